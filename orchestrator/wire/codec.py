@@ -1,0 +1,70 @@
+"""Messages to bytes and back: MessagePack through msgspec, with one typed error for everything malformed.
+
+Every wire message is a frozen :class:`Message`: its class name is its tag, unknown fields are refused,
+and limits stand in the field types (``msgspec.Meta``).  What arrives from a socket is arbitrary bytes
+until :func:`decode` has returned; nothing else in this package parses bytes, and nothing unpickles.
+msgspec lets ``UnicodeDecodeError`` and ``RecursionError`` through, so the two are caught here as well.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar, overload
+
+import msgspec
+
+T = TypeVar("T")
+
+
+class WireError(ValueError):
+    """Bytes from the wire that are not a message of the expected type."""
+
+
+class Message(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Base of every struct that crosses a process border; subclasses may be joined in tagged unions."""
+
+
+_ENCODER = msgspec.msgpack.Encoder()
+_DECODERS: dict[Any, msgspec.msgpack.Decoder[Any]] = {}
+
+
+def encode(message: msgspec.Struct) -> bytes:
+    """``message`` as MessagePack bytes."""
+    return _ENCODER.encode(message)
+
+
+@overload
+def decode(data: bytes | memoryview, type_: type[T]) -> T: ...
+
+
+@overload
+def decode(data: bytes | memoryview, type_: Any) -> Any: ...
+
+
+def decode(data: bytes | memoryview, type_: Any) -> Any:
+    """``data`` as one value of ``type_`` (a Message class, or a union of them).
+
+    Raises WireError for every input that is not exactly that; the error repeats no byte of the input
+    beyond the name of the field concerned.
+    """
+    decoder = _DECODERS.get(type_)
+    if decoder is None:
+        decoder = _DECODERS.setdefault(type_, msgspec.msgpack.Decoder(type_))
+    try:
+        return decoder.decode(data)
+    except (ValueError, RecursionError) as error:
+        raise WireError(f"malformed message: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    """What was wrong, without values: unknown field names and tags are the sender's bytes."""
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    if isinstance(error, UnicodeDecodeError):
+        return "text that is not UTF-8"
+    if isinstance(error, msgspec.ValidationError):
+        text = str(error)
+        for marker, words in (("unknown field", "an unknown field"), ("Invalid value", "an unknown tag")):
+            if marker in text:
+                return words
+        return text
+    return "not MessagePack, cut short or with bytes left over"
