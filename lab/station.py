@@ -1,0 +1,132 @@
+"""The instruments of one owner: opened together, identified, made safe in a fixed order, closed.
+
+Every instrument has one owning role.  A station connects all of them at once and reports every failure
+together, so an operator with three dead addresses learns of three.  The safe state is applied in the order
+of :data:`SAFE_ORDER`: what emits light first, what carries secrets next, then the rest; a failing instrument
+does not keep the others from being made safe.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import TYPE_CHECKING, TypeVar
+
+from lab.testbed import AUTO, InstrumentEntry, Testbed
+
+if TYPE_CHECKING:
+    from drivers.base import Identity, LabInstrument
+
+logger = logging.getLogger(__name__)
+
+SAFE_ORDER = (
+    "nkt-basik",
+    "keysight-n7764a",
+    "tektronix-awg70002a",
+    "oz-dd100",
+    "single-quantum-websq",
+    "id-quantique-id900",
+    "thorlabs-pm100d",
+)
+
+Opener = Callable[..., "LabInstrument"]
+T = TypeVar("T", bound="LabInstrument")
+
+
+class StationError(Exception):
+    """One or more instruments of a station failed; ``failures`` maps instrument name to the error."""
+
+    def __init__(self, owner: str, doing: str, failures: dict[str, Exception]) -> None:
+        self.failures = failures
+        lines = [f"{owner}: {doing} failed for {len(failures)} instrument(s)"]
+        lines += [f"  {name}: {type(error).__name__}: {error}" for name, error in failures.items()]
+        lines.append("  check power, cables and the addresses in the testbed file, then try again")
+        super().__init__("\n".join(lines))
+
+
+class Station:
+    """The opened instruments of one owner; a context manager that leaves them safe."""
+
+    def __init__(self, testbed: Testbed, owner: str, *, opener: Opener | None = None) -> None:
+        """Nothing is opened yet; ``opener`` (model, name, address, options) is for tests."""
+        if opener is None:
+            from drivers.registry import open_instrument as opener
+        self.owner = owner
+        self.entries = testbed.owned_by(owner)
+        self._opener = opener
+        self._instruments: dict[str, LabInstrument] = {}
+        self.identities: dict[str, Identity] = {}
+
+    def open(self) -> None:
+        """Connect to every instrument; raises StationError naming each that failed, with all closed."""
+        unresolved = {e.name: ValueError(f"address is {AUTO!r}") for e in self.entries if e.address == AUTO}
+        if unresolved:
+            raise StationError(self.owner, "resolving the address", dict(unresolved))
+        for entry in self.entries:
+            self._instruments[entry.name] = self._opener(
+                entry.model, entry.name, entry.address, **entry.options
+            )
+        failures: dict[str, Exception] = {}
+
+        def connect(name: str) -> None:
+            try:
+                self.identities[name] = self._instruments[name].connect()
+            except Exception as error:  # noqa: BLE001 - every failure is collected and raised together
+                failures[name] = error
+
+        with ThreadPoolExecutor(max_workers=8) as pool:
+            list(pool.map(connect, self._instruments))
+        if failures:
+            self.close()
+            raise StationError(self.owner, "connecting", failures)
+
+    def get(self, kind: type[T]) -> T:
+        """The one instrument of driver class ``kind``."""
+        for instrument in self._instruments.values():
+            if isinstance(instrument, kind):
+                return instrument
+        raise KeyError(f"{self.owner} has no {kind.__name__}")
+
+    def safe(self) -> dict[str, Exception]:
+        """Apply the safe state to every instrument, in order; returns what failed."""
+        failures: dict[str, Exception] = {}
+        for entry in in_safe_order(self.entries):
+            instrument = self._instruments.get(entry.name)
+            if instrument is None:
+                continue
+            try:
+                instrument.safe_state()
+            except Exception as error:  # noqa: BLE001 - the others must still be made safe
+                failures[entry.name] = error
+                logger.error("%s could not be made safe: %s", entry.name, error)
+        return failures
+
+    def close(self) -> None:
+        """Close every link, last opened first."""
+        for name, instrument in reversed(list(self._instruments.items())):
+            try:
+                instrument.close()
+            except Exception as error:  # noqa: BLE001 - closing goes on with the rest
+                logger.warning("closing %s failed: %s", name, error)
+        self._instruments.clear()
+
+    def __enter__(self) -> Station:
+        self.open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.safe()
+        self.close()
+
+
+def in_safe_order(entries: Iterable[InstrumentEntry]) -> list[InstrumentEntry]:
+    """The entries in the order in which they are made safe."""
+
+    def rank(entry: InstrumentEntry) -> int:
+        return SAFE_ORDER.index(entry.model) if entry.model in SAFE_ORDER else len(SAFE_ORDER)
+
+    return sorted(entries, key=rank)

@@ -1,0 +1,388 @@
+"""The testbed file: one public TOML file that every process reads, validated strictly and as a whole.
+
+It names the users in ring order, the instruments with their owners and addresses, the calibrated channel,
+the protocol's parameters and the public CURVE key of every role; it holds no secret.  The address of an
+instrument is the only difference between a real and a simulated one: ``auto`` means "the simulator picks",
+and only ``qunetlab simulate`` accepts that word.
+
+:func:`load_testbed` reports every mistake at once, each with the path of its key.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tomllib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from drivers.registry import DRIVERS
+
+SCHEMA_VERSION = 1
+AUTO = "auto"
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,30}$")]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Options = dict[str, str | int | float | bool | list[int] | list[float]]
+
+
+class TestbedError(Exception):
+    """A testbed file with mistakes; ``problems`` lists ``(key path, message)``."""
+
+    __test__ = False
+
+    def __init__(self, path: Path, problems: list[tuple[str, str]]) -> None:
+        self.path = path
+        self.problems = problems
+        lines = [f"{path}: {len(problems)} mistake{'s' if len(problems) != 1 else ''} in the testbed file"]
+        lines += [f"  {place}: {message}" if place else f"  {message}" for place, message in problems]
+        super().__init__("\n".join(lines))
+
+
+class Section(BaseModel):
+    """Base of all sections: strict types, unknown keys refused, immutable."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class Hub(Section):
+    """Where the orchestrator listens (ZeroMQ endpoints, or ``auto`` for ports of its own choice)."""
+
+    control: str = AUTO
+    bulk: str = AUTO
+
+
+class Protocol(Section):
+    """What both nodes of a pair fix before a block."""
+
+    name: Literal["four-phase"] = "four-phase"
+    clock_hz: Positive = 100e6
+    slots_per_frame: Annotated[int, Field(ge=2048, le=2**24)] = 2**22
+    samples_per_slot: Annotated[int, Field(ge=2, le=64)] = 2
+    pulses_per_block: Annotated[int, Field(ge=2048, le=10**13)] = 100_000_000
+    eps_sec: Annotated[float, Field(gt=0, lt=1)] = 1e-10
+    eps_cor: Annotated[float, Field(gt=0, lt=1)] = 1e-15
+    f_ec: Annotated[float, Field(ge=1, le=2)] = 1.10
+    gate_ns: Positive = 1.0
+    intensity_tolerance_db: NonNegative = 0.1
+    qber_limit: Annotated[float, Field(gt=0, lt=0.5)] = 0.06
+    auth_refill_bits: Annotated[int, Field(ge=0)] = 4096
+
+
+class Ring(Section):
+    """The fibre ring and the light the relay launches into it."""
+
+    length_km: Positive
+    fibre_loss_db_per_km: NonNegative
+    station_pass_loss_db: NonNegative
+    relay_loss_db: NonNegative
+    laser_power_mw: Positive
+    launch_attenuation_db: NonNegative
+    launch_channel: Annotated[int, Field(ge=1, le=4)] = 1
+
+
+class Calibration(Section):
+    """The channel as calibrated; what the nodes plan their blocks with."""
+
+    visibility: Annotated[float, Field(gt=0, le=1)]
+    dark_count_probability: Annotated[float, Field(ge=0, lt=1)]
+    detector_efficiency: Annotated[float, Field(gt=0, le=1)]
+    detector_delays_ps: Annotated[tuple[int, int], Field()]
+
+
+class Detectors(Section):
+    """How the relay runs its two detectors and the time tagger's inputs."""
+
+    channels: tuple[int, int] = (1, 2)
+    bias_ua: tuple[float, float]
+    trigger_mv: tuple[float, float]
+    threshold_v: float = 0.1
+
+
+class User(Section):
+    """One user station; stations stand in the file in ring order, clockwise from the relay."""
+
+    name: Name
+    position_km: Positive
+    v_pi_v: Positive
+    rf_gain: Positive
+    awg_amplitude_vpp: Positive
+    monitor_ratio: Positive
+    delivery: str = AUTO
+
+
+class InstrumentEntry(Section):
+    """One instrument: what it is, whose it is, where it answers."""
+
+    name: Name
+    model: str
+    owner: Name
+    address: str = AUTO
+    options: Options = Field(default_factory=dict)
+
+
+class Cabling(Section):
+    """Electrical lines between instruments, read by the simulator and by calibration."""
+
+    trigger_source: Name
+    trigger_sinks: tuple[Name, ...]
+
+
+class Simulation(Section):
+    """What the simulated ring hides from the software that measures it."""
+
+    seed: Annotated[int, Field(ge=0)] = 1
+    visibility: Annotated[float, Field(gt=0, le=1)]
+    detector_efficiency: Annotated[float, Field(gt=0, le=1)]
+    dark_count_probability: Annotated[float, Field(ge=0, lt=1)]
+    splitter_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    phase_noise_rad: NonNegative = 0.0
+    phase_offset_rad: float = 0.0
+    dead_time_ns: NonNegative = 20.0
+    jitter_ps: NonNegative = 30.0
+    afterpulse_probability: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class FederatedLearning(Section):
+    """Where the federated-learning server listens."""
+
+    server: str = AUTO
+
+
+@dataclass(frozen=True)
+class Arms:
+    """Losses from each user's output to a click, in dB, detector efficiency included."""
+
+    loss_a_db: float
+    loss_b_db: float
+
+
+class Testbed(Section):
+    """A whole, consistent testbed."""
+
+    __test__ = False
+
+    schema_version: Literal[1]
+    name: Name
+    description: str = ""
+    hub: Hub = Hub()
+    protocol: Protocol = Protocol()
+    ring: Ring
+    calibration: Calibration
+    detectors: Detectors
+    users: Annotated[tuple[User, ...], Field(min_length=2)]
+    instruments: tuple[InstrumentEntry, ...]
+    cabling: Cabling
+    simulation: Simulation | None = None
+    fl: FederatedLearning = FederatedLearning()
+    keys: dict[Name, Annotated[str, Field(min_length=40, max_length=40)]] = Field(default_factory=dict)
+
+    def user_names(self) -> tuple[str, ...]:
+        """Users in ring order."""
+        return tuple(user.name for user in self.users)
+
+    def user(self, name: str) -> User:
+        """The user of that name; KeyError if there is none."""
+        for user in self.users:
+            if user.name == name:
+                return user
+        raise KeyError(f"no user {name!r} in testbed {self.name!r}; users are {', '.join(self.user_names())}")
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """All pairs, each as (first, second) in ring order."""
+        return list(combinations(self.user_names(), 2))
+
+    def roles(self) -> list[str]:
+        """Every role that has a CURVE key."""
+        users = self.user_names()
+        return ["orchestrator", "relay", *users, "fl-server", *(f"fl-{user}" for user in users), "observer"]
+
+    def arms(self, first: str, second: str) -> Arms:
+        """Loss of each arm of a pair.
+
+        The first user of a pair modulates the counter-clockwise pulse, the second the clockwise one, so
+        each pulse takes the short way home after its modulation and the arms do not overlap.
+        """
+        order = self.user_names()
+        i, j = order.index(first), order.index(second)
+        if i >= j:
+            raise ValueError(f"a pair is named in ring order: ({second}, {first}), not ({first}, {second})")
+        fixed_db = self.ring.relay_loss_db - 10 * math.log10(self.calibration.detector_efficiency)
+        a_km = self.users[i].position_km
+        b_km = self.ring.length_km - self.users[j].position_km
+        per_km, per_station = self.ring.fibre_loss_db_per_km, self.ring.station_pass_loss_db
+        return Arms(
+            fixed_db + a_km * per_km + i * per_station,
+            fixed_db + b_km * per_km + (len(order) - 1 - j) * per_station,
+        )
+
+    def owned_by(self, owner: str) -> tuple[InstrumentEntry, ...]:
+        """The instruments of one role."""
+        return tuple(entry for entry in self.instruments if entry.owner == owner)
+
+    def instrument(self, owner: str, *models: str) -> InstrumentEntry:
+        """The one instrument of that owner whose model is among ``models``."""
+        for entry in self.owned_by(owner):
+            if entry.model in models:
+                return entry
+        raise KeyError(f"{owner} owns no {' or '.join(models)} in testbed {self.name!r}")
+
+    def public_key(self, role: str) -> str:
+        """The z85 CURVE key of a role; KeyError says what to do when it is missing."""
+        try:
+            return self.keys[role]
+        except KeyError:
+            raise KeyError(
+                f"testbed {self.name!r} has no public key for role {role!r} under [keys]; "
+                f"create the folder with `qunetlab init`"
+            ) from None
+
+    def frames_per_block(self) -> int:
+        """Frames that make at least ``pulses_per_block`` pulses."""
+        return -(-self.protocol.pulses_per_block // self.protocol.slots_per_frame)
+
+
+RELAY_MODELS = ("nkt-basik", "keysight-n7764a", "single-quantum-websq", "id-quantique-id900")
+USER_MODELS = ("tektronix-awg70002a", "oz-dd100", "thorlabs-pm100d")
+
+
+def load_testbed(path: Path) -> Testbed:
+    """Read and validate a testbed file.
+
+    Raises TestbedError with every mistake found, and FileNotFoundError as it comes.
+    """
+    text = path.read_text(encoding="utf-8")
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise TestbedError(path, [("", f"not valid TOML: {error}")]) from error
+    return parse_testbed(data, path)
+
+
+def parse_testbed(data: Mapping[str, Any], path: Path) -> Testbed:
+    """Validate the parsed content of a testbed file; ``path`` is for messages only."""
+    version = data.get("schema_version")
+    if isinstance(version, int) and version != SCHEMA_VERSION:
+        text = f"version {version} is not known to this release, which reads version {SCHEMA_VERSION}"
+        raise TestbedError(path, [("schema_version", text)])
+    try:
+        testbed = Testbed.model_validate_json(json.dumps(data, default=str), strict=True)
+    except ValidationError as error:
+        problems = [(_place(item["loc"]), _explain(item)) for item in error.errors()]
+        raise TestbedError(path, problems + list(_raw_checks(data))) from None
+    problems = list(_raw_checks(data)) + list(_consistency(testbed))
+    if problems:
+        raise TestbedError(path, problems)
+    return testbed
+
+
+def write_testbed(data: Mapping[str, Any], path: Path) -> None:
+    """Write testbed content as TOML."""
+    path.write_bytes(tomli_w.dumps(data).encode())
+
+
+def resolve_addresses(data: Mapping[str, Any], addresses: Mapping[str, str]) -> dict[str, Any]:
+    """The same content with the address of every instrument named in ``addresses`` filled in."""
+    resolved = dict(data)
+    resolved["instruments"] = [
+        {**entry, "address": addresses.get(entry["name"], entry.get("address", AUTO))}
+        for entry in data["instruments"]
+    ]
+    return resolved
+
+
+def write_resolved(path: Path, addresses: Mapping[str, str], out: Path) -> None:
+    """Copy the testbed file at ``path`` to ``out`` with instrument addresses filled in."""
+    data = tomllib.loads(path.read_text(encoding="utf-8"))
+    write_testbed(resolve_addresses(data, addresses), out)
+
+
+def _place(loc: tuple[str | int, ...]) -> str:
+    parts = ""
+    for item in loc:
+        parts += f"[{item}]" if isinstance(item, int) else f".{item}" if parts else str(item)
+    return parts
+
+
+def _explain(item: Any) -> str:
+    message = str(item["msg"])
+    message = "unknown key; check its spelling" if item["type"] == "extra_forbidden" else message
+    message = "missing" if item["type"] == "missing" else message
+    shown = item.get("input")
+    return f"{message} (got {shown!r})" if isinstance(shown, str | int | float) else message
+
+
+def _raw_checks(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Checks on names that work even where other parts of the file are wrong."""
+    for section in ("users", "instruments"):
+        entries = data.get(section)
+        if not isinstance(entries, list):
+            continue
+        names = [entry.get("name") for entry in entries if isinstance(entry, dict)]
+        for name, count in Counter(name for name in names if isinstance(name, str)).items():
+            if count > 1:
+                yield section, f"the name {name!r} is used {count} times; names must be unique"
+    for index, entry in enumerate(data.get("instruments") or []):
+        model = entry.get("model") if isinstance(entry, dict) else None
+        if isinstance(model, str) and model not in DRIVERS:
+            yield f"instruments[{index}].model", f"no driver for {model!r}; known: {', '.join(sorted(DRIVERS))}"
+
+
+def _consistency(testbed: Testbed) -> Iterator[tuple[str, str]]:
+    """Checks between the sections of a file whose fields are all well-formed."""
+    protocol, ring = testbed.protocol, testbed.ring
+    if protocol.slots_per_frame & (protocol.slots_per_frame - 1):
+        yield "protocol.slots_per_frame", f"must be a power of two (got {protocol.slots_per_frame})"
+    if protocol.samples_per_slot % 2:
+        yield "protocol.samples_per_slot", "must be even: each direction is gated in its own half of the slot"
+    if protocol.gate_ns > 1e9 / protocol.clock_hz:
+        yield "protocol.gate_ns", f"a gate cannot be longer than a slot ({1e9 / protocol.clock_hz:g} ns)"
+    last_km = 0.0
+    for index, user in enumerate(testbed.users):
+        place = f"users[{index}]"
+        if not last_km < user.position_km < ring.length_km:
+            yield f"{place}.position_km", (
+                f"{user.name} at {user.position_km:g} km: stations stand in ring order between "
+                f"{last_km:g} km and {ring.length_km:g} km"
+            )
+        last_km = user.position_km
+        if user.rf_gain * user.awg_amplitude_vpp / 2 < user.v_pi_v:
+            yield f"{place}.awg_amplitude_vpp", (
+                f"the drive reaches {user.rf_gain * user.awg_amplitude_vpp / 2:g} V but a phase of pi needs "
+                f"v_pi_v = {user.v_pi_v:g} V; raise rf_gain or the amplitude"
+            )
+    yield from _ownership(testbed)
+    names = {entry.name for entry in testbed.instruments}
+    for name in (testbed.cabling.trigger_source, *testbed.cabling.trigger_sinks):
+        if name not in names:
+            yield "cabling", f"names {name!r}, which is no instrument of this file"
+    for role in testbed.keys:
+        if role not in testbed.roles():
+            yield f"keys.{role}", f"no such role; roles are {', '.join(testbed.roles())}"
+
+
+def _ownership(testbed: Testbed) -> Iterator[tuple[str, str]]:
+    owners = {"relay": RELAY_MODELS} | {user: USER_MODELS for user in testbed.user_names()}
+    for index, entry in enumerate(testbed.instruments):
+        if entry.owner not in owners:
+            yield f"instruments[{index}].owner", f"{entry.owner!r} is neither the relay nor a user"
+    for owner, models in owners.items():
+        count = Counter(entry.model for entry in testbed.owned_by(owner))
+        for model in models:
+            if count[model] != 1:
+                yield "instruments", f"{owner} needs exactly one {model}, found {count[model]}"
+    taken: dict[str, str] = {}
+    for index, entry in enumerate(testbed.instruments):
+        if entry.address != AUTO and entry.address in taken:
+            other = taken[entry.address]
+            yield f"instruments[{index}].address", f"{entry.address} already belongs to {other!r}"
+        taken.setdefault(entry.address, entry.name)
