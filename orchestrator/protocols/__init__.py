@@ -1,0 +1,1 @@
+"""Protocols: what is prepared, what is kept, and how many bits of it are secret."""

@@ -1,0 +1,334 @@
+"""The block plan: everything both users fix, and compare, before a block begins.
+
+The finite-size bound is only worth its name if nothing in it was chosen after looking at the block.  A
+:class:`BlockPlan` therefore holds the number of emitted pulses, the basis probability, the intensities with
+their guaranteed upper bounds, the failure probabilities, the predicted counts that fix Kato's parameters,
+and the limits beyond which the block is given up.  Both users derive it from the testbed file, compare
+:meth:`BlockPlan.digest`, and turn what they counted into a length with :func:`secret_length`.
+
+``p_x = k / 128`` exactly, because a symbol is drawn from one random byte.  The coin label of an XX round
+has probability ``(pY / pX)**2 = ((128 - k) / k)**2``, a fraction with the denominator ``k**2 < 2**14``;
+:func:`coin_labels` draws it *exactly* (rejection from 32-bit words), so the coin is balanced without
+rounding and the formulas hold as written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from orchestrator.bits import BitArray
+from orchestrator.protocols.channel import Channel
+from orchestrator.protocols.four_phase import (
+    FinitePlan,
+    KeyLength,
+    Observed,
+    binary_entropy,
+    key_length,
+    mu_upper,
+    predict,
+    step_failure,
+)
+from orchestrator.protocols.rates import KeyRate, Scenario, key_rate, keyrate_report, optimise
+
+__all__ = [
+    "BlockCounts",
+    "BlockPlan",
+    "CountWindow",
+    "KeyLength",
+    "KeyRate",
+    "block_plan",
+    "coin_labels",
+    "key_rate",
+    "keyrate_report",
+    "optimise",
+    "secret_length",
+    "violations",
+]
+
+P_X_STEPS = 128
+"""p_x is a multiple of 1/128: seven bits of a random byte choose the basis."""
+
+_SIGMAS = 7.0
+"""Statistical half-width of a count window, in standard deviations (two-sided 3e-12)."""
+
+_LEAK_FACTOR = 1.3
+"""Reconciliation is given up when it has disclosed this multiple of n h(qber_limit)."""
+
+
+@dataclass(frozen=True, slots=True)
+class CountWindow:
+    """Counts that fit the calibrated channel, both ends included."""
+
+    low: int
+    high: int
+
+    def __contains__(self, count: float) -> bool:
+        return self.low <= count <= self.high
+
+    @classmethod
+    def around(cls, expected: float, tolerance_db: float) -> CountWindow:
+        """``expected`` give or take a factor for drift of the channel and 7 sigma of counting noise."""
+        factor = 10.0 ** (tolerance_db / 10.0)
+        low, high = expected / factor, expected * factor
+        low -= _SIGMAS * math.sqrt(low)
+        high += _SIGMAS * math.sqrt(high) + _SIGMAS**2 / 2
+        return cls(max(0, math.floor(low)), math.ceil(high))
+
+
+@dataclass(frozen=True, slots=True)
+class BlockPlan:
+    """Settings, predictions and limits of one block of a pair; "a" is the first user, "b" the second.
+
+    ``p_x_128`` is 128 p_x.  ``mu_a``, ``mu_b`` are the nominal mean photon numbers per slot at the users'
+    outputs, ``mu_*_upper`` the bounds that enter the coin.  ``finite`` holds the predicted counts.
+    ``announced`` is the window for single-detector clicks of the block in any bases, ``xx`` and ``yy`` for
+    the kept rounds.
+    """
+
+    n_pulses: int
+    p_x_128: int
+    mu_a: float
+    mu_b: float
+    intensity_tolerance_db: float
+    channel: Channel
+    f_ec: float
+    eps_sec: float
+    eps_cor: float
+    qber_limit: float
+    finite: FinitePlan
+    gain: float
+    qber: float
+    announced: CountWindow
+    xx: CountWindow
+    yy: CountWindow
+    expected_bits: int
+
+    @property
+    def p_x(self) -> float:
+        """Probability of basis X (exact in binary)."""
+        return self.p_x_128 / P_X_STEPS
+
+    @property
+    def mu_a_upper(self) -> float:
+        """Guaranteed upper bound of the first user's mean photon number."""
+        return mu_upper(self.mu_a, self.intensity_tolerance_db)
+
+    @property
+    def mu_b_upper(self) -> float:
+        """Guaranteed upper bound of the second user's mean photon number."""
+        return mu_upper(self.mu_b, self.intensity_tolerance_db)
+
+    @property
+    def coin_label_probability(self) -> Fraction:
+        """Probability with which an XX round joins the coin, ``(pY / pX)**2``."""
+        return Fraction(P_X_STEPS - self.p_x_128, self.p_x_128) ** 2
+
+    @property
+    def step_failure(self) -> float:
+        """e1, failure probability of each of the three estimates."""
+        return step_failure(self.eps_sec)
+
+    @property
+    def key_rate_per_pulse(self) -> float:
+        """Expected secret bits per emitted pulse."""
+        return self.expected_bits / self.n_pulses
+
+    def leak_limit_bits(self, n_x: int) -> int:
+        """Parity bits after which the reference side of reconciliation aborts, ``1.3 n h(qber_limit)``."""
+        return math.floor(_LEAK_FACTOR * n_x * binary_entropy(self.qber_limit))
+
+    def digest(self) -> str:
+        """SHA-256 (hex) of the plan, equal iff both users planned the same block.
+
+        Settings and limits enter exactly; predictions with six digits, because they pass through the
+        platform's ``exp`` and may differ in the last place between two machines without any harm.
+        """
+        exact = (
+            self.n_pulses,
+            self.p_x_128,
+            *(self.mu_a.hex(), self.mu_b.hex(), self.intensity_tolerance_db.hex()),
+            *(self.channel.loss_a_db.hex(), self.channel.loss_b_db.hex()),
+            *(self.channel.visibility.hex(), self.channel.dark_count.hex()),
+            *(self.f_ec.hex(), self.eps_sec.hex(), self.eps_cor.hex(), self.qber_limit.hex()),
+        )
+        f = self.finite
+        predicted = (f.coin_rounds, f.delta, f.n_x, f.n_y, f.m_y, f.n_s, self.gain, self.qber)
+        text = "qunetlab block plan 1 " + " ".join([*map(str, exact), *(f"{v:.6e}" for v in predicted)])
+        return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class BlockCounts:
+    """What a user counted in a block.
+
+    ``n_pulses`` slots emitted by its own count, lost frames included; ``n_announced`` clicks of exactly one
+    detector in any bases; ``n_xx``, ``n_yy`` of them with both users in X, in Y; ``n_coin`` XX rounds
+    labelled c; ``yy_errors`` disclosed; ``xx_errors`` found by reconciliation (None if not known);
+    ``leak_bits`` every bit disclosed by reconciliation plus one per verification outcome; ``n_kept`` XX
+    rounds that become key (None: all).
+    """
+
+    n_pulses: int
+    n_announced: int
+    n_xx: int
+    n_yy: int
+    n_coin: int
+    yy_errors: int
+    leak_bits: int
+    xx_errors: int | None = None
+    n_kept: int | None = None
+
+
+def block_plan(
+    loss_a_db: float,
+    loss_b_db: float,
+    *,
+    n_pulses: int,
+    visibility: float,
+    dark_count: float,
+    f_ec: float = 1.16,
+    eps_sec: float = 1e-10,
+    eps_cor: float = 1e-15,
+    intensity_tolerance_db: float = 0.0,
+    qber_limit: float = 0.05,
+    gain_tolerance_db: float = 1.0,
+    p_x: float | None = None,
+    mu_a: float | None = None,
+    mu_b: float | None = None,
+) -> BlockPlan:
+    """Plan a block of exactly ``n_pulses`` emitted slots; settings left None are optimised for most key.
+
+    ``f_ec`` only steers the optimum (the length uses the bits really disclosed).  ``gain_tolerance_db`` is
+    how far the channel may have drifted since calibration before a block is given up.  Intensities are
+    rounded to four digits, so that two machines agree on them.  ``expected_bits`` is 0 where no setting
+    gives key: such a block is not worth starting.  Raises ValueError naming the argument that is out of
+    range.
+    """
+    if not 0.0 < qber_limit < 0.5:
+        raise ValueError(f"qber_limit must lie strictly between 0 and 0.5, got {qber_limit}")
+    if not 0.0 < eps_cor < 1.0:
+        raise ValueError(f"eps_cor must lie strictly between 0 and 1, got {eps_cor}")
+    if not (gain_tolerance_db >= 0.0 and math.isfinite(gain_tolerance_db)):
+        raise ValueError(f"gain_tolerance_db must be 0 dB or more, got {gain_tolerance_db}")
+    channel = Channel(float(loss_a_db), float(loss_b_db), float(visibility), float(dark_count))
+    scenario = Scenario(channel, float(f_ec), int(n_pulses), float(eps_sec), float(intensity_tolerance_db))
+    best = max(
+        (scenario.optimise(mu_a, mu_b, steps / P_X_STEPS) for steps in _steps(scenario, mu_a, mu_b, p_x)),
+        key=lambda rate: rate.key_rate_per_pulse,
+    )
+    a, b = _round_digits(best.mu_a), _round_digits(best.mu_b)
+    tolerance = scenario.tolerance_db
+    finite = predict(
+        channel, a, b, best.p_x, scenario.n_pulses or 0, scenario.eps_sec, tolerance_db=tolerance
+    )
+    gain, qber = channel.gain_and_qber(a, b)
+    mixed_gain = channel.gain_and_qber(a, b, math.pi / 2)[0]
+    same_basis = best.p_x**2 + (1.0 - best.p_x) ** 2
+    clicks = n_pulses * (same_basis * gain + (1.0 - same_basis) * mixed_gain)
+    return BlockPlan(
+        n_pulses=int(n_pulses),
+        p_x_128=round(best.p_x * P_X_STEPS),
+        mu_a=a,
+        mu_b=b,
+        intensity_tolerance_db=tolerance,
+        channel=channel,
+        f_ec=scenario.f_ec,
+        eps_sec=scenario.eps_sec,
+        eps_cor=float(eps_cor),
+        qber_limit=float(qber_limit),
+        finite=finite,
+        gain=gain,
+        qber=qber,
+        announced=CountWindow.around(clicks, gain_tolerance_db),
+        xx=CountWindow.around(finite.n_x, gain_tolerance_db),
+        yy=CountWindow.around(finite.n_y, gain_tolerance_db),
+        expected_bits=scenario.expected_length(a, b, best.p_x).bits,
+    )
+
+
+def secret_length(plan: BlockPlan, counts: BlockCounts) -> KeyLength:
+    """Secret bits of a counted block: 0, with the reason, where it does not fit the plan or is too small."""
+    reasons = violations(plan, counts)
+    observed = Observed(
+        n_x=counts.n_xx,
+        n_y=counts.n_yy,
+        m_y=counts.yy_errors,
+        n_s=counts.n_coin + counts.n_yy,
+        leak_bits=counts.leak_bits,
+        n_kept=counts.n_kept,
+    )
+    length = key_length(plan.finite, observed)
+    return length.refused("; ".join(reasons)) if reasons else length
+
+
+def violations(plan: BlockPlan, counts: BlockCounts) -> tuple[str, ...]:
+    """Why the block must be given up, one sentence each; empty if it fits the plan."""
+    found: list[str] = []
+    if counts.n_pulses != plan.n_pulses:
+        found.append(f"{counts.n_pulses} pulses were emitted, the plan says {plan.n_pulses}")
+    for name, count, window in (
+        ("announced clicks", counts.n_announced, plan.announced),
+        ("XX rounds", counts.n_xx, plan.xx),
+        ("YY rounds", counts.n_yy, plan.yy),
+    ):
+        if count not in window:
+            found.append(
+                f"{count} {name} do not fit the calibrated channel ({window.low} to {window.high}):"
+                " calibrate again, or suspect the line"
+            )
+    label = float(plan.coin_label_probability)
+    if counts.n_coin not in CountWindow.around(max(counts.n_xx, 0) * label, 0.0):
+        found.append(
+            f"{counts.n_coin} of {counts.n_xx} XX rounds carry the coin label of probability {label:.4g}"
+        )
+    for basis, errors, rounds in (("X", counts.xx_errors, counts.n_xx), ("Y", counts.yy_errors, counts.n_yy)):
+        if errors is not None and rounds > 0 and errors > plan.qber_limit * rounds:
+            found.append(f"error rate {errors / rounds:.4f} in {basis} is above the limit {plan.qber_limit}")
+    return tuple(found)
+
+
+def coin_labels(plan: BlockPlan, n_rounds: int, read_random: Callable[[int], bytes]) -> BitArray:
+    """Label each of ``n_rounds`` XX rounds (uint8, 1 = in the coin) with exactly the planned probability.
+
+    ``read_random(k)`` returns k uniformly random bytes, private to the user until the labels are published,
+    and must be called after the announcement of every round is fixed.  32-bit words below the largest
+    multiple of k**2 are reduced modulo k**2 and compared with (128 - k)**2; the others (fewer than 4 in a
+    million) are drawn again.
+    """
+    denominator = plan.p_x_128**2
+    threshold = (P_X_STEPS - plan.p_x_128) ** 2
+    limit = 2**32 - 2**32 % denominator
+    labels = np.empty(n_rounds, np.uint8)
+    done = 0
+    while done < n_rounds:
+        words = np.frombuffer(read_random(4 * (n_rounds - done)), dtype="<u4")
+        words = words[words < limit]
+        labels[done : done + words.size] = words % denominator < threshold
+        done += words.size
+    return labels
+
+
+def _steps(scenario: Scenario, mu_a: float | None, mu_b: float | None, p_x: float | None) -> tuple[int, ...]:
+    """Candidates for 128 p_x: the given one, or the two neighbours of the continuous optimum."""
+    if p_x is not None:
+        steps = round(p_x * P_X_STEPS)
+        if steps != p_x * P_X_STEPS or not P_X_STEPS // 2 <= steps < P_X_STEPS:
+            raise ValueError(
+                f"p_x must be a multiple of 1/{P_X_STEPS} from 1/2 to 127/128, got {p_x}"
+                f" (nearest: {min(max(steps, P_X_STEPS // 2), P_X_STEPS - 1)}/{P_X_STEPS})"
+            )
+        return (steps,)
+    floor = math.floor(scenario.optimise(mu_a, mu_b).p_x * P_X_STEPS)
+    return tuple(sorted({min(max(k, P_X_STEPS // 2), P_X_STEPS - 1) for k in (floor, floor + 1)}))
+
+
+def _round_digits(value: float) -> float:
+    """``value`` to four significant digits, downwards so that a limit it sits on still holds."""
+    scale = 10.0 ** (3 - math.floor(math.log10(value)))
+    return float(f"{math.floor(value * scale + 1e-6) / scale:.4g}")

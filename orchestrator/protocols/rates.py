@@ -1,0 +1,315 @@
+"""The best setting of a pair: key rates, and the intensities and basis probability that maximise them.
+
+A pair is optimised for its own losses: bright arrival powers must be balanced, so the user with the lossier
+arm sends more light (equal intensities over 5 dB and 12 dB give no key at all).  The rate as a function of
+(log mu_a, log mu_b, p_x) is smooth with one maximum but exactly zero - or meaningless - over most of the
+range; a coarse grid therefore finds the hill and Nelder-Mead climbs it.  All of it is plain ``math`` on
+floats and takes some tens of milliseconds.
+
+Without a block size the rate is asymptotic: the test basis then costs nothing and ``p_x`` tends to 1, which
+is the value used and reported.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+
+from orchestrator.protocols.channel import Channel
+from orchestrator.protocols.four_phase import (
+    MU_MAX,
+    KeyLength,
+    Observed,
+    asymptotic,
+    binary_entropy,
+    key_length,
+    predict,
+)
+
+P_X_MIN_FINITE = 0.5
+"""Below this the coin label probability ``(pY/pX)**2`` would exceed 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRate:
+    """What a setting is expected to give; the fields of ``qunetlab keyrate``.
+
+    ``delta`` is Delta' = Delta / Q, the coin imbalance per success (column "Delta/Q" of QKD.md).  Without a
+    block size ``phase_error`` is the asymptotic e_ph and ``key_bits`` is None; with one it is the bound
+    e_ph^U for the expected counts, ``key_bits`` the expected secret length and ``key_rate_per_pulse`` that
+    length per pulse.
+    """
+
+    gain: float
+    qber: float
+    delta: float
+    phase_error: float
+    key_rate_per_pulse: float
+    key_bits: int | None
+    mu_a: float
+    mu_b: float
+    p_x: float
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """Everything a key rate depends on besides the setting (mu_a, mu_b, p_x).
+
+    ``tolerance_db``: how far the true intensity may exceed the nominal one (power monitor plus tolerance).
+    ``n_pulses`` None means asymptotic.
+    """
+
+    channel: Channel
+    f_ec: float
+    n_pulses: int | None = None
+    eps_sec: float = 1e-10
+    tolerance_db: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (self.f_ec >= 1.0 and math.isfinite(self.f_ec)):
+            raise ValueError(
+                f"f_ec is the reconciliation efficiency, 1 (Shannon limit) or more, got {self.f_ec}"
+            )
+        if self.n_pulses is not None and self.n_pulses < 1:
+            raise ValueError(f"n_pulses must be at least 1, got {self.n_pulses}")
+        if not 0.0 < self.eps_sec < 1.0:
+            raise ValueError(f"eps_sec must lie strictly between 0 and 1, got {self.eps_sec}")
+        if not (self.tolerance_db >= 0.0 and math.isfinite(self.tolerance_db)):
+            raise ValueError(f"tolerance_db must be 0 dB or more, got {self.tolerance_db}")
+
+    @property
+    def mu_limit(self) -> float:
+        """Largest nominal mu whose upper bound still lies where the coin bound holds."""
+        return MU_MAX / math.pow(10.0, self.tolerance_db / 10.0)
+
+    def check_setting(self, mu_a: float | None, mu_b: float | None, p_x: float | None) -> None:
+        """Raise ValueError for a setting outside its range; None stands for "to be optimised"."""
+        for name, mu in (("mu_a", mu_a), ("mu_b", mu_b)):
+            if mu is not None and not 0.0 < mu <= self.mu_limit:
+                raise ValueError(
+                    f"{name} is a mean photon number per slot in (0, {self.mu_limit:.4g}]"
+                    f" (the coin bound ends at pi/2, tolerance included), got {mu}"
+                )
+        if p_x is not None and not 0.0 < p_x <= 1.0:
+            raise ValueError(f"p_x is the probability of basis X in (0, 1], got {p_x}")
+        if p_x is not None and self.n_pulses is not None and p_x < P_X_MIN_FINITE:
+            raise ValueError(f"a finite block needs p_x >= 1/2 (coin label probability <= 1), got {p_x}")
+
+    def expected_length(self, mu_a: float, mu_b: float, p_x: float) -> KeyLength:
+        """Secret length of a block whose counts come out as expected; needs ``n_pulses``."""
+        if self.n_pulses is None:
+            raise ValueError("an expected key length needs n_pulses")
+        plan = predict(
+            self.channel, mu_a, mu_b, p_x, self.n_pulses, self.eps_sec, tolerance_db=self.tolerance_db
+        )
+        qber = plan.m_y / plan.n_y if plan.n_y > 0.0 else 0.5
+        leak = self.f_ec * plan.n_x * binary_entropy(qber)
+        return key_length(plan, Observed(plan.n_x, plan.n_y, plan.m_y, plan.n_s, leak))
+
+    def objective(self, mu_a: float, mu_b: float, p_x: float) -> float:
+        """Key per pulse, negative where there is none: what the optimiser climbs."""
+        if self.n_pulses is None:
+            return asymptotic(self.channel, mu_a, mu_b, p_x, self.f_ec, tolerance_db=self.tolerance_db).rate
+        return max(self.expected_length(mu_a, mu_b, p_x).unclipped_bits / self.n_pulses, -1.0)
+
+    def key_rate(self, mu_a: float, mu_b: float, p_x: float) -> KeyRate:
+        """All figures of one setting."""
+        self.check_setting(mu_a, mu_b, p_x)
+        limit = asymptotic(self.channel, mu_a, mu_b, p_x, self.f_ec, tolerance_db=self.tolerance_db)
+        rate = KeyRate(
+            gain=limit.gain,
+            qber=limit.qber,
+            delta=limit.delta_prime,
+            phase_error=limit.phase_error,
+            key_rate_per_pulse=max(limit.rate, 0.0),
+            key_bits=None,
+            mu_a=mu_a,
+            mu_b=mu_b,
+            p_x=p_x,
+        )
+        if self.n_pulses is None:
+            return rate
+        length = self.expected_length(mu_a, mu_b, p_x)
+        return replace(
+            rate,
+            phase_error=length.phase_error_upper,
+            key_rate_per_pulse=length.bits / self.n_pulses,
+            key_bits=length.bits,
+        )
+
+    def optimise(
+        self, mu_a: float | None = None, mu_b: float | None = None, p_x: float | None = None
+    ) -> KeyRate:
+        """The setting with the most key; a value given is kept, None is optimised.
+
+        Where no setting gives key the returned rate is 0, at a reference setting.
+        """
+        self.check_setting(mu_a, mu_b, p_x)
+        if self.n_pulses is None and p_x is None:
+            p_x = 1.0
+        return self.key_rate(*_climb(self, mu_a, mu_b, p_x))
+
+
+def key_rate(
+    loss_a_db: float,
+    loss_b_db: float,
+    mu_a: float,
+    mu_b: float,
+    p_x: float,
+    visibility: float,
+    dark_count: float,
+    f_ec: float,
+    n_pulses: int | None = None,
+    eps_sec: float = 1e-10,
+    eps_cor: float = 1e-15,
+) -> KeyRate:
+    """Key rate of a given setting.
+
+    ``eps_cor`` is checked for its range only: verification costs one disclosed bit whatever it is, and the
+    tag that fixes it is padded.
+    """
+    _check_eps_cor(eps_cor)
+    channel = Channel(loss_a_db, loss_b_db, visibility, dark_count)
+    return Scenario(channel, f_ec, n_pulses, eps_sec).key_rate(mu_a, mu_b, p_x)
+
+
+def optimise(
+    loss_a_db: float,
+    loss_b_db: float,
+    visibility: float,
+    dark_count: float,
+    f_ec: float,
+    n_pulses: int | None = None,
+    eps_sec: float = 1e-10,
+    eps_cor: float = 1e-15,
+    *,
+    mu_a: float | None = None,
+    mu_b: float | None = None,
+    p_x: float | None = None,
+    tolerance_db: float = 0.0,
+) -> KeyRate:
+    """The best (mu_a, mu_b, p_x) of a pair; values given are kept."""
+    _check_eps_cor(eps_cor)
+    channel = Channel(loss_a_db, loss_b_db, visibility, dark_count)
+    return Scenario(channel, f_ec, n_pulses, eps_sec, tolerance_db).optimise(mu_a, mu_b, p_x)
+
+
+def keyrate_report(
+    loss_a_db: float,
+    loss_b_db: float,
+    visibility: float,
+    dark_count: float,
+    f_ec: float,
+    n_pulses: int | None = None,
+    eps_sec: float = 1e-10,
+    eps_cor: float = 1e-15,
+    *,
+    mu_a: float | None = None,
+    mu_b: float | None = None,
+    p_x: float | None = None,
+) -> dict[str, float | int | None]:
+    """The answer of ``qunetlab keyrate --json``: the fields of :class:`KeyRate`, values left out optimised.
+
+    Keys: gain, qber, delta (Delta' = Delta/Q, the coin imbalance per success), phase_error (asymptotic
+    e_ph, or e_ph^U with ``n_pulses``), key_rate_per_pulse, key_bits (None without ``n_pulses``), mu_a,
+    mu_b, p_x.  Raises ValueError naming the argument that is out of range.
+    """
+    return asdict(
+        optimise(
+            loss_a_db,
+            loss_b_db,
+            visibility,
+            dark_count,
+            f_ec,
+            n_pulses,
+            eps_sec,
+            eps_cor,
+            mu_a=mu_a,
+            mu_b=mu_b,
+            p_x=p_x,
+        )
+    )
+
+
+def _climb(
+    scenario: Scenario, mu_a: float | None, mu_b: float | None, p_x: float | None
+) -> tuple[float, float, float]:
+    """Grid, then Nelder-Mead over the free ones of (ln mu_a, ln mu_b, ln(1 - p_x))."""
+    from scipy.optimize import minimize  # here, because it costs processes that never plan half a second
+
+    fixed = (mu_a, mu_b, p_x)
+    free = [i for i, value in enumerate(fixed) if value is None]
+    start = max(_grid(scenario, mu_a, mu_b, p_x), key=lambda point: scenario.objective(*point))
+    if not free:
+        return start
+    if scenario.objective(*start) <= 0.0:
+        return _hopeless(scenario, *fixed)
+    limit = scenario.mu_limit
+    to_search: tuple[Callable[[float], float], ...] = (math.log, math.log, lambda p: math.log(1.0 - p))
+    from_search: tuple[Callable[[float], float], ...] = (
+        lambda x: math.exp(min(x, math.log(limit))),
+        lambda x: math.exp(min(x, math.log(limit))),
+        lambda x: 1.0 - math.exp(min(max(x, math.log(1e-6)), math.log(1.0 - P_X_MIN_FINITE))),
+    )
+
+    def setting(x: Sequence[float]) -> tuple[float, float, float]:
+        point = list(start)
+        for value, i in zip(x, free, strict=True):
+            point[i] = from_search[i](float(value))
+        return point[0], point[1], point[2]
+
+    x0 = [to_search[i](start[i]) for i in free]
+    simplex = [x0] + [[v + 0.2 * (i == j) for j, v in enumerate(x0)] for i in range(len(x0))]
+    scale = 1.0 / max(abs(scenario.objective(*start)), 1e-30)
+    found = minimize(
+        lambda x: -scale * scenario.objective(*setting(x)),
+        x0,
+        method="Nelder-Mead",
+        options={"initial_simplex": simplex, "xatol": 1e-5, "fatol": 1e-10, "maxiter": 600},
+    )
+    return setting([float(v) for v in found.x])
+
+
+def _hopeless(
+    scenario: Scenario, mu_a: float | None, mu_b: float | None, p_x: float | None
+) -> tuple[float, float, float]:
+    """The setting reported where none gives key: reference powers, and a basis probability of 0.9."""
+    power, limit = _reference_power(scenario.channel), scenario.mu_limit
+    return (
+        min(power / scenario.channel.eta_a, limit) if mu_a is None else mu_a,
+        min(power / scenario.channel.eta_b, limit) if mu_b is None else mu_b,
+        0.9 if p_x is None else p_x,
+    )
+
+
+def _reference_power(channel: Channel) -> float:
+    """Arrival power per user near the asymptotic optimum of a balanced, nearly dark-free pair.
+
+    mu = 0.060 eta_side for equal arms (QKD.md section 2); with unequal arms Delta goes with the mean of
+    ``eta**-2``, which takes the place of ``eta_side**-2``.
+    """
+    return 0.12 / (channel.eta_a**-2 + channel.eta_b**-2)
+
+
+def _grid(
+    scenario: Scenario, mu_a: float | None, mu_b: float | None, p_x: float | None
+) -> list[tuple[float, float, float]]:
+    """Coarse starting points: arrival power, balance of the arms, basis probability."""
+    channel, limit = scenario.channel, scenario.mu_limit
+    reference = _reference_power(channel)
+    points = []
+    for p in (p_x,) if p_x is not None else (0.55, 0.7, 0.8, 0.87, 0.92, 0.96, 0.985, 0.995):
+        for k in range(-6, 7):
+            power = reference * 10.0 ** (0.25 * k)
+            for ratio in (1.0, 0.4, 2.5):
+                root = math.sqrt(ratio)
+                a = min(power * root / channel.eta_a, limit) if mu_a is None else mu_a
+                b = min(power / root / channel.eta_b, limit) if mu_b is None else mu_b
+                points.append((a, b, p))
+    return points
+
+
+def _check_eps_cor(eps_cor: float) -> None:
+    if not 0.0 < eps_cor < 1.0:
+        raise ValueError(f"eps_cor must lie strictly between 0 and 1, got {eps_cor}")
