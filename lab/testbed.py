@@ -88,6 +88,7 @@ class Ring(Section):
     laser_power_mw: Positive
     launch_attenuation_db: NonNegative
     launch_channel: Annotated[int, Field(ge=1, le=4)] = 1
+    wavelength_nm: Positive = 1550.12
 
 
 class Calibration(Section):

@@ -1,0 +1,22 @@
+"""How errors are told on the command line: expected ones in a few words, unexpected ones with a trace."""
+
+from __future__ import annotations
+
+import traceback
+
+from drivers.links.errors import InstrumentError
+from lab.cli.folder import FolderError
+from lab.station import StationError
+from lab.testbed import TestbedError
+
+
+def explain(error: Exception) -> tuple[int, str]:
+    """Exit code and text for ``error``."""
+    if isinstance(error, TestbedError | FolderError | ValueError | FileNotFoundError):
+        return 2, f"error: {error}"
+    if isinstance(error, StationError | InstrumentError | ConnectionError):
+        return 3, f"error: {error}"
+    module = type(error).__module__.split(".")[0]
+    if module in ("lab", "orchestrator", "fl", "drivers", "sim_backends"):
+        return 1, f"error: {error}"
+    return 1, "unexpected error, please report it:\n" + "".join(traceback.format_exception(error))

@@ -1,0 +1,100 @@
+"""A testbed folder on disk: the public file, and one secrets folder per role.
+
+``testbed.toml``            public: topology, addresses, limits, public keys
+``secrets/ROLE/curve.*``    the role's CURVE key pair
+``secrets/USER/store.key``  key-encryption key of the user's key store
+``secrets/USER/initial/PEER.secret``  initial authentication secret of a pair, removed once installed
+
+Everything under ``secrets`` is 0600 in 0700 folders.  On a bench with several machines each role's folder
+is carried to its own machine and erased here.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import tomllib
+from importlib.resources import files
+from pathlib import Path
+
+from lab.testbed import TestbedError, load_testbed, parse_testbed, write_testbed
+
+TESTBED_FILE = "testbed.toml"
+SECRETS = "secrets"
+INITIAL_AUTH_BITS = 65536
+"""Initial authentication secret per pair and direction, in bits."""
+
+TEMPLATES = ("simulated-four-node", "simulated-reference")
+
+
+class FolderError(Exception):
+    """A testbed folder that cannot be created or used as it is."""
+
+
+def template_path(name: str) -> Path:
+    """The bundled testbed file of that name."""
+    if name not in TEMPLATES:
+        raise FolderError(f"no bundled testbed {name!r}; there are {', '.join(TEMPLATES)}")
+    return Path(str(files("lab") / "testbeds" / f"{name}.toml"))
+
+
+def create_folder(folder: Path, source: Path) -> Path:
+    """Make ``folder`` with a copy of the testbed at ``source``, fresh keys and initial secrets.
+
+    Returns the path of the new testbed file.  Raises FolderError if the folder already holds a testbed
+    (nothing is overwritten), TestbedError if ``source`` has mistakes.
+    """
+    from orchestrator.wire.curve import generate_keys, write_keys
+
+    target = folder / TESTBED_FILE
+    if target.exists() or (folder / SECRETS).exists():
+        raise FolderError(f"{folder} already holds a testbed; choose another folder or remove it first")
+    testbed = load_testbed(source)
+    data = tomllib.loads(source.read_text(encoding="utf-8"))
+    folder.mkdir(parents=True, exist_ok=True)
+    secrets_dir = folder / SECRETS
+    secrets_dir.mkdir(mode=0o700)
+    public: dict[str, str] = {}
+    for role in testbed.roles():
+        keys = generate_keys()
+        role_dir = secrets_dir / role
+        role_dir.mkdir(mode=0o700)
+        write_keys(role_dir, keys)
+        public[role] = keys.public
+    for user in testbed.user_names():
+        write_private(secrets_dir / user / "store.key", secrets.token_bytes(32))
+        (secrets_dir / user / "initial").mkdir(mode=0o700)
+    for first, second in testbed.pairs():
+        shared = secrets.token_bytes(2 * INITIAL_AUTH_BITS // 8)
+        write_private(secrets_dir / first / "initial" / f"{second}.secret", shared)
+        write_private(secrets_dir / second / "initial" / f"{first}.secret", shared)
+    data["keys"] = public
+    parse_testbed(data, target)
+    write_testbed(data, target)
+    return target
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Create ``path`` with mode 0600, write and sync; refuses to overwrite."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_private(path: Path) -> bytes:
+    """Read a secret file; refuses one that others may read."""
+    if not path.exists():
+        raise FolderError(f"{path} is missing; `qunetlab init` creates it, or copy it from where you ran that")
+    if path.stat().st_mode & 0o077:
+        raise FolderError(f"{path} can be read by others; run: chmod 600 {path}")
+    return path.read_bytes()
+
+
+def find_testbed(path: Path) -> Path:
+    """The testbed file itself, given the file or its folder."""
+    path = path / TESTBED_FILE if path.is_dir() else path
+    if not path.exists():
+        raise TestbedError(path, [("", "no such file; `qunetlab init FOLDER` makes a new testbed")])
+    return path

@@ -1,0 +1,289 @@
+"""The ``qunetlab`` command: one sub-command per task, everything heavy imported only when it runs.
+
+Exit codes: 0 success, 1 the work failed, 2 the command line or a file given to it is wrong, 3 an instrument
+or peer could not be reached, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Lab control and orchestration for a quantum-secure federated-learning testbed.",
+)
+fl_app = typer.Typer(no_args_is_help=True, help="Federated-learning server and clients.")
+data_app = typer.Typer(no_args_is_help=True, help="Data sets: fetch, verify, list.")
+app.add_typer(fl_app, name="fl")
+app.add_typer(data_app, name="data")
+
+EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE, EXIT_INTERRUPTED = 1, 2, 3, 130
+
+TestbedPath = Annotated[Path, typer.Argument(metavar="TESTBED", help="Testbed file, or its folder.")]
+SecretsPath = Annotated[
+    Path | None, typer.Option("--secrets", help="Secrets folder; default: beside the testbed file.")
+]
+StatePath = Annotated[
+    Path | None, typer.Option("--state", help="State folder; default: `state` beside the testbed file.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+
+
+def show(data: Any, as_json: bool, text: str | None = None) -> None:
+    """Print ``data`` as one JSON line, or ``text`` for people."""
+    typer.echo(json.dumps(data) if as_json or text is None else text)
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="Folder to create.")],
+    template: Annotated[
+        str, typer.Option(help="Bundled testbed to start from, or a testbed file of your own.")
+    ] = "simulated-four-node",
+    as_json: Json = False,
+) -> None:
+    """Create a testbed folder: testbed file, CURVE keys, initial pair secrets (0600)."""
+    from lab.cli.folder import create_folder, template_path
+
+    source = Path(template) if template.endswith(".toml") else template_path(template)
+    path = create_folder(folder, source)
+    show(
+        {"testbed": str(path), "secrets": str(folder / "secrets")},
+        as_json,
+        f"Created {path}\nSecrets are in {folder / 'secrets'} (0600): carry each role's folder to its machine.",
+    )
+
+
+@app.command()
+def check(testbed: TestbedPath, as_json: Json = False) -> None:
+    """Validate a testbed file; every mistake is listed with its place."""
+    from lab.cli.folder import find_testbed
+    from lab.testbed import load_testbed
+
+    loaded = load_testbed(find_testbed(testbed))
+    pairs = []
+    for first, second in loaded.pairs():
+        arms = loaded.arms(first, second)
+        pairs.append({"pair": [first, second], "loss_a_db": arms.loss_a_db, "loss_b_db": arms.loss_b_db})
+    lines = [f"{loaded.name}: valid; {len(loaded.users)} users, {len(loaded.instruments)} instruments"]
+    lines += [
+        f"  {row['pair'][0]}-{row['pair'][1]}: {row['loss_a_db']:.2f} + {row['loss_b_db']:.2f} dB" for row in pairs
+    ]
+    show({"valid": True, "name": loaded.name, "pairs": pairs}, as_json, "\n".join(lines))
+
+
+@app.command()
+def simulate(
+    testbed: TestbedPath,
+    as_json: Json = False,
+    resolved: Annotated[
+        Path | None, typer.Option(help="Write the testbed with the addresses in use to this file.")
+    ] = None,
+) -> None:
+    """Serve every simulated instrument of a testbed until SIGTERM or Ctrl-C."""
+    from lab.cli.folder import find_testbed
+    from sim_backends.bench import run_simulator
+
+    raise typer.Exit(run_simulator(find_testbed(testbed), json=as_json, resolved=resolved))
+
+
+@app.command()
+def instruments(
+    testbed: TestbedPath,
+    owner: Annotated[str | None, typer.Option(help="Only the instruments of this role.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Identify every configured instrument and show its parameters."""
+    from lab.cli.instruments import list_instruments
+
+    raise typer.Exit(list_instruments(testbed, owner, as_json))
+
+
+@app.command()
+def orchestrator(testbed: TestbedPath, secrets: SecretsPath = None, state: StatePath = None) -> None:
+    """Run the hub and the scheduler."""
+    from lab.cli.roles import orchestrator_role
+
+    raise typer.Exit(orchestrator_role(testbed, secrets, state))
+
+
+@app.command()
+def relay(testbed: TestbedPath, secrets: SecretsPath = None, state: StatePath = None) -> None:
+    """Run the measurement relay: laser, launch attenuator, detectors, time tagger."""
+    from lab.cli.roles import relay_role
+
+    raise typer.Exit(relay_role(testbed, secrets, state))
+
+
+@app.command()
+def node(
+    name: Annotated[str, typer.Argument(help="User whose node this is.")],
+    testbed: TestbedPath,
+    secrets: SecretsPath = None,
+    state: StatePath = None,
+) -> None:
+    """Run one user's node: modulator, attenuator, key generation, key store, key delivery."""
+    from lab.cli.roles import node_role
+
+    raise typer.Exit(node_role(name, testbed, secrets, state))
+
+
+@app.command()
+def keyrate(
+    loss_db_a: Annotated[float, typer.Option(help="Arm of the first user, detector included, dB.")],
+    loss_db_b: Annotated[float, typer.Option(help="Arm of the second user, detector included, dB.")],
+    mu_a: Annotated[float, typer.Option(help="Photons per pulse of the first user.")] = 0.005,
+    mu_b: Annotated[float, typer.Option(help="Photons per pulse of the second user.")] = 0.005,
+    p_x: Annotated[float, typer.Option(help="Probability of basis X.")] = 0.9,
+    visibility: Annotated[float, typer.Option(help="Interference visibility.")] = 0.99,
+    dark_count: Annotated[float, typer.Option(help="Dark counts per gate and detector.")] = 1e-7,
+    f_ec: Annotated[float, typer.Option(help="Reconciliation inefficiency.")] = 1.16,
+    pulses: Annotated[float | None, typer.Option(help="Pulses of the block; asymptotic without.")] = None,
+    eps_sec: Annotated[float, typer.Option(help="Secrecy epsilon.")] = 1e-10,
+    eps_cor: Annotated[float, typer.Option(help="Correctness epsilon.")] = 1e-15,
+    protocol: Annotated[str, typer.Option(help="Protocol: four-phase.")] = "four-phase",
+    optimize: Annotated[bool, typer.Option("--optimize", help="Choose mu and p_x for the best rate.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Secret key rate of a pair, asymptotic or for a finite block."""
+    from lab.cli.keyrate import keyrate_command
+
+    report = keyrate_command(
+        protocol=protocol,
+        loss_a_db=loss_db_a,
+        loss_b_db=loss_db_b,
+        mu_a=mu_a,
+        mu_b=mu_b,
+        p_x=p_x,
+        visibility=visibility,
+        dark_count=dark_count,
+        f_ec=f_ec,
+        n_pulses=pulses,
+        eps_sec=eps_sec,
+        eps_cor=eps_cor,
+        optimize=optimize,
+    )
+    show(report, as_json, "\n".join(f"{name:24s} {value:.6g}" for name, value in report.items()))
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("qunetlab-demo"),
+    rounds: Annotated[int, typer.Option(min=1, help="Training rounds.")] = 10,
+    task: Annotated[str, typer.Option(help="digits or mnist.")] = "digits",
+    data: Annotated[Path | None, typer.Option(help="Folder of MNIST IDX files.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of simulation and training.")] = 1,
+    testbed: Annotated[
+        str, typer.Option(help="Bundled testbed or testbed file to run on.")
+    ] = "simulated-four-node",
+    as_json: Json = False,
+) -> None:
+    """Run everything on this machine: simulated ring, relay, four nodes, keys, training, report."""
+    from lab.cli.demo import run_demo
+
+    raise typer.Exit(
+        run_demo(out=out, rounds=rounds, task=task, data=data, seed=seed, source=testbed, as_json=as_json)
+    )
+
+
+@app.command()
+def keys(testbed: TestbedPath, state: StatePath = None, as_json: Json = False) -> None:
+    """Key stock per pair of the stopped nodes on this machine; counts only, never bits."""
+    from lab.cli.keys import show_stock
+
+    raise typer.Exit(show_stock(testbed, state, as_json))
+
+
+@app.command()
+def status(testbed: TestbedPath, secrets: SecretsPath = None, as_json: Json = False) -> None:
+    """What the running orchestrator knows: epoch, lease, peers, stock."""
+    from lab.cli.status import show_status
+
+    raise typer.Exit(show_status(testbed, secrets, as_json))
+
+
+@app.command()
+def bench(
+    only: Annotated[list[str] | None, typer.Option(help="Run only this benchmark; repeatable.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure speed: ring model, link, reconciliation, amplification, masking."""
+    from lab.cli.bench import run_benchmarks
+
+    raise typer.Exit(run_benchmarks(only or [], as_json))
+
+
+@fl_app.command("server")
+def fl_server(
+    testbed: TestbedPath,
+    secrets: SecretsPath = None,
+    state: StatePath = None,
+    config: Annotated[str, typer.Option(help="Training configuration as JSON text or @FILE.")] = "{}",
+) -> None:
+    """Run the federated-learning server."""
+    from lab.cli.roles import fl_server_role
+
+    raise typer.Exit(fl_server_role(testbed, secrets, state, config))
+
+
+@fl_app.command("client")
+def fl_client(
+    name: Annotated[str, typer.Argument(help="User whose client this is.")],
+    testbed: TestbedPath,
+    secrets: SecretsPath = None,
+    state: StatePath = None,
+    data: Annotated[Path | None, typer.Option(help="Folder with this client's data set.")] = None,
+    self_check: Annotated[
+        Path | None,
+        typer.Option(help="Simulation only: write unmasked updates here so that the sum can be checked."),
+    ] = None,
+) -> None:
+    """Run one user's federated-learning client."""
+    from lab.cli.roles import fl_client_role
+
+    raise typer.Exit(fl_client_role(name, testbed, secrets, state, data, self_check))
+
+
+@data_app.command("fetch")
+def data_fetch(
+    name: Annotated[str, typer.Argument(help="mnist")],
+    as_json: Json = False,
+) -> None:
+    """Fetch a data set into the cache folder and verify its checksums."""
+    from lab.cli.data import fetch
+
+    raise typer.Exit(fetch(name, as_json))
+
+
+@data_app.command("list")
+def data_list(as_json: Json = False) -> None:
+    """Data sets that are here."""
+    from lab.cli.data import list_data
+
+    raise typer.Exit(list_data(as_json))
+
+
+def main() -> None:
+    """Entry point: turns expected errors into one clear message and an exit code."""
+    from lab.cli.errors import explain
+
+    try:
+        app()
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        sys.exit(EXIT_INTERRUPTED)
+    except Exception as error:  # noqa: BLE001 - the last place where an error can be told to the user
+        code, text = explain(error)
+        typer.echo(text, err=True)
+        sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,200 @@
+"""``report.html``: one self-contained page from the numbers in ``report.json`` and nothing else."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from typing import Any
+
+Report = dict[str, Any]
+
+STYLE = """
+body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1b1f24}
+h1{margin-bottom:.2rem} h2{margin-top:2.2rem} .lead{color:#57606a;margin-top:0}
+table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
+th,td{padding:.35rem .6rem;border-bottom:1px solid #d0d7de;text-align:right}
+th:first-child,td:first-child{text-align:left} img{max-width:100%}
+.bad{color:#b42318;font-weight:600} .good{color:#116329;font-weight:600}
+.note{background:#f6f8fa;border-left:4px solid #8c959f;padding:.6rem 1rem}
+"""
+
+
+def render_report(report: Report) -> str:
+    """The whole page as HTML text."""
+    pairs, rounds, aggregation = report["pairs"], report["rounds"], report["aggregation"]
+    exact = aggregation["exact"]
+    verdict = (
+        '<span class="good">equals the plain sum exactly in every round</span>'
+        if exact
+        else '<span class="bad">does NOT equal the plain sum</span>'
+    )
+    parts = [
+        "<!doctype html><html lang='en'><head><meta charset='utf-8'><title>qunetlab run</title>",
+        f"<style>{STYLE}</style></head><body>",
+        f"<h1>{html.escape(report['testbed']['name'])}</h1>",
+        f"<p class='lead'>{html.escape(report['testbed']['description'])}. Task {html.escape(report['task'])}, "
+        f"{len(rounds)} rounds, seed {report['seed']}, {report['wall_s']:.0f} s.</p>",
+        "<p class='note'>Every instrument of this run was <b>simulated</b>; drivers, wire protocols, keys and "
+        "training are the real ones. The channel is chosen, not published. Keys follow the quantum-coin bound "
+        f"with a finite-size treatment (eps_sec {report['epsilon']['sec']:g}, nominal: not a certified "
+        "security proof).</p>",
+        f"<p>Aggregation mode <b>{html.escape(aggregation['mode'])}</b>, ring of {aggregation['ring_bits']} bits: "
+        f"the aggregate {verdict}.</p>",
+        "<h2>Keys</h2>",
+        _image(_pair_plot(report), "Key rate and QBER of every pair"),
+        _pair_table(pairs),
+        "<h2>Key stock</h2>",
+        _image(_stock_plot(report), "Key consumed and stocked per pair"),
+        "<h2>Training</h2>",
+        _image(_accuracy_plot(report), "Accuracy per round"),
+        _round_table(rounds),
+        _versions(report),
+        "</body></html>",
+    ]
+    return "\n".join(parts)
+
+
+def _image(png: bytes, alt: str) -> str:
+    return f"<img alt='{html.escape(alt)}' src='data:image/png;base64,{base64.b64encode(png).decode()}'>"
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    top = "".join(f"<th>{name}</th>" for name in head)
+    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _pair_table(pairs: list[Report]) -> str:
+    head = [
+        "pair",
+        "loss, dB",
+        "pulses",
+        "sifted bits",
+        "QBER, %",
+        "f",
+        "secret bits",
+        "kbit per ring second",
+        "planned",
+        "aborted blocks",
+    ]
+    rows = [
+        [
+            "-".join(row["pair"]),
+            f"{row['loss_db']:.1f}",
+            f"{row['pulses']:.3g}",
+            f"{row['sifted_bits']:,}",
+            f"{100 * row['qber']:.2f}",
+            f"{row['f_ec']:.3f}",
+            f"{row['secret_bits']:,}",
+            f"{row['secret_bits_per_ring_second'] / 1000:.1f}",
+            f"{row['planned_bits_per_ring_second'] / 1000:.1f}",
+            str(row["aborted_blocks"]),
+        ]
+        for row in pairs
+    ]
+    return _table(head, rows)
+
+
+def _round_table(rounds: list[Report]) -> str:
+    head = ["round", "accuracy, %", "upload per client, bytes", "key used, bits"]
+    return _table(
+        head,
+        [
+            [
+                str(row["round"]),
+                f"{100 * row['accuracy']:.2f}",
+                f"{row['upload_bytes']:,}",
+                f"{row['key_bits_used']:,}",
+            ]
+            for row in rounds
+        ],
+    )
+
+
+def _versions(report: Report) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    return f"<h2>Software</h2><p>{html.escape(versions)}</p>"
+
+
+def _figure(columns: int) -> tuple[Any, Any]:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(1, columns, figsize=(9.5, 3.4), layout="constrained")
+
+
+def _png(figure: Any) -> bytes:
+    import matplotlib.pyplot as plt
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=140)
+    plt.close(figure)
+    return buffer.getvalue()
+
+
+def _pair_plot(report: Report) -> bytes:
+    figure, (rate, error) = _figure(2)
+    names = ["-".join(row["pair"]) for row in report["pairs"]]
+    rate.bar(names, [row["secret_bits_per_ring_second"] / 1e3 for row in report["pairs"]], color="#2f6f9f")
+    planned = [row["planned_bits_per_ring_second"] / 1e3 for row in report["pairs"]]
+    rate.plot(names, planned, "k_", markersize=18, markeredgewidth=2, label="planned")
+    rate.set_ylabel("secret key, kbit per second of ring time")
+    error.bar(names, [100 * row["qber"] for row in report["pairs"]], color="#b5651d")
+    expected = [100 * row["planned_qber"] for row in report["pairs"]]
+    error.plot(names, expected, "k_", markersize=18, markeredgewidth=2, label="expected")
+    error.set_ylabel("QBER, %")
+    for axes in (rate, error):
+        axes.tick_params(axis="x", rotation=40)
+        axes.legend(frameon=False)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.margins(y=0.18)
+    return _png(figure)
+
+
+def _stock_plot(report: Report) -> bytes:
+    figure, axes = _figure(1)
+    names = ["-".join(row["pair"]) for row in report["pairs"]]
+    bottom = [0.0] * len(names)
+    for key, label, color in (
+        ("consumed_bits", "used as pads", "#2f6f9f"),
+        ("authentication_bits", "authentication", "#b5651d"),
+        ("stored_bits", "in stock", "#7aa874"),
+        ("burnt_bits", "burnt", "#8c959f"),
+    ):
+        values = [row[key] / 1e3 for row in report["pairs"]]
+        axes.bar(names, values, bottom=bottom, label=label, color=color)
+        bottom = [low + value for low, value in zip(bottom, values, strict=True)]
+    axes.set_ylabel("key of each pair, kbit")
+    axes.legend(frameon=False, ncols=4, loc="upper center", bbox_to_anchor=(0.5, 1.16))
+    axes.spines[["top", "right"]].set_visible(False)
+    return _png(figure)
+
+
+def _accuracy_plot(report: Report) -> bytes:
+    figure, axes = _figure(1)
+    rounds = report["rounds"]
+    axes.plot(
+        [row["round"] for row in rounds],
+        [100 * row["accuracy"] for row in rounds],
+        "o-",
+        color="#2f6f9f",
+        label="masked with one-time pads",
+    )
+    reference = report.get("reference") or []
+    if reference:
+        axes.plot(
+            [row["round"] for row in reference],
+            [100 * row["accuracy"] for row in reference],
+            "--",
+            color="#b5651d",
+            label="same training without masking, float32",
+        )
+    axes.set_xlabel("training round")
+    axes.set_ylabel("test accuracy, %")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    return _png(figure)

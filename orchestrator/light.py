@@ -1,0 +1,134 @@
+"""The light phase of a lease: what relay and users say to each other while pulses fly.
+
+Per frame: both users arm their modulators (:class:`Armed`), the relay fires one trigger, reads the tags and
+publishes which slots clicked in which detector (:class:`Announcement`).  Users keep the symbols of announced
+slots only.  Announcements carry public facts; their bytes as received go into both users' transcripts, so
+that a relay which tells the two users different stories is caught.
+
+All messages travel on channels of topic ``light/<epoch>/<slot>`` between the relay and each user.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from orchestrator.wire.codec import Message, WireError, decode, encode
+
+D1_ONLY, D2_ONLY, BOTH = 1, 2, 3
+
+Reason = Annotated[str, msgspec.Meta(max_length=500)]
+FrameIndex = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
+
+
+class LightOn(Message, frozen=True, tag="light-on"):
+    """Relay to user: light is launched; set your intensity."""
+
+
+class Armed(Message, frozen=True, tag="armed"):
+    """User to relay: frame ``frame`` is loaded and waits for its trigger."""
+
+    frame: FrameIndex
+
+
+class Announcement(Message, frozen=True, tag="announcement"):
+    """Relay to user: the clicks of one frame.
+
+    ``slots``: uint32 little endian, strictly increasing; ``outcomes``: uint8 per slot, 1 = D1 only,
+    2 = D2 only, 3 = both.
+    """
+
+    frame: FrameIndex
+    slots: bytes
+    outcomes: bytes
+
+
+class LightAbort(Message, frozen=True, tag="light-abort"):
+    """Either way: the light phase ends here, and why."""
+
+    reason: Reason
+
+
+LightMessage = LightOn | Armed | Announcement | LightAbort
+
+
+class LightAborted(Exception):
+    """The light phase ended early; nothing of the block is kept."""
+
+
+@dataclass(frozen=True)
+class FrameClicks:
+    """Checked content of an announcement."""
+
+    frame: int
+    slots: npt.NDArray[np.uint32]
+    outcomes: npt.NDArray[np.uint8]
+
+
+def light_topic(epoch: int, slot: int) -> str:
+    """Topic of the light phase of one lease."""
+    return f"light/{epoch}/{slot}"
+
+
+def announce(frame: int, slots: npt.NDArray[np.uint32], outcomes: npt.NDArray[np.uint8]) -> bytes:
+    """The encoded announcement of one frame."""
+    return encode(Announcement(frame, slots.astype("<u4").tobytes(), outcomes.astype(np.uint8).tobytes()))
+
+
+def read_light_message(data: bytes) -> LightMessage:
+    """Decode one message; an abort of the other side or malformed bytes raise LightAborted."""
+    try:
+        message: LightMessage = decode(data, LightMessage)
+    except WireError as error:
+        raise LightAborted(f"malformed message in the light phase: {error}") from error
+    if isinstance(message, LightAbort):
+        raise LightAborted(f"aborted by the other side: {message.reason}")
+    return message
+
+
+def check_announcement(message: LightMessage, frame: int, slots_per_frame: int) -> FrameClicks:
+    """The clicks of frame ``frame``; anything but its well-formed announcement raises LightAborted."""
+    if not isinstance(message, Announcement):
+        raise LightAborted(f"expected the announcement of frame {frame}, got {type(message).__name__}")
+    if message.frame != frame:
+        raise LightAborted(f"expected the announcement of frame {frame}, got frame {message.frame}")
+    if len(message.slots) != 4 * len(message.outcomes):
+        raise LightAborted(f"announcement of frame {frame}: slots and outcomes differ in number")
+    slots = np.frombuffer(message.slots, "<u4").astype(np.uint32, copy=False)
+    outcomes = np.frombuffer(message.outcomes, np.uint8)
+    if slots.size and (slots[-1] >= slots_per_frame or np.any(slots[1:] <= slots[:-1])):
+        raise LightAborted(f"announcement of frame {frame}: slots out of order or out of range")
+    if outcomes.size and (outcomes.min() < D1_ONLY or outcomes.max() > BOTH):
+        raise LightAborted(f"announcement of frame {frame}: unknown outcome")
+    return FrameClicks(frame, slots, outcomes)
+
+
+def tags_to_clicks(
+    tags_ps: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]],
+    delays_ps: tuple[int, int],
+    *,
+    slot_ps: float,
+    gate_ps: float,
+    slots_per_frame: int,
+) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8]]:
+    """Turn tag times (ps since the frame's reference pulse, one array per detector) into slot events.
+
+    The pulse of slot ``k`` reaches detector ``d`` at ``delays_ps[d] + k * slot_ps``; tags further than half
+    a gate from a pulse, or outside the frame, are dropped.  Returns slots (uint32, increasing) and outcomes
+    (uint8, see :class:`Announcement`).
+    """
+    marks = []
+    for times, delay in zip(tags_ps, delays_ps, strict=True):
+        shifted = times.astype(np.float64) - delay
+        slots = np.rint(shifted / slot_ps)
+        inside = np.abs(shifted - slots * slot_ps) <= gate_ps / 2
+        inside &= (slots >= 0) & (slots < slots_per_frame)
+        marks.append(np.unique(slots[inside].astype(np.uint32)))
+    slots = np.union1d(marks[0], marks[1]).astype(np.uint32)
+    outcomes = np.isin(slots, marks[0], assume_unique=True).astype(np.uint8)
+    outcomes += 2 * np.isin(slots, marks[1], assume_unique=True).astype(np.uint8)
+    return slots, outcomes

@@ -1,0 +1,183 @@
+"""A user's side of the light phase: intensity, fresh symbols, one play per frame, kept clicks.
+
+While the light of frame ``k`` is in the ring the user already draws and uploads frame ``k + 1`` into the
+other waveform buffer.  Symbols of slots that did not click are forgotten with the frame.  Three things end
+the block: a second trigger (the modulator would have put the same phases on fresh light, so it plays each
+frame once and reports the extra trigger), an announcement that is not the expected one, and an intensity
+above the bound that the proof uses.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lab.testbed import Testbed
+from orchestrator.light import (
+    Armed,
+    LightAborted,
+    LightOn,
+    check_announcement,
+    read_light_message,
+)
+from orchestrator.postprocessing.sifting import BlockClicks
+from orchestrator.symbols import RandomInto, SymbolFrame, drive_table, os_random_into, symbol_table
+from orchestrator.wire.channel import Channel
+from orchestrator.wire.codec import encode
+
+if TYPE_CHECKING:
+    from drivers.attenuators.oz_dd100 import OzDD100
+    from drivers.modulators.tektronix_awg70002a import AWG70002A
+    from drivers.powermeters.thorlabs_pm100d import ThorlabsPM100D
+
+logger = logging.getLogger(__name__)
+
+PLANCK_J_S = 6.62607015e-34
+LIGHT_SPEED_M_S = 299_792_458.0
+ATTENUATION_STEP_DB = 0.01
+
+CLOCKWISE_GATE, COUNTER_CLOCKWISE_GATE = 0, 1
+
+
+def photons_per_slot(power_w: float, wavelength_nm: float, clock_hz: float) -> float:
+    """Mean photons in one slot of light of average power ``power_w``: P lambda / (h c f)."""
+    return power_w * wavelength_nm * 1e-9 / (PLANCK_J_S * LIGHT_SPEED_M_S * clock_hz)
+
+
+class UserLight:
+    """One user's instruments in the light phase."""
+
+    def __init__(
+        self,
+        testbed: Testbed,
+        user: str,
+        awg: AWG70002A,
+        attenuator: OzDD100,
+        monitor: ThorlabsPM100D,
+        *,
+        random_into: RandomInto = os_random_into,
+        timeout_s: float = 10.0,
+    ) -> None:
+        self._protocol = testbed.protocol
+        self._wavelength_nm = testbed.ring.wavelength_nm
+        self._user = testbed.user(user)
+        self._awg = awg
+        self._attenuator = attenuator
+        self._monitor = monitor
+        self._random_into = random_into
+        self._timeout_s = timeout_s
+        slots, samples = self._protocol.slots_per_frame, self._protocol.samples_per_slot
+        self._waveform = np.zeros(slots * samples, np.float32)
+
+    def set_up(self) -> None:
+        """Configure the instruments once after connecting."""
+        samples = self._protocol.samples_per_slot
+        self._monitor.wavelength_nm(self._wavelength_nm)
+        self._awg.configure(
+            sample_rate_hz=self._protocol.clock_hz * samples,
+            amplitude_vpp=self._user.awg_amplitude_vpp,
+        )
+        self._awg.prepare(self._waveform.size)
+
+    def set_intensity(self, mu: float) -> float:
+        """Set the attenuator for at most ``mu`` photons per slot at the output; returns the set value.
+
+        Raises LightAborted when the light is too weak, too strong or the attenuator falls short.
+        """
+        arriving = self._arriving_photons()
+        if arriving <= mu:
+            raise LightAborted(
+                f"{self._user.name}: only {arriving:.3g} photons per slot reach the attenuator, "
+                f"{mu:.3g} are wanted at the output; is light launched, is monitor_ratio right?"
+            )
+        wanted_db = math.ceil(10 * math.log10(arriving / mu) / ATTENUATION_STEP_DB) * ATTENUATION_STEP_DB
+        self._attenuator.attenuation_db(wanted_db)
+        return self.check_intensity(mu)
+
+    def check_intensity(self, mu: float) -> float:
+        """Mean photons per slot at the output, from monitor and attenuator read back.
+
+        Raises LightAborted above the bound that the proof uses (``mu`` plus the tolerance), or so far
+        below that the block was planned for other light.
+        """
+        actual = self._arriving_photons() * 10 ** (-self._attenuator.attenuation_db() / 10)
+        deviation_db = 10 * math.log10(actual / mu)
+        if abs(deviation_db) > self._protocol.intensity_tolerance_db:
+            raise LightAborted(
+                f"{self._user.name}: output is {deviation_db:+.3f} dB off the planned {mu:.4g} photons per "
+                f"slot, tolerance is {self._protocol.intensity_tolerance_db:g} dB"
+            )
+        return actual
+
+    def _arriving_photons(self) -> float:
+        power_w = self._monitor.power_w() * self._user.monitor_ratio
+        if not power_w > 0:
+            raise LightAborted(f"{self._user.name}: the power monitor reads {power_w:g} W; no light arrives")
+        return photons_per_slot(power_w, self._wavelength_nm, self._protocol.clock_hz)
+
+    def run(
+        self,
+        channel: Channel,
+        *,
+        p_x: float,
+        mu: float,
+        gate: int,
+        n_frames: int,
+        on_frame: Callable[[int], None] = lambda frame: None,
+    ) -> tuple[BlockClicks, list[bytes]]:
+        """Play ``n_frames`` frames; returns the kept clicks and the announcements as received.
+
+        Raises LightAborted (nothing of the block may be used), ChannelError or InstrumentError.
+        """
+        symbols = symbol_table(p_x)
+        drive = drive_table(
+            symbols,
+            v_pi_v=self._user.v_pi_v,
+            rf_gain=self._user.rf_gain,
+            amplitude_vpp=self._user.awg_amplitude_vpp,
+        )
+        frames = [SymbolFrame(self._protocol.slots_per_frame, symbols) for _ in range(2)]
+        self._waveform[:] = 0
+        kept: list[tuple[np.ndarray, ...]] = []
+        announcements: list[bytes] = []
+        try:
+            self._load(frames[0], drive, gate, 0)
+            message = read_light_message(channel.recv(self._timeout_s))
+            if not isinstance(message, LightOn):
+                raise LightAborted(f"expected LightOn, got {type(message).__name__}")
+            self.set_intensity(mu)
+            for index in range(n_frames):
+                buffer = index % 2
+                self._awg.arm(buffer)
+                channel.send(encode(Armed(index)))
+                if index + 1 < n_frames:
+                    self._load(frames[1 - buffer], drive, gate, 1 - buffer)
+                data = channel.recv(self._timeout_s)
+                clicks = check_announcement(
+                    read_light_message(data), index, self._protocol.slots_per_frame
+                )
+                if self._awg.extra_trigger_seen():
+                    raise LightAborted(f"{self._user.name}: more than one trigger in frame {index}")
+                announcements.append(data)
+                frame = np.full(clicks.slots.size, index, np.uint32)
+                kept.append((frame, clicks.slots, clicks.outcomes, frames[buffer].at(clicks.slots)))
+                on_frame(index)
+            self.check_intensity(mu)
+        finally:
+            for frame_symbols in frames:
+                frame_symbols.erase()
+            self._waveform[:] = 0
+            self._awg.erase_all()
+        columns = [np.concatenate([part[column] for part in kept]) for column in range(4)]
+        return BlockClicks(*columns), announcements
+
+    def _load(self, frame: SymbolFrame, drive: np.ndarray, gate: int, buffer: int) -> None:
+        frame.draw(self._random_into)
+        frame.write_waveform(
+            drive, self._waveform, samples_per_slot=self._protocol.samples_per_slot, gate=gate
+        )
+        self._awg.upload(1 if buffer else 0, self._waveform)
