@@ -44,7 +44,6 @@ class Guard:
 def make_safe(testbed_path: Path, owner: str) -> int:
     """Open the owner's instruments one by one and make each safe; the number that failed."""
     from drivers.registry import open_instrument
-
     from lab.station import in_safe_order
 
     failed = 0

@@ -76,6 +76,10 @@ class Protocol(Section):
     intensity_tolerance_db: NonNegative = 0.1
     qber_limit: Annotated[float, Field(gt=0, lt=0.5)] = 0.06
     auth_refill_bits: Annotated[int, Field(ge=0)] = 4096
+    p_x: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Fixed basis probability, a multiple of 1/128; left out, the planner chooses the best."""
+    mu: Positive | None = None
+    """Fixed photons per pulse of both users; left out, the planner chooses the best for each."""
 
 
 class Ring(Section):
@@ -335,7 +339,10 @@ def _raw_checks(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for index, entry in enumerate(data.get("instruments") or []):
         model = entry.get("model") if isinstance(entry, dict) else None
         if isinstance(model, str) and model not in DRIVERS:
-            yield f"instruments[{index}].model", f"no driver for {model!r}; known: {', '.join(sorted(DRIVERS))}"
+            yield (
+                f"instruments[{index}].model",
+                f"no driver for {model!r}; known: {', '.join(sorted(DRIVERS))}",
+            )
 
 
 def _consistency(testbed: Testbed) -> Iterator[tuple[str, str]]:
@@ -351,15 +358,21 @@ def _consistency(testbed: Testbed) -> Iterator[tuple[str, str]]:
     for index, user in enumerate(testbed.users):
         place = f"users[{index}]"
         if not last_km < user.position_km < ring.length_km:
-            yield f"{place}.position_km", (
-                f"{user.name} at {user.position_km:g} km: stations stand in ring order between "
-                f"{last_km:g} km and {ring.length_km:g} km"
+            yield (
+                f"{place}.position_km",
+                (
+                    f"{user.name} at {user.position_km:g} km: stations stand in ring order between "
+                    f"{last_km:g} km and {ring.length_km:g} km"
+                ),
             )
         last_km = user.position_km
         if user.rf_gain * user.awg_amplitude_vpp / 2 < user.v_pi_v:
-            yield f"{place}.awg_amplitude_vpp", (
-                f"the drive reaches {user.rf_gain * user.awg_amplitude_vpp / 2:g} V but a phase of pi needs "
-                f"v_pi_v = {user.v_pi_v:g} V; raise rf_gain or the amplitude"
+            yield (
+                f"{place}.awg_amplitude_vpp",
+                (
+                    f"the drive reaches {user.rf_gain * user.awg_amplitude_vpp / 2:g} V but a phase of pi needs "
+                    f"v_pi_v = {user.v_pi_v:g} V; raise rf_gain or the amplitude"
+                ),
             )
     yield from _ownership(testbed)
     names = {entry.name for entry in testbed.instruments}
@@ -372,7 +385,7 @@ def _consistency(testbed: Testbed) -> Iterator[tuple[str, str]]:
 
 
 def _ownership(testbed: Testbed) -> Iterator[tuple[str, str]]:
-    owners = {"relay": RELAY_MODELS} | {user: USER_MODELS for user in testbed.user_names()}
+    owners = {"relay": RELAY_MODELS} | dict.fromkeys(testbed.user_names(), USER_MODELS)
     for index, entry in enumerate(testbed.instruments):
         if entry.owner not in owners:
             yield f"instruments[{index}].owner", f"{entry.owner!r} is neither the relay nor a user"

@@ -31,8 +31,9 @@ from orchestrator.wire.codec import encode
 
 if TYPE_CHECKING:
     from drivers.attenuators.oz_dd100 import OzDD100
-    from drivers.modulators.tektronix_awg70002a import AWG70002A
     from drivers.powermeters.thorlabs_pm100d import ThorlabsPM100D
+
+    from drivers.modulators.tektronix_awg70002a import AWG70002A
 
 logger = logging.getLogger(__name__)
 
@@ -157,9 +158,7 @@ class UserLight:
                 if index + 1 < n_frames:
                     self._load(frames[1 - buffer], drive, gate, 1 - buffer)
                 data = channel.recv(self._timeout_s)
-                clicks = check_announcement(
-                    read_light_message(data), index, self._protocol.slots_per_frame
-                )
+                clicks = check_announcement(read_light_message(data), index, self._protocol.slots_per_frame)
                 if self._awg.extra_trigger_seen():
                     raise LightAborted(f"{self._user.name}: more than one trigger in frame {index}")
                 announcements.append(data)

@@ -86,7 +86,9 @@ def write_private(path: Path, data: bytes) -> None:
 def read_private(path: Path) -> bytes:
     """Read a secret file; refuses one that others may read."""
     if not path.exists():
-        raise FolderError(f"{path} is missing; `qunetlab init` creates it, or copy it from where you ran that")
+        raise FolderError(
+            f"{path} is missing; `qunetlab init` creates it, or copy it from where you ran that"
+        )
     if path.stat().st_mode & 0o077:
         raise FolderError(f"{path} can be read by others; run: chmod 600 {path}")
     return path.read_bytes()

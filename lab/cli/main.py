@@ -74,7 +74,8 @@ def check(testbed: TestbedPath, as_json: Json = False) -> None:
         pairs.append({"pair": [first, second], "loss_a_db": arms.loss_a_db, "loss_b_db": arms.loss_b_db})
     lines = [f"{loaded.name}: valid; {len(loaded.users)} users, {len(loaded.instruments)} instruments"]
     lines += [
-        f"  {row['pair'][0]}-{row['pair'][1]}: {row['loss_a_db']:.2f} + {row['loss_b_db']:.2f} dB" for row in pairs
+        f"  {row['pair'][0]}-{row['pair'][1]}: {row['loss_a_db']:.2f} + {row['loss_b_db']:.2f} dB"
+        for row in pairs
     ]
     show({"valid": True, "name": loaded.name, "pairs": pairs}, as_json, "\n".join(lines))
 
@@ -88,8 +89,9 @@ def simulate(
     ] = None,
 ) -> None:
     """Serve every simulated instrument of a testbed until SIGTERM or Ctrl-C."""
-    from lab.cli.folder import find_testbed
     from sim_backends.bench import run_simulator
+
+    from lab.cli.folder import find_testbed
 
     raise typer.Exit(run_simulator(find_testbed(testbed), json=as_json, resolved=resolved))
 
@@ -139,9 +141,9 @@ def node(
 def keyrate(
     loss_db_a: Annotated[float, typer.Option(help="Arm of the first user, detector included, dB.")],
     loss_db_b: Annotated[float, typer.Option(help="Arm of the second user, detector included, dB.")],
-    mu_a: Annotated[float, typer.Option(help="Photons per pulse of the first user.")] = 0.005,
-    mu_b: Annotated[float, typer.Option(help="Photons per pulse of the second user.")] = 0.005,
-    p_x: Annotated[float, typer.Option(help="Probability of basis X.")] = 0.9,
+    mu_a: Annotated[float | None, typer.Option(help="Photons per pulse of the first user.")] = None,
+    mu_b: Annotated[float | None, typer.Option(help="Photons per pulse of the second user.")] = None,
+    p_x: Annotated[float | None, typer.Option(help="Probability of basis X.")] = None,
     visibility: Annotated[float, typer.Option(help="Interference visibility.")] = 0.99,
     dark_count: Annotated[float, typer.Option(help="Dark counts per gate and detector.")] = 1e-7,
     f_ec: Annotated[float, typer.Option(help="Reconciliation inefficiency.")] = 1.16,
@@ -149,7 +151,9 @@ def keyrate(
     eps_sec: Annotated[float, typer.Option(help="Secrecy epsilon.")] = 1e-10,
     eps_cor: Annotated[float, typer.Option(help="Correctness epsilon.")] = 1e-15,
     protocol: Annotated[str, typer.Option(help="Protocol: four-phase.")] = "four-phase",
-    optimize: Annotated[bool, typer.Option("--optimize", help="Choose mu and p_x for the best rate.")] = False,
+    optimize: Annotated[
+        bool, typer.Option("--optimize", help="Choose mu and p_x for the best rate.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Secret key rate of a pair, asymptotic or for a finite block."""
@@ -170,7 +174,13 @@ def keyrate(
         eps_cor=eps_cor,
         optimize=optimize,
     )
-    show(report, as_json, "\n".join(f"{name:24s} {value:.6g}" for name, value in report.items()))
+    show(
+        report,
+        as_json,
+        "\n".join(
+            f"{name:24s} {'-' if value is None else format(value, '.7g')}" for name, value in report.items()
+        ),
+    )
 
 
 @app.command()

@@ -1,0 +1,50 @@
+"""``qunetlab keyrate``: the planner's formulas on the command line."""
+
+from __future__ import annotations
+
+from orchestrator.protocols.planner import keyrate_report
+
+PROTOCOLS = ("four-phase",)
+
+
+def keyrate_command(
+    *,
+    protocol: str,
+    loss_a_db: float,
+    loss_b_db: float,
+    mu_a: float | None,
+    mu_b: float | None,
+    p_x: float | None,
+    visibility: float,
+    dark_count: float,
+    f_ec: float,
+    n_pulses: float | None,
+    eps_sec: float,
+    eps_cor: float,
+    optimize: bool,
+) -> dict[str, float | int | None]:
+    """The report of ``keyrate``; raises ValueError naming the option that is missing or out of range.
+
+    With ``optimize`` the intensities and p_x are chosen for the best rate, whatever was given.
+    """
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"unknown protocol {protocol!r}; known: {', '.join(PROTOCOLS)}")
+    if n_pulses is not None and (n_pulses < 1 or n_pulses != int(n_pulses)):
+        raise ValueError(f"--pulses must be a whole number of pulses, got {n_pulses:g}")
+    settings = {"mu_a": mu_a, "mu_b": mu_b, "p_x": p_x}
+    missing = [f"--{name.replace('_', '-')}" for name, value in settings.items() if value is None]
+    if optimize:
+        settings = dict.fromkeys(settings)
+    elif missing:
+        raise ValueError(f"give {', '.join(missing)}, or --optimize to have them chosen")
+    return keyrate_report(
+        loss_a_db,
+        loss_b_db,
+        visibility,
+        dark_count,
+        f_ec,
+        None if n_pulses is None else int(n_pulses),
+        eps_sec,
+        eps_cor,
+        **settings,
+    )

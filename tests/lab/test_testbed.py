@@ -1,0 +1,137 @@
+"""The testbed file: what is accepted, and that every mistake is reported at once with its place."""
+
+from __future__ import annotations
+
+import copy
+import math
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lab.cli.folder import TEMPLATES, template_path
+from lab.testbed import TestbedError, load_testbed, parse_testbed, resolve_addresses, write_testbed
+
+PATH = Path("testbed.toml")
+
+
+def content(name: str = "simulated-four-node") -> dict[str, Any]:
+    return tomllib.loads(template_path(name).read_text(encoding="utf-8"))
+
+
+def mistakes(data: dict[str, Any]) -> dict[str, str]:
+    with pytest.raises(TestbedError) as caught:
+        parse_testbed(data, PATH)
+    return dict(caught.value.problems)
+
+
+@pytest.mark.parametrize(("name", "loss_db"), [("simulated-four-node", 10.0), ("simulated-reference", 18.6)])
+def test_bundled_testbeds_have_the_loss_they_claim(name: str, loss_db: float) -> None:
+    testbed = load_testbed(template_path(name))
+    totals = [sum((arms.loss_a_db, arms.loss_b_db)) for arms in (testbed.arms(*p) for p in testbed.pairs())]
+    assert len(totals) == 6
+    assert math.isclose(sum(totals) / 6, loss_db, abs_tol=0.06)
+    assert set(TEMPLATES) == {"simulated-four-node", "simulated-reference"}
+
+
+def test_each_arm_is_the_way_from_the_user_to_a_click() -> None:
+    testbed = load_testbed(template_path("simulated-four-node"))
+    arms = testbed.arms("alice", "bob")
+    detector_db = -10 * math.log10(0.75)
+    assert arms.loss_a_db == pytest.approx(3.0 + detector_db + 0.75 * 0.2)
+    assert arms.loss_b_db == pytest.approx(3.0 + detector_db + (6.0 - 2.25) * 0.2 + 2 * 0.6)
+    with pytest.raises(ValueError, match="ring order"):
+        testbed.arms("bob", "alice")
+
+
+def test_every_mistake_is_reported_at_once_with_its_place() -> None:
+    data = content()
+    data["protocol"]["clock_hz"] = "fast"
+    data["protocol"]["eps_sec"] = 2.0
+    data["users"][1]["positon_km"] = data["users"][1].pop("position_km")
+    data["ring"]["length_km"] = -6.0
+    data["instruments"][0]["model"] = "laser-pointer"
+    data["instruments"][4]["name"] = data["instruments"][5]["name"]
+    found = mistakes(data)
+    assert {
+        "protocol.clock_hz",
+        "protocol.eps_sec",
+        "users[1].position_km",
+        "users[1].positon_km",
+        "ring.length_km",
+        "instruments[0].model",
+        "instruments",
+    } <= set(found)
+    assert found["users[1].position_km"] == "missing"
+    assert "spelling" in found["users[1].positon_km"]
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "place"),
+    [
+        ("protocol", "slots_per_frame", 3000, "protocol.slots_per_frame"),
+        ("protocol", "samples_per_slot", 3, "protocol.samples_per_slot"),
+        ("protocol", "gate_ns", 11.0, "protocol.gate_ns"),
+        ("cabling", "trigger_source", "nobody", "cabling"),
+    ],
+)
+def test_sections_must_fit_each_other(section: str, key: str, value: object, place: str) -> None:
+    data = content()
+    data[section][key] = value
+    assert place in mistakes(data)
+
+
+def test_users_stand_in_ring_order_and_can_reach_a_phase_of_pi() -> None:
+    data = content()
+    data["users"][2]["position_km"] = 2.0
+    data["users"][3]["rf_gain"] = 1.0
+    found = mistakes(data)
+    assert "users[2].position_km" in found
+    assert "pi" in found["users[3].awg_amplitude_vpp"]
+
+
+def test_each_owner_has_its_instruments_once_and_addresses_are_not_shared() -> None:
+    data = content()
+    data["instruments"][1]["address"] = data["instruments"][0]["address"] = "TCPIP::127.1.1.1::5025::SOCKET"
+    data["instruments"][4]["owner"] = "mallory"
+    found = mistakes(data)
+    assert "already belongs to 'laser'" in found["instruments[1].address"]
+    assert "mallory" in found["instruments[4].owner"]
+    assert "alice needs exactly one" in found["instruments"]
+
+
+def test_an_unknown_version_is_named() -> None:
+    assert "version 9" in mistakes({**content(), "schema_version": 9})["schema_version"]
+
+
+def test_broken_toml_is_reported_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "testbed.toml"
+    path.write_text('name = "x"\nschema_version = = 1\n')
+    with pytest.raises(TestbedError, match="line 2"):
+        load_testbed(path)
+
+
+def test_resolving_addresses_changes_nothing_else(tmp_path: Path) -> None:
+    data = content()
+    resolved = resolve_addresses(data, {"laser": "/dev/pts/7"})
+    write_testbed(resolved, tmp_path / "t.toml")
+    before, after = parse_testbed(data, PATH), load_testbed(tmp_path / "t.toml")
+    assert after.instruments[0].address == "/dev/pts/7"
+    assert after.model_copy(update={"instruments": before.instruments}) == before
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_any_broken_value_gives_a_testbed_error_and_nothing_else(data: st.DataObject) -> None:
+    broken = copy.deepcopy(content())
+    section = data.draw(st.sampled_from(["protocol", "ring", "calibration", "detectors", "simulation"]))
+    key = data.draw(st.sampled_from(sorted(broken[section])))
+    junk = st.none() | st.just("") | st.just([]) | st.floats(max_value=-1) | st.just(float("nan")) | st.just({})
+    broken[section][key] = data.draw(junk)
+    try:
+        parse_testbed(broken, PATH)
+    except TestbedError as error:
+        assert error.problems
