@@ -1,0 +1,55 @@
+"""Limits that are checked before anything is sent, with an error that names value, limits and unit.
+
+QCoDeS validators raise a plain ``ValueError``; the station wants the typed :class:`LimitError` (which is a
+``ValueError`` too), so that a value outside the hard limits is told apart from a broken link.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from qcodes.validators import Numbers, Validator
+
+from drivers.links.errors import LimitError
+
+
+class Within(Numbers):
+    """A finite number in ``[low, high]`` of ``unit``."""
+
+    def __init__(self, low: float, high: float, unit: str) -> None:
+        super().__init__(low, high)
+        self._unit = unit
+
+    def validate(self, value: float | np.floating | np.integer, context: str = "") -> None:
+        """Raise LimitError for a number outside the limits (NaN too), TypeError for anything else."""
+        if isinstance(value, bool) or not isinstance(value, self.validtypes):
+            raise TypeError(f"{value!r} is not a number; {context}")
+        if not self.min_value <= float(value) <= self.max_value:
+            raise LimitError(
+                f"{float(value):g} {self._unit} is outside "
+                f"{self.min_value:g}..{self.max_value:g} {self._unit}; {context}"
+            )
+
+
+class ListWithin(Validator[Sequence[float]]):
+    """A list of finite numbers in ``[low, high]`` of ``unit``."""
+
+    def __init__(self, low: float, high: float, unit: str) -> None:
+        self.low, self.high, self.unit = low, high, unit
+        self._valid_values = ([low, high],)
+
+    def validate(self, value: Sequence[float], context: str = "") -> None:
+        """Raise LimitError naming the first element outside the limits, TypeError for anything else."""
+        if isinstance(value, str | bytes) or not isinstance(value, Sequence | np.ndarray):
+            raise TypeError(f"{value!r} is not a list of numbers; {context}")
+        for position, element in enumerate(value):
+            if isinstance(element, bool) or not isinstance(element, int | float | np.number):
+                raise TypeError(f"element {position}: {element!r} is not a number; {context}")
+            number = float(element)
+            if not (math.isfinite(number) and self.low <= number <= self.high):
+                raise LimitError(
+                    f"element {position}: {number:g} {self.unit} is outside "
+                    f"{self.low:g}..{self.high:g} {self.unit}; {context}"
+                )

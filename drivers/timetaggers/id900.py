@@ -1,0 +1,417 @@
+"""ID Quantique ID900 / ID1000 time controller: one record of time tags per frame.
+
+Three links: SCPI text over ZeroMQ REQ (HOST:5555), the vendor's DataLinkTarget (DLT) service over ZeroMQ
+REQ (port 6060, usually on the same machine as we are), and one PAIR stream per channel that the DLT binds.
+A *record* is one run of the record generator: it triggers the modulators and gates the time tags.  A frame
+is: ``play_record``, wait until ``record_playing`` is false, ``read_tags`` of every channel.
+
+Sources: IDQ Python examples ``utils/common.py``, ``utils/acquisitions.py``, ``StreamClient``;
+MSLNZ/pr-single-photons ``photons/equipment/idq_time_controller.py``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zmq
+
+from drivers.base import Identity, LabInstrument
+from drivers.links.errors import (
+    InstrumentRefusedError,
+    LimitError,
+    LinkError,
+    LinkTimeoutError,
+    MalformedReplyError,
+    NotReadyError,
+    WrongInstrumentError,
+)
+from drivers.links.limits import Within
+from drivers.links.zmq_reqrep import RequestLink, split_address
+from drivers.timetaggers.tag_stream import TagStream
+
+SCPI_PORT = 5555
+DLT_PORT = 6060
+STREAM_PORT = 4241  # a stream's port is this plus its channel (IDQ examples)
+CHANNELS = (1, 2, 3, 4)
+THRESHOLD_LIMIT_V = 2.0
+MAX_DURATION_PS = 10**15
+# Reading of the vendor's format, to be checked on hardware: with RAWn:REF:LINK set to this block and
+# ``--with-ref-index`` a timestamp counts from the last pulse of that block, and the index counts its pulses.
+REFERENCE = "STAR"
+HIRES_ERRORS = {
+    0: "none",
+    1: "recalibrate",
+    2: "rate above 25 MHz",
+    3: "events too close",
+    4: "events too close",
+    5: "input disabled",
+    1001: "reduce the rate",
+    1002: "reduce the rate",
+    1003: "reduce the rate",
+}
+
+
+class ID900(LabInstrument):
+    """The time tagger at ``"host"`` or ``"host:port"``.
+
+    ``dlt_address`` is where the DLT service runs (default: the instrument's host, port 6060); the streams
+    come from that host on ``stream_port + channel``.  ``timeout_s`` bounds one request and
+    ``transfer_timeout_s`` the time that tags may take from the end of a record to us.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        address: str,
+        *,
+        dlt_address: str | None = None,
+        stream_port: int = STREAM_PORT,
+        timeout_s: float = 2.0,
+        transfer_timeout_s: float = 10.0,
+        poll_interval_s: float = 0.002,
+        pause: Callable[[float], None] = time.sleep,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(name, address, **kwargs)
+        self._host, port = split_address(address, SCPI_PORT)
+        dlt_host, dlt_port = split_address(dlt_address or self._host, DLT_PORT)
+        self._stream_port = stream_port
+        self._transfer_timeout_s = transfer_timeout_s
+        self._poll_interval_s = poll_interval_s
+        self._pause = pause
+        self._scpi = RequestLink(self._host, port, instrument=name, timeout_s=timeout_s)
+        self._dlt = RequestLink(dlt_host, dlt_port, instrument=name, timeout_s=timeout_s)
+        self._lock = threading.RLock()
+        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
+        self._streams: dict[int, TagStream] = {}
+        self._configured: tuple[tuple[int, ...], float] | None = None
+        self._passive: dict[str, str] = {}
+        self._time_base_ps = 0
+        self.add_parameter(
+            "time_base_ps", label="Time base", unit="ps", get_cmd=self._read_time_base, snapshot_value=True
+        )
+        self.add_parameter(
+            "clock_source",
+            label="Clock",
+            get_cmd="DEVIce:SYNC?",
+            set_cmd=lambda source: self._set_passive("DEVIce:SYNC", source),
+            val_mapping={"internal": "INTERNAL", "external": "EXTERNAL"},
+        )
+        self.add_parameter("record_stage", label="Record generator", get_cmd="REC:STAGe?")
+        for channel in (0, *CHANNELS):
+            self.add_parameter(
+                f"counts_{channel}" if channel else "counts_start",
+                label=f"Counter of {_block(channel)}",
+                unit="counts",
+                get_cmd=lambda channel=channel: self.counts(channel),
+                snapshot_value=False,
+            )
+        self._threshold_limits = Within(-THRESHOLD_LIMIT_V, THRESHOLD_LIMIT_V, "V")
+        self._duration_limits = Within(1, MAX_DURATION_PS, "ps")
+
+    # Link and identity
+
+    def connect(self) -> Identity:
+        """Open both services, identify the instrument and re-apply what was configured (not the streams)."""
+        with self._lock:
+            self._drop_streams()
+            self._scpi.open()
+            self._dlt.open()
+            try:
+                identity = self.identify()
+                self._time_base_ps = self._read_time_base()
+                for header, value in self._passive.items():
+                    self.ask(f"{header} {value}")
+                if self._configured is not None:
+                    self.configure(*self._configured)
+            except BaseException:
+                self._disconnect()
+                raise
+            return identity
+
+    def identify(self) -> Identity:
+        """``*IDN?``; WrongInstrumentError unless it names an ID900 or ID1000."""
+        reply = self.ask("*IDN?")
+        found = re.search(r"ID(900|1000)", reply)
+        if found is None:
+            raise WrongInstrumentError(
+                f"expected an ID900 or ID1000, *IDN? says {reply[:80]!r}",
+                instrument=self.name,
+                address=self.address,
+            )
+        fields = [part.strip() for part in reply.split(",")]
+        serial, firmware = (fields[2], fields[3]) if len(fields) >= 4 else ("", "")
+        return Identity("ID Quantique", found[0], serial, firmware)
+
+    def safe_state(self) -> None:
+        """Stop the record generator (no trigger leaves the instrument) and the streams."""
+        with self._lock:
+            self.ask("REC:STOP")
+            self.stop_streams()
+
+    def close(self) -> None:
+        """Close every link and the QCoDeS instrument."""
+        if hasattr(self, "_lock"):
+            with self._lock:
+                self._disconnect()
+        super().close()
+
+    def _disconnect(self) -> None:
+        self._drop_streams()
+        self._scpi.close()
+        self._dlt.close()
+
+    # SCPI and DLT requests
+
+    def ask_raw(self, cmd: str) -> str:
+        """One SCPI request and its reply; InstrumentRefusedError when the reply is an error."""
+        reply = self._scpi.request(cmd)
+        if re.search(r"SCPI_ERR_\w+\s*$", reply) or reply.startswith("No connection"):
+            raise InstrumentRefusedError(
+                f"{cmd!r} was refused: {reply[-120:]}", instrument=self.name, address=self.address
+            )
+        return reply
+
+    def write_raw(self, cmd: str) -> None:
+        """A command whose reply matters only if it is an error."""
+        self.ask_raw(cmd)
+
+    def _ask_int(self, command: str) -> int:
+        reply = self.ask(command).strip().removesuffix("TB")
+        if not re.fullmatch(r"\d+", reply):
+            raise self._malformed(f"{command!r} was answered by {reply[:60]!r}, not by a count")
+        return int(reply)
+
+    def _read_time_base(self) -> int:
+        time_base_ps = self._ask_int("DEVI:RES:BWID?")
+        if time_base_ps < 1:
+            raise self._malformed("the time base is zero")
+        return time_base_ps
+
+    def _ask_dlt(self, command: str) -> Any:
+        reply = self._dlt.request(command)
+        try:
+            answer = json.loads(reply) if reply.strip() else None
+        except (ValueError, RecursionError) as error:
+            raise self._malformed(
+                f"the DLT answered {command.split()[0]!r} by something that is not JSON"
+            ) from error
+        if isinstance(answer, dict) and answer.get("error"):
+            fault = answer["error"]
+            text = fault.get("description") if isinstance(fault, dict) else fault
+            raise InstrumentRefusedError(
+                f"the DLT service refused {command.split()[0]!r}: {text}",
+                instrument=self.name,
+                address=self._dlt.address,
+            )
+        return answer
+
+    def _set_passive(self, header: str, value: str) -> None:
+        self.ask(f"{header} {value}")
+        self._passive[header] = value
+
+    def _malformed(self, text: str) -> MalformedReplyError:
+        return MalformedReplyError(text, instrument=self.name, address=self.address)
+
+    # Inputs
+
+    def configure(self, channels: Sequence[int], threshold_v: float) -> None:
+        """Enable ``channels`` and START (rising edges, DC) at ``threshold_v`` and set up single records.
+
+        The other inputs are disabled.  Applied again by ``connect`` after a lost link.
+        """
+        chosen = tuple(channels)
+        self._check_channels(chosen)
+        self._threshold_limits.validate(threshold_v, f"threshold of {self.name}")
+        with self._lock:
+            for channel in (0, *CHANNELS):
+                enabled = "ON" if channel == 0 or channel in chosen else "OFF"
+                self.ask(
+                    f"{_block(channel)}:ENABle {enabled};COUPling DC;EDGE RISING;"
+                    f"THREshold {threshold_v:g}V;SELEct UNSHAPED;COUNter:MODE ACCUM"
+                )
+            for channel in chosen:
+                self.ask(f"RAW{channel}:REF:LINK {REFERENCE}")
+            self.ask("REC:TRIG:ARM:MODE MANUal;:REC:ENABle ON;:REC:STOP;:REC:NUM 1")
+            self._time_base_ps = self._read_time_base()
+            self._configured = (chosen, threshold_v)
+
+    def counts(self, channel: int) -> int:
+        """The input counter of ``channel`` (0 is START)."""
+        return self._ask_int(f"{_block(channel)}:COUNter?")
+
+    def reset_counts(self, channel: int) -> None:
+        """Set the input counter of ``channel`` (0 is START) to zero."""
+        self.ask(f"{_block(channel)}:COUNter:RESEt")
+
+    def input_error(self, channel: int) -> tuple[int, str]:
+        """The high-resolution error of an input as (code, meaning), and clear it."""
+        code = self._ask_int(f"{_block(channel)}:HIRES:ERROR?")
+        self.ask(f"{_block(channel)}:HIRES:ERROR:CLEAR")
+        return code, HIRES_ERRORS.get(code, "unknown")
+
+    # Records and tags
+
+    def start_streams(self, channels: Sequence[int]) -> None:
+        """Have the DLT stream the tags of ``channels`` to us.
+
+        Acquisitions that the DLT still runs, left by a process that died, are stopped first: they hold the
+        channels and ports (as IDQ's ``close_active_acquisitions`` does).
+        """
+        self._check_channels(channels)
+        with self._lock:
+            self._drop_streams()
+            for leftover in self._ask_dlt("list") or []:
+                self._ask_dlt(f"stop --id {leftover}")
+            self._context = zmq.Context()
+            try:
+                for channel in channels:
+                    self._streams[channel] = self._start_stream(self._context, channel)
+            except BaseException:
+                self._drop_streams()
+                raise
+
+    def _start_stream(self, context: zmq.Context[zmq.Socket[bytes]], channel: int) -> TagStream:
+        self.ask(f"RAW{channel}:ERRORS:CLEAR")
+        port = self._stream_port + channel
+        answer = self._ask_dlt(
+            f"start-stream --address {self._host} --channel {channel} --stream-port {port} --with-ref-index"
+        )
+        if not isinstance(answer, dict) or not isinstance(answer.get("id"), str):
+            raise self._malformed(f"the DLT started channel {channel} without naming the acquisition")
+        pair = context.socket(zmq.PAIR)
+        pair.setsockopt(zmq.LINGER, 0)
+        pair.setsockopt(zmq.RCVHWM, 0)
+        address = f"{self._dlt.host}:{port}"
+        pair.connect(f"tcp://{address}")
+        stream = TagStream(channel, answer["id"], pair, address, self.name)
+        self.ask(f"RAW{channel}:SEND ON")
+        return stream
+
+    def stop_streams(self) -> None:
+        """Stop the transfer of tags; what was not read is dropped."""
+        with self._lock:
+            try:
+                for channel, stream in self._streams.items():
+                    self.ask(f"RAW{channel}:SEND OFF")
+                    self._ask_dlt(f"stop --id {stream.acquisition}")
+            finally:
+                self._drop_streams()
+
+    def _drop_streams(self) -> None:
+        for stream in self._streams.values():
+            stream.close()
+        self._streams.clear()
+        if self._context is not None:
+            self._context.destroy(linger=0)
+            self._context = None
+
+    def play_record(self, duration_ps: int) -> None:
+        """Start one record of ``duration_ps``; returns at once.  NotReadyError while one is running."""
+        self._duration_limits.validate(duration_ps, f"duration of a record of {self.name}")
+        with self._lock:
+            if self._configured is None:
+                raise NotReadyError("call configure() first", instrument=self.name, address=self.address)
+            if self.record_playing():
+                raise NotReadyError("a record is still running", instrument=self.name, address=self.address)
+            try:
+                self.ask(f"REC:DURation {int(duration_ps)};:REC:PLAY")
+            except LinkError as error:
+                for stream in self._streams.values():  # whether the record ran is unknown
+                    stream.failure = error
+                raise
+            for stream in self._streams.values():
+                stream.records_expected += 1
+
+    def record_playing(self) -> bool:
+        """Whether the record generator runs."""
+        return self.ask("REC:STAGe?").strip().upper() == "PLAYING"
+
+    def read_tags(self, channel: int) -> npt.NDArray[np.uint64]:
+        """Every tag of ``channel`` since the last call, once the records played since then have arrived.
+
+        Shape (n, 2), C-contiguous: timestamp in ps since the reference pulse, and the index of that pulse in
+        the stream.  All or nothing: LinkTimeoutError when tags are missing, InstrumentRefusedError when the
+        instrument or the DLT reports that it lost some; the streams must then be started again.
+        """
+        with self._lock:
+            stream = self._streams.get(channel)
+            if stream is None:
+                raise NotReadyError(
+                    f"channel {channel} is not streamed; call start_streams()",
+                    instrument=self.name,
+                    address=self.address,
+                )
+            if stream.failure is not None:
+                raise stream.failure
+            total = self._acquired(stream)
+            tags = stream.take(total, self._transfer_timeout_s)
+            lost = self._ask_int(f"RAW{channel}:ERRORS?")
+            if lost:
+                stream.failure = InstrumentRefusedError(
+                    f"channel {channel}: the instrument reports {lost} timestamp errors; tags are missing, "
+                    "start the streams again",
+                    instrument=self.name,
+                    address=self.address,
+                    code=lost,
+                )
+                raise stream.failure
+            tags[:, 0] *= np.uint64(self._time_base_ps)
+            return tags
+
+    def _acquired(self, stream: TagStream) -> int:
+        """The total of tags that the DLT received, once it has registered the end of every record played."""
+        deadline = time.monotonic() + self._transfer_timeout_s
+        while True:
+            status = self._ask_dlt(f"status --id {stream.acquisition}")
+            records, total = self._read_status(stream, status)
+            if records == stream.records_expected:
+                return total
+            if records > stream.records_expected:
+                raise self._fail(
+                    stream, NotReadyError, "somebody else started records; they cannot be told apart"
+                )
+            if time.monotonic() > deadline:
+                raise self._fail(
+                    stream,
+                    LinkTimeoutError,
+                    f"{records} of {stream.records_expected} records reached the DLT service "
+                    f"within {self._transfer_timeout_s:g} s",
+                )
+            self._pause(self._poll_interval_s)
+
+    def _read_status(self, stream: TagStream, status: object) -> tuple[int, int]:
+        """(records, tags) of a DLT status; a reported loss and counts that make no sense are errors."""
+        if not isinstance(status, dict):
+            raise self._fail(stream, MalformedReplyError, "the DLT status is not an object")
+        if status.get("errors"):
+            raise self._fail(stream, InstrumentRefusedError, f"the DLT service lost tags: {status['errors']}")
+        counts = [status.get(key) for key in ("acquisitions_count", "timestamps_count")]
+        records, total = (c if isinstance(c, int) and not isinstance(c, bool) else -1 for c in counts)
+        if records < 0 or total < stream.taken:
+            raise self._fail(stream, MalformedReplyError, f"the DLT status counts {counts}")
+        return records, total
+
+    def _fail(self, stream: TagStream, kind: type[Any], text: str) -> Any:
+        stream.failure = kind(
+            f"channel {stream.channel}: {text}", instrument=self.name, address=stream.address
+        )
+        return stream.failure
+
+    def _check_channels(self, channels: Sequence[int]) -> None:
+        for channel in channels:
+            if channel not in CHANNELS:
+                raise LimitError(
+                    f"channel {channel} is none of {CHANNELS}", instrument=self.name, address=self.address
+                )
+
+
+def _block(channel: int) -> str:
+    return f"INPU{channel}" if channel else "STARt"

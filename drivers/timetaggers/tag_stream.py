@@ -1,0 +1,84 @@
+"""One channel's stream of time tags: a ZeroMQ PAIR socket that the DataLinkTarget service binds.
+
+Each message holds N pairs of little-endian uint64, (timestamp in time bases, index of the reference pulse).
+An empty message ends the stream.  The stream knows how many tags it has delivered since it was opened, and
+:meth:`TagStream.take` reads on until a given total is reached - or fails: it never returns a part.  After a
+failure the position in the stream is unknown, so the stream refuses to be read until it is started anew.
+Source: IDQ Python examples, ``StreamClient`` and the binary reader of the timestamp files.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import zmq
+
+from drivers.links.errors import InstrumentError, LinkBrokenError, LinkTimeoutError, MalformedReplyError
+
+PAIR_BYTES = 16
+
+
+@dataclass
+class TagStream:
+    """The receiving end of one acquisition; ``taken`` counts tags handed out since it began."""
+
+    channel: int
+    acquisition: str
+    socket: zmq.Socket[bytes]
+    address: str
+    instrument: str
+    taken: int = 0
+    records_expected: int = 0
+    failure: InstrumentError | None = field(default=None, repr=False)
+
+    def take(
+        self, total: int, timeout_s: float, clock: Callable[[], float] = time.monotonic
+    ) -> npt.NDArray[np.uint64]:
+        """The tags from ``taken`` up to ``total``: shape (total - taken, 2), (time bases, reference index).
+
+        Raises LinkTimeoutError when they do not arrive in time, LinkBrokenError when the stream ended and
+        MalformedReplyError for a message that is no list of pairs or for more tags than ``total``.
+        """
+        if self.failure is not None:
+            raise self.failure
+        tags = np.empty((total - self.taken, 2), dtype=np.uint64)
+        filled, deadline = 0, clock() + timeout_s
+        try:
+            while filled < len(tags):
+                message = self._receive(deadline - clock(), filled, len(tags), timeout_s)
+                pairs = np.frombuffer(message, dtype="<u8").reshape(-1, 2)
+                if filled + len(pairs) > len(tags):
+                    raise self._error(MalformedReplyError, "more tags arrived than the service reported")
+                tags[filled : filled + len(pairs)] = pairs
+                filled += len(pairs)
+        except InstrumentError as error:
+            self.failure = error
+            raise
+        self.taken = total
+        return tags
+
+    def close(self) -> None:
+        """Close the socket; closing twice does no harm."""
+        self.socket.close(linger=0)
+
+    def _receive(self, wait_s: float, filled: int, wanted: int, timeout_s: float) -> bytes:
+        if not self.socket.poll(max(0, round(wait_s * 1000))):
+            raise self._error(
+                LinkTimeoutError,
+                f"{filled} of {wanted} tags arrived within {timeout_s:g} s; start the streams again",
+            )
+        message = self.socket.recv()
+        if not message:
+            raise self._error(LinkBrokenError, f"the stream ended after {filled} of {wanted} tags")
+        if len(message) % PAIR_BYTES:
+            raise self._error(
+                MalformedReplyError, f"a message of {len(message)} bytes is no list of tag pairs"
+            )
+        return message
+
+    def _error(self, kind: type[InstrumentError], text: str) -> InstrumentError:
+        return kind(f"channel {self.channel}: {text}", instrument=self.instrument, address=self.address)

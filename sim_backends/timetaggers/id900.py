@@ -1,0 +1,296 @@
+"""A simulated ID Quantique ID900 together with its DataLinkTarget service, behind real ZeroMQ sockets.
+
+SCPI answers on port 5555 and the DataLinkTarget (DLT) on port 6060 of one host; ``start-stream`` binds a
+PAIR socket on the port that the client names.  One thread owns every socket.  ``REC:PLAY`` starts a worker
+thread that asks the light model (``on_record``) for the clicks of the record, while ``REC:STAGe?`` answers
+PLAYING; when it is done the tags leave in messages of N x (uint64 timestamp in time bases, uint64 index of
+the reference pulse), little endian, and the DLT counts one more acquisition.  Sources: IDQ Python examples
+(``utils/acquisitions.py``, ``StreamClient``).
+
+The services answer through ROUTER sockets, which look like REP to a client but may also stay silent, as a
+hung instrument does.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import zmq
+
+from sim_backends.faults import FaultInjector
+from sim_backends.timetaggers.id900_dlt import Acquisition, DataLinkTarget
+from sim_backends.timetaggers.id900_scpi import STOPPED, ID900Scpi
+
+log = logging.getLogger(__name__)
+
+Tags = npt.NDArray[np.uint64]
+OnRecord = Callable[[int, int], Mapping[int, Tags]]
+Socket: TypeAlias = "zmq.Socket[bytes]"
+
+MESSAGE_PAIRS = 8192
+MAX_RATE_HZ = 25e6  # above it the high-resolution inputs report error 2
+
+
+def no_clicks(duration_ps: int, record_index: int) -> dict[int, Tags]:
+    """A record in the dark."""
+    return {}
+
+
+@dataclass
+class _Stream:
+    """The PAIR socket of one acquisition and what it still has to send."""
+
+    socket: Socket
+    waiting: deque[bytes] = field(default_factory=deque)
+
+
+@dataclass(frozen=True)
+class _Record:
+    """One finished record: the clicks per channel, or None when the light model failed."""
+
+    number: int
+    duration_ps: int
+    clicks: Mapping[int, Tags] | None
+
+
+class ID900Twin:
+    """The instrument and the DLT service on one host; ``serve`` returns the address a driver opens."""
+
+    def __init__(
+        self,
+        *,
+        on_record: OnRecord = no_clicks,
+        identity: str = "ID Quantique,ID900,SIM0001,2.2.0",
+        scpi_port: int = 5555,
+        dlt_port: int = 6060,
+        faults: FaultInjector | None = None,
+    ) -> None:
+        self.faults = faults or FaultInjector()
+        self.lose_messages = 0  # fault: stream messages that get lost although the DLT counted their tags
+        self.dlt_address = ""
+        self._on_record = on_record
+        self._ports = (scpi_port, dlt_port)
+        self._scpi = ID900Scpi(identity, self._play, self._stop)
+        self._dlt = DataLinkTarget(self._open_stream, self._close_stream)
+        self._streams: dict[str, _Stream] = {}
+        self._finished: queue.Queue[_Record] = queue.Queue()
+        self._record_number = 0
+        self._aborted: set[int] = set()
+        self._lock = threading.Lock()
+        self._context: zmq.Context[Socket] | None = None
+        self._thread: threading.Thread | None = None
+        self._closing = threading.Event()
+        self._host = ""
+        self._endpoints: dict[str, str] = {}
+
+    def serve(self, host: str) -> str:
+        """Bind both services on ``host`` and answer in a thread; port 0 takes any free port."""
+        self._host = host
+        self._context = context = zmq.Context()
+        wake = context.socket(zmq.PULL)
+        wake.bind("inproc://record-done")
+        services = {
+            name: self._bind(name, port) for name, port in zip(("scpi", "dlt"), self._ports, strict=True)
+        }
+        self.dlt_address = self._endpoints["dlt"].removeprefix("tcp://")
+        self._thread = threading.Thread(
+            target=self._run, args=(services, wake), name="id900-twin", daemon=True
+        )
+        self._thread.start()
+        return self._endpoints["scpi"].removeprefix("tcp://")
+
+    def close(self) -> None:
+        """Stop the thread and close every socket; closing twice does no harm."""
+        self._closing.set()
+        context, self._context = self._context, None
+        if context is None:
+            return
+        with context.socket(zmq.PUSH) as bell:
+            bell.connect("inproc://record-done")
+            bell.send(b"")
+        if self._thread is not None:
+            self._thread.join()
+        context.destroy(linger=0)
+
+    def state(self) -> dict[str, object]:
+        """What an observer may see: settings and counts, never times."""
+        with self._lock:
+            return {
+                "stage": self._scpi.stage,
+                "time_base_ps": self._scpi.time_base_ps,
+                "records": self._record_number,
+                "counters": dict(self._scpi.counters),
+                "enabled": {c: self._scpi.input_value("ENABle", c) == "ON" for c in self._scpi.counters},
+                "thresholds_v": {c: self._scpi.input_value("THREshold", c) for c in self._scpi.counters},
+                "raw_errors": dict(self._scpi.raw_errors),
+                "acquisitions": {a.identifier: a.timestamps_count for a in self._dlt.acquisitions.values()},
+            }
+
+    def plant_raw_errors(self, channel: int, count: int) -> None:
+        """Fault: the instrument lost ``count`` timestamps of ``channel`` before they left it."""
+        with self._lock:
+            self._scpi.raw_errors[channel] = count
+
+    def _bind(self, name: str, port: int) -> Socket:
+        assert self._context is not None
+        service = self._context.socket(zmq.ROUTER)
+        service.setsockopt(zmq.LINGER, 0)
+        self._bind_patiently(service, self._endpoints.get(name) or f"tcp://{self._host}:{port or '*'}")
+        self._endpoints[name] = service.getsockopt_string(zmq.LAST_ENDPOINT)
+        return service
+
+    def _bind_patiently(self, service: Socket, endpoint: str) -> None:
+        """Bind, allowing ZeroMQ a moment to finish closing an earlier socket on the same port."""
+        for _ in range(100):
+            try:
+                service.bind(endpoint)
+                return
+            except zmq.ZMQError as error:
+                if error.errno != zmq.EADDRINUSE or self._closing.wait(0.01):
+                    raise
+        service.bind(endpoint)
+
+    def _run(self, services: dict[str, Socket], wake: Socket) -> None:
+        while not self._closing.is_set():
+            poller = zmq.Poller()
+            for service in (*services.values(), wake):
+                poller.register(service, zmq.POLLIN)
+            for stream in self._streams.values():
+                if stream.waiting:
+                    poller.register(stream.socket, zmq.POLLOUT)
+            ready = dict(poller.poll())
+            if wake in ready:
+                wake.recv()
+                self._deliver_finished()
+            for name in list(services):
+                if services[name] in ready:
+                    self._answer(services, name)
+            for stream in self._streams.values():
+                if stream.socket in ready:
+                    _send_waiting(stream)
+
+    def _answer(self, services: dict[str, Socket], name: str) -> None:
+        frames = services[name].recv_multipart()
+        if self.faults.take_disconnect():
+            services[name].close(linger=0)
+            services[name] = self._bind(name, 0)
+            return
+        request = frames[-1].decode("utf-8", "replace")
+        with self._lock:
+            reply = self._scpi.execute(request) if name == "scpi" else json.dumps(self._dlt.execute(request))
+        if self.faults.latched_error is not None:
+            reply = self.faults.latched_error
+        outgoing = self.faults.reply(reply.encode())
+        if outgoing is not None:
+            services[name].send_multipart([*frames[:-1], outgoing])
+
+    def _play(self) -> None:
+        number, self._record_number = self._record_number, self._record_number + 1
+        duration_ps = int(float(self._scpi.value("RECord:DURation")))
+        worker = threading.Thread(
+            target=self._work, args=(number, duration_ps), name="id900-record", daemon=True
+        )
+        worker.start()
+
+    def _stop(self) -> None:
+        self._aborted.update(range(self._record_number))
+
+    def _work(self, number: int, duration_ps: int) -> None:
+        clicks: Mapping[int, Tags] | None = None
+        try:
+            clicks = self._on_record(duration_ps, number)
+        except Exception:
+            log.exception("the light model failed in record %d", number)
+        self._finished.put(_Record(number, duration_ps, clicks))
+        context = self._context
+        if context is not None and not context.closed:
+            try:
+                with context.socket(zmq.PUSH) as bell:
+                    bell.connect("inproc://record-done")
+                    bell.send(b"")
+            except zmq.ZMQError:
+                log.debug("the twin closed while record %d was played", number)
+
+    def _deliver_finished(self) -> None:
+        while not self._finished.empty():
+            record = self._finished.get()
+            with self._lock:
+                if record.number in self._aborted:
+                    self._aborted.discard(record.number)
+                    continue
+                self._deliver(record)
+                self._scpi.stage = STOPPED
+
+    def _deliver(self, record: _Record) -> None:
+        clicks = record.clicks if record.clicks is not None else {}
+        for channel, times in clicks.items():
+            if self._scpi.input_value("ENABle", channel) != "ON":
+                continue
+            self._scpi.counters[channel] += len(times)
+            if len(times) > MAX_RATE_HZ * record.duration_ps * 1e-12 and len(times) > 1:
+                self._scpi.hires_errors[channel] = 2
+        self._scpi.counters[0] += self._scpi.input_value("ENABle", 0) == "ON"
+        for acquisition in self._dlt.acquisitions.values():
+            if self._scpi.value("RAW#:SEND", acquisition.channel) != "ON":
+                continue
+            enabled = self._scpi.input_value("ENABle", acquisition.channel) == "ON"
+            times = (
+                clicks.get(acquisition.channel, np.empty(0, np.uint64)) if enabled else np.empty(0, np.uint64)
+            )
+            if record.clicks is None:
+                acquisition.errors.append("record lost")
+            self._queue_tags(acquisition, times)
+
+    def _queue_tags(self, acquisition: Acquisition, times: Tags) -> None:
+        pairs = np.empty((len(times), 2), dtype="<u8")
+        pairs[:, 0] = np.sort(np.asarray(times, dtype=np.uint64)) // np.uint64(self._scpi.time_base_ps)
+        pairs[:, 1] = acquisition.acquisitions_count
+        payload = pairs if acquisition.with_ref_index else np.ascontiguousarray(pairs[:, :1])
+        waiting = self._streams[acquisition.identifier].waiting
+        for begin in range(0, len(payload), MESSAGE_PAIRS):
+            if self.lose_messages:
+                self.lose_messages -= 1
+            else:
+                waiting.append(payload[begin : begin + MESSAGE_PAIRS].tobytes())
+        acquisition.timestamps_count += len(times)
+        acquisition.acquisitions_count += 1
+
+    def _open_stream(self, acquisition: Acquisition) -> None:
+        assert self._context is not None
+        if acquisition.address != self._host:
+            raise ConnectionError(f"no Time Controller at {acquisition.address}")
+        pair = self._context.socket(zmq.PAIR)
+        pair.setsockopt(zmq.LINGER, 0)
+        pair.setsockopt(zmq.SNDHWM, 0)
+        try:
+            self._bind_patiently(pair, f"tcp://{self._host}:{acquisition.stream_port}")
+        except zmq.ZMQError as error:
+            pair.close()
+            raise ConnectionError(f"port {acquisition.stream_port}: {error}") from error
+        self._streams[acquisition.identifier] = _Stream(pair)
+
+    def _close_stream(self, acquisition: Acquisition) -> None:
+        stream = self._streams.pop(acquisition.identifier)
+        try:
+            stream.socket.send(b"", zmq.NOBLOCK)
+        except zmq.Again:
+            log.debug("nobody listened to %s", acquisition.identifier)
+        stream.socket.close(linger=100)
+
+
+def _send_waiting(stream: _Stream) -> None:
+    try:
+        while stream.waiting:
+            stream.socket.send(stream.waiting[0], zmq.NOBLOCK)
+            stream.waiting.popleft()
+    except zmq.Again:
+        return
