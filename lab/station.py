@@ -52,7 +52,9 @@ class Station:
     def __init__(self, testbed: Testbed, owner: str, *, opener: Opener | None = None) -> None:
         """Nothing is opened yet; ``opener`` (model, name, address, options) is for tests."""
         if opener is None:
-            from drivers.registry import open_instrument as opener
+            from drivers.registry import open_instrument
+
+            opener = open_instrument
         self.owner = owner
         self.entries = testbed.owned_by(owner)
         self._opener = opener

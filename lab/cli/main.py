@@ -69,14 +69,13 @@ def check(testbed: TestbedPath, as_json: Json = False) -> None:
 
     loaded = load_testbed(find_testbed(testbed))
     pairs = []
+    losses = []
     for first, second in loaded.pairs():
         arms = loaded.arms(first, second)
         pairs.append({"pair": [first, second], "loss_a_db": arms.loss_a_db, "loss_b_db": arms.loss_b_db})
+        losses.append(f"  {first}-{second}: {arms.loss_a_db:.2f} + {arms.loss_b_db:.2f} dB")
     lines = [f"{loaded.name}: valid; {len(loaded.users)} users, {len(loaded.instruments)} instruments"]
-    lines += [
-        f"  {row['pair'][0]}-{row['pair'][1]}: {row['loss_a_db']:.2f} + {row['loss_b_db']:.2f} dB"
-        for row in pairs
-    ]
+    lines += losses
     show({"valid": True, "name": loaded.name, "pairs": pairs}, as_json, "\n".join(lines))
 
 

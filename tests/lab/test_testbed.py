@@ -127,11 +127,9 @@ def test_resolving_addresses_changes_nothing_else(tmp_path: Path) -> None:
 @given(st.data())
 def test_any_broken_value_gives_a_testbed_error_and_nothing_else(data: st.DataObject) -> None:
     broken = copy.deepcopy(content())
-    section = data.draw(st.sampled_from(["protocol", "ring", "calibration", "detectors", "simulation"]))
-    key = data.draw(st.sampled_from(sorted(broken[section])))
-    junk = st.none() | st.just("") | st.just([]) | st.floats(max_value=-1) | st.just(float("nan")) | st.just({})
-    broken[section][key] = data.draw(junk)
-    try:
-        parse_testbed(broken, PATH)
-    except TestbedError as error:
-        assert error.problems
+    section = data.draw(st.sampled_from(["protocol", "ring", "calibration", "detectors", "users"]))
+    target = broken["users"][0] if section == "users" else broken[section]
+    target[data.draw(st.sampled_from(sorted(target)))] = data.draw(
+        st.just([]) | st.just({}) | st.floats(max_value=-1, allow_nan=False) | st.just(math.nan)
+    )
+    assert mistakes(broken)

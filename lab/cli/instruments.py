@@ -1,0 +1,85 @@
+"""``qunetlab instruments``: identify every configured instrument and read its parameters.
+
+Instruments are asked one by one and a dead one does not hide the others; the exit code is 3 when any did
+not answer.
+"""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from lab.cli.folder import find_testbed
+from lab.testbed import InstrumentEntry, load_testbed
+
+
+def list_instruments(path: Path, owner: str | None, as_json: bool) -> int:
+    """Print one row per instrument; 0 when all answered, 3 otherwise."""
+    testbed = load_testbed(find_testbed(path))
+    entries = [entry for entry in testbed.instruments if owner in (None, entry.owner)]
+    if not entries:
+        raise ValueError(f"no instrument belongs to {owner!r}")
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        rows = list(pool.map(_ask, entries))
+    if as_json:
+        typer.echo(json.dumps({"instruments": rows}))
+    else:
+        for row in rows:
+            typer.echo(_text(row))
+    return 0 if all(row["ok"] for row in rows) else 3
+
+
+def _ask(entry: InstrumentEntry) -> dict[str, Any]:
+    from drivers.registry import open_instrument
+
+    row: dict[str, Any] = {
+        "name": entry.name,
+        "model": entry.model,
+        "owner": entry.owner,
+        "address": entry.address,
+    }
+    try:
+        instrument = open_instrument(entry.model, entry.name, entry.address, **entry.options)
+        try:
+            identity = instrument.connect()
+            row |= {"ok": True, "serial_number": identity.serial_number, "firmware": identity.firmware}
+            row["parameters"] = _parameters(instrument)
+        finally:
+            instrument.close()
+    except Exception as error:  # noqa: BLE001 - told in the row; the other instruments are still asked
+        row |= {"ok": False, "error": f"{type(error).__name__}: {error}"}
+    return row
+
+
+def _parameters(instrument: Any) -> dict[str, dict[str, Any]]:
+    """Value, unit and limits of every readable scalar parameter, submodules included."""
+    found = {}
+    for prefix, holder in [("", instrument), *((f"{n}.", m) for n, m in instrument.submodules.items())]:
+        for name, parameter in holder.parameters.items():
+            if name == "IDN" or not parameter.gettable:
+                continue
+            value = parameter.get()
+            if isinstance(value, bool | int | float | str | list | tuple):
+                limits = getattr(parameter.vals, "valid_values", None) or ()
+                found[prefix + name] = {
+                    "value": value,
+                    "unit": getattr(parameter, "unit", "") or "",
+                    "limits": [limit for limit in limits if isinstance(limit, int | float)],
+                }
+    return found
+
+
+def _text(row: dict[str, Any]) -> str:
+    head = f"{row['name']:14s} {row['model']:22s} {row['owner']:8s} {row['address']}"
+    if not row["ok"]:
+        return f"{head}\n    NOT REACHED: {row['error']}"
+    lines = [f"{head}  serial {row['serial_number']}, firmware {row['firmware']}"]
+    for name, item in row["parameters"].items():
+        limits = item["limits"]
+        within = f"   [{limits[0]:g} .. {limits[-1]:g}]" if len(limits) >= 2 else ""
+        lines.append(f"    {name:28s} {item['value']} {item['unit']}{within}")
+    return "\n".join(lines)

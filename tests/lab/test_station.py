@@ -1,0 +1,82 @@
+"""Stations: every failure together, safe state in order whatever fails."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from drivers.links.errors import LinkBrokenError
+from lab.cli.folder import template_path
+from lab.station import Station, StationError
+from lab.testbed import Testbed, parse_testbed
+
+
+class FakeInstrument:
+    def __init__(self, model: str, name: str, log: list[str], broken: set[str]) -> None:
+        self.model, self.name, self.log, self.broken = model, name, log, broken
+
+    def _act(self, action: str) -> str:
+        self.log.append(f"{action} {self.name}")
+        if f"{action} {self.name}" in self.broken:
+            raise LinkBrokenError("gone", instrument=self.name)
+        return self.name
+
+    def connect(self) -> str:
+        return self._act("connect")
+
+    def safe_state(self) -> None:
+        self._act("safe")
+
+    def close(self) -> None:
+        self._act("close")
+
+
+def make_testbed(address: bool = True) -> Testbed:
+    data = tomllib.loads(template_path("simulated-four-node").read_text())
+    if address:
+        for index, entry in enumerate(data["instruments"]):
+            entry["address"] = f"fake-{index}"
+    return parse_testbed(data, Path("t.toml"))
+
+
+def station(log: list[str], *broken: str) -> Station:
+    return Station(
+        make_testbed(),
+        "relay",
+        opener=lambda model, name, address: FakeInstrument(model, name, log, set(broken)),
+    )
+
+
+def test_leaving_makes_everything_safe_in_order_and_closes_it() -> None:
+    log: list[str] = []
+    with station(log):
+        log.clear()
+    assert log[:4] == ["safe laser", "safe launch", "safe detectors", "safe tagger"]
+    assert sorted(log[4:]) == ["close detectors", "close laser", "close launch", "close tagger"]
+
+
+def test_an_instrument_that_cannot_be_made_safe_does_not_stop_the_others() -> None:
+    log: list[str] = []
+    relay = station(log, "safe laser", "close launch")
+    relay.open()
+    failures = relay.safe()
+    relay.close()
+    assert list(failures) == ["laser"]
+    assert "safe tagger" in log
+    assert "close laser" in log
+
+
+def test_all_failures_to_connect_are_reported_together_and_nothing_stays_open() -> None:
+    log: list[str] = []
+    with pytest.raises(StationError) as caught:
+        station(log, "connect laser", "connect tagger").open()
+    assert set(caught.value.failures) == {"laser", "tagger"}
+    assert "addresses in the testbed file" in str(caught.value)
+    assert "close launch" in log
+
+
+def test_an_unresolved_address_is_refused_before_anything_is_opened() -> None:
+    with pytest.raises(StationError, match="resolving the address"):
+        Station(make_testbed(address=False), "relay", opener=lambda *_: None).open()

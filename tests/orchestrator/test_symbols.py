@@ -1,0 +1,82 @@
+"""From random bytes to symbols and drive voltages."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from orchestrator.symbols import (
+    PHASE_RAD,
+    SymbolFrame,
+    basis_of,
+    bit_of,
+    drive_table,
+    os_random_into,
+    symbol_table,
+)
+
+DRIVE = {"v_pi_v": 4.0, "rf_gain": 20.0, "amplitude_vpp": 0.5}
+
+
+def seeded(seed: int):  # type: ignore[no-untyped-def]
+    generator = np.random.default_rng(seed)
+
+    def fill(buffer: memoryview) -> None:
+        buffer[:] = generator.bytes(len(buffer))
+
+    return fill
+
+
+@pytest.mark.parametrize("steps", [1, 64, 115, 127])
+def test_p_x_is_exact_over_the_256_byte_values(steps: int) -> None:
+    table = symbol_table(steps / 128)
+    assert np.count_nonzero(basis_of(table) == 0) == 2 * steps
+    for basis in (0, 1):
+        bits = bit_of(table[basis_of(table) == basis])
+        assert 2 * np.count_nonzero(bits) == bits.size
+
+
+@pytest.mark.parametrize("p_x", [0.0, 1.0, 0.9, -0.5])
+def test_a_p_x_that_one_byte_cannot_give_is_refused(p_x: float) -> None:
+    with pytest.raises(ValueError, match="1/128"):
+        symbol_table(p_x)
+
+
+def test_the_drive_gives_the_phase_of_each_symbol() -> None:
+    table = symbol_table(116 / 128)
+    volts = drive_table(table, **DRIVE).astype(float) * DRIVE["amplitude_vpp"] / 2
+    phase = math.pi * DRIVE["rf_gain"] * volts / DRIVE["v_pi_v"]
+    assert np.allclose(phase, np.array(PHASE_RAD)[table], atol=1e-6)
+    with pytest.raises(ValueError, match="out of range"):
+        drive_table(table, v_pi_v=6.0, rf_gain=20.0, amplitude_vpp=0.5)
+
+
+@pytest.mark.parametrize("samples_per_slot", [2, 4])
+@pytest.mark.parametrize("gate", [0, 1])
+def test_a_user_drives_its_own_half_of_each_slot_only(samples_per_slot: int, gate: int) -> None:
+    table = symbol_table(0.75)
+    drive = drive_table(table, **DRIVE)
+    frame = SymbolFrame(64, table)
+    frame.draw(seeded(1))
+    out = np.zeros(64 * samples_per_slot, np.float32)
+    frame.write_waveform(drive, out, samples_per_slot=samples_per_slot, gate=gate)
+    halves = out.reshape(64, 2, samples_per_slot // 2)
+    assert not halves[:, 1 - gate].any()
+    symbols = frame.at(np.arange(64, dtype=np.uint32))
+    full_scale_rad = math.pi * DRIVE["rf_gain"] * DRIVE["amplitude_vpp"] / 2 / DRIVE["v_pi_v"]
+    wanted = np.array(PHASE_RAD)[symbols] / full_scale_rad
+    assert np.allclose(halves[:, gate], wanted[:, None], atol=1e-6)
+
+
+def test_frames_are_fresh_and_erased_frames_are_empty() -> None:
+    frame = SymbolFrame(4096, symbol_table(0.5))
+    slots = np.arange(4096, dtype=np.uint32)
+    frame.draw(os_random_into)
+    first = frame.at(slots)
+    frame.draw(os_random_into)
+    assert np.mean(first != frame.at(slots)) > 0.7
+    frame.erase()
+    assert not frame.at(slots).any()
+    assert "4096 slots" in repr(frame)
