@@ -172,8 +172,8 @@ class Ring:
             slot_ps=slot_ps,
             duration_ps=float(duration_ps),
             bright=float(incoming * max(receiver.efficiency) * (1 + 1e-12) * optics.thinning_margin),
-            phase_offset_rad=optics.phase_offset_rad,
-            phase_noise_rad=optics.phase_noise_rad,
+            phase_offset_rad=float(optics.phase_offset_rad),
+            phase_noise_rad=float(optics.phase_noise_rad),
         )
         return _draw(fields, self._waveforms(drives), receiver, exposure, seed)
 
