@@ -1,0 +1,96 @@
+"""One-time authentication bits of a pair, taken one message at a time.
+
+Each end spends from its own outgoing lane and names the offset in the message; the other end follows.
+Bits are durable as spent before they are returned, and offsets never go back (QKD.md section 6).
+"""
+
+from __future__ import annotations
+
+from orchestrator.keystore.core import Core
+from orchestrator.keystore.errors import AuthLaneExhaustedError, RefusedError, ReplayError
+from orchestrator.keystore.lanes import (
+    AUTH_STOP_BITS,
+    Lane,
+    Range,
+    covers,
+    find_run,
+    incoming_auth,
+    outgoing_auth,
+)
+from orchestrator.secret import SecretBits
+
+_TAKES_PER_SHRED = 64
+
+
+class AuthKeys:
+    """The one-time tag keys shared with one peer."""
+
+    def __init__(self, core: Core, peer: str) -> None:
+        role = core.role(peer)
+        self._core = core
+        self._peer = peer
+        self._outgoing = outgoing_auth(role)
+        self._incoming = incoming_auth(role)
+
+    def take_outgoing(self, n_bits: int) -> tuple[int, SecretBits]:
+        """The next ``n_bits`` of the own lane and their offset, which goes with the message.
+
+        Raises AuthLaneExhaustedError where fewer than 2048 bits would remain.
+        """
+        _check_size(n_bits)
+        core, peer, lane = self._core, self._peer, self._outgoing
+        with core.transaction():
+            head = core.lane(peer, lane).head
+            run = find_run(head, core.pieces.stored(peer, lane, head), n_bits + AUTH_STOP_BITS)
+            if run is None:
+                raise AuthLaneExhaustedError(
+                    f"lane {lane} with {peer} is at its hard stop of {AUTH_STOP_BITS} bits: "
+                    "seed the pair again out of band"
+                )
+            bits = self._spend(lane, Range(run.start, n_bits))
+        core.shred(_TAKES_PER_SHRED)
+        return run.start, bits
+
+    def take_incoming(self, offset: int, n_bits: int) -> SecretBits:
+        """The bits that the peer used at ``offset``; bits skipped on the way there are burnt.
+
+        Raises ReplayError below the own head.  The offset of a message that nobody has verified yet is
+        the attacker's choice: verify with :meth:`peek_incoming` first.
+        """
+        wanted = Range(offset, n_bits)
+        with self._core.transaction():
+            self._check_incoming(wanted)
+            bits = self._spend(self._incoming, wanted)
+        self._core.shred(_TAKES_PER_SHRED)
+        return bits
+
+    def peek_incoming(self, offset: int, n_bits: int) -> SecretBits:
+        """The bits that :meth:`take_incoming` would return, without spending or burning anything.
+
+        For checking a tag before its offset is believed.  A failed check may be repeated with the same
+        bits: nothing was tagged with them here, so each try succeeds with the forgery probability of one.
+        """
+        wanted = Range(offset, n_bits)
+        with self._core.lock:
+            self._check_incoming(wanted)
+            return self._core.pieces.peek(self._peer, self._incoming, wanted)
+
+    def _check_incoming(self, wanted: Range) -> None:
+        _check_size(wanted.n_bits)
+        lane, peer = self._incoming, self._peer
+        head = self._core.lane(peer, lane).head
+        if wanted.start < head:
+            raise ReplayError(f"{peer} named offset {wanted.start} of lane {lane}, used up to {head} before")
+        if not covers(wanted, self._core.pieces.stored(peer, lane, wanted.start)):
+            raise RefusedError(f"{peer} named offset {wanted.start} of lane {lane}, which holds no such bits")
+
+    def _spend(self, lane: Lane, wanted: Range) -> SecretBits:
+        self._core.advance(self._peer, lane, wanted.start)
+        bits = self._core.take(self._peer, lane, wanted, purpose="authentication")
+        self._core.set_head(self._peer, lane, wanted.end)
+        return bits
+
+
+def _check_size(n_bits: int) -> None:
+    if n_bits <= 0:
+        raise RefusedError(f"a tag key has at least one bit, {n_bits} were asked for")

@@ -1,0 +1,184 @@
+"""What every part of a key store shares: the file, the sealed pieces, the lane books, one lock.
+
+:class:`Core` is the only place where heads move and totals change.  Its methods run under the lock and,
+where they write, inside :meth:`Core.transaction`; leaving that block means the change is durable.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from orchestrator.keystore.database import Database
+from orchestrator.keystore.errors import LedgerError, RefusedError
+from orchestrator.keystore.lanes import EMPTY_LEDGER, Lane, Ledger, Range, Role
+from orchestrator.keystore.pieces import Pieces
+from orchestrator.secret import SecretBits
+
+
+@dataclass(frozen=True)
+class LaneState:
+    """Where a lane stands: allocated below ``head``, filled up to ``tail``."""
+
+    head: int
+    tail: int
+
+
+class Core:
+    """The state of one store; see the module text for who may call what."""
+
+    def __init__(self, db: Database, pieces: Pieces) -> None:
+        self.db = db
+        self.pieces = pieces
+        self.lock = threading.RLock()
+        self._destroyed = 0
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Take the lock and write all or nothing; durable on leaving."""
+        with self.lock, self.db.transaction():
+            yield
+
+    def shred(self, patience: int = 0) -> None:
+        """Cut the log, in which deleted data keys still lie, once more than ``patience`` deletions did.
+
+        A full disk may not allow it: the deletions themselves are durable already, and the next call
+        tries again.
+        """
+        with self.lock:
+            self._destroyed += 1
+            if self._destroyed > patience and self.db.checkpoint():
+                self._destroyed = 0
+
+    def role(self, peer: str) -> Role:
+        with self.lock:
+            rows = self.db.query("SELECT role FROM peers WHERE peer = ?", peer)
+        if not rows:
+            raise RefusedError(f"no initial secret is shared with {peer}; install one first")
+        return "first" if rows[0][0] == "first" else "second"
+
+    def lane(self, peer: str, lane: Lane) -> LaneState:
+        rows = self.db.query("SELECT head, tail FROM lanes WHERE peer = ? AND lane = ?", peer, lane)
+        if not rows:
+            raise RefusedError(f"no initial secret is shared with {peer}; install one first")
+        return LaneState(int(rows[0][0]), int(rows[0][1]))
+
+    def set_head(self, peer: str, lane: Lane, head: int) -> None:
+        """Move the head up (I1); a step back changes nothing and is an error of the caller."""
+        changed = self.db.write(
+            "UPDATE lanes SET head = ?, tail = MAX(tail, ?) WHERE peer = ? AND lane = ? AND head <= ?",
+            head,
+            head,
+            peer,
+            lane,
+            head,
+        )
+        if changed != 1:
+            raise RefusedError(f"the head of lane {lane} with {peer} only grows; {head} lies below it")
+
+    def set_tail(self, peer: str, lane: Lane, tail: int) -> None:
+        self.db.write("UPDATE lanes SET tail = MAX(tail, ?) WHERE peer = ? AND lane = ?", tail, peer, lane)
+
+    def advance(self, peer: str, lane: Lane, head: int) -> int:
+        """Move the head to ``head`` and burn the free bits it passes; returns how many were burnt."""
+        old = self.lane(peer, lane).head
+        burnt = self.burn(peer, lane, Range(old, head - old))
+        self.set_head(peer, lane, head)
+        return burnt
+
+    def burn(self, peer: str, lane: Lane, unwanted: Range) -> int:
+        """Destroy what is stored of ``unwanted`` and book it."""
+        burnt = self.pieces.burn(peer, lane, unwanted)
+        self.count(peer, lane, burnt=burnt)
+        return burnt
+
+    def take(self, peer: str, lane: Lane, wanted: Range, *, purpose: str) -> SecretBits:
+        """Cut ``wanted`` out and book it as ``"delivered"`` or ``"authentication"``."""
+        bits = self.pieces.cut(peer, lane, wanted)
+        self.count(peer, lane, **{purpose: wanted.n_bits})
+        return bits
+
+    def count(
+        self,
+        peer: str,
+        lane: Lane,
+        *,
+        produced: int = 0,
+        delivered: int = 0,
+        authentication: int = 0,
+        burnt: int = 0,
+    ) -> None:
+        """Add to the running totals of a lane."""
+        self.db.write(
+            "UPDATE lanes SET produced = produced + ?, delivered = delivered + ?,"
+            " authentication = authentication + ?, burnt = burnt + ? WHERE peer = ? AND lane = ?",
+            produced,
+            delivered,
+            authentication,
+            burnt,
+            peer,
+            lane,
+        )
+
+    def lane_ledger(self, peer: str, lane: Lane) -> Ledger:
+        rows = self.db.query(
+            "SELECT produced, delivered, authentication, burnt FROM lanes WHERE peer = ? AND lane = ?",
+            peer,
+            lane,
+        )
+        if not rows:
+            raise RefusedError(f"no initial secret is shared with {peer}; install one first")
+        produced, delivered, authentication, burnt = rows[0]
+        return Ledger(produced, self.pieces.stored_bits(peer, lane), delivered, authentication, burnt)
+
+    def ledger(self, peer: str) -> Ledger:
+        with self.lock:
+            return sum((self.lane_ledger(peer, lane) for lane in Lane), EMPTY_LEDGER)
+
+    def peers(self) -> tuple[str, ...]:
+        with self.lock:
+            return tuple(str(row[0]) for row in self.db.query("SELECT peer FROM peers ORDER BY peer"))
+
+    def check_books(self) -> None:
+        """I9 for every lane, and that stored pieces neither overlap nor lie outside head and reservations."""
+        for peer in self.peers():
+            for lane in Lane:
+                ledger = self.lane_ledger(peer, lane)
+                if not ledger.balanced or min(ledger.delivered, ledger.authentication, ledger.burnt) < 0:
+                    raise LedgerError(
+                        f"{self.db.path}: the books of lane {lane} with {peer} do not balance ({ledger});"
+                        " do not use this store: seed the pair again with a fresh one"
+                    )
+                self._check_places(peer, lane)
+
+    def _check_places(self, peer: str, lane: Lane) -> None:
+        state = self.lane(peer, lane)
+        reserved = [
+            Range(int(start), int(n_bits))
+            for start, n_bits in self.db.query(
+                "SELECT start, n_bits FROM reservations WHERE peer = ? AND lane = ?"
+                " AND state IN ('proposed', 'committed') ORDER BY start",
+                peer,
+                lane,
+            )
+        ]
+        reached, next_reserved = 0, 0
+        for piece in self.pieces.stored(peer, lane):
+            below = piece.start
+            while next_reserved < len(reserved) and below < min(piece.end, state.head):
+                room = reserved[next_reserved]
+                if room.start > below:
+                    break
+                below = max(below, room.end)
+                if room.end <= piece.end:
+                    next_reserved += 1
+                else:
+                    break
+            if piece.start < reached or piece.end > state.tail or below < min(piece.end, state.head):
+                raise LedgerError(
+                    f"{self.db.path}: lane {lane} with {peer} stores bits at {piece.start}..{piece.end} that"
+                    f" are gone or doubled (head {state.head}); do not use this store: seed the pair again"
+                )
+            reached = piece.end

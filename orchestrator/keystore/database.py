@@ -1,0 +1,231 @@
+"""The SQLite file under a key store: settings that durability rests on, one owner, typed failures.
+
+Every setting of ORCHESTRATION.md section 2 is applied and read back; a store whose settings did not take
+effect is not opened.  Write-ahead logging with ``synchronous=FULL`` makes a transaction durable when COMMIT
+returns, which is what "durable before bits leave" means here.  ``locking_mode=EXCLUSIVE`` makes the process
+that opened the file its only owner until it closes it.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from orchestrator.keystore.errors import StoreBusyError, StoreError, StoreSettingsError
+
+SCHEMA_VERSION = 1
+APPLICATION_ID = 0x514E_4B53  # "QNKS"
+
+SETTINGS: tuple[tuple[str, str, object], ...] = (
+    ("page_size", "16384", 16384),
+    ("locking_mode", "EXCLUSIVE", "exclusive"),
+    ("journal_mode", "WAL", "wal"),
+    ("synchronous", "FULL", 2),
+    ("secure_delete", "ON", 1),
+    ("trusted_schema", "OFF", 0),
+    ("foreign_keys", "ON", 1),
+    ("temp_store", "MEMORY", 2),
+)
+"""(pragma, value to set, value that must be read back)."""
+
+NETWORK_FILE_SYSTEMS = frozenset(
+    {"nfs", "nfs4", "cifs", "smb", "smb2", "smb3", "smbfs", "ncpfs", "afs", "ceph", "glusterfs"}
+    | {"lustre", "gpfs", "beegfs", "ocfs2", "gfs2", "davfs", "moosefs"}
+    | {"fuse.glusterfs", "fuse.sshfs", "fuse.s3fs", "fuse.rclone", "fuse.davfs2", "fuse.mfs"}
+)
+"""File systems on which neither locks nor fsync may be trusted (sqlite.org/howtocorrupt.html)."""
+
+SCHEMA = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE peers (peer TEXT PRIMARY KEY, role TEXT NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE lanes (
+    peer TEXT NOT NULL REFERENCES peers, lane TEXT NOT NULL,
+    head INTEGER NOT NULL DEFAULT 0, tail INTEGER NOT NULL DEFAULT 0,
+    produced INTEGER NOT NULL DEFAULT 0, delivered INTEGER NOT NULL DEFAULT 0,
+    authentication INTEGER NOT NULL DEFAULT 0, burnt INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (peer, lane)) STRICT, WITHOUT ROWID;
+CREATE TABLE blocks (
+    id INTEGER PRIMARY KEY, peer TEXT NOT NULL REFERENCES peers, block_id TEXT NOT NULL,
+    state TEXT NOT NULL, n_bits INTEGER NOT NULL, context BLOB NOT NULL, starts TEXT NOT NULL DEFAULT '',
+    UNIQUE (peer, block_id)) STRICT;
+CREATE TABLE pieces (
+    id INTEGER PRIMARY KEY, peer TEXT NOT NULL, lane TEXT NOT NULL, block INTEGER NOT NULL REFERENCES blocks,
+    place INTEGER NOT NULL, start INTEGER, n_bits INTEGER NOT NULL,
+    wrapped_key BLOB NOT NULL, sealed BLOB NOT NULL) STRICT;
+CREATE INDEX pieces_by_start ON pieces (peer, lane, start);
+CREATE INDEX pieces_by_block ON pieces (block);
+CREATE TABLE reservations (
+    id INTEGER PRIMARY KEY, peer TEXT NOT NULL REFERENCES peers, lane TEXT NOT NULL,
+    start INTEGER NOT NULL, n_bits INTEGER NOT NULL, context BLOB NOT NULL, state TEXT NOT NULL,
+    UNIQUE (peer, lane, start)) STRICT;
+CREATE INDEX reservations_by_context ON reservations (peer, lane, context);
+CREATE INDEX reservations_open ON reservations (state) WHERE state IN ('proposed', 'committed');
+CREATE TABLE outputs (context BLOB PRIMARY KEY, output BLOB NOT NULL) STRICT, WITHOUT ROWID;
+"""
+
+
+def file_system_type(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str:
+    """The type of the file system that holds ``path``; empty where the machine does not say (proc(5))."""
+    try:
+        lines = mounts.read_text().splitlines()
+    except OSError:
+        return ""
+    target = path.resolve()
+    best, kind = -1, ""
+    for line in lines:
+        left, _, right = line.partition(" - ")
+        fields = left.split()
+        if len(fields) < 5 or not right:
+            continue
+        mount_point = Path(fields[4].encode().decode("unicode_escape"))
+        if (target == mount_point or mount_point in target.parents) and len(mount_point.parts) >= best:
+            best, kind = len(mount_point.parts), right.split()[0]
+    return kind
+
+
+class Database:
+    """One opened store file; every failure of SQLite leaves as a :class:`StoreError`."""
+
+    settings = SETTINGS
+
+    def __init__(self, path: Path, *, create: bool, file_system: str | None = None) -> None:
+        self.path = path
+        kind = file_system if file_system is not None else file_system_type(path)
+        if kind in NETWORK_FILE_SYSTEMS:
+            raise StoreSettingsError(f"{path} lies on {kind}; a key store needs a local file system")
+        if create:
+            _create_private(path)
+        elif not path.is_file():
+            raise StoreError(f"there is no key store at {path}; create it first")
+        try:
+            self._db = sqlite3.connect(path, timeout=0.0, isolation_level=None, check_same_thread=False)
+        except sqlite3.Error as error:
+            raise self.failure("open", error) from error
+        try:
+            self._apply_settings()
+            self._db.execute("BEGIN IMMEDIATE")
+            if create:
+                self._create_schema()
+            self._db.execute("COMMIT")
+            self._check_schema()
+        except sqlite3.Error as error:
+            self._db.close()
+            raise self.failure("open", error) from error
+        except StoreError:
+            self._db.close()
+            raise
+        if create:
+            _sync_folder(path.parent)
+
+    def _apply_settings(self) -> None:
+        for name, value, expected in self.settings:
+            self._db.execute(f"PRAGMA {name}={value}")
+            got = self._db.execute(f"PRAGMA {name}").fetchone()
+            if got is None or got[0] != expected:
+                raise StoreSettingsError(
+                    f"{self.path}: {name} is {got[0] if got else 'unknown'} instead of {expected}; "
+                    "the file is not a key store or SQLite was built without this setting"
+                )
+
+    def _create_schema(self) -> None:
+        for statement in SCHEMA.split(";\n"):
+            if statement.strip():
+                self._db.execute(statement)
+        self._db.execute(f"PRAGMA application_id={APPLICATION_ID}")
+        self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+
+    def _check_schema(self) -> None:
+        (application,) = self._db.execute("PRAGMA application_id").fetchone()
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        if application != APPLICATION_ID:
+            raise StoreError(f"{self.path} is not a qunetlab key store")
+        if version != SCHEMA_VERSION:
+            raise StoreError(
+                f"{self.path} has store format {version}, this program knows {SCHEMA_VERSION}; "
+                "install the matching version"
+            )
+
+    def failure(self, doing: str, error: sqlite3.Error) -> StoreError:
+        """The typed error for what SQLite reported."""
+        name = getattr(error, "sqlite_errorname", "") or type(error).__name__
+        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+            return StoreBusyError(
+                f"{self.path} is owned by another process; stop that node first (one owner per key store)"
+            )
+        hint = {
+            "SQLITE_FULL": "the disk is full: free space",
+            "SQLITE_READONLY": "the file or disk is read-only: remount it or fix the owner",
+        }.get(name, "check the disk and the system log")
+        return StoreError(f"{self.path}: cannot {doing} ({name}: {error}); {hint}. Nothing was released")
+
+    def query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        """All rows of a SELECT, or of a write inside :meth:`transaction`."""
+        try:
+            return self._db.execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise self.failure("read" if sql.startswith("SELECT") else "write", error) from error
+
+    def write(self, sql: str, *values: object) -> int:
+        """One write; the number of rows it changed."""
+        try:
+            return self._db.execute(sql, values).rowcount
+        except sqlite3.Error as error:
+            raise self.failure("write", error) from error
+
+    def write_many(self, sql: str, rows: Iterable[tuple[object, ...]]) -> None:
+        try:
+            self._db.executemany(sql, rows)
+        except sqlite3.Error as error:
+            raise self.failure("write", error) from error
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All of the block or nothing; durable when the block is left."""
+        self.write("BEGIN IMMEDIATE")
+        try:
+            yield
+            self.commit()
+        except BaseException:
+            with suppress(sqlite3.Error):  # SQLite has rolled back by itself after a failed write
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+            raise
+
+    def commit(self) -> None:
+        self.write("COMMIT")
+
+    def checkpoint(self) -> bool:
+        """Move the log into the main file and cut it to nothing; False if the disk did not allow it."""
+        try:
+            busy = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.Error:
+            return False
+        return bool(busy is not None and busy[0] == 0)
+
+    def close(self) -> None:
+        try:
+            self._db.close()
+        except sqlite3.Error as error:
+            raise self.failure("close", error) from error
+
+
+def _create_private(path: Path) -> None:
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError as error:
+        raise StoreError(f"{path} exists already; a key store is created once") from error
+    except OSError as error:
+        raise StoreError(f"cannot create {path}: {error.strerror}") from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new directory entry durable (fsync(2): calling fsync on a file does not do it)."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

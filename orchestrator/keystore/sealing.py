@@ -1,0 +1,123 @@
+"""Encryption at rest: sealed pieces, each under a data key of its own.
+
+A *piece* (at most 64 KiB of one lane) is encrypted with AES-256-GCM under a random data key that encrypts
+nothing else, so that the all-zero nonce is used once per key.  The data key is stored wrapped (AES key
+wrap, RFC 3394) by the key-encryption key (KEK).  Destroying a piece means deleting its wrapped data key:
+the ciphertext that may linger in the write-ahead log or on the medium is then worthless even to somebody
+who holds the KEK.
+
+The KEK is 32 bytes from a file of mode 0600, from the service manager's credentials folder
+(systemd ``LoadCredential=``), or derived from a passphrase with Argon2id (RFC 9106, second recommended
+parameter set: 3 passes, 4 lanes, 64 MiB).
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
+from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap, aes_key_wrap
+
+from orchestrator.keystore.errors import SealError, StoreError
+from orchestrator.secret import SecretLeakError
+
+RandomBytes = Callable[[int], bytes]
+
+KEY_BYTES = 32
+SALT_BYTES = 16
+_NONCE = bytes(12)
+
+
+class Kek:
+    """A key-encryption key; shows nothing of itself."""
+
+    __slots__ = ("_key",)
+
+    def __init__(self, key: bytes) -> None:
+        if len(key) != KEY_BYTES:
+            raise SealError(f"a key-encryption key has {KEY_BYTES} bytes, got {len(key)}")
+        self._key = key
+
+    @classmethod
+    def create_file(cls, path: Path, random_bytes: RandomBytes = os.urandom) -> Kek:
+        """Write a fresh key to ``path`` (mode 0600, must not exist) and return it."""
+        key = random_bytes(KEY_BYTES)
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except OSError as error:
+            raise StoreError(f"cannot create the key-encryption key {path}: {error.strerror}") from error
+        with os.fdopen(fd, "wb") as file:
+            file.write(key)
+            file.flush()
+            os.fsync(file.fileno())
+        return cls(key)
+
+    @classmethod
+    def from_file(cls, path: Path) -> Kek:
+        """Read the key from ``path``; a file that others may read is refused."""
+        try:
+            mode = path.stat().st_mode
+            if stat.S_IMODE(mode) & 0o077:
+                raise SealError(
+                    f"{path} may be read by others (mode {stat.S_IMODE(mode):o}); chmod it to 600"
+                )
+            return cls(path.read_bytes())
+        except OSError as error:
+            raise StoreError(f"cannot read the key-encryption key {path}: {error.strerror}") from error
+
+    @classmethod
+    def from_service_manager(cls, name: str) -> Kek:
+        """Read the credential ``name`` that systemd passed to this unit (``LoadCredential=``)."""
+        folder = os.environ.get("CREDENTIALS_DIRECTORY")
+        if not folder:
+            raise StoreError(f"no CREDENTIALS_DIRECTORY: add LoadCredential={name}:... to the unit")
+        return cls.from_file(Path(folder) / name)
+
+    @classmethod
+    def from_passphrase(cls, passphrase: str, salt: bytes) -> Kek:
+        """Derive the key with Argon2id; ``salt`` (16 random bytes) is kept beside the store."""
+        kdf = Argon2id(salt=salt, length=KEY_BYTES, iterations=3, lanes=4, memory_cost=64 * 1024)
+        return cls(kdf.derive(passphrase.encode()))
+
+    def wrap(self, data_key: bytes) -> bytes:
+        return aes_key_wrap(self._key, data_key)
+
+    def unwrap(self, wrapped: bytes) -> bytes:
+        try:
+            return aes_key_unwrap(self._key, wrapped)
+        except (InvalidUnwrap, ValueError) as error:
+            raise SealError(
+                "the key-encryption key does not open this store; check that its file belongs to it"
+            ) from error
+
+    def __repr__(self) -> str:
+        return "<Kek>"
+
+    def _refuse(self, *_: object) -> NoReturn:
+        raise SecretLeakError("a key-encryption key cannot be serialised")
+
+    __reduce__ = _refuse
+    __reduce_ex__ = _refuse
+
+
+def seal(kek: Kek, plain: bytes, binding: bytes, random_bytes: RandomBytes) -> tuple[bytes, bytes]:
+    """Encrypt ``plain`` under a fresh data key; returns (wrapped data key, ciphertext with its tag).
+
+    ``binding`` names the place the piece belongs to and is authenticated with it.
+    """
+    data_key = random_bytes(KEY_BYTES)
+    return kek.wrap(data_key), AESGCM(data_key).encrypt(_NONCE, plain, binding)
+
+
+def unseal(kek: Kek, wrapped: bytes, sealed: bytes, binding: bytes) -> bytes:
+    """The bytes that :func:`seal` encrypted; raises SealError if anything was altered."""
+    try:
+        return AESGCM(kek.unwrap(wrapped)).decrypt(_NONCE, sealed, binding)
+    except InvalidTag as error:
+        raise SealError("a sealed piece of the key store was altered; restore nothing, re-seed") from error

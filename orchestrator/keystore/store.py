@@ -1,0 +1,276 @@
+"""The key store of one node: every bit shared with a peer is used once, for one purpose, or burnt.
+
+One SQLite file holds, per peer, the five lanes of :mod:`orchestrator.keystore.lanes`.  A block enters as
+*pending*, is *confirmed* once both ends hold it, and is then divided among the lanes.  Masks and pads leave
+in two steps: a range is reserved on both ends for one agreed context, then each end releases it once.
+Authentication bits leave one by one through :meth:`KeyStore.auth`.
+
+Invariants (each has a test of its name):
+
+* **I1** heads only grow, and the new head is durable before any bit below it leaves;
+* **I2** a bit is released at most once, to one purpose;
+* **I3** both ends release a range only for the same agreed context (a digest of purpose, round, participants);
+  the digest of the message that the bits protect never comes here;
+* **I4** on every start, clean or not, what was reserved and not released becomes burnt;
+* **I5** a retry returns the journalled output, never the bits;
+* **I6** two ends that disagree about a head both adopt the larger one;
+* **I7** released and burnt bits are destroyed: their data key is deleted and the log is cut;
+* **I8** applications cannot draw on the authentication lanes, and these stop short of exhaustion;
+* **I9** produced = stored + delivered + authentication + burnt, per lane, checked at opening.
+
+Whatever fails (disk full, read-only, I/O), the transaction is undone, no bit is returned and a
+:class:`StoreError` is raised.  All methods may be called from any thread.
+
+Not protected: two ends that are *both* restored from old copies cannot tell.  Never back up a key store and
+never take snapshots of a machine that runs one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+from orchestrator.keystore.auth import AuthKeys
+from orchestrator.keystore.core import Core, LaneState
+from orchestrator.keystore.database import Database
+from orchestrator.keystore.deposits import Deposits, PendingDeposit
+from orchestrator.keystore.errors import RefusedError, StoreError
+from orchestrator.keystore.lanes import (
+    AUTH_ALARM_BITS,
+    AUTH_LANES,
+    Lane,
+    Ledger,
+    Range,
+    Role,
+    SplitRule,
+)
+from orchestrator.keystore.pieces import Pieces
+from orchestrator.keystore.reservations import Reservations
+from orchestrator.keystore.sealing import Kek, RandomBytes
+from orchestrator.secret import SecretBits
+
+
+class KeyStore:
+    """One node's store; create it once with :meth:`create`, then :meth:`open` it at every start."""
+
+    database_class = Database
+
+    def __init__(
+        self, db: Database, owner: str, kek: Kek, split: SplitRule, random_bytes: RandomBytes, store_id: str
+    ) -> None:
+        self.owner = owner
+        self.split = split
+        self._core = Core(db, Pieces(db, kek, store_id, random_bytes))
+        self.deposits = Deposits(self._core, split)
+        self.reservations = Reservations(self._core)
+
+    @classmethod
+    def create(
+        cls,
+        path: Path,
+        owner: str,
+        kek: Kek,
+        *,
+        split: SplitRule | None = None,
+        random_bytes: RandomBytes = os.urandom,
+    ) -> KeyStore:
+        """A new, empty store for the node ``owner``; ``path`` must not exist."""
+        rule = split or SplitRule()
+        db = cls.database_class(path, create=True)
+        store_id = random_bytes(16).hex()
+        meta = {
+            "owner": owner.encode(),
+            "store_id": store_id.encode(),
+            "split": f"{rule.auth_bits},{rule.auth_per_1024},{rule.otp_per_1024}".encode(),
+            "kek_check": kek.wrap(random_bytes(32)),
+        }
+        try:
+            with db.transaction():
+                db.write_many("INSERT INTO meta VALUES (?, ?)", meta.items())
+        except StoreError:
+            db.close()
+            raise
+        return cls(db, owner, kek, rule, random_bytes, store_id)
+
+    @classmethod
+    def open(cls, path: Path, owner: str, kek: Kek, *, random_bytes: RandomBytes = os.urandom) -> KeyStore:
+        """Open the store of ``owner``, check its books (I9) and burn what was reserved (I4)."""
+        db = cls.database_class(path, create=False)
+        try:
+            meta = {str(name): bytes(value) for name, value in db.query("SELECT name, value FROM meta")}
+            if not {"owner", "store_id", "split", "kek_check"} <= meta.keys():
+                raise StoreError(f"{path} was never finished being created; delete it and create it again")
+            if meta["owner"] != owner.encode():
+                raise StoreError(f"{path} is the key store of {meta['owner'].decode()!r}, not of {owner!r}")
+            kek.unwrap(meta["kek_check"])
+            split = SplitRule(*(int(field) for field in meta["split"].decode().split(",")))
+            store = cls(db, owner, kek, split, random_bytes, meta["store_id"].decode())
+            store._core.check_books()
+            store._burn_what_was_reserved()
+        except BaseException:
+            db.close()
+            raise
+        return store
+
+    def _burn_what_was_reserved(self) -> None:
+        self.reservations.burn_open()
+
+    def close(self) -> None:
+        """Cut the log and give up the file."""
+        with self._core.lock:
+            self._core.db.checkpoint()
+            self._core.db.close()
+
+    def __enter__(self) -> KeyStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # Peers, their initial secrets and authentication bits.
+
+    def peers(self) -> tuple[str, ...]:
+        """The peers with an initial secret."""
+        return self._core.peers()
+
+    def role(self, peer: str) -> Role:
+        """Whether this node is the first or the second of the pair."""
+        return self._core.role(peer)
+
+    def install_initial_secret(
+        self, peer: str, auth_ab: SecretBits, auth_ba: SecretBits, *, role: Role
+    ) -> None:
+        """Begin with ``peer``: the out-of-band secret of each direction (64 kbit each), once per peer.
+
+        ``role`` says whether this node is the first or the second of the pair; both ends install the same
+        two secrets in the same order.
+        """
+        with self._core.transaction():
+            if peer in self._core.peers():
+                raise RefusedError(f"an initial secret with {peer} is installed already; reseed renews it")
+            self._core.db.write("INSERT INTO peers VALUES (?, ?)", peer, role)
+            self._core.db.write_many(
+                "INSERT INTO lanes (peer, lane) VALUES (?, ?)", [(peer, lane) for lane in Lane]
+            )
+            self.deposits.seed(peer, auth_ab, auth_ba)
+
+    def reseed(self, peer: str, auth_ab: SecretBits, auth_ba: SecretBits) -> None:
+        """Burn the rest of both authentication lanes and go on with a new out-of-band secret."""
+        self.role(peer)
+        with self._core.transaction():
+            for lane in AUTH_LANES:
+                self._core.advance(peer, lane, self._core.lane(peer, lane).tail)
+            self.deposits.seed(peer, auth_ab, auth_ba)
+        self._core.shred()
+
+    def auth(self, peer: str) -> AuthKeys:
+        """The one-time tag keys shared with ``peer``."""
+        return AuthKeys(self._core, peer)
+
+    def auth_alarms(self) -> tuple[str, ...]:
+        """Peers with an authentication lane, either direction, below the alarm mark of 16 kbit (I8)."""
+        with self._core.lock:
+            stocks = {peer: self.stock(peer) for peer in self.peers()}
+        return tuple(p for p, stock in stocks.items() if min(stock[a] for a in AUTH_LANES) < AUTH_ALARM_BITS)
+
+    # Blocks of key.
+
+    def deposit_pending(self, peer: str, block_id: str, key: SecretBits, context: bytes) -> None:
+        """Store a block that the peer has not confirmed; it cannot be used, and survives restarts.
+
+        ``context`` (at most 64 bytes) describes where the block comes from; both ends must name the same.
+        """
+        self.deposits.put_pending(peer, block_id, key, context)
+
+    def confirm_deposit(
+        self, peer: str, block_id: str, starts: Mapping[Lane, int] | None = None
+    ) -> dict[Lane, int]:
+        """Put a pending block into the lanes at ``starts`` (agreed by both ends; default: the own tails).
+
+        Bits that come to lie below a head are burnt.  Returns the starts; confirming again is harmless.
+        """
+        return self.deposits.confirm(peer, block_id, starts)
+
+    def burn_deposit(self, peer: str, block_id: str) -> None:
+        """Destroy what is left of a block, pending or confirmed; only an agreement with the peer may."""
+        self.deposits.burn(peer, block_id)
+
+    def pending_deposits(self, peer: str | None = None) -> list[PendingDeposit]:
+        """The blocks that wait for confirmation, by block id."""
+        return self.deposits.pending(peer)
+
+    # Ranges for one purpose each.
+
+    def stock(self, peer: str) -> dict[Lane, int]:
+        """Free bits per lane: confirmed, not reserved, not used."""
+        with self._core.lock:
+            return {
+                lane: sum(
+                    piece.n_bits
+                    for piece in self._core.pieces.stored(peer, lane, self._core.lane(peer, lane).head)
+                )
+                for lane in Lane
+            }
+
+    def propose_reservation(self, peer: str, lane: str, n_bits: int, context_digest: bytes) -> Range:
+        """Allocate the next ``n_bits`` of a lane that this node owns, for one context (32 bytes).
+
+        Raises KeysShortError (nothing burnt) where the lane holds too little.
+        """
+        return self.reservations.propose(peer, Lane(lane), n_bits, context_digest)
+
+    def commit_reservation(self, peer: str, lane: str, wanted: Range, context_digest: bytes) -> None:
+        """The other end: follow the owner's proposal.  The owner: note that the peer followed.
+
+        Bits between the own head and the range are burnt; a range below the head is refused.
+        """
+        self.reservations.commit(peer, Lane(lane), wanted, context_digest)
+
+    def release(self, peer: str, lane: str, wanted: Range, context_digest: bytes) -> SecretBits:
+        """The bits of a committed reservation, once; marked as gone and durable before they are returned."""
+        return self.reservations.release(peer, Lane(lane), wanted, context_digest)
+
+    def burn_reservation(self, peer: str, lane: str, wanted: Range, context_digest: bytes) -> None:
+        """Give up a reservation whose agreement failed; its bits are burnt."""
+        self.reservations.burn(peer, Lane(lane), wanted, context_digest)
+
+    # Journal, books, heads.
+
+    def journal_output(self, context_digest: bytes, output: bytes) -> None:
+        """Keep what was made with the bits of a context (I5); a different second output is refused."""
+        with self._core.transaction():
+            stored = self.stored_output(context_digest)
+            if stored is None:
+                self._core.db.write("INSERT INTO outputs VALUES (?, ?)", context_digest, output)
+            elif stored != output:
+                raise RefusedError("another output was made in this context before; begin a new round")
+
+    def stored_output(self, context_digest: bytes) -> bytes | None:
+        """The journalled output of a context."""
+        with self._core.lock:
+            rows = self._core.db.query("SELECT output FROM outputs WHERE context = ?", context_digest)
+        return bytes(rows[0][0]) if rows else None
+
+    def ledger(self, peer: str) -> Ledger:
+        """What became of every bit shared with ``peer``."""
+        return self._core.ledger(peer)
+
+    def lane_states(self, peer: str) -> dict[Lane, LaneState]:
+        """Head and tail of every lane, for comparing with the peer."""
+        with self._core.lock:
+            return {lane: self._core.lane(peer, lane) for lane in Lane}
+
+    def raise_heads(self, peer: str, heads: Mapping[Lane, int]) -> int:
+        """Adopt the peer's heads where they are larger (I6); the number of bits burnt by that."""
+        with self._core.transaction():
+            burnt = sum(
+                self._core.advance(peer, lane, max(head, self._core.lane(peer, lane).head))
+                for lane, head in heads.items()
+            )
+        if burnt:
+            self._core.shred()
+        return burnt
