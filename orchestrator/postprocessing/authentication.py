@@ -1,0 +1,137 @@
+"""Authentication of a block: one-time tags over everything the two users said and were told.
+
+Every message of a block, both ways, goes into the :class:`Transcript` as it stood on the wire, and so do the
+relay's announcements as this user received them.  At the end each user sends one tag over its transcript,
+Poly1305 under a fresh key of 256 bits from its own authentication lane (Wegman-Carter: a uniformly random,
+never reused key makes Poly1305 an almost strongly universal hash; forgery at most ``8 ceil(L/16) / 2**106`` for L bytes).
+If the tags match, nobody changed, dropped, added, reordered or replayed a message, and the relay told both the same.
+
+The tag covers the bytes themselves, not a digest of them: two ordered streams and the announcements, each entry
+preceded by its length, each stream by its number of entries, behind a header that names pair, direction,
+epoch, slot, block and the place of the key in its lane.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from orchestrator.keystore.errors import KeysShortError, ReplayError
+from orchestrator.postprocessing.verification import KEY_BITS, one_time_tag, tags_equal
+from orchestrator.secret import SecretBits
+
+Role = Literal["first", "second"]
+
+_DOMAIN = b"qunetlab block transcript 1"
+
+
+class AuthKeys(Protocol):
+    """The pair's two authentication lanes as one user sees them; both methods raise KeyStoreError.
+
+    Bits are given out once: their place is durable before the call returns and never goes back.
+    """
+
+    def take_outgoing(self, n_bits: int) -> tuple[int, SecretBits]:
+        """Fresh bits for a tag that this user sends, and their place in its lane."""
+
+    def take_incoming(self, offset: int, n_bits: int) -> SecretBits:
+        """The bits at ``offset`` of the peer's lane; what lies before is burnt, what was used is refused."""
+
+
+class MemoryAuthKeys:
+    """Lanes held in memory, for tests and single-process simulation."""
+
+    def __init__(self, outgoing: SecretBits, incoming: SecretBits) -> None:
+        self._outgoing = outgoing
+        self._incoming = incoming
+        self.outgoing_head = 0
+        self.incoming_head = 0
+
+    def take_outgoing(self, n_bits: int) -> tuple[int, SecretBits]:
+        offset = self.outgoing_head
+        if offset + n_bits > len(self._outgoing):
+            raise KeysShortError("peer", "outgoing", offset + n_bits - len(self._outgoing))
+        self.outgoing_head += n_bits
+        return offset, self._outgoing.take(offset, n_bits)
+
+    def take_incoming(self, offset: int, n_bits: int) -> SecretBits:
+        if offset < self.incoming_head:
+            raise ReplayError(
+                f"bits at {offset} of the incoming lane were used, its head is {self.incoming_head}"
+            )
+        if offset + n_bits > len(self._incoming):
+            raise KeysShortError("peer", "incoming", offset + n_bits - len(self._incoming))
+        self.incoming_head = offset + n_bits
+        return self._incoming.take(offset, n_bits)
+
+
+@dataclass(frozen=True, slots=True)
+class BlockId:
+    """What a block is bound to: the pair in order, the lease's fencing token, the block within the lease."""
+
+    first: str
+    second: str
+    epoch: int
+    slot: int
+    block: int = 0
+
+    def header(self, sender: Role, key_offset: int) -> bytes:
+        """The bytes that precede the streams under a tag sent by ``sender``."""
+        names = [name.encode() for name in (self.first, self.second)]
+        return b"".join(
+            [
+                _entry(_DOMAIN),
+                *map(_entry, names),
+                _entry(sender.encode()),
+                struct.pack("<QQQQ", self.epoch, self.slot, self.block, key_offset),
+            ]
+        )
+
+
+class Transcript:
+    """Everything said in a block, in three ordered streams."""
+
+    def __init__(self, block: BlockId, announcements: list[bytes]) -> None:
+        self._block = block
+        self._announcements = list(announcements)
+        self._streams: dict[Role, list[bytes]] = {"first": [], "second": []}
+
+    def add(self, sender: Role, message: bytes) -> None:
+        """Record a message as it stood on the wire."""
+        self._streams[sender].append(message)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes under a tag."""
+        return sum(len(part) for part in self._parts("first", 0))
+
+    def tag(self, key: SecretBits, sender: Role, key_offset: int) -> bytes:
+        """The tag that ``sender`` sends over this transcript under its one-time ``key``."""
+        return one_time_tag(key, self._parts(sender, key_offset))
+
+    def accepts(self, tag: bytes, key: SecretBits, sender: Role, key_offset: int) -> bool:
+        """Whether ``tag`` from ``sender`` fits this transcript."""
+        return tags_equal(tag, self.tag(key, sender, key_offset))
+
+    def _parts(self, sender: Role, key_offset: int) -> list[bytes]:
+        parts: list[bytes] = [self._block.header(sender, key_offset)]
+        for stream in (self._announcements, self._streams["first"], self._streams["second"]):
+            parts.append(struct.pack("<Q", len(stream)))
+            for message in stream:
+                parts += (struct.pack("<Q", len(message)), message)
+        return parts
+
+
+def _entry(data: bytes) -> bytes:
+    return struct.pack("<Q", len(data)) + data
+
+
+def forgery_bound(n_bytes: int) -> float:
+    """Probability that a changed transcript of at most ``n_bytes`` passes one tag."""
+    return 8.0 * math.ceil(n_bytes / 16) / 2.0**106
+
+
+TAG_KEY_BITS = KEY_BITS
+"""Bits of the sender's lane that each tag takes."""

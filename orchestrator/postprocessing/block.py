@@ -1,0 +1,394 @@
+"""One block between its two users: from announced clicks to a secret key that both hold.
+
+Steps (four-phase protocol, steps 3 to 6) and their messages (:mod:`orchestrator.postprocessing.messages`)::
+
+    both       check the announcement and the own pulse count              before anything is revealed
+    both       Opening: session, plan, digest of the announcement, bases
+    first  ->  Labels: coin labels, drawn privately and only at this point; YY bits; Cascade seeds
+    second ->  TestBits: YY bits                                           counts and error rate fit, or give up
+    second ->  ParityRequest, first -> ParityReply, ..., second -> Reconciled
+    first  ->  VerificationTag, second -> Verdict                          a mismatch discards the whole block
+    first  ->  AmplificationSeed                                           fresh, after all disclosures
+    both       TranscriptTag over all of the above and the relay's announcements
+    both       Accepted, then amplify
+
+Nothing before the tags is authenticated, so nothing before the tags yields key: a meddler can learn at most what
+the leak counter counts, and every difference between the two transcripts is found by the tags.  Whatever does not
+fit raises :class:`BlockAborted` on the side that sees it, tells the peer, and destroys the bits and symbols held.
+
+The last message of any protocol may be lost: one side can have returned its key while the other never saw Accepted
+and gave up.  Hence a key returned by :func:`run_block` is *provisional*: it is deposited as pending and used only
+after the key store's own authenticated confirmation by the peer, which a side that gave up never sends.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from orchestrator.bits import PackedBits, pack
+from orchestrator.keystore.errors import KeyStoreError
+from orchestrator.postprocessing import messages as m
+from orchestrator.postprocessing import verification
+from orchestrator.postprocessing.amplification import amplify, draw_seed, seed_bytes
+from orchestrator.postprocessing.authentication import TAG_KEY_BITS, AuthKeys, BlockId, Role, Transcript
+from orchestrator.postprocessing.cascade import (
+    MIN_BITS,
+    SEED_BYTES,
+    CascadeCorrector,
+    CascadeError,
+    CascadeReference,
+    n_frames,
+)
+from orchestrator.postprocessing.conversation import BlockAborted, Conversation
+from orchestrator.postprocessing.sifting import (
+    BlockClicks,
+    OwnRounds,
+    SiftedBits,
+    SiftingError,
+    unpack_exactly,
+)
+from orchestrator.protocols.four_phase import KeyLength, binary_entropy
+from orchestrator.protocols.planner import BlockCounts, BlockPlan, coin_labels, secret_length, violations
+from orchestrator.secret import SecretBits
+from orchestrator.wire.channel import Channel, ChannelError
+from orchestrator.wire.codec import WireError
+
+__all__ = ["BlockAborted", "BlockClicks", "BlockResult", "run_block"]
+
+Progress = Callable[[str, float], None]
+"""Called with the name of the stage and the estimated part of it that is done, 0 to 1."""
+
+_HINT_ROUNDS = 200.0
+"""Weight, in rounds, of the planned error rate against the YY errors when the first block size is chosen."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockResult:
+    """A finished block; ``key`` is None where the length is 0, and ``no_key_reason`` says why.
+
+    ``qber`` is the X error rate, exact where the block was reconciled and estimated from YY otherwise; ``f_ec`` is
+    parity bits over ``n_x h(qber)``; ``leak_bits`` counts every parity bit and one for the verification.
+    """
+
+    key: SecretBits | None
+    n_x: int
+    n_y: int
+    m_y: int
+    n_coin: int
+    qber: float
+    f_ec: float
+    leak_bits: int
+    rounds: int
+    secret_bits: int
+    phase_error_upper: float
+    no_key_reason: str = ""
+
+
+@dataclass(slots=True)
+class _Reconciled:
+    """The reference's bits as this user holds them, and what it took to get them."""
+
+    bits: PackedBits
+    parity_bits: int
+    corrected_bits: int
+    rounds: int
+
+    def wipe(self) -> None:
+        self.bits[:] = 0
+
+
+_Wipeable = BlockClicks | OwnRounds | SiftedBits | CascadeReference | CascadeCorrector | _Reconciled
+
+
+@dataclass(slots=True)
+class _Block:
+    """One user's view of the block while it runs; ``secrets`` is what must not outlive it."""
+
+    talk: Conversation
+    identity: BlockId
+    plan: BlockPlan
+    auth: AuthKeys
+    random_bytes: Callable[[int], bytes]
+    progress: Progress
+    secrets: list[_Wipeable] = field(default_factory=list)
+
+    def enter(self, stage: str) -> None:
+        """Begin a stage."""
+        self.talk.stage = stage
+        self.progress(stage, 0.0)
+
+
+def run_block(
+    *,
+    role: Role,
+    channel: Channel,
+    clicks: BlockClicks,
+    announcement_transcript: list[bytes],
+    plan: BlockPlan,
+    session: tuple[int, int],
+    pair: tuple[str, str],
+    auth: AuthKeys,
+    random_bytes: Callable[[int], bytes] = os.urandom,
+    timeout_s: float = 30.0,
+    progress: Progress | None = None,
+    block: int = 0,
+    clock: Callable[[], float] = time.monotonic,
+) -> BlockResult:
+    """Turn one announced block into key together with the peer, who runs the same with the other role.
+
+    ``session`` is (epoch, slot) of the lease, ``pair`` the names of (first, second), ``block`` numbers the blocks of
+    one lease.  ``announcement_transcript`` holds the relay's announcements as received, complete.  The symbols in
+    ``clicks`` are overwritten before the call returns or raises.  ``timeout_s`` bounds each wait for the peer, 50
+    times as much the whole block.  The key returned is provisional (see the module).
+
+    Raises BlockAborted, and nothing else, for whatever the peer, the relay or the channel do.
+    """
+    identity = BlockId(pair[0], pair[1], session[0], session[1], block)
+    transcript = Transcript(identity, announcement_transcript)
+    talk = Conversation(role, channel, transcript, timeout_s, clock)
+    state = _Block(talk, identity, plan, auth, random_bytes, progress or _silent, secrets=[clicks])
+    try:
+        sifted = _open(state, clicks, _digest(announcement_transcript))
+        return _make_key(state, clicks, sifted)
+    except BlockAborted as error:
+        talk.tell_peer(error.reason)
+        raise
+    except (WireError, ChannelError, KeyStoreError, CascadeError, SiftingError) as error:
+        talk.tell_peer(str(error))
+        raise BlockAborted(str(error), talk.stage) from error
+    finally:
+        for secret in state.secrets:
+            secret.wipe()
+
+
+def _open(state: _Block, clicks: BlockClicks, announcements: bytes) -> SiftedBits:
+    """Check what the relay said, exchange bases, keep the rounds in which they agree."""
+    state.enter("sifting")
+    talk, identity = state.talk, state.identity
+    if clicks.n_pulses != state.plan.n_pulses:
+        talk.abort(f"{clicks.n_pulses} pulses were emitted, the plan says {state.plan.n_pulses}")
+    clicks.check()
+    own = OwnRounds.of(clicks, talk.role)
+    state.secrets.append(own)
+    opening = m.Opening(
+        epoch=identity.epoch,
+        slot=identity.slot,
+        block=identity.block,
+        first=identity.first,
+        second=identity.second,
+        plan=bytes.fromhex(state.plan.digest()),
+        announcements=announcements,
+        n_clicks=own.n_rounds,
+        bases=pack(own.bases).tobytes(),
+    )
+    talk.send(opening)
+    theirs = talk.receive(m.Opening)
+    for name in ("epoch", "slot", "block", "first", "second", "plan", "announcements", "n_clicks"):
+        if getattr(theirs, name) != getattr(opening, name):
+            talk.abort(f"the two users' openings differ in '{name}'")
+    sifted = own.sift(theirs.bases)
+    state.secrets.append(sifted)
+    return sifted
+
+
+def _make_key(state: _Block, clicks: BlockClicks, sifted: SiftedBits) -> BlockResult:
+    """Everything after the bases."""
+    counts, seeds = _disclose_tests(state, clicks, sifted)
+    length = _length(state, counts)
+    if not length.bits or sifted.n_x < MIN_BITS:
+        return _without_key(state, counts, length)
+    state.enter("reconciliation")
+    hint = _qber_hint(state.plan, counts)
+    done = (_reconcile_first if state.talk.role == "first" else _reconcile_second)(state, sifted, hint, seeds)
+    state.secrets.append(done)
+    counts = replace(
+        counts, leak_bits=done.parity_bits + verification.LEAK_BITS, xx_errors=done.corrected_bits
+    )
+    length = _length(state, counts)
+    if not length.bits:
+        return _without_key(state, counts, length, done.rounds)
+    state.enter("verification")
+    _verify(state, done.bits, sifted.n_x)
+    state.enter("authentication")
+    seed = _agree_on_seed(state, sifted.n_x, length.bits)
+    _authenticate(state)
+    state.enter("amplification")
+    key = amplify(done.bits, sifted.n_x, length.bits, seed)
+    state.progress("done", 1.0)
+    return _result(counts, length, done.rounds, key)
+
+
+def _disclose_tests(state: _Block, clicks: BlockClicks, sifted: SiftedBits) -> tuple[BlockCounts, bytes]:
+    """Coin labels, YY bits and Cascade seeds; the counts of the block (nothing leaked yet) and the seeds."""
+    talk, n_x = state.talk, sifted.n_x
+    yy_bits = pack(sifted.yy).tobytes()
+    if talk.role == "first":
+        coin = coin_labels(state.plan, n_x, state.random_bytes)
+        seeds = state.random_bytes(SEED_BYTES * n_frames(n_x))
+        talk.send(m.Labels(coin=pack(coin).tobytes(), yy_bits=yy_bits, seeds=seeds))
+        their_yy = talk.receive(m.TestBits).yy_bits
+    else:
+        labels = talk.receive(m.Labels)
+        coin = unpack_exactly(labels.coin, n_x, "coin labels")
+        seeds, their_yy = labels.seeds, labels.yy_bits
+        talk.send(m.TestBits(yy_bits=yy_bits))
+    counts = BlockCounts(
+        n_pulses=clicks.n_pulses,
+        n_announced=clicks.n_single,
+        n_xx=n_x,
+        n_yy=sifted.n_y,
+        n_coin=int(coin.sum()),
+        yy_errors=sifted.yy_errors(their_yy),
+        leak_bits=0,
+    )
+    return counts, seeds
+
+
+def _length(state: _Block, counts: BlockCounts) -> KeyLength:
+    """Length of the key of these counts; aborts where they do not fit the plan."""
+    broken = violations(state.plan, counts)
+    if broken:
+        state.talk.abort("; ".join(broken))
+    return secret_length(state.plan, counts)
+
+
+def _qber_hint(plan: BlockPlan, counts: BlockCounts) -> float:
+    """Error rate that sets the block sizes of Cascade: YY errors, steadied by the plan; equal at both users."""
+    return (counts.yy_errors + _HINT_ROUNDS * plan.qber) / (counts.n_yy + _HINT_ROUNDS)
+
+
+def _reconcile_first(state: _Block, sifted: SiftedBits, hint: float, seeds: bytes) -> _Reconciled:
+    """Answer parities until the peer is done; its counts must be ours."""
+    talk = state.talk
+    side = CascadeReference(sifted.x, sifted.n_x, hint, seeds, state.plan.leak_limit_bits(sifted.n_x))
+    state.secrets.append(side)
+    expected = _expected_parities(sifted.n_x, hint)
+    while True:
+        message = talk.receive(m.ParityRequest | m.Reconciled)  # type: ignore[arg-type]
+        if isinstance(message, m.Reconciled):
+            break
+        talk.send(side.answer(message))
+        state.progress(talk.stage, min(side.parity_bits / expected, 1.0))
+    if message.parity_bits != side.parity_bits:
+        talk.abort(f"the peer counts {message.parity_bits} parity bits, {side.parity_bits} were sent")
+    if message.corrected_bits > sifted.n_x:
+        talk.abort(f"the peer claims {message.corrected_bits} corrections in {sifted.n_x} bits")
+    return _Reconciled(sifted.x, side.parity_bits, message.corrected_bits, side.rounds)
+
+
+def _reconcile_second(state: _Block, sifted: SiftedBits, hint: float, seeds: bytes) -> _Reconciled:
+    """Ask for parities until every frame is through."""
+    talk = state.talk
+    side = CascadeCorrector(sifted.x, sifted.n_x, hint, seeds)
+    state.secrets.append(side)
+    expected = _expected_parities(sifted.n_x, hint)
+    request = side.next_request(None)
+    while request is not None:
+        talk.send(request)
+        request = side.next_request(talk.receive(m.ParityReply))
+        state.progress(talk.stage, min(side.parity_bits / expected, 1.0))
+    talk.send(m.Reconciled(parity_bits=side.parity_bits, corrected_bits=side.corrected_bits))
+    return _Reconciled(side.corrected(), side.parity_bits, side.corrected_bits, side.rounds)
+
+
+def _expected_parities(n_bits: int, qber: float) -> float:
+    """For showing progress only."""
+    return max(1.06 * n_bits * binary_entropy(qber), 1.0)
+
+
+def _verify(state: _Block, bits: PackedBits, n_bits: int) -> None:
+    """Abort unless both users hold the same bits."""
+    talk = state.talk
+    if talk.role == "first":
+        offset, key = state.auth.take_outgoing(verification.KEY_BITS)
+        talk.send(m.VerificationTag(key_offset=offset, tag=verification.block_tag(key, bits, n_bits)))
+        equal = talk.receive(m.Verdict).equal
+    else:
+        message = talk.receive(m.VerificationTag)
+        key = state.auth.take_incoming(message.key_offset, verification.KEY_BITS)
+        equal = verification.tags_equal(message.tag, verification.block_tag(key, bits, n_bits))
+        talk.send(m.Verdict(equal=equal))
+    key.wipe()
+    if not equal:
+        talk.abort("verification failed: the two users' bits differ after reconciliation")
+
+
+def _agree_on_seed(state: _Block, n_bits: int, key_bits: int) -> bytes:
+    """The first user's fresh seed of the hash, for the length both computed."""
+    talk = state.talk
+    if talk.role == "first":
+        seed = draw_seed(n_bits, key_bits, state.random_bytes)
+        talk.send(m.AmplificationSeed(key_bits=key_bits, seed=seed))
+        return seed
+    message = talk.receive(m.AmplificationSeed)
+    if message.key_bits != key_bits:
+        talk.abort(f"the peer computes {message.key_bits} key bits, this side {key_bits}")
+    if len(message.seed) != seed_bytes(n_bits, key_bits):
+        talk.abort(f"a seed of {len(message.seed)} bytes cannot make {key_bits} key bits")
+    return message.seed
+
+
+def _authenticate(state: _Block) -> None:
+    """Exchange and check the tags over the transcript, then tell each other."""
+    talk = state.talk
+    talk.recording = False
+    offset, key = state.auth.take_outgoing(TAG_KEY_BITS)
+    talk.send(m.TranscriptTag(key_offset=offset, tag=talk.transcript.tag(key, talk.role, offset)))
+    key.wipe()
+    theirs = talk.receive(m.TranscriptTag)
+    their_key = state.auth.take_incoming(theirs.key_offset, TAG_KEY_BITS)
+    accepted = talk.transcript.accepts(theirs.tag, their_key, talk.peer, theirs.key_offset)
+    their_key.wipe()
+    if not accepted:
+        talk.abort("transcript tag mismatch: a message or an announcement was changed on its way")
+    talk.send(m.Accepted())
+    talk.receive(m.Accepted)
+
+
+def _without_key(state: _Block, counts: BlockCounts, length: KeyLength, rounds: int = 0) -> BlockResult:
+    """End a sound block that is too small, on both sides alike."""
+    reason = length.reason or f"{counts.n_xx} XX rounds are too few to reconcile"
+    state.talk.send(m.NoKey(reason=reason[:200]))
+    state.talk.receive(m.NoKey)
+    return _result(counts, replace(length, bits=0), rounds, None, reason)
+
+
+def _result(
+    counts: BlockCounts, length: KeyLength, rounds: int, key: SecretBits | None, reason: str = ""
+) -> BlockResult:
+    errors, n = (
+        (counts.yy_errors, counts.n_yy) if counts.xx_errors is None else (counts.xx_errors, counts.n_xx)
+    )
+    qber = errors / n if n else 0.5
+    entropy = counts.n_xx * binary_entropy(qber)
+    return BlockResult(
+        key=key,
+        n_x=counts.n_xx,
+        n_y=counts.n_yy,
+        m_y=counts.yy_errors,
+        n_coin=counts.n_coin,
+        qber=qber,
+        f_ec=(counts.leak_bits - verification.LEAK_BITS) / entropy if rounds and entropy else 0.0,
+        leak_bits=counts.leak_bits,
+        rounds=rounds,
+        secret_bits=length.bits,
+        phase_error_upper=length.phase_error_upper,
+        no_key_reason=reason,
+    )
+
+
+def _digest(announcements: list[bytes]) -> bytes:
+    """Tells early that the users heard different announcements; the proof is the transcript tag."""
+    digest = hashlib.sha256()
+    for message in announcements:
+        digest.update(len(message).to_bytes(8, "little"))
+        digest.update(message)
+    return digest.digest()
+
+
+def _silent(_stage: str, _part: float) -> None:
+    """Progress that nobody wants to see."""

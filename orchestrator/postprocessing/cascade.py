@@ -1,0 +1,370 @@
+"""Cascade in large, message-batched form: both users' sifted bits become the reference's bits.
+
+The block is cut into frames of at most 65536 bits.  Every frame goes through 8 passes with growing blocks; in
+each pass the corrector learns the parity of every block, bisects the blocks that differ down to one wrong bit, and
+follows what each correction reveals in the earlier passes (Brassard and Salvail, EUROCRYPT '93).  Frames are
+independent, so every round carries the questions of *all* frames in one message each way; a frame bisects all
+odd intervals of one pass at the same time.  Block sizes: ``k1 = 2**round(log2 1/Q)``, ``4 k1``,
+``2**round((log2 1/Q + log2 n)/2)``, then halves of the frame five times (the schedule follows Martinez-Mateo et
+al., arXiv:1407.3257, "Demystifying the information reconciliation protocol Cascade").
+
+Secrecy of the unauthenticated conversation.  The reference answers only for nodes of the trees that the frame's
+public seed fixes; each answered node is answered once and counted; beyond ``limit_bits`` it refuses.  The
+corrector's own parities are never sent: its questions depend on the error pattern, which may be public.  The last
+top-level block of every pass but the first follows from the others and is not asked.
+
+:class:`CascadeReference` and :class:`CascadeCorrector` are pure state machines (message in, message out).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, TypedDict
+
+import numpy as np
+import numpy.typing as npt
+
+from orchestrator.bits import BitArray, PackedBits, pack, packed_size, unpack
+from orchestrator.postprocessing import cascade_kernels as kernels
+from orchestrator.postprocessing.messages import ParityReply, ParityRequest
+
+FRAME_BITS: Final = 65536
+PASSES: Final = 8
+SEED_BYTES: Final = 16
+MIN_BITS: Final = 64
+"""Fewer bits than this are not worth reconciling, and the schedule has no room for them."""
+
+U64 = npt.NDArray[np.uint64]
+I64 = npt.NDArray[np.int64]
+
+_CODES: Final = {
+    kernels.ERR_ACTION: "a pass out of turn",
+    kernels.ERR_POSITION: "a boundary outside the pass's trees",
+    kernels.ERR_REPEATED: "a boundary that was answered before",
+    kernels.ERR_COUNT: "counts that do not fit the message",
+    kernels.ERR_INCONSISTENT: "parities that contradict each other",
+}
+
+
+class CascadeError(Exception):
+    """The peer's message cannot belong to this reconciliation, or the disclosure limit was reached."""
+
+
+def n_frames(n_bits: int) -> int:
+    """Frames that a block of ``n_bits`` is cut into."""
+    return -(-n_bits // FRAME_BITS)
+
+
+def frame_sizes(n_bits: int) -> I64:
+    """Bits of each frame: as equal as possible, longer ones first."""
+    count = n_frames(n_bits)
+    sizes = np.full(count, n_bits // count, np.int64)
+    sizes[: n_bits % count] += 1
+    return sizes
+
+
+def block_sizes(frame_bits: int, qber: float) -> list[int]:
+    """Block size of each of the 8 passes for a frame of ``frame_bits`` and an expected error rate (powers of two)."""
+    top = max((frame_bits - 1).bit_length() - 1, 1)
+    bits_per_error = math.log2(1.0 / min(max(qber, 1.0 / frame_bits), 0.25))
+    first = min(max(round(bits_per_error), 2), top)
+    third = min(max(round((bits_per_error + math.log2(frame_bits)) / 2), first), top)
+    return [2**first, 2 ** min(first + 2, top), 2**third] + [2**top] * (PASSES - 3)
+
+
+def disclosure_limit(n_bits: int, qber_limit: float) -> int:
+    """Parity bits the reference gives away at most for a block: ``1.3 n h(Q_max)``."""
+    q = min(max(qber_limit, 1e-6), 0.5)
+    entropy = -q * math.log2(q) - (1.0 - q) * math.log2(1.0 - q)
+    return math.floor(1.3 * n_bits * entropy)
+
+
+@dataclass(slots=True)
+class _Frames:
+    """The state that both sides keep; shapes in :mod:`orchestrator.postprocessing.cascade_kernels`."""
+
+    sizes: I64
+    blocks: I64
+    keys: U64
+    widths: I64
+    frames: npt.NDArray[np.uint8]
+    bits: U64
+    known: U64
+    started: I64
+
+    @classmethod
+    def build(cls, bits: PackedBits, n_bits: int, qber: float, seeds: bytes) -> _Frames:
+        if n_bits < MIN_BITS:
+            raise ValueError(f"cannot reconcile {n_bits} bits, at least {MIN_BITS} are needed")
+        sizes = frame_sizes(n_bits)
+        if len(seeds) != SEED_BYTES * sizes.size:
+            raise CascadeError(
+                f"{sizes.size} frames need {SEED_BYTES * sizes.size} bytes of seeds, got {len(seeds)}"
+            )
+        longest = int(sizes[0])
+        blocks = np.array([block_sizes(int(size), qber) for size in sizes], np.int64)
+        widths = np.array([(int(size) - 1).bit_length() for size in sizes], np.int64)
+        words = (longest + 63) // 64
+        frames = np.zeros((sizes.size, longest), np.uint8)
+        flat, start = unpack(bits, n_bits), 0
+        for f, size in enumerate(sizes):
+            frames[f, :size] = flat[start : start + size]
+            start += size
+        flat[:] = 0
+        shape = (sizes.size, PASSES, words)
+        return cls(
+            sizes=sizes,
+            blocks=blocks,
+            keys=_pass_keys(seeds, widths),
+            widths=widths,
+            frames=frames,
+            bits=np.zeros(shape, np.uint64),
+            known=np.zeros(shape, np.uint64),
+            started=np.zeros(sizes.size, np.int64),
+        )
+
+    def joined(self) -> BitArray:
+        """The frames one after the other, one bit per element."""
+        return np.concatenate([self.frames[f, :size] for f, size in enumerate(self.sizes)])
+
+    def wipe(self) -> None:
+        """Overwrite everything that holds key bits."""
+        self.frames[:] = 0
+        self.bits[:] = 0
+
+
+def _pass_keys(seeds: bytes, widths: I64) -> U64:
+    """The bijections of every frame and pass, expanded from the frame's 128-bit seed by splitmix64.
+
+    splitmix64: Steele, Lea, Flood, OOPSLA 2014.  Multipliers are odd; their inverses modulo 2**64 serve modulo
+    every smaller power of two, found by Newton's iteration (each step doubles the correct low bits).
+    """
+    words = np.frombuffer(seeds, dtype="<u8").reshape(widths.size, 2)
+    index = np.arange(1, PASSES * 6 + 1, dtype=np.uint64)
+    with np.errstate(over="ignore"):
+        state = words[:, :1] + index[None, :] * np.uint64(0x9E3779B97F4A7C15)
+        state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        state = (state ^ (state >> np.uint64(27)) ^ words[:, 1:]) * np.uint64(0x94D049BB133111EB)
+        state ^= state >> np.uint64(31)
+        state = state.reshape(widths.size, PASSES, 6)
+        odd = state[:, :, :3] | np.uint64(1)
+        inverse = odd.copy()
+        for _ in range(6):
+            inverse *= np.uint64(2) - odd * inverse
+    return np.ascontiguousarray(np.concatenate([odd, state[:, :, 3:], inverse], axis=2))
+
+
+class CascadeReference:
+    """The side whose bits are right.  ``limit_bits`` bounds what it ever discloses."""
+
+    def __init__(self, bits: PackedBits, n_bits: int, qber: float, seeds: bytes, limit_bits: int) -> None:
+        self._state = _Frames.build(bits, n_bits, qber, seeds)
+        self._limit_bits = limit_bits
+        self.parity_bits = 0
+        """Parity bits sent so far."""
+        self.rounds = 0
+
+    def answer(self, request: ParityRequest) -> ParityReply:
+        """The parities asked for; raises CascadeError for anything else and when the limit would be passed."""
+        s = self._state
+        actions = np.frombuffer(request.actions, np.uint8)
+        if (
+            actions.size != s.sizes.size
+            or len(request.counts) != 4 * actions.size
+            or len(request.positions) % 2
+        ):
+            raise CascadeError("a parity request of the wrong shape")
+        counts = np.frombuffer(request.counts, "<u4").astype(np.int64)
+        positions = np.frombuffer(request.positions, "<u2").astype(np.uint16)
+        total = _checked(
+            kernels.count_answers(s.sizes, s.blocks, s.started, actions, counts, positions.size),
+            "parity request",
+        )
+        if total == 0:
+            raise CascadeError("a parity request that asks nothing")
+        if self.parity_bits + total > self._limit_bits:
+            raise CascadeError(
+                f"reconciliation would disclose {self.parity_bits + total} parity bits, the limit of this block is "
+                f"{self._limit_bits}"
+            )
+        self.parity_bits += total
+        self.rounds += 1
+        out = np.empty(total, np.uint8)
+        _checked(
+            kernels.answer_round(
+                s.frames, s.sizes, s.blocks, s.keys, s.widths, s.bits, s.known, s.started, actions, counts, positions, out
+            ),
+            "parity request",
+        )  # fmt: skip
+        return ParityReply(parities=pack(out).tobytes())
+
+    def wipe(self) -> None:
+        """Overwrite the copies of the bits held here."""
+        self._state.wipe()
+
+
+@dataclass(slots=True)
+class _Search:
+    """What only the corrector keeps."""
+
+    odd: U64
+    odd_counts: I64
+    frame_parity: I64
+    corrections: I64
+    leaf_starts: I64
+    leaf_sizes: I64
+    actions: npt.NDArray[np.uint8]
+    counts: I64
+    positions: npt.NDArray[np.uint16] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.positions = np.zeros(self.leaf_starts.size, np.uint16)
+
+
+class CascadeCorrector:
+    """The side that corrects: ``request = next_request(None)``, then with every reply, until it returns None."""
+
+    def __init__(self, bits: PackedBits, n_bits: int, qber: float, seeds: bytes) -> None:
+        self._state = s = _Frames.build(bits, n_bits, qber, seeds)
+        count = s.sizes.size
+        capacity = int(s.sizes[0] // s.blocks.min()) + 1
+        self._search = _Search(
+            odd=np.zeros_like(s.known),
+            odd_counts=np.zeros((count, PASSES), np.int64),
+            frame_parity=np.zeros(count, np.int64),
+            corrections=np.zeros(count, np.int64),
+            leaf_starts=np.zeros((count, capacity), np.int64),
+            leaf_sizes=np.zeros((count, capacity), np.int64),
+            actions=np.full(count, kernels.IDLE, np.uint8),
+            counts=np.zeros(count, np.int64),
+        )
+        self._n_bits = n_bits
+        self._expected = 0
+        self.parity_bits = 0
+        """Parity bits received so far."""
+        self.rounds = 0
+
+    def next_request(self, reply: ParityReply | None) -> ParityRequest | None:
+        """The next questions after ``reply`` (None at first); None when every frame is through."""
+        s, t = self._state, self._search
+        answers = self._answers(reply)
+        n_positions = _checked(
+            kernels.correct_round(
+                s.frames, s.sizes, s.blocks, s.keys, s.widths, s.bits, s.known, t.odd, t.odd_counts, s.started,
+                t.frame_parity, t.corrections, t.leaf_starts, t.leaf_sizes, t.actions, t.counts, answers, t.positions,
+            ),
+            "parity reply",
+        )  # fmt: skip
+        self._expected = _checked(
+            kernels.count_answers(s.sizes, s.blocks, s.started, t.actions, t.counts, n_positions),
+            "own request",
+        )
+        if not self._expected:
+            return None
+        self.rounds += 1
+        return ParityRequest(
+            actions=t.actions.tobytes(),
+            counts=t.counts.astype("<u4").tobytes(),
+            positions=t.positions[:n_positions].astype("<u2").tobytes(),
+        )
+
+    def _answers(self, reply: ParityReply | None) -> npt.NDArray[np.uint8]:
+        if (reply is None) != (self._expected == 0):
+            raise CascadeError("a parity reply out of turn")
+        if reply is None:
+            return np.zeros(0, np.uint8)
+        if len(reply.parities) != packed_size(self._expected):
+            raise CascadeError(
+                f"{self._expected} parities were asked, the reply has {len(reply.parities)} bytes"
+            )
+        self.parity_bits += self._expected
+        return unpack(np.frombuffer(reply.parities, np.uint8), self._expected)
+
+    @property
+    def corrected_bits(self) -> int:
+        """Bits flipped, each of them an error of the original block."""
+        return int(self._search.corrections.sum())
+
+    def corrected(self) -> PackedBits:
+        """The block as corrected, packed."""
+        return pack(self._state.joined())
+
+    def wipe(self) -> None:
+        """Overwrite the copies of the bits held here."""
+        self._state.wipe()
+
+
+def _checked(code: int, what: str) -> int:
+    if code < 0:
+        raise CascadeError(f"{what}: {_CODES[code]}")
+    return int(code)
+
+
+class ReconciliationFigures(TypedDict):
+    """One measured reconciliation; ``f`` is parity bits over ``n h(qber)`` for the errors really there.
+
+    ``mbit_per_s`` is for both sides one after the other on one core, ``*_mbit_per_s`` for each side alone.
+    """
+
+    n_bits: int
+    qber: float
+    f: float
+    rounds: int
+    parity_bits: int
+    equal: bool
+    mbit_per_s: float
+    reference_mbit_per_s: float
+    corrector_mbit_per_s: float
+
+
+def reconcile_benchmark(
+    qber: float, n_bits: int, *, seed: int = 1, clock: Callable[[], float] = time.perf_counter
+) -> ReconciliationFigures:
+    """Reconcile ``n_bits`` random bits with independent errors of rate ``qber``, both sides in this thread."""
+    compile_kernels()
+    rng = np.random.default_rng(seed)
+    bits = rng.integers(0, 2, n_bits, dtype=np.uint8)
+    errors = (rng.random(n_bits) < qber).astype(np.uint8)
+    seeds = rng.bytes(SEED_BYTES * n_frames(n_bits))
+    ours, theirs = pack(bits), pack(bits ^ errors)
+    begin = clock()
+    reference = CascadeReference(ours, n_bits, qber, seeds, limit_bits=8 * n_bits)
+    middle = clock()
+    corrector = CascadeCorrector(theirs, n_bits, qber, seeds)
+    reference_s, corrector_s = middle - begin, clock() - middle
+    reply: ParityReply | None = None
+    while True:
+        begin = clock()
+        request = corrector.next_request(reply)
+        middle = clock()
+        corrector_s += middle - begin
+        if request is None:
+            break
+        reply = reference.answer(request)
+        reference_s += clock() - middle
+    rate = float(errors.mean())
+    entropy = -rate * math.log2(rate) - (1 - rate) * math.log2(1 - rate) if 0 < rate < 1 else 0.0
+    return ReconciliationFigures(
+        n_bits=n_bits,
+        qber=rate,
+        f=reference.parity_bits / (n_bits * entropy) if entropy else math.inf,
+        rounds=corrector.rounds,
+        parity_bits=reference.parity_bits,
+        equal=bool(np.array_equal(corrector.corrected(), ours)),
+        mbit_per_s=n_bits / (reference_s + corrector_s) / 1e6,
+        reference_mbit_per_s=n_bits / reference_s / 1e6,
+        corrector_mbit_per_s=n_bits / corrector_s / 1e6,
+    )
+
+
+def compile_kernels() -> None:
+    """Have numba compile (or load from its cache) everything before time matters; seconds the first time."""
+    bits = pack(np.arange(MIN_BITS, dtype=np.uint8) & 1)
+    reference = CascadeReference(bits, MIN_BITS, 0.1, bytes(SEED_BYTES), limit_bits=8 * MIN_BITS)
+    corrector = CascadeCorrector(bits, MIN_BITS, 0.1, bytes(SEED_BYTES))
+    request = corrector.next_request(None)
+    while request is not None:
+        request = corrector.next_request(reference.answer(request))

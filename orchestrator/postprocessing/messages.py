@@ -1,0 +1,140 @@
+"""The messages of one block between its two nodes, as they stand on the wire.
+
+``first`` and ``second`` are the users of the pair in testbed order.  Order of a block (see
+:mod:`orchestrator.postprocessing.block` for what each step means)::
+
+    first -> second   Opening          second -> first   Opening
+    first -> second   Labels           second -> first   TestBits
+    second -> first   ParityRequest    first -> second   ParityReply      (as often as needed)
+    second -> first   Reconciled       first -> second   VerificationTag
+    second -> first   Verdict          first -> second   AmplificationSeed
+    first -> second   TranscriptTag    second -> first   TranscriptTag
+    first -> second   Accepted         second -> first   Accepted
+
+At any point either side may send Aborted or, before reconciliation and both alike, NoKey.  Bit arrays are packed
+least significant bit first (:mod:`orchestrator.bits`), other arrays are little endian and say so.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeAlias
+
+import msgspec
+
+from orchestrator.wire.codec import Message
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**48)]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+Reason = Annotated[str, msgspec.Meta(max_length=200)]
+Tag = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+Array = Annotated[bytes, msgspec.Meta(max_length=2**26)]
+
+
+class Opening(Message, frozen=True):
+    """What this side believes the block to be, and its bases of the announced single clicks (packed, 1 = Y)."""
+
+    epoch: Count
+    slot: Count
+    block: Count
+    first: Name
+    second: Name
+    plan: Digest
+    announcements: Digest
+    n_clicks: Count
+    bases: Array
+
+
+class Labels(Message, frozen=True):
+    """The first user's coin labels of the XX rounds, its YY bits, and one 16-byte Cascade seed per frame."""
+
+    coin: Array
+    yy_bits: Array
+    seeds: Array
+
+
+class TestBits(Message, frozen=True):
+    """The second user's YY bits, flips done."""
+
+    yy_bits: Array
+
+
+class ParityRequest(Message, frozen=True):
+    """One round of questions: per frame an action (uint8) and a count (uint32), and all boundaries (uint16)."""
+
+    actions: Array
+    counts: Array
+    positions: Array
+
+
+class ParityReply(Message, frozen=True):
+    """The parities asked for, in order, packed."""
+
+    parities: Array
+
+
+class Reconciled(Message, frozen=True):
+    """The second user's end of reconciliation: parity bits received and bits corrected."""
+
+    parity_bits: Count
+    corrected_bits: Count
+
+
+class VerificationTag(Message, frozen=True):
+    """One-time Poly1305 tag over the first user's block; ``key_offset`` is its place in the sender's lane."""
+
+    key_offset: Count
+    tag: Tag
+
+
+class Verdict(Message, frozen=True):
+    """Outcome of the verification at the second user."""
+
+    equal: bool
+
+
+class AmplificationSeed(Message, frozen=True):
+    """Length of the key and the two w-bit numbers of the hash, one after the other (little endian)."""
+
+    key_bits: Count
+    seed: Array
+
+
+class TranscriptTag(Message, frozen=True):
+    """One-time tag over both streams of the block."""
+
+    key_offset: Count
+    tag: Tag
+
+
+class Accepted(Message, frozen=True):
+    """The peer's tag was right.  Not authenticated: it decides nothing but when to stop waiting."""
+
+
+class NoKey(Message, frozen=True):
+    """The public counts alone give length 0; nothing more will come."""
+
+    reason: Reason
+
+
+class Aborted(Message, frozen=True):
+    """The sender has destroyed the block.  Not authenticated: it can only end a block, never complete one."""
+
+    reason: Reason
+
+
+BlockMessage: TypeAlias = (
+    Opening
+    | Labels
+    | TestBits
+    | ParityRequest
+    | ParityReply
+    | Reconciled
+    | VerificationTag
+    | Verdict
+    | AmplificationSeed
+    | TranscriptTag
+    | Accepted
+    | NoKey
+    | Aborted
+)

@@ -1,0 +1,138 @@
+"""Sifting: from announced clicks to key bits and test bits.
+
+Each user knows, for every slot that the relay announced, its own symbol; after both have published their bases they
+keep the rounds in which these agree.  Clicks of both detectors are not kept.  Equal phases light detector 1, so the
+second user flips its bit where detector 2 clicked, in X and in Y alike (four-phase protocol, step 3).  XX rounds are
+key; YY rounds are disclosed and count errors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from orchestrator.bits import BitArray, PackedBits, pack, packed_size, unpack
+from orchestrator.postprocessing.authentication import Role
+
+D1, D2, BOTH = 1, 2, 3
+"""Outcomes: detector 1 alone, detector 2 alone, both."""
+
+
+class SiftingError(Exception):
+    """The announcement, or what the peer sent about it, cannot be of this block."""
+
+
+@dataclass(slots=True)
+class BlockClicks:
+    """The announced slots of one block with this user's symbols, in order of (frame, slot).
+
+    ``frame`` and ``slot`` uint32, ``outcome`` uint8 (1 D1, 2 D2, 3 both), ``symbol`` uint8 (0 X bit 0, 1 X bit 1, 2 Y
+    bit 0, 3 Y bit 1), all of shape (n,); ``n_pulses`` slots emitted by this user's own count, lost frames included.
+    ``symbol`` is secret.
+    """
+
+    frame: npt.NDArray[np.uint32]
+    slot: npt.NDArray[np.uint32]
+    outcome: npt.NDArray[np.uint8]
+    symbol: npt.NDArray[np.uint8]
+    n_pulses: int
+
+    def __repr__(self) -> str:
+        return f"<BlockClicks: {self.outcome.size} announced slots of {self.n_pulses}>"
+
+    @property
+    def n_single(self) -> int:
+        """Clicks of exactly one detector."""
+        return int(np.count_nonzero(self.outcome != BOTH))
+
+    def check(self) -> None:
+        """Raise SiftingError unless every slot is announced once, in order, with a known outcome.
+
+        A slot announced twice would put the same secret bit into the key twice.
+        """
+        n = self.outcome.size
+        if not self.frame.shape == self.slot.shape == self.symbol.shape == self.outcome.shape == (n,):
+            raise SiftingError("frame, slot, outcome and symbol must be arrays of one length")
+        if n > self.n_pulses:
+            raise SiftingError(f"{n} slots announced of {self.n_pulses} emitted")
+        if not n:
+            return
+        order = (self.frame.astype(np.uint64) << np.uint64(32)) | self.slot.astype(np.uint64)
+        if np.any(order[1:] <= order[:-1]):
+            raise SiftingError("a slot is announced twice or out of order")
+        if self.outcome.min() < D1 or self.outcome.max() > BOTH or self.symbol.max() > 3:
+            raise SiftingError("an outcome or a symbol that does not exist")
+
+    def wipe(self) -> None:
+        """Overwrite the symbols where their array allows it."""
+        if self.symbol.flags.writeable:
+            self.symbol[:] = 0
+
+
+@dataclass(slots=True)
+class OwnRounds:
+    """This user's side of the single clicks: bases (1 = Y) and bits, flips done."""
+
+    bases: BitArray
+    bits: BitArray
+
+    @classmethod
+    def of(cls, clicks: BlockClicks, role: Role) -> OwnRounds:
+        """Keep the single clicks of ``clicks``; the second user flips its bit where detector 2 clicked."""
+        single = clicks.outcome != BOTH
+        symbol = clicks.symbol[single]
+        bits = symbol & np.uint8(1)
+        if role == "second":
+            bits ^= clicks.outcome[single] == D2
+        return cls(bases=symbol >> np.uint8(1), bits=bits)
+
+    @property
+    def n_rounds(self) -> int:
+        """Single clicks of the block."""
+        return self.bits.size
+
+    def sift(self, peer_bases: bytes) -> SiftedBits:
+        """Keep the rounds in which ``peer_bases`` (packed) agree with ours."""
+        theirs = unpack_exactly(peer_bases, self.n_rounds, "bases")
+        xx = (self.bases | theirs) == 0
+        yy = (self.bases & theirs) == 1
+        x_bits = self.bits[xx]
+        return SiftedBits(x=pack(x_bits), n_x=x_bits.size, yy=self.bits[yy])
+
+    def wipe(self) -> None:
+        """Overwrite the bits."""
+        self.bits[:] = 0
+
+
+@dataclass(slots=True)
+class SiftedBits:
+    """Key bits (packed) and test bits (one per element) of a user."""
+
+    x: PackedBits
+    n_x: int
+    yy: BitArray
+
+    def __repr__(self) -> str:
+        return f"<SiftedBits: {self.n_x} XX and {self.n_y} YY rounds>"
+
+    @property
+    def n_y(self) -> int:
+        """YY rounds."""
+        return self.yy.size
+
+    def yy_errors(self, peer_yy: bytes) -> int:
+        """Test bits of the peer (packed) that differ from ours."""
+        return int(np.count_nonzero(self.yy != unpack_exactly(peer_yy, self.n_y, "test bits")))
+
+    def wipe(self) -> None:
+        """Overwrite the key bits."""
+        self.x[:] = 0
+
+
+def unpack_exactly(packed: bytes, n_bits: int, what: str) -> BitArray:
+    """Exactly ``n_bits`` bits from the wire; raises SiftingError for another size or padding that is not zero."""
+    if len(packed) != packed_size(n_bits) or (n_bits % 8 and packed[-1] >> (n_bits % 8)):
+        raise SiftingError(f"{n_bits} {what} were expected, not {len(packed)} bytes of this form")
+    return unpack(np.frombuffer(packed, np.uint8), n_bits)
