@@ -1,0 +1,1 @@
+"""Simulated optical attenuators."""

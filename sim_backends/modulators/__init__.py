@@ -1,0 +1,1 @@
+"""Simulated waveform generators."""

@@ -1,0 +1,285 @@
+"""Simulated Tektronix AWG70002A: waveform list, sequences, trigger A, error queue, files of QCoDeS uploads.
+
+Command syntax and ranges from github tektronix/tm_devices (``commands/awg70ka_commands.py``) and from what
+qcodes ``AWG70000A.py`` and Ulm-IQO/qudi-iqo-modules ``tektronix_awg70k.py`` send.  Deleting a loaded waveform
+stops the run and switches the channel off.  Waveform blocks are received straight into the waveform's memory.
+
+:meth:`AWG70002ATwin.trigger` is the trigger input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from drivers.links.ieee488 import unquote
+from sim_backends.faults import FaultInjector
+from sim_backends.modulators.awg_lists import ListCommands
+from sim_backends.modulators.sequencer import Channel, Memory, Playback, TriggerInput, start, stop, trigger
+from sim_backends.servers import (
+    DATA_OUT_OF_RANGE,
+    ILLEGAL_VALUE,
+    SETTINGS_CONFLICT,
+    Call,
+    ScpiDevice,
+    ScpiError,
+    ScpiServer,
+)
+
+__all__ = ["PORT", "AWG70002ATwin", "Playback"]
+
+PORT = 4000
+IDENTITY = "TEKTRONIX,{model},SIM{serial:05d},FV:6.3.0080.0"
+
+
+class _Device(ScpiDevice):
+    """The command tree."""
+
+    def __init__(self, faults: FaultInjector, identity: str) -> None:
+        super().__init__(identity, faults)
+        self.memory = Memory()
+        self.channels = {1: Channel(), 2: Channel()}
+        self.sample_rate_hz = 25e9
+        self.clock_source = "INT"
+        self.external_hz = 6.25e9
+        self.all_off = False
+        self.mode = "AWG"
+        self.add("*RST", self._reset)
+        self._add_outputs()
+        self._add_clock()
+        self.lists = ListCommands(self, self.memory, self._unload)
+
+    # Declarations
+
+    def _add_outputs(self) -> None:
+        number, switch = self._number, self._switch
+        self.add("SOURce#:CASSet:WAVeform", self._assign_waveform)
+        self.add("SOURce#:WAVeform", self._assign_waveform)
+        self.add("SOURce#:CASSet:SEQuence", self._assign_sequence)
+        self.add("SOURce#:CASSet:CLEar", self._clear_asset)
+        self.add("SOURce#:CASSet?", lambda c: f'"{self._channel(c).asset}"')
+        number("SOURce#:VOLTage[:LEVel][:IMMediate][:AMPLitude]", "amplitude_vpp", 0.25, 0.5)
+        number("SOURce#:VOLTage[:LEVel][:IMMediate]:OFFSet", "offset_v", -2.0, 2.0)
+        self.add("SOURce#:DAC:RESolution", self._set_resolution)
+        self.add("SOURce#:DAC:RESolution?", lambda c: str(self._channel(c).resolution))
+        self.add("SOURce#:MARKer#:VOLTage[:LEVel][:IMMediate]:HIGH", lambda c: self._set_marker(c, "HIGH"))
+        self.add("SOURce#:MARKer#:VOLTage[:LEVel][:IMMediate]:LOW", lambda c: self._set_marker(c, "LOW"))
+        self.add("SOURce#:MARKer#:VOLTage[:LEVel][:IMMediate]:HIGH?", lambda c: self._marker(c, "HIGH"))
+        self.add("SOURce#:MARKer#:VOLTage[:LEVel][:IMMediate]:LOW?", lambda c: self._marker(c, "LOW"))
+        switch("OUTPut#[:STATe]", self._set_output, lambda c: self._channel(c).output)
+        switch("OUTPut:OFF", self._set_all_off, lambda c: self.all_off)
+        self._word("OUTPut#:WVALue[:ANALog][:STATe]", "hold", "FIRSt", "ZERO")
+        self._word("SOURce#:RMODe", "run_mode", "CONTinuous", "TRIGgered", "TCONtinuous")
+        self._word("SOURce#:TINPut", "trigger_input", "ITRigger", "ATRigger", "BTRigger")
+        self.add("AWGControl:RUN[:IMMediate]", self._run_all)
+        self.add("AWGControl:STOP[:IMMediate]", self._stop_all)
+        self.add("AWGControl:RSTate?", lambda c: str(self.run_state()))
+        self.add("SOURce#:SCSTep?", self._current_step)
+        self.add("TRIGger:IMMediate", self._software_trigger)
+
+    def _add_clock(self) -> None:
+        self.add("CLOCk:SRATe", self._set_rate)
+        self.add("CLOCk:SRATe?", lambda c: f"{self.sample_rate_hz:.10E}")
+        self.add("CLOCk:SOURce", self._set_clock_source)
+        self.add("CLOCk:SOURce?", lambda c: self.clock_source)
+        self.add("CLOCk:ECLock:FREQuency", self._set_external)
+        self.add("CLOCk:ECLock:FREQuency?", lambda c: f"{self.external_hz:.10E}")
+        self.add("INSTrument:MODE", self._set_mode)
+        self.add("INSTrument:MODE?", lambda c: self.mode)
+
+    def _number(self, notation: str, attribute: str, low: float, high: float) -> None:
+        def store(call: Call) -> None:
+            value = call.number(0)
+            if not low <= value <= high:
+                raise ScpiError(*DATA_OUT_OF_RANGE)
+            setattr(self._channel(call), attribute, value)
+
+        self.add(notation, store)
+        self.add(notation + "?", lambda c: f"{getattr(self._channel(c), attribute):.10E}")
+
+    def _word(self, notation: str, attribute: str, *words: str) -> None:
+        self.add(notation, lambda c: setattr(self._channel(c), attribute, c.choice(0, *words)))
+        self.add(notation + "?", lambda c: str(getattr(self._channel(c), attribute)))
+
+    def _switch(self, notation: str, store: Callable[[Call], None], load: Callable[[Call], bool]) -> None:
+        self.add(notation, store)
+        self.add(notation + "?", lambda c: str(int(load(c))))
+
+    # Outputs and run control
+
+    def _channel(self, call: Call) -> Channel:
+        try:
+            return self.channels[call.suffixes[0]]
+        except KeyError:
+            raise ScpiError(-114, "Header suffix out of range") from None
+
+    def _set_resolution(self, call: Call) -> None:
+        value = call.integer(0)
+        if value not in (8, 9, 10):
+            raise ScpiError(*ILLEGAL_VALUE)
+        self._channel(call).resolution = value
+
+    def _set_marker(self, call: Call, level: str) -> None:
+        value = call.number(0)
+        if not -1.4 <= value <= 1.4 or call.suffixes[1] not in (1, 2):
+            raise ScpiError(*DATA_OUT_OF_RANGE)
+        self._channel(call).marker_levels_v[call.suffixes[1], level] = value
+
+    def _marker(self, call: Call, level: str) -> str:
+        default = 1.0 if level == "HIGH" else 0.0
+        return f"{self._channel(call).marker_levels_v.get((call.suffixes[1], level), default):.10E}"
+
+    def _set_output(self, call: Call) -> None:
+        self._channel(call).output = call.boolean(0)
+
+    def _set_all_off(self, call: Call) -> None:
+        self.all_off = call.boolean(0)
+
+    def _assign_waveform(self, call: Call) -> None:
+        channel, name = self._channel(call), unquote(call.text(0))
+        if name not in self.memory.waveforms:
+            raise ScpiError(*ILLEGAL_VALUE)
+        stop(channel)
+        channel.asset, channel.track = name, 0
+
+    def _assign_sequence(self, call: Call) -> None:
+        channel, name = self._channel(call), unquote(call.text(0))
+        track = call.integer(1) if len(call.arguments) > 1 else 1
+        sequence = self.memory.sequences.get(name)
+        if sequence is None:
+            raise ScpiError(*ILLEGAL_VALUE)
+        if not 1 <= track <= sequence.tracks:
+            raise ScpiError(*DATA_OUT_OF_RANGE)
+        if any(track not in step.waveforms for step in sequence.steps):
+            raise ScpiError(*SETTINGS_CONFLICT)
+        stop(channel)
+        channel.asset, channel.track = name, track
+
+    def _clear_asset(self, call: Call) -> None:
+        channel = self._channel(call)
+        stop(channel)
+        channel.asset, channel.track = "", 0
+
+    def _unload(self, name: str) -> None:
+        """A deleted asset leaves the channels: the run stops and the channel is switched off."""
+        for channel in self.channels.values():
+            if channel.asset == name or self.memory.uses(channel, name):
+                self._stop_all()
+                channel.asset, channel.track, channel.output = "", 0, False
+
+    def block_sink(self, text: bytes, length: int) -> memoryview | None:
+        """See :meth:`ListCommands.block_sink`."""
+        with self.lock:
+            return self.lists.block_sink(text, length)
+
+    def block_aborted(self, text: bytes) -> None:
+        """See :meth:`ListCommands.block_aborted`."""
+        with self.lock:
+            self.lists.block_aborted(text)
+
+    def _reset(self, call: Call) -> None:
+        self.memory.waveforms.clear()
+        self.memory.sequences.clear()
+        self.channels = {1: Channel(), 2: Channel()}
+        self.sample_rate_hz, self.clock_source, self.all_off = 25e9, "INT", False
+
+    def _run_all(self, call: Call) -> None:
+        if not any(channel.asset for channel in self.channels.values()):
+            raise ScpiError(*SETTINGS_CONFLICT)
+        for channel in self.channels.values():
+            start(channel, self.memory)
+
+    def _stop_all(self, call: Call | None = None) -> None:
+        for channel in self.channels.values():
+            stop(channel)
+
+    def run_state(self) -> int:
+        """0 stopped, 1 waiting for a trigger, 2 running."""
+        states = {channel.state for channel in self.channels.values()}
+        return 2 if "playing" in states else 1 if "waiting" in states else 0
+
+    def _current_step(self, call: Call) -> str:
+        channel = self._channel(call)
+        if channel.step is not None:
+            return f'"{channel.step + 1}"'
+        return "END" if channel.track and channel.state == "playing" else '""'
+
+    def _software_trigger(self, call: Call) -> None:
+        word = call.choice(0, "ATRigger", "BTRigger") if call.arguments else "ATR"
+        self.trigger("ATR" if word == "ATR" else "BTR")
+
+    def trigger(self, source: TriggerInput) -> dict[int, Playback]:
+        """Advance all channels; what each audible one plays."""
+        plays: dict[int, Playback] = {}
+        with self.lock:
+            for number, channel in self.channels.items():
+                waveform = trigger(channel, self.memory, source)
+                audible = channel.output and not self.all_off
+                if waveform is None or waveform.loading or waveform.silent or not audible:
+                    continue
+                samples = waveform.samples.view()
+                samples.flags.writeable = False
+                plays[number] = Playback(samples, self.sample_rate_hz, channel.amplitude_vpp)
+        return plays
+
+    # Clock and mode
+
+    def _set_rate(self, call: Call) -> None:
+        value = call.number(0)
+        top = 25e9 if self.clock_source != "EXT" else 2 * self.external_hz
+        if not 1.49e3 <= value <= top:
+            raise ScpiError(*DATA_OUT_OF_RANGE)
+        self.sample_rate_hz = value
+
+    def _set_clock_source(self, call: Call) -> None:
+        self.clock_source = call.choice(0, "INTernal", "EFIXed", "EVARiable", "EXTernal")
+
+    def _set_external(self, call: Call) -> None:
+        value = call.number(0)
+        if not 6.25e9 <= value <= 12.5e9:
+            raise ScpiError(*DATA_OUT_OF_RANGE)
+        self.external_hz = value
+
+    def _set_mode(self, call: Call) -> None:
+        self.mode = call.choice(0, "AWG", "FGEN")
+
+
+class AWG70002ATwin:
+    """The simulated generator: :meth:`serve` it, :meth:`trigger` it, inspect its :meth:`state`."""
+
+    def __init__(self, *, serial: int = 1, model: str = "AWG70002A") -> None:
+        self.faults = FaultInjector()
+        self._device = _Device(self.faults, IDENTITY.format(model=model, serial=serial))
+        self._server = ScpiServer(self._device, self.faults)
+
+    def serve(self, host: str, port: int = PORT) -> str:
+        """Listen on ``host`` and return the VISA address."""
+        return self._server.serve(host, port)
+
+    def close(self) -> None:
+        """Stop serving."""
+        self._server.close()
+
+    def trigger(self, source: TriggerInput = "ATR") -> dict[int, Playback] | None:
+        """A pulse arrives at trigger input A (or B): what each channel plays, None when all give 0 V.
+
+        A channel that is off, not waiting, or whose waveform is all zeros gives 0 V and is left out; the
+        sequence advances in any case.
+        """
+        return self._device.trigger(source) or None
+
+    def state(self) -> dict[str, object]:
+        """Settings and names; never samples."""
+        device = self._device
+        with device.lock:
+            return {
+                "run_state": device.run_state(),
+                "sample_rate_hz": device.sample_rate_hz,
+                "outputs": {n: c.output and not device.all_off for n, c in device.channels.items()},
+                "amplitude_vpp": {n: c.amplitude_vpp for n, c in device.channels.items()},
+                "hold": {n: c.hold for n, c in device.channels.items()},
+                "assets": {n: c.asset for n, c in device.channels.items()},
+                "waveforms": {name: w.samples.size for name, w in device.memory.waveforms.items()},
+                "silent": {name: w.silent for name, w in device.memory.waveforms.items()},
+                "sequences": list(device.memory.sequences),
+                "errors": len(device.errors),
+            }
