@@ -1,0 +1,309 @@
+"""The messages between hub and peers: what may be said, by whom, within which limits.
+
+Two planes, each with its own socket pair so that heartbeats never wait behind data:
+
+* *control*: one frame, a :data:`FromPeer` or a :data:`FromHub` message.  A peer says :class:`Hello` first and
+  is served after :class:`Welcome`.
+* *bulk*: one frame, a :data:`BulkFromPeer` or :data:`BulkFromHub` message; :class:`Post` and :class:`Delivery`
+  are envelopes and have a second frame, the payload, which the hub passes on unread.
+
+The sender of a message is never a field that a peer fills in: the hub takes it from the CURVE key.
+Everything about the ring carries the fencing token ``(epoch, slot)``: the epoch grows by one at every
+start of the orchestrator, the slot by one with every lease.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeAlias
+
+from msgspec import Meta
+
+from orchestrator.wire.codec import Message
+
+PROTOCOL_VERSION = 1
+CHUNK_BYTES = 1 << 20
+"""Largest payload frame on the bulk plane; longer channel messages travel in several."""
+CHUNK_OVERHEAD = 512
+"""What a payload frame costs beyond its length, so that many small ones use up the window too."""
+WINDOW_BYTES = 4 * (CHUNK_BYTES + CHUNK_OVERHEAD)
+"""Credit of one sender towards one recipient: four full chunks on the way."""
+MESSAGE_LIMIT = 64 << 20
+"""Largest channel message, bytes."""
+
+Role: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+Topic: TypeAlias = Annotated[str, Meta(min_length=1, max_length=200)]
+Reason: TypeAlias = Annotated[str, Meta(max_length=1000)]
+Count: TypeAlias = Annotated[int, Meta(ge=0, le=(1 << 62))]
+Instance: TypeAlias = Annotated[str, Meta(min_length=16, max_length=64)]
+Scalar: TypeAlias = str | int | float | bool | None
+Fields: TypeAlias = dict[Annotated[str, Meta(max_length=64)], Scalar | list[Scalar]]
+
+
+# -- both ways on the control plane --------------------------------------------------------------------
+
+
+class Heartbeat(Message, frozen=True):
+    """Nothing to say, still here.  Every other message counts as one too."""
+
+
+class LeaseAbort(Message, frozen=True):
+    """The lease is over at once: from a party that cannot go on, or from the hub to the others."""
+
+    epoch: Count
+    slot: Count
+    reason: Reason
+
+
+# -- peer to hub, control ------------------------------------------------------------------------------
+
+
+class Hello(Message, frozen=True):
+    """First message of a connection; ``instance`` is drawn afresh at every start of the process."""
+
+    role: Role
+    version: Count
+    instance: Instance
+
+
+class LeaseAccept(Message, frozen=True):
+    """The party is ready to run the lease as soon as it is granted."""
+
+    epoch: Count
+    slot: Count
+
+
+class LeaseRefuse(Message, frozen=True):
+    """The party cannot take part (instruments not ready, token too old, ...)."""
+
+    epoch: Count
+    slot: Count
+    reason: Reason
+
+
+class LightStatistics(Message, frozen=True):
+    """What a party counted while the light was on; what it does not know stays 0."""
+
+    frames: Count = 0
+    lost_frames: Count = 0
+    pulses: Count = 0
+    announced: Count = 0
+    sifted_bits: Count = 0
+    light_s: float = 0.0
+    wall_s: float = 0.0
+
+
+class LeaseDone(Message, frozen=True):
+    """The light phase is over for this party; the ring is free once all three have said so."""
+
+    epoch: Count
+    slot: Count
+    ok: bool
+    reason: Reason = ""
+    statistics: LightStatistics = LightStatistics()
+
+
+class BlockReport(Message, frozen=True):
+    """What became of a block after post-processing: lengths and rates, never bits."""
+
+    epoch: Count
+    slot: Count
+    first: Role
+    second: Role
+    ok: bool
+    reason: Reason = ""
+    pulses: Count = 0
+    sifted_bits: Count = 0
+    secret_bits: Count = 0
+    disclosed_bits: Count = 0
+    qber: float = 0.0
+    f_ec: float = 0.0
+    processing_s: float = 0.0
+
+
+class PairStock(Message, frozen=True):
+    """Usable key bits for applications that the reporting node holds with ``peer``."""
+
+    peer: Role
+    bits: Count
+    low_water_bits: Count = 0
+
+
+class Stock(Message, frozen=True):
+    """A node's whole stock; replaces its earlier report."""
+
+    pairs: Annotated[list[PairStock], Meta(max_length=256)]
+
+
+class Demand(Message, frozen=True):
+    """``bits`` of key wanted between two users within ``deadline_s``; replaces the sender's earlier
+    demand for this pair, and 0 bits withdraws it."""
+
+    first: Role
+    second: Role
+    bits: Count
+    deadline_s: float | None = None
+    purpose: Annotated[str, Meta(max_length=200)] = ""
+
+
+class Telemetry(Message, frozen=True):
+    """Something worth showing; lossy, never a command, never key bits."""
+
+    kind: Annotated[str, Meta(min_length=1, max_length=64)]
+    data: Fields = {}
+
+
+class Subscribe(Message, frozen=True):
+    """Send me telemetry from here on, beginning with the latest of every kind and role."""
+
+
+# -- hub to peer, control ------------------------------------------------------------------------------
+
+
+class Welcome(Message, frozen=True):
+    """The peer is in; it counts the hub as lost after ``lost_after_s`` without a message."""
+
+    role: Role
+    epoch: Count
+    heartbeat_s: float
+    lost_after_s: float
+
+
+class Refused(Message, frozen=True):
+    """The hub did not do what was asked.
+
+    ``code``: "hello-first" (connection not known: say Hello), "identity" (the key belongs to another name),
+    "version", "malformed", "unknown-peer", "not-connected", "credit", "overload" or "not-allowed".
+    """
+
+    code: Annotated[str, Meta(max_length=32)]
+    detail: Reason
+    to: str = ""
+    topic: str = ""
+
+
+class Superseded(Message, frozen=True):
+    """A newer process presented the same key; this connection is not served any more."""
+
+
+class LeaseOffer(Message, frozen=True):
+    """The ring for one block of ``n_frames`` frames between ``first`` and ``second``; answer in time."""
+
+    epoch: Count
+    slot: Count
+    first: Role
+    second: Role
+    n_frames: Count
+
+
+class LeaseGrant(Message, frozen=True):
+    """All parties accepted: light on.  ``limit_s`` is when the hub takes the ring back."""
+
+    epoch: Count
+    slot: Count
+    limit_s: float
+
+
+class TelemetryItem(Message, frozen=True):
+    """Telemetry of ``role`` passed on to a subscriber; ``seq`` counts per subscriber, gaps are losses."""
+
+    role: Role
+    kind: str
+    seq: Count
+    data: Fields
+
+
+class Shutdown(Message, frozen=True):
+    """The hub is about to stop on purpose; peers make safe and wait for its return."""
+
+    reason: Reason
+
+
+# -- bulk plane ----------------------------------------------------------------------------------------
+
+
+class BulkHello(Message, frozen=True):
+    """Ties the bulk connection to the control connection of the same ``instance``."""
+
+    instance: Instance
+
+
+class Post(Message, frozen=True):
+    """Envelope of one payload frame; ``seq`` counts frames per channel, ``more`` = message continues,
+    ``end`` = the sender closed the channel (empty payload)."""
+
+    to: Role
+    topic: Topic
+    seq: Count
+    more: bool = False
+    end: bool = False
+
+
+class CreditReturn(Message, frozen=True):
+    """The recipient took ``amount`` (lengths plus overheads) of what ``to`` had sent it."""
+
+    to: Role
+    amount: Count
+
+
+class BulkWelcome(Message, frozen=True):
+    """The bulk link stands; ``peers`` are the other roles that can be reached."""
+
+    peers: list[Role]
+
+
+class Delivery(Message, frozen=True):
+    """A :class:`Post` on its way out, ``sender`` filled in by the hub."""
+
+    sender: Role
+    topic: Topic
+    seq: Count
+    more: bool = False
+    end: bool = False
+
+
+class Credit(Message, frozen=True):
+    """A :class:`CreditReturn` on its way to the sender of the data."""
+
+    peer: Role
+    amount: Count
+
+
+class PeerChange(Message, frozen=True):
+    """``role`` came (up) or went; in order with the deliveries of the same bulk link."""
+
+    role: Role
+    up: bool
+    reason: Reason = ""
+
+
+FromPeer: TypeAlias = (
+    Hello
+    | Heartbeat
+    | LeaseAccept
+    | LeaseRefuse
+    | LeaseDone
+    | LeaseAbort
+    | BlockReport
+    | Stock
+    | Demand
+    | Telemetry
+    | Subscribe
+)
+FromHub: TypeAlias = (
+    Welcome
+    | Refused
+    | Superseded
+    | Heartbeat
+    | LeaseOffer
+    | LeaseGrant
+    | LeaseAbort
+    | TelemetryItem
+    | Shutdown
+)
+BulkFromPeer: TypeAlias = BulkHello | Post | CreditReturn
+BulkFromHub: TypeAlias = BulkWelcome | Delivery | Credit | PeerChange | Refused
+
+
+def chunk_cost(length: int) -> int:
+    """Credit that a payload frame of ``length`` bytes takes."""
+    return length + CHUNK_OVERHEAD
