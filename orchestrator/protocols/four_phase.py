@@ -74,7 +74,7 @@ def phase_error(e_y: float, delta_prime: float) -> float:
     if not (0.0 <= e_y < 0.5 and 0.0 <= delta_prime < 0.5):
         return 0.5
     angle = math.asin(math.sqrt(e_y)) + 2.0 * math.asin(math.sqrt(delta_prime))
-    return math.sin(angle) ** 2 if angle < math.pi / 4 else 0.5
+    return max(math.sin(angle) ** 2, e_y) if angle < math.pi / 4 else 0.5
 
 
 @dataclass(frozen=True, slots=True)

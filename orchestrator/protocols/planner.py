@@ -101,6 +101,7 @@ class BlockPlan:
     eps_sec: float
     eps_cor: float
     qber_limit: float
+    gain_tolerance_db: float
     finite: FinitePlan
     gain: float
     qber: float
@@ -156,6 +157,7 @@ class BlockPlan:
             *(self.channel.loss_a_db.hex(), self.channel.loss_b_db.hex()),
             *(self.channel.visibility.hex(), self.channel.dark_count.hex()),
             *(self.f_ec.hex(), self.eps_sec.hex(), self.eps_cor.hex(), self.qber_limit.hex()),
+            self.gain_tolerance_db.hex(),
         )
         f = self.finite
         predicted = (f.coin_rounds, f.delta, f.n_x, f.n_y, f.m_y, f.n_s, self.gain, self.qber)
@@ -242,6 +244,7 @@ def block_plan(
         eps_sec=scenario.eps_sec,
         eps_cor=float(eps_cor),
         qber_limit=float(qber_limit),
+        gain_tolerance_db=float(gain_tolerance_db),
         finite=finite,
         gain=gain,
         qber=qber,

@@ -113,6 +113,11 @@ class Scenario:
             return asymptotic(self.channel, mu_a, mu_b, p_x, self.f_ec, tolerance_db=self.tolerance_db).rate
         return max(self.expected_length(mu_a, mu_b, p_x).unclipped_bits / self.n_pulses, -1.0)
 
+    def per_sifted_bit(self, mu_a: float, mu_b: float, p_x: float) -> float:
+        """Key per expected XX round, negative where there is none."""
+        sifted = p_x**2 * self.channel.gain_and_qber(mu_a, mu_b)[0]
+        return self.objective(mu_a, mu_b, p_x) / sifted if sifted > 0.0 else -math.inf
+
     def key_rate(self, mu_a: float, mu_b: float, p_x: float) -> KeyRate:
         """All figures of one setting."""
         self.check_setting(mu_a, mu_b, p_x)
@@ -148,7 +153,7 @@ class Scenario:
         self.check_setting(mu_a, mu_b, p_x)
         if self.n_pulses is None and p_x is None:
             p_x = 1.0
-        return self.key_rate(*_climb(self, mu_a, mu_b, p_x))
+        return self.key_rate(*_best(self, mu_a, mu_b, p_x))
 
 
 def key_rate(
@@ -232,24 +237,44 @@ def keyrate_report(
     )
 
 
-def _climb(
+def _best(
     scenario: Scenario, mu_a: float | None, mu_b: float | None, p_x: float | None
 ) -> tuple[float, float, float]:
-    """Grid, then Nelder-Mead over the free ones of (ln mu_a, ln mu_b, ln(1 - p_x))."""
-    from scipy.optimize import minimize  # here, because it costs processes that never plan half a second
+    """Grid, then Nelder-Mead from the best grid point.
 
+    Close to the largest loss that still gives key, every grid point may miss the last small hill; its flank
+    is then found through the key per sifted bit, which unlike the key per pulse is not best where nothing
+    clicks.
+    """
     fixed = (mu_a, mu_b, p_x)
-    free = [i for i, value in enumerate(fixed) if value is None]
-    start = max(_grid(scenario, mu_a, mu_b, p_x), key=lambda point: scenario.objective(*point))
-    if not free:
+    grid = _grid(scenario, mu_a, mu_b, p_x)
+    start = max(grid, key=lambda point: scenario.objective(*point))
+    if None not in fixed:
         return start
     if scenario.objective(*start) <= 0.0:
-        return _hopeless(scenario, *fixed)
+        start = max(grid, key=lambda point: scenario.per_sifted_bit(*point))
+        start = _climb(scenario, fixed, start, scenario.per_sifted_bit)
+        if scenario.objective(*start) <= 0.0:
+            return _hopeless(scenario, mu_a, mu_b, p_x)
+    return _climb(scenario, fixed, start, scenario.objective)
+
+
+def _climb(
+    scenario: Scenario,
+    fixed: tuple[float | None, float | None, float | None],
+    start: tuple[float, float, float],
+    height: Callable[[float, float, float], float],
+) -> tuple[float, float, float]:
+    """Nelder-Mead over the free ones of (ln mu_a, ln mu_b, ln(1 - p_x))."""
+    from scipy.optimize import minimize  # half a second, not for processes that never plan
+
+    free = [i for i, value in enumerate(fixed) if value is None]
     limit = scenario.mu_limit
+    mu_top = math.log(limit)
     to_search: tuple[Callable[[float], float], ...] = (math.log, math.log, lambda p: math.log(1.0 - p))
     from_search: tuple[Callable[[float], float], ...] = (
-        lambda x: math.exp(min(x, math.log(limit))),
-        lambda x: math.exp(min(x, math.log(limit))),
+        lambda x: min(math.exp(min(x, mu_top)), limit),
+        lambda x: min(math.exp(min(x, mu_top)), limit),
         lambda x: 1.0 - math.exp(min(max(x, math.log(1e-6)), math.log(1.0 - P_X_MIN_FINITE))),
     )
 
@@ -261,9 +286,9 @@ def _climb(
 
     x0 = [to_search[i](start[i]) for i in free]
     simplex = [x0] + [[v + 0.2 * (i == j) for j, v in enumerate(x0)] for i in range(len(x0))]
-    scale = 1.0 / max(abs(scenario.objective(*start)), 1e-30)
+    scale = 1.0 / max(abs(height(*start)), 1e-30)
     found = minimize(
-        lambda x: -scale * scenario.objective(*setting(x)),
+        lambda x: -scale * height(*setting(x)),
         x0,
         method="Nelder-Mead",
         options={"initial_simplex": simplex, "xatol": 1e-5, "fatol": 1e-10, "maxiter": 600},
@@ -301,11 +326,16 @@ def _grid(
     points = []
     for p in (p_x,) if p_x is not None else (0.55, 0.7, 0.8, 0.87, 0.92, 0.96, 0.985, 0.995):
         for k in range(-6, 7):
-            power = reference * 10.0 ** (0.25 * k)
+            power = 10.0 ** (0.25 * k)
             for ratio in (1.0, 0.4, 2.5):
                 root = math.sqrt(ratio)
-                a = min(power * root / channel.eta_a, limit) if mu_a is None else mu_a
-                b = min(power / root / channel.eta_b, limit) if mu_b is None else mu_b
+                x_a = x_b = reference * power
+                if mu_a is not None:
+                    x_b = channel.eta_a * mu_a * power
+                elif mu_b is not None:
+                    x_a = channel.eta_b * mu_b * power
+                a = min(x_a * root / channel.eta_a, limit) if mu_a is None else mu_a
+                b = min(x_b / root / channel.eta_b, limit) if mu_b is None else mu_b
                 points.append((a, b, p))
     return points
 
