@@ -30,6 +30,7 @@ try:
     _BROKEN: tuple[type[Exception], ...] = (OSError, termios.error)
 except ImportError:  # no termios on Windows
     _BROKEN = (OSError,)  # pyserial's SerialException is an OSError
+_UNUSABLE: tuple[type[Exception], ...] = (*_BROKEN, ValueError)  # pyserial: ValueError for a bad URL
 
 QUIET_S = 0.05  # a line this long without a byte is quiet
 MAX_DRAIN_S = 1.0
@@ -72,7 +73,7 @@ class SerialLink:
                     write_timeout=self.timeout_s,
                     exclusive=True,
                 )
-            except (*_BROKEN, ValueError) as error:
+            except _UNUSABLE as error:
                 raise LinkBrokenError(
                     f"cannot open the serial port ({error}); check the cable, the path and who else uses it",
                     instrument=self._instrument,
