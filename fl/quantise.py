@@ -1,0 +1,130 @@
+"""Model updates as small integers whose sum is exact in a ring of 2^b.
+
+Secure aggregation adds integers modulo ``2^b``, so every client turns its update ``x`` (float32, one value
+per parameter) into integers in ``[-L, L]``:
+
+    q = floor(clip(x, -c, c) * L / c + u),  u uniform on [0, 1),  clamped to [-L, L]
+
+The rounding is unbiased: ``E[q] = clip(x, -c, c) * L / c`` (Alistarh et al., QSGD, arXiv 1610.02132, with
+uniform levels; the form used here is FL.md 1).  The clamp only catches float rounding at ``x = +-c``.  The
+server reads the sum of ``w_i * q_i`` as a signed number of ``b`` bits; that is the true sum if and only if
+
+    L * sum(w) <= 2^(b-1) - 1
+
+which :func:`check_ring` enforces, the one place where it is written down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+QuantisedUpdate = npt.NDArray[np.int32]
+"""One integer in ``[-L, L]`` per parameter, 1-d, C-contiguous."""
+
+MIN_RING_BITS = 2
+MAX_RING_BITS = 32
+"""Ring widths that the masked uploads use; 32 bits already equal the size of a float32."""
+
+
+class QuantisationError(ValueError):
+    """Base of what makes an update or a setting unfit for exact summation."""
+
+
+class RingTooSmallError(QuantisationError):
+    """The sum of all updates could wrap around the ring and come back as a different number."""
+
+
+class UpdateNotFiniteError(QuantisationError):
+    """A model update holds NaN or an infinity."""
+
+
+@dataclass(frozen=True)
+class Quantiser:
+    """The public rule by which all clients of a run turn floats into integers.
+
+    ``clip`` is in units of the parameters; larger updates are cut to it.  ``levels`` is L above.
+    """
+
+    clip: float
+    levels: int
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.clip) and self.clip > 0):
+            raise QuantisationError(f"the clip must be a positive number, got {self.clip}")
+        if self.levels < 1:
+            raise QuantisationError(f"at least one level is needed, got L = {self.levels}")
+
+    def quantise(
+        self, update: npt.NDArray[np.floating], rng: np.random.Generator, *, client: str, round_number: int
+    ) -> QuantisedUpdate:
+        """``update`` (1-d floats) as int32 values in ``[-levels, levels]``.
+
+        ``client`` and ``round_number`` only serve the error: raises UpdateNotFiniteError at NaN or infinity.
+        """
+        finite = np.isfinite(update)
+        if not finite.all():
+            index = int(np.argmin(finite))
+            raise UpdateNotFiniteError(
+                f"client {client}, round {round_number}: parameter {index} of the update is {update[index]}, "
+                f"and {int(update.size - finite.sum())} of {update.size} values are not finite; "
+                "lower the learning rate or look at the client's data"
+            )
+        scaled = np.clip(update.astype(np.float64), -self.clip, self.clip) * (self.levels / self.clip)
+        rounded = np.floor(scaled + rng.random(update.size))
+        return np.clip(rounded, -self.levels, self.levels).astype(np.int32)
+
+    def mean(self, total: npt.NDArray[np.int64], weight_sum: int) -> npt.NDArray[np.float32]:
+        """The weighted mean update behind the exact sum ``total = sum_i w_i q_i``."""
+        if weight_sum < 1:
+            raise QuantisationError(f"the weights must sum to at least 1, got {weight_sum}")
+        return (total * (self.clip / (self.levels * weight_sum))).astype(np.float32)
+
+    def clipped_fraction(self, update: npt.NDArray[np.floating]) -> float:
+        """Share of the parameters that the clip cuts."""
+        return float(np.mean(np.abs(update) > self.clip))
+
+
+def smallest_ring_bits(levels: int, weight_sum: int) -> int:
+    """The narrowest ring in which ``weight_sum`` updates of ``levels`` levels do not wrap."""
+    return (levels * weight_sum).bit_length() + 1
+
+
+def largest_levels(ring_bits: int, weight_sum: int) -> int:
+    """The most levels that do not wrap in ``ring_bits`` bits; 0 if not even ternary updates fit."""
+    return int((2 ** (ring_bits - 1) - 1) // weight_sum)
+
+
+def check_ring(levels: int, weights: Sequence[int], ring_bits: int) -> None:
+    """Refuse settings under which the sum of the updates could wrap.
+
+    ``weights`` holds one positive integer per client.  Raises RingTooSmallError, which names what would
+    work, and QuantisationError for settings that make no sense.
+    """
+    if not MIN_RING_BITS <= ring_bits <= MAX_RING_BITS:
+        raise QuantisationError(
+            f"ring width must be {MIN_RING_BITS} to {MAX_RING_BITS} bits, got b = {ring_bits}"
+        )
+    if not weights or min(weights) < 1:
+        raise QuantisationError(
+            f"every client needs a positive integer weight, got {list(weights) or 'no clients'}"
+        )
+    weight_sum = sum(weights)
+    if levels * weight_sum <= 2 ** (ring_bits - 1) - 1:
+        return
+    most = largest_levels(ring_bits, weight_sum)
+    alternative = f"or L = {most} fits b = {ring_bits}" if most else f"no L fits b = {ring_bits}"
+    raise RingTooSmallError(
+        f"N = {len(weights)} clients (weights sum to {weight_sum}) with L = {levels} levels wrap in a ring "
+        f"of b = {ring_bits} bits: L * sum(w) = {levels * weight_sum} exceeds 2^(b-1) - 1 = "
+        f"{2 ** (ring_bits - 1) - 1}; use b = {smallest_ring_bits(levels, weight_sum)} for L = {levels}, "
+        f"{alternative}"
+    )
+
+
+def quantisation_rng(run_seed: int, round_number: int, client_index: int) -> np.random.Generator:
+    """The generator of the rounding noise of one client in one round."""
+    return np.random.default_rng([run_seed, round_number, client_index, 0x9A])

@@ -1,0 +1,100 @@
+"""What a federated task is: a model of fixed size, data for each client, and a test set.
+
+Parameters travel as one flat float32 array, so that nothing outside a task knows what the model looks
+like.  Everything is a function of its seeds: two runs of the same task with the same seeds give the same
+bits, which is what lets a masked run be compared with training without masking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Parameters = npt.NDArray[np.float32]
+"""All trainable values of a model, 1-d, C-contiguous."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Labelled examples: ``inputs`` float32 of shape (n, ...), ``labels`` int64 of shape (n,)."""
+
+    inputs: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: npt.NDArray[np.int64]) -> Examples:
+        """The examples at ``indices``, in that order."""
+        return Examples(self.inputs[indices], self.labels[indices])
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How good a model is on the test set: share of right answers, and mean cross-entropy in nats."""
+
+    accuracy: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class TaskDefaults:
+    """Settings with which a task is known to train well."""
+
+    clip: float
+    levels: int
+    rounds: int
+
+
+class Task(Protocol):
+    """A learning problem that clients can share."""
+
+    @property
+    def name(self) -> str:
+        """The name under which ``load_task`` finds it."""
+
+    @property
+    def n_parameters(self) -> int:
+        """Length of the flat parameter array."""
+
+    @property
+    def defaults(self) -> TaskDefaults:
+        """Quantisation and length of a run that suit the task."""
+
+    def initial_parameters(self, seed: int) -> Parameters:
+        """The model before the first round."""
+
+    def client_data(self, client_index: int, n_clients: int, seed: int) -> Examples:
+        """The training examples of one client: the shards of all clients are disjoint."""
+
+    def local_train(self, parameters: Parameters, data: Examples, seed: Sequence[int]) -> Parameters:
+        """Train from ``parameters`` on ``data``; returns the change of the parameters."""
+
+    def evaluate(self, parameters: Parameters) -> Evaluation:
+        """Accuracy and loss on the test set, which only the evaluating side loads."""
+
+
+def training_seed(run_seed: int, round_number: int, client_index: int) -> tuple[int, int, int]:
+    """The seed of one client's local training in one round.
+
+    The round number is part of it so that a client which trains again after an aborted round draws
+    different batches: the same update is never masked for two participant sets.
+    """
+    return (run_seed, round_number, client_index)
+
+
+def iid_shard(n_examples: int, client_index: int, n_clients: int, seed: int) -> npt.NDArray[np.int64]:
+    """Indices of client ``client_index``'s share of ``n_examples`` shuffled examples.
+
+    Shares differ in size by at most one example.
+    """
+    if not 0 <= client_index < n_clients:
+        raise ValueError(f"client {client_index} does not exist among {n_clients}")
+    if n_examples < n_clients:
+        raise ValueError(f"{n_examples} examples cannot be split over {n_clients} clients")
+    order = np.random.default_rng([seed, 0x5A4D]).permutation(n_examples)
+    return np.array_split(order, n_clients)[client_index].astype(np.int64)

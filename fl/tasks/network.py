@@ -1,0 +1,152 @@
+"""Small torch networks over one flat parameter vector, trained by plain stochastic gradient descent.
+
+The layers are views into the vector, so an optimiser step is one operation on it and an update is the
+difference of two vectors.  With one torch thread the result is the same on every run (torch's CPU kernels
+are deterministic for a fixed number of threads).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from fl.tasks.base import Evaluation, Examples, Parameters
+
+Forward = Callable[[Sequence[Tensor], Tensor], Tensor]
+"""(layer tensors, batch of inputs) -> logits of shape (batch, classes)."""
+
+EVALUATION_BATCH = 2048
+
+
+@dataclass(frozen=True)
+class Network:
+    """A model as the shapes of its layers (weight, bias, weight, bias, ...) and a forward function."""
+
+    shapes: tuple[tuple[int, ...], ...]
+    forward: Forward
+
+    @property
+    def n_parameters(self) -> int:
+        return sum(math.prod(shape) for shape in self.shapes)
+
+    def layers(self, flat: Tensor) -> list[Tensor]:
+        """Views of ``flat`` with the shapes of the layers."""
+        parts, start = [], 0
+        for shape in self.shapes:
+            size = math.prod(shape)
+            parts.append(flat[start : start + size].view(shape))
+            start += size
+        return parts
+
+    def initial(self, seed: int) -> Parameters:
+        """He-uniform weights (He et al., arXiv 1502.01852, eq. 10) and zero biases."""
+        rng = np.random.default_rng([seed, 0x1217])
+        parts = []
+        for shape in self.shapes:
+            if len(shape) == 1:
+                parts.append(np.zeros(shape))
+            else:
+                bound = math.sqrt(6 / math.prod(shape[1:]))
+                parts.append(rng.uniform(-bound, bound, math.prod(shape)))
+        return np.concatenate(parts).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class LocalTraining:
+    """One client's work in a round: SGD with momentum, the rate falling linearly to zero over the round.
+
+    The falling rate makes the update depend little on the order of the last batches, so that accuracy
+    does not jump from round to round.
+    """
+
+    learning_rate: float
+    momentum: float
+    epochs: int
+    batch_size: int
+
+
+def single_thread() -> None:
+    """Make torch deterministic and considerate of the other processes: one thread per process."""
+    if torch.get_num_threads() != 1:
+        torch.set_num_threads(1)
+
+
+def train(
+    network: Network, parameters: Parameters, data: Examples, plan: LocalTraining, seed: Sequence[int]
+) -> Parameters:
+    """Train on ``data`` as ``plan`` says; returns final minus initial parameters."""
+    start = torch.from_numpy(parameters.copy())
+    flat = start.clone().requires_grad_(True)
+    velocity = torch.zeros_like(start)
+    inputs, labels = torch.from_numpy(data.inputs), torch.from_numpy(data.labels)
+    rng = np.random.default_rng(list(seed))
+    steps = plan.epochs * math.ceil(len(data) / plan.batch_size)
+    step = 0
+    for _ in range(plan.epochs):
+        order = torch.from_numpy(rng.permutation(len(data)))
+        for first in range(0, len(data), plan.batch_size):
+            batch = order[first : first + plan.batch_size]
+            logits = network.forward(network.layers(flat), inputs[batch])
+            (gradient,) = torch.autograd.grad(functional.cross_entropy(logits, labels[batch]), flat)
+            velocity.mul_(plan.momentum).add_(gradient)
+            with torch.no_grad():
+                flat.sub_(velocity, alpha=plan.learning_rate * (1 - step / steps))
+            step += 1
+    return np.ascontiguousarray((flat.detach() - start).numpy())
+
+
+def evaluate(network: Network, parameters: Parameters, data: Examples) -> Evaluation:
+    """Accuracy and mean cross-entropy on ``data``."""
+    layers = network.layers(torch.from_numpy(parameters.copy()))
+    inputs, labels = torch.from_numpy(data.inputs), torch.from_numpy(data.labels)
+    right, loss = 0, 0.0
+    with torch.no_grad():
+        for start in range(0, len(data), EVALUATION_BATCH):
+            stop = start + EVALUATION_BATCH
+            logits = network.forward(layers, inputs[start:stop])
+            right += int((logits.argmax(1) == labels[start:stop]).sum())
+            loss += float(functional.cross_entropy(logits, labels[start:stop], reduction="sum"))
+    return Evaluation(right / len(data), loss / len(data))
+
+
+def mlp(*widths: int) -> Network:
+    """A multilayer perceptron with ReLU between layers of the given widths."""
+    shapes: list[tuple[int, ...]] = []
+    for fan_in, fan_out in pairwise(widths):
+        shapes += [(fan_out, fan_in), (fan_out,)]
+
+    def forward(layers: Sequence[Tensor], inputs: Tensor) -> Tensor:
+        hidden = inputs
+        for index in range(0, len(layers), 2):
+            if index:
+                hidden = functional.relu(hidden)
+            hidden = functional.linear(hidden, layers[index], layers[index + 1])
+        return hidden
+
+    return Network(tuple(shapes), forward)
+
+
+def small_cnn(side: int, channels: tuple[int, int], classes: int) -> Network:
+    """Two 3x3 convolutions, each with ReLU and 2x2 max pooling, and a linear layer.
+
+    Inputs have shape (batch, 1, side, side).
+    """
+    first, second = channels
+    features = second * (side // 4) ** 2
+    shapes = ((first, 1, 3, 3), (first,), (second, first, 3, 3), (second,), (classes, features), (classes,))
+
+    def forward(layers: Sequence[Tensor], inputs: Tensor) -> Tensor:
+        hidden = functional.conv2d(inputs, layers[0], layers[1], padding=1)
+        hidden = functional.max_pool2d(functional.relu(hidden), 2)
+        hidden = functional.conv2d(hidden, layers[2], layers[3], padding=1)
+        hidden = functional.max_pool2d(functional.relu(hidden), 2)
+        return functional.linear(hidden.flatten(1), layers[4], layers[5])
+
+    return Network(shapes, forward)
