@@ -98,11 +98,8 @@ class Ring:
         The first of them in ring order turns to the counter-clockwise, the last to the clockwise pulse; a
         single one stays as it was.
         """
-        order = self._ring_order(users)
         with self._lock:
-            self._armed = order
-            if len(order) >= 2:
-                self._switch[order[0]], self._switch[order[-1]] = "ccw", "cw"
+            self._armed = self._turn(users)
 
     def set_direction(self, user: str, direction: Direction) -> None:
         """Turn one station's switch by hand."""
@@ -140,7 +137,7 @@ class Ring:
     def detector_count_rates(self) -> list[float]:
         """Expected clicks per second of D1 and D2 in the present light, with all modulators at 0 V."""
         with self._lock:
-            fields, receiver = self._fields(), self._receiver()
+            fields, receiver = self._fields(self._armed), self._receiver()
         optics = self.optics
         # Phase noise scales the interference term, and so does this phase: cos(p) = cos(offset) e^{-s^2/2}.
         phase = math.acos(math.cos(optics.phase_offset_rad) * math.exp(-(optics.phase_noise_rad**2) / 2))
@@ -157,18 +154,18 @@ class Ring:
     def expose(self, drives: Mapping[str, Drive], duration_ps: int, seed: int) -> Clicks:
         """Play the users' waveforms on the light for ``duration_ps`` and return every click.
 
-        ``drives`` names the armed users; the same seed in the same state gives the same clicks.  Tags outside
-        ``0 <= time < duration_ps`` are dropped.
+        Users in ``drives`` count as armed even if :meth:`set_armed` does not know of them.  The same seed in
+        the same state gives the same clicks.  Tags outside ``0 <= time < duration_ps`` are dropped.
         """
         require(duration_ps >= 0, "an exposure cannot last", duration_ps)
-        self.set_armed(drives.keys())
         with self._lock:
-            fields, receiver = self._fields(), self._receiver()
+            fields, receiver = self._fields(self._turn({*self._armed, *drives})), self._receiver()
         optics = self.optics
         slot_ps = 1e12 / optics.clock_hz
         incoming = sum(amplitude * amplitude for amplitude in fields[:-1])
         exposure = kernel.Exposure(
-            n_slots=math.ceil(duration_ps / slot_ps),
+            first_slot=-math.ceil(max(0.0, *receiver.delay_ps) / slot_ps),
+            n_slots=math.ceil((duration_ps - min(receiver.delay_ps)) / slot_ps),
             slot_ps=slot_ps,
             duration_ps=float(duration_ps),
             bright=float(incoming * max(receiver.efficiency) * (1 + 1e-12) * optics.thinning_margin),
@@ -183,6 +180,13 @@ class Ring:
         if user not in self._index:
             raise ValueError(f"no user {user!r} in the ring; there are {', '.join(self._index)}")
         return self._index[user]
+
+    def _turn(self, users: Collection[str]) -> tuple[str, ...]:
+        """Turn the switches of the armed users; returns these in ring order."""
+        order = self._ring_order(users)
+        if len(order) >= 2:
+            self._switch[order[0]], self._switch[order[-1]] = "ccw", "cw"
+        return order
 
     def _station(self, user: str) -> StationOptics:
         return self.optics.users[self._known(user)]
@@ -222,9 +226,8 @@ class Ring:
     def _photons(self, power_w: float) -> float:
         return power_w * self._wavelength_m / (PLANCK_J_S * LIGHT_SPEED_M_S * self.optics.clock_hz)
 
-    def _returning(self, direction: Direction) -> tuple[float, float]:
+    def _returning(self, direction: Direction, order: tuple[str, ...]) -> tuple[float, float]:
         """Photons per slot back at the splitter, and their fraction that modulators do not act on."""
-        order = self._armed
         user = None
         if len(order) >= 2:
             user = order[0] if direction == "ccw" else order[-1]
@@ -238,9 +241,10 @@ class Ring:
         photons = self._photons(power_w * _gain(self._home_db(user, direction)))
         return photons, 1 / (1 + 10 ** (station.extinction_db / 10))
 
-    def _fields(self) -> kernel.Fields:
-        cw, cw_residue = self._returning("cw")
-        ccw, ccw_residue = self._returning("ccw")
+    def _fields(self, order: tuple[str, ...]) -> kernel.Fields:
+        """Amplitudes back at the splitter for the armed users in ring order."""
+        cw, cw_residue = self._returning("cw", order)
+        ccw, ccw_residue = self._returning("ccw", order)
         parallel = self.optics.visibility
         orthogonal = math.sqrt(1 - parallel**2)
         modulated, residue = math.sqrt(ccw * (1 - ccw_residue)), math.sqrt(ccw * ccw_residue)
@@ -302,9 +306,10 @@ def _draw(
 ) -> Clicks:
     """Run the kernel with buffers of the expected size, again with larger ones if chance wants more."""
     noise = sum(receiver.dark_per_ps) * exposure.duration_ps
-    expected = -math.expm1(-exposure.bright) * exposure.n_slots * 2 + noise
+    n_slots = exposure.n_slots - exposure.first_slot
+    expected = -math.expm1(-exposure.bright) * n_slots * 2 + noise
     if min(receiver.dead_ps) > 0:
-        expected = min(expected, DETECTORS * exposure.duration_ps / min(receiver.dead_ps))
+        expected = min(expected, DETECTORS * n_slots * exposure.slot_ps / min(receiver.dead_ps))
     expected *= 1 + max(receiver.afterpulse_probability)
     capacity = int(expected + 8 * math.sqrt(expected)) + 64
     while True:

@@ -66,7 +66,7 @@ class Drives(NamedTuple):
     """Two waveforms, and how a normalised sample becomes a phase.
 
     Either may be empty: then its modulator sees 0 V.  Slot s reads sample ``(s + offset) * samples_per_slot``
-    rounded down; past the end of a waveform the voltage is 0.
+    rounded down; before slot 0 and past the end of a waveform the voltage is 0.
     """
 
     first: WaveArray
@@ -99,9 +99,12 @@ class ClickBuffer(NamedTuple):
 
 
 class Exposure(NamedTuple):
-    """How long, how bright, how noisy."""
+    """How long, how bright, how noisy.  Slot 0 begins with the trigger; the light is there before it."""
 
+    first_slot: int
+    """The first slot whose light can reach a detector after the trigger (0 or below)."""
     n_slots: int
+    """The slots end before this number."""
     slot_ps: float
     duration_ps: float
     bright: float
@@ -182,9 +185,9 @@ def _gauss(state: State) -> float:
 @_jit
 def _sample(wave: WaveArray, per_slot: float, slot: int, offset: float) -> float:
     index = int((slot + offset) * per_slot)
-    if index < wave.size:
-        return float(wave[index])
-    return 0.0
+    if slot < 0 or index >= wave.size:
+        return 0.0
+    return float(wave[index])
 
 
 @_jit
@@ -303,7 +306,7 @@ def draw(
     for d in range(2):
         dark[d] = _next_dark(d, -receiver.delay_ps[d], receiver, exposure, state)
     ahead = Ahead(np.empty(BATCH, np.int64), np.empty(BATCH))
-    _look_ahead(exposure, drives, 0, state, ahead)
+    _look_ahead(exposure, drives, exposure.first_slot, state, ahead)
     k = n = 0
     while True:
         slot = ahead.slot[k]
@@ -330,7 +333,7 @@ def draw(
         k += 1
         if k == BATCH:
             # Slots in which both detectors are dead cannot click, however bright they are.
-            alive = min(max(alive_ps / exposure.slot_ps, 0.0), float(exposure.n_slots))
+            alive = min(max(alive_ps / exposure.slot_ps, float(slot)), float(exposure.n_slots))
             _look_ahead(exposure, drives, max(slot + 1, int(np.ceil(alive))), state, ahead)
             k = 0
 

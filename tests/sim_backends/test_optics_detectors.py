@@ -1,0 +1,181 @@
+"""Detectors: bias plateau, dark counts, dead time, jitter and gate, delays, afterpulses, tag order."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from sim_backends.optics import Clicks, DetectorOptics, Drive, Ring, RingOptics, StationOptics
+
+SLOT_PS = 10_000
+GATE_PS = 1_000
+RING = RingOptics(
+    clock_hz=1e8,
+    samples_per_slot=2,
+    users=(
+        StationOptics("alice", 1.0, v_pi_v=4.0, rf_gain=20.0, monitor_ratio=9.0),
+        StationOptics("bob", 5.0, v_pi_v=4.0, rf_gain=20.0, monitor_ratio=9.0),
+    ),
+    length_km=6.0,
+    fibre_loss_db_per_km=0.2,
+    station_pass_loss_db=0.5,
+    relay_loss_db=2.0,
+)
+DETECTOR = DetectorOptics(efficiency_max=0.8, dark_count_probability=0.0, gate_ns=1.0)
+DRIVES = {user: Drive(np.zeros(2, np.float32), 2e8, 0.5) for user in ("alice", "bob")}
+
+
+def expose(
+    detectors: DetectorOptics | tuple[DetectorOptics, DetectorOptics],
+    photons: float,
+    n_slots: int,
+    seed: int = 1,
+    phase_offset_rad: float = 0.0,
+) -> Clicks:
+    """Clicks when ``photons`` per slot are to be detected in all, in D1 unless the phase says otherwise."""
+    pair = detectors if isinstance(detectors, tuple) else (detectors, detectors)
+    ring = Ring(replace(RING, phase_offset_rad=phase_offset_rad), pair)
+    ring.set_detectors([25.0, 25.0], True)
+    ring.set_armed(["alice", "bob"])
+    if photons:
+        ring.set_laser(1e-3, 1550.0)
+        ring.set_launch(0.0, True)
+        for user, loss in zip(DRIVES, ring.arm_loss_db("alice", "bob"), strict=True):
+            mu = photons / 2 * 10 ** (loss / 10)
+            ring.set_user_attenuation(user, 10 * math.log10(ring.mean_photon_number(user) / mu))
+    return ring.expose(DRIVES, n_slots * SLOT_PS, seed)
+
+
+def in_gate(times: npt.NDArray[np.int64], delay_ps: float = 0.0) -> npt.NDArray[np.bool_]:
+    shifted = times - delay_ps
+    return np.abs(shifted - np.round(shifted / SLOT_PS) * SLOT_PS) <= GATE_PS / 2
+
+
+def within_five_sigma(observed: float, expected: float, variance: float | None = None) -> bool:
+    return abs(observed - expected) <= 5 * math.sqrt(expected if variance is None else variance) + 1
+
+
+def test_efficiency_saturates_on_a_plateau() -> None:
+    bias = np.linspace(0, 30, 200)
+    efficiency = np.array([DETECTOR.efficiency(b) for b in bias])
+    assert np.all(np.diff(efficiency) >= 0)
+    assert DETECTOR.efficiency(DETECTOR.bias_half_ua) == pytest.approx(0.4)
+    assert DETECTOR.efficiency(20.0) == pytest.approx(0.8, rel=1e-6)
+    assert DETECTOR.efficiency(5.0) < 1e-5
+    assert DETECTOR.efficiency(0.0) == 0.0
+
+
+def test_dark_counts_fill_the_gate_with_their_probability() -> None:
+    """pd per gate inside it, the same rate density outside."""
+    n_slots = 1_000_000
+    clicks = expose(replace(DETECTOR, dark_count_probability=1e-2), 0.0, n_slots)
+    for detector in (0, 1):
+        times = clicks.of(detector)
+        gated = times[in_gate(times)]
+        slots_hit = np.unique(np.round(gated / SLOT_PS)).size
+        assert within_five_sigma(slots_hit, 1e-2 * n_slots)
+        assert within_five_sigma(times.size, -math.log(0.99) * 10 * n_slots)
+
+
+def test_dark_counts_are_poissonian_in_time() -> None:
+    clicks = expose(replace(DETECTOR, dark_count_probability=1e-3), 0.0, 2_000_000)
+    counts = np.histogram(clicks.of(0), bins=100, range=(0, 2e10))[0]
+    chi2 = float(((counts - counts.mean()) ** 2 / counts.mean()).sum())
+    assert abs(chi2 - 99) < 5 * math.sqrt(2 * 99)
+    gaps = np.diff(clicks.of(0))
+    assert np.mean(gaps > gaps.mean()) == pytest.approx(math.exp(-1), abs=0.02)
+
+
+@pytest.mark.parametrize("dead_ns", [30.0, 200.0, 1000.0])
+def test_dead_time_divides_the_rate(dead_ns: float) -> None:
+    """R / (1 + R tau) for counts at random times, rate 1e7/s; variance of a renewal process."""
+    noisy = replace(DETECTOR, dark_count_probability=-math.expm1(-0.01), dead_time_ns=dead_ns)
+    clicks = expose(noisy, 0.0, 1_000_000)
+    load = 1e7 * dead_ns * 1e-9
+    expected = 1e7 * 1e-2 / (1 + load)
+    for detector in (0, 1):
+        times = clicks.of(detector)
+        assert within_five_sigma(times.size, expected, expected / (1 + load) ** 2)
+        assert np.diff(times).min() >= dead_ns * 1e3 - 1
+
+
+def test_dead_time_spans_slots_of_light() -> None:
+    """In pulsed light a click blocks the next 9 pulses: p / (1 + 9 p) of the slots click."""
+    p = -math.expm1(-0.1)
+    clicks = expose(replace(DETECTOR, dead_time_ns=95.0), 0.1, 500_000)
+    expected = 500_000 * p / (1 + 9 * p)
+    assert within_five_sigma(clicks.of(0).size, expected)
+    assert np.diff(clicks.of(0)).min() == 10 * SLOT_PS
+
+
+def test_dead_detectors_do_not_block_each_other() -> None:
+    """Strong light at a quarter turn: both detectors click at their own pace."""
+    clicks = expose(replace(DETECTOR, dead_time_ns=15.0), 50.0, 100_000, phase_offset_rad=math.pi / 2)
+    assert clicks.of(0).size == clicks.of(1).size == 50_000
+
+
+@pytest.mark.parametrize("sigma_ps", [100.0, 300.0, 500.0])
+def test_jitter_loses_what_leaves_the_gate(sigma_ps: float) -> None:
+    """A gaussian of the tag time; erf(gate / 2 / (sqrt2 sigma)) stays inside."""
+    clicks = expose(replace(DETECTOR, jitter_ps=sigma_ps), 0.05, 500_000)
+    times = clicks.of(0)
+    inside = math.erf((GATE_PS + 1) / 2 / (math.sqrt(2) * sigma_ps))
+    assert within_five_sigma(in_gate(times).sum(), inside * times.size, times.size * inside * (1 - inside))
+    offsets = times - np.round(times / SLOT_PS) * SLOT_PS
+    assert offsets.std() == pytest.approx(sigma_ps, rel=0.03)
+
+
+def test_delays_shift_the_tags_and_light_before_the_trigger_arrives_after_it() -> None:
+    """31.2 and 31.65 ns: pulses of slots -3 on are tagged in the record, and all tags stay sorted."""
+    pair = (replace(DETECTOR, delay_ps=31_200), replace(DETECTOR, delay_ps=31_650))
+    clicks = expose(pair, 40.0, 1000, phase_offset_rad=math.pi / 2)
+    assert np.array_equal(clicks.of(0), 31_200 - 3 * SLOT_PS + SLOT_PS * np.arange(1000))
+    assert np.array_equal(clicks.of(1), 31_650 - 3 * SLOT_PS + SLOT_PS * np.arange(1000))
+    assert np.all(np.diff(clicks.time_ps) >= 0)
+
+
+def test_the_waveform_begins_with_the_trigger() -> None:
+    """Half a turn in slot 0 only: D2 clicks there, D1 before and after."""
+    pair = (replace(DETECTOR, delay_ps=31_200), replace(DETECTOR, delay_ps=31_200))
+    ring = Ring(RING, pair)
+    ring.set_laser(1e-3, 1550.0)
+    ring.set_launch(50.0, True)
+    ring.set_detectors([25.0, 25.0], True)
+    wave = np.array([0.0, 4.0 / (20.0 * 0.25), 0.0, 0.0], np.float32)
+    ring.set_user_attenuation("alice", 10.0)
+    ring.set_user_attenuation("bob", 10.0)
+    clicks = ring.expose({**DRIVES, "alice": Drive(wave, 2e8, 0.5)}, 100_000, seed=1)
+    assert clicks.detector.tolist() == [0, 0, 0, 1, 0, 0, 0, 0, 0, 0]
+
+
+def test_afterpulses_follow_clicks_by_dead_time_and_an_exponential() -> None:
+    """Each click begets another with probability p, and so on: 1/(1-p) clicks per photon."""
+    leaky = replace(DETECTOR, dead_time_ns=50.0, afterpulse_probability=0.1, afterpulse_decay_ns=40.0)
+    times = expose(leaky, 5e-4, 4_000_000).of(0)
+    light = int(in_gate(times).sum())
+    extra = times.size - light
+    fraction = 0.9 * 0.1 / 0.9
+    assert within_five_sigma(extra, fraction * light, fraction * light * 1.3)
+    follow = np.diff(times)[np.diff(times) < 400_000]
+    follow = follow[follow % SLOT_PS != 0]
+    assert follow.min() >= 50_000
+    assert (follow.mean() - 50_000) / 1000 == pytest.approx(40.0, rel=0.15)
+
+
+def test_tags_stay_within_the_exposure() -> None:
+    noisy = replace(
+        DETECTOR, dark_count_probability=0.3, jitter_ps=400.0, delay_ps=-3_000, afterpulse_probability=0.3
+    )
+    for seed in range(20):
+        clicks = expose(noisy, 0.5, 40, seed=seed)
+        assert clicks.time_ps.min(initial=0) >= 0
+        assert clicks.time_ps.max(initial=0) < 40 * SLOT_PS
+        assert np.all(np.diff(clicks.time_ps) >= 0)
+
+
+def test_an_exposure_of_no_length_is_empty() -> None:
+    assert expose(replace(DETECTOR, dark_count_probability=0.1), 0.5, 0).time_ps.size == 0
