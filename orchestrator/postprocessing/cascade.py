@@ -362,7 +362,7 @@ def reconcile_benchmark(
 
 def compile_kernels() -> None:
     """Have numba compile (or load from its cache) everything before time matters; seconds the first time."""
-    bits = pack(np.arange(MIN_BITS, dtype=np.uint8) & 1)
+    bits = pack(np.zeros(MIN_BITS, np.uint8))
     reference = CascadeReference(bits, MIN_BITS, 0.1, bytes(SEED_BYTES), limit_bits=8 * MIN_BITS)
     corrector = CascadeCorrector(bits, MIN_BITS, 0.1, bytes(SEED_BYTES))
     request = corrector.next_request(None)

@@ -25,6 +25,8 @@ they release the GIL.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 from numba import njit
@@ -48,9 +50,16 @@ ERR_REPEATED = -3
 ERR_COUNT = -4
 ERR_INCONSISTENT = -5
 
+_STRIDE = 1024
 _ONE = np.uint64(1)
 _LOW = np.uint64(63)
 _ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
+
+
+@njit(cache=True, nogil=True)
+def _signed(x: np.unsignedinteger[Any] | np.uint64) -> int:
+    """A signed 64-bit integer: numba makes floats of mixed signed and unsigned arithmetic."""
+    return np.int64(x)  # type: ignore[return-value]
 
 
 @njit(cache=True, nogil=True)
@@ -67,7 +76,7 @@ def forward(position: int, key: U64, width: int, n: int) -> int:
         y = (y * key[2] + key[5]) & mask
         y ^= y >> half
         if y < np.uint64(n):
-            return np.int64(y)  # type: ignore[return-value]
+            return _signed(y)
 
 
 @njit(cache=True, nogil=True)
@@ -84,18 +93,43 @@ def backward(index: int, key: U64, width: int, n: int) -> int:
         y ^= y >> half
         y = ((y - key[3]) * key[6]) & mask
         if y < np.uint64(n):
-            return np.int64(y)  # type: ignore[return-value]
+            return _signed(y)
+
+
+@njit(cache=True, nogil=True)
+def _scatter(base: int, key: U64, width: int, out: npt.NDArray[np.uint32]) -> None:
+    """One application of the bijection to ``base .. base + out.size - 1``; 32-bit words, so that it vectorises."""
+    half = np.uint32((width + 1) // 2)
+    mask = np.uint32((1 << width) - 1)
+    a0, a1, a2 = np.uint32(key[0]), np.uint32(key[1]), np.uint32(key[2])
+    c0, c1, c2 = np.uint32(key[3]), np.uint32(key[4]), np.uint32(key[5])
+    for i in range(out.size):
+        y = np.uint32(base + i)
+        y = np.uint32(np.uint32(y * a0) + c0) & mask
+        y = np.uint32(y ^ np.uint32(y >> half))
+        y = np.uint32(np.uint32(y * a1) + c1) & mask
+        y = np.uint32(y ^ np.uint32(y >> half))
+        y = np.uint32(np.uint32(y * a2) + c2) & mask
+        out[i] = np.uint32(y ^ np.uint32(y >> half))
 
 
 @njit(cache=True, nogil=True)
 def fill_pass(frame: U8, n: int, key: U64, width: int, identity: bool, row: U64) -> None:
     """Write the ``n`` bits of ``frame`` (one per element) into ``row``, packed in the order of the pass."""
-    for word in range((n + 63) // 64):
-        acc = np.uint64(0)
-        for position in range(word * 64, min(word * 64 + 64, n)):
-            index = position if identity else forward(position, key, width, n)
-            acc |= np.uint64(frame[index]) << (np.uint64(position) & _LOW)
-        row[word] = acc
+    indices = np.empty(_STRIDE, np.uint32)
+    for base in range(0, n, _STRIDE):
+        if not identity:
+            _scatter(base, key, width, indices)
+        for word in range(base >> 6, (min(base + _STRIDE, n) + 63) >> 6):
+            acc = np.uint64(0)
+            for position in range(word * 64, min(word * 64 + 64, n)):
+                index = position
+                if not identity:
+                    index = _signed(indices[position - base])
+                    while index >= n:
+                        index = forward(index, key, width, 1 << width)
+                acc |= np.uint64(frame[index]) << (np.uint64(position) & _LOW)
+            row[word] = acc
 
 
 @njit(cache=True, nogil=True)
@@ -116,7 +150,7 @@ def parity(row: U64, start: int, stop: int) -> int:
     acc ^= acc >> np.uint64(4)
     acc ^= acc >> np.uint64(2)
     acc ^= acc >> _ONE
-    return np.int64(acc & _ONE)  # type: ignore[return-value]
+    return _signed(acc & _ONE)
 
 
 @njit(cache=True, nogil=True)
@@ -169,7 +203,7 @@ def answer_round(
     """
     written, read = 0, 0
     for f in range(sizes.size):
-        action = int(actions[f])
+        action = _signed(actions[f])
         if action == IDLE:
             continue
         n = sizes[f]
@@ -185,7 +219,7 @@ def answer_round(
                 written += 1
             continue
         for _ in range(counts[f]):
-            m = int(positions[read])
+            m = _signed(positions[read])
             read += 1
             low = m & -m
             if m == 0 or m >= n or low >= k:
@@ -203,7 +237,7 @@ def count_answers(sizes: I64, blocks: I64, started: I64, actions: U8, counts: I6
     """Number of parities a request would disclose, or a negative code if it is not well formed."""
     total, asked = 0, 0
     for f in range(sizes.size):
-        action = int(actions[f])
+        action = _signed(actions[f])
         if action == IDLE:
             if counts[f] != 0:
                 return ERR_COUNT
@@ -262,7 +296,7 @@ def _absorb_start(
     n_odd, rest, used = 0, frame_parity, 0
     for b in range(n_blocks):
         if first or b < n_blocks - 1:
-            theirs = int(answers[read + used])
+            theirs = _signed(answers[read + used])
             used += 1
             rest ^= theirs
         else:
@@ -356,7 +390,7 @@ def correct_round(
     """
     read, written = 0, 0
     for f in range(sizes.size):
-        action = int(actions[f])
+        action = _signed(actions[f])
         n, width, p = sizes[f], widths[f], action & 0x7F
         active = 0
         if action == IDLE:
@@ -372,7 +406,7 @@ def correct_round(
             for i in range(counts[f]):
                 start, size = leaf_starts[f, i], leaf_sizes[f, i] // 2
                 _flip(known[f, p], start + size)
-                if int(answers[read]) == parity(bits[f, p], start, start + size):
+                if _signed(answers[read]) == parity(bits[f, p], start, start + size):
                     _flip(odd[f, p], start)
                     start += size
                     _flip(odd[f, p], start)
