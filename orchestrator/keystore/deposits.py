@@ -34,7 +34,7 @@ class PendingDeposit:
 
 @dataclass(frozen=True)
 class ConfirmedDeposit:
-    """A block of which something is still stored, and where its parts lie in the lanes."""
+    """A block that holds free bits, and where its parts lie in the lanes."""
 
     block_id: str
     starts: dict[Lane, int]
@@ -140,11 +140,13 @@ class Deposits:
         return [PendingDeposit(p, b, n, bytes(c)) for p, b, n, c in rows if peer is None or p == peer]
 
     def confirmed(self, peer: str) -> list[ConfirmedDeposit]:
-        """The confirmed blocks of which something is still stored, seeds left out, by block id."""
+        """The confirmed blocks that hold free bits, seeds left out, by block id."""
         with self._core.lock:
             rows = self._core.db.query(
                 "SELECT block_id, starts FROM blocks WHERE peer = ? AND state = 'confirmed'"
-                " AND EXISTS (SELECT 1 FROM pieces WHERE pieces.block = blocks.id) ORDER BY block_id",
+                " AND EXISTS (SELECT 1 FROM pieces JOIN lanes USING (peer, lane)"
+                " WHERE pieces.block = blocks.id AND pieces.start + pieces.n_bits > lanes.head)"
+                " ORDER BY block_id",
                 peer,
             )
         return [ConfirmedDeposit(b, _decode(s)) for b, s in rows if not b.startswith(_SEED)]

@@ -35,7 +35,7 @@ class Reservations:
     def propose(self, peer: str, lane: Lane, n_bits: int, context: bytes) -> Range:
         core = self._core
         with core.transaction():
-            self._check_request(peer, lane, n_bits, context)
+            self.check_request(peer, lane, n_bits, context)
             if lane_owner(lane) != core.role(peer):
                 raise RefusedError(f"lane {lane} with {peer} is allocated by {peer}; ask there")
             head = core.lane(peer, lane).head
@@ -69,7 +69,7 @@ class Reservations:
     def _follow(self, peer: str, lane: Lane, wanted: Range, context: bytes) -> None:
         core = self._core
         with core.transaction():
-            self._check_request(peer, lane, wanted.n_bits, context)
+            self.check_request(peer, lane, wanted.n_bits, context)
             head = core.lane(peer, lane).head
             if wanted.start < head:
                 raise ReplayError(
@@ -126,7 +126,8 @@ class Reservations:
         if burnt:
             self._core.shred()
 
-    def _check_request(self, peer: str, lane: Lane, n_bits: int, context: bytes) -> None:
+    def check_request(self, peer: str, lane: Lane, n_bits: int, context: bytes) -> None:
+        """Raise unless this context may have a range of the lane: not released, not reserved before."""
         if lane in AUTH_LANES:
             raise RefusedError(f"lane {lane} authenticates messages and cannot be reserved (I8)")
         if n_bits <= 0:
