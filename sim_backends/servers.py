@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import re
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from drivers.links.ieee488 import FramingError, MessageFramer, ProgramMessage, split_outside_quotes
 from sim_backends.faults import FaultInjector
@@ -27,6 +29,8 @@ from sim_backends.faults import FaultInjector
 log = logging.getLogger(__name__)
 
 QUEUE_DEPTH = 20
+NO_UNITS: Mapping[str, float] = MappingProxyType({})
+_NUMBER = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([A-Za-z]*)")
 _MNEMONIC = re.compile(r"([A-Z*]+)([a-z]*)(#?)")
 
 
@@ -96,13 +100,18 @@ class Call:
             raise ScpiError(*MISSING_PARAMETER)
         return self.arguments[index]
 
-    def number(self, index: int) -> float:
-        """Argument ``index`` as a finite number.  Raises ScpiError -109 or -104."""
-        try:
-            value = float(self.text(index))
-        except ValueError:
-            raise ScpiError(*DATA_TYPE) from None
-        if value != value or value in (float("inf"), float("-inf")):
+    def number(self, index: int, units: Mapping[str, float] = NO_UNITS) -> float:
+        """Argument ``index`` as a finite number, ``units`` (capitals) scaled to the base unit.
+
+        Raises ScpiError -109 or -104.
+        """
+        text = self.text(index)
+        match = _NUMBER.fullmatch(text)
+        scale = units.get(match.group(2).upper()) if match and match.group(2) else 1.0
+        if match is None or scale is None:
+            raise ScpiError(*DATA_TYPE)
+        value = float(match.group(1)) * scale
+        if not math.isfinite(value):
             raise ScpiError(*DATA_TYPE)
         return value
 
@@ -156,14 +165,23 @@ class ScpiDevice:
     ``lock`` guards the state: it is held while a message executes and by callbacks from outside.
     """
 
-    def __init__(self, identity: str, faults: FaultInjector, *, no_error: str = '0,"No error"') -> None:
+    def __init__(
+        self,
+        identity: str,
+        faults: FaultInjector,
+        *,
+        no_error: str = '0,"No error"',
+        queue_depth: int = QUEUE_DEPTH,
+        line_end: bytes = b"\n",
+    ) -> None:
         self.lock = threading.RLock()
         self.faults = faults
-        self.errors = ErrorQueue(no_error)
+        self.errors = ErrorQueue(no_error, queue_depth)
+        self._line_end = line_end
         self._commands: list[tuple[re.Pattern[str], Handler]] = []
         self._find = functools.lru_cache(maxsize=512)(self._search)
         self.add("*IDN?", lambda call: identity)
-        self.add("*OPC?", lambda call: "1")
+        self.add("*OPC?", lambda call: str(int(self.is_complete())))
         self.add("*ESR?", lambda call: "0")
         self.add("*STB?", lambda call: "0")
         self.add("*CLS", lambda call: self.errors.clear())
@@ -176,6 +194,10 @@ class ScpiDevice:
     def add(self, notation: str, handler: Handler) -> None:
         """Declare a command or query."""
         self._commands.append((header_pattern(notation), handler))
+
+    def is_complete(self) -> bool:
+        """Whether all operations are complete (``*OPC?``)."""
+        return True
 
     def block_sink(self, text: bytes, length: int) -> memoryview | None:
         """Where the block after ``text`` is to be received; None discards it.  Called without the lock."""
@@ -205,7 +227,7 @@ class ScpiDevice:
                 reply = self._run(header, rest, message if last else None)
                 if reply is not None:
                     replies.append(reply)
-        return ";".join(replies).encode("latin-1") + b"\n" if replies else None
+        return ";".join(replies).encode("latin-1") + self._line_end if replies else None
 
     def _run(self, header: str, rest: str, message: ProgramMessage | None) -> str | None:
         found = self._find(header)

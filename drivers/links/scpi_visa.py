@@ -236,11 +236,6 @@ class ScpiLink:
         with self._usable():
             return self._query(command, timeout_s)
 
-    def write(self, command: str) -> None:
-        """Send a command that has no reply; see :meth:`command` for one that checks."""
-        with self._usable():
-            self._send(command, (command.encode("ascii") + b"\n",), self.timeout_s)
-
     def command(self, command: str, *, timeout_s: float | None = None) -> None:
         """Send a command and read the error queue.  Raises InstrumentRefusedError with the first code."""
         with self._usable():
