@@ -18,7 +18,7 @@ from orchestrator.protocols.four_phase import (
     predict,
     step_failure,
 )
-from orchestrator.protocols.kato import chernoff_upper, deviation, kato_a
+from orchestrator.protocols.kato import chernoff_upper, count_upper, deviation, kato_a, sum_upper
 
 CHANNEL = Channel(9.5, 9.5, 0.99, 1e-7)
 PLAN = predict(CHANNEL, 0.006, 0.006, 0.9, 10**9, 1e-10)
@@ -135,3 +135,17 @@ def test_large_blocks_approach_the_asymptotic_rate() -> None:
     limit = asymptotic(CHANNEL, 0.006, 0.006, 0.9, 1.16)
     assert fractions[-1] == pytest.approx(limit.rate / (0.81 * limit.gain), rel=0.01)
     assert fractions[-1] < limit.rate / (0.81 * limit.gain)
+
+
+def test_katos_parameters_come_from_the_plan_and_not_from_the_block() -> None:
+    """A parameter tuned to the counts that came out would void the inequality."""
+    e1 = step_failure(1e-10)
+    n_x, n_y, m_y = 1.02 * PLAN.n_x, 1.1 * PLAN.n_y, 2.0 * PLAN.m_y
+    length = key_length(PLAN, Observed(n_x, n_y, m_y, PLAN.n_s, LEAK))
+    planned_y = kato_a(PLAN.n_y, PLAN.m_y, e1)
+    planned_x = kato_a(PLAN.n_x, PLAN.n_x * (1 - PLAN.predicted_phase_error), e1)
+    assert length.e_y_upper * n_y == pytest.approx(sum_upper(m_y, n_y, planned_y, e1))
+    assert length.e_y_upper * n_y > 1.001 * sum_upper(m_y, n_y, kato_a(n_y, m_y, e1), e1)
+    assert length.phase_error_upper * n_x == pytest.approx(
+        count_upper(n_x * length.phase_error, n_x, planned_x, e1)
+    )
