@@ -11,9 +11,12 @@ import logging
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from lab.testbed import load_testbed
+from lab.station import Station, in_safe_order
+from lab.testbed import Testbed, load_testbed
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +42,17 @@ class Guard:
             self._process.wait()
         except BrokenPipeError:
             self._process.wait()
+
+
+@contextmanager
+def guarded_station(testbed: Testbed, testbed_path: Path, owner: str) -> Iterator[Station]:
+    """The owner's opened station with a guard beside it; leaves the instruments safe and closed."""
+    guard = Guard(testbed_path, owner)
+    try:
+        with Station(testbed, owner) as station:
+            yield station
+    finally:
+        guard.dismiss()
 
 
 def make_safe(testbed_path: Path, owner: str) -> int:

@@ -172,7 +172,7 @@ class UserLight:
             self._waveform[:] = 0
             self._awg.erase_all()
         columns = [np.concatenate([part[column] for part in kept]) for column in range(4)]
-        return BlockClicks(*columns), announcements
+        return BlockClicks(*columns, n_pulses=n_frames * self._protocol.slots_per_frame), announcements
 
     def _load(self, frame: SymbolFrame, drive: np.ndarray, gate: int, buffer: int) -> None:
         frame.draw(self._random_into)

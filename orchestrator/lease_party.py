@@ -1,0 +1,190 @@
+"""One party of ring leases (the relay or a node): answers offers, runs the light phase, reports its end.
+
+The control loop stays free: light phases run in a thread of their own, so heartbeats and aborts are served
+while pulses fly.  An offer with a token that is not newer than every one seen is refused (see
+:class:`orchestrator.agent.Fence`), whoever sends it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from drivers.links.errors import InstrumentError
+from orchestrator.agent import Agent, AgentEvent, Fence, LinkDown
+from orchestrator.light import LightAbort, LightAborted, light_topic
+from orchestrator.wire.channel import Channel, ChannelError
+from orchestrator.wire.codec import encode
+from orchestrator.wire.messages import (
+    LeaseAbort,
+    LeaseAccept,
+    LeaseDone,
+    LeaseGrant,
+    LeaseOffer,
+    LeaseRefuse,
+    LightStatistics,
+)
+
+logger = logging.getLogger(__name__)
+
+REASON_LIMIT = 400
+
+
+@dataclass
+class Lease:
+    """A lease that this party accepted."""
+
+    epoch: int
+    slot: int
+    first: str
+    second: str
+    n_frames: int
+    aborted: str = ""
+    _cleanup: list[Callable[[], None]] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def token(self) -> tuple[int, int]:
+        """The fencing token."""
+        return self.epoch, self.slot
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        """(first, second)."""
+        return self.first, self.second
+
+    def on_abort(self, action: Callable[[], None]) -> None:
+        """Have ``action`` called when the lease is aborted from outside (at once if it was already)."""
+        with self._lock:
+            if not self.aborted:
+                self._cleanup.append(action)
+                return
+        action()
+
+    def abort(self, reason: str) -> None:
+        """End the lease from outside."""
+        with self._lock:
+            if self.aborted:
+                return
+            self.aborted = reason or "aborted"
+            actions, self._cleanup = self._cleanup, []
+        for action in actions:
+            action()
+
+
+class LeaseParty:
+    """Serves the control messages about leases for one role."""
+
+    def __init__(
+        self,
+        agent: Agent,
+        *,
+        objection: Callable[[LeaseOffer], str | None],
+        run_light: Callable[[Lease], LightStatistics],
+        on_other: Callable[[AgentEvent], None] = lambda event: None,
+    ) -> None:
+        """``objection`` says why an offer cannot be taken (None: it can); ``run_light`` runs one light
+        phase to its end and raises LightAborted, ChannelError or InstrumentError; ``on_other`` gets every
+        event of the agent that is not about leases."""
+        self._agent = agent
+        self._objection = objection
+        self._run_light = run_light
+        self._on_other = on_other
+        self._fence = Fence()
+        self._offered: Lease | None = None
+        self._active: Lease | None = None
+        self._thread: threading.Thread | None = None
+
+    def serve(self, stop: threading.Event) -> None:
+        """Handle control messages until ``stop``; then abort what runs and wait for it."""
+        try:
+            while not stop.is_set():
+                message = self._agent.control_recv(0.2)
+                if isinstance(message, LeaseOffer):
+                    self._offer(message)
+                elif isinstance(message, LeaseGrant):
+                    self._grant(message)
+                elif isinstance(message, LeaseAbort):
+                    self._abort(message)
+                elif message is not None:
+                    if isinstance(message, LinkDown) and self._active is not None:
+                        self._active.abort(f"no link to the hub: {message.reason}")
+                    self._on_other(message)
+        finally:
+            if self._active is not None:
+                self._active.abort("this process is stopping")
+            if self._thread is not None:
+                self._thread.join(timeout=20)
+
+    def _offer(self, offer: LeaseOffer) -> None:
+        busy = self._thread is not None and self._thread.is_alive()
+        reason = "busy with another lease" if busy else self._objection(offer)
+        if reason is None and not self._fence.accept(offer.epoch, offer.slot):
+            reason = "the token is not newer than the last one seen"
+        if reason is not None:
+            self._agent.control_send(LeaseRefuse(offer.epoch, offer.slot, reason[:REASON_LIMIT]))
+            return
+        self._offered = Lease(offer.epoch, offer.slot, offer.first, offer.second, offer.n_frames)
+        self._agent.control_send(LeaseAccept(offer.epoch, offer.slot))
+
+    def _grant(self, grant: LeaseGrant) -> None:
+        lease = self._offered
+        if lease is None or lease.token != (grant.epoch, grant.slot):
+            logger.warning("a grant for lease %d/%d that was not accepted here", grant.epoch, grant.slot)
+            return
+        self._offered, self._active = None, lease
+        self._thread = threading.Thread(target=self._run, args=(lease,), name="light", daemon=True)
+        self._thread.start()
+
+    def _abort(self, message: LeaseAbort) -> None:
+        token = (message.epoch, message.slot)
+        if self._offered is not None and self._offered.token == token:
+            self._offered = None
+        if self._active is not None and self._active.token == token:
+            self._active.abort(message.reason)
+
+    def _run(self, lease: Lease) -> None:
+        started = time.monotonic()
+        try:
+            statistics = self._run_light(lease)
+        except (LightAborted, ChannelError, InstrumentError) as error:
+            reason = lease.aborted or f"{type(error).__name__}: {error}"
+            logger.warning("light phase %d/%d ended early: %s", lease.epoch, lease.slot, reason)
+            self._agent.control_send(LeaseDone(lease.epoch, lease.slot, False, reason[:REASON_LIMIT]))
+        except Exception:
+            logger.exception("light phase %d/%d failed", lease.epoch, lease.slot)
+            self._agent.control_send(LeaseDone(lease.epoch, lease.slot, False, "internal error, see the log"))
+        else:
+            logger.info("light phase %d/%d: %.2f s", lease.epoch, lease.slot, time.monotonic() - started)
+            self._agent.control_send(LeaseDone(lease.epoch, lease.slot, True, "", statistics))
+
+
+class LightChannels:
+    """The light-phase channels of one lease to ``peers``, closed on leaving or when the lease is aborted."""
+
+    def __init__(self, agent: Agent, lease: Lease, peers: tuple[str, ...]) -> None:
+        self._agent = agent
+        self._topic = light_topic(*lease.token)
+        self._peers = peers
+        self.channels: tuple[Channel, ...] = tuple(agent.channel(peer, self._topic) for peer in peers)
+        lease.on_abort(self.close)
+
+    def close(self) -> None:
+        """Close every channel; waiting receivers raise ChannelClosedError."""
+        for peer in self._peers:
+            self._agent.close_channel(peer, self._topic)
+
+    def __enter__(self) -> tuple[Channel, ...]:
+        return self.channels
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is not None:
+            for channel in self.channels:
+                try:
+                    channel.send(encode(LightAbort(f"{type(error).__name__}: {error}"[:REASON_LIMIT])))
+                except ChannelError:
+                    logger.debug("the other side of the light phase is gone already")
+        self.close()

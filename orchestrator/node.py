@@ -1,0 +1,313 @@
+"""One user's node: takes its part in leases, makes keys with every peer, keeps them, serves its own client.
+
+Threads: the control loop, one light phase at a time, one worker per peer for everything said end to end,
+and the delivery service of the user's own federated-learning client.  The node is the only process that
+ever holds the user's keys, besides that client's trust domain.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lab.station import Station
+from lab.testbed import Testbed
+from orchestrator.agent import Agent, AgentEvent, LinkUp, TopicWaiting
+from orchestrator.keystore.agreement import deposit_block, reserve
+from orchestrator.keystore.lanes import Lane, Range, Role
+from orchestrator.keystore.store import KeyStore
+from orchestrator.lease_party import REASON_LIMIT, Lease, LeaseParty, LightChannels
+from orchestrator.node_store import open_node_store
+from orchestrator.pair_worker import PairWorker
+from orchestrator.postprocessing.block import BlockResult, run_block
+from orchestrator.postprocessing.sifting import BlockClicks
+from orchestrator.protocols.planner import BlockPlan, block_plan
+from orchestrator.relay import connect_agent
+from orchestrator.user_light import CLOCKWISE_GATE, COUNTER_CLOCKWISE_GATE, UserLight
+from orchestrator.wire.channel import Channel
+from orchestrator.wire.messages import (
+    BlockReport,
+    Demand,
+    LeaseOffer,
+    LightStatistics,
+    PairStock,
+    Stock,
+)
+
+logger = logging.getLogger(__name__)
+
+Emit = Callable[[dict[str, Any]], None]
+RESERVE_PATIENCE_S = 120.0
+BLOCK_PATIENCE_S = 60.0
+MESSAGE_TIMEOUT_S = 20.0
+WAITING_LIMIT = 3
+
+
+@functools.lru_cache(maxsize=64)
+def plan_for(testbed: Testbed, first: str, second: str) -> BlockPlan:
+    """The block plan of a pair, from the testbed file alone, so that both nodes arrive at the same."""
+    arms, protocol, calibration = testbed.arms(first, second), testbed.protocol, testbed.calibration
+    return block_plan(
+        arms.loss_a_db,
+        arms.loss_b_db,
+        n_pulses=testbed.frames_per_block() * protocol.slots_per_frame,
+        visibility=calibration.visibility,
+        dark_count=calibration.dark_count_probability,
+        f_ec=protocol.f_ec,
+        eps_sec=protocol.eps_sec,
+        eps_cor=protocol.eps_cor,
+        intensity_tolerance_db=protocol.intensity_tolerance_db,
+        qber_limit=protocol.qber_limit,
+        p_x=protocol.p_x,
+        mu_a=protocol.mu,
+        mu_b=protocol.mu,
+    )
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block whose light phase is over."""
+
+    epoch: int
+    slot: int
+    pair: tuple[str, str]
+    plan: BlockPlan
+    clicks: BlockClicks
+    announcements: list[bytes]
+    light_s: float
+    started_s: float
+
+    @property
+    def name(self) -> str:
+        """The block's id, the same at both nodes."""
+        return f"block/{self.epoch}/{self.slot}"
+
+
+class Node:
+    """The running node of one user."""
+
+    def __init__(
+        self, testbed: Testbed, name: str, light: UserLight, store: KeyStore, agent: Agent, emit: Emit
+    ) -> None:
+        self.testbed = testbed
+        self.name = name
+        self._light = light
+        self._store = store
+        self._agent = agent
+        self._emit = emit
+        self.peers = tuple(user for user in testbed.user_names() if user != name)
+        self._workers = {peer: PairWorker(agent, store, peer) for peer in self.peers}
+        self._party = LeaseParty(
+            agent, objection=self._objection, run_light=self._run_light, on_other=self._on_event
+        )
+
+    def serve(self, stop: threading.Event) -> None:
+        """Run until ``stop``."""
+        for worker in self._workers.values():
+            worker.start()
+        self.report_stock()
+        try:
+            self._party.serve(stop)
+        finally:
+            for worker in self._workers.values():
+                worker.close()
+
+    def pair_with(self, peer: str) -> tuple[str, str]:
+        """(first, second) of the pair with ``peer``."""
+        names = self.testbed.user_names()
+        first, second = sorted((self.name, peer), key=names.index)
+        return first, second
+
+    def reserve(self, peer: str, n_bits: int, context_digest: bytes) -> Range:
+        """Agree with ``peer`` on mask bits for one context; both ends' clients must ask for the same.
+
+        Raises KeyStoreError, ChannelError, or JobExpiredError when the peer's client does not ask in time.
+        """
+
+        def conversation(channel: Channel, role: Role) -> Range:
+            return reserve(
+                self._store,
+                channel,
+                role,
+                peer,
+                Lane.MASK,
+                n_bits,
+                context_digest,
+                timeout_s=MESSAGE_TIMEOUT_S,
+            )
+
+        job = f"reserve/{context_digest.hex()}"
+        try:
+            return self._workers[peer].submit(job, conversation, RESERVE_PATIENCE_S).result()
+        finally:
+            self.report_stock()
+
+    def demand(self, wanted: dict[str, int]) -> None:
+        """Pass the client's wishes (bits per peer still to be made) on to the scheduler."""
+        for peer, bits in wanted.items():
+            first, second = self.pair_with(peer)
+            self._agent.control_send(Demand(first, second, bits))
+
+    def report_stock(self) -> None:
+        """Tell the scheduler how many mask bits are free with each peer."""
+        stock = [PairStock(peer, self._store.stock(peer)[Lane.MASK]) for peer in self.peers]
+        self._agent.control_send(Stock(stock))
+
+    def ledgers(self) -> dict[str, dict[str, int]]:
+        """Bits produced, stored, delivered, spent on authentication and burnt, per peer."""
+        return {peer: asdict(self._store.ledger(peer)) for peer in self.peers}
+
+    def _on_event(self, event: AgentEvent) -> None:
+        if isinstance(event, TopicWaiting) and event.peer in self._workers:
+            self._workers[event.peer].offered(event.topic)
+        elif isinstance(event, LinkUp):
+            self.report_stock()
+
+    def _objection(self, offer: LeaseOffer) -> str | None:
+        pair = (offer.first, offer.second)
+        if pair not in self.testbed.pairs() or self.name not in pair:
+            return f"({offer.first}, {offer.second}) is no pair of {self.name}"
+        if offer.n_frames != self.testbed.frames_per_block():
+            return f"a block has {self.testbed.frames_per_block()} frames here, not {offer.n_frames}"
+        peer = offer.second if self.name == offer.first else offer.first
+        if self._workers[peer].waiting >= WAITING_LIMIT:
+            return f"jobs with {peer} are still waiting"
+        if plan_for(self.testbed, *pair).expected_bits == 0:
+            return "no setting gives key for this pair: too much loss, or too few pulses per block"
+        return None
+
+    def _run_light(self, lease: Lease) -> LightStatistics:
+        is_first = lease.first == self.name
+        plan = plan_for(self.testbed, lease.first, lease.second)
+        started = time.monotonic()
+        with LightChannels(self._agent, lease, ("relay",)) as (channel,):
+            clicks, announcements = self._light.run(
+                channel,
+                p_x=plan.p_x,
+                mu=plan.mu_a if is_first else plan.mu_b,
+                gate=COUNTER_CLOCKWISE_GATE if is_first else CLOCKWISE_GATE,
+                n_frames=lease.n_frames,
+            )
+        light_s = plan.n_pulses / self.testbed.protocol.clock_hz
+        wall_s = time.monotonic() - started
+        announced = int(clicks.outcome.size)
+        self._submit(
+            Block(lease.epoch, lease.slot, lease.pair, plan, clicks, announcements, light_s, started),
+            lease.second if is_first else lease.first,
+        )
+        return LightStatistics(
+            frames=lease.n_frames,
+            pulses=plan.n_pulses,
+            announced=announced,
+            light_s=light_s,
+            wall_s=wall_s,
+        )
+
+    def _submit(self, block: Block, peer: str) -> None:
+        announced = int(block.clicks.outcome.size)
+
+        def conversation(channel: Channel, role: Role) -> BlockResult:
+            result = run_block(
+                role=role,
+                channel=channel,
+                clicks=block.clicks,
+                announcement_transcript=block.announcements,
+                plan=block.plan,
+                session=(block.epoch, block.slot),
+                pair=block.pair,
+                auth=self._store.auth(peer),
+                timeout_s=MESSAGE_TIMEOUT_S,
+            )
+            if result.key is not None:
+                deposit_block(
+                    self._store, channel, role, peer, block.name, result.key, timeout_s=MESSAGE_TIMEOUT_S
+                )
+            return result
+
+        future = self._workers[peer].submit(block.name, conversation, BLOCK_PATIENCE_S)
+        future.add_done_callback(lambda done: self._report(block, announced, done))
+
+    def _report(self, block: Block, announced: int, done: Future[BlockResult]) -> None:
+        error = done.exception()
+        result = None if error is not None else done.result()
+        reason = str(error) if error is not None else result.no_key_reason if result else ""
+        stored = result is not None and result.key is not None
+        report = BlockReport(
+            epoch=block.epoch,
+            slot=block.slot,
+            first=block.pair[0],
+            second=block.pair[1],
+            ok=stored,
+            reason=reason[:REASON_LIMIT],
+            pulses=block.plan.n_pulses,
+            sifted_bits=result.n_x if result else 0,
+            secret_bits=result.secret_bits if result and stored else 0,
+            disclosed_bits=result.leak_bits if result else 0,
+            qber=result.qber if result else 0.0,
+            f_ec=result.f_ec if result else 0.0,
+            processing_s=time.monotonic() - block.started_s,
+        )
+        if not stored:
+            logger.warning("%s of %s gave no key: %s", block.name, "-".join(block.pair), reason)
+        self._agent.control_send(report)
+        self.report_stock()
+        self._emit(
+            {
+                "event": "block",
+                "pair": list(block.pair),
+                "stored": stored,
+                "reason": reason,
+                "pulses": report.pulses,
+                "announced": announced,
+                "sifted_bits": report.sifted_bits,
+                "test_rounds": result.n_y if result else 0,
+                "test_errors": result.m_y if result else 0,
+                "qber": report.qber,
+                "f_ec": report.f_ec,
+                "phase_error_upper": result.phase_error_upper if result else None,
+                "secret_bits": report.secret_bits,
+                "light_s": block.light_s,
+                "started_s": block.started_s,
+                "finished_s": time.monotonic(),
+            }
+        )
+
+
+def run_node(
+    testbed: Testbed,
+    name: str,
+    secrets_dir: Path,
+    state_dir: Path,
+    station: Station,
+    stop: threading.Event,
+    *,
+    ready: Callable[..., None],
+    emit: Emit,
+) -> None:
+    """Run the node until ``stop``; the caller leaves the instruments safe."""
+    from drivers.attenuators.oz_dd100 import OzDD100
+    from drivers.modulators.tektronix_awg70002a import AWG70002A
+    from drivers.powermeters.thorlabs_pm100d import ThorlabsPM100D
+    from orchestrator.delivery.service import DeliveryService
+
+    light = UserLight(testbed, name, station.get(AWG70002A), station.get(OzDD100), station.get(ThorlabsPM100D))
+    light.set_up()
+    with open_node_store(testbed, name, secrets_dir, state_dir) as store:
+        agent = connect_agent(testbed, name, secrets_dir)
+        node = Node(testbed, name, light, store, agent, emit)
+        service = DeliveryService(testbed, node, store, secrets_dir)
+        try:
+            service.start()
+            ready(delivery=service.endpoint)
+            node.serve(stop)
+        finally:
+            service.close()
+            emit({"event": "ledger", "peers": node.ledgers()})
+            agent.close()

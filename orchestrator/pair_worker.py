@@ -1,0 +1,271 @@
+"""One node's conversations with one peer, one at a time, in an order that both ends share.
+
+Tagged messages spend the pair's authentication lanes in order, and comparing the two key stores only makes
+sense while nothing else moves in them.  So everything two nodes do end to end - comparing stores, blocks,
+reservations - is a *job*, and a pair runs one job at a time::
+
+    first                                second
+      Greeting on topic pair/<line>  ->                       a fresh line at every meeting
+      <-> reconcile_pending                                   settle what an interruption left over
+                                  <- Have(job)                the second says what it is ready for
+      Start(job, n)                  ->                       the first picks a job that both have
+      <-> the job itself, on topic pair/<line>/<n>
+
+Line messages are not authenticated: a forged one can delay or fail a job and nothing else, because every job
+authenticates what it agrees on.  After a job fails the line is dropped and the two meet again.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Annotated, TypeAlias, TypeVar
+
+import msgspec
+
+from orchestrator.agent import Agent
+from orchestrator.keystore.errors import KeyStoreError
+from orchestrator.keystore.lanes import Role
+from orchestrator.keystore.reconcile import reconcile_pending
+from orchestrator.keystore.store import KeyStore
+from orchestrator.postprocessing.block import BlockAborted
+from orchestrator.wire.channel import Channel, ChannelError, ChannelTimeoutError
+from orchestrator.wire.codec import Message, WireError, decode, encode
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+JobName: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=150)]
+Conversation: TypeAlias = "Callable[[Channel, Role], T]"
+
+LINE_PREFIX = "pair/"
+POLL_S = 0.02
+MEETING_TIMEOUT_S = 10.0
+RETRY_S = 0.5
+
+
+class Greeting(Message, frozen=True):
+    """First message of a line."""
+
+
+class Have(Message, frozen=True):
+    """Second to first: ready to run ``job``."""
+
+    job: JobName
+
+
+class Start(Message, frozen=True):
+    """First to second: run ``job`` as number ``n`` of this line."""
+
+    job: JobName
+    n: Annotated[int, msgspec.Meta(ge=0, lt=2**40)]
+
+
+LineMessage: TypeAlias = Greeting | Have | Start
+
+CONVERSATION_ERRORS = (BlockAborted, KeyStoreError, ChannelError, WireError)
+
+
+class JobExpiredError(Exception):
+    """The peer never became ready for this job."""
+
+
+class _Job:
+    def __init__(self, name: str, conversation: Callable[[Channel, Role], object], expires_s: float) -> None:
+        self.name = name
+        self.conversation = conversation
+        self.expires_s = expires_s
+        self.future: Future[object] = Future()
+
+
+class _Line:
+    def __init__(self, name: str, channel: Channel) -> None:
+        self.name = name
+        self.channel = channel
+        self.jobs_started = 0
+        self.peer_has: set[str] = set()
+        self.told: set[str] = set()
+
+
+class PairWorker:
+    """Runs the jobs of one pair in a thread of its own."""
+
+    def __init__(self, agent: Agent, store: KeyStore, peer: str) -> None:
+        self.peer = peer
+        self._agent = agent
+        self._store = store
+        self._role: Role = store.role(peer)
+        self._lock = threading.Lock()
+        self._jobs: dict[str, _Job] = {}
+        self._offered: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._stop = threading.Event()
+        self._line: _Line | None = None
+        self._thread = threading.Thread(target=self._work, name=f"pair-{peer}", daemon=True)
+
+    def start(self) -> None:
+        """Start meeting the peer."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop after the job in work; jobs that wait fail with JobExpiredError."""
+        self._stop.set()
+        self._thread.join(timeout=10)
+        with self._lock:
+            waiting, self._jobs = list(self._jobs.values()), {}
+        for job in waiting:
+            job.future.set_exception(JobExpiredError("this node is stopping"))
+
+    @property
+    def waiting(self) -> int:
+        """Jobs that have not started."""
+        with self._lock:
+            return len(self._jobs)
+
+    def offered(self, topic: str) -> None:
+        """The agent saw a message on a topic of this peer that nobody opened yet."""
+        if self._role == "second" and topic.startswith(LINE_PREFIX) and topic.count("/") == 1:
+            self._offered.put(topic)
+
+    def submit(self, name: str, conversation: Callable[[Channel, Role], T], patience_s: float) -> Future[T]:
+        """Run ``conversation`` once the peer has a job of the same ``name``.
+
+        The future fails with JobExpiredError if that does not happen within ``patience_s``, and with
+        whatever the conversation raises.  A name is used by one job at a time (ValueError otherwise).
+        """
+        job = _Job(name, conversation, time.monotonic() + patience_s)
+        with self._lock:
+            if name in self._jobs:
+                raise ValueError(f"a job {name!r} with {self.peer} is waiting already")
+            self._jobs[name] = job
+        return job.future  # type: ignore[return-value]
+
+    # -- the thread --------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        while not self._stop.is_set():
+            self._expire()
+            try:
+                if self._line is None and not self._meet():
+                    continue
+                self._serve_line()
+            except CONVERSATION_ERRORS as error:
+                logger.info("line with %s dropped: %s", self.peer, error)
+                self._drop_line()
+                self._stop.wait(RETRY_S if self._role == "first" else POLL_S)
+            except Exception:
+                logger.exception("line with %s failed", self.peer)
+                self._drop_line()
+                self._stop.wait(RETRY_S)
+        self._drop_line()
+
+    def _meet(self) -> bool:
+        """Open a fresh line and compare the stores; False when the peer is not there yet."""
+        if self._role == "first":
+            if self.peer not in self._agent.peers:
+                self._stop.wait(POLL_S)
+                return False
+            topic = LINE_PREFIX + secrets.token_hex(12)
+            self._line = _Line(topic, self._agent.channel(self.peer, topic))
+            self._line.channel.send(encode(Greeting()))
+        else:
+            latest = self._newest_offer(wait_s=POLL_S)
+            if latest is None:
+                return False
+            self._line = _Line(latest, self._agent.channel(self.peer, latest))
+            if not isinstance(self._read(self._line, MEETING_TIMEOUT_S), Greeting):
+                raise WireError("a line must begin with a greeting")
+        settled = reconcile_pending(
+            self._store, self._line.channel, self._role, self.peer, timeout_s=MEETING_TIMEOUT_S
+        )
+        if settled.rolled_back or settled.burnt_bits:
+            logger.warning(
+                "meeting %s: %d bits burnt, restored from an old copy: %s",
+                self.peer,
+                settled.burnt_bits,
+                settled.rolled_back or "nobody",
+            )
+        logger.info("met %s", self.peer)
+        return True
+
+    def _newest_offer(self, wait_s: float) -> str | None:
+        try:
+            topic = self._offered.get(timeout=wait_s) if wait_s else self._offered.get_nowait()
+        except queue.Empty:
+            return None
+        while not self._offered.empty():
+            self._agent.close_channel(self.peer, topic)
+            topic = self._offered.get()
+        return topic
+
+    def _serve_line(self) -> None:
+        """One step on the line: tell, listen, run a job that both have."""
+        line = self._line
+        assert line is not None
+        if self._role == "second":
+            if not self._offered.empty():
+                raise WireError("the peer opened a new line")
+            for name in self._names() - line.told:
+                line.channel.send(encode(Have(name)))
+                line.told.add(name)
+        try:
+            message = self._read(line, POLL_S)
+        except ChannelTimeoutError:
+            message = None
+        if isinstance(message, Have):
+            line.peer_has.add(message.job)
+        elif isinstance(message, Start) and self._role == "second":
+            self._run(line, message.job, message.n)
+        elif message is not None:
+            raise WireError(f"unexpected {type(message).__name__} on the line")
+        if self._role == "first":
+            for name in [name for name in self._names() if name in line.peer_has]:
+                line.peer_has.discard(name)
+                number = line.jobs_started
+                line.jobs_started += 1
+                line.channel.send(encode(Start(name, number)))
+                self._run(line, name, number)
+
+    def _run(self, line: _Line, name: str, number: int) -> None:
+        with self._lock:
+            job = self._jobs.pop(name, None)
+        line.told.discard(name)
+        topic = f"{line.name}/{number}"
+        channel = self._agent.channel(self.peer, topic)
+        try:
+            if job is None:
+                raise ChannelTimeoutError(f"job {name!r} was given up here before it started")
+            try:
+                result = job.conversation(channel, self._role)
+            except BaseException as error:
+                job.future.set_exception(error)
+                raise
+            job.future.set_result(result)
+        finally:
+            self._agent.close_channel(self.peer, topic)
+
+    def _read(self, line: _Line, timeout_s: float) -> LineMessage:
+        message: LineMessage = decode(line.channel.recv(timeout_s), LineMessage)
+        return message
+
+    def _names(self) -> set[str]:
+        with self._lock:
+            return set(self._jobs)
+
+    def _expire(self) -> None:
+        now = time.monotonic()
+        with self._lock:
+            late = [job for job in self._jobs.values() if job.expires_s <= now]
+            for job in late:
+                del self._jobs[job.name]
+        for job in late:
+            job.future.set_exception(JobExpiredError(f"{self.peer} was not ready for {job.name} in time"))
+
+    def _drop_line(self) -> None:
+        if self._line is not None:
+            self._agent.close_channel(self.peer, self._line.name)
+            self._line = None

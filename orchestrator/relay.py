@@ -1,0 +1,110 @@
+"""The relay's process: serves leases with its light phase, and is trusted with nothing."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from lab.station import Station
+from lab.testbed import Testbed
+from orchestrator.agent import Agent
+from orchestrator.lease_party import Lease, LeaseParty, LightChannels
+from orchestrator.relay_light import RelayLight
+from orchestrator.wire.curve import load_keys
+from orchestrator.wire.messages import LeaseOffer, LightStatistics
+
+logger = logging.getLogger(__name__)
+
+Emit = Callable[[dict[str, Any]], None]
+FRAMES_PER_EVENT = 8
+
+
+def run_relay(
+    testbed: Testbed,
+    secrets_dir: Path,
+    station: Station,
+    stop: threading.Event,
+    *,
+    ready: Callable[..., None],
+    emit: Emit,
+) -> None:
+    """Serve leases until ``stop``; the caller leaves the instruments safe."""
+    from drivers.attenuators.keysight_n7764a import KeysightN7764A
+    from drivers.detectors.websq import WebSQ
+    from drivers.lasers.nkt_basik import NKTBasik
+    from drivers.timetaggers.id900 import ID900
+
+    light = RelayLight(
+        testbed,
+        station.get(NKTBasik),
+        station.get(KeysightN7764A),
+        station.get(WebSQ),
+        station.get(ID900),
+    )
+    light.set_up()
+    agent = connect_agent(testbed, "relay", secrets_dir)
+
+    def run_light(lease: Lease) -> LightStatistics:
+        started = time.monotonic()
+        slots = testbed.protocol.slots_per_frame
+
+        def on_frame(frame: int, clicks: int) -> None:
+            if frame % FRAMES_PER_EVENT == FRAMES_PER_EVENT - 1 or frame == lease.n_frames - 1:
+                emit(
+                    {
+                        "event": "light",
+                        "pair": list(lease.pair),
+                        "pulses": (frame + 1) * slots,
+                        "of": lease.n_frames * slots,
+                        "clicks": clicks,
+                        "monotonic_s": time.monotonic(),
+                    }
+                )
+
+        with LightChannels(agent, lease, lease.pair) as channels:
+            announced = light.run((channels[0], channels[1]), lease.n_frames, on_frame=on_frame)
+        pulses = lease.n_frames * slots
+        return LightStatistics(
+            frames=lease.n_frames,
+            pulses=pulses,
+            announced=announced,
+            light_s=pulses / testbed.protocol.clock_hz,
+            wall_s=time.monotonic() - started,
+        )
+
+    def objection(offer: LeaseOffer) -> str | None:
+        if (offer.first, offer.second) not in testbed.pairs():
+            return f"({offer.first}, {offer.second}) is no pair of this testbed"
+        if offer.n_frames != testbed.frames_per_block():
+            return f"a block has {testbed.frames_per_block()} frames here, not {offer.n_frames}"
+        return None
+
+    party = LeaseParty(agent, objection=objection, run_light=run_light)
+    try:
+        ready(instruments={name: identity.model for name, identity in station.identities.items()})
+        party.serve(stop)
+    finally:
+        agent.close()
+
+
+def connect_agent(testbed: Testbed, role: str, secrets_dir: Path) -> Agent:
+    """A started agent of ``role``, connected to the hub of the testbed file."""
+    for field, endpoint in (("control", testbed.hub.control), ("bulk", testbed.hub.bulk)):
+        if endpoint == "auto":
+            raise ValueError(f"hub.{field} is 'auto' in the testbed file; write the endpoint of the running hub there")
+    agent = Agent(
+        role,
+        load_keys(secrets_dir),
+        testbed.public_key("orchestrator"),
+        testbed.hub.control,
+        testbed.hub.bulk,
+        context=zmq.Context.instance(),
+    )
+    agent.start()
+    return agent
