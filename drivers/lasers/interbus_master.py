@@ -76,11 +76,8 @@ class InterbusMaster:
         deadline = self.link.now() + self.link.timeout_s
         noise = 0
         while True:
-            wait_s = deadline - self.link.now()
             try:
-                if wait_s <= 0:
-                    raise LinkTimeoutError("")
-                data = self.link.read_some(wait_s)
+                data = self.link.read_some(deadline)
             except LinkTimeoutError:
                 return f"{noise} bytes that are no answer" if noise else "no answer"
             noise += len(data)

@@ -1,0 +1,264 @@
+"""A simulated Single Quantum WebSQ controller: JSON control and ASCII counts on two TCP ports.
+
+One thread serves both.  The answer to ``labelProps`` leaves in one write (vendor clients lose a split
+burst), each counts line in one send with TCP_NODELAY (they parse only the first line of a read), every
+change is broadcast to all control clients, and nothing is acknowledged.  A value that the controller does
+not accept is answered by a message labelled ``Error``.  Detectors without bias count nothing.
+Sources: vendor's ``WebSQControl.py``; INSTRUMENTS notes on its clients.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from drivers.links.websq_json import FrameError, JsonObject, RequestReader, encode_reply
+from sim_backends.faults import FaultInjector
+
+log = logging.getLogger(__name__)
+
+_BIAS_BOUND_UA = 90.9
+_TRIGGER_BOUND_MV = 1000.0
+_BIAS_OHM = 100e3  # the bias network turns microampere into tenths of a volt
+_SEND_TIMEOUT_S = 2.0
+
+
+def _dark() -> list[float]:
+    return []
+
+
+@dataclass
+class _Client:
+    connection: socket.socket
+    reader: RequestReader = field(default_factory=RequestReader)
+
+
+class WebSQTwin:
+    """The controller.  ``count_rates`` gives the mean counts per second of each biased detector."""
+
+    def __init__(
+        self,
+        n_detectors: int = 2,
+        *,
+        on_bias: Callable[[list[float], bool], None] = lambda bias_ua, enabled: None,
+        count_rates: Callable[[], Sequence[float]] = _dark,
+        control_port: int = 12000,
+        counts_port: int = 12345,
+        measurement_period_ms: float = 100.0,
+        rng: np.random.Generator | None = None,
+        wall_clock: Callable[[], float] = time.time,
+        faults: FaultInjector | None = None,
+    ) -> None:
+        self.faults = faults or FaultInjector()
+        self.freeze_counts = False  # fault: the same line again and again
+        self.counts_port = counts_port
+        self._n = n_detectors
+        self._on_bias = on_bias
+        self._count_rates = count_rates
+        self._control_port = control_port
+        self._rng = rng
+        self._wall_clock = wall_clock
+        self._lock = threading.Lock()
+        self._values: dict[str, object] = {
+            "NumberOfDetectors": n_detectors,
+            "InptMeasurementPeriod": measurement_period_ms,
+            "BiasCurrent": [0.0] * n_detectors,
+            "TriggerLevel": [0.0] * n_detectors,
+            "BiasVoltage": [0.0] * n_detectors,
+            "DetectorEnable": False,
+            "StartAutoIV": False,
+            "BiasCurrentAutoIV": [0.0] * n_detectors,
+            "IVScanEnable": False,
+        }
+        self._last_line = b""
+        self._closing = threading.Event()
+        self._selector = selectors.DefaultSelector()
+        self._clients: list[_Client] = []
+        self._listeners: list[socket.socket] = []
+        self._readers: list[socket.socket] = []
+        self._thread: threading.Thread | None = None
+
+    def serve(self, host: str) -> str:
+        """Bind both ports on ``host`` (0 takes any free port) and serve in a thread."""
+        for port in (self._control_port, self.counts_port):
+            listener = socket.create_server((host, port), backlog=8)
+            listener.setblocking(False)
+            self._selector.register(listener, selectors.EVENT_READ)
+            self._listeners.append(listener)
+        self._control_port, self.counts_port = (s.getsockname()[1] for s in self._listeners)
+        self._thread = threading.Thread(target=self._run, name="websq-twin", daemon=True)
+        self._thread.start()
+        return f"{host}:{self._control_port}"
+
+    def close(self) -> None:
+        """Stop serving; closing twice does no harm."""
+        self._closing.set()
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.join()
+        for connection in (*self._listeners, *self._readers, *(c.connection for c in self._clients)):
+            connection.close()
+        self._listeners, self._readers, self._clients = [], [], []
+        self._selector.close()
+
+    def state(self) -> dict[str, object]:
+        """What an observer may see."""
+        with self._lock:
+            return dict(self._values)
+
+    def _run(self) -> None:
+        next_line = time.monotonic()
+        while not self._closing.is_set():
+            for key, _ in self._selector.select(max(0.0, min(next_line - time.monotonic(), 0.02))):
+                if key.fileobj in self._listeners:
+                    self._accept(self._listeners.index(key.fileobj))
+                elif isinstance(key.data, _Client):
+                    if key.data in self._clients:  # a broadcast may have dropped it just before
+                        self._serve_client(key.data)
+                else:
+                    self._drop_reader(key.fileobj)
+            if time.monotonic() >= next_line:
+                self._send_counts()
+                next_line = time.monotonic() + self._period_s()
+
+    def _accept(self, which: int) -> None:
+        connection, _ = self._listeners[which].accept()
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.settimeout(_SEND_TIMEOUT_S)
+        if which == 0:
+            client = _Client(connection)
+            self._clients.append(client)
+            self._selector.register(connection, selectors.EVENT_READ, client)
+        else:
+            self._readers.append(connection)
+            self._selector.register(connection, selectors.EVENT_READ)
+
+    def _serve_client(self, client: _Client) -> None:
+        try:
+            data = client.connection.recv(65536)
+        except OSError:
+            data = b""
+        if not data or self.faults.take_disconnect():
+            self._drop_client(client)
+            return
+        try:
+            messages = client.reader.feed(data)
+        except FrameError as error:
+            log.debug("a control client sent %s", error)
+            return
+        for message in messages:
+            self._handle(client, message)
+
+    def _handle(self, client: _Client, message: JsonObject) -> None:
+        if self.faults.latched_error is not None and "command" in message:
+            self._send([client], encode_reply({"label": "Error", "value": self.faults.latched_error}))
+        elif message.get("request") == "labelProps":
+            with self._lock:
+                burst = b"".join(
+                    encode_reply({"label": label, "value": {"value": value}})
+                    for label, value in self._values.items()
+                )
+            self._send([client], burst)
+        elif isinstance(label := message.get("request"), str) and label in self._values:
+            self._send([client], encode_reply({"label": label, "value": self._values[label]}))
+        elif "command" in message:
+            self._command(client, message)
+
+    def _command(self, client: _Client, message: JsonObject) -> None:
+        setters: dict[object, tuple[str, Callable[[object], object | None]]] = {
+            "SetMeasurementPeriod": ("InptMeasurementPeriod", lambda v: _number(v, 10.0, 60000.0)),
+            "SetAllBiasCurrents": ("BiasCurrent", lambda v: _numbers(v, self._n, _BIAS_BOUND_UA)),
+            "SetAllTriggerLevels": ("TriggerLevel", lambda v: _numbers(v, self._n, _TRIGGER_BOUND_MV)),
+            "DetectorEnable": ("DetectorEnable", lambda v: v if isinstance(v, bool) else None),
+        }
+        if message["command"] not in setters:
+            return
+        label, check = setters[message["command"]]
+        value = check(message.get("value"))
+        if value is None:
+            error = {"label": "Error", "value": f"{label}: value not accepted"}
+            self._send([client], encode_reply(error))
+            return
+        with self._lock:
+            self._values[label] = value
+            bias, enabled = self._bias(), self._values["DetectorEnable"] is True
+            voltages = [b * 1e-6 * _BIAS_OHM * 1e3 if enabled else 0.0 for b in bias]
+            self._values["BiasVoltage"] = voltages
+        if label in ("BiasCurrent", "DetectorEnable"):
+            self._on_bias(bias, enabled)
+        self._send(self._clients, encode_reply({"label": label, "value": value}))
+
+    def _bias(self) -> list[float]:
+        value = self._values["BiasCurrent"]
+        assert isinstance(value, list)
+        return list(value)
+
+    def _period_s(self) -> float:
+        value = self._values["InptMeasurementPeriod"]
+        assert isinstance(value, float)
+        return value / 1000
+
+    def _send_counts(self) -> None:
+        if not self._readers:
+            return
+        if not self.freeze_counts or not self._last_line:
+            self._last_line = self._counts_line()
+        for connection in list(self._readers):
+            try:
+                connection.sendall(self._last_line)
+            except OSError:
+                self._drop_reader(connection)
+
+    def _counts_line(self) -> bytes:
+        rates = np.zeros(self._n)
+        if self._values["DetectorEnable"] is True:
+            given = self._count_rates()
+            rates[: len(given)] = given
+        means = rates * self._period_s()
+        counts = np.rint(means) if self._rng is None else self._rng.poisson(means)
+        fields = (f"{self._wall_clock():.6f}", *(str(int(c)) for c in counts))
+        return (",".join(fields) + "\n").encode("ascii")
+
+    def _send(self, clients: Sequence[_Client], data: bytes) -> None:
+        outgoing = self.faults.reply(data)
+        if outgoing is None:
+            return
+        for client in list(clients):
+            try:
+                client.connection.sendall(outgoing)
+            except OSError:
+                self._drop_client(client)
+
+    def _drop_client(self, client: _Client) -> None:
+        self._clients.remove(client)
+        self._selector.unregister(client.connection)
+        client.connection.close()
+
+    def _drop_reader(self, connection: object) -> None:
+        """A counts client said something or left: it has nothing to say, so both end the connection."""
+        assert isinstance(connection, socket.socket)
+        with contextlib.suppress(ValueError):
+            self._readers.remove(connection)
+        self._selector.unregister(connection)
+        connection.close()
+
+
+def _number(value: object, low: float, high: float) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        return None
+    return float(value)
+
+
+def _numbers(value: object, length: int, bound: float) -> list[float] | None:
+    if not isinstance(value, list) or len(value) != length:
+        return None
+    checked = [_number(element, -bound, bound) for element in value]
+    return [element for element in checked if element is not None] if None not in checked else None
