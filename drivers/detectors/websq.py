@@ -74,6 +74,7 @@ class WebSQ(LabInstrument):
         self._link = TcpLink(host, port, instrument=name, timeout_s=timeout_s)
         self._counts = TcpLink(host, counts_port, instrument=name, timeout_s=timeout_s)
         self._lock = threading.RLock()
+        self._counts_lock = threading.Lock()
         self._settle_s = settle_s
         self._poll_interval_s = poll_interval_s
         self._pause = pause
@@ -172,12 +173,12 @@ class WebSQ(LabInstrument):
 
     def count_rates(self) -> list[float]:
         """Counts per second of each detector, from one whole measurement period that began after the call."""
-        with self._lock:
-            labels = self._read_labels()
-            detectors = self._count_detectors(labels["NumberOfDetectors"])
-            period_s = self._number(labels["InptMeasurementPeriod"], "InptMeasurementPeriod") / 1000
-            if period_s <= 0:
-                raise self._malformed(f"a measurement period of {period_s:g} s")
+        labels = self._read_labels()
+        detectors = self._count_detectors(labels["NumberOfDetectors"])
+        period_s = self._number(labels["InptMeasurementPeriod"], "InptMeasurementPeriod") / 1000
+        if period_s <= 0:
+            raise self._malformed(f"a measurement period of {period_s:g} s")
+        with self._counts_lock:  # not the control lock: taking the bias off must not wait for counts
             self._counts.open()
             try:
                 deadline = self._counts.now() + 2 * period_s + self._counts.timeout_s

@@ -9,6 +9,9 @@ not repeated.  Sources: QMI ``nkt_photonics_interbus_protocol.py``; NKT SDK manu
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 from drivers.links.errors import (
     InstrumentRefusedError,
     LinkTimeoutError,
@@ -18,16 +21,26 @@ from drivers.links.interbus import MessageType, Telegram, TelegramError, Telegra
 from drivers.links.serial_link import SerialLink
 
 SOURCES = (161, 162)  # hosts have addresses above 160
+BUSY_PAUSE_S = 0.05
 
 
 class InterbusMaster:
     """Requests to the module with bus address ``module`` over ``link``; ``resend_count`` counts repetitions."""
 
-    def __init__(self, link: SerialLink, module: int, *, instrument: str, resends: int = 10) -> None:
+    def __init__(
+        self,
+        link: SerialLink,
+        module: int,
+        *,
+        instrument: str,
+        resends: int = 10,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
         self.link = link
         self.module = module
         self.resend_count = 0
         self._resends = resends
+        self._pause = pause
         self._instrument = instrument
         self._source_index = 0
 
@@ -62,6 +75,8 @@ class InterbusMaster:
                     )
                 else:
                     last_failure = f"answer of type {answer.kind}"
+                    if answer.kind == MessageType.BUSY:
+                        self._pause(BUSY_PAUSE_S)
             error = LinkTimeoutError if last_failure == "no answer" else MalformedReplyError
             raise error(
                 f"module {self.module}, register 0x{register:02X}: {last_failure} after "
@@ -81,11 +96,14 @@ class InterbusMaster:
             except LinkTimeoutError:
                 return f"{noise} bytes that are no answer" if noise else "no answer"
             noise += len(data)
+            damage = ""
             for item in reader.feed(data):
                 if isinstance(item, TelegramError):
-                    return f"damaged answer ({item})"
-                if _answers(item, request):
+                    damage = f"damaged answer ({item})"
+                elif _answers(item, request):
                     return item
+            if damage:
+                return damage
 
 
 def _answers(answer: Telegram, request: Telegram) -> bool:

@@ -16,7 +16,12 @@ from qcodes.validators import Bool
 
 from drivers.base import Identity, LabInstrument
 from drivers.lasers.interbus_master import InterbusMaster
-from drivers.links.errors import MalformedReplyError, NotReadyError, WrongInstrumentError
+from drivers.links.errors import (
+    InstrumentRefusedError,
+    MalformedReplyError,
+    NotReadyError,
+    WrongInstrumentError,
+)
 from drivers.links.limits import Within
 from drivers.links.serial_link import SerialLink
 
@@ -83,7 +88,7 @@ class NKTBasik(LabInstrument):
             "emission",
             label="Emission",
             get_cmd=lambda: bool(self._read_int(REG_EMISSION, "<B")),
-            set_cmd=lambda on: self._bus.write(REG_EMISSION, bytes((on,))),
+            set_cmd=lambda on: self._write_verified(REG_EMISSION, bytes((on,))),
             vals=Bool(),
         )
         self.add_parameter(
@@ -142,9 +147,9 @@ class NKTBasik(LabInstrument):
         try:
             identity = self.identify()
             if self._was_connected:
-                self._bus.write(REG_EMISSION, b"\x00")
+                self._write_verified(REG_EMISSION, b"\x00")
                 for register, data in self._passive.items():
-                    self._bus.write(register, data)
+                    self._write_verified(register, data)
         except BaseException:
             self._link.close()
             raise
@@ -206,8 +211,19 @@ class NKTBasik(LabInstrument):
         return value
 
     def _write_passive(self, register: int, data: bytes) -> None:
-        self._bus.write(register, data)
+        self._write_verified(register, data)
         self._passive[register] = data
+
+    def _write_verified(self, register: int, data: bytes) -> None:
+        """Write a register and read it back: an acknowledged value may still have been clipped."""
+        self._bus.write(register, data)
+        held = self._bus.read(register)
+        if held != data:
+            raise InstrumentRefusedError(
+                f"register 0x{register:02X}: wrote {data.hex()}, it holds {held.hex()}",
+                instrument=self.name,
+                address=self.address,
+            )
 
     def _malformed(self, register: int, data: bytes) -> MalformedReplyError:
         return MalformedReplyError(

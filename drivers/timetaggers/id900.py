@@ -104,6 +104,14 @@ class ID900(LabInstrument):
             set_cmd=lambda source: self._set_passive("DEVIce:SYNC", source),
             val_mapping={"internal": "INTERNAL", "external": "EXTERNAL"},
         )
+        self.add_parameter(
+            "resolution",
+            label="Resolution mode",
+            get_cmd="DEVIce:RESolution?",
+            set_cmd=self._set_resolution,
+            val_mapping={"high": "HIRES", "low": "LOWRES"},
+            docstring="High resolution and low speed, or low resolution (100 ps) and high speed.",
+        )
         self.add_parameter("record_stage", label="Record generator", get_cmd="REC:STAGe?")
         for channel in (0, *CHANNELS):
             self.add_parameter(
@@ -152,9 +160,8 @@ class ID900(LabInstrument):
 
     def safe_state(self) -> None:
         """Stop the record generator (no trigger leaves the instrument) and the streams."""
-        with self._lock:
-            self.ask("REC:STOP")
-            self.stop_streams()
+        self.ask("REC:STOP")  # without waiting for a read_tags that holds the driver's lock
+        self.stop_streams()
 
     def close(self) -> None:
         """Close every link and the QCoDeS instrument."""
@@ -216,6 +223,10 @@ class ID900(LabInstrument):
     def _set_passive(self, header: str, value: str) -> None:
         self.ask(f"{header} {value}")
         self._passive[header] = value
+
+    def _set_resolution(self, mode: str) -> None:
+        self._set_passive("DEVIce:RESolution", mode)
+        self._time_base_ps = self._read_time_base()
 
     def _malformed(self, text: str) -> MalformedReplyError:
         return MalformedReplyError(text, instrument=self.name, address=self.address)
@@ -349,20 +360,18 @@ class ID900(LabInstrument):
                     instrument=self.name,
                     address=self.address,
                 )
-            if stream.failure is not None:
-                raise stream.failure
+            stream.require_sound()
             total = self._acquired(stream)
-            tags = stream.take(total, self._transfer_timeout_s)
             lost = self._ask_int(f"RAW{channel}:ERRORS?")
             if lost:
-                stream.failure = InstrumentRefusedError(
-                    f"channel {channel}: the instrument reports {lost} timestamp errors; tags are missing, "
-                    "start the streams again",
-                    instrument=self.name,
-                    address=self.address,
-                    code=lost,
+                raise self._fail(
+                    stream,
+                    InstrumentRefusedError,
+                    f"the instrument reports {lost} timestamp errors; start the streams again",
                 )
-                raise stream.failure
+            tags = stream.take(
+                total, self._transfer_timeout_s
+            )  # last: what it returns is gone from the stream
             tags[:, 0] *= np.uint64(self._time_base_ps)
             return tags
 

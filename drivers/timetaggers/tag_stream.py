@@ -17,7 +17,13 @@ import numpy as np
 import numpy.typing as npt
 import zmq
 
-from drivers.links.errors import InstrumentError, LinkBrokenError, LinkTimeoutError, MalformedReplyError
+from drivers.links.errors import (
+    InstrumentError,
+    LinkBrokenError,
+    LinkTimeoutError,
+    MalformedReplyError,
+    NotReadyError,
+)
 
 PAIR_BYTES = 16
 
@@ -43,8 +49,7 @@ class TagStream:
         Raises LinkTimeoutError when they do not arrive in time, LinkBrokenError when the stream ended and
         MalformedReplyError for a message that is no list of pairs or for more tags than ``total``.
         """
-        if self.failure is not None:
-            raise self.failure
+        self.require_sound()
         tags = np.empty((total - self.taken, 2), dtype=np.uint64)
         filled, deadline = 0, clock() + timeout_s
         try:
@@ -60,6 +65,13 @@ class TagStream:
             raise
         self.taken = total
         return tags
+
+    def require_sound(self) -> None:
+        """NotReadyError when an earlier failure lost the position in the stream."""
+        if self.failure is not None:
+            raise self._error(
+                NotReadyError, "the stream failed before; start the streams again"
+            ) from self.failure
 
     def close(self) -> None:
         """Close the socket; closing twice does no harm."""

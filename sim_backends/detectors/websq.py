@@ -4,7 +4,7 @@ One thread serves both.  The answer to ``labelProps`` leaves in one write (vendo
 burst), each counts line in one send with TCP_NODELAY (they parse only the first line of a read), every
 change is broadcast to all control clients, and nothing is acknowledged.  A value that the controller does
 not accept is answered by a message labelled ``Error``.  Detectors without bias count nothing.
-Sources: vendor's ``WebSQControl.py``; INSTRUMENTS notes on its clients.
+Source: vendor's ``WebSQControl.py``, whose parsing sets the rules above.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def _dark() -> list[float]:
     return []
 
 
-@dataclass
+@dataclass(eq=False)
 class _Client:
     connection: socket.socket
     reader: RequestReader = field(default_factory=RequestReader)

@@ -165,7 +165,8 @@ class NKTBasikTwin:
 
     def _error_code(self) -> int:
         if self.faults.latched_error is not None:
-            return int(self.faults.latched_error)
+            text = self.faults.latched_error
+            return int(text) if text.isdecimal() else 7
         return 0 if self._interlock_closed else 2
 
     def _write(self, register: int, data: bytes) -> bool:
