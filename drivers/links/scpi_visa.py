@@ -47,6 +47,8 @@ log = logging.getLogger(__name__)
 ERROR_QUERY = "SYSTem:ERRor?"
 _RECEIVE_BYTES = 65536
 _MAX_REPLY_BYTES = 1 << 20
+_MAX_QUEUED_ERRORS = 64
+"""More than any queue holds: a latched fault that answers for ever must not hang the driver."""
 _Number = TypeVar("_Number", int, float)
 
 
@@ -375,7 +377,9 @@ class ScpiLink:
     def _raise_refusal(self, command: str, reply: str) -> None:
         try:
             first = error = parse_error(reply)
-            while error.code != 0:
+            for _ in range(_MAX_QUEUED_ERRORS):
+                if error.code == 0:
+                    break
                 log.debug("%s > %d %s", self.instrument, error.code, error.text)
                 error = parse_error(self._query(ERROR_QUERY, None))
         except ValueError as exc:

@@ -1,0 +1,310 @@
+"""The SCPI link: typed errors, a whole query under one lock, and reopening before anything stale is read."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from drivers.base import Identity
+from drivers.links import scpi_visa
+from drivers.links.errors import (
+    InstrumentRefusedError,
+    LinkBrokenError,
+    LinkClosedError,
+    LinkTimeoutError,
+    MalformedReplyError,
+    WrongInstrumentError,
+)
+from drivers.links.scpi_visa import ScpiLink, parse_identity
+from sim_backends.faults import FaultInjector
+from sim_backends.servers import Call, ScpiDevice, ScpiError, ScpiServer
+
+SHORT_S = 0.15
+
+
+class Echo(ScpiDevice):
+    """Answers what it is asked, and keeps what it is told."""
+
+    def __init__(self, faults: FaultInjector, model: str = "ECHO") -> None:
+        super().__init__(f"Acme,{model},1,1.0", faults)
+        self.blocks: list[bytes] = []
+        self.add("ECHO?", lambda call: call.text(0))
+        self.add("NOTHing", lambda call: None)
+        self.add("FAIL", self._fail)
+        self.add("BLOCk", self._block)
+
+    def _fail(self, call: Call) -> None:
+        for code in (-222, -224):
+            self.errors.push(ScpiError(code, f"error {code}"))
+
+    def _block(self, call: Call) -> None:
+        assert call.block is not None
+        self.blocks.append(bytes(call.block))
+
+
+class Bench:
+    def __init__(self, model: str = "ECHO") -> None:
+        self.faults = FaultInjector()
+        self.device = Echo(self.faults, model)
+        self.server = ScpiServer(self.device, self.faults)
+        self.address = self.server.serve("127.0.0.1", 0)
+
+    @property
+    def port(self) -> int:
+        return int(self.address.split("::")[2])
+
+
+def accept(identity: Identity) -> None:
+    if identity.model != "ECHO":
+        raise WrongInstrumentError(f"answers as {identity.model}", instrument="echo")
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    bench = Bench()
+    yield bench
+    bench.server.close()
+
+
+@pytest.fixture
+def link(bench: Bench) -> Iterator[ScpiLink]:
+    link = ScpiLink("echo", bench.address, accept, timeout_s=5.0)
+    link.open()
+    yield link
+    link.close()
+
+
+def test_open_identifies(bench: Bench) -> None:
+    link = ScpiLink("echo", bench.address, accept)
+    assert link.open() == Identity("Acme", "ECHO", "1", "1.0")
+    assert link.is_open
+    link.close()
+    link.close()
+    with pytest.raises(LinkClosedError, match="connect"):
+        link.query("ECHO? 1")
+
+
+def test_a_port_where_nobody_listens_is_a_broken_link() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"TCPIP::127.0.0.1::{unused.getsockname()[1]}::SOCKET"
+    with pytest.raises(LinkBrokenError, match=r"echo at TCPIP.*opening the link.*check address"):
+        ScpiLink("echo", address, accept).open()
+
+
+def test_a_peer_that_accepts_and_says_nothing_times_out() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"TCPIP::127.0.0.1::{silent.getsockname()[1]}::SOCKET"
+        link = ScpiLink("echo", address, accept, timeout_s=SHORT_S)
+        with pytest.raises(LinkTimeoutError):
+            link.open()
+        assert not link.is_open
+
+
+def test_another_model_is_refused_and_the_link_is_closed() -> None:
+    bench = Bench(model="OTHER")
+    link = ScpiLink("echo", bench.address, accept)
+    with pytest.raises(WrongInstrumentError):
+        link.open()
+    with pytest.raises(LinkClosedError):
+        link.query("ECHO? 1")
+    bench.server.close()
+
+
+def test_nagle_is_off(link: ScpiLink) -> None:
+    transport = link._transport
+    assert isinstance(transport, scpi_visa._SocketTransport)
+    assert transport._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+
+
+def test_after_a_timeout_the_late_reply_is_never_taken_for_the_next_one(bench: Bench, link: ScpiLink) -> None:
+    late = threading.Event()
+    bench.faults._pause = lambda seconds: late.wait(5.0)
+    bench.faults.delay_s = 1.0
+    link.timeout_s = SHORT_S
+    with pytest.raises(LinkTimeoutError, match=r"ECHO\? 1"):
+        link.query("ECHO? 1")
+    bench.faults.delay_s = 0.0
+    late.set()
+    assert link.query("ECHO? 2") == "2"
+    assert link.reopened == 1
+    assert link.query("ECHO? 3") == "3"
+    assert link.reopened == 1
+
+
+def test_a_dropped_reply_times_out_and_the_next_query_works(bench: Bench, link: ScpiLink) -> None:
+    link.timeout_s = SHORT_S
+    bench.faults.drop_replies(1)
+    with pytest.raises(LinkTimeoutError):
+        link.query("ECHO? 1")
+    assert link.query("ECHO? 2") == "2"
+
+
+def test_garbage_is_a_malformed_reply_at_once(bench: Bench, link: ScpiLink) -> None:
+    bench.faults.garbage(1)
+    started = time.monotonic()
+    with pytest.raises(MalformedReplyError, match="not text"):
+        link.query("ECHO? 1")
+    assert time.monotonic() - started < 2.0
+    assert link.query("ECHO? 2") == "2"
+    assert link.reopened == 1
+
+
+def test_a_reply_that_is_no_number_is_malformed(link: ScpiLink) -> None:
+    with pytest.raises(MalformedReplyError, match="not a number"):
+        link.query_float("ECHO? maybe")
+    assert link.query_float("ECHO? 1.5") == 1.5
+    with pytest.raises(MalformedReplyError):
+        link.query_int("ECHO? 1.5")
+
+
+def test_a_closed_peer_is_seen_at_once_and_the_next_use_reopens(bench: Bench, link: ScpiLink) -> None:
+    bench.faults.disconnect()
+    started = time.monotonic()
+    with pytest.raises(LinkBrokenError, match=r"ECHO\? 1"):
+        link.query("ECHO? 1")
+    assert time.monotonic() - started < 2.0
+    assert link.query("ECHO? 2") == "2"
+
+
+def test_reopening_restores_before_the_query_and_only_once(bench: Bench) -> None:
+    order: list[str] = []
+    link = ScpiLink(
+        "echo", bench.address, accept, on_reopen=lambda: order.append(link.query("ECHO? restored"))
+    )
+    link.open()
+    assert order == []
+    bench.server.drop_connections()
+    with pytest.raises(LinkBrokenError):
+        link.query("ECHO? 1")
+    order.append(link.query("ECHO? 2"))
+    assert order == ["restored", "2"]
+    link.close()
+
+
+def test_a_failed_restore_is_tried_again(bench: Bench) -> None:
+    calls: list[int] = []
+
+    def restore() -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            link.command("FAIL")
+
+    link = ScpiLink("echo", bench.address, accept, on_reopen=restore)
+    link.open()
+    bench.faults.disconnect()
+    with pytest.raises(LinkBrokenError):
+        link.query("ECHO? 1")
+    with pytest.raises(InstrumentRefusedError):
+        link.query("ECHO? 2")
+    assert link.query("ECHO? 3") == "3"
+    assert len(calls) == 2
+    link.close()
+
+
+def test_another_instrument_behind_the_same_address_is_refused_until_the_right_one_is_back(
+    bench: Bench, link: ScpiLink
+) -> None:
+    port = bench.port
+    bench.server.close()
+    faults = FaultInjector()
+    server = ScpiServer(Echo(faults, "OTHER"), faults)
+    server.serve("127.0.0.1", port)
+    with pytest.raises(LinkBrokenError):
+        link.query("ECHO? 1")
+    for _ in range(2):
+        with pytest.raises(WrongInstrumentError):
+            link.query("ECHO? 1")
+    server.close()
+    with pytest.raises(LinkBrokenError):
+        link.query("ECHO? 1")
+    back = ScpiServer(bench.device, bench.faults)
+    back.serve("127.0.0.1", port)
+    assert link.query("ECHO? 4") == "4"
+    back.close()
+
+
+def test_a_refusal_carries_the_first_code_and_leaves_an_empty_queue(bench: Bench, link: ScpiLink) -> None:
+    with pytest.raises(InstrumentRefusedError, match="-222 error -222") as caught:
+        link.command("FAIL")
+    assert caught.value.code == -222
+    assert len(bench.device.errors) == 0
+    link.command("NOTHing")
+    with pytest.raises(InstrumentRefusedError, match="-113"):
+        link.command("NO:SUCH 1")
+
+
+def test_a_latched_error_is_reported_and_does_not_hang(bench: Bench, link: ScpiLink) -> None:
+    bench.faults.latched_error = "Over temperature"
+    with pytest.raises(InstrumentRefusedError, match="Over temperature") as caught:
+        link.command("NOTHing")
+    assert caught.value.code == -310
+
+
+def test_a_block_arrives_whole_and_the_reply_after_it_is_in_step(bench: Bench, link: ScpiLink) -> None:
+    data = bytes(range(256)) * 5000
+    link.write_block("BLOCk ", memoryview(data), timeout_s=5.0)
+    assert bench.device.blocks == [data]
+    assert link.query("ECHO? 7") == "7"
+
+
+def test_a_block_to_a_peer_that_stops_reading_meets_its_deadline() -> None:
+    release = threading.Event()
+
+    def deaf() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(100)
+            connection.sendall(b"Acme,ECHO,1,1.0\n")
+            release.wait(20.0)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=deaf)
+        thread.start()
+        link = ScpiLink("echo", f"TCPIP::127.0.0.1::{listener.getsockname()[1]}::SOCKET", accept)
+        link.open()
+        with pytest.raises(LinkTimeoutError, match="block of 67108864 bytes"):
+            link.write_block("BLOCk ", memoryview(bytes(64 << 20)), timeout_s=SHORT_S)
+        link.close()
+        release.set()
+        thread.join()
+
+
+def test_threads_share_the_link_and_each_gets_its_own_reply(link: ScpiLink) -> None:
+    wrong: list[tuple[str, str]] = []
+
+    def ask(name: str) -> None:
+        for n in range(60):
+            reply = link.query(f"ECHO? {name}{n}")
+            if reply != f"{name}{n}":
+                wrong.append((name, reply))
+
+    threads = [threading.Thread(target=ask, args=(name,)) for name in "abcdef"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert link.reopened == 0
+
+
+def test_an_interrupted_query_leaves_no_stale_reply(link: ScpiLink, monkeypatch: pytest.MonkeyPatch) -> None:
+    transport = link._transport
+    assert isinstance(transport, scpi_visa._SocketTransport)
+
+    def interrupted(timeout_s: float) -> bytes:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(transport, "read_line", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        link.query("ECHO? 1")
+    assert link.query("ECHO? 2") == "2"
+
+
+def test_identity_needs_four_fields() -> None:
+    assert parse_identity("A, B ,C,D,E") == Identity("A", "B", "C", "D,E")
+    for wrong in ("", "A,B,C", ",B,C,D", "A,,C,D"):
+        with pytest.raises(ValueError, match="vendor"):
+            parse_identity(wrong)
