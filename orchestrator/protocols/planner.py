@@ -212,12 +212,7 @@ def block_plan(
     gives key: such a block is not worth starting.  Raises ValueError naming the argument that is out of
     range.
     """
-    if not 0.0 < qber_limit < 0.5:
-        raise ValueError(f"qber_limit must lie strictly between 0 and 0.5, got {qber_limit}")
-    if not 0.0 < eps_cor < 1.0:
-        raise ValueError(f"eps_cor must lie strictly between 0 and 1, got {eps_cor}")
-    if not (gain_tolerance_db >= 0.0 and math.isfinite(gain_tolerance_db)):
-        raise ValueError(f"gain_tolerance_db must be 0 dB or more, got {gain_tolerance_db}")
+    _check_limits(qber_limit, eps_cor, gain_tolerance_db)
     channel = Channel(float(loss_a_db), float(loss_b_db), float(visibility), float(dark_count))
     scenario = Scenario(channel, float(f_ec), int(n_pulses), float(eps_sec), float(intensity_tolerance_db))
     best = max(
@@ -315,6 +310,15 @@ def coin_labels(plan: BlockPlan, n_rounds: int, read_random: Callable[[int], byt
         labels[done : done + words.size] = words % denominator < threshold
         done += words.size
     return labels
+
+
+def _check_limits(qber_limit: float, eps_cor: float, gain_tolerance_db: float) -> None:
+    if not 0.0 < qber_limit < 0.5:
+        raise ValueError(f"qber_limit must lie strictly between 0 and 0.5, got {qber_limit}")
+    if not 0.0 < eps_cor < 1.0:
+        raise ValueError(f"eps_cor must lie strictly between 0 and 1, got {eps_cor}")
+    if not (gain_tolerance_db >= 0.0 and math.isfinite(gain_tolerance_db)):
+        raise ValueError(f"gain_tolerance_db must be 0 dB or more, got {gain_tolerance_db}")
 
 
 def _steps(scenario: Scenario, mu_a: float | None, mu_b: float | None, p_x: float | None) -> tuple[int, ...]:
