@@ -3,16 +3,16 @@
 The thread makes a *session*: a control and a bulk connection, Hello and Welcome on both, then traffic
 until something breaks.  A broken session is thrown away with its sockets, its channels break, and after
 a back-off the next one starts from nothing, so no message of an old session can surface in a later one.
-Heartbeats are answered by this thread alone; however busy the rest of the process is, the hub sees it alive.
+Heartbeats are answered by this thread alone: however busy the rest of the process is, the hub sees it alive.
 
-Channels are named (peer, topic).  Messages for a channel that is not open here yet are kept (within
-limits); those for a closed one are dropped.  Order holds per channel; a missing frame, a peer that left or
-a lost hub breaks the channel, and a broken channel stays broken: a session of a protocol starts over under
-a fresh topic.  :mod:`orchestrator.wire.table` keeps them.
+What happens is reported through one queue (:meth:`Agent.control_recv`): the hub's control messages, and
+:class:`LinkUp`, :class:`LinkDown` and :class:`~.messages.PeerChange`.  Channels to other peers live in
+:mod:`orchestrator.wire.table`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import logging
 import queue
@@ -21,20 +21,17 @@ import secrets
 import socket
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import zmq
 
-from orchestrator.wire.channel import ChannelBrokenError, ChannelClosedError, ChannelError, ChannelTimeoutError
 from orchestrator.wire.codec import WireError, decode, encode
-from orchestrator.wire.curve import BULK_LIMIT, CurveKeys, client_socket
-from orchestrator.wire.flow import CreditBook, FlowError, Inflow, Outflow
+from orchestrator.wire.curve import BULK_LIMIT, CONTROL_LIMIT, CurveKeys, client_socket
 from orchestrator.wire.links import LinkMonitor, LinkState
 from orchestrator.wire.messages import (
-    MESSAGE_LIMIT,
     PROTOCOL_VERSION,
     BulkFromHub,
     BulkHello,
@@ -51,8 +48,11 @@ from orchestrator.wire.messages import (
     Superseded,
     Welcome,
 )
+from orchestrator.wire.table import AgentChannel, ChannelTable, TableLimits
 
 _log = logging.getLogger(__name__)
+_BATCH = 100
+"""Messages read from one socket before the other ones get their turn."""
 
 
 @dataclass(frozen=True)
@@ -64,21 +64,13 @@ class LinkUp:
 
 @dataclass(frozen=True)
 class LinkDown:
-    """The session ended; leases and channels of it are gone."""
+    """The session ended; the leases and channels of it are gone."""
 
     state: LinkState
     reason: str
 
 
-@dataclass(frozen=True)
-class TopicWaiting:
-    """``peer`` sent the first message on a topic that is not open here; it is kept within the limits."""
-
-    peer: str
-    topic: str
-
-
-AgentEvent: TypeAlias = FromHub | PeerChange | LinkUp | LinkDown | TopicWaiting
+AgentEvent: TypeAlias = FromHub | PeerChange | LinkUp | LinkDown
 
 
 class AgentError(Exception):
@@ -87,16 +79,13 @@ class AgentError(Exception):
 
 @dataclass(frozen=True)
 class AgentLimits:
-    """Bounds of an agent; times in seconds, sizes in bytes."""
+    """Times in seconds, queue lengths in messages."""
 
     connect_timeout_s: float = 3.0
     backoff_s: float = 0.1
     backoff_max_s: float = 1.0
     queued_control: int = 10_000
-    queued_bytes_per_peer: int = 4 * MESSAGE_LIMIT
-    unopened_topics_per_peer: int = 64
-    mailbox_bytes: int = 4 * MESSAGE_LIMIT
-    closed_topics_remembered: int = 1000
+    table: TableLimits = field(default_factory=TableLimits)
 
 
 class _Phase(enum.Enum):
@@ -121,35 +110,85 @@ class _Session:
         keys: CurveKeys,
         hub_public: str,
         endpoints: tuple[str, str],
-        now: float,
+        now_s: float,
     ) -> None:
-        self.monitors: list[LinkMonitor] = []
-        self.sockets: list[zmq.Socket[bytes]] = []
         self.phase = _Phase.CONNECTING
-        self.started_s = self.sent_s = self.heard_s = now
+        self.started_s = self.sent_s = self.heard_s = now_s
         self.heartbeat_s = 0.5
         self.lost_after_s = 4.0
         self.epoch = 0
-        for endpoint, limit in zip(endpoints, (1 << 20, BULK_LIMIT), strict=True):
-            self.sockets.append(
-                client_socket(
-                    context,
-                    zmq.DEALER,
-                    keys,
-                    hub_public,
-                    endpoint,
-                    max_message=limit,
-                    reconnect=False,
-                    before_connect=lambda made: self.monitors.append(LinkMonitor(made)),
-                )
-            )
-        self.control, self.bulk = self.sockets
+        self.monitors: list[LinkMonitor] = []
+        self.stuck: list[bytes | memoryview] | None = None
+        self.credits: deque[CreditReturn] = deque()
 
-    def close(self) -> None:
+        def watch(made: zmq.Socket[bytes]) -> None:
+            self.monitors.append(LinkMonitor(made))
+
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._close_monitors)
+            control, bulk = endpoints
+            self.control = client_socket(
+                context,
+                zmq.DEALER,
+                keys,
+                hub_public,
+                control,
+                max_message=CONTROL_LIMIT,
+                reconnect=False,
+                before_connect=watch,
+            )
+            undo.callback(self.control.close)
+            self.bulk = client_socket(
+                context,
+                zmq.DEALER,
+                keys,
+                hub_public,
+                bulk,
+                max_message=BULK_LIMIT,
+                reconnect=False,
+                before_connect=watch,
+            )
+            undo.pop_all()
+
+    def poller(self, wake_fd: int) -> zmq.Poller:
+        poller = zmq.Poller()
+        for each in (self.control, self.bulk, wake_fd, *(monitor.socket for monitor in self.monitors)):
+            poller.register(each, zmq.POLLIN)
+        return poller
+
+    def send_control(self, message: FromPeer, now_s: float) -> bool:
+        """True if the socket took it."""
+        try:
+            self.control.send(encode(message), zmq.DONTWAIT)
+        except zmq.Again:
+            return False
+        self.sent_s = now_s
+        return True
+
+    def send_bulk(self, table: ChannelTable) -> bool:
+        """Send credits and frames until nothing may leave (True) or the socket is full (False)."""
+        while True:
+            if self.stuck is None:
+                if self.credits:
+                    self.stuck = [encode(self.credits.popleft())]
+                elif (frame := table.next_frame()) is not None:
+                    self.stuck = [encode(frame[0]), frame[1]]
+                else:
+                    return True
+            try:
+                self.bulk.send_multipart(self.stuck, zmq.DONTWAIT)
+            except zmq.Again:
+                return False
+            self.stuck = None
+
+    def _close_monitors(self) -> None:
         for monitor in self.monitors:
             monitor.close()
-        for each in self.sockets:
-            each.close()
+
+    def close(self) -> None:
+        self._close_monitors()
+        self.control.close()
+        self.bulk.close()
 
 
 class Agent:
@@ -176,17 +215,13 @@ class Agent:
         self._own_context = context is None
         self._context: zmq.Context[zmq.Socket[bytes]] = context or zmq.Context()
         self._instance = secrets.token_hex(16)
-        self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
+        self._changed = threading.Condition()
         self._events: queue.SimpleQueue[AgentEvent] = queue.SimpleQueue()
         self._control_out: deque[FromPeer] = deque()
-        self._outflows: dict[str, Outflow] = {}
-        self._channels: dict[tuple[str, str], AgentChannel] = {}
-        self._closed_topics: OrderedDict[tuple[str, str], None] = OrderedDict()
-        self._credits = CreditBook()
+        self._table = ChannelTable(self._wake, self._limits.table)
         self._state = LinkState.CONNECTING
         self._epoch: int | None = None
-        self._peers: set[str] = set()
+        self._peers: frozenset[str] = frozenset()
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_read.setblocking(False)
         self._wake_write.setblocking(False)
@@ -203,17 +238,14 @@ class Agent:
     def close(self) -> None:
         """End the session and the thread; channels then raise ChannelClosedError.  Idempotent."""
         self._stop = True
+        self._table.shut_down()
         self._wake()
         if self._thread.is_alive():
             self._thread.join()
-        with self._lock:
-            for channel in self._channels.values():
-                self._shut(channel)
-            self._channels.clear()
-        if self._own_context and not self._context.closed:
+        self._wake_read.close()
+        self._wake_write.close()
+        if self._own_context:
             self._context.term()
-            self._wake_read.close()
-            self._wake_write.close()
 
     def __enter__(self) -> Agent:
         self.start()
@@ -235,8 +267,7 @@ class Agent:
     @property
     def peers(self) -> frozenset[str]:
         """The other roles that the hub can reach at the moment."""
-        with self._lock:
-            return frozenset(self._peers)
+        return self._peers
 
     def wait_for(self, state: LinkState, timeout_s: float) -> bool:
         """Block until the link is in ``state``; False if that took longer than ``timeout_s``."""
@@ -249,12 +280,9 @@ class Agent:
 
     def control_send(self, message: FromPeer) -> None:
         """Queue a control message; it waits for the next session if there is none."""
-        with self._lock:
-            if len(self._control_out) >= self._limits.queued_control:
-                raise AgentError(
-                    f"{len(self._control_out)} control messages wait for the hub ({self._state.value})"
-                )
-            self._control_out.append(message)
+        if len(self._control_out) >= self._limits.queued_control:
+            raise AgentError(f"{len(self._control_out)} control messages wait; the hub: {self._state.value}")
+        self._control_out.append(message)
         self._wake()
 
     def control_recv(self, timeout_s: float) -> AgentEvent | None:
@@ -265,183 +293,117 @@ class Agent:
             return None
 
     def channel(self, peer: str, topic: str) -> AgentChannel:
-        """Open the channel to ``peer`` under ``topic`` (again: the same object).  Topics are used once."""
-        with self._lock:
-            if self._stop:
-                raise ChannelClosedError(f"the agent of {self.role} is closed")
-            if (peer, topic) in self._closed_topics:
-                raise ChannelClosedError(f"channel {topic} to {peer} was closed here; use a fresh topic")
-            channel = self._channels.get((peer, topic))
-            if channel is None:
-                channel = self._channels[peer, topic] = AgentChannel(self, peer, topic)
-            channel.opened = True
-            return channel
+        """Open the channel to ``peer`` under ``topic``; asking again gives the same object."""
+        return self._table.open(peer, topic)
 
     def close_channel(self, peer: str, topic: str) -> None:
         """Close a channel, opened or not: queued messages still leave, later arrivals are dropped."""
-        with self._lock:
-            channel = self._channels.pop((peer, topic), None)
-            if channel is not None:
-                self._shut(channel)
-                if channel._broken is None:
-                    self._outflows.setdefault(peer, Outflow(peer)).end(topic)
-            self._remember_closed(peer, topic)
-        self._wake()
-
-    # -- shared with the thread, under the lock ------------------------------------------------------
-
-    def _push(self, channel: AgentChannel, payload: bytes) -> None:
-        with self._lock:
-            outflow = self._outflows.setdefault(channel.peer, Outflow(channel.peer))
-            if outflow.waiting_bytes + len(payload) > self._limits.queued_bytes_per_peer:
-                channel._break(f"{channel.peer} does not take its messages")
-                outflow.drop(channel.topic)
-                raise ChannelBrokenError(str(channel._broken))
-            outflow.push(channel.topic, payload)
-        self._wake()
-
-    def _shut(self, channel: AgentChannel) -> None:
-        channel._closed = True
-        channel._inbox.put(ChannelClosedError(f"channel {channel.topic} to {channel.peer} was closed here"))
-
-    def _remember_closed(self, peer: str, topic: str) -> None:
-        self._closed_topics[peer, topic] = None
-        while len(self._closed_topics) > self._limits.closed_topics_remembered:
-            self._closed_topics.popitem(last=False)
-
-    def _break_channels(self, reason: str, peer: str | None = None) -> None:
-        """Break the open channels (of ``peer``, or all), forget what waited in either direction."""
-        with self._lock:
-            for key, channel in list(self._channels.items()):
-                if peer is None or key[0] == peer:
-                    channel._break(reason)
-                    if not channel.opened:
-                        del self._channels[key]
-            for name in [peer] if peer is not None else list(self._outflows):
-                self._outflows.pop(name, None)
-                self._credits.forget(name)
+        self._table.close(peer, topic)
 
     def _wake(self) -> None:
         if not self._awake:
             self._awake = True
-            try:
+            with contextlib.suppress(OSError):  # full: awake anyway; closed: nobody left to wake
                 self._wake_write.send(b"\0")
-            except OSError:
-                _log.debug("wake-up pipe of %s is full or closed", self.role)
 
     # -- the thread ----------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        try:
+            self._keep_connected()
+        except BaseException:
+            self._end_session(LinkState.LOST, "the agent's thread failed")
+            raise
+
+    def _keep_connected(self) -> None:
         backoff_s = self._limits.backoff_s
         while not self._stop:
             try:
                 self._run_session()
-            except _SessionEndError as end:
-                was_up = self._epoch is not None
-                self._end_session(end.state, str(end))
-                if end.state is LinkState.SUPERSEDED:
-                    break
-                backoff_s = self._limits.backoff_s if was_up else min(backoff_s * 2, self._limits.backoff_max_s)
+            except (_SessionEndError, OSError) as error:
+                state = error.state if isinstance(error, _SessionEndError) else LinkState.UNREACHABLE
+                backoff_s = min(2 * backoff_s, self._limits.backoff_max_s)
+                if self._epoch is not None:
+                    backoff_s = self._limits.backoff_s
+                self._end_session(state, str(error))
+                if state is LinkState.SUPERSEDED:
+                    return
                 self._pause(backoff_s * random.uniform(0.8, 1.2))
-            except OSError as error:
-                self._end_session(LinkState.UNREACHABLE, str(error))
-                self._pause(self._limits.backoff_max_s)
-        self._end_session(LinkState.CLOSED if self._stop else LinkState.SUPERSEDED, "closed here")
+        self._end_session(LinkState.CLOSED, "closed here")
 
     def _pause(self, duration_s: float) -> None:
         """Back-off on the real clock, cut short by close()."""
         end_s = time.monotonic() + duration_s
         poller = zmq.Poller()
-        poller.register(self._wake_read, zmq.POLLIN)
+        poller.register(self._wake_read.fileno(), zmq.POLLIN)
         while not self._stop and (left_s := end_s - time.monotonic()) > 0:
             if poller.poll(max(1, int(left_s * 1000))):
                 self._drain_wake()
 
     def _drain_wake(self) -> None:
         self._awake = False
-        try:
+        with contextlib.suppress(BlockingIOError):
             self._wake_read.recv(4096)
-        except BlockingIOError:
-            return
 
     def _end_session(self, state: LinkState, reason: str) -> None:
         if self._epoch is not None:
             self._events.put(LinkDown(state, reason))
-        if state is not self._state and state not in (LinkState.CLOSED, LinkState.LOST):
-            _log.warning("%s has no link to the hub at %s: %s", self.role, self._endpoints[0], reason)
+        if state is not self._state and state is not LinkState.CLOSED:
+            _log.warning("%s: no link to the hub at %s: %s", self.role, self._endpoints[0], reason)
         with self._changed:
             self._state = state
             self._epoch = None
-            self._peers.clear()
+            self._peers = frozenset()
             self._changed.notify_all()
-        self._break_channels(f"no link to the hub: {reason}")
+        self._table.disconnected(f"no link to the hub: {reason}")
 
     def _run_session(self) -> None:
         session = _Session(self._context, self._keys, self._hub_public, self._endpoints, self._clock())
-        poller = zmq.Poller()
-        for each in (*session.sockets, *(monitor.socket for monitor in session.monitors), self._wake_read):
-            poller.register(each, zmq.POLLIN)
-        blocked = False
         try:
+            wake_fd = self._wake_read.fileno()
+            poller = session.poller(wake_fd)
+            idle = True
             while not self._stop:
-                timeout_ms = 5 if blocked else int(1000 * session.heartbeat_s / 4)
-                ready = dict(poller.poll(timeout_ms))
-                if self._wake_read.fileno() in ready:
+                ready = dict(poller.poll(int(250 * session.heartbeat_s) if idle else 5))
+                if wake_fd in ready:
                     self._drain_wake()
                 if session.control in ready:
                     self._read_control(session)
                 if session.bulk in ready:
                     self._read_bulk(session)
                 self._check_links(session)
-                blocked = session.phase is _Phase.UP and not self._write(session)
+                if session.phase is _Phase.UP:
+                    idle = self._send_control(session) and session.send_bulk(self._table)
         finally:
             session.close()
 
+    def _send_control(self, session: _Session) -> bool:
+        """Send the control messages that wait; False if the socket is full."""
+        while self._control_out:
+            if not session.send_control(self._control_out[0], self._clock()):
+                return False
+            self._control_out.popleft()
+        return True
+
     def _check_links(self, session: _Session) -> None:
-        now = self._clock()
+        now_s = self._clock()
         states = [monitor.read() for monitor in session.monitors]
         for state in states:
             if state not in (LinkState.CONNECTING, LinkState.UP):
                 raise _SessionEndError(state, state.value)
         if session.phase is _Phase.CONNECTING and states == [LinkState.UP, LinkState.UP]:
             session.phase = _Phase.GREETING
-            session.heard_s = now
-            self._send_control(session, Hello(self.role, PROTOCOL_VERSION, self._instance))
+            session.send_control(Hello(self.role, PROTOCOL_VERSION, self._instance), now_s)
         if session.phase is not _Phase.UP:
-            if now - session.started_s > self._limits.connect_timeout_s:
+            if now_s - session.started_s > self._limits.connect_timeout_s:
                 raise _SessionEndError(LinkState.UNREACHABLE, "the hub did not answer in time")
-        elif now - session.heard_s > session.lost_after_s:
+        elif now_s - session.heard_s > session.lost_after_s:
             raise _SessionEndError(LinkState.LOST, f"nothing from the hub for {session.lost_after_s:g} s")
-        elif now - session.sent_s >= session.heartbeat_s:
-            self._send_control(session, Heartbeat())
-
-    def _send_control(self, session: _Session, message: FromPeer) -> bool:
-        try:
-            session.control.send(encode(message), zmq.DONTWAIT)
-        except zmq.Again:
-            return False
-        session.sent_s = self._clock()
-        return True
-
-    def _write(self, session: _Session) -> bool:
-        """Send what waits; False if a socket would not take it."""
-        while self._control_out:
-            if not self._send_control(session, self._control_out[0]):
-                return False
-            self._control_out.popleft()
-        with self._lock:
-            for outflow in list(self._outflows.values()):
-                while (frame := outflow.next_frame()) is not None:
-                    post, payload = frame
-                    try:
-                        session.bulk.send(encode(post), zmq.SNDMORE | zmq.DONTWAIT)
-                        session.bulk.send(payload, zmq.DONTWAIT, copy=len(payload) < 65536)
-                    except zmq.Again:
-                        raise _SessionEndError(LinkState.LOST, "the hub takes no more data") from None
-        return True
+        elif now_s - session.sent_s >= session.heartbeat_s:
+            session.send_control(Heartbeat(), now_s)
 
     def _read_control(self, session: _Session) -> None:
-        for _ in range(100):
+        for _ in range(_BATCH):
             try:
                 frames = session.control.recv_multipart(zmq.DONTWAIT)
             except zmq.Again:
@@ -450,7 +412,7 @@ class Agent:
             try:
                 message: FromHub = decode(frames[0], FromHub)
             except WireError as error:
-                raise _SessionEndError(LinkState.LOST, f"the hub sent a {error}") from None
+                raise _SessionEndError(LinkState.LOST, f"from the hub: {error}") from None
             match message:
                 case Heartbeat():
                     pass
@@ -466,16 +428,15 @@ class Agent:
                     self._events.put(message)
 
     def _welcomed(self, session: _Session, welcome: Welcome) -> None:
-        if session.phase is not _Phase.GREETING:
-            return
-        session.phase = _Phase.JOINING
-        session.heartbeat_s = welcome.heartbeat_s
-        session.lost_after_s = welcome.lost_after_s
-        session.epoch = welcome.epoch
-        session.bulk.send_multipart([encode(BulkHello(self._instance))], zmq.DONTWAIT)
+        if session.phase is _Phase.GREETING:
+            session.phase = _Phase.JOINING
+            session.heartbeat_s = welcome.heartbeat_s
+            session.lost_after_s = welcome.lost_after_s
+            session.epoch = welcome.epoch
+            session.bulk.send(encode(BulkHello(self._instance)), zmq.DONTWAIT)
 
     def _read_bulk(self, session: _Session) -> None:
-        for _ in range(100):
+        for _ in range(_BATCH):
             try:
                 frames = session.bulk.recv_multipart(zmq.DONTWAIT)
             except zmq.Again:
@@ -484,78 +445,43 @@ class Agent:
             try:
                 message: BulkFromHub = decode(frames[0], BulkFromHub)
             except WireError as error:
-                raise _SessionEndError(LinkState.LOST, f"the hub sent a {error}") from None
+                raise _SessionEndError(LinkState.LOST, f"from the hub: {error}") from None
             match message:
                 case Delivery():
-                    self._deliver(session, message, frames[1] if len(frames) == 2 else b"")
+                    owed = self._table.deliver(message, frames[1] if len(frames) == 2 else b"")
+                    if owed:
+                        session.credits.append(CreditReturn(message.sender, owed))
                 case Credit():
-                    with self._lock:
-                        if message.peer in self._outflows:
-                            self._outflows[message.peer].credit(message.amount)
+                    self._table.credit(message.peer, message.amount)
                 case PeerChange():
                     self._peer_changed(message)
                 case BulkWelcome():
                     self._joined(session, message)
+                case Refused(code="hello-first"):
+                    raise _SessionEndError(LinkState.LOST, message.detail)
+                case Superseded():
+                    raise _SessionEndError(LinkState.SUPERSEDED, LinkState.SUPERSEDED.value)
                 case Refused():
-                    self._bulk_refused(message)
+                    self._table.refused(message.to, message.topic, message.detail)
 
     def _joined(self, session: _Session, welcome: BulkWelcome) -> None:
         session.phase = _Phase.UP
+        for peer, number in welcome.peers.items():
+            self._table.peer_present(peer, number)
         with self._changed:
             self._state = LinkState.UP
             self._epoch = session.epoch
-            self._peers = set(welcome.peers)
+            self._peers = frozenset(welcome.peers)
             self._changed.notify_all()
         self._events.put(LinkUp(session.epoch))
-        for peer in welcome.peers:
-            self._events.put(PeerChange(peer, True))
+        for peer, number in welcome.peers.items():
+            self._events.put(PeerChange(peer, True, number))
 
     def _peer_changed(self, change: PeerChange) -> None:
-        with self._lock:
-            (self._peers.add if change.up else self._peers.discard)(change.role)
-        if not change.up:
-            self._break_channels(f"{change.role} left: {change.reason}", change.role)
+        if change.up:
+            self._table.peer_present(change.role, change.session)
+            self._peers |= {change.role}
+        else:
+            self._peers -= {change.role}
+            self._table.disconnected(f"{change.role} left: {change.reason}", change.role)
         self._events.put(change)
-
-    def _bulk_refused(self, refused: Refused) -> None:
-        if refused.code == "hello-first":
-            raise _SessionEndError(LinkState.LOST, refused.detail)
-        with self._lock:
-            channel = self._channels.get((refused.to, refused.topic))
-            if channel is not None:
-                channel._break(refused.detail)
-            if refused.to in self._outflows:
-                self._outflows[refused.to].drop(refused.topic)
-
-    def _deliver(self, session: _Session, delivery: Delivery, payload: bytes) -> None:
-        key = delivery.sender, delivery.topic
-        with self._lock:
-            owed = self._credits.took(delivery.sender, len(payload))
-            channel = self._channels.get(key)
-            if channel is None and key not in self._closed_topics:
-                self._make_room(delivery.sender)
-                channel = self._channels[key] = AgentChannel(self, *key)
-                self._events.put(TopicWaiting(*key))
-            if channel is not None:
-                try:
-                    if delivery.end:
-                        channel._break(f"{delivery.sender} closed it")
-                    else:
-                        channel._deliver(delivery.seq, delivery.more, payload, self._limits.mailbox_bytes)
-                except FlowError as error:
-                    channel._break(str(error))
-        if owed:
-            self._return_credit(session, delivery.sender, owed)
-
-    def _make_room(self, peer: str) -> None:
-        """Before keeping a message for a channel nobody opened: drop the peer's oldest such channel."""
-        unopened = [key for key, channel in self._channels.items() if key[0] == peer and not channel.opened]
-        if len(unopened) >= self._limits.unopened_topics_per_peer:
-            del self._channels[unopened[0]]
-            self._remember_closed(*unopened[0])
-
-    def _return_credit(self, session: _Session, sender: str, amount: int) -> None:
-        try:
-            session.bulk.send(encode(CreditReturn(sender, amount)), zmq.DONTWAIT)
-        except zmq.Again:
-            raise _SessionEndError(LinkState.LOST, "the hub takes no more data") from None

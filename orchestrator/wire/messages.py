@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import Annotated, TypeAlias
 
-from msgspec import Meta
+from msgspec import Meta, field
 
 from orchestrator.wire.codec import Message
 
@@ -149,7 +149,7 @@ class Telemetry(Message, frozen=True):
     """Something worth showing; lossy, never a command, never key bits."""
 
     kind: Annotated[str, Meta(min_length=1, max_length=64)]
-    data: Fields = {}
+    data: Fields = field(default_factory=dict)
 
 
 class Subscribe(Message, frozen=True):
@@ -229,11 +229,13 @@ class BulkHello(Message, frozen=True):
 
 class Post(Message, frozen=True):
     """Envelope of one payload frame; ``seq`` counts frames per channel, ``more`` = message continues,
-    ``end`` = the sender closed the channel (empty payload)."""
+    ``end`` = the sender closed the channel (empty payload).  ``session`` is the recipient's session that
+    the sender knows of (0: none yet); the hub drops what was meant for an earlier one."""
 
     to: Role
     topic: Topic
     seq: Count
+    session: Count = 0
     more: bool = False
     end: bool = False
 
@@ -246,9 +248,9 @@ class CreditReturn(Message, frozen=True):
 
 
 class BulkWelcome(Message, frozen=True):
-    """The bulk link stands; ``peers`` are the other roles that can be reached."""
+    """The bulk link stands; ``peers`` are the other roles that can be reached, with their sessions."""
 
-    peers: list[Role]
+    peers: dict[Role, Count]
 
 
 class Delivery(Message, frozen=True):
@@ -273,6 +275,7 @@ class PeerChange(Message, frozen=True):
 
     role: Role
     up: bool
+    session: Count = 0
     reason: Reason = ""
 
 
@@ -301,7 +304,7 @@ FromHub: TypeAlias = (
     | Shutdown
 )
 BulkFromPeer: TypeAlias = BulkHello | Post | CreditReturn
-BulkFromHub: TypeAlias = BulkWelcome | Delivery | Credit | PeerChange | Refused
+BulkFromHub: TypeAlias = BulkWelcome | Delivery | Credit | PeerChange | Refused | Superseded
 
 
 def chunk_cost(length: int) -> int:

@@ -1,0 +1,537 @@
+"""The meeting point of all processes: who is there, control messages in and out, opaque frames between peers.
+
+One thread owns two ROUTER sockets, control and bulk.  It knows its peers by their CURVE keys only; the role
+of the sender of every message is looked up from the key that libzmq attached to it, whatever the message
+says.  The newest connection of a key wins and the older one is told.  Every message counts as a heartbeat;
+a peer that was silent for ``lost_after_s``, does not take its messages, or lost its connection is *down*, and everybody
+else is told, in order with the data they had from it.
+
+Bulk payloads are passed on unread.  What one peer may have on the way to another is bounded by credit
+that the recipient returns (:mod:`orchestrator.wire.flow`), so one that has stopped costs one window per sender and
+delays nobody else.
+
+The process talks to the hub's thread through :meth:`Hub.send` and :meth:`Hub.recv`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import logging
+import queue
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from orchestrator.wire.codec import WireError, decode, encode
+from orchestrator.wire.curve import (
+    BULK_LIMIT,
+    CONTROL_LIMIT,
+    CurveKeys,
+    UnknownKeyError,
+    ZapGate,
+    server_socket,
+)
+from orchestrator.wire.messages import (
+    CHUNK_BYTES,
+    PROTOCOL_VERSION,
+    WINDOW_BYTES,
+    BulkFromHub,
+    BulkFromPeer,
+    BulkHello,
+    BulkWelcome,
+    Credit,
+    CreditReturn,
+    Delivery,
+    FromHub,
+    FromPeer,
+    Heartbeat,
+    Hello,
+    PeerChange,
+    Post,
+    Refused,
+    Shutdown,
+    Superseded,
+    Welcome,
+    chunk_cost,
+)
+
+_log = logging.getLogger(__name__)
+_FAILED = (
+    zmq.Event.HANDSHAKE_FAILED_AUTH
+    | zmq.Event.HANDSHAKE_FAILED_PROTOCOL
+    | zmq.Event.HANDSHAKE_FAILED_NO_DETAIL
+)
+
+
+@dataclass(frozen=True)
+class HubLimits:
+    """Times in seconds, sizes in messages."""
+
+    heartbeat_s: float = 0.5
+    lost_after_s: float = 4.0
+    outbox: int = 20_000
+    events: int = 20_000
+
+
+@dataclass(frozen=True)
+class PeerUp:
+    """``role`` has both links."""
+
+    role: str
+
+
+@dataclass(frozen=True)
+class PeerDown:
+    """``role`` is gone."""
+
+    role: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class PeerMessage:
+    """``role`` said something on the control plane."""
+
+    role: str
+    message: FromPeer
+
+
+HubEvent: TypeAlias = PeerUp | PeerDown | PeerMessage
+_Parts: TypeAlias = list[bytes | zmq.Frame]
+
+
+class _Sent(enum.Enum):
+    YES = enum.auto()
+    FULL = enum.auto()
+    GONE = enum.auto()
+
+
+@dataclass
+class HubCounters:
+    """What the hub did and refused since its start."""
+
+    frames: int = 0
+    bytes: int = 0
+    malformed: int = 0
+    strangers: int = 0
+    refused: int = 0
+    stale: int = 0
+    undelivered: int = 0
+    lost_peers: int = 0
+    superseded: int = 0
+    handshake_failures: int = 0
+
+
+@dataclass
+class _Link:
+    """One peer's end on one ROUTER, with what the socket would not take yet."""
+
+    routing_id: bytes
+    outbox: deque[_Parts] = field(default_factory=deque)
+
+
+@dataclass
+class _Peer:
+    role: str
+    instance: str
+    session: int
+    heard_s: float
+    control: _Link
+    bulk: _Link | None = None
+
+
+class Hub:
+    """``allowed`` maps public keys (Z85) to role names; endpoints may be "auto" (see :attr:`control_endpoint`)."""
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        keys: CurveKeys,
+        allowed: Mapping[str, str],
+        control_endpoint: str = "auto",
+        bulk_endpoint: str = "auto",
+        *,
+        epoch: int,
+        limits: HubLimits | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.epoch = epoch
+        self.control_endpoint = control_endpoint
+        self.bulk_endpoint = bulk_endpoint
+        self.counters = HubCounters()
+        self._context = context
+        self._keys = keys
+        self._allowed = dict(allowed)
+        self._limits = limits or HubLimits()
+        self._clock = clock
+        self._peers: dict[str, _Peer] = {}
+        self._sessions = 0
+        self._superseded: deque[bytes | str] = deque(maxlen=256)
+        self._outstanding: dict[tuple[str, str], int] = {}
+        self._commands: deque[tuple[str, FromHub]] = deque()
+        self._events: queue.SimpleQueue[HubEvent] = queue.SimpleQueue()
+        self._wake_read, self._wake_write = socket.socketpair()
+        self._wake_read.setblocking(False)
+        self._wake_write.setblocking(False)
+        self._stop: str | None = None
+        self._next_tick_s = 0.0
+        self._thread = threading.Thread(target=self._run, name="hub", daemon=True)
+
+    # -- for the process ---------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Bind and begin to serve; raises OSError when an address is taken."""
+        self.gate = ZapGate(self._context, self._allowed)
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.gate.close)
+            self._control, self.control_endpoint = server_socket(
+                self._context, zmq.ROUTER, self._keys, self.control_endpoint, max_message=CONTROL_LIMIT
+            )
+            undo.callback(self._control.close)
+            self._bulk, self.bulk_endpoint = server_socket(
+                self._context,
+                zmq.ROUTER,
+                self._keys,
+                self.bulk_endpoint,
+                max_message=BULK_LIMIT,
+                queue_length=self._limits.outbox,
+            )
+            undo.pop_all()
+        self._monitors = [each.get_monitor_socket(_FAILED) for each in (self._control, self._bulk)]
+        self._next_tick_s = self._clock()
+        self._thread.start()
+
+    def close(self, reason: str = "the orchestrator stops") -> None:
+        """Tell the peers, stop the thread, close the sockets.  Idempotent."""
+        if self._stop is None:
+            self._stop = reason
+            self._wake()
+            self._thread.join()
+            self.gate.close()
+            self._wake_read.close()
+            self._wake_write.close()
+
+    def __enter__(self) -> Hub:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def send(self, role: str, message: FromHub) -> None:
+        """Queue a control message; one for a peer that is down is dropped (a PeerDown event says so)."""
+        self._commands.append((role, message))
+        self._wake()
+
+    def recv(self, timeout_s: float) -> HubEvent | None:
+        """The next event, or None if none came in time."""
+        try:
+            return self._events.get(timeout=max(0.0, timeout_s))
+        except queue.Empty:
+            return None
+
+    def _wake(self) -> None:
+        with contextlib.suppress(OSError):  # full: awake anyway
+            self._wake_write.send(b"\0")
+
+    # -- the thread ----------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            self._serve()
+        finally:
+            for monitored, monitor in zip((self._control, self._bulk), self._monitors, strict=True):
+                monitored.disable_monitor()
+                monitor.close(linger=0)
+            self._control.close()
+            self._bulk.close()
+
+    def _serve(self) -> None:
+        poller = zmq.Poller()
+        wake_fd = self._wake_read.fileno()
+        for each in (self._control, self._bulk, *self._monitors, wake_fd):
+            poller.register(each, zmq.POLLIN)
+        while self._stop is None:
+            ready = dict(poller.poll(2 if self._backlog() else int(250 * self._limits.heartbeat_s)))
+            if wake_fd in ready:
+                with contextlib.suppress(BlockingIOError):
+                    self._wake_read.recv(4096)
+            if self._control in ready:
+                self._read(self._control, self._on_control, 200)
+            self._send_commands()
+            if self._bulk in ready:
+                self._read(self._bulk, self._on_bulk, 50)
+            for monitor in self._monitors:
+                if monitor in ready:
+                    recv_monitor_message(monitor)
+                    self.counters.handshake_failures += 1
+            self._tick()
+        self._send_commands()
+        for peer in list(self._peers.values()):
+            self._tell(peer, Shutdown(self._stop))
+
+    def _backlog(self) -> bool:
+        return any(
+            peer.control.outbox or (peer.bulk is not None and peer.bulk.outbox)
+            for peer in self._peers.values()
+        )
+
+    def _read(
+        self,
+        source: zmq.Socket[bytes],
+        handle: Callable[[str, bytes, list[zmq.Frame]], None],
+        batch: int,
+    ) -> None:
+        """Hand up to ``batch`` messages on, each with the role its key stands for."""
+        for _ in range(batch):
+            try:
+                frames = source.recv_multipart(zmq.DONTWAIT, copy=False)
+            except zmq.Again:
+                return
+            routing_id = frames[0].bytes
+            if len(frames) < 2:
+                self.counters.malformed += 1
+                continue
+            try:
+                role = self.gate.role_of(frames[1])
+            except UnknownKeyError as error:
+                self.counters.strangers += 1
+                self._refuse(source, routing_id, "identity", str(error))
+                self._drop_stranger(routing_id)
+                continue
+            try:
+                handle(role, routing_id, frames)
+            except WireError as error:
+                self.counters.malformed += 1
+                self._refuse(source, routing_id, "malformed", str(error))
+
+    def _drop_stranger(self, routing_id: bytes) -> None:
+        """A key was revoked while its peer was connected."""
+        for peer in list(self._peers.values()):
+            if routing_id in (peer.control.routing_id, peer.bulk.routing_id if peer.bulk else None):
+                self._down(peer, "its key was revoked")
+
+    def _on_control(self, role: str, routing_id: bytes, frames: list[zmq.Frame]) -> None:
+        if len(frames) != 2:
+            raise WireError("a control message is one frame")
+        message: FromPeer = decode(frames[1].buffer, FromPeer)
+        if isinstance(message, Hello):
+            self._on_hello(role, routing_id, message)
+            return
+        peer = self._peers.get(role)
+        if peer is None or peer.control.routing_id != routing_id:
+            if routing_id in self._superseded:
+                self._raw_send(self._control, routing_id, [encode(Superseded())])
+            else:
+                self._refuse(
+                    self._control, routing_id, "hello-first", "this connection is not known: say Hello"
+                )
+            return
+        peer.heard_s = self._clock()
+        if isinstance(message, Heartbeat):
+            return
+        if self._events.qsize() >= self._limits.events:
+            self._refuse(self._control, routing_id, "overload", "the orchestrator is behind, message dropped")
+            return
+        self._events.put(PeerMessage(role, message))
+
+    def _on_hello(self, role: str, routing_id: bytes, hello: Hello) -> None:
+        if hello.role != role:
+            detail = f"the key belongs to {role}, not to {hello.role}: check the keys of the testbed file"
+            self._refuse(self._control, routing_id, "identity", detail)
+            return
+        if hello.version != PROTOCOL_VERSION:
+            detail = (
+                f"the hub speaks version {PROTOCOL_VERSION}, {role} {hello.version}: install the same release"
+            )
+            self._refuse(self._control, routing_id, "version", detail)
+            return
+        if hello.instance in self._superseded:
+            self._raw_send(self._control, routing_id, [encode(Superseded())])
+            return
+        known = self._peers.get(role)
+        if known is not None and known.control.routing_id != routing_id:
+            if known.instance != hello.instance:
+                self._supersede(known)
+            self._down(known, "replaced by a newer connection")
+            known = None
+        if known is None:
+            self._sessions += 1
+            known = _Peer(role, hello.instance, self._sessions, self._clock(), _Link(routing_id))
+            self._peers[role] = known
+        limits = self._limits
+        self._tell(known, Welcome(role, self.epoch, limits.heartbeat_s, limits.lost_after_s))
+
+    def _supersede(self, old: _Peer) -> None:
+        """Another process showed the same key: the older one is told, and stays out for good."""
+        self.counters.superseded += 1
+        self._superseded += [old.instance, old.control.routing_id]
+        if old.bulk is not None:
+            self._superseded.append(old.bulk.routing_id)
+        self._raw_send(self._control, old.control.routing_id, [encode(Superseded())])
+
+    def _unknown(self, source: zmq.Socket[bytes], routing_id: bytes) -> None:
+        """Answer a message of a connection that is not, or no longer, served."""
+        if routing_id in self._superseded:
+            self._raw_send(source, routing_id, [encode(Superseded())])
+        else:
+            self._refuse(source, routing_id, "hello-first", "this connection is not known: say Hello")
+
+    def _on_bulk(self, role: str, routing_id: bytes, frames: list[zmq.Frame]) -> None:
+        message: BulkFromPeer = decode(frames[1].buffer, BulkFromPeer)
+        if len(frames) != (3 if isinstance(message, Post) else 2):
+            raise WireError("a Post has one payload frame, other bulk messages have none")
+        peer = self._peers.get(role)
+        if isinstance(message, BulkHello) and peer is not None and peer.instance == message.instance:
+            self._join(peer, routing_id)
+            return
+        if peer is None or peer.bulk is None or peer.bulk.routing_id != routing_id:
+            self._unknown(self._bulk, routing_id)
+            return
+        peer.heard_s = self._clock()
+        match message:
+            case Post():
+                self._on_post(peer, message, frames[2])
+            case CreditReturn():
+                key = message.to, role
+                if key in self._outstanding:
+                    self._outstanding[key] = max(0, self._outstanding[key] - message.amount)
+                    self._forward(self._peers[message.to], Credit(role, message.amount))
+            case BulkHello():
+                self._refuse(self._bulk, routing_id, "hello-first", "another process said Hello meanwhile")
+
+    def _join(self, peer: _Peer, routing_id: bytes) -> None:
+        if peer.bulk is not None:
+            if peer.bulk.routing_id != routing_id:
+                self._down(peer, "bulk connection replaced")
+            return
+        others = [other for other in self._peers.values() if other.bulk is not None]
+        peer.bulk = _Link(routing_id)
+        self._forward(peer, BulkWelcome({other.role: other.session for other in others}))
+        for other in others:
+            self._forward(other, PeerChange(peer.role, True, peer.session))
+        self._events.put(PeerUp(peer.role))
+
+    def _on_post(self, peer: _Peer, post: Post, payload: zmq.Frame) -> None:
+        target = self._peers.get(post.to)
+        key = peer.role, post.to
+        size = len(payload.buffer)
+        used = self._outstanding.get(key, 0) + chunk_cost(size)
+        if target is None or target.bulk is None:
+            known = self.gate.is_allowed(post.to)
+            code = "not-connected" if known else "unknown-peer"
+            self._refuse_post(peer, post, code, f"{post.to} is {code.replace('-', ' ')}")
+        elif post.session not in (0, target.session):
+            self.counters.stale += 1
+        elif size > CHUNK_BYTES:
+            self._refuse_post(peer, post, "malformed", f"a frame holds at most {CHUNK_BYTES} bytes")
+        elif used > WINDOW_BYTES:
+            self._refuse_post(peer, post, "credit", f"sent more than {post.to} gave credit for")
+        else:
+            self._outstanding[key] = used
+            self.counters.frames += 1
+            self.counters.bytes += size
+            delivery = Delivery(peer.role, post.topic, post.seq, post.more, post.end)
+            self._forward(target, delivery, payload)
+
+    def _refuse_post(self, peer: _Peer, post: Post, code: str, detail: str) -> None:
+        self.counters.refused += 1
+        self._forward(peer, Refused(code, detail, post.to, post.topic))
+
+    # -- sending -------------------------------------------------------------------------------------
+
+    def _raw_send(self, target: zmq.Socket[bytes], routing_id: bytes, parts: _Parts) -> _Sent:
+        try:
+            target.send_multipart([routing_id, *parts], zmq.DONTWAIT)
+        except zmq.Again:
+            return _Sent.FULL
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+            self.counters.undelivered += 1
+            return _Sent.GONE
+        return _Sent.YES
+
+    def _refuse(self, target: zmq.Socket[bytes], routing_id: bytes, code: str, detail: str) -> None:
+        self.counters.refused += 1
+        self._raw_send(target, routing_id, [encode(Refused(code, detail))])
+
+    def _send_commands(self) -> None:
+        while self._commands:
+            role, message = self._commands.popleft()
+            peer = self._peers.get(role)
+            if peer is None:
+                self.counters.undelivered += 1
+            else:
+                self._tell(peer, message)
+
+    def _tell(self, peer: _Peer, message: FromHub) -> None:
+        self._enqueue(peer, self._control, peer.control, [encode(message)])
+
+    def _forward(self, peer: _Peer, message: BulkFromHub, payload: zmq.Frame | None = None) -> None:
+        if peer.bulk is not None:
+            parts: _Parts = [encode(message)]
+            if payload is not None:
+                parts.append(payload)
+            self._enqueue(peer, self._bulk, peer.bulk, parts)
+
+    def _enqueue(self, peer: _Peer, target: zmq.Socket[bytes], link: _Link, parts: _Parts) -> None:
+        sent = _Sent.FULL if link.outbox else self._raw_send(target, link.routing_id, parts)
+        if sent is _Sent.FULL:
+            link.outbox.append(parts)
+            if len(link.outbox) > self._limits.outbox:
+                self._down(peer, "it does not take its messages")
+        elif sent is _Sent.GONE:
+            self._down(peer, "its connection ended")
+
+    def _flush(self, peer: _Peer, target: zmq.Socket[bytes], link: _Link | None) -> None:
+        while link is not None and link.outbox:
+            match self._raw_send(target, link.routing_id, link.outbox[0]):
+                case _Sent.YES:
+                    link.outbox.popleft()
+                case _Sent.FULL:
+                    return
+                case _Sent.GONE:
+                    self._down(peer, "its connection ended")
+                    return
+
+    # -- who is there --------------------------------------------------------------------------------
+
+    def _down(self, peer: _Peer, reason: str) -> None:
+        if self._peers.get(peer.role) is not peer:
+            return
+        del self._peers[peer.role]
+        self.counters.lost_peers += 1
+        for key in [key for key in self._outstanding if peer.role in key]:
+            del self._outstanding[key]
+        _log.info("%s is down: %s", peer.role, reason)
+        if peer.bulk is not None:
+            self._events.put(PeerDown(peer.role, reason))
+            for other in list(self._peers.values()):
+                self._forward(other, PeerChange(peer.role, False, peer.session, reason))
+
+    def _tick(self) -> None:
+        for peer in list(self._peers.values()):
+            self._flush(peer, self._control, peer.control)
+            self._flush(peer, self._bulk, peer.bulk)
+        now_s = self._clock()
+        if now_s < self._next_tick_s:
+            return
+        # A hub that was stopped itself must not blame peers for its own silence.
+        own_pause_s = now_s - self._next_tick_s
+        self._next_tick_s = now_s + self._limits.heartbeat_s
+        for peer in list(self._peers.values()):
+            if own_pause_s > self._limits.heartbeat_s:
+                peer.heard_s += own_pause_s
+            if now_s - peer.heard_s > self._limits.lost_after_s:
+                self._down(peer, f"nothing heard for {self._limits.lost_after_s:g} s")
+            else:
+                self._tell(peer, Heartbeat())
