@@ -58,7 +58,6 @@ def guarded_station(testbed: Testbed, testbed_path: Path, owner: str) -> Iterato
 def make_safe(testbed_path: Path, owner: str) -> int:
     """Open the owner's instruments one by one and make each safe; the number that failed."""
     from drivers.registry import open_instrument
-    from lab.station import in_safe_order
 
     failed = 0
     for entry in in_safe_order(load_testbed(testbed_path).owned_by(owner)):

@@ -10,21 +10,27 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import secrets
 import shutil
-import sys
 import tempfile
 import time
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from lab.cli.folder import create_folder, template_path
 from lab.cli.progress import Display, PairProgress, RunProgress
 from lab.cli.report import render_report
 from lab.cli.supervisor import ChildError, Event, Supervisor
 from lab.testbed import Testbed, load_testbed, resolve_addresses, write_testbed
+
+if TYPE_CHECKING:
+    from fl.config import FLConfig
+    from fl.tasks.base import Task
 
 START_TIMEOUT_S = 90.0
 STALL_TIMEOUT_S = 120.0
@@ -42,8 +48,9 @@ class Run:
         self.supervisor = supervisor
         self.testbed: Testbed = load_testbed(testbed_path)
         self.blocks: list[Event] = []
-        self.frames: list[Event] = []
         self.rounds: list[Event] = []
+        self.aborted_rounds: list[Event] = []
+        self.finished: Event = {}
         self.ledgers: dict[str, dict[str, dict[str, int]]] = {}
         self.instrument_states: dict[str, Any] = {}
         self.safe: bool | None = None
@@ -65,10 +72,11 @@ class Run:
         ready = self.supervisor.ready(["relay", *users], START_TIMEOUT_S)
         self._rewrite(deliveries={user: ready[user]["delivery"] for user in users})
 
-    def start_learning(self, config: dict[str, Any], data: Path | None) -> None:
+    def start_learning(self, config: FLConfig, data: Path | None) -> None:
         """Server and one client per user."""
         path = str(self.testbed_path)
-        self.supervisor.start("fl-server", "fl", "server", path, "--config", json.dumps(config))
+        config_text = msgspec.json.encode(config).decode()
+        self.supervisor.start("fl-server", "fl", "server", path, "--config", config_text)
         ready = self.supervisor.ready(["fl-server"], START_TIMEOUT_S)
         self._rewrite(server=ready["fl-server"]["endpoint"])
         extra = ["--data", str(data)] if data else []
@@ -103,11 +111,14 @@ class Run:
         """File one event."""
         kind = event.get("event")
         if kind == "block":
+            event["counted"] = name == event["pair"][0]
             self.blocks.append(event)
-        elif kind == "light":
-            self.frames.append(event)
-        elif kind == "round":
-            self.rounds.append(event)
+        elif event.get("type") == "RoundCompleted":
+            self.rounds.append(event["record"])
+        elif event.get("type") == "RoundAborted":
+            self.aborted_rounds.append(event["record"])
+        elif event.get("type") == "RunFinished":
+            self.finished = event
         elif kind == "ledger":
             self.ledgers[name] = event["peers"]
         elif event.get("stopped") and name == "simulate":
@@ -118,9 +129,15 @@ class Run:
         """Stop everything in order and collect the last words."""
         users = list(self.testbed.user_names())
         self.supervisor.stop_all(
-            [[f"fl-{user}" for user in users], ["fl-server"], [*users, "relay"], ["orchestrator"], ["simulate"]]
+            [
+                [f"fl-{user}" for user in users],
+                ["fl-server"],
+                [*users, "relay"],
+                ["orchestrator"],
+                ["simulate"],
+            ]
         )
-        time.sleep(0)
+        self.supervisor.join_readers()
         for name, event in self.supervisor.drain():
             self.note(name, event)
 
@@ -153,33 +170,201 @@ def run_demo(
     *, out: Path, rounds: int, task: str, data: Path | None, seed: int, source: str, as_json: bool
 ) -> int:
     """The demo command; returns the exit code."""
-    from fl.server import FLConfig
+    from fl.config import FLConfig
     from fl.tasks import load_task
 
     started = time.monotonic()
-    out.mkdir(parents=True, exist_ok=True)
     learning = load_task(task, data)
+    out.mkdir(parents=True, exist_ok=True)
     with supervised_run(source, {"simulation": {"seed": seed}}) as run:
-        clients = len(run.testbed.users)
-        config = FLConfig(task=task, rounds=rounds, n_clients=clients, seed=seed)
-        demand = config.key_bits_per_round(learning.n_parameters) * rounds
+        users = run.testbed.user_names()
+        config = FLConfig(
+            run_id=f"demo-{secrets.token_hex(4)}",
+            task=task,
+            clients=users,
+            rounds=rounds,
+            seed=seed,
+            clip=learning.defaults.clip,
+            levels=learning.defaults.levels,
+        )
+        demand = learning.n_parameters * config.ring_bits * rounds
         progress = RunProgress(rounds=rounds, phase="starting instruments, relay and nodes")
         progress.pairs = {pair: PairProgress(demand_bits=demand) for pair in run.testbed.pairs()}
         with Display(progress) as display:
             display.update(force=True)
             run.start_ring()
-            progress.phase = "starting learning"
-            display.update(force=True)
-            run.start_learning(config.as_dict(), data)
             progress.phase = "keys and training"
-            _follow(run, progress, display)
+            display.update(force=True)
+            run.start_learning(config, data)
+            follow(run, progress, display)
             progress.phase = "stopping"
             display.update(force=True)
-        run.stop()
-        report = _report(run, learning, config, task, seed, demand)
-        shutil.copytree(run.folder / "self-check", out / "self-check", dirs_exist_ok=True)
-    return 0
+            run.stop()
+        progress.phase = "reference training without masking"
+        report = build_report(run, learning, config, demand)
+        report["wall_s"] = time.monotonic() - started
+        write_report(report, out)
+    if as_json:
+        print(json.dumps(report))
+    else:
+        print(summary(report, out))
+    return 0 if healthy(report) else 1
 
 
-def _follow(run: Run, progress: RunProgress, display: Display) -> None:
-    """Take events until training is finished."""
+def follow(run: Run, progress: RunProgress, display: Display) -> None:
+    """Show events until training is finished; raises ChildError when a process dies or nothing moves."""
+
+    def take(name: str, event: Event) -> None:
+        run.note(name, event)
+        show_event(progress, event)
+        display.update()
+
+    while not run.finished:
+        run.supervisor.wait_for(
+            lambda name, event: event.get("type") not in ("WaitingForKeys", "ClientState"),
+            STALL_TIMEOUT_S,
+            "keys and training",
+            take,
+        )
+    if run.finished["reason"]:
+        raise ChildError(f"training ended early: {run.finished['reason']}")
+
+
+def show_event(progress: RunProgress, event: Event) -> None:
+    """Carry one event over into what the display shows."""
+    if event.get("event") == "light":
+        for pair, row in progress.pairs.items():
+            row.on_ring = pair == tuple(event["pair"]) and event["pulses"] < event["of"]
+    elif event.get("event") == "block" and event["counted"]:
+        row = progress.pairs[event["pair"][0], event["pair"][1]]
+        row.pulses += event["pulses"]
+        if event["stored"]:
+            row.blocks += 1
+            row.secret_bits += event["secret_bits"]
+            row.qber = event["qber"]
+        else:
+            row.aborted += 1
+    elif event.get("type") == "RoundCompleted":
+        progress.round = event["record"]["round"]
+        progress.accuracy = event["record"]["accuracy"]
+        progress.waiting = ""
+    elif event.get("type") == "WaitingForKeys":
+        progress.waiting = f"waiting for keys: {event['detail']}"
+
+
+def build_report(run: Run, learning: Task, config: FLConfig, demand_bits: int) -> dict[str, Any]:
+    """Everything that ``report.json`` says."""
+    from fl.reference import train_reference
+
+    testbed = run.testbed
+    reference = train_reference(learning, config.n_clients, config.rounds, config.seed)
+    return {
+        "testbed": {"name": testbed.name, "description": testbed.description},
+        "simulated": True,
+        "task": config.task,
+        "seed": config.seed,
+        "epsilon": {"sec": testbed.protocol.eps_sec, "cor": testbed.protocol.eps_cor},
+        "pairs": [pair_row(run, pair) for pair in testbed.pairs()],
+        "rounds": [
+            {
+                "round": record["round"],
+                "accuracy": record["accuracy"],
+                "loss": record["loss"],
+                "upload_bytes": record["upload_bytes"],
+                "key_bits_used": record["key_bits_used"],
+            }
+            for record in run.rounds
+        ],
+        "aborted_rounds": run.aborted_rounds,
+        "aggregation": {
+            "mode": config.mode,
+            "ring_bits": config.ring_bits,
+            "levels": config.levels,
+            "exact": self_check(run, config),
+            "parameters": learning.n_parameters,
+        },
+        "reference": [
+            {"round": number, "accuracy": evaluation.accuracy}
+            for number, evaluation in enumerate(reference.rounds, start=1)
+        ],
+        "key_demand_bits_per_pair": demand_bits,
+        "instruments": {"safe": run.safe, "states": run.instrument_states},
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+    }
+
+
+def pair_row(run: Run, pair: tuple[str, str]) -> dict[str, Any]:
+    """Totals of one pair; QBER and f are weighted by sifted bits."""
+    from orchestrator.node import plan_for
+
+    plan = plan_for(run.testbed, *pair)
+    arms = run.testbed.arms(*pair)
+    blocks = [event for event in run.blocks if tuple(event["pair"]) == pair and event["counted"]]
+    stored = [event for event in blocks if event["stored"]]
+    sifted = sum(event["sifted_bits"] for event in stored)
+    ring_s = sum(event["light_s"] for event in blocks)
+    secret = sum(event["secret_bits"] for event in stored)
+
+    def mean(key: str) -> float:
+        return sum(event[key] * event["sifted_bits"] for event in stored) / sifted if sifted else 0.0
+
+    ledger = run.ledgers.get(pair[0], {}).get(pair[1], {})
+    return {
+        "pair": list(pair),
+        "loss_db": arms.loss_a_db + arms.loss_b_db,
+        "pulses": sum(event["pulses"] for event in blocks),
+        "sifted_bits": sifted,
+        "qber": mean("qber"),
+        "planned_qber": plan.qber,
+        "f_ec": mean("f_ec"),
+        "secret_bits": secret,
+        "ring_s": ring_s,
+        "secret_bits_per_ring_second": secret / ring_s if ring_s else 0.0,
+        "planned_bits_per_ring_second": plan.key_rate_per_pulse * run.testbed.protocol.clock_hz,
+        "aborted_blocks": len(blocks) - len(stored),
+        "abort_reasons": [event["reason"] for event in blocks if not event["stored"]],
+        "consumed_bits": ledger.get("delivered", 0),
+        "stored_bits": ledger.get("stored", 0),
+        "authentication_bits": ledger.get("authentication", 0),
+        "burnt_bits": ledger.get("burnt", 0),
+    }
+
+
+def self_check(run: Run, config: FLConfig) -> bool:
+    """Whether the server's aggregate of every round is exactly the sum of the clients' private updates."""
+    from fl.selfcheck import check_run
+
+    folders = {user: run.folder / "self-check" / user for user in config.clients}
+    return check_run(run.testbed_path.parent / "state" / "fl-server", folders, config).exact
+
+
+def healthy(report: dict[str, Any]) -> bool:
+    """All pairs keyed, the sum exact, every instrument safe."""
+    return (
+        report["aggregation"]["exact"] is True
+        and all(row["secret_bits"] > 0 for row in report["pairs"])
+        and report["instruments"]["safe"] is True
+    )
+
+
+def write_report(report: dict[str, Any], out: Path) -> None:
+    """``report.json`` and ``report.html`` in ``out``."""
+    (out / "report.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
+    (out / "report.html").write_text(render_report(report), encoding="utf-8")
+
+
+def summary(report: dict[str, Any], out: Path) -> str:
+    """The run in a few lines."""
+    rates = [row["secret_bits_per_ring_second"] for row in report["pairs"]]
+    last, reference = report["rounds"][-1], report["reference"][-1]
+    return "\n".join(
+        [
+            f"{len(rates)} pairs keyed on simulated instruments: {min(rates) / 1e3:.1f} to "
+            f"{max(rates) / 1e3:.1f} kbit per second of ring time",
+            f"accuracy {100 * last['accuracy']:.2f} % after {last['round']} rounds; "
+            f"{100 * reference['accuracy']:.2f} % without masking and quantisation",
+            f"aggregate equals the plain sum: {'yes, in every round' if report['aggregation']['exact'] else 'NO'}; "
+            f"instruments safe: {'yes' if report['instruments']['safe'] else 'NO'}",
+            f"{report['wall_s']:.0f} s; report in {out / 'report.html'}",
+        ]
+    )

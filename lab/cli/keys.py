@@ -32,12 +32,12 @@ def show_stock(path: Path, state: Path | None, as_json: bool) -> int:
         with KeyStore.open(store_path, user, Kek.from_file(folder / SECRETS / user / "store.key")) as store:
             for peer in store.peers():
                 ledger = store.ledger(peer)
-                lanes = {str(lane): bits for lane, bits in store.stock(peer).items()}
+                stock = {str(lane): bits for lane, bits in store.stock(peer).items()}
                 rows.append(
                     {
                         "node": user,
                         "peer": peer,
-                        "lanes": lanes,
+                        "lanes": stock,
                         "produced": ledger.produced,
                         "delivered": ledger.delivered,
                         "authentication": ledger.authentication,
@@ -45,7 +45,9 @@ def show_stock(path: Path, state: Path | None, as_json: bool) -> int:
                     }
                 )
     if not rows:
-        raise FolderError(f"no key store under {state or folder / 'state'}; nodes create theirs on first start")
+        raise FolderError(
+            f"no key store under {state or folder / 'state'}; nodes create theirs on first start"
+        )
     if as_json:
         typer.echo(json.dumps({"stores": rows}))
         return 0

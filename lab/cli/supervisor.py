@@ -54,6 +54,7 @@ class Supervisor:
         self.log_dir = log_dir
         self.events: queue.Queue[tuple[str, Event]] = queue.Queue()
         self.children: dict[str, Child] = {}
+        self._readers: list[threading.Thread] = []
         self._read_fd, self._write_fd = os.pipe()
         self._environment = {**os.environ, **(environment or {}), PARENT_FD: str(self._read_fd)}
 
@@ -73,8 +74,15 @@ class Supervisor:
             )
         child = Child(name, process, log)
         self.children[name] = child
-        threading.Thread(target=self._read, args=(child,), daemon=True, name=f"read-{name}").start()
+        reader = threading.Thread(target=self._read, args=(child,), daemon=True, name=f"read-{name}")
+        self._readers.append(reader)
+        reader.start()
         return child
+
+    def join_readers(self) -> None:
+        """Wait until the output of every ended child has become events."""
+        for reader in self._readers:
+            reader.join(timeout=5)
 
     def _read(self, child: Child) -> None:
         assert child.process.stdout is not None

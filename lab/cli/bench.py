@@ -1,0 +1,184 @@
+"""``qunetlab bench``: the figures of speed, each measured here and now on this machine.
+
+Every benchmark prints as ``{name: {"value", "unit", ...}}`` with the conditions it holds for; medians and
+ratios between runs on the same machine are what to quote.  ``link_pulses_per_s`` is the whole road with
+real processes: fresh symbols, drivers, sockets, simulated light, tags, announcements, CURVE and the hub,
+sifting and post-processing; gain and QBER of the very pulses counted are checked against the formulas.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from lab.cli.supervisor import Event
+
+if TYPE_CHECKING:
+    from lab.cli.demo import Run
+
+QBERS = (0.01, 0.02, 0.03, 0.05)
+RECONCILE_BITS = 1 << 21
+AMPLIFY_BITS = 4_000_000
+LINK_BLOCKS = 6
+LINK_PAIR = ("alice", "dave")
+LINK_CHANGES: dict[str, dict[str, Any]] = {
+    "protocol": {"p_x": 115 / 128, "mu": 0.005},
+    "ring": {"relay_loss_db": 8.6},
+}
+"""Arms of alice and dave lose 10.0 dB each, so that mu = 0.005 gives a gain of 1e-3."""
+
+SIGMAS = 5.0
+
+Figure = Mapping[str, Any]
+
+
+def run_benchmarks(only: list[str], as_json: bool) -> int:
+    """Run the benchmarks named (all without names) and print their figures; 1 if a check failed."""
+    unknown = [name for name in only if name not in BENCHMARKS]
+    if unknown:
+        raise ValueError(f"no benchmark is called {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
+    figures: dict[str, Figure] = {}
+    for name in only or BENCHMARKS:
+        if name not in figures:
+            if sys.stderr.isatty():
+                typer.echo(f"measuring {name} ...", err=True)
+            figures |= {key: value for key, value in BENCHMARKS[name]().items() if key == name or not only}
+    if as_json:
+        typer.echo(json.dumps(figures))
+    else:
+        for name, figure in figures.items():
+            details = ", ".join(f"{k} {_short(v)}" for k, v in figure.items() if k not in ("value", "unit"))
+            typer.echo(f"{name:24s} {figure['value']:.4g} {figure['unit']}   ({details})")
+    return 0 if all(figure.get("checks_passed", True) for figure in figures.values()) else 1
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dict):
+        return "; ".join(f"{key}: {_short(item)}" for key, item in value.items())
+    return str(value)
+
+
+def bench_optics() -> dict[str, Figure]:
+    """The ring model alone, on one core."""
+    from sim_backends.optics_bench import optics_pulses_per_s
+
+    return {"optics_pulses_per_s": optics_pulses_per_s()}
+
+
+def bench_reconcile() -> dict[str, Figure]:
+    """Cascade at several error rates; the slowest and the least efficient are the figures."""
+    from orchestrator.postprocessing.cascade import reconcile_benchmark
+
+    results = {f"{qber:g}": reconcile_benchmark(qber, RECONCILE_BITS) for qber in QBERS}
+    speed = {qber: result["mbit_per_s"] for qber, result in results.items()}
+    efficiency = {qber: result["f"] for qber, result in results.items()}
+    common = {"bits": RECONCILE_BITS}
+    return {
+        "reconcile_mbit_per_s": {
+            "value": min(speed.values()),
+            "unit": "Mbit/s",
+            "by_qber": speed,
+            "rounds": {qber: result["rounds"] for qber, result in results.items()},
+            **common,
+        },
+        "reconcile_f": {"value": max(efficiency.values()), "unit": "1", "by_qber": efficiency, **common},
+    }
+
+
+def bench_amplify() -> dict[str, Figure]:
+    """Privacy amplification of one large block, on one core."""
+    from orchestrator.postprocessing.amplification import amplify_benchmark
+
+    result = amplify_benchmark(AMPLIFY_BITS)
+    return {"amplify_mbit_per_s": {"value": result["mbit_per_s"], "unit": "Mbit/s", "bits": AMPLIFY_BITS}}
+
+
+def bench_mask() -> dict[str, Figure]:
+    """Masking with pads in memory, four clients."""
+    from orchestrator.delivery.masking import mask_benchmark
+
+    return {"mask_values_per_s": {"unit": "values/s", **mask_benchmark()}}
+
+
+def bench_link() -> dict[str, Figure]:
+    """One pair, blocks back to back, real processes, simulated instruments."""
+    from lab.cli.demo import supervised_run
+
+    with supervised_run("simulated-four-node", LINK_CHANGES) as run:
+        run.start_ring()
+        _ask_for_key(run)
+        blocks: list[Event] = []
+
+        def take(name: str, event: Event) -> None:
+            run.note(name, event)
+            if event.get("event") == "block" and name == LINK_PAIR[0]:
+                blocks.append(event)
+
+        run.supervisor.wait_for(lambda *_: len(blocks) > LINK_BLOCKS, 300.0, "measuring the link", take)
+        return {"link_pulses_per_s": link_figure(run, blocks)}
+
+
+def _ask_for_key(run: Run) -> None:
+    """Order more key for the pair than the benchmark will wait for, as its learning client would."""
+    from orchestrator.delivery.client import DeliveryClient
+    from orchestrator.wire.curve import load_keys
+
+    first, second = LINK_PAIR
+    folder = run.testbed_path.parent / "secrets" / f"fl-{first}"
+    with DeliveryClient(
+        run.testbed.user(first).delivery, load_keys(folder), run.testbed.public_key(first)
+    ) as client:
+        client.demand({second: 10**9})
+
+
+def link_figure(run: Run, blocks: list[Event]) -> Figure:
+    """Throughput between the ends of the first and the last block, with the physics of those pulses."""
+    from orchestrator.node import plan_for
+
+    plan = plan_for(run.testbed, *LINK_PAIR)
+    counted = blocks[1:]
+    seconds = counted[-1]["finished_s"] - blocks[0]["finished_s"]
+    pulses = sum(block["pulses"] for block in counted)
+    sifted = sum(block["sifted_bits"] for block in counted)
+    announced = sum(block["announced"] for block in counted)
+    errors = sum(round(block["qber"] * block["sifted_bits"]) for block in counted)
+    gain_x = sifted / (pulses * plan.p_x**2)
+    gain_sigma = (sifted - pulses * plan.p_x**2 * plan.gain) / math.sqrt(pulses * plan.p_x**2 * plan.gain)
+    qber_sigma = (errors - sifted * plan.qber) / math.sqrt(sifted * plan.qber * (1 - plan.qber))
+    return {
+        "value": pulses / seconds,
+        "unit": "pulses/s",
+        "samples_per_slot": run.testbed.protocol.samples_per_slot,
+        "slots_per_frame": run.testbed.protocol.slots_per_frame,
+        "p_x": plan.p_x,
+        "pulses": pulses,
+        "seconds": seconds,
+        "announced_per_pulse": announced / pulses,
+        "gain": gain_x,
+        "gain_expected": plan.gain,
+        "gain_sigma": gain_sigma,
+        "qber": errors / sifted,
+        "qber_expected": plan.qber,
+        "qber_sigma": qber_sigma,
+        "blocks_stored": sum(bool(block["stored"]) for block in counted),
+        "checks_passed": abs(gain_sigma) <= SIGMAS and abs(qber_sigma) <= SIGMAS and sifted > 0,
+        "measured_at": time.strftime("%Y-%m-%dT%H:%M:%S"),
+    }
+
+
+BENCHMARKS: dict[str, Callable[[], dict[str, Figure]]] = {
+    "optics_pulses_per_s": bench_optics,
+    "link_pulses_per_s": bench_link,
+    "reconcile_mbit_per_s": bench_reconcile,
+    "reconcile_f": bench_reconcile,
+    "amplify_mbit_per_s": bench_amplify,
+    "mask_values_per_s": bench_mask,
+}
