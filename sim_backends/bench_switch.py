@@ -1,0 +1,49 @@
+"""How the stations' direction switches read the waveform generators.
+
+A user modulates one direction, in its own half of every slot: the clockwise pulse meets the first sample of
+a slot, the counter-clockwise one the middle sample.  So a loaded waveform tells which direction its user is
+going to serve, before anything is armed - which is when the user reads its power monitor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from sim_backends.modulators.tektronix_awg70002a import AWG70002ATwin
+from sim_backends.optics import Direction
+
+Samples = npt.NDArray[np.float32]
+
+PROBED_SLOTS = 4096
+"""Slots looked at per waveform; random symbols leave none of them all zero."""
+
+
+def driven_direction(waveforms: Iterable[Samples], samples_per_slot: int) -> Direction | None:
+    """The direction that all ``waveforms`` agree on; None if they drive both, neither, or disagree."""
+    found: set[Direction] = set()
+    for samples in waveforms:
+        head = samples[: PROBED_SLOTS * samples_per_slot]
+        slots = head[: head.size // samples_per_slot * samples_per_slot].reshape(-1, samples_per_slot)
+        if slots[:, 0].any():
+            found.add("cw")
+        if slots[:, samples_per_slot // 2].any():
+            found.add("ccw")
+    return found.pop() if len(found) == 1 else None
+
+
+def generator_direction(generator: AWG70002ATwin, samples_per_slot: int) -> Direction | None:
+    """The direction that the generator's loaded waveforms drive."""
+    device = generator._device
+    with device.lock:
+        loaded = [w.samples for w in device.memory.waveforms.values() if not (w.loading or w.silent)]
+        return driven_direction(loaded, samples_per_slot)
+
+
+def generator_armed(generator: AWG70002ATwin, channel: int) -> bool:
+    """Whether the generator runs or waits for its trigger with the channel's output on."""
+    state = generator.state()
+    outputs = state["outputs"]
+    return state["run_state"] != 0 and isinstance(outputs, dict) and bool(outputs.get(channel))
