@@ -6,8 +6,8 @@ a back-off the next one starts from nothing, so no message of an old session can
 Heartbeats are answered by this thread alone: however busy the rest of the process is, the hub sees it alive.
 
 What happens is reported through one queue (:meth:`Agent.control_recv`): the hub's control messages, and
-:class:`LinkUp`, :class:`LinkDown` and :class:`~.messages.PeerChange`.  Channels to other peers live in
-:mod:`orchestrator.wire.table`.
+:class:`LinkUp`, :class:`LinkDown`, :class:`TopicWaiting` and :class:`~orchestrator.wire.messages.PeerChange`.
+Channels to other peers live in :mod:`orchestrator.wire.table`.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from typing import TypeAlias
 
 import zmq
 
+from orchestrator.fencing import Fence
 from orchestrator.wire.codec import WireError, decode, encode
 from orchestrator.wire.curve import BULK_LIMIT, CONTROL_LIMIT, CurveKeys, client_socket
 from orchestrator.wire.links import LinkMonitor, LinkState
@@ -50,6 +51,8 @@ from orchestrator.wire.messages import (
 )
 from orchestrator.wire.table import AgentChannel, ChannelTable, TableLimits
 
+__all__ = ["Agent", "AgentError", "AgentEvent", "AgentLimits", "Fence", "LinkDown", "LinkUp", "TopicWaiting"]
+
 _log = logging.getLogger(__name__)
 _BATCH = 100
 """Messages read from one socket before the other ones get their turn."""
@@ -70,7 +73,15 @@ class LinkDown:
     reason: str
 
 
-AgentEvent: TypeAlias = FromHub | PeerChange | LinkUp | LinkDown
+@dataclass(frozen=True)
+class TopicWaiting:
+    """``peer`` sent something on a topic that is not open here; it is kept until the channel is opened."""
+
+    peer: str
+    topic: str
+
+
+AgentEvent: TypeAlias = FromHub | PeerChange | LinkUp | LinkDown | TopicWaiting
 
 
 class AgentError(Exception):
@@ -218,7 +229,9 @@ class Agent:
         self._changed = threading.Condition()
         self._events: queue.SimpleQueue[AgentEvent] = queue.SimpleQueue()
         self._control_out: deque[FromPeer] = deque()
-        self._table = ChannelTable(self._wake, self._limits.table)
+        self._table = ChannelTable(
+            self._wake, lambda peer, topic: self._events.put(TopicWaiting(peer, topic)), self._limits.table
+        )
         self._state = LinkState.CONNECTING
         self._epoch: int | None = None
         self._peers: frozenset[str] = frozenset()

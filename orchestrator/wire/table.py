@@ -110,10 +110,17 @@ class AgentChannel:
 
 
 class ChannelTable:
-    """All channels of one agent; ``on_output`` is called (without the lock) when something waits to leave."""
+    """All channels of one agent.
 
-    def __init__(self, on_output: Callable[[], None], limits: TableLimits) -> None:
+    ``on_output`` is called when something waits to leave, ``on_waiting(peer, topic)`` when a first frame came
+    for a channel that nobody opened.
+    """
+
+    def __init__(
+        self, on_output: Callable[[], None], on_waiting: Callable[[str, str], None], limits: TableLimits
+    ) -> None:
         self._on_output = on_output
+        self._on_waiting = on_waiting
         self._limits = limits
         self._lock = threading.Lock()
         self._channels: dict[tuple[str, str], AgentChannel] = {}
@@ -199,6 +206,7 @@ class ChannelTable:
             if channel is None and key not in self._closed:
                 self._make_room(delivery.sender)
                 channel = self._channels[key] = AgentChannel(self, *key)
+                self._on_waiting(*key)
             if channel is None:
                 self.dropped_frames += 1
                 return owed
