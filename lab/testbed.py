@@ -29,6 +29,8 @@ SCHEMA_VERSION = 1
 AUTO = "auto"
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,30}$")]
+InstrumentName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")]
+"""QCoDeS wants identifiers."""
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -128,7 +130,7 @@ class User(Section):
 class InstrumentEntry(Section):
     """One instrument: what it is, whose it is, where it answers."""
 
-    name: Name
+    name: InstrumentName
     model: str
     owner: Name
     address: str = AUTO
@@ -138,8 +140,8 @@ class InstrumentEntry(Section):
 class Cabling(Section):
     """Electrical lines between instruments, read by the simulator and by calibration."""
 
-    trigger_source: Name
-    trigger_sinks: tuple[Name, ...]
+    trigger_source: InstrumentName
+    trigger_sinks: tuple[InstrumentName, ...]
 
 
 class Simulation(Section):

@@ -297,7 +297,9 @@ def run_node(
     from drivers.powermeters.thorlabs_pm100d import ThorlabsPM100D
     from orchestrator.delivery.service import DeliveryService
 
-    light = UserLight(testbed, name, station.get(AWG70002A), station.get(OzDD100), station.get(ThorlabsPM100D))
+    light = UserLight(
+        testbed, name, station.get(AWG70002A), station.get(OzDD100), station.get(ThorlabsPM100D)
+    )
     light.set_up()
     with open_node_store(testbed, name, secrets_dir, state_dir) as store:
         agent = connect_agent(testbed, name, secrets_dir)

@@ -97,7 +97,9 @@ def connect_agent(testbed: Testbed, role: str, secrets_dir: Path) -> Agent:
     """A started agent of ``role``, connected to the hub of the testbed file."""
     for field, endpoint in (("control", testbed.hub.control), ("bulk", testbed.hub.bulk)):
         if endpoint == "auto":
-            raise ValueError(f"hub.{field} is 'auto' in the testbed file; write the endpoint of the running hub there")
+            raise ValueError(
+                f"hub.{field} is 'auto' in the testbed file; write the endpoint of the running hub there"
+            )
     agent = Agent(
         role,
         load_keys(secrets_dir),

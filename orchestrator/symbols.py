@@ -12,6 +12,7 @@ The raw bytes are key material until the announcement is in: they live in one bu
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 
 import numba
@@ -55,13 +56,13 @@ def drive_table(
     return levels[symbols].astype(np.float32)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True)
 def _fill(raw: npt.NDArray[np.uint8], table: npt.NDArray[np.float32], out: npt.NDArray[np.float32]) -> None:
     for slot in range(raw.size):
         out[slot] = table[raw[slot]]
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True)
 def _fill_gated(
     raw: npt.NDArray[np.uint8],
     table: npt.NDArray[np.float32],
@@ -86,7 +87,7 @@ class SymbolFrame:
 
     def draw(self, random_into: RandomInto) -> None:
         """Fresh symbols for every slot, from the node's random source."""
-        random_into(memoryview(self._raw))
+        random_into(self._raw.data)
 
     def write_waveform(
         self,
@@ -121,18 +122,16 @@ class SymbolFrame:
 
 def basis_of(symbols: npt.NDArray[np.uint8]) -> BitArray:
     """0 for X, 1 for Y."""
-    return symbols >> 1
+    return symbols >> np.uint8(1)
 
 
 def bit_of(symbols: npt.NDArray[np.uint8]) -> BitArray:
     """The key bit."""
-    return symbols & 1
+    return symbols & np.uint8(1)
 
 
 def os_random_into(buffer: memoryview) -> None:
     """Fill ``buffer`` from the operating system's generator, 4 MiB at a time."""
-    import os
-
     step = 1 << 22
     for start in range(0, len(buffer), step):
         part = buffer[start : start + step]

@@ -12,9 +12,10 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from lab.testbed import Testbed
 from orchestrator.light import (
@@ -31,15 +32,17 @@ from orchestrator.wire.codec import encode
 
 if TYPE_CHECKING:
     from drivers.attenuators.oz_dd100 import OzDD100
-    from drivers.powermeters.thorlabs_pm100d import ThorlabsPM100D
-
     from drivers.modulators.tektronix_awg70002a import AWG70002A
+    from drivers.powermeters.thorlabs_pm100d import ThorlabsPM100D
 
 logger = logging.getLogger(__name__)
 
 PLANCK_J_S = 6.62607015e-34
 LIGHT_SPEED_M_S = 299_792_458.0
 ATTENUATION_STEP_DB = 0.01
+
+BUFFERS: tuple[tuple[Literal[0, 1], Literal[0, 1]], ...] = ((0, 1), (1, 0))
+"""Waveform buffer of even and odd frames, and the one filled meanwhile."""
 
 CLOCKWISE_GATE, COUNTER_CLOCKWISE_GATE = 0, 1
 
@@ -105,7 +108,7 @@ class UserLight:
         Raises LightAborted above the bound that the proof uses (``mu`` plus the tolerance), or so far
         below that the block was planned for other light.
         """
-        actual = self._arriving_photons() * 10 ** (-self._attenuator.attenuation_db() / 10)
+        actual: float = self._arriving_photons() * 10 ** (-self._attenuator.attenuation_db() / 10)
         deviation_db = 10 * math.log10(actual / mu)
         if abs(deviation_db) > self._protocol.intensity_tolerance_db:
             raise LightAborted(
@@ -143,7 +146,7 @@ class UserLight:
         )
         frames = [SymbolFrame(self._protocol.slots_per_frame, symbols) for _ in range(2)]
         self._waveform[:] = 0
-        kept: list[tuple[np.ndarray, ...]] = []
+        kept: list[BlockClicks] = []
         announcements: list[bytes] = []
         try:
             self._load(frames[0], drive, gate, 0)
@@ -152,18 +155,25 @@ class UserLight:
                 raise LightAborted(f"expected LightOn, got {type(message).__name__}")
             self.set_intensity(mu)
             for index in range(n_frames):
-                buffer = index % 2
+                buffer, other = BUFFERS[index % 2]
                 self._awg.arm(buffer)
                 channel.send(encode(Armed(index)))
                 if index + 1 < n_frames:
-                    self._load(frames[1 - buffer], drive, gate, 1 - buffer)
+                    self._load(frames[other], drive, gate, other)
                 data = channel.recv(self._timeout_s)
                 clicks = check_announcement(read_light_message(data), index, self._protocol.slots_per_frame)
                 if self._awg.extra_trigger_seen():
                     raise LightAborted(f"{self._user.name}: more than one trigger in frame {index}")
                 announcements.append(data)
-                frame = np.full(clicks.slots.size, index, np.uint32)
-                kept.append((frame, clicks.slots, clicks.outcomes, frames[buffer].at(clicks.slots)))
+                kept.append(
+                    BlockClicks(
+                        np.full(clicks.slots.size, index, np.uint32),
+                        clicks.slots,
+                        clicks.outcomes,
+                        frames[buffer].at(clicks.slots),
+                        self._protocol.slots_per_frame,
+                    )
+                )
                 on_frame(index)
             self.check_intensity(mu)
         finally:
@@ -171,12 +181,24 @@ class UserLight:
                 frame_symbols.erase()
             self._waveform[:] = 0
             self._awg.erase_all()
-        columns = [np.concatenate([part[column] for part in kept]) for column in range(4)]
-        return BlockClicks(*columns, n_pulses=n_frames * self._protocol.slots_per_frame), announcements
+        return joined(kept), announcements
 
-    def _load(self, frame: SymbolFrame, drive: np.ndarray, gate: int, buffer: int) -> None:
+    def _load(
+        self, frame: SymbolFrame, drive: npt.NDArray[np.float32], gate: int, buffer: Literal[0, 1]
+    ) -> None:
         frame.draw(self._random_into)
         frame.write_waveform(
             drive, self._waveform, samples_per_slot=self._protocol.samples_per_slot, gate=gate
         )
-        self._awg.upload(1 if buffer else 0, self._waveform)
+        self._awg.upload(buffer, self._waveform)
+
+
+def joined(parts: list[BlockClicks]) -> BlockClicks:
+    """The clicks of consecutive frames as one block."""
+    return BlockClicks(
+        np.concatenate([part.frame for part in parts]),
+        np.concatenate([part.slot for part in parts]),
+        np.concatenate([part.outcome for part in parts]),
+        np.concatenate([part.symbol for part in parts]),
+        sum(part.n_pulses for part in parts),
+    )
