@@ -136,7 +136,7 @@ def split(fields: Fields, phase_rad: float, residue_phase_rad: float) -> tuple[f
     alone = fields.ccw_orthogonal * fields.ccw_orthogonal
     light_1 = d1.real * d1.real + d1.imag * d1.imag + t * t * alone
     light_2 = d2.real * d2.real + d2.imag * d2.imag + r * r * alone
-    if fields.cw_residue > 0.0 or fields.ccw_residue_parallel > 0.0:
+    if fields.cw_residue + fields.ccw_residue_parallel + fields.ccw_residue_orthogonal > 0.0:
         ccw = 1j * fields.ccw_residue_parallel * (np.cos(residue_phase_rad) + 1j * np.sin(residue_phase_rad))
         d1 = 1j * r * fields.cw_residue + t * ccw
         d2 = t * fields.cw_residue + 1j * r * ccw

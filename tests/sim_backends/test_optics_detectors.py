@@ -179,3 +179,12 @@ def test_tags_stay_within_the_exposure() -> None:
 
 def test_an_exposure_of_no_length_is_empty() -> None:
     assert expose(replace(DETECTOR, dark_count_probability=0.1), 0.5, 0).time_ps.size == 0
+
+
+def test_more_clicks_than_expected_find_room() -> None:
+    """A chain of afterpulses, ten clicks per photon on average, overruns the first estimate of the buffers."""
+    storm = replace(DETECTOR, afterpulse_probability=0.9, afterpulse_decay_ns=1.0)
+    times = expose(storm, 1e-3, 4_000_000).time_ps
+    light = int((times % SLOT_PS == 0).sum())
+    assert light > 3500
+    assert within_five_sigma(times.size, 10 * light, 90 * light)

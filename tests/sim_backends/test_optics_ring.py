@@ -99,6 +99,22 @@ class TestPowers:
             raw = 1e8 * (1 - math.exp(-0.05 * eta * share)) + dark
             assert rate == pytest.approx(raw / (1 + raw * 20e-9), rel=1e-6)
 
+    def test_count_rates_agree_with_the_clicks(self) -> None:
+        """Phase noise, offset, finite visibility, darks and dead time; weak light, so the mean is enough."""
+        optics = replace(RING, visibility=0.9, phase_noise_rad=0.8, phase_offset_rad=0.5)
+        detector = replace(DETECTOR, dark_count_probability=1e-4, afterpulse_probability=0.05)
+        ring = Ring(optics, (detector, detector))
+        ring.set_laser(1e-3, 1550.0)
+        ring.set_launch(20.0, True)
+        ring.set_detectors([25.0, 25.0], True)
+        ring.set_armed(["alice", "dave"])
+        for user in ("alice", "dave"):
+            ring.set_user_attenuation(user, 10 * math.log10(ring.mean_photon_number(user) / 0.01))
+        clicks = ring.expose({}, 5 * 10**10, seed=6)
+        for detector_number, rate in enumerate(ring.detector_count_rates()):
+            expected = rate * 0.05
+            assert abs(clicks.of(detector_number).size - expected) < 5 * math.sqrt(1.1 * expected)
+
 
 class TestDirections:
     """The switch in front of attenuator and monitor."""
