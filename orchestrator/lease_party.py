@@ -14,7 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from drivers.links.errors import InstrumentError
-from orchestrator.agent import Agent, AgentEvent, Fence, LinkDown
+from orchestrator.agent import Agent, AgentEvent, LinkDown
+from orchestrator.fencing import Fence
 from orchestrator.light import LightAbort, LightAborted, light_topic
 from orchestrator.wire.channel import Channel, ChannelError
 from orchestrator.wire.codec import encode

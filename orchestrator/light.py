@@ -47,13 +47,17 @@ class Announcement(Message, frozen=True, tag="announcement"):
     outcomes: bytes
 
 
+class Finished(Message, frozen=True, tag="finished"):
+    """User to relay: all frames are taken and the intensity was right to the end; the light may go out."""
+
+
 class LightAbort(Message, frozen=True, tag="light-abort"):
     """Either way: the light phase ends here, and why."""
 
     reason: Reason
 
 
-LightMessage = LightOn | Armed | Announcement | LightAbort
+LightMessage = LightOn | Armed | Announcement | Finished | LightAbort
 
 
 class LightAborted(Exception):

@@ -7,7 +7,6 @@ ever holds the user's keys, besides that client's trust domain.
 
 from __future__ import annotations
 
-import functools
 import logging
 import threading
 import time
@@ -50,7 +49,6 @@ MESSAGE_TIMEOUT_S = 20.0
 WAITING_LIMIT = 3
 
 
-@functools.lru_cache(maxsize=64)
 def plan_for(testbed: Testbed, first: str, second: str) -> BlockPlan:
     """The block plan of a pair, from the testbed file alone, so that both nodes arrive at the same."""
     arms, protocol, calibration = testbed.arms(first, second), testbed.protocol, testbed.calibration

@@ -15,7 +15,15 @@ import numpy as np
 import numpy.typing as npt
 
 from lab.testbed import Testbed
-from orchestrator.light import Armed, LightAborted, LightOn, announce, read_light_message, tags_to_clicks
+from orchestrator.light import (
+    Armed,
+    Finished,
+    LightAborted,
+    LightOn,
+    announce,
+    read_light_message,
+    tags_to_clicks,
+)
 from orchestrator.wire.channel import Channel
 from orchestrator.wire.codec import encode
 
@@ -100,19 +108,23 @@ class RelayLight:
                 channel.send(encode(LightOn()))
             total = 0
             for frame in range(n_frames):
-                for channel in channels:
-                    message = read_light_message(channel.recv(self._timeout_s))
-                    if message != Armed(frame):
-                        raise LightAborted(f"expected Armed({frame}), got {message}")
+                self._await(channels, Armed(frame))
                 slots, outcomes = self._expose()
                 data = announce(frame, slots, outcomes)
                 for channel in channels:
                     channel.send(data)
                 total += slots.size
                 on_frame(frame, slots.size)
+            self._await(channels, Finished())
             return total
         finally:
             self.light_blocked()
+
+    def _await(self, channels: tuple[Channel, Channel], expected: Armed | Finished) -> None:
+        for channel in channels:
+            message = read_light_message(channel.recv(self._timeout_s))
+            if message != expected:
+                raise LightAborted(f"expected {expected}, got {type(message).__name__}")
 
     def _expose(self) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8]]:
         """One frame: trigger, wait for its end, read the tags of both detectors."""

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from lab.testbed import Testbed
 from orchestrator.light import (
     Armed,
+    Finished,
     LightAborted,
     LightOn,
     check_announcement,
@@ -175,7 +176,8 @@ class UserLight:
                     )
                 )
                 on_frame(index)
-            self.check_intensity(mu)
+                self.check_intensity(mu)
+            channel.send(encode(Finished()))
         finally:
             for frame_symbols in frames:
                 frame_symbols.erase()
