@@ -298,7 +298,7 @@ def _reserve_owner(store: KeyStore, tagged: TaggedChannel, peer: str, wanted: As
 
 def _reserve_other(store: KeyStore, tagged: TaggedChannel, peer: str, wanted: Ask, timeout_s: float) -> Range:
     try:
-        store.reservations.check_request(peer, Lane(wanted.lane), wanted.n_bits, wanted.context)
+        store.check_reservation(peer, wanted.lane, wanted.n_bits, wanted.context)
     except KeyStoreError:
         tagged.send_plain(Refuse("refused"))
         raise
@@ -315,7 +315,11 @@ def _reserve_other(store: KeyStore, tagged: TaggedChannel, peer: str, wanted: As
     except KeyStoreError:
         tagged.send_plain(Refuse("refused"))
         raise
-    tagged.send(Accept(offer.lane, offer.start, offer.n_bits, offer.context))
+    try:
+        tagged.send(Accept(offer.lane, offer.start, offer.n_bits, offer.context))
+    except (KeyStoreError, ChannelError):
+        store.burn_reservation(peer, wanted.lane, chosen, wanted.context)
+        raise
     return chosen
 
 

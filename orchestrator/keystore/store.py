@@ -216,6 +216,11 @@ class KeyStore:
                 for lane in Lane
             }
 
+    def check_reservation(self, peer: str, lane: str, n_bits: int, context_digest: bytes) -> None:
+        """Raise what reserving for this context would: AlreadyReleasedError or another RefusedError."""
+        with self._core.lock:
+            self.reservations.check_request(peer, Lane(lane), n_bits, context_digest)
+
     def propose_reservation(self, peer: str, lane: str, n_bits: int, context_digest: bytes) -> Range:
         """Allocate the next ``n_bits`` of a lane that this node owns, for one context (32 bytes).
 

@@ -1,0 +1,137 @@
+"""Messages between a federated-learning client and the delivery service of its own node.
+
+A request is one frame.  A reply is one frame, except :class:`Pads`, which is followed by one frame of raw
+packed bits per peer.  ``request`` numbers pair replies with requests; while a request takes long, the service
+sends :class:`Waiting` about twice a second.
+
+A round is masked in two steps: :class:`PadRequest` reserves pads with every other participant, which
+takes as long as the peers and the key supply take, and may be repeated without loss; :class:`Collect` then
+releases them, once, to a client that is there to receive them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Literal, TypeAlias
+
+from msgspec import Meta
+
+from orchestrator.wire.codec import Message, encode
+
+Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64)]
+Number: TypeAlias = Annotated[int, Meta(ge=0, lt=1 << 62)]
+Text: TypeAlias = Annotated[str, Meta(max_length=1000)]
+Bits: TypeAlias = Annotated[dict[str, Number], Meta(max_length=1000)]
+
+PURPOSE = b"qunetlab-mask-v1"
+
+
+class RoundContext(Message, frozen=True):
+    """What all participants of a masked round agree on (I3); never anything about an update.
+
+    ``participants`` in the order that gives the signs of the pads: the earlier of two adds, the later
+    subtracts.
+    """
+
+    run_id: Name
+    round: Number
+    participants: Annotated[tuple[Name, ...], Meta(min_length=2, max_length=1000)]
+    n_values: Annotated[int, Meta(ge=1, le=1 << 28)]
+    ring_bits: Annotated[int, Meta(ge=2, le=32)]
+
+    def digest(self) -> bytes:
+        """SHA-256 over purpose and all fields: the name under which both ends of a pair reserve."""
+        return hashlib.sha256(PURPOSE + encode(self)).digest()
+
+    @property
+    def pad_bits(self) -> int:
+        """Bits of the pad with each other participant."""
+        return self.n_values * self.ring_bits
+
+
+class PadRequest(Message, frozen=True):
+    """Reserve pads for this context with every other participant; answered by Reserved or Failure."""
+
+    request: Number
+    context: RoundContext
+
+
+class Collect(Message, frozen=True):
+    """Release the reserved pads; answered by Pads or Failure."""
+
+    request: Number
+    context: RoundContext
+
+
+class Abandon(Message, frozen=True):
+    """The round is over without this client: burn what is reserved for it; answered by Done."""
+
+    request: Number
+    context: RoundContext
+
+
+class StockRequest(Message, frozen=True):
+    """How many mask bits are free with every peer; answered by StockReply."""
+
+    request: Number
+
+
+class DemandRequest(Message, frozen=True):
+    """Mask bits that coming rounds need, per peer; answered by Done."""
+
+    request: Number
+    bits: Bits
+
+
+class Reserved(Message, frozen=True):
+    """Pads with every other participant are reserved at both ends."""
+
+    request: Number
+
+
+class Pads(Message, frozen=True):
+    """The pads: one frame each of ``ceil(n_bits / 8)`` bytes follows, in the order of ``peers``."""
+
+    request: Number
+    peers: tuple[Name, ...]
+    n_bits: Number
+
+
+class StockReply(Message, frozen=True):
+    """Free mask bits per peer, and the peers whose authentication lanes are running low."""
+
+    request: Number
+    mask_bits: Bits
+    auth_alarms: tuple[Name, ...]
+
+
+class Done(Message, frozen=True):
+    """The request was carried out."""
+
+    request: Number
+
+
+class Waiting(Message, frozen=True):
+    """The request is in work; ``peers`` have not agreed yet."""
+
+    request: Number
+    peers: tuple[Name, ...]
+
+
+class Failure(Message, frozen=True):
+    """The request was not carried out.
+
+    ``keys-short``: too little key (``missing_bits`` per peer), nothing burnt, ask again.  ``peer``: a peer
+    was not ready or its link broke, ask again.  ``released``: the pads are gone.  ``refused``: asking again
+    will not help.
+    """
+
+    request: Number
+    code: Literal["keys-short", "peer", "released", "refused"]
+    text: Text
+    missing_bits: Bits
+    wait_s: float | None = None
+
+
+Request: TypeAlias = PadRequest | Collect | Abandon | StockRequest | DemandRequest
+Reply: TypeAlias = Reserved | Pads | StockReply | Done | Waiting | Failure

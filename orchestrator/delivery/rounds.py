@@ -1,0 +1,183 @@
+"""The pads of the rounds in progress at one node: reserved with every peer, then released together.
+
+:class:`PadDesk` knows nothing of sockets.  It asks for nothing while some pair is visibly short of key, so that
+waiting burns no bit; a range that some pairs have agreed on is kept while the others are tried again.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+from orchestrator.delivery.messages import RoundContext
+from orchestrator.keystore.errors import AlreadyReleasedError, KeysShortError, KeyStoreError
+from orchestrator.keystore.lanes import Lane, Range
+from orchestrator.keystore.store import KeyStore
+from orchestrator.secret import SecretBits
+
+logger = logging.getLogger(__name__)
+
+Reserve = Callable[[str, int, bytes], Range]
+"""(peer, bits, context digest) -> the range reserved at both ends."""
+
+
+class DeskError(Exception):
+    """Base: the pads of a context cannot be had at this time."""
+
+
+class DeskShortError(DeskError):
+    """Some pairs hold too little key; nothing was burnt."""
+
+    def __init__(self, missing_bits: dict[str, int]) -> None:
+        self.missing_bits = missing_bits
+        super().__init__("too little key with " + ", ".join(sorted(missing_bits)))
+
+
+class DeskPeerError(DeskError):
+    """A peer did not agree in time, or its link broke; asking again may help."""
+
+
+class DeskReleasedError(DeskError):
+    """The pads of this context were released before."""
+
+
+class DeskRefusedError(DeskError):
+    """The request is wrong, or the store failed."""
+
+
+@dataclass
+class _Round:
+    """One context: what is agreed, and with whom it is being agreed."""
+
+    ranges: dict[str, Range]
+    waiting: set[str]
+
+
+class PadDesk:
+    """Reserves and releases the pads of masked rounds; thread-safe."""
+
+    def __init__(self, store: KeyStore, peers: Iterable[str], reserve: Reserve) -> None:
+        self._store = store
+        self._peers = tuple(peers)
+        self._reserve = reserve
+        self._lock = threading.Lock()
+        self._rounds: dict[bytes, _Round] = {}
+        self._pool = ThreadPoolExecutor(max(1, len(self._peers)), thread_name_prefix="reserve")
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def partners(self, context: RoundContext) -> tuple[str, ...]:
+        """The other participants; raises DeskRefusedError for a context this node cannot serve."""
+        names = context.participants
+        if len(set(names)) != len(names):
+            raise DeskRefusedError("a participant is named twice")
+        if self._store.owner not in names:
+            raise DeskRefusedError(f"{self._store.owner} is not among the participants of this round")
+        others = tuple(name for name in names if name != self._store.owner)
+        unknown = sorted(set(others) - set(self._peers))
+        if unknown:
+            raise DeskRefusedError(f"{self._store.owner} shares no key with {', '.join(unknown)}")
+        return others
+
+    def waiting_for(self, context: RoundContext) -> tuple[str, ...]:
+        """The peers that have not agreed yet."""
+        with self._lock:
+            entry = self._rounds.get(context.digest())
+            return tuple(sorted(entry.waiting)) if entry else ()
+
+    def reserve(self, context: RoundContext) -> None:
+        """Reserve a pad with every other participant, in parallel; returns when all are agreed.
+
+        Raises DeskShortError, DeskPeerError (the agreed ranges stay for the next try), DeskReleasedError
+        or DeskRefusedError.
+        """
+        partners, digest = self.partners(context), context.digest()
+        with self._lock:
+            entry = self._rounds.setdefault(digest, _Round({}, set()))
+            if entry.waiting:
+                raise DeskPeerError("this round is being agreed already")
+            missing = [peer for peer in partners if peer not in entry.ranges]
+            self._check_released(missing, context.pad_bits, digest)
+            self._check_stock(missing, context.pad_bits)
+            entry.waiting.update(missing)
+        futures = {peer: self._pool.submit(self._reserve, peer, context.pad_bits, digest) for peer in missing}
+        errors: dict[str, BaseException] = {}
+        for peer, future in futures.items():
+            error = self._outcome(entry, peer, future)
+            if error is not None:
+                errors[peer] = error
+        if errors:
+            raise _summary(errors)
+
+    def _check_released(self, peers: Iterable[str], n_bits: int, digest: bytes) -> None:
+        try:
+            for peer in peers:
+                self._store.check_reservation(peer, Lane.MASK, n_bits, digest)
+        except AlreadyReleasedError as error:
+            raise DeskReleasedError(str(error)) from error
+
+    def _check_stock(self, peers: Iterable[str], n_bits: int) -> None:
+        stock = {peer: self._store.stock(peer)[Lane.MASK] for peer in peers}
+        short = {peer: n_bits - bits for peer, bits in stock.items() if bits < n_bits}
+        if short:
+            raise DeskShortError(short)
+
+    def _outcome(self, entry: _Round, peer: str, future: Future[Range]) -> BaseException | None:
+        error = future.exception()
+        with self._lock:
+            entry.waiting.discard(peer)
+            if error is None:
+                entry.ranges[peer] = future.result()
+        return error
+
+    def release(self, context: RoundContext) -> dict[str, SecretBits]:
+        """The pads of all partners, once."""
+        partners, digest = self.partners(context), context.digest()
+        with self._lock:
+            entry = self._rounds.get(digest)
+            if entry is None or set(entry.ranges) != set(partners):
+                raise DeskRefusedError("no pads are reserved for this round; ask for them first")
+            del self._rounds[digest]
+        pads: dict[str, SecretBits] = {}
+        try:
+            for peer in partners:
+                pads[peer] = self._store.release(peer, Lane.MASK, entry.ranges[peer], digest)
+        except KeyStoreError as error:
+            for pad in pads.values():
+                pad.wipe()
+            self._burn({peer: r for peer, r in entry.ranges.items() if peer not in pads}, digest)
+            kind = DeskReleasedError if isinstance(error, AlreadyReleasedError) or pads else DeskRefusedError
+            raise kind(f"the pads of this round cannot be completed: {error}") from error
+        return pads
+
+    def abandon(self, context: RoundContext) -> None:
+        """Burn what is reserved for a context that nobody will mask any more."""
+        digest = context.digest()
+        with self._lock:
+            entry = self._rounds.pop(digest, None)
+        if entry is not None:
+            self._burn(entry.ranges, digest)
+
+    def _burn(self, ranges: dict[str, Range], digest: bytes) -> None:
+        for peer, held in ranges.items():
+            try:
+                self._store.burn_reservation(peer, Lane.MASK, held, digest)
+            except KeyStoreError as error:
+                logger.warning("a reservation with %s stays until the next start: %s", peer, error)
+
+
+def _summary(errors: dict[str, BaseException]) -> DeskError:
+    """One error for several pairs: what cannot be cured first, key shortage before slow peers."""
+    for peer, error in errors.items():
+        logger.info("no pads reserved with %s: %s: %s", peer, type(error).__name__, error)
+    if any(isinstance(error, AlreadyReleasedError) for error in errors.values()):
+        return DeskReleasedError("the pads of this round were released before")
+    short = {peer: e.missing_bits for peer, e in errors.items() if isinstance(e, KeysShortError)}
+    if short:
+        return DeskShortError(short)
+    peer, error = next(iter(errors.items()))
+    return DeskPeerError(f"{peer} did not agree: {error}"[:500])

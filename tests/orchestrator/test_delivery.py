@@ -1,0 +1,411 @@
+"""Delivery: a client asks its own node for a masked update and gets it once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from orchestrator.delivery.client import DeliveryClient, MaskedUpdate, Wait
+from orchestrator.delivery.errors import (
+    DeliveryRefusedError,
+    DeliveryTimeoutError,
+    DeliveryUnreachableError,
+    JournalError,
+    KeysShortError,
+    PadsGoneError,
+    RoundConflictError,
+)
+from orchestrator.delivery.journal import journal_path
+from orchestrator.delivery.masking import add_packed, unpack_values
+from orchestrator.delivery.messages import Collect, RoundContext, StockRequest
+from orchestrator.delivery.service import DeliveryService
+from orchestrator.keystore.agreement import reserve
+from orchestrator.keystore.lanes import Lane, Range
+from orchestrator.keystore.sealing import Kek
+from orchestrator.keystore.store import KeyStore
+from orchestrator.secret import SecretBits
+from orchestrator.wire.channel import MemoryChannel, memory_channel_pair
+from orchestrator.wire.codec import encode
+from orchestrator.wire.curve import CurveKeys, generate_keys
+
+NAMES = ("alice", "bob", "charlie")
+N_VALUES, RING_BITS = 1000, 10
+
+
+class Switchboard:
+    """Connects two nodes that reserve for the same context, as the hub does."""
+
+    def __init__(self, stores: dict[str, KeyStore]) -> None:
+        self._stores = stores
+        self._lock = threading.Lock()
+        self._open: dict[tuple[str, str, bytes], MemoryChannel] = {}
+        self.calls: list[tuple[str, str]] = []
+        self.broken: set[str] = set()
+
+    def reserve_for(self, owner: str) -> Callable[[str, int, bytes], Range]:
+        def call(peer: str, n_bits: int, digest: bytes) -> Range:
+            if peer in self.broken or owner in self.broken:
+                raise DeliveryTimeoutError("line cut")
+            store = self._stores[owner]
+            with self._lock:
+                self.calls.append((owner, peer))
+                channel = self._open.pop((owner, peer, digest), None)
+                if channel is None:
+                    channel, self._open[peer, owner, digest] = memory_channel_pair()
+            return reserve(store, channel, store.role(peer), peer, "mask", n_bits, digest, timeout_s=5)
+
+        return call
+
+
+@dataclass
+class Bench:
+    stores: dict[str, KeyStore]
+    services: dict[str, DeliveryService]
+    clients: dict[str, DeliveryClient]
+    switchboard: Switchboard
+    client_keys: dict[str, CurveKeys]
+    node_keys: dict[str, CurveKeys]
+    demands: list[dict[str, int]]
+    folder: Path
+
+    def deposit(self, first: str, second: str, n_bytes: int, seed: int = 1) -> None:
+        key = np.random.default_rng(seed).bytes(n_bytes)
+        name = f"block-{first}-{second}-{seed}"
+        for own, peer in ((first, second), (second, first)):
+            self.stores[own].deposit_pending(peer, name, SecretBits.from_bytes(key), b"")
+            self.stores[own].confirm_deposit(peer, name)
+
+    def everybody(
+        self, context: RoundContext, updates: dict[str, npt.NDArray[np.int64]], weight: int = 1
+    ) -> dict[str, MaskedUpdate]:
+        with ThreadPoolExecutor(len(updates)) as pool:
+            futures = {
+                name: pool.submit(
+                    self.clients[name].masked_update, context, update, weight, self.folder / name, 10.0
+                )
+                for name, update in updates.items()
+            }
+            return {name: future.result() for name, future in futures.items()}
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    rng = np.random.default_rng(7)
+    stores = {name: KeyStore.create(tmp_path / f"{name}.db", name, Kek(rng.bytes(32))) for name in NAMES}
+    for i, first in enumerate(NAMES):
+        for second in NAMES[i + 1 :]:
+            ab, ba = rng.bytes(8192), rng.bytes(8192)
+            for own, peer, role in ((first, second, "first"), (second, first, "second")):
+                secrets = SecretBits.from_bytes(ab), SecretBits.from_bytes(ba)
+                stores[own].install_initial_secret(peer, *secrets, role=role)
+    switchboard = Switchboard(stores)
+    client_keys = {name: generate_keys() for name in NAMES}
+    node_keys = {name: generate_keys() for name in NAMES}
+    demands: list[dict[str, int]] = []
+    services = {
+        name: DeliveryService(
+            stores[name],
+            [peer for peer in NAMES if peer != name],
+            switchboard.reserve_for(name),
+            keys=node_keys[name],
+            client_key=client_keys[name].public,
+            demand=demands.append,
+            estimate_s=lambda missing: max(missing.values()) / 1000,
+        )
+        for name in NAMES
+    }
+    for service in services.values():
+        service.start()
+    clients = {
+        name: DeliveryClient(services[name].endpoint, client_keys[name], node_keys[name].public)
+        for name in NAMES
+    }
+    yield Bench(stores, services, clients, switchboard, client_keys, node_keys, demands, tmp_path)
+    for client in clients.values():
+        client.close()
+    for service in services.values():
+        service.close()
+    for store in stores.values():
+        store.close()
+
+
+def supply(bench: Bench, n_bytes: int = 8192) -> None:
+    for i, first in enumerate(NAMES):
+        for second in NAMES[i + 1 :]:
+            bench.deposit(first, second, n_bytes, seed=10 * i + len(second))
+
+
+def updates(seed: int = 3) -> dict[str, npt.NDArray[np.int64]]:
+    rng = np.random.default_rng(seed)
+    return {name: rng.integers(-31, 32, N_VALUES) for name in NAMES}
+
+
+def context(round_number: int = 1, participants: tuple[str, ...] = NAMES) -> RoundContext:
+    return RoundContext("run", round_number, participants, N_VALUES, RING_BITS)
+
+
+def test_masks_cancel_in_the_sum_and_only_there(bench: Bench) -> None:
+    supply(bench)
+    sent = updates()
+    masked = bench.everybody(context(), sent, weight=3)
+    total = masked["alice"].packed
+    for name in NAMES[1:]:
+        total = add_packed(total, masked[name].packed, N_VALUES, RING_BITS)
+    np.testing.assert_array_equal(unpack_values(total, N_VALUES, RING_BITS), 3 * sum(sent.values()))
+    for name in NAMES:
+        alone = unpack_values(masked[name].packed, N_VALUES, RING_BITS)
+        assert np.mean(alone == 3 * sent[name]) < 0.02
+        assert masked[name].key_bits_used == 2 * N_VALUES * RING_BITS
+        assert bench.stores[name].ledger(NAMES[0] if name != NAMES[0] else NAMES[1]).delivered == 10_000
+
+
+def test_participant_order_gives_the_signs_and_belongs_to_the_context(bench: Bench) -> None:
+    supply(bench)
+    sent = updates()
+    masked = bench.everybody(context(participants=("charlie", "alice", "bob")), sent)
+    total = masked["alice"].packed
+    for name in NAMES[1:]:
+        total = add_packed(total, masked[name].packed, N_VALUES, RING_BITS)
+    np.testing.assert_array_equal(unpack_values(total, N_VALUES, RING_BITS), sum(sent.values()))
+    assert context().digest() != context(participants=("charlie", "alice", "bob")).digest()
+
+
+def test_i5_a_retry_returns_the_journalled_output(bench: Bench) -> None:
+    supply(bench)
+    sent = updates()
+    first = bench.everybody(context(), sent)["alice"]
+    calls = len(bench.switchboard.calls)
+    again = bench.clients["alice"].masked_update(context(), sent["alice"], 1, bench.folder / "alice", 1.0)
+    stored = bench.clients["alice"].stored_update(context(), bench.folder / "alice")
+    np.testing.assert_array_equal(again.packed, first.packed)
+    assert stored is not None
+    np.testing.assert_array_equal(stored.packed, first.packed)
+    assert len(bench.switchboard.calls) == calls
+
+
+def test_a_round_with_an_output_accepts_no_other_update_or_participants(bench: Bench) -> None:
+    supply(bench)
+    sent = updates()
+    bench.everybody(context(), sent)
+    client, folder = bench.clients["alice"], bench.folder / "alice"
+    changed = sent["alice"].copy()
+    changed[5] += 1
+    with pytest.raises(RoundConflictError, match="another update"):
+        client.masked_update(context(), changed, 1, folder, 1.0)
+    with pytest.raises(RoundConflictError, match="another update"):
+        client.masked_update(context(), sent["alice"], 2, folder, 1.0)
+    with pytest.raises(RoundConflictError, match="participant set"):
+        client.masked_update(context(participants=("alice", "bob")), sent["alice"], 1, folder, 1.0)
+
+
+def test_a_lost_journal_does_not_bring_the_pads_back(bench: Bench) -> None:
+    supply(bench)
+    sent = updates()
+    bench.everybody(context(), sent)
+    journal_path(bench.folder / "alice", context()).unlink()
+    with pytest.raises(PadsGoneError):
+        bench.clients["alice"].masked_update(context(), sent["alice"], 1, bench.folder / "alice", 5.0)
+
+
+def test_a_damaged_journal_is_an_error(bench: Bench) -> None:
+    path = journal_path(bench.folder, context())
+    path.write_bytes(b"\x93garbage")
+    with pytest.raises(JournalError, match="damaged"):
+        bench.clients["alice"].masked_update(context(), updates()["alice"], 1, bench.folder, 1.0)
+
+
+def test_too_few_keys_say_how_many_with_whom_and_burn_nothing(bench: Bench) -> None:
+    bench.deposit("alice", "bob", 8192)
+    waits: list[Wait] = []
+    with pytest.raises(KeysShortError) as caught:
+        bench.clients["alice"].masked_update(
+            context(), updates()["alice"], 1, bench.folder, 0.4, on_wait=waits.append
+        )
+    assert caught.value.missing_bits == {"charlie": 10_000}
+    assert caught.value.wait_s == pytest.approx(10.0)
+    assert waits
+    assert waits[-1].missing_bits == {"charlie": 10_000}
+    assert bench.switchboard.calls == []
+    assert bench.stores["alice"].ledger("bob").burnt == 0
+
+
+def test_waiting_ends_when_the_key_arrives(bench: Bench) -> None:
+    sent = updates()
+    supplied = threading.Event()
+
+    def on_wait(wait: Wait) -> None:
+        if not supplied.is_set():
+            supplied.set()
+            supply(bench)
+
+    with ThreadPoolExecutor(3) as pool:
+        alice = pool.submit(
+            bench.clients["alice"].masked_update,
+            context(),
+            sent["alice"],
+            1,
+            bench.folder / "alice",
+            10.0,
+            on_wait,
+        )
+        assert supplied.wait(5)
+        others = [
+            pool.submit(
+                bench.clients[name].masked_update, context(), sent[name], 1, bench.folder / name, 10.0
+            )
+            for name in NAMES[1:]
+        ]
+        results = [alice.result(), *(other.result() for other in others)]
+    total = results[0].packed
+    for result in results[1:]:
+        total = add_packed(total, result.packed, N_VALUES, RING_BITS)
+    np.testing.assert_array_equal(unpack_values(total, N_VALUES, RING_BITS), sum(sent.values()))
+
+
+def test_pairs_that_agreed_are_kept_while_another_is_tried_again(bench: Bench) -> None:
+    supply(bench)
+    bench.switchboard.broken.add("charlie")
+    sent = updates()
+
+    def on_wait(wait: Wait) -> None:
+        if "line cut" in wait.text:
+            bench.switchboard.broken.clear()
+
+    with ThreadPoolExecutor(3) as pool:
+        futures = [
+            pool.submit(
+                bench.clients[name].masked_update,
+                context(),
+                sent[name],
+                1,
+                bench.folder / name,
+                10.0,
+                on_wait,
+            )
+            for name in NAMES
+        ]
+        for future in futures:
+            future.result()
+    assert bench.switchboard.calls.count(("alice", "bob")) == 1
+    assert bench.stores["alice"].ledger("bob").burnt == 0
+
+
+def test_clients_that_were_told_different_participants_get_nothing(bench: Bench) -> None:
+    supply(bench)
+    sent = updates()
+    with ThreadPoolExecutor(2) as pool:
+        alice = pool.submit(
+            bench.clients["alice"].masked_update,
+            context(participants=("alice", "bob")),
+            sent["alice"],
+            1,
+            bench.folder / "alice",
+            0.5,
+        )
+        bob = pool.submit(
+            bench.clients["bob"].masked_update, context(), sent["bob"], 1, bench.folder / "bob", 0.5
+        )
+        for future in (alice, bob):
+            with pytest.raises(DeliveryTimeoutError):
+                future.result()
+    assert bench.stores["alice"].ledger("bob").delivered == 0
+    assert bench.stores["bob"].ledger("alice").delivered == 0
+
+
+def test_an_abandoned_round_burns_what_was_reserved(bench: Bench) -> None:
+    supply(bench)
+    store = bench.stores["alice"]
+    with ThreadPoolExecutor(2) as pool:
+        for name in ("alice", "bob"):
+            pool.submit(
+                bench.services[name]._desk.reserve, context(participants=("alice", "bob"))
+            )  # only the reservation: the clients die before collecting
+    bench.clients["alice"].abandon(context(participants=("alice", "bob")))
+    assert store.ledger("bob").burnt == 10_000
+    assert store.stock("bob")[Lane.MASK] == bench.stores["bob"].stock("alice")[Lane.MASK]
+
+
+def test_sums_that_could_wrap_are_refused_before_any_key_is_touched(bench: Bench) -> None:
+    client = bench.clients["alice"]
+    with pytest.raises(ValueError, match="wrap"):
+        client.masked_update(context(), updates()["alice"], 1, bench.folder, 1.0, sum_bound=512)
+    with pytest.raises(ValueError, match="wrap"):
+        client.masked_update(context(), updates()["alice"], 40, bench.folder, 1.0)
+    with pytest.raises(ValueError, match="more than the announced bound"):
+        client.masked_update(context(), updates()["alice"], 10, bench.folder, 1.0, sum_bound=200)
+    assert bench.switchboard.calls == []
+
+
+@pytest.mark.parametrize("participants", [("bob", "charlie"), ("alice", "mallory")])
+def test_a_context_that_is_not_ours_is_refused(bench: Bench, participants: tuple[str, ...]) -> None:
+    with pytest.raises(DeliveryRefusedError):
+        bench.clients["alice"].masked_update(
+            context(participants=participants), updates()["alice"], 1, bench.folder, 2.0
+        )
+
+
+def test_stock_and_demand(bench: Bench) -> None:
+    bench.deposit("alice", "bob", 8192)
+    stock = bench.clients["alice"].stock()
+    assert stock.mask_bits == {"bob": bench.stores["alice"].stock("bob")[Lane.MASK], "charlie": 0}
+    assert stock.auth_alarms == ()
+    bench.clients["alice"].demand({"bob": 5000, "nobody": 7})
+    assert bench.demands == [{"bob": 5000}]
+
+
+def test_only_the_own_client_is_served(bench: Bench) -> None:
+    with (
+        DeliveryClient(
+            bench.services["alice"].endpoint, bench.client_keys["bob"], bench.node_keys["alice"].public
+        ) as stranger,
+        pytest.raises((DeliveryUnreachableError, DeliveryTimeoutError)),
+    ):
+        stranger.stock(timeout_s=0.5)
+    assert bench.services["alice"].refused >= 1
+
+
+def test_garbage_is_dropped_and_service_goes_on(bench: Bench) -> None:
+    client = bench.clients["alice"]
+    for junk in ([b""], [b"\xff" * 100], [encode(StockRequest(1)), b"more"], [b"\x80"]):
+        client._socket.send_multipart(junk)
+    client._socket.send(encode(Collect(5, context())))
+    assert client.stock().auth_alarms == ()
+
+
+def test_pads_are_wiped_after_masking(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    supply(bench)
+    seen: list[npt.NDArray[np.uint8]] = []
+    import orchestrator.delivery.client as module
+
+    original = module.mask
+
+    def spy(q: object, pads: list[npt.NDArray[np.uint8]], *rest: object) -> object:
+        assert all(pad.any() for pad in pads)
+        seen.extend(pads)
+        return original(q, pads, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "mask", spy)
+    bench.everybody(context(), updates())
+    assert len(seen) == 6
+    assert not any(pad.any() for pad in seen)
+
+
+def test_output_is_durable_before_it_is_returned(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    supply(bench)
+    import orchestrator.delivery.journal as journal
+
+    def full(fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(journal, "os", SimpleNamespace(**{**vars(journal.os), "fsync": full}))
+    with pytest.raises(JournalError, match="No space left"):
+        bench.everybody(context(), updates())
+    assert bench.clients["alice"].stored_update(context(), bench.folder / "alice") is None
