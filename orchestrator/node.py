@@ -294,6 +294,7 @@ def run_node(
     from drivers.modulators.tektronix_awg70002a import AWG70002A
     from drivers.powermeters.thorlabs_pm100d import ThorlabsPM100D
     from orchestrator.delivery.service import DeliveryService
+    from orchestrator.wire.curve import load_keys
 
     light = UserLight(
         testbed, name, station.get(AWG70002A), station.get(OzDD100), station.get(ThorlabsPM100D)
@@ -302,7 +303,16 @@ def run_node(
     with open_node_store(testbed, name, secrets_dir, state_dir) as store:
         agent = connect_agent(testbed, name, secrets_dir)
         node = Node(testbed, name, light, store, agent, emit)
-        service = DeliveryService(testbed, node, store, secrets_dir)
+        service = DeliveryService(
+            store,
+            node.peers,
+            node.reserve,
+            keys=load_keys(secrets_dir),
+            client_key=testbed.public_key(f"fl-{name}"),
+            client_role=f"fl-{name}",
+            endpoint=testbed.user(name).delivery,
+            demand=node.demand,
+        )
         try:
             service.start()
             ready(delivery=service.endpoint)

@@ -80,12 +80,9 @@ class Run:
         ready = self.supervisor.ready(["fl-server"], START_TIMEOUT_S)
         self._rewrite(server=ready["fl-server"]["endpoint"])
         extra = ["--data", str(data)] if data else []
+        check = str(self.folder / "self-check")
         for user in self.testbed.user_names():
-            check = self.folder / "self-check" / user
-            check.mkdir(parents=True)
-            self.supervisor.start(
-                f"fl-{user}", "fl", "client", user, path, "--self-check", str(check), *extra
-            )
+            self.supervisor.start(f"fl-{user}", "fl", "client", user, path, "--self-check", check, *extra)
 
     def _rewrite(
         self,
@@ -334,8 +331,8 @@ def self_check(run: Run, config: FLConfig) -> bool:
     """Whether the server's aggregate of every round is exactly the sum of the clients' private updates."""
     from fl.selfcheck import check_run
 
-    folders = {user: run.folder / "self-check" / user for user in config.clients}
-    return check_run(run.testbed_path.parent / "state" / "fl-server", folders, config).exact
+    checks = check_run(run.testbed_path.parent / "state" / "fl-server", run.folder / "self-check")
+    return len(checks) == config.rounds and all(check.exact for check in checks)
 
 
 def healthy(report: dict[str, Any]) -> bool:

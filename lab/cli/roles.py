@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import uuid
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from lab.cli.runtime import Runtime
 
@@ -73,3 +76,81 @@ def _read_config(text: str) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ValueError("the training configuration must be a JSON object")
     return config
+
+
+def fl_server_role(path: Path, secrets: Path | None, state: Path | None, config_text: str) -> int:
+    """Federated-learning server: sees masked updates and their sum."""
+    from fl.config import FLConfig, check_config
+    from fl.server import run_server
+    from fl.tasks import load_task
+    from orchestrator.wire.curve import load_keys
+
+    runtime = Runtime("fl-server", path, secrets, state)
+    settings = _read_config(config_text)
+    data = settings.pop("data", None)
+    data_folder = Path(data) if data else None
+    users = runtime.testbed.user_names()
+    task = load_task(settings.setdefault("task", "digits"), data_folder)
+    settings.setdefault("run_id", f"run-{uuid.uuid4().hex[:12]}")
+    settings.setdefault("clients", users)
+    settings.setdefault("clip", task.defaults.clip)
+    settings.setdefault("levels", task.defaults.levels)
+    try:
+        config = msgspec.convert(settings, FLConfig)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"training configuration: {error}") from None
+    check_config(config)
+    run_server(
+        runtime.testbed.fl.server,
+        load_keys(runtime.secrets),
+        {runtime.testbed.public_key(f"fl-{user}"): f"fl-{user}" for user in users},
+        config,
+        runtime.state,
+        runtime.stop,
+        lambda event: _tell_server_event(runtime, event),
+        data_folder=data_folder,
+        task=task,
+    )
+    return 0
+
+
+def _tell_server_event(runtime: Runtime, event: Any) -> None:
+    fields = msgspec.to_builtins(event)
+    if fields["type"] == "Listening":
+        runtime.ready(endpoint=fields["endpoint"])
+    else:
+        runtime.emit(fields)
+
+
+def fl_client_role(
+    name: str,
+    path: Path,
+    secrets: Path | None,
+    state: Path | None,
+    data: Path | None,
+    self_check: Path | None,
+) -> int:
+    """One user's federated-learning client, in the trust domain of the user's node."""
+    from fl.client import run_client
+    from fl.node_keys import NodeKeys
+    from orchestrator.delivery.client import DeliveryClient
+    from orchestrator.wire.curve import load_keys
+
+    runtime = Runtime(f"fl-{name}", path, secrets, state)
+    testbed = runtime.testbed
+    _require_user(runtime, name)
+    keys = load_keys(runtime.secrets)
+    with DeliveryClient(testbed.user(name).delivery, keys, testbed.public_key(name)) as node:
+        outcome = run_client(
+            name,
+            testbed.fl.server,
+            testbed.public_key("fl-server"),
+            keys,
+            NodeKeys(node, runtime.state),
+            runtime.stop,
+            lambda event: runtime.emit(msgspec.to_builtins(event)),
+            data_folder=data,
+            self_check_dir=self_check,
+        )
+    runtime.emit({"event": "client-ended", "rounds": outcome.rounds_uploaded, "reason": outcome.reason})
+    return 0 if not outcome.reason or runtime.stop.is_set() else 1
