@@ -35,9 +35,13 @@ class ScpiInstrument(LabInstrument):
         return self.link.identify()
 
     def close(self) -> None:
-        """Close the link and forget the QCoDeS instrument; safe to call twice."""
+        """Close the link and free the QCoDeS name; safe to call twice.
+
+        QCoDeS would also delete every attribute, so that later use fails with an AttributeError; here it
+        raises LinkClosedError.
+        """
         self.link.close()
-        super().close()
+        self.remove_instance(self)
 
     def restore_passive(self) -> None:
         """Called after the link was reopened: outputs off, passive settings as they were."""

@@ -1,5 +1,6 @@
 """IEEE 488.2 framing: blocks with any bytes, split anywhere, with and without a line feed after them."""
 
+import itertools
 from collections.abc import Iterable
 
 import pytest
@@ -34,7 +35,7 @@ def push(framer: MessageFramer, chunks: Iterable[bytes]) -> list[tuple[bytes, by
 
 def cut(data: bytes, points: list[int]) -> list[bytes]:
     edges = [0, *sorted(point % (len(data) + 1) for point in points), len(data)]
-    return [data[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [data[a:b] for a, b in itertools.pairwise(edges)]
 
 
 @pytest.mark.parametrize(
