@@ -131,8 +131,9 @@ def fl_client_role(
     self_check: Path | None,
 ) -> int:
     """One user's federated-learning client, in the trust domain of the user's node."""
-    from fl.client import run_client
     from fl.node_keys import NodeKeys
+
+    from fl.client import run_client
     from orchestrator.delivery.client import DeliveryClient
     from orchestrator.wire.curve import load_keys
 
