@@ -72,24 +72,24 @@ class ReplyReader:
 
 
 class RequestReader:
-    """Cuts a stream of bare JSON objects by counting brackets outside strings."""
+    """Cuts a stream of bare JSON objects by counting brackets outside strings; skips what is between them."""
 
     def __init__(self) -> None:
         self._pending = bytearray()
         self._depth = 0
         self._in_string = self._escaped = False
 
-    def feed(self, data: bytes) -> list[JsonObject]:
-        """The objects that ``data`` completes; FrameError for damage (what came so far is forgotten)."""
-        found: list[JsonObject] = []
+    def feed(self, data: bytes) -> list[JsonObject | FrameError]:
+        """What ``data`` completes, in order: objects, and errors in the place of damage."""
+        found: list[JsonObject | FrameError] = []
         for byte in data:
             try:
                 complete = self._take(byte)
                 if complete is not None:
                     found.append(parse_object(complete))
-            except FrameError:
+            except FrameError as error:
                 self._reset()
-                raise
+                found.append(error)
         return found
 
     def _take(self, byte: int) -> bytes | None:

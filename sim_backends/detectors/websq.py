@@ -149,13 +149,11 @@ class WebSQTwin:
         if not data or self.faults.take_disconnect():
             self._drop_client(client)
             return
-        try:
-            messages = client.reader.feed(data)
-        except FrameError as error:
-            log.debug("a control client sent %s", error)
-            return
-        for message in messages:
-            self._handle(client, message)
+        for message in client.reader.feed(data):
+            if isinstance(message, FrameError):
+                log.debug("a control client sent %s", message)
+            else:
+                self._handle(client, message)
 
     def _handle(self, client: _Client, message: JsonObject) -> None:
         if self.faults.latched_error is not None and "command" in message:

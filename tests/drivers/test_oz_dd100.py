@@ -107,7 +107,7 @@ def test_a_motor_slower_than_it_should_be_is_a_timeout(bench):
 
 
 def test_a_lost_reply_is_a_timeout_not_a_guess(bench):
-    twin, attenuator = bench(timeout_s=0.05)
+    twin, attenuator = bench(timeout_s=0.15)
     twin.faults.drop_replies(1)
     with pytest.raises(LinkTimeoutError, match=r"A20\.00"):
         attenuator.attenuation_db(20.0)
@@ -151,7 +151,7 @@ def test_refusal_does_not_break_the_line(bench):
 
 
 def test_garbage_is_an_error_and_the_next_query_is_clean(bench):
-    twin, attenuator = bench(timeout_s=0.05)
+    twin, attenuator = bench(timeout_s=0.15)
     twin.faults.garbage(1)
     with pytest.raises((MalformedReplyError, LinkTimeoutError)):
         attenuator.attenuation_db()
@@ -159,9 +159,9 @@ def test_garbage_is_an_error_and_the_next_query_is_clean(bench):
 
 
 def test_late_reply_is_not_taken_for_the_next(bench):
-    twin, attenuator = bench(timeout_s=0.05)
+    twin, attenuator = bench(timeout_s=0.2)
     attenuator.attenuation_db(10.0)
-    twin.faults.delay_s = 0.08
+    twin.faults.delay_s = 0.3
     with pytest.raises(LinkTimeoutError):
         attenuator.attenuation_db()
     twin.faults.delay_s = 0.0
