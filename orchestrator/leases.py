@@ -1,0 +1,220 @@
+"""The life of a ring lease, as the orchestrator sees it; pure, times passed in.
+
+::
+
+    offer ---- all three accept ----> granted ---- all three done ----> free
+      |                                  |
+      | refusal, silence, peer gone      | failure, abort, peer gone, time up
+      v                                  v
+    free                              draining --- all done or gone, or time up ---> free
+
+At most one lease exists at a time.  *Draining* keeps the ring closed until everybody has said that the
+light is off, so that no two pairs ever modulate at once; a party that never answers is given up after
+``drain_s``, and then refuses its next offer itself while it is still busy.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from orchestrator.wire.messages import (
+    FromHub,
+    FromPeer,
+    LeaseAbort,
+    LeaseAccept,
+    LeaseDone,
+    LeaseGrant,
+    LeaseOffer,
+    LeaseRefuse,
+    LightStatistics,
+)
+
+RELAY = "relay"
+Order: TypeAlias = tuple[str, FromHub]
+"""A message and the role it goes to."""
+
+
+class Phase(enum.Enum):
+    """Where the ring stands."""
+
+    FREE = "free"
+    OFFERED = "offered"
+    GRANTED = "granted"
+    DRAINING = "draining"
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The ring for one block."""
+
+    epoch: int
+    slot: int
+    first: str
+    second: str
+    n_frames: int
+    limit_s: float
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        """(first, second)."""
+        return self.first, self.second
+
+    @property
+    def parties(self) -> tuple[str, str, str]:
+        """Everybody who must agree."""
+        return RELAY, self.first, self.second
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A lease that is over.  ``refused``: no light was ever on.  ``ring_s`` counts from the grant."""
+
+    lease: Lease
+    ok: bool
+    refused: bool
+    reason: str
+    ring_s: float
+    statistics: dict[str, LightStatistics] = field(default_factory=dict)
+
+
+class LeaseDesk:
+    """Gives the ring away and takes it back; every method returns what is to be sent."""
+
+    def __init__(self, epoch: int, *, offer_timeout_s: float = 5.0, drain_s: float = 15.0) -> None:
+        self._epoch = epoch
+        self._offer_timeout_s = offer_timeout_s
+        self._drain_s = drain_s
+        self._slot = 0
+        self._lease: Lease | None = None
+        self._waiting: set[str] = set()
+        self._deadline_s = 0.0
+        self._granted_s = 0.0
+        self._reason = ""
+        self._statistics: dict[str, LightStatistics] = {}
+        self._outcomes: list[Outcome] = []
+        self.phase = Phase.FREE
+
+    @property
+    def lease(self) -> Lease | None:
+        """The lease in being."""
+        return self._lease
+
+    def take_outcomes(self) -> list[Outcome]:
+        """The leases that ended since the last call."""
+        outcomes, self._outcomes = self._outcomes, []
+        return outcomes
+
+    def offer(self, pair: tuple[str, str], n_frames: int, limit_s: float, now_s: float) -> list[Order]:
+        """Offer the free ring to a pair; raises ValueError while a lease is in being."""
+        if self._lease is not None:
+            raise ValueError(f"slot {self._lease.slot} is still {self.phase.value}")
+        self._slot += 1
+        first, second = pair
+        lease = self._lease = Lease(self._epoch, self._slot, first, second, n_frames, limit_s)
+        self.phase = Phase.OFFERED
+        self._waiting = set(lease.parties)
+        self._deadline_s = now_s + self._offer_timeout_s
+        self._statistics = {}
+        message = LeaseOffer(lease.epoch, lease.slot, first, second, n_frames)
+        return [(role, message) for role in lease.parties]
+
+    def heard(self, role: str, message: FromPeer, now_s: float) -> list[Order]:
+        """A lease message of ``role``; those of other tokens, roles or phases change nothing."""
+        lease = self._lease
+        if not isinstance(message, LeaseAccept | LeaseRefuse | LeaseDone | LeaseAbort) or lease is None:
+            return []
+        if (message.epoch, message.slot) != (lease.epoch, lease.slot) or role not in lease.parties:
+            return []
+        match message, self.phase:
+            case LeaseAccept(), Phase.OFFERED:
+                self._waiting.discard(role)
+                return [] if self._waiting else self._grant(lease, now_s)
+            case ((LeaseRefuse() | LeaseAbort()), Phase.OFFERED):
+                return self._withdraw(f"{role}: {message.reason}", except_for=role)
+            case LeaseDone(), (Phase.GRANTED | Phase.DRAINING):
+                self._waiting.discard(role)
+                self._statistics[role] = message.statistics
+                if not message.ok and self.phase is Phase.GRANTED:
+                    return self._fail(f"{role}: {message.reason}", now_s, except_for=role)
+                self._close_if_done(now_s)
+            case LeaseAbort(), Phase.GRANTED:
+                return self._fail(f"{role}: {message.reason}", now_s, except_for=role)
+            case _:
+                pass
+        return []
+
+    def peer_down(self, role: str, now_s: float) -> list[Order]:
+        """``role`` lost its link: it cannot answer any more, and stops by itself."""
+        if self._lease is None or role not in self._lease.parties:
+            return []
+        if self.phase is Phase.OFFERED:
+            return self._withdraw(f"{role} is gone", except_for=role)
+        self._waiting.discard(role)
+        if self.phase is Phase.GRANTED:
+            return self._fail(f"{role} is gone", now_s, except_for=role)
+        self._close_if_done(now_s)
+        return []
+
+    def time(self, now_s: float) -> list[Order]:
+        """Act on whatever has been waited for too long."""
+        if self._lease is None or now_s < self._deadline_s:
+            return []
+        missing = ", ".join(sorted(self._waiting))
+        if self.phase is Phase.OFFERED:
+            return self._withdraw(f"no answer from {missing}")
+        if self.phase is Phase.GRANTED:
+            return self._fail(f"not finished in time: {missing}", now_s)
+        self._end(now_s, ok=False, reason=f"{self._reason}; never finished: {missing}")
+        return []
+
+    def abort(self, reason: str, now_s: float) -> list[Order]:
+        """End the lease in being from here."""
+        if self.phase is Phase.OFFERED:
+            return self._withdraw(reason)
+        return self._fail(reason, now_s) if self.phase is Phase.GRANTED else []
+
+    # -- transitions ---------------------------------------------------------------------------------
+
+    def _grant(self, lease: Lease, now_s: float) -> list[Order]:
+        self.phase = Phase.GRANTED
+        self._waiting = set(lease.parties)
+        self._granted_s = now_s
+        self._deadline_s = now_s + lease.limit_s
+        message = LeaseGrant(lease.epoch, lease.slot, lease.limit_s)
+        return [(role, message) for role in lease.parties]
+
+    def _withdraw(self, reason: str, except_for: str = "") -> list[Order]:
+        assert self._lease is not None
+        orders = self._abort_orders(self._lease, reason, except_for)
+        self._outcomes.append(Outcome(self._lease, ok=False, refused=True, reason=reason, ring_s=0.0))
+        self._lease, self.phase = None, Phase.FREE
+        return orders
+
+    def _fail(self, reason: str, now_s: float, except_for: str = "") -> list[Order]:
+        assert self._lease is not None
+        orders = self._abort_orders(self._lease, reason, except_for)
+        self.phase = Phase.DRAINING
+        self._reason = reason
+        self._deadline_s = now_s + self._drain_s
+        self._close_if_done(now_s)
+        return orders
+
+    @staticmethod
+    def _abort_orders(lease: Lease, reason: str, except_for: str) -> list[Order]:
+        message = LeaseAbort(lease.epoch, lease.slot, reason[:400])
+        return [(role, message) for role in lease.parties if role != except_for]
+
+    def _close_if_done(self, now_s: float) -> None:
+        if not self._waiting:
+            failed = self.phase is Phase.DRAINING
+            self._end(now_s, ok=not failed, reason=self._reason if failed else "")
+
+    def _end(self, now_s: float, *, ok: bool, reason: str) -> None:
+        assert self._lease is not None
+        ring_s = now_s - self._granted_s
+        self._outcomes.append(
+            Outcome(self._lease, ok, refused=False, reason=reason, ring_s=ring_s, statistics=self._statistics)
+        )
+        self._lease, self.phase = None, Phase.FREE

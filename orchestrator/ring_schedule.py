@@ -1,0 +1,189 @@
+"""From what nodes report to whom the ring is offered next: the bookkeeping around the scheduler.
+
+:mod:`orchestrator.scheduler` is pure and knows demand, stock and rates per pair.  Here the reports of both
+ends are put together: the stock of a pair is the smaller of what its two nodes say, the demand the
+largest that anybody asked for; blocks whose light is over and whose key is not reported yet count as
+stock, so that the ring does not make them twice; and a pair that could not take an offer is left alone for
+a moment that doubles with every refusal in a row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from msgspec.structs import replace
+
+from orchestrator.leases import Outcome
+from orchestrator.scheduler import (
+    Pair,
+    PairState,
+    Policy,
+    SchedulerState,
+    dump,
+    lease_finished,
+    load,
+    next_pair,
+    set_demand,
+    set_stock,
+    set_user_available,
+)
+from orchestrator.wire.messages import BlockReport, Demand, Stock
+
+HOLD_OFF_S = 0.25
+HOLD_OFF_MAX_S = 8.0
+EARLY_REPORTS = 4
+REPORT_PATIENCE_S = 180.0
+"""A block whose report has not come by then is no longer expected."""
+
+
+@dataclass
+class _Pending:
+    """A block between the end of its light and its report."""
+
+    pair: Pair
+    ring_s: float
+    expires_s: float
+
+
+class RingSchedule:
+    """Mutable surroundings of the pure scheduler state; times are monotonic seconds of the caller."""
+
+    def __init__(
+        self, rates_bps: dict[Pair, float], users: tuple[str, ...], now_s: float, policy: Policy | None = None
+    ) -> None:
+        """``rates_bps``: a first guess per pair; every user counts as absent until it is seen."""
+        pairs = tuple(PairState(first, second, rate) for (first, second), rate in rates_bps.items())
+        self.state = SchedulerState(pairs, policy=policy or Policy())
+        for user in users:
+            self.state = set_user_available(self.state, user, False, now_s)
+        self._users = users
+        self._stock: dict[Pair, dict[str, int]] = {pair: {} for pair in rates_bps}
+        self._demand: dict[Pair, dict[str, tuple[int, float | None]]] = {pair: {} for pair in rates_bps}
+        self._pending: dict[tuple[int, int], _Pending] = {}
+        self._early: dict[tuple[int, int], BlockReport] = {}
+        self._last_over = (0, 0)
+        self._refusals: dict[Pair, int] = {}
+        self._held_until_s: dict[Pair, float] = {}
+        self._block_bits: dict[Pair, int] = {}
+
+    # -- what is heard -------------------------------------------------------------------------------
+
+    def user_present(self, user: str, present: bool, now_s: float) -> None:
+        """A node came or went."""
+        if user in self._users:
+            self.state = set_user_available(self.state, user, present, now_s)
+            for pair in [pair for pair in self._refusals if user in pair]:
+                del self._refusals[pair]
+                self._held_until_s.pop(pair, None)
+
+    def stock(self, user: str, report: Stock, now_s: float) -> None:
+        """What ``user`` holds with each of its peers."""
+        for entry in report.pairs:
+            for pair, known in self._stock.items():
+                if set(pair) == {user, entry.peer}:
+                    known[user] = entry.bits
+                    self.state = set_stock(self.state, pair, min(known.values()), now_s)
+
+    def demand(self, role: str, demand: Demand, now_s: float) -> bool:
+        """What ``role`` wants for a pair; False if there is no such pair."""
+        known = self._demand.get((demand.first, demand.second))
+        if known is None:
+            return False
+        due_s = None if demand.deadline_s is None else now_s + demand.deadline_s
+        known[role] = demand.bits, due_s
+        deadlines = [due for bits, due in known.values() if due is not None and bits]
+        bits = max(bits for bits, _ in known.values())
+        pair = demand.first, demand.second
+        self.state = set_demand(self.state, pair, bits, now_s, min(deadlines, default=None))
+        return True
+
+    def lease_over(self, outcome: Outcome, now_s: float) -> None:
+        """A lease ended; a good one is credited when its block is reported."""
+        pair = outcome.lease.pair
+        self._last_over = outcome.lease.epoch, outcome.lease.slot
+        if outcome.refused:
+            count = self._refusals[pair] = self._refusals.get(pair, 0) + 1
+            self._held_until_s[pair] = now_s + min(HOLD_OFF_S * 2.0 ** min(count - 1, 20), HOLD_OFF_MAX_S)
+            return
+        self._refusals.pop(pair, None)
+        if not outcome.ok:
+            self.state = lease_finished(self.state, pair, now_s, outcome.ring_s, 0, ok=False)
+            return
+        token = outcome.lease.epoch, outcome.lease.slot
+        self._pending[token] = _Pending(pair, outcome.ring_s, now_s + REPORT_PATIENCE_S)
+        self.state = replace(self.state, holder=pair)
+        early = self._early.pop(token, None)
+        self._early.clear()
+        if early is not None:
+            self.block_reported(early, now_s)
+
+    def block_reported(self, report: BlockReport, now_s: float) -> bool:
+        """The first report of a block counts (True), the other node's repeats it (False).
+
+        A node may be through with its block before the last party has said that the light is off.
+        """
+        pair = report.first, report.second
+        token = report.epoch, report.slot
+        pending = self._pending.get(token)
+        if pending is None:
+            if token <= self._last_over or token in self._early or len(self._early) >= EARLY_REPORTS:
+                return False
+            self._early[token] = report
+            return True
+        if pending.pair != pair:
+            return False
+        del self._pending[token]
+        holder = self.state.holder
+        bits = report.secret_bits if report.ok else 0
+        first_measurement = pair not in self._block_bits and bits and pending.ring_s > 0
+        after = lease_finished(self.state, pair, now_s, pending.ring_s, bits, ok=report.ok)
+        if bits:
+            self._block_bits[pair] = bits
+        if first_measurement:
+            rate = bits / pending.ring_s
+            pairs = tuple(replace(p, rate_bps=rate) if p.pair == pair else p for p in after.pairs)
+            after = replace(after, pairs=pairs)
+        self.state = replace(after, holder=holder)
+        return True
+
+    # -- what follows --------------------------------------------------------------------------------
+
+    def next_pair(self, now_s: float) -> Pair | None:
+        """Who is offered the ring, or None."""
+        for token in [token for token, block in self._pending.items() if block.expires_s <= now_s]:
+            del self._pending[token]
+        return next_pair(
+            replace(self.state, pairs=tuple(self._seen(p, now_s) for p in self.state.pairs)), now_s
+        )
+
+    def _seen(self, pair: PairState, now_s: float) -> PairState:
+        """A pair with its blocks in work counted and its hold-off respected."""
+        in_work = sum(block.pair == pair.pair for block in self._pending.values())
+        held = self._held_until_s.get(pair.pair, now_s) > now_s
+        return replace(
+            pair,
+            stock_bits=pair.stock_bits + in_work * self._block_bits.get(pair.pair, 0),
+            available=pair.available and not held,
+        )
+
+    # -- across restarts -----------------------------------------------------------------------------
+
+    def dump(self, now_s: float) -> bytes:
+        """Rates, demands and waiting times, for :meth:`restore`."""
+        return dump(self.state, now_s)
+
+    def restore(self, data: bytes, now_s: float) -> bool:
+        """Go on from an earlier process; False, and nothing changed, if ``data`` is not about these pairs.
+
+        Users count as absent again, and stocks are what nodes report anew.
+        """
+        try:
+            old = load(data, now_s)
+        except ValueError:
+            return False
+        if [p.pair for p in old.pairs] != [p.pair for p in self.state.pairs]:
+            return False
+        self.state = replace(old, policy=self.state.policy)
+        for user in self._users:
+            self.state = set_user_available(self.state, user, False, now_s)
+        return True
