@@ -53,6 +53,7 @@ class OzDD100(LabInstrument):
         self._speed_db_per_s = speed_db_per_s
         self._tolerance_db = tolerance_db
         self._range_db: tuple[float, float] | None = None
+        self._out_of_step = False  # after a time-out: replies to earlier commands may still come
         self.add_parameter(
             "attenuation_db",
             label="Attenuation",
@@ -164,26 +165,44 @@ class OzDD100(LabInstrument):
         """Send ``command`` and return the reply's lines before ``Done``; InstrumentRefusedError on ``Error!``."""
         wait_s = self._link.timeout_s if timeout_s is None else timeout_s
         with self._link.exchange():
-            deadline = self._link.now() + wait_s
-            self._link.write(f"{command}\r".encode("ascii"))
-            lines: list[str] = []
             try:
-                while (line := self._decode(self._link.read_line(deadline))) != "Done":
-                    if line == "Error!":
-                        raise InstrumentRefusedError(
-                            f"{command!r} was refused", instrument=self.name, address=self.address
-                        )
-                    if line and line != command:  # some units echo the command
-                        lines.append(line)
-                    if len(lines) > MAX_REPLY_LINES:
-                        raise self._malformed("the reply does not end")
+                if self._out_of_step:
+                    self._get_in_step()
+                self._link.write(f"{command}\r".encode("ascii"))
+                lines = self._read_reply(self._link.now() + wait_s)
             except LinkTimeoutError as error:
+                self._out_of_step = True
                 raise LinkTimeoutError(
                     f"{command!r} was not done within {wait_s:g} s",
                     instrument=self.name,
                     address=self.address,
                 ) from error
-            return lines
+        if lines is None:
+            raise InstrumentRefusedError(
+                f"{command!r} was refused", instrument=self.name, address=self.address
+            )
+        return [line for line in lines if line != command]  # some units echo the command
+
+    def _read_reply(self, deadline: float) -> list[str] | None:
+        """The lines of the next reply, or None when it is ``Error!``."""
+        lines: list[str] = []
+        while (line := self._decode(self._link.read_line(deadline))) != "Done":
+            if line == "Error!":
+                return None
+            if line:
+                lines.append(line)
+            if len(lines) > MAX_REPLY_LINES:
+                raise self._malformed("the reply does not end")
+        return lines
+
+    def _get_in_step(self) -> None:
+        """Ask for the configuration and skip replies until it comes: replies have no other mark."""
+        deadline = self._link.now() + self._link.timeout_s
+        self._link.write(b"CD\r")
+        while _after(self._read_reply(deadline) or [], "MAX ATTEN:") is None:
+            continue
+        self._link.drain()
+        self._out_of_step = False
 
     def _decode(self, line: bytes) -> str:
         try:

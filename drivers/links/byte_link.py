@@ -1,8 +1,9 @@
 """A byte stream to one instrument: bytes out, bytes in before a deadline, every failure typed.
 
 One lock is held around a whole exchange.  After an exchange that timed out or made no sense the link is
-*suspect*, and the next exchange first throws away input until the stream has been quiet for a moment, so
-that a late reply is not taken for the answer to a later question.  When the peer is gone the link closes
+*suspect*, and the next exchange first calls :meth:`ByteLink.drain`, so that a late reply is not taken for
+the answer to a later question: a serial line throws away input until it has been quiet for a moment (a
+driver of a protocol without sequence numbers must do more), TCP connects anew.  When the peer is gone the link closes
 itself and refuses work until it is opened again: whoever opens it must identify the instrument anew.
 Serial lines and TCP streams derive from this class.
 """
@@ -68,8 +69,8 @@ class ByteLink(ABC):
         """Open the link afresh."""
         with self._lock:
             self.close()
+            self._suspect = False
             self._open()
-            self._suspect = True
 
     def close(self) -> None:
         """Close the link; closing twice does no harm."""

@@ -72,6 +72,7 @@ class SerialLink(ByteLink):
                 LinkBrokenError,
                 f"cannot open the serial port ({error}); check cable, path and who else uses it",
             ) from error
+        self._suspect = True  # replies to an earlier owner of the line may still come
 
     def _close(self) -> None:
         port, self._port = self._port, None

@@ -1,4 +1,9 @@
-"""A TCP stream to one instrument, small writes sent at once (TCP_NODELAY)."""
+"""A TCP stream to one instrument, small writes sent at once (TCP_NODELAY).
+
+After a failed exchange the connection is replaced: however late the reply to the old question comes, it goes
+to the closed connection.  If the old one had been closed by the instrument, that is reported instead, since
+the instrument may have restarted with other settings.
+"""
 
 from __future__ import annotations
 
@@ -45,6 +50,14 @@ class TcpLink(ByteLink):
             ) from error
         except OSError as error:
             raise self.error(LinkBrokenError, f"the connection broke ({error})") from error
+
+    def drain(self) -> None:
+        """Replace the connection by a fresh one; LinkBrokenError when the instrument had closed it."""
+        while self._read(0.0):
+            continue
+        self.close()
+        self._open()
+        self._suspect = False
 
     def _open(self) -> None:
         try:
