@@ -13,7 +13,6 @@ Channels to other peers live in :mod:`orchestrator.wire.table`.
 from __future__ import annotations
 
 import contextlib
-import enum
 import logging
 import queue
 import random
@@ -30,8 +29,8 @@ import zmq
 
 from orchestrator.fencing import Fence
 from orchestrator.wire.codec import WireError, decode, encode
-from orchestrator.wire.curve import BULK_LIMIT, CONTROL_LIMIT, CurveKeys, client_socket
-from orchestrator.wire.links import LinkMonitor, LinkState
+from orchestrator.wire.curve import CurveKeys
+from orchestrator.wire.links import LinkState
 from orchestrator.wire.messages import (
     PROTOCOL_VERSION,
     BulkFromHub,
@@ -49,6 +48,7 @@ from orchestrator.wire.messages import (
     Superseded,
     Welcome,
 )
+from orchestrator.wire.session import ClientSession, Phase, SessionEndError
 from orchestrator.wire.table import AgentChannel, ChannelTable, TableLimits
 
 __all__ = ["Agent", "AgentError", "AgentEvent", "AgentLimits", "Fence", "LinkDown", "LinkUp", "TopicWaiting"]
@@ -97,109 +97,6 @@ class AgentLimits:
     backoff_max_s: float = 1.0
     queued_control: int = 10_000
     table: TableLimits = field(default_factory=TableLimits)
-
-
-class _Phase(enum.Enum):
-    CONNECTING = enum.auto()
-    GREETING = enum.auto()
-    JOINING = enum.auto()
-    UP = enum.auto()
-
-
-class _SessionEndError(Exception):
-    def __init__(self, state: LinkState, reason: str) -> None:
-        super().__init__(reason)
-        self.state = state
-
-
-class _Session:
-    """The sockets of one session and their clocks; lives and dies in the agent's thread."""
-
-    def __init__(
-        self,
-        context: zmq.Context[zmq.Socket[bytes]],
-        keys: CurveKeys,
-        hub_public: str,
-        endpoints: tuple[str, str],
-        now_s: float,
-    ) -> None:
-        self.phase = _Phase.CONNECTING
-        self.started_s = self.sent_s = self.heard_s = now_s
-        self.heartbeat_s = 0.5
-        self.lost_after_s = 4.0
-        self.epoch = 0
-        self.monitors: list[LinkMonitor] = []
-        self.stuck: list[bytes | memoryview] | None = None
-        self.credits: deque[CreditReturn] = deque()
-
-        def watch(made: zmq.Socket[bytes]) -> None:
-            self.monitors.append(LinkMonitor(made))
-
-        with contextlib.ExitStack() as undo:
-            undo.callback(self._close_monitors)
-            control, bulk = endpoints
-            self.control = client_socket(
-                context,
-                zmq.DEALER,
-                keys,
-                hub_public,
-                control,
-                max_message=CONTROL_LIMIT,
-                reconnect=False,
-                before_connect=watch,
-            )
-            undo.callback(self.control.close)
-            self.bulk = client_socket(
-                context,
-                zmq.DEALER,
-                keys,
-                hub_public,
-                bulk,
-                max_message=BULK_LIMIT,
-                reconnect=False,
-                before_connect=watch,
-            )
-            undo.pop_all()
-
-    def poller(self, wake_fd: int) -> zmq.Poller:
-        poller = zmq.Poller()
-        for each in (self.control, self.bulk, wake_fd, *(monitor.socket for monitor in self.monitors)):
-            poller.register(each, zmq.POLLIN)
-        return poller
-
-    def send_control(self, message: FromPeer, now_s: float) -> bool:
-        """True if the socket took it."""
-        try:
-            self.control.send(encode(message), zmq.DONTWAIT)
-        except zmq.Again:
-            return False
-        self.sent_s = now_s
-        return True
-
-    def send_bulk(self, table: ChannelTable) -> bool:
-        """Send credits and frames until nothing may leave (True) or the socket is full (False)."""
-        while True:
-            if self.stuck is None:
-                if self.credits:
-                    self.stuck = [encode(self.credits.popleft())]
-                elif (frame := table.next_frame()) is not None:
-                    self.stuck = [encode(frame[0]), frame[1]]
-                else:
-                    return True
-            try:
-                self.bulk.send_multipart(self.stuck, zmq.DONTWAIT)
-            except zmq.Again:
-                return False
-            self.stuck = None
-
-    def _close_monitors(self) -> None:
-        for monitor in self.monitors:
-            monitor.close()
-
-    def close(self) -> None:
-        self._close_monitors()
-        self.control.close()
-        self.bulk.close()
 
 
 class Agent:
@@ -333,8 +230,8 @@ class Agent:
         while not self._stop:
             try:
                 self._run_session()
-            except (_SessionEndError, OSError) as error:
-                state = error.state if isinstance(error, _SessionEndError) else LinkState.UNREACHABLE
+            except (SessionEndError, OSError) as error:
+                state = error.state if isinstance(error, SessionEndError) else LinkState.UNREACHABLE
                 backoff_s = min(2 * backoff_s, self._limits.backoff_max_s)
                 if self._epoch is not None:
                     backoff_s = self._limits.backoff_s
@@ -371,7 +268,7 @@ class Agent:
         self._table.disconnected(f"no link to the hub: {reason}")
 
     def _run_session(self) -> None:
-        session = _Session(self._context, self._keys, self._hub_public, self._endpoints, self._clock())
+        session = ClientSession(self._context, self._keys, self._hub_public, self._endpoints, self._clock())
         try:
             wake_fd = self._wake_read.fileno()
             poller = session.poller(wake_fd)
@@ -385,12 +282,12 @@ class Agent:
                 if session.bulk in ready:
                     self._read_bulk(session)
                 self._check_links(session)
-                if session.phase is _Phase.UP:
+                if session.phase is Phase.UP:
                     idle = self._send_control(session) and session.send_bulk(self._table)
         finally:
             session.close()
 
-    def _send_control(self, session: _Session) -> bool:
+    def _send_control(self, session: ClientSession) -> bool:
         """Send the control messages that wait; False if the socket is full."""
         while self._control_out:
             if not session.send_control(self._control_out[0], self._clock()):
@@ -398,24 +295,24 @@ class Agent:
             self._control_out.popleft()
         return True
 
-    def _check_links(self, session: _Session) -> None:
+    def _check_links(self, session: ClientSession) -> None:
         now_s = self._clock()
         states = [monitor.read() for monitor in session.monitors]
         for state in states:
             if state not in (LinkState.CONNECTING, LinkState.UP):
-                raise _SessionEndError(state, state.value)
-        if session.phase is _Phase.CONNECTING and states == [LinkState.UP, LinkState.UP]:
-            session.phase = _Phase.GREETING
+                raise SessionEndError(state, state.value)
+        if session.phase is Phase.CONNECTING and states == [LinkState.UP, LinkState.UP]:
+            session.phase = Phase.GREETING
             session.send_control(Hello(self.role, PROTOCOL_VERSION, self._instance), now_s)
-        if session.phase is not _Phase.UP:
+        if session.phase is not Phase.UP:
             if now_s - session.started_s > self._limits.connect_timeout_s:
-                raise _SessionEndError(LinkState.UNREACHABLE, "the hub did not answer in time")
+                raise SessionEndError(LinkState.UNREACHABLE, "the hub did not answer in time")
         elif now_s - session.heard_s > session.lost_after_s:
-            raise _SessionEndError(LinkState.LOST, f"nothing from the hub for {session.lost_after_s:g} s")
+            raise SessionEndError(LinkState.LOST, f"nothing from the hub for {session.lost_after_s:g} s")
         elif now_s - session.sent_s >= session.heartbeat_s:
             session.send_control(Heartbeat(), now_s)
 
-    def _read_control(self, session: _Session) -> None:
+    def _read_control(self, session: ClientSession) -> None:
         for _ in range(_BATCH):
             try:
                 frames = session.control.recv_multipart(zmq.DONTWAIT)
@@ -425,30 +322,30 @@ class Agent:
             try:
                 message: FromHub = decode(frames[0], FromHub)
             except WireError as error:
-                raise _SessionEndError(LinkState.LOST, f"from the hub: {error}") from None
+                raise SessionEndError(LinkState.LOST, f"from the hub: {error}") from None
             match message:
                 case Heartbeat():
                     pass
                 case Welcome():
                     self._welcomed(session, message)
                 case Refused(code="hello-first"):
-                    raise _SessionEndError(LinkState.LOST, message.detail)
+                    raise SessionEndError(LinkState.LOST, message.detail)
                 case Refused(code="identity" | "version"):
-                    raise _SessionEndError(LinkState.REFUSED, message.detail)
+                    raise SessionEndError(LinkState.REFUSED, message.detail)
                 case Superseded():
-                    raise _SessionEndError(LinkState.SUPERSEDED, LinkState.SUPERSEDED.value)
+                    raise SessionEndError(LinkState.SUPERSEDED, LinkState.SUPERSEDED.value)
                 case _:
                     self._events.put(message)
 
-    def _welcomed(self, session: _Session, welcome: Welcome) -> None:
-        if session.phase is _Phase.GREETING:
-            session.phase = _Phase.JOINING
+    def _welcomed(self, session: ClientSession, welcome: Welcome) -> None:
+        if session.phase is Phase.GREETING:
+            session.phase = Phase.JOINING
             session.heartbeat_s = welcome.heartbeat_s
             session.lost_after_s = welcome.lost_after_s
             session.epoch = welcome.epoch
             session.bulk.send(encode(BulkHello(self._instance)), zmq.DONTWAIT)
 
-    def _read_bulk(self, session: _Session) -> None:
+    def _read_bulk(self, session: ClientSession) -> None:
         for _ in range(_BATCH):
             try:
                 frames = session.bulk.recv_multipart(zmq.DONTWAIT)
@@ -458,7 +355,7 @@ class Agent:
             try:
                 message: BulkFromHub = decode(frames[0], BulkFromHub)
             except WireError as error:
-                raise _SessionEndError(LinkState.LOST, f"from the hub: {error}") from None
+                raise SessionEndError(LinkState.LOST, f"from the hub: {error}") from None
             match message:
                 case Delivery():
                     owed = self._table.deliver(message, frames[1] if len(frames) == 2 else b"")
@@ -471,14 +368,14 @@ class Agent:
                 case BulkWelcome():
                     self._joined(session, message)
                 case Refused(code="hello-first"):
-                    raise _SessionEndError(LinkState.LOST, message.detail)
+                    raise SessionEndError(LinkState.LOST, message.detail)
                 case Superseded():
-                    raise _SessionEndError(LinkState.SUPERSEDED, LinkState.SUPERSEDED.value)
+                    raise SessionEndError(LinkState.SUPERSEDED, LinkState.SUPERSEDED.value)
                 case Refused():
                     self._table.refused(message.to, message.topic, message.detail)
 
-    def _joined(self, session: _Session, welcome: BulkWelcome) -> None:
-        session.phase = _Phase.UP
+    def _joined(self, session: ClientSession, welcome: BulkWelcome) -> None:
+        session.phase = Phase.UP
         for peer, number in welcome.peers.items():
             self._table.peer_present(peer, number)
         with self._changed:

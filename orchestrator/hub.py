@@ -16,7 +16,6 @@ The process talks to the hub's thread through :meth:`Hub.send` and :meth:`Hub.re
 from __future__ import annotations
 
 import contextlib
-import enum
 import logging
 import queue
 import socket
@@ -24,13 +23,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from orchestrator.wire.codec import WireError, decode, encode
+from orchestrator.wire.codec import WireError, decode
 from orchestrator.wire.curve import (
     BULK_LIMIT,
     CONTROL_LIMIT,
@@ -62,6 +61,7 @@ from orchestrator.wire.messages import (
     Welcome,
     chunk_cost,
 )
+from orchestrator.wire.router import PeerLink, RouterPort, Sent
 
 _log = logging.getLogger(__name__)
 _FAILED = (
@@ -105,13 +105,6 @@ class PeerMessage:
 
 
 HubEvent: TypeAlias = PeerUp | PeerDown | PeerMessage
-_Parts: TypeAlias = list[bytes | zmq.Frame]
-
-
-class _Sent(enum.Enum):
-    YES = enum.auto()
-    FULL = enum.auto()
-    GONE = enum.auto()
 
 
 @dataclass
@@ -131,21 +124,13 @@ class HubCounters:
 
 
 @dataclass
-class _Link:
-    """One peer's end on one ROUTER, with what the socket would not take yet."""
-
-    routing_id: bytes
-    outbox: deque[_Parts] = field(default_factory=deque)
-
-
-@dataclass
 class _Peer:
     role: str
     instance: str
     session: int
     heard_s: float
-    control: _Link
-    bulk: _Link | None = None
+    control: PeerLink
+    bulk: PeerLink | None = None
 
 
 class Hub:
@@ -192,11 +177,11 @@ class Hub:
         self.gate = ZapGate(self._context, self._allowed)
         with contextlib.ExitStack() as undo:
             undo.callback(self.gate.close)
-            self._control, self.control_endpoint = server_socket(
+            control, self.control_endpoint = server_socket(
                 self._context, zmq.ROUTER, self._keys, self.control_endpoint, max_message=CONTROL_LIMIT
             )
-            undo.callback(self._control.close)
-            self._bulk, self.bulk_endpoint = server_socket(
+            undo.callback(control.close)
+            bulk, self.bulk_endpoint = server_socket(
                 self._context,
                 zmq.ROUTER,
                 self._keys,
@@ -205,7 +190,9 @@ class Hub:
                 queue_length=self._limits.outbox,
             )
             undo.pop_all()
-        self._monitors = [each.get_monitor_socket(_FAILED) for each in (self._control, self._bulk)]
+        self._control = RouterPort(control, self._limits.outbox)
+        self._bulk = RouterPort(bulk, self._limits.outbox)
+        self._monitors = [each.get_monitor_socket(_FAILED) for each in (control, bulk)]
         self._next_tick_s = self._clock()
         self._thread.start()
 
@@ -248,26 +235,25 @@ class Hub:
         try:
             self._serve()
         finally:
-            for monitored, monitor in zip((self._control, self._bulk), self._monitors, strict=True):
-                monitored.disable_monitor()
+            for port, monitor in zip((self._control, self._bulk), self._monitors, strict=True):
+                port.socket.disable_monitor()
                 monitor.close(linger=0)
-            self._control.close()
-            self._bulk.close()
+                port.socket.close()
 
     def _serve(self) -> None:
         poller = zmq.Poller()
         wake_fd = self._wake_read.fileno()
-        for each in (self._control, self._bulk, *self._monitors, wake_fd):
+        for each in (self._control.socket, self._bulk.socket, *self._monitors, wake_fd):
             poller.register(each, zmq.POLLIN)
         while self._stop is None:
             ready = dict(poller.poll(2 if self._backlog() else int(250 * self._limits.heartbeat_s)))
             if wake_fd in ready:
                 with contextlib.suppress(BlockingIOError):
                     self._wake_read.recv(4096)
-            if self._control in ready:
+            if self._control.socket in ready:
                 self._read(self._control, self._on_control, 200)
             self._send_commands()
-            if self._bulk in ready:
+            if self._bulk.socket in ready:
                 self._read(self._bulk, self._on_bulk, 50)
             for monitor in self._monitors:
                 if monitor in ready:
@@ -285,17 +271,10 @@ class Hub:
         )
 
     def _read(
-        self,
-        source: zmq.Socket[bytes],
-        handle: Callable[[str, bytes, list[zmq.Frame]], None],
-        batch: int,
+        self, port: RouterPort, handle: Callable[[str, bytes, list[zmq.Frame]], None], batch: int
     ) -> None:
         """Hand up to ``batch`` messages on, each with the role its key stands for."""
-        for _ in range(batch):
-            try:
-                frames = source.recv_multipart(zmq.DONTWAIT, copy=False)
-            except zmq.Again:
-                return
+        for frames in port.received(batch):
             routing_id = frames[0].bytes
             if len(frames) < 2:
                 self.counters.malformed += 1
@@ -304,14 +283,14 @@ class Hub:
                 role = self.gate.role_of(frames[1])
             except UnknownKeyError as error:
                 self.counters.strangers += 1
-                self._refuse(source, routing_id, "identity", str(error))
+                self._refuse(port, routing_id, "identity", str(error))
                 self._drop_stranger(routing_id)
                 continue
             try:
                 handle(role, routing_id, frames)
             except WireError as error:
                 self.counters.malformed += 1
-                self._refuse(source, routing_id, "malformed", str(error))
+                self._refuse(port, routing_id, "malformed", str(error))
 
     def _drop_stranger(self, routing_id: bytes) -> None:
         """A key was revoked while its peer was connected."""
@@ -329,7 +308,7 @@ class Hub:
         peer = self._peers.get(role)
         if peer is None or peer.control.routing_id != routing_id:
             if routing_id in self._superseded:
-                self._raw_send(self._control, routing_id, [encode(Superseded())])
+                self._control.reply(routing_id, Superseded())
             else:
                 self._refuse(
                     self._control, routing_id, "hello-first", "this connection is not known: say Hello"
@@ -355,7 +334,7 @@ class Hub:
             self._refuse(self._control, routing_id, "version", detail)
             return
         if hello.instance in self._superseded:
-            self._raw_send(self._control, routing_id, [encode(Superseded())])
+            self._control.reply(routing_id, Superseded())
             return
         known = self._peers.get(role)
         if known is not None and known.control.routing_id != routing_id:
@@ -365,7 +344,7 @@ class Hub:
             known = None
         if known is None:
             self._sessions += 1
-            known = _Peer(role, hello.instance, self._sessions, self._clock(), _Link(routing_id))
+            known = _Peer(role, hello.instance, self._sessions, self._clock(), PeerLink(routing_id))
             self._peers[role] = known
         limits = self._limits
         self._tell(known, Welcome(role, self.epoch, limits.heartbeat_s, limits.lost_after_s))
@@ -376,14 +355,14 @@ class Hub:
         self._superseded += [old.instance, old.control.routing_id]
         if old.bulk is not None:
             self._superseded.append(old.bulk.routing_id)
-        self._raw_send(self._control, old.control.routing_id, [encode(Superseded())])
+        self._control.reply(old.control.routing_id, Superseded())
 
-    def _unknown(self, source: zmq.Socket[bytes], routing_id: bytes) -> None:
+    def _unknown(self, port: RouterPort, routing_id: bytes) -> None:
         """Answer a message of a connection that is not, or no longer, served."""
         if routing_id in self._superseded:
-            self._raw_send(source, routing_id, [encode(Superseded())])
+            port.reply(routing_id, Superseded())
         else:
-            self._refuse(source, routing_id, "hello-first", "this connection is not known: say Hello")
+            self._refuse(port, routing_id, "hello-first", "this connection is not known: say Hello")
 
     def _on_bulk(self, role: str, routing_id: bytes, frames: list[zmq.Frame]) -> None:
         message: BulkFromPeer = decode(frames[1].buffer, BulkFromPeer)
@@ -414,7 +393,7 @@ class Hub:
                 self._down(peer, "bulk connection replaced")
             return
         others = [other for other in self._peers.values() if other.bulk is not None]
-        peer.bulk = _Link(routing_id)
+        peer.bulk = PeerLink(routing_id)
         self._forward(peer, BulkWelcome({other.role: other.session for other in others}))
         for other in others:
             self._forward(other, PeerChange(peer.role, True, peer.session))
@@ -448,21 +427,9 @@ class Hub:
 
     # -- sending -------------------------------------------------------------------------------------
 
-    def _raw_send(self, target: zmq.Socket[bytes], routing_id: bytes, parts: _Parts) -> _Sent:
-        try:
-            target.send_multipart([routing_id, *parts], zmq.DONTWAIT)
-        except zmq.Again:
-            return _Sent.FULL
-        except zmq.ZMQError as error:
-            if error.errno != zmq.EHOSTUNREACH:
-                raise
-            self.counters.undelivered += 1
-            return _Sent.GONE
-        return _Sent.YES
-
-    def _refuse(self, target: zmq.Socket[bytes], routing_id: bytes, code: str, detail: str) -> None:
+    def _refuse(self, port: RouterPort, routing_id: bytes, code: str, detail: str) -> None:
         self.counters.refused += 1
-        self._raw_send(target, routing_id, [encode(Refused(code, detail))])
+        port.reply(routing_id, Refused(code, detail))
 
     def _send_commands(self) -> None:
         while self._commands:
@@ -474,34 +441,23 @@ class Hub:
                 self._tell(peer, message)
 
     def _tell(self, peer: _Peer, message: FromHub) -> None:
-        self._enqueue(peer, self._control, peer.control, [encode(message)])
+        self._check(peer, self._control.send(peer.control, message))
 
     def _forward(self, peer: _Peer, message: BulkFromHub, payload: zmq.Frame | None = None) -> None:
         if peer.bulk is not None:
-            parts: _Parts = [encode(message)]
-            if payload is not None:
-                parts.append(payload)
-            self._enqueue(peer, self._bulk, peer.bulk, parts)
+            self._check(peer, self._bulk.send(peer.bulk, message, payload))
 
-    def _enqueue(self, peer: _Peer, target: zmq.Socket[bytes], link: _Link, parts: _Parts) -> None:
-        sent = _Sent.FULL if link.outbox else self._raw_send(target, link.routing_id, parts)
-        if sent is _Sent.FULL:
-            link.outbox.append(parts)
-            if len(link.outbox) > self._limits.outbox:
-                self._down(peer, "it does not take its messages")
-        elif sent is _Sent.GONE:
-            self._down(peer, "its connection ended")
+    def _flush(self) -> None:
+        for peer in list(self._peers.values()):
+            self._check(peer, self._control.flush(peer.control))
+            if peer.bulk is not None:
+                self._check(peer, self._bulk.flush(peer.bulk))
 
-    def _flush(self, peer: _Peer, target: zmq.Socket[bytes], link: _Link | None) -> None:
-        while link is not None and link.outbox:
-            match self._raw_send(target, link.routing_id, link.outbox[0]):
-                case _Sent.YES:
-                    link.outbox.popleft()
-                case _Sent.FULL:
-                    return
-                case _Sent.GONE:
-                    self._down(peer, "its connection ended")
-                    return
+    def _check(self, peer: _Peer, sent: Sent) -> None:
+        if sent in (Sent.GONE, Sent.OVERFLOW):
+            self.counters.undelivered += 1
+            reason = "its connection ended" if sent is Sent.GONE else "it does not take its messages"
+            self._down(peer, reason)
 
     # -- who is there --------------------------------------------------------------------------------
 
@@ -519,9 +475,7 @@ class Hub:
                 self._forward(other, PeerChange(peer.role, False, peer.session, reason))
 
     def _tick(self) -> None:
-        for peer in list(self._peers.values()):
-            self._flush(peer, self._control, peer.control)
-            self._flush(peer, self._bulk, peer.bulk)
+        self._flush()
         now_s = self._clock()
         if now_s < self._next_tick_s:
             return
