@@ -86,7 +86,6 @@ class UserLight:
             sample_rate_hz=self._protocol.clock_hz * samples,
             amplitude_vpp=self._user.awg_amplitude_vpp,
         )
-        self._awg.prepare(self._waveform.size)
 
     def set_intensity(self, mu: float) -> float:
         """Set the attenuator for at most ``mu`` photons per slot at the output; returns the set value.
@@ -150,6 +149,7 @@ class UserLight:
         kept: list[BlockClicks] = []
         announcements: list[bytes] = []
         try:
+            self._awg.prepare(self._waveform.size)
             self._load(frames[0], drive, gate, 0)
             message = read_light_message(channel.recv(self._timeout_s))
             if not isinstance(message, LightOn):

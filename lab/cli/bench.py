@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 QBERS = (0.01, 0.02, 0.03, 0.05)
 RECONCILE_BITS = 1 << 21
 AMPLIFY_BITS = 4_000_000
-LINK_BLOCKS = 6
+LINK_BLOCKS = 4
 LINK_PAIR = ("alice", "dave")
 LINK_CHANGES: dict[str, dict[str, Any]] = {
-    "protocol": {"p_x": 115 / 128, "mu": 0.005},
-    "ring": {"relay_loss_db": 8.6},
+    "protocol": {"p_x": 115 / 128, "mu": 0.00158, "pulses_per_block": 200_000_000},
+    "ring": {"relay_loss_db": 3.6},
 }
-"""Arms of alice and dave lose 10.0 dB each, so that mu = 0.005 gives a gain of 1e-3."""
+"""Arms of alice and dave lose 5.0 dB each, so that mu = 0.00158 gives a gain of 1e-3."""
 
 SIGMAS = 5.0
 
