@@ -32,7 +32,8 @@ from lab.testbed import Testbed, load_testbed, parse_testbed
 from sim_backends import bench as bench_module
 from sim_backends import bench_addresses
 from sim_backends.bench import Bench, BenchError, run_simulator
-from sim_backends.bench_switch import driven_direction
+from sim_backends.bench_switch import driven_direction, generator_armed
+from sim_backends.modulators.tektronix_awg70002a import AWG70002ATwin
 
 TEMPLATE = Path(bench_module.__file__).parents[1] / "lab" / "testbeds" / "simulated-four-node.toml"
 SLOTS = 1 << 15
@@ -207,6 +208,17 @@ class TestLight:
         lab.get("launch").ch3.shutter_open(True)
         assert lab.bench.ring.monitor_power_w("alice") == before > 0
 
+    def test_a_generator_is_armed_while_it_runs_with_its_output_on(self, lab: Lab) -> None:
+        bob = lab.generator("bob", np.full(SLOTS, np.pi), half=1)
+        twin = lab.bench.twins["awg_bob"]
+        assert isinstance(twin, AWG70002ATwin)
+        seen = [generator_armed(twin, 1)]
+        bob.arm(0)
+        seen += [generator_armed(twin, 1), generator_armed(twin, 2)]
+        bob.link.command("AWGControl:STOP")
+        seen.append(generator_armed(twin, 1))
+        assert seen == [False, True, False, False]
+
     def test_states_hold_no_waveforms(self, lab: Lab) -> None:
         lab.generator("bob", np.full(SLOTS, np.pi), half=1)
         text = json.dumps(lab.bench.states(), default=str)
@@ -314,8 +326,8 @@ class TestProcess:
         assert final["stopped"] is True
         assert set(final["states"]) == set(addresses)
 
-    @pytest.mark.parametrize("end", ["SIGTERM", "SIGINT", "parent"])
-    def test_it_stops_by_signal_or_with_its_parent(self, end: str) -> None:
+    @pytest.mark.parametrize("end", ["SIGTERM", "parent"])
+    def test_it_serves_until_a_signal_or_the_end_of_its_parent(self, end: str) -> None:
         read_fd, write_fd = os.pipe()
         code = (
             "import sys; from pathlib import Path; from sim_backends.bench import run_simulator; "
@@ -331,12 +343,15 @@ class TestProcess:
         os.close(read_fd)
         try:
             assert process.stdout is not None
-            assert json.loads(process.stdout.readline())["ready"] is True
+            ready = json.loads(process.stdout.readline())
+            assert ready["ready"] is True
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(0.3)
             if end == "parent":
                 os.close(write_fd)
                 write_fd = -1
             else:
-                process.send_signal(getattr(signal, end))
+                process.send_signal(signal.SIGTERM)
             rest, _ = process.communicate(timeout=20)
         finally:
             process.kill()
