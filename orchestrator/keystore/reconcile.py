@@ -132,12 +132,12 @@ def reconcile_pending(
     meeting = _Meeting(store, tagged, peer, nonce, heads, hello)
     if behind:
         theirs, keys = meeting.receive(timeout_s)
-        burnt_bits = store.raise_heads(peer, named_lanes(theirs.heads))
+        burnt_bits = store.raise_heads(peer, named_lanes(theirs.heads), named_lanes(theirs.tails))
         ours = meeting.send()
     else:
         ours = meeting.send()
         theirs, keys = meeting.receive(timeout_s)
-        burnt_bits = store.raise_heads(peer, named_lanes(theirs.heads))
+        burnt_bits = store.raise_heads(peer, named_lanes(theirs.heads), named_lanes(theirs.tails))
     confirmed, burnt = _settle(store, peer, ours, theirs, keys)
     return Reconciled(confirmed, burnt, burnt_bits, _restored(role, heads, theirs.greeting_heads))
 

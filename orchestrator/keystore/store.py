@@ -269,13 +269,17 @@ class KeyStore:
         with self._core.lock:
             return {lane: self._core.lane(peer, lane) for lane in Lane}
 
-    def raise_heads(self, peer: str, heads: Mapping[Lane, int]) -> int:
-        """Adopt the peer's heads where they are larger (I6); the number of bits burnt by that."""
+    def raise_heads(
+        self, peer: str, heads: Mapping[Lane, int], tails: Mapping[Lane, int] | None = None
+    ) -> int:
+        """Adopt the peer's heads and tails where they are larger (I6); the number of bits burnt by that."""
         with self._core.transaction():
             burnt = sum(
                 self._core.advance(peer, lane, max(head, self._core.lane(peer, lane).head))
                 for lane, head in heads.items()
             )
+            for lane, tail in (tails or {}).items():
+                self._core.set_tail(peer, lane, tail)
         if burnt:
             self._core.shred()
         return burnt

@@ -1,0 +1,216 @@
+"""Two ends reserve the same range for the same context, or none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from orchestrator.keystore.agreement import Accept, Ask, Offer, Refuse, reserve
+from orchestrator.keystore.errors import (
+    AgreementError,
+    AlreadyReleasedError,
+    KeysShortError,
+    ReservationError,
+    TamperedError,
+)
+from orchestrator.keystore.lanes import Lane, Range, Role, SplitRule
+from orchestrator.keystore.sealing import Kek
+from orchestrator.keystore.store import KeyStore
+from orchestrator.keystore.tagged import TaggedChannel
+from orchestrator.secret import SecretBits
+from orchestrator.wire.channel import Channel, ChannelError, MemoryChannel, memory_channel_pair
+from orchestrator.wire.codec import encode
+
+KEK = Kek(b"k" * 32)
+KEY = np.random.default_rng(3).bytes(20_000)
+TIMEOUT_S = 10.0
+C1, C2 = b"1" * 32, b"2" * 32
+SPLIT = SplitRule(otp_per_1024=64)
+
+Wish = tuple[str, int, bytes]
+
+
+def secret(data: bytes) -> SecretBits:
+    return SecretBits.from_bytes(data)
+
+
+class Lossy:
+    """Loses this end's message number ``lost`` without telling it; the line is broken from then on."""
+
+    def __init__(self, channel: MemoryChannel, lost: int) -> None:
+        self._channel, self._lost, self._sent = channel, lost, 0
+
+    def send(self, payload: bytes) -> None:
+        self._sent += 1
+        if self._sent - 1 == self._lost:
+            self._channel.close()
+        else:
+            self._channel.send(payload)
+
+    def recv(self, timeout_s: float) -> bytes:
+        return self._channel.recv(timeout_s)
+
+
+@pytest.fixture
+def stores(tmp_path: Path) -> Iterator[tuple[KeyStore, KeyStore]]:
+    rng = np.random.default_rng(1)
+    ab, ba = rng.bytes(8192), rng.bytes(8192)
+    alice = KeyStore.create(tmp_path / "alice.db", "alice", KEK, split=SPLIT)
+    bob = KeyStore.create(tmp_path / "bob.db", "bob", KEK, split=SPLIT)
+    alice.install_initial_secret("bob", secret(ab), secret(ba), role="first")
+    bob.install_initial_secret("alice", secret(ab), secret(ba), role="second")
+    for store, peer in ((alice, "bob"), (bob, "alice")):
+        store.deposit_pending(peer, "b1", secret(KEY), b"")
+        store.confirm_deposit(peer, "b1")
+    yield alice, bob
+    alice.close()
+    bob.close()
+
+
+def both(
+    stores: tuple[KeyStore, KeyStore],
+    alice: Wish,
+    bob: Wish,
+    wrap: Callable[[MemoryChannel, Role], Channel] = lambda channel, _: channel,
+) -> tuple[Range | Exception, Range | Exception]:
+    one, two = memory_channel_pair()
+    ends = {"first": one, "second": two}
+
+    def run(store: KeyStore, channel: MemoryChannel, role: Role, peer: str, wish: Wish) -> Range | Exception:
+        try:
+            return reserve(store, wrap(channel, role), role, peer, *wish, timeout_s=TIMEOUT_S)
+        except Exception as error:  # noqa: BLE001 - the outcome of the test
+            return error
+        finally:
+            ends[role].close()
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(run, stores[0], one, "first", "bob", alice)
+        second = pool.submit(run, stores[1], two, "second", "alice", bob)
+        return first.result(), second.result()
+
+
+def burnt(stores: tuple[KeyStore, KeyStore]) -> tuple[int, int]:
+    return stores[0].ledger("bob").burnt, stores[1].ledger("alice").burnt
+
+
+@pytest.mark.parametrize("lane", ["mask", "otp_ab", "otp_ba"])
+def test_both_ends_get_the_same_range_and_bits(stores: tuple[KeyStore, KeyStore], lane: str) -> None:
+    alice, bob = both(stores, (lane, 1001, C1), (lane, 1001, C1))
+    assert isinstance(alice, Range)
+    assert alice == bob
+    one = stores[0].release("bob", lane, alice, C1)
+    two = stores[1].release("alice", lane, alice, C1)
+    assert len(one) == 1001
+    assert one.same_as(two)
+    assert stores[0].ledger("bob") == stores[1].ledger("alice")
+
+
+@pytest.mark.parametrize(
+    "bob", [("mask", 1000, C2), ("mask", 1008, C1), ("otp_ab", 1000, C1)], ids=["context", "size", "lane"]
+)
+def test_i3_ends_that_want_different_things_get_nothing(stores: tuple[KeyStore, KeyStore], bob: Wish) -> None:
+    for outcome in both(stores, ("mask", 1000, C1), bob):
+        assert isinstance(outcome, ReservationError)
+    assert burnt(stores) == (0, 0)
+    assert stores[0].lane_states("bob")[Lane.MASK].head == 0
+
+
+def test_too_little_key_at_either_end_burns_nothing(stores: tuple[KeyStore, KeyStore]) -> None:
+    free = stores[0].stock("bob")[Lane.MASK]
+    for outcome in both(stores, ("mask", free + 7, C1), ("mask", free + 7, C1)):
+        assert isinstance(outcome, KeysShortError)
+        assert outcome.missing_bits == 7
+    stores[1].raise_heads("alice", {Lane.MASK: 100})
+    before = burnt(stores)
+    for outcome in both(stores, ("mask", free, C1), ("mask", free, C1)):
+        assert isinstance(outcome, KeysShortError)
+        assert outcome.missing_bits == 100
+    assert burnt(stores) == before
+
+
+def test_a_released_context_is_never_reserved_again(stores: tuple[KeyStore, KeyStore]) -> None:
+    first, _ = both(stores, ("mask", 100, C1), ("mask", 100, C1))
+    assert isinstance(first, Range)
+    stores[1].release("alice", "mask", first, C1)
+    stores[0].burn_reservation("bob", "mask", first, C1)
+    alice, bob = both(stores, ("mask", 100, C1), ("mask", 100, C1))
+    assert isinstance(bob, AlreadyReleasedError)
+    assert isinstance(alice, ReservationError)
+
+
+@pytest.mark.parametrize(("end", "lost"), [("second", 0), ("first", 0), ("second", 1)])
+def test_a_lost_message_never_leaves_a_half_reservation_usable_by_the_owner(
+    stores: tuple[KeyStore, KeyStore], end: Role, lost: int
+) -> None:
+    alice, bob = both(
+        stores,
+        ("mask", 1000, C1),
+        ("mask", 1000, C1),
+        lambda channel, role: Lossy(channel, lost) if role == end else channel,
+    )
+    assert isinstance(alice, ChannelError)
+    if (end, lost) == ("second", 1):  # bob followed; alice has burnt her end and offers other bits
+        assert bob == Range(0, 1000)
+        stores[1].burn_reservation("alice", "mask", Range(0, 1000), C1)
+    else:
+        assert isinstance(bob, ChannelError)
+    again = both(stores, ("mask", 1000, C1), ("mask", 1000, C1))
+    assert again[0] == again[1]
+    assert isinstance(again[0], Range)
+    assert again[0].start == (0 if (end, lost) == ("second", 0) else 1000)
+
+
+def run_owner(
+    stores: tuple[KeyStore, KeyStore], peer_talk: Callable[[Channel, TaggedChannel], None]
+) -> Exception:
+    """What alice's reserve raises while bob says what ``peer_talk`` says."""
+    one, two = memory_channel_pair()
+    with ThreadPoolExecutor(1) as pool:
+        alice = pool.submit(reserve, stores[0], one, "first", "bob", "mask", 1000, C1, TIMEOUT_S)
+        peer_talk(two, TaggedChannel(stores[1], two, "alice"))
+        error = alice.exception()
+    assert isinstance(error, Exception)
+    return error
+
+
+def test_an_owner_believes_no_wrong_or_untagged_acceptance(stores: tuple[KeyStore, KeyStore]) -> None:
+    ask = Ask("mask", 1000, C1, 10**6)
+
+    def untagged(channel: Channel, tagged: TaggedChannel) -> None:
+        tagged.send_plain(ask)
+        offer = tagged.receive(Offer, TIMEOUT_S)
+        channel.send(encode(Accept("mask", offer.start, 1000, C1)))
+
+    def other_range(channel: Channel, tagged: TaggedChannel) -> None:
+        tagged.send_plain(ask)
+        offer = tagged.receive(Offer, TIMEOUT_S)
+        tagged.send(Accept("mask", offer.start + 1000, 1000, C1))
+
+    def refusal(channel: Channel, tagged: TaggedChannel) -> None:
+        tagged.send_plain(ask)
+        tagged.receive(Offer, TIMEOUT_S)
+        tagged.send_plain(Refuse("refused"))
+
+    assert isinstance(run_owner(stores, untagged), TamperedError)
+    assert isinstance(run_owner(stores, other_range), AgreementError)
+    assert isinstance(run_owner(stores, refusal), ReservationError)
+    assert stores[0].ledger("bob").burnt == 3000
+
+
+def test_the_other_end_follows_only_forward(stores: tuple[KeyStore, KeyStore]) -> None:
+    """An owner restored from an old copy offers used bits; the peer refuses."""
+    first, _ = both(stores, ("mask", 1000, C1), ("mask", 1000, C1))
+    one, two = memory_channel_pair()
+    with ThreadPoolExecutor(1) as pool:
+        bob = pool.submit(reserve, stores[1], two, "second", "alice", "mask", 1000, C2, TIMEOUT_S)
+        tagged = TaggedChannel(stores[0], one, "bob")
+        tagged.receive_plain(Ask, TIMEOUT_S)
+        tagged.send(Offer("mask", 500, 1000, C2))
+        error = bob.exception()
+    assert "used up to 1000 before" in str(error)
+    assert first == Range(0, 1000)
