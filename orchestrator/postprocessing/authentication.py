@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from orchestrator.keystore.errors import KeysShortError, ReplayError
-from orchestrator.postprocessing.verification import KEY_BITS, one_time_tag, tags_equal
+from orchestrator.postprocessing.verification import one_time_tag
 from orchestrator.secret import SecretBits
 
 Role = Literal["first", "second"]
@@ -28,16 +28,19 @@ _DOMAIN = b"qunetlab block transcript 1"
 
 
 class AuthKeys(Protocol):
-    """The pair's two authentication lanes as one user sees them; both methods raise KeyStoreError.
+    """The pair's two authentication lanes as one user sees them; every method raises KeyStoreError.
 
-    Bits are given out once: their place is durable before the call returns and never goes back.
+    Bits taken are given out once: their place is durable before the call returns and never goes back.
     """
 
     def take_outgoing(self, n_bits: int) -> tuple[int, SecretBits]:
         """Fresh bits for a tag that this user sends, and their place in its lane."""
 
+    def peek_incoming(self, offset: int, n_bits: int) -> SecretBits:
+        """The bits at ``offset`` of the peer's lane, spending nothing: the offset comes with a tag not yet checked."""
+
     def take_incoming(self, offset: int, n_bits: int) -> SecretBits:
-        """The bits at ``offset`` of the peer's lane; what lies before is burnt, what was used is refused."""
+        """The same bits once the tag was right; what lies before is burnt, what was used is refused."""
 
 
 class MemoryAuthKeys:
@@ -56,15 +59,19 @@ class MemoryAuthKeys:
         self.outgoing_head += n_bits
         return offset, self._outgoing.take(offset, n_bits)
 
-    def take_incoming(self, offset: int, n_bits: int) -> SecretBits:
+    def peek_incoming(self, offset: int, n_bits: int) -> SecretBits:
         if offset < self.incoming_head:
             raise ReplayError(
                 f"bits at {offset} of the incoming lane were used, its head is {self.incoming_head}"
             )
         if offset + n_bits > len(self._incoming):
             raise KeysShortError("peer", "incoming", offset + n_bits - len(self._incoming))
-        self.incoming_head = offset + n_bits
         return self._incoming.take(offset, n_bits)
+
+    def take_incoming(self, offset: int, n_bits: int) -> SecretBits:
+        bits = self.peek_incoming(offset, n_bits)
+        self.incoming_head = offset + n_bits
+        return bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +118,6 @@ class Transcript:
         """The tag that ``sender`` sends over this transcript under its one-time ``key``."""
         return one_time_tag(key, self._parts(sender, key_offset))
 
-    def accepts(self, tag: bytes, key: SecretBits, sender: Role, key_offset: int) -> bool:
-        """Whether ``tag`` from ``sender`` fits this transcript."""
-        return tags_equal(tag, self.tag(key, sender, key_offset))
-
     def _parts(self, sender: Role, key_offset: int) -> list[bytes]:
         parts: list[bytes] = [self._block.header(sender, key_offset)]
         for stream in (self._announcements, self._streams["first"], self._streams["second"]):
@@ -131,7 +134,3 @@ def _entry(data: bytes) -> bytes:
 def forgery_bound(n_bytes: int) -> float:
     """Probability that a changed transcript of at most ``n_bytes`` passes one tag."""
     return 8.0 * math.ceil(n_bytes / 16) / 2.0**106
-
-
-TAG_KEY_BITS = KEY_BITS
-"""Bits of the sender's lane that each tag takes."""

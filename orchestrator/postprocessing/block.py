@@ -34,7 +34,7 @@ from orchestrator.keystore.errors import KeyStoreError
 from orchestrator.postprocessing import messages as m
 from orchestrator.postprocessing import verification
 from orchestrator.postprocessing.amplification import amplify, draw_seed, seed_bytes
-from orchestrator.postprocessing.authentication import TAG_KEY_BITS, AuthKeys, BlockId, Role, Transcript
+from orchestrator.postprocessing.authentication import AuthKeys, BlockId, Role, Transcript
 from orchestrator.postprocessing.cascade import (
     MIN_BITS,
     SEED_BYTES,
@@ -268,7 +268,7 @@ def _reconcile_first(state: _Block, sifted: SiftedBits, hint: float, seeds: byte
     state.secrets.append(side)
     expected = _expected_parities(sifted.n_x, hint)
     while True:
-        message = talk.receive(m.ParityRequest | m.Reconciled)  # type: ignore[arg-type]
+        message = talk.receive_either(m.ParityRequest, m.Reconciled)
         if isinstance(message, m.Reconciled):
             break
         talk.send(side.answer(message))
@@ -306,15 +306,27 @@ def _verify(state: _Block, bits: PackedBits, n_bits: int) -> None:
     if talk.role == "first":
         offset, key = state.auth.take_outgoing(verification.KEY_BITS)
         talk.send(m.VerificationTag(key_offset=offset, tag=verification.block_tag(key, bits, n_bits)))
+        key.wipe()
         equal = talk.receive(m.Verdict).equal
     else:
         message = talk.receive(m.VerificationTag)
-        key = state.auth.take_incoming(message.key_offset, verification.KEY_BITS)
-        equal = verification.tags_equal(message.tag, verification.block_tag(key, bits, n_bits))
+        equal = _tag_fits(state, message, lambda key: verification.block_tag(key, bits, n_bits))
         talk.send(m.Verdict(equal=equal))
-    key.wipe()
     if not equal:
         talk.abort("verification failed: the two users' bits differ after reconciliation")
+
+
+def _tag_fits(
+    state: _Block, message: m.VerificationTag | m.TranscriptTag, own_tag: Callable[[SecretBits], bytes]
+) -> bool:
+    """Whether the peer's tag is ours; only a right tag's key is spent, so that a forged offset burns nothing."""
+    offset, n_bits = message.key_offset, verification.KEY_BITS
+    key = state.auth.peek_incoming(offset, n_bits)
+    fits = verification.tags_equal(message.tag, own_tag(key))
+    key.wipe()
+    if fits:
+        state.auth.take_incoming(offset, n_bits).wipe()
+    return fits
 
 
 def _agree_on_seed(state: _Block, n_bits: int, key_bits: int) -> bytes:
@@ -336,14 +348,11 @@ def _authenticate(state: _Block) -> None:
     """Exchange and check the tags over the transcript, then tell each other."""
     talk = state.talk
     talk.recording = False
-    offset, key = state.auth.take_outgoing(TAG_KEY_BITS)
+    offset, key = state.auth.take_outgoing(verification.KEY_BITS)
     talk.send(m.TranscriptTag(key_offset=offset, tag=talk.transcript.tag(key, talk.role, offset)))
     key.wipe()
     theirs = talk.receive(m.TranscriptTag)
-    their_key = state.auth.take_incoming(theirs.key_offset, TAG_KEY_BITS)
-    accepted = talk.transcript.accepts(theirs.tag, their_key, talk.peer, theirs.key_offset)
-    their_key.wipe()
-    if not accepted:
+    if not _tag_fits(state, theirs, lambda key: talk.transcript.tag(key, talk.peer, theirs.key_offset)):
         talk.abort("transcript tag mismatch: a message or an announcement was changed on its way")
     talk.send(m.Accepted())
     talk.receive(m.Accepted)

@@ -5,8 +5,8 @@ each pass the corrector learns the parity of every block, bisects the blocks tha
 follows what each correction reveals in the earlier passes (Brassard and Salvail, EUROCRYPT '93).  Frames are
 independent, so every round carries the questions of *all* frames in one message each way; a frame bisects all
 odd intervals of one pass at the same time.  Block sizes: ``k1 = 2**round(log2 1/Q)``, ``4 k1``,
-``2**round((log2 1/Q + log2 n)/2)``, then halves of the frame five times (the schedule follows Martinez-Mateo et
-al., arXiv:1407.3257, "Demystifying the information reconciliation protocol Cascade").
+``2**round((log2 1/Q + log2 n)/2)``, then a small part of the frame five times (after Martinez-Mateo et al.,
+arXiv:1407.3257, "Demystifying the information reconciliation protocol Cascade", who take halves).
 
 Secrecy of the unauthenticated conversation.  The reference answers only for nodes of the trees that the frame's
 public seed fixes; each answered node is answered once and counted; beyond ``limit_bits`` it refuses.  The
@@ -67,12 +67,25 @@ def frame_sizes(n_bits: int) -> I64:
 
 
 def block_sizes(frame_bits: int, qber: float) -> list[int]:
-    """Block size of each of the 8 passes for a frame of ``frame_bits`` and an expected error rate (powers of two)."""
+    """Block size of each of the 8 passes for a frame of ``frame_bits`` and an expected error rate (powers of two).
+
+    Passes 4 to 8 only look for the last pairs of errors that shared a block each time.  With two blocks a pass
+    leaves half of them, with eight an eighth, for six more bits: 1 frame of 65536 bits in 2000 stays wrong
+    after five passes of halves (measured), which loses one long block in ten, and fewer than 1 in 100 000 with
+    eighths.  A short frame cannot spare the bits and takes halves, in three parts where two would be
+    too unequal to tell anything.
+    """
     top = max((frame_bits - 1).bit_length() - 1, 1)
+    if frame_bits >= 32768:
+        last = top - 2
+    elif frame_bits >= 8192 or frame_bits - 2**top < 2 ** (top - 1):
+        last = top - 1
+    else:
+        last = top
     bits_per_error = math.log2(1.0 / min(max(qber, 1.0 / frame_bits), 0.25))
     first = min(max(round(bits_per_error), 2), top)
-    third = min(max(round((bits_per_error + math.log2(frame_bits)) / 2), first), top)
-    return [2**first, 2 ** min(first + 2, top), 2**third] + [2**top] * (PASSES - 3)
+    third = min(max(round((bits_per_error + math.log2(frame_bits)) / 2), first), last)
+    return [2**first, 2 ** min(first + 2, top), 2**third] + [2**last] * (PASSES - 3)
 
 
 def disclosure_limit(n_bits: int, qber_limit: float) -> int:

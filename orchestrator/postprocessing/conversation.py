@@ -17,6 +17,7 @@ from orchestrator.wire.channel import Channel, ChannelError
 from orchestrator.wire.codec import decode, encode
 
 M = TypeVar("M")
+N = TypeVar("N")
 
 PATIENCE = 50.0
 """The whole block may take this many times the time-out of one message."""
@@ -62,15 +63,26 @@ class Conversation:
 
     def receive(self, type_: type[M]) -> M:
         """The next message, which must be a ``type_``; raises BlockAborted, ChannelError or WireError."""
+        message = self._next()
+        if not isinstance(message, type_):
+            self.abort(f"got {type(message).__name__} where {type_.__name__} was due")
+        return message
+
+    def receive_either(self, one: type[M], other: type[N]) -> M | N:
+        """The next message, which must be of one of two types; raises as :meth:`receive` does."""
+        message = self._next()
+        if not isinstance(message, (one, other)):
+            self.abort(f"got {type(message).__name__} where {one.__name__} or {other.__name__} was due")
+        return message
+
+    def _next(self) -> BlockMessage:
         left = self._deadline - self.clock()
         if left <= 0:
             self.abort(f"the block took longer than {PATIENCE * self.timeout_s:g} s")
         data = self.channel.recv(min(self.timeout_s, left))
-        message = decode(data, BlockMessage)
+        message: BlockMessage = decode(data, BlockMessage)
         if isinstance(message, Aborted):
             self.abort(f"the peer gave up: {_printable(message.reason)}")
-        if not isinstance(message, type_):
-            self.abort(f"got {type(message).__name__} where {type_.__name__} was due")
         if self.recording:
             self.transcript.add(self.peer, data)
         return message

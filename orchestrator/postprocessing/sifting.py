@@ -88,6 +88,9 @@ class OwnRounds:
             bits ^= clicks.outcome[single] == D2
         return cls(bases=symbol >> np.uint8(1), bits=bits)
 
+    def __repr__(self) -> str:
+        return f"<OwnRounds: {self.n_rounds} single clicks>"
+
     @property
     def n_rounds(self) -> int:
         """Single clicks of the block."""

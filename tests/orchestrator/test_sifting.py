@@ -1,0 +1,122 @@
+"""Sifting: which rounds are kept, who flips what, and which announcements no block can have."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+
+from orchestrator.bits import pack, unpack
+from orchestrator.postprocessing.sifting import (
+    BOTH,
+    D1,
+    D2,
+    BlockClicks,
+    OwnRounds,
+    SiftingError,
+    unpack_exactly,
+)
+
+
+def clicks(outcomes: list[int], symbols: list[int], n_pulses: int = 1000) -> BlockClicks:
+    n = len(outcomes)
+    return BlockClicks(
+        frame=np.zeros(n, np.uint32),
+        slot=np.arange(n, dtype=np.uint32),
+        outcome=np.array(outcomes, np.uint8),
+        symbol=np.array(symbols, np.uint8),
+        n_pulses=n_pulses,
+    )
+
+
+def test_all_pairs_of_symbols_and_outcomes() -> None:
+    """Ideal light: equal phases give D1, opposite phases D2; in both bases the users end with equal bits."""
+    cases = [(a, b, outcome) for a, b, outcome in product(range(4), range(4), (D1, D2, BOTH))]
+    first = OwnRounds.of(clicks([o for _, _, o in cases], [a for a, _, _ in cases]), "first")
+    second = OwnRounds.of(clicks([o for _, _, o in cases], [b for _, b, _ in cases]), "second")
+    assert first.n_rounds == second.n_rounds == 32
+    mine = first.sift(pack(second.bases).tobytes())
+    yours = second.sift(pack(first.bases).tobytes())
+    assert (mine.n_x, mine.n_y) == (yours.n_x, yours.n_y) == (8, 8)
+    ideal = [(a, b, o) for a, b, o in cases if a >> 1 == b >> 1 and o != BOTH]
+    for basis, my_bits, your_bits in (
+        (0, unpack(mine.x, mine.n_x), unpack(yours.x, yours.n_x)),
+        (1, mine.yy, yours.yy),
+    ):
+        rounds = [(a, b, o) for a, b, o in ideal if a >> 1 == basis]
+        for (a, b, outcome), u, v in zip(rounds, my_bits, your_bits, strict=True):
+            assert u == a & 1
+            assert (u == v) == ((a == b) == (outcome == D1))
+
+
+def test_test_bits_and_their_errors() -> None:
+    rounds = OwnRounds.of(clicks([D1] * 6, [2, 3, 2, 0, 3, 2]), "first")
+    kept = rounds.sift(pack(np.array([1, 1, 0, 1, 1, 1], np.uint8)).tobytes())
+    assert (kept.n_x, kept.n_y) == (0, 4)
+    assert kept.yy.tolist() == [0, 1, 1, 0]
+    assert kept.yy_errors(pack(np.array([0, 1, 0, 1], np.uint8)).tobytes()) == 2
+
+
+@pytest.mark.parametrize("size", [0, 1, 3])
+def test_peer_bases_must_fit(size: int) -> None:
+    rounds = OwnRounds.of(clicks([D1] * 9, [0] * 9), "first")
+    with pytest.raises(SiftingError, match="9 bases were expected"):
+        rounds.sift(bytes(size))
+
+
+def test_padding_must_be_zero() -> None:
+    with pytest.raises(SiftingError):
+        unpack_exactly(b"\x08", 3, "bases")
+    assert unpack_exactly(b"\x05", 3, "bases").tolist() == [1, 0, 1]
+
+
+def test_a_slot_announced_twice_is_refused() -> None:
+    doubled = clicks([D1, D1, D2], [0, 0, 1])
+    doubled.slot[1] = 0
+    with pytest.raises(SiftingError, match="announced twice"):
+        doubled.check()
+
+
+def test_order_is_by_frame_and_slot() -> None:
+    good = clicks([D1, D1], [0, 0])
+    good.frame[:] = (0, 1)
+    good.slot[:] = (2**32 - 1, 0)
+    good.check()
+    good.frame[:] = (1, 0)
+    with pytest.raises(SiftingError, match="out of order"):
+        good.check()
+
+
+@pytest.mark.parametrize("field", ["outcome", "symbol"])
+def test_unknown_codes_are_refused(field: str) -> None:
+    bad = clicks([D1, D2], [0, 1])
+    getattr(bad, field)[1] = 4
+    with pytest.raises(SiftingError, match="does not exist"):
+        bad.check()
+    none = clicks([D1, 0], [0, 1])
+    with pytest.raises(SiftingError, match="does not exist"):
+        none.check()
+
+
+def test_lengths_and_pulse_count() -> None:
+    short = clicks([D1, D2], [0, 1])
+    short.symbol = short.symbol[:1]
+    with pytest.raises(SiftingError, match="one length"):
+        short.check()
+    with pytest.raises(SiftingError, match="3 slots announced of 2"):
+        clicks([D1] * 3, [0] * 3, n_pulses=2).check()
+    clicks([], []).check()
+
+
+def test_nothing_secret_is_shown() -> None:
+    some = clicks([D1, D2, BOTH], [0, 1, 1])
+    assert repr(some) == "<BlockClicks: 3 announced slots of 1000>"
+    assert some.n_single == 2
+    rounds = OwnRounds.of(some, "second")
+    assert "array" not in repr(rounds)
+    assert repr(rounds.sift(b"\x00")) == "<SiftedBits: 2 XX and 0 YY rounds>"
+    some.wipe()
+    rounds.wipe()
+    assert not some.symbol.any()
+    assert not rounds.bits.any()
