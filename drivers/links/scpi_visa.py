@@ -145,13 +145,14 @@ def _open_transport(address: str, timeout_s: float) -> _Transport:
         resource = cast(
             MessageBasedResource, manager.open_resource(address, open_timeout=max(int(timeout_s * 1000), 1))
         )
-    except (pyvisa.errors.VisaIOError, pyvisa.errors.InvalidSession) as exc:
+    except (pyvisa.errors.VisaIOError, pyvisa.errors.InvalidSession, ValueError) as exc:
+        # ValueError: a package for this kind of address is missing (PyUSB, for example).
         raise OSError(str(exc)) from exc
     except Exception as exc:
-        # pyvisa-py reports a failed connect as a bare Exception.
+        # pyvisa-py reports a failed connect as a bare Exception, an unknown host with its cause behind it.
         if type(exc) is not Exception:
             raise
-        raise TimeoutError(str(exc)) from exc
+        raise (exc.__context__ if isinstance(exc.__context__, OSError) else TimeoutError(str(exc))) from exc
     session = getattr(manager.visalib, "sessions", {}).get(resource.session)
     sock = getattr(session, "interface", None)
     if not isinstance(sock, socket.socket):
@@ -303,6 +304,7 @@ class ScpiLink:
                 raise
 
     def _reopen(self) -> None:
+        self._suspect = True
         self._drop()
         identity = self._connect()
         self.reopened += 1

@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from pyvisa.constants import StatusCode
+from pyvisa.errors import VisaIOError
 
 from drivers.base import Identity
 from drivers.links import scpi_visa
@@ -13,6 +15,7 @@ from drivers.links.errors import (
     InstrumentRefusedError,
     LinkBrokenError,
     LinkClosedError,
+    LinkError,
     LinkTimeoutError,
     MalformedReplyError,
     WrongInstrumentError,
@@ -301,6 +304,94 @@ def test_an_interrupted_query_leaves_no_stale_reply(link: ScpiLink, monkeypatch:
     with pytest.raises(KeyboardInterrupt):
         link.query("ECHO? 1")
     assert link.query("ECHO? 2") == "2"
+
+
+class FakeResource:
+    """A VISA session that is no raw socket: counts what it is told, fails when it is told to."""
+
+    session = "fake"
+
+    def __init__(self) -> None:
+        self.timeout = 0.0
+        self.sent: list[bytes] = []
+        self.replies: list[bytes | Exception] = []
+
+    def write_raw(self, data: bytes) -> None:
+        self.sent.append(data)
+
+    def read_raw(self) -> bytes:
+        reply = self.replies.pop(0)
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    def close(self) -> None:
+        self.sent.append(b"closed")
+
+
+class FakeManager:
+    def __init__(self, outcome: FakeResource | Exception) -> None:
+        self.outcome = outcome
+        self.visalib = object()
+
+    def open_resource(self, address: str, open_timeout: int) -> FakeResource:
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return self.outcome
+
+
+def test_a_session_without_a_socket_goes_through_visa(monkeypatch: pytest.MonkeyPatch) -> None:
+    resource = FakeResource()
+    monkeypatch.setattr(scpi_visa, "_resource_manager", lambda: FakeManager(resource))
+    link = ScpiLink("echo", "TCPIP::10.0.0.9::INSTR", accept, timeout_s=3.0)
+    resource.replies = [b"Acme,ECHO,1,1.0\n", b'0,"No error"\n', b"7\r\n"]
+    link.open()
+    link.write_block("BLOCk ", memoryview(b"a\nb"), timeout_s=9.0)
+    assert resource.timeout == 9000.0
+    assert link.query("ECHO? 7") == "7"
+    assert resource.timeout == 3000.0
+    assert resource.sent == [b"*IDN?\n", b"BLOCk #13a\nb\n", b"SYSTem:ERRor?\n", b"ECHO? 7\n"]
+    link.close()
+    assert resource.sent[-1] == b"closed"
+
+
+def test_visa_errors_become_link_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    resource = FakeResource()
+    monkeypatch.setattr(scpi_visa, "_resource_manager", lambda: FakeManager(resource))
+    link = ScpiLink("echo", "TCPIP::10.0.0.9::INSTR", accept)
+    identity = b"Acme,ECHO,1,1.0\n"
+    timeout = VisaIOError(StatusCode.error_timeout)
+    lost = VisaIOError(StatusCode.error_connection_lost)
+    resource.replies = [identity, timeout, identity, lost, identity, b"\x00\xff", identity, b"fine\n"]
+    link.open()
+    for expected in (LinkTimeoutError, LinkBrokenError, MalformedReplyError):
+        with pytest.raises(expected):
+            link.query("ECHO? fine")
+    assert link.query("ECHO? fine") == "fine"
+    assert link.reopened == 3
+
+
+def unknown_host() -> Exception:
+    failure = Exception("could not connect: name not known")
+    failure.__context__ = socket.gaierror(-2, "Name or service not known")
+    return failure
+
+
+@pytest.mark.parametrize(
+    ("failure", "expected", "text"),
+    [
+        (unknown_host(), LinkBrokenError, "Name or service not known"),
+        (Exception("could not connect: error_timeout"), LinkTimeoutError, "no answer in time"),
+        (ValueError("Please install PyUSB"), LinkBrokenError, "PyUSB"),
+        (VisaIOError(StatusCode.error_invalid_resource_name), LinkBrokenError, "VI_ERROR_INV_RSRC_NAME"),
+    ],
+)
+def test_failures_of_opening(
+    monkeypatch: pytest.MonkeyPatch, failure: Exception, expected: type[LinkError], text: str
+) -> None:
+    monkeypatch.setattr(scpi_visa, "_resource_manager", lambda: FakeManager(failure))
+    with pytest.raises(expected, match=text):
+        ScpiLink("echo", "TCPIP::10.0.0.9::INSTR", accept).open()
 
 
 def test_identity_needs_four_fields() -> None:
