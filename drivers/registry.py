@@ -8,9 +8,11 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from drivers.base import LabInstrument
+if TYPE_CHECKING:
+    # QCoDeS takes a second to import; roles without instruments read only the table below.
+    from drivers.base import LabInstrument
 
 DRIVERS: Mapping[str, str] = MappingProxyType(
     {

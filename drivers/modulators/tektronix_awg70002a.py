@@ -75,8 +75,9 @@ def sequence_commands(buffer: FrameBuffer) -> list[str]:
 class AWG70002A(ScpiInstrument):
     """Driver of one AWG70002A, using one of its channels.
 
-    Options: ``channel`` 1 or 2; ``settle_s`` how long the generator may take to report a state;
-    ``upload_timeout_s`` for one waveform; ``pause`` and ``clock`` for tests.
+    Options: ``channel`` 1 or 2; ``upload_timeout_s`` for one waveform; ``arm_timeout_s`` for loading a
+    sequence until it waits; ``settle_s`` how late the generator may report its step; ``pause`` and
+    ``clock`` for tests.
     """
 
     MODELS = frozenset({"AWG70002A", "AWG70002B"})
@@ -89,6 +90,7 @@ class AWG70002A(ScpiInstrument):
         channel: Literal[1, 2] = 1,
         settle_s: float = 2.0,
         upload_timeout_s: float = 30.0,
+        arm_timeout_s: float = 10.0,
         pause: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
         **kwargs: Any,
@@ -99,6 +101,7 @@ class AWG70002A(ScpiInstrument):
         self._channel = channel
         self._settle_s = settle_s
         self._upload_timeout_s = upload_timeout_s
+        self._arm_timeout_s = arm_timeout_s
         self._pause = pause
         self._clock = clock
         self._n_samples = 0
@@ -225,7 +228,7 @@ class AWG70002A(ScpiInstrument):
         """Assign the sequence of ``buffer``, output on, run, and confirm "waiting for trigger".
 
         Raises NotReadyError when the buffer holds no fresh frame, or when the generator does not wait for
-        a trigger within ``settle_s``.
+        a trigger within ``arm_timeout_s``.
         """
         channel = self._channel
         with self.link.transaction():
@@ -240,13 +243,13 @@ class AWG70002A(ScpiInstrument):
             self.link.command(
                 f'AWGControl:STOP;:SOURce{channel}:CASSet:SEQuence "{_sequence(buffer)}",1;'
                 f":OUTPut{channel}:STATe 1;:AWGControl:RUN",
-                timeout_s=self._upload_timeout_s,
+                timeout_s=self._arm_timeout_s,
             )
-            deadline = self._clock() + self._settle_s
+            deadline = self._clock() + self._arm_timeout_s
             while (state := self.link.query_int("AWGControl:RSTATe?")) != _WAITING:
                 if self._clock() >= deadline:
                     raise NotReadyError(
-                        f"run state is {state}, not 1 (waiting for trigger), {self._settle_s:g} s after arming; "
+                        f"run state is {state}, not 1 (waiting for trigger), {self._arm_timeout_s:g} s after arming; "
                         "check that nobody else operates the generator and that trigger A is quiet",
                         instrument=self.name,
                         address=self.address,

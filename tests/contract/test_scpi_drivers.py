@@ -1,5 +1,7 @@
 """What every SCPI driver keeps to, with its simulated instrument: identity, safe state, faults, closing."""
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -136,3 +138,8 @@ def test_the_registry_names_all_models_and_rejects_others() -> None:
         assert issubclass(driver_class(model), LabInstrument)
     with pytest.raises(KeyError, match="known: id-quantique-id900"):
         driver_class("awg")
+
+
+def test_reading_the_registry_does_not_import_qcodes() -> None:
+    code = "import sys, drivers.registry; sys.exit('qcodes' in sys.modules or 'pyvisa' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

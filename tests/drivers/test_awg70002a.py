@@ -170,7 +170,7 @@ def test_safe_state_is_one_message(scripted: Callable[..., tuple[AWG70002A, Fake
 def test_arm_gives_up_when_the_generator_does_not_wait(
     scripted: Callable[..., tuple[AWG70002A, FakeTransport]],
 ) -> None:
-    awg, _ = scripted(*["0"] * 2000)
+    awg, _ = scripted(*["0"] * 6000)
     awg.prepare(N)
     awg.upload(0, frame(0))
     with pytest.raises(NotReadyError, match=r"run state is 0, not 1 \(waiting for trigger\)"):
