@@ -1,0 +1,97 @@
+"""The public settings of one training run, checked in one place by the server and by every client.
+
+The server announces them; a client trusts none of them and runs :func:`check_config` itself before it
+trains.  ``run_id`` names the run for ever: round numbers under it only grow, and the nodes release pad
+bits for one (run, round) once.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeAlias
+
+from msgspec import Meta
+
+from fl.quantise import Quantiser, check_ring
+from orchestrator.wire.codec import Message, WireError, decode, encode
+
+Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=61, pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+RunId: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Count: TypeAlias = Annotated[int, Meta(ge=0, le=1 << 40)]
+Seconds: TypeAlias = Annotated[float, Meta(ge=0, le=1e7)]
+Mode: TypeAlias = Literal["otp", "plain"]
+
+MAX_CLIENTS = 1000
+SMALLEST_QUORUM = 3
+"""With two participants each would learn the other's update from the sum."""
+
+
+class ConfigError(ValueError):
+    """The settings of a run contradict each other."""
+
+
+class FLConfig(Message, frozen=True):
+    """One run of federated training.
+
+    ``clients`` are the user names in the order that fixes shards and signs of the pads.  ``mode`` says
+    how uploads are protected: ``otp`` one-time pads, ``plain`` nothing.  Time limits are in seconds of the
+    monotonic clock; waiting for keys does not count towards ``round_timeout_s`` but has its own.
+    """
+
+    run_id: RunId
+    task: Annotated[str, Meta(min_length=1, max_length=64)]
+    clients: Annotated[tuple[Name, ...], Meta(min_length=1, max_length=MAX_CLIENTS)]
+    rounds: Annotated[int, Meta(ge=1, le=1_000_000)] = 10
+    seed: Annotated[int, Meta(ge=0, lt=1 << 62)] = 0
+    ring_bits: Annotated[int, Meta(ge=1, le=64)] = 10
+    levels: Annotated[int, Meta(ge=1, le=1 << 31)] = 127
+    clip: Annotated[float, Meta(gt=0)] = 1.0
+    mode: Mode = "otp"
+    min_clients: Annotated[int, Meta(ge=0, le=MAX_CLIENTS)] = 0
+    heartbeat_s: Annotated[float, Meta(gt=0, le=60)] = 0.5
+    client_timeout_s: Annotated[float, Meta(gt=0, le=3600)] = 5.0
+    round_timeout_s: Annotated[float, Meta(gt=0, le=1e6)] = 300.0
+    key_wait_timeout_s: Annotated[float, Meta(gt=0, le=1e7)] = 3600.0
+    rejoin_grace_s: Seconds = 15.0
+    max_aborts_in_a_row: Annotated[int, Meta(ge=1, le=1000)] = 10
+
+    @property
+    def n_clients(self) -> int:
+        return len(self.clients)
+
+    @property
+    def quorum(self) -> int:
+        """Fewest participants of a round; ``min_clients``, or three where there are that many."""
+        return self.min_clients or min(SMALLEST_QUORUM, self.n_clients)
+
+    @property
+    def quantiser(self) -> Quantiser:
+        return Quantiser(self.clip, self.levels)
+
+
+def check_config(config: FLConfig) -> None:
+    """Raise ConfigError or QuantisationError if a run with these settings could not work.
+
+    The ring is checked for all clients taking part; a round with fewer then fits as well.
+    """
+    try:
+        decode(encode(config), FLConfig)
+    except WireError as error:
+        raise ConfigError(f"a setting of run {config.run_id!r} is out of its range: {error}") from error
+    if len(set(config.clients)) != config.n_clients:
+        raise ConfigError(f"a client is named twice: {', '.join(config.clients)}")
+    if config.quorum > config.n_clients:
+        raise ConfigError(f"min_clients = {config.quorum}, but there are only {config.n_clients} clients")
+    if config.mode == "otp" and config.n_clients < 2:
+        raise ConfigError("pairwise one-time pads need at least two clients")
+    if config.client_timeout_s < 2 * config.heartbeat_s:
+        raise ConfigError(
+            f"client_timeout_s = {config.client_timeout_s:g} leaves no room for a lost heartbeat: "
+            f"use at least {2 * config.heartbeat_s:g} (twice heartbeat_s)"
+        )
+    _ = config.quantiser
+    check_ring(config.levels, client_weights(config.n_clients), config.ring_bits)
+
+
+def client_weights(n_participants: int) -> tuple[int, ...]:
+    """The public weights of a round's participants: even shards weigh the same."""
+    return (1,) * n_participants

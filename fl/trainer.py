@@ -1,0 +1,104 @@
+"""A client's work in one round: train, quantise, wait for keys, protect.
+
+Runs in a worker thread while the client's main thread keeps talking to the server.  The work can be
+cancelled up to the moment it spends key, and checks right before it: a round that was aborted meanwhile
+costs nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from fl.aggregation import Aggregation
+from fl.config import FLConfig
+from fl.keys import CancelledError, KeyServiceError, KeyWait, NodeKeys, ProtectedUpdate
+from fl.messages import Phase
+from fl.quantise import quantisation_rng
+from fl.selfcheck import keep_private_update
+from fl.tasks.base import Examples, Parameters, Task, training_seed
+from orchestrator.delivery.messages import RoundContext
+
+ROUNDS_AHEAD = 2
+"""Key demand covers this round and the next, so that keys for the next are made while this one trains."""
+
+Tell = Callable[[Phase, str, float | None], None]
+"""(phase, detail, seconds left or None) -> None"""
+
+
+@dataclass(frozen=True)
+class RoundJob:
+    """One round as this client understood and accepted it; ``weights`` in the participants' order."""
+
+    context: RoundContext
+    weights: tuple[int, ...]
+    model: Parameters
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """The client ``name`` with its task, data and access to keys."""
+
+    name: str
+    config: FLConfig
+    task: Task
+    data: Examples
+    aggregation: Aggregation
+    keys: NodeKeys | None
+    self_check_dir: Path | None
+
+    def weight(self, job: RoundJob) -> int:
+        """This client's own weight in the round."""
+        return job.weights[job.context.participants.index(self.name)]
+
+    def demand(self, peers: tuple[str, ...]) -> None:
+        """Ask the node for the key of the coming rounds."""
+        per_round = self.aggregation.key_bits_per_pair(self.task.n_parameters, self.config.ring_bits)
+        if self.keys is not None and per_round:
+            self.keys.demand(peers, per_round * ROUNDS_AHEAD)
+
+    def run(self, job: RoundJob, cancelled: threading.Event, tell: Tell) -> ProtectedUpdate:
+        """The protected update of this round.
+
+        If the node's journal holds one already (the client was restarted within the round), that one is
+        sent and nothing is trained.  Raises CancelledError, QuantisationError (NaN or infinity in the
+        update) or KeyServiceError.
+        """
+        if cancelled.is_set():
+            raise CancelledError(f"round {job.context.round} ended before its work began")
+        context = job.context
+        keys = self.keys if self.aggregation.uses_keys else None
+        if keys is not None and (kept := keys.stored(context)) is not None:
+            return kept
+        self.demand(tuple(name for name in context.participants if name != self.name))
+        tell("training", f"{len(self.data)} examples", None)
+        quantised = self._train(job)
+        if self.self_check_dir is not None:
+            keep_private_update(self.self_check_dir, self.name, context.run_id, context.round, quantised)
+        tell("masking", f"{context.n_values} values of {context.ring_bits} bits", None)
+
+        def tell_wait(wait: KeyWait) -> None:
+            tell("waiting for keys", wait.detail, wait.eta_s)
+
+        sum_bound = self.config.levels * sum(job.weights)
+        return self.aggregation.protect(
+            context, quantised, self.weight(job), sum_bound, keys, cancelled, tell_wait
+        )
+
+    def _train(self, job: RoundJob) -> npt.NDArray[np.int64]:
+        """The quantised update from local training."""
+        index, number = self.config.clients.index(self.name), job.context.round
+        seed = training_seed(self.config.seed, number, index)
+        update = self.task.local_train(job.model, self.data, seed)
+        rng = quantisation_rng(self.config.seed, number, index)
+        quantised = self.config.quantiser.quantise(update, rng, client=self.name, round_number=number)
+        return quantised.astype(np.int64)
+
+
+EXPECTED_FAILURES = (ValueError, KeyServiceError, OSError)
+"""What makes a client decline a round and go on; anything else ends it."""
