@@ -88,9 +88,8 @@ def simulate(
     ] = None,
 ) -> None:
     """Serve every simulated instrument of a testbed until SIGTERM or Ctrl-C."""
-    from sim_backends.bench import run_simulator
-
     from lab.cli.folder import find_testbed
+    from sim_backends.bench import run_simulator
 
     raise typer.Exit(run_simulator(find_testbed(testbed), json=as_json, resolved=resolved))
 
@@ -211,11 +210,16 @@ def keys(testbed: TestbedPath, state: StatePath = None, as_json: Json = False) -
 
 
 @app.command()
-def status(testbed: TestbedPath, secrets: SecretsPath = None, as_json: Json = False) -> None:
+def status(
+    testbed: TestbedPath,
+    secrets: SecretsPath = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Print every change until Ctrl-C.")] = False,
+    as_json: Json = False,
+) -> None:
     """What the running orchestrator knows: epoch, lease, peers, stock."""
     from lab.cli.status import show_status
 
-    raise typer.Exit(show_status(testbed, secrets, as_json))
+    raise typer.Exit(show_status(testbed, secrets, as_json, watch=watch))
 
 
 @app.command()

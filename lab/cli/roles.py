@@ -131,9 +131,8 @@ def fl_client_role(
     self_check: Path | None,
 ) -> int:
     """One user's federated-learning client, in the trust domain of the user's node."""
-    from fl.node_keys import NodeKeys
-
     from fl.client import run_client
+    from fl.keys import NodeKeys
     from orchestrator.delivery.client import DeliveryClient
     from orchestrator.wire.curve import load_keys
 
@@ -147,7 +146,7 @@ def fl_client_role(
             testbed.fl.server,
             testbed.public_key("fl-server"),
             keys,
-            NodeKeys(node, runtime.state),
+            NodeKeys(node, name, runtime.state / "journal"),
             runtime.stop,
             lambda event: runtime.emit(msgspec.to_builtins(event)),
             data_folder=data,

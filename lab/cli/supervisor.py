@@ -103,7 +103,7 @@ class Supervisor:
     ) -> Event:
         """The first event that ``wanted`` accepts; every event on the way goes to ``on_event``.
 
-        Raises ChildError when a child ends or nothing comes in time.
+        Raises ChildError when a child fails or nothing comes in time.
         """
         deadline = time.monotonic() + timeout_s
         while True:
@@ -115,10 +115,10 @@ class Supervisor:
             except queue.Empty:
                 continue
             on_event(name, event)
+            if event.get("ended") and self.children[name].process.wait() != 0:
+                self.raise_ended(name, doing)
             if wanted(name, event):
                 return event
-            if event.get("ended"):
-                self.raise_ended(name, doing)
 
     def raise_ended(self, name: str, doing: str) -> None:
         """Raise the error that tells which child ended, with the end of its log."""
