@@ -69,9 +69,7 @@ class PtyServer:
         os.write(self._wake_write, b"x")
         if self._thread is not None:
             self._thread.join()
-        self._close_terminal()
-        os.close(self._wake_read)
-        os.close(self._wake_write)
+        _close((self._master, self._slave, self._wake_read, self._wake_write))
         shutil.rmtree(self._folder, ignore_errors=True)
         self._folder = None
 
@@ -83,10 +81,6 @@ class PtyServer:
         fresh.symlink_to(os.ttyname(self._slave))
         fresh.replace(link)
 
-    def _close_terminal(self) -> None:
-        os.close(self._master)
-        os.close(self._slave)
-
     def _run(self, link: Path) -> None:
         while not self.closing.is_set():
             wait_s = self._tick_s if self._on_tick is not None else None
@@ -97,7 +91,13 @@ class PtyServer:
                 continue
             data = os.read(self._master, MAX_READ_BYTES)
             if self._faults.take_disconnect():
-                self._close_terminal()
-                self._open_terminal(link)
+                old = self._master, self._slave
+                self._open_terminal(link)  # first, so that the address never leads nowhere
+                _close(old)
                 continue
             self._on_bytes(data)
+
+
+def _close(descriptors: tuple[int, ...]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)

@@ -37,6 +37,7 @@ OnRecord = Callable[[int, int], Mapping[int, Tags]]
 Socket: TypeAlias = "zmq.Socket[bytes]"
 
 MESSAGE_PAIRS = 8192
+FLUSH_MS = 300  # how long a stream that is stopped waits for its client
 MAX_RATE_HZ = 25e6  # above it the high-resolution inputs report error 2
 
 
@@ -55,7 +56,7 @@ class _Stream:
 
 @dataclass(frozen=True)
 class _Record:
-    """One finished record: the clicks per channel, or None when the light model failed."""
+    """One finished record: sorted times per channel in time bases, or None when the light model failed."""
 
     number: int
     duration_ps: int
@@ -206,8 +207,10 @@ class ID900Twin:
 
     def _work(self, number: int, duration_ps: int) -> None:
         clicks: Mapping[int, Tags] | None = None
+        time_base_ps = self._scpi.time_base_ps
         try:
-            clicks = self._on_record(duration_ps, number)
+            found = self._on_record(duration_ps, number)
+            clicks = {channel: _in_time_bases(times, time_base_ps) for channel, times in found.items()}
         except Exception:
             log.exception("the light model failed in record %d", number)
         self._finished.put(_Record(number, duration_ps, clicks))
@@ -252,7 +255,7 @@ class ID900Twin:
 
     def _queue_tags(self, acquisition: Acquisition, times: Tags) -> None:
         pairs = np.empty((len(times), 2), dtype="<u8")
-        pairs[:, 0] = np.sort(np.asarray(times, dtype=np.uint64)) // np.uint64(self._scpi.time_base_ps)
+        pairs[:, 0] = times
         pairs[:, 1] = acquisition.acquisitions_count
         payload = pairs if acquisition.with_ref_index else np.ascontiguousarray(pairs[:, :1])
         waiting = self._streams[acquisition.identifier].waiting
@@ -280,11 +283,19 @@ class ID900Twin:
 
     def _close_stream(self, acquisition: Acquisition) -> None:
         stream = self._streams.pop(acquisition.identifier)
-        try:
-            stream.socket.send(b"", zmq.NOBLOCK)
-        except zmq.Again:
+        stream.waiting.append(b"")
+        while stream.waiting and stream.socket.poll(FLUSH_MS, zmq.POLLOUT):
+            _send_waiting(stream)
+        if stream.waiting:
             log.debug("nobody listened to %s", acquisition.identifier)
-        stream.socket.close(linger=100)
+        stream.socket.close(linger=FLUSH_MS)
+
+
+def _in_time_bases(times_ps: Tags, time_base_ps: int) -> Tags:
+    ticks = np.asarray(times_ps, dtype=np.uint64) // np.uint64(time_base_ps)
+    if np.any(ticks[1:] < ticks[:-1]):
+        ticks.sort()
+    return ticks
 
 
 def _send_waiting(stream: _Stream) -> None:

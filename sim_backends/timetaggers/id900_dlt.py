@@ -83,6 +83,8 @@ class DataLinkTarget:
     def _start(self, options: argparse.Namespace) -> object:
         if any(a.channel == options.channel for a in self.acquisitions.values()):
             raise ValueError(f"channel {options.channel} is acquired already")
+        if not 0 < options.stream_port < 65536:
+            raise ValueError(f"{options.stream_port} is no port")
         identifier = f"{options.address}:{options.stream_port}"
         acquisition = Acquisition(
             identifier, options.address, options.channel, options.stream_port, options.with_ref_index

@@ -58,7 +58,7 @@ def bench(light):
     """Builds (twin, tagger) pairs, connected and streaming channels 1 and 2."""
     opened = []
 
-    def build(*, connect=True, stream=True, timeout_s=1.0, transfer_timeout_s=5.0, **twin_options):
+    def build(*, connect=True, stream=True, timeout_s=5.0, transfer_timeout_s=5.0, **twin_options):
         twin = ID900Twin(on_record=light, scpi_port=0, dlt_port=0, **twin_options)
         address = twin.serve(own_host())
         tagger = ID900(
