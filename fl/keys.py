@@ -86,7 +86,6 @@ class Delivery(Protocol):
         timeout_s: float,
         on_wait: Callable[[Wait], None] | None = None,
         *,
-        owner: str,
         sum_bound: int | None = None,
     ) -> MaskedUpdate: ...
 
@@ -172,7 +171,6 @@ class NodeKeys:
                     self.journal_dir,
                     SLICE_S,
                     on_wait,
-                    owner=self.owner,
                     sum_bound=sum_bound,
                 )
                 return ProtectedUpdate(masked.packed, masked.key_bits_used)

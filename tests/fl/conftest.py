@@ -90,21 +90,19 @@ class MemoryDelivery:
         timeout_s: float,
         on_wait: Callable[[Wait], None] | None = None,
         *,
-        owner: str,
         sum_bound: int | None = None,
     ) -> MaskedUpdate:
-        assert owner == self.owner
         kept = self.stored_update(context, journal_dir)
         if kept is not None:
             return kept
-        peers = [name for name in context.participants if name != owner]
+        peers = [name for name in context.participants if name != self.owner]
         self._agree(context, peers, timeout_s, on_wait or (lambda _: None))
         digest = context.digest()
         pads, signs = [], []
         for peer in peers:
-            pair = frozenset((owner, peer))
+            pair = frozenset((self.owner, peer))
             pads.append(pad_of(pair, digest, context.pad_bits))
-            later = context.participants.index(peer) > context.participants.index(owner)
+            later = context.participants.index(peer) > context.participants.index(self.owner)
             signs.append(1 if later else -1)
             self.network.released.append((pair, digest))
         packed = mask(q, pads, signs, context.ring_bits, weight)
