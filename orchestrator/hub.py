@@ -71,6 +71,10 @@ _FAILED = (
 )
 
 
+FAREWELL_S = 0.1
+"""Between the last message and closing: a client that sees its connection end drops what it has not read."""
+
+
 @dataclass(frozen=True)
 class HubLimits:
     """Times in seconds, sizes in messages."""
@@ -263,6 +267,8 @@ class Hub:
         self._send_commands()
         for peer in list(self._peers.values()):
             self._tell(peer, Shutdown(self._stop))
+        if self._peers:
+            time.sleep(FAREWELL_S)
 
     def _backlog(self) -> bool:
         return any(

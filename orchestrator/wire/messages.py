@@ -30,7 +30,7 @@ WINDOW_BYTES = 4 * (CHUNK_BYTES + CHUNK_OVERHEAD)
 MESSAGE_LIMIT = 64 << 20
 """Largest channel message, bytes."""
 
-Role: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+Role: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"\A[a-z0-9][a-z0-9._-]*\Z")]
 Topic: TypeAlias = Annotated[str, Meta(min_length=1, max_length=200)]
 Reason: TypeAlias = Annotated[str, Meta(max_length=1000)]
 Count: TypeAlias = Annotated[int, Meta(ge=0, le=(1 << 62))]

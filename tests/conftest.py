@@ -1,0 +1,153 @@
+"""Fixtures shared by several rooms."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from orchestrator.agent import Agent
+    from orchestrator.hub import Hub
+    from orchestrator.wire.curve import CurveKeys
+
+ROLES = ("relay", "alice", "bob", "carol", "observer")
+
+
+class RawPeer:
+    """A peer that says exactly what the test makes it say."""
+
+    def __init__(self, world: HubWorld, role: str) -> None:
+        import zmq
+
+        from orchestrator.wire.curve import BULK_LIMIT, client_socket
+
+        keys, hub = world.keys[role], world.hub
+        public = world.keys["orchestrator"].public
+        self.instance = f"{role:x<16}{id(self):x}"
+        self.role = role
+        self.control = client_socket(world.context, zmq.DEALER, keys, public, hub.control_endpoint)
+        self.bulk = client_socket(
+            world.context, zmq.DEALER, keys, public, hub.bulk_endpoint, max_message=BULK_LIMIT
+        )
+        for socket in (self.control, self.bulk):
+            assert socket.poll(5000, zmq.POLLOUT)
+
+    def say(self, message: Any) -> None:
+        from orchestrator.wire.codec import encode
+
+        self.control.send(encode(message))
+
+    def post(self, message: Any, *payload: bytes) -> None:
+        from orchestrator.wire.codec import encode
+
+        self.bulk.send_multipart([encode(message), *payload])
+
+    def hear(self, timeout_ms: int = 5000) -> Any:
+        """The next control message that is not a heartbeat, or None."""
+        from orchestrator.wire.codec import decode
+        from orchestrator.wire.messages import FromHub, Heartbeat
+
+        while self.control.poll(timeout_ms):
+            message = decode(self.control.recv(), FromHub)
+            if not isinstance(message, Heartbeat):
+                return message
+        return None
+
+    def get(self, timeout_ms: int = 5000) -> Any:
+        """The next bulk message, or None; its payload, if any, in :attr:`payload`."""
+        from orchestrator.wire.codec import decode
+        from orchestrator.wire.messages import BulkFromHub
+
+        if not self.bulk.poll(timeout_ms):
+            return None
+        frames = self.bulk.recv_multipart()
+        self.payload = frames[1] if len(frames) > 1 else None
+        return decode(frames[0], BulkFromHub)
+
+    def join(self) -> RawPeer:
+        """Do what an honest agent does to get in."""
+        from orchestrator.wire.messages import PROTOCOL_VERSION, BulkHello, BulkWelcome, Hello, Welcome
+
+        self.say(Hello(self.role, PROTOCOL_VERSION, self.instance))
+        assert isinstance(self.hear(), Welcome)
+        self.post(BulkHello(self.instance))
+        assert isinstance(self.get(), BulkWelcome)
+        return self
+
+
+class HubWorld:
+    """A hub on free ports of the loopback with fresh keys, and agents that are closed at the end."""
+
+    def __init__(self, stack: ExitStack, **hub_options: Any) -> None:
+        import zmq
+
+        from orchestrator.wire.curve import generate_keys
+
+        self.stack = stack
+        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        stack.callback(self.context.destroy, linger=0)
+        self.keys: dict[str, CurveKeys] = {role: generate_keys() for role in ("orchestrator", *ROLES)}
+        self.allowed = {self.keys[role].public: role for role in ROLES}
+        self._epochs = itertools.count(1)
+        self._hub_options = hub_options
+        self.hub = self.start_hub()
+
+    def start_hub(self, control: str = "auto", bulk: str = "auto") -> Hub:
+        from orchestrator.hub import Hub
+
+        self.hub = Hub(
+            self.context,
+            self.keys["orchestrator"],
+            self.allowed,
+            control,
+            bulk,
+            epoch=next(self._epochs),
+            **self._hub_options,
+        )
+        self.hub.start()
+        self.stack.callback(self.hub.close)
+        return self.hub
+
+    def restart_hub(self) -> Hub:
+        """The next epoch on the same addresses."""
+        control, bulk = self.hub.control_endpoint, self.hub.bulk_endpoint
+        self.hub.close()
+        return self.start_hub(control, bulk)
+
+    def raw(self, role: str) -> RawPeer:
+        return RawPeer(self, role)
+
+    def agent(self, role: str, *, wait: bool = True, **options: Any) -> Agent:
+        from orchestrator.agent import Agent
+
+        agent = Agent(
+            role,
+            options.pop("keys", self.keys[role]),
+            options.pop("hub_public_key", self.keys["orchestrator"].public),
+            self.hub.control_endpoint,
+            self.hub.bulk_endpoint,
+            **options,
+        )
+        agent.start()
+        self.stack.callback(agent.close)
+        if wait:
+            assert agent.wait_up(10.0), agent.link_state
+        return agent
+
+
+@pytest.fixture
+def hub_world() -> Iterator[HubWorld]:
+    """A running hub with default limits."""
+    with ExitStack() as stack:
+        yield HubWorld(stack)
+
+
+@pytest.fixture
+def make_hub_world() -> Iterator[Any]:
+    """Called with options of the Hub, gives a running hub."""
+    with ExitStack() as stack:
+        yield lambda **options: HubWorld(stack, **options)
