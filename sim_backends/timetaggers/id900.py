@@ -37,7 +37,7 @@ OnRecord = Callable[[int, int], Mapping[int, Tags]]
 Socket: TypeAlias = "zmq.Socket[bytes]"
 
 MESSAGE_PAIRS = 8192
-FLUSH_MS = 300  # how long a stream that is stopped waits for its client
+FLUSH_MS = 250  # how long a stream that is stopped waits for its client
 MAX_RATE_HZ = 25e6  # above it the high-resolution inputs report error 2
 
 

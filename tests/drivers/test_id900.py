@@ -430,7 +430,7 @@ def test_a_time_base_that_is_none(service, reply):
 
 
 def test_reconnect_after_a_disconnect(bench, light):
-    twin, tagger = bench(timeout_s=0.2)
+    twin, tagger = bench(timeout_s=0.6)
     tagger.clock_source("external")
     twin.faults.disconnect()
     with pytest.raises((LinkTimeoutError, LinkBrokenError)):
