@@ -52,6 +52,7 @@ ERR_INCONSISTENT = -5
 
 _STRIDE = 1024
 _ONE = np.uint64(1)
+_SIX = np.uint64(6)
 _LOW = np.uint64(63)
 _ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 
@@ -118,18 +119,28 @@ def fill_pass(frame: U8, n: int, key: U64, width: int, identity: bool, row: U64)
     """Write the ``n`` bits of ``frame`` (one per element) into ``row``, packed in the order of the pass."""
     indices = np.empty(_STRIDE, np.uint32)
     for base in range(0, n, _STRIDE):
-        if not identity:
+        count = min(_STRIDE, n - base)
+        if identity:
+            for i in range(count):
+                indices[i] = base + i
+        else:
             _scatter(base, key, width, indices)
-        for word in range(base >> 6, (min(base + _STRIDE, n) + 63) >> 6):
+        if n != 1 << width:
+            for i in range(count):
+                index = _signed(indices[i])
+                while index >= n:
+                    index = forward(index, key, width, 1 << width)
+                indices[i] = index
+        for word in range((count + 63) // 64):
             acc = np.uint64(0)
-            for position in range(word * 64, min(word * 64 + 64, n)):
-                index = position
-                if not identity:
-                    index = _signed(indices[position - base])
-                    while index >= n:
-                        index = forward(index, key, width, 1 << width)
-                acc |= np.uint64(frame[index]) << (np.uint64(position) & _LOW)
-            row[word] = acc
+            length = min(64, count - word * 64)
+            if length == 64:  # a constant number of turns, which the compiler unrolls
+                for bit in range(64):
+                    acc |= np.uint64(frame[np.uint64(indices[word * 64 + bit])]) << np.uint64(bit)
+            else:
+                for bit in range(length):
+                    acc |= np.uint64(frame[np.uint64(indices[word * 64 + bit])]) << np.uint64(bit)
+            row[(base >> 6) + word] = acc
 
 
 @njit(cache=True, nogil=True)
@@ -155,12 +166,14 @@ def parity(row: U64, start: int, stop: int) -> int:
 
 @njit(cache=True, nogil=True)
 def _get(row: U64, i: int) -> bool:
-    return bool((row[i >> 6] >> (np.uint64(i) & _LOW)) & _ONE)
+    place = np.uint64(i)
+    return bool((row[place >> _SIX] >> (place & _LOW)) & _ONE)
 
 
 @njit(cache=True, nogil=True)
 def _flip(row: U64, i: int) -> None:
-    row[i >> 6] ^= _ONE << (np.uint64(i) & _LOW)
+    place = np.uint64(i)
+    row[place >> _SIX] ^= _ONE << (place & _LOW)
 
 
 @njit(cache=True, nogil=True)

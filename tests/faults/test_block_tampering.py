@@ -153,8 +153,9 @@ def cases(plan: BlockPlan, seed: int) -> list[Case]:
             if index + 1 < len(sent):
                 add("held back", lambda payload: [payload], hold=True)
                 add("doubled", lambda payload: [payload, payload])
-            if index:
-                add("an earlier message", replaced_by(sent[int(rng.integers(index))]))
+            earlier = sent[int(rng.integers(index))] if index else payload
+            if earlier != payload:
+                add("an earlier message", replaced_by(earlier))
             replay = foreign[sender].sent[min(index, len(foreign[sender].sent) - 1)]
             if replay != payload:
                 add("of another session", replaced_by(replay))

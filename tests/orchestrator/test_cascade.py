@@ -242,7 +242,7 @@ def test_lying_answers_end_in_bounded_time(seed: int) -> None:
     corrector = CascadeCorrector(pack(rng.integers(0, 2, n, dtype=np.uint8)), n, 0.03, rng.bytes(SEED_BYTES))
     request, reason = corrector.next_request(None), ""
     while request is not None:
-        lies = pack(rng.integers(0, 2, corrector._expected, dtype=np.uint8))
+        lies = pack(rng.integers(0, 2, corrector.awaited_bits, dtype=np.uint8))
         try:
             request = corrector.next_request(ParityReply(parities=lies.tobytes()))
         except CascadeError as error:

@@ -158,7 +158,7 @@ def test_the_corrector_survives_any_answer(parities: list[bytes]) -> None:
     for answer in parities:
         if request is None:
             break
-        size = (corrector._expected + 7) // 8
+        size = (corrector.awaited_bits + 7) // 8
         try:
             request = corrector.next_request(ParityReply(parities=answer[:1] * size))
         except CascadeError as error:
