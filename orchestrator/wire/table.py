@@ -79,7 +79,7 @@ class AgentChannel:
 
     def close(self) -> None:
         """Close this end; the peer reads what was sent and then gets ChannelBrokenError."""
-        self._table.close(self.peer, self.topic)
+        self._table.close(self.peer, self.topic, self)
 
     def check_open(self) -> None:
         """Raise ChannelClosedError if this side closed the channel."""
@@ -164,9 +164,15 @@ class ChannelTable:
         with self._lock:
             channel.held_bytes -= n_bytes
 
-    def close(self, peer: str, topic: str) -> None:
-        """Close a channel, opened or not: what it queued still leaves, later arrivals are dropped."""
+    def close(self, peer: str, topic: str, only: AgentChannel | None = None) -> None:
+        """Close a channel, opened or not: what it queued still leaves, later arrivals are dropped.
+
+        With ``only``, a channel of the same name that has taken its place meanwhile is left alone.
+        """
         with self._lock:
+            if only is not None and self._channels.get((peer, topic)) is not only:
+                only.shut()
+                return
             channel = self._channels.pop((peer, topic), None)
             if channel is not None:
                 outflow = self._outflows.setdefault(peer, Outflow(peer))
@@ -239,13 +245,10 @@ class ChannelTable:
             self._outflows.setdefault(peer, Outflow(peer)).session = session
 
     def disconnected(self, reason: str, peer: str | None = None) -> None:
-        """``peer``, or with None the hub, is gone: channels break, queues and closed names are forgotten."""
+        """``peer``, or with None the hub, is gone: channels break and leave the table, so do queues and names."""
         with self._lock:
-            for key, channel in list(self._channels.items()):
-                if peer is None or key[0] == peer:
-                    channel.break_off(reason)
-                    if not channel.opened:
-                        del self._channels[key]
+            for key in [key for key in self._channels if peer is None or key[0] == peer]:
+                self._channels.pop(key).break_off(reason)
             for key in [key for key in self._closed if peer is None or key[0] == peer]:
                 del self._closed[key]
             for name in [peer] if peer is not None else list(self._outflows):

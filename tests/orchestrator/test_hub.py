@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -267,8 +268,10 @@ def test_malformed_control_messages_are_counted_and_answered(hub_world: Any, fra
 
 def test_a_stopping_hub_says_so(hub_world: Any) -> None:
     alice = hub_world.raw("alice").join()
-    hub_world.hub.close("maintenance")
+    closing = threading.Thread(target=hub_world.hub.close, args=("maintenance",))
+    closing.start()
     assert alice.hear() == Shutdown("maintenance")
+    closing.join()
 
 
 def test_a_peer_that_takes_nothing_is_given_up(make_hub_world: Any) -> None:
