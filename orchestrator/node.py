@@ -19,6 +19,7 @@ from typing import Any
 from lab.station import Station
 from lab.testbed import Testbed
 from orchestrator.agent import Agent, AgentEvent, LinkUp, TopicWaiting
+from orchestrator.block_planning import plan_for
 from orchestrator.keystore.agreement import deposit_block, reserve
 from orchestrator.keystore.lanes import Lane, Range, Role
 from orchestrator.keystore.store import KeyStore
@@ -27,7 +28,7 @@ from orchestrator.node_store import open_node_store
 from orchestrator.pair_worker import PairWorker
 from orchestrator.postprocessing.block import BlockResult, run_block
 from orchestrator.postprocessing.sifting import BlockClicks
-from orchestrator.protocols.planner import BlockPlan, block_plan
+from orchestrator.protocols.planner import BlockPlan
 from orchestrator.relay import connect_agent
 from orchestrator.user_light import CLOCKWISE_GATE, COUNTER_CLOCKWISE_GATE, UserLight
 from orchestrator.wire.channel import Channel
@@ -47,26 +48,6 @@ RESERVE_PATIENCE_S = 120.0
 BLOCK_PATIENCE_S = 60.0
 MESSAGE_TIMEOUT_S = 20.0
 WAITING_LIMIT = 3
-
-
-def plan_for(testbed: Testbed, first: str, second: str) -> BlockPlan:
-    """The block plan of a pair, from the testbed file alone, so that both nodes arrive at the same."""
-    arms, protocol, calibration = testbed.arms(first, second), testbed.protocol, testbed.calibration
-    return block_plan(
-        arms.loss_a_db,
-        arms.loss_b_db,
-        n_pulses=testbed.frames_per_block() * protocol.slots_per_frame,
-        visibility=calibration.visibility,
-        dark_count=calibration.dark_count_probability,
-        f_ec=protocol.f_ec,
-        eps_sec=protocol.eps_sec,
-        eps_cor=protocol.eps_cor,
-        intensity_tolerance_db=protocol.intensity_tolerance_db,
-        qber_limit=protocol.qber_limit,
-        p_x=protocol.p_x,
-        mu_a=protocol.mu,
-        mu_b=protocol.mu,
-    )
 
 
 @dataclass(frozen=True)
@@ -102,6 +83,7 @@ class Node:
         self._emit = emit
         self.peers = tuple(user for user in testbed.user_names() if user != name)
         self._workers = {peer: PairWorker(agent, store, peer) for peer in self.peers}
+        self._stopping = False
         self._party = LeaseParty(
             agent, objection=self._objection, run_light=self._run_light, on_other=self._on_event
         )
@@ -114,6 +96,7 @@ class Node:
         try:
             self._party.serve(stop)
         finally:
+            self._stopping = True
             for worker in self._workers.values():
                 worker.close()
 
@@ -261,6 +244,7 @@ class Node:
                 "event": "block",
                 "pair": list(block.pair),
                 "stored": stored,
+                "interrupted": self._stopping and not stored,
                 "reason": reason,
                 "pulses": report.pulses,
                 "announced": announced,

@@ -16,19 +16,19 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import zmq
 
+from orchestrator.block_planning import plan_for
 from orchestrator.fencing import EpochFile
 from orchestrator.hub import Hub, HubEvent, HubLimits, PeerDown, PeerMessage, PeerUp
 from orchestrator.leases import RELAY, LeaseDesk, Order, Outcome
 from orchestrator.ring_schedule import RingSchedule
 from orchestrator.scheduler import Pair, Policy
-from orchestrator.wire.curve import CurveKeys, load_keys
+from orchestrator.wire.curve import CurveKeys
 from orchestrator.wire.messages import (
     BlockReport,
     Demand,
@@ -64,6 +64,7 @@ class OrchestratorConfig:
     rates_bps: Mapping[Pair, float]
     n_frames: int
     light_limit_s: float
+    block_bits: Mapping[Pair, int] = field(default_factory=dict)
     control_endpoint: str = "auto"
     bulk_endpoint: str = "auto"
     offer_timeout_s: float = 5.0
@@ -103,7 +104,9 @@ class Orchestrator:
         )
         now_s = clock()
         self.desk = LeaseDesk(self.epoch, offer_timeout_s=config.offer_timeout_s, drain_s=config.drain_s)
-        self.schedule = RingSchedule(dict(config.rates_bps), config.users, now_s, config.policy)
+        self.schedule = RingSchedule(
+            config.rates_bps, config.users, now_s, config.policy, block_bits=config.block_bits
+        )
         self._present: set[str] = set()
         self._subscribers: dict[str, int] = {}
         self._latest: dict[tuple[str, str], Fields] = {}
@@ -266,26 +269,17 @@ class Orchestrator:
 def config_of(testbed: Testbed) -> OrchestratorConfig:
     """What a testbed file says to the orchestrator."""
     light_s = testbed.frames_per_block() * testbed.protocol.slots_per_frame / testbed.protocol.clock_hz
+    block_bits = {pair: plan_for(testbed, *pair).expected_bits for pair in testbed.pairs()}
     return OrchestratorConfig(
         users=testbed.user_names(),
-        rates_bps={pair: guessed_rate_bps(testbed, pair) for pair in testbed.pairs()},
+        rates_bps={pair: bits / light_s for pair, bits in block_bits.items()},
+        block_bits=block_bits,
         n_frames=testbed.frames_per_block(),
         # Loading fresh waveforms takes far longer than the light itself; this only catches what hangs.
         light_limit_s=60.0 + 50.0 * light_s,
         control_endpoint=testbed.hub.control,
         bulk_endpoint=testbed.hub.bulk,
     )
-
-
-def guessed_rate_bps(testbed: Testbed, pair: Pair) -> float:
-    """Order of magnitude of a pair's key rate, in use until its first block is measured.
-
-    A click needs one photon to survive the worse of the two arms; a thousandth stands for the intensity,
-    sifting and what reconciliation and privacy amplification take.
-    """
-    arms = testbed.arms(*pair)
-    transmittance: float = 10.0 ** (-max(arms.loss_a_db, arms.loss_b_db) / 10.0)
-    return 1e-3 * testbed.protocol.clock_hz * transmittance
 
 
 def run_orchestrator(

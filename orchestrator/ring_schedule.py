@@ -9,6 +9,7 @@ a moment that doubles with every refusal in a row.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from msgspec.structs import replace
@@ -49,9 +50,16 @@ class RingSchedule:
     """Mutable surroundings of the pure scheduler state; times are monotonic seconds of the caller."""
 
     def __init__(
-        self, rates_bps: dict[Pair, float], users: tuple[str, ...], now_s: float, policy: Policy | None = None
+        self,
+        rates_bps: Mapping[Pair, float],
+        users: tuple[str, ...],
+        now_s: float,
+        policy: Policy | None = None,
+        *,
+        block_bits: Mapping[Pair, int] | None = None,
     ) -> None:
-        """``rates_bps``: a first guess per pair; every user counts as absent until it is seen."""
+        """``rates_bps``: a first guess per pair; ``block_bits``: what a block is planned to yield, in use
+        until one is measured.  Every user counts as absent until it is seen."""
         pairs = tuple(PairState(first, second, rate) for (first, second), rate in rates_bps.items())
         self.state = SchedulerState(pairs, policy=policy or Policy())
         for user in users:
@@ -64,7 +72,8 @@ class RingSchedule:
         self._last_over = (0, 0)
         self._refusals: dict[Pair, int] = {}
         self._held_until_s: dict[Pair, float] = {}
-        self._block_bits: dict[Pair, int] = {}
+        self._block_bits: dict[Pair, int] = dict(block_bits or {})
+        self._measured: set[Pair] = set()
 
     # -- what is heard -------------------------------------------------------------------------------
 
@@ -135,10 +144,11 @@ class RingSchedule:
         del self._pending[token]
         holder = self.state.holder
         bits = report.secret_bits if report.ok else 0
-        first_measurement = pair not in self._block_bits and bits and pending.ring_s > 0
+        first_measurement = pair not in self._measured and bits and pending.ring_s > 0
         after = lease_finished(self.state, pair, now_s, pending.ring_s, bits, ok=report.ok)
         if bits:
             self._block_bits[pair] = bits
+            self._measured.add(pair)
         if first_measurement:
             rate = bits / pending.ring_s
             pairs = tuple(replace(p, rate_bps=rate) if p.pair == pair else p for p in after.pairs)

@@ -141,7 +141,7 @@ def _ask_for_key(run: Run) -> None:
 
 def link_figure(run: Run, blocks: list[Event]) -> Figure:
     """Throughput between the ends of the first and the last block, with the physics of those pulses."""
-    from orchestrator.node import plan_for
+    from orchestrator.block_planning import plan_for
 
     plan = plan_for(run.testbed, *LINK_PAIR)
     counted = blocks[1:]

@@ -25,6 +25,7 @@ import msgspec
 from lab.cli.folder import create_folder, template_path
 from lab.cli.progress import Display, PairProgress, RunProgress
 from lab.cli.report import render_report
+from lab.cli.safety import unsafe_instruments
 from lab.cli.supervisor import ChildError, Event, Supervisor
 from lab.testbed import Testbed, load_testbed, resolve_addresses, write_testbed
 
@@ -53,7 +54,8 @@ class Run:
         self.finished: Event = {}
         self.ledgers: dict[str, dict[str, dict[str, int]]] = {}
         self.instrument_states: dict[str, Any] = {}
-        self.safe: bool | None = None
+        self.unsafe: list[str] | None = None
+        """Instruments found out of their safe state at the end; None while that is not known."""
 
     def start_ring(self) -> None:
         """Simulator, hub, relay and nodes."""
@@ -108,7 +110,7 @@ class Run:
         """File one event."""
         kind = event.get("event")
         if kind == "block":
-            event["counted"] = name == event["pair"][0]
+            event["counted"] = name == event["pair"][0] and not event["interrupted"]
             self.blocks.append(event)
         elif event.get("type") == "RoundCompleted":
             self.rounds.append(event["record"])
@@ -120,7 +122,7 @@ class Run:
             self.ledgers[name] = event["peers"]
         elif event.get("stopped") and name == "simulate":
             self.instrument_states = event["states"]
-            self.safe = event.get("safe")
+            self.unsafe = unsafe_instruments(self.testbed, event["states"])
 
     def stop(self) -> None:
         """Stop everything in order and collect the last words."""
@@ -285,14 +287,14 @@ def build_report(run: Run, learning: Task, config: FLConfig, demand_bits: int) -
             for number, evaluation in enumerate(reference.rounds, start=1)
         ],
         "key_demand_bits_per_pair": demand_bits,
-        "instruments": {"safe": run.safe, "states": run.instrument_states},
+        "instruments": {"safe": run.unsafe == [], "unsafe": run.unsafe, "states": run.instrument_states},
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
     }
 
 
 def pair_row(run: Run, pair: tuple[str, str]) -> dict[str, Any]:
     """Totals of one pair; QBER and f are weighted by sifted bits."""
-    from orchestrator.node import plan_for
+    from orchestrator.block_planning import plan_for
 
     plan = plan_for(run.testbed, *pair)
     arms = run.testbed.arms(*pair)

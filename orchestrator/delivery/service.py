@@ -175,7 +175,8 @@ class DeliveryService:
             self._handle(frames[0].bytes, request)
         except DeskError as error:
             self._send(frames[0].bytes, self._failure(request.request, error))
-        except KeyStoreError as error:
+        except Exception as error:
+            logger.exception("request %s failed", type(request).__name__)
             self._send(frames[0].bytes, Failure(request.request, "refused", str(error)[:1000], {}))
 
     def _handle(self, route: bytes, request: Request) -> None:
@@ -222,7 +223,7 @@ class DeliveryService:
     def _failure(self, request: int, error: DeskError) -> Failure:
         if isinstance(error, DeskShortError):
             wait_s = self._estimate_s(error.missing_bits) if self._estimate_s is not None else None
-            return Failure(request, "keys-short", str(error), error.missing_bits, wait_s)
+            return Failure(request, "keys-short", str(error)[:1000], error.missing_bits, wait_s)
         if isinstance(error, DeskPeerError):
             return Failure(request, "peer", str(error), {})
         code: Literal["released", "refused"] = (

@@ -56,7 +56,7 @@ CREATE TABLE pieces (
     id INTEGER PRIMARY KEY, peer TEXT NOT NULL, lane TEXT NOT NULL, block INTEGER NOT NULL REFERENCES blocks,
     place INTEGER NOT NULL, start INTEGER, n_bits INTEGER NOT NULL,
     wrapped_key BLOB NOT NULL, sealed BLOB NOT NULL) STRICT;
-CREATE INDEX pieces_by_start ON pieces (peer, lane, start);
+CREATE INDEX pieces_by_start ON pieces (peer, lane, start, n_bits);
 CREATE INDEX pieces_by_block ON pieces (block);
 CREATE TABLE reservations (
     id INTEGER PRIMARY KEY, peer TEXT NOT NULL REFERENCES peers, lane TEXT NOT NULL,
