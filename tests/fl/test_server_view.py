@@ -87,9 +87,22 @@ def test_a_missing_sign_is_found() -> None:
 
 
 def test_a_biased_pad_is_found() -> None:
-    """One pad value left out of one pair's pads."""
-    biased = [pads for pads in all_pads(3, 3) if pads[1, 2] != 5]
-    assert leaks(3, 3, biased, upload) is not None
+    """One value left out of the pad of the only pair."""
+    assert leaks(2, 3, [pads for pads in all_pads(2, 3) if pads[0, 1] != 5], upload) is not None
+
+
+def test_a_client_that_helps_the_server_learns_only_the_sum_of_the_others() -> None:
+    """Client 2 tells its pads: for each of them the uploads of 0 and 1 tell their sum and nothing else."""
+    bits = 2
+    by_known: dict[tuple[int, int, int], list[Counter]] = defaultdict(list)
+    for zero, one in product((-1, 0, 1), repeat=2):
+        for known in product(range(2**bits), repeat=2):
+            pads = [p for p in all_pads(3, bits) if (p[0, 2], p[1, 2]) == known]
+            by_known[(*known, zero + one)].append(views(3, bits, (zero, one, 0), pads, upload))
+    for distributions in by_known.values():
+        assert all(other == distributions[0] for other in distributions)
+        assert set(distributions[0].values()) == {1}
+        assert len(distributions[0]) == 2**bits
 
 
 @pytest.mark.parametrize("reused", [False, True])

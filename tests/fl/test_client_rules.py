@@ -1,0 +1,269 @@
+"""A client facing a server that lies: it gives nothing away, whatever it is told.
+
+The server here is scripted; the client, its link and its masking are real.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import zmq
+
+from fl.client import ClientRefusesError, ClientRules
+from fl.link import ServerRefusedError
+from fl.messages import (
+    PROTOCOL_VERSION,
+    Decline,
+    FromClient,
+    Join,
+    JoinAgain,
+    Leave,
+    Progress,
+    Ready,
+    Rejected,
+    RoundEnd,
+    RoundStart,
+    RunEnd,
+    Upload,
+    Welcome,
+    frame_of,
+    header_of,
+    read_uint8,
+    split_message,
+)
+from orchestrator.delivery.masking import add_packed, unpack_values
+from orchestrator.wire.codec import encode
+from orchestrator.wire.curve import ZapGate, server_socket
+
+
+class ScriptedServer:
+    """Says what the test tells it to; keeps what clients send."""
+
+    def __init__(self, world: Any) -> None:
+        self.world = world
+        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        allowed = {keys.public: name for name, keys in world.client_keys.items()}
+        self.gate = ZapGate(self.context, allowed)
+        self.socket, world.endpoint = server_socket(self.context, zmq.ROUTER, world.server_keys, "auto")
+        self.routes: dict[str, bytes] = {}
+        self.backlog: list[tuple[str, Any, bytes | None]] = []
+
+    def close(self) -> None:
+        self.socket.close()
+        self.gate.close()
+        self.context.term()
+
+    def receive(self, timeout_s: float) -> tuple[str, Any, bytes | None] | None:
+        if not self.socket.poll(int(timeout_s * 1000)):
+            return None
+        frames = self.socket.recv_multipart(copy=False)
+        name = self.gate.role_of(frames[0])
+        self.routes[name] = frames[0].bytes
+        return name, *split_message([frame.bytes for frame in frames[1:]], FromClient)
+
+    def expect(self, kind: type[Any], name: str) -> tuple[Any, bytes | None]:
+        """The next message of this kind from this client; what others say is kept for later."""
+        for index, (who, message, buffer) in enumerate(self.backlog):
+            if who == name and isinstance(message, kind):
+                del self.backlog[index]
+                return message, buffer
+        deadline_s = time.monotonic() + 10.0
+        while time.monotonic() < deadline_s:
+            received = self.receive(1.0)
+            if received is not None and received[0] == name and isinstance(received[1], kind):
+                return received[1], received[2]
+            if received is not None and received[0] != name:
+                self.backlog.append(received)
+        raise AssertionError(f"no {kind.__name__} from {name}")
+
+    def send(self, name: str, message: Any, array: np.ndarray | None = None) -> None:
+        frames = [self.routes[name], encode(message)]
+        self.socket.send_multipart(frames if array is None else [*frames, frame_of(array)])
+
+    def welcome(self, name: str, **client_options: Any) -> None:
+        self.world.start_client(name, **client_options)
+        self.expect(Join, name)
+        self.send(name, Welcome(PROTOCOL_VERSION, self.world.config))
+        self.expect(Ready, name)
+
+    def start(self, name: str, number: int, participants: tuple[str, ...], **changes: Any) -> None:
+        model = changes.pop("model", np.zeros(37, np.float32))
+        weights = changes.pop("weights", (1,) * len(participants))
+        message = RoundStart("test", number, participants, weights, header_of(model))
+        self.send(name, message, model)
+
+
+@pytest.fixture
+def server(world: Any) -> Iterator[ScriptedServer]:
+    made = ScriptedServer(world)
+    yield made
+    world.close()
+    made.close()
+
+
+def test_two_different_participant_sets_never_give_a_sum(world: Any, server: ScriptedServer) -> None:
+    """Told {a, b, c} and {a, b, d}, nobody uploads anything and no pad is released."""
+    for name in world.names:
+        server.welcome(name)
+    server.start("alice", 1, ("alice", "bob", "charlie"))
+    server.start("charlie", 1, ("alice", "bob", "charlie"))
+    server.start("bob", 1, ("alice", "bob", "dora"))
+    server.start("dora", 1, ("alice", "bob", "dora"))
+    waiting: set[str] = set()
+    while waiting < set(world.names):
+        received = server.receive(10.0)
+        assert received is not None
+        name, message, _ = received
+        assert not isinstance(message, Upload)
+        if isinstance(message, Progress) and message.phase == "waiting for keys":
+            waiting.add(name)
+    assert world.network.released == []
+
+
+def test_after_an_upload_no_second_participant_set_is_served(world: Any, server: ScriptedServer) -> None:
+    for name in world.names:
+        server.welcome(name)
+    uploads = {}
+    for name in world.names:
+        server.start(name, 1, world.names)
+    for name in world.names:
+        uploads[name] = server.expect(Upload, name)
+    released = len(world.network.released)
+    for name in ("alice", "bob", "charlie"):
+        server.start(name, 1, ("alice", "bob", "charlie"))
+        declined, _ = server.expect(Decline, name)
+        assert "numbers are used once" in declined.reason
+    assert len(world.network.released) == released
+
+
+def test_the_same_announcement_again_gets_the_same_upload_again(world: Any, server: ScriptedServer) -> None:
+    for name in world.names:
+        server.welcome(name)
+    for name in world.names:
+        server.start(name, 1, world.names)
+    first = {name: server.expect(Upload, name) for name in world.names}
+    server.start("bob", 1, world.names)
+    assert server.expect(Upload, "bob") == first["bob"]
+    total = None
+    for message, buffer in first.values():
+        packed = read_uint8(message.header, buffer or b"")
+        total = packed if total is None else add_packed(total, packed, 37, 10)
+    assert total is not None
+    assert np.abs(unpack_values(total, 37, 10)).max() <= 4 * 127
+
+
+def test_a_client_restarted_within_a_round_sends_what_it_masked_before(
+    world: Any, server: ScriptedServer
+) -> None:
+    for name in world.names:
+        server.welcome(name)
+    for name in world.names:
+        server.start(name, 1, world.names)
+    first = {name: server.expect(Upload, name) for name in world.names}
+    world.stop("dora")
+    server.welcome("dora")
+    server.start("dora", 1, world.names)
+    assert server.expect(Upload, "dora") == first["dora"]
+    world.stop("dora")
+    server.welcome("dora")
+    server.start("dora", 1, ("alice", "bob", "dora"))
+    declined, _ = server.expect(Decline, "dora")
+    assert "another participant set" in declined.reason
+    assert len(world.network.released) == 12
+
+
+@pytest.mark.parametrize(
+    ("participants", "changes", "words"),
+    [
+        (("alice", "bob"), {}, "asks for at least 3"),
+        (("bob", "charlie", "dora"), {}, "not among the participants"),
+        (("bob", "alice", "charlie"), {}, "in the run's order"),
+        (("alice", "bob", "eve"), {}, "in the run's order"),
+        (("alice", "alice", "bob"), {}, "in the run's order"),
+        (("alice", "bob", "charlie"), {"weights": (1, 1)}, "2 weights for 3"),
+        (("alice", "bob", "charlie"), {"weights": (1, 1, 3)}, "wrap in a ring"),
+        (("alice", "bob", "charlie"), {"model": np.zeros(36, np.float32)}, "expected 37 finite values"),
+        (("alice", "bob", "charlie"), {"model": np.full(37, np.nan, np.float32)}, "NaN or infinity"),
+    ],
+)
+def test_a_round_that_is_not_as_it_should_be_is_declined(
+    world: Any, server: ScriptedServer, participants: tuple[str, ...], changes: dict[str, Any], words: str
+) -> None:
+    server.welcome("alice", rules=ClientRules(min_participants=3))
+    server.start("alice", 1, participants, **changes)
+    declined, _ = server.expect(Decline, "alice")
+    assert words in declined.reason
+    assert world.network.asked == {}
+
+
+def test_an_end_of_the_round_before_masking_costs_nothing(world: Any, server: ScriptedServer) -> None:
+    server.welcome("alice")
+    server.start("alice", 1, world.names)
+    while True:
+        received = server.receive(10.0)
+        assert received is not None
+        if isinstance(received[1], Progress) and received[1].phase == "waiting for keys":
+            break
+    server.send("alice", RoundEnd("test", 1, "bob vanished"))
+    while True:
+        message, _ = server.expect(Progress, "alice")
+        if message.phase == "idle":
+            break
+    world.stop("alice")
+    assert world.network.abandoned == [("alice", 1)]
+    assert world.network.released == []
+
+
+def test_changed_settings_of_a_run_end_the_client(world: Any, server: ScriptedServer) -> None:
+    server.welcome("alice")
+    world.settings(clip=0.5)
+    server.send("alice", Welcome(PROTOCOL_VERSION, world.config))
+    assert isinstance(world.outcome("alice"), ClientRefusesError)
+
+
+def test_another_run_on_the_same_server_is_joined_afresh(world: Any, server: ScriptedServer) -> None:
+    server.welcome("alice")
+    world.settings(run_id="second")
+    server.send("alice", Welcome(PROTOCOL_VERSION, world.config))
+    ready, _ = server.expect(Ready, "alice")
+    assert ready.run_id == "second"
+
+
+def test_a_server_that_forgot_the_client_is_told_again(world: Any, server: ScriptedServer) -> None:
+    server.welcome("alice")
+    server.send("alice", JoinAgain())
+    server.expect(Join, "alice")
+    server.send("alice", Welcome(PROTOCOL_VERSION, world.config))
+    server.expect(Ready, "alice")
+    server.send("alice", RunEnd("test"))
+    server.expect(Leave, "alice")
+    assert world.outcome("alice").reason == ""
+
+
+def test_an_interrupted_run_is_waited_for(world: Any, server: ScriptedServer) -> None:
+    server.welcome("alice")
+    server.send("alice", RunEnd("test", "the server was stopped"))
+    server.expect(Progress, "alice")
+    assert "alice" not in world.outcomes
+    assert world.stop("alice").reason == "stopped"
+    server.expect(Leave, "alice")
+
+
+def test_a_rejection_ends_the_client_with_the_reason(world: Any, server: ScriptedServer) -> None:
+    server.welcome("alice")
+    server.send("alice", Rejected("wrong version"))
+    error = world.outcome("alice")
+    assert isinstance(error, ServerRefusedError)
+    assert "wrong version" in str(error)
+
+
+def test_garbage_from_the_server_is_dropped(world: Any, server: ScriptedServer) -> None:
+    server.welcome("alice")
+    for frames in ([b"\xff" * 40], [b""], [encode(Join(1))], [encode(JoinAgain()), b"x", b"y"]):
+        server.socket.send_multipart([server.routes["alice"], *frames])
+    server.expect(Progress, "alice")
+    assert "alice" not in world.outcomes
