@@ -16,9 +16,10 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import zmq
 
@@ -28,7 +29,7 @@ from orchestrator.hub import Hub, HubEvent, HubLimits, PeerDown, PeerMessage, Pe
 from orchestrator.leases import RELAY, LeaseDesk, Order, Outcome
 from orchestrator.ring_schedule import RingSchedule
 from orchestrator.scheduler import Pair, Policy
-from orchestrator.wire.curve import CurveKeys
+from orchestrator.wire.curve import CurveKeys, load_keys
 from orchestrator.wire.messages import (
     BlockReport,
     Demand,
