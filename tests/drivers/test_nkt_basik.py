@@ -2,6 +2,7 @@
 
 import math
 import os
+import threading
 
 import pytest
 
@@ -17,6 +18,7 @@ from drivers.links.errors import (
     NotReadyError,
     WrongInstrumentError,
 )
+from drivers.links.interbus import MessageType, Telegram, TelegramReader, encode
 from sim_backends.lasers.nkt_basik import NKTBasikTwin
 
 
@@ -155,6 +157,81 @@ def test_late_answer_is_not_taken_for_the_next(bench):
     twin.faults.delay_s = 0.0
     assert laser.temperature_c() == 25.4
     assert laser.power_mw() == 7.0
+
+
+@pytest.fixture
+def scripted():
+    """Builds a driver whose laser answers each telegram by the telegrams that a function of it returns."""
+    master, slave = os.openpty()
+    laser = NKTBasik("scripted", os.ttyname(slave), timeout_s=1.0, resends=0)
+    threads = []
+
+    def build(*answers):
+        def run():
+            reader = TelegramReader()
+            for answer in answers:
+                requests = []
+                while not requests:
+                    requests = reader.feed(os.read(master, 4096))
+                for telegram in answer(requests[0]):
+                    os.write(master, encode(telegram))
+
+        threads.append(threading.Thread(target=run, daemon=True))
+        threads[-1].start()
+        laser._link.open()
+        return laser
+
+    yield build
+    laser.close()
+    for thread in threads:
+        thread.join(timeout=5)
+    os.close(master)
+    os.close(slave)
+
+
+def power(request, centimilliwatt):
+    """The answer to a read of the power setpoint."""
+    data = centimilliwatt.to_bytes(2, "little")
+    return Telegram(request.source, 1, MessageType.DATAGRAM, request.register, data)
+
+
+def test_an_old_answer_to_the_same_question_is_passed_over(scripted):
+    """The second answer to the first request, which was sent twice, comes when the next one is waited for."""
+    late = []
+
+    def first(request):
+        late.append(power(request, 100))
+        return late
+
+    laser = scripted(first, lambda request: [*late, power(request, 250)])
+    assert laser.power_mw() == 1.0
+    assert laser.power_mw() == 2.5
+
+
+def test_a_value_that_the_module_clips_is_an_error(scripted):
+    laser = scripted(
+        lambda request: [Telegram(request.source, 1, MessageType.ACK, request.register)],
+        lambda request: [power(request, 800)],
+    )
+    with pytest.raises(InstrumentRefusedError, match="it holds 2003"):
+        laser.power_mw(10.0)
+
+
+def test_registers_of_another_size_are_refused(scripted):
+    laser = scripted(
+        lambda request: [Telegram(request.source, 1, MessageType.DATAGRAM, request.register, b"\x01")]
+    )
+    with pytest.raises(MalformedReplyError, match="1 bytes"):
+        laser.power_mw()
+
+
+def test_a_busy_module_is_asked_again(scripted):
+    laser = scripted(
+        lambda request: [Telegram(request.source, 1, MessageType.BUSY, request.register)],
+        lambda request: [power(request, 300)],
+    )
+    laser._bus._resends = 1
+    assert laser.power_mw() == 3.0
 
 
 def test_garbage_is_survived_by_a_resend_or_reported(bench):
