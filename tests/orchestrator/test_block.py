@@ -385,6 +385,45 @@ def test_a_forged_verdict_does_not_save_a_wrong_block(
     assert "verification failed" in reasons(sides)[1]
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"parity_bits": 5}, "the peer counts 5 parity bits"),
+        ({"corrected_bits": 10**9}, "corrections in"),
+        ({"corrected_bits": 10**4}, "in X is above the limit"),
+    ],
+)
+def test_a_false_report_of_reconciliation_aborts(plan: BlockPlan, change: dict[str, int], words: str) -> None:
+    sides = honest_sides(plan, 1)
+
+    def lie(message: m.BlockMessage) -> m.BlockMessage:
+        return msgspec.structs.replace(message, **change) if isinstance(message, m.Reconciled) else message
+
+    rehearse(sides, channels=wires(lie))
+    assert words in reasons(sides)[0]
+
+
+def test_a_key_length_that_differs_aborts(plan: BlockPlan) -> None:
+    sides = honest_sides(plan, 1)
+
+    def longer(message: m.BlockMessage) -> m.BlockMessage:
+        if isinstance(message, m.AmplificationSeed):
+            return msgspec.structs.replace(message, key_bits=message.key_bits + 1)
+        return message
+
+    rehearse(sides, channels=wires(longer))
+    assert "the peer computes" in reasons(sides)[1]
+
+
+def test_no_clicks_at_all_abort(plan: BlockPlan) -> None:
+    sides = honest_sides(plan, 1)
+    for side in sides.values():
+        c = side.clicks
+        c.frame, c.slot, c.outcome, c.symbol = c.frame[:0], c.slot[:0], c.outcome[:0], c.symbol[:0]
+    rehearse(sides)
+    assert "0 announced clicks do not fit" in reasons(sides)[0]
+
+
 def test_a_silent_peer_is_waited_for_only_so_long(plan: BlockPlan) -> None:
     side = honest_sides(plan, 1)["first"]
     outcome = alone(side, memory_channel_pair()[0], timeout_s=0.01)
