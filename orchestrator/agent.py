@@ -92,7 +92,8 @@ class AgentError(Exception):
 class AgentLimits:
     """Times in seconds, queue lengths in messages."""
 
-    connect_timeout_s: float = 3.0
+    connect_timeout_s: float = 4.0
+    silent_after_s: float = 1.5
     backoff_s: float = 0.1
     backoff_max_s: float = 1.0
     queued_control: int = 10_000
@@ -256,16 +257,20 @@ class Agent:
             self._wake_read.recv(4096)
 
     def _end_session(self, state: LinkState, reason: str) -> None:
-        if self._epoch is not None:
-            self._events.put(LinkDown(state, reason))
         if state is not self._state and state is not LinkState.CLOSED:
             _log.warning("%s: no link to the hub at %s: %s", self.role, self._endpoints[0], reason)
+        was_up, self._epoch = self._epoch is not None, None
+        self._peers = frozenset()
+        self._set_state(state)
+        self._table.disconnected(f"no link to the hub: {reason}")
+        # Last, so that whoever reads the event finds the link down and the old channels broken.
+        if was_up:
+            self._events.put(LinkDown(state, reason))
+
+    def _set_state(self, state: LinkState) -> None:
         with self._changed:
             self._state = state
-            self._epoch = None
-            self._peers = frozenset()
             self._changed.notify_all()
-        self._table.disconnected(f"no link to the hub: {reason}")
 
     def _run_session(self) -> None:
         session = ClientSession(self._context, self._keys, self._hub_public, self._endpoints, self._clock())
@@ -305,8 +310,11 @@ class Agent:
             session.phase = Phase.GREETING
             session.send_control(Hello(self.role, PROTOCOL_VERSION, self._instance), now_s)
         if session.phase is not Phase.UP:
-            if now_s - session.started_s > self._limits.connect_timeout_s:
-                raise SessionEndError(LinkState.UNREACHABLE, "the hub did not answer in time")
+            waited_s = now_s - session.started_s
+            if waited_s > self._limits.connect_timeout_s:
+                raise SessionEndError(LinkState.SILENT, "the hub did not answer in time")
+            if waited_s > self._limits.silent_after_s and self._state is not LinkState.SILENT:
+                self._set_state(LinkState.SILENT)
         elif now_s - session.heard_s > session.lost_after_s:
             raise SessionEndError(LinkState.LOST, f"nothing from the hub for {session.lost_after_s:g} s")
         elif now_s - session.sent_s >= session.heartbeat_s:
@@ -378,11 +386,9 @@ class Agent:
         session.phase = Phase.UP
         for peer, number in welcome.peers.items():
             self._table.peer_present(peer, number)
-        with self._changed:
-            self._state = LinkState.UP
-            self._epoch = session.epoch
-            self._peers = frozenset(welcome.peers)
-            self._changed.notify_all()
+        self._peers = frozenset(welcome.peers)
+        self._epoch = session.epoch
+        self._set_state(LinkState.UP)
         self._events.put(LinkUp(session.epoch))
         for peer, number in welcome.peers.items():
             self._events.put(PeerChange(peer, True, number))

@@ -29,6 +29,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import zmq
+from zmq.auth.base import Authenticator
 from zmq.auth.thread import ThreadAuthenticator
 from zmq.utils import z85
 
@@ -152,7 +153,27 @@ def _read(path: Path, *, private: bool) -> bytes:
         return file.read(256)
 
 
-class _Authenticator(ThreadAuthenticator):
+class _OneAtATime(Authenticator):
+    """Takes and frees the handler's address at once.
+
+    Closing alone would free it some time later, and a gate that follows in the same context could not bind.
+    """
+
+    def start(self) -> None:
+        try:
+            super().start()
+        except zmq.ZMQError as error:
+            self.zap_socket.close()
+            self.zap_socket = None  # type: ignore[assignment]
+            raise CurveError(f"this context has a gate already: one context, one gate ({error})") from error
+
+    def stop(self) -> None:
+        if self.zap_socket:
+            self.zap_socket.unbind("inproc://zeromq.zap.01")
+        super().stop()
+
+
+class _Authenticator(ThreadAuthenticator, _OneAtATime):
     """pyzmq's handler thread; CURVE is the only mechanism it may accept.
 
     The base class answers "200" to the NULL mechanism, which would admit unencrypted clients wherever

@@ -23,6 +23,7 @@ class LinkState(enum.Enum):
     UNREACHABLE = "nothing listens at the address"
     REFUSED = "the server does not accept our key or name"
     WRONG_SERVER_KEY = "the server's key is not the one in the testbed file, or the server admits nobody"
+    SILENT = "the server does not finish the handshake: it is stopped, or its gate is down"
     LOST = "the link was up and broke"
     SUPERSEDED = "another process with our key took our place"
     CLOSED = "closed by us"

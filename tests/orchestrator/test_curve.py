@@ -232,6 +232,16 @@ def test_one_role_has_one_key(service: Service) -> None:
         service.admit({"not a key": "bob"})
 
 
+def test_one_context_has_one_gate_at_a_time(service: Service) -> None:
+    alice = generate_keys()
+    first = service.admit({})
+    with pytest.raises(CurveError, match="one context, one gate"):
+        service.admit({})
+    first.close()
+    service.admit({alice.public: "alice"})
+    assert service.client(alice)[1] is LinkState.UP
+
+
 @pytest.mark.parametrize("text", ["", "x y" * 13 + "x", "é" * 40, "0" * 39, "~" * 40])
 def test_only_z85_of_32_bytes_is_a_public_key(text: str) -> None:
     with pytest.raises(ValueError, match="Z85"):
