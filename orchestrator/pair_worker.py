@@ -44,6 +44,7 @@ JobName: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=150)]
 Conversation: TypeAlias = "Callable[[Channel, Role], T]"
 
 LINE_PREFIX = "pair/"
+RESERVE_PREFIX = "reserve/"
 POLL_S = 0.02
 MEETING_TIMEOUT_S = 10.0
 RETRY_S = 0.5
@@ -223,7 +224,7 @@ class PairWorker:
         elif message is not None:
             raise WireError(f"unexpected {type(message).__name__} on the line")
         if self._role == "first":
-            for name in [name for name in self._names() if name in line.peer_has]:
+            for name in sorted(self._names() & line.peer_has, key=self._urgency):
                 line.peer_has.discard(name)
                 number = line.jobs_started
                 line.jobs_started += 1
@@ -255,6 +256,11 @@ class PairWorker:
     def _names(self) -> set[str]:
         with self._lock:
             return set(self._jobs)
+
+    @staticmethod
+    def _urgency(name: str) -> tuple[bool, str]:
+        """Reservations first: somebody waits for them, and they take milliseconds."""
+        return not name.startswith(RESERVE_PREFIX), name
 
     def _expire(self) -> None:
         now = time.monotonic()

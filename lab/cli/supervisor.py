@@ -115,7 +115,7 @@ class Supervisor:
             except queue.Empty:
                 continue
             on_event(name, event)
-            if event.get("ended") and self.children[name].process.wait() != 0:
+            if event.get("ended") and name in self.children and self.children[name].process.wait() != 0:
                 self.raise_ended(name, doing)
             if wanted(name, event):
                 return event
@@ -137,6 +137,10 @@ class Supervisor:
 
         self.wait_for(collect, timeout_s, f"starting {', '.join(names)}")
         return lines
+
+    def abandon(self, name: str) -> None:
+        """From here on the end of this child is no error, and it is not stopped any more."""
+        self.children.pop(name)
 
     def stop(self, names: list[str], timeout_s: float = 15.0) -> dict[str, int]:
         """Stop the children named together: SIGTERM, then SIGKILL for what stays; their exit codes."""

@@ -1,0 +1,159 @@
+"""The whole road with real processes on simulated instruments, at a size that fits a test.
+
+Each test starts the dozen processes of a run; blocks are short, so that a pair is keyed in a second or two.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab.cli.demo import Run, supervised_run
+from lab.cli.folder import template_path
+from lab.testbed import write_testbed
+
+SMALL = {"slots_per_frame": 1 << 20, "pulses_per_block": 1 << 25}
+pytestmark = pytest.mark.timeout(300)
+
+
+def until(condition: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}"
+        time.sleep(0.05)
+
+
+def processes_of(marker: str) -> list[int]:
+    """Processes whose command line mentions ``marker`` (the run's private folder)."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                command = (entry / "cmdline").read_bytes().decode(errors="replace")
+            except OSError:
+                continue
+            if marker in command:
+                found.append(int(entry.name))
+    return found
+
+
+@pytest.fixture
+def small_testbed(tmp_path: Path) -> Path:
+    data = tomllib.loads(template_path("simulated-four-node").read_text(encoding="utf-8"))
+    data["protocol"] |= SMALL
+    path = tmp_path / "small.toml"
+    write_testbed(data, path)
+    return path
+
+
+def demo_process(small_testbed: Path, tmp_path: Path, *more: str) -> subprocess.Popen[str]:
+    temporary = tmp_path / "private"
+    temporary.mkdir()
+    arguments = ["demo", "--testbed", str(small_testbed), "--out", str(tmp_path / "out"), *more]
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "lab.cli.main", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(temporary)},
+    )
+
+
+def test_demo_keys_all_pairs_sums_exactly_and_leaves_everything_safe(
+    small_testbed: Path, tmp_path: Path
+) -> None:
+    demo = demo_process(small_testbed, tmp_path, "--rounds", "2", "--json")
+    out, errors = demo.communicate(timeout=280)
+    assert demo.returncode == 0, errors
+    report: dict[str, Any] = json.loads(out)
+    assert report == json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [tuple(row["pair"]) for row in report["pairs"]] == [
+        ("alice", "bob"),
+        ("alice", "carol"),
+        ("alice", "dave"),
+        ("bob", "carol"),
+        ("bob", "dave"),
+        ("carol", "dave"),
+    ]
+    for row in report["pairs"]:
+        assert row["secret_bits"] > 0
+        assert row["pulses"] % SMALL["pulses_per_block"] == 0
+        assert row["qber"] == pytest.approx(row["planned_qber"], rel=0.2)
+        assert 1.0 < row["f_ec"] < 1.2
+        assert row["consumed_bits"] == 2 * report["key_demand_bits_per_pair"] // 2
+    aggregation = report["aggregation"]
+    assert aggregation["mode"] == "otp"
+    assert aggregation["exact"] is True
+    bits_per_round = aggregation["parameters"] * aggregation["ring_bits"]
+    for number, row in enumerate(report["rounds"], start=1):
+        assert row["round"] == number
+        assert row["upload_bytes"] == 4 * -(-bits_per_round // 8)
+        assert row["key_bits_used"] == 6 * bits_per_round
+    assert report["rounds"][-1]["accuracy"] == pytest.approx(report["reference"][-1]["accuracy"], abs=0.03)
+    assert report["instruments"]["unsafe"] == []
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("<img") == 3
+    assert "simulated" in page
+    until(lambda: not processes_of(str(tmp_path / "private")), "all processes gone")
+    assert not list((tmp_path / "private").iterdir())
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_demo_leaves_no_process(
+    how: signal.Signals, small_testbed: Path, tmp_path: Path
+) -> None:
+    demo = demo_process(small_testbed, tmp_path)
+    marker = str(tmp_path / "private")
+    try:
+        until(lambda: len(processes_of(f"{marker}/")) >= 9, "nodes started")
+        demo.send_signal(how)
+        demo.wait(timeout=60)
+        assert demo.returncode == (130 if how is signal.SIGINT else -signal.SIGKILL)
+        until(lambda: not processes_of(f"{marker}/"), "all processes gone")
+        if how is signal.SIGINT:
+            assert not list(Path(marker).iterdir())
+    finally:
+        demo.kill()
+        demo.communicate()
+
+
+@pytest.fixture
+def ring() -> Iterator[Run]:
+    with supervised_run("simulated-four-node", {"protocol": SMALL}) as run:
+        run.start_ring()
+        yield run
+
+
+def test_a_killed_node_leaves_its_instruments_safe_and_others_go_on(ring: Run) -> None:
+    from orchestrator.delivery.client import DeliveryClient
+    from orchestrator.wire.curve import load_keys
+
+    def ask(user: str, peer: str) -> None:
+        folder = ring.testbed_path.parent / "secrets" / f"fl-{user}"
+        node = ring.testbed.user(user)
+        with DeliveryClient(node.delivery, load_keys(folder), ring.testbed.public_key(user)) as client:
+            client.demand({peer: 10**9})
+
+    def block_of(pair: list[str]) -> Callable[[str, dict[str, Any]], bool]:
+        return lambda name, event: event.get("event") == "block" and event["pair"] == pair and event["stored"]
+
+    ask("alice", "dave")
+    ring.supervisor.wait_for(block_of(["alice", "dave"]), 60, "a first block")
+    dave = ring.supervisor.children["dave"].process
+    ring.supervisor.abandon("dave")
+    dave.kill()
+    dave.wait()
+    ask("alice", "bob")
+    ring.supervisor.wait_for(block_of(["alice", "bob"]), 60, "a block without dave", ring.note)
+    ring.stop()
+    assert ring.unsafe == []
