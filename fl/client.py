@@ -299,7 +299,7 @@ class _Client:
             self._node_keys,
             self._self_check_dir,
         )
-        trainer.demand(tuple(name for name in config.clients if name != self._name))
+        trainer.demand(tuple(name for name in config.clients if name != self._name), config.rounds)
         return trainer
 
     # -- rounds -----------------------------------------------------------------------------------------
@@ -354,7 +354,7 @@ class _Client:
         context = RoundContext(
             message.run_id, message.round, participants, trainer.task.n_parameters, config.ring_bits
         )
-        return RoundJob(context, message.weights, model)
+        return RoundJob(context, message.weights, message.rounds_left, model)
 
     def _collect_work(self) -> None:
         """Take up what the worker has finished."""

@@ -112,7 +112,10 @@ class Welcome(Message, frozen=True):
 
 
 class RoundStart(Message, frozen=True):
-    """Train from the model in the next frame, with exactly these participants and weights."""
+    """Train from the model in the next frame, with exactly these participants and weights.
+
+    ``rounds_left`` counts this round too; clients order key for no more than that.
+    """
 
     run_id: RunId
     round: Annotated[int, Meta(ge=1, le=1 << 40)]
@@ -120,6 +123,7 @@ class RoundStart(Message, frozen=True):
     weights: Annotated[
         tuple[Annotated[int, Meta(ge=1, le=1 << 31)], ...], Meta(min_length=1, max_length=1000)
     ]
+    rounds_left: Annotated[int, Meta(ge=1, le=1_000_000)]
     header: ArrayHeader
 
 

@@ -266,7 +266,12 @@ class _Server:
 
     def _send_round(self, name: str, current: CollectingRound) -> None:
         message = RoundStart(
-            current.run_id, current.number, current.participants, current.weights, header_of(self._model)
+            current.run_id,
+            current.number,
+            current.participants,
+            current.weights,
+            self._config.rounds - len(self._folder.state.rounds),
+            header_of(self._model),
         )
         self._send(name, message, frame_of(self._model))
 

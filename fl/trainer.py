@@ -37,6 +37,7 @@ class RoundJob:
 
     context: RoundContext
     weights: tuple[int, ...]
+    rounds_left: int
     model: Parameters
 
 
@@ -56,11 +57,11 @@ class Trainer:
         """This client's own weight in the round."""
         return job.weights[job.context.participants.index(self.name)]
 
-    def demand(self, peers: tuple[str, ...]) -> None:
-        """Ask the node for the key of the coming rounds."""
+    def demand(self, peers: tuple[str, ...], rounds_left: int) -> None:
+        """Ask the node for the key of the coming rounds, at most ``rounds_left``."""
         per_round = self.aggregation.key_bits_per_pair(self.task.n_parameters, self.config.ring_bits)
         if self.keys is not None and per_round:
-            self.keys.demand(peers, per_round * ROUNDS_AHEAD)
+            self.keys.demand(peers, per_round * min(ROUNDS_AHEAD, rounds_left))
 
     def run(self, job: RoundJob, cancelled: threading.Event, tell: Tell) -> ProtectedUpdate:
         """The protected update of this round.
@@ -75,7 +76,7 @@ class Trainer:
         keys = self.keys if self.aggregation.uses_keys else None
         if keys is not None and (kept := keys.stored(context)) is not None:
             return kept
-        self.demand(tuple(name for name in context.participants if name != self.name))
+        self.demand(tuple(name for name in context.participants if name != self.name), job.rounds_left)
         tell("training", f"{len(self.data)} examples", None)
         quantised = self._train(job)
         if self.self_check_dir is not None:

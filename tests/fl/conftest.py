@@ -39,7 +39,7 @@ class PadNetwork:
         self.reserved: set[tuple[frozenset[str], bytes]] = set()
         self.released: list[tuple[frozenset[str], bytes]] = []
         self.abandoned: list[tuple[str, int]] = []
-        self.demanded: dict[str, dict[str, int]] = {}
+        self.demands: dict[str, list[dict[str, int]]] = {}
 
     def add_stock(self, bits: int) -> None:
         with self.changed:
@@ -70,7 +70,7 @@ class MemoryDelivery:
         return PeerStocks({next(iter(pair - {self.owner})): bits for pair, bits in pairs.items()}, ())
 
     def demand(self, bits: Mapping[str, int], timeout_s: float = 5.0) -> None:
-        self.network.demanded[self.owner] = dict(bits)
+        self.network.demands.setdefault(self.owner, []).append(dict(bits))
 
     def abandon(self, context: RoundContext, timeout_s: float = 5.0) -> None:
         self.network.abandoned.append((self.owner, context.round))

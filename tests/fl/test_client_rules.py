@@ -93,7 +93,7 @@ class ScriptedServer:
     def start(self, name: str, number: int, participants: tuple[str, ...], **changes: Any) -> None:
         model = changes.pop("model", np.zeros(37, np.float32))
         weights = changes.pop("weights", (1,) * len(participants))
-        message = RoundStart("test", number, participants, weights, header_of(model))
+        message = RoundStart("test", number, participants, weights, 1, header_of(model))
         self.send(name, message, model)
 
 

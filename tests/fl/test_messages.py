@@ -27,7 +27,7 @@ from orchestrator.wire.codec import WireError, encode
 
 MODEL = np.arange(6, dtype=np.float32)
 CONFIG = FLConfig(run_id="r", task="digits", clients=("alice", "bob"))
-START = RoundStart("r", 1, ("alice", "bob"), (1, 1), header_of(MODEL))
+START = RoundStart("r", 1, ("alice", "bob"), (1, 1), 1, header_of(MODEL))
 
 
 @given(st.lists(st.binary(max_size=80), max_size=4))

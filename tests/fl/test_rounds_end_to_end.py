@@ -54,6 +54,8 @@ def test_every_round_is_the_exact_sum(world: Any, tmp_path: Path, mode: str, lab
 def test_no_pad_is_released_twice_to_one_side(world: Any) -> None:
     world.start_all()
     world.finish()
+    peers = ("bob", "charlie", "dora")
+    assert world.network.demands["alice"] == [dict.fromkeys(peers, n * 370) for n in (2, 2, 2, 1)]
     assert len(world.network.released) == 3 * 6 * 2
     assert {world.network.released.count(entry) for entry in world.network.released} == {2}
 
@@ -162,7 +164,7 @@ def test_waiting_for_keys_is_visible_and_ends_with_the_keys(world: Any) -> None:
     world.network.add_stock(10_000)
     (record,) = world.finish()
     assert record.key_wait_s > 0
-    assert world.network.demanded["alice"] == dict.fromkeys(("bob", "charlie", "dora"), 2 * 370)
+    assert world.network.demands["alice"][-1] == dict.fromkeys(("bob", "charlie", "dora"), 370)
 
 
 def test_a_vanished_client_aborts_the_round_and_the_others_go_on(world: Any) -> None:
