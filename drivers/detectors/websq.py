@@ -40,6 +40,7 @@ from drivers.links.zmq_reqrep import split_address
 
 CONTROL_PORT = 12000
 COUNTS_PORT = 12345
+# Neither source bounds trigger levels: 1 V (default of max_trigger_mv) is a choice of ours.
 BIAS_LIMIT_UA = 90.9  # the controller's own limit in current scans
 MIN_PERIOD_MS = 10.0
 EXACT = 1e-6
@@ -124,7 +125,7 @@ class WebSQ(LabInstrument):
             "bias_voltage_mv",
             label="Bias voltages",
             unit="mV",
-            get_cmd=lambda: self._read_list("BiasVoltage"),
+            get_cmd=self._read_bias_voltage,
         )
 
     # Link and identity
@@ -254,6 +255,13 @@ class WebSQ(LabInstrument):
         if not isinstance(value, list):
             raise self._malformed(f"{label} is no list")
         return [self._number(element, label) for element in value]
+
+    def _read_bias_voltage(self) -> list[float]:
+        """Bias voltages are measured on request (vendor's ``get_bias_voltage``)."""
+        with self._lock:
+            with self._link.exchange():
+                self._link.write(encode_request({"request": "BiasVoltage"}))
+            return self._read_list("BiasVoltage")
 
     def _read_labels(self) -> dict[str, object]:
         """All labels, from one complete answer to ``labelProps``."""

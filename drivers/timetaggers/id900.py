@@ -11,7 +11,6 @@ MSLNZ/pr-single-photons ``photons/equipment/idq_time_controller.py``.
 
 from __future__ import annotations
 
-import json
 import re
 import threading
 import time
@@ -34,13 +33,14 @@ from drivers.links.errors import (
 )
 from drivers.links.limits import Within
 from drivers.links.zmq_reqrep import RequestLink, split_address
+from drivers.timetaggers.data_link_target import DataLinkTargetClient
 from drivers.timetaggers.tag_stream import TagStream
 
 SCPI_PORT = 5555
 DLT_PORT = 6060
 STREAM_PORT = 4241  # a stream's port is this plus its channel (IDQ examples)
 CHANNELS = (1, 2, 3, 4)
-THRESHOLD_LIMIT_V = 2.0
+THRESHOLD_LIMIT_V = 2.0  # no source gives the range: check it against the data sheet of the unit
 MAX_DURATION_PS = 10**15
 # Reading of the vendor's format, to be checked on hardware: with RAWn:REF:LINK set to this block and
 # ``--with-ref-index`` a timestamp counts from the last pulse of that block, and the index counts its pulses.
@@ -87,7 +87,9 @@ class ID900(LabInstrument):
         self._poll_interval_s = poll_interval_s
         self._pause = pause
         self._scpi = RequestLink(self._host, port, instrument=name, timeout_s=timeout_s)
-        self._dlt = RequestLink(dlt_host, dlt_port, instrument=name, timeout_s=timeout_s)
+        self._dlt = DataLinkTargetClient(
+            RequestLink(dlt_host, dlt_port, instrument=name, timeout_s=timeout_s), instrument=name
+        )
         self._lock = threading.RLock()
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._streams: dict[int, TagStream] = {}
@@ -131,7 +133,7 @@ class ID900(LabInstrument):
         with self._lock:
             self._drop_streams()
             self._scpi.open()
-            self._dlt.open()
+            self._dlt.link.open()
             try:
                 identity = self.identify()
                 self._time_base_ps = self._read_time_base()
@@ -173,7 +175,7 @@ class ID900(LabInstrument):
     def _disconnect(self) -> None:
         self._drop_streams()
         self._scpi.close()
-        self._dlt.close()
+        self._dlt.link.close()
 
     # SCPI and DLT requests
 
@@ -201,24 +203,6 @@ class ID900(LabInstrument):
         if time_base_ps < 1:
             raise self._malformed("the time base is zero")
         return time_base_ps
-
-    def _ask_dlt(self, command: str) -> Any:
-        reply = self._dlt.request(command)
-        try:
-            answer = json.loads(reply) if reply.strip() else None
-        except (ValueError, RecursionError) as error:
-            raise self._malformed(
-                f"the DLT answered {command.split()[0]!r} by something that is not JSON"
-            ) from error
-        if isinstance(answer, dict) and answer.get("error"):
-            fault = answer["error"]
-            text = fault.get("description") if isinstance(fault, dict) else fault
-            raise InstrumentRefusedError(
-                f"the DLT service refused {command.split()[0]!r}: {text}",
-                instrument=self.name,
-                address=self._dlt.address,
-            )
-        return answer
 
     def _set_passive(self, header: str, value: str) -> None:
         self.ask(f"{header} {value}")
@@ -279,8 +263,8 @@ class ID900(LabInstrument):
         self._check_channels(channels)
         with self._lock:
             self._drop_streams()
-            for leftover in self._ask_dlt("list") or []:
-                self._ask_dlt(f"stop --id {leftover}")
+            for leftover in self._dlt.acquisitions():
+                self._dlt.stop(leftover)
             self._context = zmq.Context()
             try:
                 for channel in channels:
@@ -292,17 +276,13 @@ class ID900(LabInstrument):
     def _start_stream(self, context: zmq.Context[zmq.Socket[bytes]], channel: int) -> TagStream:
         self.ask(f"RAW{channel}:ERRORS:CLEAR")
         port = self._stream_port + channel
-        answer = self._ask_dlt(
-            f"start-stream --address {self._host} --channel {channel} --stream-port {port} --with-ref-index"
-        )
-        if not isinstance(answer, dict) or not isinstance(answer.get("id"), str):
-            raise self._malformed(f"the DLT started channel {channel} without naming the acquisition")
+        acquisition = self._dlt.start_stream(self._host, channel, port)
         pair = context.socket(zmq.PAIR)
         pair.setsockopt(zmq.LINGER, 0)
         pair.setsockopt(zmq.RCVHWM, 0)
-        address = f"{self._dlt.host}:{port}"
+        address = f"{self._dlt.link.host}:{port}"
         pair.connect(f"tcp://{address}")
-        stream = TagStream(channel, answer["id"], pair, address, self.name)
+        stream = TagStream(channel, acquisition, pair, address, self.name)
         self.ask(f"RAW{channel}:SEND ON")
         return stream
 
@@ -312,7 +292,7 @@ class ID900(LabInstrument):
             try:
                 for channel, stream in self._streams.items():
                     self.ask(f"RAW{channel}:SEND OFF")
-                    self._ask_dlt(f"stop --id {stream.acquisition}")
+                    self._dlt.stop(stream.acquisition)
             finally:
                 self._drop_streams()
 
@@ -379,34 +359,27 @@ class ID900(LabInstrument):
         """The total of tags that the DLT received, once it has registered the end of every record played."""
         deadline = time.monotonic() + self._transfer_timeout_s
         while True:
-            status = self._ask_dlt(f"status --id {stream.acquisition}")
-            records, total = self._read_status(stream, status)
-            if records == stream.records_expected:
-                return total
-            if records > stream.records_expected:
+            status = self._dlt.status(stream.acquisition)
+            if status.losses:
+                raise self._fail(
+                    stream, InstrumentRefusedError, f"the DLT service lost tags: {status.losses}"
+                )
+            if status.records > stream.records_expected:
                 raise self._fail(
                     stream, NotReadyError, "somebody else started records; they cannot be told apart"
                 )
+            if status.tags < stream.taken:
+                raise self._fail(stream, MalformedReplyError, "the DLT service counts backwards")
+            if status.records == stream.records_expected:
+                return status.tags
             if time.monotonic() > deadline:
                 raise self._fail(
                     stream,
                     LinkTimeoutError,
-                    f"{records} of {stream.records_expected} records reached the DLT service "
+                    f"{status.records} of {stream.records_expected} records reached the DLT service "
                     f"within {self._transfer_timeout_s:g} s",
                 )
             self._pause(self._poll_interval_s)
-
-    def _read_status(self, stream: TagStream, status: object) -> tuple[int, int]:
-        """(records, tags) of a DLT status; a reported loss and counts that make no sense are errors."""
-        if not isinstance(status, dict):
-            raise self._fail(stream, MalformedReplyError, "the DLT status is not an object")
-        if status.get("errors"):
-            raise self._fail(stream, InstrumentRefusedError, f"the DLT service lost tags: {status['errors']}")
-        counts = [status.get(key) for key in ("acquisitions_count", "timestamps_count")]
-        records, total = (c if isinstance(c, int) and not isinstance(c, bool) else -1 for c in counts)
-        if records < 0 or total < stream.taken:
-            raise self._fail(stream, MalformedReplyError, f"the DLT status counts {counts}")
-        return records, total
 
     def _fail(self, stream: TagStream, kind: type[Any], text: str) -> Any:
         stream.failure = kind(

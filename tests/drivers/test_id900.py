@@ -467,10 +467,11 @@ def test_reconnect_after_a_disconnect(bench, light):
 def test_malformed_answers_of_the_service(bench, service, status):
     _, tagger = bench()
     fake = service(status)
-    tagger._dlt.close()
-    tagger._dlt.host, tagger._dlt.port = split_address(fake.address, 0)
-    tagger._dlt.address = fake.address
-    tagger._dlt.open()
+    link = tagger._dlt.link
+    link.close()
+    link.host, link.port = split_address(fake.address, 0)
+    link.address = fake.address
+    link.open()
     play(tagger)
     with pytest.raises(MalformedReplyError):
         tagger.read_tags(1)
@@ -511,7 +512,7 @@ def test_addresses_that_are_none(address):
 def test_refusals_of_the_service_name_the_reason(bench):
     twin, tagger = bench()
     with pytest.raises(InstrumentRefusedError, match="unknown acquisition"):
-        tagger._ask_dlt("status --id nobody")
+        tagger._dlt.status("nobody")
     twin.faults.latched_error = json.dumps({"error": {"description": "disk full"}})
     with pytest.raises(InstrumentRefusedError, match="disk full"):
-        tagger._ask_dlt("list")
+        tagger._dlt.acquisitions()

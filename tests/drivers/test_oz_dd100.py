@@ -2,6 +2,7 @@
 
 import math
 import os
+import socket
 import threading
 
 import pytest
@@ -233,3 +234,27 @@ def test_a_line_that_never_ends_is_given_up(scripted):
     attenuator = scripted(b"x" * 5000)
     with pytest.raises(MalformedReplyError, match="line end"):
         attenuator.connect()
+
+
+def test_a_serial_server_on_the_network():
+    """pyserial URLs work where device paths do: here a terminal server on TCP."""
+    replies = [CONFIGURATION, CONFIGURATION, b"DPos:10\r\nATTEN:20.00\r\nDone\r\n\r\n"]
+
+    def answer(listener):
+        connection, _ = listener.accept()
+        with connection:
+            for reply in replies:
+                while b"\r" not in connection.recv(100):
+                    pass
+                connection.sendall(reply)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=answer, args=(listener,), daemon=True)
+        thread.start()
+        attenuator = OzDD100("remote", f"socket://127.0.0.1:{listener.getsockname()[1]}", timeout_s=5.0)
+        attenuator.connect()
+        assert attenuator.attenuation_db() == 20.0
+        thread.join(timeout=5)
+        with pytest.raises(LinkBrokenError):
+            attenuator.attenuation_db()
+        attenuator.close()
