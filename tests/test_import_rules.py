@@ -1,0 +1,84 @@
+"""The rooms of the house and which may import which."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+ROOMS = ("drivers", "sim_backends", "lab", "orchestrator", "fl")
+
+ALLOWED: dict[str, tuple[str, ...]] = {
+    "drivers": ("drivers",),
+    "sim_backends": ("sim_backends", "drivers.links"),
+    "lab": ("lab", "drivers"),
+    "orchestrator": ("orchestrator", "lab", "drivers"),
+    "fl": ("fl", "orchestrator.delivery", "orchestrator.wire", "orchestrator.bits", "orchestrator.secret"),
+}
+FRONT_DOORS = ("lab.cli", "lab.dashboard")
+EXCEPTIONS = {
+    "sim_backends.bench": ("lab.testbed",),
+    "sim_backends.optics_setup": ("lab.testbed",),
+    "sim_backends.bench_addresses": ("lab.testbed",),
+}
+"""The bench reads the testbed file that it simulates; nothing else of ours."""
+
+LEAVES = ("orchestrator.wire", "orchestrator.bits", "orchestrator.secret")
+
+
+def inside(name: str, packages: tuple[str, ...]) -> bool:
+    return any(name == package or name.startswith(package + ".") for package in packages)
+
+
+def modules(room: str) -> Iterator[tuple[str, Path]]:
+    for path in sorted((ROOT / room).rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_what_it_may(room: str) -> None:
+    seen = 0
+    for name, path in modules(room):
+        if inside(name, FRONT_DOORS):
+            continue
+        for imported in imports(path):
+            seen += 1
+            if inside(imported, ROOMS):
+                allowed = ALLOWED[room] + EXCEPTIONS.get(name, ())
+                assert inside(imported, allowed), f"{name} imports {imported}"
+    assert seen
+
+
+def test_nothing_imports_the_front_doors() -> None:
+    for room in ROOMS:
+        for name, path in modules(room):
+            if not inside(name, FRONT_DOORS):
+                for imported in imports(path):
+                    assert not inside(imported, FRONT_DOORS), f"{name} imports {imported}"
+
+
+def test_the_leaves_import_no_other_part_of_the_orchestrator() -> None:
+    for name, path in modules("orchestrator"):
+        if inside(name, LEAVES):
+            for imported in imports(path):
+                if inside(imported, ("orchestrator",)):
+                    assert inside(imported, LEAVES), f"{name} imports {imported}"
+
+
+def test_only_simulation_knows_that_an_instrument_is_simulated() -> None:
+    for room in ("drivers", "lab", "orchestrator", "fl"):
+        for name, path in modules(room):
+            if not inside(name, FRONT_DOORS):
+                assert not any(inside(imported, ("sim_backends",)) for imported in imports(path)), name
