@@ -286,6 +286,18 @@ class ID900(LabInstrument):
         self.ask(f"RAW{channel}:SEND ON")
         return stream
 
+    def restart_streams(self) -> None:
+        """Stop any record, forget every tag not read yet, and stream the same channels anew.
+
+        To be called after an aborted frame: the next ``read_tags`` would return its tags too.
+        """
+        with self._lock:
+            channels = tuple(self._streams)
+            self.ask("REC:STOP")
+            for channel in channels:
+                self.ask(f"RAW{channel}:SEND OFF")
+            self.start_streams(channels)
+
     def stop_streams(self) -> None:
         """Stop the transfer of tags; what was not read is dropped."""
         with self._lock:

@@ -85,7 +85,7 @@ class ID900Twin:
         self._streams: dict[str, _Stream] = {}
         self._finished: queue.Queue[_Record] = queue.Queue()
         self._record_number = 0
-        self._aborted: set[int] = set()
+        self._playing: int | None = None  # number of the record whose tags are still wanted
         self._lock = threading.Lock()
         self._context: zmq.Context[Socket] | None = None
         self._thread: threading.Thread | None = None
@@ -196,6 +196,7 @@ class ID900Twin:
 
     def _play(self) -> None:
         number, self._record_number = self._record_number, self._record_number + 1
+        self._playing = number
         duration_ps = int(float(self._scpi.value("RECord:DURation")))
         worker = threading.Thread(
             target=self._work, args=(number, duration_ps), name="id900-record", daemon=True
@@ -203,7 +204,7 @@ class ID900Twin:
         worker.start()
 
     def _stop(self) -> None:
-        self._aborted.update(range(self._record_number))
+        self._playing = None
 
     def _work(self, number: int, duration_ps: int) -> None:
         clicks: Mapping[int, Tags] | None = None
@@ -227,11 +228,10 @@ class ID900Twin:
         while not self._finished.empty():
             record = self._finished.get()
             with self._lock:
-                if record.number in self._aborted:
-                    self._aborted.discard(record.number)
-                    continue
-                self._deliver(record)
-                self._scpi.stage = STOPPED
+                if record.number == self._playing:
+                    self._deliver(record)
+                    self._playing = None
+                    self._scpi.stage = STOPPED
 
     def _deliver(self, record: _Record) -> None:
         clicks = record.clicks if record.clicks is not None else {}

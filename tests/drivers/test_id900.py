@@ -289,6 +289,21 @@ def test_streams_left_by_a_dead_process_are_taken_over(bench, light):
     second.close()
 
 
+def test_restarting_forgets_an_aborted_frame(bench, light):
+    _, tagger = bench()
+    light.clicks = {1: [13], 2: [13]}
+    play(tagger)
+    assert len(tagger.read_tags(1)) == 1  # and channel 2 is left unread
+    light.go.clear()
+    tagger.play_record(DURATION_PS)
+    tagger.restart_streams()
+    light.go.set()
+    light.clicks = {1: [26], 2: [39]}
+    play(tagger)
+    assert tagger.read_tags(1)[:, 0].tolist() == [26]
+    assert tagger.read_tags(2)[:, 0].tolist() == [39]
+
+
 # Tags that do not arrive
 
 
