@@ -1,0 +1,375 @@
+"""The whole orchestrator with a relay and nodes that are real agents and make no light."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+
+from lab.testbed import load_testbed, write_testbed
+from orchestrator.agent import Agent, AgentEvent, Fence, LinkUp
+from orchestrator.hub import HubLimits
+from orchestrator.orchestrator_process import Orchestrator, OrchestratorConfig, config_of
+from orchestrator.wire.curve import generate_keys, write_keys
+from orchestrator.wire.messages import (
+    BlockReport,
+    Demand,
+    FromPeer,
+    LeaseAbort,
+    LeaseAccept,
+    LeaseDone,
+    LeaseGrant,
+    LeaseOffer,
+    LeaseRefuse,
+    PairStock,
+    Refused,
+    Stock,
+    Subscribe,
+    Telemetry,
+    TelemetryItem,
+)
+
+USERS = ("alice", "bob", "carol")
+ROLES = ("relay", *USERS, "fl-server", "observer")
+PAIRS = (("alice", "bob"), ("alice", "carol"), ("bob", "carol"))
+BLOCK_BITS = 1000
+CONFIG = OrchestratorConfig(
+    users=USERS,
+    rates_bps=dict.fromkeys(PAIRS, 1000.0),
+    n_frames=24,
+    light_limit_s=20.0,
+    offer_timeout_s=2.0,
+    drain_s=2.0,
+    step_s=0.01,
+    limits=HubLimits(heartbeat_s=0.1, lost_after_s=2.0),
+)
+TEMPLATE = Path(__file__).parents[2] / "lab" / "testbeds" / "simulated-reference.toml"
+
+
+class Party:
+    """A relay or node that takes part in leases, records all it hears, and can be told to misbehave."""
+
+    def __init__(self, world: World, role: str) -> None:
+        self.role = role
+        self.world = world
+        self.fence = Fence()
+        self.heard: queue.SimpleQueue[AgentEvent] = queue.SimpleQueue()
+        self.on_offer: Callable[[LeaseOffer], FromPeer] = lambda m: LeaseAccept(m.epoch, m.slot)
+        self.on_grant: Callable[[LeaseGrant], FromPeer | None] = lambda m: LeaseDone(m.epoch, m.slot, True)
+        self.held: dict[str, int] = {user: 0 for user in USERS if user != role}
+        self._pair = ("", "")
+        self._stop = threading.Event()
+        self.agent = world.agent(role)
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+        world.stack.callback(self.close)
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            event = self.agent.control_recv(0.05)
+            if event is None:
+                continue
+            self.heard.put(event)
+            if isinstance(event, LeaseOffer):
+                assert self.fence.accept(event.epoch, event.slot)
+                self._pair = event.first, event.second
+                self.agent.control_send(self.on_offer(event))
+            elif isinstance(event, LeaseGrant):
+                done = self.on_grant(event)
+                if done is not None:
+                    self.agent.control_send(done)
+                    if self.role != "relay" and isinstance(done, LeaseDone) and done.ok:
+                        self._deposit(event)
+            elif isinstance(event, LinkUp) and self.role != "relay":
+                self.report()
+
+    def _deposit(self, grant: LeaseGrant) -> None:
+        first, second = self._pair
+        self.held[second if self.role == first else first] += BLOCK_BITS
+        self.agent.control_send(
+            BlockReport(grant.epoch, grant.slot, first, second, True, secret_bits=BLOCK_BITS, qber=0.02)
+        )
+        self.report()
+
+    def report(self) -> None:
+        self.agent.control_send(Stock([PairStock(peer, bits) for peer, bits in self.held.items()]))
+
+    def next(self, kind: type, timeout_s: float = 10.0) -> Any:
+        """The next thing of a kind that this party heard."""
+        deadline = time.monotonic() + timeout_s
+        while (left_s := deadline - time.monotonic()) > 0:
+            try:
+                event = self.heard.get(timeout=left_s)
+            except queue.Empty:
+                break
+            if isinstance(event, kind):
+                return event
+        raise AssertionError(f"{self.role} heard no {kind.__name__}")
+
+
+class World:
+    """One orchestrator in a thread; everything is closed at the end."""
+
+    def __init__(self, state_dir: Path, stack: ExitStack) -> None:
+        self.stack = stack
+        self.state_dir = state_dir
+        self.keys = {role: generate_keys() for role in ("orchestrator", *ROLES)}
+        self.config = CONFIG
+        self.start()
+
+    def start(self) -> None:
+        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self.stack.callback(self.context.destroy, linger=0)
+        self.orchestrator = Orchestrator(
+            self.config,
+            self.keys["orchestrator"],
+            {self.keys[role].public: role for role in ROLES},
+            self.state_dir,
+            context=self.context,
+        )
+        hub = self.orchestrator.hub
+        hub.start()
+        self.config = replace(
+            self.config, control_endpoint=hub.control_endpoint, bulk_endpoint=hub.bulk_endpoint
+        )
+        self.stop_event = threading.Event()
+        self._thread = threading.Thread(target=self.orchestrator.serve, args=(self.stop_event,))
+        self._thread.start()
+        self.stack.callback(self.stop)
+
+    def stop(self) -> None:
+        self.stop_event.set()
+        self._thread.join()
+        self.orchestrator.hub.close()
+
+    def agent(self, role: str) -> Agent:
+        hub = self.orchestrator.hub
+        agent = Agent(
+            role, self.keys[role], self.keys["orchestrator"].public, hub.control_endpoint, hub.bulk_endpoint
+        )
+        agent.start()
+        self.stack.callback(agent.close)
+        assert agent.wait_up(10.0)
+        return agent
+
+    def party(self, role: str) -> Party:
+        return Party(self, role)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    with ExitStack() as stack:
+        yield World(tmp_path, stack)
+
+
+def test_demand_becomes_leases_and_leases_become_stock(world: World) -> None:
+    relay, alice, bob = (world.party(role) for role in ("relay", "alice", "bob"))
+    alice.agent.control_send(Demand("alice", "bob", 10 * BLOCK_BITS))
+    deadline = time.monotonic() + 20.0
+    while min(alice.held["bob"], bob.held["alice"]) < 4000:
+        assert time.monotonic() < deadline
+        offer = relay.next(LeaseOffer)
+        assert (offer.first, offer.second, offer.n_frames) == ("alice", "bob", 24)
+    assert alice.held["bob"] == pytest.approx(bob.held["alice"], abs=BLOCK_BITS)
+
+
+def test_every_pair_gets_the_ring(world: World) -> None:
+    relay, *nodes = (world.party(role) for role in ("relay", *USERS))
+    server = world.agent("fl-server")
+    for first, second in PAIRS:
+        server.control_send(Demand(first, second, BLOCK_BITS))
+    served = set()
+    while served != set(PAIRS):
+        offer = relay.next(LeaseOffer)
+        served.add((offer.first, offer.second))
+    assert len(nodes) == 3
+
+
+def test_no_lease_without_the_relay(world: World) -> None:
+    alice, _ = world.party("alice"), world.party("bob")
+    alice.agent.control_send(Demand("alice", "bob", 500))
+    with pytest.raises(AssertionError, match="heard no LeaseOffer"):
+        alice.next(LeaseOffer, timeout_s=0.5)
+    world.party("relay")
+    assert isinstance(alice.next(LeaseOffer), LeaseOffer)
+
+
+def test_a_refusal_releases_the_others_and_the_offer_is_repeated(world: World) -> None:
+    relay, alice, bob = (world.party(role) for role in ("relay", "alice", "bob"))
+    answers = iter(["instrument not ready"])
+
+    def refuse_once(offer: LeaseOffer) -> FromPeer:
+        for reason in answers:
+            return LeaseRefuse(offer.epoch, offer.slot, reason)
+        return LeaseAccept(offer.epoch, offer.slot)
+
+    bob.on_offer = refuse_once
+    alice.agent.control_send(Demand("alice", "bob", 500))
+    first = relay.next(LeaseOffer)
+    abort = relay.next(LeaseAbort)
+    assert abort == LeaseAbort(first.epoch, first.slot, "bob: instrument not ready")
+    assert relay.next(LeaseOffer).slot > first.slot
+    assert relay.next(LeaseGrant).slot > first.slot
+
+
+def test_a_failing_party_stops_the_other_two(world: World) -> None:
+    relay, alice, bob = (world.party(role) for role in ("relay", "alice", "bob"))
+    alice.on_grant = lambda m: LeaseDone(m.epoch, m.slot, False, "AWG did not arm")
+    relay.on_grant = bob.on_grant = lambda m: None
+    bob.agent.control_send(Demand("alice", "bob", 500))
+    grant = relay.next(LeaseGrant)
+    for party in (relay, bob):
+        abort = party.next(LeaseAbort)
+        assert abort == LeaseAbort(grant.epoch, grant.slot, "alice: AWG did not arm")
+
+
+def test_a_node_that_dies_in_its_lease_frees_the_ring_for_others(world: World) -> None:
+    relay, alice, bob, carol = (world.party(role) for role in ("relay", *USERS))
+    alice.on_grant = bob.on_grant = lambda m: None
+    relay.on_grant = lambda m: None if relay._pair == ("alice", "bob") else LeaseDone(m.epoch, m.slot, True)
+    bob.agent.control_send(Demand("alice", "bob", 500))
+    relay.next(LeaseGrant)
+    alice.agent.close()
+    assert relay.next(LeaseAbort).reason == "alice is gone"
+    bob.on_grant = lambda m: LeaseDone(m.epoch, m.slot, True)
+    carol.agent.control_send(Demand("bob", "carol", 500))
+    relay.agent.control_send(LeaseDone(1, 1, False, "aborted"))
+    bob.agent.control_send(LeaseDone(1, 1, False, "aborted"))
+    offer = carol.next(LeaseOffer)
+    assert (offer.first, offer.second) == ("bob", "carol")
+
+
+def test_an_observer_sees_what_was_and_what_comes(world: World) -> None:
+    alice = world.agent("alice")
+    alice.control_send(Telemetry("mood", {"value": 7}))
+    observer = world.agent("observer")
+    observer.control_send(Subscribe())
+    items: list[TelemetryItem] = []
+
+    def until(role: str, kind: str, value: int) -> None:
+        while True:
+            event = observer.control_recv(10.0)
+            assert event is not None
+            if isinstance(event, TelemetryItem):
+                items.append(event)
+                if (event.role, event.kind, event.data.get("value")) == (role, kind, value):
+                    return
+
+    until("alice", "mood", 7)
+    alice.control_send(Telemetry("mood", {"value": 8}))
+    until("alice", "mood", 8)
+    assert [item.seq for item in items] == list(range(len(items)))
+    assert ("orchestrator", "peers") in {(item.role, item.kind) for item in items}
+
+
+@pytest.mark.parametrize(
+    ("role", "message"),
+    [
+        ("observer", Demand("alice", "bob", 10**9)),
+        ("carol", Demand("alice", "bob", 10**9)),
+        ("carol", BlockReport(1, 1, "alice", "bob", True, secret_bits=10**9)),
+        ("relay", Stock([PairStock("alice", 10**9)])),
+    ],
+)
+def test_nobody_speaks_for_others(world: World, role: str, message: FromPeer) -> None:
+    agent = world.agent(role)
+    agent.control_send(message)
+    while not isinstance(event := agent.control_recv(10.0), Refused):
+        assert event is not None
+    assert event.code == "not-allowed"
+    assert all(p.demand_bits == p.stock_bits == 0 for p in world.orchestrator.schedule.state.pairs)
+
+
+def test_a_restart_takes_the_next_epoch_and_keeps_the_demand(world: World) -> None:
+    relay, alice, bob = (world.party(role) for role in ("relay", "alice", "bob"))
+    alice.agent.control_send(Demand("alice", "bob", 10**6))
+    old = relay.next(LeaseOffer)
+    relay.next(LeaseGrant)
+    world.stop()
+    started_s = time.monotonic()
+    world.start()
+    while (offer := relay.next(LeaseOffer)).epoch == old.epoch:
+        pass
+    assert (offer.epoch, offer.slot) == (old.epoch + 1, 1)
+    assert time.monotonic() - started_s < 10.0
+    assert bob.next(LeaseGrant) is not None
+
+
+def test_a_replayed_lease_of_an_older_epoch_is_refused_by_the_fence(world: World) -> None:
+    relay, alice, _ = (world.party(role) for role in ("relay", "alice", "bob"))
+    alice.agent.control_send(Demand("alice", "bob", 500))
+    offer = relay.next(LeaseOffer)
+    relay.next(LeaseGrant)
+    assert not relay.fence.accept(offer.epoch, offer.slot)
+    assert not relay.fence.accept(offer.epoch - 1, offer.slot + 1000)
+
+
+# -- from the command line's point of view -------------------------------------------------------------
+
+PROCESS = """
+import json, signal, sys, threading
+from pathlib import Path
+from lab.testbed import load_testbed
+from orchestrator.orchestrator_process import run_orchestrator
+
+stop = threading.Event()
+signal.signal(signal.SIGTERM, lambda *_: stop.set())
+folder = Path(sys.argv[1])
+run_orchestrator(load_testbed(folder / "testbed.toml"), folder / "orchestrator", folder / "state", stop,
+                 lambda info: print(json.dumps(info), flush=True))
+print("stopped", flush=True)
+"""
+
+
+def test_the_process_reports_its_endpoints_and_stops_cleanly_on_sigterm(tmp_path: Path) -> None:
+    import tomllib
+
+    data = tomllib.loads(TEMPLATE.read_text(encoding="utf-8"))
+    keys = {"orchestrator": write_keys(tmp_path / "orchestrator"), "relay": generate_keys()}
+    data["keys"] = {role: pair.public for role, pair in keys.items()}
+    write_testbed(data, tmp_path / "testbed.toml")
+    (tmp_path / "state").mkdir()
+    for epoch in (1, 2):
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-c", PROCESS, str(tmp_path)], stdout=subprocess.PIPE, text=True
+        )
+        try:
+            assert process.stdout is not None
+            info = json.loads(process.stdout.readline())
+            assert info["epoch"] == epoch
+            public = keys["orchestrator"].public
+            with Agent("relay", keys["relay"], public, info["control"], info["bulk"]) as relay:
+                assert relay.wait_up(10.0)
+                assert relay.epoch == epoch
+                os.kill(process.pid, signal.SIGTERM)
+                assert process.wait(10.0) == 0
+            assert process.stdout.read() == "stopped\n"
+        finally:
+            process.kill()
+            process.communicate()
+
+
+def test_the_testbed_says_everything_the_orchestrator_needs() -> None:
+    testbed = load_testbed(TEMPLATE)
+    config = config_of(testbed)
+    assert config.users == testbed.user_names()
+    assert set(config.rates_bps) == set(testbed.pairs())
+    assert all(rate > 0 for rate in config.rates_bps.values())
+    assert config.n_frames == testbed.frames_per_block()
