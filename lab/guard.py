@@ -64,7 +64,6 @@ def make_safe(testbed_path: Path, owner: str) -> int:
         try:
             instrument = open_instrument(entry.model, entry.name, entry.address, **entry.options)
             try:
-                instrument.connect()
                 instrument.safe_state()
             finally:
                 instrument.close()

@@ -31,7 +31,7 @@ SAFE_ORDER = (
     "thorlabs-pm100d",
 )
 
-Opener = Callable[..., "LabInstrument"]
+Create = Callable[..., "LabInstrument"]
 T = TypeVar("T", bound="LabInstrument")
 
 
@@ -49,15 +49,11 @@ class StationError(Exception):
 class Station:
     """The opened instruments of one owner; a context manager that leaves them safe."""
 
-    def __init__(self, testbed: Testbed, owner: str, *, opener: Opener | None = None) -> None:
-        """Nothing is opened yet; ``opener`` (model, name, address, options) is for tests."""
-        if opener is None:
-            from drivers.registry import open_instrument
-
-            opener = open_instrument
+    def __init__(self, testbed: Testbed, owner: str, *, create: Create | None = None) -> None:
+        """Nothing is opened yet; ``create`` (model, name, address, options) is for tests."""
         self.owner = owner
         self.entries = testbed.owned_by(owner)
-        self._opener = opener
+        self._create = create or _create
         self._instruments: dict[str, LabInstrument] = {}
         self.identities: dict[str, Identity] = {}
 
@@ -67,7 +63,7 @@ class Station:
         if unresolved:
             raise StationError(self.owner, "resolving the address", dict(unresolved))
         for entry in self.entries:
-            self._instruments[entry.name] = self._opener(
+            self._instruments[entry.name] = self._create(
                 entry.model, entry.name, entry.address, **entry.options
             )
         failures: dict[str, Exception] = {}
@@ -123,6 +119,12 @@ class Station:
     ) -> None:
         self.safe()
         self.close()
+
+
+def _create(model: str, name: str, address: str, **options: object) -> LabInstrument:
+    from drivers.registry import driver_class
+
+    return driver_class(model)(name, address, **options)
 
 
 def in_safe_order(entries: Iterable[InstrumentEntry]) -> list[InstrumentEntry]:

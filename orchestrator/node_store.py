@@ -53,6 +53,11 @@ def open_node_store(testbed: Testbed, name: str, secrets_dir: Path, state_dir: P
         )
     store.close()
     os.replace(partial, path)
+    folder = os.open(state_dir, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
     for peer in peers:
         _destroy(initial / f"{peer}.secret")
     logger.info("created the key store with initial secrets for %s", ", ".join(peers))

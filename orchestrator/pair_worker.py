@@ -12,7 +12,7 @@ reservations - is a *job*, and a pair runs one job at a time::
       <-> the job itself, on topic pair/<line>/<n>
 
 Line messages are not authenticated: a forged one can delay or fail a job and nothing else, because every job
-authenticates what it agrees on.  After a job fails the line is dropped and the two meet again.
+authenticates what it agrees on.  After a job fails half-way the line is dropped and the two meet again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from typing import Annotated, TypeAlias, TypeVar
 import msgspec
 
 from orchestrator.agent import Agent
-from orchestrator.keystore.errors import KeyStoreError
+from orchestrator.keystore.errors import KeysShortError, KeyStoreError, ReservationError
 from orchestrator.keystore.lanes import Role
 from orchestrator.keystore.reconcile import reconcile_pending
 from orchestrator.keystore.store import KeyStore
@@ -70,6 +70,10 @@ class Start(Message, frozen=True):
 LineMessage: TypeAlias = Greeting | Have | Start
 
 CONVERSATION_ERRORS = (BlockAborted, KeyStoreError, ChannelError, WireError)
+
+
+IN_STEP_ERRORS = (KeysShortError, ReservationError)
+"""Failures that both ends know of and that left nothing behind: the line goes on."""
 
 
 class JobExpiredError(Exception):
@@ -242,6 +246,9 @@ class PairWorker:
                 raise ChannelTimeoutError(f"job {name!r} was given up here before it started")
             try:
                 result = job.conversation(channel, self._role)
+            except IN_STEP_ERRORS as error:
+                job.future.set_exception(error)
+                return
             except BaseException as error:
                 job.future.set_exception(error)
                 raise

@@ -16,6 +16,8 @@ def explain(error: Exception) -> tuple[int, str]:
         return 2, f"error: {error}"
     if isinstance(error, StationError | InstrumentError | ConnectionError):
         return 3, f"error: {error}"
+    if type(error).__name__ == "DataError":
+        return 2, f"error: {error}"
     module = type(error).__module__.split(".")[0]
     if module in ("lab", "orchestrator", "fl", "drivers", "sim_backends"):
         return 1, f"error: {error}"

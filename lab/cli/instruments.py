@@ -45,7 +45,7 @@ def _ask(entry: InstrumentEntry) -> dict[str, Any]:
     try:
         instrument = open_instrument(entry.model, entry.name, entry.address, **entry.options)
         try:
-            identity = instrument.connect()
+            identity = instrument.identify()
             row |= {"ok": True, "serial_number": identity.serial_number, "firmware": identity.firmware}
             row["parameters"] = _parameters(instrument)
         finally:

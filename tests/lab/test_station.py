@@ -45,7 +45,7 @@ def station(log: list[str], *broken: str) -> Station:
     return Station(
         make_testbed(),
         "relay",
-        opener=lambda model, name, address: FakeInstrument(model, name, log, set(broken)),
+        create=lambda model, name, address: FakeInstrument(model, name, log, set(broken)),
     )
 
 
@@ -79,4 +79,4 @@ def test_all_failures_to_connect_are_reported_together_and_nothing_stays_open() 
 
 def test_an_unresolved_address_is_refused_before_anything_is_opened() -> None:
     with pytest.raises(StationError, match="resolving the address"):
-        Station(make_testbed(address=False), "relay", opener=lambda *_: None).open()
+        Station(make_testbed(address=False), "relay", create=lambda *_: None).open()

@@ -1,0 +1,178 @@
+"""The command line as its user sees it: exit codes, messages, machine-readable output."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from lab.cli.folder import template_path
+from lab.testbed import load_testbed, write_testbed
+
+
+def qunetlab(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "lab.cli.main", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        cwd=cwd,
+        check=False,
+    )
+
+
+def test_init_makes_a_folder_that_checks_and_keeps_its_secrets_private(tmp_path: Path) -> None:
+    made = qunetlab("init", str(tmp_path / "bench"), "--json")
+    assert made.returncode == 0, made.stderr
+    testbed = load_testbed(Path(json.loads(made.stdout)["testbed"]))
+    assert set(testbed.keys) == set(testbed.roles())
+    secret_files = [path for path in (tmp_path / "bench" / "secrets").rglob("*") if path.is_file()]
+    private = [path for path in secret_files if path.suffix != ".public"]
+    assert len(private) == len(testbed.roles()) + 4 + 12
+    for path in private:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    shared = {
+        path.read_bytes()
+        for path in (
+            tmp_path / "bench/secrets/alice/initial/bob.secret",
+            tmp_path / "bench/secrets/bob/initial/alice.secret",
+        )
+    }
+    assert len(shared) == 1
+    assert qunetlab("check", str(tmp_path / "bench")).returncode == 0
+    text = (tmp_path / "bench" / "testbed.toml").read_text()
+    for path in private:
+        assert path.read_bytes().hex() not in text
+
+
+def test_init_never_overwrites(tmp_path: Path) -> None:
+    assert qunetlab("init", str(tmp_path / "bench")).returncode == 0
+    again = qunetlab("init", str(tmp_path / "bench"))
+    assert again.returncode == 2
+    assert "already holds a testbed" in again.stderr
+
+
+def test_check_lists_every_mistake_and_exits_with_2(tmp_path: Path) -> None:
+    data = tomllib.loads(template_path("simulated-four-node").read_text(encoding="utf-8"))
+    data["protocol"]["clock_hz"] = -1.0
+    data["users"][0]["v_pi_v"] = "four"
+    write_testbed(data, tmp_path / "wrong.toml")
+    checked = qunetlab("check", str(tmp_path / "wrong.toml"))
+    assert checked.returncode == 2
+    assert "2 mistakes" in checked.stderr
+    assert "protocol.clock_hz" in checked.stderr
+    assert "users[0].v_pi_v" in checked.stderr
+    assert "Traceback" not in checked.stderr
+
+
+@pytest.mark.parametrize("command", [["check"], ["simulate"], ["orchestrator"], ["relay"], ["node", "alice"]])
+def test_a_missing_testbed_says_what_to_do(command: list[str], tmp_path: Path) -> None:
+    ended = qunetlab(*command, str(tmp_path / "nowhere.toml"))
+    assert ended.returncode == 2
+    assert "qunetlab init" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_unreachable_instruments_are_all_named_and_exit_with_3(tmp_path: Path) -> None:
+    data = tomllib.loads(template_path("simulated-four-node").read_text(encoding="utf-8"))
+    for index, entry in enumerate(data["instruments"]):
+        serial = entry["model"] in ("nkt-basik", "oz-dd100")
+        port = (
+            f"TCPIP::127.0.0.{index + 1}::9::SOCKET"
+            if entry["model"]
+            not in (
+                "single-quantum-websq",
+                "id-quantique-id900",
+            )
+            else f"127.0.0.{index + 1}:9"
+        )
+        entry["address"] = str(tmp_path / f"tty{index}") if serial else port
+    write_testbed(data, tmp_path / "t.toml")
+    listed = qunetlab("instruments", str(tmp_path / "t.toml"), "--owner", "relay", "--json")
+    assert listed.returncode == 3
+    rows = json.loads(listed.stdout)["instruments"]
+    assert len(rows) == 4
+    assert not any(row["ok"] for row in rows)
+    assert all(row["error"] for row in rows)
+    relay = qunetlab("relay", str(tmp_path / "t.toml"))
+    assert relay.returncode == 3
+    for name in ("laser", "launch", "detectors", "tagger"):
+        assert name in relay.stderr
+    assert "addresses in the testbed file" in relay.stderr
+
+
+def test_keyrate_answers_with_the_agreed_fields() -> None:
+    ended = qunetlab(
+        *[
+            "keyrate",
+            "--protocol",
+            "four-phase",
+            "--loss-db-a",
+            "9.5",
+            "--loss-db-b",
+            "9.5",
+            "--mu-a",
+            ".006",
+            "--mu-b",
+            ".006",
+            "--p-x",
+            ".9",
+        ],
+        *["--visibility", ".99", "--dark-count", "1e-7", "--f-ec", "1.16", "--pulses", "1e9", "--json"],
+    )
+    report = json.loads(ended.stdout)
+    assert set(report) == {
+        *("gain", "qber", "delta", "phase_error", "key_rate_per_pulse", "key_bits", "mu_a", "mu_b", "p_x")
+    }
+    assert report["key_bits"] == 162402
+    assert report["phase_error"] == pytest.approx(0.241574, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ("--loss-db-a 5 --loss-db-b 5", "--optimize"),
+        ("--loss-db-a -5 --loss-db-b 5 --optimize", "loss"),
+        ("--loss-db-a 5 --loss-db-b 5 --optimize --protocol bb84", "four-phase"),
+        ("--loss-db-a 5 --loss-db-b 5 --mu-a 9 --mu-b .1 --p-x .9", "mu_a"),
+        ("--loss-db-a 5 --loss-db-b 5 --optimize --pulses 1.5", "whole"),
+    ],
+)
+def test_keyrate_refuses_what_makes_no_sense(options: str, text: str) -> None:
+    ended = qunetlab("keyrate", *options.split())
+    assert ended.returncode == 2
+    assert text in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_folder_named_like_a_package_does_not_shadow_it(tmp_path: Path) -> None:
+    (tmp_path / "lab").mkdir()
+    (tmp_path / "lab" / "__init__.py").write_text("raise RuntimeError('the wrong lab')")
+    assert qunetlab("--help", cwd=tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize("task", ["digitz"])
+def test_a_demo_with_an_unknown_task_fails_before_anything_starts(task: str, tmp_path: Path) -> None:
+    ended = qunetlab("demo", "--task", task, "--out", str(tmp_path / "out"))
+    assert ended.returncode == 2
+    assert "digits" in ended.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_mnist_without_data_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(os.environ, "QUNETLAB_DATA", str(tmp_path))
+    ended = qunetlab("demo", "--task", "mnist", "--out", str(tmp_path / "out"))
+    assert ended.returncode == 2
+    assert "data fetch mnist" in ended.stderr
+
+
+def test_bench_names_what_it_knows() -> None:
+    ended = qunetlab("bench", "--only", "warp_speed")
+    assert ended.returncode == 2
+    assert "link_pulses_per_s" in ended.stderr
