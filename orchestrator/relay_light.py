@@ -102,6 +102,7 @@ class RelayLight:
         ``on_frame`` gets the frame index and its clicks.  Raises LightAborted, ChannelError or
         InstrumentError.
         """
+        self._tagger.restart_streams()
         self.light_on()
         try:
             for channel in channels:

@@ -16,6 +16,10 @@ class InstrumentError(Exception):
         where = " at ".join(part for part in (instrument, address) if part)
         super().__init__(f"{where}: {message}" if where else message)
 
+    def __str__(self) -> str:
+        """QCoDeS appends what it was doing to ``args``; show it behind the message."""
+        return "; ".join(str(part) for part in self.args)
+
 
 class LinkError(InstrumentError):
     """The link to the instrument failed; nothing is known about its state until it is identified again."""

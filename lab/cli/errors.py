@@ -16,7 +16,9 @@ def explain(error: Exception) -> tuple[int, str]:
         return 2, f"error: {error}"
     if isinstance(error, StationError | InstrumentError | ConnectionError):
         return 3, f"error: {error}"
-    if type(error).__name__ == "DataError":
+    from fl.data import DataError
+
+    if isinstance(error, DataError):
         return 2, f"error: {error}"
     module = type(error).__module__.split(".")[0]
     if module in ("lab", "orchestrator", "fl", "drivers", "sim_backends"):
