@@ -63,7 +63,6 @@ class RelayLight:
         self._timeout_s = timeout_s
         self._pause = pause
         self._clock = clock
-        self._lit = False
 
     def set_up(self) -> None:
         """Configure detectors and tagger once after connecting; no light yet."""
@@ -78,12 +77,11 @@ class RelayLight:
         """Launch light at the configured power."""
         ring = self._testbed.ring
         channel = getattr(self._launch, f"ch{ring.launch_channel}")
-        if not self._lit:
-            self._laser.power_mw(ring.laser_power_mw)
-            channel.wavelength_nm(ring.wavelength_nm)
-            channel.attenuation_db(ring.launch_attenuation_db)
-            self._laser.emission(True)
-            self._lit = True
+        self._laser.power_mw(ring.laser_power_mw)
+        channel.wavelength_nm(ring.wavelength_nm)
+        channel.attenuation_db(ring.launch_attenuation_db)
+        self._laser.emission(True)
+        self._laser.check_emitting()
         channel.shutter_open(True)
 
     def light_blocked(self) -> None:

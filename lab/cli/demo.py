@@ -77,7 +77,9 @@ class Run:
     def start_learning(self, config: FLConfig, data: Path | None) -> None:
         """Server and one client per user."""
         path = str(self.testbed_path)
-        config_text = msgspec.json.encode(config).decode()
+        settings = msgspec.to_builtins(config) | ({"data": str(data)} if data else {})
+        settings.pop("type", None)
+        config_text = json.dumps(settings)
         self.supervisor.start("fl-server", "fl", "server", path, "--config", config_text)
         ready = self.supervisor.ready(["fl-server"], START_TIMEOUT_S)
         self._rewrite(server=ready["fl-server"]["endpoint"])
@@ -174,6 +176,7 @@ def run_demo(
 
     started = time.monotonic()
     learning = load_task(task, data)
+    learning.client_data(0, 1, seed)  # missing data must be told before a dozen processes start
     out.mkdir(parents=True, exist_ok=True)
     with supervised_run(source, {"simulation": {"seed": seed}}) as run:
         users = run.testbed.user_names()
