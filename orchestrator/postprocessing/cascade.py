@@ -21,13 +21,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Final, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
-from orchestrator.bits import BitArray, PackedBits, pack, packed_size, unpack
+from orchestrator.bits import PackedBits, pack, packed_size, unpack
 from orchestrator.postprocessing import cascade_kernels as kernels
 from orchestrator.postprocessing.messages import ParityReply, ParityRequest
 
@@ -95,58 +94,36 @@ def disclosure_limit(n_bits: int, qber_limit: float) -> int:
     return math.floor(1.3 * n_bits * entropy)
 
 
-@dataclass(slots=True)
-class _Frames:
-    """The state that both sides keep; shapes in :mod:`orchestrator.postprocessing.cascade_kernels`."""
-
-    sizes: I64
-    blocks: I64
-    keys: U64
-    widths: I64
-    frames: npt.NDArray[np.uint8]
-    bits: U64
-    known: U64
-    started: I64
-
-    @classmethod
-    def build(cls, bits: PackedBits, n_bits: int, qber: float, seeds: bytes) -> _Frames:
-        if n_bits < MIN_BITS:
-            raise ValueError(f"cannot reconcile {n_bits} bits, at least {MIN_BITS} are needed")
-        sizes = frame_sizes(n_bits)
-        if len(seeds) != SEED_BYTES * sizes.size:
-            raise CascadeError(
-                f"{sizes.size} frames need {SEED_BYTES * sizes.size} bytes of seeds, got {len(seeds)}"
-            )
-        longest = int(sizes[0])
-        blocks = np.array([block_sizes(int(size), qber) for size in sizes], np.int64)
-        widths = np.array([(int(size) - 1).bit_length() for size in sizes], np.int64)
-        words = (longest + 63) // 64
-        frames = np.zeros((sizes.size, longest), np.uint8)
-        flat, start = unpack(bits, n_bits), 0
-        for f, size in enumerate(sizes):
-            frames[f, :size] = flat[start : start + size]
-            start += size
-        flat[:] = 0
-        shape = (sizes.size, PASSES, words)
-        return cls(
-            sizes=sizes,
-            blocks=blocks,
-            keys=_pass_keys(seeds, widths),
-            widths=widths,
-            frames=frames,
-            bits=np.zeros(shape, np.uint64),
-            known=np.zeros(shape, np.uint64),
-            started=np.zeros(sizes.size, np.int64),
+def _trees(n_bits: int, qber: float, seeds: bytes) -> kernels.Trees:
+    """The public trees of a block."""
+    if n_bits < MIN_BITS:
+        raise ValueError(f"cannot reconcile {n_bits} bits, at least {MIN_BITS} are needed")
+    sizes = frame_sizes(n_bits)
+    if len(seeds) != SEED_BYTES * sizes.size:
+        raise CascadeError(
+            f"{sizes.size} frames need {SEED_BYTES * sizes.size} bytes of seeds, got {len(seeds)}"
         )
+    widths = np.array([(int(size) - 1).bit_length() for size in sizes], np.int64)
+    blocks = np.array([block_sizes(int(size), qber) for size in sizes], np.int64)
+    return kernels.Trees(sizes, widths, blocks, _pass_keys(seeds, widths))
 
-    def joined(self) -> BitArray:
-        """The frames one after the other, one bit per element."""
-        return np.concatenate([self.frames[f, :size] for f, size in enumerate(self.sizes)])
 
-    def wipe(self) -> None:
-        """Overwrite everything that holds key bits."""
-        self.frames[:] = 0
-        self.bits[:] = 0
+def _frames(trees: kernels.Trees, bits: PackedBits) -> kernels.Frames:
+    """The block cut into frames."""
+    count, longest = trees.sizes.size, int(trees.sizes[0])
+    cut = np.zeros((count, longest), np.uint8)
+    flat, start = unpack(bits, int(trees.sizes.sum())), 0
+    for f, size in enumerate(trees.sizes):
+        cut[f, :size] = flat[start : start + size]
+        start += size
+    flat[:] = 0
+    shape = (count, PASSES, (longest + 63) // 64)
+    return kernels.Frames(
+        bits=cut,
+        rows=np.zeros(shape, np.uint64),
+        known=np.zeros(shape, np.uint64),
+        started=np.zeros(count, np.int64),
+    )
 
 
 def _pass_keys(seeds: bytes, widths: I64) -> U64:
@@ -170,22 +147,34 @@ def _pass_keys(seeds: bytes, widths: I64) -> U64:
     return np.ascontiguousarray(np.concatenate([odd, state[:, :, 3:], inverse], axis=2))
 
 
-class CascadeReference:
+class _Side:
+    """What both sides keep of a block and of the conversation about it."""
+
+    def __init__(self, bits: PackedBits, n_bits: int, qber: float, seeds: bytes) -> None:
+        self._trees = _trees(n_bits, qber, seeds)
+        self._frames = _frames(self._trees, bits)
+        self.parity_bits = 0
+        """Parity bits disclosed by the reference so far."""
+        self.rounds = 0
+
+    def wipe(self) -> None:
+        """Overwrite the copies of the bits held here."""
+        self._frames.bits[:] = 0
+        self._frames.rows[:] = 0
+
+
+class CascadeReference(_Side):
     """The side whose bits are right.  ``limit_bits`` bounds what it ever discloses."""
 
     def __init__(self, bits: PackedBits, n_bits: int, qber: float, seeds: bytes, limit_bits: int) -> None:
-        self._state = _Frames.build(bits, n_bits, qber, seeds)
+        super().__init__(bits, n_bits, qber, seeds)
         self._limit_bits = limit_bits
-        self.parity_bits = 0
-        """Parity bits sent so far."""
-        self.rounds = 0
 
     def answer(self, request: ParityRequest) -> ParityReply:
         """The parities asked for; raises CascadeError for anything else and when the limit would be passed."""
-        s = self._state
         actions = np.frombuffer(request.actions, np.uint8)
         if (
-            actions.size != s.sizes.size
+            actions.size != self._trees.sizes.size
             or len(request.counts) != 4 * actions.size
             or len(request.positions) % 2
         ):
@@ -193,95 +182,65 @@ class CascadeReference:
         counts = np.frombuffer(request.counts, "<u4").astype(np.int64)
         positions = np.frombuffer(request.positions, "<u2").astype(np.uint16)
         total = _checked(
-            kernels.count_answers(s.sizes, s.blocks, s.started, actions, counts, positions.size),
+            kernels.count_answers(self._trees, self._frames, actions, counts, positions.size),
             "parity request",
         )
         if total == 0:
             raise CascadeError("a parity request that asks nothing")
         if self.parity_bits + total > self._limit_bits:
             raise CascadeError(
-                f"reconciliation would disclose {self.parity_bits + total} parity bits, the limit of this block is "
-                f"{self._limit_bits}"
+                f"reconciliation would disclose {self.parity_bits + total} parity bits, the limit of this block"
+                f" is {self._limit_bits}"
             )
         self.parity_bits += total
         self.rounds += 1
         out = np.empty(total, np.uint8)
         _checked(
-            kernels.answer_round(
-                s.frames, s.sizes, s.blocks, s.keys, s.widths, s.bits, s.known, s.started, actions, counts, positions, out
-            ),
-            "parity request",
-        )  # fmt: skip
+            kernels.answer_round(self._trees, self._frames, actions, counts, positions, out), "parity request"
+        )
         return ParityReply(parities=pack(out).tobytes())
 
-    def wipe(self) -> None:
-        """Overwrite the copies of the bits held here."""
-        self._state.wipe()
 
-
-@dataclass(slots=True)
-class _Search:
-    """What only the corrector keeps."""
-
-    odd: U64
-    odd_counts: I64
-    frame_parity: I64
-    corrections: I64
-    leaf_starts: I64
-    leaf_sizes: I64
-    actions: npt.NDArray[np.uint8]
-    counts: I64
-    positions: npt.NDArray[np.uint16] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.positions = np.zeros(self.leaf_starts.size, np.uint16)
-
-
-class CascadeCorrector:
+class CascadeCorrector(_Side):
     """The side that corrects: ``request = next_request(None)``, then with every reply, until it returns None."""
 
     def __init__(self, bits: PackedBits, n_bits: int, qber: float, seeds: bytes) -> None:
-        self._state = s = _Frames.build(bits, n_bits, qber, seeds)
-        count = s.sizes.size
-        capacity = int(s.sizes[0] // s.blocks.min()) + 1
-        self._search = _Search(
-            odd=np.zeros_like(s.known),
+        super().__init__(bits, n_bits, qber, seeds)
+        count = self._trees.sizes.size
+        capacity = int(self._trees.sizes[0] // self._trees.blocks.min()) + 1
+        self._search = kernels.Search(
+            odd=np.zeros_like(self._frames.known),
             odd_counts=np.zeros((count, PASSES), np.int64),
-            frame_parity=np.zeros(count, np.int64),
+            reference_parity=np.zeros(count, np.int64),
             corrections=np.zeros(count, np.int64),
-            leaf_starts=np.zeros((count, capacity), np.int64),
-            leaf_sizes=np.zeros((count, capacity), np.int64),
-            actions=np.full(count, kernels.IDLE, np.uint8),
-            counts=np.zeros(count, np.int64),
+            starts=np.zeros((count, capacity), np.int64),
+            lengths=np.zeros((count, capacity), np.int64),
         )
-        self._n_bits = n_bits
+        self._actions = np.full(count, kernels.IDLE, np.uint8)
+        self._counts = np.zeros(count, np.int64)
+        self._positions = np.zeros(count * capacity, np.uint16)
         self._expected = 0
-        self.parity_bits = 0
-        """Parity bits received so far."""
-        self.rounds = 0
 
     def next_request(self, reply: ParityReply | None) -> ParityRequest | None:
         """The next questions after ``reply`` (None at first); None when every frame is through."""
-        s, t = self._state, self._search
         answers = self._answers(reply)
         n_positions = _checked(
             kernels.correct_round(
-                s.frames, s.sizes, s.blocks, s.keys, s.widths, s.bits, s.known, t.odd, t.odd_counts, s.started,
-                t.frame_parity, t.corrections, t.leaf_starts, t.leaf_sizes, t.actions, t.counts, answers, t.positions,
+                self._trees, self._frames, self._search, self._actions, self._counts, answers, self._positions
             ),
             "parity reply",
-        )  # fmt: skip
+        )
         self._expected = _checked(
-            kernels.count_answers(s.sizes, s.blocks, s.started, t.actions, t.counts, n_positions),
+            kernels.count_answers(self._trees, self._frames, self._actions, self._counts, n_positions),
             "own request",
         )
         if not self._expected:
             return None
         self.rounds += 1
         return ParityRequest(
-            actions=t.actions.tobytes(),
-            counts=t.counts.astype("<u4").tobytes(),
-            positions=t.positions[:n_positions].astype("<u2").tobytes(),
+            actions=self._actions.tobytes(),
+            counts=self._counts.astype("<u4").tobytes(),
+            positions=self._positions[:n_positions].astype("<u2").tobytes(),
         )
 
     @property
@@ -308,11 +267,8 @@ class CascadeCorrector:
 
     def corrected(self) -> PackedBits:
         """The block as corrected, packed."""
-        return pack(self._state.joined())
-
-    def wipe(self) -> None:
-        """Overwrite the copies of the bits held here."""
-        self._state.wipe()
+        cut, sizes = self._frames.bits, self._trees.sizes
+        return pack(np.concatenate([cut[f, :size] for f, size in enumerate(sizes)]))
 
 
 def _checked(code: int, what: str) -> int:

@@ -9,6 +9,7 @@ import pytest
 
 from orchestrator.bits import pack, unpack
 from orchestrator.postprocessing import cascade_kernels as kernels
+from orchestrator.postprocessing import cascade_trees as trees
 from orchestrator.postprocessing.cascade import (
     FRAME_BITS,
     PASSES,
@@ -150,7 +151,7 @@ def test_answers_are_the_parities_of_the_trees() -> None:
     keys = _pass_keys(run.seeds, np.array([width]))
     sizes = block_sizes(n, 0.04)
     order = [
-        [i if p == 0 else kernels.forward(i, keys[0, p], width, n) for i in range(n)] for p in range(PASSES)
+        [i if p == 0 else trees.forward(i, keys[0, p], width, n) for i in range(n)] for p in range(PASSES)
     ]
     for request, reply in zip(run.requests, run.replies, strict=True):
         action = request.actions[0]
@@ -171,7 +172,7 @@ def test_orders_are_permutations_that_scatter_neighbours() -> None:
     keys = _pass_keys(np.random.default_rng(4).bytes(SEED_BYTES), np.array([width]))
     block = 64
     for p in range(1, PASSES):
-        positions = np.array([kernels.backward(i, keys[0, p], width, n) for i in range(n)])
+        positions = np.array([trees.backward(i, keys[0, p], width, n) for i in range(n)])
         assert np.array_equal(np.sort(positions), np.arange(n))
         together = np.count_nonzero(positions[:-1] // block == positions[1:] // block)
         expected = n * block / n
@@ -274,5 +275,5 @@ def test_wiping_leaves_no_bits() -> None:
     run = reconcile(5000, 0.02, 1)
     for side in (run.reference, run.corrector):
         side.wipe()
-        assert not side._state.frames.any()
-        assert not side._state.bits.any()
+        assert not side._frames.bits.any()
+        assert not side._frames.rows.any()

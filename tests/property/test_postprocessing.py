@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.bits import pack, unpack
-from orchestrator.postprocessing import cascade_kernels as kernels
+from orchestrator.postprocessing import cascade_trees as trees
 from orchestrator.postprocessing.amplification import amplify, seed_bytes, word_bits
 from orchestrator.postprocessing.cascade import (
     MIN_BITS,
@@ -76,9 +76,9 @@ def test_orders_invert(n: int, seed: bytes, data: st.DataObject) -> None:
     keys = _pass_keys(seed, np.array([width]))
     p = data.draw(st.integers(1, PASSES - 1))
     for position in data.draw(st.lists(st.integers(0, n - 1), max_size=20)):
-        index = kernels.forward(position, keys[0, p], width, n)
+        index = trees.forward(position, keys[0, p], width, n)
         assert 0 <= index < n
-        assert kernels.backward(index, keys[0, p], width, n) == position
+        assert trees.backward(index, keys[0, p], width, n) == position
 
 
 @given(n=st.integers(MIN_BITS, 10**7), qber=st.floats(0.0, 0.5))
