@@ -61,6 +61,7 @@ class Block:
     clicks: BlockClicks
     announcements: list[bytes]
     light_s: float
+    light_wall_s: float
     started_s: float
 
     @property
@@ -180,7 +181,7 @@ class Node:
         wall_s = time.monotonic() - started
         announced = int(clicks.outcome.size)
         self._submit(
-            Block(lease.epoch, lease.slot, lease.pair, plan, clicks, announcements, light_s, started),
+            Block(lease.epoch, lease.slot, lease.pair, plan, clicks, announcements, light_s, wall_s, started),
             lease.second if is_first else lease.first,
         )
         return LightStatistics(
@@ -256,6 +257,7 @@ class Node:
                 "phase_error_upper": result.phase_error_upper if result else None,
                 "secret_bits": report.secret_bits,
                 "light_s": block.light_s,
+                "light_wall_s": block.light_wall_s,
                 "started_s": block.started_s,
                 "finished_s": time.monotonic(),
             }

@@ -305,6 +305,7 @@ def pair_row(run: Run, pair: tuple[str, str]) -> dict[str, Any]:
     stored = [event for event in blocks if event["stored"]]
     sifted = sum(event["sifted_bits"] for event in stored)
     ring_s = sum(event["light_s"] for event in blocks)
+    wall_s = sum(event["light_wall_s"] for event in blocks)
     secret = sum(event["secret_bits"] for event in stored)
 
     def mean(key: str) -> float:
@@ -322,6 +323,7 @@ def pair_row(run: Run, pair: tuple[str, str]) -> dict[str, Any]:
         "secret_bits": secret,
         "ring_s": ring_s,
         "secret_bits_per_ring_second": secret / ring_s if ring_s else 0.0,
+        "secret_bits_per_wall_second": secret / wall_s if wall_s else 0.0,
         "planned_bits_per_ring_second": plan.key_rate_per_pulse * run.testbed.protocol.clock_hz,
         "aborted_blocks": len(blocks) - len(stored),
         "abort_reasons": [event["reason"] for event in blocks if not event["stored"]],
@@ -362,7 +364,7 @@ def summary(report: dict[str, Any], out: Path) -> str:
     return "\n".join(
         [
             f"{len(rates)} pairs keyed on simulated instruments: {min(rates) / 1e3:.1f} to "
-            f"{max(rates) / 1e3:.1f} kbit per second of ring time",
+            f"{max(rates) / 1e3:.1f} kbit per second of light",
             f"accuracy {100 * last['accuracy']:.2f} % after {last['round']} rounds; "
             f"{100 * reference['accuracy']:.2f} % without masking and quantisation",
             f"aggregate equals the plain sum: {'yes, in every round' if report['aggregation']['exact'] else 'NO'}; "

@@ -14,7 +14,7 @@ body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding
 h1{margin-bottom:.2rem} h2{margin-top:2.2rem} .lead{color:#57606a;margin-top:0}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 th,td{padding:.35rem .6rem;border-bottom:1px solid #d0d7de;text-align:right}
-th:first-child,td:first-child{text-align:left} img{max-width:100%}
+th:first-child,td:first-child{text-align:left;white-space:nowrap} img{max-width:100%}
 .bad{color:#b42318;font-weight:600} .good{color:#116329;font-weight:600}
 .note{background:#f6f8fa;border-left:4px solid #8c959f;padding:.6rem 1rem}
 """
@@ -74,8 +74,9 @@ def _pair_table(pairs: list[Report]) -> str:
         "QBER, %",
         "f",
         "secret bits",
-        "kbit per ring second",
+        "kbit per second of light",
         "planned",
+        "kbit per wall second on the ring",
         "aborted blocks",
     ]
     rows = [
@@ -89,6 +90,7 @@ def _pair_table(pairs: list[Report]) -> str:
             f"{row['secret_bits']:,}",
             f"{row['secret_bits_per_ring_second'] / 1000:.1f}",
             f"{row['planned_bits_per_ring_second'] / 1000:.1f}",
+            f"{row['secret_bits_per_wall_second'] / 1000:.1f}",
             str(row["aborted_blocks"]),
         ]
         for row in pairs
@@ -97,7 +99,7 @@ def _pair_table(pairs: list[Report]) -> str:
 
 
 def _round_table(rounds: list[Report]) -> str:
-    head = ["round", "accuracy, %", "upload per client, bytes", "key used, bits"]
+    head = ["round", "accuracy, %", "upload of all clients, bytes", "key used, bits"]
     return _table(
         head,
         [
@@ -141,7 +143,7 @@ def _pair_plot(report: Report) -> bytes:
     rate.bar(names, [row["secret_bits_per_ring_second"] / 1e3 for row in report["pairs"]], color="#2f6f9f")
     planned = [row["planned_bits_per_ring_second"] / 1e3 for row in report["pairs"]]
     rate.plot(names, planned, "k_", markersize=18, markeredgewidth=2, label="planned")
-    rate.set_ylabel("secret key, kbit per second of ring time")
+    rate.set_ylabel("secret key, kbit per second of light")
     error.bar(names, [100 * row["qber"] for row in report["pairs"]], color="#b5651d")
     expected = [100 * row["planned_qber"] for row in report["pairs"]]
     error.plot(names, expected, "k_", markersize=18, markeredgewidth=2, label="expected")
