@@ -27,6 +27,7 @@ from orchestrator.lease_party import REASON_LIMIT, Lease, LeaseParty, LightChann
 from orchestrator.node_store import open_node_store
 from orchestrator.pair_worker import RESERVE_PREFIX, PairWorker
 from orchestrator.postprocessing.block import BlockResult, run_block
+from orchestrator.postprocessing.cascade import compile_kernels
 from orchestrator.postprocessing.sifting import BlockClicks
 from orchestrator.protocols.planner import BlockPlan
 from orchestrator.relay import connect_agent
@@ -286,6 +287,7 @@ def run_node(
         testbed, name, station.get(AWG70002A), station.get(OzDD100), station.get(ThorlabsPM100D)
     )
     light.set_up()
+    compile_kernels()
     with open_node_store(testbed, name, secrets_dir, state_dir) as store:
         agent = connect_agent(testbed, name, secrets_dir)
         node = Node(testbed, name, light, store, agent, emit)
