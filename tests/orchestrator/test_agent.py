@@ -353,6 +353,36 @@ def test_frames_for_a_closed_channel_are_dropped() -> None:
         table.open("bob", "t")
 
 
+def test_frames_for_a_closed_channel_give_their_credit_back() -> None:
+    table = make_table()
+    table.close("bob", "t")
+    returned = sum(table.deliver(Delivery("bob", "t", seq, True), bytes(MIB)) for seq in range(40))
+    assert returned >= 39 * MIB
+
+
+def test_a_closed_name_is_free_again_once_the_peer_was_away() -> None:
+    table = make_table()
+    for topic in ("opened", "never opened"):
+        table.open("bob", "opened")
+        table.close("bob", topic)
+        table.disconnected("left", "bob")
+        deliver(table, topic, 0, b"afresh")
+        assert table.open("bob", topic).recv(0.0) == b"afresh"
+        table.disconnected("left", None)
+
+
+def test_closing_an_old_channel_leaves_its_successor_alone() -> None:
+    table = make_table()
+    old = table.open("bob", "t")
+    table.disconnected("left", "bob")
+    successor = table.open("bob", "t")
+    old.close()
+    deliver(table, "t", 0, b"for the successor")
+    assert successor.recv(0.0) == b"for the successor"
+    with pytest.raises(ChannelClosedError):
+        old.recv(0.0)
+
+
 def test_what_a_peer_does_not_take_piles_up_to_a_limit() -> None:
     table = make_table(queued_bytes_per_peer=1000)
     channel = table.open("bob", "t")
