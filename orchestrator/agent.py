@@ -46,6 +46,7 @@ from orchestrator.wire.messages import (
     PeerChange,
     Refused,
     Superseded,
+    TelemetryItem,
     Welcome,
 )
 from orchestrator.wire.session import ClientSession, Phase, SessionEndError
@@ -85,7 +86,7 @@ AgentEvent: TypeAlias = FromHub | PeerChange | LinkUp | LinkDown | TopicWaiting
 
 
 class AgentError(Exception):
-    """The agent cannot take what it was given."""
+    """The agent cannot take what it was given, or its thread has failed."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ class AgentLimits:
     backoff_s: float = 0.1
     backoff_max_s: float = 1.0
     queued_control: int = 10_000
+    queued_events: int = 10_000
     table: TableLimits = field(default_factory=TableLimits)
 
 
@@ -126,9 +128,9 @@ class Agent:
         self._instance = secrets.token_hex(16)
         self._changed = threading.Condition()
         self._events: queue.SimpleQueue[AgentEvent] = queue.SimpleQueue()
-        self._control_out: deque[FromPeer] = deque()
+        self._control_out: deque[bytes] = deque()
         self._table = ChannelTable(
-            self._wake, lambda peer, topic: self._events.put(TopicWaiting(peer, topic)), self._limits.table
+            self._wake, lambda peer, topic: self._report_lossy(TopicWaiting(peer, topic)), self._limits.table
         )
         self._state = LinkState.CONNECTING
         self._epoch: int | None = None
@@ -138,6 +140,7 @@ class Agent:
         self._wake_write.setblocking(False)
         self._awake = False
         self._stop = False
+        self._failed = False
         self._thread = threading.Thread(target=self._run, name=f"agent-{role}", daemon=True)
 
     # -- for the process ---------------------------------------------------------------------------
@@ -190,17 +193,28 @@ class Agent:
         return self.wait_for(LinkState.UP, timeout_s)
 
     def control_send(self, message: FromPeer) -> None:
-        """Queue a control message; it waits for the next session if there is none."""
+        """Queue a control message; it waits for the next session if there is none.
+
+        Raises WireError for one that the hub would refuse as malformed (text too long, number too large),
+        AgentError when too many wait already.
+        """
+        data = encode(message)
+        decode(data, FromPeer)
         if len(self._control_out) >= self._limits.queued_control:
             raise AgentError(f"{len(self._control_out)} control messages wait; the hub: {self._state.value}")
-        self._control_out.append(message)
+        self._control_out.append(data)
         self._wake()
 
     def control_recv(self, timeout_s: float) -> AgentEvent | None:
-        """The next thing the hub said or that happened to the link; None if nothing came in time."""
+        """The next thing the hub said or that happened to the link; None if nothing came in time.
+
+        Raises AgentError once everything is read and the agent's thread has failed.
+        """
         try:
             return self._events.get(timeout=max(0.0, timeout_s))
         except queue.Empty:
+            if self._failed:
+                raise AgentError(f"the thread of the agent of {self.role} has failed, see the log") from None
             return None
 
     def channel(self, peer: str, topic: str) -> AgentChannel:
@@ -223,6 +237,7 @@ class Agent:
         try:
             self._keep_connected()
         except BaseException:
+            self._failed = True
             self._end_session(LinkState.LOST, "the agent's thread failed")
             raise
 
@@ -308,7 +323,7 @@ class Agent:
                 raise SessionEndError(state, state.value)
         if session.phase is Phase.CONNECTING and states == [LinkState.UP, LinkState.UP]:
             session.phase = Phase.GREETING
-            session.send_control(Hello(self.role, PROTOCOL_VERSION, self._instance), now_s)
+            session.send_control(encode(Hello(self.role, PROTOCOL_VERSION, self._instance)), now_s)
         if session.phase is not Phase.UP:
             waited_s = now_s - session.started_s
             if waited_s > self._limits.connect_timeout_s:
@@ -318,7 +333,7 @@ class Agent:
         elif now_s - session.heard_s > session.lost_after_s:
             raise SessionEndError(LinkState.LOST, f"nothing from the hub for {session.lost_after_s:g} s")
         elif now_s - session.sent_s >= session.heartbeat_s:
-            session.send_control(Heartbeat(), now_s)
+            session.send_control(encode(Heartbeat()), now_s)
 
     def _read_control(self, session: ClientSession) -> None:
         for _ in range(_BATCH):
@@ -342,8 +357,15 @@ class Agent:
                     raise SessionEndError(LinkState.REFUSED, message.detail)
                 case Superseded():
                     raise SessionEndError(LinkState.SUPERSEDED, LinkState.SUPERSEDED.value)
+                case TelemetryItem():
+                    self._report_lossy(message)
                 case _:
                     self._events.put(message)
+
+    def _report_lossy(self, event: AgentEvent) -> None:
+        """Report what others can send at will, unless the process does not read its events."""
+        if self._events.qsize() < self._limits.queued_events:
+            self._events.put(event)
 
     def _welcomed(self, session: ClientSession, welcome: Welcome) -> None:
         if session.phase is Phase.GREETING:

@@ -41,6 +41,7 @@ from orchestrator.wire.curve import (
 from orchestrator.wire.messages import (
     CHUNK_BYTES,
     PROTOCOL_VERSION,
+    TELEMETRY_BYTES,
     WINDOW_BYTES,
     BulkFromHub,
     BulkFromPeer,
@@ -58,6 +59,7 @@ from orchestrator.wire.messages import (
     Refused,
     Shutdown,
     Superseded,
+    Telemetry,
     Welcome,
     chunk_cost,
 )
@@ -73,6 +75,10 @@ _FAILED = (
 
 FAREWELL_S = 0.1
 """Between the last message and closing: a client that sees its connection end drops what it has not read."""
+
+
+class HubError(Exception):
+    """The hub cannot go on."""
 
 
 @dataclass(frozen=True)
@@ -171,6 +177,7 @@ class Hub:
         self._wake_read.setblocking(False)
         self._wake_write.setblocking(False)
         self._stop: str | None = None
+        self._failed = False
         self._next_tick_s = 0.0
         self._thread = threading.Thread(target=self._run, name="hub", daemon=True)
 
@@ -223,10 +230,12 @@ class Hub:
         self._wake()
 
     def recv(self, timeout_s: float) -> HubEvent | None:
-        """The next event, or None if none came in time."""
+        """The next event, or None if none came in time; raises HubError when the hub's thread has failed."""
         try:
             return self._events.get(timeout=max(0.0, timeout_s))
         except queue.Empty:
+            if self._failed:
+                raise HubError("the hub's thread has failed, see the log") from None
             return None
 
     def _wake(self) -> None:
@@ -238,6 +247,9 @@ class Hub:
     def _run(self) -> None:
         try:
             self._serve()
+        except BaseException:
+            self._failed = True
+            raise
         finally:
             for port, monitor in zip((self._control, self._bulk), self._monitors, strict=True):
                 port.socket.disable_monitor()
@@ -308,6 +320,8 @@ class Hub:
         if len(frames) != 2:
             raise WireError("a control message is one frame")
         message: FromPeer = decode(frames[1].buffer, FromPeer)
+        if isinstance(message, Telemetry) and len(frames[1].buffer) > TELEMETRY_BYTES:
+            raise WireError(f"telemetry is at most {TELEMETRY_BYTES} bytes")
         if isinstance(message, Hello):
             self._on_hello(role, routing_id, message)
             return

@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class WireError(ValueError):
-    """Bytes from the wire that are not a message of the expected type."""
+    """Bytes from the wire that are not a message of the expected type, or a message that cannot be sent."""
 
 
 class Message(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -28,8 +28,11 @@ _DECODERS: dict[Any, msgspec.msgpack.Decoder[Any]] = {}
 
 
 def encode(message: msgspec.Struct) -> bytes:
-    """``message`` as MessagePack bytes."""
-    return _ENCODER.encode(message)
+    """``message`` as MessagePack bytes; raises WireError for numbers beyond 64 bits."""
+    try:
+        return _ENCODER.encode(message)
+    except OverflowError:
+        raise WireError(f"a number in this {type(message).__name__} does not fit 64 bits") from None
 
 
 @overload

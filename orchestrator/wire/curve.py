@@ -204,6 +204,7 @@ class ZapGate:
         self._roles: dict[str, str] = {}
         self._on_refused = on_refused
         self._refused = 0
+        self._warned: set[str] = set()
         self.refusals: deque[Refusal] = deque(maxlen=100)
         self.set_allowed(allowed)
         self._authenticator = _Authenticator(context, log=logging.getLogger(f"{__name__}.zap"))
@@ -258,7 +259,11 @@ class ZapGate:
         refusal = Refusal(public, "unknown or revoked key")
         self._refused += 1
         self.refusals.append(refusal)
-        _log.warning("connection refused in domain %s: key %s is not on the list", domain, public)
+        # A stranger knocks again and again: one warning per key is enough.
+        level = logging.DEBUG if public in self._warned else logging.WARNING
+        if len(self._warned) < 1000:
+            self._warned.add(public)
+        _log.log(level, "connection refused in domain %s: key %s is not on the list", domain, public)
         if self._on_refused is not None:
             self._on_refused(refusal)
         return False

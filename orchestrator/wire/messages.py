@@ -27,6 +27,8 @@ CHUNK_OVERHEAD = 512
 """What a payload frame costs beyond its length, so that many small ones use up the window too."""
 WINDOW_BYTES = 4 * (CHUNK_BYTES + CHUNK_OVERHEAD)
 """Credit of one sender towards one recipient: four full chunks on the way."""
+TELEMETRY_BYTES = 1 << 16
+"""Largest telemetry message; it is passed on with a name and a number, and must fit the control plane."""
 MESSAGE_LIMIT = 64 << 20
 """Largest channel message, bytes."""
 

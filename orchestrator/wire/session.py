@@ -15,7 +15,7 @@ import zmq
 from orchestrator.wire.codec import encode
 from orchestrator.wire.curve import BULK_LIMIT, CONTROL_LIMIT, CurveKeys, client_socket
 from orchestrator.wire.links import LinkMonitor, LinkState
-from orchestrator.wire.messages import CreditReturn, FromPeer
+from orchestrator.wire.messages import CreditReturn
 from orchestrator.wire.table import ChannelTable
 
 
@@ -92,10 +92,10 @@ class ClientSession:
             poller.register(each, zmq.POLLIN)
         return poller
 
-    def send_control(self, message: FromPeer, now_s: float) -> bool:
+    def send_control(self, message: bytes, now_s: float) -> bool:
         """True if the socket took it."""
         try:
-            self.control.send(encode(message), zmq.DONTWAIT)
+            self.control.send(message, zmq.DONTWAIT)
         except zmq.Again:
             return False
         self.sent_s = now_s

@@ -11,6 +11,7 @@ import pytest
 
 from orchestrator.agent import Agent, AgentError, AgentLimits, LinkDown, LinkUp, TopicWaiting
 from orchestrator.wire.channel import ChannelBrokenError, ChannelClosedError, ChannelTimeoutError
+from orchestrator.wire.codec import WireError
 from orchestrator.wire.curve import generate_keys
 from orchestrator.wire.links import LinkState
 from orchestrator.wire.messages import (
@@ -21,6 +22,9 @@ from orchestrator.wire.messages import (
     LeaseAbort,
     PeerChange,
     Post,
+    Refused,
+    Telemetry,
+    TelemetryItem,
 )
 from orchestrator.wire.table import ChannelTable, TableLimits
 
@@ -219,6 +223,40 @@ def test_a_full_queue_is_an_error_and_not_a_loss(hub_world: Any) -> None:
         alice.control_send(Heartbeat())
     with pytest.raises(AgentError, match="3 control messages wait"):
         alice.control_send(Heartbeat())
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        LeaseAbort(1, 1, "x" * 1001),
+        Demand("Alice", "bob", 1),
+        Demand("alice", "bob", -1),
+        Demand("alice", "bob", 1 << 70),
+        Telemetry("x", {"text": ["y"] * 70_000}),
+    ],
+)
+def test_what_the_hub_would_refuse_is_an_error_here(hub_world: Any, message: Any) -> None:
+    alice = hub_world.agent("alice")
+    if isinstance(message, Telemetry):
+        alice.control_send(message)
+        assert next_event(alice, Refused).code == "malformed"
+    else:
+        with pytest.raises(WireError):
+            alice.control_send(message)
+
+
+def test_unread_telemetry_is_lost_and_nothing_else(hub_world: Any) -> None:
+    alice = hub_world.agent("alice", limits=AgentLimits(queued_events=10))
+    for seq in range(100):
+        hub_world.hub.send("alice", TelemetryItem("bob", "x", seq, {}))
+    hub_world.hub.send("alice", LeaseAbort(1, 1, "not lossy"))
+    items = []
+    while not isinstance(event := alice.control_recv(10.0), LeaseAbort):
+        assert event is not None
+        if isinstance(event, TelemetryItem):
+            items.append(event.seq)
+    assert items == list(range(len(items)))
+    assert len(items) < 100
 
 
 def test_the_hub_is_heard_and_the_link_reported(hub_world: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.hub import Hub, HubLimits, PeerDown, PeerMessage, PeerUp
+from orchestrator.hub import Hub, HubError, HubLimits, PeerDown, PeerMessage, PeerUp
 from orchestrator.wire.codec import encode
 from orchestrator.wire.messages import (
     CHUNK_BYTES,
@@ -285,3 +285,14 @@ def test_a_peer_that_takes_nothing_is_given_up(make_hub_world: Any) -> None:
             break
     assert world.hub.recv(5.0) == PeerDown("bob", "it does not take its messages")
     del bob
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_hub_whose_thread_has_failed_says_so(hub_world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr(hub_world.hub, "_tick", fail)
+    with pytest.raises(HubError, match="has failed"):
+        for _ in range(100):
+            hub_world.hub.recv(0.1)
