@@ -61,13 +61,19 @@ class FetchError(DataError):
 
 
 @dataclass(frozen=True)
+class LabelledImages:
+    """One half of the data set."""
+
+    images: Images
+    labels: Labels
+
+
+@dataclass(frozen=True)
 class Mnist:
     """Both halves of the data set."""
 
-    train_images: Images
-    train_labels: Labels
-    test_images: Images
-    test_labels: Labels
+    training: LabelledImages
+    test: LabelledImages
 
 
 def data_folder(environment: Mapping[str, str] = os.environ) -> Path:
@@ -142,11 +148,27 @@ def _content(folder: Path, name: str) -> tuple[bytes, Path]:
 
 def load_mnist(folder: Path | None = None) -> Mnist:
     """The data set from ``folder`` (default: where :func:`fetch_mnist` puts it), checksums verified."""
+    return Mnist(load_mnist_training(folder), load_mnist_test(folder))
+
+
+def load_mnist_training(folder: Path | None = None) -> LabelledImages:
+    """The 60 000 training images alone."""
+    return _load_half(folder, TRAIN_IMAGES, TRAIN_LABELS)
+
+
+def load_mnist_test(folder: Path | None = None) -> LabelledImages:
+    """The 10 000 test images alone."""
+    return _load_half(folder, TEST_IMAGES, TEST_LABELS)
+
+
+def _load_half(folder: Path | None, images: str, labels: str) -> LabelledImages:
     where = mnist_folder() if folder is None else folder
-    arrays = {name: read_idx_file(where, name, sha256=digest) for name, digest in SHA256.items()}
-    for images, labels in ((TRAIN_IMAGES, TRAIN_LABELS), (TEST_IMAGES, TEST_LABELS)):
-        check_pair(arrays[images], arrays[labels], f"{where}: {images} and {labels}")
-    return Mnist(arrays[TRAIN_IMAGES], arrays[TRAIN_LABELS], arrays[TEST_IMAGES], arrays[TEST_LABELS])
+    half = LabelledImages(
+        read_idx_file(where, images, sha256=SHA256[images]),
+        read_idx_file(where, labels, sha256=SHA256[labels]),
+    )
+    check_pair(half.images, half.labels, f"{where}: {images} and {labels}")
+    return half
 
 
 def check_pair(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.uint8], where: str) -> None:
@@ -169,7 +191,12 @@ def fetch_mnist(
     """
     target = mnist_folder() if folder is None else folder
     if target.exists():
-        load_mnist(target)
+        try:
+            load_mnist(target)
+        except DataError as error:
+            raise FetchError(
+                f"{target} exists but is not usable: {error}; move it away to fetch again"
+            ) from error
         progress(f"MNIST is already in {target}, checksums verified")
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -239,7 +266,4 @@ def _unpack(tarball: Path, staging: Path) -> None:
 
 
 def _elsewhere() -> str:
-    return (
-        "put the four IDX files (plain or .gz) into a folder and name it in QUNETLAB_DATA/mnist "
-        "or on the command line"
-    )
+    return "put the four IDX files (plain or .gz) into $QUNETLAB_DATA/mnist, or name their folder with --data"

@@ -1,8 +1,8 @@
 """A client's connection to the FL server: a CURVE DEALER that says how it stands and heals itself.
 
 libzmq reconnects after a broken connection, but not after a refusal; then this link makes a fresh socket
-with a growing pause.  A refusal may pass (a server in the middle of its start), so it is an error only
-when it lasts.
+with a growing pause.  A refusal may pass (a server in the middle of its start, or suspended within the
+handshake), so it is an error only when it lasts from the beginning; a link that was up keeps trying.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ class ServerLink:
         self._patience_s = patience_s
         self._refused_since_s: float | None = None
         self._retry_at_s = 0.0
+        self._was_up = False
         self._pause_s = FIRST_PAUSE_S
         self.state = LinkState.CONNECTING
         self._open()
@@ -84,7 +85,7 @@ class ServerLink:
         if self.state in REFUSALS:
             self._refused()
         elif self.state is LinkState.UP:
-            self._refused_since_s, self._pause_s = None, FIRST_PAUSE_S
+            self._refused_since_s, self._pause_s, self._was_up = None, FIRST_PAUSE_S, True
         return self.state
 
     def _refused(self) -> None:
@@ -92,7 +93,7 @@ class ServerLink:
         if self._refused_since_s is None:
             self._refused_since_s = now_s
             self._retry_at_s = now_s + self._pause_s
-        if now_s - self._refused_since_s >= self._patience_s:
+        if not self._was_up and now_s - self._refused_since_s >= self._patience_s:
             raise ServerRefusedError(
                 f"no connection to the FL server at {self._endpoint}: {self.state.value}; compare the public "
                 "keys in the testbed file with the secrets folders of server and client"

@@ -76,6 +76,14 @@ class CollectingRound:
         if state := self._states.get(client):
             state.last_heard_s = now_s
 
+    def excuse(self, gap_s: float) -> None:
+        """The server itself was away (stopped, or busy) for ``gap_s``: nobody's time ran."""
+        self.started_s += gap_s
+        for state in self._states.values():
+            state.last_heard_s += gap_s
+            if state.waiting_since_s is not None:
+                state.waiting_since_s += gap_s
+
     def progress(self, client: str, message: Progress, now_s: float) -> None:
         """Note what a participant is doing: waiting for keys stops its clock."""
         state = self._states.get(client)

@@ -68,6 +68,8 @@ from orchestrator.wire.curve import CurveKeys, UnknownKeyError, ZapGate, server_
 
 ROLE_PREFIX = "fl-"
 POLL_S = 0.1
+LONG_TURN_S = 0.5
+"""A turn of the loop that takes longer means that the server was not listening."""
 FAREWELL_S = 3.0
 """How long the end of a run waits for clients to confirm that they heard of it."""
 KEY_WAIT_REPORT_S = 1.0
@@ -154,7 +156,7 @@ class _Server:
         self._clients: dict[str, _Client] = {}
         self._round: CollectingRound | None = None
         self._declined_with_keys: set[str] = set()
-        self._waiting_since_s = clock()
+        self._waiting_since_s = self._last_turn_s = clock()
         self._reported_missing: tuple[str, ...] | None = None
         self._aborts_in_a_row = 0
         self._ending: RunEnd | None = None
@@ -182,7 +184,9 @@ class _Server:
                 if stop.is_set():
                     reason = "the server was stopped"
                     break
-                if self._socket.poll(int(POLL_S * 1000), zmq.POLLIN):
+                waiting = self._socket.poll(int(POLL_S * 1000), zmq.POLLIN)
+                self._excuse_own_absence()
+                if waiting:
                     self._receive()
                 self._advance()
         except RunFailedError as error:
@@ -209,6 +213,16 @@ class _Server:
         """Clients heard of within the time-out."""
         oldest_s = self._clock() - self._config.client_timeout_s
         return [name for name, client in self._clients.items() if client.last_heard_s >= oldest_s]
+
+    def _excuse_own_absence(self) -> None:
+        """A server that was suspended, or evaluated for long, blames nobody for the silence."""
+        now_s = self._clock()
+        gap_s, self._last_turn_s = now_s - self._last_turn_s, now_s
+        if gap_s > LONG_TURN_S:
+            for client in self._clients.values():
+                client.last_heard_s += gap_s
+            if self._round is not None:
+                self._round.excuse(gap_s)
 
     def _advance(self) -> None:
         now_s = self._clock()

@@ -26,7 +26,7 @@ class Digits:
 
     name = "digits"
     defaults = TaskDefaults(clip=1.0, levels=127, rounds=10)
-    training = LocalTraining(learning_rate=0.1, momentum=0.9, epochs=3, batch_size=16)
+    training = LocalTraining(learning_rate=0.05, momentum=0.9, epochs=3, batch_size=16)
 
     def __init__(self) -> None:
         single_thread()

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from fl.data import PIXELS, Images, Labels, Mnist, load_mnist
+from fl.data import PIXELS, Images, LabelledImages, load_mnist_test, load_mnist_training
 from fl.tasks.base import Evaluation, Examples, Parameters, TaskDefaults, iid_shard
 from fl.tasks.network import LocalTraining, evaluate, single_thread, small_cnn, train
 
@@ -27,8 +27,8 @@ def pooled(images: Images) -> npt.NDArray[np.float32]:
     return np.ascontiguousarray(blocks.mean(axis=(3, 5)) / np.float32(255))
 
 
-def _examples(images: Images, labels: Labels) -> Examples:
-    return Examples(pooled(images), labels.astype(np.int64))
+def _examples(half: LabelledImages) -> Examples:
+    return Examples(pooled(half.images), half.labels.astype(np.int64))
 
 
 class MnistTask:
@@ -48,19 +48,20 @@ class MnistTask:
         return self._network.n_parameters
 
     @cached_property
-    def _data(self) -> Mnist:
-        return load_mnist(self._folder)
+    def _training(self) -> LabelledImages:
+        return load_mnist_training(self._folder)
 
     @cached_property
     def _test(self) -> Examples:
-        return _examples(self._data.test_images, self._data.test_labels)
+        return _examples(load_mnist_test(self._folder))
 
     def initial_parameters(self, seed: int) -> Parameters:
         return self._network.initial(seed)
 
     def client_data(self, client_index: int, n_clients: int, seed: int) -> Examples:
-        shard = iid_shard(len(self._data.train_labels), client_index, n_clients, seed)
-        return _examples(self._data.train_images[shard], self._data.train_labels[shard])
+        images, labels = self._training.images, self._training.labels
+        shard = iid_shard(len(labels), client_index, n_clients, seed)
+        return _examples(LabelledImages(images[shard], labels[shard]))
 
     def local_train(self, parameters: Parameters, data: Examples, seed: Sequence[int]) -> Parameters:
         return train(self._network, parameters, data, self.training, seed)

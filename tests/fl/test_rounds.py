@@ -134,6 +134,17 @@ def test_work_is_limited_but_waiting_for_keys_has_a_limit_of_its_own() -> None:
     assert current.key_wait_s(now) == 300.0
 
 
+def test_nobody_is_blamed_while_the_server_itself_was_away() -> None:
+    current, excused = opened(), opened()
+    for each in (current, excused):
+        each.progress("bob", progress("waiting for keys"), 101.0)
+    excused.excuse(50.0)
+    assert current.failure(151.0) is not None
+    assert excused.failure(154.9) is None
+    assert excused.key_wait_s(153.0) == 2.0
+    assert excused.failure(155.1) == "alice vanished: nothing heard for 5.1 s"
+
+
 def test_keys_that_never_come_fail_the_round_in_the_end() -> None:
     current = opened()
     for name in NAMES:

@@ -91,10 +91,16 @@ class ScriptedClient:
 
 
 @pytest.fixture
-def clients(world: Any) -> Iterator[dict[str, ScriptedClient]]:
+def offset_s() -> list[float]:
+    """By how much the server's clock is ahead; a step is what a suspension looks like."""
+    return [0.0]
+
+
+@pytest.fixture
+def clients(world: Any, offset_s: list[float]) -> Iterator[dict[str, ScriptedClient]]:
     """A server with four scripted clients that have joined; round 1 is about to start."""
     world.settings(client_timeout_s=2.0)
-    world.start_server()
+    world.start_server(clock=lambda: time.monotonic() + offset_s[0])
     made = {name: ScriptedClient(world, name) for name in world.names}
     for client in made.values():
         client.join()
@@ -163,6 +169,30 @@ def test_whoever_has_not_joined_is_told_to(world: Any, clients: dict[str, Script
     stranger.send(Progress("test", 1, "training"))
     stranger.expect(JoinAgain)
     stranger.close()
+
+
+def test_a_client_that_returns_on_another_connection_is_told_of_the_round(
+    world: Any, clients: dict[str, ScriptedClient]
+) -> None:
+    """Its old connection broke without a word."""
+    first = clients["alice"].expect(RoundStart)
+    clients["alice"].close()
+    clients["alice"] = ScriptedClient(world, "alice")
+    clients["alice"].join()
+    assert clients["alice"].expect(RoundStart) == first
+    clients["alice"].upload(first, np.zeros(37))
+    assert clients["alice"].expect(UploadReply).status == "accepted"
+
+
+def test_a_server_that_was_suspended_blames_nobody(
+    world: Any, clients: dict[str, ScriptedClient], offset_s: list[float]
+) -> None:
+    starts = {name: client.expect(RoundStart) for name, client in clients.items()}
+    offset_s[0] += 100.0
+    for name, client in clients.items():
+        client.upload(starts[name], np.ones(37))
+        assert client.expect(UploadReply).status == "accepted"
+    world.wait_for(lambda: world.of(RoundCompleted), "the end of the round")
 
 
 def test_garbage_does_not_disturb_the_run(world: Any, clients: dict[str, ScriptedClient]) -> None:
