@@ -24,14 +24,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
+from orchestrator.hub_events import HubCounters, HubError, HubEvent, HubLimits, PeerDown, PeerMessage, PeerUp
 from orchestrator.wire.codec import WireError, decode
 from orchestrator.wire.curve import (
     BULK_LIMIT,
+    BULK_RECEIVE_QUEUE,
     CONTROL_LIMIT,
     CurveKeys,
     UnknownKeyError,
@@ -65,72 +66,16 @@ from orchestrator.wire.messages import (
 )
 from orchestrator.wire.router import PeerLink, RouterPort, Sent
 
+__all__ = ["Hub", "HubCounters", "HubError", "HubEvent", "HubLimits", "PeerDown", "PeerMessage", "PeerUp"]
+
 _log = logging.getLogger(__name__)
 _FAILED = (
     zmq.Event.HANDSHAKE_FAILED_AUTH
     | zmq.Event.HANDSHAKE_FAILED_PROTOCOL
     | zmq.Event.HANDSHAKE_FAILED_NO_DETAIL
 )
-
-
 FAREWELL_S = 0.1
 """Between the last message and closing: a client that sees its connection end drops what it has not read."""
-
-
-class HubError(Exception):
-    """The hub cannot go on."""
-
-
-@dataclass(frozen=True)
-class HubLimits:
-    """Times in seconds, sizes in messages."""
-
-    heartbeat_s: float = 0.5
-    lost_after_s: float = 4.0
-    outbox: int = 20_000
-    events: int = 20_000
-
-
-@dataclass(frozen=True)
-class PeerUp:
-    """``role`` has both links."""
-
-    role: str
-
-
-@dataclass(frozen=True)
-class PeerDown:
-    """``role`` is gone."""
-
-    role: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class PeerMessage:
-    """``role`` said something on the control plane."""
-
-    role: str
-    message: FromPeer
-
-
-HubEvent: TypeAlias = PeerUp | PeerDown | PeerMessage
-
-
-@dataclass
-class HubCounters:
-    """What the hub did and refused since its start."""
-
-    frames: int = 0
-    bytes: int = 0
-    malformed: int = 0
-    strangers: int = 0
-    refused: int = 0
-    stale: int = 0
-    undelivered: int = 0
-    lost_peers: int = 0
-    superseded: int = 0
-    handshake_failures: int = 0
 
 
 @dataclass
@@ -199,6 +144,7 @@ class Hub:
                 self.bulk_endpoint,
                 max_message=BULK_LIMIT,
                 queue_length=self._limits.outbox,
+                receive_queue=BULK_RECEIVE_QUEUE,
             )
             undo.pop_all()
         self._control = RouterPort(control, self._limits.outbox)

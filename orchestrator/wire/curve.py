@@ -42,6 +42,8 @@ CONTROL_LIMIT = 1 << 20
 """Largest message on a control socket, bytes (ZMQ_MAXMSGSIZE)."""
 BULK_LIMIT = 4 << 20
 """Largest message on a bulk socket, bytes (ZMQ_MAXMSGSIZE)."""
+BULK_RECEIVE_QUEUE = 64
+"""Messages of one peer that wait in a bulk socket before TCP holds the peer back."""
 
 _log = logging.getLogger(__name__)
 
@@ -287,13 +289,15 @@ def server_socket(
     *,
     max_message: int = CONTROL_LIMIT,
     queue_length: int = 1000,
+    receive_queue: int | None = None,
 ) -> tuple[zmq.Socket[bytes], str]:
     """A bound CURVE server socket and the endpoint it really has.
 
     ``endpoint`` "auto" or a port of 0 or ``*`` means any free port (of 127.0.0.1 for "auto").
-    ``queue_length`` is ZMQ_SNDHWM and ZMQ_RCVHWM: messages per peer, not bytes.
+    ``queue_length`` is ZMQ_SNDHWM and ZMQ_RCVHWM: messages per peer, not bytes; ``receive_queue`` sets the
+    latter apart, where one peer could otherwise fill the memory with large messages.
     """
-    socket = _socket(context, kind, keys, max_message, queue_length)
+    socket = _socket(context, kind, keys, max_message, queue_length, receive_queue)
     socket.setsockopt(zmq.CURVE_SERVER, 1)
     socket.setsockopt_string(zmq.ZAP_DOMAIN, DOMAIN)
     socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
@@ -325,6 +329,7 @@ def client_socket(
     *,
     max_message: int = CONTROL_LIMIT,
     queue_length: int = 1000,
+    receive_queue: int | None = None,
     reconnect: bool = True,
     before_connect: Callable[[zmq.Socket[bytes]], None] | None = None,
 ) -> zmq.Socket[bytes]:
@@ -334,7 +339,7 @@ def client_socket(
     With ``reconnect`` False libzmq tries once and the owner makes a fresh socket.  ``before_connect`` is
     where a monitor is attached, so that it sees every event.
     """
-    socket = _socket(context, kind, keys, max_message, queue_length)
+    socket = _socket(context, kind, keys, max_message, queue_length, receive_queue)
     socket.setsockopt_string(zmq.CURVE_SERVERKEY, check_public(server_public))
     socket.setsockopt(zmq.IMMEDIATE, 1)
     socket.setsockopt(zmq.RECONNECT_IVL, 100 if reconnect else -1)
@@ -351,14 +356,19 @@ def client_socket(
 
 
 def _socket(
-    context: zmq.Context[zmq.Socket[bytes]], kind: int, keys: CurveKeys, max_message: int, queue_length: int
+    context: zmq.Context[zmq.Socket[bytes]],
+    kind: int,
+    keys: CurveKeys,
+    max_message: int,
+    queue_length: int,
+    receive_queue: int | None,
 ) -> zmq.Socket[bytes]:
     socket = context.socket(kind)
     socket.setsockopt(zmq.LINGER, 500)
     socket.setsockopt(zmq.SNDTIMEO, 2000)
     socket.setsockopt(zmq.MAXMSGSIZE, max_message)
     socket.setsockopt(zmq.SNDHWM, queue_length)
-    socket.setsockopt(zmq.RCVHWM, queue_length)
+    socket.setsockopt(zmq.RCVHWM, queue_length if receive_queue is None else receive_queue)
     socket.setsockopt(zmq.HANDSHAKE_IVL, 5000)
     socket.setsockopt_string(zmq.CURVE_PUBLICKEY, keys.public)
     socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret.reveal_bytes())

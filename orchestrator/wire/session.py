@@ -13,7 +13,7 @@ from collections import deque
 import zmq
 
 from orchestrator.wire.codec import encode
-from orchestrator.wire.curve import BULK_LIMIT, CONTROL_LIMIT, CurveKeys, client_socket
+from orchestrator.wire.curve import BULK_LIMIT, BULK_RECEIVE_QUEUE, CONTROL_LIMIT, CurveKeys, client_socket
 from orchestrator.wire.links import LinkMonitor, LinkState
 from orchestrator.wire.messages import CreditReturn
 from orchestrator.wire.table import ChannelTable
@@ -80,6 +80,7 @@ class ClientSession:
                 hub_public,
                 bulk,
                 max_message=BULK_LIMIT,
+                receive_queue=BULK_RECEIVE_QUEUE,
                 reconnect=False,
                 before_connect=watch,
             )
