@@ -59,6 +59,16 @@ def optics_pulses_per_s(n_slots: int = 1 << 26, click_probability: float = 0.01)
     )
 
 
+def compile_kernels() -> None:
+    """Run the model once on a tiny frame, with read-only waveforms as the generators hand them out."""
+    samples = np.zeros(2048, np.float32)
+    samples.flags.writeable = False
+    drive = Drive(samples, 2 * CLOCK_HZ, AMPLITUDE_VPP)
+    ring = _ring(0.01)
+    ring.expose({"first": drive, "second": drive}, 10_000_000, seed=0)
+    ring.expose({}, 10_000_000, seed=0)
+
+
 def _ring(click_probability: float) -> Ring:
     users = tuple(
         StationOptics(name, km, v_pi_v=V_PI_V, rf_gain=RF_GAIN, monitor_ratio=1.0)

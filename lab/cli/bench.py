@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from lab.cli.kernels import compile_all
 from lab.cli.supervisor import Event
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ def bench_link() -> dict[str, Figure]:
     """One pair, blocks back to back, real processes, simulated instruments."""
     from lab.cli.demo import supervised_run
 
+    compile_all()
     with supervised_run("simulated-four-node", LINK_CHANGES) as run:
         run.start_ring()
         _ask_for_key(run)

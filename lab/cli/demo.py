@@ -3,7 +3,7 @@
 Start order: simulated instruments, hub and learning server; then relay and nodes, which need the addresses
 of the first; then the clients.  Stop order is the reverse, so that every owner can still reach its
 instruments and make them safe before the simulator goes.  All state lives in a private temporary folder
-that is removed at the end; only the report stays.
+that is removed at the end (:mod:`lab.cli.private_folder`); only the report stays.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import secrets
-import shutil
-import tempfile
 import time
 import tomllib
 from collections.abc import Iterator
@@ -23,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from lab.cli.folder import create_folder, template_path
+from lab.cli.private_folder import ending_on_signals, private_folder
+from lab.cli.kernels import compile_all
 from lab.cli.progress import Display, PairProgress, RunProgress
 from lab.cli.report import render_report
 from lab.cli.safety import unsafe_instruments
@@ -149,8 +149,7 @@ def supervised_run(source: str, changes: dict[str, Any]) -> Iterator[Run]:
 
     ``source`` is a bundled testbed or a file; ``changes`` maps sections to keys that are replaced in it.
     """
-    folder = Path(tempfile.mkdtemp(prefix="qunetlab-"))
-    try:
+    with ending_on_signals(), private_folder() as folder:
         path = Path(source) if source.endswith(".toml") else template_path(source)
         testbed_path = create_folder(folder / "testbed", path)
         data = tomllib.loads(testbed_path.read_text(encoding="utf-8"))
@@ -163,8 +162,6 @@ def supervised_run(source: str, changes: dict[str, Any]) -> Iterator[Run]:
             yield run
         finally:
             run.stop()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def run_demo(
@@ -194,6 +191,7 @@ def run_demo(
         progress.pairs = {pair: PairProgress(demand_bits=demand) for pair in run.testbed.pairs()}
         with Display(progress) as display:
             display.update(force=True)
+            compile_all()
             run.start_ring()
             progress.phase = "keys and training"
             display.update(force=True)

@@ -233,6 +233,14 @@ def bench(
     raise typer.Exit(run_benchmarks(only or [], as_json))
 
 
+@app.command("compile")
+def compile_command() -> None:
+    """Compile the numerical kernels once, so that every process starts fast."""
+    from lab.cli.kernels import compile_all
+
+    compile_all()
+
+
 @fl_app.command("server")
 def fl_server(
     testbed: TestbedPath,

@@ -139,6 +139,11 @@ def fl_client_role(
     runtime = Runtime(f"fl-{name}", path, secrets, state)
     testbed = runtime.testbed
     _require_user(runtime, name)
+    if self_check is not None and testbed.simulation is None:
+        raise ValueError(
+            f"--self-check writes unmasked updates and {runtime.testbed_path} has no [simulation]: "
+            "leave it out on a real testbed"
+        )
     keys = load_keys(runtime.secrets)
     with DeliveryClient(testbed.user(name).delivery, keys, testbed.public_key(name)) as node:
         outcome = run_client(

@@ -2,13 +2,16 @@
 
 A role stops on SIGTERM, on Ctrl-C, and when its supervisor is gone.  Events (``ready``, ``block``, ``round``)
 are JSON lines on standard output for whoever started the role; logs are JSON lines on standard error.
-Neither ever holds key bits: key material has a type that refuses to be formatted.
+Neither ever holds key bits: key material has a type that refuses to be formatted.  Files that a role writes
+are its own (umask 077), and a crash leaves no core file with the keys of its memory.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import os
+import resource
 import signal
 import sys
 import threading
@@ -42,6 +45,8 @@ class Runtime:
         Raises TestbedError for a wrong testbed file.
         """
         self.role = role
+        os.umask(0o077)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         self.testbed_path = find_testbed(path)
         self.testbed: Testbed = load_testbed(self.testbed_path)
         folder = self.testbed_path.parent
