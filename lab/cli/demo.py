@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from lab.cli.folder import create_folder, template_path
-from lab.cli.private_folder import ending_on_signals, private_folder
 from lab.cli.kernels import compile_all
+from lab.cli.private_folder import ending_on_signals, private_folder
 from lab.cli.progress import Display, PairProgress, RunProgress
 from lab.cli.report import render_report
 from lab.cli.safety import unsafe_instruments
