@@ -209,15 +209,19 @@ class Node:
                 timeout_s=MESSAGE_TIMEOUT_S,
             )
             if result.key is not None:
-                deposit_block(
-                    self._store, channel, role, peer, block.name, result.key, timeout_s=MESSAGE_TIMEOUT_S
-                )
+                try:
+                    deposit_block(
+                        self._store, channel, role, peer, block.name, result.key, timeout_s=MESSAGE_TIMEOUT_S
+                    )
+                finally:
+                    result.key.wipe()
             return result
 
         future = self._workers[peer].submit(block.name, conversation, BLOCK_PATIENCE_S)
         future.add_done_callback(lambda done: self._report(block, announced, done))
 
     def _report(self, block: Block, announced: int, done: Future[BlockResult]) -> None:
+        block.clicks.wipe()  # a job that never started has not done so
         error = done.exception()
         result = None if error is not None else done.result()
         reason = str(error) if error is not None else result.no_key_reason if result else ""

@@ -2,7 +2,7 @@
 
 The initial authentication secrets of ``qunetlab init`` lie as 0600 files in the node's secrets folder.  They
 are installed into the (encrypted) store when it is created, then overwritten and removed: a second store
-can never start from the same one-time bits.
+can never start from the same one-time bits.  Where a crash came between the two, the next start removes them.
 """
 
 from __future__ import annotations
@@ -33,11 +33,12 @@ def open_node_store(testbed: Testbed, name: str, secrets_dir: Path, state_dir: P
     """
     kek = Kek.from_file(secrets_dir / "store.key")
     path = state_dir / STORE_FILE
-    if path.exists():
-        return KeyStore.open(path, name, kek)
     initial = secrets_dir / "initial"
     names = testbed.user_names()
     peers = [peer for peer in names if peer != name]
+    if path.exists():
+        _destroy_leftovers(initial, path)
+        return KeyStore.open(path, name, kek)
     data = {peer: _read_secret(initial / f"{peer}.secret") for peer in peers}
     partial = path.with_name(STORE_FILE + ".new")
     for leftover in state_dir.glob(partial.name + "*"):
@@ -78,6 +79,13 @@ def _read_secret(path: Path) -> bytes:
     if len(data) < 2 * 1024 or len(data) % 2:
         raise InitialSecretError(f"{path} holds {len(data)} bytes, which is no initial secret")
     return data
+
+
+def _destroy_leftovers(initial: Path, store: Path) -> None:
+    """Initial secrets beside a complete store: they are in it, and must never start another."""
+    for leftover in sorted(initial.glob("*.secret")):
+        logger.warning("%s exists already: destroying the initial secret %s", store, leftover)
+        _destroy(leftover)
 
 
 def _destroy(path: Path) -> None:

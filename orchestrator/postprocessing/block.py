@@ -92,7 +92,7 @@ class BlockResult:
 class _Reconciled:
     """The reference's bits as this user holds them, and what it took to get them."""
 
-    bits: PackedBits
+    bits: PackedBits = field(repr=False)
     parity_bits: int
     corrected_bits: int
     rounds: int
