@@ -213,7 +213,7 @@ class _Client:
         number = self._round.start.round if self._round is not None else 0
         if self._link.send(Progress(config.run_id, number, phase[0], phase[1][:1000], phase[2])):
             self._sent_phase = phase
-            if changed or phase[0] == "waiting for keys":
+            if changed or phase[0].startswith("waiting"):
                 self._report(ClientState(self._name, number, *phase))
 
     def _tell(self, phase: Phase, detail: str = "", eta_s: float | None = None) -> None:

@@ -34,7 +34,7 @@ class FLConfig(Message, frozen=True):
 
     ``clients`` are the user names in the order that fixes shards and signs of the pads.  ``mode`` says
     how uploads are protected: ``otp`` one-time pads, ``plain`` nothing.  Time limits are in seconds of the
-    monotonic clock; waiting for keys does not count towards ``round_timeout_s`` but has its own.
+    monotonic clock; waiting for keys or peers does not count towards ``round_timeout_s`` but has its own.
     """
 
     run_id: RunId
@@ -50,7 +50,7 @@ class FLConfig(Message, frozen=True):
     heartbeat_s: Annotated[float, Meta(gt=0, le=60)] = 0.5
     client_timeout_s: Annotated[float, Meta(gt=0, le=3600)] = 5.0
     round_timeout_s: Annotated[float, Meta(gt=0, le=1e6)] = 300.0
-    key_wait_timeout_s: Annotated[float, Meta(gt=0, le=1e7)] = 3600.0
+    wait_timeout_s: Annotated[float, Meta(gt=0, le=1e7)] = 3600.0
     rejoin_grace_s: Seconds = 15.0
     max_aborts_in_a_row: Annotated[int, Meta(ge=1, le=1000)] = 10
 

@@ -60,10 +60,14 @@ class ProtectedUpdate:
 
 @dataclass(frozen=True)
 class KeyWait:
-    """Why a client waits; ``eta_s`` is None while no rate is known."""
+    """Why a client waits: for key, or only for its peers to ask for theirs.
+
+    ``eta_s`` is None while no rate is known.
+    """
 
     detail: str
     eta_s: float | None
+    for_keys: bool = True
 
 
 class Delivery(Protocol):
@@ -160,7 +164,7 @@ class NodeKeys:
             eta_s = wait.wait_s
             if eta_s is None and wait.missing_bits:
                 eta_s = estimate.eta_s(wait.missing_bits, self.clock())
-            tell(KeyWait(wait.text, eta_s))
+            tell(KeyWait(wait.text, eta_s, bool(wait.missing_bits)))
 
         while not cancelled.is_set():
             try:

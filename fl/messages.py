@@ -33,7 +33,9 @@ MESSAGE_LIMIT = 64 << 20
 
 Text: TypeAlias = Annotated[str, Meta(max_length=1000)]
 Digest: TypeAlias = Annotated[bytes, Meta(min_length=32, max_length=32)]
-Phase: TypeAlias = Literal["idle", "loading", "training", "waiting for keys", "masking", "uploaded"]
+Phase: TypeAlias = Literal[
+    "idle", "loading", "training", "waiting for keys", "waiting for peers", "masking", "uploaded"
+]
 
 
 class ArrayHeader(Message, frozen=True):

@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from fl.messages import Progress, Upload
+from fl.messages import Phase, Progress, Upload
 from orchestrator.bits import packed_size
+
+WAITING: tuple[Phase, ...] = ("waiting for keys", "waiting for peers")
 
 
 class UploadRefusedError(Exception):
@@ -28,28 +30,31 @@ class DuplicateUploadError(UploadRefusedError):
 
 @dataclass(frozen=True)
 class RoundLimits:
-    """How long a client may be silent, may work, and may wait for keys."""
+    """How long a client may be silent, may work, and may wait (for keys, or for its peers)."""
 
     silence_s: float
     work_s: float
-    key_wait_s: float
+    wait_s: float
 
 
 @dataclass
 class _Participant:
     last_heard_s: float
-    waiting_since_s: float | None = None
-    key_wait_s: float = 0.0
+    waiting: Phase | None = None
+    waiting_since_s: float = 0.0
+    waited_s: dict[Phase, float] = field(default_factory=lambda: dict.fromkeys(WAITING, 0.0))
     upload: Upload | None = None
     packed: npt.NDArray[np.uint8] | None = None
 
-    def waited_s(self, now_s: float) -> float:
-        """Time spent waiting for keys so far."""
-        return self.key_wait_s + (0.0 if self.waiting_since_s is None else now_s - self.waiting_since_s)
+    def waits(self, phase: Phase | None, now_s: float) -> None:
+        """From here on the participant waits as ``phase`` says, or (None) does not."""
+        if self.waiting is not None:
+            self.waited_s[self.waiting] += now_s - self.waiting_since_s
+        self.waiting, self.waiting_since_s = phase, now_s
 
-    def stop_waiting(self, now_s: float) -> None:
-        """Keys are there, or the wait is over for another reason."""
-        self.key_wait_s, self.waiting_since_s = self.waited_s(now_s), None
+    def waited(self, phase: Phase, now_s: float) -> float:
+        """Seconds spent in this kind of waiting so far."""
+        return self.waited_s[phase] + (now_s - self.waiting_since_s if self.waiting == phase else 0.0)
 
 
 @dataclass
@@ -81,19 +86,14 @@ class CollectingRound:
         self.started_s += gap_s
         for state in self._states.values():
             state.last_heard_s += gap_s
-            if state.waiting_since_s is not None:
-                state.waiting_since_s += gap_s
+            state.waiting_since_s += gap_s
 
     def progress(self, client: str, message: Progress, now_s: float) -> None:
-        """Note what a participant is doing: waiting for keys stops its clock."""
+        """Note what a participant is doing: waiting stops its clock."""
         state = self._states.get(client)
         if state is None or message.run_id != self.run_id or message.round != self.number:
             return
-        if message.phase == "waiting for keys":
-            if state.waiting_since_s is None:
-                state.waiting_since_s = now_s
-        else:
-            state.stop_waiting(now_s)
+        state.waits(message.phase if message.phase in WAITING else None, now_s)
 
     def upload(self, client: str, message: Upload, packed: npt.NDArray[np.uint8], now_s: float) -> None:
         """Take an upload in; raises UploadRefusedError (or its child DuplicateUploadError) instead."""
@@ -111,7 +111,7 @@ class CollectingRound:
                 raise DuplicateUploadError(f"the upload of round {self.number} was accepted before")
             raise UploadRefusedError(f"{client} has already uploaded something else in round {self.number}")
         self._check(client, message, packed)
-        state.stop_waiting(now_s)
+        state.waits(None, now_s)
         state.upload, state.packed = message, packed
 
     def _check(self, client: str, message: Upload, packed: npt.NDArray[np.uint8]) -> None:
@@ -144,14 +144,14 @@ class CollectingRound:
             if state.upload is not None:
                 continue
             silent_s = now_s - state.last_heard_s
-            waited_s = state.waited_s(now_s)
+            waited_s = sum(state.waited(phase, now_s) for phase in WAITING)
             working_s = now_s - self.started_s - waited_s
             if silent_s > self.limits.silence_s:
                 self.fail(f"{name} vanished: nothing heard for {silent_s:.1f} s")
             elif working_s > self.limits.work_s:
                 self.fail(f"{name} did not upload within {self.limits.work_s:g} s")
-            elif waited_s > self.limits.key_wait_s:
-                self.fail(f"{name} still waited for keys after {self.limits.key_wait_s:g} s")
+            elif waited_s > self.limits.wait_s:
+                self.fail(f"{name} was still {state.waiting} after {self.limits.wait_s:g} s")
         return self._failure
 
     @property
@@ -180,7 +180,7 @@ class CollectingRound:
 
     def key_wait_s(self, now_s: float) -> float:
         """The longest time that a participant spent waiting for keys."""
-        return max(state.waited_s(now_s) for state in self._states.values())
+        return max(state.waited("waiting for keys", now_s) for state in self._states.values())
 
     def burnt_key_bits(self, declined: Sequence[str] = ()) -> int:
         """Pad bits of the pairs with at least one side that has masked; nobody can use them again."""

@@ -271,7 +271,7 @@ class _Server:
             self._task.n_parameters,
             config.ring_bits,
             context.digest(),
-            RoundLimits(config.client_timeout_s, config.round_timeout_s, config.key_wait_timeout_s),
+            RoundLimits(config.client_timeout_s, config.round_timeout_s, config.wait_timeout_s),
             now_s,
         )
         self._report(RoundStarted(number, participants))

@@ -84,7 +84,7 @@ class Trainer:
         tell("masking", f"{context.n_values} values of {context.ring_bits} bits", None)
 
         def tell_wait(wait: KeyWait) -> None:
-            tell("waiting for keys", wait.detail, wait.eta_s)
+            tell("waiting for keys" if wait.for_keys else "waiting for peers", wait.detail, wait.eta_s)
 
         sum_bound = self.config.levels * sum(job.weights)
         return self.aggregation.protect(

@@ -119,7 +119,7 @@ def test_two_different_participant_sets_never_give_a_sum(world: Any, server: Scr
         assert received is not None
         name, message, _ = received
         assert not isinstance(message, Upload)
-        if isinstance(message, Progress) and message.phase == "waiting for keys":
+        if isinstance(message, Progress) and message.phase == "waiting for peers":
             waiting.add(name)
     assert world.network.released == []
 
@@ -207,7 +207,7 @@ def test_an_end_of_the_round_before_masking_costs_nothing(world: Any, server: Sc
     while True:
         received = server.receive(10.0)
         assert received is not None
-        if isinstance(received[1], Progress) and received[1].phase == "waiting for keys":
+        if isinstance(received[1], Progress) and received[1].phase == "waiting for peers":
             break
     server.send("alice", RoundEnd("test", 1, "bob vanished"))
     while True:

@@ -79,6 +79,9 @@ def test_it_waits_until_the_pads_come() -> None:
     delivery = ScriptedDelivery([*waiting, MASKED], [Wait({"bob": 10}, (), 3.0, "too little key")])
     told: list[KeyWait] = []
     assert mask(delivery, told=told).key_bits == 80
+    peers = ScriptedDelivery([MASKED], [Wait({}, ("bob",), None, "bob is late")])
+    mask(peers, told=(late := []))
+    assert late == [KeyWait("bob is late", None, for_keys=False)]
     assert told == [KeyWait("too little key", 3.0)] * 3
     assert delivery.bounds == [381] * 3
     assert delivery.abandoned == []

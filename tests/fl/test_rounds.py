@@ -17,7 +17,7 @@ PACKED = pack_values(np.arange(5, dtype=np.int64), 10)
 
 def opened() -> CollectingRound:
     return CollectingRound(
-        "run", 7, NAMES, (1, 1, 2), 5, 10, CONTEXT, RoundLimits(silence_s=5, work_s=60, key_wait_s=600), 100.0
+        "run", 7, NAMES, (1, 1, 2), 5, 10, CONTEXT, RoundLimits(silence_s=5, work_s=60, wait_s=600), 100.0
     )
 
 
@@ -134,6 +134,17 @@ def test_work_is_limited_but_waiting_for_keys_has_a_limit_of_its_own() -> None:
     assert current.key_wait_s(now) == 300.0
 
 
+def test_waiting_for_peers_stops_the_clock_but_is_not_waiting_for_keys() -> None:
+    current = opened()
+    current.progress("alice", progress("waiting for keys"), 101.0)
+    current.progress("alice", progress("waiting for peers"), 103.0)
+    current.progress("alice", progress("waiting for peers"), 110.0)
+    assert current.key_wait_s(200.0) == 2.0
+    current.progress("alice", progress("waiting for keys"), 203.0)
+    current.upload("alice", upload_of(), PACKED, 204.0)
+    assert current.key_wait_s(300.0) == 3.0
+
+
 def test_nobody_is_blamed_while_the_server_itself_was_away() -> None:
     current, excused = opened(), opened()
     for each in (current, excused):
@@ -155,7 +166,7 @@ def test_keys_that_never_come_fail_the_round_in_the_end() -> None:
         assert current.failure(float(second)) is None
     for name in NAMES:
         current.heard(name, 701.0)
-    assert current.failure(701.0) == "alice still waited for keys after 600 s"
+    assert current.failure(701.0) == "alice was still waiting for keys after 600 s"
 
 
 @pytest.mark.parametrize("message", [progress("waiting for keys", 6), progress("waiting for keys", 7, "old")])
