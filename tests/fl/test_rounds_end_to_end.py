@@ -12,8 +12,10 @@ from fl.client import ClientRefusesError, ClientRules
 from fl.events import RoundAborted, RunStarted, UploadRefused, WaitingForClients, WaitingForKeys
 from fl.link import ServerRefusedError
 from fl.quantise import RingTooSmallError, quantisation_rng
+from fl.reference import train_reference
 from fl.run_state import RunStateError, load_array, read_state
 from fl.selfcheck import check_run
+from fl.tasks import load_task
 from fl.tasks.base import training_seed
 from orchestrator.wire.curve import generate_keys
 
@@ -49,6 +51,18 @@ def test_every_round_is_the_exact_sum(world: Any, tmp_path: Path, mode: str, lab
     assert np.array_equal(model, load_array(world.out_dir, "model", 3))
     assert [check.exact for check in check_run(world.out_dir, tmp_path / "private")] == [True] * 3
     assert world.of(RunStarted)[0].masking == label
+
+
+def test_a_masked_run_of_digits_equals_quantised_training_in_one_process_bit_for_bit(world: Any) -> None:
+    world.settings(task="digits", rounds=2, seed=3, client_timeout_s=20.0)
+    digits = load_task("digits")
+    world.server_task = digits
+    world.tasks = dict.fromkeys(world.names, digits)
+    world.start_all()
+    records = world.finish()
+    reference = train_reference(digits, 4, 2, seed=3, quantiser=world.config.quantiser)
+    assert np.array_equal(load_array(world.out_dir, "model", 2), reference.parameters)
+    assert [record.accuracy for record in records] == [e.accuracy for e in reference.rounds]
 
 
 def test_no_pad_is_released_twice_to_one_side(world: Any) -> None:
