@@ -9,7 +9,7 @@ does not keep the others from being made safe.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
@@ -66,19 +66,36 @@ class Station:
             self._instruments[entry.name] = self._create(
                 entry.model, entry.name, entry.address, **entry.options
             )
+        failures = self._connect_all()
+        if failures:
+            self.close()
+            raise StationError(self.owner, "connecting", failures)
+
+    def recover(self) -> None:
+        """Connect to every instrument anew and make it safe, to be called after one of them failed.
+
+        What the failure left behind is unknown, and an instrument may have restarted: the owner must set
+        them up again afterwards.  Raises StationError naming each that failed; the links stay as they are,
+        so that this can be tried again.
+        """
+        failures = self._connect_all()
+        failures |= self._make_safe(failures)
+        if failures:
+            raise StationError(self.owner, "reconnecting", failures)
+
+    def _connect_all(self) -> dict[str, Exception]:
+        """Connect to every instrument at once; returns what failed."""
         failures: dict[str, Exception] = {}
 
         def connect(name: str) -> None:
             try:
                 self.identities[name] = self._instruments[name].connect()
-            except Exception as error:  # noqa: BLE001 - every failure is collected and raised together
+            except Exception as error:  # noqa: BLE001 - every failure is collected and told together
                 failures[name] = error
 
         with ThreadPoolExecutor(max_workers=8) as pool:
             list(pool.map(connect, self._instruments))
-        if failures:
-            self.close()
-            raise StationError(self.owner, "connecting", failures)
+        return failures
 
     def get(self, kind: type[T]) -> T:
         """The one instrument of driver class ``kind``."""
@@ -89,16 +106,21 @@ class Station:
 
     def safe(self) -> dict[str, Exception]:
         """Apply the safe state to every instrument, in order; returns what failed."""
+        failures = self._make_safe()
+        for name, error in failures.items():
+            logger.error("%s could not be made safe: %s", name, error)
+        return failures
+
+    def _make_safe(self, excepted: Collection[str] = ()) -> dict[str, Exception]:
         failures: dict[str, Exception] = {}
         for entry in in_safe_order(self.entries):
             instrument = self._instruments.get(entry.name)
-            if instrument is None:
+            if instrument is None or entry.name in excepted:
                 continue
             try:
                 instrument.safe_state()
             except Exception as error:  # noqa: BLE001 - the others must still be made safe
                 failures[entry.name] = error
-                logger.error("%s could not be made safe: %s", entry.name, error)
         return failures
 
     def close(self) -> None:

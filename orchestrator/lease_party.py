@@ -3,6 +3,9 @@
 The control loop stays free: light phases run in a thread of their own, so heartbeats and aborts are served
 while pulses fly.  An offer with a token that is not newer than every one seen is refused (see
 :class:`orchestrator.agent.Fence`), whoever sends it.
+
+After an instrument failed nothing is known about its settings.  The party then refuses offers and tries to
+reconnect and set up its instruments, with back-off, until that succeeds.
 """
 
 from __future__ import annotations
@@ -14,11 +17,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from drivers.links.errors import InstrumentError
+from lab.station import StationError
 from orchestrator.agent import Agent, AgentEvent, LinkDown
 from orchestrator.fencing import Fence
 from orchestrator.light import LightAbort, LightAborted, light_topic
 from orchestrator.wire.channel import Channel, ChannelError
 from orchestrator.wire.codec import encode
+from orchestrator.wire.links import LinkState
 from orchestrator.wire.messages import (
     LeaseAbort,
     LeaseAccept,
@@ -32,6 +37,12 @@ from orchestrator.wire.messages import (
 logger = logging.getLogger(__name__)
 
 REASON_LIMIT = 400
+RECOVERY_WAIT_S = 0.5
+RECOVERY_WAIT_MAX_S = 2.0
+
+
+class SupersededError(Exception):
+    """Another process with this role's key took its place at the hub."""
 
 
 @dataclass
@@ -82,25 +93,34 @@ class LeaseParty:
     def __init__(
         self,
         agent: Agent,
+        fence: Fence,
         *,
         objection: Callable[[LeaseOffer], str | None],
         run_light: Callable[[Lease], LightStatistics],
+        recover: Callable[[], None] = lambda: None,
         on_other: Callable[[AgentEvent], None] = lambda event: None,
     ) -> None:
         """``objection`` says why an offer cannot be taken (None: it can); ``run_light`` runs one light
-        phase to its end and raises LightAborted, ChannelError or InstrumentError; ``on_other`` gets every
-        event of the agent that is not about leases."""
+        phase to its end and raises LightAborted, ChannelError or InstrumentError; ``recover`` makes the
+        instruments ready again after an InstrumentError and raises StationError or InstrumentError as long
+        as that fails; ``on_other`` gets every event of the agent that is not about leases."""
         self._agent = agent
         self._objection = objection
         self._run_light = run_light
+        self._recover = recover
         self._on_other = on_other
-        self._fence = Fence()
+        self._fence = fence
         self._offered: Lease | None = None
         self._active: Lease | None = None
         self._thread: threading.Thread | None = None
+        self._broken = ""
+        self._stopping = threading.Event()
 
     def serve(self, stop: threading.Event) -> None:
-        """Handle control messages until ``stop``; then abort what runs and wait for it."""
+        """Handle control messages until ``stop``; then abort what runs and wait for it.
+
+        Raises SupersededError when another process has taken this role's place.
+        """
         try:
             while not stop.is_set():
                 message = self._agent.control_recv(0.2)
@@ -114,7 +134,13 @@ class LeaseParty:
                     if isinstance(message, LinkDown) and self._active is not None:
                         self._active.abort(f"no link to the hub: {message.reason}")
                     self._on_other(message)
+                    if isinstance(message, LinkDown) and message.state is LinkState.SUPERSEDED:
+                        raise SupersededError(
+                            f"another process runs as {self._agent.role!r} with the same key and has taken "
+                            "over; this one ends. Run each role once."
+                        )
         finally:
+            self._stopping.set()
             if self._active is not None:
                 self._active.abort("this process is stopping")
             if self._thread is not None:
@@ -122,7 +148,7 @@ class LeaseParty:
 
     def _offer(self, offer: LeaseOffer) -> None:
         busy = self._thread is not None and self._thread.is_alive()
-        reason = "busy with another lease" if busy else self._objection(offer)
+        reason = self._broken or ("busy with another lease" if busy else self._objection(offer))
         if reason is None and not self._fence.accept(offer.epoch, offer.slot):
             reason = "the token is not newer than the last one seen"
         if reason is not None:
@@ -151,16 +177,42 @@ class LeaseParty:
         started = time.monotonic()
         try:
             statistics = self._run_light(lease)
-        except (LightAborted, ChannelError, InstrumentError) as error:
-            reason = lease.aborted or f"{type(error).__name__}: {error}"
-            logger.warning("light phase %d/%d ended early: %s", lease.epoch, lease.slot, reason)
-            self._agent.control_send(LeaseDone(lease.epoch, lease.slot, False, reason[:REASON_LIMIT]))
+        except (LightAborted, ChannelError) as error:
+            self._end_early(lease, lease.aborted or f"{type(error).__name__}: {error}")
+        except InstrumentError as error:
+            self._broken = f"{type(error).__name__}: {error}"
+            self._end_early(lease, self._broken)
+            self._make_ready()
         except Exception:
             logger.exception("light phase %d/%d failed", lease.epoch, lease.slot)
-            self._agent.control_send(LeaseDone(lease.epoch, lease.slot, False, "internal error, see the log"))
+            self._broken = "internal error, see the log"
+            self._agent.control_send(LeaseDone(lease.epoch, lease.slot, False, self._broken))
+            self._make_ready()
         else:
             logger.info("light phase %d/%d: %.2f s", lease.epoch, lease.slot, time.monotonic() - started)
             self._agent.control_send(LeaseDone(lease.epoch, lease.slot, True, "", statistics))
+
+    def _end_early(self, lease: Lease, reason: str) -> None:
+        logger.warning("light phase %d/%d ended early: %s", lease.epoch, lease.slot, reason)
+        self._agent.control_send(LeaseDone(lease.epoch, lease.slot, False, reason[:REASON_LIMIT]))
+
+    def _make_ready(self) -> None:
+        """Reconnect and set up the instruments until that works; offers are refused meanwhile."""
+        wait_s, told = RECOVERY_WAIT_S, ""
+        while not self._stopping.is_set():
+            try:
+                self._recover()
+            except (StationError, InstrumentError) as error:
+                self._broken = str(error)
+                if self._broken != told:
+                    logger.warning("%s; trying again", error)
+                told = self._broken
+                self._stopping.wait(wait_s)
+                wait_s = min(2 * wait_s, RECOVERY_WAIT_MAX_S)
+            else:
+                logger.info("instruments are ready again")
+                self._broken = ""
+                return
 
 
 class LightChannels:

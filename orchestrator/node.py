@@ -20,6 +20,7 @@ from lab.station import Station
 from lab.testbed import Testbed
 from orchestrator.agent import Agent, AgentEvent, LinkUp, TopicWaiting
 from orchestrator.block_planning import plan_for
+from orchestrator.fencing import EpochFile, Fence
 from orchestrator.keystore.agreement import deposit_block, reserve
 from orchestrator.keystore.lanes import Lane, Range, Role
 from orchestrator.keystore.store import KeyStore
@@ -75,8 +76,18 @@ class Node:
     """The running node of one user."""
 
     def __init__(
-        self, testbed: Testbed, name: str, light: UserLight, store: KeyStore, agent: Agent, emit: Emit
+        self,
+        testbed: Testbed,
+        name: str,
+        light: UserLight,
+        store: KeyStore,
+        agent: Agent,
+        fence: Fence,
+        emit: Emit,
+        *,
+        recover: Callable[[], None] = lambda: None,
     ) -> None:
+        """``recover`` makes the instruments ready again after one failed, see LeaseParty."""
         self.testbed = testbed
         self.name = name
         self._light = light
@@ -86,8 +97,14 @@ class Node:
         self.peers = tuple(user for user in testbed.user_names() if user != name)
         self._workers = {peer: PairWorker(agent, store, peer) for peer in self.peers}
         self._stopping = False
+        self._wanted: dict[tuple[str, str], int] = {}
         self._party = LeaseParty(
-            agent, objection=self._objection, run_light=self._run_light, on_other=self._on_event
+            agent,
+            fence,
+            objection=self._objection,
+            run_light=self._run_light,
+            recover=recover,
+            on_other=self._on_event,
         )
 
     def serve(self, stop: threading.Event) -> None:
@@ -133,10 +150,14 @@ class Node:
             self.report_stock()
 
     def demand(self, wanted: dict[str, int]) -> None:
-        """Pass the client's wishes (bits per peer still to be made) on to the scheduler."""
+        """Pass the client's wishes (bits per peer still to be made) on to the scheduler.
+
+        They are repeated at every new link to the hub: an orchestrator that was killed may have lost them.
+        """
         for peer, bits in wanted.items():
-            first, second = self.pair_with(peer)
-            self._agent.control_send(Demand(first, second, bits))
+            pair = self.pair_with(peer)
+            self._wanted[pair] = bits
+            self._agent.control_send(Demand(*pair, bits))
 
     def report_stock(self) -> None:
         """Tell the scheduler how many mask bits are free with each peer."""
@@ -152,6 +173,8 @@ class Node:
             self._workers[event.peer].offered(event.topic)
         elif isinstance(event, LinkUp):
             self.report_stock()
+            for pair, bits in list(self._wanted.items()):
+                self._agent.control_send(Demand(*pair, bits))
 
     def _objection(self, offer: LeaseOffer) -> str | None:
         pair = (offer.first, offer.second)
@@ -292,9 +315,16 @@ def run_node(
     )
     light.set_up()
     compile_kernels()
+
+    def recover() -> None:
+        station.recover()
+        light.set_up()
+
     with open_node_store(testbed, name, secrets_dir, state_dir) as store:
         agent = connect_agent(testbed, name, secrets_dir)
-        node = Node(testbed, name, light, store, agent, emit)
+        node = Node(
+            testbed, name, light, store, agent, Fence(EpochFile(state_dir / "fence")), emit, recover=recover
+        )
         service = DeliveryService(
             store,
             node.peers,

@@ -136,6 +136,8 @@ class Orchestrator:
             case PeerUp(role):
                 self._present.add(role)
                 self.schedule.user_present(role, True, now_s)
+                if role == RELAY:
+                    self.schedule.relay_present()
                 self._show_peers()
             case PeerDown(role):
                 self._present.discard(role)
@@ -275,6 +277,9 @@ def config_of(testbed: Testbed) -> OrchestratorConfig:
         users=testbed.user_names(),
         rates_bps={pair: bits / light_s for pair, bits in block_bits.items()},
         block_bits=block_bits,
+        policy=Policy(
+            rounds_ahead=1
+        ),  # a demand says how much stock is wanted; how far ahead is its sender's choice
         n_frames=testbed.frames_per_block(),
         # Loading fresh waveforms takes far longer than the light itself; this only catches what hangs.
         light_limit_s=60.0 + 50.0 * light_s,

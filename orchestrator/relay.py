@@ -14,6 +14,7 @@ import zmq
 from lab.station import Station
 from lab.testbed import Testbed
 from orchestrator.agent import Agent
+from orchestrator.fencing import EpochFile, Fence
 from orchestrator.lease_party import Lease, LeaseParty, LightChannels
 from orchestrator.relay_light import RelayLight
 from orchestrator.wire.curve import load_keys
@@ -28,6 +29,7 @@ FRAMES_PER_EVENT = 8
 def run_relay(
     testbed: Testbed,
     secrets_dir: Path,
+    state_dir: Path,
     station: Station,
     stop: threading.Event,
     *,
@@ -49,6 +51,10 @@ def run_relay(
     )
     light.set_up()
     agent = connect_agent(testbed, "relay", secrets_dir)
+
+    def recover() -> None:
+        station.recover()
+        light.set_up()
 
     def run_light(lease: Lease) -> LightStatistics:
         started = time.monotonic()
@@ -85,7 +91,8 @@ def run_relay(
             return f"a block has {testbed.frames_per_block()} frames here, not {offer.n_frames}"
         return None
 
-    party = LeaseParty(agent, objection=objection, run_light=run_light)
+    fence = Fence(EpochFile(state_dir / "fence"))
+    party = LeaseParty(agent, fence, objection=objection, run_light=run_light, recover=recover)
     try:
         ready(instruments={name: identity.model for name, identity in station.identities.items()})
         party.serve(stop)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from drivers.links.errors import NotReadyError
 from lab.testbed import Testbed
 from orchestrator.light import (
     Armed,
@@ -38,6 +39,9 @@ logger = logging.getLogger(__name__)
 PS_PER_S = 1e12
 SETTLE_PS = 1_000_000
 """Extra record length after the last slot, so that delayed tags of the frame still fall into it."""
+
+WATCH_S = 1.0
+"""How often laser and detectors are asked whether they still run; a frame says nothing about them."""
 
 
 class RelayLight:
@@ -65,7 +69,7 @@ class RelayLight:
         self._clock = clock
 
     def set_up(self) -> None:
-        """Configure detectors and tagger once after connecting; no light yet."""
+        """Configure detectors and tagger, after connecting and after a failure; no light yet."""
         detectors = self._testbed.detectors
         self._detectors.bias_current_ua(list(detectors.bias_ua))
         self._detectors.trigger_level_mv(list(detectors.trigger_mv))
@@ -83,6 +87,16 @@ class RelayLight:
         self._laser.emission(True)
         self._laser.check_emitting()
         channel.shutter_open(True)
+
+    def check_running(self) -> None:
+        """NotReadyError unless the laser emits and the detectors are biased, as after a power cut of one."""
+        self._laser.check_emitting()
+        if not self._detectors.enabled():
+            raise NotReadyError(
+                "the detectors are not biased any more; did the controller restart?",
+                instrument=self._detectors.name,
+                address=self._detectors.address,
+            )
 
     def light_blocked(self) -> None:
         """Close the launch shutter; the laser keeps running for the next lease."""
@@ -103,12 +117,17 @@ class RelayLight:
         self._tagger.restart_streams()
         self.light_on()
         try:
+            self.check_running()
+            checked_s = self._clock()
             for channel in channels:
                 channel.send(encode(LightOn()))
             total = 0
             for frame in range(n_frames):
                 self._await(channels, Armed(frame))
                 slots, outcomes = self._expose()
+                if frame == n_frames - 1 or self._clock() - checked_s >= WATCH_S:
+                    self.check_running()
+                    checked_s = self._clock()
                 data = announce(frame, slots, outcomes)
                 for channel in channels:
                     channel.send(data)

@@ -3,8 +3,10 @@
 :mod:`orchestrator.scheduler` is pure and knows demand, stock and rates per pair.  Here the reports of both
 ends are put together: the stock of a pair is the smaller of what its two nodes say, the demand the
 largest that anybody asked for; blocks whose light is over and whose key is not reported yet count as
-stock, so that the ring does not make them twice; and a pair that could not take an offer is left alone for
-a moment that doubles with every refusal in a row.
+stock, so that the ring does not make them twice; and a pair that could not take an offer, or whose light
+ended early, is left alone for a moment that doubles with every time in a row.  Those moments are short:
+a process that restarts and an instrument that was switched on again are to be back at work in seconds.
+A block without key is what the scheduler itself backs off from.
 """
 
 from __future__ import annotations
@@ -31,7 +33,11 @@ from orchestrator.scheduler import (
 from orchestrator.wire.messages import BlockReport, Demand, Stock
 
 HOLD_OFF_S = 0.25
-HOLD_OFF_MAX_S = 8.0
+HOLD_OFF_MAX_S = 4.0
+"""After refused offers, which cost no ring time."""
+FAILED_HOLD_OFF_S = 1.0
+FAILED_HOLD_OFF_MAX_S = 60.0
+"""After light that ended early."""
 EARLY_REPORTS = 4
 REPORT_PATIENCE_S = 180.0
 """A block whose report has not come by then is no longer expected."""
@@ -71,6 +77,7 @@ class RingSchedule:
         self._early: dict[tuple[int, int], BlockReport] = {}
         self._last_over = (0, 0)
         self._refusals: dict[Pair, int] = {}
+        self._failures: dict[Pair, int] = {}
         self._held_until_s: dict[Pair, float] = {}
         self._block_bits: dict[Pair, int] = dict(block_bits or {})
         self._measured: set[Pair] = set()
@@ -81,9 +88,17 @@ class RingSchedule:
         """A node came or went."""
         if user in self._users:
             self.state = set_user_available(self.state, user, present, now_s)
-            for pair in [pair for pair in self._refusals if user in pair]:
-                del self._refusals[pair]
-                self._held_until_s.pop(pair, None)
+            self._forgive([pair for pair in self._stock if user in pair])
+
+    def relay_present(self) -> None:
+        """The relay came: whatever held a pair up may be over."""
+        self._forgive(list(self._stock))
+
+    def _forgive(self, pairs: list[Pair]) -> None:
+        for pair in pairs:
+            self._refusals.pop(pair, None)
+            self._failures.pop(pair, None)
+            self._held_until_s.pop(pair, None)
 
     def stock(self, user: str, report: Stock, now_s: float) -> None:
         """What ``user`` holds with each of its peers."""
@@ -112,12 +127,15 @@ class RingSchedule:
         self._last_over = outcome.lease.epoch, outcome.lease.slot
         if outcome.refused:
             count = self._refusals[pair] = self._refusals.get(pair, 0) + 1
-            self._held_until_s[pair] = now_s + min(HOLD_OFF_S * 2.0 ** min(count - 1, 20), HOLD_OFF_MAX_S)
+            self._held_until_s[pair] = now_s + _doubling(HOLD_OFF_S, HOLD_OFF_MAX_S, count)
             return
         self._refusals.pop(pair, None)
         if not outcome.ok:
-            self.state = lease_finished(self.state, pair, now_s, outcome.ring_s, 0, ok=False)
+            count = self._failures[pair] = self._failures.get(pair, 0) + 1
+            self._held_until_s[pair] = now_s + _doubling(FAILED_HOLD_OFF_S, FAILED_HOLD_OFF_MAX_S, count)
+            self.state = replace(self.state, holder=None)
             return
+        self._failures.pop(pair, None)
         token = outcome.lease.epoch, outcome.lease.slot
         self._pending[token] = _Pending(pair, outcome.ring_s, now_s + REPORT_PATIENCE_S)
         self.state = replace(self.state, holder=pair)
@@ -197,3 +215,8 @@ class RingSchedule:
         for user in self._users:
             self.state = set_user_available(self.state, user, False, now_s)
         return True
+
+
+def _doubling(start_s: float, max_s: float, count: int) -> float:
+    """``start_s`` the first time, twice as long each time in a row, at most ``max_s``."""
+    return min(start_s * 2.0 ** min(count - 1, 20), max_s)

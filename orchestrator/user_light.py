@@ -84,7 +84,7 @@ class UserLight:
         self._waveform = np.zeros(slots * samples, np.float32)
 
     def set_up(self) -> None:
-        """Configure the instruments once after connecting."""
+        """Configure the instruments, after connecting and after a failure."""
         samples = self._protocol.samples_per_slot
         self._monitor.wavelength_nm(self._wavelength_nm)
         self._awg.configure(

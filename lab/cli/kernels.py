@@ -11,7 +11,7 @@ import numpy as np
 
 def compile_all() -> None:
     """Fill the on-disk cache of every kernel that a run needs."""
-    from orchestrator.delivery.masking import mask_benchmark
+    from orchestrator.delivery.masking import mask_benchmark, pack_values, unpack_values
     from orchestrator.postprocessing.cascade import compile_kernels
     from orchestrator.symbols import SymbolFrame, drive_table, os_random_into, symbol_table
     from sim_backends.optics_bench import compile_kernels as compile_optics
@@ -19,6 +19,7 @@ def compile_all() -> None:
     compile_kernels()
     compile_optics()
     mask_benchmark(1000)
+    unpack_values(pack_values(np.zeros(8, np.int64), 10), 8, 10)
     table = symbol_table(0.75)
     drive = drive_table(table, v_pi_v=4.0, rf_gain=20.0, amplitude_vpp=0.5)
     frame = SymbolFrame(64, table)

@@ -38,7 +38,13 @@ def relay_role(path: Path, secrets: Path | None, state: Path | None) -> int:
     runtime = Runtime("relay", path, secrets, state)
     with guarded_station(runtime.testbed, runtime.testbed_path, "relay") as station:
         run_relay(
-            runtime.testbed, runtime.secrets, station, runtime.stop, ready=runtime.ready, emit=runtime.emit
+            runtime.testbed,
+            runtime.secrets,
+            runtime.state,
+            station,
+            runtime.stop,
+            ready=runtime.ready,
+            emit=runtime.emit,
         )
     return 0
 
