@@ -184,7 +184,7 @@ class _Client:
                 self._report(ClientState(self._name, 0, "link", state.value))
             self._receive()
             self._collect_work()
-            if state is LinkState.UP:
+            if state is LinkState.UP and self._outcome is None:
                 self._heartbeat()
         return self._outcome
 

@@ -242,8 +242,9 @@ def test_a_folder_of_another_run_is_not_continued(world: Any) -> None:
         world.start_server()
 
 
-def test_no_upload_is_refused_in_a_healthy_run(world: Any) -> None:
+def test_a_healthy_run_is_quiet(world: Any, caplog: pytest.LogCaptureFixture) -> None:
     world.start_all()
     world.finish()
+    assert [record.message for record in caplog.records if record.name.startswith("fl.")] == []
     assert world.of(UploadRefused) == []
     assert world.of(RoundAborted) == []
