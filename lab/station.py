@@ -36,10 +36,14 @@ T = TypeVar("T", bound="LabInstrument")
 
 
 class StationError(Exception):
-    """One or more instruments of a station failed; ``failures`` maps instrument name to the error."""
+    """One or more instruments of a station failed; ``failures`` maps instrument name to the error.
+
+    ``brief`` says which ones in one line.
+    """
 
     def __init__(self, owner: str, doing: str, failures: dict[str, Exception]) -> None:
         self.failures = failures
+        self.brief = f"{doing} failed for {', '.join(failures)}"
         lines = [f"{owner}: {doing} failed for {len(failures)} instrument(s)"]
         lines += [f"  {name}: {type(error).__name__}: {error}" for name, error in failures.items()]
         lines.append("  check power, cables and the addresses in the testbed file, then try again")
@@ -95,7 +99,7 @@ class Station:
 
         with ThreadPoolExecutor(max_workers=8) as pool:
             list(pool.map(connect, self._instruments))
-        return failures
+        return {name: failures[name] for name in self._instruments if name in failures}
 
     def get(self, kind: type[T]) -> T:
         """The one instrument of driver class ``kind``."""

@@ -202,10 +202,11 @@ class LeaseParty:
         while not self._stopping.is_set():
             try:
                 self._recover()
-            except (StationError, InstrumentError) as error:
-                self._broken = str(error)
+            except Exception as error:
+                self._broken = error.brief if isinstance(error, StationError) else str(error)
                 if self._broken != told:
-                    logger.warning("%s; trying again", error)
+                    expected = isinstance(error, StationError | InstrumentError)
+                    logger.warning("%s\n  trying again until it works", error, exc_info=not expected)
                 told = self._broken
                 self._stopping.wait(wait_s)
                 wait_s = min(2 * wait_s, RECOVERY_WAIT_MAX_S)

@@ -111,6 +111,7 @@ class Orchestrator:
         self._present: set[str] = set()
         self._subscribers: dict[str, int] = {}
         self._latest: dict[tuple[str, str], Fields] = {}
+        self._told: dict[Pair, str] = {}
         self._next_save_s = now_s + config.save_every_s
         if self._saved.exists() and not self.schedule.restore(self._saved.read_bytes(), now_s):
             logger.warning("%s is not usable, rates and demands start afresh", self._saved)
@@ -214,7 +215,9 @@ class Orchestrator:
 
     def _show_outcome(self, outcome: Outcome) -> None:
         lease = outcome.lease
-        if not outcome.ok:
+        told = self._told.get(lease.pair) == outcome.reason
+        self._told[lease.pair] = outcome.reason
+        if not outcome.ok and not told:
             logger.warning(
                 "lease %d/%d of %s: %s", lease.epoch, lease.slot, "-".join(lease.pair), outcome.reason
             )

@@ -17,6 +17,7 @@ Building has no side effects, :meth:`Bench.serve` binds; the bench is a context 
 
 from __future__ import annotations
 
+import contextlib
 import json as json_format
 import os
 import random
@@ -48,6 +49,7 @@ from sim_backends.modulators.tektronix_awg70002a import AWG70002ATwin
 from sim_backends.optics import Drive, Ring
 from sim_backends.optics_setup import ring_of
 from sim_backends.powermeters.thorlabs_pm100d import PM100DTwin
+from sim_backends.serial_server import FOLDER_PREFIX, is_simulated
 from sim_backends.timetaggers.id900 import ID900Twin
 
 if TYPE_CHECKING:
@@ -109,7 +111,8 @@ class Bench:
         Raises BenchError naming the instrument that could not be bound; the others are closed again.
         """
         self.ring.expose({}, 0, seed=0)  # compiles the kernel, or loads it from the cache
-        for name, serve in self._serve.items():
+        # Serial ones last: a second simulator fails at a taken port before it takes over a serial line.
+        for name, serve in sorted(self._serve.items(), key=lambda item: item[0] in self._links):
             try:
                 self.addresses[name] = self._linked(name, serve())
             except OSError as error:
@@ -124,6 +127,9 @@ class Bench:
         for link in self._links.values():
             if link.is_symlink():
                 link.unlink()
+            if link.parent.name.startswith(FOLDER_PREFIX):
+                with contextlib.suppress(OSError):  # gone already, or other links are in it
+                    link.parent.rmdir()
 
     def __enter__(self) -> Bench:
         self.serve()
@@ -165,7 +171,7 @@ class Bench:
             place = parse_address(entry.address) if entry.address != AUTO else None
             if entry.model in PORTS and place is not None and is_loopback(place.host):
                 places[entry.name] = place
-            elif entry.model not in PORTS and entry.address != AUTO and not Path(entry.address).exists():
+            elif entry.model not in PORTS and entry.address != AUTO and _is_free(Path(entry.address)):
                 places[entry.name] = Place(entry.address)
                 links[entry.name] = Path(entry.address)
         return places, links
@@ -175,6 +181,10 @@ class Bench:
         link = self._links.get(name)
         if link is None:
             return address
+        if link.is_symlink():
+            link.unlink()
+        if link.parent.name.startswith(FOLDER_PREFIX):
+            link.parent.mkdir(mode=0o700, exist_ok=True)
         link.symlink_to(address)
         return str(link)
 
@@ -308,6 +318,14 @@ class Bench:
             channel: clicks.of(detector).astype(np.uint64)
             for detector, channel in enumerate(self._testbed.detectors.channels)
         }
+
+
+def _is_free(path: Path) -> bool:
+    """Whether a serial instrument may be simulated at ``path``: it is no device, and nothing else is there.
+
+    What an earlier simulator left is replaced; the terminal it led to may be somebody else's by this time.
+    """
+    return Path("/dev") not in path.parents and (is_simulated(path) or not path.exists())
 
 
 def _serial(number: int) -> str:

@@ -20,6 +20,7 @@ from pathlib import Path
 from sim_backends.faults import FaultInjector
 
 MAX_READ_BYTES = 65536
+FOLDER_PREFIX = "qunetlab-pty-"
 
 
 class PtyServer:
@@ -45,7 +46,7 @@ class PtyServer:
 
     def serve(self, name: str = "tty") -> str:
         """Open a terminal and answer in a thread; returns the path that a driver opens."""
-        self._folder = Path(tempfile.mkdtemp(prefix="qunetlab-pty-"))
+        self._folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX))
         self._wake_read, self._wake_write = os.pipe()
         link = self._folder / name
         self._open_terminal(link)
@@ -96,6 +97,12 @@ class PtyServer:
                 _close(old)
                 continue
             self._on_bytes(data)
+
+
+def is_simulated(path: Path) -> bool:
+    """Whether ``path`` is, or was, a link to a terminal of a simulator, dead or alive."""
+    named = [path.parent.name] + ([Path(os.readlink(path)).parent.name] if path.is_symlink() else [])
+    return any(name.startswith(FOLDER_PREFIX) for name in named)
 
 
 def _close(descriptors: tuple[int, ...]) -> None:

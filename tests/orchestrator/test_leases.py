@@ -323,7 +323,7 @@ def test_a_refused_offer_is_repeated_later_and_later() -> None:
         while ring.next_pair(now_s) is None:
             now_s += 0.125
         waits.append(now_s - start_s)
-    assert waits == [0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 8.0, 8.0]
+    assert waits == [0.25, 0.5, 1.0, 2.0, 4.0, 4.0, 4.0, 4.0]
     end_lease(ring, desk, PAIR, now_s)
     offered(desk, now_s)
     desk.heard("bob", LeaseRefuse(EPOCH, 10, "busy"), now_s)
@@ -343,6 +343,30 @@ def test_a_failed_light_phase_lets_another_pair_go_first() -> None:
         desk.heard(role, LeaseDone(*token, False), 2.0)
     ring.lease_over(desk.take_outcomes()[0], 2.0)
     assert ring.next_pair(2.0) == ("alice", "carol")
+
+
+def test_light_that_ended_early_holds_a_pair_up_for_a_moment_and_not_once_its_party_is_back() -> None:
+    ring, desk, now_s, waits = schedule(("alice", "bob")), LeaseDesk(EPOCH), 100.0, []
+    ring.demand("alice", Demand("alice", "bob", 1000), 0.0)
+
+    def fail(now_s: float) -> None:
+        token = granted(desk, now_s)
+        for role in ("relay", *PAIR):
+            desk.heard(role, LeaseDone(*token, False, "laser"), now_s)
+        ring.lease_over(desk.take_outcomes()[0], now_s)
+
+    for _ in range(4):
+        fail(now_s)
+        start_s = now_s
+        while ring.next_pair(now_s) is None:
+            now_s += 0.125
+        waits.append(now_s - start_s)
+    assert waits == [1.0, 2.0, 4.0, 8.0]
+    for back in (ring.relay_present, lambda: ring.user_present("bob", True, now_s)):
+        fail(now_s)
+        assert ring.next_pair(now_s) is None
+        back()
+        assert ring.next_pair(now_s) == PAIR
 
 
 def test_the_first_block_measures_the_rate_and_the_ring_stays() -> None:
