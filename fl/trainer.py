@@ -24,8 +24,8 @@ from fl.selfcheck import keep_private_update
 from fl.tasks.base import Examples, Parameters, Task, training_seed
 from orchestrator.delivery.messages import RoundContext
 
-ROUNDS_AHEAD = 2
-"""Key demand covers this round and the next, so that keys for the next are made while this one trains."""
+ROUNDS_AHEAD = 4
+"""Key demand covers this round and the next three, so that later keys are made while this one trains."""
 
 Tell = Callable[[Phase, str, float | None], None]
 """(phase, detail, seconds left or None) -> None"""

@@ -336,7 +336,9 @@ def self_check(run: Run, config: FLConfig) -> bool:
     """Whether the server's aggregate of every round is exactly the sum of the clients' private updates."""
     from fl.selfcheck import check_run
 
-    checks = check_run(run.testbed_path.parent / "state" / "fl-server", run.folder / "self-check")
+    checks = check_run(
+        run.testbed_path.parent / "state" / "fl-server" / config.run_id, run.folder / "self-check"
+    )
     return len(checks) == config.rounds and all(check.exact for check in checks)
 
 

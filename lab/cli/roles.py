@@ -97,10 +97,10 @@ def fl_server_role(path: Path, secrets: Path | None, state: Path | None, config_
     data_folder = Path(data) if data else None
     users = runtime.testbed.user_names()
     task = load_task(settings.setdefault("task", "digits"), data_folder)
-    settings.setdefault("run_id", f"run-{uuid.uuid4().hex[:12]}")
     settings.setdefault("clients", users)
     settings.setdefault("clip", task.defaults.clip)
     settings.setdefault("levels", task.defaults.levels)
+    settings.setdefault("run_id", _unfinished_run(runtime.state) or f"run-{uuid.uuid4().hex[:12]}")
     try:
         config = msgspec.convert(settings, FLConfig)
     except msgspec.ValidationError as error:
@@ -111,13 +111,25 @@ def fl_server_role(path: Path, secrets: Path | None, state: Path | None, config_
         load_keys(runtime.secrets),
         {runtime.testbed.public_key(f"fl-{user}"): f"fl-{user}" for user in users},
         config,
-        runtime.state,
+        runtime.state / config.run_id,
         runtime.stop,
         lambda event: _tell_server_event(runtime, event),
         data_folder=data_folder,
         task=task,
     )
     return 0
+
+
+def _unfinished_run(state: Path) -> str | None:
+    """The run that an earlier server left before its last round; the newest if there are several."""
+    from fl.run_state import STATE_FILE, read_state
+
+    found = sorted(state.glob(f"*/{STATE_FILE}"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in found:
+        left = read_state(path.parent)
+        if len(left.rounds) < left.config.rounds:
+            return left.config.run_id
+    return None
 
 
 def _tell_server_event(runtime: Runtime, event: Any) -> None:
@@ -137,7 +149,8 @@ def fl_client_role(
     self_check: Path | None,
 ) -> int:
     """One user's federated-learning client, in the trust domain of the user's node."""
-    from fl.client import run_client
+    from fl.client import ClientRules, run_client
+    from fl.config import SMALLEST_QUORUM
     from fl.keys import NodeKeys
     from orchestrator.delivery.client import DeliveryClient
     from orchestrator.wire.curve import load_keys
@@ -161,6 +174,7 @@ def fl_client_role(
             runtime.stop,
             lambda event: runtime.emit(msgspec.to_builtins(event)),
             data_folder=data,
+            rules=ClientRules(min_participants=min(SMALLEST_QUORUM, len(testbed.users))),
             self_check_dir=self_check,
         )
     runtime.emit({"event": "client-ended", "rounds": outcome.rounds_uploaded, "reason": outcome.reason})

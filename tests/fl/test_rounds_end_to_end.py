@@ -69,7 +69,7 @@ def test_no_pad_is_released_twice_to_one_side(world: Any) -> None:
     world.start_all()
     world.finish()
     peers = ("bob", "charlie", "dora")
-    assert world.network.demands["alice"] == [dict.fromkeys(peers, n * 370) for n in (2, 2, 2, 1)]
+    assert world.network.demands["alice"] == [dict.fromkeys(peers, n * 370) for n in (3, 3, 2, 1)]
     assert len(world.network.released) == 3 * 6 * 2
     assert {world.network.released.count(entry) for entry in world.network.released} == {2}
 
