@@ -76,6 +76,9 @@ class Protocol(Section):
     f_ec: Annotated[float, Field(ge=1, le=2)] = 1.10
     gate_ns: Positive = 1.0
     intensity_tolerance_db: NonNegative = 0.1
+    """How far above nominal the proof assumes the intensity to be: drift allowed plus monitor error."""
+    monitor_uncertainty_db: NonNegative = 0.05
+    """Calibration error of power monitor and attenuator together; the rest of the tolerance is for drift."""
     qber_limit: Annotated[float, Field(gt=0, lt=0.5)] = 0.06
     auth_refill_bits: Annotated[int, Field(ge=0)] = 4096
     p_x: Annotated[float, Field(gt=0, lt=1)] | None = None
@@ -356,6 +359,8 @@ def _consistency(testbed: Testbed) -> Iterator[tuple[str, str]]:
         yield "protocol.samples_per_slot", "must be even: each direction is gated in its own half of the slot"
     if protocol.gate_ns > 1e9 / protocol.clock_hz:
         yield "protocol.gate_ns", f"a gate cannot be longer than a slot ({1e9 / protocol.clock_hz:g} ns)"
+    if protocol.monitor_uncertainty_db >= protocol.intensity_tolerance_db:
+        yield "protocol.monitor_uncertainty_db", "leaves no room for drift within intensity_tolerance_db"
     last_km = 0.0
     for index, user in enumerate(testbed.users):
         place = f"users[{index}]"
