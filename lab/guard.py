@@ -1,66 +1,141 @@
 """The guard of one role's instruments: when its owner dies without a word, it makes them safe.
 
 The owner starts the guard with a pipe on the guard's standard input and writes ``clean`` before a normal
-end.  If the pipe closes without that word - the owner was killed - the guard opens the owner's instruments
-and applies their safe states.  It holds no secret and opens nothing while the owner lives.
+end.  If the pipe closes without that word - the owner was killed, or could not make an instrument safe - the
+guard opens the owner's instruments and applies their safe states.  It holds no secret and opens nothing
+while the owner lives.
+
+Owner and guard share a lock file, so that the instruments of a role have one owner at a time on a machine:
+a successor waits until the guard of a killed owner is done, and a second owner beside a living one is
+refused.  The file holds the owner's process number; the guard empties it when it takes over.
 """
 
 from __future__ import annotations
 
+import fcntl
 import logging
+import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lab.station import Station, in_safe_order
-from lab.testbed import Testbed, load_testbed
+from lab.station import Station, StationError, in_safe_order
+from lab.testbed import InstrumentEntry, Testbed, load_testbed
 
 logger = logging.getLogger(__name__)
 
 CLEAN = b"clean\n"
+LOCK_FILE = "instruments.lock"
+TAKEOVER_S = 2.0
+"""A guard that takes over empties the lock file well within this time."""
+GUARD_LIMIT_S = 60.0
+
+
+class OwnedError(Exception):
+    """Another process has the instruments of this role."""
+
+
+@contextmanager
+def owning(lock: Path, owner: str, *, takeover_s: float = TAKEOVER_S) -> Iterator[int]:
+    """Hold the lock file of the instruments of ``owner``; yields its descriptor.
+
+    Waits for the guard of a killed owner.  Raises OwnedError when an owner lives, or its guard hangs.
+    """
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        started = time.monotonic()
+        while not _try_lock(descriptor):
+            holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
+            waited_s = time.monotonic() - started
+            if holder and waited_s > takeover_s:
+                raise OwnedError(
+                    f"process {holder} on this machine runs as {owner} and has its instruments; "
+                    "stop it first, each role runs once"
+                )
+            if waited_s > GUARD_LIMIT_S:
+                raise OwnedError(
+                    f"the guard of a killed {owner} has been making instruments safe for {waited_s:.0f} s; "
+                    "look at them, then end it"
+                )
+            time.sleep(0.05)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 class Guard:
-    """The owner's handle on its guard process."""
+    """The owner's handle on its guard process; ``lock`` is the descriptor that both keep open."""
 
-    def __init__(self, testbed_path: Path, owner: str) -> None:
+    def __init__(self, testbed_path: Path, owner: str, lock: int) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "lab.guard", str(testbed_path), owner],
+            [sys.executable, "-P", "-m", "lab.guard", str(testbed_path), owner, str(lock)],
             stdin=subprocess.PIPE,
             start_new_session=True,
+            pass_fds=[lock],
         )
 
     def dismiss(self) -> None:
         """Tell the guard that the instruments are safe already, and wait for its end."""
+        self._end(CLEAN, 10.0)
+
+    def call(self) -> bool:
+        """Have the guard make the instruments safe; whether it could."""
+        return self._end(b"", GUARD_LIMIT_S) == 0
+
+    def _end(self, word: bytes, timeout_s: float) -> int:
         try:
-            self._process.communicate(CLEAN, timeout=10)
+            self._process.communicate(word, timeout=timeout_s)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
         except BrokenPipeError:
             self._process.wait()
+        return self._process.returncode
 
 
 @contextmanager
-def guarded_station(testbed: Testbed, testbed_path: Path, owner: str) -> Iterator[Station]:
-    """The owner's opened station with a guard beside it; leaves the instruments safe and closed."""
-    guard = Guard(testbed_path, owner)
-    try:
-        with Station(testbed, owner) as station:
-            yield station
-    finally:
-        guard.dismiss()
+def guarded_station(testbed: Testbed, testbed_path: Path, owner: str, state_dir: Path) -> Iterator[Station]:
+    """The owner's opened station with a guard beside it; leaves the instruments safe and closed.
+
+    Raises OwnedError when another process has them, and StationError when some cannot be opened at the
+    start or made safe at the end, after the guard has tried as well.
+    """
+    with owning(state_dir / LOCK_FILE, owner) as lock:
+        guard = Guard(testbed_path, owner, lock)
+        station = Station(testbed, owner)
+        unsafe = False
+        try:
+            with station:
+                yield station
+        finally:
+            if station.left_unsafe:
+                unsafe = not guard.call()
+            else:
+                guard.dismiss()
+        if unsafe:
+            raise StationError(owner, "making safe", station.left_unsafe)
 
 
-def make_safe(testbed_path: Path, owner: str) -> int:
-    """Open the owner's instruments one by one and make each safe; the number that failed."""
+def make_safe(entries: Iterable[InstrumentEntry], owner: str) -> int:
+    """Open the instruments one by one and make each safe; the number that failed."""
     from drivers.registry import open_instrument
 
     failed = 0
-    for entry in in_safe_order(load_testbed(testbed_path).owned_by(owner)):
+    for entry in in_safe_order(entries):
         try:
             instrument = open_instrument(entry.model, entry.name, entry.address, **entry.options)
             try:
@@ -74,15 +149,17 @@ def make_safe(testbed_path: Path, owner: str) -> int:
 
 
 def main() -> int:
-    """Wait for the owner's end; ``lab.guard TESTBED OWNER``."""
+    """Wait for the owner's end; ``lab.guard TESTBED OWNER LOCK_DESCRIPTOR``."""
     logging.basicConfig(level=logging.INFO, format="%(name)s %(levelname)s %(message)s")
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    testbed_path, owner = Path(sys.argv[1]), sys.argv[2]
+    owner, lock = sys.argv[2], int(sys.argv[3])
+    entries = load_testbed(Path(sys.argv[1])).owned_by(owner)  # at once: the file may change meanwhile
     if sys.stdin.buffer.read().endswith(CLEAN):
         return 0
-    logger.warning("%s ended without a word; making its instruments safe", owner)
-    failed = make_safe(testbed_path, owner)
+    os.ftruncate(lock, 0)
+    logger.warning("%s has left its instruments; making them safe", owner)
+    failed = make_safe(entries, owner)
     logger.warning("instruments of %s are safe%s", owner, f", except {failed}" if failed else "")
     return 1 if failed else 0
 

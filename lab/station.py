@@ -60,6 +60,8 @@ class Station:
         self._create = create or _create
         self._instruments: dict[str, LabInstrument] = {}
         self.identities: dict[str, Identity] = {}
+        self.left_unsafe: dict[str, Exception] = {}
+        """After leaving: the instruments that could not be made safe, and why."""
 
     def open(self) -> None:
         """Connect to every instrument; raises StationError naming each that failed, with all closed."""
@@ -143,7 +145,7 @@ class Station:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.safe()
+        self.left_unsafe = self.safe()
         self.close()
 
 

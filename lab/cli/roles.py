@@ -36,7 +36,7 @@ def relay_role(path: Path, secrets: Path | None, state: Path | None) -> int:
     from orchestrator.relay import run_relay
 
     runtime = Runtime("relay", path, secrets, state)
-    with guarded_station(runtime.testbed, runtime.testbed_path, "relay") as station:
+    with guarded_station(runtime.testbed, runtime.testbed_path, "relay", runtime.state) as station:
         run_relay(
             runtime.testbed,
             runtime.secrets,
@@ -56,7 +56,7 @@ def node_role(name: str, path: Path, secrets: Path | None, state: Path | None) -
 
     runtime = Runtime(name, path, secrets, state)
     _require_user(runtime, name)
-    with guarded_station(runtime.testbed, runtime.testbed_path, name) as station:
+    with guarded_station(runtime.testbed, runtime.testbed_path, name, runtime.state) as station:
         run_node(
             runtime.testbed,
             name,

@@ -1,9 +1,10 @@
 """What every long-running role has in common: stop signals, JSON events on standard output, JSON logs.
 
-A role stops on SIGTERM, on Ctrl-C, and when its supervisor is gone.  Events (``ready``, ``block``, ``round``)
-are JSON lines on standard output for whoever started the role; logs are JSON lines on standard error.
-Neither ever holds key bits: key material has a type that refuses to be formatted.  Files that a role writes
-are its own (umask 077), and a crash leaves no core file with the keys of its memory.
+A role stops on SIGTERM, on Ctrl-C, and when its terminal or its supervisor is gone; a third Ctrl-C ends it
+on the spot, and its guard makes the instruments safe.  Events (``ready``, ``block``, ``round``) are JSON
+lines on standard output for whoever started the role; logs are JSON lines on standard error.  Neither ever
+holds key bits: key material has a type that refuses to be formatted.  Files that a role writes are its own
+(umask 077), and a crash leaves no core file with the keys of its memory.
 """
 
 from __future__ import annotations
@@ -56,9 +57,14 @@ class Runtime:
         self.stop = threading.Event()
         self._print_lock = threading.Lock()
         _set_up_logging()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self.stop.set())
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._on_signal)
         watch_parent(self.stop.set)
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        if number == signal.SIGINT and self.stop.is_set():
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # pressed twice: the third time ends it at once
+        self.stop.set()
 
     def emit(self, event: dict[str, Any]) -> None:
         """Print one event; a reader that has gone away stops the role instead of breaking it."""
