@@ -26,7 +26,7 @@ from orchestrator.keystore.lanes import Lane, Range, Role
 from orchestrator.keystore.store import KeyStore
 from orchestrator.lease_party import REASON_LIMIT, Lease, LeaseParty, LightChannels
 from orchestrator.node_store import open_node_store
-from orchestrator.pair_worker import RESERVE_PREFIX, PairWorker
+from orchestrator.pair_worker import PairWorker
 from orchestrator.postprocessing.block import BlockResult, run_block
 from orchestrator.postprocessing.cascade import compile_kernels
 from orchestrator.postprocessing.sifting import BlockClicks
@@ -143,7 +143,7 @@ class Node:
                 timeout_s=MESSAGE_TIMEOUT_S,
             )
 
-        job = RESERVE_PREFIX + context_digest.hex()
+        job = f"reserve/{context_digest.hex()}"
         try:
             return self._workers[peer].submit(job, conversation, RESERVE_PATIENCE_S).result()
         finally:

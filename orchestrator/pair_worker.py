@@ -44,7 +44,6 @@ JobName: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=150)]
 Conversation: TypeAlias = "Callable[[Channel, Role], T]"
 
 LINE_PREFIX = "pair/"
-RESERVE_PREFIX = "reserve/"
 POLL_S = 0.02
 MEETING_TIMEOUT_S = 10.0
 RETRY_S = 0.5
@@ -214,7 +213,7 @@ class PairWorker:
         if self._role == "second":
             if not self._offered.empty():
                 raise WireError("the peer opened a new line")
-            for name in self._names() - line.told:
+            for name in [name for name in self._names() if name not in line.told]:
                 line.channel.send(encode(Have(name)))
                 line.told.add(name)
         try:
@@ -228,7 +227,7 @@ class PairWorker:
         elif message is not None:
             raise WireError(f"unexpected {type(message).__name__} on the line")
         if self._role == "first":
-            for name in sorted(self._names() & line.peer_has, key=self._urgency):
+            for name in [name for name in self._names() if name in line.peer_has]:
                 line.peer_has.discard(name)
                 number = line.jobs_started
                 line.jobs_started += 1
@@ -239,6 +238,7 @@ class PairWorker:
         with self._lock:
             job = self._jobs.pop(name, None)
         line.told.discard(name)
+        started = time.monotonic()
         topic = f"{line.name}/{number}"
         channel = self._agent.channel(self.peer, topic)
         try:
@@ -254,20 +254,17 @@ class PairWorker:
                 raise
             job.future.set_result(result)
         finally:
+            logger.info("%s with %s: %.2f s", name[:40], self.peer, time.monotonic() - started)
             self._agent.close_channel(self.peer, topic)
 
     def _read(self, line: _Line, timeout_s: float) -> LineMessage:
         message: LineMessage = decode(line.channel.recv(timeout_s), LineMessage)
         return message
 
-    def _names(self) -> set[str]:
+    def _names(self) -> list[str]:
+        """Waiting jobs, oldest first."""
         with self._lock:
-            return set(self._jobs)
-
-    @staticmethod
-    def _urgency(name: str) -> tuple[bool, str]:
-        """Reservations first: somebody waits for them, and they take milliseconds."""
-        return not name.startswith(RESERVE_PREFIX), name
+            return list(self._jobs)
 
     def _expire(self) -> None:
         now = time.monotonic()

@@ -180,3 +180,26 @@ def test_closing_fails_what_waits(tmp_path: Path) -> None:
     pair.close()
     with pytest.raises(JobExpiredError, match="stopping"):
         lonely.result(timeout=PATIENCE_S)
+
+
+def test_a_job_that_comes_back_at_once_does_not_starve_an_older_one(pair: Pair) -> None:
+    """A client short of key asks again and again; the block that would end its need must get its turn."""
+    attempts: list[int] = []
+
+    def ask_again(side: int) -> None:
+        worker = pair.board.workers[side]
+        if len(attempts) < 2000 and not block[side].done():
+            attempts.append(side)
+            future = worker.submit("reserve/00", lambda channel, role: None, PATIENCE_S)
+            future.add_done_callback(lambda _: ask_again(side))
+
+    block: list[Future[object]] = []
+    gate = threading.Event()
+    busy = pair.both("block/0/0", *[lambda channel, role: gate.wait(PATIENCE_S)] * 2)
+    block += pair.both("reserve/zz", *[lambda channel, role: None] * 2)
+    for side in (0, 1):
+        ask_again(side)
+    gate.set()
+    results(busy)
+    results(block)
+    assert len(attempts) < 100
