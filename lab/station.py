@@ -65,7 +65,13 @@ class Station:
 
     def open(self) -> None:
         """Connect to every instrument; raises StationError naming each that failed, with all closed."""
-        unresolved = {e.name: ValueError(f"address is {AUTO!r}") for e in self.entries if e.address == AUTO}
+        unresolved = {
+            e.name: ValueError(
+                f"address is {AUTO!r}; write its address, or run `qunetlab simulate --resolved`"
+            )
+            for e in self.entries
+            if e.address == AUTO
+        }
         if unresolved:
             raise StationError(self.owner, "resolving the address", dict(unresolved))
         for entry in self.entries:

@@ -50,6 +50,14 @@ class TestbedError(Exception):
         super().__init__("\n".join(lines))
 
 
+class UnknownNameError(KeyError):
+    """A name that the testbed file does not have."""
+
+    def __str__(self) -> str:
+        """The message as it is; KeyError would show its ``repr``."""
+        return str(self.args[0])
+
+
 class Section(BaseModel):
     """Base of all sections: strict types, unknown keys refused, immutable."""
 
@@ -205,7 +213,9 @@ class Testbed(Section):
         for user in self.users:
             if user.name == name:
                 return user
-        raise KeyError(f"no user {name!r} in testbed {self.name!r}; users are {', '.join(self.user_names())}")
+        raise UnknownNameError(
+            f"no user {name!r} in testbed {self.name!r}; users are {', '.join(self.user_names())}"
+        )
 
     def pairs(self) -> list[tuple[str, str]]:
         """All pairs, each as (first, second) in ring order."""
@@ -244,14 +254,14 @@ class Testbed(Section):
         for entry in self.owned_by(owner):
             if entry.model in models:
                 return entry
-        raise KeyError(f"{owner} owns no {' or '.join(models)} in testbed {self.name!r}")
+        raise UnknownNameError(f"{owner} owns no {' or '.join(models)} in testbed {self.name!r}")
 
     def public_key(self, role: str) -> str:
         """The z85 CURVE key of a role; KeyError says what to do when it is missing."""
         try:
             return self.keys[role]
         except KeyError:
-            raise KeyError(
+            raise UnknownNameError(
                 f"testbed {self.name!r} has no public key for role {role!r} under [keys]; "
                 f"create the folder with `qunetlab init`"
             ) from None

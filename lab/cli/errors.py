@@ -7,12 +7,12 @@ import traceback
 from drivers.links.errors import InstrumentError
 from lab.cli.folder import FolderError
 from lab.station import StationError
-from lab.testbed import TestbedError
+from lab.testbed import TestbedError, UnknownNameError
 
 
 def explain(error: Exception) -> tuple[int, str]:
     """Exit code and text for ``error``."""
-    if isinstance(error, TestbedError | FolderError | ValueError | FileNotFoundError):
+    if isinstance(error, TestbedError | UnknownNameError | FolderError | ValueError | FileNotFoundError):
         return 2, f"error: {error}"
     if isinstance(error, StationError | InstrumentError | ConnectionError):
         return 3, f"error: {error}"
@@ -20,6 +20,8 @@ def explain(error: Exception) -> tuple[int, str]:
 
     if isinstance(error, DataError):
         return 2, f"error: {error}"
+    if isinstance(error, OSError):  # an address in use, a full disk, a file that may not be read
+        return 1, f"error: {error}"
     module = type(error).__module__.split(".")[0]
     if module in ("lab", "orchestrator", "fl", "drivers", "sim_backends"):
         return 1, f"error: {error}"

@@ -16,13 +16,17 @@ import secrets
 import tomllib
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
-from lab.testbed import TestbedError, load_testbed, parse_testbed, write_testbed
+from lab.testbed import AUTO, TestbedError, load_testbed, parse_testbed, write_testbed
 
 TESTBED_FILE = "testbed.toml"
 SECRETS = "secrets"
 INITIAL_AUTH_BITS = 65536
 """Initial authentication secret per pair and direction, in bits."""
+
+FIRST_PORT = 47600
+"""Where the ports of hub, learning server and key delivery begin unless told otherwise."""
 
 TEMPLATES = ("simulated-four-node", "simulated-reference")
 
@@ -38,8 +42,11 @@ def template_path(name: str) -> Path:
     return Path(str(files("lab") / "testbeds" / f"{name}.toml"))
 
 
-def create_folder(folder: Path, source: Path) -> Path:
+def create_folder(folder: Path, source: Path, *, host: str | None = None, port: int = FIRST_PORT) -> Path:
     """Make ``folder`` with a copy of the testbed at ``source``, fresh keys and initial secrets.
+
+    With ``host``, endpoints that are still ``auto`` get ports from ``port`` on: hub and learning server at
+    that host, every node's key delivery at localhost, since node and client share a machine.
 
     Returns the path of the new testbed file.  Raises FolderError if the folder already holds a testbed
     (nothing is overwritten), TestbedError if ``source`` has mistakes.
@@ -69,9 +76,21 @@ def create_folder(folder: Path, source: Path) -> Path:
         write_private(secrets_dir / first / "initial" / f"{second}.secret", shared)
         write_private(secrets_dir / second / "initial" / f"{first}.secret", shared)
     data["keys"] = public
+    if host is not None:
+        _fill_endpoints(data, host, port)
     parse_testbed(data, target)
     write_testbed(data, target)
     return target
+
+
+def _fill_endpoints(data: dict[str, Any], host: str, port: int) -> None:
+    """Replace every endpoint of ours that is ``auto`` or missing."""
+    places = [(data.setdefault("hub", {}), "control", host), (data["hub"], "bulk", host)]
+    places.append((data.setdefault("fl", {}), "server", host))
+    places += [(user, "delivery", "127.0.0.1") for user in data["users"]]
+    for number, (table, key, where) in enumerate(places):
+        if table.get(key, AUTO) == AUTO:
+            table[key] = f"tcp://{where}:{port + number}"
 
 
 def write_private(path: Path, data: bytes) -> None:

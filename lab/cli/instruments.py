@@ -13,8 +13,9 @@ from typing import Any
 
 import typer
 
+from drivers.registry import driver_class, open_instrument
 from lab.cli.folder import find_testbed
-from lab.testbed import InstrumentEntry, load_testbed
+from lab.testbed import AUTO, InstrumentEntry, load_testbed
 
 
 def list_instruments(path: Path, owner: str | None, as_json: bool) -> int:
@@ -23,6 +24,8 @@ def list_instruments(path: Path, owner: str | None, as_json: bool) -> int:
     entries = [entry for entry in testbed.instruments if owner in (None, entry.owner)]
     if not entries:
         raise ValueError(f"no instrument belongs to {owner!r}")
+    for entry in entries:
+        driver_class(entry.model)  # imports are not for several threads at once
     with ThreadPoolExecutor(max_workers=8) as pool:
         rows = list(pool.map(_ask, entries))
     if as_json:
@@ -34,14 +37,17 @@ def list_instruments(path: Path, owner: str | None, as_json: bool) -> int:
 
 
 def _ask(entry: InstrumentEntry) -> dict[str, Any]:
-    from drivers.registry import open_instrument
-
     row: dict[str, Any] = {
         "name": entry.name,
         "model": entry.model,
         "owner": entry.owner,
         "address": entry.address,
     }
+    if entry.address == AUTO:
+        return row | {
+            "ok": False,
+            "error": "address is 'auto'; write its address, or run `qunetlab simulate`",
+        }
     try:
         instrument = open_instrument(entry.model, entry.name, entry.address, **entry.options)
         try:

@@ -47,13 +47,18 @@ def init(
     template: Annotated[
         str, typer.Option(help="Bundled testbed to start from, or a testbed file of your own.")
     ] = "simulated-four-node",
+    host: Annotated[
+        str | None,
+        typer.Option(help="Machine of hub and learning server; fills in every endpoint left 'auto'."),
+    ] = None,
+    port: Annotated[int, typer.Option(min=1, max=65000, help="First port for --host.")] = 47600,
     as_json: Json = False,
 ) -> None:
     """Create a testbed folder: testbed file, CURVE keys, initial pair secrets (0600)."""
     from lab.cli.folder import create_folder, template_path
 
     source = Path(template) if template.endswith(".toml") else template_path(template)
-    path = create_folder(folder, source)
+    path = create_folder(folder, source, host=host, port=port)
     show(
         {"testbed": str(path), "secrets": str(folder / "secrets")},
         as_json,

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from lab.cli.runtime import Runtime
+from lab.testbed import AUTO
 
 logger = logging.getLogger(__name__)
 
@@ -76,9 +77,20 @@ def _require_user(runtime: Runtime, name: str) -> None:
         raise ValueError(f"no user {name!r} in {runtime.testbed_path}; users are {', '.join(users)}")
 
 
+def _require_endpoint(runtime: Runtime, endpoint: str, key: str, whose: str) -> None:
+    if endpoint == AUTO:
+        raise ValueError(
+            f"{key} is 'auto' in {runtime.testbed_path}; write the endpoint of {whose} there, "
+            "such as tcp://HOST:PORT"
+        )
+
+
 def _read_config(text: str) -> dict[str, Any]:
     text = Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text
-    config = json.loads(text)
+    try:
+        config = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"training configuration is not JSON: {error}") from None
     if not isinstance(config, dict):
         raise ValueError("the training configuration must be a JSON object")
     return config
@@ -163,6 +175,8 @@ def fl_client_role(
             f"--self-check writes unmasked updates and {runtime.testbed_path} has no [simulation]: "
             "leave it out on a real testbed"
         )
+    _require_endpoint(runtime, testbed.user(name).delivery, f"users.{name}.delivery", f"{name}'s node")
+    _require_endpoint(runtime, testbed.fl.server, "fl.server", "the learning server")
     keys = load_keys(runtime.secrets)
     with DeliveryClient(testbed.user(name).delivery, keys, testbed.public_key(name)) as node:
         outcome = run_client(
