@@ -267,9 +267,14 @@ class Agent:
                 self._drain_wake()
 
     def _drain_wake(self) -> None:
-        self._awake = False
+        """Empty the pipe, then let the next waker write again; work queued meanwhile is looked at after this.
+
+        The other way round a wake-up in between would be swallowed with ``_awake`` left set, and every later
+        one with it.
+        """
         with contextlib.suppress(BlockingIOError):
             self._wake_read.recv(4096)
+        self._awake = False
 
     def _end_session(self, state: LinkState, reason: str) -> None:
         if state is not self._state and state is not LinkState.CLOSED:

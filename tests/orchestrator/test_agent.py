@@ -434,3 +434,27 @@ def test_what_a_peer_does_not_take_piles_up_to_a_limit() -> None:
     other = table.open("bob", "u")
     other.send(bytes(900))
     assert table.next_frame() == (Post("bob", "u", 0), memoryview(bytes(900)))
+
+
+class WakingSocket:
+    """The reading end of the wake-up pipe; another thread's wake-up falls right before the read."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent, self._real = agent, agent._wake_read
+
+    def recv(self, size: int) -> bytes:
+        self._agent._wake()
+        return self._real.recv(size)
+
+
+def test_a_wake_up_in_the_middle_of_draining_is_not_the_last_one() -> None:
+    keys = generate_keys()
+    agent = Agent("alice", keys, keys.public, "tcp://127.0.0.1:9", "tcp://127.0.0.1:9")
+    real = agent._wake_read
+    agent._wake()
+    agent._wake_read = WakingSocket(agent)  # type: ignore[assignment]
+    agent._drain_wake()
+    agent._wake_read = real
+    agent._wake()
+    assert real.recv(16)
+    agent.close()
