@@ -112,33 +112,13 @@ def bench_mask() -> dict[str, Figure]:
 def bench_link() -> dict[str, Figure]:
     """One pair, blocks back to back, real processes, simulated instruments."""
     from lab.cli.demo import supervised_run
+    from lab.cli.keygen import make_blocks
 
     compile_all()
     with supervised_run("simulated-four-node", LINK_CHANGES) as run:
         run.start_ring()
-        _ask_for_key(run)
-        blocks: list[Event] = []
-
-        def take(name: str, event: Event) -> None:
-            run.note(name, event)
-            if event.get("event") == "block" and name == LINK_PAIR[0]:
-                blocks.append(event)
-
-        run.supervisor.wait_for(lambda *_: len(blocks) > LINK_BLOCKS, 300.0, "measuring the link", take)
+        blocks = make_blocks(run, LINK_PAIR, LINK_BLOCKS + 1, lambda name, event: None)
         return {"link_pulses_per_s": link_figure(run, blocks)}
-
-
-def _ask_for_key(run: Run) -> None:
-    """Order more key for the pair than the benchmark will wait for, as its learning client would."""
-    from orchestrator.delivery.client import DeliveryClient
-    from orchestrator.wire.curve import load_keys
-
-    first, second = LINK_PAIR
-    folder = run.testbed_path.parent / "secrets" / f"fl-{first}"
-    with DeliveryClient(
-        run.testbed.user(first).delivery, load_keys(folder), run.testbed.public_key(first)
-    ) as client:
-        client.demand({second: 10**9})
 
 
 def link_figure(run: Run, blocks: list[Event]) -> Figure:

@@ -207,6 +207,22 @@ def demo(
 
 
 @app.command()
+def keygen(
+    first: Annotated[str, typer.Argument(help="First user of the pair, in ring order.")],
+    second: Annotated[str, typer.Argument(help="Second user of the pair.")],
+    blocks: Annotated[int, typer.Option(min=1, help="Blocks to make.")] = 1,
+    testbed: Annotated[
+        str, typer.Option(help="Bundled testbed or testbed file to run on.")
+    ] = "simulated-four-node",
+    as_json: Json = False,
+) -> None:
+    """Make key for one pair on simulated instruments and report every block; never shows bits."""
+    from lab.cli.keygen import run_keygen
+
+    raise typer.Exit(run_keygen(testbed, (first, second), blocks, as_json))
+
+
+@app.command()
 def keys(testbed: TestbedPath, state: StatePath = None, as_json: Json = False) -> None:
     """Key stock per pair of the stopped nodes on this machine; counts only, never bits."""
     from lab.cli.keys import show_stock
