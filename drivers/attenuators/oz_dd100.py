@@ -34,6 +34,7 @@ LIMIT_DB = 100.0  # no DD-100 attenuates more; the unit's own range (CD) is chec
 class OzDD100(LabInstrument):
     """The attenuator on the serial port ``address``.
 
+    ``timeout_s`` bounds a reply to anything but a move, whose time follows from its travel.
     ``speed_db_per_s`` is the slowest speed of the motor (it sets how long a move may take), ``tolerance_db``
     how far the position read back may be from the one asked for.
     """
@@ -43,7 +44,7 @@ class OzDD100(LabInstrument):
         name: str,
         address: str,
         *,
-        timeout_s: float = 5.0,
+        timeout_s: float = 2.0,
         speed_db_per_s: float = 5.0,
         tolerance_db: float = 0.05,
         **kwargs: Any,

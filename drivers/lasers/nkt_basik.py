@@ -61,7 +61,8 @@ MAX_OFFSET_PM = 3276.7  # what 16 bits of 0.1 pm can say; the module's own range
 class NKTBasik(LabInstrument):
     """The laser with bus address ``module`` on the serial port ``address``.
 
-    ``max_power_mw`` is a hard limit of the set-up.  ``resends`` bounds how often a lost telegram is repeated.
+    ``max_power_mw`` is a hard limit of the set-up.  ``resends`` bounds how often a lost telegram is repeated
+    after ``timeout_s``; a laser that is gone is noticed after ``(resends + 1) * timeout_s``, below 2 s.
     """
 
     def __init__(
@@ -71,8 +72,8 @@ class NKTBasik(LabInstrument):
         *,
         module: int = DEFAULT_MODULE,
         max_power_mw: float = 200.0,
-        timeout_s: float = 1.0,
-        resends: int = 10,
+        timeout_s: float = 0.2,
+        resends: int = 8,
         **kwargs: Any,
     ) -> None:
         super().__init__(name, address, **kwargs)

@@ -1,0 +1,213 @@
+"""Real processes killed, stopped and started again while keys are made.
+
+One run on simulated instruments with fixed addresses, so that everything can come back where it was.  Each
+case interrupts a lease, brings the process back and waits for the next block of the same pair.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab.cli.folder import create_folder, template_path
+from lab.cli.safety import unsafe_instruments
+from lab.cli.supervisor import Event, Supervisor
+from lab.testbed import load_testbed, write_testbed
+
+pytestmark = pytest.mark.timeout(300)
+SMALL = {"slots_per_frame": 1 << 20, "pulses_per_block": 1 << 25}
+PAIR = ("alice", "dave")
+RECOVERY_S = 10.0
+SLACK_S = 15.0
+"""For a machine that runs other tests at the same time; the figures printed are what counts."""
+
+
+def free_endpoints(count: int) -> list[str]:
+    """Endpoints that were free a moment ago, all different."""
+    probes = [socket.socket() for _ in range(count)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    endpoints = [f"tcp://127.0.0.1:{probe.getsockname()[1]}" for probe in probes]
+    for probe in probes:
+        probe.close()
+    return endpoints
+
+
+class Ring:
+    """Simulator, orchestrator, relay, alice and dave."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = create_folder(folder / "bench", template_path("simulated-four-node"))
+        data = tomllib.loads(self.path.read_text(encoding="utf-8"))
+        data["protocol"] |= SMALL
+        endpoints = free_endpoints(2 + len(data["users"]))
+        data["hub"] = {"control": endpoints[0], "bulk": endpoints[1]}
+        for user, endpoint in zip(data["users"], endpoints[2:], strict=True):
+            user["delivery"] = endpoint
+        write_testbed(data, self.path)
+        self.supervisor = Supervisor(folder)
+        self.ledgers: dict[str, dict[str, dict[str, int]]] = {}
+        self.states: dict[str, Any] = {}
+
+    def start(self, role: str) -> None:
+        path = str(self.path)
+        arguments = {
+            "simulate": ["simulate", path, "--json", "--resolved", path],
+            "orchestrator": ["orchestrator", path],
+            "relay": ["relay", path],
+        }.get(role, ["node", role, path])
+        self.supervisor.start(role, *arguments)
+
+    def start_all(self) -> None:
+        self.start("simulate")
+        self.supervisor.ready(["simulate"], 60)
+        for role in ("orchestrator", "relay", *PAIR):
+            self.start(role)
+        self.supervisor.ready(["orchestrator", "relay", *PAIR], 60)
+
+    def ask_for_key(self) -> None:
+        from orchestrator.delivery.client import DeliveryClient
+        from orchestrator.wire.curve import load_keys
+
+        testbed = load_testbed(self.path)
+        keys = load_keys(self.path.parent / "secrets" / f"fl-{PAIR[0]}")
+        with DeliveryClient(testbed.user(PAIR[0]).delivery, keys, testbed.public_key(PAIR[0])) as client:
+            client.demand({PAIR[1]: 10**9})
+
+    def wait_for(self, wanted: Callable[[str, Event], bool], what: str, timeout_s: float = 60.0) -> None:
+        self.supervisor.wait_for(wanted, timeout_s, what, self.note)
+
+    def wait_for_light(self) -> None:
+        """A lease that is in its middle."""
+        self.wait_for(lambda name, event: event.get("event") == "light", "light")
+
+    def wait_for_block(self) -> float:
+        """A block whose light began from here on; how long it took."""
+        started = time.monotonic()
+        self.wait_for(
+            lambda name, event: (
+                event.get("event") == "block" and event["stored"] and event["started_s"] > started
+            ),
+            "a block",
+        )
+        return time.monotonic() - started
+
+    def note(self, name: str, event: Event) -> None:
+        if event.get("event") == "ledger":
+            self.ledgers[name] = event["peers"]
+        elif event.get("stopped"):
+            self.states = event["states"]
+
+    def kill(self, role: str) -> None:
+        process = self.supervisor.children[role].process
+        self.supervisor.abandon(role)
+        process.kill()
+        process.wait()
+        self.wait_for(lambda name, event: name == role and bool(event.get("ended")), f"the end of {role}")
+
+    def come_back(self, role: str) -> float:
+        """Start a killed role again and wait for a block; seconds from its ready line to the stored key."""
+        self.start(role)
+        self.wait_for(lambda name, event: name == role and bool(event.get("ready")), f"{role} is back")
+        return self.wait_for_block()
+
+    def stop(self) -> dict[str, int]:
+        codes = self.supervisor.stop_all([[*PAIR], ["relay"], ["orchestrator"], ["simulate"]])
+        self.supervisor.join_readers()
+        for name, event in self.supervisor.drain():
+            self.note(name, event)
+        return codes
+
+    def log(self, role: str) -> str:
+        return (self.folder / f"{role}.log").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ring]:
+    ring = Ring(tmp_path_factory.mktemp("ring"))
+    try:
+        ring.start_all()
+        ring.ask_for_key()
+        ring.wait_for_block()
+        yield ring
+    finally:
+        ring.stop()
+
+
+@pytest.mark.parametrize("role", ["relay", "dave", "orchestrator", "simulate"])
+def test_a_killed_process_is_back_at_work_in_seconds(running: Ring, role: str) -> None:
+    running.wait_for_light()
+    running.kill(role)
+    took_s = running.come_back(role)
+    print(f"{role}: {took_s:.1f} s from ready to the next stored key")
+    assert took_s < RECOVERY_S + SLACK_S
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("role", ["relay", "alice", "orchestrator", "simulate"])
+def test_a_process_that_stood_still_for_ten_seconds_goes_on(running: Ring, role: str) -> None:
+    running.wait_for_light()
+    process = running.supervisor.children[role].process
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(10)
+    process.send_signal(signal.SIGCONT)
+    took_s = running.wait_for_block()
+    print(f"{role}: {took_s:.1f} s to the next stored key")
+    assert took_s < RECOVERY_S + SLACK_S
+
+
+def test_a_second_process_of_a_role_is_refused_and_the_first_goes_on(running: Ring) -> None:
+    second = subprocess.run(
+        [sys.executable, "-P", "-m", "lab.cli.main", "node", "dave", str(running.path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert second.returncode == 1
+    assert "runs as dave and has its instruments" in second.stderr
+    assert "Traceback" not in second.stderr
+    running.wait_for_block()
+
+
+def test_ctrl_c_in_a_lease_ends_every_role_soon_safe_and_with_equal_books(running: Ring) -> None:
+    running.wait_for_light()
+    started = time.monotonic()
+    children = dict(running.supervisor.children)
+    for role in ("relay", *PAIR):
+        children[role].process.send_signal(signal.SIGINT)
+    codes = {role: children[role].process.wait(30) for role in ("relay", *PAIR)}
+    assert codes == dict.fromkeys(codes, 0), running.log("relay")
+    assert time.monotonic() - started < RECOVERY_S
+    assert running.stop() == {"orchestrator": 0, "simulate": 0} | codes
+    assert unsafe_instruments(load_testbed(running.path), running.states) == []
+    assert running.ledgers["alice"]["dave"] == running.ledgers["dave"]["alice"]
+    assert running.ledgers["alice"]["dave"]["stored"] > 0
+    assert not guards_of(running.path)
+    for role in ("orchestrator", "relay", *PAIR):
+        assert "Traceback" not in running.log(role)
+        assert '"trace"' not in running.log(role)
+
+
+def guards_of(testbed: Path) -> list[str]:
+    """Guard processes that are still there."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            command = (
+                (entry / "cmdline").read_bytes().decode(errors="replace") if entry.name.isdigit() else ""
+            )
+            if "lab.guard" in command and str(testbed) in command:
+                found.append(entry.name)
+    return found
