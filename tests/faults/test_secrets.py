@@ -216,6 +216,7 @@ class Recorder:
         root = logging.getLogger()
         patch.setattr(root, "handlers", [Noting()])
         patch.setattr(root, "level", logging.DEBUG)
+        root.setLevel(logging.DEBUG)  # loggers used by earlier tests remember that they were quiet
         for noisy in ("numba", "matplotlib", "asyncio"):
             patch.setattr(logging.getLogger(noisy), "level", logging.WARNING)
 
