@@ -15,6 +15,7 @@ import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -30,13 +31,15 @@ from drivers.timetaggers.id900 import ID900
 from lab.cli.folder import template_path
 from lab.station import Station
 from lab.testbed import Testbed, parse_testbed, resolve_addresses
+from orchestrator.agent import LinkDown
 from orchestrator.fencing import Fence
-from orchestrator.lease_party import Lease, LeaseParty, LightChannels
+from orchestrator.lease_party import Lease, LeaseParty, LightChannels, SupersededError
 from orchestrator.leases import LeaseDesk, Outcome
 from orchestrator.postprocessing.sifting import BlockClicks
 from orchestrator.relay_light import RelayLight
 from orchestrator.user_light import CLOCKWISE_GATE, COUNTER_CLOCKWISE_GATE, UserLight
 from orchestrator.wire.channel import ChannelBrokenError, ChannelClosedError, ChannelTimeoutError
+from orchestrator.wire.links import LinkState
 from orchestrator.wire.messages import LeaseAbort, LeaseDone, LightStatistics
 from sim_backends.bench import Bench
 
@@ -314,6 +317,17 @@ def test_while_an_instrument_is_away_offers_are_refused_with_its_name(world: Wor
     assert "monitor_alice" in refused.reason
     clear[0]()
     assert world.good_lease() < 6.0
+
+
+def test_a_party_whose_place_was_taken_ends() -> None:
+    inbox: queue.Queue[Any] = queue.Queue()
+    agent: Any = SimpleNamespace(role="alice", control_recv=lambda timeout_s: inbox.get(timeout=timeout_s))
+    party = LeaseParty(
+        agent, Fence(), objection=lambda offer: None, run_light=lambda lease: LightStatistics()
+    )
+    inbox.put(LinkDown(LinkState.SUPERSEDED, "taken"))
+    with pytest.raises(SupersededError, match="another process runs as 'alice'"):
+        party.serve(threading.Event())
 
 
 @pytest.mark.long

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -49,6 +50,47 @@ def test_init_makes_a_folder_that_checks_and_keeps_its_secrets_private(tmp_path:
     text = (tmp_path / "bench" / "testbed.toml").read_text()
     for path in private:
         assert path.read_bytes().hex() not in text
+
+
+def test_init_for_a_host_leaves_no_endpoint_open(tmp_path: Path) -> None:
+    made = qunetlab("init", str(tmp_path / "bench"), "--host", "192.168.1.10", "--port", "5000")
+    assert made.returncode == 0, made.stderr
+    testbed = load_testbed(tmp_path / "bench" / "testbed.toml")
+    assert testbed.hub.control == "tcp://192.168.1.10:5000"
+    assert testbed.hub.bulk == "tcp://192.168.1.10:5001"
+    assert testbed.fl.server == "tcp://192.168.1.10:5002"
+    assert [user.delivery for user in testbed.users] == [f"tcp://127.0.0.1:{5003 + k}" for k in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("command", "more", "code", "told"),
+    [
+        (["fl", "client", "alice"], [], 2, "users.alice.delivery is 'auto'"),
+        (["relay"], [], 3, "laser: ValueError: address is 'auto'"),
+        (["fl", "server"], ["--config", "{bad"], 2, "training configuration is not JSON"),
+    ],
+)
+def test_what_a_role_lacks_is_told_in_words(
+    command: list[str], more: list[str], code: int, told: str, tmp_path: Path
+) -> None:
+    assert qunetlab("init", str(tmp_path / "bench")).returncode == 0
+    said = qunetlab(*command, str(tmp_path / "bench"), *more)
+    assert said.returncode == code, said.stderr
+    assert told in said.stderr
+    assert "Traceback" not in said.stderr
+
+
+def test_two_orchestrators_at_one_endpoint_are_told_apart(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        folder = str(tmp_path / "bench")
+        assert qunetlab("init", folder, "--host", "127.0.0.1", "--port", str(port)).returncode == 0
+        said = qunetlab("orchestrator", folder)
+    assert said.returncode == 1
+    assert str(port) in said.stderr
+    assert "Traceback" not in said.stderr
 
 
 def test_init_never_overwrites(tmp_path: Path) -> None:
