@@ -133,7 +133,7 @@ def load_keys(folder: Path) -> CurveKeys:
     if not matches:
         raise KeyFileError(
             f"the keys in {folder} are damaged or not a pair; restore both files or make a fresh pair with "
-            "`qunetlab keygen` and put its public key into the testbed file"
+            "`qunetlab init` and put its public key into the testbed file"
         )
     return CurveKeys(public, SecretBits.from_bytes(secret))
 
@@ -142,7 +142,7 @@ def _read(path: Path, *, private: bool) -> bytes:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise KeyFileError(f"cannot read {path}: {error.strerror}; `qunetlab keygen` makes keys") from None
+        raise KeyFileError(f"cannot read {path}: {error.strerror}; `qunetlab init` makes keys") from None
     with os.fdopen(descriptor, "rb") as file:
         mode = os.fstat(file.fileno()).st_mode
         if not stat.S_ISREG(mode):

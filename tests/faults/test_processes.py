@@ -28,8 +28,6 @@ pytestmark = pytest.mark.timeout(300)
 SMALL = {"slots_per_frame": 1 << 20, "pulses_per_block": 1 << 25}
 PAIR = ("alice", "dave")
 RECOVERY_S = 10.0
-SLACK_S = 15.0
-"""For a machine that runs other tests at the same time; the figures printed are what counts."""
 
 
 def free_endpoints(count: int) -> list[str]:
@@ -151,7 +149,7 @@ def test_a_killed_process_is_back_at_work_in_seconds(running: Ring, role: str) -
     running.kill(role)
     took_s = running.come_back(role)
     print(f"{role}: {took_s:.1f} s from ready to the next stored key")
-    assert took_s < RECOVERY_S + SLACK_S
+    assert took_s < RECOVERY_S
 
 
 @pytest.mark.long
@@ -164,7 +162,7 @@ def test_a_process_that_stood_still_for_ten_seconds_goes_on(running: Ring, role:
     process.send_signal(signal.SIGCONT)
     took_s = running.wait_for_block()
     print(f"{role}: {took_s:.1f} s to the next stored key")
-    assert took_s < RECOVERY_S + SLACK_S
+    assert took_s < RECOVERY_S
 
 
 def test_a_second_process_of_a_role_is_refused_and_the_first_goes_on(running: Ring) -> None:

@@ -98,7 +98,7 @@ def test_a_secret_that_others_can_read_is_refused_with_advice(tmp_path: Path, mo
 
 
 def test_missing_keys_name_the_command_that_makes_them(tmp_path: Path) -> None:
-    with pytest.raises(KeyFileError, match="qunetlab keygen"):
+    with pytest.raises(KeyFileError, match="qunetlab init"):
         load_keys(tmp_path)
 
 
