@@ -320,12 +320,6 @@ def resolve_addresses(data: Mapping[str, Any], addresses: Mapping[str, str]) -> 
     return resolved
 
 
-def write_resolved(path: Path, addresses: Mapping[str, str], out: Path) -> None:
-    """Copy the testbed file at ``path`` to ``out`` with instrument addresses filled in."""
-    data = tomllib.loads(path.read_text(encoding="utf-8"))
-    write_testbed(resolve_addresses(data, addresses), out)
-
-
 def _place(loc: tuple[str | int, ...]) -> str:
     parts = ""
     for item in loc:

@@ -102,17 +102,6 @@ def write_private(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def read_private(path: Path) -> bytes:
-    """Read a secret file; refuses one that others may read."""
-    if not path.exists():
-        raise FolderError(
-            f"{path} is missing; `qunetlab init` creates it, or copy it from where you ran that"
-        )
-    if path.stat().st_mode & 0o077:
-        raise FolderError(f"{path} can be read by others; run: chmod 600 {path}")
-    return path.read_bytes()
-
-
 def find_testbed(path: Path) -> Path:
     """The testbed file itself, given the file or its folder."""
     path = path / TESTBED_FILE if path.is_dir() else path

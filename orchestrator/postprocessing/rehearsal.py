@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from orchestrator.light import D1_ONLY
 from orchestrator.postprocessing.authentication import MemoryAuthKeys, Role
 from orchestrator.postprocessing.block import BlockAborted, BlockResult, run_block
-from orchestrator.postprocessing.sifting import D1, BlockClicks
+from orchestrator.postprocessing.sifting import BlockClicks
 from orchestrator.protocols.planner import BlockPlan
 from orchestrator.secret import SecretBits
 from orchestrator.wire.channel import Channel, memory_channel_pair
@@ -45,7 +46,7 @@ def synthetic_clicks(
     wrong = rng.random(kinds.size) < error_rate
     outcome = np.where(
         (a ^ b) & 2, rng.integers(0, 2, kinds.size), ((a ^ b) & 1) ^ wrong
-    ).astype(np.uint8) + np.uint8(D1)  # fmt: skip
+    ).astype(np.uint8) + np.uint8(D1_ONLY)  # fmt: skip
     frame = (slots >> SLOT_BITS).astype(np.uint32)
     slot = (slots & ((1 << SLOT_BITS) - 1)).astype(np.uint32)
     first = BlockClicks(frame, slot, outcome, a.astype(np.uint8), n)

@@ -14,10 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from orchestrator.bits import BitArray, PackedBits, pack, packed_size, unpack
+from orchestrator.light import BOTH, D1_ONLY, D2_ONLY
 from orchestrator.postprocessing.authentication import Role
-
-D1, D2, BOTH = 1, 2, 3
-"""Outcomes: detector 1 alone, detector 2 alone, both."""
+from orchestrator.symbols import basis_of, bit_of
 
 
 class SiftingError(Exception):
@@ -62,7 +61,7 @@ class BlockClicks:
         order = (self.frame.astype(np.uint64) << np.uint64(32)) | self.slot.astype(np.uint64)
         if np.any(order[1:] <= order[:-1]):
             raise SiftingError("a slot is announced twice or out of order")
-        if self.outcome.min() < D1 or self.outcome.max() > BOTH or self.symbol.max() > 3:
+        if self.outcome.min() < D1_ONLY or self.outcome.max() > BOTH or self.symbol.max() > 3:
             raise SiftingError("an outcome or a symbol that does not exist")
 
     def wipe(self) -> None:
@@ -83,10 +82,10 @@ class OwnRounds:
         """Keep the single clicks of ``clicks``; the second user flips its bit where detector 2 clicked."""
         single = clicks.outcome != BOTH
         symbol = clicks.symbol[single]
-        bits = symbol & np.uint8(1)
+        bits = bit_of(symbol)
         if role == "second":
-            bits ^= clicks.outcome[single] == D2
-        return cls(bases=symbol >> np.uint8(1), bits=bits)
+            bits ^= clicks.outcome[single] == D2_ONLY
+        return cls(bases=basis_of(symbol), bits=bits)
 
     def __repr__(self) -> str:
         return f"<OwnRounds: {self.n_rounds} single clicks>"

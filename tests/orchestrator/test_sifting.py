@@ -8,15 +8,8 @@ import numpy as np
 import pytest
 
 from orchestrator.bits import pack, unpack
-from orchestrator.postprocessing.sifting import (
-    BOTH,
-    D1,
-    D2,
-    BlockClicks,
-    OwnRounds,
-    SiftingError,
-    unpack_exactly,
-)
+from orchestrator.light import BOTH, D1_ONLY, D2_ONLY
+from orchestrator.postprocessing.sifting import BlockClicks, OwnRounds, SiftingError, unpack_exactly
 
 
 def clicks(outcomes: list[int], symbols: list[int], n_pulses: int = 1000) -> BlockClicks:
@@ -31,8 +24,8 @@ def clicks(outcomes: list[int], symbols: list[int], n_pulses: int = 1000) -> Blo
 
 
 def test_all_pairs_of_symbols_and_outcomes() -> None:
-    """Ideal light: equal phases give D1, opposite phases D2; in both bases the users end with equal bits."""
-    cases = [(a, b, outcome) for a, b, outcome in product(range(4), range(4), (D1, D2, BOTH))]
+    """Ideal light: equal phases give D1_ONLY, opposite phases D2_ONLY; in both bases the users end with equal bits."""
+    cases = [(a, b, outcome) for a, b, outcome in product(range(4), range(4), (D1_ONLY, D2_ONLY, BOTH))]
     first = OwnRounds.of(clicks([o for _, _, o in cases], [a for a, _, _ in cases]), "first")
     second = OwnRounds.of(clicks([o for _, _, o in cases], [b for _, b, _ in cases]), "second")
     assert first.n_rounds == second.n_rounds == 32
@@ -47,11 +40,11 @@ def test_all_pairs_of_symbols_and_outcomes() -> None:
         rounds = [(a, b, o) for a, b, o in ideal if a >> 1 == basis]
         for (a, b, outcome), u, v in zip(rounds, my_bits, your_bits, strict=True):
             assert u == a & 1
-            assert (u == v) == ((a == b) == (outcome == D1))
+            assert (u == v) == ((a == b) == (outcome == D1_ONLY))
 
 
 def test_test_bits_and_their_errors() -> None:
-    rounds = OwnRounds.of(clicks([D1] * 6, [2, 3, 2, 0, 3, 2]), "first")
+    rounds = OwnRounds.of(clicks([D1_ONLY] * 6, [2, 3, 2, 0, 3, 2]), "first")
     kept = rounds.sift(pack(np.array([1, 1, 0, 1, 1, 1], np.uint8)).tobytes())
     assert (kept.n_x, kept.n_y) == (0, 4)
     assert kept.yy.tolist() == [0, 1, 1, 0]
@@ -60,7 +53,7 @@ def test_test_bits_and_their_errors() -> None:
 
 @pytest.mark.parametrize("size", [0, 1, 3])
 def test_peer_bases_must_fit(size: int) -> None:
-    rounds = OwnRounds.of(clicks([D1] * 9, [0] * 9), "first")
+    rounds = OwnRounds.of(clicks([D1_ONLY] * 9, [0] * 9), "first")
     with pytest.raises(SiftingError, match="9 bases were expected"):
         rounds.sift(bytes(size))
 
@@ -72,14 +65,14 @@ def test_padding_must_be_zero() -> None:
 
 
 def test_a_slot_announced_twice_is_refused() -> None:
-    doubled = clicks([D1, D1, D2], [0, 0, 1])
+    doubled = clicks([D1_ONLY, D1_ONLY, D2_ONLY], [0, 0, 1])
     doubled.slot[1] = 0
     with pytest.raises(SiftingError, match="announced twice"):
         doubled.check()
 
 
 def test_order_is_by_frame_and_slot() -> None:
-    good = clicks([D1, D1], [0, 0])
+    good = clicks([D1_ONLY, D1_ONLY], [0, 0])
     good.frame[:] = (0, 1)
     good.slot[:] = (2**32 - 1, 0)
     good.check()
@@ -90,27 +83,27 @@ def test_order_is_by_frame_and_slot() -> None:
 
 @pytest.mark.parametrize("field", ["outcome", "symbol"])
 def test_unknown_codes_are_refused(field: str) -> None:
-    bad = clicks([D1, D2], [0, 1])
+    bad = clicks([D1_ONLY, D2_ONLY], [0, 1])
     getattr(bad, field)[1] = 4
     with pytest.raises(SiftingError, match="does not exist"):
         bad.check()
-    none = clicks([D1, 0], [0, 1])
+    none = clicks([D1_ONLY, 0], [0, 1])
     with pytest.raises(SiftingError, match="does not exist"):
         none.check()
 
 
 def test_lengths_and_pulse_count() -> None:
-    short = clicks([D1, D2], [0, 1])
+    short = clicks([D1_ONLY, D2_ONLY], [0, 1])
     short.symbol = short.symbol[:1]
     with pytest.raises(SiftingError, match="one length"):
         short.check()
     with pytest.raises(SiftingError, match="3 slots announced of 2"):
-        clicks([D1] * 3, [0] * 3, n_pulses=2).check()
+        clicks([D1_ONLY] * 3, [0] * 3, n_pulses=2).check()
     clicks([], []).check()
 
 
 def test_nothing_secret_is_shown() -> None:
-    some = clicks([D1, D2, BOTH], [0, 1, 1])
+    some = clicks([D1_ONLY, D2_ONLY, BOTH], [0, 1, 1])
     assert repr(some) == "<BlockClicks: 3 announced slots of 1000>"
     assert some.n_single == 2
     rounds = OwnRounds.of(some, "second")

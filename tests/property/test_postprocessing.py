@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.bits import pack, unpack
+from orchestrator.light import D1_ONLY, D2_ONLY
 from orchestrator.postprocessing import cascade_trees as trees
 from orchestrator.postprocessing.amplification import amplify, seed_bytes, word_bits
 from orchestrator.postprocessing.cascade import (
@@ -22,7 +23,7 @@ from orchestrator.postprocessing.cascade import (
     n_frames,
 )
 from orchestrator.postprocessing.messages import BlockMessage, ParityReply, ParityRequest
-from orchestrator.postprocessing.sifting import D1, D2, BlockClicks, OwnRounds
+from orchestrator.postprocessing.sifting import BlockClicks, OwnRounds
 from orchestrator.wire.codec import WireError, decode, encode
 
 
@@ -129,7 +130,9 @@ def test_without_noise_both_users_sift_the_same_bits(symbols: list[tuple[int, in
     a = np.array([s[0] for s in symbols], np.uint8)
     b = np.array([s[1] for s in symbols], np.uint8)
     free = np.array([s[2] for s in symbols], bool)
-    outcome = np.where((a ^ b) & 2, np.where(free, D1, D2), np.where(a == b, D1, D2)).astype(np.uint8)
+    outcome = np.where(
+        (a ^ b) & 2, np.where(free, D1_ONLY, D2_ONLY), np.where(a == b, D1_ONLY, D2_ONLY)
+    ).astype(np.uint8)
     frame, slot = np.zeros(n, np.uint32), np.arange(n, dtype=np.uint32)
     first = OwnRounds.of(BlockClicks(frame, slot, outcome, a, n), "first")
     second = OwnRounds.of(BlockClicks(frame, slot, outcome, b, n), "second")
