@@ -18,7 +18,7 @@ Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=61, pattern=r"^[a
 RunId: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Count: TypeAlias = Annotated[int, Meta(ge=0, le=1 << 40)]
 Seconds: TypeAlias = Annotated[float, Meta(ge=0, le=1e7)]
-Mode: TypeAlias = Literal["otp", "plain"]
+Mode: TypeAlias = Literal["otp", "lightsecagg", "expanded", "plain"]
 
 MAX_CLIENTS = 1000
 SMALLEST_QUORUM = 3
@@ -33,8 +33,15 @@ class FLConfig(Message, frozen=True):
     """One run of federated training.
 
     ``clients`` are the user names in the order that fixes shards and signs of the pads.  ``mode`` says
-    how uploads are protected: ``otp`` one-time pads, ``plain`` nothing.  Time limits are in seconds of the
+    how uploads are protected (:mod:`fl.aggregation`).  Time limits are in seconds of the
     monotonic clock; waiting for keys or peers does not count towards ``round_timeout_s`` but has its own.
+
+    ``weights`` are public integers, one per client (empty: all 1).  ``colluders`` (T) and ``survivors`` (U)
+    are those of ``lightsecagg`` (0: chosen from the number of clients).  Compression: each round carries a
+    share ``keep`` of the parameters, the same for everybody; ``error_feedback`` keeps what was cut or
+    rounded away for the next round; the clip is multiplied by ``clip_decay`` after every round.
+    ``task_fingerprint`` is that of the server's task: a client with another model, vocabulary or data
+    format does not take part (empty: not compared).
     """
 
     run_id: RunId
@@ -46,6 +53,13 @@ class FLConfig(Message, frozen=True):
     levels: Annotated[int, Meta(ge=1, le=1 << 31)] = 127
     clip: Annotated[float, Meta(gt=0)] = 1.0
     mode: Mode = "otp"
+    weights: Annotated[tuple[Annotated[int, Meta(ge=1, le=1 << 20)], ...], Meta(max_length=MAX_CLIENTS)] = ()
+    colluders: Annotated[int, Meta(ge=0, le=MAX_CLIENTS)] = 0
+    survivors: Annotated[int, Meta(ge=0, le=MAX_CLIENTS)] = 0
+    keep: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    error_feedback: bool = False
+    clip_decay: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    task_fingerprint: Annotated[str, Meta(max_length=64, pattern=r"^[0-9a-f]*$")] = ""
     min_clients: Annotated[int, Meta(ge=0, le=MAX_CLIENTS)] = 0
     heartbeat_s: Annotated[float, Meta(gt=0, le=60)] = 0.5
     client_timeout_s: Annotated[float, Meta(gt=0, le=3600)] = 5.0

@@ -1,26 +1,78 @@
-"""Learning problems by name; a task's libraries (torch, scikit-learn) load only when it is opened."""
+"""Learning problems by name; a task's libraries (torch, PennyLane, transformers) load only when it is opened.
+
+A task is named ``TASK[:MODEL][@SPLIT]``: ``digits``, ``mnist:mlp@two-shard``, ``sentiment:hybrid@iid``.  What
+is left out is the task's first model and the even, independent split.
+"""
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from fl.tasks.base import Task
 
-TASK_NAMES = ("digits", "mnist")
+MODELS: dict[str, tuple[str, ...]] = {
+    "digits": ("mlp",),
+    "mnist": ("small-cnn",),
+}
+"""Models of every task, the default first."""
+
+SPLITS: dict[str, tuple[str, ...]] = {
+    "digits": ("iid",),
+    "mnist": ("iid",),
+}
+"""Ways of sharing the training data out, the default first."""
+
+TASK_NAMES = tuple(MODELS)
+
+_GRAMMAR = re.compile(r"(?P<task>[a-z0-9-]+)(:(?P<model>[a-z0-9-]+))?(@(?P<split>[a-z0-9-]+))?")
 
 
 class UnknownTaskError(ValueError):
-    """No task has this name."""
+    """No task, or no model or split of a task, has this name."""
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """A task with its model and split, all of them known names."""
+
+    task: str
+    model: str
+    split: str
+
+    def __str__(self) -> str:
+        return f"{self.task}:{self.model}@{self.split}"
+
+
+def parse_task(name: str) -> TaskSpec:
+    """What ``TASK[:MODEL][@SPLIT]`` names; raises UnknownTaskError saying which names there are."""
+    match = _GRAMMAR.fullmatch(name)
+    if match is None or match["task"] not in MODELS:
+        raise UnknownTaskError(f"no task is called {name!r}; there are {', '.join(TASK_NAMES)}")
+    task = match["task"]
+    return TaskSpec(
+        task,
+        _known(task, "model", match["model"], MODELS[task]),
+        _known(task, "split", match["split"], SPLITS[task]),
+    )
+
+
+def _known(task: str, kind: str, name: str | None, names: tuple[str, ...]) -> str:
+    if name is not None and name not in names:
+        raise UnknownTaskError(f"task {task} has no {kind} {name!r}; there are {', '.join(names)}")
+    return name or names[0]
 
 
 def load_task(name: str, data_folder: Path | None = None) -> Task:
     """The task called ``name``; ``data_folder`` is where its files lie, for tasks that have files."""
-    if name == "digits":
+    spec = parse_task(name)
+    if spec.task == "digits":
         from fl.tasks.digits import Digits
 
         return Digits()
-    if name == "mnist":
+    if spec.task == "mnist":
         from fl.tasks.mnist import MnistTask
 
         return MnistTask(data_folder)
-    raise UnknownTaskError(f"no task is called {name!r}; there are {', '.join(TASK_NAMES)}")
+    raise AssertionError(f"task {spec.task} is listed and cannot be opened")

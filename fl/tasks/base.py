@@ -7,6 +7,7 @@ bits, which is what lets a masked run be compared with training without masking.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -62,6 +63,10 @@ class Task(Protocol):
         """Length of the flat parameter array."""
 
     @property
+    def fingerprint(self) -> str:
+        """Hex digest of everything that server and clients must have in common: model, inputs, vocabulary."""
+
+    @property
     def defaults(self) -> TaskDefaults:
         """Quantisation and length of a run that suit the task."""
 
@@ -76,6 +81,11 @@ class Task(Protocol):
 
     def evaluate(self, parameters: Parameters) -> Evaluation:
         """Accuracy and loss on the test set, which only the evaluating side loads."""
+
+
+def fingerprint_of(*parts: object) -> str:
+    """Hex SHA-256 over the texts of ``parts``: names, shapes, checksums of vocabularies and encoders."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 def training_seed(run_seed: int, round_number: int, client_index: int) -> tuple[int, int, int]:

@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 from sklearn.datasets import load_digits
 
-from fl.tasks.base import Evaluation, Examples, Parameters, TaskDefaults, iid_shard
+from fl.tasks.base import Evaluation, Examples, Parameters, TaskDefaults, fingerprint_of, iid_shard
 from fl.tasks.network import LocalTraining, evaluate, mlp, single_thread, train
 
 N_TEST = 360
@@ -35,6 +35,10 @@ class Digits:
     @property
     def n_parameters(self) -> int:
         return self._network.n_parameters
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint_of(self.name, self._network.shapes)
 
     @cached_property
     def _split(self) -> tuple[Examples, Examples]:

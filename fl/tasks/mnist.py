@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fl.data import PIXELS, Images, LabelledImages, load_mnist_test, load_mnist_training
-from fl.tasks.base import Evaluation, Examples, Parameters, TaskDefaults, iid_shard
+from fl.tasks.base import Evaluation, Examples, Parameters, TaskDefaults, fingerprint_of, iid_shard
 from fl.tasks.network import LocalTraining, evaluate, single_thread, small_cnn, train
 
 SIDE = PIXELS // 2
@@ -46,6 +46,10 @@ class MnistTask:
     @property
     def n_parameters(self) -> int:
         return self._network.n_parameters
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint_of(self.name, self._network.shapes)
 
     @cached_property
     def _training(self) -> LabelledImages:
