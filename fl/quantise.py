@@ -65,14 +65,7 @@ class Quantiser:
 
         ``client`` and ``round_number`` only serve the error: raises UpdateNotFiniteError at NaN or infinity.
         """
-        finite = np.isfinite(update)
-        if not finite.all():
-            index = int(np.argmin(finite))
-            raise UpdateNotFiniteError(
-                f"client {client}, round {round_number}: parameter {index} of the update is {update[index]}, "
-                f"and {int(update.size - finite.sum())} of {update.size} values are not finite; "
-                "lower the learning rate or look at the client's data"
-            )
+        check_finite(update, client=client, round_number=round_number)
         scaled = np.clip(update.astype(np.float64), -self.clip, self.clip) * (self.levels / self.clip)
         rounded = np.floor(scaled + rng.random(update.size))
         return np.clip(rounded, -self.levels, self.levels).astype(np.int32)
@@ -86,6 +79,19 @@ class Quantiser:
     def clipped_fraction(self, update: npt.NDArray[np.floating]) -> float:
         """Share of the parameters that the clip cuts."""
         return float(np.mean(np.abs(update) > self.clip))
+
+
+def check_finite(update: npt.NDArray[np.floating], *, client: str, round_number: int) -> None:
+    """Raise UpdateNotFiniteError, naming the client and the first such parameter, at NaN or infinity."""
+    finite = np.isfinite(update)
+    if finite.all():
+        return
+    index = int(np.argmin(finite))
+    raise UpdateNotFiniteError(
+        f"client {client}, round {round_number}: parameter {index} of the update is {update[index]}, "
+        f"and {int(update.size - finite.sum())} of {update.size} values are not finite; "
+        "lower the learning rate or look at the client's data"
+    )
 
 
 def smallest_ring_bits(levels: int, weight_sum: int) -> int:

@@ -1,0 +1,190 @@
+"""Smaller updates that still add up exactly: public coordinates, few levels, and error feedback.
+
+A sum under masks is exact only for a map that is the same for everybody, so the compression is linear and
+public.  In round r all participants send the same share ``keep`` of the coordinates, a window that slides
+over one shuffled order of all of them (:meth:`Compression.coordinates`): each coordinate is sent at least
+once in ``ceil(1 / keep)`` rounds.  The values sent are quantised to few levels (:mod:`fl.quantise`); with
+N = 200 clients a ring of b = 11 bits carries 5 levels on either side of zero, so ``keep = 0.29`` costs 3.2
+bits per parameter where float32 has 32.
+
+What is cut away, clipped or rounded is not lost: with error feedback (Seide et al., Interspeech 2014;
+Karimireddy et al., arXiv 1901.09847, algorithm 2) a client keeps the difference as a residual e and sends a
+part of ``x + e`` the next time:
+
+    sent + e' = x + e            (on every coordinate; ``sent`` is 0 outside the window)
+
+A residual is private, like an update.  What has been uploaded in a round that was aborted is never sent
+again in another form (sums over different participants would differ by it): :meth:`ErrorFeedback.discard`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from fl.config import FLConfig
+from fl.quantise import Quantiser, check_finite
+from fl.tasks.base import Parameters
+
+Coordinates = npt.NDArray[np.int64]
+"""Indices into the flat parameters, ascending and distinct."""
+
+
+class CompressionError(ValueError):
+    """A setting of the compression makes no sense, or its steps are taken out of order."""
+
+
+@dataclass(frozen=True)
+class Compression:
+    """The public settings: a share ``keep`` of the coordinates, ``levels`` on either side of zero.
+
+    ``clip`` (in units of the parameters) is that of round 1 and is multiplied by ``clip_decay`` after
+    every round.  ``keep = 1`` without error feedback is plain quantisation.
+    """
+
+    keep: float = 1.0
+    levels: int = 127
+    clip: float = 1.0
+    clip_decay: float = 1.0
+    error_feedback: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.keep <= 1:
+            raise CompressionError(
+                f"keep is a share of the parameters, above 0 and at most 1, got {self.keep}"
+            )
+        if not 0 < self.clip_decay <= 1:
+            raise CompressionError(f"clip_decay is above 0 and at most 1, got {self.clip_decay}")
+        _ = Quantiser(self.clip, self.levels)
+
+    @classmethod
+    def from_config(cls, config: FLConfig) -> Compression:
+        """The compression of a run."""
+        return cls(config.keep, config.levels, config.clip, config.clip_decay, config.error_feedback)
+
+    def n_values(self, n_parameters: int) -> int:
+        """Values that one client sends in a round."""
+        return min(n_parameters, max(1, round(self.keep * n_parameters)))
+
+    def coordinates(self, run_seed: int, round_number: int, n_parameters: int) -> Coordinates:
+        """The coordinates sent in a round (counted from 1), the same for every participant."""
+        size = self.n_values(n_parameters)
+        if size == n_parameters:
+            return np.arange(n_parameters, dtype=np.int64)
+        start = (round_number - 1) * size
+        window = (start + np.arange(size)) % n_parameters
+        return np.sort(_shuffled(run_seed, n_parameters)[window])
+
+    def quantiser(self, round_number: int) -> Quantiser:
+        """The quantiser of a round (counted from 1)."""
+        return Quantiser(self.clip * self.clip_decay ** (round_number - 1), self.levels)
+
+    def mean(
+        self,
+        total: npt.NDArray[np.int64],
+        weight_sum: int,
+        coordinates: Coordinates,
+        round_number: int,
+        n: int,
+    ) -> Parameters:
+        """The mean update of ``n`` parameters behind the exact sum ``total`` of a round."""
+        return expand(self.quantiser(round_number).mean(total, weight_sum), coordinates, n)
+
+
+@lru_cache(maxsize=4)
+def _shuffled(run_seed: int, n_parameters: int) -> Coordinates:
+    order = np.random.default_rng([run_seed, 0xC0D]).permutation(n_parameters).astype(np.int64)
+    order.flags.writeable = False
+    return order
+
+
+def expand(mean: npt.NDArray[np.float32], coordinates: Coordinates, n_parameters: int) -> Parameters:
+    """``mean`` at ``coordinates`` and zero elsewhere: float32 of length ``n_parameters``."""
+    full = np.zeros(n_parameters, np.float32)
+    full[coordinates] = mean
+    return full
+
+
+@dataclass
+class _Pending:
+    round_number: int
+    coordinates: Coordinates
+    residual: Parameters | None
+
+
+class ErrorFeedback:
+    """What one client still owes the model, and how it turns updates into what it sends.
+
+    Every :meth:`compress` is answered by one :meth:`commit` (its round is in the model) or
+    :meth:`discard`.  Without error feedback in ``compression`` the residual stays zero.
+    """
+
+    def __init__(
+        self, compression: Compression, run_seed: int, n_parameters: int, residual: Parameters | None = None
+    ) -> None:
+        """``residual``: what an interrupted client had kept (float32, 1-d); zero by default."""
+        self.compression = compression
+        self._run_seed = run_seed
+        self._n_parameters = n_parameters
+        if residual is not None and residual.shape != (n_parameters,):
+            raise CompressionError(f"a residual of {residual.size} values for {n_parameters} parameters")
+        self._residual = residual
+        self._pending: _Pending | None = None
+
+    @property
+    def residual(self) -> Parameters:
+        """What is kept for later rounds: private, never to be logged or sent."""
+        return np.zeros(self._n_parameters, np.float32) if self._residual is None else self._residual
+
+    def compress(
+        self, update: Parameters, round_number: int, rng: np.random.Generator, *, client: str
+    ) -> npt.NDArray[np.int64]:
+        """The integers to send for ``update`` in a round: int64 of length ``n_values``.
+
+        Raises UpdateNotFiniteError (naming ``client``), CompressionError if an earlier round is open.
+        """
+        if self._pending is not None:
+            raise CompressionError(f"round {self._pending.round_number} was neither committed nor discarded")
+        coordinates = self.compression.coordinates(self._run_seed, round_number, self._n_parameters)
+        quantiser = self.compression.quantiser(round_number)
+        check_finite(update, client=client, round_number=round_number)
+        if not self.compression.error_feedback:
+            sent = update if coordinates.size == update.size else update[coordinates]
+            values = quantiser.quantise(sent, rng, client=client, round_number=round_number)
+            self._pending = _Pending(round_number, coordinates, None)
+            return values.astype(np.int64)
+        owed = update + self.residual
+        values = quantiser.quantise(owed[coordinates], rng, client=client, round_number=round_number)
+        owed[coordinates] -= quantiser.mean(values.astype(np.int64), 1)
+        self._pending = _Pending(round_number, coordinates, owed)
+        return values.astype(np.int64)
+
+    def commit(self) -> None:
+        """The open round is part of the model: keep what it left over."""
+        self._residual = self._open().residual
+        self._pending = None
+
+    def discard(self, *, uploaded: bool = True) -> None:
+        """The open round came to nothing: forget its update.
+
+        If it was ``uploaded``, the part of the old residual that went with it is forgotten as well.
+        """
+        pending = self._open()
+        if uploaded and self._residual is not None:
+            self._residual = self._residual.copy()
+            self._residual[pending.coordinates] = 0
+        self._pending = None
+
+    def _open(self) -> _Pending:
+        if self._pending is None:
+            raise CompressionError("no round is open to be committed or discarded")
+        return self._pending
+
+
+def saving_vs_float32(n_values: int, ring_bits: int, n_parameters: int) -> float:
+    """Share of the upload saved: ``1 - n_values * ring_bits / (32 * n_parameters)``, whole bytes counted."""
+    return 1 - math.ceil(n_values * ring_bits / 8) / (4 * n_parameters)
