@@ -14,13 +14,13 @@ from fl.tasks.base import Task
 
 MODELS: dict[str, tuple[str, ...]] = {
     "digits": ("mlp",),
-    "mnist": ("small-cnn",),
+    "mnist": ("small-cnn", "mlp", "cnn"),
 }
 """Models of every task, the default first."""
 
 SPLITS: dict[str, tuple[str, ...]] = {
     "digits": ("iid",),
-    "mnist": ("iid",),
+    "mnist": ("iid", "two-shard"),
 }
 """Ways of sharing the training data out, the default first."""
 
@@ -74,5 +74,5 @@ def load_task(name: str, data_folder: Path | None = None) -> Task:
     if spec.task == "mnist":
         from fl.tasks.mnist import MnistTask
 
-        return MnistTask(data_folder)
+        return MnistTask(data_folder, spec.model, spec.split)
     raise AssertionError(f"task {spec.task} is listed and cannot be opened")

@@ -1,13 +1,17 @@
-"""The larger task: MNIST, 60 000 training and 10 000 test images, averaged down to 14x14 pixels.
+"""MNIST, 60 000 training and 10 000 test images, shared out over a few clients or hundreds.
 
-A network of two small convolutions and a linear layer has 2698 parameters - few, because every parameter
-costs ring-width key bits per pair and round (26 980 bits at b = 10) - and still classifies 98 % of the test
-images.  The published test half serves evaluation only; the training half is split evenly.
+Three models, small first because every parameter costs key: ``small-cnn`` on images averaged down to 14x14
+pixels (2698 parameters, 98 % of the test images right), ``mlp`` 784-128-10 (101 770) and ``cnn`` on the full
+images (20 490).  Two splits of the training half: ``iid``, shuffled and even, and ``two-shard``, the
+pathological one of McMahan et al. (arXiv 1602.05629, section 3): sorted by label, cut into 2N shards, two
+for each of N clients, so that most clients know only two digits.  The published test half serves evaluation
+only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -16,7 +20,8 @@ import numpy.typing as npt
 
 from fl.data import PIXELS, Images, LabelledImages, load_mnist_test, load_mnist_training
 from fl.tasks.base import Evaluation, Examples, Parameters, TaskDefaults, fingerprint_of, iid_shard
-from fl.tasks.network import LocalTraining, evaluate, single_thread, small_cnn, train
+from fl.tasks.network import LocalTraining, Network, evaluate, mlp, single_thread, small_cnn, train
+from fl.tasks.perceptron import train_perceptron
 
 SIDE = PIXELS // 2
 
@@ -27,29 +32,82 @@ def pooled(images: Images) -> npt.NDArray[np.float32]:
     return np.ascontiguousarray(blocks.mean(axis=(3, 5)) / np.float32(255))
 
 
-def _examples(half: LabelledImages) -> Examples:
-    return Examples(pooled(half.images), half.labels.astype(np.int64))
+def flat(images: Images) -> npt.NDArray[np.float32]:
+    """Pixels scaled to 0..1: shape (n, 784)."""
+    return images.reshape(-1, PIXELS * PIXELS).astype(np.float32) / np.float32(255)
+
+
+def whole(images: Images) -> npt.NDArray[np.float32]:
+    """Pixels scaled to 0..1: shape (n, 1, 28, 28)."""
+    return flat(images).reshape(-1, 1, PIXELS, PIXELS)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network, what it sees of the images, how a client trains it, and settings that suit it."""
+
+    network: Network
+    view: Callable[[Images], npt.NDArray[np.float32]]
+    training: LocalTraining
+    defaults: TaskDefaults
+
+
+SMALL_STEPS = LocalTraining(learning_rate=0.1, momentum=0.0, epochs=1, batch_size=10, falling=False)
+"""One epoch in batches of ten: with 200 clients of 300 images, 30 steps a round."""
+
+
+def model_named(name: str) -> Model:
+    """``small-cnn``, ``mlp`` or ``cnn``."""
+    if name == "small-cnn":
+        falling = LocalTraining(learning_rate=0.05, momentum=0.9, epochs=1, batch_size=32)
+        return Model(small_cnn(SIDE, (8, 16), 10), pooled, falling, TaskDefaults(1.0, 127, 10))
+    if name == "mlp":
+        return Model(mlp(PIXELS * PIXELS, 128, 10), flat, SMALL_STEPS, TaskDefaults(1.0, 127, 40))
+    if name == "cnn":
+        return Model(small_cnn(PIXELS, (16, 32), 10), whole, SMALL_STEPS, TaskDefaults(1.0, 127, 40))
+    raise ValueError(f"MNIST has no model {name!r}")
+
+
+def two_shards(
+    labels: npt.NDArray[np.uint8], client_index: int, n_clients: int, seed: int
+) -> npt.NDArray[np.int64]:
+    """Indices of one client's two shards of the examples sorted by label.
+
+    The 2N shards differ in size by at most one example; which two a client gets is drawn from ``seed``.
+    """
+    if not 0 <= client_index < n_clients:
+        raise ValueError(f"client {client_index} does not exist among {n_clients}")
+    if len(labels) < 2 * n_clients:
+        raise ValueError(f"{len(labels)} examples are too few for two shards for each of {n_clients} clients")
+    bounds = np.arange(2 * n_clients + 1) * len(labels) // (2 * n_clients)
+    drawn = np.random.default_rng([seed, 0x25A4]).permutation(2 * n_clients)
+    order = np.argsort(labels, kind="stable").astype(np.int64)
+    mine = drawn[2 * client_index : 2 * client_index + 2]
+    return np.concatenate([order[bounds[shard] : bounds[shard + 1]] for shard in mine])
 
 
 class MnistTask:
-    """Task ``mnist``; ``folder`` holds the IDX files (default: where they are fetched to)."""
+    """Task ``mnist:MODEL@SPLIT``; ``folder`` holds the IDX files (default: where they are fetched to)."""
 
-    name = "mnist"
-    defaults = TaskDefaults(clip=1.0, levels=127, rounds=10)
-    training = LocalTraining(learning_rate=0.05, momentum=0.9, epochs=1, batch_size=32)
-
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, folder: Path | None = None, model: str = "small-cnn", split: str = "iid") -> None:
         single_thread()
+        self.name = f"mnist:{model}@{split}"
         self._folder = folder
-        self._network = small_cnn(SIDE, (8, 16), 10)
+        self._split = split
+        self._model = model_named(model)
+        self._written_out = model == "mlp"
+
+    @property
+    def defaults(self) -> TaskDefaults:
+        return self._model.defaults
 
     @property
     def n_parameters(self) -> int:
-        return self._network.n_parameters
+        return self._model.network.n_parameters
 
     @property
     def fingerprint(self) -> str:
-        return fingerprint_of(self.name, self._network.shapes)
+        return fingerprint_of(self.name, self._model.network.shapes)
 
     @cached_property
     def _training(self) -> LabelledImages:
@@ -57,18 +115,25 @@ class MnistTask:
 
     @cached_property
     def _test(self) -> Examples:
-        return _examples(load_mnist_test(self._folder))
+        return self._examples(load_mnist_test(self._folder))
+
+    def _examples(self, half: LabelledImages) -> Examples:
+        return Examples(self._model.view(half.images), half.labels.astype(np.int64))
 
     def initial_parameters(self, seed: int) -> Parameters:
-        return self._network.initial(seed)
+        return self._model.network.initial(seed)
 
     def client_data(self, client_index: int, n_clients: int, seed: int) -> Examples:
         images, labels = self._training.images, self._training.labels
-        shard = iid_shard(len(labels), client_index, n_clients, seed)
-        return _examples(LabelledImages(images[shard], labels[shard]))
+        if self._split == "two-shard":
+            mine = two_shards(labels, client_index, n_clients, seed)
+        else:
+            mine = iid_shard(len(labels), client_index, n_clients, seed)
+        return self._examples(LabelledImages(images[mine], labels[mine]))
 
     def local_train(self, parameters: Parameters, data: Examples, seed: Sequence[int]) -> Parameters:
-        return train(self._network, parameters, data, self.training, seed)
+        work = train_perceptron if self._written_out else train
+        return work(self._model.network, parameters, data, self._model.training, seed)
 
     def evaluate(self, parameters: Parameters) -> Evaluation:
-        return evaluate(self._network, parameters, self._test)
+        return evaluate(self._model.network, parameters, self._test)

@@ -60,16 +60,21 @@ class Network:
 
 @dataclass(frozen=True)
 class LocalTraining:
-    """One client's work in a round: SGD with momentum, the rate falling linearly to zero over the round.
+    """One client's work in a round: stochastic gradient descent with momentum.
 
-    The falling rate makes the update depend little on the order of the last batches, so that accuracy
-    does not jump from round to round.
+    A rate that is ``falling`` goes linearly to zero over the round.  It makes the update depend little on
+    the order of the last batches, so that accuracy does not jump from round to round.
     """
 
     learning_rate: float
     momentum: float
     epochs: int
     batch_size: int
+    falling: bool = True
+
+    def rate(self, step: int, steps: int) -> float:
+        """The learning rate of ``step`` (from 0) among the ``steps`` of a round."""
+        return self.learning_rate * (1 - step / steps) if self.falling else self.learning_rate
 
 
 def single_thread() -> None:
@@ -97,7 +102,7 @@ def train(
             (gradient,) = torch.autograd.grad(functional.cross_entropy(logits, labels[batch]), flat)
             velocity.mul_(plan.momentum).add_(gradient)
             with torch.no_grad():
-                flat.sub_(velocity, alpha=plan.learning_rate * (1 - step / steps))
+                flat.sub_(velocity, alpha=plan.rate(step, steps))
             step += 1
     return np.ascontiguousarray((flat.detach() - start).numpy())
 
