@@ -1,0 +1,207 @@
+"""Arithmetic in a prime field F_p: symbols drawn exactly uniformly, packed tightly, multiplied exactly.
+
+A symbol is an integer in ``[0, p)``, kept as uint32; ``p < 2^31``.  Three ideas carry the module.
+
+*Matrix products by BLAS.*  A product of matrices over the integers ``[0, p)`` with inner dimension k is exact
+in float64 as long as every partial sum stays at or below 2^53, i.e. ``k (p-1)^2 <= 2^53``, in whatever order
+BLAS adds.  Larger primes split the left factor into limbs of fewer bits, one product each.
+
+*Rejection sampling.*  Random bits are cut into words of ``ceil(log2 p)`` bits and words at or above p are
+thrown away.  Reducing them modulo p instead would make small symbols more likely than large ones: by a factor
+of two wherever a power of two lies between.
+
+*Packing.*  Symbols travel at ``ceil(log2 p)`` bits each, in the bit order of :mod:`orchestrator.bits`, so
+that they can be XORed with a one-time pad.  A packed word can hold a number that is no symbol; unpacking
+refuses it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from orchestrator.bits import PackedBits, packed_size
+from orchestrator.delivery.masking import unpack_values
+
+Symbols = npt.NDArray[np.uint32]
+"""Elements of F_p, each in ``[0, p)``."""
+
+RandomBytes = Callable[[int], bytes]
+"""Uniform random bytes, as many as asked for; ``os.urandom`` is one."""
+
+MAX_MODULUS_BITS = 31
+EXACT_IN_FLOAT64 = 1 << 53
+
+
+class FieldError(ValueError):
+    """Numbers that are no elements of the field, or a field that this module cannot serve."""
+
+
+def is_prime(number: int) -> bool:
+    """Miller-Rabin with the bases 2, 3, 5 and 7: exact below 3.2e9 (Jaeschke, Math. Comp. 61, 915 (1993))."""
+    if number < 2 or number >= 1 << MAX_MODULUS_BITS:
+        return False
+    for prime in (2, 3, 5, 7):
+        if number % prime == 0:
+            return number == prime
+    shift = ((number - 1) & (1 - number)).bit_length() - 1
+    odd = (number - 1) >> shift
+    for base in (2, 3, 5, 7):
+        power = pow(base, odd, number)
+        if power not in (1, number - 1) and number - 1 not in (
+            pow(power, 1 << step, number) for step in range(1, shift)
+        ):
+            return False
+    return True
+
+
+def smallest_prime_above(bound: int) -> int:
+    """The smallest prime greater than ``bound``; raises FieldError where it has more than 31 bits."""
+    for candidate in range(max(bound + 1, 2), 1 << MAX_MODULUS_BITS):
+        if is_prime(candidate):
+            return candidate
+    raise FieldError(f"no prime above {bound} fits {MAX_MODULUS_BITS} bits")
+
+
+def symbol_bits(modulus: int) -> int:
+    """Bits of a packed symbol: ceil(log2 p)."""
+    return (modulus - 1).bit_length()
+
+
+def check_symbols(symbols: npt.NDArray[np.integer], modulus: int, what: str) -> None:
+    """Raise FieldError unless every number of ``symbols`` is in ``[0, p)``."""
+    if symbols.size and (symbols.max() >= modulus or symbols.min() < 0):
+        bad = int(np.argmax((symbols >= modulus) | (symbols < 0)))
+        raise FieldError(
+            f"{what}: value {bad} of {symbols.size} is not a number from 0 to {modulus - 1}, so it is no"
+            f" symbol of F_{modulus}; it was damaged, or sealed under another pad"
+        )
+
+
+# -- randomness ----------------------------------------------------------------------------------------
+
+
+@numba.njit(cache=True, nogil=True)
+def _keep_below(
+    words: npt.NDArray[np.generic], mask: np.uint32, modulus: np.uint32, out: Symbols, filled: int
+) -> int:
+    """Append the masked words below p to ``out`` from position ``filled``; returns the new filling."""
+    for word in words:
+        value = np.uint32(word) & mask
+        if filled == out.size:
+            break
+        out[filled] = value
+        filled += 1 if value < modulus else 0
+    return filled
+
+
+def draw_symbols(n_symbols: int, modulus: int, random_bytes: RandomBytes) -> Symbols:
+    """``n_symbols`` independent symbols, exactly uniform if ``random_bytes`` is."""
+    bits = symbol_bits(modulus)
+    word = np.dtype("u1") if bits <= 8 else np.dtype("<u2") if bits <= 16 else np.dtype("<u4")
+    out = np.empty(n_symbols, np.uint32)
+    filled = 0
+    while filled < n_symbols:
+        wanted = ((n_symbols - filled) << bits) // modulus
+        words = np.frombuffer(random_bytes((wanted + wanted // 100 + 16) * word.itemsize), word)
+        filled = _keep_below(words, np.uint32((1 << bits) - 1), np.uint32(modulus), out, filled)
+    return out
+
+
+# -- packing -------------------------------------------------------------------------------------------
+
+
+@numba.njit(cache=True, nogil=True)
+def _pack(symbols: Symbols, width: np.uint64, out: npt.NDArray[np.uint32]) -> None:
+    low = np.uint64(0xFFFFFFFF)
+    acc, have, word = np.uint64(0), np.uint64(0), 0
+    for symbol in symbols:
+        acc |= np.uint64(symbol) << have
+        have += width
+        if have >= np.uint64(32):
+            out[word] = np.uint32(acc & low)
+            word += 1
+            acc >>= np.uint64(32)
+            have -= np.uint64(32)
+    if have > np.uint64(0):
+        out[word] = np.uint32(acc & low)
+
+
+def pack_symbols(symbols: Symbols, bits: int) -> PackedBits:
+    """A 1-d array of symbols at ``bits`` bits each; raises FieldError where one does not fit."""
+    if symbols.ndim != 1 or not 2 <= bits <= MAX_MODULUS_BITS:
+        raise FieldError(f"cannot pack an array of {symbols.ndim} dimensions at {bits} bits a symbol")
+    check_symbols(symbols, 1 << bits, "symbols to pack")
+    words = np.zeros((symbols.size * bits + 31) // 32, "<u4")
+    _pack(np.ascontiguousarray(symbols, np.uint32), np.uint64(bits), words)
+    return words.view(np.uint8)[: packed_size(symbols.size * bits)]
+
+
+def unpack_symbols(packed: PackedBits, n_symbols: int, bits: int, modulus: int) -> Symbols:
+    """The symbols of a packed array; raises FieldError where a word is no symbol of F_p.
+
+    Raises ValueError unless ``packed`` is exactly a packed array of ``n_symbols * bits`` bits.
+    """
+    if bits != symbol_bits(modulus):
+        raise FieldError(f"symbols of F_{modulus} have {symbol_bits(modulus)} bits, not {bits}")
+    symbols = (unpack_values(packed, n_symbols, bits) & ((1 << bits) - 1)).astype(np.uint32)
+    check_symbols(symbols, modulus, "packed symbols")
+    return symbols
+
+
+# -- products ------------------------------------------------------------------------------------------
+
+
+@numba.njit(cache=True, nogil=True)
+def _reduce(products: npt.NDArray[np.float64], modulus: float, out: Symbols) -> None:
+    """``products`` (exact integers in ``[0, 2^53]``) modulo p.
+
+    The rounded quotient is off by less than ``2^53 / p * 2^-52 = 2 / p``, hence by at most one after floor.
+    """
+    inverse = 1.0 / modulus
+    for index in range(products.size):
+        value = products[index]
+        rest = value - np.floor(value * inverse) * modulus
+        rest = rest + modulus if rest < 0.0 else rest
+        rest = rest - modulus if rest >= modulus else rest
+        out[index] = np.uint32(rest)
+
+
+def limb_bits(inner: int, modulus: int) -> int:
+    """Bits of the left factor that one exact float64 product may use: the largest c such that
+    ``inner (2^c - 1) (p - 1) <= 2^53``, at most those of a symbol."""
+    widest = EXACT_IN_FLOAT64 // (max(inner, 1) * (modulus - 1)) + 1
+    if inner * (modulus - 1) ** 2 <= EXACT_IN_FLOAT64:
+        return symbol_bits(modulus)
+    return min(widest.bit_length() - 1, symbol_bits(modulus))
+
+
+def matmul(left: Symbols, right: Symbols | npt.NDArray[np.float64], modulus: int) -> Symbols:
+    """``left @ right`` over F_p: shapes (n, k) and (k, m); ``right`` may come as float64 already.
+
+    Raises FieldError where k is so large that not even single bits multiply exactly.
+    """
+    if modulus.bit_length() > MAX_MODULUS_BITS:
+        raise FieldError(f"the modulus {modulus} has more than {MAX_MODULUS_BITS} bits")
+    limb = limb_bits(left.shape[1], modulus)
+    if limb < 1:
+        raise FieldError(f"an inner dimension of {left.shape[1]} is too large for exact sums in F_{modulus}")
+    factor = np.asarray(right, np.float64)
+    out = np.empty((left.shape[0], right.shape[1]), np.uint32)
+    if limb == symbol_bits(modulus):
+        _reduce((left.astype(np.float64) @ factor).ravel(), float(modulus), out.reshape(-1))
+        return out
+    total = np.zeros(out.shape, np.uint64)
+    for shift in range(0, symbol_bits(modulus), limb):
+        part = (left >> np.uint32(shift)) & np.uint32((1 << limb) - 1)
+        _reduce((part.astype(np.float64) @ factor).ravel(), float(modulus), out.reshape(-1))
+        total = (total + out * np.uint64(pow(2, shift, modulus))) % np.uint64(modulus)
+    return total.astype(np.uint32)
+
+
+def inverses(symbols: npt.NDArray[np.int64], modulus: int) -> npt.NDArray[np.int64]:
+    """The multiplicative inverses of non-zero symbols, one by one."""
+    return np.array([pow(int(symbol), -1, modulus) for symbol in symbols.tolist()], np.int64)
