@@ -1,4 +1,4 @@
-"""What an FL client asks of its node: key in good time, and one masked update per round.
+"""What an FL client asks of its node: key in good time, and one masked update or set of shares per round.
 
 Masking happens in the delivery client, the node's side of the trust border; training hands over its
 quantised update together with the *context* of the round and gets back what it may upload.  The nodes of
@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,9 @@ from orchestrator.delivery.errors import (
     PadsGoneError,
 )
 from orchestrator.delivery.messages import RoundContext
+from orchestrator.delivery.sharing import ShareChannel
+
+T = TypeVar("T")
 
 SLICE_S = 1.0
 RETRY_S = 0.25
@@ -93,6 +96,14 @@ class Delivery(Protocol):
         sum_bound: int | None = None,
     ) -> MaskedUpdate: ...
 
+    def share_channel(
+        self,
+        context: RoundContext,
+        journal_dir: Path,
+        timeout_s: float,
+        on_wait: Callable[[Wait], None] | None = None,
+    ) -> ShareChannel: ...
+
 
 @dataclass
 class GrowthEstimate:
@@ -153,11 +164,38 @@ class NodeKeys:
         cancelled: threading.Event,
         tell: Callable[[KeyWait], None],
     ) -> ProtectedUpdate:
-        """``weight * values`` under pads shared with all other participants.
+        """``weight * values`` masked against all other participants (ciphers otp and expanded).
 
         Waits for keys and peers until ``cancelled``.  Raises CancelledError, after giving reserved pads
         back to the node for burning, or KeyServiceError.
         """
+
+        def once(on_wait: Callable[[Wait], None]) -> ProtectedUpdate:
+            masked = self.delivery.masked_update(
+                context, values, weight, self.journal_dir, SLICE_S, on_wait, sum_bound=sum_bound
+            )
+            return ProtectedUpdate(masked.packed, masked.key_bits_used)
+
+        return self._patiently(context, once, cancelled, tell)
+
+    def share_channel(
+        self, context: RoundContext, cancelled: threading.Event, tell: Callable[[KeyWait], None]
+    ) -> ShareChannel:
+        """The channel for this round's secret shares (cipher lightsecagg); waits and raises as :meth:`mask`."""
+
+        def once(on_wait: Callable[[Wait], None]) -> ShareChannel:
+            return self.delivery.share_channel(context, self.journal_dir, SLICE_S, on_wait)
+
+        return self._patiently(context, once, cancelled, tell)
+
+    def _patiently(
+        self,
+        context: RoundContext,
+        once: Callable[[Callable[[Wait], None]], T],
+        cancelled: threading.Event,
+        tell: Callable[[KeyWait], None],
+    ) -> T:
+        """What ``once`` returns, tried again while keys or peers are awaited and nobody cancels."""
         estimate = GrowthEstimate()
 
         def on_wait(wait: Wait) -> None:
@@ -168,16 +206,7 @@ class NodeKeys:
 
         while not cancelled.is_set():
             try:
-                masked = self.delivery.masked_update(
-                    context,
-                    values,
-                    weight,
-                    self.journal_dir,
-                    SLICE_S,
-                    on_wait,
-                    sum_bound=sum_bound,
-                )
-                return ProtectedUpdate(masked.packed, masked.key_bits_used)
+                return once(on_wait)
             except DeliveryTimeoutError as error:
                 _log.debug("still waiting for pads: %s", error)
             except DeliveryUnreachableError as error:
@@ -190,7 +219,7 @@ class NodeKeys:
             except DeliveryError as error:
                 raise KeyServiceError(str(error)) from error
         self._abandon(context)
-        raise CancelledError(f"round {context.round} ended before its update was masked")
+        raise CancelledError(f"round {context.round} ended before its pads were released")
 
     def _abandon(self, context: RoundContext) -> None:
         try:

@@ -1,7 +1,9 @@
 """The federated-learning client's side of key delivery: updates go in, masked updates come out.
 
 Pads stay inside :meth:`DeliveryClient.masked_update`: they are fetched from the own node, added to the update,
-overwritten, and the masked output is journalled before it is returned.  Training code never sees them.
+overwritten, and the masked output is journalled before it is returned.  Secret shares are sealed and opened by
+the :class:`~orchestrator.delivery.sharing.ShareChannel` that :meth:`DeliveryClient.share_channel` opens once
+per round.  Training code never sees a pad.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from orchestrator.delivery.errors import (
     KeysShortError,
     PadsGoneError,
 )
+from orchestrator.delivery.expansion import expand_key
 from orchestrator.delivery.journal import (
     FORMAT,
     JournalEntry,
@@ -51,6 +54,7 @@ from orchestrator.delivery.messages import (
     StockRequest,
     Waiting,
 )
+from orchestrator.delivery.sharing import ShareChannel
 from orchestrator.wire.codec import WireError, decode, encode
 from orchestrator.wire.curve import CurveKeys, client_socket
 
@@ -141,7 +145,7 @@ class DeliveryClient:
     def stored_update(self, context: RoundContext, journal_dir: Path) -> MaskedUpdate | None:
         """The output that was masked for ``context`` before, if any: send this instead of training again."""
         entry = read_entry(journal_dir, context)
-        return None if entry is None else _from_journal(entry)
+        return None if entry is None or not entry.packed else _from_journal(entry)
 
     def masked_update(
         self,
@@ -154,7 +158,7 @@ class DeliveryClient:
         *,
         sum_bound: int | None = None,
     ) -> MaskedUpdate:
-        """``weight * q`` masked against every other participant (FL.md section 1).
+        """``weight * q`` masked against every other participant (FL.md section 1), with cipher otp or expanded.
 
         ``q``: 1-d int64 of ``context.n_values``.  ``sum_bound``: the largest magnitude that the sum over all clients can reach (L times the sum of the
         weights); refused where it could wrap.  ``on_wait`` is called at least twice a second while waiting; it may
@@ -175,13 +179,40 @@ class DeliveryClient:
             self._reserve(context, self._clock() + timeout_s, on_wait)
             pads = self._collect(context)
         try:
+            if context.cipher == "expanded":
+                _expand(context, pads)
             packed = mask(q, list(pads.values()), _signs(context, tuple(pads)), context.ring_bits, weight)
         finally:
             for pad in pads.values():
                 pad[:] = 0
-        entry = JournalEntry(FORMAT, context, digest, packed.tobytes(), len(pads) * context.pad_bits)
+        key_bits = len(pads) * context.pad_bits
+        entry = JournalEntry(FORMAT, context, digest, packed.tobytes(), key_bits)
         write_entry(journal_dir, entry)
         return _from_journal(entry)
+
+    def share_channel(
+        self,
+        context: RoundContext,
+        journal_dir: Path,
+        timeout_s: float,
+        on_wait: Callable[[Wait], None] | None = None,
+    ) -> ShareChannel:
+        """The channel for one round of secret shares (cipher lightsecagg), once per (run, round).
+
+        That it was opened is durable in ``journal_dir`` before the pads leave the node: shares are drawn
+        once, and a second set under another context never exists.  Waits and raises as
+        :meth:`masked_update` does; PadsGoneError when the round had its channel before.
+        """
+        if context.cipher != "lightsecagg":
+            raise ValueError(f"cipher {context.cipher} masks updates; shares are sealed with lightsecagg")
+        _check_participants(context)
+        if read_entry(journal_dir, context) is not None:
+            raise PadsGoneError(f"the shares of round {context.round} were sealed before; abandon the round")
+        with self._lock:
+            self._reserve(context, self._clock() + timeout_s, on_wait)
+            key_bits = (len(context.participants) - 1) * context.pad_bits
+            write_entry(journal_dir, JournalEntry(FORMAT, context, b"", b"", key_bits))
+            return ShareChannel(context, self._collect(context))
 
     def _reserve(
         self, context: RoundContext, deadline: float, on_wait: Callable[[Wait], None] | None
@@ -287,6 +318,14 @@ class DeliveryClient:
                 on_waiting(reply)
 
 
+def _expand(context: RoundContext, pads: dict[str, PackedBits]) -> None:
+    """Put the key stream in the place of every key, and overwrite the key."""
+    digest = context.digest()
+    for peer, key in tuple(pads.items()):
+        pads[peer] = expand_key(key, context.value_bits, digest)
+        key[:] = 0
+
+
 def _signs(context: RoundContext, peers: tuple[str, ...]) -> list[int]:
     """+1 for the pads with later participants, -1 for those with earlier ones."""
     order = {name: place for place, name in enumerate(context.participants)}
@@ -294,10 +333,16 @@ def _signs(context: RoundContext, peers: tuple[str, ...]) -> list[int]:
     return [1 if order[peer] > order[owner] else -1 for peer in peers]
 
 
-def _check(context: RoundContext, q: npt.NDArray[np.int64], weight: int, sum_bound: int | None) -> None:
-    """Everything that can be refused before any key is touched."""
+def _check_participants(context: RoundContext) -> None:
     if len(set(context.participants)) != len(context.participants):
         raise ValueError("a participant is named twice")
+
+
+def _check(context: RoundContext, q: npt.NDArray[np.int64], weight: int, sum_bound: int | None) -> None:
+    """Everything that can be refused before any key is touched."""
+    if context.cipher == "lightsecagg":
+        raise ValueError("cipher lightsecagg seals shares (share_channel) and masks no update")
+    _check_participants(context)
     if q.dtype != np.int64 or q.shape != (context.n_values,):
         raise ValueError(f"the update is {q.dtype} of shape {q.shape}, not int64 of ({context.n_values},)")
     limit = largest_sum(context.ring_bits)

@@ -49,3 +49,7 @@ class DeliveryRefusedError(DeliveryError):
 
 class JournalError(DeliveryError):
     """The journal of masked outputs cannot be read or written."""
+
+
+class SealError(DeliveryError):
+    """A sealed share was changed on its way, or a pad for it was used before."""

@@ -24,7 +24,7 @@ FORMAT = 1
 
 
 class JournalEntry(Message, frozen=True):
-    """The content of a journal file."""
+    """The content of a journal file; ``packed`` is empty for a round of secret shares, which has no output."""
 
     format: int
     context: RoundContext

@@ -23,14 +23,24 @@ Number: TypeAlias = Annotated[int, Meta(ge=0, lt=1 << 62)]
 Text: TypeAlias = Annotated[str, Meta(max_length=1000)]
 Bits: TypeAlias = Annotated[dict[str, Number], Meta(max_length=1000)]
 
-PURPOSE = b"qunetlab-mask-v1"
+PURPOSE = b"qunetlab-mask-v2"
+
+Cipher: TypeAlias = Literal["otp", "expanded", "lightsecagg"]
+EXPANSION_KEY_BITS = 256
+"""Key of the stream cipher that ``expanded`` stretches, per pair and round."""
+TAG_KEY_BITS = 256
+"""One-time Poly1305 key of each sealed share."""
 
 
 class RoundContext(Message, frozen=True):
     """What all participants of a masked round agree on (I3); never anything about an update.
 
     ``participants`` in the order that gives the signs of the pads: the earlier of two adds, the later
-    subtracts.
+    subtracts.  ``cipher`` is what the pads are for: ``otp`` masks an update of ``n_values`` ring elements
+    with them; ``expanded`` masks it with the key stream of a cipher whose key they are (computational
+    security); ``lightsecagg`` seals one share of ``n_values`` symbols in each direction
+    (:mod:`orchestrator.delivery.sharing`).  ``binding`` is public text in which both ends of a pair must
+    agree as well, such as the thresholds of secret sharing.
     """
 
     run_id: Name
@@ -38,15 +48,26 @@ class RoundContext(Message, frozen=True):
     participants: Annotated[tuple[Name, ...], Meta(min_length=2, max_length=1000)]
     n_values: Annotated[int, Meta(ge=1, le=1 << 28)]
     ring_bits: Annotated[int, Meta(ge=2, le=32)]
+    cipher: Cipher = "otp"
+    binding: Annotated[str, Meta(max_length=200)] = ""
 
     def digest(self) -> bytes:
         """SHA-256 over purpose and all fields: the name under which both ends of a pair reserve."""
         return hashlib.sha256(PURPOSE + encode(self)).digest()
 
     @property
-    def pad_bits(self) -> int:
-        """Bits of the pad with each other participant."""
+    def value_bits(self) -> int:
+        """Bits of a whole update or share, packed."""
         return self.n_values * self.ring_bits
+
+    @property
+    def pad_bits(self) -> int:
+        """Bits of key that the round takes from each pair."""
+        if self.cipher == "expanded":
+            return EXPANSION_KEY_BITS
+        if self.cipher == "lightsecagg":
+            return 2 * (self.value_bits + TAG_KEY_BITS)
+        return self.value_bits
 
 
 class PadRequest(Message, frozen=True):

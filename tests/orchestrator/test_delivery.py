@@ -22,11 +22,13 @@ from orchestrator.delivery.errors import (
     KeysShortError,
     PadsGoneError,
     RoundConflictError,
+    SealError,
 )
 from orchestrator.delivery.journal import journal_path
-from orchestrator.delivery.masking import add_packed, unpack_values
+from orchestrator.delivery.masking import add_packed, pack_values, unpack_values
 from orchestrator.delivery.messages import Collect, RoundContext, StockRequest
 from orchestrator.delivery.service import DeliveryService
+from orchestrator.delivery.sharing import ShareChannel, sealed_size
 from orchestrator.keystore.agreement import reserve
 from orchestrator.keystore.lanes import Lane, Range
 from orchestrator.keystore.sealing import Kek
@@ -409,3 +411,130 @@ def test_output_is_durable_before_it_is_returned(bench: Bench, monkeypatch: pyte
     with pytest.raises(JournalError, match="No space left"):
         bench.everybody(context(), updates())
     assert bench.clients["alice"].stored_update(context(), bench.folder / "alice") is None
+
+
+def expanded(round_number: int = 1) -> RoundContext:
+    return RoundContext("run", round_number, NAMES, N_VALUES, RING_BITS, "expanded")
+
+
+def sharing(round_number: int = 1, binding: str = "U=2") -> RoundContext:
+    return RoundContext("run", round_number, NAMES, 33, 10, "lightsecagg", binding)
+
+
+def test_expanded_keys_cancel_too_and_cost_256_bits_a_pair(bench: Bench) -> None:
+    supply(bench)
+    sent = updates()
+    masked = bench.everybody(expanded(), sent)
+    total = masked["alice"].packed
+    for name in NAMES[1:]:
+        total = add_packed(total, masked[name].packed, N_VALUES, RING_BITS)
+    np.testing.assert_array_equal(unpack_values(total, N_VALUES, RING_BITS), sum(sent.values()))
+    for name in NAMES:
+        alone = unpack_values(masked[name].packed, N_VALUES, RING_BITS)
+        assert np.mean(alone == sent[name]) < 0.02
+        assert masked[name].key_bits_used == 2 * 256
+        peer = NAMES[0] if name != NAMES[0] else NAMES[1]
+        assert bench.stores[name].ledger(peer).delivered == 256
+
+
+def test_ends_that_want_different_ciphers_get_nothing(bench: Bench) -> None:
+    """A client that was told a weaker cipher than its peers releases no key."""
+    supply(bench)
+    sent = updates()
+    with ThreadPoolExecutor(3) as pool:
+        futures = [
+            pool.submit(bench.clients[name].masked_update, chosen, sent[name], 1, bench.folder / name, 0.5)
+            for name, chosen in zip(NAMES, (context(), expanded(), context()), strict=True)
+        ]
+        for future in futures:
+            with pytest.raises(DeliveryTimeoutError):
+                future.result()
+    assert bench.stores["alice"].ledger("bob").delivered == 0
+
+
+def channels(bench: Bench, asked: dict[str, RoundContext]) -> dict[str, ShareChannel]:
+    with ThreadPoolExecutor(len(asked)) as pool:
+        futures = {
+            name: pool.submit(bench.clients[name].share_channel, chosen, bench.folder / name, 2.0)
+            for name, chosen in asked.items()
+        }
+        return {name: future.result() for name, future in futures.items()}
+
+
+def test_shares_arrive_sealed_and_whole_at_every_peer(bench: Bench) -> None:
+    supply(bench)
+    opened = channels(bench, dict.fromkeys(NAMES, sharing()))
+    rng = np.random.default_rng(5)
+    shares = {
+        (one, other): pack_values(rng.integers(-511, 512, 33), 10).tobytes()
+        for one in NAMES
+        for other in NAMES
+        if one != other
+    }
+    sealed = {(one, other): opened[one].seal(other, share) for (one, other), share in shares.items()}
+    for (one, other), share in shares.items():
+        assert len(sealed[one, other]) == sealed_size(sharing()) == 42 + 16
+        assert share not in sealed[one, other]
+        assert opened[other].open(one, sealed[one, other]) == share
+    for name in NAMES:
+        assert opened[name].key_bits_used == 2 * 2 * (330 + 256)
+        peer = NAMES[0] if name != NAMES[0] else NAMES[1]
+        assert bench.stores[name].ledger(peer).delivered == 2 * (330 + 256)
+
+
+def test_a_share_that_was_changed_swapped_or_cut_is_not_opened(bench: Bench) -> None:
+    supply(bench)
+    opened = channels(bench, dict.fromkeys(NAMES, sharing()))
+    share = bytes(42)
+    for_bob, for_charlie = (opened["alice"].seal(peer, share) for peer in ("bob", "charlie"))
+    with pytest.raises(SealError, match="changed on its way"):
+        opened["bob"].open("alice", for_charlie)
+    with pytest.raises(SealError, match="58 bytes"):
+        opened["charlie"].open("alice", for_charlie[:-1])
+    with pytest.raises(SealError, match="serves once"):
+        opened["charlie"].open("alice", for_charlie)
+    with pytest.raises(SealError, match="serves once"):
+        opened["alice"].seal("bob", share)
+    from_charlie = bytearray(opened["charlie"].seal("bob", share))
+    from_charlie[3] ^= 1
+    with pytest.raises(SealError, match="changed on its way"):
+        opened["bob"].open("charlie", bytes(from_charlie))
+    assert for_bob != for_charlie
+
+
+def test_the_shares_of_a_round_are_sealed_once(bench: Bench) -> None:
+    supply(bench)
+    for channel in channels(bench, dict.fromkeys(NAMES, sharing())).values():
+        channel.close()
+    for journal in (bench.folder / "alice", bench.folder / "lost-journal"):
+        with pytest.raises(PadsGoneError):
+            bench.clients["alice"].share_channel(sharing(), journal, 2.0)
+    with pytest.raises(RoundConflictError):
+        bench.clients["alice"].share_channel(sharing(binding="U=3"), bench.folder / "alice", 1.0)
+    assert bench.clients["alice"].stored_update(sharing(), bench.folder / "alice") is None
+
+
+def test_ends_that_were_told_different_thresholds_share_nothing(bench: Bench) -> None:
+    supply(bench)
+    told = {"alice": sharing(), "bob": sharing(binding="U=3"), "charlie": sharing()}
+    with pytest.raises(DeliveryTimeoutError):
+        channels(bench, told)
+    assert bench.stores["alice"].ledger("bob").delivered == 0
+
+
+def test_closing_a_channel_overwrites_its_pads(bench: Bench) -> None:
+    supply(bench)
+    opened = channels(bench, dict.fromkeys(NAMES, sharing()))
+    pads = [pad for channel in opened.values() for pad in (*channel._seal.values(), *channel._open.values())]
+    assert all(pad.any() for pad in pads)
+    for channel in opened.values():
+        channel.close()
+    assert len(pads) == 12
+    assert not any(pad.any() for pad in pads)
+
+
+def test_each_cipher_has_its_own_way(bench: Bench) -> None:
+    with pytest.raises(ValueError, match="share_channel"):
+        bench.clients["alice"].masked_update(sharing(), np.zeros(33, np.int64), 1, bench.folder, 1.0)
+    with pytest.raises(ValueError, match="masks updates"):
+        bench.clients["alice"].share_channel(context(), bench.folder, 1.0)
