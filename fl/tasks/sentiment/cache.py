@@ -1,0 +1,130 @@
+"""Arrays that take minutes to compute, kept in the data folder and never trusted blindly.
+
+A cached array is one ``.npy`` file called ``NAME.KEY.DIGEST.npy``.  KEY says what went in (checksums of
+texts, tokeniser, weights; settings), DIGEST is the start of the file's own SHA-256.  Because a file carries
+its checksum in its name, writing it is one atomic rename, and a file that was damaged later is recognised,
+removed and computed again.
+
+While an array is being computed its pieces are kept in the same way in a folder ``NAME.KEY.parts``, so that
+an interrupted computation goes on where it stopped.  A lock file lets the clients of one machine compute it
+once and share it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fl.data import DataError
+
+Array = npt.NDArray[Any]
+Progress = Callable[[str], None]
+
+_DIGEST_DIGITS = 32
+
+
+def quiet(text: str) -> None:
+    """The progress callback that says nothing."""
+
+
+def cached_array(
+    folder: Path,
+    name: str,
+    key: str,
+    pieces: Sequence[Callable[[], Array]],
+    join: Callable[[list[Array]], Array],
+    *,
+    progress: Progress = quiet,
+) -> Array:
+    """The array ``join([piece() for piece in pieces])``, read-only and memory-mapped, from ``folder``.
+
+    ``key`` is 8 or more hexadecimal digits.  Raises DataError when the folder cannot be written.
+    """
+    if not re.fullmatch(r"[0-9a-f]{8,}", key):
+        raise ValueError(f"{key!r} is not a hexadecimal key")
+    stem = f"{name}.{key}"
+    if (found := _find(folder, stem, progress)) is not None:
+        return found
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _lock(folder / f"{stem}.lock", progress):
+            if (found := _find(folder, stem, progress)) is not None:
+                return found
+            parts = folder / f"{stem}.parts"
+            parts.mkdir(exist_ok=True)
+            _store(folder, stem, join(list(_parts(parts, pieces, name, progress))))
+            shutil.rmtree(parts)
+    except OSError as error:
+        raise DataError(
+            f"cannot keep {name} in {folder}: {error}; choose a folder with $QUNETLAB_DATA"
+        ) from error
+    found = _find(folder, stem, progress)
+    if found is None:
+        raise DataError(f"{name} was written to {folder} and cannot be read back; check the disk")
+    return found
+
+
+def _parts(
+    folder: Path, pieces: Sequence[Callable[[], Array]], name: str, progress: Progress
+) -> Iterator[Array]:
+    for number, compute in enumerate(pieces):
+        stem = f"{number:05d}"
+        part = _find(folder, stem, progress)
+        if part is None:
+            part = compute()
+            _store(folder, stem, part)
+            progress(f"{name}: {number + 1} of {len(pieces)} parts")
+        yield part
+
+
+def _store(folder: Path, stem: str, array: Array) -> None:
+    """Write ``array`` under its name and digest: it is there whole or not at all."""
+    handle, scratch = tempfile.mkstemp(prefix=".writing-", dir=folder)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            np.save(stream, array, allow_pickle=False)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(scratch, folder / f"{stem}.{_digest(Path(scratch))}.npy")
+    except BaseException:
+        Path(scratch).unlink(missing_ok=True)
+        raise
+
+
+def _find(folder: Path, stem: str, progress: Progress) -> Array | None:
+    """The stored array of this stem; removes files whose content is not what their name says."""
+    for path in sorted(folder.glob(f"{stem}.*.npy")):
+        if path.name == f"{stem}.{_digest(path)}.npy":
+            array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
+            return array
+        progress(f"{path} is damaged; computing it again")
+        path.unlink()
+    return None
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:_DIGEST_DIGITS]
+
+
+@contextmanager
+def _lock(path: Path, progress: Progress) -> Iterator[None]:
+    """Hold ``path`` alone among all processes of this machine; the lock ends with the process."""
+    with open(path, "w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress(f"waiting for another process that computes {path.stem}")
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
