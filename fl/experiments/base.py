@@ -1,0 +1,199 @@
+"""What an experiment is: a few *cells* run with the same seeds, one of them the run that was asked for.
+
+A cell is one way of training - so many clients, a mode, a compression - and everything in a plan is decided
+before the first number is drawn.  Cells of one seed share data, shards and first model, so that their
+accuracies can be compared pair by pair (:func:`fl.results.compare`).  The plan is written beside the results;
+a run is resumed only into the very same plan.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from fl.config import FLConfig, check_config
+from fl.experiments.options import Mode, TrainOptions
+from fl.quantise import smallest_ring_bits
+from fl.results import SECURITY, Kind, Security
+from fl.tasks.base import Task
+
+PLAN_FILE = "plan.json"
+
+LOSSLESS_MODES: tuple[Mode, ...] = ("otp", "expanded", "plain")
+"""Modes in which a client that vanishes within a round ends the round."""
+
+
+class Cell(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One way of training.
+
+    ``config`` is that of the first seed; for a centralised cell or an oracle only its task and rounds count.
+    """
+
+    name: str
+    title: str
+    kind: Kind
+    config: FLConfig
+    drop_outs: int = 0
+
+    def seeded(self, seed: int) -> FLConfig:
+        """The settings for one seed."""
+        return msgspec.structs.replace(self.config, seed=seed, run_id=f"{self.name}-{seed}")
+
+    @property
+    def mode(self) -> str:
+        """How updates are protected; "none" where nothing is sent."""
+        return self.config.mode if self.kind == "federated" else "none"
+
+    @property
+    def security(self) -> Security:
+        return SECURITY[self.mode] if self.kind == "federated" else "none"
+
+    @property
+    def steps(self) -> int:
+        """Rounds to be run, for progress."""
+        return self.config.rounds if self.kind in ("federated", "float32") else 1
+
+
+class Versus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A comparison of two cells by name, ``first`` minus ``second``."""
+
+    name: str
+    title: str
+    first: str
+    second: str
+
+
+class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A whole experiment; the first cell is the run that was asked for, the others its baselines."""
+
+    title: str
+    options: TrainOptions
+    cells: tuple[Cell, ...]
+    seeds: tuple[int, ...]
+    comparisons: tuple[Versus, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def primary(self) -> Cell:
+        return self.cells[0]
+
+    @property
+    def steps(self) -> int:
+        """Rounds of all cells and seeds."""
+        return len(self.seeds) * sum(cell.steps for cell in self.cells)
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What an experiment takes where the user says nothing."""
+
+    clients: int
+    rounds: int
+    seeds: int
+    quick_rounds: int
+    quick_seeds: int = 1
+    mode: Mode = "otp"
+    settings: dict[str, object] = field(default_factory=dict)
+
+
+def quick_note(full: str) -> str:
+    """What a shortened run says about itself."""
+    return f"--quick: this is NOT the full experiment, which is {full}"
+
+
+def chosen_seeds(options: TrainOptions, defaults: Defaults) -> tuple[int, ...]:
+    """The seeds of a run."""
+    count = options.seeds or (defaults.quick_seeds if options.quick else defaults.seeds)
+    return tuple(range(options.first_seed, options.first_seed + count))
+
+
+def chosen_rounds(options: TrainOptions, defaults: Defaults) -> int:
+    """The rounds of a run."""
+    return options.rounds or (defaults.quick_rounds if options.quick else defaults.rounds)
+
+
+def client_names(count: int) -> tuple[str, ...]:
+    """Names of simulated clients."""
+    return tuple(f"client-{index:03d}" for index in range(count))
+
+
+def federated_config(task: Task, name: str, options: TrainOptions, defaults: Defaults) -> FLConfig:
+    """The settings of the run that was asked for; raises ConfigError or QuantisationError if they cannot work.
+
+    Options win over what suits the experiment, and that over what suits the task.
+    """
+    clients = options.clients or defaults.clients
+    given = {
+        key: value
+        for key in (
+            "levels",
+            "clip",
+            "clip_decay",
+            "keep",
+            "error_feedback",
+            "ring_bits",
+            "colluders",
+            "survivors",
+        )
+        if (value := getattr(options, key)) is not None
+    }
+    settings: dict[str, object] = {
+        "clip": task.defaults.clip,
+        "levels": task.defaults.levels,
+        **defaults.settings,
+        **given,
+    }
+    if "ring_bits" not in settings:
+        levels = settings["levels"]
+        assert isinstance(levels, int)
+        settings["ring_bits"] = smallest_ring_bits(levels, clients)
+    config = FLConfig(
+        run_id="plan",
+        task=name,
+        clients=client_names(clients),
+        rounds=chosen_rounds(options, defaults),
+        seed=options.first_seed,
+        mode=options.mode or defaults.mode,
+        task_fingerprint=task.fingerprint,
+        **settings,  # type: ignore[arg-type]
+    )
+    check_config(config)
+    return config
+
+
+def with_clients(cell: Cell, name: str, title: str, clients: int) -> Cell:
+    """The same cell with another number of clients and the ring that they need."""
+    levels = cell.config.levels
+    config = msgspec.structs.replace(
+        cell.config,
+        clients=client_names(clients),
+        ring_bits=max(cell.config.ring_bits, smallest_ring_bits(levels, clients)),
+        colluders=0,
+        survivors=0,
+    )
+    check_config(config)
+    return Cell(name, title, "federated", config)
+
+
+def write_plan(plan: Plan, folder: Path) -> None:
+    """Keep the plan of a run."""
+    from fl.results import write_atomic
+
+    write_atomic(folder / PLAN_FILE, msgspec.json.format(msgspec.json.encode(plan), indent=1))
+
+
+def read_plan(folder: Path) -> Plan:
+    """The plan of a run; raises OptionsError if there is none."""
+    from fl.experiments.options import OptionsError
+
+    path = folder / PLAN_FILE
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Plan)
+    except OSError as error:
+        raise OptionsError(
+            f"{folder} holds no run that could be resumed: {error.strerror}: {path}"
+        ) from error
+    except ValueError as error:
+        raise OptionsError(f"{path} is not a plan that this version can resume: {error}") from error

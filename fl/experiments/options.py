@@ -1,0 +1,62 @@
+"""What a user may ask of ``qunetlab train``, as it is kept with the run so that a resumed run is the same run.
+
+Everything left out (None) is filled in by the experiment of the task.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from fl.key_budget import IfShort
+
+Mode = Literal["otp", "lightsecagg", "expanded", "plain"]
+
+
+class OptionsError(ValueError):
+    """Options that contradict each other or the run they should continue."""
+
+
+class TrainOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The options of a run.  ``task`` is the whole name ``TASK:MODEL@SPLIT``; ``seeds`` counts seeds from
+    ``first_seed`` on; ``max_wait_s`` is the longest that the key of the run may take to make."""
+
+    task: str
+    mode: Mode | None = None
+    clients: int | None = None
+    rounds: int | None = None
+    seeds: int | None = None
+    first_seed: int = 1
+    quick: bool = False
+    baselines: bool = True
+    levels: int | None = None
+    ring_bits: int | None = None
+    clip: float | None = None
+    clip_decay: float | None = None
+    keep: float | None = None
+    error_feedback: bool | None = None
+    drop_outs: int = 0
+    colluders: int | None = None
+    survivors: int | None = None
+    if_short: IfShort = "wait"
+    max_wait_s: float | None = None
+    testbed: str | None = None
+    live: bool = False
+
+
+def continued(stored: TrainOptions, asked: TrainOptions) -> TrainOptions:
+    """``stored``, after checking that ``asked`` contradicts it nowhere.
+
+    What is left at its default in ``asked`` is not compared.  Raises OptionsError naming every option that
+    differs.
+    """
+    defaults = {field.name: field.default for field in msgspec.structs.fields(TrainOptions)}
+    wrong = [
+        f"{name} is {getattr(stored, name)} there, not {getattr(asked, name)}"
+        for name in defaults
+        if getattr(asked, name) != defaults[name] and getattr(asked, name) != getattr(stored, name)
+    ]
+    if wrong:
+        raise OptionsError("the run to be resumed has other settings: " + "; ".join(wrong))
+    return stored

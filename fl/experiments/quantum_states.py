@@ -1,0 +1,61 @@
+"""``train quantum-states``: what a fourth client adds.
+
+The claim (arXiv 2501.12709) is at least 2 % accuracy from the fourth client.  Each seed trains with all
+clients and with the first three of them on the same shards, so that the gain is paired; beside them stand
+training on all data in one place and the best single threshold that an oracle could choose.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from fl.experiments.base import Cell, Defaults, Plan, Versus, chosen_seeds, quick_note
+from fl.experiments.digits import federated_cell
+from fl.experiments.options import OptionsError, TrainOptions
+from fl.tasks.base import Task
+
+DEFAULTS = Defaults(clients=4, rounds=30, seeds=5, quick_rounds=8, quick_seeds=2)
+
+
+def plan(options: TrainOptions, task: Task) -> Plan:
+    """The cells of this experiment."""
+    primary = federated_cell(options, task, DEFAULTS)
+    cells, comparisons = [primary], []
+    if options.baselines:
+        clients = primary.config.n_clients
+        if clients < 3:
+            raise OptionsError(
+                f"{clients} clients leave none to do without; use at least 3, or --no-baselines"
+            )
+        fewer = _one_fewer(primary)
+        cells += [
+            fewer,
+            _cell("centralised", "all data in one place", primary),
+            _cell("oracle", "oracle threshold", primary),
+        ]
+        comparisons = [
+            Versus("gain-of-last-client", f"{clients} clients minus {clients - 1}", "federated", fewer.name),
+            Versus("federated-centralised", "federated minus centralised", "federated", "centralised"),
+        ]
+    notes = (quick_note("five seeds of 30 rounds"),) if options.quick else ()
+    return Plan(
+        "Entangled and magic states",
+        options,
+        tuple(cells),
+        chosen_seeds(options, DEFAULTS),
+        tuple(comparisons),
+        notes,
+    )
+
+
+def _one_fewer(primary: Cell) -> Cell:
+    """The same shards without the last client's."""
+    config = primary.config
+    fewer = msgspec.structs.replace(
+        config, clients=config.clients[:-1], colluders=0, survivors=0, min_clients=0
+    )
+    return Cell("one-client-fewer", f"{fewer.n_clients} clients, {fewer.mode}", "federated", fewer)
+
+
+def _cell(kind: str, title: str, primary: Cell) -> Cell:
+    return Cell(kind, title, "centralised" if kind == "centralised" else "oracle", primary.config)

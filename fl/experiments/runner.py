@@ -1,0 +1,210 @@
+"""Runs the cells of a plan over its seeds, keeps what is finished, and goes on where it was stopped.
+
+Seeds are the outer loop: after every seed all cells of it can be compared.  The outcome of a cell and seed
+is one file, written in one step; a federated cell that is interrupted keeps its own checkpoint beside it
+(:mod:`fl.cohort`).  Nothing is ever run twice and no finished number is overwritten.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+import msgspec
+
+from fl.experiments.base import Cell, Plan
+from fl.results import RoundRow, RoundTimes, SeedRun, write_atomic
+from fl.tasks import load_task
+from fl.tasks.base import Task
+
+if TYPE_CHECKING:
+    from fl.cohort import CohortEvent, CohortResult
+
+CELLS = "cells"
+
+
+class ExperimentStoppedError(Exception):
+    """The run was stopped before its last cell; what is finished is kept."""
+
+
+class ExperimentError(Exception):
+    """A cell cannot be run."""
+
+
+@dataclass(frozen=True)
+class CellStarted:
+    """A cell begins with one seed, after ``done`` rounds of an earlier attempt."""
+
+    cell: Cell
+    seed: int
+
+
+@dataclass(frozen=True)
+class RoundDone:
+    """One round of a cell; ``cell.steps`` are to come in all."""
+
+    cell: Cell
+    seed: int
+    round: int
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class CellDone:
+    """A cell is finished with one seed; ``resumed`` if an earlier attempt had finished it."""
+
+    cell: Cell
+    seed: int
+    run: SeedRun
+    resumed: bool
+
+
+ExperimentEvent: TypeAlias = CellStarted | RoundDone | CellDone
+Outcome: TypeAlias = dict[str, dict[int, SeedRun]]
+"""Finished runs by cell and seed."""
+
+
+class CohortRunner(Protocol):
+    """The signature of :func:`fl.cohort.run_cohort`."""
+
+    def __call__(
+        self,
+        config: Any,
+        *,
+        data_folder: Path | None,
+        workers: int,
+        drop_outs: int,
+        folder: Path | None,
+        stop: threading.Event,
+        report: Callable[[CohortEvent], None],
+        float32: bool,
+    ) -> CohortResult: ...
+
+
+@dataclass
+class Runner:
+    """How cells are run; ``run_cohort`` and ``open_task`` can be replaced by tests."""
+
+    folder: Path
+    data_folder: Path | None
+    workers: int
+    stop: threading.Event
+    report: Callable[[ExperimentEvent], None] = lambda event: None
+    run_cohort: CohortRunner | None = None
+    open_task: Callable[[str, Path | None], Task] = load_task
+    clock: Callable[[], float] = time.monotonic
+
+    def run(self, plan: Plan) -> Outcome:
+        """All cells and seeds of ``plan``.  Raises ExperimentStoppedError once ``stop`` is set."""
+        outcome = self.finished(plan)
+        for seed in plan.seeds:
+            for cell in plan.cells:
+                if (done := outcome[cell.name].get(seed)) is not None:
+                    self.report(CellDone(cell, seed, done, True))
+                    continue
+                if self.stop.is_set():
+                    raise ExperimentStoppedError(f"stopped before {cell.title}, seed {seed}")
+                self.report(CellStarted(cell, seed))
+                run = self._cell(cell, seed)
+                self._keep(cell, run)
+                outcome[cell.name][seed] = run
+                self.report(CellDone(cell, seed, run, False))
+        return outcome
+
+    def finished(self, plan: Plan) -> Outcome:
+        """What earlier attempts have finished; raises ExperimentError for a file that cannot be read."""
+        outcome: Outcome = {cell.name: {} for cell in plan.cells}
+        for cell in plan.cells:
+            for seed in plan.seeds:
+                path = self._file(cell, seed)
+                if not path.exists():
+                    continue
+                try:
+                    outcome[cell.name][seed] = msgspec.json.decode(path.read_bytes(), type=SeedRun)
+                except (OSError, ValueError) as error:
+                    raise ExperimentError(
+                        f"cannot read {path}: {error}; remove it to run that cell again"
+                    ) from error
+        return outcome
+
+    def _file(self, cell: Cell, seed: int) -> Path:
+        return self.folder / CELLS / f"{cell.name}-{seed}.json"
+
+    def _keep(self, cell: Cell, run: SeedRun) -> None:
+        path = self._file(cell, run.seed)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, msgspec.json.encode(run))
+
+    def _cell(self, cell: Cell, seed: int) -> SeedRun:
+        started = self.clock()
+        if cell.kind in ("federated", "float32"):
+            return self._federated(cell, seed, started)
+        task = self.open_task(cell.config.task, self.data_folder)
+        method = "train_centralised" if cell.kind == "centralised" else "oracle_accuracy"
+        if not hasattr(task, method):
+            raise ExperimentError(f"task {task.name} has no {cell.kind} baseline")
+        if cell.kind == "centralised":
+            evaluation = task.train_centralised(seed)  # type: ignore[attr-defined]
+            row = _row(cell.config.rounds, evaluation.accuracy, evaluation.loss)
+        else:
+            row = _row(cell.config.rounds, float(task.oracle_accuracy(seed)), None)  # type: ignore[attr-defined]
+        self.report(RoundDone(cell, seed, 1, row.accuracy))
+        return SeedRun(seed, (row,), seconds=self.clock() - started)
+
+    def _federated(self, cell: Cell, seed: int, started: float) -> SeedRun:
+        run_cohort = self.run_cohort
+        if run_cohort is None:
+            from fl.cohort import run_cohort as real
+
+            run_cohort = real
+        checkpoint = self.folder / CELLS / f"{cell.name}-{seed}"
+        checkpoint.mkdir(parents=True, exist_ok=True)
+
+        def on_event(event: CohortEvent) -> None:
+            done = getattr(event, "record", event)
+            if isinstance(getattr(done, "accuracy", None), float):
+                self.report(RoundDone(cell, seed, done.round, done.accuracy))
+
+        result = run_cohort(
+            cell.seeded(seed),
+            data_folder=self.data_folder,
+            workers=self.workers,
+            drop_outs=cell.drop_outs,
+            folder=checkpoint,
+            stop=self.stop,
+            report=on_event,
+            float32=cell.kind == "float32",
+        )
+        if len(result.rounds) < cell.config.rounds:
+            raise ExperimentStoppedError(
+                f"stopped in {cell.title}, seed {seed}, after {len(result.rounds)} of {cell.config.rounds} rounds"
+            )
+        return seed_run(seed, result, self.clock() - started)
+
+
+def seed_run(seed: int, result: CohortResult, seconds: float) -> SeedRun:
+    """A cohort's result as one seed of an arm."""
+    rows, times = [], []
+    for each in result.rounds:
+        rows.append(
+            RoundRow(
+                each.round,
+                each.accuracy,
+                each.loss,
+                each.upload_bytes_per_client,
+                each.key_bits,
+                each.dropped,
+                each.exact,
+            )
+        )
+        times.append(RoundTimes(each.train_s, each.protect_s, each.aggregate_s, each.evaluate_s))
+    return SeedRun(seed, tuple(rows), tuple(times), seconds=seconds)
+
+
+def _row(number: int, accuracy: float, loss: float | None) -> RoundRow:
+    """A training without rounds, shown after the last one."""
+    return RoundRow(number, accuracy, loss, 0.0, 0, 0, None)
