@@ -170,6 +170,18 @@ def add_packed(target: PackedBits, other: PackedBits, n_values: int, ring_bits: 
     return total.view(np.uint8)[: packed_size(n_values * ring_bits)]
 
 
+def add_words(total: Words, other: Words, ring_bits: int) -> None:
+    """``total += other`` in place, field by field; both as 64-bit words, zero-filled at the end."""
+    _check_ring(ring_bits)
+    _add(total, other, _top_bits(ring_bits))
+
+
+def subtract_words(total: Words, other: Words, ring_bits: int) -> None:
+    """``total -= other`` in place, field by field; both as 64-bit words, zero-filled at the end."""
+    _check_ring(ring_bits)
+    _subtract(total, other, _top_bits(ring_bits))
+
+
 def mask(
     values: npt.NDArray[np.int64],
     pads: Sequence[PackedBits],
