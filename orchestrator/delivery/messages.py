@@ -28,8 +28,8 @@ PURPOSE = b"qunetlab-mask-v2"
 Cipher: TypeAlias = Literal["otp", "expanded", "lightsecagg"]
 EXPANSION_KEY_BITS = 256
 """Key of the stream cipher that ``expanded`` stretches, per pair and round."""
-TAG_KEY_BITS = 256
-"""One-time Poly1305 key of each sealed share."""
+SEAL_KEY_BITS = 384
+"""One-time key of the two tags of each direction: on a sealed share, and on a statement about the round."""
 
 
 class RoundContext(Message, frozen=True):
@@ -66,7 +66,7 @@ class RoundContext(Message, frozen=True):
         if self.cipher == "expanded":
             return EXPANSION_KEY_BITS
         if self.cipher == "lightsecagg":
-            return 2 * (self.value_bits + TAG_KEY_BITS)
+            return 2 * (self.value_bits + SEAL_KEY_BITS)
         return self.value_bits
 
 

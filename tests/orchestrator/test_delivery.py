@@ -477,16 +477,18 @@ def test_shares_arrive_sealed_and_whole_at_every_peer(bench: Bench) -> None:
         assert share not in sealed[one, other]
         assert opened[other].open(one, sealed[one, other]) == share
     for name in NAMES:
-        assert opened[name].key_bits_used == 2 * 2 * (330 + 256)
+        assert opened[name].key_bits_used == 2 * 2 * (330 + 384)
         peer = NAMES[0] if name != NAMES[0] else NAMES[1]
-        assert bench.stores[name].ledger(peer).delivered == 2 * (330 + 256)
+        assert bench.stores[name].ledger(peer).delivered == 2 * (330 + 384)
 
 
 def test_a_share_that_was_changed_swapped_or_cut_is_not_opened(bench: Bench) -> None:
     supply(bench)
     opened = channels(bench, dict.fromkeys(NAMES, sharing()))
     share = bytes(42)
+    kept = opened["alice"]._out["bob"].pad
     for_bob, for_charlie = (opened["alice"].seal(peer, share) for peer in ("bob", "charlie"))
+    assert not kept.any(), "a pad is overwritten once used"
     with pytest.raises(SealError, match="changed on its way"):
         opened["bob"].open("alice", for_charlie)
     with pytest.raises(SealError, match="58 bytes"):
@@ -500,6 +502,20 @@ def test_a_share_that_was_changed_swapped_or_cut_is_not_opened(bench: Bench) -> 
     with pytest.raises(SealError, match="changed on its way"):
         opened["bob"].open("charlie", bytes(from_charlie))
     assert for_bob != for_charlie
+
+
+def test_a_client_vouches_for_one_statement_and_nobody_in_its_name(bench: Bench) -> None:
+    supply(bench)
+    opened = channels(bench, dict.fromkeys(NAMES, sharing()))
+    tag = opened["alice"].vouch("bob", b"yes")
+    assert tag == opened["alice"].vouch("bob", b"yes")
+    with pytest.raises(SealError, match="another statement"):
+        opened["alice"].vouch("bob", b"no")
+    assert opened["bob"].is_vouched("alice", b"yes", tag)
+    assert not opened["bob"].is_vouched("alice", b"no", tag)
+    assert not opened["bob"].is_vouched("charlie", b"yes", tag)
+    assert not opened["charlie"].is_vouched("alice", b"yes", tag)
+    assert not opened["alice"].is_vouched("bob", b"yes", tag), "a tag does not count backwards"
 
 
 def test_the_shares_of_a_round_are_sealed_once(bench: Bench) -> None:
@@ -525,11 +541,12 @@ def test_ends_that_were_told_different_thresholds_share_nothing(bench: Bench) ->
 def test_closing_a_channel_overwrites_its_pads(bench: Bench) -> None:
     supply(bench)
     opened = channels(bench, dict.fromkeys(NAMES, sharing()))
-    pads = [pad for channel in opened.values() for pad in (*channel._seal.values(), *channel._open.values())]
+    ways = [way for channel in opened.values() for way in (*channel._out.values(), *channel._in.values())]
+    pads = [pad for way in ways for pad in (way.pad, way.tag_keys)]
     assert all(pad.any() for pad in pads)
     for channel in opened.values():
         channel.close()
-    assert len(pads) == 12
+    assert len(pads) == 24
     assert not any(pad.any() for pad in pads)
 
 
