@@ -1,0 +1,233 @@
+"""What was submitted, durable before and after: the folder of a run.
+
+QPU time is paid for, so nothing may be submitted twice.  Every job has a file ``job-0000.json``:
+
+* ``submitting`` is on disk *before* the job goes out, with a tag of its own that travels with the job;
+* ``submitted`` with the service's job id right after; a process that died in between finds the job at the
+  service by its tag;
+* ``done`` once its results lie in ``result-0000.npz``;
+* ``failed`` with the service's reason; it is submitted again only on request.
+
+``run.json`` says what the run is; a digest over circuit, angles, backend and options ties every file to it,
+so a folder is never continued with something else.  A lock keeps a second process out.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, TypeVar
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from qiskit import QuantumCircuit, qpy
+
+from fl.qpu.errors import QpuFolderError
+from fl.qpu.options import RunOptions
+
+Floats = npt.NDArray[np.float64]
+_T = TypeVar("_T", bound=msgspec.Struct)
+State = Literal["planned", "submitting", "submitted", "done", "failed"]
+FORMAT = 1
+RUN_FILE, CIRCUIT_FILE, LOCK_FILE = "run.json", "circuit.qpy", ".lock"
+
+
+class RunPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a run is: ``parameter_sets`` in ``jobs`` jobs on ``backend``; ``digest`` over everything submitted."""
+
+    digest: str
+    backend: str
+    local: bool
+    options: RunOptions
+    parameter_sets: int
+    observables: tuple[str, ...]
+    jobs: int
+    format: int = FORMAT
+
+
+class JobRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One job: parameter sets ``first`` to ``first + count``; ``attempt`` counts submissions from 1."""
+
+    number: int
+    first: int
+    count: int
+    digest: str
+    state: State = "planned"
+    attempt: int = 0
+    tag: str = ""
+    job_id: str = ""
+    session_id: str = ""
+    submitted_at: str = ""
+    qpu_s: float | None = None
+    error: str = ""
+    earlier_job_ids: tuple[str, ...] = ()
+
+
+class QpuFolder:
+    """The durable state of one run; a context manager that holds the folder's lock."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock: int | None = None
+
+    def __enter__(self) -> QpuFolder:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise QpuFolderError(f"cannot write to {self.folder}: {error}") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._lock)
+            self._lock = None
+            raise QpuFolderError(
+                f"{self.folder} is in use by another process; wait for it or stop it"
+            ) from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    @property
+    def started(self) -> bool:
+        """Whether a run is in here."""
+        return (self.folder / RUN_FILE).exists()
+
+    def keep_circuit(self, circuit: QuantumCircuit) -> None:
+        """Keep the transpiled circuit: a backend is calibrated anew while a run lasts, its jobs must not differ."""
+        buffer = BytesIO()
+        qpy.dump(circuit, buffer)
+        replace_file(self.folder / CIRCUIT_FILE, buffer.getvalue())
+
+    def circuit_bytes(self) -> bytes:
+        """The file of the transpiled circuit."""
+        try:
+            return (self.folder / CIRCUIT_FILE).read_bytes()
+        except OSError as error:
+            raise QpuFolderError(f"cannot read {self.folder / CIRCUIT_FILE}: {error}") from error
+
+    def start(self, plan: RunPlan) -> None:
+        """Keep the plan of a run, or check that it is the one kept.
+
+        Raises QpuFolderError if the folder holds another run.
+        """
+        if not self.started:
+            replace_file(self.folder / RUN_FILE, _json(plan))
+        elif self.plan() != plan:
+            raise QpuFolderError(
+                f"{self.folder} holds another run (backend {self.plan().backend}); nothing was submitted: "
+                "resume it with the same model, sentences and settings or choose another folder"
+            )
+
+    def plan(self) -> RunPlan:
+        """What the run in this folder is."""
+        plan = _read(self.folder / RUN_FILE, RunPlan)
+        if plan.format != FORMAT:
+            raise QpuFolderError(
+                f"{self.folder / RUN_FILE} has format {plan.format}, this version reads {FORMAT}"
+            )
+        return plan
+
+    def circuit(self) -> QuantumCircuit:
+        """The transpiled circuit that all jobs of the run use."""
+        content = self.circuit_bytes()
+        try:
+            return qpy.load(BytesIO(content))[0]
+        except Exception as error:
+            raise QpuFolderError(f"cannot read {self.folder / CIRCUIT_FILE}: {error}") from error
+
+    def job(self, number: int) -> JobRecord | None:
+        """The record of a job, or None before its first submission."""
+        path = self._job_path(number)
+        return _read(path, JobRecord) if path.exists() else None
+
+    def jobs(self) -> list[JobRecord]:
+        """All records, in order."""
+        return [_read(path, JobRecord) for path in sorted(self.folder.glob("job-*.json"))]
+
+    def save(self, record: JobRecord) -> None:
+        """Keep ``record``; durable when this returns."""
+        replace_file(self._job_path(record.number), _json(record))
+
+    def save_result(self, record: JobRecord, expectations: Floats, standard_errors: Floats) -> JobRecord:
+        """Keep the results of a job, arrays (count, observables); returns the record, state ``done``."""
+        buffer = BytesIO()
+        np.savez(buffer, expectations=expectations, standard_errors=standard_errors)
+        replace_file(self._result_path(record.number), buffer.getvalue())
+        done = msgspec.structs.replace(record, state="done", error="")
+        self.save(done)
+        return done
+
+    def result(self, record: JobRecord) -> tuple[Floats, Floats]:
+        """Expectation values and standard errors of a finished job."""
+        path = self._result_path(record.number)
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return arrays["expectations"], arrays["standard_errors"]
+        except (OSError, ValueError, EOFError, KeyError) as error:
+            raise QpuFolderError(f"cannot read {path}: {error}") from error
+
+    def _job_path(self, number: int) -> Path:
+        return self.folder / f"job-{number:04d}.json"
+
+    def _result_path(self, number: int) -> Path:
+        return self.folder / f"result-{number:04d}.npz"
+
+
+def digest_of(*parts: object) -> str:
+    """Hex SHA-256 over texts, bytes and arrays, each with its length in front."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            content = repr((part.dtype.str, part.shape)).encode() + np.ascontiguousarray(part).tobytes()
+        else:
+            content = part if isinstance(part, bytes) else repr(part).encode()
+        digest.update(len(content).to_bytes(8, "big") + content)
+    return digest.hexdigest()
+
+
+def tag_of(plan: RunPlan, number: int, attempt: int) -> str:
+    """The tag that marks a job at the service, one of its own for every attempt."""
+    return f"qunetlab-{plan.digest[:16]}-{number:04d}-{attempt}"
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Replace ``path`` by ``content``, durable when this returns: file, then rename, then folder."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def slices(count: int, size: int) -> Sequence[tuple[int, int]]:
+    """``(first, count)`` of consecutive chunks of at most ``size``."""
+    return [(first, min(size, count - first)) for first in range(0, count, size)]
+
+
+def _json(value: msgspec.Struct) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(value), indent=1)
+
+
+def _read(path: Path, kind: type[_T]) -> _T:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except (OSError, ValueError, RecursionError) as error:
+        raise QpuFolderError(f"cannot read {path}: {error}") from error

@@ -1,0 +1,94 @@
+"""How a circuit is run: shots, mitigation, execution mode, jobs and seeds.
+
+The service applies mitigation, suppression and twirling on its side; local testing mode has none of them.
+What a local run leaves out is listed in its report (``unused_locally``), never passed over in silence.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from fl.qpu.errors import QpuError
+
+Execution = Literal["job", "batch", "session"]
+EXECUTIONS: tuple[Execution, ...] = ("job", "batch", "session")
+
+
+class OptionsError(QpuError, ValueError):
+    """A setting of the run is out of range."""
+
+
+class RunOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Settings of a run.
+
+    ``shots`` per circuit and basis; ``resilience_level`` 0 none, 1 readout mitigation, 2 readout and zero-noise
+    extrapolation; ``sets_per_job`` parameter sets in one job; ``max_pending`` jobs waiting at the service at
+    once; ``max_job_s`` QPU seconds after which the service stops a job; ``seed`` of transpiler and simulator.
+    """
+
+    shots: int = 4096
+    resilience_level: int = 1
+    dynamical_decoupling: Literal["", "XX", "XpXm", "XY4"] = ""
+    twirl_gates: bool = False
+    twirl_measurement: bool = False
+    execution: Execution = "batch"
+    sets_per_job: int = 100
+    max_pending: int = 3
+    max_job_s: int | None = None
+    optimization_level: int = 3
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("shots", 2, 10_000_000),
+            ("resilience_level", 0, 2),
+            ("sets_per_job", 1, 100_000),
+            ("max_pending", 1, 1000),
+            ("optimization_level", 0, 3),
+            ("seed", 0, 2**31 - 1),
+        ):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise OptionsError(f"{name} is {value}; it must be {low} to {high}")
+        if self.execution not in EXECUTIONS:
+            raise OptionsError(f"execution is {self.execution!r}; it must be one of {', '.join(EXECUTIONS)}")
+        if self.max_job_s is not None and self.max_job_s < 1:
+            raise OptionsError(f"max_job_s is {self.max_job_s}; it must be at least 1")
+
+    def for_service(self, tag: str) -> dict[str, Any]:
+        """Options of ``EstimatorV2`` for a job at the service, marked with ``tag``."""
+        options: dict[str, Any] = {
+            "default_shots": self.shots,
+            "resilience_level": self.resilience_level,
+            "environment": {"job_tags": ["qunetlab", tag]},
+        }
+        if self.dynamical_decoupling:
+            options["dynamical_decoupling"] = {"enable": True, "sequence_type": self.dynamical_decoupling}
+        if self.twirl_gates or self.twirl_measurement:
+            options["twirling"] = {"enable_gates": self.twirl_gates, "enable_measure": self.twirl_measurement}
+        if self.max_job_s is not None:
+            options["max_execution_time"] = self.max_job_s
+        return options
+
+    def for_simulator(self, chunk: int) -> dict[str, Any]:
+        """Options of ``EstimatorV2`` in local testing mode; every chunk has a seed of its own."""
+        return {"default_shots": self.shots, "simulator": {"seed_simulator": self.simulator_seed(chunk)}}
+
+    def simulator_seed(self, chunk: int) -> int:
+        """Seed of a chunk's simulation: never 0, which local testing mode takes for none."""
+        return 1 + (self.seed * 1_000_003 + chunk * 7919) % (2**31 - 2)
+
+    def unused_locally(self) -> tuple[str, ...]:
+        """Settings that local testing mode does not apply."""
+        names = []
+        if self.resilience_level:
+            names.append(f"resilience_level={self.resilience_level}")
+        if self.dynamical_decoupling:
+            names.append(f"dynamical_decoupling={self.dynamical_decoupling}")
+        if self.twirl_gates or self.twirl_measurement:
+            names.append("twirling")
+        if self.max_job_s is not None:
+            names.append("max_job_s")
+        return tuple(names)

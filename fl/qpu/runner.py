@@ -1,0 +1,323 @@
+"""Jobs from a plan: submit what is missing, wait, keep the results - never the same work twice.
+
+Jobs already finished are read from the run folder, jobs that were submitted before an interruption are
+fetched by their id, and a job whose submission was cut short is looked for by its tag; only what is left is
+submitted.  After a failure nothing more is submitted, jobs already at the service are still collected, and
+the error lists what is missing.  Jobs simulated on this machine end with its process; they are run again,
+which costs nothing, and the report says so.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from qiskit import QuantumCircuit
+from qiskit.quantum_info import SparsePauliOp
+
+from fl.qpu.backends import Device
+from fl.qpu.errors import JobFailedError, QpuFolderError, ServiceError, without_secrets
+from fl.qpu.journal import JobRecord, QpuFolder, RunPlan, slices, tag_of
+
+Floats = npt.NDArray[np.float64]
+
+POLL_S = 2.0
+PATIENCE = 5
+"""Failed looks at a job in a row before the service counts as out of reach."""
+
+
+@dataclass(frozen=True)
+class QpuEvent:
+    """Something happened to job ``job`` of ``jobs``: ``kept``, ``found``, ``again``, ``submitted``, ``status``,
+    ``done`` or ``failed``."""
+
+    kind: str
+    job: int
+    jobs: int
+    text: str
+
+
+Report = Callable[[QpuEvent], None]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Expectation values and standard errors, float64 (parameter sets, observables), and how they came about."""
+
+    expectations: Floats
+    standard_errors: Floats
+    records: tuple[JobRecord, ...]
+    submitted: int
+    """Jobs submitted by this call; the others were finished or under way before."""
+
+
+class Runner:
+    """Runs one plan in one folder; the folder is open and holds the plan."""
+
+    def __init__(
+        self,
+        device: Device,
+        folder: QpuFolder,
+        plan: RunPlan,
+        circuit: QuantumCircuit,
+        operators: list[SparsePauliOp],
+        values: Floats,
+        *,
+        retry_failed: bool = False,
+        report: Report = lambda event: None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """``circuit`` is transpiled, ``operators`` are laid out like it, ``values`` (sets, parameters) are in the
+        order of ``circuit.parameters``."""
+        self._device = device
+        self._folder = folder
+        self._plan = plan
+        self._circuit = circuit
+        self._observables = [[operator] for operator in operators]
+        self._values = values
+        self._retry_failed = retry_failed
+        self._report = report
+        self._sleep = sleep
+        self._mode: Any = None
+        self._submitted = 0
+
+    def run(self) -> Measured:
+        """Have every parameter set measured; raises JobFailedError, ServiceError, QpuFolderError."""
+        records = [
+            self._record(*chunk)
+            for chunk in enumerate(slices(len(self._values), self._plan.options.sets_per_job))
+        ]
+        self._refuse_failed(records)
+        try:
+            self._drive(records)
+        finally:
+            if self._mode is not None:
+                self._close_mode()
+        results = [self._folder.result(record) for record in records]
+        return Measured(
+            np.concatenate([expectations for expectations, _ in results]),
+            np.concatenate([errors for _, errors in results]),
+            tuple(records),
+            self._submitted,
+        )
+
+    def _record(self, number: int, chunk: tuple[int, int]) -> JobRecord:
+        record = self._folder.job(number)
+        if record is None:
+            return JobRecord(number, *chunk, self._plan.digest)
+        if record.digest != self._plan.digest or (record.first, record.count) != chunk:
+            raise QpuFolderError(f"job {number} in {self._folder.folder} belongs to another run")
+        return record
+
+    def _refuse_failed(self, records: list[JobRecord]) -> None:
+        failed = [record for record in records if record.state == "failed"]
+        if failed and not self._retry_failed:
+            raise self._failure(records)
+
+    def _drive(self, records: list[JobRecord]) -> None:
+        flying: deque[tuple[JobRecord, Any]] = deque()
+        waiting: deque[JobRecord] = deque()
+        for record in records:
+            if record.state == "done":
+                self._tell("kept", record, "finished earlier, results are here")
+                continue
+            job = self._recover(record)
+            if job is None:
+                waiting.append(record)
+            else:
+                flying.append((self._folder.job(record.number) or record, job))
+        window = 1 if self._device.local else self._plan.options.max_pending
+        failed = False
+        while flying or (waiting and not failed):
+            while waiting and not failed and len(flying) < window:
+                flying.append(self._submit(waiting.popleft()))
+            record, job = flying.popleft()
+            records[record.number] = self._collect(record, job)
+            failed = failed or records[record.number].state == "failed"
+        if failed:
+            raise self._failure(records)
+
+    def _recover(self, record: JobRecord) -> Any | None:
+        """The job of ``record`` if it was submitted before, else None."""
+        if record.state not in ("submitting", "submitted"):
+            return None
+        if self._device.service is None:
+            self._tell(
+                "again", record, "was being simulated when the run stopped; simulated again at no cost"
+            )
+            return None
+        from qiskit_ibm_runtime.exceptions import RuntimeJobNotFound
+
+        try:
+            if record.state == "submitted":
+                job = self._device.service.job(record.job_id)
+            else:
+                found = self._device.service.jobs(limit=None, job_tags=[record.tag])
+                if not found:
+                    return None
+                job = found[0]
+                record = msgspec.structs.replace(record, state="submitted", job_id=job.job_id())
+                self._folder.save(record)
+        except RuntimeJobNotFound:
+            missing = msgspec.structs.replace(
+                record, state="failed", error="the service does not know this job any more"
+            )
+            self._folder.save(missing)
+            raise self._failure([missing]) from None
+        except Exception as error:  # noqa: BLE001 - the service's HTTP layer raises many kinds
+            raise self._out_of_reach(record, error) from None
+        self._tell("found", record, f"job {record.job_id} was submitted earlier, not submitted again")
+        return job
+
+    def _submit(self, record: JobRecord) -> tuple[JobRecord, Any]:
+        attempt = record.attempt + 1
+        earlier = (*record.earlier_job_ids, record.job_id) if record.job_id else record.earlier_job_ids
+        record = JobRecord(
+            number=record.number,
+            first=record.first,
+            count=record.count,
+            digest=record.digest,
+            state="submitting",
+            attempt=attempt,
+            tag=tag_of(self._plan, record.number, attempt),
+            submitted_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            earlier_job_ids=earlier,
+        )
+        self._folder.save(record)
+        values = self._values[record.first : record.first + record.count]
+        try:
+            job = self._estimator(record).run([(self._circuit, self._observables, values)])
+        except Exception as error:
+            if self._device.local:
+                raise
+            raise self._out_of_reach(record, error) from None
+        record = msgspec.structs.replace(
+            record,
+            state="submitted",
+            job_id=str(job.job_id()),
+            session_id=str(getattr(self._mode, "session_id", "") or ""),
+        )
+        self._folder.save(record)
+        self._submitted += 1
+        self._tell("submitted", record, f"{record.count} parameter sets as job {record.job_id}")
+        return record, job
+
+    def _estimator(self, record: JobRecord) -> Any:
+        from qiskit_ibm_runtime import Batch, EstimatorV2, Session
+
+        options = self._plan.options
+        kinds = {"batch": Batch, "session": Session}
+        if self._mode is None:
+            kind = kinds.get(options.execution)
+            self._mode = self._device.backend if kind is None else kind(backend=self._device.backend)
+        settings = (
+            options.for_simulator(record.number) if self._device.local else options.for_service(record.tag)
+        )
+        with warnings.catch_warnings():
+            # The package announces a successor that computes mitigation on the client; this class stays until then.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return EstimatorV2(mode=self._mode, options=settings)
+
+    def _collect(self, record: JobRecord, job: Any) -> JobRecord:
+        status = self._wait(record, job)
+        if status != "DONE":
+            reason = without_secrets(self._look(record, job.error_message) or status.lower())
+            return self._fail(record, reason)
+        result = self._look(record, job.result)
+        data = result[0].data
+        expectations, errors = np.asarray(data.evs, np.float64).T, np.asarray(data.stds, np.float64).T
+        shape = (record.count, len(self._observables))
+        if expectations.shape != shape or errors.shape != shape:
+            return self._fail(record, f"the result has shape {expectations.shape}, not {shape}")
+        if not np.isfinite(expectations).all():
+            return self._fail(record, "the result has expectation values that are not finite")
+        qpu_s = None if self._device.local else _usage_s(job)
+        record = self._folder.save_result(msgspec.structs.replace(record, qpu_s=qpu_s), expectations, errors)
+        self._tell(
+            "done", record, f"{record.first + record.count} of {len(self._values)} parameter sets measured"
+        )
+        return record
+
+    def _wait(self, record: JobRecord, job: Any) -> str:
+        if self._device.local:
+            try:
+                job.result()
+            except Exception as error:
+                self._fail(record, without_secrets(error))
+                raise JobFailedError(f"the simulation of job {record.number} failed: {error}") from error
+            return "DONE"
+        shown = ""
+        while True:
+            status = str(self._look(record, job.status))
+            if status != shown:
+                self._tell("status", record, f"job {record.job_id} {status.lower()}")
+                shown = status
+            if status in ("DONE", "ERROR", "CANCELLED"):
+                return status
+            self._sleep(POLL_S)
+
+    def _look(self, record: JobRecord, call: Callable[[], Any]) -> Any:
+        """``call()``, patient with a network that fails for a while."""
+        for attempt in range(PATIENCE):
+            try:
+                return call()
+            except Exception as error:
+                if self._device.local:
+                    raise
+                if attempt == PATIENCE - 1:
+                    raise self._out_of_reach(record, error) from None
+                self._sleep(POLL_S * 2**attempt)
+        raise AssertionError("unreachable")
+
+    def _fail(self, record: JobRecord, reason: str) -> JobRecord:
+        record = msgspec.structs.replace(record, state="failed", error=reason)
+        self._folder.save(record)
+        self._tell("failed", record, reason)
+        return record
+
+    def _failure(self, records: list[JobRecord]) -> JobFailedError:
+        failed = [record for record in records if record.state == "failed"]
+        done = sum(record.state == "done" for record in records)
+        lines = [f"  job {record.number} ({record.job_id or 'no id'}): {record.error}" for record in failed]
+        return JobFailedError(
+            f"{len(failed)} of {self._plan.jobs} jobs failed, {done} are finished and kept in "
+            f"{self._folder.folder}:\n"
+            + "\n".join(lines)
+            + "\nrun again with --resume and --retry-failed to submit "
+            "the failed ones anew (a job that failed at the service may have been charged)"
+        )
+
+    def _out_of_reach(self, record: JobRecord, error: Exception) -> ServiceError:
+        return ServiceError(
+            f"job {record.number}: the service did not answer as expected: {without_secrets(error)}\n"
+            f"what was submitted is noted in {self._folder.folder}; run again with --resume and nothing is paid twice"
+        )
+
+    def _close_mode(self) -> None:
+        if self._mode is not self._device.backend:
+            try:
+                self._mode.close()
+            except Exception as error:  # noqa: BLE001 - an open session ends by itself; results matter more
+                warnings.warn(
+                    f"the {self._plan.options.execution} could not be closed: {without_secrets(error)}",
+                    stacklevel=2,
+                )
+
+    def _tell(self, kind: str, record: JobRecord, text: str) -> None:
+        self._report(QpuEvent(kind, record.number, self._plan.jobs, text))
+
+
+def _usage_s(job: Any) -> float | None:
+    """QPU seconds the service charges for a job, if it says."""
+    try:
+        return float(job.usage(partial=True) or 0.0)
+    except Exception:  # noqa: BLE001 - a figure for the report only
+        return None
