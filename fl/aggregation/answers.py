@@ -22,7 +22,7 @@ import fcntl
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -87,14 +87,25 @@ class AnswerBook:
         *,
         participants: Sequence[str],
         needed: int,
+        confirmed_by: Collection[str] | None = None,
     ) -> PackedBits:
         """The answer for ``survivors``: that of ``compute`` the first time, the stored one afterwards.
 
         ``participants`` are the N clients among whom the round's shares were exchanged, ``needed`` is U.
-        Raises AnswerRefusedError for fewer than U survivors, strangers or a name twice, and for another list
-        or an earlier round than the book holds; AnswerBookError where the answer cannot be made durable.
+        ``confirmed_by`` names those that are known, under authentication end to end, to be bound to this very
+        list, this client among them; None where clients exchange no confirmations, with the leak described
+        above.  Raises AnswerRefusedError for fewer than U survivors or confirmations, strangers or a name
+        twice, and for another list or an earlier round than the book holds; AnswerBookError where the answer
+        cannot be made durable.
         """
         listed = check_survivors(survivors, participants, needed)
+        if confirmed_by is not None:
+            confirmed = set(confirmed_by).intersection(participants)
+            if len(confirmed) < needed:
+                raise AnswerRefusedError(
+                    f"{len(confirmed)} participants confirmed this list of survivors; U = {needed} are needed, or"
+                    " the server could get answers for another list from the others"
+                )
         with self._locked():
             entry = self._bound(run_id, round_number, listed, tuple(participants))
             if entry.answer is None:
@@ -157,11 +168,7 @@ class AnswerBook:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(part, path)
-            descriptor = os.open(self.folder, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            _sync_folder(self.folder)
         except OSError as error:
             raise AnswerBookError(
                 f"cannot keep the answer in {path} ({error.strerror}); it must not be sent: free space"
@@ -172,7 +179,7 @@ class AnswerBook:
         """Alone with the book, among threads and processes."""
         with self._threads:
             try:
-                self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                _make_folder(self.folder)
                 descriptor = os.open(self.folder / ".answers.lock", os.O_RDWR | os.O_CREAT, 0o600)
             except OSError as error:
                 raise AnswerBookError(f"cannot open the book in {self.folder}: {error.strerror}") from error
@@ -181,6 +188,22 @@ class AnswerBook:
                 yield
             finally:
                 os.close(descriptor)
+
+
+def _make_folder(folder: Path) -> None:
+    """Create ``folder`` and what is missing above it; the entries are durable, so that no book gets lost."""
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        _sync_folder(folder.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def check_survivors(survivors: Sequence[str], participants: Sequence[str], needed: int) -> tuple[str, ...]:

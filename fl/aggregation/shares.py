@@ -44,12 +44,16 @@ __all__ = [
     "DecodeError",
     "ShareCode",
     "ShareCodeError",
+    "Symbols",
     "add_shares",
     "check_modulus",
+    "check_thresholds",
     "decode",
     "default_thresholds",
     "draw_mask",
     "encode",
+    "fewest_survivors",
+    "forget_interpolations",
     "pack_symbols",
     "protect",
     "read_sum",
@@ -298,6 +302,11 @@ def _interpolation(clients: tuple[int, ...], rows: int, modulus: int) -> Symbols
         low[row] = quotient * scale % modulus
     low.setflags(write=False)
     return low
+
+
+def forget_interpolations() -> None:
+    """Drop the cached interpolation matrices, as for survivors not met before."""
+    _interpolation.cache_clear()
 
 
 # -- the update ----------------------------------------------------------------------------------------
