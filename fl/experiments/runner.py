@@ -12,17 +12,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 import msgspec
 
+from fl.cohort.results import CohortEvent, CohortPhase, CohortResult
+from fl.config import FLConfig
 from fl.experiments.base import Cell, Plan
 from fl.results import RoundRow, RoundTimes, SeedRun, write_atomic
 from fl.tasks import load_task
 from fl.tasks.base import Task
-
-if TYPE_CHECKING:
-    from fl.cohort import CohortEvent, CohortResult
 
 CELLS = "cells"
 
@@ -37,7 +36,7 @@ class ExperimentError(Exception):
 
 @dataclass(frozen=True)
 class CellStarted:
-    """A cell begins with one seed, after ``done`` rounds of an earlier attempt."""
+    """A cell begins, or goes on, with one seed."""
 
     cell: Cell
     seed: int
@@ -54,6 +53,18 @@ class RoundDone:
 
 
 @dataclass(frozen=True)
+class WithinRound:
+    """How far a round is: ``done`` of ``of`` clients are through with ``phase``."""
+
+    cell: Cell
+    seed: int
+    round: int
+    phase: str
+    done: int
+    of: int
+
+
+@dataclass(frozen=True)
 class CellDone:
     """A cell is finished with one seed; ``resumed`` if an earlier attempt had finished it."""
 
@@ -63,7 +74,7 @@ class CellDone:
     resumed: bool
 
 
-ExperimentEvent: TypeAlias = CellStarted | RoundDone | CellDone
+ExperimentEvent: TypeAlias = CellStarted | RoundDone | WithinRound | CellDone
 Outcome: TypeAlias = dict[str, dict[int, SeedRun]]
 """Finished runs by cell and seed."""
 
@@ -73,7 +84,7 @@ class CohortRunner(Protocol):
 
     def __call__(
         self,
-        config: Any,
+        config: FLConfig,
         *,
         data_folder: Path | None,
         workers: int,
@@ -165,9 +176,10 @@ class Runner:
         checkpoint.mkdir(parents=True, exist_ok=True)
 
         def on_event(event: CohortEvent) -> None:
-            done = getattr(event, "record", event)
-            if isinstance(getattr(done, "accuracy", None), float):
-                self.report(RoundDone(cell, seed, done.round, done.accuracy))
+            if isinstance(event, CohortPhase):
+                self.report(WithinRound(cell, seed, event.round, event.phase, event.done, event.of))
+            else:
+                self.report(RoundDone(cell, seed, event.round, event.accuracy))
 
         result = run_cohort(
             cell.seeded(seed),
@@ -179,7 +191,7 @@ class Runner:
             report=on_event,
             float32=cell.kind == "float32",
         )
-        if len(result.rounds) < cell.config.rounds:
+        if result.stopped or len(result.rounds) < cell.config.rounds:
             raise ExperimentStoppedError(
                 f"stopped in {cell.title}, seed {seed}, after {len(result.rounds)} of {cell.config.rounds} rounds"
             )

@@ -207,6 +207,99 @@ def demo(
 
 
 @app.command()
+def train(
+    task: Annotated[
+        str, typer.Argument(help="mnist, quantum-states, sentiment or digits; or TASK:MODEL@SPLIT.")
+    ],
+    clients: Annotated[int | None, typer.Option(min=1, help="Number of clients.")] = None,
+    mode: Annotated[str | None, typer.Option(help="otp, lightsecagg, expanded or plain.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model of the task.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="quantum-states: entanglement or magic (the same as --model).")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="How the data is shared out.")] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Training rounds.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Number of seeds.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 1,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="About two minutes; not the full experiment, and says so.")
+    ] = False,
+    baselines: Annotated[bool, typer.Option(help="Run what the result is compared with as well.")] = True,
+    levels: Annotated[int | None, typer.Option(help="Quantisation levels on either side of zero.")] = None,
+    ring_bits: Annotated[int | None, typer.Option(help="Width of the ring; the narrowest without.")] = None,
+    clip: Annotated[float | None, typer.Option(help="Largest update that is sent.")] = None,
+    clip_decay: Annotated[float | None, typer.Option(help="Factor on the clip after every round.")] = None,
+    keep: Annotated[float | None, typer.Option(help="Share of the parameters sent in a round.")] = None,
+    error_feedback: Annotated[
+        bool | None, typer.Option(help="Keep what was cut or rounded away for later rounds.")
+    ] = None,
+    drop_outs: Annotated[
+        int, typer.Option(min=0, help="Clients that vanish in every round (lightsecagg, simulated).")
+    ] = 0,
+    colluders: Annotated[int | None, typer.Option(help="T of lightsecagg.")] = None,
+    survivors: Annotated[int | None, typer.Option(help="U of lightsecagg.")] = None,
+    testbed: Annotated[
+        str | None, typer.Option(help="Bundled testbed, testbed file or folder whose keys are used.")
+    ] = None,
+    live: Annotated[bool, typer.Option("--live", help="Make the keys on the ring while training.")] = False,
+    if_short: Annotated[
+        str, typer.Option(help="When keys run short: wait, stop, or expanded (computational security).")
+    ] = "wait",
+    max_wait: Annotated[
+        float | None, typer.Option(min=0, help="Longest time the key of the run may take to make, s.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Processes that train.")] = 2,
+    data: Annotated[Path | None, typer.Option(help="Folder of the data set.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; qunetlab-runs/... without.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Folder of a run to go on with.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Train a workload: checks, key forecast, seeds, baselines, results.json and report.html."""
+    from lab.cli.train import run_train
+    from lab.cli.train_options import asked_options
+
+    asked = asked_options(
+        task=task,
+        model=model,
+        dataset=dataset,
+        split=split,
+        mode=mode,
+        clients=clients,
+        rounds=rounds,
+        seeds=seeds,
+        first_seed=seed,
+        quick=quick,
+        baselines=baselines,
+        levels=levels,
+        ring_bits=ring_bits,
+        clip=clip,
+        clip_decay=clip_decay,
+        keep=keep,
+        error_feedback=error_feedback,
+        drop_outs=drop_outs,
+        colluders=colluders,
+        survivors=survivors,
+        testbed=testbed,
+        live=live,
+        if_short=if_short,
+        max_wait_s=max_wait,
+    )
+    raise typer.Exit(run_train(asked, out=out, resume=resume, data=data, workers=workers, as_json=as_json))
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders or results.json files.")],
+    out: Annotated[Path | None, typer.Option(help="HTML page with the curves of all runs.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Training runs side by side."""
+    from lab.cli.compare import compare_runs
+
+    raise typer.Exit(compare_runs(runs, out, as_json))
+
+
+@app.command()
 def keygen(
     first: Annotated[str, typer.Argument(help="First user of the pair, in ring order.")],
     second: Annotated[str, typer.Argument(help="Second user of the pair.")],
@@ -248,7 +341,7 @@ def bench(
     only: Annotated[list[str] | None, typer.Option(help="Run only this benchmark; repeatable.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure speed: ring model, link, reconciliation, amplification, masking."""
+    """Measure speed: ring model, link, keys, masking, secret sharing, circuits, training rounds."""
     from lab.cli.bench import run_benchmarks
 
     raise typer.Exit(run_benchmarks(only or [], as_json))

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 from typing import Any
 
-Report = dict[str, Any]
+from lab.cli.page import image, new_figure, page, png_of, table
 
-STYLE = """
-body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1b1f24}
-h1{margin-bottom:.2rem} h2{margin-top:2.2rem} .lead{color:#57606a;margin-top:0}
-table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
-th,td{padding:.35rem .6rem;border-bottom:1px solid #d0d7de;text-align:right}
-th:first-child,td:first-child{text-align:left;white-space:nowrap} img{max-width:100%}
-.bad{color:#b42318;font-weight:600} .good{color:#116329;font-weight:600}
-.note{background:#f6f8fa;border-left:4px solid #8c959f;padding:.6rem 1rem}
-"""
+Report = dict[str, Any]
 
 
 def render_report(report: Report) -> str:
@@ -30,8 +20,6 @@ def render_report(report: Report) -> str:
         else '<span class="bad">does NOT equal the plain sum</span>'
     )
     parts = [
-        "<!doctype html><html lang='en'><head><meta charset='utf-8'><title>qunetlab run</title>",
-        f"<style>{STYLE}</style></head><body>",
         f"<h1>{html.escape(report['testbed']['name'])}</h1>",
         f"<p class='lead'>{html.escape(report['testbed']['description'])}. Task {html.escape(report['task'])}, "
         f"{len(rounds)} rounds, seed {report['seed']}, {report['wall_s']:.0f} s.</p>",
@@ -42,27 +30,16 @@ def render_report(report: Report) -> str:
         f"<p>Aggregation mode <b>{html.escape(aggregation['mode'])}</b>, ring of {aggregation['ring_bits']} bits: "
         f"the aggregate {verdict}.</p>",
         "<h2>Keys</h2>",
-        _image(_pair_plot(report), "Key rate and QBER of every pair"),
+        image(_pair_plot(report), "Key rate and QBER of every pair"),
         _pair_table(pairs),
         "<h2>Key stock</h2>",
-        _image(_stock_plot(report), "Key consumed and stocked per pair"),
+        image(_stock_plot(report), "Key consumed and stocked per pair"),
         "<h2>Training</h2>",
-        _image(_accuracy_plot(report), "Accuracy per round"),
+        image(_accuracy_plot(report), "Accuracy per round"),
         _round_table(rounds),
         _versions(report),
-        "</body></html>",
     ]
-    return "\n".join(parts)
-
-
-def _image(png: bytes, alt: str) -> str:
-    return f"<img alt='{html.escape(alt)}' src='data:image/png;base64,{base64.b64encode(png).decode()}'>"
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    top = "".join(f"<th>{name}</th>" for name in head)
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+    return page("qunetlab run", parts)
 
 
 def _pair_table(pairs: list[Report]) -> str:
@@ -95,12 +72,12 @@ def _pair_table(pairs: list[Report]) -> str:
         ]
         for row in pairs
     ]
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _round_table(rounds: list[Report]) -> str:
     head = ["round", "accuracy, %", "upload of all clients, bytes", "key used, bits"]
-    return _table(
+    return table(
         head,
         [
             [
@@ -119,26 +96,8 @@ def _versions(report: Report) -> str:
     return f"<h2>Software</h2><p>{html.escape(versions)}</p>"
 
 
-def _figure(columns: int) -> tuple[Any, Any]:
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    return plt.subplots(1, columns, figsize=(9.5, 3.4), layout="constrained")
-
-
-def _png(figure: Any) -> bytes:
-    import matplotlib.pyplot as plt
-
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=140)
-    plt.close(figure)
-    return buffer.getvalue()
-
-
 def _pair_plot(report: Report) -> bytes:
-    figure, (rate, error) = _figure(2)
+    figure, (rate, error) = new_figure(2)
     names = ["-".join(row["pair"]) for row in report["pairs"]]
     rate.bar(names, [row["secret_bits_per_ring_second"] / 1e3 for row in report["pairs"]], color="#2f6f9f")
     planned = [row["planned_bits_per_ring_second"] / 1e3 for row in report["pairs"]]
@@ -151,13 +110,12 @@ def _pair_plot(report: Report) -> bytes:
     for axes in (rate, error):
         axes.tick_params(axis="x", rotation=40)
         axes.legend(frameon=False)
-        axes.spines[["top", "right"]].set_visible(False)
         axes.margins(y=0.18)
-    return _png(figure)
+    return png_of(figure)
 
 
 def _stock_plot(report: Report) -> bytes:
-    figure, axes = _figure(1)
+    figure, axes = new_figure(1)
     names = ["-".join(row["pair"]) for row in report["pairs"]]
     bottom = [0.0] * len(names)
     for key, label, color in (
@@ -171,12 +129,11 @@ def _stock_plot(report: Report) -> bytes:
         bottom = [low + value for low, value in zip(bottom, values, strict=True)]
     axes.set_ylabel("key of each pair, kbit")
     axes.legend(frameon=False, ncols=4, loc="upper center", bbox_to_anchor=(0.5, 1.16))
-    axes.spines[["top", "right"]].set_visible(False)
-    return _png(figure)
+    return png_of(figure)
 
 
 def _accuracy_plot(report: Report) -> bytes:
-    figure, axes = _figure(1)
+    figure, axes = new_figure(1)
     rounds = report["rounds"]
     axes.plot(
         [row["round"] for row in rounds],
@@ -198,5 +155,4 @@ def _accuracy_plot(report: Report) -> bytes:
     axes.set_ylabel("test accuracy, %")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
-    return _png(figure)
+    return png_of(figure)

@@ -1,0 +1,128 @@
+"""``qunetlab compare RUN RUN...``: training runs side by side, as a table, as JSON, or as a page with curves."""
+
+from __future__ import annotations
+
+import html
+import json
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from fl.key_budget import quantity
+from fl.results import Results, read_results, write_atomic
+from lab.cli.curves import Line, accuracy_and_bytes, accuracy_and_loss, key_and_time
+from lab.cli.page import image, page, table
+from lab.cli.run_report import main_arm
+from lab.cli.train import accuracy, exactness
+
+HEAD = (
+    "run",
+    "task",
+    "mode",
+    "security",
+    "key supply",
+    "clients",
+    "rounds",
+    "accuracy",
+    "saving",
+    "key of a round",
+    "sum exact",
+)
+
+
+def compare_runs(paths: list[Path], out: Path | None, as_json: bool) -> int:
+    """Print the runs named; raises ResultsError for what is none."""
+    runs = {label(path, paths): read_results(path) for path in paths}
+    if len(runs) < len(paths):
+        raise ValueError("a run is named twice")
+    if out is not None:
+        write_atomic(out, render_comparison(runs).encode())
+    if as_json:
+        typer.echo(json.dumps({"runs": [as_dict(name, run) for name, run in runs.items()]}))
+        return 0
+    shown = Table(box=None, pad_edge=False)
+    for index, head in enumerate(HEAD):
+        shown.add_column(head, justify="left" if index < 5 else "right", overflow="fold")
+    for name, run in runs.items():
+        shown.add_row(*row_of(name, run))
+    Console(soft_wrap=False).print(shown)
+    for name, run in runs.items():
+        for note in run.notes:
+            typer.echo(f"{name}: {note}")
+    if out is not None:
+        typer.echo(f"page in {out}")
+    return 0
+
+
+def label(path: Path, paths: list[Path]) -> str:
+    """A short name for a run: its folder's, or the whole path where that is not enough."""
+    folder = path.parent if path.suffix == ".json" else path
+    others = [other.parent if other.suffix == ".json" else other for other in paths]
+    same = [other for other in others if other.resolve().name == folder.resolve().name]
+    return folder.resolve().name if len(same) == 1 else str(path)
+
+
+def row_of(name: str, run: Results) -> list[str]:
+    """One line of the table."""
+    return [
+        name,
+        f"{run.task}:{run.model}@{run.split}",
+        f"{run.mode}{' (quick)' if run.quick else ''}",
+        run.security,
+        run.key_supply,
+        str(run.clients),
+        str(len(run.rounds)),
+        accuracy(run.final.accuracy_mean, run.final.accuracy_ci95),
+        f"{100 * run.compression.saving_vs_float32:.1f} %",
+        quantity(run.rounds[-1].key_bits),
+        exactness(run),
+    ]
+
+
+def as_dict(name: str, run: Results) -> dict[str, object]:
+    """One run for scripts."""
+    return {
+        "run": name,
+        "task": run.task,
+        "model": run.model,
+        "split": run.split,
+        "mode": run.mode,
+        "security": run.security,
+        "key_supply": run.key_supply,
+        "quick": run.quick,
+        "complete": run.complete,
+        "clients": run.clients,
+        "rounds": len(run.rounds),
+        "accuracy_mean": run.final.accuracy_mean,
+        "accuracy_ci95": run.final.accuracy_ci95,
+        "seeds": run.final.seeds,
+        "upload_bytes_per_client": run.rounds[-1].upload_bytes_per_client,
+        "saving_vs_float32": run.compression.saving_vs_float32,
+        "key_bits_per_round": run.rounds[-1].key_bits,
+        "exact": all(row.exact is True for row in run.rounds),
+    }
+
+
+def render_comparison(runs: dict[str, Results]) -> str:
+    """The page with the curves of all runs over each other."""
+    lines = [Line(name, main_arm(run)) for name, run in runs.items()]
+    rows = [[html.escape(cell) for cell in row_of(name, run)] for name, run in runs.items()]
+    notes = [
+        f"<p class='warn'>{html.escape(f'{name}: {note}')}</p>"
+        for name, run in runs.items()
+        for note in run.notes
+    ]
+    return page(
+        "qunetlab: runs compared",
+        [
+            f"<h1>{len(runs)} runs compared</h1>",
+            "<p class='lead'>Lines are means over seeds; shading reaches from the lowest to the highest seed.</p>",
+            *notes,
+            table(HEAD, rows, "wide"),
+            image(accuracy_and_loss(lines), "Accuracy and loss per round"),
+            image(accuracy_and_bytes(lines), "Upload size, and accuracy per byte sent"),
+            image(key_and_time(lines), "Key used, and time of a round by phase"),
+        ],
+    )

@@ -1,0 +1,282 @@
+"""``report.html`` of a training run: one self-contained page from ``results.json`` and nothing else."""
+
+from __future__ import annotations
+
+import html
+from pathlib import Path
+
+import msgspec
+
+from fl.key_budget import duration, name, quantity
+from fl.results import Arm, Results, write_atomic
+from lab.cli.curves import Line, accuracy_and_bytes, accuracy_and_loss, key_and_time
+from lab.cli.page import image, page, table
+
+SUPPLY = {
+    "live": "made on the ring during the run",
+    "store": "taken from key stores filled before the run",
+    "simulated": "simulated: made up by a generator, no quantum key was used",
+}
+
+
+def write_report(results: Results, path: Path) -> None:
+    """The page of ``results`` at ``path``."""
+    write_atomic(path, render_run(results).encode())
+
+
+def main_arm(results: Results) -> Arm:
+    """The run that was asked for, in the form of its baselines."""
+    return Arm(
+        main_title(results),
+        "federated",
+        results.task,
+        results.clients,
+        results.mode,
+        results.security,
+        results.final,
+        results.rounds,
+        results.runs,
+    )
+
+
+def main_title(results: Results) -> str:
+    """What the run is called in tables and figures."""
+    return f"{results.clients} clients, {results.mode}"
+
+
+def lines_of(results: Results) -> list[Line]:
+    """The run and what it is compared with."""
+    arms = [main_arm(results), *results.baselines.values()]
+    return [Line(arm.title, arm) for arm in arms]
+
+
+def render_run(results: Results) -> str:
+    """The whole page as HTML text."""
+    lines = lines_of(results)
+    return page(
+        f"qunetlab: {results.title}",
+        [
+            f"<h1>{html.escape(results.title)}</h1>",
+            f"<p class='lead'>{_lead(results)}</p>",
+            *(f"<p class='warn'>{html.escape(note)}</p>" for note in results.notes),
+            f"<p class='note'>{_label(results)}</p>",
+            _arms(lines),
+            _comparisons(results),
+            "<h2>Training</h2>",
+            image(accuracy_and_loss(lines), "Accuracy and loss per round"),
+            f"<p class='lead'>{_spread(results)}</p>",
+            "<h2>Communication</h2>",
+            _communication(results),
+            image(accuracy_and_bytes(lines), "Upload size, and accuracy per byte sent"),
+            "<h2>Key and time</h2>",
+            image(key_and_time(lines), "Key used, and time of a round by phase"),
+            _key_budget(results),
+            _stalls(results),
+            "<h2>Rounds</h2>",
+            _rounds(results),
+            "<h2>Configuration</h2>",
+            _configuration(results),
+            "<h2>Data and software</h2>",
+            _provenance(results),
+        ],
+    )
+
+
+def _lead(results: Results) -> str:
+    seeds = f"{results.final.seeds} seed{'s' if results.final.seeds != 1 else ''}"
+    text = (
+        f"Task {results.task}, model {results.model}, split {results.split}; {results.clients} clients, "
+        f"{len(results.rounds)} rounds, {seeds}; {duration(round(results.wall_s))}"
+    )
+    return html.escape(f"{text}; started {results.started_at}" if results.started_at else text)
+
+
+def _label(results: Results) -> str:
+    exact = {row.exact for row in results.rounds}
+    verdict = (
+        '<span class="bad">does NOT equal the plain sum</span>'
+        if False in exact
+        else "was not compared with the plain sum"
+        if None in exact
+        else '<span class="good">equals the plain sum exactly in every round</span>'
+    )
+    where = f" on testbed {html.escape(results.testbed)}" if results.testbed else ""
+    return (
+        f"Aggregation mode <b>{html.escape(results.mode)}</b>: security <b>{results.security}</b>. "
+        f"Key supply <b>{results.key_supply}</b>{where} ({SUPPLY[results.key_supply]}). The aggregate {verdict}."
+    )
+
+
+def _arms(lines: list[Line]) -> str:
+    rows = [
+        [
+            html.escape(line.label),
+            line.arm.security,
+            f"{100 * line.arm.final.accuracy_mean:.2f}",
+            _interval(line.arm.final.accuracy_ci95),
+            str(line.arm.final.seeds),
+            f"{line.arm.rounds[-1].upload_bytes_per_client:,.0f}" if line.has_rounds else "-",
+        ]
+        for line in lines
+    ]
+    head = ["", "security", "accuracy, %", "95 % interval", "seeds", "upload per client and round, bytes"]
+    return table(head, rows, "wide")
+
+
+def _interval(interval: tuple[float, float] | None, sign: str = "") -> str:
+    if interval is None:
+        return "- (one seed)"
+    return f"{100 * interval[0]:{sign}.2f} to {100 * interval[1]:{sign}.2f}"
+
+
+def _comparisons(results: Results) -> str:
+    if not results.comparisons:
+        return ""
+    rows = [
+        [
+            html.escape(each.title),
+            f"{100 * each.difference_mean:+.2f}",
+            _interval(each.difference_ci95, "+"),
+            ", ".join(f"{100 * value:+.2f}" for value in each.per_seed),
+        ]
+        for each in results.comparisons.values()
+    ]
+    return table(["paired by seed", "difference, points", "95 % interval", "each seed"], rows, "wide")
+
+
+def _spread(results: Results) -> str:
+    if results.final.seeds < 2:
+        return "One seed: no spread can be shown."
+    return "Lines are means over the seeds; shading reaches from the lowest to the highest seed."
+
+
+def _communication(results: Results) -> str:
+    each = results.compression
+    return (
+        f"<p>{each.values_per_round:,} of {each.n_parameters:,} parameters travel per round, each "
+        f"{each.ring_bits} bits wide on the wire ({each.levels} levels on either side of zero"
+        f"{', error feedback' if each.error_feedback else ''}): {each.upload_bytes_per_client:,.0f} bytes instead of "
+        f"{each.float32_bytes:,} as float32, <b>{100 * each.saving_vs_float32:.2f} % less</b>.</p>"
+    )
+
+
+def _key_budget(results: Results) -> str:
+    budget, parts = results.key_budget, []
+    if budget.forecast is not None:
+        parts.append(f"<p>Forecast before training: {html.escape(budget.forecast.text)}.</p>")
+        if budget.forecast.pairs:
+            rows = [
+                [
+                    name(pair.pair),
+                    f"{pair.needed_bits:,}",
+                    f"{pair.stock_bits:,}",
+                    f"{pair.missing_bits:,}",
+                    f"{pair.rate_bps / 1e3:.1f} ({pair.source})" if pair.rate_bps else "-",
+                    "-" if pair.ring_s is None else f"{pair.ring_s:.1f}",
+                ]
+                for pair in budget.forecast.pairs
+            ]
+            head = ["pair", "needed, bits", "in stock", "missing", "kbit per second of light", "ring time, s"]
+            parts.append(table(head, rows))
+    if budget.record is not None and (budget.record.used_bits or budget.record.burnt_bits):
+        parts.append(
+            f"<p>Used: {quantity(budget.record.used_bits)} over all pairs"
+            f"{f' (seed {results.runs[0].seed})' if len(results.runs) > 1 else ''}; burnt in aborted rounds: "
+            f"{quantity(budget.record.burnt_bits)}. Every round is in the table below.</p>"
+        )
+        if budget.record.ledgers:
+            rows = [
+                [name(row.pair)]
+                + [f"{v:,}" for v in (row.produced, row.delivered, row.authentication, row.burnt, row.stored)]
+                for row in budget.record.ledgers
+            ]
+            head = [
+                "pair's key store, bits",
+                "produced",
+                "used as pads",
+                "authentication",
+                "burnt",
+                "in stock",
+            ]
+            parts.append(table(head, rows))
+    return "\n".join(parts)
+
+
+def _stalls(results: Results) -> str:
+    if not results.stalls:
+        return ""
+    rows = [[html.escape(stall.cause), f"{stall.seconds:.1f}"] for stall in results.stalls]
+    return "<h2>Stalls</h2>" + table(["training stood still because of", "seconds"], rows, "wide")
+
+
+def _rounds(results: Results) -> str:
+    burnt = {row.round: row for run in results.runs for row in run.aborted}
+    rows = {
+        row.round: [
+            str(row.round),
+            f"{100 * row.accuracy:.2f}",
+            "-" if row.loss is None else f"{row.loss:.4f}",
+            f"{row.upload_bytes_per_client:,.0f}",
+            f"{row.key_bits:,}",
+            str(row.dropped),
+            {True: "yes", False: "<span class='bad'>NO</span>", None: "not checked"}[row.exact],
+        ]
+        for row in results.rounds
+    }
+    rows |= {
+        number: [
+            str(number),
+            "aborted",
+            "-",
+            "-",
+            f"{row.key_bits_burnt:,} burnt",
+            "-",
+            html.escape(row.reason),
+        ]
+        for number, row in burnt.items()
+    }
+    head = [
+        "round",
+        "accuracy, %",
+        "loss, nats",
+        "upload per client, bytes",
+        "key, bits",
+        "dropped",
+        "sum exact",
+    ]
+    text = table(head, [rows[number] for number in sorted(rows)])
+    return text if len(rows) <= 20 else f"<details><summary>{len(rows)} rounds</summary>{text}</details>"
+
+
+def _configuration(results: Results) -> str:
+    if results.configuration is None:
+        return ""
+    federated = msgspec.to_builtins(results.configuration.federated)
+    clients = federated.pop("clients")
+    federated["clients"] = ", ".join(clients) if len(clients) <= 8 else f"{len(clients)}: {clients[0]} ..."
+    options = {
+        f"asked for: {key}": value
+        for key, value in msgspec.to_builtins(results.configuration.options).items()
+        if value is not None
+    }
+    rows = [
+        [html.escape(str(key)), html.escape(str(value))]
+        for key, value in {**federated, **options, "workers": results.configuration.workers}.items()
+        if key != "type"
+    ]
+    return f"<details><summary>{len(rows)} settings</summary>{table(['setting', 'value'], rows, 'text')}</details>"
+
+
+def _provenance(results: Results) -> str:
+    parts = []
+    if results.data:
+        rows = [[html.escape(file.name), f"<code>{file.sha256}</code>"] for file in results.data]
+        parts.append(table(["data", "SHA-256"], rows, "text"))
+    parts.append(
+        table(
+            ["software", "version"],
+            [[html.escape(key), html.escape(value)] for key, value in results.versions.items()],
+            "text",
+        )
+    )
+    return "\n".join(parts)

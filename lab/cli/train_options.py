@@ -1,0 +1,44 @@
+"""From the command line of ``qunetlab train`` to options whose names are known to exist."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from fl.experiments.catalogue import full_name
+from fl.experiments.options import Mode, OptionsError, TrainOptions
+from fl.key_budget import IfShort
+from fl.tasks import parse_task
+
+DATASET_IS_MODEL = ("quantum-states",)
+
+
+def asked_options(
+    *,
+    task: str,
+    model: str | None,
+    dataset: str | None,
+    split: str | None,
+    mode: str | None,
+    if_short: str,
+    **rest: object,
+) -> TrainOptions:
+    """The options; raises ValueError naming what there is for a task, model, split or mode that is not."""
+    if mode is not None and mode not in get_args(Mode):
+        raise OptionsError(f"no mode is called {mode!r}; there are {', '.join(get_args(Mode))}")
+    if if_short not in get_args(IfShort):
+        raise OptionsError(f"--if-short is {', '.join(get_args(IfShort))}, not {if_short!r}")
+    if dataset is not None:
+        name = parse_task(task).task
+        if name not in DATASET_IS_MODEL:
+            raise OptionsError(
+                f"task {name} has one data set; --dataset is for {', '.join(DATASET_IS_MODEL)}"
+            )
+        if model not in (None, dataset):
+            raise OptionsError(f"--dataset {dataset} and --model {model} contradict each other")
+        model = dataset
+    return TrainOptions(
+        task=full_name(task, model, split),
+        mode=mode,  # type: ignore[arg-type]
+        if_short=if_short,  # type: ignore[arg-type]
+        **rest,  # type: ignore[arg-type]
+    )
