@@ -14,15 +14,15 @@ from pathlib import Path
 import msgspec
 
 from fl.config import FLConfig, check_config
-from fl.experiments.options import Mode, TrainOptions
+from fl.experiments.options import Mode, OptionsError, TrainOptions
 from fl.quantise import smallest_ring_bits
 from fl.results import SECURITY, Kind, Security
 from fl.tasks.base import Task
 
 PLAN_FILE = "plan.json"
 
-LOSSLESS_MODES: tuple[Mode, ...] = ("otp", "expanded", "plain")
-"""Modes in which a client that vanishes within a round ends the round."""
+SETTINGS = ("levels", "clip", "clip_decay", "keep", "error_feedback", "ring_bits", "colluders", "survivors")
+"""Options that are settings of the federated run as well."""
 
 
 class Cell(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -125,20 +125,7 @@ def federated_config(task: Task, name: str, options: TrainOptions, defaults: Def
     Options win over what suits the experiment, and that over what suits the task.
     """
     clients = options.clients or defaults.clients
-    given = {
-        key: value
-        for key in (
-            "levels",
-            "clip",
-            "clip_decay",
-            "keep",
-            "error_feedback",
-            "ring_bits",
-            "colluders",
-            "survivors",
-        )
-        if (value := getattr(options, key)) is not None
-    }
+    given = {key: value for key in SETTINGS if (value := getattr(options, key)) is not None}
     settings: dict[str, object] = {
         "clip": task.defaults.clip,
         "levels": task.defaults.levels,
@@ -186,8 +173,6 @@ def write_plan(plan: Plan, folder: Path) -> None:
 
 def read_plan(folder: Path) -> Plan:
     """The plan of a run; raises OptionsError if there is none."""
-    from fl.experiments.options import OptionsError
-
     path = folder / PLAN_FILE
     try:
         return msgspec.json.decode(path.read_bytes(), type=Plan)
@@ -197,3 +182,28 @@ def read_plan(folder: Path) -> Plan:
         ) from error
     except ValueError as error:
         raise OptionsError(f"{path} is not a plan that this version can resume: {error}") from error
+
+
+def continued(plan: Plan, asked: TrainOptions) -> TrainOptions:
+    """The options of ``plan``, after checking that ``asked`` contradicts them nowhere.
+
+    What is left at its default in ``asked`` is not compared.  Raises OptionsError naming every setting that
+    differs.
+    """
+    effective = {
+        **msgspec.structs.asdict(plan.options),
+        **{name: getattr(plan.primary.config, name) for name in SETTINGS},
+        "mode": plan.primary.config.mode,
+        "clients": plan.primary.config.n_clients,
+        "rounds": plan.primary.config.rounds,
+        "seeds": len(plan.seeds),
+    }
+    defaults = {each.name: each.default for each in msgspec.structs.fields(TrainOptions)}
+    wrong = [
+        f"{name} is {effective[name]} there, not {getattr(asked, name)}"
+        for name in defaults
+        if getattr(asked, name) != defaults[name] and getattr(asked, name) != effective[name]
+    ]
+    if wrong:
+        raise OptionsError("the run to be resumed has other settings: " + "; ".join(wrong))
+    return plan.options

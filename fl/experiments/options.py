@@ -43,20 +43,3 @@ class TrainOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     max_wait_s: float | None = None
     testbed: str | None = None
     live: bool = False
-
-
-def continued(stored: TrainOptions, asked: TrainOptions) -> TrainOptions:
-    """``stored``, after checking that ``asked`` contradicts it nowhere.
-
-    What is left at its default in ``asked`` is not compared.  Raises OptionsError naming every option that
-    differs.
-    """
-    defaults = {field.name: field.default for field in msgspec.structs.fields(TrainOptions)}
-    wrong = [
-        f"{name} is {getattr(stored, name)} there, not {getattr(asked, name)}"
-        for name in defaults
-        if getattr(asked, name) != defaults[name] and getattr(asked, name) != getattr(stored, name)
-    ]
-    if wrong:
-        raise OptionsError("the run to be resumed has other settings: " + "; ".join(wrong))
-    return stored

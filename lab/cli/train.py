@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import typer
 
-from fl.experiments.base import PLAN_FILE, Plan, read_plan, write_plan
-from fl.experiments.options import OptionsError, TrainOptions, continued
+from fl.experiments.base import PLAN_FILE, Plan, continued, read_plan, write_plan
+from fl.experiments.options import OptionsError, TrainOptions
 from fl.key_budget import quantity
 from fl.results import RESULTS_FILE, Results, ResultsError, write_results
 
@@ -70,7 +70,7 @@ def run_train(
 ) -> int:
     """The train command; returns the exit code."""
     started = time.monotonic()
-    options = asked if resume is None else continued(read_plan(resume).options, asked)
+    options = asked if resume is None else continued(read_plan(resume), asked)
     if options.testbed is not None:
         from lab.cli.live import run_on_testbed
 
