@@ -1,0 +1,58 @@
+"""Round numbers of a run, each given out once, whatever happens to the server app.
+
+``rounds-<run>.json`` in a folder of the server holds the highest number given out and is durable before the
+number is used.  A strategy that is started twice in one Flower run, or a server app that is started again,
+goes on with the next number; the nodes would refuse an old one anyway.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+
+class CounterError(Exception):
+    """The file of a round counter cannot be read or written."""
+
+
+class RoundCounter:
+    """Gives out 1, 2, 3 ... for the run ``run_id``."""
+
+    def __init__(self, folder: Path, run_id: str) -> None:
+        """Use ``folder`` (made if it is missing)."""
+        self._run_id = run_id
+        self._path = folder / f"rounds-{run_id}.json"
+        folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def last(self) -> int:
+        """The highest number given out, 0 before the first; raises CounterError."""
+        try:
+            number = json.loads(self._path.read_text(encoding="utf-8"))["last"]
+        except FileNotFoundError:
+            return 0
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CounterError(f"cannot read {self._path}: {error}; numbers may have been used") from error
+        if not isinstance(number, int) or number < 0:
+            raise CounterError(f"{self._path} holds no round number")
+        return number
+
+    def next(self) -> int:
+        """The next number, durable when this returns it."""
+        number = self.last + 1
+        part = self._path.with_name(f".{self._path.name}.part")
+        try:
+            with open(part, "w", encoding="utf-8") as file:
+                json.dump({"run": self._run_id, "last": number}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, self._path)
+            descriptor = os.open(self._path.parent, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise CounterError(f"cannot write {self._path}: {error.strerror}") from error
+        return number

@@ -1,0 +1,1 @@
+"""Federated training of one of qunetlab's tasks as a Flower app."""

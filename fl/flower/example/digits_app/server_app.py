@@ -1,0 +1,91 @@
+"""The server: FedAvg over protected updates, evaluated on the task's test set after every round."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Array, ArrayRecord, Context, MetricRecord
+from flwr.serverapp import Grid, ServerApp
+
+from fl.flower.participant import TestbedKeys
+from fl.flower.roster import Roster
+from fl.flower.strategy import QkdFedAvg, SecureRun
+from fl.tasks import load_task
+from fl.tasks.base import Task
+from orchestrator.wire.curve import load_keys
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """One run."""
+    run = context.run_config
+    task = load_task(str(run["task"]))
+    roster = open_roster(run)
+    strategy = QkdFedAvg(
+        settings(run, task),
+        roster,
+        state_folder(run),
+        fraction_evaluate=0.0,
+        min_available_nodes=int(run["clients"]) or len(roster.users()),
+    )
+    result = strategy.start(
+        grid,
+        ArrayRecord({"parameters": Array(task.initial_parameters(int(run["seed"])))}),
+        num_rounds=int(run["rounds"]),
+        timeout=float(run["round-timeout"]),
+        evaluate_fn=evaluation(task),
+    )
+    if run["results"]:
+        rounds = [
+            {**vars(outcome), "participants": list(outcome.participants)} for outcome in strategy.outcomes
+        ]
+        metrics = result.evaluate_metrics_serverapp
+        accuracy = [metrics[number]["accuracy"] for number in sorted(metrics)]
+        text = json.dumps({"rounds": rounds, "accuracy": accuracy}, indent=1)
+        Path(str(run["results"])).write_text(text, encoding="utf-8")
+
+
+def settings(run: Any, task: Task) -> SecureRun:
+    """The run configuration as settings of secure aggregation."""
+    return SecureRun(
+        mode=run["mode"],
+        levels=int(run["levels"]) or task.defaults.levels,
+        clip=float(run["clip"]) or task.defaults.clip,
+        keep=float(run["keep"]),
+        colluders=int(run["colluders"]),
+        survivors=int(run["survivors"]),
+        quorum=int(run["quorum"]),
+        seed=int(run["seed"]),
+        wait_timeout_s=float(run["round-timeout"]),
+    )
+
+
+def open_roster(run: Any) -> Roster:
+    """Who may take part: the users of the testbed file, or whoever is simulated."""
+    if run["key-supply"] == "simulated":
+        return Roster(None)
+    file = TestbedKeys.read(Path(str(run["testbed"] or "testbed.toml")))
+    secrets = Path(str(run["secrets"] or file.path.parent / "secrets"))
+    return Roster.of_testbed(file.clients(), load_keys(secrets / "fl-server"))
+
+
+def state_folder(run: Any) -> Path:
+    """Where the round numbers that were used are kept."""
+    home = Path(os.environ.get("FLWR_HOME") or Path.home() / ".flwr")
+    return Path(str(run["state-folder"] or home / "qunetlab"))
+
+
+def evaluation(task: Task) -> Callable[[int, ArrayRecord], MetricRecord]:
+    """Accuracy and loss of the global model."""
+
+    def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord:
+        found = task.evaluate(arrays["parameters"].numpy())
+        return MetricRecord({"accuracy": found.accuracy, "loss": found.loss})
+
+    return evaluate

@@ -1,0 +1,186 @@
+"""Who a Flower node is, and where its keys come from: read from its ``node_config``.
+
+On a SuperNode of a deployment::
+
+    --node-config 'user="alice" testbed="/etc/qunetlab/testbed.toml"'
+
+names the user and the testbed file.  The user's CURVE pair, in ``secrets/fl-USER`` beside that file (or under
+``secrets="FOLDER"``), opens the delivery of the user's own node and proves the user's messages to the server.
+``state="FOLDER"`` holds the journal of masked outputs (default: ``state`` beside the testbed file, as for
+``qunetlab fl client``), ``mode`` (default ``otp``) and ``min-participants`` (default 3) are what this user
+insists on whatever the server announces, and ``public-metrics="loss,accuracy"`` names the metrics of the
+app that may leave the node in the clear (default: none).
+
+In Flower's simulation there is no such node.  The app's run configuration must then say
+``key-supply = "simulated"`` in so many words; clients are called ``client-PARTITION``.  A node that names a
+user never uses simulated keys.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+from flwr.app import Context
+
+from fl.config import SMALLEST_QUORUM, Mode
+from fl.flower.identity import Bond, client_bond
+from fl.flower.records import KeySupply
+from fl.flower.simulated import SimulatedDelivery
+from fl.keys import NodeKeys
+from orchestrator.delivery.client import DeliveryClient
+from orchestrator.wire.curve import CurveKeys, load_keys
+
+
+class SetupError(Exception):
+    """A node, or a server app, that is not set up to take part."""
+
+
+@dataclass(frozen=True)
+class Participant:
+    """One user as the mod sees it; ``bond`` and ``keys`` are None where keys are simulated."""
+
+    user: str
+    key_supply: KeySupply
+    mode: Mode
+    min_participants: int
+    public_metrics: frozenset[str]
+    state_folder: Path
+    seed: int = 0
+    bond: Bond | None = None
+    keys: CurveKeys | None = field(default=None, repr=False)
+    delivery: str = ""
+    node_public: str = ""
+
+    @property
+    def public_key(self) -> str:
+        return "" if self.keys is None else self.keys.public
+
+    @contextmanager
+    def node_keys(self) -> Iterator[NodeKeys]:
+        """The user's node, for as long as the block lasts."""
+        journal = self.state_folder / "journal"
+        if self.keys is None:
+            yield NodeKeys(SimulatedDelivery(self.user, self.seed), self.user, journal)
+            return
+        with DeliveryClient(self.delivery, self.keys, self.node_public) as node:
+            yield NodeKeys(node, self.user, journal)
+
+
+def participant_of(context: Context) -> Participant:
+    """The participant behind a Flower node; raises SetupError (or KeyFileError) saying what is missing."""
+    node, run = dict(context.node_config), dict(context.run_config)
+    supply = str(run.get("key-supply", "node"))
+    if supply not in get_args(KeySupply):
+        raise SetupError(f"key-supply = {supply!r} in the run configuration: it is 'node' or 'simulated'")
+    if "user" in node:
+        if supply == "simulated":
+            raise SetupError(
+                f"the run wants simulated keys; {node['user']} takes part with keys of its node only"
+            )
+        return _of_node(node)
+    if supply != "simulated":
+        raise SetupError(
+            'this Flower node names no user: start its SuperNode with --node-config \'user="NAME" '
+            'testbed="FILE"\', or, in a simulation, set key-supply = "simulated" in the run configuration'
+        )
+    if "partition-id" not in node:
+        raise SetupError(
+            "simulated keys are for Flower's simulation, which numbers its clients (partition-id)"
+        )
+    return Participant(
+        user=f"client-{int(node['partition-id'])}",
+        key_supply="simulated",
+        mode=_mode(run),
+        min_participants=_min_participants(run),
+        public_metrics=_metrics(run),
+        state_folder=Path(str(run.get("state-folder") or ".")),
+        seed=int(run.get("key-seed", 0)),
+    )
+
+
+def _of_node(node: Mapping[str, Any]) -> Participant:
+    user = str(node["user"])
+    if "testbed" not in node:
+        raise SetupError(f'the node_config of {user} names no testbed file: add testbed="FILE"')
+    file = TestbedKeys.read(Path(str(node["testbed"])))
+    folder = file.path.parent
+    keys = load_keys(Path(str(node.get("secrets") or folder / "secrets")) / f"fl-{user}")
+    if keys.public != file.public_key(f"fl-{user}"):
+        raise SetupError(f"the key pair of {user} is not the one of fl-{user} in {file.path}")
+    return Participant(
+        user=user,
+        key_supply="node",
+        mode=_mode(node),
+        min_participants=_min_participants(node),
+        public_metrics=_metrics(node),
+        state_folder=Path(str(node.get("state") or folder / "state")) / f"fl-{user}",
+        bond=client_bond(keys, file.public_key("fl-server")),
+        keys=keys,
+        delivery=file.delivery(user),
+        node_public=file.public_key(user),
+    )
+
+
+def _mode(config: Mapping[str, Any]) -> Mode:
+    mode = config.get("mode", "otp")
+    for known in get_args(Mode):
+        if mode == known and mode != "plain":
+            return known  # type: ignore[no-any-return]
+    raise SetupError(f"mode = {mode!r}: it is otp, lightsecagg or expanded")
+
+
+def _min_participants(config: Mapping[str, Any]) -> int:
+    number = config.get("min-participants", SMALLEST_QUORUM)
+    if not isinstance(number, int) or number < 2:
+        raise SetupError(f"min-participants = {number!r}: it is a number of at least 2")
+    return number
+
+
+def _metrics(config: Mapping[str, Any]) -> frozenset[str]:
+    return frozenset(filter(None, str(config.get("public-metrics", "")).replace(" ", "").split(",")))
+
+
+@dataclass(frozen=True)
+class TestbedKeys:
+    """The part of a testbed file that identities and deliveries need; the file is checked by ``qunetlab check``."""
+
+    __test__ = False
+
+    path: Path
+    users: Mapping[str, str]
+    keys: Mapping[str, str]
+
+    @classmethod
+    def read(cls, path: Path) -> TestbedKeys:
+        """Read ``path`` (a file, or the folder that holds ``testbed.toml``); raises SetupError."""
+        path = path / "testbed.toml" if path.is_dir() else path
+        try:
+            data = tomllib.loads(path.read_text(encoding="utf-8"))
+            users = {str(user["name"]): str(user.get("delivery", "auto")) for user in data["users"]}
+            keys = {str(role): str(key) for role, key in data.get("keys", {}).items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise SetupError(f"cannot read the testbed file {path}: {error}") from error
+        return cls(path.resolve(), users, keys)
+
+    def public_key(self, role: str) -> str:
+        """The CURVE key of a role."""
+        try:
+            return self.keys[role]
+        except KeyError:
+            raise SetupError(f"{self.path} has no public key of {role} under [keys]") from None
+
+    def delivery(self, user: str) -> str:
+        """Where the node of ``user`` delivers keys."""
+        endpoint = self.users.get(user, "auto")
+        if endpoint == "auto":
+            raise SetupError(f"{self.path} names no delivery endpoint of {user}: write tcp://HOST:PORT there")
+        return endpoint
+
+    def clients(self) -> dict[str, str]:
+        """Users in the file's order with the public keys of their learning clients."""
+        return {user: self.public_key(f"fl-{user}") for user in self.users}

@@ -1,0 +1,124 @@
+"""Rounds of mod and strategy together, on simulated keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("flwr", reason="Flower is not installed: pip install 'qunetlab[flower]'")
+
+from flwr.app import Message
+
+from fl.flower.records import CONFIG, PAYLOAD
+from orchestrator.delivery.masking import unpack_values
+
+Make = Callable[..., Any]
+
+
+def flat(arrays: Any) -> np.ndarray:
+    return np.concatenate([array.numpy().ravel() for array in arrays.values()])
+
+
+@pytest.mark.parametrize("mode", ["otp", "expanded"])
+def test_the_model_moves_by_the_exact_mean_of_the_quantised_updates(federation: Make, mode: str) -> None:
+    four = federation(mode=mode, run_config={"mode": mode})
+    result = four.start(rounds=3)
+    np.testing.assert_array_equal(flat(result.arrays), four.expected(3))
+    assert [outcome.reason for outcome in four.strategy.outcomes] == ["", "", ""]
+    per_pair = 256 if mode == "expanded" else 37 * 10
+    assert result.train_metrics_clientapp[3]["qkd-key-bits"] == 6 * per_pair
+    assert four.strategy.outcomes[0].security == (
+        "computational" if mode == "expanded" else "information-theoretic"
+    )
+    assert four.strategy.outcomes[0].key_supply == "simulated"
+
+
+def test_a_round_is_one_exchange_of_packed_masked_values(federation: Make) -> None:
+    four = federation()
+    replies: list[Message] = []
+    four.grid.answer = lambda reply: replies.append(reply) or reply
+    four.start(rounds=2)
+    assert four.grid.exchanges == 1 + 2  # greetings once, then one per round
+    uploads = [reply for reply in replies if PAYLOAD in reply.content]
+    for reply in uploads:
+        assert set(reply.content) == {CONFIG, PAYLOAD}  # no model, no metric, nothing else
+    sent = [reply.content[PAYLOAD]["packed"].numpy() for reply in uploads[:4]]
+    assert all(part.nbytes == (37 * 10 + 7) // 8 for part in sent)
+    plain = [four.update(four.grid.contexts[node], 1) * 127 for node in four.grid.connected]
+    for part, update in zip(sent, plain, strict=True):
+        assert np.mean(np.abs(unpack_values(part, 37, 10) - update) <= 1) < 0.2
+
+
+def test_public_weights_count_in_the_mean(federation: Make) -> None:
+    three = federation(n_clients=3, weights={"client-0": 5, "client-2": 2})
+    result = three.start(rounds=2)
+    np.testing.assert_array_equal(flat(result.arrays), three.expected(2))
+    assert three.strategy._config.client_weights == (5, 1, 2)
+
+
+def test_only_metrics_that_the_user_made_public_leave_the_node(federation: Make) -> None:
+    four = federation(run_config={"public-metrics": "num-examples"})
+    metrics = four.start().train_metrics_clientapp[1]
+    assert metrics["num-examples"] == 10
+    assert four.start is not None and "loss" not in metrics
+
+
+def test_rounds_go_on_counting_when_the_strategy_is_started_again(federation: Make) -> None:
+    four = federation()
+    four.start(rounds=2)
+    four.start(rounds=1)
+    assert [outcome.round for outcome in four.strategy.outcomes] == [1, 2, 3]
+    assert all(not outcome.reason for outcome in four.strategy.outcomes)
+
+
+def test_settings_that_could_wrap_are_refused_before_the_first_round(federation: Make) -> None:
+    four = federation(ring_bits=9)
+    with pytest.raises(ValueError, match=r"use b = 10 for L = 127, or L = 63"):
+        four.start()
+    assert four.grid.exchanges == 1 and not four.strategy.outcomes
+
+
+def test_a_client_that_vanishes_aborts_the_round_and_the_model_stays(federation: Make) -> None:
+    four = federation()
+    four.grid.answer = lambda reply: (
+        None if reply.metadata.src_node_id == 102 and reply.metadata.group_id == "1" else reply
+    )
+    result = four.start(rounds=2)
+    first, second = four.strategy.outcomes
+    assert "client-2: no reply in time" in first.reason
+    assert first.key_bits == 6 * 370  # three have masked: every pair has lost its pad
+    assert not second.reason and second.round == 2
+    assert result.train_metrics_clientapp[1]["qkd-aborted"] == 1
+    two = four.expected(2)
+    assert not np.array_equal(flat(result.arrays), two)  # the first update is not in it
+
+
+def test_an_aborted_round_leaves_the_arrays_to_flower(federation: Make) -> None:
+    four = federation()
+    messages = four.announce()
+    replies = four.send(messages)
+    arrays, metrics = four.strategy.aggregate_train(1, replies[:3])
+    assert arrays is None
+    assert metrics["qkd-aborted"] == 1
+
+
+def test_an_update_with_nan_is_refused_before_a_key_is_spent(federation: Make) -> None:
+    four = federation()
+    good = four.update
+
+    def poisoned(context: Any, number: int) -> np.ndarray:
+        update = good(context, number)
+        if context.node_id == 101 and number == 1:
+            update[5] = np.nan
+        return update
+
+    four.update = poisoned
+    result = four.start(rounds=2)
+    first, second = four.strategy.outcomes
+    assert "client-1" in first.reason and "not finite" in first.reason
+    assert first.key_bits == 6 * 370  # the others had masked
+    assert not second.reason
+    assert np.isfinite(flat(result.arrays)).all()
