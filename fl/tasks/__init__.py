@@ -15,12 +15,16 @@ from fl.tasks.base import Task
 MODELS: dict[str, tuple[str, ...]] = {
     "digits": ("mlp",),
     "mnist": ("small-cnn", "mlp", "cnn"),
+    "sentiment": ("hybrid", "classical", "linear", "hybrid-lora", "classical-lora"),
+    "sentiment-imdb": ("hybrid", "classical", "linear"),
 }
 """Models of every task, the default first."""
 
 SPLITS: dict[str, tuple[str, ...]] = {
     "digits": ("iid",),
     "mnist": ("iid", "two-shard"),
+    "sentiment": ("iid", "skewed"),
+    "sentiment-imdb": ("iid", "skewed"),
 }
 """Ways of sharing the training data out, the default first."""
 
@@ -75,4 +79,13 @@ def load_task(name: str, data_folder: Path | None = None) -> Task:
         from fl.tasks.mnist import MnistTask
 
         return MnistTask(data_folder, spec.model, spec.split)
+    if spec.task in ("sentiment", "sentiment-imdb"):
+        from fl.tasks.sentiment.task import SentimentTask
+
+        return SentimentTask(
+            spec.model,
+            spec.split,
+            data_folder,
+            dataset="imdb" if spec.task == "sentiment-imdb" else "rotten-tomatoes",
+        )
     raise AssertionError(f"task {spec.task} is listed and cannot be opened")

@@ -15,6 +15,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -29,6 +31,16 @@ class AdapterPlan:
     layers: int
     rank: int
     scale: float
+
+    def shapes(self, width: int) -> tuple[tuple[int, ...], ...]:
+        """Shapes of the trained values: A and B of the query, A and B of the value, layer by layer."""
+        return ((self.rank, width), (width, self.rank)) * (2 * self.layers)
+
+    def initial(self, width: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+        """Initial values, flat: every A normal with variance 1/width, every B zero."""
+        a = rng.standard_normal((2 * self.layers, self.rank * width)) / math.sqrt(width)
+        b = np.zeros_like(a)
+        return np.concatenate([a, b], axis=1).ravel().astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -72,15 +84,8 @@ class AdaptedEncoder:
         if not 1 <= plan.layers <= encoder.n_layers:
             raise ValueError(f"{plan.layers} adapted layers; the encoder has {encoder.n_layers}")
         self.plan = plan
-        self.width = encoder.width
         self.first_layer = encoder.n_layers - plan.layers
         self._layers = [_frozen(encoder, index) for index in range(self.first_layer, encoder.n_layers)]
-
-    @property
-    def shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Shapes of the trained values: A and B of the query, A and B of the value, layer by layer."""
-        one = ((self.plan.rank, self.width), (self.width, self.plan.rank))
-        return (*one, *one) * self.plan.layers
 
     def features(self, adapters: Sequence[Tensor], states: Tensor, mask: Tensor) -> Tensor:
         """Embeddings (batch, width) of length one from the states that enter :attr:`first_layer`."""
@@ -91,8 +96,8 @@ class AdaptedEncoder:
     def _layer(self, layer: _Layer, adapters: Sequence[Tensor], states: Tensor, mask: Tensor) -> Tensor:
         query = layer.query(states) + self._added(adapters[0], adapters[1], states)
         value = layer.value(states) + self._added(adapters[2], adapters[3], states)
-        heads = [_split(part, layer.n_heads) for part in (query, layer.key(states), value)]
-        mixed = functional.scaled_dot_product_attention(*heads, attn_mask=mask[:, None, None, :])
+        query, key, value = (_split(part, layer.n_heads) for part in (query, layer.key(states), value))
+        mixed = functional.scaled_dot_product_attention(query, key, value, mask[:, None, None, :])
         mixed = mixed.transpose(1, 2).flatten(2)
         states = layer.attended_norm(layer.attended(mixed) + states)
         return layer.out_norm(layer.narrow(functional.gelu(layer.wide(states))) + states)
@@ -103,7 +108,7 @@ class AdaptedEncoder:
 
 def _split(states: Tensor, n_heads: int) -> Tensor:
     """(batch, length, width) -> (batch, heads, length, width / heads)."""
-    return states.unflatten(2, (n_heads, -1)).transpose(1, 2)
+    return states.view(*states.shape[:2], n_heads, -1).transpose(1, 2)
 
 
 def _frozen(encoder: Encoder, index: int) -> _Layer:

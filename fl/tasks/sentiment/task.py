@@ -1,0 +1,290 @@
+"""Federated sentiment analysis: a hybrid quantum-classical classifier of film reviews, and its controls.
+
+Models (the first is the default; heads in :mod:`fl.tasks.sentiment.heads`):
+
+* ``hybrid``, ``classical``, ``linear``: a head on the frozen sentence encoder;
+* ``hybrid-lora``, ``classical-lora``: the same heads, trained together with low-rank adapters in the
+  encoder's last layers (:mod:`fl.tasks.sentiment.adapters`).
+
+Splits: ``iid``, shuffled and even, and ``skewed`` (:func:`fl.tasks.sentiment.split.skewed_shard`).
+
+The clients' inputs are embeddings; with adapters they are sentence numbers, for which the task looks up the
+cached token states that enter the first adapted layer.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from fl.circuits.trace import trace
+from fl.sentiment_data import SHA256, Dataset
+from fl.tasks.base import Evaluation, Examples, Parameters, TaskDefaults, fingerprint_of, iid_shard
+from fl.tasks.network import single_thread
+from fl.tasks.sentiment.adapters import AdaptedEncoder, AdapterPlan
+from fl.tasks.sentiment.circuit import N_INPUTS, N_WEIGHTS, head_circuit
+from fl.tasks.sentiment.corpus import Corpus, open_corpus
+from fl.tasks.sentiment.encoder import TokenStates
+from fl.tasks.sentiment.heads import Head, angles, head_named, read_out
+from fl.tasks.sentiment.split import skewed_shard
+from fl.tasks.sentiment.training import TrainingPlan, adam, bucketed, shuffled
+
+WIDTH, LAYERS = 384, 6
+"""Of the packaged encoder, so that sizes are known before its files are there."""
+
+EVALUATION_BATCH = 256
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A head, perhaps with adapters, how a client trains it, and settings that suit it."""
+
+    head: str
+    training: TrainingPlan
+    defaults: TaskDefaults
+    adapters: AdapterPlan | None = None
+
+
+_HEAD_PLAN = TrainingPlan(head_rate=2e-3, epochs=1, batch_size=32)
+_LORA_PLAN = TrainingPlan(head_rate=2e-3, epochs=1, batch_size=32, adapter_rate=4e-3)
+_HEAD_DEFAULTS = TaskDefaults(clip=0.25, levels=127, rounds=10)
+_LORA_DEFAULTS = TaskDefaults(clip=0.25, levels=127, rounds=5)
+_LORA = AdapterPlan(layers=2, rank=8, scale=1.0)
+
+MODELS: dict[str, Model] = {
+    "hybrid": Model("hybrid", _HEAD_PLAN, _HEAD_DEFAULTS),
+    "classical": Model("classical", _HEAD_PLAN, _HEAD_DEFAULTS),
+    "linear": Model("linear", _HEAD_PLAN, _HEAD_DEFAULTS),
+    "hybrid-lora": Model("hybrid", _LORA_PLAN, _LORA_DEFAULTS, _LORA),
+    "classical-lora": Model("classical", _LORA_PLAN, _LORA_DEFAULTS, _LORA),
+}
+SPLITS = ("iid", "skewed")
+
+
+class SentimentTask:
+    """Task ``sentiment``; ``folder`` holds its files (default: where they are fetched to)."""
+
+    def __init__(
+        self,
+        model: str = "hybrid",
+        split: str = "iid",
+        folder: Path | None = None,
+        *,
+        dataset: Dataset = "rotten-tomatoes",
+        corpus: Corpus | None = None,
+        settings: Model | None = None,
+    ) -> None:
+        """``corpus`` replaces the packaged texts and encoder, ``settings`` the model's own."""
+        if split not in SPLITS:
+            raise ValueError(f"no split is called {split!r}; there are {', '.join(SPLITS)}")
+        single_thread()
+        task = "sentiment" if dataset == "rotten-tomatoes" else f"sentiment-{dataset}"
+        self.name = f"{task}:{model}@{split}"
+        self._settings = MODELS[model] if settings is None else settings
+        self._split = split
+        self._folder = folder
+        self._dataset: Dataset = dataset
+        self._own_corpus = corpus
+
+    @property
+    def defaults(self) -> TaskDefaults:
+        return self._settings.defaults
+
+    @property
+    def training(self) -> TrainingPlan:
+        return self._settings.training
+
+    @property
+    def adapters(self) -> AdapterPlan | None:
+        """Which adapters are trained; None on the frozen encoder."""
+        return self._settings.adapters
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        """Texts and encoder; raises DataError saying how to get them."""
+        if self._own_corpus is not None:
+            return self._own_corpus
+        return open_corpus(self._dataset, self._folder, _LOG.info)
+
+    @cached_property
+    def _width(self) -> int:
+        return WIDTH if self._own_corpus is None else self._own_corpus.encoder.width
+
+    @cached_property
+    def _head(self) -> Head:
+        return head_named(self._settings.head, self._width)
+
+    @cached_property
+    def _adapted(self) -> AdaptedEncoder:
+        assert self.adapters is not None
+        return AdaptedEncoder(self.corpus.encoder, self.adapters)
+
+    @cached_property
+    def _states(self) -> TokenStates:
+        return self.corpus.token_states(self._adapted.first_layer)
+
+    @cached_property
+    def _shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Head first, then adapters."""
+        adapters = () if self.adapters is None else self.adapters.shapes(self._width)
+        return self._head.shapes + adapters
+
+    @property
+    def n_parameters(self) -> int:
+        return sum(math.prod(shape) for shape in self._shapes)
+
+    @property
+    def n_head_parameters(self) -> int:
+        """How many of the parameters, at the front, are the head's."""
+        return sum(math.prod(shape) for shape in self._head.shapes)
+
+    @property
+    def fingerprint(self) -> str:
+        """Covers encoder, tokeniser's vocabulary, texts, circuit, shapes and local training."""
+        files: object = sorted(SHA256.items()) if self._own_corpus is None else self._own_corpus.fingerprint
+        gates = [(gate.name, gate.wires, gate.arguments) for gate in trace(head_circuit, N_INPUTS, N_WEIGHTS)]
+        return fingerprint_of(self.name, files, self._shapes, gates, self.adapters, self.training)
+
+    def initial_parameters(self, seed: int) -> Parameters:
+        rng = np.random.default_rng([seed, 0x5E47])
+        head = self._head.initial(rng)
+        if self.adapters is None:
+            return head
+        return np.concatenate([head, self.adapters.initial(self._width, rng)])
+
+    def client_data(self, client_index: int, n_clients: int, seed: int) -> Examples:
+        training = self.corpus.split[0]
+        labels = self.corpus.reviews.labels[training]
+        if self._split == "iid":
+            shard = iid_shard(len(training), client_index, n_clients, seed)
+        else:
+            lengths = np.array([len(self.corpus.reviews.texts[index].split()) for index in training])
+            shard = skewed_shard(labels, lengths, client_index, n_clients, seed)
+        return self._examples(training[shard])
+
+    def _examples(self, indices: npt.NDArray[np.int64]) -> Examples:
+        labels = self.corpus.reviews.labels[indices]
+        if self.adapters is not None:
+            return Examples(indices[:, None].astype(np.float32), labels)
+        return Examples(np.array(self.corpus.embeddings[indices], np.float32), labels)
+
+    @cached_property
+    def _test(self) -> Examples:
+        return self._examples(self.corpus.split[1])
+
+    def local_train(self, parameters: Parameters, data: Examples, seed: Sequence[int]) -> Parameters:
+        return self._train(parameters, data, self.training.epochs, seed)
+
+    def _train(self, parameters: Parameters, data: Examples, epochs: int, seed: Sequence[int]) -> Parameters:
+        plan = self.training
+        rng = np.random.default_rng(list(seed))
+        labels = torch.from_numpy(data.labels)
+        rates = np.full(len(parameters), plan.adapter_rate, np.float32)
+        rates[: self.n_head_parameters] = plan.head_rate
+
+        def loss(flat: Tensor, batch: npt.NDArray[np.int64]) -> Tensor:
+            return functional.cross_entropy(self._logits(flat, data.inputs[batch]), labels[batch])
+
+        def batches() -> list[npt.NDArray[np.int64]]:
+            if self.adapters is None:
+                return shuffled(len(data), plan.batch_size, rng)
+            return bucketed(self._states.lengths[_sentences(data.inputs)], plan.batch_size, rng)
+
+        steps = epochs * math.ceil(len(data) / plan.batch_size)
+        stream = (batch for _ in range(epochs) for batch in batches())
+        return adam(parameters, rates, stream, steps, loss)
+
+    def train_centralised(self, seed: int, rounds: int | None = None) -> Evaluation:
+        """All training data in one place, as many epochs as a run of ``rounds`` (default: the task's)."""
+        data = self._examples(self.corpus.split[0])
+        epochs = (self.defaults.rounds if rounds is None else rounds) * self.training.epochs
+        start = self.initial_parameters(seed)
+        return self.evaluate(start + self._train(start, data, epochs, (seed, 0xCE27)))
+
+    def evaluate(self, parameters: Parameters) -> Evaluation:
+        return self.evaluate_on(parameters, self._test)
+
+    def evaluate_on(self, parameters: Parameters, data: Examples) -> Evaluation:
+        """Accuracy and mean cross-entropy on ``data``."""
+        flat, labels = torch.from_numpy(parameters.copy()), torch.from_numpy(data.labels)
+        right, loss = 0, 0.0
+        with torch.no_grad():
+            for batch in self._evaluation_batches(data):
+                logits = self._logits(flat, data.inputs[batch])
+                right += int((logits.argmax(1) == labels[batch]).sum())
+                loss += float(functional.cross_entropy(logits, labels[batch], reduction="sum"))
+        return Evaluation(right / len(data), loss / len(data))
+
+    def _evaluation_batches(self, data: Examples) -> list[npt.NDArray[np.int64]]:
+        order = np.arange(len(data))
+        if self.adapters is not None:
+            order = np.argsort(self._states.lengths[_sentences(data.inputs)], kind="stable")
+        return [order[start : start + EVALUATION_BATCH] for start in range(0, len(data), EVALUATION_BATCH)]
+
+    def _layers(self, flat: Tensor) -> list[Tensor]:
+        parts, start = [], 0
+        for shape in self._shapes:
+            parts.append(flat[start : start + math.prod(shape)].view(shape))
+            start += math.prod(shape)
+        return parts
+
+    def _logits(self, flat: Tensor, inputs: npt.NDArray[np.float32]) -> Tensor:
+        layers = self._layers(flat)
+        return self._head.forward(layers, self._features(layers, inputs))
+
+    def _features(self, layers: Sequence[Tensor], inputs: npt.NDArray[np.float32]) -> Tensor:
+        """What the head sees: embeddings of length sqrt(width)."""
+        if self.adapters is None:
+            embeddings = torch.from_numpy(inputs)
+        else:
+            states, mask = self._states.batch(_sentences(inputs))
+            embeddings = self._adapted.features(layers[len(self._head.shapes) :], states, mask)
+        return embeddings * math.sqrt(self._width)
+
+    @property
+    def test_examples(self) -> Examples:
+        """The held-out examples, in the form that :meth:`circuit_inputs` takes."""
+        return self._test
+
+    def circuit_inputs(
+        self, parameters: Parameters, inputs: npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.float64]:
+        """Angles (n, N_INPUTS) in radians that enter the circuit for ``inputs`` (``Examples.inputs``)."""
+        self._require_circuit()
+        with torch.no_grad():
+            layers = self._layers(torch.from_numpy(parameters.copy()))
+            return angles(layers, self._features(layers, inputs)).double().numpy()
+
+    def circuit_weights(self, parameters: Parameters) -> npt.NDArray[np.float64]:
+        """The circuit's trained angles (N_WEIGHTS,) in radians."""
+        self._require_circuit()
+        return self._layers(torch.from_numpy(parameters.copy()))[2].double().numpy()
+
+    def read_out(
+        self, parameters: Parameters, expectations: npt.NDArray[np.floating]
+    ) -> npt.NDArray[np.float64]:
+        """Logits (n, 2) from the expectation values (n, N_QUBITS) of the circuit's observables."""
+        self._require_circuit()
+        layers = self._layers(torch.from_numpy(parameters.astype(np.float64)))
+        return read_out(layers, torch.from_numpy(np.asarray(expectations, np.float64))).numpy()
+
+    def _require_circuit(self) -> None:
+        if self._settings.head != "hybrid":
+            raise ValueError(f"{self.name} has no circuit; the models hybrid and hybrid-lora have one")
+
+
+def _sentences(inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+    """Sentence numbers from inputs of shape (n, 1)."""
+    return inputs[:, 0].astype(np.int64)
