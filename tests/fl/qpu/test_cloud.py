@@ -1,0 +1,43 @@
+"""The cloud of the tests speaks like the installed qiskit-ibm-runtime: a change upstream shows here first."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+from qiskit_ibm_runtime import Batch, EstimatorV2, QiskitRuntimeService, RuntimeJobV2, Session
+from qiskit_ibm_runtime.api.client import RuntimeClient
+
+
+def test_the_stand_in_client_has_the_signatures_of_the_packages_client(cloud_client: type) -> None:
+    methods = [name for name, value in vars(cloud_client).items() if inspect.isfunction(value)]
+    assert len(methods) > 10
+    for name in methods:
+        theirs = inspect.signature(getattr(RuntimeClient, name)).parameters.values()
+        ours = inspect.signature(getattr(cloud_client, name)).parameters.values()
+        assert [(p.name, p.kind, p.default) for p in ours] == [(p.name, p.kind, p.default) for p in theirs], (
+            name
+        )
+
+
+@pytest.mark.parametrize(
+    ("function", "names"),
+    [
+        (QiskitRuntimeService.__init__, {"name", "channel", "instance", "filename"}),
+        (QiskitRuntimeService.backend, {"name"}),
+        (QiskitRuntimeService.job, {"job_id"}),
+        (QiskitRuntimeService.jobs, {"limit", "job_tags"}),
+        (QiskitRuntimeService.save_account, {"channel", "token", "instance", "set_as_default"}),
+        (EstimatorV2.__init__, {"mode", "options"}),
+        (EstimatorV2.run, {"pubs"}),
+        (Session.__init__, {"backend"}),
+        (Batch.__init__, {"backend"}),
+        (RuntimeJobV2.usage, {"partial"}),
+    ],
+)
+def test_what_the_qpu_path_calls_exists(function: object, names: set[str]) -> None:
+    assert names <= set(inspect.signature(function).parameters)  # type: ignore[arg-type]
+
+
+def test_job_states_are_the_ones_waited_for() -> None:
+    assert set(RuntimeJobV2.JOB_FINAL_STATES) == {"DONE", "CANCELLED", "ERROR"}

@@ -1,0 +1,313 @@
+"""Jobs at the service: submitted once, found again after any interruption, never paid for twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from fl.qpu.backends import AccountChoice, Device, open_device
+from fl.qpu.errors import (
+    AccountError,
+    ConsentError,
+    JobFailedError,
+    QpuFolderError,
+    ServiceError,
+    UnknownBackendError,
+)
+from fl.qpu.evaluate import QpuReport, evaluate
+from fl.qpu.journal import JobRecord, QpuFolder
+from fl.qpu.model import CircuitModel
+from fl.qpu.options import RunOptions
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def run(model: CircuitModel, device: Device, options: RunOptions, path: Path, **more: Any) -> QpuReport:
+    return evaluate(model, device, options, path, agree=lambda cost: True, sleep=lambda seconds: None, **more)
+
+
+def kill_at(cloud: Any, count: int) -> None:
+    """End the process when the service has just taken its ``count``-th job."""
+
+    def on_submit(job: Any) -> None:
+        if len(cloud.jobs) == count:
+            cloud.on_submit = lambda job: None
+            raise Killed
+
+    cloud.on_submit = on_submit
+
+
+def test_a_run_submits_every_chunk_once(
+    cloud: Any, model: CircuitModel, device: Device, options: RunOptions, tmp_path: Path
+) -> None:
+    report = run(model, device, options, tmp_path / "run")
+    assert len(cloud.jobs) == report.submitted == report.jobs == 3
+    assert report.job_ids == tuple(cloud.jobs)
+    assert report.qpu_s == 9
+    assert not report.local
+    assert report.unused_locally == ()
+    assert report.comparison.agreement >= 0.75
+    again = run(model, device, options, tmp_path / "run", resume=True)
+    assert (again.submitted, again.comparison, len(cloud.jobs)) == (0, report.comparison, 3)
+
+
+def test_options_circuit_and_session_reach_the_service(
+    cloud: Any, model: CircuitModel, device: Device, options: RunOptions, tmp_path: Path
+) -> None:
+    chosen = msgspec.structs.replace(
+        options,
+        resilience_level=2,
+        dynamical_decoupling="XpXm",
+        twirl_gates=True,
+        execution="session",
+        max_job_s=60,
+    )
+    run(model, device, chosen, tmp_path / "run")
+    job = next(iter(cloud.jobs.values()))
+    submitted = cloud.inputs_of(job)
+    assert submitted["resilience_level"] == 2
+    assert submitted["options"]["default_shots"] == options.shots
+    assert submitted["options"]["dynamical_decoupling"] == {"enable": True, "sequence_type": "XpXm"}
+    assert submitted["options"]["twirling"]["enable_gates"] is True
+    assert job.max_execution_time == 60
+    (session,) = cloud.sessions.values()
+    assert (session["mode"], session["accepting_jobs"]) == ("dedicated", False)
+    assert {each.session_id for each in cloud.jobs.values()} == {session["id"]}
+    circuit = submitted["pubs"][0][0]
+    assert circuit.num_qubits == 5
+    assert set(circuit.count_ops()) <= {"rz", "sx", "x", "cx"}
+
+
+def test_without_batch_or_session_none_is_opened(
+    cloud: Any, model: CircuitModel, device: Device, options: RunOptions, tmp_path: Path
+) -> None:
+    run(model, device, msgspec.structs.replace(options, execution="job"), tmp_path / "run")
+    assert cloud.sessions == {}
+    assert len(cloud.jobs) == 3
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_killed_between_submission_and_note_the_job_is_found_by_its_tag(
+    cloud: Any,
+    model: CircuitModel,
+    device: Device,
+    options: RunOptions,
+    tmp_path: Path,
+    at: int,
+    account: AccountChoice,
+) -> None:
+    kill_at(cloud, at)
+    with pytest.raises(Killed):
+        run(model, device, options, tmp_path / "run")
+    with QpuFolder(tmp_path / "run") as folder:
+        last = folder.jobs()[-1]
+    assert (last.state, last.job_id) == ("submitting", "")
+    report = run(model, open_device(device.name, account), options, tmp_path / "run", resume=True)
+    assert len(cloud.jobs) == 3
+    assert report.submitted == 3 - at
+
+
+def test_killed_before_the_service_took_the_job_it_is_submitted(
+    cloud: Any, model: CircuitModel, device: Device, options: RunOptions, tmp_path: Path
+) -> None:
+    kill_at(cloud, 2)
+    with pytest.raises(Killed):
+        run(model, device, options, tmp_path / "run")
+    del cloud.jobs[list(cloud.jobs)[-1]]
+    report = run(model, device, options, tmp_path / "run", resume=True)
+    assert len(cloud.jobs) == 3
+    assert report.submitted == 2
+
+
+def test_killed_while_waiting_jobs_are_fetched_by_their_id(
+    cloud: Any, model: CircuitModel, device: Device, options: RunOptions, tmp_path: Path
+) -> None:
+    cloud.fail_next(("RUNNING", None), ("QUEUED", None))
+
+    def interrupted(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(model, device, options, tmp_path / "run", agree=lambda cost: True, sleep=interrupted)
+    assert [job.state for job in cloud.jobs.values()] == ["RUNNING", "QUEUED"]
+    assert all(not session["accepting_jobs"] for session in cloud.sessions.values())
+    for job in cloud.jobs.values():
+        job.state = "COMPLETED"
+    events: list[tuple[str, int]] = []
+    report = run(
+        model,
+        device,
+        options,
+        tmp_path / "run",
+        resume=True,
+        report=lambda event: events.append((event.kind, event.job)),
+    )
+    assert ("found", 0) in events
+    assert ("found", 1) in events
+    assert (report.submitted, len(cloud.jobs)) == (1, 3)
+
+
+def test_a_job_that_fails_half_way_is_told_and_the_rest_is_kept(
+    cloud: Any, model: CircuitModel, device: Device, options: RunOptions, tmp_path: Path
+) -> None:
+    cloud.fail_next(("COMPLETED", None), ("FAILED", "Error code 6054: the instruction is not supported"))
+    one_by_one = msgspec.structs.replace(options, max_pending=1)
+    with pytest.raises(
+        JobFailedError, match=r"(?s)1 of 3 jobs failed, 1 are finished.*6054.*--retry-failed"
+    ) as caught:
+        run(model, device, one_by_one, tmp_path / "run")
+    assert "d000001" in str(caught.value)
+    assert len(cloud.jobs) == 2
+    with pytest.raises(JobFailedError, match="6054"):
+        run(model, device, one_by_one, tmp_path / "run", resume=True)
+    assert len(cloud.jobs) == 2
+    report = run(model, device, one_by_one, tmp_path / "run", resume=True, retry_failed=True)
+    assert (report.submitted, len(cloud.jobs)) == (2, 4)
+    with QpuFolder(tmp_path / "run") as folder:
+        record = folder.job(1)
+    assert record is not None
+    assert (record.attempt, record.earlier_job_ids, record.state) == (2, ("d000001",), "done")
+
+
+def test_jobs_under_way_are_collected_after_a_failure(
+    cloud: Any, model: CircuitModel, device: Device, options: RunOptions, tmp_path: Path
+) -> None:
+    cloud.fail_next(("CANCELLED", None))
+    with pytest.raises(JobFailedError, match="cancelled"):
+        run(model, device, options, tmp_path / "run")
+    with QpuFolder(tmp_path / "run") as folder:
+        assert [record.state for record in folder.jobs()] == ["failed", "done"]
+    assert len(cloud.jobs) == 2
+
+
+def test_a_job_the_service_has_forgotten_is_not_submitted_again_unasked(
+    cloud: Any, model: CircuitModel, device: Device, options: RunOptions, tmp_path: Path
+) -> None:
+    kill_at(cloud, 2)
+    with pytest.raises(Killed):
+        run(model, device, options, tmp_path / "run")
+    cloud.jobs.pop("d000000")
+    with pytest.raises(JobFailedError, match="does not know"):
+        run(model, device, options, tmp_path / "run", resume=True)
+    assert list(cloud.jobs) == ["d000001"]
+
+
+def test_a_network_that_fails_for_a_while_is_waited_for(
+    cloud: Any, model: CircuitModel, device: Device, options: RunOptions, tmp_path: Path
+) -> None:
+    def outage(job: Any) -> None:
+        cloud.outage = 3
+
+    cloud.on_submit = outage
+    assert run(model, device, options, tmp_path / "run").submitted == 3
+
+
+def test_a_network_that_stays_away_is_told_without_the_token(
+    cloud: Any, model: CircuitModel, device: Device, options: RunOptions, tmp_path: Path
+) -> None:
+    def outage(job: Any) -> None:
+        cloud.outage = 10**6
+
+    cloud.on_submit = outage
+    with pytest.raises(ServiceError, match=r"(?s)no route to host.*--resume") as caught:
+        run(model, device, options, tmp_path / "run")
+    assert "secret-api-key" not in str(caught.value)
+    cloud.outage, cloud.on_submit = 0, lambda job: None
+    report = run(model, device, options, tmp_path / "run", resume=True)
+    assert len(cloud.jobs) == 3
+    assert report.jobs == 3
+
+
+def test_no_token_in_the_run_folder(
+    cloud: Any, model: CircuitModel, device: Device, options: RunOptions, tmp_path: Path
+) -> None:
+    run(model, device, options, tmp_path / "run")
+    for path in (tmp_path / "run").iterdir():
+        assert b"secret-api-key" not in path.read_bytes(), path
+
+
+def test_nothing_is_submitted_without_consent(
+    cloud: Any, model: CircuitModel, device: Device, options: RunOptions, tmp_path: Path
+) -> None:
+    with pytest.raises(ConsentError, match=r"12 parameter sets x 1 basis x 256 shots.*--yes"):
+        evaluate(model, device, options, tmp_path / "run")
+    assert cloud.jobs == {}
+
+
+def test_a_folder_is_not_continued_with_something_else(
+    cloud: Any, model: CircuitModel, device: Device, options: RunOptions, tmp_path: Path
+) -> None:
+    run(model, device, options, tmp_path / "run")
+    turned = model.with_weights(model.weights + 1e-9)
+    with pytest.raises(QpuFolderError, match="another run"):
+        run(turned, device, options, tmp_path / "run", resume=True)
+    with pytest.raises(QpuFolderError, match="another run"):
+        run(model, device, msgspec.structs.replace(options, shots=512), tmp_path / "run", resume=True)
+    with pytest.raises(QpuFolderError, match="already holds a run"):
+        run(model, device, options, tmp_path / "run")
+    with pytest.raises(QpuFolderError, match="no run to resume"):
+        run(model, device, options, tmp_path / "other", resume=True)
+    assert len(cloud.jobs) == 3
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    with QpuFolder(tmp_path), pytest.raises(QpuFolderError, match="in use"), QpuFolder(tmp_path):
+        pass
+    with QpuFolder(tmp_path):
+        pass
+
+
+def test_damaged_files_are_told(tmp_path: Path) -> None:
+    with QpuFolder(tmp_path) as folder:
+        folder.save(JobRecord(0, 0, 4, "d"))
+        (tmp_path / "job-0000.json").write_text("{")
+        with pytest.raises(QpuFolderError, match="job-0000"):
+            folder.jobs()
+        record = folder.save_result(JobRecord(1, 0, 4, "d"), np.zeros((4, 3)), np.ones((4, 3)))
+        assert folder.result(record)[1].sum() == 12
+        (tmp_path / "result-0001.npz").write_bytes(b"PK")
+        with pytest.raises(QpuFolderError, match="result-0001"):
+            folder.result(record)
+
+
+def test_a_record_of_another_run_is_refused(
+    cloud: Any, model: CircuitModel, device: Device, options: RunOptions, tmp_path: Path
+) -> None:
+    kill_at(cloud, 1)
+    with pytest.raises(Killed):
+        run(model, device, options, tmp_path / "run")
+    path = tmp_path / "run" / "job-0000.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "digest": "0" * 64}))
+    with pytest.raises(QpuFolderError, match="belongs to another run"):
+        run(model, device, options, tmp_path / "run", resume=True)
+
+
+def test_without_an_account_the_error_says_how_to_save_one(cloud: Any, tmp_path: Path) -> None:
+    missing = AccountChoice(filename=str(tmp_path / "none.json"))
+    with pytest.raises(AccountError, match=r"save_account\(channel="):
+        open_device("ibm_brisbane", missing)
+
+
+def test_an_unknown_machine_is_refused_with_the_known_ones(cloud: Any, account: AccountChoice) -> None:
+    with pytest.raises(UnknownBackendError, match=r"'ibm_nowhere'.*ibm_testville"):
+        open_device("ibm_nowhere", account)
+
+
+def test_an_account_the_service_refuses_is_told_without_the_token(account: AccountChoice) -> None:
+    from qiskit_ibm_runtime.exceptions import IBMNotAuthorizedError
+
+    token = json.loads(Path(str(account.filename)).read_text())["default-ibm-quantum-platform"]["token"]
+
+    def refuse(**choice: Any) -> None:
+        raise IBMNotAuthorizedError(f"401 for apikey={token}")
+
+    with pytest.raises(AccountError, match="refuses the account") as caught:
+        open_device("ibm_testville", account, refuse)
+    assert token not in str(caught.value)
