@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from fl.results import Arm, RoundTimes, SeedRun, mean
@@ -79,27 +80,29 @@ def accuracy_and_bytes(lines: Sequence[Line]) -> bytes:
     """What an upload weighs, and the accuracy reached per byte sent."""
     shown = [line for line in lines if line.has_rounds]
     figure, (size, reached) = new_figure(2, 3.6)
-    largest = max(line.arm.rounds[-1].upload_bytes_per_client for line in shown)
-    unit, name = _byte_unit(largest)
+    unit, name = _byte_unit(max(line.arm.rounds[-1].upload_bytes_per_client for line in shown))
+    sum_unit, sum_name = _byte_unit(max(_sent(line)[-1] for line in shown))
     for row, (color, line) in enumerate(zip(_colors(lines), lines, strict=True)):
         if line not in shown:
             continue
         value = line.arm.rounds[-1].upload_bytes_per_client / unit
         size.barh(row, value, color=color)
         size.annotate(f" {value:.3g} {name}", (value, row), va="center", annotation_clip=False, fontsize=9)
-        sent, total = [], 0.0
-        for each in line.arm.rounds:
-            total += each.upload_bytes_per_client / 1e6
-            sent.append(total)
+        sent = [bytes_ / sum_unit for bytes_ in _sent(line)]
         reached.plot(sent, [100 * each.accuracy for each in line.arm.rounds], color=color, linewidth=1.8)
     rows = [(index, line.label) for index, line in enumerate(lines) if line in shown]
     size.set_yticks([row for row, _ in rows], [_wrapped(label) for _, label in rows], fontsize=9)
     size.invert_yaxis()
     size.margins(x=0.28)
     size.set_xlabel(f"upload of a client in a round, {name}")
-    reached.set_xlabel("upload of a client so far, MB")
+    reached.set_xlabel(f"upload of a client so far, {sum_name}")
     reached.set_ylabel("test accuracy, %")
     return png_of(figure)
+
+
+def _sent(line: Line) -> list[float]:
+    """Bytes that a client has uploaded after each round."""
+    return list(accumulate(row.upload_bytes_per_client for row in line.arm.rounds))
 
 
 def _wrapped(label: str, width: int = 26) -> str:

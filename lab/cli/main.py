@@ -248,7 +248,9 @@ def train(
     max_wait: Annotated[
         float | None, typer.Option(min=0, help="Longest time the key of the run may take to make, s.")
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, max=64, help="Processes that train.")] = 2,
+    workers: Annotated[
+        int | None, typer.Option(min=0, max=64, help="Processes that train; 0 trains in this one.")
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the data set.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; qunetlab-runs/... without.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Folder of a run to go on with.")] = None,

@@ -14,7 +14,7 @@ from typing import Any
 STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1b1f24}
 h1{margin-bottom:.2rem} h2{margin-top:2.2rem} .lead{color:#57606a;margin-top:0}
-table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
+table{border-collapse:collapse;width:100%;margin:.4rem 0 1.2rem;font-variant-numeric:tabular-nums}
 th,td{padding:.35rem .6rem;border-bottom:1px solid #d0d7de;text-align:right}
 th:first-child,td:first-child{text-align:left;white-space:nowrap} img{max-width:100%}
 table.wide th:first-child,table.wide td:first-child{white-space:normal}

@@ -8,6 +8,7 @@ cleanly and ``--resume`` goes on with it.
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import signal
 import threading
 import time
@@ -65,7 +66,7 @@ def run_train(
     out: Path | None,
     resume: Path | None,
     data: Path | None,
-    workers: int,
+    workers: int | None,
     as_json: bool,
 ) -> int:
     """The train command; returns the exit code."""
@@ -79,6 +80,7 @@ def run_train(
         raise OptionsError("--live needs --testbed NAME, FILE or FOLDER: the ring whose keys are used")
     folder = resume or out or default_folder(options)
     plan, task = prepare(options, data, folder, resuming=resume is not None)
+    workers = usual_workers(plan) if workers is None else workers
     about = surroundings(plan, task, data, workers)
     say(plan, about, folder, resuming=resume is not None)
     results, interrupted = train(plan, about, folder, data, workers, started)
@@ -89,6 +91,13 @@ def run_train(
         raise TrainError(f"no seed was finished; the run is in {folder}")
     typer.echo(msgspec.json.encode(results).decode() if as_json else summary(results, folder))
     return 0 if all(row.exact is not False for row in results.rounds) else 1
+
+
+def usual_workers(plan: Plan) -> int:
+    """One process per core up to four; none where starting them takes longer than they would save."""
+    if plan.primary.config.task.startswith("digits"):
+        return 0
+    return max(1, min(4, os.cpu_count() or 1, plan.primary.config.n_clients))
 
 
 def default_folder(options: TrainOptions) -> Path:
