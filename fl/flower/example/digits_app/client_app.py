@@ -29,7 +29,7 @@ def train(message: Message, context: Context) -> Message:
     index, seed = int(node["partition-id"]), int(run["seed"])
     data = task.client_data(index, int(node["num-partitions"]), seed)
     model = message.content.array_records["arrays"]["parameters"].numpy()
-    number = int(message.content.config_records["config"]["server-round"])
+    number = int(str(message.content.config_records["config"]["server-round"]))
     update = task.local_train(model, data, training_seed(seed, number, index))
     content = RecordDict(
         {

@@ -1,0 +1,235 @@
+"""The example app in Flower's own processes: simulation, and SuperLink with SuperNodes on loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import tomllib
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("flwr", reason="Flower is not installed: pip install 'qunetlab[flower]'")
+
+import fl.flower
+from lab.cli.folder import create_folder, template_path
+from lab.testbed import write_testbed
+from orchestrator.delivery.service import DeliveryService
+from orchestrator.keystore.agreement import reserve
+from orchestrator.keystore.lanes import Range
+from orchestrator.keystore.sealing import Kek
+from orchestrator.keystore.store import KeyStore
+from orchestrator.secret import SecretBits
+from orchestrator.wire.channel import MemoryChannel, memory_channel_pair
+from orchestrator.wire.curve import load_keys
+
+EXAMPLE = Path(fl.flower.__file__).parent / "example"
+DEADLINE_S = 240
+USERS = ("alice", "bob", "carol", "dave")
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class Flower:
+    """Flower's command line tools with a home of their own, and nothing that would call out."""
+
+    folder: Path
+    port: int = field(default_factory=free_port)
+
+    def environment(self, home: str) -> dict[str, str]:
+        return {
+            **os.environ,
+            "FLWR_HOME": str(self.folder / home),
+            "FLWR_TELEMETRY_ENABLED": "0",
+            "FLWR_DISABLE_UPDATE_CHECK": "1",
+            "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "OMP_NUM_THREADS": "1",
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "no_proxy": "*",
+        }
+
+    @contextmanager
+    def process(self, name: str, *command: str) -> Iterator[None]:
+        """A long-running process in a session of its own, with its log in the folder."""
+        log = open(self.folder / f"{name}.log", "wb")  # noqa: SIM115 - the process writes it
+        child = subprocess.Popen(
+            command, env=self.environment(name), stdout=log, stderr=log, start_new_session=True
+        )
+        try:
+            yield
+        finally:
+            os.killpg(child.pid, signal.SIGTERM)
+            try:
+                child.wait(20)
+            except subprocess.TimeoutExpired:
+                os.killpg(child.pid, signal.SIGKILL)
+                child.wait()
+            log.close()
+
+    @contextmanager
+    def superlink(self, *options: str) -> Iterator[None]:
+        command = ("flower-superlink", "--insecure", "--host", "127.0.0.1", "--port", str(self.port))
+        with self.process("superlink", *command, "--disable-runtime-dependency-installation", *options):
+            self.wait_until_healthy()
+            yield
+
+    def wait_until_healthy(self) -> None:
+        deadline = time.monotonic() + 60
+        url = f"http://127.0.0.1:{self.port}/health"
+        while True:
+            try:
+                with urllib.request.urlopen(url, timeout=2):
+                    return
+            except (urllib.error.URLError, OSError):
+                assert time.monotonic() < deadline, self.logs()
+                time.sleep(0.2)
+
+    def run(self, config: dict[str, Any], *options: str) -> dict[str, Any]:
+        """``flwr run`` of the example; the results file it leaves."""
+        home = self.folder / "cli"
+        home.mkdir(exist_ok=True)
+        (home / "config.toml").write_text(
+            '[superlink]\ndefault = "test"\n[superlink.test]\n'
+            f'address = "127.0.0.1:{self.port}"\ninsecure = true\n'
+        )
+        app = self.folder / "app"
+        shutil.copytree(EXAMPLE, app, ignore=shutil.ignore_patterns("__pycache__"))
+        results = self.folder / "results.json"
+        config = {**config, "results": str(results), "state-folder": str(self.folder / "state")}
+        text = " ".join(f"{key}={json.dumps(value)}" for key, value in config.items())
+        done = subprocess.run(
+            ["flwr", "run", str(app), *options, "--run-config", text, "--stream"],
+            env=self.environment("cli"),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+            check=False,
+        )
+        assert results.exists(), f"{done.stdout}\n{done.stderr}\n{self.logs()}"
+        found: dict[str, Any] = json.loads(results.read_text())
+        return found
+
+    def logs(self) -> str:
+        texts = [f"== {path.name}\n{path.read_text()[-3000:]}" for path in sorted(self.folder.glob("*.log"))]
+        return "\n".join(texts)
+
+
+@pytest.mark.parametrize("mode", ["otp"])
+def test_the_example_runs_in_flowers_simulation(tmp_path: Path, mode: str) -> None:
+    flower = Flower(tmp_path)
+    with flower.superlink("--simulation", "--isolation", "subprocess"):
+        found = flower.run(
+            {"mode": mode, "key-supply": "simulated", "clients": 4, "rounds": 3},
+            "--federation-config",
+            "num-supernodes=4",
+        )
+    assert [entry["reason"] for entry in found["rounds"]] == ["", "", ""]
+    assert {entry["key_supply"] for entry in found["rounds"]} == {"simulated"}
+    assert found["accuracy"][-1] > 0.9
+
+
+class Nodes:
+    """The key deliveries of four users, each with its own store, as their nodes run them."""
+
+    def __init__(self, folder: Path, key_bytes: int) -> None:
+        self.testbed = create_folder(folder, template_path("simulated-four-node"))
+        rng = np.random.default_rng(7)
+        self.stores = {
+            name: KeyStore.create(folder / f"{name}.db", name, Kek(rng.bytes(32))) for name in USERS
+        }
+        self._lock = threading.Lock()
+        self._lines: dict[tuple[str, str, bytes], MemoryChannel] = {}
+        for i, first in enumerate(USERS):
+            for second in USERS[i + 1 :]:
+                self._connect(first, second, rng, key_bytes)
+
+    def _connect(self, first: str, second: str, rng: np.random.Generator, key_bytes: int) -> None:
+        ab, ba, key = rng.bytes(8192), rng.bytes(8192), rng.bytes(key_bytes)
+        for own, peer, role in ((first, second, "first"), (second, first, "second")):
+            store = self.stores[own]
+            store.install_initial_secret(
+                peer, SecretBits.from_bytes(ab), SecretBits.from_bytes(ba), role=role
+            )
+            store.deposit_pending(peer, f"block-{first}-{second}", SecretBits.from_bytes(key), b"")
+            store.confirm_deposit(peer, f"block-{first}-{second}")
+
+    def _reserve(self, owner: str, peer: str, n_bits: int, digest: bytes) -> Range:
+        with self._lock:
+            line = self._lines.pop((owner, peer, digest), None)
+            if line is None:
+                line, self._lines[peer, owner, digest] = memory_channel_pair()
+        store = self.stores[owner]
+        return reserve(store, line, store.role(peer), peer, "mask", n_bits, digest, timeout_s=30)
+
+    @contextmanager
+    def serving(self) -> Iterator[None]:
+        """Deliveries on free ports, written into the testbed file."""
+        data = tomllib.loads(self.testbed.read_text())
+        secrets = self.testbed.parent / "secrets"
+        with ExitStack() as stack:
+            for user in data["users"]:
+                name = user["name"]
+                service = DeliveryService(
+                    self.stores[name],
+                    [peer for peer in USERS if peer != name],
+                    lambda peer, n_bits, digest, name=name: self._reserve(name, peer, n_bits, digest),
+                    keys=load_keys(secrets / name),
+                    client_key=load_keys(secrets / f"fl-{name}").public,
+                )
+                stack.enter_context(service)
+                user["delivery"] = service.endpoint
+            write_testbed(data, self.testbed)
+            try:
+                yield
+            finally:
+                for store in self.stores.values():
+                    store.close()
+
+    def delivered(self, first: str, second: str) -> int:
+        return int(self.stores[first].ledger(second).delivered)
+
+
+@pytest.mark.parametrize("mode", ["otp"])
+def test_supernodes_draw_keys_from_their_own_nodes(tmp_path: Path, mode: str) -> None:
+    flower, nodes = Flower(tmp_path), Nodes(tmp_path / "testbed", key_bytes=40_000)
+    with nodes.serving(), flower.superlink(), ExitStack() as stack:
+        for index, user in enumerate(USERS):
+            node_config = (
+                f'user="{user}" testbed="{nodes.testbed}" partition-id={index} num-partitions=4 mode="{mode}"'
+            )
+            stack.enter_context(
+                flower.process(
+                    f"supernode-{user}",
+                    *("flower-supernode", "--insecure", "--superlink", f"127.0.0.1:{flower.port}"),
+                    *("--host", "127.0.0.1", "--port", str(free_port()), "--node-config", node_config),
+                )
+            )
+        found = flower.run({"mode": mode, "testbed": str(nodes.testbed), "rounds": 2})
+        assert [entry["reason"] for entry in found["rounds"]] == ["", ""], flower.logs()
+        assert {entry["key_supply"] for entry in found["rounds"]} == {"node"}
+        assert found["rounds"][0]["participants"] == list(USERS)
+        assert found["accuracy"][-1] > 0.8
+        assert nodes.delivered("alice", "bob") == 2 * 1810 * 10
