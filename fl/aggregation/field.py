@@ -205,3 +205,12 @@ def matmul(left: Symbols, right: Symbols | npt.NDArray[np.float64], modulus: int
 def inverses(symbols: npt.NDArray[np.int64], modulus: int) -> npt.NDArray[np.int64]:
     """The multiplicative inverses of non-zero symbols, one by one."""
     return np.array([pow(int(symbol), -1, modulus) for symbol in symbols.tolist()], np.int64)
+
+
+def compile_kernels() -> None:
+    """Compile every kernel for the types of a real run, or load it from the cache on disk."""
+    for modulus in (251, 1021, 1_000_003):
+        symbols = draw_symbols(4, modulus, bytes)
+        bits = symbol_bits(modulus)
+        unpack_symbols(pack_symbols(symbols, bits), 4, bits, modulus)
+        matmul(symbols.reshape(2, 2), symbols.reshape(2, 2), modulus)

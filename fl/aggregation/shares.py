@@ -54,6 +54,7 @@ __all__ = [
     "encode",
     "fewest_survivors",
     "forget_interpolations",
+    "most_colluders",
     "pack_symbols",
     "protect",
     "read_sum",
@@ -151,6 +152,11 @@ def check_thresholds(n_clients: int, colluders: int, survivors: int) -> None:
 def fewest_survivors(n_clients: int, colluders: int) -> int:
     """The smallest U with ``2 U > N + T``; it exceeds T because T < N."""
     return (n_clients + colluders) // 2 + 1
+
+
+def most_colluders(n_clients: int, survivors: int) -> int:
+    """The largest T that U allows, ``min(N - 2, 2 U - N - 1)``; negative where U allows none at all."""
+    return min(n_clients - 2, 2 * survivors - n_clients - 1) if survivors <= n_clients else -1
 
 
 def default_thresholds(n_clients: int) -> tuple[int, int]:

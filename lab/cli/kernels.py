@@ -11,6 +11,7 @@ import numpy as np
 
 def compile_all() -> None:
     """Fill the on-disk cache of every kernel that a run needs."""
+    from fl.aggregation.field import compile_kernels as compile_field
     from orchestrator.delivery.masking import mask_benchmark, pack_values, unpack_values
     from orchestrator.postprocessing.cascade import compile_kernels
     from orchestrator.symbols import SymbolFrame, drive_table, os_random_into, symbol_table
@@ -18,6 +19,7 @@ def compile_all() -> None:
 
     compile_kernels()
     compile_optics()
+    compile_field()
     mask_benchmark(1000)
     unpack_values(pack_values(np.zeros(8, np.int64), 10), 8, 10)
     table = symbol_table(0.75)

@@ -26,6 +26,7 @@ from fl.aggregation.shares import (
     default_thresholds,
     draw_mask,
     encode,
+    most_colluders,
     protect,
     read_sum,
     smallest_modulus,
@@ -150,6 +151,16 @@ def test_default_thresholds_are_valid_and_leave_room_for_a_drop_out() -> None:
         t, u = default_thresholds(n)
         check_thresholds(n, t, u)
         assert n < 4 or (u < n and t >= 1)
+
+
+def test_most_colluders_is_the_largest_t_that_is_accepted() -> None:
+    for n, u in itertools.product(range(2, 12), range(1, 14)):
+        most = most_colluders(n, u)
+        if most >= 0:
+            check_thresholds(n, most, u)
+        for more in range(max(most, -1) + 1, n + 1):
+            with pytest.raises(ShareCodeError):
+                check_thresholds(n, more, u)
 
 
 @pytest.mark.parametrize("modulus", [0, 1, 4, 9, 1023, 2**31 + 11])
