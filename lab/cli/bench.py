@@ -21,7 +21,7 @@ from lab.cli.kernels import compile_all
 from lab.cli.supervisor import Event
 
 if TYPE_CHECKING:
-    from lab.cli.demo import Run
+    from lab.cli.supervised import Run
 
 QBERS = (0.01, 0.02, 0.03, 0.05)
 RECONCILE_BITS = 1 << 21
@@ -111,8 +111,8 @@ def bench_mask() -> dict[str, Figure]:
 
 def bench_link() -> dict[str, Figure]:
     """One pair, blocks back to back, real processes, simulated instruments."""
-    from lab.cli.demo import supervised_run
     from lab.cli.keygen import make_blocks
+    from lab.cli.supervised import supervised_run
 
     compile_all()
     with supervised_run("simulated-four-node", LINK_CHANGES) as run:

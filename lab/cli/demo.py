@@ -1,9 +1,7 @@
 """``qunetlab demo``: the whole testbed on one machine, supervised from the first process to the report.
 
-Start order: simulated instruments, hub and learning server; then relay and nodes, which need the addresses
-of the first; then the clients.  Stop order is the reverse, so that every owner can still reach its
-instruments and make them safe before the simulator goes.  All state lives in a private temporary folder
-that is removed at the end (:mod:`lab.cli.private_folder`); only the report stays.
+The processes are those of :mod:`lab.cli.supervised`; this is what happens with them: key for every pair,
+ten rounds of training, a check of the sums, a reference training, a report.
 """
 
 from __future__ import annotations
@@ -12,156 +10,23 @@ import importlib.metadata
 import json
 import secrets
 import time
-import tomllib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from lab.cli.folder import create_folder, template_path
 from lab.cli.kernels import compile_all
-from lab.cli.private_folder import ending_on_signals, private_folder
 from lab.cli.progress import Display, PairProgress, RunProgress
 from lab.cli.report import render_report
-from lab.cli.safety import unsafe_instruments
-from lab.cli.supervisor import ChildError, Event, Supervisor
-from lab.testbed import Testbed, load_testbed, resolve_addresses, write_testbed
+from lab.cli.supervised import Run, supervised_run
+from lab.cli.supervisor import ChildError, Event
 
 if TYPE_CHECKING:
     from fl.config import FLConfig
     from fl.tasks.base import Task
 
-START_TIMEOUT_S = 90.0
 STALL_TIMEOUT_S = 120.0
 """Without a single event from any process for this long, the run is given up."""
 
 PACKAGES = ("qunetlab", "qcodes", "pyvisa-py", "pyserial", "pyzmq", "numpy", "numba", "gmpy2", "torch")
-
-
-class Run:
-    """The processes of one run and what they reported."""
-
-    def __init__(self, folder: Path, testbed_path: Path, supervisor: Supervisor) -> None:
-        self.folder = folder
-        self.testbed_path = testbed_path
-        self.supervisor = supervisor
-        self.testbed: Testbed = load_testbed(testbed_path)
-        self.blocks: list[Event] = []
-        self.rounds: list[Event] = []
-        self.aborted_rounds: list[Event] = []
-        self.finished: Event = {}
-        self.ledgers: dict[str, dict[str, dict[str, int]]] = {}
-        self.instrument_states: dict[str, Any] = {}
-        self.unsafe: list[str] | None = None
-        """Instruments found out of their safe state at the end; None while that is not known."""
-
-    def start_ring(self) -> None:
-        """Simulator, hub, relay and nodes."""
-        resolved = self.folder / "resolved.toml"
-        path = str(self.testbed_path)
-        self.supervisor.start("simulate", "simulate", path, "--json", "--resolved", str(resolved))
-        self.supervisor.start("orchestrator", "orchestrator", path)
-        ready = self.supervisor.ready(["simulate", "orchestrator"], START_TIMEOUT_S)
-        addresses = {item["name"]: item["address"] for item in ready["simulate"]["instruments"]}
-        hub = {name: ready["orchestrator"][name] for name in ("control", "bulk")}
-        self._rewrite(addresses=addresses, hub=hub)
-        users = list(self.testbed.user_names())
-        self.supervisor.start("relay", "relay", path)
-        for user in users:
-            self.supervisor.start(user, "node", user, path)
-        ready = self.supervisor.ready(["relay", *users], START_TIMEOUT_S)
-        self._rewrite(deliveries={user: ready[user]["delivery"] for user in users})
-
-    def start_learning(self, config: FLConfig, data: Path | None) -> None:
-        """Server and one client per user."""
-        path = str(self.testbed_path)
-        settings = msgspec.to_builtins(config) | ({"data": str(data)} if data else {})
-        settings.pop("type", None)
-        config_text = json.dumps(settings)
-        self.supervisor.start("fl-server", "fl", "server", path, "--config", config_text)
-        ready = self.supervisor.ready(["fl-server"], START_TIMEOUT_S)
-        self._rewrite(server=ready["fl-server"]["endpoint"])
-        extra = ["--data", str(data)] if data else []
-        check = str(self.folder / "self-check")
-        for user in self.testbed.user_names():
-            self.supervisor.start(f"fl-{user}", "fl", "client", user, path, "--self-check", check, *extra)
-
-    def _rewrite(
-        self,
-        *,
-        addresses: dict[str, str] | None = None,
-        hub: dict[str, str] | None = None,
-        deliveries: dict[str, str] | None = None,
-        server: str | None = None,
-    ) -> None:
-        """Fill in what has become known; processes started later read the new file."""
-        data = tomllib.loads(self.testbed_path.read_text(encoding="utf-8"))
-        data = resolve_addresses(data, addresses or {})
-        if hub:
-            data["hub"] = hub
-        if server:
-            data["fl"] = {"server": server}
-        for user in data["users"]:
-            user["delivery"] = (deliveries or {}).get(user["name"], user.get("delivery", "auto"))
-        write_testbed(data, self.testbed_path)
-        self.testbed = load_testbed(self.testbed_path)
-
-    def note(self, name: str, event: Event) -> None:
-        """File one event."""
-        kind = event.get("event")
-        if kind == "block":
-            event["counted"] = name == event["pair"][0] and not event["interrupted"]
-            self.blocks.append(event)
-        elif event.get("type") == "RoundCompleted":
-            self.rounds.append(event["record"])
-        elif event.get("type") == "RoundAborted":
-            self.aborted_rounds.append(event["record"])
-        elif event.get("type") == "RunFinished":
-            self.finished = event
-        elif kind == "ledger":
-            self.ledgers[name] = event["peers"]
-        elif event.get("stopped") and name == "simulate":
-            self.instrument_states = event["states"]
-            self.unsafe = unsafe_instruments(self.testbed, event["states"])
-
-    def stop(self) -> None:
-        """Stop everything in order and collect the last words."""
-        users = list(self.testbed.user_names())
-        self.supervisor.stop_all(
-            [
-                [f"fl-{user}" for user in users],
-                ["fl-server"],
-                [*users, "relay"],
-                ["orchestrator"],
-                ["simulate"],
-            ]
-        )
-        self.supervisor.join_readers()
-        for name, event in self.supervisor.drain():
-            self.note(name, event)
-
-
-@contextmanager
-def supervised_run(source: str, changes: dict[str, Any]) -> Iterator[Run]:
-    """A run in a private temporary folder; everything is stopped and removed at the end, whatever happens.
-
-    ``source`` is a bundled testbed or a file; ``changes`` maps sections to keys that are replaced in it.
-    """
-    with ending_on_signals(), private_folder() as folder:
-        path = Path(source) if source.endswith(".toml") else template_path(source)
-        testbed_path = create_folder(folder / "testbed", path)
-        data = tomllib.loads(testbed_path.read_text(encoding="utf-8"))
-        for section, keys in changes.items():
-            data[section] = {**data.get(section, {}), **keys}
-        write_testbed(data, testbed_path)
-        supervisor = Supervisor(folder)
-        run = Run(folder, testbed_path, supervisor)
-        try:
-            yield run
-        finally:
-            run.stop()
 
 
 def run_demo(
@@ -336,9 +201,7 @@ def self_check(run: Run, config: FLConfig) -> bool:
     """Whether the server's aggregate of every round is exactly the sum of the clients' private updates."""
     from fl.selfcheck import check_run
 
-    checks = check_run(
-        run.testbed_path.parent / "state" / "fl-server" / config.run_id, run.folder / "self-check"
-    )
+    checks = check_run(run.state / "fl-server" / config.run_id, run.self_check)
     return len(checks) == config.rounds and all(check.exact for check in checks)
 
 

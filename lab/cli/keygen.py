@@ -14,8 +14,8 @@ from typing import Any
 
 import typer
 
-from lab.cli.demo import Run, supervised_run
 from lab.cli.kernels import compile_all
+from lab.cli.supervised import Run, supervised_run
 from lab.cli.supervisor import Event
 
 WITHOUT_END = 10**15

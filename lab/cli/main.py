@@ -381,11 +381,14 @@ def fl_client(
         Path | None,
         typer.Option(help="Simulation only: write unmasked updates here so that the sum can be checked."),
     ] = None,
+    mode: Annotated[
+        str, typer.Option(help="The mode this user agrees to; a run in any other is refused.")
+    ] = "otp",
 ) -> None:
     """Run one user's federated-learning client."""
     from lab.cli.roles import fl_client_role
 
-    raise typer.Exit(fl_client_role(name, testbed, secrets, state, data, self_check))
+    raise typer.Exit(fl_client_role(name, testbed, secrets, state, data, self_check, mode))
 
 
 @data_app.command("fetch")

@@ -6,7 +6,7 @@ import json
 import logging
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
@@ -159,10 +159,14 @@ def fl_client_role(
     state: Path | None,
     data: Path | None,
     self_check: Path | None,
+    mode: str = "otp",
 ) -> int:
-    """One user's federated-learning client, in the trust domain of the user's node."""
+    """One user's federated-learning client, in the trust domain of the user's node.
+
+    ``mode`` is the one its operator agrees to; a run in any other is refused.
+    """
     from fl.client import ClientRules, run_client
-    from fl.config import SMALLEST_QUORUM
+    from fl.config import SMALLEST_QUORUM, Mode
     from fl.keys import NodeKeys
     from orchestrator.delivery.client import DeliveryClient
     from orchestrator.wire.curve import load_keys
@@ -170,6 +174,8 @@ def fl_client_role(
     runtime = Runtime(f"fl-{name}", path, secrets, state)
     testbed = runtime.testbed
     _require_user(runtime, name)
+    if mode not in get_args(Mode):
+        raise ValueError(f"no mode is called {mode!r}; there are {', '.join(get_args(Mode))}")
     if self_check is not None and testbed.simulation is None:
         raise ValueError(
             f"--self-check writes unmasked updates and {runtime.testbed_path} has no [simulation]: "
@@ -188,7 +194,10 @@ def fl_client_role(
             runtime.stop,
             lambda event: runtime.emit(msgspec.to_builtins(event)),
             data_folder=data,
-            rules=ClientRules(min_participants=min(SMALLEST_QUORUM, len(testbed.users))),
+            rules=ClientRules(
+                mode=mode,  # type: ignore[arg-type]
+                min_participants=min(SMALLEST_QUORUM, len(testbed.users)),
+            ),
             self_check_dir=self_check,
         )
     runtime.emit({"event": "client-ended", "rounds": outcome.rounds_uploaded, "reason": outcome.reason})

@@ -28,6 +28,7 @@ from fl.key_budget import quantity
 from fl.results import RESULTS_FILE, Results, ResultsError, write_results
 
 if TYPE_CHECKING:
+    from fl.cohort.plan import CohortPlan
     from fl.experiments.assemble import Surroundings
     from fl.experiments.runner import Outcome
     from fl.tasks.base import Task
@@ -113,7 +114,7 @@ def prepare(options: TrainOptions, data: Path | None, folder: Path, *, resuming:
 
     task = load_task(options.task, data)
     plan = plan_for(options, task, data)
-    check_drop_outs(plan)
+    simulated_plan(plan, task)
     task.client_data(0, plan.primary.config.n_clients, plan.seeds[0])  # missing or damaged data is told here
     if resuming:
         if read_plan(folder) != plan:
@@ -126,22 +127,15 @@ def prepare(options: TrainOptions, data: Path | None, folder: Path, *, resuming:
     return plan, task
 
 
-def check_drop_outs(plan: Plan) -> None:
-    """Raise OptionsError if more clients drop out than the mode survives."""
-    cell = plan.primary
-    if not cell.drop_outs:
-        return
-    if cell.config.mode != "lightsecagg":
-        raise OptionsError(
-            f"--drop-outs {cell.drop_outs}: mode {cell.config.mode} survives no drop-out within a round; "
-            "use --mode lightsecagg"
-        )
-    n, survivors = cell.config.n_clients, cell.config.thresholds[1]
-    if n - cell.drop_outs < survivors:
-        raise OptionsError(
-            f"--drop-outs {cell.drop_outs} leaves {n - cell.drop_outs} of {n} clients, and {survivors} must "
-            f"survive; at most {n - survivors} may drop out, or choose a smaller --survivors"
-        )
+def simulated_plan(plan: Plan, task: Task) -> CohortPlan:
+    """The numbers of the run with simulated clients; raises OptionsError where it could not work."""
+    from fl.cohort.plan import make_plan
+    from fl.cohort.results import CohortError
+
+    try:
+        return make_plan(plan.primary.config, task.n_parameters, drop_outs=plan.primary.drop_outs)
+    except CohortError as error:
+        raise OptionsError(str(error)) from error
 
 
 def claim(folder: Path) -> None:
@@ -159,18 +153,15 @@ def claim(folder: Path) -> None:
 
 def surroundings(plan: Plan, task: Task, data: Path | None, workers: int) -> Surroundings:
     """What is known before the first round."""
-    from fl.compression import Compression
     from fl.experiments.assemble import Surroundings
     from fl.experiments.sources import data_files
-    from fl.experiments.wire import wire_costs
     from fl.key_budget import simulated_forecast
 
-    config = plan.primary.config
-    costs = wire_costs(config, task.n_parameters)
+    config, costs = plan.primary.config, simulated_plan(plan, task)
     return Surroundings(
         n_parameters=task.n_parameters,
-        values_per_round=Compression.from_config(config).n_values(task.n_parameters),
-        wire_bits=costs.wire_bits,
+        values_per_round=costs.n_values,
+        wire_bits=costs.value_bits,
         key_supply="simulated",
         forecast=simulated_forecast(config.mode, config.rounds, config.n_clients, costs.key_bits_per_pair),
         workers=workers,

@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from lab.cli.demo import Run, supervised_run
 from lab.cli.folder import template_path
+from lab.cli.supervised import Run, supervised_run
 from lab.testbed import write_testbed
 
 SMALL = {"slots_per_frame": 1 << 20, "pulses_per_block": 1 << 25}

@@ -1,0 +1,194 @@
+"""All processes of one testbed on one machine, from the first to the last.
+
+Start order: simulated instruments, hub and learning server; then relay and nodes, which need the addresses
+of the first; then the clients.  Stop order is the reverse, so that every owner can still reach its
+instruments and make them safe before the simulator goes.  State lives in a private temporary folder that is
+removed at the end (:mod:`lab.cli.private_folder`), unless a testbed folder brings its own secrets and state:
+then its key stores are used and stay.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from lab.cli.folder import SECRETS, create_folder, find_testbed, template_path
+from lab.cli.private_folder import ending_on_signals, private_folder
+from lab.cli.safety import unsafe_instruments
+from lab.cli.supervisor import Event, Supervisor
+from lab.testbed import Testbed, load_testbed, resolve_addresses, write_testbed
+
+if TYPE_CHECKING:
+    from fl.config import FLConfig
+
+START_TIMEOUT_S = 90.0
+
+
+class Run:
+    """The processes of one run and what they reported."""
+
+    def __init__(
+        self,
+        folder: Path,
+        testbed_path: Path,
+        supervisor: Supervisor,
+        *,
+        secrets: Path | None = None,
+        state: Path | None = None,
+    ) -> None:
+        """``secrets`` and ``state`` are beside the testbed file unless told otherwise."""
+        self.folder = folder
+        self.testbed_path = testbed_path
+        self.supervisor = supervisor
+        self.secrets = secrets or testbed_path.parent / SECRETS
+        self.state = state or testbed_path.parent / "state"
+        self._places = ("--secrets", str(self.secrets), "--state", str(self.state))
+        self.testbed: Testbed = load_testbed(testbed_path)
+        self.blocks: list[Event] = []
+        self.rounds: list[Event] = []
+        self.aborted_rounds: list[Event] = []
+        self.finished: Event = {}
+        self.ledgers: dict[str, dict[str, dict[str, int]]] = {}
+        self.instrument_states: dict[str, Any] = {}
+        self.unsafe: list[str] | None = None
+        """Instruments found out of their safe state at the end; None while that is not known."""
+
+    @property
+    def self_check(self) -> Path:
+        """Where the clients of a simulated testbed write their unmasked updates."""
+        return self.folder / "self-check"
+
+    def start_ring(self, *, light: bool = True) -> None:
+        """Simulator, hub, relay and nodes; without ``light`` no relay, so that no key is made."""
+        resolved = self.folder / "resolved.toml"
+        path = str(self.testbed_path)
+        self.supervisor.start("simulate", "simulate", path, "--json", "--resolved", str(resolved))
+        self.supervisor.start("orchestrator", "orchestrator", path, *self._places)
+        ready = self.supervisor.ready(["simulate", "orchestrator"], START_TIMEOUT_S)
+        addresses = {item["name"]: item["address"] for item in ready["simulate"]["instruments"]}
+        hub = {name: ready["orchestrator"][name] for name in ("control", "bulk")}
+        self._rewrite(addresses=addresses, hub=hub)
+        users = list(self.testbed.user_names())
+        roles = [*(["relay"] if light else []), *users]
+        for role in roles:
+            command = ["relay"] if role == "relay" else ["node", role]
+            self.supervisor.start(role, *command, path, *self._places)
+        ready = self.supervisor.ready(roles, START_TIMEOUT_S)
+        self._rewrite(deliveries={user: ready[user]["delivery"] for user in users})
+
+    def start_learning(
+        self, config: FLConfig, data: Path | None, *, server_state: Path | None = None
+    ) -> None:
+        """Server and one client per user of ``config``; the server keeps the run in ``server_state``."""
+        path = str(self.testbed_path)
+        settings = msgspec.to_builtins(config) | ({"data": str(data)} if data else {})
+        settings.pop("type", None)
+        places = ("--secrets", str(self.secrets), "--state", str(server_state or self.state))
+        self.supervisor.start("fl-server", "fl", "server", path, *places, "--config", json.dumps(settings))
+        ready = self.supervisor.ready(["fl-server"], START_TIMEOUT_S)
+        self._rewrite(server=ready["fl-server"]["endpoint"])
+        extra = ["--data", str(data)] if data else []
+        extra += ["--mode", config.mode, "--self-check", str(self.self_check)]
+        for user in config.clients:
+            self.supervisor.start(f"fl-{user}", "fl", "client", user, path, *self._places, *extra)
+
+    def _rewrite(
+        self,
+        *,
+        addresses: dict[str, str] | None = None,
+        hub: dict[str, str] | None = None,
+        deliveries: dict[str, str] | None = None,
+        server: str | None = None,
+    ) -> None:
+        """Fill in what has become known; processes started later read the new file."""
+        data = tomllib.loads(self.testbed_path.read_text(encoding="utf-8"))
+        data = resolve_addresses(data, addresses or {})
+        if hub:
+            data["hub"] = hub
+        if server:
+            data["fl"] = {"server": server}
+        for user in data["users"]:
+            user["delivery"] = (deliveries or {}).get(user["name"], user.get("delivery", "auto"))
+        write_testbed(data, self.testbed_path)
+        self.testbed = load_testbed(self.testbed_path)
+
+    def note(self, name: str, event: Event) -> None:
+        """File one event."""
+        kind = event.get("event")
+        if kind == "block":
+            event["counted"] = name == event["pair"][0] and not event["interrupted"]
+            self.blocks.append(event)
+        elif event.get("type") == "RoundCompleted":
+            self.rounds.append(event["record"])
+        elif event.get("type") == "RoundAborted":
+            self.aborted_rounds.append(event["record"])
+        elif event.get("type") == "RunFinished":
+            self.finished = event
+        elif kind == "ledger":
+            self.ledgers[name] = event["peers"]
+        elif event.get("stopped") and name == "simulate":
+            self.instrument_states = event["states"]
+            self.unsafe = unsafe_instruments(self.testbed, event["states"])
+
+    def stop(self) -> None:
+        """Stop everything in order and collect the last words."""
+        users = list(self.testbed.user_names())
+        self.supervisor.stop_all(
+            [
+                [f"fl-{user}" for user in users],
+                ["fl-server"],
+                [*users, "relay"],
+                ["orchestrator"],
+                ["simulate"],
+            ]
+        )
+        self.supervisor.join_readers()
+        for name, event in self.supervisor.drain():
+            self.note(name, event)
+
+
+@contextmanager
+def supervised_run(source: str, changes: dict[str, Any]) -> Iterator[Run]:
+    """A run in a private temporary folder; everything is stopped and removed at the end, whatever happens.
+
+    ``source`` is a bundled testbed or a file; ``changes`` maps sections to keys that are replaced in it.
+    """
+    with ending_on_signals(), private_folder() as folder:
+        path = Path(source) if source.endswith(".toml") else template_path(source)
+        testbed_path = create_folder(folder / "testbed", path)
+        data = tomllib.loads(testbed_path.read_text(encoding="utf-8"))
+        for section, keys in changes.items():
+            data[section] = {**data.get(section, {}), **keys}
+        write_testbed(data, testbed_path)
+        run = Run(folder, testbed_path, Supervisor(folder))
+        try:
+            yield run
+        finally:
+            run.stop()
+
+
+@contextmanager
+def supervised_folder(home: Path) -> Iterator[Run]:
+    """A run with the keys of a testbed folder; its file is left as it is, its secrets and state are used."""
+    source = find_testbed(home)
+    with ending_on_signals(), private_folder() as folder:
+        (folder / "testbed").mkdir()
+        testbed_path = folder / "testbed" / source.name
+        write_testbed(tomllib.loads(source.read_text(encoding="utf-8")), testbed_path)
+        run = Run(
+            folder,
+            testbed_path,
+            Supervisor(folder),
+            secrets=source.parent.resolve() / SECRETS,
+            state=source.parent.resolve() / "state",
+        )
+        try:
+            yield run
+        finally:
+            run.stop()
