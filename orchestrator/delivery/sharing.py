@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.poly1305 import Poly1305
 from orchestrator.bits import PackedBits, check_packed, packed_size, slice_packed
 from orchestrator.delivery.errors import SealError
 from orchestrator.delivery.messages import SEAL_KEY_BITS, RoundContext
+from orchestrator.wire.codec import Message
 
 TAG_BYTES = 16
 STATEMENT = b"qunetlab-statement-v1"
@@ -54,6 +55,27 @@ class _Direction:
     def wipe(self) -> None:
         self.pad[:] = 0
         self.tag_keys[:] = 0
+
+
+class ParkedWay(Message, frozen=True):
+    """One direction of a parked channel.  Key: never to be written down as it is."""
+
+    pad: bytes
+    tag_keys: bytes
+    sealed: bool
+    vouched: bytes | None
+
+    def __repr__(self) -> str:
+        return "<ParkedWay>"
+
+
+class ParkedChannel(Message, frozen=True):
+    """A channel without a process to live in.  Key: whoever keeps it encrypts it, and resumes it once."""
+
+    context: RoundContext
+    key_bits_used: int
+    outward: dict[str, ParkedWay]
+    inward: dict[str, ParkedWay]
 
 
 class ShareChannel:
@@ -126,6 +148,20 @@ class ShareChannel:
             return False
         return True
 
+    def park(self) -> ParkedChannel:
+        """The channel for a client whose process ends before the round does; closes it here."""
+        parked = ParkedChannel(self.context, self.key_bits_used, _parked(self._out), _parked(self._in))
+        self.close()
+        return parked
+
+    @classmethod
+    def resume(cls, parked: ParkedChannel) -> ShareChannel:
+        """The channel that was parked."""
+        channel = cls.__new__(cls)
+        channel.context, channel.key_bits_used = parked.context, parked.key_bits_used
+        channel._out, channel._in = _unparked(parked.outward), _unparked(parked.inward)
+        return channel
+
     def close(self) -> None:
         """Overwrite all key; nothing can be sealed, opened or vouched for afterwards."""
         for way in (*self._out.values(), *self._in.values()):
@@ -157,6 +193,23 @@ def _half(pad: PackedBits, context: RoundContext, start: int) -> _Direction:
         slice_packed(pad, start, context.value_bits),
         slice_packed(pad, start + context.value_bits, SEAL_KEY_BITS),
     )
+
+
+def _parked(ways: dict[str, _Direction]) -> dict[str, ParkedWay]:
+    return {
+        peer: ParkedWay(way.pad.tobytes(), way.tag_keys.tobytes(), way.sealed, way.vouched)
+        for peer, way in ways.items()
+    }
+
+
+def _unparked(ways: dict[str, ParkedWay]) -> dict[str, _Direction]:
+    def array(data: bytes) -> PackedBits:
+        return np.frombuffer(bytearray(data), np.uint8)
+
+    return {
+        peer: _Direction(array(way.pad), array(way.tag_keys), way.sealed, way.vouched)
+        for peer, way in ways.items()
+    }
 
 
 def _tag(key: bytes, text: bytes) -> Poly1305:
