@@ -34,6 +34,8 @@ RandomBytes = Callable[[int], bytes]
 
 MAX_MODULUS_BITS = 31
 EXACT_IN_FLOAT64 = 1 << 53
+BLOCK = 1 << 15
+"""Numbers per block of a product: 256 KiB of float64."""
 
 
 class FieldError(ValueError):
@@ -156,18 +158,37 @@ def unpack_symbols(packed: PackedBits, n_symbols: int, bits: int, modulus: int) 
 
 
 @numba.njit(cache=True, nogil=True)
-def _reduce(products: npt.NDArray[np.float64], modulus: float, out: Symbols) -> None:
-    """``products`` (exact integers in ``[0, 2^53]``) modulo p.
+def _remainder(value: float, modulus: float, inverse: float) -> float:
+    """An exact integer in ``[0, 2^53]`` modulo p.
 
     The rounded quotient is off by less than ``2^53 / p * 2^-52 = 2 / p``, hence by at most one after floor.
     """
+    rest = value - float(np.floor(value * inverse)) * modulus
+    rest = rest + modulus if rest < 0.0 else rest
+    return rest - modulus if rest >= modulus else rest
+
+
+@numba.njit(cache=True, nogil=True)
+def _reduce(products: npt.NDArray[np.float64], modulus: float, out: Symbols, start: int) -> None:
+    """``products`` modulo p into the columns of ``out`` from ``start``."""
     inverse = 1.0 / modulus
-    for index in range(products.size):
-        value = products[index]
-        rest = value - np.floor(value * inverse) * modulus
-        rest = rest + modulus if rest < 0.0 else rest
-        rest = rest - modulus if rest >= modulus else rest
-        out[index] = np.uint32(rest)
+    for row in range(products.shape[0]):
+        for column in range(products.shape[1]):
+            rest = _remainder(products[row, column], modulus, inverse)
+            out[row, start + column] = np.uint32(rest)
+
+
+@numba.njit(cache=True, nogil=True)
+def _reduce_add(
+    products: npt.NDArray[np.float64], modulus: float, scale: int, out: Symbols, start: int
+) -> None:
+    """Add ``scale * products`` modulo p to the columns of ``out`` from ``start``."""
+    inverse = 1.0 / modulus
+    for row in range(products.shape[0]):
+        for column in range(products.shape[1]):
+            rest = np.int64(_remainder(products[row, column], modulus, inverse))
+            total = (np.int64(out[row, start + column]) + rest * np.int64(scale)) % np.int64(modulus)
+            out[row, start + column] = np.uint32(total)
 
 
 def limb_bits(inner: int, modulus: int) -> int:
@@ -179,27 +200,35 @@ def limb_bits(inner: int, modulus: int) -> int:
     return min(widest.bit_length() - 1, symbol_bits(modulus))
 
 
-def matmul(left: Symbols, right: Symbols | npt.NDArray[np.float64], modulus: int) -> Symbols:
-    """``left @ right`` over F_p: shapes (n, k) and (k, m); ``right`` may come as float64 already.
+def matmul(left: Symbols, right: Symbols, modulus: int) -> Symbols:
+    """``left @ right`` over F_p: shapes (n, k) and (k, m).
 
-    Raises FieldError where k is so large that not even single bits multiply exactly.
+    Works through blocks of columns that stay in the cache.  Raises FieldError where k is so large that not
+    even single bits multiply exactly.
     """
     if modulus.bit_length() > MAX_MODULUS_BITS:
         raise FieldError(f"the modulus {modulus} has more than {MAX_MODULUS_BITS} bits")
-    limb = limb_bits(left.shape[1], modulus)
+    (n, k), m = left.shape, right.shape[1]
+    bits, limb = symbol_bits(modulus), limb_bits(k, modulus)
     if limb < 1:
-        raise FieldError(f"an inner dimension of {left.shape[1]} is too large for exact sums in F_{modulus}")
-    factor = np.asarray(right, np.float64)
-    out = np.empty((left.shape[0], right.shape[1]), np.uint32)
-    if limb == symbol_bits(modulus):
-        _reduce((left.astype(np.float64) @ factor).ravel(), float(modulus), out.reshape(-1))
-        return out
-    total = np.zeros(out.shape, np.uint64)
-    for shift in range(0, symbol_bits(modulus), limb):
-        part = (left >> np.uint32(shift)) & np.uint32((1 << limb) - 1)
-        _reduce((part.astype(np.float64) @ factor).ravel(), float(modulus), out.reshape(-1))
-        total = (total + out * np.uint64(pow(2, shift, modulus))) % np.uint64(modulus)
-    return total.astype(np.uint32)
+        raise FieldError(f"an inner dimension of {k} is too large for exact sums in F_{modulus}")
+    low = np.uint32((1 << limb) - 1)
+    limbs = [(shift, (left >> np.uint32(shift) & low).astype(np.float64)) for shift in range(0, bits, limb)]
+    width = min(m, max(64, BLOCK // max(n, k, 1)))
+    factor_space, product_space = np.empty(k * width), np.empty(n * width)
+    out = np.empty((n, m), np.uint32)
+    for start in range(0, m, max(width, 1)):
+        columns = right[:, start : start + width]
+        factor = factor_space[: columns.size].reshape(columns.shape)
+        product = product_space[: n * columns.shape[1]].reshape(n, -1)
+        factor[:] = columns
+        for shift, part in limbs:
+            np.matmul(part, factor, out=product)
+            if shift == 0:
+                _reduce(product, float(modulus), out, start)
+            else:
+                _reduce_add(product, float(modulus), pow(2, shift, modulus), out, start)
+    return out
 
 
 def inverses(symbols: npt.NDArray[np.int64], modulus: int) -> npt.NDArray[np.int64]:
@@ -214,3 +243,4 @@ def compile_kernels() -> None:
         bits = symbol_bits(modulus)
         unpack_symbols(pack_symbols(symbols, bits), 4, bits, modulus)
         matmul(symbols.reshape(2, 2), symbols.reshape(2, 2), modulus)
+    matmul(symbols.reshape(2, 2), symbols.reshape(2, 2), (1 << MAX_MODULUS_BITS) - 1)

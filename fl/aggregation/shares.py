@@ -62,8 +62,6 @@ __all__ = [
     "unpack_symbols",
 ]
 
-Pieces = npt.NDArray[np.float64]
-
 
 class ShareCodeError(ValueError):
     """Public parameters under which the masks would not be private, or their sum not decodable."""
@@ -219,7 +217,7 @@ def encode(code: ShareCode, mask: Symbols, noise: Symbols) -> Symbols:
     """
     _check(code, mask, (code.n_values,), "a mask")
     _check(code, noise, (code.colluders, code.symbols_per_share), "the noise")
-    pieces = np.zeros((code.survivors, code.symbols_per_share), np.float64)
+    pieces = np.zeros((code.survivors, code.symbols_per_share), np.uint32)
     pieces.reshape(-1)[: code.n_values] = mask
     pieces[code.n_pieces :] = noise
     return field.matmul(_powers(code.n_clients, code.survivors, code.modulus), pieces, code.modulus)
@@ -263,7 +261,7 @@ def decode(code: ShareCode, answers: Mapping[int, Symbols]) -> Symbols:
         _check(code, answers[client], (code.symbols_per_share,), f"the answer of client {client}")
     used, spare = clients[: code.survivors], clients[code.survivors :]
     rows = code.survivors if spare else code.n_pieces
-    known = np.array([answers[client] for client in used], np.float64)
+    known = np.array([answers[client] for client in used], np.uint32)
     pieces = field.matmul(_interpolation(tuple(used), rows, code.modulus), known, code.modulus)
     if spare:
         powers = _powers(code.n_clients, code.survivors, code.modulus)[spare]

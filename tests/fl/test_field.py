@@ -124,9 +124,16 @@ def test_products_are_those_of_integers(modulus: int, n: int, k: int, m: int, se
     left, right = symbols(rng, (n, k), modulus), symbols(rng, (k, m), modulus)
     expected = (left.astype(object) @ right.astype(object)) % modulus
     np.testing.assert_array_equal(field.matmul(left, right, modulus), expected.astype(np.uint32))
-    np.testing.assert_array_equal(
-        field.matmul(left, right.astype(np.float64), modulus), expected.astype(np.uint32)
-    )
+
+
+@pytest.mark.parametrize(
+    ("n", "k", "m"), [(200, 151, 700), (3, 2, 40_000), (1, 40_000, 3), (2, 3, 0), (2, 3, 1)]
+)
+def test_products_in_several_blocks(n: int, k: int, m: int) -> None:
+    rng = np.random.default_rng(m)
+    left, right = symbols(rng, (n, k), 1021), symbols(rng, (k, m), 1021)
+    expected = (left.astype(np.int64) @ right.astype(np.int64)) % 1021
+    np.testing.assert_array_equal(field.matmul(left, right, 1021), expected.astype(np.uint32))
 
 
 @pytest.mark.parametrize("modulus", [51001, 1_000_003, 94_906_249, LARGEST_PRIME])
@@ -149,10 +156,10 @@ def test_products_of_every_remainder_near_a_multiple_are_reduced() -> None:
     """One-by-one products ``q p + r`` for remainders at both ends, up to 2^53."""
     for modulus in (3, 1021, 51001):
         for quotient in (0, 1, 2**20, 2**53 // modulus - 1):
-            products = np.array([quotient * modulus + rest for rest in (0, 1, modulus - 1)], np.float64)
-            out = np.empty(3, np.uint32)
-            field._reduce(products, float(modulus), out)
-            assert out.tolist() == [0, 1, modulus - 1]
+            products = np.array([[quotient * modulus + rest for rest in (0, 1, modulus - 1)]], np.float64)
+            out = np.empty((1, 3), np.uint32)
+            field._reduce(products, float(modulus), out, 0)
+            assert out.tolist() == [[0, 1, modulus - 1]]
 
 
 def test_a_field_that_is_too_large_is_refused() -> None:
