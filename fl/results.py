@@ -58,12 +58,17 @@ class RoundRow(msgspec.Struct, frozen=True):
 
 
 class RoundTimes(msgspec.Struct, frozen=True):
-    """Seconds a round spent in each of its phases; ``wait_s`` is waiting for keys."""
+    """Seconds a round spent in each of its phases.
+
+    ``work_s`` is a round whose phases run at clients elsewhere and are not told apart; ``wait_s`` is waiting
+    for keys.
+    """
 
     train_s: float = 0.0
     protect_s: float = 0.0
     aggregate_s: float = 0.0
     evaluate_s: float = 0.0
+    work_s: float = 0.0
     wait_s: float = 0.0
 
 

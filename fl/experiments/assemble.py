@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from fl.experiments.base import Cell, Plan
 from fl.experiments.runner import Outcome
-from fl.key_budget import KeyForecast, record
+from fl.key_budget import KeyForecast, PairLedger, record
 from fl.results import (
     Arm,
     Comparison,
@@ -42,6 +42,7 @@ class Surroundings:
     notes: tuple[str, ...] = ()
     stalls: tuple[Stall, ...] = ()
     testbed: str = ""
+    ledgers: tuple[PairLedger, ...] = ()
 
 
 def arm_of(cell: Cell, runs: tuple[SeedRun, ...]) -> Arm:
@@ -105,6 +106,7 @@ def results_of(plan: Plan, outcome: Outcome, about: Surroundings) -> Results:
             record(
                 [(row.round, row.key_bits) for row in main.runs[0].rounds],
                 [(row.round, row.key_bits_burnt) for row in main.runs[0].aborted],
+                about.ledgers,
             ),
         ),
         stalls=about.stalls,

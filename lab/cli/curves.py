@@ -15,6 +15,7 @@ PHASES = (
     ("protect_s", "protection"),
     ("aggregate_s", "aggregation"),
     ("evaluate_s", "evaluation"),
+    ("work_s", "training to upload"),
     ("wait_s", "waiting for keys"),
 )
 
@@ -134,7 +135,7 @@ def key_and_time(lines: Sequence[Line]) -> bytes:
     key.xaxis.get_major_locator().set_params(integer=True)
     timed = [line for line in lines if line.has_rounds and any(run.times for run in line.arm.runs)]
     left = [0.0] * len(timed)
-    greys = ("#2f6f9f", "#b5651d", "#7aa874", "#8c959f", "#c2a83e")
+    greys = ("#2f6f9f", "#b5651d", "#7aa874", "#8c959f", "#4f8f8b", "#c2a83e")
     for (phase, name), color in zip(PHASES, greys, strict=True):
         values = [mean_seconds(line.arm, phase) for line in timed]
         if any(values):

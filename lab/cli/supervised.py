@@ -33,6 +33,9 @@ START_TIMEOUT_S = 90.0
 class Run:
     """The processes of one run and what they reported."""
 
+    has_ring = True
+    """Whether the ring's processes belong to this run, so that their events arrive here."""
+
     def __init__(
         self,
         folder: Path,
@@ -64,6 +67,15 @@ class Run:
         """Where the clients of a simulated testbed write their unmasked updates."""
         return self.folder / "self-check"
 
+    @property
+    def local_clients(self) -> tuple[str, ...]:
+        """Users whose learning client can run on this machine."""
+        return tuple(user for user in self.testbed.user_names() if (self.secrets / f"fl-{user}").is_dir())
+
+    def checks_sums(self, config: FLConfig) -> bool:
+        """Whether clients write their unmasked updates, so that sums can be checked: simulations only."""
+        return self.testbed.simulation is not None
+
     def start_ring(self, *, light: bool = True) -> None:
         """Simulator, hub, relay and nodes; without ``light`` no relay, so that no key is made."""
         resolved = self.folder / "resolved.toml"
@@ -85,18 +97,21 @@ class Run:
     def start_learning(
         self, config: FLConfig, data: Path | None, *, server_state: Path | None = None
     ) -> None:
-        """Server and one client per user of ``config``; the server keeps the run in ``server_state``."""
+        """The server, which keeps the run in ``server_state``, and the clients whose secrets are here."""
         path = str(self.testbed_path)
         settings = msgspec.to_builtins(config) | ({"data": str(data)} if data else {})
         settings.pop("type", None)
         places = ("--secrets", str(self.secrets), "--state", str(server_state or self.state))
         self.supervisor.start("fl-server", "fl", "server", path, *places, "--config", json.dumps(settings))
         ready = self.supervisor.ready(["fl-server"], START_TIMEOUT_S)
-        self._rewrite(server=ready["fl-server"]["endpoint"])
+        if self.has_ring:
+            self._rewrite(server=ready["fl-server"]["endpoint"])
         extra = ["--data", str(data)] if data else []
-        extra += ["--mode", config.mode, "--self-check", str(self.self_check)]
-        for user in config.clients:
-            self.supervisor.start(f"fl-{user}", "fl", "client", user, path, *self._places, *extra)
+        extra += ["--mode", config.mode]
+        extra += ["--self-check", str(self.self_check)] if self.checks_sums(config) else []
+        for user in self.local_clients:
+            if user in config.clients:
+                self.supervisor.start(f"fl-{user}", "fl", "client", user, path, *self._places, *extra)
 
     def _rewrite(
         self,
@@ -122,7 +137,7 @@ class Run:
         """File one event."""
         kind = event.get("event")
         if kind == "block":
-            event["counted"] = name == event["pair"][0] and not event["interrupted"]
+            event["counted"] = not event["interrupted"] and (name == event["pair"][0] or not self.has_ring)
             self.blocks.append(event)
         elif event.get("type") == "RoundCompleted":
             self.rounds.append(event["record"])
@@ -188,6 +203,31 @@ def supervised_folder(home: Path) -> Iterator[Run]:
             secrets=source.parent.resolve() / SECRETS,
             state=source.parent.resolve() / "state",
         )
+        try:
+            yield run
+        finally:
+            run.stop()
+
+
+class Attached(Run):
+    """A testbed whose hub, relay and nodes run elsewhere: only learning processes with secrets here are ours."""
+
+    has_ring = False
+
+    def start_ring(self, *, light: bool = True) -> None:
+        """They run already."""
+
+    def checks_sums(self, config: FLConfig) -> bool:
+        """Only where everything is simulated and here may unmasked updates be written."""
+        return self.testbed.simulation is not None and set(config.clients) <= set(self.local_clients)
+
+
+@contextmanager
+def attached_run(home: Path, logs: Path) -> Iterator[Run]:
+    """The learning part of a run on a testbed that is at work; logs of its processes go to ``logs``."""
+    logs.mkdir(parents=True, exist_ok=True)
+    with ending_on_signals(), private_folder() as folder:
+        run = Attached(folder, find_testbed(home).resolve(), Supervisor(logs))
         try:
             yield run
         finally:

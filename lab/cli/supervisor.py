@@ -32,8 +32,11 @@ class ChildError(Exception):
 class Child:
     """One child process: its JSON lines on standard output become events, its errors go to a log file."""
 
-    def __init__(self, name: str, process: subprocess.Popen[str], log: Path) -> None:
+    def __init__(
+        self, name: str, process: subprocess.Popen[str], log: Path, arguments: tuple[str, ...]
+    ) -> None:
         self.name = name
+        self.arguments = arguments
         self.process = process
         self.log = log
 
@@ -72,12 +75,16 @@ class Supervisor:
                 pass_fds=[self._read_fd],
                 env=self._environment,
             )
-        child = Child(name, process, log)
+        child = Child(name, process, log, arguments)
         self.children[name] = child
         reader = threading.Thread(target=self._read, args=(child,), daemon=True, name=f"read-{name}")
         self._readers.append(reader)
         reader.start()
         return child
+
+    def restart(self, name: str) -> Child:
+        """Start a child that has ended once more, with the same arguments."""
+        return self.start(name, *self.children.pop(name).arguments)
 
     def join_readers(self) -> None:
         """Wait until the output of every ended child has become events."""

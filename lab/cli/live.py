@@ -1,0 +1,437 @@
+"""``qunetlab train TASK --testbed ... --live``: training with keys of a ring instead of simulated ones.
+
+The ring makes keys while training runs: clients ask for the key of coming rounds ahead, the scheduler serves
+the pairs needed first, and a round that lacks key waits and says why.  The server keeps models and records
+of its rounds in the run's folder, so that an interrupted run goes on with the next round; keys that were in a
+private testbed are gone with it and made anew.  What ``--testbed`` may name is told in
+:mod:`lab.cli.live_place`.
+"""
+
+from __future__ import annotations
+
+import secrets as random_names
+import threading
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import typer
+
+from fl.experiments.base import (
+    Defaults,
+    Plan,
+    chosen_seeds,
+    federated_config,
+    quick_note,
+    read_plan,
+    write_plan,
+)
+from fl.experiments.options import OptionsError, TrainOptions
+from fl.key_budget import KeyForecast, PairLedger, forecast
+from fl.results import AbortedRow, Results, RoundRow, RoundTimes, SeedRun, Stall, write_atomic, write_results
+from lab.cli.live_follow import Follower
+from lab.cli.live_place import Place, check_place, find_place, opened
+from lab.cli.observer import Observer
+from lab.cli.progress import Display, PairProgress, RunProgress
+from lab.cli.stalls import StallWatch, merged
+from lab.cli.supervised import Run
+from lab.testbed import Testbed
+
+if TYPE_CHECKING:
+    from fl.config import FLConfig
+    from fl.experiments.assemble import Surroundings
+    from fl.tasks.base import Task
+
+STOCK_PATIENCE_S = 10.0
+FOREVER_S = 7 * 86_400.0
+RECORD_FILE = "live.json"
+
+
+class KeysShortError(Exception):
+    """There is not enough key for the run, and it was to stop rather than wait."""
+
+
+class LiveRecord(msgspec.Struct, frozen=True):
+    """What is kept of a run between its attempts, besides the server's own state."""
+
+    exact: dict[int, bool] = {}
+    stalls: tuple[Stall, ...] = ()
+    seconds: float = 0.0
+    ledgers: tuple[PairLedger, ...] = ()
+    restarts: dict[str, int] = {}
+
+
+def run_on_testbed(
+    options: TrainOptions, *, out: Path | None, resume: Path | None, data: Path | None, as_json: bool
+) -> int:
+    """Train on the keys of a testbed; returns the exit code."""
+    from fl.tasks import load_task
+    from lab.cli.train import EXIT_INTERRUPTED, default_folder, resume_hint, summary
+
+    assert options.testbed is not None
+    place = find_place(options.testbed)
+    check_place(place, options)
+    task = load_task(options.task, data)
+    plan = read_plan(resume) if resume is not None else live_plan(options, task, place.testbed)
+    task.client_data(0, plan.primary.config.n_clients, plan.seeds[0])
+    folder = resume or out or default_folder(options)
+    if resume is None:
+        from lab.cli.train import claim
+
+        claim(folder)
+    attempt = Attempt(place, options, plan, task, folder, data)
+    reason = attempt.run()
+    results = attempt.results()
+    if reason == "interrupted":
+        typer.echo(resume_hint(folder, f"{options.task}"), err=True)
+    elif reason:
+        typer.echo(f"error: {reason}; go on with --resume {folder}", err=True)
+    if results is not None:
+        typer.echo(msgspec.json.encode(results).decode() if as_json else summary(results, folder))
+    if reason == "interrupted":
+        return EXIT_INTERRUPTED
+    return 0 if not reason and results is not None and attempt.healthy(results) else 1
+
+
+def live_plan(options: TrainOptions, task: Task, testbed: Testbed) -> Plan:
+    """The run and its float32 baseline, for clients of this testbed; raises what check_config raises."""
+    from fl.config import check_config
+    from fl.experiments.base import Cell
+    from fl.experiments.digits import with_float32
+
+    users = testbed.user_names()
+    if options.clients is not None and options.clients > len(users):
+        raise OptionsError(
+            f"{options.clients} clients, but the testbed has {len(users)} users: {', '.join(users)}"
+        )
+    defaults = Defaults(len(users), task.defaults.rounds, 1, min(3, task.defaults.rounds))
+    config = federated_config(task, options.task, options, defaults)
+    config = msgspec.structs.replace(
+        config,
+        clients=users[: config.n_clients],
+        run_id=f"train-{random_names.token_hex(6)}",
+        wait_timeout_s=FOREVER_S,
+    )
+    check_config(config)
+    title = f"{config.n_clients} clients, {config.mode}"
+    notes = (quick_note(f"{task.defaults.rounds} rounds"),) if options.quick else ()
+    return with_float32(
+        f"{options.task} on {testbed.name}",
+        options,
+        Cell("federated", title, "federated", config),
+        chosen_seeds(options, defaults),
+        notes,
+    )
+
+
+@dataclass
+class Attempt:
+    """One attempt at a run on a testbed, from the first process to the record it leaves."""
+
+    place: Place
+    options: TrainOptions
+    plan: Plan
+    task: Task
+    folder: Path
+    data: Path | None
+    record: LiveRecord = field(default_factory=LiveRecord)
+    forecast: KeyForecast | None = None
+    unsafe: list[str] | None = None
+
+    @property
+    def config(self) -> FLConfig:
+        return self.plan.primary.config
+
+    @property
+    def server_state(self) -> Path:
+        """Where the server keeps models, sums and records of the rounds: nothing secret."""
+        return (self.folder / "state").resolve()
+
+    def run(self) -> str:
+        """Train; returns "" or why the run ended early.  Raises KeysShortError before anything was spent."""
+        from lab.cli.kernels import compile_all
+        from lab.cli.train import stopping_on_signals
+
+        self.record = read_record(self.folder)
+        started = time.monotonic()
+        stop = threading.Event()
+        progress = RunProgress(rounds=self.config.rounds, phase="starting instruments, relay and nodes")
+        with opened(self.place, self.config.seed, self.folder) as run:
+            progress.pairs = {pair: PairProgress() for pair in run.testbed.pairs()}
+            with Display(progress) as display:
+                display.update(force=True)
+                if run.has_ring:
+                    compile_all()
+                run.start_ring(light=self.options.live)
+                with ExitStack() as stack:
+                    observer = self._observer(run, stack)
+                    self._budget(run, observer)
+                    for pair, row in progress.pairs.items():
+                        row.demand_bits = self._demand(pair)
+                    write_plan(self.plan, self.folder)
+                    progress.phase = "keys and training" if self.options.live else "training on keys in stock"
+                    display.update(force=True)
+                    run.start_learning(self.config, self.data, server_state=self.server_state)
+                    follower = self._follower(run, progress, display, observer)
+                    stack.enter_context(stopping_on_signals(stop))
+                    reason = follower.follow(stop)
+                progress.phase = "stopping"
+                display.update(force=True)
+                run.stop()
+            self._keep(run, follower, time.monotonic() - started)
+        return reason
+
+    def _observer(self, run: Run, stack: ExitStack) -> Observer | None:
+        if not (run.secrets / "observer").is_dir():
+            typer.echo(
+                f"no secrets of the observer in {run.secrets}: stock and rates of the ring are not known here",
+                err=True,
+            )
+            return None
+        return stack.enter_context(Observer.connect(run.testbed, run.secrets))
+
+    def _follower(
+        self, run: Run, progress: RunProgress, display: Display, observer: Observer | None
+    ) -> Follower:
+        instruments = tuple(entry.name for entry in run.testbed.instruments)
+        watch = StallWatch(self.config.clients, instruments, time.monotonic())
+        return Follower(
+            run, watch, progress, display, observer, self.options.if_short, self.options.max_wait_s
+        )
+
+    # -- key budget -------------------------------------------------------------------------------------
+
+    def _pairs(self, testbed: Testbed) -> list[tuple[str, str]]:
+        return [pair for pair in testbed.pairs() if set(pair) <= set(self.config.clients)]
+
+    def _demand(self, pair: tuple[str, str]) -> int:
+        needed = {each.pair: each.needed_bits for each in self.forecast.pairs} if self.forecast else {}
+        return needed.get(pair, 0)
+
+    def _budget(self, run: Run, observer: Observer | None) -> None:
+        """Forecast the key of the rounds left, and do what ``--if-short`` says when it is short."""
+        pairs = self._pairs(run.testbed)
+        if observer is not None:
+            observer.wait_for_pairs(pairs, STOCK_PATIENCE_S, time.monotonic)
+            supply = observer.supply(pairs, light=self.options.live)
+        else:
+            from fl.key_budget import PairSupply
+            from lab.cli.observer import planned_rate_bps
+
+            supply = [
+                PairSupply(
+                    pair, 0, planned_rate_bps(run.testbed, pair) if self.options.live else 0.0, "planned"
+                )
+                for pair in pairs
+            ]
+
+        def ahead() -> KeyForecast:
+            return forecast(
+                self.config.mode,
+                self.config.rounds - len(server_rounds(self.server_state, self.config)[0]),
+                key_bits_per_pair(self.config, self.task.n_parameters),
+                supply,
+                if_short=self.options.if_short,
+                longest_s=self.options.max_wait_s,
+            )
+
+        self.forecast = ahead()
+        typer.echo(f"key: {self.forecast.text}", err=True)
+        if self.forecast.verdict != "short":
+            return
+        if self.options.if_short == "expanded" and self.config.mode == "otp":
+            self._take_expanded(self.forecast.text)
+            self.forecast = ahead()
+            typer.echo(f"key: {self.forecast.text}", err=True)
+        if self.forecast.verdict == "short" and (self.options.if_short != "wait" or not self.options.live):
+            raise KeysShortError(
+                f"{self.forecast.text}; nothing was spent.  Make more key (--live), train fewer rounds or a smaller "
+                "model, or allow expanded keys with their computational security (--if-short expanded)"
+            )
+
+    def _take_expanded(self, why: str) -> None:
+        """The mode that the user allowed for this case; written into plan, configuration and notes."""
+        if server_rounds(self.server_state, self.config)[0]:
+            raise KeysShortError(
+                f"{why}; a run keeps its mode, so its later rounds cannot change to expanded keys"
+            )
+        note = (
+            f"mode expanded was taken instead of otp, as --if-short expanded allows ({why}): security is "
+            "computational"
+        )
+        typer.echo(note, err=True)
+        config = msgspec.structs.replace(self.config, mode="expanded")
+        cells = (
+            msgspec.structs.replace(
+                self.plan.primary, config=config, title=f"{config.n_clients} clients, {config.mode}"
+            ),
+            *self.plan.cells[1:],
+        )
+        self.plan = msgspec.structs.replace(self.plan, cells=cells, notes=(*self.plan.notes, note))
+
+    # -- what stays -------------------------------------------------------------------------------------
+
+    def _keep(self, run: Run, follower: Follower, seconds: float) -> None:
+        """File what this attempt adds to the run; models and records are with the server's state already."""
+        self.unsafe = run.unsafe
+        exact = dict(self.record.exact)
+        if run.checks_sums(self.config):
+            exact |= {
+                number: passed
+                for number, passed in sums_checked(run, self.server_state, self.config).items()
+                if number not in exact
+            }
+        restarts = dict(self.record.restarts)
+        for name, count in follower.restarts.items():
+            restarts[name] = restarts.get(name, 0) + count
+        self.record = LiveRecord(
+            exact,
+            merged(self.record.stalls, follower.watch.stalls()),
+            self.record.seconds + seconds,
+            ledgers_of(run),
+            restarts,
+        )
+        write_atomic(self.folder / RECORD_FILE, msgspec.json.encode(self.record))
+
+    def results(self) -> Results | None:
+        """Results and report of the rounds there are, written; None before the first."""
+        from fl.experiments.assemble import results_of
+        from fl.experiments.runner import Runner
+        from lab.cli.run_report import write_report
+        from lab.cli.train import REPORT_FILE
+
+        live = self.seed_run()
+        if not live.rounds:
+            return None
+        complete = len(live.rounds) >= self.config.rounds
+        outcome: dict[str, dict[int, SeedRun]] = {cell.name: {} for cell in self.plan.cells}
+        if complete and len(self.plan.cells) > 1:
+            typer.echo("reference training without protection", err=True)
+            reference = msgspec.structs.replace(self.plan, cells=self.plan.cells[1:], comparisons=())
+            outcome |= Runner(self.folder, self.data, 0, threading.Event()).run(reference)
+        outcome[self.plan.primary.name] = {self.config.seed: live}
+        results = results_of(self.plan, outcome, self._about())
+        if not complete:
+            note = f"unfinished: {len(live.rounds)} of {self.config.rounds} rounds"
+            results = msgspec.structs.replace(results, complete=False, notes=(*results.notes, note))
+        write_results(results, self.folder)
+        write_report(results, self.folder / REPORT_FILE)
+        return results
+
+    def seed_run(self) -> SeedRun:
+        """The rounds so far, from the server's own records."""
+        rounds, aborted = server_rounds(self.server_state, self.config)
+        exact = self.record.exact
+        rows = tuple(msgspec.structs.replace(row, exact=exact.get(row.round)) for row, _ in rounds)
+        return SeedRun(
+            self.config.seed, rows, tuple(times for _, times in rounds), aborted, self.record.seconds
+        )
+
+    def _about(self) -> Surroundings:
+        from fl.aggregation import aggregation_for
+        from fl.experiments.assemble import Surroundings
+        from fl.experiments.sources import data_files
+        from lab.cli.train import OS_RANDOM_NOTE, versions
+
+        aggregation = aggregation_for(self.config, self.task.n_parameters)
+        notes = [OS_RANDOM_NOTE] if self.config.mode == "lightsecagg" else []
+        if self.place.testbed.simulation is not None:
+            notes.append(
+                "every instrument of this testbed is simulated; protocols, keys and training are real"
+            )
+        if any(each is None for each in (self.record.exact.get(row.round) for row in self.seed_run().rounds)):
+            notes.append("sums were not compared with plain ones: that would need unmasked updates")
+        notes += [f"{name} was started again {n}x" for name, n in self.record.restarts.items()]
+        if self.unsafe:
+            notes.append(f"NOT in their safe state at the end: {', '.join(self.unsafe)}")
+        return Surroundings(
+            n_parameters=self.task.n_parameters,
+            values_per_round=aggregation.n_values,
+            wire_bits=aggregation.value_bits,
+            key_supply="live" if self.options.live else "store",
+            forecast=self.forecast,
+            data=data_files(self.config.task, self.data),
+            versions=versions(),
+            started_at="",
+            wall_s=self.record.seconds,
+            notes=tuple(notes),
+            stalls=self.record.stalls,
+            testbed=self.place.testbed.name,
+            ledgers=self.record.ledgers,
+        )
+
+    def healthy(self, results: Results) -> bool:
+        """No sum was wrong, and simulated instruments that were ours ended safe."""
+        safe = self.unsafe == [] if self.place.kind != "attached" else True
+        return safe and all(row.exact is not False for row in results.rounds)
+
+
+def key_bits_per_pair(config: FLConfig, n_parameters: int) -> int:
+    """Key that a pair spends in a round, as the distributed protocol has it."""
+    from fl.aggregation import aggregation_for
+
+    return aggregation_for(config, n_parameters).key_bits_per_pair
+
+
+def server_rounds(
+    state: Path, config: FLConfig
+) -> tuple[list[tuple[RoundRow, RoundTimes]], tuple[AbortedRow, ...]]:
+    """Completed and aborted rounds as the server recorded them; none before it ever started."""
+    from fl.run_state import STATE_FILE, read_state
+
+    folder = state / "fl-server" / config.run_id
+    if not (folder / STATE_FILE).exists():
+        return [], ()
+    kept = read_state(folder)
+    rounds = []
+    for record in kept.rounds:
+        row = RoundRow(
+            record.round,
+            record.accuracy,
+            record.loss,
+            record.upload_bytes_per_client,
+            record.key_bits_used,
+            config.n_clients - len(record.survivors),
+            None,
+        )
+        work_s = max(0.0, record.duration_s - record.key_wait_s)
+        rounds.append((row, RoundTimes(work_s=work_s, wait_s=record.key_wait_s)))
+    aborted = tuple(AbortedRow(each.round, each.reason, each.key_bits_burnt) for each in kept.aborted)
+    return rounds, aborted
+
+
+def sums_checked(run: Run, state: Path, config: FLConfig) -> dict[int, bool]:
+    """Whether the aggregate of every completed round of this attempt is the plain sum."""
+    from fl.run_state import STATE_FILE
+    from fl.selfcheck import check_run
+
+    folder = state / "fl-server" / config.run_id
+    if not (folder / STATE_FILE).exists():
+        return {}
+    checks = check_run(folder, run.self_check)
+    return {check.round: check.exact for check in checks if not check.detail.startswith("cannot compare")}
+
+
+def ledgers_of(run: Run) -> tuple[PairLedger, ...]:
+    """The key store of every pair at the end, as its first user counts it."""
+    found = []
+    for first, second in run.testbed.pairs():
+        ledger = run.ledgers.get(first, {}).get(second)
+        if ledger is not None:
+            names = ("produced", "delivered", "authentication", "burnt", "stored")
+            found.append(PairLedger((first, second), *(ledger.get(name, 0) for name in names)))
+    return tuple(found)
+
+
+def read_record(folder: Path) -> LiveRecord:
+    """What earlier attempts left; an empty record before the first."""
+    path = folder / RECORD_FILE
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=LiveRecord)
+    except FileNotFoundError:
+        return LiveRecord()
+    except ValueError as error:
+        raise OptionsError(f"{path} cannot be read: {error}; the run cannot be continued") from error
