@@ -7,6 +7,7 @@ bits for one (run, round) once.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal, TypeAlias
 
 from msgspec import Meta
@@ -74,8 +75,36 @@ class FLConfig(Message, frozen=True):
 
     @property
     def quorum(self) -> int:
-        """Fewest participants of a round; ``min_clients``, or three where there are that many."""
-        return self.min_clients or min(SMALLEST_QUORUM, self.n_clients)
+        """Fewest participants of a round; ``min_clients``, or three where there are that many.
+
+        With ``lightsecagg`` also as many as its thresholds need.
+        """
+        fewest = self.min_clients or min(SMALLEST_QUORUM, self.n_clients)
+        if self.mode != "lightsecagg":
+            return fewest
+        colluders, survivors = self.thresholds
+        return max(fewest, survivors, colluders + 2)
+
+    @property
+    def thresholds(self) -> tuple[int, int]:
+        """(T, U) of ``lightsecagg``, for all clients and for every smaller set of participants alike."""
+        from fl.aggregation.shares import default_thresholds, fewest_survivors  # its package imports this
+
+        if self.survivors:
+            return self.colluders, self.survivors
+        if self.colluders:
+            return self.colluders, fewest_survivors(self.n_clients, self.colluders)
+        return default_thresholds(self.n_clients)
+
+    @property
+    def client_weights(self) -> tuple[int, ...]:
+        """The public weights of all clients."""
+        return self.weights or (1,) * self.n_clients
+
+    def weights_of(self, participants: Sequence[str]) -> tuple[int, ...]:
+        """The public weights of some clients, in their order."""
+        weights = dict(zip(self.clients, self.client_weights, strict=True))
+        return tuple(weights[name] for name in participants)
 
     @property
     def quantiser(self) -> Quantiser:
@@ -83,9 +112,9 @@ class FLConfig(Message, frozen=True):
 
 
 def check_config(config: FLConfig) -> None:
-    """Raise ConfigError or QuantisationError if a run with these settings could not work.
+    """Raise a ConfigError (or another ValueError that says what would work) if the run could not work.
 
-    The ring is checked for all clients taking part; a round with fewer then fits as well.
+    Sums are checked for all clients taking part; a round with fewer then fits as well.
     """
     try:
         decode(encode(config), FLConfig)
@@ -93,19 +122,50 @@ def check_config(config: FLConfig) -> None:
         raise ConfigError(f"a setting of run {config.run_id!r} is out of its range: {error}") from error
     if len(set(config.clients)) != config.n_clients:
         raise ConfigError(f"a client is named twice: {', '.join(config.clients)}")
-    if config.quorum > config.n_clients:
-        raise ConfigError(f"min_clients = {config.quorum}, but there are only {config.n_clients} clients")
-    if config.mode == "otp" and config.n_clients < 2:
-        raise ConfigError("pairwise one-time pads need at least two clients")
+    if config.weights and len(config.weights) != config.n_clients:
+        raise ConfigError(
+            f"{len(config.weights)} weights for {config.n_clients} clients; give each one, or none"
+        )
+    if config.mode != "plain" and config.n_clients < 2:
+        raise ConfigError(f"pads between clients (mode {config.mode}) need at least two clients")
+    if config.mode != "lightsecagg" and (config.colluders or config.survivors):
+        raise ConfigError(
+            f"mode {config.mode} sums only complete rounds: colluders (T) and survivors (U) belong to lightsecagg"
+        )
     if config.client_timeout_s < 2 * config.heartbeat_s:
         raise ConfigError(
             f"client_timeout_s = {config.client_timeout_s:g} leaves no room for a lost heartbeat: "
             f"use at least {2 * config.heartbeat_s:g} (twice heartbeat_s)"
         )
     _ = config.quantiser
-    check_ring(config.levels, client_weights(config.n_clients), config.ring_bits)
+    _check_sums(config)
+    if config.quorum > config.n_clients:
+        raise ConfigError(
+            f"a round needs {config.quorum} participants (min_clients, and T + 2 in mode lightsecagg), but there "
+            f"are only {config.n_clients} clients"
+        )
 
 
-def client_weights(n_participants: int) -> tuple[int, ...]:
-    """The public weights of a round's participants: even shards weigh the same."""
-    return (1,) * n_participants
+def _check_sums(config: FLConfig) -> None:
+    """No sum wraps, and the thresholds of secret sharing are sound."""
+    if config.mode != "lightsecagg":
+        check_ring(config.levels, config.client_weights, config.ring_bits)
+        return
+    from fl.aggregation.shares import check_thresholds, smallest_modulus  # its package imports this module
+
+    colluders, survivors = config.thresholds
+    check_thresholds(config.n_clients, colluders, survivors)
+    fewest = config.min_clients or min(SMALLEST_QUORUM, config.n_clients)
+    if survivors < fewest:
+        raise ConfigError(
+            f"U = {survivors} survivors would let the sum tell too much about each: use at least {fewest}"
+        )
+    smallest_modulus(config.levels, sum(config.client_weights))
+
+
+def other_task(task: str, than: str) -> str:
+    """What is wrong when fingerprints of a task differ."""
+    return (
+        f"another model, vocabulary or data format for task {task} than {than}: install the same qunetlab and "
+        "the same model files on both"
+    )

@@ -18,8 +18,10 @@ class Event(msgspec.Struct, frozen=True, tag=True):
 class RoundRecord(msgspec.Struct, frozen=True):
     """A completed round.
 
-    ``upload_bytes`` adds up the packed uploads of all clients; ``key_bits_used`` counts each pad once, over
-    all pairs.  ``masking`` is "otp" or "none".
+    ``upload_bytes`` adds up everything that clients gave (packed updates; shares, tags and answers as well in
+    mode lightsecagg); ``key_bits_used`` counts each pad once, over all pairs, those of clients that dropped
+    out included.  ``masking`` is the mode's label and ``security`` what it promises.  The sum is over the
+    participants without the ``dropped`` ones, whose weights add up to ``weight_sum``.
     """
 
     round: int
@@ -31,19 +33,34 @@ class RoundRecord(msgspec.Struct, frozen=True):
     masking: str
     duration_s: float
     key_wait_s: float
+    security: str = ""
+    dropped: tuple[str, ...] = ()
+    weight_sum: int = 0
+
+    @property
+    def survivors(self) -> tuple[str, ...]:
+        """Whose updates are in the sum."""
+        return tuple(name for name in self.participants if name not in self.dropped)
+
+    @property
+    def upload_bytes_per_client(self) -> float:
+        """Mean over the participants."""
+        return self.upload_bytes / len(self.participants)
 
 
 class AbortRecord(msgspec.Struct, frozen=True):
     """A round that gave no sum: its updates are discarded, its number is not used again.
 
-    ``key_bits_burnt`` counts the pads of every pair of which at least one side had masked, as far as the
-    server heard of it.
+    ``key_bits_burnt`` counts the pads of every pair of which at least one side had spent them, as far as the
+    server heard of it; ``upload_bytes`` had been sent in vain, and ``duration_s`` was lost.
     """
 
     round: int
     reason: str
     key_bits_burnt: int
     participants: tuple[str, ...]
+    upload_bytes: int = 0
+    duration_s: float = 0.0
 
 
 class Listening(Event, frozen=True):
@@ -58,6 +75,7 @@ class RunStarted(Event, frozen=True):
     masking: str
     next_round: int
     completed_rounds: int
+    security: str = ""
 
 
 class WaitingForClients(Event, frozen=True):
@@ -81,6 +99,15 @@ class WaitingForKeys(Event, frozen=True):
 class UploadRefused(Event, frozen=True):
     round: int
     client: str
+    reason: str
+
+
+class ClientDropped(Event, frozen=True):
+    """A participant gave nothing to a stage of the round, which goes on without it (mode lightsecagg)."""
+
+    round: int
+    client: str
+    stage: str
     reason: str
 
 
@@ -117,6 +144,7 @@ ServerEvent: TypeAlias = (
     | RoundStarted
     | WaitingForKeys
     | UploadRefused
+    | ClientDropped
     | RoundCompleted
     | RoundAborted
     | RunFinished

@@ -4,13 +4,19 @@ A message is one MessagePack frame (:mod:`orchestrator.wire.codec`); messages th
 second frame, the raw little-endian C-contiguous buffer, described by an :class:`ArrayHeader` in the first.
 Who speaks is known from the CURVE key and is never a field.
 
-A round in order::
+A round in order (in brackets: mode ``lightsecagg`` only)::
 
     server                                   client
       RoundStart (+ model)          ---->
                                     <----     Progress "training", "waiting for keys", ... (heartbeats)
+                                   [<----     Shares (+ one sealed share for every other participant)]
+     [PeerShares (+ sealed shares)  ---->]
                                     <----     Upload (+ packed masked update)   or  Decline
-      UploadReply                   ---->
+      Receipt (of each of these)    ---->
+     [Survivors                     ---->
+                                    <----     Confirm (+ one tag for every other holder of shares)
+      Confirmed (+ tags)            ---->
+                                    <----     Answer (+ packed sum of shares)]
       RoundEnd                      ---->
 """
 
@@ -27,15 +33,19 @@ from msgspec import Meta
 from fl.config import Count, FLConfig, Name, RunId, Seconds
 from orchestrator.wire.codec import Message, WireError, decode
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 MESSAGE_LIMIT = 64 << 20
 """Largest frame, bytes: room for 16 million float32 parameters."""
 
 Text: TypeAlias = Annotated[str, Meta(max_length=1000)]
 Digest: TypeAlias = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Phase: TypeAlias = Literal[
-    "idle", "loading", "training", "waiting for keys", "waiting for peers", "masking", "uploaded"
+    "idle", "loading", "training", "waiting for keys", "waiting for peers", "masking", "uploaded", "answered"
 ]
+What: TypeAlias = Literal["shares", "upload", "confirmation", "answer"]
+RoundNumber: TypeAlias = Annotated[int, Meta(ge=1, le=1 << 40)]
+Names: TypeAlias = Annotated[tuple[Name, ...], Meta(min_length=1, max_length=1000)]
+Fingerprint: TypeAlias = Annotated[str, Meta(max_length=64, pattern=r"^[0-9a-f]*$")]
 
 
 class ArrayHeader(Message, frozen=True):
@@ -59,6 +69,7 @@ class Ready(Message, frozen=True):
 
     run_id: RunId
     n_parameters: Count
+    task_fingerprint: Fingerprint = ""
 
 
 class Progress(Message, frozen=True):
@@ -69,6 +80,19 @@ class Progress(Message, frozen=True):
     phase: Phase
     detail: Text = ""
     eta_s: Seconds | None = None
+
+
+class Shares(Message, frozen=True):
+    """The client's mask, cut into shares: one sealed share for every other participant in the next frame.
+
+    The frame has one row per peer, in the order of the participants.
+    """
+
+    run_id: RunId
+    round: RoundNumber
+    context: Digest
+    key_bits: Count
+    header: ArrayHeader
 
 
 class Upload(Message, frozen=True):
@@ -85,6 +109,27 @@ class Upload(Message, frozen=True):
     n_values: Count
     ring_bits: Annotated[int, Meta(ge=1, le=64)]
     key_bits: Count
+    header: ArrayHeader
+
+
+class Confirm(Message, frozen=True):
+    """The client is bound to these survivors: a tag for every other holder of shares in the next frame.
+
+    The frame has one row per holder, in the order of the participants.
+    """
+
+    run_id: RunId
+    round: RoundNumber
+    survivors: Names
+    header: ArrayHeader
+
+
+class Answer(Message, frozen=True):
+    """The packed sum of the survivors' shares in the next frame."""
+
+    run_id: RunId
+    round: RoundNumber
+    survivors: Names
     header: ArrayHeader
 
 
@@ -120,8 +165,8 @@ class RoundStart(Message, frozen=True):
     """
 
     run_id: RunId
-    round: Annotated[int, Meta(ge=1, le=1 << 40)]
-    participants: Annotated[tuple[Name, ...], Meta(min_length=1, max_length=1000)]
+    round: RoundNumber
+    participants: Names
     weights: Annotated[
         tuple[Annotated[int, Meta(ge=1, le=1 << 31)], ...], Meta(min_length=1, max_length=1000)
     ]
@@ -129,22 +174,61 @@ class RoundStart(Message, frozen=True):
     header: ArrayHeader
 
 
-class UploadReply(Message, frozen=True):
-    """What became of an upload."""
+class PeerShares(Message, frozen=True):
+    """What ``senders`` sealed for this client: one row each in the next frame.
+
+    Participants missing among the senders have dropped out; only the senders go on.
+    """
+
+    run_id: RunId
+    round: RoundNumber
+    senders: Names
+    header: ArrayHeader
+
+
+class Survivors(Message, frozen=True):
+    """Whose uploads are to be summed; ``holders`` are the clients that hold shares and are asked for an answer.
+
+    ``participants`` are those of the round, for a client that was restarted.
+    """
+
+    run_id: RunId
+    round: RoundNumber
+    participants: Names
+    holders: Names
+    survivors: Names
+
+
+class Confirmed(Message, frozen=True):
+    """What ``holders`` said to this client about the survivors: one tag each in the next frame."""
+
+    run_id: RunId
+    round: RoundNumber
+    holders: Names
+    header: ArrayHeader
+
+
+class Receipt(Message, frozen=True):
+    """What became of something that the client sent."""
 
     run_id: RunId
     round: Count
     status: Literal["accepted", "duplicate", "refused"]
     reason: Text = ""
+    what: What = "upload"
 
 
 class RoundEnd(Message, frozen=True):
-    """The round is over: summed up (``reason`` empty), or aborted and its updates discarded."""
+    """The round is over: summed up (``reason`` empty), or aborted and its updates discarded.
+
+    ``survivors`` are those whose updates are in the sum.
+    """
 
     run_id: RunId
     round: Count
     reason: Text = ""
     accuracy: float | None = None
+    survivors: Annotated[tuple[Name, ...], Meta(max_length=1000)] = ()
 
 
 class RunEnd(Message, frozen=True):
@@ -164,8 +248,23 @@ class Rejected(Message, frozen=True):
     reason: Text
 
 
-FromClient: TypeAlias = Join | Ready | Progress | Upload | Decline | Leave
-FromServer: TypeAlias = Welcome | RoundStart | UploadReply | RoundEnd | RunEnd | JoinAgain | Rejected
+FromClient: TypeAlias = Join | Ready | Progress | Shares | Upload | Confirm | Answer | Decline | Leave
+FromServer: TypeAlias = (
+    Welcome
+    | RoundStart
+    | PeerShares
+    | Survivors
+    | Confirmed
+    | Receipt
+    | RoundEnd
+    | RunEnd
+    | JoinAgain
+    | Rejected
+)
+Contribution: TypeAlias = Shares | Upload | Confirm | Answer
+"""What a client gives to a round."""
+CARRIERS = (Shares, Upload, Confirm, Answer, RoundStart, PeerShares, Confirmed)
+"""Messages with an array frame."""
 
 
 def header_of(array: npt.NDArray[np.float32] | npt.NDArray[np.uint8]) -> ArrayHeader:
@@ -210,7 +309,7 @@ def split_message(frames: Sequence[bytes], type_: object) -> tuple[Message, byte
     if not 1 <= len(frames) <= 2:
         raise WireError(f"a message has one or two frames, not {len(frames)}")
     message: Message = decode(frames[0], type_)
-    carries_array = isinstance(message, Upload | RoundStart)
+    carries_array = isinstance(message, CARRIERS)
     if carries_array != (len(frames) == 2):
         raise WireError(f"{type(message).__name__} with {len(frames)} frames")
     return message, frames[1] if carries_array else None

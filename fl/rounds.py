@@ -1,31 +1,62 @@
-"""One round at the server, without sockets: who has uploaded, who has vanished, and what came of it.
+"""One round at the server, without sockets: who has given what, who has dropped out, and what came of it.
 
-The set of participants is fixed when the round starts.  The round succeeds when every one of them has
-uploaded once; it fails as soon as one declines, leaves, falls silent or takes too long, because the pads
-of a missing client do not cancel and its absence leaves nothing to read in the sum of the others.
+The set of participants is fixed when the round starts.  A round is a sequence of stages; in each of them
+every member gives one thing, once::
+
+    [sharing]     sealed shares of the masks        members: all participants
+    uploading     the protected update              those who shared (without sharing: all participants)
+    [confirming]  being bound to the survivors      those who shared
+    [answering]   the sum of the survivors' shares  those who shared; U answers are enough
+
+The stages in brackets belong to modes in which clients may drop out (``rules.survivors`` = U).  There a stage
+goes on with whoever is left, at least U, and the survivors are those who uploaded.  In the other modes the
+round fails as soon as one participant declines, leaves, falls silent or takes too long: the pads of a missing
+client do not cancel, and its absence leaves nothing to read in the sum of the others.
+
+What comes late, twice in different versions, from strangers or in another shape is refused with the reason.
 """
 
 from __future__ import annotations
 
 import hmac
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from fl.messages import Phase, Progress, Upload
-from orchestrator.bits import packed_size
+from fl.aggregation.base import RoundRules
+from fl.messages import Answer, Confirm, Contribution, Phase, Progress, Shares, Upload
+from orchestrator.bits import PackedBits, packed_size
+from orchestrator.delivery.sharing import TAG_BYTES
+
+Stage: TypeAlias = Literal["sharing", "uploading", "confirming", "answering", "over"]
+Bytes: TypeAlias = npt.NDArray[np.uint8]
 
 WAITING: tuple[Phase, ...] = ("waiting for keys", "waiting for peers")
+STAGE_OF: dict[type[Contribution], Stage] = {
+    Shares: "sharing",
+    Upload: "uploading",
+    Confirm: "confirming",
+    Answer: "answering",
+}
+ORDER: tuple[Stage, ...] = ("sharing", "uploading", "confirming", "answering", "over")
+QUICK: tuple[Stage, ...] = ("confirming", "answering")
+"""Stages that need no work of a client that is there."""
+GIVEN: dict[Stage, str] = {
+    "sharing": "shared",
+    "uploading": "uploaded",
+    "confirming": "confirmed",
+    "answering": "answered",
+}
 
 
 class UploadRefusedError(Exception):
-    """An upload that does not belong in the sum; the text is the reason told to the client."""
+    """A contribution that does not belong in the round; the text is the reason told to the client."""
 
 
 class DuplicateUploadError(UploadRefusedError):
-    """The very same upload once more, from a client that missed the reply."""
+    """The very same contribution once more, from a client that missed the receipt."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +74,10 @@ class _Participant:
     waiting: Phase | None = None
     waiting_since_s: float = 0.0
     waited_s: dict[Phase, float] = field(default_factory=lambda: dict.fromkeys(WAITING, 0.0))
-    upload: Upload | None = None
-    packed: npt.NDArray[np.uint8] | None = None
+    gave: dict[Stage, tuple[Contribution, Bytes]] = field(default_factory=dict)
+    gone: dict[Stage, str] = field(default_factory=dict)
+    """Why it gives nothing, by stage."""
+    spent_key: bool = False
 
     def waits(self, phase: Phase | None, now_s: float) -> None:
         """From here on the participant waits as ``phase`` says, or (None) does not."""
@@ -59,22 +92,28 @@ class _Participant:
 
 @dataclass
 class CollectingRound:
-    """The round ``number`` of run ``run_id``, collecting the uploads of ``participants``."""
+    """The round ``number`` of run ``run_id``, collecting what ``participants`` give under ``rules``."""
 
     run_id: str
     number: int
     participants: tuple[str, ...]
     weights: tuple[int, ...]
-    n_values: int
-    ring_bits: int
+    rules: RoundRules
     context: bytes
     limits: RoundLimits
     started_s: float
+    stage: Stage = field(init=False)
     _states: dict[str, _Participant] = field(init=False)
+    _stage_started_s: float = field(init=False)
+    _first_gone_s: float | None = field(init=False, default=None)
     _failure: str | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
+        self.stage = "uploading" if self.rules.survivors is None else "sharing"
         self._states = {name: _Participant(self.started_s) for name in self.participants}
+        self._stage_started_s = self.started_s
+
+    # -- what is heard ----------------------------------------------------------------------------------
 
     def heard(self, client: str, now_s: float) -> None:
         """Note a sign of life."""
@@ -84,6 +123,9 @@ class CollectingRound:
     def excuse(self, gap_s: float) -> None:
         """The server itself was away (stopped, or busy) for ``gap_s``: nobody's time ran."""
         self.started_s += gap_s
+        self._stage_started_s += gap_s
+        if self._first_gone_s is not None:
+            self._first_gone_s += gap_s
         for state in self._states.values():
             state.last_heard_s += gap_s
             state.waiting_since_s += gap_s
@@ -95,9 +137,22 @@ class CollectingRound:
             return
         state.waits(message.phase if message.phase in WAITING else None, now_s)
 
-    def upload(self, client: str, message: Upload, packed: npt.NDArray[np.uint8], now_s: float) -> None:
-        """Take an upload in; raises UploadRefusedError (or its child DuplicateUploadError) instead."""
+    def declined(self, client: str, reason: str, key_bits: int, now_s: float) -> None:
+        """A participant gives nothing to this stage; ``key_bits`` of pads were spent all the same."""
+        if state := self._states.get(client):
+            state.spent_key |= key_bits > 0
+            self._drop(client, f"{client} declined: {reason}", now_s)
+
+    def left(self, client: str, reason: str, now_s: float) -> None:
+        """A participant went away; what it gave before still counts."""
+        if state := self._states.get(client):
+            self._drop(client, f"{client} left: {reason}", now_s)
+            state.last_heard_s = -np.inf
+
+    def take(self, client: str, message: Contribution, packed: Bytes, now_s: float) -> None:
+        """Take a contribution in; raises UploadRefusedError (or its child DuplicateUploadError) instead."""
         state = self._states.get(client)
+        stage = STAGE_OF[type(message)]
         if state is None:
             raise UploadRefusedError(f"{client} is not a participant of round {self.number}")
         if message.run_id != self.run_id or message.round != self.number:
@@ -106,86 +161,243 @@ class CollectingRound:
             )
         if self._failure is not None:
             raise UploadRefusedError(f"round {self.number} was aborted: {self._failure}")
-        if state.upload is not None and state.packed is not None:
-            if state.upload == message and np.array_equal(state.packed, packed):
-                raise DuplicateUploadError(f"the upload of round {self.number} was accepted before")
-            raise UploadRefusedError(f"{client} has already uploaded something else in round {self.number}")
+        if stage in state.gave:
+            before, kept = state.gave[stage]
+            if before == message and np.array_equal(kept, packed):
+                raise DuplicateUploadError(f"round {self.number} has it: {client} {GIVEN[stage]} before")
+            raise UploadRefusedError(
+                f"{client} has already {GIVEN[stage]} something else in round {self.number}"
+            )
+        self._check_stage(client, state, stage)
         self._check(client, message, packed)
         state.waits(None, now_s)
-        state.upload, state.packed = message, packed
+        state.gave[stage] = message, packed
+        state.spent_key |= isinstance(message, Shares | Upload) and message.key_bits > 0
 
-    def _check(self, client: str, message: Upload, packed: npt.NDArray[np.uint8]) -> None:
+    # -- what is refused --------------------------------------------------------------------------------
+
+    def _check_stage(self, client: str, state: _Participant, stage: Stage) -> None:
+        if ORDER.index(stage) < ORDER.index(self.stage):
+            raise UploadRefusedError(
+                f"too late: round {self.number} went on without it, {client} had not {GIVEN[stage]} in time"
+            )
+        if stage != self.stage:
+            raise UploadRefusedError(f"too early: round {self.number} is {self.stage}")
+        if client not in self.members:
+            raise UploadRefusedError(f"{client} sent no shares in round {self.number} and is not in it")
+        if stage not in QUICK and stage in state.gone:
+            raise UploadRefusedError(f"round {self.number} goes on without {state.gone[stage]}")
+
+    def _check(self, client: str, message: Contribution, packed: Bytes) -> None:
+        rules = self.rules
+        match message:
+            case Upload():
+                self._check_upload(client, message, packed)
+            case Shares(context=context):
+                if not hmac.compare_digest(context, self.context):
+                    raise UploadRefusedError("the client agreed on another round context with its peers")
+                _check_shape(packed, (len(self.participants) - 1, rules.sealed_bytes))
+            case Confirm(survivors=survivors):
+                self._check_survivors(survivors)
+                _check_shape(packed, (len(self.holders) - 1, TAG_BYTES))
+            case Answer(survivors=survivors):
+                self._check_survivors(survivors)
+                _check_packed(packed, rules.answer_bits)
+
+    def _check_upload(self, client: str, message: Upload, packed: Bytes) -> None:
         weight = self.weights[self.participants.index(client)]
         if message.weight != weight:
             raise UploadRefusedError(f"weight {message.weight} was announced as {weight}")
         if not hmac.compare_digest(message.context, self.context):
             raise UploadRefusedError("the client agreed on another round context with its peers")
-        if (message.n_values, message.ring_bits) != (self.n_values, self.ring_bits):
+        if (message.n_values, message.ring_bits) != (self.rules.n_values, self.rules.value_bits):
             raise UploadRefusedError(
-                f"{message.n_values} values of {message.ring_bits} bits instead of {self.n_values} of "
-                f"{self.ring_bits}"
+                f"{message.n_values} values of {message.ring_bits} bits instead of {self.rules.n_values} of "
+                f"{self.rules.value_bits}"
             )
-        n_bits = self.n_values * self.ring_bits
-        if packed.shape != (packed_size(n_bits),):
-            raise UploadRefusedError(f"{packed.size} bytes instead of {packed_size(n_bits)}")
-        if n_bits % 8 and packed[-1] >> (n_bits % 8):
-            raise UploadRefusedError("bits are set past the end of the packed update")
+        _check_packed(packed, self.rules.n_values * self.rules.value_bits)
+
+    def _check_survivors(self, survivors: tuple[str, ...]) -> None:
+        if survivors != self.survivors:
+            raise UploadRefusedError(f"the survivors of round {self.number} are {', '.join(self.survivors)}")
+
+    # -- who is left ------------------------------------------------------------------------------------
 
     def fail(self, reason: str) -> None:
         """The round cannot succeed any more; the first reason stays."""
         if self._failure is None:
             self._failure = reason
 
-    def failure(self, now_s: float) -> str | None:
+    def _drop(self, client: str, reason: str, now_s: float) -> None:
+        if client not in self.pending:
+            return
+        self._states[client].gone[self.stage] = reason
+        if self._first_gone_s is None:
+            self._first_gone_s = now_s
+        if self.rules.survivors is None:
+            self.fail(reason)
+
+    def review(self, now_s: float) -> bool:
+        """Drop whoever is late and enter the next stage if this one is over; did the stage change?
+
+        To be called until it says no.
+        """
+        if self._failure is not None or self.stage == "over":
+            return False
+        for name in self.pending:
+            if reason := self._lateness(name, now_s):
+                self._drop(name, reason, now_s)
+        enough = self.rules.survivors or len(self.participants)
+        given, pending = len(self.given), self.pending
+        if given + len(pending) < enough:
+            reasons = "; ".join(
+                state.gone[self.stage] for state in self._states.values() if self.stage in state.gone
+            )
+            self.fail(
+                f"{given + len(pending)} of the {enough} clients needed are left ({self.stage}): {reasons}"
+            )
+        if self._failure is not None or (pending and not (self.stage == "answering" and given >= enough)):
+            return False
+        last = self.stage == "uploading" and self.rules.survivors is None
+        self.stage = "over" if last else ORDER[ORDER.index(self.stage) + 1]
+        self._stage_started_s, self._first_gone_s = now_s, None
+        for state in self._states.values():
+            state.waits(None, now_s)
+        return True
+
+    def _lateness(self, name: str, now_s: float) -> str | None:
+        """Why nothing more is expected of a pending participant, or None."""
+        state, limits = self._states[name], self.limits
+        silent_s = now_s - state.last_heard_s
+        waited_s = sum(state.waited(phase, now_s) for phase in WAITING)
+        if silent_s > limits.silence_s:
+            return f"{name} vanished: nothing heard for {silent_s:.1f} s"
+        if self.stage in QUICK:
+            late = now_s - self._stage_started_s > limits.silence_s
+            return f"{name} had not {GIVEN[self.stage]} within {limits.silence_s:g} s" if late else None
+        if now_s - self.started_s - waited_s > limits.work_s:
+            return f"{name} did not upload within {limits.work_s:g} s"
+        if waited_s > limits.wait_s:
+            return f"{name} was still {state.waiting} after {limits.wait_s:g} s"
+        # Who shares needs every peer's node: with one gone, the others finish at once or not at all.
+        gone_s = self._first_gone_s if self.stage == "sharing" else None
+        if gone_s is not None and now_s - gone_s > limits.silence_s:
+            return f"{name} could not share before another was gone"
+        return None
+
+    @property
+    def failure(self) -> str | None:
         """Why the round failed, or None while it has not."""
-        for name, state in self._states.items():
-            if self._failure is not None:
-                break
-            if state.upload is not None:
-                continue
-            silent_s = now_s - state.last_heard_s
-            waited_s = sum(state.waited(phase, now_s) for phase in WAITING)
-            working_s = now_s - self.started_s - waited_s
-            if silent_s > self.limits.silence_s:
-                self.fail(f"{name} vanished: nothing heard for {silent_s:.1f} s")
-            elif working_s > self.limits.work_s:
-                self.fail(f"{name} did not upload within {self.limits.work_s:g} s")
-            elif waited_s > self.limits.wait_s:
-                self.fail(f"{name} was still {state.waiting} after {self.limits.wait_s:g} s")
         return self._failure
 
     @property
     def complete(self) -> bool:
-        """Has every participant uploaded (and nothing gone wrong)?"""
-        return self._failure is None and not self.missing
+        """Is everything there that the sum needs?"""
+        return self._failure is None and self.stage == "over"
 
     @property
-    def missing(self) -> tuple[str, ...]:
-        """Participants that have not uploaded yet."""
-        return tuple(name for name, state in self._states.items() if state.upload is None)
+    def given(self) -> tuple[str, ...]:
+        """Who has given something to this stage."""
+        return self._gave(self.stage)
+
+    def _gave(self, stage: Stage) -> tuple[str, ...]:
+        return tuple(name for name, state in self._states.items() if stage in state.gave)
 
     @property
-    def uploads(self) -> list[npt.NDArray[np.uint8]]:
-        """The packed uploads, in the order of the participants."""
-        return [state.packed for state in self._states.values() if state.packed is not None]
+    def members(self) -> tuple[str, ...]:
+        """Who takes part in this stage."""
+        if self.stage == "over":
+            return ()
+        everybody = self.rules.survivors is None or self.stage == "sharing"
+        return self.participants if everybody else self.holders
+
+    @property
+    def pending(self) -> tuple[str, ...]:
+        """Who is still expected to give something to this stage."""
+        return tuple(
+            name
+            for name in self.members
+            if self.stage not in self._states[name].gave and self.stage not in self._states[name].gone
+        )
+
+    @property
+    def holders(self) -> tuple[str, ...]:
+        """Who sent shares, and therefore holds those of the others."""
+        return self._gave("sharing")
+
+    @property
+    def survivors(self) -> tuple[str, ...]:
+        """Who has uploaded."""
+        return self._gave("uploading")
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        """Participants whose updates are not in the sum."""
+        return tuple(name for name in self.participants if name not in self.survivors)
+
+    @property
+    def gone(self) -> dict[tuple[str, Stage], str]:
+        """Why clients gave nothing, by client and stage."""
+        return {
+            (name, stage): why for name, state in self._states.items() for stage, why in state.gone.items()
+        }
+
+    # -- what is passed on ------------------------------------------------------------------------------
+
+    @property
+    def uploads(self) -> dict[str, PackedBits]:
+        """The packed uploads by client, in the order of the participants."""
+        return {name: self._states[name].gave["uploading"][1] for name in self.survivors}
+
+    @property
+    def answers(self) -> dict[str, PackedBits]:
+        """The packed answers by client."""
+        return {name: self._states[name].gave["answering"][1] for name in self._gave("answering")}
+
+    def shares_for(self, client: str) -> tuple[tuple[str, ...], Bytes]:
+        """(senders, one sealed share of each) for a holder of shares."""
+        return self._addressed_to(client, "sharing", self.participants, self.rules.sealed_bytes)
+
+    def confirmations_for(self, client: str) -> tuple[tuple[str, ...], Bytes]:
+        """(holders, one tag of each) for a holder of shares."""
+        return self._addressed_to(client, "confirming", self.holders, TAG_BYTES)
+
+    def _addressed_to(
+        self, client: str, stage: Stage, order: tuple[str, ...], width: int
+    ) -> tuple[tuple[str, ...], Bytes]:
+        """What the others gave for ``client``: their arrays have a row for everybody in ``order`` but themselves."""
+        senders = tuple(name for name in self._gave(stage) if name != client)
+        place = order.index(client)
+        rows = [self._states[name].gave[stage][1][place - (place > order.index(name))] for name in senders]
+        return senders, np.stack(rows) if rows else np.zeros((0, width), np.uint8)
+
+    # -- what it cost -----------------------------------------------------------------------------------
 
     @property
     def upload_bytes(self) -> int:
-        return sum(packed.nbytes for packed in self.uploads)
+        """Everything that participants gave, in bytes."""
+        return sum(packed.nbytes for state in self._states.values() for _, packed in state.gave.values())
 
     @property
-    def key_bits(self) -> int:
-        """Pad bits of the round over all pairs, as the uploads report them: each is counted at both ends."""
-        return sum(state.upload.key_bits for state in self._states.values() if state.upload) // 2
+    def spent_key_bits(self) -> int:
+        """Pad bits of the pairs of which at least one side has spent them; nobody can use them again."""
+        n = len(self.participants)
+        unspent = sum(1 for state in self._states.values() if not state.spent_key)
+        pairs = n * (n - 1) // 2 - unspent * (unspent - 1) // 2
+        return pairs * self.rules.key_bits_per_pair
 
     def key_wait_s(self, now_s: float) -> float:
         """The longest time that a participant spent waiting for keys."""
         return max(state.waited("waiting for keys", now_s) for state in self._states.values())
 
-    def burnt_key_bits(self, declined: Sequence[str] = ()) -> int:
-        """Pad bits of the pairs with at least one side that has masked; nobody can use them again."""
-        masked = {name for name, state in self._states.items() if state.upload and state.upload.key_bits}
-        masked.update(declined)
-        n, k = len(self.participants), len(masked)
-        pairs = n * (n - 1) // 2 - (n - k) * (n - k - 1) // 2
-        return pairs * self.n_values * self.ring_bits
+
+def _check_shape(packed: Bytes, shape: tuple[int, int]) -> None:
+    if packed.shape != shape:
+        raise UploadRefusedError(f"an array of shape {packed.shape} instead of {shape}")
+
+
+def _check_packed(packed: Bytes, n_bits: int) -> None:
+    if packed.shape != (packed_size(n_bits),):
+        raise UploadRefusedError(f"{packed.size} bytes instead of {packed_size(n_bits)}")
+    if n_bits % 8 and packed[-1] >> (n_bits % 8):
+        raise UploadRefusedError("bits are set past the end of the packed update")

@@ -1,6 +1,7 @@
 """Is the server's sum the exact sum?  For simulations only.
 
-With ``--self-check`` every client also writes its *unmasked* quantised update to a private folder.  That
+With ``--self-check`` every client also writes its *unmasked* values of a round to a private folder; the sum
+must be that of the survivors' values, times their weights, whatever the mode and the compression.  That
 undoes the secrecy of the training and exists only so that a demonstration can show, from outside, that
 masks cancel exactly.  The check runs beside server and clients (in the supervisor): the server never sees
 the folder, and no process on a real bench writes one unless told to.
@@ -15,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from fl.config import client_weights
 from fl.run_state import RunStateError, load_array, read_state
 
 LABEL = "unmasked model updates of a simulated run, written because self-check was asked for; do not share\n"
@@ -34,7 +34,7 @@ class RoundCheck:
 def keep_private_update(
     folder: Path, client: str, run_id: str, round_number: int, values: npt.NDArray[np.int64]
 ) -> None:
-    """Write one client's quantised update of a round below ``folder`` (mode 0700/0600)."""
+    """Write one client's values of a round (compressed, quantised, not weighted) below ``folder`` (mode 0700/0600)."""
     home = folder / client
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     (home / LABEL_FILE).write_text(LABEL)
@@ -46,7 +46,7 @@ def keep_private_update(
 
 
 def check_run(run_folder: Path, self_check_folder: Path) -> tuple[RoundCheck, ...]:
-    """Compare every completed round of the run with the sum of what its clients kept.
+    """Compare every completed round of the run with the sum of what its survivors kept.
 
     ``run_folder`` is the server's ``out_dir``.  Raises RunStateError if there is no run to read.
     """
@@ -56,8 +56,8 @@ def check_run(run_folder: Path, self_check_folder: Path) -> tuple[RoundCheck, ..
         try:
             aggregate = load_array(run_folder, "aggregate", record.round)
             expected = np.zeros(aggregate.shape, np.int64)
-            weights = client_weights(len(record.participants))
-            for client, weight in zip(record.participants, weights, strict=True):
+            weights = state.config.weights_of(record.survivors)
+            for client, weight in zip(record.survivors, weights, strict=True):
                 path = self_check_folder / client / _file_name(state.config.run_id, record.round)
                 expected += weight * np.load(path, allow_pickle=False).astype(np.int64)
         except (RunStateError, OSError, ValueError, EOFError) as error:

@@ -1,72 +1,55 @@
-"""The FL server: announces rounds, adds up masked updates, and never sees a single one.
+"""The FL server: announces rounds, adds up protected updates, and never sees a single one.
 
-One thread, one CURVE ROUTER socket.  Clients are known by their CURVE keys (role ``fl-<user>``), whatever
-they say.  All of them are welcomed with the settings of the run; when everyone (or, after a grace time, a
-quorum) is ready, the server spends a round number durably, announces model and participants, and collects
-uploads (:mod:`fl.rounds`).  If all arrive it adds them modulo 2^b, moves the model and evaluates it;
-otherwise the round is aborted, its cost recorded, and the next one begins.  A server that was killed
-resumes from its folder (:mod:`fl.run_state`) with the next number.
+One thread, one socket (:mod:`fl.audience`).  All clients are welcomed with the settings of the run; when
+everyone (or, after a grace time, a quorum) is ready, a round begins (:mod:`fl.round_server`).  If it comes to
+a sum, the model moves and is evaluated; otherwise the round is aborted, its cost recorded, and the next one
+begins.  A server that was killed resumes from its folder (:mod:`fl.run_state`) with the next number.
 """
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import zmq
 
-from fl.aggregation import Aggregation, aggregation_for
-from fl.config import FLConfig, check_config, client_weights
+from fl.audience import Audience
+from fl.config import ConfigError, FLConfig, check_config, other_task
 from fl.events import (
-    AbortRecord,
     Listening,
-    RoundAborted,
-    RoundCompleted,
     RoundRecord,
-    RoundStarted,
     RunFinished,
     RunStarted,
     ServerEvent,
-    UploadRefused,
     WaitingForClients,
     WaitingForKeys,
 )
 from fl.messages import (
     MESSAGE_LIMIT,
     PROTOCOL_VERSION,
+    Answer,
+    Confirm,
     Decline,
     FromClient,
-    FromServer,
     Join,
-    JoinAgain,
     Leave,
     Progress,
     Ready,
     Rejected,
-    RoundEnd,
-    RoundStart,
     RunEnd,
+    Shares,
     Upload,
-    UploadReply,
     Welcome,
-    frame_of,
-    header_of,
-    read_uint8,
-    split_message,
 )
-from fl.rounds import CollectingRound, DuplicateUploadError, RoundLimits, UploadRefusedError
+from fl.round_server import RoundServer, RunFailedError
 from fl.run_state import RunFolder
 from fl.tasks import load_task
-from fl.tasks.base import Parameters, Task
-from orchestrator.delivery.messages import RoundContext
-from orchestrator.wire.codec import WireError, encode
-from orchestrator.wire.curve import CurveKeys, UnknownKeyError, ZapGate, server_socket
+from fl.tasks.base import Task
+from orchestrator.wire.curve import CurveKeys, ZapGate, server_socket
 
-ROLE_PREFIX = "fl-"
 POLL_S = 0.1
 LONG_TURN_S = 0.5
 """A turn of the loop that takes longer means that the server was not listening."""
@@ -74,22 +57,6 @@ FAREWELL_S = 3.0
 """How long the end of a run waits for clients to confirm that they heard of it."""
 KEY_WAIT_REPORT_S = 1.0
 """A waiting client is reported at most this often."""
-
-_log = logging.getLogger(__name__)
-
-
-class RunFailedError(Exception):
-    """The run cannot reach its last round."""
-
-
-@dataclass
-class _Client:
-    """What the server knows of one client's present connection."""
-
-    route: bytes
-    ready: bool = False
-    last_heard_s: float = 0.0
-    last_wait_report_s: float = field(default=-1e9)
 
 
 def run_server(
@@ -109,11 +76,14 @@ def run_server(
     """Serve one run at ``endpoint`` until its last round, or until ``stop`` is set; returns its records.
 
     ``allowed`` maps CURVE public keys (Z85) to role names ``fl-<user>``.  ``out_dir`` holds the run's
-    state; an unfinished run of the same settings found there is resumed.  Raises QuantisationError or
-    ConfigError before anything is opened if the settings cannot work, OSError if the endpoint is taken,
-    RunStateError for a folder of another run and RunFailedError after too many aborted rounds in a row.
+    state; an unfinished run of the same settings found there is resumed.  ``config`` is completed with the
+    fingerprint of the server's task.  Raises QuantisationError, ShareCodeError or ConfigError before
+    anything is opened if the settings cannot work, OSError if the endpoint is taken, RunStateError for a
+    folder of another run and RunFailedError after too many aborted rounds in a row.
     """
     check_config(config)
+    task = task or load_task(config.task, data_folder)
+    config = with_fingerprint(config, task)
     folder = RunFolder(out_dir, config)
     own_context = zmq.Context() if context is None else None
     zmq_context = context or own_context
@@ -123,10 +93,8 @@ def run_server(
             socket, bound = server_socket(zmq_context, zmq.ROUTER, keys, endpoint, max_message=MESSAGE_LIMIT)
             try:
                 report(Listening(bound, keys.public))
-                server = _Server(
-                    socket, gate, config, folder, task or load_task(config.task, data_folder), report, clock
-                )
-                return server.run(stop)
+                audience = Audience(socket, gate, config.clients, clock)
+                return _Server(audience, config, folder, task, report, clock).run(stop)
             finally:
                 socket.close()
     finally:
@@ -134,34 +102,37 @@ def run_server(
             own_context.term()
 
 
+def with_fingerprint(config: FLConfig, task: Task) -> FLConfig:
+    """``config`` with the fingerprint of ``task``; raises ConfigError if it names another one."""
+    if config.task_fingerprint not in ("", task.fingerprint):
+        raise ConfigError(
+            f"run {config.run_id} was set up for a {task.name} task with fingerprint "
+            f"{config.task_fingerprint[:12]}, this server has {task.fingerprint[:12]}: another model, vocabulary "
+            "or data format; start a run under another id"
+        )
+    return msgspec.structs.replace(config, task_fingerprint=task.fingerprint)
+
+
 class _Server:
     def __init__(
         self,
-        socket: zmq.Socket[bytes],
-        gate: ZapGate,
+        audience: Audience,
         config: FLConfig,
         folder: RunFolder,
         task: Task,
         report: Callable[[ServerEvent], None],
         clock: Callable[[], float],
     ) -> None:
-        self._socket = socket
-        self._gate = gate
+        self._audience = audience
         self._config = config
         self._folder = folder
         self._task = task
         self._report = report
         self._clock = clock
-        self._aggregation: Aggregation = aggregation_for(config.mode)
-        self._clients: dict[str, _Client] = {}
-        self._round: CollectingRound | None = None
-        self._declined_with_keys: set[str] = set()
-        self._waiting_since_s = self._last_turn_s = clock()
+        self._rounds = RoundServer(audience, config, folder, task, report, clock)
+        self._last_turn_s = clock()
         self._reported_missing: tuple[str, ...] | None = None
-        self._aborts_in_a_row = 0
         self._ending: RunEnd | None = None
-        model = folder.latest_model()
-        self._model: Parameters = task.initial_parameters(config.seed) if model is None else model
 
     # -- the loop ---------------------------------------------------------------------------------------
 
@@ -173,9 +144,10 @@ class _Server:
                 self._config.run_id,
                 self._task.name,
                 self._task.n_parameters,
-                self._aggregation.label,
+                self._rounds.aggregation.label,
                 state.last_announced + 1,
                 len(state.rounds),
+                self._rounds.aggregation.security,
             )
         )
         reason = ""
@@ -184,11 +156,13 @@ class _Server:
                 if stop.is_set():
                     reason = "the server was stopped"
                     break
-                waiting = self._socket.poll(int(POLL_S * 1000), zmq.POLLIN)
+                waiting = self._audience.poll(POLL_S)
                 self._excuse_own_absence()
                 if waiting:
                     self._receive()
-                self._advance()
+                if self._rounds.current is None:
+                    self._maybe_start()
+                self._rounds.advance()
         except RunFailedError as error:
             reason = str(error)
             raise
@@ -197,51 +171,37 @@ class _Server:
         return self._folder.state.rounds
 
     def _finish(self, reason: str) -> None:
-        if self._round is not None:
-            self._abort(reason or "the server failed")
+        if self._rounds.current is not None:
+            self._rounds.abort(reason or "the server failed")
         self._ending = RunEnd(self._config.run_id, reason[:1000])
-        for name in tuple(self._clients):
-            self._send(name, self._ending)
+        for name in self._audience.names:
+            self._audience.send(name, self._ending)
         # Closing a socket at once can lose what the other end has not read; clients answer with Leave.
         deadline_s = self._clock() + FAREWELL_S
         while not reason and self._present() and self._clock() < deadline_s:
-            if self._socket.poll(int(POLL_S * 1000), zmq.POLLIN):
+            if self._audience.poll(POLL_S):
                 self._receive()
         self._report(RunFinished(self._config.run_id, len(self._folder.state.rounds), reason))
 
     def _present(self) -> list[str]:
-        """Clients heard of within the time-out."""
-        oldest_s = self._clock() - self._config.client_timeout_s
-        return [name for name, client in self._clients.items() if client.last_heard_s >= oldest_s]
+        return self._audience.present(self._config.client_timeout_s)
 
     def _excuse_own_absence(self) -> None:
         """A server that was suspended, or evaluated for long, blames nobody for the silence."""
         now_s = self._clock()
         gap_s, self._last_turn_s = now_s - self._last_turn_s, now_s
         if gap_s > LONG_TURN_S:
-            for client in self._clients.values():
-                client.last_heard_s += gap_s
-            if self._round is not None:
-                self._round.excuse(gap_s)
+            self._audience.excuse(gap_s)
+            if self._rounds.current is not None:
+                self._rounds.current.excuse(gap_s)
 
-    def _advance(self) -> None:
-        now_s = self._clock()
-        if self._round is None:
-            self._maybe_start(now_s)
-        elif (failure := self._round.failure(now_s)) is not None:
-            self._abort(failure)
-        elif self._round.complete:
-            self._complete(now_s)
-
-    # -- rounds -----------------------------------------------------------------------------------------
-
-    def _maybe_start(self, now_s: float) -> None:
-        config = self._config
-        present = self._present()
-        ready = tuple(name for name in config.clients if name in present and self._clients[name].ready)
+    def _maybe_start(self) -> None:
+        """Begin a round if everybody is ready, or a quorum after the grace time."""
+        config, present = self._config, self._present()
+        ready = tuple(name for name in config.clients if name in present and self._audience[name].ready)
         missing = tuple(name for name in config.clients if name not in ready)
         grace_over = self._folder.state.last_announced > 0 and (
-            now_s - self._waiting_since_s >= config.rejoin_grace_s
+            self._clock() - self._rounds.idle_since_s >= config.rejoin_grace_s
         )
         if missing and not (grace_over and len(ready) >= config.quorum):
             if missing != self._reported_missing:
@@ -249,208 +209,73 @@ class _Server:
                 self._report(WaitingForClients(missing))
             return
         self._reported_missing = None
-        self._start(ready, now_s)
-
-    def _start(self, participants: tuple[str, ...], now_s: float) -> None:
-        config = self._config
-        number = self._folder.announce()
-        weights = client_weights(len(participants))
-        context = RoundContext(
-            run_id=config.run_id,
-            round=number,
-            participants=participants,
-            n_values=self._task.n_parameters,
-            ring_bits=config.ring_bits,
-        )
-        self._declined_with_keys.clear()
-        self._round = CollectingRound(
-            config.run_id,
-            number,
-            participants,
-            weights,
-            self._task.n_parameters,
-            config.ring_bits,
-            context.digest(),
-            RoundLimits(config.client_timeout_s, config.round_timeout_s, config.wait_timeout_s),
-            now_s,
-        )
-        self._report(RoundStarted(number, participants))
-        for name in participants:
-            self._send_round(name, self._round)
-
-    def _send_round(self, name: str, current: CollectingRound) -> None:
-        message = RoundStart(
-            current.run_id,
-            current.number,
-            current.participants,
-            current.weights,
-            self._config.rounds - len(self._folder.state.rounds),
-            header_of(self._model),
-        )
-        self._send(name, message, frame_of(self._model))
-
-    def _complete(self, now_s: float) -> None:
-        current = self._round
-        assert current is not None
-        total = self._aggregation.total(current.uploads, current.n_values, current.ring_bits)
-        self._model = self._model + self._config.quantiser.mean(total, sum(current.weights))
-        evaluation = self._task.evaluate(self._model)
-        record = RoundRecord(
-            round=current.number,
-            accuracy=evaluation.accuracy,
-            loss=evaluation.loss,
-            upload_bytes=current.upload_bytes,
-            key_bits_used=current.key_bits,
-            participants=current.participants,
-            masking=self._aggregation.label,
-            duration_s=round(now_s - current.started_s, 3),
-            key_wait_s=round(current.key_wait_s(now_s), 3),
-        )
-        self._folder.complete(record, self._model, total)
-        self._round = None
-        self._aborts_in_a_row = 0
-        self._waiting_since_s = self._clock()
-        self._report(RoundCompleted(record))
-        end = RoundEnd(current.run_id, current.number, accuracy=evaluation.accuracy)
-        for name in current.participants:
-            self._send(name, end)
-
-    def _abort(self, reason: str) -> None:
-        current = self._round
-        assert current is not None
-        burnt = current.burnt_key_bits(tuple(self._declined_with_keys))
-        record = AbortRecord(
-            current.number, reason, burnt if self._aggregation.uses_keys else 0, current.participants
-        )
-        self._folder.abort(record)
-        self._round = None
-        self._aborts_in_a_row += 1
-        self._waiting_since_s = self._clock()
-        self._report(RoundAborted(record))
-        for name in current.participants:
-            self._send(name, RoundEnd(current.run_id, current.number, reason[:1000]))
-        if self._aborts_in_a_row >= self._config.max_aborts_in_a_row:
-            raise RunFailedError(
-                f"{self._aborts_in_a_row} rounds in a row were aborted, the last one because {reason}; "
-                "see the clients' logs, then start the server again to resume"
-            )
+        self._rounds.start(ready)
 
     # -- messages ---------------------------------------------------------------------------------------
 
     def _receive(self) -> None:
         """Take in everything that waits, without blocking."""
-        while True:
-            try:
-                frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
-            except zmq.Again:
-                return
-            try:
-                name, client, message, buffer = self._identify(frames)
-            except (WireError, UnknownKeyError) as error:
-                _log.warning("message dropped: %s", error)
-                continue
-            self._handle(name, client, message, buffer)
+        while (received := self._audience.receive()) is not None:
+            name, message, buffer = received
+            if self._rounds.current is not None:
+                self._rounds.current.heard(name, self._audience[name].last_heard_s)
+            self._handle(name, message, buffer)
 
-    def _identify(self, frames: list[zmq.Frame]) -> tuple[str, _Client, FromClient, bytes | None]:
-        role = self._gate.role_of(frames[-1])
-        name = role.removeprefix(ROLE_PREFIX)
-        if name == role or name not in self._config.clients:
-            raise UnknownKeyError(f"{role} is not a client of this run")
-        message, buffer = split_message([frame.bytes for frame in frames[1:]], FromClient)
-        assert isinstance(message, FromClient)
-        route = frames[0].bytes
-        client = self._clients.get(name)
-        if isinstance(message, Join):
-            client = self._clients[name] = _Client(route)
-        elif client is None or client.route != route:
-            self._transmit(route, JoinAgain())
-            raise WireError(f"{type(message).__name__} from {name} before Join")
-        client.last_heard_s = self._clock()
-        if self._round is not None:
-            self._round.heard(name, client.last_heard_s)
-        return name, client, message, buffer
-
-    def _handle(self, name: str, client: _Client, message: FromClient, buffer: bytes | None) -> None:
+    def _handle(self, name: str, message: FromClient, buffer: bytes | None) -> None:
         if self._ending is not None:
             if isinstance(message, Leave):
-                del self._clients[name]
+                self._audience.forget(name)
             else:
-                self._send(name, self._ending)
+                self._audience.send(name, self._ending)
             return
         match message:
             case Join(version=version):
-                if version != PROTOCOL_VERSION:
-                    text = f"the server speaks protocol version {PROTOCOL_VERSION}, the client {version}"
-                    self._send(name, Rejected(f"{text}: install the same qunetlab on both"))
-                    return
-                self._send(name, Welcome(PROTOCOL_VERSION, self._config))
+                self._on_join(name, version)
             case Ready():
-                self._on_ready(name, client, message)
+                self._on_ready(name, message)
             case Progress():
-                self._on_progress(name, client, message)
-            case Upload():
-                self._on_upload(name, message, buffer or b"")
+                self._on_progress(name, message)
+            case Shares() | Upload() | Confirm() | Answer():
+                self._rounds.contribute(name, message, buffer or b"")
             case Decline(run_id=run_id, round=number, reason=reason, key_bits=key_bits):
-                current = self._round
+                current = self._rounds.current
                 if current is not None and (run_id, number) == (current.run_id, current.number):
-                    if key_bits:
-                        self._declined_with_keys.add(name)
-                    current.fail(f"{name} declined: {reason}")
+                    current.declined(name, reason, key_bits, self._clock())
             case Leave(reason=reason):
-                del self._clients[name]
-                if self._round is not None and name in self._round.missing:
-                    self._round.fail(f"{name} left: {reason or 'stopped'}")
+                self._audience.forget(name)
+                if self._rounds.current is not None:
+                    self._rounds.current.left(name, reason or "stopped", self._clock())
 
-    def _on_ready(self, name: str, client: _Client, message: Ready) -> None:
-        if message.run_id != self._config.run_id or message.n_parameters != self._task.n_parameters:
-            self._send(
+    def _on_join(self, name: str, version: int) -> None:
+        if version == PROTOCOL_VERSION:
+            self._audience.send(name, Welcome(PROTOCOL_VERSION, self._config))
+            return
+        text = f"the server speaks protocol version {PROTOCOL_VERSION}, the client {version}"
+        self._audience.send(name, Rejected(f"{text}: install the same qunetlab on both"))
+
+    def _on_ready(self, name: str, message: Ready) -> None:
+        config, task = self._config, self._task
+        if message.run_id != config.run_id or message.n_parameters != task.n_parameters:
+            self._audience.send(
                 name,
                 Rejected(
-                    f"the model of task {self._task.name} has {self._task.n_parameters} parameters here and "
+                    f"the model of task {task.name} has {task.n_parameters} parameters here and "
                     f"{message.n_parameters} at {name}: install the same qunetlab on both"
                 ),
             )
-            return
-        client.ready = True
-        if self._round is not None and name in self._round.missing:
-            self._send_round(name, self._round)
+        elif message.task_fingerprint != config.task_fingerprint:
+            self._audience.send(name, Rejected(f"{name} has {other_task(config.task, 'the server')}"))
+        else:
+            self._audience[name].ready = True
+            self._rounds.catch_up(name)
 
-    def _on_progress(self, name: str, client: _Client, message: Progress) -> None:
-        current = self._round
+    def _on_progress(self, name: str, message: Progress) -> None:
+        current = self._rounds.current
         if current is None:
             return
-        now_s = self._clock()
+        now_s, connection = self._clock(), self._audience[name]
         current.progress(name, message, now_s)
         waiting = message.phase == "waiting for keys" and message.round == current.number
-        if waiting and now_s - client.last_wait_report_s >= KEY_WAIT_REPORT_S:
-            client.last_wait_report_s = now_s
+        if waiting and now_s - connection.last_wait_report_s >= KEY_WAIT_REPORT_S:
+            connection.last_wait_report_s = now_s
             self._report(WaitingForKeys(current.number, name, message.detail, message.eta_s))
-
-    def _on_upload(self, name: str, message: Upload, buffer: bytes) -> None:
-        try:
-            packed = read_uint8(message.header, buffer)
-            if self._round is None:
-                raise UploadRefusedError(f"round {message.round} is over")
-            self._round.upload(name, message, packed, self._clock())
-        except DuplicateUploadError as error:
-            self._send(name, UploadReply(message.run_id, message.round, "duplicate", str(error)))
-        except (UploadRefusedError, WireError) as error:
-            self._report(UploadRefused(message.round, name, str(error)))
-            self._send(name, UploadReply(message.run_id, message.round, "refused", str(error)))
-        else:
-            self._send(name, UploadReply(message.run_id, message.round, "accepted"))
-
-    def _send(self, name: str, message: FromServer, buffer: bytes | None = None) -> None:
-        client = self._clients.get(name)
-        if client is not None and not self._transmit(client.route, message, buffer):
-            client.ready = False
-
-    def _transmit(self, route: bytes, message: FromServer, buffer: bytes | None = None) -> bool:
-        """Queue a message for one connection; False if it is gone or does not read."""
-        frames = [route, encode(message)] if buffer is None else [route, encode(message), buffer]
-        try:
-            self._socket.send_multipart(frames, zmq.NOBLOCK)
-        except zmq.ZMQError as error:
-            _log.info("%s not delivered: %s", type(message).__name__, error)
-            return False
-        return True

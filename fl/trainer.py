@@ -1,8 +1,9 @@
-"""A client's work in one round: train, quantise, wait for keys, protect.
+"""A client's work in one round: train, compress, wait for keys, protect.
 
-Runs in a worker thread while the client's main thread keeps talking to the server.  The work can be
-cancelled up to the moment it spends key, and checks right before it: a round that was aborted meanwhile
-costs nothing.
+Runs in a worker thread while the client's main thread keeps talking to the server.  With pairwise pads the
+work can be cancelled up to the moment it spends key, which is its last step: a round that was aborted before
+costs nothing.  In mode ``lightsecagg`` shares are exchanged first, while everybody is there, so that whoever
+vanishes while training is a drop-out that the round survives.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fl.aggregation import Aggregation
+from fl.aggregation.base import Exchange, Workshop
 from fl.config import FLConfig
+from fl.feedback import Feedback
 from fl.keys import CancelledError, KeyServiceError, KeyWait, NodeKeys, ProtectedUpdate
 from fl.messages import Phase
 from fl.quantise import quantisation_rng
@@ -51,6 +54,7 @@ class Trainer:
     data: Examples
     aggregation: Aggregation
     keys: NodeKeys | None
+    feedback: Feedback
     self_check_dir: Path | None
 
     def weight(self, job: RoundJob) -> int:
@@ -59,11 +63,13 @@ class Trainer:
 
     def demand(self, peers: tuple[str, ...], rounds_left: int) -> None:
         """Ask the node for the key of the coming rounds, at most ``rounds_left``."""
-        per_round = self.aggregation.key_bits_per_pair(self.task.n_parameters, self.config.ring_bits)
+        per_round = self.aggregation.key_bits_per_pair
         if self.keys is not None and per_round:
             self.keys.demand(peers, per_round * min(ROUNDS_AHEAD, rounds_left))
 
-    def run(self, job: RoundJob, cancelled: threading.Event, tell: Tell) -> ProtectedUpdate:
+    def run(
+        self, job: RoundJob, exchange: Exchange, cancelled: threading.Event, tell: Tell
+    ) -> ProtectedUpdate:
         """The protected update of this round.
 
         If the node's journal holds one already (the client was restarted within the round), that one is
@@ -73,32 +79,34 @@ class Trainer:
         if cancelled.is_set():
             raise CancelledError(f"round {job.context.round} ended before its work began")
         context = job.context
-        keys = self.keys if self.aggregation.uses_keys else None
-        if keys is not None and (kept := keys.stored(context)) is not None:
+        if (kept := self.aggregation.stored(context, self.keys)) is not None:
+            self.feedback.uploading(context.round)
             return kept
         self.demand(tuple(name for name in context.participants if name != self.name), job.rounds_left)
-        tell("training", f"{len(self.data)} examples", None)
-        quantised = self._train(job)
-        if self.self_check_dir is not None:
-            keep_private_update(self.self_check_dir, self.name, context.run_id, context.round, quantised)
-        tell("masking", f"{context.n_values} values of {context.ring_bits} bits", None)
 
         def tell_wait(wait: KeyWait) -> None:
             tell("waiting for keys" if wait.for_keys else "waiting for peers", wait.detail, wait.eta_s)
 
         sum_bound = self.config.levels * sum(job.weights)
-        return self.aggregation.protect(
-            context, quantised, self.weight(job), sum_bound, keys, cancelled, tell_wait
-        )
+        workshop = Workshop(context, self.name, sum_bound, self.keys, exchange, cancelled, tell_wait)
+        protection = self.aggregation.prepare(workshop)
+        tell("training", f"{len(self.data)} examples", None)
+        values = self._train(job)
+        if cancelled.is_set():
+            raise CancelledError(f"round {context.round} ended while its update was trained")
+        if self.self_check_dir is not None:
+            keep_private_update(self.self_check_dir, self.name, context.run_id, context.round, values)
+        tell("masking", f"{values.size} values of {self.aggregation.value_bits} bits", None)
+        protected = protection.protect(values, self.weight(job))
+        self.feedback.uploading(context.round)
+        return protected
 
     def _train(self, job: RoundJob) -> npt.NDArray[np.int64]:
-        """The quantised update from local training."""
+        """The compressed update from local training."""
         index, number = self.config.clients.index(self.name), job.context.round
         seed = training_seed(self.config.seed, number, index)
         update = self.task.local_train(job.model, self.data, seed)
-        rng = quantisation_rng(self.config.seed, number, index)
-        quantised = self.config.quantiser.quantise(update, rng, client=self.name, round_number=number)
-        return quantised.astype(np.int64)
+        return self.feedback.compress(update, number, quantisation_rng(self.config.seed, number, index))
 
 
 EXPECTED_FAILURES = (ValueError, KeyServiceError, OSError)

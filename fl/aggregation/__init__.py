@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from fl.aggregation.base import Aggregation
+from fl.aggregation.base import Aggregation, AggregationError, RoundRules, Security
+from fl.aggregation.expanded import ExpandedKeys
+from fl.aggregation.lightsecagg import LightSecAgg
 from fl.aggregation.otp import OneTimePads
 from fl.aggregation.plain import Plain
-from fl.config import Mode
+from fl.config import FLConfig, Mode
 
-__all__ = ["Aggregation", "aggregation_for"]
+__all__ = ["MODES", "Aggregation", "AggregationError", "RoundRules", "Security", "aggregation_for"]
 
-_MODES: dict[Mode, type[Aggregation]] = {"otp": OneTimePads, "plain": Plain}
+MODES: dict[Mode, type[Aggregation]] = {
+    "otp": OneTimePads,
+    "lightsecagg": LightSecAgg,
+    "expanded": ExpandedKeys,
+    "plain": Plain,
+}
 
 
-def aggregation_for(mode: Mode) -> Aggregation:
-    """The aggregation of ``mode``; there is no default and no fallback."""
-    return _MODES[mode]()
+def aggregation_for(config: FLConfig, n_parameters: int) -> Aggregation:
+    """The aggregation of the run's mode; there is no default and no fallback."""
+    return MODES[config.mode](config, n_parameters)

@@ -2,35 +2,42 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from fl.aggregation.base import Aggregation
-from fl.keys import KeyWait, NodeKeys, ProtectedUpdate
+from fl.aggregation.base import Protection, Workshop
+from fl.aggregation.otp import OneTimePads
+from fl.keys import NodeKeys, ProtectedUpdate
 from orchestrator.delivery.masking import pack_values
 from orchestrator.delivery.messages import RoundContext
 
 
-class Plain(Aggregation):
-    """Mode ``plain``."""
+@dataclass(frozen=True)
+class _Packing:
+    ring_bits: int
+
+    def protect(self, values: npt.NDArray[np.int64], weight: int) -> ProtectedUpdate:
+        return ProtectedUpdate(pack_values(values, self.ring_bits, weight), 0)
+
+
+class Plain(OneTimePads):
+    """Mode ``plain``: the sums of mode ``otp`` without its pads."""
 
     label = "none"
+    security = "none"
     uses_keys = False
 
-    def key_bits_per_pair(self, n_values: int, ring_bits: int) -> int:
+    @property
+    def key_bits_per_pair(self) -> int:
         return 0
 
-    def protect(
-        self,
-        context: RoundContext,
-        values: npt.NDArray[np.int64],
-        weight: int,
-        sum_bound: int,
-        keys: NodeKeys | None,
-        cancelled: threading.Event,
-        tell: Callable[[KeyWait], None],
-    ) -> ProtectedUpdate:
-        return ProtectedUpdate(pack_values(values, context.ring_bits, weight), 0)
+    def binding(self, more: str = "") -> str:
+        return super().binding("plain")
+
+    def stored(self, context: RoundContext, keys: NodeKeys | None) -> ProtectedUpdate | None:
+        return None
+
+    def prepare(self, workshop: Workshop) -> Protection:
+        return _Packing(self.value_bits)

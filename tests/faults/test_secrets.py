@@ -226,6 +226,7 @@ class ZeroTask:
 
     name = "zero"
     n_parameters = N_PARAMETERS
+    fingerprint = "00"
     defaults = TaskDefaults(clip=1.0, levels=127, rounds=1)
 
     def initial_parameters(self, seed: int) -> Parameters:

@@ -20,9 +20,16 @@ from fl.server import run_server
 from fl.tasks.base import Evaluation, Examples, Parameters, TaskDefaults
 from orchestrator.bits import packed_size
 from orchestrator.delivery.client import MaskedUpdate, PeerStocks, Wait
-from orchestrator.delivery.errors import DeliveryTimeoutError, KeysShortError, RoundConflictError
+from orchestrator.delivery.errors import (
+    DeliveryTimeoutError,
+    KeysShortError,
+    PadsGoneError,
+    RoundConflictError,
+)
+from orchestrator.delivery.expansion import expand_key
 from orchestrator.delivery.masking import mask
 from orchestrator.delivery.messages import RoundContext
+from orchestrator.delivery.sharing import ShareChannel
 from orchestrator.wire.curve import CurveKeys, generate_keys
 
 PLENTY = 10**9
@@ -64,6 +71,7 @@ class MemoryDelivery:
     network: PadNetwork
     owner: str
     journal: dict[tuple[str, int], tuple[RoundContext, bytes, MaskedUpdate]] = field(default_factory=dict)
+    shared: set[tuple[str, int]] = field(default_factory=set)
 
     def stock(self, timeout_s: float = 5.0) -> PeerStocks:
         pairs = {pair: bits for pair, bits in self.network.stock.items() if self.owner in pair}
@@ -95,22 +103,44 @@ class MemoryDelivery:
         kept = self.stored_update(context, journal_dir)
         if kept is not None:
             return kept
-        peers = [name for name in context.participants if name != self.owner]
-        self._agree(context, peers, timeout_s, on_wait or (lambda _: None))
-        digest = context.digest()
-        pads, signs = [], []
-        for peer in peers:
-            pair = frozenset((self.owner, peer))
-            pads.append(pad_of(pair, digest, context.pad_bits))
-            later = context.participants.index(peer) > context.participants.index(self.owner)
-            signs.append(1 if later else -1)
-            self.network.released.append((pair, digest))
-        packed = mask(q, pads, signs, context.ring_bits, weight)
+        pads = self._release(context, timeout_s, on_wait)
+        signs = [1 if self._is_later(peer, context) else -1 for peer in pads]
+        if context.cipher == "expanded":
+            pads = {peer: expand_key(key, context.value_bits, context.digest()) for peer, key in pads.items()}
+        packed = mask(q, list(pads.values()), signs, context.ring_bits, weight)
         masked = MaskedUpdate(
-            packed, context.n_values, context.ring_bits, len(peers) * context.pad_bits, digest
+            packed, context.n_values, context.ring_bits, len(pads) * context.pad_bits, context.digest()
         )
         self.journal[context.run_id, context.round] = (context, q.tobytes(), masked)
         return masked
+
+    def share_channel(
+        self,
+        context: RoundContext,
+        journal_dir: Path,
+        timeout_s: float,
+        on_wait: Callable[[Wait], None] | None = None,
+    ) -> ShareChannel:
+        if (context.run_id, context.round) in self.shared:
+            raise PadsGoneError("the shares of this round were sealed before")
+        pads = self._release(context, timeout_s, on_wait)
+        self.shared.add((context.run_id, context.round))
+        return ShareChannel(context, pads)
+
+    def _is_later(self, peer: str, context: RoundContext) -> bool:
+        return context.participants.index(peer) > context.participants.index(self.owner)
+
+    def _release(
+        self, context: RoundContext, timeout_s: float, on_wait: Callable[[Wait], None] | None
+    ) -> dict[str, npt.NDArray[np.uint8]]:
+        peers = [name for name in context.participants if name != self.owner]
+        self._agree(context, peers, timeout_s, on_wait or (lambda _: None))
+        digest, pads = context.digest(), {}
+        for peer in peers:
+            pair = frozenset((self.owner, peer))
+            pads[peer] = pad_of(pair, digest, context.pad_bits)
+            self.network.released.append((pair, digest))
+        return pads
 
     def _agree(
         self, context: RoundContext, peers: list[str], timeout_s: float, on_wait: Callable[[Wait], None]
@@ -151,11 +181,15 @@ class VectorTask:
     """Parameters that drift at random, the same for the same seeds; needs no torch."""
 
     name = "vector"
+    fingerprint = "ec70"
     defaults = TaskDefaults(clip=1.0, levels=127, rounds=3)
 
     def __init__(self, n_parameters: int = 37) -> None:
         self._n = n_parameters
         self.poisoned_rounds: set[int] = set()
+        self.held_rounds: set[int] = set()
+        """Rounds whose training waits for ``go_on``."""
+        self.holding, self.go_on = threading.Event(), threading.Event()
         self.trainings = 0
 
     @property
@@ -170,6 +204,9 @@ class VectorTask:
 
     def local_train(self, parameters: Parameters, data: Examples, seed: Sequence[int]) -> Parameters:
         self.trainings += 1
+        if seed[1] in self.held_rounds:
+            self.holding.set()
+            assert self.go_on.wait(DEADLINE_S)
         update = np.random.default_rng(list(seed)).normal(0, 0.4, self._n).astype(np.float32)
         if seed[1] in self.poisoned_rounds:
             update[5] = np.nan
@@ -314,6 +351,9 @@ class World:
     def close(self) -> None:
         for stop in self._stops.values():
             stop.set()
+        for task in self.tasks.values():
+            if isinstance(task, VectorTask):
+                task.go_on.set()
         self.network.add_stock(PLENTY)
         for thread in self._threads:
             thread.join(DEADLINE_S)

@@ -25,19 +25,19 @@ from fl.messages import (
     JoinAgain,
     Progress,
     Ready,
+    Receipt,
     Rejected,
     RoundEnd,
     RoundStart,
     Upload,
-    UploadReply,
     Welcome,
     frame_of,
     header_of,
     split_message,
 )
 from fl.run_state import RunFolder, RunStateError, load_array, read_state
+from fl.server import with_fingerprint
 from orchestrator.delivery.masking import pack_values
-from orchestrator.delivery.messages import RoundContext
 from orchestrator.wire.codec import encode
 from orchestrator.wire.curve import client_socket, write_keys
 
@@ -72,10 +72,11 @@ class ScriptedClient:
     def join(self) -> None:
         self.send(Join(PROTOCOL_VERSION))
         self.expect(Welcome)
-        self.send(Ready("test", 37))
+        self.send(Ready("test", 37, "ec70"))
 
     def upload(self, start: RoundStart, values: np.ndarray, **changes: Any) -> None:
-        context = RoundContext("test", start.round, start.participants, 37, 10)
+        config = with_fingerprint(self.world.config, self.world.server_task)
+        context = aggregation_for(config, 37).context(start.round, start.participants)
         packed = pack_values(values.astype(np.int64), 10)
         fields = {
             "run_id": "test",
@@ -118,7 +119,7 @@ def test_duplicates_are_counted_once_and_a_second_version_is_refused(
     statuses = []
     for array in (values["alice"], values["alice"], values["alice"] + 1):
         alice.upload(starts["alice"], array)
-        statuses.append(alice.expect(UploadReply).status)
+        statuses.append(alice.expect(Receipt).status)
     assert statuses == ["accepted", "duplicate", "refused"]
     for name in ("bob", "charlie", "dora"):
         clients[name].upload(starts[name], values[name])
@@ -134,7 +135,7 @@ def test_a_late_upload_is_refused(world: Any, clients: dict[str, ScriptedClient]
     clients["bob"].send(Decline("test", 1, "no keys today", 1110))
     world.wait_for(lambda: world.of(RoundAborted), "the abort")
     clients["alice"].upload(start, np.zeros(37))
-    reply = clients["alice"].expect(UploadReply)
+    reply = clients["alice"].expect(Receipt)
     assert reply.status == "refused"
     record = world.of(RoundAborted)[0].record
     assert record.reason == "bob declined: no keys today"
@@ -144,7 +145,7 @@ def test_a_late_upload_is_refused(world: Any, clients: dict[str, ScriptedClient]
 def test_an_upload_for_another_context_is_refused(world: Any, clients: dict[str, ScriptedClient]) -> None:
     start = clients["alice"].expect(RoundStart)
     clients["alice"].upload(start, np.zeros(37), context=bytes(32))
-    assert "another round context" in clients["alice"].expect(UploadReply).reason
+    assert "another round context" in clients["alice"].expect(Receipt).reason
 
 
 def test_a_client_that_falls_silent_aborts_the_round_with_its_cost(
@@ -181,7 +182,7 @@ def test_a_client_that_returns_on_another_connection_is_told_of_the_round(
     clients["alice"].join()
     assert clients["alice"].expect(RoundStart) == first
     clients["alice"].upload(first, np.zeros(37))
-    assert clients["alice"].expect(UploadReply).status == "accepted"
+    assert clients["alice"].expect(Receipt).status == "accepted"
 
 
 def test_a_server_that_was_suspended_blames_nobody(
@@ -191,7 +192,7 @@ def test_a_server_that_was_suspended_blames_nobody(
     offset_s[0] += 100.0
     for name, client in clients.items():
         client.upload(starts[name], np.ones(37))
-        assert client.expect(UploadReply).status == "accepted"
+        assert client.expect(Receipt).status == "accepted"
     world.wait_for(lambda: world.of(RoundCompleted), "the end of the round")
 
 
@@ -215,7 +216,7 @@ def test_another_version_or_another_model_is_rejected(world: Any) -> None:
     assert "version" in client.expect(Rejected).reason
     client.send(Join(PROTOCOL_VERSION))
     client.expect(Welcome)
-    client.send(Ready("test", 38))
+    client.send(Ready("test", 38, "ec70"))
     assert "37 parameters here and 38 at alice" in client.expect(Rejected).reason
     client.close()
 
@@ -273,7 +274,7 @@ SERVER_PROCESS = """
     from orchestrator.wire.curve import load_keys
 
     class Task:
-        name, n_parameters = "vector", 37
+        name, n_parameters, fingerprint = "vector", 37, "ec70"
         def initial_parameters(self, seed): return np.zeros(37, np.float32)
         def evaluate(self, parameters): return Evaluation(0.5, 1.0)
 
@@ -333,8 +334,3 @@ def test_a_killed_server_comes_back_and_its_clients_with_it(world: Any) -> None:
     assert [record.round for record in state.rounds] == [1, 3, 4]
     for name in world.names:
         assert world.outcome(name).reason == ""
-
-
-def test_modes_that_do_not_exist_are_not_replaced_by_another() -> None:
-    with pytest.raises(KeyError):
-        aggregation_for("expanded")  # type: ignore[arg-type]

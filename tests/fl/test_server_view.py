@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 
 from fl.aggregation import aggregation_for
+from fl.aggregation.otp import sum_of
+from fl.config import FLConfig
 from orchestrator.bits import packed_size
 from orchestrator.delivery.masking import mask, pack_values
 
@@ -126,28 +128,28 @@ def test_two_rounds_are_independent_unless_a_pad_is_used_again(reused: bool) -> 
 
 
 def test_the_comparison_mode_hides_nothing_and_says_so() -> None:
-    assert aggregation_for("plain").label == "none"
+    plain = aggregation_for(FLConfig(run_id="r", task="t", clients=("a", "b"), mode="plain"), 1)
+    assert (plain.label, plain.security, plain.key_bits_per_pair) == ("none", "none", 0)
     assert leaks(2, 4, [{(0, 1): 0}], upload) is not None
 
 
 def test_without_one_upload_the_sum_is_noise() -> None:
     """Over all pads, what the others add up to is uniform: an aborted round tells nothing."""
-    bits, aggregation = 3, aggregation_for("otp")
+    bits = 3
     for values in ((1, 0, -1), (0, 0, 0), (1, 1, 1)):
         seen: Counter = Counter()
         for pads in all_pads(3, bits):
             uploads = [packed(upload(i, values[i], pads, bits), bits) for i in (0, 1)]
-            seen[int(aggregation.total(uploads, 1, bits)[0])] += 1
+            seen[int(sum_of(uploads, 1, bits)[0])] += 1
         assert len(seen) == 2**bits
         assert len(set(seen.values())) == 1
 
 
 def test_the_sum_is_read_as_a_signed_number() -> None:
-    aggregation = aggregation_for("plain")
     values = [
         np.array(v, np.int64) for v in ([-127, 127, 5], [-127, 127, -6], [-127, 127, 0], [-127, 127, 1])
     ]
-    total = aggregation.total([pack_values(v, 10) for v in values], 3, 10)
+    total = sum_of([pack_values(v, 10) for v in values], 3, 10)
     assert total.tolist() == [-508, 508, 0]
     with pytest.raises(ValueError, match="nothing to add up"):
-        aggregation.total([], 3, 10)
+        sum_of([], 3, 10)

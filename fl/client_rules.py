@@ -1,0 +1,93 @@
+"""What a client accepts of a server that it does not trust: which runs, and which rounds of them.
+
+Pure checks, made before anything is trained or any key is asked for.  The nodes check once more, pair by
+pair, that both ends were told the same (:class:`orchestrator.delivery.messages.RoundContext`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fl.config import SMALLEST_QUORUM, FLConfig, Mode, check_config, other_task
+from fl.messages import RoundStart, Survivors, read_float32
+from fl.tasks.base import Task
+from fl.trainer import RoundJob, Trainer
+
+
+class ClientRefusesError(Exception):
+    """The run or round that the server offers is not one this client takes part in."""
+
+
+@dataclass(frozen=True)
+class ClientRules:
+    """What the client's own operator demands, whatever the server announces."""
+
+    mode: Mode = "otp"
+    min_participants: int = SMALLEST_QUORUM
+
+    def check_run(self, name: str, config: FLConfig) -> None:
+        """Raise ClientRefusesError unless ``name`` can take part in the run."""
+        try:
+            check_config(config)
+        except ValueError as error:
+            raise ClientRefusesError(f"run {config.run_id} cannot work: {error}") from error
+        if config.mode != self.mode:
+            raise ClientRefusesError(
+                f"run {config.run_id} wants mode {config.mode}, {name} takes part in {self.mode} only"
+            )
+        if name not in config.clients:
+            raise ClientRefusesError(f"{name} is not among the clients of run {config.run_id}")
+
+    def check_task(self, name: str, config: FLConfig, task: Task) -> None:
+        """Raise ClientRefusesError unless server and client train the same task."""
+        if config.task_fingerprint not in ("", task.fingerprint):
+            raise ClientRefusesError(f"{name} has {other_task(config.task, 'the server')}")
+
+    def accept(self, message: RoundStart, buffer: bytes, trainer: Trainer, last_round: int) -> RoundJob:
+        """The round as a job; raises ClientRefusesError or another ValueError saying what is wrong about it."""
+        name, config = trainer.name, trainer.config
+        participants = message.participants
+        if message.round <= last_round:
+            raise ClientRefusesError(
+                f"round {message.round} does not come after round {last_round}: numbers are used once"
+            )
+        if participants != tuple(each for each in config.clients if each in participants):
+            raise ClientRefusesError("participants must be clients of the run, each once, in the run's order")
+        if name not in participants:
+            raise ClientRefusesError(f"{name} is not among the participants")
+        self._check_number(name, config, len(participants), "participants")
+        if len(message.weights) != len(participants):
+            raise ClientRefusesError(f"{len(message.weights)} weights for {len(participants)} participants")
+        if message.weights != config.weights_of(participants):
+            raise ClientRefusesError(
+                f"weights {message.weights} are not those of run {config.run_id}: the sum could wrap"
+            )
+        model = read_float32(message.header, buffer)
+        if model.shape != (trainer.task.n_parameters,) or not np.isfinite(model).all():
+            raise ClientRefusesError(
+                f"the model has shape {model.shape} or holds NaN or infinity; expected "
+                f"{trainer.task.n_parameters} finite values"
+            )
+        context = trainer.aggregation.context(message.round, participants)
+        return RoundJob(context, message.weights, message.rounds_left, model)
+
+    def check_survivors(self, name: str, config: FLConfig, message: Survivors) -> None:
+        """Raise ClientRefusesError for a list whose sum would tell too much, or that names strangers."""
+        self._check_number(name, config, len(message.survivors), "survivors")
+        if message.survivors != tuple(each for each in message.holders if each in message.survivors):
+            raise ClientRefusesError("survivors must be holders of shares, each once, in the run's order")
+
+    def _check_number(self, name: str, config: FLConfig, number: int, what: str) -> None:
+        needed = self.min_participants
+        if config.mode == "lightsecagg":
+            needed = max(needed, config.thresholds[1])
+        if config.mode != "plain" and number < needed:
+            raise ClientRefusesError(
+                f"{number} {what} would let the sum tell too much about each: {name} asks for at least {needed}"
+            )
+
+
+DEFAULT_RULES = ClientRules()
+"""One-time pads, and never fewer than three participants."""

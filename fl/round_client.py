@@ -1,0 +1,259 @@
+"""The rounds of one run at a client: what the worker has done goes out, what the server passes on comes in.
+
+One thread (the client's main one) uses this; the worker trains and protects (:mod:`fl.trainer`).  What the
+client gave to a round is kept until the round ends, to be sent again after a broken connection.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from fl.aggregation.answers import AnswerBook, AnswerBookError, AnswerRefusedError
+from fl.answering import Answerer
+from fl.client_rules import ClientRefusesError, ClientRules
+from fl.events import ClientState
+from fl.exchange import ShareExchange
+from fl.keys import CancelledError, KeyServiceError, ProtectedUpdate
+from fl.messages import (
+    Answer,
+    Confirmed,
+    Decline,
+    FromClient,
+    PeerShares,
+    Phase,
+    RoundEnd,
+    RoundStart,
+    Shares,
+    Survivors,
+    Upload,
+    header_of,
+    read_uint8,
+)
+from fl.tasks.base import Parameters
+from fl.trainer import EXPECTED_FAILURES, RoundJob, Trainer
+from orchestrator.bits import PackedBits
+from orchestrator.wire.codec import WireError
+
+_log = logging.getLogger(__name__)
+
+
+class Send(Protocol):
+    """Queue a message for the server; False if there is no connection to queue it for."""
+
+    def __call__(self, message: FromClient, array: Parameters | PackedBits | None = None) -> bool: ...
+
+
+class Tell(Protocol):
+    """Say what the client is doing, for the next heartbeat."""
+
+    def __call__(self, phase: Phase, detail: str = "", eta_s: float | None = None) -> None: ...
+
+
+@dataclass
+class _Round:
+    """The round this client is working on, or has uploaded in; what it gave is kept to be sent again."""
+
+    start: RoundStart
+    job: RoundJob
+    cancelled: threading.Event
+    exchange: ShareExchange
+    future: Future[ProtectedUpdate]
+    working: bool = True
+    shares: tuple[Shares, npt.NDArray[np.uint8]] | None = None
+    upload: tuple[Upload, PackedBits] | None = None
+
+
+class RoundClient:
+    """Rounds of ``trainer``; ``state_folder`` (None: no keys, no answers) is private to the client."""
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        rules: ClientRules,
+        state_folder: Path | None,
+        worker: Executor,
+        send: Send,
+        tell: Tell,
+        report: Callable[[ClientState], None],
+    ) -> None:
+        self.trainer = trainer
+        self.uploaded = 0
+        self._name = trainer.name
+        self._rules = rules
+        self._worker = worker
+        self._send = send
+        self._tell = tell
+        self._report = report
+        self._last_round = 0
+        self._round: _Round | None = None
+        self._answerer = (
+            None
+            if state_folder is None
+            else Answerer(self._name, trainer.config, rules, AnswerBook(state_folder))
+        )
+
+    @property
+    def run_id(self) -> str:
+        return self.trainer.config.run_id
+
+    @property
+    def number(self) -> int:
+        """The round in progress, or 0."""
+        return 0 if self._round is None else self._round.start.round
+
+    @property
+    def working(self) -> bool:
+        """Is the worker busy with the round?"""
+        return self._round is not None and self._round.working
+
+    def handle(self, message: PeerShares | Survivors | Confirmed | RoundEnd, buffer: bytes) -> None:
+        """Take in what the server says within a round."""
+        match message:
+            case PeerShares():
+                self._on_peer_shares(message, buffer)
+            case Survivors() | Confirmed():
+                self._on_question(message, buffer)
+            case RoundEnd():
+                self._on_end(message)
+
+    def on_start(self, message: RoundStart, buffer: bytes) -> None:
+        """A round is announced: begin it, or send again what was given to it, or decline."""
+        current, trainer = self._round, self.trainer
+        if current is not None and current.start == message:
+            self._send_again(current)
+            return
+        try:
+            job = self._rules.accept(message, buffer, trainer, self._last_round)
+        except (ClientRefusesError, ValueError) as error:
+            self._decline(message.run_id, message.round, str(error))
+            return
+        self.drop()
+        self._last_round = message.round
+        cancelled = threading.Event()
+        exchange = ShareExchange(cancelled)
+        self._tell("training")
+        future = self._worker.submit(trainer.run, job, exchange, cancelled, self._tell)
+        self._round = _Round(message, job, cancelled, exchange, future)
+
+    def _decline(self, run_id: str, number: int, reason: str, key_bits: int = 0) -> None:
+        self._report(ClientState(self._name, number, "declined", reason))
+        self._send(Decline(run_id, number, reason[:1000], key_bits))
+
+    def collect(self) -> None:
+        """Send what the worker has finished."""
+        current = self._round
+        if current is None or not current.working:
+            return
+        if current.shares is None and current.exchange.outgoing is not None:
+            self._send_shares(current, *current.exchange.outgoing)
+        if current.future.done():
+            current.working = False
+            self._finish(current)
+
+    def _send_shares(self, current: _Round, sealed: Mapping[str, bytes], key_bits: int) -> None:
+        context = current.job.context
+        peers = [name for name in context.participants if name != self._name]
+        rows = np.stack([np.frombuffer(sealed[peer], np.uint8) for peer in peers])
+        message = Shares(context.run_id, context.round, context.digest(), key_bits, header_of(rows))
+        current.shares = message, rows
+        self._tell("waiting for peers", "their shares")
+        self._send(message, rows)
+
+    def _finish(self, current: _Round) -> None:
+        error = current.future.exception()
+        if error is None:
+            self._finish_upload(current, current.future.result())
+            return
+        if isinstance(error, CancelledError):
+            self.drop()
+            return
+        key_bits = error.key_bits if isinstance(error, KeyServiceError) else 0
+        expected = isinstance(error, EXPECTED_FAILURES)
+        reason = f"{error}" if expected else f"internal {type(error).__name__}"
+        self._decline(current.start.run_id, current.start.round, reason, key_bits)
+        if current.exchange.holdings is None:
+            self.drop()
+        self._tell("idle")  # a client that holds shares of others can still answer
+        if not expected:
+            raise error
+
+    def _finish_upload(self, current: _Round, protected: ProtectedUpdate) -> None:
+        trainer, context = self.trainer, current.job.context
+        upload = Upload(
+            context.run_id,
+            context.round,
+            context.digest(),
+            trainer.weight(current.job),
+            trainer.aggregation.n_values,
+            trainer.aggregation.value_bits,
+            protected.key_bits,
+            header_of(protected.packed),
+        )
+        current.upload = upload, protected.packed
+        self.uploaded += 1
+        self._tell("uploaded")
+        self._send(upload, protected.packed)
+
+    def _send_again(self, current: _Round) -> None:
+        for given in (current.shares, current.upload):
+            if given is not None:
+                self._send(*given)
+
+    def _on_peer_shares(self, message: PeerShares, buffer: bytes) -> None:
+        current = self._round
+        if current is None or (message.run_id, message.round) != (current.start.run_id, current.start.round):
+            return
+        peers = set(current.job.context.participants) - {self._name}
+        try:
+            rows = read_uint8(message.header, buffer)
+            if rows.shape[:1] != (len(message.senders),) or not set(message.senders) <= peers:
+                raise ClientRefusesError("shares of strangers, or fewer than senders")
+        except (ClientRefusesError, WireError) as error:
+            _log.warning("shares of round %d dropped: %s", message.round, error)
+            return
+        shares = {name: row.tobytes() for name, row in zip(message.senders, rows, strict=True)}
+        current.exchange.deliver(shares)
+
+    def _on_question(self, message: Survivors | Confirmed, buffer: bytes) -> None:
+        """The server names survivors, or what others said of them: confirm, or answer, or refuse."""
+        answerer, current = self._answerer, self._round
+        holdings = None if current is None else current.exchange.holdings
+        try:
+            if answerer is None or self.trainer.config.mode != "lightsecagg":
+                raise ClientRefusesError(f"{self._name} holds no shares of run {message.run_id}")
+            if isinstance(message, Survivors):
+                given, array = answerer.confirm(message, holdings)
+            else:
+                given, array = answerer.answer(message, read_uint8(message.header, buffer), holdings)
+        except (ClientRefusesError, AnswerRefusedError, AnswerBookError, WireError) as error:
+            self._report(ClientState(self._name, message.round, "answer refused", str(error)))
+            self._send(Decline(message.run_id, message.round, str(error)[:1000]))
+            return
+        self._send(given, array)
+        if isinstance(given, Answer):
+            self._tell("answered")
+
+    def _on_end(self, message: RoundEnd) -> None:
+        number, reason = message.round, message.reason
+        in_sum = not reason and self._name in message.survivors
+        self.trainer.feedback.ended(number, in_sum)
+        if self._round is not None and self._round.start.round == number:
+            self.drop()
+        self._report(ClientState(self._name, number, "round aborted" if reason else "round done", reason))
+
+    def drop(self) -> None:
+        """Forget the round and its update; work that has not spent key yet stops."""
+        if self._round is not None:
+            self._round.cancelled.set()
+            self._round.exchange.close()
+            self._round = None
+            self._tell("idle")

@@ -1,0 +1,251 @@
+"""The FL server's present round: what is told to whom at each stage, and what becomes of the sum.
+
+:class:`fl.rounds.CollectingRound` decides; this module speaks.  It spends the number of a round durably before
+it is announced, passes on what clients address to each other, reads the sum off when everything is there
+(:mod:`fl.aggregation`), and leaves the record of every round, aborted ones included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from fl.aggregation import AggregationError, aggregation_for
+from fl.audience import Audience
+from fl.compression import Compression
+from fl.config import FLConfig
+from fl.events import (
+    AbortRecord,
+    ClientDropped,
+    RoundAborted,
+    RoundCompleted,
+    RoundRecord,
+    RoundStarted,
+    ServerEvent,
+    UploadRefused,
+)
+from fl.messages import (
+    Answer,
+    Confirm,
+    Confirmed,
+    Contribution,
+    PeerShares,
+    Receipt,
+    RoundEnd,
+    RoundStart,
+    Shares,
+    Survivors,
+    Upload,
+    What,
+    header_of,
+    read_uint8,
+)
+from fl.rounds import CollectingRound, DuplicateUploadError, RoundLimits, UploadRefusedError
+from fl.run_state import RunFolder
+from fl.tasks.base import Parameters, Task
+from orchestrator.wire.codec import WireError
+
+WHAT: dict[type[Contribution], What] = {
+    Shares: "shares",
+    Upload: "upload",
+    Confirm: "confirmation",
+    Answer: "answer",
+}
+
+
+class RunFailedError(Exception):
+    """The run cannot reach its last round."""
+
+
+class RoundServer:
+    """One round after the other for the clients of an :class:`Audience`; ``current`` is the one in progress."""
+
+    def __init__(
+        self,
+        audience: Audience,
+        config: FLConfig,
+        folder: RunFolder,
+        task: Task,
+        report: Callable[[ServerEvent], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._audience = audience
+        self._config = config
+        self._folder = folder
+        self._task = task
+        self._report = report
+        self._clock = clock
+        self._compression = Compression.from_config(config)
+        self._reported_gone: set[tuple[str, str]] = set()
+        self._aborts_in_a_row = 0
+        model = folder.latest_model()
+        self._model: Parameters = task.initial_parameters(config.seed) if model is None else model
+        self.aggregation = aggregation_for(config, task.n_parameters)
+        self.current: CollectingRound | None = None
+        self.idle_since_s = clock()
+
+    def advance(self) -> None:
+        """Take the round as far as it goes; raises RunFailedError after too many aborts in a row."""
+        current, now_s = self.current, self._clock()
+        if current is None:
+            return
+        while current.review(now_s):
+            for name in current.members:
+                self._tell_stage(name, current)
+        self._report_gone(current)
+        if current.failure is not None:
+            self.abort(current.failure)
+        elif current.complete:
+            self._complete(current, now_s)
+
+    def start(self, participants: tuple[str, ...]) -> None:
+        """Announce a round among ``participants``."""
+        config, now_s = self._config, self._clock()
+        number = self._folder.announce()
+        self._reported_gone.clear()
+        self.current = CollectingRound(
+            config.run_id,
+            number,
+            participants,
+            config.weights_of(participants),
+            self.aggregation.rules(participants),
+            self.aggregation.context(number, participants).digest(),
+            RoundLimits(config.client_timeout_s, config.round_timeout_s, config.wait_timeout_s),
+            now_s,
+        )
+        self._report(RoundStarted(number, participants))
+        for name in participants:
+            self._send_start(name, self.current)
+
+    def _send_start(self, name: str, current: CollectingRound) -> None:
+        message = RoundStart(
+            current.run_id,
+            current.number,
+            current.participants,
+            current.weights,
+            self._config.rounds - len(self._folder.state.rounds),
+            header_of(self._model),
+        )
+        self._audience.send(name, message, self._model)
+
+    def _tell_stage(self, name: str, current: CollectingRound) -> None:
+        """What a member of the present stage needs to give its part."""
+        run_id, number, send = current.run_id, current.number, self._audience.send
+        if current.stage == "uploading" and current.rules.survivors is not None:
+            senders, rows = current.shares_for(name)
+            send(name, PeerShares(run_id, number, senders, header_of(rows)), rows)
+        elif current.stage == "confirming":
+            send(
+                name,
+                Survivors(run_id, number, current.participants, current.holders, current.survivors),
+            )
+        elif current.stage == "answering":
+            holders, rows = current.confirmations_for(name)
+            send(name, Confirmed(run_id, number, holders, header_of(rows)), rows)
+
+    def catch_up(self, name: str) -> None:
+        """Tell a client that has come back where the round stands."""
+        current = self.current
+        if current is None or name not in current.pending:
+            return
+        if current.stage in ("sharing", "uploading"):
+            self._send_start(name, current)
+        else:
+            self._audience.send(
+                name,
+                Survivors(
+                    current.run_id, current.number, current.participants, current.holders, current.survivors
+                ),
+            )
+        self._tell_stage(name, current)
+
+    def _report_gone(self, current: CollectingRound) -> None:
+        if current.rules.survivors is None:
+            return
+        for (name, stage), reason in current.gone.items():
+            if (name, stage) not in self._reported_gone:
+                self._reported_gone.add((name, stage))
+                self._report(ClientDropped(current.number, name, stage, reason))
+
+    def _complete(self, current: CollectingRound, now_s: float) -> None:
+        try:
+            total = self.aggregation.total(current.participants, current.uploads, current.answers)
+        except AggregationError as error:
+            self.abort(str(error))
+            return
+        survivors = current.survivors
+        weight_sum = sum(self._config.weights_of(survivors))
+        size = self._task.n_parameters
+        coordinates = self._compression.coordinates(self._config.seed, current.number, size)
+        mean = self._compression.mean(total, weight_sum, coordinates, current.number, size)
+        self._model = self._model + mean
+        evaluation = self._task.evaluate(self._model)
+        record = RoundRecord(
+            round=current.number,
+            accuracy=evaluation.accuracy,
+            loss=evaluation.loss,
+            upload_bytes=current.upload_bytes,
+            key_bits_used=current.spent_key_bits,
+            participants=current.participants,
+            masking=self.aggregation.label,
+            duration_s=round(now_s - current.started_s, 3),
+            key_wait_s=round(current.key_wait_s(now_s), 3),
+            security=self.aggregation.security,
+            dropped=current.dropped,
+            weight_sum=weight_sum,
+        )
+        self._folder.complete(record, self._model, total)
+        self._end_round()
+        self._aborts_in_a_row = 0
+        self._report(RoundCompleted(record))
+        end = RoundEnd(current.run_id, current.number, "", evaluation.accuracy, survivors)
+        for name in current.participants:
+            self._audience.send(name, end)
+
+    def abort(self, reason: str) -> None:
+        """The round came to nothing: its updates are discarded."""
+        current = self.current
+        assert current is not None
+        record = AbortRecord(
+            current.number,
+            reason,
+            current.spent_key_bits,
+            current.participants,
+            current.upload_bytes,
+            round(self._clock() - current.started_s, 3),
+        )
+        self._folder.abort(record)
+        self._end_round()
+        self._aborts_in_a_row += 1
+        self._report(RoundAborted(record))
+        for name in current.participants:
+            self._audience.send(name, RoundEnd(current.run_id, current.number, reason[:1000]))
+        if self._aborts_in_a_row >= self._config.max_aborts_in_a_row:
+            raise RunFailedError(
+                f"{self._aborts_in_a_row} rounds in a row were aborted, the last one because {reason}; "
+                "see the clients' logs, then start the server again to resume"
+            )
+
+    def _end_round(self) -> None:
+        self.current = None
+        self.idle_since_s = self._clock()
+
+    def contribute(self, name: str, message: Contribution, buffer: bytes) -> None:
+        """Take in what a client gives to the round, or refuse it, and say so."""
+
+        def reply(status: Literal["accepted", "duplicate", "refused"], reason: str = "") -> None:
+            what = WHAT[type(message)]
+            self._audience.send(name, Receipt(message.run_id, message.round, status, reason[:1000], what))
+
+        try:
+            packed = read_uint8(message.header, buffer)
+            if self.current is None:
+                raise UploadRefusedError(f"round {message.round} is over")
+            self.current.take(name, message, packed, self._clock())
+        except DuplicateUploadError as error:
+            reply("duplicate", str(error))
+        except (UploadRefusedError, WireError) as error:
+            self._report(UploadRefused(message.round, name, str(error)))
+            reply("refused", str(error))
+        else:
+            reply("accepted")
