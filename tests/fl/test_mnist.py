@@ -1,0 +1,129 @@
+"""MNIST: fair and pathological splits, and gradients written out by hand that agree with automatic ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from fl.data import mnist_folder
+from fl.tasks import UnknownTaskError, load_task, parse_task
+from fl.tasks.base import Examples
+from fl.tasks.mnist import DEVIATION, MEAN, MnistTask, flat, two_shards, whole
+from fl.tasks.network import LocalTraining, mlp, train
+from fl.tasks.perceptron import train_perceptron
+
+HAS_FILES = mnist_folder().is_dir()
+
+
+def labels_like_mnist(n: int, seed: int = 0) -> npt.NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 10, n).astype(np.uint8)
+
+
+@pytest.mark.parametrize(("n", "n_clients"), [(6000, 200), (1001, 7), (20, 10)])
+def test_two_shards_are_disjoint_complete_and_even(n: int, n_clients: int) -> None:
+    labels = labels_like_mnist(n)
+    mine = [two_shards(labels, client, n_clients, seed=1) for client in range(n_clients)]
+    assert sorted(np.concatenate(mine)) == list(range(n))
+    assert max(map(len, mine)) - min(map(len, mine)) <= 2
+
+
+def test_most_clients_know_only_two_digits() -> None:
+    """A shard of the sorted examples spans two digits only where one digit ends (nine places)."""
+    labels = labels_like_mnist(60_000)
+    digits = [len(set(labels[two_shards(labels, client, 200, seed=3)])) for client in range(200)]
+    assert max(digits) <= 4
+    assert sum(count > 2 for count in digits) <= 9
+    assert sum(count == 2 for count in digits) > 150
+
+
+def test_shards_are_drawn_from_the_seed() -> None:
+    labels = labels_like_mnist(2000)
+    assert np.array_equal(two_shards(labels, 3, 20, seed=1), two_shards(labels, 3, 20, seed=1))
+    assert not np.array_equal(two_shards(labels, 3, 20, seed=1), two_shards(labels, 3, 20, seed=2))
+
+
+def test_shards_that_cannot_be_cut_are_refused() -> None:
+    with pytest.raises(ValueError, match="client 5 does not exist among 5"):
+        two_shards(labels_like_mnist(100), 5, 5, seed=0)
+    with pytest.raises(ValueError, match="19 examples are too few for two shards for each of 10 clients"):
+        two_shards(labels_like_mnist(19), 0, 10, seed=0)
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        LocalTraining(0.1, 0.0, 1, 10, falling=False),
+        LocalTraining(0.1, 0.0, 2, 7),
+    ],
+)
+def test_written_out_gradients_are_the_automatic_ones(plan: LocalTraining) -> None:
+    network, rng = mlp(20, 16, 4), np.random.default_rng(0)
+    data = Examples(rng.normal(0, 1, (45, 20)).astype(np.float32), rng.integers(0, 4, 45))
+    start = network.initial(1)
+    by_hand = train_perceptron(network, start, data, plan, (1, 2, 3))
+    automatic = train(network, start, data, plan, (1, 2, 3))
+    assert np.abs(automatic).max() > 0.05
+    assert np.allclose(by_hand, automatic, atol=1e-6)
+    assert np.array_equal(start, network.initial(1))
+    assert not np.allclose(by_hand, train_perceptron(network, start, data, plan, (1, 2, 4)), atol=1e-4)
+
+
+def test_written_out_gradients_are_for_one_hidden_layer_without_momentum() -> None:
+    data = Examples(np.zeros((2, 4), np.float32), np.zeros(2, np.int64))
+    for network, momentum in ((mlp(4, 3, 3, 2), 0.0), (mlp(4, 3, 2), 0.9)):
+        with pytest.raises(ValueError, match="one hidden layer and no momentum"):
+            train_perceptron(network, network.initial(0), data, LocalTraining(0.1, momentum, 1, 1), (0,))
+
+
+@pytest.mark.parametrize(("model", "n_parameters"), [("small-cnn", 2698), ("mlp", 101_770), ("cnn", 20_490)])
+def test_models_have_the_size_they_state(model: str, n_parameters: int) -> None:
+    task = load_task(f"mnist:{model}@two-shard")
+    assert task.n_parameters == n_parameters
+    assert task.initial_parameters(0).shape == (n_parameters,)
+    assert task.name == str(parse_task(f"mnist:{model}@two-shard"))
+
+
+def test_models_and_splits_have_fingerprints_of_their_own() -> None:
+    names = [
+        f"mnist:{model}@{split}" for model in ("small-cnn", "mlp", "cnn") for split in ("iid", "two-shard")
+    ]
+    assert len({load_task(name).fingerprint for name in names}) == len(names)
+
+
+def test_unknown_models_and_splits_are_told_with_the_known_ones() -> None:
+    with pytest.raises(UnknownTaskError, match="small-cnn, mlp, cnn"):
+        parse_task("mnist:resnet")
+    with pytest.raises(UnknownTaskError, match="iid, two-shard"):
+        parse_task("mnist:mlp@sorted")
+
+
+def test_pixels_are_standardised() -> None:
+    images = np.zeros((2, 28, 28), np.uint8)
+    images[1] = 255
+    pixels = flat(images)
+    assert pixels.shape == (2, 784)
+    assert np.allclose(pixels[0], -MEAN / DEVIATION)
+    assert np.allclose(pixels[1], (1 - MEAN) / DEVIATION)
+    assert whole(images).shape == (2, 1, 28, 28)
+
+
+@pytest.mark.skipif(not HAS_FILES, reason="MNIST is not fetched: qunetlab data fetch mnist")
+def test_two_shard_clients_of_the_real_files_hold_few_digits() -> None:
+    task = MnistTask(Path(mnist_folder()), "mlp", "two-shard")
+    for client in (0, 7):
+        data = task.client_data(client, 200, seed=0)
+        assert len(data) == 300
+        assert len(np.unique(data.labels)) <= 4
+    assert abs(float(task.client_data(0, 2, 0).inputs.mean())) < 0.05
+
+
+@pytest.mark.skipif(not HAS_FILES, reason="MNIST is not fetched: qunetlab data fetch mnist")
+def test_a_few_steps_of_the_perceptron_learn() -> None:
+    task = MnistTask(None, "mlp", "iid")
+    start, data = task.initial_parameters(0), task.client_data(0, 20, 0)
+    update = task.local_train(start, data, (0, 1, 0))
+    assert task.evaluate(start + update).accuracy > 0.85
+    assert task.evaluate(start).accuracy < 0.25
