@@ -2,7 +2,7 @@
 
 The same task, seeds, shards and number of rounds as the federated run, but the updates are averaged as
 they are - float32, neither clipped nor quantised nor masked - in one process.  The difference in accuracy
-is the price of exact modular aggregation.
+is the price of exact modular aggregation.  The rounds are those of a cohort (:mod:`fl.cohort`).
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
-from fl.quantise import Quantiser, quantisation_rng
-from fl.tasks.base import Evaluation, Parameters, Task, training_seed
+from fl.cohort.results import CohortEvent, CohortRound
+from fl.cohort.run import run_cohort
+from fl.config import FLConfig
+from fl.quantise import Quantiser, smallest_ring_bits
+from fl.tasks.base import Evaluation, Parameters, Task
 
 
 @dataclass(frozen=True)
@@ -43,24 +44,23 @@ def train_reference(
     With a ``quantiser`` the updates are quantised and summed as the masked run does it (masking itself
     changes nothing in the sum), which shows the effect of quantisation alone.
     """
-    shards = [task.client_data(index, n_clients, seed) for index in range(n_clients)]
-    parameters = task.initial_parameters(seed)
-    evaluations = []
-    for round_number in range(1, rounds + 1):
-        updates = [
-            task.local_train(parameters, shard, training_seed(seed, round_number, index))
-            for index, shard in enumerate(shards)
-        ]
-        if quantiser is None:
-            mean = np.mean(np.stack(updates), axis=0, dtype=np.float64).astype(np.float32)
-        else:
-            total = np.zeros(task.n_parameters, np.int64)
-            for index, update in enumerate(updates):
-                rng = quantisation_rng(seed, round_number, index)
-                total += quantiser.quantise(update, rng, client=str(index), round_number=round_number)
-            mean = quantiser.mean(total, n_clients)
-        parameters = parameters + mean
-        evaluations.append(task.evaluate(parameters))
-        if on_round is not None:
-            on_round(round_number, evaluations[-1])
-    return ReferenceRun(tuple(evaluations), parameters)
+    rule = quantiser or Quantiser(1.0, 1)
+    config = FLConfig(
+        run_id="reference",
+        task="reference",
+        clients=tuple(f"c{index}" for index in range(n_clients)),
+        rounds=rounds,
+        seed=seed,
+        mode="plain",
+        clip=rule.clip,
+        levels=rule.levels,
+        ring_bits=smallest_ring_bits(rule.levels, n_clients),
+    )
+
+    def report(event: CohortEvent) -> None:
+        if isinstance(event, CohortRound) and on_round is not None:
+            on_round(event.round, Evaluation(event.accuracy, event.loss))
+
+    result = run_cohort(config, task=task, workers=0, float32=quantiser is None, report=report)
+    evaluations = tuple(Evaluation(record.accuracy, record.loss) for record in result.rounds)
+    return ReferenceRun(evaluations, result.parameters)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from fl.aggregation.shares import ShareCodeError
@@ -15,8 +16,8 @@ from fl.cohort.checkpoint import CohortFolder
 from fl.cohort.clients import members_of
 from fl.cohort.supply import KeyReuseError, SimulatedKeySupply
 from fl.config import ConfigError, FLConfig
-from fl.quantise import RingTooSmallError, UpdateNotFiniteError
-from fl.reference import train_reference
+from fl.quantise import RingTooSmallError, UpdateNotFiniteError, quantisation_rng
+from fl.tasks.base import training_seed
 from orchestrator.delivery.masking import add_words
 
 Settings = Callable[..., FLConfig]
@@ -50,16 +51,35 @@ def test_two_clients_are_a_cohort(settings: Settings, targets: Any) -> None:
     assert np.array_equal(plain, masked)
 
 
-def test_a_cohort_without_compression_is_the_quantised_reference(settings: Settings, targets: Any) -> None:
-    config, task = settings(4, mode="otp"), targets()
-    reference = train_reference(task, 4, 4, config.seed, quantiser=config.quantiser)
-    assert np.array_equal(run_cohort(config, workers=0, task=task).parameters, reference.parameters)
+def averaged_by_hand(task: Any, config: FLConfig, quantised: bool) -> npt.NDArray[np.float32]:
+    """Federated averaging as it is written down, without anything of a cohort."""
+    model, n = task.initial_parameters(config.seed), config.n_clients
+    data = [task.client_data(index, n, config.seed) for index in range(n)]
+    for number in range(1, config.rounds + 1):
+        updates = []
+        for index in range(n):
+            update = task.local_train(model, data[index], training_seed(config.seed, number, index))
+            if quantised:
+                rng = quantisation_rng(config.seed, number, index)
+                update = config.quantiser.quantise(update, rng, client="c", round_number=number)
+            updates.append(update.astype(np.float64))
+        mean = np.sum(updates, axis=0) / n
+        if quantised:
+            mean *= config.clip / config.levels
+        model = model + mean.astype(np.float32)
+    return model  # type: ignore[no-any-return]
 
 
-def test_float32_is_the_float32_reference(settings: Settings, targets: Any) -> None:
-    task = targets()
-    result = run_cohort(settings(4), workers=0, task=task, float32=True)
-    assert np.allclose(result.parameters, train_reference(task, 4, 4, 0).parameters, atol=1e-7)
+def test_a_cohort_without_compression_averages_quantised_updates(settings: Settings, targets: Any) -> None:
+    config = settings(4, mode="otp", clip=0.8)
+    expected = averaged_by_hand(targets(), config, quantised=True)
+    assert np.allclose(run_cohort(config, workers=0, task=targets()).parameters, expected, atol=1e-6)
+
+
+def test_float32_averages_updates_as_they_are(settings: Settings, targets: Any) -> None:
+    config = settings(4)
+    result = run_cohort(config, workers=0, task=targets(), float32=True)
+    assert np.allclose(result.parameters, averaged_by_hand(targets(), config, quantised=False), atol=1e-6)
     assert result.security == "none"
     assert result.rounds[0].upload_bytes_per_client == 4 * 53
     assert result.key_bits_spent == 0
