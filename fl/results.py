@@ -152,10 +152,15 @@ class KeyBudget(msgspec.Struct, frozen=True):
 
 
 class Stall(msgspec.Struct, frozen=True):
-    """Time during which training stood still for one reason."""
+    """Time during which training stood still for one reason.
+
+    ``because_of`` breaks it down by pair, client or instrument; several can be the reason at once, so these
+    may add up to more than ``seconds``.
+    """
 
     cause: str
     seconds: float
+    because_of: dict[str, float] = {}
 
 
 class Configuration(msgspec.Struct, frozen=True):

@@ -40,7 +40,7 @@ def plan_for(options: TrainOptions, task: Task, data_folder: Path | None) -> Pla
         from fl.experiments.quantum_states import plan as quantum_states
 
         return quantum_states(options, task)
-    if workload == "sentiment":
+    if workload in ("sentiment", "sentiment-imdb"):
         from fl.experiments.sentiment import plan as sentiment
 
         return sentiment(options, task, data_folder)

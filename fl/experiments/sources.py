@@ -16,7 +16,7 @@ def data_files(task: str, folder: Path | None) -> tuple[DataFile, ...]:
         from fl.data import SHA256
 
         return tuple(DataFile(name, digest) for name, digest in SHA256.items())
-    if workload == "sentiment":
+    if workload in ("sentiment", "sentiment-imdb"):
         from fl.sentiment_data import SHA256 as REVIEW_FILES
 
         return tuple(DataFile(name, digest) for name, digest in REVIEW_FILES.items())

@@ -215,7 +215,8 @@ def train(
     mode: Annotated[str | None, typer.Option(help="otp, lightsecagg, expanded or plain.")] = None,
     model: Annotated[str | None, typer.Option(help="Model of the task.")] = None,
     dataset: Annotated[
-        str | None, typer.Option(help="quantum-states: entanglement or magic (the same as --model).")
+        str | None,
+        typer.Option(help="quantum-states: entanglement or magic; sentiment: rotten-tomatoes or imdb."),
     ] = None,
     split: Annotated[str | None, typer.Option(help="How the data is shared out.")] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="Training rounds.")] = None,

@@ -205,8 +205,16 @@ def _key_budget(results: Results) -> str:
 def _stalls(results: Results) -> str:
     if not results.stalls:
         return ""
-    rows = [[html.escape(stall.cause), f"{stall.seconds:.1f}"] for stall in results.stalls]
-    return "<h2>Stalls</h2>" + table(["training stood still because of", "seconds"], rows, "wide")
+    rows = [
+        [
+            html.escape(stall.cause),
+            f"{stall.seconds:.1f}",
+            html.escape(", ".join(f"{whom} {each:.1f}" for whom, each in stall.because_of.items())),
+        ]
+        for stall in results.stalls
+    ]
+    head = ["training stood still", "seconds", "because of (several at once count for each)"]
+    return "<h2>Stalls</h2>" + table(head, rows, "wide")
 
 
 def _rounds(results: Results) -> str:

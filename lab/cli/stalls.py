@@ -9,14 +9,19 @@ that the key of a pair is not made yet.  Time between two reports is charged to 
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from fl.results import Stall
 
 RELAY = "relay"
 REPORT_LASTS_S = 3.0
 """A client that waits says so at least every second; after this long it waits no more."""
+
+Charged: TypeAlias = defaultdict[str, float]
+"""Seconds for each that a cause was because of; the whole under the empty name."""
 
 
 @dataclass
@@ -30,34 +35,41 @@ class StallWatch:
     clients: tuple[str, ...]
     instruments: tuple[str, ...]
     now_s: float
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, Charged] = field(default_factory=dict)
     _missing: tuple[str, ...] = ()
     _waiting: dict[str, tuple[str, float]] = field(default_factory=dict)
-    _fault: str = ""
+    _fault: tuple[str, ...] = ()
     _present: frozenset[str] | None = None
 
     def advance(self, now_s: float) -> None:
         """Charge the time since the last call to the cause in force."""
-        cause = self.cause
-        if cause is not None and now_s > self.now_s:
-            self.seconds[cause] = self.seconds.get(cause, 0.0) + now_s - self.now_s
+        reason, passed_s = self.reason, now_s - self.now_s
+        if reason is not None and passed_s > 0:
+            charged = self.seconds.setdefault(reason[0], defaultdict(float))
+            for whom in ("", *reason[1]):
+                charged[whom] += passed_s
         self.now_s = max(self.now_s, now_s)
         oldest_s = self.now_s - REPORT_LASTS_S
         self._waiting = {who: wait for who, wait in self._waiting.items() if wait[1] >= oldest_s}
 
     @property
-    def cause(self) -> str | None:
-        """Why training stands still; None while it does not."""
+    def reason(self) -> tuple[str, tuple[str, ...]] | None:
+        """Why training stands still, and because of whom; None while it does not."""
         if self._missing:
-            return f"clients away: {', '.join(self._missing)}"
+            return "waiting for clients", self._missing
         if not self._waiting:
             return None
-        away = self.away
-        if away:
-            return f"peer away: {', '.join(away)}"
+        if self.away:
+            return "peer away", self.away
         if self._fault:
-            return f"instrument fault: {self._fault}"
-        return f"waiting for keys of {', '.join(self.pairs)}"
+            return "instrument fault", self._fault
+        return "waiting for keys", self.pairs
+
+    @property
+    def cause(self) -> str | None:
+        """The reason in words."""
+        reason = self.reason
+        return None if reason is None else f"{reason[0]}: {', '.join(reason[1])}"
 
     @property
     def pairs(self) -> tuple[str, ...]:
@@ -95,8 +107,8 @@ class StallWatch:
     def lease(self, ok: bool, reason: str, now_s: float) -> None:
         """A ring lease ended; the last one tells whether instruments are well."""
         self.advance(now_s)
-        named = [name for name in self.instruments if re.search(rf"\b{re.escape(name)}\b", reason)]
-        self._fault = "" if ok else ", ".join(named) or self._fault
+        named = tuple(name for name in self.instruments if re.search(rf"\b{re.escape(name)}\b", reason))
+        self._fault = () if ok else named or self._fault
 
     def peers(self, present: Iterable[str], now_s: float) -> None:
         """The roles that the hub reaches."""
@@ -105,17 +117,30 @@ class StallWatch:
 
     def stalls(self) -> tuple[Stall, ...]:
         """The longest first."""
-        ordered = sorted(self.seconds.items(), key=lambda item: -item[1])
-        return tuple(Stall(cause, round(seconds, 2)) for cause, seconds in ordered)
+        return _stalls(self.seconds)
 
 
 def merged(first: Iterable[Stall], second: Iterable[Stall]) -> tuple[Stall, ...]:
     """Stalls of two attempts at one run."""
-    seconds: dict[str, float] = {}
+    seconds: dict[str, Charged] = {}
     for stall in (*first, *second):
-        seconds[stall.cause] = seconds.get(stall.cause, 0.0) + stall.seconds
-    ordered: Mapping[str, float] = dict(sorted(seconds.items(), key=lambda item: -item[1]))
-    return tuple(Stall(cause, value) for cause, value in ordered.items())
+        charged = seconds.setdefault(stall.cause, defaultdict(float))
+        charged[""] += stall.seconds
+        for whom, each_s in stall.because_of.items():
+            charged[whom] += each_s
+    return _stalls(seconds)
+
+
+def _stalls(seconds: Mapping[str, Charged]) -> tuple[Stall, ...]:
+    found = [
+        Stall(
+            cause,
+            round(charged[""], 2),
+            {whom: round(s, 2) for whom, s in sorted(charged.items(), key=lambda item: -item[1]) if whom},
+        )
+        for cause, charged in seconds.items()
+    ]
+    return tuple(sorted(found, key=lambda stall: -stall.seconds))
 
 
 def _pair(first: str, second: str, order: tuple[str, ...]) -> str:

@@ -9,7 +9,9 @@ from fl.experiments.options import Mode, OptionsError, TrainOptions
 from fl.key_budget import IfShort
 from fl.tasks import parse_task
 
-DATASET_IS_MODEL = ("quantum-states",)
+DATASET_IS_MODEL = "quantum-states"
+REVIEWS = {"rotten-tomatoes": "sentiment", "imdb": "sentiment-imdb"}
+"""Data sets of the sentiment task, and the task that each is."""
 
 
 def asked_options(
@@ -28,17 +30,24 @@ def asked_options(
     if if_short not in get_args(IfShort):
         raise OptionsError(f"--if-short is {', '.join(get_args(IfShort))}, not {if_short!r}")
     if dataset is not None:
-        name = parse_task(task).task
-        if name not in DATASET_IS_MODEL:
-            raise OptionsError(
-                f"task {name} has one data set; --dataset is for {', '.join(DATASET_IS_MODEL)}"
-            )
-        if model not in (None, dataset):
-            raise OptionsError(f"--dataset {dataset} and --model {model} contradict each other")
-        model = dataset
+        task, model = with_dataset(task, dataset, model)
     return TrainOptions(
         task=full_name(task, model, split),
         mode=mode,  # type: ignore[arg-type]
         if_short=if_short,  # type: ignore[arg-type]
         **rest,  # type: ignore[arg-type]
     )
+
+
+def with_dataset(task: str, dataset: str, model: str | None) -> tuple[str, str | None]:
+    """Task and model that ``--dataset`` means."""
+    name = parse_task(task).task
+    if name == "sentiment":
+        if dataset not in REVIEWS:
+            raise OptionsError(f"--dataset of sentiment is {' or '.join(REVIEWS)}, not {dataset!r}")
+        return task.replace("sentiment", REVIEWS[dataset], 1), model
+    if name != DATASET_IS_MODEL:
+        raise OptionsError(f"task {name} has one data set; --dataset is for sentiment and quantum-states")
+    if model not in (None, dataset):
+        raise OptionsError(f"--dataset {dataset} and --model {model} contradict each other")
+    return task, dataset

@@ -26,14 +26,13 @@ def test_a_run_that_moves_has_no_stalls() -> None:
 def test_waiting_is_charged_to_the_pairs_that_the_clients_name() -> None:
     w = watch()
     w.waiting_for_keys("bob", "too little key: 100 bits with alice missing", 1.0)
-    assert w.cause == "waiting for keys of alice-bob"
+    assert w.cause == "waiting for keys: alice-bob"
     w.waiting_for_keys("carol", "too little key: 100 bits with alice, 7 bits with bob missing", 2.0)
-    assert w.cause == "waiting for keys of alice-bob, alice-carol, bob-carol"
+    assert w.cause == "waiting for keys: alice-bob, alice-carol, bob-carol"
     w.moving(4.0)
-    assert w.stalls() == (
-        Stall("waiting for keys of alice-bob, alice-carol, bob-carol", 2.0),
-        Stall("waiting for keys of alice-bob", 1.0),
-    )
+    (stall,) = w.stalls()
+    assert (stall.cause, stall.seconds) == ("waiting for keys", 3.0)
+    assert stall.because_of == {"alice-bob": 3.0, "alice-carol": 2.0, "bob-carol": 2.0}
 
 
 def test_a_failed_instrument_is_the_cause_until_a_lease_is_good_again() -> None:
@@ -45,12 +44,13 @@ def test_a_failed_instrument_is_the_cause_until_a_lease_is_good_again() -> None:
     w.lease(False, "alice refused: not ready", 3.0)
     assert w.cause == "instrument fault: detectors"
     w.lease(True, "", 3.5)
-    assert w.cause == "waiting for keys of alice-bob"
+    assert w.cause == "waiting for keys: alice-bob"
     w.moving(4.0)
     assert {s.cause: s.seconds for s in w.stalls()} == {
-        "instrument fault: detectors": 2.5,
-        "waiting for keys of alice-bob": 1.5,
+        "instrument fault": 2.5,
+        "waiting for keys": 1.5,
     }
+    assert w.stalls()[0].because_of == {"detectors": 2.5}
 
 
 def test_a_process_that_is_away_comes_before_instruments() -> None:
@@ -68,7 +68,7 @@ def test_missing_clients_are_named() -> None:
     w.missing_clients(("carol",), 1.0)
     w.missing_clients(("carol",), 5.0)
     w.moving(6.0)
-    assert w.stalls() == (Stall("clients away: carol", 5.0),)
+    assert w.stalls() == (Stall("waiting for clients", 5.0, {"carol": 5.0}),)
 
 
 def test_a_wait_that_is_not_renewed_is_over() -> None:
@@ -83,7 +83,7 @@ def test_a_wait_that_is_not_renewed_is_over() -> None:
 
 
 def test_stalls_of_two_attempts_add_up() -> None:
-    assert merged([Stall("a", 1.0), Stall("b", 5.0)], [Stall("a", 7.0)]) == (
-        Stall("a", 8.0),
+    assert merged([Stall("a", 1.0, {"x": 1.0}), Stall("b", 5.0)], [Stall("a", 7.0, {"x": 2.0})]) == (
+        Stall("a", 8.0, {"x": 3.0}),
         Stall("b", 5.0),
     )
