@@ -63,12 +63,14 @@ def estimate_cost(
     parameter_sets: int,
     bases: int,
     local: bool,
+    extra_circuits: int = 0,
 ) -> CostEstimate:
-    """The cost of measuring ``circuit`` (already transpiled for ``backend``) in ``bases`` bases for every set."""
+    """The cost of measuring ``circuit`` (already transpiled for ``backend``) in ``bases`` bases for every set, with
+    ``extra_circuits`` more in every job."""
     length = circuit_length_s(circuit, backend)
     delay = _repetition_delay_s(backend)
     jobs = math.ceil(parameter_sets / options.sets_per_job)
-    executions = parameter_sets * bases * options.shots
+    executions = (parameter_sets * bases + jobs * extra_circuits) * options.shots
     qpu_s = executions * (delay + length)
     if options.resilience_level >= 2:
         qpu_s = executions * sum(delay + factor * length for factor in NOISE_FACTORS)

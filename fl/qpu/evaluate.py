@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 from qiskit import QuantumCircuit
 from qiskit.quantum_info import PauliList, SparsePauliOp
-from qiskit.transpiler import generate_preset_pass_manager
 
 from fl.qpu.analysis import Comparison, compare
 from fl.qpu.backends import Device
@@ -26,8 +25,10 @@ from fl.qpu.cost import CostEstimate, estimate_cost
 from fl.qpu.errors import ConsentError, ModelError, QpuFolderError
 from fl.qpu.export import ExportedCircuit, export
 from fl.qpu.journal import QpuFolder, RunPlan, digest_of, replace_file
+from fl.qpu.layout import best_layout
 from fl.qpu.model import CircuitModel
 from fl.qpu.options import RunOptions
+from fl.qpu.readout import CIRCUITS, calibration_circuits, calibration_operators
 from fl.qpu.runner import Measured, Report, Runner
 
 Floats = npt.NDArray[np.float64]
@@ -48,9 +49,11 @@ class QpuReport(msgspec.Struct, frozen=True):
     qubits: tuple[int, ...]
     circuit_depth: int
     gates: dict[str, int]
+    readout_calibrated: bool
     export_deviation: float
     cost: CostEstimate
     comparison: Comparison
+    unmitigated: Comparison | None
     jobs: int
     submitted: int
     job_ids: tuple[str, ...]
@@ -66,6 +69,7 @@ class Prepared:
     circuit: QuantumCircuit
     operators: list[SparsePauliOp]
     values: Floats
+    calibration: tuple[tuple[QuantumCircuit, list[SparsePauliOp]], ...]
     export_deviation: float
 
     @property
@@ -78,10 +82,7 @@ class Prepared:
     @property
     def qubits(self) -> tuple[int, ...]:
         """Physical qubits of wires 0, 1, ..."""
-        layout = self.circuit.layout
-        if layout is None:
-            return tuple(range(self.exported.n_wires))
-        return tuple(layout.final_index_layout(filter_ancillas=True))
+        return physical_qubits(self.circuit, self.exported.n_wires)
 
 
 def prepare(
@@ -107,21 +108,29 @@ def prepare(
     size = device.backend.num_qubits
     if size is not None and size < model.n_wires:
         raise ModelError(f"backend {device.name} has {size} qubits, the circuit needs {model.n_wires}")
-    circuit = transpile(exported.circuit, device, options) if kept is None else kept
+    circuit = kept or best_layout(
+        exported.circuit, device.backend, optimization_level=options.optimization_level, seed=options.seed
+    )
     layout = circuit.layout
     operators = [operator.apply_layout(layout) if layout else operator for operator in exported.operators()]
     by_name = {parameter.name: column for column, parameter in enumerate(exported.circuit.parameters)}
     order = [by_name[parameter.name] for parameter in circuit.parameters]
     values = exported.parameter_values(model.inputs, model.weights)[:, order]
-    return Prepared(exported, circuit, operators, values, deviation)
+    calibration: tuple[tuple[QuantumCircuit, list[SparsePauliOp]], ...] = ()
+    if options.calibrates(model.observables, local=device.local):
+        used = physical_qubits(circuit, model.n_wires)
+        reading = calibration_operators(model.observables, used, circuit.num_qubits)
+        calibration = tuple(
+            (each, reading) for each in calibration_circuits(circuit.num_qubits, used, device.backend)
+        )
+    return Prepared(exported, circuit, operators, values, calibration, deviation)
 
 
-def transpile(circuit: QuantumCircuit, device: Device, options: RunOptions) -> QuantumCircuit:
-    """``circuit`` in the instructions and on the qubits of the backend."""
-    manager = generate_preset_pass_manager(
-        optimization_level=options.optimization_level, backend=device.backend, seed_transpiler=options.seed
-    )
-    return manager.run(circuit)
+def physical_qubits(circuit: QuantumCircuit, n_wires: int) -> tuple[int, ...]:
+    """Where wires 0, 1, ... are at the end of a transpiled circuit."""
+    if circuit.layout is None:
+        return tuple(range(n_wires))
+    return tuple(circuit.layout.final_index_layout(filter_ancillas=True))
 
 
 def export_deviation(model: CircuitModel, exported: ExportedCircuit) -> float:
@@ -139,6 +148,7 @@ def cost_of(prepared: Prepared, device: Device, options: RunOptions) -> CostEsti
         parameter_sets=len(prepared.values),
         bases=prepared.bases,
         local=device.local,
+        extra_circuits=CIRCUITS if prepared.calibration else 0,
     )
 
 
@@ -179,6 +189,7 @@ def measure(
         prepared.circuit,
         prepared.operators,
         prepared.values,
+        prepared.calibration,
         retry_failed=retry_failed,
         report=report,
         **runner_options,
@@ -219,19 +230,26 @@ def evaluate(
         comparison = compare(
             model, measured.expectations, measured.standard_errors, shots=options.shots, seed=options.seed
         )
+        unmitigated = (
+            compare(model, measured.raw, measured.raw_errors, shots=options.shots, seed=options.seed)
+            if prepared.calibration
+            else None
+        )
         usage = [record.qpu_s for record in measured.records if record.qpu_s is not None]
         outcome = QpuReport(
             model=model.name,
             backend=device.name,
             local=device.local,
             options=options,
-            unused_locally=options.unused_locally() if device.local else (),
+            unused_locally=options.unused_locally(model.observables) if device.local else (),
             qubits=prepared.qubits,
             circuit_depth=prepared.circuit.depth(),
             gates={str(name): int(count) for name, count in prepared.circuit.count_ops().items()},
+            readout_calibrated=bool(prepared.calibration),
             export_deviation=prepared.export_deviation,
             cost=cost,
             comparison=comparison,
+            unmitigated=unmitigated,
             jobs=len(measured.records),
             submitted=measured.submitted,
             job_ids=tuple(record.job_id for record in measured.records),
@@ -251,6 +269,8 @@ def _write_arrays(path: Path, model: CircuitModel, measured: Measured) -> None:
         exact=model.exact(),
         expectations=measured.expectations,
         standard_errors=measured.standard_errors,
+        raw=measured.raw,
+        raw_errors=measured.raw_errors,
         labels=model.labels,
     )
     replace_file(path, buffer.getvalue())

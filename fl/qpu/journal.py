@@ -18,10 +18,12 @@ import fcntl
 import hashlib
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, TypeVar
+from zipfile import BadZipFile
 
 import msgspec
 import numpy as np
@@ -67,6 +69,17 @@ class JobRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     qpu_s: float | None = None
     error: str = ""
     earlier_job_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """Raw expectation values and standard errors, float64 (count, observables); with readout calibration also
+    the means of its two circuits and their standard errors (2, observables), otherwise (0, observables)."""
+
+    expectations: Floats
+    standard_errors: Floats
+    readout_means: Floats
+    readout_errors: Floats
 
 
 class QpuFolder:
@@ -160,22 +173,22 @@ class QpuFolder:
         """Keep ``record``; durable when this returns."""
         replace_file(self._job_path(record.number), _json(record))
 
-    def save_result(self, record: JobRecord, expectations: Floats, standard_errors: Floats) -> JobRecord:
-        """Keep the results of a job, arrays (count, observables); returns the record, state ``done``."""
+    def save_result(self, record: JobRecord, result: JobResult) -> JobRecord:
+        """Keep the results of a job; returns the record, state ``done``."""
         buffer = BytesIO()
-        np.savez(buffer, expectations=expectations, standard_errors=standard_errors)
+        np.savez(buffer, **vars(result))
         replace_file(self._result_path(record.number), buffer.getvalue())
         done = msgspec.structs.replace(record, state="done", error="")
         self.save(done)
         return done
 
-    def result(self, record: JobRecord) -> tuple[Floats, Floats]:
-        """Expectation values and standard errors of a finished job."""
+    def result(self, record: JobRecord) -> JobResult:
+        """The results of a finished job."""
         path = self._result_path(record.number)
         try:
             with np.load(path, allow_pickle=False) as arrays:
-                return arrays["expectations"], arrays["standard_errors"]
-        except (OSError, ValueError, EOFError, KeyError) as error:
+                return JobResult(**{name: arrays[name] for name in arrays.files})
+        except (OSError, ValueError, EOFError, TypeError, BadZipFile) as error:
             raise QpuFolderError(f"cannot read {path}: {error}") from error
 
     def _job_path(self, number: int) -> Path:

@@ -1,7 +1,8 @@
 """How a circuit is run: shots, mitigation, execution mode, jobs and seeds.
 
 The service applies mitigation, suppression and twirling on its side; local testing mode has none of them.
-What a local run leaves out is listed in its report (``unused_locally``), never passed over in silence.
+Readout errors are then calibrated here (:mod:`fl.qpu.readout`); what else a local run does without is listed
+in its report (``unused_locally``), never passed over in silence.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from typing import Any, Literal
 import msgspec
 
 from fl.qpu.errors import QpuError
+from fl.qpu.readout import can_calibrate
 
 Execution = Literal["job", "batch", "session"]
+DECOUPLING = ("", "XX", "XpXm", "XY4")
 EXECUTIONS: tuple[Execution, ...] = ("job", "batch", "session")
 
 
@@ -25,11 +28,13 @@ class RunOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     ``shots`` per circuit and basis; ``resilience_level`` 0 none, 1 readout mitigation, 2 readout and zero-noise
     extrapolation; ``sets_per_job`` parameter sets in one job; ``max_pending`` jobs waiting at the service at
-    once; ``max_job_s`` QPU seconds after which the service stops a job; ``seed`` of transpiler and simulator.
+    once; ``readout`` where readout errors are mitigated: by calibration circuits beside every job, by the service,
+    or (``auto``) by the service for its backends and by calibration for local ones; ``max_job_s`` QPU seconds after which the service stops a job; ``seed`` of transpiler and simulator.
     """
 
     shots: int = 4096
     resilience_level: int = 1
+    readout: Literal["auto", "calibrate", "service"] = "auto"
     dynamical_decoupling: Literal["", "XX", "XpXm", "XY4"] = ""
     twirl_gates: bool = False
     twirl_measurement: bool = False
@@ -52,6 +57,12 @@ class RunOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             value = getattr(self, name)
             if not low <= value <= high:
                 raise OptionsError(f"{name} is {value}; it must be {low} to {high}")
+        if self.readout not in ("auto", "calibrate", "service"):
+            raise OptionsError(f"readout is {self.readout!r}; it must be auto, calibrate or service")
+        if self.dynamical_decoupling not in DECOUPLING:
+            raise OptionsError(
+                f"dynamical_decoupling is {self.dynamical_decoupling!r}; it must be one of {', '.join(DECOUPLING[1:])}"
+            )
         if self.execution not in EXECUTIONS:
             raise OptionsError(f"execution is {self.execution!r}; it must be one of {', '.join(EXECUTIONS)}")
         if self.max_job_s is not None and self.max_job_s < 1:
@@ -80,15 +91,24 @@ class RunOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Seed of a chunk's simulation: never 0, which local testing mode takes for none."""
         return 1 + (self.seed * 1_000_003 + chunk * 7919) % (2**31 - 2)
 
-    def unused_locally(self) -> tuple[str, ...]:
-        """Settings that local testing mode does not apply."""
+    def calibrates(self, observables: tuple[str, ...], *, local: bool) -> bool:
+        """Whether every job carries circuits that calibrate the readout."""
+        wanted = self.readout == "calibrate" or (
+            self.readout == "auto" and local and self.resilience_level >= 1
+        )
+        return wanted and can_calibrate(observables)
+
+    def unused_locally(self, observables: tuple[str, ...]) -> tuple[str, ...]:
+        """Settings that a local run does without."""
         names = []
-        if self.resilience_level:
-            names.append(f"resilience_level={self.resilience_level}")
+        if self.resilience_level >= 1 and not self.calibrates(observables, local=True):
+            names.append("readout mitigation")
+        if self.resilience_level >= 2:
+            names.append("zero-noise extrapolation")
         if self.dynamical_decoupling:
-            names.append(f"dynamical_decoupling={self.dynamical_decoupling}")
+            names.append(f"dynamical decoupling {self.dynamical_decoupling}")
         if self.twirl_gates or self.twirl_measurement:
             names.append("twirling")
         if self.max_job_s is not None:
-            names.append("max_job_s")
+            names.append("limit of QPU seconds")
         return tuple(names)

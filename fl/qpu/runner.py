@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -25,7 +25,8 @@ from qiskit.quantum_info import SparsePauliOp
 
 from fl.qpu.backends import Device
 from fl.qpu.errors import JobFailedError, QpuFolderError, ServiceError, without_secrets
-from fl.qpu.journal import JobRecord, QpuFolder, RunPlan, slices, tag_of
+from fl.qpu.journal import JobRecord, JobResult, QpuFolder, RunPlan, slices, tag_of
+from fl.qpu.readout import correct
 
 Floats = npt.NDArray[np.float64]
 
@@ -50,10 +51,15 @@ Report = Callable[[QpuEvent], None]
 
 @dataclass(frozen=True)
 class Measured:
-    """Expectation values and standard errors, float64 (parameter sets, observables), and how they came about."""
+    """Expectation values and standard errors, float64 (parameter sets, observables), and how they came about.
+
+    ``raw`` is as measured; the others are corrected for readout errors where the run calibrates them.
+    """
 
     expectations: Floats
     standard_errors: Floats
+    raw: Floats
+    raw_errors: Floats
     records: tuple[JobRecord, ...]
     submitted: int
     """Jobs submitted by this call; the others were finished or under way before."""
@@ -70,19 +76,21 @@ class Runner:
         circuit: QuantumCircuit,
         operators: list[SparsePauliOp],
         values: Floats,
+        calibration: Sequence[tuple[QuantumCircuit, list[SparsePauliOp]]] = (),
         *,
         retry_failed: bool = False,
         report: Report = lambda event: None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """``circuit`` is transpiled, ``operators`` are laid out like it, ``values`` (sets, parameters) are in the
-        order of ``circuit.parameters``."""
+        order of ``circuit.parameters``; ``calibration`` are circuits with observables that go with every job."""
         self._device = device
         self._folder = folder
         self._plan = plan
         self._circuit = circuit
         self._observables = [[operator] for operator in operators]
         self._values = values
+        self._calibration = calibration
         self._retry_failed = retry_failed
         self._report = report
         self._sleep = sleep
@@ -102,9 +110,17 @@ class Runner:
             if self._mode is not None:
                 self._close_mode()
         results = [self._folder.result(record) for record in records]
+        corrected = [
+            correct(result.expectations, result.standard_errors, result.readout_means, result.readout_errors)
+            if len(result.readout_means)
+            else (result.expectations, result.standard_errors)
+            for result in results
+        ]
         return Measured(
-            np.concatenate([expectations for expectations, _ in results]),
-            np.concatenate([errors for _, errors in results]),
+            np.concatenate([expectations for expectations, _ in corrected]),
+            np.concatenate([errors for _, errors in corrected]),
+            np.concatenate([result.expectations for result in results]),
+            np.concatenate([result.standard_errors for result in results]),
             tuple(records),
             self._submitted,
         )
@@ -194,7 +210,9 @@ class Runner:
         self._folder.save(record)
         values = self._values[record.first : record.first + record.count]
         try:
-            job = self._estimator(record).run([(self._circuit, self._observables, values)])
+            job = self._estimator(record).run(
+                [(self._circuit, self._observables, values), *self._calibration]
+            )
         except Exception as error:
             if self._device.local:
                 raise
@@ -231,16 +249,23 @@ class Runner:
         if status != "DONE":
             reason = without_secrets(self._look(record, job.error_message) or status.lower())
             return self._fail(record, reason)
-        result = self._look(record, job.result)
-        data = result[0].data
-        expectations, errors = np.asarray(data.evs, np.float64).T, np.asarray(data.stds, np.float64).T
-        shape = (record.count, len(self._observables))
-        if expectations.shape != shape or errors.shape != shape:
-            return self._fail(record, f"the result has shape {expectations.shape}, not {shape}")
-        if not np.isfinite(expectations).all():
-            return self._fail(record, "the result has expectation values that are not finite")
+        pubs = self._look(record, job.result)
+        arrays = [
+            (np.asarray(pub.data.evs, np.float64).T, np.asarray(pub.data.stds, np.float64).T) for pub in pubs
+        ]
+        n_observables = len(self._observables)
+        expected = [(record.count, n_observables), *[(n_observables,)] * len(self._calibration)]
+        if [values.shape for values, _ in arrays] != expected or [e.shape for _, e in arrays] != expected:
+            return self._fail(record, f"the result has shapes {[values.shape for values, _ in arrays]}")
+        if not all(np.isfinite(values).all() and np.isfinite(errors).all() for values, errors in arrays):
+            return self._fail(record, "the result has values that are not finite")
+        result = JobResult(
+            *arrays[0],
+            np.array([values for values, _ in arrays[1:]]).reshape(-1, n_observables),
+            np.array([errors for _, errors in arrays[1:]]).reshape(-1, n_observables),
+        )
         qpu_s = None if self._device.local else _usage_s(job)
-        record = self._folder.save_result(msgspec.structs.replace(record, qpu_s=qpu_s), expectations, errors)
+        record = self._folder.save_result(msgspec.structs.replace(record, qpu_s=qpu_s), result)
         self._tell(
             "done", record, f"{record.first + record.count} of {len(self._values)} parameter sets measured"
         )

@@ -13,6 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
+from lab.cli.qpu import qpu_app
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -23,6 +25,7 @@ fl_app = typer.Typer(no_args_is_help=True, help="Federated-learning server and c
 data_app = typer.Typer(no_args_is_help=True, help="Data sets: fetch, verify, list.")
 app.add_typer(fl_app, name="fl")
 app.add_typer(data_app, name="data")
+app.add_typer(qpu_app, name="qpu")
 
 EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE, EXIT_INTERRUPTED = 1, 2, 3, 130
 

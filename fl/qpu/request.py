@@ -1,0 +1,95 @@
+"""What a user asked for, kept in the run folder so that ``--resume FOLDER`` needs nothing else.
+
+``request.json`` names task, examples, backend, account (by name, never its token) and options; the trained
+parameters lie beside it as ``model.npy``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from fl.qpu.backends import AccountChoice
+from fl.qpu.errors import QpuFolderError
+from fl.qpu.journal import replace_file
+from fl.qpu.options import RunOptions
+from fl.qpu.tasks import (
+    DEFAULT_SENTENCES,
+    DEFAULT_TASK,
+    QUICK_ROUNDS,
+    load_parameters,
+    open_circuit_task,
+    train_quickly,
+)
+from fl.tasks.base import Parameters
+
+if TYPE_CHECKING:
+    from fl.tasks.sentiment.task import SentimentTask
+
+REQUEST_FILE, MODEL_FILE = "request.json", "model.npy"
+
+
+class QpuRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A run: ``sentences`` examples of ``task`` on ``backend``; ``model`` says where the parameters came from."""
+
+    backend: str
+    task: str = DEFAULT_TASK
+    model: str = ""
+    sentences: int = DEFAULT_SENTENCES
+    options: RunOptions = RunOptions()
+    account: AccountChoice = AccountChoice()
+    data: str | None = None
+    purpose: str = "run"
+
+
+def trained_model(
+    request: QpuRequest, model: Path | None, report: Callable[[str], None]
+) -> tuple[QpuRequest, SentimentTask, Parameters]:
+    """The task and its parameters: those of ``model``, or without one a short training here, which the request
+    then says."""
+    task = open_circuit_task(request.task, data_folder(request))
+    if model is not None:
+        return msgspec.structs.replace(request, model=str(model)), task, load_parameters(task, model)
+    note = f"trained here: {QUICK_ROUNDS} epochs over all training data in one place, no federation, no protection"
+    report(f"no --model given; {note}")
+    parameters = train_quickly(task, request.options.seed, report=report)
+    return msgspec.structs.replace(request, model=note), task, parameters
+
+
+def data_folder(request: QpuRequest) -> Path | None:
+    """Where the task's files lie, if not in the usual place."""
+    return None if request.data is None else Path(request.data)
+
+
+def keep_request(folder: Path, request: QpuRequest, parameters: Parameters) -> None:
+    """Write request and parameters to ``folder``; raises QpuFolderError if it holds one already."""
+    if (folder / REQUEST_FILE).exists() and any(folder.glob("**/run.json")):
+        raise QpuFolderError(f"{folder} already holds a run; --resume it or choose another folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        buffer = BytesIO()
+        np.save(buffer, parameters, allow_pickle=False)
+        replace_file(folder / MODEL_FILE, buffer.getvalue())
+        replace_file(folder / REQUEST_FILE, msgspec.json.format(msgspec.json.encode(request), indent=1))
+    except OSError as error:
+        raise QpuFolderError(f"cannot write to {folder}: {error}") from error
+
+
+def kept_request(folder: Path, purpose: str = "run") -> tuple[QpuRequest, SentimentTask, Parameters]:
+    """Request, task and parameters of the run in ``folder``; raises QpuFolderError, ModelError."""
+    path = folder / REQUEST_FILE
+    try:
+        request = msgspec.json.decode(path.read_bytes(), type=QpuRequest)
+    except (OSError, ValueError, RecursionError) as error:
+        raise QpuFolderError(f"{folder} holds no run to resume: {error}") from error
+    if request.purpose != purpose:
+        raise QpuFolderError(
+            f"{folder} holds a {request.purpose}; resume it with `qunetlab qpu {request.purpose}`"
+        )
+    task = open_circuit_task(request.task, data_folder(request))
+    return request, task, load_parameters(task, folder / MODEL_FILE)

@@ -1,0 +1,140 @@
+"""Trained models of federated tasks as circuits for a QPU.
+
+A task with a circuit in it says what goes in (``circuit_inputs``), which angles were trained
+(``circuit_weights``) and what becomes of the expectation values (``read_out``).  Test examples are drawn in a
+seeded random order, so that the first n are a fair sample of the test set, whatever its own order.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from fl.qpu.errors import ModelError
+from fl.qpu.export import pauli_words
+from fl.qpu.model import CircuitModel
+from fl.tasks import load_task, parse_task
+from fl.tasks.base import Parameters, training_seed
+
+if TYPE_CHECKING:
+    from fl.tasks.sentiment.task import SentimentTask
+
+DEFAULT_TASK = "sentiment:hybrid"
+DEFAULT_SENTENCES = 200
+QUICK_ROUNDS = 3
+_MODEL_FILE = re.compile(r"model-(\d+)\.npy")
+
+
+def open_circuit_task(name: str, data_folder: Path | None = None) -> SentimentTask:
+    """The task called ``name``; raises ModelError if it has no circuit that a QPU can run."""
+    from fl.tasks.sentiment.task import SentimentTask
+
+    spec = parse_task(name)
+    task = load_task(name, data_folder)
+    if not isinstance(task, SentimentTask) or not spec.model.startswith("hybrid"):
+        raise ModelError(
+            f"{spec} has no circuit for a QPU; sentiment:hybrid and sentiment:hybrid-lora have one"
+        )
+    return task
+
+
+def circuit_model(task: SentimentTask, parameters: Parameters, n_examples: int, seed: int) -> CircuitModel:
+    """``task``'s circuit with ``parameters`` and ``n_examples`` test examples in seeded order."""
+    return _circuit_model(
+        task, parameters, task.test_examples.inputs, task.test_examples.labels, n_examples, seed
+    )
+
+
+def training_model(task: SentimentTask, parameters: Parameters, n_examples: int, seed: int) -> CircuitModel:
+    """The same with training examples, for steps of training on the QPU."""
+    data = task.client_data(0, 1, seed)
+    return _circuit_model(task, parameters, data.inputs, data.labels, n_examples, seed)
+
+
+def _circuit_model(
+    task: SentimentTask,
+    parameters: Parameters,
+    inputs: npt.NDArray[np.float32],
+    labels: npt.NDArray[np.int64],
+    n_examples: int,
+    seed: int,
+) -> CircuitModel:
+    from fl.tasks.sentiment.circuit import N_QUBITS, head_circuit, observables
+
+    check_parameters(task, parameters, "the model")
+    if not 1 <= n_examples <= len(labels):
+        raise ModelError(f"{n_examples} examples were asked for; there are 1 to {len(labels)}")
+    chosen = np.random.default_rng([seed, 0x51B1]).permutation(len(labels))[:n_examples]
+    return CircuitModel(
+        name=task.name,
+        quantum_function=head_circuit,
+        n_wires=N_QUBITS,
+        observables=pauli_words(observables(), N_QUBITS),
+        inputs=task.circuit_inputs(parameters, inputs[chosen]),
+        weights=task.circuit_weights(parameters),
+        labels=labels[chosen],
+        read_out=lambda expectations: task.read_out(parameters, expectations),
+    )
+
+
+def load_parameters(task: SentimentTask, path: Path) -> Parameters:
+    """Trained parameters from a ``.npy`` file or from the last round in the folder of a run."""
+    file = path if path.is_file() else latest_model(path)
+    try:
+        parameters = np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ModelError(f"{file} is not a file of trained parameters: {error}") from error
+    check_parameters(task, parameters, str(file))
+    return np.ascontiguousarray(parameters, np.float32)
+
+
+def check_parameters(task: SentimentTask, parameters: npt.NDArray[np.generic], where: str) -> None:
+    """Raise ModelError unless ``parameters`` are a finite flat float array of the task's length."""
+    if parameters.shape != (task.n_parameters,) or parameters.dtype.kind != "f":
+        raise ModelError(
+            f"{where} holds {parameters.dtype} of shape {parameters.shape}; {task.name} has "
+            f"{task.n_parameters} parameters"
+        )
+    if not np.isfinite(parameters).all():
+        raise ModelError(f"{where} holds parameters that are not finite")
+
+
+def latest_model(folder: Path) -> Path:
+    """The model of the last round in the folder of a run.
+
+    In the folder of an experiment that is the federated cell with the lowest seed.  Raises ModelError.
+    """
+    if not folder.is_dir():
+        raise ModelError(f"there is no file or folder {folder}")
+    for place in (folder, *sorted(folder.glob("cells/federated-*")), folder / "state"):
+        rounds = {
+            int(match[1]): path
+            for path in place.glob("model-*.npy")
+            if (match := _MODEL_FILE.fullmatch(path.name))
+        }
+        if rounds:
+            return rounds[max(rounds)]
+    raise ModelError(
+        f"{folder} holds no trained model (model-NNNNN.npy); give a .npy file or the folder of a run of "
+        f"{DEFAULT_TASK}"
+    )
+
+
+def train_quickly(
+    task: SentimentTask,
+    seed: int,
+    rounds: int = QUICK_ROUNDS,
+    report: Callable[[str], None] = lambda text: None,
+) -> Parameters:
+    """Parameters from ``rounds`` epochs over all training data in one place: no federation, no protection."""
+    data = task.client_data(0, 1, seed)
+    parameters = task.initial_parameters(seed)
+    for number in range(1, rounds + 1):
+        parameters = parameters + task.local_train(parameters, data, training_seed(seed, number, 0))
+        report(f"epoch {number} of {rounds}: accuracy {task.evaluate(parameters).accuracy:.3f}")
+    return parameters
