@@ -13,7 +13,7 @@ holds the latest round and refuses earlier ones.
 authentication, which list they are bound to, and answer only once U of them (themselves included) are bound
 to the same one, cannot be split: two lists with U confirmations each share more than T clients, hence an
 honest one, which confirms once.  Without that step a dishonest server gets N-U further answers for a second
-list, too few to decode but not nothing (:mod:`fl.aggregation.shares`).
+list: too few to decode a mask, enough to search for small values (:mod:`fl.aggregation.shares`).
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from fl.aggregation.shares import (
     add_shares,
     check_thresholds,
     decode,
+    default_thresholds,
     draw_mask,
     encode,
     protect,
@@ -64,12 +65,16 @@ class DishonestRound:
             mask, noise = draw_mask(code, rng.bytes)
             self.uploads.append(protect(code, row, mask))
             self.shares.append(encode(code, mask, noise))
-        self.books = [AnswerBook(folder / name) for name in self.names]
+        self.open_books(folder)
         self.colluders = tuple(range(code.colluders))
         self.honest = tuple(range(code.colluders, code.n_clients))
         self.victim = code.n_clients - 1
         everybody = tuple(range(code.n_clients))
         self.lists = {"all": everybody, "without": everybody[:-1]}
+
+    def open_books(self, folder: Path) -> None:
+        """Nobody has answered yet."""
+        self.books = [AnswerBook(folder / name) for name in self.names]
 
     def answer(self, client: int, listed: Clients, confirmed_by: Clients | None = None) -> Symbols:
         """What a client returns; colluders answer everything."""
@@ -132,8 +137,9 @@ def test_two_lists_are_never_both_decoded_with_thresholds_that_are_accepted(tmp_
     tried = 0
     for n, u, t in ACCEPTED:
         code = ShareCode(n, t, u, 5, smallest_modulus(127, n))
+        attack = DishonestRound(code, 127, tmp_path)
         for n_first in range(n - t + 1):
-            attack = DishonestRound(code, 127, tmp_path / f"{n}-{u}-{t}-{n_first}")
+            attack.open_books(tmp_path / f"{n}-{u}-{t}-{n_first}")
             got = attack.collect(attack.honest[:n_first])
             with pytest.raises(DecodeError, match="do not determine"):
                 attack.unmask(got)
@@ -221,11 +227,12 @@ def test_the_victims_mask_is_determined_exactly_where_thresholds_are_refused(n: 
 
 def small_value_attack(
     attack: DishonestRound, levels: int, got: dict[str, dict[int, Symbols]]
-) -> list[Clients]:
-    """All updates of the victim that agree with what was seen, by trying each one.
+) -> list[list[Clients]]:
+    """For every column of the pieces, the values of the victim that agree with what was seen.
 
-    The sum over all is decoded and its shares subtracted from the answers for the second list: shares of the
-    victim.  Combinations of them that cancel the noise are equations about its mask, and so its update.
+    The sum over all is decoded and its shares are subtracted from the answers for the second list: that
+    leaves shares of the victim.  Combinations of them that cancel the noise are N - U equations about the U - T
+    values of a column.  Guessing 2 U - N - T of the values determines the others, which must be small.
     """
     code, p = attack.code, attack.code.modulus
     u, points = code.survivors, tuple(sorted(got["without"]))
@@ -235,24 +242,42 @@ def small_value_attack(
     of_all = powers(points, u, p) @ solved % p
     of_victim = (of_all - np.array([got["without"][client] for client in points], np.int64)) % p
     noise_first = np.roll(powers(points, u, p), code.colluders, axis=1)
-    reduced = echelon(np.hstack([noise_first, of_victim]), p)[code.colluders :, code.colluders :]
-    lhs, rhs = reduced[:, : code.n_pieces], reduced[:, code.n_pieces :]
-    candidates = np.array(list(itertools.product(range(-levels, levels + 1), repeat=code.n_pieces)))
-    masks = (attack.uploads[attack.victim] - candidates) % p
-    fits = (masks @ lhs.T % p == rhs[:, 0]).all(axis=1)
-    return [tuple(candidate) for candidate in candidates[fits].tolist()]
+    about_mask = echelon(np.hstack([noise_first, of_victim]), p)[code.colluders :, code.colluders :]
+    uploaded = attack.uploads[attack.victim].reshape(code.n_pieces, -1).astype(np.int64)
+    lhs = about_mask[:, : code.n_pieces]
+    rank, n_free = len(lhs), code.n_pieces - len(lhs)
+    reduced = echelon(np.hstack([lhs, lhs @ uploaded - about_mask[:, code.n_pieces :]]), p)
+    guesses = np.array(list(itertools.product(range(-levels, levels + 1), repeat=n_free)))
+    found: list[list[Clients]] = []
+    for column in range(uploaded.shape[1]):
+        others = reduced[:, code.n_pieces + column] - guesses @ reduced[:, rank : code.n_pieces].T
+        others = (others + levels) % p - levels
+        fits = (others <= levels).all(axis=1)
+        found.append([tuple(row) for row in np.hstack([others, guesses])[fits].tolist()])
+    return found
 
 
 @pytest.mark.usefixtures("fast_disk")
-def test_answering_once_does_not_protect_small_values(tmp_path: Path) -> None:
-    """Ten clients, default thresholds: two equations and fifteen levels leave one update out of 3375."""
-    code = ShareCode(10, 5, 8, 3, smallest_modulus(7, 10))
-    attack = DishonestRound(code, 7, tmp_path)
+@pytest.mark.parametrize(("n", "levels", "n_guesses", "left"), [(10, 7, 15, 2), (200, 127, 255**2, 1)])
+def test_answering_once_does_not_protect_small_values(
+    n: int, levels: int, n_guesses: int, left: int, tmp_path: Path
+) -> None:
+    """Default thresholds, which leave one or two values of a column to be guessed.
+
+    Of 15^3 columns with ten clients at most two are left, of 255^51 with two hundred clients only the true one.
+    """
+    t, u = default_thresholds(n)
+    assert (2 * levels + 1) ** (2 * u - n - t) == n_guesses
+    code = ShareCode(n, t, u, 2 * (u - t), smallest_modulus(levels, n))
+    attack = DishonestRound(code, levels, tmp_path)
     got = attack.collect(attack.honest[: code.n_pieces])
-    assert len(got["without"]) - code.colluders == code.n_clients - code.survivors == 2
+    assert len(got["without"]) - code.colluders == n - u
     with pytest.raises(DecodeError):
         attack.unmask(got)
-    assert small_value_attack(attack, 7, got) == [tuple(attack.values[attack.victim].tolist())]
+    found = small_value_attack(attack, levels, got)
+    for column, candidates in zip(attack.values[attack.victim].reshape(-1, 2).T, found, strict=True):
+        assert tuple(column.tolist()) in candidates
+        assert len(candidates) <= left
 
 
 @pytest.mark.usefixtures("fast_disk")
@@ -263,8 +288,9 @@ def test_clients_that_wait_for_confirmations_answer_one_list_only(tmp_path: Path
         if u == n:
             continue
         code = ShareCode(n, t, u, 2, smallest_modulus(1, n))
+        attack = DishonestRound(code, 1, tmp_path)
         for index, (first, second) in enumerate(splits(n, t)):
-            attack = DishonestRound(code, 1, tmp_path / f"{n}-{u}-{t}-{index}")
+            attack.open_books(tmp_path / f"{n}-{u}-{t}-{index}")
             told = {"all": first, "without": second}
             for which, client in ((w, c) for w in told for c in told[w]):
                 names = [attack.names[i] for i in attack.lists[which]]
