@@ -15,6 +15,7 @@ from fl.tasks.base import Task
 MODELS: dict[str, tuple[str, ...]] = {
     "digits": ("mlp",),
     "mnist": ("small-cnn", "mlp", "cnn"),
+    "quantum-states": ("entanglement", "magic"),
     "sentiment": ("hybrid", "classical", "linear", "hybrid-lora", "classical-lora"),
     "sentiment-imdb": ("hybrid", "classical", "linear"),
 }
@@ -23,6 +24,7 @@ MODELS: dict[str, tuple[str, ...]] = {
 SPLITS: dict[str, tuple[str, ...]] = {
     "digits": ("iid",),
     "mnist": ("iid", "two-shard"),
+    "quantum-states": ("iid", "mixed", "one-generator"),
     "sentiment": ("iid", "skewed"),
     "sentiment-imdb": ("iid", "skewed"),
 }
@@ -79,6 +81,10 @@ def load_task(name: str, data_folder: Path | None = None) -> Task:
         from fl.tasks.mnist import MnistTask
 
         return MnistTask(data_folder, spec.model, spec.split)
+    if spec.task == "quantum-states":
+        from fl.tasks.quantum_states.task import QuantumStatesTask
+
+        return QuantumStatesTask(spec.model, spec.split, data_folder)
     if spec.task in ("sentiment", "sentiment-imdb"):
         from fl.tasks.sentiment.task import SentimentTask
 

@@ -1,0 +1,1 @@
+"""Classifying entangled and magic states with a quantum convolutional network."""

@@ -1,0 +1,75 @@
+"""Who gets which states: three ways of sharing the generators out over the clients.
+
+* ``iid``: every client has equally many states of every generator.
+* ``mixed``: every client has its own mixture of generators, drawn from a Dirichlet distribution (Hsu, Qi and
+  Brown, arXiv 1909.06335, with concentration ``CONCENTRATION``).
+* ``one-generator``: every client's states come from one generator, of which it has both classes.
+
+A client's share depends on the seed and its own number only, never on how many clients there are: **a further
+client brings further data**, and the shares of the others stay as they were.  Which generator a client meets
+is drawn anew for every seed.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Split = Literal["iid", "mixed", "one-generator"]
+SPLIT_NAMES: tuple[Split, ...] = ("iid", "mixed", "one-generator")
+
+CONCENTRATION = 0.5
+
+
+def mixture(split: Split, client_index: int, n_generators: int, seed: int) -> npt.NDArray[np.float64]:
+    """Share of every generator in a client's states; sums to 1."""
+    if split == "iid":
+        return np.full(n_generators, 1 / n_generators)
+    if split == "one-generator":
+        order = np.random.default_rng([seed, 0x6E6E]).permutation(n_generators)
+        shares = np.zeros(n_generators)
+        shares[order[client_index % n_generators]] = 1
+        return shares
+    rng = np.random.default_rng([seed, client_index, 0xD1C4])
+    return rng.dirichlet(np.full(n_generators, CONCENTRATION))
+
+
+def rounded(shares: npt.NDArray[np.float64], total: int) -> npt.NDArray[np.int64]:
+    """Whole numbers close to ``total * shares`` that sum to ``total``: largest remainders."""
+    counts = np.floor(shares * total).astype(np.int64)
+    remainders = shares * total - counts
+    counts[np.argsort(-remainders, kind="stable")[: total - counts.sum()]] += 1
+    return counts
+
+
+def client_states(
+    split: Split,
+    client_index: int,
+    *,
+    per_class: int,
+    n_generators: int,
+    n_available: int,
+    seed: int,
+) -> list[npt.NDArray[np.int64]]:
+    """Indices of a client's states of every generator, the same for both classes.
+
+    Each array holds numbers below ``n_available``; no state belongs to two clients.  Raises ValueError when
+    the states do not suffice for so many clients.
+    """
+    counts = np.stack(
+        [rounded(mixture(split, client, n_generators, seed), per_class) for client in range(client_index + 1)]
+    )
+    ends = np.cumsum(counts, axis=0)[-1]
+    chosen = []
+    for generator in range(n_generators):
+        first, last = int(ends[generator] - counts[-1, generator]), int(ends[generator])
+        if last > n_available:
+            raise ValueError(
+                f"client {client_index} would be the first to run out of states: generator {generator} has "
+                f"{n_available} training states of each class and {last} are needed; use fewer clients"
+            )
+        order = np.random.default_rng([seed, generator, 0x0D43]).permutation(n_available)
+        chosen.append(order[first:last].astype(np.int64))
+    return chosen
