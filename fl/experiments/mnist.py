@@ -13,7 +13,7 @@ from fl.experiments.digits import federated_cell, float32_cell
 from fl.experiments.options import TrainOptions
 from fl.tasks.base import Task
 
-DEFAULTS = Defaults(clients=200, rounds=40, seeds=3, quick_rounds=4)
+DEFAULTS = Defaults(clients=200, rounds=40, seeds=3, quick_rounds=12)
 COMPRESSED: dict[str, object] = {"levels": 5, "keep": 0.29, "error_feedback": True}
 FULL_LEVELS = 127
 MANY = 50

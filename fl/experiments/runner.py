@@ -7,6 +7,7 @@ is one file, written in one step; a federated cell that is interrupted keeps its
 
 from __future__ import annotations
 
+import inspect
 import threading
 import time
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from fl.config import FLConfig
 from fl.experiments.base import Cell, Plan
 from fl.results import RoundRow, RoundTimes, SeedRun, write_atomic
 from fl.tasks import load_task
-from fl.tasks.base import Task
+from fl.tasks.base import Evaluation, Task
 
 CELLS = "cells"
 
@@ -159,7 +160,7 @@ class Runner:
         if not hasattr(task, method):
             raise ExperimentError(f"task {task.name} has no {cell.kind} baseline")
         if cell.kind == "centralised":
-            evaluation = task.train_centralised(seed)  # type: ignore[attr-defined]
+            evaluation = _centralised(task, seed, cell.config.rounds)
             row = _row(cell.config.rounds, evaluation.accuracy, evaluation.loss)
         else:
             row = _row(cell.config.rounds, float(task.oracle_accuracy(seed)), None)  # type: ignore[attr-defined]
@@ -215,6 +216,14 @@ def seed_run(seed: int, result: CohortResult, seconds: float) -> SeedRun:
         )
         times.append(RoundTimes(each.train_s, each.protect_s, each.aggregate_s, each.evaluate_s))
     return SeedRun(seed, tuple(rows), tuple(times), seconds=seconds)
+
+
+def _centralised(task: Task, seed: int, rounds: int) -> Evaluation:
+    """Training in one place; as many epochs as the rounds have, for tasks that count in epochs."""
+    train: Callable[..., Evaluation] = task.train_centralised  # type: ignore[attr-defined]
+    if "rounds" in inspect.signature(train).parameters:
+        return train(seed, rounds=rounds)
+    return train(seed)
 
 
 def _row(number: int, accuracy: float, loss: float | None) -> RoundRow:

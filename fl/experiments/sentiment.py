@@ -17,7 +17,7 @@ from fl.experiments.options import TrainOptions
 from fl.tasks import load_task, parse_task
 from fl.tasks.base import Task
 
-DEFAULTS = Defaults(clients=4, rounds=20, seeds=5, quick_rounds=4, quick_seeds=2)
+DEFAULTS = Defaults(clients=4, rounds=10, seeds=5, quick_rounds=5, quick_seeds=2)
 CONTROL = {"hybrid": "classical", "hybrid-lora": "classical-lora"}
 ADAPTERS = {"hybrid": "hybrid-lora"}
 
@@ -44,7 +44,7 @@ def plan(options: TrainOptions, task: Task, data_folder: Path | None = None) -> 
             comparisons.append(
                 Versus("adapters-head", f"{adapters} minus {spec.model}", "adapters", "federated")
             )
-    notes = (quick_note("five seeds of 20 rounds, adapters included"),) if options.quick else ()
+    notes = (quick_note("five seeds of 10 rounds, adapters included"),) if options.quick else ()
     return Plan(
         "Sentiment of film reviews",
         options,
@@ -65,5 +65,6 @@ def _model(options: TrainOptions, primary: Cell, name: str, model: str, data_fol
         task=task_name,
         task_fingerprint=task.fingerprint,
         clip=options.clip or task.defaults.clip,
+        rounds=options.rounds or min(primary.config.rounds, task.defaults.rounds),
     )
     return Cell(name, f"{config.n_clients} clients, {config.mode}, {model}", "federated", config)
