@@ -1,0 +1,324 @@
+"""The end of a lightsecagg round at the clients, with a server that names whatever it likes.
+
+Four clients hold real shares under real channel keys; nothing runs over sockets.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from fl.aggregation.answers import AnswerBook, AnswerRefusedError
+from fl.aggregation.base import AggregationError, Holdings, Protection, Workshop
+from fl.aggregation.lightsecagg import LightSecAgg
+from fl.answering import Answerer, SharesGoneError
+from fl.client_rules import ClientRefusesError, ClientRules
+from fl.config import FLConfig
+from fl.keys import KeyServiceError
+from fl.messages import Answer, Confirm, Confirmed, Survivors, header_of
+from orchestrator.bits import PackedBits, packed_size
+from orchestrator.delivery.errors import SealError
+from orchestrator.delivery.messages import RoundContext
+from orchestrator.delivery.sharing import ShareChannel
+
+NAMES = ("alice", "bob", "charlie", "dora")
+D = 11
+CONFIG = FLConfig(run_id="run", task="t", clients=NAMES, mode="lightsecagg", weights=(1, 2, 1, 3))
+RULES = ClientRules(mode="lightsecagg")
+Alter = Callable[[str, str, bytes], bytes]
+
+
+def channel(owner: str, context: RoundContext) -> ShareChannel:
+    pads = {}
+    for peer in context.participants:
+        if peer != owner:
+            seed = [context.round, *sorted((owner, peer))[0].encode(), 0, *sorted((owner, peer))[1].encode()]
+            pad = np.random.default_rng(seed).integers(0, 256, packed_size(context.pad_bits), np.uint8)
+            pad[-1] &= (1 << (context.pad_bits % 8 or 8)) - 1
+            pads[peer] = pad
+    return ShareChannel(context, pads)
+
+
+@dataclass
+class Keys:
+    """A node that hands out its channel at once."""
+
+    owner: str
+
+    def share_channel(self, context: RoundContext, cancelled: object, tell: object) -> ShareChannel:
+        return channel(self.owner, context)
+
+
+class PostOffice:
+    """Collects everybody's shares, lets a dishonest server alter them, and hands them out."""
+
+    def __init__(self, alter: Alter) -> None:
+        self.alter = alter
+        self.box: dict[str, Mapping[str, bytes]] = {}
+        self.full = threading.Barrier(len(NAMES))
+        self.holdings: dict[str, Holdings] = {}
+
+    def counter(self, owner: str) -> Counter:
+        return Counter(self, owner)
+
+
+@dataclass
+class Counter:
+    office: PostOffice
+    owner: str
+
+    def swap(self, sealed: Mapping[str, bytes], key_bits: int) -> Mapping[str, bytes]:
+        self.office.box[self.owner] = sealed
+        self.office.full.wait(10)
+        return {
+            peer: self.office.alter(peer, self.owner, shares[self.owner])
+            for peer, shares in self.office.box.items()
+            if peer != self.owner
+        }
+
+    def hold(self, holdings: Holdings) -> None:
+        self.office.holdings[self.owner] = holdings
+
+
+class World:
+    """Everybody has shared and uploaded."""
+
+    def __init__(self, folder: Path, alter: Alter = lambda sender, receiver, share: share) -> None:
+        self.folder = folder
+        self.mode = LightSecAgg(CONFIG, D, np.random.default_rng(9).bytes)
+        self.context = self.mode.context(1, NAMES)
+        office = PostOffice(alter)
+        prepared: dict[str, Protection | BaseException] = {}
+
+        def prepare(name: str) -> None:
+            tools = Workshop(
+                self.context,
+                name,
+                7 * 127,
+                Keys(name),
+                office.counter(name),
+                threading.Event(),
+                print,  # type: ignore[arg-type]
+            )
+            try:
+                prepared[name] = self.mode.prepare(tools)
+            except KeyServiceError as error:
+                prepared[name] = error
+
+        threads = [threading.Thread(target=prepare, args=(name,)) for name in NAMES]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.errors = {name: p for name, p in prepared.items() if isinstance(p, BaseException)}
+        self.protections = {name: p for name, p in prepared.items() if not isinstance(p, BaseException)}
+        self.holdings = office.holdings
+        rng = np.random.default_rng(8)
+        self.values = {name: rng.integers(-127, 128, D) for name in NAMES}
+        self.answerers = {name: self.answerer(name) for name in NAMES}
+
+    def answerer(self, name: str) -> Answerer:
+        return Answerer(name, CONFIG, RULES, AnswerBook(self.folder / name))
+
+    def uploads(self, names: tuple[str, ...]) -> dict[str, PackedBits]:
+        weights = dict(zip(NAMES, CONFIG.weights, strict=True))
+        return {
+            name: self.protections[name].protect(self.values[name], weights[name]).packed for name in names
+        }
+
+    def survivors(self, *names: str, **changes: object) -> Survivors:
+        fields: dict[str, object] = {
+            "run_id": "run", "round": 1, "participants": NAMES, "holders": NAMES, "survivors": names,
+        }  # fmt: skip
+        return Survivors(**{**fields, **changes})  # type: ignore[arg-type]
+
+    def confirm(self, name: str, asked: Survivors) -> dict[str, bytes]:
+        """The tags of ``name`` by whom they are for."""
+        given, tags = self.answerers[name].confirm(asked, self.holdings[name])
+        assert isinstance(given, Confirm)
+        peers = [peer for peer in NAMES if peer != name]
+        return {peer: row.tobytes() for peer, row in zip(peers, tags, strict=True)}
+
+    def answer(self, name: str, tags: Mapping[str, Mapping[str, bytes]]) -> tuple[Answer, PackedBits]:
+        """What ``name`` answers once it has the ``tags`` (by sender, then receiver) of the others."""
+        senders = tuple(peer for peer in tags if peer != name)
+        rows = np.array([np.frombuffer(tags[peer][name], np.uint8) for peer in senders])
+        message = Confirmed("run", 1, senders, header_of(rows))
+        return self.answerers[name].answer(message, rows, self.holdings[name])
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def expected(world: World, names: tuple[str, ...]) -> npt.NDArray[np.int64]:
+    weights = dict(zip(NAMES, CONFIG.weights, strict=True))
+    return np.sum([weights[name] * world.values[name] for name in names], axis=0)
+
+
+@pytest.mark.parametrize("survivors", [NAMES, NAMES[1:], ("alice", "bob", "dora")])
+def test_any_three_answers_give_the_weighted_sum_of_the_survivors(
+    world: World, survivors: tuple[str, ...]
+) -> None:
+    uploads = world.uploads(survivors)
+    tags = {name: world.confirm(name, world.survivors(*survivors)) for name in NAMES}
+    answers = {name: world.answer(name, tags)[1] for name in NAMES}
+    for left_out in NAMES:
+        some = {name: packed for name, packed in answers.items() if name != left_out}
+        assert np.array_equal(world.mode.total(NAMES, uploads, some), expected(world, survivors))
+
+
+def test_a_server_that_names_two_lists_gets_no_answer_at_all(world: World) -> None:
+    """Two clients are told one list and two the other; neither list finds three who confirm it."""
+    one, other = world.survivors(*NAMES), world.survivors("alice", "bob", "charlie")
+    told = {"alice": one, "bob": one, "charlie": other, "dora": other}
+    tags = {name: world.confirm(name, asked) for name, asked in told.items()}
+    for name in NAMES:
+        with pytest.raises(ClientRefusesError, match="2 clients are known to be bound"):
+            world.answer(name, tags)
+
+
+def test_the_one_client_that_is_told_another_list_says_nothing(world: World) -> None:
+    """Without confirmations its answer would be one more equation about a second sum."""
+    tags = {name: world.confirm(name, world.survivors(*NAMES)) for name in NAMES[:3]}
+    tags["dora"] = world.confirm("dora", world.survivors("alice", "bob", "dora"))
+    for name in NAMES[:3]:
+        assert isinstance(world.answer(name, tags)[0], Answer)
+    with pytest.raises(ClientRefusesError, match="1 clients are known to be bound"):
+        world.answer("dora", tags)
+
+
+def test_a_confirmation_cannot_be_made_up_or_used_for_another(world: World) -> None:
+    tags = {name: dict(world.confirm(name, world.survivors(*NAMES))) for name in ("alice", "bob")}
+    forged = {**tags, "charlie": {"alice": bytes(16)}, "dora": {"alice": tags["bob"]["alice"]}}
+    with pytest.raises(ClientRefusesError, match="2 clients"):
+        world.answer("alice", forged)
+
+
+def test_a_second_list_is_refused_for_ever(world: World) -> None:
+    world.confirm("alice", world.survivors(*NAMES))
+    with pytest.raises(AnswerRefusedError, match="bound to other survivors"):
+        world.confirm("alice", world.survivors("alice", "bob", "charlie"))
+    world.answerers["alice"] = world.answerer("alice")
+    with pytest.raises(AnswerRefusedError, match="bound to other survivors"):
+        world.confirm("alice", world.survivors("alice", "bob", "charlie"))
+
+
+@pytest.mark.parametrize(
+    ("survivors", "changes", "words"),
+    [
+        (("alice",), {}, "1 survivors would let the sum tell too much"),
+        (("alice", "bob"), {}, "asks for at least 3"),
+        (("alice", "bob", "eve"), {}, "must be holders of shares"),
+        (("bob", "alice", "charlie"), {}, "in the run's order"),
+        (("alice", "alice", "bob"), {}, "each once"),
+        (("alice", "bob", "charlie"), {"holders": NAMES[:3]}, "shares came from alice, bob, charlie, dora"),
+        (("alice", "bob", "charlie"), {"participants": NAMES[:3], "holders": NAMES[:3]}, "shares came from"),
+    ],
+)
+def test_a_list_that_is_no_good_is_refused(
+    world: World, survivors: tuple[str, ...], changes: dict[str, object], words: str
+) -> None:
+    with pytest.raises(ClientRefusesError, match=words):
+        world.confirm("alice", world.survivors(*survivors, **changes))
+
+
+def test_after_a_restart_the_answer_is_repeated_and_nothing_else_said(world: World) -> None:
+    asked = world.survivors(*NAMES)
+    tags = {name: world.confirm(name, asked) for name in NAMES}
+    said = world.answer("alice", tags)
+    restarted = world.answerer("alice")
+    repeated = restarted.confirm(asked, None)
+    assert repeated[0] == said[0]
+    assert np.array_equal(repeated[1], said[1])
+    with pytest.raises(AnswerRefusedError):
+        restarted.confirm(world.survivors("alice", "bob", "charlie"), None)
+    with pytest.raises(SharesGoneError, match="was restarted"):
+        world.answerer("bob").confirm(asked, None)
+
+
+def test_a_client_that_was_not_asked_answers_nothing(world: World) -> None:
+    tags = {name: world.confirm(name, world.survivors(*NAMES)) for name in NAMES[1:]}
+    with pytest.raises(SharesGoneError, match="was not asked"):
+        world.answer("alice", tags)
+
+
+def test_a_share_that_the_server_changed_takes_its_receiver_out(tmp_path: Path) -> None:
+    """Flipping all bits of alice's share for bob would make bob's answer tell that share."""
+
+    def flip(sender: str, receiver: str, share: bytes) -> bytes:
+        hit = (sender, receiver) == ("alice", "bob")
+        return bytes(255 - byte for byte in share[:-16]) + share[-16:] if hit else share
+
+    world = World(tmp_path, flip)
+    assert set(world.errors) == {"bob"}
+    assert "share of alice was changed on its way" in str(world.errors["bob"])
+    assert isinstance(world.errors["bob"], KeyServiceError)
+    assert world.errors["bob"].key_bits == 3 * world.context.pad_bits
+    assert "bob" not in world.holdings
+
+
+def test_without_tags_a_changed_share_shows_in_the_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The planted fault: bob opens what the server made of alice's share, and nobody but the server notices.
+
+    U = 3 honest answers predict bob's; by how much his differs tells the bits that were flipped.
+    """
+
+    class NoTag:
+        def __init__(self, key: bytes) -> None: ...
+
+        def update(self, text: bytes) -> None: ...
+
+        def finalize(self) -> bytes:
+            return bytes(16)
+
+        def verify(self, tag: bytes) -> None: ...
+
+    def flip(sender: str, receiver: str, share: bytes) -> bytes:
+        hit = (sender, receiver) == ("alice", "bob")
+        return bytes([share[0] ^ 1]) + share[1:] if hit else share
+
+    monkeypatch.setattr("orchestrator.delivery.sharing.Poly1305", NoTag)
+    world = World(tmp_path, flip)
+    assert not world.errors
+    tags = {name: world.confirm(name, world.survivors(*NAMES)) for name in NAMES}
+    answers = {name: world.answer(name, tags)[1] for name in NAMES}
+    with pytest.raises(AggregationError, match="contradicts"):
+        world.mode.total(NAMES, world.uploads(NAMES), answers)
+
+
+def test_a_mask_protects_one_update(world: World) -> None:
+    world.uploads(("alice",))
+    with pytest.raises(KeyServiceError, match="has protected an update before"):
+        world.uploads(("alice",))
+
+
+def test_a_wrong_answer_or_upload_gives_no_sum(world: World) -> None:
+    uploads = world.uploads(NAMES)
+    tags = {name: world.confirm(name, world.survivors(*NAMES)) for name in NAMES}
+    answers = {name: world.answer(name, tags)[1] for name in NAMES}
+    wrong = answers["bob"].copy()
+    wrong[0] ^= 1
+    with pytest.raises(AggregationError, match="contradicts"):
+        world.mode.total(NAMES, uploads, {**answers, "bob": wrong})
+    with pytest.raises(AggregationError, match="do not determine"):
+        world.mode.total(NAMES, uploads, {"alice": answers["alice"]})
+
+
+def test_after_the_round_nothing_is_left_to_answer_with(world: World) -> None:
+    held = world.holdings["alice"]
+    shares = list(held.shares.values())  # type: ignore[attr-defined]
+    assert all(share.any() for share in shares)
+    held.close()
+    assert not any(share.any() for share in shares)
+    with pytest.raises((KeyError, SealError)):
+        held.answer(NAMES)
