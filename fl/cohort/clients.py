@@ -20,7 +20,8 @@ a client's mask is the sum of what all groups contribute.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,7 @@ from fl.cohort.room import Room
 from fl.cohort.supply import SimulatedKeySupply, Words, expand_key
 from fl.compression import ErrorFeedback
 from fl.quantise import check_finite, quantisation_rng
-from fl.tasks.base import Task, training_seed
+from fl.tasks.base import Parameters, Task, TrainsTogether, training_seed
 from orchestrator.bits import packed_size
 from orchestrator.delivery.masking import add_words, pack_values, subtract_words
 
@@ -74,9 +75,7 @@ class ClientGroup:
         if self.plan.float32:
             self._room.float_sums[self._index] = 0
         vanished = self.plan.vanished(round_number).before_upload
-        for done, client in enumerate(self.members, start=1):
-            seed = training_seed(config.seed, round_number, client)
-            update = self._task.local_train(model, self._data[client], seed)
+        for done, (client, update) in enumerate(self._updates(round_number, model), start=1):
             name = config.clients[client]
             if self.plan.float32:
                 check_finite(update, client=name, round_number=round_number)
@@ -87,6 +86,36 @@ class ClientGroup:
                 values = self._feedback[client].compress(update, round_number, rng, client=name)
                 self._values[client] = values.astype(np.int32)
             progress(done)
+
+    def _updates(self, round_number: int, model: Parameters) -> Iterator[tuple[int, Parameters]]:
+        """Every client's update, in batches of clients where the task trains them together."""
+        seeds = {
+            client: training_seed(self.plan.config.seed, round_number, client) for client in self.members
+        }
+        for batch in self._batches:
+            if len(batch) > 1:
+                assert isinstance(self._task, TrainsTogether)
+                updates = self._task.local_train_together(
+                    model, [self._data[client] for client in batch], [seeds[client] for client in batch]
+                )
+                yield from zip(batch, updates, strict=True)
+            else:
+                for client in batch:
+                    yield client, self._task.local_train(model, self._data[client], seeds[client])
+
+    @cached_property
+    def _batches(self) -> list[list[int]]:
+        """Neighbouring clients with equally many examples, as many as the task takes at a time."""
+        together = self._task.clients_together if isinstance(self._task, TrainsTogether) else 1
+        batches: list[list[int]] = []
+        for client in self.members:
+            last = batches[-1] if batches else []
+            same = bool(last) and len(self._data[client]) == len(self._data[last[0]])
+            if same and len(last) < together:
+                last.append(client)
+            else:
+                batches.append([client])
+        return batches
 
     # -- pairwise masks ------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -44,11 +44,14 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class TaskDefaults:
-    """Settings with which a task is known to train well."""
+    """Settings with which a task is known to train well; ``keep`` and the rest are of :mod:`fl.compression`."""
 
     clip: float
     levels: int
     rounds: int
+    keep: float = 1.0
+    error_feedback: bool = False
+    clip_decay: float = 1.0
 
 
 class Task(Protocol):
@@ -81,6 +84,20 @@ class Task(Protocol):
 
     def evaluate(self, parameters: Parameters) -> Evaluation:
         """Accuracy and loss on the test set, which only the evaluating side loads."""
+
+
+@runtime_checkable
+class TrainsTogether(Protocol):
+    """A task that trains several simulated clients at once, faster than one after the other."""
+
+    @property
+    def clients_together(self) -> int:
+        """How many clients to hand over at a time; 1 where it does not help."""
+
+    def local_train_together(
+        self, parameters: Parameters, data: Sequence[Examples], seeds: Sequence[Sequence[int]]
+    ) -> list[Parameters]:
+        """:meth:`Task.local_train` for every one of the clients, up to the rounding of float32."""
 
 
 def fingerprint_of(*parts: object) -> str:

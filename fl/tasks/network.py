@@ -155,3 +155,58 @@ def small_cnn(side: int, channels: tuple[int, int], classes: int) -> Network:
         return functional.linear(hidden.flatten(1), layers[4], layers[5])
 
     return Network(shapes, forward)
+
+
+def strided_cnn(side: int, channels: tuple[int, int], hidden: int, classes: int) -> Network:
+    """A 5x5 and a 3x3 convolution, both with stride 2 instead of pooling, and two linear layers.
+
+    Inputs have shape (batch, 1, side, side).
+    """
+    first, second = channels
+    features = second * (side // 4) ** 2
+    shapes = ((first, 1, 5, 5), (first,), (second, first, 3, 3), (second,))
+    shapes_on_top = ((hidden, features), (hidden,), (classes, hidden), (classes,))
+
+    def forward(layers: Sequence[Tensor], inputs: Tensor) -> Tensor:
+        maps = functional.relu(functional.conv2d(inputs, layers[0], layers[1], stride=2, padding=2))
+        maps = functional.relu(functional.conv2d(maps, layers[2], layers[3], stride=2, padding=1))
+        activity = functional.relu(functional.linear(maps.flatten(1), layers[4], layers[5]))
+        return functional.linear(activity, layers[6], layers[7])
+
+    return Network(shapes + shapes_on_top, forward)
+
+
+def train_together(
+    network: Network,
+    parameters: Parameters,
+    data: Sequence[Examples],
+    plan: LocalTraining,
+    seeds: Sequence[Sequence[int]],
+) -> list[Parameters]:
+    """:func:`train` without momentum for several clients with equally many examples, batched by ``vmap``.
+
+    Every client has its own parameters; one call of a kernel serves them all.
+    """
+    if plan.momentum or len({len(examples) for examples in data}) != 1:
+        raise ValueError("clients train together with equally many examples and without momentum")
+    start = torch.from_numpy(parameters.copy())
+    flat = start.expand(len(data), -1).clone()
+    size = len(data[0])
+    inputs = torch.from_numpy(np.stack([examples.inputs for examples in data]))
+    labels = torch.from_numpy(np.stack([examples.labels for examples in data]))
+    generators = [np.random.default_rng(list(seed)) for seed in seeds]
+    rows = torch.arange(len(data))[:, None]
+
+    def loss(one: Tensor, batch: Tensor, targets: Tensor) -> Tensor:
+        return functional.cross_entropy(network.forward(network.layers(one), batch), targets)
+
+    gradients = torch.func.vmap(torch.func.grad(loss))
+    steps = plan.epochs * math.ceil(size / plan.batch_size)
+    step = 0
+    for _ in range(plan.epochs):
+        order = torch.from_numpy(np.stack([rng.permutation(size) for rng in generators]))
+        for first in range(0, size, plan.batch_size):
+            batch = order[:, first : first + plan.batch_size]
+            flat.sub_(gradients(flat, inputs[rows, batch], labels[rows, batch]), alpha=plan.rate(step, steps))
+            step += 1
+    return list(flat.sub_(start).numpy())

@@ -12,7 +12,7 @@ from fl.data import mnist_folder
 from fl.tasks import UnknownTaskError, load_task, parse_task
 from fl.tasks.base import Examples
 from fl.tasks.mnist import DEVIATION, MEAN, MnistTask, flat, two_shards, whole
-from fl.tasks.network import LocalTraining, mlp, train
+from fl.tasks.network import LocalTraining, mlp, strided_cnn, train, train_together
 from fl.tasks.perceptron import train_perceptron
 
 HAS_FILES = mnist_folder().is_dir()
@@ -78,7 +78,22 @@ def test_written_out_gradients_are_for_one_hidden_layer_without_momentum() -> No
             train_perceptron(network, network.initial(0), data, LocalTraining(0.1, momentum, 1, 1), (0,))
 
 
-@pytest.mark.parametrize(("model", "n_parameters"), [("small-cnn", 2698), ("mlp", 101_770), ("cnn", 20_490)])
+def test_clients_that_train_together_learn_what_they_would_alone() -> None:
+    network, rng = strided_cnn(8, (2, 3), 4, 3), np.random.default_rng(0)
+    plan, seeds = LocalTraining(0.1, 0.0, 2, 4), [(1, 1, client) for client in range(3)]
+    data = [
+        Examples(rng.normal(0, 1, (11, 1, 8, 8)).astype(np.float32), rng.integers(0, 3, 11)) for _ in seeds
+    ]
+    start = network.initial(0)
+    together = train_together(network, start, data, plan, seeds)
+    alone = [train(network, start, examples, plan, seed) for examples, seed in zip(data, seeds, strict=True)]
+    assert np.allclose(together, alone, atol=1e-6)
+    assert np.abs(together[0] - together[1]).max() > 1e-3
+    with pytest.raises(ValueError, match="equally many examples"):
+        train_together(network, start, [data[0], data[1].take(np.arange(5))], plan, seeds[:2])
+
+
+@pytest.mark.parametrize(("model", "n_parameters"), [("small-cnn", 2698), ("mlp", 101_770), ("cnn", 20_466)])
 def test_models_have_the_size_they_state(model: str, n_parameters: int) -> None:
     task = load_task(f"mnist:{model}@two-shard")
     assert task.n_parameters == n_parameters

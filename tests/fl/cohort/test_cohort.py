@@ -247,3 +247,18 @@ def test_groups_share_the_clients_out_evenly() -> None:
 def test_a_task_that_is_handed_over_cannot_go_to_processes(settings: Settings, targets: Any) -> None:
     with pytest.raises(ValueError, match="workers = 0"):
         run_cohort(settings(4), workers=2, task=targets())
+
+
+def test_clients_that_may_train_together_are_handed_over_in_batches(settings: Settings, targets: Any) -> None:
+    class Together(targets):  # type: ignore[misc]
+        clients_together = 3
+        batches: list[int] = []  # noqa: RUF012
+
+        def local_train_together(self, parameters: Any, data: Any, seeds: Any) -> Any:
+            self.batches.append(len(data))
+            return [self.local_train(parameters, d, s) for d, s in zip(data, seeds, strict=True)]
+
+    config, task = settings(8, mode="otp", rounds=1), Together()
+    together = run_cohort(config, workers=0, task=task).parameters
+    assert task.batches == [3, 3, 2]
+    assert np.array_equal(together, run_cohort(config, workers=0, task=targets()).parameters)
