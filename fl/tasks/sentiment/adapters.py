@@ -43,13 +43,26 @@ class AdapterPlan:
         return np.concatenate([a, b], axis=1).ravel().astype(np.float32)
 
 
+def fast_precision() -> torch.dtype:
+    """bfloat16 on a processor that multiplies it natively (about twice as fast), otherwise float32.
+
+    Only the frozen products are affected; adapters, residuals, norms and sums stay float32.
+    """
+    describe = getattr(torch.cpu, "get_capabilities", dict)  # older torch does not tell
+    capabilities: dict[str, object] = describe()
+    native = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
+    return torch.bfloat16 if native else torch.float32
+
+
 @dataclass(frozen=True)
 class _Linear:
+    """A frozen map; the product is computed in the precision of the weight, the bias added in float32."""
+
     weight: Tensor
     bias: Tensor
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        return functional.linear(inputs, self.weight, self.bias)
+        return functional.linear(inputs.to(self.weight.dtype), self.weight).float() + self.bias
 
 
 @dataclass(frozen=True)
@@ -80,12 +93,16 @@ class _Layer:
 class AdaptedEncoder:
     """The encoder's last layers with adapters; a pure function of the adapters' values."""
 
-    def __init__(self, encoder: Encoder, plan: AdapterPlan) -> None:
+    def __init__(self, encoder: Encoder, plan: AdapterPlan, precision: torch.dtype | None = None) -> None:
+        """``precision`` is that of the frozen products; by default :func:`fast_precision`."""
+        precision = fast_precision() if precision is None else precision
         if not 1 <= plan.layers <= encoder.n_layers:
             raise ValueError(f"{plan.layers} adapted layers; the encoder has {encoder.n_layers}")
         self.plan = plan
         self.first_layer = encoder.n_layers - plan.layers
-        self._layers = [_frozen(encoder, index) for index in range(self.first_layer, encoder.n_layers)]
+        self._layers = [
+            _frozen(encoder, index, precision) for index in range(self.first_layer, encoder.n_layers)
+        ]
 
     def features(self, adapters: Sequence[Tensor], states: Tensor, mask: Tensor) -> Tensor:
         """Embeddings (batch, width) of length one from the states that enter :attr:`first_layer`."""
@@ -111,12 +128,12 @@ def _split(states: Tensor, n_heads: int) -> Tensor:
     return states.view(*states.shape[:2], n_heads, -1).transpose(1, 2)
 
 
-def _frozen(encoder: Encoder, index: int) -> _Layer:
+def _frozen(encoder: Encoder, index: int, precision: torch.dtype) -> _Layer:
     block = encoder.model.encoder.layer[index]
     epsilon = float(encoder.config.layer_norm_eps)
 
     def linear(module: torch.nn.Linear) -> _Linear:
-        return _Linear(module.weight.detach(), module.bias.detach())
+        return _Linear(module.weight.detach().to(precision), module.bias.detach())
 
     def norm(module: torch.nn.LayerNorm) -> _Norm:
         return _Norm(module.weight.detach(), module.bias.detach(), epsilon)

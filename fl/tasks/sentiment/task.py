@@ -34,6 +34,7 @@ from fl.tasks.network import single_thread
 from fl.tasks.sentiment.adapters import AdaptedEncoder, AdapterPlan
 from fl.tasks.sentiment.circuit import N_INPUTS, N_WEIGHTS, head_circuit
 from fl.tasks.sentiment.corpus import Corpus, open_corpus
+from fl.tasks.sentiment.encoder import BATCH as ENCODING_BATCH
 from fl.tasks.sentiment.encoder import TokenStates
 from fl.tasks.sentiment.heads import Head, angles, head_named, read_out
 from fl.tasks.sentiment.split import skewed_shard
@@ -42,7 +43,7 @@ from fl.tasks.sentiment.training import TrainingPlan, adam, bucketed, shuffled
 WIDTH, LAYERS = 384, 6
 """Of the packaged encoder, so that sizes are known before its files are there."""
 
-EVALUATION_BATCH = 256
+EVALUATION_BATCH = 1024
 
 _LOG = logging.getLogger(__name__)
 
@@ -228,10 +229,11 @@ class SentimentTask:
         return Evaluation(right / len(data), loss / len(data))
 
     def _evaluation_batches(self, data: Examples) -> list[npt.NDArray[np.int64]]:
-        order = np.arange(len(data))
+        order, size = np.arange(len(data)), EVALUATION_BATCH
         if self.adapters is not None:
             order = np.argsort(self._states.lengths[_sentences(data.inputs)], kind="stable")
-        return [order[start : start + EVALUATION_BATCH] for start in range(0, len(data), EVALUATION_BATCH)]
+            size = ENCODING_BATCH
+        return [order[start : start + size] for start in range(0, len(data), size)]
 
     def _layers(self, flat: Tensor) -> list[Tensor]:
         parts, start = [], 0
