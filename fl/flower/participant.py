@@ -18,6 +18,7 @@ user never uses simulated keys.
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,7 +28,9 @@ from typing import Any, get_args
 
 from flwr.app import Context
 
+from fl.client_rules import ClientRules
 from fl.config import SMALLEST_QUORUM, Mode
+from fl.flower.held import seal_key
 from fl.flower.identity import Bond, client_bond
 from fl.flower.records import KeySupply
 from fl.flower.simulated import SimulatedDelivery
@@ -46,8 +49,7 @@ class Participant:
 
     user: str
     key_supply: KeySupply
-    mode: Mode
-    min_participants: int
+    rules: ClientRules
     public_metrics: frozenset[str]
     state_folder: Path
     seed: int = 0
@@ -59,6 +61,13 @@ class Participant:
     @property
     def public_key(self) -> str:
         return "" if self.keys is None else self.keys.public
+
+    @property
+    def held_key(self) -> bytes:
+        """The key that encrypts what this user holds of a round between two messages."""
+        if self.keys is None:
+            return seal_key(f"simulated|{self.seed}|{self.user}".encode())
+        return seal_key(self.keys.secret.reveal_bytes())
 
     @contextmanager
     def node_keys(self) -> Iterator[NodeKeys]:
@@ -95,10 +104,9 @@ def participant_of(context: Context) -> Participant:
     return Participant(
         user=f"client-{int(node['partition-id'])}",
         key_supply="simulated",
-        mode=_mode(run),
-        min_participants=_min_participants(run),
+        rules=ClientRules(_mode(run), _min_participants(run)),
         public_metrics=_metrics(run),
-        state_folder=Path(str(run.get("state-folder") or ".")),
+        state_folder=state_home(run) / f"client-{int(node['partition-id'])}",
         seed=int(run.get("key-seed", 0)),
     )
 
@@ -115,8 +123,7 @@ def _of_node(node: Mapping[str, Any]) -> Participant:
     return Participant(
         user=user,
         key_supply="node",
-        mode=_mode(node),
-        min_participants=_min_participants(node),
+        rules=ClientRules(_mode(node), _min_participants(node)),
         public_metrics=_metrics(node),
         state_folder=Path(str(node.get("state") or folder / "state")) / f"fl-{user}",
         bond=client_bond(keys, file.public_key("fl-server")),
@@ -124,6 +131,12 @@ def _of_node(node: Mapping[str, Any]) -> Participant:
         delivery=file.delivery(user),
         node_public=file.public_key(user),
     )
+
+
+def state_home(run: Mapping[str, Any]) -> Path:
+    """Where a simulation, or a server app, keeps its state: ``state-folder``, or Flower's own home."""
+    home = Path(os.environ.get("FLWR_HOME") or Path.home() / ".flwr")
+    return Path(str(run.get("state-folder") or home / "qunetlab"))
 
 
 def _mode(config: Mapping[str, Any]) -> Mode:

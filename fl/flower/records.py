@@ -1,12 +1,22 @@
 """What mod and strategy write into Flower's messages.
 
-Everything of ours travels in one ``ConfigRecord`` named ``qunetlab``: ``message``, one of the structs below
-as MessagePack, and ``tag``, which authenticates it end to end (:mod:`fl.flower.identity`; empty where keys
-are simulated).  Protected updates travel beside it as an ``ArrayRecord`` of bytes, which Flower cuts into
-chunks.  All phases use Flower's message type ``train``: a mod sees only messages for which the app has
-registered a function, and every app that trains has one for this type.
+Everything of ours travels in one ``ConfigRecord`` named ``qunetlab``: ``message``, a struct as MessagePack,
+and ``tag``, which authenticates it end to end (:mod:`fl.flower.identity`; empty where keys are simulated).
+What a client gives to a round is described by the messages of :mod:`fl.messages`; its bytes travel beside
+them as an ``ArrayRecord``, which Flower cuts into chunks.  All phases use Flower's message type ``train``: a
+mod sees only messages for which the app has registered a function, and every app that trains has one.
 
-One exchange per round in modes ``otp`` and ``expanded``; :class:`Hello` comes once per node, before them.
+``otp`` and ``expanded``: one exchange per round.  ``lightsecagg``: four, in brackets what goes beside::
+
+    RoundAnnouncement (model)  -> Upload (packed update)
+
+    RoundAnnouncement          -> Shares (sealed shares)
+    PeerShares (shares, model) -> Upload (packed update)
+    Survivors                  -> Confirm (tags)
+    Confirmation (tags)        -> Answer (packed sum of shares)
+
+:class:`Hello` comes once per node, before its first round; :class:`fl.messages.Decline` may take the place of
+any answer.
 """
 
 from __future__ import annotations
@@ -19,66 +29,67 @@ import numpy.typing as npt
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from msgspec import Meta
 
-from fl.config import Count, FLConfig, Name, RunId
+from fl.config import FLConfig, Name
+from fl.messages import (
+    Answer,
+    ArrayHeader,
+    Confirm,
+    Confirmed,
+    Decline,
+    Names,
+    PeerShares,
+    RoundNumber,
+    Shares,
+    Survivors,
+    Upload,
+    read_uint8,
+)
 from orchestrator.wire.codec import Message, WireError, decode, encode
 
 CONFIG = "qunetlab"
 PAYLOAD = "qunetlab-payload"
+RAW = "qunetlab.bytes"
 NONCE_BYTES = 32
 
 KeySupply: TypeAlias = Literal["node", "simulated"]
-PublicKey: TypeAlias = Annotated[str, Meta(max_length=40)]
-Reason: TypeAlias = Annotated[str, Meta(max_length=1000)]
-Digest: TypeAlias = Annotated[bytes, Meta(min_length=32, max_length=32)]
+Nonce: TypeAlias = Annotated[bytes, Meta(min_length=NONCE_BYTES, max_length=NONCE_BYTES)]
+Bytes: TypeAlias = npt.NDArray[np.uint8]
 T = TypeVar("T")
 
 
 class Hello(Message, frozen=True):
     """Who are you?  ``nonce`` makes the answer fresh."""
 
-    nonce: Annotated[bytes, Meta(min_length=NONCE_BYTES, max_length=NONCE_BYTES)]
+    nonce: Nonce
 
 
 class Introduction(Message, frozen=True):
     """The user behind a Flower node, and where its keys come from; the tag covers the nonce."""
 
     user: Name
-    public_key: PublicKey
+    public_key: Annotated[str, Meta(max_length=40)]
     key_supply: KeySupply
-    nonce: Annotated[bytes, Meta(min_length=NONCE_BYTES, max_length=NONCE_BYTES)]
+    nonce: Nonce
 
 
 class RoundAnnouncement(Message, frozen=True):
-    """One round: settings of the run, number, participants in the order of the run."""
+    """One round: settings of the run, number, participants in the order of the run, size of the model."""
 
     config: FLConfig
-    round: Annotated[int, Meta(ge=1, le=1 << 40)]
-    participants: Annotated[tuple[Name, ...], Meta(min_length=1, max_length=1000)]
+    round: RoundNumber
+    participants: Names
+    n_parameters: Annotated[int, Meta(ge=1, le=1 << 28)]
 
 
-class Upload(Message, frozen=True):
-    """What the payload of a reply is; ``context`` is the digest of the round as the client understood it."""
+class Confirmation(Message, frozen=True):
+    """What the other holders of shares said about the survivors, in the rows beside it."""
 
-    run_id: RunId
-    round: Count
-    context: Digest
-    weight: Count
-    n_values: Count
-    value_bits: Annotated[int, Meta(ge=1, le=64)]
-    key_bits: Count
+    survivors: Survivors
+    confirmed: Confirmed
 
 
-class Refusal(Message, frozen=True):
-    """The client takes no part in this round; ``key_bits`` of pad are gone all the same."""
-
-    run_id: RunId
-    round: Count
-    reason: Reason
-    key_bits: Count = 0
-
-
-FromServer: TypeAlias = Hello | RoundAnnouncement
-FromClient: TypeAlias = Introduction | Upload | Refusal
+FromServer: TypeAlias = Hello | RoundAnnouncement | PeerShares | Survivors | Confirmation
+FromClient: TypeAlias = Shares | Upload | Confirm | Answer | Decline
 
 
 def record_of(message: Message, tag: bytes) -> ConfigRecord:
@@ -105,33 +116,27 @@ def open_record(content: RecordDict, kind: Any) -> tuple[Any, bytes, bytes]:
     return decode(data, kind), data, tag
 
 
-def payload_record(packed: npt.NDArray[np.uint8]) -> ArrayRecord:
-    """Packed bytes as the record that carries them."""
-    return ArrayRecord({"packed": Array(np.ascontiguousarray(packed))})
+def payload_record(payload: Bytes) -> ArrayRecord:
+    """Bytes as the record that carries them; their shape stands in the message."""
+    data = np.ascontiguousarray(payload).tobytes()
+    return ArrayRecord({"bytes": Array("uint8", (len(data),), RAW, data)})
 
 
-def read_payload(content: RecordDict, n_bytes: int) -> npt.NDArray[np.uint8]:
-    """The packed bytes of a reply, exactly ``n_bytes``; raises WireError."""
+def payload_bytes(content: RecordDict) -> bytes:
+    """What travels beside a message, or nothing; raises WireError."""
     record = content.array_records.get(PAYLOAD)
-    if record is None or list(record) != ["packed"]:
-        raise WireError("the reply carries no protected update")
-    return _read_array(record["packed"], n_bytes)
+    if record is None:
+        return b""
+    if list(record) != ["bytes"] or record["bytes"].stype != RAW:
+        raise WireError("the bytes beside the message are not as we write them")
+    return bytes(record["bytes"].data)
 
 
-def _read_array(array: Array, n_bytes: int) -> npt.NDArray[np.uint8]:
-    if array.stype != "numpy.ndarray" or len(array.data) > n_bytes + 1024:
-        raise WireError(f"the protected update is not an array of {n_bytes} bytes")
-    try:
-        packed = array.numpy()
-    except (ValueError, EOFError, OSError) as error:
-        raise WireError("the protected update is no array") from error
-    if packed.dtype != np.uint8 or packed.shape != (n_bytes,):
-        raise WireError(
-            f"the protected update is {packed.dtype} of shape {packed.shape}, not {n_bytes} bytes"
-        )
-    return packed
+def payload_digest(payload: bytes) -> bytes:
+    """What the tag of a message covers of the bytes beside it."""
+    return hashlib.sha256(payload).digest()
 
 
-def payload_digest(packed: npt.NDArray[np.uint8]) -> bytes:
-    """SHA-256 of a payload, which the tag of its message covers."""
-    return hashlib.sha256(packed.tobytes()).digest()
+def payload_array(header: ArrayHeader, payload: bytes) -> Bytes:
+    """The array beside a message; raises WireError if its size is another."""
+    return read_uint8(header, payload)

@@ -36,10 +36,12 @@ def exchange(grid: Grid, messages: Iterable[Message], timeout_s: float) -> list[
     waiting = {message_id for message_id in grid.push_messages(list(messages)) if message_id}
     replies: list[Message] = []
     deadline_s = time.monotonic() + timeout_s
-    while waiting and time.monotonic() < deadline_s:
+    while waiting:
         for reply in grid.pull_messages(waiting):
             replies.append(reply)
             waiting.discard(reply.metadata.reply_to_message_id)
+        if time.monotonic() >= deadline_s:
+            break
         if waiting:
             time.sleep(POLL_S)
     return replies
@@ -122,11 +124,11 @@ class Roster:
         """The user behind a node."""
         return next((user for user, known in self.nodes.items() if known == node_id), None)
 
-    def tag(self, user: str, run: int, message: bytes) -> bytes:
-        """The server's proof for a message to ``user``."""
-        return (
-            b"" if self.bonds is None else self.bonds[user].tag("to client", run, self.nodes[user], message)
-        )
+    def tag(self, user: str, run: int, message: bytes, payload: bytes) -> bytes:
+        """The server's proof for a message to ``user``; ``payload`` is the digest of what is beside it."""
+        if self.bonds is None:
+            return b""
+        return self.bonds[user].tag("to client", run, self.nodes[user], message, payload)
 
     def check(self, user: str, run: int, tag: bytes, message: bytes, payload: bytes) -> None:
         """Raise IdentityError unless ``user`` made this message."""

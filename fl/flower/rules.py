@@ -1,4 +1,4 @@
-"""What a client accepts of a round that Flower's server announces; pure functions, used by both sides.
+"""What a client accepts of a round that Flower's server announces, before it trains or asks for a key.
 
 A round of ours is named by (run, round).  The run's name contains Flower's own run number, which is random
 and never comes back, so a round number that is used once within a Flower run is used once for ever.
@@ -6,15 +6,8 @@ and never comes back, so a round number that is used once within a Flower run is
 
 from __future__ import annotations
 
-import numpy as np
-
-from fl.config import Mode, check_config
+from fl.client_rules import ClientRefusesError, ClientRules
 from fl.flower.records import RoundAnnouncement
-from fl.tasks.base import Parameters
-
-
-class RoundRefusedError(Exception):
-    """A round that this client takes no part in; the text says what is wrong with it."""
 
 
 def run_name(flower_run: int) -> str:
@@ -23,38 +16,28 @@ def run_name(flower_run: int) -> str:
 
 
 def check_announcement(
-    announcement: RoundAnnouncement,
-    *,
-    user: str,
-    mode: Mode,
-    min_participants: int,
-    flower_run: int,
-    last_round: int,
-    model: Parameters,
+    announcement: RoundAnnouncement, *, user: str, rules: ClientRules, flower_run: int, last_round: int
 ) -> None:
-    """Raise RoundRefusedError, or the ValueError of a wrong setting, for a round that ``user`` must not mask."""
+    """Raise ClientRefusesError for a round that ``user`` must take no part in."""
     config, participants = announcement.config, announcement.participants
-    check_config(config)
+    rules.check_run(user, config)
     if config.run_id != run_name(flower_run):
-        raise RoundRefusedError(f"the round belongs to run {config.run_id}, this is {run_name(flower_run)}")
-    if config.mode != mode:
-        raise RoundRefusedError(f"the run wants mode {config.mode}, {user} takes part in {mode} only")
+        raise ClientRefusesError(f"the round belongs to run {config.run_id}, this is {run_name(flower_run)}")
     if config.error_feedback:
-        raise RoundRefusedError(
-            "error feedback is not kept between the messages of a Flower run; switch it off"
-        )
+        raise ClientRefusesError("error feedback is not kept between the messages of a Flower run")
     if announcement.round <= last_round:
-        raise RoundRefusedError(
+        raise ClientRefusesError(
             f"round {announcement.round} does not come after round {last_round}: numbers are used once"
         )
     if participants != tuple(name for name in config.clients if name in participants):
-        raise RoundRefusedError("participants must be clients of the run, each once, in the run's order")
+        raise ClientRefusesError("participants must be clients of the run, each once, in the run's order")
     if user not in participants:
-        raise RoundRefusedError(f"{user} is not among the participants")
-    if len(participants) < min_participants:
-        raise RoundRefusedError(
+        raise ClientRefusesError(f"{user} is not among the participants")
+    fewest = rules.min_participants
+    if config.mode == "lightsecagg":
+        fewest = max(fewest, config.thresholds[1])
+    if len(participants) < fewest:
+        raise ClientRefusesError(
             f"{len(participants)} participants would let the sum tell too much about each: {user} asks for "
-            f"at least {min_participants}"
+            f"at least {fewest}"
         )
-    if not np.isfinite(model).all():
-        raise RoundRefusedError("the global model holds NaN or infinity")

@@ -158,7 +158,9 @@ class Federation:
             context.node_id, number
         )
         self.grid = simulated_grid(n_clients, lambda c, n: self.update(c, n), folder / "client", **run_config)
-        self.run = SecureRun(**{"meeting_s": 0.0, "seed": 3, **settings})
+        self.run = SecureRun(
+            **{"meeting_s": 0.0, "seed": 3, "wait_timeout_s": 0.2, "answer_timeout_s": 0.0, **settings}
+        )
         self.strategy = QkdFedAvg(
             self.run, Roster(None), folder / "server", fraction_evaluate=0.0, min_available_nodes=n_clients
         )

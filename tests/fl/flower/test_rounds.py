@@ -10,10 +10,18 @@ import pytest
 
 pytest.importorskip("flwr", reason="Flower is not installed: pip install 'qunetlab[flower]'")
 
-from flwr.app import Message
+import msgspec
+from flwr.app import ConfigRecord, Message, RecordDict
 
-from fl.flower.records import CONFIG, PAYLOAD
+from fl.flower.held import HeldError, take
+from fl.flower.participant import participant_of
+from fl.flower.records import CONFIG, PAYLOAD, open_record, record_of
+from fl.flower.rules import run_name
+from fl.messages import Decline, Survivors
 from orchestrator.delivery.masking import unpack_values
+from orchestrator.wire.codec import decode
+
+RUN = 0xABCDEF
 
 Make = Callable[..., Any]
 
@@ -45,7 +53,7 @@ def test_a_round_is_one_exchange_of_packed_masked_values(federation: Make) -> No
     uploads = [reply for reply in replies if PAYLOAD in reply.content]
     for reply in uploads:
         assert set(reply.content) == {CONFIG, PAYLOAD}  # no model, no metric, nothing else
-    sent = [reply.content[PAYLOAD]["packed"].numpy() for reply in uploads[:4]]
+    sent = [np.frombuffer(reply.content[PAYLOAD]["bytes"].data, np.uint8) for reply in uploads[:4]]
     assert all(part.nbytes == (37 * 10 + 7) // 8 for part in sent)
     plain = [four.update(four.grid.contexts[node], 1) * 127 for node in four.grid.connected]
     for part, update in zip(sent, plain, strict=True):
@@ -90,7 +98,7 @@ def test_a_client_that_vanishes_aborts_the_round_and_the_model_stays(federation:
     )
     result = four.start(rounds=2)
     first, second = four.strategy.outcomes
-    assert "client-2: no reply in time" in first.reason
+    assert "client-2 left: no reply in time" in first.reason
     assert first.key_bits == 6 * 370  # three have masked: every pair has lost its pad
     assert not second.reason
     assert second.round == 2
@@ -126,3 +134,90 @@ def test_an_update_with_nan_is_refused_before_a_key_is_spent(federation: Make) -
     assert first.key_bits == 6 * 370  # the others had masked
     assert not second.reason
     assert np.isfinite(flat(result.arrays)).all()
+
+
+# -- lightsecagg ---------------------------------------------------------------------------------------
+
+SHARES = {"mode": "lightsecagg", "run_config": {"mode": "lightsecagg"}}
+
+
+def without(federation: Any, user: int, exchange: int) -> None:
+    """Client ``user`` stops answering from an exchange of round 1 on (0: sharing ... 3: answering)."""
+    seen: dict[int, int] = {}
+
+    def answer(reply: Message) -> Message | None:
+        node = reply.metadata.src_node_id
+        if reply.metadata.group_id != "1" or node != 100 + user:
+            return reply
+        seen[node] = seen.get(node, -1) + 1
+        return None if seen[node] >= exchange else reply
+
+    federation.grid.answer = answer
+
+
+def test_shares_give_the_exact_sum_in_four_exchanges(federation: Make) -> None:
+    four = federation(**SHARES)
+    result = four.start(rounds=2)
+    np.testing.assert_array_equal(flat(result.arrays), four.expected(2))
+    assert four.grid.exchanges == 1 + 2 * 4
+    assert [outcome.dropped for outcome in four.strategy.outcomes] == [(), ()]
+    assert four.strategy.outcomes[0].key_bits > 6 * 2 * 37 // 2 * 10
+
+
+@pytest.mark.parametrize("exchange", [1, 2, 3])
+def test_a_client_may_drop_out_after_it_has_shared(federation: Make, exchange: int) -> None:
+    four = federation(**SHARES)
+    without(four, 2, exchange)
+    result = four.start(rounds=1)
+    (outcome,) = four.strategy.outcomes
+    assert not outcome.reason
+    assert outcome.dropped == (("client-2",) if exchange == 1 else ())
+    survivors = (0, 1, 3) if exchange == 1 else None
+    np.testing.assert_array_equal(flat(result.arrays), four.expected(1, survivors))
+
+
+def test_too_many_drop_outs_abort_the_round(federation: Make) -> None:
+    four = federation(**SHARES)
+    four.grid.answer = lambda reply: (
+        None if reply.metadata.group_id == "1" and reply.metadata.src_node_id in (102, 103) else reply
+    )
+    four.start(rounds=2)
+    first, second = four.strategy.outcomes
+    assert "2 of the 3 clients needed are left" in first.reason
+    assert not second.reason
+
+
+def test_a_second_list_of_survivors_gets_no_answer(federation: Make) -> None:
+    four = federation(**SHARES)
+    contexts = four.grid.contexts
+    replies: list[Any] = []
+    four.grid.answer = lambda reply: replies.append(reply) or reply
+    messages = four.announce()
+    held = {node: dict(context.state) for node, context in contexts.items()}
+    current = four.strategy._open
+    four.strategy._take(current, four.send(messages))
+    assert current.collecting.stage == "confirming"
+    asked = current.messages(four.strategy.roster, RecordDict())
+    four.send(asked)
+    order = decode(asked[0].content[CONFIG]["message"], Survivors)
+    other = msgspec.structs.replace(order, survivors=order.survivors[:3])
+    asked[0].content[CONFIG] = record_of(other, b"")
+    asked[0].metadata.__dict__["_message_id"] = ""
+    (reply,) = four.send(asked[:1])
+    refused, _, _ = open_record(reply.content, Decline)
+    assert "not at this step" in refused.reason
+    assert held  # the state is Flower's: with an older one put back, the book refuses
+
+
+def test_what_a_client_holds_between_messages_is_encrypted(federation: Make) -> None:
+    four = federation(**SHARES)
+    four.announce()
+    (context,) = [four.grid.contexts[100]]
+    sealed = context.state["qunetlab-shares"]["sealed"]
+    participant = participant_of(context)
+    held = take(context, participant.held_key, run_name(RUN), 1, "shared")
+    assert held.mask not in sealed
+    assert "mask" not in repr(held)
+    context.state["qunetlab-shares"] = ConfigRecord({"sealed": sealed[:-1] + bytes([sealed[-1] ^ 1])})
+    with pytest.raises(HeldError, match="was changed"):
+        take(context, participant.held_key, run_name(RUN), 1, "shared")

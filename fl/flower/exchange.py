@@ -1,0 +1,104 @@
+"""A round at the server in Flower's terms: what its stage sends to whom, and what comes back as what.
+
+Which stage a round is in, and what it accepts, :class:`fl.rounds.CollectingRound` says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from flwr.app import ArrayRecord, Message, MessageType, RecordDict
+from flwr.serverapp import Grid
+
+from fl.aggregation import Aggregation
+from fl.flower.records import (
+    CONFIG,
+    PAYLOAD,
+    Bytes,
+    Confirmation,
+    FromClient,
+    RoundAnnouncement,
+    open_record,
+    payload_array,
+    payload_bytes,
+    payload_digest,
+    payload_record,
+    record_of,
+)
+from fl.flower.roster import Roster
+from fl.messages import Confirmed, Contribution, Decline, PeerShares, Survivors, header_of
+from fl.rounds import CollectingRound
+from orchestrator.wire.codec import Message as Struct
+from orchestrator.wire.codec import WireError, encode
+
+NOTHING: Bytes = np.zeros(0, np.uint8)
+
+
+@dataclass(frozen=True)
+class OpenRound:
+    """One round: announced as ``announcement``, collecting in ``collecting``, moving ``model``."""
+
+    announcement: RoundAnnouncement
+    aggregation: Aggregation
+    collecting: CollectingRound
+    model: ArrayRecord
+    grid: Grid
+
+    @property
+    def flower_run(self) -> int:
+        return int(self.grid.run.run_id)
+
+    @property
+    def sharing(self) -> bool:
+        """Do clients exchange shares before they train?"""
+        return self.collecting.stage == "sharing"
+
+    def messages(self, roster: Roster, content: RecordDict) -> list[Message]:
+        """What the present stage sends to each member, beside ``content``."""
+        return [self._message(roster, user, content) for user in self.collecting.members]
+
+    def _message(self, roster: Roster, user: str, content: RecordDict) -> Message:
+        order, payload = self._order(user)
+        records = RecordDict(dict(content))
+        digest = b""
+        if payload.size:
+            beside = payload_record(payload)
+            records[PAYLOAD] = beside
+            digest = payload_digest(beside["bytes"].data)
+        records[CONFIG] = record_of(order, roster.tag(user, self.flower_run, encode(order), digest))
+        return Message(
+            records,
+            dst_node_id=roster.nodes[user],
+            message_type=MessageType.TRAIN,
+            group_id=str(self.announcement.round),
+        )
+
+    def _order(self, user: str) -> tuple[Struct, Bytes]:
+        """What ``user`` needs to give its part, and the bytes beside it."""
+        now = self.collecting
+        if now.stage == "uploading" and now.rules.survivors is not None:
+            senders, rows = now.shares_for(user)
+            return PeerShares(now.run_id, now.number, senders, header_of(rows)), rows
+        if now.stage in ("sharing", "uploading"):
+            return self.announcement, NOTHING
+        survivors = Survivors(now.run_id, now.number, now.participants, now.holders, now.survivors)
+        if now.stage == "confirming":
+            return survivors, NOTHING
+        holders, tags = now.confirmations_for(user)
+        return Confirmation(survivors, Confirmed(now.run_id, now.number, holders, header_of(tags))), tags
+
+
+def read_answer(
+    roster: Roster, user: str, flower_run: int, reply: Message
+) -> tuple[Contribution | Decline, Bytes]:
+    """What ``user`` replied; raises WireError, or IdentityError where the proof is missing."""
+    if reply.has_error():
+        raise WireError(f"the app failed: {reply.error.reason}")
+    answer: FromClient
+    answer, data, tag = open_record(reply.content, FromClient)
+    payload = payload_bytes(reply.content)
+    roster.check(user, flower_run, tag, data, payload_digest(payload) if payload else b"")
+    if isinstance(answer, Decline):
+        return answer, NOTHING
+    return answer, payload_array(answer.header, payload)

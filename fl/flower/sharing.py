@@ -1,0 +1,147 @@
+"""A client's part in a ``lightsecagg`` round, one message at a time (:mod:`fl.aggregation.lightsecagg`).
+
+Between the messages the client's mask, shares and channel lie encrypted in ``Context.state``
+(:mod:`fl.flower.held`); every step takes out what the one before put in, so none can be done twice.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from flwr.app import Message
+
+from fl.aggregation.answers import AnswerBook
+from fl.aggregation.field import unpack_symbols
+from fl.aggregation.lightsecagg import HeldShares, LightSecAgg
+from fl.aggregation.shares import ShareCode, draw_mask, encode, pack_symbols, protect
+from fl.answering import Answerer
+from fl.client_rules import ClientRefusesError
+from fl.flower.arrays import flatten
+from fl.flower.call import Call
+from fl.flower.held import Held, Step, keep, symbols_from_bytes, symbols_to_bytes, take
+from fl.flower.records import Confirmation, RoundAnnouncement, payload_array, payload_bytes
+from fl.flower.training import patience, quantise, update_from, upload_of
+from fl.keys import KeyServiceError, ProtectedUpdate
+from fl.messages import PeerShares, Shares, Survivors, header_of
+from orchestrator.delivery.errors import SealError
+from orchestrator.delivery.messages import RoundContext
+from orchestrator.delivery.sharing import ShareChannel
+
+
+def deal(call: Call, announcement: RoundAnnouncement) -> Message:
+    """Draw a mask and send every other participant its sealed share."""
+    aggregation, agreed = _agreed(call, announcement)
+    code = aggregation.code(len(agreed.participants))
+    with call.participant.node_keys() as keys, patience(call, announcement) as (cancelled, tell):
+        channel = keys.share_channel(agreed, cancelled, tell)
+    mask, noise = draw_mask(code)
+    shares = encode(code, mask, noise)
+    noise[:] = 0
+    own = agreed.participants.index(call.participant.user)
+    rows = [
+        np.frombuffer(channel.seal(peer, pack_symbols(shares[place], code.symbol_bits).tobytes()), np.uint8)
+        for place, peer in enumerate(agreed.participants)
+        if place != own
+    ]
+    key_bits = channel.key_bits_used
+    kept = {call.participant.user: symbols_to_bytes(shares[own])}
+    _keep(call, announcement, "shared", channel, symbols_to_bytes(mask), kept)
+    mask[:] = 0
+    shares[:] = 0
+    sealed = np.stack(rows)
+    answer = Shares(agreed.run_id, agreed.round, agreed.digest(), key_bits, header_of(sealed))
+    return call.reply(answer, sealed)
+
+
+def train_and_mask(call: Call, message: PeerShares) -> Message:
+    """Open the shares of the others, train, and upload the update under the own mask."""
+    user = call.participant.user
+    rows = payload_array(message.header, payload_bytes(call.message.content))
+    held, channel = _resume(call, message.run_id, message.round, "shared")
+    announcement = held.announcement
+    aggregation, agreed = _agreed(call, announcement)
+    code = aggregation.code(len(agreed.participants))
+    call.check_model(flatten(call.model), announcement)
+    if rows.shape[0] != len(message.senders) or user in message.senders:
+        raise ClientRefusesError(f"{rows.shape[0]} shares of {len(message.senders)} other senders")
+    shares = dict(held.shares)
+    for peer, row in zip(message.senders, rows, strict=True):
+        shares[peer] = _opened(code, channel, peer, row.tobytes())
+    senders = tuple(name for name in agreed.participants if name in shares)
+    everybody = Survivors(agreed.run_id, agreed.round, agreed.participants, senders, senders)
+    call.participant.rules.check_survivors(user, announcement.config, everybody)
+    update, metrics = update_from(call)
+    values = quantise(update, announcement, user)
+    weight = announcement.config.weights_of((user,))[0]
+    mask = symbols_from_bytes(held.mask)
+    packed = pack_symbols(protect(code, weight * values, mask), code.symbol_bits)
+    mask[:] = 0
+    protected = ProtectedUpdate(packed, channel.key_bits_used)
+    _keep(call, announcement, "uploaded", channel, b"", shares)
+    return call.reply(upload_of(call, announcement, aggregation, agreed, protected), packed, metrics)
+
+
+def confirm(call: Call, message: Survivors) -> Message:
+    """Be bound to the survivors that the server names, durably, and tell the other holders of shares."""
+    held, channel = _resume(call, message.run_id, message.round, "uploaded")
+    holdings = _holdings(call, held, channel)
+    answer, payload = _answerer(call, held).confirm(message, holdings)
+    _keep(call, held.announcement, "confirmed", channel, b"", held.shares)
+    return call.reply(answer, payload)
+
+
+def answer(call: Call, message: Confirmation) -> Message:
+    """Answer with the sum of the survivors' shares, once U clients are known to be bound to them."""
+    payload = payload_bytes(call.message.content)
+    survivors = message.survivors
+    held, channel = _resume(call, survivors.run_id, survivors.round, "confirmed")
+    holdings, answerer = _holdings(call, held, channel), _answerer(call, held)
+    answerer.confirm(survivors, holdings)  # the same list again, or refused
+    tags = payload_array(message.confirmed.header, payload)
+    reply, packed = answerer.answer(message.confirmed, tags, holdings)
+    holdings.close()
+    return call.reply(reply, packed)
+
+
+def _agreed(call: Call, announcement: RoundAnnouncement) -> tuple[LightSecAgg, RoundContext]:
+    aggregation = call.aggregation(announcement)
+    if not isinstance(aggregation, LightSecAgg):
+        raise ClientRefusesError(f"mode {announcement.config.mode} exchanges no shares")
+    return aggregation, aggregation.context(announcement.round, announcement.participants)
+
+
+def _keep(
+    call: Call,
+    announcement: RoundAnnouncement,
+    step: Step,
+    channel: ShareChannel,
+    mask: bytes,
+    shares: dict[str, bytes],
+) -> None:
+    keep(call.context, call.participant.held_key, Held(announcement, step, channel.park(), mask, shares))
+
+
+def _resume(call: Call, run_id: str, round_number: int, step: Step) -> tuple[Held, ShareChannel]:
+    held = take(call.context, call.participant.held_key, run_id, round_number, step)
+    return held, ShareChannel.resume(held.channel)
+
+
+def _opened(code: ShareCode, channel: ShareChannel, peer: str, sealed: bytes) -> bytes:
+    try:
+        packed = np.frombuffer(channel.open(peer, sealed), np.uint8)
+        return symbols_to_bytes(
+            unpack_symbols(packed, code.symbols_per_share, code.symbol_bits, code.modulus)
+        )
+    except (SealError, ValueError) as error:
+        raise KeyServiceError(str(error), channel.key_bits_used) from error
+
+
+def _holdings(call: Call, held: Held, channel: ShareChannel) -> HeldShares:
+    aggregation, agreed = _agreed(call, held.announcement)
+    shares = {name: symbols_from_bytes(data) for name, data in held.shares.items()}
+    return HeldShares(aggregation.code(len(agreed.participants)), call.participant.user, channel, shares)
+
+
+def _answerer(call: Call, held: Held) -> Answerer:
+    participant = call.participant
+    book = AnswerBook(participant.state_folder / "answers")
+    return Answerer(participant.user, held.announcement.config, participant.rules, book)

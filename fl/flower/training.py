@@ -1,0 +1,140 @@
+"""From the app's trained model to the integers of a round, and under pads."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+import numpy.typing as npt
+from flwr.app import ArrayRecord, Error, MetricRecord, RecordDict
+
+from fl.aggregation import Aggregation
+from fl.aggregation.base import Holdings, Workshop
+from fl.compression import Compression
+from fl.flower.arrays import change, model_record
+from fl.flower.call import Call
+from fl.flower.participant import Participant
+from fl.flower.records import CONFIG, PAYLOAD, RoundAnnouncement
+from fl.keys import KeyServiceError, KeyWait, NodeKeys, ProtectedUpdate
+from fl.messages import Upload, header_of
+from fl.quantise import check_finite, quantisation_rng
+from fl.tasks.base import Parameters
+from orchestrator.delivery.messages import RoundContext
+
+Tell = Callable[[KeyWait], None]
+
+_log = logging.getLogger(__name__)
+
+
+class AppFailedError(Exception):
+    """The app's own training failed; ``error`` is what it says to Flower."""
+
+    def __init__(self, error: Error) -> None:
+        self.error = error
+        super().__init__(error.reason)
+
+
+def update_from(call: Call) -> tuple[Parameters, dict[str, MetricRecord]]:
+    """Let the app train; returns its update, flat, and the metrics that may be told."""
+    model = ArrayRecord(dict(call.model))
+    for ours in (CONFIG, PAYLOAD):
+        if ours in call.message.content:
+            del call.message.content[ours]
+    trained = call.call_next(call.message, call.context)
+    if trained.has_error():
+        raise AppFailedError(trained.error)
+    return change(model, model_record(trained.content, "the app's reply")), _public(
+        trained.content, call.participant
+    )
+
+
+def _public(content: RecordDict, participant: Participant) -> dict[str, MetricRecord]:
+    """The metrics that may be told, record by record."""
+    kept = {
+        name: MetricRecord({key: value for key, value in record.items() if key in participant.public_metrics})
+        for name, record in content.metric_records.items()
+    }
+    return {name: record for name, record in kept.items() if record}
+
+
+def quantise(update: Parameters, announcement: RoundAnnouncement, user: str) -> npt.NDArray[np.int64]:
+    """The integers to send for an update; raises UpdateNotFiniteError."""
+    config, number = announcement.config, announcement.round
+    compression = Compression.from_config(config)
+    check_finite(update, client=user, round_number=number)
+    sent = update[compression.coordinates(config.seed, number, update.size)]
+    rng = quantisation_rng(config.seed, number, config.clients.index(user))
+    values = compression.quantiser(number).quantise(sent, rng, client=user, round_number=number)
+    return values.astype(np.int64)
+
+
+def protect_update(
+    call: Call,
+    announcement: RoundAnnouncement,
+    aggregation: Aggregation,
+    agreed: RoundContext,
+    update: Parameters,
+    keys: NodeKeys,
+) -> ProtectedUpdate:
+    """The masked update; gives up, with the reserved pads burnt, after the run's time for waiting."""
+    config, user = announcement.config, call.participant.user
+    values = quantise(update, announcement, user)
+    bound = config.levels * sum(config.weights_of(announcement.participants))
+    with patience(call, announcement) as (cancelled, tell):
+        workshop = Workshop(agreed, user, bound, keys, NoExchange(), cancelled, tell)
+        return aggregation.prepare(workshop).protect(values, config.weights_of((user,))[0])
+
+
+def upload_of(
+    call: Call,
+    announcement: RoundAnnouncement,
+    aggregation: Aggregation,
+    agreed: RoundContext,
+    protected: ProtectedUpdate,
+) -> Upload:
+    """What the packed update is."""
+    return Upload(
+        agreed.run_id,
+        agreed.round,
+        agreed.digest(),
+        announcement.config.weights_of((call.participant.user,))[0],
+        aggregation.n_values,
+        aggregation.value_bits,
+        protected.key_bits,
+        header_of(protected.packed),
+    )
+
+
+@contextmanager
+def patience(call: Call, announcement: RoundAnnouncement) -> Iterator[tuple[threading.Event, Tell]]:
+    """An event that is set after the run's time for waiting, and a log of why one waits."""
+    cancelled = threading.Event()
+    told: set[bool] = set()
+
+    def tell(wait: KeyWait) -> None:
+        if wait.for_keys not in told:
+            told.add(wait.for_keys)
+            _log.info("%s waits in round %d: %s", call.participant.user, announcement.round, wait.detail)
+
+    timer = threading.Timer(announcement.config.wait_timeout_s, cancelled.set)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield cancelled, tell
+    finally:
+        timer.cancel()
+
+
+class NoExchange:
+    """Pads of a pair need no messages between clients."""
+
+    def swap(self, sealed: Mapping[str, bytes], key_bits: int) -> Mapping[str, bytes]:
+        """Refused."""
+        raise KeyServiceError("this mode exchanges no shares")
+
+    def hold(self, holdings: Holdings) -> None:
+        """Refused."""
+        raise KeyServiceError("this mode exchanges no shares")
