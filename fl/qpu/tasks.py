@@ -138,3 +138,16 @@ def train_quickly(
         parameters = parameters + task.local_train(parameters, data, training_seed(seed, number, 0))
         report(f"epoch {number} of {rounds}: accuracy {task.evaluate(parameters).accuracy:.3f}")
     return parameters
+
+
+def with_circuit_weights(
+    task: SentimentTask, parameters: Parameters, weights: npt.NDArray[np.float64]
+) -> Parameters:
+    """``parameters`` with other angles in the circuit.
+
+    Where they lie in the flat array is asked of the task itself, by reading out an array of positions.
+    """
+    places = task.circuit_weights(np.arange(len(parameters), dtype=np.float32)).astype(np.int64)
+    changed = parameters.copy()
+    changed[places] = weights
+    return changed

@@ -10,89 +10,57 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lab.cli.qpu_options import (
+    AccountOption,
+    BackendOption,
+    ChannelOption,
+    DataOption,
+    DecouplingOption,
+    ExecutionOption,
+    InstanceOption,
+    Json,
+    LimitOption,
+    ModelOption,
+    OutOption,
+    PendingOption,
+    PerJobOption,
+    ReadoutOption,
+    ResilienceOption,
+    ResumeOption,
+    RetryOption,
+    SeedOption,
+    SentencesOption,
+    ShotsOption,
+    TaskOption,
+    TwirlOption,
+    TwirlReadoutOption,
+    YesOption,
+    given,
+    refuse_with_resume,
+    request_from,
+)
+
 if TYPE_CHECKING:
     from fl.qpu.analysis import Comparison
+    from fl.qpu.backends import Device
     from fl.qpu.cost import CostEstimate
     from fl.qpu.evaluate import QpuReport
-    from fl.qpu.options import RunOptions
     from fl.qpu.request import QpuRequest
     from fl.qpu.runner import QpuEvent
+    from fl.tasks.base import Parameters
+    from fl.tasks.sentiment.task import SentimentTask
 
 RUNS_FOLDER = "qunetlab-runs"
 EXIT_INTERRUPTED = 130
 
 qpu_app = typer.Typer(no_args_is_help=True, help="Trained circuits on a QPU or its simulated stand-in.")
-
-BackendOption = Annotated[
-    str | None,
-    typer.Option(
-        "--backend", help="fake_manila, FakeBrisbane, ..., aer, aer:fake_manila, or a backend of the service."
-    ),
-]
-ModelOption = Annotated[
-    Path | None,
-    typer.Option("--model", help="Trained model: .npy file or folder of a run; else trained here."),
-]
-TaskOption = Annotated[str | None, typer.Option("--task", help="sentiment:hybrid or sentiment:hybrid-lora.")]
-SentencesOption = Annotated[
-    int | None, typer.Option("--sentences", min=1, help="Test examples; 200 without.")
-]
-ShotsOption = Annotated[int | None, typer.Option("--shots", min=2, help="Shots per circuit; 4096 without.")]
-ResilienceOption = Annotated[
-    int | None,
-    typer.Option(
-        "--resilience", min=0, max=2, help="0 none, 1 readout mitigation, 2 and zero-noise extrapolation."
-    ),
-]
-ReadoutOption = Annotated[
-    str | None,
-    typer.Option("--readout", help="Where readout errors are mitigated: auto, calibrate, service."),
-]
-DecouplingOption = Annotated[
-    str | None, typer.Option("--dynamical-decoupling", help="Pulse sequence on idle qubits: XX, XpXm, XY4.")
-]
-TwirlOption = Annotated[
-    bool | None, typer.Option("--twirl-gates/--no-twirl-gates", help="Twirl two-qubit gates.")
-]
-TwirlReadoutOption = Annotated[
-    bool | None, typer.Option("--twirl-readout/--no-twirl-readout", help="Twirl measurements.")
-]
-ExecutionOption = Annotated[
-    str | None, typer.Option("--execution", help="Execution mode of the service: job, batch or session.")
-]
-PerJobOption = Annotated[int | None, typer.Option("--sets-per-job", min=1, help="Sentences in one job.")]
-PendingOption = Annotated[
-    int | None, typer.Option("--max-pending", min=1, help="Jobs at the service at once.")
-]
-LimitOption = Annotated[
-    int | None, typer.Option("--max-job-seconds", min=1, help="QPU seconds after which a job is stopped.")
-]
-SeedOption = Annotated[
-    int | None, typer.Option("--seed", min=0, help="Seed of sample, transpiler and simulator.")
-]
-AccountOption = Annotated[str | None, typer.Option("--account", help="Name of the saved account.")]
-ChannelOption = Annotated[
-    str | None,
-    typer.Option("--channel", help="ibm_quantum_platform or ibm_cloud; the account's own without."),
-]
-InstanceOption = Annotated[str | None, typer.Option("--instance", help="Service instance, by name or CRN.")]
-DataOption = Annotated[Path | None, typer.Option("--data", help="Folder of the data set.")]
-OutOption = Annotated[
-    Path | None, typer.Option("--out", help="Folder of the run; qunetlab-runs/... without.")
-]
-ResumeOption = Annotated[Path | None, typer.Option("--resume", help="Folder of a run to go on with.")]
-RetryOption = Annotated[
-    bool,
-    typer.Option("--retry-failed", help="With --resume: submit failed jobs again (may be charged again)."),
-]
-YesOption = Annotated[bool, typer.Option("--yes", help="Accept the cost on a real backend.")]
-Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 
 
 @qpu_app.command("run")
@@ -123,9 +91,13 @@ def run_command(
     as_json: Json = False,
 ) -> None:
     """Evaluate a trained circuit on a backend and compare it with exact simulation."""
-    chosen = {name: value for name, value in locals().items() if name in _REQUEST_NAMES}
-    request = _request(resume, out, backend, chosen)
-    raise typer.Exit(_run(request, model, out, resume, retry_failed=retry_failed, yes=yes, as_json=as_json))
+    chosen = given(locals())
+    if resume is not None:
+        refuse_with_resume(resume, {**chosen, "backend": backend, "model": model, "out": out})
+        start: Start = _go_on(resume)
+    else:
+        start = _begin(request_from(backend, chosen), model, out)
+    raise typer.Exit(_run(start, retry_failed=retry_failed, yes=yes, as_json=as_json))
 
 
 @qpu_app.command("estimate")
@@ -150,11 +122,10 @@ def estimate_command(
 
     from fl.qpu.backends import open_device
     from fl.qpu.evaluate import cost_of, prepare
-    from fl.qpu.request import data_folder, open_circuit_task
-    from fl.qpu.tasks import circuit_model, load_parameters
+    from fl.qpu.request import data_folder
+    from fl.qpu.tasks import circuit_model, load_parameters, open_circuit_task
 
-    chosen = {name: value for name, value in locals().items() if name in _REQUEST_NAMES}
-    request = _request(None, None, backend, chosen)
+    request = request_from(backend, given(locals()))
     device = open_device(request.backend, request.account)
     opened = open_circuit_task(request.task, data_folder(request))
     # The cost depends on the circuit, not on its angles: an untrained model does as well.
@@ -216,104 +187,124 @@ def backends_command(
         typer.echo("of the service: " + (", ".join(real) or note or "none"))
 
 
-_REQUEST_NAMES = frozenset(
-    "task sentences shots resilience readout dynamical_decoupling twirl_gates twirl_readout execution sets_per_job "
-    "max_pending max_job_seconds seed account channel instance data".split()
-)
-_OPTION_NAMES = {
-    "shots": "shots",
-    "resilience": "resilience_level",
-    "readout": "readout",
-    "dynamical_decoupling": "dynamical_decoupling",
-    "twirl_gates": "twirl_gates",
-    "twirl_readout": "twirl_measurement",
-    "execution": "execution",
-    "sets_per_job": "sets_per_job",
-    "max_pending": "max_pending",
-    "max_job_seconds": "max_job_s",
-    "seed": "seed",
-}
+@qpu_app.command("train")
+def train_command(
+    steps: Annotated[
+        int | None,
+        typer.Option("--steps", "--train-steps", min=1, help="Steps of gradient descent; 3 without."),
+    ] = None,
+    allow_training: Annotated[
+        bool, typer.Option("--allow-training", help="Accept the cost that is shown, and train.")
+    ] = False,
+    train_weights: Annotated[
+        int | None, typer.Option(min=1, help="How many of the circuit's weights are trained; 4 without.")
+    ] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Training examples per step; 8 without.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Step size; 0.5 without.")] = None,
+    backend: BackendOption = None,
+    model: ModelOption = None,
+    task: TaskOption = None,
+    shots: ShotsOption = None,
+    resilience: ResilienceOption = None,
+    readout: ReadoutOption = None,
+    execution: ExecutionOption = None,
+    sets_per_job: PerJobOption = None,
+    max_pending: PendingOption = None,
+    seed: SeedOption = None,
+    account: AccountOption = None,
+    channel: ChannelOption = None,
+    instance: InstanceOption = None,
+    data: DataOption = None,
+    out: OutOption = None,
+    resume: ResumeOption = None,
+    retry_failed: RetryOption = False,
+    as_json: Json = False,
+) -> None:
+    """Train a handful of the circuit's weights on a backend by parameter-shift gradients.
 
+    Shows the cost first; trains only with --allow-training.
+    """
+    from lab.cli.qpu_train import run_training, training_plan
 
-def _request(
-    resume: Path | None, out: Path | None, backend: str | None, chosen: dict[str, Any]
-) -> QpuRequest | None:
-    """The request on the command line; None with ``--resume``, which takes everything from its folder."""
-    from fl.qpu.backends import AccountChoice
-    from fl.qpu.options import OptionsError, RunOptions
-    from fl.qpu.request import QpuRequest
-
-    given = {name: value for name, value in chosen.items() if value is not None}
+    chosen = given(locals())
+    numbers = {"steps": steps, "n_weights": train_weights, "batch": batch, "learning_rate": learning_rate}
     if resume is not None:
-        surplus = sorted([*given, *(["backend"] if backend else []), *(["out"] if out else [])])
-        if surplus:
-            names = ", ".join("--" + name.replace("_", "-") for name in surplus)
-            raise OptionsError(f"--resume takes its settings from {resume}; leave out {names}")
-        return None
-    if backend is None:
-        raise OptionsError(
-            "--backend is missing: fake_manila, fake_brisbane, aer, or a backend of the service"
-        )
-    options: dict[str, Any] = {own: given[name] for name, own in _OPTION_NAMES.items() if name in given}
-    rest: dict[str, Any] = {name: given[name] for name in ("task", "sentences") if name in given}
-    return QpuRequest(
-        backend=backend,
-        options=RunOptions(**options),
-        account=AccountChoice(*(given.get(name) for name in ("account", "channel", "instance"))),
-        data=str(given["data"]) if "data" in given else None,
-        **rest,
+        refuse_with_resume(resume, {**chosen, **numbers, "backend": backend, "model": model, "out": out})
+        start: Start = _go_on(resume, "train")
+    else:
+        start = _begin(request_from(backend, chosen, "train"), model, out)
+    plan = training_plan(resume, numbers)
+    raise typer.Exit(
+        run_training(start, plan, allowed=allow_training, retry_failed=retry_failed, as_json=as_json)
     )
 
 
-def _run(
-    asked: QpuRequest | None,
-    model: Path | None,
-    out: Path | None,
-    resume: Path | None,
-    *,
-    retry_failed: bool,
-    yes: bool,
-    as_json: bool,
-) -> int:
+@dataclass(frozen=True)
+class Start:
+    """A run that is about to begin or to go on: its request, device, task and trained parameters."""
+
+    folder: Path
+    resumed: bool
+    request: QpuRequest
+    device: Device
+    task: SentimentTask
+    parameters: Parameters
+    say: Callable[[str], None]
+
+
+def _begin(asked: QpuRequest, model: Path | None, out: Path | None) -> Start:
     from fl.qpu.backends import open_device
-    from fl.qpu.evaluate import evaluate
-    from fl.qpu.options import OptionsError
-    from fl.qpu.request import keep_request, kept_request, trained_model
-    from fl.qpu.tasks import circuit_model
+    from fl.qpu.request import keep_request, trained_model
 
     say = progress()
-    if asked is None:
-        assert resume is not None
-        if model is not None:
-            raise OptionsError(f"--resume takes its settings from {resume}; leave out --model")
-        folder = resume
-        request, task, parameters = kept_request(folder)
-        device = open_device(request.backend, request.account)
-    else:
-        folder = out or Path(RUNS_FOLDER) / f"qpu-{datetime.now(UTC).strftime('%Y%m%d-%H%M%S')}"
-        device = open_device(asked.backend, asked.account)
-        request, task, parameters = trained_model(asked, model, say)
-        keep_request(folder, request, parameters)
-    circuit = circuit_model(task, parameters, request.sentences, request.options.seed)
+    device = open_device(asked.backend, asked.account)
+    folder = out or Path(RUNS_FOLDER) / f"qpu-{datetime.now(UTC).strftime('%Y%m%d-%H%M%S')}"
+    request, task, parameters = trained_model(asked, model, say)
+    keep_request(folder, request, parameters)
+    return Start(folder, False, request, device, task, parameters, say)
+
+
+def _go_on(folder: Path, purpose: str = "run") -> Start:
+    from fl.qpu.backends import open_device
+    from fl.qpu.request import kept_request
+
+    say = progress()
+    request, task, parameters = kept_request(folder, purpose)
+    device = open_device(request.backend, request.account)
+    return Start(folder, True, request, device, task, parameters, say)
+
+
+def _run(start: Start, *, retry_failed: bool, yes: bool, as_json: bool) -> int:
+    from fl.qpu.evaluate import evaluate
+    from fl.qpu.tasks import circuit_model
+
+    request = start.request
+    model = circuit_model(start.task, start.parameters, request.sentences, request.options.seed)
     try:
         outcome = evaluate(
-            circuit,
-            device,
+            model,
+            start.device,
             request.options,
-            folder,
-            resume=resume is not None,
+            start.folder,
+            resume=start.resumed,
             retry_failed=retry_failed,
-            agree=consent(say, yes=yes, asked_before=resume is not None and not retry_failed),
-            report=teller(say),
+            agree=consent(start.say, yes=yes, asked_before=start.resumed and not retry_failed),
+            report=teller(start.say),
         )
     except KeyboardInterrupt:
-        typer.echo(
-            f"interrupted; jobs at the service go on. Go on with: qunetlab qpu run --resume {folder}",
-            err=True,
-        )
-        return EXIT_INTERRUPTED
-    typer.echo(as_text_json(outcome, folder, request) if as_json else summary(outcome, folder, request))
+        return interrupted(start.folder, "run")
+    text = (
+        as_text_json(outcome, start.folder, request) if as_json else summary(outcome, start.folder, request)
+    )
+    typer.echo(text)
     return 0
+
+
+def interrupted(folder: Path, purpose: str) -> int:
+    """Say how to go on; returns the exit code."""
+    hint = f"qunetlab qpu {purpose} --resume {folder}"
+    typer.echo(f"interrupted; jobs at the service go on. Go on with: {hint}", err=True)
+    return EXIT_INTERRUPTED
 
 
 def progress() -> Callable[[str], None]:
