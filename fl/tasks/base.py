@@ -42,9 +42,17 @@ class Evaluation:
     loss: float
 
 
+CROWD = 50
+"""So many clients are a crowd."""
+
+
 @dataclass(frozen=True)
 class TaskDefaults:
-    """Settings with which a task is known to train well; ``keep`` and the rest are of :mod:`fl.compression`."""
+    """Settings with which a task is known to train well; ``keep`` and those below it: :mod:`fl.compression`.
+
+    ``for_crowds`` holds where there are at least ``CROWD`` clients: their rounding noise averages out, so
+    that few levels suffice, and their many pairs make every bit dear.
+    """
 
     clip: float
     levels: int
@@ -52,6 +60,11 @@ class TaskDefaults:
     keep: float = 1.0
     error_feedback: bool = False
     clip_decay: float = 1.0
+    for_crowds: TaskDefaults | None = None
+
+    def suited(self, n_clients: int) -> TaskDefaults:
+        """The settings for so many clients."""
+        return self.for_crowds if self.for_crowds and n_clients >= CROWD else self
 
 
 class Task(Protocol):

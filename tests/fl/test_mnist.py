@@ -8,7 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from fl.cohort.benchmark import mnist_round_benchmark
+from fl.compression import Compression, saving_vs_float32
 from fl.data import mnist_folder
+from fl.quantise import smallest_ring_bits
 from fl.tasks import UnknownTaskError, load_task, parse_task
 from fl.tasks.base import Examples
 from fl.tasks.mnist import DEVIATION, MEAN, MnistTask, flat, two_shards, whole
@@ -142,3 +145,24 @@ def test_a_few_steps_of_the_perceptron_learn() -> None:
     update = task.local_train(start, data, (0, 1, 0))
     assert task.evaluate(start + update).accuracy > 0.85
     assert task.evaluate(start).accuracy < 0.25
+
+
+@pytest.mark.parametrize("model", ["mlp", "cnn"])
+def test_a_crowd_sends_a_tenth_of_float32(model: str) -> None:
+    """Ring width included, for 200 clients; a few clients send every coordinate."""
+    task = load_task(f"mnist:{model}")
+    suited = task.defaults.suited(200)
+    compression = Compression(suited.keep, suited.levels)
+    ring_bits = smallest_ring_bits(suited.levels, 200)
+    saving = saving_vs_float32(compression.n_values(task.n_parameters), ring_bits, task.n_parameters)
+    assert saving >= 0.9
+    assert suited.error_feedback
+    assert task.defaults.suited(4).keep == 1.0
+
+
+@pytest.mark.skipif(not HAS_FILES, reason="MNIST is not fetched: qunetlab data fetch mnist")
+def test_the_benchmark_times_exact_rounds() -> None:
+    figures = mnist_round_benchmark(rounds=1, workers=0, n_clients=50)
+    assert figures["exact"] is True
+    assert float(figures["value"]) > 0.05  # type: ignore[arg-type]
+    assert figures["key_bits_per_round"] == 50 * 49 // 2 * 29513 * 9

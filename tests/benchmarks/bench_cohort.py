@@ -1,0 +1,98 @@
+"""Figures of cohorts as JSON lines: python tests/benchmarks/bench_cohort.py [--accuracy SPLIT ...] [--seeds 1]
+
+Without options: the time of a round of 200 MNIST clients in every mode, and the key that ``lightsecagg`` needs
+beside pairwise pads for the same values.  ``--accuracy iid two-shard`` trains 40 rounds per seed, compressed
+under one-time pads and in float32 (about two minutes per seed and split on two cores).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import statistics
+
+import msgspec
+
+from fl.cohort import run_cohort
+from fl.cohort.benchmark import cohort_config, mnist_round_benchmark
+from fl.cohort.plan import make_plan
+from fl.compression import saving_vs_float32
+from fl.tasks import load_task
+
+CLIENTS = 200
+
+
+def emit(what: str, **figures: object) -> None:
+    print(json.dumps({"what": what, **figures}), flush=True)
+
+
+def rounds() -> None:
+    """Seconds per round."""
+    for mode, drop_outs in (
+        ("otp", 0),
+        ("expanded", 0),
+        ("lightsecagg", 0),
+        ("lightsecagg", 49),
+        ("plain", 0),
+    ):
+        emit("round", **mnist_round_benchmark(mode=mode, drop_outs=drop_outs))  # type: ignore[arg-type]
+
+
+def keys(task: str = "mnist:mlp@iid") -> None:
+    """Key of all pairs and round, pads against shares, at the compression's and at full dimension."""
+    d = load_task(task).n_parameters
+    for keep in (cohort_config(task, CLIENTS, 1, "otp").keep, 1.0):
+        spent = {}
+        for mode in ("otp", "lightsecagg"):
+            config = cohort_config(task, CLIENTS, 1, mode)  # type: ignore[arg-type]
+            config = msgspec.structs.replace(config, keep=keep)
+            plan = make_plan(config, d)
+            spent[mode] = plan.n_pairs * plan.key_bits_per_pair
+        emit("key", keep=keep, **spent, ratio=spent["otp"] / spent["lightsecagg"])
+
+
+def accuracy(split: str, seeds: int) -> None:
+    """Compressed under one-time pads against float32."""
+    task = f"mnist:mlp@{split}"
+    d = load_task(task).n_parameters
+    finals: dict[str, list[float]] = {"compressed": [], "float32": []}
+    for seed in range(1, seeds + 1):
+        config = cohort_config(task, CLIENTS, 40, "otp", seed)
+        for name in finals:
+            result = run_cohort(config, float32=name == "float32")
+            last = result.rounds[-1]
+            finals[name].append(last.accuracy)
+            emit(
+                "accuracy",
+                split=split,
+                seed=seed,
+                run=name,
+                accuracy=last.accuracy,
+                by_round=[round(r.accuracy, 4) for r in result.rounds],
+                upload_bytes_per_client=last.upload_bytes_per_client,
+                exact=all(r.exact for r in result.rounds),
+                median_round_s=round(statistics.median(r.duration_s for r in result.rounds), 3),
+            )
+    config = cohort_config(task, CLIENTS, 40, "otp")
+    values = make_plan(config, d).n_values
+    emit(
+        "accuracy-summary",
+        split=split,
+        seeds=seeds,
+        saving_vs_float32=round(saving_vs_float32(values, config.ring_bits, d), 4),
+        compression=dataclasses.asdict(load_task(task).defaults.suited(CLIENTS)),
+        **{name: round(statistics.mean(accuracies), 4) for name, accuracies in finals.items()},
+    )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--accuracy", nargs="*", default=[], metavar="SPLIT")
+    parser.add_argument("--seeds", type=int, default=1)
+    options = parser.parse_args()
+    for chosen in options.accuracy:
+        accuracy(chosen, options.seeds)
+    if not options.accuracy:
+        keys()
+        rounds()
