@@ -40,31 +40,38 @@ def held_out(texts: Sequence[str], labels: Indices, seed: int = 0) -> tuple[Indi
     return np.flatnonzero(~inside), np.flatnonzero(inside)
 
 
-def skewed_shard(labels: Indices, lengths: Indices, client_index: int, n_clients: int, seed: int) -> Indices:
-    """Indices of one client's share: equal sizes, skewed mixtures of labels and lengths.
+def skewed_shards(labels: Indices, lengths: Indices, n_clients: int, seed: int) -> list[Indices]:
+    """Indices of every client's share: equal sizes, skewed mixtures of labels and lengths.
 
     The examples fall into cells by label and by terciles of length.  Every client draws its mixture of cells
     from a Dirichlet distribution around the overall one and then its examples from these cells, without
     replacement (Hsu et al., arXiv 1909.06335, section 2).  Clients take turns, so that running out of a cell
     meets all of them alike.  Sizes differ by at most one, because the mean over clients is not weighted.
     """
-    if not 0 <= client_index < n_clients:
-        raise ValueError(f"client {client_index} does not exist among {n_clients}")
     if len(labels) < n_clients:
         raise ValueError(f"{len(labels)} examples cannot be split over {n_clients} clients")
     rng = np.random.default_rng([seed, 0x5CE3])
     bounds = np.quantile(lengths, np.arange(1, LENGTH_CLASSES) / LENGTH_CLASSES)
     cells = labels * LENGTH_CLASSES + np.searchsorted(bounds, lengths)
     pools = [rng.permutation(np.flatnonzero(cells == cell)).tolist() for cell in np.unique(cells)]
-    left = np.array([len(pool) for pool in pools])
-    mixtures = rng.dirichlet(CONCENTRATION * len(left) * left / left.sum(), n_clients)
+    sizes = np.array([len(pool) for pool in pools])
+    mixtures = rng.dirichlet(CONCENTRATION * len(sizes) * sizes / sizes.sum(), n_clients).tolist()
     shards: list[list[int]] = [[] for _ in range(n_clients)]
-    for turn in range(len(labels)):
+    for turn, chance in enumerate(rng.random(len(labels)).tolist()):
         client = turn % n_clients
-        wanted = np.cumsum(np.where(left > 0, mixtures[client], 0.0))
-        if wanted[-1] <= 0:
-            wanted = np.cumsum(left.astype(float))
-        cell = int(np.searchsorted(wanted, rng.random() * wanted[-1], side="right"))
-        shards[client].append(pools[cell].pop())
-        left[cell] -= 1
-    return np.array(shards[client_index], np.int64)
+        shards[client].append(pools[_drawn_cell(mixtures[client], pools, chance)].pop())
+    return [np.array(shard, np.int64) for shard in shards]
+
+
+def _drawn_cell(mixture: Sequence[float], pools: Sequence[Sequence[int]], chance: float) -> int:
+    """The cell that ``chance`` (0..1) draws among those with examples left, in proportion to ``mixture``."""
+    filled = [cell for cell, pool in enumerate(pools) if pool]
+    weights = [mixture[cell] for cell in filled]
+    if sum(weights) <= 0:
+        weights = [float(len(pools[cell])) for cell in filled]
+    wanted = chance * sum(weights)
+    for cell, weight in zip(filled, weights, strict=True):
+        wanted -= weight
+        if wanted < 0:
+            return cell
+    return filled[-1]

@@ -6,7 +6,7 @@ Models (the first is the default; heads in :mod:`fl.tasks.sentiment.heads`):
 * ``hybrid-lora``, ``classical-lora``: the same heads, trained together with low-rank adapters in the
   encoder's last layers (:mod:`fl.tasks.sentiment.adapters`).
 
-Splits: ``iid``, shuffled and even, and ``skewed`` (:func:`fl.tasks.sentiment.split.skewed_shard`).
+Splits: ``iid``, shuffled and even, and ``skewed`` (:func:`fl.tasks.sentiment.split.skewed_shards`).
 
 The clients' inputs are embeddings; with adapters they are sentence numbers, for which the task looks up the
 cached token states that enter the first adapted layer.
@@ -37,7 +37,7 @@ from fl.tasks.sentiment.corpus import Corpus, open_corpus
 from fl.tasks.sentiment.encoder import BATCH as ENCODING_BATCH
 from fl.tasks.sentiment.encoder import TokenStates
 from fl.tasks.sentiment.heads import Head, angles, head_named, read_out
-from fl.tasks.sentiment.split import skewed_shard
+from fl.tasks.sentiment.split import Indices, skewed_shards
 from fl.tasks.sentiment.training import TrainingPlan, adam, bucketed, shuffled
 
 WIDTH, LAYERS = 384, 6
@@ -98,6 +98,7 @@ class SentimentTask:
         self._folder = folder
         self._dataset: Dataset = dataset
         self._own_corpus = corpus
+        self._shards: tuple[tuple[int, int], list[Indices]] | None = None
 
     @property
     def defaults(self) -> TaskDefaults:
@@ -167,13 +168,22 @@ class SentimentTask:
 
     def client_data(self, client_index: int, n_clients: int, seed: int) -> Examples:
         training = self.corpus.split[0]
-        labels = self.corpus.reviews.labels[training]
         if self._split == "iid":
-            shard = iid_shard(len(training), client_index, n_clients, seed)
-        else:
-            lengths = np.array([len(self.corpus.reviews.texts[index].split()) for index in training])
-            shard = skewed_shard(labels, lengths, client_index, n_clients, seed)
-        return self._examples(training[shard])
+            return self._examples(training[iid_shard(len(training), client_index, n_clients, seed)])
+        if not 0 <= client_index < n_clients:
+            raise ValueError(f"client {client_index} does not exist among {n_clients}")
+        return self._examples(training[self._skewed(n_clients, seed)[client_index]])
+
+    def _skewed(self, n_clients: int, seed: int) -> list[Indices]:
+        """The shards of all clients; those of the latest question are kept."""
+        if self._shards is None or self._shards[0] != (n_clients, seed):
+            training, reviews = self.corpus.split[0], self.corpus.reviews
+            lengths = np.array([len(reviews.texts[index].split()) for index in training])
+            self._shards = (
+                (n_clients, seed),
+                skewed_shards(reviews.labels[training], lengths, n_clients, seed),
+            )
+        return self._shards[1]
 
     def _examples(self, indices: npt.NDArray[np.int64]) -> Examples:
         labels = self.corpus.reviews.labels[indices]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -36,11 +37,14 @@ def write_encoder(folder: Path, seed: int = 0, vocabulary: tuple[str, ...] = (*G
         num_attention_heads=2,
         intermediate_size=32,
         max_position_embeddings=128,
-        initializer_range=0.4,
+        initializer_range=0.2,
     )
     config.to_json_file(str(folder / "config.json"), use_diff=False)
     torch.manual_seed(seed)
     weights = BertModel(config).state_dict()
+    pole = torch.tensor([1.0, -1.0] * 8)
+    for word, index in words.items():
+        weights["embeddings.word_embeddings.weight"][index] += pole * ((word in GOOD) - (word in BAD))
     save_file({name: value.contiguous() for name, value in weights.items()}, folder / "model.safetensors")
     return folder
 
@@ -72,3 +76,13 @@ def tiny_encoder(tiny_folder: Path) -> Encoder:
 @pytest.fixture(scope="session")
 def tiny_corpus(tiny_encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     return Corpus("little", little_reviews(240), tiny_encoder, tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def make_encoder() -> Callable[..., Path]:
+    return write_encoder
+
+
+@pytest.fixture(scope="session")
+def make_reviews() -> Callable[..., Reviews]:
+    return little_reviews
