@@ -84,9 +84,9 @@ class RoundServer:
         self.current: CollectingRound | None = None
         self.idle_since_s = clock()
 
-    def advance(self) -> None:
-        """Take the round as far as it goes; raises RunFailedError after too many aborts in a row."""
-        current, now_s = self.current, self._clock()
+    def advance(self, now_s: float) -> None:
+        """Take the round as far as it goes at time ``now_s``; raises RunFailedError after too many aborts."""
+        current = self.current
         if current is None:
             return
         while current.review(now_s):
@@ -239,6 +239,10 @@ class RoundServer:
 
         try:
             packed = read_uint8(message.header, buffer)
+            over = self.current is None or message.round < self.current.number
+            if over and isinstance(message, Answer):  # U answers are enough, the others are late by nature
+                reply("accepted", f"round {message.round} is over")
+                return
             if self.current is None:
                 raise UploadRefusedError(f"round {message.round} is over")
             self.current.take(name, message, packed, self._clock())

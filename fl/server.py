@@ -162,7 +162,7 @@ class _Server:
                     self._receive()
                 if self._rounds.current is None:
                     self._maybe_start()
-                self._rounds.advance()
+                self._rounds.advance(self._last_turn_s)  # a suspension since then is excused first
         except RunFailedError as error:
             reason = str(error)
             raise

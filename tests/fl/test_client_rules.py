@@ -17,17 +17,23 @@ from fl.client import ClientRefusesError, ClientRules
 from fl.link import ServerRefusedError
 from fl.messages import (
     PROTOCOL_VERSION,
+    Answer,
+    Confirm,
+    Confirmed,
     Decline,
     FromClient,
     Join,
     JoinAgain,
     Leave,
+    PeerShares,
     Progress,
     Ready,
     Rejected,
     RoundEnd,
     RoundStart,
     RunEnd,
+    Shares,
+    Survivors,
     Upload,
     Welcome,
     frame_of,
@@ -278,3 +284,142 @@ def test_garbage_from_the_server_is_dropped(world: Any, server: ScriptedServer) 
         server.socket.send_multipart([server.routes["alice"], *frames])
     server.expect(Progress, "alice")
     assert "alice" not in world.outcomes
+
+
+# -- secret shares -------------------------------------------------------------------------------------
+
+SHARING = ClientRules(mode="lightsecagg")
+
+
+class Sharing:
+    """A scripted server in the middle of a lightsecagg round of four (T = 1, U = 3): it passes on what it likes."""
+
+    def __init__(self, server: ScriptedServer) -> None:
+        self.server, self.world = server, server.world
+        self.names = self.world.names
+        self.world.settings(mode="lightsecagg")
+        for name in self.names:
+            server.welcome(name, rules=SHARING)
+        for name in self.names:
+            server.start(name, 1, self.names)
+
+    def row(self, array: np.ndarray, sender: str, receiver: str) -> np.ndarray:
+        return array[[name for name in self.names if name != sender].index(receiver)]
+
+    def pass_on(self, kind: type[Any], collected: dict[str, np.ndarray]) -> None:
+        for name in self.names:
+            senders = tuple(peer for peer in collected if peer != name)
+            rows = np.stack([self.row(collected[peer], peer, name) for peer in senders])
+            self.server.send(name, kind("test", 1, senders, header_of(rows)), rows)
+
+    def collect(self, kind: type[Any]) -> dict[str, np.ndarray]:
+        received = {name: self.server.expect(kind, name) for name in self.names}
+        return {
+            name: read_uint8(message.header, buffer or b"") for name, (message, buffer) in received.items()
+        }
+
+    def up_to_uploads(self) -> None:
+        self.pass_on(PeerShares, self.collect(Shares))
+        self.collect(Upload)
+
+    def ask(self, name: str, *survivors: str) -> None:
+        self.server.send(name, Survivors("test", 1, self.names, self.names, survivors))
+
+
+def test_a_client_killed_between_answer_and_sending_repeats_its_answer(
+    world: Any, server: ScriptedServer
+) -> None:
+    sharing = Sharing(server)
+    sharing.up_to_uploads()
+    for name in world.names:
+        sharing.ask(name, *world.names)
+    sharing.pass_on(Confirmed, sharing.collect(Confirm))
+    answers = sharing.collect(Answer)
+    world.stop("dora")
+    server.welcome("dora", rules=SHARING)
+    sharing.ask("dora", *world.names)
+    again, buffer = server.expect(Answer, "dora")
+    assert again.survivors == world.names
+    assert np.array_equal(read_uint8(again.header, buffer or b""), answers["dora"])
+    sharing.ask("dora", "alice", "bob", "dora")
+    declined, _ = server.expect(Decline, "dora")
+    assert "bound to other survivors" in declined.reason
+
+
+def test_two_lists_of_survivors_get_no_answer(world: Any, server: ScriptedServer) -> None:
+    sharing = Sharing(server)
+    sharing.up_to_uploads()
+    for name in ("alice", "bob"):
+        sharing.ask(name, *world.names)
+    for name in ("charlie", "dora"):
+        sharing.ask(name, "alice", "bob", "charlie")
+    sharing.pass_on(Confirmed, sharing.collect(Confirm))
+    for name in world.names:
+        declined, _ = server.expect(Decline, name)
+        assert "2 clients are known to be bound to the survivors" in declined.reason
+    sharing.ask("alice", "alice", "bob", "charlie")
+    declined, _ = server.expect(Decline, "alice")
+    assert "bound to other survivors" in declined.reason
+
+
+def test_a_single_survivor_is_not_answered(world: Any, server: ScriptedServer) -> None:
+    """The sum of the shares of one client is a share of its mask."""
+    sharing = Sharing(server)
+    sharing.up_to_uploads()
+    sharing.ask("alice", "bob")
+    declined, _ = server.expect(Decline, "alice")
+    assert "1 survivors would let the sum tell too much about each" in declined.reason
+
+
+def test_a_restarted_client_makes_no_second_set_of_shares(world: Any, server: ScriptedServer) -> None:
+    sharing = Sharing(server)
+    sharing.collect(Shares)
+    released = len(world.network.released)
+    world.stop("dora")
+    server.welcome("dora", rules=SHARING)
+    server.start("dora", 1, world.names)
+    declined, _ = server.expect(Decline, "dora")
+    assert "sealed before" in declined.reason
+    assert declined.key_bits > 0
+    sharing.ask("dora", *world.names)
+    declined, _ = server.expect(Decline, "dora")
+    assert "holds no shares of round 1" in declined.reason
+    assert len(world.network.released) == released
+
+
+def test_the_same_announcement_again_gets_the_same_shares_again(world: Any, server: ScriptedServer) -> None:
+    sharing = Sharing(server)
+    first = sharing.collect(Shares)
+    server.start("bob", 1, world.names)
+    message, buffer = server.expect(Shares, "bob")
+    assert np.array_equal(read_uint8(message.header, buffer or b""), first["bob"])
+
+
+def test_changed_shares_are_not_accepted(world: Any, server: ScriptedServer) -> None:
+    sharing = Sharing(server)
+    shares = {name: rows.copy() for name, rows in sharing.collect(Shares).items()}
+    sharing.row(shares["alice"], "alice", "bob")[0] ^= 1
+    sharing.pass_on(PeerShares, shares)
+    declined, _ = server.expect(Decline, "bob")
+    assert "the share of alice was changed on its way" in declined.reason
+    server.expect(Upload, "charlie")
+
+
+def test_shares_of_strangers_or_of_another_shape_are_dropped(world: Any, server: ScriptedServer) -> None:
+    sharing = Sharing(server)
+    shares = sharing.collect(Shares)
+    rows = np.zeros((3, 58), np.uint8)
+    for senders in (("alice", "bob", "eve"), ("alice", "bob"), ("alice", "bob", "dora")):
+        server.send("dora", PeerShares("test", 1, senders, header_of(rows)), rows)
+    server.send("dora", PeerShares("test", 9, ("alice", "bob", "charlie"), header_of(rows)), rows)
+    sharing.pass_on(PeerShares, shares)
+    server.expect(Upload, "dora")
+
+
+def test_too_few_participants_for_the_thresholds_are_declined(world: Any, server: ScriptedServer) -> None:
+    world.settings(mode="lightsecagg", survivors=4)
+    server.welcome("alice", rules=SHARING)
+    server.start("alice", 1, ("alice", "bob", "charlie"))
+    declined, _ = server.expect(Decline, "alice")
+    assert "alice asks for at least 4" in declined.reason
+    assert world.network.asked == {}

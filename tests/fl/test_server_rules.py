@@ -16,6 +16,7 @@ import pytest
 import zmq
 
 from fl.aggregation import aggregation_for
+from fl.client import ClientRules
 from fl.events import RoundAborted, RoundCompleted, RoundStarted, UploadRefused
 from fl.messages import (
     PROTOCOL_VERSION,
@@ -291,11 +292,12 @@ SERVER_PROCESS = """
 """
 
 
-def test_a_killed_server_comes_back_and_its_clients_with_it(world: Any) -> None:
+@pytest.mark.parametrize("mode", ["otp", "lightsecagg"])
+def test_a_killed_server_comes_back_and_its_clients_with_it(world: Any, mode: str) -> None:
     """SIGKILL in the middle of round 2: the clients reconnect, round 2 is never announced again."""
-    world.settings(rounds=3, client_timeout_s=5.0)
+    world.settings(rounds=3, client_timeout_s=5.0, mode=mode)
     for pair in world.network.stock:
-        world.network.stock[pair] = 370
+        world.network.stock[pair] = aggregation_for(world.config, 37).key_bits_per_pair
     write_keys(world.folder / "server", world.server_keys)
     (world.folder / "config").write_bytes(encode(world.config))
     lines = [f"{keys.public} fl-{name}" for name, keys in world.client_keys.items()]
@@ -312,7 +314,7 @@ def test_a_killed_server_comes_back_and_its_clients_with_it(world: Any) -> None:
     assert first.stdout is not None
     world.endpoint = first.stdout.readline().split()[1]
     for name in world.names:
-        world.start_client(name)
+        world.start_client(name, rules=ClientRules(mode=mode))
     assert [first.stdout.readline().split() for _ in range(2)] == [["round", "1"], ["round", "2"]]
     os.kill(first.pid, signal.SIGKILL)
     first.wait()

@@ -1,0 +1,235 @@
+"""Every mode of aggregation with server and four clients under CURVE: exact sums, weights, compression, costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fl.aggregation import MODES, aggregation_for
+from fl.aggregation.base import AggregationError
+from fl.aggregation.shares import ShareCodeError
+from fl.client import ClientRefusesError, ClientRules
+from fl.compression import Compression, ErrorFeedback
+from fl.config import ConfigError, FLConfig, check_config
+from fl.events import RoundAborted, RunStarted
+from fl.link import ServerRefusedError
+from fl.quantise import RingTooSmallError, quantisation_rng
+from fl.run_state import load_array
+from fl.selfcheck import check_run
+from fl.tasks.base import training_seed
+from orchestrator.bits import packed_size
+from orchestrator.delivery.masking import pack_values
+
+SECURITY = {
+    "otp": "information-theoretic",
+    "lightsecagg": "information-theoretic",
+    "expanded": "computational",
+    "plain": "none",
+}
+LABELS = {"otp": "otp", "lightsecagg": "lightsecagg", "expanded": "expanded", "plain": "none"}
+WEIGHTS = (1, 2, 1, 3)
+
+
+def by_hand(world: Any, rounds: int) -> list[np.ndarray]:
+    """The model after every round, from the seeds alone."""
+    config, size = world.config, world.server_task.n_parameters
+    compression = Compression.from_config(config)
+    feedback = {name: ErrorFeedback(compression, config.seed, size) for name in world.names}
+    model, models = world.server_task.initial_parameters(config.seed), []
+    for number in range(1, rounds + 1):
+        total = np.zeros(compression.n_values(size), np.int64)
+        for index, (name, weight) in enumerate(zip(world.names, config.client_weights, strict=True)):
+            update = world.tasks[name].local_train(model, None, training_seed(config.seed, number, index))
+            rng = quantisation_rng(config.seed, number, index)
+            total += weight * feedback[name].compress(update, number, rng, client=name)
+            feedback[name].commit()
+        coordinates = compression.coordinates(config.seed, number, size)
+        mean = compression.mean(total, sum(config.client_weights), coordinates, number, size)
+        model = model + mean
+        models.append(model)
+    return models
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_weighted_compressed_rounds_are_exact_in_every_mode(world: Any, tmp_path: Path, mode: str) -> None:
+    world.settings(
+        mode=mode, weights=WEIGHTS, ring_bits=11, keep=0.5, error_feedback=True, clip=0.5, clip_decay=0.9
+    )
+    world.start_all(rules=ClientRules(mode=mode), self_check_dir=tmp_path / "private")
+    records = world.finish()
+    for record, model in zip(records, by_hand(world, 3), strict=True):
+        assert np.array_equal(load_array(world.out_dir, "model", record.round), model)
+        assert load_array(world.out_dir, "aggregate", record.round).shape == (18,)
+        assert (record.masking, record.security) == (LABELS[mode], SECURITY[mode])
+        assert (record.dropped, record.weight_sum) == ((), 7)
+    checks = check_run(world.out_dir, tmp_path / "private")
+    assert [check.exact for check in checks] == [True] * 3
+    (started,) = world.of(RunStarted)
+    assert (started.masking, started.security) == (LABELS[mode], SECURITY[mode])
+
+
+def test_what_every_mode_costs(world: Any) -> None:
+    """37 values of 10 bits; lightsecagg with T = 1 and U = 3 sends shares of 19 symbols and 10 bits."""
+    bits = 37 * 10
+    share_bits = 19 * 10
+    costs = {
+        "otp": (bits, packed_size(bits)),
+        "expanded": (256, packed_size(bits)),
+        "plain": (0, packed_size(bits)),
+        "lightsecagg": (
+            2 * (share_bits + 384),
+            3 * (packed_size(share_bits) + 16) + packed_size(bits) + 3 * 16 + packed_size(share_bits),
+        ),
+    }
+    for mode, (key_bits, upload_bytes) in costs.items():
+        world.out_dir = world.folder / mode
+        world.settings(mode=mode, rounds=1, run_id=mode)
+        world.start_all(rules=ClientRules(mode=mode))
+        (record,) = world.finish()
+        assert record.key_bits_used == 6 * key_bits
+        fewest = upload_bytes - packed_size(share_bits) / 4 if mode == "lightsecagg" else upload_bytes
+        assert fewest <= record.upload_bytes_per_client <= upload_bytes, mode
+        assert aggregation_for(world.config, 37).key_bits_per_pair == key_bits
+
+
+@pytest.mark.parametrize("mode", ["otp", "lightsecagg", "expanded"])
+def test_no_pad_serves_twice_in_any_mode(world: Any, mode: str) -> None:
+    world.settings(mode=mode)
+    world.start_all(rules=ClientRules(mode=mode))
+    world.finish()
+    assert len(world.network.released) == 3 * 6 * 2
+    assert {world.network.released.count(entry) for entry in world.network.released} == {2}
+    per_round = aggregation_for(world.config, 37).key_bits_per_pair
+    peers = ("bob", "charlie", "dora")
+    assert world.network.demands["alice"] == [dict.fromkeys(peers, n * per_round) for n in (3, 3, 2, 1)]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("wanted", MODES)
+def test_a_mode_is_never_taken_for_another(tmp_path: Path, mode: Any, wanted: Any) -> None:
+    config = FLConfig(run_id="r", task="t", clients=("alice", "bob", "charlie", "dora"), mode=mode)
+    rules = ClientRules(mode=wanted)
+    if mode == wanted:
+        rules.check_run("alice", config)
+    else:
+        with pytest.raises(ClientRefusesError, match=f"wants mode {mode}, alice takes part in {wanted} only"):
+            rules.check_run("alice", config)
+
+
+@pytest.mark.parametrize("mode", ["otp", "lightsecagg", "expanded"])
+def test_without_a_node_nothing_is_uploaded_instead(world: Any, mode: str) -> None:
+    world.settings(mode=mode, rounds=1, max_aborts_in_a_row=1)
+    world.start_all(rules=ClientRules(mode=mode), node_keys=None)
+    assert "needs a node that delivers keys" in str(world.outcome("server"))
+    (aborted,) = [event.record for event in world.of(RoundAborted)]
+    assert (aborted.upload_bytes, aborted.key_bits_burnt) == (0, 0)
+
+
+def test_clients_that_were_welcomed_to_different_settings_agree_on_no_key() -> None:
+    names = ("alice", "bob", "charlie", "dora")
+    for mode in ("otp", "lightsecagg", "expanded"):
+        one, other = (
+            aggregation_for(FLConfig(run_id="r", task="t", clients=names, mode=mode, clip=clip), 37)  # type: ignore[arg-type]
+            for clip in (1.0, 0.5)
+        )
+        assert one.context(1, names).digest() != other.context(1, names).digest()
+        assert one.context(1, names).digest() != one.context(2, names).digest()
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"mode": "lightsecagg", "colluders": 1, "survivors": 2}, ShareCodeError, "2 U > N"),
+        ({"mode": "lightsecagg", "colluders": 3, "survivors": 4}, ShareCodeError, "T is 0 to 2"),
+        ({"mode": "lightsecagg", "survivors": 5}, ShareCodeError, "use U = 3 to 4"),
+        ({"mode": "lightsecagg", "colluders": 2, "survivors": 3}, ShareCodeError, "use U = 4 to 4"),
+        ({"mode": "lightsecagg", "survivors": 3, "min_clients": 4}, ConfigError, "U = 3 survivors"),
+        ({"mode": "lightsecagg", "levels": 1 << 29, "weights": (9, 9, 9, 9)}, ShareCodeError, "31 bits"),
+        ({"mode": "otp", "survivors": 3}, ConfigError, "belong to lightsecagg"),
+        ({"mode": "otp", "weights": (1, 2, 1)}, ConfigError, "3 weights for 4 clients"),
+        ({"mode": "otp", "weights": (1, 2, 1, 3)}, RingTooSmallError, "use b = 11 for L = 127"),
+        ({"mode": "expanded", "weights": (1, 2, 1, 3)}, RingTooSmallError, "use b = 11 for L = 127"),
+        ({"mode": "expanded", "clients": ("alice",)}, ConfigError, "at least two clients"),
+    ],
+)
+def test_settings_under_which_a_sum_could_wrap_or_leak_are_refused(
+    changes: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    fields: dict[str, Any] = {"run_id": "r", "task": "t", "clients": ("alice", "bob", "charlie", "dora")}
+    with pytest.raises(error, match=words):
+        check_config(FLConfig(**{**fields, **changes}))
+
+
+def test_thresholds_are_chosen_where_none_are_given_and_bind_smaller_rounds_too() -> None:
+    def config(n: int, **changes: Any) -> FLConfig:
+        names = tuple(f"c{index}" for index in range(n))
+        return FLConfig(run_id="r", task="t", clients=names, mode="lightsecagg", **changes)
+
+    assert config(4).thresholds == (1, 3)
+    assert config(10, colluders=2).thresholds == (2, 7)
+    assert config(10, survivors=6).thresholds == (0, 6)
+    assert config(10, colluders=5, survivors=8).quorum == 8
+    assert config(3).quorum == 3
+    check_config(config(10, colluders=5, survivors=8))
+    smaller = aggregation_for(config(10, colluders=5, survivors=8), 37)
+    assert smaller.rules([f"c{index}" for index in range(8)]).survivors == 8
+    with pytest.raises(ShareCodeError):
+        smaller.rules([f"c{index}" for index in range(7)])
+
+
+@pytest.mark.parametrize("mode", ["otp", "expanded", "plain"])
+def test_masks_that_do_not_cancel_are_noticed(mode: Any) -> None:
+    names = ("alice", "bob", "charlie", "dora")
+    aggregation = aggregation_for(
+        FLConfig(run_id="r", task="t", clients=names, mode=mode, levels=10, ring_bits=10), 3
+    )
+    fine = {name: pack_values(np.array([10, -10, 0], np.int64), 10) for name in names}
+    assert aggregation.total(names, fine, {}).tolist() == [40, -40, 0]
+    fine["dora"] = pack_values(np.array([11, -10, 0], np.int64), 10)
+    with pytest.raises(AggregationError, match="1 of 3 sums exceed 40"):
+        aggregation.total(names, fine, {})
+    with pytest.raises(KeyError):
+        aggregation.total(names, {name: fine[name] for name in names[:3]}, {})
+
+
+def test_a_client_with_another_model_or_vocabulary_does_not_take_part(world: Any) -> None:
+    world.tasks["alice"].fingerprint = "beef"
+    world.start_all()
+    error = world.outcome("alice")
+    assert isinstance(error, ClientRefusesError)
+    assert "alice has another model, vocabulary or data format for task vector than the server" in str(error)
+    assert world.network.asked == {}
+    assert "alice" not in world.network.demands, "no key was asked for"
+
+
+def test_the_server_turns_away_a_client_that_does_not_check_its_task(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ClientRules, "check_task", lambda *anything: None)
+    world.tasks["alice"].fingerprint = "beef"
+    world.start_server()
+    world.start_client("alice")
+    error = world.outcome("alice")
+    assert isinstance(error, ServerRefusedError)
+    assert "another model, vocabulary or data format" in str(error)
+
+
+def test_a_server_with_another_task_than_the_run_was_set_up_for_does_not_start(world: Any) -> None:
+    world.settings(task_fingerprint="abad1dea")
+    with pytest.raises(ConfigError, match="another model, vocabulary"):
+        world.start_server()
+
+
+def test_shares_whose_pads_are_gone_take_the_client_out_and_are_counted(world: Any) -> None:
+    """bob and charlie were restarted after sealing: with two clients left, U = 3 cannot be reached."""
+    world.settings(mode="lightsecagg", rounds=1, max_aborts_in_a_row=1)
+    for name in ("bob", "charlie"):
+        world.deliveries[name].shared.add(("test", 1))
+    world.start_all(rules=ClientRules(mode="lightsecagg"))
+    assert "sealed before" in str(world.outcome("server"))
+    (aborted,) = [event.record for event in world.of(RoundAborted)]
+    per_pair = aggregation_for(world.config, 37).key_bits_per_pair
+    assert aborted.key_bits_burnt in (5 * per_pair, 6 * per_pair), "alice and dora may have shared"
