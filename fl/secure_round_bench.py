@@ -110,10 +110,6 @@ def secure_round_benchmark(
     train = _median(plain + secure, "training")
     after_plain = _median(plain, "protecting") + _median(plain, "aggregating")
     after_secure = _median(secure, "protecting") + _median(secure, "aggregating")
-    walls = (
-        [sum(_without_evaluation(one.wall)) for one in plain],
-        [sum(_without_evaluation(one.wall)) for one in secure],
-    )
     client = _client_seconds(n_clients, task.n_parameters, repeats)
     return {
         "secure_round_overhead_ratio": (train + after_secure) / (train + after_plain) - 1,
