@@ -3,27 +3,60 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from dataclasses import dataclass
 from pathlib import Path
 
+from fl.data import data_folder
 from fl.results import DataFile
 from fl.tasks import parse_task
+
+STATES = "quantum-states"
+
+
+@dataclass(frozen=True)
+class StateFile:
+    """A cache file of quantum states, and whether it is the one its checksum was written for."""
+
+    path: Path
+    sha256: str
+    verified: bool
+
+    @property
+    def state(self) -> str:
+        """For a list."""
+        return f"{self.path.name} {'verified' if self.verified else 'not usable: checksum differs'}"
 
 
 def data_files(task: str, folder: Path | None) -> tuple[DataFile, ...]:
     """The files behind ``task``; for data that is computed here, the digest of what was computed."""
-    workload = parse_task(task).task
-    if workload == "mnist":
+    spec = parse_task(task)
+    if spec.task == "mnist":
         from fl.data import SHA256
 
         return tuple(DataFile(name, digest) for name, digest in SHA256.items())
-    if workload in ("sentiment", "sentiment-imdb"):
+    if spec.task in ("sentiment", "sentiment-imdb"):
         from fl.sentiment_data import SHA256 as REVIEW_FILES
 
         return tuple(DataFile(name, digest) for name, digest in REVIEW_FILES.items())
-    if workload == "quantum-states":
-        return ()
+    if spec.task == STATES:
+        files = state_files(folder)
+        return tuple(DataFile(f.path.name, f.sha256) for f in files if f.path.name.startswith(spec.model))
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
     digest = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
     return (DataFile("digits bundled with scikit-learn", digest),)
+
+
+def state_files(folder: Path | None = None) -> tuple[StateFile, ...]:
+    """The caches of quantum states in the data folder."""
+    found = []
+    for path in sorted(((folder or data_folder()) / STATES).glob("*.npz")):
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        try:
+            noted = json.loads(path.with_suffix(".json").read_text())["sha256"]
+        except (OSError, ValueError, KeyError, TypeError):
+            noted = None
+        found.append(StateFile(path, digest, digest == noted))
+    return tuple(found)

@@ -397,7 +397,7 @@ def fl_client(
 
 @data_app.command("fetch")
 def data_fetch(
-    name: Annotated[str, typer.Argument(help="mnist")],
+    name: Annotated[str, typer.Argument(help="mnist or sentiment.")],
     as_json: Json = False,
 ) -> None:
     """Fetch a data set into the cache folder and verify its checksums."""

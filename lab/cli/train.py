@@ -8,6 +8,7 @@ cleanly and ``--resume`` goes on with it.
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import os
 import signal
 import threading
@@ -72,6 +73,7 @@ def run_train(
 ) -> int:
     """The train command; returns the exit code."""
     started = time.monotonic()
+    tell_preparations()
     options = asked if resume is None else continued(read_plan(resume), asked)
     if options.testbed is not None:
         from lab.cli.live import run_on_testbed
@@ -92,6 +94,15 @@ def run_train(
         raise TrainError(f"no seed was finished; the run is in {folder}")
     typer.echo(msgspec.json.encode(results).decode() if as_json else summary(results, folder))
     return 0 if all(row.exact is not False for row in results.rounds) else 1
+
+
+def tell_preparations() -> None:
+    """What tasks say of long preparations (embeddings, generator circuits) is shown to whoever waits."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("fl.tasks")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
 
 
 def usual_workers(plan: Plan) -> int:

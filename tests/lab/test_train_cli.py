@@ -1,0 +1,245 @@
+"""``qunetlab train``, ``compare`` and ``data`` as their user sees them: results, resuming, and clear refusals."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from lab.cli.errors import explain
+from lab.cli.main import app
+
+BASE = [sys.executable, "-P", "-m", "lab.cli.main"]
+SMALL = ["--rounds", "2", "--seeds", "2", "--clients", "3", "--workers", "0"]
+
+
+@dataclass(frozen=True)
+class Said:
+    """How a command ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def qunetlab(*arguments: str, data: Path | None = None) -> Said:
+    """The command in this process, its errors told as :func:`lab.cli.main.main` does."""
+    result = CliRunner(env={"QUNETLAB_DATA": str(data)} if data else None).invoke(app, arguments)
+    if result.exception is None or isinstance(result.exception, SystemExit):
+        return Said(result.exit_code, result.stdout, result.stderr)
+    code, text = explain(result.exception)
+    return Said(code, result.stdout, f"{result.stderr}{text}\n")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small finished run."""
+    folder = tmp_path_factory.mktemp("train") / "run"
+    done = qunetlab("train", "digits", *SMALL, "--quick", "--out", str(folder), "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == json.loads((folder / "results.json").read_text())
+    assert "NOT the full experiment" in done.stderr
+    return folder
+
+
+def test_results_hold_what_was_agreed(run: Path) -> None:
+    results = json.loads((run / "results.json").read_text())
+    assert (results["task"], results["mode"], results["split"], results["clients"]) == (
+        "digits",
+        "otp",
+        "iid",
+        3,
+    )
+    assert [row["round"] for row in results["rounds"]] == [1, 2]
+    # 1810 parameters at b = 10 (127 levels, 3 clients), three pairs
+    assert [row["upload_bytes_per_client"] for row in results["rounds"]] == [2263, 2263]
+    assert [row["key_bits"] for row in results["rounds"]] == [3 * 18_100] * 2
+    assert all(row["exact"] is True for row in results["rounds"])
+    assert results["final"]["seeds"] == 2
+    assert results["final"]["accuracy_mean"] > 0.8
+    assert results["compression"]["ring_bits"] == 10
+    assert results["compression"]["saving_vs_float32"] == pytest.approx(1 - 2263 / 7240)
+    assert results["key_supply"] == "simulated"
+    assert results["security"] == "information-theoretic"
+    assert results["quick"] is True
+    assert results["baselines"]["float32"]["security"] == "none"
+    assert results["baselines"]["float32"]["final"]["accuracy_mean"] > 0.8
+    assert len(results["data"][0]["sha256"]) == 64
+    assert {"torch", "numpy"} <= set(results["versions"])
+
+
+def test_the_report_is_one_page_that_says_what_it_is(run: Path) -> None:
+    page = (run / "report.html").read_text()
+    assert page.count("<img") == 3
+    assert "http" not in page.replace("https://", "http://").split("<body>")[0]
+    for text in ("NOT the full experiment", "simulated", "information-theoretic", "68.74 % less"):
+        assert text in page
+
+
+def test_compare_puts_runs_side_by_side(run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "plain"
+    made = qunetlab("train", "digits", *SMALL, "--mode", "plain", "--no-baselines", "--out", str(other))
+    assert made.returncode == 0, made.stderr
+    page = tmp_path / "page.html"
+    said = qunetlab("compare", str(run), str(other / "results.json"), "--json", "--out", str(page))
+    assert said.returncode == 0, said.stderr
+    rows = json.loads(said.stdout)["runs"]
+    assert [(row["run"], row["security"]) for row in rows] == [
+        ("run", "information-theoretic"),
+        ("plain", "none"),
+    ]
+    assert [row["key_bits_per_round"] for row in rows] == [54_300, 0]
+    assert (
+        rows[0]["accuracy_mean"] == rows[1]["accuracy_mean"]
+    )  # masks cancel: the same sums, the same models
+    assert page.read_text().count("<img") == 3
+    table = qunetlab("compare", str(run), str(other))
+    assert "plain" in table.stdout
+    assert "none" in table.stdout
+
+
+def test_a_finished_run_is_not_overwritten_and_resuming_it_changes_nothing(run: Path) -> None:
+    before = json.loads((run / "results.json").read_text())
+    again = qunetlab("train", "digits", *SMALL, "--out", str(run))
+    assert again.returncode == 2
+    assert "already holds a run" in again.stderr
+    resumed = qunetlab("train", "digits", "--resume", str(run), "--json")
+    assert resumed.returncode == 0, resumed.stderr
+    after = json.loads(resumed.stdout)
+    for changing in ("wall_s", "started_at", "configuration"):
+        before.pop(changing)
+        after.pop(changing)
+    assert after == before
+
+
+def test_an_interrupted_run_says_how_to_go_on_and_ends_as_it_would_have(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "cut"
+    arguments = ["train", "digits", *SMALL, "--quick", "--out", str(folder)]
+    process = subprocess.Popen([*BASE, *arguments], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 90
+        while not list(folder.glob("cells/*.json")):
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    if process.returncode == 0:
+        pytest.skip("the machine was faster than the signal")
+    assert process.returncode == 130
+    assert f"--resume {folder}" in errors
+    done = qunetlab("train", "digits", "--resume", str(folder), "--json")
+    assert done.returncode == 0, done.stderr
+    whole = json.loads((run / "results.json").read_text())
+    assert json.loads(done.stdout)["rounds"] == whole["rounds"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["digitz"], "no task is called 'digitz'; there are digits"),
+        (["digits", "--split", "two-shard"], "no split 'two-shard'; there are iid"),
+        (["digits", "--model", "cnn"], "no model 'cnn'; there are mlp"),
+        (["digits", "--mode", "otpp"], "no mode is called 'otpp'; there are otp, lightsecagg"),
+        (["digits", "--dataset", "imdb"], "--dataset is for sentiment and quantum-states"),
+        (["digits", "--ring-bits", "8"], "use b = 10 for L = 127, or L = 31 fits b = 8"),
+        (["digits", "--clients", "200", "--ring-bits", "8"], "no L fits b = 8"),
+        (["digits", "--ring-bits", "99"], "out of its range"),
+        (["digits", "--clip", "0"], "clip"),
+        (["digits", "--keep", "1.5"], "keep"),
+        (["digits", "--levels", "0"], "level"),
+        (["digits", "--clients", "1"], "at least two clients"),
+        (["digits", "--clients", "5000"], "out of its range"),
+        (["digits", "--survivors", "3"], "belong to lightsecagg"),
+        (
+            ["digits", "--mode", "lightsecagg", "--clients", "10", "--colluders", "6", "--survivors", "7"],
+            "U = 7 survivors of N = 10 clients with T = 6 colluders",
+        ),
+        (["digits", "--mode", "lightsecagg", "--colluders", "9", "--clients", "10"], "T = 9 colluders"),
+        (["digits", "--drop-outs", "1"], "use mode lightsecagg for drop-outs"),
+        (["digits", "--mode", "lightsecagg", "--drop-outs", "3"], "at most 1 may drop out"),
+        (["digits", "--live"], "--live needs --testbed"),
+        (["digits", "--testbed", "nowhere"], "no testbed 'nowhere'"),
+        (["digits", "--testbed", "simulated-four-node"], "starts with empty key stores; add --live"),
+        (["digits", "--testbed", "simulated-four-node", "--live", "--clients", "9"], "has 4 users"),
+        (["digits", "--testbed", "simulated-four-node", "--live", "--seeds", "3"], "has one seed"),
+        (["digits", "--testbed", "simulated-four-node", "--live", "--ring-bits", "8"], "use b = 10"),
+        (["digits", "--if-short", "panic"], "--if-short is wait, stop, expanded"),
+        (["digits", "--resume", "nowhere"], "holds no run that could be resumed"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_starts(
+    arguments: list[str], told: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    more = [] if "--resume" in arguments else ["--out", str(folder)]
+    said = qunetlab("train", *arguments, *more)
+    assert said.returncode == 2, said.stderr
+    assert told in said.stderr
+    assert "Traceback" not in said.stderr
+    assert len(said.stderr.strip().splitlines()) == 1
+    assert not folder.exists()
+
+
+def test_missing_data_says_how_to_get_it_and_damaged_data_what_is_wrong(tmp_path: Path) -> None:
+    for task, command in (("mnist", "data fetch mnist"), ("sentiment", "data fetch sentiment")):
+        said = qunetlab("train", task, "--quick", "--out", str(tmp_path / "out"), data=tmp_path)
+        assert said.returncode == 2, said.stderr
+        assert command in said.stderr
+        assert "Traceback" not in said.stderr
+    folder = tmp_path / "idx"
+    folder.mkdir()
+    for name in ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"):
+        (folder / name).write_bytes(b"\0\0\x08\x01\0\0\0\x01\x05")
+    said = qunetlab("train", "mnist", "--quick", "--data", str(folder), "--out", str(tmp_path / "out"))
+    assert said.returncode == 2
+    assert "not the published MNIST file" in said.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_setting_does_not_go_on_with_a_run(run: Path) -> None:
+    for arguments, told in (
+        (["digits", "--rounds", "9"], "rounds is 2 there, not 9"),
+        (["mnist"], "task is digits:mlp@iid there, not mnist:mlp@iid"),
+        (["digits", "--mode", "expanded"], "mode is otp there, not expanded"),
+    ):
+        said = qunetlab("train", *arguments, "--resume", str(run))
+        assert said.returncode == 2, said.stderr
+        assert told in said.stderr
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    said = qunetlab("train", "digits", *SMALL, "--out", str(tmp_path / "file" / "run"))
+    assert said.returncode == 1
+    assert str(tmp_path / "file") in said.stderr
+    assert "Traceback" not in said.stderr
+
+
+def test_compare_refuses_what_is_no_run(tmp_path: Path) -> None:
+    said = qunetlab("compare", str(tmp_path))
+    assert said.returncode == 1
+    assert "name the folder of a run" in said.stderr
+    assert "Traceback" not in said.stderr
+
+
+def test_data_list_names_every_data_set(tmp_path: Path) -> None:
+    said = qunetlab("data", "list", "--json", data=tmp_path)
+    assert said.returncode == 0, said.stderr
+    rows = {row["name"]: row for row in json.loads(said.stdout)["data"]}
+    assert set(rows) == {"digits", "mnist", "sentiment", "quantum-states"}
+    assert rows["digits"]["verified"] is True
+    assert rows["mnist"]["verified"] is False
+    assert "data fetch mnist" in rows["mnist"]["state"]
+    unknown = qunetlab("data", "fetch", "cifar")
+    assert unknown.returncode == 2
+    assert "mnist, sentiment" in unknown.stderr
