@@ -220,6 +220,25 @@ def loss_slopes(model: CircuitModel, expectations: Floats, labels: Labels) -> Fl
     return slopes / (2 * _STEP) / len(expectations)
 
 
+def _variance_of_slopes(
+    model: CircuitModel, expectations: Floats, standard_errors: Floats, differences: Floats
+) -> Floats:
+    """Variance of every gradient component because the slopes are taken at measured, not exact, values.
+
+    ``differences`` (weights, n, observables) are what the slopes are multiplied with; first-order propagation.
+    """
+    variance = np.zeros(len(differences))
+    for column in range(expectations.shape[1]):
+        step = np.zeros(expectations.shape[1])
+        step[column] = _STEP
+        up, down = (loss_slopes(model, expectations + sign * step, model.labels) for sign in (1, -1))
+        curvature = (up - down) / (2 * _STEP)
+        variance += np.sum(
+            (np.sum(curvature * differences, axis=2) * standard_errors[:, column]) ** 2, axis=1
+        )
+    return variance
+
+
 def _losses(model: CircuitModel, expectations: Floats, labels: Labels) -> Floats:
     logits = model.logits(expectations)
     logits = logits - logits.max(axis=1, keepdims=True)
@@ -256,20 +275,19 @@ def _step(
     values = measured.expectations.reshape(shape)
     errors = measured.standard_errors.reshape(shape)
     few = replace(model, inputs=model.inputs[batch], labels=model.labels[batch])
+    differences = (values[1::2] - values[2::2]) / 2
     slopes = loss_slopes(few, values[0], few.labels)
-    gradient = [np.sum(slopes * (values[1 + 2 * j] - values[2 + 2 * j]) / 2) for j in range(len(trained))]
-    error = [
-        np.sqrt(np.sum(slopes**2 * (errors[1 + 2 * j] ** 2 + errors[2 + 2 * j] ** 2) / 4))
-        for j in range(len(trained))
-    ]
+    gradient = np.sum(slopes * differences, axis=(1, 2))
+    variance = np.sum(slopes**2 * (errors[1::2] ** 2 + errors[2::2] ** 2) / 4, axis=(1, 2))
+    variance += _variance_of_slopes(few, values[0], errors[0], differences)
     weights = model.weights.copy()
-    weights[list(trained)] -= plan.learning_rate * np.array(gradient)
+    weights[list(trained)] -= plan.learning_rate * gradient
     return StepRecord(
         step=number,
         loss=loss_of(few, values[0], few.labels),
         exact_loss=loss_of(few, few.exact(), few.labels),
         gradient=tuple(map(float, gradient)),
-        gradient_error=tuple(map(float, error)),
+        gradient_error=tuple(map(float, np.sqrt(variance))),
         exact_gradient=tuple(map(float, exact_gradient(few, trained))),
         weights=tuple(map(float, weights)),
     )

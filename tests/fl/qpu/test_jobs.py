@@ -20,7 +20,7 @@ from fl.qpu.errors import (
     UnknownBackendError,
 )
 from fl.qpu.evaluate import QpuReport, evaluate
-from fl.qpu.journal import JobRecord, QpuFolder
+from fl.qpu.journal import JobRecord, JobResult, QpuFolder
 from fl.qpu.model import CircuitModel
 from fl.qpu.options import RunOptions
 
@@ -83,6 +83,21 @@ def test_options_circuit_and_session_reach_the_service(
     circuit = submitted["pubs"][0][0]
     assert circuit.num_qubits == 5
     assert set(circuit.count_ops()) <= {"rz", "sx", "x", "cx"}
+
+
+def test_readout_can_be_calibrated_on_the_machine_itself(
+    cloud: Any, model: CircuitModel, device: Device, options: RunOptions, tmp_path: Path
+) -> None:
+    chosen = msgspec.structs.replace(options, readout="calibrate", resilience_level=0, sets_per_job=12)
+    report = run(model, device, chosen, tmp_path / "run")
+    assert report.readout_calibrated
+    assert report.unmitigated is not None
+    assert report.comparison.deviation.contrast > report.unmitigated.deviation.contrast
+    (job,) = cloud.jobs.values()
+    circuit, zeros, ones = (pub[0] for pub in cloud.inputs_of(job)["pubs"])
+    assert zeros.count_ops() == {}
+    assert {ones.find_bit(step.qubits[0]).index for step in ones.data} == set(report.qubits)
+    assert circuit.num_qubits == ones.num_qubits == 5
 
 
 def test_without_batch_or_session_none_is_opened(
@@ -270,8 +285,9 @@ def test_damaged_files_are_told(tmp_path: Path) -> None:
         (tmp_path / "job-0000.json").write_text("{")
         with pytest.raises(QpuFolderError, match="job-0000"):
             folder.jobs()
-        record = folder.save_result(JobRecord(1, 0, 4, "d"), np.zeros((4, 3)), np.ones((4, 3)))
-        assert folder.result(record)[1].sum() == 12
+        kept = JobResult(np.zeros((4, 3)), np.ones((4, 3)), np.empty((0, 3)), np.empty((0, 3)))
+        record = folder.save_result(JobRecord(1, 0, 4, "d"), kept)
+        assert folder.result(record).standard_errors.sum() == 12
         (tmp_path / "result-0001.npz").write_bytes(b"PK")
         with pytest.raises(QpuFolderError, match="result-0001"):
             folder.result(record)
