@@ -1,11 +1,12 @@
 """Smaller updates that still add up exactly: public coordinates, few levels, and error feedback.
 
 A sum under masks is exact only for a map that is the same for everybody, so the compression is linear and
-public.  In round r all participants send the same share ``keep`` of the coordinates, a window that slides
-over one shuffled order of all of them (:meth:`Compression.coordinates`): each coordinate is sent at least
-once in ``ceil(1 / keep)`` rounds.  The values sent are quantised to few levels (:mod:`fl.quantise`); with
-N = 200 clients a ring of b = 11 bits carries 5 levels on either side of zero, so ``keep = 0.29`` costs 3.2
-bits per parameter where float32 has 32.
+public.  In round r all participants send the same share ``keep`` of the coordinates: half of them are always
+the last parameters of the model, the other half is a window that slides over one shuffled order of all the
+rest (:meth:`Compression.coordinates`).  A model that is to be compressed therefore puts last what matters most
+in every round: the output layer, biases, weights of strong inputs.  The values sent are quantised to few levels
+(:mod:`fl.quantise`); with N = 200 clients a ring of b = 11 bits carries 5 levels on either side of zero, so
+``keep = 0.29`` costs 3.2 bits per parameter where float32 has 32.
 
 What is cut away, clipped or rounded is not lost: with error feedback (Seide et al., Interspeech 2014;
 Karimireddy et al., arXiv 1901.09847, algorithm 2) a client keeps the difference as a residual e and sends a
@@ -75,9 +76,17 @@ class Compression:
         size = self.n_values(n_parameters)
         if size == n_parameters:
             return np.arange(n_parameters, dtype=np.int64)
-        start = (round_number - 1) * size
-        window = (start + np.arange(size)) % n_parameters
-        return np.sort(_shuffled(run_seed, n_parameters)[window])
+        always = size // 2
+        n_others, n_window = n_parameters - always, size - always
+        window = ((round_number - 1) * n_window + np.arange(n_window)) % n_others
+        sliding = np.sort(_shuffled(run_seed, n_others)[window])
+        return np.concatenate([sliding, np.arange(n_others, n_parameters)])
+
+    def cycle(self, n_parameters: int) -> int:
+        """Rounds within which every coordinate is sent at least once."""
+        size = self.n_values(n_parameters)
+        always = size // 2 if size < n_parameters else 0
+        return math.ceil((n_parameters - always) / (size - always))
 
     def quantiser(self, round_number: int) -> Quantiser:
         """The quantiser of a round (counted from 1)."""
@@ -96,8 +105,8 @@ class Compression:
 
 
 @lru_cache(maxsize=4)
-def _shuffled(run_seed: int, n_parameters: int) -> Coordinates:
-    order = np.random.default_rng([run_seed, 0xC0D]).permutation(n_parameters).astype(np.int64)
+def _shuffled(run_seed: int, size: int) -> Coordinates:
+    order = np.random.default_rng([run_seed, 0xC0D]).permutation(size).astype(np.int64)
     order.flags.writeable = False
     return order
 

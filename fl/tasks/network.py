@@ -27,10 +27,15 @@ EVALUATION_BATCH = 2048
 
 @dataclass(frozen=True)
 class Network:
-    """A model as the shapes of its layers (weight, bias, weight, bias, ...) and a forward function."""
+    """A model as the shapes of its weights and biases, in the order of the vector, and a forward function.
+
+    A weight has its outputs on the first axis and its inputs on the others; with ``inputs_first`` a matrix
+    has them the other way round.
+    """
 
     shapes: tuple[tuple[int, ...], ...]
     forward: Forward
+    inputs_first: bool = False
 
     @property
     def n_parameters(self) -> int:
@@ -53,7 +58,8 @@ class Network:
             if len(shape) == 1:
                 parts.append(np.zeros(shape))
             else:
-                bound = math.sqrt(6 / math.prod(shape[1:]))
+                fan_in = shape[0] if self.inputs_first else math.prod(shape[1:])
+                bound = math.sqrt(6 / fan_in)
                 parts.append(rng.uniform(-bound, bound, math.prod(shape)))
         return np.concatenate(parts).astype(np.float32)
 
@@ -160,20 +166,22 @@ def small_cnn(side: int, channels: tuple[int, int], classes: int) -> Network:
 def strided_cnn(side: int, channels: tuple[int, int], hidden: int, classes: int) -> Network:
     """A 5x5 and a 3x3 convolution, both with stride 2 instead of pooling, and two linear layers.
 
-    Inputs have shape (batch, 1, side, side).
+    Inputs have shape (batch, 1, side, side).  The large linear layer comes first in the parameters, so that
+    the convolutions and the output layer are at their end (see :mod:`fl.compression`).
     """
     first, second = channels
     features = second * (side // 4) ** 2
-    shapes = ((first, 1, 5, 5), (first,), (second, first, 3, 3), (second,))
-    shapes_on_top = ((hidden, features), (hidden,), (classes, hidden), (classes,))
+    large = ((hidden, features), (hidden,))
+    convolutions = ((first, 1, 5, 5), (first,), (second, first, 3, 3), (second,))
+    output = ((classes, hidden), (classes,))
 
     def forward(layers: Sequence[Tensor], inputs: Tensor) -> Tensor:
-        maps = functional.relu(functional.conv2d(inputs, layers[0], layers[1], stride=2, padding=2))
-        maps = functional.relu(functional.conv2d(maps, layers[2], layers[3], stride=2, padding=1))
-        activity = functional.relu(functional.linear(maps.flatten(1), layers[4], layers[5]))
+        maps = functional.relu(functional.conv2d(inputs, layers[2], layers[3], stride=2, padding=2))
+        maps = functional.relu(functional.conv2d(maps, layers[4], layers[5], stride=2, padding=1))
+        activity = functional.relu(functional.linear(maps.flatten(1), layers[0], layers[1]))
         return functional.linear(activity, layers[6], layers[7])
 
-    return Network(shapes + shapes_on_top, forward)
+    return Network(large + convolutions + output, forward)
 
 
 def train_together(

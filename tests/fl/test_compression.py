@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -30,12 +28,23 @@ def an_update(seed: int, size: int, scale: float = 0.1) -> npt.NDArray[np.float3
 def test_every_coordinate_is_sent_within_a_cycle(size: int, keep: float, seed: int, first: int) -> None:
     compression = Compression(keep=keep)
     n_values = compression.n_values(size)
-    cycle = math.ceil(size / n_values)
-    windows = [compression.coordinates(seed, first + step, size) for step in range(cycle)]
+    windows = [compression.coordinates(seed, first + step, size) for step in range(compression.cycle(size))]
     for window in windows:
         assert len(window) == n_values
         assert np.all(np.diff(window) > 0)
     assert set(np.concatenate(windows)) == set(range(size))
+
+
+def test_half_of_what_is_sent_is_always_the_end_of_the_model() -> None:
+    compression = Compression(keep=0.2)
+    windows = [compression.coordinates(0, number, 1000) for number in (1, 2, 9)]
+    for window in windows:
+        assert np.array_equal(window[100:], np.arange(900, 1000))
+        assert window[:100].max() < 900
+    assert not set(windows[0][:100]) & set(windows[1][:100])
+    assert compression.cycle(1000) == 9
+    assert np.array_equal(windows[0], compression.coordinates(0, 10, 1000))
+    assert Compression().cycle(1000) == 1
 
 
 def test_coordinates_depend_on_seed_and_round_only() -> None:

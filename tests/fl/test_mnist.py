@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+from scipy.fft import dctn
 
 from fl.cohort.benchmark import mnist_round_benchmark
 from fl.compression import Compression, saving_vs_float32
@@ -14,9 +15,9 @@ from fl.data import mnist_folder
 from fl.quantise import smallest_ring_bits
 from fl.tasks import UnknownTaskError, load_task, parse_task
 from fl.tasks.base import Examples
-from fl.tasks.mnist import DEVIATION, MEAN, MnistTask, flat, two_shards, whole
+from fl.tasks.mnist import DEVIATION, MEAN, MnistTask, frequencies, two_shards, whole
 from fl.tasks.network import LocalTraining, mlp, strided_cnn, train, train_together
-from fl.tasks.perceptron import train_perceptron
+from fl.tasks.perceptron import perceptron, train_perceptron
 
 HAS_FILES = mnist_folder().is_dir()
 
@@ -63,7 +64,7 @@ def test_shards_that_cannot_be_cut_are_refused() -> None:
     ],
 )
 def test_written_out_gradients_are_the_automatic_ones(plan: LocalTraining) -> None:
-    network, rng = mlp(20, 16, 4), np.random.default_rng(0)
+    network, rng = perceptron(20, 16, 4), np.random.default_rng(0)
     data = Examples(rng.normal(0, 1, (45, 20)).astype(np.float32), rng.integers(0, 4, 45))
     start = network.initial(1)
     by_hand = train_perceptron(network, start, data, plan, (1, 2, 3))
@@ -76,7 +77,7 @@ def test_written_out_gradients_are_the_automatic_ones(plan: LocalTraining) -> No
 
 def test_written_out_gradients_are_for_one_hidden_layer_without_momentum() -> None:
     data = Examples(np.zeros((2, 4), np.float32), np.zeros(2, np.int64))
-    for network, momentum in ((mlp(4, 3, 3, 2), 0.0), (mlp(4, 3, 2), 0.9)):
+    for network, momentum in ((mlp(4, 3, 2), 0.0), (perceptron(4, 3, 2), 0.9)):
         with pytest.raises(ValueError, match="one hidden layer and no momentum"):
             train_perceptron(network, network.initial(0), data, LocalTraining(0.1, momentum, 1, 1), (0,))
 
@@ -121,11 +122,22 @@ def test_unknown_models_and_splits_are_told_with_the_known_ones() -> None:
 def test_pixels_are_standardised() -> None:
     images = np.zeros((2, 28, 28), np.uint8)
     images[1] = 255
-    pixels = flat(images)
-    assert pixels.shape == (2, 784)
+    pixels = whole(images)
+    assert pixels.shape == (2, 1, 28, 28)
     assert np.allclose(pixels[0], -MEAN / DEVIATION)
     assert np.allclose(pixels[1], (1 - MEAN) / DEVIATION)
-    assert whole(images).shape == (2, 1, 28, 28)
+
+
+def test_the_cosine_transform_is_orthogonal_and_ends_with_low_frequencies() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (5, 28, 28)).astype(np.uint8)
+    images[4] = 200
+    transformed, pixels = frequencies(images), whole(images).reshape(5, -1)
+    assert np.allclose(transformed @ transformed.T, pixels @ pixels.T, rtol=1e-4)
+    assert abs(transformed[4, -1]) == pytest.approx(float(np.linalg.norm(pixels[4])), rel=1e-4)
+    assert np.allclose(transformed[4, :-1], 0, atol=1e-3)
+    expected = dctn(pixels[0].reshape(28, 28), norm="ortho")
+    assert transformed[0, 0] == pytest.approx(float(expected[27, 27]), abs=1e-4)
+    assert np.allclose(sorted(transformed[0, -3:-1]), sorted([expected[0, 1], expected[1, 0]]), atol=1e-4)
 
 
 @pytest.mark.skipif(not HAS_FILES, reason="MNIST is not fetched: qunetlab data fetch mnist")
