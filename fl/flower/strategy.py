@@ -161,6 +161,11 @@ class QkdFedAvg(FedAvg):
         """Announce a round to its participants; nobody, if too few users are there."""
         self._open = None
         present = self._meet(grid)
+        if not present:
+            _log.error(
+                "round skipped: no Flower node has introduced itself; see the log above for those refused"
+            )
+            return []
         settings = self._settings(grid)
         able = tuple(user for user in settings.clients if user in present)
         if len(able) < settings.quorum:

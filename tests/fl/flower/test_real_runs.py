@@ -212,7 +212,7 @@ class Nodes:
         return int(self.stores[first].ledger(second).delivered)
 
 
-@pytest.mark.parametrize("mode", ["otp"])
+@pytest.mark.parametrize("mode", ["otp", "lightsecagg"])
 def test_supernodes_draw_keys_from_their_own_nodes(tmp_path: Path, mode: str) -> None:
     flower, nodes = Flower(tmp_path), Nodes(tmp_path / "testbed", key_bytes=40_000)
     with nodes.serving(), flower.superlink(), ExitStack() as stack:
@@ -232,4 +232,5 @@ def test_supernodes_draw_keys_from_their_own_nodes(tmp_path: Path, mode: str) ->
         assert {entry["key_supply"] for entry in found["rounds"]} == {"node"}
         assert found["rounds"][0]["participants"] == list(USERS)
         assert found["accuracy"][-1] > 0.8
-        assert nodes.delivered("alice", "bob") == 2 * 1810 * 10
+        per_round = 1810 * 10 if mode == "otp" else 2 * (905 * 10 + 384)  # d b, or two sealed shares
+        assert nodes.delivered("alice", "bob") == 2 * per_round

@@ -1,0 +1,46 @@
+"""A secure round beside a plain one, in one run: Flower's simulation and our own stack, as JSON lines.
+
+python tests/benchmarks/bench_secure_round.py [--clients 20] [--parameters 100000] [--rounds 5]
+    [--ways plain otp lightsecagg secagg+] [--images 0]
+
+Flower's figures are wall seconds of rounds without training, in ray with two processes; those of our own
+stack are processor milliseconds of all clients together.  Quote medians, and ratios within one run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--clients", type=int, default=20)
+    parser.add_argument("--parameters", type=int, default=100_000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--ways", nargs="*", default=["plain", "otp", "secagg+"])
+    parser.add_argument(
+        "--images", type=int, nargs="*", default=[0, 300], help="per client; 0: a share of MNIST"
+    )
+    arguments = parser.parse_args()
+    os.environ.update(FLWR_TELEMETRY_ENABLED="0", RAY_USAGE_STATS_ENABLED="0", OMP_NUM_THREADS="1")
+
+    from fl.secure_round_bench import secure_round_benchmark
+
+    for images in arguments.images:
+        figures = secure_round_benchmark(arguments.clients, examples_per_client=images)
+        print(json.dumps({"what": "own stack", **figures}), flush=True)
+    if not arguments.ways:
+        return
+    from fl.flower.bench import flower_benchmark
+
+    found = flower_benchmark(arguments.ways, arguments.clients, arguments.parameters, arguments.rounds)
+    for way, entry in found.items():
+        print(json.dumps({"what": f"Flower simulation, {way}", **entry}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
