@@ -126,9 +126,13 @@ def federated_config(task: Task, name: str, options: TrainOptions, defaults: Def
     """
     clients = options.clients or defaults.clients
     given = {key: value for key in SETTINGS if (value := getattr(options, key)) is not None}
+    suited = task.defaults.suited(clients)
     settings: dict[str, object] = {
-        "clip": task.defaults.clip,
-        "levels": task.defaults.levels,
+        "clip": suited.clip,
+        "levels": suited.levels,
+        "clip_decay": suited.clip_decay,
+        "keep": suited.keep,
+        "error_feedback": suited.error_feedback,
         **defaults.settings,
         **given,
     }

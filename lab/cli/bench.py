@@ -156,6 +156,63 @@ def link_figure(run: Run, blocks: list[Event]) -> Figure:
     }
 
 
+def bench_lightsecagg() -> dict[str, Figure]:
+    """Secret sharing for 200 clients and 1e5 values: a client's shares, and the server's decoding."""
+    from fl.aggregation.share_bench import lightsecagg_benchmark
+
+    result = lightsecagg_benchmark()
+    common: dict[str, Any] = {
+        key: result[key] for key in ("n_clients", "n_values", "colluders", "survivors", "modulus")
+    }
+    common["clock"] = "processor time of one thread"
+    return {
+        "lightsecagg_encode_ms": {
+            "value": result["encode_ms"],
+            "unit": "ms",
+            "with_drawing_ms": result["client_ms"],
+            **common,
+        },
+        "lightsecagg_decode_ms": {
+            "value": result["decode_ms"],
+            "unit": "ms",
+            "with_checking_ms": result["decode_checked_ms"],
+            **common,
+        },
+    }
+
+
+def bench_mnist_round() -> dict[str, Figure]:
+    """A round of 200 MNIST clients with compression, masks, exact sum and evaluation; needs the data."""
+    from fl.cohort.benchmark import mnist_round_benchmark
+
+    result = mnist_round_benchmark()
+    return {"mnist_round_200_s": {"unit": "s", **result, "checks_passed": result["exact"]}}
+
+
+def bench_secure_round() -> dict[str, Figure]:
+    """What one-time pads add to a round of training, in processor time."""
+    from fl.secure_round_bench import secure_round_benchmark
+
+    result = dict(secure_round_benchmark())
+    ratio, exact = result.pop("secure_round_overhead_ratio"), bool(result.pop("exact"))
+    return {
+        "secure_round_overhead_ratio": {
+            "value": ratio,
+            "unit": "of a plain round",
+            **result,
+            "exact": exact,
+            "checks_passed": exact,
+        }
+    }
+
+
+def bench_quantum_states() -> dict[str, Figure]:
+    """A training step of the quantum-state network, against PennyLane's own simulator."""
+    from fl.tasks.quantum_states.benchmark import quantum_state_benchmark
+
+    return {"quantum_state_speedup": {"unit": "times faster", **quantum_state_benchmark()}}
+
+
 BENCHMARKS: dict[str, Callable[[], dict[str, Figure]]] = {
     "optics_pulses_per_s": bench_optics,
     "link_pulses_per_s": bench_link,
@@ -163,4 +220,9 @@ BENCHMARKS: dict[str, Callable[[], dict[str, Figure]]] = {
     "reconcile_f": bench_reconcile,
     "amplify_mbit_per_s": bench_amplify,
     "mask_values_per_s": bench_mask,
+    "lightsecagg_encode_ms": bench_lightsecagg,
+    "lightsecagg_decode_ms": bench_lightsecagg,
+    "mnist_round_200_s": bench_mnist_round,
+    "secure_round_overhead_ratio": bench_secure_round,
+    "quantum_state_speedup": bench_quantum_states,
 }
