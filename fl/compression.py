@@ -8,11 +8,16 @@ in every round: the output layer, biases, weights of strong inputs.  The values 
 (:mod:`fl.quantise`); with N = 200 clients a ring of b = 11 bits carries 5 levels on either side of zero, so
 ``keep = 0.29`` costs 3.2 bits per parameter where float32 has 32.
 
-What is cut away, clipped or rounded is not lost: with error feedback (Seide et al., Interspeech 2014;
-Karimireddy et al., arXiv 1901.09847, algorithm 2) a client keeps the difference as a residual e and sends a
-part of ``x + e`` the next time:
+What the window leaves out is made up for in one of two ways.  *Without memory* the mean of the window is scaled
+up by the inverse of its share, so that over a cycle every parameter moves as far as its updates say (unbiased
+sparsification, Wangni et al., arXiv 1710.09854); clients keep nothing.  *With error feedback* (Seide et al.,
+Interspeech 2014; Karimireddy et al., arXiv 1901.09847, algorithm 2) a client keeps what was cut away, clipped or
+rounded as a residual e and sends a part of ``x + e`` the next time:
 
     sent + e' = x + e            (on every coordinate; ``sent`` is 0 outside the window)
+
+The first is the better one where rounds are few and updates change quickly: an update that waits in a residual
+is out of date when it is sent.
 
 A residual is private, like an update.  What has been uploaded in a round that was aborted is never sent
 again in another form (sums over different participants would differ by it): :meth:`ErrorFeedback.discard`.
@@ -76,17 +81,21 @@ class Compression:
         size = self.n_values(n_parameters)
         if size == n_parameters:
             return np.arange(n_parameters, dtype=np.int64)
-        always = size // 2
-        n_others, n_window = n_parameters - always, size - always
+        n_window, n_others = self._window(n_parameters)
         window = ((round_number - 1) * n_window + np.arange(n_window)) % n_others
         sliding = np.sort(_shuffled(run_seed, n_others)[window])
         return np.concatenate([sliding, np.arange(n_others, n_parameters)])
 
-    def cycle(self, n_parameters: int) -> int:
-        """Rounds within which every coordinate is sent at least once."""
+    def _window(self, n_parameters: int) -> tuple[int, int]:
+        """How many values the window has, and over how many parameters it slides."""
         size = self.n_values(n_parameters)
         always = size // 2 if size < n_parameters else 0
-        return math.ceil((n_parameters - always) / (size - always))
+        return size - always, n_parameters - always
+
+    def cycle(self, n_parameters: int) -> int:
+        """Rounds within which every coordinate is sent at least once."""
+        n_window, n_others = self._window(n_parameters)
+        return math.ceil(n_others / n_window)
 
     def quantiser(self, round_number: int) -> Quantiser:
         """The quantiser of a round (counted from 1)."""
@@ -101,7 +110,11 @@ class Compression:
         n: int,
     ) -> Parameters:
         """The mean update of ``n`` parameters behind the exact sum ``total`` of a round."""
-        return expand(self.quantiser(round_number).mean(total, weight_sum), coordinates, n)
+        values = self.quantiser(round_number).mean(total, weight_sum)
+        if not self.error_feedback:
+            n_window, n_others = self._window(n)
+            values[:n_window] *= n_others / n_window
+        return expand(values, coordinates, n)
 
 
 @lru_cache(maxsize=4)

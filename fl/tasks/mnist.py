@@ -98,11 +98,11 @@ def model_named(name: str) -> Model:
         falling = LocalTraining(learning_rate=0.05, momentum=0.9, epochs=1, batch_size=32)
         return Model(small_cnn(SIDE, (8, 16), 10), pooled, falling, TaskDefaults(1.0, 127, 10))
     if name == "mlp":
-        crowds = TaskDefaults(0.2, 5, 40, keep=0.29, error_feedback=True)
+        crowds = TaskDefaults(0.2, 5, 40, keep=0.29)
         defaults = TaskDefaults(1.0, 127, 40, for_crowds=crowds)
         return Model(perceptron(PIXELS * PIXELS, 128, 10), frequencies, SMALL_STEPS, defaults)
     if name == "cnn":
-        crowds = TaskDefaults(0.3, 5, 40, keep=0.29, error_feedback=True)
+        crowds = TaskDefaults(0.3, 5, 40, keep=0.29)
         defaults = TaskDefaults(1.0, 127, 40, for_crowds=crowds)
         return Model(strided_cnn(PIXELS, (8, 16), 24, 10), whole, SMALL_STEPS, defaults)
     raise ValueError(f"MNIST has no model {name!r}")

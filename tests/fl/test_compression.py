@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -117,7 +119,24 @@ def test_what_is_sent_and_what_is_kept_is_all_there_was(
     assert np.allclose(sent + feedback.residual, owed, atol=1e-5)
 
 
-def test_without_error_feedback_what_is_cut_is_lost() -> None:
+@pytest.mark.parametrize("keep", [0.1, 0.35, 1.0])
+def test_without_memory_a_cycle_moves_every_parameter_as_far_as_its_updates_say(keep: float) -> None:
+    """200 parameters whose updates are the same in every round of a whole number of turns of the window."""
+    size, compression, update = 200, Compression(keep=keep, levels=127, clip=0.5), an_update(3, 200)
+    feedback, rng = ErrorFeedback(compression, 0, size), np.random.default_rng(0)
+    n_window = compression.n_values(size) - (compression.n_values(size) // 2 if keep < 1 else 0)
+    n_others = size - (compression.n_values(size) // 2 if keep < 1 else 0)
+    rounds = 2 * math.lcm(n_window, n_others) // n_window
+    moved = np.zeros(size)
+    for number in range(1, rounds + 1):
+        values = feedback.compress(update, number, rng, client="a")
+        feedback.commit()
+        moved += compression.mean(values, 1, compression.coordinates(0, number, size), number, size)
+    assert np.allclose(moved / rounds, update, atol=5 * 0.5 / 127 / np.sqrt(2) * n_others / n_window)
+    assert np.corrcoef(moved, update)[0, 1] > 0.99
+
+
+def test_without_error_feedback_what_is_cut_is_not_kept() -> None:
     feedback = ErrorFeedback(Compression(keep=0.5, levels=1, clip=0.1), 0, 20)
     feedback.compress(an_update(0, 20), 1, np.random.default_rng(0), client="a")
     feedback.commit()

@@ -25,7 +25,7 @@ MODES = ("plain", "otp", "expanded", "lightsecagg")
 COMPRESSED = {"keep": 0.3, "levels": 2, "error_feedback": True, "clip_decay": 0.9}
 
 
-@pytest.mark.parametrize("chosen", [{}, COMPRESSED, {"weights": (3, 1, 2, 5, 1)}])
+@pytest.mark.parametrize("chosen", [{}, COMPRESSED, {"keep": 0.3, "levels": 2}, {"weights": (3, 1, 2, 5, 1)}])
 def test_all_modes_end_with_the_same_bits(settings: Settings, targets: Any, chosen: dict[str, Any]) -> None:
     """Masks cancel, shares decode: the model does not know how its updates were protected."""
     results = {
