@@ -241,7 +241,7 @@ class RoundServer:
             packed = read_uint8(message.header, buffer)
             over = self.current is None or message.round < self.current.number
             if over and isinstance(message, Answer):  # U answers are enough, the others are late by nature
-                reply("accepted", f"round {message.round} is over")
+                reply("duplicate", f"round {message.round} is over: not needed any more")
                 return
             if self.current is None:
                 raise UploadRefusedError(f"round {message.round} is over")

@@ -56,7 +56,7 @@ class UploadRefusedError(Exception):
 
 
 class DuplicateUploadError(UploadRefusedError):
-    """The very same contribution once more, from a client that missed the receipt."""
+    """The very same contribution once more, from a client that missed the receipt; or one no longer needed."""
 
 
 @dataclass(frozen=True)
@@ -178,6 +178,8 @@ class CollectingRound:
 
     def _check_stage(self, client: str, state: _Participant, stage: Stage) -> None:
         if ORDER.index(stage) < ORDER.index(self.stage):
+            if stage in QUICK:
+                raise DuplicateUploadError(f"round {self.number} went on: not needed any more")
             raise UploadRefusedError(
                 f"too late: round {self.number} went on without it, {client} had not {GIVEN[stage]} in time"
             )

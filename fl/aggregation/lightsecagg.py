@@ -201,20 +201,23 @@ class LightSecAgg(Aggregation):
     ) -> npt.NDArray[np.int64]:
         code = self.code(len(participants))
         places = {name: place for place, name in enumerate(participants)}
+        size = code.symbols_per_share
+        answered = {
+            places[name]: _symbols(code, f"the answer of {name}", packed, size)
+            for name, packed in answers.items()
+        }
+        masked = [
+            _symbols(code, f"the upload of {name}", packed, code.n_values) for name, packed in uploads.items()
+        ]
         try:
-            masks = decode(
-                code,
-                {
-                    places[name]: unpack_symbols(
-                        packed, code.symbols_per_share, code.symbol_bits, code.modulus
-                    )
-                    for name, packed in answers.items()
-                },
-            )
-            masked = [
-                unpack_symbols(packed, code.n_values, code.symbol_bits, code.modulus)
-                for packed in uploads.values()
-            ]
-        except (DecodeError, FieldError) as error:
+            masks = decode(code, answered)
+        except DecodeError as error:
             raise AggregationError(str(error)) from error
         return self.check_total(read_sum(code, masked, masks), tuple(uploads))
+
+
+def _symbols(code: ShareCode, what: str, packed: PackedBits, n_symbols: int) -> Symbols:
+    try:
+        return unpack_symbols(packed, n_symbols, code.symbol_bits, code.modulus)
+    except FieldError as error:
+        raise AggregationError(f"{what} is no array of symbols: {error}") from error

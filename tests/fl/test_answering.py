@@ -310,6 +310,10 @@ def test_a_wrong_answer_or_upload_gives_no_sum(world: World) -> None:
     wrong[0] ^= 1
     with pytest.raises(AggregationError, match="contradicts"):
         world.mode.total(NAMES, uploads, {**answers, "bob": wrong})
+    no_symbol = np.full_like(answers["bob"], 255)
+    no_symbol[-1] = 0
+    with pytest.raises(AggregationError, match="the answer of bob is no array of symbols"):
+        world.mode.total(NAMES, uploads, {**answers, "bob": no_symbol})
     with pytest.raises(AggregationError, match="do not determine"):
         world.mode.total(NAMES, uploads, {"alice": answers["alice"]})
 

@@ -162,21 +162,24 @@ def test_the_same_announcement_again_gets_the_same_upload_again(world: Any, serv
     assert np.abs(unpack_values(total, 37, 10)).max() <= 4 * 127
 
 
+@pytest.mark.parametrize("mode", ["otp", "expanded"])
 def test_a_client_restarted_within_a_round_sends_what_it_masked_before(
-    world: Any, server: ScriptedServer
+    world: Any, server: ScriptedServer, mode: Any
 ) -> None:
+    world.settings(mode=mode)
+    rules = ClientRules(mode=mode, min_participants=2)
     for name in world.names:
-        server.welcome(name)
+        server.welcome(name, rules=rules)
     for name in world.names:
         server.start(name, 1, world.names)
     first = {name: server.expect(Upload, name) for name in world.names}
     world.stop("dora")
-    server.welcome("dora")
+    server.welcome("dora", rules=rules)
     server.start("dora", 1, world.names)
     assert server.expect(Upload, "dora") == first["dora"]
     assert world.tasks["dora"].trainings == 1
     world.stop("dora")
-    server.welcome("dora")
+    server.welcome("dora", rules=rules)
     server.start("dora", 1, ("alice", "bob", "dora"))
     declined, _ = server.expect(Decline, "dora")
     assert "another participant set" in declined.reason

@@ -108,6 +108,32 @@ def test_no_pad_serves_twice_in_any_mode(world: Any, mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
+def test_a_client_that_leaves_in_a_round_and_returns_takes_part_again(
+    world: Any, tmp_path: Path, mode: str
+) -> None:
+    """Without drop-outs the round is aborted and its number never used again; with them it is summed up."""
+    world.settings(mode=mode, rejoin_grace_s=20.0, rounds=2)
+    world.tasks["dora"].held_rounds = {1}
+    world.start_server()
+    options = {"rules": ClientRules(mode=mode), "self_check_dir": tmp_path / "private"}
+    for name in world.names:
+        world.start_client(name, **options)
+    assert world.tasks["dora"].holding.wait(20)
+    world._stops["dora"].set()
+    world.wait_for(lambda: world.of(RoundAborted) or world.rounds_done(), "round 1 ending without dora")
+    world.tasks["dora"].go_on.set()
+    world.outcome("dora")
+    world.start_client("dora", **options)
+    records = world.finish()
+    if mode == "lightsecagg":
+        assert [(record.round, record.dropped) for record in records] == [(1, ("dora",)), (2, ())]
+    else:
+        assert [(record.round, record.dropped) for record in records] == [(2, ()), (3, ())]
+        assert "dora left" in world.of(RoundAborted)[0].record.reason
+    assert all(check.exact for check in check_run(world.out_dir, tmp_path / "private"))
+
+
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("wanted", MODES)
 def test_a_mode_is_never_taken_for_another(tmp_path: Path, mode: Any, wanted: Any) -> None:
     config = FLConfig(run_id="r", task="t", clients=("alice", "bob", "charlie", "dora"), mode=mode)

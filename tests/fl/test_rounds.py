@@ -389,6 +389,18 @@ def test_what_comes_too_early_is_refused(sharing: Sharing, stage: str) -> None:
         getattr(sharing, stage)("alice")
 
 
+def test_a_confirmation_that_is_not_needed_any_more_is_no_offence(sharing: Sharing) -> None:
+    sharing.share(*FOUR)
+    sharing.upload(*FOUR)
+    sharing.confirm("alice", "bob", "charlie", survivors=FOUR)
+    sharing.live("alice", "bob", "charlie", seconds=5.1)
+    assert sharing.round.stage == "answering"
+    with pytest.raises(DuplicateUploadError, match="not needed any more"):
+        sharing.confirm("dora", survivors=FOUR)
+    sharing.answer("dora", "alice", "bob", survivors=FOUR)
+    assert sharing.round.complete
+
+
 def test_another_list_of_survivors_is_refused(sharing: Sharing) -> None:
     sharing.share(*FOUR)
     sharing.upload(*FOUR)
