@@ -77,8 +77,10 @@ class RunOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         }
         if self.dynamical_decoupling:
             options["dynamical_decoupling"] = {"enable": True, "sequence_type": self.dynamical_decoupling}
-        if self.twirl_gates or self.twirl_measurement:
-            options["twirling"] = {"enable_gates": self.twirl_gates, "enable_measure": self.twirl_measurement}
+        # Only what is wanted is set: measurement twirling is part of the service's own readout mitigation.
+        twirling = {"enable_gates": self.twirl_gates, "enable_measure": self.twirl_measurement}
+        if wanted := {name: True for name, value in twirling.items() if value}:
+            options["twirling"] = wanted
         if self.max_job_s is not None:
             options["max_execution_time"] = self.max_job_s
         return options

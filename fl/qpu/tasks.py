@@ -50,10 +50,10 @@ def circuit_model(task: SentimentTask, parameters: Parameters, n_examples: int, 
     )
 
 
-def training_model(task: SentimentTask, parameters: Parameters, n_examples: int, seed: int) -> CircuitModel:
-    """The same with training examples, for steps of training on the QPU."""
+def training_model(task: SentimentTask, parameters: Parameters, at_most: int, seed: int) -> CircuitModel:
+    """The same with up to ``at_most`` training examples, for steps of training on the QPU."""
     data = task.client_data(0, 1, seed)
-    return _circuit_model(task, parameters, data.inputs, data.labels, n_examples, seed)
+    return _circuit_model(task, parameters, data.inputs, data.labels, min(at_most, len(data)), seed)
 
 
 def _circuit_model(

@@ -75,7 +75,7 @@ def test_options_circuit_and_session_reach_the_service(
     assert submitted["resilience_level"] == 2
     assert submitted["options"]["default_shots"] == options.shots
     assert submitted["options"]["dynamical_decoupling"] == {"enable": True, "sequence_type": "XpXm"}
-    assert submitted["options"]["twirling"]["enable_gates"] is True
+    assert submitted["options"]["twirling"] == {"enable_gates": True}
     assert job.max_execution_time == 60
     (session,) = cloud.sessions.values()
     assert (session["mode"], session["accepting_jobs"]) == ("dedicated", False)

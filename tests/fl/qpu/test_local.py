@@ -77,18 +77,19 @@ def test_chunks_have_seeds_of_their_own() -> None:
 def test_a_killed_simulation_is_run_again_and_says_so(
     make_model: Callable[..., CircuitModel], tmp_path: Path
 ) -> None:
-    model = make_model(60)
+    model = make_model(12)
     device = open_device("aer")
-    whole = evaluate(model, device, FAST, tmp_path / "whole")
+    short = msgspec.structs.replace(FAST, sets_per_job=5)
+    whole = evaluate(model, device, short, tmp_path / "whole")
 
     def die(event: QpuEvent) -> None:
         if event.kind == "submitted" and event.job == 1:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        evaluate(model, device, FAST, tmp_path / "cut", report=die)
+        evaluate(model, device, short, tmp_path / "cut", report=die)
     events: list[QpuEvent] = []
-    report = evaluate(model, device, FAST, tmp_path / "cut", resume=True, report=events.append)
+    report = evaluate(model, device, short, tmp_path / "cut", resume=True, report=events.append)
     assert [(event.kind, event.job) for event in events if event.kind in ("kept", "again")] == [
         ("kept", 0),
         ("again", 1),

@@ -1,0 +1,158 @@
+"""``qunetlab qpu`` as typed: what it prints, what it refuses, how a run goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from lab.cli.errors import explain
+from lab.cli.main import app
+
+WIDTH, COUNT = 6, 90
+FAST = ("--sentences", "6", "--shots", "256", "--sets-per-job", "3")
+
+
+@pytest.fixture(autouse=True)
+def little_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``sentiment:hybrid`` on random embeddings, so that no data is needed."""
+    from fl.tasks.sentiment.task import SentimentTask
+
+    rng = np.random.default_rng(0)
+    labels = (np.arange(COUNT) % 2).astype(np.int64)
+    embeddings = rng.normal(size=(COUNT, WIDTH)) + (2 * labels[:, None] - 1)
+    corpus = SimpleNamespace(
+        encoder=SimpleNamespace(width=WIDTH),
+        reviews=SimpleNamespace(labels=labels, texts=["words"] * COUNT),
+        split=(np.arange(50), np.arange(50, COUNT)),
+        embeddings=(embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)).astype(np.float32),
+    )
+    monkeypatch.setattr("fl.qpu.tasks.load_task", lambda name, folder: SentimentTask(corpus=corpus))  # type: ignore[arg-type]
+
+
+def qpu(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["qpu", *arguments])
+
+
+def told(result: Result) -> tuple[int, str]:
+    """Exit code and text as ``main`` tells the error."""
+    assert isinstance(result.exception, Exception), result.output
+    return explain(result.exception)
+
+
+def test_a_run_prints_its_comparison_and_is_resumed(tmp_path: Path) -> None:
+    out = str(tmp_path / "run")
+    first = qpu("run", "--backend", "aer", *FAST, "--out", out, "--json")
+    assert first.exit_code == 0, first.output
+    report = json.loads(first.stdout)
+    assert report["folder"] == out
+    assert "trained here" in report["origin"]
+    assert (report["jobs"], report["submitted"], report["comparison"]["examples"]) == (2, 2, 6)
+    assert "costs nothing" in first.stderr
+    kept = json.loads((tmp_path / "run" / "qpu.json").read_text())
+    assert kept["comparison"] == report["comparison"]
+
+    again = qpu("run", "--resume", out)
+    assert again.exit_code == 0, again.output
+    assert "agreement of labels" in again.stdout
+    assert "2 jobs, 0 submitted by this call" in again.stdout
+    assert "trained here" in again.stdout
+
+    jobs = json.loads(qpu("jobs", out, "--json").stdout)
+    assert [job["state"] for job in jobs] == ["done", "done"]
+    assert "done" in qpu("jobs", out).stdout
+
+    code, text = told(qpu("run", "--backend", "aer", *FAST, "--out", out))
+    assert (code, "already holds a run" in text) == (2, True)
+    code, text = told(qpu("run", "--resume", out, "--shots", "512"))
+    assert (code, "leave out --shots" in text) == (2, True)
+
+
+def test_an_estimate_submits_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = qpu("estimate", "--backend", "fake_manila", *FAST, "--json")
+    cost = json.loads(result.stdout)
+    assert (cost["parameter_sets"], cost["jobs"], cost["free"]) == (6, 2, True)
+    assert cost["qpu_s"] > 4
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_an_account_a_real_backend_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from qiskit_ibm_runtime.accounts import management
+
+    for name in ("_DEFAULT_ACCOUNT_CONFIG_JSON_FILE",):
+        monkeypatch.setattr(management, name, str(tmp_path / "none.json"))
+    monkeypatch.delenv("QISKIT_IBM_TOKEN", raising=False)
+    code, text = told(qpu("run", "--backend", "ibm_brisbane", "--out", str(tmp_path / "run")))
+    assert code == 2
+    assert "save_account" in text
+    assert not (tmp_path / "run").exists()
+    listed = qpu("backends")
+    assert "fake_manila" in listed.stdout
+    assert "no usable IBM Quantum account" in listed.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "--backend is missing"),
+        (("--backend", "fake_nowhere"), "no device snapshot"),
+        (("--backend", "aer", "--task", "digits"), "no circuit"),
+        (("--backend", "aer", "--sentences", "41"), "1 to 40"),
+        (("--backend", "aer", "--execution", "never"), "execution"),
+        (("--backend", "aer", "--model", "nowhere"), "no file or folder"),
+    ],
+)
+def test_mistakes_are_told(
+    arguments: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, text = told(qpu("run", *arguments))
+    assert code == 2
+    assert message in text
+
+
+def test_training_asks_first_and_leaves_a_model(tmp_path: Path) -> None:
+    out = tmp_path / "training"
+    plan = (
+        "--train-steps",
+        "1",
+        "--batch",
+        "2",
+        "--train-weights",
+        "1",
+        "--shots",
+        "256",
+        "--resilience",
+        "0",
+    )
+    code, text = told(qpu("train", "--backend", "aer", *plan, "--out", str(out)))
+    assert (code, "--allow-training" in text) == (2, True)
+    assert not (out / "step-00001").exists()
+    result = qpu("train", "--resume", str(out), "--allow-training", "--json")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert len(report["steps"]) == 1
+    changed = np.load(out / "trained.npy") != np.load(out / "model.npy")
+    assert int(changed.sum()) == 1
+    evaluated = qpu(
+        "run", "--backend", "aer", *FAST, "--model", report["model"], "--out", str(tmp_path / "run")
+    )
+    assert evaluated.exit_code == 0, evaluated.output
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*arguments: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fl.qpu.evaluate.evaluate", interrupted)
+    result = qpu("run", "--backend", "aer", *FAST, "--out", str(tmp_path / "run"))
+    assert result.exit_code == 130
+    assert f"qunetlab qpu run --resume {tmp_path / 'run'}" in result.stderr
