@@ -7,7 +7,8 @@ length one, is its embedding (Reimers and Gurevych, arXiv 1908.10084, section 3;
 
 Encoding thousands of sentences takes minutes on one core, so the results are cached
 (:mod:`fl.tasks.sentiment.cache`): the embeddings (float32), and for the low-rank adapters the token states
-that enter a given layer (float16, sentences one after the other).
+that enter a given layer (float16, sentences one after the other).  ``transformers``, which takes seconds to
+import, is loaded only where something has to be computed.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from fl.data import DataError
 from fl.sentiment_data import encoder_folder
@@ -62,7 +62,10 @@ class Encoder:
         return digest.hexdigest()
 
     @cached_property
-    def config(self) -> BertConfig:
+    def config(self) -> Any:
+        """The ``BertConfig``."""
+        from transformers import BertConfig
+
         return BertConfig.from_json_file(str(self.folder / "config.json"))
 
     @property
@@ -77,6 +80,8 @@ class Encoder:
     @cached_property
     def model(self) -> Any:
         """The frozen ``BertModel`` in evaluation mode."""
+        from transformers import BertModel
+
         model: Any = BertModel(self.config, add_pooling_layer=False)
         weights = load_file(str(self.folder / "model.safetensors"))
         result = model.load_state_dict(weights, strict=False)
@@ -90,6 +95,8 @@ class Encoder:
 
     @cached_property
     def _tokenizer(self) -> Any:
+        from transformers import PreTrainedTokenizerFast
+
         tokenizer: Any = PreTrainedTokenizerFast
         return tokenizer(tokenizer_file=str(self.folder / "tokenizer.json"))
 

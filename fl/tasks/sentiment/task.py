@@ -58,10 +58,10 @@ class Model:
     adapters: AdapterPlan | None = None
 
 
-_HEAD_PLAN = TrainingPlan(head_rate=2e-3, epochs=1, batch_size=32)
-_LORA_PLAN = TrainingPlan(head_rate=2e-3, epochs=1, batch_size=32, adapter_rate=4e-3)
-_HEAD_DEFAULTS = TaskDefaults(clip=0.25, levels=127, rounds=10)
-_LORA_DEFAULTS = TaskDefaults(clip=0.25, levels=127, rounds=5)
+_HEAD_PLAN = TrainingPlan(head_rate=2e-3, epochs=3, batch_size=32)
+_LORA_PLAN = TrainingPlan(head_rate=4e-3, epochs=2, batch_size=32, adapter_rate=4e-3)
+_HEAD_DEFAULTS = TaskDefaults(clip=0.2, levels=127, rounds=5)
+_LORA_DEFAULTS = TaskDefaults(clip=0.25, levels=127, rounds=2)
 _LORA = AdapterPlan(layers=2, rank=8, scale=1.0)
 
 MODELS: dict[str, Model] = {
