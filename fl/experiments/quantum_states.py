@@ -14,7 +14,7 @@ from fl.experiments.digits import federated_cell
 from fl.experiments.options import OptionsError, TrainOptions
 from fl.tasks.base import Task
 
-DEFAULTS = Defaults(clients=4, rounds=30, seeds=5, quick_rounds=8, quick_seeds=2)
+DEFAULTS = Defaults(clients=4, rounds=30, seeds=5, quick_rounds=15, quick_seeds=2)
 
 
 def plan(options: TrainOptions, task: Task) -> Plan:

@@ -7,6 +7,7 @@ one place, and in the full experiment low-rank adapters in the encoder.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -14,17 +15,18 @@ import msgspec
 from fl.experiments.base import Cell, Defaults, Plan, Versus, chosen_seeds, quick_note
 from fl.experiments.digits import federated_cell
 from fl.experiments.options import TrainOptions
-from fl.tasks import load_task, parse_task
+from fl.tasks import MODELS, load_task, parse_task
 from fl.tasks.base import Task
 
-DEFAULTS = Defaults(clients=4, rounds=10, seeds=5, quick_rounds=5, quick_seeds=2)
+DEFAULTS = Defaults(clients=4, rounds=5, seeds=5, quick_rounds=5, quick_seeds=2)
 CONTROL = {"hybrid": "classical", "hybrid-lora": "classical-lora"}
 ADAPTERS = {"hybrid": "hybrid-lora"}
 
 
 def plan(options: TrainOptions, task: Task, data_folder: Path | None = None) -> Plan:
     """The cells of this experiment."""
-    primary = federated_cell(options, task, DEFAULTS)
+    defaults = replace(DEFAULTS, rounds=task.defaults.rounds, quick_rounds=task.defaults.rounds)
+    primary = federated_cell(options, task, defaults)
     spec = parse_task(options.task)
     cells, comparisons = [primary], []
     if options.baselines:
@@ -39,12 +41,15 @@ def plan(options: TrainOptions, task: Task, data_folder: Path | None = None) -> 
             comparisons.append(
                 Versus("hybrid-control", f"{spec.model} minus {control}", "federated", "control")
             )
-        if (adapters := ADAPTERS.get(spec.model)) is not None and not options.quick:
+        adapters = ADAPTERS.get(spec.model)
+        if adapters in MODELS[spec.task] and not options.quick:
             cells.append(_model(options, primary, "adapters", adapters, data_folder))
             comparisons.append(
                 Versus("adapters-head", f"{adapters} minus {spec.model}", "adapters", "federated")
             )
-    notes = (quick_note("five seeds of 10 rounds, adapters included"),) if options.quick else ()
+    notes = (
+        (quick_note(f"five seeds of {defaults.rounds} rounds, adapters included"),) if options.quick else ()
+    )
     return Plan(
         "Sentiment of film reviews",
         options,
