@@ -82,9 +82,7 @@ class Compression:
         if size == n_parameters:
             return np.arange(n_parameters, dtype=np.int64)
         n_window, n_others = self._window(n_parameters)
-        window = ((round_number - 1) * n_window + np.arange(n_window)) % n_others
-        sliding = np.sort(_shuffled(run_seed, n_others)[window])
-        return np.concatenate([sliding, np.arange(n_others, n_parameters)])
+        return _coordinates(run_seed, round_number, n_window, n_others, n_parameters)
 
     def _window(self, n_parameters: int) -> tuple[int, int]:
         """How many values the window has, and over how many parameters it slides."""
@@ -122,6 +120,17 @@ def _shuffled(run_seed: int, size: int) -> Coordinates:
     order = np.random.default_rng([run_seed, 0xC0D]).permutation(size).astype(np.int64)
     order.flags.writeable = False
     return order
+
+
+@lru_cache(maxsize=4)
+def _coordinates(
+    run_seed: int, round_number: int, n_window: int, n_others: int, n_parameters: int
+) -> Coordinates:
+    window = ((round_number - 1) * n_window + np.arange(n_window)) % n_others
+    sliding = np.sort(_shuffled(run_seed, n_others)[window])
+    coordinates = np.concatenate([sliding, np.arange(n_others, n_parameters)])
+    coordinates.flags.writeable = False
+    return coordinates
 
 
 def expand(mean: npt.NDArray[np.float32], coordinates: Coordinates, n_parameters: int) -> Parameters:
