@@ -76,7 +76,7 @@ class DataSetSpec:
 ENTANGLEMENT = DataSetSpec(
     "entanglement",
     (
-        StateClass("concentratable-entanglement", 0.05, 0.05, None),
+        StateClass("concentratable-entanglement", 0.10, 0.05, None),
         StateClass("concentratable-entanglement", 0.35, 0.05, None),
     ),
 )

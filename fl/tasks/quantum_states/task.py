@@ -28,12 +28,12 @@ from fl.tasks.quantum_states.splits import SPLIT_NAMES, client_states
 
 STATES_PER_CLASS = 16
 """Training states of either class that a client has."""
-LEARNING_RATE = 0.05
-LOCAL_STEPS = 10
+LEARNING_RATE = 0.07
+LOCAL_STEPS = 8
 BATCH_SIZE = 16
 FALLING_TO = 0.2
 
-CENTRALISED_STEPS = 1000
+CENTRALISED_STEPS = 500
 CENTRALISED_BATCH = 64
 
 
