@@ -12,9 +12,12 @@ import msgspec
 from fl.experiments.base import Cell, Defaults, Plan, Versus, chosen_seeds, quick_note
 from fl.experiments.digits import federated_cell
 from fl.experiments.options import OptionsError, TrainOptions
+from fl.tasks import parse_task
 from fl.tasks.base import Task
 
 DEFAULTS = Defaults(clients=4, rounds=30, seeds=5, quick_rounds=15, quick_seeds=2)
+
+TITLES = {"entanglement": "Quantum states by entanglement", "magic": "Quantum states by magic"}
 
 
 def plan(options: TrainOptions, task: Task) -> Plan:
@@ -39,7 +42,7 @@ def plan(options: TrainOptions, task: Task) -> Plan:
         ]
     notes = (quick_note("five seeds of 30 rounds"),) if options.quick else ()
     return Plan(
-        "Entangled and magic states",
+        TITLES[parse_task(options.task).model],
         options,
         tuple(cells),
         chosen_seeds(options, DEFAULTS),

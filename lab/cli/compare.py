@@ -42,18 +42,24 @@ def compare_runs(paths: list[Path], out: Path | None, as_json: bool) -> int:
     if as_json:
         typer.echo(json.dumps({"runs": [as_dict(name, run) for name, run in runs.items()]}))
         return 0
-    shown = Table(box=None, pad_edge=False)
-    for index, head in enumerate(HEAD):
-        shown.add_column(head, justify="left" if index < 5 else "right", overflow="fold")
-    for name, run in runs.items():
-        shown.add_row(*row_of(name, run))
-    Console(soft_wrap=False).print(shown)
+    Console(soft_wrap=False).print(side_by_side(runs))
     for name, run in runs.items():
         for note in run.notes:
             typer.echo(f"{name}: {note}")
     if out is not None:
         typer.echo(f"page in {out}")
     return 0
+
+
+def side_by_side(runs: dict[str, Results]) -> Table:
+    """One column for each run, so that a terminal of 80 characters holds several."""
+    columns = [row_of(name, run) for name, run in runs.items()]
+    shown = Table(box=None, pad_edge=False, show_header=False)
+    for _ in range(1 + len(columns)):
+        shown.add_column(overflow="fold")
+    for index, head in enumerate(HEAD):
+        shown.add_row(head, *(column[index] for column in columns))
+    return shown
 
 
 def label(path: Path, paths: list[Path]) -> str:
@@ -108,7 +114,12 @@ def as_dict(name: str, run: Results) -> dict[str, object]:
 def render_comparison(runs: dict[str, Results]) -> str:
     """The page with the curves of all runs over each other."""
     lines = [Line(name, main_arm(run)) for name, run in runs.items()]
-    rows = [[html.escape(cell) for cell in row_of(name, run)] for name, run in runs.items()]
+    columns = [row_of(name, run) for name, run in runs.items()]
+    rows = [
+        [head, *(html.escape(column[index]) for column in columns)]
+        for index, head in enumerate(HEAD)
+        if index
+    ]
     notes = [
         f"<p class='warn'>{html.escape(f'{name}: {note}')}</p>"
         for name, run in runs.items()
@@ -120,7 +131,7 @@ def render_comparison(runs: dict[str, Results]) -> str:
             f"<h1>{len(runs)} runs compared</h1>",
             "<p class='lead'>Lines are means over seeds; shading reaches from the lowest to the highest seed.</p>",
             *notes,
-            table(HEAD, rows, "wide"),
+            table(["", *map(html.escape, runs)], rows),
             image(accuracy_and_loss(lines), "Accuracy and loss per round"),
             image(accuracy_and_bytes(lines), "Upload size, and accuracy per byte sent"),
             image(key_and_time(lines), "Key used, and time of a round by phase"),

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from statistics import median
 from typing import Any
 
-from fl.results import Arm, RoundTimes, SeedRun, mean
+from fl.results import Arm, RoundTimes, SeedRun
 from lab.cli.page import COLORS, new_figure, png_of
 
 PHASES = (
@@ -119,37 +120,43 @@ def _byte_unit(largest: float) -> tuple[float, str]:
     return (1e6, "MB") if largest >= 1e6 else (1e3, "kB") if largest >= 1e3 else (1.0, "bytes")
 
 
+def _bit_unit(largest: float) -> tuple[float, str]:
+    for unit, name in ((1e12, "Tbit"), (1e9, "Gbit"), (1e6, "Mbit"), (1e3, "kbit")):
+        if largest >= unit:
+            return unit, name
+    return 1.0, "bit"
+
+
 def key_and_time(lines: Sequence[Line]) -> bytes:
     """Key used so far over all pairs, and where the time of a round goes."""
     figure, (key, seconds) = new_figure(2, 3.6)
-    for color, line in zip(_colors(lines), lines, strict=True):
-        if line.has_rounds and line.arm.rounds[-1].key_bits:
-            total, used = 0.0, []
-            for row in line.arm.rounds:
-                total += row.key_bits / 1e6
-                used.append(total)
-            key.plot([row.round for row in line.arm.rounds], used, color=color, linewidth=1.8)
+    used = [list(accumulate(row.key_bits for row in line.arm.rounds)) for line in lines]
+    unit, name = _bit_unit(max(each[-1] for each in used))
+    for color, line, bits in zip(_colors(lines), lines, used, strict=True):
+        if bits[-1]:
+            numbers = [row.round for row in line.arm.rounds]
+            key.plot(numbers, [each / unit for each in bits], color=color, linewidth=1.8)
     key.set_xlabel("training round")
-    key.set_ylabel("key used by all pairs so far, Mbit")
+    key.set_ylabel(f"key used by all pairs so far, {name}")
     key.set_ylim(bottom=0)
     key.xaxis.get_major_locator().set_params(integer=True)
     timed = [line for line in lines if line.has_rounds and any(run.times for run in line.arm.runs)]
     left = [0.0] * len(timed)
     greys = ("#2f6f9f", "#b5651d", "#7aa874", "#8c959f", "#4f8f8b", "#c2a83e")
-    for (phase, name), color in zip(PHASES, greys, strict=True):
-        values = [mean_seconds(line.arm, phase) for line in timed]
+    for (phase, label), color in zip(PHASES, greys, strict=True):
+        values = [median_seconds(line.arm, phase) for line in timed]
         if any(values):
-            seconds.barh(range(len(timed)), values, left=left, label=name, color=color)
+            seconds.barh(range(len(timed)), values, left=left, label=label, color=color)
             left = [start + value for start, value in zip(left, values, strict=True)]
     seconds.set_yticks(range(len(timed)), [_wrapped(line.label) for line in timed], fontsize=9)
     seconds.invert_yaxis()
-    seconds.set_xlabel("mean time of a round, s")
+    seconds.set_xlabel("median time of a round, s")
     if timed:
         seconds.legend(frameon=False, ncols=2, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1))
     return png_of(figure)
 
 
-def mean_seconds(arm: Arm, phase: str) -> float:
-    """Mean seconds of a round in one phase, over all rounds and seeds."""
+def median_seconds(arm: Arm, phase: str) -> float:
+    """Median seconds of a round in one phase, over all rounds and seeds: the first starts processes."""
     times: list[RoundTimes] = [each for run in arm.runs for each in run.times]
-    return mean([float(getattr(each, phase)) for each in times]) if times else 0.0
+    return median(float(getattr(each, phase)) for each in times) if times else 0.0

@@ -54,6 +54,10 @@ PendingOption = Annotated[
 LimitOption = Annotated[
     int | None, typer.Option("--max-job-seconds", min=1, help="QPU seconds after which a job is stopped.")
 ]
+TrialsOption = Annotated[
+    int | None,
+    typer.Option("--layout-trials", min=1, help="Transpilations, the best of which is run; 20 without."),
+]
 SeedOption = Annotated[
     int | None, typer.Option("--seed", min=0, help="Seed of sample, transpiler and simulator.")
 ]
@@ -87,6 +91,7 @@ OPTION_NAMES = {
     "sets_per_job": "sets_per_job",
     "max_pending": "max_pending",
     "max_job_seconds": "max_job_s",
+    "layout_trials": "layout_trials",
     "seed": "seed",
 }
 """Options on the command line and their names in ``RunOptions``."""
