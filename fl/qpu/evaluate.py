@@ -109,7 +109,11 @@ def prepare(
     if size is not None and size < model.n_wires:
         raise ModelError(f"backend {device.name} has {size} qubits, the circuit needs {model.n_wires}")
     circuit = kept or best_layout(
-        exported.circuit, device.backend, optimization_level=options.optimization_level, seed=options.seed
+        exported.circuit,
+        device.backend,
+        optimization_level=options.optimization_level,
+        trials=options.layout_trials,
+        seed=options.seed,
     )
     layout = circuit.layout
     operators = [operator.apply_layout(layout) if layout else operator for operator in exported.operators()]

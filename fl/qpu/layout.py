@@ -14,17 +14,16 @@ from typing import Any
 from qiskit import QuantumCircuit
 from qiskit.transpiler import generate_preset_pass_manager
 
-TRIALS = 20
-
 
 def best_layout(
-    circuit: QuantumCircuit, backend: Any, *, optimization_level: int, seed: int
+    circuit: QuantumCircuit, backend: Any, *, optimization_level: int, trials: int, seed: int
 ) -> QuantumCircuit:
-    """``circuit`` for ``backend``, without measurements, on the qubits where the least is lost."""
+    """``circuit`` for ``backend``, without measurements, on the qubits where the least is lost in ``trials`` transpilations."""
     measured = circuit.copy()
     measured.measure_all()
     target = getattr(backend, "target", None)
-    trials = TRIALS if target is not None and _reports_errors(target) else 1
+    if target is None or not _reports_errors(target):
+        trials = 1
     best: tuple[float, QuantumCircuit] | None = None
     for trial in range(trials):
         manager = generate_preset_pass_manager(

@@ -29,7 +29,7 @@ class RunOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``shots`` per circuit and basis; ``resilience_level`` 0 none, 1 readout mitigation, 2 readout and zero-noise
     extrapolation; ``sets_per_job`` parameter sets in one job; ``max_pending`` jobs waiting at the service at
     once; ``readout`` where readout errors are mitigated: by calibration circuits beside every job, by the service,
-    or (``auto``) by the service for its backends and by calibration for local ones; ``max_job_s`` QPU seconds after which the service stops a job; ``seed`` of transpiler and simulator.
+    or (``auto``) by the service for its backends and by calibration for local ones; ``max_job_s`` QPU seconds after which the service stops a job; ``layout_trials`` transpilations, the best of which is run; ``seed`` of transpiler and simulator.
     """
 
     shots: int = 4096
@@ -43,6 +43,7 @@ class RunOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_pending: int = 3
     max_job_s: int | None = None
     optimization_level: int = 3
+    layout_trials: int = 20
     seed: int = 1
 
     def __post_init__(self) -> None:
@@ -52,6 +53,7 @@ class RunOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             ("sets_per_job", 1, 100_000),
             ("max_pending", 1, 1000),
             ("optimization_level", 0, 3),
+            ("layout_trials", 1, 1000),
             ("seed", 0, 2**31 - 1),
         ):
             value = getattr(self, name)

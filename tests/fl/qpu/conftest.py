@@ -305,4 +305,4 @@ def device(cloud: Cloud, account: AccountChoice) -> Device:
 @pytest.fixture
 def options() -> RunOptions:
     """Three jobs for twelve examples, few shots."""
-    return RunOptions(shots=256, sets_per_job=4, max_pending=2, optimization_level=1)
+    return RunOptions(shots=256, sets_per_job=4, max_pending=2, optimization_level=1, layout_trials=2)

@@ -67,7 +67,9 @@ def test_wilson_interval() -> None:
 
 def test_cost_follows_the_documented_formula(make_model: Callable[..., CircuitModel]) -> None:
     device = open_device("fake_manila")
-    options = RunOptions(shots=1000, sets_per_job=4, resilience_level=0, optimization_level=1)
+    options = RunOptions(
+        shots=1000, sets_per_job=4, resilience_level=0, optimization_level=1, layout_trials=2
+    )
     prepared = prepare(make_model(10), device, options)
     cost = cost_of(prepared, device, options)
     length = circuit_length_s(prepared.circuit, device.backend)

@@ -89,6 +89,8 @@ def test_fixed_gates_and_matrices_without_a_name_in_qiskit() -> None:
         qml.adjoint(qml.S(wires=1))
         qml.CZ(wires=[2, 0])
         qml.IsingXY(0.9, wires=[2, 1])
+        qml.CH(wires=[2, 0])
+        qml.CH(wires=[0, 1])
         qml.Toffoli(wires=[0, 2, 1])
 
     agree(circuit, 3, 1, 1, "XII", "IYI", "IIZ", "ZXY")

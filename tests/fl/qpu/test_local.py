@@ -22,7 +22,7 @@ from fl.qpu.options import OptionsError, RunOptions
 from fl.qpu.readout import correct
 from fl.qpu.runner import QpuEvent
 
-FAST = RunOptions(shots=2048, sets_per_job=25, optimization_level=1)
+FAST = RunOptions(shots=2048, sets_per_job=25, optimization_level=1, layout_trials=2)
 
 
 def test_without_noise_only_shot_noise_is_left(
@@ -118,7 +118,7 @@ def test_the_best_qubits_of_several_trials_are_taken() -> None:
     for wire in range(4):
         ring.ry(0.1 + wire, wire)
         ring.cz(wire, (wire + 1) % 4)
-    chosen = best_layout(ring, backend, optimization_level=3, seed=1)
+    chosen = best_layout(ring, backend, optimization_level=3, trials=20, seed=1)
     assert "measure" not in chosen.count_ops()
     chosen.measure_active()
     manager = generate_preset_pass_manager(optimization_level=3, backend=backend, seed_transpiler=1)

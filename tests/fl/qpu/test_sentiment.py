@@ -30,26 +30,34 @@ from fl.tasks.sentiment.training import TrainingPlan
 WIDTH, COUNT = 8, 160
 
 
-def little_corpus() -> Any:
-    """Embeddings of two classes around opposite points; all good ones first, as packaged data often is."""
+def little_corpus(count: int = COUNT) -> Any:
+    """Embeddings of two classes around opposite points; all good ones first, as packaged data often is.
+
+    The first hundred in random order are for training, the rest for testing.
+    """
     rng = np.random.default_rng(0)
-    labels = np.repeat([1, 0], COUNT // 2).astype(np.int64)
-    embeddings = rng.normal(size=(COUNT, WIDTH)) + 1.2 * (2 * labels[:, None] - 1)
+    labels = np.repeat([1, 0], count // 2).astype(np.int64)
+    embeddings = rng.normal(size=(count, WIDTH)) + 1.2 * (2 * labels[:, None] - 1)
     embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
-    order = rng.permutation(COUNT)
+    order = rng.permutation(count)
     return SimpleNamespace(
         encoder=SimpleNamespace(width=WIDTH),
-        reviews=SimpleNamespace(labels=labels, texts=["words"] * COUNT),
+        reviews=SimpleNamespace(labels=labels, texts=["words"] * count),
         split=(np.sort(order[:100]), np.sort(order[100:])),
         embeddings=embeddings.astype(np.float32),
         fingerprint="little",
     )
 
 
+def little_task(count: int = COUNT) -> SentimentTask:
+    """``sentiment:hybrid`` on the little corpus, learning fast."""
+    plan = TrainingPlan(head_rate=0.02, epochs=4, batch_size=16)
+    return SentimentTask(corpus=little_corpus(count), settings=replace(MODELS["hybrid"], training=plan))
+
+
 @pytest.fixture(scope="module")
 def task() -> SentimentTask:
-    settings = replace(MODELS["hybrid"], training=TrainingPlan(head_rate=0.02, epochs=4, batch_size=16))
-    return SentimentTask(corpus=little_corpus(), settings=settings)
+    return little_task()
 
 
 @pytest.fixture(scope="module")
@@ -77,9 +85,20 @@ def test_examples_are_a_seeded_mixture(task: SentimentTask, parameters: Any) -> 
 
 def test_labels_agree_on_a_noisy_device(task: SentimentTask, parameters: Any, tmp_path: Path) -> None:
     model = circuit_model(task, parameters, 40, seed=2)
-    report = evaluate(model, open_device("fake_manila"), RunOptions(shots=1024), tmp_path / "run")
+    options = RunOptions(shots=1024, layout_trials=3)
+    report = evaluate(model, open_device("fake_manila"), options, tmp_path / "run")
     assert report.export_deviation < 1e-6
     assert report.comparison.agreement >= 0.95
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("backend", ["FakeManilaV2", "FakeBrisbane"])
+def test_labels_agree_on_two_hundred_sentences(backend: str, tmp_path: Path) -> None:
+    task = little_task(300)
+    model = circuit_model(task, train_quickly(task, seed=1, rounds=5), 200, seed=1)
+    report = evaluate(model, open_device(backend), RunOptions(), tmp_path / "run")
+    assert report.comparison.agreement >= 0.95
+    assert abs(report.comparison.accuracy_backend - report.comparison.accuracy_exact) <= 0.03
 
 
 def test_circuit_weights_are_put_back_where_they_came_from(task: SentimentTask, parameters: Any) -> None:
