@@ -40,7 +40,7 @@ from fl.flower.records import (
 )
 from fl.flower.rules import check_announcement
 from fl.flower.sharing import answer, confirm, deal, train_and_mask
-from fl.flower.training import AppFailedError, protect_update, update_from, upload_of
+from fl.flower.training import AppFailedError, ask_for_keys, protect_update, update_from, upload_of
 from fl.keys import CancelledError, KeyServiceError
 from fl.messages import Decline, PeerShares, Survivors
 
@@ -118,6 +118,7 @@ def _masked(call: Call, announcement: RoundAnnouncement) -> Message:
         protected = aggregation.stored(agreed, keys)
         metrics: dict[str, MetricRecord] = {}
         if protected is None:
+            ask_for_keys(announcement, aggregation, keys)
             update, metrics = update_from(call)
             protected = protect_update(call, announcement, aggregation, agreed, update, keys)
     return call.reply(

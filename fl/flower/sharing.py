@@ -19,7 +19,7 @@ from fl.flower.arrays import flatten
 from fl.flower.call import Call
 from fl.flower.held import Held, Step, keep, symbols_from_bytes, symbols_to_bytes, take
 from fl.flower.records import Confirmation, RoundAnnouncement, payload_array, payload_bytes
-from fl.flower.training import patience, quantise, update_from, upload_of
+from fl.flower.training import ask_for_keys, patience, quantise, update_from, upload_of
 from fl.keys import KeyServiceError, ProtectedUpdate
 from fl.messages import PeerShares, Shares, Survivors, header_of
 from orchestrator.delivery.errors import SealError
@@ -32,6 +32,7 @@ def deal(call: Call, announcement: RoundAnnouncement) -> Message:
     aggregation, agreed = _agreed(call, announcement)
     code = aggregation.code(len(agreed.participants))
     with call.participant.node_keys() as keys, patience(call, announcement) as (cancelled, tell):
+        ask_for_keys(announcement, aggregation, keys)
         channel = keys.share_channel(agreed, cancelled, tell)
     mask, noise = draw_mask(code)
     shares = encode(code, mask, noise)

@@ -25,6 +25,8 @@ from fl.tasks.base import Parameters
 from orchestrator.delivery.messages import RoundContext
 
 Tell = Callable[[KeyWait], None]
+ROUNDS_AHEAD = 2
+"""Key demand covers this round and the next, which is made while this one trains."""
 
 _log = logging.getLogger(__name__)
 
@@ -69,6 +71,12 @@ def quantise(update: Parameters, announcement: RoundAnnouncement, user: str) -> 
     rng = quantisation_rng(config.seed, number, config.clients.index(user))
     values = compression.quantiser(number).quantise(sent, rng, client=user, round_number=number)
     return values.astype(np.int64)
+
+
+def ask_for_keys(announcement: RoundAnnouncement, aggregation: Aggregation, keys: NodeKeys) -> None:
+    """Tell the scheduler, through the node, which keys the coming rounds need."""
+    peers = tuple(name for name in announcement.participants if name != keys.owner)
+    keys.demand(peers, ROUNDS_AHEAD * aggregation.key_bits_per_pair)
 
 
 def protect_update(

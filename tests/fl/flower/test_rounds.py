@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -208,6 +209,19 @@ def test_a_second_list_of_survivors_gets_no_answer(federation: Make) -> None:
     assert "not at this step" in ask(other).reason
     context.state = RecordDict(before)
     assert "bound to other survivors" in ask(other).reason
+
+
+def test_a_mask_whose_update_failed_is_gone(federation: Make) -> None:
+    four = federation(**SHARES)
+    good = four.update
+    four.update = lambda context, number: np.full(37, np.nan, np.float32)
+    messages = four.announce()
+    again = copy.deepcopy(messages[0])
+    (reply,) = four.send(messages[:1])
+    assert "not finite" in open_record(reply.content, Decline)[0].reason
+    four.update = good
+    (reply,) = four.send([again])
+    assert "nothing is held of round 1" in open_record(reply.content, Decline)[0].reason
 
 
 def test_what_a_client_holds_between_messages_is_encrypted(federation: Make) -> None:
