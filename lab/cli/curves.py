@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from statistics import median
 from typing import Any
 
-from fl.results import Arm, RoundTimes, SeedRun
+from fl.results import Arm, RoundTimes, SeedRun, mean
 from lab.cli.page import COLORS, new_figure, png_of
 
 PHASES = (
@@ -144,19 +143,25 @@ def key_and_time(lines: Sequence[Line]) -> bytes:
     left = [0.0] * len(timed)
     greys = ("#2f6f9f", "#b5651d", "#7aa874", "#8c959f", "#4f8f8b", "#c2a83e")
     for (phase, label), color in zip(PHASES, greys, strict=True):
-        values = [median_seconds(line.arm, phase) for line in timed]
+        values = [mean_seconds(line.arm, phase) for line in timed]
         if any(values):
             seconds.barh(range(len(timed)), values, left=left, label=label, color=color)
             left = [start + value for start, value in zip(left, values, strict=True)]
     seconds.set_yticks(range(len(timed)), [_wrapped(line.label) for line in timed], fontsize=9)
     seconds.invert_yaxis()
-    seconds.set_xlabel("median time of a round, s")
+    seconds.set_xlabel("mean time of a round, s")
     if timed:
         seconds.legend(frameon=False, ncols=2, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1))
     return png_of(figure)
 
 
-def median_seconds(arm: Arm, phase: str) -> float:
-    """Median seconds of a round in one phase, over all rounds and seeds: the first starts processes."""
-    times: list[RoundTimes] = [each for run in arm.runs for each in run.times]
-    return median(float(getattr(each, phase)) for each in times) if times else 0.0
+def mean_seconds(arm: Arm, phase: str) -> float:
+    """Mean seconds of a round in one phase over all seeds.
+
+    With simulated clients the first round is left out: its time is that of starting processes.
+    """
+    times: list[RoundTimes] = []
+    for run in arm.runs:
+        live = any(each.work_s or each.wait_s for each in run.times)
+        times += run.times if live or len(run.times) == 1 else run.times[1:]
+    return mean([float(getattr(each, phase)) for each in times]) if times else 0.0
