@@ -8,20 +8,22 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 import tomllib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lab.cli.folder import create_folder, template_path
-from lab.testbed import write_testbed
+from lab.cli.supervisor import Supervisor
+from lab.testbed import load_testbed, write_testbed
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 SMALL = {"slots_per_frame": 1 << 20, "pulses_per_block": 1 << 25}
@@ -188,10 +190,53 @@ def test_stock_serves_without_light_and_a_shortage_is_never_silent(
     assert run.process.returncode == 1
     assert run.says("nothing makes key for it; nothing was spent")
     with training(
-        tmp_path, *base, "--rounds", "30", "--if-short", "expanded", "--out", str(tmp_path / "expanded")
+        tmp_path, *base, "--rounds", "8", "--if-short", "expanded", "--out", str(tmp_path / "expanded")
     ) as run:
         results = run.end()
     assert (results["mode"], results["security"]) == ("expanded", "computational")
     assert any("mode expanded was taken instead of otp" in note for note in results["notes"])
     assert {row["key_bits"] for row in results["rounds"]} == {6 * 256}
     assert all(row["exact"] is True for row in results["rounds"])
+
+
+def free_base(count: int) -> int:
+    """A port from which on ``count`` ports were free a moment ago."""
+    for base in range(20_000 + os.getpid() % 5000, 60_000, count):
+        with ExitStack() as stack:
+            try:
+                for port in range(base, base + count):
+                    stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return base
+    raise AssertionError("no free ports")
+
+
+def test_on_a_testbed_at_work_only_learning_is_started(small_testbed: Path, tmp_path: Path) -> None:
+    home = tmp_path / "bench"
+    path = create_folder(home, small_testbed, host="127.0.0.1", port=free_base(7))
+    supervisor = Supervisor(tmp_path)
+    roles = ["orchestrator", "relay", *load_testbed(path).user_names()]
+    try:
+        supervisor.start("simulate", "simulate", str(path), "--json", "--resolved", str(path))
+        supervisor.ready(["simulate"], 90)
+        for role in roles:
+            command = [role] if role in ("orchestrator", "relay") else ["node", role]
+            supervisor.start(role, *command, str(path))
+        supervisor.ready(roles, 90)
+        out = tmp_path / "out"
+        base = ["--testbed", str(home), "--rounds", "2", "--no-baselines"]
+        with pytest.raises(AssertionError), training(tmp_path, *base, "--out", str(tmp_path / "no")) as run:
+            run.end()
+        assert run.says("its ring makes key on demand: add --live")
+        with training(tmp_path, *base, "--live", "--out", str(out)) as run:
+            run.until(lambda: len(run.children()) >= 4, "the clients")
+            assert {command[4] for _, command in run.children()} == {"fl"}
+            results = run.end()
+        assert [row["exact"] for row in results["rounds"]] == [True, True]
+        assert (results["key_supply"], results["testbed"]) == ("live", "simulated-four-node")
+        assert results["key_budget"]["record"]["used_bits"] == 2 * 6 * 18_100
+        assert (out / "logs" / "fl-alice.log").exists()
+        assert all(supervisor.children[role].process.poll() is None for role in roles)
+    finally:
+        supervisor.stop_all([roles[2:], ["relay"], ["orchestrator"], ["simulate"]])
