@@ -1,0 +1,193 @@
+"""Training on a testbed, without its processes: what --testbed names, what events mean, how stock is read."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from fl.experiments.options import OptionsError, TrainOptions
+from fl.tasks import load_task
+from lab.cli.folder import create_folder, template_path
+from lab.cli.live import live_plan, server_rounds
+from lab.cli.live_follow import RESTARTS, Follower
+from lab.cli.live_place import check_place, find_place
+from lab.cli.observer import Observer, planned_rate_bps
+from lab.cli.progress import PairProgress, RunProgress
+from lab.cli.stalls import StallWatch
+from lab.cli.supervisor import ChildError
+from lab.testbed import load_testbed
+from orchestrator.agent import LinkUp
+from orchestrator.wire.messages import Subscribe, TelemetryItem
+
+NAME = "simulated-four-node"
+TASK = "digits:mlp@iid"
+
+
+def test_what_testbed_may_name(tmp_path: Path) -> None:
+    template = template_path(NAME)
+    assert find_place(NAME).kind == "fresh"
+    assert find_place(str(template)).kind == "fresh"
+    create_folder(tmp_path / "auto", template)
+    assert find_place(str(tmp_path / "auto")).kind == "folder"
+    assert find_place(str(tmp_path / "auto" / "testbed.toml")).kind == "folder"
+    create_folder(tmp_path / "bench", template, host="192.168.1.10")
+    assert find_place(str(tmp_path / "bench")).kind == "attached"
+
+
+def test_a_real_testbed_with_open_endpoints_says_which(tmp_path: Path) -> None:
+    path = create_folder(tmp_path / "real", template_path(NAME))
+    text = path.read_text()
+    start, end = text.index("[simulation]"), text.index("[", text.index("[simulation]") + 1)
+    path.write_text(text[:start] + text[end:])
+    with pytest.raises(OptionsError, match=r"leaves hub.control, .*users.dave.delivery 'auto'"):
+        find_place(str(tmp_path / "real"))
+    alone = tmp_path / "alone.toml"
+    alone.write_text(path.read_text())
+    with pytest.raises(OptionsError, match="no secrets beside it; make a testbed folder"):
+        find_place(str(alone))
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({}, "add --live"),
+        ({"live": True, "drop_outs": 1}, "--drop-outs belongs to simulated clients"),
+        ({"live": True, "seeds": 2}, "has one seed"),
+    ],
+)
+def test_what_is_not_offered_on_a_testbed(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(OptionsError, match=told):
+        check_place(find_place(NAME), TrainOptions(task=TASK, **options))
+
+
+def test_clients_of_a_live_run_are_users_in_ring_order_and_its_name_is_new_every_time() -> None:
+    testbed, task = load_testbed(template_path(NAME)), load_task(TASK)
+    plans = [live_plan(TrainOptions(task=TASK, live=True, clients=3), task, testbed) for _ in range(2)]
+    assert plans[0].primary.config.clients == ("alice", "bob", "carol")
+    assert plans[0].primary.config.run_id != plans[1].primary.config.run_id
+    assert [cell.kind for cell in plans[0].cells] == ["federated", "float32"]
+    with pytest.raises(OptionsError, match="9 clients, but the testbed has 4 users"):
+        live_plan(TrainOptions(task=TASK, live=True, clients=9), task, testbed)
+
+
+def test_a_run_that_never_started_has_no_rounds(tmp_path: Path) -> None:
+    plan = live_plan(TrainOptions(task=TASK), load_task(TASK), load_testbed(template_path(NAME)))
+    assert server_rounds(tmp_path, plan.primary.config) == ([], ())
+
+
+class ListeningAgent:
+    """An agent whose hub says what the test wants."""
+
+    def __init__(self, *events: Any) -> None:
+        self.events = list(events)
+        self.sent: list[Any] = []
+
+    def control_recv(self, timeout_s: float) -> Any:
+        return self.events.pop(0) if self.events else None
+
+    def control_send(self, message: Any) -> None:
+        self.sent.append(message)
+
+
+def observer(*events: Any) -> Observer:
+    agent: Any = ListeningAgent(*events)
+    return Observer(load_testbed(template_path(NAME)), agent)
+
+
+def test_an_observer_subscribes_at_every_link_and_reads_stock_and_measured_rates() -> None:
+    pair = {"first": "alice", "second": "bob", "stock_bits": 500, "rate_bps": 123.0, "available": True}
+    listening = observer(LinkUp(1), TelemetryItem("orchestrator", "pair-alice-bob", 0, pair), LinkUp(2))
+    assert listening.poll() == [("pair-alice-bob", pair)]
+    agent: Any = listening.agent
+    assert agent.sent == [Subscribe(), Subscribe()]
+    known, unknown = listening.supply([("alice", "bob"), ("alice", "carol")], light=True)
+    assert (known.stock_bits, known.rate_bps, known.source) == (500, 123.0, "measured")
+    planned = planned_rate_bps(listening.testbed, ("alice", "carol"))
+    assert planned > 1000
+    assert (unknown.stock_bits, unknown.rate_bps, unknown.source) == (0, planned, "planned")
+    dark = listening.supply([("alice", "bob")], light=False)[0]
+    assert (dark.stock_bits, dark.rate_bps, dark.source) == (500, 0.0, "none")
+
+
+class FakeRun:
+    """What a follower needs of a run: events to come, and children that ended."""
+
+    has_ring = True
+
+    def __init__(self, *events: tuple[str, dict[str, Any]], exit_code: int = 1) -> None:
+        import queue
+
+        self.finished: dict[str, Any] = {}
+        self.supervisor = SimpleNamespace(
+            events=queue.Queue(), children={}, restart=self._restart, raise_ended=self._raise
+        )
+        for event in events:
+            self.supervisor.events.put(event)
+        process = SimpleNamespace(wait=lambda: exit_code)
+        self.supervisor.children = {"relay": SimpleNamespace(process=process)}
+        self.restarted: list[str] = []
+
+    def note(self, name: str, event: dict[str, Any]) -> None:
+        if event.get("type") == "RunFinished":
+            self.finished = event
+
+    def _restart(self, name: str) -> None:
+        self.restarted.append(name)
+
+    def _raise(self, name: str, doing: str) -> None:
+        raise ChildError(f"{doing}: {name} ended")
+
+
+def follower(run: Any, **more: Any) -> Follower:
+    progress = RunProgress(pairs={("alice", "bob"): PairProgress()})
+    display: Any = SimpleNamespace(update=lambda force=False: None)
+    watch = StallWatch(("alice", "bob"), ("laser",), time.monotonic())
+    return Follower(run, watch, progress, display, None, **more)
+
+
+FINISHED = ("fl-server", {"type": "RunFinished", "reason": ""})
+ENDED = ("relay", {"ended": True})
+WAITING = (
+    "fl-server",
+    {"type": "WaitingForKeys", "round": 1, "client": "alice", "detail": "5 bits with bob", "eta_s": 7.0},
+)
+
+
+def test_a_process_that_dies_is_started_again_but_not_for_ever() -> None:
+    run = FakeRun(ENDED, ENDED, FINISHED)
+    following = follower(run)
+    assert following.follow(threading.Event()) == ""
+    assert run.restarted == ["relay", "relay"]
+    assert following.restarts == Counter(relay=2)
+    dying = FakeRun(*[ENDED] * (RESTARTS + 1), FINISHED)
+    with pytest.raises(ChildError, match="relay ended"):
+        follower(dying).follow(threading.Event())
+    assert len(dying.restarted) == RESTARTS
+
+
+def test_a_process_that_ends_in_order_is_left_alone() -> None:
+    run = FakeRun(ENDED, FINISHED, exit_code=0)
+    assert follower(run).follow(threading.Event()) == ""
+    assert run.restarted == []
+
+
+def test_a_wait_is_shown_with_reason_and_estimate_and_may_end_the_run() -> None:
+    following = follower(FakeRun(WAITING, FINISHED))
+    shown: list[str] = []
+    following.display.update = lambda force=False: shown.append(following.progress.waiting)  # type: ignore[method-assign]
+    assert following.follow(threading.Event()) == ""
+    assert "waiting for keys: alice-bob, about 7 s" in shown
+    stopping = follower(FakeRun(WAITING), if_short="stop", max_wait_s=0.0)
+    assert "without progress: waiting for keys: alice-bob" in stopping.follow(threading.Event())
+
+
+def test_an_interrupted_run_says_so() -> None:
+    stop = threading.Event()
+    stop.set()
+    assert follower(FakeRun(WAITING)).follow(stop) == "interrupted"
