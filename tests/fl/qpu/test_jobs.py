@@ -108,7 +108,7 @@ def test_without_batch_or_session_none_is_opened(
     assert len(cloud.jobs) == 3
 
 
-@pytest.mark.parametrize("at", [1, 2, 3])
+@pytest.mark.parametrize("at", [1, 3])
 def test_killed_between_submission_and_note_the_job_is_found_by_its_tag(
     cloud: Any,
     model: CircuitModel,

@@ -41,7 +41,7 @@ def test_without_noise_only_shot_noise_is_left(
 def test_device_noise_shows_and_readout_calibration_takes_most_of_it_away(
     make_model: Callable[..., CircuitModel], tmp_path: Path
 ) -> None:
-    report = evaluate(make_model(40), open_device("fake_manila"), FAST, tmp_path / "run")
+    report = evaluate(make_model(30), open_device("fake_manila"), FAST, tmp_path / "run")
     assert report.readout_calibrated
     assert report.unmitigated is not None
     raw, corrected = report.unmitigated.deviation, report.comparison.deviation
@@ -58,9 +58,14 @@ def test_no_mitigation_at_resilience_zero(make_model: Callable[..., CircuitModel
 
 
 def test_seeds_make_a_run_repeatable(make_model: Callable[..., CircuitModel], tmp_path: Path) -> None:
-    model = make_model(10)
+    model = make_model(4)
     first, second, other = (
-        evaluate(model, open_device("aer"), msgspec.structs.replace(FAST, seed=seed), tmp_path / name)
+        evaluate(
+            model,
+            open_device("aer"),
+            msgspec.structs.replace(FAST, seed=seed, resilience_level=0),
+            tmp_path / name,
+        )
         for name, seed in (("a", 4), ("b", 4), ("c", 5))
     )
     assert first.comparison == second.comparison

@@ -18,8 +18,8 @@ from fl.qpu.options import RunOptions
 from fl.qpu.runner import QpuEvent
 from fl.qpu.training import TrainingPlan, exact_gradient, loss_of, train
 
-OPTIONS = RunOptions(shots=4_000, sets_per_job=100, optimization_level=1, resilience_level=0)
-PLAN = TrainingPlan(steps=2, n_weights=2, batch=4, learning_rate=0.3)
+OPTIONS = RunOptions(shots=2_000, sets_per_job=100, optimization_level=1, resilience_level=0)
+PLAN = TrainingPlan(steps=2, n_weights=2, batch=3, learning_rate=0.3)
 
 
 def yes(cost: object) -> bool:
@@ -70,7 +70,7 @@ def test_nothing_runs_before_it_is_allowed(wrong: CircuitModel, tmp_path: Path) 
 
     with pytest.raises(ConsentError, match="--allow-training"):
         train(wrong, open_device("aer"), OPTIONS, PLAN, tmp_path / "new", agree=no)
-    assert seen[0].parameter_sets == 2 * 4 * 5
+    assert seen[0].parameter_sets == 2 * 3 * 5
     assert not (tmp_path / "new").exists()
 
 
