@@ -1,8 +1,8 @@
 """Who gets which states: three ways of sharing the generators out over the clients.
 
 * ``iid``: every client has equally many states of every generator.
-* ``mixed``: every client has its own mixture of generators, drawn from a Dirichlet distribution (Hsu, Qi and
-  Brown, arXiv 1909.06335, with concentration ``CONCENTRATION``).
+* ``mixed``: most of a client's states (``OWN_SHARE``) come from its own generator, the others in equal parts
+  from all generators.
 * ``one-generator``: every client's states come from one generator, of which it has both classes.
 
 A client's share depends on the seed and its own number only, never on how many clients there are: **a further
@@ -20,20 +20,18 @@ import numpy.typing as npt
 Split = Literal["iid", "mixed", "one-generator"]
 SPLIT_NAMES: tuple[Split, ...] = ("iid", "mixed", "one-generator")
 
-CONCENTRATION = 0.5
+OWN_SHARE = 0.75
 
 
 def mixture(split: Split, client_index: int, n_generators: int, seed: int) -> npt.NDArray[np.float64]:
     """Share of every generator in a client's states; sums to 1."""
+    even = np.full(n_generators, 1 / n_generators)
     if split == "iid":
-        return np.full(n_generators, 1 / n_generators)
-    if split == "one-generator":
-        order = np.random.default_rng([seed, 0x6E6E]).permutation(n_generators)
-        shares = np.zeros(n_generators)
-        shares[order[client_index % n_generators]] = 1
-        return shares
-    rng = np.random.default_rng([seed, client_index, 0xD1C4])
-    return rng.dirichlet(np.full(n_generators, CONCENTRATION))
+        return even
+    own = np.zeros(n_generators)
+    order = np.random.default_rng([seed, 0x6E6E]).permutation(n_generators)
+    own[order[client_index % n_generators]] = 1
+    return own if split == "one-generator" else OWN_SHARE * own + (1 - OWN_SHARE) * even
 
 
 def rounded(shares: npt.NDArray[np.float64], total: int) -> npt.NDArray[np.int64]:

@@ -26,7 +26,7 @@ from fl.tasks.quantum_states import data_sets, network
 from fl.tasks.quantum_states.data_sets import DATA_SETS, N_CLASSES, StateDataSet
 from fl.tasks.quantum_states.splits import SPLIT_NAMES, client_states
 
-STATES_PER_CLASS = {"entanglement": 32, "magic": 8}
+STATES_PER_CLASS = {"entanglement": 16, "magic": 8}
 """Training states of either class that a client has, by data set: few enough that more states help."""
 LEARNING_RATE = 0.07
 LOCAL_STEPS = 8
