@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fl.answering import Answerer
 from fl.client import ClientRules
 from fl.compression import Compression
 from fl.events import ClientDropped, ClientState, RoundAborted, UploadRefused
@@ -99,34 +100,19 @@ def test_who_falls_silent_while_training_is_waited_for_no_longer_than_its_time_o
 def test_an_upload_that_comes_after_the_survivors_were_named_is_refused(
     lightsecagg: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The others do not confirm, so that the round stays where it is when dora's upload arrives."""
+    """dora goes on once she was given up; bob confirms only after her upload, so that the round is still open."""
     world = lightsecagg
     world.settings(rounds=1, round_timeout_s=0.5, client_timeout_s=2.0)
     world.tasks["dora"].held_rounds = {1}
-    original = world.note
-
-    def note(events: Any) -> Any:
-        report = original(events)
-
-        def watch(event: Any) -> None:
-            report(event)
-            if isinstance(event, ClientDropped) and event.client == "dora":
-                world.tasks["dora"].go_on.set()
-
-        return watch
-
-    monkeypatch.setattr(world, "note", note)
-    from fl.answering import Answerer
-
     confirm = Answerer.confirm
 
-    def slow(self: Any, *arguments: Any) -> Any:
-        world.wait_for(lambda: world.of(UploadRefused), "dora's late upload")
-        return confirm(self, *arguments)
+    def bob_waits(answerer: Answerer, *arguments: Any) -> Any:
+        if answerer.name == "bob":
+            world.tasks["dora"].go_on.set()
+            world.wait_for(lambda: world.of(UploadRefused), "dora's late upload")
+        return confirm(answerer, *arguments)
 
-    monkeypatch.setattr(
-        Answerer, "confirm", lambda self, *a: slow(self, *a) if self.name == "bob" else confirm(self, *a)
-    )
+    monkeypatch.setattr(Answerer, "confirm", bob_waits)
     world.start_server()
     start(world)
     records = world.finish()

@@ -11,6 +11,7 @@ import pytest
 from fl.aggregation import MODES, aggregation_for
 from fl.aggregation.base import AggregationError
 from fl.aggregation.shares import ShareCodeError
+from fl.audience import Audience
 from fl.client import ClientRefusesError, ClientRules
 from fl.compression import Compression, ErrorFeedback
 from fl.config import ConfigError, FLConfig, check_config
@@ -22,6 +23,8 @@ from fl.selfcheck import check_run
 from fl.tasks.base import training_seed
 from orchestrator.bits import packed_size
 from orchestrator.delivery.masking import pack_values
+from orchestrator.delivery.sharing import ShareChannel
+from orchestrator.wire.codec import encode
 
 SECURITY = {
     "otp": "information-theoretic",
@@ -259,3 +262,44 @@ def test_shares_whose_pads_are_gone_take_the_client_out_and_are_counted(world: A
     (aborted,) = [event.record for event in world.of(RoundAborted)]
     per_pair = aggregation_for(world.config, 37).key_bits_per_pair
     assert aborted.key_bits_burnt in (5 * per_pair, 6 * per_pair), "alice and dora may have shared"
+
+
+@pytest.mark.parametrize("mode", ["otp", "lightsecagg", "expanded"])
+def test_the_server_receives_neither_key_nor_shares_in_the_clear(
+    world: Any, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    heard: list[bytes] = []
+    secret: list[bytes] = []
+    delivery_type = type(world.deliveries["alice"])
+    receive, seal, release = Audience.receive, ShareChannel.seal, delivery_type._release
+
+    def listening(audience: Audience) -> Any:
+        received = receive(audience)
+        if received is not None:
+            heard.append(encode(received[1]) + (received[2] or b""))
+        return received
+
+    def sealing(channel: ShareChannel, peer: str, share: bytes) -> bytes:
+        secret.append(share)
+        return seal(channel, peer, share)
+
+    def releasing(delivery: Any, *arguments: Any) -> Any:
+        pads = release(delivery, *arguments)
+        secret.extend(pad.tobytes() for pad in pads.values())
+        return pads
+
+    monkeypatch.setattr(Audience, "receive", listening)
+    monkeypatch.setattr(ShareChannel, "seal", sealing)
+    monkeypatch.setattr(delivery_type, "_release", releasing)
+    world.settings(mode=mode, rounds=1)
+    world.start_all(rules=ClientRules(mode=mode))
+    world.finish()
+    windows = {each[i : i + 16] for each in secret for i in range(len(each) - 15)}
+
+    def leaks(traffic: list[bytes]) -> bool:
+        return any(each[i : i + 16] in windows for each in traffic for i in range(len(each) - 15))
+
+    assert len(secret) == (12 + 12 if mode == "lightsecagg" else 12)
+    assert sum(map(len, heard)) > 4 * 47
+    assert not leaks(heard)
+    assert leaks([*heard, b"planted" + secret[-1]])

@@ -292,7 +292,7 @@ SERVER_PROCESS = """
 """
 
 
-@pytest.mark.parametrize("mode", ["otp", "lightsecagg"])
+@pytest.mark.parametrize("mode", ["otp", pytest.param("lightsecagg", marks=pytest.mark.long)])
 def test_a_killed_server_comes_back_and_its_clients_with_it(world: Any, mode: str) -> None:
     """SIGKILL in the middle of round 2: the clients reconnect, round 2 is never announced again."""
     world.settings(rounds=3, client_timeout_s=5.0, mode=mode)
