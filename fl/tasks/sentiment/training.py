@@ -24,12 +24,16 @@ Batch = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """One client's work in a round; ``adapter_rate`` is the learning rate of the encoder's adapters."""
+    """One client's work in a round.
+
+    ``adapter_rate`` is the learning rate of the encoder's adapters; ``decay`` is the weight decay.
+    """
 
     head_rate: float
     epochs: int
     batch_size: int
     adapter_rate: float = 0.0
+    decay: float = 0.0
 
 
 def adam(
@@ -38,10 +42,14 @@ def adam(
     batches: Iterable[Batch],
     n_steps: int,
     loss: Callable[[Tensor, Batch], Tensor],
+    *,
+    decay: float = 0.0,
 ) -> Parameters:
     """Take one step per batch, ``n_steps`` in all; returns final minus initial parameters.
 
     ``rates`` are the initial learning rates, one per parameter; ``loss(flat, batch)`` is the mean loss.
+    Every step shrinks the parameters by their rate times ``decay`` (decoupled weight decay; Loshchilov and
+    Hutter, arXiv 1711.05101, algorithm 2).
     """
     start = torch.from_numpy(parameters.copy())
     flat = start.clone().requires_grad_(True)
@@ -54,7 +62,8 @@ def adam(
         with torch.no_grad():
             mean = first / (1 - BETA_1 ** (step + 1))
             spread = (second / (1 - BETA_2 ** (step + 1))).sqrt_().add_(EPSILON)
-            flat.sub_(rate * (1 - step / n_steps) * mean / spread)
+            present = rate * (1 - step / n_steps)
+            flat.mul_(1 - decay * present).sub_(present * mean / spread)
     return np.ascontiguousarray((flat.detach() - start).numpy())
 
 

@@ -18,10 +18,12 @@ def test_steps_are_those_of_torch_with_a_linearly_falling_rate() -> None:
         return (flat - targets[batch]).square().mean() ** 2
 
     batches = [np.array([step % 5, 0]) for step in range(7)]
-    change = adam(start, rates, batches, 7, loss)
+    change = adam(start, rates, batches, 7, loss, decay=0.7)
 
     first, second = (torch.from_numpy(part.copy()).requires_grad_(True) for part in (start[:3], start[3:]))
-    optimiser = torch.optim.Adam([{"params": [first], "lr": 0.1}, {"params": [second], "lr": 0.01}])
+    optimiser = torch.optim.AdamW(
+        [{"params": [first], "lr": 0.1}, {"params": [second], "lr": 0.01}], weight_decay=0.7
+    )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1 - step / 7)
     for batch in batches:
         optimiser.zero_grad()
