@@ -9,7 +9,8 @@ import numpy.typing as npt
 import pytest
 from scipy.fft import dctn
 
-from fl.cohort.benchmark import mnist_round_benchmark
+from fl.cohort import run_cohort
+from fl.cohort.benchmark import cohort_config, mnist_round_benchmark
 from fl.compression import Compression, saving_vs_float32
 from fl.data import mnist_folder
 from fl.quantise import smallest_ring_bits
@@ -178,3 +179,17 @@ def test_the_benchmark_times_exact_rounds() -> None:
     assert figures["exact"] is True
     assert float(figures["value"]) > 0.05  # type: ignore[arg-type]
     assert figures["key_bits_per_round"] == 50 * 49 // 2 * 29513 * 9
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(not HAS_FILES, reason="MNIST is not fetched: qunetlab data fetch mnist")
+@pytest.mark.parametrize("split", ["iid", "two-shard"])
+def test_a_crowd_learns_as_fast_with_a_tenth_of_the_bytes(split: str) -> None:
+    """Twelve rounds of 200 clients; without protection, which changes no bit."""
+    config = cohort_config(f"mnist:mlp@{split}", 200, 12, "plain", seed=1)
+    compressed = run_cohort(config, workers=0)
+    whole = run_cohort(config, workers=0, float32=True)
+    assert compressed.rounds[-1].upload_bytes_per_client <= 0.1 * whole.rounds[-1].upload_bytes_per_client
+    assert compressed.accuracy > (0.93 if split == "iid" else 0.88)
+    assert abs(compressed.accuracy - whole.accuracy) < 0.01
