@@ -30,10 +30,18 @@ from fl.experiments.base import (
     write_plan,
 )
 from fl.experiments.options import OptionsError, TrainOptions
-from fl.key_budget import KeyForecast, PairLedger, forecast
-from fl.results import AbortedRow, Results, RoundRow, RoundTimes, SeedRun, Stall, write_atomic, write_results
+from fl.key_budget import KeyForecast, forecast
+from fl.results import Results, SeedRun, write_results
 from lab.cli.live_follow import Follower
 from lab.cli.live_place import Place, check_place, find_place, opened
+from lab.cli.live_record import (
+    LiveRecord,
+    ledgers_of,
+    read_record,
+    server_rounds,
+    sums_checked,
+    write_record,
+)
 from lab.cli.observer import Observer
 from lab.cli.progress import Display, PairProgress, RunProgress
 from lab.cli.stalls import StallWatch, merged
@@ -47,21 +55,10 @@ if TYPE_CHECKING:
 
 STOCK_PATIENCE_S = 10.0
 FOREVER_S = 7 * 86_400.0
-RECORD_FILE = "live.json"
 
 
 class KeysShortError(Exception):
     """There is not enough key for the run, and it was to stop rather than wait."""
-
-
-class LiveRecord(msgspec.Struct, frozen=True):
-    """What is kept of a run between its attempts, besides the server's own state."""
-
-    exact: dict[int, bool] = {}
-    stalls: tuple[Stall, ...] = ()
-    seconds: float = 0.0
-    ledgers: tuple[PairLedger, ...] = ()
-    restarts: dict[str, int] = {}
 
 
 def run_on_testbed(
@@ -294,7 +291,7 @@ class Attempt:
             ledgers_of(run),
             restarts,
         )
-        write_atomic(self.folder / RECORD_FILE, msgspec.json.encode(self.record))
+        write_record(self.record, self.folder)
 
     def results(self) -> Results | None:
         """Results and report of the rounds there are, written; None before the first."""
@@ -374,64 +371,3 @@ def key_bits_per_pair(config: FLConfig, n_parameters: int) -> int:
     from fl.aggregation import aggregation_for
 
     return aggregation_for(config, n_parameters).key_bits_per_pair
-
-
-def server_rounds(
-    state: Path, config: FLConfig
-) -> tuple[list[tuple[RoundRow, RoundTimes]], tuple[AbortedRow, ...]]:
-    """Completed and aborted rounds as the server recorded them; none before it ever started."""
-    from fl.run_state import STATE_FILE, read_state
-
-    folder = state / "fl-server" / config.run_id
-    if not (folder / STATE_FILE).exists():
-        return [], ()
-    kept = read_state(folder)
-    rounds = []
-    for record in kept.rounds:
-        row = RoundRow(
-            record.round,
-            record.accuracy,
-            record.loss,
-            record.upload_bytes_per_client,
-            record.key_bits_used,
-            config.n_clients - len(record.survivors),
-            None,
-        )
-        work_s = max(0.0, record.duration_s - record.key_wait_s)
-        rounds.append((row, RoundTimes(work_s=work_s, wait_s=record.key_wait_s)))
-    aborted = tuple(AbortedRow(each.round, each.reason, each.key_bits_burnt) for each in kept.aborted)
-    return rounds, aborted
-
-
-def sums_checked(run: Run, state: Path, config: FLConfig) -> dict[int, bool]:
-    """Whether the aggregate of every completed round of this attempt is the plain sum."""
-    from fl.run_state import STATE_FILE
-    from fl.selfcheck import check_run
-
-    folder = state / "fl-server" / config.run_id
-    if not (folder / STATE_FILE).exists():
-        return {}
-    checks = check_run(folder, run.self_check)
-    return {check.round: check.exact for check in checks if not check.detail.startswith("cannot compare")}
-
-
-def ledgers_of(run: Run) -> tuple[PairLedger, ...]:
-    """The key store of every pair at the end, as its first user counts it."""
-    found = []
-    for first, second in run.testbed.pairs():
-        ledger = run.ledgers.get(first, {}).get(second)
-        if ledger is not None:
-            names = ("produced", "delivered", "authentication", "burnt", "stored")
-            found.append(PairLedger((first, second), *(ledger.get(name, 0) for name in names)))
-    return tuple(found)
-
-
-def read_record(folder: Path) -> LiveRecord:
-    """What earlier attempts left; an empty record before the first."""
-    path = folder / RECORD_FILE
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=LiveRecord)
-    except FileNotFoundError:
-        return LiveRecord()
-    except ValueError as error:
-        raise OptionsError(f"{path} cannot be read: {error}; the run cannot be continued") from error

@@ -79,6 +79,8 @@ def run_train(
         from lab.cli.live import run_on_testbed
 
         return run_on_testbed(options, out=out, resume=resume, data=data, as_json=as_json)
+    if options.if_short != "wait" or options.max_wait_s is not None:
+        raise OptionsError("--if-short and --max-wait belong to --testbed: simulated keys never run short")
     if options.live:
         raise OptionsError("--live needs --testbed NAME, FILE or FOLDER: the ring whose keys are used")
     folder = resume or out or default_folder(options)

@@ -14,9 +14,10 @@ import pytest
 from fl.experiments.options import OptionsError, TrainOptions
 from fl.tasks import load_task
 from lab.cli.folder import create_folder, template_path
-from lab.cli.live import live_plan, server_rounds
+from lab.cli.live import live_plan
 from lab.cli.live_follow import RESTARTS, Follower
 from lab.cli.live_place import check_place, find_place
+from lab.cli.live_record import server_rounds
 from lab.cli.observer import Observer, planned_rate_bps
 from lab.cli.progress import PairProgress, RunProgress
 from lab.cli.stalls import StallWatch

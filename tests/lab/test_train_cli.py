@@ -174,6 +174,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_ends_as_it_would_have(run: Pat
         (["digits", "--testbed", "simulated-four-node", "--live", "--seeds", "3"], "has one seed"),
         (["digits", "--testbed", "simulated-four-node", "--live", "--ring-bits", "8"], "use b = 10"),
         (["digits", "--if-short", "panic"], "--if-short is wait, stop, expanded"),
+        (["digits", "--if-short", "stop"], "belong to --testbed"),
         (["digits", "--resume", "nowhere"], "holds no run that could be resumed"),
     ],
 )
