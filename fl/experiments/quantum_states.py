@@ -15,7 +15,7 @@ from fl.experiments.options import OptionsError, TrainOptions
 from fl.tasks import parse_task
 from fl.tasks.base import Task
 
-DEFAULTS = Defaults(clients=4, rounds=30, seeds=5, quick_rounds=15, quick_seeds=2)
+DEFAULTS = Defaults(clients=4, rounds=40, seeds=10, quick_rounds=15, quick_seeds=2)
 
 TITLES = {"entanglement": "Quantum states by entanglement", "magic": "Quantum states by magic"}
 
@@ -40,7 +40,7 @@ def plan(options: TrainOptions, task: Task) -> Plan:
             Versus("gain-of-last-client", f"{clients} clients minus {clients - 1}", "federated", fewer.name),
             Versus("federated-centralised", "federated minus centralised", "federated", "centralised"),
         ]
-    notes = (quick_note("five seeds of 30 rounds"),) if options.quick else ()
+    notes = (quick_note("ten seeds of 40 rounds"),) if options.quick else ()
     return Plan(
         TITLES[parse_task(options.task).model],
         options,
