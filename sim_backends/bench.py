@@ -19,9 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import json as json_format
-import os
 import random
-import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -55,7 +53,6 @@ from sim_backends.timetaggers.id900 import ID900Twin
 if TYPE_CHECKING:
     from lab.testbed import InstrumentEntry, Testbed
 
-PARENT_FD = "QUNETLAB_PARENT_FD"
 STREAM_PORTS = 5
 
 Tags = npt.NDArray[np.uint64]
@@ -347,28 +344,22 @@ def _at(serve: Callable[..., str], place: Place) -> Callable[[], str]:
 
 def run_simulator(
     testbed_path: Path,
+    stop: threading.Event,
+    *,
     json: bool = False,
     resolved: Path | None = None,
-    *,
-    stop: threading.Event | None = None,
     out: TextIO | None = None,
 ) -> int:
-    """Serve the instruments of a testbed until SIGTERM, SIGINT or the end of the parent; returns 0.
+    """Serve the instruments of a testbed until ``stop`` is set; returns 0.
 
-    Prints one line when everything answers (JSON: :meth:`Bench.ready_line`) and one with the final states
-    at the end.  ``resolved`` is written before the ready line: the same testbed with the addresses in use.
-    The parent's end is the end of the pipe whose descriptor stands in ``QUNETLAB_PARENT_FD``.  ``stop`` and
-    ``out`` are for tests.  Raises TestbedError, BenchError or OSError before anything is served.
+    Prints one line to ``out`` (standard output) when everything answers (JSON: :meth:`Bench.ready_line`)
+    and one with the final states at the end.  ``resolved`` is written before the ready line: the same
+    testbed with the addresses in use.  Raises TestbedError, BenchError or OSError before anything is served.
     """
     from lab.testbed import load_testbed
 
     out = out or sys.stdout
-    stop = stop or threading.Event()
     testbed = load_testbed(testbed_path)
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stop.set())
-    _watch_parent(stop)
     with Bench(testbed) as bench:
         if resolved is not None:
             _write_resolved(testbed_path, bench, resolved)
@@ -402,18 +393,3 @@ def _write_resolved(testbed_path: Path, bench: Bench, out: Path) -> None:
         if extra:
             entry["options"] = {**entry.get("options", {}), **extra}
     write_testbed(data, out)
-
-
-def _watch_parent(stop: threading.Event) -> None:
-    """Set ``stop`` when the process that started this one is gone."""
-    text = os.environ.get(PARENT_FD)
-    if text is None:
-        return
-    read_fd = int(text)
-
-    def wait() -> None:
-        while os.read(read_fd, 1):
-            pass
-        stop.set()
-
-    threading.Thread(target=wait, daemon=True, name="watch-parent").start()

@@ -96,10 +96,9 @@ def simulate(
     ] = None,
 ) -> None:
     """Serve every simulated instrument of a testbed until SIGTERM or Ctrl-C."""
-    from lab.cli.folder import find_testbed
-    from sim_backends.bench import run_simulator
+    from lab.cli.roles import simulate_role
 
-    raise typer.Exit(run_simulator(find_testbed(testbed), json=as_json, resolved=resolved))
+    raise typer.Exit(simulate_role(testbed, as_json, resolved))
 
 
 @app.command()

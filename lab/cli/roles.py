@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
+import threading
 import uuid
 from pathlib import Path
 from typing import Any, get_args
 
 import msgspec
 
+from lab.cli.folder import find_testbed
 from lab.cli.runtime import Runtime
+from lab.cli.supervisor import watch_parent
 from lab.testbed import AUTO
 
 logger = logging.getLogger(__name__)
+
+
+def simulate_role(path: Path, as_json: bool, resolved: Path | None) -> int:
+    """All simulated instruments of a testbed; needs no secrets and keeps no state."""
+    from sim_backends.bench import run_simulator
+
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    watch_parent(stop.set)
+    return run_simulator(find_testbed(path), stop, json=as_json, resolved=resolved)
 
 
 def orchestrator_role(path: Path, secrets: Path | None, state: Path | None) -> int:

@@ -319,7 +319,7 @@ class TestProcess:
         resolved = tmp_path / "resolved.toml"
         out, stop = io.StringIO(), threading.Event()
         stop.set()
-        assert run_simulator(TEMPLATE, json=True, resolved=resolved, stop=stop, out=out) == 0
+        assert run_simulator(TEMPLATE, stop, json=True, resolved=resolved, out=out) == 0
         ready, final = (json.loads(line) for line in out.getvalue().splitlines())
         addresses = {e["name"]: e["address"] for e in ready["instruments"]}
         assert {e.name: e.address for e in load_testbed(resolved).instruments} == addresses
@@ -329,12 +329,8 @@ class TestProcess:
     @pytest.mark.parametrize("end", ["SIGTERM", "parent"])
     def test_it_serves_until_a_signal_or_the_end_of_its_parent(self, end: str) -> None:
         read_fd, write_fd = os.pipe()
-        code = (
-            "import sys; from pathlib import Path; from sim_backends.bench import run_simulator; "
-            f"sys.exit(run_simulator(Path({str(TEMPLATE)!r}), json=True))"
-        )
         process = subprocess.Popen(
-            [sys.executable, "-P", "-c", code],
+            [sys.executable, "-P", "-m", "lab.cli.main", "simulate", str(TEMPLATE), "--json"],
             stdout=subprocess.PIPE,
             pass_fds=[read_fd],
             env={**os.environ, "QUNETLAB_PARENT_FD": str(read_fd)},
