@@ -24,6 +24,8 @@ test: $(STAMP)
 	$(BIN)/python -m pytest
 
 test-long: $(STAMP)
+	-$(BIN)/qunetlab data fetch mnist
+	-$(BIN)/qunetlab data fetch sentiment
 	$(BIN)/python -m pytest -m "long or not long"
 
 lint: $(STAMP)
