@@ -38,7 +38,8 @@ class FLConfig(Message, frozen=True):
     monotonic clock; waiting for keys or peers does not count towards ``round_timeout_s`` but has its own.
 
     ``weights`` are public integers, one per client (empty: all 1).  ``colluders`` (T) and ``survivors`` (U)
-    are those of ``lightsecagg`` (0: chosen from the number of clients).  Compression: each round carries a
+    are those of ``lightsecagg``; where one is 0 it is chosen to fit the other, the most T or the least U, and
+    both from the number of clients where neither is given.  Compression: each round carries a
     share ``keep`` of the parameters, the same for everybody; ``error_feedback`` keeps what was cut or
     rounded away for the next round; the clip is multiplied by ``clip_decay`` after every round.
     ``task_fingerprint`` is that of the server's task: a client with another model, vocabulary or data
@@ -88,13 +89,9 @@ class FLConfig(Message, frozen=True):
     @property
     def thresholds(self) -> tuple[int, int]:
         """(T, U) of ``lightsecagg``, for all clients and for every smaller set of participants alike."""
-        from fl.aggregation.shares import default_thresholds, fewest_survivors  # its package imports this
+        from fl.aggregation.shares import choose_thresholds  # its package imports this module
 
-        if self.survivors:
-            return self.colluders, self.survivors
-        if self.colluders:
-            return self.colluders, fewest_survivors(self.n_clients, self.colluders)
-        return default_thresholds(self.n_clients)
+        return choose_thresholds(self.n_clients, self.colluders, self.survivors)
 
     @property
     def client_weights(self) -> tuple[int, ...]:

@@ -49,6 +49,7 @@ __all__ = [
     "add_shares",
     "check_modulus",
     "check_thresholds",
+    "choose_thresholds",
     "decode",
     "default_thresholds",
     "draw_mask",
@@ -167,6 +168,18 @@ def default_thresholds(n_clients: int) -> tuple[int, int]:
         raise ShareCodeError(f"secure aggregation needs at least two clients, got N = {n_clients}")
     colluders = max(min(n_clients // 2, n_clients - 3), min(1, n_clients - 2))
     return colluders, fewest_survivors(n_clients, colluders)
+
+
+def choose_thresholds(n_clients: int, colluders: int = 0, survivors: int = 0) -> tuple[int, int]:
+    """(T, U), with 0 for what is to be chosen: the least U for a given T, the most T for a given U.
+
+    What was given is kept as it is, for :func:`check_thresholds` to judge.
+    """
+    if survivors:
+        return colluders or max(0, most_colluders(n_clients, survivors)), survivors
+    if colluders:
+        return colluders, fewest_survivors(n_clients, colluders)
+    return default_thresholds(n_clients)
 
 
 def smallest_modulus(levels: int, weight_sum: int) -> int:

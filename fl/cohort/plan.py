@@ -9,8 +9,6 @@ import numpy as np
 from fl.aggregation.shares import (
     ShareCode,
     check_modulus,
-    default_thresholds,
-    fewest_survivors,
     smallest_modulus,
 )
 from fl.cohort.results import CohortError, Security
@@ -141,10 +139,7 @@ def make_plan(
 
 def _share_code(plan: CohortPlan) -> ShareCode:
     config, weight_sum = plan.config, sum(plan.weights)
-    colluders, survivors = default_thresholds(config.n_clients)
-    if config.colluders or config.survivors:
-        colluders = config.colluders
-        survivors = config.survivors or fewest_survivors(config.n_clients, colluders)
+    colluders, survivors = config.thresholds
     modulus = smallest_modulus(config.levels, weight_sum)
     code = ShareCode(config.n_clients, colluders, survivors, plan.n_values, modulus)
     check_modulus(code, config.levels, weight_sum)

@@ -199,7 +199,9 @@ def test_thresholds_are_chosen_where_none_are_given_and_bind_smaller_rounds_too(
 
     assert config(4).thresholds == (1, 3)
     assert config(10, colluders=2).thresholds == (2, 7)
-    assert config(10, survivors=6).thresholds == (0, 6)
+    assert config(10, survivors=9).thresholds == (7, 9)
+    assert config(10, survivors=6).thresholds == (1, 6)
+    assert config(4, survivors=4).thresholds == (2, 4)
     assert config(10, colluders=5, survivors=8).quorum == 8
     assert config(3).quorum == 3
     check_config(config(10, colluders=5, survivors=8))
@@ -207,6 +209,8 @@ def test_thresholds_are_chosen_where_none_are_given_and_bind_smaller_rounds_too(
     assert smaller.rules([f"c{index}" for index in range(8)]).survivors == 8
     with pytest.raises(ShareCodeError):
         smaller.rules([f"c{index}" for index in range(7)])
+    with pytest.raises(ShareCodeError, match="use U = 6 to 10"):
+        check_config(config(10, survivors=5))
 
 
 @pytest.mark.parametrize("mode", ["otp", "expanded", "plain"])

@@ -22,6 +22,7 @@ from fl.aggregation.shares import (
     add_shares,
     check_modulus,
     check_thresholds,
+    choose_thresholds,
     decode,
     default_thresholds,
     draw_mask,
@@ -161,6 +162,21 @@ def test_most_colluders_is_the_largest_t_that_is_accepted() -> None:
         for more in range(max(most, -1) + 1, n + 1):
             with pytest.raises(ShareCodeError):
                 check_thresholds(n, more, u)
+
+
+def test_a_threshold_that_is_not_given_protects_as_well_as_the_other_allows() -> None:
+    for n in range(3, 12):
+        assert choose_thresholds(n) == default_thresholds(n)
+        for t in range(1, n - 1):
+            assert choose_thresholds(n, t) == (t, min(u for u in range(n + 1) if _fits(n, t, u)))
+        for u in range(n // 2 + 1, n + 1):
+            assert choose_thresholds(n, 0, u) == (max(t for t in range(n) if _fits(n, t, u)), u)
+    assert choose_thresholds(10, 2, 9) == (2, 9)
+    assert choose_thresholds(10, 0, 4) == (0, 4)
+
+
+def _fits(n: int, t: int, u: int) -> bool:
+    return t <= n - 2 and t < u <= n and 2 * u > n + t
 
 
 @pytest.mark.parametrize("modulus", [0, 1, 4, 9, 1023, 2**31 + 11])

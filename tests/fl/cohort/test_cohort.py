@@ -14,6 +14,7 @@ from fl.aggregation.shares import ShareCodeError
 from fl.cohort import CohortError, CohortEvent, CohortPhase, CohortRound, InexactSumError, clients, run_cohort
 from fl.cohort.checkpoint import CohortFolder
 from fl.cohort.clients import members_of
+from fl.cohort.plan import make_plan
 from fl.cohort.supply import KeyReuseError, SimulatedKeySupply
 from fl.config import ConfigError, FLConfig
 from fl.quantise import RingTooSmallError, UpdateNotFiniteError, quantisation_rng
@@ -100,6 +101,17 @@ def test_bytes_and_key_are_those_of_the_formulas(settings: Settings, targets: An
     assert first["lightsecagg"].key_bits == pairs * 2 * share_symbols * symbol_bits
     share_bytes = -(-share_symbols * symbol_bits // 8)
     assert first["lightsecagg"].upload_bytes_per_client == 75 + 10 * share_bytes
+
+
+@pytest.mark.parametrize("chosen", [{}, {"colluders": 3}, {"survivors": 8}, {"colluders": 2, "survivors": 9}])
+def test_shares_hide_from_as_many_colluders_as_in_a_distributed_round(
+    settings: Settings, chosen: dict[str, int]
+) -> None:
+    config = settings(10, mode="lightsecagg", **chosen)
+    code = make_plan(config, 53).code
+    assert code is not None
+    assert (code.colluders, code.survivors) == config.thresholds
+    assert code.colluders > 0
 
 
 # -- drop-outs -----------------------------------------------------------------------------------------
