@@ -24,8 +24,9 @@ import numpy.typing as npt
 from fl.compression import Compression
 from fl.config import FLConfig
 from fl.keys import KeyWait, NodeKeys, ProtectedUpdate
-from orchestrator.bits import PackedBits
+from orchestrator.bits import PackedBits, packed_size
 from orchestrator.delivery.messages import RoundContext
+from orchestrator.delivery.sharing import TAG_BYTES
 from orchestrator.wire.codec import encode
 
 Security: TypeAlias = Literal["information-theoretic", "computational", "none"]
@@ -51,6 +52,14 @@ class RoundRules:
     survivors: int | None = None
     sealed_bytes: int = 0
     answer_bits: int = 0
+
+    def upload_bytes(self, n_participants: int) -> int:
+        """What one client sends to the server in a round of so many that nobody leaves."""
+        update = packed_size(self.n_values * self.value_bits)
+        if self.survivors is None:
+            return update
+        per_peer = self.sealed_bytes + TAG_BYTES  # a share, and that one is bound to the survivors
+        return update + (n_participants - 1) * per_peer + packed_size(self.answer_bits)
 
 
 class Exchange(Protocol):

@@ -123,7 +123,10 @@ class ShareCode:
 
     @property
     def key_bits_per_pair(self) -> int:
-        """Key that a pair of clients spends in a round: one share in each direction."""
+        """Pad bits for one share in each direction of a pair.
+
+        A round takes the keys of the tags beside them (:attr:`orchestrator.delivery.messages.RoundContext.pad_bits`).
+        """
         return 2 * self.share_bits
 
 

@@ -36,7 +36,7 @@ from fl.aggregation.shares import (
     protect,
     unpack_symbols,
 )
-from fl.cohort.plan import SEED_BITS, CohortPlan, Vanished
+from fl.cohort.plan import CohortPlan, Vanished
 from fl.cohort.room import Room
 from fl.cohort.supply import SimulatedKeySupply, Words, expand_key
 from fl.compression import ErrorFeedback
@@ -44,6 +44,7 @@ from fl.quantise import check_finite, quantisation_rng
 from fl.tasks.base import Parameters, Task, TrainsTogether, training_seed
 from orchestrator.bits import packed_size
 from orchestrator.delivery.masking import add_words, pack_values, subtract_words
+from orchestrator.delivery.messages import EXPANSION_KEY_BITS
 
 Progress = Callable[[int], None]
 """Told how many clients a step has served."""
@@ -135,7 +136,7 @@ class ClientGroup:
         n_bits = self.plan.n_values * self.plan.value_bits
         if self.plan.config.mode == "otp":
             return self._supply.draw(first, second, n_bits, ends=(first, second))
-        return expand_key(self._supply.draw(first, second, SEED_BITS, ends=(first, second)), n_bits)
+        return expand_key(self._supply.draw(first, second, EXPANSION_KEY_BITS, ends=(first, second)), n_bits)
 
     # -- shares --------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fl.aggregation import Aggregation, aggregation_for
 from fl.aggregation.shares import (
     ShareCode,
     check_modulus,
@@ -15,10 +16,6 @@ from fl.cohort.results import CohortError, Security
 from fl.compression import Compression
 from fl.config import FLConfig, check_config
 from fl.quantise import check_ring
-from orchestrator.bits import packed_size
-
-SEED_BITS = 256
-"""Key per pair and round in mode ``expanded``."""
 
 _SECURITY: dict[str, Security] = {
     "otp": "information-theoretic",
@@ -89,22 +86,20 @@ class CohortPlan:
 
     @property
     def key_bits_per_pair(self) -> int:
-        """Key that a pair of clients spends in a round."""
-        if self.float32 or self.config.mode == "plain":
-            return 0
-        if self.code:
-            return self.code.key_bits_per_pair
-        return SEED_BITS if self.config.mode == "expanded" else self.n_values * self.config.ring_bits
+        """Key that a pair of clients spends in a distributed round, the tags of ``lightsecagg`` included."""
+        return 0 if self.float32 else self._aggregation.key_bits_per_pair
 
     @property
     def upload_bytes_per_client(self) -> int:
-        """Bytes that one client sends to the server in a round."""
+        """Bytes that one client sends to the server in a complete distributed round."""
         if self.float32:
             return 4 * self.n_parameters
-        update = packed_size(self.n_values * self.value_bits)
-        if not self.code:
-            return update
-        return update + packed_size(self.code.share_bits) * self.n_clients
+        return self._aggregation.rules(self.config.clients).upload_bytes(self.n_clients)
+
+    @property
+    def _aggregation(self) -> Aggregation:
+        """The run as a distributed one: what its rounds cost is what a cohort counts."""
+        return aggregation_for(self.config, self.n_parameters)
 
     @property
     def security(self) -> Security:

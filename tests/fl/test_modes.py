@@ -95,7 +95,9 @@ def test_what_every_mode_costs(world: Any) -> None:
         assert record.key_bits_used == 6 * key_bits
         fewest = upload_bytes - packed_size(share_bits) / 4 if mode == "lightsecagg" else upload_bytes
         assert fewest <= record.upload_bytes_per_client <= upload_bytes, mode
-        assert aggregation_for(world.config, 37).key_bits_per_pair == key_bits
+        aggregation = aggregation_for(world.config, 37)
+        assert aggregation.key_bits_per_pair == key_bits
+        assert aggregation.rules(world.config.clients).upload_bytes(4) == upload_bytes
 
 
 @pytest.mark.parametrize("mode", ["otp", "lightsecagg", "expanded"])

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from fl.aggregation import aggregation_for
 from fl.aggregation.shares import ShareCodeError
 from fl.cohort import CohortError, CohortEvent, CohortPhase, CohortRound, InexactSumError, clients, run_cohort
 from fl.cohort.checkpoint import CohortFolder
@@ -87,7 +88,7 @@ def test_float32_averages_updates_as_they_are(settings: Settings, targets: Any) 
 
 
 def test_bytes_and_key_are_those_of_the_formulas(settings: Settings, targets: Any) -> None:
-    """FL.md 1: d b bits per pair; 2 ceil(d / (U-T)) ceil(log2 p) for shares; 256 bits to expand."""
+    """d b bits per pair; 2 ceil(d / (U-T)) ceil(log2 p) for shares, and 2 * 384 for tags; 256 bits to expand."""
     first = {
         mode: run_cohort(settings(10, mode=mode, rounds=1, levels=2), workers=0, task=targets(100)).rounds[0]
         for mode in MODES
@@ -98,9 +99,21 @@ def test_bytes_and_key_are_those_of_the_formulas(settings: Settings, targets: An
     assert first["plain"].key_bits == 0
     assert first["otp"].upload_bytes_per_client == 75
     share_symbols, symbol_bits = -(-100 // (8 - 5)), 6
-    assert first["lightsecagg"].key_bits == pairs * 2 * share_symbols * symbol_bits
+    assert first["lightsecagg"].key_bits == pairs * 2 * (share_symbols * symbol_bits + 384)
     share_bytes = -(-share_symbols * symbol_bits // 8)
-    assert first["lightsecagg"].upload_bytes_per_client == 75 + 10 * share_bytes
+    assert first["lightsecagg"].upload_bytes_per_client == 75 + 10 * share_bytes + 2 * 9 * 16
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_round_costs_what_it_would_between_nodes(settings: Settings, targets: Any, mode: Any) -> None:
+    """What is simulated, what is forecast and what a distributed round spends agree."""
+    config = settings(5, mode=mode, rounds=1, keep=0.5, weights=(2, 1, 1, 1, 3))
+    (row,) = run_cohort(config, workers=0, task=targets()).rounds
+    aggregation = aggregation_for(config, 53)
+    context = aggregation.context(1, config.clients)
+    assert row.key_bits == 10 * aggregation.key_bits_per_pair
+    assert row.key_bits == (0 if mode == "plain" else 10 * context.pad_bits)
+    assert row.upload_bytes_per_client == aggregation.rules(config.clients).upload_bytes(5)
 
 
 @pytest.mark.parametrize("chosen", [{}, {"colluders": 3}, {"survivors": 8}, {"colluders": 2, "survivors": 9}])
