@@ -89,6 +89,7 @@ class Answerer:
             lambda: holdings.answer(asked.survivors),
             participants=asked.participants,
             needed=needed,
+            confirmed_by=(*agreed, self.name),
         )
         return Answer(asked.run_id, asked.round, asked.survivors, header_of(packed)), packed
 

@@ -195,6 +195,17 @@ def test_the_one_client_that_is_told_another_list_says_nothing(world: World) -> 
         world.answer("dora", tags)
 
 
+def test_the_book_counts_the_confirmations_too(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the Answerer's own count out of order, the book still answers to no fewer than U."""
+    tags = {name: world.confirm(name, world.survivors(*NAMES)) for name in ("alice", "bob")}
+    monkeypatch.setattr(Answerer, "_needed", 2)
+    book = world.answerers["alice"].book
+    answer = book.answer
+    monkeypatch.setattr(book, "answer", lambda *args, **how: answer(*args, **{**how, "needed": 3}))
+    with pytest.raises(AnswerRefusedError, match="2 participants confirmed this list of survivors; U = 3"):
+        world.answer("alice", tags)
+
+
 def test_a_confirmation_cannot_be_made_up_or_used_for_another(world: World) -> None:
     tags = {name: dict(world.confirm(name, world.survivors(*NAMES))) for name in ("alice", "bob")}
     forged = {**tags, "charlie": {"alice": bytes(16)}, "dora": {"alice": tags["bob"]["alice"]}}
