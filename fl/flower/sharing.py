@@ -1,7 +1,9 @@
 """A client's part in a ``lightsecagg`` round, one message at a time (:mod:`fl.aggregation.lightsecagg`).
 
 Between the messages the client's mask, shares and channel lie encrypted in ``Context.state``
-(:mod:`fl.flower.held`); every step takes out what the one before put in, so none can be done twice.
+(:mod:`fl.flower.held`); every step takes out what the one before put in.  That a step is not done twice does
+not rest on it, as a state can be put back: the node's journal knows the dealt round, :mod:`fl.flower.spent` the
+used mask, and the book of answers (:mod:`fl.aggregation.answers`) the list of survivors.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from fl.flower.arrays import flatten
 from fl.flower.call import Call
 from fl.flower.held import Held, Step, keep, symbols_from_bytes, symbols_to_bytes, take
 from fl.flower.records import Confirmation, RoundAnnouncement, payload_array, payload_bytes
+from fl.flower.spent import MaskSpentError, spend_mask
 from fl.flower.training import ask_for_keys, patience, quantise, update_from, upload_of
 from fl.keys import KeyServiceError, ProtectedUpdate
 from fl.messages import PeerShares, Shares, Survivors, header_of
@@ -73,6 +76,7 @@ def train_and_mask(call: Call, message: PeerShares) -> Message:
     update, metrics = update_from(call)
     values = quantise(update, announcement, user)
     weight = announcement.config.weights_of((user,))[0]
+    _spend(call, agreed, channel)
     mask = symbols_from_bytes(held.mask)
     packed = pack_symbols(protect(code, weight * values, mask), code.symbol_bits)
     mask[:] = 0
@@ -124,6 +128,13 @@ def _keep(
 def _resume(call: Call, run_id: str, round_number: int, step: Step) -> tuple[Held, ShareChannel]:
     held = take(call.context, call.participant.held_key, run_id, round_number, step)
     return held, ShareChannel.resume(held.channel)
+
+
+def _spend(call: Call, agreed: RoundContext, channel: ShareChannel) -> None:
+    try:
+        spend_mask(call.participant.state_folder / "masks", agreed.run_id, agreed.round)
+    except MaskSpentError as error:
+        raise KeyServiceError(str(error), channel.key_bits_used) from error
 
 
 def _opened(code: ShareCode, channel: ShareChannel, peer: str, sealed: bytes) -> bytes:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,8 @@ from fl.flower.held import HeldError, take
 from fl.flower.participant import participant_of
 from fl.flower.records import CONFIG, PAYLOAD, open_record, record_of
 from fl.flower.rules import run_name
-from fl.messages import Confirm, Decline, Survivors
+from fl.flower.spent import MaskSpentError, spend_mask
+from fl.messages import Confirm, Decline, Survivors, Upload
 from orchestrator.delivery.masking import unpack_values
 from orchestrator.wire.codec import decode
 
@@ -222,6 +225,51 @@ def test_a_mask_whose_update_failed_is_gone(federation: Make) -> None:
     four.update = good
     (reply,) = four.send([again])
     assert "nothing is held of round 1" in open_record(reply.content, Decline)[0].reason
+
+
+def test_a_state_that_is_put_back_masks_no_second_update(federation: Make) -> None:
+    """The difference of two updates under one mask would be there for the server to read."""
+    four = federation(**SHARES)
+    message, context = four.announce()[0], four.grid.contexts[100]
+    again, before = copy.deepcopy(message), dict(context.state)
+    assert isinstance(open_record(four.send([message])[0].content, Upload | Decline)[0], Upload)
+    context.state = RecordDict(before)
+    four.update = lambda context, number: np.full(37, 0.25, np.float32)
+    (reply,) = four.send([again])
+    assert PAYLOAD not in reply.content
+    declined = open_record(reply.content, Upload | Decline)[0]
+    assert isinstance(declined, Decline)
+    assert "has protected an update before" in declined.reason
+    assert declined.key_bits > 0
+
+
+def test_no_mask_is_used_before_its_mark_is_durable(
+    federation: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    four = federation(**SHARES)
+    message = four.announce()[0]
+
+    def no_disk(descriptor: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("fl.flower.spent.os.fsync", no_disk)
+    (reply,) = four.send([message])
+    assert PAYLOAD not in reply.content
+    assert isinstance(open_record(reply.content, Upload | Decline)[0], Decline)
+
+
+def test_of_many_at_once_one_spends_the_mask(tmp_path: Path) -> None:
+    def spent(_: int) -> bool:
+        try:
+            spend_mask(tmp_path / "masks", "run", 1)
+        except MaskSpentError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(spent, range(32))) == 1
+    spend_mask(tmp_path / "masks", "run", 2)
+    spend_mask(tmp_path / "masks", "other", 1)
 
 
 def test_what_a_client_holds_between_messages_is_encrypted(federation: Make) -> None:
