@@ -161,36 +161,49 @@ class LightSecAgg(Aggregation):
         code = self.code(len(context.participants))
         keys = workshop.need_keys(self.label)
         channel = keys.share_channel(context, workshop.cancelled, workshop.tell)
-        held = HeldShares(code, workshop.owner, channel, {})
+        held, mask, sealed = self.deal(channel, workshop.owner)
         try:
-            mask, noise = draw_mask(code, self._random_bytes)
-            rows = encode(code, mask, noise)
-            noise[:] = 0
-            packed = {
-                name: pack_symbols(row, code.symbol_bits)
-                for name, row in zip(context.participants, rows, strict=True)
-            }
-            held.shares[workshop.owner] = rows[context.participants.index(workshop.owner)].copy()
-            rows[:] = 0
-            sealed = {
-                peer: channel.seal(peer, share.tobytes())
-                for peer, share in packed.items()
-                if peer != workshop.owner
-            }
             arrived = workshop.exchange.swap(sealed, channel.key_bits_used)
             for peer, share in arrived.items():
-                held.shares[peer] = self._open(code, channel, peer, share)
+                held.shares[peer] = self.open_share(channel, peer, share)
         except BaseException:
+            mask[:] = 0
             held.close()
             raise
         workshop.exchange.hold(held)
         return _MaskedSum(code, channel.key_bits_used, mask)
 
-    def _open(self, code: ShareCode, channel: ShareChannel, peer: str, sealed: bytes) -> Symbols:
+    def deal(self, channel: ShareChannel, owner: str) -> tuple[HeldShares, Symbols, dict[str, bytes]]:
+        """A fresh mask of ``owner``: its own share, held; the mask; and the shares sealed for the others.
+
+        ``channel`` is closed if this fails.
+        """
+        participants = channel.context.participants
+        code = self.code(len(participants))
+        held = HeldShares(code, owner, channel, {})
+        try:
+            mask, noise = draw_mask(code, self._random_bytes)
+            rows = encode(code, mask, noise)
+            noise[:] = 0
+            held.shares[owner] = rows[participants.index(owner)].copy()
+            sealed = {
+                peer: _sealed(channel, peer, pack_symbols(row, code.symbol_bits))
+                for peer, row in zip(participants, rows, strict=True)
+                if peer != owner
+            }
+            rows[:] = 0
+        except BaseException:
+            held.close()
+            raise
+        return held, mask, sealed
+
+    def open_share(self, channel: ShareChannel, peer: str, sealed: bytes) -> Symbols:
+        """The share that ``peer`` dealt us; raises KeyServiceError."""
+        code = self.code(len(channel.context.participants))
         try:
             packed = np.frombuffer(channel.open(peer, sealed), np.uint8)
             return unpack_symbols(packed, code.symbols_per_share, code.symbol_bits, code.modulus)
-        except (SealError, FieldError) as error:
+        except (SealError, ValueError) as error:
             raise KeyServiceError(str(error), channel.key_bits_used) from error
 
     def total(
@@ -214,6 +227,14 @@ class LightSecAgg(Aggregation):
         except DecodeError as error:
             raise AggregationError(str(error)) from error
         return self.check_total(read_sum(code, masked, masks), tuple(uploads))
+
+
+def _sealed(channel: ShareChannel, peer: str, share: PackedBits) -> bytes:
+    """``share`` sealed for ``peer``; the share itself is overwritten."""
+    try:
+        return channel.seal(peer, share)
+    finally:
+        share[:] = 0
 
 
 def _symbols(code: ShareCode, what: str, packed: PackedBits, n_symbols: int) -> Symbols:

@@ -98,7 +98,7 @@ class ShareChannel:
             earlier = order[owner] < order[peer]
             self._out[peer], self._in[peer] = (first, second) if earlier else (second, first)
 
-    def seal(self, peer: str, share: bytes) -> bytes:
+    def seal(self, peer: str, share: bytes | PackedBits) -> bytes:
         """``share`` (packed, ``context.value_bits`` bits) as only ``peer`` can read it; once per peer."""
         way = self._once(self._out, peer, "sealed for")
         try:

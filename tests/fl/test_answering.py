@@ -206,6 +206,24 @@ def test_the_book_counts_the_confirmations_too(world: World, monkeypatch: pytest
         world.answer("alice", tags)
 
 
+def test_no_plain_share_stays_behind_once_it_is_sealed(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain: list[PackedBits] = []
+    seal = ShareChannel.seal
+
+    def watched(self: ShareChannel, peer: str, share: PackedBits) -> bytes:
+        assert share.any()
+        plain.append(share)
+        return seal(self, peer, share)
+
+    monkeypatch.setattr(ShareChannel, "seal", watched)
+    mode = LightSecAgg(CONFIG, D, np.random.default_rng(9).bytes)
+    held, mask, sealed = mode.deal(channel("bob", mode.context(1, NAMES)), "bob")
+    assert len(plain) == len(sealed) == 3
+    assert not np.concatenate(plain).any()
+    assert mask.any()
+    assert held.senders == ("bob",)
+
+
 def test_a_confirmation_cannot_be_made_up_or_used_for_another(world: World) -> None:
     tags = {name: dict(world.confirm(name, world.survivors(*NAMES))) for name in ("alice", "bob")}
     forged = {**tags, "charlie": {"alice": bytes(16)}, "dora": {"alice": tags["bob"]["alice"]}}

@@ -21,7 +21,7 @@ from fl.quantise import RingTooSmallError, quantisation_rng
 from fl.run_state import load_array
 from fl.selfcheck import check_run
 from fl.tasks.base import training_seed
-from orchestrator.bits import packed_size
+from orchestrator.bits import PackedBits, packed_size
 from orchestrator.delivery.masking import pack_values
 from orchestrator.delivery.sharing import ShareChannel
 from orchestrator.wire.codec import encode
@@ -285,8 +285,8 @@ def test_the_server_receives_neither_key_nor_shares_in_the_clear(
             heard.append(encode(received[1]) + (received[2] or b""))
         return received
 
-    def sealing(channel: ShareChannel, peer: str, share: bytes) -> bytes:
-        secret.append(share)
+    def sealing(channel: ShareChannel, peer: str, share: PackedBits) -> bytes:
+        secret.append(share.tobytes())
         return seal(channel, peer, share)
 
     def releasing(delivery: Any, *arguments: Any) -> Any:
