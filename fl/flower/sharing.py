@@ -12,9 +12,8 @@ import numpy as np
 from flwr.app import Message
 
 from fl.aggregation.answers import AnswerBook
-from fl.aggregation.field import unpack_symbols
 from fl.aggregation.lightsecagg import HeldShares, LightSecAgg
-from fl.aggregation.shares import ShareCode, draw_mask, encode, pack_symbols, protect
+from fl.aggregation.shares import pack_symbols, protect
 from fl.answering import Answerer
 from fl.client_rules import ClientRefusesError
 from fl.flower.arrays import flatten
@@ -25,7 +24,6 @@ from fl.flower.spent import MaskSpentError, spend_mask
 from fl.flower.training import ask_for_keys, patience, quantise, update_from, upload_of
 from fl.keys import KeyServiceError, ProtectedUpdate
 from fl.messages import PeerShares, Shares, Survivors, header_of
-from orchestrator.delivery.errors import SealError
 from orchestrator.delivery.messages import RoundContext
 from orchestrator.delivery.sharing import ShareChannel
 
@@ -33,27 +31,20 @@ from orchestrator.delivery.sharing import ShareChannel
 def deal(call: Call, announcement: RoundAnnouncement) -> Message:
     """Draw a mask and send every other participant its sealed share."""
     aggregation, agreed = _agreed(call, announcement)
-    code = aggregation.code(len(agreed.participants))
+    user = call.participant.user
     with call.participant.node_keys() as keys, patience(call, announcement) as (cancelled, tell):
         ask_for_keys(announcement, aggregation, keys)
         channel = keys.share_channel(agreed, cancelled, tell)
-    mask, noise = draw_mask(code)
-    shares = encode(code, mask, noise)
-    noise[:] = 0
-    own = agreed.participants.index(call.participant.user)
-    rows = [
-        np.frombuffer(channel.seal(peer, pack_symbols(shares[place], code.symbol_bits).tobytes()), np.uint8)
-        for place, peer in enumerate(agreed.participants)
-        if place != own
-    ]
+    dealt, mask, sealed = aggregation.deal(channel, user)
+    kept = {user: symbols_to_bytes(dealt.shares[user])}
     key_bits = channel.key_bits_used
-    kept = {call.participant.user: symbols_to_bytes(shares[own])}
     _keep(call, announcement, "shared", channel, symbols_to_bytes(mask), kept)
     mask[:] = 0
-    shares[:] = 0
-    sealed = np.stack(rows)
-    answer = Shares(agreed.run_id, agreed.round, agreed.digest(), key_bits, header_of(sealed))
-    return call.reply(answer, sealed)
+    dealt.close()
+    peers = [name for name in agreed.participants if name != user]
+    rows = np.stack([np.frombuffer(sealed[peer], np.uint8) for peer in peers])
+    answer = Shares(agreed.run_id, agreed.round, agreed.digest(), key_bits, header_of(rows))
+    return call.reply(answer, rows)
 
 
 def train_and_mask(call: Call, message: PeerShares) -> Message:
@@ -69,7 +60,7 @@ def train_and_mask(call: Call, message: PeerShares) -> Message:
         raise ClientRefusesError(f"{rows.shape[0]} shares of {len(message.senders)} other senders")
     shares = dict(held.shares)
     for peer, row in zip(message.senders, rows, strict=True):
-        shares[peer] = _opened(code, channel, peer, row.tobytes())
+        shares[peer] = symbols_to_bytes(aggregation.open_share(channel, peer, row.tobytes()))
     senders = tuple(name for name in agreed.participants if name in shares)
     everybody = Survivors(agreed.run_id, agreed.round, agreed.participants, senders, senders)
     call.participant.rules.check_survivors(user, announcement.config, everybody)
@@ -134,16 +125,6 @@ def _spend(call: Call, agreed: RoundContext, channel: ShareChannel) -> None:
     try:
         spend_mask(call.participant.state_folder / "masks", agreed.run_id, agreed.round)
     except MaskSpentError as error:
-        raise KeyServiceError(str(error), channel.key_bits_used) from error
-
-
-def _opened(code: ShareCode, channel: ShareChannel, peer: str, sealed: bytes) -> bytes:
-    try:
-        packed = np.frombuffer(channel.open(peer, sealed), np.uint8)
-        return symbols_to_bytes(
-            unpack_symbols(packed, code.symbols_per_share, code.symbol_bits, code.modulus)
-        )
-    except (SealError, ValueError) as error:
         raise KeyServiceError(str(error), channel.key_bits_used) from error
 
 
