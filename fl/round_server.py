@@ -110,7 +110,9 @@ class RoundServer:
             config.weights_of(participants),
             self.aggregation.rules(participants),
             self.aggregation.context(number, participants).digest(),
-            RoundLimits(config.client_timeout_s, config.round_timeout_s, config.wait_timeout_s),
+            RoundLimits(
+                config.client_timeout_s, config.round_timeout_s, config.wait_timeout_s, config.heartbeat_s
+            ),
             now_s,
         )
         self._report(RoundStarted(number, participants))

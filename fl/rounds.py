@@ -6,10 +6,12 @@ every member gives one thing, once::
     [sharing]     sealed shares of the masks        members: all participants
     uploading     the protected update              those who shared (without sharing: all participants)
     [confirming]  being bound to the survivors      those who shared
-    [answering]   the sum of the survivors' shares  those who shared; U answers are enough
+    [answering]   the sum of the survivors' shares  those who shared; U answers are enough, one more is awaited
 
 The stages in brackets belong to modes in which clients may drop out (``rules.survivors`` = U).  There a stage
-goes on with whoever is left, at least U, and the survivors are those who uploaded.  In the other modes the
+goes on with whoever is left, at least U, and the survivors are those who uploaded.  U answers decode to some
+sum even if one of them is wrong; one more shows it, so the round waits for that a moment (``limits.spare_s``)
+where somebody is there to give it.  In the other modes the
 round fails as soon as one participant declines, leaves, falls silent or takes too long: the pads of a missing
 client do not cancel, and its absence leaves nothing to read in the sum of the others.
 
@@ -61,11 +63,15 @@ class DuplicateUploadError(UploadRefusedError):
 
 @dataclass(frozen=True)
 class RoundLimits:
-    """How long a client may be silent, may work, and may wait (for keys, or for its peers)."""
+    """How long a client may be silent, may work, and may wait (for keys, or for its peers).
+
+    ``spare_s``: how long a round that has the answers it needs waits for one more to check them with.
+    """
 
     silence_s: float
     work_s: float
     wait_s: float
+    spare_s: float = 0.0
 
 
 @dataclass
@@ -106,6 +112,8 @@ class CollectingRound:
     _states: dict[str, _Participant] = field(init=False)
     _stage_started_s: float = field(init=False)
     _first_gone_s: float | None = field(init=False, default=None)
+    _answered_s: float | None = field(init=False, default=None)
+    """Since when there are as many answers as needed."""
     _failure: str | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -126,6 +134,8 @@ class CollectingRound:
         self._stage_started_s += gap_s
         if self._first_gone_s is not None:
             self._first_gone_s += gap_s
+        if self._answered_s is not None:
+            self._answered_s += gap_s
         for state in self._states.values():
             state.last_heard_s += gap_s
             state.waiting_since_s += gap_s
@@ -258,7 +268,7 @@ class CollectingRound:
             self.fail(
                 f"{given + len(pending)} of the {enough} clients needed are left ({self.stage}): {reasons}"
             )
-        if self._failure is not None or (pending and not (self.stage == "answering" and given >= enough)):
+        if self._failure is not None or (pending and not self._answered(enough, now_s)):
             return False
         last = self.stage == "uploading" and self.rules.survivors is None
         self.stage = "over" if last else ORDER[ORDER.index(self.stage) + 1]
@@ -266,6 +276,15 @@ class CollectingRound:
         for state in self._states.values():
             state.waits(None, now_s)
         return True
+
+    def _answered(self, enough: int, now_s: float) -> bool:
+        """Are there more answers than needed, or as many and it has been long enough?"""
+        given = len(self.given)
+        if self.stage != "answering" or given < enough:
+            return False
+        if self._answered_s is None:
+            self._answered_s = now_s
+        return given > enough or now_s - self._answered_s >= self.limits.spare_s
 
     def _lateness(self, name: str, now_s: float) -> str | None:
         """Why nothing more is expected of a pending participant, or None."""

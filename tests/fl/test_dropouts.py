@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fl.aggregation.lightsecagg import HeldShares
 from fl.answering import Answerer
 from fl.client import ClientRules
 from fl.compression import Compression
@@ -19,6 +20,7 @@ from fl.events import ClientDropped, ClientState, RoundAborted, UploadRefused
 from fl.link import ServerLink
 from fl.messages import Leave
 from fl.quantise import quantisation_rng
+from fl.rounds import CollectingRound
 from fl.run_state import load_array, read_state
 from fl.selfcheck import check_run
 from fl.tasks.base import training_seed
@@ -164,6 +166,38 @@ def test_a_client_killed_before_its_upload_is_silent_for_that_round_only(
     assert [record.dropped for record in records] == [(), ("dora",), ()]
     (dropped,) = [event for event in world.of(ClientDropped) if event.stage == "uploading"]
     assert "sealed before" in dropped.reason
+    check(world, records)
+
+
+def test_a_wrong_answer_is_noticed_though_three_would_be_enough(
+    lightsecagg: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With so few values nearly every wrong sum is a possible one; the fourth answer contradicts it."""
+    world, right, right_review = lightsecagg, HeldShares.answer, CollectingRound.review
+    three_there = threading.Event()
+
+    def answer(held: HeldShares, survivors: tuple[str, ...]) -> Any:
+        if held.owner == "alice" and held.context.round == 1:
+            held.shares["bob"][0] = (held.shares["bob"][0] + 1) % held.code.modulus
+        if held.owner == "dora":
+            assert three_there.wait(20)
+        return right(held, survivors)
+
+    def review(current: CollectingRound, now_s: float) -> bool:
+        changed = right_review(current, now_s)
+        if len(current.answers) == 3:
+            three_there.set()
+        return changed
+
+    monkeypatch.setattr(CollectingRound, "review", review)
+    monkeypatch.setattr(HeldShares, "answer", answer)
+    world.settings(rounds=1, heartbeat_s=4.0, client_timeout_s=20.0)
+    world.start_server()
+    start(world)
+    records = world.finish()
+    (aborted,) = [event.record for event in world.of(RoundAborted)]
+    assert "contradicts those of 3 others" in aborted.reason
+    assert [record.round for record in records] == [2]
     check(world, records)
 
 

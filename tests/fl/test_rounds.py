@@ -16,7 +16,7 @@ from orchestrator.delivery.masking import pack_values
 NAMES = ("alice", "bob", "charlie")
 CONTEXT = bytes(range(32))
 PACKED = pack_values(np.arange(5, dtype=np.int64), 10)
-LIMITS = RoundLimits(silence_s=5, work_s=60, wait_s=600)
+LIMITS = RoundLimits(silence_s=5, work_s=60, wait_s=600, spare_s=0.5)
 
 
 def opened() -> CollectingRound:
@@ -270,12 +270,40 @@ def test_with_everybody_there_no_stage_waits(sharing: Sharing) -> None:
     sharing.upload(*FOUR)
     assert (sharing.round.stage, sharing.round.survivors) == ("confirming", FOUR)
     sharing.confirm(*FOUR, survivors=FOUR)
-    sharing.answer(*FOUR[:3], survivors=FOUR)
+    sharing.answer(*FOUR, survivors=FOUR)
     assert sharing.round.complete
     assert sharing.round.dropped == ()
-    assert set(sharing.round.answers) == set(FOUR[:3])
+    assert set(sharing.round.answers) == set(FOUR)
     assert sharing.round.spent_key_bits == 6 * 50
-    assert sharing.round.upload_bytes == 4 * (3 * 6 + 7 + 3 * TAG) + 3 * 4
+    assert sharing.round.upload_bytes == 4 * (3 * 6 + 7 + 3 * TAG + 4)
+
+
+def test_one_answer_more_than_needed_is_awaited_for_a_moment(sharing: Sharing) -> None:
+    sharing.share(*FOUR)
+    sharing.upload(*FOUR)
+    sharing.confirm(*FOUR, survivors=FOUR)
+    sharing.answer(*FOUR[:2], survivors=FOUR)
+    sharing.live(*FOUR, seconds=2.0)
+    sharing.answer("charlie", survivors=FOUR)
+    sharing.live(*FOUR, seconds=0.4)
+    assert not sharing.round.complete
+    sharing.round.excuse(60.0)
+    sharing.live(*FOUR, seconds=60.05)
+    assert not sharing.round.complete, "the server was away: nobody's time ran"
+    sharing.live(*FOUR, seconds=0.1)
+    assert sharing.round.complete
+    assert set(sharing.round.answers) == set(FOUR[:3])
+    with pytest.raises(DuplicateUploadError, match="not needed any more"):
+        sharing.answer("dora", survivors=FOUR)
+
+
+def test_no_further_answer_is_awaited_of_those_who_are_gone(sharing: Sharing) -> None:
+    sharing.share(*FOUR)
+    sharing.upload(*FOUR)
+    sharing.confirm(*FOUR, survivors=FOUR)
+    sharing.round.left("dora", "stopped", sharing.now_s)
+    sharing.answer(*FOUR[:3], survivors=FOUR)
+    assert sharing.round.complete
 
 
 def test_shares_and_tags_reach_whom_they_are_for(sharing: Sharing) -> None:
@@ -329,6 +357,7 @@ def test_who_returns_after_its_upload_was_given_up_answers_too(sharing: Sharing)
     sharing.live("dora", seconds=1.0)
     sharing.confirm(*FOUR)
     sharing.answer("dora", "alice", "bob")
+    sharing.live(seconds=0.5)
     assert sharing.round.complete
 
 
@@ -398,6 +427,7 @@ def test_a_confirmation_that_is_not_needed_any_more_is_no_offence(sharing: Shari
     with pytest.raises(DuplicateUploadError, match="not needed any more"):
         sharing.confirm("dora", survivors=FOUR)
     sharing.answer("dora", "alice", "bob", survivors=FOUR)
+    sharing.live(seconds=0.5)
     assert sharing.round.complete
 
 
