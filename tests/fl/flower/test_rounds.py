@@ -168,6 +168,14 @@ def test_shares_give_the_exact_sum_in_four_exchanges(federation: Make) -> None:
     assert four.strategy.outcomes[0].key_bits > 6 * 2 * 37 // 2 * 10
 
 
+def test_a_given_u_hides_from_as_many_as_it_allows(federation: Make) -> None:
+    four = federation(**SHARES, survivors=4)
+    result = four.start(rounds=1)
+    np.testing.assert_array_equal(flat(result.arrays), four.expected(1))
+    assert four.strategy._config.thresholds == (2, 4)
+    assert four.strategy.outcomes[0].key_bits == 6 * 2 * (-(-37 // 2) * 10 + 384)
+
+
 @pytest.mark.parametrize("exchange", [1, 2, 3])
 def test_a_client_may_drop_out_after_it_has_shared(federation: Make, exchange: int) -> None:
     four = federation(**SHARES)
