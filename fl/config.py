@@ -116,7 +116,8 @@ def check_config(config: FLConfig) -> None:
     try:
         decode(encode(config), FLConfig)
     except WireError as error:
-        raise ConfigError(f"a setting of run {config.run_id!r} is out of its range: {error}") from error
+        detail = str(error).removeprefix("malformed message: ")
+        raise ConfigError(f"a setting of run {config.run_id!r} is out of its range: {detail}") from error
     if len(set(config.clients)) != config.n_clients:
         raise ConfigError(f"a client is named twice: {', '.join(config.clients)}")
     if config.weights and len(config.weights) != config.n_clients:

@@ -11,6 +11,7 @@ from fl.key_budget import duration, name, quantity
 from fl.results import Arm, Results, write_atomic
 from lab.cli.curves import Line, accuracy_and_bytes, accuracy_and_loss, key_and_time
 from lab.cli.page import image, page, table
+from lab.cli.train import against_float32
 
 SUPPLY = {
     "live": "made on the ring during the run",
@@ -156,7 +157,7 @@ def _communication(results: Results) -> str:
         f"<p>{each.values_per_round:,} of {each.n_parameters:,} parameters travel per round, each "
         f"{each.ring_bits} bits wide on the wire ({each.levels} levels on either side of zero"
         f"{', error feedback' if each.error_feedback else ''}): {each.upload_bytes_per_client:,.0f} bytes instead of "
-        f"{each.float32_bytes:,} as float32, <b>{100 * each.saving_vs_float32:.2f} % less</b>.</p>"
+        f"{each.float32_bytes:,} as float32, <b>{against_float32(each.saving_vs_float32)}</b>.</p>"
     )
 
 

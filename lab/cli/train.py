@@ -300,7 +300,7 @@ def summary(results: Results, folder: Path) -> str:
         f"  {each.title}: {points(each.difference_mean, each.difference_ci95)}"
         for each in results.comparisons.values()
     ]
-    saving = f"{100 * compression.saving_vs_float32:.1f} % less than float32"
+    saving = f"{against_float32(compression.saving_vs_float32)} than float32"
     lines.append(
         f"upload {compression.upload_bytes_per_client:,.0f} bytes per client and round, {saving}; "
         f"key {quantity(results.key_budget.record.used_bits) if results.key_budget.record else 'none'} over all pairs"
@@ -311,6 +311,11 @@ def summary(results: Results, folder: Path) -> str:
     lines += [f"note: {note}" for note in results.notes]
     lines.append(f"{results.wall_s:.0f} s; report in {folder / REPORT_FILE}")
     return "\n".join(lines)
+
+
+def against_float32(saving: float) -> str:
+    """How the upload compares with that of float32; shares and answers can make it the larger one."""
+    return f"{100 * abs(saving):.2f} % {'less' if saving >= 0 else 'more'}"
 
 
 def accuracy(mean: float, interval: tuple[float, float] | None) -> str:

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from lab.cli.errors import explain
 from lab.cli.main import app
+from lab.cli.train import against_float32
 
 BASE = [sys.executable, "-P", "-m", "lab.cli.main"]
 SMALL = ["--rounds", "2", "--seeds", "2", "--clients", "3", "--workers", "0"]
@@ -244,3 +245,8 @@ def test_data_list_names_every_data_set(tmp_path: Path) -> None:
     unknown = qunetlab("data", "fetch", "cifar")
     assert unknown.returncode == 2
     assert "mnist, sentiment" in unknown.stderr
+
+
+def test_an_upload_larger_than_float32_is_called_larger() -> None:
+    assert against_float32(0.9003) == "90.03 % less"
+    assert against_float32(-1.4613) == "146.13 % more"
