@@ -3,7 +3,7 @@
 An :class:`Aggregation` belongs to one run.  It says what a round looks like on the wire (:class:`RoundRules`)
 and under which :class:`RoundContext` the nodes release key for it; on the client's side it protects one
 update per round, on the server's side it reads the sum off the uploads (and, where a mode has them, the
-answers).  The round itself is kept by :mod:`fl.rounds`, which knows rules and no mode.
+answers).  The round itself is kept by :mod:`fl.distributed.rounds`, which knows rules and no mode.
 
 Values on the wire are those of :mod:`fl.compression`: as many as a round carries, integers whose weighted sum
 is exact.

@@ -10,7 +10,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 from flwr.clientapp.typing import ClientAppCallable
 
 from fl.aggregation import Aggregation, aggregation_for
-from fl.client_rules import ClientRefusesError
+from fl.distributed.client_rules import ClientRefusesError
 from fl.flower.arrays import model_record
 from fl.flower.participant import Participant
 from fl.flower.records import (

@@ -1,6 +1,6 @@
 """A round at the server in Flower's terms: what its stage sends to whom, and what comes back as what.
 
-Which stage a round is in, and what it accepts, :class:`fl.rounds.CollectingRound` says.
+Which stage a round is in, and what it accepts, :class:`fl.distributed.rounds.CollectingRound` says.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from flwr.app import ArrayRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from fl.aggregation import Aggregation
+from fl.distributed.messages import Confirmed, Contribution, Decline, PeerShares, Survivors, header_of
+from fl.distributed.rounds import CollectingRound
 from fl.flower.records import (
     CONFIG,
     PAYLOAD,
@@ -27,8 +29,6 @@ from fl.flower.records import (
     record_of,
 )
 from fl.flower.roster import Roster
-from fl.messages import Confirmed, Contribution, Decline, PeerShares, Survivors, header_of
-from fl.rounds import CollectingRound
 from orchestrator.wire.codec import Message as Struct
 from orchestrator.wire.codec import WireError, encode
 

@@ -22,7 +22,8 @@ from flwr.app import Context, Message, MetricRecord
 from flwr.clientapp.typing import ClientAppCallable
 
 from fl.aggregation.answers import AnswerBookError, AnswerRefusedError
-from fl.client_rules import ClientRefusesError
+from fl.distributed.client_rules import ClientRefusesError
+from fl.distributed.messages import Decline, PeerShares, Survivors
 from fl.flower.arrays import flatten
 from fl.flower.call import Call, StateError
 from fl.flower.held import HeldError
@@ -42,7 +43,6 @@ from fl.flower.rules import check_announcement
 from fl.flower.sharing import answer, confirm, deal, train_and_mask
 from fl.flower.training import AppFailedError, ask_for_keys, protect_update, update_from, upload_of
 from fl.keys import CancelledError, KeyServiceError
-from fl.messages import Decline, PeerShares, Survivors
 
 REFUSALS = (
     ValueError,

@@ -28,8 +28,8 @@ from typing import Any, get_args
 
 from flwr.app import Context
 
-from fl.client_rules import ClientRules
 from fl.config import SMALLEST_QUORUM, Mode
+from fl.distributed.client_rules import ClientRules
 from fl.flower.held import seal_key
 from fl.flower.identity import Bond, client_bond
 from fl.flower.records import KeySupply

@@ -2,7 +2,7 @@
 
 Everything of ours travels in one ``ConfigRecord`` named ``qunetlab``: ``message``, a struct as MessagePack,
 and ``tag``, which authenticates it end to end (:mod:`fl.flower.identity`; empty where keys are simulated).
-What a client gives to a round is described by the messages of :mod:`fl.messages`; its bytes travel beside
+What a client gives to a round is described by the messages of :mod:`fl.distributed.messages`; its bytes travel beside
 them as an ``ArrayRecord``, which Flower cuts into chunks.  All phases use Flower's message type ``train``: a
 mod sees only messages for which the app has registered a function, and every app that trains has one.
 
@@ -15,7 +15,7 @@ mod sees only messages for which the app has registered a function, and every ap
     Survivors                  -> Confirm (tags)
     Confirmation (tags)        -> Answer (packed sum of shares)
 
-:class:`Hello` comes once per node, before its first round; :class:`fl.messages.Decline` may take the place of
+:class:`Hello` comes once per node, before its first round; :class:`fl.distributed.messages.Decline` may take the place of
 any answer.
 """
 
@@ -30,7 +30,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from msgspec import Meta
 
 from fl.config import FLConfig, Name
-from fl.messages import (
+from fl.distributed.messages import (
     Answer,
     ArrayHeader,
     Confirm,

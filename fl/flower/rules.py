@@ -6,7 +6,7 @@ and never comes back, so a round number that is used once within a Flower run is
 
 from __future__ import annotations
 
-from fl.client_rules import ClientRefusesError, ClientRules
+from fl.distributed.client_rules import ClientRefusesError, ClientRules
 from fl.flower.records import RoundAnnouncement
 
 

@@ -14,8 +14,9 @@ from flwr.app import Message
 from fl.aggregation.answers import AnswerBook
 from fl.aggregation.lightsecagg import HeldShares, LightSecAgg
 from fl.aggregation.shares import pack_symbols, protect
-from fl.answering import Answerer
-from fl.client_rules import ClientRefusesError
+from fl.distributed.answering import Answerer
+from fl.distributed.client_rules import ClientRefusesError
+from fl.distributed.messages import PeerShares, Shares, Survivors, header_of
 from fl.flower.arrays import flatten
 from fl.flower.call import Call
 from fl.flower.held import Held, Step, keep, symbols_from_bytes, symbols_to_bytes, take
@@ -23,7 +24,6 @@ from fl.flower.records import Confirmation, RoundAnnouncement, payload_array, pa
 from fl.flower.spent import MaskSpentError, spend_mask
 from fl.flower.training import ask_for_keys, patience, quantise, update_from, upload_of
 from fl.keys import KeyServiceError, ProtectedUpdate
-from fl.messages import PeerShares, Shares, Survivors, header_of
 from orchestrator.delivery.messages import RoundContext
 from orchestrator.delivery.sharing import ShareChannel
 

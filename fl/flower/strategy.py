@@ -7,7 +7,7 @@
 a round number durably and announces all of it with the model; with ``lightsecagg`` it has the clients exchange
 their shares first.  ``aggregate_train`` takes the uploads (with ``lightsecagg`` it then asks for confirmations
 and answers), adds up exactly and moves the model by the mean.  What a round accepts, and when it fails, is
-decided where the distributed server has it decided (:mod:`fl.rounds`): in modes ``otp`` and ``expanded`` the
+decided where the distributed server has it decided (:mod:`fl.distributed.rounds`): in modes ``otp`` and ``expanded`` the
 pads of a missing client do not cancel, so the round is aborted, its cost is recorded, and the model stays as it
 is.  Settings with which a sum could wrap are refused before the first round.
 """
@@ -30,6 +30,8 @@ from flwr.serverapp.strategy import FedAvg
 from fl.aggregation import MODES, AggregationError, aggregation_for
 from fl.compression import Compression
 from fl.config import FLConfig, Mode, check_config
+from fl.distributed.messages import Decline
+from fl.distributed.rounds import CollectingRound, RoundLimits, UploadRefusedError
 from fl.flower.arrays import flatten, moved
 from fl.flower.counter import RoundCounter
 from fl.flower.exchange import OpenRound, read_answer
@@ -37,9 +39,7 @@ from fl.flower.identity import IdentityError
 from fl.flower.records import RoundAnnouncement
 from fl.flower.roster import Roster, exchange
 from fl.flower.rules import run_name
-from fl.messages import Decline
 from fl.quantise import smallest_ring_bits
-from fl.rounds import CollectingRound, RoundLimits, UploadRefusedError
 from orchestrator.wire.codec import WireError
 
 MEETING_POLL_S = 0.5

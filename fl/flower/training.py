@@ -14,12 +14,12 @@ from flwr.app import ArrayRecord, Error, MetricRecord, RecordDict
 from fl.aggregation import Aggregation
 from fl.aggregation.base import Holdings, Workshop
 from fl.compression import Compression
+from fl.distributed.messages import Upload, header_of
 from fl.flower.arrays import change, model_record
 from fl.flower.call import Call
 from fl.flower.participant import Participant
 from fl.flower.records import CONFIG, PAYLOAD, RoundAnnouncement
 from fl.keys import KeyServiceError, KeyWait, NodeKeys, ProtectedUpdate
-from fl.messages import Upload, header_of
 from fl.quantise import check_finite, quantisation_rng
 from fl.tasks.base import Parameters
 from orchestrator.delivery.messages import RoundContext

@@ -199,7 +199,7 @@ def pair_row(run: Run, pair: tuple[str, str]) -> dict[str, Any]:
 
 def self_check(run: Run, config: FLConfig) -> bool:
     """Whether the server's aggregate of every round is exactly the sum of the clients' private updates."""
-    from fl.selfcheck import check_run
+    from fl.distributed.selfcheck import check_run
 
     checks = check_run(run.state / "fl-server" / config.run_id, run.self_check)
     return len(checks) == config.rounds and all(check.exact for check in checks)

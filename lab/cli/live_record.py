@@ -36,7 +36,7 @@ def server_rounds(
     state: Path, config: FLConfig
 ) -> tuple[list[tuple[RoundRow, RoundTimes]], tuple[AbortedRow, ...]]:
     """Completed and aborted rounds as the server recorded them; none before it ever started."""
-    from fl.run_state import STATE_FILE, read_state
+    from fl.distributed.run_state import STATE_FILE, read_state
 
     folder = state / "fl-server" / config.run_id
     if not (folder / STATE_FILE).exists():
@@ -61,8 +61,8 @@ def server_rounds(
 
 def sums_checked(run: Run, state: Path, config: FLConfig) -> dict[int, bool]:
     """Whether the aggregate of every completed round of this attempt is the plain sum."""
-    from fl.run_state import STATE_FILE
-    from fl.selfcheck import check_run
+    from fl.distributed.run_state import STATE_FILE
+    from fl.distributed.selfcheck import check_run
 
     folder = state / "fl-server" / config.run_id
     if not (folder / STATE_FILE).exists():

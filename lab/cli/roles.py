@@ -114,7 +114,7 @@ def _read_config(text: str) -> dict[str, Any]:
 def fl_server_role(path: Path, secrets: Path | None, state: Path | None, config_text: str) -> int:
     """Federated-learning server: sees masked updates and their sum."""
     from fl.config import FLConfig, check_config
-    from fl.server import run_server
+    from fl.distributed.server import run_server
     from fl.tasks import load_task
     from orchestrator.wire.curve import load_keys
 
@@ -149,7 +149,7 @@ def fl_server_role(path: Path, secrets: Path | None, state: Path | None, config_
 
 def _unfinished_run(state: Path) -> str | None:
     """The run that an earlier server left before its last round; the newest if there are several."""
-    from fl.run_state import STATE_FILE, read_state
+    from fl.distributed.run_state import STATE_FILE, read_state
 
     found = sorted(state.glob(f"*/{STATE_FILE}"), key=lambda path: path.stat().st_mtime, reverse=True)
     for path in found:
@@ -180,8 +180,8 @@ def fl_client_role(
 
     ``mode`` is the one its operator agrees to; a run in any other is refused.
     """
-    from fl.client import ClientRules, run_client
     from fl.config import SMALLEST_QUORUM, Mode
+    from fl.distributed.client import ClientRules, run_client
     from fl.keys import NodeKeys
     from orchestrator.delivery.client import DeliveryClient
     from orchestrator.wire.curve import load_keys

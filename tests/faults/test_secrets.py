@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import ast
 import base64
+import itertools
 import json
 import logging
 import re
@@ -34,10 +35,10 @@ import numpy.typing as npt
 import pytest
 import zmq
 
-from fl.client import run_client
 from fl.config import FLConfig
+from fl.distributed.client import run_client
+from fl.distributed.server import run_server
 from fl.keys import NodeKeys
-from fl.server import run_server
 from fl.tasks.base import Evaluation, Examples, Parameters, TaskDefaults
 from lab.cli.folder import create_folder, template_path
 from lab.cli.private_folder import private_folder, remove_abandoned
@@ -91,12 +92,13 @@ def readings(data: bytes) -> Iterator[bytes]:
         for start in range(4):
             text = match[0][start:].replace(b"-", b"+").replace(b"_", b"/")
             yield base64.b64decode(text[: len(text) // 4 * 4] if len(text) % 4 == 1 else text + b"==")
-    for match in re.finditer(rb"(?:\d{1,3}[\s,\[\]()]+){15,}\d{1,3}", data):
+    for match in re.finditer(rb"(?:\d{1,9}[\s,\[\]()]+){15,}\d{1,9}", data):
         numbers = [int(number) for number in re.findall(rb"\d+", match[0])]
-        if max(numbers) <= 255:
-            yield bytes(numbers)
-        if max(numbers) <= 1:
-            yield np.packbits(numbers, bitorder="little").tobytes()
+        for small, run in itertools.groupby(numbers, lambda number: number <= 255):
+            values = list(run) if small else []
+            yield bytes(values)
+            if values and max(values) <= 1:
+                yield np.packbits(values, bitorder="little").tobytes()
     for match in re.finditer(rb"[01]{128,}|[\x00\x01]{128,}", data):
         yield np.packbits(np.frombuffer(match[0], np.uint8) & 1, bitorder="little").tobytes()
     for match in re.finditer(rb"b'(?:[^'\\]|\\.)*'", data.replace(b"\\\\", b"\\")):
@@ -509,8 +511,8 @@ def test_a_planted_leak_of_sixteen_bytes_is_found(notation: str, recorded: Recor
     for place in ("standard output", "simulator"):
         data = bytes(recorded.places[place])
         middle = len(data) // 2 + 1
-        planted = data[:middle] + b"[" + NOTATIONS[notation](leak) + b"]" + data[middle:]
-        assert finder.finds_in(planted)
+        for before in (b"[", b"2500 ["):
+            assert finder.finds_in(data[:middle] + before + NOTATIONS[notation](leak) + b"]" + data[middle:])
 
 
 def test_a_leak_of_sifted_bits_or_symbols_is_found(recorded: Recorder, finder: Finder) -> None:

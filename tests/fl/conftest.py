@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from fl.client import ClientOutcome, ClientRules, run_client
 from fl.config import FLConfig
-from fl.events import Event, Listening, RoundCompleted
+from fl.distributed.client import ClientOutcome, ClientRules, run_client
+from fl.distributed.events import Event, Listening, RoundCompleted
+from fl.distributed.server import run_server
 from fl.keys import NodeKeys
-from fl.server import run_server
 from fl.tasks.base import Evaluation, Examples, Parameters, TaskDefaults
 from orchestrator.bits import packed_size
 from orchestrator.delivery.client import MaskedUpdate, PeerStocks, Wait

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from fl.aggregation import aggregation_for
-from fl.client import ClientRules, run_client
 from fl.config import FLConfig
-from fl.events import Listening
+from fl.distributed.client import ClientRules, run_client
+from fl.distributed.events import Listening
+from fl.distributed.selfcheck import check_run
+from fl.distributed.server import run_server
 from fl.keys import NodeKeys
-from fl.selfcheck import check_run
-from fl.server import run_server
 from fl.tasks.base import Evaluation, Examples, Parameters, TaskDefaults
 from lab.cli.supervised import Run, supervised_run
 from orchestrator.delivery.client import DeliveryClient

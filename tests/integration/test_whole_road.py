@@ -117,7 +117,7 @@ def test_an_interrupted_demo_leaves_no_process(
     try:
         until(lambda: len(processes_of(f"{marker}/")) >= 9, "nodes started")
         demo.send_signal(how)
-        demo.wait(timeout=60)
+        demo.wait(timeout=150)
         assert demo.returncode == (130 if how is signal.SIGINT else -signal.SIGKILL)
         until(lambda: not processes_of(f"{marker}/"), "all processes gone")
         if how is signal.SIGINT:

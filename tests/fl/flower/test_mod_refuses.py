@@ -14,12 +14,12 @@ pytest.importorskip("flwr", reason="Flower is not installed: pip install 'qunetl
 
 from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
 
-from fl.client_rules import ClientRefusesError
+from fl.distributed.client_rules import ClientRefusesError
+from fl.distributed.messages import Decline, Upload
 from fl.flower.identity import client_bond
 from fl.flower.participant import Participant, SetupError, participant_of
 from fl.flower.records import CONFIG, PAYLOAD, RoundAnnouncement, open_record, record_of
 from fl.flower.roster import Roster
-from fl.messages import Decline, Upload
 from orchestrator.wire.codec import WireError, decode
 from orchestrator.wire.curve import generate_keys
 

@@ -16,12 +16,12 @@ pytest.importorskip("flwr", reason="Flower is not installed: pip install 'qunetl
 import msgspec
 from flwr.app import ConfigRecord, Message, RecordDict
 
+from fl.distributed.messages import Confirm, Decline, Survivors, Upload
 from fl.flower.held import HeldError, take
 from fl.flower.participant import participant_of
 from fl.flower.records import CONFIG, PAYLOAD, open_record, record_of
 from fl.flower.rules import run_name
 from fl.flower.spent import MaskSpentError, spend_mask
-from fl.messages import Confirm, Decline, Survivors, Upload
 from orchestrator.delivery.masking import unpack_values
 from orchestrator.wire.codec import decode
 

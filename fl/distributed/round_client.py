@@ -1,6 +1,6 @@
 """The rounds of one run at a client: what the worker has done goes out, what the server passes on comes in.
 
-One thread (the client's main one) uses this; the worker trains and protects (:mod:`fl.trainer`).  What the
+One thread (the client's main one) uses this; the worker trains and protects (:mod:`fl.distributed.trainer`).  What the
 client gave to a round is kept until the round ends, to be sent again after a broken connection.
 """
 
@@ -18,12 +18,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fl.aggregation.answers import AnswerBook, AnswerBookError, AnswerRefusedError
-from fl.answering import Answerer
-from fl.client_rules import ClientRefusesError, ClientRules
-from fl.events import ClientState
-from fl.exchange import ShareExchange
-from fl.keys import CancelledError, KeyServiceError, ProtectedUpdate
-from fl.messages import (
+from fl.distributed.answering import Answerer
+from fl.distributed.client_rules import ClientRefusesError, ClientRules
+from fl.distributed.events import ClientState
+from fl.distributed.exchange import ShareExchange
+from fl.distributed.messages import (
     Answer,
     Confirmed,
     Decline,
@@ -38,8 +37,9 @@ from fl.messages import (
     header_of,
     read_uint8,
 )
+from fl.distributed.trainer import EXPECTED_FAILURES, RoundJob, Trainer
+from fl.keys import CancelledError, KeyServiceError, ProtectedUpdate
 from fl.tasks.base import Parameters
-from fl.trainer import EXPECTED_FAILURES, RoundJob, Trainer
 from orchestrator.bits import PackedBits
 from orchestrator.wire.codec import WireError
 

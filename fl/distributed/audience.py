@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import zmq
 
-from fl.messages import FromClient, FromServer, Join, JoinAgain, frame_of, split_message
+from fl.distributed.messages import FromClient, FromServer, Join, JoinAgain, frame_of, split_message
 from orchestrator.wire.codec import WireError, encode
 from orchestrator.wire.curve import UnknownKeyError, ZapGate
 

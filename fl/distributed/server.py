@@ -1,9 +1,9 @@
 """The FL server: announces rounds, adds up protected updates, and never sees a single one.
 
-One thread, one socket (:mod:`fl.audience`).  All clients are welcomed with the settings of the run; when
-everyone (or, after a grace time, a quorum) is ready, a round begins (:mod:`fl.round_server`).  If it comes to
+One thread, one socket (:mod:`fl.distributed.audience`).  All clients are welcomed with the settings of the run; when
+everyone (or, after a grace time, a quorum) is ready, a round begins (:mod:`fl.distributed.round_server`).  If it comes to
 a sum, the model moves and is evaluated; otherwise the round is aborted, its cost recorded, and the next one
-begins.  A server that was killed resumes from its folder (:mod:`fl.run_state`) with the next number.
+begins.  A server that was killed resumes from its folder (:mod:`fl.distributed.run_state`) with the next number.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from pathlib import Path
 import msgspec
 import zmq
 
-from fl.audience import Audience
 from fl.config import ConfigError, FLConfig, check_config, other_task
-from fl.events import (
+from fl.distributed.audience import Audience
+from fl.distributed.events import (
     Listening,
     RoundRecord,
     RunFinished,
@@ -27,7 +27,7 @@ from fl.events import (
     WaitingForClients,
     WaitingForKeys,
 )
-from fl.messages import (
+from fl.distributed.messages import (
     MESSAGE_LIMIT,
     PROTOCOL_VERSION,
     Answer,
@@ -44,8 +44,8 @@ from fl.messages import (
     Upload,
     Welcome,
 )
-from fl.round_server import RoundServer, RunFailedError
-from fl.run_state import RunFolder
+from fl.distributed.round_server import RoundServer, RunFailedError
+from fl.distributed.run_state import RunFolder
 from fl.tasks import load_task
 from fl.tasks.base import Task
 from orchestrator.wire.curve import CurveKeys, ZapGate, server_socket

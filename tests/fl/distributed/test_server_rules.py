@@ -16,9 +16,9 @@ import pytest
 import zmq
 
 from fl.aggregation import aggregation_for
-from fl.client import ClientRules
-from fl.events import RoundAborted, RoundCompleted, RoundStarted, UploadRefused
-from fl.messages import (
+from fl.distributed.client import ClientRules
+from fl.distributed.events import RoundAborted, RoundCompleted, RoundStarted, UploadRefused
+from fl.distributed.messages import (
     PROTOCOL_VERSION,
     Decline,
     FromServer,
@@ -36,8 +36,8 @@ from fl.messages import (
     header_of,
     split_message,
 )
-from fl.run_state import RunFolder, RunStateError, load_array, read_state
-from fl.server import with_fingerprint
+from fl.distributed.run_state import RunFolder, RunStateError, load_array, read_state
+from fl.distributed.server import with_fingerprint
 from orchestrator.delivery.masking import pack_values
 from orchestrator.wire.codec import encode
 from orchestrator.wire.curve import client_socket, write_keys
@@ -268,8 +268,8 @@ SERVER_PROCESS = """
     from pathlib import Path
     import numpy as np
     from fl.config import FLConfig
-    from fl.events import Listening, RoundStarted
-    from fl.server import run_server
+    from fl.distributed.events import Listening, RoundStarted
+    from fl.distributed.server import run_server
     from fl.tasks.base import Evaluation
     from orchestrator.wire.codec import decode
     from orchestrator.wire.curve import load_keys

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import zmq
 
-from fl.messages import MESSAGE_LIMIT, FromClient, FromServer, frame_of, split_message
+from fl.distributed.messages import MESSAGE_LIMIT, FromClient, FromServer, frame_of, split_message
 from fl.tasks.base import Parameters
 from orchestrator.bits import PackedBits
 from orchestrator.wire.codec import encode

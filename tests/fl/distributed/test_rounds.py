@@ -9,8 +9,8 @@ import numpy.typing as npt
 import pytest
 
 from fl.aggregation.base import RoundRules
-from fl.messages import Answer, Confirm, Progress, Shares, Upload, header_of
-from fl.rounds import CollectingRound, DuplicateUploadError, RoundLimits, UploadRefusedError
+from fl.distributed.messages import Answer, Confirm, Progress, Shares, Upload, header_of
+from fl.distributed.rounds import CollectingRound, DuplicateUploadError, RoundLimits, UploadRefusedError
 from orchestrator.delivery.masking import pack_values
 
 NAMES = ("alice", "bob", "charlie")

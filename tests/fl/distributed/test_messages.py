@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fl.config import ConfigError, FLConfig, check_config
-from fl.messages import (
+from fl.distributed.messages import (
     ArrayHeader,
     FromClient,
     FromServer,

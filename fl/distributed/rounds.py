@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fl.aggregation.base import RoundRules
-from fl.messages import Answer, Confirm, Contribution, Phase, Progress, Shares, Upload
+from fl.distributed.messages import Answer, Confirm, Contribution, Phase, Progress, Shares, Upload
 from orchestrator.bits import PackedBits, packed_size
 from orchestrator.delivery.sharing import TAG_BYTES
 

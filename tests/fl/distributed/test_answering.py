@@ -17,11 +17,11 @@ import pytest
 from fl.aggregation.answers import AnswerBook, AnswerRefusedError
 from fl.aggregation.base import AggregationError, Holdings, Protection, Workshop
 from fl.aggregation.lightsecagg import LightSecAgg
-from fl.answering import Answerer, SharesGoneError
-from fl.client_rules import ClientRefusesError, ClientRules
 from fl.config import FLConfig
+from fl.distributed.answering import Answerer, SharesGoneError
+from fl.distributed.client_rules import ClientRefusesError, ClientRules
+from fl.distributed.messages import Answer, Confirm, Confirmed, Survivors, header_of
 from fl.keys import KeyServiceError
-from fl.messages import Answer, Confirm, Confirmed, Survivors, header_of
 from orchestrator.bits import PackedBits, packed_size
 from orchestrator.delivery.errors import SealError
 from orchestrator.delivery.messages import RoundContext

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fl.client import ClientRefusesError, ClientRules
-from fl.events import RoundAborted, RunStarted, UploadRefused, WaitingForClients, WaitingForKeys
-from fl.link import ServerRefusedError
+from fl.distributed.client import ClientRefusesError, ClientRules
+from fl.distributed.events import RoundAborted, RunStarted, UploadRefused, WaitingForClients, WaitingForKeys
+from fl.distributed.link import ServerRefusedError
+from fl.distributed.run_state import RunStateError, load_array, read_state
+from fl.distributed.selfcheck import check_run
 from fl.quantise import RingTooSmallError, quantisation_rng
 from fl.reference import train_reference
-from fl.run_state import RunStateError, load_array, read_state
-from fl.selfcheck import check_run
 from fl.tasks import load_task
 from fl.tasks.base import training_seed
 from orchestrator.wire.curve import generate_keys
@@ -116,7 +116,7 @@ def test_too_small_a_ring_is_refused_before_anything_starts(world: Any) -> None:
 def test_a_client_refuses_settings_that_its_server_should_have_refused(
     world: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fl.server.check_config", lambda config: None)
+    monkeypatch.setattr("fl.distributed.server.check_config", lambda config: None)
     world.settings(ring_bits=8)
     world.start_server()
     world.start_client("alice")

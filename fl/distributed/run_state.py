@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fl.config import FLConfig
-from fl.events import AbortRecord, RoundRecord
+from fl.distributed.events import AbortRecord, RoundRecord
 from fl.tasks.base import Parameters
 
 STATE_FILE = "run.json"

@@ -1,8 +1,8 @@
 """The FL client: trains on its own data and uploads nothing but protected updates.
 
 Two threads: the main one owns the socket to the server and sends heartbeats with what is going on; a
-worker trains and masks (:mod:`fl.trainer`).  The server is not trusted: the client itself checks what it
-offers (:mod:`fl.client_rules`) and what it asks (:mod:`fl.answering`).  What it gives to a round is kept
+worker trains and masks (:mod:`fl.distributed.trainer`).  The server is not trusted: the client itself checks what it
+offers (:mod:`fl.distributed.client_rules`) and what it asks (:mod:`fl.distributed.answering`).  What it gives to a round is kept
 until the round ends and sent again, unchanged, after a broken connection; a second, different version of it
 does not exist.
 """
@@ -20,13 +20,12 @@ from pathlib import Path
 import zmq
 
 from fl.aggregation import aggregation_for
-from fl.client_rules import DEFAULT_RULES, ClientRefusesError, ClientRules
 from fl.config import FLConfig
-from fl.events import ClientState
-from fl.feedback import Feedback
-from fl.keys import NodeKeys
-from fl.link import ServerLink, ServerRefusedError
-from fl.messages import (
+from fl.distributed.client_rules import DEFAULT_RULES, ClientRefusesError, ClientRules
+from fl.distributed.events import ClientState
+from fl.distributed.feedback import Feedback
+from fl.distributed.link import ServerLink, ServerRefusedError
+from fl.distributed.messages import (
     PROTOCOL_VERSION,
     Confirmed,
     Decline,
@@ -46,10 +45,11 @@ from fl.messages import (
     Survivors,
     Welcome,
 )
-from fl.round_client import RoundClient
+from fl.distributed.round_client import RoundClient
+from fl.distributed.trainer import Trainer
+from fl.keys import NodeKeys
 from fl.tasks import load_task
 from fl.tasks.base import Task
-from fl.trainer import Trainer
 from orchestrator.wire.codec import WireError
 from orchestrator.wire.curve import CurveKeys
 from orchestrator.wire.links import LinkState
@@ -90,7 +90,7 @@ def run_client(
     """Take part in the run of the server at ``endpoint`` until it ends or ``stop`` is set.
 
     ``self_check_dir`` makes the client write its unmasked updates there: simulations only (see
-    :mod:`fl.selfcheck`).  Raises ServerRefusedError when the server turns the client away for
+    :mod:`fl.distributed.selfcheck`).  Raises ServerRefusedError when the server turns the client away for
     ``patience_s``, ClientRefusesError when the run breaks ``rules`` or cannot work, and DataError when the
     task's data is missing.  A server that is away is waited for.
     """

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from fl.config import SMALLEST_QUORUM, FLConfig, Mode, check_config, other_task
-from fl.messages import RoundStart, Survivors, read_float32
+from fl.distributed.messages import RoundStart, Survivors, read_float32
+from fl.distributed.trainer import RoundJob, Trainer
 from fl.tasks.base import Task
-from fl.trainer import RoundJob, Trainer
 
 
 class ClientRefusesError(Exception):

@@ -9,7 +9,7 @@ import pytest
 
 from fl.compression import Compression, ErrorFeedback
 from fl.config import FLConfig
-from fl.feedback import Feedback
+from fl.distributed.feedback import Feedback
 
 N = 12
 CONFIG = FLConfig(

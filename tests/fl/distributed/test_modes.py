@@ -11,15 +11,15 @@ import pytest
 from fl.aggregation import MODES, aggregation_for
 from fl.aggregation.base import AggregationError
 from fl.aggregation.shares import ShareCodeError
-from fl.audience import Audience
-from fl.client import ClientRefusesError, ClientRules
 from fl.compression import Compression, ErrorFeedback
 from fl.config import ConfigError, FLConfig, check_config
-from fl.events import RoundAborted, RunStarted
-from fl.link import ServerRefusedError
+from fl.distributed.audience import Audience
+from fl.distributed.client import ClientRefusesError, ClientRules
+from fl.distributed.events import RoundAborted, RunStarted
+from fl.distributed.link import ServerRefusedError
+from fl.distributed.run_state import load_array
+from fl.distributed.selfcheck import check_run
 from fl.quantise import RingTooSmallError, quantisation_rng
-from fl.run_state import load_array
-from fl.selfcheck import check_run
 from fl.tasks.base import training_seed
 from orchestrator.bits import PackedBits, packed_size
 from orchestrator.delivery.masking import pack_values

@@ -16,9 +16,9 @@ import numpy.typing as npt
 
 from fl.aggregation.answers import AnswerBook
 from fl.aggregation.base import Holdings
-from fl.client_rules import ClientRefusesError, ClientRules
 from fl.config import FLConfig
-from fl.messages import Answer, Confirm, Confirmed, Survivors, header_of
+from fl.distributed.client_rules import ClientRefusesError, ClientRules
+from fl.distributed.messages import Answer, Confirm, Confirmed, Survivors, header_of
 from orchestrator.bits import PackedBits
 from orchestrator.delivery.sharing import TAG_BYTES
 

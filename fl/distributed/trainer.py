@@ -19,11 +19,11 @@ import numpy.typing as npt
 from fl.aggregation import Aggregation
 from fl.aggregation.base import Exchange, Workshop
 from fl.config import FLConfig
-from fl.feedback import Feedback
+from fl.distributed.feedback import Feedback
+from fl.distributed.messages import Phase
+from fl.distributed.selfcheck import keep_private_update
 from fl.keys import CancelledError, KeyServiceError, KeyWait, NodeKeys, ProtectedUpdate
-from fl.messages import Phase
 from fl.quantise import quantisation_rng
-from fl.selfcheck import keep_private_update
 from fl.tasks.base import Examples, Parameters, Task, training_seed
 from orchestrator.delivery.messages import RoundContext
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from fl.run_state import RunStateError, load_array, read_state
+from fl.distributed.run_state import RunStateError, load_array, read_state
 
 LABEL = "unmasked model updates of a simulated run, written because self-check was asked for; do not share\n"
 LABEL_FILE = "PRIVATE-SELF-CHECK.txt"

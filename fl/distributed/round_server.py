@@ -1,6 +1,6 @@
 """The FL server's present round: what is told to whom at each stage, and what becomes of the sum.
 
-:class:`fl.rounds.CollectingRound` decides; this module speaks.  It spends the number of a round durably before
+:class:`fl.distributed.rounds.CollectingRound` decides; this module speaks.  It spends the number of a round durably before
 it is announced, passes on what clients address to each other, reads the sum off when everything is there
 (:mod:`fl.aggregation`), and leaves the record of every round, aborted ones included.
 """
@@ -11,10 +11,10 @@ from collections.abc import Callable
 from typing import Literal
 
 from fl.aggregation import AggregationError, aggregation_for
-from fl.audience import Audience
 from fl.compression import Compression
 from fl.config import FLConfig
-from fl.events import (
+from fl.distributed.audience import Audience
+from fl.distributed.events import (
     AbortRecord,
     ClientDropped,
     RoundAborted,
@@ -24,7 +24,7 @@ from fl.events import (
     ServerEvent,
     UploadRefused,
 )
-from fl.messages import (
+from fl.distributed.messages import (
     Answer,
     Confirm,
     Confirmed,
@@ -40,8 +40,8 @@ from fl.messages import (
     header_of,
     read_uint8,
 )
-from fl.rounds import CollectingRound, DuplicateUploadError, RoundLimits, UploadRefusedError
-from fl.run_state import RunFolder
+from fl.distributed.rounds import CollectingRound, DuplicateUploadError, RoundLimits, UploadRefusedError
+from fl.distributed.run_state import RunFolder
 from fl.tasks.base import Parameters, Task
 from orchestrator.wire.codec import WireError
 

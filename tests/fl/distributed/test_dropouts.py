@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 
 from fl.aggregation.lightsecagg import HeldShares
-from fl.answering import Answerer
-from fl.client import ClientRules
 from fl.compression import Compression
-from fl.events import ClientDropped, ClientState, RoundAborted, UploadRefused
-from fl.link import ServerLink
-from fl.messages import Leave
+from fl.distributed.answering import Answerer
+from fl.distributed.client import ClientRules
+from fl.distributed.events import ClientDropped, ClientState, RoundAborted, UploadRefused
+from fl.distributed.link import ServerLink
+from fl.distributed.messages import Leave
+from fl.distributed.rounds import CollectingRound
+from fl.distributed.run_state import load_array, read_state
+from fl.distributed.selfcheck import check_run
 from fl.quantise import quantisation_rng
-from fl.rounds import CollectingRound
-from fl.run_state import load_array, read_state
-from fl.selfcheck import check_run
 from fl.tasks.base import training_seed
 
 MODE = "lightsecagg"

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import zmq
 
-from fl.client import ClientRefusesError, ClientRules
-from fl.link import ServerRefusedError
-from fl.messages import (
+from fl.distributed.client import ClientRefusesError, ClientRules
+from fl.distributed.link import ServerRefusedError
+from fl.distributed.messages import (
     PROTOCOL_VERSION,
     Answer,
     Confirm,
