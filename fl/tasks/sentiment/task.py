@@ -63,7 +63,7 @@ _HEAD_PLAN = TrainingPlan(head_rate=2e-3, epochs=3, batch_size=32, decay=1.0)
 
 _LORA_PLAN = TrainingPlan(head_rate=4e-3, epochs=2, batch_size=16, adapter_rate=4e-3)
 _HEAD_DEFAULTS = TaskDefaults(clip=0.2, levels=127, rounds=5)
-_LORA_DEFAULTS = TaskDefaults(clip=0.25, levels=127, rounds=3)
+_LORA_DEFAULTS = TaskDefaults(clip=0.25, levels=127, rounds=5)
 _LORA = AdapterPlan(layers=2, rank=8, scale=1.0)
 
 MODELS: dict[str, Model] = {
