@@ -66,7 +66,13 @@ def demo_process(small_testbed: Path, tmp_path: Path, *more: str) -> subprocess.
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "TMPDIR": str(temporary)},
+        preexec_fn=hear_interrupts,
     )
+
+
+def hear_interrupts() -> None:
+    """Tests started in the background of a shell inherit an ignored SIGINT; the demo must not."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_demo_keys_all_pairs_sums_exactly_and_leaves_everything_safe(
@@ -117,7 +123,7 @@ def test_an_interrupted_demo_leaves_no_process(
     try:
         until(lambda: len(processes_of(f"{marker}/")) >= 9, "nodes started")
         demo.send_signal(how)
-        demo.wait(timeout=150)
+        demo.wait(timeout=60)
         assert demo.returncode == (130 if how is signal.SIGINT else -signal.SIGKILL)
         until(lambda: not processes_of(f"{marker}/"), "all processes gone")
         if how is signal.SIGINT:
