@@ -11,7 +11,6 @@ up for it.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -19,6 +18,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from fl.config import FLConfig
+from fl.durable import replace_file
 from fl.experiments.options import TrainOptions
 from fl.key_budget import KeyForecast, KeyRecord
 
@@ -267,7 +267,7 @@ def _mean_row(rows: Sequence[RoundRow]) -> RoundRow:
 def write_results(results: Results, folder: Path) -> Path:
     """``results.json`` in ``folder``, replaced in one step."""
     path = folder / RESULTS_FILE
-    write_atomic(path, msgspec.json.format(msgspec.json.encode(results), indent=1))
+    replace_file(path, msgspec.json.format(msgspec.json.encode(results), indent=1))
     return path
 
 
@@ -282,13 +282,3 @@ def read_results(path: Path) -> Results:
         ) from error
     except (ValueError, RecursionError) as error:
         raise ResultsError(f"{path} is not the results of a training run: {error}") from error
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Replace ``path`` by ``content``, durable when this returns."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

@@ -17,6 +17,7 @@ import numpy as np
 from fl.cohort.plan import CohortPlan
 from fl.cohort.results import CohortError, CohortRound
 from fl.config import FLConfig
+from fl.durable import replace_file
 from fl.tasks.base import Parameters
 
 STATE_FILE = "cohort.json"
@@ -108,12 +109,9 @@ class CohortFolder:
     def _save(self) -> None:
         if self._folder is None:
             return
-        path = self._folder / STATE_FILE
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(self.state), indent=1))
-        _make_durable(temporary)
-        os.replace(temporary, path)
-        _make_durable(self._folder)
+        replace_file(
+            self._folder / STATE_FILE, msgspec.json.format(msgspec.json.encode(self.state), indent=1)
+        )
 
 
 def _read(path: Path) -> CohortState:

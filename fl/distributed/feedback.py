@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy.typing as npt
 
 from fl.compression import Compression, ErrorFeedback
 from fl.config import FLConfig
+from fl.durable import replace_file
 from fl.tasks.base import Parameters
 
 _log = logging.getLogger(__name__)
@@ -105,11 +105,6 @@ class Feedback:
     def _save(self, residual: Parameters) -> None:
         assert self._path is not None
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        part = self._path.with_name(f".{self._path.name}.part")
         buffer = BytesIO()
         np.save(buffer, residual, allow_pickle=False)
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(buffer.getvalue())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, self._path)
+        replace_file(self._path, buffer.getvalue(), 0o600)

@@ -8,7 +8,6 @@ updates).  A round in progress at a crash is lost: its updates are never asked f
 
 from __future__ import annotations
 
-import os
 from io import BytesIO
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import numpy.typing as npt
 
 from fl.config import FLConfig
 from fl.distributed.events import AbortRecord, RoundRecord
+from fl.durable import replace_file
 from fl.tasks.base import Parameters
 
 STATE_FILE = "run.json"
@@ -74,8 +74,8 @@ class RunFolder:
 
     def complete(self, record: RoundRecord, model: Parameters, aggregate: npt.NDArray[np.int64]) -> None:
         """Keep the outcome of a round."""
-        _write(self.folder / _array_name("model", record.round), _npy(model))
-        _write(self.folder / _array_name("aggregate", record.round), _npy(aggregate))
+        replace_file(self.folder / _array_name("model", record.round), _npy(model))
+        replace_file(self.folder / _array_name("aggregate", record.round), _npy(aggregate))
         self.state = msgspec.structs.replace(self.state, rounds=(*self.state.rounds, record))
         self._save()
 
@@ -85,7 +85,7 @@ class RunFolder:
         self._save()
 
     def _save(self) -> None:
-        _write(self.folder / STATE_FILE, msgspec.json.format(msgspec.json.encode(self.state), indent=1))
+        replace_file(self.folder / STATE_FILE, msgspec.json.format(msgspec.json.encode(self.state), indent=1))
 
 
 def read_state(folder: Path) -> RunState:
@@ -118,18 +118,3 @@ def _npy(array: npt.NDArray[np.generic]) -> bytes:
     buffer = BytesIO()
     np.save(buffer, array, allow_pickle=False)
     return buffer.getvalue()
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Replace ``path`` by ``content``, durable when this returns: file, then rename, then folder."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

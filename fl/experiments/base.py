@@ -170,9 +170,9 @@ def with_clients(cell: Cell, name: str, title: str, clients: int) -> Cell:
 
 def write_plan(plan: Plan, folder: Path) -> None:
     """Keep the plan of a run."""
-    from fl.results import write_atomic
+    from fl.durable import replace_file
 
-    write_atomic(folder / PLAN_FILE, msgspec.json.format(msgspec.json.encode(plan), indent=1))
+    replace_file(folder / PLAN_FILE, msgspec.json.format(msgspec.json.encode(plan), indent=1))
 
 
 def read_plan(folder: Path) -> Plan:

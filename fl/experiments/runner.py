@@ -19,8 +19,9 @@ import msgspec
 
 from fl.cohort.results import CohortEvent, CohortPhase, CohortResult
 from fl.config import FLConfig
+from fl.durable import replace_file
 from fl.experiments.base import Cell, Plan
-from fl.results import RoundRow, RoundTimes, SeedRun, write_atomic
+from fl.results import RoundRow, RoundTimes, SeedRun
 from fl.tasks import load_task
 from fl.tasks.base import Evaluation, Task
 
@@ -149,7 +150,7 @@ class Runner:
     def _keep(self, cell: Cell, run: SeedRun) -> None:
         path = self._file(cell, run.seed)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, msgspec.json.encode(run))
+        replace_file(path, msgspec.json.encode(run))
 
     def _cell(self, cell: Cell, seed: int) -> SeedRun:
         started = self.clock()

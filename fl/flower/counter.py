@@ -8,8 +8,9 @@ goes on with the next number; the nodes would refuse an old one anyway.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
+
+from fl.durable import replace_file
 
 
 class CounterError(Exception):
@@ -41,18 +42,8 @@ class RoundCounter:
     def next(self) -> int:
         """The next number, durable when this returns it."""
         number = self.last + 1
-        part = self._path.with_name(f".{self._path.name}.part")
         try:
-            with open(part, "w", encoding="utf-8") as file:
-                json.dump({"run": self._run_id, "last": number}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, self._path)
-            descriptor = os.open(self._path.parent, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            replace_file(self._path, json.dumps({"run": self._run_id, "last": number}).encode())
         except OSError as error:
             raise CounterError(f"cannot write {self._path}: {error.strerror}") from error
         return number

@@ -19,12 +19,13 @@ import numpy.typing as npt
 from qiskit import QuantumCircuit
 from qiskit.quantum_info import PauliList, SparsePauliOp
 
+from fl.durable import replace_file
 from fl.qpu.analysis import Comparison, compare
 from fl.qpu.backends import Device
 from fl.qpu.cost import CostEstimate, estimate_cost
 from fl.qpu.errors import ConsentError, ModelError, QpuFolderError
 from fl.qpu.export import ExportedCircuit, export
-from fl.qpu.journal import QpuFolder, RunPlan, digest_of, replace_file
+from fl.qpu.journal import QpuFolder, RunPlan, digest_of
 from fl.qpu.layout import best_layout
 from fl.qpu.model import CircuitModel
 from fl.qpu.options import RunOptions

@@ -30,6 +30,7 @@ import numpy as np
 import numpy.typing as npt
 from qiskit import QuantumCircuit, qpy
 
+from fl.durable import replace_file
 from fl.qpu.errors import QpuFolderError
 from fl.qpu.options import RunOptions
 
@@ -213,21 +214,6 @@ def digest_of(*parts: object) -> str:
 def tag_of(plan: RunPlan, number: int, attempt: int) -> str:
     """The tag that marks a job at the service, one of its own for every attempt."""
     return f"qunetlab-{plan.digest[:16]}-{number:04d}-{attempt}"
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Replace ``path`` by ``content``, durable when this returns: file, then rename, then folder."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def slices(count: int, size: int) -> Sequence[tuple[int, int]]:

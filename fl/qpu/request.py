@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
+from fl.durable import replace_file
 from fl.qpu.backends import AccountChoice
 from fl.qpu.errors import QpuFolderError
-from fl.qpu.journal import replace_file
 from fl.qpu.options import RunOptions
 from fl.qpu.tasks import (
     DEFAULT_SENTENCES,

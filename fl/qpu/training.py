@@ -26,12 +26,13 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from fl.durable import replace_file
 from fl.qpu.backends import Device
 from fl.qpu.cost import CostEstimate
 from fl.qpu.errors import ConsentError, ModelError, QpuFolderError
 from fl.qpu.evaluate import Prepared, cost_of, measure, prepare
 from fl.qpu.export import SHIFT_RULE_GATES, ExportedCircuit, export
-from fl.qpu.journal import QpuFolder, replace_file
+from fl.qpu.journal import QpuFolder
 from fl.qpu.model import CircuitModel, Floats, Labels
 from fl.qpu.options import RunOptions
 from fl.qpu.runner import Measured, Report

@@ -10,8 +10,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from fl.durable import replace_file
 from fl.key_budget import quantity
-from fl.results import Results, read_results, write_atomic
+from fl.results import Results, read_results
 from lab.cli.curves import Line, accuracy_and_bytes, accuracy_and_loss, key_and_time
 from lab.cli.page import image, page, table
 from lab.cli.run_report import main_arm
@@ -38,7 +39,7 @@ def compare_runs(paths: list[Path], out: Path | None, as_json: bool) -> int:
     if len(runs) < len(paths):
         raise ValueError("a run is named twice")
     if out is not None:
-        write_atomic(out, render_comparison(runs).encode())
+        replace_file(out, render_comparison(runs).encode())
     if as_json:
         typer.echo(json.dumps({"runs": [as_dict(name, run) for name, run in runs.items()]}))
         return 0

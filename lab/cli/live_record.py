@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from fl.durable import replace_file
 from fl.experiments.options import OptionsError
 from fl.key_budget import PairLedger
-from fl.results import AbortedRow, RoundRow, RoundTimes, Stall, write_atomic
+from fl.results import AbortedRow, RoundRow, RoundTimes, Stall
 from lab.cli.supervised import Run
 
 if TYPE_CHECKING:
@@ -95,4 +96,4 @@ def read_record(folder: Path) -> LiveRecord:
 
 def write_record(record: LiveRecord, folder: Path) -> None:
     """Keep the record of a run."""
-    write_atomic(folder / RECORD_FILE, msgspec.json.encode(record))
+    replace_file(folder / RECORD_FILE, msgspec.json.encode(record))

@@ -38,7 +38,7 @@ def run_training(
     start: Start, plan: TrainingPlan, *, allowed: bool, retry_failed: bool, as_json: bool
 ) -> int:
     """The train command; returns the exit code."""
-    from fl.qpu.journal import replace_file
+    from fl.durable import replace_file
     from lab.cli.qpu import interrupted, teller
 
     replace_file(start.folder / PLAN_FILE, msgspec.json.format(msgspec.json.encode(plan), indent=1))

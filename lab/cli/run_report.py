@@ -7,8 +7,9 @@ from pathlib import Path
 
 import msgspec
 
+from fl.durable import replace_file
 from fl.key_budget import duration, name, quantity
-from fl.results import Arm, Results, write_atomic
+from fl.results import Arm, Results
 from lab.cli.curves import Line, accuracy_and_bytes, accuracy_and_loss, key_and_time
 from lab.cli.page import image, page, table
 from lab.cli.train import against_float32
@@ -22,7 +23,7 @@ SUPPLY = {
 
 def write_report(results: Results, path: Path) -> None:
     """The page of ``results`` at ``path``."""
-    write_atomic(path, render_run(results).encode())
+    replace_file(path, render_run(results).encode())
 
 
 def main_arm(results: Results) -> Arm:
