@@ -186,21 +186,24 @@ def choose_thresholds(n_clients: int, colluders: int = 0, survivors: int = 0) ->
 
 
 def smallest_modulus(levels: int, weight_sum: int) -> int:
-    """The smallest prime in which no sum wraps: the smallest above ``sum(w) (2 L + 1)``.
+    """The prime p of a run: the smallest above ``sum(w) (2 L + 1)``, unless that costs a bit more than it must.
 
     With k bits per value, ``2 L + 1 = 2^k - 1``, this is the rule of FL.md section 1: 1021, 12757 and 51001
-    for k = 8 and 4, 50 and 200 clients.  The sum takes the ``2 L sum(w) + 1`` values from ``-L sum(w)`` to
-    ``L sum(w)``, which p exceeds.
+    for k = 8 and 4, 50 and 200 clients.  The sum takes only the ``2 L sum(w) + 1`` values from ``-L sum(w)`` to
+    ``L sum(w)``; where a prime just above these has fewer bits, it is taken: 2003 and not 2203 for L = 5 and
+    200 clients, so that a symbol is as wide as the ring of pairwise pads, 11 bits.
     """
     if levels < 1 or weight_sum < 1:
         raise ShareCodeError(f"levels and weights are positive, got L = {levels}, sum(w) = {weight_sum}")
     try:
-        return field.smallest_prime_above(weight_sum * (2 * levels + 1))
+        usual = field.smallest_prime_above(weight_sum * (2 * levels + 1))
+        least = field.smallest_prime_above(2 * levels * weight_sum)
     except field.FieldError as error:
         raise ShareCodeError(
             f"L = {levels} levels with weights that sum to {weight_sum} need a field of more than"
             f" {field.MAX_MODULUS_BITS} bits; use fewer levels or smaller weights"
         ) from error
+    return least if field.symbol_bits(least) < field.symbol_bits(usual) else usual
 
 
 def check_modulus(code: ShareCode, levels: int, weight_sum: int) -> None:
