@@ -25,8 +25,8 @@ SPLITS: dict[str, tuple[str, ...]] = {
     "digits": ("iid",),
     "mnist": ("iid", "two-shard"),
     "quantum-states": ("iid", "mixed", "one-generator"),
-    "sentiment": ("iid", "skewed"),
-    "sentiment-imdb": ("iid", "skewed"),
+    "sentiment": ("iid", "skewed", "validation"),
+    "sentiment-imdb": ("iid", "skewed", "validation"),
 }
 """Ways of sharing the training data out, the default first."""
 

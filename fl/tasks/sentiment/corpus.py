@@ -13,7 +13,7 @@ import numpy.typing as npt
 from fl.sentiment_data import Dataset, Reviews, encoder_folder, load_reviews, sentiment_folder
 from fl.tasks.sentiment.cache import Progress, quiet
 from fl.tasks.sentiment.encoder import Encoder, TokenStates, cached_embeddings, cached_token_states
-from fl.tasks.sentiment.split import Indices, held_out
+from fl.tasks.sentiment.split import Indices, held_out, validation_split
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +36,11 @@ class Corpus:
     def split(self) -> tuple[Indices, Indices]:
         """Indices of training and test examples."""
         return held_out(self.reviews.texts, self.reviews.labels)
+
+    @cached_property
+    def validation_split(self) -> tuple[Indices, Indices]:
+        """Indices of the training examples in two parts: to train on, and to compare settings on."""
+        return validation_split(self.reviews.texts, self.reviews.labels, self.split[0])
 
     @cached_property
     def embeddings(self) -> npt.NDArray[np.float32]:

@@ -1,8 +1,12 @@
-"""How the reviews are shared out: a test set that is the same for everybody, and shards for the clients.
+"""How the reviews are shared out: held-out parts that are the same for everybody, and shards for the clients.
 
 The packaged Rotten Tomatoes is the 8530 sentences of the training part only, and the packaged IMDB likewise,
-so a fifth is held out here: drawn once with a fixed seed, the classes kept in proportion.  Sentences with the
-same words (case and punctuation aside) stay on the same side, so that no test sentence was trained on.
+so a fifth is held out here as the test set: drawn once with a fixed seed, the classes kept in proportion.
+Sentences with the same words (case and punctuation aside) stay on the same side, so that no test sentence was
+trained on.
+
+Settings (rounds, learning rates, ranks) are chosen without the test set: of the training part another fifth is
+held out in the same way, the validation part.  Once they are chosen, training uses the whole training part.
 """
 
 from __future__ import annotations
@@ -38,6 +42,14 @@ def held_out(texts: Sequence[str], labels: Indices, seed: int = 0) -> tuple[Indi
     inside = np.zeros(len(texts), bool)
     inside[test] = True
     return np.flatnonzero(~inside), np.flatnonzero(inside)
+
+
+def validation_split(
+    texts: Sequence[str], labels: Indices, training: Indices, seed: int = 1
+) -> tuple[Indices, Indices]:
+    """The training part in two: indices to train on while settings are chosen, and the validation part."""
+    kept, held = held_out([texts[index] for index in training], labels[training], seed)
+    return training[kept], training[held]
 
 
 def skewed_shards(labels: Indices, lengths: Indices, n_clients: int, seed: int) -> list[Indices]:

@@ -6,7 +6,9 @@ Models (the first is the default; heads in :mod:`fl.tasks.sentiment.heads`):
 * ``hybrid-lora``, ``classical-lora``: the same heads, trained together with low-rank adapters in the
   encoder's last layers (:mod:`fl.tasks.sentiment.adapters`).
 
-Splits: ``iid``, shuffled and even, and ``skewed`` (:func:`fl.tasks.sentiment.split.skewed_shards`).
+Splits: ``iid``, shuffled and even, and ``skewed`` (:func:`fl.tasks.sentiment.split.skewed_shards`).  For
+choosing settings there is ``validation``: even as ``iid``, but on four fifths of the training reviews, and
+judged on the last fifth; no test review is touched (:func:`fl.tasks.sentiment.split.validation_split`).
 
 The clients' inputs are embeddings; with adapters they are sentence numbers, for which the task looks up the
 cached token states that enter the first adapted layer.
@@ -73,7 +75,7 @@ MODELS: dict[str, Model] = {
     "hybrid-lora": Model("hybrid", _LORA_PLAN, _LORA_DEFAULTS, _LORA),
     "classical-lora": Model("classical", _LORA_PLAN, _LORA_DEFAULTS, _LORA),
 }
-SPLITS = ("iid", "skewed")
+SPLITS = ("iid", "skewed", "validation")
 
 
 class SentimentTask:
@@ -168,9 +170,14 @@ class SentimentTask:
             return head
         return np.concatenate([head, self.adapters.initial(self._width, rng)])
 
+    @property
+    def _parts(self) -> tuple[Indices, Indices]:
+        """Indices of the examples to train on and of those to judge on."""
+        return self.corpus.validation_split if self._split == "validation" else self.corpus.split
+
     def client_data(self, client_index: int, n_clients: int, seed: int) -> Examples:
-        training = self.corpus.split[0]
-        if self._split == "iid":
+        training = self._parts[0]
+        if self._split != "skewed":
             return self._examples(training[iid_shard(len(training), client_index, n_clients, seed)])
         if not 0 <= client_index < n_clients:
             raise ValueError(f"client {client_index} does not exist among {n_clients}")
@@ -179,7 +186,7 @@ class SentimentTask:
     def _skewed(self, n_clients: int, seed: int) -> list[Indices]:
         """The shards of all clients; those of the latest question are kept."""
         if self._shards is None or self._shards[0] != (n_clients, seed):
-            training, reviews = self.corpus.split[0], self.corpus.reviews
+            training, reviews = self._parts[0], self.corpus.reviews
             lengths = np.array([len(reviews.texts[index].split()) for index in training])
             self._shards = (
                 (n_clients, seed),
@@ -195,7 +202,7 @@ class SentimentTask:
 
     @cached_property
     def _test(self) -> Examples:
-        return self._examples(self.corpus.split[1])
+        return self._examples(self._parts[1])
 
     def local_train(self, parameters: Parameters, data: Examples, seed: Sequence[int]) -> Parameters:
         return self._train(parameters, data, self.training.epochs, seed)
@@ -221,7 +228,7 @@ class SentimentTask:
 
     def train_centralised(self, seed: int, rounds: int | None = None) -> Evaluation:
         """All training data in one place, as many epochs as a run of ``rounds`` (default: the task's)."""
-        data = self._examples(self.corpus.split[0])
+        data = self._examples(self._parts[0])
         epochs = (self.defaults.rounds if rounds is None else rounds) * self.training.epochs
         start = self.initial_parameters(seed)
         return self.evaluate(start + self._train(start, data, epochs, (seed, 0xCE27)))
@@ -269,7 +276,7 @@ class SentimentTask:
 
     @property
     def test_examples(self) -> Examples:
-        """The held-out examples, in the form that :meth:`circuit_inputs` takes."""
+        """The examples that :meth:`evaluate` judges on, in the form that :meth:`circuit_inputs` takes."""
         return self._test
 
     def circuit_inputs(

@@ -84,6 +84,28 @@ def test_clients_share_the_training_sentences_and_nobody_has_a_test_sentence(
     assert np.array_equal(shard.labels, lora.client_data(1, 3, 2).labels)
 
 
+def test_settings_are_chosen_without_a_test_sentence(tiny_corpus: Corpus) -> None:
+    lora = little_task(tiny_corpus, "hybrid-lora", "validation")
+    numbers = np.concatenate([lora.client_data(index, 3, 2).inputs[:, 0] for index in range(3)])
+    judged = lora.test_examples.inputs[:, 0]
+    assert sorted([*numbers, *judged]) == tiny_corpus.split[0].tolist()
+    assert len(judged) == round(0.2 * len(tiny_corpus.split[0]))
+    assert little_task(tiny_corpus, split="validation").fingerprint != little_task(tiny_corpus).fingerprint
+
+
+def test_on_the_validation_split_training_in_one_place_sees_what_the_clients_see(
+    tiny_corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = little_task(tiny_corpus, "hybrid-lora", "validation")
+    seen: list[np.ndarray] = []
+    monkeypatch.setattr(
+        task, "_train", lambda start, data, *rest: seen.append(data.inputs[:, 0]) or start * 0
+    )
+    task.train_centralised(0)
+    shares = [task.client_data(index, 3, 0).inputs[:, 0] for index in range(3)]
+    assert sorted(seen[0]) == sorted(np.concatenate(shares))
+
+
 def test_the_skewed_split_differs_from_the_even_one(tiny_corpus: Corpus) -> None:
     even, skewed = (little_task(tiny_corpus, "hybrid-lora", split) for split in ("iid", "skewed"))
     assert set(even.client_data(0, 4, 0).inputs[:, 0]) != set(skewed.client_data(0, 4, 0).inputs[:, 0])

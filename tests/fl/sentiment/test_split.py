@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fl.tasks.sentiment.split import held_out, skewed_shards
+from fl.tasks.sentiment.split import held_out, skewed_shards, validation_split
 
 
 def test_a_fifth_is_held_out_and_the_same_words_stay_on_one_side() -> None:
@@ -19,6 +19,19 @@ def test_a_fifth_is_held_out_and_the_same_words_stay_on_one_side() -> None:
     assert {index % 100 for index in test}.isdisjoint({index % 100 for index in training})
     assert held_out(texts, labels)[1].tolist() == test.tolist()
     assert held_out(texts, labels, seed=1)[1].tolist() != test.tolist()
+
+
+def test_the_validation_part_is_a_fifth_of_the_training_part_and_shares_no_words_with_anything() -> None:
+    texts = [f"Film number {index}." for index in range(100)]
+    texts += [f"film, NUMBER {index}!" for index in range(100)]
+    labels = np.tile(np.arange(100) % 2, 2)
+    training, test = held_out(texts, labels)
+    kept, validation = validation_split(texts, labels, training)
+    assert sorted([*kept, *validation]) == training.tolist()
+    assert len(validation) == 32
+    assert labels[validation].mean() == 0.5
+    words = [{index % 100 for index in part} for part in (kept, validation, test)]
+    assert sum(len(part) for part in words) == len(set.union(*words)) == 100
 
 
 @pytest.mark.parametrize("n_clients", [4, 50, 1000])
