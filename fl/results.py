@@ -18,9 +18,9 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from fl.config import FLConfig
-from fl.durable import replace_file
 from fl.experiments.options import TrainOptions
 from fl.key_budget import KeyForecast, KeyRecord
+from orchestrator.durable import replace_file
 
 RESULTS_FILE = "results.json"
 CONFIDENCE = 0.95

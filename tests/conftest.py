@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from orchestrator.agent import Agent
-    from orchestrator.hub import Hub
+    from orchestrator.hub.agent import Agent
+    from orchestrator.hub.hub import Hub
     from orchestrator.wire.curve import CurveKeys
 
 ROLES = ("relay", "alice", "bob", "carol", "observer")
@@ -97,7 +97,7 @@ class HubWorld:
         self.hub = self.start_hub()
 
     def start_hub(self, control: str = "auto", bulk: str = "auto") -> Hub:
-        from orchestrator.hub import Hub
+        from orchestrator.hub.hub import Hub
 
         self.hub = Hub(
             self.context,
@@ -122,7 +122,7 @@ class HubWorld:
         return RawPeer(self, role)
 
     def agent(self, role: str, *, wait: bool = True, **options: Any) -> Agent:
-        from orchestrator.agent import Agent
+        from orchestrator.hub.agent import Agent
 
         agent = Agent(
             role,

@@ -11,12 +11,13 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("drivers", "sim_backends", "lab", "orchestrator", "fl")
 
+LEAVES = ("orchestrator.wire", "orchestrator.bits", "orchestrator.secret", "orchestrator.durable")
 ALLOWED: dict[str, tuple[str, ...]] = {
     "drivers": ("drivers",),
     "sim_backends": ("sim_backends", "drivers.links"),
     "lab": ("lab", "drivers"),
     "orchestrator": ("orchestrator", "lab", "drivers"),
-    "fl": ("fl", "orchestrator.delivery", "orchestrator.wire", "orchestrator.bits", "orchestrator.secret"),
+    "fl": ("fl", "orchestrator.delivery", *LEAVES),
 }
 FRONT_DOORS = ("lab.cli", "lab.dashboard")
 EXCEPTIONS = {
@@ -25,8 +26,6 @@ EXCEPTIONS = {
     "sim_backends.bench_addresses": ("lab.testbed",),
 }
 """The bench reads the testbed file that it simulates; nothing else of ours."""
-
-LEAVES = ("orchestrator.wire", "orchestrator.bits", "orchestrator.secret")
 
 
 def inside(name: str, packages: tuple[str, ...]) -> bool:

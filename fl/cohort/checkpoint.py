@@ -17,8 +17,8 @@ import numpy as np
 from fl.cohort.plan import CohortPlan
 from fl.cohort.results import CohortError, CohortRound
 from fl.config import FLConfig
-from fl.durable import replace_file
 from fl.tasks.base import Parameters
+from orchestrator.durable import replace_file
 
 STATE_FILE = "cohort.json"
 FORMAT = 1

@@ -19,8 +19,8 @@ import numpy.typing as npt
 
 from fl.compression import Compression, ErrorFeedback
 from fl.config import FLConfig
-from fl.durable import replace_file
 from fl.tasks.base import Parameters
+from orchestrator.durable import replace_file
 
 _log = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from fl.config import FLConfig
 from fl.distributed.events import AbortRecord, RoundRecord
-from fl.durable import replace_file
 from fl.tasks.base import Parameters
+from orchestrator.durable import replace_file
 
 STATE_FILE = "run.json"
 FORMAT = 1

@@ -170,7 +170,7 @@ def with_clients(cell: Cell, name: str, title: str, clients: int) -> Cell:
 
 def write_plan(plan: Plan, folder: Path) -> None:
     """Keep the plan of a run."""
-    from fl.durable import replace_file
+    from orchestrator.durable import replace_file
 
     replace_file(folder / PLAN_FILE, msgspec.json.format(msgspec.json.encode(plan), indent=1))
 

@@ -19,11 +19,11 @@ import msgspec
 
 from fl.cohort.results import CohortEvent, CohortPhase, CohortResult
 from fl.config import FLConfig
-from fl.durable import replace_file
 from fl.experiments.base import Cell, Plan
 from fl.results import RoundRow, RoundTimes, SeedRun
 from fl.tasks import load_task
 from fl.tasks.base import Evaluation, Task
+from orchestrator.durable import replace_file
 
 CELLS = "cells"
 

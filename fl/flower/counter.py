@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from fl.durable import replace_file
+from orchestrator.durable import replace_file
 
 
 class CounterError(Exception):

@@ -19,7 +19,6 @@ import numpy.typing as npt
 from qiskit import QuantumCircuit
 from qiskit.quantum_info import PauliList, SparsePauliOp
 
-from fl.durable import replace_file
 from fl.qpu.analysis import Comparison, compare
 from fl.qpu.backends import Device
 from fl.qpu.cost import CostEstimate, estimate_cost
@@ -31,6 +30,7 @@ from fl.qpu.model import CircuitModel
 from fl.qpu.options import RunOptions
 from fl.qpu.readout import CIRCUITS, calibration_circuits, calibration_operators
 from fl.qpu.runner import Measured, Report, Runner
+from orchestrator.durable import replace_file
 
 Floats = npt.NDArray[np.float64]
 

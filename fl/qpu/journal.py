@@ -30,9 +30,9 @@ import numpy as np
 import numpy.typing as npt
 from qiskit import QuantumCircuit, qpy
 
-from fl.durable import replace_file
 from fl.qpu.errors import QpuFolderError
 from fl.qpu.options import RunOptions
+from orchestrator.durable import replace_file
 
 Floats = npt.NDArray[np.float64]
 _T = TypeVar("_T", bound=msgspec.Struct)

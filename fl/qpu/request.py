@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from fl.durable import replace_file
 from fl.qpu.backends import AccountChoice
 from fl.qpu.errors import QpuFolderError
 from fl.qpu.options import RunOptions
@@ -27,6 +26,7 @@ from fl.qpu.tasks import (
     train_quickly,
 )
 from fl.tasks.base import Parameters
+from orchestrator.durable import replace_file
 
 if TYPE_CHECKING:
     from fl.tasks.sentiment.task import SentimentTask

@@ -26,7 +26,6 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from fl.durable import replace_file
 from fl.qpu.backends import Device
 from fl.qpu.cost import CostEstimate
 from fl.qpu.errors import ConsentError, ModelError, QpuFolderError
@@ -36,6 +35,7 @@ from fl.qpu.journal import QpuFolder
 from fl.qpu.model import CircuitModel, Floats, Labels
 from fl.qpu.options import RunOptions
 from fl.qpu.runner import Measured, Report
+from orchestrator.durable import replace_file
 
 TRAINING_FILE = "training.json"
 SHIFT = np.pi / 2

@@ -131,7 +131,7 @@ def bench_link() -> dict[str, Figure]:
 
 def link_figure(run: Run, blocks: list[Event]) -> Figure:
     """Throughput between the ends of the first and the last block, with the physics of those pulses."""
-    from orchestrator.block_planning import plan_for
+    from orchestrator.protocols.block_planning import plan_for
 
     plan = plan_for(run.testbed, *LINK_PAIR)
     counted = blocks[1:]

@@ -10,13 +10,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from fl.durable import replace_file
 from fl.key_budget import quantity
 from fl.results import Results, read_results
 from lab.cli.curves import Line, accuracy_and_bytes, accuracy_and_loss, key_and_time
 from lab.cli.page import image, page, table
 from lab.cli.run_report import main_arm
 from lab.cli.train import accuracy, exactness
+from orchestrator.durable import replace_file
 
 HEAD = (
     "run",

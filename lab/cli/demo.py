@@ -160,7 +160,7 @@ def build_report(run: Run, learning: Task, config: FLConfig, demand_bits: int) -
 
 def pair_row(run: Run, pair: tuple[str, str]) -> dict[str, Any]:
     """Totals of one pair; QBER and f are weighted by sifted bits."""
-    from orchestrator.block_planning import plan_for
+    from orchestrator.protocols.block_planning import plan_for
 
     plan = plan_for(run.testbed, *pair)
     arms = run.testbed.arms(*pair)

@@ -13,8 +13,8 @@ def compile_all() -> None:
     """Fill the on-disk cache of every kernel that a run needs."""
     from fl.aggregation.field import compile_kernels as compile_field
     from orchestrator.delivery.masking import mask_benchmark, pack_values, unpack_values
+    from orchestrator.light.symbols import SymbolFrame, drive_table, os_random_into, symbol_table
     from orchestrator.postprocessing.cascade import compile_kernels
-    from orchestrator.symbols import SymbolFrame, drive_table, os_random_into, symbol_table
     from sim_backends.optics_bench import compile_kernels as compile_optics
 
     compile_kernels()

@@ -96,7 +96,7 @@ def _progress() -> Callable[[str, Event], None]:
 
 
 def _row(run: Run, pair: tuple[str, str], block: Event) -> dict[str, Any]:
-    from orchestrator.block_planning import plan_for
+    from orchestrator.protocols.block_planning import plan_for
 
     plan = plan_for(run.testbed, *pair)
     secret = block["secret_bits"]

@@ -19,7 +19,7 @@ def show_stock(path: Path, state: Path | None, as_json: bool) -> int:
     """Print the ledger of every pair of every store found."""
     from orchestrator.keystore.sealing import Kek
     from orchestrator.keystore.store import KeyStore
-    from orchestrator.node_store import STORE_FILE
+    from orchestrator.processes.node_store import STORE_FILE
 
     testbed_path = find_testbed(path)
     testbed = load_testbed(testbed_path)

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from fl.durable import replace_file
 from fl.experiments.options import OptionsError
 from fl.key_budget import PairLedger
 from fl.results import AbortedRow, RoundRow, RoundTimes, Stall
 from lab.cli.supervised import Run
+from orchestrator.durable import replace_file
 
 if TYPE_CHECKING:
     from fl.config import FLConfig

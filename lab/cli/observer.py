@@ -13,9 +13,9 @@ from typing import Any
 
 from fl.key_budget import Pair, PairSupply
 from lab.testbed import Testbed
-from orchestrator.agent import Agent, LinkUp
-from orchestrator.block_planning import plan_for
-from orchestrator.relay import connect_agent
+from orchestrator.hub.agent import Agent, LinkUp
+from orchestrator.hub.connect import connect_agent
+from orchestrator.protocols.block_planning import plan_for
 from orchestrator.wire.messages import Subscribe, TelemetryItem
 
 ROLE = "observer"

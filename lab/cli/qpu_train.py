@@ -38,8 +38,8 @@ def run_training(
     start: Start, plan: TrainingPlan, *, allowed: bool, retry_failed: bool, as_json: bool
 ) -> int:
     """The train command; returns the exit code."""
-    from fl.durable import replace_file
     from lab.cli.qpu import interrupted, teller
+    from orchestrator.durable import replace_file
 
     replace_file(start.folder / PLAN_FILE, msgspec.json.format(msgspec.json.encode(plan), indent=1))
     options, task = start.request.options, start.task

@@ -33,7 +33,7 @@ def simulate_role(path: Path, as_json: bool, resolved: Path | None) -> int:
 
 def orchestrator_role(path: Path, secrets: Path | None, state: Path | None) -> int:
     """Hub and scheduler."""
-    from orchestrator.orchestrator_process import run_orchestrator
+    from orchestrator.processes.orchestrator import run_orchestrator
 
     runtime = Runtime("orchestrator", path, secrets, state)
     run_orchestrator(
@@ -49,7 +49,7 @@ def orchestrator_role(path: Path, secrets: Path | None, state: Path | None) -> i
 def relay_role(path: Path, secrets: Path | None, state: Path | None) -> int:
     """Measurement relay."""
     from lab.guard import guarded_station
-    from orchestrator.relay import run_relay
+    from orchestrator.processes.relay import run_relay
 
     runtime = Runtime("relay", path, secrets, state)
     with guarded_station(runtime.testbed, runtime.testbed_path, "relay", runtime.state) as station:
@@ -68,7 +68,7 @@ def relay_role(path: Path, secrets: Path | None, state: Path | None) -> int:
 def node_role(name: str, path: Path, secrets: Path | None, state: Path | None) -> int:
     """One user's node."""
     from lab.guard import guarded_station
-    from orchestrator.node import run_node
+    from orchestrator.processes.node import run_node
 
     runtime = Runtime(name, path, secrets, state)
     _require_user(runtime, name)

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import msgspec
 
-from fl.durable import replace_file
 from fl.key_budget import duration, name, quantity
 from fl.results import Arm, Results
 from lab.cli.curves import Line, accuracy_and_bytes, accuracy_and_loss, key_and_time
 from lab.cli.page import image, page, table
 from lab.cli.train import against_float32
+from orchestrator.durable import replace_file
 
 SUPPLY = {
     "live": "made on the ring during the run",

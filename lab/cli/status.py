@@ -22,7 +22,7 @@ SETTLE_S = 0.5
 
 def show_status(path: Path, secrets: Path | None, as_json: bool, *, watch: bool = False) -> int:
     """Print one snapshot, or with ``watch`` every change until Ctrl-C; 3 if the hub does not answer."""
-    from orchestrator.relay import connect_agent
+    from orchestrator.hub.connect import connect_agent
     from orchestrator.wire.messages import Subscribe, TelemetryItem
 
     testbed_path = find_testbed(path)

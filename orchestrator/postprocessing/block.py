@@ -31,6 +31,7 @@ from dataclasses import dataclass, field, replace
 
 from orchestrator.bits import PackedBits, pack
 from orchestrator.keystore.errors import KeyStoreError
+from orchestrator.light.clicks import BlockClicks
 from orchestrator.postprocessing import messages as m
 from orchestrator.postprocessing import verification
 from orchestrator.postprocessing.amplification import amplify, draw_seed, seed_bytes
@@ -45,10 +46,10 @@ from orchestrator.postprocessing.cascade import (
 )
 from orchestrator.postprocessing.conversation import BlockAborted, Conversation
 from orchestrator.postprocessing.sifting import (
-    BlockClicks,
     OwnRounds,
     SiftedBits,
     SiftingError,
+    check_clicks,
     unpack_exactly,
 )
 from orchestrator.protocols.four_phase import KeyLength, binary_entropy
@@ -171,7 +172,7 @@ def _open(state: _Block, clicks: BlockClicks, announcements: bytes) -> SiftedBit
     talk, identity = state.talk, state.identity
     if clicks.n_pulses != state.plan.n_pulses:
         talk.abort(f"{clicks.n_pulses} pulses were emitted, the plan says {state.plan.n_pulses}")
-    clicks.check()
+    check_clicks(clicks)
     own = OwnRounds.of(clicks, talk.role)
     state.secrets.append(own)
     opening = m.Opening(

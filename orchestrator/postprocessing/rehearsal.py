@@ -14,10 +14,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from orchestrator.light import D1_ONLY
+from orchestrator.light.clicks import D1_ONLY, BlockClicks
 from orchestrator.postprocessing.authentication import MemoryAuthKeys, Role
 from orchestrator.postprocessing.block import BlockAborted, BlockResult, run_block
-from orchestrator.postprocessing.sifting import BlockClicks
 from orchestrator.protocols.planner import BlockPlan
 from orchestrator.secret import SecretBits
 from orchestrator.wire.channel import Channel, memory_channel_pair

@@ -11,63 +11,34 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from orchestrator.bits import BitArray, PackedBits, pack, packed_size, unpack
-from orchestrator.light import BOTH, D1_ONLY, D2_ONLY
+from orchestrator.light.clicks import BOTH, D1_ONLY, D2_ONLY, BlockClicks
+from orchestrator.light.symbols import basis_of, bit_of
 from orchestrator.postprocessing.authentication import Role
-from orchestrator.symbols import basis_of, bit_of
 
 
 class SiftingError(Exception):
     """The announcement, or what the peer sent about it, cannot be of this block."""
 
 
-@dataclass(slots=True)
-class BlockClicks:
-    """The announced slots of one block with this user's symbols, in order of (frame, slot).
+def check_clicks(clicks: BlockClicks) -> None:
+    """Raise SiftingError unless every slot is announced once, in order, with a known outcome.
 
-    ``frame`` and ``slot`` uint32, ``outcome`` uint8 (1 D1, 2 D2, 3 both), ``symbol`` uint8 (0 X bit 0, 1 X bit 1, 2 Y
-    bit 0, 3 Y bit 1), all of shape (n,); ``n_pulses`` slots emitted by this user's own count, lost frames included.
-    ``symbol`` is secret.
+    A slot announced twice would put the same secret bit into the key twice.
     """
-
-    frame: npt.NDArray[np.uint32]
-    slot: npt.NDArray[np.uint32]
-    outcome: npt.NDArray[np.uint8]
-    symbol: npt.NDArray[np.uint8]
-    n_pulses: int
-
-    def __repr__(self) -> str:
-        return f"<BlockClicks: {self.outcome.size} announced slots of {self.n_pulses}>"
-
-    @property
-    def n_single(self) -> int:
-        """Clicks of exactly one detector."""
-        return int(np.count_nonzero(self.outcome != BOTH))
-
-    def check(self) -> None:
-        """Raise SiftingError unless every slot is announced once, in order, with a known outcome.
-
-        A slot announced twice would put the same secret bit into the key twice.
-        """
-        n = self.outcome.size
-        if not self.frame.shape == self.slot.shape == self.symbol.shape == self.outcome.shape == (n,):
-            raise SiftingError("frame, slot, outcome and symbol must be arrays of one length")
-        if n > self.n_pulses:
-            raise SiftingError(f"{n} slots announced of {self.n_pulses} emitted")
-        if not n:
-            return
-        order = (self.frame.astype(np.uint64) << np.uint64(32)) | self.slot.astype(np.uint64)
-        if np.any(order[1:] <= order[:-1]):
-            raise SiftingError("a slot is announced twice or out of order")
-        if self.outcome.min() < D1_ONLY or self.outcome.max() > BOTH or self.symbol.max() > 3:
-            raise SiftingError("an outcome or a symbol that does not exist")
-
-    def wipe(self) -> None:
-        """Overwrite the symbols where their array allows it."""
-        if self.symbol.flags.writeable:
-            self.symbol[:] = 0
+    n = clicks.outcome.size
+    if not clicks.frame.shape == clicks.slot.shape == clicks.symbol.shape == clicks.outcome.shape == (n,):
+        raise SiftingError("frame, slot, outcome and symbol must be arrays of one length")
+    if n > clicks.n_pulses:
+        raise SiftingError(f"{n} slots announced of {clicks.n_pulses} emitted")
+    if not n:
+        return
+    order = (clicks.frame.astype(np.uint64) << np.uint64(32)) | clicks.slot.astype(np.uint64)
+    if np.any(order[1:] <= order[:-1]):
+        raise SiftingError("a slot is announced twice or out of order")
+    if clicks.outcome.min() < D1_ONLY or clicks.outcome.max() > BOTH or clicks.symbol.max() > 3:
+        raise SiftingError("an outcome or a symbol that does not exist")
 
 
 @dataclass(slots=True)

@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.agent import Agent, Fence, LinkDown, LinkUp, PeerChange
+from orchestrator.hub.agent import Agent, LinkDown, LinkUp, PeerChange
+from orchestrator.scheduling.fencing import Fence
 from orchestrator.wire.channel import ChannelBrokenError
 from orchestrator.wire.curve import CurveKeys, load_keys, write_keys
 from orchestrator.wire.links import LinkState
@@ -28,8 +29,8 @@ USERS = ("alice", "bob")
 HUB_PROCESS = """
 import json, sys, zmq
 from pathlib import Path
-from orchestrator.fencing import EpochFile
-from orchestrator.hub import Hub, HubLimits
+from orchestrator.scheduling.fencing import EpochFile
+from orchestrator.hub.hub import Hub, HubLimits
 from orchestrator.wire.curve import load_keys
 
 folder = Path(sys.argv[1])
@@ -236,7 +237,7 @@ def test_a_cut_cable(hub_world: Any, plane: str) -> None:
 
 def test_an_agent_that_was_frozen_comes_back(make_hub_world: Any) -> None:
     """Its own loop stands still: the hub gives it up, and takes it back when it moves again."""
-    from orchestrator.hub import HubLimits
+    from orchestrator.hub.hub import HubLimits
 
     world = make_hub_world(limits=HubLimits(heartbeat_s=0.1, lost_after_s=1.0))
     bob = world.agent("bob")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import zmq
 
-from orchestrator.agent import LinkUp
+from orchestrator.hub.agent import LinkUp
 from orchestrator.wire.channel import ChannelBrokenError
 from orchestrator.wire.codec import encode
 from orchestrator.wire.curve import client_socket, generate_keys
@@ -92,7 +92,7 @@ def test_no_zap_handler(hub_world: Any) -> None:
 
 
 def test_a_zap_handler_that_never_was(hub_world: Any) -> None:
-    from orchestrator.agent import Agent
+    from orchestrator.hub.agent import Agent
     from orchestrator.wire.curve import server_socket
 
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()

@@ -31,13 +31,13 @@ from drivers.timetaggers.id900 import ID900
 from lab.cli.folder import template_path
 from lab.station import Station
 from lab.testbed import Testbed, parse_testbed, resolve_addresses
-from orchestrator.agent import LinkDown
-from orchestrator.fencing import Fence
-from orchestrator.lease_party import Lease, LeaseParty, LightChannels, SupersededError
-from orchestrator.leases import LeaseDesk, Outcome
-from orchestrator.postprocessing.sifting import BlockClicks
-from orchestrator.relay_light import RelayLight
-from orchestrator.user_light import CLOCKWISE_GATE, COUNTER_CLOCKWISE_GATE, UserLight
+from orchestrator.hub.agent import LinkDown
+from orchestrator.light.clicks import BlockClicks
+from orchestrator.light.relay import RelayLight
+from orchestrator.light.user import CLOCKWISE_GATE, COUNTER_CLOCKWISE_GATE, UserLight
+from orchestrator.scheduling.fencing import Fence
+from orchestrator.scheduling.lease_party import Lease, LeaseParty, LightChannels, SupersededError
+from orchestrator.scheduling.leases import LeaseDesk, Outcome
 from orchestrator.wire.channel import ChannelBrokenError, ChannelClosedError, ChannelTimeoutError
 from orchestrator.wire.links import LinkState
 from orchestrator.wire.messages import LeaseAbort, LeaseDone, LightStatistics

@@ -23,24 +23,32 @@ import pytest
 from drivers.links.errors import InstrumentError, NotReadyError
 from lab.cli.folder import template_path
 from lab.testbed import Testbed, parse_testbed
-from orchestrator.block_planning import plan_for
 from orchestrator.keystore.agreement import deposit_block
 from orchestrator.keystore.sealing import Kek
 from orchestrator.keystore.store import KeyStore
-from orchestrator.light import D1_ONLY, Announcement, Armed, Finished, LightAborted, LightOn, announce
-from orchestrator.light import read_light_message as read
-from orchestrator.postprocessing import messages as m
-from orchestrator.postprocessing.authentication import Role
-from orchestrator.postprocessing.block import BlockAborted, BlockResult, run_block
-from orchestrator.postprocessing.cascade import compile_kernels
-from orchestrator.protocols.planner import BlockPlan
-from orchestrator.secret import SecretBits
-from orchestrator.user_light import (
+from orchestrator.light.clicks import D1_ONLY
+from orchestrator.light.messages import (
+    Announcement,
+    Armed,
+    Finished,
+    LightAborted,
+    LightOn,
+    announce,
+)
+from orchestrator.light.messages import read_light_message as read
+from orchestrator.light.user import (
     CLOCKWISE_GATE,
     COUNTER_CLOCKWISE_GATE,
     UserLight,
     photons_per_slot,
 )
+from orchestrator.postprocessing import messages as m
+from orchestrator.postprocessing.authentication import Role
+from orchestrator.postprocessing.block import BlockAborted, BlockResult, run_block
+from orchestrator.postprocessing.cascade import compile_kernels
+from orchestrator.protocols.block_planning import plan_for
+from orchestrator.protocols.planner import BlockPlan
+from orchestrator.secret import SecretBits
 from orchestrator.wire.channel import ChannelBrokenError, ChannelError, MemoryChannel, memory_channel_pair
 from orchestrator.wire.codec import decode, encode
 

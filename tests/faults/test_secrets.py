@@ -45,13 +45,13 @@ from lab.cli.private_folder import private_folder, remove_abandoned
 from lab.cli.runtime import _JsonFormatter
 from lab.station import Station
 from lab.testbed import load_testbed, resolve_addresses, write_testbed
-from orchestrator import node as node_module
 from orchestrator.delivery.client import DeliveryClient
-from orchestrator.node import run_node
-from orchestrator.node_store import InitialSecretError, open_node_store
-from orchestrator.orchestrator_process import run_orchestrator
-from orchestrator.relay import run_relay
-from orchestrator.symbols import SymbolFrame
+from orchestrator.light.symbols import SymbolFrame
+from orchestrator.processes import node as node_module
+from orchestrator.processes.node import run_node
+from orchestrator.processes.node_store import InitialSecretError, open_node_store
+from orchestrator.processes.orchestrator import run_orchestrator
+from orchestrator.processes.relay import run_relay
 from orchestrator.wire.curve import load_keys
 from sim_backends.bench import Bench
 

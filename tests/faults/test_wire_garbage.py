@@ -115,7 +115,7 @@ def test_3000_raw_streams(hub_world: Any) -> None:
 
 
 def test_a_flood_of_control_messages_is_refused_beyond_a_limit(make_hub_world: Any) -> None:
-    from orchestrator.hub import HubLimits
+    from orchestrator.hub.hub import HubLimits
 
     world = make_hub_world(limits=HubLimits(events=100))
     mallory = world.raw("relay").join()

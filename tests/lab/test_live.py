@@ -23,7 +23,7 @@ from lab.cli.progress import PairProgress, RunProgress
 from lab.cli.stalls import StallWatch
 from lab.cli.supervisor import ChildError
 from lab.testbed import load_testbed
-from orchestrator.agent import LinkUp
+from orchestrator.hub.agent import LinkUp
 from orchestrator.wire.messages import Subscribe, TelemetryItem
 
 NAME = "simulated-four-node"

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.agent import Agent, AgentError, AgentLimits, LinkDown, LinkUp, TopicWaiting
+from orchestrator.hub.agent import Agent, AgentError, AgentLimits, LinkDown, LinkUp, TopicWaiting
+from orchestrator.hub.table import ChannelTable, TableLimits
 from orchestrator.wire.channel import ChannelBrokenError, ChannelClosedError, ChannelTimeoutError
 from orchestrator.wire.codec import WireError
 from orchestrator.wire.curve import generate_keys
@@ -26,7 +27,6 @@ from orchestrator.wire.messages import (
     Telemetry,
     TelemetryItem,
 )
-from orchestrator.wire.table import ChannelTable, TableLimits
 
 MIB = 1 << 20
 

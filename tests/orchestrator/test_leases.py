@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.fencing import EpochError, EpochFile, Fence
-from orchestrator.leases import LeaseDesk, Phase
-from orchestrator.ring_schedule import RingSchedule
+from orchestrator.scheduling.fencing import EpochError, EpochFile, Fence
+from orchestrator.scheduling.leases import LeaseDesk, Phase
+from orchestrator.scheduling.ring_schedule import RingSchedule
 from orchestrator.wire.messages import (
     BlockReport,
     Demand,

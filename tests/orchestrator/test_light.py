@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.light import (
+from orchestrator.light.clicks import tags_to_clicks
+from orchestrator.light.messages import (
     Announcement,
     Armed,
     LightAbort,
@@ -15,7 +16,6 @@ from orchestrator.light import (
     announce,
     check_announcement,
     read_light_message,
-    tags_to_clicks,
 )
 from orchestrator.wire.codec import encode
 

@@ -20,9 +20,10 @@ import pytest
 import zmq
 
 from lab.testbed import load_testbed, write_testbed
-from orchestrator.agent import Agent, AgentEvent, Fence, LinkUp
-from orchestrator.hub import HubLimits
-from orchestrator.orchestrator_process import Orchestrator, OrchestratorConfig, config_of
+from orchestrator.hub.agent import Agent, AgentEvent, LinkUp
+from orchestrator.hub.hub import HubLimits
+from orchestrator.processes.orchestrator import Orchestrator, OrchestratorConfig, config_of
+from orchestrator.scheduling.fencing import Fence
 from orchestrator.wire.curve import generate_keys, write_keys
 from orchestrator.wire.messages import (
     BlockReport,
@@ -327,7 +328,7 @@ PROCESS = """
 import json, signal, sys, threading
 from pathlib import Path
 from lab.testbed import load_testbed
-from orchestrator.orchestrator_process import run_orchestrator
+from orchestrator.processes.orchestrator import run_orchestrator
 
 stop = threading.Event()
 signal.signal(signal.SIGTERM, lambda *_: stop.set())

@@ -15,8 +15,8 @@ from orchestrator.keystore.agreement import deposit_block, reserve
 from orchestrator.keystore.lanes import Lane, Role
 from orchestrator.keystore.sealing import Kek
 from orchestrator.keystore.store import KeyStore
-from orchestrator.pair_worker import JobExpiredError, PairWorker
 from orchestrator.postprocessing.block import BlockAborted
+from orchestrator.processes.pair_worker import JobExpiredError, PairWorker
 from orchestrator.secret import SecretBits
 from orchestrator.wire.channel import Channel, ChannelBrokenError, MemoryChannel, memory_channel_pair
 

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from orchestrator.scheduler import (
+from orchestrator.scheduling.scheduler import (
     Pair,
     PairState,
     Policy,

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from orchestrator.bits import pack, unpack
-from orchestrator.light import BOTH, D1_ONLY, D2_ONLY
-from orchestrator.postprocessing.sifting import BlockClicks, OwnRounds, SiftingError, unpack_exactly
+from orchestrator.light.clicks import BOTH, D1_ONLY, D2_ONLY, BlockClicks
+from orchestrator.postprocessing.sifting import OwnRounds, SiftingError, check_clicks, unpack_exactly
 
 
 def clicks(outcomes: list[int], symbols: list[int], n_pulses: int = 1000) -> BlockClicks:
@@ -68,17 +68,17 @@ def test_a_slot_announced_twice_is_refused() -> None:
     doubled = clicks([D1_ONLY, D1_ONLY, D2_ONLY], [0, 0, 1])
     doubled.slot[1] = 0
     with pytest.raises(SiftingError, match="announced twice"):
-        doubled.check()
+        check_clicks(doubled)
 
 
 def test_order_is_by_frame_and_slot() -> None:
     good = clicks([D1_ONLY, D1_ONLY], [0, 0])
     good.frame[:] = (0, 1)
     good.slot[:] = (2**32 - 1, 0)
-    good.check()
+    check_clicks(good)
     good.frame[:] = (1, 0)
     with pytest.raises(SiftingError, match="out of order"):
-        good.check()
+        check_clicks(good)
 
 
 @pytest.mark.parametrize("field", ["outcome", "symbol"])
@@ -86,20 +86,20 @@ def test_unknown_codes_are_refused(field: str) -> None:
     bad = clicks([D1_ONLY, D2_ONLY], [0, 1])
     getattr(bad, field)[1] = 4
     with pytest.raises(SiftingError, match="does not exist"):
-        bad.check()
+        check_clicks(bad)
     none = clicks([D1_ONLY, 0], [0, 1])
     with pytest.raises(SiftingError, match="does not exist"):
-        none.check()
+        check_clicks(none)
 
 
 def test_lengths_and_pulse_count() -> None:
     short = clicks([D1_ONLY, D2_ONLY], [0, 1])
     short.symbol = short.symbol[:1]
     with pytest.raises(SiftingError, match="one length"):
-        short.check()
+        check_clicks(short)
     with pytest.raises(SiftingError, match="3 slots announced of 2"):
-        clicks([D1_ONLY] * 3, [0] * 3, n_pulses=2).check()
-    clicks([], []).check()
+        check_clicks(clicks([D1_ONLY] * 3, [0] * 3, n_pulses=2))
+    check_clicks(clicks([], []))
 
 
 def test_nothing_secret_is_shown() -> None:

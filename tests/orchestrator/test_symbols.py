@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from orchestrator.symbols import (
+from orchestrator.light.symbols import (
     PHASE_RAD,
     SymbolFrame,
     basis_of,

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.bits import pack, unpack
-from orchestrator.light import D1_ONLY, D2_ONLY
+from orchestrator.light.clicks import D1_ONLY, D2_ONLY, BlockClicks
 from orchestrator.postprocessing import cascade_trees as trees
 from orchestrator.postprocessing.amplification import amplify, seed_bytes, word_bits
 from orchestrator.postprocessing.cascade import (
@@ -23,7 +23,7 @@ from orchestrator.postprocessing.cascade import (
     n_frames,
 )
 from orchestrator.postprocessing.messages import BlockMessage, ParityReply, ParityRequest
-from orchestrator.postprocessing.sifting import BlockClicks, OwnRounds
+from orchestrator.postprocessing.sifting import OwnRounds
 from orchestrator.wire.codec import WireError, decode, encode
 
 

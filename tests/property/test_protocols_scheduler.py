@@ -7,7 +7,7 @@ import itertools
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.scheduler import (
+from orchestrator.scheduling.scheduler import (
     PairState,
     Policy,
     SchedulerState,

@@ -7,7 +7,7 @@ from collections import deque
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.wire.flow import CreditBook, Inflow, Outflow
+from orchestrator.hub.flow import CreditBook, Inflow, Outflow
 from orchestrator.wire.messages import CHUNK_BYTES, WINDOW_BYTES, Post, chunk_cost
 
 SIZES = st.sampled_from([0, 1, 100, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * CHUNK_BYTES + 7])

@@ -7,7 +7,7 @@ Heartbeats are answered by this thread alone: however busy the rest of the proce
 
 What happens is reported through one queue (:meth:`Agent.control_recv`): the hub's control messages, and
 :class:`LinkUp`, :class:`LinkDown`, :class:`TopicWaiting` and :class:`~orchestrator.wire.messages.PeerChange`.
-Channels to other peers live in :mod:`orchestrator.wire.table`.
+Channels to other peers live in :mod:`orchestrator.hub.table`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from typing import TypeAlias
 
 import zmq
 
-from orchestrator.fencing import Fence
+from orchestrator.hub.session import ClientSession, Phase, SessionEndError
+from orchestrator.hub.table import AgentChannel, ChannelTable, TableLimits
 from orchestrator.wire.codec import WireError, decode, encode
 from orchestrator.wire.curve import CurveKeys
 from orchestrator.wire.links import LinkState
@@ -49,10 +50,8 @@ from orchestrator.wire.messages import (
     TelemetryItem,
     Welcome,
 )
-from orchestrator.wire.session import ClientSession, Phase, SessionEndError
-from orchestrator.wire.table import AgentChannel, ChannelTable, TableLimits
 
-__all__ = ["Agent", "AgentError", "AgentEvent", "AgentLimits", "Fence", "LinkDown", "LinkUp", "TopicWaiting"]
+__all__ = ["Agent", "AgentError", "AgentEvent", "AgentLimits", "LinkDown", "LinkUp", "TopicWaiting"]
 
 _log = logging.getLogger(__name__)
 _BATCH = 100

@@ -9,15 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import zmq
-
 from lab.station import Station
 from lab.testbed import Testbed
-from orchestrator.agent import Agent
-from orchestrator.fencing import EpochFile, Fence
-from orchestrator.lease_party import Lease, LeaseParty, LightChannels
-from orchestrator.relay_light import RelayLight
-from orchestrator.wire.curve import load_keys
+from orchestrator.hub.connect import connect_agent
+from orchestrator.light.relay import RelayLight
+from orchestrator.scheduling.fencing import EpochFile, Fence
+from orchestrator.scheduling.lease_party import Lease, LeaseParty, LightChannels
 from orchestrator.wire.messages import LeaseOffer, LightStatistics
 
 logger = logging.getLogger(__name__)
@@ -98,22 +95,3 @@ def run_relay(
         party.serve(stop)
     finally:
         agent.close()
-
-
-def connect_agent(testbed: Testbed, role: str, secrets_dir: Path) -> Agent:
-    """A started agent of ``role``, connected to the hub of the testbed file."""
-    for field, endpoint in (("control", testbed.hub.control), ("bulk", testbed.hub.bulk)):
-        if endpoint == "auto":
-            raise ValueError(
-                f"hub.{field} is 'auto' in the testbed file; write the endpoint of the running hub there"
-            )
-    agent = Agent(
-        role,
-        load_keys(secrets_dir),
-        testbed.public_key("orchestrator"),
-        testbed.hub.control,
-        testbed.hub.bulk,
-        context=zmq.Context.instance(),
-    )
-    agent.start()
-    return agent

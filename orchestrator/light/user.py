@@ -23,7 +23,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lab.testbed import Testbed
-from orchestrator.light import (
+from orchestrator.light.clicks import BlockClicks
+from orchestrator.light.messages import (
     Armed,
     Finished,
     LightAborted,
@@ -31,8 +32,7 @@ from orchestrator.light import (
     check_announcement,
     read_light_message,
 )
-from orchestrator.postprocessing.sifting import BlockClicks
-from orchestrator.symbols import RandomInto, SymbolFrame, drive_table, os_random_into, symbol_table
+from orchestrator.light.symbols import RandomInto, SymbolFrame, drive_table, os_random_into, symbol_table
 from orchestrator.wire.channel import Channel
 from orchestrator.wire.codec import encode
 

@@ -10,16 +10,14 @@ All messages travel on channels of topic ``light/<epoch>/<slot>`` between the re
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from orchestrator.light.clicks import BOTH, D1_ONLY, FrameClicks
 from orchestrator.wire.codec import Message, WireError, decode, encode
-
-D1_ONLY, D2_ONLY, BOTH = 1, 2, 3
 
 Reason = Annotated[str, msgspec.Meta(max_length=500)]
 FrameIndex = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
@@ -64,15 +62,6 @@ class LightAborted(Exception):
     """The light phase ended early; nothing of the block is kept."""
 
 
-@dataclass(frozen=True)
-class FrameClicks:
-    """Checked content of an announcement."""
-
-    frame: int
-    slots: npt.NDArray[np.uint32]
-    outcomes: npt.NDArray[np.uint8]
-
-
 def light_topic(epoch: int, slot: int) -> str:
     """Topic of the light phase of one lease."""
     return f"light/{epoch}/{slot}"
@@ -109,30 +98,3 @@ def check_announcement(message: LightMessage, frame: int, slots_per_frame: int) 
     if outcomes.size and (outcomes.min() < D1_ONLY or outcomes.max() > BOTH):
         raise LightAborted(f"announcement of frame {frame}: unknown outcome")
     return FrameClicks(frame, slots, outcomes)
-
-
-def tags_to_clicks(
-    tags_ps: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]],
-    delays_ps: tuple[int, int],
-    *,
-    slot_ps: float,
-    gate_ps: float,
-    slots_per_frame: int,
-) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8]]:
-    """Turn tag times (ps since the frame's reference pulse, one array per detector) into slot events.
-
-    The pulse of slot ``k`` reaches detector ``d`` at ``delays_ps[d] + k * slot_ps``; tags further than half
-    a gate from a pulse, or outside the frame, are dropped.  Returns slots (uint32, increasing) and outcomes
-    (uint8, see :class:`Announcement`).
-    """
-    marks = []
-    for times, delay in zip(tags_ps, delays_ps, strict=True):
-        shifted = times.astype(np.float64) - delay
-        slots = np.rint(shifted / slot_ps)
-        inside = np.abs(shifted - slots * slot_ps) <= gate_ps / 2
-        inside &= (slots >= 0) & (slots < slots_per_frame)
-        marks.append(np.unique(slots[inside].astype(np.uint32)))
-    slots = np.union1d(marks[0], marks[1]).astype(np.uint32)
-    outcomes = np.isin(slots, marks[0], assume_unique=True).astype(np.uint8)
-    outcomes += 2 * np.isin(slots, marks[1], assume_unique=True).astype(np.uint8)
-    return slots, outcomes

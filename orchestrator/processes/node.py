@@ -18,21 +18,21 @@ from typing import Any
 
 from lab.station import Station
 from lab.testbed import Testbed
-from orchestrator.agent import Agent, AgentEvent, LinkUp, TopicWaiting
-from orchestrator.block_planning import plan_for
-from orchestrator.fencing import EpochFile, Fence
+from orchestrator.hub.agent import Agent, AgentEvent, LinkUp, TopicWaiting
+from orchestrator.hub.connect import connect_agent
 from orchestrator.keystore.agreement import deposit_block, reserve
 from orchestrator.keystore.lanes import Lane, Range, Role
 from orchestrator.keystore.store import KeyStore
-from orchestrator.lease_party import REASON_LIMIT, Lease, LeaseParty, LightChannels
-from orchestrator.node_store import open_node_store
-from orchestrator.pair_worker import PairWorker
+from orchestrator.light.clicks import BlockClicks
+from orchestrator.light.user import CLOCKWISE_GATE, COUNTER_CLOCKWISE_GATE, UserLight
 from orchestrator.postprocessing.block import BlockResult, run_block
 from orchestrator.postprocessing.cascade import compile_kernels
-from orchestrator.postprocessing.sifting import BlockClicks
+from orchestrator.processes.node_store import open_node_store
+from orchestrator.processes.pair_worker import PairWorker
+from orchestrator.protocols.block_planning import plan_for
 from orchestrator.protocols.planner import BlockPlan
-from orchestrator.relay import connect_agent
-from orchestrator.user_light import CLOCKWISE_GATE, COUNTER_CLOCKWISE_GATE, UserLight
+from orchestrator.scheduling.fencing import EpochFile, Fence
+from orchestrator.scheduling.lease_party import REASON_LIMIT, Lease, LeaseParty, LightChannels
 from orchestrator.wire.channel import Channel
 from orchestrator.wire.messages import (
     BlockReport,

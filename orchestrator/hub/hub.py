@@ -7,7 +7,7 @@ a peer that was silent for ``lost_after_s``, does not take its messages, or lost
 else is told, in order with the data they had from it.
 
 Bulk payloads are passed on unread.  What one peer may have on the way to another is bounded by credit
-that the recipient returns (:mod:`orchestrator.wire.flow`), so one that has stopped costs one window per sender and
+that the recipient returns (:mod:`orchestrator.hub.flow`), so one that has stopped costs one window per sender and
 delays nobody else.
 
 The process talks to the hub's thread through :meth:`Hub.send` and :meth:`Hub.recv`.
@@ -28,7 +28,8 @@ from dataclasses import dataclass
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from orchestrator.hub_events import HubCounters, HubError, HubEvent, HubLimits, PeerDown, PeerMessage, PeerUp
+from orchestrator.hub.events import HubCounters, HubError, HubEvent, HubLimits, PeerDown, PeerMessage, PeerUp
+from orchestrator.hub.router import PeerLink, RouterPort, Sent
 from orchestrator.wire.codec import WireError, decode
 from orchestrator.wire.curve import (
     BULK_LIMIT,
@@ -64,7 +65,6 @@ from orchestrator.wire.messages import (
     Welcome,
     chunk_cost,
 )
-from orchestrator.wire.router import PeerLink, RouterPort, Sent
 
 __all__ = ["Hub", "HubCounters", "HubError", "HubEvent", "HubLimits", "PeerDown", "PeerMessage", "PeerUp"]
 

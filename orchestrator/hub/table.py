@@ -15,13 +15,13 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from orchestrator.hub.flow import CreditBook, FlowError, Inflow, Outflow
 from orchestrator.wire.channel import (
     ChannelBrokenError,
     ChannelClosedError,
     ChannelError,
     ChannelTimeoutError,
 )
-from orchestrator.wire.flow import CreditBook, FlowError, Inflow, Outflow
 from orchestrator.wire.messages import MESSAGE_LIMIT, Delivery, Post
 
 

@@ -28,7 +28,7 @@ from typing import Annotated, TypeAlias, TypeVar
 
 import msgspec
 
-from orchestrator.agent import Agent
+from orchestrator.hub.agent import Agent
 from orchestrator.keystore.errors import KeysShortError, KeyStoreError, ReservationError
 from orchestrator.keystore.lanes import Role
 from orchestrator.keystore.reconcile import reconcile_pending

@@ -12,11 +12,11 @@ from collections import deque
 
 import zmq
 
+from orchestrator.hub.table import ChannelTable
 from orchestrator.wire.codec import encode
 from orchestrator.wire.curve import BULK_LIMIT, BULK_RECEIVE_QUEUE, CONTROL_LIMIT, CurveKeys, client_socket
 from orchestrator.wire.links import LinkMonitor, LinkState
 from orchestrator.wire.messages import CreditReturn
-from orchestrator.wire.table import ChannelTable
 
 
 class Phase(enum.Enum):

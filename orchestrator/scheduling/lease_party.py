@@ -2,7 +2,7 @@
 
 The control loop stays free: light phases run in a thread of their own, so heartbeats and aborts are served
 while pulses fly.  An offer with a token that is not newer than every one seen is refused (see
-:class:`orchestrator.agent.Fence`), whoever sends it.
+:class:`orchestrator.scheduling.fencing.Fence`), whoever sends it.
 
 After an instrument failed nothing is known about its settings.  The party then refuses offers and tries to
 reconnect and set up its instruments, with back-off, until that succeeds.
@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 
 from drivers.links.errors import InstrumentError
 from lab.station import StationError
-from orchestrator.agent import Agent, AgentEvent, LinkDown
-from orchestrator.fencing import Fence
-from orchestrator.light import LightAbort, LightAborted, light_topic
+from orchestrator.hub.agent import Agent, AgentEvent, LinkDown
+from orchestrator.light.messages import LightAbort, LightAborted, light_topic
+from orchestrator.scheduling.fencing import Fence
 from orchestrator.wire.channel import Channel, ChannelError
 from orchestrator.wire.codec import encode
 from orchestrator.wire.links import LinkState

@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING, Any
 
 import zmq
 
-from orchestrator.block_planning import plan_for
-from orchestrator.fencing import EpochFile
-from orchestrator.hub import Hub, HubEvent, HubLimits, PeerDown, PeerMessage, PeerUp
-from orchestrator.leases import RELAY, LeaseDesk, Order, Outcome
-from orchestrator.ring_schedule import RingSchedule
-from orchestrator.scheduler import Pair, Policy
+from orchestrator.hub.hub import Hub, HubEvent, HubLimits, PeerDown, PeerMessage, PeerUp
+from orchestrator.protocols.block_planning import plan_for
+from orchestrator.scheduling.fencing import EpochFile
+from orchestrator.scheduling.leases import RELAY, LeaseDesk, Order, Outcome
+from orchestrator.scheduling.ring_schedule import RingSchedule
+from orchestrator.scheduling.scheduler import Pair, Policy
 from orchestrator.wire.curve import CurveKeys, load_keys
 from orchestrator.wire.messages import (
     BlockReport,

@@ -1,6 +1,6 @@
 """From what nodes report to whom the ring is offered next: the bookkeeping around the scheduler.
 
-:mod:`orchestrator.scheduler` is pure and knows demand, stock and rates per pair.  Here the reports of both
+:mod:`orchestrator.scheduling.scheduler` is pure and knows demand, stock and rates per pair.  Here the reports of both
 ends are put together: the stock of a pair is the smaller of what its two nodes say, the demand the
 largest that anybody asked for; blocks whose light is over and whose key is not reported yet count as
 stock, so that the ring does not make them twice; and a pair that could not take an offer, or whose light
@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from orchestrator.leases import Outcome
-from orchestrator.scheduler import (
+from orchestrator.scheduling.leases import Outcome
+from orchestrator.scheduling.scheduler import (
     Pair,
     PairState,
     Policy,

@@ -16,14 +16,14 @@ import numpy.typing as npt
 
 from drivers.links.errors import NotReadyError
 from lab.testbed import Testbed
-from orchestrator.light import (
+from orchestrator.light.clicks import tags_to_clicks
+from orchestrator.light.messages import (
     Armed,
     Finished,
     LightAborted,
     LightOn,
     announce,
     read_light_message,
-    tags_to_clicks,
 )
 from orchestrator.wire.channel import Channel
 from orchestrator.wire.codec import encode

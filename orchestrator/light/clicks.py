@@ -1,0 +1,78 @@
+"""Which slots clicked in which detector: from time tags to the clicks of a frame and of a block.
+
+An outcome is one of :data:`D1_ONLY`, :data:`D2_ONLY` and :data:`BOTH`, uint8 wherever it stands in an array.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+D1_ONLY, D2_ONLY, BOTH = 1, 2, 3
+
+
+@dataclass(frozen=True)
+class FrameClicks:
+    """Checked content of an announcement."""
+
+    frame: int
+    slots: npt.NDArray[np.uint32]
+    outcomes: npt.NDArray[np.uint8]
+
+
+@dataclass(slots=True)
+class BlockClicks:
+    """The announced slots of one block with this user's symbols, in order of (frame, slot).
+
+    ``frame`` and ``slot`` uint32, ``outcome`` uint8 (1 D1, 2 D2, 3 both), ``symbol`` uint8 (0 X bit 0, 1 X bit 1, 2 Y
+    bit 0, 3 Y bit 1), all of shape (n,); ``n_pulses`` slots emitted by this user's own count, lost frames included.
+    ``symbol`` is secret.
+    """
+
+    frame: npt.NDArray[np.uint32]
+    slot: npt.NDArray[np.uint32]
+    outcome: npt.NDArray[np.uint8]
+    symbol: npt.NDArray[np.uint8]
+    n_pulses: int
+
+    def __repr__(self) -> str:
+        return f"<BlockClicks: {self.outcome.size} announced slots of {self.n_pulses}>"
+
+    @property
+    def n_single(self) -> int:
+        """Clicks of exactly one detector."""
+        return int(np.count_nonzero(self.outcome != BOTH))
+
+    def wipe(self) -> None:
+        """Overwrite the symbols where their array allows it."""
+        if self.symbol.flags.writeable:
+            self.symbol[:] = 0
+
+
+def tags_to_clicks(
+    tags_ps: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]],
+    delays_ps: tuple[int, int],
+    *,
+    slot_ps: float,
+    gate_ps: float,
+    slots_per_frame: int,
+) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8]]:
+    """Turn tag times (ps since the frame's reference pulse, one array per detector) into slot events.
+
+    The pulse of slot ``k`` reaches detector ``d`` at ``delays_ps[d] + k * slot_ps``; tags further than half
+    a gate from a pulse, or outside the frame, are dropped.  Returns slots (uint32, increasing) and outcomes
+    (uint8).
+    """
+    marks = []
+    for times, delay in zip(tags_ps, delays_ps, strict=True):
+        shifted = times.astype(np.float64) - delay
+        slots = np.rint(shifted / slot_ps)
+        inside = np.abs(shifted - slots * slot_ps) <= gate_ps / 2
+        inside &= (slots >= 0) & (slots < slots_per_frame)
+        marks.append(np.unique(slots[inside].astype(np.uint32)))
+    slots = np.union1d(marks[0], marks[1]).astype(np.uint32)
+    outcomes = np.isin(slots, marks[0], assume_unique=True).astype(np.uint8)
+    outcomes += 2 * np.isin(slots, marks[1], assume_unique=True).astype(np.uint8)
+    return slots, outcomes
