@@ -13,6 +13,8 @@ from fl.cohort import run_cohort
 from fl.cohort.benchmark import cohort_config, mnist_round_benchmark
 from fl.compression import Compression, saving_vs_float32
 from fl.data import mnist_folder
+from fl.experiments import mnist as experiment
+from fl.experiments.options import TrainOptions
 from fl.quantise import smallest_ring_bits
 from fl.tasks import UnknownTaskError, load_task, parse_task
 from fl.tasks.base import Examples
@@ -193,3 +195,16 @@ def test_a_crowd_learns_as_fast_with_a_tenth_of_the_bytes(split: str) -> None:
     assert compressed.rounds[-1].upload_bytes_per_client <= 0.1 * whole.rounds[-1].upload_bytes_per_client
     assert compressed.accuracy > (0.93 if split == "iid" else 0.88)
     assert abs(compressed.accuracy - whole.accuracy) < 0.01
+
+
+def test_what_shares_save_and_cost_beside_pairwise_pads_is_said() -> None:
+    """N = 200, T = 100, U = 151: 29513 values in 51 pieces of 579 symbols, all of 11 bits, and 6 tag keys."""
+    task = load_task("mnist:mlp@iid")
+    (note,) = experiment.plan(TrainOptions(task=task.name, mode="lightsecagg"), task).notes
+    pads, shares = 29_513 * 11, 2 * (579 * 11 + 384)
+    assert f"{pads / shares:.1f} times less than pairwise pads" in note
+    update, share = -(-pads // 8), -(-579 * 11 // 8)
+    beside = 199 * (share + 2 * 16) + share
+    assert f"{update + beside:,} bytes, of which {beside:,} are shares and answers" in note
+    assert f"{update:,} under pairwise pads and {4 * 101_770:,} as float32" in note
+    assert experiment.plan(TrainOptions(task=task.name), task).notes == ()
