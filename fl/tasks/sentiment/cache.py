@@ -18,6 +18,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fl.data import DataError
+from fl.key_budget import duration
 
 Array = npt.NDArray[Any]
 Progress = Callable[[str], None]
@@ -46,10 +48,12 @@ def cached_array(
     join: Callable[[list[Array]], Array],
     *,
     progress: Progress = quiet,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Array:
     """The array ``join([piece() for piece in pieces])``, read-only and memory-mapped, from ``folder``.
 
-    ``key`` is 8 or more hexadecimal digits.  Raises DataError when the folder cannot be written.
+    ``key`` is 8 or more hexadecimal digits.  What is computed, and how long it still takes, is told to
+    ``progress``.  Raises DataError when the folder cannot be written.
     """
     if not re.fullmatch(r"[0-9a-f]{8,}", key):
         raise ValueError(f"{key!r} is not a hexadecimal key")
@@ -63,7 +67,7 @@ def cached_array(
                 return found
             parts = folder / f"{stem}.parts"
             parts.mkdir(exist_ok=True)
-            _store(folder, stem, join(list(_parts(parts, pieces, name, progress))))
+            _store(folder, stem, join(list(_parts(parts, pieces, name, progress, clock))))
             shutil.rmtree(parts)
     except OSError as error:
         raise DataError(
@@ -76,15 +80,27 @@ def cached_array(
 
 
 def _parts(
-    folder: Path, pieces: Sequence[Callable[[], Array]], name: str, progress: Progress
+    folder: Path,
+    pieces: Sequence[Callable[[], Array]],
+    name: str,
+    progress: Progress,
+    clock: Callable[[], float],
 ) -> Iterator[Array]:
-    for number, compute in enumerate(pieces):
-        stem = f"{number:05d}"
-        part = _find(folder, stem, progress)
+    kept = [_find(folder, f"{number:05d}", progress) for number in range(len(pieces))]
+    missing = sum(part is None for part in kept)
+    before = f" of {len(pieces)}, the others are there already" if missing < len(pieces) else ""
+    progress(
+        f"{name}: to be computed once, {missing} parts{before}, each less than a minute of a free core; "
+        f"kept in {folder.parent}; stop whenever you like, the next run goes on"
+    )
+    started, computed = clock(), 0
+    for number, (compute, part) in enumerate(zip(pieces, kept, strict=True)):
         if part is None:
             part = compute()
-            _store(folder, stem, part)
-            progress(f"{name}: {number + 1} of {len(pieces)} parts")
+            _store(folder, f"{number:05d}", part)
+            computed += 1
+            left = (clock() - started) / computed * (missing - computed)
+            progress(f"{name}: part {number + 1} of {len(pieces)} done, about {duration(left)} left")
         yield part
 
 

@@ -77,6 +77,36 @@ def test_an_interrupted_computation_goes_on_where_it_stopped(tmp_path: Path) -> 
     assert pieces.calls == [1, 1, 1]
 
 
+def test_whoever_waits_is_told_what_for_and_how_long(tmp_path: Path) -> None:
+    times = iter([100.0, 130.0, 0.0, 40.0, 80.0])
+    pieces, said = Pieces(fail_at=1), []
+
+    def run() -> None:
+        cached_array(
+            tmp_path,
+            "numbers",
+            KEY,
+            pieces.list(),
+            np.concatenate,
+            progress=said.append,
+            clock=lambda: next(times),
+        )
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert "computed once, 3 parts, each" in said[0]
+    assert str(tmp_path) in said[0]
+    assert said[1:] == ["numbers: part 1 of 3 done, about 60 s left"]
+    pieces.fail_at = None
+    said.clear()
+    run()
+    assert "computed once, 2 parts of 3, the others are there already" in said[0]
+    assert said[1:] == [
+        "numbers: part 2 of 3 done, about 40 s left",
+        "numbers: part 3 of 3 done, about 0 s left",
+    ]
+
+
 def test_a_damaged_part_is_computed_again(tmp_path: Path) -> None:
     pieces = Pieces(fail_at=2)
     with pytest.raises(KeyboardInterrupt):
