@@ -20,6 +20,7 @@ from fl.config import FLConfig
 from fl.distributed.client_rules import ClientRefusesError, ClientRules
 from fl.distributed.messages import Answer, Confirm, Confirmed, Survivors, header_of
 from orchestrator.bits import PackedBits
+from orchestrator.delivery.messages import RoundContext
 from orchestrator.delivery.sharing import TAG_BYTES
 
 
@@ -45,7 +46,7 @@ class Answerer:
         Raises ClientRefusesError, AnswerRefusedError or AnswerBookError.
         """
         self.rules.check_survivors(self.name, self.config, message)
-        if holdings is None or holdings.context.round != message.round:
+        if holdings is None or not _same_round(message, holdings.context):
             return self._repeat(message)
         if (message.participants, message.holders) != (holdings.context.participants, holdings.senders):
             raise ClientRefusesError(
@@ -63,11 +64,7 @@ class Answerer:
     ) -> tuple[Answer, PackedBits]:
         """The answer for the survivors that U clients are bound to; raises as :meth:`confirm` does."""
         asked = self._asked
-        if (
-            asked is None
-            or holdings is None
-            or (asked.run_id, asked.round) != (message.run_id, message.round)
-        ):
+        if asked is None or holdings is None or not _same_round(asked, message, holdings.context):
             raise SharesGoneError(f"{self.name} was not asked about round {message.round}")
         if tags.shape != (len(message.holders), TAG_BYTES):
             raise ClientRefusesError(f"{len(message.holders)} holders with tags of shape {tags.shape}")
@@ -121,3 +118,8 @@ class Answerer:
             needed=self._needed,
         )
         return Answer(message.run_id, message.round, message.survivors, header_of(packed)), packed
+
+
+def _same_round(*named: Survivors | Confirmed | RoundContext) -> bool:
+    """Shares answer for their own round only: a list that was confirmed in an earlier one binds nobody in it."""
+    return len({(each.run_id, each.round) for each in named}) == 1

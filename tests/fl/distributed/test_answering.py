@@ -89,10 +89,13 @@ class Counter:
 class World:
     """Everybody has shared and uploaded."""
 
-    def __init__(self, folder: Path, alter: Alter = lambda sender, receiver, share: share) -> None:
+    def __init__(
+        self, folder: Path, alter: Alter = lambda sender, receiver, share: share, number: int = 1
+    ) -> None:
         self.folder = folder
-        self.mode = LightSecAgg(CONFIG, D, np.random.default_rng(9).bytes)
-        self.context = self.mode.context(1, NAMES)
+        self.number = number
+        self.mode = LightSecAgg(CONFIG, D, np.random.default_rng([9, number]).bytes)
+        self.context = self.mode.context(number, NAMES)
         office = PostOffice(alter)
         prepared: dict[str, Protection | BaseException] = {}
 
@@ -134,7 +137,7 @@ class World:
 
     def survivors(self, *names: str, **changes: object) -> Survivors:
         fields: dict[str, object] = {
-            "run_id": "run", "round": 1, "participants": NAMES, "holders": NAMES, "survivors": names,
+            "run_id": "run", "round": self.number, "participants": NAMES, "holders": NAMES, "survivors": names,
         }  # fmt: skip
         return Survivors(**{**fields, **changes})  # type: ignore[arg-type]
 
@@ -145,11 +148,16 @@ class World:
         peers = [peer for peer in NAMES if peer != name]
         return {peer: row.tobytes() for peer, row in zip(peers, tags, strict=True)}
 
-    def answer(self, name: str, tags: Mapping[str, Mapping[str, bytes]]) -> tuple[Answer, PackedBits]:
-        """What ``name`` answers once it has the ``tags`` (by sender, then receiver) of the others."""
+    def answer(
+        self, name: str, tags: Mapping[str, Mapping[str, bytes]], said_of: int = 0
+    ) -> tuple[Answer, PackedBits]:
+        """What ``name`` answers once it has the ``tags`` (by sender, then receiver) of the others.
+
+        The server says that they are about round ``said_of`` (0: the present one).
+        """
         senders = tuple(peer for peer in tags if peer != name)
         rows = np.array([np.frombuffer(tags[peer][name], np.uint8) for peer in senders])
-        message = Confirmed("run", 1, senders, header_of(rows))
+        message = Confirmed("run", said_of or self.number, senders, header_of(rows))
         return self.answerers[name].answer(message, rows, self.holdings[name])
 
 
@@ -193,6 +201,28 @@ def test_the_one_client_that_is_told_another_list_says_nothing(world: World) -> 
         assert isinstance(world.answer(name, tags)[0], Answer)
     with pytest.raises(ClientRefusesError, match="1 clients are known to be bound"):
         world.answer("dora", tags)
+
+
+def test_confirmations_of_this_round_are_no_leave_to_answer_in_an_earlier_one(tmp_path: Path) -> None:
+    """A list that alice confirmed in round 1, never answered, is kept for round 2, where it binds her to nothing.
+
+    The server passes on round 2's confirmations of bob and of dora, who colludes, as round 1's.  An answer
+    from the shares of round 2 would leave alice and charlie free to confirm and answer a second list there:
+    with dora that makes U answers for each, and their difference is the update of bob.
+    """
+    first = World(tmp_path)
+    for name in ("alice", "charlie"):
+        first.confirm(name, first.survivors(*NAMES))
+    second = World(tmp_path, number=2)
+    second.answerers = first.answerers
+    tags = {name: second.confirm(name, second.survivors(*NAMES)) for name in ("bob", "dora")}
+    for name in ("alice", "charlie"):
+        with pytest.raises(SharesGoneError, match="was not asked about round 1"):
+            second.answer(name, tags, said_of=1)
+    tags |= {name: second.confirm(name, second.survivors(*NAMES)) for name in ("alice", "charlie")}
+    assert isinstance(second.answer("alice", tags)[0], Answer)
+    with pytest.raises(AnswerRefusedError, match="bound to other survivors"):
+        second.confirm("alice", second.survivors("alice", "charlie", "dora"))
 
 
 def test_the_book_counts_the_confirmations_too(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
