@@ -225,7 +225,7 @@ class _Server:
         if self._ending is not None:
             if isinstance(message, Leave):
                 self._audience.forget(name)
-            else:
+            elif isinstance(message, Join):  # whoever joined before was told already and may be gone
                 self._audience.send(name, self._ending)
             return
         match message:
