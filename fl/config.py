@@ -7,6 +7,8 @@ bits for one (run, round) once.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from typing import Annotated, Literal, TypeAlias
 
@@ -142,6 +144,25 @@ def check_config(config: FLConfig) -> None:
             f"a round needs {config.quorum} participants (min_clients, and T + 2 in mode lightsecagg), but there "
             f"are only {config.n_clients} clients"
         )
+
+
+def check_weights(levels: int, weights: Sequence[int]) -> None:
+    """Raise ConfigError where the weights themselves would tell one update from another in the sum.
+
+    Servers check this before they start, clients before they take part (simulated ones need not).
+    ``w_i q_i + w_j q_j`` stays the same when q_i goes up by ``w_j / g`` and q_j down by ``w_i / g``, with g the
+    greatest common divisor; that is what hides each of them behind the other.  The steps must be small
+    against the 2 L + 1 values that there are: with L = 31, weights 1, 63, 63^2 and 63^3 write all four
+    updates into the sum one beside the other, as digits.
+    """
+    largest = max(1, levels // 4)
+    for one, other in itertools.combinations(sorted(set(weights)), 2):
+        step = other // math.gcd(one, other)
+        if step > largest:
+            raise ConfigError(
+                f"with weights {one} and {other} the sum would tell updates apart: at {levels} levels, weights"
+                f" without their common divisor are at most {largest}; use smaller, rounder or equal weights"
+            )
 
 
 def _check_sums(config: FLConfig) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fl.config import SMALLEST_QUORUM, FLConfig, Mode, check_config, other_task
+from fl.config import SMALLEST_QUORUM, FLConfig, Mode, check_config, check_weights, other_task
 from fl.distributed.messages import RoundStart, Survivors, read_float32
 from fl.distributed.trainer import RoundJob, Trainer
 from fl.tasks.base import Task
@@ -31,6 +31,8 @@ class ClientRules:
         """Raise ClientRefusesError unless ``name`` can take part in the run."""
         try:
             check_config(config)
+            if config.mode != "plain":
+                check_weights(config.levels, config.client_weights)
         except ValueError as error:
             raise ClientRefusesError(f"run {config.run_id} cannot work: {error}") from error
         if config.mode != self.mode:

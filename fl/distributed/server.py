@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 import zmq
 
-from fl.config import ConfigError, FLConfig, check_config, other_task
+from fl.config import ConfigError, FLConfig, check_config, check_weights, other_task
 from fl.distributed.audience import Audience
 from fl.distributed.events import (
     Listening,
@@ -82,6 +82,8 @@ def run_server(
     folder of another run and RunFailedError after too many aborted rounds in a row.
     """
     check_config(config)
+    if config.mode != "plain":
+        check_weights(config.levels, config.client_weights)
     task = task or load_task(config.task, data_folder)
     config = with_fingerprint(config, task)
     folder = RunFolder(out_dir, config)

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fl.aggregation import MODES, aggregation_for
 from fl.aggregation.base import AggregationError
 from fl.aggregation.shares import ShareCodeError
 from fl.compression import Compression, ErrorFeedback
-from fl.config import ConfigError, FLConfig, check_config
+from fl.config import ConfigError, FLConfig, check_config, check_weights
 from fl.distributed.audience import Audience
 from fl.distributed.client import ClientRefusesError, ClientRules
 from fl.distributed.events import RoundAborted, RunStarted
 from fl.distributed.link import ServerRefusedError
 from fl.distributed.run_state import load_array
 from fl.distributed.selfcheck import check_run
+from fl.distributed.server import run_server
 from fl.quantise import RingTooSmallError, quantisation_rng
 from fl.tasks.base import training_seed
 from orchestrator.bits import PackedBits, packed_size
 from orchestrator.delivery.masking import pack_values
 from orchestrator.delivery.sharing import ShareChannel
 from orchestrator.wire.codec import encode
+from orchestrator.wire.curve import generate_keys
 
 SECURITY = {
     "otp": "information-theoretic",
@@ -192,6 +197,46 @@ def test_settings_under_which_a_sum_could_wrap_or_leak_are_refused(
     fields: dict[str, Any] = {"run_id": "r", "task": "t", "clients": ("alice", "bob", "charlie", "dora")}
     with pytest.raises(error, match=words):
         check_config(FLConfig(**{**fields, **changes}))
+
+
+@pytest.mark.parametrize("mode", ["otp", "expanded", "lightsecagg"])
+def test_weights_that_write_updates_side_by_side_into_the_sum_are_refused(mode: Any) -> None:
+    """The sum of these is read off as digits to the base 2 L + 1: every update, bit for bit."""
+    names, levels = ("alice", "bob", "charlie", "dora"), 31
+    base = 2 * levels + 1
+    config = FLConfig(
+        run_id="r", task="t", clients=names, mode=mode, levels=levels, weights=(1, base, base**2, base**3),
+        ring_bits=24,
+    )  # fmt: skip
+    updates = np.random.default_rng(1).integers(-levels, levels + 1, (4, 50))
+    rest = np.array(config.weights) @ updates + levels * sum(config.weights)
+    for update in updates:
+        assert np.array_equal(rest % base - levels, update)
+        rest //= base
+    with pytest.raises(ClientRefusesError, match="would tell updates apart"):
+        ClientRules(mode=mode).check_run("alice", config)
+    with pytest.raises(ConfigError, match="would tell updates apart"):
+        run_server("unused", generate_keys(), {}, config, Path("unused"), threading.Event())
+
+
+@given(st.integers(8, 60), st.lists(st.integers(1, 12), min_size=2, max_size=3), st.data())
+@settings(max_examples=40, deadline=None)
+def test_with_weights_that_are_accepted_every_sum_of_middling_values_has_several_explanations(
+    levels: int, weights: list[int], data: Any
+) -> None:
+    try:
+        check_weights(levels, weights)
+    except ConfigError:
+        return
+    middling = st.integers(-levels // 2, levels // 2)
+    values = data.draw(st.lists(middling, min_size=len(weights), max_size=len(weights)))
+    total = sum(w * q for w, q in zip(weights, values, strict=True))
+    candidates = np.arange(-levels, levels + 1)
+    others = np.zeros(1, np.int64)
+    for weight in weights[1:]:
+        others = np.unique(others[:, None] + weight * candidates)
+    explained = np.isin(total - weights[0] * candidates, others)
+    assert explained.sum() >= 4
 
 
 def test_thresholds_are_chosen_where_none_are_given_and_bind_smaller_rounds_too() -> None:
