@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from fl.aggregation.base import Aggregation, AggregationError, RoundRules, Security
+from fl.aggregation.base import Aggregation, AggregationError, RoundRules, Security, model_digest
 from fl.aggregation.expanded import ExpandedKeys
 from fl.aggregation.lightsecagg import LightSecAgg
 from fl.aggregation.otp import OneTimePads
 from fl.aggregation.plain import Plain
 from fl.config import FLConfig, Mode
 
-__all__ = ["MODES", "Aggregation", "AggregationError", "RoundRules", "Security", "aggregation_for"]
+__all__ = [
+    "MODES",
+    "Aggregation",
+    "AggregationError",
+    "RoundRules",
+    "Security",
+    "aggregation_for",
+    "model_digest",
+]
 
 MODES: dict[Mode, type[Aggregation]] = {
     "otp": OneTimePads,

@@ -24,6 +24,7 @@ import numpy.typing as npt
 from fl.compression import Compression
 from fl.config import FLConfig
 from fl.keys import KeyWait, NodeKeys, ProtectedUpdate
+from fl.tasks.base import Parameters
 from orchestrator.bits import PackedBits, packed_size
 from orchestrator.delivery.messages import RoundContext
 from orchestrator.delivery.sharing import TAG_BYTES
@@ -147,8 +148,8 @@ class Aggregation(ABC):
         """Key that every pair of participants spends in a round."""
 
     @abstractmethod
-    def context(self, round_number: int, participants: tuple[str, ...]) -> RoundContext:
-        """What nodes and clients agree on before any key is released."""
+    def context(self, round_number: int, participants: tuple[str, ...], model: bytes = b"") -> RoundContext:
+        """What nodes and clients agree on before any key is released; ``model`` as :func:`model_digest` gives it."""
 
     def rules(self, participants: Sequence[str]) -> RoundRules:
         """The round on the wire."""
@@ -185,6 +186,15 @@ class Aggregation(ABC):
             )
         return total
 
-    def binding(self, more: str = "") -> str:
-        """Public text that names these settings: clients who were welcomed to different ones release no key."""
-        return f"{more} settings {self._settings}".strip()
+    def binding(self, model: bytes, more: str = "") -> str:
+        """Public text that names settings and model: clients who were told different ones release no key."""
+        return f"{more} settings {self._settings} model {model.hex()[:32]}".strip()
+
+
+def model_digest(parameters: Parameters) -> bytes:
+    """SHA-256 of a global model (1-d float32), part of what the clients of a round agree on.
+
+    A server that sent every client but one a model from which no training step leads away (dead units, say)
+    would get sums of zeros and one update (Pasquini et al., arXiv:2111.07380).
+    """
+    return hashlib.sha256(np.ascontiguousarray(parameters, "<f4").tobytes()).digest()

@@ -129,7 +129,7 @@ class LightSecAgg(Aggregation):
     def key_bits_per_pair(self) -> int:
         return self.context(1, self.config.clients).pad_bits
 
-    def context(self, round_number: int, participants: tuple[str, ...]) -> RoundContext:
+    def context(self, round_number: int, participants: tuple[str, ...], model: bytes = b"") -> RoundContext:
         code = self.code(len(participants))
         parameters = (
             f"N={code.n_clients} T={code.colluders} U={code.survivors} p={code.modulus} d={code.n_values}"
@@ -141,7 +141,7 @@ class LightSecAgg(Aggregation):
             code.symbols_per_share,
             code.symbol_bits,
             "lightsecagg",
-            self.binding(parameters),
+            self.binding(model, parameters),
         )
 
     def rules(self, participants: Sequence[str]) -> RoundRules:

@@ -56,7 +56,7 @@ class OneTimePads(Aggregation):
     def key_bits_per_pair(self) -> int:
         return self.context(1, self.config.clients).pad_bits
 
-    def context(self, round_number: int, participants: tuple[str, ...]) -> RoundContext:
+    def context(self, round_number: int, participants: tuple[str, ...], model: bytes = b"") -> RoundContext:
         return RoundContext(
             self.config.run_id,
             round_number,
@@ -64,7 +64,7 @@ class OneTimePads(Aggregation):
             self.n_values,
             self.value_bits,
             self.cipher,
-            self.binding(),
+            self.binding(model),
         )
 
     def stored(self, context: RoundContext, keys: NodeKeys | None) -> ProtectedUpdate | None:

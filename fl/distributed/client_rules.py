@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fl.aggregation import model_digest
 from fl.config import SMALLEST_QUORUM, FLConfig, Mode, check_config, check_weights, other_task
 from fl.distributed.messages import RoundStart, Survivors, read_float32
 from fl.distributed.trainer import RoundJob, Trainer
@@ -26,6 +27,9 @@ class ClientRules:
 
     mode: Mode = "otp"
     min_participants: int = SMALLEST_QUORUM
+    """Of whom all but two may tell the server what they know; in the sum of the other two each is hidden."""
+    colluders: int = 1
+    """How many others may do so in ``lightsecagg``, where the server proposes T: no less than this."""
 
     def check_run(self, name: str, config: FLConfig) -> None:
         """Raise ClientRefusesError unless ``name`` can take part in the run."""
@@ -41,6 +45,11 @@ class ClientRules:
             )
         if name not in config.clients:
             raise ClientRefusesError(f"{name} is not among the clients of run {config.run_id}")
+        if self.mode == "lightsecagg" and config.thresholds[0] < min(self.colluders, config.n_clients - 2):
+            raise ClientRefusesError(
+                f"run {config.run_id} hides updates from a server with T = {config.thresholds[0]} colluding clients,"
+                f" {name} asks for {self.colluders}"
+            )
 
     def check_task(self, name: str, config: FLConfig, task: Task) -> None:
         """Raise ClientRefusesError unless server and client train the same task."""
@@ -72,7 +81,7 @@ class ClientRules:
                 f"the model has shape {model.shape} or holds NaN or infinity; expected "
                 f"{trainer.task.n_parameters} finite values"
             )
-        context = trainer.aggregation.context(message.round, participants)
+        context = trainer.aggregation.context(message.round, participants, model_digest(model))
         return RoundJob(context, message.weights, message.rounds_left, model)
 
     def check_survivors(self, name: str, config: FLConfig, message: Survivors) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-from fl.aggregation import AggregationError, aggregation_for
+from fl.aggregation import AggregationError, aggregation_for, model_digest
 from fl.compression import Compression
 from fl.config import FLConfig
 from fl.distributed.audience import Audience
@@ -109,7 +109,7 @@ class RoundServer:
             participants,
             config.weights_of(participants),
             self.aggregation.rules(participants),
-            self.aggregation.context(number, participants).digest(),
+            self.aggregation.context(number, participants, model_digest(self._model)).digest(),
             RoundLimits(
                 config.client_timeout_s, config.round_timeout_s, config.wait_timeout_s, config.heartbeat_s
             ),

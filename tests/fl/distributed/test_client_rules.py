@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import zmq
 
+from fl.config import FLConfig
 from fl.distributed.client import ClientRefusesError, ClientRules
 from fl.distributed.link import ServerRefusedError
 from fl.distributed.messages import (
@@ -128,6 +129,45 @@ def test_two_different_participant_sets_never_give_a_sum(world: Any, server: Scr
         if isinstance(message, Progress) and message.phase == "waiting for peers":
             waiting.add(name)
     assert world.network.released == []
+
+
+@pytest.mark.parametrize("mode", ["otp", "expanded", "lightsecagg"])
+def test_clients_that_were_sent_different_models_release_no_pad(
+    world: Any, server: ScriptedServer, mode: Any
+) -> None:
+    """From a model that cannot be trained three clients send zeros: the sum would be dora's update alone."""
+    world.settings(mode=mode)
+    for name in world.names:
+        server.welcome(name, rules=ClientRules(mode=mode))
+    for name in world.names:
+        server.start(name, 1, world.names, model=np.full(37, float(name == "dora"), np.float32))
+    waiting: set[str] = set()
+    while waiting < set(world.names):
+        received = server.receive(10.0)
+        assert received is not None
+        name, message, _ = received
+        assert not isinstance(message, Upload | Shares)
+        if isinstance(message, Progress) and message.phase == "waiting for peers":
+            waiting.add(name)
+    assert world.network.released == []
+
+
+def test_a_server_that_proposes_too_few_colluders_is_left_alone() -> None:
+    """With T = 0 one share of a mask says something about it, and any other client may pass it on."""
+
+    def config(n: int, **changes: Any) -> FLConfig:
+        names = tuple(f"c{index}" for index in range(n))
+        return FLConfig(run_id="r", task="t", clients=names, mode="lightsecagg", **changes)
+
+    rules = ClientRules(mode="lightsecagg")
+    assert config(5, survivors=3).thresholds == (0, 3)
+    with pytest.raises(ClientRefusesError, match="T = 0 colluding clients, c0 asks for 1"):
+        rules.check_run("c0", config(5, survivors=3))
+    rules.check_run("c0", config(5, survivors=4))
+    rules.check_run("c0", config(3))
+    ClientRules(mode="lightsecagg", colluders=0).check_run("c0", config(5, survivors=3))
+    with pytest.raises(ClientRefusesError, match="c0 asks for 3"):
+        ClientRules(mode="lightsecagg", colluders=3).check_run("c0", config(5, survivors=4))
 
 
 def test_after_an_upload_no_second_participant_set_is_served(world: Any, server: ScriptedServer) -> None:

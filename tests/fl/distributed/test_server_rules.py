@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import zmq
 
-from fl.aggregation import aggregation_for
+from fl.aggregation import aggregation_for, model_digest
 from fl.distributed.client import ClientRules
 from fl.distributed.events import RoundAborted, RoundCompleted, RoundStarted, UploadRefused
 from fl.distributed.messages import (
@@ -34,6 +34,7 @@ from fl.distributed.messages import (
     Welcome,
     frame_of,
     header_of,
+    read_float32,
     split_message,
 )
 from fl.distributed.run_state import RunFolder, RunStateError, load_array, read_state
@@ -65,7 +66,9 @@ class ScriptedClient:
         deadline_s = time.monotonic() + 10.0
         while time.monotonic() < deadline_s:
             if self.socket.poll(1000):
-                message, _ = split_message(self.socket.recv_multipart(), FromServer)
+                message, buffer = split_message(self.socket.recv_multipart(), FromServer)
+                if isinstance(message, RoundStart):
+                    self.model = read_float32(message.header, buffer or b"")
                 if isinstance(message, kind):
                     return message
         raise AssertionError(f"no {kind.__name__}")
@@ -77,7 +80,9 @@ class ScriptedClient:
 
     def upload(self, start: RoundStart, values: np.ndarray, **changes: Any) -> None:
         config = with_fingerprint(self.world.config, self.world.server_task)
-        context = aggregation_for(config, 37).context(start.round, start.participants)
+        context = aggregation_for(config, 37).context(
+            start.round, start.participants, model_digest(self.model)
+        )
         packed = pack_values(values.astype(np.int64), 10)
         fields = {
             "run_id": "test",
