@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 
-from fl.aggregation import Aggregation, aggregation_for
+from fl.aggregation import Aggregation, aggregation_for, model_digest
 from fl.distributed.client_rules import ClientRefusesError
 from fl.flower.arrays import model_record
 from fl.flower.participant import Participant
@@ -74,6 +75,8 @@ class Call:
                 f"the model has {model.size} values or holds NaN or infinity; {announcement.n_parameters} "
                 "finite values were announced"
             )
+        if not hmac.compare_digest(model_digest(model), announcement.model):
+            raise ClientRefusesError("the model is not the one that was announced to all participants")
 
     def reply(
         self,

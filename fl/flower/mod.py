@@ -112,7 +112,7 @@ def _answer(call: Call, received: RoundAnnouncement | PeerShares | Survivors | C
 def _masked(call: Call, announcement: RoundAnnouncement) -> Message:
     """Train, and mask under pads shared with every other participant (modes otp and expanded)."""
     aggregation = call.aggregation(announcement)
-    agreed = aggregation.context(announcement.round, announcement.participants)
+    agreed = aggregation.context(announcement.round, announcement.participants, announcement.model)
     call.check_model(flatten(call.model), announcement)
     with call.participant.node_keys() as keys:
         protected = aggregation.stored(agreed, keys)

@@ -36,6 +36,7 @@ from fl.distributed.messages import (
     Confirm,
     Confirmed,
     Decline,
+    Digest,
     Names,
     PeerShares,
     RoundNumber,
@@ -73,12 +74,13 @@ class Introduction(Message, frozen=True):
 
 
 class RoundAnnouncement(Message, frozen=True):
-    """One round: settings of the run, number, participants in the order of the run, size of the model."""
+    """One round: settings of the run, number, participants in the order of the run, size and digest of the model."""
 
     config: FLConfig
     round: RoundNumber
     participants: Names
     n_parameters: Annotated[int, Meta(ge=1, le=1 << 28)]
+    model: Digest
 
 
 class Confirmation(Message, frozen=True):

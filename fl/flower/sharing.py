@@ -102,7 +102,7 @@ def _agreed(call: Call, announcement: RoundAnnouncement) -> tuple[LightSecAgg, R
     aggregation = call.aggregation(announcement)
     if not isinstance(aggregation, LightSecAgg):
         raise ClientRefusesError(f"mode {announcement.config.mode} exchanges no shares")
-    return aggregation, aggregation.context(announcement.round, announcement.participants)
+    return aggregation, aggregation.context(announcement.round, announcement.participants, announcement.model)
 
 
 def _keep(

@@ -27,7 +27,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
-from fl.aggregation import MODES, AggregationError, aggregation_for
+from fl.aggregation import MODES, AggregationError, aggregation_for, model_digest
 from fl.compression import Compression
 from fl.config import FLConfig, Mode, check_config
 from fl.distributed.messages import Decline
@@ -211,7 +211,8 @@ class QkdFedAvg(FedAvg):
         self, settings: FLConfig, participants: tuple[str, ...], arrays: ArrayRecord, grid: Grid
     ) -> OpenRound:
         """A round with a number of its own."""
-        n_parameters = flatten(arrays).size
+        model = flatten(arrays)
+        n_parameters, digest = model.size, model_digest(model)
         aggregation = aggregation_for(settings, n_parameters)
         number = RoundCounter(self._state_folder, settings.run_id).next()
         collecting = CollectingRound(
@@ -220,11 +221,11 @@ class QkdFedAvg(FedAvg):
             participants,
             settings.weights_of(participants),
             aggregation.rules(participants),
-            aggregation.context(number, participants).digest(),
+            aggregation.context(number, participants, digest).digest(),
             RoundLimits(math.inf, math.inf, math.inf),
             time.monotonic(),
         )
-        announcement = RoundAnnouncement(settings, number, participants, n_parameters)
+        announcement = RoundAnnouncement(settings, number, participants, n_parameters, digest)
         return OpenRound(announcement, aggregation, collecting, arrays, grid)
 
     # -- a round ends -----------------------------------------------------------------------------------

@@ -94,6 +94,11 @@ def test_the_last_round_number_lies_in_the_context_of_flower(federation: Make) -
     one.refuses("memory of used round numbers is damaged")
 
 
+def test_a_model_that_was_not_announced_to_all_is_refused(refusing: Refusing) -> None:
+    """The digest is part of what clients agree on before a pad is released; the model must be the one it names."""
+    refusing.refuses("not the one that was announced to all participants", model=bytes(32))
+
+
 def test_a_number_is_spent_even_if_the_update_was_refused(federation: Make) -> None:
     four = federation()
     four.update = lambda context, number: np.full(37, np.inf, np.float32)
