@@ -69,8 +69,10 @@ class Compression:
 
     @classmethod
     def from_config(cls, config: FLConfig) -> Compression:
-        """The compression of a run."""
-        return cls(config.keep, config.levels, config.clip, config.clip_decay, config.error_feedback)
+        """The compression of a run; raises QuantisationError unless its clip is sound to the last round."""
+        compression = cls(config.keep, config.levels, config.clip, config.clip_decay, config.error_feedback)
+        _ = compression.quantiser(config.rounds)
+        return compression
 
     def n_values(self, n_parameters: int) -> int:
         """Values that one client sends in a round."""

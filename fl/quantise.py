@@ -29,6 +29,9 @@ MIN_RING_BITS = 2
 MAX_RING_BITS = 32
 """Ring widths that the masked uploads use; 32 bits already equal the size of a float32."""
 
+SMALLEST_CLIP, LARGEST_CLIP = 1e-30, 1e30
+"""Within the range of float32, with room for a mean that is scaled up."""
+
 
 class QuantisationError(ValueError):
     """Base of what makes an update or a setting unfit for exact summation."""
@@ -53,8 +56,10 @@ class Quantiser:
     levels: int
 
     def __post_init__(self) -> None:
-        if not (np.isfinite(self.clip) and self.clip > 0):
-            raise QuantisationError(f"the clip must be a positive number, got {self.clip}")
+        if not SMALLEST_CLIP <= self.clip <= LARGEST_CLIP:
+            raise QuantisationError(
+                f"the clip must be a positive number from {SMALLEST_CLIP:g} to {LARGEST_CLIP:g}, got {self.clip:g}"
+            )
         if self.levels < 1:
             raise QuantisationError(f"at least one level is needed, got L = {self.levels}")
 

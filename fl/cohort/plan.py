@@ -124,6 +124,7 @@ def make_plan(
         raise CohortError(f"{len(config.weights)} weights for {config.n_clients} clients")
     plan = CohortPlan(config, n_parameters, float32, drop_outs, None)
     if not float32:
+        _ = plan.compression
         if config.mode == "lightsecagg":
             plan = CohortPlan(config, n_parameters, float32, drop_outs, _share_code(plan))
         else:

@@ -123,7 +123,10 @@ def test_settings_without_sense_are_refused(levels: int, weights: list[int], rin
         check_ring(levels, weights, ring_bits)
 
 
-@pytest.mark.parametrize(("clip", "levels"), [(0.0, 1), (-1.0, 1), (float("nan"), 1), (1.0, 0)])
+@pytest.mark.parametrize(
+    ("clip", "levels"),
+    [(0.0, 1), (-1.0, 1), (float("nan"), 1), (float("inf"), 1), (1e-320, 1), (1e39, 1), (1.0, 0)],
+)
 def test_a_quantiser_without_sense_is_refused(clip: float, levels: int) -> None:
     with pytest.raises(QuantisationError):
         Quantiser(clip, levels)

@@ -18,7 +18,8 @@ from fl.cohort.clients import members_of
 from fl.cohort.plan import make_plan
 from fl.cohort.supply import KeyReuseError, SimulatedKeySupply
 from fl.config import ConfigError, FLConfig
-from fl.quantise import RingTooSmallError, UpdateNotFiniteError, quantisation_rng
+from fl.data import DataError
+from fl.quantise import QuantisationError, RingTooSmallError, UpdateNotFiniteError, quantisation_rng
 from fl.tasks.base import training_seed
 from orchestrator.delivery.masking import add_words
 
@@ -196,6 +197,27 @@ def test_an_update_that_is_not_finite_ends_the_run_before_anything_is_masked(
     with pytest.raises(UpdateNotFiniteError, match="client c2, round 1: parameter 3"):
         run_cohort(settings(4, mode="otp"), workers=0, task=targets(poison=(1, 2)))
     assert not drawn
+
+
+def test_a_test_set_that_cannot_be_read_ends_the_run_before_anything_is_masked(
+    settings: Settings, targets: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, drawn = targets(), []
+    monkeypatch.setattr(SimulatedKeySupply, "open_attempt", lambda self, attempt: drawn.append(attempt))
+
+    def evaluate(parameters: object) -> None:
+        raise DataError("labels are damaged")
+
+    monkeypatch.setattr(task, "evaluate", evaluate)
+    with pytest.raises(DataError, match="labels are damaged"):
+        run_cohort(settings(4, mode="otp"), workers=0, task=task)
+    assert not drawn
+
+
+def test_a_clip_that_decays_to_nothing_is_refused_before_any_work(settings: Settings) -> None:
+    config = settings(5, clip_decay=0.1, rounds=40)
+    with pytest.raises(QuantisationError, match="the clip must be a positive number"):
+        run_cohort(config, workers=0, task=Untouched())  # type: ignore[arg-type]
 
 
 # -- planted faults ------------------------------------------------------------------------------------
