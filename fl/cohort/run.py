@@ -107,9 +107,8 @@ class _Run:
                 if residuals is not None:
                     self._carry_out(Restore(str(residuals)), self.state.completed, "starting")
             if self.state.completed < config.rounds:
-                self.task.evaluate(
-                    model
-                )  # test data that are missing or damaged are told before any key is spent
+                # Test data that are missing or damaged are told before any key is spent.
+                self.task.evaluate(model)
             for number in range(self.state.completed + 1, config.rounds + 1):
                 if self.stop.is_set():
                     raise StoppedError
