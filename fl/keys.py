@@ -42,15 +42,24 @@ _log = logging.getLogger(__name__)
 
 
 class KeyServiceError(Exception):
-    """The node could not mask the update.  ``key_bits`` of pad are gone all the same."""
+    """The node could not mask the update.
 
-    def __init__(self, message: str, key_bits: int = 0) -> None:
+    ``key_bits`` of pad are gone all the same, those shared with ``spent_with`` (empty: with everybody).
+    """
+
+    def __init__(self, message: str, key_bits: int = 0, spent_with: tuple[str, ...] = ()) -> None:
         super().__init__(message)
         self.key_bits = key_bits
+        self.spent_with = spent_with
 
 
 class CancelledError(Exception):
-    """The round ended before its update was protected; no key was spent."""
+    """The round ended before its update was protected; pads reserved with ``spent_with`` by then are burnt."""
+
+    def __init__(self, message: str, key_bits: int = 0, spent_with: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.key_bits = key_bits
+        self.spent_with = spent_with
 
 
 @dataclass(frozen=True)
@@ -80,7 +89,7 @@ class Delivery(Protocol):
 
     def demand(self, bits: Mapping[str, int], timeout_s: float = 5.0) -> None: ...
 
-    def abandon(self, context: RoundContext, timeout_s: float = 5.0) -> None: ...
+    def abandon(self, context: RoundContext, timeout_s: float = 5.0) -> tuple[str, ...]: ...
 
     def stored_update(self, context: RoundContext, journal_dir: Path) -> MaskedUpdate | None: ...
 
@@ -166,8 +175,8 @@ class NodeKeys:
     ) -> ProtectedUpdate:
         """``weight * values`` masked against all other participants (ciphers otp and expanded).
 
-        Waits for keys and peers until ``cancelled``.  Raises CancelledError, after giving reserved pads
-        back to the node for burning, or KeyServiceError.
+        Waits for keys and peers until ``cancelled``.  Raises CancelledError or KeyServiceError, after giving
+        reserved pads back to the node for burning.
         """
 
         def once(on_wait: Callable[[Wait], None]) -> ProtectedUpdate:
@@ -213,16 +222,20 @@ class NodeKeys:
                 tell(KeyWait(str(error), None))
                 cancelled.wait(RETRY_S)
             except PadsGoneError as error:
+                self._abandon(context)
                 raise KeyServiceError(
                     str(error), (len(context.participants) - 1) * context.pad_bits
                 ) from error
             except DeliveryError as error:
-                raise KeyServiceError(str(error)) from error
-        self._abandon(context)
-        raise CancelledError(f"round {context.round} ended before its pads were released")
+                raise KeyServiceError(str(error), *self._abandon(context)) from error
+        text = f"round {context.round} ended before its pads were released"
+        raise CancelledError(text, *self._abandon(context))
 
-    def _abandon(self, context: RoundContext) -> None:
+    def _abandon(self, context: RoundContext) -> tuple[int, tuple[str, ...]]:
+        """Let the node burn what is reserved; (bits, with whom)."""
         try:
-            self.delivery.abandon(context)
+            peers = self.delivery.abandon(context)
         except DeliveryError as error:
             _log.warning("pads reserved for round %d stay until the node restarts: %s", context.round, error)
+            return 0, ()
+        return len(peers) * context.pad_bits, peers

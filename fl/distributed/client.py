@@ -256,6 +256,7 @@ class _Client:
         self._welcomed = True
         if self._rounds is not None:
             self._send_ready(self._rounds.trainer)
+            self._rounds.tell_costs()
         elif self._loading is None:
             self._tell("loading", config.task)
             self._loading = self._worker.submit(self._load, config)

@@ -22,6 +22,10 @@ class RoundRecord(msgspec.Struct, frozen=True):
     mode lightsecagg); ``key_bits_used`` counts each pad once, over all pairs, those of clients that dropped
     out included.  ``masking`` is the mode's label and ``security`` what it promises.  The sum is over the
     participants without the ``dropped`` ones, whose weights add up to ``weight_sum``.
+
+    ``spare_answers`` (None in modes without answers): how many answers came beyond the U that were needed.  So
+    many wrong ones would have been noticed for certain; with none, a wrong answer shows only where it makes a
+    sum impossible.
     """
 
     round: int
@@ -36,6 +40,7 @@ class RoundRecord(msgspec.Struct, frozen=True):
     security: str = ""
     dropped: tuple[str, ...] = ()
     weight_sum: int = 0
+    spare_answers: int | None = None
 
     @property
     def survivors(self) -> tuple[str, ...]:
@@ -51,8 +56,10 @@ class RoundRecord(msgspec.Struct, frozen=True):
 class AbortRecord(msgspec.Struct, frozen=True):
     """A round that gave no sum: its updates are discarded, its number is not used again.
 
-    ``key_bits_burnt`` counts the pads of every pair of which at least one side had spent them, as far as the
-    server heard of it; ``upload_bytes`` had been sent in vain, and ``duration_s`` was lost.
+    ``key_bits_burnt`` counts the pads of every pair of which at least one side had spent them, or had reserved
+    them and given them up.  Clients say what they burnt once they have; a record in ``run.json`` grows with what
+    they say later, after a restart of the server too.  ``upload_bytes`` had been sent in vain, and ``duration_s``
+    was lost.
     """
 
     round: int

@@ -33,7 +33,7 @@ from msgspec import Meta
 from fl.config import Count, FLConfig, Name, RunId, Seconds
 from orchestrator.wire.codec import Message, WireError, decode
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 MESSAGE_LIMIT = 64 << 20
 """Largest frame, bytes: room for 16 million float32 parameters."""
 
@@ -134,12 +134,17 @@ class Answer(Message, frozen=True):
 
 
 class Decline(Message, frozen=True):
-    """The client will not upload in this round; ``key_bits`` of pads were spent all the same."""
+    """The client gives nothing (more) to this round; ``key_bits`` of pads were spent all the same.
+
+    They were shared with ``spent_with`` (empty: with all other participants).  Also sent after a round that came
+    to no sum, once it is clear what it cost.
+    """
 
     run_id: RunId
     round: Count
     reason: Text
     key_bits: Count = 0
+    spent_with: Annotated[tuple[Name, ...], Meta(max_length=1000)] = ()
 
 
 class Leave(Message, frozen=True):

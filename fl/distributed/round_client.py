@@ -71,6 +71,17 @@ class _Round:
     shares: tuple[Shares, npt.NDArray[np.uint8]] | None = None
     upload: tuple[Upload, PackedBits] | None = None
 
+    @property
+    def spent(self) -> tuple[int, tuple[str, ...]]:
+        """Key that this round took from the node, and with whom (empty: everybody); its work is done."""
+        error = None if self.future.cancelled() else self.future.exception()
+        if isinstance(error, KeyServiceError | CancelledError) and error.key_bits:
+            return error.key_bits, error.spent_with
+        if self.exchange.outgoing is not None:
+            return self.exchange.outgoing[1], ()
+        given = self.future.done() and not self.future.cancelled() and error is None
+        return (self.future.result().key_bits if given else 0), ()
+
 
 class RoundClient:
     """Rounds of ``trainer``; ``state_folder`` (None: no keys, no answers) is private to the client."""
@@ -95,6 +106,10 @@ class RoundClient:
         self._report = report
         self._last_round = 0
         self._round: _Round | None = None
+        self._ended: list[_Round] = []
+        """Rounds that came to no sum, whose work may still be going on."""
+        self._costs: dict[int, Decline] = {}
+        """What rounds without a sum cost, until the server is known to have heard it."""
         self._answerer = (
             None
             if state_folder is None
@@ -144,12 +159,34 @@ class RoundClient:
         future = self._worker.submit(trainer.run, job, exchange, cancelled, self._tell)
         self._round = _Round(message, job, cancelled, exchange, future)
 
-    def _decline(self, run_id: str, number: int, reason: str, key_bits: int = 0) -> None:
+    def _decline(
+        self, run_id: str, number: int, reason: str, key_bits: int = 0, spent_with: tuple[str, ...] = ()
+    ) -> None:
         self._report(ClientState(self._name, number, "declined", reason))
-        self._send(Decline(run_id, number, reason[:1000], key_bits))
+        message = Decline(run_id, number, reason[:1000], key_bits, spent_with)
+        if key_bits:
+            self._costs[number] = message
+        self._send(message)
+
+    def tell_costs(self) -> None:
+        """Say once more what rounds without a sum cost: the server may be another process than before."""
+        for message in self._costs.values():
+            self._send(message)
+
+    def _settle(self, ended: _Round) -> None:
+        """Tell what a round without a sum cost, if anything."""
+        key_bits, spent_with = ended.spent
+        if key_bits:
+            number = ended.start.round
+            message = Decline(ended.start.run_id, number, "the round came to no sum", key_bits, spent_with)
+            self._costs[number] = message
+            self._send(message)
 
     def collect(self) -> None:
         """Send what the worker has finished."""
+        for ended in [each for each in self._ended if each.future.done()]:
+            self._ended.remove(ended)
+            self._settle(ended)
         current = self._round
         if current is None or not current.working:
             return
@@ -176,12 +213,11 @@ class RoundClient:
         if isinstance(error, CancelledError):
             self.drop()
             return
-        key_bits = error.key_bits if isinstance(error, KeyServiceError) else 0
         expected = isinstance(error, EXPECTED_FAILURES)
         reason = f"{error}" if expected else f"internal {type(error).__name__}"
-        self._decline(current.start.run_id, current.start.round, reason, key_bits)
+        self._decline(current.start.run_id, current.start.round, reason, *current.spent)
         if current.exchange.holdings is None:
-            self.drop()
+            self.drop(settled=True)
         self._tell("idle")  # a client that holds shares of others can still answer
         if not expected:
             raise error
@@ -247,12 +283,18 @@ class RoundClient:
         in_sum = not reason and self._name in message.survivors
         self.trainer.feedback.ended(number, in_sum)
         if self._round is not None and self._round.start.round == number:
-            self.drop()
+            self.drop(settled=not reason)
+        self._costs = {each: cost for each, cost in self._costs.items() if each >= number}
         self._report(ClientState(self._name, number, "round aborted" if reason else "round done", reason))
 
-    def drop(self) -> None:
-        """Forget the round and its update; work that has not spent key yet stops."""
+    def drop(self, *, settled: bool = False) -> None:
+        """Forget the round and its update; work that has not spent key yet stops.
+
+        Unless it is ``settled`` what the round cost, the server is told once that is known.
+        """
         if self._round is not None:
+            if not settled:
+                self._ended.append(self._round)
             self._round.cancelled.set()
             self._round.exchange.close()
             self._round = None

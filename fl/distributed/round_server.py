@@ -29,6 +29,7 @@ from fl.distributed.messages import (
     Confirm,
     Confirmed,
     Contribution,
+    Decline,
     PeerShares,
     Receipt,
     RoundEnd,
@@ -40,7 +41,13 @@ from fl.distributed.messages import (
     header_of,
     read_uint8,
 )
-from fl.distributed.rounds import CollectingRound, DuplicateUploadError, RoundLimits, UploadRefusedError
+from fl.distributed.rounds import (
+    CollectingRound,
+    DuplicateUploadError,
+    RoundLimits,
+    UploadRefusedError,
+    pairs_of,
+)
 from fl.distributed.run_state import RunFolder
 from fl.tasks.base import Parameters, Task
 from orchestrator.wire.codec import WireError
@@ -78,6 +85,7 @@ class RoundServer:
         self._compression = Compression.from_config(config)
         self._reported_gone: set[tuple[str, str]] = set()
         self._aborts_in_a_row = 0
+        self._spent_pairs: dict[int, set[frozenset[str]]] = {}
         model = folder.latest_model()
         self._model: Parameters = task.initial_parameters(config.seed) if model is None else model
         self.aggregation = aggregation_for(config, task.n_parameters)
@@ -101,7 +109,7 @@ class RoundServer:
     def start(self, participants: tuple[str, ...]) -> None:
         """Announce a round among ``participants``."""
         config, now_s = self._config, self._clock()
-        number = self._folder.announce()
+        number = self._folder.announce(participants)
         self._reported_gone.clear()
         self.current = CollectingRound(
             config.run_id,
@@ -195,6 +203,7 @@ class RoundServer:
             security=self.aggregation.security,
             dropped=current.dropped,
             weight_sum=weight_sum,
+            spare_answers=current.spare_answers,
         )
         self._folder.complete(record, self._model, total)
         self._end_round()
@@ -217,6 +226,7 @@ class RoundServer:
             round(self._clock() - current.started_s, 3),
         )
         self._folder.abort(record)
+        self._spent_pairs[current.number] = current.spent_pairs
         self._end_round()
         self._aborts_in_a_row += 1
         self._report(RoundAborted(record))
@@ -227,6 +237,20 @@ class RoundServer:
                 f"{self._aborts_in_a_row} rounds in a row were aborted, the last one because {reason}; "
                 "see the clients' logs, then start the server again to resume"
             )
+
+    def declined(self, name: str, message: Decline) -> None:
+        """A participant gives nothing to the round, or says what an aborted one has cost."""
+        current = self.current
+        if message.run_id != self._config.run_id:
+            return
+        if current is not None and message.round == current.number:
+            current.declined(name, message.reason, message.key_bits, self._clock(), message.spent_with)
+        elif message.key_bits:
+            for record in self._folder.state.aborted:
+                if record.round == message.round and name in record.participants:
+                    spent = self._spent_pairs.setdefault(record.round, set())
+                    spent |= pairs_of(name, record.participants, message.spent_with)
+                    self._folder.add_cost(record.round, len(spent) * self.aggregation.key_bits_per_pair)
 
     def _end_round(self) -> None:
         self.current = None

@@ -21,6 +21,7 @@ What comes late, twice in different versions, from strangers or in another shape
 from __future__ import annotations
 
 import hmac
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -83,7 +84,6 @@ class _Participant:
     gave: dict[Stage, tuple[Contribution, Bytes]] = field(default_factory=dict)
     gone: dict[Stage, str] = field(default_factory=dict)
     """Why it gives nothing, by stage."""
-    spent_key: bool = False
 
     def waits(self, phase: Phase | None, now_s: float) -> None:
         """From here on the participant waits as ``phase`` says, or (None) does not."""
@@ -115,6 +115,8 @@ class CollectingRound:
     _answered_s: float | None = field(init=False, default=None)
     """Since when there are as many answers as needed."""
     _failure: str | None = field(init=False, default=None)
+    spent_pairs: set[frozenset[str]] = field(init=False, default_factory=set)
+    """Pairs of which at least one side has spent its pads; nobody can use them again."""
 
     def __post_init__(self) -> None:
         self.stage = "uploading" if self.rules.survivors is None else "sharing"
@@ -147,10 +149,16 @@ class CollectingRound:
             return
         state.waits(message.phase if message.phase in WAITING else None, now_s)
 
-    def declined(self, client: str, reason: str, key_bits: int, now_s: float) -> None:
-        """A participant gives nothing to this stage; ``key_bits`` of pads were spent all the same."""
-        if state := self._states.get(client):
-            state.spent_key |= key_bits > 0
+    def declined(
+        self, client: str, reason: str, key_bits: int, now_s: float, spent_with: Sequence[str] = ()
+    ) -> None:
+        """A participant gives nothing to this stage; ``key_bits`` of pads were spent all the same.
+
+        ``spent_with``: with whom (empty: with everybody).
+        """
+        if client in self._states:
+            if key_bits:
+                self.spent_pairs |= pairs_of(client, self.participants, spent_with)
             self._drop(client, f"{client} declined: {reason}", now_s)
 
     def left(self, client: str, reason: str, now_s: float) -> None:
@@ -182,7 +190,8 @@ class CollectingRound:
         self._check(client, message, packed)
         state.waits(None, now_s)
         state.gave[stage] = message, packed
-        state.spent_key |= isinstance(message, Shares | Upload) and message.key_bits > 0
+        if isinstance(message, Shares | Upload) and message.key_bits:
+            self.spent_pairs |= pairs_of(client, self.participants)
 
     # -- what is refused --------------------------------------------------------------------------------
 
@@ -375,6 +384,12 @@ class CollectingRound:
         """The packed answers by client."""
         return {name: self._states[name].gave["answering"][1] for name in self._gave("answering")}
 
+    @property
+    def spare_answers(self) -> int | None:
+        """Answers beyond those needed, or None where none are."""
+        needed = self.rules.survivors
+        return None if needed is None else len(self.answers) - needed
+
     def shares_for(self, client: str) -> tuple[tuple[str, ...], Bytes]:
         """(senders, one sealed share of each) for a holder of shares."""
         return self._addressed_to(client, "sharing", self.participants, self.rules.sealed_bytes)
@@ -401,15 +416,18 @@ class CollectingRound:
 
     @property
     def spent_key_bits(self) -> int:
-        """Pad bits of the pairs of which at least one side has spent them; nobody can use them again."""
-        n = len(self.participants)
-        unspent = sum(1 for state in self._states.values() if not state.spent_key)
-        pairs = n * (n - 1) // 2 - unspent * (unspent - 1) // 2
-        return pairs * self.rules.key_bits_per_pair
+        """Pad bits that nobody can use again."""
+        return len(self.spent_pairs) * self.rules.key_bits_per_pair
 
     def key_wait_s(self, now_s: float) -> float:
         """The longest time that a participant spent waiting for keys."""
         return max(state.waited("waiting for keys", now_s) for state in self._states.values())
+
+
+def pairs_of(client: str, participants: Sequence[str], peers: Sequence[str] = ()) -> set[frozenset[str]]:
+    """The pairs of ``client`` with the ``peers`` among the other participants (empty: with all of them)."""
+    others = set(participants) - {client}
+    return {frozenset((client, peer)) for peer in (others.intersection(peers) if peers else others)}
 
 
 def _check_shape(packed: Bytes, shape: tuple[int, int]) -> None:

@@ -29,13 +29,17 @@ class RunStateError(Exception):
 
 
 class RunState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The content of ``run.json``.  ``last_announced`` is the highest round number ever announced."""
+    """The content of ``run.json``.
+
+    ``last_announced`` is the highest round number ever announced, ``open_round`` who took part in it.
+    """
 
     format: int
     config: FLConfig
     last_announced: int = 0
     rounds: tuple[RoundRecord, ...] = ()
     aborted: tuple[AbortRecord, ...] = ()
+    open_round: tuple[str, ...] = ()
 
 
 class RunFolder:
@@ -55,6 +59,7 @@ class RunFolder:
                     f"{folder} holds run {self.state.config.run_id} with other settings; resume it with the same "
                     "settings or choose another folder"
                 )
+            self._close_open_round()
         else:
             self.state = RunState(FORMAT, config)
             self._save()
@@ -65,10 +70,17 @@ class RunFolder:
             return None
         return load_array(self.folder, "model", self.state.rounds[-1].round).astype(np.float32)
 
-    def announce(self) -> int:
+    def _close_open_round(self) -> None:
+        """A server that was killed left a round without a record; what it cost is for the clients to say."""
+        number, kept = self.state.last_announced, self.state
+        recorded = {each.round for each in kept.rounds} | {each.round for each in kept.aborted}
+        if number and number not in recorded:
+            self.abort(AbortRecord(number, "the server ended before the round did", 0, self.state.open_round))
+
+    def announce(self, participants: tuple[str, ...]) -> int:
         """Spend the next round number: durable when this returns it."""
         number = self.state.last_announced + 1
-        self.state = msgspec.structs.replace(self.state, last_announced=number)
+        self.state = msgspec.structs.replace(self.state, last_announced=number, open_round=participants)
         self._save()
         return number
 
@@ -83,6 +95,18 @@ class RunFolder:
         """Keep the record of a round that came to nothing."""
         self.state = msgspec.structs.replace(self.state, aborted=(*self.state.aborted, record))
         self._save()
+
+    def add_cost(self, round_number: int, key_bits: int) -> None:
+        """It has turned out that an aborted round cost ``key_bits`` in all, if that is more than was known."""
+        aborted = tuple(
+            msgspec.structs.replace(each, key_bits_burnt=max(each.key_bits_burnt, key_bits))
+            if each.round == round_number
+            else each
+            for each in self.state.aborted
+        )
+        if aborted != self.state.aborted:
+            self.state = msgspec.structs.replace(self.state, aborted=aborted)
+            self._save()
 
     def _save(self) -> None:
         replace_file(self.folder / STATE_FILE, msgspec.json.format(msgspec.json.encode(self.state), indent=1))

@@ -239,10 +239,8 @@ class _Server:
                 self._on_progress(name, message)
             case Shares() | Upload() | Confirm() | Answer():
                 self._rounds.contribute(name, message, buffer or b"")
-            case Decline(run_id=run_id, round=number, reason=reason, key_bits=key_bits):
-                current = self._rounds.current
-                if current is not None and (run_id, number) == (current.run_id, current.number):
-                    current.declined(name, reason, key_bits, self._clock())
+            case Decline():
+                self._rounds.declined(name, message)
             case Leave(reason=reason):
                 self._audience.forget(name)
                 if self._rounds.current is not None:

@@ -45,8 +45,9 @@ class SimulatedDelivery:
     def demand(self, bits: Mapping[str, int], timeout_s: float = 5.0) -> None:
         """No key has to be made in good time."""
 
-    def abandon(self, context: RoundContext, timeout_s: float = 5.0) -> None:
+    def abandon(self, context: RoundContext, timeout_s: float = 5.0) -> tuple[str, ...]:
         """No pad is reserved."""
+        return ()
 
     def stored_update(self, context: RoundContext, journal_dir: Path) -> MaskedUpdate | None:
         """There is no journal."""

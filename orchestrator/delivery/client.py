@@ -30,7 +30,6 @@ from orchestrator.delivery.errors import (
 )
 from orchestrator.delivery.expansion import expand_key
 from orchestrator.delivery.journal import (
-    FORMAT,
     JournalEntry,
     check_same_update,
     read_entry,
@@ -40,6 +39,7 @@ from orchestrator.delivery.journal import (
 from orchestrator.delivery.masking import largest_sum, mask
 from orchestrator.delivery.messages import (
     Abandon,
+    Burnt,
     Collect,
     DemandRequest,
     Done,
@@ -137,15 +137,15 @@ class DeliveryClient:
         with self._lock:
             self._ask(DemandRequest(self._number(), dict(bits)), Done, timeout_s)
 
-    def abandon(self, context: RoundContext, timeout_s: float = 5.0) -> None:
-        """The round failed before masking: let the node burn what it reserved for it."""
+    def abandon(self, context: RoundContext, timeout_s: float = 5.0) -> tuple[str, ...]:
+        """The round failed before masking: let the node burn what it reserved for it; with whom that was."""
         with self._lock:
-            self._ask(Abandon(self._number(), context), Done, timeout_s)
+            return self._ask(Abandon(self._number(), context), Burnt, timeout_s).peers
 
     def stored_update(self, context: RoundContext, journal_dir: Path) -> MaskedUpdate | None:
         """The output that was masked for ``context`` before, if any: send this instead of training again."""
         entry = read_entry(journal_dir, context)
-        return None if entry is None or not entry.packed else _from_journal(entry)
+        return None if entry is None or not entry.packed else _from_journal(entry, context)
 
     def masked_update(
         self,
@@ -174,7 +174,7 @@ class DeliveryClient:
         entry = read_entry(journal_dir, context)
         if entry is not None:
             check_same_update(entry, digest)
-            return _from_journal(entry)
+            return _from_journal(entry, context)
         with self._lock:
             self._reserve(context, self._clock() + timeout_s, on_wait)
             pads = self._collect(context)
@@ -186,9 +186,7 @@ class DeliveryClient:
             for pad in pads.values():
                 pad[:] = 0
         key_bits = len(pads) * context.pad_bits
-        entry = JournalEntry(FORMAT, context, digest, packed.tobytes(), key_bits)
-        write_entry(journal_dir, entry)
-        return _from_journal(entry)
+        return _from_journal(write_entry(journal_dir, context, digest, packed.tobytes(), key_bits), context)
 
     def share_channel(
         self,
@@ -210,8 +208,7 @@ class DeliveryClient:
             raise PadsGoneError(f"the shares of round {context.round} were sealed before; abandon the round")
         with self._lock:
             self._reserve(context, self._clock() + timeout_s, on_wait)
-            key_bits = (len(context.participants) - 1) * context.pad_bits
-            write_entry(journal_dir, JournalEntry(FORMAT, context, b"", b"", key_bits))
+            write_entry(journal_dir, context)
             return ShareChannel(context, self._collect(context))
 
     def _reserve(
@@ -357,8 +354,8 @@ def _check(context: RoundContext, q: npt.NDArray[np.int64], weight: int, sum_bou
         raise ValueError(f"the update reaches {own}, more than the announced bound {sum_bound} of the sum")
 
 
-def _from_journal(entry: JournalEntry) -> MaskedUpdate:
-    context = entry.context
+def _from_journal(entry: JournalEntry, context: RoundContext) -> MaskedUpdate:
+    """``entry`` was made in ``context``."""
     return MaskedUpdate(
         entry.packed_array(), context.n_values, context.ring_bits, entry.key_bits_used, context.digest()
     )

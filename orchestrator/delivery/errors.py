@@ -51,5 +51,9 @@ class JournalError(DeliveryError):
     """The journal of masked outputs cannot be read or written."""
 
 
+class OutputLostError(JournalError, PadsGoneError):
+    """The masked output could not be kept, so it must not be sent; its pads are gone."""
+
+
 class SealError(DeliveryError):
     """A sealed share was changed on its way, or a pad for it was used before."""

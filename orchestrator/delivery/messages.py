@@ -55,6 +55,10 @@ class RoundContext(Message, frozen=True):
         """SHA-256 over purpose and all fields: the name under which both ends of a pair reserve."""
         return hashlib.sha256(PURPOSE + encode(self)).digest()
 
+    def round_digest(self) -> bytes:
+        """SHA-256 of run and round alone: what is bound to one context for ever once its pads leave a node."""
+        return hashlib.sha256(PURPOSE + f"|round|{self.round}|{self.run_id}".encode()).digest()
+
     @property
     def value_bits(self) -> int:
         """Bits of a whole update or share, packed."""
@@ -85,7 +89,7 @@ class Collect(Message, frozen=True):
 
 
 class Abandon(Message, frozen=True):
-    """The round is over without this client: burn what is reserved for it; answered by Done."""
+    """The round is over without this client: burn what is reserved for it; answered by Burnt."""
 
     request: Number
     context: RoundContext
@@ -132,6 +136,13 @@ class Done(Message, frozen=True):
     request: Number
 
 
+class Burnt(Message, frozen=True):
+    """The round is given up; pads with ``peers`` had been reserved for it and are gone."""
+
+    request: Number
+    peers: tuple[Name, ...]
+
+
 class Waiting(Message, frozen=True):
     """The request is in work; ``peers`` have not agreed yet."""
 
@@ -155,4 +166,4 @@ class Failure(Message, frozen=True):
 
 
 Request: TypeAlias = PadRequest | Collect | Abandon | StockRequest | DemandRequest
-Reply: TypeAlias = Reserved | Pads | StockReply | Done | Waiting | Failure
+Reply: TypeAlias = Reserved | Pads | StockReply | Done | Burnt | Waiting | Failure

@@ -54,6 +54,7 @@ class _Round:
 
     ranges: dict[str, Range]
     waiting: set[str]
+    given_up: bool = False
 
 
 class PadDesk:
@@ -96,6 +97,7 @@ class PadDesk:
         or DeskRefusedError.
         """
         partners, digest = self.partners(context), context.digest()
+        self._check_bound(context)
         with self._lock:
             entry = self._rounds.setdefault(digest, _Round({}, set()))
             if entry.waiting:
@@ -107,11 +109,20 @@ class PadDesk:
         futures = {peer: self._pool.submit(self._reserve, peer, context.pad_bits, digest) for peer in missing}
         errors: dict[str, BaseException] = {}
         for peer, future in futures.items():
-            error = self._outcome(entry, peer, future)
+            error = self._outcome(entry, digest, peer, future)
             if error is not None:
                 errors[peer] = error
         if errors:
             raise _summary(errors)
+        if entry.given_up:
+            raise DeskPeerError("the round was given up meanwhile")
+
+    def _check_bound(self, context: RoundContext) -> None:
+        if self._store.stored_output(context.round_digest()) not in (None, context.digest()):
+            raise DeskRefusedError(
+                f"pads left this node for round {context.round} of run {context.run_id!r} with other participants,"
+                " another size or model; begin a new round"
+            )
 
     def _check_released(self, peers: Iterable[str], n_bits: int, digest: bytes) -> None:
         try:
@@ -126,16 +137,24 @@ class PadDesk:
         if short:
             raise DeskShortError(short)
 
-    def _outcome(self, entry: _Round, peer: str, future: Future[Range]) -> BaseException | None:
+    def _outcome(
+        self, entry: _Round, digest: bytes, peer: str, future: Future[Range]
+    ) -> BaseException | None:
         error = future.exception()
         with self._lock:
             entry.waiting.discard(peer)
-            if error is None:
+            if error is None and not entry.given_up:
                 entry.ranges[peer] = future.result()
+        if error is None and entry.given_up:
+            self._burn({peer: future.result()}, digest)
         return error
 
     def release(self, context: RoundContext) -> dict[str, SecretBits]:
-        """The pads of all partners, once."""
+        """The pads of all partners, once.
+
+        The round is then bound to this context for ever, here as in the client's journal: whoever masks two
+        updates for two sets of participants gives their difference away.
+        """
         partners, digest = self.partners(context), context.digest()
         with self._lock:
             entry = self._rounds.get(digest)
@@ -144,6 +163,7 @@ class PadDesk:
             del self._rounds[digest]
         pads: dict[str, SecretBits] = {}
         try:
+            self._store.journal_output(context.round_digest(), digest)
             for peer in partners:
                 pads[peer] = self._store.release(peer, Lane.MASK, entry.ranges[peer], digest)
         except KeyStoreError as error:
@@ -154,13 +174,19 @@ class PadDesk:
             raise kind(f"the pads of this round cannot be completed: {error}") from error
         return pads
 
-    def abandon(self, context: RoundContext) -> None:
-        """Burn what is reserved for a context that nobody will mask any more."""
+    def abandon(self, context: RoundContext) -> tuple[str, ...]:
+        """Burn what is reserved for a context that nobody will mask any more; with whom that was.
+
+        What is being agreed at this moment is burnt as soon as it is; the peer that agreed counts it.
+        """
         digest = context.digest()
         with self._lock:
             entry = self._rounds.pop(digest, None)
-        if entry is not None:
-            self._burn(entry.ranges, digest)
+            if entry is None:
+                return ()
+            entry.given_up = True
+        self._burn(entry.ranges, digest)
+        return tuple(entry.ranges)
 
     def _burn(self, ranges: dict[str, Range], digest: bytes) -> None:
         for peer, held in ranges.items():

@@ -19,6 +19,7 @@ import zmq
 
 from orchestrator.delivery.messages import (
     Abandon,
+    Burnt,
     Collect,
     Done,
     Failure,
@@ -185,8 +186,7 @@ class DeliveryService:
         elif isinstance(request, Collect):
             self._send_pads(route, request, self._desk.release(request.context))
         elif isinstance(request, Abandon):
-            self._desk.abandon(request.context)
-            self._send(route, Done(request.request))
+            self._send(route, Burnt(request.request, self._desk.abandon(request.context)))
         elif isinstance(request, StockRequest):
             bits = {peer: self._store.stock(peer)[Lane.MASK] for peer in self._peers}
             self._send(route, StockReply(request.request, bits, self._store.auth_alarms()))

@@ -80,8 +80,13 @@ class MemoryDelivery:
     def demand(self, bits: Mapping[str, int], timeout_s: float = 5.0) -> None:
         self.network.demands.setdefault(self.owner, []).append(dict(bits))
 
-    def abandon(self, context: RoundContext, timeout_s: float = 5.0) -> None:
+    def abandon(self, context: RoundContext, timeout_s: float = 5.0) -> tuple[str, ...]:
+        """A pair's pads are reserved at both ends or not at all; either end gives them up."""
         self.network.abandoned.append((self.owner, context.round))
+        digest = context.digest()
+        with self.network.changed:
+            pairs = [pair for pair, reserved in self.network.reserved if reserved == digest]
+        return tuple(sorted(next(iter(pair - {self.owner})) for pair in pairs if self.owner in pair))
 
     def stored_update(self, context: RoundContext, journal_dir: Path) -> MaskedUpdate | None:
         kept = self.journal.get((context.run_id, context.round))

@@ -18,6 +18,7 @@ from orchestrator.delivery.errors import (
     DeliveryTimeoutError,
     DeliveryUnreachableError,
     KeysShortError,
+    OutputLostError,
     PadsGoneError,
     RoundConflictError,
 )
@@ -37,6 +38,7 @@ class ScriptedDelivery:
         self.bounds: list[int | None] = []
         self.before_answer: Callable[[], None] = lambda: None
         self.unreachable = False
+        self.reserved_with: tuple[str, ...] = ()
 
     def stock(self, timeout_s: float = 5.0) -> Any:
         raise NotImplementedError
@@ -44,10 +46,11 @@ class ScriptedDelivery:
     def demand(self, bits: Any, timeout_s: float = 5.0) -> None:
         raise DeliveryUnreachableError("the node is away")
 
-    def abandon(self, context: RoundContext, timeout_s: float = 5.0) -> None:
+    def abandon(self, context: RoundContext, timeout_s: float = 5.0) -> tuple[str, ...]:
         self.abandoned.append(context.round)
         if self.unreachable:
             raise DeliveryUnreachableError("the node is away")
+        return self.reserved_with
 
     def stored_update(self, context: RoundContext, journal_dir: Path) -> MaskedUpdate | None:
         raise RoundConflictError("another participant set")
@@ -104,17 +107,31 @@ def test_cancelling_gives_the_reservation_back(unreachable: bool) -> None:
     assert delivery.abandoned == [1]
 
 
-def test_pads_that_are_gone_are_counted() -> None:
+@pytest.mark.parametrize("error", [PadsGoneError("released before"), OutputLostError("disk full")])
+def test_pads_that_are_gone_are_counted(error: Exception) -> None:
     with pytest.raises(KeyServiceError) as caught:
-        mask(ScriptedDelivery([PadsGoneError("released before")]))
-    assert caught.value.key_bits == 2 * 40
+        mask(ScriptedDelivery([error]))
+    assert (caught.value.key_bits, caught.value.spent_with) == (2 * 40, ())
+
+
+def test_what_was_reserved_when_a_round_ended_is_burnt_and_counted() -> None:
+    cancelled = threading.Event()
+    delivery = ScriptedDelivery([DeliveryTimeoutError("late")])
+    delivery.before_answer, delivery.reserved_with = cancelled.set, ("bob",)
+    with pytest.raises(CancelledError) as caught:
+        mask(delivery, cancelled)
+    assert (caught.value.key_bits, caught.value.spent_with) == (40, ("bob",))
 
 
 @pytest.mark.parametrize("error", [DeliveryRefusedError("no"), RoundConflictError("no")])
-def test_a_refusal_is_final_and_costs_nothing(error: Exception) -> None:
+@pytest.mark.parametrize("reserved", [(), ("charlie",)])
+def test_a_refusal_is_final_and_costs_what_was_reserved(error: Exception, reserved: tuple[str, ...]) -> None:
+    delivery = ScriptedDelivery([error])
+    delivery.reserved_with = reserved
     with pytest.raises(KeyServiceError) as caught:
-        mask(ScriptedDelivery([error]))
-    assert caught.value.key_bits == 0
+        mask(delivery)
+    assert (caught.value.key_bits, caught.value.spent_with) == (40 * len(reserved), reserved)
+    assert delivery.abandoned == [1]
 
 
 def test_a_stored_update_of_another_context_is_a_key_service_error() -> None:

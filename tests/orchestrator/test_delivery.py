@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from orchestrator.delivery.client import DeliveryClient, MaskedUpdate, Wait
 from orchestrator.delivery.errors import (
@@ -20,13 +23,15 @@ from orchestrator.delivery.errors import (
     DeliveryUnreachableError,
     JournalError,
     KeysShortError,
+    OutputLostError,
     PadsGoneError,
     RoundConflictError,
     SealError,
 )
-from orchestrator.delivery.journal import journal_path
+from orchestrator.delivery.journal import journal_path, read_entry, write_entry
 from orchestrator.delivery.masking import add_packed, pack_values, unpack_values
 from orchestrator.delivery.messages import Collect, RoundContext, StockRequest
+from orchestrator.delivery.rounds import DeskPeerError, PadDesk
 from orchestrator.delivery.service import DeliveryService
 from orchestrator.delivery.sharing import ShareChannel, sealed_size
 from orchestrator.keystore.agreement import reserve
@@ -212,13 +217,97 @@ def test_a_lost_journal_does_not_bring_the_pads_back(bench: Bench) -> None:
     supply(bench)
     sent = updates()
     bench.everybody(context(), sent)
-    journal_path(bench.folder / "alice", context()).unlink()
+    journal_path(bench.folder / "alice", "run").unlink()
     with pytest.raises(PadsGoneError):
         bench.clients["alice"].masked_update(context(), sent["alice"], 1, bench.folder / "alice", 5.0)
 
 
+def test_neither_client_nor_node_masks_in_a_round_for_another_set(bench: Bench) -> None:
+    """A journal that was lost, or put back from a copy, does not matter: the node remembers the round too."""
+    supply(bench)
+    sent = updates()
+    bench.everybody(context(), sent)
+    without_charlie = context(participants=("alice", "bob"))
+    with pytest.raises(RoundConflictError):
+        bench.clients["alice"].masked_update(without_charlie, sent["alice"], 1, bench.folder / "alice", 1.0)
+    calls = len(bench.switchboard.calls)
+    for name in ("alice", "bob"):
+        with pytest.raises(DeliveryRefusedError, match="with other participants"):
+            bench.clients[name].masked_update(without_charlie, sent[name], 1, bench.folder / "empty", 5.0)
+    assert len(bench.switchboard.calls) == calls
+    assert bench.stores["alice"].ledger("bob").burnt == 0
+
+
+def test_a_run_leaves_one_file_and_an_earlier_run_only_its_mark(bench: Bench) -> None:
+    supply(bench)
+    sent = updates()
+    for number in range(1, 4):
+        bench.everybody(context(number), sent)
+    folder = bench.folder / "alice"
+    assert [path.name for path in folder.glob("masked-*")] == [journal_path(folder, "run").name]
+    for number in (1, 2):
+        with pytest.raises(RoundConflictError, match="is over: round 3 was masked"):
+            bench.clients["alice"].masked_update(context(number), sent["alice"], 1, folder, 1.0)
+    assert bench.clients["alice"].stored_update(context(3), folder) is not None
+    assert journal_path(folder, "run").stat().st_size > 1250
+    later = msgspec.structs.replace(context(1), run_id="later")
+    bench.everybody(later, sent)
+    assert bench.clients["alice"].stored_update(later, folder) is not None
+    assert journal_path(folder, "run").stat().st_size < 250
+    assert bench.clients["alice"].stored_update(context(3), folder) is None
+    for number in (2, 3):
+        with pytest.raises((RoundConflictError, PadsGoneError)):
+            bench.clients["alice"].masked_update(context(number), sent["bob"], 1, folder, 1.0)
+
+
+def test_of_two_copies_of_a_client_the_slower_one_keeps_no_output(bench: Bench, tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "journal"
+    write_entry(folder, context(2), b"", b"later", 0)
+    with pytest.raises(OutputLostError, match="another process masked in round 2"):
+        write_entry(folder, context(1), b"", b"earlier", 0)
+    with pytest.raises(OutputLostError):
+        write_entry(folder, context(2), b"", b"again", 0)
+    kept = read_entry(folder, context(2))
+    assert kept is not None
+    assert kept.packed == b"later"
+    assert "later" not in repr(kept)
+
+
+def test_the_folders_of_a_first_output_are_durable_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power cut a missing folder would mean a client that has forgotten what it masked."""
+    import orchestrator.durable as durable
+
+    synced: list[Path] = []
+    sync = durable.sync_folder
+    monkeypatch.setattr(durable, "sync_folder", lambda folder: (synced.append(folder), sync(folder)))
+    write_entry(tmp_path / "state" / "journal", context(1))
+    assert synced == [tmp_path, tmp_path / "state", tmp_path / "state" / "journal"]
+
+
+@given(st.lists(st.tuples(st.integers(1, 6), st.sampled_from(["all", "two"]), st.booleans()), max_size=12))
+@settings(max_examples=30, deadline=None)
+def test_whatever_is_asked_a_round_has_one_context_and_numbers_only_grow(
+    tmp_path_factory: pytest.TempPathFactory, asked: list[tuple[int, str, bool]]
+) -> None:
+    folder, made = tmp_path_factory.mktemp("journal"), dict[int, RoundContext]()
+    for number, who, new_run in asked:
+        one = context(number, NAMES if who == "all" else NAMES[:2])
+        if new_run:
+            write_entry(folder, msgspec.structs.replace(one, run_id=f"run-{len(list(folder.iterdir()))}"))
+        try:
+            if read_entry(folder, one) is None:
+                assert number > max(made, default=0)
+                write_entry(folder, one)
+                made[number] = one
+            assert made[number] == one
+        except RoundConflictError:
+            assert number < max(made) or made[number] != one
+
+
 def test_a_damaged_journal_is_an_error(bench: Bench) -> None:
-    path = journal_path(bench.folder, context())
+    path = journal_path(bench.folder, "run")
     path.write_bytes(b"\x93garbage")
     with pytest.raises(JournalError, match="damaged"):
         bench.clients["alice"].masked_update(context(), updates()["alice"], 1, bench.folder, 1.0)
@@ -330,9 +419,36 @@ def test_an_abandoned_round_burns_what_was_reserved(bench: Bench) -> None:
             pool.submit(
                 bench.services[name]._desk.reserve, context(participants=("alice", "bob"))
             )  # only the reservation: the clients die before collecting
-    bench.clients["alice"].abandon(context(participants=("alice", "bob")))
+    assert bench.clients["alice"].abandon(context(participants=("alice", "bob"))) == ("bob",)
+    assert bench.clients["alice"].abandon(context(participants=("alice", "bob"))) == ()
     assert store.ledger("bob").burnt == 10_000
     assert store.stock("bob")[Lane.MASK] == bench.stores["bob"].stock("alice")[Lane.MASK]
+
+
+def test_what_is_agreed_on_after_a_round_was_given_up_is_burnt_too(bench: Bench) -> None:
+    supply(bench)
+    two, go_on = context(participants=("alice", "bob")), threading.Event()
+    agree = bench.switchboard.reserve_for("alice")
+
+    def late(peer: str, n_bits: int, digest: bytes) -> Range:
+        assert go_on.wait(10)
+        return agree(peer, n_bits, digest)
+
+    desk = PadDesk(bench.stores["alice"], NAMES[1:], late)
+    with ThreadPoolExecutor(2) as pool:
+        alice = pool.submit(desk.reserve, two)
+        bob = pool.submit(bench.services["bob"]._desk.reserve, two)
+        while not desk.waiting_for(two):
+            pass
+        assert desk.abandon(two) == ()
+        go_on.set()
+        with pytest.raises(DeskPeerError, match="given up"):
+            alice.result()
+        bob.result()
+    desk.close()
+    assert bench.stores["alice"].ledger("bob").burnt == 10_000
+    assert bench.clients["bob"].abandon(two) == ("alice",)
+    assert bench.stores["bob"].ledger("alice").burnt == 10_000
 
 
 def test_sums_that_could_wrap_are_refused_before_any_key_is_touched(bench: Bench) -> None:
@@ -402,13 +518,13 @@ def test_pads_are_wiped_after_masking(bench: Bench, monkeypatch: pytest.MonkeyPa
 
 def test_output_is_durable_before_it_is_returned(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     supply(bench)
-    import orchestrator.delivery.journal as journal
+    import orchestrator.durable as durable
 
     def full(fd: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(journal, "os", SimpleNamespace(**{**vars(journal.os), "fsync": full}))
-    with pytest.raises(JournalError, match="No space left"):
+    monkeypatch.setattr(durable, "os", SimpleNamespace(**{**vars(durable.os), "fsync": full}))
+    with pytest.raises(OutputLostError, match="No space left"):
         bench.everybody(context(), updates())
     assert bench.clients["alice"].stored_update(context(), bench.folder / "alice") is None
 
