@@ -5,7 +5,7 @@ control runs with the same clients, seeds and protection.  Beside both stands th
 one place, and in the full experiment low-rank adapters in the encoder.
 
 Settings are chosen with ``--split validation``, which touches no test review, and seeds that are reported
-nowhere: ``--first-seed 11``.
+nowhere: ``--seed 11``.
 """
 
 from __future__ import annotations
