@@ -97,8 +97,8 @@ def simulated_forecast(mode: str, rounds: int, n_clients: int, bits_per_pair_and
     n_pairs = n_clients * (n_clients - 1) // 2
     per_round = n_pairs * bits_per_pair_and_round
     text = (
-        f"{rounds} rounds of {n_clients} clients would use {quantity(bits_per_pair_and_round)} per pair and "
-        f"round, {quantity(per_round * rounds)} over all {n_pairs} pairs; keys of this run are simulated"
+        f"{counted(rounds, 'round')} of {n_clients} clients would use {quantity(bits_per_pair_and_round)} per pair "
+        f"and round, {quantity(per_round * rounds)} over {counted(n_pairs, 'pair')}; keys of this run are simulated"
         if per_round
         else f"mode {mode} uses no key"
     )
@@ -170,7 +170,7 @@ def _verdict(
 ) -> tuple[Verdict, str]:
     if not needed or not pairs:
         return "none-needed", f"mode {mode} uses no key"
-    head = f"{rounds} rounds need {quantity(needed)} per pair"
+    head = f"{counted(rounds, 'round')} need{'s' if rounds == 1 else ''} {quantity(needed)} per pair"
     short = [each for each in pairs if each.missing_bits]
     if not short:
         return "in-stock", f"{head}; all {len(pairs)} pairs have it in stock"
@@ -215,6 +215,11 @@ def quantity(bits: float) -> str:
         if bits >= factor:
             return f"{bits / factor:.3g} {unit}"
     return f"{bits:g} bit"
+
+
+def counted(number: int, what: str) -> str:
+    """``1 round``, ``2 rounds``."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def duration(seconds: float) -> str:

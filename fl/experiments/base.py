@@ -15,6 +15,7 @@ import msgspec
 
 from fl.config import FLConfig, check_config
 from fl.experiments.options import Mode, OptionsError, TrainOptions
+from fl.experiments.ranges import check_ranges
 from fl.quantise import smallest_ring_bits
 from fl.results import SECURITY, Kind, Security
 from fl.tasks.base import Task
@@ -120,12 +121,16 @@ def client_names(count: int) -> tuple[str, ...]:
 
 
 def federated_config(task: Task, name: str, options: TrainOptions, defaults: Defaults) -> FLConfig:
-    """The settings of the run that was asked for; raises ConfigError or QuantisationError if they cannot work.
+    """The settings of the run that was asked for.
 
-    Options win over what suits the experiment, and that over what suits the task.
+    Options win over what suits the experiment, and that over what suits the task.  Raises OptionsError,
+    ConfigError or QuantisationError if they cannot work.
     """
     clients = options.clients or defaults.clients
     given = {key: value for key in SETTINGS if (value := getattr(options, key)) is not None}
+    check_ranges(
+        {**given, "clients": clients, "rounds": chosen_rounds(options, defaults), "seed": options.first_seed}
+    )
     suited = task.defaults.suited(clients)
     settings: dict[str, object] = {
         "clip": suited.clip,
@@ -152,20 +157,6 @@ def federated_config(task: Task, name: str, options: TrainOptions, defaults: Def
     )
     check_config(config)
     return config
-
-
-def with_clients(cell: Cell, name: str, title: str, clients: int) -> Cell:
-    """The same cell with another number of clients and the ring that they need."""
-    levels = cell.config.levels
-    config = msgspec.structs.replace(
-        cell.config,
-        clients=client_names(clients),
-        ring_bits=max(cell.config.ring_bits, smallest_ring_bits(levels, clients)),
-        colluders=0,
-        survivors=0,
-    )
-    check_config(config)
-    return Cell(name, title, "federated", config)
 
 
 def write_plan(plan: Plan, folder: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Protocol, TypeAlias
 
 import msgspec
 
-from fl.cohort.results import CohortEvent, CohortPhase, CohortResult
+from fl.cohort.results import CohortError, CohortEvent, CohortPhase, CohortResult, InexactSumError
 from fl.config import FLConfig
 from fl.experiments.base import Cell, Plan
 from fl.results import RoundRow, RoundTimes, SeedRun
@@ -137,11 +137,13 @@ class Runner:
                 if not path.exists():
                     continue
                 try:
-                    outcome[cell.name][seed] = msgspec.json.decode(path.read_bytes(), type=SeedRun)
+                    run = msgspec.json.decode(path.read_bytes(), type=SeedRun)
+                    _check_whole(run, cell, seed)
                 except (OSError, ValueError) as error:
                     raise ExperimentError(
-                        f"cannot read {path}: {error}; remove it to run that cell again"
+                        f"cannot use {path}: {error}; remove it to run that cell again"
                     ) from error
+                outcome[cell.name][seed] = run
         return outcome
 
     def _file(self, cell: Cell, seed: int) -> Path:
@@ -183,21 +185,36 @@ class Runner:
             else:
                 self.report(RoundDone(cell, seed, event.round, event.accuracy))
 
-        result = run_cohort(
-            cell.seeded(seed),
-            data_folder=self.data_folder,
-            workers=self.workers,
-            drop_outs=cell.drop_outs,
-            folder=checkpoint,
-            stop=self.stop,
-            report=on_event,
-            float32=cell.kind == "float32",
-        )
+        try:
+            result = run_cohort(
+                cell.seeded(seed),
+                data_folder=self.data_folder,
+                workers=self.workers,
+                drop_outs=cell.drop_outs,
+                folder=checkpoint,
+                stop=self.stop,
+                report=on_event,
+                float32=cell.kind == "float32",
+            )
+        except InexactSumError:
+            raise
+        except CohortError as error:
+            raise ExperimentError(
+                f"{cell.title}, seed {seed}: {error} (remove {checkpoint} to begin this cell again)"
+            ) from error
         if result.stopped or len(result.rounds) < cell.config.rounds:
             raise ExperimentStoppedError(
                 f"stopped in {cell.title}, seed {seed}, after {len(result.rounds)} of {cell.config.rounds} rounds"
             )
         return seed_run(seed, result, self.clock() - started)
+
+
+def _check_whole(run: SeedRun, cell: Cell, seed: int) -> None:
+    """Raise ValueError if that is not the outcome of the cell with this seed."""
+    if run.seed != seed or len(run.rounds) != cell.steps:
+        raise ValueError(
+            f"it holds {len(run.rounds)} rounds of seed {run.seed}, not {cell.steps} of seed {seed}"
+        )
 
 
 def seed_run(seed: int, result: CohortResult, seconds: float) -> SeedRun:

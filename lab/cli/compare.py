@@ -12,10 +12,10 @@ from rich.table import Table
 
 from fl.key_budget import quantity
 from fl.results import Results, read_results
-from lab.cli.curves import Line, accuracy_and_bytes, accuracy_and_loss, key_and_time
+from lab.cli.curves import Line, accuracy_and_bytes, accuracy_and_loss, bytes_text, key_and_time
 from lab.cli.page import image, page, table
 from lab.cli.run_report import main_arm
-from lab.cli.train import accuracy, exactness
+from lab.cli.train import accuracy, against_float32, exactness, supply
 from orchestrator.durable import replace_file
 
 HEAD = (
@@ -26,11 +26,16 @@ HEAD = (
     "key supply",
     "clients",
     "rounds",
+    "seeds",
     "accuracy",
-    "saving",
+    "upload of a client",
+    "against float32",
     "key of a round",
     "sum exact",
 )
+
+WIDEST_WORD = len("information-theoretic")
+"""Columns of the terminal's table break no shorter word."""
 
 
 def compare_runs(paths: list[Path], out: Path | None, as_json: bool) -> int:
@@ -39,14 +44,18 @@ def compare_runs(paths: list[Path], out: Path | None, as_json: bool) -> int:
     if len(runs) < len(paths):
         raise ValueError("a run is named twice")
     if out is not None:
-        replace_file(out, render_comparison(runs).encode())
+        try:
+            replace_file(out, render_comparison(runs).encode())
+        except OSError as error:
+            raise ValueError(
+                f"--out {out} cannot be written: {error.strerror}; name a file in a folder that is there"
+            ) from error
     if as_json:
         typer.echo(json.dumps({"runs": [as_dict(name, run) for name, run in runs.items()]}))
         return 0
     Console(soft_wrap=False).print(side_by_side(runs))
-    for name, run in runs.items():
-        for note in run.notes:
-            typer.echo(f"{name}: {note}")
+    for note in notes_of(runs):
+        typer.echo(note)
     if out is not None:
         typer.echo(f"page in {out}")
     return 0
@@ -56,11 +65,21 @@ def side_by_side(runs: dict[str, Results]) -> Table:
     """One column for each run, so that a terminal of 80 characters holds several."""
     columns = [row_of(name, run) for name, run in runs.items()]
     shown = Table(box=None, pad_edge=False, show_header=False)
-    for _ in range(1 + len(columns)):
-        shown.add_column(overflow="fold")
+    for column in (HEAD, *columns):
+        longest_word = max(len(word) for cell in column for word in cell.split())
+        shown.add_column(overflow="fold", min_width=min(longest_word, WIDEST_WORD))
     for index, head in enumerate(HEAD):
         shown.add_row(head, *(column[index] for column in columns))
     return shown
+
+
+def notes_of(runs: dict[str, Results]) -> list[str]:
+    """Every note once, after the names of the runs that have it."""
+    owners: dict[str, list[str]] = {}
+    for name, run in runs.items():
+        for note in run.notes:
+            owners.setdefault(note, []).append(name)
+    return [f"{', '.join(names)}: {note}" for note, names in owners.items()]
 
 
 def label(path: Path, paths: list[Path]) -> str:
@@ -78,11 +97,13 @@ def row_of(name: str, run: Results) -> list[str]:
         f"{run.task}:{run.model}@{run.split}",
         f"{run.mode}{' (quick)' if run.quick else ''}",
         run.security,
-        run.key_supply,
+        supply(run),
         str(run.clients),
         str(len(run.rounds)),
+        str(run.final.seeds),
         accuracy(run.final.accuracy_mean, run.final.accuracy_ci95),
-        f"{100 * run.compression.saving_vs_float32:.1f} %",
+        bytes_text(run.rounds[-1].upload_bytes_per_client),
+        against_float32(run.compression.saving_vs_float32),
         quantity(run.rounds[-1].key_bits),
         exactness(run),
     ]
@@ -121,11 +142,7 @@ def render_comparison(runs: dict[str, Results]) -> str:
         for index, head in enumerate(HEAD)
         if index
     ]
-    notes = [
-        f"<p class='warn'>{html.escape(f'{name}: {note}')}</p>"
-        for name, run in runs.items()
-        for note in run.notes
-    ]
+    notes = [f"<p class='warn'>{html.escape(note)}</p>" for note in notes_of(runs)]
     return page(
         "qunetlab: runs compared",
         [

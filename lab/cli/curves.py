@@ -32,14 +32,20 @@ class Line:
         """Whether it is a curve; training in one place and oracles are levels."""
         return self.arm.kind in ("federated", "float32")
 
+    @property
+    def is_timed(self) -> bool:
+        """Whether the time of its rounds is known, phase by phase."""
+        return self.has_rounds and any(run.times for run in self.arm.runs)
+
 
 def accuracy_and_loss(lines: Sequence[Line]) -> bytes:
     """Mean over seeds, shaded from the lowest to the highest seed; levels are dashed."""
     figure, (accuracy, loss) = new_figure(2, 3.8)
     for color, line in zip(_colors(lines), lines, strict=True):
         if line.has_rounds:
-            _curve(accuracy, line, color, "accuracy", 100.0)
-            _curve(loss, line, color, "loss", 1.0)
+            first = line is lines[0]
+            _curve(accuracy, line, color, "accuracy", 100.0, first=first)
+            _curve(loss, line, color, "loss", 1.0, first=first)
         else:
             level = 100 * line.arm.final.accuracy_mean
             accuracy.axhline(level, color=color, linestyle="--", linewidth=1.4, label=line.label)
@@ -57,14 +63,16 @@ def _colors(lines: Sequence[Line]) -> list[str]:
     return [COLORS[index % len(COLORS)] for index in range(len(lines))]
 
 
-def _curve(axes: Any, line: Line, color: str, what: str, factor: float) -> None:
+def _curve(axes: Any, line: Line, color: str, what: str, factor: float, *, first: bool) -> None:
+    """The first line is thin and above the others, so that those under it are seen where they coincide."""
     rows = [row for row in line.arm.rounds if getattr(row, what) is not None]
     if not rows:
         return
     numbers = [row.round for row in rows]
     marker = "o" if len(rows) < 12 else None
     values = [factor * getattr(row, what) for row in rows]
-    axes.plot(numbers, values, color=color, marker=marker, markersize=4, linewidth=1.8, label=line.label)
+    style = {"linewidth": 1.6, "markersize": 3, "zorder": 3} if first else {"linewidth": 3.2, "markersize": 6}
+    axes.plot(numbers, values, color=color, marker=marker, label=line.label, **style)
     bands = [_band(line.arm.runs, index, what) for index, row in enumerate(line.arm.rounds) if row in rows]
     if len(line.arm.runs) > 1 and all(band is not None for band in bands):
         low = [factor * band[0] for band in bands if band]
@@ -88,7 +96,8 @@ def accuracy_and_bytes(lines: Sequence[Line]) -> bytes:
             continue
         value = line.arm.rounds[-1].upload_bytes_per_client / unit
         size.barh(row, value, color=color)
-        size.annotate(f" {value:.3g} {name}", (value, row), va="center", annotation_clip=False, fontsize=9)
+        text = f" {bytes_text(line.arm.rounds[-1].upload_bytes_per_client)}"
+        size.annotate(text, (value, row), va="center", annotation_clip=False, fontsize=9)
         sent = [bytes_ / sum_unit for bytes_ in _sent(line)]
         reached.plot(sent, [100 * each.accuracy for each in line.arm.rounds], color=color, linewidth=1.8)
     rows = [(index, line.label) for index, line in enumerate(lines) if line in shown]
@@ -115,6 +124,12 @@ def _wrapped(label: str, width: int = 26) -> str:
     return "\n".join(lines)
 
 
+def bytes_text(size: float) -> str:
+    """Bytes with the prefix that suits them."""
+    unit, name = _byte_unit(size)
+    return f"{size / unit:.3g} {name}"
+
+
 def _byte_unit(largest: float) -> tuple[float, str]:
     return (1e6, "MB") if largest >= 1e6 else (1e3, "kB") if largest >= 1e3 else (1.0, "bytes")
 
@@ -139,7 +154,7 @@ def key_and_time(lines: Sequence[Line]) -> bytes:
     key.set_ylabel(f"key used by all pairs so far, {name}")
     key.set_ylim(bottom=0)
     key.xaxis.get_major_locator().set_params(integer=True)
-    timed = [line for line in lines if line.has_rounds and any(run.times for run in line.arm.runs)]
+    timed = [line for line in lines if line.is_timed]
     left = [0.0] * len(timed)
     greys = ("#2f6f9f", "#b5651d", "#7aa874", "#8c959f", "#4f8f8b", "#c2a83e")
     for (phase, label), color in zip(PHASES, greys, strict=True):

@@ -17,8 +17,9 @@ def explain(error: Exception) -> tuple[int, str]:
     if isinstance(error, StationError | InstrumentError | ConnectionError):
         return 3, f"error: {error}"
     from fl.data import DataError
+    from fl.results import ResultsError
 
-    if isinstance(error, DataError):
+    if isinstance(error, DataError | ResultsError):
         return 2, f"error: {error}"
     if isinstance(error, OSError):  # an address in use, a full disk, a file that may not be read
         return 1, f"error: {error}"

@@ -35,6 +35,7 @@ from fl.results import Results, SeedRun, write_results
 from lab.cli.live_follow import Follower
 from lab.cli.live_place import Place, check_place, find_place, opened
 from lab.cli.live_record import (
+    SERVER_STATE,
     LiveRecord,
     ledgers_of,
     read_record,
@@ -44,6 +45,7 @@ from lab.cli.live_record import (
 )
 from lab.cli.observer import Observer
 from lab.cli.progress import Display, PairProgress, RunProgress
+from lab.cli.run_folder import held, resume_hint
 from lab.cli.stalls import StallWatch, merged
 from lab.cli.supervised import Run
 from lab.testbed import Testbed
@@ -62,30 +64,26 @@ class KeysShortError(Exception):
 
 
 def run_on_testbed(
-    options: TrainOptions, *, out: Path | None, resume: Path | None, data: Path | None, as_json: bool
+    options: TrainOptions, folder: Path, *, resuming: bool, data: Path | None, as_json: bool
 ) -> int:
     """Train on the keys of a testbed; returns the exit code."""
     from fl.tasks import load_task
-    from lab.cli.train import EXIT_INTERRUPTED, default_folder, resume_hint, summary
+    from lab.cli.train import EXIT_INTERRUPTED, check_data, summary
 
     assert options.testbed is not None
     place = find_place(options.testbed)
     check_place(place, options)
     task = load_task(options.task, data)
-    plan = read_plan(resume) if resume is not None else live_plan(options, task, place.testbed)
-    task.client_data(0, plan.primary.config.n_clients, plan.seeds[0])
-    folder = resume or out or default_folder(options)
-    if resume is None:
-        from lab.cli.train import claim
-
-        claim(folder)
-    attempt = Attempt(place, options, plan, task, folder, data)
-    reason = attempt.run()
-    results = attempt.results()
-    if reason == "interrupted":
-        typer.echo(resume_hint(folder, f"{options.task}"), err=True)
-    elif reason:
-        typer.echo(f"error: {reason}; go on with --resume {folder}", err=True)
+    plan = read_plan(folder) if resuming else live_plan(options, task, place.testbed)
+    check_data(task, plan)
+    with held(folder, new=not resuming):
+        attempt = Attempt(place, options, plan, task, folder, data)
+        reason = attempt.run()
+        results = attempt.results()
+    if reason:
+        why = "interrupted" if reason == "interrupted" else f"error: {reason}"
+        hint = resume_hint(folder, options.task, data)
+        typer.echo(f"{why}; what is finished is kept. {hint}", err=True)
     if results is not None:
         typer.echo(msgspec.json.encode(results).decode() if as_json else summary(results, folder))
     if reason == "interrupted":
@@ -144,8 +142,8 @@ class Attempt:
 
     @property
     def server_state(self) -> Path:
-        """Where the server keeps models, sums and records of the rounds: nothing secret."""
-        return (self.folder / "state").resolve()
+        """Where the server keeps models, sums and records of the rounds."""
+        return (self.folder / SERVER_STATE).resolve()
 
     def run(self) -> str:
         """Train; returns "" or why the run ended early.  Raises KeysShortError before anything was spent."""
@@ -331,10 +329,10 @@ class Attempt:
         from fl.aggregation import aggregation_for
         from fl.experiments.assemble import Surroundings
         from fl.experiments.sources import data_files
-        from lab.cli.train import OS_RANDOM_NOTE, versions
+        from lab.cli.train import notes_for, versions
 
         aggregation = aggregation_for(self.config, self.task.n_parameters)
-        notes = [OS_RANDOM_NOTE] if self.config.mode == "lightsecagg" else []
+        notes = list(notes_for(self.config))
         if self.place.testbed.simulation is not None:
             notes.append(
                 "every instrument of this testbed is simulated; protocols, keys and training are real"

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from fl.config import FLConfig
 
 RECORD_FILE = "live.json"
+SERVER_STATE = "state"
+"""Folder in which the learning server keeps models and records of the rounds: nothing secret."""
 
 
 class LiveRecord(msgspec.Struct, frozen=True):

@@ -222,7 +222,7 @@ def train(
     ] = None,
     split: Annotated[str | None, typer.Option(help="How the data is shared out.")] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="Training rounds.")] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Number of seeds.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, max=10_000, help="Number of seeds.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 1,
     quick: Annotated[
         bool, typer.Option("--quick", help="About two minutes; not the full experiment, and says so.")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import html
+import math
 from pathlib import Path
 
 import msgspec
 
-from fl.key_budget import duration, name, quantity
+from fl.key_budget import counted, duration, name, quantity
 from fl.results import Arm, Results
-from lab.cli.curves import Line, accuracy_and_bytes, accuracy_and_loss, key_and_time
+from lab.cli.curves import PHASES, Line, accuracy_and_bytes, accuracy_and_loss, key_and_time, mean_seconds
 from lab.cli.page import image, page, table
 from lab.cli.train import against_float32
 from orchestrator.durable import replace_file
@@ -72,6 +73,7 @@ def render_run(results: Results) -> str:
             image(accuracy_and_bytes(lines), "Upload size, and accuracy per byte sent"),
             "<h2>Key and time</h2>",
             image(key_and_time(lines), "Key used, and time of a round by phase"),
+            _times(lines),
             _key_budget(results),
             _stalls(results),
             "<h2>Rounds</h2>",
@@ -85,10 +87,10 @@ def render_run(results: Results) -> str:
 
 
 def _lead(results: Results) -> str:
-    seeds = f"{results.final.seeds} seed{'s' if results.final.seeds != 1 else ''}"
     text = (
         f"Task {results.task}, model {results.model}, split {results.split}; {results.clients} clients, "
-        f"{len(results.rounds)} rounds, {seeds}; {duration(round(results.wall_s))}"
+        f"{counted(len(results.rounds), 'round')}, {counted(results.final.seeds, 'seed')}; "
+        f"took {duration(round(results.wall_s))}"
     )
     return html.escape(f"{text}; started {results.started_at}" if results.started_at else text)
 
@@ -103,9 +105,14 @@ def _label(results: Results) -> str:
         else '<span class="good">equals the plain sum exactly in every round</span>'
     )
     where = f" on testbed {html.escape(results.testbed)}" if results.testbed else ""
+    supply = (
+        f"No key is needed{where}"
+        if results.mode == "plain"
+        else f"Key supply <b>{results.key_supply}</b>{where} ({SUPPLY[results.key_supply]})"
+    )
     return (
         f"Aggregation mode <b>{html.escape(results.mode)}</b>: security <b>{results.security}</b>. "
-        f"Key supply <b>{results.key_supply}</b>{where} ({SUPPLY[results.key_supply]}). The aggregate {verdict}."
+        f"{supply}. The aggregate {verdict}."
     )
 
 
@@ -143,7 +150,7 @@ def _comparisons(results: Results) -> str:
         ]
         for each in results.comparisons.values()
     ]
-    return table(["paired by seed", "difference, points", "95 % interval", "each seed"], rows, "wide")
+    return table(["paired by seed", "difference, points", "95 % interval", "each seed, points"], rows, "wide")
 
 
 def _spread(results: Results) -> str:
@@ -154,12 +161,31 @@ def _spread(results: Results) -> str:
 
 def _communication(results: Results) -> str:
     each = results.compression
+    update_bytes = math.ceil(each.values_per_round * each.ring_bits / 8)
+    besides = each.upload_bytes_per_client - update_bytes
+    shares = (
+        f"With shares and answers ({besides:,.0f} bytes) a client sends {each.upload_bytes_per_client:,.0f} bytes"
+        if results.mode == "lightsecagg"
+        else f"A client sends {each.upload_bytes_per_client:,.0f} bytes"
+    )
     return (
         f"<p>{each.values_per_round:,} of {each.n_parameters:,} parameters travel per round, each "
         f"{each.ring_bits} bits wide on the wire ({each.levels} levels on either side of zero"
-        f"{', error feedback' if each.error_feedback else ''}): {each.upload_bytes_per_client:,.0f} bytes instead of "
-        f"{each.float32_bytes:,} as float32, <b>{against_float32(each.saving_vs_float32)}</b>.</p>"
+        f"{', error feedback' if each.error_feedback else ''}): {update_bytes:,} bytes. {shares}, "
+        f"<b>{against_float32(each.saving_vs_float32)}</b> than the {each.float32_bytes:,} of its parameters as "
+        "float32.</p>"
     )
+
+
+def _times(lines: list[Line]) -> str:
+    """The numbers behind the bars: phases too short to be seen there count as well."""
+    timed = [line for line in lines if line.is_timed]
+    phases = [(phase, text) for phase, text in PHASES if any(mean_seconds(line.arm, phase) for line in timed)]
+    rows = [
+        [html.escape(line.label), *(f"{mean_seconds(line.arm, phase):.3g}" for phase, _ in phases)]
+        for line in timed
+    ]
+    return table(["mean time of a round, s", *(text for _, text in phases)], rows, "wide") if rows else ""
 
 
 def _key_budget(results: Results) -> str:
@@ -183,8 +209,8 @@ def _key_budget(results: Results) -> str:
     if budget.record is not None and (budget.record.used_bits or budget.record.burnt_bits):
         parts.append(
             f"<p>Used: {quantity(budget.record.used_bits)} over all pairs"
-            f"{f' (seed {results.runs[0].seed})' if len(results.runs) > 1 else ''}; burnt in aborted rounds: "
-            f"{quantity(budget.record.burnt_bits)}. Every round is in the table below.</p>"
+            f"{f' (seed {results.runs[0].seed}; each seed is a run of its own)' if len(results.runs) > 1 else ''}; "
+            f"burnt in aborted rounds: {quantity(budget.record.burnt_bits)}. Every round is in the table below.</p>"
         )
         if budget.record.ledgers:
             rows = [

@@ -10,11 +10,12 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import os
+import platform
 import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,18 +24,19 @@ from typing import TYPE_CHECKING
 import msgspec
 import typer
 
-from fl.experiments.base import PLAN_FILE, Plan, continued, read_plan, write_plan
+from fl.experiments.base import Plan, continued, read_plan, write_plan
 from fl.experiments.options import OptionsError, TrainOptions
-from fl.key_budget import quantity
-from fl.results import RESULTS_FILE, Results, ResultsError, write_results
+from fl.key_budget import counted, quantity
+from fl.results import Results, write_results
+from lab.cli.run_folder import earlier, folder_for, held, resume_hint, told
 
 if TYPE_CHECKING:
     from fl.cohort.plan import CohortPlan
+    from fl.config import FLConfig
     from fl.experiments.assemble import Surroundings
     from fl.experiments.runner import Outcome
     from fl.tasks.base import Task
 
-RUNS_FOLDER = "qunetlab-runs"
 EXIT_INTERRUPTED = 130
 REPORT_FILE = "report.html"
 PACKAGES = (
@@ -57,6 +59,9 @@ SIMULATED_NOTE = (
     "a network would have spent"
 )
 
+TWO_CLIENTS_NOTE = "two clients: each can work out the other's update from the sum, whatever the mode; only the server cannot"
+STOPPING = b"\nstopping; what is finished is kept (Ctrl-C again: at once)\n"
+
 
 class TrainError(Exception):
     """The run could not be brought to its end."""
@@ -74,26 +79,36 @@ def run_train(
     """The train command; returns the exit code."""
     started = time.monotonic()
     tell_preparations()
+    folder = folder_for(asked, out, resume)
     options = asked if resume is None else continued(read_plan(resume), asked)
     if options.testbed is not None:
         from lab.cli.live import run_on_testbed
 
-        return run_on_testbed(options, out=out, resume=resume, data=data, as_json=as_json)
+        return run_on_testbed(options, folder, resuming=resume is not None, data=data, as_json=as_json)
     if options.if_short != "wait" or options.max_wait_s is not None:
         raise OptionsError("--if-short and --max-wait belong to --testbed: simulated keys never run short")
     if options.live:
         raise OptionsError("--live needs --testbed NAME, FILE or FOLDER: the ring whose keys are used")
-    folder = resume or out or default_folder(options)
-    plan, task = prepare(options, data, folder, resuming=resume is not None)
+    plan, task = prepare(options, data)
+    if resume is not None and read_plan(folder) != plan:
+        raise OptionsError(
+            f"{folder} was planned by another version of the experiment and cannot be continued by this one"
+        )
     workers = usual_workers(plan) if workers is None else workers
     about = surroundings(plan, task, data, workers)
-    say(plan, about, folder, resuming=resume is not None)
-    results, interrupted = train(plan, about, folder, data, workers, started)
+    with held(folder, new=resume is None):
+        if resume is None:
+            write_plan(plan, folder)
+        say(plan, about, folder, resuming=resume is not None)
+        try:
+            results, interrupted = train(plan, about, folder, data, workers, started)
+        except KeyboardInterrupt:
+            results, interrupted = None, True
     if interrupted:
-        typer.echo(resume_hint(folder, plan.options.task), err=True)
+        hint = resume_hint(folder, plan.options.task, data)
+        typer.echo(f"interrupted; what is finished is kept. {hint}", err=True)
         return EXIT_INTERRUPTED
-    if results is None:
-        raise TrainError(f"no seed was finished; the run is in {folder}")
+    assert results is not None
     typer.echo(msgspec.json.encode(results).decode() if as_json else summary(results, folder))
     return 0 if all(row.exact is not False for row in results.rounds) else 1
 
@@ -114,30 +129,23 @@ def usual_workers(plan: Plan) -> int:
     return max(1, min(4, os.cpu_count() or 1, plan.primary.config.n_clients))
 
 
-def default_folder(options: TrainOptions) -> Path:
-    """A folder of its own for every run."""
-    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    return Path(RUNS_FOLDER) / f"{options.task.split(':')[0]}-{stamp}"
-
-
-def prepare(options: TrainOptions, data: Path | None, folder: Path, *, resuming: bool) -> tuple[Plan, Task]:
-    """The plan, after every check that needs no training; the run's folder exists when this returns."""
+def prepare(options: TrainOptions, data: Path | None) -> tuple[Plan, Task]:
+    """The plan, after every check that needs no training."""
     from fl.experiments.catalogue import plan_for
     from fl.tasks import load_task
 
     task = load_task(options.task, data)
     plan = plan_for(options, task, data)
     simulated_plan(plan, task)
-    task.client_data(0, plan.primary.config.n_clients, plan.seeds[0])  # missing or damaged data is told here
-    if resuming:
-        if read_plan(folder) != plan:
-            raise OptionsError(
-                f"{folder} was planned by another version of the experiment and cannot be continued by this one"
-            )
-    else:
-        claim(folder)
-        write_plan(plan, folder)
+    check_data(task, plan)
     return plan, task
+
+
+def check_data(task: Task, plan: Plan) -> None:
+    """Raise what is wrong with the data: missing or damaged, or too little for the last of so many clients."""
+    clients = plan.primary.config.n_clients
+    for index in (0, clients - 1):
+        task.client_data(index, clients, plan.seeds[0])
 
 
 def simulated_plan(plan: Plan, task: Task) -> CohortPlan:
@@ -149,19 +157,6 @@ def simulated_plan(plan: Plan, task: Task) -> CohortPlan:
         return make_plan(plan.primary.config, task.n_parameters, drop_outs=plan.primary.drop_outs)
     except CohortError as error:
         raise OptionsError(str(error)) from error
-
-
-def claim(folder: Path) -> None:
-    """Make the folder of a new run; raises OptionsError if it holds one already, OSError if it cannot be."""
-    for name in (PLAN_FILE, RESULTS_FILE):
-        if (folder / name).exists():
-            raise OptionsError(
-                f"{folder} already holds a run; go on with it (--resume {folder}) or choose another --out"
-            )
-    folder.mkdir(parents=True, exist_ok=True)
-    probe = folder / ".writable"
-    probe.touch()
-    probe.unlink()
 
 
 def surroundings(plan: Plan, task: Task, data: Path | None, workers: int) -> Surroundings:
@@ -181,19 +176,19 @@ def surroundings(plan: Plan, task: Task, data: Path | None, workers: int) -> Sur
         data=data_files(config.task, data),
         versions=versions(),
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        notes=notes_for(config.mode),
+        notes=(*(() if config.mode == "plain" else (SIMULATED_NOTE,)), *notes_for(config)),
     )
 
 
-def notes_for(mode: str) -> tuple[str, ...]:
-    """What must be said of a run whose keys are simulated."""
-    notes = () if mode == "plain" else (SIMULATED_NOTE,)
-    return (*notes, OS_RANDOM_NOTE) if mode == "lightsecagg" else notes
+def notes_for(config: FLConfig) -> tuple[str, ...]:
+    """What must be said of the protection of a run, wherever its keys come from."""
+    notes = (OS_RANDOM_NOTE,) if config.mode == "lightsecagg" else ()
+    return (*notes, TWO_CLIENTS_NOTE) if config.n_clients == 2 and config.mode != "plain" else notes
 
 
 def versions() -> dict[str, str]:
     """Versions of what the numbers depend on."""
-    found = {}
+    found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)
@@ -208,7 +203,7 @@ def say(plan: Plan, about: Surroundings, folder: Path, *, resuming: bool) -> Non
     verb = "going on with" if resuming else "training"
     lines = [
         f"{verb} {config.task}: {config.n_clients} clients, mode {config.mode} ({plan.primary.security}), "
-        f"{config.rounds} rounds, {len(plan.seeds)} seed{'s' if len(plan.seeds) != 1 else ''}; in {folder}",
+        f"{counted(config.rounds, 'round')}, {counted(len(plan.seeds), 'seed')}; in {folder}",
         *(note for note in plan.notes),
     ]
     if about.forecast is not None:
@@ -227,6 +222,7 @@ def stopping_on_signals(stop: threading.Event) -> Iterator[None]:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
+        os.write(2, STOPPING)  # buffered streams must not be used in here
 
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(number, on_signal) for number in numbers]
@@ -240,21 +236,37 @@ def stopping_on_signals(stop: threading.Event) -> Iterator[None]:
 def train(
     plan: Plan, about: Surroundings, folder: Path, data: Path | None, workers: int, started: float
 ) -> tuple[Results | None, bool]:
-    """Run the plan; the results of what is finished, and whether it was interrupted."""
-    from fl.experiments.runner import ExperimentStoppedError, Runner
+    """Run the plan; the results of what is finished, and whether it was interrupted.
+
+    Raises TrainError where it fails half-way; results of what was finished are written then as well.
+    """
+    from fl.cohort.results import CohortError
+    from fl.experiments.runner import ExperimentError, ExperimentStoppedError, Runner
+    from fl.quantise import QuantisationError
     from lab.cli.train_progress import TrainDisplay
 
+    failures = (CohortError, ExperimentError, QuantisationError, OSError)
     stop = threading.Event()
     interrupted = False
-    with stopping_on_signals(stop), TrainDisplay(plan) as display:
-        runner = Runner(folder, data, workers, stop, display.event)
+
+    def so_far() -> Results | None:
+        return keep(plan, runner.finished(plan), about, folder, time.monotonic() - started)
+
+    with stopping_on_signals(stop):
         try:
-            outcome = runner.run(plan)
-        except ExperimentStoppedError as error:
-            interrupted = True
-            typer.echo(f"{error}", err=True)
-            outcome = runner.finished(plan)
-    return keep(plan, outcome, about, folder, time.monotonic() - started), interrupted
+            with TrainDisplay(plan) as display:
+                runner = Runner(folder, data, workers, stop, display.event)
+                try:
+                    runner.run(plan)
+                except ExperimentStoppedError as error:
+                    interrupted = True
+                    typer.echo(f"{error}", err=True)
+            return so_far(), interrupted
+        except failures as error:
+            with suppress(*failures):
+                so_far()
+            hint = resume_hint(folder, plan.options.task, data)
+            raise TrainError(f"{told(error, folder)}; what is finished is kept. {hint}") from error
 
 
 def keep(plan: Plan, outcome: Outcome, about: Surroundings, folder: Path, wall_s: float) -> Results | None:
@@ -264,33 +276,21 @@ def keep(plan: Plan, outcome: Outcome, about: Surroundings, folder: Path, wall_s
 
     if not outcome[plan.primary.name]:
         return None
-    results = results_of(plan, outcome, replace(about, wall_s=earlier_s(folder) + wall_s))
+    if (before := earlier(folder)) is not None:
+        wall_s += before.wall_s
+        about = replace(about, started_at=before.started_at)
+    results = results_of(plan, outcome, replace(about, wall_s=wall_s))
     write_results(results, folder)
     write_report(results, folder / REPORT_FILE)
     return results
 
 
-def earlier_s(folder: Path) -> float:
-    """Wall time of earlier attempts at this run."""
-    from fl.results import read_results
-
-    try:
-        return read_results(folder).wall_s
-    except ResultsError:
-        return 0.0
-
-
-def resume_hint(folder: Path, task: str) -> str:
-    """How to go on."""
-    return f"interrupted; what is finished is kept. Go on with: qunetlab train {task} --resume {folder}"
-
-
 def summary(results: Results, folder: Path) -> str:
     """The run in a few lines."""
-    compression, rounds = results.compression, len(results.rounds)
+    compression, rounds = results.compression, counted(len(results.rounds), "round")
     lines = [
-        f"{results.title}: {accuracy(results.final.accuracy_mean, results.final.accuracy_ci95)} after {rounds} "
-        f"rounds, {results.clients} clients, {results.final.seeds} seed{'s' if results.final.seeds != 1 else ''}",
+        f"{results.title}: {accuracy(results.final.accuracy_mean, results.final.accuracy_ci95)} after {rounds}, "
+        f"{results.clients} clients, {counted(results.final.seeds, 'seed')}",
     ]
     lines += [
         f"  {arm.title}: {accuracy(arm.final.accuracy_mean, arm.final.accuracy_ci95)}"
@@ -303,14 +303,29 @@ def summary(results: Results, folder: Path) -> str:
     saving = f"{against_float32(compression.saving_vs_float32)} than float32"
     lines.append(
         f"upload {compression.upload_bytes_per_client:,.0f} bytes per client and round, {saving}; "
-        f"key {quantity(results.key_budget.record.used_bits) if results.key_budget.record else 'none'} over all pairs"
+        f"{key_used(results)}"
     )
     lines.append(
-        f"mode {results.mode}: {results.security}; key supply {results.key_supply}; sum exact: {exactness(results)}"
+        f"mode {results.mode}: {results.security}; key supply {supply(results)}; sum exact: {exactness(results)}"
     )
     lines += [f"note: {note}" for note in results.notes]
     lines.append(f"{results.wall_s:.0f} s; report in {folder / REPORT_FILE}")
     return "\n".join(lines)
+
+
+def key_used(results: Results) -> str:
+    """The key of the run over all pairs; every seed is a run of its own and uses as much."""
+    used_bits = results.key_budget.record.used_bits if results.key_budget.record else 0
+    if not used_bits:
+        return "no key"
+    return (
+        f"key {quantity(used_bits)} over all pairs{' and rounds of a seed' if len(results.runs) > 1 else ''}"
+    )
+
+
+def supply(results: Results) -> str:
+    """Where the key of the run came from."""
+    return "not needed" if results.mode == "plain" else results.key_supply
 
 
 def against_float32(saving: float) -> str:

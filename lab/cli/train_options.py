@@ -25,6 +25,9 @@ def asked_options(
     **rest: object,
 ) -> TrainOptions:
     """The options; raises ValueError naming what there is for a task, model, split or mode that is not."""
+    for option, value in (("--model", model), ("--split", split), ("--dataset", dataset)):
+        if value == "":
+            raise OptionsError(f"{option} is empty: name one, or leave the option away")
     if mode is not None and mode not in get_args(Mode):
         raise OptionsError(f"no mode is called {mode!r}; there are {', '.join(get_args(Mode))}")
     if if_short not in get_args(IfShort):

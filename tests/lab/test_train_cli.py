@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import shutil
 import signal
-import subprocess
-import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +15,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from fl.cohort.results import CohortError
+from fl.quantise import UpdateNotFiniteError
 from lab.cli.errors import explain
 from lab.cli.main import app
+from lab.cli.run_folder import held
 from lab.cli.train import against_float32
 
-BASE = [sys.executable, "-P", "-m", "lab.cli.main"]
 SMALL = ["--rounds", "2", "--seeds", "2", "--clients", "3", "--workers", "0"]
 
 
@@ -114,7 +118,8 @@ def test_a_finished_run_is_not_overwritten_and_resuming_it_changes_nothing(run: 
     resumed = qunetlab("train", "digits", "--resume", str(run), "--json")
     assert resumed.returncode == 0, resumed.stderr
     after = json.loads(resumed.stdout)
-    for changing in ("wall_s", "started_at", "configuration"):
+    assert after["wall_s"] > before["wall_s"]
+    for changing in ("wall_s", "configuration"):
         before.pop(changing)
         after.pop(changing)
     assert after == before
@@ -122,26 +127,109 @@ def test_a_finished_run_is_not_overwritten_and_resuming_it_changes_nothing(run: 
 
 def test_an_interrupted_run_says_how_to_go_on_and_ends_as_it_would_have(run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "cut"
-    arguments = ["train", "digits", *SMALL, "--quick", "--out", str(folder)]
-    process = subprocess.Popen([*BASE, *arguments], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    try:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # whatever comes too late must not end the tests
+    main_thread = threading.main_thread().ident
+    assert main_thread is not None
+
+    def interrupt_after_the_first_cell() -> None:
         deadline = time.monotonic() + 90
-        while not list(folder.glob("cells/*.json")):
-            assert time.monotonic() < deadline
-            assert process.poll() is None
-            time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+        while not list(folder.glob("cells/*.json")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        signal.pthread_kill(main_thread, signal.SIGINT)
+
+    watcher = threading.Thread(target=interrupt_after_the_first_cell)
+    watcher.start()
+    try:
+        cut = qunetlab("train", "digits", *SMALL, "--quick", "--out", str(folder))
     finally:
-        process.kill()
-    if process.returncode == 0:
-        pytest.skip("the machine was faster than the signal")
-    assert process.returncode == 130
-    assert f"--resume {folder}" in errors
+        watcher.join()
+        signal.signal(signal.SIGINT, before)
+    assert cut.returncode == 130
+    assert f"Go on with: qunetlab train digits:mlp@iid --resume {folder}" in cut.stderr
+    assert json.loads((folder / "results.json").read_text())["complete"] is False
     done = qunetlab("train", "digits", "--resume", str(folder), "--json")
     assert done.returncode == 0, done.stderr
     whole = json.loads((run / "results.json").read_text())
     assert json.loads(done.stdout)["rounds"] == whole["rounds"]
+    assert json.loads(done.stdout)["complete"] is True
+
+
+@pytest.fixture
+def half(run: Path, tmp_path: Path) -> Path:
+    """The folder of a run whose second seed is still to come."""
+    folder = tmp_path / "half"
+    shutil.copytree(run, folder)
+    for path in folder.glob("cells/*-2*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+        (CohortError("process 1 died"), "seed 2: process 1 died"),
+        (UpdateNotFiniteError("client 2, round 1: parameter 7 of the update is nan"), "parameter 7"),
+    ],
+)
+def test_a_run_that_fails_half_way_keeps_what_is_finished_and_says_how_to_go_on(
+    half: Path, error: Exception, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("fl.cohort.run_cohort", fail)
+    (half / "results.json").unlink()
+    said = qunetlab("train", "digits", "--resume", str(half), "--json")
+    assert said.returncode == 1
+    assert said.stdout == ""
+    assert told in said.stderr
+    assert (
+        f"what is finished is kept. Go on with: qunetlab train digits:mlp@iid --resume {half}" in said.stderr
+    )
+    assert "Traceback" not in said.stderr
+    kept = json.loads((half / "results.json").read_text())
+    assert (kept["final"]["seeds"], kept["complete"]) == (1, False)
+
+
+@pytest.mark.parametrize(
+    "content", ["", '{"seed": 1', '{"seed": 1, "rounds": []}', '{"seed": 3, "rounds": []}']
+)
+def test_a_damaged_file_of_a_finished_cell_is_named_and_never_believed(half: Path, content: str) -> None:
+    damaged = half / "cells" / "federated-1.json"
+    damaged.write_text(content)
+    said = qunetlab("train", "digits", "--resume", str(half))
+    assert said.returncode == 1
+    assert f"cannot use {damaged}" in said.stderr
+    assert "remove it to run that cell again" in said.stderr
+    assert "Traceback" not in said.stderr
+
+
+def test_a_damaged_checkpoint_says_what_to_remove(half: Path) -> None:
+    (half / "cells" / "federated-2").mkdir()
+    (half / "cells" / "federated-2" / "cohort.json").write_text('{"format": 1')
+    said = qunetlab("train", "digits", "--resume", str(half))
+    assert said.returncode == 1
+    assert f"remove {half / 'cells' / 'federated-2'} to begin this cell again" in said.stderr
+
+
+def test_one_process_at_a_time_works_in_the_folder_of_a_run(half: Path, tmp_path: Path) -> None:
+    fresh = tmp_path / "fresh"
+    for folder, more in ((half, ["--resume", str(half)]), (fresh, [*SMALL, "--out", str(fresh)])):
+        with held(folder, new=folder == fresh):
+            said = qunetlab("train", "digits", *more)
+        assert said.returncode == 2
+        assert f"process {os.getpid()} is training in {folder}" in said.stderr
+    with held(half, new=False):
+        pass
+
+
+def test_a_new_run_takes_nothing_of_an_older_one_for_its_own(half: Path) -> None:
+    for name in ("plan.json", "results.json"):
+        (half / name).unlink()
+    said = qunetlab("train", "digits", *SMALL, "--out", str(half))
+    assert said.returncode == 2
+    assert "already holds a run" in said.stderr
 
 
 @pytest.mark.parametrize(
@@ -154,12 +242,21 @@ def test_an_interrupted_run_says_how_to_go_on_and_ends_as_it_would_have(run: Pat
         (["digits", "--dataset", "imdb"], "--dataset is for sentiment and quantum-states"),
         (["digits", "--ring-bits", "8"], "use b = 10 for L = 127, or L = 31 fits b = 8"),
         (["digits", "--clients", "200", "--ring-bits", "8"], "no L fits b = 8"),
-        (["digits", "--ring-bits", "99"], "out of its range"),
-        (["digits", "--clip", "0"], "clip"),
-        (["digits", "--keep", "1.5"], "keep"),
-        (["digits", "--levels", "0"], "level"),
+        (["digits", "--ring-bits", "99"], "--ring-bits is 99: it must be at least 2 and at most 32"),
+        (["digits", "--clip", "0"], "--clip is 0.0: it must be greater than 0"),
+        (["digits", "--clip", "nan"], "--clip is nan: it must be a finite number greater than 0"),
+        (["digits", "--clip-decay", "2"], "--clip-decay is 2.0: it must be greater than 0 and at most 1"),
+        (["digits", "--keep", "1.5"], "--keep is 1.5: it must be greater than 0 and at most 1"),
+        (["digits", "--levels", "0"], "--levels is 0: it must be at least 1"),
+        (
+            ["digits", "--mode", "lightsecagg", "--survivors", "-5"],
+            "--survivors is -5: it must be at least 0",
+        ),
+        (["digits", "--rounds", "99999999999999999999"], "--rounds is 99999999999999999999: it must be"),
+        (["digits", "--split", ""], "--split is empty"),
+        (["digits", "--resume", "here", "--out", "there"], "leave --out away"),
         (["digits", "--clients", "1"], "at least two clients"),
-        (["digits", "--clients", "5000"], "out of its range"),
+        (["digits", "--clients", "5000"], "--clients is 5000: it must be at least 1 and at most 1,000"),
         (["digits", "--survivors", "3"], "belong to lightsecagg"),
         (
             ["digits", "--mode", "lightsecagg", "--clients", "10", "--colluders", "6", "--survivors", "7"],
@@ -221,15 +318,16 @@ def test_another_setting_does_not_go_on_with_a_run(run: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
-    said = qunetlab("train", "digits", *SMALL, "--out", str(tmp_path / "file" / "run"))
-    assert said.returncode == 1
-    assert str(tmp_path / "file") in said.stderr
-    assert "Traceback" not in said.stderr
+    for folder in (tmp_path / "file", tmp_path / "file" / "run"):
+        said = qunetlab("train", "digits", *SMALL, "--out", str(folder))
+        assert said.returncode == 2
+        assert f"{folder} cannot be the folder of a run" in said.stderr
+        assert "Traceback" not in said.stderr
 
 
 def test_compare_refuses_what_is_no_run(tmp_path: Path) -> None:
     said = qunetlab("compare", str(tmp_path))
-    assert said.returncode == 1
+    assert said.returncode == 2
     assert "name the folder of a run" in said.stderr
     assert "Traceback" not in said.stderr
 
