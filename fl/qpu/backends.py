@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -47,6 +49,11 @@ class Device:
     def local(self) -> bool:
         """Whether it is simulated on this machine and costs nothing."""
         return self.service is None
+
+    @property
+    def instance(self) -> str:
+        """The service instance that its jobs are charged to and known under."""
+        return "" if self.service is None else str(self.service.active_instance() or "")
 
 
 ServiceFactory = Callable[..., Any]
@@ -137,12 +144,22 @@ def _fake(name: str) -> Any:
     for backend_name, kind in snapshots.items():
         if name.lower() in (backend_name, kind.__name__.lower()):
             return kind()
+    close = get_close_matches(name.lower(), snapshots, n=3)
+    hint = f"did you mean {' or '.join(close)}? " if close else ""
     raise UnknownBackendError(
-        f"no device snapshot is called {name!r}; there are {', '.join(sorted(snapshots))}"
+        f"no device snapshot is called {name!r}; {hint}fake_manila and fake_brisbane are two of {len(snapshots)} "
+        "(`qunetlab qpu backends --local` lists all)"
     )
 
 
 def _aer(noise_of: str) -> Any:
     from qiskit_aer import AerSimulator
 
-    return AerSimulator.from_backend(_fake(noise_of)) if noise_of else AerSimulator()
+    class SteadyAer(AerSimulator):  # type: ignore[misc]
+        """Aer makes its target anew at every look, and the transpiler looks some fifty times."""
+
+        @cached_property
+        def target(self) -> Any:
+            return super().target
+
+    return SteadyAer.from_backend(_fake(noise_of)) if noise_of else SteadyAer()

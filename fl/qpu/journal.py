@@ -2,14 +2,16 @@
 
 QPU time is paid for, so nothing may be submitted twice.  Every job has a file ``job-0000.json``:
 
-* ``submitting`` is on disk *before* the job goes out, with a tag of its own that travels with the job;
+* ``submitting`` is on disk *before* the job goes out, with a tag of its own that travels with the job (the
+  run's random tag, the number of the job, the attempt: two runs of the same thing do not share it);
 * ``submitted`` with the service's job id right after; a process that died in between finds the job at the
   service by its tag;
 * ``done`` once its results lie in ``result-0000.npz``;
 * ``failed`` with the service's reason; it is submitted again only on request.
 
 ``run.json`` says what the run is; a digest over circuit, angles, backend and options ties every file to it,
-so a folder is never continued with something else.  A lock keeps a second process out.
+so a folder is never continued with something else, nor under a service instance that would not know its
+jobs.  A lock keeps a second process out.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -37,12 +40,15 @@ from orchestrator.durable import replace_file
 Floats = npt.NDArray[np.float64]
 _T = TypeVar("_T", bound=msgspec.Struct)
 State = Literal["planned", "submitting", "submitted", "done", "failed"]
-FORMAT = 1
+FORMAT = 2
 RUN_FILE, CIRCUIT_FILE, LOCK_FILE = "run.json", "circuit.qpy", ".lock"
 
 
 class RunPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a run is: ``parameter_sets`` in ``jobs`` jobs on ``backend``; ``digest`` over everything submitted."""
+    """What a run is: ``parameter_sets`` in ``jobs`` jobs on ``backend``; ``digest`` over everything submitted.
+
+    ``instance`` is the service instance that is charged; ``tag`` is drawn when the run starts.
+    """
 
     digest: str
     backend: str
@@ -51,6 +57,8 @@ class RunPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     parameter_sets: int
     observables: tuple[str, ...]
     jobs: int
+    instance: str = ""
+    tag: str = ""
     format: int = FORMAT
 
 
@@ -131,18 +139,28 @@ class QpuFolder:
         except OSError as error:
             raise QpuFolderError(f"cannot read {self.folder / CIRCUIT_FILE}: {error}") from error
 
-    def start(self, plan: RunPlan) -> None:
-        """Keep the plan of a run, or check that it is the one kept.
+    def start(self, plan: RunPlan) -> RunPlan:
+        """Keep the plan of a run, or check that it is the one kept; returns it with the tag of the run.
 
         Raises QpuFolderError if the folder holds another run.
         """
         if not self.started:
-            replace_file(self.folder / RUN_FILE, _json(plan))
-        elif self.plan() != plan:
+            drawn = msgspec.structs.replace(plan, tag=f"qunetlab-{secrets.token_hex(8)}")
+            replace_file(self.folder / RUN_FILE, _json(drawn))
+            return drawn
+        kept = self.plan()
+        if kept == msgspec.structs.replace(plan, tag=kept.tag):
+            return kept
+        if kept == msgspec.structs.replace(plan, tag=kept.tag, instance=kept.instance):
             raise QpuFolderError(
-                f"{self.folder} holds another run (backend {self.plan().backend}); nothing was submitted: "
-                "resume it with the same model, sentences and settings or choose another folder"
+                f"{self.folder} was begun under the service instance {kept.instance or '(none)'}, the account "
+                f"now opens {plan.instance or '(none)'}, where its jobs are not known; nothing was submitted: "
+                "resume it with the account and instance of its beginning"
             )
+        raise QpuFolderError(
+            f"{self.folder} holds another run (backend {kept.backend}); nothing was submitted: "
+            "resume it with the same model, sentences and settings or choose another folder"
+        )
 
     def plan(self) -> RunPlan:
         """What the run in this folder is."""
@@ -213,7 +231,7 @@ def digest_of(*parts: object) -> str:
 
 def tag_of(plan: RunPlan, number: int, attempt: int) -> str:
     """The tag that marks a job at the service, one of its own for every attempt."""
-    return f"qunetlab-{plan.digest[:16]}-{number:04d}-{attempt}"
+    return f"{plan.tag}-{number:04d}-{attempt}"
 
 
 def slices(count: int, size: int) -> Sequence[tuple[int, int]]:

@@ -29,7 +29,9 @@ class RunOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``shots`` per circuit and basis; ``resilience_level`` 0 none, 1 readout mitigation, 2 readout and zero-noise
     extrapolation; ``sets_per_job`` parameter sets in one job; ``max_pending`` jobs waiting at the service at
     once; ``readout`` where readout errors are mitigated: by calibration circuits beside every job, by the service,
-    or (``auto``) by the service for its backends and by calibration for local ones; ``max_job_s`` QPU seconds after which the service stops a job; ``layout_trials`` transpilations, the best of which is run; ``seed`` of transpiler and simulator.
+    or (``auto``) by the service for its backends and by calibration for local ones; ``max_job_s`` QPU seconds
+    after which the service stops a job; ``layout_trials`` transpilations, the best of which is run; ``seed`` of
+    transpiler and simulator.
     """
 
     shots: int = 4096
@@ -116,3 +118,24 @@ class RunOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.max_job_s is not None:
             names.append("limit of QPU seconds")
         return tuple(names)
+
+
+class TrainingPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``steps`` of gradient descent on ``n_weights`` weights with ``batch`` examples each."""
+
+    steps: int = 3
+    n_weights: int = 4
+    batch: int = 8
+    learning_rate: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name, low, high in (("steps", 1, 1000), ("n_weights", 1, 64), ("batch", 1, 10_000)):
+            if not low <= getattr(self, name) <= high:
+                raise OptionsError(f"{name} is {getattr(self, name)}; it must be {low} to {high}")
+        if not 0 < self.learning_rate <= 100:
+            raise OptionsError(f"learning_rate is {self.learning_rate}; it must be above 0 and at most 100")
+
+    @property
+    def sets_per_step(self) -> int:
+        """Parameter sets that one step measures."""
+        return self.batch * (2 * self.n_weights + 1)

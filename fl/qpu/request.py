@@ -16,7 +16,7 @@ import numpy as np
 
 from fl.qpu.backends import AccountChoice
 from fl.qpu.errors import QpuFolderError
-from fl.qpu.options import RunOptions
+from fl.qpu.options import RunOptions, TrainingPlan
 from fl.qpu.tasks import (
     DEFAULT_SENTENCES,
     DEFAULT_TASK,
@@ -35,7 +35,10 @@ REQUEST_FILE, MODEL_FILE = "request.json", "model.npy"
 
 
 class QpuRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A run: ``sentences`` examples of ``task`` on ``backend``; ``model`` says where the parameters came from."""
+    """A run: ``sentences`` examples of ``task`` on ``backend``; ``model`` says where the parameters came from.
+
+    With ``training`` it is steps of training instead.
+    """
 
     backend: str
     task: str = DEFAULT_TASK
@@ -44,7 +47,12 @@ class QpuRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     options: RunOptions = RunOptions()
     account: AccountChoice = AccountChoice()
     data: str | None = None
-    purpose: str = "run"
+    training: TrainingPlan | None = None
+
+    @property
+    def purpose(self) -> str:
+        """The command that it belongs to."""
+        return "run" if self.training is None else "train"
 
 
 def trained_model(
@@ -66,12 +74,16 @@ def data_folder(request: QpuRequest) -> Path | None:
     return None if request.data is None else Path(request.data)
 
 
-def keep_request(folder: Path, request: QpuRequest, parameters: Parameters) -> None:
-    """Write request and parameters to ``folder``; raises QpuFolderError if it holds one already."""
-    if (folder / REQUEST_FILE).exists() and any(folder.glob("**/run.json")):
+def refuse_used(folder: Path) -> None:
+    """Raise QpuFolderError if ``folder`` holds a run that has begun."""
+    if any(folder.glob("**/run.json")):
         raise QpuFolderError(f"{folder} already holds a run; --resume it or choose another folder")
+
+
+def keep_request(folder: Path, request: QpuRequest, parameters: Parameters) -> None:
+    """Write request and parameters to ``folder``, which is locked; raises QpuFolderError if it holds a run."""
+    refuse_used(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         buffer = BytesIO()
         np.save(buffer, parameters, allow_pickle=False)
         replace_file(folder / MODEL_FILE, buffer.getvalue())
@@ -83,13 +95,16 @@ def keep_request(folder: Path, request: QpuRequest, parameters: Parameters) -> N
 def kept_request(folder: Path, purpose: str = "run") -> tuple[QpuRequest, SentimentTask, Parameters]:
     """Request, task and parameters of the run in ``folder``; raises QpuFolderError, ModelError."""
     path = folder / REQUEST_FILE
+    if not path.is_file():
+        raise QpuFolderError(f"{folder} holds no run to resume (there is no {REQUEST_FILE})")
     try:
         request = msgspec.json.decode(path.read_bytes(), type=QpuRequest)
     except (OSError, ValueError, RecursionError) as error:
-        raise QpuFolderError(f"{folder} holds no run to resume: {error}") from error
+        raise QpuFolderError(f"cannot read {path}: {error}") from error
     if request.purpose != purpose:
+        what = "training" if request.training is not None else "run"
         raise QpuFolderError(
-            f"{folder} holds a {request.purpose}; resume it with `qunetlab qpu {request.purpose}`"
+            f"{folder} holds a {what}; resume it with `qunetlab qpu {request.purpose} --resume {folder}`"
         )
     task = open_circuit_task(request.task, data_folder(request))
     return request, task, load_parameters(task, folder / MODEL_FILE)

@@ -1,16 +1,17 @@
 """Jobs from a plan: submit what is missing, wait, keep the results - never the same work twice.
 
 Jobs already finished are read from the run folder, jobs that were submitted before an interruption are
-fetched by their id, and a job whose submission was cut short is looked for by its tag; only what is left is
-submitted.  After a failure nothing more is submitted, jobs already at the service are still collected, and
+fetched by their id, and a job whose submission was cut short is looked for by its tag, for as long as the
+service may take to list it; only what is left is submitted.  A job the service does not know is never
+replaced unasked: it may be there for another account.  After a failure nothing more is submitted, jobs already at the service are still collected, and
 the error lists what is missing.  Jobs simulated on this machine end with its process; they are run again,
 which costs nothing, and the report says so.
 """
 
 from __future__ import annotations
 
+import math
 import time
-import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from qiskit.quantum_info import SparsePauliOp
 
 from fl.qpu.backends import Device
 from fl.qpu.errors import JobFailedError, QpuFolderError, ServiceError, without_secrets
+from fl.qpu.estimator import Desk
 from fl.qpu.journal import JobRecord, JobResult, QpuFolder, RunPlan, slices, tag_of
 from fl.qpu.readout import correct
 
@@ -33,12 +35,14 @@ Floats = npt.NDArray[np.float64]
 POLL_S = 2.0
 PATIENCE = 5
 """Failed looks at a job in a row before the service counts as out of reach."""
+LISTED_WITHIN_S = 60.0
+"""A job that the service has taken is listed under its tag within this time."""
 
 
 @dataclass(frozen=True)
 class QpuEvent:
-    """Something happened to job ``job`` of ``jobs``: ``kept``, ``found``, ``again``, ``submitted``, ``status``,
-    ``done`` or ``failed``."""
+    """Something happened to job ``job`` of ``jobs``: ``kept``, ``looking``, ``found``, ``again``, ``submitted``,
+    ``status``, ``done``, ``failed`` or ``open`` (a session that could not be closed)."""
 
     kind: str
     job: int
@@ -94,7 +98,7 @@ class Runner:
         self._retry_failed = retry_failed
         self._report = report
         self._sleep = sleep
-        self._mode: Any = None
+        self._desk = Desk(device, plan.options.execution)
         self._submitted = 0
 
     def run(self) -> Measured:
@@ -107,8 +111,7 @@ class Runner:
         try:
             self._drive(records)
         finally:
-            if self._mode is not None:
-                self._close_mode()
+            self._close_desk(records[-1])
         results = [self._folder.result(record) for record in records]
         corrected = [
             correct(result.expectations, result.standard_errors, result.readout_means, result.readout_errors)
@@ -165,36 +168,53 @@ class Runner:
         """The job of ``record`` if it was submitted before, else None."""
         if record.state not in ("submitting", "submitted"):
             return None
-        if self._device.service is None:
+        if self._device.local:
             self._tell(
                 "again", record, "was being simulated when the run stopped; simulated again at no cost"
             )
             return None
-        from qiskit_ibm_runtime.exceptions import RuntimeJobNotFound
-
-        try:
-            if record.state == "submitted":
-                job = self._device.service.job(record.job_id)
-            else:
-                found = self._device.service.jobs(limit=None, job_tags=[record.tag])
-                if not found:
-                    return None
-                job = found[0]
-                record = msgspec.structs.replace(record, state="submitted", job_id=job.job_id())
-                self._folder.save(record)
-        except RuntimeJobNotFound:
-            missing = msgspec.structs.replace(
-                record, state="failed", error="the service does not know this job any more"
+        if record.state == "submitting":
+            return self._found_by_tag(record)
+        job = self._look(record, lambda: self._desk.job(record.job_id))
+        if job is None and not self._retry_failed:
+            raise JobFailedError(
+                f"the service does not know job {record.job_id} (job {record.number} of {self._folder.folder}): "
+                "it was deleted there, or belongs to another account; run again with --resume under the account "
+                "that submitted it, or with --resume and --retry-failed to submit it anew and pay for it again"
             )
-            self._folder.save(missing)
-            raise self._failure([missing]) from None
-        except Exception as error:  # noqa: BLE001 - the service's HTTP layer raises many kinds
-            raise self._out_of_reach(record, error) from None
+        if job is not None:
+            self._tell("found", record, f"job {record.job_id} was submitted earlier, not submitted again")
+        return job
+
+    def _found_by_tag(self, record: JobRecord) -> Any | None:
+        """The job whose submission was cut short, if the service took it; waits until it must be listed."""
+        age_s = (datetime.now(UTC) - datetime.fromisoformat(record.submitted_at)).total_seconds()
+        looks = 1 + math.ceil(min(max(LISTED_WITHIN_S - age_s, 0.0), LISTED_WITHIN_S) / POLL_S)
+        for look in range(looks):
+            jobs = self._look(record, lambda: self._desk.tagged(record.tag))
+            if jobs:
+                break
+            if look == 0 and looks > 1:
+                text = (
+                    f"its submission was cut short {max(age_s, 0.0):.0f} s ago; looking for it at the service"
+                )
+                self._tell("looking", record, f"{text} for up to {looks * POLL_S:.0f} s")
+            if look < looks - 1:
+                self._sleep(POLL_S)
+        else:
+            return None
+        states = [str(self._look(record, job.status)) for job in jobs]
+        job = jobs[states.index("DONE")] if "DONE" in states else jobs[0]
+        record = msgspec.structs.replace(record, state="submitted", job_id=str(job.job_id()))
+        self._folder.save(record)
         self._tell("found", record, f"job {record.job_id} was submitted earlier, not submitted again")
+        if others := [str(each.job_id()) for each in jobs if each is not job]:
+            self._tell("found", record, f"the service also holds {', '.join(others)} of the same submission")
         return job
 
     def _submit(self, record: JobRecord) -> tuple[JobRecord, Any]:
-        attempt = record.attempt + 1
+        # A submission that was cut short keeps its tag: should it appear later after all, it is found by it.
+        attempt = max(record.attempt, 1) if record.state == "submitting" else record.attempt + 1
         earlier = (*record.earlier_job_ids, record.job_id) if record.job_id else record.earlier_job_ids
         record = JobRecord(
             number=record.number,
@@ -209,10 +229,13 @@ class Runner:
         )
         self._folder.save(record)
         values = self._values[record.first : record.first + record.count]
+        pubs = [(self._circuit, self._observables, values), *self._calibration]
+        options = self._plan.options
+        settings = (
+            options.for_simulator(record.number) if self._device.local else options.for_service(record.tag)
+        )
         try:
-            job = self._estimator(record).run(
-                [(self._circuit, self._observables, values), *self._calibration]
-            )
+            job = self._desk.submit(pubs, settings)
         except Exception as error:
             if self._device.local:
                 raise
@@ -221,28 +244,12 @@ class Runner:
             record,
             state="submitted",
             job_id=str(job.job_id()),
-            session_id=str(getattr(self._mode, "session_id", "") or ""),
+            session_id=self._desk.session_id,
         )
         self._folder.save(record)
         self._submitted += 1
         self._tell("submitted", record, f"{record.count} parameter sets as job {record.job_id}")
         return record, job
-
-    def _estimator(self, record: JobRecord) -> Any:
-        from qiskit_ibm_runtime import Batch, EstimatorV2, Session
-
-        options = self._plan.options
-        kinds = {"batch": Batch, "session": Session}
-        if self._mode is None:
-            kind = kinds.get(options.execution)
-            self._mode = self._device.backend if kind is None else kind(backend=self._device.backend)
-        settings = (
-            options.for_simulator(record.number) if self._device.local else options.for_service(record.tag)
-        )
-        with warnings.catch_warnings():
-            # The package announces a successor that computes mitigation on the client; this class stays until then.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            return EstimatorV2(mode=self._mode, options=settings)
 
     def _collect(self, record: JobRecord, job: Any) -> JobRecord:
         status = self._wait(record, job)
@@ -276,8 +283,7 @@ class Runner:
             try:
                 job.result()
             except Exception as error:
-                self._fail(record, without_secrets(error))
-                raise JobFailedError(f"the simulation of job {record.number} failed: {error}") from error
+                raise self._failure([self._fail(record, f"the simulation failed: {error}")]) from error
             return "DONE"
         shown = ""
         while True:
@@ -312,12 +318,12 @@ class Runner:
         failed = [record for record in records if record.state == "failed"]
         done = sum(record.state == "done" for record in records)
         lines = [f"  job {record.number} ({record.job_id or 'no id'}): {record.error}" for record in failed]
+        charged = "" if self._device.local else " (a job that failed at the service may have been charged)"
         return JobFailedError(
             f"{len(failed)} of {self._plan.jobs} jobs failed, {done} are finished and kept in "
             f"{self._folder.folder}:\n"
             + "\n".join(lines)
-            + "\nrun again with --resume and --retry-failed to submit "
-            "the failed ones anew (a job that failed at the service may have been charged)"
+            + f"\nrun again with --resume and --retry-failed to submit the failed ones anew{charged}"
         )
 
     def _out_of_reach(self, record: JobRecord, error: Exception) -> ServiceError:
@@ -326,15 +332,12 @@ class Runner:
             f"what was submitted is noted in {self._folder.folder}; run again with --resume and nothing is paid twice"
         )
 
-    def _close_mode(self) -> None:
-        if self._mode is not self._device.backend:
-            try:
-                self._mode.close()
-            except Exception as error:  # noqa: BLE001 - an open session ends by itself; results matter more
-                warnings.warn(
-                    f"the {self._plan.options.execution} could not be closed: {without_secrets(error)}",
-                    stacklevel=2,
-                )
+    def _close_desk(self, record: JobRecord) -> None:
+        try:
+            self._desk.close()
+        except Exception as error:  # noqa: BLE001 - an open session ends by itself; results matter more
+            text = f"the {self._plan.options.execution} could not be closed and ends by itself"
+            self._tell("open", record, f"{text}: {without_secrets(error)}")
 
     def _tell(self, kind: str, record: JobRecord, text: str) -> None:
         self._report(QpuEvent(kind, record.number, self._plan.jobs, text))

@@ -29,38 +29,18 @@ import numpy.typing as npt
 from fl.qpu.backends import Device
 from fl.qpu.cost import CostEstimate
 from fl.qpu.errors import ConsentError, ModelError, QpuFolderError
-from fl.qpu.evaluate import Prepared, cost_of, measure, prepare
+from fl.qpu.evaluate import cost_of, measure
 from fl.qpu.export import SHIFT_RULE_GATES, ExportedCircuit, export
 from fl.qpu.journal import QpuFolder
 from fl.qpu.model import CircuitModel, Floats, Labels
-from fl.qpu.options import RunOptions
+from fl.qpu.options import RunOptions, TrainingPlan
+from fl.qpu.prepare import Prepared, prepare
 from fl.qpu.runner import Measured, Report
 from orchestrator.durable import replace_file
 
 TRAINING_FILE = "training.json"
 SHIFT = np.pi / 2
 _STEP = 1e-3
-
-
-class TrainingPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``steps`` of gradient descent on ``n_weights`` weights with ``batch`` examples each."""
-
-    steps: int = 3
-    n_weights: int = 4
-    batch: int = 8
-    learning_rate: float = 0.5
-
-    def __post_init__(self) -> None:
-        for name, low, high in (("steps", 1, 1000), ("n_weights", 1, 64), ("batch", 1, 10_000)):
-            if not low <= getattr(self, name) <= high:
-                raise ModelError(f"{name} is {getattr(self, name)}; it must be {low} to {high}")
-        if not 0 < self.learning_rate <= 100:
-            raise ModelError(f"learning_rate is {self.learning_rate}; it must be above 0 and at most 100")
-
-    @property
-    def sets_per_step(self) -> int:
-        """Parameter sets that one step measures."""
-        return self.batch * (2 * self.n_weights + 1)
 
 
 class StepRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

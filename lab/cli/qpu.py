@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from fl.qpu.backends import Device
     from fl.qpu.cost import CostEstimate
     from fl.qpu.evaluate import QpuReport
+    from fl.qpu.journal import QpuFolder
     from fl.qpu.request import QpuRequest
     from fl.qpu.runner import QpuEvent
     from fl.tasks.base import Parameters
@@ -96,10 +98,10 @@ def run_command(
     chosen = given(locals())
     if resume is not None:
         refuse_with_resume(resume, {**chosen, "backend": backend, "model": model, "out": out})
-        start: Start = _go_on(resume)
-    else:
-        start = _begin(request_from(backend, chosen), model, out)
-    raise typer.Exit(_run(start, retry_failed=retry_failed, yes=yes, as_json=as_json))
+    started = _go_on(resume, "run") if resume else _begin(request_from(backend, chosen), model, out)
+    with started as start:
+        code = _run(start, retry_failed=retry_failed, yes=yes, as_json=as_json)
+    raise typer.Exit(code)
 
 
 @qpu_app.command("estimate")
@@ -124,7 +126,8 @@ def estimate_command(
     import msgspec
 
     from fl.qpu.backends import open_device
-    from fl.qpu.evaluate import cost_of, prepare
+    from fl.qpu.evaluate import cost_of
+    from fl.qpu.prepare import prepare
     from fl.qpu.request import data_folder
     from fl.qpu.tasks import circuit_model, load_parameters, open_circuit_task
 
@@ -228,26 +231,27 @@ def train_command(
 
     Shows the cost first; trains only with --allow-training.
     """
-    from lab.cli.qpu_train import run_training, training_plan
+    from fl.qpu.options import TrainingPlan
+    from lab.cli.qpu_train import run_training
 
     chosen = given(locals())
     numbers = {"steps": steps, "n_weights": train_weights, "batch": batch, "learning_rate": learning_rate}
     if resume is not None:
         refuse_with_resume(resume, {**chosen, **numbers, "backend": backend, "model": model, "out": out})
-        start: Start = _go_on(resume, "train")
+        started = _go_on(resume, "train")
     else:
-        start = _begin(request_from(backend, chosen, "train"), model, out)
-    plan = training_plan(resume, numbers)
-    raise typer.Exit(
-        run_training(start, plan, allowed=allow_training, retry_failed=retry_failed, as_json=as_json)
-    )
+        plan = TrainingPlan(**{name: value for name, value in numbers.items() if value is not None})  # type: ignore[arg-type]
+        started = _begin(request_from(backend, chosen, plan), model, out)
+    with started as start:
+        code = run_training(start, allowed=allow_training, retry_failed=retry_failed, as_json=as_json)
+    raise typer.Exit(code)
 
 
 @dataclass(frozen=True)
 class Start:
-    """A run that is about to begin or to go on: its request, device, task and trained parameters."""
+    """A run that is about to begin or to go on: its locked folder, request, device, task and trained parameters."""
 
-    folder: Path
+    folder: QpuFolder
     resumed: bool
     request: QpuRequest
     device: Device
@@ -256,33 +260,41 @@ class Start:
     say: Callable[[str], None]
 
 
-def _begin(asked: QpuRequest, model: Path | None, out: Path | None) -> Start:
+@contextmanager
+def _begin(asked: QpuRequest, model: Path | None, out: Path | None) -> Iterator[Start]:
     from fl.qpu.backends import open_device
-    from fl.qpu.request import keep_request, trained_model
+    from fl.qpu.journal import QpuFolder
+    from fl.qpu.request import keep_request, refuse_used, trained_model
 
     say = progress()
+    path = out or Path(RUNS_FOLDER) / f"qpu-{datetime.now(UTC).strftime('%Y%m%d-%H%M%S')}"
+    refuse_used(path)
     device = open_device(asked.backend, asked.account)
-    folder = out or Path(RUNS_FOLDER) / f"qpu-{datetime.now(UTC).strftime('%Y%m%d-%H%M%S')}"
     request, task, parameters = trained_model(asked, model, say)
-    keep_request(folder, request, parameters)
-    return Start(folder, False, request, device, task, parameters, say)
+    with QpuFolder(path) as folder:
+        keep_request(path, request, parameters)
+        yield Start(folder, False, request, device, task, parameters, say)
 
 
-def _go_on(folder: Path, purpose: str = "run") -> Start:
+@contextmanager
+def _go_on(path: Path, purpose: str) -> Iterator[Start]:
     from fl.qpu.backends import open_device
+    from fl.qpu.journal import QpuFolder
     from fl.qpu.request import kept_request
 
     say = progress()
-    request, task, parameters = kept_request(folder, purpose)
-    device = open_device(request.backend, request.account)
-    return Start(folder, True, request, device, task, parameters, say)
+    request, task, parameters = kept_request(path, purpose)
+    with QpuFolder(path) as folder:
+        device = open_device(request.backend, request.account)
+        yield Start(folder, True, request, device, task, parameters, say)
 
 
 def _run(start: Start, *, retry_failed: bool, yes: bool, as_json: bool) -> int:
     from fl.qpu.evaluate import evaluate
     from fl.qpu.tasks import circuit_model
+    from lab.cli.qpu_page import write_page
 
-    request = start.request
+    request, path = start.request, start.folder.folder
     model = circuit_model(start.task, start.parameters, request.sentences, request.options.seed)
     try:
         outcome = evaluate(
@@ -292,15 +304,14 @@ def _run(start: Start, *, retry_failed: bool, yes: bool, as_json: bool) -> int:
             start.folder,
             resume=start.resumed,
             retry_failed=retry_failed,
-            agree=consent(start.say, yes=yes, asked_before=start.resumed and not retry_failed),
+            # What was begun was agreed to; a failed job that is submitted again is another cost.
+            agree=consent(start.say, yes=yes, asked_before=start.folder.started and not retry_failed),
             report=teller(start.say),
         )
     except KeyboardInterrupt:
-        return interrupted(start.folder, "run")
-    text = (
-        as_text_json(outcome, start.folder, request) if as_json else summary(outcome, start.folder, request)
-    )
-    typer.echo(text)
+        return interrupted(path, "run")
+    write_page(outcome, request, path)
+    typer.echo(as_text_json(outcome, path, request) if as_json else summary(outcome, path, request))
     return 0
 
 
@@ -366,7 +377,7 @@ def summary(outcome: QpuReport, folder: Path, request: QpuRequest) -> str:
     charged = "no QPU time" if outcome.local else f"{outcome.qpu_s or 0:.0f} s of QPU time"
     lines.append(
         f"{outcome.jobs} jobs, {outcome.submitted} submitted by this call, {charged}, {outcome.wall_s:.0f} s; "
-        f"results in {folder}"
+        f"report in {folder / 'report.html'}"
     )
     return "\n".join(lines)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from fl.qpu.options import TrainingPlan
     from fl.qpu.request import QpuRequest
 
 BackendOption = Annotated[
@@ -104,7 +105,9 @@ def given(chosen: dict[str, Any], names: frozenset[str] = REQUEST_NAMES) -> dict
     return {name: value for name, value in chosen.items() if name in names and value is not None}
 
 
-def request_from(backend: str | None, chosen: dict[str, Any], purpose: str = "run") -> QpuRequest:
+def request_from(
+    backend: str | None, chosen: dict[str, Any], training: TrainingPlan | None = None
+) -> QpuRequest:
     """The request of a new run; raises OptionsError."""
     from fl.qpu.backends import AccountChoice
     from fl.qpu.options import OptionsError, RunOptions
@@ -122,7 +125,7 @@ def request_from(backend: str | None, chosen: dict[str, Any], purpose: str = "ru
         options=RunOptions(**options),
         account=AccountChoice(*(asked.get(name) for name in ("account", "channel", "instance"))),
         data=str(asked["data"]) if "data" in asked else None,
-        purpose=purpose,
+        training=training,
         **rest,
     )
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 import typer
 
-from fl.qpu.errors import QpuFolderError
 from fl.qpu.tasks import training_model, with_circuit_weights
-from fl.qpu.training import StepRecord, TrainingPlan, save_model, train
+from fl.qpu.training import StepRecord, save_model, train
 
 if TYPE_CHECKING:
     from fl.qpu.cost import CostEstimate
@@ -20,28 +18,13 @@ if TYPE_CHECKING:
 EXAMPLES = 64
 """Training examples that batches are drawn from, and that choose which weights are trained."""
 
-PLAN_FILE = "training-plan.json"
 
-
-def training_plan(resume: Path | None, numbers: dict[str, Any]) -> TrainingPlan:
-    """The plan on the command line, or the one kept in the folder of a training that is resumed."""
-    if resume is None:
-        return TrainingPlan(**{name: value for name, value in numbers.items() if value is not None})
-    path = resume / PLAN_FILE
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=TrainingPlan)
-    except (OSError, ValueError, RecursionError) as error:
-        raise QpuFolderError(f"cannot read {path}: {error}") from error
-
-
-def run_training(
-    start: Start, plan: TrainingPlan, *, allowed: bool, retry_failed: bool, as_json: bool
-) -> int:
+def run_training(start: Start, *, allowed: bool, retry_failed: bool, as_json: bool) -> int:
     """The train command; returns the exit code."""
     from lab.cli.qpu import interrupted, teller
-    from orchestrator.durable import replace_file
 
-    replace_file(start.folder / PLAN_FILE, msgspec.json.format(msgspec.json.encode(plan), indent=1))
+    plan = start.request.training
+    assert plan is not None
     options, task = start.request.options, start.task
     n_examples = max(EXAMPLES, plan.batch)
     model = training_model(task, start.parameters, n_examples, options.seed)
@@ -61,20 +44,20 @@ def run_training(
             start.device,
             options,
             plan,
-            start.folder,
+            start.folder.folder,
             agree=agree,
             retry_failed=retry_failed,
             report=teller(start.say),
             on_step=on_step,
         )
     except KeyboardInterrupt:
-        return interrupted(start.folder, "train")
+        return interrupted(start.folder.folder, "train")
     parameters = with_circuit_weights(task, start.parameters, trained.weights)
-    path = save_model(start.folder, parameters)
+    path = save_model(start.folder.folder, parameters)
     before, after = task.evaluate(start.parameters), task.evaluate(parameters)
     if as_json:
         report = {
-            "folder": str(start.folder),
+            "folder": str(start.folder.folder),
             "origin": start.request.model,
             "model": str(path),
             "before": {"accuracy": before.accuracy, "loss": before.loss},

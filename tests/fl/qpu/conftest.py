@@ -86,7 +86,6 @@ class Cloud:
     )
     on_submit: Callable[[CloudJob], None] = lambda job: None
     outage: int = 0
-    shots_seed: int = 11
 
     def fail_next(self, *fates: tuple[str, str | None]) -> None:
         """The next jobs end like this, later ones well."""
@@ -181,19 +180,8 @@ class CloudClient:
         return {"jobs": found[skip or 0 :], "count": len(found)}
 
     def job_results(self, job_id: str) -> str:
-        from qiskit.primitives import BackendEstimatorV2
-        from qiskit_ibm_runtime import RuntimeEncoder
-
         job = self.cloud.jobs[job_id]
-        if job.state != "COMPLETED":
-            return job.reason or ""
-        submitted = self.cloud.inputs_of(job)
-        precision = submitted["options"]["default_shots"] ** -0.5
-        estimator = BackendEstimatorV2(
-            backend=_manila(),
-            options={"default_precision": precision, "seed_simulator": self.cloud.shots_seed},
-        )
-        return json.dumps(estimator.run(submitted["pubs"]).result(), cls=RuntimeEncoder)
+        return _measured(job.payload) if job.state == "COMPLETED" else job.reason or ""
 
     def job_metadata(self, job_id: str) -> dict[str, Any]:
         return {"usage": {"qpu_charge_time_seconds": 3, "status": "complete"}}
@@ -243,6 +231,19 @@ class CloudClient:
 
     def cloud_usage(self) -> dict[str, Any]:
         return {"usage_limit_seconds": 600, "usage_consumed_seconds": 0}
+
+
+@functools.cache
+def _measured(payload: str) -> str:
+    """The encoded result of a job: the same for the same job, so that it is simulated once for all tests."""
+    from qiskit.primitives import BackendEstimatorV2
+    from qiskit_ibm_runtime import RuntimeDecoder, RuntimeEncoder
+
+    submitted = json.loads(payload, cls=RuntimeDecoder)
+    precision = submitted["options"]["default_shots"] ** -0.5
+    options = {"default_precision": precision, "seed_simulator": 11}
+    estimator = BackendEstimatorV2(backend=_manila(), options=options)
+    return json.dumps(estimator.run(submitted["pubs"]).result(), cls=RuntimeEncoder)
 
 
 @functools.cache
@@ -305,4 +306,4 @@ def device(cloud: Cloud, account: AccountChoice) -> Device:
 @pytest.fixture
 def options() -> RunOptions:
     """Three jobs for twelve examples, few shots."""
-    return RunOptions(shots=256, sets_per_job=4, max_pending=2, optimization_level=1, layout_trials=2)
+    return RunOptions(shots=256, sets_per_job=4, max_pending=2, optimization_level=1, layout_trials=1)

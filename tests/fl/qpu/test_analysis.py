@@ -12,9 +12,10 @@ from fl.qpu.analysis import compare, deviation, sampled, wilson
 from fl.qpu.backends import open_device
 from fl.qpu.cost import circuit_length_s
 from fl.qpu.errors import without_secrets
-from fl.qpu.evaluate import cost_of, prepare
+from fl.qpu.evaluate import cost_of
 from fl.qpu.model import CircuitModel, expectations_of
 from fl.qpu.options import RunOptions
+from fl.qpu.prepare import prepare
 
 
 def test_shot_noise_and_bias_are_told_apart() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -12,24 +13,29 @@ from qiskit import QuantumCircuit
 from qiskit.quantum_info import Statevector
 from qiskit.transpiler import generate_preset_pass_manager
 
-from fl.qpu.backends import fake_names, open_device
+from fl.qpu.backends import Device, fake_names, open_device
 from fl.qpu.errors import JobFailedError, ModelError, UnknownBackendError
-from fl.qpu.evaluate import evaluate, prepare
+from fl.qpu.evaluate import QpuReport, evaluate
 from fl.qpu.journal import QpuFolder
-from fl.qpu.layout import best_layout, estimated_loss
 from fl.qpu.model import CircuitModel
 from fl.qpu.options import OptionsError, RunOptions
+from fl.qpu.prepare import best_layout, estimated_loss, prepare
 from fl.qpu.readout import correct
 from fl.qpu.runner import QpuEvent
 
 FAST = RunOptions(shots=2048, sets_per_job=25, optimization_level=1, layout_trials=2)
 
 
+def run(model: CircuitModel, device: Device, options: RunOptions, path: Path, **more: Any) -> QpuReport:
+    with QpuFolder(path) as folder:
+        return evaluate(model, device, options, folder, **more)
+
+
 def test_without_noise_only_shot_noise_is_left(
     make_model: Callable[..., CircuitModel], tmp_path: Path
 ) -> None:
     model = make_model(60)
-    report = evaluate(model, open_device("aer"), FAST, tmp_path / "run")
+    report = run(model, open_device("aer"), FAST, tmp_path / "run")
     row = report.comparison.deviation
     assert row.rms == pytest.approx(row.shot_noise, rel=0.2)
     assert row.contrast == pytest.approx(1.0, abs=0.02)
@@ -41,7 +47,7 @@ def test_without_noise_only_shot_noise_is_left(
 def test_device_noise_shows_and_readout_calibration_takes_most_of_it_away(
     make_model: Callable[..., CircuitModel], tmp_path: Path
 ) -> None:
-    report = evaluate(make_model(30), open_device("fake_manila"), FAST, tmp_path / "run")
+    report = run(make_model(30), open_device("fake_manila"), FAST, tmp_path / "run")
     assert report.readout_calibrated
     assert report.unmitigated is not None
     raw, corrected = report.unmitigated.deviation, report.comparison.deviation
@@ -53,14 +59,14 @@ def test_device_noise_shows_and_readout_calibration_takes_most_of_it_away(
 
 def test_no_mitigation_at_resilience_zero(make_model: Callable[..., CircuitModel], tmp_path: Path) -> None:
     options = msgspec.structs.replace(FAST, resilience_level=0)
-    report = evaluate(make_model(4), open_device("aer"), options, tmp_path / "run")
+    report = run(make_model(4), open_device("aer"), options, tmp_path / "run")
     assert (report.readout_calibrated, report.unmitigated, report.unused_locally) == (False, None, ())
 
 
 def test_seeds_make_a_run_repeatable(make_model: Callable[..., CircuitModel], tmp_path: Path) -> None:
     model = make_model(4)
     first, second, other = (
-        evaluate(
+        run(
             model,
             open_device("aer"),
             msgspec.structs.replace(FAST, seed=seed, resilience_level=0),
@@ -85,16 +91,16 @@ def test_a_killed_simulation_is_run_again_and_says_so(
     model = make_model(12)
     device = open_device("aer")
     short = msgspec.structs.replace(FAST, sets_per_job=5)
-    whole = evaluate(model, device, short, tmp_path / "whole")
+    whole = run(model, device, short, tmp_path / "whole")
 
     def die(event: QpuEvent) -> None:
         if event.kind == "submitted" and event.job == 1:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        evaluate(model, device, short, tmp_path / "cut", report=die)
+        run(model, device, short, tmp_path / "cut", report=die)
     events: list[QpuEvent] = []
-    report = evaluate(model, device, short, tmp_path / "cut", resume=True, report=events.append)
+    report = run(model, device, short, tmp_path / "cut", resume=True, report=events.append)
     assert [(event.kind, event.job) for event in events if event.kind in ("kept", "again")] == [
         ("kept", 0),
         ("again", 1),
@@ -212,6 +218,6 @@ def test_a_simulation_that_fails_is_told(
 
     monkeypatch.setattr(device.backend, "run", broken)
     with pytest.raises(JobFailedError, match="out of memory"):
-        evaluate(model, device, FAST, tmp_path / "run")
+        run(model, device, FAST, tmp_path / "run")
     with QpuFolder(tmp_path / "run") as folder:
         assert folder.jobs()[0].state == "failed"

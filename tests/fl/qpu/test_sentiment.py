@@ -13,6 +13,7 @@ import pytest
 from fl.qpu.backends import open_device
 from fl.qpu.errors import ModelError, QpuFolderError
 from fl.qpu.evaluate import evaluate
+from fl.qpu.journal import QpuFolder
 from fl.qpu.options import RunOptions
 from fl.qpu.request import QpuRequest, keep_request, kept_request, trained_model
 from fl.qpu.tasks import (
@@ -86,7 +87,8 @@ def test_examples_are_a_seeded_mixture(task: SentimentTask, parameters: Any) -> 
 def test_labels_agree_on_a_noisy_device(task: SentimentTask, parameters: Any, tmp_path: Path) -> None:
     model = circuit_model(task, parameters, 40, seed=2)
     options = RunOptions(shots=1024, layout_trials=3)
-    report = evaluate(model, open_device("fake_manila"), options, tmp_path / "run")
+    with QpuFolder(tmp_path / "run") as folder:
+        report = evaluate(model, open_device("fake_manila"), options, folder)
     assert report.export_deviation < 1e-6
     assert report.comparison.agreement >= 0.95
 
@@ -96,7 +98,8 @@ def test_labels_agree_on_a_noisy_device(task: SentimentTask, parameters: Any, tm
 def test_labels_agree_on_two_hundred_sentences(backend: str, tmp_path: Path) -> None:
     task = little_task(300)
     model = circuit_model(task, train_quickly(task, seed=1, rounds=5), 200, seed=1)
-    report = evaluate(model, open_device(backend), RunOptions(), tmp_path / "run")
+    with QpuFolder(tmp_path / "run") as folder:
+        report = evaluate(model, open_device(backend), RunOptions(), folder)
     assert report.comparison.agreement >= 0.95
     assert abs(report.comparison.accuracy_backend - report.comparison.accuracy_exact) <= 0.03
 

@@ -14,9 +14,9 @@ import pytest
 from fl.qpu.backends import open_device
 from fl.qpu.errors import ConsentError, ModelError, QpuFolderError
 from fl.qpu.model import CircuitModel
-from fl.qpu.options import RunOptions
+from fl.qpu.options import OptionsError, RunOptions, TrainingPlan
 from fl.qpu.runner import QpuEvent
-from fl.qpu.training import TrainingPlan, exact_gradient, loss_of, train
+from fl.qpu.training import exact_gradient, loss_of, train
 
 OPTIONS = RunOptions(shots=2_000, sets_per_job=100, optimization_level=1, resilience_level=0)
 PLAN = TrainingPlan(steps=2, n_weights=2, batch=3, learning_rate=0.3)
@@ -114,5 +114,5 @@ def test_weights_without_a_shift_rule_are_not_trained(wrong: CircuitModel, tmp_p
 
 @pytest.mark.parametrize("change", [{"steps": 0}, {"n_weights": 65}, {"batch": 0}, {"learning_rate": 0.0}])
 def test_plans_out_of_range_are_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(ModelError, match=next(iter(change))):
+    with pytest.raises(OptionsError, match=next(iter(change))):
         TrainingPlan(**change)
