@@ -377,6 +377,20 @@ def test_a_wrong_answer_or_upload_gives_no_sum(world: World) -> None:
         world.mode.total(NAMES, uploads, {"alice": answers["alice"]})
 
 
+def test_with_no_answer_to_spare_a_wrong_one_can_pass_as_a_sum(world: World) -> None:
+    """Why a round says how many answers it had to spare: three that are needed fit any sum at all."""
+    uploads = world.uploads(NAMES)
+    tags = {name: world.confirm(name, world.survivors(*NAMES)) for name in NAMES}
+    answers = {name: world.answer(name, tags)[1] for name in NAMES[:3]}
+    right = world.mode.total(NAMES, uploads, answers)
+    answers["bob"] = answers["bob"].copy()
+    answers["bob"][0] ^= 1
+    assert np.array_equal(right, expected(world, NAMES))
+    assert np.count_nonzero(world.mode.total(NAMES, uploads, answers) != right) == 2
+    with pytest.raises(AggregationError, match="contradicts"):
+        world.mode.total(NAMES, uploads, {**answers, "dora": world.answer("dora", tags)[1]})
+
+
 def test_after_the_round_nothing_is_left_to_answer_with(world: World) -> None:
     held = world.holdings["alice"]
     shares = list(held.shares.values())  # type: ignore[attr-defined]

@@ -78,6 +78,8 @@ def test_who_leaves_while_training_is_missing_in_the_sum_only(lightsecagg: Any) 
     records = world.outcome("server")
     assert [record.dropped for record in records] == [(), ("dora",), ()]
     assert [len(record.participants) for record in records] == [4, 4, 3]
+    assert records[0].spare_answers in (0, 1), "one more than U is waited for only a moment"
+    assert [record.spare_answers for record in records[1:]] == [0, 0], "nobody was left to check by"
     dropped = world.of(ClientDropped)[0]
     assert (dropped.round, dropped.client, dropped.stage) == (2, "dora", "uploading")
     assert "dora left" in dropped.reason

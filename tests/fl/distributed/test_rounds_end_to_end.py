@@ -141,8 +141,28 @@ def test_an_update_with_nan_is_declined_by_name_and_the_next_round_goes_on(world
     (aborted,) = [event.record for event in world.of(RoundAborted)]
     assert aborted.round == 2
     assert "bob declined: client bob, round 2: parameter 5" in aborted.reason
-    assert aborted.key_bits_burnt == 0
+    assert aborted.key_bits_burnt == 0, "nobody had burnt anything yet"
     assert world.network.abandoned, "the others gave their reservations back"
+    burnt = world.network.reserved - set(world.network.released)
+    (kept,) = read_state(world.out_dir).aborted
+    assert kept.key_bits_burnt == 370 * len(burnt), "the record knows what they burnt"
+
+
+def test_a_round_that_was_aborted_for_want_of_keys_records_the_pads_reserved_with_others(world: Any) -> None:
+    """alice, bob and charlie hold pads for each other and none for dora, who goes."""
+    world.settings(rounds=1, rejoin_grace_s=0.1)
+    for pair in world.network.stock:
+        world.network.stock[pair] = 0 if "dora" in pair else 740
+    world.start_all()
+    world.wait_for(
+        lambda: {event.client for event in world.of(WaitingForKeys)} == set(world.names), "all waiting"
+    )
+    world.stop("dora")
+    records = world.outcome("server")
+    assert [record.participants for record in records] == [("alice", "bob", "charlie")]
+    (aborted,) = read_state(world.out_dir).aborted
+    assert (aborted.round, aborted.key_bits_burnt) == (1, 3 * 370)
+    assert set(world.network.stock.values()) == {0}
 
 
 def test_a_wrong_client_key_and_a_wrong_server_key_are_refused(world: Any) -> None:

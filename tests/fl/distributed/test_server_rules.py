@@ -103,6 +103,32 @@ def offset_s() -> list[float]:
     return [0.0]
 
 
+def test_a_killed_server_s_round_is_on_record_and_clients_say_what_it_cost(world: Any) -> None:
+    """Each pair counts once, whichever side reports it."""
+    RunFolder(world.out_dir, with_fingerprint(world.config, world.server_task)).announce(world.names)
+    world.start_server()
+    made = {name: ScriptedClient(world, name) for name in world.names}
+    try:
+        for name, client in made.items():
+            client.send(Join(PROTOCOL_VERSION))
+            client.expect(Welcome)
+            if name in ("alice", "bob"):
+                client.send(Decline("test", 1, "the round came to no sum", 1110))
+            if name == "charlie":
+                client.send(Decline("test", 1, "the round came to no sum", 740, ("bob", "dora", "eve")))
+                client.send(Decline("other", 1, "the round came to no sum", 1110))
+                client.send(Decline("test", 7, "the round came to no sum", 1110))
+            client.send(Ready("test", 37, "ec70"))
+        assert made["dora"].expect(RoundStart).round == 2
+        (aborted,) = read_state(world.out_dir).aborted
+        assert (aborted.round, aborted.participants) == (1, world.names)
+        assert "ended before the round did" in aborted.reason
+        assert aborted.key_bits_burnt == 6 * 370
+    finally:
+        for client in made.values():
+            client.close()
+
+
 @pytest.fixture
 def clients(world: Any, offset_s: list[float]) -> Iterator[dict[str, ScriptedClient]]:
     """A server with four scripted clients that have joined; round 1 is about to start."""
