@@ -18,17 +18,16 @@ list: too few to decode a mask, enough to search for small values (:mod:`fl.aggr
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from orchestrator.bits import PackedBits
+from orchestrator.durable import locked, make_folder, replace_file
 from orchestrator.wire.codec import Message, WireError, decode, encode
 
 FORMAT = 1
@@ -51,6 +50,9 @@ class BookEntry(Message, frozen=True):
     participants: tuple[str, ...]
     survivors: tuple[str, ...]
     answer: bytes | None
+
+    def __repr__(self) -> str:
+        return f"<BookEntry: run {self.run_id!r}, round {self.round}>"
 
 
 class AnswerBook:
@@ -161,14 +163,8 @@ class AnswerBook:
 
     def _write(self, entry: BookEntry) -> None:
         path = self._path(entry.run_id)
-        part = path.with_name(f".{path.name}.part")
         try:
-            with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-                file.write(encode(entry))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, path)
-            _sync_folder(self.folder)
+            replace_file(path, encode(entry), 0o600)
         except OSError as error:
             raise AnswerBookError(
                 f"cannot keep the answer in {path} ({error.strerror}); it must not be sent: free space"
@@ -177,33 +173,13 @@ class AnswerBook:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Alone with the book, among threads and processes."""
-        with self._threads:
+        with self._threads, ExitStack() as stack:
             try:
-                _make_folder(self.folder)
-                descriptor = os.open(self.folder / ".answers.lock", os.O_RDWR | os.O_CREAT, 0o600)
+                make_folder(self.folder)
+                stack.enter_context(locked(self.folder / ".answers.lock"))
             except OSError as error:
                 raise AnswerBookError(f"cannot open the book in {self.folder}: {error.strerror}") from error
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-                yield
-            finally:
-                os.close(descriptor)
-
-
-def _make_folder(folder: Path) -> None:
-    """Create ``folder`` and what is missing above it; the entries are durable, so that no book gets lost."""
-    if not folder.is_dir():
-        _make_folder(folder.parent)
-        folder.mkdir(mode=0o700, exist_ok=True)
-        _sync_folder(folder.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+            yield
 
 
 def check_survivors(survivors: Sequence[str], participants: Sequence[str], needed: int) -> tuple[str, ...]:

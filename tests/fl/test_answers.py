@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fl.aggregation import answers
 from fl.aggregation.answers import AnswerBook, AnswerBookError, AnswerRefusedError, check_survivors
+from orchestrator import durable
 
 ALL = ("alice", "bob", "charlie", "dora")
 Answer = npt.NDArray[np.uint8]
@@ -183,7 +183,7 @@ def test_list_and_answer_are_durable_before_the_answer_is_returned(
         steps.append("rename")
         os.replace(part, path)
 
-    monkeypatch.setattr(answers, "os", SimpleNamespace(**{**vars(os), "fsync": fsync, "replace": replace}))
+    monkeypatch.setattr(durable, "os", SimpleNamespace(**{**vars(os), "fsync": fsync, "replace": replace}))
 
     def compute() -> Answer:
         steps.append("compute")
@@ -218,7 +218,7 @@ def test_a_crash_at_any_step_never_leads_to_answers_for_two_lists(
     folder = tmp_path_factory.mktemp("book")
     sent: set[tuple[str, ...]] = set()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(answers, "os", crashing_at(step))
+        patch.setattr(durable, "os", crashing_at(step))
         try:
             ask(AnswerBook(folder), ALL, gives(1))
             sent.add(ALL)
@@ -242,7 +242,7 @@ def test_an_answer_that_cannot_be_kept_is_not_given(
 
     folder.mkdir(parents=True)
     with monkeypatch.context() as patch:
-        patch.setattr(answers, "os", SimpleNamespace(**{**vars(os), call: full}))
+        patch.setattr(durable, "os", SimpleNamespace(**{**vars(os), call: full}))
         with pytest.raises(AnswerBookError, match=r"No space left on device.*must not be sent"):
             ask(AnswerBook(folder), ALL, gives(1))
     assert ask(AnswerBook(folder), ALL, gives(2)) == [2]
@@ -276,7 +276,7 @@ def test_only_the_owner_may_read_the_book(folder: Path) -> None:
     ask(AnswerBook(folder), ALL, gives(1))
     assert folder.stat().st_mode & 0o77 == 0
     assert all(path.stat().st_mode & 0o77 == 0 for path in folder.iterdir())
-    assert not list(folder.glob(".*.part"))
+    assert not list(folder.glob(".*.tmp"))
 
 
 def test_of_many_threads_with_two_lists_only_one_list_is_answered(folder: Path) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from fl.aggregation import answers, shares
+from fl.aggregation import shares
 from fl.aggregation.answers import AnswerBook, AnswerRefusedError
 from fl.aggregation.field import Symbols, pack_symbols, unpack_symbols
 from fl.aggregation.shares import (
@@ -31,6 +31,7 @@ from fl.aggregation.shares import (
     protect,
     smallest_modulus,
 )
+from orchestrator import durable
 from orchestrator.bits import PackedBits
 
 Matrix = npt.NDArray[np.int64]
@@ -48,7 +49,7 @@ ACCEPTED = [
 @pytest.fixture
 def fast_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hundreds of books need not survive a power loss."""
-    monkeypatch.setattr(answers, "os", SimpleNamespace(**{**vars(answers.os), "fsync": lambda _: None}))
+    monkeypatch.setattr(durable, "os", SimpleNamespace(**{**vars(durable.os), "fsync": lambda _: None}))
 
 
 class DishonestRound:
