@@ -66,7 +66,7 @@ class CancelledError(Exception):
 class ProtectedUpdate:
     """What a client uploads: ``packed`` at the ring's width; ``key_bits`` of pad were spent on it."""
 
-    packed: PackedBits
+    packed: PackedBits = field(repr=False)
     key_bits: int
 
 

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from fl.compression import Compression
 from fl.config import FLConfig
-from fl.keys import KeyWait, NodeKeys, ProtectedUpdate
+from fl.keys import KeyServiceError, KeyWait, NodeKeys, ProtectedUpdate
 from fl.tasks.base import Parameters
 from orchestrator.bits import PackedBits, packed_size
 from orchestrator.delivery.messages import RoundContext
@@ -114,7 +114,7 @@ class Workshop:
     def need_keys(self, mode: str) -> NodeKeys:
         """The node's keys; there is no mode that does without them because none are there."""
         if self.keys is None:
-            raise ValueError(f"mode {mode} needs a node that delivers keys, and none is configured")
+            raise KeyServiceError(f"mode {mode} needs a node that delivers keys, and none is configured")
         return self.keys
 
 

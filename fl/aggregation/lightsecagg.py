@@ -56,7 +56,7 @@ class HeldShares:
     code: ShareCode
     owner: str
     channel: ShareChannel
-    shares: dict[str, Symbols]
+    shares: dict[str, Symbols] = field(repr=False)
 
     @property
     def context(self) -> RoundContext:

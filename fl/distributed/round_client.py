@@ -37,7 +37,7 @@ from fl.distributed.messages import (
     header_of,
     read_uint8,
 )
-from fl.distributed.trainer import EXPECTED_FAILURES, RoundJob, Trainer
+from fl.distributed.trainer import EXPECTED_FAILURES, TOLD_FAILURES, RoundJob, Trainer
 from fl.keys import CancelledError, KeyServiceError, ProtectedUpdate
 from fl.tasks.base import Parameters
 from orchestrator.bits import PackedBits
@@ -214,7 +214,11 @@ class RoundClient:
             self.drop()
             return
         expected = isinstance(error, EXPECTED_FAILURES)
-        reason = f"{error}" if expected else f"internal {type(error).__name__}"
+        # What a library says about the user's own data (a value it could not read, say) is not for the server.
+        told = isinstance(error, TOLD_FAILURES)
+        reason = f"{error}" if told else f"{type(error).__name__}: see the log of {self._name}"
+        if not told:
+            _log.error("round %d failed: %s: %s", current.start.round, type(error).__name__, error)
         self._decline(current.start.run_id, current.start.round, reason, *current.spent)
         if current.exchange.holdings is None:
             self.drop(settled=True)

@@ -23,7 +23,7 @@ from fl.distributed.feedback import Feedback
 from fl.distributed.messages import Phase
 from fl.distributed.selfcheck import keep_private_update
 from fl.keys import CancelledError, KeyServiceError, KeyWait, NodeKeys, ProtectedUpdate
-from fl.quantise import quantisation_rng
+from fl.quantise import QuantisationError, quantisation_rng
 from fl.tasks.base import Examples, Parameters, Task, training_seed
 from orchestrator.delivery.messages import RoundContext
 
@@ -111,3 +111,5 @@ class Trainer:
 
 EXPECTED_FAILURES = (ValueError, KeyServiceError, OSError)
 """What makes a client decline a round and go on; anything else ends it."""
+TOLD_FAILURES = (QuantisationError, KeyServiceError)
+"""Whose words the server may hear: ours, which name no datum of the user."""

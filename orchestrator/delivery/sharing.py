@@ -17,7 +17,8 @@ vouch to each other for one list of survivors cannot be given two (:mod:`fl.aggr
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NoReturn
 
 import numpy as np
 from cryptography.exceptions import InvalidSignature
@@ -26,6 +27,7 @@ from cryptography.hazmat.primitives.poly1305 import Poly1305
 from orchestrator.bits import PackedBits, check_packed, packed_size, slice_packed
 from orchestrator.delivery.errors import SealError
 from orchestrator.delivery.messages import SEAL_KEY_BITS, RoundContext
+from orchestrator.secret import SecretLeakError
 from orchestrator.wire.codec import Message
 
 TAG_BYTES = 16
@@ -41,8 +43,8 @@ def sealed_size(context: RoundContext) -> int:
 class _Direction:
     """Key of what travels one way between two participants; every part is overwritten once used."""
 
-    pad: PackedBits
-    tag_keys: PackedBits
+    pad: PackedBits = field(repr=False)
+    tag_keys: PackedBits = field(repr=False)
     sealed: bool = False
     vouched: bytes | None = None
 
@@ -168,6 +170,12 @@ class ShareChannel:
             way.wipe()
         self._out.clear()
         self._in.clear()
+
+    def __repr__(self) -> str:
+        return f"<ShareChannel: round {self.context.round}, {self.key_bits_used} bits>"
+
+    def __reduce__(self) -> NoReturn:
+        raise SecretLeakError("a channel holds key bits and cannot be copied or pickled; park it")
 
     def __enter__(self) -> ShareChannel:
         return self

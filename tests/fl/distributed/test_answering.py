@@ -5,6 +5,8 @@ Four clients hold real shares under real channel keys; nothing runs over sockets
 
 from __future__ import annotations
 
+import copy
+import pickle
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,6 +28,7 @@ from orchestrator.bits import PackedBits, packed_size
 from orchestrator.delivery.errors import SealError
 from orchestrator.delivery.messages import RoundContext
 from orchestrator.delivery.sharing import ShareChannel
+from orchestrator.secret import SecretLeakError
 
 NAMES = ("alice", "bob", "charlie", "dora")
 D = 11
@@ -375,6 +378,22 @@ def test_a_wrong_answer_or_upload_gives_no_sum(world: World) -> None:
         world.mode.total(NAMES, uploads, {**answers, "bob": no_symbol})
     with pytest.raises(AggregationError, match="do not determine"):
         world.mode.total(NAMES, uploads, {"alice": answers["alice"]})
+
+
+def test_what_is_secret_in_a_round_is_neither_shown_nor_pickled(world: World) -> None:
+    held = world.holdings["alice"]
+    protection = world.protections["alice"]
+    channel_ = held.channel  # type: ignore[attr-defined]
+    shown = f"{held!r} {held!s} {protection!r} {channel_!r} {channel_._out!r} {vars(channel_)!r} {channel_.park()!r}"
+    assert "round 1" in shown
+    assert "array" not in shown
+    assert "uint" not in shown
+    for secret in (world.holdings["bob"], world.holdings["bob"].channel):  # type: ignore[attr-defined]
+        for copying in (pickle.dumps, copy.copy, copy.deepcopy):
+            if secret is world.holdings["bob"] and copying is copy.copy:
+                continue  # the same channel, not another
+            with pytest.raises(SecretLeakError):
+                copying(secret)
 
 
 def test_with_no_answer_to_spare_a_wrong_one_can_pass_as_a_sum(world: World) -> None:

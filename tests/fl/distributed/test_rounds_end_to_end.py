@@ -148,6 +148,20 @@ def test_an_update_with_nan_is_declined_by_name_and_the_next_round_goes_on(world
     assert kept.key_bits_burnt == 370 * len(burnt), "the record knows what they burnt"
 
 
+def test_what_a_library_says_about_the_users_data_stays_with_the_user(
+    world: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*_: object) -> None:
+        raise ValueError("could not convert string to float: 'patient 4711'")
+
+    monkeypatch.setattr(world.tasks["bob"], "local_train", fails)
+    world.settings(max_aborts_in_a_row=1)
+    world.start_all()
+    assert "bob declined: ValueError: see the log of bob" in str(world.outcome("server"))
+    assert "4711" not in str(world.events) + (world.out_dir / "run.json").read_text()
+    assert "4711" in caplog.text
+
+
 def test_a_round_that_was_aborted_for_want_of_keys_records_the_pads_reserved_with_others(world: Any) -> None:
     """alice, bob and charlie hold pads for each other and none for dora, who goes."""
     world.settings(rounds=1, rejoin_grace_s=0.1)
