@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -76,7 +77,11 @@ class CircuitModel:
 
     def probabilities(self) -> Floats:
         """Exact outcome probabilities (n, 2^n_wires) in the common basis of the observables, wire 0 most
-        significant."""
+        significant; calculated once."""
+        return self._probabilities
+
+    @cached_property
+    def _probabilities(self) -> Floats:
         return outcome_probabilities(
             self.quantum_function, self.n_wires, self.observables, self.inputs, self.weights
         )
