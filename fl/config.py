@@ -139,6 +139,10 @@ def check_config(config: FLConfig) -> None:
         )
     _ = config.quantiser
     _check_sums(config)
+    if config.mode != "plain" and config.quorum < 2:
+        raise ConfigError(
+            "min_clients = 1: the sum of a round with one participant is its update; use at least 3"
+        )
     if config.quorum > config.n_clients:
         raise ConfigError(
             f"a round needs {config.quorum} participants (min_clients, and T + 2 in mode lightsecagg), but there "

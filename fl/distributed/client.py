@@ -20,7 +20,7 @@ from pathlib import Path
 import zmq
 
 from fl.aggregation import aggregation_for
-from fl.config import FLConfig
+from fl.config import SMALLEST_QUORUM, FLConfig
 from fl.distributed.client_rules import DEFAULT_RULES, ClientRefusesError, ClientRules
 from fl.distributed.events import ClientState
 from fl.distributed.feedback import Feedback
@@ -99,6 +99,8 @@ def run_client(
     assert zmq_context is not None
     if self_check_dir is not None:
         _log.warning("self-check: %s writes its unmasked updates to %s", name, self_check_dir)
+    if rules.mode != "plain" and rules.min_participants < SMALLEST_QUORUM:
+        _log.warning("%s takes part in rounds of two: their sum tells each the update of the other", name)
     link = ServerLink(zmq_context, keys, server_public, endpoint, clock, patience_s)
     client = _Client(name, link, node_keys, rules, report, open_task, data_folder, self_check_dir, clock)
     try:

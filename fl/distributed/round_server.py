@@ -8,6 +8,7 @@ it is announced, passes on what clients address to each other, reads the sum off
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 from fl.aggregation import AggregationError, aggregation_for, model_digest
@@ -64,33 +65,35 @@ class RunFailedError(Exception):
     """The run cannot reach its last round."""
 
 
-class RoundServer:
-    """One round after the other for the clients of an :class:`Audience`; ``current`` is the one in progress."""
+@dataclass(frozen=True)
+class ServedRun:
+    """A run as the server holds it: who is there, what is agreed, what is kept, and where to report."""
 
-    def __init__(
-        self,
-        audience: Audience,
-        config: FLConfig,
-        folder: RunFolder,
-        task: Task,
-        report: Callable[[ServerEvent], None],
-        clock: Callable[[], float],
-    ) -> None:
-        self._audience = audience
-        self._config = config
-        self._folder = folder
-        self._task = task
-        self._report = report
-        self._clock = clock
-        self._compression = Compression.from_config(config)
+    audience: Audience
+    folder: RunFolder
+    task: Task
+    report: Callable[[ServerEvent], None]
+    clock: Callable[[], float]
+
+    @property
+    def config(self) -> FLConfig:
+        return self.folder.state.config
+
+
+class RoundServer:
+    """One round after the other for the clients of a run; ``current`` is the one in progress."""
+
+    def __init__(self, run: ServedRun) -> None:
+        self._run = run
+        self._compression = Compression.from_config(run.config)
         self._reported_gone: set[tuple[str, str]] = set()
         self._aborts_in_a_row = 0
         self._spent_pairs: dict[int, set[frozenset[str]]] = {}
-        model = folder.latest_model()
-        self._model: Parameters = task.initial_parameters(config.seed) if model is None else model
-        self.aggregation = aggregation_for(config, task.n_parameters)
+        model = run.folder.latest_model()
+        self._model: Parameters = run.task.initial_parameters(run.config.seed) if model is None else model
+        self.aggregation = aggregation_for(run.config, run.task.n_parameters)
         self.current: CollectingRound | None = None
-        self.idle_since_s = clock()
+        self.idle_since_s = run.clock()
 
     def advance(self, now_s: float) -> None:
         """Take the round as far as it goes at time ``now_s``; raises RunFailedError after too many aborts."""
@@ -108,8 +111,8 @@ class RoundServer:
 
     def start(self, participants: tuple[str, ...]) -> None:
         """Announce a round among ``participants``."""
-        config, now_s = self._config, self._clock()
-        number = self._folder.announce(participants)
+        config, now_s = self._run.config, self._run.clock()
+        number = self._run.folder.announce(participants)
         self._reported_gone.clear()
         self.current = CollectingRound(
             config.run_id,
@@ -123,7 +126,7 @@ class RoundServer:
             ),
             now_s,
         )
-        self._report(RoundStarted(number, participants))
+        self._run.report(RoundStarted(number, participants))
         for name in participants:
             self._send_start(name, self.current)
 
@@ -133,14 +136,14 @@ class RoundServer:
             current.number,
             current.participants,
             current.weights,
-            self._config.rounds - len(self._folder.state.rounds),
+            self._run.config.rounds - len(self._run.folder.state.rounds),
             header_of(self._model),
         )
-        self._audience.send(name, message, self._model)
+        self._run.audience.send(name, message, self._model)
 
     def _tell_stage(self, name: str, current: CollectingRound) -> None:
         """What a member of the present stage needs to give its part."""
-        run_id, number, send = current.run_id, current.number, self._audience.send
+        run_id, number, send = current.run_id, current.number, self._run.audience.send
         if current.stage == "uploading" and current.rules.survivors is not None:
             senders, rows = current.shares_for(name)
             send(name, PeerShares(run_id, number, senders, header_of(rows)), rows)
@@ -161,7 +164,7 @@ class RoundServer:
         if current.stage in ("sharing", "uploading"):
             self._send_start(name, current)
         else:
-            self._audience.send(
+            self._run.audience.send(
                 name,
                 Survivors(
                     current.run_id, current.number, current.participants, current.holders, current.survivors
@@ -175,7 +178,7 @@ class RoundServer:
         for (name, stage), reason in current.gone.items():
             if (name, stage) not in self._reported_gone:
                 self._reported_gone.add((name, stage))
-                self._report(ClientDropped(current.number, name, stage, reason))
+                self._run.report(ClientDropped(current.number, name, stage, reason))
 
     def _complete(self, current: CollectingRound, now_s: float) -> None:
         try:
@@ -184,12 +187,12 @@ class RoundServer:
             self.abort(str(error))
             return
         survivors = current.survivors
-        weight_sum = sum(self._config.weights_of(survivors))
-        size = self._task.n_parameters
-        coordinates = self._compression.coordinates(self._config.seed, current.number, size)
+        weight_sum = sum(self._run.config.weights_of(survivors))
+        size = self._run.task.n_parameters
+        coordinates = self._compression.coordinates(self._run.config.seed, current.number, size)
         mean = self._compression.mean(total, weight_sum, coordinates, current.number, size)
         self._model = self._model + mean
-        evaluation = self._task.evaluate(self._model)
+        evaluation = self._run.task.evaluate(self._model)
         record = RoundRecord(
             round=current.number,
             accuracy=evaluation.accuracy,
@@ -205,13 +208,13 @@ class RoundServer:
             weight_sum=weight_sum,
             spare_answers=current.spare_answers,
         )
-        self._folder.complete(record, self._model, total)
+        self._run.folder.complete(record, self._model, total)
         self._end_round()
         self._aborts_in_a_row = 0
-        self._report(RoundCompleted(record))
+        self._run.report(RoundCompleted(record))
         end = RoundEnd(current.run_id, current.number, "", evaluation.accuracy, survivors)
         for name in current.participants:
-            self._audience.send(name, end)
+            self._run.audience.send(name, end)
 
     def abort(self, reason: str) -> None:
         """The round came to nothing: its updates are discarded."""
@@ -223,16 +226,16 @@ class RoundServer:
             current.spent_key_bits,
             current.participants,
             current.upload_bytes,
-            round(self._clock() - current.started_s, 3),
+            round(self._run.clock() - current.started_s, 3),
         )
-        self._folder.abort(record)
+        self._run.folder.abort(record)
         self._spent_pairs[current.number] = current.spent_pairs
         self._end_round()
         self._aborts_in_a_row += 1
-        self._report(RoundAborted(record))
+        self._run.report(RoundAborted(record))
         for name in current.participants:
-            self._audience.send(name, RoundEnd(current.run_id, current.number, reason[:1000]))
-        if self._aborts_in_a_row >= self._config.max_aborts_in_a_row:
+            self._run.audience.send(name, RoundEnd(current.run_id, current.number, reason[:1000]))
+        if self._aborts_in_a_row >= self._run.config.max_aborts_in_a_row:
             raise RunFailedError(
                 f"{self._aborts_in_a_row} rounds in a row were aborted, the last one because {reason}; "
                 "see the clients' logs, then start the server again to resume"
@@ -241,27 +244,27 @@ class RoundServer:
     def declined(self, name: str, message: Decline) -> None:
         """A participant gives nothing to the round, or says what an aborted one has cost."""
         current = self.current
-        if message.run_id != self._config.run_id:
+        if message.run_id != self._run.config.run_id:
             return
         if current is not None and message.round == current.number:
-            current.declined(name, message.reason, message.key_bits, self._clock(), message.spent_with)
+            current.declined(name, message.reason, message.key_bits, self._run.clock(), message.spent_with)
         elif message.key_bits:
-            for record in self._folder.state.aborted:
+            for record in self._run.folder.state.aborted:
                 if record.round == message.round and name in record.participants:
                     spent = self._spent_pairs.setdefault(record.round, set())
                     spent |= pairs_of(name, record.participants, message.spent_with)
-                    self._folder.add_cost(record.round, len(spent) * self.aggregation.key_bits_per_pair)
+                    self._run.folder.add_cost(record.round, len(spent) * self.aggregation.key_bits_per_pair)
 
     def _end_round(self) -> None:
         self.current = None
-        self.idle_since_s = self._clock()
+        self.idle_since_s = self._run.clock()
 
     def contribute(self, name: str, message: Contribution, buffer: bytes) -> None:
         """Take in what a client gives to the round, or refuse it, and say so."""
 
         def reply(status: Literal["accepted", "duplicate", "refused"], reason: str = "") -> None:
             what = WHAT[type(message)]
-            self._audience.send(name, Receipt(message.run_id, message.round, status, reason[:1000], what))
+            self._run.audience.send(name, Receipt(message.run_id, message.round, status, reason[:1000], what))
 
         try:
             packed = read_uint8(message.header, buffer)
@@ -271,11 +274,11 @@ class RoundServer:
                 return
             if self.current is None:
                 raise UploadRefusedError(f"round {message.round} is over")
-            self.current.take(name, message, packed, self._clock())
+            self.current.take(name, message, packed, self._run.clock())
         except DuplicateUploadError as error:
             reply("duplicate", str(error))
         except (UploadRefusedError, WireError) as error:
-            self._report(UploadRefused(message.round, name, str(error)))
+            self._run.report(UploadRefused(message.round, name, str(error)))
             reply("refused", str(error))
         else:
             reply("accepted")

@@ -44,7 +44,7 @@ from fl.distributed.messages import (
     Upload,
     Welcome,
 )
-from fl.distributed.round_server import RoundServer, RunFailedError
+from fl.distributed.round_server import RoundServer, RunFailedError, ServedRun
 from fl.distributed.run_state import RunFolder
 from fl.tasks import load_task
 from fl.tasks.base import Task
@@ -96,7 +96,7 @@ def run_server(
             try:
                 report(Listening(bound, keys.public))
                 audience = Audience(socket, gate, config.clients, clock)
-                return _Server(audience, config, folder, task, report, clock).run(stop)
+                return _Server(ServedRun(audience, folder, task, report, clock)).serve(stop)
             finally:
                 socket.close()
     finally:
@@ -116,36 +116,23 @@ def with_fingerprint(config: FLConfig, task: Task) -> FLConfig:
 
 
 class _Server:
-    def __init__(
-        self,
-        audience: Audience,
-        config: FLConfig,
-        folder: RunFolder,
-        task: Task,
-        report: Callable[[ServerEvent], None],
-        clock: Callable[[], float],
-    ) -> None:
-        self._audience = audience
-        self._config = config
-        self._folder = folder
-        self._task = task
-        self._report = report
-        self._clock = clock
-        self._rounds = RoundServer(audience, config, folder, task, report, clock)
-        self._last_turn_s = clock()
+    def __init__(self, run: ServedRun) -> None:
+        self._run = run
+        self._rounds = RoundServer(run)
+        self._last_turn_s = run.clock()
         self._reported_missing: tuple[str, ...] | None = None
         self._ending: RunEnd | None = None
 
     # -- the loop ---------------------------------------------------------------------------------------
 
-    def run(self, stop: threading.Event) -> tuple[RoundRecord, ...]:
+    def serve(self, stop: threading.Event) -> tuple[RoundRecord, ...]:
         """Serve until the run is over or ``stop`` is set."""
-        state = self._folder.state
-        self._report(
+        state = self._run.folder.state
+        self._run.report(
             RunStarted(
-                self._config.run_id,
-                self._task.name,
-                self._task.n_parameters,
+                self._run.config.run_id,
+                self._run.task.name,
+                self._run.task.n_parameters,
                 self._rounds.aggregation.label,
                 state.last_announced + 1,
                 len(state.rounds),
@@ -154,11 +141,11 @@ class _Server:
         )
         reason = ""
         try:
-            while len(self._folder.state.rounds) < self._config.rounds:
+            while len(self._run.folder.state.rounds) < self._run.config.rounds:
                 if stop.is_set():
                     reason = "the server was stopped"
                     break
-                waiting = self._audience.poll(POLL_S)
+                waiting = self._run.audience.poll(POLL_S)
                 self._excuse_own_absence()
                 if waiting:
                     self._receive()
@@ -170,45 +157,45 @@ class _Server:
             raise
         finally:
             self._finish(reason)
-        return self._folder.state.rounds
+        return self._run.folder.state.rounds
 
     def _finish(self, reason: str) -> None:
         if self._rounds.current is not None:
             self._rounds.abort(reason or "the server failed")
-        self._ending = RunEnd(self._config.run_id, reason[:1000])
-        for name in self._audience.names:
-            self._audience.send(name, self._ending)
+        self._ending = RunEnd(self._run.config.run_id, reason[:1000])
+        for name in self._run.audience.names:
+            self._run.audience.send(name, self._ending)
         # Closing a socket at once can lose what the other end has not read; clients answer with Leave.
-        deadline_s = self._clock() + FAREWELL_S
-        while not reason and self._present() and self._clock() < deadline_s:
-            if self._audience.poll(POLL_S):
+        deadline_s = self._run.clock() + FAREWELL_S
+        while not reason and self._present() and self._run.clock() < deadline_s:
+            if self._run.audience.poll(POLL_S):
                 self._receive()
-        self._report(RunFinished(self._config.run_id, len(self._folder.state.rounds), reason))
+        self._run.report(RunFinished(self._run.config.run_id, len(self._run.folder.state.rounds), reason))
 
     def _present(self) -> list[str]:
-        return self._audience.present(self._config.client_timeout_s)
+        return self._run.audience.present(self._run.config.client_timeout_s)
 
     def _excuse_own_absence(self) -> None:
         """A server that was suspended, or evaluated for long, blames nobody for the silence."""
-        now_s = self._clock()
+        now_s = self._run.clock()
         gap_s, self._last_turn_s = now_s - self._last_turn_s, now_s
         if gap_s > LONG_TURN_S:
-            self._audience.excuse(gap_s)
+            self._run.audience.excuse(gap_s)
             if self._rounds.current is not None:
                 self._rounds.current.excuse(gap_s)
 
     def _maybe_start(self) -> None:
         """Begin a round if everybody is ready, or a quorum after the grace time."""
-        config, present = self._config, self._present()
-        ready = tuple(name for name in config.clients if name in present and self._audience[name].ready)
+        config, present = self._run.config, self._present()
+        ready = tuple(name for name in config.clients if name in present and self._run.audience[name].ready)
         missing = tuple(name for name in config.clients if name not in ready)
-        grace_over = self._folder.state.last_announced > 0 and (
-            self._clock() - self._rounds.idle_since_s >= config.rejoin_grace_s
+        grace_over = self._run.folder.state.last_announced > 0 and (
+            self._run.clock() - self._rounds.idle_since_s >= config.rejoin_grace_s
         )
         if missing and not (grace_over and len(ready) >= config.quorum):
             if missing != self._reported_missing:
                 self._reported_missing = missing
-                self._report(WaitingForClients(missing))
+                self._run.report(WaitingForClients(missing))
             return
         self._reported_missing = None
         self._rounds.start(ready)
@@ -217,18 +204,18 @@ class _Server:
 
     def _receive(self) -> None:
         """Take in everything that waits, without blocking."""
-        while (received := self._audience.receive()) is not None:
+        while (received := self._run.audience.receive()) is not None:
             name, message, buffer = received
             if self._rounds.current is not None:
-                self._rounds.current.heard(name, self._audience[name].last_heard_s)
+                self._rounds.current.heard(name, self._run.audience[name].last_heard_s)
             self._handle(name, message, buffer)
 
     def _handle(self, name: str, message: FromClient, buffer: bytes | None) -> None:
         if self._ending is not None:
             if isinstance(message, Leave):
-                self._audience.forget(name)
+                self._run.audience.forget(name)
             elif isinstance(message, Join):  # whoever joined before was told already and may be gone
-                self._audience.send(name, self._ending)
+                self._run.audience.send(name, self._ending)
             return
         match message:
             case Join(version=version):
@@ -242,21 +229,21 @@ class _Server:
             case Decline():
                 self._rounds.declined(name, message)
             case Leave(reason=reason):
-                self._audience.forget(name)
+                self._run.audience.forget(name)
                 if self._rounds.current is not None:
-                    self._rounds.current.left(name, reason or "stopped", self._clock())
+                    self._rounds.current.left(name, reason or "stopped", self._run.clock())
 
     def _on_join(self, name: str, version: int) -> None:
         if version == PROTOCOL_VERSION:
-            self._audience.send(name, Welcome(PROTOCOL_VERSION, self._config))
+            self._run.audience.send(name, Welcome(PROTOCOL_VERSION, self._run.config))
             return
         text = f"the server speaks protocol version {PROTOCOL_VERSION}, the client {version}"
-        self._audience.send(name, Rejected(f"{text}: install the same qunetlab on both"))
+        self._run.audience.send(name, Rejected(f"{text}: install the same qunetlab on both"))
 
     def _on_ready(self, name: str, message: Ready) -> None:
-        config, task = self._config, self._task
+        config, task = self._run.config, self._run.task
         if message.run_id != config.run_id or message.n_parameters != task.n_parameters:
-            self._audience.send(
+            self._run.audience.send(
                 name,
                 Rejected(
                     f"the model of task {task.name} has {task.n_parameters} parameters here and "
@@ -264,18 +251,18 @@ class _Server:
                 ),
             )
         elif message.task_fingerprint != config.task_fingerprint:
-            self._audience.send(name, Rejected(f"{name} has {other_task(config.task, 'the server')}"))
+            self._run.audience.send(name, Rejected(f"{name} has {other_task(config.task, 'the server')}"))
         else:
-            self._audience[name].ready = True
+            self._run.audience[name].ready = True
             self._rounds.catch_up(name)
 
     def _on_progress(self, name: str, message: Progress) -> None:
         current = self._rounds.current
         if current is None:
             return
-        now_s, connection = self._clock(), self._audience[name]
+        now_s, connection = self._run.clock(), self._run.audience[name]
         current.progress(name, message, now_s)
         waiting = message.phase == "waiting for keys" and message.round == current.number
         if waiting and now_s - connection.last_wait_report_s >= KEY_WAIT_REPORT_S:
             connection.last_wait_report_s = now_s
-            self._report(WaitingForKeys(current.number, name, message.detail, message.eta_s))
+            self._run.report(WaitingForKeys(current.number, name, message.detail, message.eta_s))

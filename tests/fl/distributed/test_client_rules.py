@@ -152,6 +152,14 @@ def test_clients_that_were_sent_different_models_release_no_pad(
     assert world.network.released == []
 
 
+@pytest.mark.parametrize(("fewest", "said"), [(2, True), (3, False)])
+def test_who_takes_part_in_rounds_of_two_is_told_what_the_other_learns(
+    world: Any, server: ScriptedServer, caplog: pytest.LogCaptureFixture, fewest: int, said: bool
+) -> None:
+    server.welcome("alice", rules=ClientRules(min_participants=fewest))
+    assert ("tells each the update of the other" in caplog.text) == said
+
+
 def test_a_server_that_proposes_too_few_colluders_is_left_alone() -> None:
     """With T = 0 one share of a mask says something about it, and any other client may pass it on."""
 

@@ -184,6 +184,7 @@ def test_clients_that_were_welcomed_to_different_settings_agree_on_no_key() -> N
         ({"mode": "lightsecagg", "colluders": 2, "survivors": 3}, ShareCodeError, "use U = 4 to 4"),
         ({"mode": "lightsecagg", "survivors": 3, "min_clients": 4}, ConfigError, "U = 3 survivors"),
         ({"mode": "lightsecagg", "levels": 1 << 29, "weights": (9, 9, 9, 9)}, ShareCodeError, "31 bits"),
+        ({"mode": "otp", "min_clients": 1}, ConfigError, "with one participant is its update"),
         ({"mode": "otp", "survivors": 3}, ConfigError, "belong to lightsecagg"),
         ({"mode": "otp", "weights": (1, 2, 1)}, ConfigError, "3 weights for 4 clients"),
         ({"mode": "otp", "weights": (1, 2, 1, 3)}, RingTooSmallError, "use b = 11 for L = 127"),
