@@ -22,6 +22,9 @@ SPLIT_NAMES: tuple[Split, ...] = ("iid", "mixed", "one-generator")
 
 OWN_SHARE = 0.75
 
+Counts = npt.NDArray[np.int64]
+"""States of either class by generator."""
+
 
 def mixture(split: Split, client_index: int, n_generators: int, seed: int) -> npt.NDArray[np.float64]:
     """Share of every generator in a client's states; sums to 1."""
@@ -34,12 +37,21 @@ def mixture(split: Split, client_index: int, n_generators: int, seed: int) -> np
     return own if split == "one-generator" else OWN_SHARE * own + (1 - OWN_SHARE) * even
 
 
-def rounded(shares: npt.NDArray[np.float64], total: int) -> npt.NDArray[np.int64]:
-    """Whole numbers close to ``total * shares`` that sum to ``total``: largest remainders."""
+def rounded(shares: npt.NDArray[np.float64], total: int, rng: np.random.Generator) -> Counts:
+    """Whole numbers close to ``total * shares`` that sum to ``total``: largest remainders.
+
+    Lots decide between equal remainders: a fixed order would favour the first generators at every client.
+    """
     counts = np.floor(shares * total).astype(np.int64)
-    remainders = shares * total - counts
-    counts[np.argsort(-remainders, kind="stable")[: total - counts.sum()]] += 1
+    lots = rng.permutation(len(shares))
+    by_remainder = lots[np.argsort(-(shares * total - counts)[lots], kind="stable")]
+    counts[by_remainder[: total - counts.sum()]] += 1
     return counts
+
+
+def _counts(split: Split, client_index: int, per_class: int, n_generators: int, seed: int) -> Counts:
+    rng = np.random.default_rng([seed, client_index, 0x7E])
+    return rounded(mixture(split, client_index, n_generators, seed), per_class, rng)
 
 
 def client_states(
@@ -57,7 +69,7 @@ def client_states(
     the states do not suffice for so many clients.
     """
     counts = np.stack(
-        [rounded(mixture(split, client, n_generators, seed), per_class) for client in range(client_index + 1)]
+        [_counts(split, client, per_class, n_generators, seed) for client in range(client_index + 1)]
     )
     ends = np.cumsum(counts, axis=0)[-1]
     chosen = []

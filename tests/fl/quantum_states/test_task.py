@@ -69,8 +69,27 @@ def test_the_generator_that_the_fourth_client_brings_depends_on_the_seed() -> No
 
 
 def test_shares_are_rounded_to_the_right_total() -> None:
-    assert rounded(np.array([0.5, 0.3, 0.2]), 8).tolist() == [4, 2, 2]
-    assert rounded(np.array([1 / 3, 1 / 3, 1 / 3]), 16).sum() == 16
+    rng = np.random.default_rng(1)
+    assert rounded(np.array([0.5, 0.3, 0.2]), 8, rng).tolist() == [4, 2, 2]
+    assert rounded(np.array([1 / 3, 1 / 3, 1 / 3]), 16, rng).sum() == 16
+
+
+def test_no_generator_is_favoured_by_rounding() -> None:
+    """Six states in shares of 3/4 and 1/4 leave one state over, which any other generator may get."""
+    counts = [
+        [len(part) for part in parts]
+        for seed in range(50)
+        for parts in (
+            client_states(
+                "mixed", client, per_class=6, n_generators=N_GENERATORS, n_available=AVAILABLE, seed=seed
+            )
+            for client in range(4)
+        )
+    ]
+    assert {tuple(sorted(row)) for row in counts} == {(0, 0, 1, 5)}
+    received = np.array(counts).sum(0) - 5 * 50
+    assert received.sum() == 4 * 50
+    assert received.min() > 30
 
 
 def test_states_run_out_with_an_error() -> None:
