@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
+
+import pytest
 
 from fl.experiments.base import Plan
 from fl.experiments.catalogue import plan_for
@@ -35,7 +38,9 @@ def test_a_short_run_names_what_the_full_one_has() -> None:
     assert "adapters included" not in plan("sentiment-imdb:hybrid@iid", quick=True).notes[0]
 
 
-def test_adapters_and_heads_train_as_many_rounds_as_suit_each() -> None:
+def test_adapters_and_heads_train_as_many_rounds_as_suit_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    longer = replace(MODELS["hybrid-lora"].defaults, rounds=9)
+    monkeypatch.setitem(MODELS, "hybrid-lora", replace(MODELS["hybrid-lora"], defaults=longer))
     cells = {cell.name: cell for cell in plan("sentiment:hybrid@skewed").cells}
     for name, model in (("federated", "hybrid"), ("control", "classical"), ("adapters", "hybrid-lora")):
         assert cells[name].config.rounds == MODELS[model].defaults.rounds
