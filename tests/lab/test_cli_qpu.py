@@ -54,6 +54,10 @@ def test_a_run_prints_its_comparison_and_is_resumed(tmp_path: Path) -> None:
     assert "trained here" in report["origin"]
     assert (report["jobs"], report["submitted"], report["comparison"]["examples"]) == (2, 2, 6)
     assert "costs nothing" in first.stderr
+    shown = (tmp_path / "run" / "report.html").read_text()
+    assert "no quantum processor took part" in shown
+    assert f"{100 * report['comparison']['agreement']:.1f} %" in shown
+    assert shown.count("data:image/png") == 1
     kept = json.loads((tmp_path / "run" / "qpu.json").read_text())
     assert kept["comparison"] == report["comparison"]
 
@@ -148,11 +152,42 @@ def test_training_asks_first_and_leaves_a_model(tmp_path: Path) -> None:
     assert evaluated.exit_code == 0, evaluated.output
 
 
-def test_ctrl_c_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_says_how_to_go_on_and_that_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*arguments: Any, **options: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fl.qpu.evaluate.evaluate", interrupted)
-    result = qpu("run", "--backend", "aer", *FAST, "--out", str(tmp_path / "run"))
+    out = str(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr("fl.qpu.evaluate.evaluate", interrupted)
+        result = qpu("run", "--backend", "aer", *FAST, "--out", out)
     assert result.exit_code == 130
-    assert f"qunetlab qpu run --resume {tmp_path / 'run'}" in result.stderr
+    assert f"qunetlab qpu run --resume {out}" in result.stderr
+    resumed = qpu("run", "--resume", out, "--json")
+    assert resumed.exit_code == 0, resumed.output
+    assert json.loads(resumed.stdout)["submitted"] == 2
+
+
+def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
+    from fl.qpu.journal import QpuFolder
+
+    with QpuFolder(tmp_path / "run"):
+        code, text = told(qpu("run", "--backend", "aer", *FAST, "--out", str(tmp_path / "run")))
+    assert (code, "in use by another process" in text) == (2, True)
+    assert not (tmp_path / "run" / "request.json").exists()
+
+
+def test_resuming_is_no_consent_to_a_run_that_never_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dataclasses import replace
+
+    from fl.qpu import backends
+
+    aer = backends.open_device("aer")
+    service = SimpleNamespace(active_instance=lambda: "crn:mine")
+    monkeypatch.setattr(backends, "open_device", lambda name, account=None: replace(aer, service=service))
+    out = str(tmp_path / "run")
+    for arguments in (("--backend", "ibm_testville", *FAST, "--out", out), ("--resume", out)):
+        code, text = told(qpu("run", *arguments))
+        assert (code, "confirm with --yes" in text) == (2, True)
+    assert not (tmp_path / "run" / "run.json").exists()

@@ -23,6 +23,7 @@ from fl.qpu.evaluate import QpuReport, evaluate
 from fl.qpu.journal import JobRecord, JobResult, QpuFolder
 from fl.qpu.model import CircuitModel
 from fl.qpu.options import RunOptions
+from fl.qpu.runner import LISTED_WITHIN_S
 
 
 class Killed(BaseException):
@@ -38,6 +39,10 @@ def run(model: CircuitModel, device: Device, options: RunOptions, path: Path, **
             folder,
             **{"agree": lambda cost: True, "sleep": lambda seconds: None, **more},
         )
+
+
+def kill() -> None:
+    raise Killed
 
 
 def kill_at(cloud: Any, count: int) -> None:
@@ -136,16 +141,59 @@ def test_killed_between_submission_and_note_the_job_is_found_by_its_tag(
     assert report.submitted == 3 - at
 
 
-def test_killed_before_the_service_took_the_job_it_is_submitted(
+def test_a_job_that_is_listed_late_is_waited_for(
+    cloud: Any, model: CircuitModel, device: Device, options: RunOptions, tmp_path: Path
+) -> None:
+    kill_at(cloud, 3)
+    with pytest.raises(Killed):
+        run(model, device, options, tmp_path / "run")
+    cloud.listed_late = 10
+    kinds: list[str] = []
+    report = run(
+        model,
+        device,
+        options,
+        tmp_path / "run",
+        resume=True,
+        report=lambda event: kinds.append(event.kind),
+    )
+    assert (len(cloud.jobs), report.submitted) == (3, 0)
+    assert kinds.index("looking") < kinds.index("found", kinds.index("looking"))
+
+
+def test_killed_before_the_service_took_the_job_it_is_submitted_under_the_same_tag(
     cloud: Any, model: CircuitModel, device: Device, options: RunOptions, tmp_path: Path
 ) -> None:
     kill_at(cloud, 2)
     with pytest.raises(Killed):
         run(model, device, options, tmp_path / "run")
-    del cloud.jobs[list(cloud.jobs)[-1]]
-    report = run(model, device, options, tmp_path / "run", resume=True)
+    tags = cloud.jobs.pop(list(cloud.jobs)[-1]).tags
+    waited: list[float] = []
+    report = run(model, device, options, tmp_path / "run", resume=True, sleep=waited.append)
     assert len(cloud.jobs) == 3
     assert report.submitted == 2
+    assert list(cloud.jobs.values())[1].tags == tags
+    # It is given up only when the service must have listed it.
+    assert sum(waited) == pytest.approx(LISTED_WITHIN_S, abs=5)
+    long_ago = dict(json.loads((tmp_path / "run" / "job-0001.json").read_text()))
+    long_ago |= {"state": "submitting", "job_id": "", "submitted_at": "2026-01-01T00:00:00+00:00"}
+    (tmp_path / "run" / "job-0001.json").write_text(json.dumps(long_ago))
+    waited.clear()
+    again = run(model, device, options, tmp_path / "run", resume=True, sleep=waited.append)
+    assert (again.submitted, waited) == (0, [])
+
+
+def test_two_runs_of_the_same_thing_do_not_take_each_others_jobs(
+    cloud: Any, model: CircuitModel, device: Device, options: RunOptions, tmp_path: Path
+) -> None:
+    run(model, device, options, tmp_path / "one")
+    kill_at(cloud, 4)
+    with pytest.raises(Killed):
+        run(model, device, options, tmp_path / "two")
+    del cloud.jobs[list(cloud.jobs)[-1]]
+    report = run(model, device, options, tmp_path / "two", resume=True)
+    assert report.submitted == 3
+    assert len({job.tags[1] for job in cloud.jobs.values()}) == 6
 
 
 def test_killed_while_waiting_jobs_are_fetched_by_their_id(
@@ -209,16 +257,43 @@ def test_jobs_under_way_are_collected_after_a_failure(
     assert len(cloud.jobs) == 2
 
 
-def test_a_job_the_service_has_forgotten_is_not_submitted_again_unasked(
+def test_a_job_the_service_does_not_know_is_submitted_again_only_when_asked(
     cloud: Any, model: CircuitModel, device: Device, options: RunOptions, tmp_path: Path
 ) -> None:
     kill_at(cloud, 2)
     with pytest.raises(Killed):
         run(model, device, options, tmp_path / "run")
-    cloud.jobs.pop("d000000")
-    with pytest.raises(JobFailedError, match="does not know"):
+    hidden = cloud.jobs.pop("d000000")
+    with pytest.raises(JobFailedError, match=r"does not know job d000000.*another account.*--retry-failed"):
         run(model, device, options, tmp_path / "run", resume=True)
     assert list(cloud.jobs) == ["d000001"]
+    # It is only out of sight: seen again, it is taken as it is.
+    cloud.jobs["d000000"] = hidden
+    assert run(model, device, options, tmp_path / "run", resume=True).submitted == 1
+
+
+def test_a_job_that_was_deleted_is_submitted_again_on_request(
+    cloud: Any, model: CircuitModel, device: Device, options: RunOptions, tmp_path: Path
+) -> None:
+    cloud.fail_next(("RUNNING", None))
+    with pytest.raises(Killed):
+        run(model, device, options, tmp_path / "run", sleep=lambda seconds: kill())
+    cloud.jobs.clear()
+    report = run(model, device, options, tmp_path / "run", resume=True, retry_failed=True)
+    assert (report.submitted, len(cloud.jobs)) == (3, 3)
+
+
+def test_another_instance_of_the_service_does_not_go_on_with_a_run(
+    cloud: Any, model: CircuitModel, device: Device, options: RunOptions, tmp_path: Path
+) -> None:
+    kill_at(cloud, 1)
+    with pytest.raises(Killed):
+        run(model, device, options, tmp_path / "run")
+    path = tmp_path / "run" / "run.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "instance": "crn:of-the-group"}))
+    with pytest.raises(QpuFolderError, match=r"begun under the service instance crn:of-the-group"):
+        run(model, device, options, tmp_path / "run", resume=True)
+    assert len(cloud.jobs) == 1
 
 
 def test_a_network_that_fails_for_a_while_is_waited_for(
