@@ -65,7 +65,10 @@ _HEAD_PLAN = TrainingPlan(head_rate=2e-3, epochs=3, batch_size=32, decay=1.0)
 
 _LORA_PLAN = TrainingPlan(head_rate=4e-3, epochs=2, batch_size=16, adapter_rate=4e-3)
 _HEAD_DEFAULTS = TaskDefaults(clip=0.2, levels=127, rounds=5)
-_LORA_DEFAULTS = TaskDefaults(clip=0.25, levels=127, rounds=5)
+_LORA_DEFAULTS = TaskDefaults(clip=0.25, levels=127, rounds=4)
+"""Rounds chosen among 3 to 6 on the validation part, seed 11: 76.2, 77.2, 76.5, 76.1 %; its cross-entropy is
+least after four as well, and later rounds fit the training sentences too well."""
+
 _LORA = AdapterPlan(layers=2, rank=8, scale=1.0)
 
 MODELS: dict[str, Model] = {
