@@ -15,10 +15,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from fl.aggregation.answers import AnswerBook, AnswerRefusedError
 from fl.aggregation.base import AggregationError, Holdings, Protection, Workshop
-from fl.aggregation.lightsecagg import LightSecAgg
+from fl.aggregation.lightsecagg import HeldShares, LightSecAgg, statement_of
 from fl.config import FLConfig
 from fl.distributed.answering import Answerer, SharesGoneError
 from fl.distributed.client_rules import ClientRefusesError, ClientRules
@@ -418,3 +420,72 @@ def test_after_the_round_nothing_is_left_to_answer_with(world: World) -> None:
     assert not any(share.any() for share in shares)
     with pytest.raises((KeyError, SealError)):
         held.answer(NAMES)
+
+
+# -- a server that says anything, in any order -----------------------------------------------------------
+
+LISTS = (NAMES, NAMES[:3], ("alice", "charlie", "dora"), NAMES[1:])
+HONEST = NAMES[:3]
+asking = st.tuples(st.just("ask"), st.sampled_from(HONEST), st.integers(1, 2), st.sampled_from(LISTS))
+telling = st.tuples(st.just("tell"), st.sampled_from(HONEST), st.integers(1, 2), st.sampled_from(LISTS))
+beginning = st.tuples(st.just("begin"), st.just(""), st.just(2), st.just(NAMES))
+ROUNDS = {number: LightSecAgg(CONFIG, 2, np.random.default_rng(number).bytes) for number in (1, 2)}
+
+
+def everybody_holds(number: int) -> dict[str, HeldShares]:
+    """A round in which all shares have arrived."""
+    mode = ROUNDS[number]
+    context = mode.context(number, NAMES)
+    dealt = {name: mode.deal(channel(name, context), name) for name in NAMES}
+    for name, (held, _, _) in dealt.items():
+        for peer, (_, _, sealed) in dealt.items():
+            if peer != name:
+                held.shares[peer] = mode.open_share(held.channel, peer, sealed[name])
+    return {name: held for name, (held, _, _) in dealt.items()}
+
+
+@given(st.lists(st.one_of(asking, telling, beginning), max_size=24))
+@example(
+    [
+        ("ask", "alice", 1, NAMES),
+        ("begin", "", 2, NAMES),
+        ("ask", "bob", 2, NAMES),
+        ("tell", "alice", 1, NAMES),
+    ]
+)
+@settings(max_examples=25, deadline=None)
+def test_whatever_the_server_says_the_shares_of_a_round_answer_for_one_list(
+    tmp_path_factory: pytest.TempPathFactory, script: list[tuple[str, str, int, tuple[str, ...]]]
+) -> None:
+    """dora colludes: she vouches for every list, and the server passes on every tag that it has heard."""
+    folder = tmp_path_factory.mktemp("run")
+    present = everybody_holds(1)
+    answerers = {name: Answerer(name, CONFIG, RULES, AnswerBook(folder / name)) for name in HONEST}
+    heard: dict[tuple[int, str, tuple[str, ...]], dict[str, bytes]] = {}
+    answered: dict[int, set[tuple[str, ...]]] = {1: set(), 2: set()}
+    for what, name, number, survivors in script:
+        at = next(iter(present.values())).context.round
+        if what == "begin":
+            present = everybody_holds(2) if at == 1 else present
+            continue
+        try:
+            if what == "ask":
+                asked = Survivors("run", number, NAMES, NAMES, survivors)
+                given_, tags = answerers[name].confirm(asked, present[name])
+                assert isinstance(given_, Confirm)
+                peers = [peer for peer in NAMES if peer != name]
+                heard[at, name, survivors] = {p: row.tobytes() for p, row in zip(peers, tags, strict=True)}
+                continue
+            senders = [peer for peer in HONEST if peer != name and (at, peer, survivors) in heard]
+            rows = [heard[at, peer, survivors][name] for peer in senders]
+            rows.append(present["dora"].channel._out[name].statement_tag(statement_of(survivors)).finalize())
+            array = np.array([np.frombuffer(row, np.uint8) for row in rows])
+            message = Confirmed("run", number, (*senders, "dora"), header_of(array))
+            before = answerers[name]._asked
+            answerers[name].answer(message, array, present[name])
+            assert before is not None
+            assert number == at, "shares of one round answered for another"
+            answered[at].add(before.survivors)
+        except (ClientRefusesError, AnswerRefusedError):
+            continue
+    assert all(len(lists) <= 1 for lists in answered.values())
