@@ -15,7 +15,7 @@ from fl.results import Results, read_results
 from lab.cli.curves import Line, accuracy_and_bytes, accuracy_and_loss, bytes_text, key_and_time
 from lab.cli.page import image, page, table
 from lab.cli.run_report import main_arm
-from lab.cli.train import accuracy, against_float32, exactness, supply
+from lab.cli.train import against_float32, exactness, supply
 from orchestrator.durable import replace_file
 
 HEAD = (
@@ -27,15 +27,13 @@ HEAD = (
     "clients",
     "rounds",
     "seeds",
-    "accuracy",
+    "accuracy, %",
+    "95 % interval, %",
     "upload of a client",
     "against float32",
     "key of a round",
     "sum exact",
 )
-
-WIDEST_WORD = len("information-theoretic")
-"""Columns of the terminal's table break no shorter word."""
 
 
 def compare_runs(paths: list[Path], out: Path | None, as_json: bool) -> int:
@@ -65,11 +63,10 @@ def side_by_side(runs: dict[str, Results]) -> Table:
     """One column for each run, so that a terminal of 80 characters holds several."""
     columns = [row_of(name, run) for name, run in runs.items()]
     shown = Table(box=None, pad_edge=False, show_header=False)
-    for column in (HEAD, *columns):
-        longest_word = max(len(word) for cell in column for word in cell.split())
-        shown.add_column(overflow="fold", min_width=min(longest_word, WIDEST_WORD))
+    for _ in range(1 + len(columns)):
+        shown.add_column(overflow="fold")
     for index, head in enumerate(HEAD):
-        shown.add_row(head, *(column[index] for column in columns))
+        shown.add_row(head, *(column[index].replace("-theoretic", "-\ntheoretic") for column in columns))
     return shown
 
 
@@ -92,6 +89,7 @@ def label(path: Path, paths: list[Path]) -> str:
 
 def row_of(name: str, run: Results) -> list[str]:
     """One line of the table."""
+    interval = run.final.accuracy_ci95
     return [
         name,
         f"{run.task}:{run.model}@{run.split}",
@@ -101,7 +99,8 @@ def row_of(name: str, run: Results) -> list[str]:
         str(run.clients),
         str(len(run.rounds)),
         str(run.final.seeds),
-        accuracy(run.final.accuracy_mean, run.final.accuracy_ci95),
+        f"{100 * run.final.accuracy_mean:.2f}",
+        "- (one seed)" if interval is None else f"{100 * interval[0]:.2f} to {100 * interval[1]:.2f}",
         bytes_text(run.rounds[-1].upload_bytes_per_client),
         against_float32(run.compression.saving_vs_float32),
         quantity(run.rounds[-1].key_bits),

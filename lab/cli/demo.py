@@ -98,6 +98,7 @@ def follow(run: Run, progress: RunProgress, display: Display) -> None:
 def show_event(progress: RunProgress, event: Event) -> None:
     """Carry one event over into what the display shows."""
     if event.get("event") == "light":
+        progress.lit = progress.lit or time.monotonic()
         for pair, row in progress.pairs.items():
             row.on_ring = pair == tuple(event["pair"]) and event["pulses"] < event["of"]
     elif event.get("event") == "block" and event["counted"]:

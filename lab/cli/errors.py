@@ -12,7 +12,9 @@ from lab.testbed import TestbedError, UnknownNameError
 
 def explain(error: Exception) -> tuple[int, str]:
     """Exit code and text for ``error``."""
-    if isinstance(error, TestbedError | UnknownNameError | FolderError | ValueError | FileNotFoundError):
+    if isinstance(error, FileNotFoundError):
+        return 2, f"error: {plain(error)}"
+    if isinstance(error, TestbedError | UnknownNameError | FolderError | ValueError):
         return 2, f"error: {error}"
     if isinstance(error, StationError | InstrumentError | ConnectionError):
         return 3, f"error: {error}"
@@ -22,8 +24,15 @@ def explain(error: Exception) -> tuple[int, str]:
     if isinstance(error, DataError | ResultsError):
         return 2, f"error: {error}"
     if isinstance(error, OSError):  # an address in use, a full disk, a file that may not be read
-        return 1, f"error: {error}"
+        return 1, f"error: {plain(error)}"
     module = type(error).__module__.split(".")[0]
     if module in ("lab", "orchestrator", "fl", "drivers", "sim_backends"):
         return 1, f"error: {error}"
     return 1, "unexpected error, please report it:\n" + "".join(traceback.format_exception(error))
+
+
+def plain(error: OSError) -> str:
+    """Place and reason, without numbers of the operating system."""
+    if error.filename is None or error.strerror is None:
+        return str(error)
+    return f"{error.filename}: {error.strerror}"

@@ -14,6 +14,7 @@ import threading
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -151,6 +152,8 @@ class Attempt:
         from lab.cli.train import stopping_on_signals
 
         self.record = read_record(self.folder)
+        started_at = self.record.started_at or datetime.now(UTC).isoformat(timespec="seconds")
+        self.record = msgspec.structs.replace(self.record, started_at=started_at)
         started = time.monotonic()
         stop = threading.Event()
         progress = RunProgress(rounds=self.config.rounds, phase="starting instruments, relay and nodes")
@@ -159,7 +162,11 @@ class Attempt:
             with Display(progress) as display:
                 display.update(force=True)
                 if run.has_ring:
+                    progress.phase = "compiling numerical kernels, once on this machine"
+                    display.update(force=True)
                     compile_all()
+                    progress.phase = "starting instruments, relay and nodes"
+                    display.update(force=True)
                 run.start_ring(light=self.options.live)
                 with ExitStack() as stack:
                     observer = self._observer(run, stack)
@@ -234,7 +241,9 @@ class Attempt:
             )
 
         self.forecast = ahead()
-        typer.echo(f"key: {self.forecast.text}", err=True)
+        simulated = self.options.live and self.forecast.ring_s and self.place.testbed.simulation is not None
+        slower = "; simulating a second of light takes longer than a second" if simulated else ""
+        typer.echo(f"key: {self.forecast.text}{slower}", err=True)
         if self.forecast.verdict != "short":
             return
         if self.options.if_short == "expanded" and self.config.mode == "otp":
@@ -288,6 +297,7 @@ class Attempt:
             self.record.seconds + seconds,
             ledgers_of(run),
             restarts,
+            self.record.started_at,
         )
         write_record(self.record, self.folder)
 
@@ -350,7 +360,7 @@ class Attempt:
             forecast=self.forecast,
             data=data_files(self.config.task, self.data),
             versions=versions(),
-            started_at="",
+            started_at=self.record.started_at,
             wall_s=self.record.seconds,
             notes=tuple(notes),
             stalls=self.record.stalls,

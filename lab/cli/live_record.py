@@ -33,6 +33,7 @@ class LiveRecord(msgspec.Struct, frozen=True):
     seconds: float = 0.0
     ledgers: tuple[PairLedger, ...] = ()
     restarts: dict[str, int] = {}
+    started_at: str = ""
 
 
 def server_rounds(

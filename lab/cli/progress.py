@@ -47,12 +47,14 @@ class RunProgress:
     accuracy: float | None = None
     waiting: str = ""
     started: float = field(default_factory=time.monotonic)
+    lit: float | None = None
+    """When the first light was on; starting processes is not part of the rate at which keys come."""
 
     def left_s(self) -> float | None:
         """Seconds of key generation left at the present rate, if it can be told."""
         wanted = sum(pair.demand_bits for pair in self.pairs.values())
         have = sum(min(pair.secret_bits, pair.demand_bits) for pair in self.pairs.values())
-        elapsed = time.monotonic() - self.started
+        elapsed = time.monotonic() - (self.started if self.lit is None else self.lit)
         return (wanted - have) * elapsed / have if have and wanted > have else None
 
 

@@ -133,6 +133,10 @@ def fl_server_role(path: Path, secrets: Path | None, state: Path | None, config_
     except msgspec.ValidationError as error:
         raise ValueError(f"training configuration: {error}") from None
     check_config(config)
+    if strangers := sorted(set(config.clients) - set(users)):
+        raise ValueError(
+            f"training configuration: no user {', '.join(strangers)} in {path}; users are {', '.join(users)}"
+        )
     run_server(
         runtime.testbed.fl.server,
         load_keys(runtime.secrets),

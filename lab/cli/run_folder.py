@@ -7,7 +7,7 @@ import os
 import shlex
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -66,7 +66,16 @@ def held(folder: Path, *, new: bool) -> Iterator[None]:
         os.pwrite(lock, b"%d\n" % os.getpid(), 0)
         yield
     finally:
+        if new and not any((folder / name).exists() for name in TRACES):
+            _leave_nothing(folder)
         os.close(lock)
+
+
+def _leave_nothing(folder: Path) -> None:
+    """Remove the folder of a run that came to nothing, unless there is something else in it."""
+    with suppress(OSError):
+        (folder / LOCK_FILE).unlink()
+        folder.rmdir()
 
 
 def earlier(folder: Path) -> Results | None:

@@ -182,7 +182,10 @@ def _times(lines: list[Line]) -> str:
     timed = [line for line in lines if line.is_timed]
     phases = [(phase, text) for phase, text in PHASES if any(mean_seconds(line.arm, phase) for line in timed)]
     rows = [
-        [html.escape(line.label), *(f"{mean_seconds(line.arm, phase):.3g}" for phase, _ in phases)]
+        [
+            html.escape(line.label),
+            *(f"{s:.3g}" if (s := mean_seconds(line.arm, phase)) else "-" for phase, _ in phases),
+        ]
         for line in timed
     ]
     return table(["mean time of a round, s", *(text for _, text in phases)], rows, "wide") if rows else ""

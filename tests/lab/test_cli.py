@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,8 @@ from lab.cli.folder import template_path
 from lab.testbed import load_testbed, write_testbed
 
 
-def qunetlab(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def process(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own, for what depends on one."""
     return subprocess.run(
         [sys.executable, "-P", "-m", "lab.cli.main", *arguments],
         capture_output=True,
@@ -28,7 +30,7 @@ def qunetlab(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedPr
     )
 
 
-def test_init_makes_a_folder_that_checks_and_keeps_its_secrets_private(tmp_path: Path) -> None:
+def test_init_makes_a_folder_that_checks_and_keeps_its_secrets_private(qunetlab: Any, tmp_path: Path) -> None:
     made = qunetlab("init", str(tmp_path / "bench"), "--json")
     assert made.returncode == 0, made.stderr
     testbed = load_testbed(Path(json.loads(made.stdout)["testbed"]))
@@ -52,7 +54,7 @@ def test_init_makes_a_folder_that_checks_and_keeps_its_secrets_private(tmp_path:
         assert path.read_bytes().hex() not in text
 
 
-def test_init_for_a_host_leaves_no_endpoint_open(tmp_path: Path) -> None:
+def test_init_for_a_host_leaves_no_endpoint_open(qunetlab: Any, tmp_path: Path) -> None:
     made = qunetlab("init", str(tmp_path / "bench"), "--host", "192.168.1.10", "--port", "5000")
     assert made.returncode == 0, made.stderr
     testbed = load_testbed(tmp_path / "bench" / "testbed.toml")
@@ -68,10 +70,12 @@ def test_init_for_a_host_leaves_no_endpoint_open(tmp_path: Path) -> None:
         (["fl", "client", "alice"], [], 2, "users.alice.delivery is 'auto'"),
         (["relay"], [], 3, "laser: ValueError: address is 'auto'"),
         (["fl", "server"], ["--config", "{bad"], 2, "training configuration is not JSON"),
+        (["fl", "server"], ["--config", '{"clients": ["alice", "eve"]}'], 2, "no user eve in"),
+        (["fl", "server"], ["--config", "@nowhere"], 2, "nowhere: No such file or directory"),
     ],
 )
 def test_what_a_role_lacks_is_told_in_words(
-    command: list[str], more: list[str], code: int, told: str, tmp_path: Path
+    qunetlab: Any, command: list[str], more: list[str], code: int, told: str, tmp_path: Path
 ) -> None:
     assert qunetlab("init", str(tmp_path / "bench")).returncode == 0
     said = qunetlab(*command, str(tmp_path / "bench"), *more)
@@ -80,27 +84,27 @@ def test_what_a_role_lacks_is_told_in_words(
     assert "Traceback" not in said.stderr
 
 
-def test_two_orchestrators_at_one_endpoint_are_told_apart(tmp_path: Path) -> None:
+def test_two_orchestrators_at_one_endpoint_are_told_apart(qunetlab: Any, tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         folder = str(tmp_path / "bench")
         assert qunetlab("init", folder, "--host", "127.0.0.1", "--port", str(port)).returncode == 0
-        said = qunetlab("orchestrator", folder)
+        said = process("orchestrator", folder)
     assert said.returncode == 1
     assert str(port) in said.stderr
     assert "Traceback" not in said.stderr
 
 
-def test_init_never_overwrites(tmp_path: Path) -> None:
+def test_init_never_overwrites(qunetlab: Any, tmp_path: Path) -> None:
     assert qunetlab("init", str(tmp_path / "bench")).returncode == 0
     again = qunetlab("init", str(tmp_path / "bench"))
     assert again.returncode == 2
     assert "already holds a testbed" in again.stderr
 
 
-def test_check_lists_every_mistake_and_exits_with_2(tmp_path: Path) -> None:
+def test_check_lists_every_mistake_and_exits_with_2(qunetlab: Any, tmp_path: Path) -> None:
     data = tomllib.loads(template_path("simulated-four-node").read_text(encoding="utf-8"))
     data["protocol"]["clock_hz"] = -1.0
     data["users"][0]["v_pi_v"] = "four"
@@ -114,14 +118,14 @@ def test_check_lists_every_mistake_and_exits_with_2(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", [["check"], ["simulate"], ["orchestrator"], ["relay"], ["node", "alice"]])
-def test_a_missing_testbed_says_what_to_do(command: list[str], tmp_path: Path) -> None:
+def test_a_missing_testbed_says_what_to_do(qunetlab: Any, command: list[str], tmp_path: Path) -> None:
     ended = qunetlab(*command, str(tmp_path / "nowhere.toml"))
     assert ended.returncode == 2
     assert "qunetlab init" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 
-def test_unreachable_instruments_are_all_named_and_exit_with_3(tmp_path: Path) -> None:
+def test_unreachable_instruments_are_all_named_and_exit_with_3(qunetlab: Any, tmp_path: Path) -> None:
     data = tomllib.loads(template_path("simulated-four-node").read_text(encoding="utf-8"))
     for index, entry in enumerate(data["instruments"]):
         serial = entry["model"] in ("nkt-basik", "oz-dd100")
@@ -149,7 +153,7 @@ def test_unreachable_instruments_are_all_named_and_exit_with_3(tmp_path: Path) -
     assert "addresses in the testbed file" in relay.stderr
 
 
-def test_keyrate_answers_with_the_agreed_fields() -> None:
+def test_keyrate_answers_with_the_agreed_fields(qunetlab: Any) -> None:
     ended = qunetlab(
         *[
             "keyrate",
@@ -186,7 +190,7 @@ def test_keyrate_answers_with_the_agreed_fields() -> None:
         ("--loss-db-a 5 --loss-db-b 5 --optimize --pulses 1.5", "whole"),
     ],
 )
-def test_keyrate_refuses_what_makes_no_sense(options: str, text: str) -> None:
+def test_keyrate_refuses_what_makes_no_sense(qunetlab: Any, options: str, text: str) -> None:
     ended = qunetlab("keyrate", *options.split())
     assert ended.returncode == 2
     assert text in ended.stderr
@@ -196,25 +200,29 @@ def test_keyrate_refuses_what_makes_no_sense(options: str, text: str) -> None:
 def test_a_folder_named_like_a_package_does_not_shadow_it(tmp_path: Path) -> None:
     (tmp_path / "lab").mkdir()
     (tmp_path / "lab" / "__init__.py").write_text("raise RuntimeError('the wrong lab')")
-    assert qunetlab("--help", cwd=tmp_path).returncode == 0
+    assert process("--help", cwd=tmp_path).returncode == 0
 
 
 @pytest.mark.parametrize("task", ["digitz"])
-def test_a_demo_with_an_unknown_task_fails_before_anything_starts(task: str, tmp_path: Path) -> None:
+def test_a_demo_with_an_unknown_task_fails_before_anything_starts(
+    qunetlab: Any, task: str, tmp_path: Path
+) -> None:
     ended = qunetlab("demo", "--task", task, "--out", str(tmp_path / "out"))
     assert ended.returncode == 2
     assert "digits" in ended.stderr
     assert not (tmp_path / "out").exists()
 
 
-def test_mnist_without_data_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mnist_without_data_says_how_to_get_it(
+    qunetlab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(os.environ, "QUNETLAB_DATA", str(tmp_path))
     ended = qunetlab("demo", "--task", "mnist", "--out", str(tmp_path / "out"))
     assert ended.returncode == 2
     assert "data fetch mnist" in ended.stderr
 
 
-def test_bench_names_what_it_knows() -> None:
+def test_bench_names_what_it_knows(qunetlab: Any) -> None:
     ended = qunetlab("bench", "--only", "warp_speed")
     assert ended.returncode == 2
     assert "link_pulses_per_s" in ended.stderr

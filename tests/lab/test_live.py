@@ -192,3 +192,12 @@ def test_an_interrupted_run_says_so() -> None:
     stop = threading.Event()
     stop.set()
     assert follower(FakeRun(WAITING)).follow(stop) == "interrupted"
+
+
+def test_the_time_left_for_keys_counts_from_the_first_light() -> None:
+    now = time.monotonic()
+    progress = RunProgress(started=now - 100.0)
+    progress.pairs = {("alice", "bob"): PairProgress(demand_bits=4000, secret_bits=1000)}
+    assert progress.left_s() == pytest.approx(300.0, rel=0.01)
+    progress.lit = now - 10.0
+    assert progress.left_s() == pytest.approx(30.0, rel=0.01)

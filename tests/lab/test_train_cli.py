@@ -9,42 +9,21 @@ import shutil
 import signal
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from fl.cohort.results import CohortError
 from fl.quantise import UpdateNotFiniteError
-from lab.cli.errors import explain
-from lab.cli.main import app
 from lab.cli.run_folder import held
 from lab.cli.train import against_float32
 
 SMALL = ["--rounds", "2", "--seeds", "2", "--clients", "3", "--workers", "0"]
 
 
-@dataclass(frozen=True)
-class Said:
-    """How a command ended."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-def qunetlab(*arguments: str, data: Path | None = None) -> Said:
-    """The command in this process, its errors told as :func:`lab.cli.main.main` does."""
-    result = CliRunner(env={"QUNETLAB_DATA": str(data)} if data else None).invoke(app, arguments)
-    if result.exception is None or isinstance(result.exception, SystemExit):
-        return Said(result.exit_code, result.stdout, result.stderr)
-    code, text = explain(result.exception)
-    return Said(code, result.stdout, f"{result.stderr}{text}\n")
-
-
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(qunetlab: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a small finished run."""
     folder = tmp_path_factory.mktemp("train") / "run"
     done = qunetlab("train", "digits", *SMALL, "--quick", "--out", str(folder), "--json")
@@ -88,7 +67,7 @@ def test_the_report_is_one_page_that_says_what_it_is(run: Path) -> None:
         assert text in page
 
 
-def test_compare_puts_runs_side_by_side(run: Path, tmp_path: Path) -> None:
+def test_compare_puts_runs_side_by_side(qunetlab: Any, run: Path, tmp_path: Path) -> None:
     other = tmp_path / "plain"
     made = qunetlab("train", "digits", *SMALL, "--mode", "plain", "--no-baselines", "--out", str(other))
     assert made.returncode == 0, made.stderr
@@ -110,7 +89,8 @@ def test_compare_puts_runs_side_by_side(run: Path, tmp_path: Path) -> None:
     assert "none" in table.stdout
 
 
-def test_a_finished_run_is_not_overwritten_and_resuming_it_changes_nothing(run: Path) -> None:
+@pytest.mark.usefixtures("no_figures")
+def test_a_finished_run_is_not_overwritten_and_resuming_it_changes_nothing(qunetlab: Any, run: Path) -> None:
     before = json.loads((run / "results.json").read_text())
     again = qunetlab("train", "digits", *SMALL, "--out", str(run))
     assert again.returncode == 2
@@ -125,7 +105,10 @@ def test_a_finished_run_is_not_overwritten_and_resuming_it_changes_nothing(run: 
     assert after == before
 
 
-def test_an_interrupted_run_says_how_to_go_on_and_ends_as_it_would_have(run: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("no_figures")
+def test_an_interrupted_run_says_how_to_go_on_and_ends_as_it_would_have(
+    qunetlab: Any, run: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "cut"
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # whatever comes too late must not end the tests
     main_thread = threading.main_thread().ident
@@ -155,6 +138,12 @@ def test_an_interrupted_run_says_how_to_go_on_and_ends_as_it_would_have(run: Pat
 
 
 @pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are laid out but not drawn: half a second less for every page."""
+    monkeypatch.setattr("lab.cli.curves.png_of", lambda figure: b"")
+
+
+@pytest.fixture
 def half(run: Path, tmp_path: Path) -> Path:
     """The folder of a run whose second seed is still to come."""
     folder = tmp_path / "half"
@@ -164,6 +153,7 @@ def half(run: Path, tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize(
     ("error", "told"),
     [
@@ -173,7 +163,7 @@ def half(run: Path, tmp_path: Path) -> Path:
     ],
 )
 def test_a_run_that_fails_half_way_keeps_what_is_finished_and_says_how_to_go_on(
-    half: Path, error: Exception, told: str, monkeypatch: pytest.MonkeyPatch
+    qunetlab: Any, half: Path, error: Exception, told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> None:
         raise error
@@ -195,7 +185,9 @@ def test_a_run_that_fails_half_way_keeps_what_is_finished_and_says_how_to_go_on(
 @pytest.mark.parametrize(
     "content", ["", '{"seed": 1', '{"seed": 1, "rounds": []}', '{"seed": 3, "rounds": []}']
 )
-def test_a_damaged_file_of_a_finished_cell_is_named_and_never_believed(half: Path, content: str) -> None:
+def test_a_damaged_file_of_a_finished_cell_is_named_and_never_believed(
+    qunetlab: Any, half: Path, content: str
+) -> None:
     damaged = half / "cells" / "federated-1.json"
     damaged.write_text(content)
     said = qunetlab("train", "digits", "--resume", str(half))
@@ -205,7 +197,8 @@ def test_a_damaged_file_of_a_finished_cell_is_named_and_never_believed(half: Pat
     assert "Traceback" not in said.stderr
 
 
-def test_a_damaged_checkpoint_says_what_to_remove(half: Path) -> None:
+@pytest.mark.usefixtures("no_figures")
+def test_a_damaged_checkpoint_says_what_to_remove(qunetlab: Any, half: Path) -> None:
     (half / "cells" / "federated-2").mkdir()
     (half / "cells" / "federated-2" / "cohort.json").write_text('{"format": 1')
     said = qunetlab("train", "digits", "--resume", str(half))
@@ -213,18 +206,22 @@ def test_a_damaged_checkpoint_says_what_to_remove(half: Path) -> None:
     assert f"remove {half / 'cells' / 'federated-2'} to begin this cell again" in said.stderr
 
 
-def test_one_process_at_a_time_works_in_the_folder_of_a_run(half: Path, tmp_path: Path) -> None:
+def test_one_process_at_a_time_works_in_the_folder_of_a_run(
+    qunetlab: Any, half: Path, tmp_path: Path
+) -> None:
     fresh = tmp_path / "fresh"
     for folder, more in ((half, ["--resume", str(half)]), (fresh, [*SMALL, "--out", str(fresh)])):
         with held(folder, new=folder == fresh):
             said = qunetlab("train", "digits", *more)
         assert said.returncode == 2
         assert f"process {os.getpid()} is training in {folder}" in said.stderr
+    assert not fresh.exists()  # a run that came to nothing leaves nothing
     with held(half, new=False):
         pass
+    assert (half / "plan.json").exists()
 
 
-def test_a_new_run_takes_nothing_of_an_older_one_for_its_own(half: Path) -> None:
+def test_a_new_run_takes_nothing_of_an_older_one_for_its_own(qunetlab: Any, half: Path) -> None:
     for name in ("plan.json", "results.json"):
         (half / name).unlink()
     said = qunetlab("train", "digits", *SMALL, "--out", str(half))
@@ -277,7 +274,7 @@ def test_a_new_run_takes_nothing_of_an_older_one_for_its_own(half: Path) -> None
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_starts(
-    arguments: list[str], told: str, tmp_path: Path
+    qunetlab: Any, arguments: list[str], told: str, tmp_path: Path
 ) -> None:
     folder = tmp_path / "out"
     more = [] if "--resume" in arguments else ["--out", str(folder)]
@@ -289,7 +286,9 @@ def test_what_cannot_work_is_refused_before_anything_starts(
     assert not folder.exists()
 
 
-def test_missing_data_says_how_to_get_it_and_damaged_data_what_is_wrong(tmp_path: Path) -> None:
+def test_missing_data_says_how_to_get_it_and_damaged_data_what_is_wrong(
+    qunetlab: Any, tmp_path: Path
+) -> None:
     for task, command in (("mnist", "data fetch mnist"), ("sentiment", "data fetch sentiment")):
         said = qunetlab("train", task, "--quick", "--out", str(tmp_path / "out"), data=tmp_path)
         assert said.returncode == 2, said.stderr
@@ -305,7 +304,7 @@ def test_missing_data_says_how_to_get_it_and_damaged_data_what_is_wrong(tmp_path
     assert not (tmp_path / "out").exists()
 
 
-def test_another_setting_does_not_go_on_with_a_run(run: Path) -> None:
+def test_another_setting_does_not_go_on_with_a_run(qunetlab: Any, run: Path) -> None:
     for arguments, told in (
         (["digits", "--rounds", "9"], "rounds is 2 there, not 9"),
         (["mnist"], "task is digits:mlp@iid there, not mnist:mlp@iid"),
@@ -316,7 +315,7 @@ def test_another_setting_does_not_go_on_with_a_run(run: Path) -> None:
         assert told in said.stderr
 
 
-def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_told(qunetlab: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     for folder in (tmp_path / "file", tmp_path / "file" / "run"):
         said = qunetlab("train", "digits", *SMALL, "--out", str(folder))
@@ -325,14 +324,14 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
         assert "Traceback" not in said.stderr
 
 
-def test_compare_refuses_what_is_no_run(tmp_path: Path) -> None:
+def test_compare_refuses_what_is_no_run(qunetlab: Any, tmp_path: Path) -> None:
     said = qunetlab("compare", str(tmp_path))
     assert said.returncode == 2
     assert "name the folder of a run" in said.stderr
     assert "Traceback" not in said.stderr
 
 
-def test_data_list_names_every_data_set(tmp_path: Path) -> None:
+def test_data_list_names_every_data_set(qunetlab: Any, tmp_path: Path) -> None:
     said = qunetlab("data", "list", "--json", data=tmp_path)
     assert said.returncode == 0, said.stderr
     rows = {row["name"]: row for row in json.loads(said.stdout)["data"]}
