@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from fl.aggregation.base import Aggregation, AggregationError, RoundRules, Security, model_digest
-from fl.aggregation.expanded import ExpandedKeys
 from fl.aggregation.lightsecagg import LightSecAgg
-from fl.aggregation.otp import OneTimePads
+from fl.aggregation.otp import ExpandedKeys, OneTimePads
 from fl.aggregation.plain import Plain
 from fl.config import FLConfig, Mode
 

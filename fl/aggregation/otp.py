@@ -81,3 +81,15 @@ class OneTimePads(Aggregation):
     ) -> npt.NDArray[np.int64]:
         packed = [uploads[name] for name in participants]
         return self.check_total(sum_of(packed, self.n_values, self.value_bits), participants)
+
+
+class ExpandedKeys(OneTimePads):
+    """Mode ``expanded``: 256 bits per pair and round, stretched by ChaCha20 in the delivery client.
+
+    The secrecy of an update then rests on a cipher.  The mode is labelled "computational" wherever it is named,
+    and is taken only where server and client were both told to.
+    """
+
+    label = "expanded"
+    security = "computational"
+    cipher = "expanded"

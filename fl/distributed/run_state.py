@@ -3,7 +3,7 @@
 One folder per run.  ``run.json`` is replaced atomically; a round number is in it *before* the round is
 announced, so no restart announces it again.  Model and aggregate of a completed round lie beside it as
 ``model-00001.npy`` (float32) and ``aggregate-00001.npy`` (int64, the exact weighted sum of the quantised
-updates).  A round in progress at a crash is lost: its updates are never asked for again.
+updates).  A round in progress at a crash is lost and put on record as aborted: its updates are never asked for again.
 """
 
 from __future__ import annotations

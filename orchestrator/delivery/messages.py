@@ -40,7 +40,7 @@ class RoundContext(Message, frozen=True):
     with them; ``expanded`` masks it with the key stream of a cipher whose key they are (computational
     security); ``lightsecagg`` seals one share of ``n_values`` symbols in each direction
     (:mod:`orchestrator.delivery.sharing`).  ``binding`` is public text in which both ends of a pair must
-    agree as well, such as the thresholds of secret sharing.
+    agree as well, such as the thresholds of secret sharing and the model that is trained.
     """
 
     run_id: Name

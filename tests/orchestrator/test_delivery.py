@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -304,6 +305,29 @@ def test_whatever_is_asked_a_round_has_one_context_and_numbers_only_grow(
             assert made[number] == one
         except RoundConflictError:
             assert number < max(made) or made[number] != one
+
+
+def test_pads_that_were_lost_on_their_way_to_the_client_are_not_given_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    supply(bench)
+    sent, collect = updates(), DeliveryClient._collect
+
+    def lost(client: DeliveryClient, agreed: RoundContext) -> Any:
+        collect(client, agreed)
+        raise PadsGoneError("they did not arrive")
+
+    with ThreadPoolExecutor(3) as pool:
+        monkeypatch.setattr(DeliveryClient, "_collect", lost)
+        for name in NAMES:
+            pool.submit(bench.clients[name].masked_update, context(), sent[name], 1, bench.folder / name, 5.0)
+    monkeypatch.setattr(DeliveryClient, "_collect", collect)
+    changed = sent["alice"] + 0
+    changed[0] ^= 1
+    for update in (sent["alice"], changed):
+        with pytest.raises(PadsGoneError):
+            bench.clients["alice"].masked_update(context(), update, 1, bench.folder / "alice", 2.0)
+    assert bench.stores["alice"].ledger("bob").delivered == 10_000
 
 
 def test_a_damaged_journal_is_an_error(bench: Bench) -> None:
