@@ -53,22 +53,17 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") ->
 
 def new_figure(columns: int, height: float = 3.4) -> tuple[Any, Any]:
     """A figure as wide as the page, with ``columns`` axes beside each other."""
-    import matplotlib as mpl
+    from matplotlib.figure import Figure
 
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, columns, figsize=(9.5, height), layout="constrained")
+    figure = Figure(figsize=(9.5, height), layout="constrained")
+    axes = figure.subplots(1, columns)
     for each in [axes] if columns == 1 else axes:
         each.spines[["top", "right"]].set_visible(False)
     return figure, axes
 
 
 def png_of(figure: Any) -> bytes:
-    """The figure as PNG; it is closed."""
-    import matplotlib.pyplot as plt
-
+    """The figure as PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=140)
-    plt.close(figure)
     return buffer.getvalue()

@@ -40,3 +40,9 @@ def qunetlab() -> Command:
         return Said(code, result.stdout, f"{result.stderr}{text}\n")
 
     return call
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are laid out but not drawn: half a second less for every page."""
+    monkeypatch.setattr("lab.cli.curves.png_of", lambda figure: b"")

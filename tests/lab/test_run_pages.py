@@ -95,6 +95,7 @@ def test_the_page_tells_everything_once_and_escapes_what_it_did_not_write() -> N
     assert not re.search(r"(src|href)='(?!data:)", page)
 
 
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize(
     ("exact", "told"),
     [(False, "does NOT equal the plain sum"), (None, "was not compared with the plain sum")],

@@ -138,12 +138,6 @@ def test_an_interrupted_run_says_how_to_go_on_and_ends_as_it_would_have(
 
 
 @pytest.fixture
-def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures are laid out but not drawn: half a second less for every page."""
-    monkeypatch.setattr("lab.cli.curves.png_of", lambda figure: b"")
-
-
-@pytest.fixture
 def half(run: Path, tmp_path: Path) -> Path:
     """The folder of a run whose second seed is still to come."""
     folder = tmp_path / "half"
