@@ -61,7 +61,8 @@ class Model:
 
 
 _HEAD_PLAN = TrainingPlan(head_rate=2e-3, epochs=3, batch_size=32, decay=1.0)
-"""Without decay the heads fit the training sentences too well: in one place and 15 epochs two points worse."""
+"""On the validation part after five rounds, mean of seeds 11 and 12: 74.1 %; without decay 73.9, with half the
+rate 73.9, with twice 73.8 (standard error of each 1.2), so none of these is clearly better."""
 
 _LORA_PLAN = TrainingPlan(head_rate=4e-3, epochs=2, batch_size=16, adapter_rate=4e-3)
 _HEAD_DEFAULTS = TaskDefaults(clip=0.2, levels=127, rounds=5)
