@@ -1,4 +1,4 @@
-"""The FL server: announces rounds and adds up updates that only their sum can be read of (but in mode ``plain``).
+"""The FL server: announces rounds and adds up protected updates; but in mode ``plain`` it can read no single one.
 
 One thread, one socket (:mod:`fl.distributed.audience`).  All clients are welcomed with the settings of the run; when
 everyone (or, after a grace time, a quorum) is ready, a round begins (:mod:`fl.distributed.round_server`).  If it comes to

@@ -58,6 +58,9 @@ REFUSALS = (
 )
 """What makes a client sit a round out and say why; anything else is the app's and Flower reports it."""
 
+KEYS_BURNT = (KeyServiceError, CancelledError)
+"""What says how much key is gone although nothing was sent."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -85,8 +88,8 @@ def qkd_secagg_mod(message: Message, context: Context, call_next: ClientAppCalla
     except REFUSALS as error:
         run_id, number = _named(received)
         _log.warning("%s sits round %d out: %s", participant.user, number, error)
-        spent = error.key_bits if isinstance(error, KeyServiceError) else 0
-        return call.reply(Decline(run_id, number, str(error)[:1000], spent))
+        burnt = (error.key_bits, error.spent_with) if isinstance(error, KEYS_BURNT) else (0, ())
+        return call.reply(Decline(run_id, number, str(error)[:1000], *burnt))
 
 
 def _answer(call: Call, received: RoundAnnouncement | PeerShares | Survivors | Confirmation) -> Message:

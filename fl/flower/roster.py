@@ -96,12 +96,22 @@ class Roster:
         ]
         for reply in exchange(grid, hellos, GREETING_S) if hellos else ():
             node_id = reply.metadata.src_node_id
+            nonce = nonces.pop(node_id, b"")
             try:
-                self._admit(reply, node_id, nonces[node_id], set(node_ids))
+                self._admit(reply, node_id, nonce, set(node_ids))
             except (IdentityError, WireError) as error:
-                self._refused.add(node_id)
-                _log.error("Flower node %d is turned away: %s", node_id, error)
+                self._turn_away(node_id, str(error))
+        for node_id in nonces:
+            self._turn_away(node_id, f"it did not introduce itself within {GREETING_S:g} s")
         return self.present(node_ids)
+
+    def forgive(self) -> None:
+        """Greet those who were turned away once more: what was wrong may have been put right meanwhile."""
+        self._refused.clear()
+
+    def _turn_away(self, node_id: int, why: str) -> None:
+        self._refused.add(node_id)
+        _log.error("Flower node %d is turned away: %s", node_id, why)
 
     def _admit(self, reply: Message, node_id: int, nonce: bytes, connected: set[int]) -> None:
         if reply.has_error():
@@ -115,8 +125,13 @@ class Roster:
             if answer.user not in self.bonds:
                 raise IdentityError(f"{answer.user!r} is no user of this testbed")
             self.bonds[answer.user].check(tag, "to server", reply.metadata.run_id, node_id, data)
-        if self.nodes.get(answer.user) in connected:
-            raise IdentityError(f"{answer.user} is already connected as node {self.nodes[answer.user]}")
+        before = self.nodes.get(answer.user)
+        if before is not None and before in connected:
+            if self.bonds is None:
+                raise IdentityError(f"{answer.user} is already connected as node {before}")
+            # Flower takes a killed SuperNode for connected for another minute: the fresh proof counts.
+            _log.warning("%s was Flower node %d, which is listened to no more", answer.user, before)
+            self._refused.add(before)
         self.nodes[answer.user] = node_id
         _log.info("Flower node %d is %s (%s keys)", node_id, answer.user, self.key_supply)
 

@@ -2,7 +2,7 @@
 
 Between the messages the client's mask, shares and channel lie encrypted in ``Context.state``
 (:mod:`fl.flower.held`); every step takes out what the one before put in.  That a step is not done twice does
-not rest on it, as a state can be put back: the node's journal knows the dealt round, :mod:`fl.flower.spent` the
+not rest on it, as a state can be put back: the node's journal knows the dealt round, another journal the
 used mask, and the book of answers (:mod:`fl.aggregation.answers`) the list of survivors.
 """
 
@@ -21,9 +21,10 @@ from fl.flower.arrays import flatten
 from fl.flower.call import Call
 from fl.flower.held import Held, Step, keep, symbols_from_bytes, symbols_to_bytes, take
 from fl.flower.records import Confirmation, RoundAnnouncement, payload_array, payload_bytes
-from fl.flower.spent import MaskSpentError, spend_mask
 from fl.flower.training import ask_for_keys, patience, quantise, update_from, upload_of
 from fl.keys import KeyServiceError, ProtectedUpdate
+from orchestrator.delivery.errors import OutputLostError
+from orchestrator.delivery.journal import write_entry
 from orchestrator.delivery.messages import RoundContext
 from orchestrator.delivery.sharing import ShareChannel
 
@@ -122,9 +123,10 @@ def _resume(call: Call, run_id: str, round_number: int, step: Step) -> tuple[Hel
 
 
 def _spend(call: Call, agreed: RoundContext, channel: ShareChannel) -> None:
+    """Use the mask of the round, once: two messages in flight may start from one state, and a state be put back."""
     try:
-        spend_mask(call.participant.state_folder / "masks", agreed.run_id, agreed.round)
-    except MaskSpentError as error:
+        write_entry(call.participant.state_folder / "masks", agreed)
+    except OutputLostError as error:
         raise KeyServiceError(str(error), channel.key_bits_used) from error
 
 

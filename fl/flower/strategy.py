@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import FedAvg
+from flwr.serverapp.strategy import FedAvg, Result
 
 from fl.aggregation import MODES, AggregationError, aggregation_for, model_digest
 from fl.compression import Compression
@@ -53,7 +53,8 @@ class SecureRun:
 
     ``ring_bits`` 0 takes the narrowest ring that cannot wrap.  ``weights`` are public integers per user
     (default 1).  After ``meeting_s`` a round begins with the users that are there, if they are ``quorum``.
-    ``answer_timeout_s`` is for what needs neither training nor keys; Flower starts a process for it.
+    A client gives up after ``wait_timeout_s`` of waiting for keys, or for a peer to ask for its own, and says
+    what it burnt.  ``answer_timeout_s`` is for what needs neither training nor keys; Flower starts a process for it.
     """
 
     mode: Mode = "otp"
@@ -68,7 +69,7 @@ class SecureRun:
     quorum: int = 0
     seed: int = 0
     meeting_s: float = 120.0
-    wait_timeout_s: float = 600.0
+    wait_timeout_s: float = 300.0
     answer_timeout_s: float = 120.0
 
     def config(self, run_id: str, users: tuple[str, ...]) -> FLConfig:
@@ -153,6 +154,25 @@ class QkdFedAvg(FedAvg):
         if supply == "simulated":
             _log.warning("keys are simulated: masks are added and cancel, but they protect nothing")
 
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord,
+        num_rounds: int = 3,
+        timeout: float = 3600.0,
+        **more: Any,
+    ) -> Result:
+        """Run; raises ValueError unless clients give up waiting for keys before the round's ``timeout``.
+
+        A client that is still waiting when the round ends cannot say any more what it burnt.
+        """
+        if timeout <= self.secure_run.wait_timeout_s:
+            raise ValueError(
+                f"a round ends after {timeout:g} s, but clients wait up to {self.secure_run.wait_timeout_s:g} s for "
+                "keys: give rounds a longer timeout, or wait_timeout_s a shorter one"
+            )
+        return super().start(grid, initial_arrays, num_rounds, timeout, **more)
+
     # -- a round begins ---------------------------------------------------------------------------------
 
     def configure_train(
@@ -185,13 +205,18 @@ class QkdFedAvg(FedAvg):
     def _meet(self, grid: Grid) -> tuple[str, ...]:
         """The users present, once all of them are or the time for meeting is over."""
         deadline_s = time.monotonic() + self.secure_run.meeting_s
+        if len(self.roster.present(grid.get_node_ids())) < self._wanted():
+            self.roster.forgive()
         while True:
             present = self.roster.greet(grid)
-            wanted = self.roster.users() if self._config is None else self._config.clients
-            enough = len(present) >= max(self.min_available_nodes, len(wanted))
-            if enough or time.monotonic() >= deadline_s:
+            if len(present) >= self._wanted() or time.monotonic() >= deadline_s:
                 return present
             time.sleep(MEETING_POLL_S)
+
+    def _wanted(self) -> int:
+        """For how many users a round waits before it begins."""
+        users = self.roster.users() if self._config is None else self._config.clients
+        return max(int(self.min_available_nodes), len(users))
 
     def _settings(self, grid: Grid) -> FLConfig:
         """The settings of the run, fixed at its first round."""
@@ -258,7 +283,7 @@ class QkdFedAvg(FedAvg):
         """Put the replies of a stage into the round and end the stage; returns what else users told."""
         collecting, told = current.collecting, dict[str, RecordDict]()
         now_s = time.monotonic()
-        out: list[tuple[str, str, int]] = []
+        out: list[tuple[str, Decline]] = []
         for reply in replies:
             user = self.roster.user_of(reply.metadata.src_node_id)
             if user is None or user not in collecting.members:
@@ -267,14 +292,14 @@ class QkdFedAvg(FedAvg):
             try:
                 answer, payload = read_answer(self.roster, user, current.flower_run, reply)
                 if isinstance(answer, Decline):
-                    out.append((user, answer.reason, answer.key_bits))
+                    out.append((user, answer))
                     continue
                 collecting.take(user, answer, payload, now_s)
                 told[user] = reply.content
             except (WireError, IdentityError, UploadRefusedError) as error:
-                out.append((user, str(error), 0))
-        for user, reason, key_bits in out:  # after all that was given: it has cost key all the same
-            collecting.declined(user, reason, key_bits, now_s)
+                out.append((user, Decline(collecting.run_id, collecting.number, str(error)[:1000])))
+        for user, said in out:  # after all that was given: it has cost key all the same
+            collecting.declined(user, said.reason, said.key_bits, now_s, said.spent_with)
         for user in collecting.pending:
             collecting.left(user, "no reply in time", now_s)
         while collecting.review(now_s):

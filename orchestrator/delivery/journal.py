@@ -124,8 +124,8 @@ def write_entry(
             before = _read(path)
             if before is not None and before.round >= context.round:
                 raise OutputLostError(
-                    f"another process masked in round {before.round} of run {context.run_id!r}; what was masked in"
-                    f" round {context.round} must not be sent, and its pads are gone"
+                    f"round {before.round} of run {context.run_id!r} has protected an update before; what was masked"
+                    f" in round {context.round} must not be sent, and its pads are gone: begin a new round"
                 )
             replace_file(path, encode(entry), 0o600)
             if before is None:

@@ -264,7 +264,7 @@ def test_a_run_leaves_one_file_and_an_earlier_run_only_its_mark(bench: Bench) ->
 def test_of_two_copies_of_a_client_the_slower_one_keeps_no_output(bench: Bench, tmp_path: Path) -> None:
     folder = tmp_path / "deep" / "journal"
     write_entry(folder, context(2), b"", b"later", 0)
-    with pytest.raises(OutputLostError, match="another process masked in round 2"):
+    with pytest.raises(OutputLostError, match="round 2 of run 'run' has protected an update before"):
         write_entry(folder, context(1), b"", b"earlier", 0)
     with pytest.raises(OutputLostError):
         write_entry(folder, context(2), b"", b"again", 0)
@@ -272,6 +272,18 @@ def test_of_two_copies_of_a_client_the_slower_one_keeps_no_output(bench: Bench, 
     assert kept is not None
     assert kept.packed == b"later"
     assert "later" not in repr(kept)
+
+
+def test_of_many_at_once_one_takes_the_round(tmp_path: Path) -> None:
+    def taken(_: int) -> bool:
+        try:
+            write_entry(tmp_path / "journal", context())
+        except OutputLostError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(taken, range(32))) == 1
 
 
 def test_the_folders_of_a_first_output_are_durable_too(

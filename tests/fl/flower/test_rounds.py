@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +19,6 @@ from fl.flower.held import HeldError, take
 from fl.flower.participant import participant_of
 from fl.flower.records import CONFIG, PAYLOAD, open_record, record_of
 from fl.flower.rules import run_name
-from fl.flower.spent import MaskSpentError, spend_mask
 from orchestrator.delivery.masking import unpack_values
 from orchestrator.wire.codec import decode
 
@@ -260,24 +257,10 @@ def test_no_mask_is_used_before_its_mark_is_durable(
     def no_disk(descriptor: int) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("fl.flower.spent.os.fsync", no_disk)
+    monkeypatch.setattr("orchestrator.durable.os.fsync", no_disk)
     (reply,) = four.send([message])
     assert PAYLOAD not in reply.content
     assert isinstance(open_record(reply.content, Upload | Decline)[0], Decline)
-
-
-def test_of_many_at_once_one_spends_the_mask(tmp_path: Path) -> None:
-    def spent(_: int) -> bool:
-        try:
-            spend_mask(tmp_path / "masks", "run", 1)
-        except MaskSpentError:
-            return False
-        return True
-
-    with ThreadPoolExecutor(8) as pool:
-        assert sum(pool.map(spent, range(32))) == 1
-    spend_mask(tmp_path / "masks", "run", 2)
-    spend_mask(tmp_path / "masks", "other", 1)
 
 
 def test_what_a_client_holds_between_messages_is_encrypted(federation: Make) -> None:

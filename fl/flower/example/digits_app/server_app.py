@@ -62,7 +62,7 @@ def settings(run: Any, task: Task) -> SecureRun:
         survivors=int(run["survivors"]),
         quorum=int(run["quorum"]),
         seed=int(run["seed"]),
-        wait_timeout_s=float(run["round-timeout"]),
+        wait_timeout_s=float(run["key-timeout"]),
     )
 
 
