@@ -290,7 +290,9 @@ def test_another_instance_of_the_service_does_not_go_on_with_a_run(
     with pytest.raises(Killed):
         run(model, device, options, tmp_path / "run")
     path = tmp_path / "run" / "run.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "instance": "crn:of-the-group"}))
+    kept = json.loads(path.read_text())
+    assert kept["instance"].startswith("crn:v1:bluemix")
+    path.write_text(json.dumps({**kept, "instance": "crn:of-the-group"}))
     with pytest.raises(QpuFolderError, match=r"begun under the service instance crn:of-the-group"):
         run(model, device, options, tmp_path / "run", resume=True)
     assert len(cloud.jobs) == 1
