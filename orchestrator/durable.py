@@ -1,4 +1,9 @@
-"""Files that survive a crash: replaced as a whole, and on the disk when the call returns."""
+"""Files that survive a power loss: whole or as they were, and on the disk when the call returns.
+
+Content is durable after ``fsync`` of the file, its name after ``fsync`` of the folder it stands in (fsync(2):
+"calling fsync() does not necessarily ensure that the entry in the directory containing the file has also
+reached disk").  So the order is: file, then name, then folder.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +17,23 @@ from pathlib import Path
 def replace_file(path: Path, content: bytes, mode: int = 0o666) -> None:
     """Replace ``path`` by ``content``, durable when this returns: file, then rename, then folder.
 
-    ``mode`` is that of the new file, less the umask.  Raises OSError, and then the old file stands.
+    ``mode`` is that of the new file, less the umask.  Raises OSError, and then the old file stands, unless it
+    was the folder that could not be synced.
     """
     temporary = path.with_name(f".{path.name}.tmp")
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    _write(temporary, content, os.O_TRUNC, mode)
     os.replace(temporary, path)
-    sync_folder(path.parent)
+    sync_path(path.parent)
+
+
+def create_file(path: Path, content: bytes, mode: int = 0o666) -> None:
+    """Write ``content`` to a file that did not exist, durable when this returns: file, then folder.
+
+    ``mode`` is that of the file, less the umask.  Raises FileExistsError rather than touch a file, or another
+    OSError, after which a part of it may stand there.
+    """
+    _write(path, content, os.O_EXCL, mode)
+    sync_path(path.parent)
 
 
 def make_folder(folder: Path) -> None:
@@ -28,7 +41,7 @@ def make_folder(folder: Path) -> None:
     if not folder.is_dir():
         make_folder(folder.parent)
         folder.mkdir(mode=0o700, exist_ok=True)
-        sync_folder(folder.parent)
+        sync_path(folder.parent)
 
 
 @contextmanager
@@ -42,10 +55,17 @@ def locked(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in ``folder`` durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync_path(path: Path) -> None:
+    """Make durable what stands at ``path``: the content of a file or the names in a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _write(path: Path, content: bytes, how: int, mode: int) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | how, mode), "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())

@@ -8,7 +8,6 @@ also when a round is tried again.  Model and residuals of the last completed rou
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import msgspec
@@ -18,7 +17,7 @@ from fl.cohort.plan import CohortPlan
 from fl.cohort.results import CohortError, CohortRound
 from fl.config import FLConfig
 from fl.tasks.base import Parameters
-from orchestrator.durable import replace_file
+from orchestrator.durable import replace_file, sync_path
 
 STATE_FILE = "cohort.json"
 FORMAT = 1
@@ -83,8 +82,9 @@ class CohortFolder:
         if self._folder is not None:
             with open(self._path("model", record.round), "wb") as file:
                 np.save(file, model, allow_pickle=False)
-            for kind in ("model", "residuals"):
-                _make_durable(self._path(kind, record.round))
+            for path in (self._path("model", record.round), self._path("residuals", record.round)):
+                if path.exists():
+                    sync_path(path)
         self.state = msgspec.structs.replace(self.state, rounds=(*self.state.rounds, record))
         self._save()
         if self._folder is not None:
@@ -122,13 +122,3 @@ def _read(path: Path) -> CohortState:
     if state.format != FORMAT:
         raise CohortError(f"{path} has format {state.format}, this version reads {FORMAT}")
     return state
-
-
-def _make_durable(path: Path) -> None:
-    if not path.exists():
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -11,7 +11,6 @@ is carried to its own machine and erased here.
 
 from __future__ import annotations
 
-import os
 import secrets
 import tomllib
 from importlib.resources import files
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.testbed import AUTO, TestbedError, load_testbed, parse_testbed, write_testbed
+from orchestrator.durable import create_file
 
 TESTBED_FILE = "testbed.toml"
 SECRETS = "secrets"
@@ -69,12 +69,12 @@ def create_folder(folder: Path, source: Path, *, host: str | None = None, port: 
         write_keys(role_dir, keys)
         public[role] = keys.public
     for user in testbed.user_names():
-        write_private(secrets_dir / user / "store.key", secrets.token_bytes(32))
+        create_file(secrets_dir / user / "store.key", secrets.token_bytes(32), 0o600)
         (secrets_dir / user / "initial").mkdir(mode=0o700)
     for first, second in testbed.pairs():
         shared = secrets.token_bytes(2 * INITIAL_AUTH_BITS // 8)
-        write_private(secrets_dir / first / "initial" / f"{second}.secret", shared)
-        write_private(secrets_dir / second / "initial" / f"{first}.secret", shared)
+        create_file(secrets_dir / first / "initial" / f"{second}.secret", shared, 0o600)
+        create_file(secrets_dir / second / "initial" / f"{first}.secret", shared, 0o600)
     data["keys"] = public
     if host is not None:
         _fill_endpoints(data, host, port)
@@ -91,15 +91,6 @@ def _fill_endpoints(data: dict[str, Any], host: str, port: int) -> None:
     for number, (table, key, where) in enumerate(places):
         if table.get(key, AUTO) == AUTO:
             table[key] = f"tcp://{where}:{port + number}"
-
-
-def write_private(path: Path, data: bytes) -> None:
-    """Create ``path`` with mode 0600, write and sync; refuses to overwrite."""
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def find_testbed(path: Path) -> Path:

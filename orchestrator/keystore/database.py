@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from orchestrator.durable import sync_path
 from orchestrator.keystore.errors import StoreBusyError, StoreError, StoreSettingsError
 
 SCHEMA_VERSION = 1
@@ -119,7 +120,7 @@ class Database:
             self._db.close()
             raise
         if create:
-            _sync_folder(path.parent)
+            sync_path(path.parent)
 
     def _apply_settings(self) -> None:
         for name, value, expected in self.settings:
@@ -220,12 +221,3 @@ def _create_private(path: Path) -> None:
         raise StoreError(f"{path} exists already; a key store is created once") from error
     except OSError as error:
         raise StoreError(f"cannot create {path}: {error.strerror}") from error
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the new directory entry durable (fsync(2): calling fsync on a file does not do it)."""
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

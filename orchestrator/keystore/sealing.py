@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap, aes_key_wrap
 
+from orchestrator.durable import create_file
 from orchestrator.keystore.errors import SealError, StoreError
 from orchestrator.secret import SecretLeakError
 
@@ -49,13 +50,9 @@ class Kek:
         """Write a fresh key to ``path`` (mode 0600, must not exist) and return it."""
         key = random_bytes(KEY_BYTES)
         try:
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            create_file(path, key, 0o600)
         except OSError as error:
             raise StoreError(f"cannot create the key-encryption key {path}: {error.strerror}") from error
-        with os.fdopen(fd, "wb") as file:
-            file.write(key)
-            file.flush()
-            os.fsync(file.fileno())
         return cls(key)
 
     @classmethod

@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 
 from lab.testbed import Testbed
+from orchestrator.durable import sync_path
 from orchestrator.keystore.lanes import SplitRule
 from orchestrator.keystore.sealing import Kek
 from orchestrator.keystore.store import KeyStore
@@ -54,11 +55,7 @@ def open_node_store(testbed: Testbed, name: str, secrets_dir: Path, state_dir: P
         )
     store.close()
     os.replace(partial, path)
-    folder = os.open(state_dir, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_path(state_dir)
     for peer in peers:
         _destroy(initial / f"{peer}.secret")
     logger.info("created the key store with initial secrets for %s", ", ".join(peers))

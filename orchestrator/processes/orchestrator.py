@@ -12,7 +12,6 @@ folder as well; losing them costs efficiency only.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import zmq
 
+from orchestrator.durable import replace_file
 from orchestrator.hub.hub import Hub, HubEvent, HubLimits, PeerDown, PeerMessage, PeerUp
 from orchestrator.protocols.block_planning import plan_for
 from orchestrator.scheduling.fencing import EpochFile
@@ -264,10 +264,8 @@ class Orchestrator:
     def _save(self) -> None:
         """Keep the schedule; a crash in the middle leaves the older copy."""
         self._next_save_s = self._clock() + self._config.save_every_s
-        scratch = self._saved.with_name(self._saved.name + ".new")
         try:
-            scratch.write_bytes(self.schedule.dump(self._clock()))
-            os.replace(scratch, self._saved)
+            replace_file(self._saved, self.schedule.dump(self._clock()))
         except OSError as error:
             logger.warning("cannot save the schedule to %s: %s", self._saved, error.strerror)
 

@@ -8,9 +8,10 @@ delayed, replayed or sent by an orchestrator that has been replaced starts nothi
 
 from __future__ import annotations
 
-import os
 import threading
 from pathlib import Path
+
+from orchestrator.durable import replace_file
 
 _LIMIT = 1 << 62
 
@@ -39,19 +40,9 @@ class EpochFile:
         return int(text)
 
     def write(self, epoch: int) -> None:
-        """Replace the number: new file, fsync, rename, fsync of the folder."""
+        """Replace the number, durable when this returns."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = self._path.with_name(self._path.name + ".new")
-        with open(scratch, "wb") as file:
-            file.write(b"%d\n" % epoch)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(scratch, self._path)
-        folder = os.open(self._path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        replace_file(self._path, b"%d\n" % epoch)
 
     def advance(self) -> int:
         """One more than before, durable when this returns."""

@@ -33,6 +33,7 @@ from zmq.auth.base import Authenticator
 from zmq.auth.thread import ThreadAuthenticator
 from zmq.utils import z85
 
+from orchestrator.durable import create_file
 from orchestrator.secret import SecretBits
 
 DOMAIN = "qunetlab"
@@ -100,25 +101,17 @@ def write_keys(folder: Path, keys: CurveKeys | None = None) -> CurveKeys:
     """
     keys = keys or generate_keys()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _write_new(folder / SECRET_FILE, keys.secret.reveal_bytes(), 0o600)
-    _write_new(folder / PUBLIC_FILE, keys.public.encode("ascii") + b"\n", 0o644)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    for name, data, mode in (
+        (SECRET_FILE, keys.secret.reveal_bytes(), 0o600),
+        (PUBLIC_FILE, keys.public.encode("ascii") + b"\n", 0o644),
+    ):
+        try:
+            create_file(folder / name, data, mode)
+        except FileExistsError:
+            raise KeyFileError(
+                f"{folder / name} exists already; move it away first if you mean to replace it"
+            ) from None
     return keys
-
-
-def _write_new(path: Path, data: bytes, mode: int) -> None:
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    except FileExistsError:
-        raise KeyFileError(f"{path} exists already; move it away first if you mean to replace it") from None
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def load_keys(folder: Path) -> CurveKeys:

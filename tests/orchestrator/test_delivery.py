@@ -293,8 +293,8 @@ def test_the_folders_of_a_first_output_are_durable_too(
     import orchestrator.durable as durable
 
     synced: list[Path] = []
-    sync = durable.sync_folder
-    monkeypatch.setattr(durable, "sync_folder", lambda folder: (synced.append(folder), sync(folder)))
+    sync = durable.sync_path
+    monkeypatch.setattr(durable, "sync_path", lambda folder: (synced.append(folder), sync(folder)))
     write_entry(tmp_path / "state" / "journal", context(1))
     assert synced == [tmp_path, tmp_path / "state", tmp_path / "state" / "journal"]
 

@@ -17,7 +17,6 @@ import hashlib
 import io
 import json
 import logging
-import os
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,6 +36,7 @@ from fl.tasks.quantum_states.generators import (
     train_generator,
 )
 from fl.tasks.quantum_states.measures import measure
+from orchestrator.durable import replace_file
 
 log = logging.getLogger(__name__)
 
@@ -197,13 +197,8 @@ def write_data_set(data: StateDataSet, path: Path) -> None:
     np.savez(buffer, states=data.states, values=data.values)
     content = buffer.getvalue()
     note = {"sha256": hashlib.sha256(content).hexdigest(), "specification": asdict(data.spec)}
-    for target, text in ((path, content), (_note_of(path), json.dumps(note, indent=1).encode())):
-        scratch = target.with_name(f".{target.name}.{os.getpid()}")
-        with open(scratch, "wb") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(scratch, target)
+    replace_file(path, content)
+    replace_file(_note_of(path), json.dumps(note, indent=1).encode())
 
 
 def read_data_set(spec: DataSetSpec, path: Path) -> StateDataSet:
