@@ -12,7 +12,8 @@ from collections.abc import Callable
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Column
 
 from fl.experiments.base import Cell, Plan
 from fl.experiments.runner import CellDone, CellStarted, ExperimentEvent, RoundDone, WithinRound
@@ -74,13 +75,14 @@ class TrainDisplay:
 
     def __enter__(self) -> TrainDisplay:
         if self._console.is_terminal:
+            whole, rest = Column(no_wrap=True), Column(no_wrap=True, ratio=1, overflow="ellipsis")
             self._progress = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TextColumn("{task.percentage:3.0f} %"),
-                TextColumn("{task.fields[tail]}"),
-                TimeElapsedColumn(),
+                BarColumn(bar_width=12),
+                TextColumn("{task.percentage:3.0f} %", table_column=whole),
+                TextColumn("{task.fields[tail]}", table_column=whole),
+                TextColumn("{task.description}", table_column=rest),  # what a narrow terminal cuts off
                 console=self._console,
+                expand=True,
             )
             self._progress.__enter__()
             self._task = self._progress.add_task(self._where, total=self._work.total, tail="")
@@ -129,4 +131,4 @@ class TrainDisplay:
         left_s = self._work.left_s
         if left_s is None:
             return ""
-        return f"{self._work.rate:.3g} client updates/s, {duration(round(left_s))} left"
+        return f"{duration(round(left_s))} left at {self._work.rate:.3g} updates/s"
