@@ -26,8 +26,14 @@ from fl.tasks.quantum_states import data_sets, network
 from fl.tasks.quantum_states.data_sets import DATA_SETS, N_CLASSES, StateDataSet
 from fl.tasks.quantum_states.splits import SPLIT_NAMES, client_states
 
-STATES_PER_CLASS = {"entanglement": 16, "magic": 8}
-"""Training states of either class that a client has, by data set: few enough that more states help."""
+STATES_PER_CLASS = {"entanglement": 24, "magic": 6}
+"""Training states of either class that a client has, by data set.
+
+A free choice of the experiment, and the value of a fourth client hangs on it: with more states three clients
+learn as much as four.  Entanglement must be learnt from uniformly random inputs, where only what is quadratic
+in the density matrix tells the classes apart; fewer states than these are learnt by heart.  The clustered
+inputs of the magic states give each generator's classes away by where they lie, and a handful suffice.
+"""
 LEARNING_RATE = 0.07
 LOCAL_STEPS = 8
 BATCH_SIZE = 32
