@@ -160,6 +160,7 @@ class QkdFedAvg(FedAvg):
         initial_arrays: ArrayRecord,
         num_rounds: int = 3,
         timeout: float = 3600.0,
+        *rest: Any,
         **more: Any,
     ) -> Result:
         """Run; raises ValueError unless clients give up waiting for keys before the round's ``timeout``.
@@ -171,7 +172,7 @@ class QkdFedAvg(FedAvg):
                 f"a round ends after {timeout:g} s, but clients wait up to {self.secure_run.wait_timeout_s:g} s for "
                 "keys: give rounds a longer timeout, or wait_timeout_s a shorter one"
             )
-        return super().start(grid, initial_arrays, num_rounds, timeout, **more)
+        return super().start(grid, initial_arrays, num_rounds, timeout, *rest, **more)
 
     # -- a round begins ---------------------------------------------------------------------------------
 

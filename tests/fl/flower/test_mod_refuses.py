@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -162,6 +163,39 @@ def test_rounds_with_proofs_come_to_the_same_sum(proved: Any) -> None:
     got = np.concatenate([array.numpy().ravel() for array in result.arrays.values()])
     np.testing.assert_array_equal(got, proved.expected(2))
     assert proved.strategy.outcomes[0].key_supply == "node"
+
+
+def test_a_restarted_supernode_takes_the_place_of_the_one_that_was_killed(proved: Any) -> None:
+    """Flower calls the killed one connected for another minute; nothing is sent to it any more."""
+    proved.start()
+    grid = proved.grid
+    grid.apps[200], grid.contexts[200] = grid.apps[102], copy.copy(grid.contexts[102])
+    grid.contexts[200].node_id, grid.contexts[200].state = 200, RecordDict()
+    grid.connected.append(200)
+    grid.deliver = lambda message: None if message.metadata.dst_node_id == 102 else message
+    proved.start()
+    assert [outcome.reason for outcome in proved.strategy.outcomes] == ["", ""]
+    assert proved.strategy.roster.nodes["client-2"] == 200
+    assert grid.connected == [100, 101, 102, 103, 200]
+
+
+def test_without_proofs_nobody_takes_a_place(federation: Make) -> None:
+    four = federation()
+    four.start()
+    four.grid.apps[200], four.grid.contexts[200] = four.grid.apps[102], four.grid.contexts[102]
+    four.grid.connected.append(200)
+    four.start()
+    assert four.strategy.roster.nodes["client-2"] == 102
+    assert [outcome.reason for outcome in four.strategy.outcomes] == ["", ""]
+
+
+def test_a_supernode_that_was_put_right_is_greeted_again(proved: Any) -> None:
+    right = proved.grid.contexts[103].run_config
+    proved.grid.contexts[103].run_config = {**right, "mode": "plain"}
+    proved.start()
+    proved.grid.contexts[103].run_config = right
+    proved.start()
+    assert [len(outcome.participants) for outcome in proved.strategy.outcomes] == [3, 4]
 
 
 def test_a_changed_upload_lacks_the_proof(proved: Any) -> None:

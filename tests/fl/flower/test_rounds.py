@@ -19,7 +19,10 @@ from fl.flower.held import HeldError, take
 from fl.flower.participant import participant_of
 from fl.flower.records import CONFIG, PAYLOAD, open_record, record_of
 from fl.flower.rules import run_name
+from fl.flower.simulated import SimulatedDelivery
+from orchestrator.delivery.errors import DeliveryTimeoutError
 from orchestrator.delivery.masking import unpack_values
+from orchestrator.delivery.messages import RoundContext
 from orchestrator.wire.codec import decode
 
 RUN = 0xABCDEF
@@ -135,6 +138,39 @@ def test_an_update_with_nan_is_refused_before_a_key_is_spent(federation: Make) -
     assert first.key_bits == 6 * 370  # the others had masked
     assert not second.reason
     assert np.isfinite(flat(result.arrays)).all()
+
+
+def test_what_waiting_clients_burnt_is_counted(federation: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Client 2 is gone before it asks for its pads: the others had reserved those that they share."""
+    four = federation()
+    mask = SimulatedDelivery.masked_update
+
+    def waits(self: SimulatedDelivery, context: RoundContext, *rest: Any, **more: Any) -> Any:
+        if context.round == 1:
+            raise DeliveryTimeoutError("client-2 has not asked")
+        return mask(self, context, *rest, **more)
+
+    def abandon(self: SimulatedDelivery, context: RoundContext) -> tuple[str, ...]:
+        return tuple({"client-0", "client-1", "client-3"} - {self.owner})
+
+    monkeypatch.setattr(SimulatedDelivery, "masked_update", waits)
+    monkeypatch.setattr(SimulatedDelivery, "abandon", abandon)
+    four.grid.deliver = lambda message: (
+        None if message.metadata.dst_node_id == 102 and message.metadata.group_id == "1" else message
+    )
+    result = four.start(rounds=2)
+    first, second = four.strategy.outcomes
+    assert "ended before its pads were released" in first.reason
+    assert first.key_bits == 3 * 370
+    assert not second.reason
+    assert result.train_metrics_clientapp[2]["qkd-key-bits"] == 6 * 370
+
+
+def test_clients_give_up_waiting_before_the_round_ends(federation: Make) -> None:
+    four = federation(wait_timeout_s=5.0)
+    with pytest.raises(ValueError, match="a round ends after 5 s, but clients wait up to 5 s"):
+        four.start()
+    assert not four.grid.exchanges
 
 
 # -- lightsecagg ---------------------------------------------------------------------------------------
