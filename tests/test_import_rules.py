@@ -27,6 +27,12 @@ EXCEPTIONS = {
 }
 """The bench reads the testbed file that it simulates; nothing else of ours."""
 
+FLOORS = tuple(
+    "orchestrator." + room
+    for room in "protocols keystore hub light scheduling postprocessing delivery processes".split()
+)
+"""The rooms of the orchestrator above its leaves, from the ground up."""
+
 
 def inside(name: str, packages: tuple[str, ...]) -> bool:
     return any(name == package or name.startswith(package + ".") for package in packages)
@@ -68,12 +74,18 @@ def test_nothing_imports_the_front_doors() -> None:
                     assert not inside(imported, FRONT_DOORS), f"{name} imports {imported}"
 
 
-def test_the_leaves_import_no_other_part_of_the_orchestrator() -> None:
+def test_each_room_of_the_orchestrator_imports_only_those_below_it() -> None:
+    seen = set()
     for name, path in modules("orchestrator"):
-        if inside(name, LEAVES):
-            for imported in imports(path):
-                if inside(imported, ("orchestrator",)):
-                    assert inside(imported, LEAVES), f"{name} imports {imported}"
+        if name == "orchestrator":
+            continue
+        room = ".".join(name.split(".")[:2])
+        below = FLOORS[: FLOORS.index(room) + 1] if room in FLOORS else ()
+        seen.add(room)
+        for imported in imports(path):
+            if inside(imported, ("orchestrator",)):
+                assert inside(imported, LEAVES + below), f"{name} imports {imported}"
+    assert seen == {*LEAVES, *FLOORS}
 
 
 def test_only_simulation_knows_that_an_instrument_is_simulated() -> None:

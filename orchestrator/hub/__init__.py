@@ -1,0 +1,1 @@
+"""The meeting point of all processes, and the agent that is every process's end of it."""

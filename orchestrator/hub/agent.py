@@ -21,9 +21,9 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import zmq
 
@@ -339,17 +339,25 @@ class Agent:
         elif now_s - session.sent_s >= session.heartbeat_s:
             session.send_control(encode(Heartbeat()), now_s)
 
-    def _read_control(self, session: ClientSession) -> None:
+    def _received(
+        self, session: ClientSession, socket: zmq.Socket[bytes], kind: Any
+    ) -> Iterator[tuple[Any, bytes]]:
+        """The messages of ``kind`` that wait on ``socket``, a batch at most, each with its payload."""
         for _ in range(_BATCH):
             try:
-                frames = session.control.recv_multipart(zmq.DONTWAIT)
+                frames = socket.recv_multipart(zmq.DONTWAIT)
             except zmq.Again:
                 return
             session.heard_s = self._clock()
             try:
-                message: FromHub = decode(frames[0], FromHub)
+                message = decode(frames[0], kind)
             except WireError as error:
                 raise SessionEndError(LinkState.LOST, f"from the hub: {error}") from None
+            yield message, frames[1] if len(frames) == 2 else b""
+
+    def _read_control(self, session: ClientSession) -> None:
+        message: FromHub
+        for message, _ in self._received(session, session.control, FromHub):
             match message:
                 case Heartbeat():
                     pass
@@ -380,19 +388,11 @@ class Agent:
             session.bulk.send(encode(BulkHello(self._instance)), zmq.DONTWAIT)
 
     def _read_bulk(self, session: ClientSession) -> None:
-        for _ in range(_BATCH):
-            try:
-                frames = session.bulk.recv_multipart(zmq.DONTWAIT)
-            except zmq.Again:
-                return
-            session.heard_s = self._clock()
-            try:
-                message: BulkFromHub = decode(frames[0], BulkFromHub)
-            except WireError as error:
-                raise SessionEndError(LinkState.LOST, f"from the hub: {error}") from None
+        message: BulkFromHub
+        for message, payload in self._received(session, session.bulk, BulkFromHub):
             match message:
                 case Delivery():
-                    owed = self._table.deliver(message, frames[1] if len(frames) == 2 else b"")
+                    owed = self._table.deliver(message, payload)
                     if owed:
                         session.credits.append(CreditReturn(message.sender, owed))
                 case Credit():

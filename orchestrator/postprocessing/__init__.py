@@ -1,0 +1,1 @@
+"""From the clicks of a block to secret key: sifting, correction, verification, amplification, authentication."""

@@ -1,0 +1,1 @@
+"""The processes on the testbed: orchestrator, relay and node."""
