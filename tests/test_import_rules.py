@@ -29,7 +29,16 @@ EXCEPTIONS = {
 
 FLOORS = tuple(
     "orchestrator." + room
-    for room in "protocols keystore hub light scheduling postprocessing delivery processes".split()
+    for room in [
+        "protocols",
+        "keystore",
+        "hub",
+        "light",
+        "scheduling",
+        "postprocessing",
+        "delivery",
+        "processes",
+    ]
 )
 """The rooms of the orchestrator above its leaves, from the ground up."""
 
