@@ -13,10 +13,11 @@ import shutil
 import signal
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from lab.cli.signals import handled
 
 PREFIX = "qunetlab-"
 LOCK = ".running"
@@ -62,9 +63,6 @@ def remove_abandoned(parent: Path) -> list[Path]:
 @contextmanager
 def ending_on_signals() -> Iterator[None]:
     """SIGTERM and SIGHUP end the block by SystemExit, so that it cleans up; only the first one counts."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     numbers = (signal.SIGTERM, signal.SIGHUP)
 
     def end(number: int, _frame: object) -> None:
@@ -72,9 +70,5 @@ def ending_on_signals() -> Iterator[None]:
             signal.signal(each, signal.SIG_IGN)
         sys.exit(128 + number)
 
-    before = [signal.signal(number, end) for number in numbers]
-    try:
+    with handled(numbers, end):
         yield
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)

@@ -123,8 +123,10 @@ def fl_server_role(path: Path, secrets: Path | None, state: Path | None, config_
     data = settings.pop("data", None)
     data_folder = Path(data) if data else None
     users = runtime.testbed.user_names()
+    clients = settings.setdefault("clients", users)
+    for name in clients if isinstance(clients, list) else ():
+        _require_user(runtime, name)
     task = load_task(settings.setdefault("task", "digits"), data_folder)
-    settings.setdefault("clients", users)
     settings.setdefault("clip", task.defaults.clip)
     settings.setdefault("levels", task.defaults.levels)
     settings.setdefault("run_id", _unfinished_run(runtime.state) or f"run-{uuid.uuid4().hex[:12]}")
@@ -133,10 +135,6 @@ def fl_server_role(path: Path, secrets: Path | None, state: Path | None, config_
     except msgspec.ValidationError as error:
         raise ValueError(f"training configuration: {error}") from None
     check_config(config)
-    if strangers := sorted(set(config.clients) - set(users)):
-        raise ValueError(
-            f"training configuration: no user {', '.join(strangers)} in {path}; users are {', '.join(users)}"
-        )
     run_server(
         runtime.testbed.fl.server,
         load_keys(runtime.secrets),

@@ -29,6 +29,7 @@ from fl.experiments.options import OptionsError, TrainOptions
 from fl.key_budget import counted, quantity
 from fl.results import Results, write_results
 from lab.cli.run_folder import earlier, folder_for, held, resume_hint, told
+from lab.cli.signals import handled
 
 if TYPE_CHECKING:
     from fl.cohort.plan import CohortPlan
@@ -214,9 +215,6 @@ def say(plan: Plan, about: Surroundings, folder: Path, *, resuming: bool) -> Non
 @contextmanager
 def stopping_on_signals(stop: threading.Event) -> Iterator[None]:
     """Ctrl-C and SIGTERM set ``stop``; a second one ends the program on the spot."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
     def on_signal(number: int, frame: object) -> None:
         if stop.is_set():
@@ -224,13 +222,8 @@ def stopping_on_signals(stop: threading.Event) -> Iterator[None]:
         stop.set()
         os.write(2, STOPPING)  # buffered streams must not be used in here
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, on_signal) for number in numbers]
-    try:
+    with handled((signal.SIGINT, signal.SIGTERM), on_signal):
         yield
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
 
 
 def train(

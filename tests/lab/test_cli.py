@@ -19,7 +19,7 @@ from lab.testbed import load_testbed, write_testbed
 
 
 def process(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own, for what depends on one."""
+    """The command in a process of its own: roles arm signals, set the umask and take over the logs."""
     return subprocess.run(
         [sys.executable, "-P", "-m", "lab.cli.main", *arguments],
         capture_output=True,
@@ -70,7 +70,7 @@ def test_init_for_a_host_leaves_no_endpoint_open(qunetlab: Any, tmp_path: Path) 
         (["fl", "client", "alice"], [], 2, "users.alice.delivery is 'auto'"),
         (["relay"], [], 3, "laser: ValueError: address is 'auto'"),
         (["fl", "server"], ["--config", "{bad"], 2, "training configuration is not JSON"),
-        (["fl", "server"], ["--config", '{"clients": ["alice", "eve"]}'], 2, "no user eve in"),
+        (["fl", "server"], ["--config", '{"clients": ["alice", "eve"]}'], 2, "no user 'eve' in"),
         (["fl", "server"], ["--config", "@nowhere"], 2, "nowhere: No such file or directory"),
     ],
 )
@@ -78,7 +78,7 @@ def test_what_a_role_lacks_is_told_in_words(
     qunetlab: Any, command: list[str], more: list[str], code: int, told: str, tmp_path: Path
 ) -> None:
     assert qunetlab("init", str(tmp_path / "bench")).returncode == 0
-    said = qunetlab(*command, str(tmp_path / "bench"), *more)
+    said = process(*command, str(tmp_path / "bench"), *more)
     assert said.returncode == code, said.stderr
     assert told in said.stderr
     assert "Traceback" not in said.stderr
@@ -118,8 +118,8 @@ def test_check_lists_every_mistake_and_exits_with_2(qunetlab: Any, tmp_path: Pat
 
 
 @pytest.mark.parametrize("command", [["check"], ["simulate"], ["orchestrator"], ["relay"], ["node", "alice"]])
-def test_a_missing_testbed_says_what_to_do(qunetlab: Any, command: list[str], tmp_path: Path) -> None:
-    ended = qunetlab(*command, str(tmp_path / "nowhere.toml"))
+def test_a_missing_testbed_says_what_to_do(command: list[str], tmp_path: Path) -> None:
+    ended = process(*command, str(tmp_path / "nowhere.toml"))
     assert ended.returncode == 2
     assert "qunetlab init" in ended.stderr
     assert "Traceback" not in ended.stderr
@@ -146,7 +146,7 @@ def test_unreachable_instruments_are_all_named_and_exit_with_3(qunetlab: Any, tm
     assert len(rows) == 4
     assert not any(row["ok"] for row in rows)
     assert all(row["error"] for row in rows)
-    relay = qunetlab("relay", str(tmp_path / "t.toml"))
+    relay = process("relay", str(tmp_path / "t.toml"))
     assert relay.returncode == 3
     for name in ("laser", "launch", "detectors", "tagger"):
         assert name in relay.stderr
