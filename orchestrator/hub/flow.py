@@ -1,7 +1,8 @@
 """Cutting channel messages into frames, spending credit for them, and putting them together again.
 
-Pure state, no sockets, no locks: the agent owns those.  A sender may have :data:`~.messages.WINDOW_BYTES`
-on the way to one recipient; the recipient gives credit back as its agent takes the frames off the wire.
+Pure state, no sockets, no locks: the agent owns those.  A sender may have
+:data:`~orchestrator.wire.messages.WINDOW_BYTES` on the way to one recipient; the recipient gives credit back as
+its agent takes the frames off the wire.
 The window is per pair, so a recipient that has stopped holds up nobody else and the hub never stores
 more than one window per pair.  Topics towards the same peer take turns, frame by frame.
 """

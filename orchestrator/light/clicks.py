@@ -51,6 +51,17 @@ class BlockClicks:
             self.symbol[:] = 0
 
 
+def joined(parts: list[BlockClicks]) -> BlockClicks:
+    """The clicks of consecutive frames as one block."""
+    return BlockClicks(
+        np.concatenate([part.frame for part in parts]),
+        np.concatenate([part.slot for part in parts]),
+        np.concatenate([part.outcome for part in parts]),
+        np.concatenate([part.symbol for part in parts]),
+        sum(part.n_pulses for part in parts),
+    )
+
+
 def tags_to_clicks(
     tags_ps: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]],
     delays_ps: tuple[int, int],

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lab.testbed import Testbed
-from orchestrator.light.clicks import BlockClicks
+from orchestrator.light.clicks import BlockClicks, joined
 from orchestrator.light.messages import (
     Armed,
     Finished,
@@ -209,14 +209,3 @@ class UserLight:
             drive, self._waveform, samples_per_slot=self._protocol.samples_per_slot, gate=gate
         )
         self._awg.upload(buffer, self._waveform)
-
-
-def joined(parts: list[BlockClicks]) -> BlockClicks:
-    """The clicks of consecutive frames as one block."""
-    return BlockClicks(
-        np.concatenate([part.frame for part in parts]),
-        np.concatenate([part.slot for part in parts]),
-        np.concatenate([part.outcome for part in parts]),
-        np.concatenate([part.symbol for part in parts]),
-        sum(part.n_pulses for part in parts),
-    )

@@ -4,8 +4,9 @@
 ends are put together: the stock of a pair is the smaller of what its two nodes say, the demand the
 largest that anybody asked for; blocks whose light is over and whose key is not reported yet count as
 stock, so that the ring does not make them twice; and a pair that could not take an offer, or whose light
-ended early, is left alone for a moment that doubles with every time in a row.  Those moments are short:
-a process that restarts and an instrument that was switched on again are to be back at work in seconds.
+ended early, is left alone for a moment that doubles with every time in a row.  After a refusal, which costs
+no ring time, it stays within seconds, so that a process that restarts and an instrument that was switched on
+again are soon back at work; after light that ended early it grows to a minute.
 A block without key is what the scheduler itself backs off from.
 """
 
