@@ -10,7 +10,7 @@ import pytest
 from fl.experiments.base import Plan
 from fl.experiments.catalogue import plan_for
 from fl.experiments.options import TrainOptions
-from fl.experiments.sentiment import NO_ADAPTERS_NOTE, VALIDATION_NOTE
+from fl.experiments.sentiment import CUT_NOTE, NO_ADAPTERS_NOTE, VALIDATION_NOTE
 from fl.tasks import load_task
 from fl.tasks.sentiment.task import MODELS
 
@@ -27,9 +27,9 @@ def test_a_run_on_the_validation_part_says_so_and_so_do_all_its_cells() -> None:
 
 
 def test_where_adapters_take_too_long_the_run_says_that_they_are_left_out() -> None:
-    assert plan("sentiment-imdb:hybrid@iid").notes == (NO_ADAPTERS_NOTE,)
-    assert plan("sentiment-imdb:hybrid@iid", baselines=False).notes == ()
-    assert plan("sentiment-imdb:linear@iid").notes == ()
+    assert plan("sentiment-imdb:hybrid@iid").notes == (CUT_NOTE, NO_ADAPTERS_NOTE)
+    assert plan("sentiment-imdb:hybrid@iid", baselines=False).notes == (CUT_NOTE,)
+    assert plan("sentiment-imdb:linear@iid").notes == (CUT_NOTE,)
 
 
 def test_a_short_run_names_what_the_full_one_has() -> None:
