@@ -73,7 +73,10 @@ class RoundTimes(msgspec.Struct, frozen=True):
 
 
 class AbortedRow(msgspec.Struct, frozen=True):
-    """A round that gave no sum: its updates are discarded and its number is not used again."""
+    """A round that gave no sum: its updates are discarded.
+
+    Between nodes its number is not used again; a simulated round that was interrupted is tried again.
+    """
 
     round: int
     reason: str

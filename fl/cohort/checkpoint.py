@@ -24,7 +24,7 @@ FORMAT = 1
 
 
 class CohortState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The content of ``cohort.json``."""
+    """The content of ``cohort.json``; ``interrupted`` names the round of every attempt that came to nothing."""
 
     format: int
     config: FLConfig
@@ -33,6 +33,7 @@ class CohortState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     attempts: int = 0
     key_bits_spent: int = 0
     rounds: tuple[CohortRound, ...] = ()
+    interrupted: tuple[int, ...] = ()
 
 
 class CohortFolder:
@@ -63,8 +64,13 @@ class CohortFolder:
 
     def begin_attempt(self, key_bits: int) -> int:
         """The number of the next attempt at a round; spent, with its key, when this returns."""
+        state = self.state
+        lost = state.attempts - self.completed - len(state.interrupted)
         self.state = msgspec.structs.replace(
-            self.state, attempts=self.state.attempts + 1, key_bits_spent=self.state.key_bits_spent + key_bits
+            state,
+            attempts=state.attempts + 1,
+            key_bits_spent=state.key_bits_spent + key_bits,
+            interrupted=state.interrupted + (self.completed + 1,) * lost,
         )
         self._save()
         return self.state.attempts

@@ -60,7 +60,7 @@ class CohortResult:
     """All completed rounds, those before a resumption included, and the model after the last.
 
     ``stopped``: the run was told to stop before its last round.  ``key_bits_spent`` covers interrupted
-    rounds as well.
+    attempts as well; ``interrupted`` holds the round of each of those.
     """
 
     rounds: tuple[CohortRound, ...]
@@ -69,6 +69,7 @@ class CohortResult:
     key_bits_spent: int
     key_supply: Literal["simulated"]
     security: Security
+    interrupted: tuple[int, ...] = ()
 
     @property
     def accuracy(self) -> float:

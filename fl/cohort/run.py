@@ -123,6 +123,7 @@ class _Run:
             state.key_bits_spent,
             SimulatedKeySupply.label,
             self.plan.security,
+            state.interrupted,
         )
 
     def _round(self, number: int, model: Parameters) -> Parameters:

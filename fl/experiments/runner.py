@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ import msgspec
 from fl.cohort.results import CohortError, CohortEvent, CohortPhase, CohortResult, InexactSumError
 from fl.config import FLConfig
 from fl.experiments.base import Cell, Plan
-from fl.results import RoundRow, RoundTimes, SeedRun
+from fl.results import AbortedRow, RoundRow, RoundTimes, SeedRun
 from fl.tasks import load_task
 from fl.tasks.base import Evaluation, Task
 from orchestrator.durable import replace_file
@@ -233,7 +234,12 @@ def seed_run(seed: int, result: CohortResult, seconds: float) -> SeedRun:
             )
         )
         times.append(RoundTimes(each.train_s, each.protect_s, each.aggregate_s, each.evaluate_s))
-    return SeedRun(seed, tuple(rows), tuple(times), seconds=seconds)
+    aborted = tuple(
+        AbortedRow(number, "the run was interrupted; tried again under fresh key", bits)
+        for number, tries in sorted(Counter(result.interrupted).items())
+        if (bits := tries * result.rounds[number - 1].key_bits)
+    )
+    return SeedRun(seed, tuple(rows), tuple(times), aborted, seconds)
 
 
 def _centralised(task: Task, seed: int, rounds: int) -> Evaluation:

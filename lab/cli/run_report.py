@@ -250,20 +250,8 @@ def _stalls(results: Results) -> str:
 
 def _rounds(results: Results) -> str:
     burnt = {row.round: row for run in results.runs for row in run.aborted}
-    rows = {
-        row.round: [
-            str(row.round),
-            f"{100 * row.accuracy:.2f}",
-            "-" if row.loss is None else f"{row.loss:.4f}",
-            f"{row.upload_bytes_per_client:,.0f}",
-            f"{row.key_bits:,}",
-            str(row.dropped),
-            {True: "yes", False: "<span class='bad'>NO</span>", None: "not checked"}[row.exact],
-        ]
-        for row in results.rounds
-    }
-    rows |= {
-        number: [
+    tried = [
+        [
             str(number),
             "aborted",
             "-",
@@ -273,7 +261,20 @@ def _rounds(results: Results) -> str:
             html.escape(row.reason),
         ]
         for number, row in burnt.items()
-    }
+    ]
+    summed = [
+        [
+            str(row.round),
+            f"{100 * row.accuracy:.2f}",
+            "-" if row.loss is None else f"{row.loss:.4f}",
+            f"{row.upload_bytes_per_client:,.0f}",
+            f"{row.key_bits:,}",
+            str(row.dropped),
+            {True: "yes", False: "<span class='bad'>NO</span>", None: "not checked"}[row.exact],
+        ]
+        for row in results.rounds
+    ]
+    rows = sorted([*tried, *summed], key=lambda row: int(row[0]))
     head = [
         "round",
         "accuracy, %",
@@ -283,7 +284,7 @@ def _rounds(results: Results) -> str:
         "dropped",
         "sum exact",
     ]
-    text = table(head, [rows[number] for number in sorted(rows)])
+    text = table(head, rows)
     return text if len(rows) <= 20 else f"<details><summary>{len(rows)} rounds</summary>{text}</details>"
 
 

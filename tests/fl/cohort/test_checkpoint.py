@@ -14,6 +14,7 @@ from fl.cohort import CohortError, CohortEvent, CohortPhase, CohortRound, run_co
 from fl.cohort.checkpoint import STATE_FILE
 from fl.cohort.supply import SimulatedKeySupply
 from fl.config import FLConfig
+from fl.experiments.runner import seed_run
 
 Settings = Callable[..., FLConfig]
 COMPRESSED = {"keep": 0.3, "levels": 2, "error_feedback": True, "rounds": 5}
@@ -61,7 +62,27 @@ def test_an_interrupted_run_ends_as_it_would_have(
     assert len(attempts) == len(set(attempts)), "no attempt number serves twice"
     tries = 5 if phase == "training" else 6
     assert resumed.key_bits_spent == tries * whole.rounds[0].key_bits
+    assert resumed.interrupted == (3,) * (tries - 5)
     assert whole.key_bits_spent == 5 * whole.rounds[0].key_bits
+
+
+def test_every_interruption_of_a_round_is_counted(settings: Settings, targets: Any, tmp_path: Path) -> None:
+    config = settings(6, **COMPRESSED)
+    for number in (2, 2, 4):
+        with pytest.raises(Interruption):
+            run_cohort(
+                config,
+                workers=0,
+                task=targets(),
+                folder=tmp_path,
+                report=interrupt_at(number, "aggregating"),
+            )
+    run = run_cohort(config, workers=0, task=targets(), folder=tmp_path)
+    assert run.interrupted == (2, 2, 4)
+    (twice, once) = seed_run(0, run, 1.0).aborted
+    each = run.rounds[0].key_bits
+    assert [(row.round, row.key_bits_burnt) for row in (twice, once)] == [(2, 2 * each), (4, each)]
+    assert run.key_bits_spent == 8 * each
 
 
 def test_an_attempt_is_durable_before_its_first_key_is_drawn(
