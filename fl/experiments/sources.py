@@ -49,6 +49,24 @@ def data_files(task: str, folder: Path | None) -> tuple[DataFile, ...]:
     return (DataFile("digits bundled with scikit-learn", digest),)
 
 
+def verify_files(task: str, folder: Path | None) -> None:
+    """Raise DataError for a file that is missing or damaged, those included that are read only later.
+
+    States are made anew where their cache does not hold what it should; digits are part of scikit-learn.
+    """
+    spec = parse_task(task)
+    if spec.task == "mnist":
+        from fl.data import load_mnist_test
+
+        load_mnist_test(folder)  # the training half is verified when clients get their shards
+    elif spec.task in ("sentiment", "sentiment-imdb"):
+        from fl.sentiment_data import SHA256 as REVIEW_FILES
+        from fl.sentiment_data import verified_file
+
+        for name in REVIEW_FILES:
+            verified_file(name, folder)
+
+
 def state_files(folder: Path | None = None) -> tuple[StateFile, ...]:
     """The caches of quantum states in the data folder."""
     found = []

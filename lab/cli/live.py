@@ -76,7 +76,7 @@ def run_on_testbed(
     check_place(place, options)
     task = load_task(options.task, data)
     plan = read_plan(folder) if resuming else live_plan(options, task, place.testbed)
-    check_data(task, plan)
+    check_data(task, plan, data)
     with held(folder, new=not resuming):
         attempt = Attempt(place, options, plan, task, folder, data)
         reason = attempt.run()

@@ -138,15 +138,18 @@ def prepare(options: TrainOptions, data: Path | None) -> tuple[Plan, Task]:
     task = load_task(options.task, data)
     plan = plan_for(options, task, data)
     simulated_plan(plan, task)
-    check_data(task, plan)
+    check_data(task, plan, data)
     return plan, task
 
 
-def check_data(task: Task, plan: Plan) -> None:
+def check_data(task: Task, plan: Plan, data: Path | None) -> None:
     """Raise what is wrong with the data: missing or damaged, or too little for the last of so many clients."""
+    from fl.experiments.sources import verify_files
+
     clients = plan.primary.config.n_clients
     for index in (0, clients - 1):
         task.client_data(index, clients, plan.seeds[0])
+    verify_files(plan.primary.config.task, data)
 
 
 def simulated_plan(plan: Plan, task: Task) -> CohortPlan:
@@ -234,11 +237,12 @@ def train(
     Raises TrainError where it fails half-way; results of what was finished are written then as well.
     """
     from fl.cohort.results import CohortError
+    from fl.data import DataError
     from fl.experiments.runner import ExperimentError, ExperimentStoppedError, Runner
     from fl.quantise import QuantisationError
     from lab.cli.train_progress import TrainDisplay
 
-    failures = (CohortError, ExperimentError, QuantisationError, OSError)
+    failures = (CohortError, DataError, ExperimentError, QuantisationError, OSError)
     stop = threading.Event()
     interrupted = False
 

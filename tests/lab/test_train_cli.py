@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 from fl.cohort.results import CohortError
+from fl.data import DataError
+from fl.experiments.sources import verify_files
 from fl.quantise import UpdateNotFiniteError
 from lab.cli.run_folder import held
 from lab.cli.train import against_float32
@@ -296,6 +298,19 @@ def test_missing_data_says_how_to_get_it_and_damaged_data_what_is_wrong(
     assert said.returncode == 2
     assert "not the published MNIST file" in said.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("task", "damaged"), [("mnist", "t10k-labels-idx1-ubyte"), ("sentiment", "reviews.csv")]
+)
+def test_files_that_are_read_only_later_are_verified_before_anything_starts(
+    task: str, damaged: str, tmp_path: Path
+) -> None:
+    (tmp_path / damaged).write_bytes(b"\0\0\x08\x01\0\0\0\x01\x05")
+    if task == "mnist":
+        (tmp_path / "t10k-images-idx3-ubyte").write_bytes(b"\0\0\x08\x03" + b"\0\0\0\x01" * 3 + b"\7")
+    with pytest.raises(DataError, match=r"not the published"):
+        verify_files(f"{task}", tmp_path)
 
 
 def test_another_setting_does_not_go_on_with_a_run(qunetlab: Any, run: Path) -> None:
