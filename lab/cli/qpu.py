@@ -309,16 +309,17 @@ def _run(start: Start, *, retry_failed: bool, yes: bool, as_json: bool) -> int:
             report=teller(start.say),
         )
     except KeyboardInterrupt:
-        return interrupted(path, "run")
+        return interrupted(start, "run")
     write_page(outcome, request, path)
     typer.echo(as_text_json(outcome, path, request) if as_json else summary(outcome, path, request))
     return 0
 
 
-def interrupted(folder: Path, purpose: str) -> int:
+def interrupted(start: Start, purpose: str) -> int:
     """Say how to go on; returns the exit code."""
-    hint = f"qunetlab qpu {purpose} --resume {folder}"
-    typer.echo(f"interrupted; jobs at the service go on. Go on with: {hint}", err=True)
+    what = "finished jobs are kept" if start.device.local else "jobs at the service go on and are not lost"
+    hint = f"qunetlab qpu {purpose} --resume {start.folder.folder}"
+    typer.echo(f"interrupted; {what}. Go on with: {hint}", err=True)
     return EXIT_INTERRUPTED
 
 

@@ -51,7 +51,7 @@ def run_training(start: Start, *, allowed: bool, retry_failed: bool, as_json: bo
             on_step=on_step,
         )
     except KeyboardInterrupt:
-        return interrupted(start.folder.folder, "train")
+        return interrupted(start, "train")
     parameters = with_circuit_weights(task, start.parameters, trained.weights)
     path = save_model(start.folder.folder, parameters)
     before, after = task.evaluate(start.parameters), task.evaluate(parameters)

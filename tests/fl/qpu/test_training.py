@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pennylane as qml
 import pytest
 
-from fl.qpu.backends import open_device
+from fl.qpu.backends import Device, open_device
 from fl.qpu.errors import ConsentError, ModelError, QpuFolderError
 from fl.qpu.model import CircuitModel
 from fl.qpu.options import OptionsError, RunOptions, TrainingPlan
@@ -93,6 +94,23 @@ def test_an_interrupted_training_goes_on_where_it_was(wrong: CircuitModel, tmp_p
     assert cut.state == whole.state
     with pytest.raises(QpuFolderError, match="another model"):
         train(wrong.with_weights(wrong.weights + 1), device, OPTIONS, PLAN, tmp_path / "cut", agree=yes)
+
+
+def test_a_step_on_a_real_machine_is_paid_for_once(
+    wrong: CircuitModel, cloud: Any, device: Device, tmp_path: Path
+) -> None:
+    def die(job: Any) -> None:
+        if len(cloud.jobs) == 2:
+            cloud.on_submit = lambda job: None
+            raise KeyboardInterrupt
+
+    cloud.on_submit = die
+    options = msgspec.structs.replace(OPTIONS, shots=256, layout_trials=1)
+    arguments: dict[str, Any] = {"agree": yes, "sleep": lambda seconds: None}
+    with pytest.raises(KeyboardInterrupt):
+        train(wrong, device, options, PLAN, tmp_path, **arguments)
+    trained = train(wrong, device, options, PLAN, tmp_path, **arguments)
+    assert (len(cloud.jobs), len(trained.state.steps)) == (2, 2)
 
 
 def test_weights_without_a_shift_rule_are_not_trained(wrong: CircuitModel, tmp_path: Path) -> None:
