@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from fl.data import DataError
+from lab.cli.errors import explain
 from lab.cli.kernels import compile_all
 from lab.cli.supervisor import Event
 
@@ -41,30 +41,42 @@ Figure = Mapping[str, Any]
 
 
 def run_benchmarks(only: list[str], as_json: bool) -> int:
-    """Run the benchmarks named (all without names) and print their figures; 1 if a check failed."""
+    """Run the benchmarks named (all without names) and print their figures.
+
+    Returns 1 if a check failed, or a benchmark other than for lack of data: the others are still reported.
+    """
     unknown = [name for name in only if name not in BENCHMARKS]
     if unknown:
         raise ValueError(f"no benchmark is called {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
     figures: dict[str, Figure] = {}
+    failed = False
     for name in only or BENCHMARKS:
-        if name not in figures:
-            if sys.stderr.isatty():
-                typer.echo(f"measuring {name} ...", err=True)
-            try:
-                measured = BENCHMARKS[name]()
-            except DataError as error:
-                if only:
-                    raise
-                typer.echo(f"{name} is left out: {error}", err=True)
-                continue
-            figures |= {key: value for key, value in measured.items() if key == name or not only}
+        if name in figures:
+            continue
+        typer.echo(f"measuring {name} ...", err=True)
+        try:
+            measured = BENCHMARKS[name]()
+        except Exception as error:
+            if only:
+                raise
+            typer.echo(f"{name} is left out: {explain(error)[1]}", err=True)
+            failed |= not isinstance(error, DataError)
+            continue
+        found = {key: value for key, value in measured.items() if key == name or not only}
+        figures |= found
+        if not as_json:
+            typer.echo("\n".join(_line(key, figure) for key, figure in found.items()))
     if as_json:
         typer.echo(json.dumps(figures))
-    else:
-        for name, figure in figures.items():
-            details = ", ".join(f"{k} {_short(v)}" for k, v in figure.items() if k not in ("value", "unit"))
-            typer.echo(f"{name:24s} {figure['value']:.4g} {figure['unit']}   ({details})")
-    return 0 if all(figure.get("checks_passed", True) for figure in figures.values()) else 1
+    passed = all(figure.get("checks_passed", True) for figure in figures.values())
+    return 0 if passed and not failed else 1
+
+
+def _line(name: str, figure: Figure) -> str:
+    details = ", ".join(
+        f"{key} {_short(value)}" for key, value in figure.items() if key not in ("value", "unit")
+    )
+    return f"{name:24s} {figure['value']:.4g} {figure['unit']}   ({details})"
 
 
 def _short(value: Any) -> str:
