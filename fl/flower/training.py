@@ -19,7 +19,7 @@ from fl.flower.arrays import change, model_record
 from fl.flower.call import Call
 from fl.flower.participant import Participant
 from fl.flower.records import CONFIG, PAYLOAD, RoundAnnouncement
-from fl.keys import KeyServiceError, KeyWait, NodeKeys, ProtectedUpdate
+from fl.keys import CancelledError, KeyServiceError, KeyWait, NodeKeys, ProtectedUpdate
 from fl.quantise import check_finite, quantisation_rng
 from fl.tasks.base import Parameters
 from orchestrator.delivery.messages import RoundContext
@@ -118,13 +118,18 @@ def upload_of(
 
 @contextmanager
 def patience(call: Call, announcement: RoundAnnouncement) -> Iterator[tuple[threading.Event, Tell]]:
-    """An event that is set after the run's time for waiting, and a log of why one waits."""
+    """An event that is set after the run's time for waiting, and a log of why one waits.
+
+    Raises CancelledError with the last of these reasons where one has waited in vain.
+    """
     cancelled = threading.Event()
-    told: set[bool] = set()
+    told: dict[bool, str] = {}
 
     def tell(wait: KeyWait) -> None:
-        if wait.for_keys not in told:
-            told.add(wait.for_keys)
+        first = wait.for_keys not in told
+        told.pop(wait.for_keys, None)
+        told[wait.for_keys] = wait.detail
+        if first:
             _log.info("%s waits in round %d: %s", call.participant.user, announcement.round, wait.detail)
 
     timer = threading.Timer(announcement.config.wait_timeout_s, cancelled.set)
@@ -132,6 +137,10 @@ def patience(call: Call, announcement: RoundAnnouncement) -> Iterator[tuple[thre
     timer.start()
     try:
         yield cancelled, tell
+    except CancelledError as error:
+        why = next(reversed(told.values()), "nothing came back from the node")
+        text = f"gave up after {announcement.config.wait_timeout_s:g} s: {why}"
+        raise CancelledError(text, error.key_bits, error.spent_with) from error
     finally:
         timer.cancel()
 

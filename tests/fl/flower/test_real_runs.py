@@ -15,7 +15,7 @@ import tomllib
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,11 @@ import pytest
 pytest.importorskip("flwr", reason="Flower is not installed: pip install 'qunetlab[flower]'")
 
 import fl.flower
+from fl.compression import Compression
+from fl.flower.strategy import SecureRun
+from fl.quantise import quantisation_rng
+from fl.tasks import load_task
+from fl.tasks.base import training_seed
 from lab.cli.folder import create_folder, template_path
 from lab.testbed import write_testbed
 from orchestrator.delivery.service import DeliveryService
@@ -71,22 +76,35 @@ class Flower:
         }
 
     @contextmanager
-    def process(self, name: str, *command: str) -> Iterator[None]:
+    def process(self, name: str, *command: str) -> Iterator[subprocess.Popen[bytes]]:
         """A long-running process in a session of its own, with its log in the folder."""
-        log = open(self.folder / f"{name}.log", "wb")  # noqa: SIM115 - the process writes it
+        log = open(self.folder / f"{name}.log", "ab")  # noqa: SIM115 - the process writes it
         child = subprocess.Popen(
             command, env=self.environment(name), stdout=log, stderr=log, start_new_session=True
         )
         try:
-            yield
+            yield child
         finally:
-            os.killpg(child.pid, signal.SIGTERM)
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGTERM)
             try:
                 child.wait(20)
             except subprocess.TimeoutExpired:
                 os.killpg(child.pid, signal.SIGKILL)
                 child.wait()
             log.close()
+
+    def supernode(
+        self, user: str, testbed: Path, mode: str
+    ) -> AbstractContextManager[subprocess.Popen[bytes]]:
+        """The SuperNode of a user of the testbed file."""
+        place = f"partition-id={USERS.index(user)} num-partitions={len(USERS)}"
+        return self.process(
+            f"supernode-{user}",
+            *("flower-supernode", "--insecure", "--superlink", f"127.0.0.1:{self.port}"),
+            *("--host", "127.0.0.1", "--port", str(free_port())),
+            *("--node-config", f'user="{user}" testbed="{testbed}" {place} mode="{mode}"'),
+        )
 
     @contextmanager
     def superlink(self, *options: str) -> Iterator[None]:
@@ -211,27 +229,100 @@ class Nodes:
     def delivered(self, first: str, second: str) -> int:
         return int(self.stores[first].ledger(second).delivered)
 
+    def gone(self) -> int:
+        """Bits of all pairs that were used as pads, or burnt."""
+        pairs = [(first, second) for i, first in enumerate(USERS) for second in USERS[i + 1 :]]
+        ends = [
+            [
+                self.stores[a].ledger(b).delivered + self.stores[a].ledger(b).burnt
+                for a, b in (pair, pair[::-1])
+            ]
+            for pair in pairs
+        ]
+        return sum(map(max, ends))
+
+
+def losses(rounds: list[tuple[int, tuple[str, ...]]]) -> list[float]:
+    """The example's loss after each round (number, whose updates count), computed without masks."""
+    task, seed = load_task("digits"), 1
+    settings = SecureRun(levels=task.defaults.levels, clip=task.defaults.clip, seed=seed).config("x", USERS)
+    compression = Compression.from_config(settings)
+    model, found = task.initial_parameters(seed), []
+    for number, users in rounds:
+        quantiser, total = compression.quantiser(number), np.zeros(model.size, np.int64)
+        for user in users:
+            index = USERS.index(user)
+            data = task.client_data(index, len(USERS), seed)
+            trained = model + task.local_train(model, data, training_seed(seed, number, index))
+            rng = quantisation_rng(seed, number, index)
+            total += quantiser.quantise(trained - model, rng, client=user, round_number=number)
+        if users:
+            model = model + compression.mean(total, len(users), np.arange(model.size), number, model.size)
+        found.append(task.evaluate(model).loss)
+    return found
+
 
 @pytest.mark.parametrize("mode", ["otp", "lightsecagg"])
 def test_supernodes_draw_keys_from_their_own_nodes(tmp_path: Path, mode: str) -> None:
     flower, nodes = Flower(tmp_path), Nodes(tmp_path / "testbed", key_bytes=40_000)
     with nodes.serving(), flower.superlink(), ExitStack() as stack:
-        for index, user in enumerate(USERS):
-            node_config = (
-                f'user="{user}" testbed="{nodes.testbed}" partition-id={index} num-partitions=4 mode="{mode}"'
-            )
-            stack.enter_context(
-                flower.process(
-                    f"supernode-{user}",
-                    *("flower-supernode", "--insecure", "--superlink", f"127.0.0.1:{flower.port}"),
-                    *("--host", "127.0.0.1", "--port", str(free_port()), "--node-config", node_config),
-                )
-            )
+        for user in USERS:
+            stack.enter_context(flower.supernode(user, nodes.testbed, mode))
         rounds = 2 if mode == "otp" else 1
         found = flower.run({"mode": mode, "testbed": str(nodes.testbed), "rounds": rounds})
         assert [entry["reason"] for entry in found["rounds"]] == [""] * rounds, flower.logs()
         assert {entry["key_supply"] for entry in found["rounds"]} == {"node"}
         assert found["rounds"][0]["participants"] == list(USERS)
         assert found["accuracy"][-1] > 0.8
+        assert found["loss"][1:] == pytest.approx(
+            losses([(number, USERS) for number in range(1, rounds + 1)])
+        )
         per_round = 1810 * 10 if mode == "otp" else 2 * (905 * 10 + 384)  # d b, or two sealed shares
         assert nodes.delivered("alice", "bob") == rounds * per_round
+
+
+def kill_in_round(flower: Flower, node: subprocess.Popen[bytes], user: str, what: str, times: int) -> None:
+    """Kill a SuperNode, and whatever it started, once its log says ``what`` so many times."""
+    log = flower.folder / f"supernode-{user}.log"
+    deadline = time.monotonic() + DEADLINE_S / 2
+    while log.read_text().count(what) < times and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(node.pid, signal.SIGKILL)
+    node.wait()
+
+
+@pytest.mark.parametrize("mode", ["otp", "lightsecagg"])
+def test_a_supernode_is_killed_in_the_middle_of_a_round(tmp_path: Path, mode: str) -> None:
+    """Bob's dies in round 2 and is started again at once; Flower calls the dead one connected for a minute."""
+    flower, nodes = Flower(tmp_path), Nodes(tmp_path / "testbed", key_bytes=40_000)
+    with nodes.serving(), flower.superlink(), ExitStack() as stack:
+        running = {user: stack.enter_context(flower.supernode(user, nodes.testbed, mode)) for user in USERS}
+
+        def mishap() -> None:
+            # otp: before bob masks.  lightsecagg: bob has dealt shares, and gets those of the others.
+            times = 1 if mode == "otp" else 3
+            kill_in_round(flower, running["bob"], "bob", "ROUND 2]", times)
+            stack.enter_context(flower.supernode("bob", nodes.testbed, mode))
+
+        killer = threading.Thread(target=mishap)
+        killer.start()
+        try:
+            timing = {"key-timeout": 45.0, "round-timeout": 120.0}
+            found = flower.run({"mode": mode, "testbed": str(nodes.testbed), "rounds": 3, **timing})
+        finally:
+            killer.join()
+        gone = nodes.gone()
+    first, second, third = found["rounds"]
+    assert not first["reason"]
+    assert not third["reason"], flower.logs()
+    assert third["participants"] == list(USERS)
+    if mode == "otp":
+        assert "declined" in second["reason"] or "left" in second["reason"]
+        in_round_2: tuple[str, ...] = ()
+        assert second["key_bits"] == 3 * 1810 * 10  # what the three others had reserved among themselves
+    else:
+        assert not second["reason"], flower.logs()
+        assert second["dropped"] == ["bob"]
+        in_round_2 = ("alice", "carol", "dave")
+    assert found["loss"][1:] == pytest.approx(losses([(1, USERS), (2, in_round_2), (3, USERS)]))
+    assert gone == sum(entry["key_bits"] for entry in found["rounds"])

@@ -20,6 +20,7 @@ from fl.flower.participant import participant_of
 from fl.flower.records import CONFIG, PAYLOAD, open_record, record_of
 from fl.flower.rules import run_name
 from fl.flower.simulated import SimulatedDelivery
+from orchestrator.delivery.client import Wait
 from orchestrator.delivery.errors import DeliveryTimeoutError
 from orchestrator.delivery.masking import unpack_values
 from orchestrator.delivery.messages import RoundContext
@@ -147,6 +148,7 @@ def test_what_waiting_clients_burnt_is_counted(federation: Make, monkeypatch: py
 
     def waits(self: SimulatedDelivery, context: RoundContext, *rest: Any, **more: Any) -> Any:
         if context.round == 1:
+            rest[-1](Wait({}, ("client-2",), None, "client-2 has not asked"))
             raise DeliveryTimeoutError("client-2 has not asked")
         return mask(self, context, *rest, **more)
 
@@ -160,7 +162,7 @@ def test_what_waiting_clients_burnt_is_counted(federation: Make, monkeypatch: py
     )
     result = four.start(rounds=2)
     first, second = four.strategy.outcomes
-    assert "ended before its pads were released" in first.reason
+    assert first.reason == "client-0 declined: gave up after 0.2 s: client-2 has not asked"
     assert first.key_bits == 3 * 370
     assert not second.reason
     assert result.train_metrics_clientapp[2]["qkd-key-bits"] == 6 * 370

@@ -46,8 +46,8 @@ def main(grid: Grid, context: Context) -> None:
             {**vars(outcome), "participants": list(outcome.participants)} for outcome in strategy.outcomes
         ]
         metrics = result.evaluate_metrics_serverapp
-        accuracy = [metrics[number]["accuracy"] for number in sorted(metrics)]
-        text = json.dumps({"rounds": rounds, "accuracy": accuracy}, indent=1)
+        curves = {key: [metrics[number][key] for number in sorted(metrics)] for key in ("accuracy", "loss")}
+        text = json.dumps({"rounds": rounds, **curves}, indent=1)
         Path(str(run["results"])).write_text(text, encoding="utf-8")
 
 
