@@ -101,7 +101,8 @@ class RoundOutcome:
     """What came of one round; ``reason`` is empty where its sum moved the model.
 
     ``dropped`` are participants that are not in the sum.  ``upload_bytes`` is everything that clients gave,
-    ``key_bits`` counts every pad once, over all pairs: used, or burnt by an aborted round.  ``security`` is the
+    ``key_bits`` counts every pad once, over all pairs: used, or burnt by an aborted round, as far as the clients
+    told; what a client burnt that never answered again is only in its node's ledger.  ``security`` is the
     label of the mode, ``key_supply`` says whether keys came from nodes or were simulated.
     """
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from flwr.app import Array, ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 
-from fl.flower.participant import TestbedKeys
+from fl.flower.participant import TestbedKeys, state_home
 from fl.flower.roster import Roster
 from fl.flower.strategy import QkdFedAvg, SecureRun
 from fl.tasks import load_task
@@ -30,7 +29,7 @@ def main(grid: Grid, context: Context) -> None:
     strategy = QkdFedAvg(
         settings(run, task),
         roster,
-        state_folder(run),
+        state_home(run),
         fraction_evaluate=0.0,
         min_available_nodes=int(run["clients"]) or len(roster.users()),
     )
@@ -73,12 +72,6 @@ def open_roster(run: Any) -> Roster:
     file = TestbedKeys.read(Path(str(run["testbed"] or "testbed.toml")))
     secrets = Path(str(run["secrets"] or file.path.parent / "secrets"))
     return Roster.of_testbed(file.clients(), load_keys(secrets / "fl-server"))
-
-
-def state_folder(run: Any) -> Path:
-    """Where the round numbers that were used are kept."""
-    home = Path(os.environ.get("FLWR_HOME") or Path.home() / ".flwr")
-    return Path(str(run["state-folder"] or home / "qunetlab"))
 
 
 def evaluation(task: Task) -> Callable[[int, ArrayRecord], MetricRecord]:
