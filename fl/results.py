@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
@@ -57,6 +57,10 @@ class RoundRow(msgspec.Struct, frozen=True):
     exact: bool | None
 
 
+Rounds: TypeAlias = Annotated[tuple[RoundRow, ...], msgspec.Meta(min_length=1)]
+"""At least one round: a run without any has no results."""
+
+
 class RoundTimes(msgspec.Struct, frozen=True):
     """Seconds a round spent in each of its phases.
 
@@ -87,7 +91,7 @@ class SeedRun(msgspec.Struct, frozen=True):
     """One arm with one seed."""
 
     seed: int
-    rounds: tuple[RoundRow, ...]
+    rounds: Rounds
     times: tuple[RoundTimes, ...] = ()
     aborted: tuple[AbortedRow, ...] = ()
     seconds: float = 0.0
@@ -116,7 +120,7 @@ class Arm(msgspec.Struct, frozen=True):
     mode: str
     security: Security
     final: Final
-    rounds: tuple[RoundRow, ...]
+    rounds: Rounds
     runs: tuple[SeedRun, ...]
 
 
@@ -188,7 +192,7 @@ class Results(msgspec.Struct, frozen=True):
     mode: str
     split: str
     clients: int
-    rounds: tuple[RoundRow, ...]
+    rounds: Rounds
     final: Final
     baselines: dict[str, Arm]
     compression: CompressionSummary
