@@ -144,3 +144,20 @@ def test_a_missing_file_says_what_to_name(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_still_makes_valid_json(tmp_path: Path) -> None:
     odd = msgspec.structs.replace(results(), rounds=(RoundRow(1, 0.1, math.inf, 1.0, 0, 0, None),))
     assert json.loads(write_results(odd, tmp_path).read_text())["rounds"][0]["loss"] is None
+
+
+def test_an_interval_of_accuracies_ends_where_accuracies_do() -> None:
+    def run(seed: int, accuracy: float) -> SeedRun:
+        return SeedRun(seed, (RoundRow(1, accuracy, 0.1, 1.0, 0, 0, True),))
+
+    final = final_of([run(1, 0.98), run(2, 0.90)])
+    assert final.accuracy_ci95 is not None
+    assert final.accuracy_ci95 == (pytest.approx(0.94 - 12.7062 * 0.04, abs=1e-3), 1.0)
+    assert t_interval([0.98, 0.90]) == pytest.approx((0.4318, 1.4482), abs=1e-3)
+
+
+def test_a_file_without_rounds_is_no_results(tmp_path: Path) -> None:
+    empty = msgspec.structs.replace(results(), rounds=())
+    write_results(empty, tmp_path)
+    with pytest.raises(ResultsError, match=r"rounds"):
+        read_results(tmp_path)

@@ -29,7 +29,7 @@ from fl.results import (
     Stall,
 )
 from fl.tasks import load_task
-from lab.cli.compare import render_comparison
+from lab.cli.compare import notes_of, render_comparison
 from lab.cli.curves import mean_seconds
 from lab.cli.run_report import main_arm, render_run
 from lab.cli.train import summary
@@ -112,6 +112,21 @@ def test_runs_compared_stand_in_columns() -> None:
     assert "<th>one</th><th>two</th>" in page
     assert "<td>information-theoretic</td><td>computational</td>" in page
     assert page.count("<img") == 3
+
+
+def test_a_note_of_several_runs_is_told_once() -> None:
+    runs = {"one": results(), "two": results(), "three": results(notes=("another",))}
+    assert notes_of(runs) == ["one, two: a note & more", "three: another"]
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_bytes_besides_the_update_are_told_where_shares_travel() -> None:
+    page = render_run(results(mode="lightsecagg"))
+    assert "1,000 bytes. A client sends" in render_run(results())  # 800 values of 10 bits
+    assert "1,000 bytes. With shares and answers (0 bytes) a client sends 1,000 bytes" in page
+    plain = render_run(results(mode="plain", security="none", key_supply="simulated"))
+    assert "No key is needed" in plain
+    assert "made up by a generator" not in plain
 
 
 def test_a_summary_names_security_supply_and_interval(tmp_path: Any) -> None:
