@@ -6,7 +6,9 @@ the last parameters of the model, the other half is a window that slides over on
 rest (:meth:`Compression.coordinates`).  A model that is to be compressed therefore puts last what matters most
 in every round: the output layer, biases, weights of strong inputs.  The values sent are quantised to few levels
 (:mod:`fl.quantise`); with N = 200 clients a ring of b = 11 bits carries 5 levels on either side of zero, so
-``keep = 0.29`` costs 3.2 bits per parameter where float32 has 32.
+``keep = 0.29`` costs 3.2 bits per parameter where float32 has 32.  Three levels, -1, 0 and 1, in 9 bits
+with ``keep = 0.2`` and ``clip = 0.1`` cost 1.8 bits per parameter, but lost 0.10 to 0.38 points against float32
+with two shards a client (MNIST, seeds 1 and 3), where the 3.2 bits lost 0.05 at most.
 
 What the window leaves out is made up for in one of two ways.  *Without memory* the mean of the window is scaled
 up by the inverse of its share, so that over a cycle every parameter moves as far as its updates say (unbiased
