@@ -22,6 +22,7 @@ from fl.qpu.tasks import (
     DEFAULT_TASK,
     QUICK_ROUNDS,
     load_parameters,
+    model_file,
     open_circuit_task,
     train_quickly,
 )
@@ -62,7 +63,8 @@ def trained_model(
     then says."""
     task = open_circuit_task(request.task, data_folder(request))
     if model is not None:
-        return msgspec.structs.replace(request, model=str(model)), task, load_parameters(task, model)
+        file = model_file(model)
+        return msgspec.structs.replace(request, model=str(file)), task, load_parameters(task, file)
     note = f"trained here: {QUICK_ROUNDS} epochs over all training data in one place, no federation, no protection"
     report(f"no --model given; {note}")
     parameters = train_quickly(task, request.options.seed, report=report)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -83,14 +84,49 @@ def _circuit_model(
 
 
 def load_parameters(task: SentimentTask, path: Path) -> Parameters:
-    """Trained parameters from a ``.npy`` file or from the last round in the folder of a run."""
-    file = path if path.is_file() else latest_model(path)
+    """Trained parameters from a file or folder, as :func:`model_file` finds them."""
+    file = model_file(path)
+    _refuse_other_task(task, file)
     try:
         parameters = np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise ModelError(f"{file} is not a file of trained parameters: {error}") from error
     check_parameters(task, parameters, str(file))
     return np.ascontiguousarray(parameters, np.float32)
+
+
+def _refuse_other_task(task: SentimentTask, file: Path) -> None:
+    """Raise ModelError if the run that left ``file`` says that it trained another model.
+
+    The length cannot tell: the classical control has as many parameters as the hybrid, on purpose.
+    """
+    for state in (file.parent / "cohort.json", file.parent / "run.json"):
+        try:
+            trained = msgspec.json.decode(state.read_bytes(), type=_RunState).config.task
+        except (OSError, msgspec.MsgspecError):
+            continue
+        if _without_split(trained) != _without_split(task.name):
+            raise ModelError(f"{file} was trained as {trained}, which is not {task.name}")
+
+
+class _Config(msgspec.Struct):
+    task: str
+
+
+class _RunState(msgspec.Struct):
+    """What is read of the state beside a model: of a cohort or of a learning server."""
+
+    config: _Config
+
+
+def _without_split(name: str) -> str:
+    spec = parse_task(name)
+    return f"{spec.task}:{spec.model}"
+
+
+def model_file(path: Path) -> Path:
+    """``path`` itself if it is a file, otherwise the model of the last round in the folder of a run."""
+    return path if path.is_file() else latest_model(path)
 
 
 def check_parameters(task: SentimentTask, parameters: npt.NDArray[np.generic], where: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -139,6 +140,20 @@ def test_what_is_no_model_is_refused(task: SentimentTask, parameters: Any, tmp_p
     for name in ("digits", "sentiment:linear"):
         with pytest.raises(ModelError, match="sentiment:hybrid"):
             open_circuit_task(name)
+
+
+@pytest.mark.parametrize("state", ["cohort.json", "run.json"])
+def test_a_control_of_the_same_size_is_not_taken_for_the_hybrid(
+    task: SentimentTask, parameters: Any, tmp_path: Path, state: str
+) -> None:
+    np.save(tmp_path / "model-00005.npy", parameters)
+    for trained in ("sentiment:hybrid@skewed", "sentiment:classical@iid"):
+        (tmp_path / state).write_text(json.dumps({"format": 1, "config": {"task": trained, "rounds": 5}}))
+        if "hybrid" in trained:
+            np.testing.assert_array_equal(load_parameters(task, tmp_path), parameters)
+        else:
+            with pytest.raises(ModelError, match="was trained as sentiment:classical"):
+                load_parameters(task, tmp_path)
 
 
 def test_a_request_is_kept_with_its_model(
