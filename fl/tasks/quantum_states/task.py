@@ -32,8 +32,9 @@ STATES_PER_CLASS = {"entanglement": 24, "magic": 6}
 A free choice of the experiment, and the value of a fourth client hangs on it: with many more states three
 clients learn as much as four, with far fewer nobody learns.  Entanglement needs more of them, because its
 inputs are uniformly random and only what is quadratic in the density matrix tells the classes apart; magic
-states, made of clustered inputs, give each generator's classes away by where they lie.  They were chosen on the run seeds 0 to 19 for that
-regime: 4, 6 and 8 were tried for magic; 16 and 32 for entanglement, of which 24 is the middle.
+states, made of clustered inputs, give each generator's classes away by where they lie.  Both were chosen for
+that regime on the run seeds 0 to 19: 4, 6, 8 and 16 were tried for magic, 16 and 32 for entanglement, between
+which 24 lies.
 """
 LEARNING_RATE = 0.07
 LOCAL_STEPS = 8
