@@ -16,7 +16,8 @@ from fl.experiments.options import OptionsError, TrainOptions
 from fl.tasks import parse_task
 from fl.tasks.base import Task
 
-DEFAULTS = Defaults(clients=4, rounds=40, seeds=10, quick_rounds=15, quick_seeds=2)
+DEFAULTS = Defaults(clients=4, rounds=40, seeds=40, quick_rounds=15, quick_seeds=2)
+"""The paired gain scatters by 4 to 10 points between seeds: forty of them leave an interval of 1.5 to 3 points."""
 
 TITLES = {"entanglement": "Quantum states by entanglement", "magic": "Quantum states by magic"}
 
@@ -43,7 +44,7 @@ def plan(options: TrainOptions, task: Task) -> Plan:
                 "federated-centralised", "clients minus one party with all states", "federated", "centralised"
             ),
         ]
-    notes = (quick_note("ten seeds of 40 rounds"),) if options.quick else ()
+    notes = (quick_note(f"{DEFAULTS.seeds} seeds of {DEFAULTS.rounds} rounds"),) if options.quick else ()
     return Plan(
         TITLES[parse_task(options.task).model],
         options,
