@@ -172,6 +172,9 @@ def test_an_interrupted_live_run_goes_on_with_its_next_round(small_testbed: Path
 def test_stock_serves_without_light_and_a_shortage_is_never_silent(
     small_testbed: Path, tmp_path: Path
 ) -> None:
+    data = tomllib.loads(small_testbed.read_text(encoding="utf-8"))
+    data["protocol"]["pulses_per_block"] *= 3  # one block of a pair is enough for two rounds and what follows
+    write_testbed(data, small_testbed)
     home = tmp_path / "bench"
     create_folder(home, small_testbed)
     base = ["--testbed", str(home), "--no-baselines"]
@@ -190,7 +193,7 @@ def test_stock_serves_without_light_and_a_shortage_is_never_silent(
     assert run.process.returncode == 1
     assert run.says("nothing makes key for it; nothing was spent")
     with training(
-        tmp_path, *base, "--rounds", "8", "--if-short", "expanded", "--out", str(tmp_path / "expanded")
+        tmp_path, *base, "--rounds", "20", "--if-short", "expanded", "--out", str(tmp_path / "expanded")
     ) as run:
         results = run.end()
     assert (results["mode"], results["security"]) == ("expanded", "computational")
