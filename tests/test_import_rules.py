@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("drivers", "sim_backends", "lab", "orchestrator", "fl")
 
-LEAVES = ("orchestrator.wire", "orchestrator.bits", "orchestrator.secret", "orchestrator.durable")
+LEAVES = tuple("orchestrator." + leaf for leaf in ("wire", "bits", "secret", "durable", "randomness"))
 ALLOWED: dict[str, tuple[str, ...]] = {
     "drivers": ("drivers",),
     "sim_backends": ("sim_backends", "drivers.links"),

@@ -17,20 +17,16 @@ refuses it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numba
 import numpy as np
 import numpy.typing as npt
 
 from orchestrator.bits import PackedBits, packed_size
 from orchestrator.delivery.masking import unpack_values
+from orchestrator.randomness import RandomBytes
 
 Symbols = npt.NDArray[np.uint32]
 """Elements of F_p, each in ``[0, p)``."""
-
-RandomBytes = Callable[[int], bytes]
-"""Uniform random bytes, as many as asked for; ``os.urandom`` is one."""
 
 MAX_MODULUS_BITS = 31
 EXACT_IN_FLOAT64 = 1 << 53

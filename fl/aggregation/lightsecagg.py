@@ -14,7 +14,6 @@ operating system's generator, so their unpredictability is computational (FL.md 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -22,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fl.aggregation.base import Aggregation, AggregationError, Protection, RoundRules, Workshop
-from fl.aggregation.field import FieldError, RandomBytes, Symbols
+from fl.aggregation.field import FieldError, Symbols
 from fl.aggregation.shares import (
     DecodeError,
     ShareCode,
@@ -42,6 +41,7 @@ from orchestrator.bits import PackedBits
 from orchestrator.delivery.errors import SealError
 from orchestrator.delivery.messages import RoundContext
 from orchestrator.delivery.sharing import ShareChannel, sealed_size
+from orchestrator.randomness import RandomBytes, random_bytes
 
 
 def statement_of(survivors: Sequence[str]) -> bytes:
@@ -111,7 +111,7 @@ class LightSecAgg(Aggregation):
     label = "lightsecagg"
     security = "information-theoretic"
 
-    def __init__(self, config: FLConfig, n_parameters: int, random_bytes: RandomBytes = os.urandom) -> None:
+    def __init__(self, config: FLConfig, n_parameters: int, random_bytes: RandomBytes = random_bytes) -> None:
         super().__init__(config, n_parameters)
         self._modulus = smallest_modulus(config.levels, sum(config.client_weights))
         self._random_bytes = random_bytes

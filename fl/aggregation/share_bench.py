@@ -19,7 +19,7 @@ def lightsecagg_benchmark(
 
     Processor time is what a free core would need; the wall clock of a busy machine measures its other work.
 
-    ``draw_ms`` (mask and noise, from ``os.urandom``) and ``encode_ms`` (all N shares) are work of every
+    ``draw_ms`` (mask and noise, from the system's generator) and ``encode_ms`` (all N shares) are work of every
     client, together ``client_ms``; ``answer_ms`` sums the shares of N clients; ``decode_ms`` is the server's,
     from the answers of the last U clients with the interpolation matrix computed anew, and
     ``decode_checked_ms`` from the answers of all N, of which N-U are checked.  ``upload_symbols_ratio`` is

@@ -30,7 +30,6 @@ confirmed the same list to each other (:mod:`fl.aggregation.answers`) rule out a
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -39,7 +38,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fl.aggregation import field
-from fl.aggregation.field import RandomBytes, Symbols, pack_symbols, unpack_symbols
+from fl.aggregation.field import Symbols, pack_symbols, unpack_symbols
+from orchestrator.randomness import RandomBytes, random_bytes
 
 __all__ = [
     "DecodeError",
@@ -219,10 +219,10 @@ def check_modulus(code: ShareCode, levels: int, weight_sum: int) -> None:
 # -- the mask of one client ----------------------------------------------------------------------------
 
 
-def draw_mask(code: ShareCode, random_bytes: RandomBytes = os.urandom) -> tuple[Symbols, Symbols]:
+def draw_mask(code: ShareCode, random_bytes: RandomBytes = random_bytes) -> tuple[Symbols, Symbols]:
     """A fresh mask of shape (d,) and noise of shape (T, m), exactly uniform if ``random_bytes`` is.
 
-    Both are secret and serve one upload.  With ``os.urandom`` they are as unpredictable as the operating
+    Both are secret and serve one upload.  From :mod:`orchestrator.randomness` they are as unpredictable as the operating
     system's generator: computational security in that respect.
     """
     noise_size = code.colluders * code.symbols_per_share

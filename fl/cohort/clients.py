@@ -19,7 +19,6 @@ a client's mask is the sum of what all groups contribute.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -145,7 +144,7 @@ class ClientGroup:
         self._supply.open_attempt(attempt)
         code = self._code
         for done, client in enumerate(self.members, start=1):
-            mask, noise = draw_mask(code, os.urandom)
+            mask, noise = draw_mask(code)
             shares = encode(code, mask, noise)
             self._lightsecagg_masks[client] = mask
             sealed = self._room.sealed[client]

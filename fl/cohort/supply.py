@@ -16,12 +16,13 @@ another one.
 
 from __future__ import annotations
 
-import os
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+from orchestrator.randomness import random_bytes
 
 RUN_KEY_BYTES = 32
 MAX_CLIENTS = 1 << 16
@@ -36,7 +37,7 @@ class KeyReuseError(RuntimeError):
 
 def new_run_key() -> bytes:
     """The key of one run of one process group, from the operating system."""
-    return os.urandom(RUN_KEY_BYTES)
+    return random_bytes(RUN_KEY_BYTES)
 
 
 class SimulatedKeySupply:

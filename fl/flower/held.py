@@ -8,7 +8,6 @@ step.  That is as computational as the seal of the node's own key store; nothing
 
 from __future__ import annotations
 
-import os
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -21,6 +20,7 @@ from flwr.app import ConfigRecord, Context
 from fl.aggregation.field import Symbols
 from fl.flower.records import RoundAnnouncement
 from orchestrator.delivery.sharing import ParkedChannel
+from orchestrator.randomness import random_bytes
 from orchestrator.wire.codec import Message, decode, encode
 
 STATE = "qunetlab-shares"
@@ -53,7 +53,7 @@ def seal_key(secret: bytes) -> bytes:
 
 def keep(context: Context, key: bytes, held: Held) -> None:
     """Put ``held`` in the place of what was kept before."""
-    nonce = os.urandom(NONCE_BYTES)
+    nonce = random_bytes(NONCE_BYTES)
     sealed = AESGCM(key).encrypt(nonce, encode(held), _bound(context))
     context.state[STATE] = ConfigRecord({"sealed": nonce + sealed})
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterable
 from copy import deepcopy
 from types import SimpleNamespace
@@ -13,6 +12,8 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
+from orchestrator.randomness import random_below, random_hex
+
 SERVER_NODE = 1
 FIRST_CLIENT = 1000
 
@@ -21,7 +22,7 @@ class LocalGrid(Grid):
     """``n_clients`` copies of ``app`` that answer one after the other when they are asked."""
 
     def __init__(self, app: ClientApp, n_clients: int) -> None:
-        self._run_id = uuid.uuid4().int >> 65
+        self._run_id = random_below(1 << 63)
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = self._run_id, SERVER_NODE, 1
         self._app = app
         self._contexts = {
@@ -61,7 +62,7 @@ class LocalGrid(Grid):
         """Have every message answered."""
         ids = []
         for message in messages:
-            name = uuid.uuid4().hex
+            name = random_hex(16)
             message.metadata.__dict__["_message_id"] = name
             delivered = deepcopy(message)  # client and server share no object
             self._replies[name] = deepcopy(self._app(delivered, self._contexts[message.metadata.dst_node_id]))

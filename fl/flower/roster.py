@@ -8,7 +8,6 @@ introduction is believed only with the proof of the key pair that the testbed fi
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from flwr.serverapp import Grid
 
 from fl.flower.identity import Bond, IdentityError, server_bond
 from fl.flower.records import CONFIG, NONCE_BYTES, Hello, Introduction, KeySupply, open_record, record_of
+from orchestrator.randomness import random_bytes
 from orchestrator.wire.codec import WireError
 from orchestrator.wire.curve import CurveKeys
 
@@ -84,7 +84,7 @@ class Roster:
         node_ids = list(grid.get_node_ids())
         known = set(self.nodes.values()) | self._refused
         strangers = [node_id for node_id in node_ids if node_id not in known]
-        nonces = {node_id: os.urandom(NONCE_BYTES) for node_id in strangers}
+        nonces = {node_id: random_bytes(NONCE_BYTES) for node_id in strangers}
         hellos = [
             Message(
                 RecordDict({CONFIG: record_of(Hello(nonces[node_id]), b"")}),

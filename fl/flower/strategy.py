@@ -22,7 +22,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result
@@ -40,6 +39,7 @@ from fl.flower.records import RoundAnnouncement
 from fl.flower.roster import Roster, exchange
 from fl.flower.rules import run_name
 from fl.quantise import smallest_ring_bits
+from orchestrator.randomness import local_generator
 from orchestrator.wire.codec import WireError
 
 MEETING_POLL_S = 0.5
@@ -231,7 +231,7 @@ class QkdFedAvg(FedAvg):
         size = max(int(len(able) * self.fraction_train), self.min_train_nodes, settings.quorum)
         if size >= len(able):
             return able
-        chosen = np.random.default_rng().choice(len(able), size, replace=False)
+        chosen = local_generator().choice(len(able), size, replace=False)
         return tuple(able[index] for index in sorted(chosen))
 
     def _begin(

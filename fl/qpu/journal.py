@@ -19,7 +19,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -36,6 +35,7 @@ from qiskit import QuantumCircuit, qpy
 from fl.qpu.errors import QpuFolderError
 from fl.qpu.options import RunOptions
 from orchestrator.durable import replace_file
+from orchestrator.randomness import random_hex
 
 Floats = npt.NDArray[np.float64]
 _T = TypeVar("_T", bound=msgspec.Struct)
@@ -145,7 +145,7 @@ class QpuFolder:
         Raises QpuFolderError if the folder holds another run.
         """
         if not self.started:
-            drawn = msgspec.structs.replace(plan, tag=f"qunetlab-{secrets.token_hex(8)}")
+            drawn = msgspec.structs.replace(plan, tag=f"qunetlab-{random_hex(8)}")
             replace_file(self.folder / RUN_FILE, _json(drawn))
             return drawn
         kept = self.plan()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import secrets
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from lab.cli.progress import Display, PairProgress, RunProgress
 from lab.cli.report import render_report
 from lab.cli.supervised import Run, supervised_run
 from lab.cli.supervisor import ChildError, Event
+from orchestrator.randomness import random_hex
 
 if TYPE_CHECKING:
     from fl.config import FLConfig
@@ -43,7 +43,7 @@ def run_demo(
     with supervised_run(source, {"simulation": {"seed": seed}}) as run:
         users = run.testbed.user_names()
         config = FLConfig(
-            run_id=f"demo-{secrets.token_hex(4)}",
+            run_id=f"demo-{random_hex(4)}",
             task=task,
             clients=users,
             rounds=rounds,

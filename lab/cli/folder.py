@@ -11,7 +11,6 @@ is carried to its own machine and erased here.
 
 from __future__ import annotations
 
-import secrets
 import tomllib
 from importlib.resources import files
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 
 from lab.testbed import AUTO, TestbedError, load_testbed, parse_testbed, write_testbed
 from orchestrator.durable import create_file
+from orchestrator.randomness import random_bytes
 
 TESTBED_FILE = "testbed.toml"
 SECRETS = "secrets"
@@ -69,10 +69,10 @@ def create_folder(folder: Path, source: Path, *, host: str | None = None, port: 
         write_keys(role_dir, keys)
         public[role] = keys.public
     for user in testbed.user_names():
-        create_file(secrets_dir / user / "store.key", secrets.token_bytes(32), 0o600)
+        create_file(secrets_dir / user / "store.key", random_bytes(32), 0o600)
         (secrets_dir / user / "initial").mkdir(mode=0o700)
     for first, second in testbed.pairs():
-        shared = secrets.token_bytes(2 * INITIAL_AUTH_BITS // 8)
+        shared = random_bytes(2 * INITIAL_AUTH_BITS // 8)
         create_file(secrets_dir / first / "initial" / f"{second}.secret", shared, 0o600)
         create_file(secrets_dir / second / "initial" / f"{first}.secret", shared, 0o600)
     data["keys"] = public

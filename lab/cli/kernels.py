@@ -13,8 +13,9 @@ def compile_all() -> None:
     """Fill the on-disk cache of every kernel that a run needs."""
     from fl.aggregation.field import compile_kernels as compile_field
     from orchestrator.delivery.masking import mask_benchmark, pack_values, unpack_values
-    from orchestrator.light.symbols import SymbolFrame, drive_table, os_random_into, symbol_table
+    from orchestrator.light.symbols import SymbolFrame, drive_table, symbol_table
     from orchestrator.postprocessing.cascade import compile_kernels
+    from orchestrator.randomness import random_into
     from sim_backends.optics_bench import compile_kernels as compile_optics
 
     compile_kernels()
@@ -25,7 +26,7 @@ def compile_all() -> None:
     table = symbol_table(0.75)
     drive = drive_table(table, v_pi_v=4.0, rf_gain=20.0, amplitude_vpp=0.5)
     frame = SymbolFrame(64, table)
-    frame.draw(os_random_into)
+    frame.draw(random_into)
     for samples_per_slot in (2, 4):
         out = np.zeros(64 * samples_per_slot, np.float32)
         frame.write_waveform(drive, out, samples_per_slot=samples_per_slot, gate=0)

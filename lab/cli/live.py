@@ -9,7 +9,6 @@ private testbed are gone with it and made anew.  What ``--testbed`` may name is 
 
 from __future__ import annotations
 
-import secrets as random_names
 import threading
 import time
 from contextlib import ExitStack
@@ -50,6 +49,7 @@ from lab.cli.run_folder import held, resume_hint
 from lab.cli.stalls import StallWatch, merged
 from lab.cli.supervised import Run
 from lab.testbed import Testbed
+from orchestrator.randomness import random_hex
 
 if TYPE_CHECKING:
     from fl.config import FLConfig
@@ -108,7 +108,7 @@ def live_plan(options: TrainOptions, task: Task, testbed: Testbed) -> Plan:
     config = msgspec.structs.replace(
         config,
         clients=users[: config.n_clients],
-        run_id=f"train-{random_names.token_hex(6)}",
+        run_id=f"train-{random_hex(6)}",
         wait_timeout_s=FOREVER_S,
     )
     check_config(config)

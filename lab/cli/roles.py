@@ -6,7 +6,6 @@ import json
 import logging
 import signal
 import threading
-import uuid
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,6 +15,7 @@ from lab.cli.folder import find_testbed
 from lab.cli.runtime import Runtime
 from lab.cli.supervisor import watch_parent
 from lab.testbed import AUTO
+from orchestrator.randomness import random_hex
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ def fl_server_role(path: Path, secrets: Path | None, state: Path | None, config_
     task = load_task(settings.setdefault("task", "digits"), data_folder)
     settings.setdefault("clip", task.defaults.clip)
     settings.setdefault("levels", task.defaults.levels)
-    settings.setdefault("run_id", _unfinished_run(runtime.state) or f"run-{uuid.uuid4().hex[:12]}")
+    settings.setdefault("run_id", _unfinished_run(runtime.state) or f"run-{random_hex(6)}")
     try:
         config = msgspec.convert(settings, FLConfig)
     except msgspec.ValidationError as error:

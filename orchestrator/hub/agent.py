@@ -15,8 +15,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import queue
-import random
-import secrets
 import socket
 import threading
 import time
@@ -29,6 +27,7 @@ import zmq
 
 from orchestrator.hub.session import ClientSession, Phase, SessionEndError
 from orchestrator.hub.table import AgentChannel, ChannelTable, TableLimits
+from orchestrator.randomness import jittered, random_hex
 from orchestrator.wire.codec import WireError, decode, encode
 from orchestrator.wire.curve import CurveKeys
 from orchestrator.wire.links import LinkState
@@ -124,7 +123,7 @@ class Agent:
         self._clock = clock
         self._own_context = context is None
         self._context: zmq.Context[zmq.Socket[bytes]] = context or zmq.Context()
-        self._instance = secrets.token_hex(16)
+        self._instance = random_hex(16)
         self._changed = threading.Condition()
         self._events: queue.SimpleQueue[AgentEvent] = queue.SimpleQueue()
         self._control_out: deque[bytes] = deque()
@@ -253,7 +252,7 @@ class Agent:
                 self._end_session(state, str(error))
                 if state is LinkState.SUPERSEDED:
                     return
-                self._pause(backoff_s * random.uniform(0.8, 1.2))
+                self._pause(jittered(backoff_s))
         self._end_session(LinkState.CLOSED, "closed here")
 
     def _pause(self, duration_s: float) -> None:

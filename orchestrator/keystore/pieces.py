@@ -19,7 +19,8 @@ from orchestrator.bits import packed_size
 from orchestrator.keystore.database import Database
 from orchestrator.keystore.errors import StoreError
 from orchestrator.keystore.lanes import Lane, Part, Range
-from orchestrator.keystore.sealing import Kek, RandomBytes, seal, unseal
+from orchestrator.keystore.sealing import Kek, seal, unseal
+from orchestrator.randomness import RandomBytes
 from orchestrator.secret import SecretBits
 
 PIECE_BITS = 8 * 65536

@@ -25,7 +25,6 @@ heads before it tags anything.  If both ends are in that position nobody can tel
 from __future__ import annotations
 
 import hmac
-import os
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -42,7 +41,6 @@ from orchestrator.keystore.agreement import (
 from orchestrator.keystore.deposits import PendingDeposit
 from orchestrator.keystore.errors import AgreementError, RollbackError
 from orchestrator.keystore.lanes import Role, incoming_auth, lane_owner, outgoing_auth
-from orchestrator.keystore.sealing import RandomBytes
 from orchestrator.keystore.store import KeyStore
 from orchestrator.keystore.tagged import (
     Position,
@@ -51,6 +49,7 @@ from orchestrator.keystore.tagged import (
     one_time_tag,
     one_time_tag_fits,
 )
+from orchestrator.randomness import RandomBytes, random_bytes
 from orchestrator.secret import SecretBits
 from orchestrator.wire.channel import Channel
 from orchestrator.wire.codec import Message
@@ -109,7 +108,7 @@ def reconcile_pending(
     role: Role,
     peer: str,
     timeout_s: float = 10.0,
-    random_bytes: RandomBytes = os.urandom,
+    random_bytes: RandomBytes = random_bytes,
 ) -> Reconciled:
     """Compare the stores of a pair at every (re)connection, before anything else; both ends call this.
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -26,9 +25,8 @@ from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap
 
 from orchestrator.durable import create_file
 from orchestrator.keystore.errors import SealError, StoreError
+from orchestrator.randomness import RandomBytes, random_bytes
 from orchestrator.secret import SecretLeakError
-
-RandomBytes = Callable[[int], bytes]
 
 KEY_BYTES = 32
 SALT_BYTES = 16
@@ -46,7 +44,7 @@ class Kek:
         self._key = key
 
     @classmethod
-    def create_file(cls, path: Path, random_bytes: RandomBytes = os.urandom) -> Kek:
+    def create_file(cls, path: Path, random_bytes: RandomBytes = random_bytes) -> Kek:
         """Write a fresh key to ``path`` (mode 0600, must not exist) and return it."""
         key = random_bytes(KEY_BYTES)
         try:

@@ -27,7 +27,6 @@ never take snapshots of a machine that runs one.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -48,7 +47,8 @@ from orchestrator.keystore.lanes import (
 )
 from orchestrator.keystore.pieces import Pieces
 from orchestrator.keystore.reservations import Reservations
-from orchestrator.keystore.sealing import Kek, RandomBytes
+from orchestrator.keystore.sealing import Kek
+from orchestrator.randomness import RandomBytes, random_bytes
 from orchestrator.secret import SecretBits
 
 
@@ -74,7 +74,7 @@ class KeyStore:
         kek: Kek,
         *,
         split: SplitRule | None = None,
-        random_bytes: RandomBytes = os.urandom,
+        random_bytes: RandomBytes = random_bytes,
     ) -> KeyStore:
         """A new, empty store for the node ``owner``; ``path`` must not exist."""
         rule = split or SplitRule()
@@ -95,7 +95,7 @@ class KeyStore:
         return cls(db, owner, kek, rule, random_bytes, store_id)
 
     @classmethod
-    def open(cls, path: Path, owner: str, kek: Kek, *, random_bytes: RandomBytes = os.urandom) -> KeyStore:
+    def open(cls, path: Path, owner: str, kek: Kek, *, random_bytes: RandomBytes = random_bytes) -> KeyStore:
         """Open the store of ``owner``, check its books (I9) and burn what was reserved (I4)."""
         db = cls.database_class(path, create=False)
         try:

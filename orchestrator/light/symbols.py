@@ -12,7 +12,6 @@ The raw bytes are key material until the announcement is in: they live in one bu
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 
 import numba
@@ -128,11 +127,3 @@ def basis_of(symbols: npt.NDArray[np.uint8]) -> BitArray:
 def bit_of(symbols: npt.NDArray[np.uint8]) -> BitArray:
     """The key bit."""
     return symbols & np.uint8(1)
-
-
-def os_random_into(buffer: memoryview) -> None:
-    """Fill ``buffer`` from the operating system's generator, 4 MiB at a time."""
-    step = 1 << 22
-    for start in range(0, len(buffer), step):
-        part = buffer[start : start + step]
-        part[:] = os.urandom(len(part))

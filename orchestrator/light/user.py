@@ -32,7 +32,8 @@ from orchestrator.light.messages import (
     check_announcement,
     read_light_message,
 )
-from orchestrator.light.symbols import RandomInto, SymbolFrame, drive_table, os_random_into, symbol_table
+from orchestrator.light.symbols import RandomInto, SymbolFrame, drive_table, symbol_table
+from orchestrator.randomness import random_into
 from orchestrator.wire.channel import Channel
 from orchestrator.wire.codec import encode
 
@@ -69,7 +70,7 @@ class UserLight:
         attenuator: OzDD100,
         monitor: ThorlabsPM100D,
         *,
-        random_into: RandomInto = os_random_into,
+        random_into: RandomInto = random_into,
         timeout_s: float = 10.0,
     ) -> None:
         self._protocol = testbed.protocol

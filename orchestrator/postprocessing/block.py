@@ -24,7 +24,6 @@ after the key store's own authenticated confirmation by the peer, which a side t
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -54,6 +53,7 @@ from orchestrator.postprocessing.sifting import (
 )
 from orchestrator.protocols.four_phase import KeyLength, binary_entropy
 from orchestrator.protocols.planner import BlockCounts, BlockPlan, coin_labels, secret_length, violations
+from orchestrator.randomness import RandomBytes, random_bytes
 from orchestrator.secret import SecretBits
 from orchestrator.wire.channel import Channel, ChannelError
 from orchestrator.wire.codec import WireError
@@ -133,7 +133,7 @@ def run_block(
     session: tuple[int, int],
     pair: tuple[str, str],
     auth: AuthKeys,
-    random_bytes: Callable[[int], bytes] = os.urandom,
+    random_bytes: RandomBytes = random_bytes,
     timeout_s: float = 30.0,
     progress: Progress | None = None,
     block: int = 0,

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import logging
 import queue
-import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -34,6 +33,7 @@ from orchestrator.keystore.lanes import Role
 from orchestrator.keystore.reconcile import reconcile_pending
 from orchestrator.keystore.store import KeyStore
 from orchestrator.postprocessing.block import BlockAborted
+from orchestrator.randomness import random_hex
 from orchestrator.wire.channel import Channel, ChannelError, ChannelTimeoutError
 from orchestrator.wire.codec import Message, WireError, decode, encode
 
@@ -173,7 +173,7 @@ class PairWorker:
             if self.peer not in self._agent.peers:
                 self._stop.wait(POLL_S)
                 return False
-            topic = LINE_PREFIX + secrets.token_hex(12)
+            topic = LINE_PREFIX + random_hex(12)
             self._line = _Line(topic, self._agent.channel(self.peer, topic))
             self._line.channel.send(encode(Greeting()))
         else:

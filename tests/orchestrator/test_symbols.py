@@ -13,9 +13,9 @@ from orchestrator.light.symbols import (
     basis_of,
     bit_of,
     drive_table,
-    os_random_into,
     symbol_table,
 )
+from orchestrator.randomness import random_into
 
 DRIVE = {"v_pi_v": 4.0, "rf_gain": 20.0, "amplitude_vpp": 0.5}
 
@@ -73,9 +73,9 @@ def test_a_user_drives_its_own_half_of_each_slot_only(samples_per_slot: int, gat
 def test_frames_are_fresh_and_erased_frames_are_empty() -> None:
     frame = SymbolFrame(4096, symbol_table(0.5))
     slots = np.arange(4096, dtype=np.uint32)
-    frame.draw(os_random_into)
+    frame.draw(random_into)
     first = frame.at(slots)
-    frame.draw(os_random_into)
+    frame.draw(random_into)
     assert np.mean(first != frame.at(slots)) > 0.7
     frame.erase()
     assert not frame.at(slots).any()
