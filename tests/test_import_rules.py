@@ -11,7 +11,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("drivers", "sim_backends", "lab", "orchestrator", "fl")
 
-LEAVES = tuple("orchestrator." + leaf for leaf in ("wire", "bits", "secret", "durable", "randomness"))
+LEAVES = tuple(
+    "orchestrator." + leaf for leaf in ("wire", "bits", "secret", "durable", "randomness", "core_files")
+)
 ALLOWED: dict[str, tuple[str, ...]] = {
     "drivers": ("drivers",),
     "sim_backends": ("sim_backends", "drivers.links"),

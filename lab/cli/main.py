@@ -414,10 +414,15 @@ def data_list(as_json: Json = False) -> None:
 
 
 def main() -> None:
-    """Entry point: turns expected errors into one clear message and an exit code."""
+    """Entry point: turns expected errors into one clear message and an exit code.
+
+    Nearly every command holds key for a while, and a simulator the symbols: none leaves a core file.
+    """
     from lab.cli.errors import explain
+    from orchestrator.core_files import no_core_files
 
     try:
+        no_core_files()
         app()
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)

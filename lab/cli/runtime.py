@@ -4,7 +4,7 @@ A role stops on SIGTERM, on Ctrl-C, and when its terminal or its supervisor is g
 on the spot, and its guard makes the instruments safe.  Events (``ready``, ``block``, ``round``) are JSON
 lines on standard output for whoever started the role; logs are JSON lines on standard error.  Neither ever
 holds key bits: key material has a type that refuses to be formatted.  Files that a role writes are its own
-(umask 077), and a crash leaves no core file with the keys of its memory.
+(umask 077).
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import resource
 import signal
 import sys
 import threading
@@ -47,7 +46,6 @@ class Runtime:
         """
         self.role = role
         os.umask(0o077)
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         self.testbed_path = find_testbed(path)
         self.testbed: Testbed = load_testbed(self.testbed_path)
         folder = self.testbed_path.parent

@@ -1,0 +1,70 @@
+"""No process of ours leaves a core file, whatever the machine is set to do with them."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from orchestrator.core_files import PR_GET_DUMPABLE
+
+MARK = f"ctypes.CDLL(None).prctl({PR_GET_DUMPABLE}, 0, 0, 0, 0)"
+LIMIT = "resource.getrlimit(resource.RLIMIT_CORE)"
+
+
+@pytest.fixture
+def cores_wanted() -> Iterator[None]:
+    """A shell that asked for core files; skipped where the machine forbids them to everybody."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    if hard == 0:
+        pytest.skip("this machine writes no core files: nothing to show")
+    resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_CORE, (soft, hard))
+
+
+def said(code: str) -> str:
+    """What a fresh interpreter prints."""
+    command = [sys.executable, "-c", f"import ctypes, resource\n{code}"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.strip()
+
+
+@pytest.mark.usefixtures("cores_wanted")
+def test_without_the_call_a_process_may_be_dumped() -> None:
+    assert said(f"print({MARK}, {LIMIT} == (0, 0))") == "1 False"
+
+
+@pytest.mark.usefixtures("cores_wanted")
+def test_a_process_that_holds_key_is_neither_dumped_nor_piped() -> None:
+    call = "from orchestrator.core_files import no_core_files; no_core_files()"
+    assert said(f"{call}\nprint({MARK}, {LIMIT})") == "0 (0, 0)"
+
+
+@pytest.mark.usefixtures("cores_wanted")
+def test_every_command_is_such_a_process() -> None:
+    """The real entry point with a command that looks at its own process."""
+    code = f"from lab.cli import main\nmain.app = lambda: print({MARK}, {LIMIT})\nmain.main()"
+    assert said(code) == "0 (0, 0)"
+
+
+@pytest.mark.usefixtures("cores_wanted")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_running_simulator_has_the_limit(tmp_path: Path) -> None:
+    """The simulator gets the symbols as waveforms."""
+    from lab.cli.folder import create_folder, template_path
+    from lab.cli.supervisor import Supervisor
+
+    path = create_folder(tmp_path / "bench", template_path("simulated-four-node"))
+    supervisor = Supervisor(tmp_path)
+    try:
+        child = supervisor.start("simulate", "simulate", str(path), "--json")
+        supervisor.ready(["simulate"], 60)
+        limits = Path(f"/proc/{child.process.pid}/limits").read_text(encoding="ascii")
+        (line,) = [line for line in limits.splitlines() if line.startswith("Max core file size")]
+        assert line.split()[4:6] == ["0", "0"]
+    finally:
+        supervisor.stop_all([])
