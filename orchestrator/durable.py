@@ -3,6 +3,12 @@
 Content is durable after ``fsync`` of the file, its name after ``fsync`` of the folder it stands in (fsync(2):
 "calling fsync() does not necessarily ensure that the entry in the directory containing the file has also
 reached disk").  So the order is: file, then name, then folder.
+
+A secret file is destroyed by :func:`destroy_file`: it first gets the name ``NAME.spent``, so that whatever
+interrupts the overwriting, nobody takes a half-erased file for the secret it was; :func:`destroy_spent` at the
+next start goes on from there.
+
+Every OSError raised here names the place: a full disk says which.
 """
 
 from __future__ import annotations
@@ -12,6 +18,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+SPENT = ".spent"
+"""What a secret file is called while it is being destroyed."""
 
 
 def replace_file(path: Path, content: bytes, mode: int = 0o666) -> None:
@@ -30,10 +39,40 @@ def create_file(path: Path, content: bytes, mode: int = 0o666) -> None:
     """Write ``content`` to a file that did not exist, durable when this returns: file, then folder.
 
     ``mode`` is that of the file, less the umask.  Raises FileExistsError rather than touch a file, or another
-    OSError, after which a part of it may stand there.
+    OSError, and then no part of it stands there.
     """
     _write(path, content, os.O_EXCL, mode)
     sync_path(path.parent)
+
+
+def move_file(old: Path, new: Path) -> None:
+    """Give a finished and synced file its name, durable when this returns; what had the name is replaced."""
+    os.replace(old, new)
+    sync_path(new.parent)
+
+
+def destroy_file(path: Path) -> None:
+    """Rename to ``NAME.spent``, overwrite, sync, remove; raises OSError, and then one of the two stands.
+
+    Overwriting reaches the blocks of a file system that writes in place; on others it is best effort, and
+    only an encrypted disk helps.
+    """
+    if path.suffix != SPENT:
+        spent = path.with_name(path.name + SPENT)
+        move_file(path, spent)
+        path = spent
+    with _placed(path), path.open("r+b") as file:
+        file.write(b"\0" * os.fstat(file.fileno()).st_size)
+        file.flush()
+        os.fsync(file.fileno())
+    os.unlink(path)
+    sync_path(path.parent)
+
+
+def destroy_spent(folder: Path) -> None:
+    """Finish what an interrupted :func:`destroy_file` left in ``folder``."""
+    for path in sorted(folder.glob(f"*{SPENT}")):
+        destroy_file(path)
 
 
 def make_folder(folder: Path) -> None:
@@ -59,13 +98,30 @@ def sync_path(path: Path) -> None:
     """Make durable what stands at ``path``: the content of a file or the names in a folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with _placed(path):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
 def _write(path: Path, content: bytes, how: int, mode: int) -> None:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | how, mode), "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | how, mode)
+    try:
+        with _placed(path), os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        os.unlink(path)  # a part of it must not pass for the whole, nor take up a full disk
+        raise
+
+
+@contextmanager
+def _placed(path: Path) -> Iterator[None]:
+    """Name ``path`` in an OSError that names no place: writing to a descriptor knows none."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise

@@ -22,9 +22,6 @@ from orchestrator.randomness import random_bytes
 
 TESTBED_FILE = "testbed.toml"
 SECRETS = "secrets"
-INITIAL_AUTH_BITS = 65536
-"""Initial authentication secret per pair and direction, in bits."""
-
 FIRST_PORT = 47600
 """Where the ports of hub, learning server and key delivery begin unless told otherwise."""
 
@@ -51,6 +48,7 @@ def create_folder(folder: Path, source: Path, *, host: str | None = None, port: 
     Returns the path of the new testbed file.  Raises FolderError if the folder already holds a testbed
     (nothing is overwritten), TestbedError if ``source`` has mistakes.
     """
+    from orchestrator.keystore.pair_secret import SUFFIX, PairSecret
     from orchestrator.wire.curve import generate_keys, write_keys
 
     target = folder / TESTBED_FILE
@@ -72,9 +70,10 @@ def create_folder(folder: Path, source: Path, *, host: str | None = None, port: 
         create_file(secrets_dir / user / "store.key", random_bytes(32), 0o600)
         (secrets_dir / user / "initial").mkdir(mode=0o700)
     for first, second in testbed.pairs():
-        shared = random_bytes(2 * INITIAL_AUTH_BITS // 8)
-        create_file(secrets_dir / first / "initial" / f"{second}.secret", shared, 0o600)
-        create_file(secrets_dir / second / "initial" / f"{first}.secret", shared, 0o600)
+        shared = PairSecret.draw(first, second)
+        shared.write(secrets_dir / first / "initial" / f"{second}{SUFFIX}")
+        shared.write(secrets_dir / second / "initial" / f"{first}{SUFFIX}")
+        shared.wipe()
     data["keys"] = public
     if host is not None:
         _fill_endpoints(data, host, port)

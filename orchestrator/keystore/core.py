@@ -6,16 +6,19 @@ where they write, inside :meth:`Core.transaction`; leaving that block means the 
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from orchestrator.keystore.database import Database
-from orchestrator.keystore.errors import LedgerError, RefusedError
+from orchestrator.keystore.errors import LedgerError, RefusedError, StoreError
 from orchestrator.keystore.lanes import EMPTY_LEDGER, Lane, Ledger, Range, Role
 from orchestrator.keystore.pieces import Pieces
 from orchestrator.secret import SecretBits
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,8 @@ class Core:
         self.pieces = pieces
         self.lock = threading.RLock()
         self._destroyed = 0
+        self.uncut = ""
+        """Why destroyed bits may still be readable in the log; empty where they are not."""
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -44,13 +49,22 @@ class Core:
     def shred(self, patience: int = 0) -> None:
         """Cut the log, in which deleted data keys still lie, once more than ``patience`` deletions did.
 
-        A full disk may not allow it: the deletions themselves are durable already, and the next call
-        tries again.
+        A full disk may not allow it.  The deletions themselves are durable already and bits may have been
+        released, so that is not the caller's failure: it is logged, kept in :attr:`uncut`, and tried again by
+        every further call and at closing.
         """
         with self.lock:
             self._destroyed += 1
-            if self._destroyed > patience and self.db.checkpoint():
-                self._destroyed = 0
+            if self._destroyed <= patience:
+                return
+            try:
+                self.db.checkpoint()
+            except StoreError as error:
+                if not self.uncut:
+                    logger.warning("destroyed bits stay readable in the log of the store: %s", error)
+                self.uncut = str(error)
+            else:
+                self._destroyed, self.uncut = 0, ""
 
     def role(self, peer: str) -> Role:
         with self.lock:

@@ -161,6 +161,8 @@ class Database:
             "SQLITE_FULL": "the disk is full: free space",
             "SQLITE_READONLY": "the file or disk is read-only: remount it or fix the owner",
         }.get(name, "check the disk and the system log")
+        if name.startswith("SQLITE_IOERR") and _disk_full(self.path.parent):
+            hint = "the disk is full: free space"
         return StoreError(f"{self.path}: cannot {doing} ({name}: {error}); {hint}. Nothing was released")
 
     def query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
@@ -199,19 +201,28 @@ class Database:
     def commit(self) -> None:
         self.write("COMMIT")
 
-    def checkpoint(self) -> bool:
-        """Move the log into the main file and cut it to nothing; False if the disk did not allow it."""
+    def checkpoint(self) -> None:
+        """Move the log into the main file and cut it to nothing; raises StoreError if that is not done."""
         try:
-            busy = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        except sqlite3.Error:
-            return False
-        return bool(busy is not None and busy[0] == 0)
+            done = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.Error as error:
+            raise self.failure("cut the log", error) from error
+        if done is None or done[0] != 0:
+            raise StoreError(f"{self.path}: cannot cut the log, it is in use; nothing was lost")
 
     def close(self) -> None:
         try:
             self._db.close()
         except sqlite3.Error as error:
             raise self.failure("close", error) from error
+
+
+def _disk_full(folder: Path) -> bool:
+    try:
+        state = os.statvfs(folder)
+    except OSError:
+        return False
+    return state.f_bavail == 0 or (state.f_files > 0 and state.f_favail == 0)
 
 
 def _create_private(path: Path) -> None:

@@ -6,6 +6,7 @@ used.  Confirmation gives its parts the positions that both ends agreed on.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -48,7 +49,13 @@ class Deposits:
         self._split = split
 
     def seed(self, peer: str, auth_ab: SecretBits, auth_ba: SecretBits) -> None:
-        """Put an out-of-band secret into the authentication lanes (inside a transaction)."""
+        """Put an out-of-band secret into the authentication lanes (inside a transaction).
+
+        Raises RefusedError for one that was taken before, whatever became of its bits.
+        """
+        if self.took(auth_ab, auth_ba):
+            raise RefusedError(f"this secret with {peer} was taken before; each is used once, make another")
+        self._core.db.write("INSERT INTO meta VALUES (?, ?)", _taken(auth_ab, auth_ba), peer.encode())
         for lane, secret in zip(AUTH_LANES, (auth_ab, auth_ba), strict=True):
             n_bits = len(secret)
             if n_bits < AUTH_ALARM_BITS:
@@ -62,6 +69,24 @@ class Deposits:
             self._core.count(peer, lane, produced=n_bits)
             self._core.set_head(peer, lane, start)
             self._core.set_tail(peer, lane, start + n_bits)
+
+    def took(self, auth_ab: SecretBits, auth_ba: SecretBits) -> bool:
+        """Whether this out-of-band secret was ever put in here; its digest is remembered, the secret is not."""
+        with self._core.lock:
+            rows = self._core.db.query("SELECT 1 FROM meta WHERE name = ?", _taken(auth_ab, auth_ba))
+        return bool(rows)
+
+    def holds_seed(self, peer: str, auth_ab: SecretBits, auth_ba: SecretBits) -> bool:
+        """Whether both authentication lanes end with these very bits, none of them used yet."""
+        with self._core.lock:
+            for lane, secret in zip(AUTH_LANES, (auth_ab, auth_ba), strict=True):
+                wanted = Range(self._core.lane(peer, lane).tail - len(secret), len(secret))
+                kept = self._core.pieces.peek(peer, lane, wanted)
+                same = kept.same_as(secret)
+                kept.wipe()
+                if not same:
+                    return False
+        return True
 
     def put_pending(self, peer: str, block_id: str, key: SecretBits, context: bytes) -> None:
         if not 0 < len(block_id) <= MAX_BLOCK_ID or block_id.startswith(_SEED):
@@ -194,6 +219,14 @@ class Deposits:
         if found is None:
             raise DepositError(f"no block {block_id} with {peer} was deposited")
         return found
+
+
+def _taken(auth_ab: SecretBits, auth_ba: SecretBits) -> str:
+    """The name under which a store remembers a secret: SHA-256 of 128 kbit of entropy, which tells nothing of them."""
+    digest = hashlib.sha256(b"qunetlab-taken-secret-v1|%d|" % len(auth_ab))
+    digest.update(auth_ab.reveal_bytes())
+    digest.update(auth_ba.reveal_bytes())
+    return f"taken/{digest.hexdigest()}"
 
 
 def _encode(starts: Mapping[Lane, int]) -> str:

@@ -27,6 +27,7 @@ never take snapshots of a machine that runs one.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -51,6 +52,8 @@ from orchestrator.keystore.sealing import Kek
 from orchestrator.randomness import RandomBytes, random_bytes
 from orchestrator.secret import SecretBits
 
+logger = logging.getLogger(__name__)
+
 
 class KeyStore:
     """One node's store; create it once with :meth:`create`, then :meth:`open` it at every start."""
@@ -62,6 +65,7 @@ class KeyStore:
     ) -> None:
         self.owner = owner
         self.split = split
+        self._closed = False
         self._core = Core(db, Pieces(db, kek, store_id, random_bytes))
         self.deposits = Deposits(self._core, split)
         self.reservations = Reservations(self._core)
@@ -118,10 +122,19 @@ class KeyStore:
         self.reservations.burn_open()
 
     def close(self) -> None:
-        """Cut the log and give up the file."""
+        """Cut the log and give up the file.  Idempotent.
+
+        Raises StoreError if the log cannot be cut: the file is closed, and destroyed bits stay readable in its
+        log until the store is next opened and closed.
+        """
         with self._core.lock:
-            self._core.db.checkpoint()
-            self._core.db.close()
+            if self._closed:
+                return
+            self._closed = True
+            try:
+                self._core.db.checkpoint()
+            finally:
+                self._core.db.close()
 
     def __enter__(self) -> KeyStore:
         return self
@@ -129,7 +142,12 @@ class KeyStore:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except StoreError as failure:
+            if error is None:
+                raise
+            logger.warning("%s", failure)  # the error on its way says what went wrong first
 
     # Peers, their initial secrets and authentication bits.
 

@@ -1,26 +1,31 @@
 """A node's key store at start: created with the initial pair secrets, or opened as it was left.
 
-The initial authentication secrets of ``qunetlab init`` lie as 0600 files in the node's secrets folder.  They
-are installed into the (encrypted) store when it is created, then overwritten and removed: a second store
-can never start from the same one-time bits.  Where a crash came between the two, the next start removes them.
+The initial authentication secrets of ``qunetlab init`` lie as 0600 files in the node's secrets folder.  They are
+installed into a store that is still called ``keys.sqlite.new``.  Only after that file was closed with its log
+written back, opened again, its books checked and every secret compared with what its lanes hold, does it get its
+name; it is opened once more under that name, and then the files are overwritten and removed.  So a second store
+can never start from the same one-time bits, and whatever happens in between - a full disk, a crash - either the
+files or a whole store with their content is there, and the next start goes on.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 
 from lab.testbed import Testbed
-from orchestrator.durable import sync_path
-from orchestrator.keystore.lanes import SplitRule
+from orchestrator.durable import destroy_file, destroy_spent, move_file, sync_path
+from orchestrator.keystore.errors import StoreError
+from orchestrator.keystore.lanes import Role, SplitRule
+from orchestrator.keystore.pair_secret import SUFFIX, PairSecret
 from orchestrator.keystore.sealing import Kek
 from orchestrator.keystore.store import KeyStore
-from orchestrator.secret import SecretBits
 
 logger = logging.getLogger(__name__)
 
 STORE_FILE = "keys.sqlite"
+HALF_MADE = ".new"
+INITIAL = "initial"
 
 
 class InitialSecretError(Exception):
@@ -30,64 +35,77 @@ class InitialSecretError(Exception):
 def open_node_store(testbed: Testbed, name: str, secrets_dir: Path, state_dir: Path) -> KeyStore:
     """Open the store of node ``name``; on the first start create it and install the initial secrets.
 
-    Raises KeyStoreError, or InitialSecretError when a pair's secret is missing on the first start.
+    Raises KeyStoreError, OSError (with its place), or InitialSecretError when a pair's secret is missing on the
+    first start; in each case the initial secrets are still there.
     """
     kek = Kek.from_file(secrets_dir / "store.key")
     path = state_dir / STORE_FILE
-    initial = secrets_dir / "initial"
-    names = testbed.user_names()
-    peers = [peer for peer in names if peer != name]
-    if path.exists():
-        _destroy_leftovers(initial, path)
-        return KeyStore.open(path, name, kek)
-    data = {peer: _read_secret(initial / f"{peer}.secret") for peer in peers}
-    partial = path.with_name(STORE_FILE + ".new")
-    for leftover in state_dir.glob(partial.name + "*"):
-        leftover.unlink()
-    store = KeyStore.create(partial, name, kek, split=SplitRule(testbed.protocol.auth_refill_bits))
-    for peer, secret in data.items():
-        half = len(secret) // 2
-        store.install_initial_secret(
-            peer,
-            SecretBits.from_bytes(secret[:half]),
-            SecretBits.from_bytes(secret[half:]),
-            role="first" if names.index(name) < names.index(peer) else "second",
-        )
-    store.close()
-    os.replace(partial, path)
-    sync_path(state_dir)
-    for peer in peers:
-        _destroy(initial / f"{peer}.secret")
-    logger.info("created the key store with initial secrets for %s", ", ".join(peers))
-    return KeyStore.open(path, name, kek)
-
-
-def _read_secret(path: Path) -> bytes:
+    initial = secrets_dir / INITIAL
+    if not path.exists():
+        _create(testbed, name, kek, initial, path)
+    store = KeyStore.open(path, name, kek)
     try:
-        mode = path.stat().st_mode
+        destroy_spent(initial)
+        for file in sorted(initial.glob(f"*{SUFFIX}")):
+            _destroy_if_held(store, file)
+    except BaseException:
+        store.close()
+        raise
+    return store
+
+
+def ends_of(testbed: Testbed, name: str, peer: str) -> tuple[str, str]:
+    """(first, second) of the pair of ``name`` and ``peer``."""
+    first, second = sorted((name, peer), key=testbed.user_names().index)
+    return first, second
+
+
+def _create(testbed: Testbed, name: str, kek: Kek, initial: Path, path: Path) -> None:
+    """Make the store of a first start; it has its name only once it was found whole."""
+    secrets = {
+        peer: _initial_secret(testbed, name, peer, initial) for peer in testbed.user_names() if peer != name
+    }
+    partial = path.with_name(STORE_FILE + HALF_MADE)
+    for leftover in sorted(path.parent.glob(partial.name + "*")):
+        logger.warning("%s was left by a first start that did not come to its end: making it again", leftover)
+        destroy_file(leftover)
+    with KeyStore.create(partial, name, kek, split=SplitRule(testbed.protocol.auth_refill_bits)) as store:
+        for peer, secret in secrets.items():
+            role: Role = "first" if secret.first == name else "second"
+            store.install_initial_secret(peer, secret.auth_ab, secret.auth_ba, role=role)
+    with KeyStore.open(partial, name, kek) as store:
+        for peer, secret in secrets.items():
+            if not store.deposits.holds_seed(peer, secret.auth_ab, secret.auth_ba):
+                raise StoreError(
+                    f"{partial} does not hold the initial secret with {peer} that was just put there; check the"
+                    " disk. The initial secrets are still in their files"
+                )
+            secret.wipe()
+    sync_path(partial)
+    move_file(partial, path)
+    logger.info("created the key store with initial secrets for %s", ", ".join(secrets))
+
+
+def _initial_secret(testbed: Testbed, name: str, peer: str, initial: Path) -> PairSecret:
+    path = initial / f"{peer}{SUFFIX}"
+    try:
+        secret = PairSecret.read(path)
     except FileNotFoundError:
         raise InitialSecretError(
             f"{path} is missing: the first start of a node needs the initial secret of every pair; "
             "make a new testbed folder with `qunetlab init`, or restore the node's key store"
         ) from None
-    if mode & 0o077:
-        raise InitialSecretError(f"{path} can be read by others; run: chmod 600 {path}")
-    data = path.read_bytes()
-    if len(data) < 2 * 1024 or len(data) % 2:
-        raise InitialSecretError(f"{path} holds {len(data)} bytes, which is no initial secret")
-    return data
+    secret.check_pair(*ends_of(testbed, name, peer), path)
+    return secret
 
 
-def _destroy_leftovers(initial: Path, store: Path) -> None:
-    """Initial secrets beside a complete store: they are in it, and must never start another."""
-    for leftover in sorted(initial.glob("*.secret")):
-        logger.warning("%s exists already: destroying the initial secret %s", store, leftover)
-        _destroy(leftover)
-
-
-def _destroy(path: Path) -> None:
-    with path.open("r+b") as file:
-        file.write(b"\0" * path.stat().st_size)
-        file.flush()
-        os.fsync(file.fileno())
-    path.unlink()
+def _destroy_if_held(store: KeyStore, path: Path) -> None:
+    """Destroy an initial secret that the store took; one that it does not know is left alone."""
+    secret = PairSecret.read(path)
+    taken = store.deposits.took(secret.auth_ab, secret.auth_ba)
+    secret.wipe()
+    if taken:
+        logger.info("the key store holds the initial secret of %s: destroying the file", path)
+        destroy_file(path)
+    else:
+        logger.warning("%s is not in the key store; it was left where it is", path)

@@ -530,6 +530,10 @@ class CommitLater(Database):
         self.write("BEGIN IMMEDIATE")
         yield
 
+    def checkpoint(self) -> None:
+        if not self._db.in_transaction:  # the log cannot be cut under an open transaction
+            super().checkpoint()
+
 
 class NormalSyncStore(KeyStore):
     database_class = NormalSync

@@ -1,0 +1,230 @@
+"""The first start of a node: its initial secrets go only once a whole store with their content stands there.
+
+Before every file operation of a first start the folders are copied: each copy is what a ``kill -9`` at that
+moment leaves.  From every one of them the next start must come up with all secrets in the lanes, unused, and
+leave no secret file behind.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from lab.cli.folder import create_folder, template_path
+from lab.testbed import Testbed, load_testbed
+from orchestrator import durable
+from orchestrator.keystore.database import Database
+from orchestrator.keystore.errors import KeyStoreError, SealError, StoreError
+from orchestrator.keystore.pair_secret import PairSecret, PairSecretError
+from orchestrator.keystore.store import KeyStore
+from orchestrator.processes.node_store import STORE_FILE, InitialSecretError, open_node_store
+from orchestrator.randomness import random_bytes
+
+NAME = "bob"
+
+
+class Machine:
+    """One node's folders: ``secrets`` and ``state``."""
+
+    def __init__(self, testbed: Testbed, folder: Path) -> None:
+        self.testbed, self.folder = testbed, folder
+        self.initial = folder / "secrets" / "initial"
+
+    def start(self) -> KeyStore:
+        return open_node_store(self.testbed, NAME, self.folder / "secrets", self.folder / "state")
+
+    def copy(self, to: Path) -> Machine:
+        shutil.copytree(self.folder, to)
+        return Machine(self.testbed, to)
+
+    def secrets(self) -> dict[str, PairSecret]:
+        return {path.stem: PairSecret.read(path) for path in self.initial.glob("*.secret")}
+
+    def names(self) -> list[str]:
+        return sorted(path.name for path in (self.folder / "state").iterdir())
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    testbed_path = create_folder(tmp_path / "bench", template_path("simulated-reference"))
+    testbed = load_testbed(testbed_path)
+    folder = tmp_path / "machine"
+    (folder / "state").mkdir(parents=True)
+    (tmp_path / "bench" / "secrets" / NAME).rename(folder / "secrets")
+    return Machine(testbed, folder)
+
+
+@contextmanager
+def before_every_step(patch: pytest.MonkeyPatch, act: Callable[[str], None]) -> Iterator[None]:
+    """Call ``act`` before each operation on a file: those of :mod:`orchestrator.durable` and of SQLite."""
+    with patch.context() as inner:
+        fakes = {}
+        for name in ("open", "fsync", "replace", "unlink"):
+
+            def file_step(*arguments: object, _name: str = name) -> object:
+                act(f"os.{_name} {arguments[0]}")
+                return getattr(os, _name)(*arguments)
+
+            fakes[name] = file_step
+        inner.setattr(durable, "os", SimpleNamespace(**{**vars(os), **fakes}))
+        for name in ("write", "commit", "checkpoint", "close"):
+            original = getattr(Database, name)
+
+            def store_step(
+                self: Database,
+                *arguments: object,
+                _original: Callable[..., object] = original,
+                _name: str = name,
+            ) -> object:
+                act(f"Database.{_name} {arguments[0] if arguments else ''}"[:60])
+                return _original(self, *arguments)
+
+            inner.setattr(Database, name, store_step)
+        yield
+
+
+def all_there(store: KeyStore, secrets: dict[str, PairSecret]) -> bool:
+    return all(
+        store.deposits.holds_seed(peer, secret.auth_ab, secret.auth_ba) for peer, secret in secrets.items()
+    )
+
+
+def test_a_kill_at_any_step_of_a_first_start_loses_nothing(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secrets = machine.secrets()
+    assert secrets
+    images: list[tuple[str, Machine]] = []
+
+    def keep(step: str) -> None:
+        images.append((step, machine.copy(tmp_path / f"image{len(images):03d}")))
+
+    with before_every_step(monkeypatch, keep):
+        machine.start().close()
+    keep("the end")
+    assert len(images) > 40
+    for step, image in images:
+        with image.start() as store:
+            assert all_there(store, secrets), step
+        assert list(image.initial.iterdir()) == [], step
+        assert image.names() == [STORE_FILE], step
+
+
+class FullFrom:
+    """A disk that is full from the n-th operation on (closing and reading still work)."""
+
+    def __init__(self, place: Path, n: int) -> None:
+        self.place, self.left, self.refused = place, n, 0
+
+    def __call__(self, step: str) -> None:
+        self.left -= 1
+        if self.left >= 0 or step.startswith(("Database.close", "Database.write ROLLBACK", "os.open")):
+            return
+        self.refused += 1
+        if step.startswith("os."):
+            raise OSError(28, "No space left on device", str(self.place))
+        failure = sqlite3.OperationalError("database or disk is full")
+        failure.sqlite_errorname = "SQLITE_FULL"  # type: ignore[misc]
+        raise Database.failure(SimpleNamespace(path=self.place), "write", failure)  # type: ignore[arg-type]
+
+
+def what_is_said(machine: Machine) -> str:
+    try:
+        machine.start().close()
+    except (KeyStoreError, OSError) as error:
+        return str(error)
+    return ""
+
+
+def test_an_error_at_any_step_of_a_first_start_names_its_place_and_is_over_with_its_cause(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secrets = machine.secrets()
+    for n in range(200):
+        image = machine.copy(tmp_path / f"full{n:03d}")
+        disk = FullFrom(image.folder, n)
+        with before_every_step(monkeypatch, disk):
+            said = what_is_said(image)
+        assert bool(said) == bool(disk.refused)
+        if said:
+            assert str(image.folder) in said
+            assert "full" in said or "No space left" in said
+        with image.start() as store:
+            assert all_there(store, secrets), n
+        assert list(image.initial.iterdir()) == []
+        if not disk.refused:
+            break
+    assert 40 < n < 199
+
+
+def test_a_store_that_does_not_hold_the_secrets_costs_none(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.keystore.deposits.Deposits.holds_seed", lambda *_: False)
+    with pytest.raises(StoreError, match="does not hold the initial secret"):
+        machine.start()
+    assert len(machine.secrets()) == len(machine.testbed.users) - 1
+    assert STORE_FILE not in machine.names()
+
+
+def test_secrets_that_the_store_never_took_are_not_destroyed(machine: Machine) -> None:
+    machine.start().close()
+    strange = PairSecret.draw("alice", NAME)
+    strange.write(machine.initial / "alice.secret")
+    machine.start().close()
+    assert PairSecret.read(machine.initial / "alice.secret").auth_ab.same_as(strange.auth_ab)
+
+
+def test_a_key_that_does_not_open_the_store_costs_no_secret(machine: Machine) -> None:
+    machine.start().close()
+    PairSecret.draw("alice", NAME).write(machine.initial / "alice.secret")
+    (machine.folder / "secrets" / "store.key").write_bytes(random_bytes(32))
+    with pytest.raises(SealError, match="does not open this store"):
+        machine.start()
+    assert list(machine.secrets()) == ["alice"]
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def flip(path: Path) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[:5000] + bytes([data[5000] ^ 1]) + data[5001:])
+
+
+def other_pair(path: Path) -> None:
+    path.unlink()
+    PairSecret.draw("alice", "carol").write(path)
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
+    "cut": (cut, PairSecretError, "copied in part"),
+    "empty": (lambda path: path.write_bytes(b""), PairSecretError, "copied in part"),
+    "flipped": (flip, PairSecretError, "checksum"),
+    "raw bits": (lambda path: path.write_bytes(random_bytes(16384)), PairSecretError, "no pair secret"),
+    "open to others": (lambda path: path.chmod(0o640), PairSecretError, "read by others"),
+    "another pair": (other_pair, PairSecretError, "secret of alice-carol, not of alice-bob"),
+    "missing": (lambda path: path.unlink(), InitialSecretError, "is missing"),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGES)
+def test_a_bad_initial_secret_is_refused_with_its_place_and_nothing_is_made(
+    machine: Machine, what: str
+) -> None:
+    damage, kind, told = DAMAGES[what]
+    path = machine.initial / "alice.secret"
+    damage(path)
+    with pytest.raises(kind, match=told) as caught:
+        machine.start()
+    assert str(path) in str(caught.value)
+    assert machine.names() == []
+    assert path.exists() == (what != "missing")
