@@ -19,7 +19,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -28,6 +28,7 @@ import zmq
 from orchestrator.hub.session import ClientSession, Phase, SessionEndError
 from orchestrator.hub.table import AgentChannel, ChannelTable, TableLimits
 from orchestrator.randomness import jittered, random_hex
+from orchestrator.wire.budget import ITEM_BYTES, BudgetedQueue, ByteBudget, decoded_cost, waiting_cost
 from orchestrator.wire.codec import WireError, decode, encode
 from orchestrator.wire.curve import CurveKeys
 from orchestrator.wire.links import LinkState
@@ -53,6 +54,8 @@ from orchestrator.wire.messages import (
 __all__ = ["Agent", "AgentError", "AgentEvent", "AgentLimits", "LinkDown", "LinkUp", "TopicWaiting"]
 
 _log = logging.getLogger(__name__)
+HUB, LOSSY = "hub", "lossy"
+"""Who pays for events that nobody has read: what must not be missed and what may be have half the room each."""
 _BATCH = 100
 """Messages read from one socket before the other ones get their turn."""
 
@@ -89,14 +92,16 @@ class AgentError(Exception):
 
 @dataclass(frozen=True)
 class AgentLimits:
-    """Times in seconds, queue lengths in messages."""
+    """Times in seconds, queues in bytes: control messages that wait for the hub, and events nobody has read
+    (as memory at worst, :func:`~orchestrator.wire.budget.decoded_cost`)."""
 
     connect_timeout_s: float = 4.0
     silent_after_s: float = 1.5
     backoff_s: float = 0.1
     backoff_max_s: float = 1.0
-    queued_control: int = 10_000
-    queued_events: int = 10_000
+    control_bytes: int = 16 << 20
+    event_bytes: int = 64 << 20
+    peers: int = 1000
     table: TableLimits = field(default_factory=TableLimits)
 
 
@@ -125,10 +130,14 @@ class Agent:
         self._context: zmq.Context[zmq.Socket[bytes]] = context or zmq.Context()
         self._instance = random_hex(16)
         self._changed = threading.Condition()
-        self._events: queue.SimpleQueue[AgentEvent] = queue.SimpleQueue()
+        half = self._limits.event_bytes // 2
+        self._events: BudgetedQueue[AgentEvent] = BudgetedQueue(ByteBudget(2 * half, half))
         self._control_out: deque[bytes] = deque()
+        self._control_bytes = ByteBudget(self._limits.control_bytes)
         self._table = ChannelTable(
-            self._wake, lambda peer, topic: self._report_lossy(TopicWaiting(peer, topic)), self._limits.table
+            self._wake,
+            lambda peer, topic: self._report_lossy(TopicWaiting(peer, topic), ITEM_BYTES + len(topic)),
+            self._limits.table,
         )
         self._state = LinkState.CONNECTING
         self._epoch: int | None = None
@@ -198,8 +207,11 @@ class Agent:
         """
         data = encode(message)
         decode(data, FromPeer)
-        if len(self._control_out) >= self._limits.queued_control:
-            raise AgentError(f"{len(self._control_out)} control messages wait; the hub: {self._state.value}")
+        if not self._control_bytes.take(HUB, waiting_cost(len(data))):
+            raise AgentError(
+                f"{len(self._control_out)} control messages wait ({self._control_bytes.held()} bytes); "
+                f"the hub: {self._state.value}"
+            )
         self._control_out.append(data)
         self._wake()
 
@@ -209,7 +221,7 @@ class Agent:
         Raises AgentError once everything is read and the agent's thread has failed.
         """
         try:
-            return self._events.get(timeout=max(0.0, timeout_s))
+            return self._events.get(timeout_s)
         except queue.Empty:
             if self._failed:
                 raise AgentError(f"the thread of the agent of {self.role} has failed, see the log") from None
@@ -315,7 +327,7 @@ class Agent:
         while self._control_out:
             if not session.send_control(self._control_out[0], self._clock()):
                 return False
-            self._control_out.popleft()
+            self._control_bytes.give_back(HUB, waiting_cost(len(self._control_out.popleft())))
         return True
 
     def _check_links(self, session: ClientSession) -> None:
@@ -340,8 +352,8 @@ class Agent:
 
     def _received(
         self, session: ClientSession, socket: zmq.Socket[bytes], kind: Any
-    ) -> Iterator[tuple[Any, bytes]]:
-        """The messages of ``kind`` that wait on ``socket``, a batch at most, each with its payload."""
+    ) -> Iterator[tuple[Any, list[bytes]]]:
+        """The messages of ``kind`` that wait on ``socket``, a batch at most, each with its frames."""
         for _ in range(_BATCH):
             try:
                 frames = socket.recv_multipart(zmq.DONTWAIT)
@@ -352,11 +364,12 @@ class Agent:
                 message = decode(frames[0], kind)
             except WireError as error:
                 raise SessionEndError(LinkState.LOST, f"from the hub: {error}") from None
-            yield message, frames[1] if len(frames) == 2 else b""
+            yield message, frames
 
     def _read_control(self, session: ClientSession) -> None:
         message: FromHub
-        for message, _ in self._received(session, session.control, FromHub):
+        for message, frames in self._received(session, session.control, FromHub):
+            cost = decoded_cost(len(frames[0]))
             match message:
                 case Heartbeat():
                     pass
@@ -369,14 +382,18 @@ class Agent:
                 case Superseded():
                     raise SessionEndError(LinkState.SUPERSEDED, LinkState.SUPERSEDED.value)
                 case TelemetryItem():
-                    self._report_lossy(message)
+                    self._report_lossy(message, cost)
                 case _:
-                    self._events.put(message)
+                    self._report(message, cost)
 
-    def _report_lossy(self, event: AgentEvent) -> None:
+    def _report_lossy(self, event: AgentEvent, cost: int) -> None:
         """Report what others can send at will, unless the process does not read its events."""
-        if self._events.qsize() < self._limits.queued_events:
-            self._events.put(event)
+        self._events.offer(event, LOSSY, cost)
+
+    def _report(self, event: AgentEvent, cost: int) -> None:
+        """Report what must not be missed; without room for it the session is over, as for any other loss."""
+        if not self._events.offer(event, HUB, cost):
+            raise SessionEndError(LinkState.LOST, "the hub says more than this process reads")
 
     def _welcomed(self, session: ClientSession, welcome: Welcome) -> None:
         if session.phase is Phase.GREETING:
@@ -388,10 +405,12 @@ class Agent:
 
     def _read_bulk(self, session: ClientSession) -> None:
         message: BulkFromHub
-        for message, payload in self._received(session, session.bulk, BulkFromHub):
+        for message, frames in self._received(session, session.bulk, BulkFromHub):
             match message:
+                case Delivery() if message.sender not in self._peers:
+                    raise SessionEndError(LinkState.LOST, f"data of {message.sender}, who is not here")
                 case Delivery():
-                    owed = self._table.deliver(message, payload)
+                    owed = self._table.deliver(message, frames[1] if len(frames) == 2 else b"")
                     if owed:
                         session.credits.append(CreditReturn(message.sender, owed))
                 case Credit():
@@ -408,6 +427,7 @@ class Agent:
                     self._table.refused(message.to, message.topic, message.detail)
 
     def _joined(self, session: ClientSession, welcome: BulkWelcome) -> None:
+        self._check_count(welcome.peers)
         session.phase = Phase.UP
         for peer, number in welcome.peers.items():
             self._table.peer_present(peer, number)
@@ -416,13 +436,18 @@ class Agent:
         self._set_state(LinkState.UP)
         self._events.put(LinkUp(session.epoch))
         for peer, number in welcome.peers.items():
-            self._events.put(PeerChange(peer, True, number))
+            self._report(PeerChange(peer, True, number), ITEM_BYTES)
 
     def _peer_changed(self, change: PeerChange) -> None:
         if change.up:
+            self._check_count(self._peers | {change.role})
             self._table.peer_present(change.role, change.session)
             self._peers |= {change.role}
         else:
             self._peers -= {change.role}
             self._table.disconnected(f"{change.role} left: {change.reason}", change.role)
-        self._events.put(change)
+        self._report(change, decoded_cost(len(change.reason)))
+
+    def _check_count(self, peers: Collection[str]) -> None:
+        if len(peers) > self._limits.peers:
+            raise SessionEndError(LinkState.LOST, f"the hub names more than {self._limits.peers} peers")

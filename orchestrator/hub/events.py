@@ -14,12 +14,18 @@ class HubError(Exception):
 
 @dataclass(frozen=True)
 class HubLimits:
-    """Times in seconds, sizes in messages."""
+    """Times in seconds, sizes in bytes.
+
+    ``outbox_bytes``: what waits for one peer on one plane beyond what libzmq took.  ``event_bytes``: what
+    peers said and the process has not read, all together and of one peer, as memory at worst
+    (:func:`~orchestrator.wire.budget.decoded_cost`).
+    """
 
     heartbeat_s: float = 0.5
     lost_after_s: float = 4.0
-    outbox: int = 20_000
-    events: int = 20_000
+    outbox_bytes: int = 64 << 20
+    event_bytes: int = 256 << 20
+    event_bytes_per_peer: int = 32 << 20
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,8 @@ class HubCounters:
     refused: int = 0
     stale: int = 0
     undelivered: int = 0
+    overloads: int = 0
+    """Messages refused or dropped because too many bytes were waiting."""
     lost_peers: int = 0
     superseded: int = 0
     handshake_failures: int = 0

@@ -30,6 +30,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from orchestrator.hub.events import HubCounters, HubError, HubEvent, HubLimits, PeerDown, PeerMessage, PeerUp
 from orchestrator.hub.router import PeerLink, RouterPort, Sent
+from orchestrator.wire.budget import ITEM_BYTES, BudgetedQueue, ByteBudget, decoded_cost
 from orchestrator.wire.codec import WireError, decode
 from orchestrator.wire.curve import (
     BULK_LIMIT,
@@ -62,6 +63,7 @@ from orchestrator.wire.messages import (
     Shutdown,
     Superseded,
     Telemetry,
+    TelemetryItem,
     Welcome,
     chunk_cost,
 )
@@ -74,6 +76,9 @@ _FAILED = (
     | zmq.Event.HANDSHAKE_FAILED_PROTOCOL
     | zmq.Event.HANDSHAKE_FAILED_NO_DETAIL
 )
+BULK_SEND_QUEUE = 32
+"""Messages for one peer that libzmq may hold on the bulk plane; more wait in the outbox, which counts bytes.
+Credit alone does not bound them: a sender that comes back begins with a fresh window."""
 FAREWELL_S = 0.1
 """Between the last message and closing: a client that sees its connection end drops what it has not read."""
 
@@ -117,7 +122,9 @@ class Hub:
         self._superseded: deque[bytes | str] = deque(maxlen=256)
         self._outstanding: dict[tuple[str, str], int] = {}
         self._commands: deque[tuple[str, FromHub]] = deque()
-        self._events: queue.SimpleQueue[HubEvent] = queue.SimpleQueue()
+        self._events: BudgetedQueue[HubEvent] = BudgetedQueue(
+            ByteBudget(self._limits.event_bytes, self._limits.event_bytes_per_peer)
+        )
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_read.setblocking(False)
         self._wake_write.setblocking(False)
@@ -143,12 +150,12 @@ class Hub:
                 self._keys,
                 self.bulk_endpoint,
                 max_message=BULK_LIMIT,
-                queue_length=self._limits.outbox,
+                queue_length=BULK_SEND_QUEUE,
                 receive_queue=BULK_RECEIVE_QUEUE,
             )
             undo.pop_all()
-        self._control = RouterPort(control, self._limits.outbox)
-        self._bulk = RouterPort(bulk, self._limits.outbox)
+        self._control = RouterPort(control, self._limits.outbox_bytes)
+        self._bulk = RouterPort(bulk, self._limits.outbox_bytes)
         self._monitors = [each.get_monitor_socket(_FAILED) for each in (control, bulk)]
         self._next_tick_s = self._clock()
         self._thread.start()
@@ -178,7 +185,7 @@ class Hub:
     def recv(self, timeout_s: float) -> HubEvent | None:
         """The next event, or None if none came in time; raises HubError when the hub's thread has failed."""
         try:
-            return self._events.get(timeout=max(0.0, timeout_s))
+            return self._events.get(timeout_s)
         except queue.Empty:
             if self._failed:
                 raise HubError("the hub's thread has failed, see the log") from None
@@ -283,10 +290,9 @@ class Hub:
         peer.heard_s = self._clock()
         if isinstance(message, Heartbeat):
             return
-        if self._events.qsize() >= self._limits.events:
+        if not self._events.offer(PeerMessage(role, message), role, decoded_cost(len(frames[1].buffer))):
+            self.counters.overloads += 1
             self._refuse(self._control, routing_id, "overload", "the orchestrator is behind, message dropped")
-            return
-        self._events.put(PeerMessage(role, message))
 
     def _on_hello(self, role: str, routing_id: bytes, hello: Hello) -> None:
         if hello.role != role:
@@ -359,11 +365,15 @@ class Hub:
                 self._down(peer, "bulk connection replaced")
             return
         others = [other for other in self._peers.values() if other.bulk is not None]
+        # Coming and going costs its events too; what a peer cannot pay for must not begin.
+        if not self._events.offer(PeerUp(peer.role), peer.role, ITEM_BYTES):
+            self.counters.overloads += 1
+            self._refuse(self._bulk, routing_id, "overload", "the orchestrator is behind, join again later")
+            return
         peer.bulk = PeerLink(routing_id)
         self._forward(peer, BulkWelcome({other.role: other.session for other in others}))
         for other in others:
             self._forward(other, PeerChange(peer.role, True, peer.session))
-        self._events.put(PeerUp(peer.role))
 
     def _on_post(self, peer: _Peer, post: Post, payload: zmq.Frame) -> None:
         target = self._peers.get(post.to)
@@ -407,6 +417,9 @@ class Hub:
                 self._tell(peer, message)
 
     def _tell(self, peer: _Peer, message: FromHub) -> None:
+        if isinstance(message, TelemetryItem) and not self._control.has_room(peer.control):
+            self.counters.overloads += 1  # lossy by nature, and its sequence numbers show the gap
+            return
         self._check(peer, self._control.send(peer.control, message))
 
     def _forward(self, peer: _Peer, message: BulkFromHub, payload: zmq.Frame | None = None) -> None:
@@ -422,6 +435,7 @@ class Hub:
     def _check(self, peer: _Peer, sent: Sent) -> None:
         if sent in (Sent.GONE, Sent.OVERFLOW):
             self.counters.undelivered += 1
+            self.counters.overloads += sent is Sent.OVERFLOW
             reason = "its connection ended" if sent is Sent.GONE else "it does not take its messages"
             self._down(peer, reason)
 

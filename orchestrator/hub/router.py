@@ -2,7 +2,7 @@
 
 With ``ROUTER_MANDATORY`` libzmq reports a peer that is gone (EHOSTUNREACH) and one whose queue is full (EAGAIN);
 without it both would swallow the message.  A full queue is continued here in an outbox of limited
-length, in order.
+bytes, in order.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TypeAlias
 
 import zmq
 
+from orchestrator.wire.budget import waiting_cost
 from orchestrator.wire.codec import Message, encode
 
 Parts: TypeAlias = list[bytes | zmq.Frame]
@@ -35,14 +36,15 @@ class PeerLink:
 
     routing_id: bytes
     outbox: deque[Parts] = field(default_factory=deque)
+    outbox_bytes: int = 0
 
 
 class RouterPort:
     """One bound ROUTER socket, used by one thread."""
 
-    def __init__(self, socket: zmq.Socket[bytes], outbox_limit: int) -> None:
+    def __init__(self, socket: zmq.Socket[bytes], outbox_bytes: int) -> None:
         self.socket = socket
-        self._outbox_limit = outbox_limit
+        self._outbox_bytes = outbox_bytes
         self.unreachable = 0
 
     def received(self, batch: int) -> Iterator[list[zmq.Frame]]:
@@ -62,10 +64,16 @@ class RouterPort:
         parts: Parts = [encode(message)] if payload is None else [encode(message), payload]
         sent = Sent.QUEUED if link.outbox else self._try(link.routing_id, parts)
         if sent is Sent.QUEUED:
-            if len(link.outbox) >= self._outbox_limit:
+            cost = _cost(parts)
+            if link.outbox_bytes + cost > self._outbox_bytes:
                 return Sent.OVERFLOW
             link.outbox.append(parts)
+            link.outbox_bytes += cost
         return sent
+
+    def has_room(self, link: PeerLink) -> bool:
+        """Is at least half of the outbox free?  Lossy messages are dropped otherwise."""
+        return link.outbox_bytes <= self._outbox_bytes // 2
 
     def flush(self, link: PeerLink) -> Sent:
         """Send what waits, as far as the socket takes it."""
@@ -73,7 +81,7 @@ class RouterPort:
             sent = self._try(link.routing_id, link.outbox[0])
             if sent is not Sent.YES:
                 return sent
-            link.outbox.popleft()
+            link.outbox_bytes -= _cost(link.outbox.popleft())
         return Sent.YES
 
     def _try(self, routing_id: bytes, parts: Parts) -> Sent:
@@ -87,3 +95,7 @@ class RouterPort:
             self.unreachable += 1
             return Sent.GONE
         return Sent.YES
+
+
+def _cost(parts: Parts) -> int:
+    return sum(waiting_cost(len(part)) for part in parts)

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from orchestrator.hub.flow import CreditBook, FlowError, Inflow, Outflow
+from orchestrator.wire.budget import ByteBudget, waiting_cost
 from orchestrator.wire.channel import (
     ChannelBrokenError,
     ChannelClosedError,
@@ -27,11 +28,14 @@ from orchestrator.wire.messages import MESSAGE_LIMIT, Delivery, Post
 
 @dataclass(frozen=True)
 class TableLimits:
-    """Bounds on what a peer can make this process store."""
+    """Bounds on what a peer can make this process store; every frame costs its length and an overhead
+    (:func:`~orchestrator.wire.budget.waiting_cost`), so that empty ones fill a mailbox too."""
 
     queued_bytes_per_peer: int = 4 * MESSAGE_LIMIT
     mailbox_bytes: int = 4 * MESSAGE_LIMIT
     unopened_bytes_per_peer: int = 2 * MESSAGE_LIMIT
+    unread_bytes: int = 8 * MESSAGE_LIMIT
+    """All mailboxes of all peers together."""
     unopened_topics_per_peer: int = 64
     closed_topics_remembered: int = 1000
 
@@ -47,8 +51,9 @@ class AgentChannel:
         self.held_bytes = 0
         self.broken: str | None = None
         self.closed = False
-        self._inbox: queue.SimpleQueue[bytes | ChannelError] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[tuple[bytes, int] | ChannelError] = queue.SimpleQueue()
         self._inflow = Inflow()
+        self._partial_cost = 0
 
     def __repr__(self) -> str:
         return f"<AgentChannel {self.topic} to {self.peer}>"
@@ -74,8 +79,9 @@ class AgentChannel:
         if isinstance(item, ChannelError):
             self._inbox.put(item)
             raise type(item)(*item.args)
-        self._table.taken(self, len(item))
-        return item
+        message, cost = item
+        self._table.taken(self, cost)
+        return message
 
     def close(self) -> None:
         """Close this end; the peer reads what was sent and then gets ChannelBrokenError."""
@@ -86,16 +92,19 @@ class AgentChannel:
         if self.closed:
             raise ChannelClosedError(f"channel {self.topic} to {self.peer} was closed here")
 
-    def deliver(self, seq: int, more: bool, payload: bytes, limit: int) -> None:
+    def deliver(self, seq: int, more: bool, payload: bytes, limit: int, budget: ByteBudget) -> None:
         """Take in one frame (agent's thread); raises FlowError."""
         if self.broken is not None:
             return
         message = self._inflow.add(seq, more, payload)
-        self.held_bytes += len(payload)
-        if self.held_bytes > limit:
-            raise FlowError(f"more than {limit} bytes arrived unread")
+        cost = waiting_cost(len(payload))
+        if self.held_bytes + cost > limit or not budget.take(self.peer, cost):
+            raise FlowError(f"more than {min(limit, budget.total)} bytes arrived unread")
+        self.held_bytes += cost
+        self._partial_cost += cost
         if message is not None:
-            self._inbox.put(message)
+            self._inbox.put((message, self._partial_cost))
+            self._partial_cost = 0
 
     def break_off(self, reason: str) -> None:
         """Nothing more can come or go."""
@@ -127,6 +136,7 @@ class ChannelTable:
         self._closed: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._outflows: dict[str, Outflow] = {}
         self._credits = CreditBook()
+        self._unread = ByteBudget(limits.unread_bytes)
         self._shut_down = False
         self.dropped_frames = 0
 
@@ -159,10 +169,15 @@ class ChannelTable:
             outflow.push(channel.topic, payload)
         self._on_output()
 
-    def taken(self, channel: AgentChannel, n_bytes: int) -> None:
-        """A message of ``n_bytes`` was read."""
+    @property
+    def unread_bytes(self) -> int:
+        """What waits in all mailboxes, with the overhead of every frame."""
+        return self._unread.held()
+
+    def taken(self, channel: AgentChannel, cost: int) -> None:
+        """A message that cost so much was read; one of a channel that has left the table is paid for already."""
         with self._lock:
-            channel.held_bytes -= n_bytes
+            self._free(channel, min(cost, channel.held_bytes))
 
     def close(self, peer: str, topic: str, only: AgentChannel | None = None) -> None:
         """Close a channel, opened or not: what it queued still leaves, later arrivals are dropped.
@@ -175,6 +190,7 @@ class ChannelTable:
                 return
             channel = self._channels.pop((peer, topic), None)
             if channel is not None:
+                self._free(channel, channel.held_bytes)
                 outflow = self._outflows.setdefault(peer, Outflow(peer))
                 if channel.broken is None:
                     outflow.end(topic)
@@ -189,6 +205,7 @@ class ChannelTable:
         with self._lock:
             self._shut_down = True
             for channel in self._channels.values():
+                self._free(channel, channel.held_bytes)
                 channel.shut()
             self._channels.clear()
             self._outflows.clear()
@@ -220,7 +237,8 @@ class ChannelTable:
                 if delivery.end:
                     channel.break_off(f"{delivery.sender} closed it")
                 else:
-                    channel.deliver(delivery.seq, delivery.more, payload, self._room_for(channel))
+                    room = self._room_for(channel)
+                    channel.deliver(delivery.seq, delivery.more, payload, room, self._unread)
             except FlowError as error:
                 channel.break_off(str(error))
         return owed
@@ -248,7 +266,9 @@ class ChannelTable:
         """``peer``, or with None the hub, is gone: channels break and leave the table, so do queues and names."""
         with self._lock:
             for key in [key for key in self._channels if peer is None or key[0] == peer]:
-                self._channels.pop(key).break_off(reason)
+                channel = self._channels.pop(key)
+                self._free(channel, channel.held_bytes)
+                channel.break_off(reason)
             for key in [key for key in self._closed if peer is None or key[0] == peer]:
                 del self._closed[key]
             for name in [peer] if peer is not None else list(self._outflows):
@@ -256,6 +276,10 @@ class ChannelTable:
             self._credits.forget(peer)
 
     # -- under the lock ------------------------------------------------------------------------------
+
+    def _free(self, channel: AgentChannel, cost: int) -> None:
+        self._unread.give_back(channel.peer, cost)
+        channel.held_bytes -= cost
 
     def _remember_closed(self, peer: str, topic: str) -> None:
         self._closed[peer, topic] = None
@@ -270,6 +294,7 @@ class ChannelTable:
         unopened = self._unopened(peer)
         if len(unopened) >= self._limits.unopened_topics_per_peer:
             oldest = unopened[0]
+            self._free(oldest, oldest.held_bytes)
             del self._channels[peer, oldest.topic]
             self._remember_closed(peer, oldest.topic)
 

@@ -112,6 +112,7 @@ class Orchestrator:
         self._subscribers: dict[str, int] = {}
         self._latest: dict[tuple[str, str], Fields] = {}
         self._told: dict[Pair, str] = {}
+        self._overloads = 0
         self._next_save_s = now_s + config.save_every_s
         if self._saved.exists() and not self.schedule.restore(self._saved.read_bytes(), now_s):
             logger.warning("%s is not usable, rates and demands start afresh", self._saved)
@@ -185,6 +186,7 @@ class Orchestrator:
             if pair is not None:
                 config = self._config
                 self._send(self.desk.offer(pair, config.n_frames, config.light_limit_s, now_s))
+        self._show_hub()
         if now_s >= self._next_save_s:
             self._save()
 
@@ -212,6 +214,15 @@ class Orchestrator:
 
     def _show_peers(self) -> None:
         self._show(ROLE, "peers", {"present": [*sorted(self._present)]})
+
+    def _show_hub(self) -> None:
+        """What the hub refused because too many bytes were waiting."""
+        overloads = self.hub.counters.overloads
+        if overloads != self._overloads:
+            if not self._overloads:
+                logger.warning("the hub refuses messages: more is said to it than it may hold")
+            self._overloads = overloads
+            self._show(ROLE, "hub", {"overloads": overloads})
 
     def _show_outcome(self, outcome: Outcome) -> None:
         lease = outcome.lease

@@ -41,10 +41,17 @@ PUBLIC_FILE = "curve.public"
 SECRET_FILE = "curve.secret"
 CONTROL_LIMIT = 1 << 20
 """Largest message on a control socket, bytes (ZMQ_MAXMSGSIZE)."""
-BULK_LIMIT = 4 << 20
-"""Largest message on a bulk socket, bytes (ZMQ_MAXMSGSIZE)."""
-BULK_RECEIVE_QUEUE = 64
-"""Messages of one peer that wait in a bulk socket before TCP holds the peer back."""
+BULK_LIMIT = (1 << 20) + (1 << 16)
+"""Largest frame on a bulk socket, bytes (ZMQ_MAXMSGSIZE): one chunk, and room to refuse a longer one politely."""
+RECEIVE_QUEUE = 16
+"""Messages of one connection that wait unread in a socket: libzmq counts messages, so their number times the
+largest size is what a connection can make it hold before TCP holds the other end back."""
+BULK_RECEIVE_QUEUE = 32
+"""The same for a bulk socket."""
+SERVER_SEND_QUEUE = 256
+"""Messages for one connection that a server's socket holds while the client does not read."""
+CLIENT_SEND_QUEUE = 1000
+"""The same of a client: its own messages, which its own outbox bounds."""
 
 _log = logging.getLogger(__name__)
 
@@ -281,14 +288,14 @@ def server_socket(
     endpoint: str,
     *,
     max_message: int = CONTROL_LIMIT,
-    queue_length: int = 1000,
-    receive_queue: int | None = None,
+    queue_length: int = SERVER_SEND_QUEUE,
+    receive_queue: int = RECEIVE_QUEUE,
 ) -> tuple[zmq.Socket[bytes], str]:
     """A bound CURVE server socket and the endpoint it really has.
 
     ``endpoint`` "auto" or a port of 0 or ``*`` means any free port (of 127.0.0.1 for "auto").
-    ``queue_length`` is ZMQ_SNDHWM and ZMQ_RCVHWM: messages per peer, not bytes; ``receive_queue`` sets the
-    latter apart, where one peer could otherwise fill the memory with large messages.
+    ``queue_length`` is ZMQ_SNDHWM and ``receive_queue`` ZMQ_RCVHWM: messages per connection, not bytes; times
+    their size it is what one connection can make libzmq hold.
     """
     socket = _socket(context, kind, keys, max_message, queue_length, receive_queue)
     socket.setsockopt(zmq.CURVE_SERVER, 1)
@@ -321,8 +328,8 @@ def client_socket(
     endpoint: str,
     *,
     max_message: int = CONTROL_LIMIT,
-    queue_length: int = 1000,
-    receive_queue: int | None = None,
+    queue_length: int = CLIENT_SEND_QUEUE,
+    receive_queue: int = RECEIVE_QUEUE,
     reconnect: bool = True,
     before_connect: Callable[[zmq.Socket[bytes]], None] | None = None,
 ) -> zmq.Socket[bytes]:
@@ -354,14 +361,14 @@ def _socket(
     keys: CurveKeys,
     max_message: int,
     queue_length: int,
-    receive_queue: int | None,
+    receive_queue: int,
 ) -> zmq.Socket[bytes]:
     socket = context.socket(kind)
     socket.setsockopt(zmq.LINGER, 500)
     socket.setsockopt(zmq.SNDTIMEO, 2000)
     socket.setsockopt(zmq.MAXMSGSIZE, max_message)
     socket.setsockopt(zmq.SNDHWM, queue_length)
-    socket.setsockopt(zmq.RCVHWM, queue_length if receive_queue is None else receive_queue)
+    socket.setsockopt(zmq.RCVHWM, receive_queue)
     socket.setsockopt(zmq.HANDSHAKE_IVL, 5000)
     socket.setsockopt_string(zmq.CURVE_PUBLICKEY, keys.public)
     socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret.reveal_bytes())

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.wire.budget import ITEM_BYTES, decoded_cost
 from orchestrator.wire.codec import encode
 from orchestrator.wire.messages import (
     BulkHello,
@@ -117,7 +118,8 @@ def test_3000_raw_streams(hub_world: Any) -> None:
 def test_a_flood_of_control_messages_is_refused_beyond_a_limit(make_hub_world: Any) -> None:
     from orchestrator.hub.hub import HubLimits
 
-    world = make_hub_world(limits=HubLimits(events=100))
+    cost = decoded_cost(len(encode(Telemetry("x", {}))))
+    world = make_hub_world(limits=HubLimits(event_bytes_per_peer=100 * cost + ITEM_BYTES))
     mallory = world.raw("relay").join()
     for _ in range(200):
         mallory.say(Telemetry("x", {}))
@@ -125,4 +127,4 @@ def test_a_flood_of_control_messages_is_refused_beyond_a_limit(make_hub_world: A
     while (answer := mallory.hear(300)) is not None:
         assert answer.code == "overload"
         refusals += 1
-    assert refusals == pytest.approx(100, abs=2)
+    assert refusals == world.hub.counters.overloads == 100

@@ -11,8 +11,9 @@ import pytest
 
 from orchestrator.hub.agent import Agent, AgentError, AgentLimits, LinkDown, LinkUp, TopicWaiting
 from orchestrator.hub.table import ChannelTable, TableLimits
+from orchestrator.wire.budget import decoded_cost, waiting_cost
 from orchestrator.wire.channel import ChannelBrokenError, ChannelClosedError, ChannelTimeoutError
-from orchestrator.wire.codec import WireError
+from orchestrator.wire.codec import WireError, encode
 from orchestrator.wire.curve import generate_keys
 from orchestrator.wire.links import LinkState
 from orchestrator.wire.messages import (
@@ -217,7 +218,7 @@ def test_control_messages_wait_for_the_session(hub_world: Any) -> None:
 
 
 def test_a_full_queue_is_an_error_and_not_a_loss(hub_world: Any) -> None:
-    limits = AgentLimits(queued_control=3)
+    limits = AgentLimits(control_bytes=3 * waiting_cost(len(encode(Heartbeat()))))
     alice = hub_world.agent("alice", wait=False, limits=limits, keys=generate_keys())
     for _ in range(3):
         alice.control_send(Heartbeat())
@@ -246,12 +247,13 @@ def test_what_the_hub_would_refuse_is_an_error_here(hub_world: Any, message: Any
 
 
 def test_unread_telemetry_is_lost_and_nothing_else(hub_world: Any) -> None:
-    alice = hub_world.agent("alice", limits=AgentLimits(queued_events=10))
+    item = len(encode(TelemetryItem("bob", "x", 0, {})))
+    alice = hub_world.agent("alice", limits=AgentLimits(event_bytes=2 * 10 * decoded_cost(item)))
     for seq in range(100):
         hub_world.hub.send("alice", TelemetryItem("bob", "x", seq, {}))
     hub_world.hub.send("alice", LeaseAbort(1, 1, "not lossy"))
     deadline = time.monotonic() + 10.0
-    while alice._events.qsize() < 11:
+    while alice._events.qsize() < 12:
         assert time.monotonic() < deadline
         alice.wait_for(LinkState.LOST, 0.01)
     items = []
@@ -259,7 +261,7 @@ def test_unread_telemetry_is_lost_and_nothing_else(hub_world: Any) -> None:
         assert event is not None
         if isinstance(event, TelemetryItem):
             items.append(event.seq)
-    assert items == list(range(9))
+    assert items == list(range(10))
 
 
 def test_the_hub_is_heard_and_the_link_reported(hub_world: Any) -> None:
@@ -347,7 +349,7 @@ def test_a_message_that_never_ends_breaks_the_channel() -> None:
 
 
 def test_unread_messages_are_limited() -> None:
-    table = make_table(mailbox_bytes=1000)
+    table = make_table(mailbox_bytes=10 * waiting_cost(100))
     channel = table.open("bob", "t")
     for seq in range(11):
         deliver(table, "t", seq, bytes(100))
@@ -359,7 +361,7 @@ def test_unread_messages_are_limited() -> None:
 
 
 def test_reading_makes_room() -> None:
-    table = make_table(mailbox_bytes=1000)
+    table = make_table(mailbox_bytes=10 * waiting_cost(100))
     channel = table.open("bob", "t")
     for seq in range(50):
         deliver(table, "t", seq, bytes(100))
@@ -368,7 +370,7 @@ def test_reading_makes_room() -> None:
 
 
 def test_unopened_channels_share_a_limit() -> None:
-    table = make_table(unopened_bytes_per_peer=1000)
+    table = make_table(unopened_bytes_per_peer=5 * waiting_cost(200))
     for number in range(10):
         deliver(table, f"t{number}", 0, bytes(200))
     kept = [number for number in range(10) if table.open("bob", f"t{number}").broken is None]

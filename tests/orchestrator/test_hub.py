@@ -275,7 +275,7 @@ def test_a_stopping_hub_says_so(hub_world: Any) -> None:
 
 
 def test_a_peer_that_takes_nothing_is_given_up(make_hub_world: Any) -> None:
-    world = make_hub_world(limits=HubLimits(outbox=50))
+    world = make_hub_world(limits=HubLimits(outbox_bytes=1 << 16))
     bob = world.raw("bob").join()
     assert events(world.hub, 1) == [PeerUp("bob")]
     reason = "r" * 1000
