@@ -24,6 +24,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from drivers.registry import DRIVERS
+from orchestrator.durable import replace_file
 
 SCHEMA_VERSION = 1
 AUTO = "auto"
@@ -306,8 +307,8 @@ def parse_testbed(data: Mapping[str, Any], path: Path) -> Testbed:
 
 
 def write_testbed(data: Mapping[str, Any], path: Path) -> None:
-    """Write testbed content as TOML."""
-    path.write_bytes(tomli_w.dumps(data).encode())
+    """Write testbed content as TOML; the file is there whole or as it was."""
+    replace_file(path, tomli_w.dumps(data).encode())
 
 
 def resolve_addresses(data: Mapping[str, Any], addresses: Mapping[str, str]) -> dict[str, Any]:

@@ -61,10 +61,7 @@ def destroy_file(path: Path) -> None:
         spent = path.with_name(path.name + SPENT)
         move_file(path, spent)
         path = spent
-    with _placed(path), path.open("r+b") as file:
-        file.write(b"\0" * os.fstat(file.fileno()).st_size)
-        file.flush()
-        os.fsync(file.fileno())
+    _overwrite(path)
     os.unlink(path)
     sync_path(path.parent)
 
@@ -73,6 +70,22 @@ def destroy_spent(folder: Path) -> None:
     """Finish what an interrupted :func:`destroy_file` left in ``folder``."""
     for path in sorted(folder.glob(f"*{SPENT}")):
         destroy_file(path)
+
+
+def destroy_folder(folder: Path) -> None:
+    """Overwrite and remove every file below ``folder``, and ``folder``; links are removed, not followed.
+
+    Raises OSError, and then what is left of it can be destroyed by another call.
+    """
+    for path in sorted(folder.rglob("*"), reverse=True):  # what is in a folder comes before it
+        if path.is_dir() and not path.is_symlink():
+            os.rmdir(path)
+            continue
+        if path.is_file() and not path.is_symlink():
+            _overwrite(path)
+        os.unlink(path)
+    os.rmdir(folder)
+    sync_path(folder.parent)
 
 
 def make_folder(folder: Path) -> None:
@@ -114,6 +127,13 @@ def _write(path: Path, content: bytes, how: int, mode: int) -> None:
     except OSError:
         os.unlink(path)  # a part of it must not pass for the whole, nor take up a full disk
         raise
+
+
+def _overwrite(path: Path) -> None:
+    with _placed(path), path.open("r+b") as file:
+        file.write(b"\0" * os.fstat(file.fileno()).st_size)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 @contextmanager

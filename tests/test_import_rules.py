@@ -17,7 +17,7 @@ LEAVES = tuple(
 ALLOWED: dict[str, tuple[str, ...]] = {
     "drivers": ("drivers",),
     "sim_backends": ("sim_backends", "drivers.links"),
-    "lab": ("lab", "drivers"),
+    "lab": ("lab", "drivers", *LEAVES),
     "orchestrator": ("orchestrator", "lab", "drivers"),
     "fl": ("fl", "orchestrator.delivery", *LEAVES),
 }

@@ -17,6 +17,7 @@ from lab.cli.progress import Display, PairProgress, RunProgress
 from lab.cli.report import render_report
 from lab.cli.supervised import Run, supervised_run
 from lab.cli.supervisor import ChildError, Event
+from orchestrator.durable import replace_file
 from orchestrator.randomness import random_hex
 
 if TYPE_CHECKING:
@@ -217,8 +218,8 @@ def healthy(report: dict[str, Any]) -> bool:
 
 def write_report(report: dict[str, Any], out: Path) -> None:
     """``report.json`` and ``report.html`` in ``out``."""
-    (out / "report.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
-    (out / "report.html").write_text(render_report(report), encoding="utf-8")
+    replace_file(out / "report.json", json.dumps(report, indent=1).encode())
+    replace_file(out / "report.html", render_report(report).encode())
 
 
 def summary(report: dict[str, Any], out: Path) -> str:

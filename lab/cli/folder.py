@@ -16,12 +16,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from lab.testbed import AUTO, TestbedError, load_testbed, parse_testbed, write_testbed
-from orchestrator.durable import create_file
+from lab.testbed import AUTO, Testbed, TestbedError, load_testbed, parse_testbed, write_testbed
+from orchestrator.durable import create_file, destroy_folder, make_folder, move_file
 from orchestrator.randomness import random_bytes
 
 TESTBED_FILE = "testbed.toml"
 SECRETS = "secrets"
+STAGING = ".qunetlab-init"
+"""Where a testbed folder is made before it gets its place, whole."""
 FIRST_PORT = 47600
 """Where the ports of hub, learning server and key delivery begin unless told otherwise."""
 
@@ -46,40 +48,61 @@ def create_folder(folder: Path, source: Path, *, host: str | None = None, port: 
     that host, every node's key delivery at localhost, since node and client share a machine.
 
     Returns the path of the new testbed file.  Raises FolderError if the folder already holds a testbed
-    (nothing is overwritten), TestbedError if ``source`` has mistakes.
+    (nothing is overwritten), TestbedError if ``source`` has mistakes, OSError with its place; then what was
+    made is destroyed again.  A process that is killed leaves a hidden folder that the next call settles.
     """
-    from orchestrator.keystore.pair_secret import SUFFIX, PairSecret
-    from orchestrator.wire.curve import generate_keys, write_keys
-
     target = folder / TESTBED_FILE
+    staging = folder / STAGING
+    _settle_interrupted(staging, target)
     if target.exists() or (folder / SECRETS).exists():
         raise FolderError(f"{folder} already holds a testbed; choose another folder or remove it first")
     testbed = load_testbed(source)
     data = tomllib.loads(source.read_text(encoding="utf-8"))
+    if host is not None:
+        _fill_endpoints(data, host, port)
     folder.mkdir(parents=True, exist_ok=True)
-    secrets_dir = folder / SECRETS
-    secrets_dir.mkdir(mode=0o700)
+    make_folder(staging / SECRETS)
+    try:
+        data["keys"] = _make_secrets(testbed, staging / SECRETS)
+        parse_testbed(data, target)
+        write_testbed(data, staging / TESTBED_FILE)
+    except BaseException:
+        destroy_folder(staging)
+        raise
+    move_file(staging / SECRETS, folder / SECRETS)
+    _settle_interrupted(staging, target)
+    return target
+
+
+def _make_secrets(testbed: Testbed, folder: Path) -> dict[str, str]:
+    """Keys of every role and initial secrets of every pair below ``folder``; the public keys by role."""
+    from orchestrator.keystore.pair_secret import SUFFIX, PairSecret
+    from orchestrator.wire.curve import generate_keys, write_keys
+
     public: dict[str, str] = {}
     for role in testbed.roles():
         keys = generate_keys()
-        role_dir = secrets_dir / role
-        role_dir.mkdir(mode=0o700)
-        write_keys(role_dir, keys)
+        write_keys(folder / role, keys)
         public[role] = keys.public
     for user in testbed.user_names():
-        create_file(secrets_dir / user / "store.key", random_bytes(32), 0o600)
-        (secrets_dir / user / "initial").mkdir(mode=0o700)
+        create_file(folder / user / "store.key", random_bytes(32), 0o600)
+        make_folder(folder / user / "initial")
     for first, second in testbed.pairs():
         shared = PairSecret.draw(first, second)
-        shared.write(secrets_dir / first / "initial" / f"{second}{SUFFIX}")
-        shared.write(secrets_dir / second / "initial" / f"{first}{SUFFIX}")
+        shared.write(folder / first / "initial" / f"{second}{SUFFIX}")
+        shared.write(folder / second / "initial" / f"{first}{SUFFIX}")
         shared.wipe()
-    data["keys"] = public
-    if host is not None:
-        _fill_endpoints(data, host, port)
-    parse_testbed(data, target)
-    write_testbed(data, target)
-    return target
+    return public
+
+
+def _settle_interrupted(staging: Path, target: Path) -> None:
+    """Finish a making whose secrets have their place already, undo one that was interrupted earlier."""
+    if not staging.is_dir():
+        return
+    finished, placed = staging / TESTBED_FILE, target.parent / SECRETS
+    if finished.exists() and placed.is_dir() and not (staging / SECRETS).exists() and not target.exists():
+        move_file(finished, target)
+    destroy_folder(staging)
 
 
 def _fill_endpoints(data: dict[str, Any], host: str, port: int) -> None:

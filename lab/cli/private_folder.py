@@ -1,6 +1,7 @@
 """The private temporary folder of a run: removed at the end, and after a crash by the next run.
 
-It holds secrets, so it must not outlive its run.  A run holds a lock on a file in its folder, which the
+It holds secrets, so it must not outlive its run: what lies in its secrets folders is overwritten before it is
+removed, and what cannot be removed is told.  A run holds a lock on a file in its folder, which the
 operating system releases however the run ends; a folder whose lock is free was left by a run that was
 killed, and the next one removes it.
 """
@@ -8,6 +9,7 @@ killed, and the next one removes it.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import shutil
 import signal
@@ -17,7 +19,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from lab.cli.folder import SECRETS
 from lab.cli.signals import handled
+from orchestrator.durable import destroy_folder
+
+logger = logging.getLogger(__name__)
 
 PREFIX = "qunetlab-"
 LOCK = ".running"
@@ -34,7 +40,7 @@ def private_folder() -> Iterator[Path]:
         os.rename(folder / f"{LOCK}.new", folder / LOCK)  # nobody can meet it unlocked
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
         os.close(lock)
 
 
@@ -53,11 +59,25 @@ def remove_abandoned(parent: Path) -> list[Path]:
         except BlockingIOError:
             continue
         else:
-            shutil.rmtree(folder, ignore_errors=True)
-            removed.append(folder)
+            if _remove(folder):
+                removed.append(folder)
         finally:
             os.close(lock)
     return removed
+
+
+def _remove(folder: Path) -> bool:
+    """Destroy the secrets in ``folder``, then all of it; False, and a warning, if something is left."""
+    try:
+        for secrets in sorted(folder.rglob(SECRETS)):
+            destroy_folder(secrets)
+        shutil.rmtree(folder)
+    except OSError as error:
+        logger.warning(
+            "%s holds secrets of a run and cannot be removed (%s); remove it by hand", folder, error
+        )
+        return False
+    return True
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from typing import Any
 from lab.cli.folder import SECRETS, find_testbed
 from lab.cli.supervisor import watch_parent
 from lab.testbed import Testbed, load_testbed
+from orchestrator.durable import make_folder
 
 
 class _JsonFormatter(logging.Formatter):
@@ -51,7 +52,7 @@ class Runtime:
         folder = self.testbed_path.parent
         self.secrets = (secrets or folder / SECRETS) / role
         self.state = (state or folder / "state") / role
-        self.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_folder(self.state)
         self.stop = threading.Event()
         self._print_lock = threading.Lock()
         _set_up_logging()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from orchestrator.durable import replace_file
+from orchestrator.durable import make_folder, replace_file
 
 _LIMIT = 1 << 62
 
@@ -41,7 +41,7 @@ class EpochFile:
 
     def write(self, epoch: int) -> None:
         """Replace the number, durable when this returns."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self._path.parent)
         replace_file(self._path, b"%d\n" % epoch)
 
     def advance(self) -> int:

@@ -33,7 +33,7 @@ from zmq.auth.base import Authenticator
 from zmq.auth.thread import ThreadAuthenticator
 from zmq.utils import z85
 
-from orchestrator.durable import create_file
+from orchestrator.durable import create_file, make_folder
 from orchestrator.secret import SecretBits
 
 DOMAIN = "qunetlab"
@@ -107,7 +107,7 @@ def write_keys(folder: Path, keys: CurveKeys | None = None) -> CurveKeys:
     The folder gets mode 0700, the secret file 0600; files and folder are synced before returning.
     """
     keys = keys or generate_keys()
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folder(folder)
     for name, data, mode in (
         (SECRET_FILE, keys.secret.reveal_bytes(), 0o600),
         (PUBLIC_FILE, keys.public.encode("ascii") + b"\n", 0o644),

@@ -29,6 +29,7 @@ import numpy.typing as npt
 
 from fl.data import DataError
 from fl.key_budget import duration
+from orchestrator.durable import move_file
 
 Array = npt.NDArray[Any]
 Progress = Callable[[str], None]
@@ -112,7 +113,7 @@ def _store(folder: Path, stem: str, array: Array) -> None:
             np.save(stream, array, allow_pickle=False)
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(scratch, folder / f"{stem}.{_digest(Path(scratch))}.npy")
+        move_file(Path(scratch), folder / f"{stem}.{_digest(Path(scratch))}.npy")
     except BaseException:
         Path(scratch).unlink(missing_ok=True)
         raise
