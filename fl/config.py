@@ -3,19 +3,39 @@
 The server announces them; a client trusts none of them and runs :func:`check_config` itself before it
 trains.  ``run_id`` names the run for ever: round numbers under it only grow, and the nodes release pad
 bits for one (run, round) once.
+
+Settings are composed in one place, :meth:`FLConfig.for_task`: what was chosen wins over what suits the
+experiment, that over what suits the task with so many users, and that over what stands here; the ring is as wide
+as users, weights and levels need.  Whatever way a value was written, an FLConfig holds it in one form
+(:mod:`fl.settings`), so that equal settings have equal bytes and one hash.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
-from typing import Annotated, Literal, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
+import msgspec
 from msgspec import Meta
+from msgspec.inspect import VarTupleType
+from msgspec.structs import force_setattr
 
-from fl.quantise import Quantiser, check_ring
-from orchestrator.wire.codec import Message, WireError, decode, encode
+from fl.quantise import (
+    LARGEST_CLIP,
+    MAX_RING_BITS,
+    MIN_RING_BITS,
+    SMALLEST_CLIP,
+    Quantiser,
+    check_ring,
+    smallest_ring_bits,
+)
+from fl.settings import Naming, SettingError, canonical, kinds_of, refusal
+from orchestrator.wire.codec import Message
+
+if TYPE_CHECKING:
+    from fl.tasks.base import Learnable
 
 Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=61, pattern=r"^[a-z0-9][a-z0-9._-]*$")]
 RunId: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -46,6 +66,10 @@ class FLConfig(Message, frozen=True):
     rounded away for the next round; the clip is multiplied by ``clip_decay`` after every round.
     ``task_fingerprint`` is that of the server's task: a client with another model, vocabulary or data
     format does not take part (empty: not compared).
+
+    ``ring_bits`` 0 becomes the narrowest ring in which no sum wraps; ``lightsecagg`` has a field instead of a
+    ring, so there it is always that one and says nothing.  All weights 1 are written as none.  Raises
+    ConfigError for a value of another type; whether settings can work is for :func:`check_config` to say.
     """
 
     run_id: RunId
@@ -53,7 +77,7 @@ class FLConfig(Message, frozen=True):
     clients: Annotated[tuple[Name, ...], Meta(min_length=1, max_length=MAX_CLIENTS)]
     rounds: Annotated[int, Meta(ge=1, le=1_000_000)] = 10
     seed: Annotated[int, Meta(ge=0, lt=1 << 62)] = 0
-    ring_bits: Annotated[int, Meta(ge=1, le=64)] = 10
+    ring_bits: Annotated[int, Meta(ge=MIN_RING_BITS, le=MAX_RING_BITS)] = 0
     levels: Annotated[int, Meta(ge=1, le=1 << 31)] = 127
     clip: Annotated[float, Meta(gt=0)] = 1.0
     mode: Mode = "otp"
@@ -71,6 +95,63 @@ class FLConfig(Message, frozen=True):
     wait_timeout_s: Annotated[float, Meta(gt=0, le=1e7)] = 3600.0
     rejoin_grace_s: Seconds = 15.0
     max_aborts_in_a_row: Annotated[int, Meta(ge=1, le=1000)] = 10
+
+    def __post_init__(self) -> None:
+        values = {name: getattr(self, name) for name in kinds_of(type(self))}
+        for name, value in _settled(values, str).items():
+            if value is not values[name]:
+                force_setattr(self, name, value)
+        if self.weights == (1,) * self.n_clients:
+            force_setattr(self, "weights", ())
+        if self.mode == "lightsecagg" or not self.ring_bits:
+            narrowest = smallest_ring_bits(self.levels, sum(self.client_weights))
+            force_setattr(self, "ring_bits", min(max(narrowest, MIN_RING_BITS), MAX_RING_BITS))
+
+    @classmethod
+    def for_task(
+        cls,
+        task: Learnable,
+        users: Sequence[str],
+        *,
+        run_id: str,
+        name: str = "",
+        suited: Mapping[str, object] | None = None,
+        named: Naming = str,
+        **chosen: Any,
+    ) -> FLConfig:
+        """The settings of a run of ``task`` by ``users``, composed and checked before anything is started.
+
+        ``chosen`` are fields of this struct; None chooses nothing.  ``suited`` is what suits the experiment,
+        ``name`` the task's where it has a longer one.  Raises ConfigError, or another ValueError that says what
+        would work, with every setting called as ``named`` has it.
+        """
+        if strange := [each for each in chosen if each not in kinds_of(cls)]:
+            raise ConfigError(
+                f"there is no setting {strange[0]!r}; there are {', '.join(sorted(kinds_of(cls)))}"
+            )
+        fits = task.defaults.suited(len(users))
+        settings: dict[str, Any] = {
+            "rounds": fits.rounds,
+            "clip": fits.clip,
+            "levels": fits.levels,
+            "keep": fits.keep,
+            "error_feedback": fits.error_feedback,
+            "clip_decay": fits.clip_decay,
+            "task_fingerprint": task.fingerprint,
+            **(suited or {}),
+            **{each: value for each, value in chosen.items() if value is not None},
+            "run_id": run_id,
+            "task": name or task.name,
+            "clients": tuple(users),
+        }
+        config = cls(**_settled(settings, named))
+        if settings.get("ring_bits", 0) not in (0, config.ring_bits):
+            raise ConfigError(
+                f"{named('ring_bits')} belongs to modes otp, expanded and plain: lightsecagg has a field instead of a "
+                "ring, as large as users, weights and levels need"
+            )
+        check_config(config, named)
+        return config
 
     @property
     def n_clients(self) -> int:
@@ -110,44 +191,91 @@ class FLConfig(Message, frozen=True):
         return Quantiser(self.clip, self.levels)
 
 
-def check_config(config: FLConfig) -> None:
+def check_config(config: FLConfig, named: Naming = str) -> None:
     """Raise a ConfigError (or another ValueError that says what would work) if the run could not work.
 
-    Sums are checked for all clients taking part; a round with fewer then fits as well.
+    Sums are checked for all clients taking part; a round with fewer then fits as well.  ``named`` says how whoever
+    chose a setting calls it.
     """
-    try:
-        decode(encode(config), FLConfig)
-    except WireError as error:
-        detail = str(error).removeprefix("malformed message: ")
-        raise ConfigError(f"a setting of run {config.run_id!r} is out of its range: {detail}") from error
+    _check_ranges(config, named)
     if len(set(config.clients)) != config.n_clients:
         raise ConfigError(f"a client is named twice: {', '.join(config.clients)}")
     if config.weights and len(config.weights) != config.n_clients:
         raise ConfigError(
-            f"{len(config.weights)} weights for {config.n_clients} clients; give each one, or none"
+            f"{len(config.weights)} {named('weights')} for {config.n_clients} clients; give each one, or none"
         )
     if config.mode != "plain" and config.n_clients < 2:
         raise ConfigError(f"pads between clients (mode {config.mode}) need at least two clients")
     if config.mode != "lightsecagg" and (config.colluders or config.survivors):
         raise ConfigError(
-            f"mode {config.mode} sums only complete rounds: colluders (T) and survivors (U) belong to lightsecagg"
+            f"mode {config.mode} sums only complete rounds: {named('colluders')} (T) and {named('survivors')} (U) "
+            "belong to lightsecagg"
         )
     if config.client_timeout_s < 2 * config.heartbeat_s:
         raise ConfigError(
-            f"client_timeout_s = {config.client_timeout_s:g} leaves no room for a lost heartbeat: "
-            f"use at least {2 * config.heartbeat_s:g} (twice heartbeat_s)"
+            f"{named('client_timeout_s')} = {config.client_timeout_s:g} leaves no room for a lost heartbeat: "
+            f"use at least {2 * config.heartbeat_s:g} (twice {named('heartbeat_s')})"
         )
-    _ = config.quantiser
-    _check_sums(config)
+    _check_clip(config, named)
+    _check_sums(config, named)
     if config.mode != "plain" and config.quorum < 2:
         raise ConfigError(
-            "min_clients = 1: the sum of a round with one participant is its update; use at least 3"
+            f"{named('min_clients')} = 1: the sum of a round with one participant is its update; use at least 3"
         )
     if config.quorum > config.n_clients:
         raise ConfigError(
-            f"a round needs {config.quorum} participants (min_clients, and T + 2 in mode lightsecagg), but there "
-            f"are only {config.n_clients} clients"
+            f"a round needs {config.quorum} participants ({named('min_clients')}, and T + 2 in mode lightsecagg), "
+            f"but there are only {config.n_clients} clients"
         )
+
+
+def _settled(settings: Mapping[str, Any], named: Naming) -> dict[str, Any]:
+    """Every setting in its canonical form; raises ConfigError naming the one that has none."""
+    kinds, found = kinds_of(FLConfig), dict[str, Any]()
+    for name, value in settings.items():
+        try:
+            found[name] = canonical(kinds[name], value)
+        except SettingError as error:
+            raise ConfigError(f"{_place(name, error.index, settings, named)} {error}") from None
+    return found
+
+
+def _check_ranges(config: FLConfig, named: Naming) -> None:
+    settings = msgspec.structs.asdict(config)
+    for name, kind in kinds_of(FLConfig).items():
+        value = settings[name]
+        if text := refusal(kind, value):
+            raise ConfigError(f"{named(name)} {text}")
+        if isinstance(kind, VarTupleType):
+            for index, each in enumerate(value):
+                if text := refusal(kind.item_type, each):
+                    raise ConfigError(f"{_place(name, index, settings, named)} {text}")
+
+
+def _place(name: str, index: int | None, settings: Mapping[str, Any], named: Naming) -> str:
+    """Which setting that is, and of a list which item of it: the weight of whom."""
+    if index is None:
+        return named(name)
+    clients = settings.get("clients", ())
+    if name == "weights" and index < len(clients):
+        return f"{named(name)} of {clients[index]}"
+    return f"{named(name)}: number {index + 1}"
+
+
+def _check_clip(config: FLConfig, named: Naming) -> None:
+    """The clip is one in every round, the last included."""
+    within = f"{SMALLEST_CLIP:g} to {LARGEST_CLIP:g}"
+    if not SMALLEST_CLIP <= config.clip <= LARGEST_CLIP:
+        raise ConfigError(f"{named('clip')} is {config.clip:g}: it must be a number from {within}")
+    if config.clip * config.clip_decay ** (config.rounds - 1) >= SMALLEST_CLIP:
+        return
+    first = 1 + math.floor(math.log(SMALLEST_CLIP / config.clip) / math.log(config.clip_decay)) + 1
+    least = (SMALLEST_CLIP / config.clip) ** (1 / (config.rounds - 1))
+    raise ConfigError(
+        f"{named('clip_decay')} is {config.clip_decay:g}: with it the clip {config.clip:g} of round 1 shrinks to less "
+        f"than {SMALLEST_CLIP:g} in round {first}, which no number of a model resolves; use {least:.3g} or more for "
+        f"{config.rounds} rounds, or 1 for a clip that stays"
+    )
 
 
 def check_weights(levels: int, weights: Sequence[int]) -> None:
@@ -169,19 +297,27 @@ def check_weights(levels: int, weights: Sequence[int]) -> None:
             )
 
 
-def _check_sums(config: FLConfig) -> None:
+def _check_sums(config: FLConfig, named: Naming) -> None:
     """No sum wraps, and the thresholds of secret sharing are sound."""
     if config.mode != "lightsecagg":
-        check_ring(config.levels, config.client_weights, config.ring_bits)
+        check_ring(config.levels, config.client_weights, config.ring_bits, named)
         return
-    from fl.aggregation.shares import check_thresholds, smallest_modulus  # its package imports this module
+    from fl.aggregation.shares import (
+        ShareCodeError,
+        check_thresholds,
+        smallest_modulus,
+    )  # its package imports this module
 
-    colluders, survivors = config.thresholds
-    check_thresholds(config.n_clients, colluders, survivors)
+    try:
+        colluders, survivors = config.thresholds
+        check_thresholds(config.n_clients, colluders, survivors)
+    except ShareCodeError as error:
+        raise ShareCodeError(f"{error} (T: {named('colluders')}, U: {named('survivors')})") from None
     fewest = config.min_clients or min(SMALLEST_QUORUM, config.n_clients)
     if survivors < fewest:
         raise ConfigError(
-            f"U = {survivors} survivors would let the sum tell too much about each: use at least {fewest}"
+            f"U = {survivors} survivors ({named('survivors')}) would let the sum tell too much about each: use at "
+            f"least {fewest}"
         )
     smallest_modulus(config.levels, sum(config.client_weights))
 

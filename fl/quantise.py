@@ -22,6 +22,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from fl.settings import Naming
+
 QuantisedUpdate = npt.NDArray[np.int32]
 """One integer in ``[-L, L]`` per parameter, 1-d, C-contiguous."""
 
@@ -109,11 +111,12 @@ def largest_levels(ring_bits: int, weight_sum: int) -> int:
     return int((2 ** (ring_bits - 1) - 1) // weight_sum)
 
 
-def check_ring(levels: int, weights: Sequence[int], ring_bits: int) -> None:
+def check_ring(levels: int, weights: Sequence[int], ring_bits: int, named: Naming = str) -> None:
     """Refuse settings under which the sum of the updates could wrap.
 
     ``weights`` holds one positive integer per client.  Raises RingTooSmallError, which names what would
-    work, and QuantisationError for settings that make no sense.
+    work, and QuantisationError for settings that make no sense.  ``named`` says how whoever chose ``levels``,
+    ``weights`` and ``ring_bits`` calls them.
     """
     if not MIN_RING_BITS <= ring_bits <= MAX_RING_BITS:
         raise QuantisationError(
@@ -126,13 +129,20 @@ def check_ring(levels: int, weights: Sequence[int], ring_bits: int) -> None:
     weight_sum = sum(weights)
     if levels * weight_sum <= 2 ** (ring_bits - 1) - 1:
         return
+    updates = f"N = {len(weights)} clients (weights sum to {weight_sum}) with L = {levels} levels"
+    needed, product = smallest_ring_bits(levels, weight_sum), levels * weight_sum
+    if needed > MAX_RING_BITS:
+        raise RingTooSmallError(
+            f"{updates} need a ring of b = {needed} bits, and there are at most {MAX_RING_BITS} bits: use fewer "
+            f"{named('levels')} or smaller {named('weights')}; L * sum(w) is {product} and may be "
+            f"{2 ** (MAX_RING_BITS - 1) - 1}"
+        )
     most = largest_levels(ring_bits, weight_sum)
     alternative = f"or L = {most} fits b = {ring_bits}" if most else f"no L fits b = {ring_bits}"
     raise RingTooSmallError(
-        f"N = {len(weights)} clients (weights sum to {weight_sum}) with L = {levels} levels wrap in a ring "
-        f"of b = {ring_bits} bits: L * sum(w) = {levels * weight_sum} exceeds 2^(b-1) - 1 = "
-        f"{2 ** (ring_bits - 1) - 1}; use b = {smallest_ring_bits(levels, weight_sum)} for L = {levels}, "
-        f"{alternative}"
+        f"{named('ring_bits')} {ring_bits} is too narrow: {updates} wrap in a ring of b = {ring_bits} bits: "
+        f"L * sum(w) = {product} exceeds 2^(b-1) - 1 = {2 ** (ring_bits - 1) - 1}; "
+        f"use b = {needed} for L = {levels}, {alternative}"
     )
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fl.cohort.results import CohortEvent, CohortRound
 from fl.cohort.run import run_cohort
 from fl.config import FLConfig
-from fl.quantise import Quantiser, smallest_ring_bits
+from fl.quantise import Quantiser
 from fl.tasks.base import Evaluation, Parameters, Task
 
 
@@ -45,16 +45,16 @@ def train_reference(
     changes nothing in the sum), which shows the effect of quantisation alone.
     """
     rule = quantiser or Quantiser(1.0, 1)
-    config = FLConfig(
+    config = FLConfig.for_task(
+        task,
+        tuple(f"c{index}" for index in range(n_clients)),
         run_id="reference",
-        task="reference",
-        clients=tuple(f"c{index}" for index in range(n_clients)),
+        suited={"keep": 1.0, "clip_decay": 1.0, "error_feedback": False},
         rounds=rounds,
         seed=seed,
         mode="plain",
         clip=rule.clip,
         levels=rule.levels,
-        ring_bits=smallest_ring_bits(rule.levels, n_clients),
     )
 
     def report(event: CohortEvent) -> None:

@@ -22,7 +22,7 @@ from fl.cohort.results import CohortEvent, CohortPhase, CohortRound
 from fl.cohort.run import run_cohort
 from fl.config import FLConfig, Mode
 from fl.data import PIXELS
-from fl.quantise import quantisation_rng, smallest_ring_bits
+from fl.quantise import quantisation_rng
 from fl.tasks.base import Evaluation, Examples, Parameters
 from fl.tasks.mnist import MnistTask
 from orchestrator.bits import packed_size
@@ -75,20 +75,16 @@ class _PhaseTimer:
             self.exact &= event.exact
 
 
-def _settings(mode: Mode, n_clients: int, rounds: int) -> FLConfig:
-    return FLConfig(
-        run_id="secure-round-bench",
-        task="mnist:mlp",
-        clients=tuple(f"client-{index}" for index in range(n_clients)),
-        rounds=rounds,
-        ring_bits=smallest_ring_bits(127, n_clients),
-        mode=mode,
-    )
+def _settings(mode: Mode, n_clients: int, task: RandomImages) -> FLConfig:
+    """One round of whole updates, as few clients send them, however many there are."""
+    clients = tuple(f"client-{index}" for index in range(n_clients))
+    whole = {"levels": 127, "clip": 1.0, "keep": 1.0, "clip_decay": 1.0, "error_feedback": False}
+    return FLConfig.for_task(task, clients, run_id="secure-round-bench", suited=whole, rounds=1, mode=mode)
 
 
 def _round(mode: Mode, n_clients: int, task: RandomImages) -> _PhaseTimer:
     timer = _PhaseTimer()
-    run_cohort(_settings(mode, n_clients, 1), workers=0, task=task, report=timer)
+    run_cohort(_settings(mode, n_clients, task), workers=0, task=task, report=timer)
     return timer
 
 
@@ -110,7 +106,7 @@ def secure_round_benchmark(
     train = _median(plain + secure, "training")
     after_plain = _median(plain, "protecting") + _median(plain, "aggregating")
     after_secure = _median(secure, "protecting") + _median(secure, "aggregating")
-    client = _client_seconds(n_clients, task.n_parameters, repeats)
+    client = _client_seconds(n_clients, task, repeats)
     return {
         "secure_round_overhead_ratio": (train + after_secure) / (train + after_plain) - 1,
         "secure_round_overhead_ratio_without_training": after_secure / after_plain - 1,
@@ -139,9 +135,9 @@ def _wall_s(timer: _PhaseTimer) -> float:
     return sum(timer.wall.get(phase, 0.0) for phase in ("training", "protecting", "aggregating"))
 
 
-def _client_seconds(n_clients: int, n_values: int, repeats: int) -> tuple[float, float]:
+def _client_seconds(n_clients: int, task: RandomImages, repeats: int) -> tuple[float, float]:
     """(packing alone, packing and N-1 pads) of one client, medians in processor seconds."""
-    config = _settings("otp", n_clients, 1)
+    config, n_values = _settings("otp", n_clients, task), task.n_parameters
     bits = config.ring_bits
     update = np.random.default_rng(1).normal(0, 0.1, n_values).astype(np.float32)
     rng = quantisation_rng(0, 1, 0)

@@ -8,7 +8,6 @@ from pathlib import Path
 from fl.cohort.results import CohortResult
 from fl.cohort.run import run_cohort
 from fl.config import FLConfig, Mode
-from fl.quantise import smallest_ring_bits
 from fl.tasks import load_task
 
 WARM_UP_ROUNDS = 1
@@ -17,20 +16,9 @@ WARM_UP_ROUNDS = 1
 
 def cohort_config(task: str, n_clients: int, rounds: int, mode: Mode, seed: int = 0) -> FLConfig:
     """A cohort of ``task`` with the settings that suit so many clients, in the narrowest ring."""
-    suited = load_task(task).defaults.suited(n_clients)
-    return FLConfig(
-        run_id=f"cohort-{seed}",
-        task=task,
-        clients=tuple(f"c{index}" for index in range(n_clients)),
-        rounds=rounds,
-        seed=seed,
-        mode=mode,
-        clip=suited.clip,
-        levels=suited.levels,
-        keep=suited.keep,
-        error_feedback=suited.error_feedback,
-        clip_decay=suited.clip_decay,
-        ring_bits=smallest_ring_bits(suited.levels, n_clients),
+    clients = tuple(f"c{index}" for index in range(n_clients))
+    return FLConfig.for_task(
+        load_task(task), clients, run_id=f"cohort-{seed}", name=task, rounds=rounds, seed=seed, mode=mode
     )
 
 

@@ -15,7 +15,6 @@ from fl.aggregation.shares import (
 from fl.cohort.results import CohortError, Security
 from fl.compression import Compression
 from fl.config import FLConfig, check_config
-from fl.quantise import check_ring
 
 _SECURITY: dict[str, Security] = {
     "otp": "information-theoretic",
@@ -64,7 +63,7 @@ class CohortPlan:
 
     @property
     def weights(self) -> tuple[int, ...]:
-        return self.config.weights or (1,) * self.n_clients
+        return self.config.client_weights
 
     @property
     def value_bits(self) -> int:
@@ -120,15 +119,11 @@ def make_plan(
 ) -> CohortPlan:
     """The plan of a run; raises ConfigError, QuantisationError, ShareCodeError or CohortError."""
     check_config(config)
-    if config.weights and len(config.weights) != config.n_clients:
-        raise CohortError(f"{len(config.weights)} weights for {config.n_clients} clients")
     plan = CohortPlan(config, n_parameters, float32, drop_outs, None)
     if not float32:
         _ = plan.compression
         if config.mode == "lightsecagg":
             plan = CohortPlan(config, n_parameters, float32, drop_outs, _share_code(plan))
-        else:
-            check_ring(config.levels, plan.weights, config.ring_bits)
     _check_drop_outs(plan)
     return plan
 

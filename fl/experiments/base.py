@@ -8,16 +8,17 @@ a run is resumed only into the very same plan.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
-from fl.config import FLConfig, check_config
-from fl.experiments.options import Mode, OptionsError, TrainOptions
-from fl.experiments.ranges import check_ranges
-from fl.quantise import smallest_ring_bits
+from fl.config import MAX_CLIENTS, FLConfig
+from fl.experiments.options import Mode, OptionsError, TrainOptions, option_of
 from fl.results import SECURITY, Kind, Security
+from fl.settings import kinds_of, refusal
 from fl.tasks.base import Task
 
 PLAN_FILE = "plan.json"
@@ -120,42 +121,43 @@ def client_names(count: int) -> tuple[str, ...]:
     return tuple(f"client-{index:03d}" for index in range(count))
 
 
-def federated_config(task: Task, name: str, options: TrainOptions, defaults: Defaults) -> FLConfig:
-    """The settings of the run that was asked for.
+def federated_config(
+    task: Task,
+    name: str,
+    options: TrainOptions,
+    defaults: Defaults,
+    users: Sequence[str] | None = None,
+    *,
+    run_id: str = "plan",
+    **more: Any,
+) -> FLConfig:
+    """The settings of the run that was asked for, by simulated clients or by the first of ``users``.
 
-    Options win over what suits the experiment, and that over what suits the task.  Raises OptionsError,
-    ConfigError or QuantisationError if they cannot work.
+    Options win over what suits the experiment, and that over what suits the task; ``more`` are further settings.
+    Raises OptionsError, ConfigError or QuantisationError if they cannot work, in the words of the options.
     """
-    clients = options.clients or defaults.clients
-    given = {key: value for key in SETTINGS if (value := getattr(options, key)) is not None}
-    check_ranges(
-        {**given, "clients": clients, "rounds": chosen_rounds(options, defaults), "seed": options.first_seed}
-    )
-    suited = task.defaults.suited(clients)
-    settings: dict[str, object] = {
-        "clip": suited.clip,
-        "levels": suited.levels,
-        "clip_decay": suited.clip_decay,
-        "keep": suited.keep,
-        "error_feedback": suited.error_feedback,
-        **defaults.settings,
-        **given,
-    }
-    if "ring_bits" not in settings:
-        levels = settings["levels"]
-        assert isinstance(levels, int)
-        settings["ring_bits"] = smallest_ring_bits(levels, clients)
-    config = FLConfig(
-        run_id="plan",
-        task=name,
-        clients=client_names(clients),
+    count = options.clients or defaults.clients
+    if count > MAX_CLIENTS:  # before so many are given names
+        raise OptionsError(f"--clients is {count}: it must be at least 1 and at most {MAX_CLIENTS:,}")
+    config = FLConfig.for_task(
+        task,
+        client_names(count) if users is None else users[:count],
+        run_id=run_id,
+        name=name,
+        suited=defaults.settings,
+        named=option_of,
+        **{setting: getattr(options, setting) for setting in SETTINGS},
         rounds=chosen_rounds(options, defaults),
-        seed=options.first_seed,
         mode=options.mode or defaults.mode,
-        task_fingerprint=task.fingerprint,
-        **settings,  # type: ignore[arg-type]
+        seed=options.first_seed,
+        **more,
     )
-    check_config(config)
+    last = chosen_seeds(options, defaults)[-1]
+    if refusal(kinds_of(FLConfig)["seed"], last):
+        raise OptionsError(
+            f"--seed {options.first_seed} with {last - options.first_seed + 1} seeds ends at {last}, and seeds are "
+            f"less than {1 << 62:,}: begin lower"
+        )
     return config
 
 

@@ -16,7 +16,6 @@ from fl.experiments.base import Defaults, Plan, Versus, chosen_seeds, quick_note
 from fl.experiments.digits import federated_cell, float32_cell
 from fl.experiments.options import TrainOptions
 from fl.key_budget import quantity
-from fl.quantise import smallest_ring_bits
 from fl.tasks.base import Task
 
 DEFAULTS = Defaults(clients=200, rounds=40, seeds=3, quick_rounds=12)
@@ -44,8 +43,7 @@ def plan(options: TrainOptions, task: Task) -> Plan:
 
 def against_pairwise_pads(config: FLConfig, n_parameters: int) -> str:
     """What the shares of ``lightsecagg`` save in key, and cost in bytes, where nobody drops out."""
-    ring_bits = smallest_ring_bits(config.levels, sum(config.client_weights))
-    otp = msgspec.structs.replace(config, mode="otp", ring_bits=ring_bits, colluders=0, survivors=0)
+    otp = msgspec.structs.replace(config, mode="otp", ring_bits=0, colluders=0, survivors=0)
     pads, shares = aggregation_for(otp, n_parameters), aggregation_for(config, n_parameters)
     masked, shared = (each.rules(config.clients).upload_bytes(config.n_clients) for each in (pads, shares))
     colluders, survivors = config.thresholds

@@ -43,3 +43,9 @@ class TrainOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     max_wait_s: float | None = None
     testbed: str | None = None
     live: bool = False
+
+
+def option_of(setting: str) -> str:
+    """The option of ``qunetlab train`` that a setting of a run is; its own name where there is none."""
+    known = setting == "seed" or setting in TrainOptions.__struct_fields__
+    return f"--{setting.replace('_', '-')}" if known else setting

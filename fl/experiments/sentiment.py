@@ -13,9 +13,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import msgspec
-
-from fl.experiments.base import Cell, Defaults, Plan, Versus, chosen_seeds, quick_note
+from fl.experiments.base import Cell, Defaults, Plan, Versus, chosen_seeds, federated_config, quick_note
 from fl.experiments.digits import federated_cell
 from fl.experiments.options import TrainOptions
 from fl.tasks import MODELS, TaskSpec, load_task, parse_task
@@ -38,7 +36,7 @@ NO_ADAPTERS_NOTE = (
 
 def plan(options: TrainOptions, task: Task, data_folder: Path | None = None) -> Plan:
     """The cells of this experiment."""
-    defaults = replace(DEFAULTS, rounds=task.defaults.rounds, quick_rounds=task.defaults.rounds)
+    defaults = _defaults(task)
     primary = federated_cell(options, task, defaults)
     spec = parse_task(options.task)
     cells, comparisons = [primary], []
@@ -50,12 +48,12 @@ def plan(options: TrainOptions, task: Task, data_folder: Path | None = None) -> 
             Versus("federated-centralised", "federated minus centralised", "federated", "centralised")
         )
         if (control := CONTROL.get(spec.model)) is not None:
-            cells.append(_model(options, primary, "control", control, data_folder))
+            cells.append(_model(options, "control", control, data_folder))
             comparisons.append(
                 Versus("hybrid-control", f"{spec.model} minus {control}", "federated", "control")
             )
         if (adapters := _adapters(spec)) is not None and not options.quick:
-            cells.append(_model(options, primary, "adapters", adapters, data_folder))
+            cells.append(_model(options, "adapters", adapters, data_folder))
             comparisons.append(
                 Versus("adapters-head", f"{adapters} minus {spec.model}", "adapters", "federated")
             )
@@ -67,6 +65,11 @@ def plan(options: TrainOptions, task: Task, data_folder: Path | None = None) -> 
         tuple(comparisons),
         _notes(options, spec, defaults),
     )
+
+
+def _defaults(task: Task) -> Defaults:
+    """Each model has its own number of rounds, full and quick."""
+    return replace(DEFAULTS, rounds=task.defaults.rounds, quick_rounds=task.defaults.rounds)
 
 
 def _adapters(spec: TaskSpec) -> str | None:
@@ -89,16 +92,10 @@ def _notes(options: TrainOptions, spec: TaskSpec, defaults: Defaults) -> tuple[s
     return tuple(notes)
 
 
-def _model(options: TrainOptions, primary: Cell, name: str, model: str, data_folder: Path | None) -> Cell:
+def _model(options: TrainOptions, name: str, model: str, data_folder: Path | None) -> Cell:
     """The same clients with another model."""
     spec = parse_task(options.task)
     task_name = f"{spec.task}:{model}@{spec.split}"
     task = load_task(task_name, data_folder)
-    config = msgspec.structs.replace(
-        primary.config,
-        task=task_name,
-        task_fingerprint=task.fingerprint,
-        clip=options.clip or task.defaults.clip,
-        rounds=options.rounds or task.defaults.rounds,
-    )
+    config = federated_config(task, task_name, options, _defaults(task))
     return Cell(name, f"{config.n_clients} clients, {config.mode}, {model}", "federated", config)

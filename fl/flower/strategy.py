@@ -28,7 +28,7 @@ from flwr.serverapp.strategy import FedAvg, Result
 
 from fl.aggregation import MODES, AggregationError, aggregation_for, model_digest
 from fl.compression import Compression
-from fl.config import FLConfig, Mode, check_config
+from fl.config import FLConfig, Mode
 from fl.distributed.messages import Decline
 from fl.distributed.rounds import CollectingRound, RoundLimits, UploadRefusedError
 from fl.flower.arrays import flatten, moved
@@ -38,13 +38,21 @@ from fl.flower.identity import IdentityError
 from fl.flower.records import RoundAnnouncement
 from fl.flower.roster import Roster, exchange
 from fl.flower.rules import run_name
-from fl.quantise import smallest_ring_bits
+from fl.tasks.base import TaskDefaults
 from orchestrator.randomness import local_generator
 from orchestrator.wire.codec import WireError
 
 MEETING_POLL_S = 0.5
 
 _log = logging.getLogger(__name__)
+
+
+class FlowerTask:
+    """Whatever the ClientApp trains: Flower brings the model, so only its settings are ours."""
+
+    name = "flower"
+    fingerprint = ""
+    defaults = TaskDefaults(clip=1.0, levels=127, rounds=10)
 
 
 @dataclass(frozen=True)
@@ -74,17 +82,17 @@ class SecureRun:
 
     def config(self, run_id: str, users: tuple[str, ...]) -> FLConfig:
         """The settings as clients check them; raises ConfigError or QuantisationError."""
-        weights = tuple(self.weights.get(user, 1) for user in users)
-        config = FLConfig(
+        return FLConfig.for_task(
+            FlowerTask(),
+            users,
             run_id=run_id,
-            task="flower",
-            clients=users,
+            named=lambda setting: "quorum" if setting == "min_clients" else setting,
             seed=self.seed,
-            ring_bits=self.ring_bits or smallest_ring_bits(self.levels, sum(weights)),
+            ring_bits=self.ring_bits,
             levels=self.levels,
             clip=self.clip,
             mode=self.mode,
-            weights=weights,
+            weights=tuple(self.weights.get(user, 1) for user in users),
             colluders=self.colluders,
             survivors=self.survivors,
             keep=self.keep,
@@ -92,8 +100,6 @@ class SecureRun:
             min_clients=self.quorum,
             wait_timeout_s=self.wait_timeout_s,
         )
-        check_config(config)
-        return config
 
 
 @dataclass(frozen=True)

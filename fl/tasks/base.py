@@ -67,16 +67,12 @@ class TaskDefaults:
         return self.for_crowds if self.for_crowds and n_clients >= CROWD else self
 
 
-class Task(Protocol):
-    """A learning problem that clients can share."""
+class Learnable(Protocol):
+    """What the settings of a run depend on."""
 
     @property
     def name(self) -> str:
         """The name under which ``load_task`` finds it."""
-
-    @property
-    def n_parameters(self) -> int:
-        """Length of the flat parameter array."""
 
     @property
     def fingerprint(self) -> str:
@@ -85,6 +81,14 @@ class Task(Protocol):
     @property
     def defaults(self) -> TaskDefaults:
         """Quantisation and length of a run that suit the task."""
+
+
+class Task(Learnable, Protocol):
+    """A learning problem that clients can share."""
+
+    @property
+    def n_parameters(self) -> int:
+        """Length of the flat parameter array."""
 
     def initial_parameters(self, seed: int) -> Parameters:
         """The model before the first round."""

@@ -35,6 +35,7 @@ def run_demo(
 ) -> int:
     """The demo command; returns the exit code."""
     from fl.config import FLConfig
+    from fl.experiments.options import option_of
     from fl.tasks import load_task
 
     started = time.monotonic()
@@ -43,14 +44,14 @@ def run_demo(
     out.mkdir(parents=True, exist_ok=True)
     with supervised_run(source, {"simulation": {"seed": seed}}) as run:
         users = run.testbed.user_names()
-        config = FLConfig(
+        config = FLConfig.for_task(
+            learning,
+            users,
             run_id=f"demo-{random_hex(4)}",
-            task=task,
-            clients=users,
+            name=task,
+            named=option_of,
             rounds=rounds,
             seed=seed,
-            clip=learning.defaults.clip,
-            levels=learning.defaults.levels,
         )
         demand = learning.n_parameters * config.ring_bits * rounds
         progress = RunProgress(rounds=rounds, phase="starting instruments, relay and nodes")

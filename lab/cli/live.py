@@ -94,7 +94,6 @@ def run_on_testbed(
 
 def live_plan(options: TrainOptions, task: Task, testbed: Testbed) -> Plan:
     """The run and its float32 baseline, for clients of this testbed; raises what check_config raises."""
-    from fl.config import check_config
     from fl.experiments.base import Cell
     from fl.experiments.digits import with_float32
 
@@ -104,14 +103,15 @@ def live_plan(options: TrainOptions, task: Task, testbed: Testbed) -> Plan:
             f"{options.clients} clients, but the testbed has {len(users)} users: {', '.join(users)}"
         )
     defaults = Defaults(len(users), task.defaults.rounds, 1, min(3, task.defaults.rounds))
-    config = federated_config(task, options.task, options, defaults)
-    config = msgspec.structs.replace(
-        config,
-        clients=users[: config.n_clients],
+    config = federated_config(
+        task,
+        options.task,
+        options,
+        defaults,
+        users,
         run_id=f"train-{random_hex(6)}",
         wait_timeout_s=FOREVER_S,
     )
-    check_config(config)
     title = f"{config.n_clients} clients, {config.mode}"
     notes = (quick_note(f"{task.defaults.rounds} rounds"),) if options.quick else ()
     return with_float32(

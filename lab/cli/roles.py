@@ -113,7 +113,7 @@ def _read_config(text: str) -> dict[str, Any]:
 
 def fl_server_role(path: Path, secrets: Path | None, state: Path | None, config_text: str) -> int:
     """Federated-learning server: sees masked updates and their sum."""
-    from fl.config import FLConfig, check_config
+    from fl.config import FLConfig
     from fl.distributed.server import run_server
     from fl.tasks import load_task
     from orchestrator.wire.curve import load_keys
@@ -123,18 +123,11 @@ def fl_server_role(path: Path, secrets: Path | None, state: Path | None, config_
     data = settings.pop("data", None)
     data_folder = Path(data) if data else None
     users = runtime.testbed.user_names()
-    clients = settings.setdefault("clients", users)
-    for name in clients if isinstance(clients, list) else ():
-        _require_user(runtime, name)
-    task = load_task(settings.setdefault("task", "digits"), data_folder)
-    settings.setdefault("clip", task.defaults.clip)
-    settings.setdefault("levels", task.defaults.levels)
-    settings.setdefault("run_id", _unfinished_run(runtime.state) or f"run-{random_hex(6)}")
-    try:
-        config = msgspec.convert(settings, FLConfig)
-    except msgspec.ValidationError as error:
-        raise ValueError(f"training configuration: {error}") from None
-    check_config(config)
+    clients = _clients_of(runtime, settings.pop("clients", users))
+    name = str(settings.pop("task", "digits"))
+    task = load_task(name, data_folder)
+    run_id = settings.pop("run_id", None) or _unfinished_run(runtime.state) or f"run-{random_hex(6)}"
+    config = FLConfig.for_task(task, clients, run_id=run_id, name=name, named=_configured, **settings)
     run_server(
         runtime.testbed.fl.server,
         load_keys(runtime.secrets),
@@ -147,6 +140,20 @@ def fl_server_role(path: Path, secrets: Path | None, state: Path | None, config_
         task=task,
     )
     return 0
+
+
+def _configured(setting: str) -> str:
+    """How errors call a setting of ``--config``."""
+    return f"--config: {setting}"
+
+
+def _clients_of(runtime: Runtime, named: object) -> tuple[str, ...]:
+    """The users that a training configuration names as clients; raises ValueError for what is none."""
+    if not isinstance(named, list | tuple):
+        raise ValueError(f"{_configured('clients')} is {named!r}: it must be a list of users")
+    for name in named:
+        _require_user(runtime, name)
+    return tuple(named)
 
 
 def _unfinished_run(state: Path) -> str | None:

@@ -97,10 +97,10 @@ def test_a_huge_shape_does_not_overflow() -> None:
         ({"clients": ("alice",)}, "at least two clients"),
         ({"min_clients": 3}, "only 2 clients"),
         ({"client_timeout_s": 0.6}, "lost heartbeat"),
-        ({"rounds": 0}, "out of its range"),
-        ({"clip": float("inf")}, "positive number"),
-        ({"run_id": "no spaces"}, "out of its range"),
-        ({"mode": "open"}, "out of its range"),
+        ({"rounds": 0}, "rounds is 0: it must be at least 1"),
+        ({"clip": float("inf")}, "clip is inf: it must be a finite number"),
+        ({"run_id": "no spaces"}, "run_id is 'no spaces'"),
+        ({"mode": "open"}, "mode is 'open'"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_with_the_reason(

@@ -187,8 +187,16 @@ def test_clients_that_were_welcomed_to_different_settings_agree_on_no_key() -> N
         ({"mode": "otp", "min_clients": 1}, ConfigError, "with one participant is its update"),
         ({"mode": "otp", "survivors": 3}, ConfigError, "belong to lightsecagg"),
         ({"mode": "otp", "weights": (1, 2, 1)}, ConfigError, "3 weights for 4 clients"),
-        ({"mode": "otp", "weights": (1, 2, 1, 3)}, RingTooSmallError, "use b = 11 for L = 127"),
-        ({"mode": "expanded", "weights": (1, 2, 1, 3)}, RingTooSmallError, "use b = 11 for L = 127"),
+        (
+            {"mode": "otp", "weights": (1, 2, 1, 3), "ring_bits": 10},
+            RingTooSmallError,
+            "use b = 11 for L = 127",
+        ),
+        (
+            {"mode": "expanded", "weights": (1, 2, 1, 3), "ring_bits": 10},
+            RingTooSmallError,
+            "use b = 11 for L = 127",
+        ),
         ({"mode": "expanded", "clients": ("alice",)}, ConfigError, "at least two clients"),
     ],
 )
