@@ -22,12 +22,15 @@ Floats = npt.NDArray[np.float64]
 
 
 class Deviation(msgspec.Struct, frozen=True):
-    """Root mean squares over all examples: total deviation, its shot noise, and the rest (device noise and bias)."""
+    """Measured minus exact over all examples: root mean square, its shot noise and the rest (device noise and
+    bias); mean and largest size, ``absolute`` and ``largest``; signed mean; slope."""
 
     observable: str
     rms: float
     shot_noise: float
     rest: float
+    absolute: float
+    largest: float
     mean: float
     contrast: float
 
@@ -90,6 +93,8 @@ def deviation(name: str, exact: Floats, measured: Floats, standard_errors: Float
         rms=math.sqrt(total),
         shot_noise=math.sqrt(shot),
         rest=math.sqrt(max(0.0, total - shot)),
+        absolute=float(np.mean(np.abs(measured - exact))),
+        largest=float(np.max(np.abs(measured - exact))),
         mean=float(np.mean(measured - exact)),
         contrast=slope,
     )

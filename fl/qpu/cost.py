@@ -6,10 +6,11 @@ local estimation, https://quantum.cloud.ibm.com/docs/guides/estimate-job-run-tim
     <per sub-job overhead> + (rep_delay + <circuit length>) * <executions>
 
 with an overhead of about 2 s and, unless the backend says otherwise, a repetition delay of 250 us.  An
-execution is one shot of one circuit.  Mitigation adds executions: readout mitigation learns its correction
-from 32 randomised circuits per job, zero-noise extrapolation runs every circuit at noise factors 1, 3 and 5,
-the amplified ones that many times as long (defaults in ``qiskit_ibm_runtime.options``).  The result is an
-estimate: the service may split jobs and a session is charged by the clock while it is open.
+execution is one shot of one circuit.  Mitigation adds to both: twirling makes of every circuit up to 32 that
+share its shots, the calibration of ``trex`` is as many again in every job, ``zne`` runs every circuit at noise
+factors 1, 3 and 5, the amplified ones that many times as long (:mod:`fl.qpu.options`).  Circuits and shots are
+exact; the seconds are an estimate: the service may split jobs and a session is charged by the clock while it
+is open.
 """
 
 from __future__ import annotations
@@ -20,23 +21,23 @@ from typing import Any
 import msgspec
 from qiskit import QuantumCircuit
 
-from fl.qpu.options import RunOptions
+from fl.qpu.options import Mitigation, RunOptions
 
 SOURCE = "https://quantum.cloud.ibm.com/docs/guides/estimate-job-run-time"
 JOB_OVERHEAD_S = 2.0
 DEFAULT_REPETITION_DELAY_S = 250e-6
 DEFAULT_CIRCUIT_LENGTH_S = 100e-6
-READOUT_CIRCUITS, LEAST_SHOTS_PER_CIRCUIT = 32, 64
-NOISE_FACTORS = (1, 3, 5)
 
 
 class CostEstimate(msgspec.Struct, frozen=True):
-    """``qpu_s`` QPU seconds for ``executions`` = shots of single circuits, in ``jobs`` jobs."""
+    """``qpu_s`` QPU seconds for ``executions``, the shots of all ``circuits`` together, in ``jobs`` jobs."""
 
     parameter_sets: int
     bases: int
     shots: int
+    mitigation: Mitigation
     jobs: int
+    circuits: int
     executions: int
     circuit_length_s: float
     repetition_delay_s: float
@@ -47,8 +48,9 @@ class CostEstimate(msgspec.Struct, frozen=True):
     def text(self) -> str:
         """For people."""
         work = (
-            f"{self.parameter_sets} parameter sets x {self.bases} basis x {self.shots} shots in {self.jobs} jobs: "
-            f"{self.executions:,} executions of {1e6 * self.circuit_length_s:.1f} us"
+            f"{self.parameter_sets} parameter sets x {self.bases} basis x {self.shots} shots, mitigation "
+            f"{self.mitigation}, in {self.jobs} jobs: {self.circuits:,} circuits, {self.executions:,} shots in all, "
+            f"{1e6 * self.circuit_length_s:.1f} us each"
         )
         if self.free:
             return f"{work}; simulated here, costs nothing (a QPU would take about {self.qpu_s:.0f} s)"
@@ -63,32 +65,28 @@ def estimate_cost(
     parameter_sets: int,
     bases: int,
     local: bool,
-    extra_circuits: int = 0,
 ) -> CostEstimate:
-    """The cost of measuring ``circuit`` (already transpiled for ``backend``) in ``bases`` bases for every set, with
-    ``extra_circuits`` more in every job."""
+    """The cost of measuring ``circuit`` (already transpiled for ``backend``) in ``bases`` bases for every set."""
     length = circuit_length_s(circuit, backend)
     delay = _repetition_delay_s(backend)
     jobs = math.ceil(parameter_sets / options.sets_per_job)
-    executions = (parameter_sets * bases + jobs * extra_circuits) * options.shots
-    qpu_s = executions * (delay + length)
-    if options.resilience_level >= 2:
-        qpu_s = executions * sum(delay + factor * length for factor in NOISE_FACTORS)
-        executions *= len(NOISE_FACTORS)
-    if options.resilience_level >= 1:
-        per_circuit = max(LEAST_SHOTS_PER_CIRCUIT, math.ceil(options.shots / READOUT_CIRCUITS))
-        learning = jobs * READOUT_CIRCUITS * per_circuit
-        executions += learning
-        qpu_s += learning * (delay + length)
+    twirled, shots_each = options.twirled
+    measured = parameter_sets * bases * twirled
+    calibration = jobs * twirled if options.mitigation != "none" else 0
+    circuits = measured * len(options.noise_factors) + calibration
+    waiting_s = circuits * shots_each * delay
+    running_s = (measured * sum(options.noise_factors) + calibration) * shots_each * length
     return CostEstimate(
         parameter_sets=parameter_sets,
         bases=bases,
         shots=options.shots,
+        mitigation=options.mitigation,
         jobs=jobs,
-        executions=executions,
+        circuits=circuits,
+        executions=circuits * shots_each,
         circuit_length_s=length,
         repetition_delay_s=delay,
-        qpu_s=JOB_OVERHEAD_S * jobs + qpu_s,
+        qpu_s=JOB_OVERHEAD_S * jobs + waiting_s + running_s,
         free=local,
     )
 

@@ -23,7 +23,6 @@ from fl.qpu.journal import QpuFolder, RunPlan, digest_of
 from fl.qpu.model import CircuitModel
 from fl.qpu.options import RunOptions
 from fl.qpu.prepare import Prepared, prepare
-from fl.qpu.readout import CIRCUITS
 from fl.qpu.runner import Measured, Report, Runner
 from orchestrator.durable import replace_file
 
@@ -43,11 +42,11 @@ class QpuReport(msgspec.Struct, frozen=True):
     qubits: tuple[int, ...]
     circuit_depth: int
     gates: dict[str, int]
-    readout_calibrated: bool
     export_deviation: float
     cost: CostEstimate
     comparison: Comparison
-    unmitigated: Comparison | None
+    at_own_noise: Comparison | None
+    """With zero-noise extrapolation: the values at noise factor 1, of which it made ``comparison``."""
     jobs: int
     submitted: int
     job_ids: tuple[str, ...]
@@ -64,7 +63,6 @@ def cost_of(prepared: Prepared, device: Device, options: RunOptions) -> CostEsti
         parameter_sets=len(prepared.values),
         bases=prepared.bases,
         local=device.local,
-        extra_circuits=CIRCUITS if prepared.calibration else 0,
     )
 
 
@@ -106,7 +104,6 @@ def measure(
         prepared.circuit,
         prepared.operators,
         prepared.values,
-        prepared.calibration,
         retry_failed=retry_failed,
         report=report,
         **runner_options,
@@ -145,9 +142,9 @@ def evaluate(
     comparison = compare(
         model, measured.expectations, measured.standard_errors, shots=options.shots, seed=options.seed
     )
-    unmitigated = (
+    at_own_noise = (
         compare(model, measured.raw, measured.raw_errors, shots=options.shots, seed=options.seed)
-        if prepared.calibration
+        if len(options.noise_factors) > 1
         else None
     )
     usage = [record.qpu_s for record in measured.records if record.qpu_s is not None]
@@ -156,15 +153,14 @@ def evaluate(
         backend=device.name,
         local=device.local,
         options=options,
-        unused_locally=options.unused_locally(model.observables) if device.local else (),
+        unused_locally=options.unused_locally if device.local else (),
         qubits=prepared.qubits,
         circuit_depth=prepared.circuit.depth(),
         gates={str(name): int(count) for name, count in prepared.circuit.count_ops().items()},
-        readout_calibrated=bool(prepared.calibration),
         export_deviation=prepared.export_deviation,
         cost=cost,
         comparison=comparison,
-        unmitigated=unmitigated,
+        at_own_noise=at_own_noise,
         jobs=len(measured.records),
         submitted=measured.submitted,
         job_ids=tuple(record.job_id for record in measured.records),

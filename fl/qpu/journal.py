@@ -40,7 +40,7 @@ from orchestrator.randomness import random_hex
 Floats = npt.NDArray[np.float64]
 _T = TypeVar("_T", bound=msgspec.Struct)
 State = Literal["planned", "submitting", "submitted", "done", "failed"]
-FORMAT = 2
+FORMAT = 3
 RUN_FILE, CIRCUIT_FILE, LOCK_FILE = "run.json", "circuit.qpy", ".lock"
 
 
@@ -82,13 +82,11 @@ class JobRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class JobResult:
-    """Raw expectation values and standard errors, float64 (count, observables); with readout calibration also
-    the means of its two circuits and their standard errors (2, observables), otherwise (0, observables)."""
+    """Expectation values and standard errors as the estimator gave them, float64 (noise factors, count,
+    observables)."""
 
     expectations: Floats
     standard_errors: Floats
-    readout_means: Floats
-    readout_errors: Floats
 
 
 class QpuFolder:
@@ -164,12 +162,8 @@ class QpuFolder:
 
     def plan(self) -> RunPlan:
         """What the run in this folder is."""
-        plan = _read(self.folder / RUN_FILE, RunPlan)
-        if plan.format != FORMAT:
-            raise QpuFolderError(
-                f"{self.folder / RUN_FILE} has format {plan.format}, this version reads {FORMAT}"
-            )
-        return plan
+        refuse_other_format(self.folder / RUN_FILE, FORMAT)
+        return _read(self.folder / RUN_FILE, RunPlan)
 
     def circuit(self) -> QuantumCircuit:
         """The transpiled circuit that all jobs of the run use."""
@@ -237,6 +231,22 @@ def tag_of(plan: RunPlan, number: int, attempt: int) -> str:
 def slices(count: int, size: int) -> Sequence[tuple[int, int]]:
     """``(first, count)`` of consecutive chunks of at most ``size``."""
     return [(first, min(size, count - first)) for first in range(0, count, size)]
+
+
+class _Format(msgspec.Struct, frozen=True):
+    """What every version of a file has in common; files of the first had no number."""
+
+    format: int = 1
+
+
+def refuse_other_format(path: Path, readable: int) -> None:
+    """Raise QpuFolderError if the file is of another format than ``readable``, or cannot be read."""
+    found = _read(path, _Format).format
+    if found != readable:
+        raise QpuFolderError(
+            f"{path} has format {found}, this version reads {readable}: finish or resume that run with the version "
+            "of qunetlab that began it, or begin anew in another folder"
+        )
 
 
 def _json(value: msgspec.Struct) -> bytes:

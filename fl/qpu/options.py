@@ -1,22 +1,33 @@
 """How a circuit is run: shots, mitigation, execution mode, jobs and seeds.
 
-The service applies mitigation, suppression and twirling on its side; local testing mode has none of them.
-Readout errors are then calibrated here (:mod:`fl.qpu.readout`); what else a local run does without is listed
-in its report (``unused_locally``), never passed over in silence.
+Errors are mitigated by the estimator, on this machine, whatever the backend (``mitigation``):
+
+* ``trex``, twirled readout error extinction (van den Berg, Minev and Temme, arXiv 2012.09738): qubits are
+  flipped at random before they are read and the outcomes flipped back, which makes readout errors symmetric
+  and an expectation value shrink by a factor that one calibration of |0> per job measures; it is divided by it;
+* ``zne``: the same, and two-qubit gates are twirled and run at :data:`NOISE_FACTORS` times their noise, from
+  which :mod:`fl.qpu.extrapolate` goes back to none.
+
+What a local run does without is listed in its report (``unused_locally``), never passed over in silence.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import math
+from typing import Any, Literal, get_args
 
 import msgspec
 
 from fl.qpu.errors import QpuError
-from fl.qpu.readout import can_calibrate
 
 Execution = Literal["job", "batch", "session"]
+Mitigation = Literal["none", "trex", "zne"]
 DECOUPLING = ("", "XX", "XpXm", "XY4")
-EXECUTIONS: tuple[Execution, ...] = ("job", "batch", "session")
+EXECUTIONS: tuple[Execution, ...] = get_args(Execution)
+MITIGATIONS: tuple[Mitigation, ...] = get_args(Mitigation)
+NOISE_FACTORS = (1, 3, 5)
+RANDOMISATIONS, LEAST_SHOTS_EACH = 32, 64
+"""Twirled circuits that the shots of one circuit are spread over, and the fewest shots of each."""
 
 
 class OptionsError(QpuError, ValueError):
@@ -26,17 +37,13 @@ class OptionsError(QpuError, ValueError):
 class RunOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Settings of a run.
 
-    ``shots`` per circuit and basis; ``resilience_level`` 0 none, 1 readout mitigation, 2 readout and zero-noise
-    extrapolation; ``sets_per_job`` parameter sets in one job; ``max_pending`` jobs waiting at the service at
-    once; ``readout`` where readout errors are mitigated: by calibration circuits beside every job, by the service,
-    or (``auto``) by the service for its backends and by calibration for local ones; ``max_job_s`` QPU seconds
-    after which the service stops a job; ``layout_trials`` transpilations, the best of which is run; ``seed`` of
-    transpiler and simulator.
+    ``shots`` per circuit, basis and noise factor; ``mitigation`` of errors; ``sets_per_job`` parameter sets in one
+    job; ``max_pending`` jobs waiting at the service at once; ``max_job_s`` QPU seconds after which the service stops
+    a job; ``layout_trials`` transpilations, the best of which is run; ``seed`` of transpiler and simulator.
     """
 
     shots: int = 4096
-    resilience_level: int = 1
-    readout: Literal["auto", "calibrate", "service"] = "auto"
+    mitigation: Mitigation = "trex"
     dynamical_decoupling: Literal["", "XX", "XpXm", "XY4"] = ""
     twirl_gates: bool = False
     twirl_measurement: bool = False
@@ -51,7 +58,6 @@ class RunOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         for name, low, high in (
             ("shots", 2, 10_000_000),
-            ("resilience_level", 0, 2),
             ("sets_per_job", 1, 100_000),
             ("max_pending", 1, 1000),
             ("optimization_level", 0, 3),
@@ -61,60 +67,77 @@ class RunOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             value = getattr(self, name)
             if not low <= value <= high:
                 raise OptionsError(f"{name} is {value}; it must be {low} to {high}")
-        if self.readout not in ("auto", "calibrate", "service"):
-            raise OptionsError(f"readout is {self.readout!r}; it must be auto, calibrate or service")
-        if self.dynamical_decoupling not in DECOUPLING:
-            raise OptionsError(
-                f"dynamical_decoupling is {self.dynamical_decoupling!r}; it must be one of {', '.join(DECOUPLING[1:])}"
-            )
-        if self.execution not in EXECUTIONS:
-            raise OptionsError(f"execution is {self.execution!r}; it must be one of {', '.join(EXECUTIONS)}")
+        for name, allowed in (
+            ("mitigation", MITIGATIONS),
+            ("dynamical_decoupling", DECOUPLING),
+            ("execution", EXECUTIONS),
+        ):
+            if getattr(self, name) not in allowed:
+                known = ", ".join(filter(None, allowed))
+                raise OptionsError(f"{name} is {getattr(self, name)!r}; it must be one of {known}")
         if self.max_job_s is not None and self.max_job_s < 1:
             raise OptionsError(f"max_job_s is {self.max_job_s}; it must be at least 1")
 
-    def for_service(self, tag: str) -> dict[str, Any]:
-        """Options of ``EstimatorV2`` for a job at the service, marked with ``tag``."""
+    @property
+    def noise_factors(self) -> tuple[int, ...]:
+        """Multiples of the device's own noise that every circuit is run at."""
+        return NOISE_FACTORS if self.mitigation == "zne" else (1,)
+
+    @property
+    def twirled(self) -> tuple[int, int]:
+        """``(circuits, shots of each)`` that one circuit becomes: at least ``shots`` together."""
+        plain = self.mitigation == "none" and not self.twirl_gates and not self.twirl_measurement
+        if plain:
+            return 1, self.shots
+        each = max(LEAST_SHOTS_EACH, math.ceil(self.shots / RANDOMISATIONS))
+        return math.ceil(self.shots / each), each
+
+    def for_estimator(self, *, local: bool, tag: str = "", chunk: int = 0) -> dict[str, Any]:
+        """Options of the estimator: for a job at the service, marked with ``tag``, or simulated here as ``chunk``,
+        each of which has a seed of its own.
+
+        Everything is said outright, so that a default that changes in a later version changes no result.
+        """
+        circuits, shots_each = self.twirled
         options: dict[str, Any] = {
             "default_shots": self.shots,
-            "resilience_level": self.resilience_level,
-            "environment": {"job_tags": ["qunetlab", tag]},
+            "resilience_level": 0,
+            "resilience": {
+                "measure_mitigation": self.mitigation != "none",
+                "zne_mitigation": self.mitigation == "zne",
+                # The fit is made here (fl.qpu.extrapolate), from the values at every noise factor.
+                "zne": {
+                    "noise_factors": NOISE_FACTORS,
+                    "amplifier": "gate_folding",
+                    "extrapolator": "fallback",
+                },
+            },
+            "twirling": {
+                "enable_gates": self.twirl_gates or self.mitigation == "zne",
+                "enable_measure": self.twirl_measurement or self.mitigation != "none",
+                "num_randomizations": circuits,
+                "shots_per_randomization": shots_each,
+            },
         }
+        if local:
+            return options | {"simulator": {"seed_simulator": self.simulator_seed(chunk)}}
+        options["environment"] = {"job_tags": ["qunetlab", tag]}
         if self.dynamical_decoupling:
             options["dynamical_decoupling"] = {"enable": True, "sequence_type": self.dynamical_decoupling}
-        # Only what is wanted is set: measurement twirling is part of the service's own readout mitigation.
-        twirling = {"enable_gates": self.twirl_gates, "enable_measure": self.twirl_measurement}
-        if wanted := {name: True for name, value in twirling.items() if value}:
-            options["twirling"] = wanted
         if self.max_job_s is not None:
             options["max_execution_time"] = self.max_job_s
         return options
-
-    def for_simulator(self, chunk: int) -> dict[str, Any]:
-        """Options of ``EstimatorV2`` in local testing mode; every chunk has a seed of its own."""
-        return {"default_shots": self.shots, "simulator": {"seed_simulator": self.simulator_seed(chunk)}}
 
     def simulator_seed(self, chunk: int) -> int:
         """Seed of a chunk's simulation: never 0, which local testing mode takes for none."""
         return 1 + (self.seed * 1_000_003 + chunk * 7919) % (2**31 - 2)
 
-    def calibrates(self, observables: tuple[str, ...], *, local: bool) -> bool:
-        """Whether every job carries circuits that calibrate the readout."""
-        wanted = self.readout == "calibrate" or (
-            self.readout == "auto" and local and self.resilience_level >= 1
-        )
-        return wanted and can_calibrate(observables)
-
-    def unused_locally(self, observables: tuple[str, ...]) -> tuple[str, ...]:
-        """Settings that a local run does without."""
+    @property
+    def unused_locally(self) -> tuple[str, ...]:
+        """Settings that a local run does without: idle qubits are not simulated, and nobody charges seconds."""
         names = []
-        if self.resilience_level >= 1 and not self.calibrates(observables, local=True):
-            names.append("readout mitigation")
-        if self.resilience_level >= 2:
-            names.append("zero-noise extrapolation")
         if self.dynamical_decoupling:
             names.append(f"dynamical decoupling {self.dynamical_decoupling}")
-        if self.twirl_gates or self.twirl_measurement:
-            names.append("twirling")
         if self.max_job_s is not None:
             names.append("limit of QPU seconds")
         return tuple(names)

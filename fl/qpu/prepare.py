@@ -24,7 +24,6 @@ from fl.qpu.errors import ModelError
 from fl.qpu.export import ExportedCircuit, export
 from fl.qpu.model import CircuitModel
 from fl.qpu.options import RunOptions
-from fl.qpu.readout import calibration_circuits, calibration_operators
 
 Floats = npt.NDArray[np.float64]
 
@@ -40,7 +39,6 @@ class Prepared:
     circuit: QuantumCircuit
     operators: list[SparsePauliOp]
     values: Floats
-    calibration: tuple[tuple[QuantumCircuit, list[SparsePauliOp]], ...]
     export_deviation: float
 
     @property
@@ -91,14 +89,7 @@ def prepare(
     by_name = {parameter.name: column for column, parameter in enumerate(exported.circuit.parameters)}
     order = [by_name[parameter.name] for parameter in circuit.parameters]
     values = exported.parameter_values(model.inputs, model.weights)[:, order]
-    calibration: tuple[tuple[QuantumCircuit, list[SparsePauliOp]], ...] = ()
-    if options.calibrates(model.observables, local=device.local):
-        used = physical_qubits(circuit, model.n_wires)
-        reading = calibration_operators(model.observables, used, circuit.num_qubits)
-        calibration = tuple(
-            (each, reading) for each in calibration_circuits(circuit.num_qubits, used, device.backend)
-        )
-    return Prepared(exported, circuit, operators, values, calibration, deviation)
+    return Prepared(exported, circuit, operators, values, deviation)
 
 
 def physical_qubits(circuit: QuantumCircuit, n_wires: int) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ import numpy as np
 
 from fl.qpu.backends import AccountChoice
 from fl.qpu.errors import QpuFolderError
+from fl.qpu.journal import refuse_other_format
 from fl.qpu.options import RunOptions, TrainingPlan
 from fl.qpu.tasks import (
     DEFAULT_SENTENCES,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from fl.tasks.sentiment.task import SentimentTask
 
 REQUEST_FILE, MODEL_FILE = "request.json", "model.npy"
+FORMAT = 2
 
 
 class QpuRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -49,6 +51,7 @@ class QpuRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     account: AccountChoice = AccountChoice()
     data: str | None = None
     training: TrainingPlan | None = None
+    format: int = FORMAT
 
     @property
     def purpose(self) -> str:
@@ -99,6 +102,7 @@ def kept_request(folder: Path, purpose: str = "run") -> tuple[QpuRequest, Sentim
     path = folder / REQUEST_FILE
     if not path.is_file():
         raise QpuFolderError(f"{folder} holds no run to resume (there is no {REQUEST_FILE})")
+    refuse_other_format(path, FORMAT)
     try:
         request = msgspec.json.decode(path.read_bytes(), type=QpuRequest)
     except (OSError, ValueError, RecursionError) as error:

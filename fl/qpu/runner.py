@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -26,9 +26,9 @@ from qiskit.quantum_info import SparsePauliOp
 
 from fl.qpu.backends import Device
 from fl.qpu.errors import JobFailedError, QpuFolderError, ServiceError, without_secrets
-from fl.qpu.estimator import Desk
+from fl.qpu.estimator import Desk, measured
+from fl.qpu.extrapolate import to_zero_noise
 from fl.qpu.journal import JobRecord, JobResult, QpuFolder, RunPlan, slices, tag_of
-from fl.qpu.readout import correct
 
 Floats = npt.NDArray[np.float64]
 
@@ -57,7 +57,7 @@ Report = Callable[[QpuEvent], None]
 class Measured:
     """Expectation values and standard errors, float64 (parameter sets, observables), and how they came about.
 
-    ``raw`` is as measured; the others are corrected for readout errors where the run calibrates them.
+    ``raw`` is at the device's own noise; with zero-noise extrapolation the others are at none, else the same.
     """
 
     expectations: Floats
@@ -80,21 +80,19 @@ class Runner:
         circuit: QuantumCircuit,
         operators: list[SparsePauliOp],
         values: Floats,
-        calibration: Sequence[tuple[QuantumCircuit, list[SparsePauliOp]]] = (),
         *,
         retry_failed: bool = False,
         report: Report = lambda event: None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """``circuit`` is transpiled, ``operators`` are laid out like it, ``values`` (sets, parameters) are in the
-        order of ``circuit.parameters``; ``calibration`` are circuits with observables that go with every job."""
+        order of ``circuit.parameters``."""
         self._device = device
         self._folder = folder
         self._plan = plan
         self._circuit = circuit
-        self._observables = [[operator] for operator in operators]
+        self._operators = operators
         self._values = values
-        self._calibration = calibration
         self._retry_failed = retry_failed
         self._report = report
         self._sleep = sleep
@@ -113,20 +111,15 @@ class Runner:
         finally:
             self._close_desk(records[-1])
         results = [self._folder.result(record) for record in records]
-        corrected = [
-            correct(result.expectations, result.standard_errors, result.readout_means, result.readout_errors)
-            if len(result.readout_means)
-            else (result.expectations, result.standard_errors)
-            for result in results
-        ]
-        return Measured(
-            np.concatenate([expectations for expectations, _ in corrected]),
-            np.concatenate([errors for _, errors in corrected]),
-            np.concatenate([result.expectations for result in results]),
-            np.concatenate([result.standard_errors for result in results]),
-            tuple(records),
-            self._submitted,
+        values = np.concatenate([result.expectations for result in results], axis=1)
+        errors = np.concatenate([result.standard_errors for result in results], axis=1)
+        factors = self._plan.options.noise_factors
+        at_none, error_at_none = (
+            to_zero_noise(values, errors, factors, self._plan.options.shots)
+            if len(factors) > 1
+            else (values[0], errors[0])
         )
+        return Measured(at_none, error_at_none, values[0], errors[0], tuple(records), self._submitted)
 
     def _record(self, number: int, chunk: tuple[int, int]) -> JobRecord:
         record = self._folder.job(number)
@@ -229,13 +222,11 @@ class Runner:
         )
         self._folder.save(record)
         values = self._values[record.first : record.first + record.count]
-        pubs = [(self._circuit, self._observables, values), *self._calibration]
-        options = self._plan.options
-        settings = (
-            options.for_simulator(record.number) if self._device.local else options.for_service(record.tag)
+        settings = self._plan.options.for_estimator(
+            local=self._device.local, tag=record.tag, chunk=record.number
         )
         try:
-            job = self._desk.submit(pubs, settings)
+            job = self._desk.submit(self._circuit, self._operators, values, settings)
         except Exception as error:
             if self._device.local:
                 raise
@@ -256,21 +247,18 @@ class Runner:
         if status != "DONE":
             reason = without_secrets(self._look(record, job.error_message) or status.lower())
             return self._fail(record, reason)
-        pubs = self._look(record, job.result)
-        arrays = [
-            (np.asarray(pub.data.evs, np.float64).T, np.asarray(pub.data.stds, np.float64).T) for pub in pubs
-        ]
-        n_observables = len(self._observables)
-        expected = [(record.count, n_observables), *[(n_observables,)] * len(self._calibration)]
-        if [values.shape for values, _ in arrays] != expected or [e.shape for _, e in arrays] != expected:
-            return self._fail(record, f"the result has shapes {[values.shape for values, _ in arrays]}")
-        if not all(np.isfinite(values).all() and np.isfinite(errors).all() for values, errors in arrays):
+        factors = self._plan.options.noise_factors
+        try:
+            result = JobResult(*self._look(record, lambda: measured(job, factors)))
+        except JobFailedError as error:
+            return self._fail(record, str(error))
+        expected = (len(factors), record.count, len(self._operators))
+        if result.expectations.shape != expected or result.standard_errors.shape != expected:
+            return self._fail(
+                record, f"the result has shape {result.expectations.shape} instead of {expected}"
+            )
+        if not all(np.isfinite(values).all() for values in vars(result).values()):
             return self._fail(record, "the result has values that are not finite")
-        result = JobResult(
-            *arrays[0],
-            np.array([values for values, _ in arrays[1:]]).reshape(-1, n_observables),
-            np.array([errors for _, errors in arrays[1:]]).reshape(-1, n_observables),
-        )
         qpu_s = None if self._device.local else _usage_s(job)
         record = self._folder.save_result(msgspec.structs.replace(record, qpu_s=qpu_s), result)
         self._tell(
@@ -300,6 +288,8 @@ class Runner:
         for attempt in range(PATIENCE):
             try:
                 return call()
+            except JobFailedError:
+                raise
             except Exception as error:
                 if self._device.local:
                     raise

@@ -84,6 +84,7 @@ def training_cost(
         one,
         parameter_sets=one.parameter_sets * plan.steps,
         jobs=one.jobs * plan.steps,
+        circuits=one.circuits * plan.steps,
         executions=one.executions * plan.steps,
         qpu_s=one.qpu_s * plan.steps,
     )

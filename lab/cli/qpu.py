@@ -7,8 +7,6 @@ interrupted goes on with ``--resume FOLDER`` and submits nothing twice.
 from __future__ import annotations
 
 import json
-import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lab.cli.qpu_mitigation import mitigation_command
 from lab.cli.qpu_options import (
     AccountOption,
     BackendOption,
@@ -28,12 +27,11 @@ from lab.cli.qpu_options import (
     InstanceOption,
     Json,
     LimitOption,
+    MitigationOption,
     ModelOption,
     OutOption,
     PendingOption,
     PerJobOption,
-    ReadoutOption,
-    ResilienceOption,
     ResumeOption,
     RetryOption,
     SeedOption,
@@ -48,22 +46,22 @@ from lab.cli.qpu_options import (
     refuse_with_resume,
     request_from,
 )
+from lab.cli.qpu_talk import RUNS_FOLDER, consent, progress, teller
 
 if TYPE_CHECKING:
     from fl.qpu.analysis import Comparison
     from fl.qpu.backends import Device
-    from fl.qpu.cost import CostEstimate
     from fl.qpu.evaluate import QpuReport
     from fl.qpu.journal import QpuFolder
     from fl.qpu.request import QpuRequest
-    from fl.qpu.runner import QpuEvent
     from fl.tasks.base import Parameters
     from fl.tasks.sentiment.task import SentimentTask
 
-RUNS_FOLDER = "qunetlab-runs"
 EXIT_INTERRUPTED = 130
 
 qpu_app = typer.Typer(no_args_is_help=True, help="Trained circuits on a QPU or its simulated stand-in.")
+
+qpu_app.command("mitigation")(mitigation_command)
 
 
 @qpu_app.command("run")
@@ -73,8 +71,7 @@ def run_command(
     task: TaskOption = None,
     sentences: SentencesOption = None,
     shots: ShotsOption = None,
-    resilience: ResilienceOption = None,
-    readout: ReadoutOption = None,
+    mitigation: MitigationOption = None,
     dynamical_decoupling: DecouplingOption = None,
     twirl_gates: TwirlOption = None,
     twirl_readout: TwirlReadoutOption = None,
@@ -111,8 +108,7 @@ def estimate_command(
     task: TaskOption = None,
     sentences: SentencesOption = None,
     shots: ShotsOption = None,
-    resilience: ResilienceOption = None,
-    readout: ReadoutOption = None,
+    mitigation: MitigationOption = None,
     sets_per_job: PerJobOption = None,
     layout_trials: TrialsOption = None,
     seed: SeedOption = None,
@@ -122,11 +118,12 @@ def estimate_command(
     data: DataOption = None,
     as_json: Json = False,
 ) -> None:
-    """What a run would cost; transpiles, submits nothing."""
+    """What a run would cost, with every mitigation unless one is named; transpiles, submits nothing."""
     import msgspec
 
     from fl.qpu.backends import open_device
     from fl.qpu.evaluate import cost_of
+    from fl.qpu.options import MITIGATIONS
     from fl.qpu.prepare import prepare
     from fl.qpu.request import data_folder
     from fl.qpu.tasks import circuit_model, load_parameters, open_circuit_task
@@ -139,8 +136,13 @@ def estimate_command(
         opened.initial_parameters(request.options.seed) if model is None else load_parameters(opened, model)
     )
     circuit = circuit_model(opened, parameters, request.sentences, request.options.seed)
-    cost = cost_of(prepare(circuit, device, request.options), device, request.options)
-    typer.echo(msgspec.json.encode(cost).decode() if as_json else cost.text())
+    prepared = prepare(circuit, device, request.options)
+    wanted = MITIGATIONS if mitigation is None else (request.options.mitigation,)
+    costs = [
+        cost_of(prepared, device, msgspec.structs.replace(request.options, mitigation=each))
+        for each in wanted
+    ]
+    typer.echo(msgspec.json.encode(costs).decode() if as_json else "\n".join(cost.text() for cost in costs))
 
 
 @qpu_app.command("jobs")
@@ -211,8 +213,7 @@ def train_command(
     model: ModelOption = None,
     task: TaskOption = None,
     shots: ShotsOption = None,
-    resilience: ResilienceOption = None,
-    readout: ReadoutOption = None,
+    mitigation: MitigationOption = None,
     execution: ExecutionOption = None,
     sets_per_job: PerJobOption = None,
     max_pending: PendingOption = None,
@@ -323,33 +324,6 @@ def interrupted(start: Start, purpose: str) -> int:
     return EXIT_INTERRUPTED
 
 
-def progress() -> Callable[[str], None]:
-    """Prints a line with the time since the start, on standard error."""
-    started = time.monotonic()
-
-    def say(text: str) -> None:
-        print(f"{time.monotonic() - started:6.1f} s  {text}", file=sys.stderr, flush=True)
-
-    return say
-
-
-def teller(say: Callable[[str], None]) -> Callable[[QpuEvent], None]:
-    """Tells events of jobs."""
-    return lambda event: say(f"job {event.job + 1} of {event.jobs}: {event.text}")
-
-
-def consent(say: Callable[[str], None], *, yes: bool, asked_before: bool) -> Callable[[CostEstimate], bool]:
-    """Shows the cost; free runs and runs agreed to before go on, others need ``--yes`` or an answer."""
-
-    def agree(cost: CostEstimate) -> bool:
-        say(cost.text())
-        if cost.free or yes or asked_before:
-            return True
-        return sys.stdin.isatty() and typer.confirm("Submit?", err=True)
-
-    return agree
-
-
 def as_text_json(outcome: QpuReport, folder: Path, request: QpuRequest) -> str:
     """The report as one JSON line, with folder and origin of the model."""
     import msgspec
@@ -363,14 +337,14 @@ def summary(outcome: QpuReport, folder: Path, request: QpuRequest) -> str:
     kind = "simulated here" if outcome.local else "real backend"
     lines = [
         f"{outcome.model} on {outcome.backend} ({kind}), qubits {', '.join(map(str, outcome.qubits))}, "
-        f"{options.shots} shots, seed {options.seed}",
+        f"{options.shots} shots, mitigation {options.mitigation}, seed {options.seed}",
         f"model: {request.model}",
         *_comparison_lines(outcome.comparison),
     ]
-    if outcome.unmitigated is not None:
-        without = outcome.unmitigated
+    if outcome.at_own_noise is not None:
+        without = outcome.at_own_noise
         lines.append(
-            f"without readout calibration: accuracy {without.accuracy_backend:.3f}, agreement {without.agreement:.3f}, "
+            f"without extrapolation: accuracy {without.accuracy_backend:.3f}, agreement {without.agreement:.3f}, "
             f"RMS deviation {without.deviation.rms:.4f}"
         )
     if outcome.unused_locally:

@@ -26,15 +26,12 @@ SentencesOption = Annotated[
     int | None, typer.Option("--sentences", min=1, help="Test examples; 200 without.")
 ]
 ShotsOption = Annotated[int | None, typer.Option("--shots", min=2, help="Shots per circuit; 4096 without.")]
-ResilienceOption = Annotated[
-    int | None,
-    typer.Option(
-        "--resilience", min=0, max=2, help="0 none, 1 readout mitigation, 2 and zero-noise extrapolation."
-    ),
-]
-ReadoutOption = Annotated[
+MitigationOption = Annotated[
     str | None,
-    typer.Option("--readout", help="Where readout errors are mitigated: auto, calibrate, service."),
+    typer.Option(
+        "--mitigation",
+        help="none; trex: readout errors, the default; zne: these, and gate errors by extrapolation.",
+    ),
 ]
 DecouplingOption = Annotated[
     str | None, typer.Option("--dynamical-decoupling", help="Pulse sequence on idle qubits: XX, XpXm, XY4.")
@@ -83,8 +80,7 @@ Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 
 OPTION_NAMES = {
     "shots": "shots",
-    "resilience": "resilience_level",
-    "readout": "readout",
+    "mitigation": "mitigation",
     "dynamical_decoupling": "dynamical_decoupling",
     "twirl_gates": "twirl_gates",
     "twirl_readout": "twirl_measurement",

@@ -73,10 +73,10 @@ def _labels(outcome: QpuReport) -> str:
         ],
         [html.escape(outcome.backend), *_pair(comparison.accuracy_backend, comparison.agreement)],
     ]
-    if outcome.unmitigated is not None:
-        rows[-1][0] += ", readout calibrated"
-        raw = outcome.unmitigated
-        rows.append([f"{html.escape(outcome.backend)}, as read", *_pair(raw.accuracy_backend, raw.agreement)])
+    if outcome.at_own_noise is not None:
+        own = outcome.at_own_noise
+        name = f"{html.escape(outcome.backend)}, not extrapolated"
+        rows.append([name, *_pair(own.accuracy_backend, own.agreement)])
     return table(["", "accuracy", "agreement with exact"], rows)
 
 
@@ -91,12 +91,26 @@ def _deviations(comparison: Comparison) -> str:
             f"{row.rms:.4f}",
             f"{row.shot_noise:.4f}",
             f"{row.rest:.4f}",
+            f"{row.absolute:.4f}",
+            f"{row.largest:.4f}",
             f"{row.mean:+.4f}",
             f"{row.contrast:.3f}",
         ]
         for row in (*comparison.observables, comparison.deviation)
     ]
-    return table(["observable", "RMS", "shot noise", "device noise", "mean offset", "contrast"], rows)
+    return table(
+        [
+            "observable",
+            "RMS",
+            "shot noise",
+            "device noise",
+            "mean size",
+            "largest",
+            "mean offset",
+            "contrast",
+        ],
+        rows,
+    )
 
 
 def _scatter(outcome: QpuReport, arrays: dict[str, Any]) -> bytes:
@@ -127,13 +141,7 @@ def _about(outcome: QpuReport, request: QpuRequest) -> str:
         ["physical qubits of wires 0, 1, ...", ", ".join(map(str, outcome.qubits))],
         ["gates", f"{gates}; depth {outcome.circuit_depth}"],
         ["export against PennyLane", f"largest difference {outcome.export_deviation:.1e}"],
-        [
-            "readout",
-            "calibrated by two circuits in every job"
-            if outcome.readout_calibrated
-            else "not calibrated here",
-        ],
-        ["resilience level", str(options.resilience_level)],
+        ["mitigation", options.mitigation],
         ["execution, seed", f"{options.execution}, {options.seed}"],
         ["estimated before", outcome.cost.text()],
         ["QPU time charged", charged],

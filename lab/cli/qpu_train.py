@@ -21,7 +21,8 @@ EXAMPLES = 64
 
 def run_training(start: Start, *, allowed: bool, retry_failed: bool, as_json: bool) -> int:
     """The train command; returns the exit code."""
-    from lab.cli.qpu import interrupted, teller
+    from lab.cli.qpu import interrupted
+    from lab.cli.qpu_talk import teller
 
     plan = start.request.training
     assert plan is not None

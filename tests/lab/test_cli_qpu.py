@@ -80,9 +80,14 @@ def test_a_run_prints_its_comparison_and_is_resumed(tmp_path: Path) -> None:
 def test_an_estimate_submits_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     result = qpu("estimate", "--backend", "fake_manila", *FAST, "--json")
-    cost = json.loads(result.stdout)
-    assert (cost["parameter_sets"], cost["jobs"], cost["free"]) == (6, 2, True)
-    assert cost["qpu_s"] > 4
+    costs = json.loads(result.stdout)
+    assert [cost["mitigation"] for cost in costs] == ["none", "trex", "zne"]
+    assert {(cost["parameter_sets"], cost["jobs"], cost["free"]) for cost in costs} == {(6, 2, True)}
+    assert [cost["circuits"] for cost in costs] == [6, 4 * (6 + 2), 4 * (18 + 2)]
+    assert costs[0]["qpu_s"] > 4
+    one = qpu("estimate", "--backend", "fake_manila", *FAST, "--mitigation", "zne")
+    assert "mitigation zne" in one.stdout
+    assert "trex" not in one.stdout
     assert list(tmp_path.iterdir()) == []
 
 
@@ -134,8 +139,8 @@ def test_training_asks_first_and_leaves_a_model(tmp_path: Path) -> None:
         "1",
         "--shots",
         "256",
-        "--resilience",
-        "0",
+        "--mitigation",
+        "none",
     )
     code, text = told(qpu("train", "--backend", "aer", *plan, "--out", str(out)))
     assert (code, "--allow-training" in text) == (2, True)
@@ -191,3 +196,44 @@ def test_resuming_is_no_consent_to_a_run_that_never_began(
         code, text = told(qpu("run", *arguments))
         assert (code, "confirm with --yes" in text) == (2, True)
     assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_mitigations_are_compared_on_two_simulated_devices(tmp_path: Path) -> None:
+    out = tmp_path / "compared"
+    few = ("--sentences", "4", "--shots", "512", "--layout-trials", "2")
+    result = qpu("mitigation", *few, "--out", str(out), "--json")
+    assert result.exit_code == 0, result.output
+    rows = json.loads(result.stdout)["rows"]
+    assert [(row["backend"], row["mitigation"]) for row in rows] == [
+        (backend, mitigation)
+        for backend in ("fake_manila", "fake_brisbane")
+        for mitigation in ("none", "trex", "zne")
+    ]
+    assert [row["shots"] for row in rows[:3]] == [4 * 512, (4 + 1) * 512, (3 * 4 + 1) * 512]
+    for row in rows:
+        assert 0 < row["mean_error"] <= row["rms_error"] <= row["largest_error"]
+        # The cost of every one was told before the first began.
+        assert f"mitigation {row['mitigation']}, in 1 jobs: {row['circuits']:,} circuits" in result.stderr
+    shown = (out / "report.html").read_text()
+    for row in rows:
+        assert f"{row['mean_error']:.4f}" in shown
+        assert f"{row['shots']:,}" in shown
+    assert json.loads((out / "mitigation.json").read_text()) == rows
+    code, text = told(qpu("mitigation", *few, "--out", str(out)))
+    assert (code, "already holds a run" in text) == (2, True)
+    code, text = told(qpu("mitigation", "--backend", "aer", "--backend", "aer", "--out", str(tmp_path / "x")))
+    assert (code, "named twice" in text) == (2, True)
+
+
+def test_a_real_backend_is_not_compared_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import replace
+
+    from fl.qpu import backends, mitigations
+
+    aer = backends.open_device("aer")
+    monkeypatch.setattr(
+        mitigations, "open_device", lambda name: replace(aer, name=name, service=SimpleNamespace())
+    )
+    code, text = told(qpu("mitigation", "--backend", "ibm_x", "--out", str(tmp_path / "run")))
+    assert (code, "`qunetlab qpu run --mitigation none`" in text) == (2, True)
+    assert not (tmp_path / "run").exists()

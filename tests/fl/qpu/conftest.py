@@ -93,12 +93,9 @@ class Cloud:
         """The next jobs end like this, later ones well."""
         self.fates = itertools.chain(fates, itertools.repeat(("COMPLETED", None)))
 
-    def inputs_of(self, job: CloudJob) -> dict[str, Any]:
-        """What was submitted with a job, decoded by the package's decoder."""
-        from qiskit_ibm_runtime import RuntimeDecoder
-
-        decoded: dict[str, Any] = json.loads(job.payload, cls=RuntimeDecoder)
-        return decoded
+    def program_of(self, job: CloudJob) -> Any:
+        """The quantum program that was submitted with a job, decoded by the package's decoder."""
+        return _program_of(job.payload)
 
 
 class CloudClient:
@@ -127,7 +124,7 @@ class CloudClient:
     ) -> dict[str, Any]:
         from qiskit_ibm_runtime import RuntimeEncoder
 
-        assert program_id == "estimator"
+        assert program_id == "executor"
         if session_id is not None:
             assert self.cloud.sessions[session_id]["accepting_jobs"]
         state, reason = next(self.cloud.fates)
@@ -157,7 +154,7 @@ class CloudClient:
         return {
             "id": job.job_id,
             "backend": job.backend,
-            "program": {"id": "estimator"},
+            "program": {"id": "executor"},
             "state": {"status": job.state, "reason": job.reason},
             "tags": job.tags,
             "session_id": job.session_id,
@@ -240,40 +237,65 @@ class CloudClient:
 
 def _measured(payload: str) -> str:
     """The encoded result of a job; what is the same job to the machine is simulated once for all tests."""
-    from qiskit_ibm_runtime import RuntimeDecoder
-
-    submitted = json.loads(payload, cls=RuntimeDecoder)
-    key = json.dumps([submitted["options"]["default_shots"], *map(_machine_text, submitted["pubs"])])
+    program = _program_of(payload)
+    key = str([program.shots, *map(_machine_text, program.items)])
     if key not in _RESULTS:
-        _RESULTS[key] = _simulated(submitted)
-    return _RESULTS[key]
+        _RESULTS[key] = _simulated(program)
+    return _encoded(program, _RESULTS[key])
 
 
-_RESULTS: dict[str, str] = {}
+_RESULTS: dict[str, Any] = {}
 
 
-def _machine_text(pub: Any) -> list[str]:
-    """Gates, observables and values of a pub, without names that are drawn anew for every circuit."""
-    circuit, observables, *values = pub
+def _program_of(payload: str) -> Any:
+    from qiskit_ibm_runtime.quantum_program.params_converters import QUANTUM_PROGRAM_PARAMS_CONVERTERS
+
+    submitted = json.loads(payload)
+    converter = QUANTUM_PROGRAM_PARAMS_CONVERTERS[submitted["schema_version"]]
+    program, _ = converter.decoder(converter.model.model_validate(submitted))
+    return program
+
+
+def _machine_text(item: Any) -> list[str]:
+    """Gates and values of an item, without names that are drawn anew for every circuit."""
     gates = [
-        (step.operation.name, [circuit.find_bit(qubit).index for qubit in step.qubits], str(step.params))
-        for step in circuit.data
+        (step.operation.name, [item.circuit.find_bit(qubit).index for qubit in step.qubits])
+        for step in item.circuit.data
     ]
-    return [
-        str(gates),
-        str(np.asarray(observables).tolist()),
-        str([np.asarray(each).tolist() for each in values]),
+    given = item.samplex_arguments
+    arrays = {spec.name: np.asarray(given[spec.name]).tolist() for spec in given.specs if spec.name in given}
+    return [str(gates), str(item.shape), str(arrays)]
+
+
+def _simulated(program: Any) -> Any:
+    from qiskit_ibm_runtime.fake_provider.executor.run_quantum_program import run_quantum_program
+    from qiskit_ibm_runtime.options_models import SimulatorOptions
+
+    for item in program.items:
+        item.samplex.finalize()
+    return run_quantum_program(_manila(), program, SimulatorOptions(seed_simulator=11))
+
+
+def _encoded(program: Any, result: Any) -> str:
+    """``result`` as the service sends it: arrays, and what the program said is to be done with them."""
+    from ibm_quantum_schemas.common import CompressedTensorModel
+    from ibm_quantum_schemas.executor import version_2_0 as schema
+    from qiskit_ibm_runtime.quantum_program.converters.converters_2_0 import passthrough_data_to_2_0
+
+    items = [
+        schema.QuantumProgramResultItemModel(
+            results={name: CompressedTensorModel.from_numpy(np.asarray(item[name])) for name in item},
+            metadata=schema.ItemMetadataModel(),
+        )
+        for item in result
     ]
-
-
-def _simulated(submitted: dict[str, Any]) -> str:
-    from qiskit.primitives import BackendEstimatorV2
-    from qiskit_ibm_runtime import RuntimeEncoder
-
-    precision = submitted["options"]["default_shots"] ** -0.5
-    options = {"default_precision": precision, "seed_simulator": 11}
-    estimator = BackendEstimatorV2(backend=_manila(), options=options)
-    return json.dumps(estimator.run(submitted["pubs"]).result(), cls=RuntimeEncoder)
+    model = schema.QuantumProgramResultModel(
+        data=items,
+        metadata=schema.MetadataModel(chunk_timing=[]),
+        passthrough_data=passthrough_data_to_2_0(program.passthrough_data),
+        semantic_role=program._semantic_role,
+    )
+    return str(model.model_dump_json())
 
 
 @functools.cache

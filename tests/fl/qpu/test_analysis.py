@@ -14,7 +14,7 @@ from fl.qpu.cost import circuit_length_s
 from fl.qpu.errors import without_secrets
 from fl.qpu.evaluate import cost_of
 from fl.qpu.model import CircuitModel, expectations_of
-from fl.qpu.options import RunOptions
+from fl.qpu.options import MITIGATIONS, RunOptions
 from fl.qpu.prepare import prepare
 
 
@@ -68,22 +68,23 @@ def test_wilson_interval() -> None:
 
 def test_cost_follows_the_documented_formula(make_model: Callable[..., CircuitModel]) -> None:
     device = open_device("fake_manila")
-    options = RunOptions(
-        shots=1000, sets_per_job=4, resilience_level=0, optimization_level=1, layout_trials=2
-    )
+    options = RunOptions(shots=1000, sets_per_job=4, mitigation="none", optimization_level=1, layout_trials=2)
     prepared = prepare(make_model(10), device, options)
-    cost = cost_of(prepared, device, options)
     length = circuit_length_s(prepared.circuit, device.backend)
-    assert (cost.jobs, cost.executions, cost.bases, cost.free) == (3, 10_000, 1, True)
-    assert cost.qpu_s == pytest.approx(3 * 2.0 + 10_000 * (250e-6 + length))
     assert 2e-6 < length < 2e-5
-    service = msgspec.structs.replace(options, resilience_level=1, readout="service")
-    more = cost_of(prepare(make_model(10), device, service), device, service)
-    assert more.executions == 10_000 + 3 * 32 * 64
-    extrapolated = msgspec.structs.replace(service, resilience_level=2)
-    most = cost_of(prepare(make_model(10), device, extrapolated), device, extrapolated)
-    assert most.executions == 3 * 10_000 + 3 * 32 * 64
-    assert "costs nothing" in cost.text()
+    none, trex, zne = (
+        cost_of(prepared, device, msgspec.structs.replace(options, mitigation=each)) for each in MITIGATIONS
+    )
+    assert (none.jobs, none.circuits, none.executions, none.bases) == (3, 10, 10_000, 1)
+    assert none.qpu_s == pytest.approx(3 * 2.0 + 10_000 * (250e-6 + length))
+    # 16 twirled circuits of 64 shots make up 1000 shots; each of the three jobs is calibrated with as many.
+    assert (trex.circuits, trex.executions) == (16 * (10 + 3), 16 * 64 * (10 + 3))
+    assert (zne.circuits, zne.executions) == (16 * (3 * 10 + 3), 16 * 64 * (3 * 10 + 3))
+    assert zne.qpu_s == pytest.approx(
+        3 * 2.0 + zne.executions * 250e-6 + 16 * 64 * ((1 + 3 + 5) * 10 + 3) * length
+    )
+    assert "mitigation zne, in 3 jobs: 528 circuits, 33,792 shots in all" in zne.text()
+    assert "costs nothing" in zne.text()
 
 
 def test_length_is_the_longest_chain_of_gates() -> None:

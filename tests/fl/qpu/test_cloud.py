@@ -5,8 +5,12 @@ from __future__ import annotations
 import inspect
 
 import pytest
-from qiskit_ibm_runtime import Batch, EstimatorV2, QiskitRuntimeService, RuntimeJobV2, Session
+from qiskit_ibm_runtime import Batch, QiskitRuntimeService, RuntimeJobV2, Session
 from qiskit_ibm_runtime.api.client import RuntimeClient
+from qiskit_ibm_runtime.executor_estimator import Estimator
+from qiskit_ibm_runtime.options_models import EstimatorOptions
+
+from fl.qpu.options import MITIGATIONS, Mitigation, RunOptions
 
 
 def test_the_stand_in_client_has_the_signatures_of_the_packages_client(cloud_client: type) -> None:
@@ -28,8 +32,8 @@ def test_the_stand_in_client_has_the_signatures_of_the_packages_client(cloud_cli
         (QiskitRuntimeService.job, {"job_id"}),
         (QiskitRuntimeService.jobs, {"limit", "job_tags"}),
         (QiskitRuntimeService.save_account, {"channel", "token", "instance", "set_as_default"}),
-        (EstimatorV2.__init__, {"mode", "options"}),
-        (EstimatorV2.run, {"pubs"}),
+        (Estimator.__init__, {"mode", "options"}),
+        (Estimator.run, {"pubs"}),
         (Session.__init__, {"backend"}),
         (Batch.__init__, {"backend"}),
         (RuntimeJobV2.usage, {"partial"}),
@@ -41,3 +45,16 @@ def test_what_the_qpu_path_calls_exists(function: object, names: set[str]) -> No
 
 def test_job_states_are_the_ones_waited_for() -> None:
     assert set(RuntimeJobV2.JOB_FINAL_STATES) == {"DONE", "CANCELLED", "ERROR"}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("mitigation", MITIGATIONS)
+@pytest.mark.parametrize("local", [True, False])
+def test_the_estimator_takes_our_options_without_a_word(mitigation: Mitigation, local: bool) -> None:
+    options = RunOptions(mitigation=mitigation, dynamical_decoupling="XY4", max_job_s=9, execution="job")
+    taken = EstimatorOptions(**options.for_estimator(local=local, tag="mine"))
+    assert (taken.default_shots, taken.resilience.measure_mitigation) == (4096, mitigation != "none")
+    assert (taken.twirling.num_randomizations, taken.twirling.shots_per_randomization) == options.twirled
+    assert taken.environment.job_tags == ([] if local else ["qunetlab", "mine"])
+    assert taken.max_execution_time == (None if local else 9)
+    assert taken.dynamical_decoupling.enable is not local

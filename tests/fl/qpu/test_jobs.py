@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from fl.qpu.backends import AccountChoice, Device, open_device
+from fl.qpu.cost import CostEstimate
 from fl.qpu.errors import (
     AccountError,
     ConsentError,
@@ -22,7 +24,8 @@ from fl.qpu.errors import (
 from fl.qpu.evaluate import QpuReport, evaluate
 from fl.qpu.journal import JobRecord, JobResult, QpuFolder
 from fl.qpu.model import CircuitModel
-from fl.qpu.options import RunOptions
+from fl.qpu.options import Mitigation, RunOptions
+from fl.qpu.request import kept_request
 from fl.qpu.runner import LISTED_WITHIN_S
 
 
@@ -75,7 +78,7 @@ def test_options_circuit_and_session_reach_the_service(
 ) -> None:
     chosen = msgspec.structs.replace(
         options,
-        resilience_level=2,
+        mitigation="none",
         dynamical_decoupling="XpXm",
         twirl_gates=True,
         execution="session",
@@ -83,33 +86,93 @@ def test_options_circuit_and_session_reach_the_service(
     )
     run(model, device, chosen, tmp_path / "run")
     job = next(iter(cloud.jobs.values()))
-    submitted = cloud.inputs_of(job)
-    assert submitted["resilience_level"] == 2
-    assert submitted["options"]["default_shots"] == options.shots
-    assert submitted["options"]["dynamical_decoupling"] == {"enable": True, "sequence_type": "XpXm"}
-    assert submitted["options"]["twirling"] == {"enable_gates": True}
+    (item,) = cloud.program_of(job).items
     assert job.max_execution_time == 60
     (session,) = cloud.sessions.values()
     assert (session["mode"], session["accepting_jobs"]) == ("dedicated", False)
     assert {each.session_id for each in cloud.jobs.values()} == {session["id"]}
-    circuit = submitted["pubs"][0][0]
-    assert circuit.num_qubits == 5
-    assert set(circuit.count_ops()) <= {"rz", "sx", "x", "cx"}
+    assert item.circuit.num_qubits == 5
+    gates = set(item.circuit.count_ops())
+    assert {"rz", "sx", "cx", "measure", "delay"} <= gates
+    assert "ry" not in gates
 
 
-def test_readout_can_be_calibrated_on_the_machine_itself(
-    cloud: Any, model: CircuitModel, device: Device, options: RunOptions, tmp_path: Path
+@pytest.mark.parametrize(("mitigation", "items"), [("none", 1), ("trex", 2), ("zne", 4)])
+def test_what_is_submitted_costs_what_was_said(
+    cloud: Any,
+    model: CircuitModel,
+    device: Device,
+    options: RunOptions,
+    tmp_path: Path,
+    mitigation: Mitigation,
+    items: int,
 ) -> None:
-    chosen = msgspec.structs.replace(options, readout="calibrate", resilience_level=0, sets_per_job=12)
-    report = run(model, device, chosen, tmp_path / "run")
-    assert report.readout_calibrated
-    assert report.unmitigated is not None
-    assert report.comparison.deviation.contrast > report.unmitigated.deviation.contrast
-    (job,) = cloud.jobs.values()
-    circuit, zeros, ones = (pub[0] for pub in cloud.inputs_of(job)["pubs"])
-    assert zeros.count_ops() == {}
-    assert {ones.find_bit(step.qubits[0]).index for step in ones.data} == set(report.qubits)
-    assert circuit.num_qubits == ones.num_qubits == 5
+    chosen = msgspec.structs.replace(options, mitigation=mitigation, shots=300)
+    costs: list[CostEstimate] = []
+    report = run(model, device, chosen, tmp_path / "run", agree=lambda cost: costs.append(cost) or True)
+    programs = [cloud.program_of(job) for job in cloud.jobs.values()]
+    assert [len(program.items) for program in programs] == [items] * 3
+    circuits = [item.size() for program in programs for item in program.items]
+    assert report.cost == costs[0]
+    assert report.cost.circuits == sum(circuits)
+    assert report.cost.executions == sum(
+        program.shots * item.size() for program in programs for item in program.items
+    )
+    # The calibration of |0> is one circuit over all qubits, and the last of every job.
+    if mitigation != "none":
+        assert "_meas" in {register.name for register in programs[0].items[-1].circuit.cregs}
+
+
+def test_mitigation_is_as_good_for_a_job_that_was_fetched_by_its_id(
+    cloud: Any,
+    model: CircuitModel,
+    device: Device,
+    options: RunOptions,
+    account: AccountChoice,
+    tmp_path: Path,
+) -> None:
+    chosen = msgspec.structs.replace(options, mitigation="zne", shots=2048, sets_per_job=12)
+    cloud.fail_next(("RUNNING", None))
+    with pytest.raises(Killed):
+        run(model, device, chosen, tmp_path / "run", sleep=lambda seconds: kill())
+    next(iter(cloud.jobs.values())).state = "COMPLETED"
+    report = run(model, open_device(device.name, account), chosen, tmp_path / "run", resume=True)
+    assert (report.submitted, len(cloud.jobs)) == (0, 1)
+    assert report.at_own_noise is not None
+    assert report.comparison.deviation.contrast > report.at_own_noise.deviation.contrast
+    assert report.comparison.deviation.rest < report.at_own_noise.deviation.rest
+
+
+def test_a_result_of_another_shape_is_told(
+    cloud: Any,
+    model: CircuitModel,
+    device: Device,
+    options: RunOptions,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from qiskit_ibm_runtime import RuntimeJobV2
+
+    whole = RuntimeJobV2.result
+    monkeypatch.setattr(RuntimeJobV2, "result", lambda self: whole(self)[:0])
+    with pytest.raises(JobFailedError, match=r"the result has 0 parts, one was submitted"):
+        run(model, device, msgspec.structs.replace(options, sets_per_job=12), tmp_path / "run")
+    with QpuFolder(tmp_path / "run") as folder:
+        assert folder.jobs()[0].state == "failed"
+
+
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [("run.json", lambda folder: QpuFolder(folder).plan()), ("request.json", kept_request)],
+)
+def test_a_folder_of_an_older_version_is_refused_with_what_to_do(
+    tmp_path: Path, name: str, read: Callable[[Path], object]
+) -> None:
+    (tmp_path / name).write_text(json.dumps({"format": 1, "options": {"resilience_level": 1}}))
+    with pytest.raises(
+        QpuFolderError, match=rf"{name} has format 1, this version reads \d: finish or resume"
+    ):
+        read(tmp_path)
 
 
 def test_without_batch_or_session_none_is_opened(
@@ -367,7 +430,7 @@ def test_damaged_files_are_told(tmp_path: Path) -> None:
         (tmp_path / "job-0000.json").write_text("{")
         with pytest.raises(QpuFolderError, match="job-0000"):
             folder.jobs()
-        kept = JobResult(np.zeros((4, 3)), np.ones((4, 3)), np.empty((0, 3)), np.empty((0, 3)))
+        kept = JobResult(np.zeros((1, 4, 3)), np.ones((1, 4, 3)))
         record = folder.save_result(JobRecord(1, 0, 4, "d"), kept)
         assert folder.result(record).standard_errors.sum() == 12
         (tmp_path / "result-0001.npz").write_bytes(b"PK")

@@ -18,9 +18,8 @@ from fl.qpu.errors import JobFailedError, ModelError, UnknownBackendError
 from fl.qpu.evaluate import QpuReport, evaluate
 from fl.qpu.journal import QpuFolder
 from fl.qpu.model import CircuitModel
-from fl.qpu.options import OptionsError, RunOptions
+from fl.qpu.options import MITIGATIONS, OptionsError, RunOptions
 from fl.qpu.prepare import best_layout, estimated_loss, prepare
-from fl.qpu.readout import correct
 from fl.qpu.runner import QpuEvent
 
 FAST = RunOptions(shots=2048, sets_per_job=25, optimization_level=1, layout_trials=2)
@@ -44,23 +43,32 @@ def test_without_noise_only_shot_noise_is_left(
     assert report.qpu_s is None
 
 
-def test_device_noise_shows_and_readout_calibration_takes_most_of_it_away(
-    make_model: Callable[..., CircuitModel], tmp_path: Path
+@pytest.mark.parametrize("name", ["fake_manila", "fake_brisbane"])
+def test_every_mitigation_takes_more_of_the_devices_noise_away(
+    make_model: Callable[..., CircuitModel], tmp_path: Path, name: str
 ) -> None:
-    report = run(make_model(30), open_device("fake_manila"), FAST, tmp_path / "run")
-    assert report.readout_calibrated
-    assert report.unmitigated is not None
-    raw, corrected = report.unmitigated.deviation, report.comparison.deviation
-    assert raw.rest > 2 * raw.shot_noise
-    assert corrected.rest < raw.rest / 2
-    assert raw.contrast < corrected.contrast < 1.02
-    assert report.comparison.agreement >= 0.9
-
-
-def test_no_mitigation_at_resilience_zero(make_model: Callable[..., CircuitModel], tmp_path: Path) -> None:
-    options = msgspec.structs.replace(FAST, resilience_level=0)
-    report = run(make_model(4), open_device("aer"), options, tmp_path / "run")
-    assert (report.readout_calibrated, report.unmitigated, report.unused_locally) == (False, None, ())
+    model = make_model(16)
+    none, trex, zne = (
+        run(
+            model,
+            open_device(name),
+            msgspec.structs.replace(FAST, mitigation=mitigation),
+            tmp_path / mitigation,
+        )
+        for mitigation in MITIGATIONS
+    )
+    rows = [report.comparison.deviation for report in (none, trex, zne)]
+    assert rows[0].rest > 2 * rows[0].shot_noise
+    assert rows[1].rest < rows[0].rest / 1.8
+    assert rows[1].absolute < rows[0].absolute / 1.5
+    assert rows[0].contrast < rows[1].contrast < rows[2].contrast < 1.03
+    # What extrapolation leaves is explained by its own standard errors, which are larger than without.
+    assert rows[2].rms == pytest.approx(rows[2].shot_noise, rel=0.35)
+    assert rows[2].shot_noise > rows[1].shot_noise
+    assert zne.at_own_noise is not None
+    assert none.at_own_noise is None
+    assert none.cost.executions < trex.cost.executions < zne.cost.executions / 2.5
+    assert none.unused_locally == trex.unused_locally == zne.unused_locally == ()
 
 
 def test_seeds_make_a_run_repeatable(make_model: Callable[..., CircuitModel], tmp_path: Path) -> None:
@@ -69,7 +77,7 @@ def test_seeds_make_a_run_repeatable(make_model: Callable[..., CircuitModel], tm
         run(
             model,
             open_device("aer"),
-            msgspec.structs.replace(FAST, seed=seed, resilience_level=0),
+            msgspec.structs.replace(FAST, seed=seed),
             tmp_path / name,
         )
         for name, seed in (("a", 4), ("b", 4), ("c", 5))
@@ -138,42 +146,9 @@ def test_the_best_qubits_of_several_trials_are_taken() -> None:
     assert estimated_loss(chosen, backend.target) < 0.7 * estimated_loss(usual, backend.target)
 
 
-def test_readout_errors_are_taken_out_exactly() -> None:
-    true = np.array([[0.9, -0.4], [-1.0, 0.2]])
-    zeros, ones = np.array([0.98, 0.9]), np.array([-0.94, -0.7])
-    read = (zeros + ones) / 2 + (zeros - ones) / 2 * true
-    corrected, errors = correct(read, np.full((2, 2), 0.01), np.stack([zeros, ones]), np.zeros((2, 2)))
-    np.testing.assert_allclose(corrected, true, atol=1e-12)
-    np.testing.assert_allclose(errors, np.tile(0.01 / ((zeros - ones) / 2), (2, 1)))
-    with pytest.raises(JobFailedError, match=r"contrast of 0\.1"):
-        correct(read, read, np.stack([zeros, zeros - 0.2]), np.zeros((2, 2)))
-
-
-def test_errors_of_the_calibration_reach_the_corrected_values() -> None:
-    rng = np.random.default_rng(8)
-    zeros, ones, read, sigma = 0.95, -0.85, 0.4, 0.01
-    draws = [
-        correct(
-            np.array([[read]]),
-            np.zeros((1, 1)),
-            np.array([[zeros], [ones]]) + sigma * rng.normal(size=(2, 1)),
-            np.full((2, 1), sigma),
-        )
-        for _ in range(2000)
-    ]
-    spread = np.std([corrected for corrected, _ in draws])
-    assert spread == pytest.approx(np.mean([error for _, error in draws]), rel=0.1)
-
-
 def test_what_local_testing_mode_leaves_out_is_listed() -> None:
-    options = RunOptions(resilience_level=2, dynamical_decoupling="XY4", twirl_gates=True, max_job_s=5)
-    assert options.unused_locally(("ZI", "IZ")) == (
-        "zero-noise extrapolation",
-        "dynamical decoupling XY4",
-        "twirling",
-        "limit of QPU seconds",
-    )
-    assert options.unused_locally(("ZZ",))[0] == "readout mitigation"
+    options = RunOptions(mitigation="zne", dynamical_decoupling="XY4", twirl_gates=True, max_job_s=5)
+    assert options.unused_locally == ("dynamical decoupling XY4", "limit of QPU seconds")
 
 
 def test_backends_by_name() -> None:
@@ -196,9 +171,8 @@ def test_a_circuit_larger_than_the_backend_is_refused(model: CircuitModel) -> No
     ("change", "message"),
     [
         ({"shots": 1}, "shots"),
-        ({"resilience_level": 3}, "resilience_level"),
+        ({"mitigation": "pec"}, "mitigation is 'pec'; it must be one of none, trex, zne"),
         ({"execution": "later"}, "execution"),
-        ({"readout": "guess"}, "readout"),
         ({"dynamical_decoupling": "ZZ"}, "dynamical_decoupling"),
         ({"max_job_s": 0}, "max_job_s"),
     ],

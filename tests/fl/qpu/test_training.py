@@ -19,7 +19,7 @@ from fl.qpu.options import OptionsError, RunOptions, TrainingPlan
 from fl.qpu.runner import QpuEvent
 from fl.qpu.training import exact_gradient, loss_of, train
 
-OPTIONS = RunOptions(shots=2_000, sets_per_job=100, optimization_level=1, resilience_level=0)
+OPTIONS = RunOptions(shots=2_000, sets_per_job=100, optimization_level=1, mitigation="none")
 PLAN = TrainingPlan(steps=2, n_weights=2, batch=3, learning_rate=0.3)
 
 

@@ -1,0 +1,43 @@
+"""What the commands of ``qunetlab qpu`` say while they work, and what they ask."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from fl.qpu.cost import CostEstimate
+    from fl.qpu.runner import QpuEvent
+
+RUNS_FOLDER = "qunetlab-runs"
+
+
+def progress() -> Callable[[str], None]:
+    """Prints a line with the time since the start, on standard error."""
+    started = time.monotonic()
+
+    def say(text: str) -> None:
+        print(f"{time.monotonic() - started:6.1f} s  {text}", file=sys.stderr, flush=True)
+
+    return say
+
+
+def teller(say: Callable[[str], None]) -> Callable[[QpuEvent], None]:
+    """Tells events of jobs."""
+    return lambda event: say(f"job {event.job + 1} of {event.jobs}: {event.text}")
+
+
+def consent(say: Callable[[str], None], *, yes: bool, asked_before: bool) -> Callable[[CostEstimate], bool]:
+    """Shows the cost; free runs and runs agreed to before go on, others need ``--yes`` or an answer."""
+
+    def agree(cost: CostEstimate) -> bool:
+        say(cost.text())
+        if cost.free or yes or asked_before:
+            return True
+        return sys.stdin.isatty() and typer.confirm("Submit?", err=True)
+
+    return agree
