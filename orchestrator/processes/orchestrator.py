@@ -25,7 +25,7 @@ import zmq
 from orchestrator.durable import replace_file
 from orchestrator.hub.hub import Hub, HubEvent, HubLimits, PeerDown, PeerMessage, PeerUp
 from orchestrator.protocols.block_planning import plan_for
-from orchestrator.scheduling.fencing import EpochFile
+from orchestrator.scheduling.fencing import AHEAD, EPOCH_STEP, REACH, EpochFile, Reach
 from orchestrator.scheduling.leases import RELAY, LeaseDesk, Order, Outcome
 from orchestrator.scheduling.ring_schedule import RingSchedule
 from orchestrator.scheduling.scheduler import Pair, Policy
@@ -33,6 +33,7 @@ from orchestrator.wire.curve import CurveKeys, load_keys
 from orchestrator.wire.messages import (
     BlockReport,
     Demand,
+    EpochStep,
     Fields,
     FromPeer,
     LeaseAbort,
@@ -92,7 +93,10 @@ class Orchestrator:
         self._config = config
         self._clock = clock
         self._saved = state_dir / "schedule"
-        self.epoch = EpochFile(state_dir / "epoch").advance()
+        self._epochs = EpochFile(state_dir / "epoch")
+        self._reach = Reach(clock, extra=AHEAD)
+        self._put_right: set[Pair] = set()
+        self.epoch = self._epochs.advance()
         self.hub = Hub(
             context,
             keys,
@@ -153,6 +157,8 @@ class Orchestrator:
     def _on_message(self, role: str, message: FromPeer, now_s: float) -> None:
         match message:
             case LeaseAccept() | LeaseRefuse() | LeaseDone() | LeaseAbort():
+                if isinstance(message, LeaseRefuse):
+                    self._settle_epochs(role, message)
                 self._send(self.desk.heard(role, message, now_s))
             case BlockReport() if role in (message.first, message.second):
                 if self.schedule.block_reported(message, now_s):
@@ -172,6 +178,39 @@ class Orchestrator:
             case _:
                 self._refuse(role, f"{role} may not send this {type(message).__name__}")
 
+    def _settle_epochs(self, role: str, refusal: LeaseRefuse) -> None:
+        """A party of the offer in being objects to its token: come up to it, or lead it up to us."""
+        lease, newest = self.desk.lease, refusal.newest_epoch
+        if newest is None or lease is None or role not in lease.parties:
+            return
+        if (refusal.epoch, refusal.slot) != (lease.epoch, lease.slot):
+            return
+        if newest < lease.epoch - EPOCH_STEP:
+            self._lead_up(role, newest, lease.epoch)
+        elif newest < lease.epoch or not self._raise_epoch(newest):
+            return  # nothing that we could put right
+        self._put_right.add(lease.pair)
+
+    def _lead_up(self, role: str, newest: int, ours: int) -> None:
+        """The steps that take a party from ``newest`` to within one step of our epoch, as many as it can take."""
+        last = min(ours, newest + REACH)
+        for epoch in range(newest + EPOCH_STEP, last, EPOCH_STEP):
+            self.hub.send(role, EpochStep(epoch))
+
+    def _raise_epoch(self, newest: int) -> bool:
+        """Go on above ``newest``, or a step towards it; False if the epoch stays as it was."""
+        before = self.epoch
+        if not self._reach.take(min(newest + 1 - before, EPOCH_STEP)):
+            return False
+        try:
+            self.epoch = self.hub.epoch = self._epochs.raise_above(newest)
+        except OSError as error:
+            logger.warning("a party knows epoch %d, and ours cannot be raised: %s", newest, error)
+            return False
+        self.desk.raise_epoch(self.epoch)
+        logger.warning("a party knows epoch %d, ours was %d: going on with %d", newest, before, self.epoch)
+        return self.epoch > before
+
     def _refuse(self, role: str, detail: str) -> None:
         self.hub.send(role, Refused("not-allowed", detail))
 
@@ -180,6 +219,9 @@ class Orchestrator:
         self._send(self.desk.time(now_s))
         for outcome in self.desk.take_outcomes():
             self.schedule.lease_over(outcome, now_s)
+            if outcome.lease.pair in self._put_right:
+                self.schedule.again_at_once(outcome.lease.pair)
+                self._put_right.clear()
             self._show_outcome(outcome)
         if self.desk.lease is None and RELAY in self._present:
             pair = self.schedule.next_pair(now_s)

@@ -25,6 +25,7 @@ from orchestrator.wire.channel import Channel, ChannelError
 from orchestrator.wire.codec import encode
 from orchestrator.wire.links import LinkState
 from orchestrator.wire.messages import (
+    EpochStep,
     LeaseAbort,
     LeaseAccept,
     LeaseDone,
@@ -126,6 +127,8 @@ class LeaseParty:
                 message = self._agent.control_recv(0.2)
                 if isinstance(message, LeaseOffer):
                     self._offer(message)
+                elif isinstance(message, EpochStep):
+                    self._step(message)
                 elif isinstance(message, LeaseGrant):
                     self._grant(message)
                 elif isinstance(message, LeaseAbort):
@@ -149,13 +152,34 @@ class LeaseParty:
     def _offer(self, offer: LeaseOffer) -> None:
         busy = self._thread is not None and self._thread.is_alive()
         reason = self._broken or ("busy with another lease" if busy else self._objection(offer))
-        if reason is None and not self._fence.accept(offer.epoch, offer.slot):
-            reason = "the token is not newer than the last one seen"
-        if reason is not None:
-            self._agent.control_send(LeaseRefuse(offer.epoch, offer.slot, reason[:REASON_LIMIT]))
+        newest_epoch = None
+        if reason is None:
+            reason = self._pass_fence(offer)
+            newest_epoch = self._fence.newest[0] if reason else None
+        if reason:
+            self._agent.control_send(
+                LeaseRefuse(offer.epoch, offer.slot, reason[:REASON_LIMIT], newest_epoch)
+            )
             return
         self._offered = Lease(offer.epoch, offer.slot, offer.first, offer.second, offer.n_frames)
         self._agent.control_send(LeaseAccept(offer.epoch, offer.slot))
+
+    def _pass_fence(self, offer: LeaseOffer) -> str:
+        """Why the offer's token is not let through; empty if it is, and then it is stored."""
+        try:
+            passed = self._fence.accept(offer.epoch, offer.slot)
+        except OSError as error:
+            return f"the epoch cannot be stored: {error}"
+        return "" if passed else self._fence.objection
+
+    def _step(self, step: EpochStep) -> None:
+        try:
+            if not self._fence.step(step.epoch):
+                logger.warning(
+                    "no step to epoch %d: %s", step.epoch, self._fence.objection or "it is not newer"
+                )
+        except OSError as error:
+            logger.warning("no step to epoch %d, it cannot be stored: %s", step.epoch, error)
 
     def _grant(self, grant: LeaseGrant) -> None:
         lease = self._offered

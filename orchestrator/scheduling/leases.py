@@ -101,6 +101,10 @@ class LeaseDesk:
         """The lease in being."""
         return self._lease
 
+    def raise_epoch(self, epoch: int) -> None:
+        """Make later offers in ``epoch``; one that is not newer changes nothing."""
+        self._epoch = max(self._epoch, epoch)
+
     def take_outcomes(self) -> list[Outcome]:
         """The leases that ended since the last call."""
         outcomes, self._outcomes = self._outcomes, []

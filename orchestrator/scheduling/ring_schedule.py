@@ -95,6 +95,10 @@ class RingSchedule:
         """The relay came: whatever held a pair up may be over."""
         self._forgive(list(self._stock))
 
+    def again_at_once(self, pair: Pair) -> None:
+        """What held ``pair`` up was put right here: its next offer waits for nothing."""
+        self._forgive([pair])
+
     def _forgive(self, pairs: list[Pair]) -> None:
         for pair in pairs:
             self._refusals.pop(pair, None)

@@ -20,7 +20,7 @@ from msgspec import Meta, field
 
 from orchestrator.wire.codec import Message
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 CHUNK_BYTES = 1 << 20
 """Largest payload frame on the bulk plane; longer channel messages travel in several."""
 CHUNK_OVERHEAD = 512
@@ -78,11 +78,15 @@ class LeaseAccept(Message, frozen=True):
 
 
 class LeaseRefuse(Message, frozen=True):
-    """The party cannot take part (instruments not ready, token too old, ...)."""
+    """The party cannot take part (instruments not ready, token too old, ...).
+
+    ``newest_epoch`` is the newest that it knows, where its objection is to the token.
+    """
 
     epoch: Count
     slot: Count
     reason: Reason
+    newest_epoch: Count | None = None
 
 
 class LightStatistics(Message, frozen=True):
@@ -200,6 +204,12 @@ class LeaseOffer(Message, frozen=True):
     n_frames: Count
 
 
+class EpochStep(Message, frozen=True):
+    """For a party that refused an epoch as too far ahead: one step towards it, within its bounds."""
+
+    epoch: Count
+
+
 class LeaseGrant(Message, frozen=True):
     """All parties accepted: light on.  ``limit_s`` is when the hub takes the ring back."""
 
@@ -303,6 +313,7 @@ FromHub: TypeAlias = (
     | Superseded
     | Heartbeat
     | LeaseOffer
+    | EpochStep
     | LeaseGrant
     | LeaseAbort
     | TelemetryItem

@@ -23,7 +23,8 @@ from lab.testbed import load_testbed, write_testbed
 from orchestrator.hub.agent import Agent, AgentEvent, LinkUp
 from orchestrator.hub.hub import HubLimits
 from orchestrator.processes.orchestrator import Orchestrator, OrchestratorConfig, config_of
-from orchestrator.scheduling.fencing import Fence
+from orchestrator.scheduling.fencing import AHEAD, EPOCH_STEP, REACH, Fence, Reach
+from orchestrator.scheduling.lease_party import Lease, LeaseParty
 from orchestrator.wire.curve import generate_keys, write_keys
 from orchestrator.wire.messages import (
     BlockReport,
@@ -35,6 +36,7 @@ from orchestrator.wire.messages import (
     LeaseGrant,
     LeaseOffer,
     LeaseRefuse,
+    LightStatistics,
     PairStock,
     Refused,
     Stock,
@@ -47,6 +49,7 @@ USERS = ("alice", "bob", "carol")
 ROLES = ("relay", *USERS, "fl-server", "observer")
 PAIRS = (("alice", "bob"), ("alice", "carol"), ("bob", "carol"))
 BLOCK_BITS = 1000
+LARGE_SLOT = 1 << 62
 CONFIG = OrchestratorConfig(
     users=USERS,
     rates_bps=dict.fromkeys(PAIRS, 1000.0),
@@ -89,7 +92,7 @@ class Party:
                 continue
             self.heard.put(event)
             if isinstance(event, LeaseOffer):
-                assert self.fence.accept(event.epoch, event.slot)
+                assert self.fence.accept(event.epoch, event.slot) or self.fence.newest[0] < event.epoch
                 self._pair = event.first, event.second
                 self.agent.control_send(self.on_offer(event))
             elif isinstance(event, LeaseGrant):
@@ -123,6 +126,29 @@ class Party:
             if isinstance(event, kind):
                 return event
         raise AssertionError(f"{self.role} heard no {kind.__name__}")
+
+
+class RealParty:
+    """A party with the real rules for offers and fence; its light takes no time."""
+
+    def __init__(self, world: World, role: str, fence: Fence) -> None:
+        self.fence = fence
+        self.lit: queue.SimpleQueue[Lease] = queue.SimpleQueue()
+        self._stop = threading.Event()
+        party = LeaseParty(
+            world.agent(role), fence, objection=lambda offer: None, run_light=lambda lease: self._light(lease)
+        )
+        self._thread = threading.Thread(target=party.serve, args=(self._stop,))
+        self._thread.start()
+        world.stack.callback(self.close)
+
+    def _light(self, lease: Lease) -> LightStatistics:
+        self.lit.put(lease)
+        return LightStatistics()
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join()
 
 
 class World:
@@ -201,6 +227,42 @@ def test_every_pair_gets_the_ring(world: World) -> None:
         offer = relay.next(LeaseOffer)
         served.add((offer.first, offer.second))
     assert len(nodes) == 3
+
+
+def test_an_orchestrator_restored_from_an_old_state_catches_up_with_fences_that_were_walked_far_up(
+    world: World,
+) -> None:
+    """Another hub moved alice's fence as far as it goes, bob's node is new, and ours begins at epoch 1."""
+    walked, fresh, relay = Fence(), Fence(), Fence()
+    while walked.step(walked.newest[0] + EPOCH_STEP - 1):
+        pass
+    assert walked.newest[0] > REACH - EPOCH_STEP
+    assert walked.accept(walked.newest[0], LARGE_SLOT)
+    wanted = walked.newest[0] + 1
+    started = time.monotonic()
+    parties = [
+        RealParty(world, role, fence) for role, fence in (("relay", relay), ("alice", walked), ("bob", fresh))
+    ]
+    world.agent("fl-server").control_send(Demand("alice", "bob", BLOCK_BITS))
+    leases = [party.lit.get(timeout=10.0) for party in parties]
+    assert time.monotonic() - started < 10.0
+    assert {lease.epoch for lease in leases} == {wanted}
+    assert world.orchestrator.epoch == world.orchestrator.hub.epoch == leases[0].epoch
+    assert int((world.state_dir / "epoch").read_text()) == leases[0].epoch
+
+
+def test_a_party_that_always_names_a_far_epoch_moves_ours_only_within_the_reach(world: World) -> None:
+    relay, alice, _ = (world.party(role) for role in ("relay", "alice", "bob"))
+    assert world.orchestrator._reach.take(REACH + AHEAD - 3 * EPOCH_STEP)
+    alice.on_offer = lambda m: LeaseRefuse(m.epoch, m.slot, "", 1 << 61)
+    alice.agent.control_send(Demand("alice", "bob", BLOCK_BITS))
+    for _ in range(7):
+        epoch = relay.next(LeaseOffer).epoch
+    assert epoch == 1 + 3 * EPOCH_STEP
+    world.orchestrator._reach = Reach()
+    alice.agent.control_send(LeaseRefuse(epoch, 1000, "", 1 << 61))  # answers no offer in being
+    alice.on_offer = lambda m: LeaseAccept(m.epoch, m.slot)
+    assert relay.next(LeaseGrant).epoch <= epoch + EPOCH_STEP
 
 
 def test_no_lease_without_the_relay(world: World) -> None:
