@@ -73,6 +73,14 @@ class Core:
             raise RefusedError(f"no initial secret is shared with {peer}; install one first")
         return "first" if rows[0][0] == "first" else "second"
 
+    def generation(self, peer: str) -> int:
+        """Which out-of-band secret the pair works with, counted from 0; every tag is bound to it."""
+        with self.lock:
+            rows = self.db.query("SELECT generation FROM peers WHERE peer = ?", peer)
+        if not rows:
+            raise RefusedError(f"no initial secret is shared with {peer}; install one first")
+        return int(rows[0][0])
+
     def lane(self, peer: str, lane: Lane) -> LaneState:
         rows = self.db.query("SELECT head, tail FROM lanes WHERE peer = ? AND lane = ?", peer, lane)
         if not rows:

@@ -18,7 +18,7 @@ from typing import Any
 from orchestrator.durable import sync_path
 from orchestrator.keystore.errors import StoreBusyError, StoreError, StoreSettingsError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 APPLICATION_ID = 0x514E_4B53  # "QNKS"
 
 SETTINGS: tuple[tuple[str, str, object], ...] = (
@@ -42,7 +42,8 @@ NETWORK_FILE_SYSTEMS = frozenset(
 
 SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
-CREATE TABLE peers (peer TEXT PRIMARY KEY, role TEXT NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE peers (
+    peer TEXT PRIMARY KEY, role TEXT NOT NULL, generation INTEGER NOT NULL DEFAULT 0) STRICT, WITHOUT ROWID;
 CREATE TABLE lanes (
     peer TEXT NOT NULL REFERENCES peers, lane TEXT NOT NULL,
     head INTEGER NOT NULL DEFAULT 0, tail INTEGER NOT NULL DEFAULT 0,
@@ -67,6 +68,18 @@ CREATE INDEX reservations_by_context ON reservations (peer, lane, context);
 CREATE INDEX reservations_open ON reservations (state) WHERE state IN ('proposed', 'committed');
 CREATE TABLE outputs (context BLOB PRIMARY KEY, output BLOB NOT NULL) STRICT, WITHOUT ROWID;
 """
+
+MAC_KEYS = """
+CREATE TABLE mac_keys (
+    peer TEXT NOT NULL REFERENCES peers, generation INTEGER NOT NULL, lane TEXT NOT NULL,
+    proved INTEGER NOT NULL DEFAULT 0, wrapped_key BLOB NOT NULL, sealed BLOB NOT NULL,
+    PRIMARY KEY (peer, generation, lane)) STRICT, WITHOUT ROWID;
+"""
+
+MIGRATIONS: dict[int, str] = {
+    1: "ALTER TABLE peers ADD COLUMN generation INTEGER NOT NULL DEFAULT 0;\n" + MAC_KEYS,
+}
+"""Format of a file: what makes it one of the next format, in the same transaction as the number."""
 
 
 def file_system_type(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str:
@@ -111,8 +124,9 @@ class Database:
             self._db.execute("BEGIN IMMEDIATE")
             if create:
                 self._create_schema()
+            else:
+                self._migrate(self._format())
             self._db.execute("COMMIT")
-            self._check_schema()
         except sqlite3.Error as error:
             self._db.close()
             raise self.failure("open", error) from error
@@ -133,22 +147,33 @@ class Database:
                 )
 
     def _create_schema(self) -> None:
-        for statement in SCHEMA.split(";\n"):
-            if statement.strip():
-                self._db.execute(statement)
+        self._execute_all(SCHEMA + MAC_KEYS)
         self._db.execute(f"PRAGMA application_id={APPLICATION_ID}")
         self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 
-    def _check_schema(self) -> None:
+    def _migrate(self, version: int) -> None:
+        for older in range(version, SCHEMA_VERSION):
+            self._execute_all(MIGRATIONS[older])
+        if version != SCHEMA_VERSION:
+            self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+
+    def _execute_all(self, statements: str) -> None:
+        for statement in statements.split(";\n"):
+            if statement.strip():
+                self._db.execute(statement)
+
+    def _format(self) -> int:
+        """The number of the file's format; refuses what is no key store or a format this program lacks."""
         (application,) = self._db.execute("PRAGMA application_id").fetchone()
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
         if application != APPLICATION_ID:
             raise StoreError(f"{self.path} is not a qunetlab key store")
-        if version != SCHEMA_VERSION:
+        if not 1 <= version <= SCHEMA_VERSION:
             raise StoreError(
                 f"{self.path} has store format {version}, this program knows {SCHEMA_VERSION}; "
                 "install the matching version"
             )
+        return int(version)
 
     def failure(self, doing: str, error: sqlite3.Error) -> StoreError:
         """The typed error for what SQLite reported."""

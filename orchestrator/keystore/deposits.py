@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from orchestrator.keystore.core import Core
 from orchestrator.keystore.errors import DepositError, RefusedError
-from orchestrator.keystore.lanes import AUTH_ALARM_BITS, AUTH_LANES, Lane, Part, Range, SplitRule
+from orchestrator.keystore.lanes import AUTH_LANES, Lane, Part, Range, SplitRule
+from orchestrator.keystore.mac_keys import MacKeys, split_secret
 from orchestrator.secret import SecretBits
 
 MAX_BLOCK_ID = 128
@@ -47,21 +48,21 @@ class Deposits:
     def __init__(self, core: Core, split: SplitRule) -> None:
         self._core = core
         self._split = split
+        self._macs = MacKeys(core)
 
     def seed(self, peer: str, auth_ab: SecretBits, auth_ba: SecretBits) -> None:
         """Put an out-of-band secret into the authentication lanes (inside a transaction).
 
+        The reusable keys of the pair's generation are set aside from it.
         Raises RefusedError for one that was taken before, whatever became of its bits.
         """
         if self.took(auth_ab, auth_ba):
             raise RefusedError(f"this secret with {peer} was taken before; each is used once, make another")
         self._core.db.write("INSERT INTO meta VALUES (?, ?)", _taken(auth_ab, auth_ba), peer.encode())
-        for lane, secret in zip(AUTH_LANES, (auth_ab, auth_ba), strict=True):
+        parts = split_secret(auth_ab, auth_ba)
+        self._macs.put(peer, self._core.generation(peer), parts.mac_ab, parts.mac_ba)
+        for lane, secret in zip(AUTH_LANES, (parts.auth_ab, parts.auth_ba), strict=True):
             n_bits = len(secret)
-            if n_bits < AUTH_ALARM_BITS:
-                raise RefusedError(
-                    f"an initial secret has at least {AUTH_ALARM_BITS} bits per direction, got {n_bits}"
-                )
             start = -(-self._core.lane(peer, lane).tail // _SEED_ALIGNMENT) * _SEED_ALIGNMENT
             starts = {lane: start}
             row = self._insert(peer, f"{_SEED}{lane}:{start}", "confirmed", n_bits, b"", starts)
@@ -69,6 +70,7 @@ class Deposits:
             self._core.count(peer, lane, produced=n_bits)
             self._core.set_head(peer, lane, start)
             self._core.set_tail(peer, lane, start + n_bits)
+        parts.wipe()
 
     def took(self, auth_ab: SecretBits, auth_ba: SecretBits) -> bool:
         """Whether this out-of-band secret was ever put in here; its digest is remembered, the secret is not."""
@@ -77,16 +79,17 @@ class Deposits:
         return bool(rows)
 
     def holds_seed(self, peer: str, auth_ab: SecretBits, auth_ba: SecretBits) -> bool:
-        """Whether both authentication lanes end with these very bits, none of them used yet."""
+        """Whether both authentication lanes end with these very bits, none of them used yet, and its reusable keys are kept."""
+        parts = split_secret(auth_ab, auth_ba)
         with self._core.lock:
-            for lane, secret in zip(AUTH_LANES, (auth_ab, auth_ba), strict=True):
+            for lane, secret in zip(AUTH_LANES, (parts.auth_ab, parts.auth_ba), strict=True):
                 wanted = Range(self._core.lane(peer, lane).tail - len(secret), len(secret))
                 kept = self._core.pieces.peek(peer, lane, wanted)
                 same = kept.same_as(secret)
                 kept.wipe()
                 if not same:
                     return False
-        return True
+            return self._macs.holds(peer, self._core.generation(peer), parts)
 
     def put_pending(self, peer: str, block_id: str, key: SecretBits, context: bytes) -> None:
         if not 0 < len(block_id) <= MAX_BLOCK_ID or block_id.startswith(_SEED):

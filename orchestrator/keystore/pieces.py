@@ -121,6 +121,17 @@ class Pieces:
             begin = max(start, head)
             yield Range(begin, start + n_bits - begin)
 
+    def seal_apart(self, place: str, bits: SecretBits) -> tuple[bytes, bytes]:
+        """``bits`` sealed for ``place`` of this store, outside every lane: (wrapped data key, ciphertext)."""
+        return seal(self._kek, bits.reveal_bytes(), self._binding_apart(place), self._random_bytes)
+
+    def open_apart(self, place: str, wrapped: bytes, sealed: bytes) -> SecretBits:
+        """The whole bytes that :meth:`seal_apart` sealed."""
+        return SecretBits.from_bytes(unseal(self._kek, wrapped, sealed, self._binding_apart(place)))
+
+    def _binding_apart(self, place: str) -> bytes:
+        return f"qunetlab-apart-v1|{self._store_id}|{place}".encode()
+
     def stored_bits(self, peer: str, lane: Lane) -> int:
         """All sealed bits of the lane: pending, reserved and free."""
         rows = self._db.query(

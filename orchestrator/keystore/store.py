@@ -46,6 +46,7 @@ from orchestrator.keystore.lanes import (
     Role,
     SplitRule,
 )
+from orchestrator.keystore.mac_keys import MacKeys
 from orchestrator.keystore.pieces import Pieces
 from orchestrator.keystore.reservations import Reservations
 from orchestrator.keystore.sealing import Kek
@@ -69,6 +70,7 @@ class KeyStore:
         self._core = Core(db, Pieces(db, kek, store_id, random_bytes))
         self.deposits = Deposits(self._core, split)
         self.reservations = Reservations(self._core)
+        self.mac_keys = MacKeys(self._core)
 
     @classmethod
     def create(
@@ -159,10 +161,16 @@ class KeyStore:
         """Whether this node is the first or the second of the pair."""
         return self._core.role(peer)
 
+    def generation(self, peer: str) -> int:
+        """Which out-of-band secret the pair works with, counted from 0."""
+        return self._core.generation(peer)
+
     def install_initial_secret(
         self, peer: str, auth_ab: SecretBits, auth_ba: SecretBits, *, role: Role
     ) -> None:
         """Begin with ``peer``: the out-of-band secret of each direction (64 kbit each), once per peer.
+
+        Its last 256 bits per direction are set aside as reusable keys of greetings, the rest fills the lanes.
 
         ``role`` says whether this node is the first or the second of the pair; both ends install the same
         two secrets in the same order.
@@ -170,7 +178,7 @@ class KeyStore:
         with self._core.transaction():
             if peer in self._core.peers():
                 raise RefusedError(f"an initial secret with {peer} is installed already; reseed renews it")
-            self._core.db.write("INSERT INTO peers VALUES (?, ?)", peer, role)
+            self._core.db.write("INSERT INTO peers (peer, role) VALUES (?, ?)", peer, role)
             self._core.db.write_many(
                 "INSERT INTO lanes (peer, lane) VALUES (?, ?)", [(peer, lane) for lane in Lane]
             )

@@ -2,7 +2,7 @@
 
 Every message is tagged with Poly1305, used as an almost-XOR-universal hash, under 256 fresh bits of the
 sender's authentication lane (Wegman-Carter; QKD.md section 6: forgery <= 8 ceil(L/16)/2^106).  The offset of
-those bits travels with the message and is bound by the tag, as are sender and receiver.  A replay names
+those bits travels with the message and is bound by the tag, as are sender, receiver and generation.  A replay names
 an offset below the head and is refused; a message is checked *before* its offset is believed, so that
 nobody can burn the lane by naming a far one.
 """
@@ -56,9 +56,10 @@ def one_time_tag_fits(key: SecretBits, data: bytes, tag: bytes) -> bool:
     return True
 
 
-def _bound(sender: str, receiver: str, offset: int, n_keys: int, body: bytes) -> bytes:
+def _bound(generation: int, sender: str, receiver: str, offset: int, n_keys: int, body: bytes) -> bytes:
     names = b"".join(len(part).to_bytes(2, "big") + part for part in (sender.encode(), receiver.encode()))
-    return b"qunetlab-agreement-v1" + names + offset.to_bytes(8, "big") + n_keys.to_bytes(2, "big") + body
+    numbers = generation.to_bytes(8, "big") + offset.to_bytes(8, "big") + n_keys.to_bytes(2, "big")
+    return b"qunetlab-agreement-v2" + names + numbers + body
 
 
 class TaggedChannel:
@@ -67,6 +68,7 @@ class TaggedChannel:
     def __init__(self, store: KeyStore, channel: Channel, peer: str) -> None:
         self._channel = channel
         self._auth = store.auth(peer)
+        self._store = store
         self._own = store.owner
         self._peer = peer
 
@@ -79,7 +81,9 @@ class TaggedChannel:
         offset, secret = self._auth.take_outgoing((1 + n_keys) * TAG_KEY_BITS)
         own, *others = _keys(secret, 1 + n_keys)
         body = encode(build(others))
-        tag = one_time_tag(own, _bound(self._own, self._peer, offset, 1 + n_keys, body))
+        tag = one_time_tag(
+            own, _bound(self._store.generation(self._peer), self._own, self._peer, offset, 1 + n_keys, body)
+        )
         _wipe([secret, own, *others])
         self._channel.send(encode(Tagged(body, offset, 1 + n_keys, tag)))
 
@@ -124,7 +128,8 @@ class TaggedChannel:
         except RefusedError as error:
             raise TamperedError(f"a message of {self._peer} names unusable tag bits: {error}") from error
         own, *others = _keys(secret, message.n_keys)
-        data = _bound(self._peer, self._own, message.offset, message.n_keys, message.body)
+        generation = self._store.generation(self._peer)
+        data = _bound(generation, self._peer, self._own, message.offset, message.n_keys, message.body)
         fits = one_time_tag_fits(own, data, message.tag)
         _wipe([secret, own])
         if not fits:

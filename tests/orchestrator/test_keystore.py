@@ -224,7 +224,7 @@ def test_i8_applications_cannot_draw_on_the_authentication_lanes(store: KeyStore
 def test_i8_alarm_and_hard_stop(path: Path) -> None:
     store = make_store(path)
     auth = store.auth("bob")
-    auth.take_outgoing(65536 - AUTH_ALARM_BITS)
+    auth.take_outgoing(65536 - 256 - AUTH_ALARM_BITS)
     assert store.auth_alarms() == ()
     auth.take_outgoing(1)
     assert store.auth_alarms() == ("bob",)
@@ -236,7 +236,7 @@ def test_i8_alarm_and_hard_stop(path: Path) -> None:
     offset, bits = auth.take_outgoing(256)
     assert offset == 1 << 40
     assert bits.same_as(secret(AUTH_BA).take(0, 256))
-    assert store.ledger("bob").burnt == before.burnt + AUTH_STOP_BITS + 65536
+    assert store.ledger("bob").burnt == before.burnt + AUTH_STOP_BITS + 65536 - 256
     reopen(store).close()
 
 
@@ -249,7 +249,7 @@ def test_i9_the_books_balance_after_everything(store: KeyStore) -> None:
     store.auth("bob").take_outgoing(256)
     store.auth("bob").take_incoming(512, 256)
     ledger = store.ledger("bob")
-    assert ledger.produced == 131072 + 8 * (50_000 + 999 + 777)
+    assert ledger.produced == 2 * (65536 - 256) + 8 * (50_000 + 999 + 777)
     assert (ledger.delivered, ledger.authentication, ledger.burnt) == (1001, 512, 999 * 8 + 512)
     assert ledger.balanced
     store = reopen(store)
@@ -496,7 +496,7 @@ def test_the_file_is_private_and_names_its_owner(store: KeyStore, path: Path) ->
     with sqlite3.connect(path) as db:
         db.execute("PRAGMA user_version=99")
     db.close()
-    with pytest.raises(StoreError, match="format 99, this program knows 1"):
+    with pytest.raises(StoreError, match="format 99, this program knows 2"):
         KeyStore.open(path, "alice", KEK)
     with sqlite3.connect(path) as db:
         db.execute("PRAGMA application_id=1")

@@ -1,0 +1,101 @@
+"""Reusable keys of greetings: set aside from the initial secret, sealed, one pair per generation."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import numpy as np
+
+from orchestrator.keystore.lanes import AUTH_LANES, Lane
+from orchestrator.keystore.mac_keys import MAC_KEY_BITS, split_secret
+from orchestrator.keystore.sealing import Kek
+from orchestrator.keystore.store import KeyStore
+from orchestrator.secret import SecretBits
+
+KEK = Kek(b"k" * 32)
+AB, BA = np.random.default_rng(1).bytes(8192), np.random.default_rng(2).bytes(8192)
+
+
+def secret(data: bytes) -> SecretBits:
+    return SecretBits.from_bytes(data)
+
+
+def make(folder: Path, name: str, peer: str) -> KeyStore:
+    store = KeyStore.create(folder / name, name, KEK)
+    store.install_initial_secret(peer, secret(AB), secret(BA), role="first" if name < peer else "second")
+    return store
+
+
+def test_the_last_bits_of_each_direction_are_set_aside_and_belong_to_no_lane(tmp_path: Path) -> None:
+    with make(tmp_path, "alice", "bob") as alice, make(tmp_path, "bob", "alice") as bob:
+        for store, peer in ((alice, "bob"), (bob, "alice")):
+            assert [store.stock(peer)[lane] for lane in AUTH_LANES] == [65536 - MAC_KEY_BITS] * 2
+            assert store.ledger(peer).produced == 2 * (65536 - MAC_KEY_BITS)
+        ours, theirs = alice.mac_keys.get("bob", 0), bob.mac_keys.get("alice", 0)
+        assert ours is not None
+        assert theirs is not None
+        assert ours.outgoing.same_as(secret(AB[-32:]))
+        assert ours.incoming.same_as(secret(BA[-32:]))
+        assert theirs.fits(b"heads", ours.make(b"heads"))
+        assert not ours.fits(b"heads", ours.make(b"heads")), "a reflection"
+        assert not theirs.fits(b"Heads", ours.make(b"heads"))
+        assert alice.mac_keys.get("bob", 1) is None
+
+
+def test_splitting_loses_no_bit() -> None:
+    parts = split_secret(secret(AB), secret(BA))
+    assert SecretBits.concat([parts.auth_ab, parts.mac_ab]).same_as(secret(AB))
+    assert SecretBits.concat([parts.auth_ba, parts.mac_ba]).same_as(secret(BA))
+    assert AB[-32:].hex() not in repr(parts)
+
+
+def test_the_keys_are_sealed_and_kept_over_restarts(tmp_path: Path) -> None:
+    make(tmp_path, "alice", "bob").close()
+    content = (tmp_path / "alice").read_bytes()
+    assert AB[-32:] not in content
+    assert BA[-32:] not in content
+    with KeyStore.open(tmp_path / "alice", "alice", KEK) as store:
+        kept = store.mac_keys.get("bob", 0)
+        assert kept is not None
+        assert kept.outgoing.same_as(secret(AB[-32:]))
+        assert not store.mac_keys.proved("bob", 0)
+        store.mac_keys.note_proved("bob", 0)
+        assert store.mac_keys.proved("bob", 0)
+
+
+def as_format_1(path: Path) -> None:
+    """Turn a store into one of the first format, which knew neither generations nor reusable keys."""
+    with sqlite3.connect(path) as db:
+        db.execute("DROP TABLE mac_keys")
+        db.execute("ALTER TABLE peers DROP COLUMN generation")
+        db.execute("PRAGMA user_version=1")
+    db.close()
+
+
+def test_a_store_of_the_first_format_is_migrated_and_keeps_its_bits(tmp_path: Path) -> None:
+    store = make(tmp_path, "alice", "bob")
+    before = store.ledger("bob"), store.lane_states("bob")
+    store.close()
+    as_format_1(tmp_path / "alice")
+    for _ in range(2):
+        with KeyStore.open(tmp_path / "alice", "alice", KEK) as store:
+            assert (store.ledger("bob"), store.lane_states("bob")) == before
+            assert store.generation("bob") == 0
+            assert store.mac_keys.get("bob", 0) is None
+            assert not store.mac_keys.proved("bob", 0)
+            assert store.role("bob") == "first"
+    with sqlite3.connect(tmp_path / "alice") as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (2,)
+    db.close()
+    assert before[1][Lane.AUTH_AB].tail == 65536 - MAC_KEY_BITS
+
+
+def test_a_store_that_lost_its_reusable_keys_does_not_hold_the_secret(tmp_path: Path) -> None:
+    with make(tmp_path, "alice", "bob") as store, make(tmp_path, "bob", "alice") as other:
+        assert store.deposits.holds_seed("bob", secret(AB), secret(BA))
+        assert other.deposits.holds_seed("alice", secret(AB), secret(BA))
+        assert not store.deposits.holds_seed("bob", secret(AB[:-1] + b"?"), secret(BA))
+        with store._core.transaction():
+            store.mac_keys.destroy("bob", 0)
+        assert not store.deposits.holds_seed("bob", secret(AB), secret(BA))
