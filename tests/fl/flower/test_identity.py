@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("flwr", reason="Flower is not installed: pip install 'qunetlab[flower]'")
+pytest.importorskip("flwr", reason="Flower is not installed: pip install -e '.[flower]' in this folder")
 
 from flwr.app import Context, RecordDict
 

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 
-pytest.importorskip("flwr", reason="Flower is not installed: pip install 'qunetlab[flower]'")
+pytest.importorskip("flwr", reason="Flower is not installed: pip install -e '.[flower]' in this folder")
 
 from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
 

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("flwr", reason="Flower is not installed: pip install 'qunetlab[flower]'")
+pytest.importorskip("flwr", reason="Flower is not installed: pip install -e '.[flower]' in this folder")
 
 import fl.flower
 from fl.compression import Compression
