@@ -48,6 +48,8 @@ class Audience:
         self._names = names
         self._clock = clock
         self._connections: dict[str, Connection] = {}
+        self.undelivered = 0
+        """Messages that were not queued because their client is gone or leaves too many bytes unread."""
 
     def __getitem__(self, name: str) -> Connection:
         return self._connections[name]
@@ -122,6 +124,10 @@ class Audience:
         try:
             self._socket.send_multipart(frames, zmq.NOBLOCK)
         except zmq.ZMQError as error:
-            _log.info("%s not delivered: %s", type(message).__name__, error)
+            self.undelivered += 1
+            reason = (
+                "the client leaves too much unread" if error.errno == zmq.EAGAIN else "the client is gone"
+            )
+            _log.warning("%s not delivered: %s (%d so far)", type(message).__name__, reason, self.undelivered)
             return False
         return True

@@ -21,6 +21,8 @@ from orchestrator.wire.links import LinkMonitor, LinkState
 REFUSALS = (LinkState.REFUSED, LinkState.WRONG_SERVER_KEY)
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 2.0
+UNREAD_MODELS = 4
+"""Messages of the server that wait unread: this client reads while it trains, and a model may be large."""
 
 
 class ServerRefusedError(Exception):
@@ -68,6 +70,7 @@ class ServerLink:
             self._server_public,
             self._endpoint,
             max_message=MESSAGE_LIMIT,
+            receive_queue=UNREAD_MODELS,
             before_connect=before_connect,
         )
         self._monitor = monitors[0]

@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 import zmq
 
+from fl.aggregation import aggregation_for
 from fl.config import ConfigError, FLConfig, check_config, check_weights, other_task
 from fl.distributed.audience import Audience
 from fl.distributed.events import (
@@ -48,9 +49,14 @@ from fl.distributed.round_server import RoundServer, RunFailedError, ServedRun
 from fl.distributed.run_state import RunFolder
 from fl.tasks import load_task
 from fl.tasks.base import Task
-from orchestrator.wire.curve import CurveKeys, ZapGate, server_socket
+from orchestrator.wire.budget import messages_within
+from orchestrator.wire.curve import CONTROL_LIMIT, CurveKeys, ZapGate, server_socket
 
 POLL_S = 0.1
+UNREAD_BYTES = 64 << 20
+"""Models and receipts that wait for one client that does not read, as far as four of them fit."""
+UNHEARD_BYTES = 16 << 20
+"""What one client has sent and the server, evaluating perhaps, has not read, as far as two messages fit."""
 LONG_TURN_S = 0.5
 """A turn of the loop that takes longer means that the server was not listening."""
 FAREWELL_S = 3.0
@@ -92,7 +98,16 @@ def run_server(
     assert zmq_context is not None
     try:
         with ZapGate(zmq_context, allowed) as gate:
-            socket, bound = server_socket(zmq_context, zmq.ROUTER, keys, endpoint, max_message=MESSAGE_LIMIT)
+            largest = largest_frame(config, task.n_parameters)
+            socket, bound = server_socket(
+                zmq_context,
+                zmq.ROUTER,
+                keys,
+                endpoint,
+                max_message=largest,
+                queue_length=messages_within(UNREAD_BYTES, largest, least=4, most=256),
+                receive_queue=messages_within(UNHEARD_BYTES, largest, least=2, most=16),
+            )
             try:
                 report(Listening(bound, keys.public))
                 audience = Audience(socket, gate, config.clients, clock)
@@ -102,6 +117,13 @@ def run_server(
     finally:
         if own_context is not None:
             own_context.term()
+
+
+def largest_frame(config: FLConfig, n_parameters: int) -> int:
+    """Bytes that no frame of this run exceeds: a model, or all that one client gives to a round."""
+    rules = aggregation_for(config, n_parameters).rules(config.clients)
+    array = max(4 * n_parameters, rules.upload_bytes(len(config.clients)))
+    return min(MESSAGE_LIMIT, array + CONTROL_LIMIT)
 
 
 def with_fingerprint(config: FLConfig, task: Task) -> FLConfig:

@@ -51,6 +51,10 @@ from orchestrator.wire.curve import CurveKeys, UnknownKeyError, ZapGate, server_
 logger = logging.getLogger(__name__)
 
 WAITING_INTERVAL_S = 0.5
+UNREAD_REPLIES = 16
+"""Replies, pads among them, that wait for a client that does not read."""
+JOBS_AT_A_TIME = 16
+"""Requests in work, each with a thread of its own; a client has one, and a restarted one a few."""
 _WAKE = "inproc://delivery-wake"
 
 
@@ -103,7 +107,7 @@ class DeliveryService:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._gate = ZapGate(self._context, {self._client_key: self._client_role})
         self._socket, self.endpoint = server_socket(
-            self._context, zmq.ROUTER, self._keys, self._wanted_endpoint
+            self._context, zmq.ROUTER, self._keys, self._wanted_endpoint, queue_length=UNREAD_REPLIES
         )
         self._wake_in = self._context.socket(zmq.PULL)
         self._wake_in.bind(_WAKE)
@@ -201,6 +205,8 @@ class DeliveryService:
         if job is not None:
             job.route, job.request = route, request.request
             return
+        if len(self._jobs) >= JOBS_AT_A_TIME:
+            raise DeskError(f"{len(self._jobs)} requests are in work already; wait for one or abandon it")
         self._desk.partners(request.context)
         self._jobs[digest] = _Job(request.context, route, request.request)
         self._send(route, Waiting(request.request, self._desk.waiting_for(request.context)))

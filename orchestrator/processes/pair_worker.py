@@ -47,6 +47,8 @@ LINE_PREFIX = "pair/"
 POLL_S = 0.02
 MEETING_TIMEOUT_S = 10.0
 RETRY_S = 0.5
+OFFERS_KEPT = 64
+"""Lines the peer offered that were not looked at yet; only the newest counts."""
 
 
 class Greeting(Message, frozen=True):
@@ -132,7 +134,8 @@ class PairWorker:
 
     def offered(self, topic: str) -> None:
         """The agent saw a message on a topic of this peer that nobody opened yet."""
-        if self._role == "second" and topic.startswith(LINE_PREFIX) and topic.count("/") == 1:
+        is_line = topic.startswith(LINE_PREFIX) and topic.count("/") == 1
+        if self._role == "second" and is_line and self._offered.qsize() < OFFERS_KEPT:
             self._offered.put(topic)
 
     def submit(self, name: str, conversation: Callable[[Channel, Role], T], patience_s: float) -> Future[T]:

@@ -33,6 +33,11 @@ def decoded_cost(length: int) -> int:
     return DECODED_FACTOR * length + ITEM_BYTES
 
 
+def messages_within(n_bytes: int, largest: int, *, least: int, most: int) -> int:
+    """A queue length for a socket, which counts messages: as many of ``largest`` bytes as ``n_bytes`` hold."""
+    return max(least, min(most, n_bytes // largest))
+
+
 class ByteBudget:
     """At most ``total`` bytes at a time, and at most ``each`` of one holder.  Thread-safe."""
 

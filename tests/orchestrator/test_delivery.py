@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import pytest
+import zmq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -31,9 +32,9 @@ from orchestrator.delivery.errors import (
 )
 from orchestrator.delivery.journal import journal_path, read_entry, write_entry
 from orchestrator.delivery.masking import add_packed, pack_values, unpack_values
-from orchestrator.delivery.messages import Collect, RoundContext, StockRequest
+from orchestrator.delivery.messages import Collect, Failure, PadRequest, Reply, RoundContext, StockRequest
 from orchestrator.delivery.rounds import DeskPeerError, PadDesk
-from orchestrator.delivery.service import DeliveryService
+from orchestrator.delivery.service import JOBS_AT_A_TIME, DeliveryService
 from orchestrator.delivery.sharing import ShareChannel, sealed_size
 from orchestrator.keystore.agreement import reserve
 from orchestrator.keystore.lanes import Lane, Range
@@ -41,8 +42,8 @@ from orchestrator.keystore.sealing import Kek
 from orchestrator.keystore.store import KeyStore
 from orchestrator.secret import SecretBits
 from orchestrator.wire.channel import MemoryChannel, memory_channel_pair
-from orchestrator.wire.codec import encode
-from orchestrator.wire.curve import CurveKeys, generate_keys
+from orchestrator.wire.codec import decode, encode
+from orchestrator.wire.curve import CurveKeys, client_socket, generate_keys
 
 NAMES = ("alice", "bob", "charlie")
 N_VALUES, RING_BITS = 1000, 10
@@ -532,6 +533,39 @@ def test_garbage_is_dropped_and_service_goes_on(bench: Bench) -> None:
         client._socket.send_multipart(junk)
     client._socket.send(encode(Collect(5, context())))
     assert client.stock().auth_alarms == ()
+
+
+def test_a_client_cannot_put_its_node_to_more_than_so_much_work(bench: Bench) -> None:
+    """Every request has a thread of its own; beyond a few the client is told to wait."""
+    held = threading.Event()
+
+    def slow(peer: str, n_bits: int, digest: bytes) -> Range:
+        held.wait(20.0)
+        raise DeliveryTimeoutError("nobody there")
+
+    bench.services["alice"]._desk._reserve = slow
+    supply(bench)
+    sockets: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    node = bench.node_keys["alice"].public
+    client = client_socket(
+        sockets, zmq.DEALER, bench.client_keys["alice"], node, bench.services["alice"].endpoint
+    )
+    try:
+        client.poll(5000, zmq.POLLOUT)
+        for number in range(3 * JOBS_AT_A_TIME):
+            client.send(encode(PadRequest(number, context(number + 1))))
+        refused: set[int] = set()
+        while len(refused) < 2 * JOBS_AT_A_TIME:
+            assert client.poll(10_000)
+            reply: Reply = decode(client.recv(), Reply)
+            if isinstance(reply, Failure):
+                assert "in work already" in reply.text
+                refused.add(reply.request)
+        assert refused == set(range(JOBS_AT_A_TIME, 3 * JOBS_AT_A_TIME))
+        assert len(bench.services["alice"]._jobs) == JOBS_AT_A_TIME
+    finally:
+        held.set()
+        sockets.destroy(linger=0)
 
 
 def test_pads_are_wiped_after_masking(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
