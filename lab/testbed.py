@@ -366,6 +366,20 @@ def _consistency(testbed: Testbed) -> Iterator[tuple[str, str]]:
         yield "protocol.gate_ns", f"a gate cannot be longer than a slot ({1e9 / protocol.clock_hz:g} ns)"
     if protocol.monitor_uncertainty_db >= protocol.intensity_tolerance_db:
         yield "protocol.monitor_uncertainty_db", "leaves no room for drift within intensity_tolerance_db"
+    others = {
+        "orchestrator",
+        "relay",
+        "observer",
+        "fl-server",
+        *(f"fl-{name}" for name in testbed.user_names()),
+    }
+    for index, user in enumerate(testbed.users):
+        if user.name in others or user.name == "server":
+            clash = "fl-server" if user.name == "server" else user.name
+            yield (
+                f"users[{index}].name",
+                f"a user cannot be called {user.name!r}: {clash!r} is another role's name",
+            )
     last_km = 0.0
     for index, user in enumerate(testbed.users):
         place = f"users[{index}]"

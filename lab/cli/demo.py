@@ -12,11 +12,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lab.cli.folder import source_path
 from lab.cli.kernels import compile_all
 from lab.cli.progress import Display, PairProgress, RunProgress
 from lab.cli.report import render_report
+from lab.cli.ring_size import check_every_pair_makes_key
 from lab.cli.supervised import Run, supervised_run
 from lab.cli.supervisor import ChildError, Event
+from lab.testbed import load_testbed
 from orchestrator.durable import replace_file
 from orchestrator.randomness import random_hex
 
@@ -39,20 +42,21 @@ def run_demo(
     from fl.tasks import load_task
 
     started = time.monotonic()
+    testbed = load_testbed(source_path(source))
+    check_every_pair_makes_key(testbed)
     learning = load_task(task, data)
     learning.client_data(0, 1, seed)  # missing data must be told before a dozen processes start
+    config = FLConfig.for_task(
+        learning,
+        testbed.user_names(),
+        run_id=f"demo-{random_hex(4)}",
+        name=task,
+        named=option_of,
+        rounds=rounds,
+        seed=seed,
+    )
     out.mkdir(parents=True, exist_ok=True)
     with supervised_run(source, {"simulation": {"seed": seed}}) as run:
-        users = run.testbed.user_names()
-        config = FLConfig.for_task(
-            learning,
-            users,
-            run_id=f"demo-{random_hex(4)}",
-            name=task,
-            named=option_of,
-            rounds=rounds,
-            seed=seed,
-        )
         demand = learning.n_parameters * config.ring_bits * rounds
         progress = RunProgress(rounds=rounds, phase="starting instruments, relay and nodes")
         progress.pairs = {pair: PairProgress(demand_bits=demand) for pair in run.testbed.pairs()}
@@ -122,6 +126,7 @@ def show_event(progress: RunProgress, event: Event) -> None:
 
 def build_report(run: Run, learning: Task, config: FLConfig, demand_bits: int) -> dict[str, Any]:
     """Everything that ``report.json`` says."""
+    from fl.notes import notes_for
     from fl.reference import train_reference
 
     testbed = run.testbed
@@ -129,6 +134,7 @@ def build_report(run: Run, learning: Task, config: FLConfig, demand_bits: int) -
     return {
         "testbed": {"name": testbed.name, "description": testbed.description},
         "simulated": True,
+        "notes": list(notes_for(config)),
         "task": config.task,
         "seed": config.seed,
         "epsilon": {"sec": testbed.protocol.eps_sec, "cor": testbed.protocol.eps_cor},
@@ -235,6 +241,7 @@ def summary(report: dict[str, Any], out: Path) -> str:
             f"{100 * reference['accuracy']:.2f} % without masking and quantisation",
             f"aggregate equals the plain sum: {'yes, in every round' if report['aggregation']['exact'] else 'NO'}; "
             f"instruments safe: {'yes' if report['instruments']['safe'] else 'NO'}",
+            *(f"note: {note}" for note in report["notes"]),
             f"{report['wall_s']:.0f} s; report in {out / 'report.html'}",
         ]
     )

@@ -16,6 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from lab.cli.ring_size import with_users
 from lab.testbed import AUTO, Testbed, TestbedError, load_testbed, parse_testbed, write_testbed
 from orchestrator.durable import create_file, destroy_folder, make_folder, move_file
 from orchestrator.randomness import random_bytes
@@ -26,6 +27,8 @@ STAGING = ".qunetlab-init"
 """Where a testbed folder is made before it gets its place, whole."""
 FIRST_PORT = 47600
 """Where the ports of hub, learning server and key delivery begin unless told otherwise."""
+
+LAST_PORT = 65535
 
 TEMPLATES = ("simulated-four-node", "simulated-reference")
 
@@ -41,15 +44,26 @@ def template_path(name: str) -> Path:
     return Path(str(files("lab") / "testbeds" / f"{name}.toml"))
 
 
-def create_folder(folder: Path, source: Path, *, host: str | None = None, port: int = FIRST_PORT) -> Path:
+def source_path(source: str) -> Path:
+    """The testbed file that a name of a bundled one, a file or a folder means."""
+    path = Path(source)
+    if source.endswith(".toml") or (source not in TEMPLATES and path.is_dir()):
+        return find_testbed(path)
+    return template_path(source)
+
+
+def create_folder(
+    folder: Path, source: Path, *, host: str | None = None, port: int = FIRST_PORT, users: int | None = None
+) -> Path:
     """Make ``folder`` with a copy of the testbed at ``source``, fresh keys and initial secrets.
 
+    With ``users``, for that many of them (:mod:`lab.cli.ring_size`).
     With ``host``, endpoints that are still ``auto`` get ports from ``port`` on: hub and learning server at
     that host, every node's key delivery at localhost, since node and client share a machine.
 
     Returns the path of the new testbed file.  Raises FolderError if the folder already holds a testbed
-    (nothing is overwritten), TestbedError if ``source`` has mistakes, OSError with its place; then what was
-    made is destroyed again.  A process that is killed leaves a hidden folder that the next call settles.
+    (nothing is overwritten), TestbedError if ``source`` has mistakes, RingSizeError, OSError with its place; then
+    what was made is destroyed again.  A process that is killed leaves a hidden folder that the next call settles.
     """
     target = folder / TESTBED_FILE
     staging = folder / STAGING
@@ -58,6 +72,9 @@ def create_folder(folder: Path, source: Path, *, host: str | None = None, port: 
         raise FolderError(f"{folder} already holds a testbed; choose another folder or remove it first")
     testbed = load_testbed(source)
     data = tomllib.loads(source.read_text(encoding="utf-8"))
+    if users is not None:
+        data = with_users(data, users, source)
+        testbed = parse_testbed(data, target)
     if host is not None:
         _fill_endpoints(data, host, port)
     folder.mkdir(parents=True, exist_ok=True)
@@ -110,6 +127,11 @@ def _fill_endpoints(data: dict[str, Any], host: str, port: int) -> None:
     places = [(data.setdefault("hub", {}), "control", host), (data["hub"], "bulk", host)]
     places.append((data.setdefault("fl", {}), "server", host))
     places += [(user, "delivery", "127.0.0.1") for user in data["users"]]
+    if port + len(places) - 1 > LAST_PORT:
+        raise FolderError(
+            f"ports from {port} on are too few: {len(places)} endpoints need as many, up to {LAST_PORT} at most; begin "
+            f"at {LAST_PORT - len(places) + 1} or below"
+        )
     for number, (table, key, where) in enumerate(places):
         if table.get(key, AUTO) == AUTO:
             table[key] = f"tcp://{where}:{port + number}"

@@ -45,6 +45,7 @@ from lab.cli.live_record import (
 )
 from lab.cli.observer import Observer
 from lab.cli.progress import Display, PairProgress, RunProgress
+from lab.cli.ring_size import check_every_pair_makes_key
 from lab.cli.run_folder import held, resume_hint
 from lab.cli.stalls import StallWatch, merged
 from lab.cli.supervised import Run
@@ -98,6 +99,8 @@ def live_plan(options: TrainOptions, task: Task, testbed: Testbed) -> Plan:
     from fl.experiments.digits import with_float32
 
     users = testbed.user_names()
+    if options.live:
+        check_every_pair_makes_key(testbed)
     if options.clients is not None and options.clients > len(users):
         raise OptionsError(
             f"{options.clients} clients, but the testbed has {len(users)} users: {', '.join(users)}"
@@ -339,7 +342,8 @@ class Attempt:
         from fl.aggregation import aggregation_for
         from fl.experiments.assemble import Surroundings
         from fl.experiments.sources import data_files
-        from lab.cli.train import notes_for, versions
+        from fl.notes import notes_for
+        from lab.cli.train import versions
 
         aggregation = aggregation_for(self.config, self.task.n_parameters)
         notes = list(notes_for(self.config))

@@ -55,13 +55,13 @@ def init(
         typer.Option(help="Machine of hub and learning server; fills in every endpoint left 'auto'."),
     ] = None,
     port: Annotated[int, typer.Option(min=1, max=65000, help="First port for --host.")] = 47600,
+    users: Annotated[int | None, typer.Option(help="Number of users; those of the template without.")] = None,
     as_json: Json = False,
 ) -> None:
     """Create a testbed folder: testbed file, CURVE keys, initial pair secrets (0600)."""
-    from lab.cli.folder import create_folder, template_path
+    from lab.cli.folder import create_folder, source_path
 
-    source = Path(template) if template.endswith(".toml") else template_path(template)
-    path = create_folder(folder, source, host=host, port=port)
+    path = create_folder(folder, source_path(template), host=host, port=port, users=users)
     show(
         {"testbed": str(path), "secrets": str(folder / "secrets")},
         as_json,
@@ -73,6 +73,7 @@ def init(
 def check(testbed: TestbedPath, as_json: Json = False) -> None:
     """Validate a testbed file; every mistake is listed with its place."""
     from lab.cli.folder import find_testbed
+    from lab.cli.ring_size import pairs_without_key
     from lab.testbed import load_testbed
 
     loaded = load_testbed(find_testbed(testbed))
@@ -84,7 +85,10 @@ def check(testbed: TestbedPath, as_json: Json = False) -> None:
         losses.append(f"  {first}-{second}: {arms.loss_a_db:.2f} + {arms.loss_b_db:.2f} dB")
     lines = [f"{loaded.name}: valid; {len(loaded.users)} users, {len(loaded.instruments)} instruments"]
     lines += losses
-    show({"valid": True, "name": loaded.name, "pairs": pairs}, as_json, "\n".join(lines))
+    keyless = pairs_without_key(loaded, loaded.pairs())
+    lines += [f"warning: {first} and {second} would make no key: too much loss" for first, second in keyless]
+    answer = {"valid": True, "name": loaded.name, "pairs": pairs, "pairs_without_key": keyless}
+    show(answer, as_json, "\n".join(lines))
 
 
 @app.command()

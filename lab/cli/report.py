@@ -23,6 +23,7 @@ def render_report(report: Report) -> str:
         f"<h1>{html.escape(report['testbed']['name'])}</h1>",
         f"<p class='lead'>{html.escape(report['testbed']['description'])}. Task {html.escape(report['task'])}, "
         f"{len(rounds)} rounds, seed {report['seed']}, {report['wall_s']:.0f} s.</p>",
+        *(f"<p class='warn'>{html.escape(note)}</p>" for note in report["notes"]),
         "<p class='note'>Every instrument of this run was <b>simulated</b>; drivers, wire protocols, keys and "
         "training are the real ones. The channel is chosen, not published. Keys follow the quantum-coin bound "
         f"with a finite-size treatment (eps_sec {report['epsilon']['sec']:g}, nominal: not a certified "

@@ -6,8 +6,9 @@ import json
 import logging
 import signal
 import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import msgspec
 
@@ -16,6 +17,10 @@ from lab.cli.runtime import Runtime
 from lab.cli.supervisor import watch_parent
 from lab.testbed import AUTO
 from orchestrator.randomness import random_hex
+
+if TYPE_CHECKING:
+    from fl.config import FLConfig
+    from fl.tasks.base import Task
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +118,6 @@ def _read_config(text: str) -> dict[str, Any]:
 
 def fl_server_role(path: Path, secrets: Path | None, state: Path | None, config_text: str) -> int:
     """Federated-learning server: sees masked updates and their sum."""
-    from fl.config import FLConfig
     from fl.distributed.server import run_server
     from fl.tasks import load_task
     from orchestrator.wire.curve import load_keys
@@ -123,11 +127,11 @@ def fl_server_role(path: Path, secrets: Path | None, state: Path | None, config_
     data = settings.pop("data", None)
     data_folder = Path(data) if data else None
     users = runtime.testbed.user_names()
-    clients = _clients_of(runtime, settings.pop("clients", users))
-    name = str(settings.pop("task", "digits"))
-    task = load_task(name, data_folder)
-    run_id = settings.pop("run_id", None) or _unfinished_run(runtime.state) or f"run-{random_hex(6)}"
-    config = FLConfig.for_task(task, clients, run_id=run_id, name=name, named=_configured, **settings)
+    for name in given if isinstance(given := settings.get("clients"), list) else ():
+        _require_user(runtime, name)
+    task = load_task(str(settings.get("task", "digits")), data_folder)
+    settings.setdefault("run_id", _unfinished_run(runtime.state) or f"run-{random_hex(6)}")
+    config = training_config(task, users, settings)
     run_server(
         runtime.testbed.fl.server,
         load_keys(runtime.secrets),
@@ -142,18 +146,18 @@ def fl_server_role(path: Path, secrets: Path | None, state: Path | None, config_
     return 0
 
 
-def _configured(setting: str) -> str:
-    """How errors call a setting of ``--config``."""
-    return f"--config: {setting}"
+def training_config(task: Task, users: Sequence[str], settings: Mapping[str, Any]) -> FLConfig:
+    """The settings of a run of ``task``: what ``--config`` says, by all ``users`` unless it names clients.
 
+    Raises ConfigError, or another ValueError that says what would work, naming the setting.
+    """
+    from fl.config import ConfigError, FLConfig
 
-def _clients_of(runtime: Runtime, named: object) -> tuple[str, ...]:
-    """The users that a training configuration names as clients; raises ValueError for what is none."""
-    if not isinstance(named, list | tuple):
-        raise ValueError(f"{_configured('clients')} is {named!r}: it must be a list of users")
-    for name in named:
-        _require_user(runtime, name)
-    return tuple(named)
+    chosen = {"clients": users, "task": task.name, **settings}
+    clients, name = chosen.pop("clients"), chosen.pop("task")
+    if not isinstance(clients, list | tuple):
+        raise ConfigError(f"--config: clients is {clients!r}: it must be a list of users")
+    return FLConfig.for_task(task, clients, name=name, named=lambda setting: f"--config: {setting}", **chosen)
 
 
 def _unfinished_run(state: Path) -> str | None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from lab.cli.folder import SECRETS, create_folder, find_testbed, template_path
+from lab.cli.folder import SECRETS, create_folder, find_testbed, source_path
 from lab.cli.private_folder import ending_on_signals, private_folder
 from lab.cli.safety import unsafe_instruments
 from lab.cli.supervisor import Event, Supervisor
@@ -172,11 +172,10 @@ class Run:
 def supervised_run(source: str, changes: dict[str, Any]) -> Iterator[Run]:
     """A run in a private temporary folder; everything is stopped and removed at the end, whatever happens.
 
-    ``source`` is a bundled testbed or a file; ``changes`` maps sections to keys that are replaced in it.
+    ``source`` is a bundled testbed, a file or a folder with one; ``changes`` maps sections to keys that are replaced in it.
     """
     with ending_on_signals(), private_folder() as folder:
-        path = Path(source) if source.endswith(".toml") else template_path(source)
-        testbed_path = create_folder(folder / "testbed", path)
+        testbed_path = create_folder(folder / "testbed", source_path(source))
         data = tomllib.loads(testbed_path.read_text(encoding="utf-8"))
         for section, keys in changes.items():
             data[section] = {**data.get(section, {}), **keys}

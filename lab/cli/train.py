@@ -33,7 +33,6 @@ from lab.cli.signals import handled
 
 if TYPE_CHECKING:
     from fl.cohort.plan import CohortPlan
-    from fl.config import FLConfig
     from fl.experiments.assemble import Surroundings
     from fl.experiments.runner import Outcome
     from fl.tasks.base import Task
@@ -51,16 +50,11 @@ PACKAGES = (
     "scikit-learn",
 )
 
-OS_RANDOM_NOTE = (
-    "LightSecAgg's masks are drawn from the operating system's generator: computational in that respect, "
-    "the transport of shares and answers is information-theoretic"
-)
 SIMULATED_NOTE = (
     "key supply simulated: no quantum key was used; pads come from a generator and count as the key that "
     "a network would have spent"
 )
 
-TWO_CLIENTS_NOTE = "two clients: each can work out the other's update from the sum, whatever the mode; only the server cannot"
 STOPPING = b"\nstopping; what is finished is kept (Ctrl-C again: at once)\n"
 
 
@@ -168,6 +162,7 @@ def surroundings(plan: Plan, task: Task, data: Path | None, workers: int) -> Sur
     from fl.experiments.assemble import Surroundings
     from fl.experiments.sources import data_files
     from fl.key_budget import simulated_forecast
+    from fl.notes import notes_for
 
     config, costs = plan.primary.config, simulated_plan(plan, task)
     return Surroundings(
@@ -182,12 +177,6 @@ def surroundings(plan: Plan, task: Task, data: Path | None, workers: int) -> Sur
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
         notes=(*(() if config.mode == "plain" else (SIMULATED_NOTE,)), *notes_for(config)),
     )
-
-
-def notes_for(config: FLConfig) -> tuple[str, ...]:
-    """What must be said of the protection of a run, wherever its keys come from."""
-    notes = (OS_RANDOM_NOTE,) if config.mode == "lightsecagg" else ()
-    return (*notes, TWO_CLIENTS_NOTE) if config.n_clients == 2 and config.mode != "plain" else notes
 
 
 def versions() -> dict[str, str]:
