@@ -18,7 +18,7 @@ from typing import Any
 from orchestrator.durable import sync_path
 from orchestrator.keystore.errors import StoreBusyError, StoreError, StoreSettingsError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 APPLICATION_ID = 0x514E_4B53  # "QNKS"
 
 SETTINGS: tuple[tuple[str, str, object], ...] = (
@@ -76,8 +76,19 @@ CREATE TABLE mac_keys (
     PRIMARY KEY (peer, generation, lane)) STRICT, WITHOUT ROWID;
 """
 
+KEPT_SECRETS = """
+CREATE TABLE kept_secrets (
+    id INTEGER PRIMARY KEY, peer TEXT NOT NULL REFERENCES peers, name BLOB NOT NULL,
+    shown INTEGER NOT NULL DEFAULT 0, wrapped_key BLOB NOT NULL, sealed BLOB NOT NULL,
+    UNIQUE (peer, name)) STRICT;
+CREATE TABLE begun (
+    peer TEXT PRIMARY KEY REFERENCES peers, generation INTEGER NOT NULL, name BLOB NOT NULL)
+    STRICT, WITHOUT ROWID;
+"""
+
 MIGRATIONS: dict[int, str] = {
     1: "ALTER TABLE peers ADD COLUMN generation INTEGER NOT NULL DEFAULT 0;\n" + MAC_KEYS,
+    2: KEPT_SECRETS,
 }
 """Format of a file: what makes it one of the next format, in the same transaction as the number."""
 
@@ -147,7 +158,7 @@ class Database:
                 )
 
     def _create_schema(self) -> None:
-        self._execute_all(SCHEMA + MAC_KEYS)
+        self._execute_all(SCHEMA + MAC_KEYS + KEPT_SECRETS)
         self._db.execute(f"PRAGMA application_id={APPLICATION_ID}")
         self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 

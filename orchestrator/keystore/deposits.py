@@ -20,8 +20,8 @@ from orchestrator.secret import SecretBits
 MAX_BLOCK_ID = 128
 MAX_CONTEXT_BYTES = 64
 _SEED = "seed:"
-_SEED_ALIGNMENT = 1 << 40
-"""A seed starts at the next multiple, so that both ends agree on its position without talking."""
+GENERATION_BITS = 40
+"""The seed of a generation starts at ``generation << GENERATION_BITS`` of its lanes: both ends agree without talking."""
 
 
 @dataclass(frozen=True)
@@ -54,16 +54,12 @@ class Deposits:
         """Put an out-of-band secret into the authentication lanes (inside a transaction).
 
         The reusable keys of the pair's generation are set aside from it.
-        Raises RefusedError for one that was taken before, whatever became of its bits.
         """
-        if self.took(auth_ab, auth_ba):
-            raise RefusedError(f"this secret with {peer} was taken before; each is used once, make another")
-        self._core.db.write("INSERT INTO meta VALUES (?, ?)", _taken(auth_ab, auth_ba), peer.encode())
         parts = split_secret(auth_ab, auth_ba)
         self._macs.put(peer, self._core.generation(peer), parts.mac_ab, parts.mac_ba)
         for lane, secret in zip(AUTH_LANES, (parts.auth_ab, parts.auth_ba), strict=True):
             n_bits = len(secret)
-            start = -(-self._core.lane(peer, lane).tail // _SEED_ALIGNMENT) * _SEED_ALIGNMENT
+            start = self._core.generation(peer) << GENERATION_BITS
             starts = {lane: start}
             row = self._insert(peer, f"{_SEED}{lane}:{start}", "confirmed", n_bits, b"", starts)
             self._core.pieces.put(peer, row, [Part(lane, 0, n_bits)], secret, starts)
@@ -71,6 +67,15 @@ class Deposits:
             self._core.set_head(peer, lane, start)
             self._core.set_tail(peer, lane, start + n_bits)
         parts.wipe()
+
+    def remember(self, peer: str, auth_ab: SecretBits, auth_ba: SecretBits) -> None:
+        """Note that this out-of-band secret is taken (inside a transaction).
+
+        Raises RefusedError for one that was taken before, whatever became of its bits.
+        """
+        if self.took(auth_ab, auth_ba):
+            raise RefusedError(f"this secret with {peer} was taken before; each is used once, make another")
+        self._core.db.write("INSERT INTO meta VALUES (?, ?)", _taken(auth_ab, auth_ba), peer.encode())
 
     def took(self, auth_ab: SecretBits, auth_ba: SecretBits) -> bool:
         """Whether this out-of-band secret was ever put in here; its digest is remembered, the secret is not."""

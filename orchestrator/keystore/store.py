@@ -37,6 +37,7 @@ from orchestrator.keystore.core import Core, LaneState
 from orchestrator.keystore.database import Database
 from orchestrator.keystore.deposits import Deposits, PendingDeposit
 from orchestrator.keystore.errors import RefusedError, StoreError
+from orchestrator.keystore.generations import Generations
 from orchestrator.keystore.lanes import (
     AUTH_ALARM_BITS,
     AUTH_LANES,
@@ -71,6 +72,7 @@ class KeyStore:
         self.deposits = Deposits(self._core, split)
         self.reservations = Reservations(self._core)
         self.mac_keys = MacKeys(self._core)
+        self.generations = Generations(self._core, self.deposits, self.mac_keys)
 
     @classmethod
     def create(
@@ -182,16 +184,8 @@ class KeyStore:
             self._core.db.write_many(
                 "INSERT INTO lanes (peer, lane) VALUES (?, ?)", [(peer, lane) for lane in Lane]
             )
+            self.deposits.remember(peer, auth_ab, auth_ba)
             self.deposits.seed(peer, auth_ab, auth_ba)
-
-    def reseed(self, peer: str, auth_ab: SecretBits, auth_ba: SecretBits) -> None:
-        """Burn the rest of both authentication lanes and go on with a new out-of-band secret."""
-        self.role(peer)
-        with self._core.transaction():
-            for lane in AUTH_LANES:
-                self._core.advance(peer, lane, self._core.lane(peer, lane).tail)
-            self.deposits.seed(peer, auth_ab, auth_ba)
-        self._core.shred()
 
     def auth(self, peer: str) -> AuthKeys:
         """The one-time tag keys shared with ``peer``."""

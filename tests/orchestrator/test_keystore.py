@@ -232,7 +232,7 @@ def test_i8_alarm_and_hard_stop(path: Path) -> None:
     with pytest.raises(AuthLaneExhaustedError, match="seed the pair again"):
         auth.take_outgoing(1)
     before = store.ledger("bob")
-    store.reseed("bob", secret(AUTH_BA), secret(AUTH_AB))
+    store.generations.begin("bob", store.generations.keep("bob", secret(AUTH_BA), secret(AUTH_AB)), 1)
     offset, bits = auth.take_outgoing(256)
     assert offset == 1 << 40
     assert bits.same_as(secret(AUTH_BA).take(0, 256))
@@ -496,7 +496,7 @@ def test_the_file_is_private_and_names_its_owner(store: KeyStore, path: Path) ->
     with sqlite3.connect(path) as db:
         db.execute("PRAGMA user_version=99")
     db.close()
-    with pytest.raises(StoreError, match="format 99, this program knows 2"):
+    with pytest.raises(StoreError, match="format 99, this program knows 3"):
         KeyStore.open(path, "alice", KEK)
     with sqlite3.connect(path) as db:
         db.execute("PRAGMA application_id=1")

@@ -67,7 +67,8 @@ def test_the_keys_are_sealed_and_kept_over_restarts(tmp_path: Path) -> None:
 def as_format_1(path: Path) -> None:
     """Turn a store into one of the first format, which knew neither generations nor reusable keys."""
     with sqlite3.connect(path) as db:
-        db.execute("DROP TABLE mac_keys")
+        for table in ("mac_keys", "kept_secrets", "begun"):
+            db.execute(f"DROP TABLE {table}")
         db.execute("ALTER TABLE peers DROP COLUMN generation")
         db.execute("PRAGMA user_version=1")
     db.close()
@@ -86,7 +87,7 @@ def test_a_store_of_the_first_format_is_migrated_and_keeps_its_bits(tmp_path: Pa
             assert not store.mac_keys.proved("bob", 0)
             assert store.role("bob") == "first"
     with sqlite3.connect(tmp_path / "alice") as db:
-        assert db.execute("PRAGMA user_version").fetchone() == (2,)
+        assert db.execute("PRAGMA user_version").fetchone() == (3,)
     db.close()
     assert before[1][Lane.AUTH_AB].tail == 65536 - MAC_KEY_BITS
 
