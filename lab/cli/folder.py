@@ -106,8 +106,8 @@ def _make_secrets(testbed: Testbed, folder: Path) -> dict[str, str]:
         make_folder(folder / user / "initial")
     for first, second in testbed.pairs():
         shared = PairSecret.draw(first, second)
-        shared.write(folder / first / "initial" / f"{second}{SUFFIX}")
-        shared.write(folder / second / "initial" / f"{first}{SUFFIX}")
+        shared.write(folder / first / "initial" / f"{second}{SUFFIX}", first)
+        shared.write(folder / second / "initial" / f"{first}{SUFFIX}", second)
         shared.wipe()
     return public
 

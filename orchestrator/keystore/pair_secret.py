@@ -1,7 +1,7 @@
 """The file in which a pair's out-of-band secret travels to each of its two machines.
 
-One file per end, both with the same content: whose secret it is, which generation of the pair it starts (0: the
-next one, whichever that is), the secret of each direction, and a checksum.  The checksum finds a copy that was cut
+One file per end, alike but for the name of the end that is to take it: whose secret it is, which generation of
+the pair it was made for (0: the next one, whichever that is), the secret of each direction, and a checksum.  The checksum finds a copy that was cut
 short or damaged on its way; it authenticates nothing, and the file is as secret as what it holds: mode 0600,
 carried by hand, destroyed by the node once its store holds the secret.
 """
@@ -13,6 +13,8 @@ import os
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import msgspec
 
 from orchestrator.durable import create_file
 from orchestrator.keystore.errors import KeyStoreError
@@ -35,6 +37,7 @@ class _Content(Message, frozen=True):
     """What the file holds; ``checksum`` is SHA-256 over all the rest."""
 
     format: int
+    holder: str
     first: str
     second: str
     generation: int
@@ -55,14 +58,16 @@ class PairSecret:
     generation: int
     auth_ab: SecretBits = field(repr=False)
     auth_ba: SecretBits = field(repr=False)
+    holder: str = ""
+    """Which end's file this was read from."""
 
     @classmethod
     def draw(
         cls, first: str, second: str, generation: int = 0, random: RandomBytes = random_bytes
     ) -> PairSecret:
         """A fresh one."""
-        halves = [SecretBits.from_bytes(random(_DIRECTION_BYTES)) for _ in range(2)]
-        return cls(first, second, generation, *halves)
+        auth_ab, auth_ba = (SecretBits.from_bytes(random(_DIRECTION_BYTES)) for _ in range(2))
+        return cls(first, second, generation, auth_ab, auth_ba)
 
     @classmethod
     def read(cls, path: Path) -> PairSecret:
@@ -106,23 +111,24 @@ class PairSecret:
                 f"{path} holds {lengths[0]} and {lengths[1]} bytes of secret instead of {_DIRECTION_BYTES} each"
             )
         halves = SecretBits.from_bytes(content.auth_ab), SecretBits.from_bytes(content.auth_ba)
-        return cls(content.first, content.second, content.generation, *halves)
+        return cls(content.first, content.second, content.generation, *halves, content.holder)
 
-    def write(self, path: Path) -> None:
-        """Create ``path`` (mode 0600), durable when this returns; raises OSError."""
+    def write(self, path: Path, holder: str) -> None:
+        """Create ``path`` (mode 0600) for the end ``holder``, durable when this returns; raises OSError."""
         halves = self.auth_ab.reveal_bytes(), self.auth_ba.reveal_bytes()
-        bare = _Content(FORMAT, self.first, self.second, self.generation, *halves, b"")
-        create_file(
-            path,
-            encode(_Content(FORMAT, self.first, self.second, self.generation, *halves, _checksum(bare))),
-            0o600,
-        )
+        bare = _Content(FORMAT, holder, self.first, self.second, self.generation, *halves, b"")
+        create_file(path, encode(msgspec.structs.replace(bare, checksum=_checksum(bare))), 0o600)
 
-    def check_pair(self, first: str, second: str, path: Path) -> None:
-        """Raise PairSecretError unless this is the secret of that pair."""
+    def check_for(self, holder: str, first: str, second: str, path: Path) -> None:
+        """Raise PairSecretError unless this is what the end ``holder`` of that pair is to take."""
         if (self.first, self.second) != (first, second):
             raise PairSecretError(
                 f"{path} is the secret of {self.first}-{self.second}, not of {first}-{second}; nothing was taken"
+            )
+        if self.holder != holder:
+            raise PairSecretError(
+                f"{path} is the half that {self.holder} is to take, not {holder}: carry it to {self.holder}'s"
+                " machine; nothing was taken"
             )
 
     def wipe(self) -> None:
@@ -132,5 +138,6 @@ class PairSecret:
 
 
 def _checksum(content: _Content) -> bytes:
-    header = f"qunetlab-pair-secret|{content.format}|{content.first}|{content.second}|{content.generation}|"
+    names = f"{content.holder}|{content.first}|{content.second}"
+    header = f"qunetlab-pair-secret|{content.format}|{names}|{content.generation}|"
     return hashlib.sha256(header.encode() + content.auth_ab + content.auth_ba).digest()

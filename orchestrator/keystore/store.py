@@ -125,6 +125,14 @@ class KeyStore:
     def _burn_what_was_reserved(self) -> None:
         self.reservations.burn_open()
 
+    def cut_log(self) -> None:
+        """Write all back into the main file and cut the log, where deleted data keys still lie.
+
+        Raises StoreError if that is not done.
+        """
+        with self._core.lock:
+            self._core.db.checkpoint()
+
     def close(self) -> None:
         """Cut the log and give up the file.  Idempotent.
 

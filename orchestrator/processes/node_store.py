@@ -6,6 +6,9 @@ written back, opened again, its books checked and every secret compared with wha
 name; it is opened once more under that name, and then the files are overwritten and removed.  So a second store
 can never start from the same one-time bits, and whatever happens in between - a full disk, a crash - either the
 files or a whole store with their content is there, and the next start goes on.
+
+Further initial secrets that lie there when a whole store is opened renew their pairs: they are kept for the next
+generation (:mod:`orchestrator.keystore.generations`), as ``qunetlab keys reseed`` does with a running node.
 """
 
 from __future__ import annotations
@@ -15,9 +18,9 @@ from pathlib import Path
 
 from lab.testbed import Testbed
 from orchestrator.durable import destroy_file, destroy_spent, move_file, sync_path
-from orchestrator.keystore.errors import StoreError
+from orchestrator.keystore.errors import SealError, StoreError
 from orchestrator.keystore.lanes import Role, SplitRule
-from orchestrator.keystore.pair_secret import SUFFIX, PairSecret
+from orchestrator.keystore.pair_secret import SUFFIX, PairSecret, PairSecretError
 from orchestrator.keystore.sealing import Kek
 from orchestrator.keystore.store import KeyStore
 
@@ -43,11 +46,17 @@ def open_node_store(testbed: Testbed, name: str, secrets_dir: Path, state_dir: P
     initial = secrets_dir / INITIAL
     if not path.exists():
         _create(testbed, name, kek, initial, path)
-    store = KeyStore.open(path, name, kek)
+    try:
+        store = KeyStore.open(path, name, kek)
+    except SealError as error:
+        raise SealError(
+            f"{path} cannot be opened with {secrets_dir / 'store.key'}: {error}. Put back the store.key that the"
+            f" store was made with; what lies in {initial} was left as it is"
+        ) from error
     try:
         destroy_spent(initial)
         for file in sorted(initial.glob(f"*{SUFFIX}")):
-            _destroy_if_held(store, file)
+            _take_or_destroy(store, testbed, file)
     except BaseException:
         store.close()
         raise
@@ -95,12 +104,12 @@ def _initial_secret(testbed: Testbed, name: str, peer: str, initial: Path) -> Pa
             f"{path} is missing: the first start of a node needs the initial secret of every pair; "
             "make a new testbed folder with `qunetlab init`, or restore the node's key store"
         ) from None
-    secret.check_pair(*ends_of(testbed, name, peer), path)
+    secret.check_for(name, *ends_of(testbed, name, peer), path)
     return secret
 
 
-def _destroy_if_held(store: KeyStore, path: Path) -> None:
-    """Destroy an initial secret that the store took; one that it does not know is left alone."""
+def _take_or_destroy(store: KeyStore, testbed: Testbed, path: Path) -> None:
+    """An initial secret beside a whole store: destroyed if the store took it already, else a new one to take."""
     secret = PairSecret.read(path)
     taken = store.deposits.took(secret.auth_ab, secret.auth_ba)
     secret.wipe()
@@ -108,4 +117,38 @@ def _destroy_if_held(store: KeyStore, path: Path) -> None:
         logger.info("the key store holds the initial secret of %s: destroying the file", path)
         destroy_file(path)
     else:
-        logger.warning("%s is not in the key store; it was left where it is", path)
+        take_secret(store, testbed, path)
+
+
+def take_secret(store: KeyStore, testbed: Testbed, path: Path) -> str:
+    """Keep the secret in ``path`` for its pair's next generation and destroy the file; the peer's name.
+
+    The file goes only after the store has committed the secret, gave it back unchanged and has cut its log.
+    Raises PairSecretError, RefusedError (taken before, of a generation that is over), StoreError or OSError; the
+    file is still there then, and before it was kept nothing was changed.
+    """
+    name = store.owner
+    try:
+        secret = PairSecret.read(path)
+    except FileNotFoundError:
+        raise PairSecretError(f"there is no file {path}") from None
+    peers = [peer for peer in store.peers() if peer in (secret.first, secret.second)]
+    if name not in (secret.first, secret.second) or len(peers) != 1:
+        raise PairSecretError(
+            f"{path} is the secret of {secret.first}-{secret.second}, which is no pair of {name}; nothing was taken"
+        )
+    peer = peers[0]
+    secret.check_for(name, *ends_of(testbed, name, peer), path)
+    kept = store.generations.keep(peer, secret.auth_ab, secret.auth_ba, secret.generation)
+    back = store.generations.secret(peer, kept)
+    same = back.auth_ab.same_as(secret.auth_ab) and back.auth_ba.same_as(secret.auth_ba)
+    back.wipe()
+    secret.wipe()
+    if not same:
+        raise StoreError(
+            f"the key store does not hold the secret of {path}; check its disk. The file was left"
+        )
+    store.cut_log()
+    destroy_file(path)
+    logger.info("a new secret with %s waits for the other end to take its half", peer)
+    return peer

@@ -6,6 +6,7 @@ reservations - is a *job*, and a pair runs one job at a time::
 
     first                                second
       Greeting on topic pair/<line>  ->                       a fresh line at every meeting
+      <-> settle_generation                                   begin a generation that both ends hold
       <-> reconcile_pending                                   settle what an interruption left over
                                   <- Have(job)                the second says what it is ready for
       Start(job, n)                  ->                       the first picks a job that both have
@@ -31,6 +32,7 @@ from orchestrator.hub.agent import Agent
 from orchestrator.keystore.errors import KeysShortError, KeyStoreError, ReservationError
 from orchestrator.keystore.lanes import Role
 from orchestrator.keystore.reconcile import reconcile_pending
+from orchestrator.keystore.reseed import settle_generation
 from orchestrator.keystore.store import KeyStore
 from orchestrator.postprocessing.block import BlockAborted
 from orchestrator.randomness import random_hex
@@ -68,7 +70,11 @@ class Start(Message, frozen=True):
     n: Annotated[int, msgspec.Meta(ge=0, lt=2**40)]
 
 
-LineMessage: TypeAlias = Greeting | Have | Start
+class Again(Message, frozen=True):
+    """Second to first: open a fresh line when no job runs; only the first knows when that is."""
+
+
+LineMessage: TypeAlias = Greeting | Have | Start | Again
 
 CONVERSATION_ERRORS = (BlockAborted, KeyStoreError, ChannelError, WireError)
 
@@ -110,6 +116,7 @@ class PairWorker:
         self._jobs: dict[str, _Job] = {}
         self._offered: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._stop = threading.Event()
+        self._again = threading.Event()
         self._line: _Line | None = None
         self._thread = threading.Thread(target=self._work, name=f"pair-{peer}", daemon=True)
 
@@ -138,6 +145,10 @@ class PairWorker:
         if self._role == "second" and is_line and self._offered.qsize() < OFFERS_KEPT:
             self._offered.put(topic)
 
+    def meet_again(self) -> None:
+        """Meet afresh between two jobs, since a new secret of the pair is there."""
+        self._again.set()
+
     def submit(self, name: str, conversation: Callable[[Channel, Role], T], patience_s: float) -> Future[T]:
         """Run ``conversation`` once the peer has a job of the same ``name``.
 
@@ -156,6 +167,9 @@ class PairWorker:
     def _work(self) -> None:
         while not self._stop.is_set():
             self._expire()
+            if self._role == "first" and self._again.is_set():
+                self._again.clear()
+                self._drop_line()
             try:
                 if self._line is None and not self._meet():
                     continue
@@ -186,6 +200,11 @@ class PairWorker:
             self._line = _Line(latest, self._agent.channel(self.peer, latest))
             if not isinstance(self._read(self._line, MEETING_TIMEOUT_S), Greeting):
                 raise WireError("a line must begin with a greeting")
+        begun = settle_generation(
+            self._store, self._line.channel, self._role, self.peer, timeout_s=MEETING_TIMEOUT_S
+        )
+        if begun is not None:
+            logger.info("generation %d with %s was begun", begun, self.peer)
         settled = reconcile_pending(
             self._store, self._line.channel, self._role, self.peer, timeout_s=MEETING_TIMEOUT_S
         )
@@ -216,6 +235,9 @@ class PairWorker:
         if self._role == "second":
             if not self._offered.empty():
                 raise WireError("the peer opened a new line")
+            if self._again.is_set():
+                self._again.clear()
+                line.channel.send(encode(Again()))
             for name in [name for name in self._names() if name not in line.told]:
                 line.channel.send(encode(Have(name)))
                 line.told.add(name)
@@ -227,6 +249,8 @@ class PairWorker:
             line.peer_has.add(message.job)
         elif isinstance(message, Start) and self._role == "second":
             self._run(line, message.job, message.n)
+        elif isinstance(message, Again) and self._role == "first":
+            self._again.set()
         elif message is not None:
             raise WireError(f"unexpected {type(message).__name__} on the line")
         if self._role == "first":

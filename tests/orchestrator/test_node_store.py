@@ -174,19 +174,46 @@ def test_a_store_that_does_not_hold_the_secrets_costs_none(
     assert STORE_FILE not in machine.names()
 
 
-def test_secrets_that_the_store_never_took_are_not_destroyed(machine: Machine) -> None:
+def test_secrets_that_the_store_never_took_renew_their_pairs(machine: Machine, tmp_path: Path) -> None:
     machine.start().close()
-    strange = PairSecret.draw("alice", NAME)
-    strange.write(machine.initial / "alice.secret")
+    fresh = PairSecret.draw("alice", NAME)
+    fresh.write(machine.initial / "alice.secret", NAME)
+    image = machine.copy(tmp_path / "copy")
+    for _ in range(2):
+        with machine.start() as store:
+            (kept,) = store.generations.kept("alice")
+            assert store.generations.secret("alice", kept).auth_ab.same_as(fresh.auth_ab)
+            assert store.generation("alice") == 0
+        assert list(machine.initial.iterdir()) == []
+    fresh.write(machine.initial / "alice.secret", NAME)  # a copy that somebody kept
+    with machine.start() as store:
+        assert len(store.generations.kept("alice")) == 1
+    assert list(machine.initial.iterdir()) == []
+    assert len(image.secrets()) == 1
+
+
+def test_a_kill_at_any_step_of_taking_a_new_secret_loses_nothing(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     machine.start().close()
-    assert PairSecret.read(machine.initial / "alice.secret").auth_ab.same_as(strange.auth_ab)
+    PairSecret.draw("alice", NAME).write(machine.initial / "alice.secret", NAME)
+    images: list[Machine] = []
+    with before_every_step(
+        monkeypatch, lambda step: images.append(machine.copy(tmp_path / f"image{len(images):03d}"))
+    ):
+        machine.start().close()
+    assert len(images) > 10
+    for image in images:
+        with image.start() as store:
+            assert len(store.generations.kept("alice")) == 1
+        assert list(image.initial.iterdir()) == []
 
 
 def test_a_key_that_does_not_open_the_store_costs_no_secret(machine: Machine) -> None:
     machine.start().close()
-    PairSecret.draw("alice", NAME).write(machine.initial / "alice.secret")
+    PairSecret.draw("alice", NAME).write(machine.initial / "alice.secret", NAME)
     (machine.folder / "secrets" / "store.key").write_bytes(random_bytes(32))
-    with pytest.raises(SealError, match="does not open this store"):
+    with pytest.raises(SealError, match=r"does not open this store.* Put back the store.key"):
         machine.start()
     assert list(machine.secrets()) == ["alice"]
 
@@ -202,7 +229,12 @@ def flip(path: Path) -> None:
 
 def other_pair(path: Path) -> None:
     path.unlink()
-    PairSecret.draw("alice", "carol").write(path)
+    PairSecret.draw("alice", "carol").write(path, NAME)
+
+
+def others_half(path: Path) -> None:
+    path.unlink()
+    PairSecret.draw("alice", NAME).write(path, "alice")
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
@@ -212,6 +244,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
     "raw bits": (lambda path: path.write_bytes(random_bytes(16384)), PairSecretError, "no pair secret"),
     "open to others": (lambda path: path.chmod(0o640), PairSecretError, "read by others"),
     "another pair": (other_pair, PairSecretError, "secret of alice-carol, not of alice-bob"),
+    "the other's half": (others_half, PairSecretError, "the half that alice is to take, not bob"),
     "missing": (lambda path: path.unlink(), InitialSecretError, "is missing"),
 }
 
@@ -228,3 +261,21 @@ def test_a_bad_initial_secret_is_refused_with_its_place_and_nothing_is_made(
     assert str(path) in str(caught.value)
     assert machine.names() == []
     assert path.exists() == (what != "missing")
+
+
+@pytest.mark.parametrize("what", [each for each in DAMAGES if each != "missing"])
+def test_a_bad_secret_beside_a_store_is_refused_and_left_with_the_store_as_it_was(
+    machine: Machine, what: str
+) -> None:
+    damage, _, told = DAMAGES[what]
+    machine.start().close()
+    path = machine.initial / "alice.secret"
+    PairSecret.draw("alice", NAME).write(path, NAME)
+    damage(path)
+    with pytest.raises(PairSecretError, match=told if what != "another pair" else "no pair of bob") as caught:
+        machine.start()
+    assert str(path) in str(caught.value)
+    assert path.exists()
+    path.unlink()
+    with machine.start() as store:
+        assert store.generations.kept("alice") == ()

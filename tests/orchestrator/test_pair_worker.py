@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
-from concurrent.futures import Future
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 
 from orchestrator.keystore.agreement import deposit_block, reserve
 from orchestrator.keystore.lanes import Lane, Role
+from orchestrator.keystore.pair_secret import PairSecret
 from orchestrator.keystore.sealing import Kek
 from orchestrator.keystore.store import KeyStore
 from orchestrator.postprocessing.block import BlockAborted
@@ -203,3 +205,43 @@ def test_a_job_that_comes_back_at_once_does_not_starve_an_older_one(pair: Pair) 
     results(busy)
     results(block)
     assert len(attempts) < 100
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_new_secret_is_begun_on_running_nodes_under_load_in_either_order(
+    pair: Pair, order: tuple[int, int]
+) -> None:
+    """Blocks are deposited all the while; none of them fails, and none waits for the second half to come."""
+    secret, peers = PairSecret.draw("alice", "bob"), ("bob", "alice")
+    stop, done = threading.Event(), []
+
+    def load() -> None:
+        while not stop.is_set():
+            first, second = results(deposit(pair, f"block/3/{len(done)}", bytes(BLOCK_BITS // 8)))
+            assert first == second
+            done.append(pair.stores[0].generation("bob"))
+
+    with ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(load)
+        for side in order:
+            seen = len(done)
+            wait_until(lambda seen=seen: len(done) > seen + 2)
+            assert set(done) == {0}
+            pair.stores[side].generations.keep(peers[side], secret.auth_ab, secret.auth_ba)
+            pair.board.workers[side].meet_again()
+        wait_until(lambda: done[-1] == 1)
+        seen = len(done)
+        wait_until(lambda: len(done) > seen + 2)
+        stop.set()
+        loading.result()
+    assert [store.generation(peer) for store, peer in zip(pair.stores, peers, strict=True)] == [1, 1]
+    ledgers = [store.ledger(peer) for store, peer in zip(pair.stores, peers, strict=True)]
+    assert ledgers[0] == ledgers[1]
+    assert all(store.ledger(peer).balanced for store, peer in zip(pair.stores, peers, strict=True))
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
