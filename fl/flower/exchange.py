@@ -5,6 +5,7 @@ Which stage a round is in, and what it accepts, :class:`fl.distributed.rounds.Co
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,21 +13,24 @@ from flwr.app import ArrayRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from fl.aggregation import Aggregation
-from fl.distributed.messages import Confirmed, Contribution, Decline, PeerShares, Survivors, header_of
+from fl.distributed.messages import Confirmed, Decline, PeerShares, Survivors, header_of
 from fl.distributed.rounds import CollectingRound
+from fl.flower.leaving import read_told
 from fl.flower.records import (
     CONFIG,
     PAYLOAD,
     Bytes,
     Confirmation,
+    Evaluated,
     FromClient,
     RoundAnnouncement,
+    beside_digest,
     open_record,
     payload_array,
     payload_bytes,
-    payload_digest,
     payload_record,
     record_of,
+    told_bytes,
 )
 from fl.flower.roster import Roster
 from orchestrator.wire.codec import Message as Struct
@@ -65,7 +69,7 @@ class OpenRound:
         if payload.size:
             beside = payload_record(payload)
             records[PAYLOAD] = beside
-            digest = payload_digest(beside["bytes"].data)
+            digest = beside_digest(beside["bytes"].data)
         records[CONFIG] = record_of(order, roster.tag(user, self.flower_run, encode(order), digest))
         return Message(
             records,
@@ -89,16 +93,23 @@ class OpenRound:
         return Confirmation(survivors, Confirmed(now.run_id, now.number, holders, header_of(tags))), tags
 
 
-def read_answer(
-    roster: Roster, user: str, flower_run: int, reply: Message
-) -> tuple[Contribution | Decline, Bytes]:
+@dataclass(frozen=True)
+class Given:
+    """What a user replied: ``answer``, the bytes beside it, and the metrics that it tells in the clear."""
+
+    answer: FromClient
+    payload: Bytes
+    told: Mapping[str, float]
+
+
+def read_answer(roster: Roster, user: str, flower_run: int, reply: Message) -> Given:
     """What ``user`` replied; raises WireError, or IdentityError where the proof is missing."""
     if reply.has_error():
-        raise WireError(f"the app failed: {reply.error.reason}")
+        raise WireError(f"the client failed: {reply.error.reason}")
     answer: FromClient
     answer, data, tag = open_record(reply.content, FromClient)
-    payload = payload_bytes(reply.content)
-    roster.check(user, flower_run, tag, data, payload_digest(payload) if payload else b"")
-    if isinstance(answer, Decline):
-        return answer, NOTHING
-    return answer, payload_array(answer.header, payload)
+    payload, told = payload_bytes(reply.content), told_bytes(reply.content)
+    roster.check(user, flower_run, tag, data, beside_digest(payload, told))
+    if isinstance(answer, Decline | Evaluated):
+        return Given(answer, NOTHING, read_told(told))
+    return Given(answer, payload_array(answer.header, payload), read_told(told))

@@ -17,6 +17,7 @@ nothing is encrypted with it.
 from __future__ import annotations
 
 import hmac
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -27,7 +28,8 @@ from zmq.utils import z85
 
 from orchestrator.wire.curve import CurveKeys, check_public
 
-PURPOSE = b"qunetlab-flower-identity-v1"
+PURPOSE = b"qunetlab-flower-identity-v2"
+GREETING = b"greeting|"
 Direction: TypeAlias = Literal["to client", "to server"]
 
 
@@ -59,6 +61,16 @@ class Bond:
         """Raise IdentityError unless ``tag`` belongs to exactly this message."""
         if not hmac.compare_digest(tag, self.tag(direction, run, node_id, message, payload)):
             raise IdentityError("the message does not carry the proof of the key pair in the testbed file")
+
+    def greeting(self, run: int, node_id: int, nonce: bytes) -> bytes:
+        """The server's proof in a greeting, which it sends before it knows whom it greets."""
+        return self.tag("to client", run, node_id, GREETING + nonce)
+
+    def check_greeting(self, proofs: Iterable[bytes], run: int, node_id: int, nonce: bytes) -> None:
+        """Raise IdentityError unless one of ``proofs`` is that of the server, for this client."""
+        own = self.greeting(run, node_id, nonce)
+        if not any(hmac.compare_digest(own, proof) for proof in proofs):
+            raise IdentityError("the greeting does not carry the proof of the key pair in the testbed file")
 
 
 def bond(own: CurveKeys, other_public: str, *, client_public: str, server_public: str) -> Bond:

@@ -10,39 +10,48 @@ participants are what its user accepts, and that the round number grows.  The la
 ``Context.state``, and a used one is refused before the app trains or a key is asked for; behind that stand the
 journal and the ledger of the node, and the nodes of all participants compare the round before they give a pad.
 
-Whatever is not a training message passes to the app, and no array passes back: a model leaves this node
-protected or not at all.  Of a training reply only metrics that the user made public pass.
+Nothing passes the mod but by an allow-list.  Messages: those of :mod:`fl.flower.records`, with the server's
+proof, under the message types ``train`` and ``evaluate``; to any other the app is not even asked.  Replies: made
+here from nothing, with the metadata of the message as it arrived, and holding a message of ours, the protected
+update, and the coarse metrics that the user made public (:mod:`fl.flower.leaving`).  Neither a record of the
+app's nor the text of an exception goes out, for Flower sends those to the server as well.
 """
 
 from __future__ import annotations
 
 import logging
+from typing import TypeAlias
 
-from flwr.app import Context, Message, MetricRecord
-from flwr.clientapp.typing import ClientAppCallable
+from flwr.app import Context, Message, MessageType
 
 from fl.aggregation.answers import AnswerBookError, AnswerRefusedError
 from fl.distributed.client_rules import ClientRefusesError
 from fl.distributed.messages import Decline, PeerShares, Survivors
 from fl.flower.arrays import flatten
-from fl.flower.call import Call, StateError
+from fl.flower.call import Call, ClientAppCallable, without_content
 from fl.flower.held import HeldError
 from fl.flower.identity import IdentityError
+from fl.flower.leaving import AppFailedError, StateError, Told, reason_of, told_of
 from fl.flower.participant import participant_of
 from fl.flower.records import (
     Confirmation,
+    Evaluated,
+    Evaluation,
     FromServer,
     Hello,
     Introduction,
     RoundAnnouncement,
+    beside_digest,
     open_record,
     payload_bytes,
-    payload_digest,
 )
-from fl.flower.rules import check_announcement
+from fl.flower.rules import check_announcement, check_evaluation
 from fl.flower.sharing import answer, confirm, deal, train_and_mask
-from fl.flower.training import AppFailedError, ask_for_keys, protect_update, update_from, upload_of
+from fl.flower.training import ask_for_keys, protect_update, update_from, upload_of
 from fl.keys import CancelledError, KeyServiceError
+from orchestrator.wire.codec import WireError
+
+Order: TypeAlias = RoundAnnouncement | PeerShares | Survivors | Confirmation | Evaluation
 
 REFUSALS = (
     ValueError,
@@ -55,8 +64,9 @@ REFUSALS = (
     StateError,
     AnswerRefusedError,
     AnswerBookError,
+    AppFailedError,
 )
-"""What makes a client sit a round out and say why; anything else is the app's and Flower reports it."""
+"""What makes a client sit a round out and say why."""
 
 KEYS_BURNT = (KeyServiceError, CancelledError)
 """What says how much key is gone although nothing was sent."""
@@ -65,34 +75,50 @@ _log = logging.getLogger(__name__)
 
 
 def qkd_secagg_mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-    """The mod for ``ClientApp(mods=[...])``."""
-    if message.metadata.message_type.split(".")[0] != "train":
-        return _without_arrays(call_next(message, context))
-    participant = participant_of(context)
+    """The mod for ``ClientApp(mods=[...])``; raises ClientRefusesError, or WireError for no message of ours."""
+    try:
+        return _guarded(message, context, call_next)
+    except (ClientRefusesError, WireError):
+        raise
+    except Exception as error:  # noqa: BLE001 - Flower would send the server what an exception says
+        _log.exception("a message of the server's is not answered")
+        raise ClientRefusesError(reason_of(error)) from None
+
+
+def _guarded(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    kind = message.metadata.message_type
+    if kind not in (MessageType.TRAIN, MessageType.EVALUATE):
+        raise ClientRefusesError(f"messages of type {kind} are not answered")
+    asked = without_content(message)
     received: FromServer
     received, data, tag = open_record(message.content, FromServer)
-    call = Call(message, context, call_next, participant)
+    if (kind == MessageType.EVALUATE) != isinstance(received, Evaluation):
+        raise ClientRefusesError(f"a {type(received).__name__} is no message of type {kind}")
+    participant = participant_of(context)
+    call = Call(message, asked, context, call_next, participant)
     if isinstance(received, Hello):
-        introduction = Introduction(
-            participant.user, participant.public_key, participant.key_supply, received.nonce
-        )
-        return call.reply(introduction)
+        return _introduce(call, received)
     try:
         if participant.bond is not None:
-            payload = payload_bytes(message.content)
-            digest = payload_digest(payload) if payload else b""
-            participant.bond.check(tag, "to client", context.run_id, context.node_id, data, digest)
+            beside = beside_digest(payload_bytes(message.content))
+            participant.bond.check(tag, "to client", context.run_id, context.node_id, data, beside)
         return _answer(call, received)
-    except AppFailedError as error:
-        return Message(error.error, reply_to=message)
     except REFUSALS as error:
         run_id, number = _named(received)
         _log.warning("%s sits round %d out: %s", participant.user, number, error)
         burnt = (error.key_bits, error.spent_with) if isinstance(error, KEYS_BURNT) else (0, ())
-        return call.reply(Decline(run_id, number, str(error)[:1000], *burnt))
+        return call.reply(Decline(run_id, number, reason_of(error)[:1000], *burnt))
 
 
-def _answer(call: Call, received: RoundAnnouncement | PeerShares | Survivors | Confirmation) -> Message:
+def _introduce(call: Call, hello: Hello) -> Message:
+    """Tell the server of the testbed file, and nobody else, whose node this is."""
+    user, context = call.participant, call.context
+    if user.bond is not None:
+        user.bond.check_greeting(hello.proofs, context.run_id, context.node_id, hello.nonce)
+    return call.reply(Introduction(user.user, user.public_key, user.key_supply, hello.nonce))
+
+
+def _answer(call: Call, received: Order) -> Message:
     match received:
         case RoundAnnouncement():
             check_announcement(
@@ -110,37 +136,42 @@ def _answer(call: Call, received: RoundAnnouncement | PeerShares | Survivors | C
             return confirm(call, received)
         case Confirmation():
             return answer(call, received)
+        case Evaluation():
+            return _evaluated(call, received)
 
 
 def _masked(call: Call, announcement: RoundAnnouncement) -> Message:
     """Train, and mask under pads shared with every other participant (modes otp and expanded)."""
     aggregation = call.aggregation(announcement)
     agreed = aggregation.context(announcement.round, announcement.participants, announcement.model)
-    call.check_model(flatten(call.model), announcement)
+    call.check_model(flatten(call.model), announcement.n_parameters, announcement.model)
     with call.participant.node_keys() as keys:
         protected = aggregation.stored(agreed, keys)
-        metrics: dict[str, MetricRecord] = {}
+        told = Told({})
         if protected is None:
             ask_for_keys(announcement, aggregation, keys)
-            update, metrics = update_from(call)
+            update, told = update_from(call)
             protected = protect_update(call, announcement, aggregation, agreed, update, keys)
-    return call.reply(
-        upload_of(call, announcement, aggregation, agreed, protected), protected.packed, metrics
+    return call.reply(upload_of(call, announcement, aggregation, agreed, protected), protected.packed, told)
+
+
+def _evaluated(call: Call, order: Evaluation) -> Message:
+    """Let the app look at the model of the last round, once; what may be told of it is told."""
+    check_evaluation(
+        order,
+        flower_run=call.context.run_id,
+        last_round=call.last_round,
+        last_evaluation=call.last_evaluation,
     )
+    call.check_model(flatten(call.model), order.n_parameters, order.model)
+    call.remember_evaluation(order.round)
+    told = told_of(call.app_reply(), call.participant.public_metrics)
+    return call.reply(Evaluated(order.run_id, order.round), told=told)
 
 
-def _named(received: RoundAnnouncement | PeerShares | Survivors | Confirmation) -> tuple[str, int]:
+def _named(received: Order) -> tuple[str, int]:
     """(run, round) of a message."""
     if isinstance(received, RoundAnnouncement):
         return received.config.run_id, received.round
     inner = received.survivors if isinstance(received, Confirmation) else received
     return inner.run_id, inner.round
-
-
-def _without_arrays(reply: Message) -> Message:
-    """``reply`` unless it would carry arrays out of the node unprotected."""
-    if reply.has_content() and reply.content.array_records:
-        raise ClientRefusesError(
-            "a reply other than a protected update carries arrays; they stay on the node"
-        )
-    return reply

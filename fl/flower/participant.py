@@ -8,8 +8,9 @@ names the user and the testbed file.  The user's CURVE pair, in ``secrets/fl-USE
 ``secrets="FOLDER"``), opens the delivery of the user's own node and proves the user's messages to the server.
 ``state="FOLDER"`` holds the journal of masked outputs (default: ``state`` beside the testbed file, as for
 ``qunetlab fl client``), ``mode`` (default ``otp``) and ``min-participants`` (default 3) are what this user
-insists on whatever the server announces, and ``public-metrics="loss,accuracy"`` names the metrics of the
-app that may leave the node in the clear (default: none).
+insists on whatever the server announces, and ``public-metrics="num-examples,accuracy"`` names the metrics of
+the app that may leave the node in the clear (default: none; which there are, and how coarse they leave,
+:mod:`fl.flower.leaving` says).
 
 In Flower's simulation there is no such node.  The app's run configuration must then say
 ``key-supply = "simulated"`` in so many words; clients are called ``client-PARTITION``.  A node that names a
@@ -32,6 +33,7 @@ from fl.config import SMALLEST_QUORUM, Mode
 from fl.distributed.client_rules import ClientRules
 from fl.flower.held import seal_key
 from fl.flower.identity import Bond, client_bond
+from fl.flower.leaving import MetricNameError, chosen_metrics
 from fl.flower.records import KeySupply
 from fl.flower.simulated import SimulatedDelivery
 from fl.keys import NodeKeys
@@ -155,7 +157,10 @@ def _min_participants(config: Mapping[str, Any]) -> int:
 
 
 def _metrics(config: Mapping[str, Any]) -> frozenset[str]:
-    return frozenset(filter(None, str(config.get("public-metrics", "")).replace(" ", "").split(",")))
+    try:
+        return chosen_metrics(str(config.get("public-metrics", "")))
+    except MetricNameError as error:
+        raise SetupError(str(error)) from error
 
 
 @dataclass(frozen=True)

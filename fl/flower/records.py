@@ -1,10 +1,12 @@
 """What mod and strategy write into Flower's messages.
 
-Everything of ours travels in one ``ConfigRecord`` named ``qunetlab``: ``message``, a struct as MessagePack,
-and ``tag``, which authenticates it end to end (:mod:`fl.flower.identity`; empty where keys are simulated).
-What a client gives to a round is described by the messages of :mod:`fl.distributed.messages`; its bytes travel beside
-them as an ``ArrayRecord``, which Flower cuts into chunks.  All phases use Flower's message type ``train``: a
-mod sees only messages for which the app has registered a function, and every app that trains has one.
+Everything of ours travels in one ``ConfigRecord`` named ``qunetlab-2``, after the version of this format:
+``message``, a struct as MessagePack, ``tag``, which authenticates it end to end (:mod:`fl.flower.identity`; empty where keys are
+simulated), and, from a client, ``told``: the few numbers that it may tell in the clear
+(:mod:`fl.flower.leaving`).  What a client gives to a round is described by the messages of :mod:`fl.distributed.messages`; its bytes travel beside
+them as an ``ArrayRecord``, which Flower cuts into chunks.  All phases of a round use Flower's message type
+``train``: a mod sees only messages for which the app has registered a function, and every app that trains has
+one.
 
 ``otp`` and ``expanded``: one exchange per round.  ``lightsecagg``: four, in brackets what goes beside::
 
@@ -15,6 +17,10 @@ mod sees only messages for which the app has registered a function, and every ap
     Survivors                  -> Confirm (tags)
     Confirmation (tags)        -> Answer (packed sum of shares)
 
+Between rounds an app may be asked, by Flower's message type ``evaluate``, what it makes of a model::
+
+    Evaluation (model)         -> Evaluated (metrics)
+
 :class:`Hello` comes once per node, before its first round; :class:`fl.distributed.messages.Decline` may take the place of
 any answer.
 """
@@ -22,6 +28,7 @@ any answer.
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar, overload
 
 import numpy as np
@@ -29,7 +36,7 @@ import numpy.typing as npt
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from msgspec import Meta
 
-from fl.config import FLConfig, Name
+from fl.config import MAX_CLIENTS, FLConfig, Name, RunId
 from fl.distributed.messages import (
     Answer,
     ArrayHeader,
@@ -47,21 +54,28 @@ from fl.distributed.messages import (
 )
 from orchestrator.wire.codec import Message, WireError, decode, encode
 
-CONFIG = "qunetlab"
+FORMAT = 2
+CONFIG = f"qunetlab-{FORMAT}"
 PAYLOAD = "qunetlab-payload"
 RAW = "qunetlab.bytes"
 NONCE_BYTES = 32
 
 KeySupply: TypeAlias = Literal["node", "simulated"]
+Tag: TypeAlias = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Nonce: TypeAlias = Annotated[bytes, Meta(min_length=NONCE_BYTES, max_length=NONCE_BYTES)]
 Bytes: TypeAlias = npt.NDArray[np.uint8]
 T = TypeVar("T")
 
 
 class Hello(Message, frozen=True):
-    """Who are you?  ``nonce`` makes the answer fresh."""
+    """Who are you?  ``nonce`` makes the answer fresh.
+
+    The server does not know whom it asks, so ``proofs`` holds a tag for each user it may be (none where keys
+    are simulated): a client introduces itself to the server of its testbed file and to nobody else.
+    """
 
     nonce: Nonce
+    proofs: Annotated[tuple[Tag, ...], Meta(max_length=MAX_CLIENTS)] = ()
 
 
 class Introduction(Message, frozen=True):
@@ -90,13 +104,30 @@ class Confirmation(Message, frozen=True):
     confirmed: Confirmed
 
 
-FromServer: TypeAlias = Hello | RoundAnnouncement | PeerShares | Survivors | Confirmation
-FromClient: TypeAlias = Shares | Upload | Confirm | Answer | Decline
+class Evaluation(Message, frozen=True):
+    """What does your app make of this model?  Asked at most once after each round."""
+
+    run_id: RunId
+    round: RoundNumber
+    n_parameters: Annotated[int, Meta(ge=1, le=1 << 28)]
+    model: Digest
 
 
-def record_of(message: Message, tag: bytes) -> ConfigRecord:
-    """``message`` and its tag as the record that carries them."""
-    return ConfigRecord({"message": encode(message), "tag": tag})
+class Evaluated(Message, frozen=True):
+    """The app has looked at the model; what may be told of it stands in the metrics beside."""
+
+    run_id: RunId
+    round: RoundNumber
+
+
+FromServer: TypeAlias = Hello | RoundAnnouncement | PeerShares | Survivors | Confirmation | Evaluation
+FromClient: TypeAlias = Shares | Upload | Confirm | Answer | Evaluated | Decline
+
+
+def record_of(message: Message, tag: bytes, told: bytes = b"") -> ConfigRecord:
+    """``message``, its tag and what is told beside it as the record that carries them."""
+    beside = {"told": told} if told else {}
+    return ConfigRecord({"message": encode(message), "tag": tag, **beside})
 
 
 @overload
@@ -111,6 +142,11 @@ def open_record(content: RecordDict, kind: Any) -> tuple[Any, bytes, bytes]:
     """(message, its bytes, its tag) out of a message's content; raises WireError."""
     record = content.config_records.get(CONFIG)
     if record is None:
+        if any(re.fullmatch(r"qunetlab(-\d+)?", name) for name in content.config_records):
+            raise WireError(
+                f"the qunetlab record is of another format than {FORMAT}: install the same qunetlab on the server "
+                "and on all clients"
+            )
         raise WireError("the message carries no qunetlab record")
     data, tag = record.get("message"), record.get("tag")
     if not isinstance(data, bytes) or not isinstance(tag, bytes):
@@ -134,9 +170,19 @@ def payload_bytes(content: RecordDict) -> bytes:
     return bytes(record["bytes"].data)
 
 
-def payload_digest(payload: bytes) -> bytes:
-    """What the tag of a message covers of the bytes beside it."""
-    return hashlib.sha256(payload).digest()
+def told_bytes(content: RecordDict) -> bytes:
+    """What a client tells in the clear beside its message, or nothing; raises WireError."""
+    told = content.config_records[CONFIG].get("told", b"")
+    if not isinstance(told, bytes):
+        raise WireError("the metrics beside the message are not as we write them")
+    return told
+
+
+def beside_digest(payload: bytes, told: bytes = b"") -> bytes:
+    """What the tag of a message covers of all that is beside it; nothing where there is nothing."""
+    if not payload and not told:
+        return b""
+    return hashlib.sha256(hashlib.sha256(payload).digest() + told).digest()
 
 
 def payload_array(header: ArrayHeader, payload: bytes) -> Bytes:

@@ -87,7 +87,7 @@ class Roster:
         nonces = {node_id: random_bytes(NONCE_BYTES) for node_id in strangers}
         hellos = [
             Message(
-                RecordDict({CONFIG: record_of(Hello(nonces[node_id]), b"")}),
+                RecordDict({CONFIG: record_of(self._hello(grid, node_id, nonces[node_id]), b"")}),
                 dst_node_id=node_id,
                 message_type=MessageType.TRAIN,
                 group_id="hello",
@@ -104,6 +104,12 @@ class Roster:
         for node_id in nonces:
             self._turn_away(node_id, f"it did not introduce itself within {GREETING_S:g} s")
         return self.present(node_ids)
+
+    def _hello(self, grid: Grid, node_id: int, nonce: bytes) -> Hello:
+        """A greeting that whoever is behind the node believes to be the server's."""
+        run = int(grid.run.run_id)
+        bonds = () if self.bonds is None else self.bonds.values()
+        return Hello(nonce, tuple(bond.greeting(run, node_id, nonce) for bond in bonds))
 
     def forgive(self) -> None:
         """Greet those who were turned away once more: what was wrong may have been put right meanwhile."""

@@ -7,7 +7,7 @@ and never comes back, so a round number that is used once within a Flower run is
 from __future__ import annotations
 
 from fl.distributed.client_rules import ClientRefusesError, ClientRules
-from fl.flower.records import RoundAnnouncement
+from fl.flower.records import Evaluation, RoundAnnouncement
 
 
 def run_name(flower_run: int) -> str:
@@ -40,4 +40,15 @@ def check_announcement(
         raise ClientRefusesError(
             f"{len(participants)} participants would let the sum tell too much about each: {user} asks for "
             f"at least {fewest}"
+        )
+
+
+def check_evaluation(order: Evaluation, *, flower_run: int, last_round: int, last_evaluation: int) -> None:
+    """Raise ClientRefusesError unless this is the one evaluation that may follow the last round."""
+    if order.run_id != run_name(flower_run):
+        raise ClientRefusesError(f"the model belongs to run {order.run_id}, this is {run_name(flower_run)}")
+    if not last_evaluation < order.round == last_round:
+        raise ClientRefusesError(
+            f"an evaluation after round {order.round} is not asked now: round {last_round} was the last, and models "
+            "are looked at once after each"
         )

@@ -56,7 +56,7 @@ def train_and_mask(call: Call, message: PeerShares) -> Message:
     announcement = held.announcement
     aggregation, agreed = _agreed(call, announcement)
     code = aggregation.code(len(agreed.participants))
-    call.check_model(flatten(call.model), announcement)
+    call.check_model(flatten(call.model), announcement.n_parameters, announcement.model)
     if rows.shape[0] != len(message.senders) or user in message.senders:
         raise ClientRefusesError(f"{rows.shape[0]} shares of {len(message.senders)} other senders")
     shares = dict(held.shares)
@@ -65,7 +65,7 @@ def train_and_mask(call: Call, message: PeerShares) -> Message:
     senders = tuple(name for name in agreed.participants if name in shares)
     everybody = Survivors(agreed.run_id, agreed.round, agreed.participants, senders, senders)
     call.participant.rules.check_survivors(user, announcement.config, everybody)
-    update, metrics = update_from(call)
+    update, told = update_from(call)
     values = quantise(update, announcement, user)
     weight = announcement.config.weights_of((user,))[0]
     _spend(call, agreed, channel)
@@ -74,7 +74,7 @@ def train_and_mask(call: Call, message: PeerShares) -> Message:
     mask[:] = 0
     protected = ProtectedUpdate(packed, channel.key_bits_used)
     _keep(call, announcement, "uploaded", channel, b"", shares)
-    return call.reply(upload_of(call, announcement, aggregation, agreed, protected), packed, metrics)
+    return call.reply(upload_of(call, announcement, aggregation, agreed, protected), packed, told)
 
 
 def confirm(call: Call, message: Survivors) -> Message:

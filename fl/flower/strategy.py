@@ -18,7 +18,7 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,78 +28,25 @@ from flwr.serverapp.strategy import FedAvg, Result
 
 from fl.aggregation import MODES, AggregationError, aggregation_for, model_digest
 from fl.compression import Compression
-from fl.config import FLConfig, Mode
-from fl.distributed.messages import Decline
+from fl.config import FLConfig
+from fl.distributed.messages import Decline, Shares, Upload
 from fl.distributed.rounds import CollectingRound, RoundLimits, UploadRefusedError
 from fl.flower.arrays import flatten, moved
 from fl.flower.counter import RoundCounter
+from fl.flower.evaluating import evaluation_messages, evaluation_metrics
 from fl.flower.exchange import OpenRound, read_answer
 from fl.flower.identity import IdentityError
-from fl.flower.records import RoundAnnouncement
+from fl.flower.leaving import mean_metrics
+from fl.flower.records import Evaluated, Evaluation, RoundAnnouncement
 from fl.flower.roster import Roster, exchange
 from fl.flower.rules import run_name
-from fl.tasks.base import TaskDefaults
+from fl.flower.secure_run import SecureRun
 from orchestrator.randomness import local_generator
 from orchestrator.wire.codec import WireError
 
 MEETING_POLL_S = 0.5
 
 _log = logging.getLogger(__name__)
-
-
-class FlowerTask:
-    """Whatever the ClientApp trains: Flower brings the model, so only its settings are ours."""
-
-    name = "flower"
-    fingerprint = ""
-    defaults = TaskDefaults(clip=1.0, levels=127, rounds=10)
-
-
-@dataclass(frozen=True)
-class SecureRun:
-    """The public settings of a run; see :class:`fl.config.FLConfig` for what they mean.
-
-    ``ring_bits`` 0 takes the narrowest ring that cannot wrap.  ``weights`` are public integers per user
-    (default 1).  After ``meeting_s`` a round begins with the users that are there, if they are ``quorum``.
-    A client gives up after ``wait_timeout_s`` of waiting for keys, or for a peer to ask for its own, and says
-    what it burnt.  ``answer_timeout_s`` is for what needs neither training nor keys; Flower starts a process for it.
-    """
-
-    mode: Mode = "otp"
-    levels: int = 127
-    clip: float = 1.0
-    ring_bits: int = 0
-    keep: float = 1.0
-    clip_decay: float = 1.0
-    weights: Mapping[str, int] = field(default_factory=dict)
-    colluders: int = 0
-    survivors: int = 0
-    quorum: int = 0
-    seed: int = 0
-    meeting_s: float = 120.0
-    wait_timeout_s: float = 300.0
-    answer_timeout_s: float = 120.0
-
-    def config(self, run_id: str, users: tuple[str, ...]) -> FLConfig:
-        """The settings as clients check them; raises ConfigError or QuantisationError."""
-        return FLConfig.for_task(
-            FlowerTask(),
-            users,
-            run_id=run_id,
-            named=lambda setting: "quorum" if setting == "min_clients" else setting,
-            seed=self.seed,
-            ring_bits=self.ring_bits,
-            levels=self.levels,
-            clip=self.clip,
-            mode=self.mode,
-            weights=tuple(self.weights.get(user, 1) for user in users),
-            colluders=self.colluders,
-            survivors=self.survivors,
-            keep=self.keep,
-            clip_decay=self.clip_decay,
-            min_clients=self.quorum,
-            wait_timeout_s=self.wait_timeout_s,
-        )
 
 
 @dataclass(frozen=True)
@@ -137,21 +84,42 @@ class RoundOutcome:
         )
 
 
+class NoRoundCompletedError(RuntimeError):
+    """A run in which no round moved the model; ``result`` holds the initial model and what became of the rounds."""
+
+    def __init__(self, message: str, result: Result) -> None:
+        super().__init__(message)
+        self.result = result
+
+
 class QkdFedAvg(FedAvg):
     """FedAvg whose clients run :func:`fl.flower.mod.qkd_secagg_mod`.
 
     Other arguments are FedAvg's; ``fraction_train`` below 1 draws that share of the users for each round.
+    ``fraction_evaluate`` above 0 has clients look at the model after each round: they tell what their users
+    made public, in coarse shares, and never a loss.
     """
 
-    def __init__(self, run: SecureRun, roster: Roster, state_folder: Path, **fedavg: Any) -> None:
+    def __init__(
+        self,
+        run: SecureRun,
+        roster: Roster,
+        state_folder: Path,
+        *,
+        fraction_evaluate: float = 0.0,
+        **fedavg: Any,
+    ) -> None:
         """``state_folder`` keeps the round numbers that were used."""
-        super().__init__(**fedavg)
+        super().__init__(fraction_evaluate=fraction_evaluate, **fedavg)
         self.secure_run = run
         self.roster = roster
         self.outcomes: list[RoundOutcome] = []
         self._state_folder = state_folder
         self._config: FLConfig | None = None
         self._open: OpenRound | None = None
+        self._last: RoundOutcome | None = None
+        self._evaluation: tuple[Evaluation, Grid] | None = None
+        self._last_reason = ""
 
     def summary(self) -> None:
         """Log the settings."""
@@ -170,16 +138,28 @@ class QkdFedAvg(FedAvg):
         *rest: Any,
         **more: Any,
     ) -> Result:
-        """Run; raises ValueError unless clients give up waiting for keys before the round's ``timeout``.
+        """Run; raises NoRoundCompletedError, with the initial model, where not one round moved it.
 
-        A client that is still waiting when the round ends cannot say any more what it burnt.
+        Raises ValueError unless clients give up waiting for keys before the round's ``timeout``: a client that is
+        still waiting when the round ends cannot say any more what it burnt.
         """
+        if num_rounds < 1:
+            raise ValueError(f"num_rounds = {num_rounds}: a run has at least one round")
         if timeout <= self.secure_run.wait_timeout_s:
             raise ValueError(
                 f"a round ends after {timeout:g} s, but clients wait up to {self.secure_run.wait_timeout_s:g} s for "
                 "keys: give rounds a longer timeout, or wait_timeout_s a shorter one"
             )
-        return super().start(grid, initial_arrays, num_rounds, timeout, *rest, **more)
+        before, self._last_reason = len(self.outcomes), ""
+        result = super().start(grid, initial_arrays, num_rounds, timeout, *rest, **more)
+        if all(outcome.reason for outcome in self.outcomes[before:]):
+            result.arrays = initial_arrays
+            raise NoRoundCompletedError(
+                f"none of {num_rounds} rounds came to a sum, the model is the initial one; the last reason: "
+                f"{self._last_reason}",
+                result,
+            )
+        return result
 
     # -- a round begins ---------------------------------------------------------------------------------
 
@@ -187,18 +167,14 @@ class QkdFedAvg(FedAvg):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Announce a round to its participants; nobody, if too few users are there."""
-        self._open = None
+        self._open, self._last, self._evaluation = None, None, None
         present = self._meet(grid)
         if not present:
-            _log.error(
-                "round skipped: no Flower node has introduced itself; see the log above for those refused"
-            )
-            return []
+            return self._skip("no Flower node has introduced itself; see the log above for those refused")
         settings = self._settings(grid)
         able = tuple(user for user in settings.clients if user in present)
         if len(able) < settings.quorum:
-            _log.error("round skipped: %d users present, %d needed", len(able), settings.quorum)
-            return []
+            return self._skip(f"{len(able)} users present, {settings.quorum} needed")
         current = self._begin(settings, self._draw(able, settings), arrays, grid)
         config["server-round"] = server_round
         model = RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: config})
@@ -209,6 +185,11 @@ class QkdFedAvg(FedAvg):
                 return []
         self._open = current
         return current.messages(self.roster, model)
+
+    def _skip(self, reason: str) -> list[Message]:
+        self._last_reason = reason
+        _log.error("round skipped: %s", reason)
+        return []
 
     def _meet(self, grid: Grid) -> tuple[str, ...]:
         """The users present, once all of them are or the time for meeting is over."""
@@ -235,10 +216,7 @@ class QkdFedAvg(FedAvg):
     def _draw(self, able: tuple[str, ...], settings: FLConfig) -> tuple[str, ...]:
         """The participants of a round: a random share of the users present, in the run's order."""
         size = max(int(len(able) * self.fraction_train), self.min_train_nodes, settings.quorum)
-        if size >= len(able):
-            return able
-        chosen = local_generator().choice(len(able), size, replace=False)
-        return tuple(able[index] for index in sorted(chosen))
+        return _some(able, size)
 
     def _begin(
         self, settings: FLConfig, participants: tuple[str, ...], arrays: ArrayRecord, grid: Grid
@@ -287,9 +265,9 @@ class QkdFedAvg(FedAvg):
         patience_s = run.answer_timeout_s + (run.wait_timeout_s if current.sharing else 0)
         self._take(current, exchange(current.grid, messages, patience_s))
 
-    def _take(self, current: OpenRound, replies: Iterable[Message]) -> dict[str, RecordDict]:
-        """Put the replies of a stage into the round and end the stage; returns what else users told."""
-        collecting, told = current.collecting, dict[str, RecordDict]()
+    def _take(self, current: OpenRound, replies: Iterable[Message]) -> dict[str, Mapping[str, float]]:
+        """Put the replies of a stage into the round and end the stage; returns the metrics that users told."""
+        collecting, told = current.collecting, dict[str, Mapping[str, float]]()
         now_s = time.monotonic()
         out: list[tuple[str, Decline]] = []
         for reply in replies:
@@ -297,15 +275,21 @@ class QkdFedAvg(FedAvg):
             if user is None or user not in collecting.members:
                 _log.warning("reply of Flower node %d dropped: not in the round", reply.metadata.src_node_id)
                 continue
+            burnt = 0
             try:
-                answer, payload = read_answer(self.roster, user, current.flower_run, reply)
+                given = read_answer(self.roster, user, current.flower_run, reply)
+                answer = given.answer
                 if isinstance(answer, Decline):
                     out.append((user, answer))
                     continue
-                collecting.take(user, answer, payload, now_s)
-                told[user] = reply.content
+                if isinstance(answer, Evaluated):
+                    raise WireError("an evaluation is no part of a round")
+                burnt = answer.key_bits if isinstance(answer, Upload | Shares) else 0
+                collecting.take(user, answer, given.payload, now_s)
+                told[user] = given.told
             except (WireError, IdentityError, UploadRefusedError) as error:
-                out.append((user, Decline(collecting.run_id, collecting.number, str(error)[:1000])))
+                refused = Decline(collecting.run_id, collecting.number, str(error)[:1000], burnt)
+                out.append((user, refused))
         for user, said in out:  # after all that was given: it has cost key all the same
             collecting.declined(user, said.reason, said.key_bits, now_s, said.spent_with)
         for user in collecting.pending:
@@ -315,7 +299,7 @@ class QkdFedAvg(FedAvg):
         return told
 
     def _complete(
-        self, current: OpenRound, told: Mapping[str, RecordDict]
+        self, current: OpenRound, told: Mapping[str, Mapping[str, float]]
     ) -> tuple[ArrayRecord, MetricRecord]:
         collecting, settings = current.collecting, current.announcement.config
         total = current.aggregation.total(collecting.participants, collecting.uploads, collecting.answers)
@@ -324,11 +308,12 @@ class QkdFedAvg(FedAvg):
         coordinates = compression.coordinates(settings.seed, collecting.number, size)
         update = compression.mean(total, sum(weights.values()), coordinates, collecting.number, size)
         metrics = self._note(current, "").metrics
-        metrics.update(_mean_metrics(told, weights))
+        metrics.update(mean_metrics(told, weights))
         return moved(current.model, update), metrics
 
     def _abort(self, current: OpenRound, reason: str) -> MetricRecord:
         """Nothing can be read in what is there; whatever was masked is spent."""
+        self._last_reason = reason
         _log.error("round %d aborted, the model stays: %s", current.collecting.number, reason)
         return self._note(current, reason).metrics
 
@@ -346,17 +331,37 @@ class QkdFedAvg(FedAvg):
             round(time.monotonic() - collecting.started_s, 3),
         )
         self.outcomes.append(outcome)
+        self._last = outcome
         return outcome
 
+    # -- between rounds ---------------------------------------------------------------------------------
 
-def _mean_metrics(told: Mapping[str, RecordDict], weights: Mapping[str, int]) -> dict[str, float]:
-    """Means of the metrics that clients chose to tell, by the public weights of those who told them."""
-    sums: dict[str, tuple[float, int]] = {}
-    for user in weights.keys() & told.keys():
-        content = told[user]
-        for record in content.metric_records.values():
-            for key, value in record.items():
-                if isinstance(value, (int, float)):
-                    so_far, weight = sums.get(key, (0.0, 0))
-                    sums[key] = (so_far + weights[user] * float(value), weight + weights[user])
-    return {key: total / weight for key, (total, weight) in sums.items()}
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Ask a share of the last round's participants what their apps make of the model."""
+        if not self.fraction_evaluate or self._last is None:
+            return []
+        outcome, model = self._last, flatten(arrays)
+        size = max(int(len(outcome.participants) * self.fraction_evaluate), self.min_evaluate_nodes)
+        users = _some(outcome.participants, size)
+        order = Evaluation(run_name(grid.run.run_id), outcome.round, model.size, model_digest(model))
+        config["server-round"] = server_round
+        content = RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: config})
+        self._evaluation = (order, grid)
+        return evaluation_messages(self.roster, grid, order, users, content)
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """The means of what users told of the model."""
+        if self._evaluation is None or self._config is None:
+            return None
+        (order, grid), self._evaluation = self._evaluation, None
+        return evaluation_metrics(self.roster, int(grid.run.run_id), order, self._config, replies)
+
+
+def _some(users: tuple[str, ...], size: int) -> tuple[str, ...]:
+    """A random choice of ``size`` users, in their order."""
+    if size >= len(users):
+        return users
+    chosen = local_generator().choice(len(users), size, replace=False)
+    return tuple(users[index] for index in sorted(chosen))

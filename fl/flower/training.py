@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
-from flwr.app import ArrayRecord, Error, MetricRecord, RecordDict
+from flwr.app import ArrayRecord
 
 from fl.aggregation import Aggregation
 from fl.aggregation.base import Holdings, Workshop
@@ -17,8 +17,8 @@ from fl.compression import Compression
 from fl.distributed.messages import Upload, header_of
 from fl.flower.arrays import change, model_record
 from fl.flower.call import Call
-from fl.flower.participant import Participant
-from fl.flower.records import CONFIG, PAYLOAD, RoundAnnouncement
+from fl.flower.leaving import APP_FAILED, AppFailedError, Told, told_of
+from fl.flower.records import RoundAnnouncement
 from fl.keys import CancelledError, KeyServiceError, KeyWait, NodeKeys, ProtectedUpdate
 from fl.quantise import check_finite, quantisation_rng
 from fl.tasks.base import Parameters
@@ -31,35 +31,16 @@ ROUNDS_AHEAD = 2
 _log = logging.getLogger(__name__)
 
 
-class AppFailedError(Exception):
-    """The app's own training failed; ``error`` is what it says to Flower."""
-
-    def __init__(self, error: Error) -> None:
-        self.error = error
-        super().__init__(error.reason)
-
-
-def update_from(call: Call) -> tuple[Parameters, dict[str, MetricRecord]]:
-    """Let the app train; returns its update, flat, and the metrics that may be told."""
+def update_from(call: Call) -> tuple[Parameters, Told]:
+    """Let the app train; returns its update, flat, and the metrics that may be told; raises AppFailedError."""
     model = ArrayRecord(dict(call.model))
-    for ours in (CONFIG, PAYLOAD):
-        if ours in call.message.content:
-            del call.message.content[ours]
-    trained = call.call_next(call.message, call.context)
-    if trained.has_error():
-        raise AppFailedError(trained.error)
-    return change(model, model_record(trained.content, "the app's reply")), _public(
-        trained.content, call.participant
-    )
-
-
-def _public(content: RecordDict, participant: Participant) -> dict[str, MetricRecord]:
-    """The metrics that may be told, record by record."""
-    kept = {
-        name: MetricRecord({key: value for key, value in record.items() if key in participant.public_metrics})
-        for name, record in content.metric_records.items()
-    }
-    return {name: record for name, record in kept.items() if record}
+    trained = call.app_reply()
+    try:
+        update = change(model, model_record(trained, "the app's reply"))
+    except ValueError as error:
+        _log.error("%s returned no model that can be added up: %s", call.participant.user, error)
+        raise AppFailedError(APP_FAILED) from error
+    return update, told_of(trained, call.participant.public_metrics)
 
 
 def quantise(update: Parameters, announcement: RoundAnnouncement, user: str) -> npt.NDArray[np.int64]:

@@ -37,7 +37,7 @@ def main() -> None:
         print(json.dumps({"what": "own stack", **figures}), flush=True)
     if not arguments.ways:
         return
-    from fl.flower.bench import flower_benchmark
+    from flower_rounds import flower_benchmark
 
     size = arguments.clients, arguments.parameters, arguments.rounds
     for engine in arguments.engines:

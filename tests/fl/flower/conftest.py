@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +19,13 @@ from flwr.clientapp import ClientApp
 from flwr.supercore.task_identity import TaskIdentity
 
 from fl.compression import Compression
+from fl.flower.identity import client_bond
 from fl.flower.mod import qkd_secagg_mod
+from fl.flower.participant import Participant, participant_of
 from fl.flower.roster import Roster
 from fl.flower.strategy import QkdFedAvg, SecureRun
 from fl.quantise import quantisation_rng
+from orchestrator.wire.curve import generate_keys
 
 RUN = 0xABCDEF
 SERVER_NODE = 1
@@ -200,3 +204,20 @@ class Federation:
 def federation(tmp_path: Path) -> Callable[..., Federation]:
     """Makes federations: ``federation(n_clients=4, mode="otp", ...)``."""
     return lambda **settings: Federation(tmp_path, **settings)
+
+
+@pytest.fixture
+def proved(federation: Callable[..., Federation], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Four clients with key pairs of their own, which prove what they send (pads are simulated)."""
+    four = federation()
+    server = generate_keys()
+    keys = {user: generate_keys() for user in four.users}
+
+    def participant(context: Context) -> Participant:
+        plain = participant_of(context)
+        bond = client_bond(keys[plain.user], server.public)
+        return dataclasses.replace(plain, key_supply="node", bond=bond)
+
+    monkeypatch.setattr("fl.flower.mod.participant_of", participant)
+    four.strategy.roster = Roster.of_testbed({user: keys[user].public for user in four.users}, server)
+    return four

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -13,16 +12,12 @@ import pytest
 
 pytest.importorskip("flwr", reason="Flower is not installed: pip install -e '.[flower]' in this folder")
 
-from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
+from flwr.app import ConfigRecord, Context, RecordDict
 
-from fl.distributed.client_rules import ClientRefusesError
 from fl.distributed.messages import Decline, Upload
-from fl.flower.identity import client_bond
-from fl.flower.participant import Participant, SetupError, participant_of
+from fl.flower.participant import SetupError, participant_of
 from fl.flower.records import CONFIG, PAYLOAD, RoundAnnouncement, open_record, record_of
-from fl.flower.roster import Roster
 from orchestrator.wire.codec import WireError, decode
-from orchestrator.wire.curve import generate_keys
 
 Make = Callable[..., Any]
 
@@ -141,23 +136,6 @@ def test_another_digest_is_no_part_of_the_sum(federation: Make) -> None:
     assert "agreed on another round context" in four.strategy.outcomes[0].reason
 
 
-@pytest.fixture
-def proved(federation: Make, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Four clients with key pairs of their own, which prove what they send (pads are simulated)."""
-    four = federation()
-    server = generate_keys()
-    keys = {user: generate_keys() for user in four.users}
-
-    def participant(context: Context) -> Participant:
-        plain = participant_of(context)
-        bond = client_bond(keys[plain.user], server.public)
-        return dataclasses.replace(plain, key_supply="node", bond=bond)
-
-    monkeypatch.setattr("fl.flower.mod.participant_of", participant)
-    four.strategy.roster = Roster.of_testbed({user: keys[user].public for user in four.users}, server)
-    return four
-
-
 def test_rounds_with_proofs_come_to_the_same_sum(proved: Any) -> None:
     result = proved.start(rounds=2)
     got = np.concatenate([array.numpy().ravel() for array in result.arrays.values()])
@@ -226,15 +204,6 @@ def test_a_training_message_without_our_record_is_never_trained(federation: Make
     assert reply.has_error()
     assert "no qunetlab record" in reply.error.reason
     assert not one.trained
-
-
-def test_arrays_leave_the_node_in_no_other_reply(federation: Make) -> None:
-    four = federation()
-    message = four.announce()[0]
-    app, context = four.grid.apps[100], four.grid.contexts[100]
-    evaluate = Message(message.content, dst_node_id=100, message_type=MessageType.EVALUATE)
-    with pytest.raises(ClientRefusesError, match="carries arrays"):
-        app(evaluate, context)
 
 
 def test_damaged_records_are_wire_errors() -> None:

@@ -12,7 +12,8 @@ from flwr.serverapp import Grid, ServerApp
 
 from fl.flower.participant import TestbedKeys, state_home
 from fl.flower.roster import Roster
-from fl.flower.strategy import QkdFedAvg, SecureRun
+from fl.flower.secure_run import SecureRun
+from fl.flower.strategy import QkdFedAvg
 from fl.tasks import load_task
 from fl.tasks.base import Task
 from orchestrator.wire.curve import load_keys

@@ -3,7 +3,7 @@
 The clients add a constant to the model instead of training.  A round is what the server app does and waits
 for, from asking the first client to having the new model.  Two engines: ``ray`` is Flower's simulation
 (``run_simulation``), with its processes and polling, in wall seconds; ``local`` makes function calls of the
-messages (:mod:`fl.flower.local_grid`) and counts processor seconds, of all clients and the server together,
+messages (``flower_local_grid``) and counts processor seconds, of all clients and the server together,
 which a busy machine does not change.  Keys of our mod are simulated.  SecAgg+ shares every client's keys with
 all others, as pairwise pads do, and quantises to 22 bits in a ring of 32; we send 8-bit values packed at the
 width of the ring.
@@ -22,16 +22,17 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
+from flower_local_grid import LocalGrid
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.clientapp.typing import ClientAppCallable
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 
-from fl.flower.local_grid import LocalGrid
+from fl.flower.call import ClientAppCallable
 from fl.flower.mod import qkd_secagg_mod
 from fl.flower.roster import Roster
-from fl.flower.strategy import QkdFedAvg, SecureRun
+from fl.flower.secure_run import SecureRun
+from fl.flower.strategy import QkdFedAvg
 
 Way: TypeAlias = Literal["plain", "otp", "lightsecagg", "secagg+"]
 Engine: TypeAlias = Literal["ray", "local"]

@@ -1,4 +1,8 @@
-"""Flower's messages as function calls in one process: for measuring without an engine's waiting times."""
+"""Flower's messages as function calls in one process: for measuring without an engine's waiting times.
+
+Flower lets messages be made only inside a task of its own, whose identity it sets by a name that is not public.
+So this stands here and not in the package.
+"""
 
 from __future__ import annotations
 
