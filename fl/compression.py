@@ -34,6 +34,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from fl.clipping import Losses
 from fl.config import FLConfig
 from fl.quantise import Quantiser, check_finite
 from fl.tasks.base import Parameters
@@ -169,6 +170,8 @@ class ErrorFeedback:
             raise CompressionError(f"a residual of {residual.size} values for {n_parameters} parameters")
         self._residual = residual
         self._pending: _Pending | None = None
+        self.losses: Losses | None = None
+        """What clip and rounding took of the last update; for this client alone (:mod:`fl.clipping`)."""
 
     @property
     def residual(self) -> Parameters:
@@ -189,11 +192,15 @@ class ErrorFeedback:
         check_finite(update, client=client, round_number=round_number)
         if not self.compression.error_feedback:
             sent = update if coordinates.size == update.size else update[coordinates]
-            values = quantiser.quantise(sent, rng, client=client, round_number=round_number)
+            values, self.losses = quantiser.quantise_counted(
+                sent, rng, client=client, round_number=round_number
+            )
             self._pending = _Pending(round_number, coordinates, None)
             return values.astype(np.int64)
         owed = update + self.residual
-        values = quantiser.quantise(owed[coordinates], rng, client=client, round_number=round_number)
+        values, self.losses = quantiser.quantise_counted(
+            owed[coordinates], rng, client=client, round_number=round_number
+        )
         owed[coordinates] -= quantiser.mean(values.astype(np.int64), 1)
         self._pending = _Pending(round_number, coordinates, owed)
         return values.astype(np.int64)

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from fl.clipping import Losses
 from fl.settings import Naming
 
 QuantisedUpdate = npt.NDArray[np.int32]
@@ -30,6 +31,9 @@ QuantisedUpdate = npt.NDArray[np.int32]
 MIN_RING_BITS = 2
 MAX_RING_BITS = 32
 """Ring widths that the masked uploads use; 32 bits already equal the size of a float32."""
+
+CLIP_SLACK = 1e-6
+"""A float32 that is meant to equal the clip may lie this much (relative) beyond it, and is not cut."""
 
 SMALLEST_CLIP, LARGEST_CLIP = 1e-30, 1e30
 """Within the range of float32, with room for a mean that is scaled up."""
@@ -72,10 +76,25 @@ class Quantiser:
 
         ``client`` and ``round_number`` only serve the error: raises UpdateNotFiniteError at NaN or infinity.
         """
+        return self.quantise_counted(update, rng, client=client, round_number=round_number)[0]
+
+    def quantise_counted(
+        self, update: npt.NDArray[np.floating], rng: np.random.Generator, *, client: str, round_number: int
+    ) -> tuple[QuantisedUpdate, Losses]:
+        """:meth:`quantise`, and what clip and rounding took away.
+
+        The values are not cut to the clip before they are rounded: beyond it ``floor(x L / c + u)`` lies beyond L
+        as well, where the clamp cuts it.
+        """
         check_finite(update, client=client, round_number=round_number)
-        scaled = np.clip(update.astype(np.float64), -self.clip, self.clip) * (self.levels / self.clip)
-        rounded = np.floor(scaled + rng.random(update.size))
-        return np.clip(rounded, -self.levels, self.levels).astype(np.int32)
+        scaled = np.multiply(update, self.levels / self.clip, dtype=np.float64)
+        clipped = _count_beyond(scaled, self.levels * (1 + CLIP_SLACK))
+        scaled += rng.random(update.size)
+        np.floor(scaled, out=scaled)
+        values = np.clip(scaled, -self.levels, self.levels, out=scaled).astype(np.int32)
+        something = int(np.count_nonzero(update))
+        vanished = something - int(np.count_nonzero(values))  # zero never becomes anything else
+        return values, Losses(clipped / max(1, update.size), vanished / max(1, something))
 
     def mean(self, total: npt.NDArray[np.int64], weight_sum: int) -> npt.NDArray[np.float32]:
         """The weighted mean update behind the exact sum ``total = sum_i w_i q_i``."""
@@ -83,9 +102,12 @@ class Quantiser:
             raise QuantisationError(f"the weights must sum to at least 1, got {weight_sum}")
         return (total * (self.clip / (self.levels * weight_sum))).astype(np.float32)
 
-    def clipped_fraction(self, update: npt.NDArray[np.floating]) -> float:
-        """Share of the parameters that the clip cuts."""
-        return float(np.mean(np.abs(update) > self.clip))
+
+def _count_beyond(values: npt.NDArray[np.float64], bound: float) -> int:
+    """How many lie outside ``[-bound, bound]``; usually none, which the extremes tell in a fraction of the time."""
+    if not values.size or (values.max() <= bound and values.min() >= -bound):
+        return 0
+    return int(np.count_nonzero(values > bound) + np.count_nonzero(values < -bound))
 
 
 def check_finite(update: npt.NDArray[np.floating], *, client: str, round_number: int) -> None:

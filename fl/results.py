@@ -17,6 +17,7 @@ from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
+from fl.clipping import Clipping, worst
 from fl.config import FLConfig
 from fl.experiments.options import TrainOptions
 from fl.key_budget import KeyForecast, KeyRecord
@@ -46,7 +47,10 @@ class ResultsError(Exception):
 
 
 class RoundRow(msgspec.Struct, frozen=True):
-    """One round.  ``key_bits`` over all pairs; ``exact`` None where nobody could check the sum."""
+    """One round.  ``key_bits`` over all pairs; ``exact`` None where nobody could check the sum.
+
+    ``clipping`` is what clip and rounding took (:mod:`fl.clipping`), None where nobody counted it.
+    """
 
     round: int
     accuracy: float
@@ -55,6 +59,7 @@ class RoundRow(msgspec.Struct, frozen=True):
     key_bits: int
     dropped: int
     exact: bool | None
+    clipping: Clipping | None = None
 
 
 Rounds: TypeAlias = Annotated[tuple[RoundRow, ...], msgspec.Meta(min_length=1)]
@@ -186,7 +191,10 @@ class DataFile(msgspec.Struct, frozen=True):
 
 
 class Results(msgspec.Struct, frozen=True):
-    """The whole file.  ``complete`` is False while rounds, seeds or baselines are missing."""
+    """The whole file.  ``complete`` is False while rounds, seeds or baselines are missing.
+
+    ``warnings`` say what has probably spoilt the run; whoever shows results shows them first.
+    """
 
     task: str
     mode: str
@@ -203,6 +211,7 @@ class Results(msgspec.Struct, frozen=True):
     quick: bool = False
     complete: bool = True
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     runs: tuple[SeedRun, ...] = ()
     comparisons: dict[str, Comparison] = {}
     configuration: Configuration | None = None
@@ -258,7 +267,7 @@ def compare(title: str, first: Sequence[SeedRun], second: Sequence[SeedRun]) -> 
 def mean_rounds(runs: Sequence[SeedRun]) -> tuple[RoundRow, ...]:
     """The mean curve: as many rounds as every run has.
 
-    ``exact`` is True only if every run's sum was; ``dropped`` and ``key_bits`` are the most of any run.
+    ``exact`` is True only if every run's sum was; ``dropped``, ``key_bits`` and ``clipping`` are the most of any run.
     """
     return tuple(_mean_row(rows) for rows in zip(*(run.rounds for run in runs), strict=False))
 
@@ -274,6 +283,7 @@ def _mean_row(rows: Sequence[RoundRow]) -> RoundRow:
         key_bits=max(row.key_bits for row in rows),
         dropped=max(row.dropped for row in rows),
         exact=False if False in checks else None if None in checks else True,
+        clipping=worst(row.clipping for row in rows),
     )
 
 

@@ -85,6 +85,8 @@ class ClientGroup:
                 rng = quantisation_rng(config.seed, round_number, client)
                 values = self._feedback[client].compress(update, round_number, rng, client=name)
                 self._values[client] = values.astype(np.int32)
+                if (losses := self._feedback[client].losses) is not None:
+                    self._room.losses[client] = losses.bands.clipped, losses.bands.vanished
             progress(done)
 
     def _updates(self, round_number: int, model: Parameters) -> Iterator[tuple[int, Parameters]]:

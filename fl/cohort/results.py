@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from fl.clipping import Clipping
 from fl.tasks.base import Parameters
 
 Phase: TypeAlias = Literal["starting", "training", "protecting", "aggregating", "evaluating"]
@@ -21,7 +22,8 @@ class CohortRound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     real nodes.  Bytes count everything a client sends to the server: the packed update at the width of its
     ring, and in ``lightsecagg`` its sealed shares, its confirmations and its answer.  Key includes that of the
     tags on shares and confirmations, which simulated clients do not make.  ``dropped`` clients vanished before their upload or before their answer.  ``exact``: the
-    sum that the server read equals the plain sum of the included clients' integers.
+    sum that the server read equals the plain sum of the included clients' integers.  ``clipping`` is what clip and
+    rounding took (None for float32).
     """
 
     round: int
@@ -35,6 +37,7 @@ class CohortRound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     protect_s: float
     aggregate_s: float
     evaluate_s: float
+    clipping: Clipping | None = None
 
     @property
     def duration_s(self) -> float:

@@ -32,7 +32,8 @@ class Room:
     ``model`` (d,) is the global model.  ``uploads`` (N, words) holds the protected updates, packed.
     ``masks`` (G, N, words): what each process adds to the clients' masks.  ``sealed`` (N, N, share bytes):
     the sealed share from client (axis 0) to client (axis 1).  ``answers`` (N, share bytes).  ``plain_sums``
-    (G, n): sums of the included clients' integers.  ``float_sums`` (G, d): sums of float32 updates.
+    (G, n): sums of the included clients' integers.  ``float_sums`` (G, d): sums of float32 updates.  ``losses``
+    (N, 2): the bands that each client tells (:mod:`fl.clipping`).
     Arrays that a mode does not use have length 0.
     """
 
@@ -43,6 +44,7 @@ class Room:
     answers: npt.NDArray[np.uint8]
     plain_sums: npt.NDArray[np.int64]
     float_sums: npt.NDArray[np.float64]
+    losses: npt.NDArray[np.uint8]
 
 
 def _layout(plan: CohortPlan, n_groups: int) -> list[tuple[tuple[int, ...], type[np.generic]]]:
@@ -57,6 +59,7 @@ def _layout(plan: CohortPlan, n_groups: int) -> list[tuple[tuple[int, ...], type
         ((n if share else 0, share), np.uint8),
         ((0 if plan.float32 else n_groups, plan.n_values), np.int64),
         ((n_groups if plan.float32 else 0, plan.n_parameters), np.float64),
+        ((0 if plan.float32 else n, 2), np.uint8),
     ]
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fl.clipping import Clipping, LossBands, clipping_of
 from fl.cohort.checkpoint import CohortFolder
 from fl.cohort.crew import (
     Answer,
@@ -156,10 +157,16 @@ class _Run:
             protect_s,
             aggregate_s,
             evaluate_s,
+            self._clipping(vanished),
         )
         self.state.complete(record, model)
         self.report(record)
         return model
+
+    def _clipping(self, vanished: Vanished) -> Clipping | None:
+        """What the clients in the sum told of their losses."""
+        told = enumerate(self.room.losses.tolist())
+        return clipping_of(LossBands(*bands) for i, bands in told if i not in vanished.before_upload)
 
     def _protect(self, number: int) -> None:
         """From quantised values to protected uploads.  The attempt's keys are spent before they are drawn."""

@@ -10,6 +10,8 @@ from typing import TypeAlias
 
 import msgspec
 
+from fl.clipping import Clipping
+
 
 class Event(msgspec.Struct, frozen=True, tag=True):
     """Base of everything reported."""
@@ -26,6 +28,8 @@ class RoundRecord(msgspec.Struct, frozen=True):
     ``spare_answers`` (None in modes without answers): how many answers came beyond the U that were needed.  So
     many wrong ones would have been noticed for certain; with none, a wrong answer shows only where it makes a
     sum impossible.
+
+    ``clipping``: what clip and rounding took of the updates in the sum, from the bands that clients tell.
     """
 
     round: int
@@ -41,6 +45,7 @@ class RoundRecord(msgspec.Struct, frozen=True):
     dropped: tuple[str, ...] = ()
     weight_sum: int = 0
     spare_answers: int | None = None
+    clipping: Clipping | None = None
 
     @property
     def survivors(self) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from fl.clipping import Losses
 from fl.compression import Compression, ErrorFeedback
 from fl.config import FLConfig
 from fl.tasks.base import Parameters
@@ -48,6 +49,11 @@ class Feedback:
         self._path = folder / f"residual-{run}.npy" if folder is not None and keep else None
         self._feedback = self._fresh(self._load())
         self._last: _Last | None = None
+
+    def losses(self, round_number: int) -> Losses | None:
+        """What clip and rounding took in this round, if it was this process that compressed its update."""
+        known = self._last is not None and self._last.round_number == round_number
+        return self._feedback.losses if known else None
 
     def _fresh(self, residual: Parameters | None) -> ErrorFeedback:
         return ErrorFeedback(self._compression, self._config.seed, self._n_parameters, residual)

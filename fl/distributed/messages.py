@@ -30,10 +30,11 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta
 
+from fl.clipping import LossBands
 from fl.config import Count, FLConfig, Name, RunId, Seconds
 from orchestrator.wire.codec import Message, WireError, decode
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 MESSAGE_LIMIT = 64 << 20
 """Largest frame, bytes: room for 16 million float32 parameters."""
 
@@ -99,7 +100,8 @@ class Upload(Message, frozen=True):
     """The masked update in the next frame: ``n_values`` numbers of ``ring_bits`` bits, packed.
 
     ``context`` is the digest of what the client agreed with its peers' nodes; ``key_bits`` is what the
-    pads cost on the client's side (every pair counts it at both ends).
+    pads cost on the client's side (every pair counts it at both ends).  ``losses`` are bands of what clip and
+    rounding took (:mod:`fl.clipping`); None from a client that was restarted since it trained.
     """
 
     run_id: RunId
@@ -110,6 +112,7 @@ class Upload(Message, frozen=True):
     ring_bits: Annotated[int, Meta(ge=1, le=64)]
     key_bits: Count
     header: ArrayHeader
+    losses: LossBands | None = None
 
 
 class Confirm(Message, frozen=True):

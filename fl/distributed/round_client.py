@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fl.aggregation.answers import AnswerBook, AnswerBookError, AnswerRefusedError
+from fl.clipping import Losses
 from fl.distributed.answering import Answerer
 from fl.distributed.client_rules import ClientRefusesError, ClientRules
 from fl.distributed.events import ClientState
@@ -228,6 +229,8 @@ class RoundClient:
 
     def _finish_upload(self, current: _Round, protected: ProtectedUpdate) -> None:
         trainer, context = self.trainer, current.job.context
+        losses = trainer.feedback.losses(context.round)
+        self._warn(context.round, losses)
         upload = Upload(
             context.run_id,
             context.round,
@@ -237,11 +240,20 @@ class RoundClient:
             trainer.aggregation.value_bits,
             protected.key_bits,
             header_of(protected.packed),
+            None if losses is None else losses.bands,
         )
         current.upload = upload, protected.packed
         self.uploaded += 1
         self._tell("uploaded")
         self._send(upload, protected.packed)
+
+    def _warn(self, number: int, losses: Losses | None) -> None:
+        """Tell the client's own operator, and nobody else, how much of the update was lost."""
+        config = self.trainer.config
+        clip = config.clip * config.clip_decay ** (number - 1)
+        if losses is not None and (warning := losses.warning(clip, config.levels)):
+            _log.warning("round %d: %s", number, warning)
+            self._report(ClientState(self._name, number, "update lost", warning))
 
     def _send_again(self, current: _Round) -> None:
         for given in (current.shares, current.upload):

@@ -7,11 +7,13 @@ it is announced, passes on what clients address to each other, reads the sum off
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from fl.aggregation import AggregationError, aggregation_for, model_digest
+from fl.clipping import LossBands, clip_warnings, clipping_of
 from fl.compression import Compression
 from fl.config import FLConfig
 from fl.distributed.audience import Audience
@@ -53,6 +55,8 @@ from fl.distributed.run_state import RunFolder
 from fl.tasks.base import Parameters, Task
 from orchestrator.wire.codec import WireError
 
+_log = logging.getLogger(__name__)
+
 WHAT: dict[type[Contribution], What] = {
     Shares: "shares",
     Upload: "upload",
@@ -87,6 +91,7 @@ class RoundServer:
         self._run = run
         self._compression = Compression.from_config(run.config)
         self._reported_gone: set[tuple[str, str]] = set()
+        self._losses: dict[str, LossBands | None] = {}
         self._aborts_in_a_row = 0
         self._spent_pairs: dict[int, set[frozenset[str]]] = {}
         model = run.folder.latest_model()
@@ -114,6 +119,7 @@ class RoundServer:
         config, now_s = self._run.config, self._run.clock()
         number = self._run.folder.announce(participants)
         self._reported_gone.clear()
+        self._losses.clear()
         self.current = CollectingRound(
             config.run_id,
             number,
@@ -207,7 +213,9 @@ class RoundServer:
             dropped=current.dropped,
             weight_sum=weight_sum,
             spare_answers=current.spare_answers,
+            clipping=clipping_of(self._losses.get(name) for name in survivors),
         )
+        self._warn(record)
         self._run.folder.complete(record, self._model, total)
         self._end_round()
         self._aborts_in_a_row = 0
@@ -215,6 +223,12 @@ class RoundServer:
         end = RoundEnd(current.run_id, current.number, "", evaluation.accuracy, survivors)
         for name in current.participants:
             self._run.audience.send(name, end)
+
+    def _warn(self, record: RoundRecord) -> None:
+        config = self._run.config
+        clip = config.clip * config.clip_decay ** (record.round - 1)
+        for warning in clip_warnings([record.clipping], clip, config.levels):
+            _log.warning("round %d: %s", record.round, warning)
 
     def abort(self, reason: str) -> None:
         """The round came to nothing: its updates are discarded."""
@@ -275,6 +289,8 @@ class RoundServer:
             if self.current is None:
                 raise UploadRefusedError(f"round {message.round} is over")
             self.current.take(name, message, packed, self._run.clock())
+            if isinstance(message, Upload):
+                self._losses[name] = message.losses
         except DuplicateUploadError as error:
             reply("duplicate", str(error))
         except (UploadRefusedError, WireError) as error:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from fl.clipping import clip_warnings
 from fl.experiments.base import Cell, Plan
+from fl.experiments.options import option_of
 from fl.experiments.runner import Outcome
 from fl.key_budget import KeyForecast, PairLedger, record
 from fl.results import (
@@ -98,6 +100,7 @@ def results_of(plan: Plan, outcome: Outcome, about: Surroundings) -> Results:
         quick=plan.options.quick,
         complete=complete,
         notes=(*plan.notes, *about.notes, *unfinished),
+        warnings=warnings_of(primary, main),
         runs=main.runs,
         comparisons=comparisons,
         configuration=Configuration(plan.options, primary.seeded(plan.seeds[0]), about.workers),
@@ -116,6 +119,12 @@ def results_of(plan: Plan, outcome: Outcome, about: Surroundings) -> Results:
         started_at=about.started_at,
         wall_s=about.wall_s,
     )
+
+
+def warnings_of(primary: Cell, main: Arm) -> tuple[str, ...]:
+    """What of the settings has probably spoilt the run, in the words of its options."""
+    config = primary.config
+    return clip_warnings([row.clipping for row in main.rounds], config.clip, config.levels, option_of)
 
 
 def compression_of(primary: Cell, main: Arm, about: Surroundings) -> CompressionSummary:

@@ -18,6 +18,7 @@ from typing import Protocol, TypeAlias
 
 import msgspec
 
+from fl.clipping import Clipping
 from fl.cohort.results import CohortError, CohortEvent, CohortPhase, CohortResult, InexactSumError
 from fl.config import FLConfig
 from fl.experiments.base import Cell, Plan
@@ -53,6 +54,7 @@ class RoundDone:
     seed: int
     round: int
     accuracy: float
+    clipping: Clipping | None = None
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,7 @@ class Runner:
             if isinstance(event, CohortPhase):
                 self.report(WithinRound(cell, seed, event.round, event.phase, event.done, event.of))
             else:
-                self.report(RoundDone(cell, seed, event.round, event.accuracy))
+                self.report(RoundDone(cell, seed, event.round, event.accuracy, event.clipping))
 
         try:
             result = run_cohort(
@@ -231,6 +233,7 @@ def seed_run(seed: int, result: CohortResult, seconds: float) -> SeedRun:
                 each.key_bits,
                 each.dropped,
                 each.exact,
+                each.clipping,
             )
         )
         times.append(RoundTimes(each.train_s, each.protect_s, each.aggregate_s, each.evaluate_s))

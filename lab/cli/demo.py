@@ -12,6 +12,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
+from fl.clipping import Clipping, clip_warnings
 from lab.cli.folder import source_path
 from lab.cli.kernels import compile_all
 from lab.cli.progress import Display, PairProgress, RunProgress
@@ -120,6 +123,9 @@ def show_event(progress: RunProgress, event: Event) -> None:
         progress.round = event["record"]["round"]
         progress.accuracy = event["record"]["accuracy"]
         progress.waiting = ""
+        clipping = event["record"].get("clipping") or {}
+        if clipping.get("clipped_clients") or clipping.get("vanished_clients"):
+            progress.warning = "WARNING: clip or levels do not fit, updates are lost; see the report"
     elif event.get("type") == "WaitingForKeys":
         progress.waiting = f"waiting for keys: {event['detail']}"
 
@@ -150,6 +156,7 @@ def build_report(run: Run, learning: Task, config: FLConfig, demand_bits: int) -
             for record in run.rounds
         ],
         "aborted_rounds": run.aborted_rounds,
+        "warnings": list(clip_warnings(clippings_of(run), config.clip, config.levels)),
         "aggregation": {
             "mode": config.mode,
             "ring_bits": config.ring_bits,
@@ -165,6 +172,11 @@ def build_report(run: Run, learning: Task, config: FLConfig, demand_bits: int) -
         "instruments": {"safe": run.unsafe == [], "unsafe": run.unsafe, "states": run.instrument_states},
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
     }
+
+
+def clippings_of(run: Run) -> list[Clipping | None]:
+    """What clip and rounding took in every round of the run."""
+    return [msgspec.convert(record.get("clipping"), Clipping | None) for record in run.rounds]
 
 
 def pair_row(run: Run, pair: tuple[str, str]) -> dict[str, Any]:
@@ -235,6 +247,7 @@ def summary(report: dict[str, Any], out: Path) -> str:
     last, reference = report["rounds"][-1], report["reference"][-1]
     return "\n".join(
         [
+            *report["warnings"],
             f"{len(rates)} pairs keyed on simulated instruments: {min(rates) / 1e3:.1f} to "
             f"{max(rates) / 1e3:.1f} kbit per second of light",
             f"accuracy {100 * last['accuracy']:.2f} % after {last['round']} rounds; "

@@ -56,6 +56,7 @@ def server_rounds(
             record.key_bits_used,
             config.n_clients - len(record.survivors),
             None,
+            record.clipping,
         )
         work_s = max(0.0, record.duration_s - record.key_wait_s)
         rounds.append((row, RoundTimes(work_s=work_s, wait_s=record.key_wait_s)))

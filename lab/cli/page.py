@@ -21,6 +21,7 @@ table.wide th:first-child,table.wide td:first-child{white-space:normal}
 table.text td,table.text th{text-align:left;overflow-wrap:anywhere}
 .bad{color:#b42318;font-weight:600} .good{color:#116329;font-weight:600}
 .note{background:#f6f8fa;border-left:4px solid #8c959f;padding:.6rem 1rem}
+.alarm{background:#fdecec;border-left:6px solid #b00020;padding:.8rem 1rem;font-weight:bold}
 .warn{background:#fff8e5;border-left:4px solid #b5651d;padding:.6rem 1rem}
 summary{cursor:pointer;color:#57606a;margin:.8rem 0}
 """

@@ -46,6 +46,7 @@ class RunProgress:
     rounds: int = 0
     accuracy: float | None = None
     waiting: str = ""
+    warning: str = ""
     started: float = field(default_factory=time.monotonic)
     lit: float | None = None
     """When the first light was on; starting processes is not part of the rate at which keys come."""
@@ -104,6 +105,8 @@ class Display:
             parts.append(f"accuracy {100 * p.accuracy:.1f} %")
         if p.waiting:
             parts.append(p.waiting)
+        if p.warning:
+            parts.append(p.warning)
         return ", ".join(parts)
 
     def _line(self) -> str:

@@ -20,6 +20,7 @@ def render_report(report: Report) -> str:
         else '<span class="bad">does NOT equal the plain sum</span>'
     )
     parts = [
+        *(f"<p class='alarm'>{html.escape(warning)}</p>" for warning in report["warnings"]),
         f"<h1>{html.escape(report['testbed']['name'])}</h1>",
         f"<p class='lead'>{html.escape(report['testbed']['description'])}. Task {html.escape(report['task'])}, "
         f"{len(rounds)} rounds, seed {report['seed']}, {report['wall_s']:.0f} s.</p>",

@@ -59,6 +59,7 @@ def render_run(results: Results) -> str:
     return page(
         f"qunetlab: {results.title}",
         [
+            *(f"<p class='alarm'>{html.escape(warning)}</p>" for warning in results.warnings),
             f"<h1>{html.escape(results.title)}</h1>",
             f"<p class='lead'>{_lead(results)}</p>",
             *(f"<p class='warn'>{html.escape(note)}</p>" for note in results.notes),

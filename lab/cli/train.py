@@ -275,6 +275,7 @@ def summary(results: Results, folder: Path) -> str:
     """The run in a few lines."""
     compression, rounds = results.compression, counted(len(results.rounds), "round")
     lines = [
+        *results.warnings,
         f"{results.title}: {accuracy(results.final.accuracy_mean, results.final.accuracy_ci95)} after {rounds}, "
         f"{results.clients} clients, {counted(results.final.seeds, 'seed')}",
     ]

@@ -15,7 +15,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
+from fl.clipping import Clipping, clip_warnings
 from fl.experiments.base import Cell, Plan
+from fl.experiments.options import option_of
 from fl.experiments.runner import CellDone, CellStarted, ExperimentEvent, RoundDone, WithinRound
 from fl.key_budget import duration
 
@@ -72,6 +74,7 @@ class TrainDisplay:
         self._task: TaskID | None = None
         self._last_s = -1e9
         self._where = "starting"
+        self._warned: set[str] = set()
 
     def __enter__(self) -> TrainDisplay:
         if self._console.is_terminal:
@@ -101,7 +104,8 @@ class TrainDisplay:
             case CellStarted(cell=cell, seed=seed):
                 self._where = f"{cell.title}, seed {seed}"
                 self.draw(force=True)
-            case RoundDone(cell=cell, seed=seed, round=number, accuracy=accuracy):
+            case RoundDone(cell=cell, seed=seed, round=number, accuracy=accuracy, clipping=clipping):
+                self._warn(cell, clipping)
                 self._where = (
                     f"{cell.title}, seed {seed}: round {number}/{cell.config.rounds}, "
                     f"accuracy {100 * accuracy:.1f} %"
@@ -116,6 +120,15 @@ class TrainDisplay:
                 was = " (done before)" if resumed else ""
                 self._where = f"{cell.title}, seed {seed}: accuracy {100 * run.accuracy:.2f} %{was}"
                 self.draw(force=True)
+
+    def _warn(self, cell: Cell, clipping: Clipping | None) -> None:
+        """Say at once that clip or levels do not fit; once per cell, the results count the rounds."""
+        for warning in clip_warnings([clipping], cell.config.clip, cell.config.levels, option_of):
+            if cell.name not in self._warned:
+                self._warned.add(cell.name)
+                self._console.print(
+                    f"{cell.title}: {warning}", style="bold red", highlight=False, soft_wrap=True
+                )
 
     def draw(self, *, force: bool = False) -> None:
         """Redraw; without a terminal one line every few seconds, or at once with ``force``."""

@@ -27,6 +27,7 @@ def report(users: tuple[str, ...], **more: Any) -> dict[str, Any]:
         "task": "digits",
         "seed": 1,
         "epsilon": {"sec": 1e-10, "cor": 1e-15},
+        "warnings": [],
         "notes": list(notes_for(config)),
         "pairs": [{"pair": list(pair), **row} for pair in pairs],
         "rounds": [{"round": 1, "accuracy": 0.5, "loss": 1.0, "upload_bytes": 10, "key_bits_used": 10}],

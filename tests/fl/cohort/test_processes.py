@@ -33,7 +33,9 @@ def ignore(clients: int) -> None:
 def test_two_processes_give_the_bits_of_one(settings: Settings) -> None:
     config = settings(5, mode="otp", rounds=2, keep=0.4, levels=15, error_feedback=True)
     alone = run_cohort(config, workers=0)
-    assert np.array_equal(run_cohort(config, workers=2).parameters, alone.parameters)
+    together = run_cohort(config, workers=2)
+    assert np.array_equal(together.parameters, alone.parameters)
+    assert [row.clipping for row in together.rounds] == [row.clipping for row in alone.rounds]
     assert alone.rounds[-1].exact
 
 

@@ -281,6 +281,7 @@ def test_a_folder_of_another_run_is_not_continued(world: Any) -> None:
 
 
 def test_a_healthy_run_is_quiet(world: Any, caplog: pytest.LogCaptureFixture) -> None:
+    world.settings(clip=2.0)
     world.start_all(rules=ClientRules())
     world.finish()
     assert [record.message for record in caplog.records if record.name.startswith("fl.")] == []
