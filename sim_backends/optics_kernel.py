@@ -18,12 +18,12 @@ All kernels release the GIL.  Arrays must be C-contiguous; waveforms are passed 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple, TypeVar, cast
+from typing import NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
+
+from orchestrator.kernels import kernel
 
 FloatArray = npt.NDArray[np.float64]
 State = npt.NDArray[np.uint64]
@@ -35,13 +35,6 @@ BATCH = 64
 """Candidates looked up at once."""
 NEVER = 1e300
 """A time in ps that no exposure reaches."""
-
-_F = TypeVar("_F", bound=Callable[..., object])
-
-
-def _jit(function: _F) -> _F:
-    """Compile at first use, keep the machine code beside the source, run without the GIL."""
-    return cast(_F, numba.njit(nogil=True, cache=True)(function))
 
 
 class Fields(NamedTuple):
@@ -120,7 +113,7 @@ class Ahead(NamedTuple):
     phase_rad: FloatArray
 
 
-@_jit
+@kernel
 def split(fields: Fields, phase_rad: float, residue_phase_rad: float) -> tuple[float, float]:
     """Photons per slot in (D1, D2) for relative phases (ccw minus cw) of modulated light and residue.
 
@@ -146,12 +139,12 @@ def split(fields: Fields, phase_rad: float, residue_phase_rad: float) -> tuple[f
     return light_1, light_2
 
 
-@_jit
+@kernel
 def _rotl(x: np.uint64, k: int) -> np.uint64:
     return np.uint64((x << np.uint64(k)) | (x >> np.uint64(64 - k)))
 
 
-@_jit
+@kernel
 def _next(state: State) -> np.uint64:
     """One step of xoshiro256++: 64 random bits."""
     result = _rotl(state[0] + state[3], 23) + state[0]
@@ -165,24 +158,24 @@ def _next(state: State) -> np.uint64:
     return np.uint64(result)
 
 
-@_jit
+@kernel
 def _uniform(state: State) -> float:
     """Uniform in the open interval (0, 1): 53 random bits and a half."""
     return float((np.float64(_next(state) >> np.uint64(11)) + 0.5) * (1.0 / 9007199254740992.0))
 
 
-@_jit
+@kernel
 def _exponential(state: State) -> float:
     return float(-np.log(_uniform(state)))
 
 
-@_jit
+@kernel
 def _gauss(state: State) -> float:
     """A standard normal value (Box and Muller)."""
     return float(np.sqrt(-2.0 * np.log(_uniform(state))) * np.cos(2.0 * np.pi * _uniform(state)))
 
 
-@_jit
+@kernel
 def _sample(wave: WaveArray, per_slot: float, slot: int, offset: float) -> float:
     index = int((slot + offset) * per_slot)
     if slot < 0 or index >= wave.size:
@@ -190,7 +183,7 @@ def _sample(wave: WaveArray, per_slot: float, slot: int, offset: float) -> float
     return float(wave[index])
 
 
-@_jit
+@kernel
 def _phase(drives: Drives, slot: int) -> float:
     """Phase of the counter-clockwise pulse minus that of the clockwise one: both pass both modulators."""
     ccw = drives.first_rad * _sample(drives.first, drives.first_per_slot, slot, drives.ccw_offset)
@@ -200,7 +193,7 @@ def _phase(drives: Drives, slot: int) -> float:
     return ccw - cw
 
 
-@_jit
+@kernel
 def _outcome(
     fields: Fields,
     receiver: Receiver,
@@ -229,7 +222,7 @@ def _outcome(
     return 3 if u < click_1 * click_2 else 0
 
 
-@_jit
+@kernel
 def _look_ahead(exposure: Exposure, drives: Drives, earliest: int, state: State, ahead: Ahead) -> None:
     """Fill ``ahead`` with the candidate slots from ``earliest`` on; ``n_slots`` stands for "no more".
 
@@ -244,7 +237,7 @@ def _look_ahead(exposure: Exposure, drives: Drives, earliest: int, state: State,
         ahead.phase_rad[k] = _phase(drives, ahead.slot[k])
 
 
-@_jit
+@kernel
 def _next_dark(d: int, after: float, receiver: Receiver, exposure: Exposure, state: State) -> float:
     """When detector ``d`` next fires without light, in arrival time (tag time minus delay), ps."""
     if receiver.dark_per_ps[d] <= 0.0:
@@ -253,7 +246,7 @@ def _next_dark(d: int, after: float, receiver: Receiver, exposure: Exposure, sta
     return t if t + receiver.delay_ps[d] < exposure.duration_ps else NEVER
 
 
-@_jit
+@kernel
 def _record(
     d: int,
     t: float,
@@ -286,7 +279,7 @@ def _record(
     return n + 1
 
 
-@_jit
+@kernel
 def draw(
     fields: Fields,
     drives: Drives,

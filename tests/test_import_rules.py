@@ -12,7 +12,8 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("drivers", "sim_backends", "lab", "orchestrator", "fl")
 
 LEAVES = tuple(
-    "orchestrator." + leaf for leaf in ("wire", "bits", "secret", "durable", "randomness", "core_files")
+    "orchestrator." + leaf
+    for leaf in ("wire", "bits", "secret", "durable", "randomness", "core_files", "kernels")
 )
 ALLOWED: dict[str, tuple[str, ...]] = {
     "drivers": ("drivers",),
@@ -26,8 +27,9 @@ EXCEPTIONS = {
     "sim_backends.bench": ("lab.testbed",),
     "sim_backends.optics_setup": ("lab.testbed",),
     "sim_backends.bench_addresses": ("lab.testbed",),
+    "sim_backends.optics_kernel": ("orchestrator.kernels",),
 }
-"""The bench reads the testbed file that it simulates; nothing else of ours."""
+"""The bench reads the testbed file that it simulates, and compiles its kernels as all do; nothing else of ours."""
 
 FLOORS = tuple(
     "orchestrator." + room
@@ -104,3 +106,15 @@ def test_only_simulation_knows_that_an_instrument_is_simulated() -> None:
         for name, path in modules(room):
             if not inside(name, FRONT_DOORS):
                 assert not any(inside(imported, ("sim_backends",)) for imported in imports(path)), name
+
+
+def test_kernels_are_compiled_through_the_one_door() -> None:
+    """A bare ``numba.njit`` would break imports where nothing can be written."""
+    asking = {
+        name
+        for room in ROOMS
+        for name, path in modules(room)
+        for imported in imports(path)
+        if inside(imported, ("numba",))
+    }
+    assert asking == {"orchestrator.kernels"}

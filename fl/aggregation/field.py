@@ -17,12 +17,12 @@ refuses it.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from orchestrator.bits import PackedBits, packed_size
 from orchestrator.delivery.masking import unpack_values
+from orchestrator.kernels import kernel
 from orchestrator.randomness import RandomBytes
 
 Symbols = npt.NDArray[np.uint32]
@@ -82,7 +82,7 @@ def check_symbols(symbols: npt.NDArray[np.integer], modulus: int, what: str) -> 
 # -- randomness ----------------------------------------------------------------------------------------
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _keep_below(
     words: npt.NDArray[np.generic], mask: np.uint32, modulus: np.uint32, out: Symbols, filled: int
 ) -> int:
@@ -112,7 +112,7 @@ def draw_symbols(n_symbols: int, modulus: int, random_bytes: RandomBytes) -> Sym
 # -- packing -------------------------------------------------------------------------------------------
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _pack(symbols: Symbols, width: np.uint64, out: npt.NDArray[np.uint32]) -> None:
     low = np.uint64(0xFFFFFFFF)
     acc, have, word = np.uint64(0), np.uint64(0), 0
@@ -153,7 +153,7 @@ def unpack_symbols(packed: PackedBits, n_symbols: int, bits: int, modulus: int) 
 # -- products ------------------------------------------------------------------------------------------
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _remainder(value: float, modulus: float, inverse: float) -> float:
     """An exact integer in ``[0, 2^53]`` modulo p.
 
@@ -164,7 +164,7 @@ def _remainder(value: float, modulus: float, inverse: float) -> float:
     return rest - modulus if rest >= modulus else rest
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _reduce(products: npt.NDArray[np.float64], modulus: float, out: Symbols, start: int) -> None:
     """``products`` modulo p into the columns of ``out`` from ``start``."""
     inverse = 1.0 / modulus
@@ -174,7 +174,7 @@ def _reduce(products: npt.NDArray[np.float64], modulus: float, out: Symbols, sta
             out[row, start + column] = np.uint32(rest)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _reduce_add(
     products: npt.NDArray[np.float64], modulus: float, scale: int, out: Symbols, start: int
 ) -> None:

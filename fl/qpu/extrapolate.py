@@ -43,10 +43,11 @@ def to_zero_noise(
         )
     sigma = np.maximum(errors, 1.0 / shots)
     straight, straight_error, _ = _line_at_zero(x, values, sigma)
-    size = np.maximum(np.abs(values), np.finfo(float).tiny)
-    logarithm, log_error, slope = _line_at_zero(x, np.log(size), sigma / size)
     same_side = np.all(values > 0, axis=0) | np.all(values < 0, axis=0)
-    decays = same_side & np.all(size > CLEAR_OF_ZERO * sigma, axis=0) & (slope <= 0)
+    clear = same_side & np.all(np.abs(values) > CLEAR_OF_ZERO * sigma, axis=0)
+    size = np.where(clear, np.abs(values), 1.0)
+    logarithm, log_error, slope = _line_at_zero(x, np.log(size), sigma / size)
+    decays = clear & (slope <= 0)
     curve = np.exp(np.where(decays, logarithm, 0.0))
     return (
         np.where(decays, np.sign(values[0]) * curve, straight),

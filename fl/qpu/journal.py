@@ -24,18 +24,20 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 from zipfile import BadZipFile
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from qiskit import QuantumCircuit, qpy
 
 from fl.qpu.errors import QpuFolderError
 from fl.qpu.options import RunOptions
 from orchestrator.durable import replace_file
 from orchestrator.randomness import random_hex
+
+if TYPE_CHECKING:
+    from qiskit import QuantumCircuit
 
 Floats = npt.NDArray[np.float64]
 _T = TypeVar("_T", bound=msgspec.Struct)
@@ -126,6 +128,8 @@ class QpuFolder:
 
     def keep_circuit(self, circuit: QuantumCircuit) -> None:
         """Keep the transpiled circuit: a backend is calibrated anew while a run lasts, its jobs must not differ."""
+        from qiskit import qpy
+
         buffer = BytesIO()
         qpy.dump(circuit, buffer)
         replace_file(self.folder / CIRCUIT_FILE, buffer.getvalue())
@@ -167,6 +171,8 @@ class QpuFolder:
 
     def circuit(self) -> QuantumCircuit:
         """The transpiled circuit that all jobs of the run use."""
+        from qiskit import qpy
+
         content = self.circuit_bytes()
         try:
             return qpy.load(BytesIO(content))[0]

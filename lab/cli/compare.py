@@ -15,7 +15,7 @@ from fl.results import Results, read_results
 from lab.cli.curves import Line, accuracy_and_bytes, accuracy_and_loss, bytes_text, key_and_time
 from lab.cli.page import image, page, table
 from lab.cli.run_report import main_arm
-from lab.cli.train import against_float32, exactness, supply
+from lab.cli.run_words import against_float32, exactness, supply
 from orchestrator.durable import replace_file
 
 HEAD = (

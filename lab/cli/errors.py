@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import traceback
 
 from drivers.links.errors import InstrumentError
 from lab.cli.folder import FolderError
+from lab.cli.places import full_places, is_full
 from lab.station import StationError
 from lab.testbed import TestbedError, UnknownNameError
 
+UNEXPECTED = "unexpected error, please report it:\n"
+
 
 def explain(error: Exception) -> tuple[int, str]:
-    """Exit code and text for ``error``."""
+    """Exit code and text for ``error``; a full disk is told with its place."""
+    if not is_full(error):
+        return _explained(error)
+    _, text = _explained(error)
+    if text.startswith(UNEXPECTED):
+        text = f"error: {error}"
+    places = full_places(sys.argv[1:], os.environ)
+    return 1, "\n".join([text, *(f"  {place.text()}" for place in places)])
+
+
+def _explained(error: Exception) -> tuple[int, str]:
     if isinstance(error, FileNotFoundError):
         return 2, f"error: {plain(error)}"
     if isinstance(error, TestbedError | UnknownNameError | FolderError | ValueError):
@@ -28,11 +43,11 @@ def explain(error: Exception) -> tuple[int, str]:
     module = type(error).__module__.split(".")[0]
     if module in ("lab", "orchestrator", "fl", "drivers", "sim_backends"):
         return 1, f"error: {error}"
-    return 1, "unexpected error, please report it:\n" + "".join(traceback.format_exception(error))
+    return 1, UNEXPECTED + "".join(traceback.format_exception(error))
 
 
 def plain(error: OSError) -> str:
     """Place and reason, without numbers of the operating system."""
     if error.filename is None or error.strerror is None:
-        return str(error)
+        return error.strerror or str(error)
     return f"{error.filename}: {error.strerror}"

@@ -7,6 +7,7 @@ or peer could not be reached, 130 interrupted.
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -427,6 +428,7 @@ def main() -> None:
 
     try:
         no_core_files()
+        _stand_somewhere()
         app()
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
@@ -435,6 +437,20 @@ def main() -> None:
         code, text = explain(error)
         typer.echo(text, err=True)
         sys.exit(code)
+
+
+def _stand_somewhere() -> None:
+    """Refuse a current folder that was removed: libraries end the process there without a word of why.
+
+    Matplotlib's own words about a home that it cannot write to are left out; it does without.
+    """
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        from lab.cli.folder import FolderError
+
+        raise FolderError("the current folder was removed; change to one that exists and try again") from None
 
 
 if __name__ == "__main__":

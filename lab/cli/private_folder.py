@@ -31,9 +31,14 @@ LOCK = ".running"
 
 @contextmanager
 def private_folder() -> Iterator[Path]:
-    """A fresh folder of mode 0700, gone on leaving."""
-    remove_abandoned(Path(tempfile.gettempdir()))
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+    """A fresh folder of mode 0700, gone on leaving.
+
+    It lies where ``$TMPDIR`` says: Python would quietly take another place for one that is full or missing.
+    Raises OSError with the place.
+    """
+    parent = Path(os.environ.get("TMPDIR") or tempfile.gettempdir())
+    remove_abandoned(parent)
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
     lock = os.open(folder / f"{LOCK}.new", os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -12,7 +12,7 @@ from fl.key_budget import counted, duration, name, quantity
 from fl.results import Arm, Results
 from lab.cli.curves import PHASES, Line, accuracy_and_bytes, accuracy_and_loss, key_and_time, mean_seconds
 from lab.cli.page import image, page, table
-from lab.cli.train import against_float32
+from lab.cli.run_words import against_float32
 from orchestrator.durable import replace_file
 
 SUPPLY = {

@@ -22,6 +22,7 @@ from lab.cli.folder import SECRETS, find_testbed
 from lab.cli.supervisor import watch_parent
 from lab.testbed import Testbed, load_testbed
 from orchestrator.durable import make_folder
+from orchestrator.kernels import offer_folder
 
 
 class _JsonFormatter(logging.Formatter):
@@ -53,6 +54,7 @@ class Runtime:
         self.secrets = (secrets or folder / SECRETS) / role
         self.state = (state or folder / "state") / role
         make_folder(self.state)
+        offer_folder(self.state / "kernels")
         self.stop = threading.Event()
         self._print_lock = threading.Lock()
         _set_up_logging()

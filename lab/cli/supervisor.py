@@ -8,9 +8,11 @@ that happens, the pipe closes and the children shut down by themselves.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import queue
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +21,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from lab.cli.places import NEARLY_FULL_BYTES
 
 PARENT_FD = "QUNETLAB_PARENT_FD"
 
@@ -41,10 +45,11 @@ class Child:
         self.log = log
 
     def tail(self, lines: int = 12) -> str:
-        """The last lines of the child's log."""
-        if not self.log.exists():
-            return ""
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+        """The last lines of the child's log, or why there may be none: it stands on a disk that is full."""
+        text = self.log.read_text(errors="replace") if self.log.exists() else ""
+        if not text and shutil.disk_usage(self.log.parent).free < NEARLY_FULL_BYTES:
+            return f"{self.log} is empty: {os.strerror(errno.ENOSPC)}"
+        return "\n".join(text.splitlines()[-lines:])
 
 
 class Supervisor:

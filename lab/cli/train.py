@@ -29,6 +29,7 @@ from fl.experiments.options import OptionsError, TrainOptions
 from fl.key_budget import counted, quantity
 from fl.results import Results, write_results
 from lab.cli.run_folder import earlier, folder_for, held, resume_hint, told
+from lab.cli.run_words import accuracy, against_float32, exactness, points, supply
 from lab.cli.signals import handled
 
 if TYPE_CHECKING:
@@ -308,35 +309,3 @@ def key_used(results: Results) -> str:
     return (
         f"key {quantity(used_bits)} over all pairs{' and rounds of a seed' if len(results.runs) > 1 else ''}"
     )
-
-
-def supply(results: Results) -> str:
-    """Where the key of the run came from."""
-    return "not needed" if results.mode == "plain" else results.key_supply
-
-
-def against_float32(saving: float) -> str:
-    """How the upload compares with that of float32; shares and answers can make it the larger one."""
-    return f"{100 * abs(saving):.2f} % {'less' if saving >= 0 else 'more'}"
-
-
-def accuracy(mean: float, interval: tuple[float, float] | None) -> str:
-    """An accuracy in percent with its 95 % interval."""
-    if interval is None:
-        return f"{100 * mean:.2f} %"
-    return f"{100 * mean:.2f} % (95 %: {100 * interval[0]:.2f} to {100 * interval[1]:.2f})"
-
-
-def points(mean: float, interval: tuple[float, float] | None) -> str:
-    """A difference of accuracies in points."""
-    if interval is None:
-        return f"{100 * mean:+.2f} points"
-    return f"{100 * mean:+.2f} points (95 %: {100 * interval[0]:+.2f} to {100 * interval[1]:+.2f})"
-
-
-def exactness(results: Results) -> str:
-    """Whether the aggregate was the plain sum."""
-    checks = {row.exact for row in results.rounds}
-    if False in checks:
-        return "NO"
-    return "not checked" if None in checks else "yes, in every round"

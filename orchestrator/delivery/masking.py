@@ -23,11 +23,11 @@ import time
 from collections.abc import Sequence
 from functools import lru_cache
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from orchestrator.bits import PackedBits, check_packed, packed_size
+from orchestrator.kernels import kernel
 
 MAX_RING_BITS = 32
 Words = npt.NDArray[np.uint64]
@@ -52,7 +52,7 @@ def _top_bits(ring_bits: int) -> Words:
     return np.packbits(bits, bitorder="little").view("<u8").astype(np.uint64)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _pack(
     values: npt.NDArray[np.int64], weight: np.int64, ring_bits: int, out: npt.NDArray[np.uint32]
 ) -> int:
@@ -78,7 +78,7 @@ def _pack(
     return int(max(-smallest, largest))
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _unpack(words: npt.NDArray[np.uint32], ring_bits: int, out: npt.NDArray[np.int64]) -> None:
     field = np.uint64((1 << ring_bits) - 1)
     half = np.int64(1 << (ring_bits - 1))
@@ -90,7 +90,7 @@ def _unpack(words: npt.NDArray[np.uint32], ring_bits: int, out: npt.NDArray[np.i
         out[index] = value - 2 * half if value >= half else value
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _add(target: Words, other: Words, top_bits: Words) -> None:
     """target += other, field by field."""
     carry, phase = np.uint64(0), 0
@@ -105,7 +105,7 @@ def _add(target: Words, other: Words, top_bits: Words) -> None:
         target[word] = total ^ ((x ^ y) & top)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _subtract(target: Words, other: Words, top_bits: Words) -> None:
     """target -= other, field by field."""
     borrow, phase = np.uint64(0), 0

@@ -14,11 +14,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from orchestrator.bits import BitArray
+from orchestrator.kernels import kernel
 
 X_BIT_0, X_BIT_1, Y_BIT_0, Y_BIT_1 = range(4)
 PHASE_RAD = (0.0, math.pi, math.pi / 2, -math.pi / 2)
@@ -55,13 +55,13 @@ def drive_table(
     return levels[symbols].astype(np.float32)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _fill(raw: npt.NDArray[np.uint8], table: npt.NDArray[np.float32], out: npt.NDArray[np.float32]) -> None:
     for slot in range(raw.size):
         out[slot] = table[raw[slot]]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _fill_gated(
     raw: npt.NDArray[np.uint8],
     table: npt.NDArray[np.float32],

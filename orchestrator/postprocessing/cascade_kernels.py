@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from orchestrator.kernels import kernel
 from orchestrator.postprocessing.cascade_trees import (
     U8,
     U64,
@@ -81,7 +81,7 @@ class Search(NamedTuple):
     lengths: I64
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def count_answers(trees: Trees, frames: Frames, actions: U8, counts: I64, n_positions: int) -> int:
     """Number of parities a request would disclose, or a negative code if it is not well formed.
 
@@ -113,7 +113,7 @@ def count_answers(trees: Trees, frames: Frames, actions: U8, counts: I64, n_posi
     return total if asked == n_positions else ERR_COUNT
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def answer_round(trees: Trees, frames: Frames, actions: U8, counts: I64, positions: U16, out: U8) -> int:
     """One round of the reference: the parities asked for, in order, into ``out``; their number or a negative code.
 
@@ -148,7 +148,7 @@ def answer_round(trees: Trees, frames: Frames, actions: U8, counts: I64, positio
     return written
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def correct_round(
     trees: Trees, frames: Frames, search: Search, actions: U8, counts: I64, answers: U8, positions: U16
 ) -> int:
@@ -189,7 +189,7 @@ def correct_round(
     return written
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _absorb_start(
     trees: Trees, frames: Frames, search: Search, f: int, p: int, answers: U8, read: int
 ) -> int:
@@ -213,7 +213,7 @@ def _absorb_start(
     return read
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _absorb_bisection(
     trees: Trees, frames: Frames, search: Search, f: int, p: int, active: int, answers: U8, read: int
 ) -> int:
@@ -234,7 +234,7 @@ def _absorb_bisection(
     return read
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _next_search(
     trees: Trees, frames: Frames, search: Search, f: int, p: int, active: int
 ) -> tuple[int, int]:
@@ -273,7 +273,7 @@ def _next_search(
         active = _collect(trees, frames, search, f, p)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _collect(trees: Trees, frames: Frames, search: Search, f: int, p: int) -> int:
     """List the odd leaves of pass ``p``, as many as fit; their number."""
     n, k, odd = trees.sizes[f], trees.blocks[f, p], search.odd[f, p]
@@ -290,7 +290,7 @@ def _collect(trees: Trees, frames: Frames, search: Search, f: int, p: int) -> in
     return found
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _correct(trees: Trees, frames: Frames, search: Search, f: int, index: int) -> None:
     """Flip the bit ``index`` of frame ``f`` and tell the leaf that holds it in every started pass."""
     n, width = trees.sizes[f], trees.widths[f]

@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+
+from orchestrator.kernels import kernel
 
 U8 = npt.NDArray[np.uint8]
 U32 = npt.NDArray[np.uint32]
@@ -38,13 +39,13 @@ _LOW = np.uint64(63)
 _ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def signed(x: np.unsignedinteger[Any] | np.uint64) -> int:
     """A signed 64-bit integer: numba makes floats of mixed signed and unsigned arithmetic."""
     return np.int64(x)  # type: ignore[return-value]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def forward(position: int, key: U64, width: int, n: int) -> int:
     """Index of the bit at ``position`` of the pass."""
     half = np.uint64((width + 1) // 2)
@@ -61,7 +62,7 @@ def forward(position: int, key: U64, width: int, n: int) -> int:
             return signed(y)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def backward(index: int, key: U64, width: int, n: int) -> int:
     """Position in the pass of the bit with this index; undoes :func:`forward`."""
     half = np.uint64((width + 1) // 2)
@@ -78,7 +79,7 @@ def backward(index: int, key: U64, width: int, n: int) -> int:
             return signed(y)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _scatter(base: int, key: U64, width: int, out: U32) -> None:
     """One application of the bijection to ``base .. base + out.size - 1``; 32-bit words, so that it vectorises."""
     half = np.uint32((width + 1) // 2)
@@ -95,7 +96,7 @@ def _scatter(base: int, key: U64, width: int, out: U32) -> None:
         out[i] = np.uint32(y ^ np.uint32(y >> half))
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def fill_pass(frame: U8, n: int, key: U64, width: int, identity: bool, row: U64) -> None:
     """Write the ``n`` bits of ``frame`` (one per element) into ``row``, packed in the order of the pass."""
     indices = np.empty(_STRIDE, np.uint32)
@@ -124,7 +125,7 @@ def fill_pass(frame: U8, n: int, key: U64, width: int, identity: bool, row: U64)
             row[(base >> 6) + word] = acc
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def parity(row: U64, start: int, stop: int) -> int:
     """Parity of bits ``start .. stop - 1`` of a packed row; ``start < stop``."""
     first, last = start >> 6, (stop - 1) >> 6
@@ -145,19 +146,19 @@ def parity(row: U64, start: int, stop: int) -> int:
     return signed(acc & _ONE)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def get(row: U64, i: int) -> bool:
     place = np.uint64(i)
     return bool((row[place >> _SIX] >> (place & _LOW)) & _ONE)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def flip(row: U64, i: int) -> None:
     place = np.uint64(i)
     row[place >> _SIX] ^= _ONE << (place & _LOW)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def leaf(known: U64, position: int, k: int, n: int) -> tuple[int, int]:
     """(start, size) of the leaf that holds ``position``; the size is cut so that its middle lies below ``n``."""
     start, size = position - position % k, k

@@ -555,7 +555,7 @@ def test_secrets_and_stores_are_private_and_initial_secrets_go(tmp_path: Path) -
 def test_the_folder_of_a_killed_run_is_removed_by_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     strange = tmp_path / "qunetlab-strange"
     strange.mkdir()
     killed = tmp_path / "qunetlab-killed"

@@ -139,7 +139,7 @@ def test_a_half_destroyed_secret_has_another_name_and_is_finished_later(
 def test_a_private_folder_that_cannot_be_removed_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
 
     def refuse(path: Path) -> None:
         raise PermissionError(1, "Operation not permitted", str(path))

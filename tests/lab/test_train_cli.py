@@ -7,6 +7,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -19,7 +21,7 @@ from fl.data import DataError
 from fl.experiments.sources import verify_files
 from fl.quantise import UpdateNotFiniteError
 from lab.cli.run_folder import held
-from lab.cli.train import against_float32
+from lab.cli.run_words import against_float32
 
 SMALL = ["--rounds", "2", "--seeds", "2", "--clients", "3", "--workers", "0"]
 
@@ -368,3 +370,40 @@ def test_data_list_names_every_data_set(qunetlab: Any, tmp_path: Path) -> None:
 def test_an_upload_larger_than_float32_is_called_larger() -> None:
     assert against_float32(0.9003) == "90.03 % less"
     assert against_float32(-1.4613) == "146.13 % more"
+
+
+READERS = """
+import json, sys
+from pathlib import Path
+from typer.testing import CliRunner
+from lab.cli.main import app
+import lab.cli.status
+
+run, testbed, jobs = sys.argv[1:]
+heavy = ("numba", "torch", "scipy", "matplotlib", "pennylane", "qiskit", "qcodes", "sklearn")
+found = {}
+for arguments in (["--help"], ["check", testbed], ["compare", run], ["keys", testbed], ["qpu", "jobs", jobs]):
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0 or arguments[0] == "keys", (arguments, result.output, result.exception)
+    found[" ".join(arguments[:1])] = sorted(set(heavy) & set(sys.modules))
+print(json.dumps(found))
+"""
+
+
+def test_commands_that_only_read_load_no_kernels_and_no_frameworks(run: Path, tmp_path: Path) -> None:
+    """They are to be quick, and to work where nothing can be compiled."""
+    from lab.cli.folder import create_folder, template_path
+
+    create_folder(tmp_path / "bench", template_path("simulated-four-node"))
+    (tmp_path / "jobs").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", READERS, str(run), str(tmp_path / "bench"), str(tmp_path / "jobs")],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    loaded = json.loads(done.stdout)
+    assert set(loaded) == {"--help", "check", "compare", "keys", "qpu"}
+    assert set(map(tuple, loaded.values())) == {()}, loaded

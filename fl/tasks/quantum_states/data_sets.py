@@ -175,19 +175,45 @@ def check_data_set(data: StateDataSet) -> None:
 def load_data_set(
     spec: DataSetSpec, folder: Path | None = None, progress: Progress | None = None
 ) -> StateDataSet:
-    """The data set of ``spec`` from the cache in ``folder`` (default: the data folder), made if need be."""
+    """The data set of ``spec`` from the cache in ``folder`` (default: the data folder), made if need be.
+
+    Where it cannot be kept it is made for this process alone, which is told.
+    """
     where = (data_folder() if folder is None else folder) / "quantum-states"
-    where.mkdir(parents=True, exist_ok=True)
     path = where / f"{spec.name}-{spec.digest[:12]}.npz"
-    with _one_at_a_time(where / f".{path.stem}.lock"):
-        if path.exists():
-            try:
-                return read_data_set(spec, path)
-            except DataError as error:
-                (progress or log.warning)(f"{path} is not usable and is made anew: {error}")
-        data = make_data_set(spec, progress or log.info)
-        check_data_set(data)
-        write_data_set(data, path)
+    warn = progress or log.warning
+    data = _kept(spec, path, warn)
+    if data is not None:
+        return data
+    try:
+        where.mkdir(parents=True, exist_ok=True)
+        with _one_at_a_time(where / f".{path.stem}.lock"):
+            data = _kept(spec, path, warn)
+            if data is None:
+                data = _made(spec, progress)
+                write_data_set(data, path)
+    except OSError as error:
+        warn(
+            f"the quantum states cannot be kept ({error}) and are made anew by every process; set QUNETLAB_DATA "
+            "to a folder that can be written"
+        )
+    return _made(spec, progress) if data is None else data
+
+
+def _kept(spec: DataSetSpec, path: Path, warn: Progress) -> StateDataSet | None:
+    """The data set in the cache file, None if it is not there or not usable."""
+    if not path.exists():
+        return None
+    try:
+        return read_data_set(spec, path)
+    except DataError as error:
+        warn(f"{path} is not usable and is made anew: {error}")
+        return None
+
+
+def _made(spec: DataSetSpec, progress: Progress | None) -> StateDataSet:
+    data = make_data_set(spec, progress or log.info)
+    check_data_set(data)
     return data
 
 

@@ -19,12 +19,13 @@ def test_an_exponential_decay_is_followed_back_exactly() -> None:
     assert errors.shape == (2, 2)
 
 
+@pytest.mark.filterwarnings("error")
 def test_a_line_is_taken_where_values_are_not_clear_of_zero_or_grow() -> None:
     near = 0.01 - 0.004 * X
     growing = 0.3 + 0.02 * X
-    values = np.stack([near, growing], axis=1)
-    found, _ = to_zero_noise(values, np.full((3, 2), 0.01), FACTORS, 4096)
-    np.testing.assert_allclose(found, [0.01, 0.3], atol=1e-12)
+    values = np.stack([near, growing, 0 * X], axis=1)
+    found, _ = to_zero_noise(values, np.full((3, 3), 0.01), FACTORS, 4096)
+    np.testing.assert_allclose(found, [0.01, 0.3, 0.0], atol=1e-12)
 
 
 @pytest.mark.parametrize("start", [0.9, 0.3, 0.02, -0.6])

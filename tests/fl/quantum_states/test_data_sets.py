@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 from pathlib import Path
 
@@ -137,6 +138,40 @@ def test_a_damaged_cache_is_reported_and_made_anew(
     assert str(path) in told[0]
     assert "made anew: SHA-256" in told[0]
     assert np.array_equal(read_data_set(tiny.spec, path).states, tiny.states)
+
+
+def test_where_nothing_can_be_kept_the_states_are_made_and_that_is_told(
+    tiny: StateDataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[DataSetSpec] = []
+
+    def make(spec: DataSetSpec, progress: object) -> StateDataSet:
+        made.append(spec)
+        return tiny
+
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(data_sets, "make_data_set", make)
+    told: list[str] = []
+    (tmp_path / "no-folder").touch()
+    for folder in (tmp_path / "no-folder", tmp_path):
+        monkeypatch.setattr(data_sets, "replace_file", full)
+        assert load_data_set(tiny.spec, folder, told.append) is tiny
+    assert len(made) == 2
+    assert "no-folder" in told[0]
+    assert "No space left on device" in told[1]
+    assert all("set QUNETLAB_DATA to a folder that can be written" in text for text in told)
+
+
+def test_a_cache_that_can_only_be_read_is_enough(
+    tiny: StateDataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data_sets, "make_data_set", lambda spec, progress: tiny)
+    load_data_set(tiny.spec, tmp_path)
+    (tmp_path / "quantum-states" / f".{tiny.spec.name}-{tiny.spec.digest[:12]}.lock").unlink()
+    monkeypatch.setattr(data_sets, "_one_at_a_time", lambda path: pytest.fail("wrote to the cache"))
+    assert np.array_equal(load_data_set(tiny.spec, tmp_path).states, tiny.states)
 
 
 def test_the_oracle_is_the_best_threshold(tiny: StateDataSet) -> None:
