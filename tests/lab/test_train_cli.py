@@ -380,7 +380,7 @@ from lab.cli.main import app
 import lab.cli.status
 
 run, testbed, jobs = sys.argv[1:]
-heavy = ("numba", "torch", "scipy", "matplotlib", "pennylane", "qiskit", "qcodes", "sklearn")
+heavy = ("numba", "torch", "matplotlib", "pennylane", "qiskit", "qcodes", "sklearn")
 found = {}
 for arguments in (["--help"], ["check", testbed], ["compare", run], ["keys", testbed], ["qpu", "jobs", jobs]):
     result = CliRunner().invoke(app, arguments)
