@@ -80,8 +80,8 @@ class Protocol(Section):
     slots_per_frame: Annotated[int, Field(ge=2048, le=2**24)] = 2**22
     samples_per_slot: Annotated[int, Field(ge=2, le=64)] = 2
     pulses_per_block: Annotated[int, Field(ge=2048, le=10**13)] = 100_000_000
-    eps_sec: Annotated[float, Field(gt=0, lt=1)] = 1e-10
-    eps_cor: Annotated[float, Field(gt=0, lt=1)] = 1e-15
+    eps_sec: Annotated[float, Field(ge=1e-80, lt=1)] = 1e-10
+    eps_cor: Annotated[float, Field(ge=1e-80, lt=1)] = 1e-15
     f_ec: Annotated[float, Field(ge=1, le=2)] = 1.10
     gate_ns: Positive = 1.0
     intensity_tolerance_db: NonNegative = 0.1

@@ -179,6 +179,15 @@ def clippings_of(run: Run) -> list[Clipping | None]:
     return [msgspec.convert(record.get("clipping"), Clipping | None) for record in run.rounds]
 
 
+def pair_epsilon(run: Run, pair: tuple[str, str]) -> dict[str, float]:
+    """What may have gone wrong with a pair: each end booked the tags that it checked, both the same blocks."""
+    first = run.epsilons.get(pair[0], {}).get(pair[1], {})
+    second = run.epsilons.get(pair[1], {}).get(pair[0], {})
+    sec, cor = (max(end.get(kind, 0.0) for end in (first, second)) for kind in ("sec", "cor"))
+    auth = first.get("auth", 0.0) + second.get("auth", 0.0)
+    return {"sec": sec, "cor": cor, "auth": auth, "total": sec + cor + auth}
+
+
 def pair_row(run: Run, pair: tuple[str, str]) -> dict[str, Any]:
     """Totals of one pair; QBER and f are weighted by sifted bits."""
     from orchestrator.protocols.block_planning import plan_for
@@ -215,6 +224,7 @@ def pair_row(run: Run, pair: tuple[str, str]) -> dict[str, Any]:
         "stored_bits": ledger.get("stored", 0),
         "authentication_bits": ledger.get("authentication", 0),
         "burnt_bits": ledger.get("burnt", 0),
+        "epsilon": pair_epsilon(run, pair),
     }
 
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
+from orchestrator.protocols.epsilons import ParameterError
 from orchestrator.protocols.planner import keyrate_report
 
 PROTOCOLS = ("four-phase",)
+OPTIONS = {"loss_a_db": "--loss-db-a", "loss_b_db": "--loss-db-b", "n_pulses": "--pulses"}
+"""Options that are not called as the argument they set."""
 
 
 def keyrate_command(
@@ -29,7 +34,7 @@ def keyrate_command(
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"unknown protocol {protocol!r}; known: {', '.join(PROTOCOLS)}")
-    if n_pulses is not None and (n_pulses < 1 or n_pulses != int(n_pulses)):
+    if n_pulses is not None and not (math.isfinite(n_pulses) and n_pulses == int(n_pulses)):
         raise ValueError(f"--pulses must be a whole number of pulses, got {n_pulses:g}")
     settings = {"mu_a": mu_a, "mu_b": mu_b, "p_x": p_x}
     missing = [f"--{name.replace('_', '-')}" for name, value in settings.items() if value is None]
@@ -37,14 +42,18 @@ def keyrate_command(
         settings = dict.fromkeys(settings)
     elif missing:
         raise ValueError(f"give {', '.join(missing)}, or --optimize to have them chosen")
-    return keyrate_report(
-        loss_a_db,
-        loss_b_db,
-        visibility,
-        dark_count,
-        f_ec,
-        None if n_pulses is None else int(n_pulses),
-        eps_sec,
-        eps_cor,
-        **settings,
-    )
+    try:
+        return keyrate_report(
+            loss_a_db,
+            loss_b_db,
+            visibility,
+            dark_count,
+            f_ec,
+            None if n_pulses is None else int(n_pulses),
+            eps_sec,
+            eps_cor,
+            **settings,
+        )
+    except ParameterError as error:
+        option = OPTIONS.get(error.name, f"--{error.name.replace('_', '-')}")
+        raise ValueError(f"{option} {error.text}") from None

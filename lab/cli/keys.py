@@ -6,6 +6,7 @@ A store has one owner at a time: while its node runs, ask the orchestrator with 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ def show_stock(path: Path, state: Path | None, as_json: bool) -> int:
         with KeyStore.open(store_path, user, Kek.from_file(folder / SECRETS / user / "store.key")) as store:
             for peer in store.peers():
                 ledger = store.ledger(peer)
+                epsilons = store.epsilons(peer)
                 stock = {str(lane): bits for lane, bits in store.stock(peer).items()}
                 rows.append(
                     {
@@ -42,6 +44,7 @@ def show_stock(path: Path, state: Path | None, as_json: bool) -> int:
                         "delivered": ledger.delivered,
                         "authentication": ledger.authentication,
                         "burnt": ledger.burnt,
+                        "epsilons": {**asdict(epsilons), "total": epsilons.total},
                     }
                 )
     if not rows:
@@ -55,6 +58,14 @@ def show_stock(path: Path, state: Path | None, as_json: bool) -> int:
         lanes = ", ".join(f"{lane} {bits:,}" for lane, bits in row["lanes"].items())
         typer.echo(
             f"{row['node']} with {row['peer']}: {lanes} bits in stock; produced {row['produced']:,}, "
-            f"delivered {row['delivered']:,}, authentication {row['authentication']:,}, burnt {row['burnt']:,}"
+            f"delivered {row['delivered']:,}, authentication {row['authentication']:,}, burnt {row['burnt']:,}; "
+            f"{_epsilons(row['epsilons'])}"
         )
     return 0
+
+
+def _epsilons(sums: dict[str, float]) -> str:
+    return (
+        f"epsilons {sums['total']:.2g} (secrecy {sums['sec']:.2g}, correctness {sums['cor']:.2g} over "
+        f"{sums['blocks']:,} blocks, authentication {sums['auth']:.2g} over {sums['tags']:,} tags checked here)"
+    )

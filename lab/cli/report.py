@@ -57,6 +57,7 @@ def _pair_table(pairs: list[Report]) -> str:
         "planned",
         "kbit per wall second on the ring",
         "aborted blocks",
+        "epsilons, added up",
     ]
     rows = [
         [
@@ -71,6 +72,7 @@ def _pair_table(pairs: list[Report]) -> str:
             f"{row['planned_bits_per_ring_second'] / 1000:.1f}",
             f"{row['secret_bits_per_wall_second'] / 1000:.1f}",
             str(row["aborted_blocks"]),
+            f"{row['epsilon']['total']:.2g}",
         ]
         for row in pairs
     ]

@@ -58,6 +58,7 @@ class Run:
         self.aborted_rounds: list[Event] = []
         self.finished: Event = {}
         self.ledgers: dict[str, dict[str, dict[str, int]]] = {}
+        self.epsilons: dict[str, dict[str, dict[str, float]]] = {}
         self.instrument_states: dict[str, Any] = {}
         self.unsafe: list[str] | None = None
         """Instruments found out of their safe state at the end; None while that is not known."""
@@ -147,6 +148,7 @@ class Run:
             self.finished = event
         elif kind == "ledger":
             self.ledgers[name] = event["peers"]
+            self.epsilons[name] = event["epsilons"]
         elif event.get("stopped") and name == "simulate":
             self.instrument_states = event["states"]
             self.unsafe = unsafe_instruments(self.testbed, event["states"])

@@ -7,6 +7,7 @@ Bits are durable as spent before they are returned, and offsets never go back (Q
 from __future__ import annotations
 
 from orchestrator.keystore.core import Core
+from orchestrator.keystore.epsilons import EpsilonLedger, add_epsilons
 from orchestrator.keystore.errors import AuthLaneExhaustedError, RefusedError, ReplayError
 from orchestrator.keystore.lanes import (
     AUTH_STOP_BITS,
@@ -51,9 +52,10 @@ class AuthKeys:
         core.shred(_TAKES_PER_SHRED)
         return run.start, bits
 
-    def take_incoming(self, offset: int, n_bits: int) -> SecretBits:
+    def take_incoming(self, offset: int, n_bits: int, forgery: float = 0.0) -> SecretBits:
         """The bits that the peer used at ``offset``; bits skipped on the way there are burnt.
 
+        ``forgery``: with which probability the tag that was checked could have been forged; booked with them.
         Raises ReplayError below the own head.  The offset of a message that nobody has verified yet is
         the attacker's choice: verify with :meth:`peek_incoming` first.
         """
@@ -61,6 +63,7 @@ class AuthKeys:
         with self._core.transaction():
             self._check_incoming(wanted)
             bits = self._spend(self._incoming, wanted)
+            self._book(forgery)
         self._core.shred(_TAKES_PER_SHRED)
         return bits
 
@@ -74,6 +77,15 @@ class AuthKeys:
         with self._core.lock:
             self._check_incoming(wanted)
             return self._core.pieces.peek(self._peer, self._incoming, wanted)
+
+    def wrong_tag(self, forgery: float) -> None:
+        """A tag was checked and did not fit: the try had this chance of passing, and is booked too."""
+        with self._core.transaction():
+            self._book(forgery)
+
+    def _book(self, forgery: float) -> None:
+        if forgery:
+            add_epsilons(self._core, self._peer, EpsilonLedger(auth=forgery, tags=1))
 
     def _check_incoming(self, wanted: Range) -> None:
         _check_size(wanted.n_bits)

@@ -18,7 +18,7 @@ from typing import Any
 from orchestrator.durable import sync_path
 from orchestrator.keystore.errors import StoreBusyError, StoreError, StoreSettingsError
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 APPLICATION_ID = 0x514E_4B53  # "QNKS"
 
 SETTINGS: tuple[tuple[str, str, object], ...] = (
@@ -86,9 +86,16 @@ CREATE TABLE begun (
     STRICT, WITHOUT ROWID;
 """
 
+EPSILONS = """
+CREATE TABLE epsilons (
+    peer TEXT PRIMARY KEY REFERENCES peers, sec REAL NOT NULL, cor REAL NOT NULL, auth REAL NOT NULL,
+    blocks INTEGER NOT NULL, tags INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+"""
+
 MIGRATIONS: dict[int, str] = {
     1: "ALTER TABLE peers ADD COLUMN generation INTEGER NOT NULL DEFAULT 0;\n" + MAC_KEYS,
     2: KEPT_SECRETS,
+    3: EPSILONS,
 }
 """Format of a file: what makes it one of the next format, in the same transaction as the number."""
 
@@ -158,7 +165,7 @@ class Database:
                 )
 
     def _create_schema(self) -> None:
-        self._execute_all(SCHEMA + MAC_KEYS + KEPT_SECRETS)
+        self._execute_all(SCHEMA + MAC_KEYS + KEPT_SECRETS + EPSILONS)
         self._db.execute(f"PRAGMA application_id={APPLICATION_ID}")
         self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 

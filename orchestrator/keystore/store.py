@@ -36,6 +36,7 @@ from orchestrator.keystore.auth import AuthKeys
 from orchestrator.keystore.core import Core, LaneState
 from orchestrator.keystore.database import Database
 from orchestrator.keystore.deposits import Deposits, PendingDeposit
+from orchestrator.keystore.epsilons import EpsilonLedger, add_epsilons, epsilons_of
 from orchestrator.keystore.errors import RefusedError, StoreError
 from orchestrator.keystore.generations import Generations
 from orchestrator.keystore.lanes import (
@@ -204,6 +205,17 @@ class KeyStore:
         with self._core.lock:
             stocks = {peer: self.stock(peer) for peer in self.peers()}
         return tuple(p for p, stock in stocks.items() if min(stock[a] for a in AUTH_LANES) < AUTH_ALARM_BITS)
+
+    def book_block(self, peer: str, *, sec: float, cor: float) -> None:
+        """Add the epsilons of a block to the books, durably; before its key is stored."""
+        with self._core.transaction():
+            self.role(peer)
+            add_epsilons(self._core, peer, EpsilonLedger(sec=sec, cor=cor, blocks=1))
+
+    def epsilons(self, peer: str) -> EpsilonLedger:
+        """What this node relied on with ``peer`` so far, added up."""
+        with self._core.lock:
+            return epsilons_of(self._core, peer)
 
     # Blocks of key.
 

@@ -18,6 +18,7 @@ from msgspec import Meta
 
 from orchestrator.keystore.errors import RefusedError, TamperedError
 from orchestrator.keystore.store import KeyStore
+from orchestrator.protocols.epsilons import forgery_bound
 from orchestrator.secret import SecretBits
 from orchestrator.wire.channel import Channel
 from orchestrator.wire.codec import Message, WireError, decode, encode
@@ -132,9 +133,11 @@ class TaggedChannel:
         data = _bound(generation, self._peer, self._own, message.offset, message.n_keys, message.body)
         fits = one_time_tag_fits(own, data, message.tag)
         _wipe([secret, own])
+        forgery = forgery_bound(len(data))
         if not fits:
+            self._auth.wrong_tag(forgery)
             raise TamperedError(f"a message of {self._peer} carries a wrong tag; the session is dropped")
-        self._auth.take_incoming(message.offset, n_bits).wipe()
+        self._auth.take_incoming(message.offset, n_bits, forgery).wipe()
         return others
 
 

@@ -13,13 +13,13 @@ epoch, slot, block and the place of the key in its lane.
 
 from __future__ import annotations
 
-import math
 import struct
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from orchestrator.keystore.errors import KeysShortError, ReplayError
 from orchestrator.postprocessing.verification import one_time_tag
+from orchestrator.protocols.epsilons import forgery_bound as forgery_bound
 from orchestrator.secret import SecretBits
 
 Role = Literal["first", "second"]
@@ -39,8 +39,14 @@ class AuthKeys(Protocol):
     def peek_incoming(self, offset: int, n_bits: int) -> SecretBits:
         """The bits at ``offset`` of the peer's lane, spending nothing: the offset comes with a tag not yet checked."""
 
-    def take_incoming(self, offset: int, n_bits: int) -> SecretBits:
-        """The same bits once the tag was right; what lies before is burnt, what was used is refused."""
+    def take_incoming(self, offset: int, n_bits: int, forgery: float = 0.0) -> SecretBits:
+        """The same bits once the tag was right; what lies before is burnt, what was used is refused.
+
+        ``forgery``: with which probability a wrong tag would have passed, for the books of the pair.
+        """
+
+    def wrong_tag(self, forgery: float) -> None:
+        """A tag did not fit; the try had this chance, and is booked as well."""
 
 
 class MemoryAuthKeys:
@@ -51,6 +57,8 @@ class MemoryAuthKeys:
         self._incoming = incoming
         self.outgoing_head = 0
         self.incoming_head = 0
+        self.forgery = 0.0
+        """Probability that any of the tags checked so far was forged, at most."""
 
     def take_outgoing(self, n_bits: int) -> tuple[int, SecretBits]:
         offset = self.outgoing_head
@@ -68,10 +76,14 @@ class MemoryAuthKeys:
             raise KeysShortError("peer", "incoming", offset + n_bits - len(self._incoming))
         return self._incoming.take(offset, n_bits)
 
-    def take_incoming(self, offset: int, n_bits: int) -> SecretBits:
+    def take_incoming(self, offset: int, n_bits: int, forgery: float = 0.0) -> SecretBits:
         bits = self.peek_incoming(offset, n_bits)
         self.incoming_head = offset + n_bits
+        self.forgery += forgery
         return bits
+
+    def wrong_tag(self, forgery: float) -> None:
+        self.forgery += forgery
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +141,3 @@ class Transcript:
 
 def _entry(data: bytes) -> bytes:
     return struct.pack("<Q", len(data)) + data
-
-
-def forgery_bound(n_bytes: int) -> float:
-    """Probability that a changed transcript of at most ``n_bytes`` passes one tag."""
-    return 8.0 * math.ceil(n_bytes / 16) / 2.0**106

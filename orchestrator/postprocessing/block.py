@@ -34,7 +34,7 @@ from orchestrator.light.clicks import BlockClicks
 from orchestrator.postprocessing import messages as m
 from orchestrator.postprocessing import verification
 from orchestrator.postprocessing.amplification import amplify, draw_seed, seed_bytes
-from orchestrator.postprocessing.authentication import AuthKeys, BlockId, Role, Transcript
+from orchestrator.postprocessing.authentication import AuthKeys, BlockId, Role, Transcript, forgery_bound
 from orchestrator.postprocessing.cascade import (
     MIN_BITS,
     SEED_BYTES,
@@ -68,11 +68,26 @@ _HINT_ROUNDS = 200.0
 
 
 @dataclass(frozen=True, slots=True)
+class BlockEpsilons:
+    """What a finished block adds to the epsilons of its pair.
+
+    ``sec`` as planned; ``cor``, what the verification really bounds (at most the plan's eps_cor), with that many
+    ``tags``; ``auth``, that the transcript's tag of either direction was forged, for the bytes it covered.
+    """
+
+    sec: float
+    cor: float
+    auth: float
+    tags: int
+
+
+@dataclass(frozen=True, slots=True)
 class BlockResult:
     """A finished block; ``key`` is None where the length is 0, and ``no_key_reason`` says why.
 
     ``qber`` is the X error rate, exact where the block was reconciled and estimated from YY otherwise; ``f_ec`` is
-    parity bits over ``n_x h(qber)``; ``leak_bits`` counts every parity bit and one for the verification.
+    parity bits over ``n_x h(qber)``; ``leak_bits`` counts every parity bit and one per verification tag.
+    ``epsilons`` belongs to ``key``.
     """
 
     key: SecretBits | None
@@ -87,6 +102,7 @@ class BlockResult:
     secret_bits: int
     phase_error_upper: float
     no_key_reason: str = ""
+    epsilons: BlockEpsilons | None = None
 
 
 @dataclass(slots=True)
@@ -206,21 +222,25 @@ def _make_key(state: _Block, clicks: BlockClicks, sifted: SiftedBits) -> BlockRe
     hint = _qber_hint(state.plan, counts)
     done = (_reconcile_first if state.talk.role == "first" else _reconcile_second)(state, sifted, hint, seeds)
     state.secrets.append(done)
+    tags = state.plan.verification_tags(sifted.n_x)
     counts = replace(
-        counts, leak_bits=done.parity_bits + verification.LEAK_BITS, xx_errors=done.corrected_bits
+        counts, leak_bits=done.parity_bits + tags * verification.LEAK_BITS, xx_errors=done.corrected_bits
     )
     length = _length(state, counts)
     if not length.bits:
         return _without_key(state, counts, length, done.rounds)
     state.enter("verification")
-    _verify(state, done.bits, sifted.n_x)
+    _verify(state, done.bits, sifted.n_x, tags)
     state.enter("authentication")
     seed = _agree_on_seed(state, sifted.n_x, length.bits)
-    _authenticate(state)
+    eps_auth = _authenticate(state)
     state.enter("amplification")
     key = amplify(done.bits, sifted.n_x, length.bits, seed)
     state.progress("done", 1.0)
-    return _result(counts, length, done.rounds, key)
+    epsilons = BlockEpsilons(
+        state.plan.eps_sec, verification.undetected_error_bound(sifted.n_x, tags), eps_auth, tags
+    )
+    return _result(counts, length, done.rounds, key, epsilons=epsilons)
 
 
 def _disclose_tests(state: _Block, clicks: BlockClicks, sifted: SiftedBits) -> tuple[BlockCounts, bytes]:
@@ -301,32 +321,44 @@ def _expected_parities(n_bits: int, qber: float) -> float:
     return max(1.06 * n_bits * binary_entropy(qber), 1.0)
 
 
-def _verify(state: _Block, bits: PackedBits, n_bits: int) -> None:
+def _verify(state: _Block, bits: PackedBits, n_bits: int, tags: int) -> None:
     """Abort unless both users hold the same bits."""
-    talk = state.talk
+    talk, key_bits = state.talk, tags * verification.KEY_BITS
     if talk.role == "first":
-        offset, key = state.auth.take_outgoing(verification.KEY_BITS)
+        offset, key = state.auth.take_outgoing(key_bits)
         talk.send(m.VerificationTag(key_offset=offset, tag=verification.block_tag(key, bits, n_bits)))
         key.wipe()
         equal = talk.receive(m.Verdict).equal
     else:
         message = talk.receive(m.VerificationTag)
-        equal = _tag_fits(state, message, lambda key: verification.block_tag(key, bits, n_bits))
+        forgery = verification.undetected_error_bound(n_bits, tags)
+        equal = _tag_fits(
+            state, message, lambda key: verification.block_tag(key, bits, n_bits), key_bits, forgery
+        )
         talk.send(m.Verdict(equal=equal))
     if not equal:
         talk.abort("verification failed: the two users' bits differ after reconciliation")
 
 
 def _tag_fits(
-    state: _Block, message: m.VerificationTag | m.TranscriptTag, own_tag: Callable[[SecretBits], bytes]
+    state: _Block,
+    message: m.VerificationTag | m.TranscriptTag,
+    own_tag: Callable[[SecretBits], bytes],
+    n_bits: int,
+    forgery: float,
 ) -> bool:
-    """Whether the peer's tag is ours; only a right tag's key is spent, so that a forged offset burns nothing."""
-    offset, n_bits = message.key_offset, verification.KEY_BITS
+    """Whether the peer's tag is ours; only a right tag's key is spent, so that a forged offset burns nothing.
+
+    ``n_bits``: length of its one-time keys; ``forgery``: with which probability a wrong one would have passed.
+    """
+    offset = message.key_offset
     key = state.auth.peek_incoming(offset, n_bits)
     fits = verification.tags_equal(message.tag, own_tag(key))
     key.wipe()
     if fits:
-        state.auth.take_incoming(offset, n_bits).wipe()
+        state.auth.take_incoming(offset, n_bits, forgery).wipe()
+    else:
+        state.auth.wrong_tag(forgery)
     return fits
 
 
@@ -345,18 +377,29 @@ def _agree_on_seed(state: _Block, n_bits: int, key_bits: int) -> bytes:
     return message.seed
 
 
-def _authenticate(state: _Block) -> None:
-    """Exchange and check the tags over the transcript, then tell each other."""
+def _authenticate(state: _Block) -> float:
+    """Exchange and check the tags over the transcript, then tell each other.
+
+    Returns the probability that either tag was forged, at most.
+    """
     talk = state.talk
     talk.recording = False
     offset, key = state.auth.take_outgoing(verification.KEY_BITS)
     talk.send(m.TranscriptTag(key_offset=offset, tag=talk.transcript.tag(key, talk.role, offset)))
     key.wipe()
     theirs = talk.receive(m.TranscriptTag)
-    if not _tag_fits(state, theirs, lambda key: talk.transcript.tag(key, talk.peer, theirs.key_offset)):
+    forgery = forgery_bound(talk.transcript.n_bytes)
+    if not _tag_fits(
+        state,
+        theirs,
+        lambda key: talk.transcript.tag(key, talk.peer, theirs.key_offset),
+        verification.KEY_BITS,
+        forgery,
+    ):
         talk.abort("transcript tag mismatch: a message or an announcement was changed on its way")
     talk.send(m.Accepted())
     talk.receive(m.Accepted)
+    return 2 * forgery
 
 
 def _without_key(state: _Block, counts: BlockCounts, length: KeyLength, rounds: int = 0) -> BlockResult:
@@ -368,7 +411,12 @@ def _without_key(state: _Block, counts: BlockCounts, length: KeyLength, rounds: 
 
 
 def _result(
-    counts: BlockCounts, length: KeyLength, rounds: int, key: SecretBits | None, reason: str = ""
+    counts: BlockCounts,
+    length: KeyLength,
+    rounds: int,
+    key: SecretBits | None,
+    reason: str = "",
+    epsilons: BlockEpsilons | None = None,
 ) -> BlockResult:
     errors, n = (
         (counts.yy_errors, counts.n_yy) if counts.xx_errors is None else (counts.xx_errors, counts.n_xx)
@@ -382,12 +430,15 @@ def _result(
         m_y=counts.yy_errors,
         n_coin=counts.n_coin,
         qber=qber,
-        f_ec=(counts.leak_bits - verification.LEAK_BITS) / entropy if rounds and entropy else 0.0,
+        f_ec=(counts.leak_bits - (epsilons.tags if epsilons else 1) * verification.LEAK_BITS) / entropy
+        if rounds and entropy
+        else 0.0,
         leak_bits=counts.leak_bits,
         rounds=rounds,
         secret_bits=length.bits,
         phase_error_upper=length.phase_error_upper,
         no_key_reason=reason,
+        epsilons=epsilons,
     )
 
 

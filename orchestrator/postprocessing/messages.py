@@ -27,6 +27,7 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=2**48)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 Reason = Annotated[str, msgspec.Meta(max_length=200)]
 Tag = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+Tags = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16 * 16)]
 Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Array = Annotated[bytes, msgspec.Meta(max_length=2**26)]
 
@@ -81,10 +82,13 @@ class Reconciled(Message, frozen=True):
 
 
 class VerificationTag(Message, frozen=True):
-    """One-time Poly1305 tag over the first user's block; ``key_offset`` is its place in the sender's lane."""
+    """One-time Poly1305 tags over the first user's block, 16 bytes each, as many as eps_cor asks for.
+
+    ``key_offset`` is the place of their keys in the sender's lane.
+    """
 
     key_offset: Count
-    tag: Tag
+    tag: Tags
 
 
 class Verdict(Message, frozen=True):

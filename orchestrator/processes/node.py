@@ -37,10 +37,12 @@ from orchestrator.wire.channel import Channel
 from orchestrator.wire.messages import (
     BlockReport,
     Demand,
+    Fields,
     LeaseOffer,
     LightStatistics,
     PairStock,
     Stock,
+    Telemetry,
 )
 
 logger = logging.getLogger(__name__)
@@ -70,6 +72,10 @@ class Block:
     def name(self) -> str:
         """The block's id, the same at both nodes."""
         return f"block/{self.epoch}/{self.slot}"
+
+    def peer_of(self, name: str) -> str:
+        """The other user of the pair."""
+        return self.pair[1] if name == self.pair[0] else self.pair[0]
 
 
 class Node:
@@ -168,6 +174,14 @@ class Node:
         """Bits produced, stored, delivered, spent on authentication and burnt, per peer."""
         return {peer: asdict(self._store.ledger(peer)) for peer in self.peers}
 
+    def epsilons(self) -> dict[str, dict[str, float]]:
+        """What may have gone wrong with each peer, added up over its blocks and tags."""
+        return {peer: asdict(self._store.epsilons(peer)) for peer in self.peers}
+
+    def _show_epsilons(self, peer: str) -> None:
+        fields: Fields = {"peer": peer, **asdict(self._store.epsilons(peer))}
+        self._agent.control_send(Telemetry(f"epsilons-{peer}"[:64], fields))
+
     def _on_event(self, event: AgentEvent) -> None:
         if isinstance(event, TopicWaiting) and event.peer in self._workers:
             self._workers[event.peer].offered(event.topic)
@@ -232,6 +246,8 @@ class Node:
                 timeout_s=MESSAGE_TIMEOUT_S,
             )
             if result.key is not None:
+                assert result.epsilons is not None
+                self._store.book_block(peer, sec=result.epsilons.sec, cor=result.epsilons.cor)
                 try:
                     deposit_block(
                         self._store, channel, role, peer, block.name, result.key, timeout_s=MESSAGE_TIMEOUT_S
@@ -268,6 +284,7 @@ class Node:
             logger.warning("%s of %s gave no key: %s", block.name, "-".join(block.pair), reason)
         self._agent.control_send(report)
         self.report_stock()
+        self._show_epsilons(block.peer_of(self.name))
         self._emit(
             {
                 "event": "block",
@@ -283,6 +300,7 @@ class Node:
                 "qber": report.qber,
                 "f_ec": report.f_ec,
                 "phase_error_upper": result.phase_error_upper if result else None,
+                "epsilons": asdict(result.epsilons) if result and result.epsilons else None,
                 "secret_bits": report.secret_bits,
                 "light_s": block.light_s,
                 "light_wall_s": block.light_wall_s,
@@ -341,5 +359,5 @@ def run_node(
             node.serve(stop)
         finally:
             service.close()
-            emit({"event": "ledger", "peers": node.ledgers()})
+            emit({"event": "ledger", "peers": node.ledgers(), "epsilons": node.epsilons()})
             agent.close()

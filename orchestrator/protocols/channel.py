@@ -18,6 +18,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from orchestrator.protocols.epsilons import ParameterError
+
+LOSS_MAX_DB = 200.0
+"""No light is left long before: one photon in 100 million years at 10 GHz."""
+
 
 def transmittance(loss_db: float) -> float:
     """Power transmittance of a loss in dB."""
@@ -48,13 +53,13 @@ class Channel:
 
     def __post_init__(self) -> None:
         for name, loss in (("loss_a_db", self.loss_a_db), ("loss_b_db", self.loss_b_db)):
-            if not (loss >= 0.0 and math.isfinite(loss)):
-                raise ValueError(f"{name} must be a loss of 0 dB or more, got {loss}")
+            if not 0.0 <= loss <= LOSS_MAX_DB:
+                raise ParameterError(name, f"must be a loss of 0 dB to {LOSS_MAX_DB:g} dB, got {loss:g}")
         if not 0.0 < self.visibility <= 1.0:
-            raise ValueError(f"visibility must lie in (0, 1], got {self.visibility}")
+            raise ParameterError("visibility", f"must lie in (0, 1], got {self.visibility:g}")
         if not 0.0 <= self.dark_count < 0.5:
-            raise ValueError(
-                f"dark_count is a probability per slot and detector in [0, 0.5), got {self.dark_count}"
+            raise ParameterError(
+                "dark_count", f"is a probability per slot and detector in [0, 0.5), got {self.dark_count:g}"
             )
 
     @property

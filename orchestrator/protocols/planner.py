@@ -24,6 +24,7 @@ import numpy as np
 
 from orchestrator.bits import BitArray
 from orchestrator.protocols.channel import Channel
+from orchestrator.protocols.epsilons import verification_tags
 from orchestrator.protocols.four_phase import (
     FinitePlan,
     KeyLength,
@@ -140,6 +141,10 @@ class BlockPlan:
         """Expected secret bits per emitted pulse."""
         return self.expected_bits / self.n_pulses
 
+    def verification_tags(self, n_x: int) -> int:
+        """Tags over the corrected block that keep ``eps_cor``."""
+        return verification_tags(n_x, self.eps_cor)
+
     def leak_limit_bits(self, n_x: int) -> int:
         """Parity bits after which the reference side of reconciliation aborts, ``1.3 n h(qber_limit)``."""
         return math.floor(_LEAK_FACTOR * n_x * binary_entropy(self.qber_limit))
@@ -161,7 +166,7 @@ class BlockPlan:
         )
         f = self.finite
         predicted = (f.coin_rounds, f.delta, f.n_x, f.n_y, f.m_y, f.n_s, self.gain, self.qber)
-        text = "qunetlab block plan 1 " + " ".join([*map(str, exact), *(f"{v:.6e}" for v in predicted)])
+        text = "qunetlab block plan 2 " + " ".join([*map(str, exact), *(f"{v:.6e}" for v in predicted)])
         return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
@@ -212,9 +217,11 @@ def block_plan(
     gives key: such a block is not worth starting.  Raises ValueError naming the argument that is out of
     range.
     """
-    _check_limits(qber_limit, eps_cor, gain_tolerance_db)
+    _check_limits(qber_limit, gain_tolerance_db)
     channel = Channel(float(loss_a_db), float(loss_b_db), float(visibility), float(dark_count))
-    scenario = Scenario(channel, float(f_ec), int(n_pulses), float(eps_sec), float(intensity_tolerance_db))
+    scenario = Scenario(
+        channel, float(f_ec), int(n_pulses), float(eps_sec), float(intensity_tolerance_db), float(eps_cor)
+    )
     best = max(
         (scenario.optimise(mu_a, mu_b, steps / P_X_STEPS) for steps in _steps(scenario, mu_a, mu_b, p_x)),
         key=lambda rate: rate.key_rate_per_pulse,
@@ -237,7 +244,7 @@ def block_plan(
         channel=channel,
         f_ec=scenario.f_ec,
         eps_sec=scenario.eps_sec,
-        eps_cor=float(eps_cor),
+        eps_cor=scenario.eps_cor,
         qber_limit=float(qber_limit),
         gain_tolerance_db=float(gain_tolerance_db),
         finite=finite,
@@ -312,11 +319,9 @@ def coin_labels(plan: BlockPlan, n_rounds: int, read_random: Callable[[int], byt
     return labels
 
 
-def _check_limits(qber_limit: float, eps_cor: float, gain_tolerance_db: float) -> None:
+def _check_limits(qber_limit: float, gain_tolerance_db: float) -> None:
     if not 0.0 < qber_limit < 0.5:
         raise ValueError(f"qber_limit must lie strictly between 0 and 0.5, got {qber_limit}")
-    if not 0.0 < eps_cor < 1.0:
-        raise ValueError(f"eps_cor must lie strictly between 0 and 1, got {eps_cor}")
     if not (gain_tolerance_db >= 0.0 and math.isfinite(gain_tolerance_db)):
         raise ValueError(f"gain_tolerance_db must be 0 dB or more, got {gain_tolerance_db}")
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from orchestrator.protocols.channel import Channel
+from orchestrator.protocols.epsilons import PULSES_MAX, ParameterError, check_epsilon, verification_tags
 from orchestrator.protocols.four_phase import (
     MU_MAX,
     KeyLength,
@@ -27,6 +28,11 @@ from orchestrator.protocols.four_phase import (
     predict,
 )
 
+MU_MIN = 1e-100
+P_X_MIN = 1e-6
+F_EC_MAX = 100.0
+TOLERANCE_MAX_DB = 60.0
+"""Limits that leave room for anything that could be built, and none for numbers that overflow on the way."""
 P_X_MIN_FINITE = 0.5
 """Below this the coin label probability ``(pY/pX)**2`` would exceed 1."""
 
@@ -65,18 +71,22 @@ class Scenario:
     n_pulses: int | None = None
     eps_sec: float = 1e-10
     tolerance_db: float = 0.0
+    eps_cor: float = 1e-15
 
     def __post_init__(self) -> None:
-        if not (self.f_ec >= 1.0 and math.isfinite(self.f_ec)):
-            raise ValueError(
-                f"f_ec is the reconciliation efficiency, 1 (Shannon limit) or more, got {self.f_ec}"
+        if not 1.0 <= self.f_ec <= F_EC_MAX:
+            raise ParameterError(
+                "f_ec",
+                f"is the reconciliation efficiency, 1 (Shannon limit) to {F_EC_MAX:g}, got {self.f_ec:g}",
             )
-        if self.n_pulses is not None and self.n_pulses < 1:
-            raise ValueError(f"n_pulses must be at least 1, got {self.n_pulses}")
-        if not 0.0 < self.eps_sec < 1.0:
-            raise ValueError(f"eps_sec must lie strictly between 0 and 1, got {self.eps_sec}")
-        if not (self.tolerance_db >= 0.0 and math.isfinite(self.tolerance_db)):
-            raise ValueError(f"tolerance_db must be 0 dB or more, got {self.tolerance_db}")
+        if self.n_pulses is not None and not 1 <= self.n_pulses <= PULSES_MAX:
+            raise ParameterError("n_pulses", f"must be 1 to {PULSES_MAX:.0e}, got {self.n_pulses:g}")
+        check_epsilon("eps_sec", self.eps_sec)
+        check_epsilon("eps_cor", self.eps_cor)
+        if not 0.0 <= self.tolerance_db <= TOLERANCE_MAX_DB:
+            raise ParameterError(
+                "tolerance_db", f"must be 0 dB to {TOLERANCE_MAX_DB:g} dB, got {self.tolerance_db:g}"
+            )
 
     @property
     def mu_limit(self) -> float:
@@ -86,15 +96,18 @@ class Scenario:
     def check_setting(self, mu_a: float | None, mu_b: float | None, p_x: float | None) -> None:
         """Raise ValueError for a setting outside its range; None stands for "to be optimised"."""
         for name, mu in (("mu_a", mu_a), ("mu_b", mu_b)):
-            if mu is not None and not 0.0 < mu <= self.mu_limit:
-                raise ValueError(
-                    f"{name} is a mean photon number per slot in (0, {self.mu_limit:.4g}]"
-                    f" (the coin bound ends at pi/2, tolerance included), got {mu}"
+            if mu is not None and not MU_MIN <= mu <= self.mu_limit:
+                raise ParameterError(
+                    name,
+                    f"is a mean photon number per slot in [{MU_MIN:g}, {self.mu_limit:.4g}]"
+                    f" (the coin bound ends at pi/2, tolerance included), got {mu:g}",
                 )
-        if p_x is not None and not 0.0 < p_x <= 1.0:
-            raise ValueError(f"p_x is the probability of basis X in (0, 1], got {p_x}")
+        if p_x is not None and not P_X_MIN <= p_x <= 1.0:
+            raise ParameterError("p_x", f"is the probability of basis X in [{P_X_MIN:g}, 1], got {p_x:g}")
         if p_x is not None and self.n_pulses is not None and p_x < P_X_MIN_FINITE:
-            raise ValueError(f"a finite block needs p_x >= 1/2 (coin label probability <= 1), got {p_x}")
+            raise ParameterError(
+                "p_x", f"must be 1/2 or more for a finite block (coin label probability <= 1), got {p_x:g}"
+            )
 
     def expected_length(self, mu_a: float, mu_b: float, p_x: float) -> KeyLength:
         """Secret length of a block whose counts come out as expected; needs ``n_pulses``."""
@@ -105,6 +118,8 @@ class Scenario:
         )
         qber = plan.m_y / plan.n_y if plan.n_y > 0.0 else 0.5
         leak = self.f_ec * plan.n_x * binary_entropy(qber)
+        # f n h is what reconciliation with the usual one tag discloses; eps_cor may ask for more of them.
+        leak += verification_tags(math.ceil(plan.n_x), self.eps_cor) - 1
         return key_length(plan, Observed(plan.n_x, plan.n_y, plan.m_y, plan.n_s, leak))
 
     def objective(self, mu_a: float, mu_b: float, p_x: float) -> float:
@@ -169,14 +184,9 @@ def key_rate(
     eps_sec: float = 1e-10,
     eps_cor: float = 1e-15,
 ) -> KeyRate:
-    """Key rate of a given setting.
-
-    ``eps_cor`` is checked for its range only: verification costs one disclosed bit whatever it is, and the
-    tag that fixes it is padded.
-    """
-    _check_eps_cor(eps_cor)
+    """Key rate of a given setting."""
     channel = Channel(loss_a_db, loss_b_db, visibility, dark_count)
-    return Scenario(channel, f_ec, n_pulses, eps_sec).key_rate(mu_a, mu_b, p_x)
+    return Scenario(channel, f_ec, n_pulses, eps_sec, eps_cor=eps_cor).key_rate(mu_a, mu_b, p_x)
 
 
 def optimise(
@@ -195,9 +205,8 @@ def optimise(
     tolerance_db: float = 0.0,
 ) -> KeyRate:
     """The best (mu_a, mu_b, p_x) of a pair; values given are kept."""
-    _check_eps_cor(eps_cor)
     channel = Channel(loss_a_db, loss_b_db, visibility, dark_count)
-    return Scenario(channel, f_ec, n_pulses, eps_sec, tolerance_db).optimise(mu_a, mu_b, p_x)
+    return Scenario(channel, f_ec, n_pulses, eps_sec, tolerance_db, eps_cor).optimise(mu_a, mu_b, p_x)
 
 
 def keyrate_report(
@@ -218,7 +227,7 @@ def keyrate_report(
 
     Keys: gain, qber, delta (Delta' = Delta/Q, the coin imbalance per success), phase_error (asymptotic
     e_ph, or e_ph^U with ``n_pulses``), key_rate_per_pulse, key_bits (None without ``n_pulses``), mu_a,
-    mu_b, p_x.  Raises ValueError naming the argument that is out of range.
+    mu_b, p_x.  Raises ParameterError naming the argument that is out of range.
     """
     return asdict(
         optimise(
@@ -338,8 +347,3 @@ def _grid(
                 b = min(x_b / root / channel.eta_b, limit) if mu_b is None else mu_b
                 points.append((a, b, p))
     return points
-
-
-def _check_eps_cor(eps_cor: float) -> None:
-    if not 0.0 < eps_cor < 1.0:
-        raise ValueError(f"eps_cor must lie strictly between 0 and 1, got {eps_cor}")

@@ -96,6 +96,9 @@ def test_demo_keys_all_pairs_sums_exactly_and_leaves_everything_safe(
         assert row["pulses"] % SMALL["pulses_per_block"] == 0
         assert row["qber"] == pytest.approx(row["planned_qber"], rel=0.2)
         assert 1.0 < row["f_ec"] < 1.2
+        assert row["epsilon"]["sec"] > 0
+        assert 0 < row["epsilon"]["auth"] < 1e-20, "bounded by what was tagged"
+        assert row["epsilon"]["total"] >= row["epsilon"]["sec"] + row["epsilon"]["cor"]
         assert row["consumed_bits"] == 2 * report["key_demand_bits_per_pair"] // 2
     aggregation = report["aggregation"]
     assert aggregation["mode"] == "otp"

@@ -16,6 +16,7 @@ import pytest
 
 from orchestrator.keystore.database import (
     NETWORK_FILE_SYSTEMS,
+    SCHEMA_VERSION,
     SETTINGS,
     Database,
     file_system_type,
@@ -496,7 +497,7 @@ def test_the_file_is_private_and_names_its_owner(store: KeyStore, path: Path) ->
     with sqlite3.connect(path) as db:
         db.execute("PRAGMA user_version=99")
     db.close()
-    with pytest.raises(StoreError, match="format 99, this program knows 3"):
+    with pytest.raises(StoreError, match=f"format 99, this program knows {SCHEMA_VERSION}"):
         KeyStore.open(path, "alice", KEK)
     with sqlite3.connect(path) as db:
         db.execute("PRAGMA application_id=1")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from orchestrator.keystore.database import SCHEMA_VERSION
 from orchestrator.keystore.lanes import AUTH_LANES, Lane
 from orchestrator.keystore.mac_keys import MAC_KEY_BITS, split_secret
 from orchestrator.keystore.sealing import Kek
@@ -67,7 +68,7 @@ def test_the_keys_are_sealed_and_kept_over_restarts(tmp_path: Path) -> None:
 def as_format_1(path: Path) -> None:
     """Turn a store into one of the first format, which knew neither generations nor reusable keys."""
     with sqlite3.connect(path) as db:
-        for table in ("mac_keys", "kept_secrets", "begun"):
+        for table in ("mac_keys", "kept_secrets", "begun", "epsilons"):
             db.execute(f"DROP TABLE {table}")
         db.execute("ALTER TABLE peers DROP COLUMN generation")
         db.execute("PRAGMA user_version=1")
@@ -87,7 +88,7 @@ def test_a_store_of_the_first_format_is_migrated_and_keeps_its_bits(tmp_path: Pa
             assert not store.mac_keys.proved("bob", 0)
             assert store.role("bob") == "first"
     with sqlite3.connect(tmp_path / "alice") as db:
-        assert db.execute("PRAGMA user_version").fetchone() == (3,)
+        assert db.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
     db.close()
     assert before[1][Lane.AUTH_AB].tail == 65536 - MAC_KEY_BITS
 
