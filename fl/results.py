@@ -46,7 +46,7 @@ class ResultsError(Exception):
     """A results file that cannot be read."""
 
 
-class RoundRow(msgspec.Struct, frozen=True):
+class RoundRow(msgspec.Struct, frozen=True, omit_defaults=True):
     """One round.  ``key_bits`` over all pairs; ``exact`` None where nobody could check the sum.
 
     ``clipping`` is what clip and rounding took (:mod:`fl.clipping`), None where nobody counted it.

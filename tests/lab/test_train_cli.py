@@ -407,3 +407,29 @@ def test_commands_that_only_read_load_no_kernels_and_no_frameworks(run: Path, tm
     loaded = json.loads(done.stdout)
     assert set(loaded) == {"--help", "check", "compare", "keys", "qpu"}
     assert set(map(tuple, loaded.values())) == {()}, loaded
+
+
+@pytest.mark.usefixtures("no_figures")
+@pytest.mark.parametrize(
+    ("clip", "told"),
+    [
+        ("1e-6", "WARNING: the clip is too small: more than 5 % of the update was cut off"),
+        ("1e6", "WARNING: the clip is too large: more than 99 % of the update was rounded to nothing"),
+    ],
+)
+def test_a_clip_that_spoils_the_run_is_told_first_of_all(
+    qunetlab: Any, clip: str, told: str, tmp_path: Path
+) -> None:
+    """Both ended at chance level without a word."""
+    out = tmp_path / "run"
+    few = ("--rounds", "1", "--seeds", "1", "--no-baselines", "--workers", "0")
+    said = qunetlab("train", "digits", "--clip", clip, *few, "--out", str(out))
+    assert said.returncode == 0, said.stderr
+    assert f"4 clients, otp: {told}" in said.stderr
+    assert said.stdout.startswith(f"{told} at 4 of 4 clients")
+    assert "--clip" in said.stdout.splitlines()[0]
+    results = json.loads((out / "results.json").read_text())
+    assert [warning.startswith(told) for warning in results["warnings"]] == [True]
+    assert results["rounds"][0]["clipping"]["clients"] == 4
+    body = (out / "report.html").read_text().partition("<body>")[2].lstrip()
+    assert body.startswith(f"<p class='alarm'>{told}")
