@@ -6,13 +6,15 @@ Which stage a round is in, and what it accepts, :class:`fl.distributed.rounds.Co
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from flwr.app import ArrayRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from fl.aggregation import Aggregation
+from fl.clipping import Clipping, LossBands, clipping_of
+from fl.compression import Compression
 from fl.distributed.messages import Confirmed, Decline, PeerShares, Survivors, header_of
 from fl.distributed.rounds import CollectingRound
 from fl.flower.leaving import read_told
@@ -48,6 +50,20 @@ class OpenRound:
     collecting: CollectingRound
     model: ArrayRecord
     grid: Grid
+    losses: list[LossBands | None] = field(default_factory=list)
+    """What those who uploaded told of clip and rounding."""
+
+    @property
+    def clipping(self) -> Clipping | None:
+        """What clip and rounding took in this round; None before anybody has uploaded."""
+        return clipping_of(self.losses)
+
+    @property
+    def clip(self) -> tuple[float, int]:
+        """(clip, levels) of this round."""
+        config = self.announcement.config
+        quantiser = Compression.from_config(config).quantiser(self.announcement.round)
+        return quantiser.clip, quantiser.levels
 
     @property
     def flower_run(self) -> int:

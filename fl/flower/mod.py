@@ -147,12 +147,14 @@ def _masked(call: Call, announcement: RoundAnnouncement) -> Message:
     call.check_model(flatten(call.model), announcement.n_parameters, announcement.model)
     with call.participant.node_keys() as keys:
         protected = aggregation.stored(agreed, keys)
-        told = Told({})
+        told, bands = Told({}), None
         if protected is None:
             ask_for_keys(announcement, aggregation, keys)
             update, told = update_from(call)
-            protected = protect_update(call, announcement, aggregation, agreed, update, keys)
-    return call.reply(upload_of(call, announcement, aggregation, agreed, protected), protected.packed, told)
+            protected, bands = protect_update(call, announcement, aggregation, agreed, update, keys)
+    return call.reply(
+        upload_of(call, announcement, aggregation, agreed, protected, bands), protected.packed, told
+    )
 
 
 def _evaluated(call: Call, order: Evaluation) -> Message:

@@ -37,6 +37,7 @@ from fl.flower.leaving import MetricNameError, chosen_metrics
 from fl.flower.records import KeySupply
 from fl.flower.simulated import SimulatedDelivery
 from fl.keys import NodeKeys
+from orchestrator.core_files import no_core_files
 from orchestrator.delivery.client import DeliveryClient
 from orchestrator.wire.curve import CurveKeys, load_keys
 
@@ -117,6 +118,7 @@ def _of_node(node: Mapping[str, Any]) -> Participant:
     user = str(node["user"])
     if "testbed" not in node:
         raise SetupError(f'the node_config of {user} names no testbed file: add testbed="FILE"')
+    no_core_files()  # from here on this process of Flower's holds a user's keys
     file = TestbedKeys.read(Path(str(node["testbed"])))
     folder = file.path.parent
     keys = load_keys(Path(str(node.get("secrets") or folder / "secrets")) / f"fl-{user}")

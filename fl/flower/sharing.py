@@ -66,7 +66,7 @@ def train_and_mask(call: Call, message: PeerShares) -> Message:
     everybody = Survivors(agreed.run_id, agreed.round, agreed.participants, senders, senders)
     call.participant.rules.check_survivors(user, announcement.config, everybody)
     update, told = update_from(call)
-    values = quantise(update, announcement, user)
+    values, bands = quantise(update, announcement, user)
     weight = announcement.config.weights_of((user,))[0]
     _spend(call, agreed, channel)
     mask = symbols_from_bytes(held.mask)
@@ -74,7 +74,7 @@ def train_and_mask(call: Call, message: PeerShares) -> Message:
     mask[:] = 0
     protected = ProtectedUpdate(packed, channel.key_bits_used)
     _keep(call, announcement, "uploaded", channel, b"", shares)
-    return call.reply(upload_of(call, announcement, aggregation, agreed, protected), packed, told)
+    return call.reply(upload_of(call, announcement, aggregation, agreed, protected, bands), packed, told)
 
 
 def confirm(call: Call, message: Survivors) -> Message:

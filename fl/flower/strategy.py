@@ -27,6 +27,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result
 
 from fl.aggregation import MODES, AggregationError, aggregation_for, model_digest
+from fl.clipping import Clipping, clip_warnings
 from fl.compression import Compression
 from fl.config import FLConfig
 from fl.distributed.messages import Decline, Shares, Upload
@@ -56,7 +57,8 @@ class RoundOutcome:
     ``dropped`` are participants that are not in the sum.  ``upload_bytes`` is everything that clients gave,
     ``key_bits`` counts every pad once, over all pairs: used, or burnt by an aborted round, as far as the clients
     told; what a client burnt that never answered again is only in its node's ledger.  ``security`` is the
-    label of the mode, ``key_supply`` says whether keys came from nodes or were simulated.
+    label of the mode, ``key_supply`` says whether keys came from nodes or were simulated.  ``clipping`` is what
+    clip and rounding took, as coarsely as clients tell it (:mod:`fl.clipping`).
     """
 
     round: int
@@ -68,12 +70,16 @@ class RoundOutcome:
     security: str
     key_supply: str
     duration_s: float
+    clipping: Clipping | None = None
 
     @property
     def metrics(self) -> MetricRecord:
         """The numbers of it, for Flower's history."""
+        lost = self.clipping
+        shares = {} if lost is None else {"qkd-clipped": lost.clipped, "qkd-vanished": lost.vanished}
         return MetricRecord(
             {
+                **shares,
                 "qkd-round": self.round,
                 "qkd-aborted": int(bool(self.reason)),
                 "qkd-participants": len(self.participants),
@@ -286,6 +292,8 @@ class QkdFedAvg(FedAvg):
                     raise WireError("an evaluation is no part of a round")
                 burnt = answer.key_bits if isinstance(answer, Upload | Shares) else 0
                 collecting.take(user, answer, given.payload, now_s)
+                if isinstance(answer, Upload):
+                    current.losses.append(answer.losses)
                 told[user] = given.told
             except (WireError, IdentityError, UploadRefusedError) as error:
                 refused = Decline(collecting.run_id, collecting.number, str(error)[:1000], burnt)
@@ -329,7 +337,12 @@ class QkdFedAvg(FedAvg):
             current.aggregation.security,
             self.roster.key_supply,
             round(time.monotonic() - collecting.started_s, 3),
+            current.clipping,
         )
+        for warning in clip_warnings(
+            (outcome.clipping,), *current.clip, named=lambda name: f"{name} of the SecureRun"
+        ):
+            _log.warning("round %d: %s", collecting.number, warning)
         self.outcomes.append(outcome)
         self._last = outcome
         return outcome

@@ -13,6 +13,7 @@ from flwr.app import ArrayRecord
 
 from fl.aggregation import Aggregation
 from fl.aggregation.base import Holdings, Workshop
+from fl.clipping import LossBands
 from fl.compression import Compression
 from fl.distributed.messages import Upload, header_of
 from fl.flower.arrays import change, model_record
@@ -43,15 +44,20 @@ def update_from(call: Call) -> tuple[Parameters, Told]:
     return update, told_of(trained, call.participant.public_metrics)
 
 
-def quantise(update: Parameters, announcement: RoundAnnouncement, user: str) -> npt.NDArray[np.int64]:
-    """The integers to send for an update; raises UpdateNotFiniteError."""
+def quantise(
+    update: Parameters, announcement: RoundAnnouncement, user: str
+) -> tuple[npt.NDArray[np.int64], LossBands]:
+    """The integers to send for an update, and what may be told of what they lost; raises UpdateNotFiniteError."""
     config, number = announcement.config, announcement.round
     compression = Compression.from_config(config)
     check_finite(update, client=user, round_number=number)
     sent = update[compression.coordinates(config.seed, number, update.size)]
     rng = quantisation_rng(config.seed, number, config.clients.index(user))
-    values = compression.quantiser(number).quantise(sent, rng, client=user, round_number=number)
-    return values.astype(np.int64)
+    quantiser = compression.quantiser(number)
+    values, losses = quantiser.quantise_counted(sent, rng, client=user, round_number=number)
+    if warning := losses.warning(quantiser.clip, quantiser.levels):
+        _log.warning("%s, round %d: %s", user, number, warning)
+    return values.astype(np.int64), losses.bands
 
 
 def ask_for_keys(announcement: RoundAnnouncement, aggregation: Aggregation, keys: NodeKeys) -> None:
@@ -67,14 +73,14 @@ def protect_update(
     agreed: RoundContext,
     update: Parameters,
     keys: NodeKeys,
-) -> ProtectedUpdate:
-    """The masked update; gives up, with the reserved pads burnt, after the run's time for waiting."""
+) -> tuple[ProtectedUpdate, LossBands]:
+    """The masked update and what may be told of what it lost; gives up, with the reserved pads burnt, after the run's time for waiting."""
     config, user = announcement.config, call.participant.user
-    values = quantise(update, announcement, user)
+    values, bands = quantise(update, announcement, user)
     bound = config.levels * sum(config.weights_of(announcement.participants))
     with patience(call, announcement) as (cancelled, tell):
         workshop = Workshop(agreed, user, bound, keys, NoExchange(), cancelled, tell)
-        return aggregation.prepare(workshop).protect(values, config.weights_of((user,))[0])
+        return aggregation.prepare(workshop).protect(values, config.weights_of((user,))[0]), bands
 
 
 def upload_of(
@@ -83,8 +89,9 @@ def upload_of(
     aggregation: Aggregation,
     agreed: RoundContext,
     protected: ProtectedUpdate,
+    bands: LossBands | None,
 ) -> Upload:
-    """What the packed update is."""
+    """What the packed update is; ``bands`` (:mod:`fl.clipping`) where this process quantised it."""
     return Upload(
         agreed.run_id,
         agreed.round,
@@ -94,6 +101,7 @@ def upload_of(
         aggregation.value_bits,
         protected.key_bits,
         header_of(protected.packed),
+        bands,
     )
 
 

@@ -41,6 +41,12 @@ def flower_task() -> Any:
     TaskIdentity._run_id = TaskIdentity._node_id = TaskIdentity._task_id = None
 
 
+@pytest.fixture(autouse=True)
+def debuggable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mod forbids core files in its process; here that process is pytest's."""
+    monkeypatch.setattr("fl.flower.participant.no_core_files", lambda: None)
+
+
 def model_of(flat: np.ndarray) -> ArrayRecord:
     """The test model (37 values in two arrays) with these values."""
     record, start = ArrayRecord(), 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -76,6 +78,23 @@ def test_a_node_config_names_a_user_whose_key_pair_is_there(testbed: Path, tmp_p
     assert "secret" not in repr(alice)
     with pytest.raises(Exception, match=r"fl-mallory"):
         participant_of(node(testbed, "mallory"))
+
+
+def test_a_process_that_holds_a_users_keys_leaves_no_core_file(testbed: Path) -> None:
+    """Flower starts it, with a command line that is not ours; so the mod sees to it before it loads the keys."""
+    program = (
+        "import resource, sys\n"
+        "from flwr.app import Context, RecordDict\n"
+        "from fl.flower.participant import participant_of\n"
+        "hard = resource.getrlimit(resource.RLIMIT_CORE)[1]\n"
+        "resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))\n"
+        "participant_of(Context(7, 9, {'user': 'alice', 'testbed': sys.argv[1]}, RecordDict(), {}))\n"
+        "print(resource.getrlimit(resource.RLIMIT_CORE))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(testbed)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout.strip() == "(0, 0)", done.stderr
 
 
 def test_another_users_key_pair_is_no_identity(testbed: Path) -> None:

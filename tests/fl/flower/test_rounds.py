@@ -174,6 +174,23 @@ def test_clients_give_up_waiting_before_the_round_ends(federation: Make) -> None
     assert not four.grid.exchanges
 
 
+@pytest.mark.parametrize("mode", ["otp", "lightsecagg"])
+@pytest.mark.parametrize(
+    ("clip", "metric", "words"),
+    [(1e-6, "qkd-clipped", "clip is too small"), (1e6, "qkd-vanished", "clip is too large")],
+)
+def test_a_clip_that_takes_the_update_away_is_told(
+    federation: Make, caplog: pytest.LogCaptureFixture, mode: str, clip: float, metric: str, words: str
+) -> None:
+    four = federation(mode=mode, run_config={"mode": mode}, clip=clip)
+    with caplog.at_level("WARNING"):
+        result = four.start()
+    assert result.train_metrics_clientapp[1][metric] == 1.0
+    assert words in caplog.text
+    assert "client-3, round 1: 100.0 % of the update" in caplog.text  # at the client alone
+    assert four.strategy.outcomes[0].clipping.clients == 4
+
+
 # -- lightsecagg ---------------------------------------------------------------------------------------
 
 SHARES = {"mode": "lightsecagg", "run_config": {"mode": "lightsecagg"}}
