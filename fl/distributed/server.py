@@ -11,6 +11,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -50,7 +52,10 @@ from fl.distributed.run_state import RunFolder
 from fl.tasks import load_task
 from fl.tasks.base import Task
 from orchestrator.wire.budget import messages_within
+from orchestrator.wire.control_socket import ControlSocket
 from orchestrator.wire.curve import CONTROL_LIMIT, CurveKeys, ZapGate, server_socket
+from orchestrator.wire.gate_control import CONTROL_ERRORS, answer_about_gate
+from orchestrator.wire.revoked import RevokedKeys
 
 POLL_S = 0.1
 UNREAD_BYTES = 64 << 20
@@ -78,12 +83,14 @@ def run_server(
     task: Task | None = None,
     clock: Callable[[], float] = time.monotonic,
     context: zmq.Context[zmq.Socket[bytes]] | None = None,
+    role_dir: Path | None = None,
 ) -> tuple[RoundRecord, ...]:
     """Serve one run at ``endpoint`` until its last round, or until ``stop`` is set; returns its records.
 
     ``allowed`` maps CURVE public keys (Z85) to role names ``fl-<user>``.  ``out_dir`` holds the run's
     state; an unfinished run of the same settings found there is resumed.  ``config`` is completed with the
-    fingerprint of the server's task.  Raises QuantisationError, ShareCodeError or ConfigError before
+    fingerprint of the server's task.  In ``role_dir``, the state folder of the role, lie its control socket and
+    its list of revoked keys.  Raises QuantisationError, ShareCodeError or ConfigError before
     anything is opened if the settings cannot work, OSError if the endpoint is taken, RunStateError for a
     folder of another run and RunFailedError after too many aborted rounds in a row.
     """
@@ -97,7 +104,9 @@ def run_server(
     zmq_context = context or own_context
     assert zmq_context is not None
     try:
-        with ZapGate(zmq_context, allowed) as gate:
+        revoked = None if role_dir is None else RevokedKeys(role_dir)
+        with ExitStack() as stack:
+            gate = stack.enter_context(ZapGate(zmq_context, allowed, revoked=revoked))
             largest = largest_frame(config, task.n_parameters)
             socket, bound = server_socket(
                 zmq_context,
@@ -108,7 +117,11 @@ def run_server(
                 queue_length=messages_within(UNREAD_BYTES, largest, least=4, most=256),
                 receive_queue=messages_within(UNHEARD_BYTES, largest, least=2, most=16),
             )
+            gate.connections.serve(bound)
             try:
+                if role_dir is not None:
+                    answer = partial(answer_about_gate, gate)
+                    stack.enter_context(ControlSocket(role_dir, answer, CONTROL_ERRORS))
                 report(Listening(bound, keys.public))
                 audience = Audience(socket, gate, config.clients, clock)
                 return _Server(ServedRun(audience, folder, task, report, clock)).serve(stop)

@@ -1,67 +1,79 @@
-"""``qunetlab keys``: the ledgers of the key stores in a state folder; counts only, never bits.
+"""``qunetlab keys TESTBED``: stock and ledger of the nodes of this machine; counts only, never bits.
 
-A store has one owner at a time: while its node runs, ask the orchestrator with ``qunetlab status`` instead.
+A running node is asked at its control socket; the store of a stopped one is opened here.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+import msgspec
 import typer
 
 from lab.cli.folder import SECRETS, FolderError, find_testbed
-from lab.testbed import load_testbed
+from lab.testbed import Testbed, load_testbed
+
+if TYPE_CHECKING:
+    from orchestrator.wire.control_socket import Keys, PairKeys
 
 
 def show_stock(path: Path, state: Path | None, as_json: bool) -> int:
-    """Print the ledger of every pair of every store found."""
-    from orchestrator.keystore.sealing import Kek
-    from orchestrator.keystore.store import KeyStore
-    from orchestrator.processes.node_store import STORE_FILE
-
+    """Print the ledger of every pair of every node found."""
     testbed_path = find_testbed(path)
-    testbed = load_testbed(testbed_path)
-    folder = testbed_path.parent
-    rows: list[dict[str, Any]] = []
-    for user in testbed.user_names():
-        store_path = (state or folder / "state") / user / STORE_FILE
-        if not store_path.exists():
-            continue
-        with KeyStore.open(store_path, user, Kek.from_file(folder / SECRETS / user / "store.key")) as store:
-            for peer in store.peers():
-                ledger = store.ledger(peer)
-                epsilons = store.epsilons(peer)
-                stock = {str(lane): bits for lane, bits in store.stock(peer).items()}
-                rows.append(
-                    {
-                        "node": user,
-                        "peer": peer,
-                        "lanes": stock,
-                        "produced": ledger.produced,
-                        "delivered": ledger.delivered,
-                        "authentication": ledger.authentication,
-                        "burnt": ledger.burnt,
-                        "epsilons": {**asdict(epsilons), "total": epsilons.total},
-                    }
-                )
-    if not rows:
-        raise FolderError(
-            f"no key store under {state or folder / 'state'}; nodes create theirs on first start"
-        )
+    folder = state or testbed_path.parent / "state"
+    found = list(_nodes(load_testbed(testbed_path), testbed_path.parent / SECRETS, folder))
+    if not found:
+        raise FolderError(f"no key store under {folder}; nodes create theirs on first start")
     if as_json:
+        rows = [
+            {"node": keys.node, "running": running}
+            | {name: value for name, value in msgspec.to_builtins(pair).items() if name != "type"}
+            for keys, running in found
+            for pair in keys.pairs
+        ]
         typer.echo(json.dumps({"stores": rows}))
         return 0
-    for row in rows:
-        lanes = ", ".join(f"{lane} {bits:,}" for lane, bits in row["lanes"].items())
-        typer.echo(
-            f"{row['node']} with {row['peer']}: {lanes} bits in stock; produced {row['produced']:,}, "
-            f"delivered {row['delivered']:,}, authentication {row['authentication']:,}, burnt {row['burnt']:,}; "
-            f"{_epsilons(row['epsilons'])}"
-        )
+    for keys, running in found:
+        for pair in keys.pairs:
+            typer.echo(_row(keys.node, pair, running))
     return 0
+
+
+def _nodes(testbed: Testbed, secrets: Path, folder: Path) -> Iterator[tuple[Keys, bool]]:
+    """The keys of every node of this machine, and whether it runs."""
+    from orchestrator.keystore.sealing import Kek
+    from orchestrator.keystore.store import KeyStore
+    from orchestrator.processes.node_control import keys_of
+    from orchestrator.processes.node_store import STORE_FILE
+    from orchestrator.wire.control_socket import ShowKeys, ask, listens
+
+    for user in testbed.user_names():
+        store_path = folder / user / STORE_FILE
+        if listens(folder / user):
+            yield ask(folder / user, ShowKeys()), True
+        elif store_path.exists():
+            with KeyStore.open(store_path, user, Kek.from_file(secrets / user / "store.key")) as store:
+                yield keys_of(store), False
+
+
+def _row(node: str, pair: PairKeys, running: bool) -> str:
+    lanes = ", ".join(f"{lane} {bits:,}" for lane, bits in pair.lanes.items())
+    text = (
+        f"{node} with {pair.peer} ({'running' if running else 'stopped'}): {lanes} bits in stock; produced"
+        f" {pair.produced:,}, delivered {pair.delivered:,}, authentication {pair.authentication:,}, burnt"
+        f" {pair.burnt:,}; {_epsilons(pair.epsilons)}; generation {pair.generation}"
+    )
+    if pair.kept:
+        text += f"; {pair.kept} new secret waits for {pair.peer} to take its half"
+    if pair.low:
+        text += (
+            f"; LOW ON AUTHENTICATION KEY: make more key soon, or renew it with `qunetlab keys reseed"
+            f" {node}-{pair.peer} --new`"
+        )
+    return text
 
 
 def _epsilons(sums: dict[str, float]) -> str:

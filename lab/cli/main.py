@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from lab.cli.keys_app import keys_app
 from lab.cli.qpu import qpu_app
 
 app = typer.Typer(
@@ -26,6 +27,7 @@ fl_app = typer.Typer(no_args_is_help=True, help="Federated-learning server and c
 data_app = typer.Typer(no_args_is_help=True, help="Data sets: fetch, verify, list.")
 app.add_typer(fl_app, name="fl")
 app.add_typer(data_app, name="data")
+app.add_typer(keys_app, name="keys")
 app.add_typer(qpu_app, name="qpu")
 
 EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE, EXIT_INTERRUPTED = 1, 2, 3, 130
@@ -323,14 +325,6 @@ def keygen(
     from lab.cli.keygen import run_keygen
 
     raise typer.Exit(run_keygen(testbed, (first, second), blocks, as_json))
-
-
-@app.command()
-def keys(testbed: TestbedPath, state: StatePath = None, as_json: Json = False) -> None:
-    """Key stock per pair of the stopped nodes on this machine; counts only, never bits."""
-    from lab.cli.keys import show_stock
-
-    raise typer.Exit(show_stock(testbed, state, as_json))
 
 
 @app.command()

@@ -142,6 +142,7 @@ def fl_server_role(path: Path, secrets: Path | None, state: Path | None, config_
         lambda event: _tell_server_event(runtime, event),
         data_folder=data_folder,
         task=task,
+        role_dir=runtime.state,
     )
     return 0
 

@@ -47,6 +47,7 @@ from orchestrator.keystore.store import KeyStore
 from orchestrator.secret import SecretBits
 from orchestrator.wire.codec import WireError, decode, encode
 from orchestrator.wire.curve import CurveKeys, UnknownKeyError, ZapGate, server_socket
+from orchestrator.wire.revoked import RevokedKeys
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +87,7 @@ class DeliveryService:
         endpoint: str = "auto",
         demand: Callable[[dict[str, int]], None] | None = None,
         estimate_s: Callable[[Mapping[str, int]], float | None] | None = None,
+        revoked: RevokedKeys | None = None,
     ) -> None:
         self._store = store
         self._peers = tuple(peers)
@@ -96,6 +98,7 @@ class DeliveryService:
         self._wanted_endpoint = endpoint
         self._demand = demand
         self._estimate_s = estimate_s
+        self._revoked = revoked
         self._jobs: dict[bytes, _Job] = {}
         self._finished: queue.SimpleQueue[tuple[bytes, Reply]] = queue.SimpleQueue()
         self._stop = threading.Event()
@@ -105,10 +108,11 @@ class DeliveryService:
     def start(self) -> None:
         """Bind and serve; :attr:`endpoint` then says where."""
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._gate = ZapGate(self._context, {self._client_key: self._client_role})
+        self.gate = ZapGate(self._context, {self._client_key: self._client_role}, revoked=self._revoked)
         self._socket, self.endpoint = server_socket(
             self._context, zmq.ROUTER, self._keys, self._wanted_endpoint, queue_length=UNREAD_REPLIES
         )
+        self.gate.connections.serve(self.endpoint)
         self._wake_in = self._context.socket(zmq.PULL)
         self._wake_in.bind(_WAKE)
         self._thread = threading.Thread(target=self._serve, name="delivery", daemon=True)
@@ -123,7 +127,7 @@ class DeliveryService:
         self._thread.join(timeout=10)
         self._thread = None
         self._desk.close()
-        self._gate.close()
+        self.gate.close()
         self._context.destroy(linger=200)
 
     def __enter__(self) -> DeliveryService:
@@ -136,7 +140,7 @@ class DeliveryService:
     @property
     def refused(self) -> int:
         """Connections turned away because their key is not the client's."""
-        return self._gate.refused
+        return self.gate.refused
 
     def _wake(self) -> None:
         try:
@@ -169,7 +173,7 @@ class DeliveryService:
     def _take_request(self) -> None:
         frames = self._socket.recv_multipart(copy=False)
         try:
-            self._gate.role_of(frames[0])
+            self.gate.role_of(frames[0])
             if len(frames) != 2:
                 raise WireError(f"a request is one frame, got {len(frames) - 1}")
             request: Request = decode(frames[1].bytes, Request)

@@ -67,6 +67,7 @@ from orchestrator.wire.messages import (
     Welcome,
     chunk_cost,
 )
+from orchestrator.wire.revoked import RevokedKeys
 
 __all__ = ["Hub", "HubCounters", "HubError", "HubEvent", "HubLimits", "PeerDown", "PeerMessage", "PeerUp"]
 
@@ -107,8 +108,10 @@ class Hub:
         epoch: int,
         limits: HubLimits | None = None,
         clock: Callable[[], float] = time.monotonic,
+        revoked: RevokedKeys | None = None,
     ) -> None:
         self.epoch = epoch
+        self._revoked = revoked
         self.control_endpoint = control_endpoint
         self.bulk_endpoint = bulk_endpoint
         self.counters = HubCounters()
@@ -137,7 +140,7 @@ class Hub:
 
     def start(self) -> None:
         """Bind and begin to serve; raises OSError when an address is taken."""
-        self.gate = ZapGate(self._context, self._allowed)
+        self.gate = ZapGate(self._context, self._allowed, revoked=self._revoked)
         with contextlib.ExitStack() as undo:
             undo.callback(self.gate.close)
             control, self.control_endpoint = server_socket(
@@ -154,6 +157,8 @@ class Hub:
                 receive_queue=BULK_RECEIVE_QUEUE,
             )
             undo.pop_all()
+        for endpoint in (self.control_endpoint, self.bulk_endpoint):
+            self.gate.connections.serve(endpoint)
         self._control = RouterPort(control, self._limits.outbox_bytes)
         self._bulk = RouterPort(bulk, self._limits.outbox_bytes)
         self._monitors = [each.get_monitor_socket(_FAILED) for each in (control, bulk)]
@@ -444,6 +449,8 @@ class Hub:
     def _down(self, peer: _Peer, reason: str) -> None:
         if self._peers.get(peer.role) is not peer:
             return
+        if not self.gate.is_allowed(peer.role):
+            reason = "its key was revoked"
         del self._peers[peer.role]
         self.counters.lost_peers += 1
         for key in [key for key in self._outstanding if peer.role in key]:
@@ -465,7 +472,9 @@ class Hub:
         for peer in list(self._peers.values()):
             if own_pause_s > self._limits.heartbeat_s:
                 peer.heard_s += own_pause_s
-            if now_s - peer.heard_s > self._limits.lost_after_s:
+            if not self.gate.is_allowed(peer.role):
+                self._down(peer, "")
+            elif now_s - peer.heard_s > self._limits.lost_after_s:
                 self._down(peer, f"nothing heard for {self._limits.lost_after_s:g} s")
             else:
                 self._tell(peer, Heartbeat())

@@ -27,6 +27,7 @@ from orchestrator.light.clicks import BlockClicks
 from orchestrator.light.user import CLOCKWISE_GATE, COUNTER_CLOCKWISE_GATE, UserLight
 from orchestrator.postprocessing.block import BlockResult, run_block
 from orchestrator.postprocessing.cascade import compile_kernels
+from orchestrator.processes.node_control import NODE_ERRORS, NodeControl
 from orchestrator.processes.node_store import open_node_store
 from orchestrator.processes.pair_worker import PairWorker
 from orchestrator.protocols.block_planning import plan_for
@@ -34,6 +35,7 @@ from orchestrator.protocols.planner import BlockPlan
 from orchestrator.scheduling.fencing import EpochFile, Fence
 from orchestrator.scheduling.lease_party import REASON_LIMIT, Lease, LeaseParty, LightChannels
 from orchestrator.wire.channel import Channel
+from orchestrator.wire.control_socket import ControlSocket
 from orchestrator.wire.messages import (
     BlockReport,
     Demand,
@@ -101,7 +103,7 @@ class Node:
         self._agent = agent
         self._emit = emit
         self.peers = tuple(user for user in testbed.user_names() if user != name)
-        self._workers = {peer: PairWorker(agent, store, peer) for peer in self.peers}
+        self.workers = {peer: PairWorker(agent, store, peer) for peer in self.peers}
         self._stopping = False
         self._wanted: dict[tuple[str, str], int] = {}
         self._party = LeaseParty(
@@ -115,14 +117,14 @@ class Node:
 
     def serve(self, stop: threading.Event) -> None:
         """Run until ``stop``."""
-        for worker in self._workers.values():
+        for worker in self.workers.values():
             worker.start()
         self.report_stock()
         try:
             self._party.serve(stop)
         finally:
             self._stopping = True
-            for worker in self._workers.values():
+            for worker in self.workers.values():
                 worker.close()
 
     def pair_with(self, peer: str) -> tuple[str, str]:
@@ -151,7 +153,7 @@ class Node:
 
         job = f"reserve/{context_digest.hex()}"
         try:
-            return self._workers[peer].submit(job, conversation, RESERVE_PATIENCE_S).result()
+            return self.workers[peer].submit(job, conversation, RESERVE_PATIENCE_S).result()
         finally:
             self.report_stock()
 
@@ -183,8 +185,8 @@ class Node:
         self._agent.control_send(Telemetry(f"epsilons-{peer}"[:64], fields))
 
     def _on_event(self, event: AgentEvent) -> None:
-        if isinstance(event, TopicWaiting) and event.peer in self._workers:
-            self._workers[event.peer].offered(event.topic)
+        if isinstance(event, TopicWaiting) and event.peer in self.workers:
+            self.workers[event.peer].offered(event.topic)
         elif isinstance(event, LinkUp):
             self.report_stock()
             for pair, bits in list(self._wanted.items()):
@@ -197,7 +199,7 @@ class Node:
         if offer.n_frames != self.testbed.frames_per_block():
             return f"a block has {self.testbed.frames_per_block()} frames here, not {offer.n_frames}"
         peer = offer.second if self.name == offer.first else offer.first
-        if self._workers[peer].waiting >= WAITING_LIMIT:
+        if self.workers[peer].waiting >= WAITING_LIMIT:
             return f"jobs with {peer} are still waiting"
         if plan_for(self.testbed, *pair).expected_bits == 0:
             return "no setting gives key for this pair: too much loss, or too few pulses per block"
@@ -256,7 +258,7 @@ class Node:
                     result.key.wipe()
             return result
 
-        future = self._workers[peer].submit(block.name, conversation, BLOCK_PATIENCE_S)
+        future = self.workers[peer].submit(block.name, conversation, BLOCK_PATIENCE_S)
         future.add_done_callback(lambda done: self._report(block, announced, done))
 
     def _report(self, block: Block, announced: int, done: Future[BlockResult]) -> None:
@@ -327,6 +329,7 @@ def run_node(
     from drivers.powermeters.thorlabs_pm100d import ThorlabsPM100D
     from orchestrator.delivery.service import DeliveryService
     from orchestrator.wire.curve import load_keys
+    from orchestrator.wire.revoked import RevokedKeys
 
     light = UserLight(
         testbed, name, station.get(AWG70002A), station.get(OzDD100), station.get(ThorlabsPM100D)
@@ -352,11 +355,14 @@ def run_node(
             client_role=f"fl-{name}",
             endpoint=testbed.user(name).delivery,
             demand=node.demand,
+            revoked=RevokedKeys(state_dir),
         )
         try:
             service.start()
             ready(delivery=service.endpoint)
-            node.serve(stop)
+            control = NodeControl(testbed, store, node.workers, service.gate)
+            with ControlSocket(state_dir, control, NODE_ERRORS):
+                node.serve(stop)
         finally:
             service.close()
             emit({"event": "ledger", "peers": node.ledgers(), "epsilons": node.epsilons()})

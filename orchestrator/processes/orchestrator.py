@@ -29,7 +29,9 @@ from orchestrator.scheduling.fencing import AHEAD, EPOCH_STEP, REACH, EpochFile,
 from orchestrator.scheduling.leases import RELAY, LeaseDesk, Order, Outcome
 from orchestrator.scheduling.ring_schedule import RingSchedule
 from orchestrator.scheduling.scheduler import Pair, Policy
+from orchestrator.wire.control_socket import ControlSocket
 from orchestrator.wire.curve import CurveKeys, load_keys
+from orchestrator.wire.gate_control import CONTROL_ERRORS, answer_about_gate
 from orchestrator.wire.messages import (
     BlockReport,
     Demand,
@@ -46,6 +48,7 @@ from orchestrator.wire.messages import (
     Telemetry,
     TelemetryItem,
 )
+from orchestrator.wire.revoked import RevokedKeys
 
 if TYPE_CHECKING:
     from lab.testbed import Testbed
@@ -106,6 +109,7 @@ class Orchestrator:
             epoch=self.epoch,
             limits=config.limits,
             clock=clock,
+            revoked=RevokedKeys(state_dir),
         )
         now_s = clock()
         self.desk = LeaseDesk(self.epoch, offer_timeout_s=config.offer_timeout_s, drain_s=config.drain_s)
@@ -351,7 +355,7 @@ def run_orchestrator(
 ) -> None:
     """Serve until ``stop``; ``ready`` gets the epoch and the endpoints that were really bound.
 
-    Raises KeyFileError, EpochError or OSError when it cannot start.
+    Raises KeyFileError, EpochError, RevokedError, ControlError or OSError when it cannot start.
     """
     keys = load_keys(secrets_dir)
     if testbed.keys.get(ROLE, keys.public) != keys.public:
@@ -362,5 +366,8 @@ def run_orchestrator(
         stack.callback(context.term)
         orchestrator = Orchestrator(config_of(testbed), keys, allowed, state_dir, context=context)
         hub = stack.enter_context(orchestrator.hub)
+        stack.enter_context(
+            ControlSocket(state_dir, lambda request: answer_about_gate(hub.gate, request), CONTROL_ERRORS)
+        )
         ready({"control": hub.control_endpoint, "bulk": hub.bulk_endpoint, "epoch": orchestrator.epoch})
         orchestrator.serve(stop)

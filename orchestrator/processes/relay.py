@@ -15,6 +15,7 @@ from orchestrator.hub.connect import connect_agent
 from orchestrator.light.relay import RelayLight
 from orchestrator.scheduling.fencing import EpochFile, Fence
 from orchestrator.scheduling.lease_party import Lease, LeaseParty, LightChannels
+from orchestrator.wire.control_socket import ControlSocket, Failed, Reply, Request, Revoked, ShowRevoked
 from orchestrator.wire.messages import LeaseOffer, LightStatistics
 
 logger = logging.getLogger(__name__)
@@ -90,8 +91,15 @@ def run_relay(
 
     fence = Fence(EpochFile(state_dir / "fence"))
     party = LeaseParty(agent, fence, objection=objection, run_light=run_light, recover=recover)
+
+    def control(request: Request) -> Reply:
+        if isinstance(request, ShowRevoked):
+            return Revoked([])
+        return Failed(f"the relay serves nobody and answers no {type(request).__name__}")
+
     try:
         ready(instruments={name: identity.model for name, identity in station.identities.items()})
-        party.serve(stop)
+        with ControlSocket(state_dir, control):
+            party.serve(stop)
     finally:
         agent.close()

@@ -35,6 +35,8 @@ from zmq.utils import z85
 
 from orchestrator.durable import create_file, make_folder
 from orchestrator.secret import SecretBits
+from orchestrator.wire.connections import Connections
+from orchestrator.wire.revoked import RevokedError, RevokedKeys
 
 DOMAIN = "qunetlab"
 PUBLIC_FILE = "curve.public"
@@ -193,7 +195,8 @@ class ZapGate:
     """Admits the keys of ``allowed`` (public key in Z85 -> role name) to the server sockets of ``context``.
 
     Running from construction to :meth:`close`.  ``on_refused`` is called in the gate's thread for every
-    connection turned away; the last hundred are kept in :attr:`refusals`.  Thread-safe.
+    connection turned away; the last hundred are kept in :attr:`refusals`.  ``revoked`` is where revoked keys
+    are kept over restarts.  Services tell :attr:`connections` where they listen.  Thread-safe.
     """
 
     def __init__(
@@ -201,13 +204,17 @@ class ZapGate:
         context: zmq.Context[zmq.Socket[bytes]],
         allowed: Mapping[str, str],
         on_refused: Callable[[Refusal], None] | None = None,
+        revoked: RevokedKeys | None = None,
     ) -> None:
         self._lock = threading.Lock()
+        self._all: dict[str, str] = {}
         self._roles: dict[str, str] = {}
+        self._revoked = revoked
         self._on_refused = on_refused
         self._refused = 0
         self._warned: set[str] = set()
         self.refusals: deque[Refusal] = deque(maxlen=100)
+        self.connections = Connections()
         self.set_allowed(allowed)
         self._authenticator = _Authenticator(context, log=logging.getLogger(f"{__name__}.zap"))
         self._authenticator.configure_curve_callback(DOMAIN, self)
@@ -228,12 +235,26 @@ class ZapGate:
         if len(set(allowed.values())) != len(allowed):
             raise CurveError("two keys are given for one role; a role has exactly one key")
         with self._lock:
-            self._roles = dict(allowed)
+            self._all = dict(allowed)
+            self._roles = dict(allowed) if self._revoked is None else self._revoked.without(allowed)
+
+    @property
+    def revoked(self) -> list[str]:
+        """The roles whose keys are refused, in order."""
+        return sorted(set(self._all.values()) - set(self._roles.values()))
 
     def revoke(self, role: str) -> None:
-        """Take the key of ``role`` off the list."""
+        """Refuse the key of ``role`` from here on, durably where a list of revoked keys was given, and end its
+        connections.  Raises RevokedError for a role that is not served here, OSError if the list cannot be kept.
+        """
         with self._lock:
+            if self._revoked is not None:
+                self._revoked.add(role, self._all)
+            elif role not in self._all.values():
+                raise RevokedError(f"no role {role!r} is served here")
             self._roles = {key: name for key, name in self._roles.items() if name != role}
+        ended = self.connections.end({role})
+        _log.warning("the key of %s is revoked; %d connections were ended", role, ended)
 
     def is_allowed(self, role: str) -> bool:
         """Is there a key for ``role``?"""
@@ -251,6 +272,7 @@ class ZapGate:
         role = self._roles.get(public)
         if role is None:
             raise UnknownKeyError("the sender's key is not, or no longer, allowed")
+        self.connections.heard(frame, role)
         return role
 
     def callback(self, domain: str, key: bytes) -> bool:

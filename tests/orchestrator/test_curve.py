@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -26,6 +27,7 @@ from orchestrator.wire.curve import (
     write_keys,
 )
 from orchestrator.wire.links import LinkMonitor, LinkState, next_state
+from orchestrator.wire.revoked import RevokedError, RevokedKeys
 
 WAIT_MS = 5000
 SILENCE_MS = 300
@@ -212,11 +214,98 @@ def test_a_revoked_key_loses_its_voice_on_a_standing_connection(service: Service
     alice = generate_keys()
     gate = service.admit({alice.public: "alice"})
     socket, _ = service.client(alice)
-    gate.revoke("alice")
-    socket.send(b"still here")
+    socket.send(b"on its way already")
     assert service.socket.poll(WAIT_MS)
+    gate.revoke("alice")
     with pytest.raises(UnknownKeyError):
         gate.role_of(service.socket.recv_multipart(copy=False)[1])
+
+
+def watched(service: Service, keys: CurveKeys) -> tuple[zmq.Socket[bytes], LinkMonitor]:
+    """A client that libzmq connects again and again, and a monitor that goes on watching it."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    service.stack.callback(context.destroy, linger=0)
+    monitors: list[LinkMonitor] = []
+    socket = client_socket(
+        context,
+        zmq.DEALER,
+        keys,
+        service.keys.public,
+        service.endpoint,
+        before_connect=lambda made: monitors.append(LinkMonitor(made)),
+    )
+    assert monitors[0].wait(WAIT_MS / 1000) is LinkState.UP
+    return socket, monitors[0]
+
+
+@pytest.mark.parametrize("spoke", [True, False])
+def test_open_connections_of_a_revoked_key_are_ended_within_two_seconds_and_others_stay(
+    service: Service, spoke: bool
+) -> None:
+    alice, bob = generate_keys(), generate_keys()
+    gate = service.admit({alice.public: "alice", bob.public: "bob"})
+    gate.connections.serve(service.endpoint)
+    clients = [watched(service, keys) for keys in (alice, bob)]
+    for (socket, _), name in zip(clients, ("alice", "bob"), strict=True):
+        if spoke or name == "bob":
+            socket.send(b"here")
+            assert service.socket.poll(WAIT_MS)
+            assert gate.role_of(service.socket.recv_multipart(copy=False)[1]) == name
+    gate.revoke("alice")
+    revoked, other = (monitor for _, monitor in clients)
+    started = time.monotonic()
+    while revoked.read() is not LinkState.REFUSED:
+        assert revoked.socket.poll(2000)
+    assert time.monotonic() - started < 2.0
+    assert gate.revoked == ["alice"]
+    assert other.read() is LinkState.UP
+    clients[1][0].send(b"still here")
+    assert service.socket.poll(WAIT_MS)
+    for _, monitor in clients:
+        monitor.close()
+
+
+def test_a_revoked_key_stays_out_over_restarts_and_a_new_key_of_the_role_comes_in(
+    service: Service, tmp_path: Path
+) -> None:
+    old, new = generate_keys(), generate_keys()
+    first = ZapGate(service.context, {old.public: "alice"}, revoked=RevokedKeys(tmp_path))
+    with pytest.raises(RevokedError, match="no role 'eve' is served here; there are alice"):
+        first.revoke("eve")
+    first.revoke("alice")
+    first.revoke("alice")
+    first.close()
+    again = service.stack.enter_context(
+        ZapGate(service.context, {old.public: "alice"}, revoked=RevokedKeys(tmp_path))
+    )
+    assert again.revoked == ["alice"]
+    assert service.client(old)[1] is LinkState.REFUSED
+    again.set_allowed({new.public: "alice"})
+    assert again.revoked == []
+    assert service.client(new)[1] is LinkState.UP
+
+
+def test_a_list_of_revoked_keys_that_cannot_be_read_lets_nobody_start(tmp_path: Path) -> None:
+    (tmp_path / "revoked").write_bytes(b"garbage")
+    with pytest.raises(RevokedError, match="who is revoked is unknown"):
+        RevokedKeys(tmp_path)
+
+
+def test_a_key_that_cannot_be_put_on_the_list_is_not_revoked_silently(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", str(tmp_path))
+
+    alice = generate_keys()
+    gate = service.stack.enter_context(
+        ZapGate(service.context, {alice.public: "alice"}, revoked=RevokedKeys(tmp_path))
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr("orchestrator.wire.revoked.replace_file", full)
+        with pytest.raises(OSError, match="No space left"):
+            gate.revoke("alice")
+    assert gate.revoked == []
 
 
 def test_a_message_without_curve_has_no_identity(service: Service) -> None:

@@ -1,0 +1,105 @@
+"""``qunetlab keys``: stock of this machine's nodes, new secrets for a pair, and keys of roles that are refused.
+
+All but the stock of a stopped node goes through the control sockets of the processes that run on this machine, so a
+command for a pair is given on both of its machines, and a role is revoked on every machine that serves it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import click
+import typer
+from typer.core import TyperGroup
+
+FolderOption = Annotated[
+    Path, typer.Option("--testbed", metavar="TESTBED", help="Testbed file, or its folder; default: here.")
+]
+StateOption = Annotated[
+    Path | None, typer.Option("--state", help="State folder; default: `state` beside the testbed file.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+PairArgument = Annotated[str, typer.Argument(metavar="PAIR", help="Two users, such as alice-bob.")]
+
+
+class _ShowByDefault(TyperGroup):
+    """``keys TESTBED`` shows the stock; the other commands have names."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] != "--help":
+            args = ["show", *args]
+        return super().parse_args(ctx, args)
+
+
+keys_app = typer.Typer(
+    cls=_ShowByDefault,
+    no_args_is_help=True,
+    help="Key stock per pair (`keys TESTBED`), new secrets for a pair, refused keys.",
+)
+
+
+@keys_app.command()
+def show(
+    testbed: Annotated[Path, typer.Argument(metavar="TESTBED", help="Testbed file, or its folder.")],
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Key stock per pair of the nodes on this machine, running or stopped; counts only, never bits."""
+    from lab.cli.keys import show_stock
+
+    raise typer.Exit(show_stock(testbed, state, as_json))
+
+
+@keys_app.command()
+def reseed(
+    pair: PairArgument,
+    new: Annotated[bool, typer.Option("--new", help="Make a new secret: one file for each end.")] = False,
+    secret: Annotated[
+        Path | None,
+        typer.Option(
+            "--secret", help="The file for this machine's end; taken by its running node, destroyed."
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the files of --new.")] = Path(),
+    testbed: FolderOption = Path(),
+    state: StateOption = None,
+) -> None:
+    """Renew a pair's authentication key: --new once, carry one file over, then --secret FILE at each end."""
+    from lab.cli.reseed import make_secrets, take_secret_file
+
+    if new == (secret is not None):
+        raise typer.BadParameter("give either --new or --secret FILE")
+    if secret is None:
+        raise typer.Exit(make_secrets(pair, out, testbed, state))
+    raise typer.Exit(take_secret_file(pair, secret, testbed, state))
+
+
+@keys_app.command()
+def meet(pair: PairArgument, testbed: FolderOption = Path(), state: StateOption = None) -> None:
+    """Let a pair meet that waits for an operator because little authentication key is left."""
+    from lab.cli.reseed import meet_now
+
+    raise typer.Exit(meet_now(pair, testbed, state))
+
+
+@keys_app.command()
+def revoke(
+    role: Annotated[
+        str | None, typer.Argument(metavar="ROLE", help="Role whose key is refused for good.")
+    ] = None,
+    show_list: Annotated[
+        bool, typer.Option("--list", help="Show which roles are refused, and where.")
+    ] = False,
+    testbed: FolderOption = Path(),
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Refuse the key of a role at every process of this machine, from here on and after every restart."""
+    from lab.cli.revoke import revoke_role, show_revoked
+
+    if (role is None) != show_list:
+        raise typer.BadParameter("give either ROLE or --list")
+    if role is None:
+        raise typer.Exit(show_revoked(testbed, state, as_json))
+    raise typer.Exit(revoke_role(role, testbed, state))

@@ -1,0 +1,93 @@
+"""``qunetlab keys revoke``: the key of a role is refused by every process of this machine that would serve it.
+
+A running process is told at its control socket: it keeps the key on its list first, then ends the connections.  For a
+stopped one the list is written here, so that its next start refuses the key.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import typer
+
+from lab.cli.folder import FolderError
+from lab.cli.local import Machine
+from lab.testbed import Testbed, UnknownNameError
+
+
+def served_by(testbed: Testbed, process: str) -> tuple[str, ...]:
+    """The roles that connect to ``process``."""
+    users = testbed.user_names()
+    if process == "orchestrator":
+        return tuple(role for role in testbed.roles() if role != process)
+    if process == "fl-server":
+        return tuple(f"fl-{user}" for user in users)
+    return (f"fl-{process}",) if process in users else ()
+
+
+def revoke_role(role: str, testbed: Path, state: Path | None) -> int:
+    """Revoke ``role`` wherever it is served here; 1 if a process that serves it could not be told."""
+    from orchestrator.wire.control_socket import ControlError, ControlRefusedError, Revoke, ask
+    from orchestrator.wire.revoked import RevokedError, RevokedKeys
+
+    machine = Machine(testbed, state)
+    if role not in machine.testbed.roles():
+        raise UnknownNameError(
+            f"no role {role!r} in {machine.path}; there are {', '.join(machine.testbed.roles())}"
+        )
+    key = {machine.testbed.public_key(role): role}
+    failed = done = 0
+    for process, running in _processes(machine):
+        if role not in served_by(machine.testbed, process):
+            continue
+        try:
+            if running:
+                said = ask(machine.folder(process), Revoke(role)).text
+            else:
+                RevokedKeys(machine.folder(process)).add(role, key)
+                said = f"it does not run; its next start refuses the key of {role}"
+        except (ControlError, ControlRefusedError, RevokedError, OSError) as error:
+            failed += 1
+            typer.echo(f"{process}: NOT revoked: {error}", err=True)
+        else:
+            done += 1
+            typer.echo(f"{process}: {said}")
+    if not failed and not done:
+        raise FolderError(
+            f"no process of this machine ({machine.state}) serves {role}; run the command where its hub, node or"
+            " learning server is"
+        )
+    typer.echo("Run it on every other machine that serves this role, too.")
+    return 1 if failed else 0
+
+
+def show_revoked(testbed: Path, state: Path | None, as_json: bool) -> int:
+    """The refused roles of every process of this machine."""
+    from orchestrator.wire.control_socket import ShowRevoked, ask
+    from orchestrator.wire.revoked import RevokedKeys
+
+    machine = Machine(testbed, state)
+    found = {
+        process: ask(machine.folder(process), ShowRevoked()).roles
+        if running
+        else RevokedKeys(machine.folder(process)).roles
+        for process, running in _processes(machine)
+        if served_by(machine.testbed, process)
+    }
+    if as_json:
+        typer.echo(json.dumps({"revoked": found}))
+        return 0
+    for process, roles in found.items():
+        typer.echo(f"{process}: {', '.join(roles) or 'nobody is refused'}")
+    return 0
+
+
+def _processes(machine: Machine) -> Iterator[tuple[str, bool]]:
+    """Every role that has a state folder here, and whether it runs."""
+    from orchestrator.wire.control_socket import listens
+
+    for role in machine.testbed.roles():
+        if machine.folder(role).is_dir():
+            yield role, listens(machine.folder(role))

@@ -1,0 +1,84 @@
+"""What a running node answers at its control socket: its keys, new secrets, a meeting, and who is revoked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from lab.testbed import Testbed
+from orchestrator.keystore.errors import KeyStoreError
+from orchestrator.keystore.store import KeyStore
+from orchestrator.processes.node_store import take_secret
+from orchestrator.processes.pair_worker import PairWorker
+from orchestrator.wire.control_socket import (
+    Done,
+    Keys,
+    MeetNow,
+    PairKeys,
+    Reply,
+    Request,
+    ShowKeys,
+    TakeSecret,
+)
+from orchestrator.wire.curve import ZapGate
+from orchestrator.wire.gate_control import CONTROL_ERRORS, answer_about_gate
+
+NODE_ERRORS = (*CONTROL_ERRORS, KeyStoreError)
+"""What becomes a plain answer at the control socket of a node."""
+
+
+def keys_of(store: KeyStore, waits: Callable[[str], bool] = lambda peer: False) -> Keys:
+    """Counts of every pair of a store, never bits; ``waits`` says whose meetings wait for an operator."""
+    low = store.auth_alarms()
+    pairs = []
+    for peer in store.peers():
+        ledger, epsilons = store.ledger(peer), store.epsilons(peer)
+        pairs.append(
+            PairKeys(
+                peer,
+                store.generation(peer),
+                len(store.generations.kept(peer)),
+                {str(lane): bits for lane, bits in store.stock(peer).items()},
+                ledger.produced,
+                ledger.delivered,
+                ledger.authentication,
+                ledger.burnt,
+                {**asdict(epsilons), "total": epsilons.total},
+                peer in low,
+                waits(peer),
+            )
+        )
+    return Keys(store.owner, pairs)
+
+
+class NodeControl:
+    """Answers for one node; called in the thread of its control socket."""
+
+    def __init__(
+        self, testbed: Testbed, store: KeyStore, workers: Mapping[str, PairWorker], gate: ZapGate
+    ) -> None:
+        self._testbed = testbed
+        self._store = store
+        self._workers = workers
+        self._gate = gate
+
+    def __call__(self, request: Request) -> Reply:
+        """Raises one of :data:`NODE_ERRORS` for what is not done."""
+        match request:
+            case ShowKeys():
+                return keys_of(self._store)
+            case TakeSecret(path):
+                peer = take_secret(self._store, self._testbed, Path(path))
+                self._workers[peer].meet_again()
+                return Done(
+                    f"{self._store.owner} keeps a new secret with {peer} and has destroyed {path}; it is begun"
+                    " with once the other end has taken its half"
+                )
+            case MeetNow(peer):
+                if peer not in self._workers:
+                    raise ValueError(f"{self._store.owner} has no pair with {peer!r}")
+                self._workers[peer].meet_again()
+                return Done(f"{self._store.owner} meets {peer} as soon as it is there")
+            case _:
+                return answer_about_gate(self._gate, request)

@@ -1,0 +1,180 @@
+"""`qunetlab keys` against the control sockets of running nodes: stock, new secrets, refused keys."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+
+from lab.cli.folder import create_folder, template_path
+from lab.testbed import load_testbed
+from orchestrator.keystore.errors import AuthLaneExhaustedError
+from orchestrator.keystore.lanes import AUTH_STOP_BITS
+from orchestrator.keystore.mac_keys import MAC_KEY_BITS
+from orchestrator.keystore.pair_secret import PairSecret
+from orchestrator.keystore.store import KeyStore
+from orchestrator.processes.node_control import NODE_ERRORS, NodeControl
+from orchestrator.processes.node_store import open_node_store
+from orchestrator.wire.control_socket import ControlSocket
+from orchestrator.wire.curve import ZapGate
+from orchestrator.wire.revoked import RevokedKeys
+
+ENDS = ("alice", "bob")
+
+
+class Worker:
+    """Notes that it was to meet."""
+
+    def __init__(self) -> None:
+        self.met = 0
+
+    def meet_again(self) -> None:
+        self.met += 1
+
+
+class Bench:
+    """A testbed folder whose alice and bob have their stores open and listen at their control sockets."""
+
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        self.folder = folder
+        self.path = create_folder(folder / "bench", template_path("simulated-reference"))
+        self.testbed = load_testbed(self.path)
+        self.stores: dict[str, KeyStore] = {}
+        self.workers: dict[str, dict[str, Any]] = {}
+        self.gates: dict[str, ZapGate] = {}
+        for name in ENDS:
+            state = self.state(name)
+            state.mkdir(parents=True)
+            store = open_node_store(self.testbed, name, self.path.parent / "secrets" / name, state)
+            stack.callback(store.close)
+            context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+            stack.callback(context.term)
+            client = f"fl-{name}"
+            gate = ZapGate(
+                context, {self.testbed.public_key(client): client}, revoked=RevokedKeys(self.state(name))
+            )
+            stack.callback(gate.close)
+            self.stores[name], self.gates[name] = store, gate
+            self.workers[name] = {peer: Worker() for peer in store.peers()}
+            control = NodeControl(self.testbed, store, self.workers[name], gate)
+            stack.enter_context(ControlSocket(state, control, NODE_ERRORS))
+
+    def state(self, role: str) -> Path:
+        return self.path.parent / "state" / role
+
+    def kept(self) -> list[int]:
+        return [len(self.stores[a].generations.kept(b)) for a, b in (ENDS, ENDS[::-1])]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    with ExitStack() as stack:
+        yield Bench(tmp_path, stack)
+
+
+@pytest.fixture
+def keys(bench: Bench, qunetlab: Any) -> Any:
+    """`qunetlab keys ...` on that testbed."""
+    return lambda *arguments: qunetlab("keys", *arguments, "--testbed", str(bench.path))
+
+
+def test_a_running_node_tells_its_stock_and_a_stopped_one_is_read(bench: Bench, qunetlab: Any) -> None:
+    auth = bench.stores["alice"].auth("bob")
+    auth.take_outgoing(65536 - MAC_KEY_BITS - AUTH_STOP_BITS)
+    with pytest.raises(AuthLaneExhaustedError):
+        auth.take_outgoing(256)
+    shown = qunetlab("keys", str(bench.path), "--json")
+    assert shown.returncode == 0, shown.stderr
+    rows = {(row["node"], row["peer"]): row for row in json.loads(shown.stdout)["stores"]}
+    assert len(rows) == 2 * (len(bench.testbed.users) - 1)
+    row = rows["alice", "bob"]
+    assert (row["lanes"]["auth_ab"], row["low"], row["running"]) == (AUTH_STOP_BITS, True, True)
+    assert not rows["bob", "alice"]["low"]
+    text = qunetlab("keys", str(bench.path)).stdout
+    assert "alice with bob (running)" in text
+    assert "LOW ON AUTHENTICATION KEY" in text
+
+
+def test_a_new_secret_is_made_carried_and_taken_at_each_end(bench: Bench, keys: Any, tmp_path: Path) -> None:
+    made = keys("reseed", "bob-alice", "--new", "--out", str(tmp_path))
+    assert made.returncode == 0, made.stderr
+    files = {end: tmp_path / f"alice-bob.for-{end}.secret" for end in ENDS}
+    for path in files.values():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert str(path) in made.stdout
+        assert PairSecret.read(path).generation == 1
+    assert keys("reseed", "alice-bob", "--new", "--out", str(tmp_path)).returncode == 2
+    copy = tmp_path / "copy.secret"
+    shutil.copy2(files["bob"], copy)
+    for end in ENDS:
+        taken = keys("reseed", "alice-bob", "--secret", str(files[end]))
+        assert taken.returncode == 0, taken.stderr
+        assert not files[end].exists()
+        assert bench.workers[end][ENDS[1 - ENDS.index(end)]].met == 1
+    assert bench.kept() == [1, 1]
+    again = keys("reseed", "alice-bob", "--secret", str(copy))
+    assert again.returncode == 1
+    assert "was taken before" in again.stderr
+    assert copy.exists()
+    assert bench.kept() == [1, 1]
+
+
+def test_secrets_that_are_cut_or_of_another_pair_are_refused_with_their_place(
+    bench: Bench, keys: Any, tmp_path: Path
+) -> None:
+    before = [store.stock(peer) for store, peer in zip(bench.stores.values(), ENDS[::-1], strict=True)]
+    assert keys("reseed", "alice-bob", "--new", "--out", str(tmp_path)).returncode == 0
+    cut, whole = tmp_path / "alice-bob.for-alice.secret", tmp_path / "alice-bob.for-bob.secret"
+    cut.write_bytes(cut.read_bytes()[:9000])
+    other = tmp_path / "other.secret"
+    PairSecret.draw("carol", "dave").write(other, "carol")
+    for path, pair, told in (
+        (cut, "alice-bob", "copied in part"),
+        (whole, "bob-carol", "secret of alice-bob, not of bob-carol"),
+        (other, "alice-bob", "secret of carol-dave"),
+        (tmp_path / "nowhere", "alice-bob", "there is no file"),
+    ):
+        said = keys("reseed", pair, "--secret", str(path))
+        assert said.returncode == 1, said.stderr
+        assert told in said.stderr
+        assert str(path) in said.stderr
+        assert "Traceback" not in said.stderr
+    other.unlink()
+    PairSecret.draw("carol", "dave").write(other, "carol")
+    assert keys("reseed", "carol-dave", "--secret", str(other)).returncode == 2  # carol does not run here
+    assert keys("reseed", "alice-eve", "--new").returncode == 2
+    assert keys("reseed", "alice-bob").returncode == 2
+    assert bench.kept() == [0, 0]
+    after = [store.stock(peer) for store, peer in zip(bench.stores.values(), ENDS[::-1], strict=True)]
+    assert before == after
+    assert whole.exists()
+
+
+def test_a_role_is_revoked_at_running_and_stopped_processes_and_listed(bench: Bench, keys: Any) -> None:
+    bench.state("fl-server").mkdir()
+    said = keys("revoke", "fl-bob")
+    assert said.returncode == 0, said.stderr
+    assert "bob: the key of fl-bob is refused" in said.stdout
+    assert "fl-server: it does not run" in said.stdout
+    assert bench.gates["bob"].revoked == ["fl-bob"]
+    assert bench.gates["alice"].revoked == []
+    listed = json.loads(keys("revoke", "--list", "--json").stdout)["revoked"]
+    assert listed == {"alice": [], "bob": ["fl-bob"], "fl-server": ["fl-bob"]}
+    assert RevokedKeys(bench.state("fl-server")).roles == ["fl-bob"]
+    assert keys("revoke", "fl-eve").returncode == 2
+    nobody = keys("revoke", "relay")
+    assert nobody.returncode == 2
+    assert "no process of this machine" in nobody.stderr
+
+
+def test_a_meeting_is_asked_for_at_both_ends(bench: Bench, keys: Any) -> None:
+    assert keys("meet", "alice-bob").returncode == 0
+    assert [bench.workers[a][b].met for a, b in (ENDS, ENDS[::-1])] == [1, 1]
+    assert keys("meet", "carol-dave").returncode == 2
