@@ -6,6 +6,7 @@ case interrupts a lease, brings the process back and waits for the next block of
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import subprocess
@@ -177,6 +178,55 @@ def test_a_second_process_of_a_role_is_refused_and_the_first_goes_on(running: Ri
     assert "runs as dave and has its instruments" in second.stderr
     assert "Traceback" not in second.stderr
     running.wait_for_block()
+
+
+def keys_command(running: Ring, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "lab.cli.main", "keys", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=running.path.parent,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.long
+def test_a_pair_is_renewed_on_running_nodes_under_load_and_goes_on(running: Ring) -> None:
+    def rows() -> list[dict[str, Any]]:
+        found = json.loads(keys_command(running, ".", "--json"))["stores"]
+        return [row for row in found if {row["node"], row["peer"]} == set(PAIR)]
+
+    assert [(row["generation"], row["running"]) for row in rows()] == [(0, True)] * 2
+    keys_command(running, "reseed", "-".join(PAIR), "--new")
+    for end in PAIR[::-1]:
+        running.wait_for_light()
+        keys_command(running, "reseed", "-".join(PAIR), "--secret", f"{'-'.join(PAIR)}.for-{end}.secret")
+    assert running.wait_for_block() < RECOVERY_S
+    first, second = rows()
+    assert (first["generation"], first["kept"]) == (second["generation"], second["kept"]) == (1, 0)
+    assert min(row["lanes"][lane] for row in (first, second) for lane in ("auth_ab", "auth_ba")) > 40_000
+    assert not list(running.path.parent.glob("*.secret*"))
+
+
+@pytest.mark.long
+def test_a_revoked_role_is_out_at_once_and_after_a_restart(running: Ring) -> None:
+    from lab.cli.observer import Observer
+    from orchestrator.wire.links import LinkState
+
+    testbed = load_testbed(running.path)
+    secrets = running.path.parent / "secrets"
+    with Observer.connect(testbed, secrets) as observer:
+        said = keys_command(running, "revoke", "observer")
+        assert "orchestrator: the key of observer is refused" in said
+        assert observer.agent.wait_for(LinkState.REFUSED, 2.0)
+    running.kill("orchestrator")
+    running.come_back("orchestrator")
+    assert "orchestrator: observer" in keys_command(running, "revoke", "--list")
+    with pytest.raises(ConnectionError, match="does not accept our key"):
+        Observer.connect(testbed, secrets)
 
 
 def test_ctrl_c_in_a_lease_ends_every_role_soon_safe_and_with_equal_books(running: Ring) -> None:
