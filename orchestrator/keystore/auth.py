@@ -2,6 +2,10 @@
 
 Each end spends from its own outgoing lane and names the offset in the message; the other end follows.
 Bits are durable as spent before they are returned, and offsets never go back (QKD.md section 6).
+
+A later message may overtake an earlier one that a bad line lost.  The bits of the earlier one are spent with the
+later one's, but stay in memory as long as the process lives, so that the earlier one is believed when it comes
+again.  Within a session the bits are masked, see :mod:`orchestrator.keystore.letters`.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from orchestrator.keystore.lanes import (
     incoming_auth,
     outgoing_auth,
 )
+from orchestrator.keystore.skipped import SKIPPED_BITS, SkippedBits
 from orchestrator.secret import SecretBits
 
 _TAKES_PER_SHRED = 64
@@ -48,24 +53,35 @@ class AuthKeys:
                     f"lane {lane} with {peer} is at its hard stop of {AUTH_STOP_BITS} bits: "
                     "seed the pair again out of band"
                 )
+            core.advance(peer, lane, run.start)
             bits = self._spend(lane, Range(run.start, n_bits))
         core.shred(_TAKES_PER_SHRED)
-        return run.start, bits
+        return run.start, self._masked(bits, run.start, outgoing=True)
 
     def take_incoming(self, offset: int, n_bits: int, forgery: float = 0.0) -> SecretBits:
-        """The bits that the peer used at ``offset``; bits skipped on the way there are burnt.
+        """The bits that the peer used at ``offset``; bits skipped on the way there are spent and wait in memory.
 
         ``forgery``: with which probability the tag that was checked could have been forged; booked with them.
-        Raises ReplayError below the own head.  The offset of a message that nobody has verified yet is
+        Raises ReplayError for bits that were used.  The offset of a message that nobody has verified yet is
         the attacker's choice: verify with :meth:`peek_incoming` first.
         """
         wanted = Range(offset, n_bits)
-        with self._core.transaction():
-            self._check_incoming(wanted)
-            bits = self._spend(self._incoming, wanted)
-            self._book(forgery)
+        with self._core.lock:
+            waiting = self._skipped.peek(wanted)
+            if waiting is not None:
+                self._skipped.spend(wanted)
+                with self._core.transaction():
+                    self._book(forgery)
+                return self._masked(waiting, offset, outgoing=False)
+            with self._core.transaction():
+                self._check_incoming(wanted)
+                overtaken = self._overtake(offset)
+                bits = self._spend(self._incoming, wanted)
+                self._book(forgery)
+            for start, kept in overtaken:
+                self._skipped.add(start, kept)
         self._core.shred(_TAKES_PER_SHRED)
-        return bits
+        return self._masked(bits, offset, outgoing=False)
 
     def peek_incoming(self, offset: int, n_bits: int) -> SecretBits:
         """The bits that :meth:`take_incoming` would return, without spending or burning anything.
@@ -75,8 +91,33 @@ class AuthKeys:
         """
         wanted = Range(offset, n_bits)
         with self._core.lock:
-            self._check_incoming(wanted)
-            return self._core.pieces.peek(self._peer, self._incoming, wanted)
+            bits = self._skipped.peek(wanted)
+            if bits is None:
+                self._check_incoming(wanted)
+                bits = self._core.pieces.peek(self._peer, self._incoming, wanted)
+        return self._masked(bits, offset, outgoing=False)
+
+    @property
+    def _skipped(self) -> SkippedBits:
+        return self._core.skipped.setdefault((self._peer, self._incoming), SkippedBits())
+
+    def _masked(self, bits: SecretBits, offset: int, *, outgoing: bool) -> SecretBits:
+        session = self._core.session(self._peer)
+        return bits if session is None else session.mask(bits, offset, outgoing=outgoing)
+
+    def _overtake(self, offset: int) -> list[tuple[int, SecretBits]]:
+        """Spend what lies between the head and ``offset``; what may wait for its message is returned."""
+        core, peer, lane = self._core, self._peer, self._incoming
+        head = core.lane(peer, lane).head
+        if offset - head > SKIPPED_BITS:
+            core.advance(peer, lane, offset)
+            return []
+        gaps = [
+            Range(piece.start, min(piece.end, offset) - piece.start)
+            for piece in core.pieces.stored(peer, lane, head)
+            if piece.start < offset
+        ]
+        return [(gap.start, core.take(peer, lane, gap, purpose="authentication")) for gap in gaps]
 
     def wrong_tag(self, forgery: float) -> None:
         """A tag was checked and did not fit: the try had this chance of passing, and is booked too."""
@@ -97,7 +138,6 @@ class AuthKeys:
             raise RefusedError(f"{peer} named offset {wanted.start} of lane {lane}, which holds no such bits")
 
     def _spend(self, lane: Lane, wanted: Range) -> SecretBits:
-        self._core.advance(self._peer, lane, wanted.start)
         bits = self._core.take(self._peer, lane, wanted, purpose="authentication")
         self._core.set_head(self._peer, lane, wanted.end)
         return bits

@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from orchestrator.keystore.database import Database
 from orchestrator.keystore.errors import LedgerError, RefusedError, StoreError
 from orchestrator.keystore.lanes import EMPTY_LEDGER, Lane, Ledger, Range, Role
+from orchestrator.keystore.letters import Letters, Session
 from orchestrator.keystore.pieces import Pieces
+from orchestrator.keystore.skipped import SkippedBits
 from orchestrator.secret import SecretBits
 
 logger = logging.getLogger(__name__)
@@ -36,6 +38,9 @@ class Core:
         self.db = db
         self.pieces = pieces
         self.lock = threading.RLock()
+        self.letters: dict[str, Letters] = {}
+        """What this process remembers of its correspondence, by peer."""
+        self.skipped: dict[tuple[str, Lane], SkippedBits] = {}
         self._destroyed = 0
         self.uncut = ""
         """Why destroyed bits may still be readable in the log; empty where they are not."""
@@ -80,6 +85,11 @@ class Core:
         if not rows:
             raise RefusedError(f"no initial secret is shared with {peer}; install one first")
         return int(rows[0][0])
+
+    def session(self, peer: str) -> Session | None:
+        """The session with ``peer``; None before the first meeting."""
+        letters = self.letters.get(peer)
+        return None if letters is None else letters.session
 
     def lane(self, peer: str, lane: Lane) -> LaneState:
         rows = self.db.query("SELECT head, tail FROM lanes WHERE peer = ? AND lane = ?", peer, lane)
@@ -181,7 +191,7 @@ class Core:
             Range(int(start), int(n_bits))
             for start, n_bits in self.db.query(
                 "SELECT start, n_bits FROM reservations WHERE peer = ? AND lane = ?"
-                " AND state IN ('proposed', 'committed') ORDER BY start",
+                " AND state IN ('proposed', 'committed', 'skipped') ORDER BY start",
                 peer,
                 lane,
             )

@@ -18,7 +18,7 @@ from typing import Any
 from orchestrator.durable import sync_path
 from orchestrator.keystore.errors import StoreBusyError, StoreError, StoreSettingsError
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 APPLICATION_ID = 0x514E_4B53  # "QNKS"
 
 SETTINGS: tuple[tuple[str, str, object], ...] = (
@@ -65,7 +65,6 @@ CREATE TABLE reservations (
     start INTEGER NOT NULL, n_bits INTEGER NOT NULL, context BLOB NOT NULL, state TEXT NOT NULL,
     UNIQUE (peer, lane, start)) STRICT;
 CREATE INDEX reservations_by_context ON reservations (peer, lane, context);
-CREATE INDEX reservations_open ON reservations (state) WHERE state IN ('proposed', 'committed');
 CREATE TABLE outputs (context BLOB PRIMARY KEY, output BLOB NOT NULL) STRICT, WITHOUT ROWID;
 """
 
@@ -92,10 +91,15 @@ CREATE TABLE epsilons (
     blocks INTEGER NOT NULL, tags INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 """
 
+OPEN_RESERVATIONS = """
+CREATE INDEX reservations_open ON reservations (state) WHERE state IN ('proposed', 'committed', 'skipped');
+"""
+
 MIGRATIONS: dict[int, str] = {
     1: "ALTER TABLE peers ADD COLUMN generation INTEGER NOT NULL DEFAULT 0;\n" + MAC_KEYS,
     2: KEPT_SECRETS,
     3: EPSILONS,
+    4: "DROP INDEX reservations_open;\n" + OPEN_RESERVATIONS,
 }
 """Format of a file: what makes it one of the next format, in the same transaction as the number."""
 
@@ -165,7 +169,7 @@ class Database:
                 )
 
     def _create_schema(self) -> None:
-        self._execute_all(SCHEMA + MAC_KEYS + KEPT_SECRETS + EPSILONS)
+        self._execute_all(SCHEMA + MAC_KEYS + KEPT_SECRETS + EPSILONS + OPEN_RESERVATIONS)
         self._db.execute(f"PRAGMA application_id={APPLICATION_ID}")
         self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 

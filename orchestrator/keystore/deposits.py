@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from orchestrator.keystore.core import Core
 from orchestrator.keystore.errors import DepositError, RefusedError
 from orchestrator.keystore.lanes import AUTH_LANES, Lane, Part, Range, SplitRule
-from orchestrator.keystore.mac_keys import MacKeys, split_secret
+from orchestrator.keystore.mac_keys import MacKeys
+from orchestrator.keystore.pair_macs import split_secret
 from orchestrator.secret import SecretBits
 
 MAX_BLOCK_ID = 128
@@ -120,6 +121,8 @@ class Deposits:
             parts = self._split.parts(n_bits)
             if starts is None:
                 starts = held or {part.lane: self._core.lane(peer, part.lane).tail for part in parts}
+            if any(part.lane not in starts for part in parts):
+                raise DepositError(f"no place is named for a part of block {block_id} with {peer}")
             chosen = {part.lane: int(starts[part.lane]) for part in parts}
             if state == "confirmed" and chosen == held:
                 return chosen
@@ -156,7 +159,7 @@ class Deposits:
             self._core.db.write("UPDATE blocks SET state = 'burnt' WHERE id = ?", row)
             # A range reserved in this block has nothing left to release.
             self._core.db.write(
-                "UPDATE reservations SET state = 'burnt' WHERE peer = ? AND state IN ('proposed', 'committed')"
+                "UPDATE reservations SET state = 'burnt' WHERE peer = ? AND state IN ('proposed', 'committed', 'skipped')"
                 " AND NOT EXISTS (SELECT 1 FROM pieces WHERE pieces.peer = reservations.peer"
                 " AND pieces.lane = reservations.lane AND pieces.start <= reservations.start"
                 " AND pieces.start + pieces.n_bits > reservations.start)",
@@ -189,6 +192,12 @@ class Deposits:
         with self._core.lock:
             found = self._find(peer, block_id)
         return None if found is None else found[1]
+
+    def starts(self, peer: str, block_id: str) -> dict[Lane, int]:
+        """Where the parts of a confirmed block lie; empty for any other."""
+        with self._core.lock:
+            found = self._find(peer, block_id)
+        return found[3] if found is not None and found[1] == "confirmed" else {}
 
     def parts(self, n_bits: int) -> tuple[Part, ...]:
         return self._split.parts(n_bits)

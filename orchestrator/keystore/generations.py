@@ -19,7 +19,8 @@ from orchestrator.keystore.core import Core
 from orchestrator.keystore.deposits import GENERATION_BITS, Deposits
 from orchestrator.keystore.errors import RefusedError
 from orchestrator.keystore.lanes import AUTH_LANES, outgoing_auth
-from orchestrator.keystore.mac_keys import MacKeys, PairMacs, split_secret
+from orchestrator.keystore.mac_keys import MacKeys
+from orchestrator.keystore.pair_macs import PairMacs, split_secret
 from orchestrator.secret import SecretBits
 
 NAME_BYTES = 16

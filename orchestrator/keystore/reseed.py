@@ -28,7 +28,7 @@ from msgspec import Meta
 from orchestrator.keystore.errors import AgreementError, TamperedError
 from orchestrator.keystore.generations import GENERATION_LIMIT, MOST_KEPT, NAME_BYTES
 from orchestrator.keystore.lanes import Role
-from orchestrator.keystore.mac_keys import MAC_BYTES, PairMacs
+from orchestrator.keystore.pair_macs import MAC_BYTES, PairMacs
 from orchestrator.keystore.store import KeyStore
 from orchestrator.randomness import RandomBytes, random_bytes
 from orchestrator.wire.channel import Channel

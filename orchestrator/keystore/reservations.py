@@ -3,11 +3,15 @@
 =========  =====================================================================================
 state      meaning
 =========  =====================================================================================
-proposed   allocated by the owner of the lane; the peer has not followed yet
+proposed   allocated by the owner of the lane; the peer has not followed yet, or nobody said so
 committed  both ends have moved their heads past the range (the peer at once, the owner when told)
 released   the bits have left this store; kept for ever, so that a second call is recognised
-burnt      given up: agreement failed, or the store was started again (I4)
+skipped    not the owner's end: passed over by a later range of the owner; its offer may still come
+burnt      given up: the context was abandoned, or a store of the pair was started again (I4)
 =========  =====================================================================================
+
+A context keeps its range: asking again, however often, gives the same one, and nothing is burnt because a message
+was lost or wrong.
 """
 
 from __future__ import annotations
@@ -33,11 +37,14 @@ class Reservations:
         self._core = core
 
     def propose(self, peer: str, lane: Lane, n_bits: int, context: bytes) -> Range:
+        """The range of ``context`` in a lane that this end owns: the one it has, or the next free one."""
         core = self._core
         with core.transaction():
-            self.check_request(peer, lane, n_bits, context)
+            held = self.check_request(peer, lane, n_bits, context)
             if lane_owner(lane) != core.role(peer):
                 raise RefusedError(f"lane {lane} with {peer} is allocated by {peer}; ask there")
+            if held is not None:
+                return held
             head = core.lane(peer, lane).head
             stored = list(core.pieces.stored(peer, lane, head))
             run = find_run(head, stored, n_bits)
@@ -69,9 +76,14 @@ class Reservations:
     def _follow(self, peer: str, lane: Lane, wanted: Range, context: bytes) -> None:
         core = self._core
         with core.transaction():
-            self.check_request(peer, lane, wanted.n_bits, context)
+            held = self.check_request(peer, lane, wanted.n_bits, context)
+            if held == wanted:
+                return
+            burnt = 0
+            if held is not None:  # the owner abandoned it and begins anew
+                burnt += self._burn_row(*self._need(peer, lane, held, context)[:1], peer, lane, held)
             head = core.lane(peer, lane).head
-            if wanted.start < head:
+            if wanted.start < head and not self._unskip(peer, lane, wanted):
                 raise ReplayError(
                     f"{peer} proposed bits of lane {lane} from {wanted.start} on, used up to {head} before"
                 )
@@ -80,11 +92,51 @@ class Reservations:
                     f"{peer} proposed {wanted.n_bits} bits of lane {lane} from {wanted.start} on,"
                     " which are not all stored here; compare the stores (reconcile)"
                 )
-            burnt = core.advance(peer, lane, wanted.start)
-            core.set_head(peer, lane, wanted.end)
+            if wanted.start >= head:
+                self._skip(peer, lane, Range(head, wanted.start - head))
+                core.set_head(peer, lane, wanted.end)
             self._insert(peer, lane, wanted, context, "committed")
         if burnt:
             core.shred()
+
+    def _skip(self, peer: str, lane: Lane, passed: Range) -> None:
+        """Keep what a later range passed over: the offer of an earlier one may have been lost on its way."""
+        for piece in self._core.pieces.stored(peer, lane, passed.start):
+            if piece.start >= passed.end:
+                break
+            kept = Range(piece.start, min(piece.end, passed.end) - piece.start)
+            self._insert(peer, lane, kept, b"", "skipped")
+
+    def _unskip(self, peer: str, lane: Lane, wanted: Range) -> bool:
+        """Take ``wanted`` out of what was passed over; False if it was not."""
+        rows = self._core.db.query(
+            "SELECT id, start, n_bits FROM reservations WHERE peer = ? AND lane = ? AND state = 'skipped'"
+            " AND start < ? AND start + n_bits > ? ORDER BY start",
+            peer,
+            lane,
+            wanted.end,
+            wanted.start,
+        )
+        if not covers(wanted, [Range(start, n_bits) for _, start, n_bits in rows]):
+            return False
+        for row, start, n_bits in rows:
+            self._core.db.write("DELETE FROM reservations WHERE id = ?", row)
+            for begin, end in ((start, wanted.start), (wanted.end, start + n_bits)):
+                if end > begin:
+                    self._insert(peer, lane, Range(begin, end - begin), b"", "skipped")
+        return True
+
+    def held(self, peer: str, lane: Lane, n_bits: int, context: bytes) -> Range | None:
+        """The range that ``context`` had or has here, released or not; None without one, or of another size."""
+        with self._core.lock:
+            rows = self._core.db.query(
+                "SELECT start, n_bits FROM reservations WHERE peer = ? AND lane = ? AND context = ?"
+                " AND state IN ('proposed', 'committed', 'released')",
+                peer,
+                lane,
+                context,
+            )
+        return Range(int(rows[0][0]), int(rows[0][1])) if rows and rows[0][1] == n_bits else None
 
     def release(self, peer: str, lane: Lane, wanted: Range, context: bytes) -> SecretBits:
         with self._core.transaction():
@@ -109,47 +161,57 @@ class Reservations:
             if state == "released":
                 raise AlreadyReleasedError(f"the range at {wanted.start} of lane {lane} with {peer} is gone")
             if state != "burnt":
-                self._set_state(row, "burnt")
-                self._core.burn(peer, lane, wanted)
+                self._burn_row(row, peer, lane, wanted)
         self._core.shred()
 
-    def burn_open(self) -> None:
-        """Burn everything reserved and not released (I4)."""
+    def burn_open(self, peer: str | None = None) -> int:
+        """Burn everything reserved and not released (I4), with one peer or all; how many bits that were."""
         burnt = 0
         with self._core.transaction():
-            for row, peer, lane, start, n_bits in self._core.db.query(
+            for row, with_peer, lane, start, n_bits in self._core.db.query(
                 "SELECT id, peer, lane, start, n_bits FROM reservations"
-                " WHERE state IN ('proposed', 'committed')"
+                " WHERE state IN ('proposed', 'committed', 'skipped')"
             ):
-                self._set_state(row, "burnt")
-                burnt += self._core.burn(peer, Lane(lane), Range(start, n_bits))
+                if peer is None or peer == with_peer:
+                    burnt += self._burn_row(row, with_peer, Lane(lane), Range(start, n_bits))
         if burnt:
             self._core.shred()
+        return burnt
 
-    def check_request(self, peer: str, lane: Lane, n_bits: int, context: bytes) -> None:
-        """Raise unless this context may have a range of the lane: not released, not reserved before."""
+    def _burn_row(self, row: int, peer: str, lane: Lane, wanted: Range) -> int:
+        self._set_state(row, "burnt")
+        return self._core.burn(peer, lane, wanted)
+
+    def check_request(self, peer: str, lane: Lane, n_bits: int, context: bytes) -> Range | None:
+        """The range that this context holds, None if it may have one; raises if it may not.
+
+        Not: bits of the lane were released for it before, or it holds a range of another size.
+        """
         if lane in AUTH_LANES:
             raise RefusedError(f"lane {lane} authenticates messages and cannot be reserved (I8)")
         if n_bits <= 0:
             raise RefusedError(f"a reservation has at least one bit, {n_bits} were asked for")
         if len(context) != CONTEXT_BYTES:
             raise RefusedError(f"a context digest has {CONTEXT_BYTES} bytes, got {len(context)}")
-        states = {
-            str(row[0])
-            for row in self._core.db.query(
-                "SELECT state FROM reservations WHERE peer = ? AND lane = ? AND context = ?",
-                peer,
-                lane,
-                context,
-            )
-        }
-        if "released" in states:
+        rows = self._core.db.query(
+            "SELECT state, start, n_bits FROM reservations WHERE peer = ? AND lane = ? AND context = ?"
+            " AND state IN ('proposed', 'committed', 'released')",
+            peer,
+            lane,
+            context,
+        )
+        if any(state == "released" for state, _, _ in rows):
             raise AlreadyReleasedError(
                 f"bits of lane {lane} with {peer} were released for this context before;"
                 " return its stored output, or begin a new round"
             )
-        if states - {"burnt"}:
-            raise ReservationError(f"lane {lane} with {peer} is reserved for this context already")
+        if not rows:
+            return None
+        if rows[0][2] != n_bits:
+            raise ReservationError(
+                f"lane {lane} with {peer} is reserved for this context already, with {rows[0][2]} bits"
+            )
+        return Range(int(rows[0][1]), int(rows[0][2]))
 
     def _insert(self, peer: str, lane: Lane, wanted: Range, context: bytes, state: str) -> None:
         self._core.db.write(

@@ -11,8 +11,9 @@ Invariants (each has a test of its name):
 * **I2** a bit is released at most once, to one purpose;
 * **I3** both ends release a range only for the same agreed context (a digest of purpose, round, participants);
   the digest of the message that the bits protect never comes here;
-* **I4** on every start, clean or not, what was reserved and not released becomes burnt;
-* **I5** a retry returns the journalled output, never the bits;
+* **I4** on every start, clean or not, what was reserved and not released becomes burnt, and at the peer in the first
+  meeting after it; otherwise only an abandoned context is: never because a message was lost or wrong;
+* **I5** a retry returns the journalled output, never the bits; before the release, it finds the same range;
 * **I6** two ends that disagree about a head both adopt the larger one;
 * **I7** released and burnt bits are destroyed: their data key is deleted and the log is cut;
 * **I8** applications cannot draw on the authentication lanes, and these stop short of exhaustion;
@@ -48,6 +49,7 @@ from orchestrator.keystore.lanes import (
     Role,
     SplitRule,
 )
+from orchestrator.keystore.letters import NONCE_BYTES, Letters
 from orchestrator.keystore.mac_keys import MacKeys
 from orchestrator.keystore.pieces import Pieces
 from orchestrator.keystore.reservations import Reservations
@@ -74,6 +76,7 @@ class KeyStore:
         self.reservations = Reservations(self._core)
         self.mac_keys = MacKeys(self._core)
         self.generations = Generations(self._core, self.deposits, self.mac_keys)
+        self._random_bytes = random_bytes
 
     @classmethod
     def create(
@@ -196,6 +199,29 @@ class KeyStore:
             self.deposits.remember(peer, auth_ab, auth_ba)
             self.deposits.seed(peer, auth_ab, auth_ba)
 
+    def letters(self, peer: str) -> Letters:
+        """What this process remembers of its correspondence with ``peer``."""
+        with self._core.lock:
+            self.role(peer)
+            letters = self._core.letters.get(peer)
+            if letters is None:
+                letters = self._core.letters[peer] = Letters(self._random_bytes(NONCE_BYTES))
+            return letters
+
+    def install_mac_keys(self, peer: str, generation: int, mac_ab: SecretBits, mac_ba: SecretBits) -> None:
+        """Keep reusable keys for a pair that has none; RefusedError once the peer has shown that it holds some."""
+        with self._core.transaction():
+            if self.mac_keys.proved(peer, generation):
+                raise RefusedError(f"the reusable keys with {peer} are in use and are not replaced")
+            self.mac_keys.put(peer, generation, mac_ab, mac_ba)
+
+    def forget_skipped(self, peer: str) -> None:
+        """Give up tag bits that wait for messages: none of an older session is believed any more."""
+        with self._core.lock:
+            for (name, _), waiting in self._core.skipped.items():
+                if name == peer:
+                    waiting.forget()
+
     def auth(self, peer: str) -> AuthKeys:
         """The one-time tag keys shared with ``peer``."""
         return AuthKeys(self._core, peer)
@@ -256,13 +282,20 @@ class KeyStore:
                 for lane in Lane
             }
 
-    def check_reservation(self, peer: str, lane: str, n_bits: int, context_digest: bytes) -> None:
-        """Raise what reserving for this context would: AlreadyReleasedError or another RefusedError."""
+    def held_reservation(self, peer: str, lane: str, n_bits: int, context_digest: bytes) -> Range | None:
+        """The range that this context had or has here, released or not."""
+        return self.reservations.held(peer, Lane(lane), n_bits, context_digest)
+
+    def check_reservation(self, peer: str, lane: str, n_bits: int, context_digest: bytes) -> Range | None:
+        """The range that this context holds, None if it may have one.
+
+        Raises what reserving for it would: AlreadyReleasedError or another RefusedError.
+        """
         with self._core.lock:
-            self.reservations.check_request(peer, Lane(lane), n_bits, context_digest)
+            return self.reservations.check_request(peer, Lane(lane), n_bits, context_digest)
 
     def propose_reservation(self, peer: str, lane: str, n_bits: int, context_digest: bytes) -> Range:
-        """Allocate the next ``n_bits`` of a lane that this node owns, for one context (32 bytes).
+        """The range of one context (32 bytes) in a lane that this node owns: the one it has, or the next free one.
 
         Raises KeysShortError (nothing burnt) where the lane holds too little.
         """
@@ -271,7 +304,8 @@ class KeyStore:
     def commit_reservation(self, peer: str, lane: str, wanted: Range, context_digest: bytes) -> None:
         """The other end: follow the owner's proposal.  The owner: note that the peer followed.
 
-        Bits between the own head and the range are burnt; a range below the head is refused.
+        Bits between the own head and the range wait for the offer of theirs, which may have been overtaken; a range
+        below the head that does not wait is refused.  Following again is harmless.
         """
         self.reservations.commit(peer, Lane(lane), wanted, context_digest)
 
@@ -280,7 +314,7 @@ class KeyStore:
         return self.reservations.release(peer, Lane(lane), wanted, context_digest)
 
     def burn_reservation(self, peer: str, lane: str, wanted: Range, context_digest: bytes) -> None:
-        """Give up a reservation whose agreement failed; its bits are burnt."""
+        """Give up the range of a context that nobody will use any more; its bits are burnt."""
         self.reservations.burn(peer, Lane(lane), wanted, context_digest)
 
     # Journal, books, heads.
@@ -308,6 +342,14 @@ class KeyStore:
         """Head and tail of every lane, for comparing with the peer."""
         with self._core.lock:
             return {lane: self._core.lane(peer, lane) for lane in Lane}
+
+    def renew(self, peer: str, heads: Mapping[Lane, int], tails: Mapping[Lane, int]) -> int:
+        """An end of the pair was started again: burn what is reserved (it did too, I4) and adopt larger heads.
+
+        Returns the number of bits burnt.
+        """
+        reserved = self.reservations.burn_open(peer)
+        return reserved + self.raise_heads(peer, heads, tails)
 
     def raise_heads(
         self, peer: str, heads: Mapping[Lane, int], tails: Mapping[Lane, int] | None = None

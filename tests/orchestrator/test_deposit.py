@@ -19,7 +19,8 @@ from orchestrator.keystore.errors import (
     TamperedError,
 )
 from orchestrator.keystore.lanes import Lane, Range, Role, SplitRule
-from orchestrator.keystore.reconcile import Reconciled, reconcile_pending
+from orchestrator.keystore.meeting import Reconciled
+from orchestrator.keystore.reconcile import reconcile_pending
 from orchestrator.keystore.sealing import Kek
 from orchestrator.keystore.store import KeyStore
 from orchestrator.keystore.tagged import Tagged
@@ -314,7 +315,7 @@ def test_r7_a_recorded_message_is_rejected(pair: Pair) -> None:
             Rewrite(channel, lambda number, _: recorded[number]) if role == "first" else channel
         ),
     )
-    assert isinstance(outcomes[1], TamperedError)
+    assert isinstance(outcomes[1], AgreementError)
     assert pair.bob.deposits.state("alice", "b2") == "pending"
 
 

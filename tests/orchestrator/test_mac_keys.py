@@ -9,7 +9,7 @@ import numpy as np
 
 from orchestrator.keystore.database import SCHEMA_VERSION
 from orchestrator.keystore.lanes import AUTH_LANES, Lane
-from orchestrator.keystore.mac_keys import MAC_KEY_BITS, split_secret
+from orchestrator.keystore.pair_macs import MAC_KEY_BITS, split_secret
 from orchestrator.keystore.sealing import Kek
 from orchestrator.keystore.store import KeyStore
 from orchestrator.secret import SecretBits
@@ -70,6 +70,10 @@ def as_format_1(path: Path) -> None:
     with sqlite3.connect(path) as db:
         for table in ("mac_keys", "kept_secrets", "begun", "epsilons"):
             db.execute(f"DROP TABLE {table}")
+        db.execute("DROP INDEX reservations_open")
+        db.execute(
+            "CREATE INDEX reservations_open ON reservations (state) WHERE state IN ('proposed', 'committed')"
+        )
         db.execute("ALTER TABLE peers DROP COLUMN generation")
         db.execute("PRAGMA user_version=1")
     db.close()

@@ -23,7 +23,7 @@ from orchestrator.keystore.errors import (
 )
 from orchestrator.keystore.generations import MOST_KEPT
 from orchestrator.keystore.lanes import AUTH_LANES, AUTH_STOP_BITS, Lane, Role
-from orchestrator.keystore.mac_keys import MAC_KEY_BITS
+from orchestrator.keystore.pair_macs import MAC_KEY_BITS
 from orchestrator.keystore.pair_secret import PairSecret
 from orchestrator.keystore.reseed import GenerationError, Standing, conclude, settle_generation
 from orchestrator.keystore.sealing import Kek

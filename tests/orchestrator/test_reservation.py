@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orchestrator.keystore.agreement import Accept, Ask, Offer, Refuse, reserve
+from orchestrator.keystore.agreement import reserve
 from orchestrator.keystore.errors import (
     AgreementError,
     AlreadyReleasedError,
@@ -18,6 +18,7 @@ from orchestrator.keystore.errors import (
     TamperedError,
 )
 from orchestrator.keystore.lanes import Lane, Range, Role, SplitRule
+from orchestrator.keystore.reserving import Accept, Ask, Offer, Refuse
 from orchestrator.keystore.sealing import Kek
 from orchestrator.keystore.store import KeyStore
 from orchestrator.keystore.tagged import TaggedChannel
@@ -76,13 +77,15 @@ def both(
     alice: Wish,
     bob: Wish,
     wrap: Callable[[MemoryChannel, Role], Channel] = lambda channel, _: channel,
+    again: tuple[bool, bool] = (False, False),
 ) -> tuple[Range | Exception, Range | Exception]:
     one, two = memory_channel_pair()
     ends = {"first": one, "second": two}
 
     def run(store: KeyStore, channel: MemoryChannel, role: Role, peer: str, wish: Wish) -> Range | Exception:
         try:
-            return reserve(store, wrap(channel, role), role, peer, *wish, timeout_s=TIMEOUT_S)
+            done = again[role == "second"]
+            return reserve(store, wrap(channel, role), role, peer, *wish, timeout_s=TIMEOUT_S, again=done)
         except Exception as error:  # noqa: BLE001 - the outcome of the test
             return error
         finally:
@@ -144,7 +147,7 @@ def test_a_released_context_is_never_reserved_again(stores: tuple[KeyStore, KeyS
 
 
 @pytest.mark.parametrize(("end", "lost"), [("second", 0), ("first", 0), ("second", 1)])
-def test_a_lost_message_never_leaves_a_half_reservation_usable_by_the_owner(
+def test_a_lost_message_costs_no_bit_and_the_context_keeps_its_range(
     stores: tuple[KeyStore, KeyStore], end: Role, lost: int
 ) -> None:
     alice, bob = both(
@@ -154,15 +157,55 @@ def test_a_lost_message_never_leaves_a_half_reservation_usable_by_the_owner(
         lambda channel, role: Lossy(channel, lost) if role == end else channel,
     )
     assert isinstance(alice, ChannelError)
-    if (end, lost) == ("second", 1):  # bob followed; alice has burnt her end and offers other bits
+    if (end, lost) == ("second", 1):  # bob followed
         assert bob == Range(0, 1000)
-        stores[1].burn_reservation("alice", "mask", Range(0, 1000), C1)
     else:
         assert isinstance(bob, ChannelError)
-    again = both(stores, ("mask", 1000, C1), ("mask", 1000, C1))
-    assert again[0] == again[1]
-    assert isinstance(again[0], Range)
-    assert again[0].start == (0 if (end, lost) == ("second", 0) else 1000)
+    for _ in range(3):
+        assert both(stores, ("mask", 1000, C1), ("mask", 1000, C1)) == (Range(0, 1000), Range(0, 1000))
+    assert burnt(stores) == (0, 0)
+    spent = [stores[0].ledger("bob").authentication, stores[1].ledger("alice").authentication]
+    assert spent == [512, 512], "one tag in each direction, however often the messages went out"
+
+
+def test_an_end_that_is_done_answers_again_after_it_released_its_bits(
+    stores: tuple[KeyStore, KeyStore],
+) -> None:
+    """Bob's acceptance was lost, and bob has masked; alice asks once more."""
+    alice, bob = both(
+        stores,
+        ("mask", 1000, C1),
+        ("mask", 1000, C1),
+        lambda channel, role: Lossy(channel, 1) if role == "second" else channel,
+    )
+    assert isinstance(alice, ChannelError)
+    assert isinstance(bob, Range)
+    two = stores[1].release("alice", "mask", bob, C1)
+    assert isinstance(both(stores, ("mask", 1000, C1), ("mask", 1000, C1))[1], AlreadyReleasedError)
+    assert both(stores, ("mask", 1000, C1), ("mask", 1000, C1), again=(False, True)) == (bob, bob)
+    assert stores[0].release("bob", "mask", bob, C1).same_as(two)
+    for store, peer in zip(stores, ("bob", "alice"), strict=True):
+        with pytest.raises(AlreadyReleasedError):
+            store.release(peer, "mask", bob, C1)
+    assert both(stores, ("mask", 1000, C1), ("mask", 1000, C1), again=(True, True)) == (bob, bob)
+    assert stores[0].ledger("bob") == stores[1].ledger("alice")
+
+
+def test_the_other_end_does_not_follow_an_offer_for_another_context(
+    stores: tuple[KeyStore, KeyStore],
+) -> None:
+    """The tagged context of the offer counts, not the one that bob asked for (I3)."""
+    one, two = memory_channel_pair()
+    with ThreadPoolExecutor(1) as pool:
+        bob = pool.submit(reserve, stores[1], two, "second", "alice", "mask", 1000, C1, TIMEOUT_S)
+        tagged = TaggedChannel(stores[0], one, "bob")
+        tagged.receive_plain(Ask, TIMEOUT_S)
+        tagged.send(Offer("mask", 0, 1000, C2))
+        assert isinstance(bob.exception(), ReservationError)
+    assert tagged.receive_plain(Refuse, TIMEOUT_S).reason == "context"
+    assert stores[1].lane_states("alice")[Lane.MASK].head == 0
+    for context in (C1, C2):
+        assert stores[1].held_reservation("alice", "mask", 1000, context) is None
 
 
 def run_owner(
@@ -199,7 +242,8 @@ def test_an_owner_believes_no_wrong_or_untagged_acceptance(stores: tuple[KeyStor
     assert isinstance(run_owner(stores, untagged), TamperedError)
     assert isinstance(run_owner(stores, other_range), AgreementError)
     assert isinstance(run_owner(stores, refusal), ReservationError)
-    assert stores[0].ledger("bob").burnt == 3000
+    assert stores[0].ledger("bob").burnt == 0
+    assert stores[0].lane_states("bob")[Lane.MASK].head == 1000, "one range, whatever bob answers"
 
 
 def test_the_other_end_follows_only_forward(stores: tuple[KeyStore, KeyStore]) -> None:

@@ -17,7 +17,8 @@ import pytest
 from orchestrator.keystore.agreement import deposit_block, reserve
 from orchestrator.keystore.errors import KeyStoreError
 from orchestrator.keystore.lanes import Lane, Range, Role
-from orchestrator.keystore.reconcile import Reconciled, reconcile_pending
+from orchestrator.keystore.meeting import Reconciled
+from orchestrator.keystore.reconcile import reconcile_pending
 from orchestrator.keystore.sealing import Kek
 from orchestrator.keystore.store import KeyStore
 from orchestrator.secret import SecretBits
