@@ -103,8 +103,8 @@ class PadDesk:
             if entry.waiting:
                 raise DeskPeerError("this round is being agreed already")
             missing = [peer for peer in partners if peer not in entry.ranges]
-            self._check_released(missing, context.pad_bits, digest)
-            self._check_stock(missing, context.pad_bits)
+            held = self._check_released(missing, context.pad_bits, digest)
+            self._check_stock([peer for peer in missing if peer not in held], context.pad_bits)
             entry.waiting.update(missing)
         futures = {peer: self._pool.submit(self._reserve, peer, context.pad_bits, digest) for peer in missing}
         errors: dict[str, BaseException] = {}
@@ -124,10 +124,14 @@ class PadDesk:
                 " another size or model; begin a new round"
             )
 
-    def _check_released(self, peers: Iterable[str], n_bits: int, digest: bytes) -> None:
+    def _check_released(self, peers: Iterable[str], n_bits: int, digest: bytes) -> set[str]:
+        """The peers with whom a range of this context is held already: an attempt before came half-way."""
         try:
-            for peer in peers:
-                self._store.check_reservation(peer, Lane.MASK, n_bits, digest)
+            return {
+                peer
+                for peer in peers
+                if self._store.check_reservation(peer, Lane.MASK, n_bits, digest) is not None
+            }
         except AlreadyReleasedError as error:
             raise DeskReleasedError(str(error)) from error
 
@@ -185,8 +189,14 @@ class PadDesk:
             if entry is None:
                 return ()
             entry.given_up = True
-        self._burn(entry.ranges, digest)
+            halfway = [peer for peer in self.partners(context) if peer not in {*entry.ranges, *entry.waiting}]
+        self._burn(entry.ranges | self._halfway(halfway, context.pad_bits, digest), digest)
         return tuple(entry.ranges)
+
+    def _halfway(self, peers: Iterable[str], n_bits: int, digest: bytes) -> dict[str, Range]:
+        """What attempts that failed left reserved at this end, so that a retry would find it."""
+        held = {peer: self._store.check_reservation(peer, Lane.MASK, n_bits, digest) for peer in peers}
+        return {peer: taken for peer, taken in held.items() if taken is not None}
 
     def _burn(self, ranges: dict[str, Range], digest: bytes) -> None:
         for peer, held in ranges.items():

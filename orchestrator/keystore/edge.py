@@ -1,6 +1,13 @@
-"""Where the agreements of a pair touch the world: the store, the letters and the channel of one peer."""
+"""Where the agreements of a pair touch the world: the store, the letters and the channel of one peer.
+
+Who waits for an answer says its last words again every second: they are the same bytes, so they cost nothing, and a
+message that was lost comes after all.  What has been heard in the same conversation before is passed over.
+"""
 
 from __future__ import annotations
+
+import hashlib
+import time
 
 from orchestrator.keystore.depositing import Block, Confirm, Destroy, Propose, SayProposal
 from orchestrator.keystore.errors import RefusedError
@@ -31,8 +38,10 @@ from orchestrator.keystore.steps import (
 from orchestrator.keystore.store import KeyStore
 from orchestrator.keystore.tagged import TaggedChannel, one_time_tag, one_time_tag_fits
 from orchestrator.secret import SecretBits
-from orchestrator.wire.channel import Channel
+from orchestrator.wire.channel import Channel, ChannelTimeoutError
 from orchestrator.wire.codec import decode
+
+REPEAT_S = 1.0
 
 
 class Edge:
@@ -43,10 +52,39 @@ class Edge:
         self._peer = peer
         self._timeout_s = timeout_s
         self._letters = store.letters(peer)
-        self._tagged = TaggedChannel(store, channel, peer)
+        self._tagged = TaggedChannel(store, _Once(channel), peer)
+        self._last_words: list[Effect] = []
+        self._listened = True
 
     def perform(self, effect: Effect) -> Event:
         """Carry out ``effect``; raises KeyStoreError or ChannelError."""
+        if isinstance(effect, Say | SaySigned | SayTagged | SayProposal | SayState | GiveGift):
+            if self._listened:
+                self._last_words.clear()
+                self._listened = False
+            self._last_words.append(effect)
+            return Told(self._say(effect))
+        match effect:
+            case Expect():
+                self._listened = True
+                return self._hear(effect)
+            case Check() | Allocate() | Follow() | Note():
+                return Told(self._reserve(effect))
+            case Confirm(block_id, starts):
+                self._store.confirm_deposit(self._peer, block_id, starts)
+            case Destroy(block_id):
+                self._store.burn_deposit(self._peer, block_id)
+            case Enter(peer_nonce):
+                self._enter(peer_nonce)
+            case Renew(heads, tails):
+                return Told(self._store.renew(self._peer, heads, tails))
+            case MarkSettled(peer_nonce):
+                self._letters.settled_with = peer_nonce
+            case _:
+                raise TypeError(f"no way to carry out {type(effect).__name__}")
+        return Told()
+
+    def _say(self, effect: Effect) -> State | None:
         match effect:
             case Say(message):
                 self._tagged.send_plain(message)
@@ -54,21 +92,27 @@ class Edge:
                 self._tagged.send_signed(message, covers)
             case SayTagged(slot, message):
                 self._tagged.send(message, slot)
-            case Expect():
-                return self._hear(effect)
-            case Check() | Allocate() | Follow() | Note():
-                return Told(self._reserve(effect))
-            case SayProposal() | Confirm() | Destroy():
-                self._deposit(effect)
-            case GiveGift() | Enter() | SayState() | Renew() | MarkSettled():
-                return Told(self._meet(effect))
-            case _:
-                raise TypeError(f"no way to carry out {type(effect).__name__}")
-        return Told()
+            case SayProposal(block):
+                self._propose(block)
+            case GiveGift():
+                self._give()
+            case SayState(own, peer_nonce):
+                return self._say_state(own, peer_nonce)
+        return None
 
     def _hear(self, wanted: Expect) -> Heard:
         keep = self._keep_gift if Gift in wanted.tagged else None
-        message, keys = self._tagged.expect(wanted, self._timeout_s, keep)
+        left_s = self._timeout_s
+        while True:
+            try:
+                message, keys = self._tagged.expect(wanted, min(left_s, REPEAT_S), keep)
+                break
+            except ChannelTimeoutError:
+                left_s -= REPEAT_S
+                if left_s <= 0:
+                    raise
+                for words in self._last_words:
+                    self._say(words)
         fits: frozenset[str] = frozenset()
         if isinstance(message, Propose) and len(keys) == 1:
             fits = self._fitting([(message.block_id, message.fingerprint)], keys)
@@ -111,15 +155,6 @@ class Edge:
             return None
         return self._store.held_reservation(self._peer, wish.lane, wish.n_bits, wish.context)
 
-    def _deposit(self, effect: SayProposal | Confirm | Destroy) -> None:
-        match effect:
-            case SayProposal(block):
-                self._propose(block)
-            case Confirm(block_id, starts):
-                self._store.confirm_deposit(self._peer, block_id, starts)
-            case Destroy(block_id):
-                self._store.burn_deposit(self._peer, block_id)
-
     def _propose(self, block: Block) -> None:
         tails = {str(lane): tail for lane, tail in block.tails.items()}
 
@@ -130,20 +165,6 @@ class Edge:
             return Propose(block.block_id, block.n_bits, block.context, block.split, tails, fingerprint)
 
         self._tagged.send_with_keys(1, build, block.slot("propose"), block.context)
-
-    def _meet(self, effect: GiveGift | Enter | SayState | Renew | MarkSettled) -> State | int | None:
-        match effect:
-            case Enter(peer_nonce):
-                self._enter(peer_nonce)
-            case SayState(own, peer_nonce):
-                return self._say_state(own, peer_nonce)
-            case Renew(heads, tails):
-                return self._store.renew(self._peer, heads, tails)
-            case MarkSettled(peer_nonce):
-                self._letters.settled_with = peer_nonce
-            case GiveGift():
-                self._give()
-        return None
 
     def _enter(self, peer_nonce: bytes) -> None:
         store, peer = self._store, self._peer
@@ -191,6 +212,26 @@ class Edge:
             raise RefusedError(f"{self._peer} gives {len(keys)} reusable keys instead of 2")
         generation = self._store.generation(self._peer)
         self._store.install_mac_keys(self._peer, generation, keys[0], keys[1])
+
+
+class _Once:
+    """A channel that passes over what it has brought before."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._brought: set[bytes] = set()
+
+    def send(self, payload: bytes) -> None:
+        self._channel.send(payload)
+
+    def recv(self, timeout_s: float) -> bytes:
+        deadline = time.monotonic() + timeout_s
+        while True:
+            payload = self._channel.recv(max(0.0, deadline - time.monotonic()))
+            digest = hashlib.sha256(payload).digest()
+            if digest not in self._brought:
+                self._brought.add(digest)
+                return payload
 
 
 def fingerprint_input(block_id: str, key: SecretBits) -> bytes:

@@ -7,6 +7,7 @@ ever holds the user's keys, besides that client's trust domain.
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
@@ -53,6 +54,8 @@ Emit = Callable[[dict[str, Any]], None]
 RESERVE_PATIENCE_S = 120.0
 BLOCK_PATIENCE_S = 60.0
 MESSAGE_TIMEOUT_S = 20.0
+REPLY_TIMEOUT_S = 5.0
+"""For an answer that takes no computing; asking again costs nothing."""
 WAITING_LIMIT = 3
 
 
@@ -139,7 +142,7 @@ class Node:
         Raises KeyStoreError, ChannelError, or JobExpiredError when the peer's client does not ask in time.
         """
 
-        def conversation(channel: Channel, role: Role) -> Range:
+        def conversation(channel: Channel, role: Role, *, again: bool = False) -> Range:
             return reserve(
                 self._store,
                 channel,
@@ -148,12 +151,13 @@ class Node:
                 Lane.MASK,
                 n_bits,
                 context_digest,
-                timeout_s=MESSAGE_TIMEOUT_S,
+                timeout_s=REPLY_TIMEOUT_S,
+                again=again,
             )
 
-        job = f"reserve/{context_digest.hex()}"
+        job, repeat = f"reserve/{context_digest.hex()}", functools.partial(conversation, again=True)
         try:
-            return self.workers[peer].submit(job, conversation, RESERVE_PATIENCE_S).result()
+            return self.workers[peer].submit(job, conversation, RESERVE_PATIENCE_S, repeat).result()
         finally:
             self.report_stock()
 

@@ -7,13 +7,19 @@ reservations - is a *job*, and a pair runs one job at a time::
     first                                second
       Greeting on topic pair/<line>  ->                       a fresh line at every meeting
       <-> settle_generation                                   begin a generation that both ends hold
-      <-> reconcile_pending                                   settle what an interruption left over
+      <-> reconcile_pending, on pair/<line>/meeting           settle what an interruption left over
                                   <- Have(job)                the second says what it is ready for
       Start(job, n)                  ->                       the first picks a job that both have
       <-> the job itself, on topic pair/<line>/<n>
 
 Line messages are not authenticated: a forged one can delay or fail a job and nothing else, because every job
 authenticates what it agrees on.  After a job fails half-way the line is dropped and the two meet again.
+
+**Bad lines.**  A job that was submitted with ``again`` may be repeated: when it breaks it goes back to the waiting
+ones, and when it is done here the peer may still have to hear of it, so it is answered once more with ``again``.
+The first waits ever longer between two lines until a job is completed, at most :data:`LONGEST_WAIT_S`.  Meetings
+and retries spend no lane bits but for what changed in between; and below :data:`LOW_WATER_BITS` of a lane no meeting
+begins by itself, :attr:`PairWorker.hold` says why, and an operator lets it go on with :meth:`PairWorker.go_on`.
 """
 
 from __future__ import annotations
@@ -22,15 +28,23 @@ import logging
 import queue
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Annotated, TypeAlias, TypeVar
 
 import msgspec
 
 from orchestrator.hub.agent import Agent
-from orchestrator.keystore.errors import KeysShortError, KeyStoreError, ReservationError
-from orchestrator.keystore.lanes import Role
+from orchestrator.keystore.errors import (
+    AgreementError,
+    AlreadyReleasedError,
+    KeysShortError,
+    KeyStoreError,
+    ReservationError,
+)
+from orchestrator.keystore.lanes import AUTH_LANES, Role
 from orchestrator.keystore.reconcile import reconcile_pending
 from orchestrator.keystore.reseed import settle_generation
 from orchestrator.keystore.store import KeyStore
@@ -47,8 +61,16 @@ Conversation: TypeAlias = "Callable[[Channel, Role], T]"
 
 LINE_PREFIX = "pair/"
 POLL_S = 0.02
-MEETING_TIMEOUT_S = 10.0
-RETRY_S = 0.5
+MEETING_TIMEOUT_S = 4.0
+FIRST_WAIT_S = 0.25
+LONGEST_WAIT_S = 4.0
+"""A pair works again this long after a bad hub became good, and a meeting."""
+LOW_WATER_BITS = 8192
+"""An authentication lane below this is not touched by meetings that nobody asked for."""
+GO_ON_BITS = 1024
+"""How far a lane may fall further each time an operator lets the pair go on."""
+DONE_KEPT = 64
+"""Jobs that are answered again, per peer; the oldest are forgotten."""
 OFFERS_KEPT = 64
 """Lines the peer offered that were not looked at yet; only the newest counts."""
 
@@ -58,9 +80,10 @@ class Greeting(Message, frozen=True):
 
 
 class Have(Message, frozen=True):
-    """Second to first: ready to run ``job``."""
+    """Second to first: ready to run ``job``; ``done``: only if the first still needs it."""
 
     job: JobName
+    done: bool = False
 
 
 class Start(Message, frozen=True):
@@ -79,8 +102,10 @@ LineMessage: TypeAlias = Greeting | Have | Start | Again
 CONVERSATION_ERRORS = (BlockAborted, KeyStoreError, ChannelError, WireError)
 
 
-IN_STEP_ERRORS = (KeysShortError, ReservationError)
+IN_STEP_ERRORS = (KeysShortError, ReservationError, AlreadyReleasedError)
 """Failures that both ends know of and that left nothing behind: the line goes on."""
+RETRY_ERRORS = (AgreementError, ChannelError, WireError)
+"""Failures of the line or of the peer, after which a job that allows it is tried again."""
 
 
 class JobExpiredError(Exception):
@@ -88,10 +113,17 @@ class JobExpiredError(Exception):
 
 
 class _Job:
-    def __init__(self, name: str, conversation: Callable[[Channel, Role], object], expires_s: float) -> None:
+    def __init__(
+        self,
+        name: str,
+        conversation: Callable[[Channel, Role], object],
+        expires_s: float,
+        again: Callable[[Channel, Role], object] | None,
+    ) -> None:
         self.name = name
         self.conversation = conversation
         self.expires_s = expires_s
+        self.again = again
         self.future: Future[object] = Future()
 
 
@@ -101,21 +133,64 @@ class _Line:
         self.channel = channel
         self.jobs_started = 0
         self.peer_has: set[str] = set()
+        self.peer_did: set[str] = set()
         self.told: set[str] = set()
+        self.told_done: set[str] = set()
+
+
+@dataclass(frozen=True)
+class LowWater:
+    """Why a pair waits for an operator: an authentication lane is nearly used up."""
+
+    peer: str
+    lane: str
+    bits: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.bits} bits are left of lane {self.lane} with {self.peer}; meetings wait: find out what spends"
+            " them, give the pair a new secret (qunetlab keys reseed), or let it go on"
+        )
+
+
+@dataclass(frozen=True)
+class BackOff:
+    """How long to wait before the next line: twice as long after every failure, up to a limit."""
+
+    wait_s: float = FIRST_WAIT_S
+
+    def failed(self) -> BackOff:
+        return BackOff(min(2 * self.wait_s, LONGEST_WAIT_S))
 
 
 class PairWorker:
     """Runs the jobs of one pair in a thread of its own."""
 
-    def __init__(self, agent: Agent, store: KeyStore, peer: str) -> None:
+    def __init__(
+        self,
+        agent: Agent,
+        store: KeyStore,
+        peer: str,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], object] | None = None,
+    ) -> None:
+        """``clock`` and ``pause`` (seconds) exist for simulations of long times; the default is real time."""
         self.peer = peer
         self._agent = agent
         self._store = store
         self._role: Role = store.role(peer)
         self._lock = threading.Lock()
         self._jobs: dict[str, _Job] = {}
+        self._done: OrderedDict[str, Callable[[Channel, Role], object]] = OrderedDict()
+        self._clock = clock
+        self._back_off = BackOff()
+        self._failures = 0
+        self._hold: LowWater | None = None
+        self._lowest = LOW_WATER_BITS
         self._offered: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._stop = threading.Event()
+        self._pause = pause or self._stop.wait
         self._again = threading.Event()
         self._line: _Line | None = None
         self._thread = threading.Thread(target=self._work, name=f"pair-{peer}", daemon=True)
@@ -139,6 +214,44 @@ class PairWorker:
         with self._lock:
             return len(self._jobs)
 
+    @property
+    def hold(self) -> LowWater | None:
+        """Why no meeting begins by itself; None where nothing stands in the way."""
+        return self._hold
+
+    @property
+    def failures(self) -> int:
+        """Lines that were dropped since a job was last completed."""
+        return self._failures
+
+    @property
+    def rejected(self) -> dict[str, int]:
+        """Messages of the peer that were refused, by reason, since this process started."""
+        return dict(self._store.letters(self.peer).rejected)
+
+    def go_on(self) -> None:
+        """An operator lets the pair meet although a lane is low; for :data:`GO_ON_BITS` more of it."""
+        low = self._low_lane()
+        if low is not None:
+            self._lowest = max(0, low.bits - GO_ON_BITS)
+            logger.warning("an operator lets the pair with %s go on: %s", self.peer, low)
+
+    def _low_lane(self) -> LowWater | None:
+        stock = self._store.stock(self.peer)
+        lane = min(AUTH_LANES, key=lambda name: stock[name])
+        return LowWater(self.peer, str(lane), stock[lane]) if stock[lane] < LOW_WATER_BITS else None
+
+    def _held(self) -> bool:
+        """Whether the next meeting has to wait for an operator."""
+        low = self._low_lane()
+        if low is None:
+            self._lowest = LOW_WATER_BITS
+        stands = low if low is not None and low.bits < self._lowest else None
+        if stands is not None and self._hold is None:
+            logger.error("%s", stands)
+        self._hold = stands
+        return stands is not None
+
     def offered(self, topic: str) -> None:
         """The agent saw a message on a topic of this peer that nobody opened yet."""
         is_line = topic.startswith(LINE_PREFIX) and topic.count("/") == 1
@@ -149,13 +262,22 @@ class PairWorker:
         """Meet afresh between two jobs, since a new secret of the pair is there."""
         self._again.set()
 
-    def submit(self, name: str, conversation: Callable[[Channel, Role], T], patience_s: float) -> Future[T]:
+    def submit(
+        self,
+        name: str,
+        conversation: Callable[[Channel, Role], T],
+        patience_s: float,
+        again: Callable[[Channel, Role], object] | None = None,
+    ) -> Future[T]:
         """Run ``conversation`` once the peer has a job of the same ``name``.
 
         The future fails with JobExpiredError if that does not happen within ``patience_s``, and with
         whatever the conversation raises.  A name is used by one job at a time (ValueError otherwise).
+
+        A job with ``again`` is repeated after a failure of the line or of the peer until its patience is over, and
+        answered with ``again`` when only the peer still needs it.
         """
-        job = _Job(name, conversation, time.monotonic() + patience_s)
+        job = _Job(name, conversation, self._clock() + patience_s, again)
         with self._lock:
             if name in self._jobs:
                 raise ValueError(f"a job {name!r} with {self.peer} is waiting already")
@@ -176,16 +298,23 @@ class PairWorker:
                 self._serve_line()
             except CONVERSATION_ERRORS as error:
                 logger.info("line with %s dropped: %s", self.peer, error)
-                self._drop_line()
-                self._stop.wait(RETRY_S if self._role == "first" else POLL_S)
+                self._wait_after_failure()
             except Exception:
                 logger.exception("line with %s failed", self.peer)
-                self._drop_line()
-                self._stop.wait(RETRY_S)
+                self._wait_after_failure()
         self._drop_line()
 
+    def _wait_after_failure(self) -> None:
+        self._drop_line()
+        self._failures += 1
+        wait_s, self._back_off = self._back_off.wait_s, self._back_off.failed()
+        self._pause(wait_s if self._role == "first" else POLL_S)
+
     def _meet(self) -> bool:
-        """Open a fresh line and compare the stores; False when the peer is not there yet."""
+        """Open a fresh line and compare the stores; False when the peer is not there yet, or an operator is asked."""
+        if self._held():
+            self._pause(POLL_S)
+            return False
         if self._role == "first":
             if self.peer not in self._agent.peers:
                 self._stop.wait(POLL_S)
@@ -205,9 +334,17 @@ class PairWorker:
         )
         if begun is not None:
             logger.info("generation %d with %s was begun", begun, self.peer)
-        settled = reconcile_pending(
-            self._store, self._line.channel, self._role, self.peer, timeout_s=MEETING_TIMEOUT_S
-        )
+        topic = f"{self._line.name}/meeting"
+        try:
+            settled = reconcile_pending(
+                self._store,
+                self._agent.channel(self.peer, topic),
+                self._role,
+                self.peer,
+                timeout_s=MEETING_TIMEOUT_S,
+            )
+        finally:
+            self._agent.close_channel(self.peer, topic)
         if settled.rolled_back or settled.burnt_bits:
             logger.warning(
                 "meeting %s: %d bits burnt, restored from an old copy: %s",
@@ -241,12 +378,15 @@ class PairWorker:
             for name in [name for name in self._names() if name not in line.told]:
                 line.channel.send(encode(Have(name)))
                 line.told.add(name)
+            for name in [name for name in self._done if name not in line.told_done]:
+                line.channel.send(encode(Have(name, done=True)))
+                line.told_done.add(name)
         try:
             message = self._read(line, POLL_S)
         except ChannelTimeoutError:
             message = None
         if isinstance(message, Have):
-            line.peer_has.add(message.job)
+            (line.peer_did if message.done else line.peer_has).add(message.job)
         elif isinstance(message, Start) and self._role == "second":
             self._run(line, message.job, message.n)
         elif isinstance(message, Again) and self._role == "first":
@@ -254,7 +394,7 @@ class PairWorker:
         elif message is not None:
             raise WireError(f"unexpected {type(message).__name__} on the line")
         if self._role == "first":
-            for name in [name for name in self._names() if name in line.peer_has]:
+            for name in self._ready(line):
                 line.peer_has.discard(name)
                 number = line.jobs_started
                 line.jobs_started += 1
@@ -264,7 +404,10 @@ class PairWorker:
     def _run(self, line: _Line, name: str, number: int) -> None:
         with self._lock:
             job = self._jobs.pop(name, None)
+            done = self._done.get(name)
         line.told.discard(name)
+        if job is None and done is not None:
+            job = _Job(name, done, self._clock(), None)
         started = time.monotonic()
         topic = f"{line.name}/{number}"
         channel = self._agent.channel(self.peer, topic)
@@ -276,17 +419,43 @@ class PairWorker:
             except IN_STEP_ERRORS as error:
                 job.future.set_exception(error)
                 return
+            except RETRY_ERRORS as error:
+                self._try_again(job, error)
+                raise
             except BaseException as error:
                 job.future.set_exception(error)
                 raise
             job.future.set_result(result)
+            self._completed(job)
+            line.told_done.add(name)
         finally:
             logger.info("%s with %s: %.2f s", name[:40], self.peer, time.monotonic() - started)
             self._agent.close_channel(self.peer, topic)
 
+    def _try_again(self, job: _Job, error: Exception) -> None:
+        """Put a job that may be repeated back in its place; any other has failed."""
+        with self._lock:
+            if job.again is not None and self._clock() < job.expires_s and job.name not in self._jobs:
+                self._jobs = {job.name: job, **self._jobs}
+                return
+        job.future.set_exception(error)
+
+    def _completed(self, job: _Job) -> None:
+        self._back_off, self._failures = BackOff(), 0
+        if job.again is not None:
+            self._done[job.name] = job.again
+            if len(self._done) > DONE_KEPT:
+                self._done.popitem(last=False)
+
     def _read(self, line: _Line, timeout_s: float) -> LineMessage:
         message: LineMessage = decode(line.channel.recv(timeout_s), LineMessage)
         return message
+
+    def _ready(self, line: _Line) -> list[str]:
+        """Jobs that one end waits for and the other can run, oldest first."""
+        waiting = self._names()
+        ready = [name for name in waiting if name in line.peer_has or name in line.peer_did]
+        return ready + [name for name in self._done if name in line.peer_has and name not in waiting]
 
     def _names(self) -> list[str]:
         """Waiting jobs, oldest first."""
@@ -294,7 +463,7 @@ class PairWorker:
             return list(self._jobs)
 
     def _expire(self) -> None:
-        now = time.monotonic()
+        now = self._clock()
         with self._lock:
             late = [job for job in self._jobs.values() if job.expires_s <= now]
             for job in late:

@@ -24,6 +24,7 @@ import pytest
 from orchestrator.keystore.database import SETTINGS, Database
 from orchestrator.keystore.errors import AlreadyReleasedError, KeysShortError, KeyStoreError, RefusedError
 from orchestrator.keystore.lanes import AUTH_STOP_BITS, Lane, Range, incoming_auth, lane_owner, outgoing_auth
+from orchestrator.keystore.pair_macs import split_secret
 from orchestrator.keystore.sealing import Kek
 from orchestrator.keystore.store import KeyStore
 from orchestrator.secret import SecretBits
@@ -249,8 +250,9 @@ class Work:
             store.install_initial_secret(
                 peer, secrets[0], secrets[1], role="first" if role == "first" else "second"
             )
-            self.truth.add(peer, "auth_ab", 0, secrets[0])
-            self.truth.add(peer, "auth_ba", 0, secrets[1])
+            parts = split_secret(*secrets)
+            self.truth.add(peer, "auth_ab", 0, parts.auth_ab)
+            self.truth.add(peer, "auth_ba", 0, parts.auth_ba)
 
     def step(self) -> None:
         steps: list[Callable[[str], None]] = [
