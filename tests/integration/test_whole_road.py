@@ -56,16 +56,19 @@ def small_testbed(tmp_path: Path) -> Path:
     return path
 
 
-def demo_process(small_testbed: Path, tmp_path: Path, *more: str) -> subprocess.Popen[str]:
+def demo_process(
+    small_testbed: Path, tmp_path: Path, *more: str, path: tuple[Path, ...] = ()
+) -> subprocess.Popen[str]:
     temporary = tmp_path / "private"
     temporary.mkdir()
+    python_path = os.pathsep.join([*map(str, path), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     arguments = ["demo", "--testbed", str(small_testbed), "--out", str(tmp_path / "out"), *more]
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "lab.cli.main", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "TMPDIR": str(temporary)},
+        env={**os.environ, "TMPDIR": str(temporary), **({"PYTHONPATH": python_path} if python_path else {})},
         preexec_fn=hear_interrupts,
     )
 
@@ -78,9 +81,12 @@ def hear_interrupts() -> None:
 def test_demo_keys_all_pairs_sums_exactly_and_leaves_everything_safe(
     small_testbed: Path, tmp_path: Path
 ) -> None:
-    demo = demo_process(small_testbed, tmp_path, "--rounds", "2", "--json")
+    door = Door(tmp_path / "door")
+    demo = demo_process(small_testbed, tmp_path, "--rounds", "2", "--json", path=(door.folder,))
     out, errors = demo.communicate(timeout=280)
     assert demo.returncode == 0, errors
+    assert door.secrets() == dict.fromkeys(door.secrets(), "from the door")
+    assert set(door.secrets()) == SECRETS
     report: dict[str, Any] = json.loads(out)
     assert report == json.loads((tmp_path / "out" / "report.json").read_text())
     assert [tuple(row["pair"]) for row in report["pairs"]] == [
@@ -115,6 +121,68 @@ def test_demo_keys_all_pairs_sums_exactly_and_leaves_everything_safe(
     assert "simulated" in page
     until(lambda: not processes_of(str(tmp_path / "private")), "all processes gone")
     assert not list((tmp_path / "private").iterdir())
+
+
+SECRETS = {
+    *("symbols", "coin labels", "shuffles", "amplification", "data keys", "store keys", "initial secrets"),
+    *("instances", "topics", "nonces", "run ids"),
+}
+
+
+class Door:
+    """What the processes of a run noted at the door to the system's generator, and of the secrets they used."""
+
+    def __init__(self, folder: Path, planted: tuple[str, ...] = ()) -> None:
+        self.folder = folder
+        (folder / "notes").mkdir(parents=True)
+        source = Path(__file__).parent / "door" / "sitecustomize.py"
+        (folder / "sitecustomize.py").write_text(source.read_text())
+        (folder / "planted").write_text("\n".join(planted))
+
+    def secrets(self) -> dict[str, str]:
+        """For every kind of secret used anywhere whether all of that kind, or which, came through the door.
+
+        A secret is compared by its first 16 bytes: drawn at the beginning of a draw, or, for the second half
+        of a long one, in its middle.
+        """
+        drawn: set[str] = set()
+        used: dict[str, set[str]] = {}
+        for file in (self.folder / "notes").iterdir():
+            for line in file.read_text().splitlines():
+                entry = json.loads(line)
+                if entry["kind"] == "drawn":
+                    drawn.add(entry["hex"][:32])
+                else:
+                    used.setdefault(entry["kind"], set()).add(entry["hex"][:32])
+        return {
+            kind: "from the door" if values <= drawn else f"{len(values - drawn)} of {len(values)} are not"
+            for kind, values in used.items()
+        }
+
+
+@pytest.mark.long
+def test_a_generator_planted_anywhere_is_found(small_testbed: Path, tmp_path: Path) -> None:
+    """Seeded generators in the place of the door: each is noticed for what it makes."""
+    door = Door(
+        tmp_path / "door",
+        (
+            "orchestrator.light.user",
+            "orchestrator.postprocessing.block",
+            "orchestrator.keystore.store",
+            "orchestrator.keystore.pair_secret",
+            "orchestrator.keystore.reconcile",
+            "orchestrator.hub.agent",
+            "orchestrator.processes.pair_worker",
+            "lab.cli.folder",
+            "lab.cli.demo",
+        ),
+    )
+    demo = demo_process(small_testbed, tmp_path, "--rounds", "1", "--json", path=(door.folder,))
+    _, errors = demo.communicate(timeout=280)
+    assert demo.returncode == 0, errors
+    found = door.secrets()
+    assert set(found) == SECRETS
+    assert [kind for kind, verdict in found.items() if verdict == "from the door"] == []
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])

@@ -87,7 +87,7 @@ def test_a_real_block_sends_the_tags_that_its_eps_cor_asks_for(strict_plan: Bloc
         patch.setattr(
             Transcript, "add", lambda self, sender, data: (sent.append(data), original(self, sender, data))
         )
-        rehearse(sides, channels=ends)
+        rehearse(sides, channels=ends, timeout_s=120.0)
     first, second = sides["first"].result, sides["second"].result
     assert first.key is not None
     tags = verification_tags(first.n_x, STRICT)
@@ -118,7 +118,7 @@ def test_every_tag_of_a_block_counts(strict_plan: BlockPlan) -> None:
     altered = bytearray(mine._outgoing.reveal_bytes())
     altered[32 + 20] ^= 1
     mine._outgoing = SecretBits.from_bytes(bytes(altered))
-    rehearse(sides)
+    rehearse(sides, timeout_s=120.0)
     assert "verification failed" in str(sides["first"].outcome)
 
 
@@ -136,7 +136,7 @@ def test_the_transcript_of_a_block_bounds_its_forgery_by_its_own_length(strict_p
             return original(self, key, sender, offset)  # type: ignore[arg-type]
 
         patch.setattr(Transcript, "tag", noting)
-        rehearse(sides)
+        rehearse(sides, timeout_s=120.0)
     epsilons = sides["first"].result.epsilons
     assert epsilons is not None
     assert epsilons.auth >= 2 * forgery_bound(min(lengths))
