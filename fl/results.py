@@ -184,10 +184,12 @@ class Configuration(msgspec.Struct, frozen=True):
 
 
 class DataFile(msgspec.Struct, frozen=True):
-    """A file or table that the run learnt from."""
+    """A file or table that the run learnt from; where it comes from and its licence, if that is said."""
 
     name: str
     sha256: str
+    source: str = ""
+    licence: str = ""
 
 
 class Results(msgspec.Struct, frozen=True):

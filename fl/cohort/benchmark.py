@@ -8,7 +8,7 @@ from pathlib import Path
 from fl.cohort.results import CohortResult
 from fl.cohort.run import run_cohort
 from fl.config import FLConfig, Mode
-from fl.tasks import load_task
+from fl.tasks import open_task
 
 WARM_UP_ROUNDS = 1
 """In the first round the processes start and load their clients' data."""
@@ -18,7 +18,7 @@ def cohort_config(task: str, n_clients: int, rounds: int, mode: Mode, seed: int 
     """A cohort of ``task`` with the settings that suit so many clients, in the narrowest ring."""
     clients = tuple(f"c{index}" for index in range(n_clients))
     return FLConfig.for_task(
-        load_task(task), clients, run_id=f"cohort-{seed}", name=task, rounds=rounds, seed=seed, mode=mode
+        open_task(task), clients, run_id=f"cohort-{seed}", name=task, rounds=rounds, seed=seed, mode=mode
     )
 
 

@@ -27,7 +27,7 @@ from fl.cohort.room import SharedRoom, open_room, private_room
 from fl.cohort.supply import SimulatedKeySupply, new_run_key
 from fl.config import FLConfig
 from fl.quantise import UpdateNotFiniteError
-from fl.tasks import load_task
+from fl.tasks import open_task
 from fl.tasks.base import Task
 from orchestrator.wire.codec import Message, decode, encode
 
@@ -294,7 +294,7 @@ def _work(pipe: Connection) -> None:
 
 def _set_up(setup: Setup, run_key: bytes) -> ClientGroup:
     plan = make_plan(setup.config, setup.n_parameters, float32=setup.float32, drop_outs=setup.drop_outs)
-    task = load_task(setup.config.task, Path(setup.data_folder) if setup.data_folder else None)
+    task = open_task(setup.config.task, Path(setup.data_folder) if setup.data_folder else None)
     room = open_room(setup.room, plan, setup.n_groups)
     supply = SimulatedKeySupply(run_key, plan.n_clients)
     return ClientGroup(plan, task, room, supply, setup.index, setup.n_groups)

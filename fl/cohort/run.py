@@ -45,7 +45,7 @@ from fl.cohort.room import Room
 from fl.cohort.server import sum_of_masked, sum_of_shared
 from fl.cohort.supply import SimulatedKeySupply
 from fl.config import FLConfig
-from fl.tasks import load_task
+from fl.tasks import open_task
 from fl.tasks.base import Parameters, Task
 
 Report = Callable[[CohortEvent], None]
@@ -75,7 +75,7 @@ def run_cohort(
     """
     if task is not None and workers:
         raise ValueError("a task that is handed over runs in this process: workers = 0")
-    learning = load_task(config.task, data_folder) if task is None else task
+    learning = open_task(config.task, data_folder) if task is None else task
     plan = make_plan(config, learning.n_parameters, float32=float32, drop_outs=drop_outs)
     state = CohortFolder(folder, plan)
     never = threading.Event()

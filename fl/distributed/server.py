@@ -49,7 +49,7 @@ from fl.distributed.messages import (
 )
 from fl.distributed.round_server import RoundServer, RunFailedError, ServedRun
 from fl.distributed.run_state import RunFolder
-from fl.tasks import load_task
+from fl.tasks import open_task
 from fl.tasks.base import Task
 from orchestrator.wire.budget import messages_within
 from orchestrator.wire.control_socket import ControlSocket
@@ -97,7 +97,7 @@ def run_server(
     check_config(config)
     if config.mode != "plain":
         check_weights(config.levels, config.client_weights)
-    task = task or load_task(config.task, data_folder)
+    task = task or open_task(config.task, data_folder)
     config = with_fingerprint(config, task)
     folder = RunFolder(out_dir, config)
     own_context = zmq.Context() if context is None else None

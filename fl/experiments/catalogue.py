@@ -8,6 +8,7 @@ from fl.experiments.base import Plan
 from fl.experiments.options import TrainOptions
 from fl.tasks import parse_task
 from fl.tasks.base import Task
+from fl.tasks.own import OwnTask
 
 USUAL_MODEL = {"mnist": "mlp"}
 """The model of an experiment where it is not the task's first."""
@@ -44,6 +45,10 @@ def plan_for(options: TrainOptions, task: Task, data_folder: Path | None) -> Pla
         from fl.experiments.sentiment import plan as sentiment
 
         return sentiment(options, task, data_folder)
+    if isinstance(task, OwnTask):
+        from fl.experiments.own import plan as own
+
+        return own(options, task, task.title)
     from fl.experiments.digits import plan as digits
 
     return digits(options, task)

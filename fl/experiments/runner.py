@@ -23,7 +23,7 @@ from fl.cohort.results import CohortError, CohortEvent, CohortPhase, CohortResul
 from fl.config import FLConfig
 from fl.experiments.base import Cell, Plan
 from fl.results import AbortedRow, RoundRow, RoundTimes, SeedRun
-from fl.tasks import load_task
+from fl.tasks import open_task
 from fl.tasks.base import Evaluation, Task
 from orchestrator.durable import replace_file
 
@@ -111,7 +111,7 @@ class Runner:
     stop: threading.Event
     report: Callable[[ExperimentEvent], None] = lambda event: None
     run_cohort: CohortRunner | None = None
-    open_task: Callable[[str, Path | None], Task] = load_task
+    open_task: Callable[[str, Path | None], Task] = open_task
     clock: Callable[[], float] = time.monotonic
 
     def run(self, plan: Plan) -> Outcome:

@@ -16,7 +16,7 @@ from pathlib import Path
 from fl.experiments.base import Cell, Defaults, Plan, Versus, chosen_seeds, federated_config, quick_note
 from fl.experiments.digits import federated_cell
 from fl.experiments.options import TrainOptions
-from fl.tasks import MODELS, TaskSpec, load_task, parse_task
+from fl.tasks import MODELS, TaskSpec, open_task, parse_task
 from fl.tasks.base import Task
 
 DEFAULTS = Defaults(clients=4, rounds=5, seeds=5, quick_rounds=5, quick_seeds=2)
@@ -96,6 +96,6 @@ def _model(options: TrainOptions, name: str, model: str, data_folder: Path | Non
     """The same clients with another model."""
     spec = parse_task(options.task)
     task_name = f"{spec.task}:{model}@{spec.split}"
-    task = load_task(task_name, data_folder)
+    task = open_task(task_name, data_folder)
     config = federated_config(task, task_name, options, _defaults(task))
     return Cell(name, f"{config.n_clients} clients, {config.mode}, {model}", "federated", config)

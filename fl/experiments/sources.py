@@ -10,6 +10,8 @@ from pathlib import Path
 from fl.data import data_folder
 from fl.results import DataFile
 from fl.tasks import parse_task
+from fl.tasks.base import Task
+from fl.tasks.own import OwnTask
 
 STATES = "quantum-states"
 
@@ -28,9 +30,11 @@ class StateFile:
         return f"{self.path.name} {'verified' if self.verified else 'not usable: checksum differs'}"
 
 
-def data_files(task: str, folder: Path | None) -> tuple[DataFile, ...]:
-    """The files behind ``task``; for data that is computed here, the digest of what was computed."""
-    spec = parse_task(task)
+def data_files(name: str, task: Task, folder: Path | None) -> tuple[DataFile, ...]:
+    """The files behind ``task``, called ``name``; for data that is computed here, the digest of what was computed."""
+    if isinstance(task, OwnTask):
+        return tuple(DataFile(each.name, each.sha256, each.source, each.licence) for each in task.sources)
+    spec = parse_task(name)
     if spec.task == "mnist":
         from fl.data import SHA256
 

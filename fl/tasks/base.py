@@ -42,6 +42,24 @@ class Evaluation:
     loss: float
 
 
+class UnknownTaskError(ValueError):
+    """No task, or no model or split of a task, has this name, or what has it is no task."""
+
+
+class TaskError(Exception):
+    """A workload failed, or handed over something of the wrong kind."""
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """What a task learns from: a name for people, hex SHA-256 of the content, where it comes from, its licence."""
+
+    name: str
+    sha256: str = ""
+    source: str = ""
+    licence: str = ""
+
+
 CROWD = 50
 """So many clients are a crowd."""
 

@@ -42,12 +42,12 @@ def run_demo(
     """The demo command; returns the exit code."""
     from fl.config import FLConfig
     from fl.experiments.options import option_of
-    from fl.tasks import load_task
+    from fl.tasks import open_task
 
     started = time.monotonic()
     testbed = load_testbed(source_path(source))
     check_every_pair_makes_key(testbed)
-    learning = load_task(task, data)
+    learning = open_task(task, data)
     learning.client_data(0, 1, seed)  # missing data must be told before a dozen processes start
     config = FLConfig.for_task(
         learning,

@@ -69,13 +69,13 @@ def run_on_testbed(
     options: TrainOptions, folder: Path, *, resuming: bool, data: Path | None, as_json: bool
 ) -> int:
     """Train on the keys of a testbed; returns the exit code."""
-    from fl.tasks import load_task
+    from fl.tasks import open_task
     from lab.cli.train import EXIT_INTERRUPTED, check_data, summary
 
     assert options.testbed is not None
     place = find_place(options.testbed)
     check_place(place, options)
-    task = load_task(options.task, data)
+    task = open_task(options.task, data)
     plan = read_plan(folder) if resuming else live_plan(options, task, place.testbed)
     check_data(task, plan, data)
     with held(folder, new=not resuming):
@@ -362,7 +362,7 @@ class Attempt:
             wire_bits=aggregation.value_bits,
             key_supply="live" if self.options.live else "store",
             forecast=self.forecast,
-            data=data_files(self.config.task, self.data),
+            data=data_files(self.config.task, self.task, self.data),
             versions=versions(),
             started_at=self.record.started_at,
             wall_s=self.record.seconds,

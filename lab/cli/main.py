@@ -199,7 +199,7 @@ def keyrate(
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("qunetlab-demo"),
     rounds: Annotated[int, typer.Option(min=1, help="Training rounds.")] = 10,
-    task: Annotated[str, typer.Option(help="digits or mnist.")] = "digits",
+    task: Annotated[str, typer.Option(help="digits, mnist or your own MODULE:CLASS.")] = "digits",
     data: Annotated[Path | None, typer.Option(help="Folder of MNIST IDX files.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of simulation and training.")] = 1,
     testbed: Annotated[
@@ -218,7 +218,10 @@ def demo(
 @app.command()
 def train(
     task: Annotated[
-        str, typer.Argument(help="mnist, quantum-states, sentiment or digits; or TASK:MODEL@SPLIT.")
+        str,
+        typer.Argument(
+            help="mnist, quantum-states, sentiment or digits; TASK:MODEL@SPLIT; or your own MODULE:CLASS."
+        ),
     ],
     clients: Annotated[int | None, typer.Option(min=1, help="Number of clients.")] = None,
     mode: Annotated[str | None, typer.Option(help="otp, lightsecagg, expanded or plain.")] = None,
@@ -386,11 +389,15 @@ def fl_client(
     mode: Annotated[
         str, typer.Option(help="The mode this user agrees to; a run in any other is refused.")
     ] = "otp",
+    task: Annotated[
+        str | None,
+        typer.Option(help="A workload of your own that is trained, MODULE:CLASS; others need no naming."),
+    ] = None,
 ) -> None:
     """Run one user's federated-learning client."""
     from lab.cli.roles import fl_client_role
 
-    raise typer.Exit(fl_client_role(name, testbed, secrets, state, data, self_check, mode))
+    raise typer.Exit(fl_client_role(name, testbed, secrets, state, data, self_check, mode, task))
 
 
 @data_app.command("fetch")

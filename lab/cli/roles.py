@@ -7,6 +7,7 @@ import logging
 import signal
 import threading
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -119,7 +120,7 @@ def _read_config(text: str) -> dict[str, Any]:
 def fl_server_role(path: Path, secrets: Path | None, state: Path | None, config_text: str) -> int:
     """Federated-learning server: sees masked updates and their sum."""
     from fl.distributed.server import run_server
-    from fl.tasks import load_task
+    from fl.tasks import open_task
     from orchestrator.wire.curve import load_keys
 
     runtime = Runtime("fl-server", path, secrets, state)
@@ -129,7 +130,7 @@ def fl_server_role(path: Path, secrets: Path | None, state: Path | None, config_
     users = runtime.testbed.user_names()
     for name in given if isinstance(given := settings.get("clients"), list) else ():
         _require_user(runtime, name)
-    task = load_task(str(settings.get("task", "digits")), data_folder)
+    task = open_task(str(settings.get("task", "digits")), data_folder)
     settings.setdefault("run_id", _unfinished_run(runtime.state) or f"run-{random_hex(6)}")
     config = training_config(task, users, settings)
     run_server(
@@ -189,6 +190,7 @@ def fl_client_role(
     data: Path | None,
     self_check: Path | None,
     mode: str = "otp",
+    task: str | None = None,
 ) -> int:
     """One user's federated-learning client, in the trust domain of the user's node.
 
@@ -197,6 +199,7 @@ def fl_client_role(
     from fl.config import SMALLEST_QUORUM, Mode
     from fl.distributed.client import ClientRules, run_client
     from fl.keys import NodeKeys
+    from fl.tasks import load_task
     from orchestrator.delivery.client import DeliveryClient
     from orchestrator.wire.curve import load_keys
 
@@ -223,6 +226,7 @@ def fl_client_role(
             runtime.stop,
             lambda event: runtime.emit(msgspec.to_builtins(event)),
             data_folder=data,
+            open_task=partial(load_task, trusted=task),
             rules=ClientRules(
                 mode=mode,  # type: ignore[arg-type]
                 min_participants=min(SMALLEST_QUORUM, len(testbed.users)),

@@ -311,8 +311,16 @@ def _configuration(results: Results) -> str:
 def _provenance(results: Results) -> str:
     parts = []
     if results.data:
-        rows = [[html.escape(file.name), f"<code>{file.sha256}</code>"] for file in results.data]
-        parts.append(table(["data", "SHA-256"], rows, "text"))
+        told = any(file.source or file.licence for file in results.data)
+        rows = [
+            [
+                html.escape(file.name),
+                f"<code>{html.escape(file.sha256)}</code>",
+                *([html.escape(file.source), html.escape(file.licence)] if told else []),
+            ]
+            for file in results.data
+        ]
+        parts.append(table(["data", "SHA-256", *(["source", "licence"] if told else [])], rows, "text"))
     parts.append(
         table(
             ["software", "version"],

@@ -108,7 +108,7 @@ class Run:
         if self.has_ring:
             self._rewrite(server=ready["fl-server"]["endpoint"])
         extra = ["--data", str(data)] if data else []
-        extra += ["--mode", config.mode]
+        extra += ["--mode", config.mode, "--task", config.task]
         extra += ["--self-check", str(self.self_check)] if self.checks_sums(config) else []
         for user in self.local_clients:
             if user in config.clients:

@@ -128,9 +128,9 @@ def usual_workers(plan: Plan) -> int:
 def prepare(options: TrainOptions, data: Path | None) -> tuple[Plan, Task]:
     """The plan, after every check that needs no training."""
     from fl.experiments.catalogue import plan_for
-    from fl.tasks import load_task
+    from fl.tasks import open_task
 
-    task = load_task(options.task, data)
+    task = open_task(options.task, data)
     plan = plan_for(options, task, data)
     simulated_plan(plan, task)
     check_data(task, plan, data)
@@ -173,7 +173,7 @@ def surroundings(plan: Plan, task: Task, data: Path | None, workers: int) -> Sur
         key_supply="simulated",
         forecast=simulated_forecast(config.mode, config.rounds, config.n_clients, costs.key_bits_per_pair),
         workers=workers,
-        data=data_files(config.task, data),
+        data=data_files(config.task, task, data),
         versions=versions(),
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
         notes=(*(() if config.mode == "plain" else (SIMULATED_NOTE,)), *notes_for(config)),
