@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lab.testbed import Testbed
 from orchestrator.keystore.errors import KeyStoreError
 from orchestrator.keystore.store import KeyStore
 from orchestrator.processes.node_store import take_secret
-from orchestrator.processes.pair_worker import PairWorker
 from orchestrator.wire.control_socket import (
     Done,
     Keys,
@@ -23,6 +23,9 @@ from orchestrator.wire.control_socket import (
 )
 from orchestrator.wire.curve import ZapGate
 from orchestrator.wire.gate_control import CONTROL_ERRORS, answer_about_gate
+
+if TYPE_CHECKING:
+    from orchestrator.processes.pair_worker import PairWorker
 
 NODE_ERRORS = (*CONTROL_ERRORS, KeyStoreError)
 """What becomes a plain answer at the control socket of a node."""
