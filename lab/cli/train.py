@@ -15,7 +15,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -250,10 +250,13 @@ def train(
                     typer.echo(f"{error}", err=True)
             return so_far(), interrupted
         except failures as error:
-            with suppress(*failures):
+            try:
                 so_far()
+                kept = "what is finished is kept"
+            except failures as further:
+                kept = f"finished parts are kept, but not their report: {told(further, folder)}"
             hint = resume_hint(folder, plan.options.task, data)
-            raise TrainError(f"{told(error, folder)}; what is finished is kept. {hint}") from error
+            raise TrainError(f"{told(error, folder)}; {kept}. {hint}") from error
 
 
 def keep(plan: Plan, outcome: Outcome, about: Surroundings, folder: Path, wall_s: float) -> Results | None:
