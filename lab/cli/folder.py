@@ -2,7 +2,7 @@
 
 ``testbed.toml``            public: topology, addresses, limits, public keys
 ``secrets/ROLE/curve.*``    the role's CURVE key pair
-``secrets/USER/store.key``  key-encryption key of the user's key store
+``secrets/USER/store.key``  key-encryption key of the user's key store, or ``store.passphrase`` where it is derived
 ``secrets/USER/initial/PEER.secret``  initial authentication secret of a pair, removed once installed
 
 Everything under ``secrets`` is 0600 in 0700 folders.  On a bench with several machines each role's folder
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.cli.ring_size import with_users
+from lab.cli.store_key import KEY_FILE, PASSPHRASE_FILE
 from lab.testbed import AUTO, Testbed, TestbedError, load_testbed, parse_testbed, write_testbed
 from orchestrator.durable import create_file, destroy_folder, make_folder, move_file
 from orchestrator.randomness import random_bytes
@@ -53,10 +54,17 @@ def source_path(source: str) -> Path:
 
 
 def create_folder(
-    folder: Path, source: Path, *, host: str | None = None, port: int = FIRST_PORT, users: int | None = None
+    folder: Path,
+    source: Path,
+    *,
+    host: str | None = None,
+    port: int = FIRST_PORT,
+    users: int | None = None,
+    passphrase: str | None = None,
 ) -> Path:
     """Make ``folder`` with a copy of the testbed at ``source``, fresh keys and initial secrets.
 
+    With ``passphrase``, every user's key store is sealed with it instead of a ``store.key``.
     With ``users``, for that many of them (:mod:`lab.cli.ring_size`).
     With ``host``, endpoints that are still ``auto`` get ports from ``port`` on: hub and learning server at
     that host, every node's key delivery at localhost, since node and client share a machine.
@@ -80,7 +88,7 @@ def create_folder(
     folder.mkdir(parents=True, exist_ok=True)
     make_folder(staging / SECRETS)
     try:
-        data["keys"] = _make_secrets(testbed, staging / SECRETS)
+        data["keys"] = _make_secrets(testbed, staging / SECRETS, passphrase)
         parse_testbed(data, target)
         write_testbed(data, staging / TESTBED_FILE)
     except BaseException:
@@ -91,9 +99,10 @@ def create_folder(
     return target
 
 
-def _make_secrets(testbed: Testbed, folder: Path) -> dict[str, str]:
+def _make_secrets(testbed: Testbed, folder: Path, passphrase: str | None) -> dict[str, str]:
     """Keys of every role and initial secrets of every pair below ``folder``; the public keys by role."""
     from orchestrator.keystore.pair_secret import SUFFIX, PairSecret
+    from orchestrator.keystore.passphrase import create_passphrase
     from orchestrator.wire.curve import generate_keys, write_keys
 
     public: dict[str, str] = {}
@@ -102,7 +111,10 @@ def _make_secrets(testbed: Testbed, folder: Path) -> dict[str, str]:
         write_keys(folder / role, keys)
         public[role] = keys.public
     for user in testbed.user_names():
-        create_file(folder / user / "store.key", random_bytes(32), 0o600)
+        if passphrase is None:
+            create_file(folder / user / KEY_FILE, random_bytes(32), 0o600)
+        else:
+            create_passphrase(folder / user / PASSPHRASE_FILE, passphrase)
         make_folder(folder / user / "initial")
     for first, second in testbed.pairs():
         shared = PairSecret.draw(first, second)

@@ -14,17 +14,19 @@ import msgspec
 import typer
 
 from lab.cli.folder import SECRETS, FolderError, find_testbed
+from lab.cli.store_key import StoreKey
 from lab.testbed import Testbed, load_testbed
 
 if TYPE_CHECKING:
     from orchestrator.wire.control_socket import Keys, PairKeys
 
 
-def show_stock(path: Path, state: Path | None, as_json: bool) -> int:
+def show_stock(path: Path, state: Path | None, as_json: bool, store_key: str = "file") -> int:
     """Print the ledger of every pair of every node found."""
     testbed_path = find_testbed(path)
     folder = state or testbed_path.parent / "state"
-    found = list(_nodes(load_testbed(testbed_path), testbed_path.parent / SECRETS, folder))
+    key = StoreKey.parse(store_key)
+    found = list(_nodes(load_testbed(testbed_path), testbed_path.parent / SECRETS, folder, key))
     if not found:
         raise FolderError(f"no key store under {folder}; nodes create theirs on first start")
     if as_json:
@@ -42,9 +44,8 @@ def show_stock(path: Path, state: Path | None, as_json: bool) -> int:
     return 0
 
 
-def _nodes(testbed: Testbed, secrets: Path, folder: Path) -> Iterator[tuple[Keys, bool]]:
+def _nodes(testbed: Testbed, secrets: Path, folder: Path, key: StoreKey) -> Iterator[tuple[Keys, bool]]:
     """The keys of every node of this machine, and whether it runs."""
-    from orchestrator.keystore.sealing import Kek
     from orchestrator.keystore.store import KeyStore
     from orchestrator.processes.node_control import keys_of
     from orchestrator.processes.node_store import STORE_FILE
@@ -55,7 +56,7 @@ def _nodes(testbed: Testbed, secrets: Path, folder: Path) -> Iterator[tuple[Keys
         if listens(folder / user):
             yield ask(folder / user, ShowKeys()), True
         elif store_path.exists():
-            with KeyStore.open(store_path, user, Kek.from_file(secrets / user / "store.key")) as store:
+            with KeyStore.open(store_path, user, key.kek(user, secrets / user)) as store:
                 yield keys_of(store), False
 
 

@@ -13,6 +13,8 @@ import click
 import typer
 from typer.core import TyperGroup
 
+from lab.cli.store_key import HELP as STORE_KEY_HELP
+
 FolderOption = Annotated[
     Path, typer.Option("--testbed", metavar="TESTBED", help="Testbed file, or its folder; default: here.")
 ]
@@ -20,6 +22,9 @@ StateOption = Annotated[
     Path | None, typer.Option("--state", help="State folder; default: `state` beside the testbed file.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+StoreKeyOption = Annotated[
+    str, typer.Option("--store-key", help=f"What opens the stores of stopped nodes: {STORE_KEY_HELP}")
+]
 PairArgument = Annotated[str, typer.Argument(metavar="PAIR", help="Two users, such as alice-bob.")]
 
 
@@ -43,12 +48,13 @@ keys_app = typer.Typer(
 def show(
     testbed: Annotated[Path, typer.Argument(metavar="TESTBED", help="Testbed file, or its folder.")],
     state: StateOption = None,
+    store_key: StoreKeyOption = "file",
     as_json: JsonOption = False,
 ) -> None:
     """Key stock per pair of the nodes on this machine, running or stopped; counts only, never bits."""
     from lab.cli.keys import show_stock
 
-    raise typer.Exit(show_stock(testbed, state, as_json))
+    raise typer.Exit(show_stock(testbed, state, as_json, store_key))
 
 
 @keys_app.command()

@@ -16,6 +16,7 @@ import typer
 
 from lab.cli.keys_app import keys_app
 from lab.cli.qpu import qpu_app
+from lab.cli.store_key import HELP as STORE_KEY_HELP
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -39,6 +40,10 @@ SecretsPath = Annotated[
 StatePath = Annotated[
     Path | None, typer.Option("--state", help="State folder; default: `state` beside the testbed file.")
 ]
+StoreKeyOption = Annotated[
+    str,
+    typer.Option("--store-key", help=f"Where the key comes from that seals the key store: {STORE_KEY_HELP}"),
+]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 
 
@@ -59,12 +64,18 @@ def init(
     ] = None,
     port: Annotated[int, typer.Option(min=1, max=65000, help="First port for --host.")] = 47600,
     users: Annotated[int | None, typer.Option(help="Number of users; those of the template without.")] = None,
+    store_key: StoreKeyOption = "file",
     as_json: Json = False,
 ) -> None:
     """Create a testbed folder: testbed file, CURVE keys, initial pair secrets (0600)."""
     from lab.cli.folder import create_folder, source_path
+    from lab.cli.store_key import StoreKey
 
-    path = create_folder(folder, source_path(template), host=host, port=port, users=users)
+    key = StoreKey.parse(store_key)
+    passphrase = key.passphrase("every user", confirm=True) if key.is_passphrase else None
+    path = create_folder(
+        folder, source_path(template), host=host, port=port, users=users, passphrase=passphrase
+    )
     show(
         {"testbed": str(path), "secrets": str(folder / "secrets")},
         as_json,
@@ -142,11 +153,12 @@ def node(
     testbed: TestbedPath,
     secrets: SecretsPath = None,
     state: StatePath = None,
+    store_key: StoreKeyOption = "file",
 ) -> None:
     """Run one user's node: modulator, attenuator, key generation, key store, key delivery."""
     from lab.cli.roles import node_role
 
-    raise typer.Exit(node_role(name, testbed, secrets, state))
+    raise typer.Exit(node_role(name, testbed, secrets, state, store_key))
 
 
 @app.command()

@@ -71,13 +71,17 @@ def relay_role(path: Path, secrets: Path | None, state: Path | None) -> int:
     return 0
 
 
-def node_role(name: str, path: Path, secrets: Path | None, state: Path | None) -> int:
+def node_role(
+    name: str, path: Path, secrets: Path | None, state: Path | None, store_key: str = "file"
+) -> int:
     """One user's node."""
+    from lab.cli.store_key import StoreKey
     from lab.guard import guarded_station
     from orchestrator.processes.node import run_node
 
     runtime = Runtime(name, path, secrets, state)
     _require_user(runtime, name)
+    kek = StoreKey.parse(store_key).kek(name, runtime.secrets)
     with guarded_station(runtime.testbed, runtime.testbed_path, name, runtime.state) as station:
         run_node(
             runtime.testbed,
@@ -86,6 +90,7 @@ def node_role(name: str, path: Path, secrets: Path | None, state: Path | None) -
             runtime.state,
             station,
             runtime.stop,
+            kek=kek,
             ready=runtime.ready,
             emit=runtime.emit,
         )

@@ -7,8 +7,7 @@ the ciphertext that may linger in the write-ahead log or on the medium is then w
 who holds the KEK.
 
 The KEK is 32 bytes from a file of mode 0600, from the service manager's credentials folder
-(systemd ``LoadCredential=``), or derived from a passphrase with Argon2id (RFC 9106, second recommended
-parameter set: 3 passes, 4 lanes, 64 MiB).
+(systemd ``LoadCredential=``), or derived from a passphrase (:mod:`orchestrator.keystore.passphrase`).
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ from typing import NoReturn
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap, aes_key_wrap
 
 from orchestrator.durable import create_file
@@ -73,12 +71,6 @@ class Kek:
         if not folder:
             raise StoreError(f"no CREDENTIALS_DIRECTORY: add LoadCredential={name}:... to the unit")
         return cls.from_file(Path(folder) / name)
-
-    @classmethod
-    def from_passphrase(cls, passphrase: str, salt: bytes) -> Kek:
-        """Derive the key with Argon2id; ``salt`` (16 random bytes) is kept beside the store."""
-        kdf = Argon2id(salt=salt, length=KEY_BYTES, iterations=3, lanes=4, memory_cost=64 * 1024)
-        return cls(kdf.derive(passphrase.encode()))
 
     def wrap(self, data_key: bytes) -> bytes:
         return aes_key_wrap(self._key, data_key)

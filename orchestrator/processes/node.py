@@ -23,6 +23,7 @@ from orchestrator.hub.agent import Agent, AgentEvent, LinkUp, TopicWaiting
 from orchestrator.hub.connect import connect_agent
 from orchestrator.keystore.agreement import deposit_block, reserve
 from orchestrator.keystore.lanes import Lane, Range, Role
+from orchestrator.keystore.sealing import Kek
 from orchestrator.keystore.store import KeyStore
 from orchestrator.light.clicks import BlockClicks
 from orchestrator.light.user import CLOCKWISE_GATE, COUNTER_CLOCKWISE_GATE, UserLight
@@ -326,6 +327,7 @@ def run_node(
     *,
     ready: Callable[..., None],
     emit: Emit,
+    kek: Kek | None = None,
 ) -> None:
     """Run the node until ``stop``; the caller leaves the instruments safe."""
     from drivers.attenuators.oz_dd100 import OzDD100
@@ -345,7 +347,7 @@ def run_node(
         station.recover()
         light.set_up()
 
-    with open_node_store(testbed, name, secrets_dir, state_dir) as store:
+    with open_node_store(testbed, name, secrets_dir, state_dir, kek) as store:
         agent = connect_agent(testbed, name, secrets_dir)
         node = Node(
             testbed, name, light, store, agent, Fence(EpochFile(state_dir / "fence")), emit, recover=recover

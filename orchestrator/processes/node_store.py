@@ -35,13 +35,17 @@ class InitialSecretError(Exception):
     """The initial pair secrets of a node are missing or not as `qunetlab init` made them."""
 
 
-def open_node_store(testbed: Testbed, name: str, secrets_dir: Path, state_dir: Path) -> KeyStore:
+def open_node_store(
+    testbed: Testbed, name: str, secrets_dir: Path, state_dir: Path, kek: Kek | None = None
+) -> KeyStore:
     """Open the store of node ``name``; on the first start create it and install the initial secrets.
 
+    ``kek`` seals the store; without it, what ``store.key`` in the secrets folder holds.
     Raises KeyStoreError, OSError (with its place), or InitialSecretError when a pair's secret is missing on the
     first start; in each case the initial secrets are still there.
     """
-    kek = Kek.from_file(secrets_dir / "store.key")
+    source = f"{secrets_dir / 'store.key'}" if kek is None else "the store key given"
+    kek = kek or Kek.from_file(secrets_dir / "store.key")
     path = state_dir / STORE_FILE
     initial = secrets_dir / INITIAL
     if not path.exists():
@@ -50,7 +54,7 @@ def open_node_store(testbed: Testbed, name: str, secrets_dir: Path, state_dir: P
         store = KeyStore.open(path, name, kek)
     except SealError as error:
         raise SealError(
-            f"{path} cannot be opened with {secrets_dir / 'store.key'}: {error}. Put back the store.key that the"
+            f"{path} cannot be opened with {source}: {error}. Put back the store.key that the"
             f" store was made with; what lies in {initial} was left as it is"
         ) from error
     try:

@@ -136,13 +136,6 @@ def test_key_files_are_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         Kek.from_file(tmp_path / "short")
 
 
-def test_a_passphrase_gives_the_same_key_only_with_the_same_salt() -> None:
-    wrapped = Kek.from_passphrase("correct horse", b"s" * 16).wrap(b"k" * 32)
-    assert Kek.from_passphrase("correct horse", b"s" * 16).unwrap(wrapped) == b"k" * 32
-    with pytest.raises(SealError):
-        Kek.from_passphrase("correct horse", b"t" * 16).unwrap(wrapped)
-
-
 def test_a_key_encryption_key_shows_nothing() -> None:
     kek = Kek(KEK_BYTES)
     assert repr(kek) == str(kek) == "<Kek>"
