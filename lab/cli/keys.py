@@ -69,7 +69,12 @@ def _row(node: str, pair: PairKeys, running: bool) -> str:
     )
     if pair.kept:
         text += f"; {pair.kept} new secret waits for {pair.peer} to take its half"
-    if pair.low:
+    if pair.waits:
+        text += (
+            f"; MEETINGS WAIT FOR AN OPERATOR: find out what spends authentication key, renew it (`qunetlab keys"
+            f" reseed {node}-{pair.peer} --new`), or let them go on (`qunetlab keys meet {node}-{pair.peer}`)"
+        )
+    elif pair.low:
         text += (
             f"; LOW ON AUTHENTICATION KEY: make more key soon, or renew it with `qunetlab keys reseed"
             f" {node}-{pair.peer} --new`"

@@ -70,7 +70,7 @@ class NodeControl:
         """Raises one of :data:`NODE_ERRORS` for what is not done."""
         match request:
             case ShowKeys():
-                return keys_of(self._store)
+                return keys_of(self._store, lambda peer: self._workers[peer].hold is not None)
             case TakeSecret(path):
                 peer = take_secret(self._store, self._testbed, Path(path))
                 self._workers[peer].meet_again()
@@ -81,7 +81,10 @@ class NodeControl:
             case MeetNow(peer):
                 if peer not in self._workers:
                     raise ValueError(f"{self._store.owner} has no pair with {peer!r}")
-                self._workers[peer].meet_again()
-                return Done(f"{self._store.owner} meets {peer} as soon as it is there")
+                worker = self._workers[peer]
+                if worker.hold is None:
+                    return Done(f"{self._store.owner} and {peer} wait for no operator")
+                worker.go_on()
+                return Done(f"{self._store.owner} meets {peer} again, until the low lane has fallen further")
             case _:
                 return answer_about_gate(self._gate, request)

@@ -20,6 +20,7 @@ ones, and when it is done here the peer may still have to hear of it, so it is a
 The first waits ever longer between two lines until a job is completed, at most :data:`LONGEST_WAIT_S`.  Meetings
 and retries spend no lane bits but for what changed in between; and below :data:`LOW_WATER_BITS` of a lane no meeting
 begins by itself, :attr:`PairWorker.hold` says why, and an operator lets it go on with :meth:`PairWorker.go_on`.
+A new secret that waits is another matter: beginning with it needs no lane bits, so that is tried all the same.
 """
 
 from __future__ import annotations
@@ -312,7 +313,8 @@ class PairWorker:
 
     def _meet(self) -> bool:
         """Open a fresh line and compare the stores; False when the peer is not there yet, or an operator is asked."""
-        if self._held():
+        held = self._held()
+        if held and not self._store.generations.kept(self.peer):
             self._pause(POLL_S)
             return False
         if self._role == "first":
@@ -334,6 +336,11 @@ class PairWorker:
         )
         if begun is not None:
             logger.info("generation %d with %s was begun", begun, self.peer)
+            self._held()
+        elif held:  # the peer has not taken its half of the new secret yet
+            self._drop_line()
+            self._pause(LONGEST_WAIT_S)
+            return False
         topic = f"{self._line.name}/meeting"
         try:
             settled = reconcile_pending(

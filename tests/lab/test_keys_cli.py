@@ -17,11 +17,12 @@ from lab.cli.folder import create_folder, template_path
 from lab.testbed import load_testbed
 from orchestrator.keystore.errors import AuthLaneExhaustedError
 from orchestrator.keystore.lanes import AUTH_STOP_BITS
-from orchestrator.keystore.mac_keys import MAC_KEY_BITS
+from orchestrator.keystore.pair_macs import MAC_KEY_BITS
 from orchestrator.keystore.pair_secret import PairSecret
 from orchestrator.keystore.store import KeyStore
 from orchestrator.processes.node_control import NODE_ERRORS, NodeControl
 from orchestrator.processes.node_store import open_node_store
+from orchestrator.processes.pair_worker import LowWater
 from orchestrator.wire.control_socket import ControlSocket
 from orchestrator.wire.curve import ZapGate
 from orchestrator.wire.revoked import RevokedKeys
@@ -30,13 +31,18 @@ ENDS = ("alice", "bob")
 
 
 class Worker:
-    """Notes that it was to meet."""
+    """Notes what it was to do."""
 
     def __init__(self) -> None:
-        self.met = 0
+        self.met = self.went_on = 0
+        self.hold: LowWater | None = None
 
     def meet_again(self) -> None:
         self.met += 1
+
+    def go_on(self) -> None:
+        self.went_on += 1
+        self.hold = None
 
 
 class Bench:
@@ -174,7 +180,16 @@ def test_a_role_is_revoked_at_running_and_stopped_processes_and_listed(bench: Be
     assert "no process of this machine" in nobody.stderr
 
 
-def test_a_meeting_is_asked_for_at_both_ends(bench: Bench, keys: Any) -> None:
-    assert keys("meet", "alice-bob").returncode == 0
-    assert [bench.workers[a][b].met for a, b in (ENDS, ENDS[::-1])] == [1, 1]
+def test_a_pair_that_waits_for_an_operator_is_shown_and_let_go_on(
+    bench: Bench, keys: Any, qunetlab: Any
+) -> None:
+    worker = bench.workers["alice"]["bob"]
+    worker.hold = LowWater("bob", "auth_ab", 5000)
+    assert "MEETINGS WAIT FOR AN OPERATOR" in qunetlab("keys", str(bench.path)).stdout
+    said = keys("meet", "alice-bob")
+    assert said.returncode == 0
+    assert "alice meets bob again" in said.stdout
+    assert "bob and alice wait for no operator" in said.stdout
+    assert [bench.workers[a][b].went_on for a, b in (ENDS, ENDS[::-1])] == [1, 0]
+    assert "MEETINGS WAIT" not in qunetlab("keys", str(bench.path)).stdout
     assert keys("meet", "carol-dave").returncode == 2

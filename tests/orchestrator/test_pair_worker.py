@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from orchestrator.keystore.agreement import deposit_block, reserve
-from orchestrator.keystore.lanes import Lane, Role
+from orchestrator.keystore.lanes import AUTH_STOP_BITS, Lane, Role, outgoing_auth
 from orchestrator.keystore.pair_secret import PairSecret
 from orchestrator.keystore.sealing import Kek
 from orchestrator.keystore.store import KeyStore
@@ -245,3 +245,25 @@ def wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_drained_pair_that_waits_for_an_operator_begins_with_a_new_secret(
+    pair: Pair, order: tuple[int, int]
+) -> None:
+    """No lane bit is left for a meeting, and none is needed."""
+    peers = ("bob", "alice")
+    results(deposit(pair, "block/4/0", bytes(BLOCK_BITS // 8)))
+    for store, peer in zip(pair.stores, peers, strict=True):
+        lane = outgoing_auth(store.role(peer))
+        store.auth(peer).take_outgoing(store.stock(peer)[lane] - AUTH_STOP_BITS)
+    pair.board.workers[0].meet_again()
+    wait_until(lambda: all(worker.hold is not None for worker in pair.board.workers))
+    secret = PairSecret.draw("alice", "bob")
+    for side in order:
+        pair.stores[side].generations.keep(peers[side], secret.auth_ab, secret.auth_ba)
+        pair.board.workers[side].meet_again()
+    wait_until(lambda: [s.generation(p) for s, p in zip(pair.stores, peers, strict=True)] == [1, 1])
+    first, second = results(deposit(pair, "block/4/1", bytes(BLOCK_BITS // 8)))
+    assert first == second
+    assert all(worker.hold is None for worker in pair.board.workers)
