@@ -34,6 +34,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from fl.arrays import LEFT_OUT, ArrayClip, ArrayMap, array_map
 from fl.clipping import Losses
 from fl.config import FLConfig
 from fl.quantise import Quantiser, check_finite
@@ -52,7 +53,8 @@ class Compression:
     """The public settings: a share ``keep`` of the coordinates, ``levels`` on either side of zero.
 
     ``clip`` (in units of the parameters) is that of round 1 and is multiplied by ``clip_decay`` after
-    every round.  ``keep = 1`` without error feedback is plain quantisation.
+    every round; where there are ``arrays``, each has its own (:mod:`fl.arrays`).  ``keep = 1`` without error
+    feedback is plain quantisation.
     """
 
     keep: float = 1.0
@@ -60,6 +62,7 @@ class Compression:
     clip: float = 1.0
     clip_decay: float = 1.0
     error_feedback: bool = False
+    arrays: tuple[ArrayClip, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 < self.keep <= 1:
@@ -68,41 +71,74 @@ class Compression:
             )
         if not 0 < self.clip_decay <= 1:
             raise CompressionError(f"clip_decay is above 0 and at most 1, got {self.clip_decay}")
-        _ = Quantiser(self.clip, self.levels)
+        for clip in (self.clip, *(each.clip for each in self.arrays if each.clip != LEFT_OUT)):
+            _ = Quantiser(clip, self.levels)
 
     @classmethod
     def from_config(cls, config: FLConfig) -> Compression:
-        """The compression of a run; raises QuantisationError unless its clip is sound to the last round."""
-        compression = cls(config.keep, config.levels, config.clip, config.clip_decay, config.error_feedback)
-        _ = compression.quantiser(config.rounds)
+        """The compression of a run; raises QuantisationError unless its clips are sound to the last round."""
+        compression = cls(
+            config.keep, config.levels, config.clip, config.clip_decay, config.error_feedback, config.arrays
+        )
+        for clip in (config.clip, *(each.clip for each in config.arrays if each.clip != LEFT_OUT)):
+            _ = Quantiser(clip * compression.decayed(config.rounds), config.levels)
         return compression
+
+    def decayed(self, round_number: int) -> float:
+        """What is left of every clip in a round (counted from 1)."""
+        return self.clip_decay ** (round_number - 1)
+
+    def n_summed(self, n_parameters: int) -> int:
+        """Parameters that any round sums: all of them, without the arrays that are left out."""
+        return self._map(n_parameters).kept.size if self.arrays else n_parameters
+
+    def left_out(self, n_parameters: int) -> npt.NDArray[np.bool_] | None:
+        """Which parameters no round sums; None where it is none of them."""
+        return self._map(n_parameters).left_out if self.arrays else None
+
+    def _map(self, n_parameters: int) -> ArrayMap:
+        """Where the arrays lie; their sizes come from the server, so they are checked before anything is made."""
+        size = sum(each.size for each in self.arrays)
+        if size != n_parameters:
+            raise CompressionError(f"the arrays of the run have {size} values, the model has {n_parameters}")
+        return array_map(self.arrays)
 
     def n_values(self, n_parameters: int) -> int:
         """Values that one client sends in a round."""
-        return min(n_parameters, max(1, round(self.keep * n_parameters)))
+        summed = self.n_summed(n_parameters)
+        return min(summed, max(1, round(self.keep * summed)))
 
     def coordinates(self, run_seed: int, round_number: int, n_parameters: int) -> Coordinates:
         """The coordinates sent in a round (counted from 1), the same for every participant."""
-        size = self.n_values(n_parameters)
-        if size == n_parameters:
-            return np.arange(n_parameters, dtype=np.int64)
-        n_window, n_others = self._window(n_parameters)
-        return _coordinates(run_seed, round_number, n_window, n_others, n_parameters)
+        size, summed = self.n_values(n_parameters), self.n_summed(n_parameters)
+        if size == summed:
+            among = np.arange(summed, dtype=np.int64)
+        else:
+            n_window, n_others = self._window(n_parameters)
+            among = _coordinates(run_seed, round_number, n_window, n_others, summed)
+        return self._map(n_parameters).kept[among] if self.arrays else among
 
     def _window(self, n_parameters: int) -> tuple[int, int]:
         """How many values the window has, and over how many parameters it slides."""
-        size = self.n_values(n_parameters)
-        always = size // 2 if size < n_parameters else 0
-        return size - always, n_parameters - always
+        size, summed = self.n_values(n_parameters), self.n_summed(n_parameters)
+        always = size // 2 if size < summed else 0
+        return size - always, summed - always
 
     def cycle(self, n_parameters: int) -> int:
         """Rounds within which every coordinate is sent at least once."""
         n_window, n_others = self._window(n_parameters)
         return math.ceil(n_others / n_window)
 
-    def quantiser(self, round_number: int) -> Quantiser:
-        """The quantiser of a round (counted from 1)."""
-        return Quantiser(self.clip * self.clip_decay ** (round_number - 1), self.levels)
+    def quantiser(self, round_number: int, coordinates: Coordinates | None = None) -> Quantiser:
+        """The quantiser of a round (counted from 1), for the values at ``coordinates``.
+
+        Only where arrays have clips of their own does it depend on them.
+        """
+        if not self.arrays:
+            return Quantiser(self.clip * self.decayed(round_number), self.levels)
+        if coordinates is None:
+            raise CompressionError("arrays have clips of their own: say which coordinates are quantised")
+        return Quantiser(array_map(self.arrays).clips[coordinates] * self.decayed(round_number), self.levels)
 
     def mean(
         self,
@@ -113,7 +149,7 @@ class Compression:
         n: int,
     ) -> Parameters:
         """The mean update of ``n`` parameters behind the exact sum ``total`` of a round."""
-        values = self.quantiser(round_number).mean(total, weight_sum)
+        values = self.quantiser(round_number, coordinates).mean(total, weight_sum)
         if not self.error_feedback:
             n_window, n_others = self._window(n)
             values[:n_window] *= n_others / n_window
@@ -188,7 +224,10 @@ class ErrorFeedback:
         if self._pending is not None:
             raise CompressionError(f"round {self._pending.round_number} was neither committed nor discarded")
         coordinates = self.compression.coordinates(self._run_seed, round_number, self._n_parameters)
-        quantiser = self.compression.quantiser(round_number)
+        quantiser = self.compression.quantiser(round_number, coordinates)
+        left_out = self.compression.left_out(self._n_parameters)
+        if left_out is not None:
+            update = np.where(left_out, np.float32(0), update)
         check_finite(update, client=client, round_number=round_number)
         if not self.compression.error_feedback:
             sent = update if coordinates.size == update.size else update[coordinates]

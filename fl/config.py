@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
-from msgspec.inspect import VarTupleType
+from msgspec.inspect import FloatType, VarTupleType
 from msgspec.structs import force_setattr
 
+from fl.arrays import LEFT_OUT, ArrayClip, ArrayClipError, array_clips
 from fl.quantise import (
     LARGEST_CLIP,
     MAX_RING_BITS,
@@ -32,6 +33,7 @@ from fl.quantise import (
     smallest_ring_bits,
 )
 from fl.settings import Naming, SettingError, canonical, kinds_of, refusal
+from fl.tasks.base import NamesArrays
 from orchestrator.wire.codec import Message
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ Seconds: TypeAlias = Annotated[float, Meta(ge=0, le=1e7)]
 Mode: TypeAlias = Literal["otp", "lightsecagg", "expanded", "plain"]
 
 MAX_CLIENTS = 1000
+MAX_ARRAYS = 10_000
 SMALLEST_QUORUM = 3
 """With two participants each would learn the other's update from the sum."""
 
@@ -63,7 +66,8 @@ class FLConfig(Message, frozen=True):
     are those of ``lightsecagg``; where one is 0 it is chosen to fit the other, the most T or the least U, and
     both from the number of clients where neither is given.  Compression: each round carries a
     share ``keep`` of the parameters, the same for everybody; ``error_feedback`` keeps what was cut or
-    rounded away for the next round; the clip is multiplied by ``clip_decay`` after every round.
+    rounded away for the next round; the clip is multiplied by ``clip_decay`` after every round.  ``arrays``
+    (:mod:`fl.arrays`) gives every array of the model a clip of its own, or leaves it out; empty: ``clip`` for all.
     ``task_fingerprint`` is that of the server's task: a client with another model, vocabulary or data
     format does not take part (empty: not compared).
 
@@ -87,6 +91,7 @@ class FLConfig(Message, frozen=True):
     keep: Annotated[float, Meta(gt=0, le=1)] = 1.0
     error_feedback: bool = False
     clip_decay: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    arrays: Annotated[tuple[ArrayClip, ...], Meta(max_length=MAX_ARRAYS)] = ()
     task_fingerprint: Annotated[str, Meta(max_length=64, pattern=r"^[0-9a-f]*$")] = ""
     min_clients: Annotated[int, Meta(ge=0, le=MAX_CLIENTS)] = 0
     heartbeat_s: Annotated[float, Meta(gt=0, le=60)] = 0.5
@@ -116,13 +121,15 @@ class FLConfig(Message, frozen=True):
         run_id: str,
         name: str = "",
         suited: Mapping[str, object] | None = None,
+        clips: Mapping[str, float] | None = None,
         named: Naming = str,
         **chosen: Any,
     ) -> FLConfig:
         """The settings of a run of ``task`` by ``users``, composed and checked before anything is started.
 
         ``chosen`` are fields of this struct; None chooses nothing.  ``suited`` is what suits the experiment,
-        ``name`` the task's where it has a longer one.  Raises ConfigError, or another ValueError that says what
+        ``name`` the task's where it has a longer one.  ``clips`` are clips of arrays by name or pattern, for a task
+        that names its arrays (:func:`fl.arrays.array_clips`).  Raises ConfigError, or another ValueError that says what
         would work, with every setting called as ``named`` has it.
         """
         if strange := [each for each in chosen if each not in kinds_of(cls)]:
@@ -144,7 +151,13 @@ class FLConfig(Message, frozen=True):
             "task": name or task.name,
             "clients": tuple(users),
         }
-        config = cls(**_settled(settings, named))
+        settled = _settled(settings, named)
+        named_arrays = isinstance(task, NamesArrays) and not settled.get("arrays")
+        if settled["clip"] > 0 and (
+            clips or named_arrays
+        ):  # what is wrong with the clip itself is told below
+            settled["arrays"] = _arrays_of(task, settled["clip"], clips, named)
+        config = cls(**settled)
         if settings.get("ring_bits", 0) not in (0, config.ring_bits):
             raise ConfigError(
                 f"{named('ring_bits')} belongs to modes otp, expanded and plain: lightsecagg has a field instead of a "
@@ -216,6 +229,7 @@ def check_config(config: FLConfig, named: Naming = str) -> None:
             f"{named('client_timeout_s')} = {config.client_timeout_s:g} leaves no room for a lost heartbeat: "
             f"use at least {2 * config.heartbeat_s:g} (twice {named('heartbeat_s')})"
         )
+    _check_arrays(config, named)
     _check_clip(config, named)
     _check_sums(config, named)
     if config.mode != "plain" and config.quorum < 2:
@@ -227,6 +241,33 @@ def check_config(config: FLConfig, named: Naming = str) -> None:
             f"a round needs {config.quorum} participants ({named('min_clients')}, and T + 2 in mode lightsecagg), "
             f"but there are only {config.n_clients} clients"
         )
+
+
+def _arrays_of(
+    task: Learnable, clip: float, clips: Mapping[str, float] | None, named: Naming
+) -> tuple[ArrayClip, ...]:
+    if not isinstance(clips, Mapping | None):
+        raise ConfigError(f"{named('clips')} is {clips!r}: it must be a table of arrays and their clips")
+    for pattern, each in (clips or {}).items():
+        try:
+            canonical(FloatType(), each)
+        except SettingError as error:
+            raise ConfigError(f"{named('clips')} of {pattern} {error}") from None
+    if not isinstance(task, NamesArrays):
+        raise ConfigError(f"{named('clips')}: task {task.name} does not say which arrays its model has")
+    try:
+        return array_clips(task.array_sizes, clip, clips)
+    except ArrayClipError as error:
+        raise ConfigError(f"{named('clips')}: {error}") from None
+
+
+def _check_arrays(config: FLConfig, named: Naming) -> None:
+    names = [each.name for each in config.arrays]
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ConfigError(f"{named('arrays')}: array {twice!r} is named twice")
+    if names and all(each.clip == LEFT_OUT for each in config.arrays):
+        raise ConfigError(f"{named('arrays')}: every array is left out, so there is nothing to sum")
 
 
 def _settled(settings: Mapping[str, Any], named: Naming) -> dict[str, Any]:
@@ -265,14 +306,18 @@ def _place(name: str, index: int | None, settings: Mapping[str, Any], named: Nam
 def _check_clip(config: FLConfig, named: Naming) -> None:
     """The clip is one in every round, the last included."""
     within = f"{SMALLEST_CLIP:g} to {LARGEST_CLIP:g}"
-    if not SMALLEST_CLIP <= config.clip <= LARGEST_CLIP:
-        raise ConfigError(f"{named('clip')} is {config.clip:g}: it must be a number from {within}")
-    if config.clip * config.clip_decay ** (config.rounds - 1) >= SMALLEST_CLIP:
+    clips = {named("clip"): config.clip}
+    clips |= {f"clip of array {each.name}": each.clip for each in config.arrays if each.clip != LEFT_OUT}
+    for place, clip in clips.items():
+        if not SMALLEST_CLIP <= clip <= LARGEST_CLIP:
+            raise ConfigError(f"{place} is {clip:g}: it must be a number from {within}")
+    smallest = min(clips.values())
+    if smallest * config.clip_decay ** (config.rounds - 1) >= SMALLEST_CLIP:
         return
-    first = 1 + math.floor(math.log(SMALLEST_CLIP / config.clip) / math.log(config.clip_decay)) + 1
-    least = (SMALLEST_CLIP / config.clip) ** (1 / (config.rounds - 1))
+    first = 1 + math.floor(math.log(SMALLEST_CLIP / smallest) / math.log(config.clip_decay)) + 1
+    least = (SMALLEST_CLIP / smallest) ** (1 / (config.rounds - 1))
     raise ConfigError(
-        f"{named('clip_decay')} is {config.clip_decay:g}: with it the clip {config.clip:g} of round 1 shrinks to less "
+        f"{named('clip_decay')} is {config.clip_decay:g}: with it the clip {smallest:g} of round 1 shrinks to less "
         f"than {SMALLEST_CLIP:g} in round {first}, which no number of a model resolves; use {least:.3g} or more for "
         f"{config.rounds} rounds, or 1 for a clip that stays"
     )

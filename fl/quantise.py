@@ -55,17 +55,19 @@ class UpdateNotFiniteError(QuantisationError):
 class Quantiser:
     """The public rule by which all clients of a run turn floats into integers.
 
-    ``clip`` is in units of the parameters; larger updates are cut to it.  ``levels`` is L above.
+    ``clip`` is in units of the parameters; larger updates are cut to it.  ``levels`` is L above.  An array of clips
+    (float64, one per value) gives every value its own.
     """
 
-    clip: float
+    clip: float | npt.NDArray[np.float64]
     levels: int
 
     def __post_init__(self) -> None:
-        if not SMALLEST_CLIP <= self.clip <= LARGEST_CLIP:
-            raise QuantisationError(
-                f"the clip must be a positive number from {SMALLEST_CLIP:g} to {LARGEST_CLIP:g}, got {self.clip:g}"
-            )
+        for clip in (np.min(self.clip), np.max(self.clip)):
+            if not SMALLEST_CLIP <= clip <= LARGEST_CLIP:
+                raise QuantisationError(
+                    f"the clip must be a positive number from {SMALLEST_CLIP:g} to {LARGEST_CLIP:g}, got {clip:g}"
+                )
         if self.levels < 1:
             raise QuantisationError(f"at least one level is needed, got L = {self.levels}")
 

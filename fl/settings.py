@@ -69,6 +69,8 @@ def canonical(kind: Type, value: object) -> object:
         if isinstance(value, str | bytes) or not isinstance(value, list | tuple | np.ndarray):
             raise SettingError(f"is {_shown(value)}: it must be a list")
         return tuple(_item(kind.item_type, index, each) for index, each in enumerate(value))
+    if isinstance(kind, StructType):
+        return _struct(kind, value)
     if isinstance(kind, StrType | LiteralType):
         if not isinstance(value, str):
             raise SettingError(f"is {_shown(value)}: it must be a text")
@@ -81,6 +83,22 @@ def _item(kind: Type, index: int, value: object) -> object:
         return canonical(kind, value)
     except SettingError as error:
         raise SettingError(str(error), index) from None
+
+
+def _struct(kind: StructType, value: object) -> object:
+    """A struct of settings from itself or from a table of its fields; every field in its canonical form."""
+    given = msgspec.structs.asdict(value) if isinstance(value, kind.cls) else value
+    kinds = kinds_of(kind.cls)
+    if not isinstance(given, Mapping) or set(given) != set(kinds):
+        raise SettingError(f"is {_shown(value)}: it must be a table of {', '.join(kinds)}")
+    found = {}
+    for name, each in given.items():
+        try:
+            found[name] = canonical(kinds[name], each)
+        except SettingError as error:
+            raise SettingError(f"has a {name} that {error}") from None
+    made = kind.cls(**found)
+    return value if made == value and msgspec.msgpack.encode(made) == msgspec.msgpack.encode(value) else made
 
 
 def _float(value: object) -> float:
@@ -109,6 +127,16 @@ def refusal(kind: Type, value: object) -> str:
         assert isinstance(value, tuple)
         limits = {"ge": kind.min_length, "le": kind.max_length}
         return _number_refusal(limits, len(value), "are")
+    if isinstance(kind, StructType):
+        fields = kinds_of(kind.cls).items()
+        return next(
+            (
+                f"has a {name} that {text}"
+                for name, each in fields
+                if (text := refusal(each, getattr(value, name)))
+            ),
+            "",
+        )
     if isinstance(kind, IntType | FloatType):
         assert isinstance(value, int | float)
         return _number_refusal({key: getattr(kind, key) for key, _, _ in RULES}, value, "is")

@@ -145,6 +145,7 @@ def federated_config(
         run_id=run_id,
         name=name,
         suited=defaults.settings,
+        clips=options.clips,
         named=option_of,
         **{setting: getattr(options, setting) for setting in SETTINGS},
         rounds=chosen_rounds(options, defaults),

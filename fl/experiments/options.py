@@ -20,7 +20,7 @@ class OptionsError(ValueError):
 
 class TrainOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The options of a run.  ``task`` is the whole name ``TASK:MODEL@SPLIT``; ``seeds`` counts seeds from
-    ``first_seed`` on; ``max_wait_s`` is the longest that the key of the run may take to make."""
+    ``first_seed`` on; ``clips`` are clips of single arrays by name or pattern; ``max_wait_s`` is the longest that the key of the run may take to make."""
 
     task: str
     mode: Mode | None = None
@@ -33,6 +33,7 @@ class TrainOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     levels: int | None = None
     ring_bits: int | None = None
     clip: float | None = None
+    clips: dict[str, float] | None = None
     clip_decay: float | None = None
     keep: float | None = None
     error_feedback: bool | None = None
@@ -47,5 +48,7 @@ class TrainOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
 def option_of(setting: str) -> str:
     """The option of ``qunetlab train`` that a setting of a run is; its own name where there is none."""
+    if setting == "clips":
+        return "--clip-of"
     known = setting == "seed" or setting in TrainOptions.__struct_fields__
     return f"--{setting.replace('_', '-')}" if known else setting

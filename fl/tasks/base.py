@@ -8,7 +8,7 @@ bits, which is what lets a masked run be compared with training without masking.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -99,6 +99,15 @@ class Learnable(Protocol):
     @property
     def defaults(self) -> TaskDefaults:
         """Quantisation and length of a run that suit the task."""
+
+
+@runtime_checkable
+class NamesArrays(Protocol):
+    """A task that says of which arrays its flat parameters consist, so that each can have a clip of its own."""
+
+    @property
+    def array_sizes(self) -> Mapping[str, int]:
+        """Name and number of values of every array, in the order of the flat parameters."""
 
 
 class Task(Learnable, Protocol):

@@ -37,6 +37,10 @@ class Digits:
         return self._network.n_parameters
 
     @property
+    def array_sizes(self) -> dict[str, int]:
+        return self._network.array_sizes
+
+    @property
     def fingerprint(self) -> str:
         return fingerprint_of(self.name, self._network.shapes)
 

@@ -146,6 +146,10 @@ class MnistTask:
         return self._model.network.n_parameters
 
     @property
+    def array_sizes(self) -> dict[str, int]:
+        return self._model.network.array_sizes
+
+    @property
     def fingerprint(self) -> str:
         return fingerprint_of(self.name, self._model.view.__name__, self._model.network.shapes)
 

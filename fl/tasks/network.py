@@ -41,6 +41,15 @@ class Network:
     def n_parameters(self) -> int:
         return sum(math.prod(shape) for shape in self.shapes)
 
+    @property
+    def array_sizes(self) -> dict[str, int]:
+        """Name and number of values of every array, in the order of the vector: ``layer1.weight``, ``layer1.bias``."""
+        found, layer = dict[str, int](), 0
+        for shape in self.shapes:
+            layer += len(shape) > 1
+            found[f"layer{layer}.{'weight' if len(shape) > 1 else 'bias'}"] = math.prod(shape)
+        return found
+
     def layers(self, flat: Tensor) -> list[Tensor]:
         """Views of ``flat`` with the shapes of the layers."""
         parts, start = [], 0

@@ -40,6 +40,7 @@ def run_demo(
     *, out: Path, rounds: int, task: str, data: Path | None, seed: int, source: str, as_json: bool
 ) -> int:
     """The demo command; returns the exit code."""
+    from fl.aggregation import aggregation_for
     from fl.config import FLConfig
     from fl.experiments.options import option_of
     from fl.tasks import open_task
@@ -60,7 +61,7 @@ def run_demo(
     )
     out.mkdir(parents=True, exist_ok=True)
     with supervised_run(source, {"simulation": {"seed": seed}}) as run:
-        demand = learning.n_parameters * config.ring_bits * rounds
+        demand = aggregation_for(config, learning.n_parameters).key_bits_per_pair * rounds
         progress = RunProgress(rounds=rounds, phase="starting instruments, relay and nodes")
         progress.pairs = {pair: PairProgress(demand_bits=demand) for pair in run.testbed.pairs()}
         with Display(progress) as display:

@@ -253,6 +253,13 @@ def train(
     levels: Annotated[int | None, typer.Option(help="Quantisation levels on either side of zero.")] = None,
     ring_bits: Annotated[int | None, typer.Option(help="Width of the ring; the narrowest without.")] = None,
     clip: Annotated[float | None, typer.Option(help="Largest update that is sent.")] = None,
+    clip_of: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ARRAY=CLIP",
+            help="Clip of the model's arrays with that name or pattern, 0: not in the sum; repeatable.",
+        ),
+    ] = None,
     clip_decay: Annotated[float | None, typer.Option(help="Factor on the clip after every round.")] = None,
     keep: Annotated[float | None, typer.Option(help="Share of the parameters sent in a round.")] = None,
     error_feedback: Annotated[
@@ -283,7 +290,7 @@ def train(
 ) -> None:
     """Train a workload: checks, key forecast, seeds, baselines, results.json and report.html."""
     from lab.cli.train import run_train
-    from lab.cli.train_options import asked_options
+    from lab.cli.train_options import asked_options, clips_of_arrays
 
     asked = asked_options(
         task=task,
@@ -300,6 +307,7 @@ def train(
         levels=levels,
         ring_bits=ring_bits,
         clip=clip,
+        clips=clips_of_arrays(clip_of),
         clip_decay=clip_decay,
         keep=keep,
         error_feedback=error_feedback,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import get_args
 
 from fl.experiments.catalogue import full_name
@@ -54,3 +55,20 @@ def with_dataset(task: str, dataset: str, model: str | None) -> tuple[str, str |
     if model not in (None, dataset):
         raise OptionsError(f"--dataset {dataset} and --model {model} contradict each other")
     return task, dataset
+
+
+def clips_of_arrays(given: list[str] | None) -> dict[str, float] | None:
+    """What ``--clip-of ARRAY=CLIP`` says, option by option; raises OptionsError for anything else."""
+    found = {}
+    for text in given or []:
+        pattern, equals, number = text.rpartition("=")
+        try:
+            clip = float(number)
+        except ValueError:
+            clip = math.nan
+        if not (pattern and equals and 0 <= clip < math.inf):
+            raise OptionsError(
+                f"--clip-of {text}: give ARRAY=CLIP, with a number of at least 0 (0: not in the sum)"
+            )
+        found[pattern] = clip
+    return found or None

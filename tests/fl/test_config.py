@@ -113,7 +113,7 @@ def test_equal_weights_of_one_are_the_same_as_none() -> None:
         ({"seed": 1 << 62}, "seed is 4611686018427387904: it must be at least 0"),
         ({"seed": 10**30}, "seed is 1000000000000000000000000000000: it must be at least 0"),
         ({"mode": "open"}, "mode is 'open': it must be one of expanded, lightsecagg, otp, plain"),
-        ({"clips": 3}, "there is no setting 'clips'"),
+        ({"clipping": 3}, "there is no setting 'clipping'"),
         ({"clip_decay": 1e-300}, "clip_decay is 1e-300: .*the clip 1 of round 1 shrinks to .* in round 2"),
         ({"clip": 1e-40}, "clip is 1e-40: it must be a number from 1e-30 to 1e\\+30"),
         ({"clip": float("inf")}, "clip is inf: it must be a finite number"),

@@ -260,6 +260,11 @@ def test_a_new_run_takes_nothing_of_an_older_one_for_its_own(qunetlab: Any, half
             "--clip-decay is 1e-300: with it the clip 1 of round 1 shrinks",
         ),
         (["digits", "--clip", "1e-40"], "--clip is 1e-40: it must be a number from 1e-30 to 1e+30"),
+        (["digits", "--clip-of", "head"], "--clip-of head: give ARRAY=CLIP, with a number of at least 0"),
+        (
+            ["digits", "--clip-of", "bn.*=1"],
+            "--clip-of: no array of the model is called 'bn.*'; there are layer1.",
+        ),
         (["digits", "--split", ""], "--split is empty"),
         (["digits", "--resume", "here", "--out", "there"], "leave --out away"),
         (["digits", "--clients", "1"], "at least two clients"),
