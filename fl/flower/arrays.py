@@ -25,6 +25,13 @@ def model_record(content: RecordDict, what: str) -> ArrayRecord:
     return records[0]
 
 
+def array_sizes(record: ArrayRecord) -> dict[str, int]:
+    """Name and number of values of every floating-point array, in the order in which :func:`flatten` has them."""
+    return {
+        name: values.size for name, values in _arrays(record).items() if _summable(values) and values.size
+    }
+
+
 def flatten(record: ArrayRecord) -> Parameters:
     """All floating-point values of a model, in the record's order."""
     parts = [values.astype(np.float32).ravel() for values in _arrays(record).values() if _summable(values)]

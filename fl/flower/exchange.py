@@ -61,9 +61,8 @@ class OpenRound:
     @property
     def clip(self) -> tuple[float, int]:
         """(clip, levels) of this round."""
-        config = self.announcement.config
-        quantiser = Compression.from_config(config).quantiser(self.announcement.round)
-        return quantiser.clip, quantiser.levels
+        compression = Compression.from_config(self.announcement.config)
+        return compression.clip * compression.decayed(self.announcement.round), compression.levels
 
     @property
     def flower_run(self) -> int:

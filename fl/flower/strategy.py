@@ -32,7 +32,7 @@ from fl.compression import Compression
 from fl.config import FLConfig
 from fl.distributed.messages import Decline, Shares, Upload
 from fl.distributed.rounds import CollectingRound, RoundLimits, UploadRefusedError
-from fl.flower.arrays import flatten, moved
+from fl.flower.arrays import array_sizes, flatten, moved
 from fl.flower.counter import RoundCounter
 from fl.flower.evaluating import evaluation_messages, evaluation_metrics
 from fl.flower.exchange import OpenRound, read_answer
@@ -177,7 +177,7 @@ class QkdFedAvg(FedAvg):
         present = self._meet(grid)
         if not present:
             return self._skip("no Flower node has introduced itself; see the log above for those refused")
-        settings = self._settings(grid)
+        settings = self._settings(grid, arrays)
         able = tuple(user for user in settings.clients if user in present)
         if len(able) < settings.quorum:
             return self._skip(f"{len(able)} users present, {settings.quorum} needed")
@@ -213,10 +213,11 @@ class QkdFedAvg(FedAvg):
         users = self.roster.users() if self._config is None else self._config.clients
         return max(int(self.min_available_nodes), len(users))
 
-    def _settings(self, grid: Grid) -> FLConfig:
-        """The settings of the run, fixed at its first round."""
+    def _settings(self, grid: Grid, arrays: ArrayRecord) -> FLConfig:
+        """The settings of the run, fixed at its first round; ``arrays`` is the model."""
         if self._config is None:
-            self._config = self.secure_run.config(run_name(grid.run.run_id), self.roster.users())
+            users, name = self.roster.users(), run_name(grid.run.run_id)
+            self._config = self.secure_run.config(name, users, array_sizes(arrays))
         return self._config
 
     def _draw(self, able: tuple[str, ...], settings: FLConfig) -> tuple[str, ...]:

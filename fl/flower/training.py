@@ -14,14 +14,14 @@ from flwr.app import ArrayRecord
 from fl.aggregation import Aggregation
 from fl.aggregation.base import Holdings, Workshop
 from fl.clipping import LossBands
-from fl.compression import Compression
+from fl.compression import Compression, ErrorFeedback
 from fl.distributed.messages import Upload, header_of
 from fl.flower.arrays import change, model_record
 from fl.flower.call import Call
 from fl.flower.leaving import APP_FAILED, AppFailedError, Told, told_of
 from fl.flower.records import RoundAnnouncement
 from fl.keys import CancelledError, KeyServiceError, KeyWait, NodeKeys, ProtectedUpdate
-from fl.quantise import check_finite, quantisation_rng
+from fl.quantise import quantisation_rng
 from fl.tasks.base import Parameters
 from orchestrator.delivery.messages import RoundContext
 
@@ -50,14 +50,13 @@ def quantise(
     """The integers to send for an update, and what may be told of what they lost; raises UpdateNotFiniteError."""
     config, number = announcement.config, announcement.round
     compression = Compression.from_config(config)
-    check_finite(update, client=user, round_number=number)
-    sent = update[compression.coordinates(config.seed, number, update.size)]
     rng = quantisation_rng(config.seed, number, config.clients.index(user))
-    quantiser = compression.quantiser(number)
-    values, losses = quantiser.quantise_counted(sent, rng, client=user, round_number=number)
-    if warning := losses.warning(quantiser.clip, quantiser.levels):
+    feedback = ErrorFeedback(compression, config.seed, update.size)  # kept nowhere: each message stands alone
+    values = feedback.compress(update, number, rng, client=user)
+    assert feedback.losses is not None
+    if warning := feedback.losses.warning(compression.clip * compression.decayed(number), compression.levels):
         _log.warning("%s, round %d: %s", user, number, warning)
-    return values.astype(np.int64), losses.bands
+    return values, feedback.losses.bands
 
 
 def ask_for_keys(announcement: RoundAnnouncement, aggregation: Aggregation, keys: NodeKeys) -> None:

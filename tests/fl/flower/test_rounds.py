@@ -329,3 +329,22 @@ def test_what_a_client_holds_between_messages_is_encrypted(federation: Make) -> 
     context.state["qunetlab-shares"] = ConfigRecord({"sealed": sealed[:-1] + bytes([sealed[-1] ^ 1])})
     with pytest.raises(HeldError, match="was changed"):
         take(context, participant.held_key, run_name(RUN), 1, "shared")
+
+
+def test_arrays_left_out_by_name_keep_the_servers_values_and_are_not_uploaded(federation: Make) -> None:
+    four = federation(clips={"bias": 0, "weight": 2.0})
+    result = four.start(rounds=2)
+    assert not any(outcome.reason for outcome in four.strategy.outcomes)
+    moved, kept = result.arrays["weight"].numpy().ravel(), result.arrays["bias"].numpy().ravel()
+    np.testing.assert_array_equal(kept, four.initial[moved.size :])
+    assert np.abs(moved - four.initial[: moved.size]).max() > 0
+    assert result.train_metrics_clientapp[1]["qkd-key-bits"] == 6 * moved.size * 10
+
+
+def test_a_clip_for_an_array_that_the_model_has_not_is_refused_before_the_first_round(
+    federation: Make,
+) -> None:
+    four = federation(clips={"bn.*": 1.0})
+    with pytest.raises(ValueError, match=r"no array of the model is called 'bn\.\*'"):
+        four.start()
+    assert not four.strategy.outcomes
