@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -153,3 +156,30 @@ def test_a_private_folder_that_cannot_be_removed_is_told(
         assert not (folder / "bench" / "secrets").exists()
         assert remove_abandoned(tmp_path) == []
     assert remove_abandoned(tmp_path) == [folder]
+
+
+KILLED = """
+import os, signal, sys
+from lab.cli.private_folder import private_folder
+
+with private_folder() as folder:
+    (folder / "bench" / "secrets").mkdir(parents=True)
+    (folder / "bench" / "secrets" / "store.key").write_bytes(b"k" * 32)
+    print(folder, flush=True)
+    os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGABRT"])
+def test_the_folder_of_a_killed_run_is_removed_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    killed = subprocess.run(
+        [sys.executable, "-P", "-c", KILLED, name], capture_output=True, text=True, timeout=60, check=False
+    )
+    # The sweeper inherits standard error, so the call returned only when it had ended as well.
+    assert killed.returncode == -getattr(signal, name)
+    assert killed.stdout.startswith(f"{tmp_path}/qunetlab-")
+    assert killed.stderr == ""
+    assert list(tmp_path.iterdir()) == []
