@@ -145,3 +145,14 @@ def test_a_source_beside_the_door_is_found(planted: str) -> None:
 def test_a_generator_with_a_seed_is_none() -> None:
     assert not list(draws("rng = np.random.default_rng([seed, 7])\nx = rng.integers(0, 4)\n"))
     assert not list(draws("order = torch.randperm(10, generator=generator)\n"))
+
+
+@pytest.mark.parametrize("mode", ["otp", "lightsecagg", "expanded"])
+def test_every_mode_says_what_is_claimed_of_randomness_in_the_same_words(mode: str) -> None:
+    from fl.config import FLConfig
+    from fl.notes import notes_for
+    from orchestrator.randomness import CLAIM
+
+    note = notes_for(FLConfig("run", "task", ("a", "b", "c"), mode=mode))[0]
+    assert note.startswith(f"mode {mode}: ")
+    assert note.endswith(CLAIM)

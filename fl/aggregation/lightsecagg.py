@@ -7,8 +7,8 @@ same list, answer with the sum of the survivors' shares.  Any U answers decode t
 (:mod:`fl.aggregation.shares`).
 
 T colluders and U are those of the whole run, whoever takes part in a round, and so is p; shares of a smaller
-round are encoded for its own participants.  The pads are information-theoretic.  Masks come from the
-operating system's generator, so their unpredictability is computational (FL.md 1).
+round are encoded for its own participants.  The pads are information-theoretic; of masks as of all else that is
+drawn holds :data:`orchestrator.randomness.CLAIM`.
 """
 
 from __future__ import annotations

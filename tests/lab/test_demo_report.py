@@ -20,6 +20,7 @@ def report(users: tuple[str, ...], **more: Any) -> dict[str, Any]:
         "secret_bits": 9, "ring_s": 1.0, "secret_bits_per_ring_second": 9.0, "secret_bits_per_wall_second": 9.0,
         "planned_bits_per_ring_second": 9.0, "aborted_blocks": 0, "abort_reasons": [], "consumed_bits": 1,
         "stored_bits": 8, "authentication_bits": 1, "burnt_bits": 0,
+        "epsilon": {"sec": 1e-10, "cor": 7e-27, "auth": 1e-26, "total": 1e-10},
     }  # fmt: skip
     config = FLConfig("r", "digits", users)
     return {
