@@ -24,6 +24,7 @@ from drivers.links.errors import InstrumentError, NotReadyError
 from lab.cli.folder import template_path
 from lab.testbed import Testbed, parse_testbed
 from orchestrator.keystore.agreement import deposit_block
+from orchestrator.keystore.pair_macs import MAC_KEY_BITS
 from orchestrator.keystore.sealing import Kek
 from orchestrator.keystore.store import KeyStore
 from orchestrator.light.clicks import D1_ONLY
@@ -219,7 +220,7 @@ class User:
     @property
     def produced_bits(self) -> int:
         """Bits that blocks have put into the store."""
-        return self.store.ledger(self.peer).produced - 2 * 8 * LANE_BYTES
+        return self.store.ledger(self.peer).produced - 2 * (8 * LANE_BYTES - MAC_KEY_BITS)
 
 
 class Relay:

@@ -16,7 +16,8 @@ import pytest
 
 from fl.data import DataError
 from lab.cli.folder import template_path
-from lab.testbed import load_testbed, write_testbed
+from lab.testbed import load_testbed
+from orchestrator.keystore.pair_secret import PairSecret, write_testbed
 
 
 def process(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -41,14 +42,12 @@ def test_init_makes_a_folder_that_checks_and_keeps_its_secrets_private(qunetlab:
     assert len(private) == len(testbed.roles()) + 4 + 12
     for path in private:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    shared = {
-        path.read_bytes()
-        for path in (
-            tmp_path / "bench/secrets/alice/initial/bob.secret",
-            tmp_path / "bench/secrets/bob/initial/alice.secret",
-        )
-    }
-    assert len(shared) == 1
+    halves = [
+        PairSecret.read(tmp_path / "bench/secrets/alice/initial/bob.secret"),
+        PairSecret.read(tmp_path / "bench/secrets/bob/initial/alice.secret"),
+    ]
+    assert [half.holder for half in halves] == ["alice", "bob"]
+    assert len({(half.auth_ab.reveal_bytes(), half.auth_ba.reveal_bytes()) for half in halves}) == 1
     assert qunetlab("check", str(tmp_path / "bench")).returncode == 0
     text = (tmp_path / "bench" / "testbed.toml").read_text()
     for path in private:
