@@ -95,18 +95,32 @@ class Station:
         if failures:
             raise StationError(self.owner, "reconnecting", failures)
 
+    def check(self) -> None:
+        """Ask every instrument who it is; raises StationError naming each that does not answer."""
+        failures = self._each(lambda name: self._instruments[name].identify())
+        if failures:
+            raise StationError(self.owner, "identifying", failures)
+
     def _connect_all(self) -> dict[str, Exception]:
         """Connect to every instrument at once; returns what failed."""
-        failures: dict[str, Exception] = {}
 
         def connect(name: str) -> None:
+            self.identities[name] = self._instruments[name].connect()
+
+        return self._each(connect)
+
+    def _each(self, action: Callable[[str], object]) -> dict[str, Exception]:
+        """Do something with every instrument at once; returns what failed, in the order of the file."""
+        failures: dict[str, Exception] = {}
+
+        def do(name: str) -> None:
             try:
-                self.identities[name] = self._instruments[name].connect()
+                action(name)
             except Exception as error:  # noqa: BLE001 - every failure is collected and told together
                 failures[name] = error
 
         with ThreadPoolExecutor(max_workers=8) as pool:
-            list(pool.map(connect, self._instruments))
+            list(pool.map(do, self._instruments))
         return {name: failures[name] for name in self._instruments if name in failures}
 
     def get(self, kind: type[T]) -> T:

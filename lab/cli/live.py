@@ -201,8 +201,7 @@ class Attempt:
     def _follower(
         self, run: Run, progress: RunProgress, display: Display, observer: Observer | None
     ) -> Follower:
-        instruments = tuple(entry.name for entry in run.testbed.instruments)
-        watch = StallWatch(self.config.clients, instruments, time.monotonic())
+        watch = StallWatch(self.config.clients, time.monotonic())
         return Follower(
             run, watch, progress, display, observer, self.options.if_short, self.options.max_wait_s
         )
@@ -220,7 +219,7 @@ class Attempt:
         """Forecast the key of the rounds left, and do what ``--if-short`` says when it is short."""
         pairs = self._pairs(run.testbed)
         if observer is not None:
-            observer.wait_for_pairs(pairs, STOCK_PATIENCE_S, time.monotonic)
+            observer.wait_for_stock(pairs, STOCK_PATIENCE_S)
             supply = observer.supply(pairs, light=self.options.live)
         else:
             from fl.key_budget import PairSupply

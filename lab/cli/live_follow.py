@@ -11,7 +11,6 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
 
 from fl.key_budget import IfShort, duration
 from lab.cli.demo import show_event
@@ -20,6 +19,7 @@ from lab.cli.progress import Display, RunProgress
 from lab.cli.stalls import StallWatch
 from lab.cli.supervised import Run
 from lab.cli.supervisor import Event
+from orchestrator.wire.status import BlockReport, LeaseStatus, PeerStatus
 
 TICK_S = 0.2
 RESTARTS = 3
@@ -86,13 +86,15 @@ class Follower:
     def _telemetry(self) -> None:
         if self.observer is None:
             return
-        for kind, data in self.observer.poll():
-            if kind == "lease":
-                self.watch.lease(bool(data["ok"]), str(data["reason"]), time.monotonic())
-            elif kind == "peers":
-                self.watch.peers(data["present"], time.monotonic())
-            elif kind.startswith("block-") and not self.run.has_ring:
-                self._take("hub", block_event(data))
+        now_s = time.monotonic()
+        for heard in self.observer.poll():
+            match heard.item:
+                case LeaseStatus():
+                    self.watch.lease(heard.item.ok, now_s)
+                case PeerStatus():
+                    self.watch.peer(heard.item, now_s)
+                case BlockReport() if heard.role == heard.item.first and not self.run.has_ring:
+                    self._take("hub", block_event(heard.item))
 
     def _tick(self, now_s: float) -> str:
         self.watch.advance(now_s)
@@ -110,12 +112,17 @@ class Follower:
         return ""
 
 
-def block_event(data: dict[str, Any]) -> Event:
-    """A block as the hub tells it, in the form in which a supervised node does."""
+def block_event(report: BlockReport) -> Event:
+    """A block as its first node tells it to the hub, in the form in which a supervised node does."""
     return {
         "event": "block",
-        "pair": [data["first"], data["second"]],
+        "pair": [report.first, report.second],
         "interrupted": False,
-        "stored": data["ok"],
-        **{key: data[key] for key in ("reason", "pulses", "sifted_bits", "secret_bits", "qber", "f_ec")},
+        "stored": report.ok,
+        "reason": report.reason,
+        "pulses": report.pulses,
+        "sifted_bits": report.sifted_bits,
+        "secret_bits": report.secret_bits,
+        "qber": report.qber,
+        "f_ec": report.f_ec,
     }

@@ -354,13 +354,17 @@ def keygen(
 def status(
     testbed: TestbedPath,
     secrets: SecretsPath = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Print every change until Ctrl-C.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show every change until Ctrl-C.")] = False,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="One line; exit code 0 well, 1 degraded, 3 stopped or no answer."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """What the running orchestrator knows: epoch, lease, peers, stock."""
+    """Is the ring well?  The verdict first; then pairs, stock, rates, leases, peers and alarms, with ages."""
     from lab.cli.status import show_status
 
-    raise typer.Exit(show_status(testbed, secrets, as_json, watch=watch))
+    raise typer.Exit(show_status(testbed, secrets, as_json, watch=watch, check=check))
 
 
 @app.command()

@@ -2,8 +2,8 @@
 
 A run stands still when no round can start because clients are missing, or when a client of the round waits
 for keys.  The latter has a cause of its own, looked for in this order: a process that is away from the hub
-(no light without relay and both nodes), an instrument that failed in the last lease, and otherwise simply
-that the key of a pair is not made yet.  Time between two reports is charged to the cause in force.
+(no light without relay and both nodes), an instrument that a process told to have failed, until a lease is good
+again, and otherwise simply that the key of a pair is not made yet.  Time between two reports is charged to the cause in force.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from fl.results import Stall
+from orchestrator.wire.status import RELAY, PeerStatus
 
-RELAY = "relay"
 REPORT_LASTS_S = 3.0
 """A client that waits says so at least every second; after this long it waits no more."""
 
@@ -28,18 +28,16 @@ Charged: TypeAlias = defaultdict[str, float]
 class StallWatch:
     """Adds up stalls by cause.
 
-    ``clients`` take part in the training; ``instruments`` are names to look for in the reasons of failed
-    leases.  Times are monotonic seconds passed in by the caller, never going back.
+    ``clients`` take part in the training.  Times are monotonic seconds passed in by the caller, never going back.
     """
 
     clients: tuple[str, ...]
-    instruments: tuple[str, ...]
     now_s: float
     seconds: dict[str, Charged] = field(default_factory=dict)
     _missing: tuple[str, ...] = ()
     _waiting: dict[str, tuple[str, float]] = field(default_factory=dict)
     _fault: tuple[str, ...] = ()
-    _present: frozenset[str] | None = None
+    _peers: dict[str, PeerStatus] = field(default_factory=dict)
 
     def advance(self, now_s: float) -> None:
         """Charge the time since the last call to the cause in force."""
@@ -83,9 +81,8 @@ class StallWatch:
     @property
     def away(self) -> tuple[str, ...]:
         """Relay and nodes without which no light is possible and that the hub does not reach."""
-        if self._present is None:
-            return ()
-        return tuple(role for role in (RELAY, *self.clients) if role not in self._present)
+        parties = [self._peers[role] for role in (RELAY, *self.clients) if role in self._peers]
+        return tuple(each.peer for each in parties if not each.present)
 
     def waiting_for_keys(self, client: str, detail: str, now_s: float) -> None:
         """A client of the round says that it waits."""
@@ -104,16 +101,17 @@ class StallWatch:
         self._missing = ()
         self._waiting.clear()
 
-    def lease(self, ok: bool, reason: str, now_s: float) -> None:
-        """A ring lease ended; the last one tells whether instruments are well."""
+    def lease(self, ok: bool, now_s: float) -> None:
+        """A ring lease ended; a good one shows that instruments are well again."""
         self.advance(now_s)
-        named = tuple(name for name in self.instruments if re.search(rf"\b{re.escape(name)}\b", reason))
-        self._fault = () if ok else named or self._fault
+        if ok:
+            self._fault = ()
 
-    def peers(self, present: Iterable[str], now_s: float) -> None:
-        """The roles that the hub reaches."""
+    def peer(self, status: PeerStatus, now_s: float) -> None:
+        """A peer came, went, or told which of its instruments failed."""
         self.advance(now_s)
-        self._present = frozenset(present)
+        self._peers[status.peer] = status
+        self._fault = status.instruments or self._fault
 
     def stalls(self) -> tuple[Stall, ...]:
         """The longest first."""

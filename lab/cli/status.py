@@ -1,65 +1,90 @@
-"""``qunetlab status``: what the running orchestrator knows, seen as its observer.
+"""``qunetlab status``: what the running orchestrator knows, seen as one of its observers.
 
-The observer has a CURVE key of its own (role ``observer``) and may only listen: the hub sends it the latest
-telemetry of every kind, and then what changes.
+The first line is the verdict (:mod:`lab.cli.verdict`).  ``--check`` prints that line alone and ends with 0 where
+all is well (running or idle), 1 where something is degraded, 3 where the ring stands still or nobody answers; 2 is
+wrong usage.  ``--watch`` goes on until Ctrl-C: it survives a hub that is started again, says how old everything is,
+and ends with an error where the hub refuses it.
 """
 
 from __future__ import annotations
 
 import json
-import time
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import typer
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
 
+from lab.cli import status_view as view
 from lab.cli.folder import SECRETS, find_testbed
+from lab.cli.observer import Heard, Observer, ObserverError
+from lab.cli.shown import shown
+from lab.cli.verdict import EXIT_CODES, Verdict, verdict
 from lab.testbed import load_testbed
+from orchestrator.wire.status import RingStatus
 
 CONNECT_TIMEOUT_S = 5.0
-SETTLE_S = 0.5
+SNAPSHOT_PATIENCE_S = 5.0
+REDRAW_S = 0.25
 
 
-def show_status(path: Path, secrets: Path | None, as_json: bool, *, watch: bool = False) -> int:
-    """Print one snapshot, or with ``watch`` every change until Ctrl-C; 3 if the hub does not answer."""
-    from orchestrator.hub.connect import connect_agent
-    from orchestrator.wire.messages import Subscribe, TelemetryItem
-
+def show_status(
+    path: Path, secrets: Path | None, as_json: bool, *, watch: bool = False, check: bool = False
+) -> int:
+    """Print one snapshot, its verdict alone (``check``), or every change until Ctrl-C (``watch``)."""
+    if watch and check:
+        raise ValueError("--check tells once how things are, and --watch goes on: give one of them")
     testbed_path = find_testbed(path)
     testbed = load_testbed(testbed_path)
-    agent = connect_agent(testbed, "observer", (secrets or testbed_path.parent / SECRETS) / "observer")
     try:
-        if not agent.wait_up(CONNECT_TIMEOUT_S):
-            raise ConnectionError(
-                f"the orchestrator at {testbed.hub.control} did not answer within {CONNECT_TIMEOUT_S:g} s "
-                f"({agent.link_state.value}); is it running, and is this its testbed file?"
-            )
-        agent.control_send(Subscribe())
-        latest: dict[str, Any] = {"epoch": agent.epoch}
-        deadline = time.monotonic() + SETTLE_S
-        while watch or time.monotonic() < deadline:
-            item = agent.control_recv(0.1)
-            if isinstance(item, TelemetryItem):
-                latest[item.kind] = item.data
-                if watch:
-                    typer.echo(json.dumps({item.kind: item.data}) if as_json else _row(item.kind, item.data))
-        typer.echo(json.dumps(latest) if as_json else _text(latest))
-    finally:
-        agent.close()
-    return 0
+        with Observer.connect(
+            testbed, secrets or testbed_path.parent / SECRETS, CONNECT_TIMEOUT_S
+        ) as observer:
+            observer.wait_for_snapshot(SNAPSHOT_PATIENCE_S)
+            if watch:
+                show_changes(observer, as_json)
+            said = verdict(observer.facts())
+            if as_json:
+                typer.echo(json.dumps(view.document(observer)))
+            else:
+                typer.echo(shown(said.line) if check else view.text(observer))
+            return said.exit_code if check else 0
+    except ObserverError as error:
+        if not check:
+            raise
+        said = Verdict("no answer", 0.0, str(error))
+        document = {"schema": view.SCHEMA, "verdict": view.verdict_document(said)}
+        typer.echo(json.dumps(document) if as_json else shown(said.line))
+        return EXIT_CODES[said.state]
 
 
-def _text(latest: dict[str, Any]) -> str:
-    rows = [f"epoch {latest['epoch']}"]
-    rows += [_row(kind, data) for kind, data in sorted(latest.items()) if kind != "epoch"]
-    return "\n".join(rows)
+def show_changes(observer: Observer, as_json: bool, going_on: Callable[[], bool] = lambda: True) -> None:
+    """Until ``going_on`` says no or Ctrl-C: a page that redraws itself on a terminal, lines elsewhere."""
+    if not as_json and sys.stdout.isatty():
+        with Live(console=Console(), auto_refresh=False) as live:
+            while going_on():
+                observer.poll(REDRAW_S)
+                live.update(Text(view.text(observer)), refresh=True)
+        return
+    said: Verdict | None = None
+    for heard in observer.heard.values():
+        _tell(heard, observer, as_json)
+    while going_on():
+        told = verdict(observer.facts())
+        if said is None or (told.state, told.text) != (said.state, said.text):
+            line = json.dumps({"schema": view.SCHEMA, "verdict": view.verdict_document(told)})
+            typer.echo(line if as_json else shown(told.line))
+            said = told
+        for heard in observer.poll(REDRAW_S):
+            _tell(heard, observer, as_json)
 
 
-def _row(kind: str, data: dict[str, Any]) -> str:
-    return f"{kind:24s} " + ", ".join(f"{key} {_short(value)}" for key, value in data.items())
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+def _tell(heard: Heard, observer: Observer, as_json: bool) -> None:
+    """One line; the ring's own word comes every second and is in the verdict already."""
+    if as_json:
+        typer.echo(json.dumps({"schema": view.SCHEMA, **view.item_document(heard, observer.clock())}))
+    elif not isinstance(heard.item, RingStatus):
+        typer.echo(view.change(heard))

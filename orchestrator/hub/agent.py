@@ -140,6 +140,7 @@ class Agent:
             self._limits.table,
         )
         self._state = LinkState.CONNECTING
+        self._reason = ""
         self._epoch: int | None = None
         self._peers: frozenset[str] = frozenset()
         self._wake_read, self._wake_write = socket.socketpair()
@@ -179,6 +180,11 @@ class Agent:
     def link_state(self) -> LinkState:
         """How the link to the hub stands."""
         return self._state
+
+    @property
+    def link_reason(self) -> str:
+        """Why the last session ended or never began; what the hub said where it refused."""
+        return self._reason
 
     @property
     def epoch(self) -> int | None:
@@ -290,6 +296,7 @@ class Agent:
         if state is not self._state and state is not LinkState.CLOSED:
             _log.warning("%s: no link to the hub at %s: %s", self.role, self._endpoints[0], reason)
         was_up, self._epoch = self._epoch is not None, None
+        self._reason = reason
         self._peers = frozenset()
         self._set_state(state)
         self._table.disconnected(f"no link to the hub: {reason}")
@@ -377,7 +384,7 @@ class Agent:
                     self._welcomed(session, message)
                 case Refused(code="hello-first"):
                     raise SessionEndError(LinkState.LOST, message.detail)
-                case Refused(code="identity" | "version"):
+                case Refused(code="identity" | "version" | "full"):
                     raise SessionEndError(LinkState.REFUSED, message.detail)
                 case Superseded():
                     raise SessionEndError(LinkState.SUPERSEDED, LinkState.SUPERSEDED.value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from orchestrator.wire.messages import FromPeer
@@ -16,13 +16,15 @@ class HubError(Exception):
 class HubLimits:
     """Times in seconds, sizes in bytes.
 
-    ``outbox_bytes``: what waits for one peer on one plane beyond what libzmq took.  ``event_bytes``: what
+    ``observers``: how many may listen at a time.  ``outbox_bytes``: what waits for one peer on one plane beyond
+    what libzmq took.  ``event_bytes``: what
     peers said and the process has not read, all together and of one peer, as memory at worst
     (:func:`~orchestrator.wire.budget.decoded_cost`).
     """
 
     heartbeat_s: float = 0.5
     lost_after_s: float = 4.0
+    observers: int = 16
     outbox_bytes: int = 64 << 20
     event_bytes: int = 256 << 20
     event_bytes_per_peer: int = 32 << 20
@@ -30,9 +32,10 @@ class HubLimits:
 
 @dataclass(frozen=True)
 class PeerUp:
-    """``role`` has both links."""
+    """``role`` has both links; ``session`` tells observers apart."""
 
     role: str
+    session: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class PeerDown:
 
     role: str
     reason: str
+    session: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ class PeerMessage:
 
     role: str
     message: FromPeer
+    session: int = field(default=0, compare=False)
 
 
 HubEvent: TypeAlias = PeerUp | PeerDown | PeerMessage

@@ -2,7 +2,8 @@
 
 One thread owns two ROUTER sockets, control and bulk.  It knows its peers by their CURVE keys only; the role
 of the sender of every message is looked up from the key that libzmq attached to it, whatever the message
-says.  The newest connection of a key wins and the older one is told.  Every message counts as a heartbeat;
+says.  The newest connection of a key wins and the older one is told; only observers, who share one key, have a
+session for each connection.  They listen and are nobody's peers.  Every message counts as a heartbeat;
 a peer that was silent for ``lost_after_s``, does not take its messages, or lost its connection is *down*, and everybody
 else is told, in order with the data they had from it.
 
@@ -44,7 +45,6 @@ from orchestrator.wire.curve import (
 from orchestrator.wire.messages import (
     CHUNK_BYTES,
     PROTOCOL_VERSION,
-    TELEMETRY_BYTES,
     WINDOW_BYTES,
     BulkFromHub,
     BulkFromPeer,
@@ -62,12 +62,12 @@ from orchestrator.wire.messages import (
     Refused,
     Shutdown,
     Superseded,
-    Telemetry,
     TelemetryItem,
     Welcome,
     chunk_cost,
 )
 from orchestrator.wire.revoked import RevokedKeys
+from orchestrator.wire.status import OBSERVER
 
 __all__ = ["Hub", "HubCounters", "HubError", "HubEvent", "HubLimits", "PeerDown", "PeerMessage", "PeerUp"]
 
@@ -121,10 +121,11 @@ class Hub:
         self._limits = limits or HubLimits()
         self._clock = clock
         self._peers: dict[str, _Peer] = {}
+        self._observers: dict[str, _Peer] = {}  # by instance
         self._sessions = 0
         self._superseded: deque[bytes | str] = deque(maxlen=256)
         self._outstanding: dict[tuple[str, str], int] = {}
-        self._commands: deque[tuple[str, FromHub]] = deque()
+        self._commands: deque[tuple[str, FromHub, int]] = deque()
         self._events: BudgetedQueue[HubEvent] = BudgetedQueue(
             ByteBudget(self._limits.event_bytes, self._limits.event_bytes_per_peer)
         )
@@ -182,9 +183,12 @@ class Hub:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def send(self, role: str, message: FromHub) -> None:
-        """Queue a control message; one for a peer that is down is dropped (a PeerDown event says so)."""
-        self._commands.append((role, message))
+    def send(self, role: str, message: FromHub, session: int = 0) -> None:
+        """Queue a control message; one for a peer that is down is dropped (a PeerDown event says so).
+
+        An observer is told apart from the others by its ``session``.
+        """
+        self._commands.append((role, message, session))
         self._wake()
 
     def recv(self, timeout_s: float) -> HubEvent | None:
@@ -235,15 +239,15 @@ class Hub:
                     self.counters.handshake_failures += 1
             self._tick()
         self._send_commands()
-        for peer in list(self._peers.values()):
+        everyone = self._everyone()
+        for peer in everyone:
             self._tell(peer, Shutdown(self._stop))
-        if self._peers:
+        if everyone:
             time.sleep(FAREWELL_S)
 
     def _backlog(self) -> bool:
         return any(
-            peer.control.outbox or (peer.bulk is not None and peer.bulk.outbox)
-            for peer in self._peers.values()
+            peer.control.outbox or (peer.bulk is not None and peer.bulk.outbox) for peer in self._everyone()
         )
 
     def _read(
@@ -270,7 +274,7 @@ class Hub:
 
     def _drop_stranger(self, routing_id: bytes) -> None:
         """A key was revoked while its peer was connected."""
-        for peer in list(self._peers.values()):
+        for peer in self._everyone():
             if routing_id in (peer.control.routing_id, peer.bulk.routing_id if peer.bulk else None):
                 self._down(peer, "its key was revoked")
 
@@ -278,24 +282,18 @@ class Hub:
         if len(frames) != 2:
             raise WireError("a control message is one frame")
         message: FromPeer = decode(frames[1].buffer, FromPeer)
-        if isinstance(message, Telemetry) and len(frames[1].buffer) > TELEMETRY_BYTES:
-            raise WireError(f"telemetry is at most {TELEMETRY_BYTES} bytes")
         if isinstance(message, Hello):
             self._on_hello(role, routing_id, message)
             return
-        peer = self._peers.get(role)
-        if peer is None or peer.control.routing_id != routing_id:
-            if routing_id in self._superseded:
-                self._control.reply(routing_id, Superseded())
-            else:
-                self._refuse(
-                    self._control, routing_id, "hello-first", "this connection is not known: say Hello"
-                )
+        peer = next((each for each in self._of(role) if each.control.routing_id == routing_id), None)
+        if peer is None:
+            self._unknown(self._control, routing_id)
             return
         peer.heard_s = self._clock()
         if isinstance(message, Heartbeat):
             return
-        if not self._events.offer(PeerMessage(role, message), role, decoded_cost(len(frames[1].buffer))):
+        event = PeerMessage(role, message, peer.session)
+        if not self._events.offer(event, role, decoded_cost(len(frames[1].buffer))):
             self.counters.overloads += 1
             self._refuse(self._control, routing_id, "overload", "the orchestrator is behind, message dropped")
 
@@ -313,16 +311,25 @@ class Hub:
         if hello.instance in self._superseded:
             self._control.reply(routing_id, Superseded())
             return
-        known = self._peers.get(role)
+        known = self._named(role, hello.instance)
         if known is not None and known.control.routing_id != routing_id:
             if known.instance != hello.instance:
                 self._supersede(known)
             self._down(known, "replaced by a newer connection")
             known = None
         if known is None:
+            if role == OBSERVER and len(self._observers) >= self._limits.observers:
+                detail = (
+                    f"{self._limits.observers} observers are connected, and no more may be: end one of them"
+                )
+                self._refuse(self._control, routing_id, "full", detail)
+                return
             self._sessions += 1
             known = _Peer(role, hello.instance, self._sessions, self._clock(), PeerLink(routing_id))
-            self._peers[role] = known
+            if role == OBSERVER:
+                self._observers[hello.instance] = known
+            else:
+                self._peers[role] = known
         limits = self._limits
         self._tell(known, Welcome(role, self.epoch, limits.heartbeat_s, limits.lost_after_s))
 
@@ -345,15 +352,21 @@ class Hub:
         message: BulkFromPeer = decode(frames[1].buffer, BulkFromPeer)
         if len(frames) != (3 if isinstance(message, Post) else 2):
             raise WireError("a Post has one payload frame, other bulk messages have none")
-        peer = self._peers.get(role)
-        if isinstance(message, BulkHello) and peer is not None and peer.instance == message.instance:
-            self._join(peer, routing_id)
-            return
-        if peer is None or peer.bulk is None or peer.bulk.routing_id != routing_id:
+        if isinstance(message, BulkHello):
+            known = self._named(role, message.instance)
+            if known is not None and known.instance == message.instance:
+                self._join(known, routing_id)
+                return
+        peer = next(
+            (each for each in self._of(role) if each.bulk and each.bulk.routing_id == routing_id), None
+        )
+        if peer is None:
             self._unknown(self._bulk, routing_id)
             return
         peer.heard_s = self._clock()
         match message:
+            case Post() if role == OBSERVER:
+                self._refuse_post(peer, message, "not-allowed", "an observer only listens")
             case Post():
                 self._on_post(peer, message, frames[2])
             case CreditReturn():
@@ -371,13 +384,13 @@ class Hub:
             return
         others = [other for other in self._peers.values() if other.bulk is not None]
         # Coming and going costs its events too; what a peer cannot pay for must not begin.
-        if not self._events.offer(PeerUp(peer.role), peer.role, ITEM_BYTES):
+        if not self._events.offer(PeerUp(peer.role, peer.session), peer.role, ITEM_BYTES):
             self.counters.overloads += 1
             self._refuse(self._bulk, routing_id, "overload", "the orchestrator is behind, join again later")
             return
         peer.bulk = PeerLink(routing_id)
         self._forward(peer, BulkWelcome({other.role: other.session for other in others}))
-        for other in others:
+        for other in [*others, *self._observers.values()] if peer.role != OBSERVER else ():
             self._forward(other, PeerChange(peer.role, True, peer.session))
 
     def _on_post(self, peer: _Peer, post: Post, payload: zmq.Frame) -> None:
@@ -414,8 +427,8 @@ class Hub:
 
     def _send_commands(self) -> None:
         while self._commands:
-            role, message = self._commands.popleft()
-            peer = self._peers.get(role)
+            role, message, session = self._commands.popleft()
+            peer = next((each for each in self._of(role) if session in (0, each.session)), None)
             if peer is None:
                 self.counters.undelivered += 1
             else:
@@ -432,7 +445,7 @@ class Hub:
             self._check(peer, self._bulk.send(peer.bulk, message, payload))
 
     def _flush(self) -> None:
-        for peer in list(self._peers.values()):
+        for peer in self._everyone():
             self._check(peer, self._control.flush(peer.control))
             if peer.bulk is not None:
                 self._check(peer, self._bulk.flush(peer.bulk))
@@ -446,19 +459,35 @@ class Hub:
 
     # -- who is there --------------------------------------------------------------------------------
 
+    def _everyone(self) -> list[_Peer]:
+        return [*self._peers.values(), *self._observers.values()]
+
+    def _of(self, role: str) -> list[_Peer]:
+        """The sessions of a role: one at most, unless it is the observers'."""
+        if role == OBSERVER:
+            return [*self._observers.values()]
+        return [self._peers[role]] if role in self._peers else []
+
+    def _named(self, role: str, instance: str) -> _Peer | None:
+        """The session that a process of ``role`` belongs to or takes the place of."""
+        return self._observers.get(instance) if role == OBSERVER else self._peers.get(role)
+
     def _down(self, peer: _Peer, reason: str) -> None:
-        if self._peers.get(peer.role) is not peer:
+        if self._named(peer.role, peer.instance) is not peer:
             return
         if not self.gate.is_allowed(peer.role):
             reason = "its key was revoked"
-        del self._peers[peer.role]
+        if peer.role == OBSERVER:
+            del self._observers[peer.instance]
+        else:
+            del self._peers[peer.role]
         self.counters.lost_peers += 1
         for key in [key for key in self._outstanding if peer.role in key]:
             del self._outstanding[key]
         _log.info("%s is down: %s", peer.role, reason)
         if peer.bulk is not None:
-            self._events.put(PeerDown(peer.role, reason))
-            for other in list(self._peers.values()):
+            self._events.put(PeerDown(peer.role, reason, peer.session))
+            for other in self._everyone() if peer.role != OBSERVER else ():
                 self._forward(other, PeerChange(peer.role, False, peer.session, reason))
 
     def _tick(self) -> None:
@@ -469,7 +498,7 @@ class Hub:
         # A hub that was stopped itself must not blame peers for its own silence.
         own_pause_s = now_s - self._next_tick_s
         self._next_tick_s = now_s + self._limits.heartbeat_s
-        for peer in list(self._peers.values()):
+        for peer in self._everyone():
             if own_pause_s > self._limits.heartbeat_s:
                 peer.heard_s += own_pause_s
             if not self.gate.is_allowed(peer.role):

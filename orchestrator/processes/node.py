@@ -22,7 +22,7 @@ from lab.testbed import Testbed
 from orchestrator.hub.agent import Agent, AgentEvent, LinkUp, TopicWaiting
 from orchestrator.hub.connect import connect_agent
 from orchestrator.keystore.agreement import deposit_block, reserve
-from orchestrator.keystore.lanes import Lane, Range, Role
+from orchestrator.keystore.lanes import AUTH_ALARM_BITS, AUTH_LANES, Lane, Range, Role
 from orchestrator.keystore.sealing import Kek
 from orchestrator.keystore.store import KeyStore
 from orchestrator.light.clicks import BlockClicks
@@ -39,15 +39,11 @@ from orchestrator.scheduling.lease_party import REASON_LIMIT, Lease, LeaseParty,
 from orchestrator.wire.channel import Channel
 from orchestrator.wire.control_socket import ControlSocket
 from orchestrator.wire.messages import (
-    BlockReport,
     Demand,
-    Fields,
     LeaseOffer,
     LightStatistics,
-    PairStock,
-    Stock,
-    Telemetry,
 )
+from orchestrator.wire.status import BlockReport, Epsilons, LaneStock, Stock
 
 logger = logging.getLogger(__name__)
 
@@ -98,8 +94,9 @@ class Node:
         emit: Emit,
         *,
         recover: Callable[[], None] = lambda: None,
+        check: Callable[[], None] | None = None,
     ) -> None:
-        """``recover`` makes the instruments ready again after one failed, see LeaseParty."""
+        """``recover`` makes the instruments ready again after one failed, ``check`` asks idle ones; see LeaseParty."""
         self.testbed = testbed
         self.name = name
         self._light = light
@@ -116,6 +113,7 @@ class Node:
             objection=self._objection,
             run_light=self._run_light,
             recover=recover,
+            check=check,
             on_other=self._on_event,
         )
 
@@ -173,8 +171,12 @@ class Node:
             self._agent.control_send(Demand(*pair, bits))
 
     def report_stock(self) -> None:
-        """Tell the scheduler how many mask bits are free with each peer."""
-        stock = [PairStock(peer, self._store.stock(peer)[Lane.MASK]) for peer in self.peers]
+        """Tell how many bits are free with each peer in each lane; the scheduler goes by the mask lane."""
+        stock = [
+            LaneStock(peer, lane, bits, AUTH_ALARM_BITS if lane in AUTH_LANES else 0)
+            for peer in self.peers
+            for lane, bits in self._store.stock(peer).items()
+        ]
         self._agent.control_send(Stock(stock))
 
     def ledgers(self) -> dict[str, dict[str, int]]:
@@ -186,8 +188,7 @@ class Node:
         return {peer: asdict(self._store.epsilons(peer)) for peer in self.peers}
 
     def _show_epsilons(self, peer: str) -> None:
-        fields: Fields = {"peer": peer, **asdict(self._store.epsilons(peer))}
-        self._agent.control_send(Telemetry(f"epsilons-{peer}"[:64], fields))
+        self._agent.control_send(Epsilons(peer, **asdict(self._store.epsilons(peer))))
 
     def _on_event(self, event: AgentEvent) -> None:
         if isinstance(event, TopicWaiting) and event.peer in self.workers:
@@ -350,7 +351,15 @@ def run_node(
     with open_node_store(testbed, name, secrets_dir, state_dir, kek) as store:
         agent = connect_agent(testbed, name, secrets_dir)
         node = Node(
-            testbed, name, light, store, agent, Fence(EpochFile(state_dir / "fence")), emit, recover=recover
+            testbed,
+            name,
+            light,
+            store,
+            agent,
+            Fence(EpochFile(state_dir / "fence")),
+            emit,
+            recover=recover,
+            check=station.check,
         )
         service = DeliveryService(
             store,

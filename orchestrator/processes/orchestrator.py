@@ -24,41 +24,53 @@ import zmq
 
 from orchestrator.durable import replace_file
 from orchestrator.hub.hub import Hub, HubEvent, HubLimits, PeerDown, PeerMessage, PeerUp
+from orchestrator.processes.status_board import StatusBoard
 from orchestrator.protocols.block_planning import plan_for
 from orchestrator.scheduling.fencing import AHEAD, EPOCH_STEP, REACH, EpochFile, Reach
-from orchestrator.scheduling.leases import RELAY, LeaseDesk, Order, Outcome
+from orchestrator.scheduling.leases import LeaseDesk, Order, Outcome
 from orchestrator.scheduling.ring_schedule import RingSchedule
 from orchestrator.scheduling.scheduler import Pair, Policy
 from orchestrator.wire.control_socket import ControlSocket
 from orchestrator.wire.curve import CurveKeys, load_keys
 from orchestrator.wire.gate_control import CONTROL_ERRORS, answer_about_gate
 from orchestrator.wire.messages import (
-    BlockReport,
     Demand,
     EpochStep,
-    Fields,
+    FromHub,
     FromPeer,
     LeaseAbort,
     LeaseAccept,
     LeaseDone,
     LeaseRefuse,
     Refused,
-    Stock,
     Subscribe,
-    Telemetry,
-    TelemetryItem,
 )
 from orchestrator.wire.revoked import RevokedKeys
+from orchestrator.wire.status import (
+    FL_SERVER,
+    OBSERVER,
+    RELAY,
+    BlockReport,
+    HubStatus,
+    LeaseStatus,
+    PairStatus,
+    PeerItem,
+    PeerStatus,
+    Ready,
+    RingStatus,
+    Stock,
+)
+from orchestrator.wire.status import ORCHESTRATOR as ROLE
 
 if TYPE_CHECKING:
     from lab.testbed import Testbed
 
 logger = logging.getLogger(__name__)
 
-ROLE = "orchestrator"
-FL_SERVER = "fl-server"
-KINDS_SHOWN = 1000
-"""Latest telemetry kept for those who subscribe later, counted in (role, kind)."""
+PULSE_S = 1.0
+"""How often observers hear of the ring though nothing changed, so that they notice an orchestrator that hangs."""
+REASON_SHOWN = 400
+NOT_SEEN = "not seen since the orchestrator started"
 
 
 @dataclass(frozen=True)
@@ -116,14 +128,18 @@ class Orchestrator:
         self.schedule = RingSchedule(
             config.rates_bps, config.users, now_s, config.policy, block_bits=config.block_bits
         )
-        self._present: set[str] = set()
-        self._subscribers: dict[str, int] = {}
-        self._latest: dict[tuple[str, str], Fields] = {}
+        self._peers = {role: PeerStatus(role, False, reason=NOT_SEEN) for role in (RELAY, *config.users)}
+        self._board = StatusBoard(config.users, self._tell_observer)
         self._told: dict[Pair, str] = {}
         self._overloads = 0
+        self._ring: tuple[object, ...] = ()
+        self._ring_since_s = self._next_pulse_s = now_s
         self._next_save_s = now_s + config.save_every_s
         if self._saved.exists() and not self.schedule.restore(self._saved.read_bytes(), now_s):
             logger.warning("%s is not usable, rates and demands start afresh", self._saved)
+        for status in self._peers.values():
+            self._board.show(status, now_s)
+        self._show_ring(now_s)
 
     def serve(self, stop: threading.Event) -> None:
         """Run from the started hub until ``stop``; then end the lease in being and save the schedule."""
@@ -144,43 +160,56 @@ class Orchestrator:
         now_s = self._clock()
         match event:
             case PeerUp(role):
-                self._present.add(role)
-                self.schedule.user_present(role, True, now_s)
-                if role == RELAY:
-                    self.schedule.relay_present()
-                self._show_peers()
-            case PeerDown(role):
-                self._present.discard(role)
-                self._subscribers.pop(role, None)
-                self.schedule.user_present(role, False, now_s)
-                self._send(self.desk.peer_down(role, now_s))
-                self._show_peers()
-            case PeerMessage(role, message):
-                self._on_message(role, message, now_s)
+                if role != OBSERVER:
+                    self._party(PeerStatus(role, True), now_s)
+            case PeerDown(role, reason, session):
+                if role == OBSERVER:
+                    self._board.unsubscribe(session)
+                else:
+                    self._party(PeerStatus(role, False, reason=reason), now_s)
+                    self._send(self.desk.peer_down(role, now_s))
+            case PeerMessage(role, message, session):
+                self._on_message(role, message, session, now_s)
 
-    def _on_message(self, role: str, message: FromPeer, now_s: float) -> None:
+    def _party(self, status: PeerStatus, now_s: float) -> None:
+        """A peer came, went, or told whether it is ready."""
+        self._peers[status.peer] = status
+        self.schedule.party_able(status.peer, status.present and status.ready, now_s)
+        self._board.show(status, now_s)
+
+    def _on_message(self, role: str, message: FromPeer, session: int, now_s: float) -> None:
         match message:
             case LeaseAccept() | LeaseRefuse() | LeaseDone() | LeaseAbort():
                 if isinstance(message, LeaseRefuse):
                     self._settle_epochs(role, message)
                 self._send(self.desk.heard(role, message, now_s))
-            case BlockReport() if role in (message.first, message.second):
-                if self.schedule.block_reported(message, now_s):
-                    self._show_block(message)
-            case Stock() if role in self._config.users:
-                self.schedule.stock(role, message, now_s)
-                self._show_pairs()
             case Demand() if role in (FL_SERVER, message.first, message.second):
-                if self.schedule.demand(role, message, now_s):
-                    self._show_pairs()
-                else:
+                if not self.schedule.demand(role, message, now_s):
                     self._refuse(role, f"{message.first}-{message.second} is no pair of this testbed")
-            case Telemetry():
-                self._show(role, message.kind, message.data)
-            case Subscribe():
-                self._subscribe(role)
+            case Subscribe() if role == OBSERVER:
+                self._board.subscribe(session, now_s)
+            case _ if isinstance(message, PeerItem):
+                reason = self._board.heard(role, message, now_s)
+                if reason:
+                    self._refuse(role, reason, session)
+                else:
+                    self._take_in(role, message, now_s)
             case _:
-                self._refuse(role, f"{role} may not send this {type(message).__name__}")
+                reason = f"{role} may not say {type(message).__name__}"
+                self._board.refused(role, reason)
+                self._refuse(role, reason, session)
+
+    def _take_in(self, role: str, item: PeerItem, now_s: float) -> None:
+        """What the scheduler makes of an item that its role may say."""
+        match item:
+            case BlockReport():
+                self.schedule.block_reported(item, now_s)
+            case Stock():
+                self.schedule.stock(role, item, now_s)
+            case Ready() if self._peers[role].present:
+                self._party(PeerStatus(role, True, item.ready, item.reason, item.instruments), now_s)
+            case _:
+                pass  # to be shown, and nothing else
 
     def _settle_epochs(self, role: str, refusal: LeaseRefuse) -> None:
         """A party of the offer in being objects to its token: come up to it, or lead it up to us."""
@@ -215,8 +244,8 @@ class Orchestrator:
         logger.warning("a party knows epoch %d, ours was %d: going on with %d", newest, before, self.epoch)
         return self.epoch > before
 
-    def _refuse(self, role: str, detail: str) -> None:
-        self.hub.send(role, Refused("not-allowed", detail))
+    def _refuse(self, role: str, detail: str, session: int = 0) -> None:
+        self.hub.send(role, Refused("not-allowed", detail), session)
 
     def _step(self) -> None:
         now_s = self._clock()
@@ -226,13 +255,16 @@ class Orchestrator:
             if outcome.lease.pair in self._put_right:
                 self.schedule.again_at_once(outcome.lease.pair)
                 self._put_right.clear()
-            self._show_outcome(outcome)
-        if self.desk.lease is None and RELAY in self._present:
+            self._show_outcome(outcome, now_s)
+        if self.desk.lease is None:
             pair = self.schedule.next_pair(now_s)
             if pair is not None:
                 config = self._config
                 self._send(self.desk.offer(pair, config.n_frames, config.light_limit_s, now_s))
-        self._show_hub()
+        self._show_pairs(now_s)
+        self._show_ring(now_s)
+        self._show_hub(now_s)
+        self._board.show_refusals(now_s)
         if now_s >= self._next_save_s:
             self._save()
 
@@ -242,35 +274,32 @@ class Orchestrator:
 
     # -- what observers see --------------------------------------------------------------------------
 
-    def _subscribe(self, role: str) -> None:
-        self._subscribers[role] = 0
-        for (source, kind), data in list(self._latest.items()):
-            self._push(role, source, kind, data)
+    def _tell_observer(self, session: int, message: FromHub) -> None:
+        self.hub.send(OBSERVER, message, session)
 
-    def _show(self, source: str, kind: str, data: Fields) -> None:
-        if (source, kind) in self._latest or len(self._latest) < KINDS_SHOWN:
-            self._latest[source, kind] = data
-        for role in self._subscribers:
-            self._push(role, source, kind, data)
+    def _show_ring(self, now_s: float) -> None:
+        lease = self.desk.lease
+        ring = (self.desk.phase, lease and lease.slot)
+        if ring != self._ring:
+            self._ring, self._ring_since_s = ring, now_s
+        elif now_s < self._next_pulse_s:
+            return
+        self._next_pulse_s = now_s + PULSE_S
+        first, second = lease.pair if lease else (None, None)
+        for_s = now_s - self._ring_since_s
+        status = RingStatus(self.desk.phase.value, for_s, first, second, lease.slot if lease else 0)
+        self._board.show(status, now_s, pulse=True)
 
-    def _push(self, role: str, source: str, kind: str, data: Fields) -> None:
-        seq = self._subscribers[role]
-        self._subscribers[role] = seq + 1
-        self.hub.send(role, TelemetryItem(source, kind, seq, data))
-
-    def _show_peers(self) -> None:
-        self._show(ROLE, "peers", {"present": [*sorted(self._present)]})
-
-    def _show_hub(self) -> None:
+    def _show_hub(self, now_s: float) -> None:
         """What the hub refused because too many bytes were waiting."""
         overloads = self.hub.counters.overloads
         if overloads != self._overloads:
             if not self._overloads:
                 logger.warning("the hub refuses messages: more is said to it than it may hold")
             self._overloads = overloads
-            self._show(ROLE, "hub", {"overloads": overloads})
+            self._board.show(HubStatus(overloads), now_s)
 
-    def _show_outcome(self, outcome: Outcome) -> None:
+    def _show_outcome(self, outcome: Outcome, now_s: float) -> None:
         lease = outcome.lease
         told = self._told.get(lease.pair) == outcome.reason
         self._told[lease.pair] = outcome.reason
@@ -278,45 +307,45 @@ class Orchestrator:
             logger.warning(
                 "lease %d/%d of %s: %s", lease.epoch, lease.slot, "-".join(lease.pair), outcome.reason
             )
-        data: Fields = {
-            "slot": lease.slot,
-            "first": lease.first,
-            "second": lease.second,
-            "ok": outcome.ok,
-            "refused": outcome.refused,
-            "reason": outcome.reason,
-            "ring_s": outcome.ring_s,
-        }
-        self._show(ROLE, "lease", data)
+        status = LeaseStatus(
+            lease.epoch,
+            lease.slot,
+            lease.first,
+            lease.second,
+            outcome.ok,
+            outcome.refused,
+            outcome.reason[:REASON_SHOWN],
+            outcome.ring_s,
+        )
+        self._board.show(status, now_s)
 
-    def _show_block(self, report: BlockReport) -> None:
-        data: Fields = {
-            "slot": report.slot,
-            "first": report.first,
-            "second": report.second,
-            "ok": report.ok,
-            "reason": report.reason,
-            "pulses": report.pulses,
-            "sifted_bits": report.sifted_bits,
-            "secret_bits": report.secret_bits,
-            "qber": report.qber,
-            "f_ec": report.f_ec,
-        }
-        self._show(ROLE, f"block-{report.first}-{report.second}"[:64], data)
-
-    def _show_pairs(self) -> None:
+    def _show_pairs(self, now_s: float) -> None:
         for pair in self.schedule.state.pairs:
-            data: Fields = {
-                "first": pair.first,
-                "second": pair.second,
-                "stock_bits": pair.stock_bits,
-                "demand_bits": pair.demand_bits,
-                "rate_bps": pair.rate_bps,
-                "available": pair.available,
-            }
-            kind = f"pair-{pair.first}-{pair.second}"[:64]
-            if self._latest.get((ROLE, kind)) != data:
-                self._show(ROLE, kind, data)
+            fault = self.schedule.fault(pair.pair)
+            status = PairStatus(
+                pair.first,
+                pair.second,
+                pair.stock_bits,
+                pair.demand_bits,
+                self.schedule.in_work_bits(pair.pair),
+                pair.rate_bps,
+                pair.measured,
+                self.schedule.available(pair.pair),
+                self._why_unavailable(pair.pair),
+                fault.count if fault else 0,
+                max(0.0, now_s - fault.since_s) if fault else 0.0,
+                fault.reason[:REASON_SHOWN] if fault else "",
+            )
+            self._board.show(status, now_s)
+
+    def _why_unavailable(self, pair: Pair) -> str:
+        """Empty while relay and both nodes are there and ready."""
+        parties = [self._peers[role] for role in (RELAY, *pair)]
+        reasons = [f"{each.peer} is gone" for each in parties if not each.present]
+        reasons += [
+            f"{each.peer} is not ready: {each.reason}" for each in parties if each.present and not each.ready
+        ]
+        return "; ".join(reasons)[:REASON_SHOWN]
 
     def _save(self) -> None:
         """Keep the schedule; a crash in the middle leaves the older copy."""

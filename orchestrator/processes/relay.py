@@ -17,6 +17,7 @@ from orchestrator.scheduling.fencing import EpochFile, Fence
 from orchestrator.scheduling.lease_party import Lease, LeaseParty, LightChannels
 from orchestrator.wire.control_socket import ControlSocket, Failed, Reply, Request, Revoked, ShowRevoked
 from orchestrator.wire.messages import LeaseOffer, LightStatistics
+from orchestrator.wire.status import Served
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,24 @@ def run_relay(
         station.recover()
         light.set_up()
 
+    served = failed = 0
+    lit_s = 0.0
+
     def run_light(lease: Lease) -> LightStatistics:
+        """One light phase, counted whichever way it ends."""
+        nonlocal served, failed, lit_s
+        try:
+            statistics = light_phase(lease)
+        except Exception:
+            failed += 1
+            raise
+        else:
+            served, lit_s = served + 1, lit_s + statistics.light_s
+            return statistics
+        finally:
+            agent.control_send(Served(served, failed, lit_s))
+
+    def light_phase(lease: Lease) -> LightStatistics:
         started = time.monotonic()
         slots = testbed.protocol.slots_per_frame
 
@@ -90,7 +108,9 @@ def run_relay(
         return None
 
     fence = Fence(EpochFile(state_dir / "fence"))
-    party = LeaseParty(agent, fence, objection=objection, run_light=run_light, recover=recover)
+    party = LeaseParty(
+        agent, fence, objection=objection, run_light=run_light, recover=recover, check=station.check
+    )
 
     def control(request: Request) -> Reply:
         if isinstance(request, ShowRevoked):

@@ -4,8 +4,10 @@ The control loop stays free: light phases run in a thread of their own, so heart
 while pulses fly.  An offer with a token that is not newer than every one seen is refused (see
 :class:`orchestrator.scheduling.fencing.Fence`), whoever sends it.
 
-After an instrument failed nothing is known about its settings.  The party then refuses offers and tries to
-reconnect and set up its instruments, with back-off, until that succeeds.
+After an instrument failed nothing is known about its settings.  The party then says that it is not ready,
+refuses offers and tries to reconnect and set up its instruments, with back-off, until that succeeds.  While no
+light is on it asks its instruments every few seconds whether they are there: a dead one is told before the next
+lease needs it.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from dataclasses import dataclass, field
 
 from drivers.links.errors import InstrumentError
 from lab.station import StationError
-from orchestrator.hub.agent import Agent, AgentEvent, LinkDown
+from orchestrator.hub.agent import Agent, AgentEvent, LinkDown, LinkUp
 from orchestrator.light.messages import LightAbort, LightAborted, light_topic
 from orchestrator.scheduling.fencing import Fence
 from orchestrator.wire.channel import Channel, ChannelError
@@ -34,12 +36,14 @@ from orchestrator.wire.messages import (
     LeaseRefuse,
     LightStatistics,
 )
+from orchestrator.wire.status import Ready
 
 logger = logging.getLogger(__name__)
 
 REASON_LIMIT = 400
 RECOVERY_WAIT_S = 0.5
 RECOVERY_WAIT_MAX_S = 2.0
+CHECK_EVERY_S = 2.0
 
 
 class SupersededError(Exception):
@@ -99,22 +103,27 @@ class LeaseParty:
         objection: Callable[[LeaseOffer], str | None],
         run_light: Callable[[Lease], LightStatistics],
         recover: Callable[[], None] = lambda: None,
+        check: Callable[[], None] | None = None,
         on_other: Callable[[AgentEvent], None] = lambda event: None,
     ) -> None:
         """``objection`` says why an offer cannot be taken (None: it can); ``run_light`` runs one light
         phase to its end and raises LightAborted, ChannelError or InstrumentError; ``recover`` makes the
         instruments ready again after an InstrumentError and raises StationError or InstrumentError as long
-        as that fails; ``on_other`` gets every event of the agent that is not about leases."""
+        as that fails; ``check`` asks idle instruments whether they are there and raises the same; ``on_other`` gets every event of the agent that is not about leases."""
         self._agent = agent
         self._objection = objection
         self._run_light = run_light
         self._recover = recover
+        self._check = check
         self._on_other = on_other
         self._fence = fence
         self._offered: Lease | None = None
         self._active: Lease | None = None
         self._thread: threading.Thread | None = None
         self._broken = ""
+        self._failed: tuple[str, ...] = ()
+        self._turn = threading.Lock()
+        """Held while light begins or instruments are found to be broken, so that never both happen."""
         self._stopping = threading.Event()
 
     def serve(self, stop: threading.Event) -> None:
@@ -122,6 +131,8 @@ class LeaseParty:
 
         Raises SupersededError when another process has taken this role's place.
         """
+        if self._check is not None:
+            threading.Thread(target=self._watch_idle, name="idle-check", daemon=True).start()
         try:
             while not stop.is_set():
                 message = self._agent.control_recv(0.2)
@@ -136,6 +147,8 @@ class LeaseParty:
                 elif message is not None:
                     if isinstance(message, LinkDown) and self._active is not None:
                         self._active.abort(f"no link to the hub: {message.reason}")
+                    if isinstance(message, LinkUp):
+                        self._say_ready()
                     self._on_other(message)
                     if isinstance(message, LinkDown) and message.state is LinkState.SUPERSEDED:
                         raise SupersededError(
@@ -150,8 +163,7 @@ class LeaseParty:
                 self._thread.join(timeout=20)
 
     def _offer(self, offer: LeaseOffer) -> None:
-        busy = self._thread is not None and self._thread.is_alive()
-        reason = self._broken or ("busy with another lease" if busy else self._objection(offer))
+        reason = self._broken or ("busy with another lease" if self._is_busy else self._objection(offer))
         newest_epoch = None
         if reason is None:
             reason = self._pass_fence(offer)
@@ -186,9 +198,14 @@ class LeaseParty:
         if lease is None or lease.token != (grant.epoch, grant.slot):
             logger.warning("a grant for lease %d/%d that was not accepted here", grant.epoch, grant.slot)
             return
-        self._offered, self._active = None, lease
-        self._thread = threading.Thread(target=self._run, args=(lease,), name="light", daemon=True)
-        self._thread.start()
+        with self._turn:
+            self._offered = None
+            if self._broken:
+                self._end_early(lease, self._broken)
+                return
+            self._active = lease
+            self._thread = threading.Thread(target=self._run, args=(lease,), name="light", daemon=True)
+            self._thread.start()
 
     def _abort(self, message: LeaseAbort) -> None:
         token = (message.epoch, message.slot)
@@ -204,12 +221,12 @@ class LeaseParty:
         except (LightAborted, ChannelError) as error:
             self._end_early(lease, lease.aborted or f"{type(error).__name__}: {error}")
         except InstrumentError as error:
-            self._broken = f"{type(error).__name__}: {error}"
+            self._break(error)
             self._end_early(lease, self._broken)
             self._make_ready()
-        except Exception:
+        except Exception as error:
             logger.exception("light phase %d/%d failed", lease.epoch, lease.slot)
-            self._broken = "internal error, see the log"
+            self._break(error)
             self._agent.control_send(LeaseDone(lease.epoch, lease.slot, False, self._broken))
             self._make_ready()
         else:
@@ -227,7 +244,7 @@ class LeaseParty:
             try:
                 self._recover()
             except Exception as error:
-                self._broken = error.brief if isinstance(error, StationError) else str(error)
+                self._break(error)
                 if self._broken != told:
                     expected = isinstance(error, StationError | InstrumentError)
                     logger.warning("%s\n  trying again until it works", error, exc_info=not expected)
@@ -236,8 +253,51 @@ class LeaseParty:
                 wait_s = min(2 * wait_s, RECOVERY_WAIT_MAX_S)
             else:
                 logger.info("instruments are ready again")
-                self._broken = ""
+                self._broken, self._failed = "", ()
+                self._say_ready()
                 return
+
+    def _break(self, error: Exception) -> None:
+        """Nothing is known about the instruments from here on; say so, and which ones failed."""
+        if isinstance(error, StationError):
+            broken, failed = error.brief, tuple(error.failures)
+        elif isinstance(error, InstrumentError):
+            broken, failed = (
+                f"{type(error).__name__}: {error}",
+                (error.instrument,) if error.instrument else (),
+            )
+        else:
+            broken, failed = "internal error, see the log", ()
+        told = (broken, failed) == (self._broken, self._failed)
+        self._broken, self._failed = broken, failed
+        if not told:
+            self._say_ready()
+
+    def _say_ready(self) -> None:
+        self._agent.control_send(Ready(not self._broken, self._broken[:REASON_LIMIT], self._failed))
+
+    def _watch_idle(self) -> None:
+        """Ask the instruments every few seconds while no light is on; repair what does not answer."""
+        assert self._check is not None
+        while not self._stopping.wait(CHECK_EVERY_S):
+            if self._is_occupied():
+                continue
+            try:
+                self._check()
+            except Exception as error:  # noqa: BLE001 - whatever it is, the instruments cannot be trusted
+                with self._turn:
+                    if self._is_occupied():
+                        continue  # a lease began meanwhile, and finds out by itself
+                    self._break(error)
+                logger.warning("an idle instrument does not answer: %s", error)
+                self._make_ready()
+
+    def _is_occupied(self) -> bool:
+        return bool(self._broken) or self._is_busy
+
+    @property
+    def _is_busy(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
 
 
 class LightChannels:

@@ -30,8 +30,8 @@ from orchestrator.wire.messages import (
     LeaseRefuse,
     LightStatistics,
 )
+from orchestrator.wire.status import RELAY
 
-RELAY = "relay"
 Order: TypeAlias = tuple[str, FromHub]
 """A message and the role it goes to."""
 

@@ -31,7 +31,8 @@ from orchestrator.scheduling.scheduler import (
     set_stock,
     set_user_available,
 )
-from orchestrator.wire.messages import BlockReport, Demand, Stock
+from orchestrator.wire.messages import Demand
+from orchestrator.wire.status import RELAY, BlockReport, Stock
 
 HOLD_OFF_S = 0.25
 HOLD_OFF_MAX_S = 4.0
@@ -42,6 +43,19 @@ FAILED_HOLD_OFF_MAX_S = 60.0
 EARLY_REPORTS = 4
 REPORT_PATIENCE_S = 180.0
 """A block whose report has not come by then is no longer expected."""
+
+
+USABLE_LANE = "mask"
+"""The lane whose stock serves demand."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Leases and blocks of a pair that gave no key, ``count`` in a row since ``since_s``; why the last did not."""
+
+    since_s: float
+    count: int
+    reason: str
 
 
 @dataclass
@@ -66,12 +80,13 @@ class RingSchedule:
         block_bits: Mapping[Pair, int] | None = None,
     ) -> None:
         """``rates_bps``: a first guess per pair; ``block_bits``: what a block is planned to yield, in use
-        until one is measured.  Every user counts as absent until it is seen."""
+        until one is measured.  The relay and every user count as unable until they are seen."""
         pairs = tuple(PairState(first, second, rate) for (first, second), rate in rates_bps.items())
         self.state = SchedulerState(pairs, policy=policy or Policy())
         for user in users:
             self.state = set_user_available(self.state, user, False, now_s)
         self._users = users
+        self._relay_able = False
         self._stock: dict[Pair, dict[str, int]] = {pair: {} for pair in rates_bps}
         self._demand: dict[Pair, dict[str, tuple[int, float | None]]] = {pair: {} for pair in rates_bps}
         self._pending: dict[tuple[int, int], _Pending] = {}
@@ -81,19 +96,19 @@ class RingSchedule:
         self._failures: dict[Pair, int] = {}
         self._held_until_s: dict[Pair, float] = {}
         self._block_bits: dict[Pair, int] = dict(block_bits or {})
-        self._measured: set[Pair] = set()
+        self._faults: dict[Pair, Fault] = {}
 
     # -- what is heard -------------------------------------------------------------------------------
 
-    def user_present(self, user: str, present: bool, now_s: float) -> None:
-        """A node came or went."""
-        if user in self._users:
-            self.state = set_user_available(self.state, user, present, now_s)
-            self._forgive([pair for pair in self._stock if user in pair])
-
-    def relay_present(self) -> None:
-        """The relay came: whatever held a pair up may be over."""
-        self._forgive(list(self._stock))
+    def party_able(self, role: str, able: bool, now_s: float) -> None:
+        """A node or the relay came or went, or told whether its instruments are ready."""
+        if role == RELAY:
+            self._relay_able = able
+            if able:
+                self._forgive(list(self._stock))  # whatever held a pair up may be over
+        elif role in self._users:
+            self.state = set_user_available(self.state, role, able, now_s)
+            self._forgive([pair for pair in self._stock if role in pair])
 
     def again_at_once(self, pair: Pair) -> None:
         """What held ``pair`` up was put right here: its next offer waits for nothing."""
@@ -104,10 +119,13 @@ class RingSchedule:
             self._refusals.pop(pair, None)
             self._failures.pop(pair, None)
             self._held_until_s.pop(pair, None)
+            self._faults.pop(pair, None)
 
     def stock(self, user: str, report: Stock, now_s: float) -> None:
         """What ``user`` holds with each of its peers."""
-        for entry in report.pairs:
+        for entry in report.lanes:
+            if entry.lane != USABLE_LANE:
+                continue
             for pair, known in self._stock.items():
                 if set(pair) == {user, entry.peer}:
                     known[user] = entry.bits
@@ -130,6 +148,8 @@ class RingSchedule:
         """A lease ended; a good one is credited when its block is reported."""
         pair = outcome.lease.pair
         self._last_over = outcome.lease.epoch, outcome.lease.slot
+        if not outcome.ok:
+            self._failed(pair, outcome.reason, now_s)
         if outcome.refused:
             count = self._refusals[pair] = self._refusals.get(pair, 0) + 1
             self._held_until_s[pair] = now_s + _doubling(HOLD_OFF_S, HOLD_OFF_MAX_S, count)
@@ -165,19 +185,28 @@ class RingSchedule:
         if pending.pair != pair:
             return False
         del self._pending[token]
+        if report.ok:
+            self._faults.pop(pair, None)
+        else:
+            self._failed(pair, report.reason, now_s)
         holder = self.state.holder
         bits = report.secret_bits if report.ok else 0
-        first_measurement = pair not in self._measured and bits and pending.ring_s > 0
+        first_measurement = not self.state.of(pair).measured and bits and pending.ring_s > 0
         after = lease_finished(self.state, pair, now_s, pending.ring_s, bits, ok=report.ok)
         if bits:
             self._block_bits[pair] = bits
-            self._measured.add(pair)
         if first_measurement:
             rate = bits / pending.ring_s
-            pairs = tuple(replace(p, rate_bps=rate) if p.pair == pair else p for p in after.pairs)
+            pairs = tuple(
+                replace(p, rate_bps=rate, measured=True) if p.pair == pair else p for p in after.pairs
+            )
             after = replace(after, pairs=pairs)
         self.state = replace(after, holder=holder)
         return True
+
+    def _failed(self, pair: Pair, reason: str, now_s: float) -> None:
+        before = self._faults.get(pair, Fault(now_s, 0, ""))
+        self._faults[pair] = Fault(before.since_s, before.count + 1, reason)
 
     # -- what follows --------------------------------------------------------------------------------
 
@@ -191,13 +220,26 @@ class RingSchedule:
 
     def _seen(self, pair: PairState, now_s: float) -> PairState:
         """A pair with its blocks in work counted and its hold-off respected."""
-        in_work = sum(block.pair == pair.pair for block in self._pending.values())
         held = self._held_until_s.get(pair.pair, now_s) > now_s
         return replace(
             pair,
-            stock_bits=pair.stock_bits + in_work * self._block_bits.get(pair.pair, 0),
-            available=pair.available and not held,
+            stock_bits=pair.stock_bits + self.in_work_bits(pair.pair),
+            available=self.available(pair.pair) and not held,
         )
+
+    # -- what is shown -------------------------------------------------------------------------------
+
+    def available(self, pair: Pair) -> bool:
+        """Whether relay and both nodes are there and ready."""
+        return self._relay_able and self.state.of(pair).available
+
+    def in_work_bits(self, pair: Pair) -> int:
+        """What the blocks between light and report are expected to give."""
+        return sum(block.pair == pair for block in self._pending.values()) * self._block_bits.get(pair, 0)
+
+    def fault(self, pair: Pair) -> Fault | None:
+        """What went wrong since the last good block, or since a party of the pair came back."""
+        return self._faults.get(pair)
 
     # -- across restarts -----------------------------------------------------------------------------
 

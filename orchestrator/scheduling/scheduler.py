@@ -54,7 +54,7 @@ class PairState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the scheduler knows of a pair.
 
     ``demand_bits`` is the key that one more round takes, ``rate_bps`` secret bits per second *of ring* (the
-    plan's expectation until leases have been measured).  ``waiting_since_s`` is when the pair began to lack
+    plan's expectation until leases have been ``measured``).  ``waiting_since_s`` is when the pair began to lack
     the key of one round or was last served, whichever is later; None while it lacks nothing.  ``failures``
     counts failed leases in a row.
     """
@@ -69,6 +69,7 @@ class PairState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     last_served_s: float | None = None
     needed_by_s: float | None = None
     failures: int = 0
+    measured: bool = False
 
     @property
     def pair(self) -> Pair:

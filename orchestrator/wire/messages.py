@@ -16,33 +16,21 @@ from __future__ import annotations
 
 from typing import Annotated, TypeAlias
 
-from msgspec import Meta, field
+from msgspec import Meta
 
 from orchestrator.wire.codec import Message
+from orchestrator.wire.fields import Count, Instance, Reason, Role, Seconds, Topic
+from orchestrator.wire.status import PeerItem, StatusItem
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 CHUNK_BYTES = 1 << 20
 """Largest payload frame on the bulk plane; longer channel messages travel in several."""
 CHUNK_OVERHEAD = 512
 """What a payload frame costs beyond its length, so that many small ones use up the window too."""
 WINDOW_BYTES = 4 * (CHUNK_BYTES + CHUNK_OVERHEAD)
 """Credit of one sender towards one recipient: four full chunks on the way."""
-TELEMETRY_BYTES = 1 << 16
-"""Largest telemetry message; it is passed on with a name and a number, and must fit the control plane."""
 MESSAGE_LIMIT = 64 << 20
 """Largest channel message, bytes."""
-
-Role: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"\A[a-z0-9][a-z0-9._-]*\Z")]
-Topic: TypeAlias = Annotated[str, Meta(min_length=1, max_length=200)]
-Reason: TypeAlias = Annotated[str, Meta(max_length=1000)]
-Count: TypeAlias = Annotated[int, Meta(ge=0, le=(1 << 62))]
-Instance: TypeAlias = Annotated[str, Meta(min_length=16, max_length=64)]
-Scalar: TypeAlias = str | int | float | bool | None
-Fields: TypeAlias = Annotated[
-    dict[Annotated[str, Meta(max_length=64)], Scalar | list[Scalar]], Meta(max_length=256)
-]
-"""Few enough entries that decoding a full frame of them delays nobody: ten thousand empty lists take 20 ms."""
-
 
 # -- both ways on the control plane --------------------------------------------------------------------
 
@@ -111,38 +99,6 @@ class LeaseDone(Message, frozen=True):
     statistics: LightStatistics = LightStatistics()
 
 
-class BlockReport(Message, frozen=True):
-    """What became of a block after post-processing: lengths and rates, never bits."""
-
-    epoch: Count
-    slot: Count
-    first: Role
-    second: Role
-    ok: bool
-    reason: Reason = ""
-    pulses: Count = 0
-    sifted_bits: Count = 0
-    secret_bits: Count = 0
-    disclosed_bits: Count = 0
-    qber: float = 0.0
-    f_ec: float = 0.0
-    processing_s: float = 0.0
-
-
-class PairStock(Message, frozen=True):
-    """Usable key bits for applications that the reporting node holds with ``peer``."""
-
-    peer: Role
-    bits: Count
-    low_water_bits: Count = 0
-
-
-class Stock(Message, frozen=True):
-    """A node's whole stock; replaces its earlier report."""
-
-    pairs: Annotated[list[PairStock], Meta(max_length=256)]
-
-
 class Demand(Message, frozen=True):
     """``bits`` of key wanted between two users within ``deadline_s``; replaces the sender's earlier
     demand for this pair, and 0 bits withdraws it."""
@@ -154,15 +110,8 @@ class Demand(Message, frozen=True):
     purpose: Annotated[str, Meta(max_length=200)] = ""
 
 
-class Telemetry(Message, frozen=True):
-    """Something worth showing; lossy, never a command, never key bits."""
-
-    kind: Annotated[str, Meta(min_length=1, max_length=64)]
-    data: Fields = field(default_factory=dict)
-
-
 class Subscribe(Message, frozen=True):
-    """Send me telemetry from here on, beginning with the latest of every kind and role."""
+    """Observers only: send me telemetry from here on, beginning with the latest on every subject."""
 
 
 # -- hub to peer, control ------------------------------------------------------------------------------
@@ -181,7 +130,8 @@ class Refused(Message, frozen=True):
     """The hub did not do what was asked.
 
     ``code``: "hello-first" (connection not known: say Hello), "identity" (the key belongs to another name),
-    "version", "malformed", "unknown-peer", "not-connected", "credit", "overload" or "not-allowed".
+    "version", "full" (as many of its kind are connected as may be), "malformed", "unknown-peer", "not-connected",
+    "credit", "overload" or "not-allowed".
     """
 
     code: Annotated[str, Meta(max_length=32)]
@@ -219,12 +169,21 @@ class LeaseGrant(Message, frozen=True):
 
 
 class TelemetryItem(Message, frozen=True):
-    """Telemetry of ``role`` passed on to a subscriber; ``seq`` counts per subscriber, gaps are losses."""
+    """An item of status passed on to a subscriber, ``age_s`` after the hub heard it.
+
+    ``role`` is who said it; ``seq`` counts per subscription, gaps are losses.
+    """
 
     role: Role
-    kind: str
     seq: Count
-    data: Fields
+    age_s: Seconds
+    item: StatusItem
+
+
+class SnapshotEnd(Message, frozen=True):
+    """Everything that was known when the subscription began has been sent: ``items`` of them."""
+
+    items: Count
 
 
 class Shutdown(Message, frozen=True):
@@ -295,17 +254,7 @@ class PeerChange(Message, frozen=True):
 
 
 FromPeer: TypeAlias = (
-    Hello
-    | Heartbeat
-    | LeaseAccept
-    | LeaseRefuse
-    | LeaseDone
-    | LeaseAbort
-    | BlockReport
-    | Stock
-    | Demand
-    | Telemetry
-    | Subscribe
+    Hello | Heartbeat | LeaseAccept | LeaseRefuse | LeaseDone | LeaseAbort | Demand | Subscribe | PeerItem
 )
 FromHub: TypeAlias = (
     Welcome
@@ -317,6 +266,7 @@ FromHub: TypeAlias = (
     | LeaseGrant
     | LeaseAbort
     | TelemetryItem
+    | SnapshotEnd
     | Shutdown
 )
 BulkFromPeer: TypeAlias = BulkHello | Post | CreditReturn

@@ -26,9 +26,9 @@ from orchestrator.wire.messages import (
     PeerChange,
     Post,
     Refused,
-    Telemetry,
     TelemetryItem,
 )
+from orchestrator.wire.status import Alarm, LaneStock, Learning, Ready, Stock
 
 MIB = 1 << 20
 
@@ -39,9 +39,9 @@ def resident_bytes() -> int:
     return pages * 4096
 
 
-def swollen(length: int) -> dict[str, Any]:
-    """Telemetry of about ``length`` bytes that is as large in memory as its form allows."""
-    return {"x": [f"{number % 90 + 10}" for number in range(length // 3)]}
+def swollen() -> Stock:
+    """An item of status of about 60 kB that is as large in memory as its form allows."""
+    return Stock([LaneStock("a", "m", 0)] * 1280)
 
 
 # -- the budget ------------------------------------------------------------------------------------------
@@ -78,19 +78,19 @@ def test_a_decoded_message_is_charged_more_than_it_takes() -> None:
     from orchestrator.wire.codec import decode
     from orchestrator.wire.messages import FromPeer
 
-    for data in (
-        swollen(60_000),
-        {"x": [1.5] * 6000},
-        {f"{n:x}": [] for n in range(256)},
-        {"k": [None] * 60_000},
+    for message in (
+        swollen(),
+        Ready(False, "", tuple("x" for _ in range(64))),
+        Learning("", "", "running", 0),
+        Alarm("store", ""),
     ):
-        frame = encode(Telemetry("x", data))
+        frame = encode(message)
         tracemalloc.start()
-        message = decode(frame, FromPeer)
+        decoded = decode(frame, FromPeer)
         held, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert held <= decoded_cost(len(frame)), len(frame)
-        del message
+        del decoded
 
 
 # -- the hub ---------------------------------------------------------------------------------------------
@@ -101,7 +101,7 @@ def test_a_hub_that_nobody_reads_holds_a_bounded_number_of_bytes(make_hub_world:
     world = make_hub_world(limits=HubLimits(event_bytes=64 * MIB, event_bytes_per_peer=16 * MIB))
     mallory = world.raw("relay").join()
     honest = world.raw("alice").join()
-    flood = encode(Telemetry("flood", swollen(60_000)))
+    flood = encode(swollen())
     gc.collect()
     before = resident_bytes()
     fitting = 16 * MIB // decoded_cost(len(flood))
@@ -111,7 +111,7 @@ def test_a_hub_that_nobody_reads_holds_a_bounded_number_of_bytes(make_hub_world:
             assert mallory.hear(5000).code == "overload"
     assert world.hub.counters.overloads == 300 - fitting
     assert resident_bytes() - before < 64 * MIB
-    honest.say(Telemetry("x", {}))
+    honest.say(Ready(True))
     heard = []
     while (event := world.hub.recv(2.0)) is not None:
         heard.append(event)
@@ -124,7 +124,7 @@ def test_lossy_telemetry_for_an_observer_that_does_not_read_is_dropped(make_hub_
     world = make_hub_world(limits=HubLimits(outbox_bytes=4 * MIB, lost_after_s=3600.0))
     observer = world.raw("observer").join()
     assert world.hub.recv(5.0) is not None
-    item = TelemetryItem("alice", "x", 0, {"text": "y" * 60_000})
+    item = TelemetryItem("alice", 0, 0.0, swollen())
     gc.collect()
     before = resident_bytes()
     sent = 3000
@@ -175,7 +175,7 @@ def test_a_process_that_does_not_reach_its_hub_queues_a_bounded_number_of_bytes(
 
     limits = AgentLimits(control_bytes=4 * MIB)
     alice = hub_world.agent("alice", wait=False, keys=generate_keys(), limits=limits)
-    message = Telemetry("x", {"text": "y" * 60_000})
+    message = swollen()
 
     def flood() -> None:
         for _ in range(200):
@@ -249,7 +249,7 @@ def test_credit_and_telemetry_without_end_cost_an_agent_nothing(hub_world: Any) 
     hub = EvilHub(hub_world)
     for number in range(2000):
         hub.post(Credit("bob", number))
-        hub.say(TelemetryItem("bob", "x", number, {"text": "y" * 1000}))
+        hub.say(TelemetryItem("bob", number, 0.0, Alarm("store", "y" * 1000)))
     hub.say(LeaseAbort(1, 1, "the last word"))
     seen = []
     while not seen or not isinstance(seen[-1], LeaseAbort):

@@ -16,19 +16,17 @@ from orchestrator.wire.messages import (
     CreditReturn,
     Hello,
     LeaseDone,
-    PairStock,
     Post,
-    Stock,
-    Telemetry,
 )
+from orchestrator.wire.status import LaneStock, Ready, Stock
 
 SAMPLES = [
     encode(message)
     for message in (
         Hello("relay", 1, "0" * 32),
         LeaseDone(1, 2, True),
-        Stock([PairStock("bob", 4096)]),
-        Telemetry("light", {"pulses": 1}),
+        Stock([LaneStock("bob", "mask", 4096)]),
+        Ready(False, "laser"),
         BulkHello("0" * 32),
         Post("bob", "t", 3),
         CreditReturn("bob", 1000),
@@ -118,11 +116,11 @@ def test_3000_raw_streams(hub_world: Any) -> None:
 def test_a_flood_of_control_messages_is_refused_beyond_a_limit(make_hub_world: Any) -> None:
     from orchestrator.hub.hub import HubLimits
 
-    cost = decoded_cost(len(encode(Telemetry("x", {}))))
+    cost = decoded_cost(len(encode(Ready(True))))
     world = make_hub_world(limits=HubLimits(event_bytes_per_peer=100 * cost + ITEM_BYTES))
     mallory = world.raw("relay").join()
     for _ in range(200):
-        mallory.say(Telemetry("x", {}))
+        mallory.say(Ready(True))
     refusals = 0
     while (answer := mallory.hear(300)) is not None:
         assert answer.code == "overload"

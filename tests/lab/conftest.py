@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 from typer.testing import CliRunner
 
 from lab.cli.errors import explain
+from lab.cli.folder import template_path
 from lab.cli.main import app
+from lab.cli.observer import Observer
+from lab.testbed import load_testbed
+from orchestrator.wire.links import LinkState
 
 
 @dataclass(frozen=True)
@@ -46,3 +51,40 @@ def qunetlab() -> Command:
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are laid out but not drawn: half a second less for every page."""
     monkeypatch.setattr("lab.cli.curves.png_of", lambda figure: b"")
+
+
+class ListeningAgent:
+    """An agent whose hub says what the test wants."""
+
+    def __init__(self, *events: Any) -> None:
+        self.events = list(events)
+        self.sent: list[Any] = []
+        self.link_state = LinkState.UP
+        self.link_reason = ""
+        self.epoch = 1
+
+    def control_recv(self, timeout_s: float) -> Any:
+        return self.events.pop(0) if self.events else None
+
+    def control_send(self, message: Any) -> None:
+        self.sent.append(message)
+
+
+class Moments:
+    """A clock that only the test moves."""
+
+    now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def observed() -> Callable[..., Observer]:
+    """An observer of the four-node testbed whose hub says the given events, with a clock that stands still."""
+
+    def make(*events: Any) -> Observer:
+        agent: Any = ListeningAgent(*events)
+        return Observer(load_testbed(template_path("simulated-four-node")), agent, Moments())
+
+    return make

@@ -18,13 +18,14 @@ from lab.cli.live import live_plan
 from lab.cli.live_follow import RESTARTS, Follower
 from lab.cli.live_place import check_place, find_place
 from lab.cli.live_record import server_rounds
-from lab.cli.observer import Observer, planned_rate_bps
+from lab.cli.observer import planned_rate_bps
 from lab.cli.progress import PairProgress, RunProgress
 from lab.cli.stalls import StallWatch
 from lab.cli.supervisor import ChildError
 from lab.testbed import load_testbed
 from orchestrator.hub.agent import LinkUp
-from orchestrator.wire.messages import Subscribe, TelemetryItem
+from orchestrator.wire.messages import TelemetryItem
+from orchestrator.wire.status import PairStatus
 
 NAME = "simulated-four-node"
 TASK = "digits:mlp@iid"
@@ -82,33 +83,13 @@ def test_a_run_that_never_started_has_no_rounds(tmp_path: Path) -> None:
     assert server_rounds(tmp_path, plan.primary.config) == ([], ())
 
 
-class ListeningAgent:
-    """An agent whose hub says what the test wants."""
-
-    def __init__(self, *events: Any) -> None:
-        self.events = list(events)
-        self.sent: list[Any] = []
-
-    def control_recv(self, timeout_s: float) -> Any:
-        return self.events.pop(0) if self.events else None
-
-    def control_send(self, message: Any) -> None:
-        self.sent.append(message)
-
-
-def observer(*events: Any) -> Observer:
-    agent: Any = ListeningAgent(*events)
-    return Observer(load_testbed(template_path(NAME)), agent)
-
-
-def test_an_observer_subscribes_at_every_link_and_reads_stock_and_measured_rates() -> None:
-    pair = {"first": "alice", "second": "bob", "stock_bits": 500, "rate_bps": 123.0, "available": True}
-    listening = observer(LinkUp(1), TelemetryItem("orchestrator", "pair-alice-bob", 0, pair), LinkUp(2))
-    assert listening.poll() == [("pair-alice-bob", pair)]
-    agent: Any = listening.agent
-    assert agent.sent == [Subscribe(), Subscribe()]
+def test_supply_tells_measured_rates_from_planned_ones_by_what_was_told_of_them(observed: Any) -> None:
+    planned = planned_rate_bps(load_testbed(template_path(NAME)), ("alice", "bob"))
+    pair = PairStatus("alice", "bob", 500, 0, 0, planned, measured=True, available=True)
+    listening = observed(LinkUp(1), TelemetryItem("orchestrator", 0, 0.0, pair))
+    listening.poll()
     known, unknown = listening.supply([("alice", "bob"), ("alice", "carol")], light=True)
-    assert (known.stock_bits, known.rate_bps, known.source) == (500, 123.0, "measured")
+    assert (known.stock_bits, known.rate_bps, known.source) == (500, planned, "measured")
     planned = planned_rate_bps(listening.testbed, ("alice", "carol"))
     assert planned > 1000
     assert (unknown.stock_bits, unknown.rate_bps, unknown.source) == (0, planned, "planned")
@@ -148,7 +129,7 @@ class FakeRun:
 def follower(run: Any, **more: Any) -> Follower:
     progress = RunProgress(pairs={("alice", "bob"): PairProgress()})
     display: Any = SimpleNamespace(update=lambda force=False: None)
-    watch = StallWatch(("alice", "bob"), ("laser",), time.monotonic())
+    watch = StallWatch(("alice", "bob"), time.monotonic())
     return Follower(run, watch, progress, display, None, **more)
 
 

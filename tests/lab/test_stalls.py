@@ -4,20 +4,30 @@ from __future__ import annotations
 
 from fl.results import Stall
 from lab.cli.stalls import StallWatch, merged
+from orchestrator.wire.status import PeerStatus
 
 CLIENTS = ("alice", "bob", "carol")
 ALL = ("relay", *CLIENTS)
 
 
+def present(w: StallWatch, roles: tuple[str, ...], now_s: float) -> None:
+    for role in ALL:
+        w.peer(PeerStatus(role, role in roles), now_s)
+
+
+def broken(w: StallWatch, role: str, instrument: str, now_s: float) -> None:
+    w.peer(PeerStatus(role, True, False, f"{instrument}: no answer", (instrument,)), now_s)
+
+
 def watch() -> StallWatch:
-    return StallWatch(CLIENTS, ("laser", "detectors", "awg_alice"), 0.0)
+    return StallWatch(CLIENTS, 0.0)
 
 
 def test_a_run_that_moves_has_no_stalls() -> None:
     w = watch()
     w.moving(1.0)
-    w.peers(ALL, 2.0)
-    w.lease(False, "relay: laser: no answer", 3.0)  # nobody waits for key meanwhile
+    present(w, ALL, 2.0)
+    broken(w, "relay", "laser", 3.0)  # nobody waits for key meanwhile
     w.moving(10.0)
     assert w.stalls() == ()
     assert w.cause is None
@@ -38,12 +48,12 @@ def test_waiting_is_charged_to_the_pairs_that_the_clients_name() -> None:
 def test_a_failed_instrument_is_the_cause_until_a_lease_is_good_again() -> None:
     w = watch()
     w.waiting_for_keys("bob", "with alice", 0.0)
-    w.lease(False, "relay: detectors: not biased any more", 1.0)
+    broken(w, "relay", "detectors", 1.0)
     assert w.cause == "instrument fault: detectors"
     w.waiting_for_keys("bob", "with alice", 2.0)
-    w.lease(False, "alice refused: not ready", 3.0)
+    w.lease(False, 3.0)
     assert w.cause == "instrument fault: detectors"
-    w.lease(True, "", 3.5)
+    w.lease(True, 3.5)
     assert w.cause == "waiting for keys: alice-bob"
     w.moving(4.0)
     assert {s.cause: s.seconds for s in w.stalls()} == {
@@ -56,10 +66,10 @@ def test_a_failed_instrument_is_the_cause_until_a_lease_is_good_again() -> None:
 def test_a_process_that_is_away_comes_before_instruments() -> None:
     w = watch()
     w.waiting_for_keys("bob", "with alice", 0.0)
-    w.lease(False, "laser gone", 0.0)
-    w.peers(("alice", "bob", "carol", "observer"), 0.0)
+    broken(w, "relay", "laser", 0.0)
+    w.peer(PeerStatus("relay", False), 0.0)
     assert w.cause == "peer away: relay"
-    w.peers(ALL, 2.0)
+    present(w, ALL, 2.0)
     assert w.cause == "instrument fault: laser"
 
 

@@ -6,7 +6,8 @@ import msgspec
 import pytest
 
 from orchestrator.wire.codec import Message, WireError, decode, encode
-from orchestrator.wire.messages import Demand, FromHub, FromPeer, Heartbeat, Hello, LeaseDone, Telemetry
+from orchestrator.wire.messages import Demand, FromHub, FromPeer, Heartbeat, Hello, LeaseDone
+from orchestrator.wire.status import Learning
 
 
 class Point(Message, frozen=True):
@@ -19,7 +20,7 @@ def test_a_message_comes_back_equal() -> None:
         Heartbeat(),
         LeaseDone(3, 9, False, "laser off"),
         Demand("alice", "bob", 4096, 12.5),
-        Telemetry("light", {"pulses": 1e6, "pair": ["alice", "bob"], "done": True, "none": None}),
+        Learning("run", "otp", "running", 10, accuracy=None),
     ):
         assert decode(encode(message), FromPeer) == message
 

@@ -12,7 +12,6 @@ from orchestrator.scheduling.fencing import EpochError, EpochFile, Fence
 from orchestrator.scheduling.leases import LeaseDesk, Phase
 from orchestrator.scheduling.ring_schedule import RingSchedule
 from orchestrator.wire.messages import (
-    BlockReport,
     Demand,
     FromPeer,
     LeaseAbort,
@@ -22,9 +21,8 @@ from orchestrator.wire.messages import (
     LeaseOffer,
     LeaseRefuse,
     LightStatistics,
-    PairStock,
-    Stock,
 )
+from orchestrator.wire.status import BlockReport, LaneStock, Stock
 
 PAIR = ("alice", "bob")
 PARTIES = ("relay", "alice", "bob")
@@ -259,8 +257,8 @@ def test_a_damaged_epoch_is_an_error_with_a_way_out(tmp_path: Path, content: byt
 def schedule(users: tuple[str, ...] = ("alice", "bob", "carol")) -> RingSchedule:
     pairs = {(a, b): 1000.0 for i, a in enumerate(users) for b in users[i + 1 :]}
     made = RingSchedule(pairs, users, 0.0)
-    for user in users:
-        made.user_present(user, True, 0.0)
+    for role in ("relay", *users):
+        made.party_able(role, True, 0.0)
     return made
 
 
@@ -286,17 +284,17 @@ def test_absent_users_are_not_served() -> None:
     ring = schedule()
     ring.demand("alice", Demand("alice", "bob", 1000), 0.0)
     assert ring.next_pair(1.0) == ("alice", "bob")
-    ring.user_present("bob", False, 1.0)
+    ring.party_able("bob", False, 1.0)
     assert ring.next_pair(2.0) is None
 
 
 def test_the_stock_of_a_pair_is_what_both_ends_hold() -> None:
     ring = schedule()
     ring.demand("alice", Demand("alice", "bob", 1000), 0.0)
-    ring.stock("alice", Stock([PairStock("bob", 9000)]), 0.0)
-    ring.stock("bob", Stock([PairStock("alice", 400)]), 0.0)
+    ring.stock("alice", Stock([LaneStock("bob", "mask", 9000)]), 0.0)
+    ring.stock("bob", Stock([LaneStock("alice", "mask", 400)]), 0.0)
     assert ring.state.of(("alice", "bob")).stock_bits == 400
-    ring.stock("bob", Stock([PairStock("alice", 9000)]), 0.0)
+    ring.stock("bob", Stock([LaneStock("alice", "mask", 9000)]), 0.0)
     assert ring.next_pair(1.0) is None
 
 
@@ -362,10 +360,10 @@ def test_light_that_ended_early_holds_a_pair_up_for_a_moment_and_not_once_its_pa
             now_s += 0.125
         waits.append(now_s - start_s)
     assert waits == [1.0, 2.0, 4.0, 8.0]
-    for back in (ring.relay_present, lambda: ring.user_present("bob", True, now_s)):
+    for back in ("relay", "bob"):
         fail(now_s)
         assert ring.next_pair(now_s) is None
-        back()
+        ring.party_able(back, True, now_s)
         assert ring.next_pair(now_s) == PAIR
 
 
@@ -394,7 +392,7 @@ def test_blocks_in_work_count_as_stock() -> None:
     token = end_lease(ring, desk, PAIR, 10.0)
     ring.block_reported(BlockReport(*token, "alice", "bob", True, secret_bits=4000), 10.0)
     for user, peer in (PAIR, PAIR[::-1]):
-        ring.stock(user, Stock([PairStock(peer, 4000)]), 10.0)
+        ring.stock(user, Stock([LaneStock(peer, "mask", 4000)]), 10.0)
     assert ring.next_pair(10.0) == PAIR
     end_lease(ring, desk, PAIR, 11.0)
     assert ring.next_pair(11.0) is None
@@ -411,8 +409,8 @@ def test_rates_and_demands_survive_a_restart_and_presence_does_not() -> None:
     assert after.restore(before.dump(2.0), 5000.0)
     assert after.state.of(PAIR).rate_bps == 500.0
     assert after.next_pair(5001.0) is None
-    for user in PAIR:
-        after.user_present(user, True, 5002.0)
+    for role in PARTIES:
+        after.party_able(role, True, 5002.0)
     assert after.next_pair(5003.0) == PAIR
 
 

@@ -22,12 +22,13 @@ import zmq
 from lab.testbed import load_testbed, write_testbed
 from orchestrator.hub.agent import Agent, AgentEvent, LinkUp
 from orchestrator.hub.hub import HubLimits
-from orchestrator.processes.orchestrator import Orchestrator, OrchestratorConfig, config_of
+from orchestrator.processes.orchestrator import NOT_SEEN, Orchestrator, OrchestratorConfig, config_of
 from orchestrator.scheduling.fencing import AHEAD, EPOCH_STEP, REACH, Fence, Reach
 from orchestrator.scheduling.lease_party import Lease, LeaseParty
+from orchestrator.wire.channel import ChannelError
 from orchestrator.wire.curve import generate_keys, write_keys
+from orchestrator.wire.links import LinkState
 from orchestrator.wire.messages import (
-    BlockReport,
     Demand,
     FromPeer,
     LeaseAbort,
@@ -37,12 +38,21 @@ from orchestrator.wire.messages import (
     LeaseOffer,
     LeaseRefuse,
     LightStatistics,
-    PairStock,
     Refused,
-    Stock,
     Subscribe,
-    Telemetry,
     TelemetryItem,
+)
+from orchestrator.wire.status import (
+    BlockReport,
+    LaneStock,
+    Learning,
+    PairStatus,
+    PeerStatus,
+    Ready,
+    Refusals,
+    RingStatus,
+    Served,
+    Stock,
 )
 
 USERS = ("alice", "bob", "carol")
@@ -113,7 +123,7 @@ class Party:
         self.report()
 
     def report(self) -> None:
-        self.agent.control_send(Stock([PairStock(peer, bits) for peer, bits in self.held.items()]))
+        self.agent.control_send(Stock([LaneStock(peer, "mask", bits) for peer, bits in self.held.items()]))
 
     def next(self, kind: type, timeout_s: float = 10.0) -> Any:
         """The next thing of a kind that this party heard."""
@@ -154,11 +164,11 @@ class RealParty:
 class World:
     """One orchestrator in a thread; everything is closed at the end."""
 
-    def __init__(self, state_dir: Path, stack: ExitStack) -> None:
+    def __init__(self, state_dir: Path, stack: ExitStack, **config: Any) -> None:
         self.stack = stack
         self.state_dir = state_dir
         self.keys = {role: generate_keys() for role in ("orchestrator", *ROLES)}
-        self.config = CONFIG
+        self.config = replace(CONFIG, **config)
         self.start()
 
     def start(self) -> None:
@@ -319,27 +329,115 @@ def test_a_node_that_dies_in_its_lease_frees_the_ring_for_others(world: World) -
     assert (offer.first, offer.second) == ("bob", "carol")
 
 
+class Listener:
+    """An observer and what it was told."""
+
+    def __init__(self, world: World) -> None:
+        self.agent = world.agent("observer")
+        self.agent.control_send(Subscribe())
+        self.items: list[TelemetryItem] = []
+
+    def until(self, role: str, wanted: Callable[[Any], bool], timeout_s: float = 10.0) -> TelemetryItem:
+        """The first item of ``role`` from here on that is ``wanted``."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            event = self.agent.control_recv(0.1)
+            if isinstance(event, TelemetryItem):
+                self.items.append(event)
+                if event.role == role and wanted(event.item):
+                    return event
+        raise AssertionError(f"nothing of the kind from {role}; heard {self.items}")
+
+
 def test_an_observer_sees_what_was_and_what_comes(world: World) -> None:
     alice = world.agent("alice")
-    alice.control_send(Telemetry("mood", {"value": 7}))
+    alice.control_send(Ready(False, "no light", ("awg_alice",)))
+    observer = Listener(world)
+    observer.until("alice", lambda item: item == Ready(False, "no light", ("awg_alice",)))
+    alice.control_send(Ready(True))
+    observer.until("alice", lambda item: item == Ready(True))
+    assert [item.seq for item in observer.items] == list(range(len(observer.items)))
+    assert PeerStatus("relay", False, reason=NOT_SEEN) in [item.item for item in observer.items]
+
+
+def test_observers_do_not_take_each_others_place(world: World) -> None:
+    first = Listener(world)
+    first.until("orchestrator", lambda item: isinstance(item, RingStatus))
+    second = Listener(world)
+    second.until("orchestrator", lambda item: isinstance(item, RingStatus))
+    world.party("alice").agent.control_send(Ready(False, "dark"))
+    for each in (first, second):
+        each.until("alice", lambda item: item == Ready(False, "dark"))
+        assert each.agent.link_state is LinkState.UP
+
+
+def test_observers_are_bounded_in_number_and_told_so(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        world = World(tmp_path, stack, limits=replace(CONFIG.limits, observers=2))
+        kept = [world.agent("observer") for _ in range(2)]
+        hub = world.orchestrator.hub
+        third = Agent(
+            "observer",
+            world.keys["observer"],
+            world.keys["orchestrator"].public,
+            hub.control_endpoint,
+            hub.bulk_endpoint,
+        )
+        stack.callback(third.close)
+        third.start()
+        assert third.wait_for(LinkState.REFUSED, 10.0)
+        assert "2 observers are connected" in third.link_reason
+        kept[0].close()
+        assert third.wait_up(10.0)
+
+
+def test_an_observer_is_nobodys_peer_and_says_nothing(world: World) -> None:
+    alice = world.agent("alice")
     observer = world.agent("observer")
-    observer.control_send(Subscribe())
-    items: list[TelemetryItem] = []
+    assert "observer" not in alice.peers
+    assert "alice" in observer.peers
+    channel = observer.channel("alice", "topic")
+    channel.send(b"hello")
+    with pytest.raises(ChannelError, match="an observer only listens"):
+        channel.recv(5.0)
 
-    def until(role: str, kind: str, value: int) -> None:
-        while True:
-            event = observer.control_recv(10.0)
-            assert event is not None
-            if isinstance(event, TelemetryItem):
-                items.append(event)
-                if (event.role, event.kind, event.data.get("value")) == (role, kind, value):
-                    return
 
-    until("alice", "mood", 7)
-    alice.control_send(Telemetry("mood", {"value": 8}))
-    until("alice", "mood", 8)
-    assert [item.seq for item in items] == list(range(len(items)))
-    assert ("orchestrator", "peers") in {(item.role, item.kind) for item in items}
+@pytest.mark.parametrize("role", ["relay", "alice"])
+def test_a_pair_is_unavailable_as_soon_as_one_of_its_parties_is(world: World, role: str) -> None:
+    parties = {each: world.party(each) for each in ("relay", "alice", "bob")}
+    observer = Listener(world)
+
+    def alice_bob(available: bool) -> PairStatus:
+        told = observer.until(
+            "orchestrator",
+            lambda item: (
+                isinstance(item, PairStatus) and item.second == "bob" and item.available is available
+            ),
+        ).item
+        assert isinstance(told, PairStatus)
+        return told
+
+    alice_bob(True)
+    parties[role].agent.control_send(Ready(False, "laser: no answer", ("laser",)))
+    assert alice_bob(False).reason == f"{role} is not ready: laser: no answer"
+    parties[role].agent.control_send(Ready(True))
+    alice_bob(True)
+    parties[role].agent.close()
+    assert alice_bob(False).reason == f"{role} is gone"
+
+
+def test_every_pair_has_a_subject_of_its_own_however_names_are_cut_and_glued(tmp_path: Path) -> None:
+    users = ("a", "a-b", "b-c", "c")
+    pairs = [(x, y) for n, x in enumerate(users) for y in users[n + 1 :]]
+    with ExitStack() as stack:
+        world = World(tmp_path, stack, users=users, rates_bps=dict.fromkeys(pairs, 1.0))
+        observer = Listener(world)
+        observer.until(
+            "orchestrator",
+            lambda item: isinstance(item, PairStatus) and item.second == "c" and item.first == "b-c",
+        )
+        subjects = {each.item.subject for each in observer.items if isinstance(each.item, PairStatus)}
+    assert len(subjects) == 6
 
 
 @pytest.mark.parametrize(
@@ -348,7 +446,13 @@ def test_an_observer_sees_what_was_and_what_comes(world: World) -> None:
         ("observer", Demand("alice", "bob", 10**9)),
         ("carol", Demand("alice", "bob", 10**9)),
         ("carol", BlockReport(1, 1, "alice", "bob", True, secret_bits=10**9)),
-        ("relay", Stock([PairStock("alice", 10**9)])),
+        ("relay", Stock([LaneStock("alice", "mask", 10**9)])),
+        ("alice", Stock([LaneStock("alice", "mask", 10**9)])),
+        ("alice", Stock([LaneStock("mallory", "mask", 10**9)])),
+        ("alice", Subscribe()),
+        ("alice", Learning("run", "otp", "finished", 10, 10)),
+        ("observer", Ready(True)),
+        ("fl-server", Served(1, 0, 1.0)),
     ],
 )
 def test_nobody_speaks_for_others(world: World, role: str, message: FromPeer) -> None:
@@ -357,6 +461,10 @@ def test_nobody_speaks_for_others(world: World, role: str, message: FromPeer) ->
     while not isinstance(event := agent.control_recv(10.0), Refused):
         assert event is not None
     assert event.code == "not-allowed"
+    assert event.detail.startswith(f"{role} ")
+    refusals = Listener(world).until("orchestrator", lambda item: isinstance(item, Refusals)).item
+    assert isinstance(refusals, Refusals)
+    assert (refusals.peer, refusals.count, refusals.last) == (role, 1, event.detail)
     assert all(p.demand_bits == p.stock_bits == 0 for p in world.orchestrator.schedule.state.pairs)
 
 

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from orchestrator.wire.codec import WireError, decode, encode
 from orchestrator.wire.messages import (
-    BlockReport,
     BulkFromHub,
     BulkFromPeer,
     BulkHello,
@@ -25,13 +24,21 @@ from orchestrator.wire.messages import (
     LeaseDone,
     LeaseOffer,
     LightStatistics,
-    PairStock,
     PeerChange,
     Post,
     Refused,
-    Stock,
-    Telemetry,
+    TelemetryItem,
     Welcome,
+)
+from orchestrator.wire.status import (
+    Alarm,
+    BlockReport,
+    LaneStock,
+    Learning,
+    PeerStatus,
+    Ready,
+    RingStatus,
+    Stock,
 )
 
 UNIONS: tuple[Any, ...] = (FromPeer, FromHub, BulkFromPeer, BulkFromHub)
@@ -39,7 +46,6 @@ ROLE = st.from_regex(r"\A[a-z0-9][a-z0-9._-]{0,63}\Z")
 COUNT = st.integers(0, 1 << 62)
 REASON = st.text(max_size=300)
 TOPIC = st.text(min_size=1, max_size=200)
-SCALAR = st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | st.text()
 INSTANCE = st.text("0123456789abcdef", min_size=16, max_size=64)
 
 STATISTICS = st.builds(LightStatistics, frames=COUNT, pulses=COUNT, light_s=st.floats(0, 1e6))
@@ -47,18 +53,33 @@ FROM_PEER = st.one_of(
     st.builds(Hello, role=ROLE, version=COUNT, instance=INSTANCE),
     st.builds(LeaseDone, epoch=COUNT, slot=COUNT, ok=st.booleans(), reason=REASON, statistics=STATISTICS),
     st.builds(BlockReport, epoch=COUNT, slot=COUNT, first=ROLE, second=ROLE, ok=st.booleans()),
-    st.builds(Stock, pairs=st.lists(st.builds(PairStock, peer=ROLE, bits=COUNT), max_size=5)),
-    st.builds(Demand, first=ROLE, second=ROLE, bits=COUNT, deadline_s=st.none() | st.floats(0, 1e9)),
     st.builds(
-        Telemetry,
-        kind=st.text(min_size=1, max_size=64),
-        data=st.dictionaries(st.text(max_size=64), SCALAR | st.lists(SCALAR, max_size=4), max_size=5),
+        Stock, lanes=st.lists(st.builds(LaneStock, peer=ROLE, lane=st.just("mask"), bits=COUNT), max_size=5)
+    ),
+    st.builds(Demand, first=ROLE, second=ROLE, bits=COUNT, deadline_s=st.none() | st.floats(0, 1e9)),
+    st.builds(Ready, ready=st.booleans(), reason=REASON, instruments=st.lists(ROLE, max_size=4).map(tuple)),
+    st.builds(Alarm, name=st.just("low-water"), text=REASON, peer=ROLE | st.none(), on=st.booleans()),
+    st.builds(
+        Learning,
+        run_id=st.text(max_size=64),
+        mode=st.text(max_size=32),
+        state=st.sampled_from(["running", "waiting", "finished", "failed"]),
+        rounds=COUNT,
+        accuracy=st.none() | st.floats(0, 1),
     ),
 )
 FROM_HUB = st.one_of(
     st.builds(Welcome, role=ROLE, epoch=COUNT, heartbeat_s=st.floats(0, 10), lost_after_s=st.floats(0, 10)),
     st.builds(Refused, code=st.text(max_size=32), detail=REASON),
     st.builds(LeaseOffer, epoch=COUNT, slot=COUNT, first=ROLE, second=ROLE, n_frames=COUNT),
+    st.builds(
+        TelemetryItem,
+        role=ROLE,
+        seq=COUNT,
+        age_s=st.floats(0, 1e9),
+        item=st.builds(PeerStatus, peer=ROLE, present=st.booleans(), reason=REASON)
+        | st.builds(RingStatus, phase=st.just("granted"), for_s=st.floats(0, 1e9), first=ROLE, second=ROLE),
+    ),
 )
 BULK_FROM_PEER = st.one_of(
     st.builds(Post, to=ROLE, topic=TOPIC, seq=COUNT, session=COUNT, more=st.booleans(), end=st.booleans()),
@@ -138,8 +159,8 @@ SAMPLES = [
         Hello("alice", 1, "0" * 32),
         LeaseDone(1, 2, True, "fine", LightStatistics(frames=4, light_s=0.5)),
         BlockReport(1, 2, "alice", "bob", True, secret_bits=1000, qber=0.02),
-        Stock([PairStock("bob", 4096), PairStock("carol", 0)]),
-        Telemetry("light", {"pulses": 10**9, "pair": ["alice", "bob"], "x": None, "y": 1.5}),
+        Stock([LaneStock("bob", "mask", 4096), LaneStock("carol", "mask", 0)]),
+        Learning("run", "otp", "running", 10, 3, accuracy=0.5),
         Post("bob", "block/1/2", 17, 3, True, False),
         Delivery("alice", "block/1/2", 17, True, False),
         BulkWelcome({"alice": 1, "bob": 2}),

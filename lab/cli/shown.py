@@ -1,0 +1,41 @@
+"""Text of others, made fit to be shown: what a peer wrote cannot move the cursor, hide, or pretend to be ours.
+
+A reason, a name or an error may come from another process, an instrument or a file, and holds whatever its
+author put there.  Before a terminal or a page shows it, every character that is not plain to see is written as
+an escape: control characters (C0, DEL, C1: ANSI sequences begin with one), line and paragraph separators,
+direction marks and overrides (Unicode Standard Annex 9), zero-width and other format characters, surrogates and
+what is not assigned.  In a page the result is quoted as HTML besides.
+"""
+
+from __future__ import annotations
+
+import html
+import unicodedata
+
+HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+"""Unicode general categories that are never shown as they are."""
+
+
+def shown(text: object, limit: int = 2000) -> str:
+    """``text`` in one line of visible characters, cut after ``limit`` of them with a mark."""
+    visible = "".join(map(_visible, str(text)[: limit + 1]))
+    return visible if len(visible) <= limit else visible[:limit] + "..."
+
+
+def shown_lines(text: object) -> str:
+    """The same for texts of several lines, whatever their length: line ends and tabs stay."""
+    return "".join(each if each in "\n\t" else _visible(each) for each in str(text))
+
+
+def html_text(text: object) -> str:
+    """The same for a page: quoted, so that nothing in it is markup; fit for attributes too."""
+    return html.escape(shown_lines(text))
+
+
+def _visible(character: str) -> str:
+    if unicodedata.category(character) not in HIDDEN:
+        return character
+    code = ord(character)
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

@@ -1,0 +1,318 @@
+"""What a running testbed says of itself: items of status, who may say which, and what each is about.
+
+An item is the latest word of one role on one *subject* and replaces its earlier one; the hub keeps it under
+``(role, subject)``.  A subject is a tuple of the item's kind and the names that it is about, never one text
+glued from them: the pairs (a, b-c) and (a-b, c) are two subjects.
+
+================  =============================================================================
+role              may say
+================  =============================================================================
+a user's node     its stock per peer and lane, its blocks, its epsilons, whether it is ready, alarms;
+                  only of pairs that it belongs to
+the relay         which leases it served, whether it is ready, alarms
+learning server   how a training run goes, alarms
+orchestrator      peers, pairs (stock of both ends put together), leases, the ring, what was refused
+================  =============================================================================
+
+Nobody else says anything, and nobody says what another role is the source of.  Everything else is refused,
+counted and shown (:class:`Refusals`).  No item holds a key bit, and texts in them are whatever their role
+wrote: they are escaped before a terminal or a page shows them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Annotated, Literal, TypeAlias
+
+from msgspec import Meta
+
+from orchestrator.wire.codec import Message
+from orchestrator.wire.fields import Count, InstrumentName, Lane, Reason, Role, Seconds
+
+ORCHESTRATOR, RELAY, FL_SERVER, OBSERVER = "orchestrator", "relay", "fl-server", "observer"
+Subject: TypeAlias = tuple[str, ...]
+KEPT_PER_ROLE = 512
+"""Subjects of one role that are kept; a ring of 256 users needs fewer."""
+
+
+# -- said by nodes and relay ---------------------------------------------------------------------------
+
+
+class LaneStock(Message, frozen=True):
+    """Free bits that the reporting node holds in one lane with ``peer``."""
+
+    peer: Role
+    lane: Lane
+    bits: Count
+    low_water_bits: Count = 0
+
+
+class Stock(Message, frozen=True):
+    """A node's whole stock; replaces its earlier report.  The scheduler goes by the lane ``mask``."""
+
+    lanes: Annotated[list[LaneStock], Meta(max_length=1280)]
+
+    @property
+    def subject(self) -> Subject:
+        """All of it is one item."""
+        return ("stock",)
+
+
+class BlockReport(Message, frozen=True):
+    """What became of a block after post-processing: lengths and rates, never bits."""
+
+    epoch: Count
+    slot: Count
+    first: Role
+    second: Role
+    ok: bool
+    reason: Reason = ""
+    pulses: Count = 0
+    sifted_bits: Count = 0
+    secret_bits: Count = 0
+    disclosed_bits: Count = 0
+    qber: float = 0.0
+    f_ec: float = 0.0
+    processing_s: float = 0.0
+
+    @property
+    def subject(self) -> Subject:
+        """The latest block of a pair."""
+        return "block", self.first, self.second
+
+
+class Epsilons(Message, frozen=True):
+    """What may have gone wrong with ``peer``, added up over ``blocks`` and ``tags``."""
+
+    peer: Role
+    sec: float
+    cor: float
+    auth: float
+    blocks: Count
+    tags: Count
+
+    @property
+    def subject(self) -> Subject:
+        """One sum per peer."""
+        return "epsilons", self.peer
+
+
+class Ready(Message, frozen=True):
+    """Whether a party of leases can take one; if not, why, and the ``instruments`` that failed."""
+
+    ready: bool
+    reason: Reason = ""
+    instruments: Annotated[tuple[InstrumentName, ...], Meta(max_length=64)] = ()
+
+    @property
+    def subject(self) -> Subject:
+        """One word per role."""
+        return ("ready",)
+
+
+class Served(Message, frozen=True):
+    """The relay's own count of leases: light phases that ended well and that did not, seconds of light."""
+
+    leases: Count
+    failed: Count
+    light_s: Seconds
+
+    @property
+    def subject(self) -> Subject:
+        """One sum."""
+        return ("served",)
+
+
+AlarmName: TypeAlias = Literal["low-water", "waits-for-operator", "instrument", "store", "intensity"]
+
+
+class Alarm(Message, frozen=True):
+    """Something an operator has to look at; ``on`` False ends it.  ``peer`` is None where none is meant."""
+
+    name: AlarmName
+    text: Reason
+    peer: Role | None = None
+    on: bool = True
+
+    @property
+    def subject(self) -> Subject:
+        """One alarm of a kind with each peer."""
+        return "alarm", self.name, self.peer or ""
+
+
+# -- said by the learning server -----------------------------------------------------------------------
+
+
+class Learning(Message, frozen=True):
+    """How a training run goes: ``done`` of ``rounds`` rounds summed, ``aborted`` without a sum."""
+
+    run_id: Annotated[str, Meta(max_length=64)]
+    mode: Annotated[str, Meta(max_length=32)]
+    state: Literal["running", "waiting", "finished", "failed"]
+    rounds: Count
+    done: Count = 0
+    aborted: Count = 0
+    accuracy: float | None = None
+    reason: Reason = ""
+
+    @property
+    def subject(self) -> Subject:
+        """The server has one run at a time."""
+        return ("learning",)
+
+
+# -- said by the orchestrator alone --------------------------------------------------------------------
+
+
+class PeerStatus(Message, frozen=True):
+    """Whether the hub reaches ``peer``, and whether it is ready as far as it told, see :class:`Ready`."""
+
+    peer: Role
+    present: bool
+    ready: bool = True
+    reason: Reason = ""
+    instruments: Annotated[tuple[InstrumentName, ...], Meta(max_length=64)] = ()
+
+    @property
+    def subject(self) -> Subject:
+        """One item per role."""
+        return "peer", self.peer
+
+
+class PairStatus(Message, frozen=True):
+    """A pair as the scheduler sees it.
+
+    ``stock_bits`` is the smaller of what both ends report, ``in_work_bits`` what blocks between light and report
+    are planned to give, ``rate_bps`` secret bits per second of ring: the plan's until ``measured``.
+    ``available`` is False with a ``reason`` while the ring cannot serve the pair.  ``failures`` counts leases and
+    blocks without key in a row, ``fault`` is why the last one failed and ``failing_s`` how long ago the first did.
+    """
+
+    first: Role
+    second: Role
+    stock_bits: Count
+    demand_bits: Count
+    in_work_bits: Count
+    rate_bps: float
+    measured: bool
+    available: bool
+    reason: Reason = ""
+    failures: Count = 0
+    failing_s: Seconds = 0.0
+    fault: Reason = ""
+
+    @property
+    def subject(self) -> Subject:
+        """One item per pair."""
+        return "pair", self.first, self.second
+
+    @property
+    def lacks_key(self) -> bool:
+        """Key was asked for that is neither there nor on its way."""
+        return self.demand_bits > self.stock_bits + self.in_work_bits
+
+
+class LeaseStatus(Message, frozen=True):
+    """How the latest lease of a pair ended.  ``refused``: no light was ever on."""
+
+    epoch: Count
+    slot: Count
+    first: Role
+    second: Role
+    ok: bool
+    refused: bool = False
+    reason: Reason = ""
+    ring_s: Seconds = 0.0
+
+    @property
+    def subject(self) -> Subject:
+        """The latest of a pair."""
+        return "lease", self.first, self.second
+
+
+class RingStatus(Message, frozen=True):
+    """Where the ring stands, and for how long; said every second, so that silence means something.
+
+    ``first`` and ``second`` are the pair of the lease in being, None while the ring is free.
+    """
+
+    phase: Literal["free", "offered", "granted", "draining"]
+    for_s: Seconds
+    first: Role | None = None
+    second: Role | None = None
+    slot: Count = 0
+
+    @property
+    def subject(self) -> Subject:
+        """There is one ring."""
+        return ("ring",)
+
+
+class Refusals(Message, frozen=True):
+    """What ``peer`` said and may not say: how often, and what it was the last time."""
+
+    peer: Role
+    count: Count
+    last: Reason
+
+    @property
+    def subject(self) -> Subject:
+        """One count per role."""
+        return "refusals", self.peer
+
+
+class HubStatus(Message, frozen=True):
+    """What the hub refused or dropped because too many bytes were waiting."""
+
+    overloads: Count
+
+    @property
+    def subject(self) -> Subject:
+        """There is one hub."""
+        return ("hub",)
+
+
+PeerItem: TypeAlias = Stock | BlockReport | Epsilons | Ready | Served | Alarm | Learning
+"""What roles say of themselves."""
+HubItem: TypeAlias = PeerStatus | PairStatus | LeaseStatus | RingStatus | Refusals | HubStatus
+"""What the orchestrator is the only source of."""
+StatusItem: TypeAlias = PeerItem | HubItem
+
+NODE_SAYS: tuple[type[Message], ...] = (Stock, BlockReport, Epsilons, Ready, Alarm)
+SAYS: dict[str, tuple[type[Message], ...]] = {
+    RELAY: (Served, Ready, Alarm),
+    FL_SERVER: (Learning, Alarm),
+}
+"""What each role may say besides the users' nodes."""
+
+
+def objection(role: str, item: PeerItem, users: Collection[str]) -> str:
+    """Why ``role`` may not say ``item`` on a ring of ``users``; empty if it may."""
+    is_node = role in users
+    allowed = NODE_SAYS if is_node else SAYS.get(role, ())
+    name = type(item).__name__
+    if not isinstance(item, allowed):
+        return f"{role} may not say {name}"
+    if isinstance(item, BlockReport):
+        if role not in (item.first, item.second) or item.first == item.second:
+            return f"{role} may not say {name} of other pairs"
+        named = {item.first, item.second}
+    else:
+        named = _peers_named(item)
+        if is_node and role in named:
+            return f"{role} named itself as its peer in {name}"
+    if not named <= set(users):
+        return f"{role} named somebody in {name} who is no user of this testbed"
+    return ""
+
+
+def _peers_named(item: PeerItem) -> set[str]:
+    match item:
+        case Stock():
+            return {each.peer for each in item.lanes}
+        case Epsilons():
+            return {item.peer}
+        case Alarm() if item.peer:
+            return {item.peer}
+        case _:
+            return set()
