@@ -16,8 +16,8 @@ import pytest
 
 from fl.data import DataError
 from lab.cli.folder import template_path
-from lab.testbed import load_testbed
-from orchestrator.keystore.pair_secret import PairSecret, write_testbed
+from lab.testbed import load_testbed, write_testbed
+from orchestrator.keystore.pair_secret import PairSecret
 
 
 def process(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
