@@ -96,9 +96,18 @@ class RoundServer:
         self._spent_pairs: dict[int, set[frozenset[str]]] = {}
         model = run.folder.latest_model()
         self._model: Parameters = run.task.initial_parameters(run.config.seed) if model is None else model
+        self._initial = run.folder.keep_initial(self._model) if model is None else None
         self.aggregation = aggregation_for(run.config, run.task.n_parameters)
         self.current: CollectingRound | None = None
         self.idle_since_s = run.clock()
+
+    @property
+    def fruitless(self) -> str:
+        """What to say of a run so far in which every round was aborted; empty where one was not, or none began."""
+        state = self._run.folder.state
+        if state.rounds or not state.aborted or self._initial is None:
+            return ""
+        return f"no round was completed, so the model is the initial one, in {self._initial}"
 
     def advance(self, now_s: float) -> None:
         """Take the round as far as it goes at time ``now_s``; raises RunFailedError after too many aborts."""
@@ -250,9 +259,10 @@ class RoundServer:
         for name in current.participants:
             self._run.audience.send(name, RoundEnd(current.run_id, current.number, reason[:1000]))
         if self._aborts_in_a_row >= self._run.config.max_aborts_in_a_row:
+            told = f"{self._aborts_in_a_row} rounds in a row were aborted, the last one because {reason}"
+            outcome = f"; {self.fruitless}" if self.fruitless else ""
             raise RunFailedError(
-                f"{self._aborts_in_a_row} rounds in a row were aborted, the last one because {reason}; "
-                "see the clients' logs, then start the server again to resume"
+                f"{told}{outcome}; see the clients' logs, then start the server again to resume"
             )
 
     def declined(self, name: str, message: Decline) -> None:

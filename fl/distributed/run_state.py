@@ -3,7 +3,7 @@
 One folder per run.  ``run.json`` is replaced atomically; a round number is in it *before* the round is
 announced, so no restart announces it again.  Model and aggregate of a completed round lie beside it as
 ``model-00001.npy`` (float32) and ``aggregate-00001.npy`` (int64, the exact weighted sum of the quantised
-updates).  A round in progress at a crash is lost and put on record as aborted: its updates are never asked for again.
+updates); the model before the first round is ``model-00000.npy``.  A round in progress at a crash is lost and put on record as aborted: its updates are never asked for again.
 """
 
 from __future__ import annotations
@@ -69,6 +69,12 @@ class RunFolder:
         if not self.state.rounds:
             return None
         return load_array(self.folder, "model", self.state.rounds[-1].round).astype(np.float32)
+
+    def keep_initial(self, model: Parameters) -> Path:
+        """Keep the model before the first round: what a run comes to in which no round does."""
+        path = self.folder / _array_name("model", 0)
+        replace_file(path, _npy(model))
+        return path
 
     def _close_open_round(self) -> None:
         """A server that was killed left a round without a record; what it cost is for the clients to say."""

@@ -92,7 +92,8 @@ def run_server(
     fingerprint of the server's task.  In ``role_dir``, the state folder of the role, lie its control socket and
     its list of revoked keys.  Raises QuantisationError, ShareCodeError or ConfigError before
     anything is opened if the settings cannot work, OSError if the endpoint is taken, RunStateError for a
-    folder of another run and RunFailedError after too many aborted rounds in a row.
+    folder of another run and RunFailedError after too many aborted rounds in a row, or if it is stopped when every
+    round was aborted.
     """
     check_config(config)
     if config.mode != "plain":
@@ -179,6 +180,11 @@ class _Server:
             while len(self._run.folder.state.rounds) < self._run.config.rounds:
                 if stop.is_set():
                     reason = "the server was stopped"
+                    if told := self._rounds.fruitless:
+                        aborted = self._run.folder.state.aborted
+                        raise RunFailedError(
+                            f"{reason} after {len(aborted)} aborted rounds, the last one because {aborted[-1].reason}; {told}"
+                        )
                     break
                 waiting = self._run.audience.poll(POLL_S)
                 self._excuse_own_absence()

@@ -86,6 +86,8 @@ def run_on_testbed(
         why = "interrupted" if reason == "interrupted" else f"error: {reason}"
         hint = resume_hint(folder, options.task, data)
         typer.echo(f"{why}; what is finished is kept. {hint}", err=True)
+    if results is None and attempt.aborted:
+        typer.echo(f"every round was aborted ({attempt.aborted}): the model is the initial one", err=True)
     if results is not None:
         typer.echo(msgspec.json.encode(results).decode() if as_json else summary(results, folder))
     if reason == "interrupted":
@@ -327,6 +329,11 @@ class Attempt:
         write_results(results, self.folder)
         write_report(results, self.folder / REPORT_FILE)
         return results
+
+    @property
+    def aborted(self) -> int:
+        """How many rounds came to nothing."""
+        return len(server_rounds(self.server_state, self.config)[1])
 
     def seed_run(self) -> SeedRun:
         """The rounds so far, from the server's own records."""

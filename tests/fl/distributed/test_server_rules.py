@@ -37,6 +37,7 @@ from fl.distributed.messages import (
     read_float32,
     split_message,
 )
+from fl.distributed.round_server import RunFailedError
 from fl.distributed.run_state import RunFolder, RunStateError, load_array, read_state
 from fl.distributed.server import with_fingerprint
 from orchestrator.delivery.masking import pack_values
@@ -283,6 +284,10 @@ def test_a_run_that_only_aborts_ends_with_an_error(world: Any) -> None:
     world.start_all()
     error = world.outcome("server")
     assert "2 rounds in a row were aborted" in str(error)
+    assert "no round was completed, so the model is the initial one" in str(error)
+    initial = world.server_task.initial_parameters(world.config.seed)
+    assert np.array_equal(np.load(world.out_dir / "model-00000.npy"), initial)
+    assert str(world.out_dir / "model-00000.npy") in str(error)
     assert read_state(world.out_dir).last_announced == 2
 
 
@@ -367,3 +372,21 @@ def test_a_killed_server_comes_back_and_its_clients_with_it(world: Any, mode: st
     assert [record.round for record in state.rounds] == [1, 3, 4]
     for name in world.names:
         assert world.outcome(name).reason == ""
+
+
+def test_a_server_that_is_stopped_when_every_round_was_aborted_ends_with_an_error_and_the_initial_model(
+    world: Any,
+) -> None:
+    world.settings(max_aborts_in_a_row=50, rejoin_grace_s=0.0)
+    for task in world.tasks.values():
+        task.poisoned_rounds = set(range(1, 51))
+    world.start_all()
+    world.wait_for(lambda: world.of(RoundAborted), "an aborted round")
+    error = world.stop("server")
+    assert isinstance(error, RunFailedError)
+    assert "the server was stopped after" in str(error)
+    assert "no round was completed, so the model is the initial one" in str(error)
+    initial = world.server_task.initial_parameters(world.config.seed)
+    assert np.array_equal(np.load(world.out_dir / "model-00000.npy"), initial)
+    assert not list(world.out_dir.glob("model-0000[1-9].npy"))
+    assert world.events[-1].reason == str(error)
