@@ -51,7 +51,7 @@ class AuthKeys:
             if run is None:
                 raise AuthLaneExhaustedError(
                     f"lane {lane} with {peer} is at its hard stop of {AUTH_STOP_BITS} bits: "
-                    "seed the pair again out of band"
+                    "seed the pair again with a new secret (qunetlab keys reseed)"
                 )
             core.advance(peer, lane, run.start)
             bits = self._spend(lane, Range(run.start, n_bits))

@@ -75,7 +75,10 @@ class Deposits:
         Raises RefusedError for one that was taken before, whatever became of its bits.
         """
         if self.took(auth_ab, auth_ba):
-            raise RefusedError(f"this secret with {peer} was taken before; each is used once, make another")
+            raise RefusedError(
+                f"this secret with {peer} was taken before, each is used once: destroy the file and make"
+                " another with `qunetlab keys reseed PAIR --new`"
+            )
         self._core.db.write("INSERT INTO meta VALUES (?, ?)", _taken(auth_ab, auth_ba), peer.encode())
 
     def took(self, auth_ab: SecretBits, auth_ba: SecretBits) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -121,3 +123,46 @@ def test_revoked_key(hub_world: Any) -> None:
         channel.recv(VISIBLE_WITHIN_S)
     assert not alice.wait_up(1.0)
     assert hub_world.hub.gate.refused >= 1
+
+
+def test_a_revoked_client_of_the_delivery_service(tmp_path: Path) -> None:
+    """Connected without a word, it is cut off within two seconds, and stays out when the service comes back."""
+    from orchestrator.delivery.service import DeliveryService
+    from orchestrator.keystore.sealing import Kek
+    from orchestrator.keystore.store import KeyStore
+    from orchestrator.wire.curve import client_socket, generate_keys
+    from orchestrator.wire.links import LinkMonitor
+    from orchestrator.wire.revoked import RevokedKeys
+
+    node, client = generate_keys(), generate_keys()
+
+    def reserve(peer: str, n_bits: int, context: bytes) -> Any:
+        raise AssertionError("nobody asks for key here")
+
+    def link(service: DeliveryService, context: zmq.Context[zmq.Socket[bytes]]) -> LinkMonitor:
+        monitors: list[LinkMonitor] = []
+        client_socket(
+            context,
+            zmq.DEALER,
+            client,
+            node.public,
+            service.endpoint,
+            before_connect=lambda made: monitors.append(LinkMonitor(made)),
+        )
+        monitors[0].wait(10.0)
+        return monitors[0]
+
+    with KeyStore.create(tmp_path / "alice.sqlite", "alice", Kek(bytes(32))) as store, ExitStack() as stack:
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        stack.callback(context.destroy, linger=0)
+        for expected in (LinkState.UP, LinkState.REFUSED):
+            made = {"keys": node, "client_key": client.public, "client_role": "fl-alice"}
+            with DeliveryService(store, [], reserve, revoked=RevokedKeys(tmp_path), **made) as service:
+                monitor = link(service, context)
+                assert monitor.state is expected
+                if expected is LinkState.UP:
+                    started = time.monotonic()
+                    service.gate.revoke("fl-alice")
+                    while monitor.read() is not LinkState.REFUSED:
+                        assert monitor.socket.poll(2000)
+                    assert time.monotonic() - started < VISIBLE_WITHIN_S

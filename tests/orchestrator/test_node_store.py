@@ -28,6 +28,8 @@ from orchestrator.processes.node_store import STORE_FILE, InitialSecretError, op
 from orchestrator.randomness import random_bytes
 
 NAME = "bob"
+STRIDES = [7, pytest.param(1, marks=pytest.mark.long)]
+"""Every so many-th step of a first start; each of them with `make test-long`."""
 
 
 class Machine:
@@ -96,8 +98,9 @@ def all_there(store: KeyStore, secrets: dict[str, PairSecret]) -> bool:
     )
 
 
+@pytest.mark.parametrize("stride", STRIDES)
 def test_a_kill_at_any_step_of_a_first_start_loses_nothing(
-    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stride: int
 ) -> None:
     secrets = machine.secrets()
     assert secrets
@@ -110,7 +113,8 @@ def test_a_kill_at_any_step_of_a_first_start_loses_nothing(
         machine.start().close()
     keep("the end")
     assert len(images) > 40
-    for step, image in images:
+    renamed = next(n for n, (step, _) in enumerate(images) if step.startswith("os.replace"))
+    for step, image in images[:renamed:stride] + images[renamed:]:  # each from the store's name on
         with image.start() as store:
             assert all_there(store, secrets), step
         assert list(image.initial.iterdir()) == [], step
@@ -143,11 +147,12 @@ def what_is_said(machine: Machine) -> str:
     return ""
 
 
+@pytest.mark.parametrize("stride", STRIDES)
 def test_an_error_at_any_step_of_a_first_start_names_its_place_and_is_over_with_its_cause(
-    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stride: int
 ) -> None:
     secrets = machine.secrets()
-    for n in range(200):
+    for n in range(0, 200, stride):
         image = machine.copy(tmp_path / f"full{n:03d}")
         disk = FullFrom(image.folder, n)
         with before_every_step(monkeypatch, disk):
@@ -161,7 +166,7 @@ def test_an_error_at_any_step_of_a_first_start_names_its_place_and_is_over_with_
         assert list(image.initial.iterdir()) == []
         if not disk.refused:
             break
-    assert 40 < n < 199
+    assert 40 < n < 190
 
 
 def test_a_store_that_does_not_hold_the_secrets_costs_none(

@@ -26,6 +26,7 @@ from orchestrator.processes.orchestrator import NOT_SEEN, Orchestrator, Orchestr
 from orchestrator.scheduling.fencing import AHEAD, EPOCH_STEP, REACH, Fence, Reach
 from orchestrator.scheduling.lease_party import Lease, LeaseParty
 from orchestrator.wire.channel import ChannelError
+from orchestrator.wire.control_socket import Revoke, Revoked, ShowRevoked, ask
 from orchestrator.wire.curve import generate_keys, write_keys
 from orchestrator.wire.links import LinkState
 from orchestrator.wire.messages import (
@@ -514,6 +515,7 @@ def test_the_process_reports_its_endpoints_and_stops_cleanly_on_sigterm(tmp_path
 
     data = tomllib.loads(TEMPLATE.read_text(encoding="utf-8"))
     keys = {"orchestrator": write_keys(tmp_path / "orchestrator"), "relay": generate_keys()}
+    keys["observer"] = generate_keys()
     data["keys"] = {role: pair.public for role, pair in keys.items()}
     write_testbed(data, tmp_path / "testbed.toml")
     (tmp_path / "state").mkdir()
@@ -529,6 +531,9 @@ def test_the_process_reports_its_endpoints_and_stops_cleanly_on_sigterm(tmp_path
             with Agent("relay", keys["relay"], public, info["control"], info["bulk"]) as relay:
                 assert relay.wait_up(10.0)
                 assert relay.epoch == epoch
+                refused = ask(tmp_path / "state", ShowRevoked())
+                assert refused == Revoked([] if epoch == 1 else ["observer"])
+                ask(tmp_path / "state", Revoke("observer"))
                 os.kill(process.pid, signal.SIGTERM)
                 assert process.wait(10.0) == 0
             assert process.stdout.read() == "stopped\n"
