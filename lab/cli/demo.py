@@ -157,7 +157,7 @@ def build_report(run: Run, learning: Task, config: FLConfig, demand_bits: int) -
             for record in run.rounds
         ],
         "aborted_rounds": run.aborted_rounds,
-        "warnings": list(clip_warnings(clippings_of(run), config.clip, config.levels)),
+        "warnings": [*clip_warnings(clippings_of(run), config.clip, config.levels), *alarm_warnings(run)],
         "aggregation": {
             "mode": config.mode,
             "ring_bits": config.ring_bits,
@@ -173,6 +173,15 @@ def build_report(run: Run, learning: Task, config: FLConfig, demand_bits: int) -
         "instruments": {"safe": run.unsafe == [], "unsafe": run.unsafe, "states": run.instrument_states},
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
     }
+
+
+def alarm_warnings(run: Run) -> list[str]:
+    """The alarms that were on when the run ended."""
+    return [
+        f"ALARM of {role}{f' with {peer}' if peer else ''}: {name}: {alarm['text']}"
+        for (role, name, peer), alarm in run.alarms.items()
+        if alarm["on"]
+    ]
 
 
 def clippings_of(run: Run) -> list[Clipping | None]:

@@ -59,6 +59,8 @@ class Run:
         self.finished: Event = {}
         self.ledgers: dict[str, dict[str, dict[str, int]]] = {}
         self.epsilons: dict[str, dict[str, dict[str, float]]] = {}
+        self.alarms: dict[tuple[str, str, str | None], Event] = {}
+        """The last word of every alarm, by the role that told it, its name and the peer it is about."""
         self.instrument_states: dict[str, Any] = {}
         self.unsafe: list[str] | None = None
         """Instruments found out of their safe state at the end; None while that is not known."""
@@ -146,6 +148,8 @@ class Run:
             self.aborted_rounds.append(event["record"])
         elif event.get("type") == "RunFinished":
             self.finished = event
+        elif kind == "alarm":
+            self.alarms[name, event["name"], event["peer"]] = event
         elif kind == "ledger":
             self.ledgers[name] = event["peers"]
             self.epsilons[name] = event["epsilons"]

@@ -226,6 +226,11 @@ class KeyStore:
         """The one-time tag keys shared with ``peer``."""
         return AuthKeys(self._core, peer)
 
+    @property
+    def uncut(self) -> str:
+        """Why destroyed bits may still be readable in the log of the file; empty where they are not."""
+        return self._core.uncut
+
     def auth_alarms(self) -> tuple[str, ...]:
         """Peers with an authentication lane, either direction, below the alarm mark of 16 kbit (I8)."""
         with self._core.lock:

@@ -29,6 +29,7 @@ from orchestrator.light.clicks import BlockClicks
 from orchestrator.light.user import CLOCKWISE_GATE, COUNTER_CLOCKWISE_GATE, UserLight
 from orchestrator.postprocessing.block import BlockResult, run_block
 from orchestrator.postprocessing.cascade import compile_kernels
+from orchestrator.processes.node_alarms import AlarmWatch
 from orchestrator.processes.node_control import NODE_ERRORS, NodeControl
 from orchestrator.processes.node_store import open_node_store
 from orchestrator.processes.pair_worker import PairWorker
@@ -106,6 +107,7 @@ class Node:
         self.peers = tuple(user for user in testbed.user_names() if user != name)
         self.workers = {peer: PairWorker(agent, store, peer) for peer in self.peers}
         self._stopping = False
+        self._alarms = AlarmWatch(agent, store, lambda peer: self.workers[peer].hold, emit)
         self._wanted: dict[tuple[str, str], int] = {}
         self._party = LeaseParty(
             agent,
@@ -122,10 +124,12 @@ class Node:
         for worker in self.workers.values():
             worker.start()
         self.report_stock()
+        self._alarms.start()
         try:
             self._party.serve(stop)
         finally:
             self._stopping = True
+            self._alarms.close()
             for worker in self.workers.values():
                 worker.close()
 
@@ -194,6 +198,7 @@ class Node:
         if isinstance(event, TopicWaiting) and event.peer in self.workers:
             self.workers[event.peer].offered(event.topic)
         elif isinstance(event, LinkUp):
+            self._alarms.new_listener()
             self.report_stock()
             for pair, bits in list(self._wanted.items()):
                 self._agent.control_send(Demand(*pair, bits))

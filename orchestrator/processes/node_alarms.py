@@ -1,0 +1,115 @@
+"""What an operator of a node has to look at, told once when it begins and once when it is over.
+
+Three things are watched: an authentication lane below the alarm mark (I8), a pair whose meetings wait for an operator
+because a lane is nearly used up, and a key store whose log could not be cut, so that destroyed bits are still
+readable on its disk.  :class:`AlarmBook` is pure: what stands goes in, what is to be told comes out;
+:class:`AlarmWatch` asks and tells every second.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from orchestrator.hub.agent import Agent
+from orchestrator.keystore.lanes import AUTH_ALARM_BITS, AUTH_LANES
+from orchestrator.keystore.store import KeyStore
+from orchestrator.wire.links import LinkState
+from orchestrator.wire.status import Alarm, AlarmName
+
+logger = logging.getLogger(__name__)
+
+TEXT_LIMIT = 400
+EVERY_S = 1.0
+
+
+def standing_alarms(store: KeyStore, hold: Callable[[str], object | None]) -> list[Alarm]:
+    """The alarms that are on; ``hold`` says why meetings with a peer wait for an operator, None if they do not."""
+    alarms = []
+    for peer in store.auth_alarms():
+        stock = store.stock(peer)
+        low = [str(lane) for lane in AUTH_LANES if stock[lane] < AUTH_ALARM_BITS]
+        text = (
+            f"{' and '.join(low)} below {AUTH_ALARM_BITS} bits: make key with {peer}, or renew it with `qunetlab keys"
+            f" reseed {store.owner}-{peer} --new`"
+        )
+        alarms.append(Alarm("low-water", text, peer))
+    for peer in store.peers():
+        why = hold(peer)
+        if why is not None:
+            alarms.append(Alarm("waits-for-operator", str(why)[:TEXT_LIMIT], peer))
+    if store.uncut:
+        alarms.append(Alarm("store", f"destroyed bits are still readable: {store.uncut}"[:TEXT_LIMIT]))
+    return alarms
+
+
+class AlarmBook:
+    """Which alarms were told."""
+
+    def __init__(self) -> None:
+        self._told: dict[tuple[AlarmName, str | None], Alarm] = {}
+
+    def changes(self, standing: Iterable[Alarm]) -> list[Alarm]:
+        """What is to be told: alarms that began, and those that are over with ``on`` False."""
+        now = {(alarm.name, alarm.peer): alarm for alarm in standing}
+        begun = [alarm for place, alarm in now.items() if place not in self._told]
+        over = [
+            Alarm(alarm.name, "", alarm.peer, on=False)
+            for place, alarm in self._told.items()
+            if place not in now
+        ]
+        self._told = now
+        return over + begun
+
+    def standing(self) -> list[Alarm]:
+        """The alarms that were told and are on, for a listener that comes anew."""
+        return list(self._told.values())
+
+
+class AlarmWatch:
+    """Tells the hub, the log and the events of the process; a hub that comes anew is told all that is on."""
+
+    def __init__(
+        self,
+        agent: Agent,
+        store: KeyStore,
+        hold: Callable[[str], object | None],
+        emit: Callable[[dict[str, Any]], None],
+    ) -> None:
+        self._agent = agent
+        self._store = store
+        self._hold = hold
+        self._emit = emit
+        self._book = AlarmBook()
+        self._listener = threading.Event()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="alarms", daemon=True)
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop watching; wait for the thread."""
+        self._stop.set()
+        self._thread.join()
+
+    def new_listener(self) -> None:
+        """The link to the hub is a new one."""
+        self._listener.set()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(EVERY_S):
+            if self._agent.link_state is not LinkState.UP:
+                continue
+            repeated = self._book.standing() if self._listener.is_set() else []
+            self._listener.clear()
+            changes = self._book.changes(standing_alarms(self._store, self._hold))
+            for alarm in changes:
+                (logger.warning if alarm.on else logger.info)("alarm: %s", alarm)
+                told = {"name": alarm.name, "peer": alarm.peer, "text": alarm.text, "on": alarm.on}
+                self._emit({"event": "alarm", **told})
+            for alarm in repeated + changes:
+                self._agent.control_send(alarm)
