@@ -14,11 +14,10 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from fl.data import DataError
 from lab.cli.errors import explain
 from lab.cli.kernels import compile_all
+from lab.cli.shown import echo
 from lab.cli.supervisor import Event
 
 if TYPE_CHECKING:
@@ -53,21 +52,21 @@ def run_benchmarks(only: list[str], as_json: bool) -> int:
     for name in only or BENCHMARKS:
         if name in figures:
             continue
-        typer.echo(f"measuring {name} ...", err=True)
+        echo(f"measuring {name} ...", err=True)
         try:
             measured = BENCHMARKS[name]()
         except Exception as error:
             if only:
                 raise
-            typer.echo(f"{name} is left out: {explain(error)[1]}", err=True)
+            echo(f"{name} is left out: {explain(error)[1]}", err=True)
             failed |= not isinstance(error, DataError)
             continue
         found = {key: value for key, value in measured.items() if key == name or not only}
         figures |= found
         if not as_json:
-            typer.echo("\n".join(_line(key, figure) for key, figure in found.items()))
+            echo("\n".join(_line(key, figure) for key, figure in found.items()))
     if as_json:
-        typer.echo(json.dumps(figures))
+        echo(json.dumps(figures))
     passed = all(figure.get("checks_passed", True) for figure in figures.values())
     return 0 if passed and not failed else 1
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import html
 import json
 from pathlib import Path
 
-import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from fl.key_budget import quantity
 from fl.results import Results, read_results
@@ -16,6 +15,7 @@ from lab.cli.curves import Line, accuracy_and_bytes, accuracy_and_loss, bytes_te
 from lab.cli.page import image, page, table
 from lab.cli.run_report import main_arm
 from lab.cli.run_words import against_float32, exactness, supply
+from lab.cli.shown import echo, html_text, shown_lines
 from orchestrator.durable import replace_file
 
 HEAD = (
@@ -49,25 +49,26 @@ def compare_runs(paths: list[Path], out: Path | None, as_json: bool) -> int:
                 f"--out {out} cannot be written: {error.strerror}; name a file in a folder that is there"
             ) from error
     if as_json:
-        typer.echo(json.dumps({"runs": [as_dict(name, run) for name, run in runs.items()]}))
+        echo(json.dumps({"runs": [as_dict(name, run) for name, run in runs.items()]}))
         return 0
     Console(soft_wrap=False).print(side_by_side(runs))
     for note in notes_of(runs):
-        typer.echo(note)
+        echo(note)
     if out is not None:
-        typer.echo(f"page in {out}")
+        echo(f"page in {out}")
     return 0
 
 
 def side_by_side(runs: dict[str, Results]) -> Table:
     """One column for each run, so that a terminal of 80 characters holds several."""
     columns = [row_of(name, run) for name, run in runs.items()]
-    shown = Table(box=None, pad_edge=False, show_header=False)
+    rows = Table(box=None, pad_edge=False, show_header=False)
     for _ in range(1 + len(columns)):
-        shown.add_column(overflow="fold")
+        rows.add_column(overflow="fold")
     for index, head in enumerate(HEAD):
-        shown.add_row(head, *(column[index].replace("-theoretic", "-\ntheoretic") for column in columns))
-    return shown
+        cells = (column[index].replace("-theoretic", "-\ntheoretic") for column in columns)
+        rows.add_row(head, *(Text(shown_lines(cell)) for cell in cells))
+    return rows
 
 
 def notes_of(runs: dict[str, Results]) -> list[str]:
@@ -137,18 +138,16 @@ def render_comparison(runs: dict[str, Results]) -> str:
     lines = [Line(name, main_arm(run)) for name, run in runs.items()]
     columns = [row_of(name, run) for name, run in runs.items()]
     rows = [
-        [head, *(html.escape(column[index]) for column in columns)]
-        for index, head in enumerate(HEAD)
-        if index
+        [head, *(html_text(column[index]) for column in columns)] for index, head in enumerate(HEAD) if index
     ]
-    notes = [f"<p class='warn'>{html.escape(note)}</p>" for note in notes_of(runs)]
+    notes = [f"<p class='warn'>{html_text(note)}</p>" for note in notes_of(runs)]
     return page(
         "qunetlab: runs compared",
         [
             f"<h1>{len(runs)} runs compared</h1>",
             "<p class='lead'>Lines are means over seeds; shading reaches from the lowest to the highest seed.</p>",
             *notes,
-            table(["", *map(html.escape, runs)], rows),
+            table(["", *map(html_text, runs)], rows),
             image(accuracy_and_loss(lines), "Accuracy and loss per round"),
             image(accuracy_and_bytes(lines), "Upload size, and accuracy per byte sent"),
             image(key_and_time(lines), "Key used, and time of a round by phase"),

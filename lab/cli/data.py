@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import typer
-
 from fl.data import DataError, data_folder, fetch_mnist, load_mnist, mnist_folder
 from fl.sentiment_data import SHA256 as REVIEW_FILES
 from fl.sentiment_data import fetch_sentiment, sentiment_folder, verified_file
+from lab.cli.shown import echo
 
 FETCHERS: dict[str, Callable[..., Path]] = {"mnist": fetch_mnist, "sentiment": fetch_sentiment}
 
@@ -33,8 +32,8 @@ def fetch(name: str, as_json: bool) -> int:
             f"no data set called {name!r} can be fetched; there are {', '.join(FETCHERS)} (digits are bundled, "
             "quantum states are made here on first use)"
         )
-    folder = FETCHERS[name](progress=lambda text: typer.echo(text, err=True))
-    typer.echo(json.dumps({"name": name, "folder": str(folder)}) if as_json else f"{name} is in {folder}")
+    folder = FETCHERS[name](progress=lambda text: echo(text, err=True))
+    echo(json.dumps({"name": name, "folder": str(folder)}) if as_json else f"{name} is in {folder}")
     return 0
 
 
@@ -42,11 +41,11 @@ def list_data(as_json: bool) -> int:
     """Print which data sets are here and whether their checksums hold."""
     rows = list(data_rows())
     if as_json:
-        typer.echo(json.dumps({"folder": str(data_folder()), "data": [asdict(row) for row in rows]}))
+        echo(json.dumps({"folder": str(data_folder()), "data": [asdict(row) for row in rows]}))
         return 0
-    typer.echo(f"data folder {data_folder()} (set QUNETLAB_DATA to move it)")
+    echo(f"data folder {data_folder()} (set QUNETLAB_DATA to move it)")
     for row in rows:
-        typer.echo(f"{row.name:15s} {row.state}")
+        echo(f"{row.name:15s} {row.state}")
     return 0
 
 

@@ -20,6 +20,7 @@ from lab.cli.kernels import compile_all
 from lab.cli.progress import Display, PairProgress, RunProgress
 from lab.cli.report import render_report
 from lab.cli.ring_size import check_every_pair_makes_key
+from lab.cli.shown import echo, shown
 from lab.cli.supervised import Run, supervised_run
 from lab.cli.supervisor import ChildError, Event
 from lab.testbed import load_testbed
@@ -80,9 +81,9 @@ def run_demo(
         report["wall_s"] = time.monotonic() - started
         write_report(report, out)
     if as_json:
-        print(json.dumps(report))
+        echo(json.dumps(report))
     else:
-        print(summary(report, out))
+        echo(summary(report, out))
     return 0 if healthy(report) else 1
 
 
@@ -102,7 +103,7 @@ def follow(run: Run, progress: RunProgress, display: Display) -> None:
             take,
         )
     if run.finished["reason"]:
-        raise ChildError(f"training ended early: {run.finished['reason']}")
+        raise ChildError(f"training ended early: {shown(run.finished['reason'])}")
 
 
 def show_event(progress: RunProgress, event: Event) -> None:

@@ -11,10 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from drivers.registry import driver_class, open_instrument
 from lab.cli.folder import find_testbed
+from lab.cli.shown import echo
 from lab.testbed import AUTO, InstrumentEntry, load_testbed
 
 
@@ -29,10 +28,10 @@ def list_instruments(path: Path, owner: str | None, as_json: bool) -> int:
     with ThreadPoolExecutor(max_workers=8) as pool:
         rows = list(pool.map(_ask, entries))
     if as_json:
-        typer.echo(json.dumps({"instruments": rows}))
+        echo(json.dumps({"instruments": rows}))
     else:
         for row in rows:
-            typer.echo(_text(row))
+            echo(_text(row))
     return 0 if all(row["ok"] for row in rows) else 3
 
 

@@ -7,14 +7,12 @@ user's delivery service as its learning client would send it.
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
-import typer
-
 from lab.cli.kernels import compile_all
+from lab.cli.shown import echo
 from lab.cli.supervised import Run, supervised_run
 from lab.cli.supervisor import Event
 
@@ -33,10 +31,10 @@ def run_keygen(source: str, pair: tuple[str, str], count: int, as_json: bool) ->
         blocks = make_blocks(run, pair, count, _progress())
     rows = [_row(run, pair, block) for block in blocks]
     if as_json:
-        typer.echo(json.dumps({"pair": list(pair), "simulated": True, "blocks": rows}))
+        echo(json.dumps({"pair": list(pair), "simulated": True, "blocks": rows}))
     else:
         for row in rows:
-            typer.echo(", ".join(f"{name} {_short(value)}" for name, value in row.items()))
+            echo(", ".join(f"{name} {_short(value)}" for name, value in row.items()))
     return 0 if any(row["stored"] for row in rows) else 1
 
 
@@ -90,7 +88,7 @@ def _progress() -> Callable[[str, Event], None]:
         rate = (event["pulses"] - begun["from"]) / elapsed
         left = (event["of"] - event["pulses"]) / rate
         text = f"{now - started:5.0f} s  {event['pulses']:.3g} of {event['of']:.3g} pulses, "
-        print(f"{text}{rate / 1e6:.0f} Mpulses/s, {left:.0f} s left", file=sys.stderr, flush=True)
+        echo(f"{text}{rate / 1e6:.0f} Mpulses/s, {left:.0f} s left", err=True)
 
     return show
 

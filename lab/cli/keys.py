@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
-import typer
 
 from lab.cli.folder import SECRETS, FolderError, find_testbed
+from lab.cli.shown import echo
 from lab.cli.store_key import StoreKey
 from lab.testbed import Testbed, load_testbed
 
@@ -36,11 +36,11 @@ def show_stock(path: Path, state: Path | None, as_json: bool, store_key: str = "
             for keys, running in found
             for pair in keys.pairs
         ]
-        typer.echo(json.dumps({"stores": rows}))
+        echo(json.dumps({"stores": rows}))
         return 0
     for keys, running in found:
         for pair in keys.pairs:
-            typer.echo(_row(keys.node, pair, running))
+            echo(_row(keys.node, pair, running))
     return 0
 
 

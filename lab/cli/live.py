@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
-import typer
 
 from fl.experiments.base import (
     Defaults,
@@ -47,6 +46,7 @@ from lab.cli.observer import Observer
 from lab.cli.progress import Display, PairProgress, RunProgress
 from lab.cli.ring_size import check_every_pair_makes_key
 from lab.cli.run_folder import held, resume_hint
+from lab.cli.shown import echo, shown
 from lab.cli.stalls import StallWatch, merged
 from lab.cli.supervised import Run
 from lab.testbed import Testbed
@@ -83,13 +83,13 @@ def run_on_testbed(
         reason = attempt.run()
         results = attempt.results()
     if reason:
-        why = "interrupted" if reason == "interrupted" else f"error: {reason}"
+        why = "interrupted" if reason == "interrupted" else f"error: {shown(reason)}"
         hint = resume_hint(folder, options.task, data)
-        typer.echo(f"{why}; what is finished is kept. {hint}", err=True)
+        echo(f"{why}; what is finished is kept. {hint}", err=True)
     if results is None and attempt.aborted:
-        typer.echo(f"every round was aborted ({attempt.aborted}): the model is the initial one", err=True)
+        echo(f"every round was aborted ({attempt.aborted}): the model is the initial one", err=True)
     if results is not None:
-        typer.echo(msgspec.json.encode(results).decode() if as_json else summary(results, folder))
+        echo(msgspec.json.encode(results).decode() if as_json else summary(results, folder))
     if reason == "interrupted":
         return EXIT_INTERRUPTED
     return 0 if not reason and results is not None and attempt.healthy(results) else 1
@@ -193,7 +193,7 @@ class Attempt:
 
     def _observer(self, run: Run, stack: ExitStack) -> Observer | None:
         if not (run.secrets / "observer").is_dir():
-            typer.echo(
+            echo(
                 f"no secrets of the observer in {run.secrets}: stock and rates of the ring are not known here",
                 err=True,
             )
@@ -247,13 +247,13 @@ class Attempt:
         self.forecast = ahead()
         simulated = self.options.live and self.forecast.ring_s and self.place.testbed.simulation is not None
         slower = "; simulating a second of light takes longer than a second" if simulated else ""
-        typer.echo(f"key: {self.forecast.text}{slower}", err=True)
+        echo(f"key: {self.forecast.text}{slower}", err=True)
         if self.forecast.verdict != "short":
             return
         if self.options.if_short == "expanded" and self.config.mode == "otp":
             self._take_expanded(self.forecast.text)
             self.forecast = ahead()
-            typer.echo(f"key: {self.forecast.text}", err=True)
+            echo(f"key: {self.forecast.text}", err=True)
         if self.forecast.verdict == "short" and (self.options.if_short != "wait" or not self.options.live):
             raise KeysShortError(
                 f"{self.forecast.text}; nothing was spent.  Make more key (--live), train fewer rounds or a smaller "
@@ -270,7 +270,7 @@ class Attempt:
             f"mode expanded was taken instead of otp, as --if-short expanded allows ({why}): security is "
             "computational"
         )
-        typer.echo(note, err=True)
+        echo(note, err=True)
         config = msgspec.structs.replace(self.config, mode="expanded")
         cells = (
             msgspec.structs.replace(
@@ -318,7 +318,7 @@ class Attempt:
         complete = len(live.rounds) >= self.config.rounds
         outcome: dict[str, dict[int, SeedRun]] = {cell.name: {} for cell in self.plan.cells}
         if complete and len(self.plan.cells) > 1:
-            typer.echo("reference training without protection", err=True)
+            echo("reference training without protection", err=True)
             reference = msgspec.structs.replace(self.plan, cells=self.plan.cells[1:], comparisons=())
             outcome |= Runner(self.folder, self.data, 0, threading.Event()).run(reference)
         outcome[self.plan.primary.name] = {self.config.seed: live}

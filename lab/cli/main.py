@@ -16,6 +16,7 @@ import typer
 
 from lab.cli.keys_app import keys_app
 from lab.cli.qpu import qpu_app
+from lab.cli.shown import echo
 from lab.cli.store_key import HELP as STORE_KEY_HELP
 
 app = typer.Typer(
@@ -49,7 +50,7 @@ Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 
 def show(data: Any, as_json: bool, text: str | None = None) -> None:
     """Print ``data`` as one JSON line, or ``text`` for people."""
-    typer.echo(json.dumps(data) if as_json or text is None else text)
+    echo(json.dumps(data) if as_json or text is None else text)
 
 
 @app.command()
@@ -456,11 +457,11 @@ def main() -> None:
         _stand_somewhere()
         app()
     except KeyboardInterrupt:
-        typer.echo("interrupted", err=True)
+        echo("interrupted", err=True)
         sys.exit(EXIT_INTERRUPTED)
     except Exception as error:  # noqa: BLE001 - the last place where an error can be told to the user
         code, text = explain(error)
-        typer.echo(text, err=True)
+        echo(text, err=True)
         sys.exit(code)
 
 

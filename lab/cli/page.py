@@ -6,10 +6,11 @@ A page is one file without scripts or links to anything outside it, so it can be
 from __future__ import annotations
 
 import base64
-import html
 import io
 from collections.abc import Sequence
 from typing import Any
+
+from lab.cli.shown import html_text
 
 STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1b1f24}
@@ -34,14 +35,14 @@ def page(title: str, parts: Sequence[str]) -> str:
     """The whole page as HTML text; ``title`` is plain text, ``parts`` are HTML."""
     head = (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
-        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body>"
+        f"<title>{html_text(title)}</title><style>{STYLE}</style></head><body>"
     )
     return "\n".join([head, *parts, "</body></html>"])
 
 
 def image(png: bytes, alt: str) -> str:
     """A figure inside the page."""
-    return f"<img alt='{html.escape(alt)}' src='data:image/png;base64,{base64.b64encode(png).decode()}'>"
+    return f"<img alt='{html_text(alt)}' src='data:image/png;base64,{base64.b64encode(png).decode()}'>"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +10,8 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
+
+from lab.cli.shown import echo, shown
 
 PLAIN_INTERVAL_S = 5.0
 
@@ -89,7 +90,7 @@ class Display:
         text = self._line()
         if text != self._last_text and (force or not quiet):
             self._last_line, self._last_text = time.monotonic(), text
-            print(text, file=sys.stderr, flush=True)
+            echo(text, err=True)
 
     def _head(self) -> str:
         p = self.progress
@@ -107,7 +108,7 @@ class Display:
             parts.append(p.waiting)
         if p.warning:
             parts.append(p.warning)
-        return ", ".join(parts)
+        return shown(", ".join(parts))
 
     def _line(self) -> str:
         done = sum(pair.secret_bits for pair in self.progress.pairs.values())

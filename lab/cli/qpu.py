@@ -47,6 +47,7 @@ from lab.cli.qpu_options import (
     request_from,
 )
 from lab.cli.qpu_talk import RUNS_FOLDER, consent, progress, teller
+from lab.cli.shown import echo
 
 if TYPE_CHECKING:
     from fl.qpu.analysis import Comparison
@@ -142,7 +143,7 @@ def estimate_command(
         cost_of(prepared, device, msgspec.structs.replace(request.options, mitigation=each))
         for each in wanted
     ]
-    typer.echo(msgspec.json.encode(costs).decode() if as_json else "\n".join(cost.text() for cost in costs))
+    echo(msgspec.json.encode(costs).decode() if as_json else "\n".join(cost.text() for cost in costs))
 
 
 @qpu_app.command("jobs")
@@ -159,11 +160,11 @@ def jobs_command(
         raise QpuFolderError(f"there is no folder {folder}")
     records = QpuFolder(folder).jobs()
     if as_json:
-        typer.echo(msgspec.json.encode(records).decode())
+        echo(msgspec.json.encode(records).decode())
         return
     for record in records:
         text = f"job {record.number}  {record.state:10s} {record.job_id or '-':24s} {record.count} sets"
-        typer.echo(f"{text}  {record.submitted_at}  {record.error}".rstrip())
+        echo(f"{text}  {record.submitted_at}  {record.error}".rstrip())
 
 
 @qpu_app.command("backends")
@@ -188,11 +189,11 @@ def backends_command(
         except (AccountError, ServiceError) as error:
             note = str(error).splitlines()[0]
     if as_json:
-        typer.echo(json.dumps({"local": simulated, "service": real, "note": note}))
+        echo(json.dumps({"local": simulated, "service": real, "note": note}))
         return
-    typer.echo("simulated here: " + ", ".join(simulated))
+    echo("simulated here: " + ", ".join(simulated))
     if not local:
-        typer.echo("of the service: " + (", ".join(real) or note or "none"))
+        echo("of the service: " + (", ".join(real) or note or "none"))
 
 
 @qpu_app.command("train")
@@ -312,7 +313,7 @@ def _run(start: Start, *, retry_failed: bool, yes: bool, as_json: bool) -> int:
     except KeyboardInterrupt:
         return interrupted(start, "run")
     write_page(outcome, request, path)
-    typer.echo(as_text_json(outcome, path, request) if as_json else summary(outcome, path, request))
+    echo(as_text_json(outcome, path, request) if as_json else summary(outcome, path, request))
     return 0
 
 
@@ -320,7 +321,7 @@ def interrupted(start: Start, purpose: str) -> int:
     """Say how to go on; returns the exit code."""
     what = "finished jobs are kept" if start.device.local else "jobs at the service go on and are not lost"
     hint = f"qunetlab qpu {purpose} --resume {start.folder.folder}"
-    typer.echo(f"interrupted; {what}. Go on with: {hint}", err=True)
+    echo(f"interrupted; {what}. Go on with: {hint}", err=True)
     return EXIT_INTERRUPTED
 
 

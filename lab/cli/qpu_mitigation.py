@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +24,7 @@ from lab.cli.qpu_options import (
     request_from,
 )
 from lab.cli.qpu_talk import RUNS_FOLDER, progress
+from lab.cli.shown import echo, html_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,15 +91,13 @@ def mitigation_command(
     )
     write_page(rows, circuit.name, request.model, folder)
     if as_json:
-        typer.echo(
-            json.dumps({"folder": str(folder), "origin": request.model, "rows": msgspec.to_builtins(rows)})
-        )
+        echo(json.dumps({"folder": str(folder), "origin": request.model, "rows": msgspec.to_builtins(rows)}))
         return
     lines = [HEADINGS, *map(_cells, rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEADINGS))]
     for line in lines:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-    typer.echo(f"{circuit.name}, {rows[0].examples} examples; report in {folder / PAGE_FILE}")
+        echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    echo(f"{circuit.name}, {rows[0].examples} examples; report in {folder / PAGE_FILE}")
 
 
 def write_page(rows: Sequence[MitigationRow], name: str, origin: str, folder: Path) -> None:
@@ -110,10 +108,10 @@ def write_page(rows: Sequence[MitigationRow], name: str, origin: str, folder: Pa
     content = page(
         f"qunetlab: error mitigation of {name}",
         [
-            f"<h1>Error mitigation of {html.escape(name)}</h1>",
-            f"<p class='lead'>{rows[0].examples} examples, simulated on this machine; model: {html.escape(origin)}</p>",
+            f"<h1>Error mitigation of {html_text(name)}</h1>",
+            f"<p class='lead'>{rows[0].examples} examples, simulated on this machine; model: {html_text(origin)}</p>",
             "<p class='warn'>Local testing mode: no quantum processor took part.</p>",
-            table(list(HEADINGS), [[html.escape(cell) for cell in _cells(row)] for row in rows]),
+            table(list(HEADINGS), [[html_text(cell) for cell in _cells(row)] for row in rows]),
             "<p class='note'>|error| is measured minus exact expectation value, over all examples and observables; "
             "the standard error is what the measurement claims for itself; shots are those of all circuits "
             "together. trex: twirled readout, divided by its calibration; zne: that, and gates at 1, 3 and 5 times "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from fl.qpu.analysis import Comparison
 from fl.qpu.evaluate import ARRAYS_FILE, QpuReport
 from fl.qpu.request import QpuRequest
 from lab.cli.page import COLORS, image, new_figure, page, png_of, table
+from lab.cli.shown import html_text
 from orchestrator.durable import replace_file
 
 PAGE_FILE = "report.html"
@@ -40,10 +40,10 @@ def _page(outcome: QpuReport, request: QpuRequest, arrays: dict[str, Any]) -> st
     return page(
         f"qunetlab: {title}",
         [
-            f"<h1>{html.escape(title)}</h1>",
+            f"<h1>{html_text(title)}</h1>",
             f"<p class='lead'>{where}; {comparison.examples} examples, {outcome.options.shots} shots each; model: "
-            f"{html.escape(request.model)}</p>",
-            *(f"<p class='warn'>{html.escape(note)}</p>" for note in notes),
+            f"{html_text(request.model)}</p>",
+            *(f"<p class='warn'>{html_text(note)}</p>" for note in notes),
             f"<p class='note'>Labels agree with exact simulation on <b>{100 * comparison.agreement:.1f} %</b> of the "
             f"examples (95 % interval {100 * low:.1f} to {100 * high:.1f} %); shot noise alone would give "
             f"{100 * comparison.shot_noise_agreement:.1f} %.</p>",
@@ -71,11 +71,11 @@ def _labels(outcome: QpuReport) -> str:
             "exact, with the same number of shots",
             *_pair(comparison.shot_noise_accuracy, comparison.shot_noise_agreement),
         ],
-        [html.escape(outcome.backend), *_pair(comparison.accuracy_backend, comparison.agreement)],
+        [html_text(outcome.backend), *_pair(comparison.accuracy_backend, comparison.agreement)],
     ]
     if outcome.at_own_noise is not None:
         own = outcome.at_own_noise
-        name = f"{html.escape(outcome.backend)}, not extrapolated"
+        name = f"{html_text(outcome.backend)}, not extrapolated"
         rows.append([name, *_pair(own.accuracy_backend, own.agreement)])
     return table(["", "accuracy", "agreement with exact"], rows)
 
@@ -148,4 +148,4 @@ def _about(outcome: QpuReport, request: QpuRequest) -> str:
         ["jobs", ", ".join(outcome.job_ids)],
         ["software", ", ".join(f"{name} {version(name)}" for name in PACKAGES)],
     ]
-    return table(["", ""], [[html.escape(name), html.escape(value)] for name, value in rows], "text")
+    return table(["", ""], [[html_text(name), html_text(value)] for name, value in rows], "text")

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from lab.cli.shown import echo
+
 if TYPE_CHECKING:
     from fl.qpu.cost import CostEstimate
     from fl.qpu.runner import QpuEvent
@@ -21,7 +23,7 @@ def progress() -> Callable[[str], None]:
     started = time.monotonic()
 
     def say(text: str) -> None:
-        print(f"{time.monotonic() - started:6.1f} s  {text}", file=sys.stderr, flush=True)
+        echo(f"{time.monotonic() - started:6.1f} s  {text}", err=True)
 
     return say
 

@@ -6,10 +6,10 @@ import json
 from typing import TYPE_CHECKING
 
 import msgspec
-import typer
 
 from fl.qpu.tasks import training_model, with_circuit_weights
 from fl.qpu.training import StepRecord, save_model, train
+from lab.cli.shown import echo
 
 if TYPE_CHECKING:
     from fl.qpu.cost import CostEstimate
@@ -65,16 +65,14 @@ def run_training(start: Start, *, allowed: bool, retry_failed: bool, as_json: bo
             "after": {"accuracy": after.accuracy, "loss": after.loss},
             **msgspec.to_builtins(trained.state),
         }
-        typer.echo(json.dumps(report))
+        echo(json.dumps(report))
         return 0
     for record in trained.state.steps:
         slopes = ", ".join(
             f"{g:+.3f} ({e:.3f})" for g, e in zip(record.gradient, record.gradient_error, strict=True)
         )
-        typer.echo(
-            f"step {record.step}: loss {record.loss:.4f} (exact {record.exact_loss:.4f}), gradient {slopes}"
-        )
-    typer.echo(
+        echo(f"step {record.step}: loss {record.loss:.4f} (exact {record.exact_loss:.4f}), gradient {slopes}")
+    echo(
         f"weights {', '.join(map(str, trained.state.trained))} of the circuit trained on {start.device.name}; "
         f"test loss {before.loss:.4f} -> {after.loss:.4f}, accuracy {before.accuracy:.3f} -> {after.accuracy:.3f} "
         f"(exact simulation); model in {path}"

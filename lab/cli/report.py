@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import html
 from typing import Any
 
 from lab.cli.page import image, new_figure, page, png_of, table
+from lab.cli.shown import html_text
 
 Report = dict[str, Any]
 
@@ -20,16 +20,16 @@ def render_report(report: Report) -> str:
         else '<span class="bad">does NOT equal the plain sum</span>'
     )
     parts = [
-        *(f"<p class='alarm'>{html.escape(warning)}</p>" for warning in report["warnings"]),
-        f"<h1>{html.escape(report['testbed']['name'])}</h1>",
-        f"<p class='lead'>{html.escape(report['testbed']['description'])}. Task {html.escape(report['task'])}, "
+        *(f"<p class='alarm'>{html_text(warning)}</p>" for warning in report["warnings"]),
+        f"<h1>{html_text(report['testbed']['name'])}</h1>",
+        f"<p class='lead'>{html_text(report['testbed']['description'])}. Task {html_text(report['task'])}, "
         f"{len(rounds)} rounds, seed {report['seed']}, {report['wall_s']:.0f} s.</p>",
-        *(f"<p class='warn'>{html.escape(note)}</p>" for note in report["notes"]),
+        *(f"<p class='warn'>{html_text(note)}</p>" for note in report["notes"]),
         "<p class='note'>Every instrument of this run was <b>simulated</b>; drivers, wire protocols, keys and "
         "training are the real ones. The channel is chosen, not published. Keys follow the quantum-coin bound "
         f"with a finite-size treatment (eps_sec {report['epsilon']['sec']:g}, nominal: not a certified "
         "security proof).</p>",
-        f"<p>Aggregation mode <b>{html.escape(aggregation['mode'])}</b>, ring of {aggregation['ring_bits']} bits: "
+        f"<p>Aggregation mode <b>{html_text(aggregation['mode'])}</b>, ring of {aggregation['ring_bits']} bits: "
         f"the aggregate {verdict}.</p>",
         "<h2>Keys</h2>",
         image(_pair_plot(report), "Key rate and QBER of every pair"),
@@ -97,7 +97,7 @@ def _round_table(rounds: list[Report]) -> str:
 
 def _versions(report: Report) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
-    return f"<h2>Software</h2><p>{html.escape(versions)}</p>"
+    return f"<h2>Software</h2><p>{html_text(versions)}</p>"
 
 
 def _pair_plot(report: Report) -> bytes:

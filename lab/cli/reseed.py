@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import typer
-
 from lab.cli.folder import FolderError
 from lab.cli.local import Machine
+from lab.cli.shown import echo
 
 
 def make_secrets(pair: str, out: Path, testbed: Path, state: Path | None) -> int:
@@ -38,14 +37,10 @@ def make_secrets(pair: str, out: Path, testbed: Path, state: Path | None) -> int
         raise
     finally:
         secret.wipe()
-    typer.echo(
-        f"Made a new secret of {first} and {second} (0600; whoever copies it can forge their messages):"
-    )
+    echo(f"Made a new secret of {first} and {second} (0600; whoever copies it can forge their messages):")
     for end, path in files.items():
-        typer.echo(f"  on {end}'s machine: qunetlab keys reseed {first}-{second} --secret {path}")
-    typer.echo(
-        "Carry each file to its machine by a way you trust; the node there destroys it once it is taken."
-    )
+        echo(f"  on {end}'s machine: qunetlab keys reseed {first}-{second} --secret {path}")
+    echo("Carry each file to its machine by a way you trust; the node there destroys it once it is taken.")
     return 0
 
 
@@ -82,7 +77,7 @@ def take_secret_file(pair: str, path: Path, testbed: Path, state: Path | None) -
             f"{secret.holder}'s node does not run on this machine ({folder}); start it, carry {path} to its machine,"
             f" or move it to secrets/{secret.holder}/{INITIAL}/{peer}.secret, where its next start takes it"
         )
-    typer.echo(ask(folder, TakeSecret(str(path.absolute()))).text)
+    echo(ask(folder, TakeSecret(str(path.absolute()))).text)
     return 0
 
 
@@ -96,5 +91,5 @@ def meet_now(pair: str, testbed: Path, state: Path | None) -> int:
     if not ends:
         raise FolderError(f"neither {first}'s nor {second}'s node runs on this machine ({machine.state})")
     for end, peer in ends:
-        typer.echo(ask(machine.folder(end), MeetNow(peer)).text)
+        echo(ask(machine.folder(end), MeetNow(peer)).text)
     return 0

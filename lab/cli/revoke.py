@@ -10,10 +10,9 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import typer
-
 from lab.cli.folder import FolderError
 from lab.cli.local import Machine
+from lab.cli.shown import echo
 from lab.testbed import Testbed, UnknownNameError
 
 
@@ -50,16 +49,16 @@ def revoke_role(role: str, testbed: Path, state: Path | None) -> int:
                 said = f"it does not run; its next start refuses the key of {role}"
         except (ControlError, ControlRefusedError, RevokedError, OSError) as error:
             failed += 1
-            typer.echo(f"{process}: NOT revoked: {error}", err=True)
+            echo(f"{process}: NOT revoked: {error}", err=True)
         else:
             done += 1
-            typer.echo(f"{process}: {said}")
+            echo(f"{process}: {said}")
     if not failed and not done:
         raise FolderError(
             f"no process of this machine ({machine.state}) serves {role}; run the command where its hub, node or"
             " learning server is"
         )
-    typer.echo("Run it on every other machine that serves this role, too.")
+    echo("Run it on every other machine that serves this role, too.")
     return 1 if failed else 0
 
 
@@ -77,10 +76,10 @@ def show_revoked(testbed: Path, state: Path | None, as_json: bool) -> int:
         if served_by(machine.testbed, process)
     }
     if as_json:
-        typer.echo(json.dumps({"revoked": found}))
+        echo(json.dumps({"revoked": found}))
         return 0
     for process, roles in found.items():
-        typer.echo(f"{process}: {', '.join(roles) or 'nobody is refused'}")
+        echo(f"{process}: {', '.join(roles) or 'nobody is refused'}")
     return 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import math
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from fl.results import Arm, Results
 from lab.cli.curves import PHASES, Line, accuracy_and_bytes, accuracy_and_loss, key_and_time, mean_seconds
 from lab.cli.page import image, page, table
 from lab.cli.run_words import against_float32
+from lab.cli.shown import html_text
 from orchestrator.durable import replace_file
 
 SUPPLY = {
@@ -59,10 +59,10 @@ def render_run(results: Results) -> str:
     return page(
         f"qunetlab: {results.title}",
         [
-            *(f"<p class='alarm'>{html.escape(warning)}</p>" for warning in results.warnings),
-            f"<h1>{html.escape(results.title)}</h1>",
+            *(f"<p class='alarm'>{html_text(warning)}</p>" for warning in results.warnings),
+            f"<h1>{html_text(results.title)}</h1>",
             f"<p class='lead'>{_lead(results)}</p>",
-            *(f"<p class='warn'>{html.escape(note)}</p>" for note in results.notes),
+            *(f"<p class='warn'>{html_text(note)}</p>" for note in results.notes),
             f"<p class='note'>{_label(results)}</p>",
             _arms(lines),
             _comparisons(results),
@@ -93,7 +93,7 @@ def _lead(results: Results) -> str:
         f"{counted(len(results.rounds), 'round')}, {counted(results.final.seeds, 'seed')}; "
         f"took {duration(round(results.wall_s))}"
     )
-    return html.escape(f"{text}; started {results.started_at}" if results.started_at else text)
+    return html_text(f"{text}; started {results.started_at}" if results.started_at else text)
 
 
 def _label(results: Results) -> str:
@@ -105,14 +105,14 @@ def _label(results: Results) -> str:
         if None in exact
         else '<span class="good">equals the plain sum exactly in every round</span>'
     )
-    where = f" on testbed {html.escape(results.testbed)}" if results.testbed else ""
+    where = f" on testbed {html_text(results.testbed)}" if results.testbed else ""
     supply = (
         f"No key is needed{where}"
         if results.mode == "plain"
         else f"Key supply <b>{results.key_supply}</b>{where} ({SUPPLY[results.key_supply]})"
     )
     return (
-        f"Aggregation mode <b>{html.escape(results.mode)}</b>: security <b>{results.security}</b>. "
+        f"Aggregation mode <b>{html_text(results.mode)}</b>: security <b>{results.security}</b>. "
         f"{supply}. The aggregate {verdict}."
     )
 
@@ -120,7 +120,7 @@ def _label(results: Results) -> str:
 def _arms(lines: list[Line]) -> str:
     rows = [
         [
-            html.escape(line.label),
+            html_text(line.label),
             line.arm.security,
             f"{100 * line.arm.final.accuracy_mean:.2f}",
             _interval(line.arm.final.accuracy_ci95),
@@ -144,7 +144,7 @@ def _comparisons(results: Results) -> str:
         return ""
     rows = [
         [
-            html.escape(each.title),
+            html_text(each.title),
             f"{100 * each.difference_mean:+.2f}",
             _interval(each.difference_ci95, "+"),
             ", ".join(f"{100 * value:+.2f}" for value in each.per_seed),
@@ -184,7 +184,7 @@ def _times(lines: list[Line]) -> str:
     phases = [(phase, text) for phase, text in PHASES if any(mean_seconds(line.arm, phase) for line in timed)]
     rows = [
         [
-            html.escape(line.label),
+            html_text(line.label),
             *(f"{s:.3g}" if (s := mean_seconds(line.arm, phase)) else "-" for phase, _ in phases),
         ]
         for line in timed
@@ -195,7 +195,7 @@ def _times(lines: list[Line]) -> str:
 def _key_budget(results: Results) -> str:
     budget, parts = results.key_budget, []
     if budget.forecast is not None:
-        parts.append(f"<p>Forecast before training: {html.escape(budget.forecast.text)}.</p>")
+        parts.append(f"<p>Forecast before training: {html_text(budget.forecast.text)}.</p>")
         if budget.forecast.pairs:
             rows = [
                 [
@@ -239,9 +239,9 @@ def _stalls(results: Results) -> str:
         return ""
     rows = [
         [
-            html.escape(stall.cause),
+            html_text(stall.cause),
             f"{stall.seconds:.1f}",
-            html.escape(", ".join(f"{whom} {each:.1f}" for whom, each in stall.because_of.items())),
+            html_text(", ".join(f"{whom} {each:.1f}" for whom, each in stall.because_of.items())),
         ]
         for stall in results.stalls
     ]
@@ -259,7 +259,7 @@ def _rounds(results: Results) -> str:
             "-",
             f"{row.key_bits_burnt:,} burnt",
             "-",
-            html.escape(row.reason),
+            html_text(row.reason),
         ]
         for number, row in burnt.items()
     ]
@@ -301,7 +301,7 @@ def _configuration(results: Results) -> str:
         if value is not None
     }
     rows = [
-        [html.escape(str(key)), html.escape(str(value))]
+        [html_text(str(key)), html_text(str(value))]
         for key, value in {**federated, **options, "workers": results.configuration.workers}.items()
         if key != "type"
     ]
@@ -314,9 +314,9 @@ def _provenance(results: Results) -> str:
         told = any(file.source or file.licence for file in results.data)
         rows = [
             [
-                html.escape(file.name),
-                f"<code>{html.escape(file.sha256)}</code>",
-                *([html.escape(file.source), html.escape(file.licence)] if told else []),
+                html_text(file.name),
+                f"<code>{html_text(file.sha256)}</code>",
+                *([html_text(file.source), html_text(file.licence)] if told else []),
             ]
             for file in results.data
         ]
@@ -324,7 +324,7 @@ def _provenance(results: Results) -> str:
     parts.append(
         table(
             ["software", "version"],
-            [[html.escape(key), html.escape(value)] for key, value in results.versions.items()],
+            [[html_text(key), html_text(value)] for key, value in results.versions.items()],
             "text",
         )
     )

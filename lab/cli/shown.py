@@ -12,6 +12,8 @@ from __future__ import annotations
 import html
 import unicodedata
 
+import typer
+
 HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 """Unicode general categories that are never shown as they are."""
 
@@ -32,10 +34,16 @@ def html_text(text: object) -> str:
     return html.escape(shown_lines(text))
 
 
+def echo(text: object, *, err: bool = False) -> None:
+    """Print ``text`` and a line end; the only way in which commands write to a terminal or a pipe.
+
+    Escapes are those of JSON (RFC 8259 section 7), so a JSON document stays one and says the same.
+    """
+    typer.echo(shown_lines(text), err=err)
+
+
 def _visible(character: str) -> str:
     if unicodedata.category(character) not in HIDDEN:
         return character
-    code = ord(character)
-    if code < 0x100:
-        return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+    units = character.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[n : n + 2].hex()}" for n in range(0, len(units), 2))

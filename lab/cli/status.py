@@ -13,7 +13,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import typer
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
@@ -21,7 +20,7 @@ from rich.text import Text
 from lab.cli import status_view as view
 from lab.cli.folder import SECRETS, find_testbed
 from lab.cli.observer import Heard, Observer, ObserverError
-from lab.cli.shown import shown
+from lab.cli.shown import echo, shown
 from lab.cli.verdict import EXIT_CODES, Verdict, verdict
 from lab.testbed import load_testbed
 from orchestrator.wire.status import RingStatus
@@ -48,16 +47,16 @@ def show_status(
                 show_changes(observer, as_json)
             said = verdict(observer.facts())
             if as_json:
-                typer.echo(json.dumps(view.document(observer)))
+                echo(json.dumps(view.document(observer)))
             else:
-                typer.echo(shown(said.line) if check else view.text(observer))
+                echo(shown(said.line) if check else view.text(observer))
             return said.exit_code if check else 0
     except ObserverError as error:
         if not check:
             raise
         said = Verdict("no answer", 0.0, str(error))
         document = {"schema": view.SCHEMA, "verdict": view.verdict_document(said)}
-        typer.echo(json.dumps(document) if as_json else shown(said.line))
+        echo(json.dumps(document) if as_json else shown(said.line))
         return EXIT_CODES[said.state]
 
 
@@ -76,7 +75,7 @@ def show_changes(observer: Observer, as_json: bool, going_on: Callable[[], bool]
         told = verdict(observer.facts())
         if said is None or (told.state, told.text) != (said.state, said.text):
             line = json.dumps({"schema": view.SCHEMA, "verdict": view.verdict_document(told)})
-            typer.echo(line if as_json else shown(told.line))
+            echo(line if as_json else shown(told.line))
             said = told
         for heard in observer.poll(REDRAW_S):
             _tell(heard, observer, as_json)
@@ -85,6 +84,6 @@ def show_changes(observer: Observer, as_json: bool, going_on: Callable[[], bool]
 def _tell(heard: Heard, observer: Observer, as_json: bool) -> None:
     """One line; the ring's own word comes every second and is in the verdict already."""
     if as_json:
-        typer.echo(json.dumps({"schema": view.SCHEMA, **view.item_document(heard, observer.clock())}))
+        echo(json.dumps({"schema": view.SCHEMA, **view.item_document(heard, observer.clock())}))
     elif not isinstance(heard.item, RingStatus):
-        typer.echo(view.change(heard))
+        echo(view.change(heard))

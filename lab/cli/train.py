@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
-import typer
 
 from fl.experiments.base import Plan, continued, read_plan, write_plan
 from fl.experiments.options import OptionsError, TrainOptions
@@ -30,6 +29,7 @@ from fl.key_budget import counted, quantity
 from fl.results import Results, write_results
 from lab.cli.run_folder import earlier, folder_for, held, resume_hint, told
 from lab.cli.run_words import accuracy, against_float32, exactness, points, supply
+from lab.cli.shown import echo
 from lab.cli.signals import handled
 
 if TYPE_CHECKING:
@@ -102,10 +102,10 @@ def run_train(
             results, interrupted = None, True
     if interrupted:
         hint = resume_hint(folder, plan.options.task, data)
-        typer.echo(f"interrupted; what is finished is kept. {hint}", err=True)
+        echo(f"interrupted; what is finished is kept. {hint}", err=True)
         return EXIT_INTERRUPTED
     assert results is not None
-    typer.echo(msgspec.json.encode(results).decode() if as_json else summary(results, folder))
+    echo(msgspec.json.encode(results).decode() if as_json else summary(results, folder))
     return 0 if all(row.exact is not False for row in results.rounds) else 1
 
 
@@ -202,7 +202,7 @@ def say(plan: Plan, about: Surroundings, folder: Path, *, resuming: bool) -> Non
     ]
     if about.forecast is not None:
         lines.append(f"key: {about.forecast.text}")
-    typer.echo("\n".join(lines), err=True)
+    echo("\n".join(lines), err=True)
 
 
 @contextmanager
@@ -247,7 +247,7 @@ def train(
                     runner.run(plan)
                 except ExperimentStoppedError as error:
                     interrupted = True
-                    typer.echo(f"{error}", err=True)
+                    echo(f"{error}", err=True)
             return so_far(), interrupted
         except failures as error:
             try:

@@ -6,7 +6,6 @@ left is what remains at that rate.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -14,12 +13,14 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
+from rich.text import Text
 
 from fl.clipping import Clipping, clip_warnings
 from fl.experiments.base import Cell, Plan
 from fl.experiments.options import option_of
 from fl.experiments.runner import CellDone, CellStarted, ExperimentEvent, RoundDone, WithinRound
 from fl.key_budget import duration
+from lab.cli.shown import echo, shown
 
 PLAIN_INTERVAL_S = 5.0
 
@@ -83,7 +84,9 @@ class TrainDisplay:
                 BarColumn(bar_width=12),
                 TextColumn("{task.percentage:3.0f} %", table_column=whole),
                 TextColumn("{task.fields[tail]}", table_column=whole),
-                TextColumn("{task.description}", table_column=rest),  # what a narrow terminal cuts off
+                TextColumn(
+                    "{task.description}", table_column=rest, markup=False
+                ),  # what a narrow terminal cuts off
                 console=self._console,
                 expand=True,
             )
@@ -126,19 +129,19 @@ class TrainDisplay:
         for warning in clip_warnings([clipping], cell.config.clip, cell.config.levels, option_of):
             if cell.name not in self._warned:
                 self._warned.add(cell.name)
-                self._console.print(
-                    f"{cell.title}: {warning}", style="bold red", highlight=False, soft_wrap=True
-                )
+                self._console.print(Text(shown(f"{cell.title}: {warning}"), style="bold red"), soft_wrap=True)
 
     def draw(self, *, force: bool = False) -> None:
         """Redraw; without a terminal one line every few seconds, or at once with ``force``."""
         tail = self._tail()
         if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=self._work.done, description=self._where, tail=tail)
+            self._progress.update(
+                self._task, completed=self._work.done, description=shown(self._where), tail=tail
+            )
         elif force or time.monotonic() - self._last_s >= PLAIN_INTERVAL_S:
             self._last_s = time.monotonic()
             share = 100 * self._work.done / max(1, self._work.total)
-            print(f"{share:3.0f} %  {self._where}{', ' if tail else ''}{tail}", file=sys.stderr, flush=True)
+            echo(f"{share:3.0f} %  {self._where}{', ' if tail else ''}{tail}", err=True)
 
     def _tail(self) -> str:
         left_s = self._work.left_s

@@ -140,7 +140,7 @@ def test_hostile_text_of_every_item_that_has_some_is_escaped(
     going_on = iter([True, True, False])
     show_changes(listening, False, lambda: next(going_on))
     shown = view.text(listening) + capsys.readouterr().out
-    assert shown.count("\\x1b[2J\\u202eIDLE\\x0d\\x0a") > len(items) - len(ring())
+    assert shown.count("\\u001b[2J\\u202eIDLE\\u000d\\u000a") > len(items) - len(ring())
     for character in ("\x1b", "\u202e", "\r"):
         assert character not in shown
     assert not [line for line in shown.splitlines() if line.startswith(("<script>", "IDLE"))]
