@@ -69,16 +69,16 @@ def show_changes(observer: Observer, as_json: bool, going_on: Callable[[], bool]
                 live.update(Text(view.text(observer)), refresh=True)
         return
     said: Verdict | None = None
-    for heard in observer.heard.values():
-        _tell(heard, observer, as_json)
+    news = [*observer.heard.values()]
     while going_on():
         told = verdict(observer.facts())
         if said is None or (told.state, told.text) != (said.state, said.text):
             line = json.dumps({"schema": view.SCHEMA, "verdict": view.verdict_document(told)})
             echo(line if as_json else shown(told.line))
             said = told
-        for heard in observer.poll(REDRAW_S):
+        for heard in news:
             _tell(heard, observer, as_json)
+        news = observer.poll(REDRAW_S)
 
 
 def _tell(heard: Heard, observer: Observer, as_json: bool) -> None:

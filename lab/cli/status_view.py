@@ -15,6 +15,7 @@ from fl.key_budget import duration
 from lab.cli.observer import Heard, Observer
 from lab.cli.shown import shown
 from lab.cli.verdict import Verdict, verdict
+from orchestrator.scheduling.ring_schedule import USABLE_LANE
 from orchestrator.wire.status import (
     BlockReport,
     Epsilons,
@@ -23,6 +24,7 @@ from orchestrator.wire.status import (
     PairStatus,
     PeerStatus,
     Refusals,
+    Stock,
 )
 
 SCHEMA = 1
@@ -82,12 +84,26 @@ def item_document(heard: Heard, now_s: float) -> dict[str, Any]:
 
 
 def change(heard: Heard) -> str:
-    """One item in one line, for ``--watch`` without a terminal."""
+    """One item in one line, for ``--watch`` without a terminal: what differs from the usual, and no more."""
+    if isinstance(heard.item, Stock):
+        return shown(f"{heard.role} Stock: {_lanes(heard.item)}")
     data = msgspec.to_builtins(heard.item)
     kind = data.pop("type")
-    return shown(
-        f"{heard.role} {kind}: " + ", ".join(f"{key} {_short(value)}" for key, value in data.items())
+    told = ", ".join(
+        f"{key} {_short(value)}" for key, value in data.items() if value not in ("", [], (), None)
     )
+    return shown(f"{heard.role} {kind}: {told}")
+
+
+def _lanes(stock: Stock) -> str:
+    """Bits for applications with each peer, and lanes that are low."""
+    free = [f"{each.bits:,} bits with {each.peer}" for each in stock.lanes if each.lane == USABLE_LANE]
+    low = [
+        f"LOW: {each.bits:,} bits of {each.lane} with {each.peer}"
+        for each in stock.lanes
+        if each.bits < each.low_water_bits
+    ]
+    return "; ".join((*free, *low))
 
 
 def ago(seconds: float) -> str:

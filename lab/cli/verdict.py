@@ -149,7 +149,7 @@ def _at_work(facts: Facts) -> Verdict:
     ring, age_s = facts.ring
     for_s = ring.for_s + age_s
     if ring.phase != "free":
-        return Verdict("running", for_s, f"{ring.first}-{ring.second}, lease {ring.phase}")
+        return Verdict("running", for_s, f"{ring.first}-{ring.second}")
     wanting = [_name(pair) for pair, _ in facts.pairs if pair.lacks_key]
     if wanting:
         return Verdict("running", for_s, f"between two leases; {_several(wanting, ', ')} want key")

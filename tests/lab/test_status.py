@@ -180,6 +180,17 @@ def test_watching_without_a_terminal_prints_the_verdict_and_what_changes(
     ]
 
 
+def test_stock_is_told_in_few_words_and_low_lanes_by_name(observed: Make) -> None:
+    lanes = [
+        LaneStock("bob", "mask", 5000),
+        LaneStock("bob", "auth_ab", 1600, 16384),
+        LaneStock("bob", "otp_ab", 0),
+    ]
+    listening = observed(LinkUp(1), *told(("alice", Stock(lanes), 0.0)))
+    (heard,) = listening.poll()
+    assert view.change(heard) == "alice Stock: 5,000 bits with bob; LOW: 1,600 bits of auth_ab with bob"
+
+
 def test_the_document_has_a_version_and_every_item_by_who_said_it(observed: Make) -> None:
     lanes = Stock([LaneStock("bob", "mask", 5000), LaneStock("bob", "auth_ab", 60000, 16384)])
     listening = observed(LinkUp(1), *told(*ring(), ("alice", lanes, 2.0)))

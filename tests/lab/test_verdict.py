@@ -56,7 +56,7 @@ def wants(names: tuple[str, str] = PAIRS[0], **fields: Any) -> tuple[tuple[PairS
         ({"pairs": wants(stock_bits=500)}, "IDLE 40 s: there is as much key as was asked for"),
         ({"pairs": wants()[:1], "ring": (RingStatus("free", 2.0), 0.0)}, "RUNNING 2 s: between two leases; alice-bob want key"),
         ({"pairs": wants(in_work_bits=800)}, "RUNNING 40 s: blocks of alice-bob are worked on"),
-        ({"ring": (RingStatus("granted", 3.0, "alice", "bob", 7), 1.0)}, "RUNNING 4 s: alice-bob, lease granted"),
+        ({"ring": (RingStatus("granted", 3.0, "alice", "bob", 7), 1.0)}, "RUNNING 4 s: alice-bob"),
         (without("relay"), "RING STOPPED 27 s: relay gone"),
         (without("alice", "bob", age_s=12.0), "RING STOPPED 12 s: alice gone, bob gone"),
         (without("carol"), "DEGRADED 27 s: carol gone"),
