@@ -65,6 +65,12 @@ class Compression:
     arrays: tuple[ArrayClip, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in (
+            "keep",
+            "clip",
+            "clip_decay",
+        ):  # NumPy's narrow numbers would compute in their own precision
+            object.__setattr__(self, name, float(getattr(self, name)))
         if not 0 < self.keep <= 1:
             raise CompressionError(
                 f"keep is a share of the parameters, above 0 and at most 1, got {self.keep}"

@@ -212,13 +212,15 @@ def check_config(config: FLConfig, named: Naming = str) -> None:
     """
     _check_ranges(config, named)
     if len(set(config.clients)) != config.n_clients:
-        raise ConfigError(f"a client is named twice: {', '.join(config.clients)}")
+        raise ConfigError(f"{named('clients')}: a client is named twice: {', '.join(config.clients)}")
     if config.weights and len(config.weights) != config.n_clients:
         raise ConfigError(
             f"{len(config.weights)} {named('weights')} for {config.n_clients} clients; give each one, or none"
         )
     if config.mode != "plain" and config.n_clients < 2:
-        raise ConfigError(f"pads between clients (mode {config.mode}) need at least two clients")
+        raise ConfigError(
+            f"{named('clients')}: pads between clients (mode {config.mode}) need at least two clients"
+        )
     if config.mode != "lightsecagg" and (config.colluders or config.survivors):
         raise ConfigError(
             f"mode {config.mode} sums only complete rounds: {named('colluders')} (T) and {named('survivors')} (U) "

@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from fl.clipping import Losses
 from fl.settings import Naming
+from orchestrator.bits import whole
 
 QuantisedUpdate = npt.NDArray[np.int32]
 """One integer in ``[-L, L]`` per parameter, 1-d, C-contiguous."""
@@ -63,6 +64,9 @@ class Quantiser:
     levels: int
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "levels", whole(self.levels, "the number of levels"))
+        if np.ndim(self.clip) == 0:  # in double precision, whatever the number was written in
+            object.__setattr__(self, "clip", float(self.clip))
         for clip in (np.min(self.clip), np.max(self.clip)):
             if not SMALLEST_CLIP <= clip <= LARGEST_CLIP:
                 raise QuantisationError(
@@ -127,12 +131,12 @@ def check_finite(update: npt.NDArray[np.floating], *, client: str, round_number:
 
 def smallest_ring_bits(levels: int, weight_sum: int) -> int:
     """The narrowest ring in which ``weight_sum`` updates of ``levels`` levels do not wrap."""
-    return (levels * weight_sum).bit_length() + 1
+    return (whole(levels, "the number of levels") * whole(weight_sum, "a sum of weights")).bit_length() + 1
 
 
 def largest_levels(ring_bits: int, weight_sum: int) -> int:
     """The most levels that do not wrap in ``ring_bits`` bits; 0 if not even ternary updates fit."""
-    return int((2 ** (ring_bits - 1) - 1) // weight_sum)
+    return ((1 << (whole(ring_bits, "a ring width") - 1)) - 1) // whole(weight_sum, "a sum of weights")
 
 
 def check_ring(levels: int, weights: Sequence[int], ring_bits: int, named: Naming = str) -> None:
@@ -142,13 +146,15 @@ def check_ring(levels: int, weights: Sequence[int], ring_bits: int, named: Namin
     work, and QuantisationError for settings that make no sense.  ``named`` says how whoever chose ``levels``,
     ``weights`` and ``ring_bits`` calls them.
     """
+    levels, ring_bits = whole(levels, "the number of levels"), whole(ring_bits, "a ring width")
+    weights = [whole(weight, "a weight") for weight in weights]
     if not MIN_RING_BITS <= ring_bits <= MAX_RING_BITS:
         raise QuantisationError(
             f"ring width must be {MIN_RING_BITS} to {MAX_RING_BITS} bits, got b = {ring_bits}"
         )
     if not weights or min(weights) < 1:
         raise QuantisationError(
-            f"every client needs a positive integer weight, got {list(weights) or 'no clients'}"
+            f"every client needs a positive integer weight, got {weights or 'no clients'}"
         )
     weight_sum = sum(weights)
     if levels * weight_sum <= 2 ** (ring_bits - 1) - 1:

@@ -8,6 +8,8 @@ the last byte are zero; every function here keeps that promise and :func:`check_
 
 from __future__ import annotations
 
+import numbers
+
 import numpy as np
 import numpy.typing as npt
 
@@ -64,3 +66,13 @@ def check_packed(packed: PackedBits, n_bits: int) -> None:
         raise ValueError(f"{n_bits} bits need a 1-d uint8 array of {packed_size(n_bits)} bytes")
     if n_bits % 8 and packed[-1] >> (n_bits % 8):
         raise ValueError("bits past the end of a packed array must be zero")
+
+
+def whole(value: object, what: str) -> int:
+    """``value`` as Python's int, whose arithmetic has no width; NumPy's integers are taken.
+
+    Raises ValueError, calling it ``what``, for anything else: a float is not cut to a whole number in passing.
+    """
+    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Integral):
+        raise ValueError(f"{what} is a whole number, got {value!r}")
+    return int(value)

@@ -26,22 +26,24 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from orchestrator.bits import PackedBits, check_packed, packed_size
+from orchestrator.bits import PackedBits, check_packed, packed_size, whole
 from orchestrator.kernels import kernel
 
 MAX_RING_BITS = 32
 Words = npt.NDArray[np.uint64]
 
 
-def _check_ring(ring_bits: int) -> None:
+def _check_ring(ring_bits: int) -> int:
+    """``ring_bits`` as Python's int."""
+    ring_bits = whole(ring_bits, "ring_bits")
     if not 2 <= ring_bits <= MAX_RING_BITS:
         raise ValueError(f"ring_bits is 2 to {MAX_RING_BITS}, got {ring_bits}")
+    return ring_bits
 
 
 def largest_sum(ring_bits: int) -> int:
     """The largest magnitude that a sum may reach without wrapping: 2^(b-1) - 1."""
-    _check_ring(ring_bits)
-    return (1 << (ring_bits - 1)) - 1
+    return (1 << (_check_ring(ring_bits) - 1)) - 1
 
 
 @lru_cache(maxsize=MAX_RING_BITS)
@@ -132,10 +134,12 @@ def _words(packed: PackedBits, n_bits: int) -> Words:
 
 def pack_values(values: npt.NDArray[np.int64], ring_bits: int, weight: int = 1) -> PackedBits:
     """``weight * values`` modulo 2^ring_bits, packed; raises ValueError where one lies outside the ring."""
+    ring_bits = _check_ring(ring_bits)
     return _packed_words(values, ring_bits, weight).view(np.uint8)[: packed_size(values.size * ring_bits)]
 
 
 def _packed_words(values: npt.NDArray[np.int64], ring_bits: int, weight: int) -> Words:
+    weight = whole(weight, "a weight")
     limit = largest_sum(ring_bits)
     if values.dtype != np.int64 or values.ndim != 1:
         raise ValueError(f"values are a 1-d int64 array, got {values.dtype} with {values.ndim} dimensions")
@@ -153,7 +157,7 @@ def _packed_words(values: npt.NDArray[np.int64], ring_bits: int, weight: int) ->
 
 def unpack_values(packed: PackedBits, n_values: int, ring_bits: int) -> npt.NDArray[np.int64]:
     """The ``n_values`` ring elements of a packed array, read as signed numbers."""
-    _check_ring(ring_bits)
+    ring_bits, n_values = _check_ring(ring_bits), whole(n_values, "a number of values")
     check_packed(packed, n_values * ring_bits)
     words = np.zeros(packed.size // 4 + 2, "<u4")
     words.view(np.uint8)[: packed.size] = packed
@@ -164,7 +168,7 @@ def unpack_values(packed: PackedBits, n_values: int, ring_bits: int) -> npt.NDAr
 
 def add_packed(target: PackedBits, other: PackedBits, n_values: int, ring_bits: int) -> PackedBits:
     """The sum of two packed arrays, field by field modulo 2^ring_bits (a new array)."""
-    _check_ring(ring_bits)
+    ring_bits, n_values = _check_ring(ring_bits), whole(n_values, "a number of values")
     total = _words(target, n_values * ring_bits).copy()
     _add(total, _words(other, n_values * ring_bits), _top_bits(ring_bits))
     return total.view(np.uint8)[: packed_size(n_values * ring_bits)]
@@ -172,13 +176,13 @@ def add_packed(target: PackedBits, other: PackedBits, n_values: int, ring_bits: 
 
 def add_words(total: Words, other: Words, ring_bits: int) -> None:
     """``total += other`` in place, field by field; both as 64-bit words, zero-filled at the end."""
-    _check_ring(ring_bits)
+    ring_bits = _check_ring(ring_bits)
     _add(total, other, _top_bits(ring_bits))
 
 
 def subtract_words(total: Words, other: Words, ring_bits: int) -> None:
     """``total -= other`` in place, field by field; both as 64-bit words, zero-filled at the end."""
-    _check_ring(ring_bits)
+    ring_bits = _check_ring(ring_bits)
     _subtract(total, other, _top_bits(ring_bits))
 
 
@@ -194,6 +198,7 @@ def mask(
     ``values``: 1-d int64.  ``pads``: packed arrays of exactly ``len(values) * ring_bits`` bits.
     ``signs``: +1 or -1 per pad.  Raises ValueError where a weighted value does not fit the ring.
     """
+    ring_bits = _check_ring(ring_bits)
     if len(pads) != len(signs) or any(sign not in (1, -1) for sign in signs):
         raise ValueError("every pad needs one sign, +1 or -1")
     n_bits = values.size * ring_bits

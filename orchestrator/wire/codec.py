@@ -8,6 +8,7 @@ msgspec lets ``UnicodeDecodeError`` and ``RecursionError`` through, so the two a
 
 from __future__ import annotations
 
+import numbers
 from typing import Any, TypeVar, overload
 
 import msgspec
@@ -23,12 +24,21 @@ class Message(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True)
     """Base of every struct that crosses a process border; subclasses may be joined in tagged unions."""
 
 
-_ENCODER = msgspec.msgpack.Encoder()
+def _plain_number(value: object) -> int | float:
+    """NumPy's numbers (and whatever else registers as one) travel as Python's, so that digests are the same."""
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return float(value)
+    raise WireError(f"a {type(value).__name__} cannot be sent")
+
+
+_ENCODER = msgspec.msgpack.Encoder(enc_hook=_plain_number)
 _DECODERS: dict[Any, msgspec.msgpack.Decoder[Any]] = {}
 
 
 def encode(message: msgspec.Struct) -> bytes:
-    """``message`` as MessagePack bytes; raises WireError for numbers beyond 64 bits."""
+    """``message`` as MessagePack bytes; raises WireError for numbers beyond 64 bits and for what is no data."""
     try:
         return _ENCODER.encode(message)
     except OverflowError:
