@@ -37,6 +37,7 @@ PATIENCE = 5
 """Failed looks at a job in a row before the service counts as out of reach."""
 LISTED_WITHIN_S = 60.0
 """A job that the service has taken is listed under its tag within this time."""
+DAY_S = 86_400.0
 
 
 @dataclass(frozen=True)
@@ -180,17 +181,19 @@ class Runner:
         return job
 
     def _found_by_tag(self, record: JobRecord) -> Any | None:
-        """The job whose submission was cut short, if the service took it; waits until it must be listed."""
+        """The job whose submission was cut short, if the service took it; waits until it must be listed.
+
+        The wall clock is believed to a day: after a step of hours a job submitted a moment ago would look old,
+        and be submitted, and paid for, again.
+        """
         age_s = (datetime.now(UTC) - datetime.fromisoformat(record.submitted_at)).total_seconds()
-        looks = 1 + math.ceil(min(max(LISTED_WITHIN_S - age_s, 0.0), LISTED_WITHIN_S) / POLL_S)
+        looks = 1 + (0 if age_s > DAY_S else math.ceil(LISTED_WITHIN_S / POLL_S))
         for look in range(looks):
             jobs = self._look(record, lambda: self._desk.tagged(record.tag))
             if jobs:
                 break
             if look == 0 and looks > 1:
-                text = (
-                    f"its submission was cut short {max(age_s, 0.0):.0f} s ago; looking for it at the service"
-                )
+                text = "its submission was cut short; looking for it at the service"
                 self._tell("looking", record, f"{text} for up to {looks * POLL_S:.0f} s")
             if look < looks - 1:
                 self._sleep(POLL_S)

@@ -21,6 +21,7 @@ import pytest
 from lab.cli.folder import template_path
 from lab.cli.supervised import Run, supervised_run
 from lab.testbed import write_testbed
+from orchestrator.durable import replace_file
 
 SMALL = {"slots_per_frame": 1 << 20, "pulses_per_block": 1 << 25}
 pytestmark = pytest.mark.timeout(300)
@@ -81,12 +82,19 @@ def hear_interrupts() -> None:
 def test_demo_keys_all_pairs_sums_exactly_and_leaves_everything_safe(
     small_testbed: Path, tmp_path: Path
 ) -> None:
-    door = Door(tmp_path / "door")
-    demo = demo_process(small_testbed, tmp_path, "--rounds", "2", "--json", path=(door.folder,))
+    """Its secrets are drawn through the door, and a wall clock stepped by hours in its middle has no effect."""
+    watched = Watched(tmp_path / "watched")
+    demo = demo_process(small_testbed, tmp_path, "--rounds", "2", "--json", path=(watched.folder,))
+    until(lambda: watched.noted("amplification") or demo.poll() is not None, "a first block", 200)
+    watched.step_clock(3600)
+    until(lambda: watched.noted("in a round") or demo.poll() is not None, "a masked round", 200)
+    watched.step_clock(-3600)
     out, errors = demo.communicate(timeout=280)
     assert demo.returncode == 0, errors
-    assert door.secrets() == dict.fromkeys(door.secrets(), "from the door")
-    assert set(door.secrets()) == SECRETS
+    assert watched.secrets() == dict.fromkeys(SECRETS, "from the door")
+    stepped = {" ".join(words.split()[:2]) for words in watched.stepped()}
+    assert not watched.noted("link lost")
+    assert {f"node {user}" for user in ("alice", "bob", "carol", "dave")} <= stepped
     report: dict[str, Any] = json.loads(out)
     assert report == json.loads((tmp_path / "out" / "report.json").read_text())
     assert [tuple(row["pair"]) for row in report["pairs"]] == [
@@ -99,6 +107,7 @@ def test_demo_keys_all_pairs_sums_exactly_and_leaves_everything_safe(
     ]
     for row in report["pairs"]:
         assert row["secret_bits"] > 0
+        assert row["aborted_blocks"] == 0
         assert row["pulses"] % SMALL["pulses_per_block"] == 0
         assert row["qber"] == pytest.approx(row["planned_qber"], rel=0.2)
         assert 1.0 < row["f_ec"] < 1.2
@@ -106,6 +115,7 @@ def test_demo_keys_all_pairs_sums_exactly_and_leaves_everything_safe(
         assert 0 < row["epsilon"]["auth"] < 1e-20, "bounded by what was tagged"
         assert row["epsilon"]["total"] >= row["epsilon"]["sec"] + row["epsilon"]["cor"]
         assert row["consumed_bits"] == 2 * report["key_demand_bits_per_pair"] // 2
+    assert report["aborted_rounds"] == []
     aggregation = report["aggregation"]
     assert aggregation["mode"] == "otp"
     assert aggregation["exact"] is True
@@ -129,15 +139,28 @@ SECRETS = {
 }
 
 
-class Door:
-    """What the processes of a run noted at the door to the system's generator, and of the secrets they used."""
+class Watched:
+    """What the processes of a run note of the secrets they draw and use, and their wall clock."""
 
     def __init__(self, folder: Path, planted: tuple[str, ...] = ()) -> None:
         self.folder = folder
         (folder / "notes").mkdir(parents=True)
-        source = Path(__file__).parent / "door" / "sitecustomize.py"
-        (folder / "sitecustomize.py").write_text(source.read_text())
+        for source in (Path(__file__).parent / "launcher").glob("*.py"):
+            (folder / source.name).write_text(source.read_text())
         (folder / "planted").write_text("\n".join(planted))
+
+    def step_clock(self, seconds: int) -> None:
+        """From here on the wall clock of every process is wrong by so much."""
+        replace_file(self.folder / "step", str(seconds).encode())
+
+    def stepped(self) -> list[str]:
+        """The commands that have read the stepped clock."""
+        return [path.read_text() for path in (self.folder / "stepped").iterdir()]
+
+    def noted(self, kind: str) -> bool:
+        """Has any process noted this already?"""
+        wanted = json.dumps(kind).encode()
+        return any(wanted in file.read_bytes() for file in (self.folder / "notes").iterdir())
 
     def secrets(self) -> dict[str, str]:
         """For every kind of secret used anywhere whether all of that kind, or which, came through the door.
@@ -152,7 +175,7 @@ class Door:
                 entry = json.loads(line)
                 if entry["kind"] == "drawn":
                     drawn.add(entry["hex"][:32])
-                else:
+                elif entry["kind"] in SECRETS:
                     used.setdefault(entry["kind"], set()).add(entry["hex"][:32])
         return {
             kind: "from the door" if values <= drawn else f"{len(values - drawn)} of {len(values)} are not"
@@ -163,8 +186,8 @@ class Door:
 @pytest.mark.long
 def test_a_generator_planted_anywhere_is_found(small_testbed: Path, tmp_path: Path) -> None:
     """Seeded generators in the place of the door: each is noticed for what it makes."""
-    door = Door(
-        tmp_path / "door",
+    watched = Watched(
+        tmp_path / "watched",
         (
             "orchestrator.light.user",
             "orchestrator.postprocessing.block",
@@ -177,10 +200,10 @@ def test_a_generator_planted_anywhere_is_found(small_testbed: Path, tmp_path: Pa
             "lab.cli.demo",
         ),
     )
-    demo = demo_process(small_testbed, tmp_path, "--rounds", "1", "--json", path=(door.folder,))
+    demo = demo_process(small_testbed, tmp_path, "--rounds", "1", "--json", path=(watched.folder,))
     _, errors = demo.communicate(timeout=280)
     assert demo.returncode == 0, errors
-    found = door.secrets()
+    found = watched.secrets()
     assert set(found) == SECRETS
     assert [kind for kind, verdict in found.items() if verdict == "from the door"] == []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +245,32 @@ def test_killed_before_the_service_took_the_job_it_is_submitted_under_the_same_t
     waited.clear()
     again = run(model, device, options, tmp_path / "run", resume=True, sleep=waited.append)
     assert (again.submitted, waited) == (0, [])
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_wall_clock_stepped_by_an_hour_does_not_have_a_job_submitted_twice(
+    hours: int, cloud: Any, model: CircuitModel, device: Device, options: RunOptions, tmp_path: Path
+) -> None:
+    """The service has taken the job and lists it only half a minute later."""
+    kill_at(cloud, 2)
+    with pytest.raises(Killed):
+        run(model, device, options, tmp_path / "run")
+    name, taken = list(cloud.jobs.items())[-1]
+    del cloud.jobs[name]
+    path = tmp_path / "run" / "job-0001.json"
+    record = json.loads(path.read_text())
+    moved = datetime.fromisoformat(record["submitted_at"]) + timedelta(hours=hours)
+    path.write_text(json.dumps(record | {"submitted_at": moved.isoformat()}))
+    waited: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        if sum(waited) > 30:
+            cloud.jobs.setdefault(name, taken)
+
+    report = run(model, device, options, tmp_path / "run", resume=True, sleep=sleep)
+    assert sum(waited) > 30
+    assert report.submitted == 1, "the job that was taken is not paid for twice"
 
 
 def test_two_runs_of_the_same_thing_do_not_take_each_others_jobs(

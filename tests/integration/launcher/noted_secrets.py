@@ -1,8 +1,8 @@
-"""Put on PYTHONPATH by a test: what every process draws through the door, and which secrets it uses.
+"""What every process of a run draws through the door to the system's generator, and which secrets it uses.
 
-Python imports this file at the start of every process.  When a module of the product that draws or uses a
-secret is loaded, it is wrapped: draws at the door and secrets where they are used are written, one JSON line
-each, to ``notes/PID.jsonl`` beside this file.  Nothing of the product knows of it.
+When a module of the product that draws or uses a secret is loaded, it is wrapped: draws at the door and secrets
+where they are used are written (their first 32 bytes), one JSON line each, to ``notes/PID.jsonl`` beside this
+file.  Nothing of the product knows of it.
 
 A file ``planted`` beside this one names modules, one a line, in which every use of the door - default arguments
 and imported names - is replaced by a generator with a seed, as somebody might leave one behind.
@@ -28,8 +28,8 @@ _seeded = random.Random(5)
 
 
 def note(kind, data, **more):
-    """One line; of long values the beginning tells them apart, short ones are kept whole."""
-    line = json.dumps({"kind": kind, "hex": bytes(data[: 1 << 15]).hex(), **more})
+    """One line; the beginning tells values apart."""
+    line = json.dumps({"kind": kind, "hex": bytes(data[:32]).hex(), **more})
     with _lock, (HERE / "notes" / f"{os.getpid()}.jsonl").open("a") as file:
         file.write(line + "\n")
 
@@ -172,6 +172,14 @@ def agent(module):
         original(self)
 
     module.Agent.start = noting
+    end = module.Agent._end_session
+
+    def noting_end(self, state, reason):
+        if state is not module.LinkState.CLOSED:
+            note("link lost", reason.encode())
+        end(self, state, reason)
+
+    module.Agent._end_session = noting_end
 
 
 def pair_worker(module):
@@ -210,6 +218,17 @@ def fl_server(module):
         note("run ids", bytes.fromhex(run_id.partition("-")[2]))
 
 
+def masking(module):
+    """No secret: tells that a client is in the middle of a round."""
+    original = module.DeliveryClient.masked_update
+
+    def noting(self, context, *args, **kwargs):
+        note("in a round", context.round.to_bytes(4, "big"))
+        return original(self, context, *args, **kwargs)
+
+    module.DeliveryClient.masked_update = noting
+
+
 class _With:
     """An object with some attributes replaced."""
 
@@ -228,6 +247,7 @@ WRAPPED = {
     "orchestrator.keystore.store": store,
     "orchestrator.wire.codec": codec,
     "fl.distributed.server": fl_server,
+    "orchestrator.delivery.client": masking,
     "orchestrator.hub.agent": agent,
     "orchestrator.processes.pair_worker": pair_worker,
 }
@@ -262,4 +282,6 @@ class Finder(importlib.abc.MetaPathFinder):
         return spec
 
 
-sys.meta_path.insert(0, Finder())
+def install():
+    """From here on the modules of this process are wrapped as they are loaded."""
+    sys.meta_path.insert(0, Finder())
