@@ -166,9 +166,13 @@ class Generations:
             self._deposits.seed(peer, secret.auth_ab, secret.auth_ba)
             self._macs.destroy(peer, before)
             self._core.db.write("DELETE FROM kept_secrets WHERE peer = ? AND name = ?", peer, name)
-            self._core.db.write("INSERT OR REPLACE INTO begun VALUES (?, ?, ?)", peer, generation, name)
+            self.note_begun(peer, name, generation)
         secret.wipe()
         self._core.shred()
+
+    def note_begun(self, peer: str, name: bytes, generation: int) -> None:
+        """Remember which secret a generation was begun with, so that the peer can follow (inside a transaction)."""
+        self._core.db.write("INSERT OR REPLACE INTO begun VALUES (?, ?, ?)", peer, generation, name)
 
 
 def _place(peer: str, name: bytes) -> str:

@@ -39,7 +39,7 @@ from orchestrator.keystore.database import Database
 from orchestrator.keystore.deposits import Deposits, PendingDeposit
 from orchestrator.keystore.epsilons import EpsilonLedger, add_epsilons, epsilons_of
 from orchestrator.keystore.errors import RefusedError, StoreError
-from orchestrator.keystore.generations import Generations
+from orchestrator.keystore.generations import Generations, secret_name
 from orchestrator.keystore.lanes import (
     AUTH_ALARM_BITS,
     AUTH_LANES,
@@ -180,9 +180,12 @@ class KeyStore:
         return self._core.generation(peer)
 
     def install_initial_secret(
-        self, peer: str, auth_ab: SecretBits, auth_ba: SecretBits, *, role: Role
+        self, peer: str, auth_ab: SecretBits, auth_ba: SecretBits, *, role: Role, generation: int = 0
     ) -> None:
         """Begin with ``peer``: the out-of-band secret of each direction (64 kbit each), once per peer.
+
+        A ``generation`` above 0 is that of a pair whose other end lives: this end lost its store and comes back
+        with a secret that the peer keeps for its next generation.
 
         Its last 256 bits per direction are set aside as reusable keys of greetings, the rest fills the lanes.
 
@@ -192,12 +195,14 @@ class KeyStore:
         with self._core.transaction():
             if peer in self._core.peers():
                 raise RefusedError(f"an initial secret with {peer} is installed already; reseed renews it")
-            self._core.db.write("INSERT INTO peers (peer, role) VALUES (?, ?)", peer, role)
+            self._core.db.write("INSERT INTO peers VALUES (?, ?, ?)", peer, role, generation)
             self._core.db.write_many(
                 "INSERT INTO lanes (peer, lane) VALUES (?, ?)", [(peer, lane) for lane in Lane]
             )
             self.deposits.remember(peer, auth_ab, auth_ba)
             self.deposits.seed(peer, auth_ab, auth_ba)
+            if generation:
+                self.generations.note_begun(peer, secret_name(auth_ab, auth_ba), generation)
 
     def letters(self, peer: str) -> Letters:
         """What this process remembers of its correspondence with ``peer``."""

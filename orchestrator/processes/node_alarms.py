@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from orchestrator.hub.agent import Agent
+from orchestrator.keystore.errors import StoreError
 from orchestrator.keystore.lanes import AUTH_ALARM_BITS, AUTH_LANES
 from orchestrator.keystore.store import KeyStore
 from orchestrator.wire.links import LinkState
@@ -104,9 +105,13 @@ class AlarmWatch:
         while not self._stop.wait(EVERY_S):
             if self._agent.link_state is not LinkState.UP:
                 continue
+            try:
+                standing = standing_alarms(self._store, self._hold)
+            except StoreError as error:
+                standing = [Alarm("store", f"it cannot be read: {error}"[:TEXT_LIMIT])]
             repeated = self._book.standing() if self._listener.is_set() else []
             self._listener.clear()
-            changes = self._book.changes(standing_alarms(self._store, self._hold))
+            changes = self._book.changes(standing)
             for alarm in changes:
                 (logger.warning if alarm.on else logger.info)("alarm: %s", alarm)
                 told = {"name": alarm.name, "peer": alarm.peer, "text": alarm.text, "on": alarm.on}

@@ -85,7 +85,9 @@ def _create(testbed: Testbed, name: str, kek: Kek, initial: Path, path: Path) ->
     with KeyStore.create(partial, name, kek, split=SplitRule(testbed.protocol.auth_refill_bits)) as store:
         for peer, secret in secrets.items():
             role: Role = "first" if secret.first == name else "second"
-            store.install_initial_secret(peer, secret.auth_ab, secret.auth_ba, role=role)
+            store.install_initial_secret(
+                peer, secret.auth_ab, secret.auth_ba, role=role, generation=secret.generation
+            )
     with KeyStore.open(partial, name, kek) as store:
         for peer, secret in secrets.items():
             if not store.deposits.holds_seed(peer, secret.auth_ab, secret.auth_ba):
@@ -106,7 +108,8 @@ def _initial_secret(testbed: Testbed, name: str, peer: str, initial: Path) -> Pa
     except FileNotFoundError:
         raise InitialSecretError(
             f"{path} is missing: the first start of a node needs the initial secret of every pair; "
-            "make a new testbed folder with `qunetlab init`, or restore the node's key store"
+            f"make a new testbed folder with `qunetlab init`, or, where {peer} runs already, a new secret with"
+            f" `qunetlab keys reseed {name}-{peer} --new`, and put {name}'s half here under this name"
         ) from None
     secret.check_for(name, *ends_of(testbed, name, peer), path)
     return secret

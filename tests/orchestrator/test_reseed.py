@@ -439,6 +439,26 @@ def test_a_store_restored_from_before_a_reseed_needs_a_further_one(tmp_path: Pat
     pair.close()
 
 
+def test_an_end_that_lost_its_store_comes_back_with_the_secret_that_the_other_keeps(tmp_path: Path) -> None:
+    pair = Pair.make(tmp_path)
+    pair.works("before")
+    secret = PairSecret.draw(*NAMES, generation=1)
+    pair.keep(secret, 0)
+    pair.stores[1].close()
+    for file in tmp_path.glob("bob*"):
+        file.unlink()
+    pair.stores[1] = WatchedStore.create(tmp_path / "bob", "bob", KEK)
+    pair.stores[1].install_initial_secret(
+        "alice", secret.auth_ab, secret.auth_ba, role="second", generation=secret.generation
+    )
+    assert pair.generations() == [0, 1]
+    assert pair.settle() == [1, None]
+    assert pair.free() == [FULL] * 4
+    pair.works("after")
+    pair.reopen()
+    pair.close()
+
+
 def test_a_peer_may_not_use_up_the_generations(pair: Pair) -> None:
     pair.keep(PairSecret.draw(*NAMES))
 
