@@ -21,14 +21,24 @@ from typing import Any
 import pytest
 
 from lab.cli.folder import create_folder, template_path
+from lab.cli.observer import Observer, ObserverError
 from lab.cli.safety import unsafe_instruments
 from lab.cli.supervisor import Event, Supervisor
+from lab.cli.verdict import Verdict, verdict
 from lab.testbed import load_testbed, write_testbed
 
 pytestmark = pytest.mark.timeout(300)
 SMALL = {"slots_per_frame": 1 << 20, "pulses_per_block": 1 << 25}
 PAIR = ("alice", "dave")
 RECOVERY_S = 10.0
+NOTICED_S = 6.0
+TOLD = {
+    "relay": "RING STOPPED",
+    "dave": "dave gone",
+    "orchestrator": "NO ANSWER",
+    "simulate": "relay not ready",
+}
+"""What the verdict says once a process was killed; bob and carol were never started."""
 
 
 def free_endpoints(count: int) -> list[str]:
@@ -121,6 +131,23 @@ class Ring:
         self.wait_for(lambda name, event: name == role and bool(event.get("ready")), f"{role} is back")
         return self.wait_for_block()
 
+    def status(self) -> Verdict:
+        """What ``status --check`` says, from a connection of its own."""
+        try:
+            with Observer.connect(load_testbed(self.path), self.path.parent / "secrets", 2.0) as observer:
+                observer.wait_for_snapshot(2.0)
+                return verdict(observer.facts())
+        except ObserverError as error:
+            return Verdict("no answer", 0.0, str(error))
+
+    def wait_for_verdict(self, words: str) -> float:
+        """Seconds until the verdict has ``words``."""
+        started = time.monotonic()
+        while words not in (said := self.status()).line:
+            assert time.monotonic() - started < 20.0, said.line
+        assert said.exit_code == 3
+        return time.monotonic() - started
+
     def stop(self) -> dict[str, int]:
         codes = self.supervisor.stop_all([[*PAIR], ["relay"], ["orchestrator"], ["simulate"]])
         self.supervisor.join_readers()
@@ -148,6 +175,9 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ring]:
 def test_a_killed_process_is_back_at_work_in_seconds(running: Ring, role: str) -> None:
     running.wait_for_light()
     running.kill(role)
+    told_s = running.wait_for_verdict(TOLD[role])
+    print(f"{role}: {told_s:.1f} s until the verdict said so")
+    assert told_s < NOTICED_S
     took_s = running.come_back(role)
     print(f"{role}: {took_s:.1f} s from ready to the next stored key")
     assert took_s < RECOVERY_S
