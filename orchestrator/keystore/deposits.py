@@ -57,7 +57,7 @@ class Deposits:
         The reusable keys of the pair's generation are set aside from it.
         """
         parts = split_secret(auth_ab, auth_ba)
-        self._macs.put(peer, self._core.generation(peer), parts.mac_ab, parts.mac_ba)
+        self._macs.put(peer, self._core.generation(peer), parts.mac_ab, parts.mac_ba, proved=True)
         for lane, secret in zip(AUTH_LANES, (parts.auth_ab, parts.auth_ba), strict=True):
             n_bits = len(secret)
             start = self._core.generation(peer) << GENERATION_BITS

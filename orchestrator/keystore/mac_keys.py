@@ -15,16 +15,22 @@ class MacKeys:
     def __init__(self, core: Core) -> None:
         self._core = core
 
-    def put(self, peer: str, generation: int, mac_ab: SecretBits, mac_ba: SecretBits) -> None:
-        """Keep the keys of a generation (inside a transaction); those it had before are replaced."""
+    def put(
+        self, peer: str, generation: int, mac_ab: SecretBits, mac_ba: SecretBits, *, proved: bool
+    ) -> None:
+        """Keep the keys of a generation (inside a transaction); those it had before are replaced.
+
+        ``proved``: the peer is known to hold the same.
+        """
         for lane, key in ((Lane.AUTH_AB, mac_ab), (Lane.AUTH_BA, mac_ba)):
             wrapped, sealed = self._core.pieces.seal_apart(_place(peer, generation, lane), key)
             self._core.db.write(
-                "INSERT OR REPLACE INTO mac_keys (peer, generation, lane, wrapped_key, sealed)"
-                " VALUES (?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO mac_keys (peer, generation, lane, proved, wrapped_key, sealed)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
                 peer,
                 generation,
                 lane,
+                int(proved),
                 wrapped,
                 sealed,
             )
@@ -58,7 +64,7 @@ class MacKeys:
         return kept.outgoing.same_as(ours) and kept.incoming.same_as(theirs)
 
     def proved(self, peer: str, generation: int) -> bool:
-        """Whether the peer ever showed that it holds the same keys."""
+        """Whether the peer is known to hold the same keys: they are of a common secret, or it has shown them."""
         with self._core.lock:
             rows = self._core.db.query(
                 "SELECT MIN(proved) FROM mac_keys WHERE peer = ? AND generation = ?", peer, generation

@@ -34,8 +34,8 @@ lane, its next tag would use spent bits: it waits for the peer's state and adopt
 If both ends are in that position nobody can tell what was used.
 
 **Stores without reusable keys** (of the first format) get them once: the first sends Gift under a one-time tag,
-with two further lane keys spent at both ends, and these become the reusable keys.  An end that ever saw the peer
-prove its keys accepts no other way.
+with two further lane keys spent at both ends, and these become the reusable keys.  An end whose keys come from a
+common secret, or that ever saw the peer prove them, accepts no other way.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ class Own:
     fresh: bytes
     keyed: bool
     proved: bool
-    """The peer has shown at some time that it holds the reusable keys."""
+    """The peer is known to hold the reusable keys."""
     settled_with: bytes
     heads: Mapping[str, int]
     pending: tuple[Held, ...]

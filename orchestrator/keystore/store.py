@@ -218,7 +218,7 @@ class KeyStore:
         with self._core.transaction():
             if self.mac_keys.proved(peer, generation):
                 raise RefusedError(f"the reusable keys with {peer} are in use and are not replaced")
-            self.mac_keys.put(peer, generation, mac_ab, mac_ba)
+            self.mac_keys.put(peer, generation, mac_ab, mac_ba, proved=False)
 
     def forget_skipped(self, peer: str) -> None:
         """Give up tag bits that wait for messages: none of an older session is believed any more."""
