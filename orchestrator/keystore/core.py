@@ -22,6 +22,10 @@ from orchestrator.secret import SecretBits
 
 logger = logging.getLogger(__name__)
 
+FARTHEST_BITS = 1 << 40
+"""How far beyond the own end of a lane a peer may go at once: more key than a pair makes in years, and yet 2^21 such
+steps, each under a tag, before the positions of a lane are used up."""
+
 
 @dataclass(frozen=True)
 class LaneState:
@@ -109,6 +113,14 @@ class Core:
         )
         if changed != 1:
             raise RefusedError(f"the head of lane {lane} with {peer} only grows; {head} lies below it")
+
+    def check_reach(self, peer: str, lane: Lane, position: int) -> None:
+        """Refuse a position that the peer names far beyond all that lies here, before anything durable follows it."""
+        tail = self.lane(peer, lane).tail
+        if position > tail + FARTHEST_BITS:
+            raise RefusedError(
+                f"{peer} names position {position} of lane {lane}, which ends at {tail} here; nothing was changed"
+            )
 
     def set_tail(self, peer: str, lane: Lane, tail: int) -> None:
         self.db.write("UPDATE lanes SET tail = MAX(tail, ?) WHERE peer = ? AND lane = ?", tail, peer, lane)

@@ -147,6 +147,7 @@ class Deposits:
 
     def _check_room(self, peer: str, block_id: str, part: Part, start: int) -> None:
         end = start + part.n_bits
+        self._core.check_reach(peer, part.lane, start)
         if start < 0 or any(held.start < end for held in self._core.pieces.stored(peer, part.lane, start)):
             raise DepositError(
                 f"block {block_id} with {peer} cannot lie at {start} of lane {part.lane}: taken by another block"

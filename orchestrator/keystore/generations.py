@@ -168,6 +168,10 @@ class Generations:
             self._core.db.write("DELETE FROM kept_secrets WHERE peer = ? AND name = ?", peer, name)
             self.note_begun(peer, name, generation)
         secret.wipe()
+        for lane in AUTH_LANES:
+            skipped = self._core.skipped.pop((peer, lane), None)
+            if skipped is not None:
+                skipped.forget()
         self._core.shred()
 
     def note_begun(self, peer: str, name: bytes, generation: int) -> None:

@@ -364,8 +364,13 @@ class KeyStore:
     def raise_heads(
         self, peer: str, heads: Mapping[Lane, int], tails: Mapping[Lane, int] | None = None
     ) -> int:
-        """Adopt the peer's heads and tails where they are larger (I6); the number of bits burnt by that."""
+        """Adopt the peer's heads and tails where they are larger (I6); the number of bits burnt by that.
+
+        Raises RefusedError for positions out of all reach, and then nothing is adopted.
+        """
         with self._core.transaction():
+            for lane, position in (*heads.items(), *(tails or {}).items()):
+                self._core.check_reach(peer, lane, position)
             burnt = sum(
                 self._core.advance(peer, lane, max(head, self._core.lane(peer, lane).head))
                 for lane, head in heads.items()

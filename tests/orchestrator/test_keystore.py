@@ -258,6 +258,23 @@ def test_i8_alarm_and_hard_stop(path: Path) -> None:
     reopen(store).close()
 
 
+@pytest.mark.parametrize("far", [(1 << 62) - 1, 1 << 61, (1 << 40) + (1 << 30)])
+def test_no_position_that_a_peer_names_moves_a_lane_out_of_reach(store: KeyStore, far: int) -> None:
+    """Or no further secret could ever be begun with: generations lie 2^40 apart below 2^61."""
+    before = store.lane_states("bob"), store.ledger("bob")
+    for heads, tails in (({Lane.AUTH_BA: far}, {}), ({}, {Lane.MASK: far})):
+        with pytest.raises(RefusedError, match="names position"):
+            store.raise_heads("bob", heads, tails)
+    store.deposit_pending("bob", "far", secret(KEY), b"")
+    starts = dict.fromkeys(Lane, far)
+    with pytest.raises(RefusedError, match="names position"):
+        store.confirm_deposit("bob", "far", starts)
+    store.burn_deposit("bob", "far")
+    assert store.lane_states("bob") == before[0]
+    assert store.ledger("bob").delivered == before[1].delivered
+    assert store.generations.least("bob") == 1
+
+
 def test_i9_the_books_balance_after_everything(store: KeyStore) -> None:
     store.deposit_pending("bob", "b2", secret(KEY[:999]), b"")
     store.burn_deposit("bob", "b2")

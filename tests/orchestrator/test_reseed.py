@@ -19,6 +19,7 @@ from orchestrator.keystore.errors import (
     AuthLaneExhaustedError,
     KeyStoreError,
     RefusedError,
+    ReplayError,
     TamperedError,
 )
 from orchestrator.keystore.generations import MOST_KEPT
@@ -457,6 +458,16 @@ def test_an_end_that_lost_its_store_comes_back_with_the_secret_that_the_other_ke
     pair.works("after")
     pair.reopen()
     pair.close()
+
+
+def test_tag_bits_of_the_old_generation_that_wait_in_memory_go_with_it(pair: Pair) -> None:
+    auth = pair.stores[1].auth("alice")
+    auth.take_incoming(512, 256).wipe()
+    assert len(auth.peek_incoming(0, 256)) == 256
+    pair.keep(PairSecret.draw(*NAMES))
+    assert pair.settle() == [1, 1]
+    with pytest.raises(ReplayError):
+        auth.peek_incoming(0, 256)
 
 
 def test_a_peer_may_not_use_up_the_generations(pair: Pair) -> None:
