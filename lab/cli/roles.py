@@ -21,6 +21,7 @@ from orchestrator.randomness import random_hex
 
 if TYPE_CHECKING:
     from fl.config import FLConfig
+    from fl.distributed.events import ServerEvent
     from fl.tasks.base import Task
 
 logger = logging.getLogger(__name__)
@@ -126,6 +127,7 @@ def fl_server_role(path: Path, secrets: Path | None, state: Path | None, config_
     """Federated-learning server: sees masked updates and their sum."""
     from fl.distributed.server import run_server
     from fl.tasks import open_task
+    from lab.cli.learning_status import told_to_hub
     from orchestrator.wire.curve import load_keys
 
     runtime = Runtime("fl-server", path, secrets, state)
@@ -138,18 +140,24 @@ def fl_server_role(path: Path, secrets: Path | None, state: Path | None, config_
     task = open_task(str(settings.get("task", "digits")), data_folder)
     settings.setdefault("run_id", _unfinished_run(runtime.state) or f"run-{random_hex(6)}")
     config = training_config(task, users, settings)
-    run_server(
-        runtime.testbed.fl.server,
-        load_keys(runtime.secrets),
-        {runtime.testbed.public_key(f"fl-{user}"): f"fl-{user}" for user in users},
-        config,
-        runtime.state / config.run_id,
-        runtime.stop,
-        lambda event: _tell_server_event(runtime, event),
-        data_folder=data_folder,
-        task=task,
-        role_dir=runtime.state,
-    )
+    with told_to_hub(runtime.testbed, runtime.secrets, config) as tell_hub:
+
+        def report(event: ServerEvent) -> None:
+            _tell_server_event(runtime, event)
+            tell_hub(event)
+
+        run_server(
+            runtime.testbed.fl.server,
+            load_keys(runtime.secrets),
+            {runtime.testbed.public_key(f"fl-{user}"): f"fl-{user}" for user in users},
+            config,
+            runtime.state / config.run_id,
+            runtime.stop,
+            report,
+            data_folder=data_folder,
+            task=task,
+            role_dir=runtime.state,
+        )
     return 0
 
 

@@ -8,7 +8,7 @@ matches decides:
 2. **RING STOPPED**: the relay is gone or not ready; no pair has both its nodes; or key is asked for and every
    pair that lacks it has failed for :data:`GRACE_S` or longer (leases refused or broken, blocks without key).
 3. **DEGRADED**: a role that the testbed names is gone or not ready, a pair that lacks key fails, an alarm is on,
-   a training run failed, or a free ring is not used though key is asked for (:data:`UNUSED_S`).
+   a training run failed or was left by its server, or a free ring is not used though key is asked for (:data:`UNUSED_S`).
 4. **RUNNING**: the ring is leased, or key is asked for and on its way.
 5. **IDLE**: nobody asked for key, or there is as much as was asked for.
 
@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from orchestrator.wire.status import RELAY, Alarm, Learning, PairStatus, PeerStatus, RingStatus
+from orchestrator.wire.status import FL_SERVER, RELAY, Alarm, Learning, PairStatus, PeerStatus, RingStatus
 
 State = Literal["running", "idle", "degraded", "stopped", "no answer"]
 EXIT_CODES: dict[State, int] = {"running": 0, "idle": 0, "degraded": 1, "stopped": 3, "no answer": 3}
@@ -131,9 +131,8 @@ def _degraded(facts: Facts) -> Verdict | None:
         for role, alarm, age_s in facts.alarms
         if alarm.on
     ]
-    if facts.learning is not None and facts.learning[0].state == "failed":
-        run, age_s = facts.learning
-        problems.append((f"training {run.run_id} failed: {run.reason}", age_s))
+    if facts.learning is not None:
+        problems += _learning(facts, *facts.learning)
     if facts.ring is not None and facts.ring[0].phase == "free":
         unused_s = facts.ring[0].for_s + facts.ring[1]
         waiting = any(pair.lacks_key and pair.available and not pair.failures for pair, _ in facts.pairs)
@@ -142,6 +141,18 @@ def _degraded(facts: Facts) -> Verdict | None:
     if not problems:
         return None
     return Verdict("degraded", max(age_s for _, age_s in problems), _several([text for text, _ in problems]))
+
+
+def _learning(facts: Facts, run: Learning, age_s: float) -> list[tuple[str, float]]:
+    """A run that failed, or that its server left before the end."""
+    if run.state == "failed":
+        return [(f"training {run.run_id} failed: {run.reason}", age_s)]
+    server, gone_s = (facts.peers or {}).get(FL_SERVER, (None, 0.0))
+    if run.state != "finished" and server is not None and not server.present:
+        return [
+            (f"training {run.run_id} was left by its server after {run.done} of {run.rounds} rounds", gone_s)
+        ]
+    return []
 
 
 def _at_work(facts: Facts) -> Verdict:

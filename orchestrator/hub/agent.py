@@ -326,6 +326,8 @@ class Agent:
                 self._check_links(session)
                 if session.phase is Phase.UP:
                     idle = self._send_control(session) and session.send_bulk(self._table)
+            if session.phase is Phase.UP:
+                self._send_control(session)  # the last words of whoever says something and closes
         finally:
             session.close()
 

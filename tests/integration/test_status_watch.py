@@ -177,3 +177,20 @@ def test_key_that_is_asked_for_of_parties_that_refuse_is_no_running_ring(
     bench.join("relay", *users)
     bench.agents[users[0]].control_send(Demand(users[0], users[1], 10**6))
     assert bench.check_until(f"s: {users[0]}-{users[1]}: no answer from", capsys)[0] == 3
+
+
+@pytest.mark.long
+def test_a_training_run_that_lost_its_server_is_not_shown_as_if_it_went_on(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench.join("relay", *bench.testbed.user_names())
+    server = Process(bench.stack, "fl", "server", str(bench.path), "--config", json.dumps({"run_id": "r1"}))
+    server.until(lambda line: json.loads(line).get("ready") is True, "ready line")
+    started = time.monotonic()
+    page = ""
+    while "training r1 (otp): waiting, 0 of" not in page:
+        assert time.monotonic() - started < PATIENCE_S, page
+        show_status(bench.path, None, False)
+        page = capsys.readouterr().out
+    server.end()
+    assert bench.check_until("training r1 was left by its server", capsys)[0] == 1

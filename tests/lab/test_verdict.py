@@ -65,6 +65,13 @@ def wants(names: tuple[str, str] = PAIRS[0], **fields: Any) -> tuple[tuple[PairS
         ({"pairs": wants()}, "DEGRADED 40 s: key is asked for and no lease is given"),
         ({"alarms": (("bob", Alarm("low-water", "auth_ab below 16 kbit", "alice"), 9.0),)}, "DEGRADED 9 s: alarm of bob with alice: low-water: auth_ab below 16 kbit"),
         ({"learning": (Learning("r1", "otp", "failed", 10, 0, 10, reason="every round was aborted"), 5.0)}, "DEGRADED 5 s: training r1 failed: every round was aborted"),
+        (
+            {
+                "learning": (Learning("r1", "otp", "running", 10, 4), 50.0),
+                "peers": dict(facts().peers or {}) | {"fl-server": (PeerStatus("fl-server", False), 6.0)},
+            },
+            "DEGRADED 6 s: training r1 was left by its server after 4 of 10 rounds",
+        ),
         ({"link": "nothing listens", "link_age_s": 8.0}, "NO ANSWER 8 s: no link to the orchestrator: nothing listens"),
         ({"heard_s": 7.0}, "NO ANSWER 7 s: the orchestrator is linked and says nothing"),
         ({"ring": None, "link_age_s": 0.4}, "NO ANSWER 0 s: the orchestrator has not told its state yet"),
