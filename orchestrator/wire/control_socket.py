@@ -156,13 +156,18 @@ class ControlSocket:
         """How many users of the machine were turned away."""
 
     def start(self) -> None:
-        """Listen; raises ControlError if another process does at the same place, or OSError."""
+        """Listen; raises ControlError if another process does at the same place, or OSError with the place."""
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._bind()
-        except BaseException:
+        except ControlError:
             self._listener.close()
             raise
+        except OSError as error:
+            self._listener.close()
+            raise OSError(
+                error.errno, f"cannot make the control socket {self._path}: {error.strerror}"
+            ) from error
         self._thread.start()
 
     def _bind(self) -> None:

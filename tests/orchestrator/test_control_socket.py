@@ -126,6 +126,11 @@ def test_a_path_too_long_for_an_address_works_as_well(tmp_path: Path) -> None:
     assert not listens(folder)
 
 
+def test_a_place_where_no_socket_can_be_made_is_named(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=f"cannot make the control socket {tmp_path / 'missing' / SOCKET_FILE}"):
+        ControlSocket(tmp_path / "missing", Process()).start()
+
+
 def test_one_process_per_folder_and_what_a_killed_one_left_is_replaced(tmp_path: Path) -> None:
     with ControlSocket(tmp_path, Process()), pytest.raises(ControlError, match="another process listens"):
         ControlSocket(tmp_path, Process()).start()
