@@ -92,7 +92,7 @@ class Compression:
 
     def decayed(self, round_number: int) -> float:
         """What is left of every clip in a round (counted from 1)."""
-        return self.clip_decay ** (round_number - 1)
+        return _power(self.clip_decay, round_number - 1)
 
     def n_summed(self, n_parameters: int) -> int:
         """Parameters that any round sums: all of them, without the arrays that are left out."""
@@ -160,6 +160,17 @@ class Compression:
             n_window, n_others = self._window(n)
             values[:n_window] *= n_others / n_window
         return expand(values, coordinates, n)
+
+
+def _power(base: float, exponent: int) -> float:
+    """``base ** exponent`` by squaring: the same bits on every machine, which the C library's pow does not promise."""
+    result = 1.0
+    while exponent:
+        if exponent & 1:
+            result *= base
+        base *= base
+        exponent >>= 1
+    return result
 
 
 @lru_cache(maxsize=4)

@@ -7,6 +7,8 @@ from fl.aggregation.lightsecagg import LightSecAgg
 from fl.aggregation.otp import ExpandedKeys, OneTimePads
 from fl.aggregation.plain import Plain
 from fl.config import FLConfig, Mode
+from fl.tasks.base import Task
+from orchestrator.delivery.consent import RunDescription
 
 __all__ = [
     "MODES",
@@ -15,6 +17,7 @@ __all__ = [
     "RoundRules",
     "Security",
     "aggregation_for",
+    "described",
     "model_digest",
 ]
 
@@ -26,6 +29,16 @@ MODES: dict[Mode, type[Aggregation]] = {
 }
 
 
-def aggregation_for(config: FLConfig, n_parameters: int) -> Aggregation:
-    """The aggregation of the run's mode; there is no default and no fallback."""
-    return MODES[config.mode](config, n_parameters)
+def described(config: FLConfig, task: Task) -> RunDescription:
+    """The run of ``config``, which has the fingerprint of ``task``, as its clients' operators consent to it."""
+    first_model = model_digest(task.initial_parameters(config.seed))
+    return aggregation_for(config, task.n_parameters, first_model).description
+
+
+def aggregation_for(config: FLConfig, n_parameters: int, first_model: bytes | None = None) -> Aggregation:
+    """The aggregation of the run's mode; there is no default and no fallback.
+
+    With ``first_model``, the :func:`model_digest` of the model before round 1, its rounds are those of a
+    described run (``.description``), for which clients whose operators consented get pads.
+    """
+    return MODES[config.mode](config, n_parameters, first_model=first_model)

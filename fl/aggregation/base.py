@@ -16,6 +16,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -23,14 +24,20 @@ import numpy.typing as npt
 
 from fl.compression import Compression
 from fl.config import FLConfig
+from fl.description import describe
 from fl.keys import KeyServiceError, KeyWait, NodeKeys, ProtectedUpdate
 from fl.tasks.base import Parameters
 from orchestrator.bits import PackedBits, packed_size
+from orchestrator.delivery.consent import RunDescription
 from orchestrator.delivery.messages import RoundContext
 from orchestrator.delivery.sharing import TAG_BYTES
 from orchestrator.wire.codec import encode
 
 Security: TypeAlias = Literal["information-theoretic", "computational", "none"]
+
+
+NO_MODEL = bytes(32)
+"""In place of a model's digest, where only size and cost of a round are asked for."""
 
 
 class AggregationError(Exception):
@@ -126,14 +133,20 @@ class Protection(Protocol):
 
 
 class Aggregation(ABC):
-    """One way of adding up updates; ``label`` is what events and records call it."""
+    """One way of adding up updates; ``label`` is what events and records call it.
+
+    ``first_model`` (:func:`model_digest` of the model before round 1) makes it that of a described run, for
+    whose rounds consenting clients get pads; without it costs and sizes can be asked for, and no pad is given.
+    """
 
     label: ClassVar[str]
     security: ClassVar[Security]
     uses_keys: ClassVar[bool] = True
 
-    def __init__(self, config: FLConfig, n_parameters: int) -> None:
+    def __init__(self, config: FLConfig, n_parameters: int, *, first_model: bytes | None = None) -> None:
         self.config = config
+        self.n_parameters = n_parameters
+        self.first_model = first_model
         self.n_values = Compression.from_config(config).n_values(n_parameters)
         self._settings = hashlib.sha256(encode(config)).hexdigest()[:32]
 
@@ -147,8 +160,27 @@ class Aggregation(ABC):
     def key_bits_per_pair(self) -> int:
         """Key that every pair of participants spends in a round."""
 
+    @property
     @abstractmethod
-    def context(self, round_number: int, participants: tuple[str, ...], model: bytes = b"") -> RoundContext:
+    def padded(self) -> tuple[int, int]:
+        """(numbers, bits of each) for which a round takes pads from every pair."""
+
+    @cached_property
+    def description(self) -> RunDescription:
+        """The run as operators consent to it; raises ValueError where no first model is known."""
+        if self.first_model is None:
+            raise ValueError(f"run {self.config.run_id} is not described: its first model is not known")
+        return describe(self.config, self.n_parameters, self.first_model, *self.padded)
+
+    @cached_property
+    def run(self) -> bytes:
+        """The digest of the description, or zeros, which name no run."""
+        return bytes(32) if self.first_model is None else self.description.digest()
+
+    @abstractmethod
+    def context(
+        self, round_number: int, participants: tuple[str, ...], model: bytes = NO_MODEL
+    ) -> RoundContext:
         """What nodes and clients agree on before any key is released; ``model`` as :func:`model_digest` gives it."""
 
     def rules(self, participants: Sequence[str]) -> RoundRules:
@@ -186,9 +218,9 @@ class Aggregation(ABC):
             )
         return total
 
-    def binding(self, model: bytes, more: str = "") -> str:
-        """Public text that names settings and model: clients who were told different ones release no key."""
-        return f"{more} settings {self._settings} model {model.hex()[:32]}".strip()
+    def binding(self, more: str = "") -> str:
+        """Public text that names the settings: clients who were told different ones release no key."""
+        return f"{more} settings {self._settings}".strip()
 
 
 def model_digest(parameters: Parameters) -> bytes:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from fl.aggregation.base import Aggregation, AggregationError, Protection, RoundRules, Workshop
+from fl.aggregation.base import NO_MODEL, Aggregation, AggregationError, Protection, RoundRules, Workshop
 from fl.aggregation.field import FieldError, Symbols
 from fl.aggregation.shares import (
     DecodeError,
@@ -111,8 +111,15 @@ class LightSecAgg(Aggregation):
     label = "lightsecagg"
     security = "information-theoretic"
 
-    def __init__(self, config: FLConfig, n_parameters: int, random_bytes: RandomBytes = random_bytes) -> None:
-        super().__init__(config, n_parameters)
+    def __init__(
+        self,
+        config: FLConfig,
+        n_parameters: int,
+        random_bytes: RandomBytes = random_bytes,
+        *,
+        first_model: bytes | None = None,
+    ) -> None:
+        super().__init__(config, n_parameters, first_model=first_model)
         self._modulus = smallest_modulus(config.levels, sum(config.client_weights))
         self._random_bytes = random_bytes
 
@@ -129,7 +136,14 @@ class LightSecAgg(Aggregation):
     def key_bits_per_pair(self) -> int:
         return self.context(1, self.config.clients).pad_bits
 
-    def context(self, round_number: int, participants: tuple[str, ...], model: bytes = b"") -> RoundContext:
+    @property
+    def padded(self) -> tuple[int, int]:
+        code = self.code(self.config.n_clients)
+        return code.symbols_per_share, code.symbol_bits
+
+    def context(
+        self, round_number: int, participants: tuple[str, ...], model: bytes = NO_MODEL
+    ) -> RoundContext:
         code = self.code(len(participants))
         parameters = (
             f"N={code.n_clients} T={code.colluders} U={code.survivors} p={code.modulus} d={code.n_values}"
@@ -141,7 +155,9 @@ class LightSecAgg(Aggregation):
             code.symbols_per_share,
             code.symbol_bits,
             "lightsecagg",
-            self.binding(model, parameters),
+            self.binding(parameters),
+            self.run,
+            model,
         )
 
     def rules(self, participants: Sequence[str]) -> RoundRules:

@@ -16,7 +16,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from fl.aggregation.base import Aggregation, Protection, Security, Workshop
+from fl.aggregation.base import NO_MODEL, Aggregation, Protection, Security, Workshop
 from fl.keys import NodeKeys, ProtectedUpdate
 from orchestrator.bits import PackedBits
 from orchestrator.delivery.masking import add_packed, unpack_values
@@ -56,7 +56,13 @@ class OneTimePads(Aggregation):
     def key_bits_per_pair(self) -> int:
         return self.context(1, self.config.clients).pad_bits
 
-    def context(self, round_number: int, participants: tuple[str, ...], model: bytes = b"") -> RoundContext:
+    @property
+    def padded(self) -> tuple[int, int]:
+        return self.n_values, self.value_bits
+
+    def context(
+        self, round_number: int, participants: tuple[str, ...], model: bytes = NO_MODEL
+    ) -> RoundContext:
         return RoundContext(
             self.config.run_id,
             round_number,
@@ -64,7 +70,9 @@ class OneTimePads(Aggregation):
             self.n_values,
             self.value_bits,
             self.cipher,
-            self.binding(model),
+            self.binding(),
+            self.run,
+            model,
         )
 
     def stored(self, context: RoundContext, keys: NodeKeys | None) -> ProtectedUpdate | None:

@@ -33,8 +33,8 @@ class Plain(OneTimePads):
     def key_bits_per_pair(self) -> int:
         return 0
 
-    def binding(self, model: bytes, more: str = "") -> str:
-        return super().binding(model, "plain")
+    def binding(self, more: str = "") -> str:
+        return super().binding("plain")
 
     def stored(self, context: RoundContext, keys: NodeKeys | None) -> ProtectedUpdate | None:
         return None

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import zmq
 
-from fl.aggregation import aggregation_for
+from fl.aggregation import Aggregation, aggregation_for, model_digest
+from fl.choices import OWN_CHOICES, LocalChoices
 from fl.config import SMALLEST_QUORUM, FLConfig
 from fl.distributed.client_rules import DEFAULT_RULES, ClientRefusesError, ClientRules
 from fl.distributed.events import ClientState
@@ -36,20 +37,24 @@ from fl.distributed.messages import (
     PeerShares,
     Phase,
     Progress,
-    Ready,
     Receipt,
     Rejected,
     RoundEnd,
     RoundStart,
+    RoundSum,
     RunEnd,
     Survivors,
     Welcome,
 )
 from fl.distributed.round_client import RoundClient
 from fl.distributed.trainer import Trainer
+from fl.following import FollowedModel, SumRefusedError
 from fl.keys import NodeKeys
 from fl.tasks import load_task
 from fl.tasks.base import Task
+from orchestrator.delivery.consent import ConsentBook, write_run_file
+from orchestrator.delivery.errors import ConsentError
+from orchestrator.durable import make_folder
 from orchestrator.wire.codec import WireError
 from orchestrator.wire.curve import CurveKeys
 from orchestrator.wire.links import LinkState
@@ -82,6 +87,7 @@ def run_client(
     rules: ClientRules = DEFAULT_RULES,
     data_folder: Path | None = None,
     self_check_dir: Path | None = None,
+    choices: LocalChoices = OWN_CHOICES,
     open_task: Callable[[str, Path | None], Task] = load_task,
     clock: Callable[[], float] = time.monotonic,
     context: zmq.Context[zmq.Socket[bytes]] | None = None,
@@ -89,9 +95,10 @@ def run_client(
 ) -> ClientOutcome:
     """Take part in the run of the server at ``endpoint`` until it ends or ``stop`` is set.
 
-    ``self_check_dir`` makes the client write its unmasked updates there: simulations only (see
-    :mod:`fl.distributed.selfcheck`).  Raises ServerRefusedError when the server turns the client away for
-    ``patience_s``, ClientRefusesError when the run breaks ``rules`` or cannot work, and DataError when the
+    ``self_check_dir`` makes the client write its unmasked updates there, ``choices`` draws what it decides for itself
+    from elsewhere than its own machine: simulations only (see :mod:`fl.distributed.selfcheck` and
+    :mod:`fl.choices`).  Raises ServerRefusedError when the server turns the client away for ``patience_s``,
+    ClientRefusesError when the run breaks ``rules``, was not consented to or cannot work, and DataError when the
     task's data is missing.  A server that is away is waited for.
     """
     own_context = zmq.Context() if context is None else None
@@ -102,7 +109,9 @@ def run_client(
     if rules.mode != "plain" and rules.min_participants < SMALLEST_QUORUM:
         _log.warning("%s takes part in rounds of two: their sum tells each the update of the other", name)
     link = ServerLink(zmq_context, keys, server_public, endpoint, clock, patience_s)
-    client = _Client(name, link, node_keys, rules, report, open_task, data_folder, self_check_dir, clock)
+    client = _Client(
+        name, link, node_keys, rules, report, open_task, data_folder, self_check_dir, choices, clock
+    )
     try:
         return client.run(stop)
     finally:
@@ -123,6 +132,7 @@ class _Client:
         open_task: Callable[[str, Path | None], Task],
         data_folder: Path | None,
         self_check_dir: Path | None,
+        choices: LocalChoices,
         clock: Callable[[], float],
     ) -> None:
         self._name = name
@@ -133,6 +143,7 @@ class _Client:
         self._open_task = open_task
         self._data_folder = data_folder
         self._self_check_dir = self_check_dir
+        self._choices = choices
         self._clock = clock
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"fl-{name}")
         self._config: FLConfig | None = None
@@ -229,7 +240,7 @@ class _Client:
                     self._link.send(Decline(message.run_id, message.round, reason))
                 else:
                     self._rounds.on_start(message, buffer or b"")
-            case PeerShares() | Survivors() | Confirmed() | RoundEnd():
+            case PeerShares() | Survivors() | Confirmed() | RoundSum() | RoundEnd():
                 if self._rounds is not None and message.run_id == self._rounds.run_id:
                     self._rounds.handle(message, buffer or b"")
             case Receipt(round=number, status=status, reason=reason, what=what):
@@ -257,32 +268,57 @@ class _Client:
         self._config = config
         self._welcomed = True
         if self._rounds is not None:
-            self._send_ready(self._rounds.trainer)
+            self._rounds.ready()
             self._rounds.tell_costs()
         elif self._loading is None:
             self._tell("loading", config.task)
             self._loading = self._worker.submit(self._load, config)
 
-    def _send_ready(self, trainer: Trainer) -> None:
-        task = trainer.task
-        self._link.send(Ready(trainer.config.run_id, task.n_parameters, task.fingerprint))
-
     def _load(self, config: FLConfig) -> Trainer:
         task = self._open_task(config.task, self._data_folder)
         self._rules.check_task(self._name, config, task)
+        model = task.initial_parameters(config.seed)
+        aggregation = aggregation_for(config, task.n_parameters, model_digest(model))
+        book = self._consented(aggregation)
         data = task.client_data(config.clients.index(self._name), config.n_clients, config.seed)
+        try:
+            followed = FollowedModel(aggregation, model, book)
+        except (SumRefusedError, ConsentError) as error:
+            raise ClientRefusesError(str(error)) from error
         trainer = Trainer(
             self._name,
             config,
             task,
             data,
-            aggregation_for(config, task.n_parameters),
+            aggregation,
             self._node_keys,
             Feedback(self._name, config, task.n_parameters, self._state_folder),
+            followed,
+            self._choices,
             self._self_check_dir,
         )
         trainer.demand(tuple(name for name in config.clients if name != self._name), config.rounds)
         return trainer
+
+    def _consented(self, aggregation: Aggregation) -> ConsentBook | None:
+        """The user's consents, that to this run among them; None where nothing is protected (mode plain).
+
+        Raises ClientRefusesError; the description that was offered is then kept for the operator to read.
+        """
+        folder = self._state_folder
+        if folder is None or aggregation.config.mode == "plain":
+            return None
+        book, described = ConsentBook(folder), aggregation.description
+        try:
+            consent = book.require(aggregation.run, described.run_id)
+            if consent.user != self._name:
+                raise ConsentError(f"{folder} holds consents of {consent.user}, not of {self._name}")
+        except ConsentError as error:
+            offered = folder / f"offered-{described.run_id}.json"
+            make_folder(folder)
+            write_run_file(offered, described)
+            raise ClientRefusesError(f"{error}.  What the server offers stands in {offered}") from error
+        return book
 
     @property
     def _state_folder(self) -> Path | None:
@@ -303,7 +339,7 @@ class _Client:
                     self._tell,
                     self._report,
                 )
-                self._send_ready(trainer)
+                self._rounds.ready()
             else:
                 self._welcomed = False
         if self._rounds is not None:

@@ -75,13 +75,25 @@ class ClientRules:
             raise ClientRefusesError(
                 f"weights {message.weights} are not those of run {config.run_id}: the sum could wrap"
             )
+        if config.mode in ("otp", "expanded") and participants != config.clients:
+            missing = ", ".join(each for each in config.clients if each not in participants)
+            raise ClientRefusesError(
+                f"round {message.round} leaves out {missing}: a sum without one tells that one's update by the "
+                "difference, so this run takes place with all its clients or pauses"
+            )
         model = read_float32(message.header, buffer)
         if model.shape != (trainer.task.n_parameters,) or not np.isfinite(model).all():
             raise ClientRefusesError(
                 f"the model has shape {model.shape} or holds NaN or infinity; expected "
                 f"{trainer.task.n_parameters} finite values"
             )
-        context = trainer.aggregation.context(message.round, participants, model_digest(model))
+        digest = model_digest(model)
+        if message.round <= trainer.followed.round or digest != trainer.followed.digest:
+            raise ClientRefusesError(
+                f"the model of round {message.round} does not follow from that of round {trainer.followed.round} and "
+                f"the published sum, as {trainer.name} works it out"
+            )
+        context = trainer.aggregation.context(message.round, participants, digest)
         return RoundJob(context, message.weights, message.rounds_left, model)
 
     def check_survivors(self, name: str, config: FLConfig, message: Survivors) -> None:

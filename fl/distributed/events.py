@@ -80,6 +80,18 @@ class Listening(Event, frozen=True):
     public_key: str
 
 
+class RunDescribed(Event, frozen=True):
+    """The description of the run that clients' operators consent to stands at ``path``; ``digest`` in hexadecimal.
+
+    ``command`` is what each of them runs, with the user's name in the place of NAME.
+    """
+
+    run_id: str
+    path: str
+    digest: str
+    command: str
+
+
 class RunStarted(Event, frozen=True):
     run_id: str
     task: str
@@ -91,7 +103,10 @@ class RunStarted(Event, frozen=True):
 
 
 class WaitingForClients(Event, frozen=True):
+    """Clients are away; ``reason`` says why a run that has begun does not go on without them."""
+
     missing: tuple[str, ...]
+    reason: str = ""
 
 
 class RoundStarted(Event, frozen=True):
@@ -151,6 +166,7 @@ class ClientState(Event, frozen=True):
 
 ServerEvent: TypeAlias = (
     Listening
+    | RunDescribed
     | RunStarted
     | WaitingForClients
     | RoundStarted

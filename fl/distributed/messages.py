@@ -17,7 +17,11 @@ A round in order (in brackets: mode ``lightsecagg`` only)::
                                     <----     Confirm (+ one tag for every other holder of shares)
       Confirmed (+ tags)            ---->
                                     <----     Answer (+ packed sum of shares)]
+      RoundSum (+ packed sum)       ---->
       RoundEnd                      ---->
+
+Every client computes the next model from the sum itself (:mod:`fl.following`).  One that was away says in Ready
+how far it is, and is answered by the sums it missed, one for each Ready, until it has them all.
 """
 
 from __future__ import annotations
@@ -66,11 +70,15 @@ class Join(Message, frozen=True):
 
 
 class Ready(Message, frozen=True):
-    """Task and data are loaded; from here on the client can take part in rounds."""
+    """Task and data are loaded; from here on the client can take part in rounds.
+
+    ``followed`` is the last round whose sum is in the client's own model, 0 before the first.
+    """
 
     run_id: RunId
     n_parameters: Count
     task_fingerprint: Fingerprint = ""
+    followed: Count = 0
 
 
 class Progress(Message, frozen=True):
@@ -226,6 +234,19 @@ class Receipt(Message, frozen=True):
     what: What = "upload"
 
 
+class RoundSum(Message, frozen=True):
+    """The exact sum of a round's weighted integers in the next frame, packed; ``survivors``: whose updates are in it.
+
+    A client that is ``catching_up`` says Ready again once it has followed.
+    """
+
+    run_id: RunId
+    round: RoundNumber
+    survivors: Names
+    header: ArrayHeader
+    catching_up: bool = False
+
+
 class RoundEnd(Message, frozen=True):
     """The round is over: summed up (``reason`` empty), or aborted and its updates discarded.
 
@@ -264,6 +285,7 @@ FromServer: TypeAlias = (
     | Survivors
     | Confirmed
     | Receipt
+    | RoundSum
     | RoundEnd
     | RunEnd
     | JoinAgain
@@ -271,7 +293,7 @@ FromServer: TypeAlias = (
 )
 Contribution: TypeAlias = Shares | Upload | Confirm | Answer
 """What a client gives to a round."""
-CARRIERS = (Shares, Upload, Confirm, Answer, RoundStart, PeerShares, Confirmed)
+CARRIERS = (Shares, Upload, Confirm, Answer, RoundStart, PeerShares, Confirmed, RoundSum)
 """Messages with an array frame."""
 
 

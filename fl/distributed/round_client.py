@@ -30,8 +30,10 @@ from fl.distributed.messages import (
     FromClient,
     PeerShares,
     Phase,
+    Ready,
     RoundEnd,
     RoundStart,
+    RoundSum,
     Shares,
     Survivors,
     Upload,
@@ -39,9 +41,11 @@ from fl.distributed.messages import (
     read_uint8,
 )
 from fl.distributed.trainer import EXPECTED_FAILURES, TOLD_FAILURES, RoundJob, Trainer
+from fl.following import SumRefusedError
 from fl.keys import CancelledError, KeyServiceError, ProtectedUpdate
 from fl.tasks.base import Parameters
 from orchestrator.bits import PackedBits
+from orchestrator.delivery.errors import ConsentError
 from orchestrator.wire.codec import WireError
 
 _log = logging.getLogger(__name__)
@@ -131,15 +135,37 @@ class RoundClient:
         """Is the worker busy with the round?"""
         return self._round is not None and self._round.working
 
-    def handle(self, message: PeerShares | Survivors | Confirmed | RoundEnd, buffer: bytes) -> None:
+    def handle(
+        self, message: PeerShares | Survivors | Confirmed | RoundSum | RoundEnd, buffer: bytes
+    ) -> None:
         """Take in what the server says within a round."""
         match message:
             case PeerShares():
                 self._on_peer_shares(message, buffer)
             case Survivors() | Confirmed():
                 self._on_question(message, buffer)
+            case RoundSum():
+                self._on_sum(message, buffer)
             case RoundEnd():
                 self._on_end(message)
+
+    def ready(self) -> None:
+        """Say that rounds can begin, and how far this client's own model is."""
+        trainer = self.trainer
+        self._send(
+            Ready(self.run_id, trainer.task.n_parameters, trainer.task.fingerprint, trainer.followed.round)
+        )
+
+    def _on_sum(self, message: RoundSum, buffer: bytes) -> None:
+        """The published sum of a round: work out the next model, and ask for more where some were missed."""
+        try:
+            self.trainer.followed.follow(message.round, message.survivors, read_uint8(message.header, buffer))
+        except (SumRefusedError, ConsentError, WireError) as error:
+            _log.warning("the sum of round %d is refused: %s", message.round, error)
+            self._report(ClientState(self._name, message.round, "sum refused", str(error)))
+            return
+        if message.catching_up:
+            self.ready()
 
     def on_start(self, message: RoundStart, buffer: bytes) -> None:
         """A round is announced: begin it, or send again what was given to it, or decline."""

@@ -12,9 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from fl.aggregation import AggregationError, aggregation_for, model_digest
 from fl.clipping import LossBands, clip_warnings, clipping_of
-from fl.compression import Compression
 from fl.config import FLConfig
 from fl.distributed.audience import Audience
 from fl.distributed.events import (
@@ -37,6 +38,7 @@ from fl.distributed.messages import (
     Receipt,
     RoundEnd,
     RoundStart,
+    RoundSum,
     Shares,
     Survivors,
     Upload,
@@ -51,8 +53,10 @@ from fl.distributed.rounds import (
     UploadRefusedError,
     pairs_of,
 )
-from fl.distributed.run_state import RunFolder
+from fl.distributed.run_state import RunFolder, load_array
+from fl.following import next_model, packed_sum
 from fl.tasks.base import Parameters, Task
+from orchestrator.bits import PackedBits
 from orchestrator.wire.codec import WireError
 
 _log = logging.getLogger(__name__)
@@ -89,15 +93,14 @@ class RoundServer:
 
     def __init__(self, run: ServedRun) -> None:
         self._run = run
-        self._compression = Compression.from_config(run.config)
         self._reported_gone: set[tuple[str, str]] = set()
         self._losses: dict[str, LossBands | None] = {}
         self._aborts_in_a_row = 0
         self._spent_pairs: dict[int, set[frozenset[str]]] = {}
-        model = run.folder.latest_model()
-        self._model: Parameters = run.task.initial_parameters(run.config.seed) if model is None else model
-        self._initial = run.folder.keep_initial(self._model) if model is None else None
-        self.aggregation = aggregation_for(run.config, run.task.n_parameters)
+        first, latest = run.task.initial_parameters(run.config.seed), run.folder.latest_model()
+        self._model: Parameters = first if latest is None else latest
+        self._initial = run.folder.keep_initial(first) if latest is None else None
+        self.aggregation = aggregation_for(run.config, run.task.n_parameters, model_digest(first))
         self.current: CollectingRound | None = None
         self.idle_since_s = run.clock()
 
@@ -124,8 +127,13 @@ class RoundServer:
             self._complete(current, now_s)
 
     def start(self, participants: tuple[str, ...]) -> None:
-        """Announce a round among ``participants``."""
+        """Announce a round among ``participants``; raises RunFailedError where no number is left."""
         config, now_s = self._run.config, self._run.clock()
+        attempts = self.aggregation.description.attempts
+        if self._run.folder.state.last_announced >= attempts:
+            raise RunFailedError(
+                f"all {attempts} round numbers that were consented to are used; begin a new run"
+            )
         number = self._run.folder.announce(participants)
         self._reported_gone.clear()
         self._losses.clear()
@@ -171,6 +179,21 @@ class RoundServer:
             holders, rows = current.confirmations_for(name)
             send(name, Confirmed(run_id, number, holders, header_of(rows)), rows)
 
+    def send_missed_sum(self, name: str, followed: int) -> bool:
+        """Send the first sum after round ``followed`` to a client whose own model lacks it; False if none is missing."""
+        record = next((each for each in self._run.folder.state.rounds if each.round > followed), None)
+        if record is None:
+            return False
+        total = load_array(self._run.folder.folder, "aggregate", record.round).astype(np.int64)
+        self._send_sum(name, record, packed_sum(self._run.config, total), catching_up=True)
+        return True
+
+    def _send_sum(self, name: str, record: RoundRecord, packed: PackedBits, *, catching_up: bool) -> None:
+        message = RoundSum(
+            self._run.config.run_id, record.round, record.survivors, header_of(packed), catching_up
+        )
+        self._run.audience.send(name, message, packed)
+
     def catch_up(self, name: str) -> None:
         """Tell a client that has come back where the round stands."""
         current = self.current
@@ -202,11 +225,7 @@ class RoundServer:
             self.abort(str(error))
             return
         survivors = current.survivors
-        weight_sum = sum(self._run.config.weights_of(survivors))
-        size = self._run.task.n_parameters
-        coordinates = self._compression.coordinates(self._run.config.seed, current.number, size)
-        mean = self._compression.mean(total, weight_sum, coordinates, current.number, size)
-        self._model = self._model + mean
+        self._model = next_model(self._run.config, self._model, total, survivors, current.number)
         evaluation = self._run.task.evaluate(self._model)
         record = RoundRecord(
             round=current.number,
@@ -220,7 +239,7 @@ class RoundServer:
             key_wait_s=round(current.key_wait_s(now_s), 3),
             security=self.aggregation.security,
             dropped=current.dropped,
-            weight_sum=weight_sum,
+            weight_sum=sum(self._run.config.weights_of(survivors)),
             spare_answers=current.spare_answers,
             clipping=clipping_of(self._losses.get(name) for name in survivors),
         )
@@ -229,6 +248,9 @@ class RoundServer:
         self._end_round()
         self._aborts_in_a_row = 0
         self._run.report(RoundCompleted(record))
+        packed = packed_sum(self._run.config, total)
+        for name in self._run.audience.names:
+            self._send_sum(name, record, packed, catching_up=False)
         end = RoundEnd(current.run_id, current.number, "", evaluation.accuracy, survivors)
         for name in current.participants:
             self._run.audience.send(name, end)

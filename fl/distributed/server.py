@@ -1,9 +1,10 @@
 """The FL server: announces rounds and adds up protected updates; but in mode ``plain`` it can read no single one.
 
 One thread, one socket (:mod:`fl.distributed.audience`).  All clients are welcomed with the settings of the run; when
-everyone (or, after a grace time, a quorum) is ready, a round begins (:mod:`fl.distributed.round_server`).  If it comes to
-a sum, the model moves and is evaluated; otherwise the round is aborted, its cost recorded, and the next one
-begins.  A server that was killed resumes from its folder (:mod:`fl.distributed.run_state`) with the next number.
+everyone is ready, a round begins (:mod:`fl.distributed.round_server`).  If it comes to a sum, the model moves and is
+evaluated; otherwise the round is aborted, its cost recorded, and the next one begins.  With one-time pads and
+expanded keys a run whose client is away pauses until it is back; in the other modes a quorum goes on after a
+grace time.  A server that was killed resumes from its folder (:mod:`fl.distributed.run_state`) with the next number.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from pathlib import Path
 import msgspec
 import zmq
 
-from fl.aggregation import aggregation_for
+from fl.aggregation import aggregation_for, described
 from fl.config import ConfigError, FLConfig, check_config, check_weights, other_task
 from fl.distributed.audience import Audience
 from fl.distributed.events import (
     Listening,
     RoundRecord,
+    RunDescribed,
     RunFinished,
     RunStarted,
     ServerEvent,
@@ -51,12 +53,15 @@ from fl.distributed.round_server import RoundServer, RunFailedError, ServedRun
 from fl.distributed.run_state import RunFolder
 from fl.tasks import open_task
 from fl.tasks.base import Task
+from orchestrator.delivery.consent import LEAK, write_run_file
 from orchestrator.wire.budget import messages_within
 from orchestrator.wire.control_socket import ControlSocket
 from orchestrator.wire.curve import CONTROL_LIMIT, CurveKeys, ZapGate, server_socket
 from orchestrator.wire.gate_control import CONTROL_ERRORS, answer_about_gate
 from orchestrator.wire.revoked import RevokedKeys
 
+RUN_FILE = "run-description.json"
+"""In the run's folder: what the clients' operators consent to."""
 POLL_S = 0.1
 UNREAD_BYTES = 64 << 20
 """Models and receipts that wait for one client that does not read, as far as four of them fit."""
@@ -93,7 +98,8 @@ def run_server(
     its list of revoked keys.  Raises QuantisationError, ShareCodeError or ConfigError before
     anything is opened if the settings cannot work, OSError if the endpoint is taken, RunStateError for a
     folder of another run and RunFailedError after too many aborted rounds in a row, or if it is stopped when every
-    round was aborted.
+    round was aborted.  The description of the run that clients' operators consent to is written to ``out_dir``
+    first (:data:`RUN_FILE`).
     """
     check_config(config)
     if config.mode != "plain":
@@ -101,6 +107,7 @@ def run_server(
     task = task or open_task(config.task, data_folder)
     config = with_fingerprint(config, task)
     folder = RunFolder(out_dir, config)
+    report(write_description(config, task, out_dir))
     own_context = zmq.Context() if context is None else None
     zmq_context = context or own_context
     assert zmq_context is not None
@@ -131,6 +138,14 @@ def run_server(
     finally:
         if own_context is not None:
             own_context.term()
+
+
+def write_description(config: FLConfig, task: Task, folder: Path) -> RunDescribed:
+    """Write the run file of a run with its fingerprint; says where it is, and the digest in it."""
+    description = described(config, task)
+    write_run_file(folder / RUN_FILE, description)
+    path = folder / RUN_FILE
+    return RunDescribed(config.run_id, str(path), description.name, f"qunetlab fl consent {path} --user NAME")
 
 
 def largest_frame(config: FLConfig, n_parameters: int) -> int:
@@ -226,20 +241,30 @@ class _Server:
                 self._rounds.current.excuse(gap_s)
 
     def _maybe_start(self) -> None:
-        """Begin a round if everybody is ready, or a quorum after the grace time."""
+        """Begin a round if everybody is ready; where clients may be missing, with a quorum after the grace time."""
         config, present = self._run.config, self._present()
         ready = tuple(name for name in config.clients if name in present and self._run.audience[name].ready)
         missing = tuple(name for name in config.clients if name not in ready)
         grace_over = self._run.folder.state.last_announced > 0 and (
             self._run.clock() - self._rounds.idle_since_s >= config.rejoin_grace_s
         )
-        if missing and not (grace_over and len(ready) >= config.quorum):
+        may_go_on = config.mode in ("lightsecagg", "plain") and grace_over and len(ready) >= config.quorum
+        if missing and not may_go_on:
             if missing != self._reported_missing:
                 self._reported_missing = missing
-                self._run.report(WaitingForClients(missing))
+                self._run.report(WaitingForClients(missing, self._why_paused(missing)))
             return
         self._reported_missing = None
         self._rounds.start(ready)
+
+    def _why_paused(self, missing: tuple[str, ...]) -> str:
+        """Why a run that has begun does not go on without these clients; nothing where it may."""
+        if self._run.folder.state.last_announced == 0 or self._run.config.mode not in ("otp", "expanded"):
+            return ""
+        return (
+            f"paused until {', '.join(missing)} is back: from a sum without one client {LEAK}; going on without is"
+            " another run, to which every operator consents"
+        )
 
     # -- messages ---------------------------------------------------------------------------------------
 
@@ -293,7 +318,7 @@ class _Server:
             )
         elif message.task_fingerprint != config.task_fingerprint:
             self._run.audience.send(name, Rejected(f"{name} has {other_task(config.task, 'the server')}"))
-        else:
+        elif not self._rounds.send_missed_sum(name, message.followed):
             self._run.audience[name].ready = True
             self._rounds.catch_up(name)
 

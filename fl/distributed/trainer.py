@@ -18,13 +18,15 @@ import numpy.typing as npt
 
 from fl.aggregation import Aggregation
 from fl.aggregation.base import Exchange, Workshop
+from fl.choices import LocalChoices
 from fl.config import FLConfig
 from fl.distributed.feedback import Feedback
 from fl.distributed.messages import Phase
 from fl.distributed.selfcheck import keep_private_update
+from fl.following import FollowedModel
 from fl.keys import CancelledError, KeyServiceError, KeyWait, NodeKeys, ProtectedUpdate
-from fl.quantise import QuantisationError, quantisation_rng
-from fl.tasks.base import Examples, Parameters, Task, training_seed
+from fl.quantise import QuantisationError
+from fl.tasks.base import Examples, Parameters, Task
 from orchestrator.delivery.messages import RoundContext
 
 ROUNDS_AHEAD = 4
@@ -46,7 +48,7 @@ class RoundJob:
 
 @dataclass(frozen=True)
 class Trainer:
-    """The client ``name`` with its task, data and access to keys."""
+    """The client ``name`` with its task, data and access to keys; ``followed`` is the model as it knows it itself."""
 
     name: str
     config: FLConfig
@@ -55,6 +57,8 @@ class Trainer:
     aggregation: Aggregation
     keys: NodeKeys | None
     feedback: Feedback
+    followed: FollowedModel
+    choices: LocalChoices
     self_check_dir: Path | None
 
     def weight(self, job: RoundJob) -> int:
@@ -90,7 +94,7 @@ class Trainer:
         sum_bound = self.config.levels * sum(job.weights)
         workshop = Workshop(context, self.name, sum_bound, self.keys, exchange, cancelled, tell_wait)
         protection = self.aggregation.prepare(workshop)
-        tell("training", f"{len(self.data)} examples", None)
+        tell("training", "", None)  # how many examples there are is the user's own affair
         values = self._train(job)
         if cancelled.is_set():
             raise CancelledError(f"round {context.round} ended while its update was trained")
@@ -104,9 +108,8 @@ class Trainer:
     def _train(self, job: RoundJob) -> npt.NDArray[np.int64]:
         """The compressed update from local training."""
         index, number = self.config.clients.index(self.name), job.context.round
-        seed = training_seed(self.config.seed, number, index)
-        update = self.task.local_train(job.model, self.data, seed)
-        return self.feedback.compress(update, number, quantisation_rng(self.config.seed, number, index))
+        update = self.task.local_train(job.model, self.data, self.choices.training(number, index))
+        return self.feedback.compress(update, number, self.choices.rounding(number, index))
 
 
 EXPECTED_FAILURES = (ValueError, KeyServiceError, OSError)

@@ -128,13 +128,17 @@ def show_event(progress: RunProgress, event: Event) -> None:
         clipping = event["record"].get("clipping") or {}
         if clipping.get("clipped_clients") or clipping.get("vanished_clients"):
             progress.warning = "WARNING: clip or levels do not fit, updates are lost; see the report"
+    elif event.get("type") == "RoundStarted":
+        progress.waiting = ""
+    elif event.get("type") == "WaitingForClients":
+        progress.waiting = event["reason"] or f"waiting for {', '.join(event['missing'])}"
     elif event.get("type") == "WaitingForKeys":
         progress.waiting = f"waiting for keys: {event['detail']}"
 
 
 def build_report(run: Run, learning: Task, config: FLConfig, demand_bits: int) -> dict[str, Any]:
     """Everything that ``report.json`` says."""
-    from fl.notes import notes_for
+    from fl.notes import consent_notes, notes_for
     from fl.reference import train_reference
 
     testbed = run.testbed
@@ -142,7 +146,7 @@ def build_report(run: Run, learning: Task, config: FLConfig, demand_bits: int) -
     return {
         "testbed": {"name": testbed.name, "description": testbed.description},
         "simulated": True,
-        "notes": list(notes_for(config)),
+        "notes": [*notes_for(config), *consent_notes(run.consented)],
         "task": config.task,
         "seed": config.seed,
         "epsilon": {"sec": testbed.protocol.eps_sec, "cor": testbed.protocol.eps_cor},

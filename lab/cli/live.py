@@ -141,6 +141,7 @@ class Attempt:
     record: LiveRecord = field(default_factory=LiveRecord)
     forecast: KeyForecast | None = None
     unsafe: list[str] | None = None
+    consented: tuple[str, ...] = ()
 
     @property
     def config(self) -> FLConfig:
@@ -284,7 +285,7 @@ class Attempt:
 
     def _keep(self, run: Run, follower: Follower, seconds: float) -> None:
         """File what this attempt adds to the run; models and records are with the server's state already."""
-        self.unsafe = run.unsafe
+        self.unsafe, self.consented = run.unsafe, run.consented
         exact = dict(self.record.exact)
         if run.checks_sums(self.config):
             exact |= {
@@ -348,11 +349,11 @@ class Attempt:
         from fl.aggregation import aggregation_for
         from fl.experiments.assemble import Surroundings
         from fl.experiments.sources import data_files
-        from fl.notes import notes_for
+        from fl.notes import consent_notes, notes_for
         from lab.cli.train import versions
 
         aggregation = aggregation_for(self.config, self.task.n_parameters)
-        notes = list(notes_for(self.config))
+        notes = [*notes_for(self.config), *consent_notes(self.consented)]
         if self.place.testbed.simulation is not None:
             notes.append(
                 "every instrument of this testbed is simulated; protocols, keys and training are real"

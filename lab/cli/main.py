@@ -425,6 +425,32 @@ def fl_client(
     raise typer.Exit(fl_client_role(name, testbed, secrets, state, data, self_check, mode, task))
 
 
+@fl_app.command("consent")
+def fl_consent(
+    run_file: Annotated[
+        Path, typer.Argument(metavar="RUNFILE", help="What the learning server wrote: run-description.json.")
+    ],
+    user: Annotated[
+        str | None, typer.Option(help="Whose consent it is; without, the one user of this machine.")
+    ] = None,
+    testbed: Annotated[
+        Path | None, typer.Option(help="Testbed file, or its folder; without, the present folder.")
+    ] = None,
+    state: StatePath = None,
+    accept_leak: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="RUN", help="Earlier run with other terms: accept what its sums and these tell together."
+        ),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Agree without being asked.")] = False,
+) -> None:
+    """Read what a training run is and what it tells, and agree to it for one user."""
+    from lab.cli.consent import consent_to
+
+    raise typer.Exit(consent_to(run_file, user, testbed, state, accept_leak or [], yes=yes))
+
+
 @data_app.command("fetch")
 def data_fetch(
     name: Annotated[str, typer.Argument(help="mnist or sentiment.")],

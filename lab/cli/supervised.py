@@ -62,6 +62,8 @@ class Run:
         self.alarms: dict[tuple[str, str, str | None], Event] = {}
         """The last word of every alarm, by the role that told it, its name and the peer it is about."""
         self.instrument_states: dict[str, Any] = {}
+        self.consented: tuple[str, ...] = ()
+        """Simulated users for whom this run consented to the training."""
         self.unsafe: list[str] | None = None
         """Instruments found out of their safe state at the end; None while that is not known."""
 
@@ -109,12 +111,30 @@ class Run:
         ready = self.supervisor.ready(["fl-server"], START_TIMEOUT_S)
         if self.has_ring:
             self._rewrite(server=ready["fl-server"]["endpoint"])
+        self._consent(config, (server_state or self.state) / "fl-server" / config.run_id)
         extra = ["--data", str(data)] if data else []
         extra += ["--mode", config.mode, "--task", config.task]
         extra += ["--self-check", str(self.self_check)] if self.checks_sums(config) else []
         for user in self.local_clients:
             if user in config.clients:
                 self.supervisor.start(f"fl-{user}", "fl", "client", user, path, *self._places, *extra)
+
+    def _consent(self, config: FLConfig, run_folder: Path) -> None:
+        """Agree to the run for the simulated users here; real users' operators have to have done so themselves.
+
+        Raises ConsentMissingError naming what they have to run.
+        """
+        from fl.distributed.server import RUN_FILE
+        from lab.cli.consent import consent_of_simulated, missing_consents
+
+        users = [user for user in self.local_clients if user in config.clients]
+        if config.mode == "plain":
+            return
+        file = run_folder / RUN_FILE
+        if self.testbed.simulation is None:
+            missing_consents(file, users, self.testbed_path, self.state)
+        else:
+            self.consented = consent_of_simulated(file, users, self.state)
 
     def _rewrite(
         self,

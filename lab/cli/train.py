@@ -163,7 +163,7 @@ def surroundings(plan: Plan, task: Task, data: Path | None, workers: int) -> Sur
     from fl.experiments.assemble import Surroundings
     from fl.experiments.sources import data_files
     from fl.key_budget import simulated_forecast
-    from fl.notes import notes_for
+    from fl.notes import COHORT_NOTE, notes_for
 
     config, costs = plan.primary.config, simulated_plan(plan, task)
     return Surroundings(
@@ -176,7 +176,10 @@ def surroundings(plan: Plan, task: Task, data: Path | None, workers: int) -> Sur
         data=data_files(config.task, task, data),
         versions=versions(),
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        notes=(*(() if config.mode == "plain" else (SIMULATED_NOTE,)), *notes_for(config)),
+        notes=(
+            *(() if config.mode == "plain" else (SIMULATED_NOTE, COHORT_NOTE)),
+            *notes_for(config),
+        ),
     )
 
 

@@ -1,7 +1,9 @@
 """The federated-learning client's side of key delivery: updates go in, masked updates come out.
 
 Pads stay inside :meth:`DeliveryClient.masked_update`: they are fetched from the own node, added to the update,
-overwritten, and the masked output is journalled before it is returned.  Secret shares are sealed and opened by
+overwritten, and the masked output is journalled before it is returned.  The node is asked for nothing unless the
+round is one of a run to which the user's operator consented (:mod:`orchestrator.delivery.consent`; the consents
+stand beside the journal).  Secret shares are sealed and opened by
 the :class:`~orchestrator.delivery.sharing.ShareChannel` that :meth:`DeliveryClient.share_channel` opens once
 per round.  Training code never sees a pad.
 """
@@ -20,6 +22,7 @@ import numpy.typing as npt
 import zmq
 
 from orchestrator.bits import PackedBits, packed_size
+from orchestrator.delivery.consent import ConsentBook
 from orchestrator.delivery.errors import (
     DeliveryError,
     DeliveryRefusedError,
@@ -167,9 +170,10 @@ class DeliveryClient:
         The output is durable in ``journal_dir`` before it is returned; calling again for the same context
         and update returns it.  Raises RoundConflictError for another update or participant set in a round
         that has an output, KeysShortError or DeliveryTimeoutError (try again), PadsGoneError (abandon the
-        round), DeliveryRefusedError.
+        round), DeliveryRefusedError, and ConsentError before the node is asked for anything.
         """
         _check(context, q, weight, sum_bound)
+        ConsentBook(journal_dir).check(context, weight)
         digest = update_digest(q, weight)
         entry = read_entry(journal_dir, context)
         if entry is not None:
@@ -199,11 +203,13 @@ class DeliveryClient:
 
         That it was opened is durable in ``journal_dir`` before the pads leave the node: shares are drawn
         once, and a second set under another context never exists.  Waits and raises as
-        :meth:`masked_update` does; PadsGoneError when the round had its channel before.
+        :meth:`masked_update` does; PadsGoneError when the round had its channel before.  A journal that cannot be
+        written costs what was reserved and nothing else: no pad has left the node by then.
         """
         if context.cipher != "lightsecagg":
             raise ValueError(f"cipher {context.cipher} masks updates; shares are sealed with lightsecagg")
         _check_participants(context)
+        ConsentBook(journal_dir).check(context)
         if read_entry(journal_dir, context) is not None:
             raise PadsGoneError(f"the shares of round {context.round} were sealed before; abandon the round")
         with self._lock:

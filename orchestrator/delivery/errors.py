@@ -57,3 +57,12 @@ class OutputLostError(JournalError, PadsGoneError):
 
 class SealError(DeliveryError):
     """A sealed share was changed on its way, or a pad for it was used before."""
+
+
+class ConsentError(DeliveryError):
+    """The run was not consented to here, or the round is not as it was consented to; no key was spent."""
+
+
+class OtherTermsError(ConsentError):
+    """An earlier run over the same task and data had other participants or terms; accepting what that tells is
+    a choice of its own."""

@@ -22,8 +22,9 @@ Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64)]
 Number: TypeAlias = Annotated[int, Meta(ge=0, lt=1 << 62)]
 Text: TypeAlias = Annotated[str, Meta(max_length=1000)]
 Bits: TypeAlias = Annotated[dict[str, Number], Meta(max_length=1000)]
+Sha256: TypeAlias = Annotated[bytes, Meta(min_length=32, max_length=32)]
 
-PURPOSE = b"qunetlab-mask-v2"
+PURPOSE = b"qunetlab-mask-v3"
 
 Cipher: TypeAlias = Literal["otp", "expanded", "lightsecagg"]
 EXPANSION_KEY_BITS = 256
@@ -40,7 +41,9 @@ class RoundContext(Message, frozen=True):
     with them; ``expanded`` masks it with the key stream of a cipher whose key they are (computational
     security); ``lightsecagg`` seals one share of ``n_values`` symbols in each direction
     (:mod:`orchestrator.delivery.sharing`).  ``binding`` is public text in which both ends of a pair must
-    agree as well, such as the thresholds of secret sharing and the model that is trained.
+    agree as well, such as the thresholds of secret sharing.  ``run`` is the digest of the description of the run
+    to which the client's operator consented (:mod:`orchestrator.delivery.consent`), ``model`` that of the model
+    that is trained; zeros name no run and no model, and a client gives nothing for them.
     """
 
     run_id: Name
@@ -50,6 +53,8 @@ class RoundContext(Message, frozen=True):
     ring_bits: Annotated[int, Meta(ge=2, le=32)]
     cipher: Cipher = "otp"
     binding: Annotated[str, Meta(max_length=200)] = ""
+    run: Sha256 = bytes(32)
+    model: Sha256 = bytes(32)
 
     def digest(self) -> bytes:
         """SHA-256 over purpose and all fields: the name under which both ends of a pair reserve."""

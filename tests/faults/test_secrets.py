@@ -35,9 +35,10 @@ import numpy.typing as npt
 import pytest
 import zmq
 
+from fl.aggregation import described
 from fl.config import FLConfig
 from fl.distributed.client import run_client
-from fl.distributed.server import run_server
+from fl.distributed.server import run_server, with_fingerprint
 from fl.keys import NodeKeys
 from fl.tasks.base import Evaluation, Examples, Parameters, TaskDefaults
 from lab.cli.folder import create_folder, template_path
@@ -46,6 +47,7 @@ from lab.cli.runtime import _JsonFormatter
 from lab.station import Station
 from lab.testbed import load_testbed, resolve_addresses, write_testbed
 from orchestrator.delivery.client import DeliveryClient
+from orchestrator.delivery.consent import ConsentBook
 from orchestrator.light.symbols import SymbolFrame
 from orchestrator.processes import node as node_module
 from orchestrator.processes.node import run_node
@@ -410,13 +412,15 @@ def learn(threads: Threads, recorder: Recorder, path: Path, endpoints: dict[str,
         keys = load_keys(secrets / f"fl-{user}")
 
         def body(stop: threading.Event) -> None:
+            journal = state / f"fl-{user}" / "journal"
+            ConsentBook(journal).give(user, described(with_fingerprint(config, ZeroTask()), ZeroTask()))
             with DeliveryClient(endpoints[user], keys, testbed.public_key(user)) as delivery:
                 run_client(
                     user,
                     endpoint,
                     testbed.public_key("fl-server"),
                     keys,
-                    NodeKeys(delivery, user, state / f"fl-{user}" / "journal"),
+                    NodeKeys(delivery, user, journal),
                     stop,
                     lambda event: recorder.emit("standard output")(msgspec.to_builtins(event)),
                     open_task=lambda name, folder: ZeroTask(),

@@ -12,14 +12,17 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from fl.aggregation import Aggregation, aggregation_for, model_digest
+from fl.choices import SeededChoices
 from fl.config import FLConfig
 from fl.distributed.client import ClientOutcome, ClientRules, run_client
 from fl.distributed.events import Event, Listening, RoundCompleted
-from fl.distributed.server import run_server
+from fl.distributed.server import run_server, with_fingerprint
 from fl.keys import NodeKeys
 from fl.tasks.base import Evaluation, Examples, Parameters, TaskDefaults
 from orchestrator.bits import packed_size
 from orchestrator.delivery.client import MaskedUpdate, PeerStocks, Wait
+from orchestrator.delivery.consent import ConsentBook, RunDescription
 from orchestrator.delivery.errors import (
     DeliveryTimeoutError,
     KeysShortError,
@@ -105,6 +108,7 @@ class MemoryDelivery:
         *,
         sum_bound: int | None = None,
     ) -> MaskedUpdate:
+        ConsentBook(journal_dir).check(context, weight)
         kept = self.stored_update(context, journal_dir)
         if kept is not None:
             return kept
@@ -126,6 +130,7 @@ class MemoryDelivery:
         timeout_s: float,
         on_wait: Callable[[Wait], None] | None = None,
     ) -> ShareChannel:
+        ConsentBook(journal_dir).check(context)
         if (context.run_id, context.round) in self.shared:
             raise PadsGoneError("the shares of this round were sealed before")
         pads = self._release(context, timeout_s, on_wait)
@@ -252,6 +257,30 @@ class World:
         fields = {name: getattr(self.config, name) for name in self.config.__struct_fields__}
         self.config = FLConfig(**{**fields, **changes})
 
+    def described(self) -> RunDescription:
+        """The run as its clients' operators consent to it."""
+        return self.aggregation().description
+
+    @property
+    def announced(self) -> FLConfig:
+        """The settings as the server announces them."""
+        return with_fingerprint(self.config, self.server_task)
+
+    def aggregation(self) -> Aggregation:
+        """How the described run adds up."""
+        first = self.server_task.initial_parameters(self.config.seed)
+        return aggregation_for(self.announced, self.server_task.n_parameters, model_digest(first))
+
+    def book(self, name: str) -> ConsentBook:
+        """What the operator of a client agreed to."""
+        return ConsentBook(self.folder / "journal" / name)
+
+    def consent(self, name: str) -> None:
+        """The operator of a client agrees to the run as it is set up, whatever was agreed to before."""
+        book = self.book(name)
+        before = [each.description.run_id for each in book.consents()]
+        book.give(name, self.described(), before)
+
     def note(self, events: list[Event]) -> Callable[[Event], None]:
         def report(event: Event) -> None:
             with self.happened:
@@ -292,8 +321,14 @@ class World:
         self.endpoint = self.of(Listening)[-1].endpoint
         return self.endpoint
 
-    def start_client(self, name: str, keys: CurveKeys | None = None, **options: Any) -> None:
+    def start_client(
+        self, name: str, keys: CurveKeys | None = None, *, consents: bool = True, **options: Any
+    ) -> None:
+        """A client whose operator ``consents`` to the run, and whose choices are those of the run's seed."""
+        if consents and self.config.mode != "plain":
+            self.consent(name)
         options.setdefault("rules", ClientRules(min_participants=2))
+        options.setdefault("choices", SeededChoices(self.config.seed))
         node = NodeKeys(self.deliveries[name], name, self.folder / "journal" / name)
         self._run(
             name,

@@ -10,16 +10,17 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from fl.aggregation import aggregation_for
+from fl.aggregation import aggregation_for, described
 from fl.config import FLConfig
 from fl.distributed.client import ClientRules, run_client
 from fl.distributed.events import Listening
 from fl.distributed.selfcheck import check_run
-from fl.distributed.server import run_server
+from fl.distributed.server import run_server, with_fingerprint
 from fl.keys import NodeKeys
 from fl.tasks.base import Evaluation, Examples, Parameters, TaskDefaults
 from lab.cli.supervised import Run, supervised_run
 from orchestrator.delivery.client import DeliveryClient
+from orchestrator.delivery.consent import ConsentBook
 from orchestrator.wire.curve import load_keys
 
 SMALL = {"slots_per_frame": 1 << 20, "pulses_per_block": 1 << 25}
@@ -113,6 +114,9 @@ def test_one_who_leaves_while_training_is_left_out_and_takes_part_again(ring: Ru
     def client(user: str) -> Callable[[threading.Event], Any]:
         def body(stop: threading.Event) -> Any:
             node = testbed.user(user)
+            book = ConsentBook(tmp_path / user)
+            if not book.consents():
+                book.give(user, described(with_fingerprint(config, HeldTask(False)), HeldTask(False)))
             with DeliveryClient(node.delivery, keys(f"fl-{user}"), testbed.public_key(user)) as delivery:
                 return run_client(
                     user,

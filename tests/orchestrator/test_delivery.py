@@ -19,7 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.delivery.client import DeliveryClient, MaskedUpdate, Wait
+from orchestrator.delivery.consent import FORMAT, Consent, DescribedMode, RunDescription
 from orchestrator.delivery.errors import (
+    ConsentError,
     DeliveryRefusedError,
     DeliveryTimeoutError,
     DeliveryUnreachableError,
@@ -47,6 +49,52 @@ from orchestrator.wire.curve import CurveKeys, client_socket, generate_keys
 
 NAMES = ("alice", "bob", "charlie")
 N_VALUES, RING_BITS = 1000, 10
+MODEL = b"\x07" * 32
+"""The digest of a first model."""
+
+
+def described(
+    run_id: str = "run",
+    participants: tuple[str, ...] = NAMES,
+    mode: DescribedMode = "otp",
+    weight: int = 1,
+    **changes: Any,
+) -> RunDescription:
+    """A run of rounds like those of these tests."""
+    sharing = mode == "lightsecagg"
+    fields: dict[str, Any] = {
+        "version": 1,
+        "run_id": run_id,
+        "task": "digits",
+        "task_fingerprint": "f00d",
+        "data": "digits",
+        "participants": participants,
+        "weights": (weight,) * len(participants),
+        "rounds": 1000,
+        "attempts": 10_000,
+        "mode": mode,
+        "colluders": 1 if sharing else 0,
+        "survivors": len(participants) if sharing else 0,
+        "smallest_set": len(participants),
+        "n_parameters": N_VALUES,
+        "n_values": 33 if sharing else N_VALUES,
+        "ring_bits": RING_BITS,
+        "levels": 31,
+        "clip": 1.0,
+        "clip_decay": 1.0,
+        "keep": 1.0,
+        "error_feedback": False,
+        "seed": 0,
+        "first_model": MODEL.hex(),
+    }
+    return RunDescription(**{**fields, **changes})
+
+
+def plant_consent(folder: Path, user: str, description: RunDescription) -> None:
+    """The file that an operator's yes leaves, whatever else was agreed to before."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = folder / f"consent-{description.name}.json"
+    path.write_bytes(msgspec.json.encode(Consent(FORMAT, user, description)))
 
 
 class Switchboard:
@@ -137,6 +185,10 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
         name: DeliveryClient(services[name].endpoint, client_keys[name], node_keys[name].public)
         for name in NAMES
     }
+    for name in NAMES:
+        for mode in ("otp", "expanded", "lightsecagg"):
+            plant_consent(tmp_path / name, name, described(mode=mode))
+    plant_consent(tmp_path, "alice", described())
     yield Bench(stores, services, clients, switchboard, client_keys, node_keys, demands, tmp_path)
     for client in clients.values():
         client.close()
@@ -157,14 +209,19 @@ def updates(seed: int = 3) -> dict[str, npt.NDArray[np.int64]]:
     return {name: rng.integers(-31, 32, N_VALUES) for name in NAMES}
 
 
-def context(round_number: int = 1, participants: tuple[str, ...] = NAMES) -> RoundContext:
-    return RoundContext("run", round_number, participants, N_VALUES, RING_BITS)
+def context(
+    round_number: int = 1, participants: tuple[str, ...] = NAMES, weight: int = 1, run_id: str = "run"
+) -> RoundContext:
+    run = described(run_id, participants, "otp", weight).digest()
+    return RoundContext(run_id, round_number, participants, N_VALUES, RING_BITS, run=run, model=MODEL)
 
 
 def test_masks_cancel_in_the_sum_and_only_there(bench: Bench) -> None:
     supply(bench)
     sent = updates()
-    masked = bench.everybody(context(), sent, weight=3)
+    for name in NAMES:
+        plant_consent(bench.folder / name, name, described(weight=3))
+    masked = bench.everybody(context(weight=3), sent, weight=3)
     total = masked["alice"].packed
     for name in NAMES[1:]:
         total = add_packed(total, masked[name].packed, N_VALUES, RING_BITS)
@@ -179,6 +236,8 @@ def test_masks_cancel_in_the_sum_and_only_there(bench: Bench) -> None:
 def test_participant_order_gives_the_signs_and_belongs_to_the_context(bench: Bench) -> None:
     supply(bench)
     sent = updates()
+    for name in NAMES:
+        plant_consent(bench.folder / name, name, described(participants=("charlie", "alice", "bob")))
     masked = bench.everybody(context(participants=("charlie", "alice", "bob")), sent)
     total = masked["alice"].packed
     for name in NAMES[1:]:
@@ -209,8 +268,9 @@ def test_a_round_with_an_output_accepts_no_other_update_or_participants(bench: B
     changed[5] += 1
     with pytest.raises(RoundConflictError, match="another update"):
         client.masked_update(context(), changed, 1, folder, 1.0)
-    with pytest.raises(RoundConflictError, match="another update"):
+    with pytest.raises(ConsentError, match="weight 2 where 1 was agreed to"):
         client.masked_update(context(), sent["alice"], 2, folder, 1.0)
+    plant_consent(folder, "alice", described(participants=("alice", "bob")))
     with pytest.raises(RoundConflictError, match="participant set"):
         client.masked_update(context(participants=("alice", "bob")), sent["alice"], 1, folder, 1.0)
 
@@ -230,12 +290,17 @@ def test_neither_client_nor_node_masks_in_a_round_for_another_set(bench: Bench) 
     sent = updates()
     bench.everybody(context(), sent)
     without_charlie = context(participants=("alice", "bob"))
+    for name in ("alice", "bob"):
+        for folder in (bench.folder / name, bench.folder / f"empty-{name}"):
+            plant_consent(folder, name, described(participants=("alice", "bob")))
     with pytest.raises(RoundConflictError):
         bench.clients["alice"].masked_update(without_charlie, sent["alice"], 1, bench.folder / "alice", 1.0)
     calls = len(bench.switchboard.calls)
     for name in ("alice", "bob"):
         with pytest.raises(DeliveryRefusedError, match="with other participants"):
-            bench.clients[name].masked_update(without_charlie, sent[name], 1, bench.folder / "empty", 5.0)
+            bench.clients[name].masked_update(
+                without_charlie, sent[name], 1, bench.folder / f"empty-{name}", 5.0
+            )
     assert len(bench.switchboard.calls) == calls
     assert bench.stores["alice"].ledger("bob").burnt == 0
 
@@ -252,7 +317,9 @@ def test_a_run_leaves_one_file_and_an_earlier_run_only_its_mark(bench: Bench) ->
             bench.clients["alice"].masked_update(context(number), sent["alice"], 1, folder, 1.0)
     assert bench.clients["alice"].stored_update(context(3), folder) is not None
     assert journal_path(folder, "run").stat().st_size > 1250
-    later = msgspec.structs.replace(context(1), run_id="later")
+    later = context(1, run_id="later")
+    for name in NAMES:
+        plant_consent(bench.folder / name, name, described("later"))
     bench.everybody(later, sent)
     assert bench.clients["alice"].stored_update(later, folder) is not None
     assert journal_path(folder, "run").stat().st_size < 250
@@ -428,6 +495,7 @@ def test_pairs_that_agreed_are_kept_while_another_is_tried_again(bench: Bench) -
 
 def test_clients_that_were_told_different_participants_get_nothing(bench: Bench) -> None:
     supply(bench)
+    plant_consent(bench.folder / "alice", "alice", described(participants=("alice", "bob")))
     sent = updates()
     with ThreadPoolExecutor(2) as pool:
         alice = pool.submit(
@@ -499,9 +567,15 @@ def test_sums_that_could_wrap_are_refused_before_any_key_is_touched(bench: Bench
     assert bench.switchboard.calls == []
 
 
-@pytest.mark.parametrize("participants", [("bob", "charlie"), ("alice", "mallory")])
-def test_a_context_that_is_not_ours_is_refused(bench: Bench, participants: tuple[str, ...]) -> None:
-    with pytest.raises(DeliveryRefusedError):
+@pytest.mark.parametrize(
+    ("participants", "error"),
+    [(("bob", "charlie"), ConsentError), (("alice", "mallory"), DeliveryRefusedError)],
+)
+def test_a_context_that_is_not_ours_is_refused(
+    bench: Bench, participants: tuple[str, ...], error: type[Exception]
+) -> None:
+    plant_consent(bench.folder, "alice", described(participants=participants))
+    with pytest.raises(error):
         bench.clients["alice"].masked_update(
             context(participants=participants), updates()["alice"], 1, bench.folder, 2.0
         )
@@ -600,11 +674,13 @@ def test_output_is_durable_before_it_is_returned(bench: Bench, monkeypatch: pyte
 
 
 def expanded(round_number: int = 1) -> RoundContext:
-    return RoundContext("run", round_number, NAMES, N_VALUES, RING_BITS, "expanded")
+    run = described(mode="expanded").digest()
+    return RoundContext("run", round_number, NAMES, N_VALUES, RING_BITS, "expanded", run=run, model=MODEL)
 
 
 def sharing(round_number: int = 1, binding: str = "U=2") -> RoundContext:
-    return RoundContext("run", round_number, NAMES, 33, 10, "lightsecagg", binding)
+    run = described(mode="lightsecagg").digest()
+    return RoundContext("run", round_number, NAMES, 33, 10, "lightsecagg", binding, run, MODEL)
 
 
 def test_expanded_keys_cancel_too_and_cost_256_bits_a_pair(bench: Bench) -> None:
@@ -708,12 +784,36 @@ def test_the_shares_of_a_round_are_sealed_once(bench: Bench) -> None:
     supply(bench)
     for channel in channels(bench, dict.fromkeys(NAMES, sharing())).values():
         channel.close()
+    plant_consent(bench.folder / "lost-journal", "alice", described(mode="lightsecagg"))
     for journal in (bench.folder / "alice", bench.folder / "lost-journal"):
         with pytest.raises(PadsGoneError):
             bench.clients["alice"].share_channel(sharing(), journal, 2.0)
     with pytest.raises(RoundConflictError):
         bench.clients["alice"].share_channel(sharing(binding="U=3"), bench.folder / "alice", 1.0)
     assert bench.clients["alice"].stored_update(sharing(), bench.folder / "alice") is None
+
+
+def test_a_journal_that_cannot_be_written_lets_no_pad_out(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That shares were drawn is on the disk before the node releases a bit for them, whatever happens then."""
+    import orchestrator.delivery.client as client
+
+    supply(bench)
+    reached = threading.Barrier(3)
+
+    def full(*_: object) -> None:
+        reached.wait(5)
+        raise OutputLostError("No space left on device")
+
+    monkeypatch.setattr(client, "write_entry", full)
+    with pytest.raises(OutputLostError):
+        channels(bench, dict.fromkeys(NAMES, sharing()))
+    assert not reached.broken, "all three had agreed on their pads"
+    for name in NAMES:
+        for peer in NAMES:
+            if peer != name:
+                assert bench.stores[name].ledger(peer).delivered == 0
 
 
 def test_ends_that_were_told_different_thresholds_share_nothing(bench: Bench) -> None:

@@ -119,7 +119,7 @@ def test_a_client_refuses_settings_that_its_server_should_have_refused(
     monkeypatch.setattr("fl.distributed.server.check_config", lambda config: None)
     world.settings(ring_bits=8)
     world.start_server()
-    world.start_client("alice")
+    world.start_client("alice", consents=False)
     error = world.outcome("alice")
     assert isinstance(error, ClientRefusesError)
     assert "b = 10" in str(error)
@@ -163,7 +163,7 @@ def test_what_a_library_says_about_the_users_data_stays_with_the_user(
 
 
 def test_a_round_that_was_aborted_for_want_of_keys_records_the_pads_reserved_with_others(world: Any) -> None:
-    """alice, bob and charlie hold pads for each other and none for dora, who goes."""
+    """alice, bob and charlie hold pads for each other and none for dora, who goes and comes back."""
     world.settings(rounds=1, rejoin_grace_s=0.1)
     for pair in world.network.stock:
         world.network.stock[pair] = 0 if "dora" in pair else 740
@@ -172,8 +172,12 @@ def test_a_round_that_was_aborted_for_want_of_keys_records_the_pads_reserved_wit
         lambda: {event.client for event in world.of(WaitingForKeys)} == set(world.names), "all waiting"
     )
     world.stop("dora")
-    records = world.outcome("server")
-    assert [record.participants for record in records] == [("alice", "bob", "charlie")]
+    world.wait_for(lambda: world.of(RoundAborted), "the abort")
+    for pair in world.network.stock:
+        world.network.stock[pair] += 370 * ("dora" in pair)
+    world.start_client("dora")
+    (record,) = world.finish()
+    assert record.participants == world.names
     (aborted,) = read_state(world.out_dir).aborted
     assert (aborted.round, aborted.key_bits_burnt) == (1, 3 * 370)
     assert set(world.network.stock.values()) == {0}
@@ -219,8 +223,9 @@ def test_waiting_for_keys_is_visible_and_ends_with_the_keys(world: Any) -> None:
     assert world.network.demands["alice"][-1] == dict.fromkeys(("bob", "charlie", "dora"), 370)
 
 
-def test_a_vanished_client_aborts_the_round_and_the_others_go_on(world: Any) -> None:
-    """dora stops while the round waits for keys: the round is aborted, the rest runs without her."""
+def test_a_vanished_client_aborts_the_round_and_the_run_pauses_until_it_is_back(world: Any) -> None:
+    """dora stops while the round waits for keys: nothing goes on without her, since it would tell her update."""
+    world.settings(rejoin_grace_s=0.1)
     for pair in world.network.stock:
         world.network.stock[pair] = 0
     world.start_all()
@@ -228,9 +233,16 @@ def test_a_vanished_client_aborts_the_round_and_the_others_go_on(world: Any) -> 
     world.stop("dora")
     world.wait_for(lambda: world.of(RoundAborted), "the abort")
     world.network.add_stock(10**6)
-    records = world.outcome("server")
+    world.wait_for(lambda: world.of(WaitingForClients)[-1].reason, "the pause")
+    paused = world.of(WaitingForClients)[-1]
+    assert paused.missing == ("dora",)
+    assert "paused until dora is back" in paused.reason
+    assert "approximately known" in paused.reason
+    assert world.network.released == []
+    world.start_client("dora")
+    records = world.finish()
     assert "dora left" in world.of(RoundAborted)[0].record.reason
-    assert [record.participants for record in records] == [("alice", "bob", "charlie")] * 3
+    assert [record.participants for record in records] == [world.names] * 3
     for record in records:
         aggregate = load_array(world.out_dir, "aggregate", record.round)
         assert np.array_equal(aggregate, exact_sum(world, record.round, record.participants))

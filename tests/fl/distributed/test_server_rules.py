@@ -80,10 +80,7 @@ class ScriptedClient:
         self.send(Ready("test", 37, "ec70"))
 
     def upload(self, start: RoundStart, values: np.ndarray, **changes: Any) -> None:
-        config = with_fingerprint(self.world.config, self.world.server_task)
-        context = aggregation_for(config, 37).context(
-            start.round, start.participants, model_digest(self.model)
-        )
+        context = self.world.aggregation().context(start.round, start.participants, model_digest(self.model))
         packed = pack_values(values.astype(np.int64), 10)
         fields = {
             "run_id": "test",
@@ -312,7 +309,7 @@ SERVER_PROCESS = """
 
     class Task:
         name, n_parameters, fingerprint = "vector", 37, "ec70"
-        def initial_parameters(self, seed): return np.zeros(37, np.float32)
+        def initial_parameters(self, seed): return np.random.default_rng(seed).normal(size=37).astype(np.float32)
         def evaluate(self, parameters): return Evaluation(0.5, 1.0)
 
     folder, endpoint = Path(sys.argv[1]), sys.argv[2]

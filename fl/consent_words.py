@@ -1,0 +1,82 @@
+"""A run in the words in which an operator is asked: what is agreed to, and what the sums tell whom."""
+
+from __future__ import annotations
+
+from orchestrator.delivery.consent import LEAK, RunDescription
+
+RETRAINED = (
+    "a round that comes to nothing is trained again from the same model: two such sums over the same clients tell "
+    "the server about the noise of training, and no client's update alone"
+)
+
+
+def explained(description: RunDescription, user: str) -> tuple[str, ...]:
+    """What ``user``'s operator agrees to, one statement an item."""
+    return (*_agreed(description, user), *told(description))
+
+
+def _agreed(description: RunDescription, user: str) -> tuple[str, ...]:
+    d, others = description, [name for name in description.participants if name != user]
+    weights = "all weights are 1"
+    if set(d.weights) != {1}:
+        weights = "weights " + ", ".join(f"{n} {w}" for n, w in zip(d.participants, d.weights, strict=True))
+    rounds = f"{d.rounds} rounds" if d.rounds > 1 else "one round"
+    clip = f"clip {d.clip:g}" + (f", times {d.clip_decay:g} after every round" if d.clip_decay != 1 else "")
+    if d.arrays:
+        clip += "; " + ", ".join(
+            f"{each.name} {each.clip:g}" if each.clip else f"{each.name} left out" for each in d.arrays
+        )
+    share = "" if d.keep == 1 else f", {100 * d.keep:g} % of the values in a round"
+    return (
+        f"run {d.run_id}: {user} trains task {d.task} on its own part of {d.data} for {rounds}, with "
+        f"{', '.join(others) or 'nobody else'}",
+        f"mode {d.mode}, {weights}; {d.levels} levels on either side of zero, {clip}{share}",
+        f"the first model is the one that seed {d.seed} gives ({d.first_model[:16]}...), every later one follows from "
+        "the published sums, as this client works it out itself",
+        _cost(d, user),
+    )
+
+
+def _cost(description: RunDescription, user: str) -> str:
+    d = description
+    if d.mode == "plain":
+        return "no key is used"
+    peers = len(d.participants) - 1
+    per_round = {"expanded": 256, "lightsecagg": 2 * (d.n_values * d.ring_bits + 384)}.get(
+        d.mode, d.n_values * d.ring_bits
+    )
+    return (
+        f"key: {per_round} bits with each of {peers} in a round, {per_round * d.rounds * peers} bits in all; rounds "
+        f"that come to nothing cost more, up to round number {d.attempts}"
+    )
+
+
+def told(description: RunDescription) -> tuple[str, ...]:
+    """What the sums of such a run tell, and to whom."""
+    d = description
+    if d.mode == "plain":
+        return ("nothing is protected: the learning server sees every update",)
+    n = len(d.participants)
+    found = [
+        f"the learning server learns the sum of the updates of every round, and nothing else of {n} clients"
+    ]
+    if d.mode == "expanded":
+        found.append("the secrecy of an update is computational: it rests on a cipher under 256 bits of key")
+    if n == 2:
+        found.append("two participants: each learns the other's update, which is the sum less its own")
+    else:
+        found.append(
+            f"if {n - 2} of the participants tell the server what they know, the other two hide only behind each other"
+        )
+    if d.mode == "lightsecagg":
+        found.append(
+            f"up to {d.colluders} colluding clients learn nothing of a mask; {d.survivors} must survive a round, and at "
+            f"least {d.smallest_set} begin it"
+        )
+        found.append(f"clients may be missing, and then {LEAK}: from sums over sets that differ by it")
+    else:
+        found.append(
+            "if a participant is away the run pauses; going on without it is another run to be agreed to"
+        )
+    found.append(RETRAINED)
+    return tuple(found)

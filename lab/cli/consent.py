@@ -1,0 +1,117 @@
+"""``qunetlab fl consent RUNFILE``: an operator reads what a run is and what it tells, and agrees or does not.
+
+The consent goes into the private state of the user's learning client on this machine, where its delivery client
+looks before it asks the node for a single bit of key.  Demonstrations consent for their own simulated users with
+the same book.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import typer
+
+from fl.consent_words import explained
+from lab.cli.folder import SECRETS, find_testbed
+from lab.testbed import load_testbed
+from orchestrator.delivery.consent import ConsentBook, RunDescription, check_terms, read_run_file
+from orchestrator.delivery.errors import OtherTermsError
+
+JOURNAL = "journal"
+"""In a learning client's state folder: what it masked, and what its operator consented to."""
+
+
+class ConsentMissingError(Exception):
+    """Users on this machine take part in a run to which their operators have not consented."""
+
+
+def book_of(user: str, state: Path) -> ConsentBook:
+    """The consents of a user whose learning client keeps its state below ``state``."""
+    return ConsentBook(state / f"fl-{user}" / JOURNAL)
+
+
+def consent_of_simulated(run_file: Path, users: Iterable[str], state: Path) -> tuple[str, ...]:
+    """Agree to a run for simulated users, whatever they agreed to before; who they are."""
+    description, agreed = read_run_file(run_file), tuple(users)
+    for user in agreed:
+        book = book_of(user, state)
+        book.give(user, description, sorted({each.description.run_id for each in book.consents()}))
+    return agreed
+
+
+def missing_consents(run_file: Path, users: Iterable[str], testbed: Path, state: Path) -> None:
+    """Raise ConsentMissingError unless every one of these users consented to the run."""
+    description = read_run_file(run_file)
+    lacking = [user for user in users if book_of(user, state).find(description.digest()) is None]
+    if lacking:
+        commands = "\n".join(f"  {command_for(run_file, user, testbed)}" for user in lacking)
+        raise ConsentMissingError(
+            f"the operators of {', '.join(lacking)} have not consented to run {description.run_id}; nothing was "
+            f"spent.  They read it and agree with\n{commands}\nthen start this run again with --resume"
+        )
+
+
+def command_for(run_file: Path, user: str, testbed: Path) -> str:
+    """What the operator of ``user`` runs."""
+    return f"qunetlab fl consent {run_file} --user {user} --testbed {testbed}"
+
+
+def consent_to(
+    run_file: Path,
+    user: str | None,
+    testbed: Path | None,
+    state: Path | None,
+    accept: Sequence[str],
+    *,
+    yes: bool,
+) -> int:
+    """The command; returns the exit code."""
+    description = read_run_file(run_file)
+    name, place = _who_and_where(description, user, testbed, state)
+    book = book_of(name, place)
+    for line in explained(description, name):
+        typer.echo(f"* {line}")
+    typer.echo(f"digest {description.name}: compare it with the other operators")
+    for consent in book.consents():
+        try:
+            check_terms(description, [consent])
+        except OtherTermsError as error:
+            if consent.description.run_id not in accept:
+                raise
+            typer.echo(f"* accepted: {error}")
+    if not yes and not typer.confirm(f"Does {name} take part in this run?"):
+        typer.echo("not agreed; nothing was written")
+        return 1
+    book.give(name, description, accept)
+    typer.echo(f"{name} takes part in run {description.run_id}; kept in {book.folder}")
+    return 0
+
+
+def _who_and_where(
+    description: RunDescription, user: str | None, testbed: Path | None, state: Path | None
+) -> tuple[str, Path]:
+    """The user whose consent it is, and the folder of states; raises ValueError saying what to give."""
+    if user is not None and state is not None and testbed is None:
+        return _participant(description, user), state
+    file = find_testbed(testbed or Path())
+    users = load_testbed(file).user_names()
+    if user is None:
+        here = [each for each in users if (file.parent / SECRETS / f"fl-{each}").is_dir()]
+        if len(here) != 1:
+            raise ValueError(
+                f"say whose consent this is, with --user: on this machine are {', '.join(here) or 'no users'}"
+            )
+        user = here[0]
+    if user not in users:
+        raise ValueError(f"--user {user}: no such user in {file}; users are {', '.join(users)}")
+    return _participant(description, user), state or file.parent / "state"
+
+
+def _participant(description: RunDescription, user: str) -> str:
+    if user not in description.participants:
+        raise ValueError(
+            f"--user {user}: not among the participants of run {description.run_id}:"
+            f" {', '.join(description.participants)}"
+        )
+    return user

@@ -1,0 +1,428 @@
+"""What the operator of a client consented to, and the rule that holds every round to it before a pad is asked for.
+
+A learning server that lies can open a second run, leave somebody out, change weights, clip or model, and
+subtract the sums: they then differ by one client's update.  So a user takes part in a run only as its
+:class:`RunDescription` says, which the user's operator has read and agreed to once.  The SHA-256 of the
+description is part of every :class:`~orchestrator.delivery.messages.RoundContext`, on which the nodes agree
+under one-time tags, so all clients of a round hold the same description.
+
+``otp`` and ``expanded`` have one set of participants from the first round to the last; only then does no sum
+differ from another by somebody's absence.  In ``lightsecagg`` the set may shrink to the smallest that the
+description names, which tells the server approximately what the missing client sent.  The model of a round is
+the one that the client itself worked out from the published sums (:class:`RunPosition`): a server that moves
+it, if only by one unit in the last place, gets nothing.
+
+Consents and positions stand in the client's private folder, beside its journal (:mod:`orchestrator.delivery.journal`).
+The rule itself, :func:`check_round`, is a pure function.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Literal, TypeAlias, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from orchestrator.delivery.errors import ConsentError, OtherTermsError
+from orchestrator.delivery.masking import MAX_RING_BITS, largest_sum
+from orchestrator.delivery.messages import Name, RoundContext
+from orchestrator.durable import locked, make_folder, replace_file
+from orchestrator.wire.codec import Message, WireError, decode, encode
+
+T = TypeVar("T", bound=Message)
+
+FORMAT = 1
+"""Of consents, positions and run files."""
+DESCRIPTION_VERSION = 1
+PURPOSE = b"qunetlab-run-v1"
+
+DescribedMode: TypeAlias = Literal["otp", "expanded", "lightsecagg", "plain"]
+Hex: TypeAlias = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+Weight: TypeAlias = Annotated[int, Meta(ge=1, le=1 << 20)]
+Positive: TypeAlias = Annotated[int, Meta(ge=1, le=1 << 40)]
+Small: TypeAlias = Annotated[int, Meta(ge=0, le=1000)]
+
+LEAK = "the missing client's last update becomes approximately known (correlation about .8)"
+"""What two sums tell whose sets of participants differ by one client."""
+
+
+class DescribedArray(Message, frozen=True):
+    """``size`` values of the flat model, after those of the array before, with a clip of their own; 0 leaves them out."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=200)]
+    size: Positive
+    clip: Annotated[float, Meta(ge=0)]
+
+
+class RunDescription(Message, frozen=True):
+    """Everything about a run that decides what its sums can tell; public, and the same for all its clients.
+
+    ``data`` names what the clients train on.  ``participants`` in the order that fixes shards and signs,
+    ``weights`` in the same order.  ``attempts`` is the highest round number: aborted rounds use numbers too.
+    ``smallest_set`` is the fewest participants of a round, all of them in ``otp`` and ``expanded``.  T =
+    ``colluders`` and U = ``survivors`` are 0 but in ``lightsecagg``.  ``n_values`` and ``ring_bits`` are those
+    of a round's context, ``clip`` is that of round 1 in units of the parameters, and ``arrays``, where there are
+    any, have clips of their own.  ``first_model`` is the
+    SHA-256 of the model before the first round (little-endian float32), in hexadecimal digits.
+    """
+
+    version: int
+    run_id: Name
+    task: Annotated[str, Meta(min_length=1, max_length=64)]
+    task_fingerprint: Annotated[str, Meta(max_length=64)]
+    data: Annotated[str, Meta(min_length=1, max_length=200)]
+    participants: Annotated[tuple[Name, ...], Meta(min_length=1, max_length=1000)]
+    weights: Annotated[tuple[Weight, ...], Meta(min_length=1, max_length=1000)]
+    rounds: Annotated[int, Meta(ge=1, le=1_000_000)]
+    attempts: Positive
+    mode: DescribedMode
+    colluders: Small
+    survivors: Small
+    smallest_set: Annotated[int, Meta(ge=1, le=1000)]
+    n_parameters: Positive
+    n_values: Annotated[int, Meta(ge=1, le=1 << 28)]
+    ring_bits: Annotated[int, Meta(ge=2, le=MAX_RING_BITS)]
+    levels: Annotated[int, Meta(ge=1, le=1 << 31)]
+    clip: Annotated[float, Meta(gt=0)]
+    clip_decay: Annotated[float, Meta(gt=0, le=1)]
+    keep: Annotated[float, Meta(gt=0, le=1)]
+    error_feedback: bool
+    seed: Annotated[int, Meta(ge=0, lt=1 << 62)]
+    first_model: Hex
+    arrays: tuple[DescribedArray, ...] = ()
+
+    def digest(self) -> bytes:
+        """SHA-256 over purpose and all fields in their canonical form (1 and 1.0 are one clip)."""
+        return hashlib.sha256(PURPOSE + encode(decode(encode(self), RunDescription))).digest()
+
+    @property
+    def name(self) -> str:
+        """The digest in hexadecimal digits: by this name operators compare what they agree to."""
+        return self.digest().hex()
+
+    @property
+    def subject(self) -> tuple[str, str]:
+        """What is learned from what: runs over the same are compared with each other."""
+        return self.task_fingerprint or self.task, self.data
+
+    def weight_of(self, user: str) -> int:
+        """The public weight of a participant."""
+        return self.weights[self.participants.index(user)]
+
+
+TERMS = (
+    "participants",
+    "weights",
+    "mode",
+    "colluders",
+    "survivors",
+    "smallest_set",
+    "levels",
+    "clip",
+    "clip_decay",
+    "keep",
+    "error_feedback",
+    "arrays",
+)
+"""What stays the same in every run over the same task and data: sums under other terms can be compared."""
+
+
+class RunFile(Message, frozen=True):
+    """A description on its way to the operators; ``digest`` shows whether it was edited."""
+
+    format: int
+    digest: Hex
+    description: RunDescription
+
+
+class Consent(Message, frozen=True):
+    """``user``'s operator agreed to ``description``; ``accepted`` names earlier runs whose terms were others."""
+
+    format: int
+    user: Name
+    description: RunDescription
+    accepted: tuple[Name, ...] = ()
+
+
+class RunPosition(Message, frozen=True):
+    """How far a run is, as this client itself worked it out.
+
+    ``completed`` sums are in ``model`` (little-endian float32), the last that of ``round``.
+    """
+
+    format: int
+    run: Annotated[bytes, Meta(min_length=32, max_length=32)]
+    completed: int
+    round: int
+    model: bytes
+
+    def __repr__(self) -> str:
+        return f"<RunPosition: {self.completed} sums, the last of round {self.round}>"
+
+
+# -- the rule ------------------------------------------------------------------------------------------
+
+
+def check_description(description: RunDescription) -> None:
+    """Raise ConsentError for a description that contradicts itself, naming the field."""
+    d, wrong = description, ""
+    n = len(d.participants)
+    if d.version != DESCRIPTION_VERSION:
+        wrong = f"version is {d.version}, this program knows {DESCRIPTION_VERSION}: install the same on both"
+    elif len(set(d.participants)) != n:
+        wrong = "participants: a user is named twice"
+    elif len(d.weights) != n:
+        wrong = f"weights: {len(d.weights)} for {n} participants"
+    elif d.mode != "plain" and n < 2:
+        wrong = "participants: a sum of one update hides nothing"
+    elif d.attempts < d.rounds:
+        wrong = f"attempts: {d.attempts} are fewer than {d.rounds} rounds"
+    elif not (d.smallest_set == n if d.mode in ("otp", "expanded") else d.smallest_set <= n):
+        wrong = f"smallest_set: {d.smallest_set} of {n} participants in mode {d.mode}"
+    elif d.mode == "lightsecagg" and not (
+        d.colluders < d.survivors <= n and 2 * d.survivors > n + d.colluders and d.survivors <= d.smallest_set
+    ):
+        wrong = f"survivors: T = {d.colluders}, U = {d.survivors} of {n} do not hide an update"
+    elif d.mode in ("otp", "expanded") and d.levels * sum(d.weights) > largest_sum(d.ring_bits):
+        wrong = f"ring_bits: sums wrap in a ring of {d.ring_bits} bits"
+    if wrong:
+        raise ConsentError(f"the description of run {d.run_id!r} cannot be agreed to: {wrong}")
+
+
+def differences(one: RunDescription, other: RunDescription) -> tuple[str, ...]:
+    """The terms in which two runs over the same task and data differ; empty where nothing can be compared."""
+    if one.subject != other.subject:
+        return ()
+    return tuple(term for term in TERMS if getattr(one, term) != getattr(other, term))
+
+
+def check_terms(description: RunDescription, earlier: Iterable[Consent], accept: Sequence[str] = ()) -> None:
+    """Raise OtherTermsError unless every earlier run over the same task and data had the same terms.
+
+    ``accept`` names the earlier runs of which the operator accepts what the difference tells.
+    """
+    for consent in earlier:
+        before = consent.description
+        changed = differences(description, before)
+        if not changed or before.run_id in accept:
+            continue
+        absent = sorted(set(before.participants) ^ set(description.participants))
+        who = f"; {', '.join(absent)} took part in one of them only" if absent else ""
+        raise OtherTermsError(
+            f"{consent.user} takes part in run {before.run_id!r} over the same task and data with other"
+            f" {', '.join(changed)}{who}.  From the sums of both {LEAK}.  One who accepts that says so:"
+            f" `--accept-leak {before.run_id}`"
+        )
+
+
+def check_round(
+    consent: Consent, position: RunPosition | None, context: RoundContext, weight: int | None = None
+) -> None:
+    """Raise ConsentError unless ``context`` is a round of the run as it was consented to.
+
+    ``position`` is None before the first sum.  ``weight`` is what the update would be multiplied by, None
+    where the masking does not do that (``lightsecagg``).
+    """
+    d, wrong = consent.description, ""
+    completed, last = (0, 0) if position is None else (position.completed, position.round)
+    if not hmac.compare_digest(context.run, d.digest()) or context.run_id != d.run_id:
+        wrong = "it belongs to another run"
+    elif context.cipher != d.mode:
+        wrong = f"cipher {context.cipher} where mode {d.mode} was agreed to"
+    elif reason := _wrong_set(consent, context):
+        wrong = reason
+    elif (context.n_values, context.ring_bits) != (d.n_values, d.ring_bits):
+        wrong = (
+            f"{context.n_values} values of {context.ring_bits} bits where {d.n_values} of {d.ring_bits} were"
+            " agreed to"
+        )
+    elif weight is not None and weight != d.weight_of(consent.user):
+        wrong = f"weight {weight} where {d.weight_of(consent.user)} was agreed to"
+    elif completed >= d.rounds:
+        wrong = f"the run is over: its {d.rounds} rounds were summed up"
+    elif not last < context.round <= d.attempts:
+        wrong = f"its number is not one of {last + 1} to {d.attempts}: numbers are used once"
+    elif not hmac.compare_digest(context.model, expected_model(d, position)):
+        wrong = "its model does not follow from the last one and the published sum"
+    if wrong:
+        raise ConsentError(
+            f"round {context.round} of run {context.run_id!r} is not as {consent.user} consented: {wrong};"
+            " no key was spent"
+        )
+
+
+def _wrong_set(consent: Consent, context: RoundContext) -> str:
+    """What is wrong about the participants, or nothing."""
+    d, names = consent.description, context.participants
+    if d.mode != "lightsecagg":
+        if names == d.participants:
+            return ""
+        missing = [name for name in d.participants if name not in names]
+        return f"participants {', '.join(names)} where {', '.join(d.participants)} were agreed to" + (
+            f" ({', '.join(missing)} missing)" if missing else ""
+        )
+    if names != tuple(name for name in d.participants if name in names) or consent.user not in names:
+        return "its participants are not those of the description, each once and in order"
+    if len(names) < d.smallest_set:
+        return f"{len(names)} participants where at least {d.smallest_set} were agreed to"
+    return ""
+
+
+def expected_model(description: RunDescription, position: RunPosition | None) -> bytes:
+    """SHA-256 of the model from which the next round must start."""
+    if position is None:
+        return bytes.fromhex(description.first_model)
+    return hashlib.sha256(position.model).digest()
+
+
+# -- what is kept --------------------------------------------------------------------------------------
+
+
+class ConsentBook:
+    """The consents of one user in the private ``folder``, and how far each run is; files of mode 0600."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def give(self, user: str, description: RunDescription, accept: Sequence[str] = ()) -> Consent:
+        """Consent to a run, durable on return; the same once more changes nothing.
+
+        Raises OtherTermsError (:func:`check_terms`) or another ConsentError, and then nothing is written.
+        """
+        check_description(description)
+        if user not in description.participants:
+            raise ConsentError(
+                f"{user} is not among the participants of run {description.run_id!r}:"
+                f" {', '.join(description.participants)}"
+            )
+        try:
+            make_folder(self.folder)
+            with locked(self.folder / ".consent.lock"):
+                earlier = self.consents()
+                self._check_earlier(user, description, earlier, accept)
+                check_terms(description, earlier, accept)
+                consent = Consent(FORMAT, user, description, tuple(accept))
+                content = msgspec.json.format(msgspec.json.encode(consent), indent=1)
+                replace_file(self._path("consent", description.digest(), "json"), content, 0o600)
+        except OSError as error:
+            raise ConsentError(f"cannot keep a consent in {self.folder}: {error.strerror}") from error
+        return consent
+
+    def _check_earlier(
+        self, user: str, description: RunDescription, earlier: Sequence[Consent], accept: Sequence[str]
+    ) -> None:
+        for consent in earlier:
+            if consent.user != user:
+                raise ConsentError(f"{self.folder} holds consents of {consent.user}, not of {user}")
+            before = consent.description
+            if before.run_id == description.run_id and before.digest() != description.digest():
+                raise ConsentError(
+                    f"run {before.run_id!r} was consented to as {before.name}; a run that is described otherwise"
+                    f" ({description.name}) needs another id"
+                )
+        if unknown := sorted(set(accept) - {each.description.run_id for each in earlier}):
+            raise ConsentError(f"{user} never consented to a run {', '.join(unknown)}")
+
+    def consents(self) -> tuple[Consent, ...]:
+        """All consents; raises ConsentError naming a file that is damaged or was edited."""
+        return tuple(self._read(path) for path in sorted(self.folder.glob("consent-*.json")))
+
+    def find(self, run: bytes) -> Consent | None:
+        """The consent to the run of this digest, if there is one; raises ConsentError."""
+        path = self._path("consent", run, "json")
+        return self._read(path) if path.exists() else None
+
+    def require(self, run: bytes, run_id: str) -> Consent:
+        """The consent to a run; raises ConsentError saying how to give it."""
+        consent = self.find(run)
+        if consent is None:
+            raise ConsentError(
+                f"nobody consented here to run {run_id!r} with description {run.hex()}: read its run file with"
+                " `qunetlab fl consent RUNFILE` and agree or not; no key was spent"
+            )
+        return consent
+
+    def check(self, context: RoundContext, weight: int | None = None) -> None:
+        """Raise ConsentError unless the round is one of a run that was consented to (:func:`check_round`)."""
+        consent = self.require(context.run, context.run_id)
+        check_round(consent, self.position(context.run), context, weight)
+
+    def position(self, run: bytes) -> RunPosition | None:
+        """How far the run is, None before its first sum; raises ConsentError for a damaged file."""
+        path = self._path("position", run, "state")
+        try:
+            position = decode(path.read_bytes(), RunPosition)
+        except FileNotFoundError:
+            return None
+        except (OSError, WireError) as error:
+            raise ConsentError(f"cannot read {path}: {error}; how far the run is, is unknown") from error
+        if position.format != FORMAT or position.run != run:
+            raise ConsentError(f"{path} is of another run or format {position.format}, not {FORMAT}")
+        return position
+
+    def advance(self, run: bytes, round_number: int, model: bytes) -> RunPosition:
+        """The sum of ``round_number`` is in ``model``: durable on return.
+
+        Raises ConsentError for a round that does not come after the last one, or a file that cannot be kept.
+        """
+        try:
+            make_folder(self.folder)
+            with locked(self.folder / ".consent.lock"):
+                before = self.position(run)
+                completed, last = (0, 0) if before is None else (before.completed, before.round)
+                if round_number <= last:
+                    raise ConsentError(f"the sum of round {round_number} does not come after round {last}")
+                position = RunPosition(FORMAT, run, completed + 1, round_number, model)
+                replace_file(self._path("position", run, "state"), encode(position), 0o600)
+        except OSError as error:
+            raise ConsentError(f"cannot keep a position in {self.folder}: {error.strerror}") from error
+        return position
+
+    def _path(self, kind: str, run: bytes, ending: str) -> Path:
+        return self.folder / f"{kind}-{run.hex()}.{ending}"
+
+    def _read(self, path: Path) -> Consent:
+        consent = _from_json(path, Consent)
+        if consent.format != FORMAT:
+            raise ConsentError(f"{path} has format {consent.format}, this program knows {FORMAT}")
+        if path.name != self._path("consent", consent.description.digest(), "json").name:
+            raise ConsentError(
+                f"{path} was edited: what stands in it is not what was consented to; remove it and consent again"
+            )
+        check_description(consent.description)
+        if consent.user not in consent.description.participants:
+            raise ConsentError(f"{path} names {consent.user}, who is no participant of its run")
+        return consent
+
+
+def write_run_file(path: Path, description: RunDescription) -> None:
+    """The description for the operators to read; raises OSError."""
+    file = RunFile(FORMAT, description.name, description)
+    replace_file(path, msgspec.json.format(msgspec.json.encode(file), indent=1))
+
+
+def read_run_file(path: Path) -> RunDescription:
+    """The description in a run file; raises ConsentError naming the place of what is wrong."""
+    file = _from_json(path, RunFile)
+    if file.format != FORMAT:
+        raise ConsentError(f"{path} has format {file.format}, this program knows {FORMAT}")
+    if not hmac.compare_digest(file.digest, file.description.name):
+        raise ConsentError(
+            f"{path} was edited: its description has the digest {file.description.name}, and {file.digest} stands"
+            " in it; ask the learning server's operator for the file again"
+        )
+    check_description(file.description)
+    return file.description
+
+
+def _from_json(path: Path, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except OSError as error:
+        raise ConsentError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise ConsentError(f"{path} is no {kind.__name__} that this program knows: {error}") from error
