@@ -187,7 +187,9 @@ def test_other_terms_over_the_same_data_need_a_consent_of_their_own(
 ) -> None:
     book, other = ConsentBook(tmp_path), msgspec.structs.replace(RUN, run_id="run-2", **changes)
     book.give("alice", RUN)
-    with pytest.raises(OtherTermsError, match=r"approximately known .correlation about .8.*--accept-leak run"):
+    with pytest.raises(
+        OtherTermsError, match=r"approximately known .correlation about .8.*--accept-leak run"
+    ):
         book.give("alice", other)
     assert book.find(other.digest()) is None
     assert book.give("alice", other, ["run"]).accepted == ("run",)

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.delivery.client import DeliveryClient, MaskedUpdate, Wait
-from orchestrator.delivery.consent import FORMAT, Consent, DescribedMode, RunDescription
+from orchestrator.delivery.consent import FORMAT, Consent, ConsentBook, DescribedMode, RunDescription
 from orchestrator.delivery.errors import (
     ConsentError,
     DeliveryRefusedError,
@@ -841,3 +841,67 @@ def test_each_cipher_has_its_own_way(bench: Bench) -> None:
         bench.clients["alice"].masked_update(sharing(), np.zeros(33, np.int64), 1, bench.folder, 1.0)
     with pytest.raises(ValueError, match="masks updates"):
         bench.clients["alice"].share_channel(context(), bench.folder, 1.0)
+
+
+# -- a server that asks for what nobody consented to ---------------------------------------------------
+
+ASKED: dict[str, dict[str, Any]] = {
+    "a second run": {"run_id": "run-2"},
+    "another seed": {"run": described(seed=1).digest()},
+    "other weights": {"run": described(weight=2).digest()},
+    "another clip": {"run": described(clip=0.5).digest()},
+    "other levels": {"run": described(levels=15).digest()},
+    "another mode": {"cipher": "expanded"},
+    "one more value": {"n_values": N_VALUES + 1},
+    "a wider ring": {"ring_bits": RING_BITS + 1},
+    "a smaller set": {"participants": ("alice", "bob")},
+    "a model that does not follow": {"model": b"\x08" * 32},
+    "a number beyond the run": {"round": 10_001},
+}
+
+
+def nothing_left_the_nodes(bench: Bench, stock: dict[str, int]) -> None:
+    assert bench.switchboard.calls == []
+    assert bench.clients["alice"].stock().mask_bits == stock
+    for name in NAMES:
+        for peer in NAMES:
+            if name != peer:
+                assert bench.stores[name].ledger(peer).delivered == 0
+                assert bench.stores[name].ledger(peer).burnt == 0
+
+
+@pytest.mark.parametrize("what", ASKED)
+def test_a_round_that_nobody_consented_to_reaches_no_node(bench: Bench, what: str) -> None:
+    """All clients are told the same lie at once; real nodes hold enough key for it and are asked for nothing."""
+    supply(bench)
+    stock = bench.clients["alice"].stock().mask_bits
+    lie = msgspec.structs.replace(context(), **ASKED[what])
+    update = np.zeros(lie.n_values, np.int64)
+    for name in NAMES[:2]:
+        with pytest.raises(ConsentError, match="no key was spent"):
+            bench.clients[name].masked_update(lie, update, 1, bench.folder / name, 1.0)
+        shares = msgspec.structs.replace(sharing(), **ASKED[what])
+        if shares.cipher == "lightsecagg":
+            with pytest.raises(ConsentError, match="no key was spent"):
+                bench.clients[name].share_channel(shares, bench.folder / name, 1.0)
+    nothing_left_the_nodes(bench, stock)
+
+
+def test_a_consent_that_was_edited_and_a_round_that_is_in_the_model_reach_no_node(bench: Bench) -> None:
+    supply(bench)
+    stock, folder = bench.clients["alice"].stock().mask_bits, bench.folder / "alice"
+    update = updates()["alice"]
+    book = ConsentBook(folder)
+    book.advance(described().digest(), 1, b"the model after round 1")
+    with pytest.raises(ConsentError, match="numbers are used once"):
+        bench.clients["alice"].masked_update(context(1), update, 1, folder, 1.0)
+    with pytest.raises(ConsentError, match="does not follow"):
+        bench.clients["alice"].masked_update(context(2), update, 1, folder, 1.0)
+    path = folder / f"consent-{described().name}.json"
+    path.write_text(path.read_text().replace('"clip":1.0', '"clip":2.0'))
+    with pytest.raises(ConsentError, match="was edited"):
+        bench.clients["alice"].masked_update(context(2), update, 1, folder, 1.0)
+    path.unlink()
+    with pytest.raises(ConsentError, match="nobody consented here"):
+        bench.clients["alice"].masked_update(context(2), update, 1, folder, 1.0)
+    nothing_left_the_nodes(bench, stock)
