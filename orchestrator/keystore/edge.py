@@ -23,6 +23,7 @@ from orchestrator.keystore.meeting import (
     Renew,
     SayState,
     State,
+    Suspect,
 )
 from orchestrator.keystore.reserving import Allocate, Check, Follow, Note, Wish
 from orchestrator.keystore.steps import (
@@ -78,6 +79,8 @@ class Edge:
                 self._enter(peer_nonce)
             case Renew(heads, tails):
                 return Told(self._store.renew(self._peer, heads, tails))
+            case Suspect(who):
+                self._letters.restored = who
             case MarkSettled(peer_nonce):
                 self._letters.settled_with = peer_nonce
             case _:

@@ -23,6 +23,7 @@ import hashlib
 import hmac
 from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
@@ -79,6 +80,8 @@ class Letters:
         self.peer_nonce = b""
         self.settled_with = b""
         """The peer's nonce of the session in which the stores were compared; empty before."""
+        self.restored: Literal["self", "peer"] | None = None
+        """Who was found to be restored from an old copy, until a meeting has come to its end and said so."""
         self.rejected: Counter[str] = Counter()
         """Messages that were refused, by reason."""
         self._sent: OrderedDict[str, Letter] = OrderedDict()

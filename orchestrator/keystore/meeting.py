@@ -184,6 +184,8 @@ class Own:
     heads: Mapping[str, int]
     pending: tuple[Held, ...]
     confirmed: tuple[ConfirmedBlock, ...]
+    suspected: Literal["self", "peer"] | None = None
+    """Who was found to be restored in a meeting that came to no end."""
 
     def digest(self) -> bytes:
         """SHA-256 of the blocks that this end will speak of."""
@@ -208,6 +210,13 @@ class Enter(Effect):
     """The peer is alive under this nonce and holds the reusable keys."""
 
     peer_nonce: bytes
+
+
+@dataclass(frozen=True)
+class Suspect(Effect):
+    """Remember who is behind in a lane of its own: once heads are adopted, nobody can see it any more."""
+
+    who: Literal["self", "peer"]
 
 
 @dataclass(frozen=True)
@@ -367,7 +376,8 @@ def _compare(state: Meeting, event: Event) -> tuple[Meeting, Effects]:
         case "settle", Told():
             return _end(state)
         case "end", Heard(message=Settled()):
-            result = Reconciled(state.confirmed, state.burnt, state.burnt_bits, _restored(state))
+            restored = _restored(state) or state.own.suspected
+            result = Reconciled(state.confirmed, state.burnt, state.burnt_bits, restored)
             return replace(state, phase="over"), (Finish(result),)
     return _unexpected(state)
 
@@ -385,10 +395,11 @@ def _entered(state: Meeting) -> tuple[Meeting, Effects]:
         return _over(state, _both_restored(own))
     if not state.compares:
         return _end(state)
-    waiting = replace(state, phase="state")
+    waiting, restored = replace(state, phase="state"), _restored(state)
+    noted = () if restored is None else (Suspect(restored),)
     if behind:
-        return waiting, (Expect(tagged=(State,)),)
-    return waiting, (SayState(own, state.peer_nonce),)
+        return waiting, (*noted, Expect(tagged=(State,)))
+    return waiting, (*noted, SayState(own, state.peer_nonce))
 
 
 def _heard(state: Meeting) -> tuple[Meeting, Effects]:

@@ -31,6 +31,7 @@ def reconcile_pending(
     own = standing(store, role, peer, random_bytes(NONCE_BYTES))
     edge = Edge(store, channel, peer, timeout_s)
     settled: Reconciled = converse(meeting.step, meeting.Meeting(own), edge.perform)
+    store.letters(peer).restored = None
     return settled
 
 
@@ -58,4 +59,5 @@ def standing(store: KeyStore, role: Role, peer: str, fresh: bytes) -> Own:
         heads={str(lane): entry.head for lane, entry in store.lane_states(peer).items()},
         pending=pending,
         confirmed=confirmed,
+        suspected=letters.restored,
     )

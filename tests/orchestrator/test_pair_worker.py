@@ -18,7 +18,15 @@ from orchestrator.keystore.pair_secret import PairSecret
 from orchestrator.keystore.sealing import Kek
 from orchestrator.keystore.store import KeyStore
 from orchestrator.postprocessing.block import BlockAborted
-from orchestrator.processes.pair_worker import JobExpiredError, PairWorker
+from orchestrator.processes.pair_worker import (
+    LONGEST_WAIT_S,
+    LOW_WATER_BITS,
+    POLL_S,
+    BackOff,
+    JobExpiredError,
+    LowWater,
+    PairWorker,
+)
 from orchestrator.secret import SecretBits
 from orchestrator.wire.channel import Channel, ChannelBrokenError, MemoryChannel, memory_channel_pair
 
@@ -267,3 +275,169 @@ def test_a_drained_pair_that_waits_for_an_operator_begins_with_a_new_secret(
     first, second = results(deposit(pair, "block/4/1", bytes(BLOCK_BITS // 8)))
     assert first == second
     assert all(worker.hold is None for worker in pair.board.workers)
+
+
+# -- bad lines -----------------------------------------------------------------------------------------
+
+
+class Meddled:
+    """An end of a channel whose messages pass through ``meddle``."""
+
+    def __init__(self, channel: MemoryChannel, meddle: Callable[[bytes], list[bytes]]) -> None:
+        self._channel, self._meddle = channel, meddle
+
+    def send(self, payload: bytes) -> None:
+        for arrives in self._meddle(payload):
+            self._channel.send(arrives)
+
+    def recv(self, timeout_s: float) -> bytes:
+        return self._channel.recv(timeout_s)
+
+    def close(self) -> None:
+        self._channel.close()
+
+
+def meddling(patch: pytest.MonkeyPatch, meddle: Callable[[bytes], list[bytes]]) -> None:
+    """Every channel opened from here on passes through ``meddle``."""
+    honest = Switchboard.open
+    patch.setattr(Switchboard, "open", lambda self, side, topic: Meddled(honest(self, side, topic), meddle))
+
+
+def flipped(payload: bytes) -> bytes:
+    return payload[:-1] + bytes([payload[-1] ^ 1])
+
+
+def repeatable(pair: Pair, context: bytes) -> list[Future[object]]:
+    """A reservation as a node submits it."""
+
+    def conversation(side: int, again: bool) -> Callable[[Channel, Role], object]:
+        store, peer = pair.stores[side], ("bob", "alice")[side]
+        return lambda channel, role: reserve(
+            store, channel, role, peer, Lane.MASK, 800, context, 5.0, again=again
+        )
+
+    return [
+        worker.submit(
+            f"reserve/{context.hex()}", conversation(side, False), PATIENCE_S, conversation(side, True)
+        )
+        for side, worker in enumerate(pair.board.workers)
+    ]
+
+
+@pytest.mark.parametrize("message", [b"Offer", b"Accept"])
+def test_a_reservation_whose_message_was_garbled_is_agreed_on_all_the_same(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, message: bytes
+) -> None:
+    """Neither application asks twice; where bob was done already he answers again, though his pads are gone."""
+    results(deposit(pair, "block/5/0", bytes(BLOCK_BITS // 8)))
+    head = pair.stores[0].lane_states("bob")[Lane.MASK].head
+    bad = [3]
+
+    def meddle(payload: bytes) -> list[bytes]:
+        if message in payload and bad[0]:
+            bad[0] -= 1
+            return [flipped(payload)]
+        return [payload]
+
+    meddling(monkeypatch, meddle)
+    spent = [store.ledger(p).authentication for store, p in zip(pair.stores, ("bob", "alice"), strict=True)]
+    futures = repeatable(pair, b"g" * 32)
+    if message == b"Accept":
+        taken = futures[1].result(timeout=PATIENCE_S)
+        pair.stores[1].release("alice", "mask", taken, b"g" * 32)  # type: ignore[arg-type]
+    first, second = results(futures)
+    assert first == second
+    assert (first.start, first.n_bits) == (head, 800)  # type: ignore[attr-defined]
+    assert bad == [0]
+    for store, peer, before in zip(pair.stores, ("bob", "alice"), spent, strict=True):
+        assert store.ledger(peer).authentication == before + 512
+        assert store.ledger(peer).burnt == 0
+
+
+def test_lines_are_opened_ever_more_slowly_until_a_job_is_done(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    results(deposit(pair, "block/6/0", bytes(BLOCK_BITS // 8)))
+    first = pair.board.workers[0]
+    monkeypatch.setattr(first, "_pause", lambda wait_s: (waits.append(wait_s), first._stop.wait(0.01)))
+    with monkeypatch.context() as evil:
+        meddling(evil, lambda payload: [flipped(payload) if b"Signed" in payload else payload])
+        first.meet_again()
+        wait_until(lambda: len([wait for wait in waits if wait > POLL_S]) > 6)
+    backed_off = [wait for wait in waits if wait > POLL_S]
+    assert backed_off[:6] == [0.25, 0.5, 1.0, 2.0, LONGEST_WAIT_S, LONGEST_WAIT_S]
+    assert first.failures >= 6
+    assert first.rejected["wrong MAC"] + pair.board.workers[1].rejected.get("wrong MAC", 0) >= 6
+    results(deposit(pair, "block/6/1", bytes(BLOCK_BITS // 8)))
+    assert first.failures == 0
+    assert first._back_off == BackOff()
+
+
+def test_a_low_lane_waits_for_an_operator_who_lets_it_go_on(pair: Pair) -> None:
+    results(deposit(pair, "block/7/0", bytes(BLOCK_BITS // 8)))
+    store, worker = pair.stores[0], pair.board.workers[0]
+    store.auth("bob").take_outgoing(store.stock("bob")[Lane.AUTH_AB] - LOW_WATER_BITS + 1)
+    worker.meet_again()
+    wait_until(lambda: worker.hold is not None)
+    assert worker.hold == LowWater("bob", "auth_ab", LOW_WATER_BITS - 1)
+    assert "meetings wait" in str(worker.hold)
+    waiting = deposit(pair, "block/7/1", bytes(BLOCK_BITS // 8))
+    lines = pair.board.lines
+    time.sleep(0.2)
+    assert not waiting[0].done()
+    assert pair.board.lines == lines
+    worker.go_on()
+    first, second = results(waiting)
+    assert first == second
+    assert worker.hold is None
+
+
+KINDS: dict[str, Callable[[int, bytes], list[bytes]]] = {
+    "flips tagged": lambda n, p: [flipped(p) if b"Tagged" in p else p],
+    "flips all": lambda n, p: [flipped(p)],
+    "loses every third": lambda n, p: [] if n % 3 == 0 else [p],
+    "loses tagged": lambda n, p: [] if b"Tagged" in p else [p],
+    "doubles": lambda n, p: [p, p],
+    "cuts": lambda n, p: [p[: n % len(p)]],
+    "delays": lambda n, p: (time.sleep(0.3), [p])[1],
+}
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_pair_works_within_ten_seconds_of_the_hubs_honesty(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """In real time: half a minute of wickedness, blocks and reservations waiting all the while."""
+    results(deposit(pair, "block/8/0", bytes(BLOCK_BITS // 8)))
+    peers, count = ("bob", "alice"), [0]
+
+    def meddle(payload: bytes) -> list[bytes]:
+        count[0] += 1
+        return KINDS[kind](count[0], payload)
+
+    def spent() -> int:
+        return sum(
+            store.lane_states(peer)[outgoing_auth(store.role(peer))].head
+            for store, peer in zip(pair.stores, peers, strict=True)
+        )
+
+    before = spent()
+    with monkeypatch.context() as evil:
+        meddling(evil, meddle)
+        pair.board.workers[0].meet_again()
+        futures = repeatable(pair, b"h" * 32)
+        time.sleep(30)
+        assert spent() - before <= 1024
+    began = time.monotonic()
+    outcomes = []
+    for future in (*futures, *repeatable(pair, b"i" * 32)):
+        try:
+            outcomes.append(future.result(timeout=10))
+        except JobExpiredError as error:
+            outcomes.append(error)
+    assert outcomes[2] == outcomes[3]
+    assert not isinstance(outcomes[2], JobExpiredError)
+    assert time.monotonic() - began < 10

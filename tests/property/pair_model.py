@@ -281,7 +281,7 @@ class ModelStore:
     def copy(self, end: int) -> ModelStore:
         memory = Letters(self.memory.nonce)
         memory.session, memory.peer_nonce = self.memory.session, self.memory.peer_nonce
-        memory.settled_with = self.memory.settled_with
+        memory.settled_with, memory.restored = self.memory.settled_with, self.memory.restored
         memory._sent, memory._seen = OrderedDict(self.memory._sent), OrderedDict(self.memory._seen)
         twin = ModelStore(end, self.durable.copy(), memory)
         twin.overtaken, twin.taken = set(self.overtaken), self.taken
@@ -407,7 +407,13 @@ class World:
             parts += [sorted(held.heads.items()), held.tail, sorted(held.free), sorted(held.skipped)]
             parts += [sorted(held.reservations.items()), held.block, held.block_start, held.macs]
             parts += [held.proved]
-            parts += [memory.nonce, memory.peer_nonce, memory.settled_with, sorted(node.store.overtaken)]
+            parts += [
+                memory.nonce,
+                memory.peer_nonce,
+                memory.settled_with,
+                memory.restored,
+                sorted(node.store.overtaken),
+            ]
             parts += [list(memory._sent.items()), sorted(memory._seen), memory.session is None]
             parts += [node.lives, node.lines, node.jobs_done, sorted(node.done), len(node.copies)]
             parts.append(None if talk is None else (talk.state, talk.effects, sorted(talk.brought)))
