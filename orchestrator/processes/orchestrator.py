@@ -26,7 +26,8 @@ from orchestrator.durable import replace_file
 from orchestrator.hub.hub import Hub, HubEvent, HubLimits, PeerDown, PeerMessage, PeerUp
 from orchestrator.processes.status_board import StatusBoard
 from orchestrator.protocols.block_planning import plan_for
-from orchestrator.scheduling.fencing import AHEAD, EPOCH_STEP, REACH, EpochFile, Reach
+from orchestrator.scheduling.epochs import EpochDesk
+from orchestrator.scheduling.fencing import EpochFile
 from orchestrator.scheduling.leases import LeaseDesk, Order, Outcome
 from orchestrator.scheduling.ring_schedule import RingSchedule
 from orchestrator.scheduling.scheduler import Pair, Policy
@@ -35,7 +36,6 @@ from orchestrator.wire.curve import CurveKeys, load_keys
 from orchestrator.wire.gate_control import CONTROL_ERRORS, answer_about_gate
 from orchestrator.wire.messages import (
     Demand,
-    EpochStep,
     FromHub,
     FromPeer,
     LeaseAbort,
@@ -108,10 +108,9 @@ class Orchestrator:
         self._config = config
         self._clock = clock
         self._saved = state_dir / "schedule"
-        self._epochs = EpochFile(state_dir / "epoch")
-        self._reach = Reach(clock, extra=AHEAD)
+        self._epochs = EpochDesk(EpochFile(state_dir / "epoch"), clock)
         self._put_right: set[Pair] = set()
-        self.epoch = self._epochs.advance()
+        self.epoch = self._epochs.epoch
         self.hub = Hub(
             context,
             keys,
@@ -218,31 +217,13 @@ class Orchestrator:
             return
         if (refusal.epoch, refusal.slot) != (lease.epoch, lease.slot):
             return
-        if newest < lease.epoch - EPOCH_STEP:
-            self._lead_up(role, newest, lease.epoch)
-        elif newest < lease.epoch or not self._raise_epoch(newest):
-            return  # nothing that we could put right
-        self._put_right.add(lease.pair)
-
-    def _lead_up(self, role: str, newest: int, ours: int) -> None:
-        """The steps that take a party from ``newest`` to within one step of our epoch, as many as it can take."""
-        last = min(ours, newest + REACH)
-        for epoch in range(newest + EPOCH_STEP, last, EPOCH_STEP):
-            self.hub.send(role, EpochStep(epoch))
-
-    def _raise_epoch(self, newest: int) -> bool:
-        """Go on above ``newest``, or a step towards it; False if the epoch stays as it was."""
-        before = self.epoch
-        if not self._reach.take(min(newest + 1 - before, EPOCH_STEP)):
-            return False
-        try:
-            self.epoch = self.hub.epoch = self._epochs.raise_above(newest)
-        except OSError as error:
-            logger.warning("a party knows epoch %d, and ours cannot be raised: %s", newest, error)
-            return False
+        orders = self._epochs.refused(role, newest)
+        if orders is None:
+            return
+        self._send(orders)
+        self.epoch = self.hub.epoch = self._epochs.epoch
         self.desk.raise_epoch(self.epoch)
-        logger.warning("a party knows epoch %d, ours was %d: going on with %d", newest, before, self.epoch)
-        return self.epoch > before
+        self._put_right.add(lease.pair)
 
     def _refuse(self, role: str, detail: str, session: int = 0) -> None:
         self.hub.send(role, Refused("not-allowed", detail), session)

@@ -264,13 +264,13 @@ def test_an_orchestrator_restored_from_an_old_state_catches_up_with_fences_that_
 
 def test_a_party_that_always_names_a_far_epoch_moves_ours_only_within_the_reach(world: World) -> None:
     relay, alice, _ = (world.party(role) for role in ("relay", "alice", "bob"))
-    assert world.orchestrator._reach.take(REACH + AHEAD - 3 * EPOCH_STEP)
+    assert world.orchestrator._epochs.reach.take(REACH + AHEAD - 3 * EPOCH_STEP)
     alice.on_offer = lambda m: LeaseRefuse(m.epoch, m.slot, "", 1 << 61)
     alice.agent.control_send(Demand("alice", "bob", BLOCK_BITS))
     for _ in range(7):
         epoch = relay.next(LeaseOffer).epoch
     assert epoch == 1 + 3 * EPOCH_STEP
-    world.orchestrator._reach = Reach()
+    world.orchestrator._epochs.reach = Reach()
     alice.agent.control_send(LeaseRefuse(epoch, 1000, "", 1 << 61))  # answers no offer in being
     alice.on_offer = lambda m: LeaseAccept(m.epoch, m.slot)
     assert relay.next(LeaseGrant).epoch <= epoch + EPOCH_STEP
