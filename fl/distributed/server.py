@@ -116,6 +116,7 @@ def run_server(
         with ExitStack() as stack:
             gate = stack.enter_context(ZapGate(zmq_context, allowed, revoked=revoked))
             largest = largest_frame(config, task.n_parameters)
+            unheard = messages_within(UNHEARD_BYTES, largest, least=2, most=16)
             socket, bound = server_socket(
                 zmq_context,
                 zmq.ROUTER,
@@ -123,9 +124,9 @@ def run_server(
                 endpoint,
                 max_message=largest,
                 queue_length=messages_within(UNREAD_BYTES, largest, least=4, most=256),
-                receive_queue=messages_within(UNHEARD_BYTES, largest, least=2, most=16),
+                receive_queue=unheard,
             )
-            gate.connections.serve(bound)
+            gate.connections.serve(bound, 2 * unheard * largest)
             try:
                 if role_dir is not None:
                     answer = partial(answer_about_gate, gate)

@@ -46,7 +46,14 @@ from orchestrator.keystore.lanes import Lane
 from orchestrator.keystore.store import KeyStore
 from orchestrator.secret import SecretBits
 from orchestrator.wire.codec import WireError, decode, encode
-from orchestrator.wire.curve import CurveKeys, UnknownKeyError, ZapGate, server_socket
+from orchestrator.wire.curve import (
+    CONTROL_LIMIT,
+    RECEIVE_QUEUE,
+    CurveKeys,
+    UnknownKeyError,
+    ZapGate,
+    server_socket,
+)
 from orchestrator.wire.revoked import RevokedKeys
 
 logger = logging.getLogger(__name__)
@@ -112,7 +119,7 @@ class DeliveryService:
         self._socket, self.endpoint = server_socket(
             self._context, zmq.ROUTER, self._keys, self._wanted_endpoint, queue_length=UNREAD_REPLIES
         )
-        self.gate.connections.serve(self.endpoint)
+        self.gate.connections.serve(self.endpoint, RECEIVE_QUEUE * CONTROL_LIMIT)
         self._wake_in = self._context.socket(zmq.PULL)
         self._wake_in.bind(_WAKE)
         self._thread = threading.Thread(target=self._serve, name="delivery", daemon=True)

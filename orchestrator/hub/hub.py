@@ -37,6 +37,7 @@ from orchestrator.wire.curve import (
     BULK_LIMIT,
     BULK_RECEIVE_QUEUE,
     CONTROL_LIMIT,
+    RECEIVE_QUEUE,
     CurveKeys,
     UnknownKeyError,
     ZapGate,
@@ -158,8 +159,8 @@ class Hub:
                 receive_queue=BULK_RECEIVE_QUEUE,
             )
             undo.pop_all()
-        for endpoint in (self.control_endpoint, self.bulk_endpoint):
-            self.gate.connections.serve(endpoint)
+        self.gate.connections.serve(self.control_endpoint, RECEIVE_QUEUE * CONTROL_LIMIT)
+        self.gate.connections.serve(self.bulk_endpoint, BULK_RECEIVE_QUEUE * BULK_LIMIT)
         self._control = RouterPort(control, self._limits.outbox_bytes)
         self._bulk = RouterPort(bulk, self._limits.outbox_bytes)
         self._monitors = [each.get_monitor_socket(_FAILED) for each in (control, bulk)]

@@ -272,8 +272,8 @@ class Orchestrator:
         self._board.show(status, now_s, pulse=True)
 
     def _show_hub(self, now_s: float) -> None:
-        """What the hub refused because too many bytes were waiting."""
-        overloads = self.hub.counters.overloads
+        """What the hub refused, and whom it cut off, because too many bytes were waiting."""
+        overloads = self.hub.counters.overloads + self.hub.gate.connections.floods
         if overloads != self._overloads:
             if not self._overloads:
                 logger.warning("the hub refuses messages: more is said to it than it may hold")

@@ -294,6 +294,7 @@ class ZapGate:
 
     def close(self) -> None:
         """Stop answering: from here on nobody gets in.  Idempotent."""
+        self.connections.close()
         self._authenticator.stop()
 
     def __enter__(self) -> ZapGate:

@@ -7,6 +7,8 @@ or the bytes it says it holds - and that the refusals are counted.  Nothing depe
 from __future__ import annotations
 
 import gc
+import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from orchestrator.wire.messages import (
     PeerChange,
     Post,
     Refused,
+    Subscribe,
     TelemetryItem,
 )
 from orchestrator.wire.status import Alarm, LaneStock, Learning, Ready, Stock
@@ -164,6 +167,52 @@ def test_a_recipient_that_stopped_holds_no_more_than_an_outbox(make_hub_world: A
     assert world.hub.counters.overloads >= 1
     assert resident_bytes() - before < limit + 64 * MIB
     assert isinstance(stopped.get(), PeerChange)
+
+
+@pytest.mark.parametrize("plane", ["control", pytest.param("bulk", marks=pytest.mark.long)])
+def test_one_message_of_a_thousand_parts_does_not_fill_the_hub(make_hub_world: Any, plane: str) -> None:
+    """libzmq counts messages and bounds their parts; 600 parts of almost 1 MiB are one message."""
+    world = make_hub_world(limits=HubLimits(lost_after_s=3600.0))
+    honest = world.raw("alice").join()
+    mallory = world.raw("relay").join()
+    flood, part, connections = getattr(mallory, plane), b"x" * (MIB - 4096), world.hub.gate.connections
+    for _ in range(600):  # wait at the sender until the last part is there
+        flood.send(part, zmq.SNDMORE)
+    gc.collect()
+    before = resident_bytes()
+    flood.send(part)
+    answered = False
+    while not connections.floods and not answered:
+        answered = bool(mallory.control.poll(50)) and isinstance(mallory.hear(0), Refused)
+    assert connections.floods == 1, "the hub took it in whole"
+    assert resident_bytes() - before < 400 * MIB, "what came in a fifth of a second"
+    honest.say(Subscribe())
+    assert honest.hear(300) is None, "nobody else is cut off"
+    assert "alice" in {peer.role for peer in world.hub._everyone()}
+
+
+def test_a_busy_hub_does_not_cut_off_whom_it_keeps_waiting(make_hub_world: Any) -> None:
+    """Full queues are no flood: a peer fills them while the hub's thread stands still."""
+    world = make_hub_world(limits=HubLimits(lost_after_s=3600.0))
+    alice = world.raw("alice").join()
+    flood, held = bytes(60_000), threading.Event()
+    tick = world.hub._tick
+
+    def standing_still() -> None:
+        held.wait(20.0)
+        tick()
+
+    world.hub._tick = standing_still
+    sent = 0
+    with suppress(zmq.Again):
+        for _ in range(2000):
+            alice.control.send(flood, zmq.DONTWAIT)
+            sent += 1
+    for _ in range(3):
+        world.hub.gate.connections.end_floods()
+    assert world.hub.gate.connections.floods == 0
+    held.set()
+    assert sent > 20
 
 
 # -- the agent -------------------------------------------------------------------------------------------
