@@ -263,7 +263,7 @@ def _machine_text(item: Any) -> list[str]:
         for step in item.circuit.data
     ]
     given = item.samplex_arguments
-    arrays = {spec.name: np.asarray(given[spec.name]).tolist() for spec in given.specs if spec.name in given}
+    arrays = [np.asarray(given[spec.name]).tolist() for spec in given.specs if spec.name in given]
     return [str(gates), str(item.shape), str(arrays)]
 
 
@@ -273,7 +273,7 @@ def _simulated(program: Any) -> Any:
 
     for item in program.items:
         item.samplex.finalize()
-    return run_quantum_program(_manila(), program, SimulatorOptions(seed_simulator=11))
+    return run_quantum_program(_simulated_manila(), program, SimulatorOptions(seed_simulator=11))
 
 
 def _encoded(program: Any, result: Any) -> str:
@@ -296,6 +296,13 @@ def _encoded(program: Any, result: Any) -> str:
         semantic_role=program._semantic_role,
     )
     return str(model.model_dump_json())
+
+
+@functools.cache
+def _simulated_manila() -> Any:
+    from qiskit_aer import AerSimulator
+
+    return AerSimulator.from_backend(_manila())
 
 
 @functools.cache

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import tomllib
+from pathlib import Path
 
 import pytest
 from qiskit_ibm_runtime import Batch, QiskitRuntimeService, RuntimeJobV2, Session
@@ -58,3 +60,12 @@ def test_the_estimator_takes_our_options_without_a_word(mitigation: Mitigation, 
     assert taken.environment.job_tags == ([] if local else ["qunetlab", "mine"])
     assert taken.max_execution_time == (None if local else 9)
     assert taken.dynamical_decoupling.enable is not local
+
+
+def test_later_versions_of_the_package_may_be_installed() -> None:
+    """An upper bound would soon refuse to install; what CI ran is pinned in ``constraints.txt``."""
+    root = Path(__file__).resolve().parents[3]
+    needed = tomllib.loads((root / "pyproject.toml").read_text())["project"]["dependencies"]
+    (bound,) = [each for each in needed if each.startswith("qiskit-ibm-runtime")]
+    assert bound == "qiskit-ibm-runtime>=0.51"
+    assert "qiskit-ibm-runtime==" in (root / "constraints.txt").read_text()

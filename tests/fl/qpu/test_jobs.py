@@ -108,11 +108,11 @@ def test_what_is_submitted_costs_what_was_said(
     mitigation: Mitigation,
     items: int,
 ) -> None:
-    chosen = msgspec.structs.replace(options, mitigation=mitigation, shots=300)
+    chosen = msgspec.structs.replace(options, mitigation=mitigation, shots=300, sets_per_job=6)
     costs: list[CostEstimate] = []
     report = run(model, device, chosen, tmp_path / "run", agree=lambda cost: costs.append(cost) or True)
     programs = [cloud.program_of(job) for job in cloud.jobs.values()]
-    assert [len(program.items) for program in programs] == [items] * 3
+    assert [len(program.items) for program in programs] == [items] * 2
     circuits = [item.size() for program in programs for item in program.items]
     assert report.cost == costs[0]
     assert report.cost.circuits == sum(circuits)
@@ -132,7 +132,7 @@ def test_mitigation_is_as_good_for_a_job_that_was_fetched_by_its_id(
     account: AccountChoice,
     tmp_path: Path,
 ) -> None:
-    chosen = msgspec.structs.replace(options, mitigation="zne", shots=2048, sets_per_job=12)
+    chosen = msgspec.structs.replace(options, mitigation="zne", shots=1024, sets_per_job=12)
     cloud.fail_next(("RUNNING", None))
     with pytest.raises(Killed):
         run(model, device, chosen, tmp_path / "run", sleep=lambda seconds: kill())

@@ -43,6 +43,32 @@ def test_without_noise_only_shot_noise_is_left(
     assert report.qpu_s is None
 
 
+def test_a_device_with_more_qubits_than_any_machine_can_simulate_runs(
+    make_model: Callable[..., CircuitModel], tmp_path: Path
+) -> None:
+    few = msgspec.structs.replace(FAST, shots=256, layout_trials=1)
+    report = run(make_model(3), open_device("fake_brisbane"), few, tmp_path / "run")
+    assert report.comparison.deviation.largest < 0.5
+
+
+def test_device_noise_shows_and_trex_takes_the_readout_errors_away(
+    make_model: Callable[..., CircuitModel], tmp_path: Path
+) -> None:
+    none, trex = (
+        run(
+            make_model(10),
+            open_device("fake_manila"),
+            msgspec.structs.replace(FAST, mitigation=mitigation),
+            tmp_path / mitigation,
+        ).comparison.deviation
+        for mitigation in ("none", "trex")
+    )
+    assert none.rest > 2 * none.shot_noise
+    assert trex.rest < none.rest / 2
+    assert none.contrast < trex.contrast < 1.03
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["fake_manila", "fake_brisbane"])
 def test_every_mitigation_takes_more_of_the_devices_noise_away(
     make_model: Callable[..., CircuitModel], tmp_path: Path, name: str
