@@ -102,6 +102,7 @@ class PadDesk:
             entry = self._rounds.setdefault(digest, _Round({}, set()))
             if entry.waiting:
                 raise DeskPeerError("this round is being agreed already")
+            entry.ranges = self._still_held(entry.ranges, context.pad_bits, digest)
             missing = [peer for peer in partners if peer not in entry.ranges]
             held = self._check_released(missing, context.pad_bits, digest)
             self._check_stock([peer for peer in missing if peer not in held], context.pad_bits)
@@ -116,6 +117,14 @@ class PadDesk:
             raise _summary(errors)
         if entry.given_up:
             raise DeskPeerError("the round was given up meanwhile")
+
+    def _still_held(self, ranges: dict[str, Range], n_bits: int, digest: bytes) -> dict[str, Range]:
+        """Without those that were burnt meanwhile, because the peer's node was started again."""
+        return {
+            peer: taken
+            for peer, taken in ranges.items()
+            if self._store.held_reservation(peer, Lane.MASK, n_bits, digest) == taken
+        }
 
     def _check_bound(self, context: RoundContext) -> None:
         if self._store.stored_output(context.round_digest()) not in (None, context.digest()):

@@ -10,21 +10,11 @@ import hashlib
 import time
 
 from orchestrator.keystore.depositing import Block, Confirm, Destroy, Propose, SayProposal
-from orchestrator.keystore.errors import RefusedError
+from orchestrator.keystore.errors import RefusedError, ReservationError
+from orchestrator.keystore.greeting import Gift, Own, PendingBlock, State
 from orchestrator.keystore.lanes import Range
 from orchestrator.keystore.letters import Session
-from orchestrator.keystore.meeting import (
-    Enter,
-    Gift,
-    GiveGift,
-    MarkSettled,
-    Own,
-    PendingBlock,
-    Renew,
-    SayState,
-    State,
-    Suspect,
-)
+from orchestrator.keystore.meeting import Enter, GiveGift, MarkSettled, Renew, SayState, Suspect
 from orchestrator.keystore.reserving import Allocate, Check, Follow, Note, Wish
 from orchestrator.keystore.steps import (
     Effect,
@@ -153,10 +143,13 @@ class Edge:
                 return chosen
 
     def _held_again(self, wish: Wish) -> Range | None:
-        """The range of a context whose part here is done, released or not."""
+        """The range of a context whose part here is done, released or not; without one there is nothing to answer."""
         if not wish.again:
             return None
-        return self._store.held_reservation(self._peer, wish.lane, wish.n_bits, wish.context)
+        held = self._store.held_reservation(self._peer, wish.lane, wish.n_bits, wish.context)
+        if held is None:
+            raise ReservationError(f"what was agreed on with {self._peer} for this context was given up")
+        return held
 
     def _propose(self, block: Block) -> None:
         tails = {str(lane): tail for lane, tail in block.tails.items()}

@@ -40,27 +40,33 @@ common secret, or that ever saw the peer prove them, accepts no other way.
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
-
-import msgspec
-from msgspec import Meta
+from typing import Literal
 
 from orchestrator.keystore.depositing import (
-    BlockId,
     Confirm,
-    Context,
     Destroy,
-    Position,
-    Positions,
-    Tag,
     named_lanes,
 )
 from orchestrator.keystore.errors import AgreementError, KeyStoreError, RollbackError, TamperedError
-from orchestrator.keystore.lanes import Lane, Part, Role, incoming_auth, lane_owner, outgoing_auth
+from orchestrator.keystore.greeting import (
+    PROTOCOL,
+    Answer,
+    Bare,
+    Gift,
+    Held,
+    Hello,
+    Own,
+    PendingBlock,
+    Proof,
+    Settled,
+    Stand,
+    State,
+    digest_of,
+)
+from orchestrator.keystore.lanes import Lane, incoming_auth, lane_owner, outgoing_auth
 from orchestrator.keystore.steps import (
     Begin,
     Broken,
@@ -76,128 +82,7 @@ from orchestrator.keystore.steps import (
     Told,
 )
 from orchestrator.wire.channel import ChannelError
-from orchestrator.wire.codec import Message, encode
-
-PROTOCOL = 2
-Nonce = Annotated[bytes, Meta(min_length=16, max_length=16)]
-KnownNonce = Annotated[bytes, Meta(max_length=16)]
-Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
-MOST_BLOCKS = 1024
-
-
-class Hello(Message, frozen=True):
-    """First to second, in the clear; ``keyed``: whether the first holds reusable keys."""
-
-    protocol: int
-    nonce: Nonce
-    fresh: Nonce
-    keyed: bool
-
-
-class Bare(Message, frozen=True):
-    """Second to first, in the clear: this pair has no reusable keys yet; where the lanes stand here."""
-
-    heads: Positions
-
-
-class Gift(Message, frozen=True):
-    """First to second under a one-time tag: the two further keys of this message are the reusable ones."""
-
-
-class Stand(Message, frozen=True):
-    """Where an end stands: heads, the peer's nonce it has settled with, blocks that wait, digest of its state."""
-
-    heads: Positions
-    settled_with: KnownNonce
-    n_pending: Annotated[int, Meta(ge=0, lt=2**32)]
-    digest: Digest
-
-
-class Answer(Message, frozen=True):
-    """Second to first, under the reusable key."""
-
-    nonce: Nonce
-    fresh: Nonce
-    stand: Stand
-
-
-class Proof(Message, frozen=True):
-    """First to second, under the reusable key."""
-
-    stand: Stand
-
-
-class Settled(Message, frozen=True):
-    """Either end, under the reusable key: nothing is left to settle here."""
-
-
-class PendingBlock(Message, frozen=True):
-    """A pending block and its fingerprint under a further key of this message, in their order."""
-
-    block_id: BlockId
-    n_bits: Position
-    context: Context
-    fingerprint: Tag
-
-
-class ConfirmedBlock(Message, frozen=True):
-    """A confirmed block of which free bits are left, and where its parts lie."""
-
-    block_id: BlockId
-    starts: Positions
-
-
-class State(Message, frozen=True):
-    """Everything the two ends compare."""
-
-    own_nonce: Nonce
-    peer_nonce: Nonce
-    heads: Positions
-    tails: Positions
-    pending: Annotated[list[PendingBlock], Meta(max_length=MOST_BLOCKS)]
-    confirmed: list[ConfirmedBlock]
-
-
-@dataclass(frozen=True)
-class Held:
-    """A pending block as this end's store describes it; ``parts`` are its shares by the fixed rule."""
-
-    block_id: str
-    n_bits: int
-    context: bytes
-    parts: tuple[Part, ...]
-
-
-@dataclass(frozen=True)
-class Own:
-    """This end at the beginning of a meeting."""
-
-    name: str
-    peer: str
-    role: Role
-    nonce: bytes
-    fresh: bytes
-    keyed: bool
-    proved: bool
-    """The peer is known to hold the reusable keys."""
-    settled_with: bytes
-    heads: Mapping[str, int]
-    pending: tuple[Held, ...]
-    confirmed: tuple[ConfirmedBlock, ...]
-    suspected: Literal["self", "peer"] | None = None
-    """Who was found to be restored in a meeting that came to no end."""
-
-    def digest(self) -> bytes:
-        """SHA-256 of the blocks that this end will speak of."""
-        waiting = [(block.block_id, block.n_bits, block.context) for block in self.pending]
-        return _digest(waiting, list(self.confirmed))
-
-    def stand(self) -> Stand:
-        return Stand(dict(self.heads), self.settled_with, len(self.pending), self.digest())
-
-
-def _digest(waiting: list[tuple[str, int, bytes]], confirmed: list[ConfirmedBlock]) -> bytes:
-    return hashlib.sha256(msgspec.msgpack.encode((waiting, confirmed), order="sorted")).digest()
+from orchestrator.wire.codec import encode
 
 
 @dataclass(frozen=True)
@@ -410,7 +295,7 @@ def _heard(state: Meeting) -> tuple[Meeting, Effects]:
     if not hmac.compare_digest(heard.own_nonce + heard.peer_nonce, state.peer_nonce + own.nonce):
         return _over(state, AgreementError(f"the state of {own.peer} answers another greeting than ours"))
     waiting = [(block.block_id, block.n_bits, block.context) for block in heard.pending]
-    if not hmac.compare_digest(_digest(waiting, heard.confirmed), theirs.digest):
+    if not hmac.compare_digest(digest_of(waiting, heard.confirmed), theirs.digest):
         return _over(state, AgreementError(f"the state of {own.peer} is not the one its greeting announced"))
     heads, tails = named_lanes(heard.heads), named_lanes(heard.tails)
     placed = [named_lanes(block.starts) for block in heard.confirmed]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from orchestrator.keystore import meeting
 from orchestrator.keystore.agreement import check_role
 from orchestrator.keystore.edge import Edge
+from orchestrator.keystore.greeting import MOST_BLOCKS, ConfirmedBlock, Held, Own
 from orchestrator.keystore.lanes import Role
 from orchestrator.keystore.letters import NONCE_BYTES
-from orchestrator.keystore.meeting import ConfirmedBlock, Held, Own, Reconciled
+from orchestrator.keystore.meeting import Reconciled
 from orchestrator.keystore.steps import converse
 from orchestrator.keystore.store import KeyStore
 from orchestrator.randomness import RandomBytes, random_bytes
@@ -41,7 +42,7 @@ def standing(store: KeyStore, role: Role, peer: str, fresh: bytes) -> Own:
     letters = store.letters(peer)
     pending = tuple(
         Held(block.block_id, block.n_bits, block.context, store.deposits.parts(block.n_bits))
-        for block in store.pending_deposits(peer)[: meeting.MOST_BLOCKS]
+        for block in store.pending_deposits(peer)[:MOST_BLOCKS]
     )
     confirmed = tuple(
         ConfirmedBlock(block.block_id, {str(lane): start for lane, start in block.starts.items()})

@@ -18,6 +18,7 @@ import pytest
 from orchestrator.keystore import meeting, reserving
 from orchestrator.keystore.edge import Edge
 from orchestrator.keystore.errors import AgreementError, KeyStoreError, TamperedError
+from orchestrator.keystore.greeting import Answer, Proof, Stand
 from orchestrator.keystore.lanes import AUTH_LANES, Lane, Range, Role, incoming_auth, outgoing_auth
 from orchestrator.keystore.letters import Letters
 from orchestrator.keystore.meeting import Reconciled
@@ -487,13 +488,11 @@ def _other_heads(payload: bytes) -> bytes:
     if not _is(payload, Signed):
         return flip(payload, 3)
     outer = decode(payload, Signed)
-    for type_ in (meeting.Answer, meeting.Proof):
+    for type_ in (Answer, Proof):
         if _is(outer.body, type_):
             said = decode(outer.body, type_)
             stand = said.stand
-            lower = meeting.Stand(
-                dict.fromkeys(stand.heads, 0), stand.settled_with, stand.n_pending, stand.digest
-            )
+            lower = Stand(dict.fromkeys(stand.heads, 0), stand.settled_with, stand.n_pending, stand.digest)
             fields = {name: getattr(said, name) for name in said.__struct_fields__} | {"stand": lower}
             return encode(Signed(encode(type_(**fields)), outer.mac))
     return flip(payload, 3)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from orchestrator.keystore.database import SCHEMA_VERSION
+from orchestrator.keystore.errors import RefusedError
 from orchestrator.keystore.lanes import AUTH_LANES, Lane
 from orchestrator.keystore.pair_macs import MAC_KEY_BITS, split_secret
+from orchestrator.keystore.reconcile import reconcile_pending
 from orchestrator.keystore.sealing import Kek
 from orchestrator.keystore.store import KeyStore
 from orchestrator.secret import SecretBits
+from orchestrator.wire.channel import memory_channel_pair
 
 KEK = Kek(b"k" * 32)
 AB, BA = np.random.default_rng(1).bytes(8192), np.random.default_rng(2).bytes(8192)
@@ -103,3 +108,37 @@ def test_a_store_that_lost_its_reusable_keys_does_not_hold_the_secret(tmp_path: 
         with store._core.transaction():
             store.mac_keys.destroy("bob", 0)
         assert not store.deposits.holds_seed("bob", secret(AB), secret(BA))
+
+
+def test_two_stores_of_the_first_format_get_reusable_keys_once(tmp_path: Path) -> None:
+    """From a tagged exchange: three keys of one lane spent at both ends, of which two become the reusable ones."""
+    for name, peer in (("alice", "bob"), ("bob", "alice")):
+        make(tmp_path, name, peer).close()
+        as_format_1(tmp_path / name)
+    heads = []
+    for _ in range(2):
+        with (
+            KeyStore.open(tmp_path / "alice", "alice", KEK) as alice,
+            KeyStore.open(tmp_path / "bob", "bob", KEK) as bob,
+            ThreadPoolExecutor(2) as pool,
+        ):
+            one, two = memory_channel_pair()
+            meetings = [
+                pool.submit(reconcile_pending, alice, one, "first", "bob", 5.0),
+                pool.submit(reconcile_pending, bob, two, "second", "alice", 5.0),
+            ]
+            assert all(meeting.result().rolled_back is None for meeting in meetings)
+            ours, theirs = alice.mac_keys.get("bob", 0), bob.mac_keys.get("alice", 0)
+            assert ours is not None
+            assert theirs is not None
+            assert ours.outgoing.same_as(theirs.incoming)
+            assert ours.incoming.same_as(theirs.outgoing)
+            assert alice.mac_keys.proved("bob", 0)
+            assert bob.mac_keys.proved("alice", 0)
+            heads.append(alice.lane_states("bob")[Lane.AUTH_AB].head)
+    assert heads == [768 + 256, 768 + 512], "one gift, and one state for every session"
+    with (
+        KeyStore.open(tmp_path / "alice", "alice", KEK) as alice,
+        pytest.raises(RefusedError, match="in use"),
+    ):
+        alice.install_mac_keys("bob", 0, secret(AB[:32]), secret(BA[:32]))

@@ -191,6 +191,18 @@ def test_an_end_that_is_done_answers_again_after_it_released_its_bits(
     assert stores[0].ledger("bob") == stores[1].ledger("alice")
 
 
+def test_an_end_that_is_done_reserves_nothing_on_its_own(stores: tuple[KeyStore, KeyStore]) -> None:
+    """What was agreed on was burnt meanwhile: only the application may ask for something else."""
+    first, _ = both(stores, ("mask", 100, C1), ("mask", 100, C1))
+    assert isinstance(first, Range)
+    for store, peer in zip(stores, ("bob", "alice"), strict=True):
+        store.burn_reservation(peer, "mask", first, C1)
+    for again in ((True, False), (False, True)):
+        for outcome in both(stores, ("mask", 100, C1), ("mask", 100, C1), again=again):
+            assert isinstance(outcome, ReservationError)
+    assert stores[0].lane_states("bob")[Lane.MASK].head == 100
+
+
 def test_the_other_end_does_not_follow_an_offer_for_another_context(
     stores: tuple[KeyStore, KeyStore],
 ) -> None:
