@@ -8,6 +8,7 @@ account.  Tokens are read by qiskit-ibm-runtime from its own file and never pass
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -26,6 +27,9 @@ HOW_TO_SAVE = (
     "The API key is made at https://quantum.cloud.ibm.com. Without an account use a local backend: "
     "fake_manila, fake_brisbane, aer."
 )
+
+NO_ACCOUNT_FILE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENOSPC)
+"""qiskit-ibm-runtime makes an empty file of accounts where it finds none."""
 
 
 class AccountChoice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -97,6 +101,11 @@ def open_service(account: AccountChoice, factory: ServiceFactory | None = None) 
     except (IBMError, ValueError) as error:
         raise AccountError(f"the account does not work: {without_secrets(error)}\n{HOW_TO_SAVE}") from None
     except Exception as error:  # noqa: BLE001 - the service's HTTP layer raises many kinds; none may show a token
+        if isinstance(error, OSError) and error.errno in NO_ACCOUNT_FILE:
+            raise AccountError(
+                f"the file of saved accounts cannot be opened ({without_secrets(error)}), and none can be saved "
+                f"there; set HOME to the folder that has it, or\n{HOW_TO_SAVE}"
+            ) from None
         raise ServiceError(
             f"the IBM Quantum service cannot be reached: {without_secrets(error)}; check the network and proxy"
         ) from None

@@ -483,6 +483,13 @@ def test_without_an_account_the_error_says_how_to_save_one(cloud: Any, tmp_path:
         open_device("ibm_brisbane", missing)
 
 
+def test_accounts_that_cannot_be_read_are_no_matter_of_the_network(cloud: Any, tmp_path: Path) -> None:
+    (tmp_path / "home").touch()
+    nowhere = AccountChoice(filename=str(tmp_path / "home" / "qiskit-ibm.json"))
+    with pytest.raises(AccountError, match=r"(?s)saved accounts cannot be opened .*home.*save_account"):
+        open_device("ibm_brisbane", nowhere)
+
+
 def test_an_unknown_machine_is_refused_with_the_known_ones(cloud: Any, account: AccountChoice) -> None:
     with pytest.raises(UnknownBackendError, match=r"'ibm_nowhere'.*ibm_testville"):
         open_device("ibm_nowhere", account)
