@@ -13,6 +13,8 @@ from typing import Any
 
 from qcodes.instrument import Instrument
 
+from drivers.links.limits import plain
+
 
 @dataclass(frozen=True)
 class Identity:
@@ -30,6 +32,12 @@ class LabInstrument(Instrument):
     def __init__(self, name: str, address: str, **kwargs: Any) -> None:
         super().__init__(name, **kwargs)
         self.address = address
+
+    def add_parameter(self, name: str, parameter_class: Any = None, **kwargs: Any) -> Any:
+        """As QCoDeS has it; what is set reaches the driver as a Python value, whatever NumPy scalar it was."""
+        if callable(kwargs.get("set_cmd")):
+            kwargs.setdefault("set_parser", plain)
+        return super().add_parameter(name, parameter_class, **kwargs)
 
     @abstractmethod
     def connect(self) -> Identity:

@@ -10,7 +10,8 @@ follows the candidates; of the waveforms it reads the samples at candidates only
 
 Dark counts are Poisson in time, afterpulses follow a click after dead time plus an exponential wait, and one
 dead time per detector (not prolonged by light, Knoll "Radiation Detection and Measurement", ch. 4) filters
-all of them in order of time.  Randomness is xoshiro256++ (Blackman and Vigna, 2021, public domain reference
+all of them in order of time.  It is over for what arrives at its very end: a dead time of exactly two slots blocks
+one pulse, in every slot alike (:data:`EDGE_PS`).  Randomness is xoshiro256++ (Blackman and Vigna, 2021, public domain reference
 code) seeded with splitmix64, so one integer seed fixes every click on every machine.
 
 All kernels release the GIL.  Arrays must be C-contiguous; waveforms are passed read-only.
@@ -35,6 +36,9 @@ BATCH = 64
 """Candidates looked up at once."""
 NEVER = 1e300
 """A time in ps that no exposure reaches."""
+EDGE_PS = 0.5
+"""What arrives this much before the end of a dead time is seen: half the resolution of tags, and far above the
+rounding of times, which would otherwise decide slot by slot where slots are no whole number of ps."""
 
 
 class Fields(NamedTuple):
@@ -264,7 +268,7 @@ def _record(
     """
     if t < dead_until[d]:
         return n
-    dead_until[d] = t + receiver.dead_ps[d]
+    dead_until[d] = t + receiver.dead_ps[d] - EDGE_PS
     if receiver.afterpulse_probability[d] > 0.0 and _uniform(state) < receiver.afterpulse_probability[d]:
         afterpulse[d] = dead_until[d] + receiver.afterpulse_ps[d] * _exponential(state)
     tag = t + receiver.delay_ps[d]

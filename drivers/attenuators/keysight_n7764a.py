@@ -19,7 +19,7 @@ from qcodes.parameters import Parameter
 from qcodes.validators import Bool
 
 from drivers.links.errors import NotReadyError
-from drivers.links.limits import Within
+from drivers.links.limits import Within, plain
 from drivers.scpi import ScpiInstrument
 
 SLOTS = (1, 3, 5, 7)
@@ -44,6 +44,7 @@ class AttenuatorChannel(InstrumentChannel["KeysightN7764A"]):
             unit="dB",
             get_cmd=lambda: link.query_float(f"INPut{slot}:ATTenuation?"),
             set_cmd=self._set_attenuation,
+            set_parser=plain,
             vals=Within(*ATTENUATION_LIMITS_DB, "dB"),
         )
         self.shutter_open: Parameter[bool, AttenuatorChannel] = self.add_parameter(
@@ -51,6 +52,7 @@ class AttenuatorChannel(InstrumentChannel["KeysightN7764A"]):
             label="Shutter open",
             get_cmd=lambda: bool(link.query_int(f"OUTPut{slot}:STATe?")),
             set_cmd=self._set_shutter,
+            set_parser=plain,
             vals=Bool(),
         )
         self.wavelength_nm: Parameter[float, AttenuatorChannel] = self.add_parameter(
@@ -59,6 +61,7 @@ class AttenuatorChannel(InstrumentChannel["KeysightN7764A"]):
             unit="nm",
             get_cmd=lambda: link.query_float(f"INPut{slot}:WAVelength?") * 1e9,
             set_cmd=lambda value: link.command(f"INPut{slot}:WAVelength {value * 1e-9:.9E}"),
+            set_parser=plain,
             vals=Within(*WAVELENGTH_LIMITS_NM, "nm"),
         )
         self.speed_db_per_s: Parameter[float, AttenuatorChannel] = self.add_parameter(
@@ -67,6 +70,7 @@ class AttenuatorChannel(InstrumentChannel["KeysightN7764A"]):
             unit="dB/s",
             get_cmd=lambda: link.query_float(f"INPut{slot}:ATTenuation:SPEed?"),
             set_cmd=lambda value: link.command(f"INPut{slot}:ATTenuation:SPEed {value:.6g}"),
+            set_parser=plain,
             vals=Within(*SPEED_LIMITS_DB_PER_S, "dB/s"),
         )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from qcodes.validators import Numbers, Validator
@@ -53,3 +54,8 @@ class ListWithin(Validator[Sequence[float]]):
                     f"element {position}: {number:g} {self.unit} is outside "
                     f"{self.low:g}..{self.high:g} {self.unit}; {context}"
                 )
+
+
+def plain(value: Any) -> Any:
+    """A NumPy scalar as Python's own: instruments' protocols know nothing of ``np.bool_`` or ``np.float32``."""
+    return value.item() if isinstance(value, np.generic) else value

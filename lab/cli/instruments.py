@@ -11,10 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from drivers.links.limits import plain
 from drivers.registry import driver_class, open_instrument
 from lab.cli.folder import find_testbed
 from lab.cli.shown import echo
 from lab.testbed import AUTO, InstrumentEntry, load_testbed
+
+DIGITS = 12
 
 
 def list_instruments(path: Path, owner: str | None, as_json: bool) -> int:
@@ -67,15 +70,26 @@ def _parameters(instrument: Any) -> dict[str, dict[str, Any]]:
         for name, parameter in holder.parameters.items():
             if name == "IDN" or not parameter.gettable:
                 continue
-            value = parameter.get()
+            value = plain(parameter.get())
             if isinstance(value, bool | int | float | str | list | tuple):
                 limits = getattr(parameter.vals, "valid_values", None) or ()
                 found[prefix + name] = {
-                    "value": value,
+                    "value": rounded(value),
                     "unit": getattr(parameter, "unit", "") or "",
-                    "limits": [limit for limit in limits if isinstance(limit, int | float)],
+                    "limits": [
+                        rounded(limit)
+                        for limit in map(plain, limits)
+                        if isinstance(limit, int | float) and not isinstance(limit, bool)
+                    ],
                 }
     return found
+
+
+def rounded(value: object) -> object:
+    """Numbers to as many digits as instruments have: arithmetic leaves 1550.1200000000001 of 1550.12."""
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}")
+    return [rounded(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _text(row: dict[str, Any]) -> str:

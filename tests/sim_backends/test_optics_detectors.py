@@ -35,10 +35,11 @@ def expose(
     n_slots: int,
     seed: int = 1,
     phase_offset_rad: float = 0.0,
+    clock_hz: float = 1e8,
 ) -> Clicks:
     """Clicks when ``photons`` per slot are to be detected in all, in D1 unless the phase says otherwise."""
     pair = detectors if isinstance(detectors, tuple) else (detectors, detectors)
-    ring = Ring(replace(RING, phase_offset_rad=phase_offset_rad), pair)
+    ring = Ring(replace(RING, phase_offset_rad=phase_offset_rad, clock_hz=clock_hz), pair)
     ring.set_detectors([25.0, 25.0], True)
     ring.set_armed(["alice", "bob"])
     if photons:
@@ -47,7 +48,7 @@ def expose(
         for user, loss in zip(DRIVES, ring.arm_loss_db("alice", "bob"), strict=True):
             mu = photons / 2 * 10 ** (loss / 10)
             ring.set_user_attenuation(user, 10 * math.log10(ring.mean_photon_number(user) / mu))
-    return ring.expose(DRIVES, n_slots * SLOT_PS, seed)
+    return ring.expose(DRIVES, round(n_slots * 1e12 / clock_hz), seed)
 
 
 def in_gate(times: npt.NDArray[np.int64], delay_ps: float = 0.0) -> npt.NDArray[np.bool_]:
@@ -110,6 +111,16 @@ def test_dead_time_spans_slots_of_light() -> None:
     expected = 500_000 * p / (1 + 9 * p)
     assert within_five_sigma(clicks.of(0).size, expected)
     assert np.diff(clicks.of(0)).min() == 10 * SLOT_PS
+
+
+@pytest.mark.parametrize("clock_hz", [1e8, 3e7, 7.7e7, 1.234567e8])
+@pytest.mark.parametrize("slots", [1, 2, 3])
+def test_a_dead_time_of_whole_slots_is_over_for_the_pulse_at_its_end(clock_hz: float, slots: int) -> None:
+    """Bright light: every pulse that is not blocked clicks, so clicks are ``slots`` apart, everywhere alike."""
+    detector = replace(DETECTOR, dead_time_ns=slots * 1e9 / clock_hz)
+    clicks = expose(detector, 200.0, 30_000, clock_hz=clock_hz)
+    apart = np.diff(clicks.of(0)) * clock_hz * 1e-12
+    assert np.unique(np.round(apart)).tolist() == [slots]
 
 
 def test_dead_detectors_do_not_block_each_other() -> None:
