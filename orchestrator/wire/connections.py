@@ -51,10 +51,11 @@ class Connections:
     def serve(self, endpoint: str, unread_bytes: int = 16 << 20) -> None:
         """Connections to this endpoint (``tcp://HOST:PORT``) belong to us.
 
-        One that brings more than ``unread_bytes``, and a margin, without a message is ended.
+        One that brings more than ``unread_bytes``, and a margin, without a message is ended; on Linux only,
+        which alone lists the descriptors of a process and counts their bytes.
         """
         self._ports[int(endpoint.rpartition(":")[2])] = unread_bytes + MARGIN_BYTES
-        if self._watch is None:
+        if self._watch is None and _DESCRIPTORS.is_dir():
             self._watch = threading.Thread(target=self._watching, name="connections", daemon=True)
             self._watch.start()
 
@@ -66,7 +67,10 @@ class Connections:
 
     def _watching(self) -> None:
         while not self._stop.wait(WATCH_S):
-            self.end_floods()
+            try:
+                self.end_floods()
+            except OSError as error:  # no descriptor is free, say; the next look may succeed
+                _log.warning("connections cannot be looked at: %s", error)
 
     def end_floods(self) -> None:
         """End the connections that have brought too much since their last message."""

@@ -243,7 +243,7 @@ PLAUSIBLE = {
 }
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.fixed_dictionaries(PLAUSIBLE))
 def test_keyrate_gives_numbers_or_names_the_option(given_options: dict[str, float | None]) -> None:
     from lab.cli.keyrate import OPTIONS, keyrate_command
@@ -262,8 +262,8 @@ def test_keyrate_gives_numbers_or_names_the_option(given_options: dict[str, floa
     assert 0 <= found["key_rate_per_pulse"] < 1
 
 
-@pytest.mark.parametrize("loss_db", [0.0, 60.0, 120.0, 200.0])
-@pytest.mark.parametrize("n_pulses", [1, 10**9, 10**18, None])
+@pytest.mark.parametrize("loss_db", [0.0, 60.0, 200.0])
+@pytest.mark.parametrize("n_pulses", [1, 10**18, None])
 def test_the_optimiser_takes_whatever_is_in_range(loss_db: float, n_pulses: int | None) -> None:
     for dark in (0.0, 1e-7):
         found = keyrate_report(loss_db, 3.0, 0.99, dark, 1.16, n_pulses, 1e-10, 1e-15)
