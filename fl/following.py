@@ -52,12 +52,21 @@ class FollowedModel:
     Use from one thread.
     """
 
-    def __init__(self, aggregation: Aggregation, first_model: Parameters, book: ConsentBook | None) -> None:
-        """``first_model`` is the client's own; raises SumRefusedError where the run begins with another."""
+    def __init__(
+        self, aggregation: Aggregation, first_model: Parameters | None, book: ConsentBook | None
+    ) -> None:
+        """``first_model`` is the client's own, or None where ``book`` has it or a later one.
+
+        Raises SumRefusedError where the run begins with another model, or with one that is not there.
+        """
         self._aggregation = aggregation
         self._config = aggregation.config
         self._book = book
-        if model_digest(first_model).hex() != aggregation.description.first_model:
+        if first_model is None:
+            if book is None or book.position(aggregation.run) is None:
+                raise SumRefusedError(f"the first model of run {self._config.run_id} is not here")
+            first_model = np.zeros(aggregation.n_parameters, np.float32)
+        elif model_digest(first_model).hex() != aggregation.description.first_model:
             raise SumRefusedError(f"run {self._config.run_id} does not begin with this client's first model")
         self.model = first_model
         self.round = 0

@@ -1,7 +1,8 @@
 """A model as Flower carries it (named arrays) and as we add it up (one flat float32 array).
 
 Only floating-point arrays are trained and summed; counters and other integer arrays of a model keep the
-value that the server has.
+value that the server has.  A model's values are float32, in arrays of float32 or float64: what a float64 could
+hold beyond that would be a part of the model which no digest covers.
 """
 
 from __future__ import annotations
@@ -28,16 +29,36 @@ def model_record(content: RecordDict, what: str) -> ArrayRecord:
 def array_sizes(record: ArrayRecord) -> dict[str, int]:
     """Name and number of values of every floating-point array, in the order in which :func:`flatten` has them."""
     return {
-        name: values.size for name, values in _arrays(record).items() if _summable(values) and values.size
+        name: values.size for name, values in _arrays(record).items() if is_summed(values) and values.size
     }
 
 
 def flatten(record: ArrayRecord) -> Parameters:
-    """All floating-point values of a model, in the record's order."""
-    parts = [values.astype(np.float32).ravel() for values in _arrays(record).values() if _summable(values)]
+    """All floating-point values of a model, in the record's order; raises ModelShapeError for other than float32."""
+    parts = []
+    for name, values in _arrays(record).items():
+        if not is_summed(values):
+            continue
+        part = values.astype(np.float32)
+        if values.dtype not in (np.float32, np.float64) or not np.array_equal(part, values, equal_nan=True):
+            raise ModelShapeError(
+                f"array {name!r} of {values.dtype} holds values that are no float32: see fl.flower.arrays.rounded"
+            )
+        parts.append(part.ravel())
     if not parts:
         raise ModelShapeError("the model has no floating-point array")
     return np.concatenate(parts)
+
+
+def rounded(record: ArrayRecord) -> ArrayRecord:
+    """A model whose float64 arrays hold float32 values; raises ModelShapeError for other floating-point types."""
+    result = ArrayRecord()
+    for name, values in _arrays(record).items():
+        if is_summed(values) and values.dtype not in (np.float32, np.float64):
+            raise ModelShapeError(f"array {name!r} is {values.dtype}: what is summed is float32 or float64")
+        exact = not is_summed(values) or values.dtype == np.float32
+        result[name] = record[name] if exact else Array(values.astype(np.float32).astype(values.dtype))
+    return result
 
 
 def change(before: ArrayRecord, after: ArrayRecord) -> Parameters:
@@ -53,25 +74,25 @@ def change(before: ArrayRecord, after: ArrayRecord) -> Parameters:
             raise ModelShapeError(
                 f"array {name!r} came back with shape {new[name].shape}, not {values.shape}"
             )
-        if _summable(values):
+        if is_summed(values):
             parts.append((new[name].astype(np.float32) - values.astype(np.float32)).ravel())
     if not parts:
         raise ModelShapeError("the model has no floating-point array")
     return np.concatenate(parts)
 
 
-def moved(record: ArrayRecord, update: Parameters) -> ArrayRecord:
-    """The model after a flat ``update``."""
+def replaced(record: ArrayRecord, model: Parameters) -> ArrayRecord:
+    """The record with the flat ``model`` in its floating-point arrays, whose types they keep."""
     result, start = ArrayRecord(), 0
     for name, values in _arrays(record).items():
-        if not _summable(values):
+        if not is_summed(values):
             result[name] = record[name]
             continue
-        part = update[start : start + values.size].reshape(values.shape)
-        result[name] = Array(np.add(values, part, dtype=values.dtype, casting="same_kind"))
+        part = model[start : start + values.size].reshape(values.shape)
+        result[name] = Array(part.astype(values.dtype))
         start += values.size
-    if start != update.size:
-        raise ModelShapeError(f"an update of {update.size} values for a model of {start}")
+    if start != model.size:
+        raise ModelShapeError(f"{model.size} values for a model of {start}")
     return result
 
 
@@ -79,5 +100,6 @@ def _arrays(record: ArrayRecord) -> dict[str, npt.NDArray[np.generic]]:
     return {name: array.numpy() for name, array in record.items()}
 
 
-def _summable(values: npt.NDArray[np.generic]) -> bool:
+def is_summed(values: npt.NDArray[np.generic]) -> bool:
+    """Is this array trained and summed, or does it keep the server's value?"""
     return bool(np.issubdtype(values.dtype, np.floating))

@@ -12,7 +12,7 @@ from typing import TypeAlias
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
-from fl.aggregation import Aggregation, aggregation_for, model_digest
+from fl.aggregation import model_digest
 from fl.distributed.client_rules import ClientRefusesError
 from fl.flower.arrays import model_record
 from fl.flower.leaving import APP_FAILED, AppFailedError, StateError, Told
@@ -21,7 +21,6 @@ from fl.flower.records import (
     CONFIG,
     PAYLOAD,
     Bytes,
-    RoundAnnouncement,
     beside_digest,
     payload_record,
     record_of,
@@ -75,10 +74,6 @@ class Call:
         if not isinstance(number, int):
             raise StateError("the node's memory of used round numbers is damaged")
         return number
-
-    def aggregation(self, announcement: RoundAnnouncement) -> Aggregation:
-        """How the announced run adds up."""
-        return aggregation_for(announcement.config, announcement.n_parameters)
 
     @property
     def model(self) -> ArrayRecord:

@@ -2,15 +2,19 @@
 
 ``rounds-<run>.json`` in a folder of the server holds the highest number given out and is durable before the
 number is used.  A strategy that is started twice in one Flower run, or a server app that is started again,
-goes on with the next number; the nodes would refuse an old one anyway.
+goes on with the next number; the nodes would refuse an old one anyway.  The run's description lies beside it.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
+from orchestrator.delivery.consent import RunDescription, write_run_file
 from orchestrator.durable import replace_file
+
+_log = logging.getLogger(__name__)
 
 
 class CounterError(Exception):
@@ -21,10 +25,22 @@ class RoundCounter:
     """Gives out 1, 2, 3 ... for the run ``run_id``."""
 
     def __init__(self, folder: Path, run_id: str) -> None:
-        """Use ``folder`` (made if it is missing)."""
+        """Use ``folder`` (made if it is missing); raises CounterError where it cannot be."""
         self._run_id = run_id
         self._path = folder / f"rounds-{run_id}.json"
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unusable(folder, error) from error
+
+    def keep(self, description: RunDescription) -> None:
+        """Leave the run's description beside its numbers, for the operators to consent to; raises CounterError."""
+        file = self._path.with_name(f"run-{description.run_id}.json")
+        try:
+            write_run_file(file, description)
+        except OSError as error:
+            raise _unusable(file, error) from error
+        _log.info("run %s: what its operators consent to stands in %s", description.run_id, file)
 
     @property
     def last(self) -> int:
@@ -45,5 +61,13 @@ class RoundCounter:
         try:
             replace_file(self._path, json.dumps({"run": self._run_id, "last": number}).encode())
         except OSError as error:
-            raise CounterError(f"cannot write {self._path}: {error.strerror}") from error
+            raise _unusable(self._path, error) from error
         return number
+
+
+def _unusable(path: Path, error: OSError) -> CounterError:
+    return CounterError(
+        f"cannot keep what the run needs in {path}: {error.strerror}.  Give the server app a state "
+        'folder that can be written and has room (in the example: state-folder="FOLDER" in the run configuration, or '
+        "FLWR_HOME)"
+    )

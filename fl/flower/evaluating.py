@@ -9,14 +9,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 
+import msgspec
 from flwr.app import Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
-from fl.config import FLConfig
 from fl.flower.exchange import read_answer
 from fl.flower.identity import IdentityError
 from fl.flower.leaving import mean_metrics
-from fl.flower.records import CONFIG, Evaluated, Evaluation, record_of
+from fl.flower.published import PublishedRun
+from fl.flower.records import CONFIG, PAYLOAD, Evaluated, Evaluation, beside_digest, payload_record, record_of
 from fl.flower.roster import Roster
 from orchestrator.wire.codec import WireError, encode
 
@@ -24,29 +25,39 @@ _log = logging.getLogger(__name__)
 
 
 def evaluation_messages(
-    roster: Roster, grid: Grid, order: Evaluation, users: Sequence[str], content: RecordDict
+    roster: Roster,
+    grid: Grid,
+    order: Evaluation,
+    users: Sequence[str],
+    published: PublishedRun,
+    content: RecordDict,
 ) -> list[Message]:
-    """``order`` for each of ``users``, beside the model in ``content``."""
+    """``order`` for each of ``users``, beside the model in ``content`` and the sums from which it follows."""
     messages = []
     for user in users:
+        catch_up, sums = published.catch_up(user)
+        own = msgspec.structs.replace(order, last=msgspec.structs.replace(order.last, catch_up=catch_up))
         records = RecordDict(dict(content))
-        records[CONFIG] = record_of(order, roster.tag(user, int(grid.run.run_id), encode(order), b""))
+        if sums.size:
+            records[PAYLOAD] = payload_record(sums)
+        proof = roster.tag(user, int(grid.run.run_id), encode(own), beside_digest(sums.tobytes()))
+        records[CONFIG] = record_of(own, proof)
         messages.append(
             Message(
                 records,
                 dst_node_id=roster.nodes[user],
                 message_type=MessageType.EVALUATE,
-                group_id=str(order.round),
+                group_id=str(order.last.round),
             )
         )
     return messages
 
 
 def evaluation_metrics(
-    roster: Roster, flower_run: int, order: Evaluation, settings: FLConfig, replies: Iterable[Message]
+    roster: Roster, flower_run: int, order: Evaluation, published: PublishedRun, replies: Iterable[Message]
 ) -> MetricRecord | None:
     """The means of what users told, by their public weights; None where nobody told anything."""
-    told = {}
+    settings, told = order.last.config, {}
     for reply in replies:
         user = roster.user_of(reply.metadata.src_node_id)
         if user is None or user not in settings.clients:
@@ -56,7 +67,8 @@ def evaluation_metrics(
         except (WireError, IdentityError) as error:
             _log.warning("%s told nothing of the model: %s", user, error)
             continue
-        if given.answer == Evaluated(order.run_id, order.round):
+        if given.answer == Evaluated(settings.run_id, order.last.round):
+            published.followed((user,))
             told[user] = given.told
         else:
             _log.warning(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 from flwr.app import ArrayRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
@@ -18,6 +19,7 @@ from fl.compression import Compression
 from fl.distributed.messages import Confirmed, Decline, PeerShares, Survivors, header_of
 from fl.distributed.rounds import CollectingRound
 from fl.flower.leaving import read_told
+from fl.flower.published import PublishedRun
 from fl.flower.records import (
     CONFIG,
     PAYLOAD,
@@ -46,10 +48,10 @@ class OpenRound:
     """One round: announced as ``announcement``, collecting in ``collecting``, moving ``model``."""
 
     announcement: RoundAnnouncement
-    aggregation: Aggregation
     collecting: CollectingRound
     model: ArrayRecord
     grid: Grid
+    published: PublishedRun
     losses: list[LossBands | None] = field(default_factory=list)
     """What those who uploaded told of clip and rounding."""
 
@@ -63,6 +65,10 @@ class OpenRound:
         """(clip, levels) of this round."""
         compression = Compression.from_config(self.announcement.config)
         return compression.clip * compression.decayed(self.announcement.round), compression.levels
+
+    @property
+    def aggregation(self) -> Aggregation:
+        return self.published.aggregation
 
     @property
     def flower_run(self) -> int:
@@ -100,7 +106,8 @@ class OpenRound:
             senders, rows = now.shares_for(user)
             return PeerShares(now.run_id, now.number, senders, header_of(rows)), rows
         if now.stage in ("sharing", "uploading"):
-            return self.announcement, NOTHING
+            catch_up, sums = self.published.catch_up(user)
+            return msgspec.structs.replace(self.announcement, catch_up=catch_up), sums
         survivors = Survivors(now.run_id, now.number, now.participants, now.holders, now.survivors)
         if now.stage == "confirming":
             return survivors, NOTHING

@@ -21,6 +21,7 @@ from msgspec import Meta
 
 from fl.aggregation.answers import AnswerRefusedError
 from fl.distributed.client_rules import ClientRefusesError
+from fl.flower.arrays import ModelShapeError
 from fl.flower.held import HeldError
 from fl.flower.identity import IdentityError
 from fl.keys import CancelledError, KeyServiceError
@@ -138,6 +139,7 @@ OUR_WORDS = (
     StateError,
     AnswerRefusedError,
     AppFailedError,
+    ModelShapeError,
 )
 """Exceptions whose texts are made of announcements and of public settings only."""
 

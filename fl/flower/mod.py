@@ -19,6 +19,7 @@ app's nor the text of an exception goes out, for Flower sends those to the serve
 
 from __future__ import annotations
 
+import hmac
 import logging
 from typing import TypeAlias
 
@@ -29,6 +30,7 @@ from fl.distributed.client_rules import ClientRefusesError
 from fl.distributed.messages import Decline, PeerShares, Survivors
 from fl.flower.arrays import flatten
 from fl.flower.call import Call, ClientAppCallable, without_content
+from fl.flower.consenting import begin, check_handed, stand
 from fl.flower.held import HeldError
 from fl.flower.identity import IdentityError
 from fl.flower.leaving import AppFailedError, StateError, Told, reason_of, told_of
@@ -49,6 +51,7 @@ from fl.flower.rules import check_announcement, check_evaluation
 from fl.flower.sharing import answer, confirm, deal, train_and_mask
 from fl.flower.training import ask_for_keys, protect_update, update_from, upload_of
 from fl.keys import CancelledError, KeyServiceError
+from orchestrator.delivery.errors import DeliveryError
 from orchestrator.wire.codec import WireError
 
 Order: TypeAlias = RoundAnnouncement | PeerShares | Survivors | Confirmation | Evaluation
@@ -65,6 +68,7 @@ REFUSALS = (
     AnswerRefusedError,
     AnswerBookError,
     AppFailedError,
+    DeliveryError,
 )
 """What makes a client sit a round out and say why."""
 
@@ -125,7 +129,7 @@ def _answer(call: Call, received: Order) -> Message:
                 received,
                 user=call.participant.user,
                 rules=call.participant.rules,
-                flower_run=call.context.run_id,
+                flower_run=call.context.run_id if call.participant.keys is None else None,
                 last_round=call.last_round,
             )
             call.remember(received.round)
@@ -142,9 +146,14 @@ def _answer(call: Call, received: Order) -> Message:
 
 def _masked(call: Call, announcement: RoundAnnouncement) -> Message:
     """Train, and mask under pads shared with every other participant (modes otp and expanded)."""
-    aggregation = call.aggregation(announcement)
+    standing = stand(call, announcement)
+    aggregation, user = standing.aggregation, call.participant.user
     agreed = aggregation.context(announcement.round, announcement.participants, announcement.model)
-    call.check_model(flatten(call.model), announcement.n_parameters, announcement.model)
+    model = flatten(call.model)
+    call.check_model(model, announcement.n_parameters, announcement.model)
+    check_handed(call, announcement)
+    standing.check(agreed, announcement.config.weights_of((user,))[0])
+    begin(call, aggregation, model)
     with call.participant.node_keys() as keys:
         protected = aggregation.stored(agreed, keys)
         told, bands = Told({}), None
@@ -152,27 +161,29 @@ def _masked(call: Call, announcement: RoundAnnouncement) -> Message:
             ask_for_keys(announcement, aggregation, keys)
             update, told = update_from(call)
             protected, bands = protect_update(call, announcement, aggregation, agreed, update, keys)
-    return call.reply(
-        upload_of(call, announcement, aggregation, agreed, protected, bands), protected.packed, told
-    )
+    upload = upload_of(call, announcement, aggregation, agreed, protected, bands)
+    return call.reply(upload, protected.packed, told)
 
 
 def _evaluated(call: Call, order: Evaluation) -> Message:
-    """Let the app look at the model of the last round, once; what may be told of it is told."""
-    check_evaluation(
-        order,
-        flower_run=call.context.run_id,
-        last_round=call.last_round,
-        last_evaluation=call.last_evaluation,
-    )
-    call.check_model(flatten(call.model), order.n_parameters, order.model)
-    call.remember_evaluation(order.round)
+    """Let the app look at the model after the last round, once; what may be told of it is told."""
+    last = order.last
+    check_evaluation(last.round, last_round=call.last_round, last_evaluation=call.last_evaluation)
+    standing = stand(call, last)
+    call.check_model(flatten(call.model), last.n_parameters, order.model)
+    if standing.followed is None or not hmac.compare_digest(standing.followed.digest, order.model):
+        raise ClientRefusesError(
+            "the model to look at does not follow from the last one and the published sum"
+        )
+    call.remember_evaluation(last.round)
     told = told_of(call.app_reply(), call.participant.public_metrics)
-    return call.reply(Evaluated(order.run_id, order.round), told=told)
+    return call.reply(Evaluated(last.config.run_id, last.round), told=told)
 
 
 def _named(received: Order) -> tuple[str, int]:
     """(run, round) of a message."""
+    if isinstance(received, Evaluation):
+        received = received.last
     if isinstance(received, RoundAnnouncement):
         return received.config.run_id, received.round
     inner = received.survivors if isinstance(received, Confirmation) else received

@@ -29,6 +29,7 @@ from typing import Any, get_args
 
 from flwr.app import Context
 
+from fl.choices import OWN_CHOICES, LocalChoices, SeededChoices
 from fl.config import SMALLEST_QUORUM, Mode
 from fl.distributed.client_rules import ClientRules
 from fl.flower.held import seal_key
@@ -72,10 +73,19 @@ class Participant:
             return seal_key(f"simulated|{self.seed}|{self.user}".encode())
         return seal_key(self.keys.secret.reveal_bytes())
 
+    @property
+    def journal_folder(self) -> Path:
+        """Where the delivery client keeps what was masked, and the user's consents."""
+        return self.state_folder / "journal"
+
+    def choices(self, seed: int) -> LocalChoices:
+        """Where shuffling and rounding come from: the user's own machine; a simulation repeats itself by ``seed``."""
+        return OWN_CHOICES if self.keys is not None else SeededChoices(seed)
+
     @contextmanager
     def node_keys(self) -> Iterator[NodeKeys]:
         """The user's node, for as long as the block lasts."""
-        journal = self.state_folder / "journal"
+        journal = self.journal_folder
         if self.keys is None:
             yield NodeKeys(SimulatedDelivery(self.user, self.seed), self.user, journal)
             return
@@ -134,6 +144,13 @@ def _of_node(node: Mapping[str, Any]) -> Participant:
         keys=keys,
         delivery=file.delivery(user),
         node_public=file.public_key(user),
+    )
+
+
+def local_choices(context: Context) -> LocalChoices:
+    """Where an app's own randomness comes from (:mod:`fl.choices`): from a run's ``seed`` in a simulation only."""
+    return (
+        SeededChoices(int(context.run_config["seed"])) if "user" not in context.node_config else OWN_CHOICES
     )
 
 

@@ -8,7 +8,7 @@ them as an ``ArrayRecord``, which Flower cuts into chunks.  All phases of a roun
 ``train``: a mod sees only messages for which the app has registered a function, and every app that trains has
 one.
 
-``otp`` and ``expanded``: one exchange per round.  ``lightsecagg``: four, in brackets what goes beside::
+An announcement brings the sums that its client has not seen yet.  ``otp`` and ``expanded``: one exchange per round.  ``lightsecagg``: four, in brackets what goes beside::
 
     RoundAnnouncement (model)  -> Upload (packed update)
 
@@ -87,14 +87,39 @@ class Introduction(Message, frozen=True):
     nonce: Nonce
 
 
+class SumOf(Message, frozen=True):
+    """A published sum: of which round, and whose updates are in it."""
+
+    round: RoundNumber
+    survivors: Names
+
+
+class CatchUp(Message, frozen=True):
+    """What a client needs to work the model out itself (:mod:`fl.following`), in the bytes beside.
+
+    The model before round 1 (little-endian float32), where ``first``, and then the packed sums, one after another.
+    """
+
+    first: bool = False
+    sums: Annotated[tuple[SumOf, ...], Meta(max_length=1_000_000)] = ()
+
+
 class RoundAnnouncement(Message, frozen=True):
-    """One round: settings of the run, number, participants in the order of the run, size and digest of the model."""
+    """One round: settings of the run, number, participants in the order of the run, size and digest of the model.
+
+    ``first_model`` is the digest of the model before round 1; ``handed`` and ``settings`` are those of
+    :mod:`fl.flower.handed`.
+    """
 
     config: FLConfig
     round: RoundNumber
     participants: Names
     n_parameters: Annotated[int, Meta(ge=1, le=1 << 28)]
     model: Digest
+    first_model: Digest
+    handed: Digest
+    settings: Digest
+    catch_up: CatchUp = CatchUp()
 
 
 class Confirmation(Message, frozen=True):
@@ -105,11 +130,9 @@ class Confirmation(Message, frozen=True):
 
 
 class Evaluation(Message, frozen=True):
-    """What does your app make of this model?  Asked at most once after each round."""
+    """What does your app make of the model after ``last``?  Asked at most once after each round."""
 
-    run_id: RunId
-    round: RoundNumber
-    n_parameters: Annotated[int, Meta(ge=1, le=1 << 28)]
+    last: RoundAnnouncement
     model: Digest
 
 

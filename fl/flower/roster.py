@@ -17,7 +17,7 @@ from flwr.serverapp import Grid
 
 from fl.flower.identity import Bond, IdentityError, server_bond
 from fl.flower.records import CONFIG, NONCE_BYTES, Hello, Introduction, KeySupply, open_record, record_of
-from orchestrator.randomness import random_bytes
+from orchestrator.randomness import local_generator, random_bytes
 from orchestrator.wire.codec import WireError
 from orchestrator.wire.curve import CurveKeys
 
@@ -155,3 +155,11 @@ class Roster:
         """Raise IdentityError unless ``user`` made this message."""
         if self.bonds is not None:
             self.bonds[user].check(tag, "to server", run, self.nodes[user], message, payload)
+
+
+def draw(users: tuple[str, ...], size: int) -> tuple[str, ...]:
+    """A random choice of ``size`` users, in their order."""
+    if size >= len(users):
+        return users
+    chosen = local_generator().choice(len(users), size, replace=False)
+    return tuple(users[index] for index in sorted(chosen))

@@ -1,27 +1,33 @@
 """What a client accepts of a round that Flower's server announces, before it trains or asks for a key.
 
-A round of ours is named by (run, round).  The run's name contains Flower's own run number, which is random
-and never comes back, so a round number that is used once within a Flower run is used once for ever.
+A round of ours is named by (run, round).  What a run is, its description says, to which the user's operator
+consented (:mod:`fl.flower.consenting`).  In Flower's simulation a run's name contains Flower's own number, which
+is random and never comes back.
 """
 
 from __future__ import annotations
 
+import re
+
 from fl.distributed.client_rules import ClientRefusesError, ClientRules
-from fl.flower.records import Evaluation, RoundAnnouncement
+from fl.flower.records import RoundAnnouncement
 
 
 def run_name(flower_run: int) -> str:
-    """The name of a Flower run for the nodes' ledgers."""
+    """The name of a simulated run, after Flower's."""
     return f"flower-{flower_run:016x}"
 
 
 def check_announcement(
-    announcement: RoundAnnouncement, *, user: str, rules: ClientRules, flower_run: int, last_round: int
+    announcement: RoundAnnouncement, *, user: str, rules: ClientRules, flower_run: int | None, last_round: int
 ) -> None:
-    """Raise ClientRefusesError for a round that ``user`` must take no part in."""
+    """Raise ClientRefusesError for a round that ``user`` must take no part in.
+
+    ``flower_run`` is Flower's number where clients are simulated, and None where operators consent to names.
+    """
     config, participants = announcement.config, announcement.participants
     rules.check_run(user, config)
-    if config.run_id != run_name(flower_run):
+    if flower_run is not None and not re.fullmatch(rf"{run_name(flower_run)}(-\d+)?", config.run_id):
         raise ClientRefusesError(f"the round belongs to run {config.run_id}, this is {run_name(flower_run)}")
     if config.error_feedback:
         raise ClientRefusesError("error feedback is not kept between the messages of a Flower run")
@@ -43,12 +49,10 @@ def check_announcement(
         )
 
 
-def check_evaluation(order: Evaluation, *, flower_run: int, last_round: int, last_evaluation: int) -> None:
+def check_evaluation(number: int, *, last_round: int, last_evaluation: int) -> None:
     """Raise ClientRefusesError unless this is the one evaluation that may follow the last round."""
-    if order.run_id != run_name(flower_run):
-        raise ClientRefusesError(f"the model belongs to run {order.run_id}, this is {run_name(flower_run)}")
-    if not last_evaluation < order.round == last_round:
+    if not last_evaluation < number == last_round:
         raise ClientRefusesError(
-            f"an evaluation after round {order.round} is not asked now: round {last_round} was the last, and models "
-            "are looked at once after each"
+            f"an evaluation after round {number} is not asked now: round {last_round} was the last, and models are "
+            "looked at once after each"
         )

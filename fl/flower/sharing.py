@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 from flwr.app import Message
 
+from fl.aggregation import aggregation_for
 from fl.aggregation.answers import AnswerBook
 from fl.aggregation.lightsecagg import HeldShares, LightSecAgg
 from fl.aggregation.shares import pack_symbols, protect
@@ -19,6 +20,7 @@ from fl.distributed.client_rules import ClientRefusesError
 from fl.distributed.messages import PeerShares, Shares, Survivors, header_of
 from fl.flower.arrays import flatten
 from fl.flower.call import Call
+from fl.flower.consenting import begin, check_handed, stand
 from fl.flower.held import Held, Step, keep, symbols_from_bytes, symbols_to_bytes, take
 from fl.flower.records import Confirmation, RoundAnnouncement, payload_array, payload_bytes
 from fl.flower.training import ask_for_keys, patience, quantise, update_from, upload_of
@@ -31,7 +33,9 @@ from orchestrator.delivery.sharing import ShareChannel
 
 def deal(call: Call, announcement: RoundAnnouncement) -> Message:
     """Draw a mask and send every other participant its sealed share."""
-    aggregation, agreed = _agreed(call, announcement)
+    standing = stand(call, announcement)
+    aggregation, agreed = _agreed(announcement)
+    standing.check(agreed)
     user = call.participant.user
     with call.participant.node_keys() as keys, patience(call, announcement) as (cancelled, tell):
         ask_for_keys(announcement, aggregation, keys)
@@ -54,9 +58,12 @@ def train_and_mask(call: Call, message: PeerShares) -> Message:
     rows = payload_array(message.header, payload_bytes(call.message.content))
     held, channel = _resume(call, message.run_id, message.round, "shared")
     announcement = held.announcement
-    aggregation, agreed = _agreed(call, announcement)
+    aggregation, agreed = _agreed(announcement)
     code = aggregation.code(len(agreed.participants))
-    call.check_model(flatten(call.model), announcement.n_parameters, announcement.model)
+    model = flatten(call.model)
+    call.check_model(model, announcement.n_parameters, announcement.model)
+    check_handed(call, announcement)
+    begin(call, aggregation, model)
     if rows.shape[0] != len(message.senders) or user in message.senders:
         raise ClientRefusesError(f"{rows.shape[0]} shares of {len(message.senders)} other senders")
     shares = dict(held.shares)
@@ -66,7 +73,7 @@ def train_and_mask(call: Call, message: PeerShares) -> Message:
     everybody = Survivors(agreed.run_id, agreed.round, agreed.participants, senders, senders)
     call.participant.rules.check_survivors(user, announcement.config, everybody)
     update, told = update_from(call)
-    values, bands = quantise(update, announcement, user)
+    values, bands = quantise(update, announcement, call.participant)
     weight = announcement.config.weights_of((user,))[0]
     _spend(call, agreed, channel)
     mask = symbols_from_bytes(held.mask)
@@ -99,8 +106,8 @@ def answer(call: Call, message: Confirmation) -> Message:
     return call.reply(reply, packed)
 
 
-def _agreed(call: Call, announcement: RoundAnnouncement) -> tuple[LightSecAgg, RoundContext]:
-    aggregation = call.aggregation(announcement)
+def _agreed(announcement: RoundAnnouncement) -> tuple[LightSecAgg, RoundContext]:
+    aggregation = aggregation_for(announcement.config, announcement.n_parameters, announcement.first_model)
     if not isinstance(aggregation, LightSecAgg):
         raise ClientRefusesError(f"mode {announcement.config.mode} exchanges no shares")
     return aggregation, aggregation.context(announcement.round, announcement.participants, announcement.model)
@@ -131,7 +138,7 @@ def _spend(call: Call, agreed: RoundContext, channel: ShareChannel) -> None:
 
 
 def _holdings(call: Call, held: Held, channel: ShareChannel) -> HeldShares:
-    aggregation, agreed = _agreed(call, held.announcement)
+    aggregation, agreed = _agreed(held.announcement)
     shares = {name: symbols_from_bytes(data) for name, data in held.shares.items()}
     return HeldShares(aggregation.code(len(agreed.participants)), call.participant.user, channel, shares)
 

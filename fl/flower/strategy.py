@@ -9,7 +9,12 @@ their shares first.  ``aggregate_train`` takes the uploads (with ``lightsecagg``
 and answers), adds up exactly and moves the model by the mean.  What a round accepts, and when it fails, is
 decided where the distributed server has it decided (:mod:`fl.distributed.rounds`): in modes ``otp`` and ``expanded`` the
 pads of a missing client do not cancel, so the round is aborted, its cost is recorded, and the model stays as it
-is.  Settings with which a sum could wrap are refused before the first round.
+is; the run then pauses until everybody is there again.  Settings with which a sum could wrap are refused before
+the first round.
+
+A run is what its description says (:mod:`fl.description`), which ``start`` writes into the state folder for the
+operators to consent to.  Its sums are published with the announcements, for every client works the model out itself
+(:mod:`fl.flower.published`).
 """
 
 from __future__ import annotations
@@ -18,7 +23,6 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,75 +31,31 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result
 
 from fl.aggregation import MODES, AggregationError, aggregation_for, model_digest
-from fl.clipping import Clipping, clip_warnings
-from fl.compression import Compression
+from fl.clipping import clip_warnings
 from fl.config import FLConfig
 from fl.distributed.messages import Decline, Shares, Upload
 from fl.distributed.rounds import CollectingRound, RoundLimits, UploadRefusedError
-from fl.flower.arrays import array_sizes, flatten, moved
+from fl.flower.arrays import array_sizes, flatten, replaced, rounded
 from fl.flower.counter import RoundCounter
 from fl.flower.evaluating import evaluation_messages, evaluation_metrics
 from fl.flower.exchange import OpenRound, read_answer
+from fl.flower.handed import SERVER_ROUND, handed_digest, settings_digest
 from fl.flower.identity import IdentityError
 from fl.flower.leaving import mean_metrics
+from fl.flower.outcome import NoRoundCompletedError, RoundOutcome
+from fl.flower.published import PublishedRun
 from fl.flower.records import Evaluated, Evaluation, RoundAnnouncement
-from fl.flower.roster import Roster, exchange
+from fl.flower.roster import Roster, draw, exchange
 from fl.flower.rules import run_name
 from fl.flower.secure_run import SecureRun
-from orchestrator.randomness import local_generator
+from orchestrator.delivery.consent import LEAK
 from orchestrator.wire.codec import WireError
 
 MEETING_POLL_S = 0.5
+PAUSE_TOLD_S = 60.0
+"""How often a run that pauses says for whom."""
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class RoundOutcome:
-    """What came of one round; ``reason`` is empty where its sum moved the model.
-
-    ``dropped`` are participants that are not in the sum.  ``upload_bytes`` is everything that clients gave,
-    ``key_bits`` counts every pad once, over all pairs: used, or burnt by an aborted round, as far as the clients
-    told; what a client burnt that never answered again is only in its node's ledger.  ``security`` is the
-    label of the mode, ``key_supply`` says whether keys came from nodes or were simulated.  ``clipping`` is what
-    clip and rounding took, as coarsely as clients tell it (:mod:`fl.clipping`).
-    """
-
-    round: int
-    participants: tuple[str, ...]
-    dropped: tuple[str, ...]
-    reason: str
-    upload_bytes: int
-    key_bits: int
-    security: str
-    key_supply: str
-    duration_s: float
-    clipping: Clipping | None = None
-
-    @property
-    def metrics(self) -> MetricRecord:
-        """The numbers of it, for Flower's history."""
-        lost = self.clipping
-        shares = {} if lost is None else {"qkd-clipped": lost.clipped, "qkd-vanished": lost.vanished}
-        return MetricRecord(
-            {
-                **shares,
-                "qkd-round": self.round,
-                "qkd-aborted": int(bool(self.reason)),
-                "qkd-participants": len(self.participants),
-                "qkd-dropped": len(self.dropped),
-                "qkd-upload-bytes": self.upload_bytes,
-                "qkd-key-bits": self.key_bits,
-            }
-        )
-
-
-class NoRoundCompletedError(RuntimeError):
-    """A run in which no round moved the model; ``result`` holds the initial model and what became of the rounds."""
-
-    def __init__(self, message: str, result: Result) -> None:
-        super().__init__(message)
-        self.result = result
 
 
 class QkdFedAvg(FedAvg):
@@ -113,17 +73,30 @@ class QkdFedAvg(FedAvg):
         state_folder: Path,
         *,
         fraction_evaluate: float = 0.0,
+        run_config: Mapping[str, Any] | None = None,
         **fedavg: Any,
     ) -> None:
-        """``state_folder`` keeps the round numbers that were used."""
+        """``state_folder`` keeps the round numbers that were used, and run files.
+
+        ``run_config`` is that of the server app's context: with keys from nodes, clients hold their own against it.
+        """
         super().__init__(fraction_evaluate=fraction_evaluate, **fedavg)
+        if run.complete and self.fraction_train < 1:
+            raise ValueError(
+                f"fraction_train = {self.fraction_train:g}: in mode {run.mode} every round is one of all users, or the "
+                "sums of two rounds would tell who was drawn for one of them only; lightsecagg draws"
+            )
         self.secure_run = run
         self.roster = roster
         self.outcomes: list[RoundOutcome] = []
         self._state_folder = state_folder
+        self._settings_digest = settings_digest(run_config or {})
+        self._starts = 0
+        self._rounds = 10
+        self._published: PublishedRun | None = None
         self._config: FLConfig | None = None
         self._open: OpenRound | None = None
-        self._last: RoundOutcome | None = None
+        self._last: tuple[RoundOutcome, RoundAnnouncement] | None = None
         self._evaluation: tuple[Evaluation, Grid] | None = None
         self._last_reason = ""
 
@@ -134,6 +107,14 @@ class QkdFedAvg(FedAvg):
         _log.info("Secure aggregation: mode %s (%s), %s keys", mode, MODES[mode].security, supply)
         if supply == "simulated":
             _log.warning("keys are simulated: masks are added and cancel, but they protect nothing")
+            _log.warning(
+                "clients are simulated: each consents to the run by itself, and no operator is asked"
+            )
+        if mode == "lightsecagg":
+            _log.warning(
+                "lightsecagg goes on without a client that drops out; from the sums with and without it, %s",
+                LEAK,
+            )
 
     def start(
         self,
@@ -157,6 +138,9 @@ class QkdFedAvg(FedAvg):
                 "keys: give rounds a longer timeout, or wait_timeout_s a shorter one"
             )
         before, self._last_reason = len(self.outcomes), ""
+        initial_arrays = rounded(initial_arrays)
+        self._starts, self._rounds = self._starts + 1, num_rounds
+        self._published, self._config = None, None
         result = super().start(grid, initial_arrays, num_rounds, timeout, *rest, **more)
         if all(outcome.reason for outcome in self.outcomes[before:]):
             result.arrays = initial_arrays
@@ -177,13 +161,21 @@ class QkdFedAvg(FedAvg):
         present = self._meet(grid)
         if not present:
             return self._skip("no Flower node has introduced itself; see the log above for those refused")
-        settings = self._settings(grid, arrays)
-        able = tuple(user for user in settings.clients if user in present)
-        if len(able) < settings.quorum:
-            return self._skip(f"{len(able)} users present, {settings.quorum} needed")
-        current = self._begin(settings, self._draw(able, settings), arrays, grid)
-        config["server-round"] = server_round
+        config[SERVER_ROUND] = self._counter(grid).last + 1
         model = RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: config})
+        published = self._publish(model, arrays, grid)
+        settings = published.aggregation.config
+        able = tuple(user for user in settings.clients if user in present)
+        if missing := [user for user in settings.clients if user not in present]:
+            if self.secure_run.complete:
+                return self._skip(
+                    f"the run pauses: {', '.join(missing)} missing.  A round of mode {settings.mode} is one of all its "
+                    "users.  To go on without somebody is a new run, to which every operator consents after reading "
+                    f"this: from its sums, {LEAK}"
+                )
+            if len(able) < settings.quorum:
+                return self._skip(f"{len(able)} users present, {settings.quorum} needed")
+        current = self._begin(published, self._draw(able, settings), arrays, grid)
         if current.sharing:
             self._stage(current)
             if current.collecting.failure is not None:
@@ -198,41 +190,81 @@ class QkdFedAvg(FedAvg):
         return []
 
     def _meet(self, grid: Grid) -> tuple[str, ...]:
-        """The users present, once all of them are or the time for meeting is over."""
-        deadline_s = time.monotonic() + self.secure_run.meeting_s
+        """The users present, once all of them are or the time for meeting (or for a pause) is over."""
+        run, began_s = self.secure_run, time.monotonic()
+        limit_s = run.pause_s if run.complete and self._published is not None else run.meeting_s
         if len(self.roster.present(grid.get_node_ids())) < self._wanted():
             self.roster.forgive()
+        told = 0
         while True:
             present = self.roster.greet(grid)
-            if len(present) >= self._wanted() or time.monotonic() >= deadline_s:
+            waited_s = time.monotonic() - began_s
+            if len(present) >= self._wanted() or waited_s >= limit_s:
                 return present
+            if waited_s >= told * PAUSE_TOLD_S and limit_s == run.pause_s:
+                missing = sorted(set(self._users()) - set(present))
+                _log.warning(
+                    "the run pauses until %s is back, for %.0f s at most", ", ".join(missing), limit_s
+                )
+                told += 1
             time.sleep(MEETING_POLL_S)
+
+    def _users(self) -> tuple[str, ...]:
+        """Who takes part in the run, as far as that is known."""
+        if self._config is not None:
+            return self._config.clients
+        return self.secure_run.users or self.roster.users()
 
     def _wanted(self) -> int:
         """For how many users a round waits before it begins."""
-        users = self.roster.users() if self._config is None else self._config.clients
-        return max(int(self.min_available_nodes), len(users))
+        return max(int(self.min_available_nodes), len(self._users()))
 
-    def _settings(self, grid: Grid, arrays: ArrayRecord) -> FLConfig:
-        """The settings of the run, fixed at its first round; ``arrays`` is the model."""
-        if self._config is None:
-            users, name = self.roster.users(), run_name(grid.run.run_id)
-            self._config = self.secure_run.config(name, users, array_sizes(arrays))
-        return self._config
+    def _run_id(self, grid: Grid) -> str:
+        """The name of the run: the one that operators consent to, or Flower's and which start it is."""
+        if self.secure_run.run_id and self.roster.bonds is not None:
+            return self.secure_run.run_id
+        name = run_name(grid.run.run_id)
+        return name if self._starts < 2 else f"{name}-{self._starts}"
+
+    def _counter(self, grid: Grid) -> RoundCounter:
+        """Round numbers: nodes that have seen one in this Flower run take none that is not above it."""
+        named = self.secure_run.run_id if self.roster.bonds is not None else ""
+        return RoundCounter(self._state_folder, named or run_name(grid.run.run_id))
+
+    def _publish(self, content: RecordDict, arrays: ArrayRecord, grid: Grid) -> PublishedRun:
+        """The run, described at its first round; raises ValueError where it is no longer what it was described as."""
+        model, handed = flatten(arrays), handed_digest(content)
+        if self._published is None:
+            config = self.secure_run.config(
+                self._run_id(grid),
+                self.roster.users(),
+                array_sizes(arrays),
+                rounds=self._rounds,
+                handed=handed,
+                settings=self._settings_digest,
+            )
+            aggregation = aggregation_for(config, model.size, model_digest(model))
+            self._config = config
+            self._published = PublishedRun(aggregation, model, model, handed, self._settings_digest)
+            self._counter(grid).keep(aggregation.description)
+        if handed != self._published.handed:
+            raise ValueError(
+                "what the app is handed (train_config, other arrays) changed in the course of the run"
+            )
+        return self._published
 
     def _draw(self, able: tuple[str, ...], settings: FLConfig) -> tuple[str, ...]:
         """The participants of a round: a random share of the users present, in the run's order."""
         size = max(int(len(able) * self.fraction_train), self.min_train_nodes, settings.quorum)
-        return _some(able, size)
+        return draw(able, size)
 
     def _begin(
-        self, settings: FLConfig, participants: tuple[str, ...], arrays: ArrayRecord, grid: Grid
+        self, published: PublishedRun, participants: tuple[str, ...], arrays: ArrayRecord, grid: Grid
     ) -> OpenRound:
         """A round with a number of its own."""
-        model = flatten(arrays)
-        n_parameters, digest = model.size, model_digest(model)
-        aggregation = aggregation_for(settings, n_parameters)
-        number = RoundCounter(self._state_folder, settings.run_id).next()
+        aggregation, model = published.aggregation, flatten(arrays)
+        settings, digest = aggregation.config, model_digest(model)
+        number = self._counter(grid).next()
         collecting = CollectingRound(
             settings.run_id,
             number,
@@ -243,8 +275,17 @@ class QkdFedAvg(FedAvg):
             RoundLimits(math.inf, math.inf, math.inf),
             time.monotonic(),
         )
-        announcement = RoundAnnouncement(settings, number, participants, n_parameters, digest)
-        return OpenRound(announcement, aggregation, collecting, arrays, grid)
+        announcement = RoundAnnouncement(
+            settings,
+            number,
+            participants,
+            model.size,
+            digest,
+            model_digest(published.first),
+            published.handed,
+            published.settings,
+        )
+        return OpenRound(announcement, collecting, arrays, grid, published)
 
     # -- a round ends -----------------------------------------------------------------------------------
 
@@ -254,7 +295,7 @@ class QkdFedAvg(FedAvg):
         """The moved model, or None if the round came to nothing; both with the round's metrics."""
         current, self._open = self._open, None
         if current is None:
-            return None, self.outcomes[-1].metrics if self.outcomes else None
+            return None, self._last[0].metrics if self._last else None
         told = self._take(current, replies)
         while current.collecting.failure is None and not current.collecting.complete:
             self._stage(current)
@@ -295,6 +336,7 @@ class QkdFedAvg(FedAvg):
                 collecting.take(user, answer, given.payload, now_s)
                 if isinstance(answer, Upload):
                     current.losses.append(answer.losses)
+                    current.published.followed((user,))
                 told[user] = given.told
             except (WireError, IdentityError, UploadRefusedError) as error:
                 refused = Decline(collecting.run_id, collecting.number, str(error)[:1000], burnt)
@@ -313,12 +355,10 @@ class QkdFedAvg(FedAvg):
         collecting, settings = current.collecting, current.announcement.config
         total = current.aggregation.total(collecting.participants, collecting.uploads, collecting.answers)
         weights = dict(zip(collecting.survivors, settings.weights_of(collecting.survivors), strict=True))
-        size, compression = current.announcement.n_parameters, Compression.from_config(settings)
-        coordinates = compression.coordinates(settings.seed, collecting.number, size)
-        update = compression.mean(total, sum(weights.values()), coordinates, collecting.number, size)
+        model = current.published.complete(collecting.number, collecting.survivors, total)
         metrics = self._note(current, "").metrics
         metrics.update(mean_metrics(told, weights))
-        return moved(current.model, update), metrics
+        return replaced(current.model, model), metrics
 
     def _abort(self, current: OpenRound, reason: str) -> MetricRecord:
         """Nothing can be read in what is there; whatever was masked is spent."""
@@ -327,7 +367,7 @@ class QkdFedAvg(FedAvg):
         return self._note(current, reason).metrics
 
     def _note(self, current: OpenRound, reason: str) -> RoundOutcome:
-        collecting = current.collecting
+        collecting, settings = current.collecting, current.announcement.config
         outcome = RoundOutcome(
             collecting.number,
             collecting.participants,
@@ -339,13 +379,14 @@ class QkdFedAvg(FedAvg):
             self.roster.key_supply,
             round(time.monotonic() - collecting.started_s, 3),
             current.clipping,
+            "" if reason or set(collecting.survivors) == set(settings.clients) else LEAK,
         )
         for warning in clip_warnings(
             (outcome.clipping,), *current.clip, named=lambda name: f"{name} of the SecureRun"
         ):
             _log.warning("round %d: %s", collecting.number, warning)
         self.outcomes.append(outcome)
-        self._last = outcome
+        self._last = outcome, current.announcement
         return outcome
 
     # -- between rounds ---------------------------------------------------------------------------------
@@ -354,28 +395,20 @@ class QkdFedAvg(FedAvg):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Ask a share of the last round's participants what their apps make of the model."""
-        if not self.fraction_evaluate or self._last is None:
+        if not self.fraction_evaluate or self._last is None or self._published is None:
             return []
-        outcome, model = self._last, flatten(arrays)
+        outcome, last = self._last
         size = max(int(len(outcome.participants) * self.fraction_evaluate), self.min_evaluate_nodes)
-        users = _some(outcome.participants, size)
-        order = Evaluation(run_name(grid.run.run_id), outcome.round, model.size, model_digest(model))
-        config["server-round"] = server_round
+        users = draw(outcome.participants, size)
+        order = Evaluation(last, model_digest(flatten(arrays)))
+        config[SERVER_ROUND] = last.round
         content = RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: config})
         self._evaluation = (order, grid)
-        return evaluation_messages(self.roster, grid, order, users, content)
+        return evaluation_messages(self.roster, grid, order, users, self._published, content)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """The means of what users told of the model."""
-        if self._evaluation is None or self._config is None:
+        if self._evaluation is None or self._published is None:
             return None
         (order, grid), self._evaluation = self._evaluation, None
-        return evaluation_metrics(self.roster, int(grid.run.run_id), order, self._config, replies)
-
-
-def _some(users: tuple[str, ...], size: int) -> tuple[str, ...]:
-    """A random choice of ``size`` users, in their order."""
-    if size >= len(users):
-        return users
-    chosen = local_generator().choice(len(users), size, replace=False)
-    return tuple(users[index] for index in sorted(chosen))
+        return evaluation_metrics(self.roster, int(grid.run.run_id), order, self._published, replies)

@@ -19,9 +19,9 @@ from fl.distributed.messages import Upload, header_of
 from fl.flower.arrays import change, model_record
 from fl.flower.call import Call
 from fl.flower.leaving import APP_FAILED, AppFailedError, Told, told_of
+from fl.flower.participant import Participant
 from fl.flower.records import RoundAnnouncement
 from fl.keys import CancelledError, KeyServiceError, KeyWait, NodeKeys, ProtectedUpdate
-from fl.quantise import quantisation_rng
 from fl.tasks.base import Parameters
 from orchestrator.delivery.messages import RoundContext
 
@@ -45,12 +45,12 @@ def update_from(call: Call) -> tuple[Parameters, Told]:
 
 
 def quantise(
-    update: Parameters, announcement: RoundAnnouncement, user: str
+    update: Parameters, announcement: RoundAnnouncement, participant: Participant
 ) -> tuple[npt.NDArray[np.int64], LossBands]:
     """The integers to send for an update, and what may be told of what they lost; raises UpdateNotFiniteError."""
-    config, number = announcement.config, announcement.round
+    config, number, user = announcement.config, announcement.round, participant.user
     compression = Compression.from_config(config)
-    rng = quantisation_rng(config.seed, number, config.clients.index(user))
+    rng = participant.choices(config.seed).rounding(number, config.clients.index(user))
     feedback = ErrorFeedback(compression, config.seed, update.size)  # kept nowhere: each message stands alone
     values = feedback.compress(update, number, rng, client=user)
     assert feedback.losses is not None
@@ -75,7 +75,7 @@ def protect_update(
 ) -> tuple[ProtectedUpdate, LossBands]:
     """The masked update and what may be told of what it lost; gives up, with the reserved pads burnt, after the run's time for waiting."""
     config, user = announcement.config, call.participant.user
-    values, bands = quantise(update, announcement, user)
+    values, bands = quantise(update, announcement, call.participant)
     bound = config.levels * sum(config.weights_of(announcement.participants))
     with patience(call, announcement) as (cancelled, tell):
         workshop = Workshop(agreed, user, bound, keys, NoExchange(), cancelled, tell)

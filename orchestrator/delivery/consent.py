@@ -279,6 +279,14 @@ def expected_model(description: RunDescription, position: RunPosition | None) ->
     return hashlib.sha256(position.model).digest()
 
 
+def next_position(before: RunPosition | None, run: bytes, round_number: int, model: bytes) -> RunPosition:
+    """The position after a round, or (0) at the first model; raises ConsentError out of turn."""
+    completed, last = (0, -1 if round_number == 0 else 0) if before is None else (before.completed, before.round)
+    if round_number <= last:
+        raise ConsentError(f"the sum of round {round_number} does not come after round {last}")
+    return RunPosition(FORMAT, run, completed + (round_number > 0), round_number, model)
+
+
 # -- what is kept --------------------------------------------------------------------------------------
 
 
@@ -364,19 +372,25 @@ class ConsentBook:
             raise ConsentError(f"{path} is of another run or format {position.format}, not {FORMAT}")
         return position
 
+    def begin(self, run: bytes, model: bytes) -> RunPosition:
+        """The first model of a run, kept for a process that gets to see sums only; durable on return.
+
+        Raises ConsentError for a run that has begun, or a file that cannot be kept.
+        """
+        return self._move(run, 0, model)
+
     def advance(self, run: bytes, round_number: int, model: bytes) -> RunPosition:
         """The sum of ``round_number`` is in ``model``: durable on return.
 
         Raises ConsentError for a round that does not come after the last one, or a file that cannot be kept.
         """
+        return self._move(run, round_number, model)
+
+    def _move(self, run: bytes, round_number: int, model: bytes) -> RunPosition:
         try:
             make_folder(self.folder)
             with locked(self.folder / ".consent.lock"):
-                before = self.position(run)
-                completed, last = (0, 0) if before is None else (before.completed, before.round)
-                if round_number <= last:
-                    raise ConsentError(f"the sum of round {round_number} does not come after round {last}")
-                position = RunPosition(FORMAT, run, completed + 1, round_number, model)
+                position = next_position(self.position(run), run, round_number, model)
                 replace_file(self._path("position", run, "state"), encode(position), 0o600)
         except OSError as error:
             raise ConsentError(f"cannot keep a position in {self.folder}: {error.strerror}") from error

@@ -179,6 +179,10 @@ class Federation:
     def start(self, rounds: int = 1) -> Any:
         return self.strategy.start(self.grid, model_of(self.initial), num_rounds=rounds, timeout=5)
 
+    def arrays(self, flat: np.ndarray) -> ArrayRecord:
+        """The test model with these values."""
+        return model_of(flat)
+
     def announce(self, number: int = 1) -> list[Message]:
         """The messages of one round, not sent yet."""
         return list(self.strategy.configure_train(number, model_of(self.initial), ConfigRecord(), self.grid))

@@ -17,11 +17,14 @@ pytest.importorskip("flwr", reason="Flower is not installed: pip install -e '.[f
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 
+from fl.aggregation import model_digest
 from fl.distributed.client_rules import ClientRefusesError
 from fl.distributed.messages import Decline, Upload
+from fl.flower.arrays import flatten
 from fl.flower.identity import client_bond
 from fl.flower.leaving import LARGEST_COUNT, METRICS, Told, read_told, told_of
 from fl.flower.mod import qkd_secagg_mod
+from fl.flower.outcome import NoRoundCompletedError
 from fl.flower.participant import SetupError, participant_of
 from fl.flower.records import (
     CONFIG,
@@ -30,11 +33,13 @@ from fl.flower.records import (
     Evaluation,
     Hello,
     Introduction,
+    beside_digest,
     open_record,
     record_of,
 )
 from fl.flower.roster import Roster
-from fl.flower.strategy import NoRoundCompletedError, QkdFedAvg, SecureRun
+from fl.flower.secure_run import SecureRun
+from fl.flower.strategy import QkdFedAvg
 from fl.keys import KeyServiceError
 from orchestrator.delivery.errors import JournalError
 from orchestrator.wire.codec import WireError, decode, encode
@@ -379,21 +384,28 @@ def test_a_model_is_looked_at_once_after_its_round_and_no_other_is(evaluating: A
     strategy, grid = evaluating.strategy, evaluating.grid
     good = next(iter(strategy.configure_evaluate(1, model, ConfigRecord(), grid)))
     order = decode(good.content[CONFIG]["message"], Evaluation)
+    sums = good.content[PAYLOAD]
 
     def ask(order: Evaluation, arrays: ArrayRecord = model, proof: bool = True) -> str:
-        tag = strategy.roster.tag("client-0", RUN, encode(order), b"") if proof else bytes(32)
-        content = RecordDict({"arrays": arrays, CONFIG: record_of(order, tag)})
+        beside = beside_digest(sums["bytes"].data)
+        tag = strategy.roster.tag("client-0", RUN, encode(order), beside) if proof else bytes(32)
+        content = RecordDict({"arrays": arrays, PAYLOAD: sums, CONFIG: record_of(order, tag)})
         reply = grid.send_and_receive([Message(content, dst_node_id=100, message_type="evaluate")])[0]
         answer = open_record(reply.content, Evaluated | Decline)[0]
         return getattr(answer, "reason", "")
 
     replace = msgspec.structs.replace
     assert "does not carry the proof" in ask(order, proof=False)
-    assert "round 1 was the last" in ask(replace(order, round=2))
-    assert "belongs to run flower-1" in ask(replace(order, run_id="flower-1"))
+    assert "round 1 was the last" in ask(replace(order, last=replace(order.last, round=2)))
+    other = replace(order.last, config=replace(order.last.config, clip=2.0))
+    assert "was described otherwise" in ask(replace(order, last=other))
     assert "not the one that was announced" in ask(replace(order, model=bytes(32)))
-    other = ArrayRecord({name: Array(array.numpy() + 1) for name, array in model.items()})
-    assert "not the one that was announced" in ask(order, other)
+    moved = ArrayRecord(
+        {name: Array(np.nextafter(array.numpy(), np.float32(9))) for name, array in model.items()}
+    )
+    assert "not the one that was announced" in ask(order, moved)
+    digest = model_digest(flatten(moved))
+    assert "does not follow from the last one" in ask(replace(order, model=digest), moved)
     assert not evaluating.asked
     assert ask(order) == ""
     assert "looked at once after each" in ask(order)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 import tomllib
@@ -150,6 +152,25 @@ def test_round_numbers_are_durable_and_never_come_back(tmp_path: Path) -> None:
     (tmp_path / "rounds-run.json").write_text("{")
     with pytest.raises(CounterError, match="numbers may have been used"):
         RoundCounter(tmp_path, "run").next()
+
+
+def test_a_folder_that_cannot_be_written_is_named_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A home that is read-only, and a disk that is full."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        CounterError, match=r"file/flwr: Not a directory\.  Give the server app a state folder"
+    ):
+        RoundCounter(tmp_path / "file" / "flwr", "run")
+    counter = RoundCounter(tmp_path, "run")
+
+    def full(path: Path, *_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr("fl.flower.counter.replace_file", full)
+    with pytest.raises(CounterError, match=r"rounds-run\.json: No space left on device.*has room"):
+        counter.next()
 
 
 def test_the_example_names_files_that_exist() -> None:

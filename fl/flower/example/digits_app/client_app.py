@@ -9,8 +9,9 @@ from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordD
 from flwr.clientapp import ClientApp
 
 from fl.flower.mod import qkd_secagg_mod
+from fl.flower.participant import local_choices
 from fl.tasks import load_task
-from fl.tasks.base import Task, training_seed
+from fl.tasks.base import Task
 
 app = ClientApp(mods=[qkd_secagg_mod])
 
@@ -30,7 +31,7 @@ def train(message: Message, context: Context) -> Message:
     data = task.client_data(index, int(node["num-partitions"]), seed)
     model = message.content.array_records["arrays"]["parameters"].numpy()
     number = int(str(message.content.config_records["config"]["server-round"]))
-    update = task.local_train(model, data, training_seed(seed, number, index))
+    update = task.local_train(model, data, local_choices(context).training(number, index))
     content = RecordDict(
         {
             "arrays": ArrayRecord({"parameters": Array(model + update)}),

@@ -7,10 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from flwr.app import Array, ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp.strategy import Result
 
-from fl.flower.participant import TestbedKeys, state_home
+from fl.flower.outcome import NoRoundCompletedError
+from fl.flower.participant import SetupError, TestbedKeys, state_home
 from fl.flower.roster import Roster
 from fl.flower.secure_run import SecureRun
 from fl.flower.strategy import QkdFedAvg
@@ -31,30 +34,39 @@ def main(grid: Grid, context: Context) -> None:
         settings(run, task),
         roster,
         state_home(run),
-        fraction_evaluate=0.0,
+        run_config=run,
         min_available_nodes=int(run["clients"]) or len(roster.users()),
     )
-    result = strategy.start(
-        grid,
-        ArrayRecord({"parameters": Array(task.initial_parameters(int(run["seed"])))}),
-        num_rounds=int(run["rounds"]),
-        timeout=float(run["round-timeout"]),
-        evaluate_fn=evaluation(task),
-    )
-    if run["results"]:
-        rounds = [
-            {**vars(outcome), "participants": list(outcome.participants)} for outcome in strategy.outcomes
-        ]
-        metrics = result.evaluate_metrics_serverapp
-        curves = {key: [metrics[number][key] for number in sorted(metrics)] for key in ("accuracy", "loss")}
-        text = json.dumps({"rounds": rounds, **curves}, indent=1)
-        Path(str(run["results"])).write_text(text, encoding="utf-8")
+    try:
+        result = strategy.start(
+            grid,
+            ArrayRecord({"parameters": Array(task.initial_parameters(int(run["seed"])))}),
+            num_rounds=int(run["rounds"]),
+            timeout=float(run["round-timeout"]),
+            evaluate_fn=evaluation(task),
+        )
+    except NoRoundCompletedError as error:
+        save(str(run["results"]), strategy, error.result)
+        raise
+    save(str(run["results"]), strategy, result)
+
+
+def save(path: str, strategy: QkdFedAvg, result: Result) -> None:
+    """What came of the rounds, if somebody wants it in a file."""
+    if not path:
+        return
+    metrics = result.evaluate_metrics_serverapp
+    curves = {key: [metrics[number][key] for number in sorted(metrics)] for key in ("accuracy", "loss")}
+    rounds = [json.loads(msgspec.json.encode(outcome)) for outcome in strategy.outcomes]
+    Path(path).write_text(json.dumps({"rounds": rounds, **curves}, indent=1), encoding="utf-8")
 
 
 def settings(run: Any, task: Task) -> SecureRun:
     """The run configuration as settings of secure aggregation."""
     return SecureRun(
         mode=run["mode"],
+        app=task.name,
+        run_id=str(run["run-id"]),
         levels=int(run["levels"]) or task.defaults.levels,
         clip=float(run["clip"]) or task.defaults.clip,
         keep=float(run["keep"]),
@@ -70,6 +82,8 @@ def open_roster(run: Any) -> Roster:
     """Who may take part: the users of the testbed file, or whoever is simulated."""
     if run["key-supply"] == "simulated":
         return Roster(None)
+    if not run["run-id"]:
+        raise SetupError('the users consent to a run by its name: give it one with run-id="NAME"')
     file = TestbedKeys.read(Path(str(run["testbed"] or "testbed.toml")))
     secrets = Path(str(run["secrets"] or file.path.parent / "secrets"))
     return Roster.of_testbed(file.clients(), load_keys(secrets / "fl-server"))
