@@ -281,7 +281,9 @@ def expected_model(description: RunDescription, position: RunPosition | None) ->
 
 def next_position(before: RunPosition | None, run: bytes, round_number: int, model: bytes) -> RunPosition:
     """The position after a round, or (0) at the first model; raises ConsentError out of turn."""
-    completed, last = (0, -1 if round_number == 0 else 0) if before is None else (before.completed, before.round)
+    completed, last = (
+        (0, -1 if round_number == 0 else 0) if before is None else (before.completed, before.round)
+    )
     if round_number <= last:
         raise ConsentError(f"the sum of round {round_number} does not come after round {last}")
     return RunPosition(FORMAT, run, completed + (round_number > 0), round_number, model)

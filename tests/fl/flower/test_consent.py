@@ -357,6 +357,25 @@ def test_a_missing_user_pauses_the_run_and_it_goes_on_when_it_is_back(lab: Lab, 
     assert lab.strategy.outcomes[-1].participants == lab.users
 
 
+def test_a_round_that_is_skipped_has_no_figures_of_another(lab: Lab) -> None:
+    """Client 3 goes after the first round: the two that follow have not been, and must not look as if."""
+    seen: list[set[str]] = []
+    update = lab.federation.update
+
+    def leaves(context: Context, number: int) -> np.ndarray:
+        seen.append(set(lab.grid.sent[-1].content) - {"arrays", "config"})
+        if context.node_id == 103:
+            lab.grid.connected = lab.grid.connected[:3]
+        values: np.ndarray = update(context, number)
+        return values
+
+    lab.federation.update = leaves
+    result = lab.start()
+    assert len(lab.strategy.outcomes) == 3 + 1  # to three nobody had consented
+    assert list(result.train_metrics_clientapp) == [1]
+    assert seen == [set()] * 4  # of the message, the app gets the model and its settings
+
+
 def test_shares_go_on_without_a_client_which_catches_up(
     federation: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
