@@ -32,136 +32,44 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Annotated, TypeAlias, TypeVar
-
-import msgspec
+from typing import TypeVar
 
 from orchestrator.hub.agent import Agent
-from orchestrator.keystore.errors import (
-    AgreementError,
-    AlreadyReleasedError,
-    KeysShortError,
-    KeyStoreError,
-    ReservationError,
-)
 from orchestrator.keystore.lanes import AUTH_LANES, Role
 from orchestrator.keystore.reconcile import reconcile_pending
 from orchestrator.keystore.reseed import settle_generation
 from orchestrator.keystore.store import KeyStore
-from orchestrator.postprocessing.block import BlockAborted
+from orchestrator.processes.pair_lines import (
+    CONVERSATION_ERRORS,
+    DONE_KEPT,
+    GO_ON_BITS,
+    IN_STEP_ERRORS,
+    LINE_PREFIX,
+    LONGEST_WAIT_S,
+    LOW_WATER_BITS,
+    POLL_S,
+    RETRY_ERRORS,
+    Again,
+    BackOff,
+    Greeting,
+    Have,
+    Job,
+    JobExpiredError,
+    Line,
+    LineMessage,
+    LowWater,
+    Start,
+)
 from orchestrator.randomness import random_hex
-from orchestrator.wire.channel import Channel, ChannelError, ChannelTimeoutError
-from orchestrator.wire.codec import Message, WireError, decode, encode
+from orchestrator.wire.channel import Channel, ChannelTimeoutError
+from orchestrator.wire.codec import WireError, decode, encode
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-JobName: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=150)]
-Conversation: TypeAlias = "Callable[[Channel, Role], T]"
-
-LINE_PREFIX = "pair/"
-POLL_S = 0.02
 MEETING_TIMEOUT_S = 4.0
-FIRST_WAIT_S = 0.25
-LONGEST_WAIT_S = 4.0
-"""A pair works again this long after a bad hub became good, and a meeting."""
-LOW_WATER_BITS = 8192
-"""An authentication lane below this is not touched by meetings that nobody asked for."""
-GO_ON_BITS = 1024
-"""How far a lane may fall further each time an operator lets the pair go on."""
-DONE_KEPT = 64
-"""Jobs that are answered again, per peer; the oldest are forgotten."""
 OFFERS_KEPT = 64
 """Lines the peer offered that were not looked at yet; only the newest counts."""
-
-
-class Greeting(Message, frozen=True):
-    """First message of a line."""
-
-
-class Have(Message, frozen=True):
-    """Second to first: ready to run ``job``; ``done``: only if the first still needs it."""
-
-    job: JobName
-    done: bool = False
-
-
-class Start(Message, frozen=True):
-    """First to second: run ``job`` as number ``n`` of this line."""
-
-    job: JobName
-    n: Annotated[int, msgspec.Meta(ge=0, lt=2**40)]
-
-
-class Again(Message, frozen=True):
-    """Second to first: open a fresh line when no job runs; only the first knows when that is."""
-
-
-LineMessage: TypeAlias = Greeting | Have | Start | Again
-
-CONVERSATION_ERRORS = (BlockAborted, KeyStoreError, ChannelError, WireError)
-
-
-IN_STEP_ERRORS = (KeysShortError, ReservationError, AlreadyReleasedError)
-"""Failures that both ends know of and that left nothing behind: the line goes on."""
-RETRY_ERRORS = (AgreementError, ChannelError, WireError)
-"""Failures of the line or of the peer, after which a job that allows it is tried again."""
-
-
-class JobExpiredError(Exception):
-    """The peer never became ready for this job."""
-
-
-class _Job:
-    def __init__(
-        self,
-        name: str,
-        conversation: Callable[[Channel, Role], object],
-        expires_s: float,
-        again: Callable[[Channel, Role], object] | None,
-    ) -> None:
-        self.name = name
-        self.conversation = conversation
-        self.expires_s = expires_s
-        self.again = again
-        self.future: Future[object] = Future()
-
-
-class _Line:
-    def __init__(self, name: str, channel: Channel) -> None:
-        self.name = name
-        self.channel = channel
-        self.jobs_started = 0
-        self.peer_has: set[str] = set()
-        self.peer_did: set[str] = set()
-        self.told: set[str] = set()
-        self.told_done: set[str] = set()
-
-
-@dataclass(frozen=True)
-class LowWater:
-    """Why a pair waits for an operator: an authentication lane is nearly used up."""
-
-    peer: str
-    lane: str
-    bits: int
-
-    def __str__(self) -> str:
-        return (
-            f"{self.bits} bits are left of lane {self.lane} with {self.peer}; meetings wait: find out what spends"
-            " them, give the pair a new secret (qunetlab keys reseed), or let it go on"
-        )
-
-
-@dataclass(frozen=True)
-class BackOff:
-    """How long to wait before the next line: twice as long after every failure, up to a limit."""
-
-    wait_s: float = FIRST_WAIT_S
-
-    def failed(self) -> BackOff:
-        return BackOff(min(2 * self.wait_s, LONGEST_WAIT_S))
 
 
 class PairWorker:
@@ -182,7 +90,7 @@ class PairWorker:
         self._store = store
         self._role: Role = store.role(peer)
         self._lock = threading.Lock()
-        self._jobs: dict[str, _Job] = {}
+        self._jobs: dict[str, Job] = {}
         self._done: OrderedDict[str, Callable[[Channel, Role], object]] = OrderedDict()
         self._clock = clock
         self._back_off = BackOff()
@@ -193,7 +101,7 @@ class PairWorker:
         self._stop = threading.Event()
         self._pause = pause or self._stop.wait
         self._again = threading.Event()
-        self._line: _Line | None = None
+        self._line: Line | None = None
         self._thread = threading.Thread(target=self._work, name=f"pair-{peer}", daemon=True)
 
     def start(self) -> None:
@@ -278,7 +186,7 @@ class PairWorker:
         A job with ``again`` is repeated after a failure of the line or of the peer until its patience is over, and
         answered with ``again`` when only the peer still needs it.
         """
-        job = _Job(name, conversation, self._clock() + patience_s, again)
+        job = Job(name, conversation, self._clock() + patience_s, again)
         with self._lock:
             if name in self._jobs:
                 raise ValueError(f"a job {name!r} with {self.peer} is waiting already")
@@ -322,13 +230,13 @@ class PairWorker:
                 self._stop.wait(POLL_S)
                 return False
             topic = LINE_PREFIX + random_hex(12)
-            self._line = _Line(topic, self._agent.channel(self.peer, topic))
+            self._line = Line(topic, self._agent.channel(self.peer, topic))
             self._line.channel.send(encode(Greeting()))
         else:
             latest = self._newest_offer(wait_s=POLL_S)
             if latest is None:
                 return False
-            self._line = _Line(latest, self._agent.channel(self.peer, latest))
+            self._line = Line(latest, self._agent.channel(self.peer, latest))
             if not isinstance(self._read(self._line, MEETING_TIMEOUT_S), Greeting):
                 raise WireError("a line must begin with a greeting")
         begun = settle_generation(
@@ -393,7 +301,7 @@ class PairWorker:
         except ChannelTimeoutError:
             message = None
         if isinstance(message, Have):
-            (line.peer_did if message.done else line.peer_has).add(message.job)
+            line.heard(message)
         elif isinstance(message, Start) and self._role == "second":
             self._run(line, message.job, message.n)
         elif isinstance(message, Again) and self._role == "first":
@@ -408,13 +316,13 @@ class PairWorker:
                 line.channel.send(encode(Start(name, number)))
                 self._run(line, name, number)
 
-    def _run(self, line: _Line, name: str, number: int) -> None:
+    def _run(self, line: Line, name: str, number: int) -> None:
         with self._lock:
             job = self._jobs.pop(name, None)
             done = self._done.get(name)
         line.told.discard(name)
         if job is None and done is not None:
-            job = _Job(name, done, self._clock(), None)
+            job = Job(name, done, self._clock(), None)
         started = time.monotonic()
         topic = f"{line.name}/{number}"
         channel = self._agent.channel(self.peer, topic)
@@ -439,7 +347,7 @@ class PairWorker:
             logger.info("%s with %s: %.2f s", name[:40], self.peer, time.monotonic() - started)
             self._agent.close_channel(self.peer, topic)
 
-    def _try_again(self, job: _Job, error: Exception) -> None:
+    def _try_again(self, job: Job, error: Exception) -> None:
         """Put a job that may be repeated back in its place; any other has failed."""
         with self._lock:
             if job.again is not None and self._clock() < job.expires_s and job.name not in self._jobs:
@@ -447,18 +355,18 @@ class PairWorker:
                 return
         job.future.set_exception(error)
 
-    def _completed(self, job: _Job) -> None:
+    def _completed(self, job: Job) -> None:
         self._back_off, self._failures = BackOff(), 0
         if job.again is not None:
             self._done[job.name] = job.again
             if len(self._done) > DONE_KEPT:
                 self._done.popitem(last=False)
 
-    def _read(self, line: _Line, timeout_s: float) -> LineMessage:
+    def _read(self, line: Line, timeout_s: float) -> LineMessage:
         message: LineMessage = decode(line.channel.recv(timeout_s), LineMessage)
         return message
 
-    def _ready(self, line: _Line) -> list[str]:
+    def _ready(self, line: Line) -> list[str]:
         """Jobs that one end waits for and the other can run, oldest first."""
         waiting = self._names()
         ready = [name for name in waiting if name in line.peer_has or name in line.peer_did]
