@@ -25,6 +25,7 @@ from lab.testbed import load_testbed, write_testbed
 from orchestrator.hub.agent import Agent
 from orchestrator.hub.connect import connect_agent
 from orchestrator.wire.messages import Demand
+from orchestrator.wire.status import Alarm, BlockReport, Learning, Ready
 
 pytestmark = pytest.mark.timeout(180)
 TOLD_S = 5.0
@@ -156,6 +157,35 @@ def test_two_watch_while_the_hub_is_killed_and_the_relay_goes(
     assert took_s < TOLD_S
     both("stopped", "RING STOPPED")
     assert all(each.child.poll() is None for each in watching)
+
+
+def test_hostile_text_through_a_real_hub_does_nothing_to_a_terminal(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Everything with text that a relay and a node may say, and names that are not theirs."""
+    first, second = bench.testbed.user_names()[:2]
+    bench.join("relay", first, second)
+    hostile = "\x1b[2J\x1b]0;x\x07\u202eIDLE\r\nIDLE 0 s: all is well<script>\u2028"
+    node = bench.agents[first]
+    node.control_send(BlockReport(1, 1, first, second, False, hostile))
+    node.control_send(Alarm("store", hostile, second))
+    node.control_send(Ready(False, hostile, (hostile,)))
+    node.control_send(Demand(first, second, 100, purpose=hostile))
+    bench.agents["relay"].control_send(Ready(False, hostile))
+    bench.agents["relay"].control_send(Learning(hostile, hostile[:20], "finished", 1, reason=hostile))
+    bench.check_until("relay not ready", capsys)
+    shown = []
+    for options in ({"as_json": False}, {"as_json": True}, {"as_json": False, "check": True}):
+        show_status(bench.path, None, **options)
+        shown.append(capsys.readouterr().out)
+    page, document, line = shown
+    assert page.count("\\u001b[2J\\u001b]0;x\\u0007\\u202eIDLE") >= 4
+    assert "refused: 1 messages of relay" in page
+    assert line.count("\n") == 1
+    assert not [each for each in page.splitlines() if each.startswith("IDLE")]
+    assert hostile in {item["data"].get("reason") for item in json.loads(document)["items"]}
+    for text in shown:
+        assert all(each.isprintable() or each == "\n" for each in text)
 
 
 def test_without_an_orchestrator_the_check_says_so_in_one_line(

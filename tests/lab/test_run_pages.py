@@ -96,6 +96,21 @@ def test_the_page_tells_everything_once_and_escapes_what_it_did_not_write() -> N
 
 
 @pytest.mark.usefixtures("no_figures")
+def test_what_peers_wrote_does_nothing_to_a_page() -> None:
+    hostile = "\x1b[2J<script>x</script>\u202e\x9b\"'"
+    base = results()
+    live = msgspec.structs.replace(base.runs[0], aborted=(AbortedRow(3, hostile, 5),))
+    text = render_run(
+        msgspec.structs.replace(
+            base, title=hostile, notes=(hostile,), runs=(live,), stalls=(Stall(hostile, 1.0, {hostile: 1.0}),)
+        )
+    )
+    assert text.count("\\u001b[2J&lt;script&gt;x&lt;/script&gt;\\u202e\\u009b&quot;&#x27;") >= 5
+    assert "<script" not in text
+    assert all(each.isprintable() or each == "\n" for each in text)
+
+
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize(
     ("exact", "told"),
     [(False, "does NOT equal the plain sum"), (None, "was not compared with the plain sum")],
