@@ -5,14 +5,11 @@ The server here is scripted; the client, its link and its masking are real.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
-import zmq
 
 from fl.config import FLConfig
 from fl.distributed.client import ClientRefusesError, ClientRules
@@ -23,7 +20,6 @@ from fl.distributed.messages import (
     Confirm,
     Confirmed,
     Decline,
-    FromClient,
     Join,
     JoinAgain,
     Leave,
@@ -32,91 +28,21 @@ from fl.distributed.messages import (
     Ready,
     Rejected,
     RoundEnd,
-    RoundStart,
     RunEnd,
     Shares,
     Survivors,
     Upload,
     Welcome,
-    frame_of,
     header_of,
     read_uint8,
-    split_message,
 )
 from orchestrator.delivery.masking import add_packed, unpack_values
 from orchestrator.wire.codec import encode
-from orchestrator.wire.curve import ZapGate, server_socket
 
 EVERYBODY = ("alice", "bob", "charlie", "dora")
 
 
-class ScriptedServer:
-    """Says what the test tells it to; keeps what clients send."""
-
-    def __init__(self, world: Any) -> None:
-        self.world = world
-        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        allowed = {keys.public: name for name, keys in world.client_keys.items()}
-        self.gate = ZapGate(self.context, allowed)
-        self.socket, world.endpoint = server_socket(self.context, zmq.ROUTER, world.server_keys, "auto")
-        self.routes: dict[str, bytes] = {}
-        self.backlog: list[tuple[str, Any, bytes | None]] = []
-
-    def close(self) -> None:
-        self.socket.close()
-        self.gate.close()
-        self.context.term()
-
-    def receive(self, timeout_s: float) -> tuple[str, Any, bytes | None] | None:
-        if not self.socket.poll(int(timeout_s * 1000)):
-            return None
-        frames = self.socket.recv_multipart(copy=False)
-        name = self.gate.role_of(frames[0])
-        self.routes[name] = frames[0].bytes
-        return name, *split_message([frame.bytes for frame in frames[1:]], FromClient)
-
-    def expect(self, kind: type[Any], name: str) -> tuple[Any, bytes | None]:
-        """The next message of this kind from this client; what others say is kept for later."""
-        for index, (who, message, buffer) in enumerate(self.backlog):
-            if who == name and isinstance(message, kind):
-                del self.backlog[index]
-                return message, buffer
-        deadline_s = time.monotonic() + 10.0
-        while time.monotonic() < deadline_s:
-            received = self.receive(1.0)
-            if received is not None and received[0] == name and isinstance(received[1], kind):
-                return received[1], received[2]
-            if received is not None and received[0] != name:
-                self.backlog.append(received)
-        raise AssertionError(f"no {kind.__name__} from {name}")
-
-    def send(self, name: str, message: Any, array: np.ndarray | None = None) -> None:
-        frames = [self.routes[name], encode(message)]
-        self.socket.send_multipart(frames if array is None else [*frames, frame_of(array)])
-
-    def welcome(self, name: str, **client_options: Any) -> None:
-        self.world.start_client(name, **client_options)
-        self.expect(Join, name)
-        self.send(name, Welcome(PROTOCOL_VERSION, self.world.announced))
-        self.expect(Ready, name)
-
-    def start(self, name: str, number: int, participants: tuple[str, ...], **changes: Any) -> None:
-        first = self.world.server_task.initial_parameters(self.world.config.seed)
-        model = changes.pop("model", first)
-        weights = changes.pop("weights", (1,) * len(participants))
-        message = RoundStart("test", number, participants, weights, 1, header_of(model))
-        self.send(name, message, model)
-
-
-@pytest.fixture
-def server(world: Any) -> Iterator[ScriptedServer]:
-    made = ScriptedServer(world)
-    yield made
-    world.close()
-    made.close()
-
-
-def nothing_but_refusals(world: Any, server: ScriptedServer, words: str) -> None:
+def nothing_but_refusals(world: Any, server: Any, words: str) -> None:
     """Every client declines in these ``words``; nobody gives anything, no node was asked, no pad was released."""
     declined: set[str] = set()
     while declined < set(world.names):
@@ -131,7 +57,7 @@ def nothing_but_refusals(world: Any, server: ScriptedServer, words: str) -> None
     assert world.network.released == []
 
 
-def test_two_different_participant_sets_never_give_a_sum(world: Any, server: ScriptedServer) -> None:
+def test_two_different_participant_sets_never_give_a_sum(world: Any, server: Any) -> None:
     """Told {a, b, c} and {a, b, d}, nobody uploads anything and no pad is released."""
     for name in world.names:
         server.welcome(name)
@@ -143,9 +69,7 @@ def test_two_different_participant_sets_never_give_a_sum(world: Any, server: Scr
 
 
 @pytest.mark.parametrize("mode", ["otp", "expanded", "lightsecagg"])
-def test_clients_that_were_sent_different_models_release_no_pad(
-    world: Any, server: ScriptedServer, mode: Any
-) -> None:
+def test_clients_that_were_sent_different_models_release_no_pad(world: Any, server: Any, mode: Any) -> None:
     """From a model that cannot be trained three clients send zeros: the sum would be dora's update alone."""
     world.settings(mode=mode)
     for name in world.names:
@@ -157,7 +81,7 @@ def test_clients_that_were_sent_different_models_release_no_pad(
 
 @pytest.mark.parametrize(("fewest", "said"), [(2, True), (3, False)])
 def test_who_takes_part_in_rounds_of_two_is_told_what_the_other_learns(
-    world: Any, server: ScriptedServer, caplog: pytest.LogCaptureFixture, fewest: int, said: bool
+    world: Any, server: Any, caplog: pytest.LogCaptureFixture, fewest: int, said: bool
 ) -> None:
     server.welcome("alice", rules=ClientRules(min_participants=fewest))
     assert ("tells each the update of the other" in caplog.text) == said
@@ -181,7 +105,7 @@ def test_a_server_that_proposes_too_few_colluders_is_left_alone() -> None:
         ClientRules(mode="lightsecagg", colluders=3).check_run("c0", config(5, survivors=4))
 
 
-def test_after_an_upload_no_second_participant_set_is_served(world: Any, server: ScriptedServer) -> None:
+def test_after_an_upload_no_second_participant_set_is_served(world: Any, server: Any) -> None:
     for name in world.names:
         server.welcome(name)
     uploads = {}
@@ -197,7 +121,7 @@ def test_after_an_upload_no_second_participant_set_is_served(world: Any, server:
     assert len(world.network.released) == released
 
 
-def test_the_same_announcement_again_gets_the_same_upload_again(world: Any, server: ScriptedServer) -> None:
+def test_the_same_announcement_again_gets_the_same_upload_again(world: Any, server: Any) -> None:
     for name in world.names:
         server.welcome(name)
     for name in world.names:
@@ -215,7 +139,7 @@ def test_the_same_announcement_again_gets_the_same_upload_again(world: Any, serv
 
 @pytest.mark.parametrize("mode", ["otp", "expanded"])
 def test_a_client_restarted_within_a_round_sends_what_it_masked_before(
-    world: Any, server: ScriptedServer, mode: Any
+    world: Any, server: Any, mode: Any
 ) -> None:
     world.settings(mode=mode)
     rules = ClientRules(mode=mode, min_participants=2)
@@ -255,7 +179,7 @@ def test_a_client_restarted_within_a_round_sends_what_it_masked_before(
     ],
 )
 def test_a_round_that_is_not_as_it_should_be_is_declined(
-    world: Any, server: ScriptedServer, participants: tuple[str, ...], changes: dict[str, Any], words: str
+    world: Any, server: Any, participants: tuple[str, ...], changes: dict[str, Any], words: str
 ) -> None:
     server.welcome("alice", rules=ClientRules(min_participants=3))
     server.start("alice", 1, participants, **changes)
@@ -264,7 +188,7 @@ def test_a_round_that_is_not_as_it_should_be_is_declined(
     assert world.network.asked == {}
 
 
-def test_an_end_of_the_round_before_masking_costs_nothing(world: Any, server: ScriptedServer) -> None:
+def test_an_end_of_the_round_before_masking_costs_nothing(world: Any, server: Any) -> None:
     server.welcome("alice")
     server.start("alice", 1, world.names)
     while True:
@@ -282,7 +206,7 @@ def test_an_end_of_the_round_before_masking_costs_nothing(world: Any, server: Sc
     assert world.network.released == []
 
 
-def test_a_refusal_that_passes_is_overcome(world: Any, server: ScriptedServer) -> None:
+def test_a_refusal_that_passes_is_overcome(world: Any, server: Any) -> None:
     allowed = {keys.public: name for name, keys in world.client_keys.items()}
     server.gate.set_allowed({})
     world.start_client("alice")
@@ -292,14 +216,14 @@ def test_a_refusal_that_passes_is_overcome(world: Any, server: ScriptedServer) -
     server.expect(Join, "alice")
 
 
-def test_changed_settings_of_a_run_end_the_client(world: Any, server: ScriptedServer) -> None:
+def test_changed_settings_of_a_run_end_the_client(world: Any, server: Any) -> None:
     server.welcome("alice")
     world.settings(clip=0.5)
     server.send("alice", Welcome(PROTOCOL_VERSION, world.announced))
     assert isinstance(world.outcome("alice"), ClientRefusesError)
 
 
-def test_another_run_on_the_same_server_is_joined_afresh(world: Any, server: ScriptedServer) -> None:
+def test_another_run_on_the_same_server_is_joined_afresh(world: Any, server: Any) -> None:
     server.welcome("alice")
     world.settings(run_id="second")
     world.consent("alice")
@@ -308,7 +232,7 @@ def test_another_run_on_the_same_server_is_joined_afresh(world: Any, server: Scr
     assert ready.run_id == "second"
 
 
-def test_a_server_that_forgot_the_client_is_told_again(world: Any, server: ScriptedServer) -> None:
+def test_a_server_that_forgot_the_client_is_told_again(world: Any, server: Any) -> None:
     server.welcome("alice")
     server.send("alice", JoinAgain())
     server.expect(Join, "alice")
@@ -319,7 +243,7 @@ def test_a_server_that_forgot_the_client_is_told_again(world: Any, server: Scrip
     assert world.outcome("alice").reason == ""
 
 
-def test_an_interrupted_run_is_waited_for(world: Any, server: ScriptedServer) -> None:
+def test_an_interrupted_run_is_waited_for(world: Any, server: Any) -> None:
     server.welcome("alice")
     server.send("alice", RunEnd("test", "the server was stopped"))
     server.expect(Progress, "alice")
@@ -328,7 +252,7 @@ def test_an_interrupted_run_is_waited_for(world: Any, server: ScriptedServer) ->
     server.expect(Leave, "alice")
 
 
-def test_a_rejection_ends_the_client_with_the_reason(world: Any, server: ScriptedServer) -> None:
+def test_a_rejection_ends_the_client_with_the_reason(world: Any, server: Any) -> None:
     server.welcome("alice")
     server.send("alice", Rejected("wrong version"))
     error = world.outcome("alice")
@@ -336,7 +260,7 @@ def test_a_rejection_ends_the_client_with_the_reason(world: Any, server: Scripte
     assert "wrong version" in str(error)
 
 
-def test_garbage_from_the_server_is_dropped(world: Any, server: ScriptedServer) -> None:
+def test_garbage_from_the_server_is_dropped(world: Any, server: Any) -> None:
     server.welcome("alice")
     for frames in ([b"\xff" * 40], [b""], [encode(Join(1))], [encode(JoinAgain()), b"x", b"y"]):
         server.socket.send_multipart([server.routes["alice"], *frames])
@@ -352,7 +276,7 @@ SHARING = ClientRules(mode="lightsecagg")
 class Sharing:
     """A scripted server in the middle of a lightsecagg round of four (T = 1, U = 3): it passes on what it likes."""
 
-    def __init__(self, server: ScriptedServer) -> None:
+    def __init__(self, server: Any) -> None:
         self.server, self.world = server, server.world
         self.names = self.world.names
         self.world.settings(mode="lightsecagg")
@@ -384,9 +308,7 @@ class Sharing:
         self.server.send(name, Survivors("test", 1, self.names, self.names, survivors))
 
 
-def test_a_client_killed_between_answer_and_sending_repeats_its_answer(
-    world: Any, server: ScriptedServer
-) -> None:
+def test_a_client_killed_between_answer_and_sending_repeats_its_answer(world: Any, server: Any) -> None:
     sharing = Sharing(server)
     sharing.up_to_uploads()
     for name in world.names:
@@ -404,7 +326,7 @@ def test_a_client_killed_between_answer_and_sending_repeats_its_answer(
     assert "bound to other survivors" in declined.reason
 
 
-def test_two_lists_of_survivors_get_no_answer(world: Any, server: ScriptedServer) -> None:
+def test_two_lists_of_survivors_get_no_answer(world: Any, server: Any) -> None:
     sharing = Sharing(server)
     sharing.up_to_uploads()
     for name in ("alice", "bob"):
@@ -420,7 +342,7 @@ def test_two_lists_of_survivors_get_no_answer(world: Any, server: ScriptedServer
     assert "bound to other survivors" in declined.reason
 
 
-def test_a_single_survivor_is_not_answered(world: Any, server: ScriptedServer) -> None:
+def test_a_single_survivor_is_not_answered(world: Any, server: Any) -> None:
     """The sum of the shares of one client is a share of its mask."""
     sharing = Sharing(server)
     sharing.up_to_uploads()
@@ -429,7 +351,7 @@ def test_a_single_survivor_is_not_answered(world: Any, server: ScriptedServer) -
     assert "1 survivors would let the sum tell too much about each" in declined.reason
 
 
-def test_a_restarted_client_makes_no_second_set_of_shares(world: Any, server: ScriptedServer) -> None:
+def test_a_restarted_client_makes_no_second_set_of_shares(world: Any, server: Any) -> None:
     sharing = Sharing(server)
     sharing.collect(Shares)
     released = len(world.network.released)
@@ -445,7 +367,7 @@ def test_a_restarted_client_makes_no_second_set_of_shares(world: Any, server: Sc
     assert len(world.network.released) == released
 
 
-def test_the_same_announcement_again_gets_the_same_shares_again(world: Any, server: ScriptedServer) -> None:
+def test_the_same_announcement_again_gets_the_same_shares_again(world: Any, server: Any) -> None:
     sharing = Sharing(server)
     first = sharing.collect(Shares)
     server.start("bob", 1, world.names)
@@ -453,7 +375,7 @@ def test_the_same_announcement_again_gets_the_same_shares_again(world: Any, serv
     assert np.array_equal(read_uint8(message.header, buffer or b""), first["bob"])
 
 
-def test_changed_shares_are_not_accepted(world: Any, server: ScriptedServer) -> None:
+def test_changed_shares_are_not_accepted(world: Any, server: Any) -> None:
     sharing = Sharing(server)
     shares = {name: rows.copy() for name, rows in sharing.collect(Shares).items()}
     sharing.row(shares["alice"], "alice", "bob")[0] ^= 1
@@ -463,7 +385,7 @@ def test_changed_shares_are_not_accepted(world: Any, server: ScriptedServer) -> 
     server.expect(Upload, "charlie")
 
 
-def test_shares_of_strangers_or_of_another_shape_are_dropped(world: Any, server: ScriptedServer) -> None:
+def test_shares_of_strangers_or_of_another_shape_are_dropped(world: Any, server: Any) -> None:
     sharing = Sharing(server)
     shares = sharing.collect(Shares)
     rows = np.zeros((3, 58), np.uint8)
@@ -474,7 +396,7 @@ def test_shares_of_strangers_or_of_another_shape_are_dropped(world: Any, server:
     server.expect(Upload, "dora")
 
 
-def test_too_few_participants_for_the_thresholds_are_declined(world: Any, server: ScriptedServer) -> None:
+def test_too_few_participants_for_the_thresholds_are_declined(world: Any, server: Any) -> None:
     world.settings(mode="lightsecagg", survivors=4)
     server.welcome("alice", rules=SHARING)
     server.start("alice", 1, ("alice", "bob", "charlie"))
