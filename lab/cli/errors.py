@@ -35,8 +35,9 @@ def _explained(error: Exception) -> tuple[int, str]:
         return 3, f"error: {error}"
     from fl.data import DataError
     from fl.results import ResultsError
+    from orchestrator.delivery.errors import ConsentError
 
-    if isinstance(error, DataError | ResultsError):
+    if isinstance(error, DataError | ResultsError | ConsentError):
         return 2, f"error: {error}"
     if isinstance(error, OSError):  # an address in use, a full disk, a file that may not be read
         return 1, f"error: {plain(error)}"
