@@ -75,10 +75,12 @@ def test_the_key_of_simulated_pairs_comes_through_the_door(monkeypatch: pytest.M
 
 
 def test_the_tag_of_a_job_comes_through_the_door(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    import fl.qpu.journal as journal
+    from fl.qpu.journal import QpuFolder, RunPlan
+    from fl.qpu.options import RunOptions
 
-    door = Door(monkeypatch)
-    assert journal.random_hex(8) == door.mine[0].hex()
+    door, plan = Door(monkeypatch), RunPlan("digest", "fake", True, RunOptions(), 1, ("Z",), 1)
+    with QpuFolder(tmp_path / "run") as folder:
+        assert folder.start(plan).tag == f"qunetlab-{door.mine[0].hex()}"
 
 
 def test_what_a_flower_client_keeps_is_sealed_under_a_nonce_from_the_door(
