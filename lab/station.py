@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
+from drivers.links.errors import WrongInstrumentError
 from lab.testbed import AUTO, InstrumentEntry, Testbed
 
 if TYPE_CHECKING:
@@ -96,8 +97,8 @@ class Station:
             raise StationError(self.owner, "reconnecting", failures)
 
     def check(self) -> None:
-        """Ask every instrument who it is; raises StationError naming each that does not answer."""
-        failures = self._each(lambda name: self._instruments[name].identify())
+        """Ask every instrument who it is; raises StationError naming each that does not answer, or is another."""
+        failures = self._each(lambda name: self._expect(name, self._instruments[name].identify()))
         if failures:
             raise StationError(self.owner, "identifying", failures)
 
@@ -105,9 +106,22 @@ class Station:
         """Connect to every instrument at once; returns what failed."""
 
         def connect(name: str) -> None:
-            self.identities[name] = self._instruments[name].connect()
+            identity = self._instruments[name].connect()
+            self._expect(name, identity)
+            self.identities[name] = identity
 
         return self._each(connect)
+
+    def _expect(self, name: str, identity: Identity) -> None:
+        """Raise WrongInstrumentError unless it is the very instrument that the testbed file means."""
+        entry = next(each for each in self.entries if each.name == name)
+        if entry.serial and identity.serial_number != entry.serial:
+            raise WrongInstrumentError(
+                f"serial number {identity.serial_number} answers, the testbed file says {entry.serial}: "
+                "two instruments may be swapped; put the right address there, or the right serial number",
+                instrument=name,
+                address=entry.address,
+            )
 
     def _each(self, action: Callable[[str], object]) -> dict[str, Exception]:
         """Do something with every instrument at once; returns what failed, in the order of the file."""

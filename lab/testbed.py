@@ -140,12 +140,17 @@ class User(Section):
 
 
 class InstrumentEntry(Section):
-    """One instrument: what it is, whose it is, where it answers."""
+    """One instrument: what it is, whose it is, where it answers.
+
+    ``serial``: the serial number that must answer there; any does where it is left out.  Addresses that follow the
+    order in which instruments were plugged in need it, or two of a kind may stand for each other.
+    """
 
     name: InstrumentName
     model: str
     owner: Name
     address: str = AUTO
+    serial: Annotated[str, Field(max_length=64)] = ""
     options: Options = Field(default_factory=dict)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from drivers.base import Identity
 from drivers.links.errors import LinkBrokenError
 from lab.cli.folder import template_path
 from lab.station import Station, StationError
@@ -16,6 +17,7 @@ from lab.testbed import Testbed, parse_testbed
 class FakeInstrument:
     def __init__(self, model: str, name: str, log: list[str], broken: set[str]) -> None:
         self.model, self.name, self.log, self.broken = model, name, log, broken
+        self.address = ""
 
     def _act(self, action: str) -> str:
         self.log.append(f"{action} {self.name}")
@@ -23,8 +25,17 @@ class FakeInstrument:
             raise LinkBrokenError("gone", instrument=self.name)
         return self.name
 
-    def connect(self) -> str:
-        return self._act("connect")
+    def connect(self) -> Identity:
+        self._act("connect")
+        return self.identity
+
+    def identify(self) -> Identity:
+        self._act("identify")
+        return self.identity
+
+    @property
+    def identity(self) -> Identity:
+        return Identity("maker", self.model, f"serial-of-{self.address}", "1.0")
 
     def safe_state(self) -> None:
         self._act("safe")
@@ -80,3 +91,39 @@ def test_all_failures_to_connect_are_reported_together_and_nothing_stays_open() 
 def test_an_unresolved_address_is_refused_before_anything_is_opened() -> None:
     with pytest.raises(StationError, match="resolving the address"):
         Station(make_testbed(address=False), "relay", create=lambda *_: None).open()
+
+
+def relay_with_serials(log: list[str], swapped: bool) -> Station:
+    """The instruments of the file answer with their own serial numbers, or two with each other's."""
+    data = tomllib.loads(template_path("simulated-four-node").read_text())
+    for entry in data["instruments"]:
+        entry["address"] = entry["name"]
+        if entry["owner"] == "relay":
+            entry["serial"] = f"serial-of-{entry['name']}"
+    other = {"laser": "launch", "launch": "laser"} if swapped else {}
+
+    def create(model: str, name: str, address: str) -> FakeInstrument:
+        made = FakeInstrument(model, name, log, set())
+        made.address = other.get(address, address)
+        return made
+
+    return Station(parse_testbed(data, Path("t.toml")), "relay", create=create)
+
+
+def test_instruments_that_stand_for_each_other_are_told_by_their_serial_numbers() -> None:
+    with relay_with_serials([], swapped=False) as relay:
+        relay.check()
+    with pytest.raises(StationError, match="two instruments may be swapped") as caught:
+        relay_with_serials([], swapped=True).open()
+    assert set(caught.value.failures) == {"laser", "launch"}
+    assert "serial-of-launch answers, the testbed file says serial-of-laser" in str(caught.value)
+
+
+def test_an_instrument_that_was_replaced_while_nothing_was_to_do_is_found_out() -> None:
+    relay = relay_with_serials([], swapped=False)
+    relay.open()
+    instrument = relay._instruments["launch"]
+    instrument.address = "spare"
+    with pytest.raises(StationError, match="serial-of-spare answers"):
+        relay.check()
+    relay.close()
