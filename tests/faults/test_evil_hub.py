@@ -537,3 +537,45 @@ def test_a_greeting_of_an_older_meeting_pair_or_direction_is_counted_and_refused
     assert all(isinstance(outcome, Reconciled) for outcome in pair.meet())
     assert pair.spent() == 512, "meeting again within a session spends nothing"
     pair.close()
+
+
+def test_an_older_state_of_the_same_session_is_not_taken_for_the_one_announced(tmp_path: Path) -> None:
+    """It carries a right tag; believing it, bob would keep a block that alice burns."""
+    pair = Pair.make(tmp_path)
+    states: list[bytes] = []
+
+    def record(end: int, _: int, payload: bytes) -> list[bytes]:
+        if end == 0 and _is(payload, Tagged):
+            states.append(payload)
+        return [payload]
+
+    pair.meet(record)
+    for store, peer in zip(pair.stores, NAMES[::-1], strict=True):
+        store.deposit_pending(peer, "late", SecretBits.from_bytes(KEY), b"")
+    outcomes = pair.meet(
+        lambda end, _, payload: [states[0]] if end == 0 and _is(payload, Tagged) else [payload]
+    )
+    assert "not the one its greeting announced" in str(outcomes[0])
+    assert all(isinstance(outcome, Reconciled) for outcome in pair.meet())
+    for store, peer in zip(pair.stores, NAMES[::-1], strict=True):
+        assert store.deposits.state(peer, "late") == "confirmed"
+    assert pair.burnt() == [0, 0]
+    pair.equal()
+    pair.close()
+
+
+def test_i4_an_end_that_starts_again_burns_what_is_reserved_at_the_other_too(tmp_path: Path) -> None:
+    """The ranges of both ends stay equal, and the context may be agreed on anew."""
+    pair = Pair.make(tmp_path)
+    pair.meet()
+    assert pair.reserve(CONTEXT) == [Range(0, 1000)] * 2
+    pair.stores[1].close()
+    pair.stores[1] = KeyStore.open(tmp_path / "bob", "bob", KEK)
+    assert pair.burnt() == [0, 1000]
+    assert all(isinstance(outcome, Reconciled) for outcome in pair.meet())
+    assert pair.burnt() == [1000, 1000]
+    assert pair.reserve(CONTEXT) == [Range(1000, 1000)] * 2
+    assert all(isinstance(outcome, Reconciled) for outcome in pair.meet())
+    assert pair.burnt() == [1000, 1000], "meeting again within a session burns nothing"
+    pair.equal()
+    pair.close()
