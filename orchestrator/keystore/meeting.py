@@ -46,6 +46,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from orchestrator.keystore.depositing import (
+    FARTHEST,
     Confirm,
     Destroy,
     named_lanes,
@@ -301,6 +302,9 @@ def _heard(state: Meeting) -> tuple[Meeting, Effects]:
     placed = [named_lanes(block.starts) for block in heard.confirmed]
     if heads is None or tails is None or None in placed:
         return _over(state, AgreementError(f"{own.peer} names a lane that does not exist"))
+    ends = [(lane, end) for named in (heads, tails, *placed) for lane, end in (named or {}).items()]
+    if any(end > own.heads.get(str(lane), 0) + FARTHEST for lane, end in ends):
+        return _over(state, AgreementError(f"{own.peer} names an impossible end of a lane"))
     if state.renews:
         return replace(state, phase="renew"), (Renew(heads, tails),)
     if state.sent is None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from orchestrator.keystore.agreement import Deposited, deposit_block, reserve
+from orchestrator.keystore.depositing import Propose, Verdict
 from orchestrator.keystore.errors import (
     AgreementError,
     KeyMismatchError,
@@ -23,7 +24,7 @@ from orchestrator.keystore.meeting import Reconciled
 from orchestrator.keystore.reconcile import reconcile_pending
 from orchestrator.keystore.sealing import Kek
 from orchestrator.keystore.store import KeyStore
-from orchestrator.keystore.tagged import Tagged
+from orchestrator.keystore.tagged import Tagged, TaggedChannel
 from orchestrator.secret import SecretBits
 from orchestrator.wire.channel import Channel, ChannelBrokenError, ChannelError, memory_channel_pair
 from orchestrator.wire.codec import decode, encode
@@ -441,3 +442,22 @@ def test_recorded_answers_do_not_deceive(pair: Pair) -> None:
         ),
     )
     assert isinstance(outcomes[0], AgreementError)
+
+
+@pytest.mark.parametrize("start", [(1 << 62) - 1, 1 << 61, 1 << 50])
+def test_no_peer_moves_the_end_of_a_lane_out_of_reach(pair: Pair, start: int) -> None:
+    """Not even under a right tag: the next message about that lane could not be written any more."""
+    one, two = memory_channel_pair()
+    with ThreadPoolExecutor(1) as pool:
+        alice = pool.submit(deposit_block, pair.alice, one, "first", "bob", "b1", secret(KEY), b"", TIMEOUT_S)
+        tagged = TaggedChannel(pair.bob, two, "alice")
+        tagged.receive_with_keys(Propose, TIMEOUT_S)
+        tagged.send(Verdict("b1", True, {str(lane): start for lane in Lane}))
+        assert isinstance(alice.exception(), AgreementError)
+    assert pair.alice.deposits.state("bob", "b1") == "pending"
+    assert pair.alice.lane_states("bob")[Lane.MASK].tail == 0
+    pair.bob.deposit_pending("alice", "b1", secret(KEY), b"")
+    with pair.bob._core.transaction():
+        pair.bob._core.set_tail("alice", Lane.MASK, start)
+    assert isinstance(pair.reconcile()[0], AgreementError)
+    assert pair.alice.deposits.state("bob", "b1") == "pending"
