@@ -36,7 +36,7 @@ def open_circuit_task(name: str, data_folder: Path | None = None) -> SentimentTa
     from fl.tasks.sentiment.task import SentimentTask
 
     spec = parse_task(name)
-    task = load_task(name, data_folder)
+    task = None if spec.own else load_task(name, data_folder)
     if not isinstance(task, SentimentTask) or not spec.model.startswith("hybrid"):
         raise ModelError(
             f"{spec} has no circuit for a QPU; sentiment:hybrid and sentiment:hybrid-lora have one"
