@@ -8,6 +8,7 @@ only, and its sum is compared with the plain one every round, outside the server
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fl.clipping import Clipping, LossBands, clipping_of
+from fl.clipping import Clipping, LossBands, clip_warnings, clipping_of
 from fl.cohort.checkpoint import CohortFolder
 from fl.cohort.crew import (
     Answer,
@@ -47,6 +48,8 @@ from fl.cohort.supply import SimulatedKeySupply
 from fl.config import FLConfig
 from fl.tasks import open_task
 from fl.tasks.base import Parameters, Task
+
+_log = logging.getLogger(__name__)
 
 Report = Callable[[CohortEvent], None]
 
@@ -96,6 +99,7 @@ class _Run:
     room: Room
     stop: threading.Event
     report: Report
+    warned: bool = False
 
     def finish(self) -> CohortResult:
         """All rounds that are left."""
@@ -160,6 +164,7 @@ class _Run:
             self._clipping(vanished),
         )
         self.state.complete(record, model)
+        self._warn(record)
         self.report(record)
         return model
 
@@ -167,6 +172,14 @@ class _Run:
         """What the clients in the sum told of their losses."""
         told = enumerate(self.room.losses.tolist())
         return clipping_of(LossBands(*bands) for i, bands in told if i not in vanished.before_upload)
+
+    def _warn(self, record: CohortRound) -> None:
+        """Say in the log that clip or levels do not fit, the first time it shows."""
+        config = self.plan.config
+        clip = config.clip * config.clip_decay ** (record.round - 1)
+        for warning in () if self.warned else clip_warnings([record.clipping], clip, config.levels):
+            self.warned = True
+            _log.warning("round %d of %s: %s", record.round, config.run_id, warning)
 
     def _protect(self, number: int) -> None:
         """From quantised values to protected uploads.  The attempt's keys are spent before they are drawn."""

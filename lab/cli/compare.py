@@ -72,11 +72,15 @@ def side_by_side(runs: dict[str, Results]) -> Table:
 
 
 def notes_of(runs: dict[str, Results]) -> list[str]:
-    """Every note once, after the names of the runs that have it."""
+    """Every warning and note once, after the names of the runs that have it; warnings first."""
     owners: dict[str, list[str]] = {}
-    for name, run in runs.items():
-        for note in run.notes:
-            owners.setdefault(note, []).append(name)
+    for notes in (
+        {name: run.warnings for name, run in runs.items()},
+        {name: run.notes for name, run in runs.items()},
+    ):
+        for name, each in notes.items():
+            for note in each:
+                owners.setdefault(note, []).append(name)
     return [f"{', '.join(names)}: {note}" for note, names in owners.items()]
 
 

@@ -22,9 +22,20 @@ class Machine:
         return self.state / role
 
     def pair(self, text: str) -> tuple[str, str]:
-        """The pair called ``text``, in ring order; raises ValueError if there is none."""
-        for first, second in self.testbed.pairs():
-            if text in (f"{first}-{second}", f"{second}-{first}"):
-                return first, second
+        """The pair called ``text``, in ring order; raises ValueError if there is none, or more than one.
+
+        ``alice-bob``, or ``alice:bob`` where names with hyphens leave it open which two are meant.
+        """
+        found = [
+            (first, second)
+            for first, second in self.testbed.pairs()
+            for mark in "-:"
+            if text in (f"{first}{mark}{second}", f"{second}{mark}{first}")
+        ]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            told = " or ".join(":".join(pair) for pair in found)
+            raise ValueError(f"{text} may be one of several pairs of {self.path}: write {told}")
         known = ", ".join("-".join(pair) for pair in self.testbed.pairs())
         raise ValueError(f"{text} is no pair of {self.path}; pairs are {known}")

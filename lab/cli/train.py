@@ -116,6 +116,7 @@ def tell_preparations() -> None:
     logger = logging.getLogger("fl.tasks")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    logging.getLogger("fl.cohort").addHandler(logging.NullHandler())  # the display tells it
 
 
 def usual_workers(plan: Plan) -> int:

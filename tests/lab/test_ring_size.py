@@ -14,6 +14,7 @@ from fl.config import ConfigError
 from fl.quantise import RingTooSmallError
 from fl.tasks.base import TaskDefaults
 from lab.cli.folder import FolderError, create_folder, template_path
+from lab.cli.local import Machine
 from lab.cli.ring_size import (
     RingSizeError,
     check_every_pair_makes_key,
@@ -167,3 +168,19 @@ def test_a_user_with_the_name_of_another_role_is_refused(name: str, clash: str, 
 def test_a_setting_of_the_learning_server_is_refused_by_its_name(settings: dict[str, Any], told: str) -> None:
     with pytest.raises((ConfigError, RingTooSmallError), match=told):
         training_config(Sketch(), user_names(3), {"run_id": "r", **settings})
+
+
+def test_a_pair_whose_name_could_be_two_is_asked_for(tmp_path: Path) -> None:
+    """Users a, a-b, b-c and c: a-b-c may be a with b-c, or a-b with c; new secrets must not go to the wrong one."""
+    text = template_path(FOUR).read_text()
+    for old, new in (("alice", "a"), ("bob", "a-b"), ("carol", "b-c"), ("dave", "c")):
+        text = text.replace(f'"{old}"', f'"{new}"')
+    (tmp_path / "t.toml").write_text(text)
+    machine = Machine(tmp_path / "t.toml", None)
+    with pytest.raises(ValueError, match=r"a-b-c may be one of several pairs .* write a:b-c or a-b:c"):
+        machine.pair("a-b-c")
+    assert machine.pair("a:b-c") == machine.pair("b-c:a") == ("a", "b-c")
+    assert machine.pair("c:a-b") == ("a-b", "c")
+    assert machine.pair("a-c") == ("a", "c")
+    with pytest.raises(ValueError, match="is no pair of"):
+        machine.pair("a-d")

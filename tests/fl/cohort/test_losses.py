@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -24,9 +25,14 @@ def test_a_cohort_tells_a_clip_that_spoils_it(
     error_feedback: bool,
     settings: Callable[..., Any],
     targets: Any,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     config = settings(4, clip=clip, levels=127, rounds=2, error_feedback=error_feedback)
-    rounds = run_cohort(config, workers=0, task=targets()).rounds
+    with caplog.at_level(logging.WARNING, "fl.cohort"):
+        rounds = run_cohort(config, workers=0, task=targets()).rounds
+    assert [words in record.getMessage() for words, record in zip(told, caplog.records, strict=True)] == [
+        True for _ in told
+    ]
     for row in rounds:
         assert row.clipping is not None
         assert row.clipping.clients == 4
