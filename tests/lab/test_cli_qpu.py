@@ -114,7 +114,6 @@ def test_without_an_account_a_real_backend_is_refused(
         ((), "--backend is missing"),
         (("--backend", "fake_nowhere"), "no device snapshot"),
         (("--backend", "aer", "--task", "digits"), "no circuit"),
-        (("--backend", "aer", "--task", "mytask:Wine"), "no circuit"),
         (("--backend", "aer", "--sentences", "41"), "1 to 40"),
         (("--backend", "aer", "--execution", "never"), "execution"),
         (("--backend", "aer", "--model", "nowhere"), "no file or folder"),

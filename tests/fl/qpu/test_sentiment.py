@@ -173,3 +173,8 @@ def test_a_request_is_kept_with_its_model(
     (tmp_path / "run.json").write_text("{}")
     with pytest.raises(QpuFolderError, match="already holds"):
         keep_request(tmp_path, request, parameters)
+
+
+def test_a_workload_of_ones_own_has_no_circuit() -> None:
+    with pytest.raises(ModelError, match="mytask:Wine@own has no circuit for a QPU"):
+        open_circuit_task("mytask:Wine")
