@@ -26,7 +26,7 @@ from fl.flower.held import HeldError
 from fl.flower.identity import IdentityError
 from fl.keys import CancelledError, KeyServiceError
 from fl.quantise import UpdateNotFiniteError
-from orchestrator.delivery.errors import JournalError, OutputLostError
+from orchestrator.delivery.errors import ConsentError, JournalError, OutputLostError
 from orchestrator.wire.codec import Message, WireError, decode
 
 SHARE_STEPS = 20
@@ -162,7 +162,7 @@ def reason_of(error: Exception) -> str:
 
 
 def _names_a_place(error: KeyServiceError) -> bool:
-    """Is this about a file of the client's journal, rather than about a round?"""
+    """Is this about a file of the client's, rather than about a round?"""
     cause = error.__cause__
     about_a_round = isinstance(cause, OutputLostError) and cause.__cause__ is None
-    return isinstance(cause, JournalError) and not about_a_round
+    return isinstance(cause, JournalError | ConsentError) and not about_a_round

@@ -41,7 +41,7 @@ from fl.flower.roster import Roster
 from fl.flower.secure_run import SecureRun
 from fl.flower.strategy import QkdFedAvg
 from fl.keys import KeyServiceError
-from orchestrator.delivery.errors import JournalError
+from orchestrator.delivery.errors import ConsentError, JournalError
 from orchestrator.wire.codec import WireError, decode, encode
 from orchestrator.wire.curve import generate_keys
 
@@ -243,7 +243,8 @@ def test_a_fault_of_the_node_names_no_place_on_it(
     """The client's own log does; the server hears that there is something to look for."""
     for error in (
         OSError(28, "No space left on device", f"/home/{SECRET}"),
-        _journal_fault(),
+        _file_fault(JournalError),
+        _file_fault(ConsentError),
         ValueError(SECRET),
     ):
         proved.strategy._open = None
@@ -261,9 +262,9 @@ def test_a_fault_of_the_node_names_no_place_on_it(
         assert SECRET in caplog.text
 
 
-def _journal_fault() -> KeyServiceError:
+def _file_fault(kind: type[Exception]) -> KeyServiceError:
     error = KeyServiceError(f"cannot read /home/{SECRET}")
-    error.__cause__ = JournalError(str(error))
+    error.__cause__ = kind(str(error))
     return error
 
 

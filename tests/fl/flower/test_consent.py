@@ -272,6 +272,18 @@ def test_what_the_app_is_handed_is_part_of_the_run(lab: Lab) -> None:
     assert "the run configuration of this node's app" in lab.refused(message)
 
 
+def test_shares_protect_no_update_of_an_app_that_was_handed_something_else(
+    federation: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model comes after the shares: what it comes with is looked at then."""
+    lab = Lab(federation(run_config={"mode": "lightsecagg"}), monkeypatch, mode="lightsecagg")
+    lab.consent()
+    message = lab.message()
+    number = message.content["config"]["server-round"]
+    message.content["config"] = ConfigRecord({"server-round": number, "lr": 0.0})
+    assert "the records for the app" in lab.refused(message)
+
+
 def test_a_model_that_does_not_follow_from_the_sum_is_refused(lab: Lab) -> None:
     """In round 2: the first model once more, the right one but for one ulp, and one that follows another sum."""
     first = lab.message()

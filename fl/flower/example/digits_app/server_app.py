@@ -74,6 +74,7 @@ def settings(run: Any, task: Task) -> SecureRun:
         survivors=int(run["survivors"]),
         quorum=int(run["quorum"]),
         seed=int(run["seed"]),
+        pause_s=float(run["pause"]),
         wait_timeout_s=float(run["key-timeout"]),
     )
 
