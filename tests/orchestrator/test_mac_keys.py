@@ -16,6 +16,7 @@ from orchestrator.keystore.pair_macs import MAC_KEY_BITS, split_secret
 from orchestrator.keystore.reconcile import reconcile_pending
 from orchestrator.keystore.sealing import Kek
 from orchestrator.keystore.store import KeyStore
+from orchestrator.keystore.tagged import _greeted
 from orchestrator.secret import SecretBits
 from orchestrator.wire.channel import memory_channel_pair
 
@@ -142,3 +143,20 @@ def test_two_stores_of_the_first_format_get_reusable_keys_once(tmp_path: Path) -
         pytest.raises(RefusedError, match="in use"),
     ):
         alice.install_mac_keys("bob", 0, secret(AB[:32]), secret(BA[:32]))
+
+
+def test_a_greeting_names_both_ends_the_generation_and_all_it_answers() -> None:
+    """Whatever differs, the MAC is made over something else, and no two of the parts run into each other."""
+    said = [
+        _greeted(*case)
+        for case in (
+            (0, "alice", "bob", b"hello", b"body"),
+            (0, "bob", "alice", b"hello", b"body"),
+            (0, "alice", "carol", b"hello", b"body"),
+            (0, "alic", "ebob", b"hello", b"body"),
+            (1, "alice", "bob", b"hello", b"body"),
+            (0, "alice", "bob", b"hell", b"obody"),
+            (0, "alice", "bob", b"hello", b"bodY"),
+        )
+    ]
+    assert len(set(said)) == len(said)
