@@ -43,7 +43,7 @@ from orchestrator.keystore.lanes import Lane, Range
 from orchestrator.keystore.sealing import Kek
 from orchestrator.keystore.store import KeyStore
 from orchestrator.secret import SecretBits
-from orchestrator.wire.channel import MemoryChannel, memory_channel_pair
+from orchestrator.wire.channel import ChannelTimeoutError, MemoryChannel, memory_channel_pair
 from orchestrator.wire.codec import decode, encode
 from orchestrator.wire.curve import CurveKeys, client_socket, generate_keys
 
@@ -905,3 +905,29 @@ def test_a_consent_that_was_edited_and_a_round_that_is_in_the_model_reach_no_nod
     with pytest.raises(ConsentError, match="nobody consented here"):
         bench.clients["alice"].masked_update(context(2), update, 1, folder, 1.0)
     nothing_left_the_nodes(bench, stock)
+
+
+def test_a_round_agreed_half_way_takes_its_own_range_up_again_or_gives_it_up_whole(bench: Bench) -> None:
+    """Alice allocated, bob's acceptance never came: all that is free is hers, and still enough for the same round."""
+    bench.deposit("alice", "bob", 20_000)
+    two, store = context(participants=("alice", "bob")), bench.stores["alice"]
+
+    def half_way(peer: str, n_bits: int, digest: bytes) -> Range:
+        store.propose_reservation(peer, Lane.MASK, n_bits, digest)
+        raise ChannelTimeoutError("no acceptance")
+
+    desk = PadDesk(store, NAMES[1:], half_way)
+    for _ in range(2):
+        with pytest.raises(DeskPeerError):
+            desk.reserve(two)
+    held = store.held_reservation("bob", Lane.MASK, two.pad_bits, two.digest())
+    assert held is not None
+    free = store.stock("bob")[Lane.MASK]
+    store.propose_reservation("bob", Lane.MASK, free, b"o" * 32)
+    with pytest.raises(DeskPeerError):  # not short of key: the round has its bits
+        desk.reserve(two)
+    assert store.ledger("bob").burnt == 0
+    desk.abandon(two)
+    assert store.ledger("bob").burnt == two.pad_bits
+    assert store.held_reservation("bob", Lane.MASK, two.pad_bits, two.digest()) is None
+    desk.close()
