@@ -177,6 +177,8 @@ class CollectingRound:
             raise UploadRefusedError(
                 f"round {message.round} of run {message.run_id} is not open; round {self.number} is"
             )
+        if isinstance(message, Shares | Upload) and message.key_bits:
+            self.spent_pairs |= pairs_of(client, self.participants)  # burnt whether it is taken or refused
         if self._failure is not None:
             raise UploadRefusedError(f"round {self.number} was aborted: {self._failure}")
         if stage in state.gave:
@@ -190,8 +192,6 @@ class CollectingRound:
         self._check(client, message, packed)
         state.waits(None, now_s)
         state.gave[stage] = message, packed
-        if isinstance(message, Shares | Upload) and message.key_bits:
-            self.spent_pairs |= pairs_of(client, self.participants)
 
     # -- what is refused --------------------------------------------------------------------------------
 

@@ -81,6 +81,8 @@ def test_an_upload_that_does_not_belong_is_refused_with_the_reason(
     with pytest.raises(UploadRefusedError, match=words):
         current.take(client, upload_of(**changes), packed, 101.0)
     assert current.pending == NAMES
+    of_this_round = client in NAMES and not {"round", "run_id"} & set(changes)
+    assert current.spent_key_bits == (2 * 50 if of_this_round else 0), "its key is burnt although it was refused"
 
 
 def test_a_repeated_upload_is_a_duplicate_and_a_different_one_is_refused() -> None:
@@ -104,6 +106,7 @@ def test_no_upload_is_taken_after_the_round_failed() -> None:
     with pytest.raises(UploadRefusedError, match="aborted: bob left"):
         current.take("alice", upload_of(), PACKED, 101.0)
     assert not current.complete
+    assert current.spent_key_bits == 2 * 50
 
 
 def test_silence_fails_the_round_only_for_those_who_have_not_uploaded() -> None:
