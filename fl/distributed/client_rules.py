@@ -53,7 +53,7 @@ class ClientRules:
 
     def check_task(self, name: str, config: FLConfig, task: Task) -> None:
         """Raise ClientRefusesError unless server and client train the same task."""
-        if config.task_fingerprint not in ("", task.fingerprint):
+        if config.task_fingerprint != task.fingerprint:
             raise ClientRefusesError(f"{name} has {other_task(config.task, 'the server')}")
 
     def accept(self, message: RoundStart, buffer: bytes, trainer: Trainer, last_round: int) -> RoundJob:

@@ -214,7 +214,9 @@ def demo(
     rounds: Annotated[int, typer.Option(min=1, help="Training rounds.")] = 10,
     task: Annotated[str, typer.Option(help="digits, mnist or your own MODULE:CLASS.")] = "digits",
     data: Annotated[Path | None, typer.Option(help="Folder of MNIST IDX files.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of simulation and training.")] = 1,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Seed of the simulated ring, the first model and the shards.")
+    ] = 1,
     testbed: Annotated[
         str, typer.Option(help="Bundled testbed or testbed file to run on.")
     ] = "simulated-four-node",
@@ -237,7 +239,13 @@ def train(
         ),
     ],
     clients: Annotated[int | None, typer.Option(min=1, help="Number of clients.")] = None,
-    mode: Annotated[str | None, typer.Option(help="otp, lightsecagg, expanded or plain.")] = None,
+    mode: Annotated[
+        str | None,
+        typer.Option(
+            help="otp, lightsecagg (goes on without missing clients, whose last update the server then knows roughly), "
+            "expanded or plain."
+        ),
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Model of the task.")] = None,
     dataset: Annotated[
         str | None,

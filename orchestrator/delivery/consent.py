@@ -104,10 +104,10 @@ class RunDescription(Message, frozen=True):
         """The digest in hexadecimal digits: by this name operators compare what they agree to."""
         return self.digest().hex()
 
-    @property
-    def subject(self) -> tuple[str, str]:
-        """What is learned from what: runs over the same are compared with each other."""
-        return self.task_fingerprint or self.task, self.data
+    def same_subject(self, other: RunDescription) -> bool:
+        """Is the same learned from the same data, as far as can be told?  A fingerprint that is not given fits any."""
+        one, two = self.task_fingerprint, other.task_fingerprint
+        return self.data == other.data and (one == two or not one or not two)
 
     def weight_of(self, user: str) -> int:
         """The public weight of a participant."""
@@ -195,7 +195,7 @@ def check_description(description: RunDescription) -> None:
 
 def differences(one: RunDescription, other: RunDescription) -> tuple[str, ...]:
     """The terms in which two runs over the same task and data differ; empty where nothing can be compared."""
-    if one.subject != other.subject:
+    if not one.same_subject(other):
         return ()
     return tuple(term for term in TERMS if getattr(one, term) != getattr(other, term))
 

@@ -194,6 +194,9 @@ def test_other_terms_over_the_same_data_need_a_consent_of_their_own(
     assert book.find(other.digest()) is None
     assert book.give("alice", other, ["run"]).accepted == ("run",)
     book.check(context(other), 1)
+    unnamed = msgspec.structs.replace(other, run_id="run-4", task_fingerprint="")
+    with pytest.raises(OtherTermsError):
+        book.give("alice", msgspec.structs.replace(unnamed, seed=9, levels=3))
     elsewhere = msgspec.structs.replace(other, run_id="run-3", task_fingerprint="beef", data="mnist")
     book.give("alice", elsewhere)
 

@@ -82,7 +82,9 @@ def test_an_upload_that_does_not_belong_is_refused_with_the_reason(
         current.take(client, upload_of(**changes), packed, 101.0)
     assert current.pending == NAMES
     of_this_round = client in NAMES and not {"round", "run_id"} & set(changes)
-    assert current.spent_key_bits == (2 * 50 if of_this_round else 0), "its key is burnt although it was refused"
+    assert current.spent_key_bits == (2 * 50 if of_this_round else 0), (
+        "its key is burnt although it was refused"
+    )
 
 
 def test_a_repeated_upload_is_a_duplicate_and_a_different_one_is_refused() -> None:
