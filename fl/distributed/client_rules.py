@@ -21,6 +21,10 @@ class ClientRefusesError(Exception):
     """The run or round that the server offers is not one this client takes part in."""
 
 
+class OtherModelError(ClientRefusesError):
+    """The round starts from another model than the client's own: a lie, or a published sum that did not arrive."""
+
+
 @dataclass(frozen=True)
 class ClientRules:
     """What the client's own operator demands, whatever the server announces."""
@@ -89,7 +93,7 @@ class ClientRules:
             )
         digest = model_digest(model)
         if message.round <= trainer.followed.round or digest != trainer.followed.digest:
-            raise ClientRefusesError(
+            raise OtherModelError(
                 f"the model of round {message.round} does not follow from that of round {trainer.followed.round} and "
                 f"the published sum, as {trainer.name} works it out"
             )

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from fl.aggregation.answers import AnswerBook, AnswerBookError, AnswerRefusedError
 from fl.clipping import Losses
 from fl.distributed.answering import Answerer
-from fl.distributed.client_rules import ClientRefusesError, ClientRules
+from fl.distributed.client_rules import ClientRefusesError, ClientRules, OtherModelError
 from fl.distributed.events import ClientState
 from fl.distributed.exchange import ShareExchange
 from fl.distributed.messages import (
@@ -177,6 +177,8 @@ class RoundClient:
             job = self._rules.accept(message, buffer, trainer, self._last_round)
         except (ClientRefusesError, ValueError) as error:
             self._decline(message.run_id, message.round, str(error))
+            if isinstance(error, OtherModelError):
+                self.ready()  # says which sums have arrived
             return
         self.drop()
         self._last_round = message.round

@@ -18,6 +18,7 @@ import pytest
 from fl.choices import OWN_CHOICES, OwnChoices
 from fl.distributed.audience import Audience
 from fl.distributed.client import ClientRefusesError, ClientRules, run_client
+from fl.distributed.events import RoundAborted
 from fl.distributed.messages import (
     PROTOCOL_VERSION,
     Decline,
@@ -29,6 +30,7 @@ from fl.distributed.messages import (
     Welcome,
     read_uint8,
 )
+from fl.distributed.round_server import RoundServer
 from fl.distributed.run_state import load_array
 from fl.following import next_model
 from fl.tasks.base import Examples
@@ -177,6 +179,25 @@ def test_a_client_that_lost_its_place_is_caught_up_with_the_sums_it_missed(world
     position = world.book("dora").position(world.aggregation().run)
     assert position.completed == 4
     assert position.model == load_array(world.out_dir, "model", records[-1].round).tobytes()
+
+
+def test_a_client_that_missed_a_sum_asks_for_it(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message never came: round 2 is declined, not trained from a model that the client does not know."""
+    send_sum, lost = RoundServer._send_sum, []
+
+    def loses_one(server: RoundServer, name: str, *arguments: Any, **options: Any) -> None:
+        if name == "dora" and not lost:
+            lost.append(name)
+            return
+        send_sum(server, name, *arguments, **options)
+
+    monkeypatch.setattr(RoundServer, "_send_sum", loses_one)
+    world.settings(rounds=2)
+    world.start_all()
+    records = world.finish()
+    assert [record.round for record in records] == [1, 3]
+    (aborted,) = world.of(RoundAborted)
+    assert "dora declined: the model of round 2 does not follow" in aborted.record.reason
 
 
 def test_what_a_client_decides_for_itself_comes_from_its_own_machine(world: Any) -> None:
