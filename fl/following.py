@@ -19,7 +19,8 @@ from fl.compression import Compression
 from fl.config import FLConfig
 from fl.tasks.base import Parameters
 from orchestrator.bits import PackedBits
-from orchestrator.delivery.consent import ConsentBook, RunPosition
+from orchestrator.delivery.consent import RunPosition
+from orchestrator.delivery.consent_book import ConsentBook
 from orchestrator.delivery.masking import pack_values, unpack_values
 
 

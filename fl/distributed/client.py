@@ -52,7 +52,7 @@ from fl.following import FollowedModel, SumRefusedError
 from fl.keys import NodeKeys
 from fl.tasks import load_task
 from fl.tasks.base import Task
-from orchestrator.delivery.consent import ConsentBook, write_run_file
+from orchestrator.delivery.consent_book import ConsentBook, write_run_file
 from orchestrator.delivery.errors import ConsentError
 from orchestrator.durable import make_folder
 from orchestrator.wire.codec import WireError

@@ -53,7 +53,8 @@ from fl.distributed.round_server import RoundServer, RunFailedError, ServedRun
 from fl.distributed.run_state import RunFolder
 from fl.tasks import open_task
 from fl.tasks.base import Task
-from orchestrator.delivery.consent import LEAK, write_run_file
+from orchestrator.delivery.consent import LEAK
+from orchestrator.delivery.consent_book import write_run_file
 from orchestrator.wire.budget import messages_within
 from orchestrator.wire.control_socket import ControlSocket
 from orchestrator.wire.curve import CONTROL_LIMIT, CurveKeys, ZapGate, server_socket

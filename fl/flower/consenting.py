@@ -31,13 +31,12 @@ from orchestrator.bits import packed_size
 from orchestrator.delivery.consent import (
     FORMAT,
     Consent,
-    ConsentBook,
     RunDescription,
     RunPosition,
     check_round,
     next_position,
-    write_run_file,
 )
+from orchestrator.delivery.consent_book import ConsentBook, write_run_file
 from orchestrator.delivery.errors import ConsentError
 from orchestrator.delivery.messages import RoundContext
 from orchestrator.durable import make_folder

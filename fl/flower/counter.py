@@ -11,7 +11,8 @@ import json
 import logging
 from pathlib import Path
 
-from orchestrator.delivery.consent import RunDescription, write_run_file
+from orchestrator.delivery.consent import RunDescription
+from orchestrator.delivery.consent_book import write_run_file
 from orchestrator.durable import replace_file
 
 _log = logging.getLogger(__name__)

@@ -15,7 +15,8 @@ import typer
 from fl.consent_words import explained
 from lab.cli.folder import SECRETS, find_testbed
 from lab.testbed import load_testbed
-from orchestrator.delivery.consent import ConsentBook, RunDescription, check_terms, read_run_file
+from orchestrator.delivery.consent import RunDescription, check_terms
+from orchestrator.delivery.consent_book import ConsentBook, read_run_file
 from orchestrator.delivery.errors import OtherTermsError
 
 JOURNAL = "journal"

@@ -22,7 +22,7 @@ import numpy.typing as npt
 import zmq
 
 from orchestrator.bits import PackedBits, packed_size
-from orchestrator.delivery.consent import ConsentBook
+from orchestrator.delivery.consent_book import ConsentBook
 from orchestrator.delivery.errors import (
     DeliveryError,
     DeliveryRefusedError,

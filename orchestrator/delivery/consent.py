@@ -12,8 +12,8 @@ description names, which tells the server approximately what the missing client 
 the one that the client itself worked out from the published sums (:class:`RunPosition`): a server that moves
 it, if only by one unit in the last place, gets nothing.
 
-Consents and positions stand in the client's private folder, beside its journal (:mod:`orchestrator.delivery.journal`).
-The rule itself, :func:`check_round`, is a pure function.
+The rule, :func:`check_round`, is a pure function; consents and positions are kept by
+:class:`orchestrator.delivery.consent_book.ConsentBook`.
 """
 
 from __future__ import annotations
@@ -21,19 +21,14 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Annotated, Literal, TypeAlias, TypeVar
+from typing import Annotated, Literal, TypeAlias
 
-import msgspec
 from msgspec import Meta
 
 from orchestrator.delivery.errors import ConsentError, OtherTermsError
 from orchestrator.delivery.masking import MAX_RING_BITS, largest_sum
 from orchestrator.delivery.messages import Name, RoundContext
-from orchestrator.durable import locked, make_folder, replace_file
-from orchestrator.wire.codec import Message, WireError, decode, encode
-
-T = TypeVar("T", bound=Message)
+from orchestrator.wire.codec import Message, decode, encode
 
 FORMAT = 1
 """Of consents, positions and run files."""
@@ -131,14 +126,6 @@ TERMS = (
 """What stays the same in every run over the same task and data: sums under other terms can be compared."""
 
 
-class RunFile(Message, frozen=True):
-    """A description on its way to the operators; ``digest`` shows whether it was edited."""
-
-    format: int
-    digest: Hex
-    description: RunDescription
-
-
 class Consent(Message, frozen=True):
     """``user``'s operator agreed to ``description``; ``accepted`` names earlier runs whose terms were others."""
 
@@ -162,9 +149,6 @@ class RunPosition(Message, frozen=True):
 
     def __repr__(self) -> str:
         return f"<RunPosition: {self.completed} sums, the last of round {self.round}>"
-
-
-# -- the rule ------------------------------------------------------------------------------------------
 
 
 def check_description(description: RunDescription) -> None:
@@ -287,158 +271,3 @@ def next_position(before: RunPosition | None, run: bytes, round_number: int, mod
     if round_number <= last:
         raise ConsentError(f"the sum of round {round_number} does not come after round {last}")
     return RunPosition(FORMAT, run, completed + (round_number > 0), round_number, model)
-
-
-# -- what is kept --------------------------------------------------------------------------------------
-
-
-class ConsentBook:
-    """The consents of one user in the private ``folder``, and how far each run is; files of mode 0600."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def give(self, user: str, description: RunDescription, accept: Sequence[str] = ()) -> Consent:
-        """Consent to a run, durable on return; the same once more changes nothing.
-
-        Raises OtherTermsError (:func:`check_terms`) or another ConsentError, and then nothing is written.
-        """
-        check_description(description)
-        if user not in description.participants:
-            raise ConsentError(
-                f"{user} is not among the participants of run {description.run_id!r}:"
-                f" {', '.join(description.participants)}"
-            )
-        try:
-            make_folder(self.folder)
-            with locked(self.folder / ".consent.lock"):
-                earlier = self.consents()
-                self._check_earlier(user, description, earlier, accept)
-                check_terms(description, earlier, accept)
-                consent = Consent(FORMAT, user, description, tuple(accept))
-                content = msgspec.json.format(msgspec.json.encode(consent), indent=1)
-                replace_file(self._path("consent", description.digest(), "json"), content, 0o600)
-        except OSError as error:
-            raise ConsentError(f"cannot keep a consent in {self.folder}: {error.strerror}") from error
-        return consent
-
-    def _check_earlier(
-        self, user: str, description: RunDescription, earlier: Sequence[Consent], accept: Sequence[str]
-    ) -> None:
-        for consent in earlier:
-            if consent.user != user:
-                raise ConsentError(f"{self.folder} holds consents of {consent.user}, not of {user}")
-            before = consent.description
-            if before.run_id == description.run_id and before.digest() != description.digest():
-                raise ConsentError(
-                    f"run {before.run_id!r} was consented to as {before.name}; a run that is described otherwise"
-                    f" ({description.name}) needs another id"
-                )
-        if unknown := sorted(set(accept) - {each.description.run_id for each in earlier}):
-            raise ConsentError(f"{user} never consented to a run {', '.join(unknown)}")
-
-    def consents(self) -> tuple[Consent, ...]:
-        """All consents; raises ConsentError naming a file that is damaged or was edited."""
-        return tuple(self._read(path) for path in sorted(self.folder.glob("consent-*.json")))
-
-    def find(self, run: bytes) -> Consent | None:
-        """The consent to the run of this digest, if there is one; raises ConsentError."""
-        path = self._path("consent", run, "json")
-        return self._read(path) if path.exists() else None
-
-    def require(self, run: bytes, run_id: str) -> Consent:
-        """The consent to a run; raises ConsentError saying how to give it."""
-        consent = self.find(run)
-        if consent is None:
-            raise ConsentError(
-                f"nobody consented here to run {run_id!r} with description {run.hex()}: read its run file with"
-                " `qunetlab fl consent RUNFILE` and agree or not; no key was spent"
-            )
-        return consent
-
-    def check(self, context: RoundContext, weight: int | None = None) -> None:
-        """Raise ConsentError unless the round is one of a run that was consented to (:func:`check_round`)."""
-        consent = self.require(context.run, context.run_id)
-        check_round(consent, self.position(context.run), context, weight)
-
-    def position(self, run: bytes) -> RunPosition | None:
-        """How far the run is, None before its first sum; raises ConsentError for a damaged file."""
-        path = self._path("position", run, "state")
-        try:
-            position = decode(path.read_bytes(), RunPosition)
-        except FileNotFoundError:
-            return None
-        except (OSError, WireError) as error:
-            raise ConsentError(f"cannot read {path}: {error}; how far the run is, is unknown") from error
-        if position.format != FORMAT or position.run != run:
-            raise ConsentError(f"{path} is of another run or format {position.format}, not {FORMAT}")
-        return position
-
-    def begin(self, run: bytes, model: bytes) -> RunPosition:
-        """The first model of a run, kept for a process that gets to see sums only; durable on return.
-
-        Raises ConsentError for a run that has begun, or a file that cannot be kept.
-        """
-        return self._move(run, 0, model)
-
-    def advance(self, run: bytes, round_number: int, model: bytes) -> RunPosition:
-        """The sum of ``round_number`` is in ``model``: durable on return.
-
-        Raises ConsentError for a round that does not come after the last one, or a file that cannot be kept.
-        """
-        return self._move(run, round_number, model)
-
-    def _move(self, run: bytes, round_number: int, model: bytes) -> RunPosition:
-        try:
-            make_folder(self.folder)
-            with locked(self.folder / ".consent.lock"):
-                position = next_position(self.position(run), run, round_number, model)
-                replace_file(self._path("position", run, "state"), encode(position), 0o600)
-        except OSError as error:
-            raise ConsentError(f"cannot keep a position in {self.folder}: {error.strerror}") from error
-        return position
-
-    def _path(self, kind: str, run: bytes, ending: str) -> Path:
-        return self.folder / f"{kind}-{run.hex()}.{ending}"
-
-    def _read(self, path: Path) -> Consent:
-        consent = _from_json(path, Consent)
-        if consent.format != FORMAT:
-            raise ConsentError(f"{path} has format {consent.format}, this program knows {FORMAT}")
-        if path.name != self._path("consent", consent.description.digest(), "json").name:
-            raise ConsentError(
-                f"{path} was edited: what stands in it is not what was consented to; remove it and consent again"
-            )
-        check_description(consent.description)
-        if consent.user not in consent.description.participants:
-            raise ConsentError(f"{path} names {consent.user}, who is no participant of its run")
-        return consent
-
-
-def write_run_file(path: Path, description: RunDescription) -> None:
-    """The description for the operators to read; raises OSError."""
-    file = RunFile(FORMAT, description.name, description)
-    replace_file(path, msgspec.json.format(msgspec.json.encode(file), indent=1))
-
-
-def read_run_file(path: Path) -> RunDescription:
-    """The description in a run file; raises ConsentError naming the place of what is wrong."""
-    file = _from_json(path, RunFile)
-    if file.format != FORMAT:
-        raise ConsentError(f"{path} has format {file.format}, this program knows {FORMAT}")
-    if not hmac.compare_digest(file.digest, file.description.name):
-        raise ConsentError(
-            f"{path} was edited: its description has the digest {file.description.name}, and {file.digest} stands"
-            " in it; ask the learning server's operator for the file again"
-        )
-    check_description(file.description)
-    return file.description
-
-
-def _from_json(path: Path, kind: type[T]) -> T:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
-    except OSError as error:
-        raise ConsentError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise ConsentError(f"{path} is no {kind.__name__} that this program knows: {error}") from error

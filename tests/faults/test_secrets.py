@@ -47,7 +47,7 @@ from lab.cli.runtime import _JsonFormatter
 from lab.station import Station
 from lab.testbed import load_testbed, resolve_addresses, write_testbed
 from orchestrator.delivery.client import DeliveryClient
-from orchestrator.delivery.consent import ConsentBook
+from orchestrator.delivery.consent_book import ConsentBook
 from orchestrator.light.symbols import SymbolFrame
 from orchestrator.processes import node as node_module
 from orchestrator.processes.node import run_node

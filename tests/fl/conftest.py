@@ -22,7 +22,8 @@ from fl.keys import NodeKeys
 from fl.tasks.base import Evaluation, Examples, Parameters, TaskDefaults
 from orchestrator.bits import packed_size
 from orchestrator.delivery.client import MaskedUpdate, PeerStocks, Wait
-from orchestrator.delivery.consent import ConsentBook, RunDescription
+from orchestrator.delivery.consent import RunDescription
+from orchestrator.delivery.consent_book import ConsentBook
 from orchestrator.delivery.errors import (
     DeliveryTimeoutError,
     KeysShortError,

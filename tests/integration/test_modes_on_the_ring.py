@@ -20,7 +20,7 @@ from fl.keys import NodeKeys
 from fl.tasks.base import Evaluation, Examples, Parameters, TaskDefaults
 from lab.cli.supervised import Run, supervised_run
 from orchestrator.delivery.client import DeliveryClient
-from orchestrator.delivery.consent import ConsentBook
+from orchestrator.delivery.consent_book import ConsentBook
 from orchestrator.wire.curve import load_keys
 
 SMALL = {"slots_per_frame": 1 << 20, "pulses_per_block": 1 << 25}

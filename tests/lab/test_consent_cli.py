@@ -17,7 +17,8 @@ from fl.tasks import load_task
 from lab.cli.consent import ConsentMissingError, book_of, consent_of_simulated, missing_consents
 from lab.cli.folder import template_path
 from lab.cli.main import app
-from orchestrator.delivery.consent import RunDescription, write_run_file
+from orchestrator.delivery.consent import RunDescription
+from orchestrator.delivery.consent_book import write_run_file
 
 USERS = ("alice", "bob", "carol", "dave")
 

@@ -16,15 +16,13 @@ from hypothesis import strategies as st
 from orchestrator.delivery.consent import (
     FORMAT,
     Consent,
-    ConsentBook,
     RunDescription,
     RunPosition,
     check_description,
     check_round,
     check_terms,
-    read_run_file,
-    write_run_file,
 )
+from orchestrator.delivery.consent_book import ConsentBook, read_run_file, write_run_file
 from orchestrator.delivery.errors import ConsentError, OtherTermsError
 from orchestrator.delivery.messages import RoundContext
 

@@ -19,7 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.delivery.client import DeliveryClient, MaskedUpdate, Wait
-from orchestrator.delivery.consent import FORMAT, Consent, ConsentBook, DescribedMode, RunDescription
+from orchestrator.delivery.consent import FORMAT, Consent, DescribedMode, RunDescription
+from orchestrator.delivery.consent_book import ConsentBook
 from orchestrator.delivery.errors import (
     ConsentError,
     DeliveryRefusedError,

@@ -29,7 +29,7 @@ from fl.flower.secure_run import SecureRun
 from fl.flower.strategy import QkdFedAvg
 from fl.flower.training import quantise
 from fl.keys import NodeKeys
-from orchestrator.delivery.consent import ConsentBook, read_run_file
+from orchestrator.delivery.consent_book import ConsentBook, read_run_file
 from orchestrator.wire.codec import decode, encode
 from orchestrator.wire.curve import generate_keys
 

@@ -33,7 +33,7 @@ from fl.tasks import load_task
 from fl.tasks.base import training_seed
 from lab.cli.folder import create_folder, template_path
 from lab.testbed import write_testbed
-from orchestrator.delivery.consent import ConsentBook, read_run_file
+from orchestrator.delivery.consent_book import ConsentBook, read_run_file
 from orchestrator.delivery.service import DeliveryService
 from orchestrator.keystore.agreement import reserve
 from orchestrator.keystore.lanes import Range
