@@ -65,9 +65,12 @@ class Quantiser:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "levels", whole(self.levels, "the number of levels"))
-        if np.ndim(self.clip) == 0:  # in double precision, whatever the number was written in
-            object.__setattr__(self, "clip", float(self.clip))
-        for clip in (np.min(self.clip), np.max(self.clip)):
+        if isinstance(self.clip, np.ndarray) and self.clip.ndim:
+            clips = [float(self.clip.min()), float(self.clip.max())]
+        else:  # in double precision, whatever the number was written in
+            clips = [float(self.clip)]
+            object.__setattr__(self, "clip", clips[0])
+        for clip in clips:
             if not SMALLEST_CLIP <= clip <= LARGEST_CLIP:
                 raise QuantisationError(
                     f"the clip must be a positive number from {SMALLEST_CLIP:g} to {LARGEST_CLIP:g}, got {clip:g}"
