@@ -14,6 +14,7 @@ import typer
 
 from fl.consent_words import explained
 from lab.cli.folder import SECRETS, find_testbed
+from lab.cli.shown import echo
 from lab.testbed import load_testbed
 from orchestrator.delivery.consent import RunDescription, check_terms
 from orchestrator.delivery.consent_book import ConsentBook, read_run_file
@@ -72,20 +73,20 @@ def consent_to(
     name, place = _who_and_where(description, user, testbed, state)
     book = book_of(name, place)
     for line in explained(description, name):
-        typer.echo(f"* {line}")
-    typer.echo(f"digest {description.name}: compare it with the other operators")
+        echo(f"* {line}")
+    echo(f"digest {description.name}: compare it with the other operators")
     for consent in book.consents():
         try:
             check_terms(description, [consent])
         except OtherTermsError as error:
             if consent.description.run_id not in accept:
                 raise
-            typer.echo(f"* accepted: {error}")
+            echo(f"* accepted: {error}")
     if not yes and not typer.confirm(f"Does {name} take part in this run?"):
-        typer.echo("not agreed; nothing was written")
+        echo("not agreed; nothing was written")
         return 1
     book.give(name, description, accept)
-    typer.echo(f"{name} takes part in run {description.run_id}; kept in {book.folder}")
+    echo(f"{name} takes part in run {description.run_id}; kept in {book.folder}")
     return 0
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from orchestrator.protocols.epsilons import ParameterError
 
-LOSS_MAX_DB = 200.0
+LOSS_MAX_DB = 400.0
 """No light is left long before: one photon in 100 million years at 10 GHz."""
 
 

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from orchestrator.keystore.database import SCHEMA_VERSION
-from orchestrator.keystore.errors import RefusedError
+from orchestrator.keystore.errors import RefusedError, TamperedError
 from orchestrator.keystore.lanes import AUTH_LANES, Lane
 from orchestrator.keystore.pair_macs import MAC_KEY_BITS, split_secret
 from orchestrator.keystore.reconcile import reconcile_pending
+from orchestrator.keystore.reserving import Accept
 from orchestrator.keystore.sealing import Kek
 from orchestrator.keystore.store import KeyStore
-from orchestrator.keystore.tagged import _greeted
+from orchestrator.keystore.tagged import TaggedChannel, _greeted
 from orchestrator.secret import SecretBits
 from orchestrator.wire.channel import memory_channel_pair
 
@@ -160,3 +161,21 @@ def test_a_greeting_names_both_ends_the_generation_and_all_it_answers() -> None:
         )
     ]
     assert len(set(said)) == len(said)
+
+
+def test_a_tag_of_another_generation_fits_nowhere_even_over_the_same_bits(tmp_path: Path) -> None:
+    with make(tmp_path, "alice", "bob") as alice, make(tmp_path, "bob", "alice") as bob:
+        ours, theirs = memory_channel_pair()
+        sender, receiver = TaggedChannel(alice, ours, "bob"), TaggedChannel(bob, theirs, "alice")
+        sender.send(Accept("mask", 0, 8, b"same generation"))
+        assert receiver.receive(Accept, 1.0).context == b"same generation"
+    with sqlite3.connect(tmp_path / "alice") as db:
+        db.execute("UPDATE peers SET generation = 1")
+    db.close()
+    with (
+        KeyStore.open(tmp_path / "alice", "alice", KEK) as alice,
+        KeyStore.open(tmp_path / "bob", "bob", KEK) as bob,
+    ):
+        TaggedChannel(alice, ours, "bob").send(Accept("mask", 0, 8, b"the next one"))
+        with pytest.raises(TamperedError, match="wrong tag"):
+            TaggedChannel(bob, theirs, "alice").receive(Accept, 1.0)
