@@ -145,6 +145,10 @@ def check_handed(call: Call, announcement: RoundAnnouncement) -> None:
 def _check_settings(call: Call, announcement: RoundAnnouncement) -> None:
     if not is_task(announcement.config.task, announcement.handed, announcement.settings):
         raise ClientRefusesError("the run's task does not name what its app is handed")
+    if announcement.config.task_fingerprint:
+        raise ClientRefusesError(
+            "the run's task has a fingerprint, which no Flower node can compare with its own"
+        )
     own = settings_digest(call.context.run_config)
     if call.participant.keys is not None and not hmac.compare_digest(own, announcement.settings):
         raise ClientRefusesError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,12 +15,15 @@ APP_NAME = re.compile(r"[A-Za-z0-9._-]{1,20}")
 
 @dataclass(frozen=True)
 class FlowerTask:
-    """Whatever the ClientApp trains: Flower brings the model, so only its settings are ours."""
+    """Whatever the ClientApp trains: Flower brings the model, so only its settings are ours.
+
+    It has no fingerprint, for a client has nothing to compare one with.
+    """
 
     name: str
-    fingerprint: str
     array_sizes: Mapping[str, int]
     """Name and number of values of every array that is trained, in the model's order."""
+    fingerprint = ""
     defaults = TaskDefaults(clip=1.0, levels=127, rounds=10)
 
 
@@ -87,11 +89,7 @@ class SecureRun:
         if not APP_NAME.fullmatch(self.app):
             raise ConfigError(f"app = {self.app!r}: it is 1 to 20 letters, digits, '.', '-' or '_'")
         return FLConfig.for_task(
-            FlowerTask(
-                task_name(self.app, handed, settings),
-                hashlib.sha256(self.app.encode()).hexdigest(),
-                array_sizes or {},
-            ),
+            FlowerTask(task_name(self.app, handed, settings), array_sizes or {}),
             users,
             run_id=run_id,
             clips=self.clips,

@@ -100,9 +100,15 @@ class RunDescription(Message, frozen=True):
         return self.digest().hex()
 
     def same_subject(self, other: RunDescription) -> bool:
-        """Is the same learned from the same data, as far as can be told?  A fingerprint that is not given fits any."""
-        one, two = self.task_fingerprint, other.task_fingerprint
-        return self.data == other.data and (one == two or not one or not two)
+        """May the sums of both be of the same thing learned from the same data?
+
+        ``data`` and fingerprint are what the client's own task says, and models of one size over the same data can
+        be compared.  Without a fingerprint nobody but the server says what is trained: that may be anything.
+        """
+        if not self.task_fingerprint or not other.task_fingerprint:
+            return True
+        alike = self.task_fingerprint == other.task_fingerprint or self.n_parameters == other.n_parameters
+        return self.data == other.data and alike
 
     def weight_of(self, user: str) -> int:
         """The public weight of a participant."""
@@ -155,7 +161,9 @@ def check_description(description: RunDescription) -> None:
     """Raise ConsentError for a description that contradicts itself, naming the field."""
     d, wrong = description, ""
     n = len(d.participants)
-    if d.version != DESCRIPTION_VERSION:
+    if unreadable := next((text for text in _texts(d) if not (text.isascii() and text.isprintable())), ""):
+        wrong = f"{unreadable!r} is not printable ASCII, so what an operator reads could be something else"
+    elif d.version != DESCRIPTION_VERSION:
         wrong = f"version is {d.version}, this program knows {DESCRIPTION_VERSION}: install the same on both"
     elif len(set(d.participants)) != n:
         wrong = "participants: a user is named twice"
@@ -177,6 +185,12 @@ def check_description(description: RunDescription) -> None:
         raise ConsentError(f"the description of run {d.run_id!r} cannot be agreed to: {wrong}")
 
 
+def _texts(description: RunDescription) -> tuple[str, ...]:
+    """What an operator reads in the words of whoever wrote the description."""
+    d = description
+    return (d.run_id, d.task, d.task_fingerprint, d.data, *d.participants, *(each.name for each in d.arrays))
+
+
 def differences(one: RunDescription, other: RunDescription) -> tuple[str, ...]:
     """The terms in which two runs over the same task and data differ; empty where nothing can be compared."""
     if not one.same_subject(other):
@@ -185,7 +199,7 @@ def differences(one: RunDescription, other: RunDescription) -> tuple[str, ...]:
 
 
 def check_terms(description: RunDescription, earlier: Iterable[Consent], accept: Sequence[str] = ()) -> None:
-    """Raise OtherTermsError unless every earlier run over the same task and data had the same terms.
+    """Raise OtherTermsError unless every earlier run that may be over the same task and data had the same terms.
 
     ``accept`` names the earlier runs of which the operator accepts what the difference tells.
     """
@@ -197,8 +211,8 @@ def check_terms(description: RunDescription, earlier: Iterable[Consent], accept:
         absent = sorted(set(before.participants) ^ set(description.participants))
         who = f"; {', '.join(absent)} took part in one of them only" if absent else ""
         raise OtherTermsError(
-            f"{consent.user} takes part in run {before.run_id!r} over the same task and data with other"
-            f" {', '.join(changed)}{who}.  From the sums of both {LEAK}.  One who accepts that says so:"
+            f"{consent.user} takes part in run {before.run_id!r} over the same task and data, as far as this"
+            f" machine can tell, with other {', '.join(changed)}{who}.  From the sums of both {LEAK}.  One who accepts that says so:"
             f" `--accept-leak {before.run_id}`"
         )
 

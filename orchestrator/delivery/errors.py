@@ -64,5 +64,5 @@ class ConsentError(DeliveryError):
 
 
 class OtherTermsError(ConsentError):
-    """An earlier run over the same task and data had other participants or terms; accepting what that tells is
-    a choice of its own."""
+    """An earlier run that may be over the same task and data had other participants or terms; accepting what
+    that tells is a choice of its own."""

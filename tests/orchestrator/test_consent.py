@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from orchestrator.delivery.consent import (
     FORMAT,
     Consent,
+    DescribedArray,
     RunDescription,
     RunPosition,
     check_description,
@@ -197,6 +198,33 @@ def test_other_terms_over_the_same_data_need_a_consent_of_their_own(
         book.give("alice", msgspec.structs.replace(unnamed, seed=9, levels=3))
     elsewhere = msgspec.structs.replace(other, run_id="run-3", task_fingerprint="beef", data="mnist")
     book.give("alice", elsewhere)
+
+
+def test_a_label_that_the_server_chooses_makes_no_other_subject(tmp_path: Path) -> None:
+    """Another split of the same data under the same model, or a task that no client can verify."""
+    book = ConsentBook(tmp_path)
+    book.give("alice", RUN)
+    fewer = msgspec.structs.replace(
+        RUN, run_id="run-2", participants=NAMES[:2], weights=(1, 2), smallest_set=2
+    )
+    split = msgspec.structs.replace(fewer, task="digits@other", task_fingerprint="beef")
+    relabelled = msgspec.structs.replace(fewer, task="weather", data="weather", task_fingerprint="")
+    for dodge in (split, relabelled):
+        with pytest.raises(OtherTermsError, match="charlie took part in one of them only"):
+            book.give("alice", dodge)
+    book.give("alice", msgspec.structs.replace(split, n_parameters=41, n_values=41))
+
+
+@pytest.mark.parametrize("hidden", ["\x1b[2A\x1b[J", "\n* nothing is told", "\u202e", "\u0430lice", "\r"])
+@pytest.mark.parametrize("where", ["run_id", "task", "data", "participants", "arrays"])
+def test_what_an_operator_reads_cannot_be_rewritten_on_the_screen(where: str, hidden: str) -> None:
+    values: dict[str, Any] = {
+        "participants": ("alice", "bob", f"c{hidden}"),
+        "arrays": (DescribedArray(f"w{hidden}", 40, 1.0),),
+    }
+    with pytest.raises(ConsentError, match="not printable ASCII") as caught:
+        check_description(msgspec.structs.replace(RUN, **{where: values.get(where, f"d{hidden}")}))
+    assert str(caught.value).isprintable()
 
 
 def test_what_is_no_consent_of_this_user_is_refused(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from fl.flower.strategy import QkdFedAvg
 from fl.flower.training import quantise
 from fl.keys import NodeKeys
 from orchestrator.delivery.consent_book import ConsentBook, read_run_file
+from orchestrator.delivery.errors import OtherTermsError
 from orchestrator.wire.codec import decode, encode
 from orchestrator.wire.curve import generate_keys
 
@@ -205,6 +206,7 @@ def refusals(lab: Lab) -> Iterator[tuple[str, Message, str]]:
     yield "a clip one ulp further", other(clip=float(np.nextafter(1.0, 2.0))), none
     yield "other levels", other(levels=126), none
     yield "a wider ring", other(ring_bits=12), none
+    yield "a fingerprint that nobody can compare", other(task_fingerprint="beef"), "has a fingerprint"
     yield "fewer parameters", other(keep=0.5), none
     yield "more rounds", other(rounds=4), none
     fewer = replace(config, clients=three, weights=(), ring_bits=0)
@@ -228,6 +230,18 @@ def test_whatever_is_not_as_it_was_consented_to_is_refused_before_anything_is_tr
     lab.grid.contexts[100].state = RecordDict()
     (reply,) = lab.grid.send_and_receive([lab.message()])
     assert isinstance(open_record(reply.content, Upload | Decline)[0], Upload)
+
+
+def test_a_second_run_under_another_name_is_compared_with_the_first(lab: Lab) -> None:
+    """What its app learns from is the server's word alone, so another word for it hides nobody's absence."""
+    offered = read_run_file(lab.federation.folder / "server" / "run-spring.json")
+    second = lab.new_strategy(run_id="autumn", app="leaves", users=lab.users[:3])
+    with pytest.raises(NoRoundCompletedError):
+        lab.start(strategy=second)
+    without = read_run_file(lab.federation.folder / "server" / "run-autumn.json")
+    assert (offered.data, without.data) == ("flower", "leaves")
+    with pytest.raises(OtherTermsError, match="client-3 took part in one of them only"):
+        lab.book("client-0").give("client-0", without)
 
 
 def test_what_the_app_is_handed_is_part_of_the_run(lab: Lab) -> None:
