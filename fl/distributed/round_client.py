@@ -40,7 +40,8 @@ from fl.distributed.messages import (
     header_of,
     read_uint8,
 )
-from fl.distributed.trainer import EXPECTED_FAILURES, TOLD_FAILURES, RoundJob, Trainer
+from fl.distributed.telling import told_reason
+from fl.distributed.trainer import EXPECTED_FAILURES, RoundJob, Trainer
 from fl.following import SumRefusedError
 from fl.keys import CancelledError, KeyServiceError, ProtectedUpdate
 from fl.tasks.base import Parameters
@@ -243,17 +244,20 @@ class RoundClient:
             self.drop()
             return
         expected = isinstance(error, EXPECTED_FAILURES)
-        # What a library says about the user's own data (a value it could not read, say) is not for the server.
-        told = isinstance(error, TOLD_FAILURES)
-        reason = f"{error}" if told else f"{type(error).__name__}: see the log of {self._name}"
-        if not told:
-            _log.error("round %d failed: %s: %s", current.start.round, type(error).__name__, error)
+        reason = self._reason(current.start.round, error)
         self._decline(current.start.run_id, current.start.round, reason, *current.spent)
         if current.exchange.holdings is None:
             self.drop(settled=True)
         self._tell("idle")  # a client that holds shares of others can still answer
         if not expected:
             raise error
+
+    def _reason(self, number: int, error: BaseException) -> str:
+        """What the server hears of a fault; the rest of it goes to the own log."""
+        if (told := told_reason(error)) is not None:
+            return told
+        _log.error("round %d failed: %s: %s", number, type(error).__name__, error)
+        return f"{type(error).__name__}: see the log of {self._name}"
 
     def _finish_upload(self, current: _Round, protected: ProtectedUpdate) -> None:
         trainer, context = self.trainer, current.job.context
@@ -316,7 +320,8 @@ class RoundClient:
                 given, array = answerer.answer(message, read_uint8(message.header, buffer), holdings)
         except (ClientRefusesError, AnswerRefusedError, AnswerBookError, WireError) as error:
             self._report(ClientState(self._name, message.round, "answer refused", str(error)))
-            self._send(Decline(message.run_id, message.round, str(error)[:1000]))
+            reason = self._reason(message.round, error)
+            self._send(Decline(message.run_id, message.round, reason[:1000]))
             return
         self._send(given, array)
         if isinstance(given, Answer):

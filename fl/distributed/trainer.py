@@ -25,7 +25,6 @@ from fl.distributed.messages import Phase
 from fl.distributed.selfcheck import keep_private_update
 from fl.following import FollowedModel
 from fl.keys import CancelledError, KeyServiceError, KeyWait, NodeKeys, ProtectedUpdate
-from fl.quantise import QuantisationError
 from fl.tasks.base import Examples, Parameters, Task
 from orchestrator.delivery.messages import RoundContext
 
@@ -114,5 +113,3 @@ class Trainer:
 
 EXPECTED_FAILURES = (ValueError, KeyServiceError, OSError)
 """What makes a client decline a round and go on; anything else ends it."""
-TOLD_FAILURES = (QuantisationError, KeyServiceError)
-"""Whose words the server may hear: ours, which name no datum of the user."""

@@ -19,14 +19,10 @@ from typing import Annotated, Any, TypeAlias
 from flwr.app import RecordDict
 from msgspec import Meta
 
-from fl.aggregation.answers import AnswerRefusedError
-from fl.distributed.client_rules import ClientRefusesError
+from fl.distributed.telling import told_reason
 from fl.flower.arrays import ModelShapeError
 from fl.flower.held import HeldError
 from fl.flower.identity import IdentityError
-from fl.keys import CancelledError, KeyServiceError
-from fl.quantise import UpdateNotFiniteError
-from orchestrator.delivery.errors import ConsentError, JournalError, OutputLostError
 from orchestrator.wire.codec import Message, WireError, decode
 
 SHARE_STEPS = 20
@@ -130,18 +126,8 @@ def mean_metrics(told: Mapping[str, Mapping[str, float]], weights: Mapping[str, 
     return means
 
 
-OUR_WORDS = (
-    ClientRefusesError,
-    IdentityError,
-    WireError,
-    CancelledError,
-    HeldError,
-    StateError,
-    AnswerRefusedError,
-    AppFailedError,
-    ModelShapeError,
-)
-"""Exceptions whose texts are made of announcements and of public settings only."""
+OUR_WORDS = (IdentityError, HeldError, StateError, AppFailedError, ModelShapeError)
+"""Exceptions of Flower's side whose texts are made of announcements and of public settings only."""
 
 APP_FAILED = (
     "the app failed, or returned no model like the one it was given; the log of the client's node says why"
@@ -151,18 +137,5 @@ NODE_FAILED = "a fault on the client's side; the log of its node says which"
 
 def reason_of(error: Exception) -> str:
     """What the server is told of ``error``."""
-    match error:
-        case UpdateNotFiniteError():
-            return "the update is not finite"
-        case KeyServiceError() if not _names_a_place(error):
-            return str(error)
-        case _ if isinstance(error, OUR_WORDS):
-            return str(error)
-    return NODE_FAILED
-
-
-def _names_a_place(error: KeyServiceError) -> bool:
-    """Is this about a file of the client's, rather than about a round?"""
-    cause = error.__cause__
-    about_a_round = isinstance(cause, OutputLostError) and cause.__cause__ is None
-    return isinstance(cause, JournalError | ConsentError) and not about_a_round
+    told = str(error) if isinstance(error, OUR_WORDS) else told_reason(error)
+    return NODE_FAILED if told is None else told

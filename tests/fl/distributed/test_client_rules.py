@@ -367,6 +367,21 @@ def test_a_restarted_client_makes_no_second_set_of_shares(world: Any, server: An
     assert len(world.network.released) == released
 
 
+def test_a_fault_of_the_clients_files_is_told_without_their_place(
+    world: Any, server: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A path names the user's account; the client's own log has it, the server hears that there is a fault."""
+    sharing = Sharing(server)
+    sharing.up_to_uploads()
+    folder = world.folder / "journal" / "alice"
+    (folder / ".answers.lock").mkdir()
+    sharing.ask("alice", *world.names)
+    declined, _ = server.expect(Decline, "alice")
+    assert "see the log of alice" in declined.reason
+    assert str(world.folder) not in declined.reason
+    assert str(folder) in caplog.text
+
+
 def test_the_same_announcement_again_gets_the_same_shares_again(world: Any, server: Any) -> None:
     sharing = Sharing(server)
     first = sharing.collect(Shares)

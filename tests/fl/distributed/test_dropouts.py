@@ -135,7 +135,7 @@ def test_an_update_with_nan_drops_its_client_which_answers_all_the_same(lightsec
     records = world.finish()
     assert [record.dropped for record in records] == [(), ("bob",), ()]
     (dropped,) = world.of(ClientDropped)
-    assert "bob declined: client bob, round 2: parameter 5 of the update is nan" in dropped.reason
+    assert "bob declined: the update is not finite" in dropped.reason
     check(world, records)
 
 

@@ -17,6 +17,7 @@ from fl.quantise import RingTooSmallError, quantisation_rng
 from fl.reference import train_reference
 from fl.tasks import load_task
 from fl.tasks.base import training_seed
+from orchestrator.delivery.errors import JournalError
 from orchestrator.wire.curve import generate_keys
 
 
@@ -140,7 +141,7 @@ def test_an_update_with_nan_is_declined_by_name_and_the_next_round_goes_on(world
     assert [record.round for record in records] == [1, 3, 4]
     (aborted,) = [event.record for event in world.of(RoundAborted)]
     assert aborted.round == 2
-    assert "bob declined: client bob, round 2: parameter 5" in aborted.reason
+    assert "bob declined: the update is not finite" in aborted.reason, "neither where nor what"
     assert aborted.key_bits_burnt == 0, "nobody had burnt anything yet"
     assert world.network.abandoned, "the others gave their reservations back"
     burnt = world.network.reserved - set(world.network.released)
@@ -160,6 +161,20 @@ def test_what_a_library_says_about_the_users_data_stays_with_the_user(
     assert "bob declined: ValueError: see the log of bob" in str(world.outcome("server"))
     assert "4711" not in str(world.events) + (world.out_dir / "run.json").read_text()
     assert "4711" in caplog.text
+
+
+def test_where_a_journal_lies_stays_with_the_user(
+    world: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def damaged(*_: object, **__: object) -> None:
+        raise JournalError("cannot read /home/miriam/state/masked.journal: Input/output error")
+
+    monkeypatch.setattr(world.deliveries["bob"], "stored_update", damaged)
+    world.settings(max_aborts_in_a_row=1)
+    world.start_all()
+    assert "bob declined: KeyServiceError: see the log of bob" in str(world.outcome("server"))
+    assert "miriam" not in str(world.events) + (world.out_dir / "run.json").read_text()
+    assert "miriam" in caplog.text
 
 
 def test_a_round_that_was_aborted_for_want_of_keys_records_the_pads_reserved_with_others(world: Any) -> None:
