@@ -8,6 +8,15 @@ RETRAINED = (
     "a round that comes to nothing is trained again from the same model: two such sums over the same clients tell "
     "the server about the noise of training, and no client's update alone"
 )
+BESIDE = (
+    "beside the sums the server learns of each client, in every round, in which of four bands the shares of its values "
+    "lie that were clipped and rounded to nothing, whether its update was finite, and when it did what; in Flower also "
+    "the coarse metrics that this client's operator made public"
+)
+CHOSEN_SUMS = (
+    "no client can check a published sum: a server that lies moves the model as it likes, by at most the clip in every "
+    "round and alike for all clients, and learns the sums of what they train from there"
+)
 
 
 def explained(description: RunDescription, user: str) -> tuple[str, ...]:
@@ -26,13 +35,16 @@ def _agreed(description: RunDescription, user: str) -> tuple[str, ...]:
         clip += "; " + ", ".join(
             f"{each.name} {each.clip:g}" if each.clip else f"{each.name} left out" for each in d.arrays
         )
+    subject = f"task {d.task} on its own part of {d.data}"
+    begins = f"the first model is the one that seed {d.seed} gives ({d.first_model[:16]}...)"
+    if not d.task_fingerprint:
+        subject += " (the server's words: no client has a task of its own to compare them with)"
+        begins = f"the first model is the server's ({d.first_model[:16]}...)"
     share = "" if d.keep == 1 else f", {100 * d.keep:g} % of the values in a round"
     return (
-        f"run {d.run_id}: {user} trains task {d.task} on its own part of {d.data} for {rounds}, with "
-        f"{', '.join(others) or 'nobody else'}",
+        f"run {d.run_id}: {user} trains {subject} for {rounds}, with {', '.join(others) or 'nobody else'}",
         f"mode {d.mode}, {weights}; {d.levels} levels on either side of zero, {clip}{share}",
-        f"the first model is the one that seed {d.seed} gives ({d.first_model[:16]}...), every later one follows from "
-        "the published sums, as this client works it out itself",
+        f"{begins}, every later one follows from the published sums, as this client works it out itself",
         _cost(d, user),
     )
 
@@ -58,7 +70,10 @@ def told(description: RunDescription) -> tuple[str, ...]:
         return ("nothing is protected: the learning server sees every update",)
     n = len(d.participants)
     found = [
-        f"the learning server learns the sum of the updates of every round, and nothing else of {n} clients"
+        f"the learning server learns the sum of the updates of every round, and of a single one of the {n} clients only "
+        "what follows here",
+        BESIDE,
+        CHOSEN_SUMS,
     ]
     if d.mode == "expanded":
         found.append("the secrecy of an update is computational: it rests on a cipher under 256 bits of key")
@@ -73,7 +88,10 @@ def told(description: RunDescription) -> tuple[str, ...]:
             f"up to {d.colluders} colluding clients learn nothing of a mask; {d.survivors} must survive a round, and at "
             f"least {d.smallest_set} begin it"
         )
-        found.append(f"clients may be missing, and then {LEAK}: from sums over sets that differ by it")
+        found.append(
+            f"clients may be missing, and then {LEAK}: from sums over sets that differ by it.  The server decides who "
+            "counts as missing, and the more rounds it repeats from one model the better it knows that update"
+        )
     else:
         found.append(
             "if a participant is away the run pauses; going on without it is another run to be agreed to"

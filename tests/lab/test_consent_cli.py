@@ -138,10 +138,23 @@ def test_another_set_over_the_same_data_is_agreed_to_by_naming_what_it_tells(
         ({"mode": "expanded"}, "computational: it rests on a cipher"),
         ({"mode": "plain"}, "the learning server sees every update"),
         ({"mode": "otp"}, "if a participant is away the run pauses"),
+        ({}, "of a single one of the 4 clients only what follows here"),
+        ({}, "in which of four bands the shares of its values lie"),
+        ({}, "no client can check a published sum"),
+        ({"mode": "lightsecagg"}, "the more rounds it repeats from one model the better"),
     ],
 )
 def test_what_leaks_is_said_in_plain_words(changes: dict[str, Any], words: str) -> None:
     assert any(words in line for line in told(run_of(**changes)))
+
+
+def test_what_only_the_server_says_is_called_the_servers_words() -> None:
+    known, unknown = run_of(), msgspec.structs.replace(run_of(), task_fingerprint="")
+    assert not any("the server's" in line for line in explained(known, "alice")[:3])
+    assert "the one that seed 0 gives" in explained(known, "alice")[2]
+    first, _, model, *_ = explained(unknown, "alice")
+    assert "the server's words" in first
+    assert model.startswith("the first model is the server's (")
 
 
 def test_what_it_costs_is_said() -> None:
