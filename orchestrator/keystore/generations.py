@@ -115,7 +115,7 @@ class Generations:
                 "SELECT wrapped_key, sealed FROM kept_secrets WHERE peer = ? AND name = ?", peer, name
             )
             if not rows:
-                raise RefusedError(f"no secret with {peer} waits under that name")
+                raise _not_kept(peer)
             whole = self._core.pieces.open_apart(_place(peer, name), *map(bytes, rows[0]))
         half = len(whole) // 2
         kept = KeptSecret(name, whole.take(0, half), whole.take(half, half))
@@ -130,9 +130,16 @@ class Generations:
         return PairMacs(*keys)
 
     def note_shown(self, peer: str, name: bytes) -> None:
-        """Before the peer is shown that this end keeps ``name``: it may begin with it, so it stays; durable."""
+        """Before it is proved to the peer that this end keeps ``name``: it may begin with it, so it stays; durable.
+
+        Raises RefusedError where it is not kept any more: it made room for a newer one.
+        """
         with self._core.transaction():
-            self._core.db.write("UPDATE kept_secrets SET shown = 1 WHERE peer = ? AND name = ?", peer, name)
+            shown = self._core.db.write(
+                "UPDATE kept_secrets SET shown = 1 WHERE peer = ? AND name = ?", peer, name
+            )
+            if shown != 1:
+                raise _not_kept(peer)
 
     def least(self, peer: str) -> int:
         """The smallest generation that could be begun here: above the own one and above all that lies in the lanes."""
@@ -177,6 +184,10 @@ class Generations:
     def note_begun(self, peer: str, name: bytes, generation: int) -> None:
         """Remember which secret a generation was begun with, so that the peer can follow (inside a transaction)."""
         self._core.db.write("INSERT OR REPLACE INTO begun VALUES (?, ?, ?)", peer, generation, name)
+
+
+def _not_kept(peer: str) -> RefusedError:
+    return RefusedError(f"no secret with {peer} waits under that name")
 
 
 def _place(peer: str, name: bytes) -> str:

@@ -9,6 +9,8 @@ the clear, and from the two standings each draws the same conclusion::
     * one has begun T with X, the
       other still keeps X:             the one -> Proof(X, T, begun), and the other begins T with X
     * nothing in common, same g:       nothing; the meeting goes on under g
+    * the same g, begun by one with
+      what the other keeps:            an error: an end that lost its store came back with a secret for any g
     * nothing in common, different g:  an error: one store is an old copy, only a further secret helps
 
 A proof is an HMAC under the reusable keys of X itself (not of the old generation, whose lanes may be empty) over
@@ -88,6 +90,12 @@ def conclude(role: Role, ours: Standing, theirs: Standing) -> Step | None:
     common = next((name for name in firsts if name in seconds), None)
     if common is not None:
         return Step("both", common, max(ours.least, theirs.least))
+    if ours.generation == theirs.generation and (ours.begun in theirs.kept or theirs.begun in ours.kept):
+        raise GenerationError(
+            f"one end began anew with a secret that the other keeps for a generation above {ours.generation}: it was"
+            " made for any generation; make a new secret with `qunetlab keys reseed PAIR --new` while both nodes run"
+            " and take it at both ends"
+        )
     if ours.generation != theirs.generation:
         raise GenerationError(
             f"generation {ours.generation} here, {theirs.generation} at the peer: one of the two stores is an old"

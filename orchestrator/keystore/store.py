@@ -201,8 +201,7 @@ class KeyStore:
             )
             self.deposits.remember(peer, auth_ab, auth_ba)
             self.deposits.seed(peer, auth_ab, auth_ba)
-            if generation:
-                self.generations.note_begun(peer, secret_name(auth_ab, auth_ba), generation)
+            self.generations.note_begun(peer, secret_name(auth_ab, auth_ba), generation)
 
     def letters(self, peer: str) -> Letters:
         """What this process remembers of its correspondence with ``peer``."""

@@ -415,7 +415,7 @@ def test_of_many_that_wait_the_oldest_that_the_peer_never_saw_is_dropped(pair: P
         names.append(generations.keep("bob", secret.auth_ab, secret.auth_ba))
         generations.note_shown("bob", names[0])
     assert set(generations.kept("bob")) == {names[0], *names[-MOST_KEPT + 1 :]}
-    for name in names:
+    for name in generations.kept("bob"):
         generations.note_shown("bob", name)
     secret = PairSecret.draw(*NAMES)
     with pytest.raises(RefusedError, match="take the other half of one of them at bob"):
@@ -458,6 +458,38 @@ def test_an_end_that_lost_its_store_comes_back_with_the_secret_that_the_other_ke
     pair.works("after")
     pair.reopen()
     pair.close()
+
+
+def test_an_end_that_came_back_with_a_secret_for_any_generation_is_told_and_a_further_one_helps(
+    tmp_path: Path,
+) -> None:
+    pair = Pair.make(tmp_path)
+    secret = PairSecret.draw(*NAMES)  # made where no node of the pair ran
+    pair.keep(secret, 0)
+    pair.stores[1].close()
+    for file in tmp_path.glob("bob*"):
+        file.unlink()
+    pair.stores[1] = WatchedStore.create(tmp_path / "bob", "bob", KEK)
+    pair.stores[1].install_initial_secret("alice", secret.auth_ab, secret.auth_ba, role="second")
+    assert pair.generations() == [0, 0]
+    for told in pair.settle():
+        assert isinstance(told, GenerationError)
+        assert "make a new secret with `qunetlab keys reseed PAIR --new` while both nodes run" in str(told)
+    pair.keep(PairSecret.draw(*NAMES))
+    assert pair.settle() == [1, 1]
+    pair.works("after")
+    pair.close()
+
+
+def test_a_secret_dropped_for_newer_ones_is_not_shown(pair: Pair) -> None:
+    """The names go out at the beginning of a meeting; an operator may bring further secrets before the proof."""
+    generations = pair.stores[0].generations
+    gone, *_ = [
+        generations.keep("bob", secret.auth_ab, secret.auth_ba)
+        for secret in (PairSecret.draw(*NAMES) for _ in range(MOST_KEPT + 1))
+    ]
+    with pytest.raises(RefusedError, match="no secret with bob waits under that name"):
+        generations.note_shown("bob", gone)
 
 
 def test_tag_bits_of_the_old_generation_that_wait_in_memory_go_with_it(pair: Pair) -> None:
