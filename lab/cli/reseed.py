@@ -58,8 +58,8 @@ def _next_generation(machine: Machine, first: str, second: str) -> int:
 
 def take_secret_file(pair: str, path: Path, testbed: Path, state: Path | None) -> int:
     """Give a file of ``--new`` to the running node that it is for."""
-    from orchestrator.keystore.pair_secret import PairSecret, PairSecretError
-    from orchestrator.processes.node_store import INITIAL
+    from orchestrator.keystore.pair_secret import PairSecret
+    from orchestrator.processes.node_store import INITIAL, no_file
     from orchestrator.wire.control_socket import TakeSecret, ask, listens
 
     machine = Machine(testbed, state)
@@ -67,7 +67,7 @@ def take_secret_file(pair: str, path: Path, testbed: Path, state: Path | None) -
     try:
         secret = PairSecret.read(path)
     except FileNotFoundError:
-        raise PairSecretError(f"there is no file {path}") from None
+        raise no_file(path) from None
     secret.wipe()
     secret.check_for(secret.holder, first, second, path)
     peer = second if secret.holder == first else first

@@ -17,7 +17,7 @@ import logging
 from pathlib import Path
 
 from lab.testbed import Testbed
-from orchestrator.durable import destroy_file, destroy_spent, move_file, sync_path
+from orchestrator.durable import SPENT, destroy_file, destroy_spent, move_file, sync_path
 from orchestrator.keystore.errors import SealError, StoreError
 from orchestrator.keystore.lanes import Role, SplitRule
 from orchestrator.keystore.pair_secret import SUFFIX, PairSecret, PairSecretError
@@ -109,7 +109,8 @@ def _initial_secret(testbed: Testbed, name: str, peer: str, initial: Path) -> Pa
         raise InitialSecretError(
             f"{path} is missing: the first start of a node needs the initial secret of every pair; "
             f"make a new testbed folder with `qunetlab init`, or, where {peer} runs already, a new secret with"
-            f" `qunetlab keys reseed {name}-{peer} --new`, and put {name}'s half here under this name"
+            f" `qunetlab keys reseed {name}-{peer} --new` on the machine where {peer} runs, and put {name}'s half here"
+            " under this name"
         ) from None
     secret.check_for(name, *ends_of(testbed, name, peer), path)
     return secret
@@ -138,7 +139,7 @@ def take_secret(store: KeyStore, testbed: Testbed, path: Path) -> str:
     try:
         secret = PairSecret.read(path)
     except FileNotFoundError:
-        raise PairSecretError(f"there is no file {path}") from None
+        raise no_file(path) from None
     peers = [peer for peer in store.peers() if peer in (secret.first, secret.second)]
     if name not in (secret.first, secret.second) or len(peers) != 1:
         raise PairSecretError(
@@ -159,3 +160,12 @@ def take_secret(store: KeyStore, testbed: Testbed, path: Path) -> str:
     destroy_file(path)
     logger.info("a new secret with %s waits for the other end to take its half", peer)
     return peer
+
+
+def no_file(path: Path) -> PairSecretError:
+    """No secret lies at ``path``; what an interrupted taking left of it is destroyed first."""
+    spent = path.with_name(path.name + SPENT)
+    if not spent.exists():
+        return PairSecretError(f"there is no file {path}")
+    destroy_file(spent)
+    return PairSecretError(f"the secret in {path} was taken before; what was left of it is destroyed")

@@ -24,7 +24,7 @@ from orchestrator.keystore.database import Database
 from orchestrator.keystore.errors import KeyStoreError, SealError, StoreError
 from orchestrator.keystore.pair_secret import PairSecret, PairSecretError
 from orchestrator.keystore.store import KeyStore
-from orchestrator.processes.node_store import STORE_FILE, InitialSecretError, open_node_store
+from orchestrator.processes.node_store import STORE_FILE, InitialSecretError, open_node_store, take_secret
 from orchestrator.randomness import random_bytes
 
 NAME = "bob"
@@ -90,6 +90,14 @@ def before_every_step(patch: pytest.MonkeyPatch, act: Callable[[str], None]) -> 
 
             inner.setattr(Database, name, store_step)
         yield
+
+
+class KilledError(BaseException):
+    """Here the process ends."""
+
+
+def killed(*_: object) -> None:
+    raise KilledError
 
 
 def all_there(store: KeyStore, secrets: dict[str, PairSecret]) -> bool:
@@ -212,6 +220,25 @@ def test_a_kill_at_any_step_of_taking_a_new_secret_loses_nothing(
         with image.start() as store:
             assert len(store.generations.kept("alice")) == 1
         assert list(image.initial.iterdir()) == []
+
+
+def test_a_kill_while_a_running_node_takes_a_new_secret_leaves_a_file_that_a_retry_destroys(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The operator's folder is not the node's: nobody would find ``NAME.spent`` there at the next start."""
+    path = tmp_path / "carried" / "alice-bob.secret"
+    path.parent.mkdir()
+    with machine.start() as store:
+        PairSecret.draw("alice", NAME).write(path, NAME)
+        with monkeypatch.context() as patch:
+            patch.setattr("orchestrator.durable._overwrite", killed)
+            with pytest.raises(KilledError):
+                take_secret(store, machine.testbed, path)
+        assert [left.name for left in path.parent.iterdir()] == ["alice-bob.secret.spent"]
+        with pytest.raises(PairSecretError, match="was taken before; what was left of it is destroyed"):
+            take_secret(store, machine.testbed, path)
+        assert list(path.parent.iterdir()) == []
+        assert len(store.generations.kept("alice")) == 1
 
 
 def test_a_key_that_does_not_open_the_store_costs_no_secret(machine: Machine) -> None:
