@@ -28,7 +28,7 @@ def served_by(testbed: Testbed, process: str) -> tuple[str, ...]:
 
 def revoke_role(role: str, testbed: Path, state: Path | None) -> int:
     """Revoke ``role`` wherever it is served here; 1 if a process that serves it could not be told."""
-    from orchestrator.wire.control_socket import ControlError, ControlRefusedError, Revoke, ask
+    from orchestrator.wire.control_socket import ControlError, ControlRefusedError, Revoke, ask, listens
     from orchestrator.wire.revoked import RevokedError, RevokedKeys
 
     machine = Machine(testbed, state)
@@ -42,11 +42,13 @@ def revoke_role(role: str, testbed: Path, state: Path | None) -> int:
         if role not in served_by(machine.testbed, process):
             continue
         try:
-            if running:
-                said = ask(machine.folder(process), Revoke(role)).text
-            else:
+            if not running:
                 RevokedKeys(machine.folder(process)).add(role, key)
                 said = f"it does not run; its next start refuses the key of {role}"
+            if running or listens(
+                machine.folder(process)
+            ):  # or it came up meanwhile, and may have read the list before
+                said = ask(machine.folder(process), Revoke(role)).text
         except (ControlError, ControlRefusedError, RevokedError, OSError) as error:
             failed += 1
             echo(f"{process}: NOT revoked: {error}", err=True)

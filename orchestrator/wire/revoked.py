@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from orchestrator.durable import make_folder, replace_file
+from orchestrator.durable import locked, make_folder, replace_file
 from orchestrator.wire.codec import Message, WireError, decode, encode
 
 FILE = "revoked"
@@ -31,16 +31,18 @@ class RevokedKeys:
     def __init__(self, state_dir: Path) -> None:
         """Read the list; raises RevokedError where it is damaged."""
         self._path = state_dir / FILE
-        self._keys: dict[str, str] = {}
+        self._keys = self._read()
+
+    def _read(self) -> dict[str, str]:
         try:
             kept = decode(self._path.read_bytes(), _List)
         except FileNotFoundError:
-            return
+            return {}
         except (OSError, WireError) as error:
             raise RevokedError(f"{self._path} cannot be read ({error}): who is revoked is unknown") from error
         if kept.format != FORMAT:
             raise RevokedError(f"{self._path} has format {kept.format}, this program knows {FORMAT}")
-        self._keys = kept.keys
+        return kept.keys
 
     @property
     def roles(self) -> list[str]:
@@ -52,12 +54,16 @@ class RevokedKeys:
         return {key: role for key, role in allowed.items() if key not in self._keys}
 
     def add(self, role: str, allowed: Mapping[str, str]) -> None:
-        """Put the key of ``role`` on the list, durable when this returns; raises RevokedError or OSError."""
+        """Put the key of ``role`` on the list, durable when this returns; raises RevokedError or OSError.
+
+        What another process put there since it was read stays on it.
+        """
         keys = {key: name for key, name in allowed.items() if name == role}
         if not keys:
             served = ", ".join(sorted(set(allowed.values())))
             raise RevokedError(f"no role {role!r} is served here; there are {served}")
-        revoked = self._keys | keys
         make_folder(self._path.parent)
-        replace_file(self._path, encode(_List(FORMAT, revoked)), 0o600)
+        with locked(self._path.with_name(f".{FILE}.lock")):
+            revoked = self._read() | self._keys | keys
+            replace_file(self._path, encode(_List(FORMAT, revoked)), 0o600)
         self._keys = revoked

@@ -14,11 +14,13 @@ import pytest
 import zmq
 
 from lab.cli.folder import create_folder, template_path
+from lab.cli.reseed import take_secret_file
+from lab.cli.revoke import revoke_role
 from lab.testbed import load_testbed
 from orchestrator.keystore.errors import AuthLaneExhaustedError
 from orchestrator.keystore.lanes import AUTH_STOP_BITS
 from orchestrator.keystore.pair_macs import MAC_KEY_BITS
-from orchestrator.keystore.pair_secret import PairSecret
+from orchestrator.keystore.pair_secret import PairSecret, PairSecretError
 from orchestrator.keystore.store import KeyStore
 from orchestrator.processes.node_control import NODE_ERRORS, NodeControl
 from orchestrator.processes.node_store import open_node_store
@@ -163,6 +165,18 @@ def test_secrets_that_are_cut_or_of_another_pair_are_refused_with_their_place(
     assert whole.exists()
 
 
+def test_a_file_half_destroyed_by_a_node_that_was_killed_is_destroyed_by_a_retry(
+    bench: Bench, tmp_path: Path
+) -> None:
+    path = tmp_path / "alice-bob.secret"
+    PairSecret.draw("alice", "bob").write(tmp_path / "alice-bob.secret.spent", "bob")
+    with pytest.raises(PairSecretError, match="was taken before; what was left of it is destroyed"):
+        take_secret_file("alice-bob", path, bench.path, None)
+    assert not list(tmp_path.glob("*.spent"))
+    with pytest.raises(PairSecretError, match="there is no file"):
+        take_secret_file("alice-bob", path, bench.path, None)
+
+
 def test_a_role_is_revoked_at_running_and_stopped_processes_and_listed(bench: Bench, keys: Any) -> None:
     bench.state("fl-server").mkdir()
     said = keys("revoke", "fl-bob")
@@ -178,6 +192,15 @@ def test_a_role_is_revoked_at_running_and_stopped_processes_and_listed(bench: Be
     nobody = keys("revoke", "relay")
     assert nobody.returncode == 2
     assert "no process of this machine" in nobody.stderr
+
+
+def test_a_process_that_came_up_while_its_list_was_written_is_told_too(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lab.cli.revoke._processes", lambda machine: [("bob", False)])
+    assert revoke_role("fl-bob", bench.path, None) == 0
+    assert bench.gates["bob"].revoked == ["fl-bob"]
+    assert RevokedKeys(bench.state("bob")).roles == ["fl-bob"]
 
 
 def test_a_pair_that_waits_for_an_operator_is_shown_and_let_go_on(

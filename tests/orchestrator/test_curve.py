@@ -285,6 +285,16 @@ def test_a_revoked_key_stays_out_over_restarts_and_a_new_key_of_the_role_comes_i
     assert service.client(new)[1] is LinkState.UP
 
 
+def test_what_another_process_put_on_the_list_meanwhile_stays_on_it(tmp_path: Path) -> None:
+    """`keys revoke` writes the list of a process that does not listen yet; the process has read it before."""
+    starting, command = RevokedKeys(tmp_path), RevokedKeys(tmp_path)
+    allowed = {"a" * 40: "alice", "b" * 40: "bob"}
+    command.add("alice", allowed)
+    starting.add("bob", allowed)
+    assert RevokedKeys(tmp_path).roles == ["alice", "bob"]
+    assert starting.without(allowed) == {}
+
+
 def test_a_list_of_revoked_keys_that_cannot_be_read_lets_nobody_start(tmp_path: Path) -> None:
     (tmp_path / "revoked").write_bytes(b"garbage")
     with pytest.raises(RevokedError, match="who is revoked is unknown"):
