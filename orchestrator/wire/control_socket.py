@@ -283,6 +283,7 @@ def listens(folder: Path) -> bool:
 
 def _somebody_listens(address: str) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)  # a process that stands still may have its queue full
         return probe.connect_ex(address) in (0, errno.EAGAIN, errno.EACCES)
 
 

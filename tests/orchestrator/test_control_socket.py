@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import queue
 import socket
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -139,6 +143,24 @@ def test_one_process_per_folder_and_what_a_killed_one_left_is_replaced(tmp_path:
     left.close()
     with ControlSocket(tmp_path, Process()):
         assert ask(tmp_path, Revoke("bob")) == Done("done Revoke")
+
+
+def test_a_process_that_stands_still_holds_nobody_up_who_asks_whether_it_listens(tmp_path: Path) -> None:
+    """Its queue is full: connect(2) of a blocking socket would wait until it goes on."""
+    with socket.socket(socket.AF_UNIX) as stopped, contextlib.ExitStack() as waiting:
+        stopped.bind(str(tmp_path / SOCKET_FILE))
+        stopped.listen(0)
+        for _ in range(8):
+            one = waiting.enter_context(socket.socket(socket.AF_UNIX))
+            one.setblocking(False)
+            if one.connect_ex(str(tmp_path / SOCKET_FILE)) == errno.EAGAIN:
+                break
+        else:
+            pytest.fail("the queue is not full")
+        answers: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        asker = threading.Thread(target=lambda: answers.put(listens(tmp_path)), daemon=True)
+        asker.start()
+        assert answers.get(timeout=5)
 
 
 def raw(folder: Path, data: bytes) -> bytes:
