@@ -58,6 +58,10 @@ class Reach:
         self._left -= distance
         return True
 
+    def give_back(self, distance: int) -> None:
+        """The epoch was not moved by ``distance`` after all."""
+        self._left += distance
+
 
 class EpochFile:
     """One number in a file; every change is synced to disk before it is used."""
@@ -135,8 +139,13 @@ class Fence:
             self.objection = self._objection(epoch, slot)
             if self.objection:
                 return False
-            if self._file is not None and epoch > self._newest[0]:
-                self._file.write(epoch)
+            distance = epoch - self._newest[0]
+            if self._file is not None and distance:
+                try:
+                    self._file.write(epoch)
+                except OSError:
+                    self._reach.give_back(distance)
+                    raise
             self._newest = (epoch, slot)
             return True
 

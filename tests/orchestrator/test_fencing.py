@@ -113,6 +113,19 @@ def test_an_epoch_that_cannot_be_stored_passes_nobody(
     assert fence.accept(7, 1)
 
 
+def test_offers_on_a_full_disk_use_up_no_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    fence = Fence(EpochFile(tmp_path / "fence"), Reach(Clock()))
+    with monkeypatch.context() as patch:
+        patch.setattr("orchestrator.scheduling.fencing.replace_file", full)
+        for _ in range(REACH // EPOCH_STEP + 1):
+            with pytest.raises(OSError, match="No space left"):
+                fence.accept(EPOCH_STEP, 1)
+    assert fence.accept(EPOCH_STEP, 1), fence.objection
+
+
 def test_a_reach_grows_with_time() -> None:
     clock = Clock()
     reach = Reach(clock)
