@@ -204,8 +204,15 @@ class PadDesk:
 
     def _halfway(self, peers: Iterable[str], n_bits: int, digest: bytes) -> dict[str, Range]:
         """What attempts that failed left reserved at this end, so that a retry would find it."""
-        held = {peer: self._store.check_reservation(peer, Lane.MASK, n_bits, digest) for peer in peers}
-        return {peer: taken for peer, taken in held.items() if taken is not None}
+        held = {}
+        for peer in peers:
+            try:
+                taken = self._store.check_reservation(peer, Lane.MASK, n_bits, digest)
+            except AlreadyReleasedError:  # these pads have left, and nothing of them is here
+                continue
+            if taken is not None:
+                held[peer] = taken
+        return held
 
     def _burn(self, ranges: dict[str, Range], digest: bytes) -> None:
         for peer, held in ranges.items():

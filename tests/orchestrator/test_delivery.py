@@ -36,7 +36,7 @@ from orchestrator.delivery.errors import (
 from orchestrator.delivery.journal import journal_path, read_entry, write_entry
 from orchestrator.delivery.masking import add_packed, pack_values, unpack_values
 from orchestrator.delivery.messages import Collect, Failure, PadRequest, Reply, RoundContext, StockRequest
-from orchestrator.delivery.rounds import DeskPeerError, PadDesk
+from orchestrator.delivery.rounds import DeskPeerError, DeskReleasedError, PadDesk
 from orchestrator.delivery.service import JOBS_AT_A_TIME, DeliveryService
 from orchestrator.delivery.sharing import ShareChannel, sealed_size
 from orchestrator.keystore.agreement import reserve
@@ -931,4 +931,25 @@ def test_a_round_agreed_half_way_takes_its_own_range_up_again_or_gives_it_up_who
     desk.abandon(two)
     assert store.ledger("bob").burnt == two.pad_bits
     assert store.held_reservation("bob", Lane.MASK, two.pad_bits, two.digest()) is None
+    desk.close()
+
+
+def test_giving_up_a_round_whose_pads_have_left_in_part_burns_the_rest(bench: Bench) -> None:
+    for peer in ("bob", "charlie"):
+        bench.deposit("alice", peer, 20_000)
+    three, store = context(participants=("alice", "bob", "charlie")), bench.stores["alice"]
+
+    def agreed(peer: str, n_bits: int, digest: bytes) -> Range:
+        taken = store.propose_reservation(peer, Lane.MASK, n_bits, digest)
+        store.commit_reservation(peer, Lane.MASK, taken, digest)
+        return taken
+
+    charlie = agreed("charlie", three.pad_bits, three.digest())
+    store.release("bob", Lane.MASK, agreed("bob", three.pad_bits, three.digest()), three.digest()).wipe()
+    desk = PadDesk(store, NAMES[1:], agreed)
+    with pytest.raises(DeskReleasedError):
+        desk.reserve(three)
+    desk.abandon(three)
+    assert store.ledger("charlie").burnt == charlie.n_bits
+    assert store.ledger("bob").burnt == 0
     desk.close()
