@@ -32,6 +32,7 @@ from orchestrator.postprocessing.cascade import compile_kernels
 from orchestrator.processes.node_alarms import AlarmWatch
 from orchestrator.processes.node_control import NODE_ERRORS, NodeControl
 from orchestrator.processes.node_store import open_node_store
+from orchestrator.processes.pair_lines import LowWater
 from orchestrator.processes.pair_worker import PairWorker
 from orchestrator.protocols.block_planning import plan_for
 from orchestrator.protocols.planner import BlockPlan
@@ -107,7 +108,7 @@ class Node:
         self.peers = tuple(user for user in testbed.user_names() if user != name)
         self.workers = {peer: PairWorker(agent, store, peer) for peer in self.peers}
         self._stopping = False
-        self._alarms = AlarmWatch(agent, store, lambda peer: self.workers[peer].hold, emit)
+        self._alarms = AlarmWatch(agent, store, self.waits_why, emit)
         self._wanted: dict[tuple[str, str], int] = {}
         self._party = LeaseParty(
             agent,
@@ -163,6 +164,10 @@ class Node:
             return self.workers[peer].submit(job, conversation, RESERVE_PATIENCE_S, repeat).result()
         finally:
             self.report_stock()
+
+    def waits_why(self, peer: str) -> LowWater | None:
+        """Why meetings with ``peer`` wait for an operator; None where they do not, or it left the testbed."""
+        return self.workers[peer].hold if peer in self.workers else None
 
     def demand(self, wanted: dict[str, int]) -> None:
         """Pass the client's wishes (bits per peer still to be made) on to the scheduler.

@@ -70,7 +70,8 @@ class NodeControl:
         """Raises one of :data:`NODE_ERRORS` for what is not done."""
         match request:
             case ShowKeys():
-                return keys_of(self._store, lambda peer: self._workers[peer].hold is not None)
+                held = {peer for peer, worker in self._workers.items() if worker.hold is not None}
+                return keys_of(self._store, held.__contains__)  # a peer that left the testbed has no worker
             case TakeSecret(path):
                 peer = take_secret(self._store, self._testbed, Path(path))
                 self._workers[peer].meet_again()

@@ -10,14 +10,20 @@ from types import SimpleNamespace
 import pytest
 
 from lab.cli.demo import alarm_warnings
+from lab.cli.folder import template_path
 from lab.cli.supervised import Run
+from lab.testbed import load_testbed
 from orchestrator.keystore.lanes import AUTH_ALARM_BITS
 from orchestrator.keystore.pair_macs import MAC_KEY_BITS
 from orchestrator.keystore.pair_secret import PairSecret
 from orchestrator.keystore.sealing import Kek
 from orchestrator.keystore.store import KeyStore
+from orchestrator.processes.node import Node
 from orchestrator.processes.node_alarms import AlarmBook, AlarmWatch, standing_alarms
+from orchestrator.processes.node_control import NodeControl
 from orchestrator.processes.pair_worker import LowWater
+from orchestrator.scheduling.fencing import Fence
+from orchestrator.wire.control_socket import Keys, ShowKeys
 from orchestrator.wire.links import LinkState
 from orchestrator.wire.status import Alarm
 
@@ -51,6 +57,22 @@ def test_a_lane_below_the_mark_a_pair_that_waits_and_an_uncut_log_are_alarms(sto
         for alarm in standing_alarms(store, {"bob": waits, "carol": None}.__getitem__)
     ]
     assert names == [("low-water", "bob"), ("waits-for-operator", "bob"), ("store", None)]
+
+
+def test_a_peer_that_left_the_testbed_hides_no_other(store: KeyStore) -> None:
+    """Its keys lie in the store still; nobody works with it, so none of its meetings wait."""
+    testbed = load_testbed(template_path("simulated-reference"))
+    for peer in ("dave", "zoe"):
+        secret = PairSecret.draw("alice", peer)
+        store.install_initial_secret(peer, secret.auth_ab, secret.auth_ba, role="first")
+    agent = SimpleNamespace(peers=())
+    node = Node(testbed, "alice", SimpleNamespace(), store, agent, Fence(), lambda event: None)  # type: ignore[arg-type]
+    assert set(node.workers) < set(store.peers())
+    assert standing_alarms(store, node.waits_why) == []
+    control = NodeControl(testbed, store, node.workers, SimpleNamespace())  # type: ignore[arg-type]
+    shown = control(ShowKeys())
+    assert isinstance(shown, Keys)
+    assert {pair.peer: pair.waits for pair in shown.pairs} == dict.fromkeys(store.peers(), False)
 
 
 def test_a_renewed_pair_ends_its_alarm(store: KeyStore) -> None:
