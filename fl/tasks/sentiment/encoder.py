@@ -113,10 +113,11 @@ class Encoder:
         The mask (batch, length) is True where there is a token and False where there is padding.
         """
         ids, mask = padded(tokens)
+        model = self.model  # loaded before inference mode, in which weights would be unfit for training
         with torch.inference_mode():
-            states = self.model.embeddings(input_ids=ids)
+            states = model.embeddings(input_ids=ids)
             wide = mask[:, None, None, :]
-            for block in self.model.encoder.layer[:layer]:
+            for block in model.encoder.layer[:layer]:
                 out = block(states, attention_mask=wide)
                 states = out[0] if isinstance(out, tuple) else out
         return states, mask
