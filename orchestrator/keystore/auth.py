@@ -69,9 +69,9 @@ class AuthKeys:
         with self._core.lock:
             waiting = self._skipped.peek(wanted)
             if waiting is not None:
-                self._skipped.spend(wanted)
                 with self._core.transaction():
                     self._book(forgery)
+                self._skipped.spend(wanted)
                 return self._masked(waiting, offset, outgoing=False)
             with self._core.transaction():
                 self._check_incoming(wanted)
@@ -117,7 +117,17 @@ class AuthKeys:
             for piece in core.pieces.stored(peer, lane, head)
             if piece.start < offset
         ]
-        return [(gap.start, core.take(peer, lane, gap, purpose="authentication")) for gap in gaps]
+        taken: list[tuple[int, SecretBits]] = []
+        for gap in gaps:
+            bits = core.take(peer, lane, gap, purpose="authentication")
+            if taken and taken[-1][0] + len(taken[-1][1]) == gap.start:  # a key may span two blocks
+                start, before = taken.pop()
+                taken.append((start, SecretBits.concat([before, bits])))
+                before.wipe()
+                bits.wipe()
+            else:
+                taken.append((gap.start, bits))
+        return taken
 
     def wrong_tag(self, forgery: float) -> None:
         """A tag was checked and did not fit: the try had this chance of passing, and is booked too."""

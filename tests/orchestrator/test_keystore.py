@@ -424,6 +424,36 @@ def test_tag_keys_come_in_order_and_never_twice(store: KeyStore) -> None:
         auth.take_outgoing(0)
 
 
+def test_an_overtaken_tag_key_that_spans_two_blocks_waits_whole(store: KeyStore) -> None:
+    auth, edge = store.auth("bob"), store.lane_states("bob")[Lane.AUTH_BA].tail
+    store.deposit_pending("bob", "more", secret(KEY), b"")
+    store.confirm_deposit("bob", "more")
+    auth.take_incoming(edge - 512, 256).wipe()
+    wanted = auth.peek_incoming(edge - 128, 256)
+    auth.take_incoming(edge + 128, 256).wipe()
+    assert auth.take_incoming(edge - 128, 256).same_as(wanted)
+    with pytest.raises(ReplayError):
+        auth.take_incoming(edge - 128, 256)
+
+
+def test_an_overtaken_tag_key_is_there_after_a_disk_that_was_full(
+    store: KeyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its message comes again with the same bytes, so what failed once must not be refused for ever."""
+    auth = store.auth("bob")
+    auth.take_incoming(512, 256).wipe()
+
+    def full(self: Database) -> None:
+        raise StoreError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Database, "commit", full)
+        with pytest.raises(StoreError, match="full"):
+            auth.take_incoming(0, 256, 1e-30)
+    assert auth.take_incoming(0, 256, 1e-30).same_as(secret(AUTH_BA).take(0, 256))
+    assert store.epsilons("bob").tags == 1
+
+
 def test_initial_secrets_are_installed_once(store: KeyStore) -> None:
     with pytest.raises(RefusedError, match="installed already"):
         store.install_initial_secret("bob", secret(AUTH_AB), secret(AUTH_BA), role="first")
