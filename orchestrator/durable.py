@@ -42,7 +42,11 @@ def create_file(path: Path, content: bytes, mode: int = 0o666) -> None:
     OSError, and then no part of it stands there.
     """
     _write(path, content, os.O_EXCL, mode)
-    sync_path(path.parent)
+    try:
+        sync_path(path.parent)
+    except OSError:
+        os.unlink(path)
+        raise
 
 
 def move_file(old: Path, new: Path) -> None:

@@ -97,6 +97,19 @@ def test_the_old_file_stands_until_the_rename(
     assert path.read_bytes() == b"n"
 
 
+def test_no_part_of_a_file_stands_whose_name_could_not_be_made_durable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(durable, "os", SimpleNamespace(**{**vars(os), "fsync": fsync}))
+    with pytest.raises(OSError, match=str(tmp_path)):
+        create_file(tmp_path / "secret", b"x", 0o600)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("write", [replace_file, create_file])
 def test_a_private_file_is_private_from_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Path, bytes, int], None]
