@@ -38,11 +38,17 @@ _DECODERS: dict[Any, msgspec.msgpack.Decoder[Any]] = {}
 
 
 def encode(message: msgspec.Struct) -> bytes:
-    """``message`` as MessagePack bytes; raises WireError for numbers beyond 64 bits and for what is no data."""
+    """``message`` as MessagePack bytes.
+
+    Raises WireError for numbers beyond 64 bits, for text that is not UTF-8 (a strange file name) and for what is no
+    data.
+    """
     try:
         return _ENCODER.encode(message)
     except OverflowError:
         raise WireError(f"a number in this {type(message).__name__} does not fit 64 bits") from None
+    except UnicodeEncodeError:
+        raise WireError(f"text in this {type(message).__name__} is not UTF-8") from None
 
 
 @overload

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from orchestrator.wire.codec import Message, WireError, decode, encode
+from orchestrator.wire.control_socket import Failed
 from orchestrator.wire.messages import Demand, FromHub, FromPeer, Heartbeat, Hello, LeaseDone
 from orchestrator.wire.status import Learning
 
@@ -82,3 +83,9 @@ def test_a_peer_cannot_say_what_only_the_hub_says() -> None:
 def test_messages_are_immutable() -> None:
     with pytest.raises(AttributeError):
         Point(1).x = 2  # type: ignore[misc]
+
+
+def test_a_name_that_is_not_utf_8_cannot_be_sent_and_is_a_typed_error() -> None:
+    """Linux lets a file be called anything; Python shows such names with lone surrogates."""
+    with pytest.raises(WireError, match="text in this Failed is not UTF-8"):
+        encode(Failed("cannot read " + b"caf\xe9.secret".decode(errors="surrogateescape")))
