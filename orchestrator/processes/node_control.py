@@ -73,8 +73,12 @@ class NodeControl:
                 held = {peer for peer, worker in self._workers.items() if worker.hold is not None}
                 return keys_of(self._store, held.__contains__)  # a peer that left the testbed has no worker
             case TakeSecret(path):
-                peer = take_secret(self._store, self._testbed, Path(path))
-                self._workers[peer].meet_again()
+                try:
+                    peer = take_secret(self._store, self._testbed, Path(path))
+                finally:  # it may be kept although its file could not be destroyed
+                    for waiting, worker in self._workers.items():
+                        if self._store.generations.kept(waiting):
+                            worker.meet_again()
                 return Done(
                     f"{self._store.owner} keeps a new secret with {peer} and has destroyed {path}; it is begun"
                     " with once the other end has taken its half"

@@ -132,8 +132,8 @@ def take_secret(store: KeyStore, testbed: Testbed, path: Path) -> str:
     """Keep the secret in ``path`` for its pair's next generation and destroy the file; the peer's name.
 
     The file goes only after the store has committed the secret, gave it back unchanged and has cut its log.
-    Raises PairSecretError, RefusedError (taken before, of a generation that is over), StoreError or OSError; the
-    file is still there then, and before it was kept nothing was changed.
+    Raises PairSecretError, RefusedError (taken before, of a generation that is over) or StoreError; the file is still
+    there then, and nothing was changed, or the text says that the secret is kept.
     """
     name = store.owner
     try:
@@ -157,7 +157,13 @@ def take_secret(store: KeyStore, testbed: Testbed, path: Path) -> str:
             f"the key store does not hold the secret of {path}; check its disk. The file was left"
         )
     store.cut_log()
-    destroy_file(path)
+    try:
+        destroy_file(path)
+    except OSError as error:
+        raise PairSecretError(
+            f"{name} keeps the secret of {path} for the next generation with {peer}, but its file cannot be destroyed"
+            f" ({error.strerror}): destroy it by hand"
+        ) from error
     logger.info("a new secret with %s waits for the other end to take its half", peer)
     return peer
 

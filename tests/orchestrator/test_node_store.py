@@ -241,6 +241,21 @@ def test_a_kill_while_a_running_node_takes_a_new_secret_leaves_a_file_that_a_ret
         assert len(store.generations.kept("alice")) == 1
 
 
+def test_a_new_secret_on_a_medium_that_cannot_be_written_is_kept_and_its_file_is_named(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(path: Path) -> None:
+        raise OSError(30, "Read-only file system", str(path))
+
+    path = tmp_path / "alice-bob.secret"
+    PairSecret.draw("alice", NAME).write(path, NAME)
+    with machine.start() as store:
+        monkeypatch.setattr("orchestrator.processes.node_store.destroy_file", read_only)
+        with pytest.raises(PairSecretError, match=f"keeps the secret.*{path}.* destroy it by hand"):
+            take_secret(store, machine.testbed, path)
+        assert len(store.generations.kept("alice")) == 1
+
+
 def test_a_key_that_does_not_open_the_store_costs_no_secret(machine: Machine) -> None:
     machine.start().close()
     PairSecret.draw("alice", NAME).write(machine.initial / "alice.secret", NAME)
