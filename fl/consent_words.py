@@ -83,6 +83,12 @@ def told(description: RunDescription) -> tuple[str, ...]:
         found.append(
             f"if {n - 2} of the participants tell the server what they know, the other two hide only behind each other"
         )
+    if set(d.weights) != {1}:
+        heaviest = max(range(n), key=lambda place: d.weights[place])
+        found.append(
+            f"the sum tells the more of an update the heavier it is beside the others, and of a light one what is left "
+            f"modulo the others' weights: {d.participants[heaviest]} has {d.weights[heaviest]} of {sum(d.weights)}"
+        )
     if d.mode == "lightsecagg":
         found.append(
             f"up to {d.colluders} colluding clients learn nothing of a mask; {d.survivors} must survive a round, and at "
