@@ -28,7 +28,6 @@ from msgspec import Meta
 from orchestrator.delivery.errors import ConsentError, OtherTermsError
 from orchestrator.delivery.masking import MAX_RING_BITS, largest_sum
 from orchestrator.delivery.messages import Name, RoundContext
-from orchestrator.delivery.weights import read_off
 from orchestrator.wire.codec import Message, decode, encode
 
 FORMAT = 1
@@ -182,11 +181,6 @@ def check_description(description: RunDescription) -> None:
         wrong = f"survivors: T = {d.colluders}, U = {d.survivors} of {n} do not hide an update"
     elif d.mode in ("otp", "expanded") and d.levels * sum(d.weights) > largest_sum(d.ring_bits):
         wrong = f"ring_bits: sums wrap in a ring of {d.ring_bits} bits"
-    elif d.mode != "plain" and (heavy := read_off(d.weights, d.levels, d.survivors or n)) is not None:
-        wrong = (
-            f"weights: what a client of weight {heavy} sends could be read off a sum with weights"
-            f" {', '.join(map(str, sorted(set(d.weights))))} and {d.levels} levels; bring the weights closer together"
-        )
     if wrong:
         raise ConsentError(f"the description of run {d.run_id!r} cannot be agreed to: {wrong}")
 
