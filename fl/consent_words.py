@@ -13,6 +13,10 @@ BESIDE = (
     "lie that were clipped and rounded to nothing, whether its update was finite, and when it did what; in Flower also "
     "the coarse metrics that this client's operator made public"
 )
+ELSEWHERE = (
+    "whoever is not in a run is not asked about it: if all the others agree to one over the same data without this "
+    "client, before or after this one, the server learns its updates approximately from both"
+)
 CHOSEN_SUMS = (
     "no client can check a published sum: a server that lies moves the model as it likes, by at most the clip in every "
     "round and alike for all clients, and learns the sums of what they train from there"
@@ -100,7 +104,8 @@ def told(description: RunDescription) -> tuple[str, ...]:
         )
     else:
         found.append(
-            "if a participant is away the run pauses; going on without it is another run to be agreed to"
+            "if a participant is away the run pauses; going on without it is another run, to be agreed to by those who "
+            "go on"
         )
-    found.append(RETRAINED)
+    found += [ELSEWHERE, RETRAINED]
     return tuple(found)

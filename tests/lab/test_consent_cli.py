@@ -141,6 +141,7 @@ def test_another_set_over_the_same_data_is_agreed_to_by_naming_what_it_tells(
         ({}, "of a single one of the 4 clients only what follows here"),
         ({}, "in which of four bands the shares of its values lie"),
         ({}, "no client can check a published sum"),
+        ({}, "whoever is not in a run is not asked about it"),
         ({"weights": (1, 2, 4, 1)}, "the heavier it is beside the others"),
         ({"mode": "lightsecagg"}, "the more rounds it repeats from one model the better"),
     ],
