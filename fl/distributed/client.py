@@ -52,9 +52,8 @@ from fl.following import FollowedModel, SumRefusedError
 from fl.keys import NodeKeys
 from fl.tasks import load_task
 from fl.tasks.base import Task
-from orchestrator.delivery.consent_book import ConsentBook, write_run_file
+from orchestrator.delivery.consent_book import ConsentBook
 from orchestrator.delivery.errors import ConsentError
-from orchestrator.durable import make_folder
 from orchestrator.wire.codec import WireError
 from orchestrator.wire.curve import CurveKeys
 from orchestrator.wire.links import LinkState
@@ -314,9 +313,7 @@ class _Client:
             if consent.user != self._name:
                 raise ConsentError(f"{folder} holds consents of {consent.user}, not of {self._name}")
         except ConsentError as error:
-            offered = folder / f"offered-{described.run_id}.json"
-            make_folder(folder)
-            write_run_file(offered, described)
+            offered = book.keep_offer(described)
             raise ClientRefusesError(f"{error}.  What the server offers stands in {offered}") from error
         return book
 

@@ -36,10 +36,9 @@ from orchestrator.delivery.consent import (
     check_round,
     next_position,
 )
-from orchestrator.delivery.consent_book import ConsentBook, write_run_file
+from orchestrator.delivery.consent_book import ConsentBook
 from orchestrator.delivery.errors import ConsentError
 from orchestrator.delivery.messages import RoundContext
-from orchestrator.durable import make_folder
 from orchestrator.wire.codec import Message, decode, encode
 
 T = TypeVar("T", bound=Message)
@@ -172,9 +171,7 @@ def _consent(call: Call, book: ConsentBook, aggregation: Aggregation) -> Consent
         except ConsentError as error:
             raise ClientRefusesError(str(error)) from error
     if consent is None:
-        offered = book.folder / f"offered-{described.run_id}.json"
-        make_folder(book.folder)
-        write_run_file(offered, described)
+        offered = book.keep_offer(described)
         _log.error("what the server offers stands in %s: `qunetlab fl consent` shows what it means", offered)
         raise ClientRefusesError(
             f"{user} has not consented to run {described.run_id} with description {described.name}: its operator "

@@ -105,6 +105,19 @@ class ConsentBook:
             )
         return consent
 
+    def keep_offer(self, description: RunDescription) -> Path:
+        """The run file of what a server offers, for the operator to read; raises OSError.
+
+        It takes the place of the one before, so that a server which offers run after run fills no disk.
+        """
+        make_folder(self.folder)
+        offered = self.folder / f"offered-{description.run_id}.json"
+        for earlier in self.folder.glob("offered-*.json"):
+            if earlier != offered:
+                earlier.unlink(missing_ok=True)
+        write_run_file(offered, description)
+        return offered
+
     def check(self, context: RoundContext, weight: int | None = None) -> None:
         """Raise ConsentError unless the round is one of a run that was consented to (:func:`check_round`)."""
         consent = self.require(context.run, context.run_id)

@@ -240,6 +240,16 @@ def test_what_is_no_consent_of_this_user_is_refused(tmp_path: Path) -> None:
         book.give("alice", msgspec.structs.replace(RUN, run_id="run-2", clip=0.5), ["run-9"])
 
 
+def test_a_server_that_offers_run_after_run_fills_no_disk(tmp_path: Path) -> None:
+    book = ConsentBook(tmp_path / "journal")
+    book.give("alice", RUN)
+    for number in range(50):
+        offered = msgspec.structs.replace(RUN, run_id=f"run-{number}", seed=number)
+        assert read_run_file(book.keep_offer(offered)) == offered
+    assert len(list(book.folder.glob("offered-*"))) == 1
+    assert book.consents()
+
+
 def test_a_position_only_moves_on_and_outlives_the_process(tmp_path: Path) -> None:
     book, run = ConsentBook(tmp_path), RUN.digest()
     book.give("alice", RUN)
