@@ -29,6 +29,8 @@ POLL_S = 0.02
 FIRST_WAIT_S = 0.25
 LONGEST_WAIT_S = 4.0
 """A pair works again this long after a bad hub became good, and a meeting."""
+SILENT_S = 5.0
+"""A line is good for this long without a word of the second, while the first waits for it; meetings cost no key."""
 LOW_WATER_BITS = 8192
 """An authentication lane below this is not touched by meetings that nobody asked for."""
 GO_ON_BITS = 1024
@@ -99,6 +101,8 @@ class Line:
     def __init__(self, name: str, channel: Channel) -> None:
         self.name = name
         self.channel = channel
+        self.heard_s = 0.0
+        """When the peer last met us, spoke, or ran a job on it."""
         self.jobs_started = 0
         self.peer_has: set[str] = set()
         self.peer_did: set[str] = set()

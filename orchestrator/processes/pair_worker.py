@@ -15,6 +15,8 @@ reservations - is a *job*, and a pair runs one job at a time::
 Line messages are not authenticated: a forged one can delay or fail a job and nothing else, because every job
 authenticates what it agrees on.  After a job fails half-way the line is dropped and the two meet again.
 
+A line on which the first hears nothing although something waits is given up for a fresh one after :data:`SILENT_S`.
+
 **Bad lines.**  A job that was submitted with ``again`` may be repeated: when it breaks it goes back to the waiting
 ones, and when it is done here the peer may still have to hear of it, so it is answered once more with ``again``.
 The first waits ever longer between two lines until a job is completed, at most :data:`LONGEST_WAIT_S`.  Meetings
@@ -49,6 +51,7 @@ from orchestrator.processes.pair_lines import (
     LOW_WATER_BITS,
     POLL_S,
     RETRY_ERRORS,
+    SILENT_S,
     Again,
     BackOff,
     Greeting,
@@ -267,6 +270,7 @@ class PairWorker:
                 settled.burnt_bits,
                 settled.rolled_back or "nobody",
             )
+        self._line.heard_s = self._clock()
         logger.info("met %s", self.peer)
         return True
 
@@ -298,6 +302,7 @@ class PairWorker:
                 line.told_done.add(name)
         try:
             message = self._read(line, POLL_S)
+            line.heard_s = self._clock()
         except ChannelTimeoutError:
             message = None
         if isinstance(message, Have):
@@ -315,6 +320,9 @@ class PairWorker:
                 line.jobs_started += 1
                 line.channel.send(encode(Start(name, number)))
                 self._run(line, name, number)
+                line.heard_s = self._clock()
+            if self._clock() - line.heard_s > SILENT_S and self._wants_the_peer():
+                self._again.set()  # the peer may have left this line, and its hanging up was withheld
 
     def _run(self, line: Line, name: str, number: int) -> None:
         with self._lock:
@@ -371,6 +379,11 @@ class PairWorker:
         waiting = self._names()
         ready = [name for name in waiting if name in line.peer_has or name in line.peer_did]
         return ready + [name for name in self._done if name in line.peer_has and name not in waiting]
+
+    def _wants_the_peer(self) -> bool:
+        """Whether something waits, and a line that is given up for it may be followed by another."""
+        waits = self._names() or self._store.generations.kept(self.peer)
+        return bool(waits) and self._low_lane() is None
 
     def _names(self) -> list[str]:
         """Waiting jobs, oldest first."""

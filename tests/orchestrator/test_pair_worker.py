@@ -331,6 +331,38 @@ def repeatable(pair: Pair, context: bytes) -> list[Future[object]]:
     ]
 
 
+def test_ends_that_were_shown_different_ends_of_a_meeting_meet_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub withholds alice's last words and then bob's hanging up: alice believes in a line that bob has left."""
+    monkeypatch.setattr("orchestrator.processes.pair_worker.MEETING_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("orchestrator.processes.pair_worker.SILENT_S", 0.5)
+    evil, honest_open, honest_close = threading.Event(), Switchboard.open, Switchboard.close
+    evil.set()
+
+    def opened(board: Switchboard, side: int, topic: str) -> object:
+        channel = honest_open(board, side, topic)
+        return Meddled(
+            channel, lambda said: [] if evil.is_set() and b"Settled" in said and side == 0 else [said]
+        )
+
+    def closed(board: Switchboard, side: int, topic: str) -> None:
+        if side == 0 or not evil.is_set():
+            honest_close(board, side, topic)
+
+    monkeypatch.setattr(Switchboard, "open", opened)
+    monkeypatch.setattr(Switchboard, "close", closed)
+    pair = Pair(tmp_path)
+    wait_until(lambda: pair.board.workers[1].failures == 1)
+    evil.clear()
+    assert pair.board.workers[0].failures == 0
+    first, second = [
+        future.result(timeout=8) for future in deposit(pair, "block/1/0", bytes(BLOCK_BITS // 8))
+    ]
+    assert first == second
+    pair.close()
+
+
 @pytest.mark.parametrize("message", [b"Offer", b"Accept"])
 def test_a_reservation_whose_message_was_garbled_is_agreed_on_all_the_same(
     pair: Pair, monkeypatch: pytest.MonkeyPatch, message: bytes
