@@ -7,6 +7,8 @@ name; it is opened once more under that name, and then the files are overwritten
 can never start from the same one-time bits, and whatever happens in between - a full disk, a crash - either the
 files or a whole store with their content is there, and the next start goes on.
 
+The initial secret of a user who joined the testbed later is installed into the whole store, in the same order:
+committed, compared, then its file destroyed.
 Further initial secrets that lie there when a whole store is opened renew their pairs: they are kept for the next
 generation (:mod:`orchestrator.keystore.generations`), as ``qunetlab keys reseed`` does with a running node.
 """
@@ -42,7 +44,7 @@ def open_node_store(
 
     ``kek`` seals the store; without it, what ``store.key`` in the secrets folder holds.
     Raises KeyStoreError, OSError (with its place), or InitialSecretError when a pair's secret is missing on the
-    first start; in each case the initial secrets are still there.
+    first start, or on that with a user who joined the testbed; in each case the initial secrets are still there.
     """
     source = f"{secrets_dir / 'store.key'}" if kek is None else "the store key given"
     kek = kek or Kek.from_file(secrets_dir / "store.key")
@@ -59,6 +61,7 @@ def open_node_store(
         ) from error
     try:
         destroy_spent(initial)
+        _install_joined(store, testbed, initial, path)
         for file in sorted(initial.glob(f"*{SUFFIX}")):
             _take_or_destroy(store, testbed, file)
     except BaseException:
@@ -84,21 +87,39 @@ def _create(testbed: Testbed, name: str, kek: Kek, initial: Path, path: Path) ->
         destroy_file(leftover)
     with KeyStore.create(partial, name, kek, split=SplitRule(testbed.protocol.auth_refill_bits)) as store:
         for peer, secret in secrets.items():
-            role: Role = "first" if secret.first == name else "second"
-            store.install_initial_secret(
-                peer, secret.auth_ab, secret.auth_ba, role=role, generation=secret.generation
-            )
+            _install(store, peer, secret)
     with KeyStore.open(partial, name, kek) as store:
         for peer, secret in secrets.items():
-            if not store.deposits.holds_seed(peer, secret.auth_ab, secret.auth_ba):
-                raise StoreError(
-                    f"{partial} does not hold the initial secret with {peer} that was just put there; check the"
-                    " disk. The initial secrets are still in their files"
-                )
-            secret.wipe()
+            _check_and_wipe(store, peer, secret, partial)
     sync_path(partial)
     move_file(partial, path)
     logger.info("created the key store with initial secrets for %s", ", ".join(secrets))
+
+
+def _install(store: KeyStore, peer: str, secret: PairSecret) -> None:
+    role: Role = "first" if secret.first == store.owner else "second"
+    store.install_initial_secret(
+        peer, secret.auth_ab, secret.auth_ba, role=role, generation=secret.generation
+    )
+
+
+def _check_and_wipe(store: KeyStore, peer: str, secret: PairSecret, path: Path) -> None:
+    if not store.deposits.holds_seed(peer, secret.auth_ab, secret.auth_ba):
+        raise StoreError(
+            f"{path} does not hold the initial secret with {peer} that was just put there; check the"
+            " disk. The initial secrets are still in their files"
+        )
+    secret.wipe()
+
+
+def _install_joined(store: KeyStore, testbed: Testbed, initial: Path, path: Path) -> None:
+    """The initial secrets of users who joined the testbed after this store was made."""
+    for peer in testbed.user_names():
+        if peer != store.owner and peer not in store.peers():
+            secret = _initial_secret(testbed, store.owner, peer, initial)
+            _install(store, peer, secret)
+            store.cut_log()
+            _check_and_wipe(store, peer, secret, path)
 
 
 def _initial_secret(testbed: Testbed, name: str, peer: str, initial: Path) -> PairSecret:
@@ -107,7 +128,7 @@ def _initial_secret(testbed: Testbed, name: str, peer: str, initial: Path) -> Pa
         secret = PairSecret.read(path)
     except FileNotFoundError:
         raise InitialSecretError(
-            f"{path} is missing: the first start of a node needs the initial secret of every pair; "
+            f"{path} is missing: a node needs the initial secret of every pair before its first start with it; "
             f"make a new testbed folder with `qunetlab init`, or, where {peer} runs already, a new secret with"
             f" `qunetlab keys reseed {name}-{peer} --new` on the machine where {peer} runs, and put {name}'s half here"
             " under this name"

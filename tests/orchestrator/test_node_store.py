@@ -205,6 +205,25 @@ def test_secrets_that_the_store_never_took_renew_their_pairs(machine: Machine, t
     assert len(image.secrets()) == 1
 
 
+def test_a_node_works_with_a_user_that_joined_its_testbed_once_it_has_their_initial_secret(
+    machine: Machine, tmp_path: Path
+) -> None:
+    before = load_testbed(create_folder(tmp_path / "three", template_path("simulated-reference"), users=3))
+    (joined,) = set(machine.testbed.user_names()) - set(before.user_names())
+    file, away = machine.initial / f"{joined}.secret", tmp_path / "away"
+    file.rename(away)
+    Machine(before, machine.folder).start().close()
+    with pytest.raises(InitialSecretError, match=f"{file} is missing"):
+        machine.start()
+    away.rename(file)
+    secrets = machine.secrets()
+    with machine.start() as store:
+        assert set(store.peers()) == set(machine.testbed.user_names()) - {NAME}
+        assert all_there(store, secrets)
+        assert store.generations.kept(joined) == ()
+    assert list(machine.initial.iterdir()) == []
+
+
 def test_a_kill_at_any_step_of_taking_a_new_secret_loses_nothing(
     machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
