@@ -42,6 +42,8 @@ class Connections:
         self._ports: dict[int, int] = {}
         self._heard: dict[int, tuple[str, object]] = {}
         self._messages: dict[int, int] = {}
+        self._looked: dict[int, int] = {}
+        """Messages of each descriptor at the last look, whosever connection it was then."""
         self._marks: dict[int, _Mark] = {}
         self._stop = threading.Event()
         self._watch: threading.Thread | None = None
@@ -79,10 +81,11 @@ class Connections:
             received, limit = _received(descriptor, self._ports)
             messages = self._messages.get(descriptor, 0)
             mark = self._marks.get(descriptor)
-            if mark is None or mark.other_end != other_end:
-                mark = _Mark(other_end, messages, 0)
-            elif mark.messages != messages:
-                mark = _Mark(other_end, messages, received)
+            if messages != self._looked.get(descriptor, 0):
+                mark = _Mark(other_end, received)
+            elif mark is None or mark.other_end != other_end:
+                mark = _Mark(other_end, 0)
+            self._looked[descriptor] = messages
             if received - mark.received > limit:
                 self.floods += _shut(descriptor)
                 role = self._heard.get(descriptor, ("a peer that said nothing", None))[0]
@@ -129,10 +132,9 @@ def _opened(descriptor: int) -> Iterator[socket.socket]:
 
 @dataclass(frozen=True)
 class _Mark:
-    """How many messages and bytes a connection had brought when its last message was noticed."""
+    """How many bytes a connection had brought when its last message was noticed."""
 
     other_end: object
-    messages: int
     received: int
 
 
