@@ -13,10 +13,10 @@ from typing import Any
 from lab.cli.shown import html_text
 
 STYLE = """
-body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1b1f24}
+body{font:16px/1.5 system-ui,sans-serif;max-width:66rem;margin:2rem auto;padding:0 1rem;color:#1b1f24}
 h1{margin-bottom:.2rem} h2{margin-top:2.2rem} .lead{color:#57606a;margin-top:0}
 table{border-collapse:collapse;width:100%;margin:.4rem 0 1.2rem;font-variant-numeric:tabular-nums}
-th,td{padding:.35rem .6rem;border-bottom:1px solid #d0d7de;text-align:right}
+th,td{padding:.35rem .45rem;border-bottom:1px solid #d0d7de;text-align:right}
 th:first-child,td:first-child{text-align:left;white-space:nowrap} img{max-width:100%}
 table.wide th:first-child,table.wide td:first-child{white-space:normal}
 table.text td,table.text th{text-align:left;overflow-wrap:anywhere}

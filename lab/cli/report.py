@@ -57,7 +57,7 @@ def _pair_table(pairs: list[Report]) -> str:
         "planned",
         "kbit per wall second on the ring",
         "aborted blocks",
-        "epsilons, added up",
+        "sum of epsilons",
     ]
     rows = [
         [
