@@ -92,8 +92,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "initial-secret-unverified",
         "orchestrator/processes/node_store.py",
-        "            if not store.deposits.holds_seed(peer, secret.auth_ab, secret.auth_ba):\n",
-        "            if store is None:\n",
+        "    if not store.deposits.holds_seed(peer, secret.auth_ab, secret.auth_ba):\n",
+        "    if store is None:\n",
         ("tests/orchestrator/test_node_store.py::test_a_store_that_does_not_hold_the_secrets_costs_none",),
     ),
     Mutant(
