@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.delivery.consent import LEAK, RunDescription
+from orchestrator.delivery.messages import pad_bits
 
 RETRAINED = (
     "a round that comes to nothing is trained again from the same model: two such sums over the same clients tell "
@@ -58,9 +59,7 @@ def _cost(description: RunDescription, user: str) -> str:
     if d.mode == "plain":
         return "no key is used"
     peers = len(d.participants) - 1
-    per_round = {"expanded": 256, "lightsecagg": 2 * (d.n_values * d.ring_bits + 384)}.get(
-        d.mode, d.n_values * d.ring_bits
-    )
+    per_round = pad_bits(d.mode, d.n_values * d.ring_bits)
     return (
         f"key: {per_round} bits with each of {peers} in a round, {per_round * d.rounds * peers} bits in all; rounds "
         f"that come to nothing cost more, up to round number {d.attempts}"

@@ -33,6 +33,15 @@ SEAL_KEY_BITS = 384
 """One-time key of the two tags of each direction: on a sealed share, and on a statement about the round."""
 
 
+def pad_bits(cipher: Cipher, value_bits: int) -> int:
+    """Bits of key that a round takes from each pair for updates or shares of ``value_bits``, packed."""
+    if cipher == "expanded":
+        return EXPANSION_KEY_BITS
+    if cipher == "lightsecagg":
+        return 2 * (value_bits + SEAL_KEY_BITS)
+    return value_bits
+
+
 class RoundContext(Message, frozen=True):
     """What all participants of a masked round agree on (I3); never anything about an update.
 
@@ -72,11 +81,7 @@ class RoundContext(Message, frozen=True):
     @property
     def pad_bits(self) -> int:
         """Bits of key that the round takes from each pair."""
-        if self.cipher == "expanded":
-            return EXPANSION_KEY_BITS
-        if self.cipher == "lightsecagg":
-            return 2 * (self.value_bits + SEAL_KEY_BITS)
-        return self.value_bits
+        return pad_bits(self.cipher, self.value_bits)
 
 
 class PadRequest(Message, frozen=True):
