@@ -22,7 +22,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "orchestrator": ("orchestrator", "lab", "drivers"),
     "fl": ("fl", "orchestrator.delivery", *LEAVES),
 }
-FRONT_DOORS = ("lab.cli", "lab.dashboard")
+FRONT_DOORS = ("lab.cli", "lab.dashboard", "lab.runs")
 EXCEPTIONS = {
     "sim_backends.bench": ("lab.testbed",),
     "sim_backends.optics_setup": ("lab.testbed",),

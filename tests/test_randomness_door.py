@@ -149,8 +149,8 @@ def test_a_generator_with_a_seed_is_none() -> None:
 
 @pytest.mark.parametrize("mode", ["otp", "lightsecagg", "expanded"])
 def test_every_mode_says_what_is_claimed_of_randomness_in_the_same_words(mode: str) -> None:
-    from fl.config import FLConfig
-    from fl.notes import notes_for
+    from fl.experiments.notes import notes_for
+    from fl.rounds.config import FLConfig
     from orchestrator.randomness import CLAIM
 
     note = notes_for(FLConfig("run", "task", ("a", "b", "c"), mode=mode))[0]

@@ -15,7 +15,7 @@ ALLOWED = {
     "sim_backends/detectors/websq.py": "the instrument's own time stamp in front of its counts",
     "lab/cli/qpu.py": "the name of a run folder",
     "lab/cli/qpu_mitigation.py": "the name of a run folder",
-    "lab/cli/run_folder.py": "the name of a run folder",
+    "lab/runs/records/run_folder.py": "the name of a run folder",
     "lab/cli/bench.py": "when a figure was measured, for people",
     "lab/cli/live.py": "when a run began, for people",
     "lab/cli/train.py": "when a run began, for people",

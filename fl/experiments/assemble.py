@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from fl.clipping import clip_warnings
 from fl.experiments.base import Cell, Plan
 from fl.experiments.options import option_of
-from fl.experiments.runner import Outcome
-from fl.key_budget import KeyForecast, PairLedger, record
-from fl.results import (
+from fl.experiments.results import (
     Arm,
     Comparison,
     CompressionSummary,
@@ -24,7 +21,10 @@ from fl.results import (
     final_of,
     mean_rounds,
 )
-from fl.tasks import parse_task
+from fl.experiments.runner import Outcome
+from fl.keys.budget import KeyForecast, PairLedger, record
+from fl.rounds.clipping import clip_warnings
+from fl.workloads import parse_task
 
 
 @dataclass(frozen=True)

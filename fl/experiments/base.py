@@ -2,7 +2,7 @@
 
 A cell is one way of training - so many clients, a mode, a compression - and everything in a plan is decided
 before the first number is drawn.  Cells of one seed share data, shards and first model, so that their
-accuracies can be compared pair by pair (:func:`fl.results.compare`).  The plan is written beside the results;
+accuracies can be compared pair by pair (:func:`fl.experiments.results.compare`).  The plan is written beside the results;
 a run is resumed only into the very same plan.
 """
 
@@ -15,11 +15,11 @@ from typing import Any
 
 import msgspec
 
-from fl.config import MAX_CLIENTS, FLConfig
 from fl.experiments.options import Mode, OptionsError, TrainOptions, option_of
-from fl.results import SECURITY, Kind, Security
-from fl.settings import kinds_of, refusal
-from fl.tasks.base import Task
+from fl.experiments.results import SECURITY, Kind, Security
+from fl.rounds.config import MAX_CLIENTS, FLConfig
+from fl.rounds.settings import kinds_of, refusal
+from fl.workloads.base import Task
 
 PLAN_FILE = "plan.json"
 

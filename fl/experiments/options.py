@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from fl.key_budget import IfShort
+from fl.keys.budget import IfShort
 
 Mode = Literal["otp", "lightsecagg", "expanded", "plain"]
 

@@ -2,7 +2,7 @@
 
 Seeds are the outer loop: after every seed all cells of it can be compared.  The outcome of a cell and seed
 is one file, written in one step; a federated cell that is interrupted keeps its own checkpoint beside it
-(:mod:`fl.cohort`).  Nothing is ever run twice and no finished number is overwritten.
+(:mod:`fl.carriers.in_process`).  Nothing is ever run twice and no finished number is overwritten.
 """
 
 from __future__ import annotations
@@ -18,13 +18,19 @@ from typing import Protocol, TypeAlias
 
 import msgspec
 
-from fl.clipping import Clipping
-from fl.cohort.results import CohortError, CohortEvent, CohortPhase, CohortResult, InexactSumError
-from fl.config import FLConfig
+from fl.carriers.in_process.results import (
+    CohortError,
+    CohortEvent,
+    CohortPhase,
+    CohortResult,
+    InexactSumError,
+)
 from fl.experiments.base import Cell, Plan
-from fl.results import AbortedRow, RoundRow, RoundTimes, SeedRun
-from fl.tasks import open_task
-from fl.tasks.base import Evaluation, Task
+from fl.experiments.results import AbortedRow, RoundRow, RoundTimes, SeedRun
+from fl.rounds.clipping import Clipping
+from fl.rounds.config import FLConfig
+from fl.workloads import open_task
+from fl.workloads.base import Evaluation, Task
 from orchestrator.durable import replace_file
 
 CELLS = "cells"
@@ -85,7 +91,7 @@ Outcome: TypeAlias = dict[str, dict[int, SeedRun]]
 
 
 class CohortRunner(Protocol):
-    """The signature of :func:`fl.cohort.run_cohort`."""
+    """The signature of :func:`fl.carriers.in_process.run_cohort`."""
 
     def __call__(
         self,
@@ -176,7 +182,7 @@ class Runner:
     def _federated(self, cell: Cell, seed: int, started: float) -> SeedRun:
         run_cohort = self.run_cohort
         if run_cohort is None:
-            from fl.cohort import run_cohort as real
+            from fl.carriers.in_process import run_cohort as real
 
             run_cohort = real
         checkpoint = self.folder / CELLS / f"{cell.name}-{seed}"

@@ -7,11 +7,11 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from fl.data import data_folder
-from fl.results import DataFile
-from fl.tasks import parse_task
-from fl.tasks.base import Task
-from fl.tasks.own import OwnTask
+from fl.experiments.results import DataFile
+from fl.workloads import parse_task
+from fl.workloads.base import Task
+from fl.workloads.mnist.data import data_folder
+from fl.workloads.own import OwnTask
 
 STATES = "quantum-states"
 
@@ -36,11 +36,11 @@ def data_files(name: str, task: Task, folder: Path | None) -> tuple[DataFile, ..
         return tuple(DataFile(each.name, each.sha256, each.source, each.licence) for each in task.sources)
     spec = parse_task(name)
     if spec.task == "mnist":
-        from fl.data import SHA256
+        from fl.workloads.mnist.data import SHA256
 
         return tuple(DataFile(name, digest) for name, digest in SHA256.items())
     if spec.task in ("sentiment", "sentiment-imdb"):
-        from fl.sentiment_data import SHA256 as REVIEW_FILES
+        from fl.workloads.sentiment.data import SHA256 as REVIEW_FILES
 
         return tuple(DataFile(name, digest) for name, digest in REVIEW_FILES.items())
     if spec.task == STATES:
@@ -60,12 +60,12 @@ def verify_files(task: str, folder: Path | None) -> None:
     """
     spec = parse_task(task)
     if spec.task == "mnist":
-        from fl.data import load_mnist_test
+        from fl.workloads.mnist.data import load_mnist_test
 
         load_mnist_test(folder)  # the training half is verified when clients get their shards
     elif spec.task in ("sentiment", "sentiment-imdb"):
-        from fl.sentiment_data import SHA256 as REVIEW_FILES
-        from fl.sentiment_data import verified_file
+        from fl.workloads.sentiment.data import SHA256 as REVIEW_FILES
+        from fl.workloads.sentiment.data import verified_file
 
         for name in REVIEW_FILES:
             verified_file(name, folder)

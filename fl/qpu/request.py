@@ -27,11 +27,11 @@ from fl.qpu.tasks import (
     open_circuit_task,
     train_quickly,
 )
-from fl.tasks.base import Parameters
+from fl.workloads.base import Parameters
 from orchestrator.durable import replace_file
 
 if TYPE_CHECKING:
-    from fl.tasks.sentiment.task import SentimentTask
+    from fl.workloads.sentiment.task import SentimentTask
 
 REQUEST_FILE, MODEL_FILE = "request.json", "model.npy"
 FORMAT = 2

@@ -19,11 +19,11 @@ import numpy.typing as npt
 from fl.qpu.errors import ModelError
 from fl.qpu.export import pauli_words
 from fl.qpu.model import CircuitModel
-from fl.tasks import load_task, parse_task
-from fl.tasks.base import Parameters, training_seed
+from fl.workloads import load_task, parse_task
+from fl.workloads.base import Parameters, training_seed
 
 if TYPE_CHECKING:
-    from fl.tasks.sentiment.task import SentimentTask
+    from fl.workloads.sentiment.task import SentimentTask
 
 DEFAULT_TASK = "sentiment:hybrid"
 DEFAULT_SENTENCES = 200
@@ -33,7 +33,7 @@ _MODEL_FILE = re.compile(r"model-(\d+)\.npy")
 
 def open_circuit_task(name: str, data_folder: Path | None = None) -> SentimentTask:
     """The task called ``name``; raises ModelError if it has no circuit that a QPU can run."""
-    from fl.tasks.sentiment.task import SentimentTask
+    from fl.workloads.sentiment.task import SentimentTask
 
     spec = parse_task(name)
     task = None if spec.own else load_task(name, data_folder)
@@ -65,7 +65,7 @@ def _circuit_model(
     n_examples: int,
     seed: int,
 ) -> CircuitModel:
-    from fl.tasks.sentiment.circuit import N_QUBITS, head_circuit, observables
+    from fl.workloads.sentiment.circuit import N_QUBITS, head_circuit, observables
 
     check_parameters(task, parameters, "the model")
     if not 1 <= n_examples <= len(labels):

@@ -14,14 +14,14 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from fl.data import DataError
+from fl.workloads.mnist.data import DataError
 from lab.cli.errors import explain
-from lab.cli.kernels import compile_all
-from lab.cli.shown import echo
-from lab.cli.supervisor import Event
+from lab.runs.shown import echo
+from lab.runs.supervising.kernels import compile_all
+from lab.runs.supervising.supervisor import Event
 
 if TYPE_CHECKING:
-    from lab.cli.supervised import Run
+    from lab.runs.supervising.supervised import Run
 
 QBERS = (0.01, 0.02, 0.03, 0.05)
 RECONCILE_BITS = 1 << 21
@@ -131,7 +131,7 @@ def bench_mask() -> dict[str, Figure]:
 def bench_link() -> dict[str, Figure]:
     """One pair, blocks back to back, real processes, simulated instruments."""
     from lab.cli.keygen import make_blocks
-    from lab.cli.supervised import supervised_run
+    from lab.runs.supervising.supervised import supervised_run
 
     compile_all()
     with supervised_run("simulated-four-node", LINK_CHANGES) as run:
@@ -177,7 +177,7 @@ def link_figure(run: Run, blocks: list[Event]) -> Figure:
 
 def bench_lightsecagg() -> dict[str, Figure]:
     """Secret sharing for 200 clients and 1e5 values: a client's shares, and the server's decoding."""
-    from fl.aggregation.share_bench import lightsecagg_benchmark
+    from fl.modes.share_bench import lightsecagg_benchmark
 
     result = lightsecagg_benchmark()
     common: dict[str, Any] = {
@@ -202,7 +202,7 @@ def bench_lightsecagg() -> dict[str, Figure]:
 
 def bench_mnist_round() -> dict[str, Figure]:
     """A round of 200 MNIST clients with compression, masks, exact sum and evaluation; needs the data."""
-    from fl.cohort.benchmark import mnist_round_benchmark
+    from fl.carriers.in_process.benchmark import mnist_round_benchmark
 
     result = mnist_round_benchmark()
     return {"mnist_round_200_s": {"unit": "s", **result, "checks_passed": result["exact"]}}
@@ -210,7 +210,7 @@ def bench_mnist_round() -> dict[str, Figure]:
 
 def bench_secure_round() -> dict[str, Figure]:
     """What one-time pads add to a round of training, in processor time."""
-    from fl.secure_round_bench import secure_round_benchmark
+    from fl.experiments.secure_round_bench import secure_round_benchmark
 
     result = dict(secure_round_benchmark())
     ratio, exact = result.pop("secure_round_overhead_ratio"), bool(result.pop("exact"))
@@ -227,7 +227,7 @@ def bench_secure_round() -> dict[str, Figure]:
 
 def bench_quantum_states() -> dict[str, Figure]:
     """A training step of the quantum-state network, against PennyLane's own simulator."""
-    from fl.tasks.quantum_states.benchmark import quantum_state_benchmark
+    from fl.workloads.quantum_states.benchmark import quantum_state_benchmark
 
     return {"quantum_state_speedup": {"unit": "times faster", **quantum_state_benchmark()}}
 

@@ -9,13 +9,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fl.key_budget import quantity
-from fl.results import Results, read_results
-from lab.cli.curves import Line, accuracy_and_bytes, accuracy_and_loss, bytes_text, key_and_time
-from lab.cli.page import image, page, table
-from lab.cli.run_report import main_arm
-from lab.cli.run_words import against_float32, exactness, supply
-from lab.cli.shown import echo, html_text, shown_lines
+from fl.experiments.results import Results, read_results
+from fl.keys.budget import quantity
+from lab.runs.pages.curves import Line, accuracy_and_bytes, accuracy_and_loss, bytes_text, key_and_time
+from lab.runs.pages.page import image, page, table
+from lab.runs.pages.run_report import main_arm
+from lab.runs.records.words import against_float32, exactness, supply
+from lab.runs.shown import echo, html_text, shown_lines
 from orchestrator.durable import replace_file
 
 HEAD = (

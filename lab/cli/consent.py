@@ -12,9 +12,9 @@ from pathlib import Path
 
 import typer
 
-from fl.consent_words import explained
-from lab.cli.folder import SECRETS, find_testbed
-from lab.cli.shown import echo
+from fl.rounds.consent_words import explained
+from lab.runs.machine.folder import SECRETS, find_testbed
+from lab.runs.shown import echo
 from lab.testbed import load_testbed
 from orchestrator.delivery.consent import RunDescription, check_terms
 from orchestrator.delivery.consent_book import ConsentBook, read_run_file

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from fl.data import DataError, data_folder, fetch_mnist, load_mnist, mnist_folder
-from fl.sentiment_data import SHA256 as REVIEW_FILES
-from fl.sentiment_data import fetch_sentiment, sentiment_folder, verified_file
-from lab.cli.shown import echo
+from fl.workloads.mnist.data import DataError, data_folder, fetch_mnist, load_mnist, mnist_folder
+from fl.workloads.sentiment.data import SHA256 as REVIEW_FILES
+from fl.workloads.sentiment.data import fetch_sentiment, sentiment_folder, verified_file
+from lab.runs.shown import echo
 
 FETCHERS: dict[str, Callable[..., Path]] = {"mnist": fetch_mnist, "sentiment": fetch_sentiment}
 

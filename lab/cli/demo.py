@@ -1,6 +1,6 @@
 """``qunetlab demo``: the whole testbed on one machine, supervised from the first process to the report.
 
-The processes are those of :mod:`lab.cli.supervised`; this is what happens with them: key for every pair,
+The processes are those of :mod:`lab.runs.supervising.supervised`; this is what happens with them: key for every pair,
 ten rounds of training, a check of the sums, a reference training, a report.
 """
 
@@ -14,22 +14,22 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from fl.clipping import Clipping, clip_warnings
-from lab.cli.folder import source_path
-from lab.cli.kernels import compile_all
-from lab.cli.progress import Display, PairProgress, RunProgress
-from lab.cli.report import render_report
-from lab.cli.ring_size import check_every_pair_makes_key
-from lab.cli.shown import echo, shown
-from lab.cli.supervised import Run, supervised_run
-from lab.cli.supervisor import ChildError, Event
+from fl.rounds.clipping import Clipping, clip_warnings
+from lab.runs.following.progress import Display, PairProgress, RunProgress
+from lab.runs.machine.folder import source_path
+from lab.runs.machine.ring_size import check_every_pair_makes_key
+from lab.runs.pages.demo_report import render_report
+from lab.runs.shown import echo, shown
+from lab.runs.supervising.kernels import compile_all
+from lab.runs.supervising.supervised import Run, supervised_run
+from lab.runs.supervising.supervisor import ChildError, Event
 from lab.testbed import load_testbed
 from orchestrator.durable import replace_file
 from orchestrator.randomness import random_hex
 
 if TYPE_CHECKING:
-    from fl.config import FLConfig
-    from fl.tasks.base import Task
+    from fl.rounds.config import FLConfig
+    from fl.workloads.base import Task
 
 STALL_TIMEOUT_S = 120.0
 """Without a single event from any process for this long, the run is given up."""
@@ -41,10 +41,10 @@ def run_demo(
     *, out: Path, rounds: int, task: str, data: Path | None, seed: int, source: str, as_json: bool
 ) -> int:
     """The demo command; returns the exit code."""
-    from fl.aggregation import aggregation_for
-    from fl.config import FLConfig
     from fl.experiments.options import option_of
-    from fl.tasks import open_task
+    from fl.modes import aggregation_for
+    from fl.rounds.config import FLConfig
+    from fl.workloads import open_task
 
     started = time.monotonic()
     testbed = load_testbed(source_path(source))
@@ -138,8 +138,8 @@ def show_event(progress: RunProgress, event: Event) -> None:
 
 def build_report(run: Run, learning: Task, config: FLConfig, demand_bits: int) -> dict[str, Any]:
     """Everything that ``report.json`` says."""
-    from fl.notes import consent_notes, notes_for
-    from fl.reference import train_reference
+    from fl.experiments.notes import consent_notes, notes_for
+    from fl.experiments.reference import train_reference
 
     testbed = run.testbed
     reference = train_reference(learning, config.n_clients, config.rounds, config.seed)
@@ -245,7 +245,7 @@ def pair_row(run: Run, pair: tuple[str, str]) -> dict[str, Any]:
 
 def self_check(run: Run, config: FLConfig) -> bool:
     """Whether the server's aggregate of every round is exactly the sum of the clients' private updates."""
-    from fl.distributed.selfcheck import check_run
+    from fl.rounds.selfcheck import check_run
 
     checks = check_run(run.state / "fl-server" / config.run_id, run.self_check)
     return len(checks) == config.rounds and all(check.exact for check in checks)

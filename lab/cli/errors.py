@@ -7,8 +7,8 @@ import sys
 import traceback
 
 from drivers.links.errors import InstrumentError
-from lab.cli.folder import FolderError
-from lab.cli.places import full_places, is_full
+from lab.runs.machine.folder import FolderError
+from lab.runs.records.places import full_places, is_full
 from lab.station import StationError
 from lab.testbed import TestbedError, UnknownNameError
 
@@ -33,8 +33,8 @@ def _explained(error: Exception) -> tuple[int, str]:
         return 2, f"error: {error}"
     if isinstance(error, StationError | InstrumentError | ConnectionError):
         return 3, f"error: {error}"
-    from fl.data import DataError
-    from fl.results import ResultsError
+    from fl.experiments.results import ResultsError
+    from fl.workloads.mnist.data import DataError
     from orchestrator.delivery.errors import ConsentError
 
     if isinstance(error, DataError | ResultsError | ConsentError):

@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from lab.cli.kernels import compile_all
-from lab.cli.shown import echo
-from lab.cli.supervised import Run, supervised_run
-from lab.cli.supervisor import Event
+from lab.runs.shown import echo
+from lab.runs.supervising.kernels import compile_all
+from lab.runs.supervising.supervised import Run, supervised_run
+from lab.runs.supervising.supervisor import Event
 
 WITHOUT_END = 10**15
 STALL_TIMEOUT_S = 120.0

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from lab.cli.folder import SECRETS, FolderError, find_testbed
-from lab.cli.shown import echo
-from lab.cli.store_key import StoreKey
+from lab.runs.machine.folder import SECRETS, FolderError, find_testbed
+from lab.runs.machine.store_key import StoreKey
+from lab.runs.shown import echo
 from lab.testbed import Testbed, load_testbed
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ The ring makes keys while training runs: clients ask for the key of coming round
 the pairs needed first, and a round that lacks key waits and says why.  The server keeps models and records
 of its rounds in the run's folder, so that an interrupted run goes on with the next round; keys that were in a
 private testbed are gone with it and made anew.  What ``--testbed`` may name is told in
-:mod:`lab.cli.live_place`.
+:mod:`lab.runs.machine.live_place`.
 """
 
 from __future__ import annotations
@@ -29,11 +29,15 @@ from fl.experiments.base import (
     write_plan,
 )
 from fl.experiments.options import OptionsError, TrainOptions
-from fl.key_budget import KeyForecast, forecast
-from fl.results import Results, SeedRun, write_results
-from lab.cli.live_follow import Follower
-from lab.cli.live_place import Place, check_place, find_place, opened
-from lab.cli.live_record import (
+from fl.experiments.results import Results, SeedRun, write_results
+from fl.keys.budget import KeyForecast, forecast
+from lab.runs.following.live import Follower
+from lab.runs.following.observer import Observer
+from lab.runs.following.progress import Display, PairProgress, RunProgress
+from lab.runs.following.stalls import StallWatch, merged
+from lab.runs.machine.live_place import Place, check_place, find_place, opened
+from lab.runs.machine.ring_size import check_every_pair_makes_key
+from lab.runs.records.live_record import (
     SERVER_STATE,
     LiveRecord,
     ledgers_of,
@@ -42,20 +46,16 @@ from lab.cli.live_record import (
     sums_checked,
     write_record,
 )
-from lab.cli.observer import Observer
-from lab.cli.progress import Display, PairProgress, RunProgress
-from lab.cli.ring_size import check_every_pair_makes_key
-from lab.cli.run_folder import held, resume_hint
-from lab.cli.shown import echo, shown
-from lab.cli.stalls import StallWatch, merged
-from lab.cli.supervised import Run
+from lab.runs.records.run_folder import held, resume_hint
+from lab.runs.shown import echo, shown
+from lab.runs.supervising.supervised import Run
 from lab.testbed import Testbed
 from orchestrator.randomness import random_hex
 
 if TYPE_CHECKING:
-    from fl.config import FLConfig
     from fl.experiments.assemble import Surroundings
-    from fl.tasks.base import Task
+    from fl.rounds.config import FLConfig
+    from fl.workloads.base import Task
 
 STOCK_PATIENCE_S = 10.0
 FOREVER_S = 7 * 86_400.0
@@ -69,7 +69,7 @@ def run_on_testbed(
     options: TrainOptions, folder: Path, *, resuming: bool, data: Path | None, as_json: bool
 ) -> int:
     """Train on the keys of a testbed; returns the exit code."""
-    from fl.tasks import open_task
+    from fl.workloads import open_task
     from lab.cli.train import EXIT_INTERRUPTED, check_data, summary
 
     assert options.testbed is not None
@@ -98,7 +98,7 @@ def run_on_testbed(
 def live_plan(options: TrainOptions, task: Task, testbed: Testbed) -> Plan:
     """The run and its float32 baseline, for clients of this testbed; raises what check_config raises."""
     from fl.experiments.base import Cell
-    from fl.experiments.digits import with_float32
+    from fl.workloads.digits.experiment import with_float32
 
     users = testbed.user_names()
     if options.live:
@@ -154,8 +154,8 @@ class Attempt:
 
     def run(self) -> str:
         """Train; returns "" or why the run ended early.  Raises KeysShortError before anything was spent."""
-        from lab.cli.kernels import compile_all
         from lab.cli.train import stopping_on_signals
+        from lab.runs.supervising.kernels import compile_all
 
         self.record = read_record(self.folder)
         started_at = self.record.started_at or datetime.now(UTC).isoformat(timespec="seconds")
@@ -225,8 +225,8 @@ class Attempt:
             observer.wait_for_stock(pairs, STOCK_PATIENCE_S)
             supply = observer.supply(pairs, light=self.options.live)
         else:
-            from fl.key_budget import PairSupply
-            from lab.cli.observer import planned_rate_bps
+            from fl.keys.budget import PairSupply
+            from lab.runs.following.observer import planned_rate_bps
 
             supply = [
                 PairSupply(
@@ -310,8 +310,8 @@ class Attempt:
         """Results and report of the rounds there are, written; None before the first."""
         from fl.experiments.assemble import results_of
         from fl.experiments.runner import Runner
-        from lab.cli.run_report import write_report
         from lab.cli.train import REPORT_FILE
+        from lab.runs.pages.run_report import write_report
 
         live = self.seed_run()
         if not live.rounds:
@@ -346,10 +346,10 @@ class Attempt:
         )
 
     def _about(self) -> Surroundings:
-        from fl.aggregation import aggregation_for
         from fl.experiments.assemble import Surroundings
+        from fl.experiments.notes import consent_notes, notes_for
         from fl.experiments.sources import data_files
-        from fl.notes import consent_notes, notes_for
+        from fl.modes import aggregation_for
         from lab.cli.train import versions
 
         aggregation = aggregation_for(self.config, self.task.n_parameters)
@@ -387,6 +387,6 @@ class Attempt:
 
 def key_bits_per_pair(config: FLConfig, n_parameters: int) -> int:
     """Key that a pair spends in a round, as the distributed protocol has it."""
-    from fl.aggregation import aggregation_for
+    from fl.modes import aggregation_for
 
     return aggregation_for(config, n_parameters).key_bits_per_pair

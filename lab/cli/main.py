@@ -16,8 +16,8 @@ import typer
 
 from lab.cli.keys_app import keys_app
 from lab.cli.qpu import qpu_app
-from lab.cli.shown import echo
-from lab.cli.store_key import HELP as STORE_KEY_HELP
+from lab.runs.machine.store_key import HELP as STORE_KEY_HELP
+from lab.runs.shown import echo
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -69,8 +69,8 @@ def init(
     as_json: Json = False,
 ) -> None:
     """Create a testbed folder: testbed file, CURVE keys, initial pair secrets (0600)."""
-    from lab.cli.folder import create_folder, source_path
-    from lab.cli.store_key import StoreKey
+    from lab.runs.machine.folder import create_folder, source_path
+    from lab.runs.machine.store_key import StoreKey
 
     key = StoreKey.parse(store_key)
     passphrase = key.passphrase("every user", confirm=True) if key.is_passphrase else None
@@ -87,8 +87,8 @@ def init(
 @app.command()
 def check(testbed: TestbedPath, as_json: Json = False) -> None:
     """Validate a testbed file; every mistake is listed with its place."""
-    from lab.cli.folder import find_testbed
-    from lab.cli.ring_size import pairs_without_key
+    from lab.runs.machine.folder import find_testbed
+    from lab.runs.machine.ring_size import pairs_without_key
     from lab.testbed import load_testbed
 
     loaded = load_testbed(find_testbed(testbed))
@@ -390,7 +390,7 @@ def bench(
 @app.command("compile")
 def compile_command() -> None:
     """Compile the numerical kernels once, so that every process starts fast."""
-    from lab.cli.kernels import compile_all
+    from lab.runs.supervising.kernels import compile_all
 
     compile_all()
 
@@ -508,7 +508,7 @@ def _stand_somewhere() -> None:
     try:
         Path.cwd()
     except FileNotFoundError:
-        from lab.cli.folder import FolderError
+        from lab.runs.machine.folder import FolderError
 
         raise FolderError("the current folder was removed; change to one that exists and try again") from None
 

@@ -47,7 +47,7 @@ from lab.cli.qpu_options import (
     request_from,
 )
 from lab.cli.qpu_talk import RUNS_FOLDER, consent, progress, teller
-from lab.cli.shown import echo
+from lab.runs.shown import echo
 
 if TYPE_CHECKING:
     from fl.qpu.analysis import Comparison
@@ -55,8 +55,8 @@ if TYPE_CHECKING:
     from fl.qpu.evaluate import QpuReport
     from fl.qpu.journal import QpuFolder
     from fl.qpu.request import QpuRequest
-    from fl.tasks.base import Parameters
-    from fl.tasks.sentiment.task import SentimentTask
+    from fl.workloads.base import Parameters
+    from fl.workloads.sentiment.task import SentimentTask
 
 EXIT_INTERRUPTED = 130
 
@@ -294,7 +294,7 @@ def _go_on(path: Path, purpose: str) -> Iterator[Start]:
 def _run(start: Start, *, retry_failed: bool, yes: bool, as_json: bool) -> int:
     from fl.qpu.evaluate import evaluate
     from fl.qpu.tasks import circuit_model
-    from lab.cli.qpu_page import write_page
+    from lab.runs.pages.qpu_report import write_page
 
     request, path = start.request, start.folder.folder
     model = circuit_model(start.task, start.parameters, request.sentences, request.options.seed)

@@ -24,7 +24,7 @@ from lab.cli.qpu_options import (
     request_from,
 )
 from lab.cli.qpu_talk import RUNS_FOLDER, progress
-from lab.cli.shown import echo, html_text
+from lab.runs.shown import echo, html_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -102,7 +102,7 @@ def mitigation_command(
 
 def write_page(rows: Sequence[MitigationRow], name: str, origin: str, folder: Path) -> None:
     """``report.html`` with the table."""
-    from lab.cli.page import page, table
+    from lab.runs.pages.page import page, table
     from orchestrator.durable import replace_file
 
     content = page(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from lab.cli.shown import echo
+from lab.runs.shown import echo
 
 if TYPE_CHECKING:
     from fl.qpu.cost import CostEstimate

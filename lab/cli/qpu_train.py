@@ -9,7 +9,7 @@ import msgspec
 
 from fl.qpu.tasks import training_model, with_circuit_weights
 from fl.qpu.training import StepRecord, save_model, train
-from lab.cli.shown import echo
+from lab.runs.shown import echo
 
 if TYPE_CHECKING:
     from fl.qpu.cost import CostEstimate

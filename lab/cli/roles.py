@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import msgspec
 
-from lab.cli.folder import find_testbed
-from lab.cli.runtime import Runtime
-from lab.cli.supervisor import watch_parent
+from lab.runs.machine.folder import find_testbed
+from lab.runs.machine.role_runtime import Runtime
+from lab.runs.supervising.supervisor import watch_parent
 from lab.testbed import AUTO
 from orchestrator.randomness import random_hex
 
 if TYPE_CHECKING:
-    from fl.config import FLConfig
-    from fl.distributed.events import ServerEvent
-    from fl.tasks.base import Task
+    from fl.rounds.config import FLConfig
+    from fl.rounds.events import ServerEvent
+    from fl.workloads.base import Task
 
 logger = logging.getLogger(__name__)
 
@@ -76,8 +76,8 @@ def node_role(
     name: str, path: Path, secrets: Path | None, state: Path | None, store_key: str = "file"
 ) -> int:
     """One user's node."""
-    from lab.cli.store_key import StoreKey
     from lab.guard import guarded_station
+    from lab.runs.machine.store_key import StoreKey
     from orchestrator.processes.node import run_node
 
     runtime = Runtime(name, path, secrets, state)
@@ -125,9 +125,9 @@ def _read_config(text: str) -> dict[str, Any]:
 
 def fl_server_role(path: Path, secrets: Path | None, state: Path | None, config_text: str) -> int:
     """Federated-learning server: sees masked updates and their sum."""
-    from fl.distributed.server import run_server
-    from fl.tasks import open_task
-    from lab.cli.learning_status import told_to_hub
+    from fl.carriers.zeromq.server import run_server
+    from fl.workloads import open_task
+    from lab.runs.following.learning_status import told_to_hub
     from orchestrator.wire.curve import load_keys
 
     runtime = Runtime("fl-server", path, secrets, state)
@@ -166,7 +166,7 @@ def training_config(task: Task, users: Sequence[str], settings: Mapping[str, Any
 
     Raises ConfigError, or another ValueError that says what would work, naming the setting.
     """
-    from fl.config import ConfigError, FLConfig
+    from fl.rounds.config import ConfigError, FLConfig
 
     chosen = {"clients": users, "task": task.name, **settings}
     clients, name = chosen.pop("clients"), chosen.pop("task")
@@ -177,7 +177,7 @@ def training_config(task: Task, users: Sequence[str], settings: Mapping[str, Any
 
 def _unfinished_run(state: Path) -> str | None:
     """The run that an earlier server left before its last round; the newest if there are several."""
-    from fl.distributed.run_state import STATE_FILE, read_state
+    from fl.rounds.run_state import STATE_FILE, read_state
 
     found = sorted(state.glob(f"*/{STATE_FILE}"), key=lambda path: path.stat().st_mtime, reverse=True)
     for path in found:
@@ -209,10 +209,10 @@ def fl_client_role(
 
     ``mode`` is the one its operator agrees to; a run in any other is refused.
     """
-    from fl.config import SMALLEST_QUORUM, Mode
-    from fl.distributed.client import ClientRules, run_client
-    from fl.keys import NodeKeys
-    from fl.tasks import load_task
+    from fl.carriers.zeromq.client import ClientRules, run_client
+    from fl.keys.node import NodeKeys
+    from fl.rounds.config import SMALLEST_QUORUM, Mode
+    from fl.workloads import load_task
     from orchestrator.delivery.client import DeliveryClient
     from orchestrator.wire.curve import load_keys
 

@@ -1,6 +1,6 @@
 """``qunetlab status``: what the running orchestrator knows, seen as one of its observers.
 
-The first line is the verdict (:mod:`lab.cli.verdict`).  ``--check`` prints that line alone and ends with 0 where
+The first line is the verdict (:mod:`lab.runs.following.verdict`).  ``--check`` prints that line alone and ends with 0 where
 all is well (running or idle), 1 where something is degraded, 3 where the ring stands still or nobody answers; 2 is
 wrong usage.  ``--watch`` goes on until Ctrl-C: it survives a hub that is started again, says how old everything is,
 and ends with an error where the hub refuses it.
@@ -18,10 +18,10 @@ from rich.live import Live
 from rich.text import Text
 
 from lab.cli import status_view as view
-from lab.cli.folder import SECRETS, find_testbed
-from lab.cli.observer import Heard, Observer, ObserverError
-from lab.cli.shown import echo, shown
-from lab.cli.verdict import EXIT_CODES, Verdict, verdict
+from lab.runs.following.observer import Heard, Observer, ObserverError
+from lab.runs.following.verdict import EXIT_CODES, Verdict, verdict
+from lab.runs.machine.folder import SECRETS, find_testbed
+from lab.runs.shown import echo, shown
 from lab.testbed import load_testbed
 from orchestrator.wire.status import RingStatus
 

@@ -1,6 +1,6 @@
 """How ``qunetlab status`` shows a testbed: text for people, a versioned document for programs.
 
-Everything that another process wrote goes through :mod:`lab.cli.shown`; JSON escapes it by itself.  Rates of
+Everything that another process wrote goes through :mod:`lab.runs.shown`; JSON escapes it by itself.  Rates of
 pairs say whether they were measured or are the plan's, as the orchestrator told; every line has its age.
 """
 
@@ -11,10 +11,10 @@ from typing import Any
 
 import msgspec
 
-from fl.key_budget import duration
-from lab.cli.observer import Heard, Observer
-from lab.cli.shown import shown
-from lab.cli.verdict import Verdict, verdict
+from fl.keys.budget import duration
+from lab.runs.following.observer import Heard, Observer
+from lab.runs.following.verdict import Verdict, verdict
+from lab.runs.shown import shown
 from orchestrator.scheduling.ring_schedule import USABLE_LANE
 from orchestrator.wire.status import (
     BlockReport,

@@ -25,18 +25,18 @@ import msgspec
 
 from fl.experiments.base import Plan, continued, read_plan, write_plan
 from fl.experiments.options import OptionsError, TrainOptions
-from fl.key_budget import counted, quantity
-from fl.results import Results, write_results
-from lab.cli.run_folder import earlier, folder_for, held, resume_hint, told
-from lab.cli.run_words import accuracy, against_float32, exactness, points, supply
-from lab.cli.shown import echo
-from lab.cli.signals import handled
+from fl.experiments.results import Results, write_results
+from fl.keys.budget import counted, quantity
+from lab.runs.records.run_folder import earlier, folder_for, held, resume_hint, told
+from lab.runs.records.words import accuracy, against_float32, exactness, points, supply
+from lab.runs.shown import echo
+from lab.runs.supervising.signals import handled
 
 if TYPE_CHECKING:
-    from fl.cohort.plan import CohortPlan
+    from fl.carriers.in_process.plan import CohortPlan
     from fl.experiments.assemble import Surroundings
     from fl.experiments.runner import Outcome
-    from fl.tasks.base import Task
+    from fl.workloads.base import Task
 
 EXIT_INTERRUPTED = 130
 REPORT_FILE = "report.html"
@@ -113,10 +113,10 @@ def tell_preparations() -> None:
     """What tasks say of long preparations (embeddings, generator circuits) is shown to whoever waits."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
-    logger = logging.getLogger("fl.tasks")
+    logger = logging.getLogger("fl.workloads")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
-    logging.getLogger("fl.cohort").addHandler(logging.NullHandler())  # the display tells it
+    logging.getLogger("fl.carriers.in_process").addHandler(logging.NullHandler())  # the display tells it
 
 
 def usual_workers(plan: Plan) -> int:
@@ -128,8 +128,8 @@ def usual_workers(plan: Plan) -> int:
 
 def prepare(options: TrainOptions, data: Path | None) -> tuple[Plan, Task]:
     """The plan, after every check that needs no training."""
-    from fl.experiments.catalogue import plan_for
-    from fl.tasks import open_task
+    from fl.workloads import open_task
+    from fl.workloads.catalogue import plan_for
 
     task = open_task(options.task, data)
     plan = plan_for(options, task, data)
@@ -150,8 +150,8 @@ def check_data(task: Task, plan: Plan, data: Path | None) -> None:
 
 def simulated_plan(plan: Plan, task: Task) -> CohortPlan:
     """The numbers of the run with simulated clients; raises OptionsError where it could not work."""
-    from fl.cohort.plan import make_plan
-    from fl.cohort.results import CohortError
+    from fl.carriers.in_process.plan import make_plan
+    from fl.carriers.in_process.results import CohortError
 
     try:
         return make_plan(plan.primary.config, task.n_parameters, drop_outs=plan.primary.drop_outs)
@@ -162,9 +162,9 @@ def simulated_plan(plan: Plan, task: Task) -> CohortPlan:
 def surroundings(plan: Plan, task: Task, data: Path | None, workers: int) -> Surroundings:
     """What is known before the first round."""
     from fl.experiments.assemble import Surroundings
+    from fl.experiments.notes import COHORT_NOTE, notes_for
     from fl.experiments.sources import data_files
-    from fl.key_budget import simulated_forecast
-    from fl.notes import COHORT_NOTE, notes_for
+    from fl.keys.budget import simulated_forecast
 
     config, costs = plan.primary.config, simulated_plan(plan, task)
     return Surroundings(
@@ -230,11 +230,11 @@ def train(
 
     Raises TrainError where it fails half-way; results of what was finished are written then as well.
     """
-    from fl.cohort.results import CohortError
-    from fl.data import DataError
+    from fl.carriers.in_process.results import CohortError
     from fl.experiments.runner import ExperimentError, ExperimentStoppedError, Runner
-    from fl.quantise import QuantisationError
-    from lab.cli.train_progress import TrainDisplay
+    from fl.rounds.quantise import QuantisationError
+    from fl.workloads.mnist.data import DataError
+    from lab.runs.following.train_progress import TrainDisplay
 
     failures = (CohortError, DataError, ExperimentError, QuantisationError, OSError)
     stop = threading.Event()
@@ -266,7 +266,7 @@ def train(
 def keep(plan: Plan, outcome: Outcome, about: Surroundings, folder: Path, wall_s: float) -> Results | None:
     """Write results and report of what is finished; None while there is nothing to report."""
     from fl.experiments.assemble import results_of
-    from lab.cli.run_report import write_report
+    from lab.runs.pages.run_report import write_report
 
     if not outcome[plan.primary.name]:
         return None

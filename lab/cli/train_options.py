@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import get_args
 
-from fl.experiments.catalogue import full_name
 from fl.experiments.options import Mode, OptionsError, TrainOptions
-from fl.key_budget import IfShort
-from fl.tasks import parse_task
+from fl.keys.budget import IfShort
+from fl.workloads import parse_task
+from fl.workloads.catalogue import full_name
 
 DATASET_IS_MODEL = "quantum-states"
 REVIEWS = {"rotten-tomatoes": "sentiment", "imdb": "sentiment-imdb"}

@@ -12,7 +12,7 @@ statement (:meth:`ShareChannel.vouch`).  Each tag has an ``s`` of its own, so th
 The tags are needed for secrecy, not only for a right sum.  Flipping the sealed bits of a share turns S into
 2^b - 1 - S, and where more clients answer than are needed the server could read S off the changed answer: up to
 N - U shares of one victim, more than the T that the code hides as soon as N - U > T.  And only clients that
-vouch to each other for one list of survivors cannot be given two (:mod:`fl.aggregation.shares`).
+vouch to each other for one list of survivors cannot be given two (:mod:`fl.modes.shares`).
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from fl.circuits.torch_circuit import compile_circuit
-from fl.tasks.network import single_thread
-from fl.tasks.quantum_states.benchmark import quantum_state_benchmark
+from fl.workloads.network import single_thread
+from fl.workloads.quantum_states.benchmark import quantum_state_benchmark
 
 LAYERS = 3
 

@@ -14,11 +14,11 @@ import statistics
 
 import msgspec
 
-from fl.cohort import run_cohort
-from fl.cohort.benchmark import cohort_config, mnist_round_benchmark
-from fl.cohort.plan import make_plan
-from fl.compression import saving_vs_float32
-from fl.tasks import load_task
+from fl.carriers.in_process import run_cohort
+from fl.carriers.in_process.benchmark import cohort_config, mnist_round_benchmark
+from fl.carriers.in_process.plan import make_plan
+from fl.rounds.compression import saving_vs_float32
+from fl.workloads import load_task
 
 CLIENTS = 200
 

@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from fl.aggregation.otp import sum_of
-from fl.quantise import Quantiser, check_ring, smallest_ring_bits
-from fl.reference import train_reference
-from fl.tasks import load_task
-from fl.tasks.base import Task
+from fl.experiments.reference import train_reference
+from fl.modes.otp import sum_of
+from fl.rounds.quantise import Quantiser, check_ring, smallest_ring_bits
+from fl.workloads import load_task
+from fl.workloads.base import Task
 from orchestrator.bits import packed_size
 from orchestrator.delivery.masking import pack_values
 

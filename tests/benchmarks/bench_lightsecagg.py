@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from fl.aggregation.share_bench import lightsecagg_benchmark
+from fl.modes.share_bench import lightsecagg_benchmark
 
 
 def main() -> None:

@@ -30,7 +30,7 @@ def main() -> None:
     arguments = parser.parse_args()
     os.environ.update(FLWR_TELEMETRY_ENABLED="0", RAY_USAGE_STATS_ENABLED="0", OMP_NUM_THREADS="1")
 
-    from fl.secure_round_bench import secure_round_benchmark
+    from fl.experiments.secure_round_bench import secure_round_benchmark
 
     for images in arguments.images:
         figures = secure_round_benchmark(arguments.clients, examples_per_client=images)

@@ -28,11 +28,11 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 
-from fl.flower.call import ClientAppCallable
-from fl.flower.mod import qkd_secagg_mod
-from fl.flower.roster import Roster
-from fl.flower.secure_run import SecureRun
-from fl.flower.strategy import QkdFedAvg
+from fl.carriers.flower.call import ClientAppCallable
+from fl.carriers.flower.mod import qkd_secagg_mod
+from fl.carriers.flower.roster import Roster
+from fl.carriers.flower.secure_run import SecureRun
+from fl.carriers.flower.strategy import QkdFedAvg
 
 Way: TypeAlias = Literal["plain", "otp", "lightsecagg", "secagg+"]
 Engine: TypeAlias = Literal["ray", "local"]

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lab.cli.folder import template_path
 from lab.cli.instruments import _parameters, _text, rounded
+from lab.runs.machine.folder import template_path
 from lab.station import Station
 from lab.testbed import parse_testbed, resolve_addresses
 from sim_backends.bench import Bench

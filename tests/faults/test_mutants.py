@@ -139,12 +139,12 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "metric-as-it-is",
-        "fl/flower/leaving.py",
+        "fl/carriers/flower/leaving.py",
         "    return METRICS[key](value) if abs(value) <= LARGEST_COUNT else None"
         "  # which NaN and infinities are not\n",
         "    return float(value)\n",
         (
-            "tests/fl/flower/test_allow_list.py"
+            "tests/fl/carriers/flower/test_allow_list.py"
             "::test_nothing_of_a_training_reply_leaves_but_the_protected_update",
         ),
     ),

@@ -20,11 +20,11 @@ from typing import Any
 
 import pytest
 
-from lab.cli.folder import create_folder, template_path
-from lab.cli.observer import Observer, ObserverError
-from lab.cli.safety import unsafe_instruments
-from lab.cli.supervisor import Event, Supervisor
-from lab.cli.verdict import Verdict, verdict
+from lab.runs.following.observer import Observer, ObserverError
+from lab.runs.following.verdict import Verdict, verdict
+from lab.runs.machine.folder import create_folder, template_path
+from lab.runs.supervising.safety import unsafe_instruments
+from lab.runs.supervising.supervisor import Event, Supervisor
 from lab.testbed import load_testbed, write_testbed
 
 pytestmark = pytest.mark.timeout(300)
@@ -243,7 +243,7 @@ def test_a_pair_is_renewed_on_running_nodes_under_load_and_goes_on(running: Ring
 
 @pytest.mark.long
 def test_a_revoked_role_is_out_at_once_and_after_a_restart(running: Ring) -> None:
-    from lab.cli.observer import Observer
+    from lab.runs.following.observer import Observer
     from orchestrator.wire.links import LinkState
 
     testbed = load_testbed(running.path)

@@ -35,15 +35,15 @@ import numpy.typing as npt
 import pytest
 import zmq
 
-from fl.aggregation import described
-from fl.config import FLConfig
-from fl.distributed.client import run_client
-from fl.distributed.server import run_server, with_fingerprint
-from fl.keys import NodeKeys
-from fl.tasks.base import Evaluation, Examples, Parameters, TaskDefaults
-from lab.cli.folder import create_folder, template_path
-from lab.cli.private_folder import private_folder, remove_abandoned
-from lab.cli.runtime import _JsonFormatter
+from fl.carriers.zeromq.client import run_client
+from fl.carriers.zeromq.server import run_server, with_fingerprint
+from fl.keys.node import NodeKeys
+from fl.modes import described
+from fl.rounds.config import FLConfig
+from fl.workloads.base import Evaluation, Examples, Parameters, TaskDefaults
+from lab.runs.machine.folder import create_folder, template_path
+from lab.runs.machine.role_runtime import _JsonFormatter
+from lab.runs.supervising.private_folder import private_folder, remove_abandoned
 from lab.station import Station
 from lab.testbed import load_testbed, resolve_addresses, write_testbed
 from orchestrator.delivery.client import DeliveryClient

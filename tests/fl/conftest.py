@@ -12,14 +12,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from fl.aggregation import Aggregation, aggregation_for, model_digest
-from fl.choices import SeededChoices
-from fl.config import FLConfig
-from fl.distributed.client import ClientOutcome, ClientRules, run_client
-from fl.distributed.events import Event, Listening, RoundCompleted
-from fl.distributed.server import run_server, with_fingerprint
-from fl.keys import NodeKeys
-from fl.tasks.base import Evaluation, Examples, Parameters, TaskDefaults
+from fl.carriers.zeromq.client import ClientOutcome, ClientRules, run_client
+from fl.carriers.zeromq.server import run_server, with_fingerprint
+from fl.keys.node import NodeKeys
+from fl.modes import Aggregation, aggregation_for, model_digest
+from fl.rounds.choices import SeededChoices
+from fl.rounds.config import FLConfig
+from fl.rounds.events import Event, Listening, RoundCompleted
+from fl.workloads.base import Evaluation, Examples, Parameters, TaskDefaults
 from orchestrator.bits import packed_size
 from orchestrator.delivery.client import MaskedUpdate, PeerStocks, Wait
 from orchestrator.delivery.consent import RunDescription

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fl.secure_round_bench import secure_round_benchmark
+from fl.experiments.secure_round_bench import secure_round_benchmark
 
 
 def test_both_rounds_are_exact_and_the_ratios_follow_from_the_times() -> None:

@@ -10,15 +10,15 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from fl.aggregation import aggregation_for, described
-from fl.config import FLConfig
-from fl.distributed.client import ClientRules, run_client
-from fl.distributed.events import Listening
-from fl.distributed.selfcheck import check_run
-from fl.distributed.server import run_server, with_fingerprint
-from fl.keys import NodeKeys
-from fl.tasks.base import Evaluation, Examples, Parameters, TaskDefaults
-from lab.cli.supervised import Run, supervised_run
+from fl.carriers.zeromq.client import ClientRules, run_client
+from fl.carriers.zeromq.server import run_server, with_fingerprint
+from fl.keys.node import NodeKeys
+from fl.modes import aggregation_for, described
+from fl.rounds.config import FLConfig
+from fl.rounds.events import Listening
+from fl.rounds.selfcheck import check_run
+from fl.workloads.base import Evaluation, Examples, Parameters, TaskDefaults
+from lab.runs.supervising.supervised import Run, supervised_run
 from orchestrator.delivery.client import DeliveryClient
 from orchestrator.delivery.consent_book import ConsentBook
 from orchestrator.wire.curve import load_keys

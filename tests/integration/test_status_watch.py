@@ -19,8 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from lab.cli.folder import create_folder, template_path
 from lab.cli.status import show_status
+from lab.runs.machine.folder import create_folder, template_path
 from lab.testbed import load_testbed, write_testbed
 from orchestrator.hub.agent import Agent
 from orchestrator.hub.connect import connect_agent

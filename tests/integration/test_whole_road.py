@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from lab.cli.folder import template_path
-from lab.cli.supervised import Run, supervised_run
+from lab.runs.machine.folder import template_path
+from lab.runs.supervising.supervised import Run, supervised_run
 from lab.testbed import write_testbed
 from orchestrator.durable import replace_file
 
@@ -196,7 +196,7 @@ def test_a_generator_planted_anywhere_is_found(small_testbed: Path, tmp_path: Pa
             "orchestrator.keystore.reconcile",
             "orchestrator.hub.agent",
             "orchestrator.processes.pair_worker",
-            "lab.cli.folder",
+            "lab.runs.machine.folder",
             "lab.cli.demo",
         ),
     )

@@ -11,9 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from lab.cli.errors import explain
-from lab.cli.folder import template_path
 from lab.cli.main import app
-from lab.cli.observer import Observer
+from lab.runs.following.observer import Observer
+from lab.runs.machine.folder import template_path
 from lab.testbed import load_testbed
 from orchestrator.wire.links import LinkState
 
@@ -50,7 +50,7 @@ def qunetlab() -> Command:
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are laid out but not drawn: half a second less for every page."""
-    monkeypatch.setattr("lab.cli.curves.png_of", lambda figure: b"")
+    monkeypatch.setattr("lab.runs.pages.curves.png_of", lambda figure: b"")
 
 
 class ListeningAgent:

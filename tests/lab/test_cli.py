@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from fl.data import DataError
-from lab.cli.folder import template_path
+from fl.workloads.mnist.data import DataError
+from lab.runs.machine.folder import template_path
 from lab.testbed import load_testbed, write_testbed
 from orchestrator.keystore.pair_secret import PairSecret
 

@@ -21,7 +21,7 @@ FAST = ("--sentences", "6", "--shots", "256", "--sets-per-job", "3")
 @pytest.fixture(autouse=True)
 def little_task(monkeypatch: pytest.MonkeyPatch) -> None:
     """``sentiment:hybrid`` on random embeddings, so that no data is needed."""
-    from fl.tasks.sentiment.task import SentimentTask
+    from fl.workloads.sentiment.task import SentimentTask
 
     rng = np.random.default_rng(0)
     labels = (np.arange(COUNT) % 2).astype(np.int64)

@@ -10,13 +10,13 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
-from fl.aggregation import described
-from fl.config import FLConfig
-from fl.consent_words import explained, told
-from fl.tasks import load_task
+from fl.modes import described
+from fl.rounds.config import FLConfig
+from fl.rounds.consent_words import explained, told
+from fl.workloads import load_task
 from lab.cli.consent import ConsentMissingError, book_of, consent_of_simulated, missing_consents
-from lab.cli.folder import template_path
 from lab.cli.main import app
+from lab.runs.machine.folder import template_path
 from orchestrator.delivery.consent import RunDescription
 from orchestrator.delivery.consent_book import write_run_file
 

@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 
 from fl.experiments.options import OptionsError, TrainOptions
-from fl.tasks import load_task
-from lab.cli.folder import create_folder, template_path
+from fl.workloads import load_task
 from lab.cli.live import live_plan
-from lab.cli.live_follow import RESTARTS, Follower
-from lab.cli.live_place import check_place, find_place
-from lab.cli.live_record import server_rounds
-from lab.cli.observer import planned_rate_bps
-from lab.cli.progress import PairProgress, RunProgress
-from lab.cli.stalls import StallWatch
-from lab.cli.supervisor import ChildError
+from lab.runs.following.live import RESTARTS, Follower
+from lab.runs.following.observer import planned_rate_bps
+from lab.runs.following.progress import PairProgress, RunProgress
+from lab.runs.following.stalls import StallWatch
+from lab.runs.machine.folder import create_folder, template_path
+from lab.runs.machine.live_place import check_place, find_place
+from lab.runs.records.live_record import server_rounds
+from lab.runs.supervising.supervisor import ChildError
 from lab.testbed import load_testbed
 from orchestrator.hub.agent import LinkUp
 from orchestrator.wire.messages import TelemetryItem

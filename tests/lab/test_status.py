@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from lab.cli import status_view as view
-from lab.cli.observer import Observer, ObserverError
 from lab.cli.status import show_changes
-from lab.cli.verdict import verdict
+from lab.runs.following.observer import Observer, ObserverError
+from lab.runs.following.verdict import verdict
 from orchestrator.hub.agent import LinkDown, LinkUp
 from orchestrator.wire.links import LinkState
 from orchestrator.wire.messages import SnapshotEnd, Subscribe, TelemetryItem

@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 
-from fl.cohort.results import CohortError
-from fl.data import DataError
+from fl.carriers.in_process.results import CohortError
 from fl.experiments.sources import verify_files
-from fl.quantise import UpdateNotFiniteError
-from lab.cli.run_folder import held
-from lab.cli.run_words import against_float32
+from fl.rounds.quantise import UpdateNotFiniteError
+from fl.workloads.mnist.data import DataError
+from lab.runs.records.run_folder import held
+from lab.runs.records.words import against_float32
 
 SMALL = ["--rounds", "2", "--seeds", "2", "--clients", "3", "--workers", "0"]
 
@@ -166,7 +166,7 @@ def test_a_run_that_fails_half_way_keeps_what_is_finished_and_says_how_to_go_on(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("fl.cohort.run_cohort", fail)
+    monkeypatch.setattr("fl.carriers.in_process.run_cohort", fail)
     (half / "results.json").unlink()
     said = qunetlab("train", "digits", "--resume", str(half), "--json")
     assert said.returncode == 1
@@ -397,7 +397,7 @@ print(json.dumps(found))
 
 def test_commands_that_only_read_load_no_kernels_and_no_frameworks(run: Path, tmp_path: Path) -> None:
     """They are to be quick, and to work where nothing can be compiled."""
-    from lab.cli.folder import create_folder, template_path
+    from lab.runs.machine.folder import create_folder, template_path
 
     create_folder(tmp_path / "bench", template_path("simulated-four-node"))
     (tmp_path / "jobs").mkdir()

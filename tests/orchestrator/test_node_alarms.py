@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 from lab.cli.demo import alarm_warnings
-from lab.cli.folder import template_path
-from lab.cli.supervised import Run
+from lab.runs.machine.folder import template_path
+from lab.runs.supervising.supervised import Run
 from lab.testbed import load_testbed
 from orchestrator.keystore.lanes import AUTH_ALARM_BITS
 from orchestrator.keystore.pair_macs import MAC_KEY_BITS

@@ -9,14 +9,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from fl.cohort.results import CohortEvent, CohortResult, CohortRound
-from fl.config import FLConfig
-from fl.reference import train_reference
-from fl.tasks import load_task
+from fl.carriers.in_process.results import CohortEvent, CohortResult, CohortRound
+from fl.experiments.reference import train_reference
+from fl.rounds.config import FLConfig
+from fl.workloads import load_task
 
 
 class SmallCohort:
-    """Trains by :mod:`fl.reference`; ``stop_after`` rounds in all, it is told to stop."""
+    """Trains by :mod:`fl.experiments.reference`; ``stop_after`` rounds in all, it is told to stop."""
 
     def __init__(self, stop_after: int | None = None) -> None:
         self.stop_after = stop_after

@@ -10,11 +10,11 @@ import pytest
 
 from fl.experiments.assemble import Surroundings, results_of
 from fl.experiments.base import Plan, continued, read_plan, write_plan
-from fl.experiments.catalogue import full_name, plan_for
 from fl.experiments.options import OptionsError, TrainOptions
+from fl.experiments.results import RoundRow, SeedRun
 from fl.experiments.runner import CellDone, ExperimentStoppedError, RoundDone, Runner
-from fl.results import RoundRow, SeedRun
-from fl.tasks import load_task
+from fl.workloads import load_task
+from fl.workloads.catalogue import full_name, plan_for
 
 TASK = "digits:mlp@iid"
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from fl.experiments.base import Plan
-from fl.experiments.catalogue import plan_for
 from fl.experiments.options import OptionsError, TrainOptions
-from fl.results import compare
-from fl.tasks import load_task
+from fl.experiments.results import compare
+from fl.workloads import load_task
+from fl.workloads.catalogue import plan_for
 
 
 def plan(task: str, **options: Any) -> Plan:

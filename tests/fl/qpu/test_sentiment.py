@@ -26,8 +26,8 @@ from fl.qpu.tasks import (
     training_model,
     with_circuit_weights,
 )
-from fl.tasks.sentiment.task import MODELS, SentimentTask
-from fl.tasks.sentiment.training import TrainingPlan
+from fl.workloads.sentiment.task import MODELS, SentimentTask
+from fl.workloads.sentiment.training import TrainingPlan
 
 WIDTH, COUNT = 8, 160
 

@@ -246,7 +246,7 @@ WRAPPED = {
     "orchestrator.keystore.sealing": sealing,
     "orchestrator.keystore.store": store,
     "orchestrator.wire.codec": codec,
-    "fl.distributed.server": fl_server,
+    "fl.carriers.zeromq.server": fl_server,
     "orchestrator.delivery.client": masking,
     "orchestrator.hub.agent": agent,
     "orchestrator.processes.pair_worker": pair_worker,

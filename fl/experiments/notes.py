@@ -1,0 +1,42 @@
+"""What must be said of the protection of a run wherever it is shown: on the terminal, in results and reports."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fl.experiments.results import SECURITY
+from fl.rounds.config import FLConfig
+from orchestrator.delivery.consent import LEAK
+from orchestrator.randomness import CLAIM
+
+TWO_CLIENTS_NOTE = (
+    "two clients: each learns the other's update, which is the sum less its own, whatever the mode; only the server "
+    "does not"
+)
+
+
+SURVIVORS_NOTE = (
+    "clients may be missing from a round of lightsecagg: then "
+    + LEAK
+    + ", from sums over sets that differ by it; "
+    "with otp and expanded a run pauses instead"
+)
+COHORT_NOTE = (
+    "simulated clients in one process: no operator is asked for consent, and their choices are drawn from the seed so "
+    "that the run can be repeated"
+)
+
+
+def consent_notes(users: Sequence[str]) -> tuple[str, ...]:
+    """That nobody was asked: ``users`` are simulated, and the run consented for them."""
+    return (f"consent to the run was given for its simulated users {', '.join(users)}",) if users else ()
+
+
+def notes_for(config: FLConfig) -> tuple[str, ...]:
+    """What holds of a run of ``config``, wherever its keys come from."""
+    if config.mode == "plain":
+        return ()
+    notes: tuple[str, ...] = (f"mode {config.mode}: {SECURITY[config.mode]}; {CLAIM}",)
+    if config.mode == "lightsecagg":
+        notes = (*notes, SURVIVORS_NOTE)
+    return (*notes, TWO_CLIENTS_NOTE) if config.n_clients == 2 else notes

@@ -1,0 +1,43 @@
+"""No protection at all: the server sees every update.  For comparison only, and labelled "none"."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from fl.keys.node import NodeKeys, ProtectedUpdate
+from fl.modes.base import Protection, Workshop
+from fl.modes.otp import OneTimePads
+from orchestrator.delivery.masking import pack_values
+from orchestrator.delivery.messages import RoundContext
+
+
+@dataclass(frozen=True)
+class _Packing:
+    ring_bits: int
+
+    def protect(self, values: npt.NDArray[np.int64], weight: int) -> ProtectedUpdate:
+        return ProtectedUpdate(pack_values(values, self.ring_bits, weight), 0)
+
+
+class Plain(OneTimePads):
+    """Mode ``plain``: the sums of mode ``otp`` without its pads."""
+
+    label = "none"
+    security = "none"
+    uses_keys = False
+
+    @property
+    def key_bits_per_pair(self) -> int:
+        return 0
+
+    def binding(self, more: str = "") -> str:
+        return super().binding("plain")
+
+    def stored(self, context: RoundContext, keys: NodeKeys | None) -> ProtectedUpdate | None:
+        return None
+
+    def prepare(self, workshop: Workshop) -> Protection:
+        return _Packing(self.value_bits)

@@ -1,0 +1,89 @@
+"""What every long-running role has in common: stop signals, JSON events on standard output, JSON logs.
+
+A role stops on SIGTERM, on Ctrl-C, and when its terminal or its supervisor is gone; a third Ctrl-C ends it
+on the spot, and its guard makes the instruments safe.  Events (``ready``, ``block``, ``round``) are JSON
+lines on standard output for whoever started the role; logs are JSON lines on standard error.  Neither ever
+holds key bits: key material has a type that refuses to be formatted.  Files that a role writes are its own
+(umask 077).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from lab.runs.machine.folder import SECRETS, find_testbed
+from lab.runs.supervising.supervisor import watch_parent
+from lab.testbed import Testbed, load_testbed
+from orchestrator.durable import make_folder
+from orchestrator.kernels import offer_folder
+
+
+class _JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        entry = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            entry["trace"] = self.formatException(record.exc_info)
+        return json.dumps(entry)
+
+
+class Runtime:
+    """The surroundings of one role."""
+
+    def __init__(self, role: str, path: Path, secrets: Path | None, state: Path | None) -> None:
+        """Load the testbed, find the folders, arm the stop signals.
+
+        Raises TestbedError for a wrong testbed file.
+        """
+        self.role = role
+        os.umask(0o077)
+        self.testbed_path = find_testbed(path)
+        self.testbed: Testbed = load_testbed(self.testbed_path)
+        folder = self.testbed_path.parent
+        self.secrets = (secrets or folder / SECRETS) / role
+        self.state = (state or folder / "state") / role
+        make_folder(self.state)
+        offer_folder(self.state / "kernels")
+        self.stop = threading.Event()
+        self._print_lock = threading.Lock()
+        _set_up_logging()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._on_signal)
+        watch_parent(self.stop.set)
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        if number == signal.SIGINT and self.stop.is_set():
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # pressed twice: the third time ends it at once
+        self.stop.set()
+
+    def emit(self, event: dict[str, Any]) -> None:
+        """Print one event; a reader that has gone away stops the role instead of breaking it."""
+        try:
+            with self._print_lock:
+                sys.stdout.write(json.dumps(event) + "\n")
+                sys.stdout.flush()
+        except BrokenPipeError:
+            self.stop.set()
+
+    def ready(self, **fields: Any) -> None:
+        """Say that the role serves."""
+        self.emit({"ready": True, "role": self.role, **fields})
+
+
+def _set_up_logging() -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonFormatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    for noisy in ("qcodes", "pyvisa", "matplotlib", "numba"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -1,0 +1,162 @@
+"""``report.html``: one self-contained page from the numbers in ``report.json`` and nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lab.runs.pages.page import image, new_figure, page, png_of, table
+from lab.runs.shown import html_text
+
+Report = dict[str, Any]
+
+
+def render_report(report: Report) -> str:
+    """The whole page as HTML text."""
+    pairs, rounds, aggregation = report["pairs"], report["rounds"], report["aggregation"]
+    exact = aggregation["exact"]
+    verdict = (
+        '<span class="good">equals the plain sum exactly in every round</span>'
+        if exact
+        else '<span class="bad">does NOT equal the plain sum</span>'
+    )
+    parts = [
+        *(f"<p class='alarm'>{html_text(warning)}</p>" for warning in report["warnings"]),
+        f"<h1>{html_text(report['testbed']['name'])}</h1>",
+        f"<p class='lead'>{html_text(report['testbed']['description'])}. Task {html_text(report['task'])}, "
+        f"{len(rounds)} rounds, seed {report['seed']}, {report['wall_s']:.0f} s.</p>",
+        *(f"<p class='warn'>{html_text(note)}</p>" for note in report["notes"]),
+        "<p class='note'>Every instrument of this run was <b>simulated</b>; drivers, wire protocols, keys and "
+        "training are the real ones. The channel is chosen, not published. Keys follow the quantum-coin bound "
+        f"with a finite-size treatment (eps_sec {report['epsilon']['sec']:g}, nominal: not a certified "
+        "security proof).</p>",
+        f"<p>Aggregation mode <b>{html_text(aggregation['mode'])}</b>, ring of {aggregation['ring_bits']} bits: "
+        f"the aggregate {verdict}.</p>",
+        "<h2>Keys</h2>",
+        image(_pair_plot(report), "Key rate and QBER of every pair"),
+        _pair_table(pairs),
+        "<h2>Key stock</h2>",
+        image(_stock_plot(report), "Key consumed and stocked per pair"),
+        "<h2>Training</h2>",
+        image(_accuracy_plot(report), "Accuracy per round"),
+        _round_table(rounds),
+        _versions(report),
+    ]
+    return page("qunetlab run", parts)
+
+
+def _pair_table(pairs: list[Report]) -> str:
+    head = [
+        "pair",
+        "loss, dB",
+        "pulses",
+        "sifted bits",
+        "QBER, %",
+        "f",
+        "secret bits",
+        "kbit per second of light",
+        "planned",
+        "kbit per wall second on the ring",
+        "aborted blocks",
+        "sum of epsilons",
+    ]
+    rows = [
+        [
+            "-".join(row["pair"]),
+            f"{row['loss_db']:.1f}",
+            f"{row['pulses']:.3g}",
+            f"{row['sifted_bits']:,}",
+            f"{100 * row['qber']:.2f}",
+            f"{row['f_ec']:.3f}",
+            f"{row['secret_bits']:,}",
+            f"{row['secret_bits_per_ring_second'] / 1000:.1f}",
+            f"{row['planned_bits_per_ring_second'] / 1000:.1f}",
+            f"{row['secret_bits_per_wall_second'] / 1000:.1f}",
+            str(row["aborted_blocks"]),
+            f"{row['epsilon']['total']:.2g}",
+        ]
+        for row in pairs
+    ]
+    return table(head, rows)
+
+
+def _round_table(rounds: list[Report]) -> str:
+    head = ["round", "accuracy, %", "upload of all clients, bytes", "key used, bits"]
+    return table(
+        head,
+        [
+            [
+                str(row["round"]),
+                f"{100 * row['accuracy']:.2f}",
+                f"{row['upload_bytes']:,}",
+                f"{row['key_bits_used']:,}",
+            ]
+            for row in rounds
+        ],
+    )
+
+
+def _versions(report: Report) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    return f"<h2>Software</h2><p>{html_text(versions)}</p>"
+
+
+def _pair_plot(report: Report) -> bytes:
+    figure, (rate, error) = new_figure(2)
+    names = ["-".join(row["pair"]) for row in report["pairs"]]
+    rate.bar(names, [row["secret_bits_per_ring_second"] / 1e3 for row in report["pairs"]], color="#2f6f9f")
+    planned = [row["planned_bits_per_ring_second"] / 1e3 for row in report["pairs"]]
+    rate.plot(names, planned, "k_", markersize=18, markeredgewidth=2, label="planned")
+    rate.set_ylabel("secret key, kbit per second of light")
+    error.bar(names, [100 * row["qber"] for row in report["pairs"]], color="#b5651d")
+    expected = [100 * row["planned_qber"] for row in report["pairs"]]
+    error.plot(names, expected, "k_", markersize=18, markeredgewidth=2, label="expected")
+    error.set_ylabel("QBER, %")
+    for axes in (rate, error):
+        axes.tick_params(axis="x", rotation=40)
+        axes.legend(frameon=False)
+        axes.margins(y=0.18)
+    return png_of(figure)
+
+
+def _stock_plot(report: Report) -> bytes:
+    figure, axes = new_figure(1)
+    names = ["-".join(row["pair"]) for row in report["pairs"]]
+    bottom = [0.0] * len(names)
+    for key, label, color in (
+        ("consumed_bits", "used as pads", "#2f6f9f"),
+        ("authentication_bits", "authentication", "#b5651d"),
+        ("stored_bits", "in stock", "#7aa874"),
+        ("burnt_bits", "burnt", "#8c959f"),
+    ):
+        values = [row[key] / 1e3 for row in report["pairs"]]
+        axes.bar(names, values, bottom=bottom, label=label, color=color)
+        bottom = [low + value for low, value in zip(bottom, values, strict=True)]
+    axes.set_ylabel("key of each pair, kbit")
+    axes.legend(frameon=False, ncols=4, loc="upper center", bbox_to_anchor=(0.5, 1.16))
+    return png_of(figure)
+
+
+def _accuracy_plot(report: Report) -> bytes:
+    figure, axes = new_figure(1)
+    rounds = report["rounds"]
+    axes.plot(
+        [row["round"] for row in rounds],
+        [100 * row["accuracy"] for row in rounds],
+        "o-",
+        color="#2f6f9f",
+        label="masked with one-time pads",
+    )
+    reference = report.get("reference") or []
+    if reference:
+        axes.plot(
+            [row["round"] for row in reference],
+            [100 * row["accuracy"] for row in reference],
+            "--",
+            color="#b5651d",
+            label="same training without masking, float32",
+        )
+    axes.set_xlabel("training round")
+    axes.set_ylabel("test accuracy, %")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend(frameon=False)
+    return png_of(figure)

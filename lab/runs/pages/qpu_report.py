@@ -1,0 +1,151 @@
+"""``report.html`` of ``qunetlab qpu run``: measured against exact expectation values, and what the run was."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fl.qpu.analysis import Comparison
+from fl.qpu.evaluate import ARRAYS_FILE, QpuReport
+from fl.qpu.request import QpuRequest
+from lab.runs.pages.page import COLORS, image, new_figure, page, png_of, table
+from lab.runs.shown import html_text
+from orchestrator.durable import replace_file
+
+PAGE_FILE = "report.html"
+PACKAGES = ("qiskit", "qiskit-ibm-runtime", "qiskit-aer", "pennylane", "qunetlab")
+
+
+def write_page(outcome: QpuReport, request: QpuRequest, folder: Path) -> Path:
+    """Write the page into the folder of the run; returns its path."""
+    with np.load(folder / ARRAYS_FILE, allow_pickle=False) as arrays:
+        content = _page(outcome, request, {name: arrays[name] for name in arrays.files})
+    replace_file(folder / PAGE_FILE, content.encode())
+    return folder / PAGE_FILE
+
+
+def _page(outcome: QpuReport, request: QpuRequest, arrays: dict[str, Any]) -> str:
+    where = "simulated on this machine" if outcome.local else "a real backend"
+    comparison = outcome.comparison
+    low, high = comparison.agreement_ci95
+    title = f"{outcome.model} on {outcome.backend}"
+    notes = []
+    if outcome.local:
+        notes.append("Local testing mode: no quantum processor took part.")
+    if outcome.unused_locally:
+        notes.append(f"Not available in local testing mode: {', '.join(outcome.unused_locally)}.")
+    return page(
+        f"qunetlab: {title}",
+        [
+            f"<h1>{html_text(title)}</h1>",
+            f"<p class='lead'>{where}; {comparison.examples} examples, {outcome.options.shots} shots each; model: "
+            f"{html_text(request.model)}</p>",
+            *(f"<p class='warn'>{html_text(note)}</p>" for note in notes),
+            f"<p class='note'>Labels agree with exact simulation on <b>{100 * comparison.agreement:.1f} %</b> of the "
+            f"examples (95 % interval {100 * low:.1f} to {100 * high:.1f} %); shot noise alone would give "
+            f"{100 * comparison.shot_noise_agreement:.1f} %.</p>",
+            "<h2>Labels</h2>",
+            _labels(outcome),
+            "<h2>Expectation values</h2>",
+            image(
+                _scatter(outcome, arrays), "Measured against exact expectation values, and their differences"
+            ),
+            _deviations(comparison),
+            "<p class='lead'>RMS is the root mean square of measured minus exact values; shot noise is what the shots "
+            "explain of it, by the standard errors of the measurement; device noise is the rest; contrast is the slope "
+            "of measured over exact values.</p>",
+            "<h2>Circuit and cost</h2>",
+            _about(outcome, request),
+        ],
+    )
+
+
+def _labels(outcome: QpuReport) -> str:
+    comparison = outcome.comparison
+    rows = [
+        ["exact simulation", *_pair(comparison.accuracy_exact, 1.0)],
+        [
+            "exact, with the same number of shots",
+            *_pair(comparison.shot_noise_accuracy, comparison.shot_noise_agreement),
+        ],
+        [html_text(outcome.backend), *_pair(comparison.accuracy_backend, comparison.agreement)],
+    ]
+    if outcome.at_own_noise is not None:
+        own = outcome.at_own_noise
+        name = f"{html_text(outcome.backend)}, not extrapolated"
+        rows.append([name, *_pair(own.accuracy_backend, own.agreement)])
+    return table(["", "accuracy", "agreement with exact"], rows)
+
+
+def _pair(accuracy: float, agreement: float) -> list[str]:
+    return [f"{accuracy:.3f}", f"{agreement:.3f}"]
+
+
+def _deviations(comparison: Comparison) -> str:
+    rows = [
+        [
+            row.observable,
+            f"{row.rms:.4f}",
+            f"{row.shot_noise:.4f}",
+            f"{row.rest:.4f}",
+            f"{row.absolute:.4f}",
+            f"{row.largest:.4f}",
+            f"{row.mean:+.4f}",
+            f"{row.contrast:.3f}",
+        ]
+        for row in (*comparison.observables, comparison.deviation)
+    ]
+    return table(
+        [
+            "observable",
+            "RMS",
+            "shot noise",
+            "device noise",
+            "mean size",
+            "largest",
+            "mean offset",
+            "contrast",
+        ],
+        rows,
+    )
+
+
+def _scatter(outcome: QpuReport, arrays: dict[str, Any]) -> bytes:
+    figure, (left, right) = new_figure(2, 4.0)
+    exact, measured, errors = arrays["exact"], arrays["expectations"], arrays["standard_errors"]
+    for column, row in enumerate(outcome.comparison.observables):
+        color = COLORS[column % len(COLORS)]
+        left.plot(exact[:, column], measured[:, column], ".", ms=3, color=color, label=row.observable)
+    span = [float(min(exact.min(), measured.min())), float(max(exact.max(), measured.max()))]
+    left.plot(span, span, color="#57606a", lw=1)
+    left.set(xlabel="exact", ylabel="measured")
+    left.legend(frameon=False, fontsize=8)
+    pulls = ((measured - exact) / np.maximum(errors, 1e-12)).ravel()
+    bins = np.linspace(-6, 6, 49)
+    right.hist(np.clip(pulls, -6, 6), bins=bins, density=True, color=COLORS[0], label="measured")
+    right.plot(bins, np.exp(-(bins**2) / 2) / np.sqrt(2 * np.pi), color=COLORS[1], label="shot noise alone")
+    right.set(xlabel="(measured - exact) / standard error", ylabel="density")
+    right.legend(frameon=False, fontsize=8)
+    return png_of(figure)
+
+
+def _about(outcome: QpuReport, request: QpuRequest) -> str:
+    options = outcome.options
+    charged = "none" if outcome.local else f"{outcome.qpu_s or 0:.0f} s"
+    gates = ", ".join(f"{count} {name}" for name, count in sorted(outcome.gates.items()))
+    rows = [
+        ["task", request.task],
+        ["physical qubits of wires 0, 1, ...", ", ".join(map(str, outcome.qubits))],
+        ["gates", f"{gates}; depth {outcome.circuit_depth}"],
+        ["export against PennyLane", f"largest difference {outcome.export_deviation:.1e}"],
+        ["mitigation", options.mitigation],
+        ["execution, seed", f"{options.execution}, {options.seed}"],
+        ["estimated before", outcome.cost.text()],
+        ["QPU time charged", charged],
+        ["jobs", ", ".join(outcome.job_ids)],
+        ["software", ", ".join(f"{name} {version(name)}" for name in PACKAGES)],
+    ]
+    return table(["", ""], [[html_text(name), html_text(value)] for name, value in rows], "text")

@@ -1,0 +1,144 @@
+"""The private temporary folder of a run: removed at the end, however the run ends.
+
+It holds secrets, so it must not outlive its run: what lies in its secrets folders is overwritten before it is
+removed, and what cannot be removed is told.  Beside the run waits a *sweeper*, a process that holds the read end
+of a pipe whose write end only the run has: when the run is killed, the pipe closes, and the sweeper removes the
+folder.  Where the sweeper is killed with it (a container, a unit), the next run does: a run holds a lock on
+a file in its folder, which the operating system releases however it ends, and a folder whose lock is free was
+left behind.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lab.runs.machine.folder import SECRETS
+from lab.runs.supervising.signals import handled
+from orchestrator.durable import destroy_folder
+
+logger = logging.getLogger(__name__)
+
+PREFIX = "qunetlab-"
+LOCK = ".running"
+SWEEP_PATIENCE_S = 60.0
+"""Processes of a killed run end by themselves; until then they may write to the folder."""
+
+
+@contextmanager
+def private_folder() -> Iterator[Path]:
+    """A fresh folder of mode 0700, gone on leaving.
+
+    It lies where ``$TMPDIR`` says: Python would quietly take another place for one that is full or missing.
+    Raises OSError with the place.
+    """
+    parent = Path(os.environ.get("TMPDIR") or tempfile.gettempdir())
+    remove_abandoned(parent)
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+    lock = os.open(folder / f"{LOCK}.new", os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        os.rename(folder / f"{LOCK}.new", folder / LOCK)  # nobody can meet it unlocked
+        with _swept(folder):
+            yield folder
+    finally:
+        _remove(folder)
+        os.close(lock)
+
+
+@contextmanager
+def _swept(folder: Path) -> Iterator[None]:
+    """A sweeper for ``folder`` beside the block, which ends with it."""
+    sweeper = subprocess.Popen(
+        [sys.executable, "-P", "-m", __name__, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,  # what is typed at the terminal is for the run alone
+    )
+    try:
+        yield
+    finally:
+        sweeper.terminate()
+        sweeper.communicate()
+
+
+def sweep(folder: Path) -> None:
+    """Wait until the run that owns the pipe on standard input is gone, then remove its folder."""
+    sys.stdin.buffer.read()
+    deadline_s = time.monotonic() + SWEEP_PATIENCE_S
+    while folder.exists():
+        try:
+            _destroy(folder)
+        except OSError:
+            if time.monotonic() > deadline_s:
+                _remove(folder)  # tells what is left
+                return
+            time.sleep(0.2)
+
+
+def remove_abandoned(parent: Path) -> list[Path]:
+    """Remove the folders of killed runs of this user; returns them."""
+    removed = []
+    for folder in parent.glob(f"{PREFIX}*"):
+        try:
+            if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+                continue
+            lock = os.open(folder / LOCK, os.O_RDWR | os.O_NOFOLLOW)
+        except OSError:
+            continue  # not ours to judge: no lock file, or it vanished meanwhile
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue
+        else:
+            if _remove(folder):
+                removed.append(folder)
+        finally:
+            os.close(lock)
+    return removed
+
+
+def _remove(folder: Path) -> bool:
+    """Destroy the secrets in ``folder``, then all of it; False, and a warning, if something is left."""
+    try:
+        _destroy(folder)
+    except OSError as error:
+        logger.warning(
+            "%s holds secrets of a run and cannot be removed (%s); remove it by hand", folder, error
+        )
+        return False
+    return True
+
+
+def _destroy(folder: Path) -> None:
+    for secrets in sorted(folder.rglob(SECRETS)):
+        destroy_folder(secrets)
+    shutil.rmtree(folder)
+
+
+@contextmanager
+def ending_on_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the block by SystemExit, so that it cleans up; only the first one counts."""
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+
+    def end(number: int, _frame: object) -> None:
+        for each in numbers:
+            signal.signal(each, signal.SIG_IGN)
+        sys.exit(128 + number)
+
+    with handled(numbers, end):
+        yield
+
+
+if __name__ == "__main__":
+    sweep(Path(sys.argv[1]))

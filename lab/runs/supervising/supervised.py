@@ -1,0 +1,259 @@
+"""All processes of one testbed on one machine, from the first to the last.
+
+Start order: simulated instruments, hub and learning server; then relay and nodes, which need the addresses
+of the first; then the clients.  Stop order is the reverse, so that every owner can still reach its
+instruments and make them safe before the simulator goes.  State lives in a private temporary folder that is
+removed at the end (:mod:`lab.runs.supervising.private_folder`), unless a testbed folder brings its own secrets and state:
+then its key stores are used and stay.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from lab.runs.machine.folder import SECRETS, create_folder, find_testbed, source_path
+from lab.runs.supervising.private_folder import ending_on_signals, private_folder
+from lab.runs.supervising.safety import unsafe_instruments
+from lab.runs.supervising.supervisor import Event, Supervisor
+from lab.testbed import Testbed, load_testbed, resolve_addresses, write_testbed
+
+if TYPE_CHECKING:
+    from fl.rounds.config import FLConfig
+
+START_TIMEOUT_S = 90.0
+
+
+class Run:
+    """The processes of one run and what they reported."""
+
+    has_ring = True
+    """Whether the ring's processes belong to this run, so that their events arrive here."""
+
+    def __init__(
+        self,
+        folder: Path,
+        testbed_path: Path,
+        supervisor: Supervisor,
+        *,
+        secrets: Path | None = None,
+        state: Path | None = None,
+    ) -> None:
+        """``secrets`` and ``state`` are beside the testbed file unless told otherwise."""
+        self.folder = folder
+        self.testbed_path = testbed_path
+        self.supervisor = supervisor
+        self.secrets = secrets or testbed_path.parent / SECRETS
+        self.state = state or testbed_path.parent / "state"
+        self._places = ("--secrets", str(self.secrets), "--state", str(self.state))
+        self.testbed: Testbed = load_testbed(testbed_path)
+        self.blocks: list[Event] = []
+        self.rounds: list[Event] = []
+        self.aborted_rounds: list[Event] = []
+        self.finished: Event = {}
+        self.ledgers: dict[str, dict[str, dict[str, int]]] = {}
+        self.epsilons: dict[str, dict[str, dict[str, float]]] = {}
+        self.alarms: dict[tuple[str, str, str | None], Event] = {}
+        """The last word of every alarm, by the role that told it, its name and the peer it is about."""
+        self.instrument_states: dict[str, Any] = {}
+        self.consented: tuple[str, ...] = ()
+        """Simulated users for whom this run consented to the training."""
+        self.unsafe: list[str] | None = None
+        """Instruments found out of their safe state at the end; None while that is not known."""
+
+    @property
+    def self_check(self) -> Path:
+        """Where the clients of a simulated testbed write their unmasked updates."""
+        return self.folder / "self-check"
+
+    @property
+    def local_clients(self) -> tuple[str, ...]:
+        """Users whose learning client can run on this machine."""
+        return tuple(user for user in self.testbed.user_names() if (self.secrets / f"fl-{user}").is_dir())
+
+    def checks_sums(self, config: FLConfig) -> bool:
+        """Whether clients write their unmasked updates, so that sums can be checked: simulations only."""
+        return self.testbed.simulation is not None
+
+    def start_ring(self, *, light: bool = True) -> None:
+        """Simulator, hub, relay and nodes; without ``light`` no relay, so that no key is made."""
+        resolved = self.folder / "resolved.toml"
+        path = str(self.testbed_path)
+        self.supervisor.start("simulate", "simulate", path, "--json", "--resolved", str(resolved))
+        self.supervisor.start("orchestrator", "orchestrator", path, *self._places)
+        ready = self.supervisor.ready(["simulate", "orchestrator"], START_TIMEOUT_S)
+        addresses = {item["name"]: item["address"] for item in ready["simulate"]["instruments"]}
+        hub = {name: ready["orchestrator"][name] for name in ("control", "bulk")}
+        self._rewrite(addresses=addresses, hub=hub)
+        users = list(self.testbed.user_names())
+        roles = [*(["relay"] if light else []), *users]
+        for role in roles:
+            command = ["relay"] if role == "relay" else ["node", role]
+            self.supervisor.start(role, *command, path, *self._places)
+        ready = self.supervisor.ready(roles, START_TIMEOUT_S)
+        self._rewrite(deliveries={user: ready[user]["delivery"] for user in users})
+
+    def start_learning(
+        self, config: FLConfig, data: Path | None, *, server_state: Path | None = None
+    ) -> None:
+        """The server, which keeps the run in ``server_state``, and the clients whose secrets are here."""
+        path = str(self.testbed_path)
+        settings = msgspec.to_builtins(config) | ({"data": str(data)} if data else {})
+        settings.pop("type", None)
+        places = ("--secrets", str(self.secrets), "--state", str(server_state or self.state))
+        self.supervisor.start("fl-server", "fl", "server", path, *places, "--config", json.dumps(settings))
+        ready = self.supervisor.ready(["fl-server"], START_TIMEOUT_S)
+        if self.has_ring:
+            self._rewrite(server=ready["fl-server"]["endpoint"])
+        self._consent(config, (server_state or self.state) / "fl-server" / config.run_id)
+        extra = ["--data", str(data)] if data else []
+        extra += ["--mode", config.mode, "--task", config.task]
+        extra += ["--self-check", str(self.self_check)] if self.checks_sums(config) else []
+        for user in self.local_clients:
+            if user in config.clients:
+                self.supervisor.start(f"fl-{user}", "fl", "client", user, path, *self._places, *extra)
+
+    def _consent(self, config: FLConfig, run_folder: Path) -> None:
+        """Agree to the run for the simulated users here; real users' operators have to have done so themselves.
+
+        Raises ConsentMissingError naming what they have to run.
+        """
+        from fl.carriers.zeromq.server import RUN_FILE
+        from lab.cli.consent import consent_of_simulated, missing_consents
+
+        users = [user for user in self.local_clients if user in config.clients]
+        if config.mode == "plain":
+            return
+        file = run_folder / RUN_FILE
+        if self.testbed.simulation is None:
+            missing_consents(file, users, self.testbed_path, self.state)
+        else:
+            self.consented = consent_of_simulated(file, users, self.state)
+
+    def _rewrite(
+        self,
+        *,
+        addresses: dict[str, str] | None = None,
+        hub: dict[str, str] | None = None,
+        deliveries: dict[str, str] | None = None,
+        server: str | None = None,
+    ) -> None:
+        """Fill in what has become known; processes started later read the new file."""
+        data = tomllib.loads(self.testbed_path.read_text(encoding="utf-8"))
+        data = resolve_addresses(data, addresses or {})
+        if hub:
+            data["hub"] = hub
+        if server:
+            data["fl"] = {"server": server}
+        for user in data["users"]:
+            user["delivery"] = (deliveries or {}).get(user["name"], user.get("delivery", "auto"))
+        write_testbed(data, self.testbed_path)
+        self.testbed = load_testbed(self.testbed_path)
+
+    def note(self, name: str, event: Event) -> None:
+        """File one event."""
+        kind = event.get("event")
+        if kind == "block":
+            event["counted"] = not event["interrupted"] and (name == event["pair"][0] or not self.has_ring)
+            self.blocks.append(event)
+        elif event.get("type") == "RoundCompleted":
+            self.rounds.append(event["record"])
+        elif event.get("type") == "RoundAborted":
+            self.aborted_rounds.append(event["record"])
+        elif event.get("type") == "RunFinished":
+            self.finished = event
+        elif kind == "alarm":
+            self.alarms[name, event["name"], event["peer"]] = event
+        elif kind == "ledger":
+            self.ledgers[name] = event["peers"]
+            self.epsilons[name] = event["epsilons"]
+        elif event.get("stopped") and name == "simulate":
+            self.instrument_states = event["states"]
+            self.unsafe = unsafe_instruments(self.testbed, event["states"])
+
+    def stop(self) -> None:
+        """Stop everything in order and collect the last words."""
+        users = list(self.testbed.user_names())
+        self.supervisor.stop_all(
+            [
+                [f"fl-{user}" for user in users],
+                ["fl-server"],
+                [*users, "relay"],
+                ["orchestrator"],
+                ["simulate"],
+            ]
+        )
+        self.supervisor.join_readers()
+        for name, event in self.supervisor.drain():
+            self.note(name, event)
+
+
+@contextmanager
+def supervised_run(source: str, changes: dict[str, Any]) -> Iterator[Run]:
+    """A run in a private temporary folder; everything is stopped and removed at the end, whatever happens.
+
+    ``source`` is a bundled testbed, a file or a folder with one; ``changes`` maps sections to keys that are replaced in it.
+    """
+    with ending_on_signals(), private_folder() as folder:
+        testbed_path = create_folder(folder / "testbed", source_path(source))
+        data = tomllib.loads(testbed_path.read_text(encoding="utf-8"))
+        for section, keys in changes.items():
+            data[section] = {**data.get(section, {}), **keys}
+        write_testbed(data, testbed_path)
+        run = Run(folder, testbed_path, Supervisor(folder))
+        try:
+            yield run
+        finally:
+            run.stop()
+
+
+@contextmanager
+def supervised_folder(home: Path) -> Iterator[Run]:
+    """A run with the keys of a testbed folder; its file is left as it is, its secrets and state are used."""
+    source = find_testbed(home)
+    with ending_on_signals(), private_folder() as folder:
+        (folder / "testbed").mkdir()
+        testbed_path = folder / "testbed" / source.name
+        write_testbed(tomllib.loads(source.read_text(encoding="utf-8")), testbed_path)
+        run = Run(
+            folder,
+            testbed_path,
+            Supervisor(folder),
+            secrets=source.parent.resolve() / SECRETS,
+            state=source.parent.resolve() / "state",
+        )
+        try:
+            yield run
+        finally:
+            run.stop()
+
+
+class Attached(Run):
+    """A testbed whose hub, relay and nodes run elsewhere: only learning processes with secrets here are ours."""
+
+    has_ring = False
+
+    def start_ring(self, *, light: bool = True) -> None:
+        """They run already."""
+
+    def checks_sums(self, config: FLConfig) -> bool:
+        """Only where everything is simulated and here may unmasked updates be written."""
+        return self.testbed.simulation is not None and set(config.clients) <= set(self.local_clients)
+
+
+@contextmanager
+def attached_run(home: Path, logs: Path) -> Iterator[Run]:
+    """The learning part of a run on a testbed that is at work; logs of its processes go to ``logs``."""
+    logs.mkdir(parents=True, exist_ok=True)
+    with ending_on_signals(), private_folder() as folder:
+        run = Attached(folder, find_testbed(home).resolve(), Supervisor(logs))
+        try:
+            yield run
+        finally:
+            run.stop()

@@ -1,0 +1,204 @@
+"""Child processes of one run on one machine: started, watched, stopped in order, never left behind.
+
+Children are started with ``-P`` (a folder of our names in the current directory cannot shadow the packages)
+in sessions of their own, so that Ctrl-C reaches the supervisor alone and *it* stops them in order.  Every
+child holds the read end of a pipe whose write end only the supervisor has: when the supervisor dies, however
+that happens, the pipe closes and the children shut down by themselves.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lab.runs.records.places import NEARLY_FULL_BYTES
+
+PARENT_FD = "QUNETLAB_PARENT_FD"
+
+Event = dict[str, Any]
+
+
+class ChildError(Exception):
+    """A child process failed to start or ended when it should not."""
+
+
+class Child:
+    """One child process: its JSON lines on standard output become events, its errors go to a log file."""
+
+    def __init__(
+        self, name: str, process: subprocess.Popen[str], log: Path, arguments: tuple[str, ...]
+    ) -> None:
+        self.name = name
+        self.arguments = arguments
+        self.process = process
+        self.log = log
+
+    def tail(self, lines: int = 12) -> str:
+        """The last lines of the child's log, or why there may be none: it stands on a disk that is full."""
+        text = self.log.read_text(errors="replace") if self.log.exists() else ""
+        if not text and shutil.disk_usage(self.log.parent).free < NEARLY_FULL_BYTES:
+            return f"{self.log} is empty: {os.strerror(errno.ENOSPC)}"
+        return "\n".join(text.splitlines()[-lines:])
+
+
+class Supervisor:
+    """Starts ``qunetlab`` sub-commands as children and collects their events.
+
+    ``events`` holds ``(child name, event)``; the end of a child's output arrives as ``{"ended": true}``.
+    """
+
+    def __init__(self, log_dir: Path, environment: dict[str, str] | None = None) -> None:
+        self.log_dir = log_dir
+        self.events: queue.Queue[tuple[str, Event]] = queue.Queue()
+        self.children: dict[str, Child] = {}
+        self._readers: list[threading.Thread] = []
+        self._read_fd, self._write_fd = os.pipe()
+        self._environment = {**os.environ, **(environment or {}), PARENT_FD: str(self._read_fd)}
+
+    def start(self, name: str, *arguments: str) -> Child:
+        """Start ``qunetlab ARGUMENTS`` under ``name``."""
+        log = self.log_dir / f"{name}.log"
+        with log.open("ab") as stderr:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "lab.cli.main", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+                start_new_session=True,
+                pass_fds=[self._read_fd],
+                env=self._environment,
+            )
+        child = Child(name, process, log, arguments)
+        self.children[name] = child
+        reader = threading.Thread(target=self._read, args=(child,), daemon=True, name=f"read-{name}")
+        self._readers.append(reader)
+        reader.start()
+        return child
+
+    def restart(self, name: str) -> Child:
+        """Start a child that has ended once more, with the same arguments."""
+        return self.start(name, *self.children.pop(name).arguments)
+
+    def join_readers(self) -> None:
+        """Wait until the output of every ended child has become events."""
+        for reader in self._readers:
+            reader.join(timeout=5)
+
+    def _read(self, child: Child) -> None:
+        assert child.process.stdout is not None
+        for line in child.process.stdout:
+            try:
+                event = json.loads(line)
+            except ValueError:
+                event = {"text": line.rstrip("\n")}
+            self.events.put((child.name, event if isinstance(event, dict) else {"text": line}))
+        self.events.put((child.name, {"ended": True}))
+
+    def wait_for(
+        self,
+        wanted: Callable[[str, Event], bool],
+        timeout_s: float,
+        doing: str,
+        on_event: Callable[[str, Event], None] = lambda name, event: None,
+    ) -> Event:
+        """The first event that ``wanted`` accepts; every event on the way goes to ``on_event``.
+
+        Raises ChildError when a child fails or nothing comes in time.
+        """
+        deadline = time.monotonic() + timeout_s
+        while True:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise ChildError(f"{doing}: not within {timeout_s:g} s")
+            try:
+                name, event = self.events.get(timeout=min(left, 0.5))
+            except queue.Empty:
+                continue
+            on_event(name, event)
+            if event.get("ended") and name in self.children and self.children[name].process.wait() != 0:
+                self.raise_ended(name, doing)
+            if wanted(name, event):
+                return event
+
+    def raise_ended(self, name: str, doing: str) -> None:
+        """Raise the error that tells which child ended, with the end of its log."""
+        child = self.children[name]
+        code = child.process.wait()
+        raise ChildError(f"{doing}: {name} ended with exit code {code}; its log ends:\n{child.tail()}")
+
+    def ready(self, names: list[str], timeout_s: float) -> dict[str, Event]:
+        """Wait until every child named has printed its ready line; those lines by name."""
+        lines: dict[str, Event] = {}
+
+        def collect(name: str, event: Event) -> bool:
+            if event.get("ready"):
+                lines[name] = event
+            return set(names) <= set(lines)
+
+        self.wait_for(collect, timeout_s, f"starting {', '.join(names)}")
+        return lines
+
+    def abandon(self, name: str) -> None:
+        """From here on the end of this child is no error, and it is not stopped any more."""
+        self.children.pop(name)
+
+    def stop(self, names: list[str], timeout_s: float = 15.0) -> dict[str, int]:
+        """Stop the children named together: SIGTERM, then SIGKILL for what stays; their exit codes."""
+        chosen = [self.children[name] for name in names if name in self.children]
+        for child in chosen:
+            if child.process.poll() is None:
+                child.process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + timeout_s
+        codes = {}
+        for child in chosen:
+            try:
+                child.process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                child.process.kill()
+                child.process.wait()
+            codes[child.name] = child.process.returncode
+        return codes
+
+    def stop_all(self, order: list[list[str]]) -> dict[str, int]:
+        """Stop groups of children in order, then whatever is left."""
+        codes: dict[str, int] = {}
+        for group in [*order, list(self.children)]:
+            codes |= self.stop([name for name in group if name not in codes])
+        return codes
+
+    def drain(self) -> list[tuple[str, Event]]:
+        """Events that have arrived and were not yet taken."""
+        drained = []
+        while True:
+            try:
+                drained.append(self.events.get_nowait())
+            except queue.Empty:
+                return drained
+
+
+def watch_parent(stop: Callable[[], None]) -> None:
+    """In a child: call ``stop`` when the supervisor is gone; nothing happens without a supervisor."""
+    text = os.environ.get(PARENT_FD)
+    if text is None:
+        return
+    read_fd = int(text)
+    os.set_inheritable(read_fd, False)
+
+    def wait() -> None:
+        while os.read(read_fd, 1):
+            pass
+        stop()
+
+    threading.Thread(target=wait, daemon=True, name="watch-parent").start()

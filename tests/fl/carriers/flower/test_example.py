@@ -1,0 +1,133 @@
+"""The example: its documented line, word for word, and that nothing of it is fetched by name from an index."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("flwr", reason="Flower is not installed: pip install -e '.[flower]' in this folder")
+
+import fl.carriers.flower
+
+EXAMPLE = Path(fl.carriers.flower.__file__).parent / "example"
+ROOT = Path(fl.carriers.flower.__file__).parents[2]
+INSTALLERS = re.compile(
+    r"\b(pip3?|pipx|uv|uvx|poetry|conda)\b[^\n]*\b(install|add|sync|run|--with|--from)\b[^\n]*"
+)
+OURS = re.compile(r"(?<![\w./-])qunetlab(?=[\[=<>~!\s\"'`,;)]|$)")
+"""The distribution's name where an installer would look it up; paths and file names are something else."""
+
+
+def documented_line() -> str:
+    """The command of the README's section on simulation, with its continuation lines."""
+    section = (EXAMPLE / "README.md").read_text(encoding="utf-8").split("## Simulation")[1].split("\n## ")[0]
+    lines = [line[4:] for line in section.splitlines() if line.startswith("    ")]
+    assert lines, "the README documents no command"
+    assert lines[0].startswith("flwr run .")
+    return "\n".join(lines)
+
+
+def requirements(pyproject: Path) -> list[str]:
+    """Everything that a pyproject.toml has an installer fetch."""
+    data = tomllib.loads(pyproject.read_text(encoding="utf-8"))
+    project = data.get("project", {})
+    found = [*data.get("build-system", {}).get("requires", []), *project.get("dependencies", [])]
+    groups = {**project.get("optional-dependencies", {}), **data.get("dependency-groups", {})}
+    return [*found, *(str(each) for group in groups.values() for each in group)]
+
+
+def tracked() -> list[Path]:
+    """The files of the tree that somebody reads or runs; of a copy without git, all but hidden ones."""
+    places = [
+        path for path in ROOT.iterdir() if not path.name.startswith((".", "build")) and "egg" not in path.name
+    ]
+    files = [path for place in places for path in ([place] if place.is_file() else place.rglob("*"))]
+    return [
+        path
+        for path in files
+        if path.suffix in (".py", ".md", ".toml", ".txt", ".sh", ".cfg") or path.name == "Makefile"
+    ]
+
+
+def test_no_project_of_ours_asks_an_index_for_our_name() -> None:
+    """Whoever registers a name gets code into every run that asks for it."""
+    projects = [path for path in tracked() if path.name == "pyproject.toml"]
+    assert EXAMPLE / "pyproject.toml" in projects
+    for path in projects:
+        assert not [each for each in requirements(path) if re.match(r"qunetlab\b", each, re.IGNORECASE)], path
+    assert requirements(EXAMPLE / "pyproject.toml") == [
+        "hatchling"
+    ]  # to build it; Flower fetches dependencies
+
+
+def test_no_page_or_message_has_our_name_installed_from_an_index() -> None:
+    told = [
+        f"{path}: {command}"
+        for path in tracked()
+        if path != Path(__file__)
+        for command in (match.group() for match in INSTALLERS.finditer(path.read_text(encoding="utf-8")))
+        if OURS.search(command)
+    ]
+    assert not told
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_the_documented_line_trains_word_for_word(tmp_path: Path) -> None:
+    """In a copy of the folder, with a home of its own; uv is told to stay off the network."""
+    home, app = tmp_path / "home", tmp_path / "app"
+    home.mkdir()
+    shutil.copytree(EXAMPLE, app, ignore=shutil.ignore_patterns("__pycache__"))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {
+        **os.environ,
+        "FLWR_HOME": str(home),
+        "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(port),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "UV_OFFLINE": "1",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "no_proxy": "*",
+    }
+    try:
+        done = subprocess.run(
+            ["bash", "-c", documented_line()],
+            cwd=app,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=500,
+            check=False,
+        )
+    finally:
+        stop_superlink(home)
+    told = done.stdout + done.stderr
+    assert done.returncode == 0, told
+    assert "keys are simulated" in told
+    accuracies = [float(each) for each in re.findall(r"'accuracy': '([0-9.e+-]+)'", told)]
+    assert accuracies, told
+    assert accuracies[-1] > 0.9
+
+
+def stop_superlink(home: Path) -> None:
+    """Stop what ``flwr run`` leaves running: the SuperLink that keeps its log in ``home``."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (entry / "cmdline").read_bytes()
+        except OSError:  # it is gone
+            continue
+        if b"flower-superlink" in command and os.fsencode(home) in command:
+            os.kill(int(entry.name), signal.SIGTERM)
