@@ -19,7 +19,7 @@ pytest.importorskip("flwr", reason="Flower is not installed: pip install -e '.[f
 import fl.carriers.flower
 
 EXAMPLE = Path(fl.carriers.flower.__file__).parent / "example"
-ROOT = Path(fl.carriers.flower.__file__).parents[2]
+ROOT = Path(fl.carriers.flower.__file__).parents[3]
 INSTALLERS = re.compile(
     r"\b(pip3?|pipx|uv|uvx|poetry|conda)\b[^\n]*\b(install|add|sync|run|--with|--from)\b[^\n]*"
 )

@@ -15,7 +15,7 @@ pytest.importorskip("flwr", reason="Flower is not installed: pip install -e '.[f
 
 import fl.carriers.flower
 
-ROOT = Path(fl.carriers.flower.__file__).parents[2]
+ROOT = Path(fl.carriers.flower.__file__).parents[3]
 ROOMS = ("lab", "drivers", "orchestrator", "fl", "sim_backends")
 PUBLIC = {"flwr.app", "flwr.clientapp", "flwr.clientapp.mod", "flwr.serverapp", "flwr.serverapp.strategy"}
 """The packages whose contents Flower documents; what they export stands in their ``__all__``."""
