@@ -79,11 +79,11 @@ class Exchange(Protocol):
         Raises CancelledError when the round ends before.
         """
 
-    def hold(self, holdings: Holdings) -> None:
+    def hold(self, held_shares: RoundShares) -> None:
         """From here on the client can answer."""
 
 
-class Holdings(Protocol):
+class RoundShares(Protocol):
     """The shares that a client holds of others in one round, and of itself."""
 
     @property
@@ -107,7 +107,7 @@ class Holdings(Protocol):
 
 
 @dataclass(frozen=True)
-class Workshop:
+class RoundInputs:
     """What a client has at hand in one round, besides its update."""
 
     context: RoundContext
@@ -192,7 +192,7 @@ class Aggregation(ABC):
         return None
 
     @abstractmethod
-    def prepare(self, workshop: Workshop) -> Protection:
+    def prepare(self, inputs: RoundInputs) -> Protection:
         """Everything that can be done before the update is there."""
 
     @abstractmethod

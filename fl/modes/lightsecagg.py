@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fl.keys.node import KeyServiceError, ProtectedUpdate
-from fl.modes.base import NO_MODEL, Aggregation, AggregationError, Protection, RoundRules, Workshop
+from fl.modes.base import NO_MODEL, Aggregation, AggregationError, Protection, RoundInputs, RoundRules
 from fl.modes.field import FieldError, Symbols
 from fl.modes.shares import (
     DecodeError,
@@ -172,21 +172,21 @@ class LightSecAgg(Aggregation):
             code.share_bits,
         )
 
-    def prepare(self, workshop: Workshop) -> Protection:
-        context = workshop.context
+    def prepare(self, inputs: RoundInputs) -> Protection:
+        context = inputs.context
         code = self.code(len(context.participants))
-        keys = workshop.need_keys(self.label)
-        channel = keys.share_channel(context, workshop.cancelled, workshop.tell)
-        held, mask, sealed = self.deal(channel, workshop.owner)
+        keys = inputs.need_keys(self.label)
+        channel = keys.share_channel(context, inputs.cancelled, inputs.tell)
+        held, mask, sealed = self.deal(channel, inputs.owner)
         try:
-            arrived = workshop.exchange.swap(sealed, channel.key_bits_used)
+            arrived = inputs.exchange.swap(sealed, channel.key_bits_used)
             for peer, share in arrived.items():
                 held.shares[peer] = self.open_share(channel, peer, share)
         except BaseException:
             mask[:] = 0
             held.close()
             raise
-        workshop.exchange.hold(held)
+        inputs.exchange.hold(held)
         return _MaskedSum(code, channel.key_bits_used, mask)
 
     def deal(self, channel: ShareChannel, owner: str) -> tuple[HeldShares, Symbols, dict[str, bytes]]:

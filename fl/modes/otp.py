@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fl.keys.node import NodeKeys, ProtectedUpdate
-from fl.modes.base import NO_MODEL, Aggregation, Protection, Security, Workshop
+from fl.modes.base import NO_MODEL, Aggregation, Protection, RoundInputs, Security
 from orchestrator.bits import PackedBits
 from orchestrator.delivery.masking import add_packed, unpack_values
 from orchestrator.delivery.messages import Cipher, RoundContext
@@ -33,11 +33,11 @@ def sum_of(uploads: Sequence[PackedBits], n_values: int, ring_bits: int) -> npt.
 
 @dataclass(frozen=True)
 class _Masking:
-    workshop: Workshop
+    inputs: RoundInputs
     keys: NodeKeys
 
     def protect(self, values: npt.NDArray[np.int64], weight: int) -> ProtectedUpdate:
-        at = self.workshop
+        at = self.inputs
         return self.keys.mask(at.context, values, weight, at.sum_bound, at.cancelled, at.tell)
 
 
@@ -78,8 +78,8 @@ class OneTimePads(Aggregation):
     def stored(self, context: RoundContext, keys: NodeKeys | None) -> ProtectedUpdate | None:
         return None if keys is None else keys.stored(context)
 
-    def prepare(self, workshop: Workshop) -> Protection:
-        return _Masking(workshop, workshop.need_keys(self.label))
+    def prepare(self, inputs: RoundInputs) -> Protection:
+        return _Masking(inputs, inputs.need_keys(self.label))
 
     def total(
         self,

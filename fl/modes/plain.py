@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fl.keys.node import NodeKeys, ProtectedUpdate
-from fl.modes.base import Protection, Workshop
+from fl.modes.base import Protection, RoundInputs
 from fl.modes.otp import OneTimePads
 from orchestrator.delivery.masking import pack_values
 from orchestrator.delivery.messages import RoundContext
@@ -39,5 +39,5 @@ class Plain(OneTimePads):
     def stored(self, context: RoundContext, keys: NodeKeys | None) -> ProtectedUpdate | None:
         return None
 
-    def prepare(self, workshop: Workshop) -> Protection:
+    def prepare(self, inputs: RoundInputs) -> Protection:
         return _Packing(self.value_bits)

@@ -43,7 +43,7 @@ def measured(job: Any, noise_factors: Sequence[int]) -> tuple[Floats, Floats]:
     return values.T, errors.T
 
 
-class Desk:
+class DeviceJobs:
     """Takes jobs for one device and finds them again; a session or batch is opened with the first job."""
 
     def __init__(self, device: Device, execution: Execution) -> None:

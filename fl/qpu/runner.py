@@ -26,7 +26,7 @@ from qiskit.quantum_info import SparsePauliOp
 
 from fl.qpu.backends import Device
 from fl.qpu.errors import JobFailedError, QpuFolderError, ServiceError, without_secrets
-from fl.qpu.estimator import Desk, measured
+from fl.qpu.estimator import DeviceJobs, measured
 from fl.qpu.extrapolate import to_zero_noise
 from fl.qpu.journal import JobRecord, JobResult, QpuFolder, RunPlan, slices, tag_of
 
@@ -97,7 +97,7 @@ class Runner:
         self._retry_failed = retry_failed
         self._report = report
         self._sleep = sleep
-        self._desk = Desk(device, plan.options.execution)
+        self._jobs = DeviceJobs(device, plan.options.execution)
         self._submitted = 0
 
     def run(self) -> Measured:
@@ -110,7 +110,7 @@ class Runner:
         try:
             self._drive(records)
         finally:
-            self._close_desk(records[-1])
+            self._close_jobs(records[-1])
         results = [self._folder.result(record) for record in records]
         values = np.concatenate([result.expectations for result in results], axis=1)
         errors = np.concatenate([result.standard_errors for result in results], axis=1)
@@ -169,7 +169,7 @@ class Runner:
             return None
         if record.state == "submitting":
             return self._found_by_tag(record)
-        job = self._look(record, lambda: self._desk.job(record.job_id))
+        job = self._look(record, lambda: self._jobs.job(record.job_id))
         if job is None and not self._retry_failed:
             raise JobFailedError(
                 f"the service does not know job {record.job_id} (job {record.number} of {self._folder.folder}): "
@@ -189,7 +189,7 @@ class Runner:
         age_s = (datetime.now(UTC) - datetime.fromisoformat(record.submitted_at)).total_seconds()
         looks = 1 + (0 if age_s > DAY_S else math.ceil(LISTED_WITHIN_S / POLL_S))
         for look in range(looks):
-            jobs = self._look(record, lambda: self._desk.tagged(record.tag))
+            jobs = self._look(record, lambda: self._jobs.tagged(record.tag))
             if jobs:
                 break
             if look == 0 and looks > 1:
@@ -229,7 +229,7 @@ class Runner:
             local=self._device.local, tag=record.tag, chunk=record.number
         )
         try:
-            job = self._desk.submit(self._circuit, self._operators, values, settings)
+            job = self._jobs.submit(self._circuit, self._operators, values, settings)
         except Exception as error:
             if self._device.local:
                 raise
@@ -238,7 +238,7 @@ class Runner:
             record,
             state="submitted",
             job_id=str(job.job_id()),
-            session_id=self._desk.session_id,
+            session_id=self._jobs.session_id,
         )
         self._folder.save(record)
         self._submitted += 1
@@ -325,9 +325,9 @@ class Runner:
             f"what was submitted is noted in {self._folder.folder}; run again with --resume and nothing is paid twice"
         )
 
-    def _close_desk(self, record: JobRecord) -> None:
+    def _close_jobs(self, record: JobRecord) -> None:
         try:
-            self._desk.close()
+            self._jobs.close()
         except Exception as error:  # noqa: BLE001 - an open session ends by itself; results matter more
             text = f"the {self._plan.options.execution} could not be closed and ends by itself"
             self._tell("open", record, f"{text}: {without_secrets(error)}")

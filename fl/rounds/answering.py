@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fl.modes.answers import AnswerBook
-from fl.modes.base import Holdings
+from fl.modes.base import RoundShares
 from fl.rounds.client_rules import ClientRefusesError, ClientRules
 from fl.rounds.config import FLConfig
 from fl.rounds.messages import Answer, Confirm, Confirmed, Survivors, header_of
@@ -39,39 +39,39 @@ class Answerer:
     _asked: Survivors | None = None
 
     def confirm(
-        self, message: Survivors, holdings: Holdings | None
+        self, message: Survivors, held_shares: RoundShares | None
     ) -> tuple[Confirm, npt.NDArray[np.uint8]] | tuple[Answer, PackedBits]:
         """The confirmation of these survivors, or the answer that was given before a restart.
 
         Raises ClientRefusesError, AnswerRefusedError or AnswerBookError.
         """
         self.rules.check_survivors(self.name, self.config, message)
-        if holdings is None or not _same_round(message, holdings.context):
+        if held_shares is None or not _same_round(message, held_shares.context):
             return self._repeat(message)
-        if (message.participants, message.holders) != (holdings.context.participants, holdings.senders):
+        if (message.participants, message.holders) != (held_shares.context.participants, held_shares.senders):
             raise ClientRefusesError(
-                f"shares came from {', '.join(holdings.senders)}; the server names {', '.join(message.holders)}"
+                f"shares came from {', '.join(held_shares.senders)}; the server names {', '.join(message.holders)}"
             )
         self._bind(message)
         self._asked = message
-        proofs = holdings.confirmations(message.survivors)
+        proofs = held_shares.confirmations(message.survivors)
         rows = [np.frombuffer(proofs[peer], np.uint8) for peer in message.holders if peer != self.name]
         tags = np.stack(rows) if rows else np.zeros((0, TAG_BYTES), np.uint8)
         return Confirm(message.run_id, message.round, message.survivors, header_of(tags)), tags
 
     def answer(
-        self, message: Confirmed, tags: npt.NDArray[np.uint8], holdings: Holdings | None
+        self, message: Confirmed, tags: npt.NDArray[np.uint8], held_shares: RoundShares | None
     ) -> tuple[Answer, PackedBits]:
         """The answer for the survivors that U clients are bound to; raises as :meth:`confirm` does."""
         asked = self._asked
-        if asked is None or holdings is None or not _same_round(asked, message, holdings.context):
+        if asked is None or held_shares is None or not _same_round(asked, message, held_shares.context):
             raise SharesGoneError(f"{self.name} was not asked about round {message.round}")
         if tags.shape != (len(message.holders), TAG_BYTES):
             raise ClientRefusesError(f"{len(message.holders)} holders with tags of shape {tags.shape}")
         agreed = {
             peer
             for peer, tag in zip(message.holders, tags, strict=True)
-            if holdings.is_confirmed(peer, asked.survivors, tag.tobytes())
+            if held_shares.is_confirmed(peer, asked.survivors, tag.tobytes())
         }
         needed = self._needed
         if len(agreed) + 1 < needed:
@@ -83,7 +83,7 @@ class Answerer:
             asked.run_id,
             asked.round,
             asked.survivors,
-            lambda: holdings.answer(asked.survivors),
+            lambda: held_shares.answer(asked.survivors),
             participants=asked.participants,
             needed=needed,
             confirmed_by=(*agreed, self.name),

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fl.keys.node import CancelledError
-from fl.modes.base import Holdings
+from fl.modes.base import RoundShares
 
 SLICE_S = 0.2
 
@@ -24,7 +24,7 @@ class ShareExchange:
     cancelled: threading.Event
     outgoing: tuple[Mapping[str, bytes], int] | None = None
     """Sealed shares by peer, and the key they cost, once there are any."""
-    holdings: Holdings | None = None
+    held_shares: RoundShares | None = None
     _incoming: Mapping[str, bytes] | None = None
     _closed: bool = False
     _changed: threading.Condition = field(default_factory=threading.Condition)
@@ -39,12 +39,12 @@ class ShareExchange:
                 self._changed.wait(SLICE_S)
             return self._incoming
 
-    def hold(self, holdings: Holdings) -> None:
+    def hold(self, held_shares: RoundShares) -> None:
         """Keep what can be answered with."""
         with self._changed:
-            self.holdings = holdings
+            self.held_shares = held_shares
             if self._closed:
-                holdings.close()
+                held_shares.close()
 
     def deliver(self, shares: Mapping[str, bytes]) -> None:
         """The sealed shares of the peers; only the first delivery of a round counts."""
@@ -57,6 +57,6 @@ class ShareExchange:
         """The round is over: overwrite the shares."""
         with self._changed:
             self._closed = True
-            if self.holdings is not None:
-                self.holdings.close()
+            if self.held_shares is not None:
+                self.held_shares.close()
             self._changed.notify_all()

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from fl.keys.node import CancelledError, KeyServiceError, KeyWait, NodeKeys, ProtectedUpdate
 from fl.modes import Aggregation
-from fl.modes.base import Exchange, Workshop
+from fl.modes.base import Exchange, RoundInputs
 from fl.rounds.choices import LocalChoices
 from fl.rounds.config import FLConfig
 from fl.rounds.feedback import Feedback
@@ -91,8 +91,8 @@ class Trainer:
             tell("waiting for keys" if wait.for_keys else "waiting for peers", wait.detail, wait.eta_s)
 
         sum_bound = self.config.levels * sum(job.weights)
-        workshop = Workshop(context, self.name, sum_bound, self.keys, exchange, cancelled, tell_wait)
-        protection = self.aggregation.prepare(workshop)
+        inputs = RoundInputs(context, self.name, sum_bound, self.keys, exchange, cancelled, tell_wait)
+        protection = self.aggregation.prepare(inputs)
         tell("training", "", None)  # how many examples there are is the user's own affair
         values = self._train(job)
         if cancelled.is_set():

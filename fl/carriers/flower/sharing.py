@@ -87,8 +87,8 @@ def train_and_mask(call: Call, message: PeerShares) -> Message:
 def confirm(call: Call, message: Survivors) -> Message:
     """Be bound to the survivors that the server names, durably, and tell the other holders of shares."""
     held, channel = _resume(call, message.run_id, message.round, "uploaded")
-    holdings = _holdings(call, held, channel)
-    answer, payload = _answerer(call, held).confirm(message, holdings)
+    held_shares = _held_shares(call, held, channel)
+    answer, payload = _answerer(call, held).confirm(message, held_shares)
     _keep(call, held.announcement, "confirmed", channel, b"", held.shares)
     return call.reply(answer, payload)
 
@@ -98,11 +98,11 @@ def answer(call: Call, message: Confirmation) -> Message:
     payload = payload_bytes(call.message.content)
     survivors = message.survivors
     held, channel = _resume(call, survivors.run_id, survivors.round, "confirmed")
-    holdings, answerer = _holdings(call, held, channel), _answerer(call, held)
-    answerer.confirm(survivors, holdings)  # the same list again, or refused
+    held_shares, answerer = _held_shares(call, held, channel), _answerer(call, held)
+    answerer.confirm(survivors, held_shares)  # the same list again, or refused
     tags = payload_array(message.confirmed.header, payload)
-    reply, packed = answerer.answer(message.confirmed, tags, holdings)
-    holdings.close()
+    reply, packed = answerer.answer(message.confirmed, tags, held_shares)
+    held_shares.close()
     return call.reply(reply, packed)
 
 
@@ -137,7 +137,7 @@ def _spend(call: Call, agreed: RoundContext, channel: ShareChannel) -> None:
         raise KeyServiceError(str(error), channel.key_bits_used) from error
 
 
-def _holdings(call: Call, held: Held, channel: ShareChannel) -> HeldShares:
+def _held_shares(call: Call, held: Held, channel: ShareChannel) -> HeldShares:
     aggregation, agreed = _agreed(held.announcement)
     shares = {name: symbols_from_bytes(data) for name, data in held.shares.items()}
     return HeldShares(aggregation.code(len(agreed.participants)), call.participant.user, channel, shares)

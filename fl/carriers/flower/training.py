@@ -18,7 +18,7 @@ from fl.carriers.flower.participant import Participant
 from fl.carriers.flower.records import RoundAnnouncement
 from fl.keys.node import CancelledError, KeyServiceError, KeyWait, NodeKeys, ProtectedUpdate
 from fl.modes import Aggregation
-from fl.modes.base import Holdings, Workshop
+from fl.modes.base import RoundInputs, RoundShares
 from fl.rounds.clipping import LossBands
 from fl.rounds.compression import Compression, ErrorFeedback
 from fl.rounds.messages import Upload, header_of
@@ -78,8 +78,8 @@ def protect_update(
     values, bands = quantise(update, announcement, call.participant)
     bound = config.levels * sum(config.weights_of(announcement.participants))
     with patience(call, announcement) as (cancelled, tell):
-        workshop = Workshop(agreed, user, bound, keys, NoExchange(), cancelled, tell)
-        return aggregation.prepare(workshop).protect(values, config.weights_of((user,))[0]), bands
+        inputs = RoundInputs(agreed, user, bound, keys, NoExchange(), cancelled, tell)
+        return aggregation.prepare(inputs).protect(values, config.weights_of((user,))[0]), bands
 
 
 def upload_of(
@@ -140,6 +140,6 @@ class NoExchange:
         """Refused."""
         raise KeyServiceError("this mode exchanges no shares")
 
-    def hold(self, holdings: Holdings) -> None:
+    def hold(self, held_shares: RoundShares) -> None:
         """Refused."""
         raise KeyServiceError("this mode exchanges no shares")

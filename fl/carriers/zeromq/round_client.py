@@ -246,7 +246,7 @@ class RoundClient:
         expected = isinstance(error, EXPECTED_FAILURES)
         reason = self._reason(current.start.round, error)
         self._decline(current.start.run_id, current.start.round, reason, *current.spent)
-        if current.exchange.holdings is None:
+        if current.exchange.held_shares is None:
             self.drop(settled=True)
         self._tell("idle")  # a client that holds shares of others can still answer
         if not expected:
@@ -310,14 +310,14 @@ class RoundClient:
     def _on_question(self, message: Survivors | Confirmed, buffer: bytes) -> None:
         """The server names survivors, or what others said of them: confirm, or answer, or refuse."""
         answerer, current = self._answerer, self._round
-        holdings = None if current is None else current.exchange.holdings
+        held_shares = None if current is None else current.exchange.held_shares
         try:
             if answerer is None or self.trainer.config.mode != "lightsecagg":
                 raise ClientRefusesError(f"{self._name} holds no shares of run {message.run_id}")
             if isinstance(message, Survivors):
-                given, array = answerer.confirm(message, holdings)
+                given, array = answerer.confirm(message, held_shares)
             else:
-                given, array = answerer.answer(message, read_uint8(message.header, buffer), holdings)
+                given, array = answerer.answer(message, read_uint8(message.header, buffer), held_shares)
         except (ClientRefusesError, AnswerRefusedError, AnswerBookError, WireError) as error:
             self._report(ClientState(self._name, message.round, "answer refused", str(error)))
             reason = self._reason(message.round, error)

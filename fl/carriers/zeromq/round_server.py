@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from fl.carriers.zeromq.audience import Audience
+from fl.carriers.zeromq.client_connections import ClientConnections
 from fl.modes import AggregationError, aggregation_for, model_digest
 from fl.rounds.clipping import LossBands, clip_warnings, clipping_of
 from fl.rounds.config import FLConfig
@@ -77,7 +77,7 @@ class RunFailedError(Exception):
 class ServedRun:
     """A run as the server holds it: who is there, what is agreed, what is kept, and where to report."""
 
-    audience: Audience
+    connections: ClientConnections
     folder: RunFolder
     task: Task
     report: Callable[[ServerEvent], None]
@@ -162,11 +162,11 @@ class RoundServer:
             self._run.config.rounds - len(self._run.folder.state.rounds),
             header_of(self._model),
         )
-        self._run.audience.send(name, message, self._model)
+        self._run.connections.send(name, message, self._model)
 
     def _tell_stage(self, name: str, current: CollectingRound) -> None:
         """What a member of the present stage needs to give its part."""
-        run_id, number, send = current.run_id, current.number, self._run.audience.send
+        run_id, number, send = current.run_id, current.number, self._run.connections.send
         if current.stage == "uploading" and current.rules.survivors is not None:
             senders, rows = current.shares_for(name)
             send(name, PeerShares(run_id, number, senders, header_of(rows)), rows)
@@ -192,7 +192,7 @@ class RoundServer:
         message = RoundSum(
             self._run.config.run_id, record.round, record.survivors, header_of(packed), catching_up
         )
-        self._run.audience.send(name, message, packed)
+        self._run.connections.send(name, message, packed)
 
     def catch_up(self, name: str) -> None:
         """Tell a client that has come back where the round stands."""
@@ -202,7 +202,7 @@ class RoundServer:
         if current.stage in ("sharing", "uploading"):
             self._send_start(name, current)
         else:
-            self._run.audience.send(
+            self._run.connections.send(
                 name,
                 Survivors(
                     current.run_id, current.number, current.participants, current.holders, current.survivors
@@ -249,11 +249,11 @@ class RoundServer:
         self._aborts_in_a_row = 0
         self._run.report(RoundCompleted(record))
         packed = packed_sum(self._run.config, total)
-        for name in self._run.audience.names:
+        for name in self._run.connections.names:
             self._send_sum(name, record, packed, catching_up=False)
         end = RoundEnd(current.run_id, current.number, "", evaluation.accuracy, survivors)
         for name in current.participants:
-            self._run.audience.send(name, end)
+            self._run.connections.send(name, end)
 
     def _warn(self, record: RoundRecord) -> None:
         config = self._run.config
@@ -279,7 +279,7 @@ class RoundServer:
         self._aborts_in_a_row += 1
         self._run.report(RoundAborted(record))
         for name in current.participants:
-            self._run.audience.send(name, RoundEnd(current.run_id, current.number, reason[:1000]))
+            self._run.connections.send(name, RoundEnd(current.run_id, current.number, reason[:1000]))
         if self._aborts_in_a_row >= self._run.config.max_aborts_in_a_row:
             told = f"{self._aborts_in_a_row} rounds in a row were aborted, the last one because {reason}"
             outcome = f"; {self.fruitless}" if self.fruitless else ""
@@ -310,7 +310,9 @@ class RoundServer:
 
         def reply(status: Literal["accepted", "duplicate", "refused"], reason: str = "") -> None:
             what = WHAT[type(message)]
-            self._run.audience.send(name, Receipt(message.run_id, message.round, status, reason[:1000], what))
+            self._run.connections.send(
+                name, Receipt(message.run_id, message.round, status, reason[:1000], what)
+            )
 
         try:
             packed = read_uint8(message.header, buffer)

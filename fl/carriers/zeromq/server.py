@@ -1,6 +1,6 @@
 """The FL server: announces rounds and adds up protected updates; but in mode ``plain`` it can read no single one.
 
-One thread, one socket (:mod:`fl.carriers.zeromq.audience`).  All clients are welcomed with the settings of the run; when
+One thread, one socket (:mod:`fl.carriers.zeromq.client_connections`).  All clients are welcomed with the settings of the run; when
 everyone is ready, a round begins (:mod:`fl.carriers.zeromq.round_server`).  If it comes to a sum, the model moves and is
 evaluated; otherwise the round is aborted, its cost recorded, and the next one begins.  With one-time pads and
 expanded keys a run whose client is away pauses until it is back; in the other modes a quorum goes on after a
@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 import zmq
 
-from fl.carriers.zeromq.audience import Audience
+from fl.carriers.zeromq.client_connections import ClientConnections
 from fl.carriers.zeromq.round_server import RoundServer, RunFailedError, ServedRun
 from fl.modes import aggregation_for, described
 from fl.rounds.config import ConfigError, FLConfig, check_config, check_weights, other_task
@@ -133,8 +133,8 @@ def run_server(
                     answer = partial(answer_about_gate, gate)
                     stack.enter_context(ControlSocket(role_dir, answer, CONTROL_ERRORS))
                 report(Listening(bound, keys.public))
-                audience = Audience(socket, gate, config.clients, clock)
-                return _Server(ServedRun(audience, folder, task, report, clock)).serve(stop)
+                connections = ClientConnections(socket, gate, config.clients, clock)
+                return _Server(ServedRun(connections, folder, task, report, clock)).serve(stop)
             finally:
                 socket.close()
     finally:
@@ -203,7 +203,7 @@ class _Server:
                             f"{reason} after {len(aborted)} aborted rounds, the last one because {aborted[-1].reason}; {told}"
                         )
                     break
-                waiting = self._run.audience.poll(POLL_S)
+                waiting = self._run.connections.poll(POLL_S)
                 self._excuse_own_absence()
                 if waiting:
                     self._receive()
@@ -221,31 +221,33 @@ class _Server:
         if self._rounds.current is not None:
             self._rounds.abort(reason or "the server failed")
         self._ending = RunEnd(self._run.config.run_id, reason[:1000])
-        for name in self._run.audience.names:
-            self._run.audience.send(name, self._ending)
+        for name in self._run.connections.names:
+            self._run.connections.send(name, self._ending)
         # Closing a socket at once can lose what the other end has not read; clients answer with Leave.
         deadline_s = self._run.clock() + FAREWELL_S
         while not reason and self._present() and self._run.clock() < deadline_s:
-            if self._run.audience.poll(POLL_S):
+            if self._run.connections.poll(POLL_S):
                 self._receive()
         self._run.report(RunFinished(self._run.config.run_id, len(self._run.folder.state.rounds), reason))
 
     def _present(self) -> list[str]:
-        return self._run.audience.present(self._run.config.client_timeout_s)
+        return self._run.connections.present(self._run.config.client_timeout_s)
 
     def _excuse_own_absence(self) -> None:
         """A server that was suspended, or evaluated for long, blames nobody for the silence."""
         now_s = self._run.clock()
         gap_s, self._last_turn_s = now_s - self._last_turn_s, now_s
         if gap_s > LONG_TURN_S:
-            self._run.audience.excuse(gap_s)
+            self._run.connections.excuse(gap_s)
             if self._rounds.current is not None:
                 self._rounds.current.excuse(gap_s)
 
     def _maybe_start(self) -> None:
         """Begin a round if everybody is ready; where clients may be missing, with a quorum after the grace time."""
         config, present = self._run.config, self._present()
-        ready = tuple(name for name in config.clients if name in present and self._run.audience[name].ready)
+        ready = tuple(
+            name for name in config.clients if name in present and self._run.connections[name].ready
+        )
         missing = tuple(name for name in config.clients if name not in ready)
         grace_over = self._run.folder.state.last_announced > 0 and (
             self._run.clock() - self._rounds.idle_since_s >= config.rejoin_grace_s
@@ -272,18 +274,18 @@ class _Server:
 
     def _receive(self) -> None:
         """Take in everything that waits, without blocking."""
-        while (received := self._run.audience.receive()) is not None:
+        while (received := self._run.connections.receive()) is not None:
             name, message, buffer = received
             if self._rounds.current is not None:
-                self._rounds.current.heard(name, self._run.audience[name].last_heard_s)
+                self._rounds.current.heard(name, self._run.connections[name].last_heard_s)
             self._handle(name, message, buffer)
 
     def _handle(self, name: str, message: FromClient, buffer: bytes | None) -> None:
         if self._ending is not None:
             if isinstance(message, Leave):
-                self._run.audience.forget(name)
+                self._run.connections.forget(name)
             elif isinstance(message, Join):  # whoever joined before was told already and may be gone
-                self._run.audience.send(name, self._ending)
+                self._run.connections.send(name, self._ending)
             return
         match message:
             case Join(version=version):
@@ -297,21 +299,21 @@ class _Server:
             case Decline():
                 self._rounds.declined(name, message)
             case Leave(reason=reason):
-                self._run.audience.forget(name)
+                self._run.connections.forget(name)
                 if self._rounds.current is not None:
                     self._rounds.current.left(name, reason or "stopped", self._run.clock())
 
     def _on_join(self, name: str, version: int) -> None:
         if version == PROTOCOL_VERSION:
-            self._run.audience.send(name, Welcome(PROTOCOL_VERSION, self._run.config))
+            self._run.connections.send(name, Welcome(PROTOCOL_VERSION, self._run.config))
             return
         text = f"the server speaks protocol version {PROTOCOL_VERSION}, the client {version}"
-        self._run.audience.send(name, Rejected(f"{text}: install the same qunetlab on both"))
+        self._run.connections.send(name, Rejected(f"{text}: install the same qunetlab on both"))
 
     def _on_ready(self, name: str, message: Ready) -> None:
         config, task = self._run.config, self._run.task
         if message.run_id != config.run_id or message.n_parameters != task.n_parameters:
-            self._run.audience.send(
+            self._run.connections.send(
                 name,
                 Rejected(
                     f"the model of task {task.name} has {task.n_parameters} parameters here and "
@@ -319,16 +321,16 @@ class _Server:
                 ),
             )
         elif message.task_fingerprint != config.task_fingerprint:
-            self._run.audience.send(name, Rejected(f"{name} has {other_task(config.task, 'the server')}"))
+            self._run.connections.send(name, Rejected(f"{name} has {other_task(config.task, 'the server')}"))
         elif not self._rounds.send_missed_sum(name, message.followed):
-            self._run.audience[name].ready = True
+            self._run.connections[name].ready = True
             self._rounds.catch_up(name)
 
     def _on_progress(self, name: str, message: Progress) -> None:
         current = self._rounds.current
         if current is None:
             return
-        now_s, connection = self._run.clock(), self._run.audience[name]
+        now_s, connection = self._run.clock(), self._run.connections[name]
         current.progress(name, message, now_s)
         waiting = message.phase == "waiting for keys" and message.round == current.number
         if waiting and now_s - connection.last_wait_report_s >= KEY_WAIT_REPORT_S:

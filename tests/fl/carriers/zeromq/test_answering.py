@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from fl.keys.node import KeyServiceError
 from fl.modes.answers import AnswerBook, AnswerRefusedError
-from fl.modes.base import AggregationError, Holdings, Protection, Workshop
+from fl.modes.base import AggregationError, Protection, RoundInputs, RoundShares
 from fl.modes.lightsecagg import HeldShares, LightSecAgg, statement_of
 from fl.rounds.answering import Answerer, SharesGoneError
 from fl.rounds.client_rules import ClientRefusesError, ClientRules
@@ -67,7 +67,7 @@ class PostOffice:
         self.alter = alter
         self.box: dict[str, Mapping[str, bytes]] = {}
         self.full = threading.Barrier(len(NAMES))
-        self.holdings: dict[str, Holdings] = {}
+        self.held_shares: dict[str, RoundShares] = {}
 
     def counter(self, owner: str) -> Counter:
         return Counter(self, owner)
@@ -87,8 +87,8 @@ class Counter:
             if peer != self.owner
         }
 
-    def hold(self, holdings: Holdings) -> None:
-        self.office.holdings[self.owner] = holdings
+    def hold(self, held_shares: RoundShares) -> None:
+        self.office.held_shares[self.owner] = held_shares
 
 
 class World:
@@ -105,7 +105,7 @@ class World:
         prepared: dict[str, Protection | BaseException] = {}
 
         def prepare(name: str) -> None:
-            tools = Workshop(
+            tools = RoundInputs(
                 self.context,
                 name,
                 7 * 127,
@@ -126,7 +126,7 @@ class World:
             thread.join()
         self.errors = {name: p for name, p in prepared.items() if isinstance(p, BaseException)}
         self.protections = {name: p for name, p in prepared.items() if not isinstance(p, BaseException)}
-        self.holdings = office.holdings
+        self.held_shares = office.held_shares
         rng = np.random.default_rng(8)
         self.values = {name: rng.integers(-127, 128, D) for name in NAMES}
         self.answerers = {name: self.answerer(name) for name in NAMES}
@@ -148,7 +148,7 @@ class World:
 
     def confirm(self, name: str, asked: Survivors) -> dict[str, bytes]:
         """The tags of ``name`` by whom they are for."""
-        given, tags = self.answerers[name].confirm(asked, self.holdings[name])
+        given, tags = self.answerers[name].confirm(asked, self.held_shares[name])
         assert isinstance(given, Confirm)
         peers = [peer for peer in NAMES if peer != name]
         return {peer: row.tobytes() for peer, row in zip(peers, tags, strict=True)}
@@ -163,7 +163,7 @@ class World:
         senders = tuple(peer for peer in tags if peer != name)
         rows = np.array([np.frombuffer(tags[peer][name], np.uint8) for peer in senders])
         message = Confirmed("run", said_of or self.number, senders, header_of(rows))
-        return self.answerers[name].answer(message, rows, self.holdings[name])
+        return self.answerers[name].answer(message, rows, self.held_shares[name])
 
 
 @pytest.fixture
@@ -326,7 +326,7 @@ def test_a_share_that_the_server_changed_takes_its_receiver_out(tmp_path: Path) 
     assert "share of alice was changed on its way" in str(world.errors["bob"])
     assert isinstance(world.errors["bob"], KeyServiceError)
     assert world.errors["bob"].key_bits == 3 * world.context.pad_bits
-    assert "bob" not in world.holdings
+    assert "bob" not in world.held_shares
 
 
 def test_without_tags_a_changed_share_shows_in_the_answers(
@@ -383,16 +383,16 @@ def test_a_wrong_answer_or_upload_gives_no_sum(world: World) -> None:
 
 
 def test_what_is_secret_in_a_round_is_neither_shown_nor_pickled(world: World) -> None:
-    held = world.holdings["alice"]
+    held = world.held_shares["alice"]
     protection = world.protections["alice"]
     channel_ = held.channel  # type: ignore[attr-defined]
     shown = f"{held!r} {held!s} {protection!r} {channel_!r} {channel_._out!r} {vars(channel_)!r} {channel_.park()!r}"
     assert "round 1" in shown
     assert "array" not in shown
     assert "uint" not in shown
-    for secret in (world.holdings["bob"], world.holdings["bob"].channel):  # type: ignore[attr-defined]
+    for secret in (world.held_shares["bob"], world.held_shares["bob"].channel):  # type: ignore[attr-defined]
         for copying in (pickle.dumps, copy.copy, copy.deepcopy):
-            if secret is world.holdings["bob"] and copying is copy.copy:
+            if secret is world.held_shares["bob"] and copying is copy.copy:
                 continue  # the same channel, not another
             with pytest.raises(SecretLeakError):
                 copying(secret)
@@ -413,7 +413,7 @@ def test_with_no_answer_to_spare_a_wrong_one_can_pass_as_a_sum(world: World) -> 
 
 
 def test_after_the_round_nothing_is_left_to_answer_with(world: World) -> None:
-    held = world.holdings["alice"]
+    held = world.held_shares["alice"]
     shares = list(held.shares.values())  # type: ignore[attr-defined]
     assert all(share.any() for share in shares)
     held.close()

@@ -15,8 +15,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from fl.carriers.zeromq.audience import Audience
 from fl.carriers.zeromq.client import ClientRefusesError, ClientRules, run_client
+from fl.carriers.zeromq.client_connections import ClientConnections
 from fl.carriers.zeromq.round_server import RoundServer
 from fl.rounds.choices import OWN_CHOICES, OwnChoices
 from fl.rounds.events import RoundAborted
@@ -222,15 +222,15 @@ def test_no_count_of_examples_and_no_loss_is_told_in_the_clear(
     world: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heard: list[Any] = []
-    receive = Audience.receive
+    receive = ClientConnections.receive
 
-    def listening(audience: Audience) -> Any:
-        received = receive(audience)
+    def listening(connections: ClientConnections) -> Any:
+        received = receive(connections)
         if received is not None:
             heard.append(received[1])
         return received
 
-    monkeypatch.setattr(Audience, "receive", listening)
+    monkeypatch.setattr(ClientConnections, "receive", listening)
     world.settings(rounds=1)
     data = Examples(np.zeros((4711, 1), np.float32), np.zeros(4711, np.int64))
     for task in world.tasks.values():

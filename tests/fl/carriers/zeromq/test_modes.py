@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fl.carriers.zeromq.audience import Audience
 from fl.carriers.zeromq.client import ClientRefusesError, ClientRules
+from fl.carriers.zeromq.client_connections import ClientConnections
 from fl.carriers.zeromq.link import ServerRefusedError
 from fl.carriers.zeromq.server import run_server
 from fl.modes import MODES, aggregation_for
@@ -331,10 +331,10 @@ def test_the_server_receives_neither_key_nor_shares_in_the_clear(
     heard: list[bytes] = []
     secret: list[bytes] = []
     delivery_type = type(world.deliveries["alice"])
-    receive, seal, release = Audience.receive, ShareChannel.seal, delivery_type._release
+    receive, seal, release = ClientConnections.receive, ShareChannel.seal, delivery_type._release
 
-    def listening(audience: Audience) -> Any:
-        received = receive(audience)
+    def listening(connections: ClientConnections) -> Any:
+        received = receive(connections)
         if received is not None:
             heard.append(encode(received[1]) + (received[2] or b""))
         return received
@@ -348,7 +348,7 @@ def test_the_server_receives_neither_key_nor_shares_in_the_clear(
         secret.extend(pad.tobytes() for pad in pads.values())
         return pads
 
-    monkeypatch.setattr(Audience, "receive", listening)
+    monkeypatch.setattr(ClientConnections, "receive", listening)
     monkeypatch.setattr(ShareChannel, "seal", sealing)
     monkeypatch.setattr(delivery_type, "_release", releasing)
     world.settings(mode=mode, rounds=1)

@@ -33,7 +33,7 @@ class Connection:
     last_wait_report_s: float = field(default=-1e9)
 
 
-class Audience:
+class ClientConnections:
     """The clients ``names`` behind one socket; use from one thread."""
 
     def __init__(
