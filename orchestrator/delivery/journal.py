@@ -6,7 +6,7 @@ N participants and over N without one differ by exactly that one's update, so a 
 gets a second one.  Once a client begins another run only the mark stays of those before, some 150 bytes each.
 
 The digest of the update stays in this file, inside the client's trust domain.  The file is the client's own
-memory; the node has another (:meth:`orchestrator.delivery.rounds.PadDesk.release`), so that a journal that was
+memory; the node has another (:meth:`orchestrator.delivery.rounds.PadRounds.release`), so that a journal that was
 lost or put back from a copy leads to a refusal and not to a second output.
 """
 

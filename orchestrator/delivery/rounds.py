@@ -1,6 +1,6 @@
 """The pads of the rounds in progress at one node: reserved with every peer, then released together.
 
-:class:`PadDesk` knows nothing of sockets.  It asks for nothing while some pair is visibly short of key, so that
+:class:`PadRounds` knows nothing of sockets.  It asks for nothing while some pair is visibly short of key, so that
 waiting burns no bit; a range that some pairs have agreed on is kept while the others are tried again.
 """
 
@@ -24,11 +24,11 @@ Reserve = Callable[[str, int, bytes], Range]
 """(peer, bits, context digest) -> the range reserved at both ends."""
 
 
-class DeskError(Exception):
+class PadError(Exception):
     """Base: the pads of a context cannot be had at this time."""
 
 
-class DeskShortError(DeskError):
+class PadShortError(PadError):
     """Some pairs hold too little key; nothing was burnt."""
 
     def __init__(self, missing_bits: dict[str, int]) -> None:
@@ -36,15 +36,15 @@ class DeskShortError(DeskError):
         super().__init__("too little key with " + ", ".join(sorted(missing_bits)))
 
 
-class DeskPeerError(DeskError):
+class PadPeerError(PadError):
     """A peer did not agree in time, or its link broke; asking again may help."""
 
 
-class DeskReleasedError(DeskError):
+class PadReleasedError(PadError):
     """The pads of this context were released before."""
 
 
-class DeskRefusedError(DeskError):
+class PadRefusedError(PadError):
     """The request is wrong, or the store failed."""
 
 
@@ -57,7 +57,7 @@ class _Round:
     given_up: bool = False
 
 
-class PadDesk:
+class PadRounds:
     """Reserves and releases the pads of masked rounds; thread-safe."""
 
     def __init__(self, store: KeyStore, peers: Iterable[str], reserve: Reserve) -> None:
@@ -72,16 +72,16 @@ class PadDesk:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def partners(self, context: RoundContext) -> tuple[str, ...]:
-        """The other participants; raises DeskRefusedError for a context this node cannot serve."""
+        """The other participants; raises PadRefusedError for a context this node cannot serve."""
         names = context.participants
         if len(set(names)) != len(names):
-            raise DeskRefusedError("a participant is named twice")
+            raise PadRefusedError("a participant is named twice")
         if self._store.owner not in names:
-            raise DeskRefusedError(f"{self._store.owner} is not among the participants of this round")
+            raise PadRefusedError(f"{self._store.owner} is not among the participants of this round")
         others = tuple(name for name in names if name != self._store.owner)
         unknown = sorted(set(others) - set(self._peers))
         if unknown:
-            raise DeskRefusedError(f"{self._store.owner} shares no key with {', '.join(unknown)}")
+            raise PadRefusedError(f"{self._store.owner} shares no key with {', '.join(unknown)}")
         return others
 
     def waiting_for(self, context: RoundContext) -> tuple[str, ...]:
@@ -93,15 +93,15 @@ class PadDesk:
     def reserve(self, context: RoundContext) -> None:
         """Reserve a pad with every other participant, in parallel; returns when all are agreed.
 
-        Raises DeskShortError, DeskPeerError (the agreed ranges stay for the next try), DeskReleasedError
-        or DeskRefusedError.
+        Raises PadShortError, PadPeerError (the agreed ranges stay for the next try), PadReleasedError
+        or PadRefusedError.
         """
         partners, digest = self.partners(context), context.digest()
         self._check_bound(context)
         with self._lock:
             entry = self._rounds.setdefault(digest, _Round({}, set()))
             if entry.waiting:
-                raise DeskPeerError("this round is being agreed already")
+                raise PadPeerError("this round is being agreed already")
             entry.ranges = self._still_held(entry.ranges, context.pad_bits, digest)
             missing = [peer for peer in partners if peer not in entry.ranges]
             held = self._check_released(missing, context.pad_bits, digest)
@@ -116,7 +116,7 @@ class PadDesk:
         if errors:
             raise _summary(errors)
         if entry.given_up:
-            raise DeskPeerError("the round was given up meanwhile")
+            raise PadPeerError("the round was given up meanwhile")
 
     def _still_held(self, ranges: dict[str, Range], n_bits: int, digest: bytes) -> dict[str, Range]:
         """Without those that were burnt meanwhile, because the peer's node was started again."""
@@ -128,7 +128,7 @@ class PadDesk:
 
     def _check_bound(self, context: RoundContext) -> None:
         if self._store.stored_output(context.round_digest()) not in (None, context.digest()):
-            raise DeskRefusedError(
+            raise PadRefusedError(
                 f"pads left this node for round {context.round} of run {context.run_id!r} with other participants,"
                 " another size or model; begin a new round"
             )
@@ -142,13 +142,13 @@ class PadDesk:
                 if self._store.check_reservation(peer, Lane.MASK, n_bits, digest) is not None
             }
         except AlreadyReleasedError as error:
-            raise DeskReleasedError(str(error)) from error
+            raise PadReleasedError(str(error)) from error
 
     def _check_stock(self, peers: Iterable[str], n_bits: int) -> None:
         stock = {peer: self._store.stock(peer)[Lane.MASK] for peer in peers}
         short = {peer: n_bits - bits for peer, bits in stock.items() if bits < n_bits}
         if short:
-            raise DeskShortError(short)
+            raise PadShortError(short)
 
     def _outcome(
         self, entry: _Round, digest: bytes, peer: str, future: Future[Range]
@@ -172,7 +172,7 @@ class PadDesk:
         with self._lock:
             entry = self._rounds.get(digest)
             if entry is None or set(entry.ranges) != set(partners):
-                raise DeskRefusedError("no pads are reserved for this round; ask for them first")
+                raise PadRefusedError("no pads are reserved for this round; ask for them first")
             del self._rounds[digest]
         pads: dict[str, SecretBits] = {}
         try:
@@ -183,7 +183,7 @@ class PadDesk:
             for pad in pads.values():
                 pad.wipe()
             self._burn({peer: r for peer, r in entry.ranges.items() if peer not in pads}, digest)
-            kind = DeskReleasedError if isinstance(error, AlreadyReleasedError) or pads else DeskRefusedError
+            kind = PadReleasedError if isinstance(error, AlreadyReleasedError) or pads else PadRefusedError
             raise kind(f"the pads of this round cannot be completed: {error}") from error
         return pads
 
@@ -222,14 +222,14 @@ class PadDesk:
                 logger.warning("a reservation with %s stays until the next start: %s", peer, error)
 
 
-def _summary(errors: dict[str, BaseException]) -> DeskError:
+def _summary(errors: dict[str, BaseException]) -> PadError:
     """One error for several pairs: what cannot be cured first, key shortage before slow peers."""
     for peer, error in errors.items():
         logger.info("no pads reserved with %s: %s: %s", peer, type(error).__name__, error)
     if any(isinstance(error, AlreadyReleasedError) for error in errors.values()):
-        return DeskReleasedError("the pads of this round were released before")
+        return PadReleasedError("the pads of this round were released before")
     short = {peer: e.missing_bits for peer, e in errors.items() if isinstance(e, KeysShortError)}
     if short:
-        return DeskShortError(short)
+        return PadShortError(short)
     peer, error = next(iter(errors.items()))
-    return DeskPeerError(f"{peer} did not agree: {error}"[:500])
+    return PadPeerError(f"{peer} did not agree: {error}"[:500])

@@ -34,11 +34,11 @@ from orchestrator.delivery.messages import (
     Waiting,
 )
 from orchestrator.delivery.rounds import (
-    DeskError,
-    DeskPeerError,
-    DeskReleasedError,
-    DeskShortError,
-    PadDesk,
+    PadError,
+    PadPeerError,
+    PadReleasedError,
+    PadRounds,
+    PadShortError,
     Reserve,
 )
 from orchestrator.keystore.errors import KeyStoreError
@@ -98,7 +98,7 @@ class DeliveryService:
     ) -> None:
         self._store = store
         self._peers = tuple(peers)
-        self._desk = PadDesk(store, self._peers, reserve)
+        self._rounds = PadRounds(store, self._peers, reserve)
         self._keys = keys
         self._client_key = client_key
         self._client_role = client_role
@@ -133,7 +133,7 @@ class DeliveryService:
         self._wake()
         self._thread.join(timeout=10)
         self._thread = None
-        self._desk.close()
+        self._rounds.close()
         self.gate.close()
         self._context.destroy(linger=200)
 
@@ -173,7 +173,7 @@ class DeliveryService:
             if time.monotonic() >= next_waiting:
                 next_waiting = time.monotonic() + WAITING_INTERVAL_S
                 for job in self._jobs.values():
-                    self._send(job.route, Waiting(job.request, self._desk.waiting_for(job.context)))
+                    self._send(job.route, Waiting(job.request, self._rounds.waiting_for(job.context)))
         self._socket.close()
         self._wake_in.close()
 
@@ -189,7 +189,7 @@ class DeliveryService:
             return
         try:
             self._handle(frames[0].bytes, request)
-        except DeskError as error:
+        except PadError as error:
             self._send(frames[0].bytes, self._failure(request.request, error))
         except Exception as error:
             logger.exception("request %s failed", type(request).__name__)
@@ -199,9 +199,9 @@ class DeliveryService:
         if isinstance(request, PadRequest):
             self._begin(route, request)
         elif isinstance(request, Collect):
-            self._send_pads(route, request, self._desk.release(request.context))
+            self._send_pads(route, request, self._rounds.release(request.context))
         elif isinstance(request, Abandon):
-            self._send(route, Burnt(request.request, self._desk.abandon(request.context)))
+            self._send(route, Burnt(request.request, self._rounds.abandon(request.context)))
         elif isinstance(request, StockRequest):
             bits = {peer: self._store.stock(peer)[Lane.MASK] for peer in self._peers}
             self._send(route, StockReply(request.request, bits, self._store.auth_alarms()))
@@ -217,19 +217,19 @@ class DeliveryService:
             job.route, job.request = route, request.request
             return
         if len(self._jobs) >= JOBS_AT_A_TIME:
-            raise DeskError(f"{len(self._jobs)} requests are in work already; wait for one or abandon it")
-        self._desk.partners(request.context)
+            raise PadError(f"{len(self._jobs)} requests are in work already; wait for one or abandon it")
+        self._rounds.partners(request.context)
         self._jobs[digest] = _Job(request.context, route, request.request)
-        self._send(route, Waiting(request.request, self._desk.waiting_for(request.context)))
+        self._send(route, Waiting(request.request, self._rounds.waiting_for(request.context)))
         worker = threading.Thread(target=self._work, args=(digest, request.context), name="pads", daemon=True)
         worker.start()
 
     def _work(self, digest: bytes, context: RoundContext) -> None:
         reply: Reply = Failure(0, "refused", "the node failed; see its log", {})
         try:
-            self._desk.reserve(context)
+            self._rounds.reserve(context)
             reply = Reserved(0)
-        except DeskError as error:
+        except PadError as error:
             reply = self._failure(0, error)
         except KeyStoreError as error:
             reply = Failure(0, "refused", str(error)[:1000], {})
@@ -237,14 +237,14 @@ class DeliveryService:
             self._finished.put((digest, reply))
             self._wake()
 
-    def _failure(self, request: int, error: DeskError) -> Failure:
-        if isinstance(error, DeskShortError):
+    def _failure(self, request: int, error: PadError) -> Failure:
+        if isinstance(error, PadShortError):
             wait_s = self._estimate_s(error.missing_bits) if self._estimate_s is not None else None
             return Failure(request, "keys-short", str(error)[:1000], error.missing_bits, wait_s)
-        if isinstance(error, DeskPeerError):
+        if isinstance(error, PadPeerError):
             return Failure(request, "peer", str(error), {})
         code: Literal["released", "refused"] = (
-            "released" if isinstance(error, DeskReleasedError) else "refused"
+            "released" if isinstance(error, PadReleasedError) else "refused"
         )
         return Failure(request, code, str(error)[:1000], {})
 

@@ -26,9 +26,9 @@ from orchestrator.durable import replace_file
 from orchestrator.hub.hub import Hub, HubEvent, HubLimits, PeerDown, PeerMessage, PeerUp
 from orchestrator.processes.status_board import StatusBoard
 from orchestrator.protocols.block_planning import plan_for
-from orchestrator.scheduling.epochs import EpochDesk
+from orchestrator.scheduling.epochs import OwnEpoch
 from orchestrator.scheduling.fencing import EpochFile
-from orchestrator.scheduling.leases import LeaseDesk, Order, Outcome
+from orchestrator.scheduling.leases import Order, Outcome, RingLeases
 from orchestrator.scheduling.ring_schedule import RingSchedule
 from orchestrator.scheduling.scheduler import Pair, Policy
 from orchestrator.wire.control_socket import ControlSocket
@@ -108,7 +108,7 @@ class Orchestrator:
         self._config = config
         self._clock = clock
         self._saved = state_dir / "schedule"
-        self._epochs = EpochDesk(EpochFile(state_dir / "epoch"), clock)
+        self._epochs = OwnEpoch(EpochFile(state_dir / "epoch"), clock)
         self._put_right: set[Pair] = set()
         self.epoch = self._epochs.epoch
         self.hub = Hub(
@@ -123,7 +123,7 @@ class Orchestrator:
             revoked=RevokedKeys(state_dir),
         )
         now_s = clock()
-        self.desk = LeaseDesk(self.epoch, offer_timeout_s=config.offer_timeout_s, drain_s=config.drain_s)
+        self.leases = RingLeases(self.epoch, offer_timeout_s=config.offer_timeout_s, drain_s=config.drain_s)
         self.schedule = RingSchedule(
             config.rates_bps, config.users, now_s, config.policy, block_bits=config.block_bits
         )
@@ -150,7 +150,7 @@ class Orchestrator:
                     event = self.hub.recv(0.0)
                 self._step()
         finally:
-            self._send(self.desk.abort("the orchestrator stops", self._clock()))
+            self._send(self.leases.abort("the orchestrator stops", self._clock()))
             self._save()
 
     # -- events --------------------------------------------------------------------------------------
@@ -166,7 +166,7 @@ class Orchestrator:
                     self._board.unsubscribe(session)
                 else:
                     self._party(PeerStatus(role, False, reason=reason), now_s)
-                    self._send(self.desk.peer_down(role, now_s))
+                    self._send(self.leases.peer_down(role, now_s))
             case PeerMessage(role, message, session):
                 self._on_message(role, message, session, now_s)
 
@@ -181,7 +181,7 @@ class Orchestrator:
             case LeaseAccept() | LeaseRefuse() | LeaseDone() | LeaseAbort():
                 if isinstance(message, LeaseRefuse):
                     self._settle_epochs(role, message)
-                self._send(self.desk.heard(role, message, now_s))
+                self._send(self.leases.heard(role, message, now_s))
             case Demand() if role in (FL_SERVER, message.first, message.second):
                 if not self.schedule.demand(role, message, now_s):
                     self._refuse(role, f"{message.first}-{message.second} is no pair of this testbed")
@@ -212,7 +212,7 @@ class Orchestrator:
 
     def _settle_epochs(self, role: str, refusal: LeaseRefuse) -> None:
         """A party of the offer in being objects to its token: come up to it, or lead it up to us."""
-        lease, newest = self.desk.lease, refusal.newest_epoch
+        lease, newest = self.leases.lease, refusal.newest_epoch
         if newest is None or lease is None or role not in lease.parties:
             return
         if (refusal.epoch, refusal.slot) != (lease.epoch, lease.slot):
@@ -222,7 +222,7 @@ class Orchestrator:
             return
         self._send(orders)
         self.epoch = self.hub.epoch = self._epochs.epoch
-        self.desk.raise_epoch(self.epoch)
+        self.leases.raise_epoch(self.epoch)
         self._put_right.add(lease.pair)
 
     def _refuse(self, role: str, detail: str, session: int = 0) -> None:
@@ -230,18 +230,18 @@ class Orchestrator:
 
     def _step(self) -> None:
         now_s = self._clock()
-        self._send(self.desk.time(now_s))
-        for outcome in self.desk.take_outcomes():
+        self._send(self.leases.time(now_s))
+        for outcome in self.leases.take_outcomes():
             self.schedule.lease_over(outcome, now_s)
             if outcome.lease.pair in self._put_right:
                 self.schedule.again_at_once(outcome.lease.pair)
                 self._put_right.clear()
             self._show_outcome(outcome, now_s)
-        if self.desk.lease is None:
+        if self.leases.lease is None:
             pair = self.schedule.next_pair(now_s)
             if pair is not None:
                 config = self._config
-                self._send(self.desk.offer(pair, config.n_frames, config.light_limit_s, now_s))
+                self._send(self.leases.offer(pair, config.n_frames, config.light_limit_s, now_s))
         self._show_pairs(now_s)
         self._show_ring(now_s)
         self._show_hub(now_s)
@@ -259,8 +259,8 @@ class Orchestrator:
         self.hub.send(OBSERVER, message, session)
 
     def _show_ring(self, now_s: float) -> None:
-        lease = self.desk.lease
-        ring = (self.desk.phase, lease and lease.slot)
+        lease = self.leases.lease
+        ring = (self.leases.phase, lease and lease.slot)
         if ring != self._ring:
             self._ring, self._ring_since_s = ring, now_s
         elif now_s < self._next_pulse_s:
@@ -268,7 +268,7 @@ class Orchestrator:
         self._next_pulse_s = now_s + PULSE_S
         first, second = lease.pair if lease else (None, None)
         for_s = now_s - self._ring_since_s
-        status = RingStatus(self.desk.phase.value, for_s, first, second, lease.slot if lease else 0)
+        status = RingStatus(self.leases.phase.value, for_s, first, second, lease.slot if lease else 0)
         self._board.show(status, now_s, pulse=True)
 
     def _show_hub(self, now_s: float) -> None:

@@ -18,7 +18,7 @@ from orchestrator.wire.messages import EpochStep
 logger = logging.getLogger(__name__)
 
 
-class EpochDesk:
+class OwnEpoch:
     """Takes the next epoch when it is made; raises EpochError or OSError if that cannot be stored."""
 
     def __init__(self, file: EpochFile, clock: Callable[[], float] = time.monotonic) -> None:

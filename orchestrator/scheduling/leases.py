@@ -79,7 +79,7 @@ class Outcome:
     statistics: dict[str, LightStatistics] = field(default_factory=dict)
 
 
-class LeaseDesk:
+class RingLeases:
     """Gives the ring away and takes it back; every method returns what is to be sent."""
 
     def __init__(self, epoch: int, *, offer_timeout_s: float = 5.0, drain_s: float = 15.0) -> None:

@@ -1,7 +1,7 @@
 """An instrument fails in the middle of a lease: noticed, nothing kept, and the next lease works again.
 
 Real drivers, twins, stations, light phases and lease parties of relay, alice and bob, all in this process;
-only the hub is replaced by queues.  The test itself is the orchestrator, with its lease desk.
+only the hub is replaced by queues.  The test itself is the orchestrator, with its leases.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from orchestrator.light.relay import RelayLight
 from orchestrator.light.user import CLOCKWISE_GATE, COUNTER_CLOCKWISE_GATE, UserLight
 from orchestrator.scheduling.fencing import Fence
 from orchestrator.scheduling.lease_party import Lease, LeaseParty, LightChannels, SupersededError
-from orchestrator.scheduling.leases import LeaseDesk, Outcome
+from orchestrator.scheduling.leases import Outcome, RingLeases
 from orchestrator.wire.channel import ChannelBrokenError, ChannelClosedError, ChannelTimeoutError
 from orchestrator.wire.links import LinkState
 from orchestrator.wire.messages import LeaseAbort, LeaseDone, LightStatistics
@@ -103,7 +103,7 @@ class QueueAgent:
 
 
 class World:
-    """Bench, parties and the lease desk."""
+    """Bench, parties and the leases."""
 
     def __init__(self, stack: ExitStack, *, quick: bool) -> None:
         data = tomllib.loads(template_path("simulated-four-node").read_text(encoding="utf-8"))
@@ -127,7 +127,7 @@ class World:
         self.agents = {role: QueueAgent(role, self) for role in PARTIES}
         self.stations = {role: stack.enter_context(Station(self.testbed, role)) for role in PARTIES}
         self._start(stack)
-        self.desk = LeaseDesk(1)
+        self.leases = RingLeases(1)
 
     def line(self, role: str, peer: str, topic: str) -> Line:
         with self._lock:
@@ -206,20 +206,20 @@ class World:
     def lease(self) -> tuple[Outcome, float]:
         """One lease to its end, and when the first party reported a failure (0: none did)."""
         noticed_s = 0.0
-        orders = self.desk.offer(PAIR, FRAMES, 30.0, time.monotonic())
+        orders = self.leases.offer(PAIR, FRAMES, 30.0, time.monotonic())
         while True:
             for role, message in orders:
                 self.agents[role].inbox.put(message)
-            if outcomes := self.desk.take_outcomes():
+            if outcomes := self.leases.take_outcomes():
                 return outcomes[0], noticed_s
             try:
                 role, message, at_s = self.heard.get(timeout=0.1)
             except queue.Empty:
-                orders = self.desk.time(time.monotonic())
+                orders = self.leases.time(time.monotonic())
                 continue
             if isinstance(message, LeaseDone | LeaseAbort) and not getattr(message, "ok", False):
                 noticed_s = noticed_s or at_s
-            orders = self.desk.heard(role, message, time.monotonic())
+            orders = self.leases.heard(role, message, time.monotonic())
 
     def blocks(self) -> dict[str, int]:
         """How many blocks each user kept."""

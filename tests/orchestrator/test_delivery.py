@@ -36,7 +36,7 @@ from orchestrator.delivery.errors import (
 from orchestrator.delivery.journal import journal_path, read_entry, write_entry
 from orchestrator.delivery.masking import add_packed, pack_values, unpack_values
 from orchestrator.delivery.messages import Collect, Failure, PadRequest, Reply, RoundContext, StockRequest
-from orchestrator.delivery.rounds import DeskPeerError, DeskReleasedError, PadDesk
+from orchestrator.delivery.rounds import PadPeerError, PadReleasedError, PadRounds
 from orchestrator.delivery.service import JOBS_AT_A_TIME, DeliveryService
 from orchestrator.delivery.sharing import ShareChannel, sealed_size
 from orchestrator.keystore.agreement import reserve
@@ -523,7 +523,7 @@ def test_an_abandoned_round_burns_what_was_reserved(bench: Bench) -> None:
     with ThreadPoolExecutor(2) as pool:
         for name in ("alice", "bob"):
             pool.submit(
-                bench.services[name]._desk.reserve, context(participants=("alice", "bob"))
+                bench.services[name]._rounds.reserve, context(participants=("alice", "bob"))
             )  # only the reservation: the clients die before collecting
     assert bench.clients["alice"].abandon(context(participants=("alice", "bob"))) == ("bob",)
     assert bench.clients["alice"].abandon(context(participants=("alice", "bob"))) == ()
@@ -540,18 +540,18 @@ def test_what_is_agreed_on_after_a_round_was_given_up_is_burnt_too(bench: Bench)
         assert go_on.wait(10)
         return agree(peer, n_bits, digest)
 
-    desk = PadDesk(bench.stores["alice"], NAMES[1:], late)
+    rounds = PadRounds(bench.stores["alice"], NAMES[1:], late)
     with ThreadPoolExecutor(2) as pool:
-        alice = pool.submit(desk.reserve, two)
-        bob = pool.submit(bench.services["bob"]._desk.reserve, two)
-        while not desk.waiting_for(two):
+        alice = pool.submit(rounds.reserve, two)
+        bob = pool.submit(bench.services["bob"]._rounds.reserve, two)
+        while not rounds.waiting_for(two):
             pass
-        assert desk.abandon(two) == ()
+        assert rounds.abandon(two) == ()
         go_on.set()
-        with pytest.raises(DeskPeerError, match="given up"):
+        with pytest.raises(PadPeerError, match="given up"):
             alice.result()
         bob.result()
-    desk.close()
+    rounds.close()
     assert bench.stores["alice"].ledger("bob").burnt == 10_000
     assert bench.clients["bob"].abandon(two) == ("alice",)
     assert bench.stores["bob"].ledger("alice").burnt == 10_000
@@ -618,7 +618,7 @@ def test_a_client_cannot_put_its_node_to_more_than_so_much_work(bench: Bench) ->
         held.wait(20.0)
         raise DeliveryTimeoutError("nobody there")
 
-    bench.services["alice"]._desk._reserve = slow
+    bench.services["alice"]._rounds._reserve = slow
     supply(bench)
     sockets: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     node = bench.node_keys["alice"].public
@@ -917,21 +917,21 @@ def test_a_round_agreed_half_way_takes_its_own_range_up_again_or_gives_it_up_who
         store.propose_reservation(peer, Lane.MASK, n_bits, digest)
         raise ChannelTimeoutError("no acceptance")
 
-    desk = PadDesk(store, NAMES[1:], half_way)
+    rounds = PadRounds(store, NAMES[1:], half_way)
     for _ in range(2):
-        with pytest.raises(DeskPeerError):
-            desk.reserve(two)
+        with pytest.raises(PadPeerError):
+            rounds.reserve(two)
     held = store.held_reservation("bob", Lane.MASK, two.pad_bits, two.digest())
     assert held is not None
     free = store.stock("bob")[Lane.MASK]
     store.propose_reservation("bob", Lane.MASK, free, b"o" * 32)
-    with pytest.raises(DeskPeerError):  # not short of key: the round has its bits
-        desk.reserve(two)
+    with pytest.raises(PadPeerError):  # not short of key: the round has its bits
+        rounds.reserve(two)
     assert store.ledger("bob").burnt == 0
-    desk.abandon(two)
+    rounds.abandon(two)
     assert store.ledger("bob").burnt == two.pad_bits
     assert store.held_reservation("bob", Lane.MASK, two.pad_bits, two.digest()) is None
-    desk.close()
+    rounds.close()
 
 
 def test_giving_up_a_round_whose_pads_have_left_in_part_burns_the_rest(bench: Bench) -> None:
@@ -946,10 +946,10 @@ def test_giving_up_a_round_whose_pads_have_left_in_part_burns_the_rest(bench: Be
 
     charlie = agreed("charlie", three.pad_bits, three.digest())
     store.release("bob", Lane.MASK, agreed("bob", three.pad_bits, three.digest()), three.digest()).wipe()
-    desk = PadDesk(store, NAMES[1:], agreed)
-    with pytest.raises(DeskReleasedError):
-        desk.reserve(three)
-    desk.abandon(three)
+    rounds = PadRounds(store, NAMES[1:], agreed)
+    with pytest.raises(PadReleasedError):
+        rounds.reserve(three)
+    rounds.abandon(three)
     assert store.ledger("charlie").burnt == charlie.n_bits
     assert store.ledger("bob").burnt == 0
-    desk.close()
+    rounds.close()

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.scheduling.fencing import EpochError, EpochFile, Fence
-from orchestrator.scheduling.leases import LeaseDesk, Phase
+from orchestrator.scheduling.leases import Phase, RingLeases
 from orchestrator.scheduling.ring_schedule import RingSchedule
 from orchestrator.wire.messages import (
     Demand,
@@ -29,132 +29,132 @@ PARTIES = ("relay", "alice", "bob")
 EPOCH = 7
 
 
-def offered(desk: LeaseDesk, now_s: float = 0.0) -> tuple[int, int]:
-    orders = desk.offer(PAIR, 24, 60.0, now_s)
+def offered(leases: RingLeases, now_s: float = 0.0) -> tuple[int, int]:
+    orders = leases.offer(PAIR, 24, 60.0, now_s)
     assert {role for role, _ in orders} == set(PARTIES)
     offer = orders[0][1]
     assert isinstance(offer, LeaseOffer)
     return offer.epoch, offer.slot
 
 
-def granted(desk: LeaseDesk, now_s: float = 0.0) -> tuple[int, int]:
-    token = offered(desk, now_s)
+def granted(leases: RingLeases, now_s: float = 0.0) -> tuple[int, int]:
+    token = offered(leases, now_s)
     for role in PARTIES[:-1]:
-        assert desk.heard(role, LeaseAccept(*token), now_s) == []
-    orders = desk.heard("bob", LeaseAccept(*token), now_s)
+        assert leases.heard(role, LeaseAccept(*token), now_s) == []
+    orders = leases.heard("bob", LeaseAccept(*token), now_s)
     assert [message for _, message in orders] == [LeaseGrant(*token, 60.0)] * 3
     return token
 
 
-# -- the desk ----------------------------------------------------------------------------------------
+# -- leases ----------------------------------------------------------------------------------------
 
 
 def test_a_lease_that_goes_well() -> None:
-    desk = LeaseDesk(EPOCH)
-    token = granted(desk, now_s=1.0)
+    leases = RingLeases(EPOCH)
+    token = granted(leases, now_s=1.0)
     for role in PARTIES:
-        assert desk.phase is Phase.GRANTED
-        assert desk.heard(role, LeaseDone(*token, True, "", LightStatistics(frames=24)), 5.0) == []
-    (outcome,) = desk.take_outcomes()
+        assert leases.phase is Phase.GRANTED
+        assert leases.heard(role, LeaseDone(*token, True, "", LightStatistics(frames=24)), 5.0) == []
+    (outcome,) = leases.take_outcomes()
     assert outcome.ok
     assert outcome.ring_s == 4.0
     assert outcome.lease.pair == PAIR
     assert outcome.statistics["bob"].frames == 24
-    assert desk.phase is Phase.FREE
-    assert desk.take_outcomes() == []
+    assert leases.phase is Phase.FREE
+    assert leases.take_outcomes() == []
 
 
 def test_slots_grow_with_every_offer() -> None:
-    desk = LeaseDesk(EPOCH)
+    leases = RingLeases(EPOCH)
     tokens = []
     for _ in range(3):
-        tokens.append(offered(desk))
-        desk.abort("next", 0.0)
+        tokens.append(offered(leases))
+        leases.abort("next", 0.0)
     assert tokens == [(EPOCH, 1), (EPOCH, 2), (EPOCH, 3)]
 
 
 def test_the_ring_is_not_offered_twice() -> None:
-    desk = LeaseDesk(EPOCH)
-    offered(desk)
+    leases = RingLeases(EPOCH)
+    offered(leases)
     with pytest.raises(ValueError, match="still offered"):
-        desk.offer(("alice", "carol"), 24, 60.0, 0.0)
+        leases.offer(("alice", "carol"), 24, 60.0, 0.0)
 
 
 @pytest.mark.parametrize("role", PARTIES)
 def test_one_refusal_withdraws_the_offer(role: str) -> None:
-    desk = LeaseDesk(EPOCH)
-    token = offered(desk)
-    orders = desk.heard(role, LeaseRefuse(*token, "instrument off"), 1.0)
+    leases = RingLeases(EPOCH)
+    token = offered(leases)
+    orders = leases.heard(role, LeaseRefuse(*token, "instrument off"), 1.0)
     assert {to for to, _ in orders} == set(PARTIES) - {role}
     assert all(message == LeaseAbort(*token, f"{role}: instrument off") for _, message in orders)
-    (outcome,) = desk.take_outcomes()
+    (outcome,) = leases.take_outcomes()
     assert (outcome.ok, outcome.refused) == (False, True)
-    assert desk.phase is Phase.FREE
+    assert leases.phase is Phase.FREE
 
 
 def test_an_offer_without_answer_is_withdrawn_in_time() -> None:
-    desk = LeaseDesk(EPOCH, offer_timeout_s=5.0)
-    token = offered(desk, now_s=10.0)
-    desk.heard("alice", LeaseAccept(*token), 11.0)
-    assert desk.time(14.9) == []
-    assert len(desk.time(15.0)) == 3
-    assert "bob, relay" in desk.take_outcomes()[0].reason
+    leases = RingLeases(EPOCH, offer_timeout_s=5.0)
+    token = offered(leases, now_s=10.0)
+    leases.heard("alice", LeaseAccept(*token), 11.0)
+    assert leases.time(14.9) == []
+    assert len(leases.time(15.0)) == 3
+    assert "bob, relay" in leases.take_outcomes()[0].reason
 
 
 @pytest.mark.parametrize("how", ["failed", "aborted", "gone", "too long"])
 def test_a_light_phase_that_fails_keeps_the_ring_closed_until_everybody_is_dark(how: str) -> None:
-    desk = LeaseDesk(EPOCH, drain_s=15.0)
-    token = granted(desk)
+    leases = RingLeases(EPOCH, drain_s=15.0)
+    token = granted(leases)
     missing = set(PARTIES)
     if how == "failed":
-        orders = desk.heard("alice", LeaseDone(*token, False, "AWG lost"), 2.0)
+        orders = leases.heard("alice", LeaseDone(*token, False, "AWG lost"), 2.0)
         missing.discard("alice")
     elif how == "aborted":
-        orders = desk.heard("relay", LeaseAbort(*token, "interlock"), 2.0)
+        orders = leases.heard("relay", LeaseAbort(*token, "interlock"), 2.0)
     elif how == "gone":
-        orders = desk.peer_down("alice", 2.0)
+        orders = leases.peer_down("alice", 2.0)
         missing.discard("alice")
     else:
-        orders = desk.time(60.0)
+        orders = leases.time(60.0)
     assert all(isinstance(message, LeaseAbort) for _, message in orders)
     assert {to for to, _ in orders} >= missing - {"relay"}
-    assert desk.phase is Phase.DRAINING
+    assert leases.phase is Phase.DRAINING
     for role in sorted(missing):
-        assert desk.lease is not None
-        desk.heard(role, LeaseDone(*token, False, "aborted"), 61.0)
-    (outcome,) = desk.take_outcomes()
+        assert leases.lease is not None
+        leases.heard(role, LeaseDone(*token, False, "aborted"), 61.0)
+    (outcome,) = leases.take_outcomes()
     assert (outcome.ok, outcome.refused) == (False, False)
-    assert desk.phase is Phase.FREE
+    assert leases.phase is Phase.FREE
 
 
 def test_a_party_that_never_answers_is_given_up() -> None:
-    desk = LeaseDesk(EPOCH, drain_s=15.0)
-    granted(desk)
-    desk.abort("stop", 1.0)
-    assert desk.time(15.9) == []
-    assert desk.phase is Phase.DRAINING
-    desk.time(16.0)
-    assert desk.phase is Phase.FREE
-    assert "never finished: alice, bob, relay" in desk.take_outcomes()[0].reason
+    leases = RingLeases(EPOCH, drain_s=15.0)
+    granted(leases)
+    leases.abort("stop", 1.0)
+    assert leases.time(15.9) == []
+    assert leases.phase is Phase.DRAINING
+    leases.time(16.0)
+    assert leases.phase is Phase.FREE
+    assert "never finished: alice, bob, relay" in leases.take_outcomes()[0].reason
 
 
 @pytest.mark.parametrize("token", [(EPOCH, 2), (EPOCH - 1, 1), (EPOCH + 1, 1), (EPOCH, 0)])
 def test_messages_about_other_leases_change_nothing(token: tuple[int, int]) -> None:
-    desk = LeaseDesk(EPOCH)
-    right = granted(desk)
+    leases = RingLeases(EPOCH)
+    right = granted(leases)
     assert right not in (token,)
     for message in (LeaseDone(*token, False), LeaseAbort(*token, "x"), LeaseRefuse(*token, "x")):
-        assert desk.heard("alice", message, 1.0) == []
-    assert desk.phase is Phase.GRANTED
+        assert leases.heard("alice", message, 1.0) == []
+    assert leases.phase is Phase.GRANTED
 
 
 def test_strangers_to_the_lease_change_nothing() -> None:
-    desk = LeaseDesk(EPOCH)
-    token = granted(desk)
-    assert desk.heard("carol", LeaseAbort(*token, "x"), 1.0) == []
-    assert desk.heard("carol", LeaseDone(*token, True), 1.0) == []
-    assert desk.peer_down("carol", 1.0) == []
-    assert desk.phase is Phase.GRANTED
+    leases = RingLeases(EPOCH)
+    token = granted(leases)
+    assert leases.heard("carol", LeaseAbort(*token, "x"), 1.0) == []
+    assert leases.heard("carol", LeaseDone(*token, True), 1.0) == []
+    assert leases.peer_down("carol", 1.0) == []
+    assert leases.phase is Phase.GRANTED
 
 
 EVENTS = st.lists(
@@ -171,7 +171,7 @@ EVENTS = st.lists(
 @given(EVENTS)
 def test_at_most_one_lease_has_light_whatever_happens(events: list[tuple[str, str, int]]) -> None:
     """The parties' light, as they see it, is never on for two leases at once."""
-    desk = LeaseDesk(EPOCH, drain_s=1e9)
+    leases = RingLeases(EPOCH, drain_s=1e9)
     lit: dict[str, int] = {}
     slot, offers, now_s = 0, 0, 0.0
     for kind, role, back in events:
@@ -184,21 +184,21 @@ def test_at_most_one_lease_has_light_whatever_happens(events: list[tuple[str, st
             "failed": LeaseDone(*token, False),
             "abort": LeaseAbort(*token, ""),
         }.get(kind)
-        if kind == "offer" and desk.lease is None:
+        if kind == "offer" and leases.lease is None:
             assert not lit
-            orders = desk.offer(PAIR, 24, 1e9, now_s)
+            orders = leases.offer(PAIR, 24, 1e9, now_s)
             slot, offers = slot + 1, offers + 1
         elif kind == "down":
             lit.pop(role, None)
-            orders = desk.peer_down(role, now_s)
+            orders = leases.peer_down(role, now_s)
         elif kind == "time":
-            orders = desk.time(now_s)
+            orders = leases.time(now_s)
         elif message is not None:
             if kind in ("done", "failed") and token[1] == lit.get(role):
                 del lit[role]
             elif kind in ("done", "failed"):
                 continue
-            orders = desk.heard(role, message, now_s)
+            orders = leases.heard(role, message, now_s)
         else:
             continue
         for to, order in orders:
@@ -206,8 +206,8 @@ def test_at_most_one_lease_has_light_whatever_happens(events: list[tuple[str, st
                 assert to not in lit
                 lit[to] = order.slot
         assert len(set(lit.values())) <= 1
-        assert len(desk.take_outcomes()) <= 1
-    if desk.phase is Phase.FREE:
+        assert len(leases.take_outcomes()) <= 1
+    if leases.phase is Phase.FREE:
         assert not lit
 
 
@@ -262,16 +262,16 @@ def schedule(users: tuple[str, ...] = ("alice", "bob", "carol")) -> RingSchedule
     return made
 
 
-def end_lease(ring: RingSchedule, desk: LeaseDesk, pair: tuple[str, str], now_s: float) -> tuple[int, int]:
+def end_lease(ring: RingSchedule, leases: RingLeases, pair: tuple[str, str], now_s: float) -> tuple[int, int]:
     """A good lease of one second."""
-    offer = desk.offer(pair, 24, 60.0, now_s - 1.0)[0][1]
+    offer = leases.offer(pair, 24, 60.0, now_s - 1.0)[0][1]
     assert isinstance(offer, LeaseOffer)
     token = offer.epoch, offer.slot
     for role in ("relay", *pair):
-        desk.heard(role, LeaseAccept(*token), now_s - 1.0)
+        leases.heard(role, LeaseAccept(*token), now_s - 1.0)
     for role in ("relay", *pair):
-        desk.heard(role, LeaseDone(*token, True), now_s)
-    (outcome,) = desk.take_outcomes()
+        leases.heard(role, LeaseDone(*token, True), now_s)
+    (outcome,) = leases.take_outcomes()
     ring.lease_over(outcome, now_s)
     return token
 
@@ -312,20 +312,20 @@ def test_the_largest_demand_counts_and_can_be_withdrawn() -> None:
 def test_a_refused_offer_is_repeated_later_and_later() -> None:
     ring = schedule(("alice", "bob"))
     ring.demand("alice", Demand("alice", "bob", 1000), 0.0)
-    desk, now_s, waits = LeaseDesk(EPOCH), 100.0, []
+    leases, now_s, waits = RingLeases(EPOCH), 100.0, []
     for _ in range(8):
-        token = offered(desk, now_s)
-        desk.heard("bob", LeaseRefuse(*token, "busy"), now_s)
-        ring.lease_over(desk.take_outcomes()[0], now_s)
+        token = offered(leases, now_s)
+        leases.heard("bob", LeaseRefuse(*token, "busy"), now_s)
+        ring.lease_over(leases.take_outcomes()[0], now_s)
         start_s = now_s
         while ring.next_pair(now_s) is None:
             now_s += 0.125
         waits.append(now_s - start_s)
     assert waits == [0.25, 0.5, 1.0, 2.0, 4.0, 4.0, 4.0, 4.0]
-    end_lease(ring, desk, PAIR, now_s)
-    offered(desk, now_s)
-    desk.heard("bob", LeaseRefuse(EPOCH, 10, "busy"), now_s)
-    ring.lease_over(desk.take_outcomes()[0], now_s)
+    end_lease(ring, leases, PAIR, now_s)
+    offered(leases, now_s)
+    leases.heard("bob", LeaseRefuse(EPOCH, 10, "busy"), now_s)
+    ring.lease_over(leases.take_outcomes()[0], now_s)
     assert ring.next_pair(now_s + 0.25) == PAIR
 
 
@@ -333,25 +333,25 @@ def test_a_failed_light_phase_lets_another_pair_go_first() -> None:
     ring = schedule()
     for pair in (("alice", "bob"), ("alice", "carol")):
         ring.demand(pair[0], Demand(*pair, 1000), 0.0)
-    desk = LeaseDesk(EPOCH)
+    leases = RingLeases(EPOCH)
     assert ring.next_pair(1.0) == ("alice", "bob")
-    token = granted(desk, 1.0)
-    desk.heard("relay", LeaseDone(*token, False, "laser"), 2.0)
+    token = granted(leases, 1.0)
+    leases.heard("relay", LeaseDone(*token, False, "laser"), 2.0)
     for role in PAIR:
-        desk.heard(role, LeaseDone(*token, False), 2.0)
-    ring.lease_over(desk.take_outcomes()[0], 2.0)
+        leases.heard(role, LeaseDone(*token, False), 2.0)
+    ring.lease_over(leases.take_outcomes()[0], 2.0)
     assert ring.next_pair(2.0) == ("alice", "carol")
 
 
 def test_light_that_ended_early_holds_a_pair_up_for_a_moment_and_not_once_its_party_is_back() -> None:
-    ring, desk, now_s, waits = schedule(("alice", "bob")), LeaseDesk(EPOCH), 100.0, []
+    ring, leases, now_s, waits = schedule(("alice", "bob")), RingLeases(EPOCH), 100.0, []
     ring.demand("alice", Demand("alice", "bob", 1000), 0.0)
 
     def fail(now_s: float) -> None:
-        token = granted(desk, now_s)
+        token = granted(leases, now_s)
         for role in ("relay", *PAIR):
-            desk.heard(role, LeaseDone(*token, False, "laser"), now_s)
-        ring.lease_over(desk.take_outcomes()[0], now_s)
+            leases.heard(role, LeaseDone(*token, False, "laser"), now_s)
+        ring.lease_over(leases.take_outcomes()[0], now_s)
 
     for _ in range(4):
         fail(now_s)
@@ -370,7 +370,7 @@ def test_light_that_ended_early_holds_a_pair_up_for_a_moment_and_not_once_its_pa
 def test_the_first_block_measures_the_rate_and_the_ring_stays() -> None:
     ring = schedule()
     ring.demand("alice", Demand("alice", "bob", 1000), 0.0)
-    token = end_lease(ring, LeaseDesk(EPOCH), PAIR, 10.0)
+    token = end_lease(ring, RingLeases(EPOCH), PAIR, 10.0)
     report = BlockReport(*token, "alice", "bob", True, secret_bits=54321)
     assert ring.block_reported(report, 12.0)
     assert not ring.block_reported(report, 12.0)
@@ -379,22 +379,22 @@ def test_the_first_block_measures_the_rate_and_the_ring_stays() -> None:
 
 
 def test_a_block_reported_before_the_last_party_is_done_counts_as_well() -> None:
-    ring, desk = schedule(), LeaseDesk(EPOCH)
+    ring, leases = schedule(), RingLeases(EPOCH)
     assert ring.block_reported(BlockReport(EPOCH, 1, "alice", "bob", True, secret_bits=500), 9.0)
-    end_lease(ring, desk, PAIR, 10.0)
+    end_lease(ring, leases, PAIR, 10.0)
     assert ring.state.of(PAIR).rate_bps == 500.0
     assert not ring.block_reported(BlockReport(EPOCH, 1, "alice", "bob", True, secret_bits=500), 11.0)
 
 
 def test_blocks_in_work_count_as_stock() -> None:
-    ring, desk = schedule(), LeaseDesk(EPOCH)
+    ring, leases = schedule(), RingLeases(EPOCH)
     ring.demand("alice", Demand("alice", "bob", 1000), 0.0)
-    token = end_lease(ring, desk, PAIR, 10.0)
+    token = end_lease(ring, leases, PAIR, 10.0)
     ring.block_reported(BlockReport(*token, "alice", "bob", True, secret_bits=4000), 10.0)
     for user, peer in (PAIR, PAIR[::-1]):
         ring.stock(user, Stock([LaneStock(peer, "mask", 4000)]), 10.0)
     assert ring.next_pair(10.0) == PAIR
-    end_lease(ring, desk, PAIR, 11.0)
+    end_lease(ring, leases, PAIR, 11.0)
     assert ring.next_pair(11.0) is None
     assert ring.next_pair(500.0) == PAIR
 
@@ -403,7 +403,7 @@ def test_rates_and_demands_survive_a_restart_and_presence_does_not() -> None:
     before = schedule()
     before.demand("alice", Demand("alice", "bob", 1000), 0.0)
     before.block_reported(BlockReport(EPOCH, 1, "alice", "bob", True, secret_bits=500), 0.5)
-    end_lease(before, LeaseDesk(EPOCH), PAIR, 1.0)
+    end_lease(before, RingLeases(EPOCH), PAIR, 1.0)
     users = ("alice", "bob", "carol")
     after = RingSchedule({pair.pair: 1.0 for pair in before.state.pairs}, users, 5000.0)
     assert after.restore(before.dump(2.0), 5000.0)

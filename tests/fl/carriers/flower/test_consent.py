@@ -47,7 +47,7 @@ replace = msgspec.structs.replace
 
 
 @dataclasses.dataclass
-class Desk:
+class AskedNode:
     """The node of one user: everything that is asked of it is noted, pads are simulated."""
 
     inner: Any
@@ -60,7 +60,7 @@ class Desk:
 
 @dataclasses.dataclass(frozen=True)
 class User(Participant):
-    """A participant with keys and consents of its own, whose node is a :class:`Desk`."""
+    """A participant with keys and consents of its own, whose node is a :class:`AskedNode`."""
 
     asked: list[str] = dataclasses.field(default_factory=list)
 
@@ -68,7 +68,7 @@ class User(Participant):
     def node_keys(self) -> Iterator[NodeKeys]:
         simulated = dataclasses.replace(self, keys=None)
         with Participant.node_keys(simulated) as keys:
-            yield NodeKeys(Desk(keys.delivery, self.asked), self.user, self.journal_folder)
+            yield NodeKeys(AskedNode(keys.delivery, self.asked), self.user, self.journal_folder)
 
 
 class Lab:
