@@ -13,7 +13,7 @@ ROOMS = ("drivers", "sim_backends", "lab", "orchestrator", "fl")
 
 LEAVES = tuple(
     "orchestrator." + leaf
-    for leaf in ("wire", "bits", "secret", "durable", "randomness", "core_files", "kernels")
+    for leaf in ("wire", "events", "bits", "secret", "durable", "randomness", "core_files", "kernels")
 )
 ALLOWED: dict[str, tuple[str, ...]] = {
     "drivers": ("drivers",),

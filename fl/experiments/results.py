@@ -19,9 +19,10 @@ import msgspec
 
 from fl.experiments.options import TrainOptions
 from fl.keys.budget import KeyForecast, KeyRecord
-from fl.rounds.clipping import Clipping, worst
+from fl.rounds.clipping import worst
 from fl.rounds.config import FLConfig
 from orchestrator.durable import replace_file
+from orchestrator.events.learning import Clipping
 
 RESULTS_FILE = "results.json"
 CONFIDENCE = 0.95

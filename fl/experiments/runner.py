@@ -27,11 +27,11 @@ from fl.carriers.in_process.results import (
 )
 from fl.experiments.base import Cell, Plan
 from fl.experiments.results import AbortedRow, RoundRow, RoundTimes, SeedRun
-from fl.rounds.clipping import Clipping
 from fl.rounds.config import FLConfig
 from fl.workloads import open_task
 from fl.workloads.base import Evaluation, Task
 from orchestrator.durable import replace_file
+from orchestrator.events.learning import Clipping
 
 CELLS = "cells"
 

@@ -25,6 +25,7 @@ import msgspec
 from msgspec import Meta
 
 from fl.rounds.settings import Naming
+from orchestrator.events.learning import Clipping
 
 CLIPPED_LIMIT, VANISHED_LIMIT = 0.05, 0.99
 """Beyond these somebody is warned."""
@@ -63,25 +64,6 @@ class Losses(msgspec.Struct, frozen=True):
                 f"{100 * self.vanished:.1f} % of the update was rounded to nothing (one level is {clip / levels:.3g})"
             )
         return " and ".join(found)
-
-
-class Clipping(msgspec.Struct, frozen=True):
-    """One round, from the bands of its ``clients``.
-
-    ``clipped`` and ``vanished``: the most of any client, as the upper end of its band (a share from 0 to 1).
-    ``clipped_clients`` and ``vanished_clients``: how many were beyond the limit.
-    """
-
-    clients: int
-    clipped: float
-    vanished: float
-    clipped_clients: int
-    vanished_clients: int
-
-    @property
-    def harmful(self) -> bool:
-        """Whether anybody must be warned."""
-        return bool(self.clipped_clients or self.vanished_clients)
 
 
 def clipping_of(bands: Iterable[LossBands | None]) -> Clipping | None:

@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fl.rounds.config import FLConfig
-from fl.rounds.events import AbortRecord, RoundRecord
 from fl.workloads.base import Parameters
 from orchestrator.durable import replace_file
+from orchestrator.events.learning import AbortRecord, RoundRecord
 
 STATE_FILE = "run.json"
 FORMAT = 1

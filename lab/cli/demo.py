@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from fl.rounds.clipping import Clipping, clip_warnings
+from fl.rounds.clipping import clip_warnings
 from lab.runs.following.progress import Display, PairProgress, RunProgress
 from lab.runs.machine.folder import source_path
 from lab.runs.machine.ring_size import check_every_pair_makes_key
@@ -25,6 +25,7 @@ from lab.runs.supervising.supervised import Run, supervised_run
 from lab.runs.supervising.supervisor import ChildError, Event
 from lab.testbed import load_testbed
 from orchestrator.durable import replace_file
+from orchestrator.events.learning import Clipping
 from orchestrator.randomness import random_hex
 
 if TYPE_CHECKING:

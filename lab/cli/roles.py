@@ -21,8 +21,8 @@ from orchestrator.randomness import random_hex
 
 if TYPE_CHECKING:
     from fl.rounds.config import FLConfig
-    from fl.rounds.events import ServerEvent
     from fl.workloads.base import Task
+    from orchestrator.events.learning import ServerEvent
 
 logger = logging.getLogger(__name__)
 

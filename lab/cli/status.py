@@ -23,7 +23,7 @@ from lab.runs.following.verdict import EXIT_CODES, Verdict, verdict
 from lab.runs.machine.folder import SECRETS, find_testbed
 from lab.runs.shown import echo, shown
 from lab.testbed import load_testbed
-from orchestrator.wire.status import RingStatus
+from orchestrator.events.status import RingStatus
 
 CONNECT_TIMEOUT_S = 5.0
 SNAPSHOT_PATIENCE_S = 5.0

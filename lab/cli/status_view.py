@@ -15,8 +15,7 @@ from fl.keys.budget import duration
 from lab.runs.following.observer import Heard, Observer
 from lab.runs.following.verdict import Verdict, verdict
 from lab.runs.shown import shown
-from orchestrator.scheduling.ring_schedule import USABLE_LANE
-from orchestrator.wire.status import (
+from orchestrator.events.status import (
     BlockReport,
     Epsilons,
     HubStatus,
@@ -26,6 +25,7 @@ from orchestrator.wire.status import (
     Refusals,
     Stock,
 )
+from orchestrator.scheduling.ring_schedule import USABLE_LANE
 
 SCHEMA = 1
 """Version of the JSON document; grows when a field changes its meaning or goes."""

@@ -29,6 +29,7 @@ from dataclasses import dataclass
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
+from orchestrator.events.status import OBSERVER
 from orchestrator.hub.events import HubCounters, HubError, HubEvent, HubLimits, PeerDown, PeerMessage, PeerUp
 from orchestrator.hub.router import PeerLink, RouterPort, Sent
 from orchestrator.wire.budget import ITEM_BYTES, BudgetedQueue, ByteBudget, decoded_cost
@@ -68,7 +69,6 @@ from orchestrator.wire.messages import (
     chunk_cost,
 )
 from orchestrator.wire.revoked import RevokedKeys
-from orchestrator.wire.status import OBSERVER
 
 __all__ = ["Hub", "HubCounters", "HubError", "HubEvent", "HubLimits", "PeerDown", "PeerMessage", "PeerUp"]
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from lab.station import Station
 from lab.testbed import Testbed
+from orchestrator.events.status import BlockReport, Epsilons, LaneStock, Stock
 from orchestrator.hub.agent import Agent, AgentEvent, LinkUp, TopicWaiting
 from orchestrator.hub.connect import connect_agent
 from orchestrator.keystore.agreement import deposit_block, reserve
@@ -45,7 +46,6 @@ from orchestrator.wire.messages import (
     LeaseOffer,
     LightStatistics,
 )
-from orchestrator.wire.status import BlockReport, Epsilons, LaneStock, Stock
 
 logger = logging.getLogger(__name__)
 

@@ -13,12 +13,12 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from orchestrator.events.status import Alarm, AlarmName
 from orchestrator.hub.agent import Agent
 from orchestrator.keystore.errors import StoreError
 from orchestrator.keystore.lanes import AUTH_ALARM_BITS, AUTH_LANES
 from orchestrator.keystore.store import KeyStore
 from orchestrator.wire.links import LinkState
-from orchestrator.wire.status import Alarm, AlarmName
 
 logger = logging.getLogger(__name__)
 

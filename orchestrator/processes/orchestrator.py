@@ -23,6 +23,21 @@ from typing import TYPE_CHECKING, Any
 import zmq
 
 from orchestrator.durable import replace_file
+from orchestrator.events.status import (
+    FL_SERVER,
+    OBSERVER,
+    RELAY,
+    BlockReport,
+    HubStatus,
+    LeaseStatus,
+    PairStatus,
+    PeerItem,
+    PeerStatus,
+    Ready,
+    RingStatus,
+    Stock,
+)
+from orchestrator.events.status import ORCHESTRATOR as ROLE
 from orchestrator.hub.hub import Hub, HubEvent, HubLimits, PeerDown, PeerMessage, PeerUp
 from orchestrator.processes.status_board import StatusBoard
 from orchestrator.protocols.block_planning import plan_for
@@ -46,21 +61,6 @@ from orchestrator.wire.messages import (
     Subscribe,
 )
 from orchestrator.wire.revoked import RevokedKeys
-from orchestrator.wire.status import (
-    FL_SERVER,
-    OBSERVER,
-    RELAY,
-    BlockReport,
-    HubStatus,
-    LeaseStatus,
-    PairStatus,
-    PeerItem,
-    PeerStatus,
-    Ready,
-    RingStatus,
-    Stock,
-)
-from orchestrator.wire.status import ORCHESTRATOR as ROLE
 
 if TYPE_CHECKING:
     from lab.testbed import Testbed

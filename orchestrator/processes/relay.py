@@ -11,13 +11,13 @@ from typing import Any
 
 from lab.station import Station
 from lab.testbed import Testbed
+from orchestrator.events.status import Served
 from orchestrator.hub.connect import connect_agent
 from orchestrator.light.relay import RelayLight
 from orchestrator.scheduling.fencing import EpochFile, Fence
 from orchestrator.scheduling.lease_party import Lease, LeaseParty, LightChannels
 from orchestrator.wire.control_socket import ControlSocket, Failed, Reply, Request, Revoked, ShowRevoked
 from orchestrator.wire.messages import LeaseOffer, LightStatistics
-from orchestrator.wire.status import Served
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from orchestrator.wire.messages import FromHub, SnapshotEnd, TelemetryItem
-from orchestrator.wire.status import (
+from orchestrator.events.status import (
     KEPT_PER_ROLE,
     ORCHESTRATOR,
     Alarm,
@@ -25,6 +24,7 @@ from orchestrator.wire.status import (
     Subject,
     objection,
 )
+from orchestrator.wire.messages import FromHub, SnapshotEnd, TelemetryItem
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 
 from drivers.links.errors import InstrumentError
 from lab.station import StationError
+from orchestrator.events.status import Ready
 from orchestrator.hub.agent import Agent, AgentEvent, LinkDown, LinkUp
 from orchestrator.light.messages import LightAbort, LightAborted, light_topic
 from orchestrator.scheduling.fencing import Fence
@@ -36,7 +37,6 @@ from orchestrator.wire.messages import (
     LeaseRefuse,
     LightStatistics,
 )
-from orchestrator.wire.status import Ready
 
 logger = logging.getLogger(__name__)
 

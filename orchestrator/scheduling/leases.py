@@ -19,6 +19,7 @@ import enum
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from orchestrator.events.status import RELAY
 from orchestrator.wire.messages import (
     FromHub,
     FromPeer,
@@ -30,7 +31,6 @@ from orchestrator.wire.messages import (
     LeaseRefuse,
     LightStatistics,
 )
-from orchestrator.wire.status import RELAY
 
 Order: TypeAlias = tuple[str, FromHub]
 """A message and the role it goes to."""

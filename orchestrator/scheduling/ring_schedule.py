@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
+from orchestrator.events.status import RELAY, BlockReport, Stock
 from orchestrator.scheduling.leases import Outcome
 from orchestrator.scheduling.scheduler import (
     Pair,
@@ -32,7 +33,6 @@ from orchestrator.scheduling.scheduler import (
     set_user_available,
 )
 from orchestrator.wire.messages import Demand
-from orchestrator.wire.status import RELAY, BlockReport, Stock
 
 HOLD_OFF_S = 0.25
 HOLD_OFF_MAX_S = 4.0

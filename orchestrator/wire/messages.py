@@ -18,9 +18,9 @@ from typing import Annotated, TypeAlias
 
 from msgspec import Meta
 
+from orchestrator.events.status import PeerItem, StatusItem
 from orchestrator.wire.codec import Message
 from orchestrator.wire.fields import Count, Instance, Reason, Role, Seconds, Topic
-from orchestrator.wire.status import PeerItem, StatusItem
 
 PROTOCOL_VERSION = 3
 CHUNK_BYTES = 1 << 20

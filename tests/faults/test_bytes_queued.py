@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import zmq
 
+from orchestrator.events.status import Alarm, LaneStock, Learning, Ready, Stock
 from orchestrator.hub.agent import AgentLimits
 from orchestrator.hub.events import HubLimits
 from orchestrator.hub.table import ChannelTable, TableLimits
@@ -31,7 +32,6 @@ from orchestrator.wire.messages import (
     Subscribe,
     TelemetryItem,
 )
-from orchestrator.wire.status import Alarm, LaneStock, Learning, Ready, Stock
 
 MIB = 1 << 20
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.events.status import LaneStock, Ready, Stock
 from orchestrator.wire.budget import ITEM_BYTES, decoded_cost
 from orchestrator.wire.codec import encode
 from orchestrator.wire.messages import (
@@ -18,7 +19,6 @@ from orchestrator.wire.messages import (
     LeaseDone,
     Post,
 )
-from orchestrator.wire.status import LaneStock, Ready, Stock
 
 SAMPLES = [
     encode(message)

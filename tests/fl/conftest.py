@@ -18,7 +18,6 @@ from fl.keys.node import NodeKeys
 from fl.modes import Aggregation, aggregation_for, model_digest
 from fl.rounds.choices import SeededChoices
 from fl.rounds.config import FLConfig
-from fl.rounds.events import Event, Listening, RoundCompleted
 from fl.workloads.base import Evaluation, Examples, Parameters, TaskDefaults
 from orchestrator.bits import packed_size
 from orchestrator.delivery.client import MaskedUpdate, PeerStocks, Wait
@@ -34,6 +33,8 @@ from orchestrator.delivery.expansion import expand_key
 from orchestrator.delivery.masking import mask
 from orchestrator.delivery.messages import RoundContext
 from orchestrator.delivery.sharing import ShareChannel
+from orchestrator.events.learning import Listening, RoundCompleted
+from orchestrator.wire.codec import Message
 from orchestrator.wire.curve import CurveKeys, generate_keys
 
 PLENTY = 10**9
@@ -245,8 +246,8 @@ class World:
             run_id="test", task="vector", clients=names, rounds=3, heartbeat_s=0.05, client_timeout_s=1.0,
             rejoin_grace_s=0.3,
         )  # fmt: skip
-        self.events: list[Event] = []
-        self.client_events: list[Event] = []
+        self.events: list[Message] = []
+        self.client_events: list[Message] = []
         self.happened = threading.Condition()
         self.outcomes: dict[str, Any] = {}
         self._threads: list[threading.Thread] = []
@@ -282,8 +283,8 @@ class World:
         before = [each.description.run_id for each in book.consents()]
         book.give(name, self.described(), before)
 
-    def note(self, events: list[Event]) -> Callable[[Event], None]:
-        def report(event: Event) -> None:
+    def note(self, events: list[Message]) -> Callable[[Message], None]:
+        def report(event: Message) -> None:
             with self.happened:
                 events.append(event)
                 self.happened.notify_all()

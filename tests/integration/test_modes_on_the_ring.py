@@ -15,12 +15,12 @@ from fl.carriers.zeromq.server import run_server, with_fingerprint
 from fl.keys.node import NodeKeys
 from fl.modes import aggregation_for, described
 from fl.rounds.config import FLConfig
-from fl.rounds.events import Listening
 from fl.rounds.selfcheck import check_run
 from fl.workloads.base import Evaluation, Examples, Parameters, TaskDefaults
 from lab.runs.supervising.supervised import Run, supervised_run
 from orchestrator.delivery.client import DeliveryClient
 from orchestrator.delivery.consent_book import ConsentBook
+from orchestrator.events.learning import Listening
 from orchestrator.wire.curve import load_keys
 
 SMALL = {"slots_per_frame": 1 << 20, "pulses_per_block": 1 << 25}

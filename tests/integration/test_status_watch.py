@@ -22,10 +22,10 @@ import pytest
 from lab.cli.status import show_status
 from lab.runs.machine.folder import create_folder, template_path
 from lab.testbed import load_testbed, write_testbed
+from orchestrator.events.status import Alarm, BlockReport, Learning, Ready
 from orchestrator.hub.agent import Agent
 from orchestrator.hub.connect import connect_agent
 from orchestrator.wire.messages import Demand
-from orchestrator.wire.status import Alarm, BlockReport, Learning, Ready
 
 pytestmark = pytest.mark.timeout(180)
 TOLD_S = 5.0

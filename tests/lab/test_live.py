@@ -23,9 +23,9 @@ from lab.runs.machine.live_place import check_place, find_place
 from lab.runs.records.live_record import server_rounds
 from lab.runs.supervising.supervisor import ChildError
 from lab.testbed import load_testbed
+from orchestrator.events.status import PairStatus
 from orchestrator.hub.agent import LinkUp
 from orchestrator.wire.messages import TelemetryItem
-from orchestrator.wire.status import PairStatus
 
 NAME = "simulated-four-node"
 TASK = "digits:mlp@iid"

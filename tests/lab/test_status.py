@@ -12,10 +12,7 @@ from lab.cli import status_view as view
 from lab.cli.status import show_changes
 from lab.runs.following.observer import Observer, ObserverError
 from lab.runs.following.verdict import verdict
-from orchestrator.hub.agent import LinkDown, LinkUp
-from orchestrator.wire.links import LinkState
-from orchestrator.wire.messages import SnapshotEnd, Subscribe, TelemetryItem
-from orchestrator.wire.status import (
+from orchestrator.events.status import (
     Alarm,
     BlockReport,
     Epsilons,
@@ -29,6 +26,9 @@ from orchestrator.wire.status import (
     RingStatus,
     Stock,
 )
+from orchestrator.hub.agent import LinkDown, LinkUp
+from orchestrator.wire.links import LinkState
+from orchestrator.wire.messages import SnapshotEnd, Subscribe, TelemetryItem
 
 HUB = "orchestrator"
 ROLES = ("relay", "alice", "bob", "carol", "dave")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.events.status import LaneStock, Ready, Stock
 from orchestrator.hub.agent import Agent, AgentError, AgentLimits, LinkDown, LinkUp, TopicWaiting
 from orchestrator.hub.table import ChannelTable, TableLimits
 from orchestrator.wire.budget import decoded_cost, waiting_cost
@@ -26,7 +27,6 @@ from orchestrator.wire.messages import (
     Post,
     TelemetryItem,
 )
-from orchestrator.wire.status import LaneStock, Ready, Stock
 
 MIB = 1 << 20
 

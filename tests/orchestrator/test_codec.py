@@ -5,10 +5,10 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from orchestrator.events.status import Learning
 from orchestrator.wire.codec import Message, WireError, decode, encode
 from orchestrator.wire.control_socket import Failed
 from orchestrator.wire.messages import Demand, FromHub, FromPeer, Heartbeat, Hello, LeaseDone
-from orchestrator.wire.status import Learning
 
 
 class Point(Message, frozen=True):

@@ -12,6 +12,7 @@ import pytest
 
 from drivers.links.errors import LinkError
 from lab.station import StationError
+from orchestrator.events.status import Ready
 from orchestrator.hub.agent import LinkUp
 from orchestrator.scheduling.fencing import Fence
 from orchestrator.scheduling.lease_party import Lease, LeaseParty
@@ -23,7 +24,6 @@ from orchestrator.wire.messages import (
     LeaseRefuse,
     LightStatistics,
 )
-from orchestrator.wire.status import Ready
 
 DEAD = StationError("relay", "identifying", {"laser": LinkError("no answer", instrument="laser")})
 NOT_READY = Ready(False, "identifying failed for laser", ("laser",))

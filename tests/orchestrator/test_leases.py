@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orchestrator.events.status import BlockReport, LaneStock, Stock
 from orchestrator.scheduling.fencing import EpochError, EpochFile, Fence
 from orchestrator.scheduling.leases import Phase, RingLeases
 from orchestrator.scheduling.ring_schedule import RingSchedule
@@ -22,7 +23,6 @@ from orchestrator.wire.messages import (
     LeaseRefuse,
     LightStatistics,
 )
-from orchestrator.wire.status import BlockReport, LaneStock, Stock
 
 PAIR = ("alice", "bob")
 PARTIES = ("relay", "alice", "bob")

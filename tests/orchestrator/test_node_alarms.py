@@ -13,6 +13,7 @@ from lab.cli.demo import alarm_warnings
 from lab.runs.machine.folder import template_path
 from lab.runs.supervising.supervised import Run
 from lab.testbed import load_testbed
+from orchestrator.events.status import Alarm
 from orchestrator.keystore.lanes import AUTH_ALARM_BITS
 from orchestrator.keystore.pair_macs import MAC_KEY_BITS
 from orchestrator.keystore.pair_secret import PairSecret
@@ -25,7 +26,6 @@ from orchestrator.processes.pair_worker import LowWater
 from orchestrator.scheduling.fencing import Fence
 from orchestrator.wire.control_socket import Keys, ShowKeys
 from orchestrator.wire.links import LinkState
-from orchestrator.wire.status import Alarm
 
 FULL = 65536 - MAC_KEY_BITS
 

@@ -20,6 +20,18 @@ import pytest
 import zmq
 
 from lab.testbed import load_testbed, write_testbed
+from orchestrator.events.status import (
+    BlockReport,
+    LaneStock,
+    Learning,
+    PairStatus,
+    PeerStatus,
+    Ready,
+    Refusals,
+    RingStatus,
+    Served,
+    Stock,
+)
 from orchestrator.hub.agent import Agent, AgentEvent, LinkUp
 from orchestrator.hub.hub import HubLimits
 from orchestrator.processes.orchestrator import NOT_SEEN, Orchestrator, OrchestratorConfig, config_of
@@ -42,18 +54,6 @@ from orchestrator.wire.messages import (
     Refused,
     Subscribe,
     TelemetryItem,
-)
-from orchestrator.wire.status import (
-    BlockReport,
-    LaneStock,
-    Learning,
-    PairStatus,
-    PeerStatus,
-    Ready,
-    Refusals,
-    RingStatus,
-    Served,
-    Stock,
 )
 
 USERS = ("alice", "bob", "carol")

@@ -8,9 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.processes.status_board import StatusBoard
-from orchestrator.wire.messages import SnapshotEnd, TelemetryItem
-from orchestrator.wire.status import (
+from orchestrator.events.status import (
     KEPT_PER_ROLE,
     Alarm,
     BlockReport,
@@ -25,6 +23,8 @@ from orchestrator.wire.status import (
     Stock,
     objection,
 )
+from orchestrator.processes.status_board import StatusBoard
+from orchestrator.wire.messages import SnapshotEnd, TelemetryItem
 
 USERS = ("a", "a-b", "b-c", "c")
 STOCK = Stock([LaneStock("c", "mask", 5)])

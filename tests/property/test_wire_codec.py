@@ -9,6 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orchestrator.events.status import (
+    Alarm,
+    BlockReport,
+    LaneStock,
+    Learning,
+    PeerStatus,
+    Ready,
+    RingStatus,
+    Stock,
+)
 from orchestrator.wire.codec import WireError, decode, encode
 from orchestrator.wire.messages import (
     BulkFromHub,
@@ -29,16 +39,6 @@ from orchestrator.wire.messages import (
     Refused,
     TelemetryItem,
     Welcome,
-)
-from orchestrator.wire.status import (
-    Alarm,
-    BlockReport,
-    LaneStock,
-    Learning,
-    PeerStatus,
-    Ready,
-    RingStatus,
-    Stock,
 )
 
 UNIONS: tuple[Any, ...] = (FromPeer, FromHub, BulkFromPeer, BulkFromHub)

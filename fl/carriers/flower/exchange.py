@@ -33,10 +33,11 @@ from fl.carriers.flower.records import (
 )
 from fl.carriers.flower.roster import Roster
 from fl.modes import Aggregation
-from fl.rounds.clipping import Clipping, LossBands, clipping_of
+from fl.rounds.clipping import LossBands, clipping_of
 from fl.rounds.compression import Compression
 from fl.rounds.engine import CollectingRound
 from fl.rounds.messages import Confirmed, Decline, PeerShares, Survivors, header_of
+from orchestrator.events.learning import Clipping
 from orchestrator.wire.codec import Message as Struct
 from orchestrator.wire.codec import WireError, encode
 

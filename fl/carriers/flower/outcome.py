@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from flwr.app import MetricRecord
 from flwr.serverapp.strategy import Result
 
-from fl.rounds.clipping import Clipping
+from orchestrator.events.learning import Clipping
 
 
 @dataclass(frozen=True)

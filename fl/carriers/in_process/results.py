@@ -7,8 +7,8 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from fl.rounds.clipping import Clipping
 from fl.workloads.base import Parameters
+from orchestrator.events.learning import Clipping
 
 Phase: TypeAlias = Literal["starting", "training", "protecting", "aggregating", "evaluating"]
 

@@ -44,10 +44,11 @@ from fl.carriers.in_process.results import (
 from fl.carriers.in_process.room import Room
 from fl.carriers.in_process.server import sum_of_masked, sum_of_shared
 from fl.keys.simulated import SimulatedKeySupply
-from fl.rounds.clipping import Clipping, LossBands, clip_warnings, clipping_of
+from fl.rounds.clipping import LossBands, clip_warnings, clipping_of
 from fl.rounds.config import FLConfig
 from fl.workloads import open_task
 from fl.workloads.base import Parameters, Task
+from orchestrator.events.learning import Clipping
 
 _log = logging.getLogger(__name__)
 

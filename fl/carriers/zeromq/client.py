@@ -26,7 +26,6 @@ from fl.modes import Aggregation, aggregation_for, model_digest
 from fl.rounds.choices import OWN_CHOICES, LocalChoices
 from fl.rounds.client_rules import DEFAULT_RULES, ClientRefusesError, ClientRules
 from fl.rounds.config import SMALLEST_QUORUM, FLConfig
-from fl.rounds.events import ClientState
 from fl.rounds.feedback import Feedback
 from fl.rounds.following import FollowedModel, SumRefusedError
 from fl.rounds.messages import (
@@ -54,6 +53,7 @@ from fl.workloads import load_task
 from fl.workloads.base import Task
 from orchestrator.delivery.consent_book import ConsentBook
 from orchestrator.delivery.errors import ConsentError
+from orchestrator.events.learning import ClientState
 from orchestrator.wire.codec import WireError
 from orchestrator.wire.curve import CurveKeys
 from orchestrator.wire.links import LinkState

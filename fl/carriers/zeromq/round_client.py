@@ -22,7 +22,6 @@ from fl.modes.answers import AnswerBook, AnswerBookError, AnswerRefusedError
 from fl.rounds.answering import Answerer
 from fl.rounds.client_rules import ClientRefusesError, ClientRules, OtherModelError
 from fl.rounds.clipping import Losses
-from fl.rounds.events import ClientState
 from fl.rounds.exchange import ShareExchange
 from fl.rounds.following import SumRefusedError
 from fl.rounds.messages import (
@@ -47,6 +46,7 @@ from fl.rounds.trainer import EXPECTED_FAILURES, RoundJob, Trainer
 from fl.workloads.base import Parameters
 from orchestrator.bits import PackedBits
 from orchestrator.delivery.errors import ConsentError
+from orchestrator.events.learning import ClientState
 from orchestrator.wire.codec import WireError
 
 _log = logging.getLogger(__name__)

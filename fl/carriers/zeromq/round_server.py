@@ -25,16 +25,6 @@ from fl.rounds.engine import (
     UploadRefusedError,
     pairs_of,
 )
-from fl.rounds.events import (
-    AbortRecord,
-    ClientDropped,
-    RoundAborted,
-    RoundCompleted,
-    RoundRecord,
-    RoundStarted,
-    ServerEvent,
-    UploadRefused,
-)
 from fl.rounds.following import next_model, packed_sum
 from fl.rounds.messages import (
     Answer,
@@ -57,6 +47,16 @@ from fl.rounds.messages import (
 from fl.rounds.run_state import RunFolder, load_array
 from fl.workloads.base import Parameters, Task
 from orchestrator.bits import PackedBits
+from orchestrator.events.learning import (
+    AbortRecord,
+    ClientDropped,
+    RoundAborted,
+    RoundCompleted,
+    RoundRecord,
+    RoundStarted,
+    ServerEvent,
+    UploadRefused,
+)
 from orchestrator.wire.codec import WireError
 
 _log = logging.getLogger(__name__)

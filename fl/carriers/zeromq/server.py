@@ -23,16 +23,6 @@ from fl.carriers.zeromq.client_connections import ClientConnections
 from fl.carriers.zeromq.round_server import RoundServer, RunFailedError, ServedRun
 from fl.modes import aggregation_for, described
 from fl.rounds.config import ConfigError, FLConfig, check_config, check_weights, other_task
-from fl.rounds.events import (
-    Listening,
-    RoundRecord,
-    RunDescribed,
-    RunFinished,
-    RunStarted,
-    ServerEvent,
-    WaitingForClients,
-    WaitingForKeys,
-)
 from fl.rounds.messages import (
     MESSAGE_LIMIT,
     PROTOCOL_VERSION,
@@ -55,6 +45,16 @@ from fl.workloads import open_task
 from fl.workloads.base import Task
 from orchestrator.delivery.consent import LEAK
 from orchestrator.delivery.consent_book import write_run_file
+from orchestrator.events.learning import (
+    Listening,
+    RoundRecord,
+    RunDescribed,
+    RunFinished,
+    RunStarted,
+    ServerEvent,
+    WaitingForClients,
+    WaitingForKeys,
+)
 from orchestrator.wire.budget import messages_within
 from orchestrator.wire.control_socket import ControlSocket
 from orchestrator.wire.curve import CONTROL_LIMIT, CurveKeys, ZapGate, server_socket

@@ -14,7 +14,8 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from fl.rounds.config import FLConfig
-from fl.rounds.events import (
+from lab.testbed import AUTO, Testbed
+from orchestrator.events.learning import (
     RoundAborted,
     RoundCompleted,
     RoundStarted,
@@ -24,9 +25,8 @@ from fl.rounds.events import (
     WaitingForClients,
     WaitingForKeys,
 )
-from lab.testbed import AUTO, Testbed
+from orchestrator.events.status import FL_SERVER, Learning
 from orchestrator.hub.connect import connect_agent
-from orchestrator.wire.status import FL_SERVER, Learning
 
 REASON_LIMIT = 400
 NO_SUM = "no round gave a sum"

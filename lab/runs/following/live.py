@@ -19,7 +19,7 @@ from lab.runs.following.progress import Display, RunProgress
 from lab.runs.following.stalls import StallWatch
 from lab.runs.supervising.supervised import Run
 from lab.runs.supervising.supervisor import Event
-from orchestrator.wire.status import BlockReport, LeaseStatus, PeerStatus
+from orchestrator.events.status import BlockReport, LeaseStatus, PeerStatus
 
 TICK_S = 0.2
 RESTARTS = 3

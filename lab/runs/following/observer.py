@@ -17,13 +17,7 @@ from typing import TypeVar
 from fl.keys.budget import Pair, PairSupply, RateSource
 from lab.runs.following.verdict import Facts
 from lab.testbed import Testbed
-from orchestrator.hub.agent import Agent, LinkDown, LinkUp
-from orchestrator.hub.connect import connect_agent
-from orchestrator.protocols.block_planning import plan_for
-from orchestrator.scheduling.ring_schedule import USABLE_LANE
-from orchestrator.wire.links import LinkState
-from orchestrator.wire.messages import SnapshotEnd, Subscribe, TelemetryItem
-from orchestrator.wire.status import (
+from orchestrator.events.status import (
     FL_SERVER,
     OBSERVER,
     ORCHESTRATOR,
@@ -37,6 +31,12 @@ from orchestrator.wire.status import (
     Stock,
     Subject,
 )
+from orchestrator.hub.agent import Agent, LinkDown, LinkUp
+from orchestrator.hub.connect import connect_agent
+from orchestrator.protocols.block_planning import plan_for
+from orchestrator.scheduling.ring_schedule import USABLE_LANE
+from orchestrator.wire.links import LinkState
+from orchestrator.wire.messages import SnapshotEnd, Subscribe, TelemetryItem
 
 T = TypeVar("T")
 CONNECT_TIMEOUT_S = 10.0

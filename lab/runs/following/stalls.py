@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from fl.experiments.results import Stall
-from orchestrator.wire.status import RELAY, PeerStatus
+from orchestrator.events.status import RELAY, PeerStatus
 
 REPORT_LASTS_S = 3.0
 """A client that waits says so at least every second; after this long it waits no more."""

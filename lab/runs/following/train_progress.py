@@ -19,8 +19,9 @@ from fl.experiments.base import Cell, Plan
 from fl.experiments.options import option_of
 from fl.experiments.runner import CellDone, CellStarted, ExperimentEvent, RoundDone, WithinRound
 from fl.keys.budget import duration
-from fl.rounds.clipping import Clipping, clip_warnings
+from fl.rounds.clipping import clip_warnings
 from lab.runs.shown import echo, shown
+from orchestrator.events.learning import Clipping
 
 PLAIN_INTERVAL_S = 5.0
 

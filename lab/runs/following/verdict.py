@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from orchestrator.wire.status import FL_SERVER, RELAY, Alarm, Learning, PairStatus, PeerStatus, RingStatus
+from orchestrator.events.status import FL_SERVER, RELAY, Alarm, Learning, PairStatus, PeerStatus, RingStatus
 
 State = Literal["running", "idle", "degraded", "stopped", "no answer"]
 EXIT_CODES: dict[State, int] = {"running": 0, "idle": 0, "degraded": 1, "stopped": 3, "no answer": 3}

@@ -16,15 +16,14 @@ from fl.rounds.clipping import (
     CLIPPED_LIMIT,
     VANISHED_ENDS,
     VANISHED_LIMIT,
-    Clipping,
     LossBands,
     Losses,
     clip_warnings,
     clipping_of,
     worst,
 )
-from fl.rounds.events import ClientState, RoundCompleted
 from fl.rounds.quantise import Quantiser
+from orchestrator.events.learning import ClientState, Clipping, RoundCompleted
 
 
 def quantised(update: np.ndarray, clip: float, levels: int, seed: int = 0) -> tuple[np.ndarray, Losses]:

@@ -8,7 +8,9 @@ import pytest
 from msgspec.structs import replace
 
 from fl.rounds.config import FLConfig
-from fl.rounds.events import (
+from fl.workloads import load_task
+from lab.runs.following.learning_status import NO_SUM, after, begun, ended
+from orchestrator.events.learning import (
     AbortRecord,
     RoundAborted,
     RoundCompleted,
@@ -19,9 +21,7 @@ from fl.rounds.events import (
     WaitingForClients,
     WaitingForKeys,
 )
-from fl.workloads import load_task
-from lab.runs.following.learning_status import NO_SUM, after, begun, ended
-from orchestrator.wire.status import Learning
+from orchestrator.events.status import Learning
 
 
 @pytest.fixture(scope="module")

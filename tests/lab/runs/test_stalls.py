@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fl.experiments.results import Stall
 from lab.runs.following.stalls import StallWatch, merged
-from orchestrator.wire.status import PeerStatus
+from orchestrator.events.status import PeerStatus
 
 CLIENTS = ("alice", "bob", "carol")
 ALL = ("relay", *CLIENTS)

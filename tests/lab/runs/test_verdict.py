@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace as changed
 
 from lab.runs.following.verdict import EXIT_CODES, GRACE_S, SILENCE_S, UNUSED_S, Facts, verdict
-from orchestrator.wire.status import Alarm, Learning, PairStatus, PeerStatus, RingStatus
+from orchestrator.events.status import Alarm, Learning, PairStatus, PeerStatus, RingStatus
 
 ROLES = ("relay", "alice", "bob", "carol")
 PAIRS = (("alice", "bob"), ("alice", "carol"), ("bob", "carol"))

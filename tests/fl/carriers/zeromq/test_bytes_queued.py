@@ -11,7 +11,6 @@ import zmq
 
 from fl.carriers.zeromq.server import UNHEARD_BYTES, UNREAD_BYTES, largest_frame
 from fl.rounds.config import FLConfig
-from fl.rounds.events import RoundStarted, WaitingForKeys
 from fl.rounds.messages import (
     MESSAGE_LIMIT,
     PROTOCOL_VERSION,
@@ -21,6 +20,7 @@ from fl.rounds.messages import (
     Ready,
     Welcome,
 )
+from orchestrator.events.learning import RoundStarted, WaitingForKeys
 from orchestrator.wire.budget import messages_within
 from orchestrator.wire.codec import decode, encode
 from orchestrator.wire.curve import CONTROL_LIMIT, client_socket

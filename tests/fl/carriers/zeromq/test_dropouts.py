@@ -18,12 +18,12 @@ from fl.modes.lightsecagg import HeldShares
 from fl.rounds.answering import Answerer
 from fl.rounds.compression import Compression
 from fl.rounds.engine import CollectingRound
-from fl.rounds.events import ClientDropped, ClientState, RoundAborted, UploadRefused
 from fl.rounds.messages import Leave
 from fl.rounds.quantise import quantisation_rng
 from fl.rounds.run_state import load_array, read_state
 from fl.rounds.selfcheck import check_run
 from fl.workloads.base import training_seed
+from orchestrator.events.learning import ClientDropped, ClientState, RoundAborted, UploadRefused
 
 MODE = "lightsecagg"
 RULES = ClientRules(mode=MODE)

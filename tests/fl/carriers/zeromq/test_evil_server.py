@@ -19,7 +19,6 @@ from fl.carriers.zeromq.client import ClientRefusesError, ClientRules, run_clien
 from fl.carriers.zeromq.client_connections import ClientConnections
 from fl.carriers.zeromq.round_server import RoundServer
 from fl.rounds.choices import OWN_CHOICES, OwnChoices
-from fl.rounds.events import RoundAborted
 from fl.rounds.following import next_model
 from fl.rounds.messages import (
     PROTOCOL_VERSION,
@@ -35,6 +34,7 @@ from fl.rounds.messages import (
 from fl.rounds.run_state import load_array
 from fl.workloads.base import Examples
 from orchestrator.delivery.errors import OtherTermsError
+from orchestrator.events.learning import RoundAborted
 
 THREE = ("alice", "bob", "charlie")
 

@@ -20,7 +20,6 @@ from fl.modes.base import AggregationError
 from fl.modes.shares import ShareCodeError
 from fl.rounds.compression import Compression, ErrorFeedback
 from fl.rounds.config import ConfigError, FLConfig, check_config, check_weights
-from fl.rounds.events import RoundAborted, RunStarted
 from fl.rounds.quantise import RingTooSmallError, quantisation_rng
 from fl.rounds.run_state import load_array
 from fl.rounds.selfcheck import check_run
@@ -28,6 +27,7 @@ from fl.workloads.base import training_seed
 from orchestrator.bits import PackedBits, packed_size
 from orchestrator.delivery.masking import pack_values
 from orchestrator.delivery.sharing import ShareChannel
+from orchestrator.events.learning import RoundAborted, RunStarted
 from orchestrator.wire.codec import encode
 from orchestrator.wire.curve import generate_keys
 

@@ -11,13 +11,19 @@ import pytest
 from fl.carriers.zeromq.client import ClientRefusesError, ClientRules
 from fl.carriers.zeromq.link import ServerRefusedError
 from fl.experiments.reference import train_reference
-from fl.rounds.events import RoundAborted, RunStarted, UploadRefused, WaitingForClients, WaitingForKeys
 from fl.rounds.quantise import RingTooSmallError, quantisation_rng
 from fl.rounds.run_state import RunStateError, load_array, read_state
 from fl.rounds.selfcheck import check_run
 from fl.workloads import load_task
 from fl.workloads.base import training_seed
 from orchestrator.delivery.errors import JournalError
+from orchestrator.events.learning import (
+    RoundAborted,
+    RunStarted,
+    UploadRefused,
+    WaitingForClients,
+    WaitingForKeys,
+)
 from orchestrator.wire.curve import generate_keys
 
 

@@ -19,7 +19,6 @@ from fl.carriers.zeromq.client import ClientRules
 from fl.carriers.zeromq.round_server import RunFailedError
 from fl.carriers.zeromq.server import with_fingerprint
 from fl.modes import aggregation_for, model_digest
-from fl.rounds.events import RoundAborted, RoundCompleted, RoundStarted, UploadRefused
 from fl.rounds.messages import (
     PROTOCOL_VERSION,
     Decline,
@@ -41,6 +40,7 @@ from fl.rounds.messages import (
 )
 from fl.rounds.run_state import RunFolder, RunStateError, load_array, read_state
 from orchestrator.delivery.masking import pack_values
+from orchestrator.events.learning import RoundAborted, RoundCompleted, RoundStarted, UploadRefused
 from orchestrator.wire.codec import encode
 from orchestrator.wire.curve import client_socket, write_keys
 
@@ -301,7 +301,7 @@ SERVER_PROCESS = """
     from pathlib import Path
     import numpy as np
     from fl.rounds.config import FLConfig
-    from fl.rounds.events import Listening, RoundStarted
+    from orchestrator.events.learning import Listening, RoundStarted
     from fl.carriers.zeromq.server import run_server
     from fl.workloads.base import Evaluation
     from orchestrator.wire.codec import decode

@@ -1,6 +1,6 @@
-"""What a run tells the outside: events for progress displays, and the records it leaves behind.
+"""What a training run tells the outside: events for progress displays, and the records it leaves behind.
 
-Every event is a tagged struct, so a front door may print it, draw it, or write it as a line of JSON.
+Every event is a tagged struct: a front door prints it, draws it, or writes it as a line of JSON.
 None of them holds model parameters or key bits.
 """
 
@@ -10,11 +10,26 @@ from typing import TypeAlias
 
 import msgspec
 
-from fl.rounds.clipping import Clipping
+from orchestrator.wire.codec import Message
 
 
-class Event(msgspec.Struct, frozen=True, tag=True):
-    """Base of everything reported."""
+class Clipping(msgspec.Struct, frozen=True):
+    """One round, from the bands of its ``clients``.
+
+    ``clipped`` and ``vanished``: the most of any client, as the upper end of its band (a share from 0 to 1).
+    ``clipped_clients`` and ``vanished_clients``: how many were beyond the limit.
+    """
+
+    clients: int
+    clipped: float
+    vanished: float
+    clipped_clients: int
+    vanished_clients: int
+
+    @property
+    def harmful(self) -> bool:
+        """Whether anybody must be warned."""
+        return bool(self.clipped_clients or self.vanished_clients)
 
 
 class RoundRecord(msgspec.Struct, frozen=True):
@@ -75,12 +90,12 @@ class AbortRecord(msgspec.Struct, frozen=True):
     duration_s: float = 0.0
 
 
-class Listening(Event, frozen=True):
+class Listening(Message, frozen=True):
     endpoint: str
     public_key: str
 
 
-class RunDescribed(Event, frozen=True):
+class RunDescribed(Message, frozen=True):
     """The description of the run that clients' operators consent to stands at ``path``; ``digest`` in hexadecimal.
 
     ``command`` is what each of them runs, with the user's name in the place of NAME.
@@ -92,7 +107,7 @@ class RunDescribed(Event, frozen=True):
     command: str
 
 
-class RunStarted(Event, frozen=True):
+class RunStarted(Message, frozen=True):
     run_id: str
     task: str
     n_parameters: int
@@ -102,19 +117,19 @@ class RunStarted(Event, frozen=True):
     security: str = ""
 
 
-class WaitingForClients(Event, frozen=True):
+class WaitingForClients(Message, frozen=True):
     """Clients are away; ``reason`` says why a run that has begun does not go on without them."""
 
     missing: tuple[str, ...]
     reason: str = ""
 
 
-class RoundStarted(Event, frozen=True):
+class RoundStarted(Message, frozen=True):
     round: int
     participants: tuple[str, ...]
 
 
-class WaitingForKeys(Event, frozen=True):
+class WaitingForKeys(Message, frozen=True):
     """A client cannot mask yet; ``eta_s`` is None while no rate is known."""
 
     round: int
@@ -123,13 +138,13 @@ class WaitingForKeys(Event, frozen=True):
     eta_s: float | None
 
 
-class UploadRefused(Event, frozen=True):
+class UploadRefused(Message, frozen=True):
     round: int
     client: str
     reason: str
 
 
-class ClientDropped(Event, frozen=True):
+class ClientDropped(Message, frozen=True):
     """A participant gave nothing to a stage of the round, which goes on without it (mode lightsecagg)."""
 
     round: int
@@ -138,15 +153,15 @@ class ClientDropped(Event, frozen=True):
     reason: str
 
 
-class RoundCompleted(Event, frozen=True):
+class RoundCompleted(Message, frozen=True):
     record: RoundRecord
 
 
-class RoundAborted(Event, frozen=True):
+class RoundAborted(Message, frozen=True):
     record: AbortRecord
 
 
-class RunFinished(Event, frozen=True):
+class RunFinished(Message, frozen=True):
     """``reason`` is empty if the run reached its last round."""
 
     run_id: str
@@ -154,7 +169,7 @@ class RunFinished(Event, frozen=True):
     reason: str
 
 
-class ClientState(Event, frozen=True):
+class ClientState(Message, frozen=True):
     """A client's view: its phase within a round, or the state of its link when ``round`` is 0."""
 
     client: str
