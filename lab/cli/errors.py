@@ -13,6 +13,24 @@ from lab.station import StationError
 from lab.testbed import TestbedError, UnknownNameError
 
 UNEXPECTED = "unexpected error, please report it:\n"
+EXTRAS = {
+    **dict.fromkeys(
+        (
+            "pennylane",
+            "qiskit",
+            "qiskit_aer",
+            "qiskit_ibm_runtime",
+            "safetensors",
+            "sklearn",
+            "tokenizers",
+            "torch",
+            "transformers",
+        ),
+        "learning",
+    ),
+    "flwr": "flower",
+}
+"""Which extra of the package brings a module that a base installation does not have."""
 
 
 def explain(error: Exception) -> tuple[int, str]:
@@ -27,6 +45,12 @@ def explain(error: Exception) -> tuple[int, str]:
 
 
 def _explained(error: Exception) -> tuple[int, str]:
+    missing = (error.name or "").split(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if extra := EXTRAS.get(missing):
+        return 2, (
+            f"error: {missing} is not installed: this needs the extra {extra!r}; in the folder of qunetlab's "
+            f"source, pip install '.[{extra}]'"
+        )
     if isinstance(error, FileNotFoundError):
         return 2, f"error: {plain(error)}"
     if isinstance(error, TestbedError | UnknownNameError | FolderError | ValueError):
