@@ -137,7 +137,8 @@ def test_packages_that_would_shadow_ours_are_refused_by_their_place(installed: I
     told = installed.run(str(installed.command), "--help", python_path=str(installed.place))
     assert told.returncode == 1
     assert f"'drivers' would come from {installed.place / 'drivers'}" in told.stderr
-    assert "PYTHONPATH" in told.stderr and "Traceback" not in told.stderr
+    assert "PYTHONPATH" in told.stderr
+    assert "Traceback" not in told.stderr
 
 
 EVERY_ROLE = """import importlib, pathlib, qunetlab
@@ -156,7 +157,8 @@ def test_operating_needs_no_learning_libraries_and_training_names_their_extra(in
     assert told.stdout == "all\n", told.stderr
     told = installed.run(str(installed.command), "train", "digits", "--quick", blocked=list(EXTRAS))
     assert told.returncode == 2, told.stderr
-    assert "extra 'learning'" in told.stderr and "Traceback" not in told.stderr
+    assert "extra 'learning'" in told.stderr
+    assert "Traceback" not in told.stderr
 
 
 def test_every_module_of_an_extra_is_known_by_name() -> None:
