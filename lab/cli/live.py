@@ -61,7 +61,7 @@ STOCK_PATIENCE_S = 10.0
 FOREVER_S = 7 * 86_400.0
 
 
-class KeysShortError(Exception):
+class RunShortOfKeyError(Exception):
     """There is not enough key for the run, and it was to stop rather than wait."""
 
 
@@ -153,7 +153,7 @@ class Attempt:
         return (self.folder / SERVER_STATE).resolve()
 
     def run(self) -> str:
-        """Train; returns "" or why the run ended early.  Raises KeysShortError before anything was spent."""
+        """Train; returns "" or why the run ended early.  Raises RunShortOfKeyError before anything was spent."""
         from lab.cli.train import stopping_on_signals
         from lab.runs.supervising.kernels import compile_all
 
@@ -256,7 +256,7 @@ class Attempt:
             self.forecast = ahead()
             echo(f"key: {self.forecast.text}", err=True)
         if self.forecast.verdict == "short" and (self.options.if_short != "wait" or not self.options.live):
-            raise KeysShortError(
+            raise RunShortOfKeyError(
                 f"{self.forecast.text}; nothing was spent.  Make more key (--live), train fewer rounds or a smaller "
                 "model, or allow expanded keys with their computational security (--if-short expanded)"
             )
@@ -264,7 +264,7 @@ class Attempt:
     def _take_expanded(self, why: str) -> None:
         """The mode that the user allowed for this case; written into plan, configuration and notes."""
         if server_rounds(self.server_state, self.config)[0]:
-            raise KeysShortError(
+            raise RunShortOfKeyError(
                 f"{why}; a run keeps its mode, so its later rounds cannot change to expanded keys"
             )
         note = (

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from orchestrator.delivery.messages import RoundContext
-from orchestrator.keystore.errors import AlreadyReleasedError, KeysShortError, KeyStoreError
+from orchestrator.keystore.errors import AlreadyReleasedError, KeyStoreError, LaneShortError
 from orchestrator.keystore.lanes import Lane, Range
 from orchestrator.keystore.store import KeyStore
 from orchestrator.secret import SecretBits
@@ -228,7 +228,7 @@ def _summary(errors: dict[str, BaseException]) -> PadError:
         logger.info("no pads reserved with %s: %s: %s", peer, type(error).__name__, error)
     if any(isinstance(error, AlreadyReleasedError) for error in errors.values()):
         return PadReleasedError("the pads of this round were released before")
-    short = {peer: e.missing_bits for peer, e in errors.items() if isinstance(e, KeysShortError)}
+    short = {peer: e.missing_bits for peer, e in errors.items() if isinstance(e, LaneShortError)}
     if short:
         return PadShortError(short)
     peer, error = next(iter(errors.items()))

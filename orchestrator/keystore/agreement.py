@@ -92,7 +92,7 @@ def reserve(
 ) -> Range:
     """Reserve ``n_bits`` of ``lane`` on both ends for one context; both ends call this.
 
-    Asking again gives the same range.  Nothing is burnt, whatever is raised: KeysShortError or ReservationError
+    Asking again gives the same range.  Nothing is burnt, whatever is raised: LaneShortError or ReservationError
     (the peer asks for something else), AgreementError, TamperedError or a ChannelError if the exchange broke.
     ``again``: the part of this end is done, and only the peer still has to hear of it; nothing is reserved, and a
     range that was released is named once more for its context.

@@ -52,7 +52,7 @@ class DepositError(RefusedError):
     """The block is unknown, known under this name already, or in another state."""
 
 
-class KeysShortError(RefusedError):
+class LaneShortError(RefusedError):
     """A lane holds fewer bits than were asked for; nothing was burnt."""
 
     def __init__(self, peer: str, lane: str, missing_bits: int) -> None:

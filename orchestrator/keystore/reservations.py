@@ -19,7 +19,7 @@ from __future__ import annotations
 from orchestrator.keystore.core import Core
 from orchestrator.keystore.errors import (
     AlreadyReleasedError,
-    KeysShortError,
+    LaneShortError,
     RefusedError,
     ReplayError,
     ReservationError,
@@ -50,7 +50,7 @@ class Reservations:
             run = find_run(head, stored, n_bits)
             if run is None:
                 missing = n_bits - sum(piece.n_bits for piece in stored)
-                raise KeysShortError(peer, lane, max(missing, 1))
+                raise LaneShortError(peer, lane, max(missing, 1))
             burnt = core.advance(peer, lane, run.start)
             core.set_head(peer, lane, run.end)
             self._insert(peer, lane, run, context, "proposed")

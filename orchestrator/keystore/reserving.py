@@ -28,8 +28,8 @@ from msgspec import Meta
 
 from orchestrator.keystore.errors import (
     AgreementError,
-    KeysShortError,
     KeyStoreError,
+    LaneShortError,
     ReservationError,
 )
 from orchestrator.keystore.lanes import Range
@@ -172,7 +172,7 @@ def owner_step(state: Reserving, event: Event) -> tuple[Reserving, Effects]:
             expected = Expect(plain=(Refuse,), tagged=(Accept,))
             said = SayTagged(wish.slot("offer"), offer)
             return replace(state, phase="waiting", chosen=chosen), (said, expected)
-        case "working", Broken(error=KeysShortError() as error):
+        case "working", Broken(error=LaneShortError() as error):
             return _over(state, error, Say(Refuse("short", error.missing_bits)))
         case "working", Broken(error=KeyStoreError() as error):
             return _over(state, error, Say(Refuse("refused")))
@@ -220,7 +220,7 @@ def other_step(state: Reserving, event: Event) -> tuple[Reserving, Effects]:
 def refusal(peer: str, wish: Wish, refuse: Refuse) -> KeyStoreError:
     """What a refusal means for the application."""
     if refuse.reason == "short":
-        return KeysShortError(peer, wish.lane, max(refuse.missing_bits, 1))
+        return LaneShortError(peer, wish.lane, max(refuse.missing_bits, 1))
     if refuse.reason == "context":
         return ReservationError(
             f"{peer} asks for another purpose, round, participant set or size; nothing was allocated"

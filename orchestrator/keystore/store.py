@@ -306,7 +306,7 @@ class KeyStore:
     def propose_reservation(self, peer: str, lane: str, n_bits: int, context_digest: bytes) -> Range:
         """The range of one context (32 bytes) in a lane that this node owns: the one it has, or the next free one.
 
-        Raises KeysShortError (nothing burnt) where the lane holds too little.
+        Raises LaneShortError (nothing burnt) where the lane holds too little.
         """
         return self.reservations.propose(peer, Lane(lane), n_bits, context_digest)
 

@@ -17,7 +17,7 @@ import struct
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from orchestrator.keystore.errors import KeysShortError, ReplayError
+from orchestrator.keystore.errors import LaneShortError, ReplayError
 from orchestrator.postprocessing.verification import one_time_tag
 from orchestrator.protocols.epsilons import forgery_bound as forgery_bound
 from orchestrator.secret import SecretBits
@@ -63,7 +63,7 @@ class MemoryAuthKeys:
     def take_outgoing(self, n_bits: int) -> tuple[int, SecretBits]:
         offset = self.outgoing_head
         if offset + n_bits > len(self._outgoing):
-            raise KeysShortError("peer", "outgoing", offset + n_bits - len(self._outgoing))
+            raise LaneShortError("peer", "outgoing", offset + n_bits - len(self._outgoing))
         self.outgoing_head += n_bits
         return offset, self._outgoing.take(offset, n_bits)
 
@@ -73,7 +73,7 @@ class MemoryAuthKeys:
                 f"bits at {offset} of the incoming lane were used, its head is {self.incoming_head}"
             )
         if offset + n_bits > len(self._incoming):
-            raise KeysShortError("peer", "incoming", offset + n_bits - len(self._incoming))
+            raise LaneShortError("peer", "incoming", offset + n_bits - len(self._incoming))
         return self._incoming.take(offset, n_bits)
 
     def take_incoming(self, offset: int, n_bits: int, forgery: float = 0.0) -> SecretBits:

@@ -12,8 +12,8 @@ import msgspec
 from orchestrator.keystore.errors import (
     AgreementError,
     AlreadyReleasedError,
-    KeysShortError,
     KeyStoreError,
+    LaneShortError,
     ReservationError,
 )
 from orchestrator.keystore.lanes import Role
@@ -68,7 +68,7 @@ LineMessage: TypeAlias = Greeting | Have | Start | Again
 CONVERSATION_ERRORS = (BlockAborted, KeyStoreError, ChannelError, WireError)
 
 
-IN_STEP_ERRORS = (KeysShortError, ReservationError, AlreadyReleasedError)
+IN_STEP_ERRORS = (LaneShortError, ReservationError, AlreadyReleasedError)
 """Failures that both ends know of and that left nothing behind: the line goes on."""
 RETRY_ERRORS = (AgreementError, ChannelError, WireError)
 """Failures of the line or of the peer, after which a job that allows it is tried again."""

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 
 from orchestrator.keystore.database import SETTINGS, Database
-from orchestrator.keystore.errors import AlreadyReleasedError, KeysShortError, KeyStoreError, RefusedError
+from orchestrator.keystore.errors import AlreadyReleasedError, KeyStoreError, LaneShortError, RefusedError
 from orchestrator.keystore.lanes import AUTH_STOP_BITS, Lane, Range, incoming_auth, lane_owner, outgoing_auth
 from orchestrator.keystore.pair_macs import split_secret
 from orchestrator.keystore.sealing import Kek
@@ -301,7 +301,7 @@ class Work:
         if lane_owner(Lane.MASK) == self._store.role(peer):
             try:
                 taken = self._store.propose_reservation(peer, "mask", size, context)
-            except KeysShortError:
+            except LaneShortError:
                 return
         else:
             head = self._store.lane_states(peer)[Lane.MASK].head

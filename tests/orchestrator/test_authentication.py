@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from orchestrator.keystore.errors import KeysShortError, ReplayError
+from orchestrator.keystore.errors import LaneShortError, ReplayError
 from orchestrator.postprocessing.authentication import BlockId, MemoryAuthKeys, Transcript, forgery_bound
 from orchestrator.postprocessing.rehearsal import memory_lanes
 from orchestrator.secret import SecretBits
@@ -100,9 +100,9 @@ def test_lanes_match_and_never_go_back() -> None:
 def test_empty_lanes_refuse() -> None:
     lanes = MemoryAuthKeys(SecretBits.from_bytes(bytes(40)), SecretBits.from_bytes(bytes(40)))
     lanes.take_outgoing(256)
-    with pytest.raises(KeysShortError):
+    with pytest.raises(LaneShortError):
         lanes.take_outgoing(256)
-    with pytest.raises(KeysShortError):
+    with pytest.raises(LaneShortError):
         lanes.take_incoming(128, 256)
 
 

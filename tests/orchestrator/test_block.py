@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from orchestrator.bits import pack, unpack
-from orchestrator.keystore.errors import KeysShortError
+from orchestrator.keystore.errors import LaneShortError
 from orchestrator.postprocessing import messages as m
 from orchestrator.postprocessing.authentication import MemoryAuthKeys, Role
 from orchestrator.postprocessing.block import BlockAborted, BlockResult, run_block
@@ -487,7 +487,7 @@ def test_empty_authentication_lanes_abort(plan: BlockPlan) -> None:
     sides["second"].auth = MemoryAuthKeys(SecretBits.from_bytes(bytes(40)), SecretBits.from_bytes(bytes(40)))
     rehearse(sides)
     assert "short of" in reasons(sides)[0]
-    assert isinstance(sides["first"].outcome.__cause__, KeysShortError)
+    assert isinstance(sides["first"].outcome.__cause__, LaneShortError)
 
 
 def test_lanes_that_do_not_match_abort(plan: BlockPlan) -> None:

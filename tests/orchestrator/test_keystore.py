@@ -25,7 +25,7 @@ from orchestrator.keystore.errors import (
     AlreadyReleasedError,
     AuthLaneExhaustedError,
     DepositError,
-    KeysShortError,
+    LaneShortError,
     LedgerError,
     RefusedError,
     ReplayError,
@@ -363,7 +363,7 @@ def test_an_abandoned_context_gets_another_range_from_its_owner(path: Path) -> N
 
 def test_too_few_bits_burn_nothing(store: KeyStore) -> None:
     free = free_bits(store)
-    with pytest.raises(KeysShortError) as caught:
+    with pytest.raises(LaneShortError) as caught:
         store.propose_reservation("bob", "mask", free + 5, context(1))
     assert caught.value.missing_bits == 5
     assert free_bits(store) == free

@@ -13,7 +13,7 @@ from orchestrator.keystore.agreement import reserve
 from orchestrator.keystore.errors import (
     AgreementError,
     AlreadyReleasedError,
-    KeysShortError,
+    LaneShortError,
     ReservationError,
     TamperedError,
 )
@@ -126,12 +126,12 @@ def test_i3_ends_that_want_different_things_get_nothing(stores: tuple[KeyStore, 
 def test_too_little_key_at_either_end_burns_nothing(stores: tuple[KeyStore, KeyStore]) -> None:
     free = stores[0].stock("bob")[Lane.MASK]
     for outcome in both(stores, ("mask", free + 7, C1), ("mask", free + 7, C1)):
-        assert isinstance(outcome, KeysShortError)
+        assert isinstance(outcome, LaneShortError)
         assert outcome.missing_bits == 7
     stores[1].raise_heads("alice", {Lane.MASK: 100})
     before = burnt(stores)
     for outcome in both(stores, ("mask", free, C1), ("mask", free, C1)):
-        assert isinstance(outcome, KeysShortError)
+        assert isinstance(outcome, LaneShortError)
         assert outcome.missing_bits == 100
     assert burnt(stores) == before
 

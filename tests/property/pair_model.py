@@ -19,8 +19,8 @@ from orchestrator.keystore.deposits import ConfirmedDeposit, PendingDeposit
 from orchestrator.keystore.edge import Edge
 from orchestrator.keystore.errors import (
     AlreadyReleasedError,
-    KeysShortError,
     KeyStoreError,
+    LaneShortError,
     RefusedError,
     ReplayError,
     ReservationError,
@@ -244,7 +244,7 @@ class ModelStore:
         held = self.durable
         start = next((p for p in sorted(held.free) if p >= held.heads[Lane.MASK]), None)
         if start is None:
-            raise KeysShortError(peer, lane, n_bits)
+            raise LaneShortError(peer, lane, n_bits)
         held.heads[Lane.MASK] = start + n_bits
         held.reservations[context] = Range(start, n_bits), "proposed"
         return Range(start, n_bits)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.keystore.errors import KeysShortError, RefusedError, TamperedError
+from orchestrator.keystore.errors import LaneShortError, RefusedError, TamperedError
 from orchestrator.keystore.lanes import Lane, Range
 from orchestrator.keystore.pieces import join
 from orchestrator.keystore.sealing import Kek
@@ -62,7 +62,7 @@ class Twins:
         elif what == "reserve":
             missing = size - self.alice.stock("bob")[Lane.MASK]
             if missing > 0:
-                with pytest.raises(KeysShortError, match=f"short of {missing} bits"):
+                with pytest.raises(LaneShortError, match=f"short of {missing} bits"):
                     self.alice.propose_reservation("bob", "mask", size, context)
                 return
             wanted = self.alice.propose_reservation("bob", "mask", size, context)
