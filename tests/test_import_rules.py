@@ -13,7 +13,17 @@ ROOMS = ("drivers", "sim_backends", "lab", "orchestrator", "fl")
 
 LEAVES = tuple(
     "orchestrator." + leaf
-    for leaf in ("wire", "events", "bits", "secret", "durable", "randomness", "core_files", "kernels")
+    for leaf in (
+        "wire",
+        "events",
+        "bits",
+        "secret",
+        "durable",
+        "randomness",
+        "core_files",
+        "kernels",
+        "one_time_tags",
+    )
 )
 ALLOWED: dict[str, tuple[str, ...]] = {
     "drivers": ("drivers",),

@@ -27,7 +27,8 @@ from orchestrator.keystore.steps import (
     Told,
 )
 from orchestrator.keystore.store import KeyStore
-from orchestrator.keystore.tagged import TaggedChannel, one_time_tag, one_time_tag_fits
+from orchestrator.keystore.tagged import TaggedChannel
+from orchestrator.one_time_tags import one_time_tag, one_time_tag_fits
 from orchestrator.secret import SecretBits
 from orchestrator.wire.channel import Channel, ChannelTimeoutError
 from orchestrator.wire.codec import decode

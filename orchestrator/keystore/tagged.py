@@ -17,8 +17,6 @@ import operator
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.poly1305 import Poly1305
 from msgspec import Meta
 
 from orchestrator.keystore.errors import RefusedError, TamperedError
@@ -26,13 +24,11 @@ from orchestrator.keystore.letters import Letter
 from orchestrator.keystore.pair_macs import MAC_BYTES
 from orchestrator.keystore.steps import Expect
 from orchestrator.keystore.store import KeyStore
+from orchestrator.one_time_tags import TAG_BYTES, TAG_KEY_BITS, one_time_tag, one_time_tag_fits
 from orchestrator.protocols.epsilons import forgery_bound
 from orchestrator.secret import SecretBits
 from orchestrator.wire.channel import Channel
 from orchestrator.wire.codec import Message, WireError, decode, encode
-
-TAG_KEY_BITS = 256
-TAG_BYTES = 16
 
 Position = Annotated[int, Meta(ge=0, lt=1 << 62)]
 Tag = Annotated[bytes, Meta(min_length=TAG_BYTES, max_length=TAG_BYTES)]
@@ -56,20 +52,6 @@ class Signed(Message, frozen=True):
 
     body: bytes
     mac: Annotated[bytes, Meta(min_length=MAC_BYTES, max_length=MAC_BYTES)]
-
-
-def one_time_tag(key: SecretBits, data: bytes) -> bytes:
-    """The Poly1305 tag of ``data``; ``key`` (256 bits) must never tag anything else."""
-    return Poly1305.generate_tag(key.reveal_bytes(), data)
-
-
-def one_time_tag_fits(key: SecretBits, data: bytes, tag: bytes) -> bool:
-    """Whether ``tag`` belongs to ``data`` (constant time)."""
-    try:
-        Poly1305.verify_tag(key.reveal_bytes(), data, tag)
-    except InvalidSignature:
-        return False
-    return True
 
 
 def _names(sender: str, receiver: str) -> bytes:

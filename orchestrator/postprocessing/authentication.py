@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from orchestrator.keystore.errors import LaneShortError, ReplayError
-from orchestrator.postprocessing.verification import one_time_tag
+from orchestrator.one_time_tags import one_time_tag
 from orchestrator.protocols.epsilons import forgery_bound as forgery_bound
 from orchestrator.secret import SecretBits
 
@@ -128,7 +128,7 @@ class Transcript:
 
     def tag(self, key: SecretBits, sender: Role, key_offset: int) -> bytes:
         """The tag that ``sender`` sends over this transcript under its one-time ``key``."""
-        return one_time_tag(key, self._parts(sender, key_offset))
+        return one_time_tag(key, *self._parts(sender, key_offset))
 
     def _parts(self, sender: Role, key_offset: int) -> list[bytes]:
         parts: list[bytes] = [self._block.header(sender, key_offset)]

@@ -31,6 +31,7 @@ from dataclasses import dataclass, field, replace
 from orchestrator.bits import PackedBits, pack
 from orchestrator.keystore.errors import KeyStoreError
 from orchestrator.light.clicks import BlockClicks
+from orchestrator.one_time_tags import TAG_KEY_BITS
 from orchestrator.postprocessing import messages as m
 from orchestrator.postprocessing import verification
 from orchestrator.postprocessing.amplification import amplify, draw_seed, seed_bytes
@@ -323,7 +324,7 @@ def _expected_parities(n_bits: int, qber: float) -> float:
 
 def _verify(state: _Block, bits: PackedBits, n_bits: int, tags: int) -> None:
     """Abort unless both users hold the same bits."""
-    talk, key_bits = state.talk, tags * verification.KEY_BITS
+    talk, key_bits = state.talk, tags * TAG_KEY_BITS
     if talk.role == "first":
         offset, key = state.auth.take_outgoing(key_bits)
         talk.send(m.VerificationTag(key_offset=offset, tag=verification.block_tag(key, bits, n_bits)))
@@ -384,7 +385,7 @@ def _authenticate(state: _Block) -> float:
     """
     talk = state.talk
     talk.recording = False
-    offset, key = state.auth.take_outgoing(verification.KEY_BITS)
+    offset, key = state.auth.take_outgoing(TAG_KEY_BITS)
     talk.send(m.TranscriptTag(key_offset=offset, tag=talk.transcript.tag(key, talk.role, offset)))
     key.wipe()
     theirs = talk.receive(m.TranscriptTag)
@@ -393,7 +394,7 @@ def _authenticate(state: _Block) -> float:
         state,
         theirs,
         lambda key: talk.transcript.tag(key, talk.peer, theirs.key_offset),
-        verification.KEY_BITS,
+        TAG_KEY_BITS,
         forgery,
     ):
         talk.abort("transcript tag mismatch: a message or an announcement was changed on its way")

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from orchestrator.keystore.sealing import Kek
 from orchestrator.keystore.store import KeyStore
 from orchestrator.keystore.tagged import TaggedChannel, _bound
+from orchestrator.one_time_tags import TAG_KEY_BITS
 from orchestrator.postprocessing import messages as m
 from orchestrator.postprocessing.authentication import MemoryAuthKeys, Transcript, forgery_bound
 from orchestrator.postprocessing.rehearsal import honest_sides, rehearse
-from orchestrator.postprocessing.verification import KEY_BITS, undetected_error_bound
+from orchestrator.postprocessing.verification import undetected_error_bound
 from orchestrator.protocols.epsilons import EPS_MIN, ParameterError, verification_tags
 from orchestrator.protocols.planner import BlockPlan, block_plan, keyrate_report
 from orchestrator.secret import SecretBits
@@ -96,7 +97,7 @@ def test_a_real_block_sends_the_tags_that_its_eps_cor_asks_for(strict_plan: Bloc
     assert first.epsilons is not None
     assert first.epsilons.tags == tags
     assert first.epsilons.cor == undetected_error_bound(first.n_x, tags) <= STRICT
-    spent = (tags + 1) * KEY_BITS  # and one over the transcript
+    spent = (tags + 1) * TAG_KEY_BITS  # and one over the transcript
     assert sides["first"].auth.outgoing_head == sides["second"].auth.incoming_head == spent
     (verification,) = {
         message.tag for message in map(_decoded, sent) if isinstance(message, m.VerificationTag)

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from orchestrator.bits import pack
+from orchestrator.one_time_tags import TAG_KEY_BITS, one_time_tag
 from orchestrator.postprocessing.verification import (
-    KEY_BITS,
     block_tag,
-    one_time_tag,
     tags_equal,
     undetected_error_bound,
 )
@@ -25,7 +24,7 @@ def key_of(data: bytes) -> SecretBits:
 
 def test_rfc_8439_vector() -> None:
     parts = [b"Cryptographic Forum ", b"Research Group"]
-    assert one_time_tag(key_of(RFC_KEY), parts) == RFC_TAG
+    assert one_time_tag(key_of(RFC_KEY), *parts) == RFC_TAG
 
 
 def test_every_single_wrong_bit_is_seen() -> None:
@@ -46,8 +45,8 @@ def test_another_key_gives_another_tag() -> None:
 
 
 def test_key_and_block_must_have_their_sizes() -> None:
-    with pytest.raises(ValueError, match=f"key of {KEY_BITS} bits, got 128"):
-        one_time_tag(key_of(bytes(16)), [b"x"])
+    with pytest.raises(ValueError, match=f"key of {TAG_KEY_BITS} bits, got 128"):
+        one_time_tag(key_of(bytes(16)), b"x")
     with pytest.raises(ValueError, match="uint8 array of 2 bytes"):
         block_tag(key_of(bytes(32)), np.zeros(3, np.uint8), 16)
 
