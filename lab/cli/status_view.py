@@ -162,7 +162,7 @@ def _block(block: BlockReport, age_s: float) -> str:
 
 def _lease(lease: LeaseStatus, age_s: float) -> str:
     how = "good" if lease.ok else f"{'refused' if lease.refused else 'failed'}: {shown(lease.reason, 60)}"
-    return f"{lease.slot} {how}, {ago(age_s)} ago"
+    return f"{lease.lease_number} {how}, {ago(age_s)} ago"
 
 
 def _peers(observer: Observer) -> list[str]:

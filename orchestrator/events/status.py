@@ -62,7 +62,7 @@ class BlockReport(Message, frozen=True):
     """What became of a block after post-processing: lengths and rates, never bits."""
 
     epoch: Count
-    slot: Count
+    lease_number: Count
     first: Role
     second: Role
     ok: bool
@@ -216,7 +216,7 @@ class LeaseStatus(Message, frozen=True):
     """How the latest lease of a pair ended.  ``refused``: no light was ever on."""
 
     epoch: Count
-    slot: Count
+    lease_number: Count
     first: Role
     second: Role
     ok: bool
@@ -240,7 +240,7 @@ class RingStatus(Message, frozen=True):
     for_s: Seconds
     first: Role | None = None
     second: Role | None = None
-    slot: Count = 0
+    lease_number: Count = 0
 
     @property
     def subject(self) -> Subject:

@@ -8,7 +8,7 @@ If the tags match, nobody changed, dropped, added, reordered or replayed a messa
 
 The tag covers the bytes themselves, not a digest of them: two ordered streams and the announcements, each entry
 preceded by its length, each stream by its number of entries, behind a header that names pair, direction,
-epoch, slot, block and the place of the key in its lane.
+epoch, lease number, block and the place of the key in its lane.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class BlockId:
     first: str
     second: str
     epoch: int
-    slot: int
+    lease_number: int
     block: int = 0
 
     def header(self, sender: Role, key_offset: int) -> bytes:
@@ -104,7 +104,7 @@ class BlockId:
                 _entry(_DOMAIN),
                 *map(_entry, names),
                 _entry(sender.encode()),
-                struct.pack("<QQQQ", self.epoch, self.slot, self.block, key_offset),
+                struct.pack("<QQQQ", self.epoch, self.lease_number, self.block, key_offset),
             ]
         )
 

@@ -158,7 +158,7 @@ def run_block(
 ) -> BlockResult:
     """Turn one announced block into key together with the peer, who runs the same with the other role.
 
-    ``session`` is (epoch, slot) of the lease, ``pair`` the names of (first, second), ``block`` numbers the blocks of
+    ``session`` is the lease's (epoch, number), ``pair`` the names of (first, second), ``block`` numbers the blocks of
     one lease.  ``announcement_transcript`` holds the relay's announcements as received, complete.  The symbols in
     ``clicks`` are overwritten before the call returns or raises.  ``timeout_s`` bounds each wait for the peer, 50
     times as much the whole block.  The key returned is provisional (see the module).
@@ -194,7 +194,7 @@ def _open(state: _Block, clicks: BlockClicks, announcements: bytes) -> SiftedBit
     state.secrets.append(own)
     opening = m.Opening(
         epoch=identity.epoch,
-        slot=identity.slot,
+        lease_number=identity.lease_number,
         block=identity.block,
         first=identity.first,
         second=identity.second,
@@ -205,7 +205,7 @@ def _open(state: _Block, clicks: BlockClicks, announcements: bytes) -> SiftedBit
     )
     talk.send(opening)
     theirs = talk.receive(m.Opening)
-    for name in ("epoch", "slot", "block", "first", "second", "plan", "announcements", "n_clicks"):
+    for name in ("epoch", "lease_number", "block", "first", "second", "plan", "announcements", "n_clicks"):
         if getattr(theirs, name) != getattr(opening, name):
             talk.abort(f"the two users' openings differ in '{name}'")
     sifted = own.sift(theirs.bases)

@@ -36,7 +36,7 @@ class Opening(Message, frozen=True):
     """What this side believes the block to be, and its bases of the announced single clicks (packed, 1 = Y)."""
 
     epoch: Count
-    slot: Count
+    lease_number: Count
     block: Count
     first: Name
     second: Name

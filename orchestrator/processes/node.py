@@ -63,7 +63,7 @@ class Block:
     """A block whose light phase is over."""
 
     epoch: int
-    slot: int
+    lease_number: int
     pair: tuple[str, str]
     plan: BlockPlan
     clicks: BlockClicks
@@ -75,7 +75,7 @@ class Block:
     @property
     def name(self) -> str:
         """The block's id, the same at both nodes."""
-        return f"block/{self.epoch}/{self.slot}"
+        return f"block/{self.epoch}/{self.lease_number}"
 
     def peer_of(self, name: str) -> str:
         """The other user of the pair."""
@@ -237,7 +237,9 @@ class Node:
         wall_s = time.monotonic() - started
         announced = int(clicks.outcome.size)
         self._submit(
-            Block(lease.epoch, lease.slot, lease.pair, plan, clicks, announcements, light_s, wall_s, started),
+            Block(
+                lease.epoch, lease.number, lease.pair, plan, clicks, announcements, light_s, wall_s, started
+            ),
             lease.second if is_first else lease.first,
         )
         return LightStatistics(
@@ -258,7 +260,7 @@ class Node:
                 clicks=block.clicks,
                 announcement_transcript=block.announcements,
                 plan=block.plan,
-                session=(block.epoch, block.slot),
+                session=(block.epoch, block.lease_number),
                 pair=block.pair,
                 auth=self._store.auth(peer),
                 timeout_s=MESSAGE_TIMEOUT_S,
@@ -285,7 +287,7 @@ class Node:
         stored = result is not None and result.key is not None
         report = BlockReport(
             epoch=block.epoch,
-            slot=block.slot,
+            lease_number=block.lease_number,
             first=block.pair[0],
             second=block.pair[1],
             ok=stored,

@@ -215,7 +215,7 @@ class Orchestrator:
         lease, newest = self.leases.lease, refusal.newest_epoch
         if newest is None or lease is None or role not in lease.parties:
             return
-        if (refusal.epoch, refusal.slot) != (lease.epoch, lease.slot):
+        if (refusal.epoch, refusal.number) != (lease.epoch, lease.number):
             return
         orders = self._epochs.refused(role, newest)
         if orders is None:
@@ -260,7 +260,7 @@ class Orchestrator:
 
     def _show_ring(self, now_s: float) -> None:
         lease = self.leases.lease
-        ring = (self.leases.phase, lease and lease.slot)
+        ring = (self.leases.phase, lease and lease.number)
         if ring != self._ring:
             self._ring, self._ring_since_s = ring, now_s
         elif now_s < self._next_pulse_s:
@@ -268,7 +268,7 @@ class Orchestrator:
         self._next_pulse_s = now_s + PULSE_S
         first, second = lease.pair if lease else (None, None)
         for_s = now_s - self._ring_since_s
-        status = RingStatus(self.leases.phase.value, for_s, first, second, lease.slot if lease else 0)
+        status = RingStatus(self.leases.phase.value, for_s, first, second, lease.number if lease else 0)
         self._board.show(status, now_s, pulse=True)
 
     def _show_hub(self, now_s: float) -> None:
@@ -286,11 +286,11 @@ class Orchestrator:
         self._told[lease.pair] = outcome.reason
         if not outcome.ok and not told:
             logger.warning(
-                "lease %d/%d of %s: %s", lease.epoch, lease.slot, "-".join(lease.pair), outcome.reason
+                "lease %d/%d of %s: %s", lease.epoch, lease.number, "-".join(lease.pair), outcome.reason
             )
         status = LeaseStatus(
             lease.epoch,
-            lease.slot,
+            lease.number,
             lease.first,
             lease.second,
             outcome.ok,

@@ -1,7 +1,7 @@
 """Fencing tokens: only strictly newer ones count, and no message moves them out of reach.
 
-A ring lease carries ``(epoch, slot)``.  The epoch grows by one at every start of the orchestrator
-(:class:`EpochFile`, on disk before anything is offered), the slot with every lease.  Relay and nodes keep
+A ring lease carries ``(epoch, number)``.  The epoch grows by one at every start of the orchestrator
+(:class:`EpochFile`, on disk before anything is offered), the number with every lease.  Relay and nodes keep
 a :class:`Fence` and take part only in leases newer than every one they have seen, so a message that was
 delayed, replayed or sent by an orchestrator that has been replaced starts nothing.
 
@@ -120,23 +120,23 @@ class Fence:
         self._file = file
         self._reach = reach or Reach()
         self._lock = threading.Lock()
-        # An epoch read from the file may come again with any slot: the slots are not kept.
+        # An epoch read from the file may come again with any number: the numbers are not kept.
         self._newest = (file.read(), -1) if file is not None else (0, -1)
         self.objection = ""
         """Why the last token was not let through; empty if it was."""
 
     @property
     def newest(self) -> tuple[int, int]:
-        """The newest (epoch, slot) let through."""
+        """The newest (epoch, number) let through."""
         return self._newest
 
-    def accept(self, epoch: int, slot: int) -> bool:
+    def accept(self, epoch: int, number: int) -> bool:
         """True, once, for a token strictly newer than all before; False, and nothing moved, for every other.
 
         See :attr:`objection`.  Raises OSError, nothing moved either, if the epoch cannot be stored.
         """
         with self._lock:
-            self.objection = self._objection(epoch, slot)
+            self.objection = self._objection(epoch, number)
             if self.objection:
                 return False
             distance = epoch - self._newest[0]
@@ -146,17 +146,17 @@ class Fence:
                 except OSError:
                     self._reach.give_back(distance)
                     raise
-            self._newest = (epoch, slot)
+            self._newest = (epoch, number)
             return True
 
     def step(self, epoch: int) -> bool:
         """Take note of a newer epoch without a lease; within the same bounds, and with the same answer."""
         return epoch > self._newest[0] and self.accept(epoch, -1)
 
-    def _objection(self, epoch: int, slot: int) -> str:
-        newest, newest_slot = self._newest
-        if (epoch, slot) <= (newest, newest_slot):
-            return f"the token {epoch}/{slot} is not newer than the last one seen, {newest}/{newest_slot}"
+    def _objection(self, epoch: int, number: int) -> str:
+        newest, newest_number = self._newest
+        if (epoch, number) <= (newest, newest_number):
+            return f"the token {epoch}/{number} is not newer than the last one seen, {newest}/{newest_number}"
         if epoch - newest > EPOCH_STEP or epoch >= _LIMIT:
             return f"epoch {epoch} is more than {EPOCH_STEP} above the newest one seen, {newest}"
         if not self._reach.take(epoch - newest):

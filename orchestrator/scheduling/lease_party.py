@@ -55,7 +55,7 @@ class Lease:
     """A lease that this party accepted."""
 
     epoch: int
-    slot: int
+    number: int
     first: str
     second: str
     n_frames: int
@@ -66,7 +66,7 @@ class Lease:
     @property
     def token(self) -> tuple[int, int]:
         """The fencing token."""
-        return self.epoch, self.slot
+        return self.epoch, self.number
 
     @property
     def pair(self) -> tuple[str, str]:
@@ -170,16 +170,16 @@ class LeaseParty:
             newest_epoch = self._fence.newest[0] if reason else None
         if reason:
             self._agent.control_send(
-                LeaseRefuse(offer.epoch, offer.slot, reason[:REASON_LIMIT], newest_epoch)
+                LeaseRefuse(offer.epoch, offer.number, reason[:REASON_LIMIT], newest_epoch)
             )
             return
-        self._offered = Lease(offer.epoch, offer.slot, offer.first, offer.second, offer.n_frames)
-        self._agent.control_send(LeaseAccept(offer.epoch, offer.slot))
+        self._offered = Lease(offer.epoch, offer.number, offer.first, offer.second, offer.n_frames)
+        self._agent.control_send(LeaseAccept(offer.epoch, offer.number))
 
     def _pass_fence(self, offer: LeaseOffer) -> str:
         """Why the offer's token is not let through; empty if it is, and then it is stored."""
         try:
-            passed = self._fence.accept(offer.epoch, offer.slot)
+            passed = self._fence.accept(offer.epoch, offer.number)
         except OSError as error:
             return f"the epoch cannot be stored: {error}"
         return "" if passed else self._fence.objection
@@ -195,8 +195,8 @@ class LeaseParty:
 
     def _grant(self, grant: LeaseGrant) -> None:
         lease = self._offered
-        if lease is None or lease.token != (grant.epoch, grant.slot):
-            logger.warning("a grant for lease %d/%d that was not accepted here", grant.epoch, grant.slot)
+        if lease is None or lease.token != (grant.epoch, grant.number):
+            logger.warning("a grant for lease %d/%d that was not accepted here", grant.epoch, grant.number)
             return
         with self._turn:
             self._offered = None
@@ -208,7 +208,7 @@ class LeaseParty:
             self._thread.start()
 
     def _abort(self, message: LeaseAbort) -> None:
-        token = (message.epoch, message.slot)
+        token = (message.epoch, message.number)
         if self._offered is not None and self._offered.token == token:
             self._offered = None
         if self._active is not None and self._active.token == token:
@@ -225,17 +225,17 @@ class LeaseParty:
             self._end_early(lease, self._broken)
             self._make_ready()
         except Exception as error:
-            logger.exception("light phase %d/%d failed", lease.epoch, lease.slot)
+            logger.exception("light phase %d/%d failed", lease.epoch, lease.number)
             self._break(error)
-            self._agent.control_send(LeaseDone(lease.epoch, lease.slot, False, self._broken))
+            self._agent.control_send(LeaseDone(lease.epoch, lease.number, False, self._broken))
             self._make_ready()
         else:
-            logger.info("light phase %d/%d: %.2f s", lease.epoch, lease.slot, time.monotonic() - started)
-            self._agent.control_send(LeaseDone(lease.epoch, lease.slot, True, "", statistics))
+            logger.info("light phase %d/%d: %.2f s", lease.epoch, lease.number, time.monotonic() - started)
+            self._agent.control_send(LeaseDone(lease.epoch, lease.number, True, "", statistics))
 
     def _end_early(self, lease: Lease, reason: str) -> None:
-        logger.warning("light phase %d/%d ended early: %s", lease.epoch, lease.slot, reason)
-        self._agent.control_send(LeaseDone(lease.epoch, lease.slot, False, reason[:REASON_LIMIT]))
+        logger.warning("light phase %d/%d ended early: %s", lease.epoch, lease.number, reason)
+        self._agent.control_send(LeaseDone(lease.epoch, lease.number, False, reason[:REASON_LIMIT]))
 
     def _make_ready(self) -> None:
         """Reconnect and set up the instruments until that works; offers are refused meanwhile."""

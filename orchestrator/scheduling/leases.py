@@ -50,7 +50,7 @@ class Lease:
     """The ring for one block."""
 
     epoch: int
-    slot: int
+    number: int
     first: str
     second: str
     n_frames: int
@@ -86,7 +86,7 @@ class RingLeases:
         self._epoch = epoch
         self._offer_timeout_s = offer_timeout_s
         self._drain_s = drain_s
-        self._slot = 0
+        self._number = 0
         self._lease: Lease | None = None
         self._waiting: set[str] = set()
         self._deadline_s = 0.0
@@ -113,15 +113,15 @@ class RingLeases:
     def offer(self, pair: tuple[str, str], n_frames: int, limit_s: float, now_s: float) -> list[Order]:
         """Offer the free ring to a pair; raises ValueError while a lease is in being."""
         if self._lease is not None:
-            raise ValueError(f"slot {self._lease.slot} is still {self.phase.value}")
-        self._slot += 1
+            raise ValueError(f"lease {self._lease.number} is still {self.phase.value}")
+        self._number += 1
         first, second = pair
-        lease = self._lease = Lease(self._epoch, self._slot, first, second, n_frames, limit_s)
+        lease = self._lease = Lease(self._epoch, self._number, first, second, n_frames, limit_s)
         self.phase = Phase.OFFERED
         self._waiting = set(lease.parties)
         self._deadline_s = now_s + self._offer_timeout_s
         self._statistics = {}
-        message = LeaseOffer(lease.epoch, lease.slot, first, second, n_frames)
+        message = LeaseOffer(lease.epoch, lease.number, first, second, n_frames)
         return [(role, message) for role in lease.parties]
 
     def heard(self, role: str, message: FromPeer, now_s: float) -> list[Order]:
@@ -129,7 +129,7 @@ class RingLeases:
         lease = self._lease
         if not isinstance(message, LeaseAccept | LeaseRefuse | LeaseDone | LeaseAbort) or lease is None:
             return []
-        if (message.epoch, message.slot) != (lease.epoch, lease.slot) or role not in lease.parties:
+        if (message.epoch, message.number) != (lease.epoch, lease.number) or role not in lease.parties:
             return []
         match message, self.phase:
             case LeaseAccept(), Phase.OFFERED:
@@ -186,7 +186,7 @@ class RingLeases:
         self._waiting = set(lease.parties)
         self._granted_s = now_s
         self._deadline_s = now_s + lease.limit_s
-        message = LeaseGrant(lease.epoch, lease.slot, lease.limit_s)
+        message = LeaseGrant(lease.epoch, lease.number, lease.limit_s)
         return [(role, message) for role in lease.parties]
 
     def _withdraw(self, reason: str, except_for: str = "") -> list[Order]:
@@ -207,7 +207,7 @@ class RingLeases:
 
     @staticmethod
     def _abort_orders(lease: Lease, reason: str, except_for: str) -> list[Order]:
-        message = LeaseAbort(lease.epoch, lease.slot, reason[:400])
+        message = LeaseAbort(lease.epoch, lease.number, reason[:400])
         return [(role, message) for role in lease.parties if role != except_for]
 
     def _close_if_done(self, now_s: float) -> None:

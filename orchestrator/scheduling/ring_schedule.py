@@ -147,7 +147,7 @@ class RingSchedule:
     def lease_over(self, outcome: Outcome, now_s: float) -> None:
         """A lease ended; a good one is credited when its block is reported."""
         pair = outcome.lease.pair
-        self._last_over = outcome.lease.epoch, outcome.lease.slot
+        self._last_over = outcome.lease.epoch, outcome.lease.number
         if not outcome.ok:
             self._failed(pair, outcome.reason, now_s)
         if outcome.refused:
@@ -161,7 +161,7 @@ class RingSchedule:
             self.state = replace(self.state, holder=None)
             return
         self._failures.pop(pair, None)
-        token = outcome.lease.epoch, outcome.lease.slot
+        token = outcome.lease.epoch, outcome.lease.number
         self._pending[token] = _Pending(pair, outcome.ring_s, now_s + REPORT_PATIENCE_S)
         self.state = replace(self.state, holder=pair)
         early = self._early.pop(token, None)
@@ -175,7 +175,7 @@ class RingSchedule:
         A node may be through with its block before the last party has said that the light is off.
         """
         pair = report.first, report.second
-        token = report.epoch, report.slot
+        token = report.epoch, report.lease_number
         pending = self._pending.get(token)
         if pending is None:
             if token <= self._last_over or token in self._early or len(self._early) >= EARLY_REPORTS:

@@ -8,8 +8,8 @@ Two planes, each with its own socket pair so that heartbeats never wait behind d
   are envelopes and have a second frame, the payload, which the hub passes on unread.
 
 The sender of a message is never a field that a peer fills in: the hub takes it from the CURVE key.
-Everything about the ring carries the fencing token ``(epoch, slot)``: the epoch grows by one at every
-start of the orchestrator, the slot by one with every lease.
+Everything about the ring carries the fencing token ``(epoch, number)``: the epoch grows by one at every
+start of the orchestrator, the number by one with every lease.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from orchestrator.events.status import PeerItem, StatusItem
 from orchestrator.wire.codec import Message
 from orchestrator.wire.fields import Count, Instance, Reason, Role, Seconds, Topic
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 CHUNK_BYTES = 1 << 20
 """Largest payload frame on the bulk plane; longer channel messages travel in several."""
 CHUNK_OVERHEAD = 512
@@ -43,7 +43,7 @@ class LeaseAbort(Message, frozen=True):
     """The lease is over at once: from a party that cannot go on, or from the hub to the others."""
 
     epoch: Count
-    slot: Count
+    number: Count
     reason: Reason
 
 
@@ -62,7 +62,7 @@ class LeaseAccept(Message, frozen=True):
     """The party is ready to run the lease as soon as it is granted."""
 
     epoch: Count
-    slot: Count
+    number: Count
 
 
 class LeaseRefuse(Message, frozen=True):
@@ -72,7 +72,7 @@ class LeaseRefuse(Message, frozen=True):
     """
 
     epoch: Count
-    slot: Count
+    number: Count
     reason: Reason
     newest_epoch: Count | None = None
 
@@ -93,7 +93,7 @@ class LeaseDone(Message, frozen=True):
     """The light phase is over for this party; the ring is free once all three have said so."""
 
     epoch: Count
-    slot: Count
+    number: Count
     ok: bool
     reason: Reason = ""
     statistics: LightStatistics = LightStatistics()
@@ -148,7 +148,7 @@ class LeaseOffer(Message, frozen=True):
     """The ring for one block of ``n_frames`` frames between ``first`` and ``second``; answer in time."""
 
     epoch: Count
-    slot: Count
+    number: Count
     first: Role
     second: Role
     n_frames: Count
@@ -164,7 +164,7 @@ class LeaseGrant(Message, frozen=True):
     """All parties accepted: light on.  ``limit_s`` is when the hub takes the ring back."""
 
     epoch: Count
-    slot: Count
+    number: Count
     limit_s: float
 
 

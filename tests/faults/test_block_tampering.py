@@ -248,12 +248,12 @@ def test_a_whole_recorded_session_replayed_makes_nothing(plan: BlockPlan, sender
         theirs.send(payload)
     side = sides[peer]
     side.session = (1, 2)
-    with pytest.raises(BlockAborted, match="'slot'"):
+    with pytest.raises(BlockAborted, match="'lease_number'"):
         _run_alone(side, peer, ours)
 
 
 @pytest.mark.parametrize("sender", ROLES)
-def test_a_session_replayed_within_its_own_slot_makes_nothing(plan: BlockPlan, sender: Role) -> None:
+def test_a_session_replayed_within_its_own_lease_makes_nothing(plan: BlockPlan, sender: Role) -> None:
     """Even with the same session number and the same clicks, one-time keys do not match twice."""
     sides, recorded = play(plan, 1)
     peer: Role = "second" if sender == "first" else "first"

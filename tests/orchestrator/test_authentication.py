@@ -13,7 +13,7 @@ from orchestrator.postprocessing.authentication import BlockId, MemoryAuthKeys, 
 from orchestrator.postprocessing.rehearsal import memory_lanes
 from orchestrator.secret import SecretBits
 
-BLOCK = BlockId("alice", "bob", epoch=3, slot=14, block=1)
+BLOCK = BlockId("alice", "bob", epoch=3, lease_number=14, block=1)
 KEY = bytes(range(32))
 
 
@@ -45,7 +45,7 @@ def test_the_same_talk_gives_the_same_tag_in_any_interleaving() -> None:
 
 CHANGES: dict[str, Callable[[], Transcript]] = {
     "epoch": lambda: transcript(replace(BLOCK, epoch=4)),
-    "slot": lambda: transcript(replace(BLOCK, slot=15)),
+    "lease_number": lambda: transcript(replace(BLOCK, lease_number=15)),
     "block": lambda: transcript(replace(BLOCK, block=2)),
     "first": lambda: transcript(replace(BLOCK, first="alicf")),
     "second": lambda: transcript(replace(BLOCK, second="carol")),

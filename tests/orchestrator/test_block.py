@@ -302,7 +302,7 @@ def test_a_hub_that_hides_the_difference_is_found_by_the_tags(plan: BlockPlan) -
     ("change", "word"),
     [
         ({"session": (2, 1)}, "epoch"),
-        ({"session": (1, 2)}, "slot"),
+        ({"session": (1, 2)}, "lease_number"),
         ({"block": 1}, "block"),
         ({"pair": ("alice", "carol")}, "second"),
         ({"pair": ("bob", "alice")}, "first"),

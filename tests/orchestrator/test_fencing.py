@@ -56,7 +56,7 @@ def test_one_offer_of_a_far_epoch_moves_nothing_and_the_honest_ones_go_on(tmp_pa
     assert [again.accept(number, 1) for number in range(9, 13)] == [True] * 4
 
 
-def test_a_far_slot_is_over_with_the_next_epoch() -> None:
+def test_a_far_number_is_over_with_the_next_epoch() -> None:
     fence = Fence()
     assert fence.accept(7, LARGEST)
     assert not fence.accept(7, 2)

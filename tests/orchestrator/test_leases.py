@@ -34,7 +34,7 @@ def offered(leases: RingLeases, now_s: float = 0.0) -> tuple[int, int]:
     assert {role for role, _ in orders} == set(PARTIES)
     offer = orders[0][1]
     assert isinstance(offer, LeaseOffer)
-    return offer.epoch, offer.slot
+    return offer.epoch, offer.number
 
 
 def granted(leases: RingLeases, now_s: float = 0.0) -> tuple[int, int]:
@@ -64,7 +64,7 @@ def test_a_lease_that_goes_well() -> None:
     assert leases.take_outcomes() == []
 
 
-def test_slots_grow_with_every_offer() -> None:
+def test_numbers_grow_with_every_offer() -> None:
     leases = RingLeases(EPOCH)
     tokens = []
     for _ in range(3):
@@ -173,10 +173,10 @@ def test_at_most_one_lease_has_light_whatever_happens(events: list[tuple[str, st
     """The parties' light, as they see it, is never on for two leases at once."""
     leases = RingLeases(EPOCH, drain_s=1e9)
     lit: dict[str, int] = {}
-    slot, offers, now_s = 0, 0, 0.0
+    number, offers, now_s = 0, 0, 0.0
     for kind, role, back in events:
         now_s += 1.0
-        token = (EPOCH, max(1, slot + back))
+        token = (EPOCH, max(1, number + back))
         message: FromPeer | None = {
             "accept": LeaseAccept(*token),
             "refuse": LeaseRefuse(*token, ""),
@@ -187,7 +187,7 @@ def test_at_most_one_lease_has_light_whatever_happens(events: list[tuple[str, st
         if kind == "offer" and leases.lease is None:
             assert not lit
             orders = leases.offer(PAIR, 24, 1e9, now_s)
-            slot, offers = slot + 1, offers + 1
+            number, offers = number + 1, offers + 1
         elif kind == "down":
             lit.pop(role, None)
             orders = leases.peer_down(role, now_s)
@@ -204,7 +204,7 @@ def test_at_most_one_lease_has_light_whatever_happens(events: list[tuple[str, st
         for to, order in orders:
             if isinstance(order, LeaseGrant):
                 assert to not in lit
-                lit[to] = order.slot
+                lit[to] = order.number
         assert len(set(lit.values())) <= 1
         assert len(leases.take_outcomes()) <= 1
     if leases.phase is Phase.FREE:
@@ -217,8 +217,8 @@ def test_at_most_one_lease_has_light_whatever_happens(events: list[tuple[str, st
 def test_a_fence_lets_only_newer_tokens_through() -> None:
     fence = Fence()
     assert fence.accept(3, 5)
-    for epoch, slot in ((3, 5), (3, 4), (2, 99), (0, 0)):
-        assert not fence.accept(epoch, slot)
+    for epoch, number in ((3, 5), (3, 4), (2, 99), (0, 0)):
+        assert not fence.accept(epoch, number)
     assert fence.accept(3, 6)
     assert fence.accept(4, 1)
     assert not fence.accept(3, 7)
@@ -266,7 +266,7 @@ def end_lease(ring: RingSchedule, leases: RingLeases, pair: tuple[str, str], now
     """A good lease of one second."""
     offer = leases.offer(pair, 24, 60.0, now_s - 1.0)[0][1]
     assert isinstance(offer, LeaseOffer)
-    token = offer.epoch, offer.slot
+    token = offer.epoch, offer.number
     for role in ("relay", *pair):
         leases.heard(role, LeaseAccept(*token), now_s - 1.0)
     for role in ("relay", *pair):

@@ -82,8 +82,8 @@ class Party:
         self.world = world
         self.fence = Fence()
         self.heard: queue.SimpleQueue[AgentEvent] = queue.SimpleQueue()
-        self.on_offer: Callable[[LeaseOffer], FromPeer] = lambda m: LeaseAccept(m.epoch, m.slot)
-        self.on_grant: Callable[[LeaseGrant], FromPeer | None] = lambda m: LeaseDone(m.epoch, m.slot, True)
+        self.on_offer: Callable[[LeaseOffer], FromPeer] = lambda m: LeaseAccept(m.epoch, m.number)
+        self.on_grant: Callable[[LeaseGrant], FromPeer | None] = lambda m: LeaseDone(m.epoch, m.number, True)
         self.held: dict[str, int] = {user: 0 for user in USERS if user != role}
         self._pair = ("", "")
         self._stop = threading.Event()
@@ -103,7 +103,7 @@ class Party:
                 continue
             self.heard.put(event)
             if isinstance(event, LeaseOffer):
-                assert self.fence.accept(event.epoch, event.slot) or self.fence.newest[0] < event.epoch
+                assert self.fence.accept(event.epoch, event.number) or self.fence.newest[0] < event.epoch
                 self._pair = event.first, event.second
                 self.agent.control_send(self.on_offer(event))
             elif isinstance(event, LeaseGrant):
@@ -119,7 +119,7 @@ class Party:
         first, second = self._pair
         self.held[second if self.role == first else first] += BLOCK_BITS
         self.agent.control_send(
-            BlockReport(grant.epoch, grant.slot, first, second, True, secret_bits=BLOCK_BITS, qber=0.02)
+            BlockReport(grant.epoch, grant.number, first, second, True, secret_bits=BLOCK_BITS, qber=0.02)
         )
         self.report()
 
@@ -265,14 +265,14 @@ def test_an_orchestrator_restored_from_an_old_state_catches_up_with_fences_that_
 def test_a_party_that_always_names_a_far_epoch_moves_ours_only_within_the_reach(world: World) -> None:
     relay, alice, _ = (world.party(role) for role in ("relay", "alice", "bob"))
     assert world.orchestrator._epochs.reach.take(REACH + AHEAD - 3 * EPOCH_STEP)
-    alice.on_offer = lambda m: LeaseRefuse(m.epoch, m.slot, "", 1 << 61)
+    alice.on_offer = lambda m: LeaseRefuse(m.epoch, m.number, "", 1 << 61)
     alice.agent.control_send(Demand("alice", "bob", BLOCK_BITS))
     for _ in range(7):
         epoch = relay.next(LeaseOffer).epoch
     assert epoch == 1 + 3 * EPOCH_STEP
     world.orchestrator._epochs.reach = Reach()
     alice.agent.control_send(LeaseRefuse(epoch, 1000, "", 1 << 61))  # answers no offer in being
-    alice.on_offer = lambda m: LeaseAccept(m.epoch, m.slot)
+    alice.on_offer = lambda m: LeaseAccept(m.epoch, m.number)
     assert relay.next(LeaseGrant).epoch <= epoch + EPOCH_STEP
 
 
@@ -291,38 +291,38 @@ def test_a_refusal_releases_the_others_and_the_offer_is_repeated(world: World) -
 
     def refuse_once(offer: LeaseOffer) -> FromPeer:
         for reason in answers:
-            return LeaseRefuse(offer.epoch, offer.slot, reason)
-        return LeaseAccept(offer.epoch, offer.slot)
+            return LeaseRefuse(offer.epoch, offer.number, reason)
+        return LeaseAccept(offer.epoch, offer.number)
 
     bob.on_offer = refuse_once
     alice.agent.control_send(Demand("alice", "bob", 500))
     first = relay.next(LeaseOffer)
     abort = relay.next(LeaseAbort)
-    assert abort == LeaseAbort(first.epoch, first.slot, "bob: instrument not ready")
-    assert relay.next(LeaseOffer).slot > first.slot
-    assert relay.next(LeaseGrant).slot > first.slot
+    assert abort == LeaseAbort(first.epoch, first.number, "bob: instrument not ready")
+    assert relay.next(LeaseOffer).number > first.number
+    assert relay.next(LeaseGrant).number > first.number
 
 
 def test_a_failing_party_stops_the_other_two(world: World) -> None:
     relay, alice, bob = (world.party(role) for role in ("relay", "alice", "bob"))
-    alice.on_grant = lambda m: LeaseDone(m.epoch, m.slot, False, "AWG did not arm")
+    alice.on_grant = lambda m: LeaseDone(m.epoch, m.number, False, "AWG did not arm")
     relay.on_grant = bob.on_grant = lambda m: None
     bob.agent.control_send(Demand("alice", "bob", 500))
     grant = relay.next(LeaseGrant)
     for party in (relay, bob):
         abort = party.next(LeaseAbort)
-        assert abort == LeaseAbort(grant.epoch, grant.slot, "alice: AWG did not arm")
+        assert abort == LeaseAbort(grant.epoch, grant.number, "alice: AWG did not arm")
 
 
 def test_a_node_that_dies_in_its_lease_frees_the_ring_for_others(world: World) -> None:
     relay, alice, bob, carol = (world.party(role) for role in ("relay", *USERS))
     alice.on_grant = bob.on_grant = lambda m: None
-    relay.on_grant = lambda m: None if relay._pair == ("alice", "bob") else LeaseDone(m.epoch, m.slot, True)
+    relay.on_grant = lambda m: None if relay._pair == ("alice", "bob") else LeaseDone(m.epoch, m.number, True)
     bob.agent.control_send(Demand("alice", "bob", 500))
     relay.next(LeaseGrant)
     alice.agent.close()
     assert relay.next(LeaseAbort).reason == "alice is gone"
-    bob.on_grant = lambda m: LeaseDone(m.epoch, m.slot, True)
+    bob.on_grant = lambda m: LeaseDone(m.epoch, m.number, True)
     carol.agent.control_send(Demand("bob", "carol", 500))
     relay.agent.control_send(LeaseDone(1, 1, False, "aborted"))
     bob.agent.control_send(LeaseDone(1, 1, False, "aborted"))
@@ -479,7 +479,7 @@ def test_a_restart_takes_the_next_epoch_and_keeps_the_demand(world: World) -> No
     world.start()
     while (offer := relay.next(LeaseOffer)).epoch == old.epoch:
         pass
-    assert (offer.epoch, offer.slot) == (old.epoch + 1, 1)
+    assert (offer.epoch, offer.number) == (old.epoch + 1, 1)
     assert time.monotonic() - started_s < 10.0
     assert bob.next(LeaseGrant) is not None
 
@@ -489,8 +489,8 @@ def test_a_replayed_lease_of_an_older_epoch_is_refused_by_the_fence(world: World
     alice.agent.control_send(Demand("alice", "bob", 500))
     offer = relay.next(LeaseOffer)
     relay.next(LeaseGrant)
-    assert not relay.fence.accept(offer.epoch, offer.slot)
-    assert not relay.fence.accept(offer.epoch - 1, offer.slot + 1000)
+    assert not relay.fence.accept(offer.epoch, offer.number)
+    assert not relay.fence.accept(offer.epoch - 1, offer.number + 1000)
 
 
 # -- from the command line's point of view -------------------------------------------------------------

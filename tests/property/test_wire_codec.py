@@ -51,8 +51,8 @@ INSTANCE = st.text("0123456789abcdef", min_size=16, max_size=64)
 STATISTICS = st.builds(LightStatistics, frames=COUNT, pulses=COUNT, light_s=st.floats(0, 1e6))
 FROM_PEER = st.one_of(
     st.builds(Hello, role=ROLE, version=COUNT, instance=INSTANCE),
-    st.builds(LeaseDone, epoch=COUNT, slot=COUNT, ok=st.booleans(), reason=REASON, statistics=STATISTICS),
-    st.builds(BlockReport, epoch=COUNT, slot=COUNT, first=ROLE, second=ROLE, ok=st.booleans()),
+    st.builds(LeaseDone, epoch=COUNT, number=COUNT, ok=st.booleans(), reason=REASON, statistics=STATISTICS),
+    st.builds(BlockReport, epoch=COUNT, lease_number=COUNT, first=ROLE, second=ROLE, ok=st.booleans()),
     st.builds(
         Stock, lanes=st.lists(st.builds(LaneStock, peer=ROLE, lane=st.just("mask"), bits=COUNT), max_size=5)
     ),
@@ -71,7 +71,7 @@ FROM_PEER = st.one_of(
 FROM_HUB = st.one_of(
     st.builds(Welcome, role=ROLE, epoch=COUNT, heartbeat_s=st.floats(0, 10), lost_after_s=st.floats(0, 10)),
     st.builds(Refused, code=st.text(max_size=32), detail=REASON),
-    st.builds(LeaseOffer, epoch=COUNT, slot=COUNT, first=ROLE, second=ROLE, n_frames=COUNT),
+    st.builds(LeaseOffer, epoch=COUNT, number=COUNT, first=ROLE, second=ROLE, n_frames=COUNT),
     st.builds(
         TelemetryItem,
         role=ROLE,
