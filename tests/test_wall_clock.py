@@ -16,7 +16,6 @@ ALLOWED = {
     "lab/cli/qpu.py": "the name of a run folder",
     "lab/cli/qpu_mitigation.py": "the name of a run folder",
     "lab/runs/records/run_folder.py": "the name of a run folder",
-    "lab/cli/bench.py": "when a figure was measured, for people",
     "lab/cli/live.py": "when a run began, for people",
     "lab/cli/train.py": "when a run began, for people",
     "lab/cli/roles.py": "which of several unfinished runs is the newest; each can be named instead",

@@ -1,23 +1,14 @@
-"""``qunetlab keygen``: key for one pair on simulated instruments, the whole road without the learning.
-
-Everything between laser and key store is as in a demo; only the demand comes from here, through the first
-user's delivery service as its learning client would send it.
-"""
+"""``qunetlab keygen``: key for one pair on simulated instruments, the whole road without the learning."""
 
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable
 from typing import Any
 
+from lab.runs.keygen import block_row, light_progress, make_blocks
 from lab.runs.shown import echo
 from lab.runs.supervising.kernels import compile_all
-from lab.runs.supervising.supervised import Run, supervised_run
-from lab.runs.supervising.supervisor import Event
-
-WITHOUT_END = 10**15
-STALL_TIMEOUT_S = 120.0
+from lab.runs.supervising.supervised import supervised_run
 
 
 def run_keygen(source: str, pair: tuple[str, str], count: int, as_json: bool) -> int:
@@ -28,95 +19,14 @@ def run_keygen(source: str, pair: tuple[str, str], count: int, as_json: bool) ->
             known = ", ".join("-".join(each) for each in run.testbed.pairs())
             raise ValueError(f"{'-'.join(pair)} is no pair of this testbed; pairs in ring order: {known}")
         run.start_ring()
-        blocks = make_blocks(run, pair, count, _progress())
-    rows = [_row(run, pair, block) for block in blocks]
+        blocks = make_blocks(run, pair, count, light_progress())
+    rows = [block_row(run, pair, block) for block in blocks]
     if as_json:
         echo(json.dumps({"pair": list(pair), "simulated": True, "blocks": rows}))
     else:
         for row in rows:
             echo(", ".join(f"{name} {_short(value)}" for name, value in row.items()))
     return 0 if any(row["stored"] for row in rows) else 1
-
-
-def make_blocks(
-    run: Run, pair: tuple[str, str], count: int, on_event: Callable[[str, Event], None]
-) -> list[Event]:
-    """Have the running ring make ``count`` blocks of ``pair``, one after the other; the first user's reports.
-
-    Raises ChildError when a process fails or nothing happens for long.
-    """
-    from orchestrator.delivery.client import DeliveryClient
-    from orchestrator.wire.curve import load_keys
-
-    first, second = pair
-    folder = run.testbed_path.parent / "secrets" / f"fl-{first}"
-    node = run.testbed.user(first)
-    with DeliveryClient(node.delivery, load_keys(folder), run.testbed.public_key(first)) as client:
-        client.demand({second: WITHOUT_END})
-    blocks: list[Event] = []
-
-    def take(name: str, event: Event) -> None:
-        run.note(name, event)
-        on_event(name, event)
-        if event.get("event") == "block" and name == first:
-            blocks.append(event)
-
-    while len(blocks) < count:
-        run.supervisor.wait_for(lambda *_: True, STALL_TIMEOUT_S, f"blocks of {first}-{second}", take)
-    return blocks
-
-
-def _progress() -> Callable[[str, Event], None]:
-    """Prints part, rate and time left of the light phase every few seconds, on standard error."""
-    started = last = time.monotonic()
-    begun: dict[str, float] = {}
-
-    def show(name: str, event: Event) -> None:
-        nonlocal last
-        if event.get("event") != "light":
-            return
-        now = time.monotonic()
-        if event["pulses"] <= begun.get("pulses", 0):
-            begun.clear()
-        begun.setdefault("at", event["monotonic_s"])
-        begun.setdefault("from", event["pulses"])
-        begun["pulses"] = event["pulses"]
-        elapsed = event["monotonic_s"] - begun["at"]
-        if now - last < 5.0 or elapsed <= 0:
-            return
-        last = now
-        rate = (event["pulses"] - begun["from"]) / elapsed
-        left = (event["of"] - event["pulses"]) / rate
-        text = f"{now - started:5.0f} s  {event['pulses']:.3g} of {event['of']:.3g} pulses, "
-        echo(f"{text}{rate / 1e6:.0f} Mpulses/s, {left:.0f} s left", err=True)
-
-    return show
-
-
-def _row(run: Run, pair: tuple[str, str], block: Event) -> dict[str, Any]:
-    from orchestrator.protocols.block_planning import plan_for
-
-    plan = plan_for(run.testbed, *pair)
-    secret = block["secret_bits"]
-    return {
-        "stored": block["stored"],
-        "reason": block["reason"],
-        "pulses": block["pulses"],
-        "p_x": plan.p_x,
-        "mu_a": plan.mu_a,
-        "mu_b": plan.mu_b,
-        "sifted_bits": block["sifted_bits"],
-        "qber": block["qber"],
-        "planned_qber": plan.qber,
-        "f_ec": block["f_ec"],
-        "phase_error_upper": block["phase_error_upper"],
-        "secret_bits": secret,
-        "planned_bits": plan.expected_bits,
-        "sifted_bits_per_ring_second": block["sifted_bits"] / block["light_s"],
-        "secret_bits_per_ring_second": secret / block["light_s"],
-        "secret_bits_per_wall_second": secret / block["light_wall_s"],
-        "pulses_per_wall_second": block["pulses"] / block["light_wall_s"],
-    }
 
 
 def _short(value: Any) -> str:

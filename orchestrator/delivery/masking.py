@@ -19,7 +19,6 @@ the 64-bit words of a field that straddles two is handed on.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -206,27 +205,3 @@ def mask(
     for pad, sign in zip(pads, signs, strict=True):
         (_add if sign == 1 else _subtract)(total, _words(pad, n_bits), _top_bits(ring_bits))
     return total.view(np.uint8)[: packed_size(n_bits)]
-
-
-def mask_benchmark(n_values: int = 1_000_000, n_peers: int = 3, ring_bits: int = 10) -> dict[str, float]:
-    """Time :func:`mask` on one core: ``value`` is masked values per second, the median of 15 runs."""
-    rng = np.random.default_rng(1)
-    values = rng.integers(-31, 32, n_values)
-    pads = [rng.integers(0, 256, packed_size(n_values * ring_bits), np.uint8) for _ in range(n_peers)]
-    spare = packed_size(n_values * ring_bits) * 8 - n_values * ring_bits
-    for pad in pads:
-        pad[-1] >>= spare
-    signs = [1 if index % 2 else -1 for index in range(n_peers)]
-    seconds: list[float] = []
-    for _ in range(16):
-        begin = time.perf_counter()
-        mask(values, pads, signs, ring_bits, weight=2)
-        seconds.append(time.perf_counter() - begin)
-    median = float(np.median(seconds[1:]))
-    return {
-        "value": n_values / median,
-        "seconds": median,
-        "n_values": n_values,
-        "n_peers": n_peers,
-        "ring_bits": ring_bits,
-    }

@@ -12,14 +12,12 @@ The seed is public, truly random, and used once.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from typing import TypedDict
 
 import gmpy2
 import numpy as np
 
-from orchestrator.bits import PackedBits, check_packed, pack, packed_size
+from orchestrator.bits import PackedBits, check_packed, packed_size
 from orchestrator.secret import SecretBits
 
 
@@ -57,35 +55,3 @@ def amplify(bits: PackedBits, n_bits: int, key_bits: int, seed: bytes) -> Secret
         key = gmpy2.f_mod_2exp(product, w) >> (w - key_bits)
         out = key.to_bytes(packed_size(key_bits), "little")
     return SecretBits(np.frombuffer(bytearray(out), np.uint8), key_bits)
-
-
-class AmplificationFigures(TypedDict):
-    """Speed of one amplification, per input bit."""
-
-    n_bits: int
-    key_bits: int
-    seconds: float
-    mbit_per_s: float
-
-
-def amplify_benchmark(
-    n_bits: int,
-    key_bits: int | None = None,
-    *,
-    repeats: int = 3,
-    clock: Callable[[], float] = time.thread_time,
-) -> AmplificationFigures:
-    """Best of ``repeats`` amplifications of ``n_bits`` random bits to ``key_bits`` (a quarter when None).
-
-    Seconds are processor time of this thread, so that other work on the machine does not count.
-    """
-    m = n_bits // 4 if key_bits is None else key_bits
-    rng = np.random.default_rng(1)
-    bits = pack(rng.integers(0, 2, n_bits, dtype=np.uint8))
-    seed = draw_seed(n_bits, m, rng.bytes)
-    best = float("inf")
-    for _ in range(repeats):
-        begin = clock()
-        amplify(bits, n_bits, m, seed)
-        best = min(best, clock() - begin)
-    return AmplificationFigures(n_bits=n_bits, key_bits=m, seconds=best, mbit_per_s=n_bits / best / 1e6)

@@ -19,9 +19,7 @@ top-level block of every pass but the first follows from the others and is not a
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable
-from typing import Final, TypedDict
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -275,64 +273,6 @@ def _checked(code: int, what: str) -> int:
     if code < 0:
         raise CascadeError(f"{what}: {_CODES[code]}")
     return int(code)
-
-
-class ReconciliationFigures(TypedDict):
-    """One measured reconciliation; ``f`` is parity bits over ``n h(qber)`` for the errors really there.
-
-    ``mbit_per_s`` is for both sides one after the other on one core, ``*_mbit_per_s`` for each side alone,
-    in processor time of this thread, so that other work on the machine does not count.
-    """
-
-    n_bits: int
-    qber: float
-    f: float
-    rounds: int
-    parity_bits: int
-    equal: bool
-    mbit_per_s: float
-    reference_mbit_per_s: float
-    corrector_mbit_per_s: float
-
-
-def reconcile_benchmark(
-    qber: float, n_bits: int, *, seed: int = 1, clock: Callable[[], float] = time.thread_time
-) -> ReconciliationFigures:
-    """Reconcile ``n_bits`` random bits with independent errors of rate ``qber``, both sides in this thread."""
-    compile_kernels()
-    rng = np.random.default_rng(seed)
-    bits = rng.integers(0, 2, n_bits, dtype=np.uint8)
-    errors = (rng.random(n_bits) < qber).astype(np.uint8)
-    seeds = rng.bytes(SEED_BYTES * n_frames(n_bits))
-    ours, theirs = pack(bits), pack(bits ^ errors)
-    begin = clock()
-    reference = CascadeReference(ours, n_bits, qber, seeds, limit_bits=8 * n_bits)
-    middle = clock()
-    corrector = CascadeCorrector(theirs, n_bits, qber, seeds)
-    reference_s, corrector_s = middle - begin, clock() - middle
-    reply: ParityReply | None = None
-    while True:
-        begin = clock()
-        request = corrector.next_request(reply)
-        middle = clock()
-        corrector_s += middle - begin
-        if request is None:
-            break
-        reply = reference.answer(request)
-        reference_s += clock() - middle
-    rate = float(errors.mean())
-    entropy = -rate * math.log2(rate) - (1 - rate) * math.log2(1 - rate) if 0 < rate < 1 else 0.0
-    return ReconciliationFigures(
-        n_bits=n_bits,
-        qber=rate,
-        f=reference.parity_bits / (n_bits * entropy) if entropy else math.inf,
-        rounds=corrector.rounds,
-        parity_bits=reference.parity_bits,
-        equal=bool(np.array_equal(corrector.corrected(), ours)),
-        mbit_per_s=n_bits / (reference_s + corrector_s) / 1e6,
-        reference_mbit_per_s=n_bits / reference_s / 1e6,
-        corrector_mbit_per_s=n_bits / corrector_s / 1e6,
-    )
 
 
 def compile_kernels() -> None:

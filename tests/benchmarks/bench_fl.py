@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import logging
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from measuring import emit, median_s
 
 from fl.experiments.reference import train_reference
 from fl.modes.otp import sum_of
@@ -29,22 +28,6 @@ from orchestrator.bits import packed_size
 from orchestrator.delivery.masking import pack_values
 
 NAMES = ("alice", "bob", "charlie", "dora")
-
-
-def emit(what: str, **figures: object) -> None:
-    """One line of output."""
-    print(json.dumps({"what": what, **figures}), flush=True)
-
-
-def median_s(action: Callable[[], object], repeats: int = 7) -> float:
-    """Median duration of ``action`` after one warm-up."""
-    action()
-    durations = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        action()
-        durations.append(time.perf_counter() - begin)
-    return float(np.median(durations))
 
 
 def accuracy(task: Task, seeds: int, rounds: int = 10) -> None:

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from bench_masking import mask_benchmark
 
-from orchestrator.delivery.masking import mask_benchmark
 from orchestrator.keystore.sealing import Kek
 from orchestrator.keystore.store import KeyStore
 from orchestrator.secret import SecretBits

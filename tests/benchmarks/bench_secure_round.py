@@ -11,8 +11,9 @@ together.  Quote medians, and ratios within one run.
 from __future__ import annotations
 
 import argparse
-import json
 import os
+
+from measuring import emit
 
 
 def main() -> None:
@@ -30,11 +31,11 @@ def main() -> None:
     arguments = parser.parse_args()
     os.environ.update(FLWR_TELEMETRY_ENABLED="0", RAY_USAGE_STATS_ENABLED="0", OMP_NUM_THREADS="1")
 
-    from fl.experiments.secure_round_bench import secure_round_benchmark
+    from secure_round import secure_round_benchmark
 
     for images in arguments.images:
         figures = secure_round_benchmark(arguments.clients, examples_per_client=images)
-        print(json.dumps({"what": "own stack", **figures}), flush=True)
+        emit("own stack", **figures)
     if not arguments.ways:
         return
     from flower_rounds import flower_benchmark
@@ -42,7 +43,7 @@ def main() -> None:
     size = arguments.clients, arguments.parameters, arguments.rounds
     for engine in arguments.engines:
         for way, entry in flower_benchmark(arguments.ways, *size, engine).items():
-            print(json.dumps({"what": f"Flower, {way}", **entry}), flush=True)
+            emit(f"Flower, {way}", **entry)
 
 
 if __name__ == "__main__":

@@ -21,12 +21,12 @@ from dataclasses import dataclass, field
 import msgspec
 import numpy as np
 import pytest
+from rehearsal import Side, honest_sides, rehearse
 
 from orchestrator.postprocessing import messages as m
 from orchestrator.postprocessing.authentication import Role
 from orchestrator.postprocessing.block import BlockAborted
 from orchestrator.postprocessing.cascade import compile_kernels
-from orchestrator.postprocessing.rehearsal import Side, honest_sides, rehearse
 from orchestrator.protocols.planner import BlockPlan, block_plan
 from orchestrator.wire.channel import MemoryChannel, memory_channel_pair
 from orchestrator.wire.codec import WireError, decode, encode

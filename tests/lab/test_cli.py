@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from fl.workloads.mnist.data import DataError
 from lab.runs.machine.folder import template_path
 from lab.testbed import load_testbed, write_testbed
 from orchestrator.keystore.pair_secret import PairSecret
@@ -229,31 +228,3 @@ def test_mnist_without_data_says_how_to_get_it(
     ended = qunetlab("demo", "--task", "mnist", "--out", str(tmp_path / "out"))
     assert ended.returncode == 2
     assert "data fetch mnist" in ended.stderr
-
-
-def test_bench_names_what_it_knows(qunetlab: Any) -> None:
-    ended = qunetlab("bench", "--only", "warp_speed")
-    assert ended.returncode == 2
-    assert "link_pulses_per_s" in ended.stderr
-
-
-def test_a_benchmark_that_fails_takes_no_other_figure_with_it(
-    qunetlab: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail() -> Any:
-        raise ConnectionError("no link")
-
-    def lack() -> Any:
-        raise DataError("run `qunetlab data fetch mnist`")
-
-    good = {"first": lambda: {"first": {"value": 1.5, "unit": "s", "checks_passed": True}}}
-    monkeypatch.setattr("lab.cli.bench.BENCHMARKS", {**good, "second": fail, "third": lack})
-    said = qunetlab("bench", "--json")
-    assert said.returncode == 1
-    assert list(json.loads(said.stdout)) == ["first"]
-    assert "second is left out: error: no link" in said.stderr
-    monkeypatch.setattr("lab.cli.bench.BENCHMARKS", {**good, "third": lack})
-    said = qunetlab("bench")
-    assert said.returncode == 0
-    assert said.stdout.startswith("first ")
-    assert "third is left out: error: run `qunetlab data fetch mnist`" in said.stderr

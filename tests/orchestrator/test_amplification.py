@@ -10,7 +10,6 @@ import pytest
 from orchestrator.bits import packed_size
 from orchestrator.postprocessing.amplification import (
     amplify,
-    amplify_benchmark,
     draw_seed,
     seed_bytes,
     word_bits,
@@ -106,9 +105,3 @@ def test_output_is_balanced() -> None:
         for _ in range(50)
     )
     assert abs(ones - 50_000) < 6 * (100_000 / 4) ** 0.5
-
-
-def test_benchmark_reports_what_it_did() -> None:
-    figures = amplify_benchmark(80_000, repeats=1)
-    assert figures["key_bits"] == 20_000
-    assert figures["mbit_per_s"] == pytest.approx(80_000 / figures["seconds"] / 1e6)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import msgspec
 import numpy as np
 import pytest
+from rehearsal import Side, honest_sides, rehearse
 
 from orchestrator.bits import pack, unpack
 from orchestrator.keystore.errors import LaneShortError
@@ -18,7 +19,6 @@ from orchestrator.postprocessing.authentication import MemoryAuthKeys, Role
 from orchestrator.postprocessing.block import BlockAborted, BlockResult, run_block
 from orchestrator.postprocessing.cascade import CascadeCorrector, compile_kernels
 from orchestrator.postprocessing.conversation import PATIENCE
-from orchestrator.postprocessing.rehearsal import Side, honest_sides, rehearse
 from orchestrator.protocols.planner import BlockPlan, block_plan
 from orchestrator.secret import SecretBits
 from orchestrator.wire.channel import Channel, memory_channel_pair

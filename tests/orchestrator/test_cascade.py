@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
+from bench_postprocessing import reconcile_benchmark
 
 from orchestrator.bits import pack, unpack
 from orchestrator.postprocessing import cascade_kernels as kernels
@@ -22,7 +23,6 @@ from orchestrator.postprocessing.cascade import (
     disclosure_limit,
     frame_sizes,
     n_frames,
-    reconcile_benchmark,
 )
 from orchestrator.postprocessing.messages import ParityReply, ParityRequest
 

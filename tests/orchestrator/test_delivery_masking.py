@@ -13,7 +13,6 @@ from orchestrator.delivery.masking import (
     add_packed,
     largest_sum,
     mask,
-    mask_benchmark,
     pack_values,
     unpack_values,
 )
@@ -112,8 +111,3 @@ def test_pads_are_left_as_they_were() -> None:
     masked = mask(np.zeros(64, np.int64), [shared], [1], 8)
     np.testing.assert_array_equal(shared, before)
     assert not np.shares_memory(masked, shared)
-
-
-def test_the_benchmark_reports_a_rate() -> None:
-    report = mask_benchmark(n_values=10_000)
-    assert report["value"] == pytest.approx(10_000 / report["seconds"])

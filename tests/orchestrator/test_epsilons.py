@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rehearsal import honest_sides, rehearse
 
 from orchestrator.keystore.sealing import Kek
 from orchestrator.keystore.store import KeyStore
@@ -16,7 +17,6 @@ from orchestrator.keystore.tagged import TaggedChannel, _bound
 from orchestrator.one_time_tags import TAG_KEY_BITS
 from orchestrator.postprocessing import messages as m
 from orchestrator.postprocessing.authentication import MemoryAuthKeys, Transcript, forgery_bound
-from orchestrator.postprocessing.rehearsal import honest_sides, rehearse
 from orchestrator.postprocessing.verification import undetected_error_bound
 from orchestrator.protocols.epsilons import EPS_MIN, ParameterError, verification_tags
 from orchestrator.protocols.planner import BlockPlan, block_plan, keyrate_report

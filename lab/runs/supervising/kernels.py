@@ -8,25 +8,54 @@ from __future__ import annotations
 
 import numpy as np
 
+SLOTS = 64
+
 
 def compile_all() -> None:
     """Fill the on-disk cache of every kernel that a run needs."""
     from fl.modes.field import compile_kernels as compile_field
-    from orchestrator.delivery.masking import mask_benchmark, pack_values, unpack_values
-    from orchestrator.light.symbols import SymbolFrame, drive_table, symbol_table
-    from orchestrator.postprocessing.cascade import compile_kernels
-    from orchestrator.randomness import random_into
-    from sim_backends.optics_bench import compile_kernels as compile_optics
+    from orchestrator.postprocessing.cascade import compile_kernels as compile_cascade
 
-    compile_kernels()
-    compile_optics()
+    compile_cascade()
     compile_field()
-    mask_benchmark(1000)
-    unpack_values(pack_values(np.zeros(8, np.int64), 10), 8, 10)
+    _compile_masking()
+    _compile_symbols()
+    _compile_light()
+
+
+def _compile_masking() -> None:
+    from orchestrator.delivery.masking import mask, pack_values, unpack_values
+
+    values = np.zeros(8, np.int64)
+    pad = pack_values(values, 10)
+    mask(values, [pad, pad], [1, -1], 10, weight=2)
+    unpack_values(pad, 8, 10)
+
+
+def _compile_symbols() -> None:
+    from orchestrator.light.symbols import SymbolFrame, drive_table, symbol_table
+    from orchestrator.randomness import random_into
+
     table = symbol_table(0.75)
     drive = drive_table(table, v_pi_v=4.0, rf_gain=20.0, amplitude_vpp=0.5)
-    frame = SymbolFrame(64, table)
+    frame = SymbolFrame(SLOTS, table)
     frame.draw(random_into)
     for samples_per_slot in (2, 4):
-        out = np.zeros(64 * samples_per_slot, np.float32)
+        out = np.zeros(SLOTS * samples_per_slot, np.float32)
         frame.write_waveform(drive, out, samples_per_slot=samples_per_slot, gate=0)
+
+
+def _compile_light() -> None:
+    """Two users' waveforms on a dark ring: the kernel is the same, whatever the light."""
+    from lab.runs.machine.folder import template_path
+    from lab.testbed import load_testbed
+    from sim_backends.optics import Drive
+    from sim_backends.optics_setup import ring_of
+
+    testbed = load_testbed(template_path("simulated-four-node"))
+    ring = ring_of(testbed)
+    clock_hz = testbed.protocol.clock_hz
+    drive = Drive(np.zeros(2 * SLOTS, np.float32), 2 * clock_hz, 0.5)
+    duration_ps = round(SLOTS / clock_hz * 1e12)
+    ring.expose(dict.fromkeys(testbed.user_names()[:2], drive), duration_ps, seed=0)
+    ring.expose({}, duration_ps, seed=0)

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from fl.modes import field
 from fl.modes.field import FieldError, Symbols
-from fl.modes.share_bench import lightsecagg_benchmark
 from fl.modes.shares import (
     DecodeError,
     ShareCode,
@@ -379,11 +378,3 @@ def test_shares_survive_packing_under_a_pad(seed: int, n_values: int) -> None:
         packed ^ pad ^ pad, code.symbols_per_share, code.symbol_bits, code.modulus
     )
     np.testing.assert_array_equal(received, ten.shares[0][1])
-
-
-def test_the_benchmark_measures_every_step() -> None:
-    report = lightsecagg_benchmark(n_clients=10, n_values=1000, repeats=2)
-    assert min(report[key] for key in ("draw_ms", "encode_ms", "answer_ms", "decode_ms")) > 0
-    assert report["client_ms"] == pytest.approx(report["draw_ms"] + report["encode_ms"])
-    assert report["upload_symbols_ratio"] == pytest.approx((9 * 334 + 1000 + 334) / 1000)
-    assert (report["colluders"], report["survivors"], report["modulus"]) == (5, 8, 2551)

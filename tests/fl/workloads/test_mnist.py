@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+from bench_cohort import cohort_config
 from scipy.fft import dctn
 
 from fl.carriers.in_process import run_cohort
-from fl.carriers.in_process.benchmark import cohort_config, mnist_round_benchmark
 from fl.experiments.options import TrainOptions
 from fl.rounds.compression import Compression, saving_vs_float32
 from fl.rounds.quantise import smallest_ring_bits
@@ -172,15 +172,6 @@ def test_a_crowd_sends_a_tenth_of_float32(model: str) -> None:
     saving = saving_vs_float32(compression.n_values(task.n_parameters), ring_bits, task.n_parameters)
     assert saving >= 0.9
     assert task.defaults.suited(4).keep == 1.0
-
-
-@pytest.mark.long
-@pytest.mark.skipif(not HAS_FILES, reason="MNIST is not fetched: qunetlab data fetch mnist")
-def test_the_benchmark_times_exact_rounds() -> None:
-    figures = mnist_round_benchmark(rounds=1, workers=0, n_clients=50)
-    assert figures["exact"] is True
-    assert float(figures["value"]) > 0.05  # type: ignore[arg-type]
-    assert figures["key_bits_per_round"] == 50 * 49 // 2 * 29513 * 9
 
 
 @pytest.mark.long

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from bench_circuits import pennylane_logits
 
 from fl.rounds.quantise import Quantiser, quantisation_rng
 from fl.workloads import load_task
 from fl.workloads.base import training_seed
 from fl.workloads.quantum_states import data_sets, network
-from fl.workloads.quantum_states.benchmark import pennylane_logits
 from fl.workloads.quantum_states.data_sets import StateDataSet
 from fl.workloads.quantum_states.generators import product_states
 from fl.workloads.quantum_states.splits import SPLIT_NAMES, client_states, mixture, rounded

@@ -1,0 +1,100 @@
+"""Key for one pair on a supervised ring: the whole road without the learning.
+
+Everything between laser and key store is as in a demo; only the demand comes from here, through the first
+user's delivery service as its learning client would send it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from lab.runs.shown import echo
+from lab.runs.supervising.supervised import Run
+from lab.runs.supervising.supervisor import Event
+
+WITHOUT_END = 10**15
+STALL_TIMEOUT_S = 120.0
+
+
+def make_blocks(
+    run: Run, pair: tuple[str, str], count: int, on_event: Callable[[str, Event], None]
+) -> list[Event]:
+    """Have the running ring make ``count`` blocks of ``pair``, one after the other; the first user's reports.
+
+    Raises ChildError when a process fails or nothing happens for long.
+    """
+    from orchestrator.delivery.client import DeliveryClient
+    from orchestrator.wire.curve import load_keys
+
+    first, second = pair
+    folder = run.testbed_path.parent / "secrets" / f"fl-{first}"
+    node = run.testbed.user(first)
+    with DeliveryClient(node.delivery, load_keys(folder), run.testbed.public_key(first)) as client:
+        client.demand({second: WITHOUT_END})
+    blocks: list[Event] = []
+
+    def take(name: str, event: Event) -> None:
+        run.note(name, event)
+        on_event(name, event)
+        if event.get("event") == "block" and name == first:
+            blocks.append(event)
+
+    while len(blocks) < count:
+        run.supervisor.wait_for(lambda *_: True, STALL_TIMEOUT_S, f"blocks of {first}-{second}", take)
+    return blocks
+
+
+def light_progress() -> Callable[[str, Event], None]:
+    """A listener that prints part, rate and time left of the light phase every few seconds, on standard error."""
+    started = last = time.monotonic()
+    begun: dict[str, float] = {}
+
+    def show(name: str, event: Event) -> None:
+        nonlocal last
+        if event.get("event") != "light":
+            return
+        now = time.monotonic()
+        if event["pulses"] <= begun.get("pulses", 0):
+            begun.clear()
+        begun.setdefault("at", event["monotonic_s"])
+        begun.setdefault("from", event["pulses"])
+        begun["pulses"] = event["pulses"]
+        elapsed = event["monotonic_s"] - begun["at"]
+        if now - last < 5.0 or elapsed <= 0:
+            return
+        last = now
+        rate = (event["pulses"] - begun["from"]) / elapsed
+        left = (event["of"] - event["pulses"]) / rate
+        text = f"{now - started:5.0f} s  {event['pulses']:.3g} of {event['of']:.3g} pulses, "
+        echo(f"{text}{rate / 1e6:.0f} Mpulses/s, {left:.0f} s left", err=True)
+
+    return show
+
+
+def block_row(run: Run, pair: tuple[str, str], block: Event) -> dict[str, Any]:
+    """What became of one block, beside what was planned; never bits."""
+    from orchestrator.protocols.block_planning import plan_for
+
+    plan = plan_for(run.testbed, *pair)
+    secret = block["secret_bits"]
+    return {
+        "stored": block["stored"],
+        "reason": block["reason"],
+        "pulses": block["pulses"],
+        "p_x": plan.p_x,
+        "mu_a": plan.mu_a,
+        "mu_b": plan.mu_b,
+        "sifted_bits": block["sifted_bits"],
+        "qber": block["qber"],
+        "planned_qber": plan.qber,
+        "f_ec": block["f_ec"],
+        "phase_error_upper": block["phase_error_upper"],
+        "secret_bits": secret,
+        "planned_bits": plan.expected_bits,
+        "sifted_bits_per_ring_second": block["sifted_bits"] / block["light_s"],
+        "secret_bits_per_ring_second": secret / block["light_s"],
+        "secret_bits_per_wall_second": secret / block["light_wall_s"],
+        "pulses_per_wall_second": block["pulses"] / block["light_wall_s"],
+    }
