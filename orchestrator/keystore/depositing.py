@@ -86,7 +86,7 @@ class Block:
     tails: Mapping[Lane, int]
     placed: Mapping[Lane, int] | None = None
 
-    def slot(self, name: str) -> str:
+    def place(self, name: str) -> str:
         return f"{name}/{self.block_id}"
 
 
@@ -141,7 +141,7 @@ def first_step(state: Depositing, event: Event) -> tuple[Depositing, Effects]:
             placed = replace(state, phase="placing", starts=starts)
             return placed, (Confirm(block.block_id, starts),)
         case "placing", Told():
-            said = SayTagged(block.slot("stored"), Stored(block.block_id, _named(state.starts)))
+            said = SayTagged(block.place("stored"), Stored(block.block_id, _named(state.starts)))
             return replace(state, phase="over"), (said, Finish(state.starts))
         case "destroying", Told():
             return _over(state, mismatch(peer, block.block_id))
@@ -171,10 +171,10 @@ def second_step(state: Depositing, event: Event) -> tuple[Depositing, Effects]:
             starts = {lane: max(tail, theirs.get(lane, 0)) for lane, tail in block.tails.items()}
             starts = dict(block.placed) if block.placed is not None else starts
             verdict = Verdict(block.block_id, True, _named(starts))
-            said = SayTagged(block.slot("verdict"), verdict)
+            said = SayTagged(block.place("verdict"), verdict)
             return replace(state, phase="storing", starts=starts), (said, Expect(tagged=(Stored,)))
         case "destroying", Told():
-            said = SayTagged(block.slot("verdict"), Verdict(block.block_id, False, {}))
+            said = SayTagged(block.place("verdict"), Verdict(block.block_id, False, {}))
             return _over(state, mismatch(peer, block.block_id), said)
         case "storing", Heard(message=Stored() as stored) if stored != Stored(
             block.block_id, _named(state.starts)

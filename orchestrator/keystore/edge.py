@@ -84,8 +84,8 @@ class Edge:
                 self._tagged.send_plain(message)
             case SaySigned(message, covers):
                 self._tagged.send_signed(message, covers)
-            case SayTagged(slot, message):
-                self._tagged.send(message, slot)
+            case SayTagged(place, message):
+                self._tagged.send(message, place)
             case SayProposal(block):
                 self._propose(block)
             case GiveGift():
@@ -161,7 +161,7 @@ class Edge:
             key.wipe()
             return Propose(block.block_id, block.n_bits, block.context, block.split, tails, fingerprint)
 
-        self._tagged.send_with_keys(1, build, block.slot("propose"), block.context)
+        self._tagged.send_with_keys(1, build, block.place("propose"), block.context)
 
     def _enter(self, peer_nonce: bytes) -> None:
         store, peer = self._store, self._peer

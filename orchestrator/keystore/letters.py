@@ -1,6 +1,6 @@
 """What one process remembers of its correspondence with a peer; none of it survives the process.
 
-*Sent*: a message that was tagged once is kept with the place it takes in its agreement (its *slot*), and a retry
+*Sent*: a message that was tagged once is kept with its *place* in the agreement, and a retry
 sends the same bytes again.  So a retry spends nothing, and one key never tags two messages.  *Seen*: a tagged
 message whose key was spent here is recognised when it comes again, and counts as heard again.
 
@@ -106,15 +106,15 @@ class Letters:
         while self._seen:
             _wipe(self._seen.popitem()[1])
 
-    def sent(self, slot: str, content: bytes) -> Letter | None:
-        """The letter of this slot, if it says the same."""
-        letter = self._sent.get(slot)
+    def sent(self, place: str, content: bytes) -> Letter | None:
+        """The letter of this place, if it says the same."""
+        letter = self._sent.get(place)
         return letter if letter is not None and letter.content == content else None
 
-    def keep(self, slot: str, letter: Letter) -> None:
-        """Keep a letter *before* it goes out for the first time; it replaces what the slot held."""
-        self._sent[slot] = letter
-        self._sent.move_to_end(slot)
+    def keep(self, place: str, letter: Letter) -> None:
+        """Keep a letter *before* it goes out for the first time; it replaces what the place held."""
+        self._sent[place] = letter
+        self._sent.move_to_end(place)
         if len(self._sent) > KEPT:
             self._sent.popitem(last=False)
 

@@ -105,7 +105,7 @@ class Wish:
         """Whether the peer speaks of the same lane, size and context (I3)."""
         return (said.lane, said.n_bits, said.context) == (self.lane, self.n_bits, self.context)
 
-    def slot(self, name: str) -> str:
+    def place(self, name: str) -> str:
         """The place of a tagged message of this reservation among the letters."""
         return f"{name}/{self.lane}/{self.context.hex()}"
 
@@ -170,7 +170,7 @@ def owner_step(state: Reserving, event: Event) -> tuple[Reserving, Effects]:
         case "working", Told(value=Range() as chosen):
             offer = Offer(wish.lane, chosen.start, chosen.n_bits, wish.context)
             expected = Expect(plain=(Refuse,), tagged=(Accept,))
-            said = SayTagged(wish.slot("offer"), offer)
+            said = SayTagged(wish.place("offer"), offer)
             return replace(state, phase="waiting", chosen=chosen), (said, expected)
         case "working", Broken(error=LaneShortError() as error):
             return _over(state, error, Say(Refuse("short", error.missing_bits)))
@@ -212,7 +212,7 @@ def other_step(state: Reserving, event: Event) -> tuple[Reserving, Effects]:
             return _over(state, error, Say(Refuse("refused")))
         case "working", Told() if state.chosen is not None:
             accept = Accept(wish.lane, state.chosen.start, state.chosen.n_bits, wish.context)
-            said = SayTagged(wish.slot("accept"), accept)
+            said = SayTagged(wish.place("accept"), accept)
             return replace(state, phase="over"), (said, Finish(state.chosen))
     return _unexpected(state, event)
 

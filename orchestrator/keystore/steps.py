@@ -75,9 +75,9 @@ class SaySigned(Effect):
 
 @dataclass(frozen=True)
 class SayTagged(Effect):
-    """Send under a one-time tag; what was said before in the same ``slot`` is repeated byte for byte."""
+    """Send under a one-time tag; what was said before in the same ``place`` is repeated byte for byte."""
 
-    slot: str
+    place: str
     message: Message
 
 

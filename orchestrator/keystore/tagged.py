@@ -79,29 +79,29 @@ class TaggedChannel:
         self._own = store.owner
         self._peer = peer
 
-    def send(self, message: Message, slot: str | None = None) -> None:
-        """Tag and send; with a ``slot``, a retry of the same message repeats the same bytes.
+    def send(self, message: Message, place: str | None = None) -> None:
+        """Tag and send; with a ``place``, a retry of the same message repeats the same bytes.
 
         Raises AuthLaneExhaustedError or what the channel raises.
         """
-        self.send_with_keys(0, lambda _: message, slot, encode(message))
+        self.send_with_keys(0, lambda _: message, place, encode(message))
 
     def send_with_keys(
         self,
         n_keys: int,
         build: Callable[[list[SecretBits]], Message],
-        slot: str | None = None,
+        place: str | None = None,
         content: bytes = b"",
     ) -> bytes:
         """Tag and send the message that ``build`` makes with ``n_keys`` further one-time keys; returns it encoded.
 
-        With a ``slot``, the letter that this slot holds is repeated if it was made for the same ``content``.
+        With a ``place``, the letter that this place holds is repeated if it was made for the same ``content``.
         """
-        letter = None if slot is None else self._letters.sent(slot, content)
+        letter = None if place is None else self._letters.sent(place, content)
         if letter is None:
             letter = self._write(n_keys, build, content)
-            if slot is not None:
-                self._letters.keep(slot, letter)
+            if place is not None:
+                self._letters.keep(place, letter)
         self._channel.send(letter.sent)
         return letter.body
 
