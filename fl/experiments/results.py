@@ -164,16 +164,22 @@ class KeyBudget(msgspec.Struct, frozen=True):
     record: KeyRecord | None = None
 
 
+class StallPart(msgspec.Struct, frozen=True):
+    """What of a stall is due to ``names``: the two users of a pair, or one client or instrument."""
+
+    names: tuple[str, ...]
+    seconds: float
+
+
 class Stall(msgspec.Struct, frozen=True):
     """Time during which training stood still for one reason.
 
-    ``because_of`` breaks it down by pair, client or instrument; several can be the reason at once, so these
-    may add up to more than ``seconds``.
+    ``parts`` break it down; several can be the reason at once, so these may add up to more than ``seconds``.
     """
 
     cause: str
     seconds: float
-    because_of: dict[str, float] = {}
+    parts: tuple[StallPart, ...] = ()
 
 
 class Configuration(msgspec.Struct, frozen=True):

@@ -74,12 +74,13 @@ class ProtectedUpdate:
 class KeyWait:
     """Why a client waits: for key, or only for its peers to ask for theirs.
 
-    ``eta_s`` is None while no rate is known.
+    ``eta_s`` is None while no rate is known; ``missing_bits`` per peer, empty where the node cannot tell.
     """
 
     detail: str
     eta_s: float | None
     for_keys: bool = True
+    missing_bits: Mapping[str, int] = field(default_factory=dict)
 
 
 class Delivery(Protocol):
@@ -211,7 +212,7 @@ class NodeKeys:
             eta_s = wait.wait_s
             if eta_s is None and wait.missing_bits:
                 eta_s = estimate.eta_s(wait.missing_bits, self.clock())
-            tell(KeyWait(wait.text, eta_s, bool(wait.missing_bits)))
+            tell(KeyWait(wait.text, eta_s, bool(wait.missing_bits), wait.missing_bits))
 
         while not cancelled.is_set():
             try:

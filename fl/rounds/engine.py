@@ -29,14 +29,13 @@ import numpy as np
 import numpy.typing as npt
 
 from fl.modes.base import RoundRules
-from fl.rounds.messages import Answer, Confirm, Contribution, Phase, Progress, Shares, Upload
+from fl.rounds.messages import WAITING, Answer, Confirm, Contribution, Phase, Progress, Shares, Upload
 from orchestrator.bits import PackedBits, packed_size
 from orchestrator.delivery.sharing import TAG_BYTES
 
 Stage: TypeAlias = Literal["sharing", "uploading", "confirming", "answering", "over"]
 Bytes: TypeAlias = npt.NDArray[np.uint8]
 
-WAITING: tuple[Phase, ...] = ("waiting for keys", "waiting for peers")
 STAGE_OF: dict[type[Contribution], Stage] = {
     Shares: "sharing",
     Upload: "uploading",

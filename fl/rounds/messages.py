@@ -32,13 +32,13 @@ from typing import Annotated, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from msgspec import Meta
+from msgspec import Meta, field
 
 from fl.rounds.clipping import LossBands
 from fl.rounds.config import Count, FLConfig, Name, RunId, Seconds
 from orchestrator.wire.codec import Message, WireError, decode
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 MESSAGE_LIMIT = 64 << 20
 """Largest frame, bytes: room for 16 million float32 parameters."""
 
@@ -47,6 +47,7 @@ Digest: TypeAlias = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Phase: TypeAlias = Literal[
     "idle", "loading", "training", "waiting for keys", "waiting for peers", "masking", "uploaded", "answered"
 ]
+WAITING: tuple[Phase, ...] = ("waiting for keys", "waiting for peers")
 What: TypeAlias = Literal["shares", "upload", "confirmation", "answer"]
 RoundNumber: TypeAlias = Annotated[int, Meta(ge=1, le=1 << 40)]
 Names: TypeAlias = Annotated[tuple[Name, ...], Meta(min_length=1, max_length=1000)]
@@ -82,13 +83,17 @@ class Ready(Message, frozen=True):
 
 
 class Progress(Message, frozen=True):
-    """What the client is doing, sent at every heartbeat; ``eta_s`` is how long the phase may yet last."""
+    """What the client is doing, sent at every heartbeat; ``eta_s`` is how long the phase may yet last.
+
+    ``missing_bits``: key that is not there yet, per peer, where the client waits for keys.
+    """
 
     run_id: RunId
     round: Count
     phase: Phase
     detail: Text = ""
     eta_s: Seconds | None = None
+    missing_bits: dict[Name, Count] = field(default_factory=dict)
 
 
 class Shares(Message, frozen=True):

@@ -9,9 +9,10 @@ vanishes while training is a drop-out that the round survives.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +32,19 @@ from orchestrator.delivery.messages import RoundContext
 ROUNDS_AHEAD = 4
 """Key demand covers this round and the next three, so that later keys are made while this one trains."""
 
-Tell = Callable[[Phase, str, float | None], None]
+
+class Tell(Protocol):
+    """Say what the client is doing, for the next heartbeat; ``missing_bits`` of key per peer that it waits for."""
+
+    def __call__(
+        self,
+        phase: Phase,
+        detail: str = "",
+        eta_s: float | None = None,
+        missing_bits: Mapping[str, int] | None = None,
+    ) -> None: ...
+
+
 """(phase, detail, seconds left or None) -> None"""
 
 
@@ -88,18 +101,19 @@ class Trainer:
         self.demand(tuple(name for name in context.participants if name != self.name), job.rounds_left)
 
         def tell_wait(wait: KeyWait) -> None:
-            tell("waiting for keys" if wait.for_keys else "waiting for peers", wait.detail, wait.eta_s)
+            phase: Phase = "waiting for keys" if wait.for_keys else "waiting for peers"
+            tell(phase, wait.detail, wait.eta_s, wait.missing_bits)
 
         sum_bound = self.config.levels * sum(job.weights)
         inputs = RoundInputs(context, self.name, sum_bound, self.keys, exchange, cancelled, tell_wait)
         protection = self.aggregation.prepare(inputs)
-        tell("training", "", None)  # how many examples there are is the user's own affair
+        tell("training")  # how many examples there are is the user's own affair
         values = self._train(job)
         if cancelled.is_set():
             raise CancelledError(f"round {context.round} ended while its update was trained")
         if self.self_check_dir is not None:
             keep_private_update(self.self_check_dir, self.name, context.run_id, context.round, values)
-        tell("masking", f"{values.size} values of {self.aggregation.value_bits} bits", None)
+        tell("masking", f"{values.size} values of {self.aggregation.value_bits} bits")
         protected = protection.protect(values, self.weight(job))
         self.feedback.uploading(context.round)
         return protected

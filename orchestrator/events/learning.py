@@ -130,10 +130,14 @@ class RoundStarted(Message, frozen=True):
 
 
 class WaitingForKeys(Message, frozen=True):
-    """A client cannot mask yet; ``eta_s`` is None while no rate is known."""
+    """A client cannot mask yet: ``missing_bits`` of key with each peer, empty where its node does not answer.
+
+    ``detail`` says the same for people; ``eta_s`` is None while no rate is known.
+    """
 
     round: int
     client: str
+    missing_bits: dict[str, int]
     detail: str
     eta_s: float | None
 
@@ -177,6 +181,7 @@ class ClientState(Message, frozen=True):
     phase: str
     detail: str = ""
     eta_s: float | None = None
+    missing_bits: dict[str, int] = msgspec.field(default_factory=dict)
 
 
 ServerEvent: TypeAlias = (

@@ -137,7 +137,14 @@ FINISHED = ("fl-server", {"type": "RunFinished", "reason": ""})
 ENDED = ("relay", {"ended": True})
 WAITING = (
     "fl-server",
-    {"type": "WaitingForKeys", "round": 1, "client": "alice", "detail": "5 bits with bob", "eta_s": 7.0},
+    {
+        "type": "WaitingForKeys",
+        "round": 1,
+        "client": "alice",
+        "missing_bits": {"bob": 5},
+        "detail": "5 bits",
+        "eta_s": 7.0,
+    },
 )
 
 

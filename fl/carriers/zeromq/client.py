@@ -12,12 +12,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import zmq
+from msgspec.structs import replace
 
 from fl.carriers.zeromq.link import ServerLink, ServerRefusedError
 from fl.carriers.zeromq.round_client import RoundClient
@@ -30,6 +31,7 @@ from fl.rounds.feedback import Feedback
 from fl.rounds.following import FollowedModel, SumRefusedError
 from fl.rounds.messages import (
     PROTOCOL_VERSION,
+    WAITING,
     Confirmed,
     Decline,
     FromServer,
@@ -150,8 +152,8 @@ class _Client:
         self._loading: Future[Trainer] | None = None
         self._rounds: RoundClient | None = None
         self._uploaded_before = 0
-        self._phase: tuple[Phase, str, float | None] = ("idle", "", None)
-        self._sent_phase: tuple[Phase, str, float | None] | None = None
+        self._doing = Progress("", 0, "idle")
+        self._sent_phase = ""
         self._next_heartbeat_s = 0.0
         self._outcome: ClientOutcome | None = None
 
@@ -193,7 +195,7 @@ class _Client:
     def _heartbeat(self) -> None:
         """Join, or tell the phase: when it changed, and at every heartbeat anyway."""
         now_s = self._clock()
-        changed = self._welcomed and self._phase[0] != (self._sent_phase or ("",))[0]
+        changed = self._welcomed and self._doing.phase != self._sent_phase
         if now_s < self._next_heartbeat_s and not changed:
             return
         config = self._config
@@ -201,15 +203,22 @@ class _Client:
         if not self._welcomed or config is None:
             self._link.send(Join(PROTOCOL_VERSION))
             return
-        phase = self._phase
         number = self._rounds.number if self._rounds is not None else 0
-        if self._link.send(Progress(config.run_id, number, phase[0], phase[1][:1000], phase[2])):
-            self._sent_phase = phase
-            if changed or phase[0].startswith("waiting"):
-                self._report(ClientState(self._name, number, *phase))
+        doing = replace(self._doing, run_id=config.run_id, round=number)
+        if self._link.send(doing):
+            self._sent_phase = doing.phase
+            if changed or doing.phase in WAITING:
+                told = (doing.phase, doing.detail, doing.eta_s, doing.missing_bits)
+                self._report(ClientState(self._name, number, *told))
 
-    def _tell(self, phase: Phase, detail: str = "", eta_s: float | None = None) -> None:
-        self._phase = (phase, detail, eta_s)
+    def _tell(
+        self,
+        phase: Phase,
+        detail: str = "",
+        eta_s: float | None = None,
+        missing_bits: Mapping[str, int] | None = None,
+    ) -> None:
+        self._doing = Progress("", 0, phase, detail[:1000], eta_s, dict(missing_bits or {}))
 
     # -- messages ---------------------------------------------------------------------------------------
 

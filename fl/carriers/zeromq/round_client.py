@@ -30,7 +30,6 @@ from fl.rounds.messages import (
     Decline,
     FromClient,
     PeerShares,
-    Phase,
     Ready,
     RoundEnd,
     RoundStart,
@@ -42,7 +41,7 @@ from fl.rounds.messages import (
     read_uint8,
 )
 from fl.rounds.telling import told_reason
-from fl.rounds.trainer import EXPECTED_FAILURES, RoundJob, Trainer
+from fl.rounds.trainer import EXPECTED_FAILURES, RoundJob, Tell, Trainer
 from fl.workloads.base import Parameters
 from orchestrator.bits import PackedBits
 from orchestrator.delivery.errors import ConsentError
@@ -56,12 +55,6 @@ class Send(Protocol):
     """Queue a message for the server; False if there is no connection to queue it for."""
 
     def __call__(self, message: FromClient, array: Parameters | PackedBits | None = None) -> bool: ...
-
-
-class Tell(Protocol):
-    """Say what the client is doing, for the next heartbeat."""
-
-    def __call__(self, phase: Phase, detail: str = "", eta_s: float | None = None) -> None: ...
 
 
 @dataclass

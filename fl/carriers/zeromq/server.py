@@ -335,4 +335,6 @@ class _Server:
         waiting = message.phase == "waiting for keys" and message.round == current.number
         if waiting and now_s - connection.last_wait_report_s >= KEY_WAIT_REPORT_S:
             connection.last_wait_report_s = now_s
-            self._run.report(WaitingForKeys(current.number, name, message.detail, message.eta_s))
+            self._run.report(
+                WaitingForKeys(current.number, name, message.missing_bits, message.detail, message.eta_s)
+            )

@@ -12,6 +12,8 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
+import msgspec
+
 from fl.keys.budget import IfShort, duration
 from lab.cli.demo import show_event
 from lab.runs.following.observer import Observer
@@ -19,6 +21,7 @@ from lab.runs.following.progress import Display, RunProgress
 from lab.runs.following.stalls import StallWatch
 from lab.runs.supervising.supervised import Run
 from lab.runs.supervising.supervisor import Event
+from orchestrator.events.learning import WaitingForKeys
 from orchestrator.events.status import BlockReport, LeaseStatus, PeerStatus
 
 TICK_S = 0.2
@@ -65,7 +68,7 @@ class Follower:
         now_s = time.monotonic()
         kind = event.get("type")
         if kind == "WaitingForKeys":
-            self.watch.waiting_for_keys(event["client"], event["detail"], now_s)
+            self.watch.waiting_for_keys(msgspec.convert(event, WaitingForKeys), now_s)
             self._eta_s = event["eta_s"]
         elif kind == "WaitingForClients":
             self.watch.missing_clients(event["missing"], now_s)

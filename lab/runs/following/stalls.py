@@ -8,20 +8,22 @@ again, and otherwise simply that the key of a pair is not made yet.  Time betwee
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from fl.experiments.results import Stall
+from fl.experiments.results import Stall, StallPart
+from orchestrator.events.learning import WaitingForKeys
 from orchestrator.events.status import RELAY, PeerStatus
 
 REPORT_LASTS_S = 3.0
 """A client that waits says so at least every second; after this long it waits no more."""
 
-Charged: TypeAlias = defaultdict[str, float]
-"""Seconds for each that a cause was because of; the whole under the empty name."""
+Names: TypeAlias = tuple[str, ...]
+"""The two users of a pair, or one client, process or instrument."""
+Charged: TypeAlias = defaultdict[Names, float]
+"""Seconds for each that a cause was because of; the whole under no names."""
 
 
 @dataclass
@@ -35,7 +37,7 @@ class StallWatch:
     now_s: float
     seconds: dict[str, Charged] = field(default_factory=dict)
     _missing: tuple[str, ...] = ()
-    _waiting: dict[str, tuple[str, float]] = field(default_factory=dict)
+    _waiting: dict[str, tuple[Names, float]] = field(default_factory=dict)
     _fault: tuple[str, ...] = ()
     _peers: dict[str, PeerStatus] = field(default_factory=dict)
 
@@ -44,38 +46,37 @@ class StallWatch:
         reason, passed_s = self.reason, now_s - self.now_s
         if reason is not None and passed_s > 0:
             charged = self.seconds.setdefault(reason[0], defaultdict(float))
-            for whom in ("", *reason[1]):
+            for whom in ((), *reason[1]):
                 charged[whom] += passed_s
         self.now_s = max(self.now_s, now_s)
         oldest_s = self.now_s - REPORT_LASTS_S
         self._waiting = {who: wait for who, wait in self._waiting.items() if wait[1] >= oldest_s}
 
     @property
-    def reason(self) -> tuple[str, tuple[str, ...]] | None:
+    def reason(self) -> tuple[str, tuple[Names, ...]] | None:
         """Why training stands still, and because of whom; None while it does not."""
         if self._missing:
-            return "waiting for clients", self._missing
+            return "waiting for clients", _each(self._missing)
         if not self._waiting:
             return None
         if self.away:
-            return "peer away", self.away
+            return "peer away", _each(self.away)
         if self._fault:
-            return "instrument fault", self._fault
+            return "instrument fault", _each(self._fault)
         return "waiting for keys", self.pairs
 
     @property
     def cause(self) -> str | None:
         """The reason in words."""
         reason = self.reason
-        return None if reason is None else f"{reason[0]}: {', '.join(reason[1])}"
+        return None if reason is None else f"{reason[0]}: {', '.join('-'.join(names) for names in reason[1])}"
 
     @property
-    def pairs(self) -> tuple[str, ...]:
-        """Pairs whose key is waited for, as the waiting clients name them."""
-        found = set()
-        for client, (detail, _) in self._waiting.items():
-            named = [peer for peer in self.clients if peer != client and re.search(rf"\b{peer}\b", detail)]
-            found |= {_pair(client, peer, self.clients) for peer in named} or {f"{client} and its peers"}
+    def pairs(self) -> tuple[Names, ...]:
+        """Pairs whose key is waited for; a client alone where its node cannot tell with whom it lacks key."""
+        found: set[Names] = set()
+        for client, (peers, _) in self._waiting.items():
+            found |= {tuple(sorted((client, peer), key=self.clients.index)) for peer in peers} or {(client,)}
         return tuple(sorted(found))
 
     @property
@@ -84,11 +85,11 @@ class StallWatch:
         parties = [self._peers[role] for role in (RELAY, *self.clients) if role in self._peers]
         return tuple(each.peer for each in parties if not each.present)
 
-    def waiting_for_keys(self, client: str, detail: str, now_s: float) -> None:
+    def waiting_for_keys(self, event: WaitingForKeys, now_s: float) -> None:
         """A client of the round says that it waits."""
         self.advance(now_s)
         self._missing = ()
-        self._waiting[client] = detail, now_s
+        self._waiting[event.client] = tuple(event.missing_bits), now_s
 
     def missing_clients(self, names: Iterable[str], now_s: float) -> None:
         """The server waits for clients before it can start a round."""
@@ -123,9 +124,9 @@ def merged(first: Iterable[Stall], second: Iterable[Stall]) -> tuple[Stall, ...]
     seconds: dict[str, Charged] = {}
     for stall in (*first, *second):
         charged = seconds.setdefault(stall.cause, defaultdict(float))
-        charged[""] += stall.seconds
-        for whom, each_s in stall.because_of.items():
-            charged[whom] += each_s
+        charged[()] += stall.seconds
+        for part in stall.parts:
+            charged[part.names] += part.seconds
     return _stalls(seconds)
 
 
@@ -133,13 +134,17 @@ def _stalls(seconds: Mapping[str, Charged]) -> tuple[Stall, ...]:
     found = [
         Stall(
             cause,
-            round(charged[""], 2),
-            {whom: round(s, 2) for whom, s in sorted(charged.items(), key=lambda item: -item[1]) if whom},
+            round(charged[()], 2),
+            tuple(
+                StallPart(names, round(s, 2))
+                for names, s in sorted(charged.items(), key=lambda item: -item[1])
+                if names
+            ),
         )
         for cause, charged in seconds.items()
     ]
     return tuple(sorted(found, key=lambda stall: -stall.seconds))
 
 
-def _pair(first: str, second: str, order: tuple[str, ...]) -> str:
-    return "-".join(sorted((first, second), key=order.index))
+def _each(names: Names) -> tuple[Names, ...]:
+    return tuple((name,) for name in names)

@@ -248,7 +248,7 @@ def _stalls(results: Results) -> str:
         [
             html_text(stall.cause),
             f"{stall.seconds:.1f}",
-            html_text(", ".join(f"{whom} {each:.1f}" for whom, each in stall.because_of.items())),
+            html_text(", ".join(f"{'-'.join(part.names)} {part.seconds:.1f}" for part in stall.parts)),
         ]
         for stall in results.stalls
     ]

@@ -85,7 +85,7 @@ def test_it_waits_until_the_pads_come() -> None:
     peers = ScriptedDelivery([MASKED], [Wait({}, ("bob",), None, "bob is late")])
     mask(peers, told=(late := []))
     assert late == [KeyWait("bob is late", None, for_keys=False)]
-    assert told == [KeyWait("too little key", 3.0)] * 3
+    assert told == [KeyWait("too little key", 3.0, missing_bits={"bob": 10})] * 3
     assert delivery.bounds == [381] * 3
     assert delivery.abandoned == []
 

@@ -52,7 +52,9 @@ def test_a_run_that_goes_well(config: FLConfig) -> None:
     base = begun(config)
     assert (base.state, base.done, base.rounds) == ("waiting", 0, 3)
     assert follow(config, STARTED, RoundStarted(1, ())) == replace(base, state="running")
-    said = follow(config, STARTED, completed(1), WaitingForKeys(2, "bob", "7 bits with carol", None))
+    said = follow(
+        config, STARTED, completed(1), WaitingForKeys(2, "bob", {"carol": 7}, "7 bits with carol", None)
+    )
     assert said == replace(
         base, state="waiting", done=1, accuracy=0.75, reason="bob waits for keys: 7 bits with carol"
     )

@@ -24,6 +24,7 @@ from fl.experiments.results import (
     RoundTimes,
     SeedRun,
     Stall,
+    StallPart,
 )
 from fl.experiments.runner import CellDone, CellStarted, RoundDone
 from fl.keys.budget import PairLedger, PairSupply, forecast, record
@@ -67,7 +68,7 @@ def results(**more: Any) -> Results:
         runs=(live,),
         comparisons={"gain": Comparison("two minus one", 0.05, (0.01, 0.09), (0.04, 0.06))},
         key_budget=KeyBudget(forecast("otp", 3, 2000, supply), record([(1, 9), (2, 9)], [(3, 5)], [ledger])),
-        stalls=(Stall("instrument fault", 12.5, {"laser": 12.5}),),
+        stalls=(Stall("instrument fault", 12.5, (StallPart(("laser",), 12.5),)),),
         notes=("a note & more",),
     )
     return msgspec.structs.replace(base, **more)
@@ -102,7 +103,11 @@ def test_what_peers_wrote_does_nothing_to_a_page() -> None:
     live = msgspec.structs.replace(base.runs[0], aborted=(AbortedRow(3, hostile, 5),))
     text = render_run(
         msgspec.structs.replace(
-            base, title=hostile, notes=(hostile,), runs=(live,), stalls=(Stall(hostile, 1.0, {hostile: 1.0}),)
+            base,
+            title=hostile,
+            notes=(hostile,),
+            runs=(live,),
+            stalls=(Stall(hostile, 1.0, (StallPart((hostile,), 1.0),)),),
         )
     )
     assert text.count("\\u001b[2J&lt;script&gt;x&lt;/script&gt;\\u202e\\u009b&quot;&#x27;") >= 5

@@ -238,6 +238,10 @@ def test_waiting_for_keys_is_visible_and_ends_with_the_keys(world: Any) -> None:
     waiting = world.of(WaitingForKeys)[0]
     assert waiting.round == 1
     assert "too little key" in waiting.detail
+    others = set(world.names) - {waiting.client}
+    assert waiting.missing_bits.keys() & others
+    assert waiting.missing_bits.keys() <= others
+    assert min(waiting.missing_bits.values()) > 0
     world.network.add_stock(10_000)
     (record,) = world.finish()
     assert record.key_wait_s > 0
