@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from orchestrator.keystore import depositing, reserving
 from orchestrator.keystore.edge import Edge
 from orchestrator.keystore.errors import AgreementError, DepositError
-from orchestrator.keystore.lanes import Lane, Range, Role, lane_owner
+from orchestrator.keystore.lanes import Lane, PairEnd, Range, lane_owner
 from orchestrator.keystore.steps import converse
 from orchestrator.keystore.store import KeyStore
 from orchestrator.secret import SecretBits
@@ -27,18 +27,18 @@ class Deposited:
     starts: dict[Lane, int]
 
 
-def check_role(store: KeyStore, peer: str, role: Role) -> None:
+def check_role(store: KeyStore, peer: str, pair_end: PairEnd) -> None:
     """Both ends must not play the same part."""
-    if store.role(peer) != role:
+    if store.pair_end(peer) != pair_end:
         raise AgreementError(
-            f"{store.owner} is the {store.role(peer)} of the pair with {peer}, not the {role}"
+            f"{store.owner} is the {store.pair_end(peer)} of the pair with {peer}, not the {pair_end}"
         )
 
 
 def deposit_block(
     store: KeyStore,
     channel: Channel,
-    role: Role,
+    pair_end: PairEnd,
     peer: str,
     block_id: str,
     key: SecretBits,
@@ -51,13 +51,13 @@ def deposit_block(
     block is pending here (or confirmed already, if only the last message was lost), and
     :func:`orchestrator.keystore.reconcile.reconcile_pending` settles it.
     """
-    check_role(store, peer, role)
+    check_role(store, peer, pair_end)
     _hold(store, peer, block_id, key, context)
     tails = {lane: state.tail for lane, state in store.lane_states(peer).items()}
     split = store.split.auth_bits, store.split.auth_per_1024, store.split.otp_per_1024
     placed = store.deposits.starts(peer, block_id) or None
     block = depositing.Block(block_id, len(key), context, split, tails, placed)
-    step = depositing.first_step if role == "first" else depositing.second_step
+    step = depositing.first_step if pair_end == "first" else depositing.second_step
     edge = Edge(store, channel, peer, timeout_s)
     converse(step, depositing.Depositing(peer, block), edge.perform)
     return Deposited(block_id, len(key), store.deposits.starts(peer, block_id))
@@ -81,7 +81,7 @@ def _hold(store: KeyStore, peer: str, block_id: str, key: SecretBits, context: b
 def reserve(
     store: KeyStore,
     channel: Channel,
-    role: Role,
+    pair_end: PairEnd,
     peer: str,
     lane: str,
     n_bits: int,
@@ -97,12 +97,12 @@ def reserve(
     ``again``: the part of this end is done, and only the peer still has to hear of it; nothing is reserved, and a
     range that was released is named once more for its context.
     """
-    check_role(store, peer, role)
+    check_role(store, peer, pair_end)
     stock = store.stock(peer)[Lane(lane)]
     if store.held_reservation(peer, lane, n_bits, context_digest) is not None:
         stock += n_bits
     wish = reserving.Wish(str(Lane(lane)), n_bits, context_digest, stock, again)
-    step = reserving.owner_step if lane_owner(Lane(lane)) == role else reserving.other_step
+    step = reserving.owner_step if lane_owner(Lane(lane)) == pair_end else reserving.other_step
     edge = Edge(store, channel, peer, timeout_s)
     chosen: Range = converse(step, reserving.Reserving(peer, wish), edge.perform)
     return chosen

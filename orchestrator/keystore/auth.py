@@ -32,11 +32,11 @@ class AuthKeys:
     """The one-time tag keys shared with one peer."""
 
     def __init__(self, core: Core, peer: str) -> None:
-        role = core.role(peer)
+        pair_end = core.pair_end(peer)
         self._core = core
         self._peer = peer
-        self._outgoing = outgoing_auth(role)
-        self._incoming = incoming_auth(role)
+        self._outgoing = outgoing_auth(pair_end)
+        self._incoming = incoming_auth(pair_end)
 
     def take_outgoing(self, n_bits: int) -> tuple[int, SecretBits]:
         """The next ``n_bits`` of the own lane and their offset, which goes with the message.

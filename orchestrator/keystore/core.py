@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from orchestrator.keystore.database import Database
 from orchestrator.keystore.errors import LedgerError, RefusedError, StoreError
-from orchestrator.keystore.lanes import EMPTY_LEDGER, Lane, Ledger, Range, Role
+from orchestrator.keystore.lanes import EMPTY_LEDGER, Lane, Ledger, PairEnd, Range
 from orchestrator.keystore.letters import Letters, Session
 from orchestrator.keystore.pieces import Pieces
 from orchestrator.keystore.skipped import SkippedBits
@@ -75,7 +75,7 @@ class Core:
             else:
                 self._destroyed, self.uncut = 0, ""
 
-    def role(self, peer: str) -> Role:
+    def pair_end(self, peer: str) -> PairEnd:
         with self.lock:
             rows = self.db.query("SELECT role FROM peers WHERE peer = ?", peer)
         if not rows:

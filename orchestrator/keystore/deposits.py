@@ -108,7 +108,7 @@ class Deposits:
         if len(key) == 0:
             raise DepositError(f"block {block_id} is empty")
         with self._core.transaction():
-            self._core.role(peer)
+            self._core.pair_end(peer)
             if self._find(peer, block_id) is not None:
                 raise DepositError(f"block {block_id} with {peer} was deposited before; ids are used once")
             parts = self._split.parts(len(key))

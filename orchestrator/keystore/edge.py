@@ -171,7 +171,7 @@ class Edge:
             raise RefusedError(f"there are no reusable keys for greetings with {peer}")
         store.mac_keys.note_proved(peer, generation)
         own = self._letters.nonce
-        nonces = own + peer_nonce if store.role(peer) == "first" else peer_nonce + own
+        nonces = own + peer_nonce if store.pair_end(peer) == "first" else peer_nonce + own
         if self._letters.enter(peer_nonce, Session(nonces, generation, macs)):
             store.forget_skipped(peer)
 

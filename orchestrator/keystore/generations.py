@@ -125,7 +125,7 @@ class Generations:
     def macs(self, peer: str, secret: KeptSecret) -> PairMacs:
         """The reusable keys of a kept secret as this end sees them."""
         parts = split_secret(secret.auth_ab, secret.auth_ba)
-        own_first = outgoing_auth(self._core.role(peer)) is AUTH_LANES[0]
+        own_first = outgoing_auth(self._core.pair_end(peer)) is AUTH_LANES[0]
         keys = (parts.mac_ab, parts.mac_ba) if own_first else (parts.mac_ba, parts.mac_ab)
         return PairMacs(*keys)
 

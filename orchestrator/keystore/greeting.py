@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from orchestrator.keystore.depositing import BlockId, Context, Position, Positions, Tag
-from orchestrator.keystore.lanes import Part, Role
+from orchestrator.keystore.lanes import PairEnd, Part
 from orchestrator.wire.codec import Message
 
 PROTOCOL = 2
@@ -110,7 +110,7 @@ class Own:
 
     name: str
     peer: str
-    role: Role
+    pair_end: PairEnd
     nonce: bytes
     fresh: bytes
     keyed: bool

@@ -25,7 +25,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
-Role = Literal["first", "second"]
+PairEnd = Literal["first", "second"]
+"""Which of the two users of a pair a node is."""
 
 INITIAL_SECRET_BITS = 65536
 """Initial secret per direction (QKD.md section 6)."""
@@ -48,19 +49,19 @@ class Lane(StrEnum):
 AUTH_LANES = (Lane.AUTH_AB, Lane.AUTH_BA)
 
 
-def lane_owner(lane: Lane) -> Role:
+def lane_owner(lane: Lane) -> PairEnd:
     """The end that allocates bits of ``lane``."""
     return "second" if lane in (Lane.AUTH_BA, Lane.OTP_BA) else "first"
 
 
-def outgoing_auth(role: Role) -> Lane:
-    """The lane that tags what ``role`` sends."""
-    return Lane.AUTH_AB if role == "first" else Lane.AUTH_BA
+def outgoing_auth(pair_end: PairEnd) -> Lane:
+    """The lane that tags what ``pair_end`` sends."""
+    return Lane.AUTH_AB if pair_end == "first" else Lane.AUTH_BA
 
 
-def incoming_auth(role: Role) -> Lane:
-    """The lane that tags what ``role`` receives."""
-    return Lane.AUTH_BA if role == "first" else Lane.AUTH_AB
+def incoming_auth(pair_end: PairEnd) -> Lane:
+    """The lane that tags what ``pair_end`` receives."""
+    return Lane.AUTH_BA if pair_end == "first" else Lane.AUTH_AB
 
 
 @dataclass(frozen=True, order=True)

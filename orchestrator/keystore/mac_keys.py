@@ -47,7 +47,7 @@ class MacKeys:
                 Lane(lane): self._core.pieces.open_apart(_place(peer, generation, lane), wrapped, sealed)
                 for lane, wrapped, sealed in rows
             }
-            own = outgoing_auth(self._core.role(peer))
+            own = outgoing_auth(self._core.pair_end(peer))
         if len(keys) != 2:
             return None
         other = Lane.AUTH_BA if own is Lane.AUTH_AB else Lane.AUTH_AB
@@ -59,7 +59,7 @@ class MacKeys:
         if kept is None:
             return False
         ours, theirs = secret.mac_ab, secret.mac_ba
-        if self._core.role(peer) == "second":
+        if self._core.pair_end(peer) == "second":
             ours, theirs = theirs, ours
         return kept.outgoing.same_as(ours) and kept.incoming.same_as(theirs)
 

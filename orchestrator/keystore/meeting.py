@@ -162,7 +162,7 @@ class Meeting:
     @property
     def peer_nonce(self) -> bytes:
         """The nonce of the peer's process."""
-        if self.own.role == "first":
+        if self.own.pair_end == "first":
             return self.answer.nonce if self.answer is not None else b""
         return self.hello.nonce if self.hello is not None else b""
 
@@ -191,7 +191,7 @@ def step(state: Meeting, event: Event) -> tuple[Meeting, Effects]:
     if isinstance(event, Broken):
         return _over(state, event.error)
     if state.phase in ("begin", "hello", "gift", "answer", "proof"):
-        greet = _greet_first if state.own.role == "first" else _greet_second
+        greet = _greet_first if state.own.pair_end == "first" else _greet_second
         return greet(state, event)
     return _compare(state, event)
 
@@ -206,7 +206,7 @@ def _greet_first(state: Meeting, event: Event) -> tuple[Meeting, Effects]:
         case "answer", Heard(message=Bare()) if own.proved:
             return _over(state, _downgraded(own.peer))
         case "answer", Heard(message=Bare(heads=heads)):
-            lane = str(outgoing_auth(own.role))
+            lane = str(outgoing_auth(own.pair_end))
             if heads.get(lane, 0) > own.heads[lane]:
                 return _over(state, _both_restored(own))
             answers = Expect(signed=(Answer,), covers=state.greetings)
@@ -274,7 +274,7 @@ def _entered(state: Meeting) -> tuple[Meeting, Effects]:
     assert theirs is not None
     if named_lanes(theirs.heads) is None:
         return _over(state, AgreementError(f"{own.peer} names a lane that does not exist"))
-    own_lane, peer_lane = str(outgoing_auth(own.role)), str(incoming_auth(own.role))
+    own_lane, peer_lane = str(outgoing_auth(own.pair_end)), str(incoming_auth(own.pair_end))
     behind = theirs.heads.get(own_lane, 0) > own.heads[own_lane]
     peer_behind = own.heads[peer_lane] > theirs.heads.get(peer_lane, 0)
     if behind and peer_behind:
@@ -372,9 +372,9 @@ def _restored(state: Meeting) -> Literal["self", "peer"] | None:
         return None
     for lane, head in (named_lanes(state.theirs.heads) or {}).items():
         ours = state.own.heads[str(lane)]
-        if lane_owner(lane) == state.own.role and head > ours:
+        if lane_owner(lane) == state.own.pair_end and head > ours:
             return "self"
-        if lane_owner(lane) != state.own.role and head < ours:
+        if lane_owner(lane) != state.own.pair_end and head < ours:
             return "peer"
     return None
 

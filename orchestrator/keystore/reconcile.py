@@ -6,7 +6,7 @@ from orchestrator.keystore import meeting
 from orchestrator.keystore.agreement import check_role
 from orchestrator.keystore.edge import Edge
 from orchestrator.keystore.greeting import MOST_BLOCKS, ConfirmedBlock, Held, Own
-from orchestrator.keystore.lanes import Role
+from orchestrator.keystore.lanes import PairEnd
 from orchestrator.keystore.letters import NONCE_BYTES
 from orchestrator.keystore.meeting import Reconciled
 from orchestrator.keystore.steps import converse
@@ -18,7 +18,7 @@ from orchestrator.wire.channel import Channel
 def reconcile_pending(
     store: KeyStore,
     channel: Channel,
-    role: Role,
+    pair_end: PairEnd,
     peer: str,
     timeout_s: float = 10.0,
     random_bytes: RandomBytes = random_bytes,
@@ -28,15 +28,15 @@ def reconcile_pending(
     No deposit with this peer may run meanwhile.  Raises TamperedError or AgreementError for greetings and states
     that are not the peer's of this meeting, RollbackError where both stores were restored, a ChannelError.
     """
-    check_role(store, peer, role)
-    own = standing(store, role, peer, random_bytes(NONCE_BYTES))
+    check_role(store, peer, pair_end)
+    own = standing(store, pair_end, peer, random_bytes(NONCE_BYTES))
     edge = Edge(store, channel, peer, timeout_s)
     settled: Reconciled = converse(meeting.step, meeting.Meeting(own), edge.perform)
     store.letters(peer).restored = None
     return settled
 
 
-def standing(store: KeyStore, role: Role, peer: str, fresh: bytes) -> Own:
+def standing(store: KeyStore, pair_end: PairEnd, peer: str, fresh: bytes) -> Own:
     """Where this end stands at the beginning of a meeting; ``fresh`` is drawn for it."""
     generation = store.generation(peer)
     letters = store.letters(peer)
@@ -51,7 +51,7 @@ def standing(store: KeyStore, role: Role, peer: str, fresh: bytes) -> Own:
     return Own(
         name=store.owner,
         peer=peer,
-        role=role,
+        pair_end=pair_end,
         nonce=letters.nonce,
         fresh=fresh,
         keyed=store.mac_keys.get(peer, generation) is not None,

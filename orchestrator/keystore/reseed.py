@@ -29,7 +29,7 @@ from msgspec import Meta
 
 from orchestrator.keystore.errors import AgreementError, TamperedError
 from orchestrator.keystore.generations import GENERATION_LIMIT, MOST_KEPT, NAME_BYTES
-from orchestrator.keystore.lanes import Role
+from orchestrator.keystore.lanes import PairEnd
 from orchestrator.keystore.pair_macs import MAC_BYTES, PairMacs
 from orchestrator.keystore.store import KeyStore
 from orchestrator.randomness import RandomBytes, random_bytes
@@ -77,7 +77,7 @@ class Step:
     generation: int
 
 
-def conclude(role: Role, ours: Standing, theirs: Standing) -> Step | None:
+def conclude(pair_end: PairEnd, ours: Standing, theirs: Standing) -> Step | None:
     """The conclusion from both standings, the same at both ends; None where there is nothing to do.
 
     Raises GenerationError where they cannot come together.
@@ -86,7 +86,7 @@ def conclude(role: Role, ours: Standing, theirs: Standing) -> Step | None:
         return Step("lead", ours.begun, ours.generation)
     if theirs.generation > ours.generation and theirs.begun in ours.kept:
         return Step("follow", theirs.begun, theirs.generation)
-    firsts, seconds = (ours.kept, theirs.kept) if role == "first" else (theirs.kept, ours.kept)
+    firsts, seconds = (ours.kept, theirs.kept) if pair_end == "first" else (theirs.kept, ours.kept)
     common = next((name for name in firsts if name in seconds), None)
     if common is not None:
         return Step("both", common, max(ours.least, theirs.least))
@@ -107,7 +107,7 @@ def conclude(role: Role, ours: Standing, theirs: Standing) -> Step | None:
 def settle_generation(
     store: KeyStore,
     channel: Channel,
-    role: Role,
+    pair_end: PairEnd,
     peer: str,
     timeout_s: float = 10.0,
     random: RandomBytes = random_bytes,
@@ -127,7 +127,7 @@ def settle_generation(
     )
     channel.send(encode(ours))
     theirs = _receive(channel, Standing, peer, timeout_s)
-    step = conclude(role, ours, theirs)
+    step = conclude(pair_end, ours, theirs)
     if step is None:
         return None
     if step.generation > ours.least + MOST_AHEAD:

@@ -41,7 +41,7 @@ class Reservations:
         core = self._core
         with core.transaction():
             held = self.check_request(peer, lane, n_bits, context)
-            if lane_owner(lane) != core.role(peer):
+            if lane_owner(lane) != core.pair_end(peer):
                 raise RefusedError(f"lane {lane} with {peer} is allocated by {peer}; ask there")
             if held is not None:
                 return held
@@ -59,7 +59,7 @@ class Reservations:
         return run
 
     def commit(self, peer: str, lane: Lane, wanted: Range, context: bytes) -> None:
-        if lane_owner(lane) == self._core.role(peer):
+        if lane_owner(lane) == self._core.pair_end(peer):
             self._commit_own(peer, lane, wanted, context)
         else:
             self._follow(peer, lane, wanted, context)

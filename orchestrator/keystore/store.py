@@ -45,8 +45,8 @@ from orchestrator.keystore.lanes import (
     AUTH_LANES,
     Lane,
     Ledger,
+    PairEnd,
     Range,
-    Role,
     SplitRule,
 )
 from orchestrator.keystore.letters import NONCE_BYTES, Letters
@@ -171,16 +171,16 @@ class KeyStore:
         """The peers with an initial secret."""
         return self._core.peers()
 
-    def role(self, peer: str) -> Role:
+    def pair_end(self, peer: str) -> PairEnd:
         """Whether this node is the first or the second of the pair."""
-        return self._core.role(peer)
+        return self._core.pair_end(peer)
 
     def generation(self, peer: str) -> int:
         """Which out-of-band secret the pair works with, counted from 0."""
         return self._core.generation(peer)
 
     def install_initial_secret(
-        self, peer: str, auth_ab: SecretBits, auth_ba: SecretBits, *, role: Role, generation: int = 0
+        self, peer: str, auth_ab: SecretBits, auth_ba: SecretBits, *, pair_end: PairEnd, generation: int = 0
     ) -> None:
         """Begin with ``peer``: the out-of-band secret of each direction (64 kbit each), once per peer.
 
@@ -189,13 +189,13 @@ class KeyStore:
 
         Its last 256 bits per direction are set aside as reusable keys of greetings, the rest fills the lanes.
 
-        ``role`` says whether this node is the first or the second of the pair; both ends install the same
+        ``pair_end`` says whether this node is the first or the second of the pair; both ends install the same
         two secrets in the same order.
         """
         with self._core.transaction():
             if peer in self._core.peers():
                 raise RefusedError(f"an initial secret with {peer} is installed already; reseed renews it")
-            self._core.db.write("INSERT INTO peers VALUES (?, ?, ?)", peer, role, generation)
+            self._core.db.write("INSERT INTO peers VALUES (?, ?, ?)", peer, pair_end, generation)
             self._core.db.write_many(
                 "INSERT INTO lanes (peer, lane) VALUES (?, ?)", [(peer, lane) for lane in Lane]
             )
@@ -206,7 +206,7 @@ class KeyStore:
     def letters(self, peer: str) -> Letters:
         """What this process remembers of its correspondence with ``peer``."""
         with self._core.lock:
-            self.role(peer)
+            self.pair_end(peer)
             letters = self._core.letters.get(peer)
             if letters is None:
                 letters = self._core.letters[peer] = Letters(self._random_bytes(NONCE_BYTES))
@@ -244,7 +244,7 @@ class KeyStore:
     def book_block(self, peer: str, *, sec: float, cor: float) -> None:
         """Add the epsilons of a block to the books, durably; before its key is stored."""
         with self._core.transaction():
-            self.role(peer)
+            self.pair_end(peer)
             add_epsilons(self._core, peer, EpsilonLedger(sec=sec, cor=cor, blocks=1))
 
     def epsilons(self, peer: str) -> EpsilonLedger:

@@ -15,14 +15,13 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 from orchestrator.keystore.errors import LaneShortError, ReplayError
+from orchestrator.keystore.lanes import PairEnd
 from orchestrator.one_time_tags import one_time_tag
 from orchestrator.protocols.epsilons import forgery_bound as forgery_bound
 from orchestrator.secret import SecretBits
-
-Role = Literal["first", "second"]
 
 _DOMAIN = b"qunetlab block transcript 1"
 
@@ -96,7 +95,7 @@ class BlockId:
     lease_number: int
     block: int = 0
 
-    def header(self, sender: Role, key_offset: int) -> bytes:
+    def header(self, sender: PairEnd, key_offset: int) -> bytes:
         """The bytes that precede the streams under a tag sent by ``sender``."""
         names = [name.encode() for name in (self.first, self.second)]
         return b"".join(
@@ -115,9 +114,9 @@ class Transcript:
     def __init__(self, block: BlockId, announcements: list[bytes]) -> None:
         self._block = block
         self._announcements = list(announcements)
-        self._streams: dict[Role, list[bytes]] = {"first": [], "second": []}
+        self._streams: dict[PairEnd, list[bytes]] = {"first": [], "second": []}
 
-    def add(self, sender: Role, message: bytes) -> None:
+    def add(self, sender: PairEnd, message: bytes) -> None:
         """Record a message as it stood on the wire."""
         self._streams[sender].append(message)
 
@@ -126,11 +125,11 @@ class Transcript:
         """Bytes under a tag."""
         return sum(len(part) for part in self._parts("first", 0))
 
-    def tag(self, key: SecretBits, sender: Role, key_offset: int) -> bytes:
+    def tag(self, key: SecretBits, sender: PairEnd, key_offset: int) -> bytes:
         """The tag that ``sender`` sends over this transcript under its one-time ``key``."""
         return one_time_tag(key, *self._parts(sender, key_offset))
 
-    def _parts(self, sender: Role, key_offset: int) -> list[bytes]:
+    def _parts(self, sender: PairEnd, key_offset: int) -> list[bytes]:
         parts: list[bytes] = [self._block.header(sender, key_offset)]
         for stream in (self._announcements, self._streams["first"], self._streams["second"]):
             parts.append(struct.pack("<Q", len(stream)))

@@ -30,12 +30,13 @@ from dataclasses import dataclass, field, replace
 
 from orchestrator.bits import PackedBits, pack
 from orchestrator.keystore.errors import KeyStoreError
+from orchestrator.keystore.lanes import PairEnd
 from orchestrator.light.clicks import BlockClicks
 from orchestrator.one_time_tags import TAG_KEY_BITS
 from orchestrator.postprocessing import messages as m
 from orchestrator.postprocessing import verification
 from orchestrator.postprocessing.amplification import amplify, draw_seed, seed_bytes
-from orchestrator.postprocessing.authentication import AuthKeys, BlockId, Role, Transcript, forgery_bound
+from orchestrator.postprocessing.authentication import AuthKeys, BlockId, Transcript, forgery_bound
 from orchestrator.postprocessing.cascade import (
     MIN_BITS,
     SEED_BYTES,
@@ -142,7 +143,7 @@ class _Block:
 
 def run_block(
     *,
-    role: Role,
+    pair_end: PairEnd,
     channel: Channel,
     clicks: BlockClicks,
     announcement_transcript: list[bytes],
@@ -156,7 +157,7 @@ def run_block(
     block: int = 0,
     clock: Callable[[], float] = time.monotonic,
 ) -> BlockResult:
-    """Turn one announced block into key together with the peer, who runs the same with the other role.
+    """Turn one announced block into key together with the peer, who runs the same from the other end of the pair.
 
     ``session`` is the lease's (epoch, number), ``pair`` the names of (first, second), ``block`` numbers the blocks of
     one lease.  ``announcement_transcript`` holds the relay's announcements as received, complete.  The symbols in
@@ -167,7 +168,7 @@ def run_block(
     """
     identity = BlockId(pair[0], pair[1], session[0], session[1], block)
     transcript = Transcript(identity, announcement_transcript)
-    talk = Conversation(role, channel, transcript, timeout_s, clock)
+    talk = Conversation(pair_end, channel, transcript, timeout_s, clock)
     state = _Block(talk, identity, plan, auth, random_bytes, progress or _silent, secrets=[clicks])
     try:
         sifted = _open(state, clicks, _digest(announcement_transcript))
@@ -190,7 +191,7 @@ def _open(state: _Block, clicks: BlockClicks, announcements: bytes) -> SiftedBit
     if clicks.n_pulses != state.plan.n_pulses:
         talk.abort(f"{clicks.n_pulses} pulses were emitted, the plan says {state.plan.n_pulses}")
     check_clicks(clicks)
-    own = OwnRounds.of(clicks, talk.role)
+    own = OwnRounds.of(clicks, talk.pair_end)
     state.secrets.append(own)
     opening = m.Opening(
         epoch=identity.epoch,
@@ -221,7 +222,9 @@ def _make_key(state: _Block, clicks: BlockClicks, sifted: SiftedBits) -> BlockRe
         return _without_key(state, counts, length)
     state.enter("reconciliation")
     hint = _qber_hint(state.plan, counts)
-    done = (_reconcile_first if state.talk.role == "first" else _reconcile_second)(state, sifted, hint, seeds)
+    done = (_reconcile_first if state.talk.pair_end == "first" else _reconcile_second)(
+        state, sifted, hint, seeds
+    )
     state.secrets.append(done)
     tags = state.plan.verification_tags(sifted.n_x)
     counts = replace(
@@ -248,7 +251,7 @@ def _disclose_tests(state: _Block, clicks: BlockClicks, sifted: SiftedBits) -> t
     """Coin labels, YY bits and Cascade seeds; the counts of the block (nothing leaked yet) and the seeds."""
     talk, n_x = state.talk, sifted.n_x
     yy_bits = pack(sifted.yy).tobytes()
-    if talk.role == "first":
+    if talk.pair_end == "first":
         coin = coin_labels(state.plan, n_x, state.random_bytes)
         seeds = state.random_bytes(SEED_BYTES * n_frames(n_x))
         talk.send(m.Labels(coin=pack(coin).tobytes(), yy_bits=yy_bits, seeds=seeds))
@@ -325,7 +328,7 @@ def _expected_parities(n_bits: int, qber: float) -> float:
 def _verify(state: _Block, bits: PackedBits, n_bits: int, tags: int) -> None:
     """Abort unless both users hold the same bits."""
     talk, key_bits = state.talk, tags * TAG_KEY_BITS
-    if talk.role == "first":
+    if talk.pair_end == "first":
         offset, key = state.auth.take_outgoing(key_bits)
         talk.send(m.VerificationTag(key_offset=offset, tag=verification.block_tag(key, bits, n_bits)))
         key.wipe()
@@ -366,7 +369,7 @@ def _tag_fits(
 def _agree_on_seed(state: _Block, n_bits: int, key_bits: int) -> bytes:
     """The first user's fresh seed of the hash, for the length both computed."""
     talk = state.talk
-    if talk.role == "first":
+    if talk.pair_end == "first":
         seed = draw_seed(n_bits, key_bits, state.random_bytes)
         talk.send(m.AmplificationSeed(key_bits=key_bits, seed=seed))
         return seed
@@ -386,7 +389,7 @@ def _authenticate(state: _Block) -> float:
     talk = state.talk
     talk.recording = False
     offset, key = state.auth.take_outgoing(TAG_KEY_BITS)
-    talk.send(m.TranscriptTag(key_offset=offset, tag=talk.transcript.tag(key, talk.role, offset)))
+    talk.send(m.TranscriptTag(key_offset=offset, tag=talk.transcript.tag(key, talk.pair_end, offset)))
     key.wipe()
     theirs = talk.receive(m.TranscriptTag)
     forgery = forgery_bound(talk.transcript.n_bytes)

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NoReturn, TypeVar
 
-from orchestrator.postprocessing.authentication import Role, Transcript
+from orchestrator.keystore.lanes import PairEnd
+from orchestrator.postprocessing.authentication import Transcript
 from orchestrator.postprocessing.messages import Aborted, BlockMessage
 from orchestrator.wire.channel import Channel, ChannelError
 from orchestrator.wire.codec import decode, encode
@@ -37,7 +38,7 @@ class BlockAborted(Exception):
 class Conversation:
     """Messages of one block to and from the peer; ``recording`` ends before the transcript tags."""
 
-    role: Role
+    pair_end: PairEnd
     channel: Channel
     transcript: Transcript
     timeout_s: float
@@ -50,15 +51,15 @@ class Conversation:
         self._deadline = self.clock() + PATIENCE * self.timeout_s
 
     @property
-    def peer(self) -> Role:
-        """The other user's role."""
-        return "second" if self.role == "first" else "first"
+    def peer(self) -> PairEnd:
+        """The other end of the pair."""
+        return "second" if self.pair_end == "first" else "first"
 
     def send(self, message: BlockMessage) -> None:
         """Send one message; raises ChannelError."""
         data = encode(message)
         if self.recording:
-            self.transcript.add(self.role, data)
+            self.transcript.add(self.pair_end, data)
         self.channel.send(data)
 
     def receive(self, type_: type[M]) -> M:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from orchestrator.bits import BitArray, PackedBits, pack, packed_size, unpack
+from orchestrator.keystore.lanes import PairEnd
 from orchestrator.light.clicks import BOTH, D1_ONLY, D2_ONLY, BlockClicks
 from orchestrator.light.symbols import basis_of, bit_of
-from orchestrator.postprocessing.authentication import Role
 
 
 class SiftingError(Exception):
@@ -49,12 +49,12 @@ class OwnRounds:
     bits: BitArray
 
     @classmethod
-    def of(cls, clicks: BlockClicks, role: Role) -> OwnRounds:
+    def of(cls, clicks: BlockClicks, pair_end: PairEnd) -> OwnRounds:
         """Keep the single clicks of ``clicks``; the second user flips its bit where detector 2 clicked."""
         single = clicks.outcome != BOTH
         symbol = clicks.symbol[single]
         bits = bit_of(symbol)
-        if role == "second":
+        if pair_end == "second":
             bits ^= clicks.outcome[single] == D2_ONLY
         return cls(bases=basis_of(symbol), bits=bits)
 

@@ -23,7 +23,7 @@ from orchestrator.events.status import BlockReport, Epsilons, LaneStock, Stock
 from orchestrator.hub.agent import Agent, AgentEvent, LinkUp, TopicWaiting
 from orchestrator.hub.connect import connect_agent
 from orchestrator.keystore.agreement import deposit_block, reserve
-from orchestrator.keystore.lanes import AUTH_ALARM_BITS, AUTH_LANES, Lane, Range, Role
+from orchestrator.keystore.lanes import AUTH_ALARM_BITS, AUTH_LANES, Lane, PairEnd, Range
 from orchestrator.keystore.sealing import Kek
 from orchestrator.keystore.store import KeyStore
 from orchestrator.light.clicks import BlockClicks
@@ -146,11 +146,11 @@ class Node:
         Raises KeyStoreError, ChannelError, or JobExpiredError when the peer's client does not ask in time.
         """
 
-        def conversation(channel: Channel, role: Role, *, again: bool = False) -> Range:
+        def conversation(channel: Channel, pair_end: PairEnd, *, again: bool = False) -> Range:
             return reserve(
                 self._store,
                 channel,
-                role,
+                pair_end,
                 peer,
                 Lane.MASK,
                 n_bits,
@@ -253,9 +253,9 @@ class Node:
     def _submit(self, block: Block, peer: str) -> None:
         announced = int(block.clicks.outcome.size)
 
-        def conversation(channel: Channel, role: Role) -> BlockResult:
+        def conversation(channel: Channel, pair_end: PairEnd) -> BlockResult:
             result = run_block(
-                role=role,
+                pair_end=pair_end,
                 channel=channel,
                 clicks=block.clicks,
                 announcement_transcript=block.announcements,
@@ -270,7 +270,13 @@ class Node:
                 self._store.book_block(peer, sec=result.epsilons.sec, cor=result.epsilons.cor)
                 try:
                     deposit_block(
-                        self._store, channel, role, peer, block.name, result.key, timeout_s=MESSAGE_TIMEOUT_S
+                        self._store,
+                        channel,
+                        pair_end,
+                        peer,
+                        block.name,
+                        result.key,
+                        timeout_s=MESSAGE_TIMEOUT_S,
                     )
                 finally:
                     result.key.wipe()

@@ -21,7 +21,7 @@ from pathlib import Path
 from lab.testbed import Testbed
 from orchestrator.durable import SPENT, destroy_file, destroy_spent, move_file, sync_path
 from orchestrator.keystore.errors import SealError, StoreError
-from orchestrator.keystore.lanes import Role, SplitRule
+from orchestrator.keystore.lanes import PairEnd, SplitRule
 from orchestrator.keystore.pair_secret import SUFFIX, PairSecret, PairSecretError
 from orchestrator.keystore.sealing import Kek
 from orchestrator.keystore.store import KeyStore
@@ -97,9 +97,9 @@ def _create(testbed: Testbed, name: str, kek: Kek, initial: Path, path: Path) ->
 
 
 def _install(store: KeyStore, peer: str, secret: PairSecret) -> None:
-    role: Role = "first" if secret.first == store.owner else "second"
+    pair_end: PairEnd = "first" if secret.first == store.owner else "second"
     store.install_initial_secret(
-        peer, secret.auth_ab, secret.auth_ba, role=role, generation=secret.generation
+        peer, secret.auth_ab, secret.auth_ba, pair_end=pair_end, generation=secret.generation
     )
 
 

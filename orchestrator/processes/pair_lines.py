@@ -16,13 +16,13 @@ from orchestrator.keystore.errors import (
     LaneShortError,
     ReservationError,
 )
-from orchestrator.keystore.lanes import Role
+from orchestrator.keystore.lanes import PairEnd
 from orchestrator.postprocessing.block import BlockAborted
 from orchestrator.wire.channel import Channel, ChannelError
 from orchestrator.wire.codec import Message, WireError
 
 JobName: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=150)]
-Conversation: TypeAlias = Callable[[Channel, Role], object]
+Conversation: TypeAlias = Callable[[Channel, PairEnd], object]
 
 LINE_PREFIX = "pair/"
 POLL_S = 0.02

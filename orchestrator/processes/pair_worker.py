@@ -37,7 +37,7 @@ from concurrent.futures import Future
 from typing import TypeVar
 
 from orchestrator.hub.agent import Agent
-from orchestrator.keystore.lanes import AUTH_LANES, Role
+from orchestrator.keystore.lanes import AUTH_LANES, PairEnd
 from orchestrator.keystore.reconcile import reconcile_pending
 from orchestrator.keystore.reseed import settle_generation
 from orchestrator.keystore.store import KeyStore
@@ -91,10 +91,10 @@ class PairWorker:
         self.peer = peer
         self._agent = agent
         self._store = store
-        self._role: Role = store.role(peer)
+        self._pair_end: PairEnd = store.pair_end(peer)
         self._lock = threading.Lock()
         self._jobs: dict[str, Job] = {}
-        self._done: OrderedDict[str, Callable[[Channel, Role], object]] = OrderedDict()
+        self._done: OrderedDict[str, Callable[[Channel, PairEnd], object]] = OrderedDict()
         self._clock = clock
         self._back_off = BackOff()
         self._failures = 0
@@ -167,7 +167,7 @@ class PairWorker:
     def offered(self, topic: str) -> None:
         """The agent saw a message on a topic of this peer that nobody opened yet."""
         is_line = topic.startswith(LINE_PREFIX) and topic.count("/") == 1
-        if self._role == "second" and is_line and self._offered.qsize() < OFFERS_KEPT:
+        if self._pair_end == "second" and is_line and self._offered.qsize() < OFFERS_KEPT:
             self._offered.put(topic)
 
     def meet_again(self) -> None:
@@ -177,9 +177,9 @@ class PairWorker:
     def submit(
         self,
         name: str,
-        conversation: Callable[[Channel, Role], T],
+        conversation: Callable[[Channel, PairEnd], T],
         patience_s: float,
-        again: Callable[[Channel, Role], object] | None = None,
+        again: Callable[[Channel, PairEnd], object] | None = None,
     ) -> Future[T]:
         """Run ``conversation`` once the peer has a job of the same ``name``.
 
@@ -201,7 +201,7 @@ class PairWorker:
     def _work(self) -> None:
         while not self._stop.is_set():
             self._expire()
-            if self._role == "first" and self._again.is_set():
+            if self._pair_end == "first" and self._again.is_set():
                 self._again.clear()
                 self._drop_line()
             try:
@@ -220,7 +220,7 @@ class PairWorker:
         self._drop_line()
         self._failures += 1
         wait_s, self._back_off = self._back_off.wait_s, self._back_off.failed()
-        self._pause(wait_s if self._role == "first" else POLL_S)
+        self._pause(wait_s if self._pair_end == "first" else POLL_S)
 
     def _meet(self) -> bool:
         """Open a fresh line and compare the stores; False when the peer is not there yet, or an operator is asked."""
@@ -228,7 +228,7 @@ class PairWorker:
         if held and not self._store.generations.kept(self.peer):
             self._pause(POLL_S)
             return False
-        if self._role == "first":
+        if self._pair_end == "first":
             if self.peer not in self._agent.peers:
                 self._stop.wait(POLL_S)
                 return False
@@ -243,7 +243,7 @@ class PairWorker:
             if not isinstance(self._read(self._line, MEETING_TIMEOUT_S), Greeting):
                 raise WireError("a line must begin with a greeting")
         begun = settle_generation(
-            self._store, self._line.channel, self._role, self.peer, timeout_s=MEETING_TIMEOUT_S
+            self._store, self._line.channel, self._pair_end, self.peer, timeout_s=MEETING_TIMEOUT_S
         )
         if begun is not None:
             logger.info("generation %d with %s was begun", begun, self.peer)
@@ -257,7 +257,7 @@ class PairWorker:
             settled = reconcile_pending(
                 self._store,
                 self._agent.channel(self.peer, topic),
-                self._role,
+                self._pair_end,
                 self.peer,
                 timeout_s=MEETING_TIMEOUT_S,
             )
@@ -288,7 +288,7 @@ class PairWorker:
         """One step on the line: tell, listen, run a job that both have."""
         line = self._line
         assert line is not None
-        if self._role == "second":
+        if self._pair_end == "second":
             if not self._offered.empty():
                 raise WireError("the peer opened a new line")
             if self._again.is_set():
@@ -307,13 +307,13 @@ class PairWorker:
             message = None
         if isinstance(message, Have):
             line.heard(message)
-        elif isinstance(message, Start) and self._role == "second":
+        elif isinstance(message, Start) and self._pair_end == "second":
             self._run(line, message.job, message.n)
-        elif isinstance(message, Again) and self._role == "first":
+        elif isinstance(message, Again) and self._pair_end == "first":
             self._again.set()
         elif message is not None:
             raise WireError(f"unexpected {type(message).__name__} on the line")
-        if self._role == "first":
+        if self._pair_end == "first":
             for name in self._ready(line):
                 line.peer_has.discard(name)
                 number = line.jobs_started
@@ -338,7 +338,7 @@ class PairWorker:
             if job is None:
                 raise ChannelTimeoutError(f"job {name!r} was given up here before it started")
             try:
-                result = job.conversation(channel, self._role)
+                result = job.conversation(channel, self._pair_end)
             except IN_STEP_ERRORS as error:
                 job.future.set_exception(error)
                 return

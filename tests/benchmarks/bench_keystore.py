@@ -49,7 +49,7 @@ def measure(folder: Path) -> dict[str, float]:
     figures = {"write_and_fsync_16k_ms": fsync_ms(folder)}
     store = KeyStore.create(folder / "bench.db", "alice", Kek(os.urandom(32)))
     secrets = SecretBits.from_bytes(os.urandom(1 << 20)), SecretBits.from_bytes(os.urandom(1 << 20))
-    store.install_initial_secret("bob", *secrets, role="first")
+    store.install_initial_secret("bob", *secrets, pair_end="first")
     keys = [SecretBits.from_bytes(os.urandom(BLOCK_BYTES)) for _ in range(4)]
 
     def deposit(n: int) -> None:

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from orchestrator.keystore.lanes import PairEnd
 from orchestrator.light.clicks import D1_ONLY, BlockClicks
-from orchestrator.postprocessing.authentication import MemoryAuthKeys, Role
+from orchestrator.postprocessing.authentication import MemoryAuthKeys
 from orchestrator.postprocessing.block import BlockAborted, BlockResult, run_block
 from orchestrator.protocols.planner import BlockPlan
 from orchestrator.secret import SecretBits
@@ -87,7 +88,7 @@ class Side:
         raise self.outcome or RuntimeError("the block has not been run")
 
 
-def honest_sides(plan: BlockPlan, seed: int, *, qber: float | None = None) -> dict[Role, Side]:
+def honest_sides(plan: BlockPlan, seed: int, *, qber: float | None = None) -> dict[PairEnd, Side]:
     """Both users of a block in which everybody plays along."""
     rng = np.random.default_rng(seed)
     clicks = synthetic_clicks(plan, rng, qber=qber)
@@ -96,7 +97,7 @@ def honest_sides(plan: BlockPlan, seed: int, *, qber: float | None = None) -> di
 
 
 def rehearse(
-    sides: dict[Role, Side],
+    sides: dict[PairEnd, Side],
     *,
     seed: int = 0,
     timeout_s: float = 20.0,
@@ -106,11 +107,11 @@ def rehearse(
     """Run both sides to their end; each ``outcome`` is set to its BlockResult or the BlockAborted it raised."""
     ends = channels or memory_channel_pair()
 
-    def run(role: Role, channel: Channel) -> None:
-        side = sides[role]
+    def run(pair_end: PairEnd, channel: Channel) -> None:
+        side = sides[pair_end]
         try:
             side.outcome = run_block(
-                role=role,
+                pair_end=pair_end,
                 channel=channel,
                 clicks=side.clicks,
                 announcement_transcript=side.announcements,
@@ -118,7 +119,7 @@ def rehearse(
                 session=side.session,
                 pair=side.pair,
                 auth=side.auth,
-                random_bytes=np.random.default_rng([seed, role == "second"]).bytes,
+                random_bytes=np.random.default_rng([seed, pair_end == "second"]).bytes,
                 timeout_s=timeout_s,
                 block=side.block,
                 clock=clock,
@@ -127,8 +128,8 @@ def rehearse(
             side.outcome = aborted
 
     threads = [
-        threading.Thread(target=run, args=(role, end), name=f"rehearsal {role}")
-        for role, end in zip(("first", "second"), ends, strict=True)
+        threading.Thread(target=run, args=(pair_end, end), name=f"rehearsal {pair_end}")
+        for pair_end, end in zip(("first", "second"), ends, strict=True)
     ]
     for thread in threads:
         thread.start()

@@ -23,8 +23,8 @@ import numpy as np
 import pytest
 from rehearsal import Side, honest_sides, rehearse
 
+from orchestrator.keystore.lanes import PairEnd
 from orchestrator.postprocessing import messages as m
-from orchestrator.postprocessing.authentication import Role
 from orchestrator.postprocessing.block import BlockAborted
 from orchestrator.postprocessing.cascade import compile_kernels
 from orchestrator.protocols.planner import BlockPlan, block_plan
@@ -34,7 +34,7 @@ from orchestrator.wire.codec import WireError, decode, encode
 Deed = Callable[[bytes], list[bytes]]
 """What the meddler delivers instead of one message."""
 
-ROLES: tuple[Role, Role] = ("first", "second")
+PAIR_ENDS: tuple[PairEnd, PairEnd] = ("first", "second")
 
 
 @dataclass
@@ -67,7 +67,7 @@ class Meddler:
 class Case:
     """One deed to one message."""
 
-    sender: Role
+    sender: PairEnd
     index: int
     kind: str
     name: str
@@ -88,9 +88,9 @@ def plan() -> BlockPlan:
 
 def play(
     plan: BlockPlan, seed: int, case: Case | None = None
-) -> tuple[dict[Role, Side], dict[Role, Meddler]]:
+) -> tuple[dict[PairEnd, Side], dict[PairEnd, Meddler]]:
     sides = honest_sides(plan, seed)
-    ends = dict(zip(ROLES, map(Meddler, memory_channel_pair()), strict=True))
+    ends = dict(zip(PAIR_ENDS, map(Meddler, memory_channel_pair()), strict=True))
     if case is not None:
         end = ends[case.sender]
         end.target, end.deed, end.hold = case.index, case.deed, case.hold
@@ -135,7 +135,7 @@ def cases(plan: BlockPlan, seed: int) -> list[Case]:
     _, foreign = play(plan, seed + 1000)
     rng = np.random.default_rng(seed)
     found: list[Case] = []
-    for sender in ROLES:
+    for sender in PAIR_ENDS:
         sent = ends[sender].sent
         for index, payload in enumerate(sent):
             message = decode(payload, m.BlockMessage)
@@ -177,16 +177,16 @@ def flipped(payload: bytes, rng: np.random.Generator) -> bytes:
 
 def check(plan: BlockPlan, seed: int, case: Case) -> None:
     sides, _ = play(plan, seed, case)
-    aborted = [role for role in ROLES if isinstance(sides[role].outcome, BlockAborted)]
-    holders = [role for role in ROLES if sides[role].key is not None]
+    aborted = [pair_end for pair_end in PAIR_ENDS if isinstance(sides[pair_end].outcome, BlockAborted)]
+    holders = [pair_end for pair_end in PAIR_ENDS if sides[pair_end].key is not None]
     assert all(side.outcome is not None for side in sides.values()), f"{case}: something else was raised"
     assert aborted, f"{case}: nobody noticed"
     if case.kind == "Accepted" or (case.kind, case.name) == ("TranscriptTag", "doubled"):
         assert holders in ([], [case.sender]), f"{case}: {holders} hold key"
     else:
         assert not holders, f"{case}: {holders} hold key"
-    for role, peer in (ROLES, ROLES[::-1]):
-        spent, seen = sides[role].auth.outgoing_head, sides[peer].auth.incoming_head
+    for pair_end, peer in (PAIR_ENDS, PAIR_ENDS[::-1]):
+        spent, seen = sides[pair_end].auth.outgoing_head, sides[peer].auth.incoming_head
         assert seen <= spent, f"{case}: a forged offset moved the lane"
 
 
@@ -237,13 +237,13 @@ def test_a_deed_the_tags_miss_would_be_seen(plan: BlockPlan, monkeypatch: pytest
         check(plan, 2, case)
 
 
-@pytest.mark.parametrize("sender", ROLES)
-def test_a_whole_recorded_session_replayed_makes_nothing(plan: BlockPlan, sender: Role) -> None:
+@pytest.mark.parametrize("sender", PAIR_ENDS)
+def test_a_whole_recorded_session_replayed_makes_nothing(plan: BlockPlan, sender: PairEnd) -> None:
     """R7: one side of a recorded block, word for word, against the other side's next block."""
     _, recorded = play(plan, 1)
     sides = honest_sides(plan, 2)
     ours, theirs = memory_channel_pair()
-    peer: Role = "second" if sender == "first" else "first"
+    peer: PairEnd = "second" if sender == "first" else "first"
     for payload in recorded[sender].sent:
         theirs.send(payload)
     side = sides[peer]
@@ -252,11 +252,11 @@ def test_a_whole_recorded_session_replayed_makes_nothing(plan: BlockPlan, sender
         _run_alone(side, peer, ours)
 
 
-@pytest.mark.parametrize("sender", ROLES)
-def test_a_session_replayed_within_its_own_lease_makes_nothing(plan: BlockPlan, sender: Role) -> None:
+@pytest.mark.parametrize("sender", PAIR_ENDS)
+def test_a_session_replayed_within_its_own_lease_makes_nothing(plan: BlockPlan, sender: PairEnd) -> None:
     """Even with the same session number and the same clicks, one-time keys do not match twice."""
     sides, recorded = play(plan, 1)
-    peer: Role = "second" if sender == "first" else "first"
+    peer: PairEnd = "second" if sender == "first" else "first"
     heads = sides[peer].auth
     again = honest_sides(plan, 1)[peer]
     again.auth = heads
@@ -267,11 +267,11 @@ def test_a_session_replayed_within_its_own_lease_makes_nothing(plan: BlockPlan, 
         _run_alone(again, peer, ours)
 
 
-def _run_alone(side: Side, role: Role, channel: MemoryChannel) -> None:
+def _run_alone(side: Side, pair_end: PairEnd, channel: MemoryChannel) -> None:
     from orchestrator.postprocessing.block import run_block
 
     run_block(
-        role=role, channel=channel, clicks=side.clicks, announcement_transcript=side.announcements, plan=side.plan,
+        pair_end=pair_end, channel=channel, clicks=side.clicks, announcement_transcript=side.announcements, plan=side.plan,
         session=side.session, pair=side.pair, auth=side.auth, random_bytes=np.random.default_rng(9).bytes,
         timeout_s=0.2,
     )  # fmt: skip

@@ -19,7 +19,7 @@ from orchestrator.keystore import meeting, reserving
 from orchestrator.keystore.edge import Edge
 from orchestrator.keystore.errors import AgreementError, KeyStoreError, TamperedError
 from orchestrator.keystore.greeting import Answer, Proof, Stand
-from orchestrator.keystore.lanes import AUTH_LANES, Lane, Range, Role, incoming_auth, outgoing_auth
+from orchestrator.keystore.lanes import AUTH_LANES, Lane, PairEnd, Range, incoming_auth, outgoing_auth
 from orchestrator.keystore.letters import Letters
 from orchestrator.keystore.meeting import Reconciled
 from orchestrator.keystore.reconcile import standing
@@ -34,7 +34,7 @@ from orchestrator.wire.codec import WireError, decode, encode
 
 KEK = Kek(b"k" * 32)
 NAMES = ("alice", "bob")
-ROLES: tuple[Role, Role] = ("first", "second")
+PAIR_ENDS: tuple[PairEnd, PairEnd] = ("first", "second")
 KEY = np.random.default_rng(3).bytes(20_000)
 MEETINGS = int(600 / LONGEST_WAIT_S)
 """How often two ends meet in ten minutes of failures."""
@@ -122,9 +122,9 @@ class Pair:
     def make(cls, folder: Path, seed: int = 1, blocks: int = 1) -> Pair:
         pair, rng = cls(folder), np.random.default_rng(seed)
         halves = [rng.bytes(8192) for _ in range(2)]
-        for own, peer, role in zip(NAMES, NAMES[::-1], ROLES, strict=True):
+        for own, peer, pair_end in zip(NAMES, NAMES[::-1], PAIR_ENDS, strict=True):
             store = KeyStore.create(folder / own, own, KEK)
-            store.install_initial_secret(peer, *map(SecretBits.from_bytes, halves), role=role)
+            store.install_initial_secret(peer, *map(SecretBits.from_bytes, halves), pair_end=pair_end)
             for n in range(blocks):
                 store.deposit_pending(peer, f"b{n}", SecretBits.from_bytes(KEY), b"")
                 store.confirm_deposit(peer, f"b{n}")
@@ -135,7 +135,7 @@ class Pair:
         def begin(end: int) -> tuple[Any, Any]:
             self.serial += 1
             fresh = self.serial.to_bytes(16, "big")
-            own = standing(self.stores[end], ROLES[end], NAMES[1 - end], fresh)
+            own = standing(self.stores[end], PAIR_ENDS[end], NAMES[1 - end], fresh)
             return meeting.step, meeting.Meeting(own)
 
         return duel(self.stores, begin, meddle)
@@ -161,7 +161,7 @@ class Pair:
     def spent(self) -> int:
         """Lane bits spent or burnt at both ends of both authentication lanes' owners."""
         heads = [store.lane_states(NAMES[1 - end]) for end, store in enumerate(self.stores)]
-        return sum(heads[end][outgoing_auth(ROLES[end])].head for end in (0, 1))
+        return sum(heads[end][outgoing_auth(PAIR_ENDS[end])].head for end in (0, 1))
 
     def burnt(self) -> list[int]:
         return [store.ledger(NAMES[1 - end]).burnt for end, store in enumerate(self.stores)]
@@ -472,7 +472,7 @@ def dishonest_greetings(folder: Path, end: int, cases: int, seed: int) -> Counte
             )
             seen["found out"] += 1
             pair.restore(end, copy)
-        elif states[incoming_auth(ROLES[1 - end])].head < used[outgoing_auth(ROLES[end])].head:
+        elif states[incoming_auth(PAIR_ENDS[1 - end])].head < used[outgoing_auth(PAIR_ENDS[end])].head:
             assert not pair.stores[end].letters(NAMES[1 - end])._sent, "it tagged with bits used before"
     final = pair.meet()
     assert isinstance(final[end], Reconciled), final

@@ -55,7 +55,10 @@ def store(tmp_path: Path) -> Iterator[KeyStore]:
     FailingDatabase.fail_at = None
     store = FailingStore.create(tmp_path / "s.db", "alice", KEK)
     store.install_initial_secret(
-        "bob", SecretBits.from_bytes(RNG.bytes(8192)), SecretBits.from_bytes(RNG.bytes(8192)), role="first"
+        "bob",
+        SecretBits.from_bytes(RNG.bytes(8192)),
+        SecretBits.from_bytes(RNG.bytes(8192)),
+        pair_end="first",
     )
     store.deposit_pending("bob", "b1", SecretBits.from_bytes(RNG.bytes(20_000)), b"")
     store.confirm_deposit("bob", "b1")

@@ -64,7 +64,7 @@ def killed_many_times(folder: Path, kills: int, seed: int) -> None:
             "bob",
             SecretBits.from_bytes(rng.bytes(8192)),
             SecretBits.from_bytes(rng.bytes(8192)),
-            role="first",
+            pair_end="first",
         )
         store.deposit_pending("bob", "b1", SecretBits.from_bytes(rng.bytes(1 << 20)), b"")
         store.confirm_deposit("bob", "b1")

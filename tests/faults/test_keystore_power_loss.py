@@ -243,12 +243,12 @@ class Work:
         self._serial = 0
         self._open: list[tuple[str, Range, bytes]] = []
         self.truth = Truth()
-        for n, (peer, role) in enumerate(PEERS.items()):
+        for n, (peer, pair_end) in enumerate(PEERS.items()):
             secrets = [
                 SecretBits.from_bytes(np.random.default_rng(100 + 2 * n + i).bytes(8192)) for i in (0, 1)
             ]
             store.install_initial_secret(
-                peer, secrets[0], secrets[1], role="first" if role == "first" else "second"
+                peer, secrets[0], secrets[1], pair_end="first" if pair_end == "first" else "second"
             )
             parts = split_secret(*secrets)
             self.truth.add(peer, "auth_ab", 0, parts.auth_ab)
@@ -298,7 +298,7 @@ class Work:
         if free < 16:
             return
         size = int(self._rng.integers(1, max(2, free // 3)))
-        if lane_owner(Lane.MASK) == self._store.role(peer):
+        if lane_owner(Lane.MASK) == self._store.pair_end(peer):
             try:
                 taken = self._store.propose_reservation(peer, "mask", size, context)
             except LaneShortError:
@@ -327,14 +327,14 @@ class Work:
             self._store.burn_reservation(peer, "mask", taken, context)
 
     def _send(self, peer: str) -> None:
-        lane = outgoing_auth(self._store.role(peer))
+        lane = outgoing_auth(self._store.pair_end(peer))
         if self._store.stock(peer)[lane] < 4000:
             return
         offset, _ = self._store.auth(peer).take_outgoing(256)
         self._shim.mark(Left(peer, lane, Range(offset, 256), None))
 
     def _receive(self, peer: str) -> None:
-        lane = incoming_auth(self._store.role(peer))
+        lane = incoming_auth(self._store.pair_end(peer))
         if self._store.stock(peer)[lane] < 4000:
             return
         offset = self._store.lane_states(peer)[lane].head + 256 * int(self._rng.integers(0, 3))
@@ -399,8 +399,8 @@ def _check_mark(store: KeyStore, mark: object) -> None:
 
 def _use_up(store: KeyStore, peer: str) -> Iterator[tuple[str, int, SecretBits]]:
     """Take every free bit of the mask lane and of the outgoing authentication lane."""
-    first = store.role(peer) == "first"
-    lane = outgoing_auth(store.role(peer))
+    first = store.pair_end(peer) == "first"
+    lane = outgoing_auth(store.pair_end(peer))
     if (rest := store.stock(peer)[lane] - AUTH_STOP_BITS) > 0:
         offset, bits = store.auth(peer).take_outgoing(rest)
         yield lane, offset, bits

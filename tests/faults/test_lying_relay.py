@@ -24,6 +24,7 @@ from drivers.links.errors import InstrumentError, NotReadyError
 from lab.runs.machine.folder import template_path
 from lab.testbed import Testbed, parse_testbed
 from orchestrator.keystore.agreement import deposit_block
+from orchestrator.keystore.lanes import PairEnd
 from orchestrator.keystore.pair_macs import MAC_KEY_BITS
 from orchestrator.keystore.sealing import Kek
 from orchestrator.keystore.store import KeyStore
@@ -44,7 +45,6 @@ from orchestrator.light.user import (
     photons_per_slot,
 )
 from orchestrator.postprocessing import messages as m
-from orchestrator.postprocessing.authentication import Role
 from orchestrator.postprocessing.block import BlockAborted, BlockResult, run_block
 from orchestrator.postprocessing.cascade import compile_kernels
 from orchestrator.protocols.block_planning import plan_for
@@ -54,7 +54,7 @@ from orchestrator.wire.channel import ChannelBrokenError, ChannelError, MemoryCh
 from orchestrator.wire.codec import decode, encode
 
 PAIR = ("alice", "bob")
-ROLES: tuple[Role, Role] = ("first", "second")
+PAIR_ENDS: tuple[PairEnd, PairEnd] = ("first", "second")
 GATES = (COUNTER_CLOCKWISE_GATE, CLOCKWISE_GATE)
 SLOTS = 1 << 16
 N_FRAMES = 16
@@ -161,7 +161,7 @@ class User:
 
     def __init__(self, index: int, folder: Path, lanes: tuple[bytes, bytes], seed: int) -> None:
         self.index, self.name, self.peer = index, PAIR[index], PAIR[1 - index]
-        self.role: Role = ROLES[index]
+        self.pair_end: PairEnd = PAIR_ENDS[index]
         self.generator, self.attenuator, self.monitor = Generator(), Attenuator(), Monitor()
         rng = np.random.default_rng([seed, index])
         self._rng = rng
@@ -175,7 +175,7 @@ class User:
         )
         self.store = KeyStore.create(folder / f"{self.name}.sqlite", self.name, Kek(bytes(32)))
         keys = [SecretBits.from_bytes(lane) for lane in lanes]
-        self.store.install_initial_secret(self.peer, *keys, role=self.role)
+        self.store.install_initial_secret(self.peer, *keys, pair_end=self.pair_end)
         self.result: BlockResult | None = None
         self.error: Exception | None = None
         self.announcements: list[bytes] = []
@@ -196,7 +196,7 @@ class User:
                 n_frames=n_frames,
             )
             self.result = run_block(
-                role=self.role,
+                pair_end=self.pair_end,
                 channel=wire,
                 clicks=clicks,
                 announcement_transcript=self.announcements,
@@ -209,7 +209,13 @@ class User:
             )
             if self.result.key is not None:
                 deposit_block(
-                    self.store, wire, self.role, self.peer, "block/1/1", self.result.key, timeout_s=TIMEOUT_S
+                    self.store,
+                    wire,
+                    self.pair_end,
+                    self.peer,
+                    "block/1/1",
+                    self.result.key,
+                    timeout_s=TIMEOUT_S,
                 )
         except (LightAborted, InstrumentError, ChannelError, BlockAborted) as error:
             self.error = error

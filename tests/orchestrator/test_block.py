@@ -14,8 +14,9 @@ from rehearsal import Side, honest_sides, rehearse
 
 from orchestrator.bits import pack, unpack
 from orchestrator.keystore.errors import LaneShortError
+from orchestrator.keystore.lanes import PairEnd
 from orchestrator.postprocessing import messages as m
-from orchestrator.postprocessing.authentication import MemoryAuthKeys, Role
+from orchestrator.postprocessing.authentication import MemoryAuthKeys
 from orchestrator.postprocessing.block import BlockAborted, BlockResult, run_block
 from orchestrator.postprocessing.cascade import CascadeCorrector, compile_kernels
 from orchestrator.postprocessing.conversation import PATIENCE
@@ -57,7 +58,7 @@ def wires(
     return Wire(first, change), Wire(second, change)
 
 
-def reasons(sides: dict[Role, Side]) -> tuple[str, str]:
+def reasons(sides: dict[PairEnd, Side]) -> tuple[str, str]:
     """Why both sides aborted; fails if one did not, or holds key."""
     for side in sides.values():
         assert isinstance(side.outcome, BlockAborted), side.outcome
@@ -67,7 +68,7 @@ def reasons(sides: dict[Role, Side]) -> tuple[str, str]:
 
 def test_both_users_get_the_same_key(plan: BlockPlan) -> None:
     sides = honest_sides(plan, 1)
-    a, b = (sides[role].clicks for role in ("first", "second"))
+    a, b = (sides[pair_end].clicks for pair_end in ("first", "second"))
     xx = (a.symbol < 2) & (b.symbol < 2)
     wrong = np.count_nonzero((a.symbol ^ b.symbol ^ (a.outcome == 2))[xx] & 1)
     n_x = int(xx.sum())
@@ -177,7 +178,7 @@ def test_labels_and_seeds_are_drawn_after_the_bases_are_in(plan: BlockPlan) -> N
 
 
 def in_two_threads(
-    sides: dict[Role, Side],
+    sides: dict[PairEnd, Side],
     channels: dict[str, Channel],
     sources: dict[str, Callable[[int], bytes]],
     **options: object,
@@ -185,18 +186,18 @@ def in_two_threads(
     """Like :func:`rehearse`, with random sources and other options of run_block given."""
     outcome: dict[str, BlockResult | BlockAborted] = {}
 
-    def run(role: Role) -> None:
-        side = sides[role]
+    def run(pair_end: PairEnd) -> None:
+        side = sides[pair_end]
         try:
-            outcome[role] = run_block(
-                role=role, channel=channels[role], clicks=side.clicks, plan=side.plan, session=side.session,
+            outcome[pair_end] = run_block(
+                pair_end=pair_end, channel=channels[pair_end], clicks=side.clicks, plan=side.plan, session=side.session,
                 announcement_transcript=side.announcements, pair=side.pair, auth=side.auth,
-                random_bytes=sources[role], timeout_s=20.0, **options,
+                random_bytes=sources[pair_end], timeout_s=20.0, **options,
             )  # fmt: skip
         except BlockAborted as aborted:
-            outcome[role] = aborted
+            outcome[pair_end] = aborted
 
-    threads = [threading.Thread(target=run, args=(role,)) for role in ("first", "second")]
+    threads = [threading.Thread(target=run, args=(pair_end,)) for pair_end in ("first", "second")]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -434,16 +435,16 @@ def test_a_silent_peer_is_waited_for_only_so_long(plan: BlockPlan) -> None:
 def test_a_closed_channel_ends_the_block(plan: BlockPlan) -> None:
     ours, theirs = memory_channel_pair()
     theirs.close()
-    assert "closed the channel" in alone(honest_sides(plan, 1)["second"], ours, role="second").reason
+    assert "closed the channel" in alone(honest_sides(plan, 1)["second"], ours, pair_end="second").reason
 
 
 def alone(
-    side: Side, channel: Channel, *, role: Role = "first", timeout_s: float = 5.0, **options: object
+    side: Side, channel: Channel, *, pair_end: PairEnd = "first", timeout_s: float = 5.0, **options: object
 ) -> BlockAborted:
     """Run one side against whatever is on the channel."""
     with pytest.raises(BlockAborted) as caught:
         run_block(
-            role=role, channel=channel, clicks=side.clicks, plan=side.plan, session=side.session,
+            pair_end=pair_end, channel=channel, clicks=side.clicks, plan=side.plan, session=side.session,
             announcement_transcript=side.announcements, pair=side.pair, auth=side.auth,
             timeout_s=timeout_s, **options,
         )  # fmt: skip

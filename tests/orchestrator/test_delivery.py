@@ -118,7 +118,7 @@ class Switchboard:
                 channel = self._open.pop((owner, peer, digest), None)
                 if channel is None:
                     channel, self._open[peer, owner, digest] = memory_channel_pair()
-            return reserve(store, channel, store.role(peer), peer, "mask", n_bits, digest, timeout_s=5)
+            return reserve(store, channel, store.pair_end(peer), peer, "mask", n_bits, digest, timeout_s=5)
 
         return call
 
@@ -161,9 +161,9 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     for i, first in enumerate(NAMES):
         for second in NAMES[i + 1 :]:
             ab, ba = rng.bytes(8192), rng.bytes(8192)
-            for own, peer, role in ((first, second, "first"), (second, first, "second")):
+            for own, peer, pair_end in ((first, second, "first"), (second, first, "second")):
                 secrets = SecretBits.from_bytes(ab), SecretBits.from_bytes(ba)
-                stores[own].install_initial_secret(peer, *secrets, role=role)
+                stores[own].install_initial_secret(peer, *secrets, pair_end=pair_end)
     switchboard = Switchboard(stores)
     client_keys = {name: generate_keys() for name in NAMES}
     node_keys = {name: generate_keys() for name in NAMES}

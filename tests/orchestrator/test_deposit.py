@@ -19,7 +19,7 @@ from orchestrator.keystore.errors import (
     RollbackError,
     TamperedError,
 )
-from orchestrator.keystore.lanes import Lane, Range, Role, SplitRule
+from orchestrator.keystore.lanes import Lane, PairEnd, Range, SplitRule
 from orchestrator.keystore.meeting import Reconciled
 from orchestrator.keystore.reconcile import reconcile_pending
 from orchestrator.keystore.sealing import Kek
@@ -52,25 +52,25 @@ class Pair:
         ab, ba = rng.bytes(8192), rng.bytes(8192)
         self.alice = KeyStore.create(folder / "alice.db", "alice", KEK)
         self.bob = KeyStore.create(folder / "bob.db", "bob", KEK)
-        self.alice.install_initial_secret("bob", secret(ab), secret(ba), role="first")
-        self.bob.install_initial_secret("alice", secret(ab), secret(ba), role="second")
+        self.alice.install_initial_secret("bob", secret(ab), secret(ba), pair_end="first")
+        self.bob.install_initial_secret("alice", secret(ab), secret(ba), pair_end="second")
 
     def both(
         self,
-        talk: Callable[[KeyStore, Channel, Role, str], T],
-        wrap: Callable[[Channel, Role], Channel] = lambda channel, _: channel,
+        talk: Callable[[KeyStore, Channel, PairEnd, str], T],
+        wrap: Callable[[Channel, PairEnd], Channel] = lambda channel, _: channel,
     ) -> tuple[Outcome[T], Outcome[T]]:
         """What ``talk`` returned or raised at alice and at bob."""
         one, two = memory_channel_pair()
         ends = {"first": one, "second": two}
 
-        def run(store: KeyStore, channel: Channel, role: Role, peer: str) -> Outcome[T]:
+        def run(store: KeyStore, channel: Channel, pair_end: PairEnd, peer: str) -> Outcome[T]:
             try:
-                return talk(store, wrap(channel, role), role, peer)
+                return talk(store, wrap(channel, pair_end), pair_end, peer)
             except Exception as error:  # noqa: BLE001 - the outcome of the test
                 return error
             finally:
-                ends[role].close()
+                ends[pair_end].close()
 
         with ThreadPoolExecutor(2) as pool:
             alice = pool.submit(run, self.alice, one, "first", "bob")
@@ -78,16 +78,16 @@ class Pair:
             return alice.result(), bob.result()
 
     def deposit(
-        self, name: str, wrap: Callable[[Channel, Role], Channel] = lambda c, _: c, bob_key: bytes = KEY
+        self, name: str, wrap: Callable[[Channel, PairEnd], Channel] = lambda c, _: c, bob_key: bytes = KEY
     ) -> tuple[Outcome[Deposited], Outcome[Deposited]]:
         return self.both(
-            lambda store, channel, role, peer: deposit_block(
+            lambda store, channel, pair_end, peer: deposit_block(
                 store,
                 channel,
-                role,
+                pair_end,
                 peer,
                 name,
-                secret(KEY if role == "first" else bob_key),
+                secret(KEY if pair_end == "first" else bob_key),
                 b"ctx",
                 TIMEOUT_S,
             ),
@@ -96,13 +96,15 @@ class Pair:
 
     def reconcile(self) -> tuple[Outcome[Reconciled], Outcome[Reconciled]]:
         return self.both(
-            lambda store, channel, role, peer: reconcile_pending(store, channel, role, peer, TIMEOUT_S)
+            lambda store, channel, pair_end, peer: reconcile_pending(
+                store, channel, pair_end, peer, TIMEOUT_S
+            )
         )
 
     def reserve(self, n_bits: int, digest: bytes) -> tuple[Outcome[Range], Outcome[Range]]:
         return self.both(
-            lambda store, channel, role, peer: reserve(
-                store, channel, role, peer, "mask", n_bits, digest, TIMEOUT_S
+            lambda store, channel, pair_end, peer: reserve(
+                store, channel, pair_end, peer, "mask", n_bits, digest, TIMEOUT_S
             )
         )
 
@@ -198,9 +200,9 @@ def test_r13_different_lengths_destroy_both(pair: Pair, bob_key: bytes) -> None:
 
 
 @pytest.mark.parametrize(("end", "last"), [("first", 0), ("second", 0), ("first", 1)])
-def test_a_lost_message_is_settled_on_reconnection(pair: Pair, end: Role, last: int) -> None:
+def test_a_lost_message_is_settled_on_reconnection(pair: Pair, end: PairEnd, last: int) -> None:
     """Whichever message is the last to arrive, both ends end up with the block or without it."""
-    pair.deposit("b1", lambda channel, role: Cut(channel, last) if role == end else channel)
+    pair.deposit("b1", lambda channel, pair_end: Cut(channel, last) if pair_end == end else channel)
     states = {pair.alice.deposits.state("bob", "b1"), pair.bob.deposits.state("alice", "b1")}
     assert states == {
         ("first", 0): {"pending"},
@@ -245,8 +247,8 @@ def test_a_meeting_that_breaks_off_is_repeated_with_the_same_result(pair: Pair) 
         pair.alice.deposit_pending("bob", name, secret(KEY), b"")
     pair.bob.deposit_pending("alice", "b1", secret(KEY), b"")
     broken = pair.both(
-        lambda store, channel, role, peer: reconcile_pending(store, channel, role, peer, TIMEOUT_S),
-        lambda channel, role: Cut(channel, 1) if role == "first" else channel,
+        lambda store, channel, pair_end, peer: reconcile_pending(store, channel, pair_end, peer, TIMEOUT_S),
+        lambda channel, pair_end: Cut(channel, 1) if pair_end == "first" else channel,
     )
     assert any(isinstance(outcome, Exception) for outcome in broken)
     for outcome in pair.reconcile():
@@ -271,7 +273,7 @@ def flips(payload: bytes) -> Iterator[bytes]:
 
 
 @pytest.mark.parametrize("end", ["first", "second"])
-def test_r6_tampering_aborts_and_nothing_is_stored(pair: Pair, end: Role) -> None:
+def test_r6_tampering_aborts_and_nothing_is_stored(pair: Pair, end: PairEnd) -> None:
     """Each variant of each message: an abort, nothing usable, and a later meeting brings both together."""
     captured: list[bytes] = []
 
@@ -279,7 +281,7 @@ def test_r6_tampering_aborts_and_nothing_is_stored(pair: Pair, end: Role) -> Non
         captured.append(payload)
         return payload
 
-    pair.deposit("probe", lambda channel, role: Rewrite(channel, capture) if role == end else channel)
+    pair.deposit("probe", lambda channel, pair_end: Rewrite(channel, capture) if pair_end == end else channel)
     variants = [(number, index) for number, p in enumerate(captured) for index, _ in enumerate(flips(p))]
     free = pair.alice.stock("bob")[Lane.MASK]
     for number, index in variants[:: max(1, len(variants) // 12)]:
@@ -290,7 +292,8 @@ def test_r6_tampering_aborts_and_nothing_is_stored(pair: Pair, end: Role) -> Non
             return choices[min(index, len(choices) - 1)] if choices else payload
 
         outcomes = pair.deposit(
-            name, lambda channel, role, change=change: Rewrite(channel, change) if role == end else channel
+            name,
+            lambda channel, pair_end, change=change: Rewrite(channel, change) if pair_end == end else channel,
         )
         receiver = outcomes[1 if end == "first" else 0]
         assert isinstance(receiver, TamperedError)
@@ -309,11 +312,11 @@ def test_r7_a_recorded_message_is_rejected(pair: Pair) -> None:
         recorded.append(payload)
         return payload
 
-    pair.deposit("b1", lambda channel, role: Rewrite(channel, record) if role == "first" else channel)
+    pair.deposit("b1", lambda channel, pair_end: Rewrite(channel, record) if pair_end == "first" else channel)
     outcomes = pair.deposit(
         "b2",
-        lambda channel, role: (
-            Rewrite(channel, lambda number, _: recorded[number]) if role == "first" else channel
+        lambda channel, pair_end: (
+            Rewrite(channel, lambda number, _: recorded[number]) if pair_end == "first" else channel
         ),
     )
     assert isinstance(outcomes[1], AgreementError)
@@ -324,7 +327,7 @@ def test_an_attacker_cannot_burn_the_lane_by_naming_far_offsets(pair: Pair) -> N
     far = encode(Tagged(b"x", 60_000, 1, bytes(16)))
     outcomes = pair.deposit(
         "b1",
-        lambda channel, role: Rewrite(channel, lambda *_: far) if role == "first" else channel,
+        lambda channel, pair_end: Rewrite(channel, lambda *_: far) if pair_end == "first" else channel,
     )
     assert isinstance(outcomes[1], TamperedError)
     assert pair.bob.lane_states("alice")[Lane.AUTH_AB].head == 0
@@ -336,7 +339,7 @@ def test_stores_with_different_split_rules_or_roles_do_not_work_together(tmp_pat
     rng = np.random.default_rng(1)
     ab, ba = rng.bytes(8192), rng.bytes(8192)
     pair.bob = KeyStore.create(tmp_path / "bob2.db", "bob", KEK, split=SplitRule(auth_bits=8192))
-    pair.bob.install_initial_secret("alice", secret(ab), secret(ba), role="second")
+    pair.bob.install_initial_secret("alice", secret(ab), secret(ba), pair_end="second")
     outcomes = pair.deposit("b1")
     assert isinstance(outcomes[1], AgreementError)
     assert "another rule" in str(outcomes[1])
@@ -428,17 +431,17 @@ def test_recorded_answers_do_not_deceive(pair: Pair) -> None:
         recorded.append(payload)
         return payload
 
-    def talk(store: KeyStore, channel: Channel, role: Role, peer: str) -> Reconciled:
-        return reconcile_pending(store, channel, role, peer, TIMEOUT_S)
+    def talk(store: KeyStore, channel: Channel, pair_end: PairEnd, peer: str) -> Reconciled:
+        return reconcile_pending(store, channel, pair_end, peer, TIMEOUT_S)
 
     copy_store(pair.alice, pair.folder / "backup.db")
-    pair.both(talk, lambda channel, role: Rewrite(channel, record) if role == "second" else channel)
+    pair.both(talk, lambda channel, pair_end: Rewrite(channel, record) if pair_end == "second" else channel)
     pair.alice.close()
     pair.alice = KeyStore.open(pair.folder / "backup.db", "alice", KEK)
     outcomes = pair.both(
         talk,
-        lambda channel, role: (
-            Rewrite(channel, lambda number, _: recorded[number]) if role == "second" else channel
+        lambda channel, pair_end: (
+            Rewrite(channel, lambda number, _: recorded[number]) if pair_end == "second" else channel
         ),
     )
     assert isinstance(outcomes[0], AgreementError)

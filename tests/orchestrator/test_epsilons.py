@@ -155,9 +155,9 @@ class Note(Message, frozen=True):
 def stores(tmp_path: Path) -> tuple[KeyStore, KeyStore]:
     shared = [SecretBits.from_bytes(bytes([n]) * 8192) for n in (1, 2)]
     pair = []
-    for own, peer, role in (("alice", "bob", "first"), ("bob", "alice", "second")):
+    for own, peer, pair_end in (("alice", "bob", "first"), ("bob", "alice", "second")):
         store = KeyStore.create(tmp_path / f"{own}.db", own, KEK)
-        store.install_initial_secret(peer, *shared, role=role)  # type: ignore[arg-type]
+        store.install_initial_secret(peer, *shared, pair_end=pair_end)  # type: ignore[arg-type]
         pair.append(store)
     return pair[0], pair[1]
 

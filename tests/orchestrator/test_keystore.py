@@ -76,10 +76,10 @@ def store(path: Path) -> Iterator[KeyStore]:
     store.close()
 
 
-def make_store(path: Path, role: str = "first") -> KeyStore:
+def make_store(path: Path, pair_end: str = "first") -> KeyStore:
     store = KeyStore.create(path, "alice", KEK, random_bytes=np.random.default_rng(5).bytes)
     store.install_initial_secret(
-        "bob", secret(AUTH_AB), secret(AUTH_BA), role="first" if role == "first" else "second"
+        "bob", secret(AUTH_AB), secret(AUTH_BA), pair_end="first" if pair_end == "first" else "second"
     )
     return store
 
@@ -319,7 +319,7 @@ def test_i9_is_checked_at_opening(store: KeyStore, path: Path, damage: str) -> N
 
 
 def test_the_other_end_follows_and_keeps_what_was_overtaken(path: Path) -> None:
-    store = make_store(path, role="second")
+    store = make_store(path, pair_end="second")
     store.deposit_pending("bob", "b1", secret(KEY), b"")
     store.confirm_deposit("bob", "b1")
     with pytest.raises(RefusedError, match="allocated by bob"):
@@ -349,7 +349,7 @@ def test_the_other_end_follows_and_keeps_what_was_overtaken(path: Path) -> None:
 
 
 def test_an_abandoned_context_gets_another_range_from_its_owner(path: Path) -> None:
-    store = make_store(path, role="second")
+    store = make_store(path, pair_end="second")
     store.deposit_pending("bob", "b1", secret(KEY), b"")
     store.confirm_deposit("bob", "b1")
     store.commit_reservation("bob", "mask", Range(0, 100), context(1))
@@ -456,9 +456,9 @@ def test_an_overtaken_tag_key_is_there_after_a_disk_that_was_full(
 
 def test_initial_secrets_are_installed_once(store: KeyStore) -> None:
     with pytest.raises(RefusedError, match="installed already"):
-        store.install_initial_secret("bob", secret(AUTH_AB), secret(AUTH_BA), role="first")
+        store.install_initial_secret("bob", secret(AUTH_AB), secret(AUTH_BA), pair_end="first")
     with pytest.raises(RefusedError, match="at least"):
-        store.install_initial_secret("eve", secret(b"short"), secret(b"short"), role="first")
+        store.install_initial_secret("eve", secret(b"short"), secret(b"short"), pair_end="first")
     assert store.peers() == ("bob",)
     with pytest.raises(RefusedError, match="no initial secret is shared with eve"):
         store.auth("eve")
@@ -620,7 +620,7 @@ def test_the_log_is_cut_when_bits_are_destroyed(store: KeyStore, path: Path) -> 
 def test_many_threads_and_peers(store: KeyStore) -> None:
     for n, peer in enumerate(("carol", "dave")):
         own = bytes([n]) + AUTH_AB[1:]  # no two pairs share a secret
-        store.install_initial_secret(peer, secret(own), secret(AUTH_BA), role="first")
+        store.install_initial_secret(peer, secret(own), secret(AUTH_BA), pair_end="first")
         store.deposit_pending(peer, f"b{n}", secret(KEY), b"")
         store.confirm_deposit(peer, f"b{n}")
 

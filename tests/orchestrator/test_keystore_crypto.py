@@ -25,7 +25,10 @@ CONTEXT = b"c" * 32
 def filled_store(path: Path, key: bytes) -> KeyStore:
     store = KeyStore.create(path, "alice", Kek(KEK_BYTES), random_bytes=RNG.bytes)
     store.install_initial_secret(
-        "bob", SecretBits.from_bytes(RNG.bytes(8192)), SecretBits.from_bytes(RNG.bytes(8192)), role="first"
+        "bob",
+        SecretBits.from_bytes(RNG.bytes(8192)),
+        SecretBits.from_bytes(RNG.bytes(8192)),
+        pair_end="first",
     )
     store.deposit_pending("bob", "b1", SecretBits.from_bytes(key), b"")
     store.confirm_deposit("bob", "b1")

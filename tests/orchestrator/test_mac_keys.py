@@ -31,7 +31,7 @@ def secret(data: bytes) -> SecretBits:
 
 def make(folder: Path, name: str, peer: str) -> KeyStore:
     store = KeyStore.create(folder / name, name, KEK)
-    store.install_initial_secret(peer, secret(AB), secret(BA), role="first" if name < peer else "second")
+    store.install_initial_secret(peer, secret(AB), secret(BA), pair_end="first" if name < peer else "second")
     return store
 
 
@@ -95,7 +95,7 @@ def test_a_store_of_the_first_format_is_migrated_and_keeps_its_bits(tmp_path: Pa
             assert store.generation("bob") == 0
             assert store.mac_keys.get("bob", 0) is None
             assert not store.mac_keys.proved("bob", 0)
-            assert store.role("bob") == "first"
+            assert store.pair_end("bob") == "first"
     with sqlite3.connect(tmp_path / "alice") as db:
         assert db.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
     db.close()

@@ -35,7 +35,7 @@ def store(tmp_path: Path) -> Iterator[KeyStore]:
     with KeyStore.create(tmp_path / "alice.sqlite", "alice", Kek(bytes(32))) as made:
         for peer in ("bob", "carol"):
             secret = PairSecret.draw("alice", peer)
-            made.install_initial_secret(peer, secret.auth_ab, secret.auth_ba, role="first")
+            made.install_initial_secret(peer, secret.auth_ab, secret.auth_ba, pair_end="first")
         yield made
 
 
@@ -64,7 +64,7 @@ def test_a_peer_that_left_the_testbed_hides_no_other(store: KeyStore) -> None:
     testbed = load_testbed(template_path("simulated-reference"))
     for peer in ("dave", "zoe"):
         secret = PairSecret.draw("alice", peer)
-        store.install_initial_secret(peer, secret.auth_ab, secret.auth_ba, role="first")
+        store.install_initial_secret(peer, secret.auth_ab, secret.auth_ba, pair_end="first")
     agent = SimpleNamespace(peers=())
     node = Node(testbed, "alice", SimpleNamespace(), store, agent, Fence(), lambda event: None)  # type: ignore[arg-type]
     assert set(node.workers) < set(store.peers())

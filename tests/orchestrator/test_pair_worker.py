@@ -14,7 +14,7 @@ import pytest
 
 from orchestrator.keystore.agreement import deposit_block, reserve
 from orchestrator.keystore.errors import KeyStoreError
-from orchestrator.keystore.lanes import AUTH_STOP_BITS, Lane, Range, Role, outgoing_auth
+from orchestrator.keystore.lanes import AUTH_STOP_BITS, Lane, PairEnd, Range, outgoing_auth
 from orchestrator.keystore.pair_secret import PairSecret
 from orchestrator.keystore.sealing import Kek
 from orchestrator.keystore.store import KeyStore
@@ -86,11 +86,11 @@ class Pair:
     def __init__(self, folder: Path) -> None:
         shared = [os.urandom(8192), os.urandom(8192)]
         self.stores: list[KeyStore] = []
-        names: list[tuple[str, str, Role]] = [("alice", "bob", "first"), ("bob", "alice", "second")]
-        for name, peer, role in names:
+        names: list[tuple[str, str, PairEnd]] = [("alice", "bob", "first"), ("bob", "alice", "second")]
+        for name, peer, pair_end in names:
             store = KeyStore.create(folder / f"{name}.sqlite", name, Kek(bytes(32)))
             secrets = [SecretBits.from_bytes(data) for data in shared]
-            store.install_initial_secret(peer, *secrets, role=role)
+            store.install_initial_secret(peer, *secrets, pair_end=pair_end)
             self.stores.append(store)
         self.board = Switchboard()
         for side, (_, peer, _) in enumerate(names):
@@ -124,8 +124,8 @@ def deposit(pair: Pair, name: str, data: bytes) -> list[Future[object]]:
     def conversation(side: int) -> object:
         store, peer = pair.stores[side], ("bob", "alice")[side]
 
-        def run(channel: Channel, role: Role) -> object:
-            return deposit_block(store, channel, role, peer, name, SecretBits.from_bytes(data))
+        def run(channel: Channel, pair_end: PairEnd) -> object:
+            return deposit_block(store, channel, pair_end, peer, name, SecretBits.from_bytes(data))
 
         return run
 
@@ -135,8 +135,8 @@ def deposit(pair: Pair, name: str, data: bytes) -> list[Future[object]]:
 def reservation(pair: Pair, side: int, context: bytes) -> object:
     store, peer = pair.stores[side], ("bob", "alice")[side]
 
-    def run(channel: Channel, role: Role) -> object:
-        return reserve(store, channel, role, peer, Lane.MASK, 800, context)
+    def run(channel: Channel, pair_end: PairEnd) -> object:
+        return reserve(store, channel, pair_end, peer, Lane.MASK, 800, context)
 
     return run
 
@@ -162,10 +162,10 @@ def test_blocks_and_reservations_submitted_at_once_all_succeed_in_one_order(pair
 
 
 def test_a_failed_job_is_reported_on_both_sides_and_the_two_meet_again(pair: Pair) -> None:
-    def gives_up(channel: Channel, role: Role) -> object:
+    def gives_up(channel: Channel, pair_end: PairEnd) -> object:
         raise BlockAborted("planted")
 
-    def waits(channel: Channel, role: Role) -> object:
+    def waits(channel: Channel, pair_end: PairEnd) -> object:
         return channel.recv(PATIENCE_S)
 
     failing, waiting = pair.both("block/1/1", gives_up, waits)
@@ -179,21 +179,21 @@ def test_a_failed_job_is_reported_on_both_sides_and_the_two_meet_again(pair: Pai
 
 
 def test_a_job_that_only_one_side_has_expires_and_blocks_nothing(pair: Pair) -> None:
-    lonely = pair.board.workers[0].submit("block/9/9", lambda channel, role: None, 0.2)
+    lonely = pair.board.workers[0].submit("block/9/9", lambda channel, pair_end: None, 0.2)
     assert results(deposit(pair, "block/1/1", bytes(BLOCK_BITS // 8)))
     with pytest.raises(JobExpiredError, match="bob was not ready"):
         lonely.result(timeout=PATIENCE_S)
 
 
 def test_a_name_waits_once(pair: Pair) -> None:
-    pair.board.workers[0].submit("block/9/9", lambda channel, role: None, PATIENCE_S)
+    pair.board.workers[0].submit("block/9/9", lambda channel, pair_end: None, PATIENCE_S)
     with pytest.raises(ValueError, match="already"):
-        pair.board.workers[0].submit("block/9/9", lambda channel, role: None, PATIENCE_S)
+        pair.board.workers[0].submit("block/9/9", lambda channel, pair_end: None, PATIENCE_S)
 
 
 def test_closing_fails_what_waits(tmp_path: Path) -> None:
     pair = Pair(tmp_path)
-    lonely = pair.board.workers[0].submit("block/9/9", lambda channel, role: None, PATIENCE_S)
+    lonely = pair.board.workers[0].submit("block/9/9", lambda channel, pair_end: None, PATIENCE_S)
     pair.close()
     with pytest.raises(JobExpiredError, match="stopping"):
         lonely.result(timeout=PATIENCE_S)
@@ -207,13 +207,13 @@ def test_a_job_that_comes_back_at_once_does_not_starve_an_older_one(pair: Pair) 
         worker = pair.board.workers[side]
         if len(attempts) < 2000 and not block[side].done():
             attempts.append(side)
-            future = worker.submit("reserve/00", lambda channel, role: None, PATIENCE_S)
+            future = worker.submit("reserve/00", lambda channel, pair_end: None, PATIENCE_S)
             future.add_done_callback(lambda _: ask_again(side))
 
     block: list[Future[object]] = []
     gate = threading.Event()
-    busy = pair.both("block/0/0", *[lambda channel, role: gate.wait(PATIENCE_S)] * 2)
-    block += pair.both("reserve/zz", *[lambda channel, role: None] * 2)
+    busy = pair.both("block/0/0", *[lambda channel, pair_end: gate.wait(PATIENCE_S)] * 2)
+    block += pair.both("reserve/zz", *[lambda channel, pair_end: None] * 2)
     for side in (0, 1):
         ask_again(side)
     gate.set()
@@ -270,7 +270,7 @@ def test_a_drained_pair_that_waits_for_an_operator_begins_with_a_new_secret(
     peers = ("bob", "alice")
     results(deposit(pair, "block/4/0", bytes(BLOCK_BITS // 8)))
     for store, peer in zip(pair.stores, peers, strict=True):
-        lane = outgoing_auth(store.role(peer))
+        lane = outgoing_auth(store.pair_end(peer))
         store.auth(peer).take_outgoing(store.stock(peer)[lane] - AUTH_STOP_BITS)
     pair.board.workers[0].meet_again()
     wait_until(lambda: all(worker.hold is not None for worker in pair.board.workers))
@@ -317,10 +317,10 @@ def flipped(payload: bytes) -> bytes:
 def repeatable(pair: Pair, context: bytes) -> list[Future[object]]:
     """A reservation as a node submits it."""
 
-    def conversation(side: int, again: bool) -> Callable[[Channel, Role], object]:
+    def conversation(side: int, again: bool) -> Callable[[Channel, PairEnd], object]:
         store, peer = pair.stores[side], ("bob", "alice")[side]
-        return lambda channel, role: reserve(
-            store, channel, role, peer, Lane.MASK, 800, context, 5.0, again=again
+        return lambda channel, pair_end: reserve(
+            store, channel, pair_end, peer, Lane.MASK, 800, context, 5.0, again=again
         )
 
     return [
@@ -459,7 +459,7 @@ def test_the_pair_works_within_ten_seconds_of_the_hubs_honesty(
 
     def spent() -> int:
         return sum(
-            store.lane_states(peer)[outgoing_auth(store.role(peer))].head
+            store.lane_states(peer)[outgoing_auth(store.pair_end(peer))].head
             for store, peer in zip(pair.stores, peers, strict=True)
         )
 

@@ -23,7 +23,7 @@ from orchestrator.keystore.errors import (
     TamperedError,
 )
 from orchestrator.keystore.generations import MOST_KEPT
-from orchestrator.keystore.lanes import AUTH_LANES, AUTH_STOP_BITS, Lane, Role
+from orchestrator.keystore.lanes import AUTH_LANES, AUTH_STOP_BITS, Lane, PairEnd
 from orchestrator.keystore.pair_macs import MAC_KEY_BITS
 from orchestrator.keystore.pair_secret import PairSecret
 from orchestrator.keystore.reseed import GenerationError, Standing, conclude, settle_generation
@@ -35,7 +35,7 @@ from orchestrator.wire.codec import decode, encode
 
 KEK = Kek(b"k" * 32)
 NAMES = ("alice", "bob")
-ROLES: tuple[Role, Role] = ("first", "second")
+PAIR_ENDS: tuple[PairEnd, PairEnd] = ("first", "second")
 FULL = 65536 - MAC_KEY_BITS
 TIMEOUT_S = 5.0
 
@@ -98,9 +98,9 @@ class Pair:
     def make(cls, folder: Path) -> Pair:
         pair = cls(folder)
         shared = PairSecret.draw(*NAMES)
-        for own, peer, role in zip(NAMES, NAMES[::-1], ROLES, strict=True):
+        for own, peer, pair_end in zip(NAMES, NAMES[::-1], PAIR_ENDS, strict=True):
             store = WatchedStore.create(folder / own, own, KEK)
-            store.install_initial_secret(peer, shared.auth_ab, shared.auth_ba, role=role)
+            store.install_initial_secret(peer, shared.auth_ab, shared.auth_ba, pair_end=pair_end)
             pair.stores.append(store)
         return pair
 
@@ -147,7 +147,7 @@ class Pair:
     ) -> list[object]:
         return self.both(
             lambda end, channel: settle_generation(
-                self.stores[end], channel, ROLES[end], NAMES[1 - end], timeout_s
+                self.stores[end], channel, PAIR_ENDS[end], NAMES[1 - end], timeout_s
             ),
             channels,
         )
@@ -161,7 +161,7 @@ class Pair:
             lambda end, channel: deposit_block(
                 self.stores[end],
                 channel,
-                ROLES[end],
+                PAIR_ENDS[end],
                 NAMES[1 - end],
                 name,
                 SecretBits.from_bytes(b"b" * 8192),
@@ -450,7 +450,7 @@ def test_an_end_that_lost_its_store_comes_back_with_the_secret_that_the_other_ke
         file.unlink()
     pair.stores[1] = WatchedStore.create(tmp_path / "bob", "bob", KEK)
     pair.stores[1].install_initial_secret(
-        "alice", secret.auth_ab, secret.auth_ba, role="second", generation=secret.generation
+        "alice", secret.auth_ab, secret.auth_ba, pair_end="second", generation=secret.generation
     )
     assert pair.generations() == [0, 1]
     assert pair.settle() == [1, None]
@@ -470,7 +470,7 @@ def test_an_end_that_came_back_with_a_secret_for_any_generation_is_told_and_a_fu
     for file in tmp_path.glob("bob*"):
         file.unlink()
     pair.stores[1] = WatchedStore.create(tmp_path / "bob", "bob", KEK)
-    pair.stores[1].install_initial_secret("alice", secret.auth_ab, secret.auth_ba, role="second")
+    pair.stores[1].install_initial_secret("alice", secret.auth_ab, secret.auth_ba, pair_end="second")
     assert pair.generations() == [0, 0]
     for told in pair.settle():
         assert isinstance(told, GenerationError)
@@ -530,9 +530,9 @@ STANDINGS = st.builds(
 
 @given(STANDINGS, STANDINGS)
 def test_both_ends_draw_the_same_conclusion(first: Standing, second: Standing) -> None:
-    def end(role: Role, ours: Standing, theirs: Standing) -> object:
+    def end(pair_end: PairEnd, ours: Standing, theirs: Standing) -> object:
         try:
-            return conclude(role, ours, theirs)
+            return conclude(pair_end, ours, theirs)
         except GenerationError:
             return GenerationError
 

@@ -17,7 +17,7 @@ from orchestrator.keystore.errors import (
     ReservationError,
     TamperedError,
 )
-from orchestrator.keystore.lanes import Lane, Range, Role, SplitRule
+from orchestrator.keystore.lanes import Lane, PairEnd, Range, SplitRule
 from orchestrator.keystore.reserving import Accept, Ask, Offer, Refuse
 from orchestrator.keystore.sealing import Kek
 from orchestrator.keystore.store import KeyStore
@@ -62,8 +62,8 @@ def stores(tmp_path: Path) -> Iterator[tuple[KeyStore, KeyStore]]:
     ab, ba = rng.bytes(8192), rng.bytes(8192)
     alice = KeyStore.create(tmp_path / "alice.db", "alice", KEK, split=SPLIT)
     bob = KeyStore.create(tmp_path / "bob.db", "bob", KEK, split=SPLIT)
-    alice.install_initial_secret("bob", secret(ab), secret(ba), role="first")
-    bob.install_initial_secret("alice", secret(ab), secret(ba), role="second")
+    alice.install_initial_secret("bob", secret(ab), secret(ba), pair_end="first")
+    bob.install_initial_secret("alice", secret(ab), secret(ba), pair_end="second")
     for store, peer in ((alice, "bob"), (bob, "alice")):
         store.deposit_pending(peer, "b1", secret(KEY), b"")
         store.confirm_deposit(peer, "b1")
@@ -76,20 +76,24 @@ def both(
     stores: tuple[KeyStore, KeyStore],
     alice: Wish,
     bob: Wish,
-    wrap: Callable[[MemoryChannel, Role], Channel] = lambda channel, _: channel,
+    wrap: Callable[[MemoryChannel, PairEnd], Channel] = lambda channel, _: channel,
     again: tuple[bool, bool] = (False, False),
 ) -> tuple[Range | Exception, Range | Exception]:
     one, two = memory_channel_pair()
     ends = {"first": one, "second": two}
 
-    def run(store: KeyStore, channel: MemoryChannel, role: Role, peer: str, wish: Wish) -> Range | Exception:
+    def run(
+        store: KeyStore, channel: MemoryChannel, pair_end: PairEnd, peer: str, wish: Wish
+    ) -> Range | Exception:
         try:
-            done = again[role == "second"]
-            return reserve(store, wrap(channel, role), role, peer, *wish, timeout_s=TIMEOUT_S, again=done)
+            done = again[pair_end == "second"]
+            return reserve(
+                store, wrap(channel, pair_end), pair_end, peer, *wish, timeout_s=TIMEOUT_S, again=done
+            )
         except Exception as error:  # noqa: BLE001 - the outcome of the test
             return error
         finally:
-            ends[role].close()
+            ends[pair_end].close()
 
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(run, stores[0], one, "first", "bob", alice)
@@ -148,13 +152,13 @@ def test_a_released_context_is_never_reserved_again(stores: tuple[KeyStore, KeyS
 
 @pytest.mark.parametrize(("end", "lost"), [("second", 0), ("first", 0), ("second", 1)])
 def test_a_lost_message_costs_no_bit_and_the_context_keeps_its_range(
-    stores: tuple[KeyStore, KeyStore], end: Role, lost: int
+    stores: tuple[KeyStore, KeyStore], end: PairEnd, lost: int
 ) -> None:
     alice, bob = both(
         stores,
         ("mask", 1000, C1),
         ("mask", 1000, C1),
-        lambda channel, role: Lossy(channel, lost) if role == end else channel,
+        lambda channel, pair_end: Lossy(channel, lost) if pair_end == end else channel,
     )
     assert isinstance(alice, ChannelError)
     if (end, lost) == ("second", 1):  # bob followed
@@ -176,7 +180,7 @@ def test_an_end_that_is_done_answers_again_after_it_released_its_bits(
         stores,
         ("mask", 1000, C1),
         ("mask", 1000, C1),
-        lambda channel, role: Lossy(channel, 1) if role == "second" else channel,
+        lambda channel, pair_end: Lossy(channel, 1) if pair_end == "second" else channel,
     )
     assert isinstance(alice, ChannelError)
     assert isinstance(bob, Range)

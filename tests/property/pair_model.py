@@ -25,7 +25,7 @@ from orchestrator.keystore.errors import (
     ReplayError,
     ReservationError,
 )
-from orchestrator.keystore.lanes import Lane, Part, Range, Role, incoming_auth, outgoing_auth
+from orchestrator.keystore.lanes import Lane, PairEnd, Part, Range, incoming_auth, outgoing_auth
 from orchestrator.keystore.letters import Letters
 from orchestrator.keystore.pair_macs import PairMacs
 from orchestrator.keystore.reconcile import standing
@@ -36,7 +36,7 @@ from orchestrator.wire.channel import ChannelError, ChannelTimeoutError
 from orchestrator.wire.codec import WireError, decode
 
 NAMES = ("alice", "bob")
-ROLES: tuple[Role, Role] = ("first", "second")
+PAIR_ENDS: tuple[PairEnd, PairEnd] = ("first", "second")
 LANES = (Lane.AUTH_AB, Lane.AUTH_BA, Lane.MASK)
 MASK_BITS = 12
 BLOCK, BLOCK_BITS = "block", 2
@@ -87,20 +87,20 @@ class ModelAuth:
 
     def take_outgoing(self, n_bits: int) -> tuple[int, SecretBits]:
         store = self._store
-        lane = outgoing_auth(store.own_role)
+        lane = outgoing_auth(store.own_end)
         offset = store.durable.heads[lane]
         store.durable.heads[lane] = offset + n_bits
         store.taken += n_bits
         return offset, self._masked(lane, offset, n_bits, outgoing=True)
 
     def peek_incoming(self, offset: int, n_bits: int) -> SecretBits:
-        lane = incoming_auth(self._store.own_role)
+        lane = incoming_auth(self._store.own_end)
         if offset < self._store.durable.heads[lane] and not self._overtaken(offset, n_bits):
             raise ReplayError("used before")
         return self._masked(lane, offset, n_bits, outgoing=False)
 
     def take_incoming(self, offset: int, n_bits: int, forgery: float = 0.0) -> SecretBits:
-        store, lane = self._store, incoming_auth(self._store.own_role)
+        store, lane = self._store, incoming_auth(self._store.own_end)
         key = self.peek_incoming(offset, n_bits)
         head = store.durable.heads[lane]
         if offset >= head:
@@ -125,7 +125,7 @@ class ModelStore:
     """One end's store: the part of KeyStore that agreements use."""
 
     def __init__(self, end: int, durable: Durable, memory: Letters) -> None:
-        self.owner, self.own_role = NAMES[end], ROLES[end]
+        self.owner, self.own_end = NAMES[end], PAIR_ENDS[end]
         self.durable, self.memory = durable, memory
         self.overtaken: set[int] = set()
         self.taken = 0
@@ -141,8 +141,8 @@ class ModelStore:
     def auth(self, peer: str) -> ModelAuth:
         return ModelAuth(self)
 
-    def role(self, peer: str) -> Role:
-        return self.own_role
+    def pair_end(self, peer: str) -> PairEnd:
+        return self.own_end
 
     def generation(self, peer: str) -> int:
         return 0
@@ -151,7 +151,7 @@ class ModelStore:
         if self.durable.macs is None:
             return None
         ab, ba = map(SecretBits.from_bytes, self.durable.macs)
-        return PairMacs(ab, ba) if self.own_role == "first" else PairMacs(ba, ab)
+        return PairMacs(ab, ba) if self.own_end == "first" else PairMacs(ba, ab)
 
     def proved(self, peer: str, generation: int) -> bool:
         return self.durable.proved
@@ -252,7 +252,7 @@ class ModelStore:
     def commit_reservation(self, peer: str, lane: str, wanted: Range, context: bytes) -> None:
         held = self.durable
         before = self.check_reservation(peer, lane, wanted.n_bits, context)
-        if self.own_role == "first":
+        if self.own_end == "first":
             if before != wanted:
                 raise ReservationError("nothing is proposed there")
         elif before != wanted:
@@ -428,7 +428,7 @@ class World:
         node.jobs_done = 0
         self.queues[end].clear()
         fresh = hashlib.sha256(f"fresh|{end}|{node.lives}|{node.lines}".encode()).digest()[:16]
-        own = standing(node.store, ROLES[end], NAMES[1 - end], fresh)  # type: ignore[arg-type]
+        own = standing(node.store, PAIR_ENDS[end], NAMES[1 - end], fresh)  # type: ignore[arg-type]
         self._begin(end, meeting.step, meeting.Meeting(own), None)
 
     def start_job(self, end: int) -> None:
@@ -560,7 +560,7 @@ class _Wire:
             outer = None
         if outer is not None:
             store = world.nodes[end].store
-            lane = outgoing_auth(store.own_role)
+            lane = outgoing_auth(store.own_end)
             key = ModelAuth(store)._masked(lane, outer.offset, 256, outgoing=True).reveal_bytes()
             if world.tags.setdefault((end, key), outer.body) != outer.body:
                 raise Violation(f"{NAMES[end]} tagged two messages with the key at {outer.offset}")

@@ -45,8 +45,8 @@ class Twins:
         self.alice = KeyStore.create(folder / "alice", "alice", KEK)
         self.bob = KeyStore.create(folder / "bob", "bob", KEK)
         ab, ba = np.random.default_rng(1).bytes(8192), np.random.default_rng(2).bytes(8192)
-        self.alice.install_initial_secret("bob", secret(ab), secret(ba), role="first")
-        self.bob.install_initial_secret("alice", secret(ab), secret(ba), role="second")
+        self.alice.install_initial_secret("bob", secret(ab), secret(ba), pair_end="first")
+        self.bob.install_initial_secret("alice", secret(ab), secret(ba), pair_end="second")
         self.open: list[tuple[Range, bytes]] = []
         self.released: list[Range] = []
         self.serial = 0
@@ -153,7 +153,9 @@ def shared_store() -> KeyStore:
     if not _shared:
         folder = tempfile.TemporaryDirectory()
         store = KeyStore.create(Path(folder.name) / "alice", "alice", KEK)
-        store.install_initial_secret("bob", secret(bytes(8192)), secret(bytes(range(256)) * 32), role="first")
+        store.install_initial_secret(
+            "bob", secret(bytes(8192)), secret(bytes(range(256)) * 32), pair_end="first"
+        )
         _shared.append((store, folder))
     return _shared[0][0]
 

@@ -16,7 +16,7 @@ import pytest
 
 from orchestrator.keystore.agreement import deposit_block, reserve
 from orchestrator.keystore.errors import KeyStoreError
-from orchestrator.keystore.lanes import Lane, Range, Role
+from orchestrator.keystore.lanes import Lane, PairEnd, Range
 from orchestrator.keystore.meeting import Reconciled
 from orchestrator.keystore.reconcile import reconcile_pending
 from orchestrator.keystore.sealing import Kek
@@ -59,27 +59,27 @@ class Life:
         self.paths = {name: folder / f"{name}.db" for name in NAMES}
         self.stores = {name: KeyStore.create(self.paths[name], name, KEK) for name in NAMES}
         ab, ba = self.rng.bytes(8192), self.rng.bytes(8192)
-        for name, peer, role in (("alice", "bob", "first"), ("bob", "alice", "second")):
+        for name, peer, pair_end in (("alice", "bob", "first"), ("bob", "alice", "second")):
             secrets = SecretBits.from_bytes(ab), SecretBits.from_bytes(ba)
             self.stores[name].install_initial_secret(
-                peer, *secrets, role="first" if role == "first" else "second"
+                peer, *secrets, pair_end="first" if pair_end == "first" else "second"
             )
         self.left: dict[str, dict[int, tuple[bytes, bool]]] = {name: {} for name in NAMES}
         self.rollbacks = 0
 
     def talk(
-        self, talk: Callable[[KeyStore, MemoryChannel | Cut, Role, str], T], cut: bool
+        self, talk: Callable[[KeyStore, MemoryChannel | Cut, PairEnd, str], T], cut: bool
     ) -> dict[str, T | Exception]:
         ends = dict(zip(NAMES, memory_channel_pair(), strict=True))
         victim = NAMES[self.rng.integers(2)] if cut else None
         at, arrives = int(self.rng.integers(0, 3)), bool(self.rng.integers(2))
 
-        def run(name: str, role: Role, peer: str) -> T | Exception:
+        def run(name: str, pair_end: PairEnd, peer: str) -> T | Exception:
             channel: MemoryChannel | Cut = ends[name]
             if name == victim:
                 channel = Cut(ends[name], at, arrives)
             try:
-                return talk(self.stores[name], channel, role, peer)
+                return talk(self.stores[name], channel, pair_end, peer)
             except (KeyStoreError, ChannelError) as error:
                 return error
             finally:
@@ -95,13 +95,13 @@ class Life:
         name, key = f"block{self._serial}", self.rng.bytes(int(self.rng.integers(2000, 9000)))
         other = key[::-1] if self.rng.random() < 0.1 else key
         self.talk(
-            lambda store, channel, role, peer: deposit_block(
+            lambda store, channel, pair_end, peer: deposit_block(
                 store,
                 channel,
-                role,
+                pair_end,
                 peer,
                 name,
-                SecretBits.from_bytes(key if role == "first" else other),
+                SecretBits.from_bytes(key if pair_end == "first" else other),
                 b"",
                 TIMEOUT_S,
             ),
@@ -112,8 +112,8 @@ class Life:
         self._serial += 1
         context, size = self._serial.to_bytes(32, "big"), int(self.rng.integers(1, 6000))
         ranges = self.talk(
-            lambda store, channel, role, peer: reserve(
-                store, channel, role, peer, "mask", size, context, TIMEOUT_S
+            lambda store, channel, pair_end, peer: reserve(
+                store, channel, pair_end, peer, "mask", size, context, TIMEOUT_S
             ),
             cut,
         )
@@ -155,7 +155,10 @@ class Life:
 
     def meet(self, cut: bool) -> bool:
         outcomes = self.talk(
-            lambda store, channel, role, peer: reconcile_pending(store, channel, role, peer, TIMEOUT_S), cut
+            lambda store, channel, pair_end, peer: reconcile_pending(
+                store, channel, pair_end, peer, TIMEOUT_S
+            ),
+            cut,
         )
         self.rollbacks += any(isinstance(o, Reconciled) and o.rolled_back for o in outcomes.values())
         return all(isinstance(outcome, Reconciled) for outcome in outcomes.values())

@@ -215,10 +215,10 @@ class Nodes:
 
     def _connect(self, first: str, second: str, rng: np.random.Generator, key_bytes: int) -> None:
         ab, ba, key = rng.bytes(8192), rng.bytes(8192), rng.bytes(key_bytes)
-        for own, peer, role in ((first, second, "first"), (second, first, "second")):
+        for own, peer, pair_end in ((first, second, "first"), (second, first, "second")):
             store = self.stores[own]
             store.install_initial_secret(
-                peer, SecretBits.from_bytes(ab), SecretBits.from_bytes(ba), role=role
+                peer, SecretBits.from_bytes(ab), SecretBits.from_bytes(ba), pair_end=pair_end
             )
             store.deposit_pending(peer, f"block-{first}-{second}", SecretBits.from_bytes(key), b"")
             store.confirm_deposit(peer, f"block-{first}-{second}")
@@ -229,7 +229,7 @@ class Nodes:
             if line is None:
                 line, self._lines[peer, owner, digest] = memory_channel_pair()
         store = self.stores[owner]
-        return reserve(store, line, store.role(peer), peer, "mask", n_bits, digest, timeout_s=30)
+        return reserve(store, line, store.pair_end(peer), peer, "mask", n_bits, digest, timeout_s=30)
 
     @contextmanager
     def serving(self) -> Iterator[None]:
