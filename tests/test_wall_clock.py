@@ -15,9 +15,9 @@ ALLOWED = {
     "sim_backends/detectors/websq.py": "the instrument's own time stamp in front of its counts",
     "lab/cli/qpu.py": "the name of a run folder",
     "lab/cli/qpu_mitigation.py": "the name of a run folder",
-    "lab/runs/records/run_folder.py": "the name of a run folder",
-    "lab/cli/live.py": "when a run began, for people",
-    "lab/cli/train.py": "when a run began, for people",
+    "lab/runs/training/folder.py": "the name of a run folder",
+    "lab/runs/training/on_testbed.py": "when a run began, for people",
+    "lab/runs/training/simulated.py": "when a run began, for people",
     "lab/cli/roles.py": "which of several unfinished runs is the newest; each can be named instead",
     "fl/qpu/runner.py": "the age of a job at a service, across restarts; believed to a day",
 }

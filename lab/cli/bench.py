@@ -15,8 +15,8 @@ from typing import Any
 import lab
 from fl.workloads.mnist.data import DataError
 from lab.cli.errors import explain
-from lab.runs.machine.folder import FolderError
 from lab.runs.shown import echo
+from lab.runs.testbeds.folder import FolderError
 
 Figure = Mapping[str, Any]
 

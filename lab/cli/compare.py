@@ -14,8 +14,8 @@ from fl.keys.budget import quantity
 from lab.runs.pages.curves import Line, accuracy_and_bytes, accuracy_and_loss, bytes_text, key_and_time
 from lab.runs.pages.page import image, page, table
 from lab.runs.pages.run_report import main_arm
-from lab.runs.records.words import against_float32, exactness, supply
 from lab.runs.shown import echo, html_text, shown_lines
+from lab.runs.training.words import against_float32, exactness, supply
 from orchestrator.durable import replace_file
 
 HEAD = (

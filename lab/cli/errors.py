@@ -7,8 +7,8 @@ import sys
 import traceback
 
 from drivers.links.errors import InstrumentError
-from lab.runs.machine.folder import FolderError
-from lab.runs.records.places import full_places, is_full
+from lab.runs.full_disk import full_places, is_full
+from lab.runs.testbeds.folder import FolderError
 from lab.station import StationError
 from lab.testbed import TestbedError, UnknownNameError
 

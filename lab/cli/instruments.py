@@ -13,8 +13,8 @@ from typing import Any
 
 from drivers.links.limits import plain
 from drivers.registry import driver_class, open_instrument
-from lab.runs.machine.folder import find_testbed
 from lab.runs.shown import echo
+from lab.runs.testbeds.folder import find_testbed
 from lab.testbed import AUTO, InstrumentEntry, load_testbed
 
 DIGITS = 12

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from lab.runs.machine.folder import SECRETS, FolderError, find_testbed
-from lab.runs.machine.store_key import StoreKey
 from lab.runs.shown import echo
+from lab.runs.testbeds.folder import SECRETS, FolderError, find_testbed
+from lab.runs.testbeds.store_key import StoreKey
 from lab.testbed import Testbed, load_testbed
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import click
 import typer
 from typer.core import TyperGroup
 
-from lab.runs.machine.store_key import HELP as STORE_KEY_HELP
+from lab.runs.testbeds.store_key import HELP as STORE_KEY_HELP
 
 FolderOption = Annotated[
     Path, typer.Option("--testbed", metavar="TESTBED", help="Testbed file, or its folder; default: here.")

@@ -16,8 +16,8 @@ import typer
 
 from lab.cli.keys_app import keys_app
 from lab.cli.qpu import qpu_app
-from lab.runs.machine.store_key import HELP as STORE_KEY_HELP
 from lab.runs.shown import echo
+from lab.runs.testbeds.store_key import HELP as STORE_KEY_HELP
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -69,8 +69,8 @@ def init(
     as_json: Json = False,
 ) -> None:
     """Create a testbed folder: testbed file, CURVE keys, initial pair secrets (0600)."""
-    from lab.runs.machine.folder import create_folder, source_path
-    from lab.runs.machine.store_key import StoreKey
+    from lab.runs.testbeds.folder import create_folder, source_path
+    from lab.runs.testbeds.store_key import StoreKey
 
     key = StoreKey.parse(store_key)
     passphrase = key.passphrase("every user", confirm=True) if key.is_passphrase else None
@@ -87,8 +87,8 @@ def init(
 @app.command()
 def check(testbed: TestbedPath, as_json: Json = False) -> None:
     """Validate a testbed file; every mistake is listed with its place."""
-    from lab.runs.machine.folder import find_testbed
-    from lab.runs.machine.ring_size import pairs_without_key
+    from lab.runs.testbeds.folder import find_testbed
+    from lab.runs.testbeds.ring_size import pairs_without_key
     from lab.testbed import load_testbed
 
     loaded = load_testbed(find_testbed(testbed))
@@ -223,7 +223,7 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Run everything on this machine: simulated ring, relay, four nodes, keys, training, report."""
-    from lab.cli.demo import run_demo
+    from lab.runs.demo import run_demo
 
     raise typer.Exit(
         run_demo(out=out, rounds=rounds, task=task, data=data, seed=seed, source=testbed, as_json=as_json)
@@ -298,8 +298,8 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a workload: checks, key forecast, seeds, baselines, results.json and report.html."""
-    from lab.cli.train import run_train
     from lab.cli.train_options import asked_options, clips_of_arrays
+    from lab.runs.training.simulated import run_train
 
     asked = asked_options(
         task=task,
@@ -454,7 +454,7 @@ def fl_consent(
     yes: Annotated[bool, typer.Option("--yes", help="Agree without being asked.")] = False,
 ) -> None:
     """Read what a training run is and what it tells, and agree to it for one user."""
-    from lab.cli.consent import consent_to
+    from lab.runs.consent import consent_to
 
     raise typer.Exit(consent_to(run_file, user, testbed, state, accept_leak or [], yes=yes))
 
@@ -508,7 +508,7 @@ def _stand_somewhere() -> None:
     try:
         Path.cwd()
     except FileNotFoundError:
-        from lab.runs.machine.folder import FolderError
+        from lab.runs.testbeds.folder import FolderError
 
         raise FolderError("the current folder was removed; change to one that exists and try again") from None
 

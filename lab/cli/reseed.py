@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lab.runs.machine.folder import FolderError
-from lab.runs.machine.local import Machine
 from lab.runs.shown import echo
+from lab.runs.testbeds.folder import FolderError
+from lab.runs.testbeds.machine import Machine
 
 
 def make_secrets(pair: str, out: Path, testbed: Path, state: Path | None) -> int:

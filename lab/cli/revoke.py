@@ -10,9 +10,9 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from lab.runs.machine.folder import FolderError
-from lab.runs.machine.local import Machine
 from lab.runs.shown import echo
+from lab.runs.testbeds.folder import FolderError
+from lab.runs.testbeds.machine import Machine
 from lab.testbed import Testbed, UnknownNameError
 
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import msgspec
 
-from lab.runs.machine.folder import find_testbed
-from lab.runs.machine.role_runtime import Runtime
+from lab.runs.roles.runtime import Runtime
 from lab.runs.supervising.supervisor import watch_parent
+from lab.runs.testbeds.folder import find_testbed
 from lab.testbed import AUTO
 from orchestrator.randomness import random_hex
 
@@ -77,7 +77,7 @@ def node_role(
 ) -> int:
     """One user's node."""
     from lab.guard import guarded_station
-    from lab.runs.machine.store_key import StoreKey
+    from lab.runs.testbeds.store_key import StoreKey
     from orchestrator.processes.node import run_node
 
     runtime = Runtime(name, path, secrets, state)

@@ -20,8 +20,8 @@ from rich.text import Text
 from lab.cli import status_view as view
 from lab.runs.following.observer import Heard, Observer, ObserverError
 from lab.runs.following.verdict import EXIT_CODES, Verdict, verdict
-from lab.runs.machine.folder import SECRETS, find_testbed
 from lab.runs.shown import echo, shown
+from lab.runs.testbeds.folder import SECRETS, find_testbed
 from lab.testbed import load_testbed
 from orchestrator.events.status import RingStatus
 

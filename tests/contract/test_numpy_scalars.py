@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from lab.cli.instruments import _parameters, _text, rounded
-from lab.runs.machine.folder import template_path
+from lab.runs.testbeds.folder import template_path
 from lab.station import Station
 from lab.testbed import parse_testbed, resolve_addresses
 from sim_backends.bench import Bench

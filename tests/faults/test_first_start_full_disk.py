@@ -19,7 +19,7 @@ SIZES_KIB = (64, 400, 700, 800, 900, 1000, 1100, 2000)
 STARTS = """
 import json, shutil, subprocess, sys
 from pathlib import Path
-from lab.runs.machine.folder import create_folder, template_path
+from lab.runs.testbeds.folder import create_folder, template_path
 from lab.testbed import load_testbed
 from orchestrator.keystore.pair_secret import PairSecret
 from orchestrator.processes.node_store import open_node_store

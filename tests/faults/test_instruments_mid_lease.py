@@ -28,7 +28,7 @@ from drivers.lasers.nkt_basik import NKTBasik
 from drivers.modulators.tektronix_awg70002a import AWG70002A
 from drivers.powermeters.thorlabs_pm100d import ThorlabsPM100D
 from drivers.timetaggers.id900 import ID900
-from lab.runs.machine.folder import template_path
+from lab.runs.testbeds.folder import template_path
 from lab.station import Station
 from lab.testbed import Testbed, parse_testbed, resolve_addresses
 from orchestrator.hub.agent import LinkDown

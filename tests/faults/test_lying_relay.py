@@ -21,7 +21,7 @@ import numpy.typing as npt
 import pytest
 
 from drivers.links.errors import InstrumentError, NotReadyError
-from lab.runs.machine.folder import template_path
+from lab.runs.testbeds.folder import template_path
 from lab.testbed import Testbed, parse_testbed
 from orchestrator.keystore.agreement import deposit_block
 from orchestrator.keystore.lanes import PairEnd

@@ -22,9 +22,9 @@ import pytest
 
 from lab.runs.following.observer import Observer, ObserverError
 from lab.runs.following.verdict import Verdict, verdict
-from lab.runs.machine.folder import create_folder, template_path
 from lab.runs.supervising.safety import unsafe_instruments
 from lab.runs.supervising.supervisor import Event, Supervisor
+from lab.runs.testbeds.folder import create_folder, template_path
 from lab.testbed import load_testbed, write_testbed
 
 pytestmark = pytest.mark.timeout(300)

@@ -41,9 +41,9 @@ from fl.keys.node import NodeKeys
 from fl.modes import described
 from fl.rounds.config import FLConfig
 from fl.workloads.base import Evaluation, Examples, Parameters, TaskDefaults
-from lab.runs.machine.folder import create_folder, template_path
-from lab.runs.machine.role_runtime import _JsonFormatter
+from lab.runs.roles.runtime import _JsonFormatter
 from lab.runs.supervising.private_folder import private_folder, remove_abandoned
+from lab.runs.testbeds.folder import create_folder, template_path
 from lab.station import Station
 from lab.testbed import load_testbed, resolve_addresses, write_testbed
 from orchestrator.delivery.client import DeliveryClient

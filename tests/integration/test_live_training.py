@@ -21,8 +21,8 @@ from typing import Any
 
 import pytest
 
-from lab.runs.machine.folder import create_folder, template_path
 from lab.runs.supervising.supervisor import Supervisor
+from lab.runs.testbeds.folder import create_folder, template_path
 from lab.testbed import load_testbed, write_testbed
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]

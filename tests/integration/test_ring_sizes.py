@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.runs.machine.folder import create_folder, template_path
+from lab.runs.testbeds.folder import create_folder, template_path
 from lab.testbed import write_testbed
 
 SMALL = {"slots_per_frame": 1 << 20, "pulses_per_block": 1 << 25}

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from lab.cli.status import show_status
-from lab.runs.machine.folder import create_folder, template_path
+from lab.runs.testbeds.folder import create_folder, template_path
 from lab.testbed import load_testbed, write_testbed
 from orchestrator.events.status import Alarm, BlockReport, Learning, Ready
 from orchestrator.hub.agent import Agent

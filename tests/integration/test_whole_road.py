@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from lab.runs.machine.folder import template_path
 from lab.runs.supervising.supervised import Run, supervised_run
+from lab.runs.testbeds.folder import template_path
 from lab.testbed import write_testbed
 from orchestrator.durable import replace_file
 
@@ -196,8 +196,8 @@ def test_a_generator_planted_anywhere_is_found(small_testbed: Path, tmp_path: Pa
             "orchestrator.keystore.reconcile",
             "orchestrator.hub.agent",
             "orchestrator.processes.pair_worker",
-            "lab.runs.machine.folder",
-            "lab.cli.demo",
+            "lab.runs.testbeds.folder",
+            "lab.runs.demo",
         ),
     )
     demo = demo_process(small_testbed, tmp_path, "--rounds", "1", "--json", path=(watched.folder,))

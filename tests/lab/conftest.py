@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from lab.cli.errors import explain
 from lab.cli.main import app
 from lab.runs.following.observer import Observer
-from lab.runs.machine.folder import template_path
+from lab.runs.testbeds.folder import template_path
 from lab.testbed import load_testbed
 from orchestrator.wire.links import LinkState
 

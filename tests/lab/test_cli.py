@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from lab.runs.machine.folder import template_path
+from lab.runs.testbeds.folder import template_path
 from lab.testbed import load_testbed, write_testbed
 from orchestrator.keystore.pair_secret import PairSecret
 

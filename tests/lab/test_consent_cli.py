@@ -14,9 +14,9 @@ from fl.modes import described
 from fl.rounds.config import FLConfig
 from fl.rounds.consent_words import explained, told
 from fl.workloads import load_task
-from lab.cli.consent import ConsentMissingError, book_of, consent_of_simulated, missing_consents
 from lab.cli.main import app
-from lab.runs.machine.folder import template_path
+from lab.runs.consent import ConsentMissingError, book_of, consent_of_simulated, missing_consents
+from lab.runs.testbeds.folder import template_path
 from orchestrator.delivery.consent import RunDescription
 from orchestrator.delivery.consent_book import write_run_file
 

@@ -55,8 +55,8 @@ def test_every_command_is_such_a_process() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_running_simulator_has_the_limit(tmp_path: Path) -> None:
     """The simulator gets the symbols as waveforms."""
-    from lab.runs.machine.folder import create_folder, template_path
     from lab.runs.supervising.supervisor import Supervisor
+    from lab.runs.testbeds.folder import create_folder, template_path
 
     path = create_folder(tmp_path / "bench", template_path("simulated-four-node"))
     supervisor = Supervisor(tmp_path)

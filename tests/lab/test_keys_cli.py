@@ -15,7 +15,7 @@ import zmq
 
 from lab.cli.reseed import take_secret_file
 from lab.cli.revoke import revoke_role
-from lab.runs.machine.folder import create_folder, template_path
+from lab.runs.testbeds.folder import create_folder, template_path
 from lab.testbed import load_testbed
 from orchestrator.keystore.errors import AuthLaneExhaustedError
 from orchestrator.keystore.lanes import AUTH_STOP_BITS

@@ -9,7 +9,7 @@ import pytest
 
 from drivers.base import Identity
 from drivers.links.errors import LinkBrokenError
-from lab.runs.machine.folder import template_path
+from lab.runs.testbeds.folder import template_path
 from lab.station import Station, StationError
 from lab.testbed import Testbed, parse_testbed
 

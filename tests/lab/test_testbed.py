@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab.runs.machine.folder import TEMPLATES, template_path
+from lab.runs.testbeds.folder import TEMPLATES, template_path
 from lab.testbed import TestbedError, load_testbed, parse_testbed, resolve_addresses, write_testbed
 
 PATH = Path("testbed.toml")

@@ -20,8 +20,8 @@ from fl.carriers.in_process.results import CohortError
 from fl.experiments.sources import verify_files
 from fl.rounds.quantise import UpdateNotFiniteError
 from fl.workloads.mnist.data import DataError
-from lab.runs.records.run_folder import held
-from lab.runs.records.words import against_float32
+from lab.runs.training.folder import held
+from lab.runs.training.words import against_float32
 
 SMALL = ["--rounds", "2", "--seeds", "2", "--clients", "3", "--workers", "0"]
 
@@ -397,7 +397,7 @@ print(json.dumps(found))
 
 def test_commands_that_only_read_load_no_kernels_and_no_frameworks(run: Path, tmp_path: Path) -> None:
     """They are to be quick, and to work where nothing can be compiled."""
-    from lab.runs.machine.folder import create_folder, template_path
+    from lab.runs.testbeds.folder import create_folder, template_path
 
     create_folder(tmp_path / "bench", template_path("simulated-four-node"))
     (tmp_path / "jobs").mkdir()

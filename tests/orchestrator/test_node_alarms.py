@@ -9,9 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from lab.cli.demo import alarm_warnings
-from lab.runs.machine.folder import template_path
+from lab.runs.demo import alarm_warnings
 from lab.runs.supervising.supervised import Run
+from lab.runs.testbeds.folder import template_path
 from lab.testbed import load_testbed
 from orchestrator.events.status import Alarm
 from orchestrator.keystore.lanes import AUTH_ALARM_BITS

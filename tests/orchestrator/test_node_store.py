@@ -17,7 +17,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from lab.runs.machine.folder import create_folder, template_path
+from lab.runs.testbeds.folder import create_folder, template_path
 from lab.testbed import Testbed, load_testbed
 from orchestrator import durable
 from orchestrator.keystore.database import Database

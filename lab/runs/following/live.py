@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from fl.keys.budget import IfShort, duration
-from lab.cli.demo import show_event
+from lab.runs.demo import show_event
 from lab.runs.following.observer import Observer
 from lab.runs.following.progress import Display, RunProgress
 from lab.runs.following.stalls import StallWatch

@@ -18,8 +18,8 @@ from lab.runs.pages.curves import (
     mean_seconds,
 )
 from lab.runs.pages.page import image, page, table
-from lab.runs.records.words import against_float32
 from lab.runs.shown import html_text
+from lab.runs.training.words import against_float32
 from orchestrator.durable import replace_file
 
 SUPPLY = {

@@ -47,7 +47,7 @@ def _compile_symbols() -> None:
 
 def _compile_light() -> None:
     """Two users' waveforms on a dark ring: the kernel is the same, whatever the light."""
-    from lab.runs.machine.folder import template_path
+    from lab.runs.testbeds.folder import template_path
     from lab.testbed import load_testbed
     from sim_backends.optics import Drive
     from sim_backends.optics_setup import ring_of

@@ -23,8 +23,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lab.runs.machine.folder import SECRETS
 from lab.runs.supervising.signals import handled
+from lab.runs.testbeds.folder import SECRETS
 from orchestrator.durable import destroy_folder
 
 logger = logging.getLogger(__name__)

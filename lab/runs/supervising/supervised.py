@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from lab.runs.machine.folder import SECRETS, create_folder, find_testbed, source_path
 from lab.runs.supervising.private_folder import ending_on_signals, private_folder
 from lab.runs.supervising.safety import unsafe_instruments
 from lab.runs.supervising.supervisor import Event, Supervisor
+from lab.runs.testbeds.folder import SECRETS, create_folder, find_testbed, source_path
 from lab.testbed import Testbed, load_testbed, resolve_addresses, write_testbed
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class Run:
         Raises ConsentMissingError naming what they have to run.
         """
         from fl.carriers.zeromq.server import RUN_FILE
-        from lab.cli.consent import consent_of_simulated, missing_consents
+        from lab.runs.consent import consent_of_simulated, missing_consents
 
         users = [user for user in self.local_clients if user in config.clients]
         if config.mode == "plain":

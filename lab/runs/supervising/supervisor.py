@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lab.runs.records.places import NEARLY_FULL_BYTES
+from lab.runs.full_disk import NEARLY_FULL_BYTES
 
 PARENT_FD = "QUNETLAB_PARENT_FD"
 

@@ -9,7 +9,7 @@ import pytest
 
 from fl.experiments.notes import TWO_CLIENTS_NOTE, notes_for
 from fl.rounds.config import FLConfig
-from lab.cli.demo import summary
+from lab.runs.demo import summary
 from lab.runs.pages.demo_report import render_report
 
 

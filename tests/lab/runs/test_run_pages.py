@@ -31,10 +31,10 @@ from fl.keys.budget import PairLedger, PairSupply, forecast, record
 from fl.workloads import load_task
 from fl.workloads.catalogue import plan_for
 from lab.cli.compare import notes_of, render_comparison
-from lab.cli.train import summary
 from lab.runs.following.train_progress import TrainDisplay, Work
 from lab.runs.pages.curves import mean_seconds
 from lab.runs.pages.run_report import main_arm, render_run
+from lab.runs.training.simulated import summary
 
 
 def results(**more: Any) -> Results:

@@ -22,7 +22,7 @@ from fl.carriers.flower.identity import IdentityError, client_bond, server_bond
 from fl.carriers.flower.participant import SetupError, TestbedKeys, participant_of
 from fl.carriers.flower.records import CONFIG, Introduction, open_record, record_of
 from fl.carriers.flower.roster import Roster
-from lab.runs.machine.folder import create_folder, template_path
+from lab.runs.testbeds.folder import create_folder, template_path
 from lab.testbed import load_testbed
 from orchestrator.wire.codec import encode
 from orchestrator.wire.curve import generate_keys, load_keys

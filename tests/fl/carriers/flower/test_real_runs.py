@@ -31,7 +31,7 @@ from fl.rounds.compression import Compression
 from fl.rounds.quantise import quantisation_rng
 from fl.workloads import load_task
 from fl.workloads.base import training_seed
-from lab.runs.machine.folder import create_folder, template_path
+from lab.runs.testbeds.folder import create_folder, template_path
 from lab.testbed import write_testbed
 from orchestrator.delivery.consent_book import ConsentBook, read_run_file
 from orchestrator.delivery.service import DeliveryService

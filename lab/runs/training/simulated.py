@@ -27,10 +27,10 @@ from fl.experiments.base import Plan, continued, read_plan, write_plan
 from fl.experiments.options import OptionsError, TrainOptions
 from fl.experiments.results import Results, write_results
 from fl.keys.budget import counted, quantity
-from lab.runs.records.run_folder import earlier, folder_for, held, resume_hint, told
-from lab.runs.records.words import accuracy, against_float32, exactness, points, supply
 from lab.runs.shown import echo
 from lab.runs.supervising.signals import handled
+from lab.runs.training.folder import earlier, folder_for, held, resume_hint, told
+from lab.runs.training.words import accuracy, against_float32, exactness, points, supply
 
 if TYPE_CHECKING:
     from fl.carriers.in_process.plan import CohortPlan
@@ -78,7 +78,7 @@ def run_train(
     folder = folder_for(asked, out, resume)
     options = asked if resume is None else continued(read_plan(resume), asked)
     if options.testbed is not None:
-        from lab.cli.live import run_on_testbed
+        from lab.runs.training.on_testbed import run_on_testbed
 
         return run_on_testbed(options, folder, resuming=resume is not None, data=data, as_json=as_json)
     if options.if_short != "wait" or options.max_wait_s is not None:

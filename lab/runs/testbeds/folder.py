@@ -16,8 +16,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from lab.runs.machine.ring_size import with_users
-from lab.runs.machine.store_key import KEY_FILE, PASSPHRASE_FILE
+from lab.runs.testbeds.ring_size import with_users
+from lab.runs.testbeds.store_key import KEY_FILE, PASSPHRASE_FILE
 from lab.testbed import AUTO, Testbed, TestbedError, load_testbed, parse_testbed, write_testbed
 from orchestrator.durable import create_file, destroy_folder, make_folder, move_file
 from orchestrator.randomness import random_bytes
@@ -65,7 +65,7 @@ def create_folder(
     """Make ``folder`` with a copy of the testbed at ``source``, fresh keys and initial secrets.
 
     With ``passphrase``, every user's key store is sealed with it instead of a ``store.key``.
-    With ``users``, for that many of them (:mod:`lab.runs.machine.ring_size`).
+    With ``users``, for that many of them (:mod:`lab.runs.testbeds.ring_size`).
     With ``host``, endpoints that are still ``auto`` get ports from ``port`` on: hub and learning server at
     that host, every node's key delivery at localhost, since node and client share a machine.
 

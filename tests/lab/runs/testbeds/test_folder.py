@@ -12,9 +12,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from lab.runs.machine.folder import FolderError, create_folder, template_path
 from lab.runs.supervising import private_folder as private_folder_module
 from lab.runs.supervising.private_folder import private_folder, remove_abandoned
+from lab.runs.testbeds.folder import FolderError, create_folder, template_path
 from lab.testbed import load_testbed
 from orchestrator import durable
 from orchestrator.durable import SPENT, destroy_file, destroy_folder, destroy_spent

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from lab.runs.machine.folder import create_folder, template_path
-from lab.runs.machine.store_key import PASSPHRASE_FILE, StoreKey, StoreKeyError
+from lab.runs.testbeds.folder import create_folder, template_path
+from lab.runs.testbeds.store_key import PASSPHRASE_FILE, StoreKey, StoreKeyError
 from lab.testbed import load_testbed
 from orchestrator.keystore.errors import SealError, StoreError
 from orchestrator.keystore.passphrase import PassphraseFile, create_passphrase, open_passphrase

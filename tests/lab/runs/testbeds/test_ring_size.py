@@ -14,9 +14,9 @@ from fl.rounds.config import ConfigError
 from fl.rounds.quantise import RingTooSmallError
 from fl.workloads.base import TaskDefaults
 from lab.cli.roles import training_config
-from lab.runs.machine.folder import FolderError, create_folder, template_path
-from lab.runs.machine.local import Machine
-from lab.runs.machine.ring_size import (
+from lab.runs.testbeds.folder import FolderError, create_folder, template_path
+from lab.runs.testbeds.machine import Machine
+from lab.runs.testbeds.ring_size import (
     RingSizeError,
     check_every_pair_makes_key,
     pairs_without_key,

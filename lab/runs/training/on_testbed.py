@@ -4,7 +4,7 @@ The ring makes keys while training runs: clients ask for the key of coming round
 the pairs needed first, and a round that lacks key waits and says why.  The server keeps models and records
 of its rounds in the run's folder, so that an interrupted run goes on with the next round; keys that were in a
 private testbed are gone with it and made anew.  What ``--testbed`` may name is told in
-:mod:`lab.runs.machine.live_place`.
+:mod:`lab.runs.training.place`.
 """
 
 from __future__ import annotations
@@ -35,9 +35,12 @@ from lab.runs.following.live import Follower
 from lab.runs.following.observer import Observer
 from lab.runs.following.progress import Display, PairProgress, RunProgress
 from lab.runs.following.stalls import StallWatch, merged
-from lab.runs.machine.live_place import Place, check_place, find_place, opened
-from lab.runs.machine.ring_size import check_every_pair_makes_key
-from lab.runs.records.live_record import (
+from lab.runs.shown import echo, shown
+from lab.runs.supervising.supervised import Run
+from lab.runs.testbeds.ring_size import check_every_pair_makes_key
+from lab.runs.training.folder import held, resume_hint
+from lab.runs.training.place import Place, check_place, find_place, opened
+from lab.runs.training.record import (
     SERVER_STATE,
     LiveRecord,
     ledgers_of,
@@ -46,9 +49,6 @@ from lab.runs.records.live_record import (
     sums_checked,
     write_record,
 )
-from lab.runs.records.run_folder import held, resume_hint
-from lab.runs.shown import echo, shown
-from lab.runs.supervising.supervised import Run
 from lab.testbed import Testbed
 from orchestrator.randomness import random_hex
 
@@ -70,7 +70,7 @@ def run_on_testbed(
 ) -> int:
     """Train on the keys of a testbed; returns the exit code."""
     from fl.workloads import open_task
-    from lab.cli.train import EXIT_INTERRUPTED, check_data, summary
+    from lab.runs.training.simulated import EXIT_INTERRUPTED, check_data, summary
 
     assert options.testbed is not None
     place = find_place(options.testbed)
@@ -154,8 +154,8 @@ class Attempt:
 
     def run(self) -> str:
         """Train; returns "" or why the run ended early.  Raises RunShortOfKeyError before anything was spent."""
-        from lab.cli.train import stopping_on_signals
         from lab.runs.supervising.kernels import compile_all
+        from lab.runs.training.simulated import stopping_on_signals
 
         self.record = read_record(self.folder)
         started_at = self.record.started_at or datetime.now(UTC).isoformat(timespec="seconds")
@@ -310,8 +310,8 @@ class Attempt:
         """Results and report of the rounds there are, written; None before the first."""
         from fl.experiments.assemble import results_of
         from fl.experiments.runner import Runner
-        from lab.cli.train import REPORT_FILE
         from lab.runs.pages.run_report import write_report
+        from lab.runs.training.simulated import REPORT_FILE
 
         live = self.seed_run()
         if not live.rounds:
@@ -350,7 +350,7 @@ class Attempt:
         from fl.experiments.notes import consent_notes, notes_for
         from fl.experiments.sources import data_files
         from fl.modes import aggregation_for
-        from lab.cli.train import versions
+        from lab.runs.training.simulated import versions
 
         aggregation = aggregation_for(self.config, self.task.n_parameters)
         notes = [*notes_for(self.config), *consent_notes(self.consented)]

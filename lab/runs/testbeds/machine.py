@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lab.runs.machine.folder import find_testbed
+from lab.runs.testbeds.folder import find_testbed
 from lab.testbed import Testbed, load_testbed
 
 

@@ -15,7 +15,7 @@ from fl.experiments.base import PLAN_FILE
 from fl.experiments.options import OptionsError, TrainOptions
 from fl.experiments.results import RESULTS_FILE, Results, ResultsError, read_results
 from fl.experiments.runner import CELLS
-from lab.runs.records.live_record import RECORD_FILE, SERVER_STATE
+from lab.runs.training.record import RECORD_FILE, SERVER_STATE
 
 RUNS_FOLDER = "qunetlab-runs"
 LOCK_FILE = ".lock"

@@ -13,15 +13,15 @@ import pytest
 
 from fl.experiments.options import OptionsError, TrainOptions
 from fl.workloads import load_task
-from lab.cli.live import live_plan
 from lab.runs.following.live import RESTARTS, Follower
 from lab.runs.following.observer import planned_rate_bps
 from lab.runs.following.progress import PairProgress, RunProgress
 from lab.runs.following.stalls import StallWatch
-from lab.runs.machine.folder import create_folder, template_path
-from lab.runs.machine.live_place import check_place, find_place
-from lab.runs.records.live_record import server_rounds
 from lab.runs.supervising.supervisor import ChildError
+from lab.runs.testbeds.folder import create_folder, template_path
+from lab.runs.training.on_testbed import live_plan
+from lab.runs.training.place import check_place, find_place
+from lab.runs.training.record import server_rounds
 from lab.testbed import load_testbed
 from orchestrator.events.status import PairStatus
 from orchestrator.hub.agent import LinkUp

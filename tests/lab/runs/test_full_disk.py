@@ -14,8 +14,8 @@ from types import SimpleNamespace
 import pytest
 
 from lab.cli.errors import explain
-from lab.runs.records import places
-from lab.runs.records.places import full_places, is_full
+from lab.runs import full_disk
+from lab.runs.full_disk import full_places, is_full
 from lab.runs.supervising.private_folder import private_folder
 from lab.runs.supervising.supervisor import Child
 
@@ -43,7 +43,7 @@ def rooms(monkeypatch: pytest.MonkeyPatch) -> Rooms:
             number = next((n for n, folder in enumerate(free) if path.is_relative_to(folder)), -1)
             return SimpleNamespace(st_dev=number, st_mode=real(path, **options).st_mode)
 
-        monkeypatch.setattr(places.os, "statvfs", statvfs)
+        monkeypatch.setattr(full_disk.os, "statvfs", statvfs)
         monkeypatch.setattr(Path, "stat", stat)
 
     return give

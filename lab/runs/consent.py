@@ -13,8 +13,8 @@ from pathlib import Path
 import typer
 
 from fl.rounds.consent_words import explained
-from lab.runs.machine.folder import SECRETS, find_testbed
 from lab.runs.shown import echo
+from lab.runs.testbeds.folder import SECRETS, find_testbed
 from lab.testbed import load_testbed
 from orchestrator.delivery.consent import RunDescription, check_terms
 from orchestrator.delivery.consent_book import ConsentBook, read_run_file

@@ -18,8 +18,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from lab.runs.machine.folder import SECRETS, find_testbed
 from lab.runs.supervising.supervisor import watch_parent
+from lab.runs.testbeds.folder import SECRETS, find_testbed
 from lab.testbed import Testbed, load_testbed
 from orchestrator.durable import make_folder
 from orchestrator.kernels import offer_folder

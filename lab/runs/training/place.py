@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Literal
 
 from fl.experiments.options import OptionsError, TrainOptions
-from lab.runs.machine.folder import SECRETS, TEMPLATES, find_testbed, template_path
 from lab.runs.supervising.supervised import Run, attached_run, supervised_folder, supervised_run
+from lab.runs.testbeds.folder import SECRETS, TEMPLATES, find_testbed, template_path
 from lab.testbed import AUTO, Testbed, load_testbed
 
 LOGS = "logs"

@@ -16,13 +16,13 @@ import msgspec
 
 from fl.rounds.clipping import clip_warnings
 from lab.runs.following.progress import Display, PairProgress, RunProgress
-from lab.runs.machine.folder import source_path
-from lab.runs.machine.ring_size import check_every_pair_makes_key
 from lab.runs.pages.demo_report import render_report
 from lab.runs.shown import echo, shown
 from lab.runs.supervising.kernels import compile_all
 from lab.runs.supervising.supervised import Run, supervised_run
 from lab.runs.supervising.supervisor import ChildError, Event
+from lab.runs.testbeds.folder import source_path
+from lab.runs.testbeds.ring_size import check_every_pair_makes_key
 from lab.testbed import load_testbed
 from orchestrator.durable import replace_file
 from orchestrator.events.learning import Clipping
