@@ -149,7 +149,13 @@ class Bench:
             if entry.name in self.addresses
         ]
         real = [entry.name for entry in self._testbed.instruments if entry.name not in self.addresses]
-        return {"ready": True, "testbed": self._testbed.name, "instruments": entries, "not_simulated": real}
+        return {
+            "type": "SimulatorServing",
+            "ready": True,
+            "testbed": self._testbed.name,
+            "instruments": entries,
+            "not_simulated": real,
+        }
 
     def states(self) -> dict[str, dict[str, object]]:
         """The state of every twin by instrument name; no waveforms, no tag times."""
@@ -367,7 +373,7 @@ def run_simulator(
         _say(out, json_format.dumps(ready) if json else _ready_text(bench, testbed_path))
         stop.wait()
         states = bench.states()
-    final = {"stopped": True, "states": states}
+    final = {"type": "SimulatorStopped", "stopped": True, "states": states}
     _say(out, json_format.dumps(final, default=str) if json else f"{testbed.name}: stopped")
     return 0
 

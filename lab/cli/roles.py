@@ -11,8 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-import msgspec
-
 from lab.runs.roles.runtime import Runtime
 from lab.runs.supervising.supervisor import watch_parent
 from lab.runs.testbeds.folder import find_testbed
@@ -48,7 +46,7 @@ def orchestrator_role(path: Path, secrets: Path | None, state: Path | None) -> i
         runtime.secrets,
         runtime.state,
         runtime.stop,
-        lambda info: runtime.ready(**info),
+        runtime.emit,
     )
     return 0
 
@@ -66,7 +64,6 @@ def relay_role(path: Path, secrets: Path | None, state: Path | None) -> int:
             runtime.state,
             station,
             runtime.stop,
-            ready=runtime.ready,
             emit=runtime.emit,
         )
     return 0
@@ -92,7 +89,6 @@ def node_role(
             station,
             runtime.stop,
             kek=kek,
-            ready=runtime.ready,
             emit=runtime.emit,
         )
     return 0
@@ -143,7 +139,7 @@ def fl_server_role(path: Path, secrets: Path | None, state: Path | None, config_
     with told_to_hub(runtime.testbed, runtime.secrets, config) as tell_hub:
 
         def report(event: ServerEvent) -> None:
-            _tell_server_event(runtime, event)
+            runtime.emit(event)
             tell_hub(event)
 
         run_server(
@@ -187,14 +183,6 @@ def _unfinished_run(state: Path) -> str | None:
     return None
 
 
-def _tell_server_event(runtime: Runtime, event: Any) -> None:
-    fields = msgspec.to_builtins(event)
-    if fields["type"] == "Listening":
-        runtime.ready(endpoint=fields["endpoint"])
-    else:
-        runtime.emit(fields)
-
-
 def fl_client_role(
     name: str,
     path: Path,
@@ -214,6 +202,7 @@ def fl_client_role(
     from fl.rounds.config import SMALLEST_QUORUM, Mode
     from fl.workloads import load_task
     from orchestrator.delivery.client import DeliveryClient
+    from orchestrator.events.learning import ClientEnded
     from orchestrator.wire.curve import load_keys
 
     runtime = Runtime(f"fl-{name}", path, secrets, state)
@@ -237,7 +226,7 @@ def fl_client_role(
             keys,
             NodeKeys(node, name, runtime.state / "journal"),
             runtime.stop,
-            lambda event: runtime.emit(msgspec.to_builtins(event)),
+            runtime.emit,
             data_folder=data,
             open_task=partial(load_task, trusted=task),
             rules=ClientRules(
@@ -246,5 +235,5 @@ def fl_client_role(
             ),
             self_check_dir=self_check,
         )
-    runtime.emit({"event": "client-ended", "rounds": outcome.rounds_uploaded, "reason": outcome.reason})
+    runtime.emit(ClientEnded(outcome.rounds_uploaded, outcome.reason))
     return 0 if not outcome.reason or runtime.stop.is_set() else 1

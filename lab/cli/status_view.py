@@ -156,7 +156,7 @@ def _pairs(observer: Observer) -> list[str]:
 
 
 def _block(block: BlockReport, age_s: float) -> str:
-    what = f"{block.secret_bits:,} bits" if block.ok else f"no key: {shown(block.reason, 60)}"
+    what = f"{block.secret_bits:,} bits" if block.stored else f"no key: {shown(block.reason, 60)}"
     return f"{what}, {ago(age_s)} ago"
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +21,21 @@ from lab.runs.pages.demo_report import render_report
 from lab.runs.shown import echo, shown
 from lab.runs.supervising.kernels import compile_all
 from lab.runs.supervising.supervised import Run, supervised_run
-from lab.runs.supervising.supervisor import ChildError, Event
+from lab.runs.supervising.supervisor import ChildError
 from lab.runs.testbeds.folder import source_path
 from lab.runs.testbeds.ring_size import check_every_pair_makes_key
 from lab.testbed import load_testbed
 from orchestrator.durable import replace_file
-from orchestrator.events.learning import Clipping
+from orchestrator.events.common import Unknown
+from orchestrator.events.learning import (
+    ClientState,
+    RoundCompleted,
+    RoundStarted,
+    WaitingForClients,
+    WaitingForKeys,
+)
+from orchestrator.events.process import LightProgress, PeerLedger, ProcessEvent
+from orchestrator.events.status import BlockReport, Pair
 from orchestrator.randomness import random_hex
 
 if TYPE_CHECKING:
@@ -35,6 +45,7 @@ if TYPE_CHECKING:
 STALL_TIMEOUT_S = 120.0
 """Without a single event from any process for this long, the run is given up."""
 
+ROUND_COLUMNS = ("round", "accuracy", "loss", "upload_bytes", "key_bits_used")
 PACKAGES = ("qunetlab", "qcodes", "pyvisa-py", "pyserial", "pyzmq", "numpy", "numba", "gmpy2", "torch")
 
 
@@ -91,50 +102,50 @@ def run_demo(
 def follow(run: Run, progress: RunProgress, display: Display) -> None:
     """Show events until training is finished; raises ChildError when a process dies or nothing moves."""
 
-    def take(name: str, event: Event) -> None:
+    def take(name: str, event: ProcessEvent) -> None:
         run.note(name, event)
-        show_event(progress, event)
+        show_event(progress, name, event)
         display.update()
 
-    while not run.finished:
+    while run.finished is None:
         run.supervisor.wait_for(
-            lambda name, event: event.get("type") not in ("WaitingForKeys", "ClientState"),
+            lambda name, event: not isinstance(event, WaitingForKeys | ClientState),
             STALL_TIMEOUT_S,
             "keys and training",
             take,
         )
-    if run.finished["reason"]:
-        raise ChildError(f"training ended early: {shown(run.finished['reason'])}")
+    if run.finished.reason:
+        raise ChildError(f"training ended early: {shown(run.finished.reason)}")
 
 
-def show_event(progress: RunProgress, event: Event) -> None:
-    """Carry one event over into what the display shows."""
-    if event.get("event") == "light":
-        progress.lit = progress.lit or time.monotonic()
-        for pair, row in progress.pairs.items():
-            row.on_ring = pair == tuple(event["pair"]) and event["pulses"] < event["of"]
-    elif event.get("event") == "block" and event["counted"]:
-        row = progress.pairs[event["pair"][0], event["pair"][1]]
-        row.pulses += event["pulses"]
-        if event["stored"]:
-            row.blocks += 1
-            row.secret_bits += event["secret_bits"]
-            row.qber = event["qber"]
-        else:
-            row.aborted += 1
-    elif event.get("type") == "RoundCompleted":
-        progress.round = event["record"]["round"]
-        progress.accuracy = event["record"]["accuracy"]
-        progress.waiting = ""
-        clipping = event["record"].get("clipping") or {}
-        if clipping.get("clipped_clients") or clipping.get("vanished_clients"):
-            progress.warning = "WARNING: clip or levels do not fit, updates are lost; see the report"
-    elif event.get("type") == "RoundStarted":
-        progress.waiting = ""
-    elif event.get("type") == "WaitingForClients":
-        progress.waiting = event["reason"] or f"waiting for {', '.join(event['missing'])}"
-    elif event.get("type") == "WaitingForKeys":
-        progress.waiting = f"waiting for keys: {event['detail']}"
+def show_event(progress: RunProgress, name: str, event: ProcessEvent) -> None:
+    """Carry one event of the process ``name`` over into what the display shows."""
+    match event:
+        case LightProgress():
+            progress.lit = progress.lit or time.monotonic()
+            for pair, row in progress.pairs.items():
+                row.on_ring = pair == event.pair and event.pulses < event.planned_pulses
+        case BlockReport() if event.counts(name):
+            row = progress.pairs[event.pair]
+            row.pulses += event.pulses
+            if event.stored:
+                row.blocks += 1
+                row.secret_bits += event.secret_bits
+                row.qber = event.qber
+            else:
+                row.aborted += 1
+        case RoundCompleted(record):
+            progress.round, progress.accuracy, progress.waiting = record.round, record.accuracy, ""
+            if record.clipping is not None and record.clipping.harmful:
+                progress.warning = "WARNING: clip or levels do not fit, updates are lost; see the report"
+        case RoundStarted():
+            progress.waiting = ""
+        case WaitingForClients():
+            progress.waiting = event.reason or f"waiting for {', '.join(event.missing)}"
+        case WaitingForKeys():
+            progress.waiting = f"waiting for keys: {event.detail}"
+        case Unknown():
+            progress.warning = event.told_by(name)
 
 
 def build_report(run: Run, learning: Task, config: FLConfig, demand_bits: int) -> dict[str, Any]:
@@ -143,6 +154,7 @@ def build_report(run: Run, learning: Task, config: FLConfig, demand_bits: int) -
     from fl.experiments.reference import train_reference
 
     testbed = run.testbed
+    clippings = [record.clipping for record in run.rounds]
     reference = train_reference(learning, config.n_clients, config.rounds, config.seed)
     return {
         "testbed": {"name": testbed.name, "description": testbed.description},
@@ -152,18 +164,9 @@ def build_report(run: Run, learning: Task, config: FLConfig, demand_bits: int) -
         "seed": config.seed,
         "epsilon": {"sec": testbed.protocol.eps_sec, "cor": testbed.protocol.eps_cor},
         "pairs": [pair_row(run, pair) for pair in testbed.pairs()],
-        "rounds": [
-            {
-                "round": record["round"],
-                "accuracy": record["accuracy"],
-                "loss": record["loss"],
-                "upload_bytes": record["upload_bytes"],
-                "key_bits_used": record["key_bits_used"],
-            }
-            for record in run.rounds
-        ],
-        "aborted_rounds": run.aborted_rounds,
-        "warnings": [*clip_warnings(clippings_of(run), config.clip, config.levels), *alarm_warnings(run)],
+        "rounds": [{name: getattr(record, name) for name in ROUND_COLUMNS} for record in run.rounds],
+        "aborted_rounds": msgspec.to_builtins(run.aborted_rounds),
+        "warnings": [*clip_warnings(clippings, config.clip, config.levels), *event_warnings(run)],
         "aggregation": {
             "mode": config.mode,
             "ring_bits": config.ring_bits,
@@ -181,65 +184,60 @@ def build_report(run: Run, learning: Task, config: FLConfig, demand_bits: int) -
     }
 
 
-def alarm_warnings(run: Run) -> list[str]:
-    """The alarms that were on when the run ended."""
-    return [
-        f"ALARM of {role}{f' with {peer}' if peer else ''}: {name}: {alarm['text']}"
-        for (role, name, peer), alarm in run.alarms.items()
-        if alarm["on"]
+def event_warnings(run: Run) -> list[str]:
+    """The alarms that were on when the run ended, and events that were not understood."""
+    alarms = [
+        f"ALARM of {role}{f' with {alarm.peer}' if alarm.peer else ''}: {alarm.name}: {alarm.text}"
+        for (role, _), alarm in run.alarms.items()
+        if alarm.on
     ]
+    return alarms + [f"{Unknown(kind).told_by(role)}: came {n}x" for (role, kind), n in run.unknown.items()]
 
 
-def clippings_of(run: Run) -> list[Clipping | None]:
-    """What clip and rounding took in every round of the run."""
-    return [msgspec.convert(record.get("clipping"), Clipping | None) for record in run.rounds]
-
-
-def pair_epsilon(run: Run, pair: tuple[str, str]) -> dict[str, float]:
+def pair_epsilon(run: Run, pair: Pair) -> dict[str, float]:
     """What may have gone wrong with a pair: each end booked the tags that it checked, both the same blocks."""
-    first = run.epsilons.get(pair[0], {}).get(pair[1], {})
-    second = run.epsilons.get(pair[1], {}).get(pair[0], {})
-    sec, cor = (max(end.get(kind, 0.0) for end in (first, second)) for kind in ("sec", "cor"))
-    auth = first.get("auth", 0.0) + second.get("auth", 0.0)
+    ends = [end for names in (pair, pair[::-1]) if (end := run.epsilons.get(names)) is not None]
+    sec, cor = max((end.sec for end in ends), default=0.0), max((end.cor for end in ends), default=0.0)
+    auth = sum(end.auth for end in ends)
     return {"sec": sec, "cor": cor, "auth": auth, "total": sec + cor + auth}
 
 
-def pair_row(run: Run, pair: tuple[str, str]) -> dict[str, Any]:
+def pair_row(run: Run, pair: Pair) -> dict[str, Any]:
     """Totals of one pair; QBER and f are weighted by sifted bits."""
     from orchestrator.protocols.block_planning import plan_for
 
     plan = plan_for(run.testbed, *pair)
     arms = run.testbed.arms(*pair)
-    blocks = [event for event in run.blocks if tuple(event["pair"]) == pair and event["counted"]]
-    stored = [event for event in blocks if event["stored"]]
-    sifted = sum(event["sifted_bits"] for event in stored)
-    ring_s = sum(event["light_s"] for event in blocks)
-    wall_s = sum(event["light_wall_s"] for event in blocks)
-    secret = sum(event["secret_bits"] for event in stored)
+    blocks = [block for block in run.blocks if block.pair == pair]
+    stored = [block for block in blocks if block.stored]
+    sifted = sum(block.sifted_bits for block in stored)
+    ring_s = sum(block.light_s for block in blocks)
+    wall_s = sum(block.light_wall_s for block in blocks)
+    secret = sum(block.secret_bits for block in stored)
 
-    def mean(key: str) -> float:
-        return sum(event[key] * event["sifted_bits"] for event in stored) / sifted if sifted else 0.0
+    def mean(value: Callable[[BlockReport], float]) -> float:
+        return sum(value(block) * block.sifted_bits for block in stored) / sifted if sifted else 0.0
 
-    ledger = run.ledgers.get(pair[0], {}).get(pair[1], {})
+    ledger = run.ledgers.get(pair, PeerLedger(pair[1], 0, 0, 0, 0, 0))
     return {
         "pair": list(pair),
         "loss_db": arms.loss_a_db + arms.loss_b_db,
-        "pulses": sum(event["pulses"] for event in blocks),
+        "pulses": sum(block.pulses for block in blocks),
         "sifted_bits": sifted,
-        "qber": mean("qber"),
+        "qber": mean(lambda block: block.qber),
         "planned_qber": plan.qber,
-        "f_ec": mean("f_ec"),
+        "f_ec": mean(lambda block: block.f_ec),
         "secret_bits": secret,
         "ring_s": ring_s,
         "secret_bits_per_ring_second": secret / ring_s if ring_s else 0.0,
         "secret_bits_per_wall_second": secret / wall_s if wall_s else 0.0,
         "planned_bits_per_ring_second": plan.key_rate_per_pulse * run.testbed.protocol.clock_hz,
         "aborted_blocks": len(blocks) - len(stored),
-        "abort_reasons": [event["reason"] for event in blocks if not event["stored"]],
-        "consumed_bits": ledger.get("delivered", 0),
-        "stored_bits": ledger.get("stored", 0),
-        "authentication_bits": ledger.get("authentication", 0),
-        "burnt_bits": ledger.get("burnt", 0),
+        "abort_reasons": [block.reason for block in blocks if not block.stored],
+        "consumed_bits": ledger.delivered_bits,
+        "stored_bits": ledger.stored_bits,
+        "authentication_bits": ledger.authentication_bits,
+        "burnt_bits": ledger.burnt_bits,
         "epsilon": pair_epsilon(run, pair),
     }
 

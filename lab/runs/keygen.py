@@ -12,15 +12,16 @@ from typing import Any
 
 from lab.runs.shown import echo
 from lab.runs.supervising.supervised import Run
-from lab.runs.supervising.supervisor import Event
+from orchestrator.events.process import LightProgress, ProcessEvent
+from orchestrator.events.status import BlockReport
 
 WITHOUT_END = 10**15
 STALL_TIMEOUT_S = 120.0
 
 
 def make_blocks(
-    run: Run, pair: tuple[str, str], count: int, on_event: Callable[[str, Event], None]
-) -> list[Event]:
+    run: Run, pair: tuple[str, str], count: int, on_event: Callable[[str, ProcessEvent], None]
+) -> list[BlockReport]:
     """Have the running ring make ``count`` blocks of ``pair``, one after the other; the first user's reports.
 
     Raises ChildError when a process fails or nothing happens for long.
@@ -33,12 +34,12 @@ def make_blocks(
     node = run.testbed.user(first)
     with DeliveryClient(node.delivery, load_keys(folder), run.testbed.public_key(first)) as client:
         client.demand({second: WITHOUT_END})
-    blocks: list[Event] = []
+    blocks: list[BlockReport] = []
 
-    def take(name: str, event: Event) -> None:
+    def take(name: str, event: ProcessEvent) -> None:
         run.note(name, event)
         on_event(name, event)
-        if event.get("event") == "block" and name == first:
+        if isinstance(event, BlockReport) and name == first:
             blocks.append(event)
 
     while len(blocks) < count:
@@ -46,55 +47,53 @@ def make_blocks(
     return blocks
 
 
-def light_progress() -> Callable[[str, Event], None]:
+def light_progress() -> Callable[[str, ProcessEvent], None]:
     """A listener that prints part, rate and time left of the light phase every few seconds, on standard error."""
     started = last = time.monotonic()
-    begun: dict[str, float] = {}
+    first: LightProgress | None = None
+    latest = 0
 
-    def show(name: str, event: Event) -> None:
-        nonlocal last
-        if event.get("event") != "light":
+    def show(name: str, event: ProcessEvent) -> None:
+        nonlocal last, first, latest
+        if not isinstance(event, LightProgress):
             return
         now = time.monotonic()
-        if event["pulses"] <= begun.get("pulses", 0):
-            begun.clear()
-        begun.setdefault("at", event["monotonic_s"])
-        begun.setdefault("from", event["pulses"])
-        begun["pulses"] = event["pulses"]
-        elapsed = event["monotonic_s"] - begun["at"]
+        if first is None or event.pulses <= latest:
+            first = event
+        latest, elapsed = event.pulses, event.at_s - first.at_s
         if now - last < 5.0 or elapsed <= 0:
             return
         last = now
-        rate = (event["pulses"] - begun["from"]) / elapsed
-        left = (event["of"] - event["pulses"]) / rate
-        text = f"{now - started:5.0f} s  {event['pulses']:.3g} of {event['of']:.3g} pulses, "
+        rate = (event.pulses - first.pulses) / elapsed
+        left = (event.planned_pulses - event.pulses) / rate
+        text = f"{now - started:5.0f} s  {event.pulses:.3g} of {event.planned_pulses:.3g} pulses, "
         echo(f"{text}{rate / 1e6:.0f} Mpulses/s, {left:.0f} s left", err=True)
 
     return show
 
 
-def block_row(run: Run, pair: tuple[str, str], block: Event) -> dict[str, Any]:
+def block_row(run: Run, pair: tuple[str, str], block: BlockReport) -> dict[str, Any]:
     """What became of one block, beside what was planned; never bits."""
     from orchestrator.protocols.block_planning import plan_for
 
     plan = plan_for(run.testbed, *pair)
-    secret = block["secret_bits"]
+    secret = block.secret_bits
     return {
-        "stored": block["stored"],
-        "reason": block["reason"],
-        "pulses": block["pulses"],
+        "stored": block.stored,
+        "reason": block.reason,
+        "pulses": block.pulses,
         "p_x": plan.p_x,
         "mu_a": plan.mu_a,
         "mu_b": plan.mu_b,
-        "sifted_bits": block["sifted_bits"],
-        "qber": block["qber"],
+        "sifted_bits": block.sifted_bits,
+        "qber": block.qber,
         "planned_qber": plan.qber,
-        "f_ec": block["f_ec"],
-        "phase_error_upper": block["phase_error_upper"],
+        "f_ec": block.f_ec,
+        "phase_error_upper": block.phase_error_upper,
         "secret_bits": secret,
         "planned_bits": plan.expected_bits,
-        "sifted_bits_per_ring_second": block["sifted_bits"] / block["light_s"],
-        "secret_bits_per_ring_second": secret / block["light_s"],
-        "secret_bits_per_wall_second": secret / block["light_wall_s"],
-        "pulses_per_wall_second": block["pulses"] / block["light_wall_s"],
+        "sifted_bits_per_ring_second": block.sifted_bits / block.light_s,
+        "secret_bits_per_ring_second": secret / block.light_s,
+        "secret_bits_per_wall_second": secret / block.light_wall_s,
+        "pulses_per_wall_second": block.pulses / block.light_wall_s,
     }

@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from orchestrator.events.common import Serving
 from orchestrator.wire.codec import Message
 
 
@@ -90,7 +91,9 @@ class AbortRecord(msgspec.Struct, frozen=True):
     duration_s: float = 0.0
 
 
-class Listening(Message, frozen=True):
+class Listening(Serving, frozen=True):
+    """The learning server accepts its clients."""
+
     endpoint: str
     public_key: str
 
@@ -182,6 +185,13 @@ class ClientState(Message, frozen=True):
     detail: str = ""
     eta_s: float | None = None
     missing_bits: dict[str, int] = msgspec.field(default_factory=dict)
+
+
+class ClientEnded(Message, frozen=True):
+    """The client's last word; ``reason`` is empty if the run reached its last round."""
+
+    rounds: int
+    reason: str
 
 
 ServerEvent: TypeAlias = (

@@ -26,11 +26,12 @@ from typing import Annotated, Literal, TypeAlias
 
 from msgspec import Meta
 
+from orchestrator.events.common import Subject, Unknown
 from orchestrator.wire.codec import Message
 from orchestrator.wire.fields import Count, InstrumentName, Lane, Reason, Role, Seconds
 
 ORCHESTRATOR, RELAY, FL_SERVER, OBSERVER = "orchestrator", "relay", "fl-server", "observer"
-Subject: TypeAlias = tuple[str, ...]
+Pair: TypeAlias = tuple[str, str]
 KEPT_PER_ROLE = 512
 """Subjects of one role that are kept; a ring of 256 users needs fewer."""
 
@@ -59,26 +60,55 @@ class Stock(Message, frozen=True):
 
 
 class BlockReport(Message, frozen=True):
-    """What became of a block after post-processing: lengths and rates, never bits."""
+    """What became of a block after post-processing, as one of its nodes tells: lengths and rates, never bits.
+
+    Both nodes tell of a block, and whoever adds blocks up counts what ``first`` told (:meth:`counts`).  ``stored``:
+    it gave key; otherwise ``reason`` says why not, and ``interrupted`` that the node was stopping.  ``announced``
+    slots gave ``sifted_bits`` in X and ``test_rounds`` in Y, of which ``test_errors`` were wrong.  ``light_s`` of
+    light took ``light_wall_s``; ``started_s``, on the node's own monotonic clock, is when it was first lit, and
+    ``processing_s`` what passed until this report.
+    """
 
     epoch: Count
     lease_number: Count
     first: Role
     second: Role
-    ok: bool
+    stored: bool
     reason: Reason = ""
+    interrupted: bool = False
     pulses: Count = 0
+    announced: Count = 0
     sifted_bits: Count = 0
+    test_rounds: Count = 0
+    test_errors: Count = 0
     secret_bits: Count = 0
     disclosed_bits: Count = 0
     qber: float = 0.0
     f_ec: float = 0.0
-    processing_s: float = 0.0
+    phase_error_upper: float | None = None
+    light_s: Seconds = 0.0
+    light_wall_s: Seconds = 0.0
+    started_s: float = 0.0
+    processing_s: Seconds = 0.0
 
     @property
     def subject(self) -> Subject:
         """The latest block of a pair."""
         return "block", self.first, self.second
+
+    @property
+    def pair(self) -> Pair:
+        """Both users, in the order of the ring."""
+        return self.first, self.second
+
+    @property
+    def finished_s(self) -> float:
+        """When the report was made, on the clock of ``started_s``."""
+        return self.started_s + self.processing_s
+
+    def counts(self, role: str) -> bool:
+        """Whether the report of ``role`` is the one that counts for this block."""
+        return role == self.first and not self.interrupted
 
 
 class Epsilons(Message, frozen=True):
@@ -276,7 +306,7 @@ PeerItem: TypeAlias = Stock | BlockReport | Epsilons | Ready | Served | Alarm | 
 """What roles say of themselves."""
 HubItem: TypeAlias = PeerStatus | PairStatus | LeaseStatus | RingStatus | Refusals | HubStatus
 """What the orchestrator is the only source of."""
-StatusItem: TypeAlias = PeerItem | HubItem
+StatusItem: TypeAlias = PeerItem | HubItem | Unknown
 
 NODE_SAYS: tuple[type[Message], ...] = (Stock, BlockReport, Epsilons, Ready, Alarm)
 SAYS: dict[str, tuple[type[Message], ...]] = {

@@ -25,11 +25,12 @@ from typing import Any, TypeAlias
 
 import zmq
 
+from orchestrator.events.status import PeerItem
 from orchestrator.hub.session import ClientSession, Phase, SessionEndError
 from orchestrator.hub.table import AgentChannel, ChannelTable, TableLimits
 from orchestrator.randomness import jittered, random_hex
 from orchestrator.wire.budget import ITEM_BYTES, BudgetedQueue, ByteBudget, decoded_cost, waiting_cost
-from orchestrator.wire.codec import WireError, decode, encode
+from orchestrator.wire.codec import WireError, decode, encode, packed
 from orchestrator.wire.curve import CurveKeys
 from orchestrator.wire.links import LinkState
 from orchestrator.wire.messages import (
@@ -46,6 +47,7 @@ from orchestrator.wire.messages import (
     Hello,
     PeerChange,
     Refused,
+    Said,
     Superseded,
     TelemetryItem,
     Welcome,
@@ -205,14 +207,18 @@ class Agent:
         """Block until a session stands; False if that took longer than ``timeout_s``."""
         return self.wait_for(LinkState.UP, timeout_s)
 
-    def control_send(self, message: FromPeer) -> None:
-        """Queue a control message; it waits for the next session if there is none.
+    def control_send(self, message: FromPeer | PeerItem) -> None:
+        """Queue a control message or an item of status; it waits for the next session if there is none.
 
         Raises WireError for one that the hub would refuse as malformed (text too long, number too large),
         AgentError when too many wait already.
         """
         data = encode(message)
-        decode(data, FromPeer)
+        if isinstance(message, PeerItem):
+            decode(data, PeerItem)
+            data = encode(Said(packed(message)))
+        else:
+            decode(data, FromPeer)
         if not self._control_bytes.take(HUB, waiting_cost(len(data))):
             raise AgentError(
                 f"{len(self._control_out)} control messages wait ({self._control_bytes.held()} bytes); "

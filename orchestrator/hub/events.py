@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from orchestrator.events.common import Unknown
+from orchestrator.events.status import PeerItem
 from orchestrator.wire.messages import FromPeer
 
 
@@ -52,7 +54,7 @@ class PeerMessage:
     """``role`` said something on the control plane."""
 
     role: str
-    message: FromPeer
+    message: FromPeer | PeerItem | Unknown
     session: int = field(default=0, compare=False)
 
 

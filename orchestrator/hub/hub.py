@@ -29,7 +29,8 @@ from dataclasses import dataclass
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from orchestrator.events.status import OBSERVER
+from orchestrator.events.common import read_item
+from orchestrator.events.status import OBSERVER, PeerItem
 from orchestrator.hub.events import HubCounters, HubError, HubEvent, HubLimits, PeerDown, PeerMessage, PeerUp
 from orchestrator.hub.router import PeerLink, RouterPort, Sent
 from orchestrator.wire.budget import ITEM_BYTES, BudgetedQueue, ByteBudget, decoded_cost
@@ -62,6 +63,7 @@ from orchestrator.wire.messages import (
     PeerChange,
     Post,
     Refused,
+    Said,
     Shutdown,
     Superseded,
     TelemetryItem,
@@ -293,7 +295,8 @@ class Hub:
         peer.heard_s = self._clock()
         if isinstance(message, Heartbeat):
             return
-        event = PeerMessage(role, message, peer.session)
+        said = read_item(message.packed, PeerItem, strict=True) if isinstance(message, Said) else message
+        event = PeerMessage(role, said, peer.session)
         if not self._events.offer(event, role, decoded_cost(len(frames[1].buffer))):
             self.counters.overloads += 1
             self._refuse(self._control, routing_id, "overload", "the orchestrator is behind, message dropped")

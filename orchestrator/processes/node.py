@@ -15,10 +15,10 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from lab.station import Station
 from lab.testbed import Testbed
+from orchestrator.events.process import Emit, NodeServing, PeerLedger
 from orchestrator.events.status import BlockReport, Epsilons, LaneStock, Stock
 from orchestrator.hub.agent import Agent, AgentEvent, LinkUp, TopicWaiting
 from orchestrator.hub.connect import connect_agent
@@ -49,7 +49,6 @@ from orchestrator.wire.messages import (
 
 logger = logging.getLogger(__name__)
 
-Emit = Callable[[dict[str, Any]], None]
 RESERVE_PATIENCE_S = 120.0
 BLOCK_PATIENCE_S = 60.0
 MESSAGE_TIMEOUT_S = 20.0
@@ -188,16 +187,16 @@ class Node:
         ]
         self._agent.control_send(Stock(stock))
 
-    def ledgers(self) -> dict[str, dict[str, int]]:
-        """Bits produced, stored, delivered, spent on authentication and burnt, per peer."""
-        return {peer: asdict(self._store.ledger(peer)) for peer in self.peers}
+    def epsilons(self, peer: str) -> Epsilons:
+        """What may have gone wrong with ``peer``, added up over its blocks and tags."""
+        return Epsilons(peer, **asdict(self._store.epsilons(peer)))
 
-    def epsilons(self) -> dict[str, dict[str, float]]:
-        """What may have gone wrong with each peer, added up over its blocks and tags."""
-        return {peer: asdict(self._store.epsilons(peer)) for peer in self.peers}
-
-    def _show_epsilons(self, peer: str) -> None:
-        self._agent.control_send(Epsilons(peer, **asdict(self._store.epsilons(peer))))
+    def emit_books(self) -> None:
+        """Print ledger and epsilons of every peer, as they stand."""
+        for peer in self.peers:
+            ledger = {f"{name}_bits": bits for name, bits in asdict(self._store.ledger(peer)).items()}
+            self._emit(PeerLedger(peer, **ledger))
+            self._emit(self.epsilons(peer))
 
     def _on_event(self, event: AgentEvent) -> None:
         if isinstance(event, TopicWaiting) and event.peer in self.workers:
@@ -296,44 +295,31 @@ class Node:
             lease_number=block.lease_number,
             first=block.pair[0],
             second=block.pair[1],
-            ok=stored,
+            stored=stored,
             reason=reason[:REASON_LIMIT],
+            interrupted=self._stopping and not stored,
             pulses=block.plan.n_pulses,
+            announced=announced,
             sifted_bits=result.n_x if result else 0,
+            test_rounds=result.n_y if result else 0,
+            test_errors=result.m_y if result else 0,
             secret_bits=result.secret_bits if result and stored else 0,
             disclosed_bits=result.leak_bits if result else 0,
             qber=result.qber if result else 0.0,
             f_ec=result.f_ec if result else 0.0,
+            phase_error_upper=result.phase_error_upper if result else None,
+            light_s=block.light_s,
+            light_wall_s=block.light_wall_s,
+            started_s=block.started_s,
             processing_s=time.monotonic() - block.started_s,
         )
         if not stored:
-            logger.warning("%s of %s gave no key: %s", block.name, "-".join(block.pair), reason)
+            why = (block.name, "-".join(block.pair), reason)
+            logger.warning("%s of %s gave no key: %s", *why, extra={"event": report})
         self._agent.control_send(report)
+        self._emit(report)
         self.report_stock()
-        self._show_epsilons(block.peer_of(self.name))
-        self._emit(
-            {
-                "event": "block",
-                "pair": list(block.pair),
-                "stored": stored,
-                "interrupted": self._stopping and not stored,
-                "reason": reason,
-                "pulses": report.pulses,
-                "announced": announced,
-                "sifted_bits": report.sifted_bits,
-                "test_rounds": result.n_y if result else 0,
-                "test_errors": result.m_y if result else 0,
-                "qber": report.qber,
-                "f_ec": report.f_ec,
-                "phase_error_upper": result.phase_error_upper if result else None,
-                "epsilons": asdict(result.epsilons) if result and result.epsilons else None,
-                "secret_bits": report.secret_bits,
-                "light_s": block.light_s,
-                "light_wall_s": block.light_wall_s,
-                "started_s": block.started_s,
-                "finished_s": time.monotonic(),
-            }
-        )
+        self._agent.control_send(self.epsilons(block.peer_of(self.name)))
 
 
 def run_node(
@@ -344,7 +330,6 @@ def run_node(
     station: Station,
     stop: threading.Event,
     *,
-    ready: Callable[..., None],
     emit: Emit,
     kek: Kek | None = None,
 ) -> None:
@@ -392,11 +377,11 @@ def run_node(
         )
         try:
             service.start()
-            ready(delivery=service.endpoint)
+            emit(NodeServing(delivery=service.endpoint))
             control = NodeControl(testbed, store, node.workers, service.gate)
             with ControlSocket(state_dir, control, NODE_ERRORS):
                 node.serve(stop)
         finally:
             service.close()
-            emit({"event": "ledger", "peers": node.ledgers(), "epsilons": node.epsilons()})
+            node.emit_books()
             agent.close()

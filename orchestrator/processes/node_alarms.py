@@ -11,8 +11,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable
-from typing import Any
 
+from orchestrator.events.process import Emit
 from orchestrator.events.status import Alarm, AlarmName
 from orchestrator.hub.agent import Agent
 from orchestrator.keystore.errors import StoreError
@@ -77,7 +77,7 @@ class AlarmWatch:
         agent: Agent,
         store: KeyStore,
         hold: Callable[[str], object | None],
-        emit: Callable[[dict[str, Any]], None],
+        emit: Emit,
     ) -> None:
         self._agent = agent
         self._store = store
@@ -113,8 +113,9 @@ class AlarmWatch:
             self._listener.clear()
             changes = self._book.changes(standing)
             for alarm in changes:
-                (logger.warning if alarm.on else logger.info)("alarm: %s", alarm)
-                told = {"name": alarm.name, "peer": alarm.peer, "text": alarm.text, "on": alarm.on}
-                self._emit({"event": "alarm", **told})
+                (logger.warning if alarm.on else logger.info)(
+                    "alarm: %s: %s", alarm.name, alarm.text, extra={"event": alarm}
+                )
+                self._emit(alarm)
             for alarm in repeated + changes:
                 self._agent.control_send(alarm)

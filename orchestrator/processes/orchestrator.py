@@ -18,11 +18,13 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import zmq
 
 from orchestrator.durable import replace_file
+from orchestrator.events.common import Unknown
+from orchestrator.events.process import Emit, HubServing
 from orchestrator.events.status import (
     FL_SERVER,
     OBSERVER,
@@ -176,7 +178,9 @@ class Orchestrator:
         self.schedule.party_able(status.peer, status.present and status.ready, now_s)
         self._board.show(status, now_s)
 
-    def _on_message(self, role: str, message: FromPeer, session: int, now_s: float) -> None:
+    def _on_message(
+        self, role: str, message: FromPeer | PeerItem | Unknown, session: int, now_s: float
+    ) -> None:
         match message:
             case LeaseAccept() | LeaseRefuse() | LeaseDone() | LeaseAbort():
                 if isinstance(message, LeaseRefuse):
@@ -187,6 +191,9 @@ class Orchestrator:
                     self._refuse(role, f"{message.first}-{message.second} is no pair of this testbed")
             case Subscribe() if role == OBSERVER:
                 self._board.subscribe(session, now_s)
+            case Unknown():
+                if self._board.unknown(role, message, now_s) == "":
+                    logger.warning("%s: %s", message.told_by(role), message.reason)
             case _ if isinstance(message, PeerItem):
                 reason = self._board.heard(role, message, now_s)
                 if reason:
@@ -361,9 +368,9 @@ def run_orchestrator(
     secrets_dir: Path,
     state_dir: Path,
     stop: threading.Event,
-    ready: Callable[[dict[str, Any]], None],
+    emit: Emit,
 ) -> None:
-    """Serve until ``stop``; ``ready`` gets the epoch and the endpoints that were really bound.
+    """Serve until ``stop``; ``emit`` gets the epoch and the endpoints that were really bound.
 
     Raises KeyFileError, EpochError, RevokedError, ControlError or OSError when it cannot start.
     """
@@ -379,5 +386,5 @@ def run_orchestrator(
         stack.enter_context(
             ControlSocket(state_dir, lambda request: answer_about_gate(hub.gate, request), CONTROL_ERRORS)
         )
-        ready({"control": hub.control_endpoint, "bulk": hub.bulk_endpoint, "epoch": orchestrator.epoch})
+        emit(HubServing(control=hub.control_endpoint, bulk=hub.bulk_endpoint, epoch=orchestrator.epoch))
         orchestrator.serve(stop)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from lab.station import Station
 from lab.testbed import Testbed
+from orchestrator.events.process import Emit, LightProgress, RelayServing
 from orchestrator.events.status import Served
 from orchestrator.hub.connect import connect_agent
 from orchestrator.light.relay import RelayLight
@@ -21,7 +20,6 @@ from orchestrator.wire.messages import LeaseOffer, LightStatistics
 
 logger = logging.getLogger(__name__)
 
-Emit = Callable[[dict[str, Any]], None]
 FRAMES_PER_EVENT = 8
 
 
@@ -32,7 +30,6 @@ def run_relay(
     station: Station,
     stop: threading.Event,
     *,
-    ready: Callable[..., None],
     emit: Emit,
 ) -> None:
     """Serve leases until ``stop``; the caller leaves the instruments safe."""
@@ -78,16 +75,8 @@ def run_relay(
 
         def on_frame(frame: int, clicks: int) -> None:
             if frame % FRAMES_PER_EVENT == FRAMES_PER_EVENT - 1 or frame == lease.n_frames - 1:
-                emit(
-                    {
-                        "event": "light",
-                        "pair": list(lease.pair),
-                        "pulses": (frame + 1) * slots,
-                        "of": lease.n_frames * slots,
-                        "clicks": clicks,
-                        "monotonic_s": time.monotonic(),
-                    }
-                )
+                pulses = (frame + 1) * slots
+                emit(LightProgress(*lease.pair, pulses, lease.n_frames * slots, clicks, time.monotonic()))
 
         with LightChannels(agent, lease, lease.pair) as channels:
             announced = light.run((channels[0], channels[1]), lease.n_frames, on_frame=on_frame)
@@ -118,7 +107,7 @@ def run_relay(
         return Failed(f"the relay serves nobody and answers no {type(request).__name__}")
 
     try:
-        ready(instruments={name: identity.model for name, identity in station.identities.items()})
+        emit(RelayServing(instruments={name: each.model for name, each in station.identities.items()}))
         with ControlSocket(state_dir, control):
             party.serve(stop)
     finally:

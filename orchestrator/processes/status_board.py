@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
+from orchestrator.events.common import Subject, Unknown
 from orchestrator.events.status import (
     KEPT_PER_ROLE,
     ORCHESTRATOR,
@@ -21,7 +22,6 @@ from orchestrator.events.status import (
     PeerItem,
     Refusals,
     StatusItem,
-    Subject,
     objection,
 )
 from orchestrator.wire.messages import FromHub, SnapshotEnd, TelemetryItem
@@ -51,14 +51,25 @@ class StatusBoard:
     def heard(self, role: str, item: PeerItem, now_s: float) -> str:
         """Something that ``role`` says of itself; returns why it was refused, empty if it was not."""
         reason = objection(role, item, self._users)
-        kept = self._kept.get(role, {})
-        if not reason and len(kept) >= KEPT_PER_ROLE and item.subject not in kept:
-            reason = f"{role} speaks of more than {KEPT_PER_ROLE} subjects"
         if reason:
             self.refused(role, reason)
-        else:
-            self._keep(role, item, now_s)
-        return reason
+        return reason or self._admit(role, item, now_s)
+
+    def _admit(self, role: str, item: PeerItem | Unknown, now_s: float) -> str:
+        """Keep an item unless its role speaks of too many subjects."""
+        kept = self._kept.get(role, {})
+        if len(kept) >= KEPT_PER_ROLE and item.subject not in kept:
+            reason = f"{role} speaks of more than {KEPT_PER_ROLE} subjects"
+            self.refused(role, reason)
+            return reason
+        self._keep(role, item, now_s)
+        return ""
+
+    def unknown(self, role: str, item: Unknown, now_s: float) -> str:
+        """Something of a kind that this version does not know: shown with how often it came; returns as heard."""
+        before = self._kept.get(role, {}).get(item.subject)
+        count = before.item.count + 1 if before and isinstance(before.item, Unknown) else 1
+        return self._admit(role, replace(item, count=count), now_s)
 
     def refused(self, role: str, reason: str) -> None:
         """Count what ``role`` may not say; shown with the next :meth:`show_refusals`."""
@@ -104,7 +115,7 @@ class StatusBoard:
     def _push(self, session: int, role: str, item: StatusItem, age_s: float) -> None:
         seq = self._subscribers[session]
         self._subscribers[session] = seq + 1
-        self._tell(session, TelemetryItem(role, seq, age_s, item))
+        self._tell(session, TelemetryItem.of(role, seq, age_s, item))
 
 
 def _same(before: StatusItem, after: StatusItem) -> bool:

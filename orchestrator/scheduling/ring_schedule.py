@@ -185,14 +185,14 @@ class RingSchedule:
         if pending.pair != pair:
             return False
         del self._pending[token]
-        if report.ok:
+        if report.stored:
             self._faults.pop(pair, None)
         else:
             self._failed(pair, report.reason, now_s)
         holder = self.state.holder
-        bits = report.secret_bits if report.ok else 0
+        bits = report.secret_bits if report.stored else 0
         first_measurement = not self.state.of(pair).measured and bits and pending.ring_s > 0
-        after = lease_finished(self.state, pair, now_s, pending.ring_s, bits, ok=report.ok)
+        after = lease_finished(self.state, pair, now_s, pending.ring_s, bits, ok=report.stored)
         if bits:
             self._block_bits[pair] = bits
         if first_measurement:

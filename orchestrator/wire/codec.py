@@ -51,6 +51,11 @@ def encode(message: msgspec.Struct) -> bytes:
         raise WireError(f"text in this {type(message).__name__} is not UTF-8") from None
 
 
+def packed(message: msgspec.Struct) -> msgspec.Raw:
+    """``message`` as a field of another one that does not look into it; raises WireError as :func:`encode`."""
+    return msgspec.Raw(encode(message))
+
+
 @overload
 def decode(data: bytes | memoryview, type_: type[T]) -> T: ...
 

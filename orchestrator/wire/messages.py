@@ -16,13 +16,14 @@ from __future__ import annotations
 
 from typing import Annotated, TypeAlias
 
-from msgspec import Meta
+from msgspec import Meta, Raw
 
-from orchestrator.events.status import PeerItem, StatusItem
-from orchestrator.wire.codec import Message
+from orchestrator.events.common import read_item
+from orchestrator.events.status import StatusItem
+from orchestrator.wire.codec import Message, packed
 from orchestrator.wire.fields import Count, Instance, Reason, Role, Seconds, Topic
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 CHUNK_BYTES = 1 << 20
 """Largest payload frame on the bulk plane; longer channel messages travel in several."""
 CHUNK_OVERHEAD = 512
@@ -110,6 +111,12 @@ class Demand(Message, frozen=True):
     purpose: Annotated[str, Meta(max_length=200)] = ""
 
 
+class Said(Message, frozen=True):
+    """An item of status, packed by itself, so that a hub keeps and shows one of a kind that it does not know."""
+
+    packed: Raw
+
+
 class Subscribe(Message, frozen=True):
     """Observers only: send me telemetry from here on, beginning with the latest on every subject."""
 
@@ -171,13 +178,24 @@ class LeaseGrant(Message, frozen=True):
 class TelemetryItem(Message, frozen=True):
     """An item of status passed on to a subscriber, ``age_s`` after the hub heard it.
 
-    ``role`` is who said it; ``seq`` counts per subscription, gaps are losses.
+    ``role`` is who said it; ``seq`` counts per subscription, gaps are losses; ``packed`` is as in :class:`Said`.
     """
 
     role: Role
     seq: Count
     age_s: Seconds
-    item: StatusItem
+    packed: Raw
+
+    @classmethod
+    def of(cls, role: str, seq: int, age_s: float, item: StatusItem) -> TelemetryItem:
+        """With ``item`` packed."""
+        return cls(role, seq, age_s, packed(item))
+
+    @property
+    def item(self) -> StatusItem:
+        """What was said; Unknown where this version does not know the kind."""
+        item: StatusItem = read_item(self.packed, StatusItem)
+        return item
 
 
 class SnapshotEnd(Message, frozen=True):
@@ -254,7 +272,7 @@ class PeerChange(Message, frozen=True):
 
 
 FromPeer: TypeAlias = (
-    Hello | Heartbeat | LeaseAccept | LeaseRefuse | LeaseDone | LeaseAbort | Demand | Subscribe | PeerItem
+    Hello | Heartbeat | LeaseAccept | LeaseRefuse | LeaseDone | LeaseAbort | Demand | Subscribe | Said
 )
 FromHub: TypeAlias = (
     Welcome

@@ -17,7 +17,7 @@ from measuring import Figure, emit
 from lab.runs.keygen import make_blocks
 from lab.runs.supervising.kernels import compile_all
 from lab.runs.supervising.supervised import Run, supervised_run
-from lab.runs.supervising.supervisor import Event
+from orchestrator.events.status import BlockReport
 from orchestrator.protocols.block_planning import plan_for
 
 LINK_BLOCKS = 4
@@ -40,15 +40,15 @@ def link() -> dict[str, Figure]:
         return {"link_pulses_per_s": link_figure(run, blocks)}
 
 
-def link_figure(run: Run, blocks: list[Event]) -> Figure:
+def link_figure(run: Run, blocks: list[BlockReport]) -> Figure:
     """Throughput between the ends of the first and the last block, with the physics of those pulses."""
     plan = plan_for(run.testbed, *LINK_PAIR)
     counted = blocks[1:]
-    seconds = counted[-1]["finished_s"] - blocks[0]["finished_s"]
-    pulses = sum(block["pulses"] for block in counted)
-    sifted = sum(block["sifted_bits"] for block in counted)
-    announced = sum(block["announced"] for block in counted)
-    errors = sum(round(block["qber"] * block["sifted_bits"]) for block in counted)
+    seconds = counted[-1].finished_s - blocks[0].finished_s
+    pulses = sum(block.pulses for block in counted)
+    sifted = sum(block.sifted_bits for block in counted)
+    announced = sum(block.announced for block in counted)
+    errors = sum(round(block.qber * block.sifted_bits) for block in counted)
     gain_x = sifted / (pulses * plan.p_x**2)
     gain_sigma = (sifted - pulses * plan.p_x**2 * plan.gain) / math.sqrt(pulses * plan.p_x**2 * plan.gain)
     qber_sigma = (errors - sifted * plan.qber) / math.sqrt(sifted * plan.qber * (1 - plan.qber))
@@ -67,7 +67,7 @@ def link_figure(run: Run, blocks: list[Event]) -> Figure:
         "qber": errors / sifted,
         "qber_expected": plan.qber,
         "qber_sigma": qber_sigma,
-        "blocks_stored": sum(bool(block["stored"]) for block in counted),
+        "blocks_stored": sum(block.stored for block in counted),
         "checks_passed": abs(gain_sigma) <= SIGMAS and abs(qber_sigma) <= SIGMAS and sifted > 0,
         "measured_at": time.strftime("%Y-%m-%dT%H:%M:%S"),
     }

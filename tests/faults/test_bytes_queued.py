@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 import zmq
 
-from orchestrator.events.status import Alarm, LaneStock, Learning, Ready, Stock
+from orchestrator.events.status import Alarm, LaneStock, Learning, PeerItem, Ready, Stock
 from orchestrator.hub.agent import AgentLimits
 from orchestrator.hub.events import HubLimits
 from orchestrator.hub.table import ChannelTable, TableLimits
 from orchestrator.wire.budget import BudgetedQueue, ByteBudget, decoded_cost
-from orchestrator.wire.codec import encode
+from orchestrator.wire.codec import encode, packed
 from orchestrator.wire.links import LinkState
 from orchestrator.wire.messages import (
     Credit,
@@ -29,6 +29,7 @@ from orchestrator.wire.messages import (
     PeerChange,
     Post,
     Refused,
+    Said,
     Subscribe,
     TelemetryItem,
 )
@@ -79,7 +80,6 @@ def test_a_decoded_message_is_charged_more_than_it_takes() -> None:
     import tracemalloc
 
     from orchestrator.wire.codec import decode
-    from orchestrator.wire.messages import FromPeer
 
     for message in (
         swollen(),
@@ -89,7 +89,7 @@ def test_a_decoded_message_is_charged_more_than_it_takes() -> None:
     ):
         frame = encode(message)
         tracemalloc.start()
-        decoded = decode(frame, FromPeer)
+        decoded = decode(frame, PeerItem)
         held, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert held <= decoded_cost(len(frame)), len(frame)
@@ -104,7 +104,7 @@ def test_a_hub_that_nobody_reads_holds_a_bounded_number_of_bytes(make_hub_world:
     world = make_hub_world(limits=HubLimits(event_bytes=64 * MIB, event_bytes_per_peer=16 * MIB))
     mallory = world.raw("relay").join()
     honest = world.raw("alice").join()
-    flood = encode(swollen())
+    flood = encode(Said(packed(swollen())))
     gc.collect()
     before = resident_bytes()
     fitting = 16 * MIB // decoded_cost(len(flood))
@@ -114,7 +114,7 @@ def test_a_hub_that_nobody_reads_holds_a_bounded_number_of_bytes(make_hub_world:
             assert mallory.hear(5000).code == "overload"
     assert world.hub.counters.overloads == 300 - fitting
     assert resident_bytes() - before < 64 * MIB
-    honest.say(Ready(True))
+    honest.say(Said(packed(Ready(True))))
     heard = []
     while (event := world.hub.recv(2.0)) is not None:
         heard.append(event)
@@ -127,7 +127,7 @@ def test_lossy_telemetry_for_an_observer_that_does_not_read_is_dropped(make_hub_
     world = make_hub_world(limits=HubLimits(outbox_bytes=4 * MIB, lost_after_s=3600.0))
     observer = world.raw("observer").join()
     assert world.hub.recv(5.0) is not None
-    item = TelemetryItem("alice", 0, 0.0, swollen())
+    item = TelemetryItem.of("alice", 0, 0.0, swollen())
     gc.collect()
     before = resident_bytes()
     sent = 3000
@@ -298,7 +298,7 @@ def test_credit_and_telemetry_without_end_cost_an_agent_nothing(hub_world: Any) 
     hub = EvilHub(hub_world)
     for number in range(2000):
         hub.post(Credit("bob", number))
-        hub.say(TelemetryItem("bob", number, 0.0, Alarm("store", "y" * 1000)))
+        hub.say(TelemetryItem.of("bob", number, 0.0, Alarm("store", "y" * 1000)))
     hub.say(LeaseAbort(1, 1, "the last word"))
     seen = []
     while not seen or not isinstance(seen[-1], LeaseAbort):

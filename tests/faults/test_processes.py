@@ -19,13 +19,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from lab.runs.following.observer import Observer, ObserverError
 from lab.runs.following.verdict import Verdict, verdict
 from lab.runs.supervising.safety import unsafe_instruments
-from lab.runs.supervising.supervisor import Event, Supervisor
+from lab.runs.supervising.supervisor import Supervisor
 from lab.runs.testbeds.folder import create_folder, template_path
 from lab.testbed import load_testbed, write_testbed
+from orchestrator.events.common import Serving
+from orchestrator.events.process import Ended, LightProgress, PeerLedger, ProcessEvent, SimulatorStopped
+from orchestrator.events.status import BlockReport
 
 pytestmark = pytest.mark.timeout(300)
 SMALL = {"slots_per_frame": 1 << 20, "pulses_per_block": 1 << 25}
@@ -66,7 +70,7 @@ class Ring:
             user["delivery"] = endpoint
         write_testbed(data, self.path)
         self.supervisor = Supervisor(folder)
-        self.ledgers: dict[str, dict[str, dict[str, int]]] = {}
+        self.ledgers: dict[tuple[str, str], PeerLedger] = {}
         self.states: dict[str, Any] = {}
 
     def start(self, role: str) -> None:
@@ -94,41 +98,41 @@ class Ring:
         with DeliveryClient(testbed.user(PAIR[0]).delivery, keys, testbed.public_key(PAIR[0])) as client:
             client.demand({PAIR[1]: 10**9})
 
-    def wait_for(self, wanted: Callable[[str, Event], bool], what: str, timeout_s: float = 60.0) -> None:
+    def wait_for(
+        self, wanted: Callable[[str, ProcessEvent], bool], what: str, timeout_s: float = 60.0
+    ) -> None:
         self.supervisor.wait_for(wanted, timeout_s, what, self.note)
 
     def wait_for_light(self) -> None:
         """A lease that is in its middle."""
-        self.wait_for(lambda name, event: event.get("event") == "light", "light")
+        self.wait_for(lambda name, event: isinstance(event, LightProgress), "light")
 
     def wait_for_block(self) -> float:
         """A block whose light began from here on; how long it took."""
         started = time.monotonic()
         self.wait_for(
-            lambda name, event: (
-                event.get("event") == "block" and event["stored"] and event["started_s"] > started
-            ),
+            lambda name, event: isinstance(event, BlockReport) and event.stored and event.started_s > started,
             "a block",
         )
         return time.monotonic() - started
 
-    def note(self, name: str, event: Event) -> None:
-        if event.get("event") == "ledger":
-            self.ledgers[name] = event["peers"]
-        elif event.get("stopped"):
-            self.states = event["states"]
+    def note(self, name: str, event: ProcessEvent) -> None:
+        if isinstance(event, PeerLedger):
+            self.ledgers[name, event.peer] = event
+        elif isinstance(event, SimulatorStopped):
+            self.states = event.states
 
     def kill(self, role: str) -> None:
         process = self.supervisor.children[role].process
         self.supervisor.abandon(role)
         process.kill()
         process.wait()
-        self.wait_for(lambda name, event: name == role and bool(event.get("ended")), f"the end of {role}")
+        self.wait_for(lambda name, event: name == role and isinstance(event, Ended), f"the end of {role}")
 
     def come_back(self, role: str) -> float:
         """Start a killed role again and wait for a block; seconds from its ready line to the stored key."""
         self.start(role)
-        self.wait_for(lambda name, event: name == role and bool(event.get("ready")), f"{role} is back")
+        self.wait_for(lambda name, event: name == role and isinstance(event, Serving), f"{role} is back")
         return self.wait_for_block()
 
     def status(self) -> Verdict:
@@ -270,8 +274,9 @@ def test_ctrl_c_in_a_lease_ends_every_role_soon_safe_and_with_equal_books(runnin
     assert time.monotonic() - started < RECOVERY_S
     assert running.stop() == {"orchestrator": 0, "simulate": 0} | codes
     assert unsafe_instruments(load_testbed(running.path), running.states) == []
-    assert running.ledgers["alice"]["dave"] == running.ledgers["dave"]["alice"]
-    assert running.ledgers["alice"]["dave"]["stored"] > 0
+    at_alice, at_dave = running.ledgers["alice", "dave"], running.ledgers["dave", "alice"]
+    assert replace(at_alice, peer="alice") == at_dave
+    assert at_alice.stored_bits > 0
     assert not guards_of(running.path)
     for role in ("orchestrator", "relay", *PAIR):
         assert "Traceback" not in running.log(role)

@@ -29,7 +29,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -48,6 +47,8 @@ from lab.station import Station
 from lab.testbed import load_testbed, resolve_addresses, write_testbed
 from orchestrator.delivery.client import DeliveryClient
 from orchestrator.delivery.consent_book import ConsentBook
+from orchestrator.events.common import Serving
+from orchestrator.events.process import Emit, ProcessEvent, line_of
 from orchestrator.light.symbols import SymbolFrame
 from orchestrator.processes import node as node_module
 from orchestrator.processes.node import run_node
@@ -150,8 +151,8 @@ class Recorder:
         with self._lock:
             self.places.setdefault(place, bytearray()).extend(data)
 
-    def emit(self, place: str) -> Callable[[dict[str, Any]], None]:
-        return lambda event: self.note(place, json.dumps(event) + "\n")
+    def emit(self, event: ProcessEvent) -> None:
+        self.note("standard output", line_of(event) + "\n")
 
     def sifted(self) -> list[Bits]:
         """The first user's XX bits of every block that both users began."""
@@ -211,7 +212,7 @@ class Recorder:
         patch.setattr(zmq.Socket, name, noting)
 
     def _hook_logs(self, patch: pytest.MonkeyPatch) -> None:
-        recorder, formatter = self, _JsonFormatter()
+        recorder, formatter = self, _JsonFormatter("alice")
 
         class Noting(logging.Handler):
             def emit(self, record: logging.LogRecord) -> None:
@@ -288,15 +289,16 @@ class Answer:
 
     def __init__(self) -> None:
         self._event = threading.Event()
-        self.fields: dict[str, Any] = {}
+        self.line: Any = None
 
-    def __call__(self, **fields: Any) -> None:
-        self.fields = fields
-        self._event.set()
+    def __call__(self, event: ProcessEvent) -> None:
+        if isinstance(event, Serving):
+            self.line = event
+            self._event.set()
 
-    def wait(self, errors: list[BaseException]) -> dict[str, Any]:
+    def wait(self, errors: list[BaseException]) -> Any:
         until(self._event.is_set, errors)
-        return self.fields
+        return self.line
 
 
 def three_users(folder: Path) -> Path:
@@ -331,14 +333,22 @@ def run_everything(folder: Path, recorder: Recorder) -> None:
                 secrets / "orchestrator",
                 state / "orchestrator",
                 stop,
-                lambda info: hub(**info),
+                hub,
             ),
         )
-        data["hub"] = {name: hub.wait(threads.errors)[name] for name in ("control", "bulk")}
+        data["hub"] = {name: getattr(hub.wait(threads.errors), name) for name in ("control", "bulk")}
         write_testbed(data, path)
         testbed = load_testbed(path)
         stations = {owner: stack.enter_context(Station(testbed, owner)) for owner in ("relay", *USERS)}
         answers = {owner: Answer() for owner in stations}
+
+        def emit(owner: str) -> Emit:
+            def said(event: ProcessEvent) -> None:
+                recorder.emit(event)
+                answers[owner](event)
+
+            return said
+
         threads.start(
             "relay",
             lambda stop: run_relay(
@@ -347,8 +357,7 @@ def run_everything(folder: Path, recorder: Recorder) -> None:
                 state / "relay",
                 stations["relay"],
                 stop,
-                ready=answers["relay"],
-                emit=recorder.emit("standard output"),
+                emit=emit("relay"),
             ),
         )
         for user in USERS:
@@ -361,11 +370,10 @@ def run_everything(folder: Path, recorder: Recorder) -> None:
                     state / user,
                     stations[user],
                     stop,
-                    ready=answers[user],
-                    emit=recorder.emit("standard output"),
+                    emit=emit(user),
                 ),
             )
-        endpoints = {user: answers[user].wait(threads.errors)["delivery"] for user in USERS}
+        endpoints = {user: answers[user].wait(threads.errors).delivery for user in USERS}
         learn(threads, recorder, path, endpoints)
         for station in stations.values():
             for instrument in station._instruments.values():
@@ -387,10 +395,8 @@ def learn(threads: Threads, recorder: Recorder, path: Path, endpoints: dict[str,
     listening = Answer()
 
     def on_event(event: Any) -> None:
-        fields = msgspec.to_builtins(event)
-        recorder.emit("standard output")(fields)
-        if fields["type"] == "Listening":
-            listening(**fields)
+        recorder.emit(event)
+        listening(event)
 
     allowed = {testbed.public_key(f"fl-{user}"): f"fl-{user}" for user in USERS}
     server = threads.start(
@@ -406,7 +412,7 @@ def learn(threads: Threads, recorder: Recorder, path: Path, endpoints: dict[str,
             task=ZeroTask(),
         ),
     )
-    endpoint = listening.wait(threads.errors)["endpoint"]
+    endpoint = listening.wait(threads.errors).endpoint
 
     def client(user: str) -> Callable[[threading.Event], object]:
         keys = load_keys(secrets / f"fl-{user}")
@@ -422,7 +428,7 @@ def learn(threads: Threads, recorder: Recorder, path: Path, endpoints: dict[str,
                     keys,
                     NodeKeys(delivery, user, journal),
                     stop,
-                    lambda event: recorder.emit("standard output")(msgspec.to_builtins(event)),
+                    recorder.emit,
                     open_task=lambda name, folder: ZeroTask(),
                 )
 
@@ -475,7 +481,7 @@ def test_the_run_was_real_and_recorded(recorded: Recorder) -> None:
     for word in (b"announcement", b"Opening", b"ParityReply", b"AmplificationSeed", b"TranscriptTag"):
         assert word in places["hub frames"]
     assert b"RoundStart" in places["learning server frames"]
-    assert b'"event": "block"' in places["standard output"]
+    assert b'"type":"BlockReport"' in places["standard output"]
     assert b"WLISt:WAVeform:DATA" in places["logs"]
     assert b"amplitude_vpp" in places["snapshots"]
     assert b"attenuation_db" in places["simulator"]

@@ -11,13 +11,14 @@ import pytest
 
 from orchestrator.events.status import LaneStock, Ready, Stock
 from orchestrator.wire.budget import ITEM_BYTES, decoded_cost
-from orchestrator.wire.codec import encode
+from orchestrator.wire.codec import encode, packed
 from orchestrator.wire.messages import (
     BulkHello,
     CreditReturn,
     Hello,
     LeaseDone,
     Post,
+    Said,
 )
 
 SAMPLES = [
@@ -25,8 +26,8 @@ SAMPLES = [
     for message in (
         Hello("relay", 1, "0" * 32),
         LeaseDone(1, 2, True),
-        Stock([LaneStock("bob", "mask", 4096)]),
-        Ready(False, "laser"),
+        Said(packed(Stock([LaneStock("bob", "mask", 4096)]))),
+        Said(packed(Ready(False, "laser"))),
         BulkHello("0" * 32),
         Post("bob", "t", 3),
         CreditReturn("bob", 1000),
@@ -116,11 +117,11 @@ def test_3000_raw_streams(hub_world: Any) -> None:
 def test_a_flood_of_control_messages_is_refused_beyond_a_limit(make_hub_world: Any) -> None:
     from orchestrator.hub.hub import HubLimits
 
-    cost = decoded_cost(len(encode(Ready(True))))
+    cost = decoded_cost(len(encode(Said(packed(Ready(True))))))
     world = make_hub_world(limits=HubLimits(event_bytes_per_peer=100 * cost + ITEM_BYTES))
     mallory = world.raw("relay").join()
     for _ in range(200):
-        mallory.say(Ready(True))
+        mallory.say(Said(packed(Ready(True))))
     refusals = 0
     while (answer := mallory.hear(300)) is not None:
         assert answer.code == "overload"

@@ -20,7 +20,7 @@ from fl.workloads.base import Evaluation, Examples, Parameters, TaskDefaults
 from lab.runs.supervising.supervised import Run, supervised_run
 from orchestrator.delivery.client import DeliveryClient
 from orchestrator.delivery.consent_book import ConsentBook
-from orchestrator.events.learning import Listening
+from orchestrator.events.learning import Listening, RunFinished
 from orchestrator.wire.curve import load_keys
 
 SMALL = {"slots_per_frame": 1 << 20, "pulses_per_block": 1 << 25}
@@ -42,22 +42,22 @@ def test_training_processes_in_every_mode_that_uses_keys(ring: Run, mode: Any) -
     )
     ring.start_learning(config, None)
     ring.supervisor.wait_for(
-        lambda name, event: event.get("type") == "RunFinished", DEADLINE_S, "the end of the run", ring.note
+        lambda name, event: isinstance(event, RunFinished), DEADLINE_S, "the end of the run", ring.note
     )
     ring.stop()
-    assert ring.finished["reason"] == ""
+    assert ring.finished is not None
+    assert ring.finished.reason == ""
     assert ring.aborted_rounds == []
-    assert [row["round"] for row in ring.rounds] == [1, 2]
+    assert [row.round for row in ring.rounds] == [1, 2]
     per_pair = aggregation_for(config, 1810).key_bits_per_pair
     for row in ring.rounds:
-        assert (row["masking"], row["dropped"]) == (mode, [])
-        assert row["security"] == ("computational" if mode == "expanded" else "information-theoretic")
-        assert row["key_bits_used"] == 6 * per_pair
-    for peers in ring.ledgers.values():
-        assert {ledger["delivered"] for ledger in peers.values()} == {2 * per_pair}
+        assert (row.masking, row.dropped) == (mode, ())
+        assert row.security == ("computational" if mode == "expanded" else "information-theoretic")
+        assert row.key_bits_used == 6 * per_pair
+    assert {ledger.delivered_bits for ledger in ring.ledgers.values()} == {2 * per_pair}
     checks = check_run(ring.state / "fl-server" / config.run_id, ring.self_check)
     assert [check.exact for check in checks] == [True, True]
-    assert ring.rounds[-1]["accuracy"] > 0.5
+    assert ring.rounds[-1].accuracy > 0.5
 
 
 class HeldTask:

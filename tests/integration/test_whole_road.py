@@ -22,6 +22,8 @@ from lab.runs.supervising.supervised import Run, supervised_run
 from lab.runs.testbeds.folder import template_path
 from lab.testbed import write_testbed
 from orchestrator.durable import replace_file
+from orchestrator.events.process import ProcessEvent
+from orchestrator.events.status import BlockReport
 
 SMALL = {"slots_per_frame": 1 << 20, "pulses_per_block": 1 << 25}
 pytestmark = pytest.mark.timeout(300)
@@ -243,16 +245,16 @@ def test_a_killed_node_leaves_its_instruments_safe_and_others_go_on(ring: Run) -
         with DeliveryClient(node.delivery, load_keys(folder), ring.testbed.public_key(user)) as client:
             client.demand({peer: 10**9})
 
-    def block_of(pair: list[str]) -> Callable[[str, dict[str, Any]], bool]:
-        return lambda name, event: event.get("event") == "block" and event["pair"] == pair and event["stored"]
+    def block_of(*pair: str) -> Callable[[str, ProcessEvent], bool]:
+        return lambda name, event: isinstance(event, BlockReport) and event.pair == pair and event.stored
 
     ask("alice", "dave")
-    ring.supervisor.wait_for(block_of(["alice", "dave"]), 60, "a first block")
+    ring.supervisor.wait_for(block_of("alice", "dave"), 60, "a first block")
     dave = ring.supervisor.children["dave"].process
     ring.supervisor.abandon("dave")
     dave.kill()
     dave.wait()
     ask("alice", "bob")
-    ring.supervisor.wait_for(block_of(["alice", "bob"]), 60, "a block without dave", ring.note)
+    ring.supervisor.wait_for(block_of("alice", "bob"), 60, "a block without dave", ring.note)
     ring.stop()
     assert ring.unsafe == []

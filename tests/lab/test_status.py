@@ -37,7 +37,7 @@ Make = Callable[..., Observer]
 
 
 def told(*items: tuple[str, Any, float], first: int = 0) -> list[TelemetryItem]:
-    return [TelemetryItem(role, first + n, age_s, item) for n, (role, item, age_s) in enumerate(items)]
+    return [TelemetryItem.of(role, first + n, age_s, item) for n, (role, item, age_s) in enumerate(items)]
 
 
 def ring() -> list[tuple[str, Any, float]]:

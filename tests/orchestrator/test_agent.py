@@ -242,10 +242,10 @@ def test_what_the_hub_would_refuse_is_an_error_here(hub_world: Any, message: Any
 
 
 def test_unread_telemetry_is_lost_and_nothing_else(hub_world: Any) -> None:
-    item = len(encode(TelemetryItem("bob", 0, 0.0, Ready(True))))
+    item = len(encode(TelemetryItem.of("bob", 0, 0.0, Ready(True))))
     alice = hub_world.agent("alice", limits=AgentLimits(event_bytes=2 * 10 * decoded_cost(item)))
     for seq in range(100):
-        hub_world.hub.send("alice", TelemetryItem("bob", seq, 0.0, Ready(True)))
+        hub_world.hub.send("alice", TelemetryItem.of("bob", seq, 0.0, Ready(True)))
     hub_world.hub.send("alice", LeaseAbort(1, 1, "not lossy"))
     deadline = time.monotonic() + 10.0
     while alice._events.qsize() < 12:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from orchestrator.events.status import Learning
+from orchestrator.events.status import Learning, PeerItem
 from orchestrator.wire.codec import Message, WireError, decode, encode
 from orchestrator.wire.control_socket import Failed
 from orchestrator.wire.messages import Demand, FromHub, FromPeer, Heartbeat, Hello, LeaseDone
@@ -23,7 +23,7 @@ def test_a_message_comes_back_equal() -> None:
         Demand("alice", "bob", 4096, 12.5),
         Learning("run", "otp", "running", 10, accuracy=None),
     ):
-        assert decode(encode(message), FromPeer) == message
+        assert decode(encode(message), FromPeer | PeerItem) == message
 
 
 PACK = msgspec.msgpack.encode

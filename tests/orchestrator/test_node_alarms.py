@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import queue
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from lab.runs.demo import alarm_warnings
+from lab.runs.demo import event_warnings
 from lab.runs.supervising.supervised import Run
 from lab.runs.testbeds.folder import template_path
 from lab.testbed import load_testbed
@@ -90,16 +92,15 @@ def test_a_renewed_pair_ends_its_alarm(store: KeyStore) -> None:
 
 
 def test_alarms_that_are_on_at_the_end_stand_on_the_page_of_a_demo() -> None:
-    run = SimpleNamespace(alarms={})
-
-    def said(name: str, peer: str | None, text: str, on: bool) -> None:
-        Run.note(run, "alice", {"event": "alarm", "name": name, "peer": peer, "text": text, "on": on})  # type: ignore[arg-type]
-
-    said("low-water", "bob", "low", True)
-    said("low-water", "carol", "low", True)
-    said("low-water", "carol", "", False)
-    said("store", None, "full", True)
-    assert alarm_warnings(run) == [  # type: ignore[arg-type]
+    run: Any = SimpleNamespace(alarms={}, unknown=Counter())
+    for alarm in (
+        Alarm("low-water", "low", "bob"),
+        Alarm("low-water", "low", "carol"),
+        Alarm("low-water", "", "carol", on=False),
+        Alarm("store", "full"),
+    ):
+        Run.note(run, "alice", alarm)
+    assert event_warnings(run) == [
         "ALARM of alice with bob: low-water: low",
         "ALARM of alice: store: full",
     ]
@@ -108,7 +109,7 @@ def test_alarms_that_are_on_at_the_end_stand_on_the_page_of_a_demo() -> None:
 def test_a_hub_that_comes_anew_is_told_what_is_on(store: KeyStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orchestrator.processes.node_alarms.EVERY_S", 0.001)
     told: queue.SimpleQueue[Alarm] = queue.SimpleQueue()
-    events: list[dict[str, object]] = []
+    events: list[Any] = []
     agent = SimpleNamespace(link_state=LinkState.UP, control_send=told.put)
     watch = AlarmWatch(agent, store, nobody_waits, events.append)  # type: ignore[arg-type]
     store.auth("bob").take_outgoing(FULL - 4096)
@@ -118,4 +119,4 @@ def test_a_hub_that_comes_anew_is_told_what_is_on(store: KeyStore, monkeypatch: 
     assert told.get(timeout=10) == first
     watch.close()
     assert told.empty()
-    assert [(event["name"], event["peer"], event["on"]) for event in events] == [("low-water", "bob", True)]
+    assert events == [first]

@@ -496,16 +496,17 @@ def test_a_replayed_lease_of_an_older_epoch_is_refused_by_the_fence(world: World
 # -- from the command line's point of view -------------------------------------------------------------
 
 PROCESS = """
-import json, signal, sys, threading
+import signal, sys, threading
 from pathlib import Path
 from lab.testbed import load_testbed
+from orchestrator.events.process import line_of
 from orchestrator.processes.orchestrator import run_orchestrator
 
 stop = threading.Event()
 signal.signal(signal.SIGTERM, lambda *_: stop.set())
 folder = Path(sys.argv[1])
 run_orchestrator(load_testbed(folder / "testbed.toml"), folder / "orchestrator", folder / "state", stop,
-                 lambda info: print(json.dumps(info), flush=True))
+                 lambda event: print(line_of(event), flush=True))
 print("stopped", flush=True)
 """
 

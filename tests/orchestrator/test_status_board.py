@@ -96,7 +96,7 @@ def test_no_role_replaces_the_word_of_another() -> None:
     board.heard("a", BLOCK, 1.0)
     board.heard("c", BlockReport(1, 1, "a", "c", False, "lie"), 1.0)
     board.subscribe(1, 2.0)
-    said = {(each.role, each.item.ok) for each in board.told[1][:-1]}
+    said = {(each.role, each.item.stored) for each in board.told[1][:-1]}
     assert said == {("a", True), ("c", False)}
 
 
@@ -116,10 +116,10 @@ def test_a_subscription_begins_with_everything_and_its_age_and_counts_on() -> No
     board.heard("a", Ready(True), 16.0)
     for session in (1, 2):
         assert board.told[session] == [
-            TelemetryItem("a", 0, 5.0, STOCK),
-            TelemetryItem("orchestrator", 1, 3.0, PeerStatus("relay", False)),
+            TelemetryItem.of("a", 0, 5.0, STOCK),
+            TelemetryItem.of("orchestrator", 1, 3.0, PeerStatus("relay", False)),
             SnapshotEnd(2),
-            TelemetryItem("a", 2, 0.0, Ready(True)),
+            TelemetryItem.of("a", 2, 0.0, Ready(True)),
         ]
     board.unsubscribe(1)
     board.heard("a", Ready(False), 17.0)

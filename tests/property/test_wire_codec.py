@@ -14,12 +14,14 @@ from orchestrator.events.status import (
     BlockReport,
     LaneStock,
     Learning,
+    PeerItem,
     PeerStatus,
     Ready,
     RingStatus,
+    StatusItem,
     Stock,
 )
-from orchestrator.wire.codec import WireError, decode, encode
+from orchestrator.wire.codec import WireError, decode, encode, packed
 from orchestrator.wire.messages import (
     BulkFromHub,
     BulkFromPeer,
@@ -37,11 +39,12 @@ from orchestrator.wire.messages import (
     PeerChange,
     Post,
     Refused,
+    Said,
     TelemetryItem,
     Welcome,
 )
 
-UNIONS: tuple[Any, ...] = (FromPeer, FromHub, BulkFromPeer, BulkFromHub)
+UNIONS: tuple[Any, ...] = (FromPeer, PeerItem, FromHub, StatusItem, BulkFromPeer, BulkFromHub)
 ROLE = st.from_regex(r"\A[a-z0-9][a-z0-9._-]{0,63}\Z")
 COUNT = st.integers(0, 1 << 62)
 REASON = st.text(max_size=300)
@@ -49,14 +52,11 @@ TOPIC = st.text(min_size=1, max_size=200)
 INSTANCE = st.text("0123456789abcdef", min_size=16, max_size=64)
 
 STATISTICS = st.builds(LightStatistics, frames=COUNT, pulses=COUNT, light_s=st.floats(0, 1e6))
-FROM_PEER = st.one_of(
-    st.builds(Hello, role=ROLE, version=COUNT, instance=INSTANCE),
-    st.builds(LeaseDone, epoch=COUNT, number=COUNT, ok=st.booleans(), reason=REASON, statistics=STATISTICS),
-    st.builds(BlockReport, epoch=COUNT, lease_number=COUNT, first=ROLE, second=ROLE, ok=st.booleans()),
+PEER_ITEM = st.one_of(
+    st.builds(BlockReport, epoch=COUNT, lease_number=COUNT, first=ROLE, second=ROLE, stored=st.booleans()),
     st.builds(
         Stock, lanes=st.lists(st.builds(LaneStock, peer=ROLE, lane=st.just("mask"), bits=COUNT), max_size=5)
     ),
-    st.builds(Demand, first=ROLE, second=ROLE, bits=COUNT, deadline_s=st.none() | st.floats(0, 1e9)),
     st.builds(Ready, ready=st.booleans(), reason=REASON, instruments=st.lists(ROLE, max_size=4).map(tuple)),
     st.builds(Alarm, name=st.just("low-water"), text=REASON, peer=ROLE | st.none(), on=st.booleans()),
     st.builds(
@@ -68,6 +68,17 @@ FROM_PEER = st.one_of(
         accuracy=st.none() | st.floats(0, 1),
     ),
 )
+STATUS_ITEM = (
+    PEER_ITEM
+    | st.builds(PeerStatus, peer=ROLE, present=st.booleans(), reason=REASON)
+    | st.builds(RingStatus, phase=st.just("granted"), for_s=st.floats(0, 1e9), first=ROLE, second=ROLE)
+)
+FROM_PEER = st.one_of(
+    st.builds(Hello, role=ROLE, version=COUNT, instance=INSTANCE),
+    st.builds(LeaseDone, epoch=COUNT, number=COUNT, ok=st.booleans(), reason=REASON, statistics=STATISTICS),
+    st.builds(Demand, first=ROLE, second=ROLE, bits=COUNT, deadline_s=st.none() | st.floats(0, 1e9)),
+    st.builds(Said, packed=PEER_ITEM.map(packed)),
+)
 FROM_HUB = st.one_of(
     st.builds(Welcome, role=ROLE, epoch=COUNT, heartbeat_s=st.floats(0, 10), lost_after_s=st.floats(0, 10)),
     st.builds(Refused, code=st.text(max_size=32), detail=REASON),
@@ -77,8 +88,7 @@ FROM_HUB = st.one_of(
         role=ROLE,
         seq=COUNT,
         age_s=st.floats(0, 1e9),
-        item=st.builds(PeerStatus, peer=ROLE, present=st.booleans(), reason=REASON)
-        | st.builds(RingStatus, phase=st.just("granted"), for_s=st.floats(0, 1e9), first=ROLE, second=ROLE),
+        packed=STATUS_ITEM.map(packed),
     ),
 )
 BULK_FROM_PEER = st.one_of(
@@ -92,6 +102,8 @@ BULK_FROM_HUB = st.one_of(
     st.builds(BulkWelcome, peers=st.dictionaries(ROLE, COUNT, max_size=5)),
 )
 PLANES = [
+    (PEER_ITEM, PeerItem),
+    (STATUS_ITEM, StatusItem),
     (FROM_PEER, FromPeer),
     (FROM_HUB, FromHub),
     (BULK_FROM_PEER, BulkFromPeer),
@@ -100,7 +112,9 @@ PLANES = [
 ANY_MESSAGE = st.one_of(*(messages for messages, _ in PLANES))
 
 
-@pytest.mark.parametrize(("messages", "union"), PLANES, ids=["peer", "hub", "bulk-peer", "bulk-hub"])
+@pytest.mark.parametrize(
+    ("messages", "union"), PLANES, ids=["peer-item", "status-item", "peer", "hub", "bulk-peer", "bulk-hub"]
+)
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_every_message_survives_the_wire(messages: Any, union: Any, data: st.DataObject) -> None:

@@ -12,16 +12,20 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
-import msgspec
-
 from fl.keys.budget import IfShort, duration
 from lab.runs.demo import show_event
 from lab.runs.following.observer import Observer
 from lab.runs.following.progress import Display, RunProgress
 from lab.runs.following.stalls import StallWatch
 from lab.runs.supervising.supervised import Run
-from lab.runs.supervising.supervisor import Event
-from orchestrator.events.learning import WaitingForKeys
+from orchestrator.events.learning import (
+    RoundAborted,
+    RoundCompleted,
+    RoundStarted,
+    WaitingForClients,
+    WaitingForKeys,
+)
+from orchestrator.events.process import Ended, ProcessEvent
 from orchestrator.events.status import BlockReport, LeaseStatus, PeerStatus
 
 TICK_S = 0.2
@@ -48,7 +52,7 @@ class Follower:
 
     def follow(self, stop: threading.Event) -> str:
         """Until the run is finished: "" or why it ended before.  Raises ChildError when a process keeps dying."""
-        while not self.run.finished:
+        while self.run.finished is None:
             if stop.is_set():
                 return "interrupted"
             try:
@@ -60,22 +64,22 @@ class Follower:
             self._telemetry()
             if reason := self._tick(time.monotonic()):
                 return reason
-        return str(self.run.finished["reason"])
+        return self.run.finished.reason
 
-    def _take(self, name: str, event: Event) -> None:
+    def _take(self, name: str, event: ProcessEvent) -> None:
         self.run.note(name, event)
-        show_event(self.progress, event)
+        show_event(self.progress, name, event)
         now_s = time.monotonic()
-        kind = event.get("type")
-        if kind == "WaitingForKeys":
-            self.watch.waiting_for_keys(msgspec.convert(event, WaitingForKeys), now_s)
-            self._eta_s = event["eta_s"]
-        elif kind == "WaitingForClients":
-            self.watch.missing_clients(event["missing"], now_s)
-        elif kind in ("RoundStarted", "RoundCompleted", "RoundAborted"):
-            self.watch.moving(now_s)
-        if event.get("ended"):
-            self._ended(name)
+        match event:
+            case WaitingForKeys():
+                self.watch.waiting_for_keys(event, now_s)
+                self._eta_s = event.eta_s
+            case WaitingForClients():
+                self.watch.missing_clients(event.missing, now_s)
+            case RoundStarted() | RoundCompleted() | RoundAborted():
+                self.watch.moving(now_s)
+            case Ended():
+                self._ended(name)
 
     def _ended(self, name: str) -> None:
         child = self.run.supervisor.children.get(name)
@@ -96,8 +100,8 @@ class Follower:
                     self.watch.lease(heard.item.ok, now_s)
                 case PeerStatus():
                     self.watch.peer(heard.item, now_s)
-                case BlockReport() if heard.role == heard.item.first and not self.run.has_ring:
-                    self._take("hub", block_event(heard.item))
+                case BlockReport() if not self.run.has_ring:
+                    self._take(heard.role, heard.item)
 
     def _tick(self, now_s: float) -> str:
         self.watch.advance(now_s)
@@ -113,19 +117,3 @@ class Follower:
         if self.if_short == "stop" and now_s - self._still_since_s > limit_s:
             return f"stopped after {duration(round(limit_s))} without progress: {cause}"
         return ""
-
-
-def block_event(report: BlockReport) -> Event:
-    """A block as its first node tells it to the hub, in the form in which a supervised node does."""
-    return {
-        "event": "block",
-        "pair": [report.first, report.second],
-        "interrupted": False,
-        "stored": report.ok,
-        "reason": report.reason,
-        "pulses": report.pulses,
-        "sifted_bits": report.sifted_bits,
-        "secret_bits": report.secret_bits,
-        "qber": report.qber,
-        "f_ec": report.f_ec,
-    }

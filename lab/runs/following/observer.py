@@ -17,6 +17,7 @@ from typing import TypeVar
 from fl.keys.budget import Pair, PairSupply, RateSource
 from lab.runs.following.verdict import Facts
 from lab.testbed import Testbed
+from orchestrator.events.common import Subject
 from orchestrator.events.status import (
     FL_SERVER,
     OBSERVER,
@@ -29,7 +30,6 @@ from orchestrator.events.status import (
     RingStatus,
     StatusItem,
     Stock,
-    Subject,
 )
 from orchestrator.hub.agent import Agent, LinkDown, LinkUp
 from orchestrator.hub.connect import connect_agent
@@ -169,9 +169,10 @@ class Observer:
         self._last_s = now_s
         self.lost += max(0, event.seq - self._next)
         self._next = event.seq + 1
-        heard = Heard(event.role, event.item, now_s - event.age_s)
-        key = event.role, event.item.subject
-        if isinstance(event.item, Alarm) and not event.item.on:
+        item = event.item
+        heard = Heard(event.role, item, now_s - event.age_s)
+        key = event.role, item.subject
+        if isinstance(item, Alarm) and not item.on:
             self.heard.pop(key, None)
         else:
             self.heard[key] = heard

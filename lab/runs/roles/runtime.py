@@ -1,7 +1,7 @@
 """What every long-running role has in common: stop signals, JSON events on standard output, JSON logs.
 
 A role stops on SIGTERM, on Ctrl-C, and when its terminal or its supervisor is gone; a third Ctrl-C ends it
-on the spot, and its guard makes the instruments safe.  Events (``ready``, ``block``, ``round``) are JSON
+on the spot, and its guard makes the instruments safe.  Events (:mod:`orchestrator.events`) are JSON
 lines on standard output for whoever started the role; logs are JSON lines on standard error.  Neither ever
 holds key bits: key material has a type that refuses to be formatted.  Files that a role writes are its own
 (umask 077).
@@ -15,24 +15,39 @@ import os
 import signal
 import sys
 import threading
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+
+import msgspec
+from msgspec.structs import replace
 
 from lab.runs.supervising.supervisor import watch_parent
 from lab.runs.testbeds.folder import SECRETS, find_testbed
 from lab.testbed import Testbed, load_testbed
 from orchestrator.durable import make_folder
+from orchestrator.events.common import Serving
+from orchestrator.events.process import ProcessEvent, line_of
 from orchestrator.kernels import offer_folder
 
 
 class _JsonFormatter(logging.Formatter):
+    """One object a line; a record about an event carries it as ``event``, its kind in ``type``."""
+
+    def __init__(self, role: str) -> None:
+        super().__init__()
+        self._role, self._version = role, version("qunetlab")
+
     def format(self, record: logging.LogRecord) -> str:
         entry = {
             "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S"),
             "level": record.levelname.lower(),
+            "role": self._role,
+            "version": self._version,
             "logger": record.name,
             "message": record.getMessage(),
         }
+        if (event := getattr(record, "event", None)) is not None:
+            entry["event"] = msgspec.to_builtins(event)
         if record.exc_info:
             entry["trace"] = self.formatException(record.exc_info)
         return json.dumps(entry)
@@ -57,7 +72,7 @@ class Runtime:
         offer_folder(self.state / "kernels")
         self.stop = threading.Event()
         self._print_lock = threading.Lock()
-        _set_up_logging()
+        _set_up_logging(role)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
         watch_parent(self.stop.set)
@@ -67,23 +82,21 @@ class Runtime:
             signal.signal(signal.SIGINT, signal.SIG_DFL)  # pressed twice: the third time ends it at once
         self.stop.set()
 
-    def emit(self, event: dict[str, Any]) -> None:
+    def emit(self, event: ProcessEvent) -> None:
         """Print one event; a reader that has gone away stops the role instead of breaking it."""
+        if isinstance(event, Serving):
+            event = replace(event, role=self.role, version=version("qunetlab"))
         try:
             with self._print_lock:
-                sys.stdout.write(json.dumps(event) + "\n")
+                sys.stdout.write(line_of(event) + "\n")
                 sys.stdout.flush()
         except BrokenPipeError:
             self.stop.set()
 
-    def ready(self, **fields: Any) -> None:
-        """Say that the role serves."""
-        self.emit({"ready": True, "role": self.role, **fields})
 
-
-def _set_up_logging() -> None:
+def _set_up_logging(role: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonFormatter())
+    handler.setFormatter(_JsonFormatter(role))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     for noisy in ("qcodes", "pyvisa", "matplotlib", "numba"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

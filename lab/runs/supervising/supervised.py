@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,9 +21,27 @@ import msgspec
 
 from lab.runs.supervising.private_folder import ending_on_signals, private_folder
 from lab.runs.supervising.safety import unsafe_instruments
-from lab.runs.supervising.supervisor import Event, Supervisor
+from lab.runs.supervising.supervisor import Supervisor
 from lab.runs.testbeds.folder import SECRETS, create_folder, find_testbed, source_path
 from lab.testbed import Testbed, load_testbed, resolve_addresses, write_testbed
+from orchestrator.events.common import Subject, Unknown
+from orchestrator.events.learning import (
+    AbortRecord,
+    Listening,
+    RoundAborted,
+    RoundCompleted,
+    RoundRecord,
+    RunFinished,
+)
+from orchestrator.events.process import (
+    HubServing,
+    NodeServing,
+    PeerLedger,
+    ProcessEvent,
+    SimulatorServing,
+    SimulatorStopped,
+)
+from orchestrator.events.status import Alarm, BlockReport, Epsilons, Pair
 
 if TYPE_CHECKING:
     from fl.rounds.config import FLConfig
@@ -53,14 +72,17 @@ class Run:
         self.state = state or testbed_path.parent / "state"
         self._places = ("--secrets", str(self.secrets), "--state", str(self.state))
         self.testbed: Testbed = load_testbed(testbed_path)
-        self.blocks: list[Event] = []
-        self.rounds: list[Event] = []
-        self.aborted_rounds: list[Event] = []
-        self.finished: Event = {}
-        self.ledgers: dict[str, dict[str, dict[str, int]]] = {}
-        self.epsilons: dict[str, dict[str, dict[str, float]]] = {}
-        self.alarms: dict[tuple[str, str, str | None], Event] = {}
-        """The last word of every alarm, by the role that told it, its name and the peer it is about."""
+        self.blocks: list[BlockReport] = []
+        """Each block once, see :meth:`BlockReport.counts`."""
+        self.rounds: list[RoundRecord] = []
+        self.aborted_rounds: list[AbortRecord] = []
+        self.finished: RunFinished | None = None
+        self.ledgers: dict[Pair, PeerLedger] = {}
+        self.epsilons: dict[Pair, Epsilons] = {}
+        """What a node told of a peer, by (node, peer)."""
+        self.alarms: dict[tuple[str, Subject], Alarm] = {}
+        self.unknown: Counter[tuple[str, str]] = Counter()
+        """Events that this version does not know, by (process, kind)."""
         self.instrument_states: dict[str, Any] = {}
         self.consented: tuple[str, ...] = ()
         """Simulated users for whom this run consented to the training."""
@@ -88,16 +110,19 @@ class Run:
         self.supervisor.start("simulate", "simulate", path, "--json", "--resolved", str(resolved))
         self.supervisor.start("orchestrator", "orchestrator", path, *self._places)
         ready = self.supervisor.ready(["simulate", "orchestrator"], START_TIMEOUT_S)
-        addresses = {item["name"]: item["address"] for item in ready["simulate"]["instruments"]}
-        hub = {name: ready["orchestrator"][name] for name in ("control", "bulk")}
-        self._rewrite(addresses=addresses, hub=hub)
+        simulator, hub = ready["simulate"], ready["orchestrator"]
+        assert isinstance(simulator, SimulatorServing)
+        assert isinstance(hub, HubServing)
+        addresses = {each.name: each.address for each in simulator.instruments}
+        self._rewrite(addresses=addresses, hub={"control": hub.control, "bulk": hub.bulk})
         users = list(self.testbed.user_names())
         roles = [*(["relay"] if light else []), *users]
         for role in roles:
             command = ["relay"] if role == "relay" else ["node", role]
             self.supervisor.start(role, *command, path, *self._places)
         ready = self.supervisor.ready(roles, START_TIMEOUT_S)
-        self._rewrite(deliveries={user: ready[user]["delivery"] for user in users})
+        nodes = {name: each for name, each in ready.items() if isinstance(each, NodeServing)}
+        self._rewrite(deliveries={user: nodes[user].delivery for user in users})
 
     def start_learning(
         self, config: FLConfig, data: Path | None, *, server_state: Path | None = None
@@ -108,9 +133,9 @@ class Run:
         settings.pop("type", None)
         places = ("--secrets", str(self.secrets), "--state", str(server_state or self.state))
         self.supervisor.start("fl-server", "fl", "server", path, *places, "--config", json.dumps(settings))
-        ready = self.supervisor.ready(["fl-server"], START_TIMEOUT_S)
-        if self.has_ring:
-            self._rewrite(server=ready["fl-server"]["endpoint"])
+        server = self.supervisor.ready(["fl-server"], START_TIMEOUT_S)["fl-server"]
+        if self.has_ring and isinstance(server, Listening):
+            self._rewrite(server=server.endpoint)
         self._consent(config, (server_state or self.state) / "fl-server" / config.run_id)
         extra = ["--data", str(data)] if data else []
         extra += ["--mode", config.mode, "--task", config.task]
@@ -156,26 +181,28 @@ class Run:
         write_testbed(data, self.testbed_path)
         self.testbed = load_testbed(self.testbed_path)
 
-    def note(self, name: str, event: Event) -> None:
+    def note(self, name: str, event: ProcessEvent) -> None:
         """File one event."""
-        kind = event.get("event")
-        if kind == "block":
-            event["counted"] = not event["interrupted"] and (name == event["pair"][0] or not self.has_ring)
-            self.blocks.append(event)
-        elif event.get("type") == "RoundCompleted":
-            self.rounds.append(event["record"])
-        elif event.get("type") == "RoundAborted":
-            self.aborted_rounds.append(event["record"])
-        elif event.get("type") == "RunFinished":
-            self.finished = event
-        elif kind == "alarm":
-            self.alarms[name, event["name"], event["peer"]] = event
-        elif kind == "ledger":
-            self.ledgers[name] = event["peers"]
-            self.epsilons[name] = event["epsilons"]
-        elif event.get("stopped") and name == "simulate":
-            self.instrument_states = event["states"]
-            self.unsafe = unsafe_instruments(self.testbed, event["states"])
+        match event:
+            case BlockReport() if event.counts(name):
+                self.blocks.append(event)
+            case RoundCompleted():
+                self.rounds.append(event.record)
+            case RoundAborted():
+                self.aborted_rounds.append(event.record)
+            case RunFinished():
+                self.finished = event
+            case Alarm():
+                self.alarms[name, event.subject] = event
+            case PeerLedger():
+                self.ledgers[name, event.peer] = event
+            case Epsilons():
+                self.epsilons[name, event.peer] = event
+            case SimulatorStopped():
+                self.instrument_states = event.states
+                self.unsafe = unsafe_instruments(self.testbed, event.states)
+            case Unknown():
+                self.unknown[name, event.kind] += 1
 
     def stop(self) -> None:
         """Stop everything in order and collect the last words."""

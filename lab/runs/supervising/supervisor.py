@@ -9,7 +9,6 @@ that happens, the pipe closes and the children shut down by themselves.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import queue
 import shutil
@@ -20,13 +19,12 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from lab.runs.full_disk import NEARLY_FULL_BYTES
+from orchestrator.events.common import Serving, Unknown
+from orchestrator.events.process import Ended, ProcessEvent, event_of
 
 PARENT_FD = "QUNETLAB_PARENT_FD"
-
-Event = dict[str, Any]
 
 
 class ChildError(Exception):
@@ -55,12 +53,12 @@ class Child:
 class Supervisor:
     """Starts ``qunetlab`` sub-commands as children and collects their events.
 
-    ``events`` holds ``(child name, event)``; the end of a child's output arrives as ``{"ended": true}``.
+    ``events`` holds ``(child name, event)``; the end of a child's output arrives as :class:`~orchestrator.events.process.Ended`.
     """
 
     def __init__(self, log_dir: Path, environment: dict[str, str] | None = None) -> None:
         self.log_dir = log_dir
-        self.events: queue.Queue[tuple[str, Event]] = queue.Queue()
+        self.events: queue.Queue[tuple[str, ProcessEvent]] = queue.Queue()
         self.children: dict[str, Child] = {}
         self._readers: list[threading.Thread] = []
         self._read_fd, self._write_fd = os.pipe()
@@ -99,20 +97,16 @@ class Supervisor:
     def _read(self, child: Child) -> None:
         assert child.process.stdout is not None
         for line in child.process.stdout:
-            try:
-                event = json.loads(line)
-            except ValueError:
-                event = {"text": line.rstrip("\n")}
-            self.events.put((child.name, event if isinstance(event, dict) else {"text": line}))
-        self.events.put((child.name, {"ended": True}))
+            self.events.put((child.name, event_of(line)))
+        self.events.put((child.name, Ended()))
 
     def wait_for(
         self,
-        wanted: Callable[[str, Event], bool],
+        wanted: Callable[[str, ProcessEvent], bool],
         timeout_s: float,
         doing: str,
-        on_event: Callable[[str, Event], None] = lambda name, event: None,
-    ) -> Event:
+        on_event: Callable[[str, ProcessEvent], None] = lambda name, event: None,
+    ) -> ProcessEvent:
         """The first event that ``wanted`` accepts; every event on the way goes to ``on_event``.
 
         Raises ChildError when a child fails or nothing comes in time.
@@ -127,7 +121,7 @@ class Supervisor:
             except queue.Empty:
                 continue
             on_event(name, event)
-            if event.get("ended") and name in self.children and self.children[name].process.wait() != 0:
+            if isinstance(event, Ended) and name in self.children and self.children[name].process.wait() != 0:
                 self.raise_ended(name, doing)
             if wanted(name, event):
                 return event
@@ -138,12 +132,17 @@ class Supervisor:
         code = child.process.wait()
         raise ChildError(f"{doing}: {name} ended with exit code {code}; its log ends:\n{child.tail()}")
 
-    def ready(self, names: list[str], timeout_s: float) -> dict[str, Event]:
-        """Wait until every child named has printed its ready line; those lines by name."""
-        lines: dict[str, Event] = {}
+    def ready(self, names: list[str], timeout_s: float) -> dict[str, Serving]:
+        """Wait until every child named has printed its ready line; those lines by name.
 
-        def collect(name: str, event: Event) -> bool:
-            if event.get("ready"):
+        Raises ChildError as :meth:`wait_for`, and where a ready line is of another version.
+        """
+        lines: dict[str, Serving] = {}
+
+        def collect(name: str, event: ProcessEvent) -> bool:
+            if isinstance(event, Unknown) and name in names:
+                raise ChildError(f"starting {name}: {event.told_by(name)}: {event.reason}")
+            if isinstance(event, Serving):
                 lines[name] = event
             return set(names) <= set(lines)
 
@@ -178,7 +177,7 @@ class Supervisor:
             codes |= self.stop([name for name in group if name not in codes])
         return codes
 
-    def drain(self) -> list[tuple[str, Event]]:
+    def drain(self) -> list[tuple[str, ProcessEvent]]:
         """Events that have arrived and were not yet taken."""
         drained = []
         while True:

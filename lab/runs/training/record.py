@@ -80,10 +80,10 @@ def ledgers_of(run: Run) -> tuple[PairLedger, ...]:
     """The key store of every pair at the end, as its first user counts it."""
     found = []
     for first, second in run.testbed.pairs():
-        ledger = run.ledgers.get(first, {}).get(second)
+        ledger = run.ledgers.get((first, second))
         if ledger is not None:
-            names = ("produced", "delivered", "authentication", "burnt", "stored")
-            found.append(PairLedger((first, second), *(ledger.get(name, 0) for name in names)))
+            spent = (ledger.delivered_bits, ledger.authentication_bits, ledger.burnt_bits)
+            found.append(PairLedger((first, second), ledger.produced_bits, *spent, ledger.stored_bits))
     return tuple(found)
 
 

@@ -23,6 +23,8 @@ from lab.runs.training.on_testbed import live_plan
 from lab.runs.training.place import check_place, find_place
 from lab.runs.training.record import server_rounds
 from lab.testbed import load_testbed
+from orchestrator.events.learning import RunFinished, WaitingForKeys
+from orchestrator.events.process import Ended, ProcessEvent
 from orchestrator.events.status import PairStatus
 from orchestrator.hub.agent import LinkUp
 from orchestrator.wire.messages import TelemetryItem
@@ -86,7 +88,7 @@ def test_a_run_that_never_started_has_no_rounds(tmp_path: Path) -> None:
 def test_supply_tells_measured_rates_from_planned_ones_by_what_was_told_of_them(observed: Any) -> None:
     planned = planned_rate_bps(load_testbed(template_path(NAME)), ("alice", "bob"))
     pair = PairStatus("alice", "bob", 500, 0, 0, planned, measured=True, available=True)
-    listening = observed(LinkUp(1), TelemetryItem("orchestrator", 0, 0.0, pair))
+    listening = observed(LinkUp(1), TelemetryItem.of("orchestrator", 0, 0.0, pair))
     listening.poll()
     known, unknown = listening.supply([("alice", "bob"), ("alice", "carol")], light=True)
     assert (known.stock_bits, known.rate_bps, known.source) == (500, planned, "measured")
@@ -102,10 +104,10 @@ class FakeRun:
 
     has_ring = True
 
-    def __init__(self, *events: tuple[str, dict[str, Any]], exit_code: int = 1) -> None:
+    def __init__(self, *events: tuple[str, ProcessEvent], exit_code: int = 1) -> None:
         import queue
 
-        self.finished: dict[str, Any] = {}
+        self.finished: RunFinished | None = None
         self.supervisor = SimpleNamespace(
             events=queue.Queue(), children={}, restart=self._restart, raise_ended=self._raise
         )
@@ -115,8 +117,8 @@ class FakeRun:
         self.supervisor.children = {"relay": SimpleNamespace(process=process)}
         self.restarted: list[str] = []
 
-    def note(self, name: str, event: dict[str, Any]) -> None:
-        if event.get("type") == "RunFinished":
+    def note(self, name: str, event: ProcessEvent) -> None:
+        if isinstance(event, RunFinished):
             self.finished = event
 
     def _restart(self, name: str) -> None:
@@ -133,19 +135,9 @@ def follower(run: Any, **more: Any) -> Follower:
     return Follower(run, watch, progress, display, None, **more)
 
 
-FINISHED = ("fl-server", {"type": "RunFinished", "reason": ""})
-ENDED = ("relay", {"ended": True})
-WAITING = (
-    "fl-server",
-    {
-        "type": "WaitingForKeys",
-        "round": 1,
-        "client": "alice",
-        "missing_bits": {"bob": 5},
-        "detail": "5 bits",
-        "eta_s": 7.0,
-    },
-)
+FINISHED = ("fl-server", RunFinished("run", 1, ""))
+ENDED = ("relay", Ended())
+WAITING = ("fl-server", WaitingForKeys(1, "alice", {"bob": 5}, "5 bits", 7.0))
 
 
 def test_a_process_that_dies_is_started_again_but_not_for_ever() -> None:

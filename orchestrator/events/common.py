@@ -1,0 +1,86 @@
+"""What events have in common: the first line of every role, and the event that this version does not know.
+
+A newer version may tell of a kind, or of a field, that an older one has never heard of.  That is no fault of
+either: it is kept as :class:`Unknown`, counted and shown, and everything else goes on.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeAlias, get_args
+
+import msgspec
+from msgspec import Meta
+
+from orchestrator.wire.codec import Message, WireError, decode
+from orchestrator.wire.fields import Count, Reason
+
+Subject: TypeAlias = tuple[str, ...]
+KIND_LIMIT, REASON_LIMIT = 64, 400
+
+
+class Serving(Message, frozen=True, kw_only=True):
+    """A role's first line: it serves.  ``role`` and ``version`` (of the package) are filled in where it is printed."""
+
+    ready: Literal[True] = True
+    role: str = ""
+    version: str = ""
+
+
+class Unknown(Message, frozen=True):
+    """An event of a kind, or with fields, that this version does not know; ``count`` of them came."""
+
+    kind: Annotated[str, Meta(max_length=KIND_LIMIT)]
+    reason: Reason = ""
+    count: Count = 1
+
+    @property
+    def subject(self) -> Subject:
+        """One item per kind."""
+        return "unknown", self.kind
+
+    def told_by(self, role: str) -> str:
+        """In words for people; the kind is its sender's text."""
+        return f"unknown event {self.kind} from {role} (a newer version?)"
+
+
+class _Tagged(msgspec.Struct):
+    """What every version agrees on: an event names its kind."""
+
+    type: str
+
+
+_JSON_KIND, _WIRE_KIND = msgspec.json.Decoder(_Tagged), msgspec.msgpack.Decoder(_Tagged)
+
+
+def read_item(data: bytes | memoryview, kinds: Any, *, strict: bool = False) -> Any:
+    """One of ``kinds`` (a union of Messages) from MessagePack, or Unknown.
+
+    If ``strict``, raises WireError for what names no kind, and for a known kind with other fields.
+    """
+    try:
+        return decode(data, kinds)
+    except WireError as error:
+        unknown = _unknown(_WIRE_KIND, data, error)
+        known = {each.__struct_config__.tag for each in get_args(kinds)}
+        if strict and (unknown is None or unknown.kind in known):
+            raise
+        return unknown or Unknown("of no kind", str(error))
+
+
+def read_line(line: str, kinds: Any) -> Any:
+    """One of ``kinds`` from a line of JSON, or Unknown; None for a line that names no kind."""
+    try:
+        return msgspec.json.decode(line, type=kinds)
+    except (ValueError, RecursionError) as error:
+        return _unknown(_JSON_KIND, line.encode(errors="replace"), error)
+
+
+def _unknown(
+    decoder: msgspec.json.Decoder[_Tagged] | msgspec.msgpack.Decoder[_Tagged],
+    data: bytes | memoryview,
+    error: Exception,
+) -> Unknown | None:
+    try:
+        return Unknown(decoder.decode(data).type[:KIND_LIMIT], str(error)[:REASON_LIMIT])
+    except (ValueError, RecursionError):
+        return None

@@ -1,0 +1,135 @@
+"""What the processes of a testbed print: one event a line, JSON, on standard output, for whoever started them.
+
+Items of status (:mod:`~orchestrator.events.status`) and events of a training run (:mod:`~orchestrator.events.learning`)
+are printed as they are told to the hub; here is what is printed alone.  A role's first line is its
+:class:`Serving`: with ``ready`` true, the version of the package, and where it is reached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from orchestrator.events.common import Serving, Unknown, read_line
+from orchestrator.events.learning import ClientEnded, ClientState, ServerEvent
+from orchestrator.events.status import Alarm, BlockReport, Epsilons
+from orchestrator.wire.codec import Message
+
+
+class HubServing(Serving, frozen=True):
+    """The orchestrator's endpoints as they were bound, and its epoch."""
+
+    control: str
+    bulk: str
+    epoch: int
+
+
+class RelayServing(Serving, frozen=True):
+    """Models of the relay's instruments by name."""
+
+    instruments: dict[str, str]
+
+
+class NodeServing(Serving, frozen=True):
+    """Where the node delivers keys to its own client."""
+
+    delivery: str
+
+
+class SimulatedInstrument(msgspec.Struct, frozen=True):
+    """One instrument that is simulated, and the address at which it answers."""
+
+    name: str
+    model: str
+    owner: str
+    address: str
+    options: dict[str, Any]
+
+
+class SimulatorServing(Serving, frozen=True):
+    """Every simulated instrument of a testbed answers; ``not_simulated`` are those with real addresses."""
+
+    testbed: str
+    instruments: tuple[SimulatedInstrument, ...]
+    not_simulated: tuple[str, ...]
+
+
+class SimulatorStopped(Message, frozen=True):
+    """The last states of all twins, by instrument; their fields are their models' own."""
+
+    states: dict[str, Any]
+    stopped: Literal[True] = True
+
+
+class LightProgress(Message, frozen=True):
+    """The relay has sent ``pulses`` of ``planned_pulses`` in a lease of the pair, and counted ``clicks`` so far.
+
+    ``at_s`` is on the monotonic clock of its machine.
+    """
+
+    first: str
+    second: str
+    pulses: int
+    planned_pulses: int
+    clicks: int
+    at_s: float
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        """Both users."""
+        return self.first, self.second
+
+
+class PeerLedger(Message, frozen=True):
+    """What became of every bit that the printing node shared with ``peer``; the last four add up to the first."""
+
+    peer: str
+    produced_bits: int
+    stored_bits: int
+    delivered_bits: int
+    authentication_bits: int
+    burnt_bits: int
+
+
+class Printed(Message, frozen=True):
+    """A line that is no event."""
+
+    text: str
+
+
+class Ended(Message, frozen=True):
+    """Nothing more comes: the process has closed its standard output."""
+
+
+ProcessEvent: TypeAlias = (
+    HubServing
+    | RelayServing
+    | NodeServing
+    | SimulatorServing
+    | SimulatorStopped
+    | LightProgress
+    | PeerLedger
+    | BlockReport
+    | Epsilons
+    | Alarm
+    | ServerEvent
+    | ClientState
+    | ClientEnded
+    | Unknown
+    | Printed
+    | Ended
+)
+Emit: TypeAlias = Callable[[ProcessEvent], None]
+
+
+def line_of(event: ProcessEvent) -> str:
+    """``event`` as a line of JSON, without its end."""
+    return msgspec.json.encode(event).decode()
+
+
+def event_of(line: str) -> ProcessEvent:
+    """The event that ``line`` holds; Unknown for one of another version, Printed for what is no event."""
+    event: ProcessEvent | None = read_line(line, ProcessEvent)
+    return Printed(line.rstrip("\n")) if event is None else event
