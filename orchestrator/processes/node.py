@@ -38,7 +38,7 @@ from orchestrator.processes.pair_worker import PairWorker
 from orchestrator.protocols.block_planning import plan_for
 from orchestrator.protocols.planner import BlockPlan
 from orchestrator.scheduling.fencing import EpochFile, Fence
-from orchestrator.scheduling.lease_party import REASON_LIMIT, Lease, LeaseParty, LightChannels
+from orchestrator.scheduling.lease_party import REASON_LIMIT, HeldLease, LeaseParty, LightChannels
 from orchestrator.wire.channel import Channel
 from orchestrator.wire.control_socket import ControlSocket
 from orchestrator.wire.messages import (
@@ -220,7 +220,7 @@ class Node:
             return "no setting gives key for this pair: too much loss, or too few pulses per block"
         return None
 
-    def _run_light(self, lease: Lease) -> LightStatistics:
+    def _run_light(self, lease: HeldLease) -> LightStatistics:
         is_first = lease.first == self.name
         plan = plan_for(self.testbed, lease.first, lease.second)
         started = time.monotonic()

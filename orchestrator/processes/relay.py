@@ -14,7 +14,7 @@ from orchestrator.events.status import Served
 from orchestrator.hub.connect import connect_agent
 from orchestrator.light.relay import RelayLight
 from orchestrator.scheduling.fencing import EpochFile, Fence
-from orchestrator.scheduling.lease_party import Lease, LeaseParty, LightChannels
+from orchestrator.scheduling.lease_party import HeldLease, LeaseParty, LightChannels
 from orchestrator.wire.control_socket import ControlSocket, Failed, Reply, Request, Revoked, ShowRevoked
 from orchestrator.wire.messages import LeaseOffer, LightStatistics
 
@@ -55,7 +55,7 @@ def run_relay(
     served = failed = 0
     lit_s = 0.0
 
-    def run_light(lease: Lease) -> LightStatistics:
+    def run_light(lease: HeldLease) -> LightStatistics:
         """One light phase, counted whichever way it ends."""
         nonlocal served, failed, lit_s
         try:
@@ -69,7 +69,7 @@ def run_relay(
         finally:
             agent.control_send(Served(served, failed, lit_s))
 
-    def light_phase(lease: Lease) -> LightStatistics:
+    def light_phase(lease: HeldLease) -> LightStatistics:
         started = time.monotonic()
         slots = testbed.protocol.slots_per_frame
 

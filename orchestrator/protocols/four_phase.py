@@ -31,8 +31,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from orchestrator.protocols.channel import Channel
 from orchestrator.protocols.kato import chernoff_upper, count_upper, kato_a, sum_upper
+from orchestrator.protocols.optical_channel import OpticalChannel
 
 MU_MAX = math.pi / 2
 """The coin bound holds up to this mean photon number per slot."""
@@ -89,7 +89,7 @@ class Asymptotic:
 
 
 def asymptotic(
-    channel: Channel, mu_a: float, mu_b: float, p_x: float, f_ec: float, *, tolerance_db: float = 0.0
+    channel: OpticalChannel, mu_a: float, mu_b: float, p_x: float, f_ec: float, *, tolerance_db: float = 0.0
 ) -> Asymptotic:
     """Gain, error rates and key per pulse as the block grows without end."""
     gain, qber = channel.gain_and_qber(mu_a, mu_b)
@@ -153,7 +153,7 @@ class FinitePlan:
 
 
 def predict(
-    channel: Channel,
+    channel: OpticalChannel,
     mu_a: float,
     mu_b: float,
     p_x: float,

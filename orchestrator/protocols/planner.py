@@ -23,7 +23,6 @@ from fractions import Fraction
 import numpy as np
 
 from orchestrator.bits import BitArray
-from orchestrator.protocols.channel import Channel
 from orchestrator.protocols.epsilons import verification_tags
 from orchestrator.protocols.four_phase import (
     FinitePlan,
@@ -35,6 +34,7 @@ from orchestrator.protocols.four_phase import (
     predict,
     step_failure,
 )
+from orchestrator.protocols.optical_channel import OpticalChannel
 from orchestrator.protocols.rates import KeyRate, Scenario, key_rate, keyrate_report, optimise
 
 __all__ = [
@@ -97,7 +97,7 @@ class BlockPlan:
     mu_a: float
     mu_b: float
     intensity_tolerance_db: float
-    channel: Channel
+    channel: OpticalChannel
     f_ec: float
     eps_sec: float
     eps_cor: float
@@ -218,7 +218,7 @@ def block_plan(
     range.
     """
     _check_limits(qber_limit, gain_tolerance_db)
-    channel = Channel(float(loss_a_db), float(loss_b_db), float(visibility), float(dark_count))
+    channel = OpticalChannel(float(loss_a_db), float(loss_b_db), float(visibility), float(dark_count))
     scenario = Scenario(
         channel, float(f_ec), int(n_pulses), float(eps_sec), float(intensity_tolerance_db), float(eps_cor)
     )

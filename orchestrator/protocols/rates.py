@@ -16,7 +16,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
-from orchestrator.protocols.channel import Channel
 from orchestrator.protocols.epsilons import PULSES_MAX, ParameterError, check_epsilon, verification_tags
 from orchestrator.protocols.four_phase import (
     MU_MAX,
@@ -27,6 +26,7 @@ from orchestrator.protocols.four_phase import (
     key_length,
     predict,
 )
+from orchestrator.protocols.optical_channel import OpticalChannel
 
 MU_MIN = 1e-100
 P_X_MIN = 1e-6
@@ -66,7 +66,7 @@ class Scenario:
     ``n_pulses`` None means asymptotic.
     """
 
-    channel: Channel
+    channel: OpticalChannel
     f_ec: float
     n_pulses: int | None = None
     eps_sec: float = 1e-10
@@ -185,7 +185,7 @@ def key_rate(
     eps_cor: float = 1e-15,
 ) -> KeyRate:
     """Key rate of a given setting."""
-    channel = Channel(loss_a_db, loss_b_db, visibility, dark_count)
+    channel = OpticalChannel(loss_a_db, loss_b_db, visibility, dark_count)
     return Scenario(channel, f_ec, n_pulses, eps_sec, eps_cor=eps_cor).key_rate(mu_a, mu_b, p_x)
 
 
@@ -205,7 +205,7 @@ def optimise(
     tolerance_db: float = 0.0,
 ) -> KeyRate:
     """The best (mu_a, mu_b, p_x) of a pair; values given are kept."""
-    channel = Channel(loss_a_db, loss_b_db, visibility, dark_count)
+    channel = OpticalChannel(loss_a_db, loss_b_db, visibility, dark_count)
     return Scenario(channel, f_ec, n_pulses, eps_sec, tolerance_db, eps_cor).optimise(mu_a, mu_b, p_x)
 
 
@@ -317,7 +317,7 @@ def _hopeless(
     )
 
 
-def _reference_power(channel: Channel) -> float:
+def _reference_power(channel: OpticalChannel) -> float:
     """Arrival power per user near the asymptotic optimum of a balanced, nearly dark-free pair.
 
     mu = 0.060 eta_side for equal arms (QKD.md section 2); with unequal arms Delta goes with the mean of

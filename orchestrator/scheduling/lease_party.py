@@ -51,7 +51,7 @@ class SupersededError(Exception):
 
 
 @dataclass
-class Lease:
+class HeldLease:
     """A lease that this party accepted."""
 
     epoch: int
@@ -101,7 +101,7 @@ class LeaseParty:
         fence: Fence,
         *,
         objection: Callable[[LeaseOffer], str | None],
-        run_light: Callable[[Lease], LightStatistics],
+        run_light: Callable[[HeldLease], LightStatistics],
         recover: Callable[[], None] = lambda: None,
         check: Callable[[], None] | None = None,
         on_other: Callable[[AgentEvent], None] = lambda event: None,
@@ -117,8 +117,8 @@ class LeaseParty:
         self._check = check
         self._on_other = on_other
         self._fence = fence
-        self._offered: Lease | None = None
-        self._active: Lease | None = None
+        self._offered: HeldLease | None = None
+        self._active: HeldLease | None = None
         self._thread: threading.Thread | None = None
         self._broken = ""
         self._failed: tuple[str, ...] = ()
@@ -173,7 +173,7 @@ class LeaseParty:
                 LeaseRefuse(offer.epoch, offer.number, reason[:REASON_LIMIT], newest_epoch)
             )
             return
-        self._offered = Lease(offer.epoch, offer.number, offer.first, offer.second, offer.n_frames)
+        self._offered = HeldLease(offer.epoch, offer.number, offer.first, offer.second, offer.n_frames)
         self._agent.control_send(LeaseAccept(offer.epoch, offer.number))
 
     def _pass_fence(self, offer: LeaseOffer) -> str:
@@ -214,7 +214,7 @@ class LeaseParty:
         if self._active is not None and self._active.token == token:
             self._active.abort(message.reason)
 
-    def _run(self, lease: Lease) -> None:
+    def _run(self, lease: HeldLease) -> None:
         started = time.monotonic()
         try:
             statistics = self._run_light(lease)
@@ -233,7 +233,7 @@ class LeaseParty:
             logger.info("light phase %d/%d: %.2f s", lease.epoch, lease.number, time.monotonic() - started)
             self._agent.control_send(LeaseDone(lease.epoch, lease.number, True, "", statistics))
 
-    def _end_early(self, lease: Lease, reason: str) -> None:
+    def _end_early(self, lease: HeldLease, reason: str) -> None:
         logger.warning("light phase %d/%d ended early: %s", lease.epoch, lease.number, reason)
         self._agent.control_send(LeaseDone(lease.epoch, lease.number, False, reason[:REASON_LIMIT]))
 
@@ -303,7 +303,7 @@ class LeaseParty:
 class LightChannels:
     """The light-phase channels of one lease to ``peers``, closed on leaving or when the lease is aborted."""
 
-    def __init__(self, agent: Agent, lease: Lease, peers: tuple[str, ...]) -> None:
+    def __init__(self, agent: Agent, lease: HeldLease, peers: tuple[str, ...]) -> None:
         self._agent = agent
         self._topic = light_topic(*lease.token)
         self._peers = peers

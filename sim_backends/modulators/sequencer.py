@@ -70,7 +70,7 @@ class Sequence:
 
 
 @dataclass
-class Channel:
+class AwgChannel:
     """Settings and player state of an output; ``step`` counts from 0, None outside a sequence's steps."""
 
     amplitude_vpp: float = 0.5
@@ -94,7 +94,7 @@ class Memory:
     waveforms: dict[str, Waveform] = field(default_factory=dict)
     sequences: dict[str, Sequence] = field(default_factory=dict)
 
-    def uses(self, channel: Channel, waveform: str) -> bool:
+    def uses(self, channel: AwgChannel, waveform: str) -> bool:
         """Whether ``channel`` would play ``waveform``."""
         if not channel.track:
             return channel.asset == waveform
@@ -111,7 +111,7 @@ def levels(samples: Samples) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def start(channel: Channel, memory: Memory) -> None:
+def start(channel: AwgChannel, memory: Memory) -> None:
     """Put a channel with an asset into its first state after RUN."""
     if not channel.asset:
         return
@@ -122,12 +122,12 @@ def start(channel: Channel, memory: Memory) -> None:
         channel.state = "playing" if channel.run_mode == "CONT" else "waiting"
 
 
-def stop(channel: Channel) -> None:
+def stop(channel: AwgChannel) -> None:
     """Put a channel into the stopped state."""
     channel.state, channel.step = "stopped", None
 
 
-def trigger(channel: Channel, memory: Memory, source: TriggerInput) -> Waveform | None:
+def trigger(channel: AwgChannel, memory: Memory, source: TriggerInput) -> Waveform | None:
     """A trigger arrives: the waveform that plays (None = nothing), and the channel moves on."""
     if not channel.track:
         plays = channel.state == "playing"
@@ -157,7 +157,7 @@ def _target(goto: str, current: int, n_steps: int) -> int:
     return named[goto] if goto in named else int(goto) - 1
 
 
-def _enter(channel: Channel, sequence: Sequence, step: int) -> None:
+def _enter(channel: AwgChannel, sequence: Sequence, step: int) -> None:
     if step >= len(sequence.steps):
         channel.state, channel.step = "playing", None
     else:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from drivers.links.ieee488 import unquote
 from sim_backends.faults import FaultInjector
 from sim_backends.modulators.awg_lists import ListCommands
-from sim_backends.modulators.sequencer import Channel, Memory, Playback, TriggerInput, start, stop, trigger
+from sim_backends.modulators.sequencer import AwgChannel, Memory, Playback, TriggerInput, start, stop, trigger
 from sim_backends.servers import (
     DATA_OUT_OF_RANGE,
     ILLEGAL_VALUE,
@@ -37,7 +37,7 @@ class _Device(ScpiDevice):
     def __init__(self, faults: FaultInjector, identity: str) -> None:
         super().__init__(identity, faults)
         self.memory = Memory()
-        self.channels = {1: Channel(), 2: Channel()}
+        self.channels = {1: AwgChannel(), 2: AwgChannel()}
         self.sample_rate_hz = 25e9
         self.clock_source = "INT"
         self.external_hz = 6.25e9
@@ -106,7 +106,7 @@ class _Device(ScpiDevice):
 
     # Outputs and run control
 
-    def _channel(self, call: Call) -> Channel:
+    def _channel(self, call: Call) -> AwgChannel:
         try:
             return self.channels[call.suffixes[0]]
         except KeyError:
@@ -179,7 +179,7 @@ class _Device(ScpiDevice):
     def _reset(self, call: Call) -> None:
         self.memory.waveforms.clear()
         self.memory.sequences.clear()
-        self.channels = {1: Channel(), 2: Channel()}
+        self.channels = {1: AwgChannel(), 2: AwgChannel()}
         self.sample_rate_hz, self.clock_source, self.all_off = 25e9, "INT", False
 
     def _run_all(self, call: Call) -> None:

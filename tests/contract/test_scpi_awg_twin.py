@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from drivers.links.ieee488 import ProgramMessage
 from sim_backends.modulators.sequencer import (
-    Channel,
+    AwgChannel,
     Memory,
     Sequence,
     Step,
@@ -29,7 +29,7 @@ def step(name: str, wait: str = "ATR", goto: str = "NEXT", repeat: int = 1) -> S
     return Step({1: name}, wait, repeat, goto)
 
 
-def play(channel: Channel, store: Memory, sources: str) -> list[float | None]:
+def play(channel: AwgChannel, store: Memory, sources: str) -> list[float | None]:
     heard = []
     for source in sources:
         waveform = trigger(channel, store, "ATR" if source == "A" else "BTR")
@@ -39,7 +39,7 @@ def play(channel: Channel, store: Memory, sources: str) -> list[float | None]:
 
 def test_a_step_waits_for_its_own_input() -> None:
     store = memory(step("a", "ATR"), step("b", "BTR"))
-    channel = Channel(asset="s", track=1)
+    channel = AwgChannel(asset="s", track=1)
     start(channel, store)
     assert play(channel, store, "BBABA") == [None, None, 0.1, 0.2, None]
     assert (channel.state, channel.step) == ("playing", None)
@@ -57,14 +57,14 @@ def test_a_step_waits_for_its_own_input() -> None:
 )
 def test_goto(goto: str, heard: list[float | None]) -> None:
     store = memory(step("a", goto=goto), step("b"))
-    channel = Channel(asset="s", track=1)
+    channel = AwgChannel(asset="s", track=1)
     start(channel, store)
     assert play(channel, store, "AAAA") == heard
 
 
 def test_a_step_that_waits_for_nothing_plays_until_stopped() -> None:
     store = memory(step("a", "OFF"))
-    channel = Channel(asset="s", track=1)
+    channel = AwgChannel(asset="s", track=1)
     start(channel, store)
     assert channel.state == "playing"
     assert play(channel, store, "AA") == [None, None]
@@ -74,7 +74,7 @@ def test_a_step_that_waits_for_nothing_plays_until_stopped() -> None:
 
 def test_repeats_play_in_a_row_and_an_endless_step_never_ends() -> None:
     store = memory(step("a", repeat=3), step("b", repeat=0))
-    channel = Channel(asset="s", track=1)
+    channel = AwgChannel(asset="s", track=1)
     start(channel, store)
     waveform = trigger(channel, store, "ATR")
     assert waveform is not None
@@ -89,7 +89,7 @@ def test_repeats_play_in_a_row_and_an_endless_step_never_ends() -> None:
 )
 def test_run_modes_of_a_single_waveform(mode: str, heard: list[float | None]) -> None:
     store = memory()
-    channel = Channel(asset="a", run_mode=mode)
+    channel = AwgChannel(asset="a", run_mode=mode)
     start(channel, store)
     assert play(channel, store, "BAA") == heard
 

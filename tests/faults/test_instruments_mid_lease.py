@@ -36,7 +36,7 @@ from orchestrator.light.clicks import BlockClicks
 from orchestrator.light.relay import RelayLight
 from orchestrator.light.user import CLOCKWISE_GATE, COUNTER_CLOCKWISE_GATE, UserLight
 from orchestrator.scheduling.fencing import Fence
-from orchestrator.scheduling.lease_party import Lease, LeaseParty, LightChannels, SupersededError
+from orchestrator.scheduling.lease_party import HeldLease, LeaseParty, LightChannels, SupersededError
 from orchestrator.scheduling.leases import Outcome, RingLeases
 from orchestrator.wire.channel import ChannelBrokenError, ChannelClosedError, ChannelTimeoutError
 from orchestrator.wire.links import LinkState
@@ -166,7 +166,7 @@ class World:
         stack: ExitStack,
         role: str,
         set_up: Callable[[], None],
-        run_light: Callable[[Lease], LightStatistics],
+        run_light: Callable[[HeldLease], LightStatistics],
     ) -> None:
         def recover() -> None:
             self.stations[role].recover()
@@ -179,7 +179,7 @@ class World:
         stack.callback(thread.join)
         stack.callback(self._stop.set)
 
-    def _relay_light(self, light: RelayLight, lease: Lease) -> LightStatistics:
+    def _relay_light(self, light: RelayLight, lease: HeldLease) -> LightStatistics:
         def on_frame(frame: int, clicks: int) -> None:
             if frame == FAULT_FRAME and self.plant is not None:
                 plant, self.plant = self.plant, None
@@ -191,10 +191,10 @@ class World:
             light.run((channels[0], channels[1]), lease.n_frames, on_frame=on_frame)
         return LightStatistics()
 
-    def _user_run(self, user: str, light: UserLight) -> Callable[[Lease], LightStatistics]:
+    def _user_run(self, user: str, light: UserLight) -> Callable[[HeldLease], LightStatistics]:
         gate = COUNTER_CLOCKWISE_GATE if user == PAIR[0] else CLOCKWISE_GATE
 
-        def run(lease: Lease) -> LightStatistics:
+        def run(lease: HeldLease) -> LightStatistics:
             agent: Any = self.agents[user]
             with LightChannels(agent, lease, ("relay",)) as (channel,):
                 clicks, _ = light.run(channel, p_x=P_X, mu=MU, gate=gate, n_frames=lease.n_frames)

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.protocols.channel import Channel
 from orchestrator.protocols.four_phase import (
     FinitePlan,
     Observed,
@@ -19,8 +18,9 @@ from orchestrator.protocols.four_phase import (
     step_failure,
 )
 from orchestrator.protocols.kato import chernoff_upper, count_upper, deviation, kato_a, sum_upper
+from orchestrator.protocols.optical_channel import OpticalChannel
 
-CHANNEL = Channel(9.5, 9.5, 0.99, 1e-7)
+CHANNEL = OpticalChannel(9.5, 9.5, 0.99, 1e-7)
 PLAN = predict(CHANNEL, 0.006, 0.006, 0.9, 10**9, 1e-10)
 LEAK = 1.16 * PLAN.n_x * binary_entropy(PLAN.m_y / PLAN.n_y)
 AS_PREDICTED = Observed(PLAN.n_x, PLAN.n_y, PLAN.m_y, PLAN.n_s, LEAK)

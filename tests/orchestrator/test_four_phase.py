@@ -7,8 +7,15 @@ import math
 import numpy as np
 import pytest
 
-from orchestrator.protocols.channel import (
-    Channel,
+from orchestrator.protocols.four_phase import (
+    asymptotic,
+    binary_entropy,
+    coin_imbalance,
+    coin_overlap_defect,
+    phase_error,
+)
+from orchestrator.protocols.optical_channel import (
+    OpticalChannel,
     click_probabilities,
     effective_visibility,
     gate_fraction,
@@ -16,13 +23,6 @@ from orchestrator.protocols.channel import (
     plob_bound,
     rate_after_dead_time,
     transmittance,
-)
-from orchestrator.protocols.four_phase import (
-    asymptotic,
-    binary_entropy,
-    coin_imbalance,
-    coin_overlap_defect,
-    phase_error,
 )
 
 
@@ -37,7 +37,7 @@ from orchestrator.protocols.four_phase import (
 def test_asymptotic_points(
     loss_db: float, mu: float, gain: float, qber: float, delta_prime: float, e_ph: float, rate: float
 ) -> None:
-    point = asymptotic(Channel(loss_db / 2, loss_db / 2, 0.99, 1e-7), mu, mu, 1.0, 1.16)
+    point = asymptotic(OpticalChannel(loss_db / 2, loss_db / 2, 0.99, 1e-7), mu, mu, 1.0, 1.16)
     assert point.gain == pytest.approx(gain, rel=2e-7)
     assert point.qber == pytest.approx(qber, abs=5e-7)
     assert point.delta_prime == pytest.approx(delta_prime, abs=5e-7)
@@ -46,7 +46,7 @@ def test_asymptotic_points(
 
 
 def test_sifting_takes_p_x_squared() -> None:
-    channel = Channel(5, 5, 0.99, 1e-7)
+    channel = OpticalChannel(5, 5, 0.99, 1e-7)
     full, half = (asymptotic(channel, 0.005, 0.005, p, 1.16).rate for p in (1.0, 0.5))
     assert half == pytest.approx(full / 4)
 
@@ -105,16 +105,16 @@ def test_past_a_quarter_turn_nothing_is_known() -> None:
 
 
 def test_equal_intensities_over_unequal_arms_give_no_key() -> None:
-    channel = Channel(5, 12, 0.99, 1e-7)
+    channel = OpticalChannel(5, 12, 0.99, 1e-7)
     rates = [asymptotic(channel, mu, mu, 1.0, 1.16).rate for mu in np.geomspace(1e-7, 1.0, 400)]
     assert max(rates) <= 0
     assert asymptotic(channel, 0.001643, 0.007325, 1.0, 1.16).rate == pytest.approx(2.90e-4, abs=5e-7)
 
 
 def test_no_light_gives_no_key_and_no_error() -> None:
-    dark = asymptotic(Channel(300, 300, 0.99, 0.0), 1e-9, 1e-9, 1.0, 1.16)
+    dark = asymptotic(OpticalChannel(300, 300, 0.99, 0.0), 1e-9, 1e-9, 1.0, 1.16)
     assert dark.rate <= 0
-    assert Channel(0, 0, 1.0, 0.0).gain_and_qber(0.0, 0.0) == (0.0, 0.5)
+    assert OpticalChannel(0, 0, 1.0, 0.0).gain_and_qber(0.0, 0.0) == (0.0, 0.5)
 
 
 def test_click_probabilities_are_those_of_two_independent_detectors() -> None:
@@ -178,4 +178,4 @@ def test_binary_entropy() -> None:
 )
 def test_a_channel_refuses_what_cannot_be(arguments: tuple[float, float, float, float], named: str) -> None:
     with pytest.raises(ValueError, match=named):
-        Channel(*arguments)
+        OpticalChannel(*arguments)

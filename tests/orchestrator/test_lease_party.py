@@ -15,7 +15,7 @@ from lab.station import StationError
 from orchestrator.events.status import Ready
 from orchestrator.hub.agent import LinkUp
 from orchestrator.scheduling.fencing import Fence
-from orchestrator.scheduling.lease_party import Lease, LeaseParty
+from orchestrator.scheduling.lease_party import HeldLease, LeaseParty
 from orchestrator.wire.messages import (
     LeaseAccept,
     LeaseDone,
@@ -67,7 +67,9 @@ class Instruments:
 
 
 @contextmanager
-def party(instruments: Instruments, run_light: Callable[[Lease], LightStatistics]) -> Iterator[QueueAgent]:
+def party(
+    instruments: Instruments, run_light: Callable[[HeldLease], LightStatistics]
+) -> Iterator[QueueAgent]:
     agent: Any = QueueAgent()
     stop = threading.Event()
     made = LeaseParty(
@@ -111,7 +113,7 @@ def test_an_instrument_that_dies_while_nothing_is_to_do_is_told_and_so_is_its_re
 def test_a_grant_after_the_instruments_broke_ends_without_light() -> None:
     instruments = Instruments()
 
-    def never(lease: Lease) -> LightStatistics:
+    def never(lease: HeldLease) -> LightStatistics:
         raise AssertionError("there was light with a dead laser")
 
     with party(instruments, never) as agent:
@@ -128,7 +130,7 @@ def test_nobody_asks_instruments_while_light_is_on() -> None:
     instruments = Instruments()
     asked: list[int] = []
 
-    def light(lease: Lease) -> LightStatistics:
+    def light(lease: HeldLease) -> LightStatistics:
         before = instruments.checks
         threading.Event().wait(0.1)
         asked.append(instruments.checks - before)
@@ -145,7 +147,7 @@ def test_nobody_asks_instruments_while_light_is_on() -> None:
 def test_a_lease_that_breaks_an_instrument_names_it() -> None:
     instruments = Instruments()
 
-    def light(lease: Lease) -> LightStatistics:
+    def light(lease: HeldLease) -> LightStatistics:
         instruments.dead = True
         raise LinkError("no answer", instrument="laser")
 

@@ -36,7 +36,7 @@ from orchestrator.hub.agent import Agent, AgentEvent, LinkUp
 from orchestrator.hub.hub import HubLimits
 from orchestrator.processes.orchestrator import NOT_SEEN, Orchestrator, OrchestratorConfig, config_of
 from orchestrator.scheduling.fencing import AHEAD, EPOCH_STEP, REACH, Fence, Reach
-from orchestrator.scheduling.lease_party import Lease, LeaseParty
+from orchestrator.scheduling.lease_party import HeldLease, LeaseParty
 from orchestrator.wire.channel import ChannelError
 from orchestrator.wire.control_socket import Revoke, Revoked, ShowRevoked, ask
 from orchestrator.wire.curve import generate_keys, write_keys
@@ -144,7 +144,7 @@ class RealParty:
 
     def __init__(self, world: World, role: str, fence: Fence) -> None:
         self.fence = fence
-        self.lit: queue.SimpleQueue[Lease] = queue.SimpleQueue()
+        self.lit: queue.SimpleQueue[HeldLease] = queue.SimpleQueue()
         self._stop = threading.Event()
         party = LeaseParty(
             world.agent(role), fence, objection=lambda offer: None, run_light=lambda lease: self._light(lease)
@@ -153,7 +153,7 @@ class RealParty:
         self._thread.start()
         world.stack.callback(self.close)
 
-    def _light(self, lease: Lease) -> LightStatistics:
+    def _light(self, lease: HeldLease) -> LightStatistics:
         self.lit.put(lease)
         return LightStatistics()
 

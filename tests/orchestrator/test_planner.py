@@ -11,7 +11,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from orchestrator.protocols.channel import click_probabilities, plob_bound, transmittance
+from orchestrator.protocols.optical_channel import click_probabilities, plob_bound, transmittance
 from orchestrator.protocols.planner import (
     BlockCounts,
     BlockPlan,

@@ -7,7 +7,6 @@ from dataclasses import replace
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from orchestrator.protocols.channel import Channel
 from orchestrator.protocols.four_phase import (
     FinitePlan,
     Observed,
@@ -17,6 +16,7 @@ from orchestrator.protocols.four_phase import (
     predict,
 )
 from orchestrator.protocols.kato import count_lower, count_upper, deviation, kato_a, sum_lower, sum_upper
+from orchestrator.protocols.optical_channel import OpticalChannel
 from orchestrator.protocols.rates import optimise
 
 EXAMPLES = settings(max_examples=150, deadline=None)
@@ -27,7 +27,7 @@ counts = st.integers(0, 10**9)
 
 @st.composite
 def plans(draw: st.DrawFn) -> FinitePlan:
-    channel = Channel(draw(st.floats(0, 15)), draw(st.floats(0, 15)), draw(st.floats(0.9, 1.0)), 1e-7)
+    channel = OpticalChannel(draw(st.floats(0, 15)), draw(st.floats(0, 15)), draw(st.floats(0.9, 1.0)), 1e-7)
     return predict(
         channel,
         0.06 * channel.eta_a,

@@ -43,7 +43,7 @@ def click_probabilities(
 
 
 @dataclass(frozen=True, slots=True)
-class Channel:
+class OpticalChannel:
     """A pair's calibrated channel: loss of each arm (with detector efficiency), visibility, dark counts."""
 
     loss_a_db: float
