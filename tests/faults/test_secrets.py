@@ -182,7 +182,7 @@ class Recorder:
 
         def noting_block(**given: Any) -> Any:
             clicks = given["clicks"]
-            self.clicks[given["session"], given["end"]] = clicks.symbol.copy(), clicks.outcome.copy()
+            self.clicks[given["session"], given["pair_end"]] = clicks.symbol.copy(), clicks.outcome.copy()
             return run_block(**given)
 
         def noting_draw(frame: SymbolFrame, random_into: Any) -> None:
