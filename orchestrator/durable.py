@@ -18,6 +18,11 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+T = TypeVar("T")
 
 SPENT = ".spent"
 """What a secret file is called while it is being destroyed."""
@@ -33,6 +38,26 @@ def replace_file(path: Path, content: bytes, mode: int = 0o666) -> None:
     _write(temporary, content, os.O_TRUNC, mode)
     os.replace(temporary, path)
     sync_path(path.parent)
+
+
+class _Format(msgspec.Struct, frozen=True):
+    format: int
+
+
+def read_kept(path: Path, kind: type[T], readable: int) -> T:
+    """The struct that ``path`` holds as JSON, if its ``format`` is ``readable``.
+
+    Raises OSError, or ValueError that says what is wrong with the content; a file of another format is told by its
+    number, whatever its fields.
+    """
+    content = path.read_bytes()
+    try:
+        found = msgspec.json.decode(content, type=_Format).format
+        if found != readable:
+            raise ValueError(f"it has format {found}, this version reads {readable}")
+        return msgspec.json.decode(content, type=kind)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def create_file(path: Path, content: bytes, mode: int = 0o666) -> None:

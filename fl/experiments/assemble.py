@@ -133,7 +133,7 @@ def compression_of(primary: Cell, main: Arm, about: Surroundings) -> Compression
     upload = main.rounds[-1].upload_bytes_per_client
     float32 = 4 * about.n_parameters
     return CompressionSummary(
-        ring_bits=about.wire_bits,
+        ring_width=about.wire_bits,
         saving_vs_float32=1 - upload / float32,
         n_parameters=about.n_parameters,
         values_per_round=about.values_per_round,

@@ -23,7 +23,7 @@ from fl.workloads.base import Task
 
 PLAN_FILE = "plan.json"
 
-SETTINGS = ("levels", "clip", "clip_decay", "keep", "error_feedback", "ring_bits", "colluders", "survivors")
+SETTINGS = ("levels", "clip", "clip_decay", "keep", "error_feedback", "ring_width", "colluders", "survivors")
 """Options that are settings of the federated run as well."""
 
 

@@ -31,7 +31,7 @@ class TrainOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     quick: bool = False
     baselines: bool = True
     levels: int | None = None
-    ring_bits: int | None = None
+    ring_width: int | None = None
     clip: float | None = None
     clips: dict[str, float] | None = None
     clip_decay: float | None = None

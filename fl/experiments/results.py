@@ -142,11 +142,11 @@ class Comparison(msgspec.Struct, frozen=True):
 class CompressionSummary(msgspec.Struct, frozen=True):
     """What an update costs on the wire.
 
-    ``ring_bits`` is the width of one packed value; ``saving_vs_float32`` compares the whole upload of a
+    ``ring_width`` is the width of one packed value; ``saving_vs_float32`` compares the whole upload of a
     client with its parameters as float32.
     """
 
-    ring_bits: int
+    ring_width: int
     saving_vs_float32: float
     n_parameters: int
     values_per_round: int

@@ -64,7 +64,7 @@ class CancelledError(Exception):
 
 @dataclass(frozen=True)
 class ProtectedUpdate:
-    """What a client uploads: ``packed`` at the ring's width; ``key_bits`` of pad were spent on it."""
+    """What a client uploads: ``packed`` at the ring width; ``key_bits`` of pad were spent on it."""
 
     packed: PackedBits = field(repr=False)
     key_bits: int

@@ -23,12 +23,12 @@ from orchestrator.delivery.masking import add_packed, unpack_values
 from orchestrator.delivery.messages import Cipher, RoundContext
 
 
-def sum_of(uploads: Sequence[PackedBits], n_values: int, ring_bits: int) -> npt.NDArray[np.int64]:
-    """The sum of packed ring elements, read as signed numbers."""
+def sum_of(uploads: Sequence[PackedBits], n_values: int, ring_width: int) -> npt.NDArray[np.int64]:
+    """The sum of packed integers modulo 2^ring_width, read as signed numbers."""
     if not uploads:
         raise ValueError("there is nothing to add up")
-    total = reduce(lambda one, other: add_packed(one, other, n_values, ring_bits), uploads)
-    return unpack_values(total, n_values, ring_bits)
+    total = reduce(lambda one, other: add_packed(one, other, n_values, ring_width), uploads)
+    return unpack_values(total, n_values, ring_width)
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class OneTimePads(Aggregation):
 
     @property
     def value_bits(self) -> int:
-        return self.config.ring_bits
+        return self.config.ring_width
 
     @property
     def key_bits_per_pair(self) -> int:

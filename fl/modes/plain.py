@@ -16,10 +16,10 @@ from orchestrator.delivery.messages import RoundContext
 
 @dataclass(frozen=True)
 class _Packing:
-    ring_bits: int
+    ring_width: int
 
     def protect(self, values: npt.NDArray[np.int64], weight: int) -> ProtectedUpdate:
-        return ProtectedUpdate(pack_values(values, self.ring_bits, weight), 0)
+        return ProtectedUpdate(pack_values(values, self.ring_width, weight), 0)
 
 
 class Plain(OneTimePads):

@@ -5,8 +5,8 @@ trains.  ``run_id`` names the run for ever: round numbers under it only grow, an
 bits for one (run, round) once.
 
 Settings are composed in one place, :meth:`FLConfig.for_task`: what was chosen wins over what suits the
-experiment, that over what suits the task with so many users, and that over what stands here; the ring is as wide
-as users, weights and levels need.  Whatever way a value was written, an FLConfig holds it in one form
+experiment, that over what suits the task with so many users, and that over what stands here; the ring width is
+what users, weights and levels need.  Whatever way a value was written, an FLConfig holds it in one form
 (:mod:`fl.rounds.settings`), so that equal settings have equal bytes and one hash.
 """
 
@@ -25,12 +25,12 @@ from msgspec.structs import force_setattr
 from fl.rounds.arrays import LEFT_OUT, ArrayClip, ArrayClipError, array_clips
 from fl.rounds.quantise import (
     LARGEST_CLIP,
-    MAX_RING_BITS,
-    MIN_RING_BITS,
+    MAX_RING_WIDTH,
+    MIN_RING_WIDTH,
     SMALLEST_CLIP,
     Quantiser,
-    check_ring,
-    smallest_ring_bits,
+    check_ring_width,
+    smallest_ring_width,
 )
 from fl.rounds.settings import Naming, SettingError, canonical, kinds_of, refusal
 from fl.workloads.base import NamesArrays
@@ -71,8 +71,8 @@ class FLConfig(Message, frozen=True):
     ``task_fingerprint`` is that of the server's task: a client with another model, vocabulary or data
     format does not take part (empty: not compared).
 
-    ``ring_bits`` 0 becomes the narrowest ring in which no sum wraps; ``lightsecagg`` has a field instead of a
-    ring, so there it is always that one and says nothing.  All weights 1 are written as none.  Raises
+    ``ring_width`` 0 becomes the smallest ring width at which no sum wraps; ``lightsecagg`` has a field instead,
+    so there it is always that one and says nothing.  All weights 1 are written as none.  Raises
     ConfigError for a value of another type; whether settings can work is for :func:`check_config` to say.
     """
 
@@ -81,7 +81,7 @@ class FLConfig(Message, frozen=True):
     clients: Annotated[tuple[Name, ...], Meta(min_length=1, max_length=MAX_CLIENTS)]
     rounds: Annotated[int, Meta(ge=1, le=1_000_000)] = 10
     seed: Annotated[int, Meta(ge=0, lt=1 << 62)] = 0
-    ring_bits: Annotated[int, Meta(ge=MIN_RING_BITS, le=MAX_RING_BITS)] = 0
+    ring_width: Annotated[int, Meta(ge=MIN_RING_WIDTH, le=MAX_RING_WIDTH)] = 0
     levels: Annotated[int, Meta(ge=1, le=1 << 31)] = 127
     clip: Annotated[float, Meta(gt=0)] = 1.0
     mode: Mode = "otp"
@@ -108,9 +108,9 @@ class FLConfig(Message, frozen=True):
                 force_setattr(self, name, value)
         if self.weights == (1,) * self.n_clients:
             force_setattr(self, "weights", ())
-        if self.mode == "lightsecagg" or not self.ring_bits:
-            narrowest = smallest_ring_bits(self.levels, sum(self.client_weights))
-            force_setattr(self, "ring_bits", min(max(narrowest, MIN_RING_BITS), MAX_RING_BITS))
+        if self.mode == "lightsecagg" or not self.ring_width:
+            narrowest = smallest_ring_width(self.levels, sum(self.client_weights))
+            force_setattr(self, "ring_width", min(max(narrowest, MIN_RING_WIDTH), MAX_RING_WIDTH))
 
     @classmethod
     def for_task(
@@ -158,10 +158,10 @@ class FLConfig(Message, frozen=True):
         ):  # what is wrong with the clip itself is told below
             settled["arrays"] = _arrays_of(task, settled["clip"], clips, named)
         config = cls(**settled)
-        if settings.get("ring_bits", 0) not in (0, config.ring_bits):
+        if settings.get("ring_width", 0) not in (0, config.ring_width):
             raise ConfigError(
-                f"{named('ring_bits')} belongs to modes otp, expanded and plain: lightsecagg has a field instead of a "
-                "ring, as large as users, weights and levels need"
+                f"{named('ring_width')} belongs to modes otp, expanded and plain: lightsecagg has a field, "
+                "as large as users, weights and levels need"
             )
         check_config(config, named)
         return config
@@ -347,7 +347,7 @@ def check_weights(levels: int, weights: Sequence[int]) -> None:
 def _check_sums(config: FLConfig, named: Naming) -> None:
     """No sum wraps, and the thresholds of secret sharing are sound."""
     if config.mode != "lightsecagg":
-        check_ring(config.levels, config.client_weights, config.ring_bits, named)
+        check_ring_width(config.levels, config.client_weights, config.ring_width, named)
         return
     from fl.modes.shares import (
         ShareCodeError,

@@ -59,7 +59,7 @@ def _cost(description: RunDescription, user: str) -> str:
     if d.mode == "plain":
         return "no key is used"
     peers = len(d.participants) - 1
-    per_round = pad_bits(d.mode, d.n_values * d.ring_bits)
+    per_round = pad_bits(d.mode, d.n_values * d.ring_width)
     return (
         f"key: {per_round} bits with each of {peers} in a round, {per_round * d.rounds * peers} bits in all; rounds "
         f"that come to nothing cost more, up to round number {d.attempts}"

@@ -17,11 +17,11 @@ def data_name(task: str) -> str:
 
 
 def describe(
-    config: FLConfig, n_parameters: int, first_model: bytes, n_values: int, ring_bits: int
+    config: FLConfig, n_parameters: int, first_model: bytes, n_values: int, ring_width: int
 ) -> RunDescription:
     """The description of a run; ``first_model`` is a :func:`fl.modes.model_digest`.
 
-    ``n_values`` numbers of ``ring_bits`` bits are what a round takes pads for.  Rounds that come to nothing use
+    ``n_values`` numbers of ``ring_width`` bits are what a round takes pads for.  Rounds that come to nothing use
     numbers too, at most ``max_aborts_in_a_row`` for each that counts.
     """
     colluders, survivors = config.thresholds if config.mode == "lightsecagg" else (0, 0)
@@ -42,7 +42,7 @@ def describe(
         smallest_set=config.n_clients if complete else config.quorum,
         n_parameters=n_parameters,
         n_values=n_values,
-        ring_bits=ring_bits,
+        ring_width=ring_width,
         levels=config.levels,
         clip=config.clip,
         clip_decay=config.clip_decay,

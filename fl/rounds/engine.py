@@ -230,9 +230,9 @@ class CollectingRound:
             raise UploadRefusedError(f"weight {message.weight} was announced as {weight}")
         if not hmac.compare_digest(message.context, self.context):
             raise UploadRefusedError("the client agreed on another round context with its peers")
-        if (message.n_values, message.ring_bits) != (self.rules.n_values, self.rules.value_bits):
+        if (message.n_values, message.ring_width) != (self.rules.n_values, self.rules.value_bits):
             raise UploadRefusedError(
-                f"{message.n_values} values of {message.ring_bits} bits instead of {self.rules.n_values} of "
+                f"{message.n_values} values of {message.ring_width} bits instead of {self.rules.n_values} of "
                 f"{self.rules.value_bits}"
             )
         _check_packed(packed, self.rules.n_values * self.rules.value_bits)

@@ -43,8 +43,8 @@ def next_model(
 
 
 def packed_sum(config: FLConfig, total: npt.NDArray[np.int64]) -> PackedBits:
-    """A sum as it is published: ``ring_bits`` bits per value, in which no sum of the run wraps."""
-    return pack_values(total, config.ring_bits)
+    """A sum as it is published: ``ring_width`` bits per value, in which no sum of the run wraps."""
+    return pack_values(total, config.ring_width)
 
 
 class FollowedModel:
@@ -97,7 +97,7 @@ class FollowedModel:
             return False
         self._check(round_number, survivors)
         try:
-            total = unpack_values(packed, self._aggregation.n_values, self._config.ring_bits)
+            total = unpack_values(packed, self._aggregation.n_values, self._config.ring_width)
         except ValueError as error:
             raise SumRefusedError(
                 f"the sum of round {round_number} is no array of values: {error}"

@@ -38,7 +38,7 @@ from fl.rounds.clipping import LossBands
 from fl.rounds.config import Count, FLConfig, Name, RunId, Seconds
 from orchestrator.wire.codec import Message, WireError, decode
 
-PROTOCOL_VERSION = 5
+PROTOCOL_VERSION = 6
 MESSAGE_LIMIT = 64 << 20
 """Largest frame, bytes: room for 16 million float32 parameters."""
 
@@ -110,7 +110,7 @@ class Shares(Message, frozen=True):
 
 
 class Upload(Message, frozen=True):
-    """The masked update in the next frame: ``n_values`` numbers of ``ring_bits`` bits, packed.
+    """The masked update in the next frame: ``n_values`` numbers of ``ring_width`` bits, packed.
 
     ``context`` is the digest of what the client agreed with its peers' nodes; ``key_bits`` is what the
     pads cost on the client's side (every pair counts it at both ends).  ``losses`` are bands of what clip and
@@ -122,7 +122,7 @@ class Upload(Message, frozen=True):
     context: Digest
     weight: Annotated[int, Meta(ge=1, le=1 << 31)]
     n_values: Count
-    ring_bits: Annotated[int, Meta(ge=1, le=64)]
+    ring_width: Annotated[int, Meta(ge=1, le=64)]
     key_bits: Count
     header: ArrayHeader
     losses: LossBands | None = None

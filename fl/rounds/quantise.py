@@ -1,4 +1,4 @@
-"""Model updates as small integers whose sum is exact in a ring of 2^b.
+"""Model updates as small integers whose sum is exact modulo 2^b.
 
 Secure aggregation adds integers modulo ``2^b``, so every client turns its update ``x`` (float32, one value
 per parameter) into integers in ``[-L, L]``:
@@ -11,7 +11,7 @@ server reads the sum of ``w_i * q_i`` as a signed number of ``b`` bits; that is 
 
     L * sum(w) <= 2^(b-1) - 1
 
-which :func:`check_ring` enforces, the one place where it is written down.
+which :func:`check_ring_width` enforces, the one place where it is written down.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from orchestrator.bits import whole
 QuantisedUpdate = npt.NDArray[np.int32]
 """One integer in ``[-L, L]`` per parameter, 1-d, C-contiguous."""
 
-MIN_RING_BITS = 2
-MAX_RING_BITS = 32
+MIN_RING_WIDTH = 2
+MAX_RING_WIDTH = 32
 """Ring widths that the masked uploads use; 32 bits already equal the size of a float32."""
 
 CLIP_SLACK = 1e-6
@@ -44,8 +44,8 @@ class QuantisationError(ValueError):
     """Base of what makes an update or a setting unfit for exact summation."""
 
 
-class RingTooSmallError(QuantisationError):
-    """The sum of all updates could wrap around the ring and come back as a different number."""
+class RingWidthError(QuantisationError):
+    """The sum of all updates could wrap modulo 2^b and come back as a different number."""
 
 
 class UpdateNotFiniteError(QuantisationError):
@@ -132,49 +132,49 @@ def check_finite(update: npt.NDArray[np.floating], *, client: str, round_number:
     )
 
 
-def smallest_ring_bits(levels: int, weight_sum: int) -> int:
-    """The narrowest ring in which ``weight_sum`` updates of ``levels`` levels do not wrap."""
+def smallest_ring_width(levels: int, weight_sum: int) -> int:
+    """The smallest ring width at which ``weight_sum`` updates of ``levels`` levels do not wrap."""
     return (whole(levels, "the number of levels") * whole(weight_sum, "a sum of weights")).bit_length() + 1
 
 
-def largest_levels(ring_bits: int, weight_sum: int) -> int:
-    """The most levels that do not wrap in ``ring_bits`` bits; 0 if not even ternary updates fit."""
-    return ((1 << (whole(ring_bits, "a ring width") - 1)) - 1) // whole(weight_sum, "a sum of weights")
+def largest_levels(ring_width: int, weight_sum: int) -> int:
+    """The most levels that do not wrap in ``ring_width`` bits; 0 if not even ternary updates fit."""
+    return ((1 << (whole(ring_width, "a ring width") - 1)) - 1) // whole(weight_sum, "a sum of weights")
 
 
-def check_ring(levels: int, weights: Sequence[int], ring_bits: int, named: Naming = str) -> None:
+def check_ring_width(levels: int, weights: Sequence[int], ring_width: int, named: Naming = str) -> None:
     """Refuse settings under which the sum of the updates could wrap.
 
-    ``weights`` holds one positive integer per client.  Raises RingTooSmallError, which names what would
+    ``weights`` holds one positive integer per client.  Raises RingWidthError, which names what would
     work, and QuantisationError for settings that make no sense.  ``named`` says how whoever chose ``levels``,
-    ``weights`` and ``ring_bits`` calls them.
+    ``weights`` and ``ring_width`` calls them.
     """
-    levels, ring_bits = whole(levels, "the number of levels"), whole(ring_bits, "a ring width")
+    levels, ring_width = whole(levels, "the number of levels"), whole(ring_width, "a ring width")
     weights = [whole(weight, "a weight") for weight in weights]
-    if not MIN_RING_BITS <= ring_bits <= MAX_RING_BITS:
+    if not MIN_RING_WIDTH <= ring_width <= MAX_RING_WIDTH:
         raise QuantisationError(
-            f"ring width must be {MIN_RING_BITS} to {MAX_RING_BITS} bits, got b = {ring_bits}"
+            f"ring width must be {MIN_RING_WIDTH} to {MAX_RING_WIDTH} bits, got b = {ring_width}"
         )
     if not weights or min(weights) < 1:
         raise QuantisationError(
             f"every client needs a positive integer weight, got {weights or 'no clients'}"
         )
     weight_sum = sum(weights)
-    if levels * weight_sum <= 2 ** (ring_bits - 1) - 1:
+    if levels * weight_sum <= 2 ** (ring_width - 1) - 1:
         return
     updates = f"N = {len(weights)} clients (weights sum to {weight_sum}) with L = {levels} levels"
-    needed, product = smallest_ring_bits(levels, weight_sum), levels * weight_sum
-    if needed > MAX_RING_BITS:
-        raise RingTooSmallError(
-            f"{updates} need a ring of b = {needed} bits, and there are at most {MAX_RING_BITS} bits: use fewer "
+    needed, product = smallest_ring_width(levels, weight_sum), levels * weight_sum
+    if needed > MAX_RING_WIDTH:
+        raise RingWidthError(
+            f"{updates} need a ring width of b = {needed} bits, and there are at most {MAX_RING_WIDTH} bits: use fewer "
             f"{named('levels')} or smaller {named('weights')}; L * sum(w) is {product} and may be "
-            f"{2 ** (MAX_RING_BITS - 1) - 1}"
+            f"{2 ** (MAX_RING_WIDTH - 1) - 1}"
         )
-    most = largest_levels(ring_bits, weight_sum)
-    alternative = f"or L = {most} fits b = {ring_bits}" if most else f"no L fits b = {ring_bits}"
-    raise RingTooSmallError(
-        f"{named('ring_bits')} {ring_bits} is too narrow: {updates} wrap in a ring of b = {ring_bits} bits: "
-        f"L * sum(w) = {product} exceeds 2^(b-1) - 1 = {2 ** (ring_bits - 1) - 1}; "
+    most = largest_levels(ring_width, weight_sum)
+    alternative = f"or L = {most} fits b = {ring_width}" if most else f"no L fits b = {ring_width}"
+    raise RingWidthError(
+        f"{named('ring_width')} {ring_width} is too narrow: {updates} wrap at a ring width of b = {ring_width} bits: "
+        f"L * sum(w) = {product} exceeds 2^(b-1) - 1 = {2 ** (ring_width - 1) - 1}; "
         f"use b = {needed} for L = {levels}, {alternative}"
     )
 

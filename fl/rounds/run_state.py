@@ -17,11 +17,11 @@ import numpy.typing as npt
 
 from fl.rounds.config import FLConfig
 from fl.workloads.base import Parameters
-from orchestrator.durable import replace_file
+from orchestrator.durable import read_kept, replace_file
 from orchestrator.events.learning import AbortRecord, RoundRecord
 
 STATE_FILE = "run.json"
-FORMAT = 1
+FORMAT = 2
 
 
 class RunStateError(Exception):
@@ -122,12 +122,9 @@ def read_state(folder: Path) -> RunState:
     """The state in ``folder``; raises RunStateError."""
     path = folder / STATE_FILE
     try:
-        state = msgspec.json.decode(path.read_bytes(), type=RunState)
-    except (OSError, ValueError, RecursionError) as error:
+        return read_kept(path, RunState, FORMAT)
+    except (OSError, ValueError) as error:
         raise RunStateError(f"cannot read {path}: {error}") from error
-    if state.format != FORMAT:
-        raise RunStateError(f"{path} has format {state.format}, this version reads {FORMAT}")
-    return state
 
 
 def load_array(folder: Path, kind: str, round_number: int) -> npt.NDArray[np.generic]:

@@ -260,7 +260,9 @@ def train(
     ] = False,
     baselines: Annotated[bool, typer.Option(help="Run what the result is compared with as well.")] = True,
     levels: Annotated[int | None, typer.Option(help="Quantisation levels on either side of zero.")] = None,
-    ring_bits: Annotated[int | None, typer.Option(help="Width of the ring; the narrowest without.")] = None,
+    ring_width: Annotated[
+        int | None, typer.Option(help="Bits of an integer on the wire; the fewest without.")
+    ] = None,
     clip: Annotated[float | None, typer.Option(help="Largest update that is sent.")] = None,
     clip_of: Annotated[
         list[str] | None,
@@ -314,7 +316,7 @@ def train(
         quick=quick,
         baselines=baselines,
         levels=levels,
-        ring_bits=ring_bits,
+        ring_width=ring_width,
         clip=clip,
         clips=clips_of_arrays(clip_of),
         clip_decay=clip_decay,

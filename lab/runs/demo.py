@@ -169,7 +169,7 @@ def build_report(run: Run, learning: Task, config: FLConfig, demand_bits: int) -
         "warnings": [*clip_warnings(clippings, config.clip, config.levels), *event_warnings(run)],
         "aggregation": {
             "mode": config.mode,
-            "ring_bits": config.ring_bits,
+            "ring_width": config.ring_width,
             "levels": config.levels,
             "exact": self_check(run, config),
             "parameters": learning.n_parameters,

@@ -81,11 +81,11 @@ class Wait:
 
 @dataclass(frozen=True)
 class MaskedUpdate:
-    """A masked update, ready to send: ``ring_bits`` bits per value, packed; the journal holds a copy."""
+    """A masked update, ready to send: ``ring_width`` bits per value, packed; the journal holds a copy."""
 
     packed: PackedBits
     n_values: int
-    ring_bits: int
+    ring_width: int
     key_bits_used: int
     context_digest: bytes
 
@@ -185,7 +185,7 @@ class DeliveryClient:
         try:
             if context.cipher == "expanded":
                 _expand(context, pads)
-            packed = mask(q, list(pads.values()), _signs(context, tuple(pads)), context.ring_bits, weight)
+            packed = mask(q, list(pads.values()), _signs(context, tuple(pads)), context.ring_width, weight)
         finally:
             for pad in pads.values():
                 pad[:] = 0
@@ -348,13 +348,13 @@ def _check(context: RoundContext, q: npt.NDArray[np.int64], weight: int, sum_bou
     _check_participants(context)
     if q.dtype != np.int64 or q.shape != (context.n_values,):
         raise ValueError(f"the update is {q.dtype} of shape {q.shape}, not int64 of ({context.n_values},)")
-    limit = largest_sum(context.ring_bits)
+    limit = largest_sum(context.ring_width)
     bound = sum_bound if sum_bound is not None else 0
     own = weight * max(abs(int(q.max(initial=0))), abs(int(q.min(initial=0))))
     if weight < 1 or max(bound, own) > limit:
         raise ValueError(
-            f"sums up to {max(bound, own)} wrap in a ring of {context.ring_bits} bits (at most {limit}):"
-            " lower the levels or the weights, or widen the ring"
+            f"sums up to {max(bound, own)} wrap at a ring width of {context.ring_width} bits (at most {limit}):"
+            " lower the levels or the weights, or take a larger ring width"
         )
     if sum_bound is not None and own > sum_bound:
         raise ValueError(f"the update reaches {own}, more than the announced bound {sum_bound} of the sum")
@@ -363,7 +363,7 @@ def _check(context: RoundContext, q: npt.NDArray[np.int64], weight: int, sum_bou
 def _from_journal(entry: JournalEntry, context: RoundContext) -> MaskedUpdate:
     """``entry`` was made in ``context``."""
     return MaskedUpdate(
-        entry.packed_array(), context.n_values, context.ring_bits, entry.key_bits_used, context.digest()
+        entry.packed_array(), context.n_values, context.ring_width, entry.key_bits_used, context.digest()
     )
 
 

@@ -26,13 +26,13 @@ from typing import Annotated, Literal, TypeAlias
 from msgspec import Meta
 
 from orchestrator.delivery.errors import ConsentError, OtherTermsError
-from orchestrator.delivery.masking import MAX_RING_BITS, largest_sum
+from orchestrator.delivery.masking import MAX_RING_WIDTH, largest_sum
 from orchestrator.delivery.messages import Name, RoundContext
 from orchestrator.wire.codec import Message, decode, encode
 
-FORMAT = 1
+FORMAT = 2
 """Of consents, positions and run files."""
-DESCRIPTION_VERSION = 1
+DESCRIPTION_VERSION = 2
 PURPOSE = b"qunetlab-run-v1"
 
 DescribedMode: TypeAlias = Literal["otp", "expanded", "lightsecagg", "plain"]
@@ -59,7 +59,7 @@ class RunDescription(Message, frozen=True):
     ``data`` names what the clients train on.  ``participants`` in the order that fixes shards and signs,
     ``weights`` in the same order.  ``attempts`` is the highest round number: aborted rounds use numbers too.
     ``smallest_set`` is the fewest participants of a round, all of them in ``otp`` and ``expanded``.  T =
-    ``colluders`` and U = ``survivors`` are 0 but in ``lightsecagg``.  ``n_values`` and ``ring_bits`` are those
+    ``colluders`` and U = ``survivors`` are 0 but in ``lightsecagg``.  ``n_values`` and ``ring_width`` are those
     of a round's context, ``clip`` is that of round 1 in units of the parameters, and ``arrays``, where there are
     any, have clips of their own.  ``first_model`` is the
     SHA-256 of the model before the first round (little-endian float32), in hexadecimal digits.
@@ -80,7 +80,7 @@ class RunDescription(Message, frozen=True):
     smallest_set: Annotated[int, Meta(ge=1, le=1000)]
     n_parameters: Positive
     n_values: Annotated[int, Meta(ge=1, le=1 << 28)]
-    ring_bits: Annotated[int, Meta(ge=2, le=MAX_RING_BITS)]
+    ring_width: Annotated[int, Meta(ge=2, le=MAX_RING_WIDTH)]
     levels: Annotated[int, Meta(ge=1, le=1 << 31)]
     clip: Annotated[float, Meta(gt=0)]
     clip_decay: Annotated[float, Meta(gt=0, le=1)]
@@ -179,8 +179,8 @@ def check_description(description: RunDescription) -> None:
         d.colluders < d.survivors <= n and 2 * d.survivors > n + d.colluders and d.survivors <= d.smallest_set
     ):
         wrong = f"survivors: T = {d.colluders}, U = {d.survivors} of {n} do not hide an update"
-    elif d.mode in ("otp", "expanded") and d.levels * sum(d.weights) > largest_sum(d.ring_bits):
-        wrong = f"ring_bits: sums wrap in a ring of {d.ring_bits} bits"
+    elif d.mode in ("otp", "expanded") and d.levels * sum(d.weights) > largest_sum(d.ring_width):
+        wrong = f"ring_width: sums wrap at a ring width of {d.ring_width} bits"
     if wrong:
         raise ConsentError(f"the description of run {d.run_id!r} cannot be agreed to: {wrong}")
 
@@ -233,9 +233,9 @@ def check_round(
         wrong = f"cipher {context.cipher} where mode {d.mode} was agreed to"
     elif reason := _wrong_set(consent, context):
         wrong = reason
-    elif (context.n_values, context.ring_bits) != (d.n_values, d.ring_bits):
+    elif (context.n_values, context.ring_width) != (d.n_values, d.ring_width):
         wrong = (
-            f"{context.n_values} values of {context.ring_bits} bits where {d.n_values} of {d.ring_bits} were"
+            f"{context.n_values} values of {context.ring_width} bits where {d.n_values} of {d.ring_width} were"
             " agreed to"
         )
     elif weight is not None and weight != d.weight_of(consent.user):

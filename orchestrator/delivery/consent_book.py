@@ -27,7 +27,7 @@ from orchestrator.delivery.consent import (
 )
 from orchestrator.delivery.errors import ConsentError
 from orchestrator.delivery.messages import RoundContext
-from orchestrator.durable import locked, make_folder, replace_file
+from orchestrator.durable import locked, make_folder, read_kept, replace_file
 from orchestrator.wire.codec import Message, WireError, decode, encode
 
 T = TypeVar("T", bound=Message)
@@ -165,8 +165,6 @@ class ConsentBook:
 
     def _read(self, path: Path) -> Consent:
         consent = _from_json(path, Consent)
-        if consent.format != FORMAT:
-            raise ConsentError(f"{path} has format {consent.format}, this program knows {FORMAT}")
         if path.name != self._path("consent", consent.description.digest(), "json").name:
             raise ConsentError(
                 f"{path} was edited: what stands in it is not what was consented to; remove it and consent again"
@@ -186,8 +184,6 @@ def write_run_file(path: Path, description: RunDescription) -> None:
 def read_run_file(path: Path) -> RunDescription:
     """The description in a run file; raises ConsentError naming the place of what is wrong."""
     file = _from_json(path, RunFile)
-    if file.format != FORMAT:
-        raise ConsentError(f"{path} has format {file.format}, this program knows {FORMAT}")
     if not hmac.compare_digest(file.digest, file.description.name):
         raise ConsentError(
             f"{path} was edited: its description has the digest {file.description.name}, and {file.digest} stands"
@@ -199,8 +195,8 @@ def read_run_file(path: Path) -> RunDescription:
 
 def _from_json(path: Path, kind: type[T]) -> T:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
+        return read_kept(path, kind, FORMAT)
     except OSError as error:
         raise ConsentError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ConsentError(f"{path} is no {kind.__name__} that this program knows: {error}") from error

@@ -46,7 +46,7 @@ class RoundContext(Message, frozen=True):
     """What all participants of a masked round agree on (I3); never anything about an update.
 
     ``participants`` in the order that gives the signs of the pads: the earlier of two adds, the later
-    subtracts.  ``cipher`` is what the pads are for: ``otp`` masks an update of ``n_values`` ring elements
+    subtracts.  ``cipher`` is what the pads are for: ``otp`` masks an update of ``n_values`` integers modulo 2^ring_width
     with them; ``expanded`` masks it with the key stream of a cipher whose key they are (computational
     security); ``lightsecagg`` seals one share of ``n_values`` symbols in each direction
     (:mod:`orchestrator.delivery.sharing`).  ``binding`` is public text in which both ends of a pair must
@@ -59,7 +59,7 @@ class RoundContext(Message, frozen=True):
     round: Number
     participants: Annotated[tuple[Name, ...], Meta(min_length=2, max_length=1000)]
     n_values: Annotated[int, Meta(ge=1, le=1 << 28)]
-    ring_bits: Annotated[int, Meta(ge=2, le=32)]
+    ring_width: Annotated[int, Meta(ge=2, le=32)]
     cipher: Cipher = "otp"
     binding: Annotated[str, Meta(max_length=200)] = ""
     run: Sha256 = bytes(32)
@@ -76,7 +76,7 @@ class RoundContext(Message, frozen=True):
     @property
     def value_bits(self) -> int:
         """Bits of a whole update or share, packed."""
-        return self.n_values * self.ring_bits
+        return self.n_values * self.ring_width
 
     @property
     def pad_bits(self) -> int:

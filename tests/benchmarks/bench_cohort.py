@@ -129,7 +129,7 @@ def accuracy(split: str, seeds: int) -> None:
         "accuracy-summary",
         split=split,
         seeds=seeds,
-        saving_vs_float32=round(saving_vs_float32(values, config.ring_bits, d), 4),
+        saving_vs_float32=round(saving_vs_float32(values, config.ring_width, d), 4),
         compression=dataclasses.asdict(load_task(task).defaults.suited(CLIENTS)),
         **{name: round(statistics.mean(accuracies), 4) for name, accuracies in finals.items()},
     )

@@ -21,7 +21,7 @@ from measuring import emit, median_s
 
 from fl.experiments.reference import train_reference
 from fl.modes.otp import sum_of
-from fl.rounds.quantise import Quantiser, check_ring, smallest_ring_bits
+from fl.rounds.quantise import Quantiser, check_ring_width, smallest_ring_width
 from fl.workloads import load_task
 from fl.workloads.base import Task
 from orchestrator.bits import packed_size
@@ -33,7 +33,7 @@ NAMES = ("alice", "bob", "charlie", "dora")
 def accuracy(task: Task, seeds: int, rounds: int = 10) -> None:
     """Quantised against float32, over seeds."""
     quantiser = Quantiser(task.defaults.clip, task.defaults.levels)
-    check_ring(quantiser.levels, [1] * len(NAMES), 10)
+    check_ring_width(quantiser.levels, [1] * len(NAMES), 10)
     gaps = []
     for seed in range(seeds):
         begin = time.perf_counter()
@@ -59,7 +59,7 @@ def accuracy(task: Task, seeds: int, rounds: int = 10) -> None:
         parameters=d,
         clip=quantiser.clip,
         levels=quantiser.levels,
-        ring_bits=10,
+        ring_width=10,
         worst_gap_points=round(100 * max(map(abs, gaps)), 3),
         upload_bytes_per_client_and_round=packed_size(10 * d),
         float32_bytes=4 * d,
@@ -72,7 +72,7 @@ def kernels() -> None:
     """Quantising and adding up, per size and number of clients."""
     rng = np.random.default_rng(0)
     for n_values, n_clients in ((1_810, 4), (101_770, 4), (101_770, 50), (101_770, 200)):
-        bits = smallest_ring_bits(127, n_clients)
+        bits = smallest_ring_width(127, n_clients)
         update = rng.normal(0, 0.3, n_values).astype(np.float32)
         quantiser = Quantiser(1.0, 127)
         q = quantiser.quantise(update, rng, client="bench", round_number=1).astype(np.int64)
@@ -81,7 +81,7 @@ def kernels() -> None:
             "kernels",
             n_values=n_values,
             n_clients=n_clients,
-            ring_bits=bits,
+            ring_width=bits,
             quantise_ms=1e3
             * median_s(
                 lambda update=update, quantiser=quantiser: quantiser.quantise(

@@ -5,7 +5,7 @@ for, from asking the first client to having the new model.  Two engines: ``ray``
 (``run_simulation``), with its processes and polling, in wall seconds; ``local`` makes function calls of the
 messages (``flower_local_grid``) and counts processor seconds, of all clients and the server together,
 which a busy machine does not change.  Keys of our mod are simulated.  SecAgg+ shares every client's keys with
-all others, as pairwise pads do, and quantises to 22 bits in a ring of 32; we send 8-bit values packed at the
+all others, as pairwise pads do, and quantises to 22 bits at a ring width of 32; we send 8-bit values packed at the
 width of the ring.
 """
 

@@ -139,7 +139,7 @@ def _wall_s(timer: _PhaseTimer) -> float:
 def _client_seconds(n_clients: int, task: RandomImages, repeats: int) -> tuple[float, float]:
     """(packing alone, packing and N-1 pads) of one client, medians in processor seconds."""
     config, n_values = _settings("otp", n_clients, task), task.n_parameters
-    bits = config.ring_bits
+    bits = config.ring_width
     update = np.random.default_rng(1).normal(0, 0.1, n_values).astype(np.float32)
     rng = quantisation_rng(0, 1, 0)
     values = config.quantiser.quantise(update, rng, client="client-0", round_number=1).astype(np.int64)

@@ -118,9 +118,9 @@ class MemoryDelivery:
         signs = [1 if self._is_later(peer, context) else -1 for peer in pads]
         if context.cipher == "expanded":
             pads = {peer: expand_key(key, context.value_bits, context.digest()) for peer, key in pads.items()}
-        packed = mask(q, list(pads.values()), signs, context.ring_bits, weight)
+        packed = mask(q, list(pads.values()), signs, context.ring_width, weight)
         masked = MaskedUpdate(
-            packed, context.n_values, context.ring_bits, len(pads) * context.pad_bits, context.digest()
+            packed, context.n_values, context.ring_width, len(pads) * context.pad_bits, context.digest()
         )
         self.journal[context.run_id, context.round] = (context, q.tobytes(), masked)
         return masked

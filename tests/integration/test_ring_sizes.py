@@ -18,9 +18,9 @@ SMALL = {"slots_per_frame": 1 << 20, "pulses_per_block": 1 << 25}
 
 @pytest.mark.long
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize(("count", "ring_bits"), [(2, 9), (5, 11)])
+@pytest.mark.parametrize(("count", "ring_width"), [(2, 9), (5, 11)])
 def test_a_demo_of_so_many_users_keys_every_pair_and_sums_exactly(
-    count: int, ring_bits: int, tmp_path: Path
+    count: int, ring_width: int, tmp_path: Path
 ) -> None:
     data = tomllib.loads(template_path("simulated-four-node").read_text(encoding="utf-8"))
     data["protocol"] |= SMALL
@@ -38,7 +38,7 @@ def test_a_demo_of_so_many_users_keys_every_pair_and_sums_exactly(
     assert said.returncode == 0, said.stderr
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))
     assert report["aggregation"]["exact"] is True
-    assert report["aggregation"]["ring_bits"] == ring_bits
+    assert report["aggregation"]["ring_width"] == ring_width
     assert len(report["pairs"]) == count * (count - 1) // 2
     assert all(row["secret_bits"] > 0 for row in report["pairs"])
     assert any("each learns the other's update" in note for note in report["notes"]) == (count == 2)

@@ -121,7 +121,7 @@ def test_demo_keys_all_pairs_sums_exactly_and_leaves_everything_safe(
     aggregation = report["aggregation"]
     assert aggregation["mode"] == "otp"
     assert aggregation["exact"] is True
-    bits_per_round = aggregation["parameters"] * aggregation["ring_bits"]
+    bits_per_round = aggregation["parameters"] * aggregation["ring_width"]
     for number, row in enumerate(report["rounds"], start=1):
         assert row["round"] == number
         assert row["upload_bytes"] == 4 * -(-bits_per_round // 8)

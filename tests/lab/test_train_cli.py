@@ -52,7 +52,7 @@ def test_results_hold_what_was_agreed(run: Path) -> None:
     assert all(row["exact"] is True for row in results["rounds"])
     assert results["final"]["seeds"] == 2
     assert results["final"]["accuracy_mean"] > 0.8
-    assert results["compression"]["ring_bits"] == 10
+    assert results["compression"]["ring_width"] == 10
     assert results["compression"]["saving_vs_float32"] == pytest.approx(1 - 2263 / 7240)
     assert results["key_supply"] == "simulated"
     assert results["security"] == "information-theoretic"
@@ -235,10 +235,10 @@ def test_a_new_run_takes_nothing_of_an_older_one_for_its_own(qunetlab: Any, half
         (["digits", "--model", "cnn"], "no model 'cnn'; there are mlp"),
         (["digits", "--mode", "otpp"], "no mode is called 'otpp'; there are otp, lightsecagg"),
         (["digits", "--dataset", "imdb"], "--dataset is for sentiment and quantum-states"),
-        (["digits", "--ring-bits", "8"], "--ring-bits 8 is too narrow: N = 4 clients"),
-        (["digits", "--ring-bits", "8"], "use b = 10 for L = 127, or L = 31 fits b = 8"),
-        (["digits", "--clients", "200", "--ring-bits", "8"], "no L fits b = 8"),
-        (["digits", "--ring-bits", "99"], "--ring-bits is 99: it must be at least 2 and at most 32"),
+        (["digits", "--ring-width", "8"], "--ring-width 8 is too narrow: N = 4 clients"),
+        (["digits", "--ring-width", "8"], "use b = 10 for L = 127, or L = 31 fits b = 8"),
+        (["digits", "--clients", "200", "--ring-width", "8"], "no L fits b = 8"),
+        (["digits", "--ring-width", "99"], "--ring-width is 99: it must be at least 2 and at most 32"),
         (["digits", "--clip", "0"], "--clip is 0.0: it must be greater than 0"),
         (["digits", "--clip", "nan"], "--clip is nan: it must be a finite number greater than 0"),
         (["digits", "--clip-decay", "2"], "--clip-decay is 2.0: it must be greater than 0 and at most 1"),
@@ -282,7 +282,7 @@ def test_a_new_run_takes_nothing_of_an_older_one_for_its_own(qunetlab: Any, half
         (["digits", "--testbed", "simulated-four-node"], "starts with empty key stores; add --live"),
         (["digits", "--testbed", "simulated-four-node", "--live", "--clients", "9"], "has 4 users"),
         (["digits", "--testbed", "simulated-four-node", "--live", "--seeds", "3"], "has one seed"),
-        (["digits", "--testbed", "simulated-four-node", "--live", "--ring-bits", "8"], "use b = 10"),
+        (["digits", "--testbed", "simulated-four-node", "--live", "--ring-width", "8"], "use b = 10"),
         (["digits", "--if-short", "panic"], "--if-short is wait, stop, expanded"),
         (["digits", "--if-short", "stop"], "belong to --testbed"),
         (["digits", "--resume", "nowhere"], "holds no run that could be resumed"),

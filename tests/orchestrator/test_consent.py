@@ -30,9 +30,9 @@ from orchestrator.delivery.messages import RoundContext
 NAMES = ("alice", "bob", "charlie")
 FIRST = hashlib.sha256(b"first").digest()
 RUN = RunDescription(
-    version=1, run_id="run", task="digits", task_fingerprint="f00d", data="digits", participants=NAMES,
+    version=2, run_id="run", task="digits", task_fingerprint="f00d", data="digits", participants=NAMES,
     weights=(1, 2, 1), rounds=3, attempts=30, mode="otp", colluders=0, survivors=0, smallest_set=3,
-    n_parameters=40, n_values=40, ring_bits=10, levels=31, clip=1.0, clip_decay=1.0, keep=1.0,
+    n_parameters=40, n_values=40, ring_width=10, levels=31, clip=1.0, clip_decay=1.0, keep=1.0,
     error_feedback=False, seed=3, first_model=FIRST.hex(),
 )  # fmt: skip
 SHARING = msgspec.structs.replace(
@@ -47,7 +47,7 @@ def context(described: RunDescription = RUN, number: int = 1, **changes: Any) ->
         "round": number,
         "participants": described.participants,
         "n_values": described.n_values,
-        "ring_bits": described.ring_bits,
+        "ring_width": described.ring_width,
         "cipher": described.mode,
         "run": described.digest(),
         "model": bytes.fromhex(described.first_model),
@@ -71,7 +71,7 @@ def after(run: RunDescription, completed: int, number: int, model: bytes = b"nex
         ({"participants": ("bob", "alice", "charlie")}, 1, "were agreed to"),
         ({"participants": (*NAMES, "dora")}, 1, "were agreed to"),
         ({"n_values": 39}, 1, "39 values"),
-        ({"ring_bits": 11}, 1, "of 11 bits"),
+        ({"ring_width": 11}, 1, "of 11 bits"),
         ({}, 2, "weight 2 where 1 was agreed to"),
         ({}, 1 << 40, "where 1 was agreed to"),
         ({"round": 0}, 1, "not one of 1 to 30"),
@@ -112,12 +112,12 @@ def test_shares_may_go_without_somebody_but_not_below_the_smallest_set() -> None
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"version": 2}, "version is 2"),
+        ({"version": 1}, "version is 1"),
         ({"participants": ("alice", "alice", "bob")}, "a user is named twice"),
         ({"weights": (1, 1)}, "weights: 2 for 3"),
         ({"smallest_set": 2}, "smallest_set: 2 of 3"),
         ({"attempts": 2}, "attempts"),
-        ({"ring_bits": 7}, "sums wrap in a ring of 7 bits"),
+        ({"ring_width": 7}, "sums wrap at a ring width of 7 bits"),
         ({"mode": "lightsecagg", "survivors": 2, "colluders": 1}, "do not hide an update"),
     ],
 )

@@ -49,7 +49,7 @@ from orchestrator.wire.codec import decode, encode
 from orchestrator.wire.curve import CurveKeys, client_socket, generate_keys
 
 NAMES = ("alice", "bob", "charlie")
-N_VALUES, RING_BITS = 1000, 10
+N_VALUES, RING_WIDTH = 1000, 10
 MODEL = b"\x07" * 32
 """The digest of a first model."""
 
@@ -79,7 +79,7 @@ def described(
         "smallest_set": len(participants),
         "n_parameters": N_VALUES,
         "n_values": 33 if sharing else N_VALUES,
-        "ring_bits": RING_BITS,
+        "ring_width": RING_WIDTH,
         "levels": 31,
         "clip": 1.0,
         "clip_decay": 1.0,
@@ -214,7 +214,7 @@ def context(
     round_number: int = 1, participants: tuple[str, ...] = NAMES, weight: int = 1, run_id: str = "run"
 ) -> RoundContext:
     run = described(run_id, participants, "otp", weight).digest()
-    return RoundContext(run_id, round_number, participants, N_VALUES, RING_BITS, run=run, model=MODEL)
+    return RoundContext(run_id, round_number, participants, N_VALUES, RING_WIDTH, run=run, model=MODEL)
 
 
 def test_masks_cancel_in_the_sum_and_only_there(bench: Bench) -> None:
@@ -225,12 +225,12 @@ def test_masks_cancel_in_the_sum_and_only_there(bench: Bench) -> None:
     masked = bench.everybody(context(weight=3), sent, weight=3)
     total = masked["alice"].packed
     for name in NAMES[1:]:
-        total = add_packed(total, masked[name].packed, N_VALUES, RING_BITS)
-    np.testing.assert_array_equal(unpack_values(total, N_VALUES, RING_BITS), 3 * sum(sent.values()))
+        total = add_packed(total, masked[name].packed, N_VALUES, RING_WIDTH)
+    np.testing.assert_array_equal(unpack_values(total, N_VALUES, RING_WIDTH), 3 * sum(sent.values()))
     for name in NAMES:
-        alone = unpack_values(masked[name].packed, N_VALUES, RING_BITS)
+        alone = unpack_values(masked[name].packed, N_VALUES, RING_WIDTH)
         assert np.mean(alone == 3 * sent[name]) < 0.02
-        assert masked[name].key_bits_used == 2 * N_VALUES * RING_BITS
+        assert masked[name].key_bits_used == 2 * N_VALUES * RING_WIDTH
         assert bench.stores[name].ledger(NAMES[0] if name != NAMES[0] else NAMES[1]).delivered == 10_000
 
 
@@ -242,8 +242,8 @@ def test_participant_order_gives_the_signs_and_belongs_to_the_context(bench: Ben
     masked = bench.everybody(context(participants=("charlie", "alice", "bob")), sent)
     total = masked["alice"].packed
     for name in NAMES[1:]:
-        total = add_packed(total, masked[name].packed, N_VALUES, RING_BITS)
-    np.testing.assert_array_equal(unpack_values(total, N_VALUES, RING_BITS), sum(sent.values()))
+        total = add_packed(total, masked[name].packed, N_VALUES, RING_WIDTH)
+    np.testing.assert_array_equal(unpack_values(total, N_VALUES, RING_WIDTH), sum(sent.values()))
     assert context().digest() != context(participants=("charlie", "alice", "bob")).digest()
 
 
@@ -462,8 +462,8 @@ def test_waiting_ends_when_the_key_arrives(bench: Bench) -> None:
         results = [alice.result(), *(other.result() for other in others)]
     total = results[0].packed
     for result in results[1:]:
-        total = add_packed(total, result.packed, N_VALUES, RING_BITS)
-    np.testing.assert_array_equal(unpack_values(total, N_VALUES, RING_BITS), sum(sent.values()))
+        total = add_packed(total, result.packed, N_VALUES, RING_WIDTH)
+    np.testing.assert_array_equal(unpack_values(total, N_VALUES, RING_WIDTH), sum(sent.values()))
 
 
 def test_pairs_that_agreed_are_kept_while_another_is_tried_again(bench: Bench) -> None:
@@ -676,7 +676,7 @@ def test_output_is_durable_before_it_is_returned(bench: Bench, monkeypatch: pyte
 
 def expanded(round_number: int = 1) -> RoundContext:
     run = described(mode="expanded").digest()
-    return RoundContext("run", round_number, NAMES, N_VALUES, RING_BITS, "expanded", run=run, model=MODEL)
+    return RoundContext("run", round_number, NAMES, N_VALUES, RING_WIDTH, "expanded", run=run, model=MODEL)
 
 
 def sharing(round_number: int = 1, binding: str = "U=2") -> RoundContext:
@@ -690,10 +690,10 @@ def test_expanded_keys_cancel_too_and_cost_256_bits_a_pair(bench: Bench) -> None
     masked = bench.everybody(expanded(), sent)
     total = masked["alice"].packed
     for name in NAMES[1:]:
-        total = add_packed(total, masked[name].packed, N_VALUES, RING_BITS)
-    np.testing.assert_array_equal(unpack_values(total, N_VALUES, RING_BITS), sum(sent.values()))
+        total = add_packed(total, masked[name].packed, N_VALUES, RING_WIDTH)
+    np.testing.assert_array_equal(unpack_values(total, N_VALUES, RING_WIDTH), sum(sent.values()))
     for name in NAMES:
-        alone = unpack_values(masked[name].packed, N_VALUES, RING_BITS)
+        alone = unpack_values(masked[name].packed, N_VALUES, RING_WIDTH)
         assert np.mean(alone == sent[name]) < 0.02
         assert masked[name].key_bits_used == 2 * 256
         peer = NAMES[0] if name != NAMES[0] else NAMES[1]
@@ -854,7 +854,7 @@ ASKED: dict[str, dict[str, Any]] = {
     "other levels": {"run": described(levels=15).digest()},
     "another mode": {"cipher": "expanded"},
     "one more value": {"n_values": N_VALUES + 1},
-    "a wider ring": {"ring_bits": RING_BITS + 1},
+    "a wider ring": {"ring_width": RING_WIDTH + 1},
     "a smaller set": {"participants": ("alice", "bob")},
     "a model that does not follow": {"model": b"\x08" * 32},
     "a number beyond the run": {"round": 10_001},

@@ -18,63 +18,65 @@ from orchestrator.delivery.masking import (
 )
 
 
-def pad(rng: np.random.Generator, n_values: int, ring_bits: int) -> npt.NDArray[np.uint8]:
-    return np.packbits(rng.integers(0, 2, n_values * ring_bits, np.uint8), bitorder="little")
+def pad(rng: np.random.Generator, n_values: int, ring_width: int) -> npt.NDArray[np.uint8]:
+    return np.packbits(rng.integers(0, 2, n_values * ring_width, np.uint8), bitorder="little")
 
 
-def as_signed(values: npt.NDArray[np.int64], ring_bits: int) -> npt.NDArray[np.int64]:
-    half = 1 << (ring_bits - 1)
+def as_signed(values: npt.NDArray[np.int64], ring_width: int) -> npt.NDArray[np.int64]:
+    half = 1 << (ring_width - 1)
     return (values + half) % (2 * half) - half
 
 
-def by_hand(packed: npt.NDArray[np.uint8], n_values: int, ring_bits: int) -> npt.NDArray[np.int64]:
+def by_hand(packed: npt.NDArray[np.uint8], n_values: int, ring_width: int) -> npt.NDArray[np.int64]:
     """Little-endian fields, one Python integer at a time."""
     number = int.from_bytes(packed.tobytes(), "little")
-    fields = [(number >> (i * ring_bits)) & ((1 << ring_bits) - 1) for i in range(n_values)]
-    return as_signed(np.array(fields, np.int64), ring_bits)
+    fields = [(number >> (i * ring_width)) & ((1 << ring_width) - 1) for i in range(n_values)]
+    return as_signed(np.array(fields, np.int64), ring_width)
 
 
 @given(st.integers(2, 32), st.integers(1, 200), st.integers(1, 9), st.integers(0, 2**32))
 @settings(max_examples=150, deadline=None)
-def test_masking_is_addition_in_the_ring(ring_bits: int, n_values: int, n_pads: int, seed: int) -> None:
+def test_masking_is_addition_in_the_ring(ring_width: int, n_values: int, n_pads: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    limit = largest_sum(ring_bits)
+    limit = largest_sum(ring_width)
     weight = int(rng.integers(1, min(limit, 5) + 1))
     values = rng.integers(-(limit // weight), limit // weight + 1, n_values)
-    pads = [pad(rng, n_values, ring_bits) for _ in range(n_pads)]
+    pads = [pad(rng, n_values, ring_width) for _ in range(n_pads)]
     signs = [int(sign) for sign in rng.choice([-1, 1], n_pads)]
-    masked = mask(values, pads, signs, ring_bits, weight)
+    masked = mask(values, pads, signs, ring_width, weight)
     expected = weight * values + sum(
-        sign * by_hand(p, n_values, ring_bits) for sign, p in zip(signs, pads, strict=True)
+        sign * by_hand(p, n_values, ring_width) for sign, p in zip(signs, pads, strict=True)
     )
-    assert masked.size == packed_size(n_values * ring_bits)
-    np.testing.assert_array_equal(by_hand(masked, n_values, ring_bits), as_signed(expected, ring_bits))
-    np.testing.assert_array_equal(unpack_values(masked, n_values, ring_bits), as_signed(expected, ring_bits))
-    np.testing.assert_array_equal(mask(values, [], [], ring_bits), pack_values(values, ring_bits))
-    total = add_packed(masked, pads[0], n_values, ring_bits)
+    assert masked.size == packed_size(n_values * ring_width)
+    np.testing.assert_array_equal(by_hand(masked, n_values, ring_width), as_signed(expected, ring_width))
     np.testing.assert_array_equal(
-        unpack_values(total, n_values, ring_bits),
-        as_signed(expected + by_hand(pads[0], n_values, ring_bits), ring_bits),
+        unpack_values(masked, n_values, ring_width), as_signed(expected, ring_width)
+    )
+    np.testing.assert_array_equal(mask(values, [], [], ring_width), pack_values(values, ring_width))
+    total = add_packed(masked, pads[0], n_values, ring_width)
+    np.testing.assert_array_equal(
+        unpack_values(total, n_values, ring_width),
+        as_signed(expected + by_hand(pads[0], n_values, ring_width), ring_width),
     )
 
 
-@pytest.mark.parametrize("ring_bits", [2, 8, 10, 13, 31, 32])
-def test_pads_cancel_between_two_clients(ring_bits: int) -> None:
-    rng = np.random.default_rng(ring_bits)
-    limit = largest_sum(ring_bits)
+@pytest.mark.parametrize("ring_width", [2, 8, 10, 13, 31, 32])
+def test_pads_cancel_between_two_clients(ring_width: int) -> None:
+    rng = np.random.default_rng(ring_width)
+    limit = largest_sum(ring_width)
     one, two = rng.integers(-(limit // 2), limit // 2 + 1, (2, 999))
-    shared = pad(rng, 999, ring_bits)
+    shared = pad(rng, 999, ring_width)
     total = add_packed(
-        mask(one, [shared], [1], ring_bits), mask(two, [shared], [-1], ring_bits), 999, ring_bits
+        mask(one, [shared], [1], ring_width), mask(two, [shared], [-1], ring_width), 999, ring_width
     )
-    np.testing.assert_array_equal(unpack_values(total, 999, ring_bits), one + two)
+    np.testing.assert_array_equal(unpack_values(total, 999, ring_width), one + two)
 
 
 @pytest.mark.parametrize("bad", [32, -32, 2**62, -(2**63), 2**63 - 1])
 def test_values_outside_the_ring_are_refused(bad: int) -> None:
     values = np.zeros(10, np.int64)
     values[7] = bad
-    with pytest.raises(ValueError, match="does not fit a ring of 6 bits"):
+    with pytest.raises(ValueError, match="does not fit a ring width of 6 bits"):
         mask(values, [], [], 6)
     values[7] = np.sign(bad) * 31
     mask(values, [], [], 6)
@@ -95,9 +97,9 @@ def test_wrong_shapes_are_refused() -> None:
         mask(values, [good], [], 6)
     with pytest.raises(ValueError, match="int64"):
         mask(values.astype(np.int32), [], [], 6)  # type: ignore[arg-type]
-    for ring_bits in (1, 33):
-        with pytest.raises(ValueError, match="ring_bits"):
-            mask(values, [], [], ring_bits)
+    for ring_width in (1, 33):
+        with pytest.raises(ValueError, match="ring_width"):
+            mask(values, [], [], ring_width)
     for weight in (0, -1, 32):
         with pytest.raises(ValueError, match="weight"):
             mask(values, [], [], 6, weight)

@@ -9,12 +9,13 @@ from fnmatch import fnmatch
 from pathlib import Path
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 
 from orchestrator import durable
 from orchestrator.delivery.journal import write_entry
 from orchestrator.delivery.messages import RoundContext
-from orchestrator.durable import create_file, replace_file, sync_path
+from orchestrator.durable import create_file, read_kept, replace_file, sync_path
 from orchestrator.keystore.sealing import Kek
 from orchestrator.scheduling.fencing import EpochFile
 from orchestrator.wire.curve import write_keys
@@ -164,3 +165,28 @@ def test_whoever_keeps_something_syncs_it_and_its_folder(tmp_path: Path, steps: 
     write(folder)
     assert len(steps) == len(expected)
     assert all(fnmatch(step, pattern) for step, pattern in zip(steps, expected, strict=True)), steps
+
+
+class Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    format: int
+    width: int
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b'{"format": 1, "bits": 3}', "it has format 1, this version reads 2"),
+        (b'{"format": 2, "bits": 3}', "unknown field `bits`"),
+        (b'{"bits": 3}', "required field `format`"),
+        (b'{"format": 2, "width": ' + b"[" * 10_000, "nested too deeply|malformed|Expected"),
+    ],
+)
+def test_a_kept_file_of_another_format_is_told_by_its_number(
+    content: bytes, reason: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "kept.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=reason):
+        read_kept(path, Kept, 2)
+    path.write_bytes(b'{"format": 2, "width": 3}')
+    assert read_kept(path, Kept, 2) == Kept(2, 3)

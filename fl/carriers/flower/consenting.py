@@ -188,7 +188,7 @@ def _follow(
     """Work out the model from the sums beside the announcement."""
     catch_up, data = announcement.catch_up, payload_bytes(call.message.content)
     size = 4 * announcement.n_parameters if catch_up.first else 0
-    step = packed_size(aggregation.n_values * announcement.config.ring_bits)
+    step = packed_size(aggregation.n_values * announcement.config.ring_width)
     if len(data) != size + step * len(catch_up.sums):
         raise SumRefusedError("the sums beside the announcement are not of the size of the run's")
     first = np.frombuffer(data[:size], "<f4").astype(np.float32) if catch_up.first else None

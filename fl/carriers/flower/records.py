@@ -54,7 +54,7 @@ from fl.rounds.messages import (
 )
 from orchestrator.wire.codec import Message, WireError, decode, encode
 
-FORMAT = 2
+FORMAT = 3
 CONFIG = f"qunetlab-{FORMAT}"
 PAYLOAD = "qunetlab-payload"
 RAW = "qunetlab.bytes"

@@ -33,7 +33,7 @@ class SecureRun:
 
     ``app`` is what the operators call the task (at most 20 characters), ``run_id`` by which name they consent to
     this run; a simulated run is named after Flower's.  ``users`` take part, by default all of the roster.
-    ``ring_bits`` 0 takes the narrowest ring that cannot wrap.  ``clips`` are clips of single arrays by name or
+    ``ring_width`` 0 takes the smallest ring width at which no sum wraps.  ``clips`` are clips of single arrays by name or
     pattern, 0 to leave them out of the sum, as buffers of batch normalisation are (:mod:`fl.rounds.arrays`).  ``weights``
     are public integers per user (default 1).  A round of ``otp`` or ``expanded`` begins when all users are there: the run pauses for up to
     ``pause_s``, and says for whom.  In ``lightsecagg`` it begins after ``meeting_s`` with the users that are
@@ -48,7 +48,7 @@ class SecureRun:
     users: tuple[str, ...] = ()
     levels: int = 127
     clip: float = 1.0
-    ring_bits: int = 0
+    ring_width: int = 0
     keep: float = 1.0
     clip_decay: float = 1.0
     clips: Mapping[str, float] = field(default_factory=dict)
@@ -96,7 +96,7 @@ class SecureRun:
             named=lambda setting: "quorum" if setting == "min_clients" else setting,
             rounds=rounds,
             seed=self.seed,
-            ring_bits=self.ring_bits,
+            ring_width=self.ring_width,
             levels=self.levels,
             clip=self.clip,
             mode=self.mode,

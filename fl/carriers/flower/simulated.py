@@ -65,8 +65,8 @@ class SimulatedDelivery:
         sum_bound: int | None = None,
     ) -> MaskedUpdate:
         """``weight * q`` masked against every other participant; raises ValueError where the sum could wrap."""
-        if sum_bound is not None and sum_bound > largest_sum(context.ring_bits):
-            raise ValueError(f"sums up to {sum_bound} wrap in a ring of {context.ring_bits} bits")
+        if sum_bound is not None and sum_bound > largest_sum(context.ring_width):
+            raise ValueError(f"sums up to {sum_bound} wrap at a ring width of {context.ring_width} bits")
         place = context.participants.index(self.owner)
         pads, signs = [], []
         for other, peer in enumerate(context.participants):
@@ -76,9 +76,9 @@ class SimulatedDelivery:
                     pad = expand_key(pad, context.value_bits, context.digest())
                 pads.append(pad)
                 signs.append(1 if other > place else -1)
-        packed = mask(q, pads, signs, context.ring_bits, weight)
+        packed = mask(q, pads, signs, context.ring_width, weight)
         spent = len(pads) * context.pad_bits
-        return MaskedUpdate(packed, context.n_values, context.ring_bits, spent, context.digest())
+        return MaskedUpdate(packed, context.n_values, context.ring_width, spent, context.digest())
 
     def share_channel(
         self,

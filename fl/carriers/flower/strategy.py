@@ -3,7 +3,7 @@
     strategy = QkdFedAvg(secure_run, roster, state_folder)
     strategy.start(grid, initial_arrays, num_rounds=10, evaluate_fn=evaluate)
 
-``configure_train`` finds out who is behind the connected nodes, fixes participants, weights and ring, spends
+``configure_train`` finds out who is behind the connected nodes, fixes participants, weights and ring width, spends
 a round number durably and announces all of it with the model; with ``lightsecagg`` it has the clients exchange
 their shares first.  ``aggregate_train`` takes the uploads (with ``lightsecagg`` it then asks for confirmations
 and answers), adds up exactly and moves the model by the mean.  What a round accepts, and when it fails, is

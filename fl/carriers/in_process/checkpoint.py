@@ -17,10 +17,10 @@ from fl.carriers.in_process.plan import CohortPlan
 from fl.carriers.in_process.results import CohortError, CohortRound
 from fl.rounds.config import FLConfig
 from fl.workloads.base import Parameters
-from orchestrator.durable import replace_file, sync_path
+from orchestrator.durable import read_kept, replace_file, sync_path
 
 STATE_FILE = "cohort.json"
-FORMAT = 1
+FORMAT = 2
 
 
 class CohortState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -122,9 +122,6 @@ class CohortFolder:
 
 def _read(path: Path) -> CohortState:
     try:
-        state = msgspec.json.decode(path.read_bytes(), type=CohortState)
-    except (OSError, ValueError, RecursionError) as error:
+        return read_kept(path, CohortState, FORMAT)
+    except (OSError, ValueError) as error:
         raise CohortError(f"cannot read {path}: {error}") from error
-    if state.format != FORMAT:
-        raise CohortError(f"{path} has format {state.format}, this version reads {FORMAT}")
-    return state

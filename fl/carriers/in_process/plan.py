@@ -68,7 +68,7 @@ class CohortPlan:
     @property
     def value_bits(self) -> int:
         """Bits of one value on the wire."""
-        return self.code.symbol_bits if self.code else self.config.ring_bits
+        return self.code.symbol_bits if self.code else self.config.ring_width
 
     @property
     def upload_words(self) -> int:

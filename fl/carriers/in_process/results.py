@@ -19,8 +19,8 @@ class CohortRound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One completed round.
 
     ``upload_bytes_per_client`` and ``key_bits`` (of all pairs together) are what the round would take between
-    real nodes.  Bytes count everything a client sends to the server: the packed update at the width of its
-    ring, and in ``lightsecagg`` its sealed shares, its confirmations and its answer.  Key includes that of the
+    real nodes.  Bytes count everything a client sends to the server: the packed update at its
+    ring width, and in ``lightsecagg`` its sealed shares, its confirmations and its answer.  Key includes that of the
     tags on shares and confirmations, which simulated clients do not make.  ``dropped`` clients vanished before their upload or before their answer.  ``exact``: the
     sum that the server read equals the plain sum of the included clients' integers.  ``clipping`` is what clip and
     rounding took (None for float32).

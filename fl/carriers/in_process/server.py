@@ -17,13 +17,13 @@ from orchestrator.delivery.masking import add_words, unpack_values
 
 
 def sum_of_masked(
-    uploads: npt.NDArray[np.uint64], clients: Sequence[int], n_values: int, ring_bits: int
+    uploads: npt.NDArray[np.uint64], clients: Sequence[int], n_values: int, ring_width: int
 ) -> npt.NDArray[np.int64]:
     """The signed sum of the packed uploads of ``clients`` (rows of 64-bit words)."""
     total = uploads[clients[0]].copy()
     for client in clients[1:]:
-        add_words(total, uploads[client], ring_bits)
-    return unpack_values(total.view(np.uint8)[: packed_size(n_values * ring_bits)], n_values, ring_bits)
+        add_words(total, uploads[client], ring_width)
+    return unpack_values(total.view(np.uint8)[: packed_size(n_values * ring_width)], n_values, ring_width)
 
 
 def sum_of_shared(

@@ -43,7 +43,7 @@ def plan(options: TrainOptions, task: Task) -> Plan:
 
 def against_pairwise_pads(config: FLConfig, n_parameters: int) -> str:
     """What the shares of ``lightsecagg`` save in key, and cost in bytes, where nobody drops out."""
-    otp = msgspec.structs.replace(config, mode="otp", ring_bits=0, colluders=0, survivors=0)
+    otp = msgspec.structs.replace(config, mode="otp", ring_width=0, colluders=0, survivors=0)
     pads, shares = aggregation_for(otp, n_parameters), aggregation_for(config, n_parameters)
     masked, shared = (each.rules(config.clients).upload_bytes(config.n_clients) for each in (pads, shares))
     colluders, survivors = config.thresholds

@@ -32,7 +32,7 @@ def plan(options: TrainOptions, task: Task) -> Plan:
             raise OptionsError(
                 f"{clients} clients leave none to do without; use at least 3, or --no-baselines"
             )
-        fewer = _one_fewer(primary, options.ring_bits)
+        fewer = _one_fewer(primary, options.ring_width)
         cells += [
             fewer,
             _cell("centralised", "one party with all training states", primary),
@@ -55,11 +55,16 @@ def plan(options: TrainOptions, task: Task) -> Plan:
     )
 
 
-def _one_fewer(primary: Cell, ring_bits: int | None) -> Cell:
+def _one_fewer(primary: Cell, ring_width: int | None) -> Cell:
     """The same shards without the last client's."""
     config = primary.config
     fewer = msgspec.structs.replace(
-        config, clients=config.clients[:-1], colluders=0, survivors=0, min_clients=0, ring_bits=ring_bits or 0
+        config,
+        clients=config.clients[:-1],
+        colluders=0,
+        survivors=0,
+        min_clients=0,
+        ring_width=ring_width or 0,
     )
     return Cell("one-client-fewer", f"{fewer.n_clients} clients, {fewer.mode}", "federated", fewer)
 

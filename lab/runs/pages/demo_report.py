@@ -29,7 +29,7 @@ def render_report(report: Report) -> str:
         "training are the real ones. The channel is chosen, not published. Keys follow the quantum-coin bound "
         f"with a finite-size treatment (eps_sec {report['epsilon']['sec']:g}, nominal: not a certified "
         "security proof).</p>",
-        f"<p>Aggregation mode <b>{html_text(aggregation['mode'])}</b>, ring of {aggregation['ring_bits']} bits: "
+        f"<p>Aggregation mode <b>{html_text(aggregation['mode'])}</b>, ring width {aggregation['ring_width']} bits: "
         f"the aggregate {verdict}.</p>",
         "<h2>Keys</h2>",
         image(_pair_plot(report), "Key rate and QBER of every pair"),

@@ -169,7 +169,7 @@ def _spread(results: Results) -> str:
 
 def _communication(results: Results) -> str:
     each = results.compression
-    update_bytes = math.ceil(each.values_per_round * each.ring_bits / 8)
+    update_bytes = math.ceil(each.values_per_round * each.ring_width / 8)
     besides = each.upload_bytes_per_client - update_bytes
     shares = (
         f"With shares and answers ({besides:,.0f} bytes) a client sends {each.upload_bytes_per_client:,.0f} bytes"
@@ -178,7 +178,7 @@ def _communication(results: Results) -> str:
     )
     return (
         f"<p>{each.values_per_round:,} of {each.n_parameters:,} parameters travel per round, each "
-        f"{each.ring_bits} bits wide on the wire ({each.levels} levels on either side of zero"
+        f"{each.ring_width} bits wide on the wire ({each.levels} levels on either side of zero"
         f"{', error feedback' if each.error_feedback else ''}): {update_bytes:,} bytes. {shares}, "
         f"<b>{against_float32(each.saving_vs_float32)}</b> than the {each.float32_bytes:,} of its parameters as "
         "float32.</p>"

@@ -125,7 +125,7 @@ def test_the_file_has_the_agreed_keys_and_reads_back(tmp_path: Path) -> None:
     assert data["final"]["accuracy_mean"] == pytest.approx(0.85)
     assert low < data["final"]["accuracy_mean"] < high
     assert data["final"]["seeds"] == 2
-    assert {"ring_bits", "saving_vs_float32"} <= set(data["compression"])
+    assert {"ring_width", "saving_vs_float32"} <= set(data["compression"])
     assert read_results(tmp_path) == read_results(path) == results()
 
 

@@ -130,7 +130,7 @@ def test_a_quick_run_says_that_it_is_not_the_whole_thing() -> None:
 
 def test_a_wrapping_ring_and_thresholds_are_refused_in_the_plan() -> None:
     with pytest.raises(ValueError, match="use b = 10 for L = 127"):
-        plan(ring_bits=8)
+        plan(ring_width=8)
     with pytest.raises(ValueError, match="U = 2"):
         plan(mode="lightsecagg", clients=5, colluders=2, survivors=2)
     with pytest.raises(ValueError, match="belong to lightsecagg"):

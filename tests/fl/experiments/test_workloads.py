@@ -22,11 +22,11 @@ def test_two_hundred_clients_save_more_than_the_claim_and_stand_beside_float32_o
     compressed, float32 = experiment.cells
     assert (compressed.config.n_clients, compressed.config.mode) == (200, "otp")
     config = compressed.config
-    assert 1 - config.keep * config.ring_bits / 32 > 0.75
+    assert 1 - config.keep * config.ring_width / 32 > 0.75
     assert float32.kind == "float32"
     assert [versus.name for versus in experiment.comparisons] == ["federated-float32"]
     asked = plan("mnist:mlp@iid", levels=127, keep=1.0, error_feedback=False, clip=1.0).primary.config
-    assert (asked.levels, asked.keep, asked.ring_bits) == (127, 1.0, 16)
+    assert (asked.levels, asked.keep, asked.ring_width) == (127, 1.0, 16)
 
 
 def test_the_fourth_client_is_compared_with_the_first_three_on_the_same_shards() -> None:
@@ -48,7 +48,7 @@ def test_the_hybrid_model_stands_beside_a_classical_one_of_its_size() -> None:
     cells = {cell.name: cell for cell in experiment.cells}
     assert set(cells) == {"federated", "centralised", "control", "adapters"}
     assert cells["control"].config.task == "sentiment:classical@iid"
-    for setting in ("clients", "rounds", "seed", "mode", "levels", "ring_bits"):
+    for setting in ("clients", "rounds", "seed", "mode", "levels", "ring_width"):
         assert getattr(cells["control"].config, setting) == getattr(cells["federated"].config, setting)
     assert cells["control"].config.task_fingerprint != cells["federated"].config.task_fingerprint
     assert cells["adapters"].config.task == "sentiment:hybrid-lora@iid"

@@ -79,7 +79,7 @@ def test_modulus_of_eight_bit_values(n_clients: int, modulus: int) -> None:
     ("levels", "weight_sum", "modulus"), [(5, 200, 2003), (4, 200, 1801), (5, 100, 1009)]
 )
 def test_a_symbol_is_no_wider_than_the_sums_need(levels: int, weight_sum: int, modulus: int) -> None:
-    """2001 sums of 200 clients fit 11 bits, as they fit a ring of 11 bits; the prime above 200 * 11, 2203, takes 12."""
+    """2001 sums of 200 clients fit 11 bits, as they fit a ring width of 11 bits; the prime above 200 * 11, 2203, takes 12."""
     assert smallest_modulus(levels, weight_sum) == modulus
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fl.rounds.compression import Compression, CompressionError, ErrorFeedback, expand, saving_vs_float32
 from fl.rounds.config import FLConfig
-from fl.rounds.quantise import Quantiser, UpdateNotFiniteError, smallest_ring_bits
+from fl.rounds.quantise import Quantiser, UpdateNotFiniteError, smallest_ring_width
 from orchestrator.delivery.masking import add_packed, pack_values, unpack_values
 
 
@@ -81,17 +81,17 @@ def test_the_sum_of_compressed_updates_never_wraps(
     n_clients: int, levels: int, keep: float, scale: float, seed: int
 ) -> None:
     """However large the updates, the sum read from the smallest allowed ring is the true one."""
-    size, ring_bits = 64, smallest_ring_bits(levels, n_clients)
+    size, ring_width = 64, smallest_ring_width(levels, n_clients)
     compression = Compression(keep=keep, levels=levels, clip=0.1, error_feedback=True)
     n_values = compression.n_values(size)
-    total, packed = np.zeros(n_values, np.int64), pack_values(np.zeros(n_values, np.int64), ring_bits)
+    total, packed = np.zeros(n_values, np.int64), pack_values(np.zeros(n_values, np.int64), ring_width)
     for client in range(n_clients):
         update = np.abs(an_update(seed + client, size, scale))
         feedback = ErrorFeedback(compression, seed, size)
         values = feedback.compress(update, 1, np.random.default_rng(client), client="c")
         total += values
-        packed = add_packed(packed, pack_values(values, ring_bits), n_values, ring_bits)
-    assert np.array_equal(unpack_values(packed, n_values, ring_bits), total)
+        packed = add_packed(packed, pack_values(values, ring_width), n_values, ring_width)
+    assert np.array_equal(unpack_values(packed, n_values, ring_width), total)
 
 
 @given(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fl.carriers.flower.strategy import SecureRun
 from fl.modes import aggregation_for
 from fl.rounds.config import ConfigError, FLConfig, check_config
-from fl.rounds.quantise import RingTooSmallError, smallest_ring_bits
+from fl.rounds.quantise import RingWidthError, smallest_ring_width
 from fl.workloads.base import TaskDefaults
 from orchestrator.wire.codec import decode, encode
 
@@ -133,9 +133,9 @@ def test_a_refusal_speaks_the_words_of_whoever_typed_the_setting() -> None:
     with pytest.raises(ConfigError, match="--min-clients = 1"):
         composed(min_clients=1, named=option)
     with pytest.raises(
-        RingTooSmallError, match=r"--ring-bits 8 .*use b = 10 for L = 127, or L = 42 fits b = 8"
+        RingWidthError, match=r"--ring-width 8 .*use b = 10 for L = 127, or L = 42 fits b = 8"
     ):
-        composed(ring_bits=8, named=option)
+        composed(ring_width=8, named=option)
 
 
 def test_a_user_whose_name_cannot_be_one_is_named() -> None:
@@ -153,29 +153,29 @@ def test_a_user_whose_name_cannot_be_one_is_named() -> None:
 def test_the_ring_is_as_wide_as_the_users_need(n: int, bits: int) -> None:
     """The widths for L = 127 are those of the table in FL.md section 1 (and the rule between its rows)."""
     users = tuple(f"u{index}" for index in range(n))
-    assert composed(users, levels=127).ring_bits == bits
-    assert FLConfig("r", "t", users).ring_bits == bits
-    assert composed(users, levels=127, mode="plain").ring_bits == bits
+    assert composed(users, levels=127).ring_width == bits
+    assert FLConfig("r", "t", users).ring_width == bits
+    assert composed(users, levels=127, mode="plain").ring_width == bits
 
 
 def test_the_ring_follows_weights_and_levels_and_may_be_wider_but_not_narrower() -> None:
-    assert composed(weights=(1, 2, 5), levels=127).ring_bits == smallest_ring_bits(127, 8)
-    assert composed(levels=1).ring_bits == 3
-    assert composed(ring_bits=20).ring_bits == 20
-    with pytest.raises(RingTooSmallError, match="use b = 10"):
-        composed(ring_bits=9)
+    assert composed(weights=(1, 2, 5), levels=127).ring_width == smallest_ring_width(127, 8)
+    assert composed(levels=1).ring_width == 3
+    assert composed(ring_width=20).ring_width == 20
+    with pytest.raises(RingWidthError, match="use b = 10"):
+        composed(ring_width=9)
     with pytest.raises(ValueError, match=r"at most 32 bits.*fewer levels or smaller weights"):
         composed(levels=1 << 31, weights=(1, 1, 2))
     changed = msgspec.structs.replace(composed(), clients=CROWD)
-    with pytest.raises(RingTooSmallError):
+    with pytest.raises(RingWidthError):
         check_config(changed)
-    check_config(msgspec.structs.replace(changed, ring_bits=0))
+    check_config(msgspec.structs.replace(changed, ring_width=0))
 
 
 def test_shares_have_a_field_and_no_ring() -> None:
-    with pytest.raises(ConfigError, match="ring_bits belongs to"):
-        composed(mode="lightsecagg", ring_bits=12)
-    assert composed(mode="lightsecagg") == composed(mode="lightsecagg", ring_bits=0)
+    with pytest.raises(ConfigError, match="ring_width belongs to"):
+        composed(mode="lightsecagg", ring_width=12)
+    assert composed(mode="lightsecagg") == composed(mode="lightsecagg", ring_width=0)
 
 
 def test_what_is_chosen_wins_over_what_suits_the_experiment_and_that_over_the_task() -> None:
@@ -184,5 +184,5 @@ def test_what_is_chosen_wins_over_what_suits_the_experiment_and_that_over_the_ta
     assert (composed().levels, composed().keep, composed().task_fingerprint) == (127, 1.0, "c0de")
     suited = composed(CROWD, suited={"levels": 9, "rounds": 3}, levels=None, rounds=2)
     assert (suited.levels, suited.rounds, suited.clip) == (9, 2, 0.5)
-    assert composed(CROWD, levels=3).ring_bits == smallest_ring_bits(3, 60)
+    assert composed(CROWD, levels=3).ring_width == smallest_ring_width(3, 60)
     assert composed(name="sketch:large@iid").task == "sketch:large@iid"

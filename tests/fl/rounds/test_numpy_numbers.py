@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fl.rounds.compression import Compression, ErrorFeedback
-from fl.rounds.quantise import Quantiser, check_ring, largest_levels, smallest_ring_bits
+from fl.rounds.quantise import Quantiser, check_ring_width, largest_levels, smallest_ring_width
 from orchestrator.bits import packed_size, whole
 from orchestrator.delivery.masking import add_packed, largest_sum, mask, pack_values, unpack_values
 from orchestrator.delivery.messages import DemandRequest, RoundContext
@@ -34,9 +34,9 @@ def test_masking_takes_any_integer(kind: Any) -> None:
 
 @pytest.mark.parametrize("kind", NARROW)
 def test_a_ring_is_settled_with_any_integer(kind: Any) -> None:
-    assert smallest_ring_bits(kind(127), kind(100)) == smallest_ring_bits(127, 100) == 15
+    assert smallest_ring_width(kind(127), kind(100)) == smallest_ring_width(127, 100) == 15
     assert largest_levels(kind(20), kind(3)) == largest_levels(20, 3)
-    check_ring(kind(127), np.ones(100, kind), kind(15))
+    check_ring_width(kind(127), np.ones(100, kind), kind(15))
 
 
 @pytest.mark.parametrize("clip", [np.float16(0.1), np.float32(0.1), np.float64(0.1), np.int8(2)])
@@ -76,12 +76,12 @@ def test_a_weight_that_is_no_whole_number_is_refused_and_not_cut_to_one(weight: 
     with pytest.raises(ValueError, match="a weight is a whole number, got"):
         mask(VALUES, [], [], 10, weight)
     with pytest.raises(ValueError, match="a weight is a whole number, got"):
-        check_ring(127, [1, weight], 12)
+        check_ring_width(127, [1, weight], 12)
     with pytest.raises(ValueError, match="it is a whole number"):
         whole(weight, "it")
 
 
 @pytest.mark.parametrize("weight", [0, -1, 1 << 40, 1 << 70])
 def test_a_weight_out_of_range_is_refused_with_the_range(weight: int) -> None:
-    with pytest.raises(ValueError, match=f"a weight is 1 to 511 in a ring of 10 bits, got {weight}"):
+    with pytest.raises(ValueError, match=f"a weight is 1 to 511 at a ring width of 10 bits, got {weight}"):
         mask(VALUES, [], [], 10, weight)

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from fl.rounds.quantise import (
     QuantisationError,
     Quantiser,
-    RingTooSmallError,
+    RingWidthError,
     UpdateNotFiniteError,
-    check_ring,
+    check_ring_width,
     largest_levels,
     quantisation_rng,
-    smallest_ring_bits,
+    smallest_ring_width,
 )
 
 
@@ -75,52 +75,52 @@ def test_the_sum_read_from_the_accepted_ring_is_exact(
 ) -> None:
     rng = np.random.default_rng(weights_seed)
     weights = [int(w) for w in rng.integers(1, 6, n_clients)]
-    ring_bits = smallest_ring_bits(levels, sum(weights))
-    check_ring(levels, weights, ring_bits)
+    ring_width = smallest_ring_width(levels, sum(weights))
+    check_ring_width(levels, weights, ring_width)
     extreme = rng.integers(0, 2, (n_clients, size)) * 2 - 1
     updates = (extreme * levels).astype(np.int64)
     updates[:, 0] = levels
     exact = (np.array(weights)[:, None] * updates).sum(axis=0)
-    modular = exact % 2**ring_bits
-    signed = np.where(modular >= 2 ** (ring_bits - 1), modular - 2**ring_bits, modular)
+    modular = exact % 2**ring_width
+    signed = np.where(modular >= 2 ** (ring_width - 1), modular - 2**ring_width, modular)
     assert np.array_equal(signed, exact)
 
 
 @given(levels=st.integers(1, 1000), weight_sum=st.integers(1, 1000))
 @settings(max_examples=100, deadline=None)
 def test_one_bit_less_than_the_smallest_ring_wraps(levels: int, weight_sum: int) -> None:
-    needed = smallest_ring_bits(levels, weight_sum)
-    check_ring(levels, [weight_sum], needed)
+    needed = smallest_ring_width(levels, weight_sum)
+    check_ring_width(levels, [weight_sum], needed)
     if needed > 2:
-        with pytest.raises(RingTooSmallError):
-            check_ring(levels, [weight_sum], needed - 1)
+        with pytest.raises(RingWidthError):
+            check_ring_width(levels, [weight_sum], needed - 1)
 
 
 @pytest.mark.parametrize(
     ("n_clients", "needed_bits", "levels_in_8_bits"), [(4, 10, 31), (10, 12, 12), (50, 14, 2), (200, 16, 0)]
 )
 def test_the_published_table(n_clients: int, needed_bits: int, levels_in_8_bits: int) -> None:
-    assert smallest_ring_bits(127, n_clients) == needed_bits
+    assert smallest_ring_width(127, n_clients) == needed_bits
     assert largest_levels(8, n_clients) == levels_in_8_bits
 
 
 def test_the_refusal_names_every_number_and_what_would_work() -> None:
-    with pytest.raises(RingTooSmallError) as caught:
-        check_ring(127, [1] * 4, 8)
+    with pytest.raises(RingWidthError) as caught:
+        check_ring_width(127, [1] * 4, 8)
     text = str(caught.value)
     for part in ("N = 4", "L = 127", "b = 8", "b = 10", "L = 31"):
         assert part in text
-    with pytest.raises(RingTooSmallError, match="no L fits b = 8"):
-        check_ring(1, [1] * 200, 8)
+    with pytest.raises(RingWidthError, match="no L fits b = 8"):
+        check_ring_width(1, [1] * 200, 8)
 
 
 @pytest.mark.parametrize(
-    ("levels", "weights", "ring_bits"),
+    ("levels", "weights", "ring_width"),
     [(1, [], 8), (1, [0, 1], 8), (1, [1, -1], 8), (1, [1], 1), (1, [1], 33)],
 )
-def test_settings_without_sense_are_refused(levels: int, weights: list[int], ring_bits: int) -> None:
+def test_settings_without_sense_are_refused(levels: int, weights: list[int], ring_width: int) -> None:
     with pytest.raises(QuantisationError):
-        check_ring(levels, weights, ring_bits)
+        check_ring_width(levels, weights, ring_width)
 
 
 @pytest.mark.parametrize(

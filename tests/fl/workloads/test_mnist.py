@@ -13,7 +13,7 @@ from scipy.fft import dctn
 from fl.carriers.in_process import run_cohort
 from fl.experiments.options import TrainOptions
 from fl.rounds.compression import Compression, saving_vs_float32
-from fl.rounds.quantise import smallest_ring_bits
+from fl.rounds.quantise import smallest_ring_width
 from fl.workloads import UnknownTaskError, load_task, parse_task
 from fl.workloads.base import Examples
 from fl.workloads.mnist import experiment
@@ -168,8 +168,8 @@ def test_a_crowd_sends_a_tenth_of_float32(model: str) -> None:
     task = load_task(f"mnist:{model}")
     suited = task.defaults.suited(200)
     compression = Compression(suited.keep, suited.levels)
-    ring_bits = smallest_ring_bits(suited.levels, 200)
-    saving = saving_vs_float32(compression.n_values(task.n_parameters), ring_bits, task.n_parameters)
+    ring_width = smallest_ring_width(suited.levels, 200)
+    saving = saving_vs_float32(compression.n_values(task.n_parameters), ring_width, task.n_parameters)
     assert saving >= 0.9
     assert task.defaults.suited(4).keep == 1.0
 

@@ -32,7 +32,7 @@ def report(users: tuple[str, ...], **more: Any) -> dict[str, Any]:
         "notes": list(notes_for(config)),
         "pairs": [{"pair": list(pair), **row} for pair in pairs],
         "rounds": [{"round": 1, "accuracy": 0.5, "loss": 1.0, "upload_bytes": 10, "key_bits_used": 10}],
-        "aggregation": {"mode": "otp", "ring_bits": config.ring_bits, "exact": True, "parameters": 3},
+        "aggregation": {"mode": "otp", "ring_width": config.ring_width, "exact": True, "parameters": 3},
         "reference": [{"round": 1, "accuracy": 0.5}],
         "key_demand_bits_per_pair": 3,
         "instruments": {"safe": True, "unsafe": [], "states": {}},

@@ -194,7 +194,7 @@ def test_a_stranger_gets_no_introduction(proved: Any) -> None:
 
 
 def test_a_record_of_another_format_is_told_from_none() -> None:
-    with pytest.raises(WireError, match=r"of another format than 2: install the same qunetlab"):
+    with pytest.raises(WireError, match=r"of another format than 3: install the same qunetlab"):
         open_record(RecordDict({"qunetlab": ConfigRecord({"message": b"", "tag": b""})}), Decline)
     with pytest.raises(WireError, match="no qunetlab record"):
         open_record(RecordDict({"arrays": ArrayRecord()}), Decline)

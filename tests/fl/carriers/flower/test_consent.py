@@ -208,15 +208,15 @@ def refusals(lab: Lab) -> Iterator[tuple[str, Message, str]]:
     none = "has not consented"
     yield "another run id", other(run_id="spring-2"), none
     yield "another seed", other(seed=4), none
-    yield "other weights", other(weights=(1, 1, 1, 2), ring_bits=11), none
+    yield "other weights", other(weights=(1, 1, 1, 2), ring_width=11), none
     yield "another clip", other(clip=0.5), none
     yield "a clip one ulp further", other(clip=float(np.nextafter(1.0, 2.0))), none
     yield "other levels", other(levels=126), none
-    yield "a wider ring", other(ring_bits=12), none
+    yield "a wider ring", other(ring_width=12), none
     yield "a fingerprint that nobody can compare", other(task_fingerprint="beef"), "has a fingerprint"
     yield "fewer parameters", other(keep=0.5), none
     yield "more rounds", other(rounds=4), none
-    fewer = replace(config, clients=three, weights=(), ring_bits=0)
+    fewer = replace(config, clients=three, weights=(), ring_width=0)
     yield "a run of fewer users", lab.forged(message, config=fewer, participants=three), none
     yield "a smaller set", lab.forged(message, participants=three), "(client-3 missing)"
     yield "a number far ahead", lab.forged(message, round=31), "the app would be told another round"

@@ -117,7 +117,7 @@ def test_settings_are_checked_by_the_client_itself(refusing: Refusing) -> None:
     def config(**changes: Any) -> Any:
         return msgspec.structs.replace(refusing.config, **changes)
 
-    refusing.refuses("wrap in a ring of b = 9", config=config(ring_bits=9))
+    refusing.refuses("wrap at a ring width of b = 9", config=config(ring_width=9))
     refusing.refuses("wants mode expanded, client-0 takes part in otp only", config=config(mode="expanded"))
     refusing.refuses("wants mode plain", config=config(mode="plain"))
     refusing.refuses("belongs to run flower-1", config=config(run_id="flower-1"))

@@ -88,7 +88,7 @@ def test_rounds_go_on_counting_when_the_strategy_is_started_again(federation: Ma
 
 
 def test_settings_that_could_wrap_are_refused_before_the_first_round(federation: Make) -> None:
-    four = federation(ring_bits=9)
+    four = federation(ring_width=9)
     with pytest.raises(ValueError, match=r"use b = 10 for L = 127, or L = 63"):
         four.start()
     assert four.grid.exchanges == 1

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fl.rounds.config import FLConfig
-from fl.rounds.quantise import smallest_ring_bits
+from fl.rounds.quantise import smallest_ring_width
 from fl.workloads.base import Evaluation, Examples, Parameters, TaskDefaults
 
 
@@ -56,7 +56,7 @@ def settings() -> Callable[..., FLConfig]:
         names = tuple(f"c{index}" for index in range(n_clients))
         levels = chosen.setdefault("levels", 7)
         weight_sum = sum(chosen.get("weights", ())) or n_clients
-        chosen.setdefault("ring_bits", smallest_ring_bits(levels, weight_sum))
+        chosen.setdefault("ring_width", smallest_ring_width(levels, weight_sum))
         chosen = {"run_id": "run", "task": "digits", "rounds": 4, "clip": 0.5} | chosen
         return FLConfig(clients=names, **chosen)
 

@@ -26,7 +26,7 @@ from fl.keys.simulated import KeyReuseError, SimulatedKeySupply
 from fl.modes import aggregation_for
 from fl.modes.shares import ShareCodeError
 from fl.rounds.config import ConfigError, FLConfig
-from fl.rounds.quantise import RingTooSmallError, UpdateNotFiniteError, quantisation_rng
+from fl.rounds.quantise import RingWidthError, UpdateNotFiniteError, quantisation_rng
 from fl.workloads.base import training_seed
 from fl.workloads.mnist.data import DataError
 from orchestrator.delivery.masking import add_words
@@ -102,8 +102,8 @@ def test_bytes_and_key_are_those_of_the_formulas(settings: Settings, targets: An
         mode: run_cohort(settings(10, mode=mode, rounds=1, levels=2), workers=0, task=targets(100)).rounds[0]
         for mode in MODES
     }
-    ring_bits, pairs = 6, 45
-    assert first["otp"].key_bits == pairs * 100 * ring_bits
+    ring_width, pairs = 6, 45
+    assert first["otp"].key_bits == pairs * 100 * ring_width
     assert first["expanded"].key_bits == pairs * 256
     assert first["plain"].key_bits == 0
     assert first["otp"].upload_bytes_per_client == 75
@@ -183,8 +183,8 @@ class Untouched:
 @pytest.mark.parametrize(
     ("chosen", "error"),
     [
-        ({"ring_bits": 4, "levels": 7}, RingTooSmallError),
-        ({"weights": (1, 1, 1, 1, 9), "ring_bits": 7}, RingTooSmallError),
+        ({"ring_width": 4, "levels": 7}, RingWidthError),
+        ({"weights": (1, 1, 1, 1, 9), "ring_width": 7}, RingWidthError),
         ({"mode": "lightsecagg", "colluders": 2, "survivors": 3}, (ShareCodeError, ConfigError)),
         ({"weights": (1, 2)}, (CohortError, ConfigError)),
         ({"rounds": 0}, ConfigError),

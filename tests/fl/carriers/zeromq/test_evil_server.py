@@ -61,7 +61,7 @@ ANNOUNCED: dict[str, dict[str, Any]] = {
     "a second run without the victim": {"run_id": "run-2", "clients": THREE},
     "another seed": {"run_id": "run-2", "seed": 4},
     "another seed of the same run": {"seed": 4},
-    "other weights": {"weights": (1, 1, 1, 2), "ring_bits": 11},
+    "other weights": {"weights": (1, 1, 1, 2), "ring_width": 11},
     "another clip": {"clip": 0.5},
     "other levels": {"levels": 31},
     "another share of the values": {"keep": 0.5},

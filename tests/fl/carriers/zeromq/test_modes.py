@@ -20,7 +20,7 @@ from fl.modes.base import AggregationError
 from fl.modes.shares import ShareCodeError
 from fl.rounds.compression import Compression, ErrorFeedback
 from fl.rounds.config import ConfigError, FLConfig, check_config, check_weights
-from fl.rounds.quantise import RingTooSmallError, quantisation_rng
+from fl.rounds.quantise import RingWidthError, quantisation_rng
 from fl.rounds.run_state import load_array
 from fl.rounds.selfcheck import check_run
 from fl.workloads.base import training_seed
@@ -64,7 +64,7 @@ def by_hand(world: Any, rounds: int) -> list[np.ndarray]:
 @pytest.mark.parametrize("mode", MODES)
 def test_weighted_compressed_rounds_are_exact_in_every_mode(world: Any, tmp_path: Path, mode: str) -> None:
     world.settings(
-        mode=mode, weights=WEIGHTS, ring_bits=11, keep=0.5, error_feedback=True, clip=0.5, clip_decay=0.9
+        mode=mode, weights=WEIGHTS, ring_width=11, keep=0.5, error_feedback=True, clip=0.5, clip_decay=0.9
     )
     world.start_all(rules=ClientRules(mode=mode), self_check_dir=tmp_path / "private")
     records = world.finish()
@@ -188,13 +188,13 @@ def test_clients_that_were_welcomed_to_different_settings_agree_on_no_key() -> N
         ({"mode": "otp", "survivors": 3}, ConfigError, "belong to lightsecagg"),
         ({"mode": "otp", "weights": (1, 2, 1)}, ConfigError, "3 weights for 4 clients"),
         (
-            {"mode": "otp", "weights": (1, 2, 1, 3), "ring_bits": 10},
-            RingTooSmallError,
+            {"mode": "otp", "weights": (1, 2, 1, 3), "ring_width": 10},
+            RingWidthError,
             "use b = 11 for L = 127",
         ),
         (
-            {"mode": "expanded", "weights": (1, 2, 1, 3), "ring_bits": 10},
-            RingTooSmallError,
+            {"mode": "expanded", "weights": (1, 2, 1, 3), "ring_width": 10},
+            RingWidthError,
             "use b = 11 for L = 127",
         ),
         ({"mode": "expanded", "clients": ("alice",)}, ConfigError, "at least two clients"),
@@ -215,7 +215,7 @@ def test_weights_that_write_updates_side_by_side_into_the_sum_are_refused(mode: 
     base = 2 * levels + 1
     config = FLConfig(
         run_id="r", task="t", clients=names, mode=mode, levels=levels, weights=(1, base, base**2, base**3),
-        ring_bits=24,
+        ring_width=24,
     )  # fmt: skip
     updates = np.random.default_rng(1).integers(-levels, levels + 1, (4, 50))
     rest = np.array(config.weights) @ updates + levels * sum(config.weights)
@@ -273,7 +273,7 @@ def test_thresholds_are_chosen_where_none_are_given_and_bind_smaller_rounds_too(
 def test_masks_that_do_not_cancel_are_noticed(mode: Any) -> None:
     names = ("alice", "bob", "charlie", "dora")
     aggregation = aggregation_for(
-        FLConfig(run_id="r", task="t", clients=names, mode=mode, levels=10, ring_bits=10), 3
+        FLConfig(run_id="r", task="t", clients=names, mode=mode, levels=10, ring_width=10), 3
     )
     fine = {name: pack_values(np.array([10, -10, 0], np.int64), 10) for name in names}
     assert aggregation.total(names, fine, {}).tolist() == [40, -40, 0]

@@ -35,7 +35,7 @@ def upload_of(weight: int = 1, **changes: object) -> Upload:
         "context": CONTEXT,
         "weight": weight,
         "n_values": 5,
-        "ring_bits": 10,
+        "ring_width": 10,
         "key_bits": 100,
         "header": header_of(PACKED),
     }
@@ -69,7 +69,7 @@ def test_a_round_is_complete_when_everyone_has_uploaded() -> None:
         ("alice", {"weight": 2}, PACKED, "weight 2 was announced as 1"),
         ("alice", {"context": bytes(32)}, PACKED, "another round context"),
         ("alice", {"n_values": 6}, PACKED, "6 values"),
-        ("alice", {"ring_bits": 8}, PACKED, "of 8 bits"),
+        ("alice", {"ring_width": 8}, PACKED, "of 8 bits"),
         ("alice", {}, PACKED[:-1], "6 bytes instead of 7"),
         ("alice", {}, PACKED | np.uint8(128), "past the end"),
     ],

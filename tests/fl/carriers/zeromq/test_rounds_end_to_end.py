@@ -11,7 +11,7 @@ import pytest
 from fl.carriers.zeromq.client import ClientRefusesError, ClientRules
 from fl.carriers.zeromq.link import ServerRefusedError
 from fl.experiments.reference import train_reference
-from fl.rounds.quantise import RingTooSmallError, quantisation_rng
+from fl.rounds.quantise import RingWidthError, quantisation_rng
 from fl.rounds.run_state import RunStateError, load_array, read_state
 from fl.rounds.selfcheck import check_run
 from fl.workloads import load_task
@@ -114,8 +114,8 @@ def test_private_updates_are_written_only_when_asked_and_only_for_the_owner(
 
 
 def test_too_small_a_ring_is_refused_before_anything_starts(world: Any) -> None:
-    world.settings(ring_bits=8)
-    with pytest.raises(RingTooSmallError, match="b = 10"):
+    world.settings(ring_width=8)
+    with pytest.raises(RingWidthError, match="b = 10"):
         world.start_server()
     assert not world.out_dir.exists()
 
@@ -124,7 +124,7 @@ def test_a_client_refuses_settings_that_its_server_should_have_refused(
     world: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fl.carriers.zeromq.server.check_config", lambda config: None)
-    world.settings(ring_bits=8)
+    world.settings(ring_width=8)
     world.start_server()
     world.start_client("alice", consents=False)
     error = world.outcome("alice")

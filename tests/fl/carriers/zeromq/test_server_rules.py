@@ -88,7 +88,7 @@ class ScriptedClient:
             "context": context.digest(),
             "weight": 1,
             "n_values": 37,
-            "ring_bits": 10,
+            "ring_width": 10,
             "key_bits": 1110,
             "header": header_of(packed),
         }

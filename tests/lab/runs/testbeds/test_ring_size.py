@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fl.rounds.config import ConfigError
-from fl.rounds.quantise import RingTooSmallError
+from fl.rounds.quantise import RingWidthError
 from fl.workloads.base import TaskDefaults
 from lab.cli.roles import training_config
 from lab.runs.testbeds.folder import FolderError, create_folder, template_path
@@ -34,11 +34,11 @@ class Sketch:
 
 
 @pytest.mark.parametrize(
-    ("template", "count", "ring_bits"),
+    ("template", "count", "ring_width"),
     [(FOUR, 2, 9), (FOUR, 3, 10), (FOUR, 5, 11), (FOUR, 8, 11), ("simulated-reference", 5, 11)],
 )
 def test_a_ring_for_so_many_users_is_made_checked_and_summed(
-    qunetlab: Any, template: str, count: int, ring_bits: int, tmp_path: Path
+    qunetlab: Any, template: str, count: int, ring_width: int, tmp_path: Path
 ) -> None:
     bench = tmp_path / "bench"
     made = qunetlab(
@@ -72,7 +72,7 @@ def test_a_ring_for_so_many_users_is_made_checked_and_summed(
     if template == FOUR:
         assert told["pairs_without_key"] == []
     config = training_config(Sketch(), testbed.user_names(), {"rounds": 10, "run_id": "r"})
-    assert config.ring_bits == ring_bits
+    assert config.ring_width == ring_width
     assert config.quorum == min(3, count)
 
 
@@ -162,11 +162,11 @@ def test_a_user_with_the_name_of_another_role_is_refused(name: str, clash: str, 
         ({"clips": 1}, "--config: clips is 1: it must be a table of arrays and their clips"),
         ({"clips": {"head": "2"}}, "--config: clips of head is '2': it must be a number"),
         ({"clients": "alice"}, "--config: clients is 'alice': it must be a list"),
-        ({"ring_bits": 9}, "--config: ring_bits 9 is too narrow.*use b = 10"),
+        ({"ring_width": 9}, "--config: ring_width 9 is too narrow.*use b = 10"),
     ],
 )
 def test_a_setting_of_the_learning_server_is_refused_by_its_name(settings: dict[str, Any], told: str) -> None:
-    with pytest.raises((ConfigError, RingTooSmallError), match=told):
+    with pytest.raises((ConfigError, RingWidthError), match=told):
         training_config(Sketch(), user_names(3), {"run_id": "r", **settings})
 
 
