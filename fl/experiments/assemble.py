@@ -11,7 +11,6 @@ from fl.experiments.results import (
     Comparison,
     CompressionSummary,
     Configuration,
-    DataFile,
     KeyBudget,
     KeySupply,
     Results,
@@ -25,6 +24,7 @@ from fl.experiments.runner import Outcome
 from fl.keys.budget import KeyForecast, PairLedger, record
 from fl.rounds.clipping import clip_warnings
 from fl.workloads import parse_task
+from fl.workloads.data import DataSource
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Surroundings:
     key_supply: KeySupply
     forecast: KeyForecast | None = None
     workers: int = 1
-    data: tuple[DataFile, ...] = ()
+    data: tuple[DataSource, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
     started_at: str = ""
     wall_s: float = 0.0

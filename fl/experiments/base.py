@@ -9,17 +9,21 @@ a run is resumed only into the very same plan.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from fl.experiments.options import Mode, OptionsError, TrainOptions, option_of
+from fl.experiments.options import OptionsError, TrainOptions, option_of
 from fl.experiments.results import SECURITY, Kind, Security
+from fl.keys.budget import counted
 from fl.rounds.config import MAX_CLIENTS, FLConfig
 from fl.rounds.settings import kinds_of, refusal
+from fl.workloads import record_of
 from fl.workloads.base import Task
+from fl.workloads.provenance import on_own_files
+from fl.workloads.record import Experiment
 
 PLAN_FILE = "plan.json"
 
@@ -88,32 +92,68 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @dataclass(frozen=True)
-class Defaults:
-    """What an experiment takes where the user says nothing."""
+class Beside:
+    """What an experiment shows beside the run that was asked for."""
 
-    clients: int
-    rounds: int
-    seeds: int
-    quick_rounds: int
-    quick_seeds: int = 1
-    mode: Mode = "otp"
-    settings: dict[str, object] = field(default_factory=dict)
+    cells: tuple[Cell, ...] = ()
+    comparisons: tuple[Versus, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
-def quick_note(full: str) -> str:
+def plan_for(options: TrainOptions, task: Task, data_folder: Path | None) -> Plan:
+    """The experiment of the workload named in ``options``; raises ConfigError, QuantisationError, OptionsError."""
+    record, spec = record_of(options.task, trusted=options.task)
+    primary = federated_cell(options, task, record.experiment)
+    own = ", on own files" if on_own_files(task) else ""
+    beside = (
+        record.beside(options, primary, task, data_folder)
+        if record.beside
+        else float32_beside(options, primary)
+    )
+    return Plan(
+        record.title.format(model=spec.model) + own,
+        options,
+        (primary, *beside.cells),
+        chosen_seeds(options, record.experiment),
+        beside.comparisons,
+        (*quick_notes(options, record.experiment, task), *beside.notes),
+    )
+
+
+def chosen_rounds(options: TrainOptions, experiment: Experiment, task: Task) -> int:
+    """The rounds of a run."""
+    full = experiment.rounds or task.defaults.rounds
+    return options.rounds or (min(experiment.quick_rounds or full, full) if options.quick else full)
+
+
+def quick_notes(options: TrainOptions, experiment: Experiment, task: Task) -> tuple[str, ...]:
     """What a shortened run says about itself."""
-    return f"--quick: this is NOT the full experiment, which is {full}"
+    rounds = chosen_rounds(TrainOptions(task=options.task), experiment, task)
+    full = f"{counted(experiment.seeds, 'seed')} of {counted(rounds, 'round')}"
+    return (f"--quick: this is NOT the full experiment, which is {full}",) if options.quick else ()
 
 
-def chosen_seeds(options: TrainOptions, defaults: Defaults) -> tuple[int, ...]:
+def chosen_seeds(options: TrainOptions, experiment: Experiment) -> tuple[int, ...]:
     """The seeds of a run."""
-    count = options.seeds or (defaults.quick_seeds if options.quick else defaults.seeds)
+    count = options.seeds or (experiment.quick_seeds if options.quick else experiment.seeds)
     return tuple(range(options.first_seed, options.first_seed + count))
 
 
-def chosen_rounds(options: TrainOptions, defaults: Defaults) -> int:
-    """The rounds of a run."""
-    return options.rounds or (defaults.quick_rounds if options.quick else defaults.rounds)
+def federated_cell(options: TrainOptions, task: Task, experiment: Experiment) -> Cell:
+    """The run that was asked for."""
+    config = federated_config(task, options.task, options, experiment)
+    return Cell(
+        "federated", f"{config.n_clients} clients, {config.mode}", "federated", config, options.drop_outs
+    )
+
+
+def float32_beside(options: TrainOptions, primary: Cell) -> Beside:
+    """The same clients, averaged as they are: neither clipped, quantised nor protected."""
+    if not options.baselines:
+        return Beside()
+    title = f"{primary.config.n_clients} clients, float32, unprotected"
+    versus = Versus("federated-float32", "protected minus float32", "federated", "float32")
+    return Beside((Cell("float32", title, "float32", primary.config, primary.drop_outs),), (versus,))
 
 
 def client_names(count: int) -> tuple[str, ...]:
@@ -125,7 +165,7 @@ def federated_config(
     task: Task,
     name: str,
     options: TrainOptions,
-    defaults: Defaults,
+    experiment: Experiment,
     users: Sequence[str] | None = None,
     *,
     run_id: str = "plan",
@@ -133,10 +173,11 @@ def federated_config(
 ) -> FLConfig:
     """The settings of the run that was asked for, by simulated clients or by the first of ``users``.
 
-    Options win over what suits the experiment, and that over what suits the task; ``more`` are further settings.
+    Options win over what suits the experiment (where neither names a mode it is ``otp``), and that over what suits the
+    task; ``more`` are further settings.
     Raises OptionsError, ConfigError or QuantisationError if they cannot work, in the words of the options.
     """
-    count = options.clients or defaults.clients
+    count = options.clients or experiment.clients
     if count > MAX_CLIENTS:  # before so many are given names
         raise OptionsError(f"--clients is {count}: it must be at least 1 and at most {MAX_CLIENTS:,}")
     config = FLConfig.for_task(
@@ -144,16 +185,15 @@ def federated_config(
         client_names(count) if users is None else users[:count],
         run_id=run_id,
         name=name,
-        suited=defaults.settings,
         clips=options.clips,
         named=option_of,
         **{setting: getattr(options, setting) for setting in SETTINGS},
-        rounds=chosen_rounds(options, defaults),
-        mode=options.mode or defaults.mode,
+        rounds=chosen_rounds(options, experiment, task),
+        mode=options.mode or "otp",
         seed=options.first_seed,
         **more,
     )
-    last = chosen_seeds(options, defaults)[-1]
+    last = chosen_seeds(options, experiment)[-1]
     if refusal(kinds_of(FLConfig)["seed"], last):
         raise OptionsError(
             f"--seed {options.first_seed} with {last - options.first_seed + 1} seeds ends at {last}, and seeds are "

@@ -21,6 +21,7 @@ from fl.experiments.options import TrainOptions
 from fl.keys.budget import KeyForecast, KeyRecord
 from fl.rounds.clipping import worst
 from fl.rounds.config import FLConfig
+from fl.workloads.data import DataSource
 from orchestrator.durable import replace_file
 from orchestrator.events.learning import Clipping
 
@@ -190,15 +191,6 @@ class Configuration(msgspec.Struct, frozen=True):
     workers: int = 1
 
 
-class DataFile(msgspec.Struct, frozen=True):
-    """A file or table that the run learnt from; where it comes from and its licence, if that is said."""
-
-    name: str
-    sha256: str
-    source: str = ""
-    licence: str = ""
-
-
 class Results(msgspec.Struct, frozen=True):
     """The whole file.  ``complete`` is False while rounds, seeds or baselines are missing.
 
@@ -227,7 +219,7 @@ class Results(msgspec.Struct, frozen=True):
     key_budget: KeyBudget = KeyBudget()
     stalls: tuple[Stall, ...] = ()
     testbed: str = ""
-    data: tuple[DataFile, ...] = ()
+    data: tuple[DataSource, ...] = ()
     versions: dict[str, str] = {}
     started_at: str = ""
     wall_s: float = 0.0

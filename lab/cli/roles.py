@@ -119,7 +119,14 @@ def _read_config(text: str) -> dict[str, Any]:
     return config
 
 
-def fl_server_role(path: Path, secrets: Path | None, state: Path | None, config_text: str) -> int:
+def fl_server_role(
+    path: Path,
+    secrets: Path | None,
+    state: Path | None,
+    config_text: str,
+    task_name: str | None = None,
+    data: Path | None = None,
+) -> int:
     """Federated-learning server: sees masked updates and their sum."""
     from fl.carriers.zeromq.server import run_server
     from fl.workloads import open_task
@@ -128,8 +135,12 @@ def fl_server_role(path: Path, secrets: Path | None, state: Path | None, config_
 
     runtime = Runtime("fl-server", path, secrets, state)
     settings = _read_config(config_text)
-    data = settings.pop("data", None)
-    data_folder = Path(data) if data else None
+    for setting, option in (("task", task_name), ("data", str(data) if data else None)):
+        if option is not None and settings.setdefault(setting, option) != option:
+            raise ValueError(
+                f"--{setting} is {option}, and --config says {settings[setting]}: give one of them"
+            )
+    data_folder = Path(settings.pop("data")) if "data" in settings else None
     users = runtime.testbed.user_names()
     for name in given if isinstance(given := settings.get("clients"), list) else ():
         _require_user(runtime, name)

@@ -7,12 +7,7 @@ from typing import get_args
 
 from fl.experiments.options import Mode, OptionsError, TrainOptions
 from fl.keys.budget import IfShort
-from fl.workloads import parse_task
-from fl.workloads.catalogue import full_name
-
-DATASET_IS_MODEL = "quantum-states"
-REVIEWS = {"rotten-tomatoes": "sentiment", "imdb": "sentiment-imdb"}
-"""Data sets of the sentiment task, and the task that each is."""
+from fl.workloads import full_name, ours, parse_task, record_of
 
 
 def asked_options(
@@ -46,15 +41,16 @@ def asked_options(
 def with_dataset(task: str, dataset: str, model: str | None) -> tuple[str, str | None]:
     """Task and model that ``--dataset`` means."""
     name = parse_task(task).task
-    if name == "sentiment":
-        if dataset not in REVIEWS:
-            raise OptionsError(f"--dataset of sentiment is {' or '.join(REVIEWS)}, not {dataset!r}")
-        return task.replace("sentiment", REVIEWS[dataset], 1), model
-    if name != DATASET_IS_MODEL:
-        raise OptionsError(f"task {name} has one data set; --dataset is for sentiment and quantum-states")
-    if model not in (None, dataset):
+    datasets = record_of(task, trusted=task)[0].datasets
+    if not datasets:
+        having = [each.name for each in ours().values() if each.datasets]
+        raise OptionsError(f"task {name} has one data set; --dataset is for {', '.join(having)}")
+    if dataset not in datasets:
+        raise OptionsError(f"--dataset of {name} is {' or '.join(datasets)}, not {dataset!r}")
+    meant, _, of_model = datasets[dataset].partition(":")
+    if of_model and model not in (None, of_model):
         raise OptionsError(f"--dataset {dataset} and --model {model} contradict each other")
-    return task, dataset
+    return task.replace(name, meant, 1), of_model or model
 
 
 def clips_of_arrays(given: list[str] | None) -> dict[str, float] | None:

@@ -57,12 +57,13 @@ def run_demo(
     from fl.modes import aggregation_for
     from fl.rounds.config import FLConfig
     from fl.workloads import open_task
+    from fl.workloads.provenance import check_data
 
     started = time.monotonic()
     testbed = load_testbed(source_path(source))
     check_every_pair_makes_key(testbed)
     learning = open_task(task, data)
-    learning.client_data(0, 1, seed)  # missing data must be told before a dozen processes start
+    check_data(task, learning, data, len(testbed.users), seed)  # told before a dozen processes start
     config = FLConfig.for_task(
         learning,
         testbed.user_names(),

@@ -13,9 +13,9 @@ from bench_masking import mask_benchmark
 from bench_postprocessing import amplify_benchmark
 from secure_round import secure_round_benchmark
 
-from fl.workloads.mnist.data import mnist_folder
+from fl.workloads.mnist import DATA
 
-HAS_FILES = mnist_folder().is_dir()
+HAS_FILES = DATA.usual_folder.is_dir()
 
 
 def test_benchmark_reports_what_it_did() -> None:

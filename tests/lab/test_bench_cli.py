@@ -10,7 +10,7 @@ import pytest
 import rows
 
 import lab
-from fl.workloads.mnist.data import DataError
+from fl.workloads.data import DataError
 
 
 def test_bench_names_what_it_knows(qunetlab: Any) -> None:

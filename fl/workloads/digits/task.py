@@ -1,35 +1,39 @@
 """The default task: 1797 real handwritten digits of 8x8 pixels that come with scikit-learn.
 
 No download is needed.  A perceptron 64-24-10 (1810 parameters) reaches about 97 % on the 360 test digits.
-The test digits are the same for every seed; the rest is split evenly over the clients.
-Data: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI repository.
+The test digits are the same for every seed; the rest is split evenly over the clients.  Images of one's own
+(:mod:`fl.workloads.images`) bring their own test half.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
-from sklearn.datasets import load_digits
 
 from fl.workloads.base import Evaluation, Examples, Parameters, TaskDefaults, fingerprint_of, iid_shard
+from fl.workloads.data import DataError, DataSource
+from fl.workloads.digits import DATA, SHA256
+from fl.workloads.images import LabelledImages, Layout, OwnImages, own_images
 from fl.workloads.network import LocalTraining, evaluate, mlp, single_thread, train
 
 N_TEST = 360
-FULL_SCALE = 16.0
-"""Grey levels of the data set run from 0 to 16."""
+LAYOUT = Layout(side=8, brightest=16)
 
 
 class Digits:
-    """Task ``digits``."""
+    """Task ``digits``; ``data`` are files of the user's own in the place of the bundled digits."""
 
     name = "digits"
     defaults = TaskDefaults(clip=1.0, levels=127, rounds=10)
     training = LocalTraining(learning_rate=0.05, momentum=0.9, epochs=3, batch_size=16)
 
-    def __init__(self) -> None:
+    def __init__(self, data: Path | None = None) -> None:
         single_thread()
+        self._own = data
         self._network = mlp(64, 24, 10)
 
     @property
@@ -44,12 +48,24 @@ class Digits:
     def fingerprint(self) -> str:
         return fingerprint_of(self.name, self._network.shapes)
 
+    @property
+    def sources(self) -> tuple[DataSource, ...]:
+        if self._own is not None:
+            return self._own_images.sources
+        return (DataSource("digits bundled with scikit-learn", SHA256, DATA.source, DATA.licence),)
+
+    @cached_property
+    def _own_images(self) -> OwnImages:
+        assert self._own is not None
+        return own_images(self._own, LAYOUT)
+
     @cached_property
     def _split(self) -> tuple[Examples, Examples]:
-        images, labels = load_digits(return_X_y=True)
-        examples = Examples((images / FULL_SCALE).astype(np.float32), labels.astype(np.int64))
-        order = np.random.default_rng(0).permutation(len(examples))
-        return examples.take(order[N_TEST:]), examples.take(order[:N_TEST])
+        if self._own is not None:
+            return _examples(self._own_images.training), _examples(self._own_images.test)
+        everything = _examples(bundled())
+        order = np.random.default_rng(0).permutation(len(everything))
+        return everything.take(order[N_TEST:]), everything.take(order[:N_TEST])
 
     def initial_parameters(self, seed: int) -> Parameters:
         return self._network.initial(seed)
@@ -63,3 +79,23 @@ class Digits:
 
     def evaluate(self, parameters: Parameters) -> Evaluation:
         return evaluate(self._network, parameters, self._split[1])
+
+
+def bundled() -> LabelledImages:
+    """The digits of scikit-learn; raises DataError if they are not the published ones."""
+    from sklearn.datasets import load_digits
+
+    images, labels = (each.astype(np.uint8) for each in load_digits(return_X_y=True))
+    found = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
+    if found != SHA256:
+        raise DataError(
+            f"the digits of the installed scikit-learn are others than registered (SHA-256 {found}, expected {SHA256}); "
+            "install a release of scikit-learn that has them"
+        )
+    return LabelledImages(images.reshape(-1, LAYOUT.side, LAYOUT.side), labels)
+
+
+def _examples(digits: LabelledImages) -> Examples:
+    """Grey levels on the scale 0..1, shape (n, 64)."""
+    images = digits.images.reshape(len(digits.images), -1) / LAYOUT.brightest
+    return Examples(images.astype(np.float32), digits.labels.astype(np.int64))

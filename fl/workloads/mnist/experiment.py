@@ -8,37 +8,24 @@ pads would have taken for the same values is said beside it.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgspec
 
-from fl.experiments.base import Defaults, Plan, Versus, chosen_seeds, quick_note
+from fl.experiments.base import Beside, Cell, float32_beside
 from fl.experiments.options import TrainOptions
 from fl.keys.budget import quantity
 from fl.modes import aggregation_for
 from fl.rounds.config import FLConfig
 from fl.workloads.base import Task
-from fl.workloads.digits.experiment import federated_cell, float32_cell
-
-DEFAULTS = Defaults(clients=200, rounds=40, seeds=3, quick_rounds=12)
 
 
-def plan(options: TrainOptions, task: Task) -> Plan:
-    """The cells of this experiment."""
-    primary = federated_cell(options, task, DEFAULTS)
-    cells, comparisons = [primary], []
-    if options.baselines:
-        cells.append(float32_cell(primary))
-        comparisons.append(Versus("federated-float32", "protected minus float32", "federated", "float32"))
-    notes = (quick_note("three seeds of 40 rounds"),) if options.quick else ()
-    if primary.config.mode == "lightsecagg":
-        notes = (*notes, against_pairwise_pads(primary.config, task.n_parameters))
-    return Plan(
-        "Handwritten digits (MNIST)",
-        options,
-        tuple(cells),
-        chosen_seeds(options, DEFAULTS),
-        tuple(comparisons),
-        notes,
-    )
+def beside(options: TrainOptions, primary: Cell, task: Task) -> Beside:
+    """The same clients with float32, and what ``lightsecagg`` saves in key."""
+    found = float32_beside(options, primary)
+    if primary.config.mode != "lightsecagg":
+        return found
+    return replace(found, notes=(against_pairwise_pads(primary.config, task.n_parameters),))
 
 
 def against_pairwise_pads(config: FLConfig, n_parameters: int) -> str:

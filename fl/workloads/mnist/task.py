@@ -19,7 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fl.workloads.base import Evaluation, Examples, Parameters, TaskDefaults, fingerprint_of, iid_shard
-from fl.workloads.mnist.data import PIXELS, Images, LabelledImages, load_mnist_test, load_mnist_training
+from fl.workloads.data import DataSource
+from fl.workloads.images import LabelledImages
+from fl.workloads.mnist.data import PIXELS, MnistImages
 from fl.workloads.mnist.perceptron import perceptron, train_perceptron
 from fl.workloads.network import (
     LocalTraining,
@@ -31,6 +33,9 @@ from fl.workloads.network import (
     train,
     train_together,
 )
+
+Images = npt.NDArray[np.uint8]
+"""Shape (n, 28, 28), 0 white to 255 black."""
 
 SIDE = PIXELS // 2
 CNN_CLIENTS_TOGETHER = 20
@@ -127,12 +132,12 @@ def two_shards(
 
 
 class MnistTask:
-    """Task ``mnist:MODEL@SPLIT``; ``folder`` holds the IDX files (default: where they are fetched to)."""
+    """Task ``mnist:MODEL@SPLIT``; ``folder`` holds the images (:mod:`fl.workloads.mnist.data`)."""
 
     def __init__(self, folder: Path | None = None, model: str = "small-cnn", split: str = "iid") -> None:
         single_thread()
         self.name = f"mnist:{model}@{split}"
-        self._folder = folder
+        self._images = MnistImages(folder)
         self._split = split
         self._model = model_named(model)
         self._model_name = model
@@ -153,13 +158,17 @@ class MnistTask:
     def fingerprint(self) -> str:
         return fingerprint_of(self.name, self._model.view.__name__, self._model.network.shapes)
 
+    @property
+    def sources(self) -> tuple[DataSource, ...]:
+        return self._images.sources
+
     @cached_property
     def _training(self) -> LabelledImages:
-        return load_mnist_training(self._folder)
+        return self._images.training
 
     @cached_property
     def _test(self) -> Examples:
-        return self._examples(load_mnist_test(self._folder))
+        return self._examples(self._images.test)
 
     def _examples(self, half: LabelledImages) -> Examples:
         return Examples(self._model.view(half.images), half.labels.astype(np.int64))

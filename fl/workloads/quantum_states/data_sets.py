@@ -28,7 +28,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fl.workloads.mnist.data import DataError, data_folder
+from fl.workloads.data import DataError
+from fl.workloads.quantum_states import DATA
 from fl.workloads.quantum_states.generators import (
     StateClass,
     generator_ansatz,
@@ -179,7 +180,7 @@ def load_data_set(
 
     Where it cannot be kept it is made for this process alone, which is told.
     """
-    where = (data_folder() if folder is None else folder) / "quantum-states"
+    where = DATA.usual_folder if folder is None else folder / DATA.name
     path = where / f"{spec.name}-{spec.digest[:12]}.npz"
     warn = progress or log.warning
     data = _kept(spec, path, warn)
@@ -217,6 +218,20 @@ def _made(spec: DataSetSpec, progress: Progress | None) -> StateDataSet:
     return data
 
 
+def kept_state() -> tuple[bool, str]:
+    """Whether the caches can be used, and a word on each; what is not there is made on first use."""
+    found = []
+    for path in sorted(DATA.usual_folder.glob("*.npz")):
+        try:
+            _verified_content(path)
+            found.append((True, f"{path.name} verified"))
+        except DataError as error:
+            found.append((False, f"{path.name} not usable: {error}"))
+    if not found:
+        return False, "not here yet: made on first use, some ten seconds"
+    return all(right for right, _ in found), "; ".join(text for _, text in found)
+
+
 def write_data_set(data: StateDataSet, path: Path) -> None:
     """Write the cache file and its checksum; either appears whole or not at all."""
     buffer = io.BytesIO()
@@ -229,13 +244,7 @@ def write_data_set(data: StateDataSet, path: Path) -> None:
 
 def read_data_set(spec: DataSetSpec, path: Path) -> StateDataSet:
     """Read a cache file; raises DataError saying what is wrong with it."""
-    try:
-        content = path.read_bytes()
-        expected = json.loads(_note_of(path).read_text())["sha256"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"file or checksum cannot be read: {error}") from error
-    if (found := hashlib.sha256(content).hexdigest()) != expected:
-        raise DataError(f"SHA-256 {found[:16]}... instead of {str(expected)[:16]}...")
+    content = _verified_content(path)
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             data = StateDataSet(spec, arrays["states"], arrays["values"])
@@ -243,6 +252,17 @@ def read_data_set(spec: DataSetSpec, path: Path) -> StateDataSet:
         raise DataError(f"not a cache of states: {error}") from error
     check_data_set(data)
     return data
+
+
+def _verified_content(path: Path) -> bytes:
+    try:
+        content = path.read_bytes()
+        expected = json.loads(_note_of(path).read_text())["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"file or checksum cannot be read: {error}") from error
+    if (found := hashlib.sha256(content).hexdigest()) != expected:
+        raise DataError(f"SHA-256 {found[:16]}... instead of {str(expected)[:16]}...")
+    return content
 
 
 @cache

@@ -10,48 +10,30 @@ from __future__ import annotations
 
 import msgspec
 
-from fl.experiments.base import Cell, Defaults, Plan, Versus, chosen_seeds, quick_note
+from fl.experiments.base import Beside, Cell, Versus
 from fl.experiments.options import OptionsError, TrainOptions
-from fl.workloads import parse_task
-from fl.workloads.base import Task
-from fl.workloads.digits.experiment import federated_cell
-
-DEFAULTS = Defaults(clients=4, rounds=40, seeds=40, quick_rounds=15, quick_seeds=2)
-"""The paired gain scatters by 4 to 10 points between seeds: forty of them leave an interval of 1.5 to 3 points."""
-
-TITLES = {"entanglement": "Quantum states by entanglement", "magic": "Quantum states by magic"}
 
 
-def plan(options: TrainOptions, task: Task) -> Plan:
-    """The cells of this experiment."""
-    primary = federated_cell(options, task, DEFAULTS)
-    cells, comparisons = [primary], []
-    if options.baselines:
-        clients = primary.config.n_clients
-        if clients < 3:
-            raise OptionsError(
-                f"{clients} clients leave none to do without; use at least 3, or --no-baselines"
-            )
-        fewer = _one_fewer(primary, options.ring_width)
-        cells += [
+def beside(options: TrainOptions, primary: Cell) -> Beside:
+    """One client fewer, one party with everything, and the oracle."""
+    if not options.baselines:
+        return Beside()
+    clients = primary.config.n_clients
+    if clients < 3:
+        raise OptionsError(f"{clients} clients leave none to do without; use at least 3, or --no-baselines")
+    fewer = _one_fewer(primary, options.ring_width)
+    return Beside(
+        (
             fewer,
-            _cell("centralised", "one party with all training states", primary),
-            _cell("oracle", "oracle threshold", primary),
-        ]
-        comparisons = [
+            Cell("centralised", "one party with all training states", "centralised", primary.config),
+            Cell("oracle", "oracle threshold", "oracle", primary.config),
+        ),
+        (
             Versus("gain-of-last-client", f"{clients} clients minus {clients - 1}", "federated", fewer.name),
             Versus(
                 "federated-centralised", "clients minus one party with all states", "federated", "centralised"
             ),
-        ]
-    notes = (quick_note(f"{DEFAULTS.seeds} seeds of {DEFAULTS.rounds} rounds"),) if options.quick else ()
-    return Plan(
-        TITLES[parse_task(options.task).model],
-        options,
-        tuple(cells),
-        chosen_seeds(options, DEFAULTS),
-        tuple(comparisons),
-        notes,
+        ),
     )
 
 
@@ -67,7 +49,3 @@ def _one_fewer(primary: Cell, ring_width: int | None) -> Cell:
         ring_width=ring_width or 0,
     )
     return Cell("one-client-fewer", f"{fewer.n_clients} clients, {fewer.mode}", "federated", fewer)
-
-
-def _cell(kind: str, title: str, primary: Cell) -> Cell:
-    return Cell(kind, title, "centralised" if kind == "centralised" else "oracle", primary.config)

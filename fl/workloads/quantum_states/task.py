@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 
 from fl.workloads.base import Evaluation, Examples, Parameters, TaskDefaults, fingerprint_of
+from fl.workloads.data import DataSource
 from fl.workloads.network import single_thread
-from fl.workloads.quantum_states import data_sets, network
+from fl.workloads.quantum_states import DATA, data_sets, network
 from fl.workloads.quantum_states.data_sets import DATA_SETS, N_CLASSES, StateDataSet
 from fl.workloads.quantum_states.splits import SPLIT_NAMES, client_states
 
@@ -86,6 +87,15 @@ class QuantumStatesTask:
     @property
     def fingerprint(self) -> str:
         return fingerprint_of(self.name, self.spec.digest, self.copies, self.n_parameters)
+
+    @property
+    def sources(self) -> tuple[DataSource, ...]:
+        """The specification of the states, which are the same on every machine up to rounding."""
+        return (
+            DataSource(
+                f"{self.spec.name} states, made by their specification", self.spec.digest, DATA.source
+            ),
+        )
 
     @cached_property
     def data(self) -> StateDataSet:

@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fl.keys.budget import duration
-from fl.workloads.mnist.data import DataError
+from fl.workloads.data import DataError
 from orchestrator.durable import move_file
 
 Array = npt.NDArray[Any]

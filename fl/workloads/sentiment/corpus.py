@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from fl.workloads.sentiment import DATA, Dataset
 from fl.workloads.sentiment.cache import Progress, quiet
-from fl.workloads.sentiment.data import Dataset, Reviews, encoder_folder, load_reviews, sentiment_folder
+from fl.workloads.sentiment.data import Reviews, encoder_folder, load_reviews
 from fl.workloads.sentiment.encoder import Encoder, TokenStates, cached_embeddings, cached_token_states
 from fl.workloads.sentiment.split import Indices, held_out, validation_split
 
@@ -56,7 +57,7 @@ class Corpus:
 
 def open_corpus(dataset: Dataset, folder: Path | None = None, progress: Progress = quiet) -> Corpus:
     """The packaged reviews and encoder in ``folder`` (default: where they are fetched to), verified."""
-    where = sentiment_folder() if folder is None else folder
+    where = folder or DATA.usual_folder
     return Corpus(
         dataset, load_reviews(dataset, where), Encoder(encoder_folder(where)), where / "cache", progress
     )

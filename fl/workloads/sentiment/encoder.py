@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
-from fl.workloads.mnist.data import DataError
+from fl.workloads.data import DataError
 from fl.workloads.sentiment.cache import Progress, cached_array, quiet
 from fl.workloads.sentiment.data import encoder_folder
 

@@ -31,11 +31,12 @@ from torch.nn import functional
 
 from fl.circuits.trace import trace
 from fl.workloads.base import Evaluation, Examples, Parameters, TaskDefaults, fingerprint_of, iid_shard
+from fl.workloads.data import DataSource
 from fl.workloads.network import single_thread
+from fl.workloads.sentiment import DATA, TASKS, Dataset
 from fl.workloads.sentiment.adapters import AdaptedEncoder, AdapterPlan
 from fl.workloads.sentiment.circuit import N_INPUTS, N_WEIGHTS, head_circuit
 from fl.workloads.sentiment.corpus import Corpus, open_corpus
-from fl.workloads.sentiment.data import SHA256, Dataset
 from fl.workloads.sentiment.encoder import BATCH as ENCODING_BATCH
 from fl.workloads.sentiment.encoder import TokenStates
 from fl.workloads.sentiment.heads import Head, angles, head_named, read_out
@@ -100,7 +101,7 @@ class SentimentTask:
         if split not in SPLITS:
             raise ValueError(f"no split is called {split!r}; there are {', '.join(SPLITS)}")
         single_thread()
-        task = "sentiment" if dataset == "rotten-tomatoes" else f"sentiment-{dataset}"
+        task = next(task for task, each in TASKS.items() if each == dataset)
         self.name = f"{task}:{model}@{split}"
         self._settings = MODELS[model] if settings is None else settings
         self._split = split
@@ -164,9 +165,17 @@ class SentimentTask:
     @property
     def fingerprint(self) -> str:
         """Covers encoder, tokeniser's vocabulary, texts, circuit, shapes and local training."""
-        files: object = sorted(SHA256.items()) if self._own_corpus is None else self._own_corpus.fingerprint
+        files: object = (
+            sorted(DATA.files.items()) if self._own_corpus is None else self._own_corpus.fingerprint
+        )
         gates = [(gate.name, gate.wires, gate.arguments) for gate in trace(head_circuit, N_INPUTS, N_WEIGHTS)]
         return fingerprint_of(self.name, files, self._shapes, gates, self.adapters, self.training)
+
+    @property
+    def sources(self) -> tuple[DataSource, ...]:
+        if self._own_corpus is not None:
+            return (DataSource(self._own_corpus.name, self._own_corpus.fingerprint),)
+        return DATA.sources
 
     def initial_parameters(self, seed: int) -> Parameters:
         rng = np.random.default_rng([seed, 0x5E47])

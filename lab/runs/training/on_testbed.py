@@ -20,17 +20,19 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from fl.experiments.base import (
-    Defaults,
+    Cell,
     Plan,
     chosen_seeds,
     federated_config,
-    quick_note,
+    float32_beside,
+    quick_notes,
     read_plan,
     write_plan,
 )
 from fl.experiments.options import OptionsError, TrainOptions
 from fl.experiments.results import Results, SeedRun, write_results
 from fl.keys.budget import KeyForecast, forecast
+from fl.workloads.record import Experiment
 from lab.runs.following.live import Follower
 from lab.runs.following.observer import Observer
 from lab.runs.following.progress import Display, PairProgress, RunProgress
@@ -70,14 +72,15 @@ def run_on_testbed(
 ) -> int:
     """Train on the keys of a testbed; returns the exit code."""
     from fl.workloads import open_task
-    from lab.runs.training.simulated import EXIT_INTERRUPTED, check_data, summary
+    from fl.workloads.provenance import check_data
+    from lab.runs.training.simulated import EXIT_INTERRUPTED, summary
 
     assert options.testbed is not None
     place = find_place(options.testbed)
     check_place(place, options)
     task = open_task(options.task, data)
     plan = read_plan(folder) if resuming else live_plan(options, task, place.testbed)
-    check_data(task, plan, data)
+    check_data(options.task, task, data, plan.primary.config.n_clients, plan.seeds[0])
     with held(folder, new=not resuming):
         attempt = Attempt(place, options, plan, task, folder, data)
         reason = attempt.run()
@@ -97,9 +100,6 @@ def run_on_testbed(
 
 def live_plan(options: TrainOptions, task: Task, testbed: Testbed) -> Plan:
     """The run and its float32 baseline, for clients of this testbed; raises what check_config raises."""
-    from fl.experiments.base import Cell
-    from fl.workloads.digits.experiment import with_float32
-
     users = testbed.user_names()
     if options.live:
         check_every_pair_makes_key(testbed)
@@ -107,24 +107,26 @@ def live_plan(options: TrainOptions, task: Task, testbed: Testbed) -> Plan:
         raise OptionsError(
             f"{options.clients} clients, but the testbed has {len(users)} users: {', '.join(users)}"
         )
-    defaults = Defaults(len(users), task.defaults.rounds, 1, min(3, task.defaults.rounds))
+    experiment = Experiment(len(users), seeds=1, quick_rounds=3, quick_seeds=1)
     config = federated_config(
         task,
         options.task,
         options,
-        defaults,
+        experiment,
         users,
         run_id=f"train-{random_hex(6)}",
         wait_timeout_s=FOREVER_S,
     )
     title = f"{config.n_clients} clients, {config.mode}"
-    notes = (quick_note(f"{task.defaults.rounds} rounds"),) if options.quick else ()
-    return with_float32(
+    primary = Cell("federated", title, "federated", config)
+    beside = float32_beside(options, primary)
+    return Plan(
         f"{options.task} on {testbed.name}",
         options,
-        Cell("federated", title, "federated", config),
-        chosen_seeds(options, defaults),
-        notes,
+        (primary, *beside.cells),
+        chosen_seeds(options, experiment),
+        beside.comparisons,
+        quick_notes(options, experiment, task),
     )
 
 
@@ -348,8 +350,8 @@ class Attempt:
     def _about(self) -> Surroundings:
         from fl.experiments.assemble import Surroundings
         from fl.experiments.notes import consent_notes, notes_for
-        from fl.experiments.sources import data_files
         from fl.modes import aggregation_for
+        from fl.workloads.provenance import learnt_from
         from lab.runs.training.simulated import versions
 
         aggregation = aggregation_for(self.config, self.task.n_parameters)
@@ -369,7 +371,7 @@ class Attempt:
             wire_bits=aggregation.value_bits,
             key_supply="live" if self.options.live else "store",
             forecast=self.forecast,
-            data=data_files(self.config.task, self.task, self.data),
+            data=learnt_from(self.task),
             versions=versions(),
             started_at=self.record.started_at,
             wall_s=self.record.seconds,

@@ -91,7 +91,7 @@ def run_train(
             f"{folder} was planned by another version of the experiment and cannot be continued by this one"
         )
     workers = usual_workers(plan) if workers is None else workers
-    about = surroundings(plan, task, data, workers)
+    about = surroundings(plan, task, workers)
     with held(folder, new=resume is None):
         if resume is None:
             write_plan(plan, folder)
@@ -121,31 +121,25 @@ def tell_preparations() -> None:
 
 def usual_workers(plan: Plan) -> int:
     """One process per core up to four; none where starting them takes longer than they would save."""
-    if plan.primary.config.task.startswith("digits"):
+    from fl.workloads import record_of
+
+    task = plan.primary.config.task
+    if record_of(task, trusted=task)[0].experiment.in_process:
         return 0
     return max(1, min(4, os.cpu_count() or 1, plan.primary.config.n_clients))
 
 
 def prepare(options: TrainOptions, data: Path | None) -> tuple[Plan, Task]:
     """The plan, after every check that needs no training."""
+    from fl.experiments.base import plan_for
     from fl.workloads import open_task
-    from fl.workloads.catalogue import plan_for
+    from fl.workloads.provenance import check_data
 
     task = open_task(options.task, data)
     plan = plan_for(options, task, data)
     simulated_plan(plan, task)
-    check_data(task, plan, data)
+    check_data(options.task, task, data, plan.primary.config.n_clients, plan.seeds[0])
     return plan, task
-
-
-def check_data(task: Task, plan: Plan, data: Path | None) -> None:
-    """Raise what is wrong with the data: missing or damaged, or too little for the last of so many clients."""
-    from fl.experiments.sources import verify_files
-
-    clients = plan.primary.config.n_clients
-    for index in (0, clients - 1):
-        task.client_data(index, clients, plan.seeds[0])
-    verify_files(plan.primary.config.task, data)
 
 
 def simulated_plan(plan: Plan, task: Task) -> CohortPlan:
@@ -159,12 +153,12 @@ def simulated_plan(plan: Plan, task: Task) -> CohortPlan:
         raise OptionsError(str(error)) from error
 
 
-def surroundings(plan: Plan, task: Task, data: Path | None, workers: int) -> Surroundings:
+def surroundings(plan: Plan, task: Task, workers: int) -> Surroundings:
     """What is known before the first round."""
     from fl.experiments.assemble import Surroundings
     from fl.experiments.notes import COHORT_NOTE, notes_for
-    from fl.experiments.sources import data_files
     from fl.keys.budget import simulated_forecast
+    from fl.workloads.provenance import learnt_from
 
     config, costs = plan.primary.config, simulated_plan(plan, task)
     return Surroundings(
@@ -174,7 +168,7 @@ def surroundings(plan: Plan, task: Task, data: Path | None, workers: int) -> Sur
         key_supply="simulated",
         forecast=simulated_forecast(config.mode, config.rounds, config.n_clients, costs.key_bits_per_pair),
         workers=workers,
-        data=data_files(config.task, task, data),
+        data=learnt_from(task),
         versions=versions(),
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
         notes=(
@@ -233,7 +227,7 @@ def train(
     from fl.carriers.in_process.results import CohortError
     from fl.experiments.runner import ExperimentError, ExperimentStoppedError, Runner
     from fl.rounds.quantise import QuantisationError
-    from fl.workloads.mnist.data import DataError
+    from fl.workloads.data import DataError
     from lab.runs.following.train_progress import TrainDisplay
 
     failures = (CohortError, DataError, ExperimentError, QuantisationError, OSError)

@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 
 from fl.experiments.assemble import Surroundings, results_of
-from fl.experiments.base import Plan, continued, read_plan, write_plan
+from fl.experiments.base import Plan, continued, plan_for, read_plan, write_plan
 from fl.experiments.options import OptionsError, TrainOptions
 from fl.experiments.results import RoundRow, SeedRun
 from fl.experiments.runner import CellDone, ExperimentStoppedError, RoundDone, Runner
-from fl.workloads import load_task
-from fl.workloads.catalogue import full_name, plan_for
+from fl.workloads import full_name, load_task
 
 TASK = "digits:mlp@iid"
 

@@ -6,11 +6,10 @@ from typing import Any
 
 import pytest
 
-from fl.experiments.base import Plan
+from fl.experiments.base import Plan, plan_for
 from fl.experiments.options import OptionsError, TrainOptions
 from fl.experiments.results import compare
 from fl.workloads import load_task
-from fl.workloads.catalogue import plan_for
 
 
 def plan(task: str, **options: Any) -> Plan:

@@ -11,18 +11,18 @@ from bench_cohort import cohort_config
 from scipy.fft import dctn
 
 from fl.carriers.in_process import run_cohort
+from fl.experiments.base import plan_for
 from fl.experiments.options import TrainOptions
 from fl.rounds.compression import Compression, saving_vs_float32
 from fl.rounds.quantise import smallest_ring_width
 from fl.workloads import UnknownTaskError, load_task, parse_task
 from fl.workloads.base import Examples
-from fl.workloads.mnist import experiment
-from fl.workloads.mnist.data import mnist_folder
+from fl.workloads.mnist import DATA
 from fl.workloads.mnist.perceptron import perceptron, train_perceptron
 from fl.workloads.mnist.task import DEVIATION, MEAN, MnistTask, frequencies, two_shards, whole
 from fl.workloads.network import LocalTraining, mlp, strided_cnn, train, train_together
 
-HAS_FILES = mnist_folder().is_dir()
+HAS_FILES = DATA.usual_folder.is_dir()
 
 
 def labels_like_mnist(n: int, seed: int = 0) -> npt.NDArray[np.uint8]:
@@ -145,7 +145,7 @@ def test_the_cosine_transform_is_orthogonal_and_ends_with_low_frequencies() -> N
 
 @pytest.mark.skipif(not HAS_FILES, reason="MNIST is not fetched: qunetlab data fetch mnist")
 def test_two_shard_clients_of_the_real_files_hold_few_digits() -> None:
-    task = MnistTask(Path(mnist_folder()), "mlp", "two-shard")
+    task = MnistTask(Path(DATA.usual_folder), "mlp", "two-shard")
     for client in (0, 7):
         data = task.client_data(client, 200, seed=0)
         assert len(data) == 300
@@ -191,11 +191,11 @@ def test_a_crowd_learns_as_fast_with_a_tenth_of_the_bytes(split: str) -> None:
 def test_what_shares_save_and_cost_beside_pairwise_pads_is_said() -> None:
     """N = 200, T = 100, U = 151: 29513 values in 51 pieces of 579 symbols, all of 11 bits, and 6 tag keys."""
     task = load_task("mnist:mlp@iid")
-    (note,) = experiment.plan(TrainOptions(task=task.name, mode="lightsecagg"), task).notes
+    (note,) = plan_for(TrainOptions(task=task.name, mode="lightsecagg"), task, None).notes
     pads, shares = 29_513 * 11, 2 * (579 * 11 + 384)
     assert f"{pads / shares:.1f} times less than pairwise pads" in note
     update, share = -(-pads // 8), -(-579 * 11 // 8)
     beside = 199 * (share + 2 * 16) + share
     assert f"{update + beside:,} bytes, of which {beside:,} are shares and answers" in note
     assert f"{update:,} under pairwise pads and {4 * 101_770:,} as float32" in note
-    assert experiment.plan(TrainOptions(task=task.name), task).notes == ()
+    assert plan_for(TrainOptions(task=task.name), task, None).notes == ()

@@ -15,9 +15,11 @@ from typer.testing import CliRunner
 from fl.carriers.in_process import run_cohort
 from fl.carriers.in_process.results import CohortError
 from fl.rounds.config import FLConfig
-from fl.workloads import UnknownTaskError, load_task, open_task, parse_task
-from fl.workloads.base import DataSource, TaskError
+from fl.workloads import UnknownTaskError, load_task, open_task, parse_task, record_of
+from fl.workloads.base import TaskError
+from fl.workloads.data import DataSource
 from fl.workloads.own import OwnTask
+from fl.workloads.provenance import learnt_from
 from lab.cli.main import app
 
 MODULE = '''
@@ -25,7 +27,8 @@ MODULE = '''
 
 import numpy as np
 
-from fl.workloads.base import DataSource, Evaluation, Examples, TaskDefaults, fingerprint_of, iid_shard
+from fl.workloads.data import DataSource
+from fl.workloads.base import Evaluation, Examples, TaskDefaults, fingerprint_of, iid_shard
 
 
 class Clouds:
@@ -115,10 +118,10 @@ def clouds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.mark.parametrize("name", ["mytask:Wine", "a.b_c:Wine", "mytask:Wine@own"])
 def test_names_are_understood_without_opening_anything(name: str) -> None:
     spec = parse_task(name)
-    assert spec.own
+    assert spec.split == "own"
     assert parse_task(str(spec)) == spec
     assert str(spec) == f"{name.removesuffix('@own')}@own"
-    assert not parse_task("digits:mlp").own
+    assert parse_task("digits:mlp").split == "iid"
 
 
 @pytest.mark.parametrize(
@@ -145,14 +148,18 @@ def test_title_and_provenance_come_from_itself(clouds: str) -> None:
     plain, titled = (open_task(f"{clouds}:{kind}") for kind in ("Clouds", "Titled"))
     assert isinstance(plain, OwnTask)
     assert isinstance(titled, OwnTask)
-    assert (plain.title, titled.title) == ("clouds", "Two <clouds> of points")
+    assert [record_of(name, trusted=name)[0].title for name in (f"{clouds}:Clouds", f"{clouds}:Titled")] == [
+        "clouds",
+        "Two <clouds> of points",
+    ]
     assert titled.sources == (DataSource("clouds.csv", "ab" * 32, "drawn by a generator", "CC0-1.0"),)
-    (digest,) = plain.sources
+    assert plain.sources == ()
+    (digest,) = learnt_from(plain)
     assert digest.name == f"training examples of {clouds}:Clouds, as it hands them out"
     assert len(digest.sha256) == 64
     other = open_task(f"{clouds}:Clouds")
     other._task.x[0] += 1  # type: ignore[attr-defined]
-    assert other.sources[0].sha256 != digest.sha256  # type: ignore[attr-defined]
+    assert learnt_from(other)[0].sha256 != digest.sha256
 
 
 def test_the_data_folder_reaches_whoever_asks_for_it(clouds: str, tmp_path: Path) -> None:
@@ -167,7 +174,7 @@ def test_a_package_registers_a_workload_under_a_name_of_its_own(clouds: str, tmp
     (info / "entry_points.txt").write_text(f"[qunetlab.workloads]\ntwo-clouds = {clouds}:Titled\n")
     assert str(parse_task("two-clouds")) == "two-clouds:own@own"
     assert load_task("two-clouds").name == "clouds"  # it is installed: a server may name it, too
-    with pytest.raises(UnknownTaskError, match="sentiment-imdb, two-clouds, and MODULE:CLASS"):
+    with pytest.raises(UnknownTaskError, match="sentiment-imdb, two-clouds, and MODULE:NAME"):
         parse_task("one-cloud")
     (info / "entry_points.txt").write_text(f"[qunetlab.workloads]\ntwo-clouds = {clouds}:Gone\n")
     with pytest.raises(UnknownTaskError, match=r"workload two-clouds .*cannot be opened: AttributeError"):

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from fl.experiments.base import Plan
+from fl.experiments.base import Plan, plan_for
 from fl.experiments.options import TrainOptions
 from fl.experiments.results import (
     AbortedRow,
@@ -29,7 +29,6 @@ from fl.experiments.results import (
 from fl.experiments.runner import CellDone, CellStarted, RoundDone
 from fl.keys.budget import PairLedger, PairSupply, forecast, record
 from fl.workloads import load_task
-from fl.workloads.catalogue import plan_for
 from lab.cli.compare import notes_of, render_comparison
 from lab.runs.following.train_progress import TrainDisplay, Work
 from lab.runs.pages.curves import mean_seconds

@@ -28,7 +28,7 @@ from fl.modes.shares import ShareCodeError
 from fl.rounds.config import ConfigError, FLConfig
 from fl.rounds.quantise import RingWidthError, UpdateNotFiniteError, quantisation_rng
 from fl.workloads.base import training_seed
-from fl.workloads.mnist.data import DataError
+from fl.workloads.data import DataError
 from orchestrator.delivery.masking import add_words
 
 Settings = Callable[..., FLConfig]

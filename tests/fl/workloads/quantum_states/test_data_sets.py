@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from fl.workloads.mnist.data import DataError
+from fl.workloads.data import DataError
 from fl.workloads.quantum_states import data_sets, generators
 from fl.workloads.quantum_states.ansatz import GENERATORS, GeneratorAnsatz
 from fl.workloads.quantum_states.data_sets import (

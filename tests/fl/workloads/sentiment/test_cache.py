@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fl.workloads.mnist.data import DataError
+from fl.workloads.data import DataError
 from fl.workloads.sentiment.cache import cached_array
 
 KEY = "0123456789abcdef"

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertModel
 
-from fl.workloads.mnist.data import DataError
-from fl.workloads.sentiment.data import sentiment_folder
+from fl.workloads.data import DataError
+from fl.workloads.sentiment import DATA
 from fl.workloads.sentiment.encoder import (
     MAX_TOKENS,
     Encoder,
@@ -99,7 +99,7 @@ def test_weights_that_do_not_fit_the_configuration_are_refused(tiny_encoder: Enc
 
 def test_the_real_encoder_gives_the_known_similarities() -> None:
     """Reference values: sentence-transformers 6.2 on the packaged model."""
-    if not sentiment_folder().exists():
+    if not DATA.usual_folder.exists():
         pytest.skip("reviews and encoder are not fetched: qunetlab data fetch sentiment")
     texts = ("A wonderful, moving film.", "This movie is touching and great.", "The stock market fell today.")
     found = Encoder().embed(texts)

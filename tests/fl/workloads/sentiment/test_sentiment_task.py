@@ -13,11 +13,12 @@ from fl.experiments.reference import train_reference
 from fl.rounds.quantise import Quantiser
 from fl.workloads import load_task
 from fl.workloads.base import training_seed
-from fl.workloads.mnist.data import DataError
+from fl.workloads.data import DataError
+from fl.workloads.sentiment import DATA
 from fl.workloads.sentiment.adapters import AdapterPlan
 from fl.workloads.sentiment.circuit import compiled_head
 from fl.workloads.sentiment.corpus import Corpus
-from fl.workloads.sentiment.data import Reviews, sentiment_folder
+from fl.workloads.sentiment.data import Reviews
 from fl.workloads.sentiment.encoder import Encoder
 from fl.workloads.sentiment.task import MODELS, SentimentTask
 from fl.workloads.sentiment.training import TrainingPlan
@@ -189,7 +190,7 @@ def test_without_the_files_the_error_names_the_command(tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_real_reviews_are_classified_as_well_as_documented() -> None:
-    if not sentiment_folder().exists():
+    if not DATA.usual_folder.exists():
         pytest.skip("reviews and encoder are not fetched: qunetlab data fetch sentiment")
     task = load_task("sentiment")
     defaults = task.defaults

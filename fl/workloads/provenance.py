@@ -1,0 +1,40 @@
+"""What a task learns from, checked before anything is trained, and as results and consents name it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fl.workloads import record_of
+from fl.workloads.base import NamesSources, Task
+from fl.workloads.data import DataError, DataSource
+from fl.workloads.images import OWN_FILES
+from fl.workloads.own import OwnTask
+
+
+def told_sources(task: object) -> tuple[DataSource, ...]:
+    """What the task says that it learns from; empty where it says nothing."""
+    return task.sources if isinstance(task, NamesSources) else ()
+
+
+def learnt_from(task: Task) -> tuple[DataSource, ...]:
+    """The data behind a run's results; of a task that says nothing, a digest of what it hands out."""
+    return told_sources(task) or ((task.handed_out(),) if isinstance(task, OwnTask) else ())
+
+
+def on_own_files(task: Task) -> bool:
+    """Whether the task learns from files of the user's own in the place of its registered data."""
+    return any(each.source == OWN_FILES for each in told_sources(task))
+
+
+def check_data(name: str, task: Task, data: Path | None, n_clients: int, seed: int) -> None:
+    """Raise DataError for data that is missing or damaged, ValueError for too little for so many clients.
+
+    ``name`` is that under which ``task`` was opened with ``data``.  Files that are read only later are included.
+    """
+    record, _ = record_of(name, trusted=name)
+    if data is not None and not data.exists():
+        raise DataError(f"--data {data}: there is no such file or folder")
+    if not on_own_files(task):
+        record.verify(data)
+    for index in (0, n_clients - 1):
+        task.client_data(index, n_clients, seed)
