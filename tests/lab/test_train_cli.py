@@ -235,7 +235,7 @@ def test_a_new_run_takes_nothing_of_an_older_one_for_its_own(qunetlab: Any, half
         (["digits", "--split", "two-shard"], "no split 'two-shard'; there are iid"),
         (["digits", "--model", "cnn"], "no model 'cnn'; there are mlp"),
         (["digits", "--mode", "otpp"], "no mode is called 'otpp'; there are otp, lightsecagg"),
-        (["digits", "--dataset", "imdb"], "--dataset is for sentiment and quantum-states"),
+        (["digits", "--dataset", "imdb"], "--dataset is for quantum-states, sentiment, sentiment-imdb"),
         (["digits", "--ring-width", "8"], "--ring-width 8 is too narrow: N = 4 clients"),
         (["digits", "--ring-width", "8"], "use b = 10 for L = 127, or L = 31 fits b = 8"),
         (["digits", "--clients", "200", "--ring-width", "8"], "no L fits b = 8"),
