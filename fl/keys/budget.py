@@ -15,6 +15,8 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from orchestrator.events.status import pair_name
+
 Pair: TypeAlias = tuple[str, str]
 RateSource: TypeAlias = Literal["planned", "measured", "none", "simulated"]
 Verdict: TypeAlias = Literal["none-needed", "simulated", "in-stock", "in-time", "short"]
@@ -176,7 +178,9 @@ def _verdict(
         return "in-stock", f"{head}; all {len(pairs)} pairs have it in stock"
     if ring_s is None:
         never = ", ".join(
-            f"{name(each.pair)} lacks {quantity(each.missing_bits)}" for each in short if each.ring_s is None
+            f"{pair_name(each.pair)} lacks {quantity(each.missing_bits)}"
+            for each in short
+            if each.ring_s is None
         )
         return "short", f"{head}; {never}, and nothing makes key for it"
     text = (
@@ -202,11 +206,6 @@ def record(
         tuple(sorted([*used, *burnt], key=lambda each: each.round)),
         tuple(ledgers),
     )
-
-
-def name(pair: Pair) -> str:
-    """``alice-bob``."""
-    return "-".join(pair)
 
 
 def quantity(bits: float) -> str:

@@ -16,6 +16,7 @@ from lab.runs.shown import echo
 from lab.runs.testbeds.folder import SECRETS, FolderError, find_testbed
 from lab.runs.testbeds.store_key import StoreKey
 from lab.testbed import Testbed, load_testbed
+from orchestrator.events.status import pair_name
 
 if TYPE_CHECKING:
     from orchestrator.wire.control_socket import Keys, PairKeys
@@ -61,6 +62,7 @@ def _nodes(testbed: Testbed, secrets: Path, folder: Path, key: StoreKey) -> Iter
 
 
 def _row(node: str, pair: PairKeys, running: bool) -> str:
+    name = pair_name((node, pair.peer))
     lanes = ", ".join(f"{lane} {bits:,}" for lane, bits in pair.lanes.items())
     text = (
         f"{node} with {pair.peer} ({'running' if running else 'stopped'}): {lanes} bits in stock; produced"
@@ -72,12 +74,12 @@ def _row(node: str, pair: PairKeys, running: bool) -> str:
     if pair.waits:
         text += (
             f"; MEETINGS WAIT FOR AN OPERATOR: find out what spends authentication key, renew it (`qunetlab keys"
-            f" reseed {node}-{pair.peer} --new`), or let them go on (`qunetlab keys meet {node}-{pair.peer}`)"
+            f" reseed {name} --new`), or let them go on (`qunetlab keys meet {name}`)"
         )
     elif pair.low:
         text += (
             f"; LOW ON AUTHENTICATION KEY: make more key soon, or renew it with `qunetlab keys reseed"
-            f" {node}-{pair.peer} --new`"
+            f" {name} --new`"
         )
     return text
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from lab.runs.shown import echo
 from lab.runs.testbeds.folder import FolderError
 from lab.runs.testbeds.machine import Machine
+from orchestrator.events.status import pair_name
 
 
 def make_secrets(pair: str, out: Path, testbed: Path, state: Path | None) -> int:
@@ -39,7 +40,7 @@ def make_secrets(pair: str, out: Path, testbed: Path, state: Path | None) -> int
         secret.wipe()
     echo(f"Made a new secret of {first} and {second} (0600; whoever copies it can forge their messages):")
     for end, path in files.items():
-        echo(f"  on {end}'s machine: qunetlab keys reseed {first}-{second} --secret {path}")
+        echo(f"  on {end}'s machine: qunetlab keys reseed {pair_name((first, second))} --secret {path}")
     echo("Carry each file to its machine by a way you trust; the node there destroys it once it is taken.")
     return 0
 

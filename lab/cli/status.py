@@ -9,15 +9,18 @@ and ends with an error where the hub refuses it.
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
 from lab.cli import status_view as view
+from lab.runs.following.document import ItemLine, Said, VerdictLine, document_of
 from lab.runs.following.observer import Heard, Observer, ObserverError
 from lab.runs.following.verdict import EXIT_CODES, Verdict, verdict
 from lab.runs.shown import echo, shown
@@ -47,17 +50,27 @@ def show_status(
                 show_changes(observer, as_json)
             said = verdict(observer.facts())
             if as_json:
-                echo(json.dumps(view.document(observer)))
+                echo(json_of(document_of(observer)))
             else:
-                echo(shown(said.line) if check else view.text(observer))
+                echo(shown(said.line) if check else page(observer))
             return said.exit_code if check else 0
     except ObserverError as error:
         if not check:
             raise
         said = Verdict("no answer", 0.0, str(error))
-        document = {"schema": view.SCHEMA, "verdict": view.verdict_document(said)}
-        echo(json.dumps(document) if as_json else shown(said.line))
+        echo(json_of(VerdictLine(verdict=Said.of(said))) if as_json else shown(said.line))
         return EXIT_CODES[said.state]
+
+
+def json_of(document: msgspec.Struct) -> str:
+    """A document as one line, ASCII throughout: whatever others wrote, a terminal shows it as it is here."""
+    return json.dumps(msgspec.to_builtins(document))
+
+
+def page(observer: Observer) -> str:
+    """The page for people, as wide as the terminal; 120 characters where there is none."""
+    width = shutil.get_terminal_size((120, 24)).columns
+    return view.text(document_of(observer), verdict(observer.facts()).line, width)
 
 
 def show_changes(observer: Observer, as_json: bool, going_on: Callable[[], bool] = lambda: True) -> None:
@@ -66,15 +79,14 @@ def show_changes(observer: Observer, as_json: bool, going_on: Callable[[], bool]
         with Live(console=Console(), auto_refresh=False) as live:
             while going_on():
                 observer.poll(REDRAW_S)
-                live.update(Text(view.text(observer)), refresh=True)
+                live.update(Text(page(observer)), refresh=True)
         return
     said: Verdict | None = None
     news = [*observer.heard.values()]
     while going_on():
         told = verdict(observer.facts())
         if said is None or (told.state, told.text) != (said.state, said.text):
-            line = json.dumps({"schema": view.SCHEMA, "verdict": view.verdict_document(told)})
-            echo(line if as_json else shown(told.line))
+            echo(json_of(VerdictLine(verdict=Said.of(told))) if as_json else shown(told.line))
             said = told
         for heard in news:
             _tell(heard, observer, as_json)
@@ -84,6 +96,6 @@ def show_changes(observer: Observer, as_json: bool, going_on: Callable[[], bool]
 def _tell(heard: Heard, observer: Observer, as_json: bool) -> None:
     """One line; the ring's own word comes every second and is in the verdict already."""
     if as_json:
-        echo(json.dumps({"schema": view.SCHEMA, **view.item_document(heard, observer.clock())}))
+        echo(json_of(ItemLine.of(heard, observer.clock())))
     elif not isinstance(heard.item, RingStatus):
         echo(view.change(heard))

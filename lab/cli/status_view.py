@@ -1,96 +1,139 @@
-"""How ``qunetlab status`` shows a testbed: text for people, a versioned document for programs.
+"""How ``qunetlab status`` shows its document to people: tables that fit the terminal, the verdict first.
 
-Everything that another process wrote goes through :mod:`lab.runs.shown`; JSON escapes it by itself.  Rates of
-pairs say whether they were measured or are the plan's, as the orchestrator told; every line has its age.
+Everything that another process wrote goes through :mod:`lab.runs.shown`.  Rates of pairs say whether they were
+measured or are the plan's, as the orchestrator told; every row has its age.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from fl.keys.budget import duration
-from lab.runs.following.observer import Heard, Observer
-from lab.runs.following.verdict import Verdict, verdict
+from lab.runs.following.document import AlarmRow, Document, PairRow, PeerRow
+from lab.runs.following.observer import Heard
 from lab.runs.shown import shown
-from orchestrator.events.status import (
-    BlockReport,
-    Epsilons,
-    HubStatus,
-    LeaseStatus,
-    PairStatus,
-    PeerStatus,
-    Refusals,
-    Stock,
-)
+from orchestrator.events.common import Unknown
+from orchestrator.events.status import HubStatus, Learning, LeaseStatus, Refusals, Stock, pair_name
 from orchestrator.scheduling.ring_schedule import USABLE_LANE
 
-SCHEMA = 1
-"""Version of the JSON document; grows when a field changes its meaning or goes."""
+RIGHT = ("stock", "asked", "rate", "QBER", "eps")
+"""Columns of numbers."""
+REASON_SHOWN = 200
+WIDE = 100
+"""Columns of a terminal from which cells stand two spaces apart."""
+UNITS = "stock, asked, block: bits; rate: bits per second of light, * planned"
 
 
-def text(observer: Observer) -> str:
-    """The whole page: the verdict first."""
-    facts = observer.facts()
-    parts = [
-        shown(verdict(facts).line),
-        _about(observer, facts.heard_s),
-        "",
-        *_pairs(observer),
-        "",
-        *_peers(observer),
-        *_remarks(observer),
+def text(document: Document, line: str, width: int) -> str:
+    """The whole page, its tables ``width`` characters wide at most; ``line`` is the verdict's."""
+    parts: list[str] = [shown(line), _about(document), ""]
+    head = ("pair", "stock", "asked", "rate", "QBER", "last block", "last lease", "eps", "state")
+    parts += [*table(head, [_pair(row) for row in document.pairs], width), f"({UNITS})"]
+    sections: list[tuple[tuple[str, ...], list[tuple[str, ...]]]] = [
+        (("pair", "", "since", "why"), [each for row in document.pairs for each in _troubles(row)]),
+        (("role", "", "since", ""), [_peer(row) for row in document.peers]),
+        (("ALARM of", "with", "since", "", ""), [_alarm(row) for row in document.alarms]),
     ]
-    return "\n".join(parts)
+    for names, rows in sections:
+        parts += ["", *table(names, rows, width)] if rows else []
+    return "\n".join([*parts, *_remarks(document)])
 
 
-def document(observer: Observer) -> dict[str, Any]:
-    """Everything that was told, for ``--json``; floats are plain seconds and bits."""
-    facts = observer.facts()
-    now_s = observer.clock()
-    return {
-        "schema": SCHEMA,
-        "verdict": verdict_document(verdict(facts)),
-        "testbed": observer.testbed.name,
-        "epoch": observer.agent.epoch,
-        "heard_s": round(facts.heard_s, 3),
-        "lost": observer.lost,
-        "items": [item_document(each, now_s) for each in observer.heard.values()],
-    }
+def _about(document: Document) -> str:
+    expected = {row.peer.peer for row in document.peers}
+    here = sum(row.peer.present for row in document.peers)
+    epoch = "no link" if document.epoch is None else f"epoch {document.epoch}"
+    lost = f"; {document.lost} items were lost on the way" if document.lost else ""
+    return (
+        f"{shown(document.testbed)}: {epoch}, heard {ago(document.heard_s)} ago; "
+        f"{here} of {len(expected)} roles here{lost}"
+    )
 
 
-def verdict_document(said: Verdict) -> dict[str, Any]:
-    """A verdict as plain values."""
-    return {
-        "state": said.state,
-        "age_s": round(said.age_s, 3),
-        "text": said.text,
-        "exit_code": said.exit_code,
-    }
+def _pair(row: PairRow) -> tuple[str, ...]:
+    pair, block, lease, sums = row.pair, row.block, row.lease, row.epsilons
+    return (
+        pair_name(pair.pair),
+        short(pair.stock_bits),
+        short(pair.demand_bits),
+        f"{short(pair.rate_bps)}{'' if pair.measured else '*'}",
+        "-" if block is None or block.qber is None else f"{100 * block.qber:.2f} %",
+        "-"
+        if block is None
+        else f"{short(block.secret_bits) if block.stored else 'no key'} {ago(row.block_age_s)}",
+        "-" if lease is None else f"{_how(lease)} {ago(row.lease_age_s)}",
+        "-" if sums is None else f"{sums.sec + sums.cor + sums.auth:.1g}",
+        "ready" if pair.available and not pair.failures else "fails" if pair.available else "away",
+    )
 
 
-def item_document(heard: Heard, now_s: float) -> dict[str, Any]:
-    """An item as plain values: who said it, of which kind it is, how old it is, what it says."""
-    data = msgspec.to_builtins(heard.item)
-    kind = data.pop("type")
-    return {
-        "role": heard.role,
-        "kind": kind,
-        "age_s": round(max(0.0, now_s - heard.since_s), 3),
-        "data": data,
-    }
+def _how(lease: LeaseStatus) -> str:
+    return "good" if lease.ok else "refused" if lease.refused else "failed"
+
+
+def _troubles(row: PairRow) -> Iterator[tuple[str, ...]]:
+    """Why a pair makes no key: that it is away, its failed block, its failed lease, and the fault that lasts."""
+    name, pair, told = pair_name(row.pair.pair), row.pair, set()
+    if row.block is not None and not row.block.stored:
+        told.add(row.block.reason)
+        yield name, "no key", ago(row.block_age_s), shown(row.block.reason)
+    if row.lease is not None and not row.lease.ok:
+        told.add(row.lease.reason)
+        yield name, f"lease {_how(row.lease)}", ago(row.lease_age_s), shown(row.lease.reason)
+    if pair.failures and pair.fault not in told:
+        yield name, f"{pair.failures} failures", ago(pair.failing_s), shown(pair.fault)
+    if not pair.available:
+        yield name, "away", "", shown(pair.reason)
+
+
+def _peer(row: PeerRow) -> tuple[str, ...]:
+    how = "GONE" if not row.peer.present else "here" if row.peer.ready else "NOT READY"
+    return row.peer.peer, how, ago(row.age_s), shown(row.peer.reason, REASON_SHOWN)
+
+
+def _alarm(row: AlarmRow) -> tuple[str, ...]:
+    return row.role, row.alarm.peer or "", ago(row.age_s), row.alarm.name, shown(row.alarm.text)
+
+
+def _remarks(document: Document) -> Iterable[str]:
+    """The training run, refusals, overloads, and what was not understood: only what there is."""
+    for row in document.items:
+        age = f"{ago(row.age_s)} ago"
+        match row.data:
+            case Learning() as run:
+                aborted = f", {run.aborted} aborted" if run.aborted else ""
+                reason = f": {run.reason}" if run.reason else ""
+                yield shown(
+                    f"training {run.run_id} ({run.mode}): {run.state}, {run.done} of {run.rounds} rounds"
+                    f"{aborted}, told {age}{reason}"
+                )
+            case Refusals() as refused:
+                yield shown(
+                    f"refused: {refused.count} messages of {refused.peer}, the last {age}: {refused.last}"
+                )
+            case HubStatus() as hub:
+                yield f"overload: {hub.overloads} messages were refused or dropped, more was said than may wait"
+            case Unknown() as unknown:
+                yield shown(f"{unknown.told_by(row.role)}: {unknown.count} of them, the last {age}")
 
 
 def change(heard: Heard) -> str:
     """One item in one line, for ``--watch`` without a terminal: what differs from the usual, and no more."""
+    if isinstance(heard.item, Unknown):
+        return shown(heard.item.told_by(heard.role))
     if isinstance(heard.item, Stock):
         return shown(f"{heard.role} Stock: {_lanes(heard.item)}")
     data = msgspec.to_builtins(heard.item)
     kind = data.pop("type")
     told = ", ".join(
-        f"{key} {_short(value)}" for key, value in data.items() if value not in ("", [], (), None)
+        f"{key} {_told(value)}"
+        for key, value in data.items()
+        if value not in ("", [], (), None, 0, 0.0, False)
     )
     return shown(f"{heard.role} {kind}: {told}")
 
@@ -106,98 +149,33 @@ def _lanes(stock: Stock) -> str:
     return "; ".join((*free, *low))
 
 
-def ago(seconds: float) -> str:
-    """An age for people."""
+def ago(seconds: float | None) -> str:
+    """An age for people; None is not known."""
+    if seconds is None:
+        return ""
     return f"{seconds:.1f} s" if seconds < 10 else duration(round(seconds))
 
 
-def _short(value: object) -> str:
+def short(number: float) -> str:
+    """A number in three digits: 0, 999, 18.1k, 4.32M."""
+    for factor, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= factor:
+            return f"{number / factor:.3g}{letter}"
+    return f"{number:.3g}"
+
+
+def _told(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _about(observer: Observer, heard_s: float) -> str:
-    here = {item.peer for _, item, _ in observer.said_by(PeerStatus) if item.present}
-    expected = observer.facts().expected
-    epoch = "no link" if observer.agent.epoch is None else f"epoch {observer.agent.epoch}"
-    lost = f"; {observer.lost} items were lost on the way" if observer.lost else ""
-    return (
-        f"{shown(observer.testbed.name)}: {epoch}, heard {ago(heard_s)} ago; "
-        f"{sum(role in here for role in expected)} of {len(expected)} roles here{lost}"
-    )
-
-
-def _pairs(observer: Observer) -> list[str]:
-    blocks = {
-        (item.first, item.second): (item, age_s)
-        for role, item, age_s in observer.said_by(BlockReport)
-        if role == item.first
-    }
-    leases = {(item.first, item.second): (item, age_s) for _, item, age_s in observer.said_by(LeaseStatus)}
-    epsilons = {(role, item.peer): item for role, item, _ in observer.said_by(Epsilons)}
-    rows = [["pair", "stock", "asked for", "rate, bit/s", "QBER", "last block", "last lease", "eps", "state"]]
-    for _, pair, _ in observer.said_by(PairStatus):
-        names = pair.first, pair.second
-        block, lease = blocks.get(names), leases.get(names)
-        sums = epsilons.get(names)
-        rows.append(
-            [
-                f"{pair.first}-{pair.second}",
-                f"{pair.stock_bits:,}",
-                f"{pair.demand_bits:,}",
-                f"{pair.rate_bps:,.0f} {'measured' if pair.measured else 'planned'}",
-                f"{100 * block[0].qber:.2f} %" if block else "-",
-                _block(*block) if block else "-",
-                _lease(*lease) if lease else "-",
-                f"{sums.sec + sums.cor + sums.auth:.1g}" if sums else "-",
-                shown(pair.reason) or (f"fails: {shown(pair.fault)}" if pair.failures else "ready"),
-            ]
-        )
-    return table(rows)
-
-
-def _block(block: BlockReport, age_s: float) -> str:
-    what = f"{block.secret_bits:,} bits" if block.stored else f"no key: {shown(block.reason, 60)}"
-    return f"{what}, {ago(age_s)} ago"
-
-
-def _lease(lease: LeaseStatus, age_s: float) -> str:
-    how = "good" if lease.ok else f"{'refused' if lease.refused else 'failed'}: {shown(lease.reason, 60)}"
-    return f"{lease.lease_number} {how}, {ago(age_s)} ago"
-
-
-def _peers(observer: Observer) -> list[str]:
-    rows = [["role", "", "since", ""]]
-    for _, peer, age_s in observer.said_by(PeerStatus):
-        how = "GONE" if not peer.present else "here" if peer.ready else "NOT READY"
-        rows.append([peer.peer, how, ago(age_s), shown(peer.reason, 100)])
-    return table(rows)
-
-
-def _remarks(observer: Observer) -> Iterable[str]:
-    """Alarms, refusals, overloads and the training run: only what there is."""
-    facts = observer.facts()
-    for role, alarm, age_s in facts.alarms:
-        peer = f" with {alarm.peer}" if alarm.peer else ""
-        yield shown(f"ALARM of {role}{peer} since {ago(age_s)}: {alarm.name}: {alarm.text}")
-    for _, refused, age_s in observer.said_by(Refusals):
-        yield shown(
-            f"refused: {refused.count} messages of {refused.peer}, the last {ago(age_s)} ago: {refused.last}"
-        )
-    for _, hub, _ in observer.said_by(HubStatus):
-        yield f"overload: {hub.overloads} messages were refused or dropped, more was said than may wait"
-    if facts.learning is not None:
-        run, age_s = facts.learning
-        aborted = f", {run.aborted} aborted" if run.aborted else ""
-        reason = f": {run.reason}" if run.reason else ""
-        yield shown(
-            f"training {run.run_id} ({run.mode}): {run.state}, {run.done} of {run.rounds} rounds{aborted}, "
-            f"told {ago(age_s)} ago{reason}"
-        )
-
-
-def table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines with aligned columns."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[str]:
+    """Lines with aligned columns; cells wrap between words so that a line has at most ``width`` characters."""
+    made = Table(box=None, pad_edge=False, padding=(0, 1 if width < WIDE else 2, 0, 0))
+    for name in head:
+        made.add_column(Text(name), justify="right" if name in RIGHT else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*map(Text, row))
+    console = Console(width=width, color_system=None, legacy_windows=False)
+    with console.capture() as caught:
+        console.print(made)
+    return [line.rstrip() for line in caught.get().splitlines()]

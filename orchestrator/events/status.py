@@ -21,7 +21,7 @@ wrote: they are escaped before a terminal or a page shows them.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Annotated, Literal, TypeAlias
 
 from msgspec import Meta
@@ -34,6 +34,11 @@ ORCHESTRATOR, RELAY, FL_SERVER, OBSERVER = "orchestrator", "relay", "fl-server",
 Pair: TypeAlias = tuple[str, str]
 KEPT_PER_ROLE = 512
 """Subjects of one role that are kept; a ring of 256 users needs fewer."""
+
+
+def pair_name(pair: Sequence[str]) -> str:
+    """``alice-bob``; ``a:b-c`` where a hyphen would leave it open which two are meant."""
+    return (":" if "-" in "".join(pair) else "-").join(pair)
 
 
 # -- said by nodes and relay ---------------------------------------------------------------------------
@@ -83,8 +88,8 @@ class BlockReport(Message, frozen=True):
     test_errors: Count = 0
     secret_bits: Count = 0
     disclosed_bits: Count = 0
-    qber: float = 0.0
-    f_ec: float = 0.0
+    qber: float | None = None
+    f_ec: float | None = None
     phase_error_upper: float | None = None
     light_s: Seconds = 0.0
     light_wall_s: Seconds = 0.0
@@ -237,6 +242,11 @@ class PairStatus(Message, frozen=True):
         return "pair", self.first, self.second
 
     @property
+    def pair(self) -> Pair:
+        """Both users, in the order of the ring."""
+        return self.first, self.second
+
+    @property
     def lacks_key(self) -> bool:
         """Key was asked for that is neither there nor on its way."""
         return self.demand_bits > self.stock_bits + self.in_work_bits
@@ -258,6 +268,11 @@ class LeaseStatus(Message, frozen=True):
     def subject(self) -> Subject:
         """The latest of a pair."""
         return "lease", self.first, self.second
+
+    @property
+    def pair(self) -> Pair:
+        """Both users, in the order of the ring."""
+        return self.first, self.second
 
 
 class RingStatus(Message, frozen=True):

@@ -19,7 +19,7 @@ from pathlib import Path
 from lab.station import Station
 from lab.testbed import Testbed
 from orchestrator.events.process import Emit, NodeServing, PeerLedger
-from orchestrator.events.status import BlockReport, Epsilons, LaneStock, Stock
+from orchestrator.events.status import BlockReport, Epsilons, LaneStock, Stock, pair_name
 from orchestrator.hub.agent import Agent, AgentEvent, LinkUp, TopicWaiting
 from orchestrator.hub.connect import connect_agent
 from orchestrator.keystore.agreement import deposit_block, reserve
@@ -305,8 +305,8 @@ class Node:
             test_errors=result.m_y if result else 0,
             secret_bits=result.secret_bits if result and stored else 0,
             disclosed_bits=result.leak_bits if result else 0,
-            qber=result.qber if result else 0.0,
-            f_ec=result.f_ec if result else 0.0,
+            qber=result.qber if result else None,
+            f_ec=result.f_ec if result else None,
             phase_error_upper=result.phase_error_upper if result else None,
             light_s=block.light_s,
             light_wall_s=block.light_wall_s,
@@ -314,7 +314,7 @@ class Node:
             processing_s=time.monotonic() - block.started_s,
         )
         if not stored:
-            why = (block.name, "-".join(block.pair), reason)
+            why = (block.name, pair_name(block.pair), reason)
             logger.warning("%s of %s gave no key: %s", *why, extra={"event": report})
         self._agent.control_send(report)
         self._emit(report)

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterable
 
 from orchestrator.events.process import Emit
-from orchestrator.events.status import Alarm, AlarmName
+from orchestrator.events.status import Alarm, AlarmName, pair_name
 from orchestrator.hub.agent import Agent
 from orchestrator.keystore.errors import StoreError
 from orchestrator.keystore.lanes import AUTH_ALARM_BITS, AUTH_LANES
@@ -34,7 +34,7 @@ def standing_alarms(store: KeyStore, hold: Callable[[str], object | None]) -> li
         low = [str(lane) for lane in AUTH_LANES if stock[lane] < AUTH_ALARM_BITS]
         text = (
             f"{' and '.join(low)} below {AUTH_ALARM_BITS} bits: make key with {peer}, or renew it with `qunetlab keys"
-            f" reseed {store.owner}-{peer} --new`"
+            f" reseed {pair_name((store.owner, peer))} --new`"
         )
         alarms.append(Alarm("low-water", text, peer))
     for peer in store.peers():

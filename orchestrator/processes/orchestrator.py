@@ -38,6 +38,7 @@ from orchestrator.events.status import (
     Ready,
     RingStatus,
     Stock,
+    pair_name,
 )
 from orchestrator.events.status import ORCHESTRATOR as ROLE
 from orchestrator.hub.hub import Hub, HubEvent, HubLimits, PeerDown, PeerMessage, PeerUp
@@ -293,7 +294,7 @@ class Orchestrator:
         self._told[lease.pair] = outcome.reason
         if not outcome.ok and not told:
             logger.warning(
-                "lease %d/%d of %s: %s", lease.epoch, lease.number, "-".join(lease.pair), outcome.reason
+                "lease %d/%d of %s: %s", lease.epoch, lease.number, pair_name(lease.pair), outcome.reason
             )
         status = LeaseStatus(
             lease.epoch,

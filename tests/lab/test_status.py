@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import jsonschema
+import msgspec
 import pytest
 
 from lab.cli import status_view as view
-from lab.cli.status import show_changes
+from lab.cli.status import json_of, page, show_changes
+from lab.runs.following.document import Document, document_of, schema_text
 from lab.runs.following.observer import Observer, ObserverError
 from lab.runs.following.verdict import verdict
+from orchestrator.events.common import Unknown
 from orchestrator.events.status import (
     Alarm,
     BlockReport,
@@ -75,7 +80,7 @@ def test_gaps_in_the_sequence_are_counted_and_shown(observed: Make) -> None:
     listening = observed(LinkUp(1), *told(*ring()), *told(("bob", Ready(True), 0.0), first=20))
     listening.poll()
     assert listening.lost == 20 - len(ring())
-    assert f"{listening.lost} items were lost on the way" in view.text(listening)
+    assert f"{listening.lost} items were lost on the way" in page(listening)
 
 
 @pytest.mark.parametrize("state", [LinkState.SUPERSEDED, LinkState.REFUSED])
@@ -95,7 +100,7 @@ def test_ages_count_on_while_nothing_comes(observed: Make) -> None:
     listening.poll()
     clock.now_s += 3.0
     assert verdict(listening.facts()).line == "IDLE 15 s: nobody asked for key"
-    assert "heard 3.0 s ago; 5 of 5 roles here" in view.text(listening)
+    assert "heard 3.0 s ago; 5 of 5 roles here" in page(listening)
     clock.now_s += 3.0
     assert verdict(listening.facts()).line == "NO ANSWER 6 s: the orchestrator is linked and says nothing"
 
@@ -103,22 +108,131 @@ def test_ages_count_on_while_nothing_comes(observed: Make) -> None:
 def test_the_page_tells_measured_from_planned_and_how_old_everything_is(observed: Make) -> None:
     listening = observed(LinkUp(1), *told(*ring()))
     listening.poll()
-    lines = view.text(listening).splitlines()
+    lines = page(listening).splitlines()
     assert lines[0] == "IDLE 12 s: nobody asked for key"
     row = next(line for line in lines if line.startswith("alice-bob"))
-    assert "1,234 measured" in row
-    assert "2.13 %" in row
-    assert "5,000 bits, 9.0 s ago" in row
-    assert "7 good, 9.5 s ago" in row
-    assert "1e-10" in row
-    assert "4,321 planned" in next(line for line in lines if line.startswith("alice-carol"))
+    assert row.split() == [
+        "alice-bob",
+        "5k",
+        "0",
+        "1.23k",
+        "2.13",
+        "%",
+        "5k",
+        "9.0",
+        "s",
+        "good",
+        "9.5",
+        "s",
+        "1e-10",
+        "ready",
+    ]
+    planned = next(line for line in lines if line.startswith("alice-carol"))
+    assert planned.split() == ["alice-carol", "0", "0", "4.32k*", "-", "-", "-", "-", "ready"]
+
+
+TROUBLED: list[tuple[str, Any, float]] = [
+    (HUB, RingStatus("free", 2.0), 0.0),
+    *((HUB, PeerStatus(role, True), 60.0) for role in ROLES[1:]),
+    (HUB, PeerStatus("relay", True, False, "laser: no answer from TCPIP::127.0.0.1 within 5 s"), 3.0),
+    (HUB, PairStatus("alice", "carol", 0, 18100, 0, 4321.0, False, True, "", 3, 9.0, "too noisy"), 60.0),
+    (HUB, PairStatus("alice", "dave", 858_000, 18100, 0, 4321.0, False, False, "relay is not ready"), 60.0),
+    ("alice", BlockReport(1, 8, "alice", "carol", False, "QBER 0.12 is above the bound", qber=0.12), 9.0),
+    (HUB, LeaseStatus(1, 8, "alice", "carol", False, False, "the relay lost 3 frames"), 9.5),
+    (
+        "bob",
+        Alarm("low-water", "auth_ab below 16384 bits: make key with alice, or renew it " * 3, "alice"),
+        100.0,
+    ),
+]
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_tables_fit_the_terminal_and_say_why(
+    observed: Make, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    listening = observed(LinkUp(1), *told(*TROUBLED))
+    listening.poll()
+    lines = page(listening).splitlines()
+    assert lines[0].startswith("RING STOPPED 3 s: relay not ready: laser")
+    assert max(map(len, lines[1:])) <= width
+    rows = [" ".join(line.split()) for line in lines]
+    assert "alice-carol 0 18.1k 4.32k* 12.00 % no key 9.0 s failed 9.5 s - fails" in rows
+    assert "alice-carol no key 9.0 s QBER 0.12 is above the bound" in rows
+    assert "alice-carol lease failed 9.5 s the relay lost 3 frames" in rows
+    assert "alice-carol 3 failures 9.0 s too noisy" in rows
+    assert "alice-dave away relay is not ready" in rows
+    assert "relay NOT READY 3.0 s laser: no answer from TCPIP::127.0.0.1 within 5 s" in rows
+    assert [
+        row for row in rows if row.startswith("bob alice 100 s low-water auth_ab below 16384 bits: make key")
+    ]
+
+
+def test_pairs_whose_joined_names_are_the_same_have_rows_and_names_of_their_own(observed: Make) -> None:
+    """Users a, a-b, b-c, c: (a, b-c) and (a-b, c) both read "a-b-c"."""
+    users = ("a", "a-b", "b-c", "c")
+    pairs = [(x, y) for n, x in enumerate(users) for y in users[n + 1 :]]
+    items: list[tuple[str, Any, float]] = [(HUB, RingStatus("free", 1.0), 0.0)]
+    for n, pair in enumerate(pairs):
+        items.append((HUB, PairStatus(*pair, 0, 0, 0, 1.0, False, True), 1.0))
+        items.append((pair[0], BlockReport(1, n, *pair, True, secret_bits=n + 1, qber=0.01), 1.0))
+        items.append((HUB, LeaseStatus(1, n, *pair, True), 1.0))
+    listening = observed(LinkUp(1), *told(*items))
+    listening.poll()
+    rows = document_of(listening).pairs
+    assert [row.pair.pair for row in rows] == pairs
+    assert [row.block and row.block.secret_bits for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert [row.lease and row.lease.lease_number for row in rows] == [0, 1, 2, 3, 4, 5]
+    names = [line.split()[0] for line in page(listening).splitlines() if line.endswith("ready")]
+    assert len(set(names)) == 6
+    assert {"a:b-c", "a-b:c"} < set(names)
+
+
+def test_an_item_of_a_kind_that_is_not_known_is_shown_and_counted(
+    observed: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    newer = TelemetryItem(
+        "alice", 0, 1.0, msgspec.Raw(msgspec.msgpack.encode({"type": "Decoyed", "mood": 1}))
+    )
+    listening = observed(LinkUp(1), newer, *told(*ring(), ("bob", Unknown("Decoyed", "", 3), 2.0), first=1))
+    going_on = iter([True, True, False])
+    show_changes(listening, False, lambda: next(going_on))
+    assert "unknown event Decoyed from alice (a newer version?)\n" in capsys.readouterr().out
+    lines = page(listening).splitlines()
+    assert "unknown event Decoyed from alice (a newer version?): 1 of them, the last 1.0 s ago" in lines
+    assert "unknown event Decoyed from bob (a newer version?): 3 of them, the last 2.0 s ago" in lines
+    document = document_of(listening)
+    assert [(row.role, row.unknown.count) for row in document.unknown] == [("alice", 1), ("bob", 3)]
+    assert verdict(listening.facts()).state == "idle"
+
+
+def test_every_document_is_as_its_published_schema_says(
+    observed: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    published = (Path(__file__).parents[2] / "docs/status.schema.json").read_text(encoding="utf-8")
+    assert published == schema_text(), "write it anew with lab.runs.following.document.schema_text"
+    validator = jsonschema.Draft202012Validator(json.loads(published))
+    more = [("alice", Stock([LaneStock("bob", "mask", 5000)]), 1.0), ("bob", Unknown("Decoyed"), 2.0)]
+    listening = observed(
+        LinkUp(1), *told(*ring(), *TROUBLED, *more, ("fl-server", Learning("r", "otp", "running", 3), 1.0))
+    )
+    going_on = iter([True, True, False])
+    show_changes(listening, True, lambda: next(going_on))
+    lines = [*capsys.readouterr().out.splitlines(), json_of(document_of(listening))]
+    assert len(lines) > len(ring())
+    for line in lines:
+        validator.validate(json.loads(line))
+    assert msgspec.json.decode(lines[-1], type=Document) == document_of(listening)
+    with pytest.raises(jsonschema.ValidationError):
+        validator.validate(json.loads(lines[-1]) | {"schema": 1})
 
 
 def test_relays_death_is_the_first_line(observed: Make) -> None:
     gone = (HUB, PeerStatus("relay", False, reason="nothing heard for 4 s"), 27.0)
     listening = observed(LinkUp(1), *told(*ring(), gone))
     listening.poll()
-    assert view.text(listening).startswith("RING STOPPED 27 s: relay gone\n")
+    assert page(listening).startswith("RING STOPPED 27 s: relay gone\n")
 
 
 def test_hostile_text_of_every_item_that_has_some_is_escaped(
@@ -139,12 +253,12 @@ def test_hostile_text_of_every_item_that_has_some_is_escaped(
     listening = observed(LinkUp(1), *told(*items))
     going_on = iter([True, True, False])
     show_changes(listening, False, lambda: next(going_on))
-    shown = view.text(listening) + capsys.readouterr().out
+    shown = page(listening) + capsys.readouterr().out
     assert shown.count("\\u001b[2J\\u202eIDLE\\u000d\\u000a") > len(items) - len(ring())
     for character in ("\x1b", "\u202e", "\r"):
         assert character not in shown
     assert not [line for line in shown.splitlines() if line.startswith(("<script>", "IDLE"))]
-    document = json.dumps(view.document(listening))
+    document = json.dumps(msgspec.to_builtins(document_of(listening)))
     assert document.isascii()
     assert "\\u001b[2J" in document
 
@@ -195,8 +309,8 @@ def test_the_document_has_a_version_and_every_item_by_who_said_it(observed: Make
     lanes = Stock([LaneStock("bob", "mask", 5000), LaneStock("bob", "auth_ab", 60000, 16384)])
     listening = observed(LinkUp(1), *told(*ring(), ("alice", lanes, 2.0)))
     listening.poll()
-    document = json.loads(json.dumps(view.document(listening)))
-    assert (document["schema"], document["epoch"], document["lost"]) == (1, 1, 0)
+    document = json.loads(json.dumps(msgspec.to_builtins(document_of(listening))))
+    assert (document["schema"], document["epoch"], document["lost"]) == (2, 1, 0)
     assert document["verdict"] == {
         "state": "idle",
         "age_s": 12.0,

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lab.runs.shown import echo, shown
+from orchestrator.events.status import pair_name
 
 PLAIN_INTERVAL_S = 5.0
 
@@ -119,9 +120,9 @@ class Display:
         table = Table(box=None, pad_edge=False)
         for name in ("pair", "pulses", "blocks", "aborted", "QBER", "secret bits", "needed", "state"):
             table.add_column(name, justify="left" if name in ("pair", "state") else "right")
-        for (first, second), pair in self.progress.pairs.items():
+        for names, pair in self.progress.pairs.items():
             table.add_row(
-                f"{first}-{second}",
+                pair_name(names),
                 f"{pair.pulses:.3g}",
                 str(pair.blocks),
                 str(pair.aborted),

@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 from fl.experiments.results import Stall, StallPart
 from orchestrator.events.learning import WaitingForKeys
-from orchestrator.events.status import RELAY, PeerStatus
+from orchestrator.events.status import RELAY, PeerStatus, pair_name
 
 REPORT_LASTS_S = 3.0
 """A client that waits says so at least every second; after this long it waits no more."""
@@ -69,7 +69,9 @@ class StallWatch:
     def cause(self) -> str | None:
         """The reason in words."""
         reason = self.reason
-        return None if reason is None else f"{reason[0]}: {', '.join('-'.join(names) for names in reason[1])}"
+        return (
+            None if reason is None else f"{reason[0]}: {', '.join(pair_name(names) for names in reason[1])}"
+        )
 
     @property
     def pairs(self) -> tuple[Names, ...]:

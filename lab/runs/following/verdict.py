@@ -21,7 +21,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from orchestrator.events.status import FL_SERVER, RELAY, Alarm, Learning, PairStatus, PeerStatus, RingStatus
+from orchestrator.events.status import (
+    FL_SERVER,
+    RELAY,
+    Alarm,
+    Learning,
+    PairStatus,
+    PeerStatus,
+    RingStatus,
+    pair_name,
+)
 
 State = Literal["running", "idle", "degraded", "stopped", "no answer"]
 EXIT_CODES: dict[State, int] = {"running": 0, "idle": 0, "degraded": 1, "stopped": 3, "no answer": 3}
@@ -103,7 +112,7 @@ def _stopped(facts: Facts) -> Verdict | None:
     if facts.pairs and not any(pair.available for pair, _ in facts.pairs):
         # The ring stood still when the last pair lost a node, so the youngest of the losses that end a pair counts.
         ends = [
-            max((problems[u][1] for u in _users(pair) if u in problems), default=age)
+            max((problems[u][1] for u in pair.pair if u in problems), default=age)
             for pair, age in facts.pairs
         ]
         named = ", ".join(f"{role} {why}" for role, (why, _) in problems.items()) or "no pair can be served"
@@ -114,7 +123,7 @@ def _stopped(facts: Facts) -> Verdict | None:
         age_s = min(for_s for _, for_s in failing)
         if age_s >= GRACE_S:
             return Verdict(
-                "stopped", age_s, _several([f"{_name(pair)}: {pair.fault}" for pair, _ in failing])
+                "stopped", age_s, _several([f"{pair_name(pair.pair)}: {pair.fault}" for pair, _ in failing])
             )
     return None
 
@@ -122,7 +131,7 @@ def _stopped(facts: Facts) -> Verdict | None:
 def _degraded(facts: Facts) -> Verdict | None:
     problems = [(f"{role} {why}", age_s) for role, why, age_s in _away(facts)]
     problems += [
-        (f"{_name(pair)} fails: {pair.fault}", pair.failing_s + age_s)
+        (f"{pair_name(pair.pair)} fails: {pair.fault}", pair.failing_s + age_s)
         for pair, age_s in facts.pairs
         if pair.lacks_key and pair.failures
     ]
@@ -160,11 +169,11 @@ def _at_work(facts: Facts) -> Verdict:
     ring, age_s = facts.ring
     for_s = ring.for_s + age_s
     if ring.phase != "free":
-        return Verdict("running", for_s, f"{ring.first}-{ring.second}")
-    wanting = [_name(pair) for pair, _ in facts.pairs if pair.lacks_key]
+        return Verdict("running", for_s, pair_name((ring.first or "", ring.second or "")))
+    wanting = [pair_name(pair.pair) for pair, _ in facts.pairs if pair.lacks_key]
     if wanting:
         return Verdict("running", for_s, f"between two leases; {_several(wanting, ', ')} want key")
-    in_work = [_name(pair) for pair, _ in facts.pairs if pair.in_work_bits]
+    in_work = [pair_name(pair.pair) for pair, _ in facts.pairs if pair.in_work_bits]
     if in_work:
         return Verdict("running", for_s, f"blocks of {_several(in_work, ', ')} are worked on")
     if any(pair.demand_bits for pair, _ in facts.pairs):
@@ -182,14 +191,6 @@ def _away(facts: Facts) -> list[tuple[str, str, float]]:
         elif not status.ready:
             found.append((role, f"not ready: {status.reason}", age_s))
     return found
-
-
-def _users(pair: PairStatus) -> tuple[str, str]:
-    return pair.first, pair.second
-
-
-def _name(pair: PairStatus) -> str:
-    return f"{pair.first}-{pair.second}"
 
 
 def _several(texts: list[str], between: str = "; ") -> str:

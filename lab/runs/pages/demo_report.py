@@ -6,6 +6,7 @@ from typing import Any
 
 from lab.runs.pages.page import image, new_figure, page, png_of, table
 from lab.runs.shown import html_text
+from orchestrator.events.status import pair_name
 
 Report = dict[str, Any]
 
@@ -61,7 +62,7 @@ def _pair_table(pairs: list[Report]) -> str:
     ]
     rows = [
         [
-            "-".join(row["pair"]),
+            pair_name(row["pair"]),
             f"{row['loss_db']:.1f}",
             f"{row['pulses']:.3g}",
             f"{row['sifted_bits']:,}",
@@ -102,7 +103,7 @@ def _versions(report: Report) -> str:
 
 def _pair_plot(report: Report) -> bytes:
     figure, (rate, error) = new_figure(2)
-    names = ["-".join(row["pair"]) for row in report["pairs"]]
+    names = [pair_name(row["pair"]) for row in report["pairs"]]
     rate.bar(names, [row["secret_bits_per_ring_second"] / 1e3 for row in report["pairs"]], color="#2f6f9f")
     planned = [row["planned_bits_per_ring_second"] / 1e3 for row in report["pairs"]]
     rate.plot(names, planned, "k_", markersize=18, markeredgewidth=2, label="planned")
@@ -120,7 +121,7 @@ def _pair_plot(report: Report) -> bytes:
 
 def _stock_plot(report: Report) -> bytes:
     figure, axes = new_figure(1)
-    names = ["-".join(row["pair"]) for row in report["pairs"]]
+    names = [pair_name(row["pair"]) for row in report["pairs"]]
     bottom = [0.0] * len(names)
     for key, label, color in (
         ("consumed_bits", "used as pads", "#2f6f9f"),

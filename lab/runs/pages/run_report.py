@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from fl.experiments.results import Arm, Results
-from fl.keys.budget import counted, duration, name, quantity
+from fl.keys.budget import counted, duration, quantity
 from lab.runs.pages.curves import (
     PHASES,
     Line,
@@ -21,6 +21,7 @@ from lab.runs.pages.page import image, page, table
 from lab.runs.shown import html_text
 from lab.runs.training.words import against_float32
 from orchestrator.durable import replace_file
+from orchestrator.events.status import pair_name
 
 SUPPLY = {
     "live": "made on the ring during the run",
@@ -206,7 +207,7 @@ def _key_budget(results: Results) -> str:
         if budget.forecast.pairs:
             rows = [
                 [
-                    name(pair.pair),
+                    pair_name(pair.pair),
                     f"{pair.needed_bits:,}",
                     f"{pair.stock_bits:,}",
                     f"{pair.missing_bits:,}",
@@ -225,7 +226,7 @@ def _key_budget(results: Results) -> str:
         )
         if budget.record.ledgers:
             rows = [
-                [name(row.pair)]
+                [pair_name(row.pair)]
                 + [f"{v:,}" for v in (row.produced, row.delivered, row.authentication, row.burnt, row.stored)]
                 for row in budget.record.ledgers
             ]
@@ -248,7 +249,7 @@ def _stalls(results: Results) -> str:
         [
             html_text(stall.cause),
             f"{stall.seconds:.1f}",
-            html_text(", ".join(f"{'-'.join(part.names)} {part.seconds:.1f}" for part in stall.parts)),
+            html_text(", ".join(f"{pair_name(part.names)} {part.seconds:.1f}" for part in stall.parts)),
         ]
         for stall in results.stalls
     ]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lab.runs.testbeds.folder import find_testbed
 from lab.testbed import Testbed, load_testbed
+from orchestrator.events.status import pair_name
 
 
 class Machine:
@@ -37,5 +38,5 @@ class Machine:
         if found:
             told = " or ".join(":".join(pair) for pair in found)
             raise ValueError(f"{text} may be one of several pairs of {self.path}: write {told}")
-        known = ", ".join("-".join(pair) for pair in self.testbed.pairs())
+        known = ", ".join(pair_name(pair) for pair in self.testbed.pairs())
         raise ValueError(f"{text} is no pair of {self.path}; pairs are {known}")
