@@ -70,7 +70,7 @@ def json_of(document: msgspec.Struct) -> str:
 def page(observer: Observer) -> str:
     """The page for people, as wide as the terminal; 120 characters where there is none."""
     width = shutil.get_terminal_size((120, 24)).columns
-    return view.text(document_of(observer), verdict(observer.facts()).line, width)
+    return view.text(document_of(observer), width)
 
 
 def show_changes(observer: Observer, as_json: bool, going_on: Callable[[], bool] = lambda: True) -> None:

@@ -29,9 +29,9 @@ WIDE = 100
 UNITS = "stock, asked, block: bits; rate: bits per second of light, * planned"
 
 
-def text(document: Document, line: str, width: int) -> str:
-    """The whole page, its tables ``width`` characters wide at most; ``line`` is the verdict's."""
-    parts: list[str] = [shown(line), _about(document), ""]
+def text(document: Document, width: int) -> str:
+    """The whole page, its tables ``width`` characters wide at most."""
+    parts: list[str] = [shown(document.verdict.line), _about(document), ""]
     head = ("pair", "stock", "asked", "rate", "QBER", "last block", "last lease", "eps", "state")
     parts += [*table(head, [_pair(row) for row in document.pairs], width), f"({UNITS})"]
     sections: list[tuple[tuple[str, ...], list[tuple[str, ...]]]] = [

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from fl.rounds.clipping import clip_warnings
+from lab.runs.following.document import Said
+from lab.runs.following.observer import verdict_on
 from lab.runs.following.progress import Display, PairProgress, RunProgress
 from lab.runs.pages.demo_report import render_report
 from lab.runs.shown import echo, shown
@@ -86,11 +88,13 @@ def run_demo(
             display.update(force=True)
             run.start_learning(config, data)
             follow(run, progress, display)
+            said = verdict_on(run.testbed, run.secrets)
             progress.phase = "stopping"
             display.update(force=True)
             run.stop()
         progress.phase = "reference training without masking"
         report = build_report(run, learning, config, demand)
+        report["verdict"] = msgspec.to_builtins(Said.of(said))
         report["wall_s"] = time.monotonic() - started
         write_report(report, out)
     if as_json:
@@ -273,6 +277,7 @@ def summary(report: dict[str, Any], out: Path) -> str:
     return "\n".join(
         [
             *report["warnings"],
+            shown(f"ring at the end of training: {report['verdict']['line']}"),
             f"{len(rates)} pairs keyed on simulated instruments: {min(rates) / 1e3:.1f} to "
             f"{max(rates) / 1e3:.1f} kbit per second of light",
             f"accuracy {100 * last['accuracy']:.2f} % after {last['round']} rounds; "

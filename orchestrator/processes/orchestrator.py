@@ -193,7 +193,7 @@ class Orchestrator:
             case Subscribe() if role == OBSERVER:
                 self._board.subscribe(session, now_s)
             case Unknown():
-                if self._board.unknown(role, message, now_s) == "":
+                if self._board.unknown(role, message, now_s):
                     logger.warning("%s: %s", message.told_by(role), message.reason)
             case _ if isinstance(message, PeerItem):
                 reason = self._board.heard(role, message, now_s)

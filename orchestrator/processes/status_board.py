@@ -65,11 +65,11 @@ class StatusBoard:
         self._keep(role, item, now_s)
         return ""
 
-    def unknown(self, role: str, item: Unknown, now_s: float) -> str:
-        """Something of a kind that this version does not know: shown with how often it came; returns as heard."""
+    def unknown(self, role: str, item: Unknown, now_s: float) -> bool:
+        """Something of a kind that this version does not know: shown with how often it came; True the first time."""
         before = self._kept.get(role, {}).get(item.subject)
         count = before.item.count + 1 if before and isinstance(before.item, Unknown) else 1
-        return self._admit(role, replace(item, count=count), now_s)
+        return not self._admit(role, replace(item, count=count), now_s) and count == 1
 
     def refused(self, role: str, reason: str) -> None:
         """Count what ``role`` may not say; shown with the next :meth:`show_refusals`."""

@@ -21,8 +21,8 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from lab.runs.following.observer import Observer, ObserverError
-from lab.runs.following.verdict import Verdict, verdict
+from lab.runs.following.observer import verdict_on
+from lab.runs.following.verdict import Verdict
 from lab.runs.supervising.safety import unsafe_instruments
 from lab.runs.supervising.supervisor import Supervisor
 from lab.runs.testbeds.folder import create_folder, template_path
@@ -137,12 +137,7 @@ class Ring:
 
     def status(self) -> Verdict:
         """What ``status --check`` says, from a connection of its own."""
-        try:
-            with Observer.connect(load_testbed(self.path), self.path.parent / "secrets", 2.0) as observer:
-                observer.wait_for_snapshot(2.0)
-                return verdict(observer.facts())
-        except ObserverError as error:
-            return Verdict("no answer", 0.0, str(error))
+        return verdict_on(load_testbed(self.path), self.path.parent / "secrets", 2.0)
 
     def wait_for_verdict(self, words: str) -> float:
         """Seconds until the verdict has ``words``."""

@@ -316,6 +316,7 @@ def test_the_document_has_a_version_and_every_item_by_who_said_it(observed: Make
         "age_s": 12.0,
         "text": "nobody asked for key",
         "exit_code": 0,
+        "line": "IDLE 12 s: nobody asked for key",
     }
     stock = [each for each in document["items"] if each["kind"] == "Stock"]
     assert [(each["role"], each["age_s"]) for each in stock] == [("alice", 2.0)]

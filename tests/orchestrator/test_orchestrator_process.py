@@ -16,10 +16,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import zmq
 
 from lab.testbed import load_testbed, write_testbed
+from orchestrator.events.common import Unknown
 from orchestrator.events.status import (
     BlockReport,
     LaneStock,
@@ -37,7 +39,9 @@ from orchestrator.hub.hub import HubLimits
 from orchestrator.processes.orchestrator import NOT_SEEN, Orchestrator, OrchestratorConfig, config_of
 from orchestrator.scheduling.fencing import AHEAD, EPOCH_STEP, REACH, Fence, Reach
 from orchestrator.scheduling.lease_party import HeldLease, LeaseParty
+from orchestrator.wire.budget import waiting_cost
 from orchestrator.wire.channel import ChannelError
+from orchestrator.wire.codec import encode
 from orchestrator.wire.control_socket import Revoke, Revoked, ShowRevoked, ask
 from orchestrator.wire.curve import generate_keys, write_keys
 from orchestrator.wire.links import LinkState
@@ -52,6 +56,7 @@ from orchestrator.wire.messages import (
     LeaseRefuse,
     LightStatistics,
     Refused,
+    Said,
     Subscribe,
     TelemetryItem,
 )
@@ -359,6 +364,22 @@ def test_an_observer_sees_what_was_and_what_comes(world: World) -> None:
     observer.until("alice", lambda item: item == Ready(True))
     assert [item.seq for item in observer.items] == list(range(len(observer.items)))
     assert PeerStatus("relay", False, reason=NOT_SEEN) in [item.item for item in observer.items]
+
+
+def test_an_item_of_a_newer_peer_is_kept_counted_and_shown(world: World) -> None:
+    """Of a kind that this hub does not know: neither refused nor dropped, and the peer goes on."""
+    alice, observer = world.agent("alice"), Listener(world)
+    observer.until("orchestrator", lambda item: isinstance(item, RingStatus))
+    newer = encode(Said(msgspec.Raw(msgspec.msgpack.encode({"type": "Decoyed", "intensities": [0.1, 0.4]}))))
+    for _ in range(3):  # past what this version lets its own processes say
+        assert alice._control_bytes.take("hub", waiting_cost(len(newer)))
+        alice._control_out.append(newer)
+    alice.control_send(Ready(True))
+    observer.until("alice", lambda item: item == Ready(True))
+    told = [each.item for each in observer.items if isinstance(each.item, Unknown)]
+    assert [(each.kind, each.count) for each in told] == [("Decoyed", 1), ("Decoyed", 2), ("Decoyed", 3)]
+    late = Listener(world)
+    late.until("alice", lambda item: isinstance(item, Unknown) and item.count == 3)
 
 
 def test_observers_do_not_take_each_others_place(world: World) -> None:

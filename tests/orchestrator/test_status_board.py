@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.events.common import Unknown
 from orchestrator.events.status import (
     KEPT_PER_ROLE,
     Alarm,
@@ -89,6 +90,17 @@ def test_what_is_refused_is_counted_shown_once_and_changes_nothing() -> None:
     board.show_refusals(1.0)
     items = [each.item for each in board.told[1] if isinstance(each, TelemetryItem)]
     assert items == [Refusals("relay", 1000, "relay may not say Stock")]
+
+
+def test_unknown_kinds_are_counted_each_by_itself_and_bounded_as_all_subjects_are() -> None:
+    board = Board()
+    assert [board.unknown("a", Unknown("Decoyed"), 1.0) for _ in range(3)] == [True, False, False]
+    board.subscribe(1, 2.0)
+    assert [each.item for each in board.told[1][:-1]] == [Unknown("Decoyed", count=3)]
+    told = [board.unknown("a", Unknown(f"kind-{n}"), 3.0) for n in range(2 * KEPT_PER_ROLE)]
+    assert told.count(True) == KEPT_PER_ROLE - 1
+    board.show_refusals(3.0)
+    assert board.told[1][-1].item == Refusals("a", KEPT_PER_ROLE + 1, "a speaks of more than 512 subjects")
 
 
 def test_no_role_replaces_the_word_of_another() -> None:

@@ -29,17 +29,18 @@ SCHEMA: Literal[2] = 2
 
 
 class Said(msgspec.Struct, frozen=True):
-    """The verdict, see :mod:`lab.runs.following.verdict`."""
+    """The verdict, see :mod:`lab.runs.following.verdict`; ``line`` is all of it for people."""
 
     state: str
     age_s: float
     text: str
     exit_code: int
+    line: str
 
     @classmethod
     def of(cls, said: Verdict) -> Said:
         """As plain values."""
-        return cls(said.state, round(said.age_s, 3), said.text, said.exit_code)
+        return cls(said.state, round(said.age_s, 3), said.text, said.exit_code, said.line)
 
 
 class ItemRow(msgspec.Struct, frozen=True):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from fl.keys.budget import Pair, PairSupply, RateSource
-from lab.runs.following.verdict import Facts
+from lab.runs.following.verdict import Facts, Verdict, verdict
 from lab.testbed import Testbed
 from orchestrator.events.common import Subject
 from orchestrator.events.status import (
@@ -220,6 +220,16 @@ class Observer:
             else:
                 found.append(PairSupply(pair, told.stock_bits if told else 0, 0.0, "none"))
         return found
+
+
+def verdict_on(testbed: Testbed, secrets: Path, timeout_s: float = CONNECT_TIMEOUT_S) -> Verdict:
+    """What there is to say of a testbed at this moment, from a connection of its own."""
+    try:
+        with Observer.connect(testbed, secrets, timeout_s) as observer:
+            observer.wait_for_snapshot(timeout_s)
+            return verdict(observer.facts())
+    except ObserverError as error:
+        return Verdict("no answer", 0.0, str(error))
 
 
 def planned_rate_bps(testbed: Testbed, pair: Pair) -> float:

@@ -22,6 +22,7 @@ def render_report(report: Report) -> str:
     )
     parts = [
         *(f"<p class='alarm'>{html_text(warning)}</p>" for warning in report["warnings"]),
+        f"<p class='note'>Ring at the end of training: <b>{html_text(report['verdict']['line'])}</b></p>",
         f"<h1>{html_text(report['testbed']['name'])}</h1>",
         f"<p class='lead'>{html_text(report['testbed']['description'])}. Task {html_text(report['task'])}, "
         f"{len(rounds)} rounds, seed {report['seed']}, {report['wall_s']:.0f} s.</p>",

@@ -1,0 +1,58 @@
+"""What a supervisor reads from the processes that it started: events as structs, also of other versions."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab.runs.supervising.supervisor import ChildError, Supervisor
+from orchestrator.events.common import Unknown
+from orchestrator.events.process import Ended, NodeServing, Printed, ProcessEvent, line_of
+from orchestrator.events.status import BlockReport
+
+READY = NodeServing(delivery="tcp://127.0.0.1:5", role="alice", version="1")
+BLOCK = BlockReport(1, 2, "alice", "bob", True, secret_bits=5)
+
+
+@pytest.fixture
+def printing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A supervisor whose child ``alice`` prints these lines and ends."""
+    start = subprocess.Popen
+
+    def printing(*lines: str) -> Supervisor:
+        script = f"print({chr(10).join(lines)!r})"
+        monkeypatch.setattr(
+            subprocess, "Popen", lambda command, **more: start([sys.executable, "-c", script], **more)
+        )
+        supervisor = Supervisor(tmp_path)
+        supervisor.start("alice", "node", "alice")
+        return supervisor
+
+    return printing
+
+
+def test_lines_become_events_and_what_is_no_event_is_kept(printing: Any) -> None:
+    supervisor = printing("a warning", '{"type": "Decoyed"}', line_of(READY), line_of(BLOCK))
+    seen: list[tuple[str, ProcessEvent]] = []
+    supervisor.wait_for(lambda name, event: isinstance(event, Ended), 30, "lines", lambda *e: seen.append(e))
+    kinds = [event if not isinstance(event, Unknown) else event.kind for _, event in seen]
+    assert kinds == [Printed("a warning"), "Decoyed", READY, BLOCK, Ended()]
+
+
+def test_a_first_line_of_a_newer_version_is_a_clear_error_and_not_a_timeout(printing: Any) -> None:
+    newer = line_of(READY).replace("NodeServing", "MeshNodeServing")
+    with pytest.raises(
+        ChildError, match=r"starting alice: unknown event MeshNodeServing from alice \(a newer"
+    ):
+        printing(newer).ready(["alice"], 30)
+    more = line_of(READY)[:-1] + ',"etsi014":"https://127.0.0.1:6"}'
+    with pytest.raises(ChildError, match=r"unknown event NodeServing from alice .*etsi014"):
+        printing(more).ready(["alice"], 30)
+
+
+def test_first_lines_are_told_by_name(printing: Any) -> None:
+    assert printing(line_of(READY)).ready(["alice"], 30) == {"alice": READY}
