@@ -11,7 +11,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from fl.modes import model_digest
-from fl.rounds.config import SMALLEST_QUORUM, FLConfig, Mode, check_config, check_weights, other_task
+from fl.rounds.config import (
+    SMALLEST_QUORUM,
+    FLConfig,
+    Mode,
+    check_config,
+    check_weights,
+    described_sources,
+    listed,
+    other_task,
+)
 from fl.rounds.messages import RoundStart, Survivors, read_float32
 from fl.rounds.trainer import RoundJob, Trainer
 from fl.workloads.base import Task
@@ -56,9 +65,15 @@ class ClientRules:
             )
 
     def check_task(self, name: str, config: FLConfig, task: Task) -> None:
-        """Raise ClientRefusesError unless server and client train the same task."""
+        """Raise ClientRefusesError unless server and client train the same task on the same data."""
         if config.task_fingerprint != task.fingerprint:
             raise ClientRefusesError(f"{name} has {other_task(config.task, 'the server')}")
+        own = described_sources(task)
+        if [each.sha256 for each in own] != [each.sha256 for each in config.sources]:
+            raise ClientRefusesError(
+                f"{name} has other data for task {config.task} than the server: here {listed(own)}, there "
+                f"{listed(config.sources)}; give all of them the same files (--data), of which each trains on its own part"
+            )
 
     def accept(self, message: RoundStart, buffer: bytes, trainer: Trainer, last_round: int) -> RoundJob:
         """The round as a job; raises ClientRefusesError or another ValueError saying what is wrong about it."""

@@ -33,7 +33,8 @@ from fl.rounds.quantise import (
     smallest_ring_width,
 )
 from fl.rounds.settings import Naming, SettingError, canonical, kinds_of, refusal
-from fl.workloads.base import NamesArrays
+from fl.workloads.base import NamesArrays, NamesSources
+from orchestrator.delivery.consent import DescribedSource
 from orchestrator.wire.codec import Message
 
 if TYPE_CHECKING:
@@ -69,7 +70,8 @@ class FLConfig(Message, frozen=True):
     rounded away for the next round; the clip is multiplied by ``clip_decay`` after every round.  ``arrays``
     (:mod:`fl.rounds.arrays`) gives every array of the model a clip of its own, or leaves it out; empty: ``clip`` for all.
     ``task_fingerprint`` is that of the server's task: a client with another model, vocabulary or data
-    format does not take part (empty: not compared).
+    format does not take part (empty: not compared).  ``sources`` are the files that its data come from, by their
+    checksums: a client with other files does not take part either.
 
     ``ring_width`` 0 becomes the smallest ring width at which no sum wraps; ``lightsecagg`` has a field instead,
     so there it is always that one and says nothing.  All weights 1 are written as none.  Raises
@@ -92,6 +94,7 @@ class FLConfig(Message, frozen=True):
     error_feedback: bool = False
     clip_decay: Annotated[float, Meta(gt=0, le=1)] = 1.0
     arrays: Annotated[tuple[ArrayClip, ...], Meta(max_length=MAX_ARRAYS)] = ()
+    sources: Annotated[tuple[DescribedSource, ...], Meta(max_length=1000)] = ()
     task_fingerprint: Annotated[str, Meta(max_length=64, pattern=r"^[0-9a-f]*$")] = ""
     min_clients: Annotated[int, Meta(ge=0, le=MAX_CLIENTS)] = 0
     heartbeat_s: Annotated[float, Meta(gt=0, le=60)] = 0.5
@@ -145,6 +148,7 @@ class FLConfig(Message, frozen=True):
             "error_feedback": fits.error_feedback,
             "clip_decay": fits.clip_decay,
             "task_fingerprint": task.fingerprint,
+            "sources": described_sources(task),
             **(suited or {}),
             **{each: value for each, value in chosen.items() if value is not None},
             "run_id": run_id,
@@ -243,6 +247,22 @@ def check_config(config: FLConfig, named: Naming = str) -> None:
             f"a round needs {config.quorum} participants ({named('min_clients')}, and T + 2 in mode lightsecagg), "
             f"but there are only {config.n_clients} clients"
         )
+
+
+def described_sources(task: object) -> tuple[DescribedSource, ...]:
+    """What the task says that it learns from, with names in printable ASCII as operators read them."""
+    told = task.sources if isinstance(task, NamesSources) else ()
+    return tuple(
+        DescribedSource(each.name.encode("ascii", "backslashreplace").decode()[:200], each.sha256)
+        for each in told
+    )
+
+
+def listed(sources: Sequence[DescribedSource]) -> str:
+    """The files with their checksums, for people."""
+    return (
+        ", ".join(f"{each.name} (SHA-256 {each.sha256 or 'not told'})" for each in sources) or "none is named"
+    )
 
 
 def _arrays_of(

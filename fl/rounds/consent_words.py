@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fl.rounds.config import listed
 from orchestrator.delivery.consent import LEAK, RunDescription
 from orchestrator.delivery.messages import pad_bits
 
@@ -45,11 +46,17 @@ def _agreed(description: RunDescription, user: str) -> tuple[str, ...]:
     if not d.task_fingerprint:
         subject += " (the server's words: no client has a task of its own to compare them with)"
         begins = f"the first model is the server's ({d.first_model[:16]}...)"
+    data = (
+        f"{listed(d.sources)}, the same for every client"
+        if d.sources
+        else "what each client has, which is not compared"
+    )
     share = "" if d.keep == 1 else f", {100 * d.keep:g} % of the values in a round"
     return (
         f"run {d.run_id}: {user} trains {subject} for {rounds}, with {', '.join(others) or 'nobody else'}",
         f"mode {d.mode}, {weights}; {d.levels} levels on either side of zero, {clip}{share}",
         f"{begins}, every later one follows from the published sums, as this client works it out itself",
+        f"data: {data}",
         _cost(d, user),
     )
 

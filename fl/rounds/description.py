@@ -51,4 +51,5 @@ def describe(
         seed=config.seed,
         first_model=first_model.hex(),
         arrays=tuple(DescribedArray(each.name, each.size, each.clip) for each in config.arrays),
+        sources=config.sources,
     )

@@ -99,7 +99,7 @@ def _idx_arrays(folder: Path) -> tuple[dict[str, npt.NDArray[Any]], tuple[DataSo
         remedy = f"give a folder with {', '.join(IDX_FILES)}, or an NPZ file with {', '.join(NPZ_ARRAYS)}"
         content, path = file_content(folder, name, remedy)
         arrays[name] = parse_idx(content, str(path))
-        sources.append(DataSource(name, hashlib.sha256(content).hexdigest(), OWN_FILES))
+        sources.append(DataSource(f"own file {name}", hashlib.sha256(content).hexdigest(), OWN_FILES))
     return arrays, tuple(sources)
 
 
@@ -117,7 +117,7 @@ def _npz_arrays(path: Path) -> tuple[dict[str, npt.NDArray[Any]], tuple[DataSour
             arrays = {name: held[name] for name in NPZ_ARRAYS}
     except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path} cannot be read as an NPZ file of plain arrays: {error}") from error
-    return arrays, (DataSource(path.name, hashlib.sha256(content).hexdigest(), OWN_FILES),)
+    return arrays, (DataSource(f"own file {path.name}", hashlib.sha256(content).hexdigest(), OWN_FILES),)
 
 
 def checked_images(

@@ -23,6 +23,7 @@ import hmac
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Literal, TypeAlias
 
+import msgspec
 from msgspec import Meta
 
 from orchestrator.delivery.errors import ConsentError, OtherTermsError
@@ -53,10 +54,19 @@ class DescribedArray(Message, frozen=True):
     clip: Annotated[float, Meta(ge=0)]
 
 
+class DescribedSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A file or table that the clients learn from, with the SHA-256 that each of them found ("": not known)."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=200)]
+    sha256: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?$")] = ""
+
+
 class RunDescription(Message, frozen=True):
     """Everything about a run that decides what its sums can tell; public, and the same for all its clients.
 
-    ``data`` names what the clients train on.  ``participants`` in the order that fixes shards and signs,
+    ``data`` names what the clients train on, each on its own part, and ``sources`` are the files behind it, the same for
+    all of them: a client with others takes no part.  There are none where the task does not say what it learns from; then
+    every client has what it has.  ``participants`` in the order that fixes shards and signs,
     ``weights`` in the same order.  ``attempts`` is the highest round number: aborted rounds use numbers too.
     ``smallest_set`` is the fewest participants of a round, all of them in ``otp`` and ``expanded``.  T =
     ``colluders`` and U = ``survivors`` are 0 but in ``lightsecagg``.  ``n_values`` and ``ring_width`` are those
@@ -89,6 +99,7 @@ class RunDescription(Message, frozen=True):
     seed: Annotated[int, Meta(ge=0, lt=1 << 62)]
     first_model: Hex
     arrays: tuple[DescribedArray, ...] = ()
+    sources: tuple[DescribedSource, ...] = ()
 
     def digest(self) -> bytes:
         """SHA-256 over purpose and all fields in their canonical form (1 and 1.0 are one clip)."""
@@ -103,12 +114,14 @@ class RunDescription(Message, frozen=True):
         """May the sums of both be of the same thing learned from the same data?
 
         ``data`` and fingerprint are what the client's own task says, and models of one size over the same data can
-        be compared.  Without a fingerprint nobody but the server says what is trained: that may be anything.
+        be compared.  Data of one name are the same here, and so are those that share a file: by its checksum another name
+        for it is found out, and other files of the same name may hold the same examples.  Without a fingerprint nobody but the server says what is trained: that may be anything.
         """
         if not self.task_fingerprint or not other.task_fingerprint:
             return True
         alike = self.task_fingerprint == other.task_fingerprint or self.n_parameters == other.n_parameters
-        return self.data == other.data and alike
+        shared = {each.sha256 for each in self.sources} & {each.sha256 for each in other.sources} - {""}
+        return (self.data == other.data or bool(shared)) and alike
 
     def weight_of(self, user: str) -> int:
         """The public weight of a participant."""
@@ -188,7 +201,8 @@ def check_description(description: RunDescription) -> None:
 def _texts(description: RunDescription) -> tuple[str, ...]:
     """What an operator reads in the words of whoever wrote the description."""
     d = description
-    return (d.run_id, d.task, d.task_fingerprint, d.data, *d.participants, *(each.name for each in d.arrays))
+    named = (*(each.name for each in d.arrays), *(each.name for each in d.sources))
+    return (d.run_id, d.task, d.task_fingerprint, d.data, *d.participants, *named)
 
 
 def differences(one: RunDescription, other: RunDescription) -> tuple[str, ...]:

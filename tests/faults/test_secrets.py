@@ -35,7 +35,7 @@ import pytest
 import zmq
 
 from fl.carriers.zeromq.client import run_client
-from fl.carriers.zeromq.server import run_server, with_fingerprint
+from fl.carriers.zeromq.server import run_server, with_task
 from fl.keys.node import NodeKeys
 from fl.modes import described
 from fl.rounds.config import FLConfig
@@ -419,7 +419,7 @@ def learn(threads: Threads, recorder: Recorder, path: Path, endpoints: dict[str,
 
         def body(stop: threading.Event) -> None:
             journal = state / f"fl-{user}" / "journal"
-            ConsentBook(journal).give(user, described(with_fingerprint(config, ZeroTask()), ZeroTask()))
+            ConsentBook(journal).give(user, described(with_task(config, ZeroTask()), ZeroTask()))
             with DeliveryClient(endpoints[user], keys, testbed.public_key(user)) as delivery:
                 run_client(
                     user,

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pytest
 
 from fl.carriers.zeromq.client import ClientOutcome, ClientRules, run_client
-from fl.carriers.zeromq.server import run_server, with_fingerprint
+from fl.carriers.zeromq.server import run_server, with_task
 from fl.keys.node import NodeKeys
 from fl.modes import Aggregation, aggregation_for, model_digest
 from fl.rounds.choices import SeededChoices
@@ -266,7 +266,7 @@ class World:
     @property
     def announced(self) -> FLConfig:
         """The settings as the server announces them."""
-        return with_fingerprint(self.config, self.server_task)
+        return with_task(self.config, self.server_task)
 
     def aggregation(self) -> Aggregation:
         """How the described run adds up."""

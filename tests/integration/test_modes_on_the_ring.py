@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fl.carriers.zeromq.client import ClientRules, run_client
-from fl.carriers.zeromq.server import run_server, with_fingerprint
+from fl.carriers.zeromq.server import run_server, with_task
 from fl.keys.node import NodeKeys
 from fl.modes import aggregation_for, described
 from fl.rounds.config import FLConfig
@@ -116,7 +116,7 @@ def test_one_who_leaves_while_training_is_left_out_and_takes_part_again(ring: Ru
             node = testbed.user(user)
             book = ConsentBook(tmp_path / user)
             if not book.consents():
-                book.give(user, described(with_fingerprint(config, HeldTask(False)), HeldTask(False)))
+                book.give(user, described(with_task(config, HeldTask(False)), HeldTask(False)))
             with DeliveryClient(node.delivery, keys(f"fl-{user}"), testbed.public_key(user)) as delivery:
                 return run_client(
                     user,

@@ -22,7 +22,15 @@ import zmq
 from fl.carriers.zeromq.client_connections import ClientConnections
 from fl.carriers.zeromq.round_server import RoundServer, RunFailedError, ServedRun
 from fl.modes import aggregation_for, described
-from fl.rounds.config import ConfigError, FLConfig, check_config, check_weights, other_task
+from fl.rounds.config import (
+    ConfigError,
+    FLConfig,
+    check_config,
+    check_weights,
+    described_sources,
+    listed,
+    other_task,
+)
 from fl.rounds.messages import (
     MESSAGE_LIMIT,
     PROTOCOL_VERSION,
@@ -106,7 +114,7 @@ def run_server(
     if config.mode != "plain":
         check_weights(config.levels, config.client_weights)
     task = task or open_task(config.task, data_folder)
-    config = with_fingerprint(config, task)
+    config = with_task(config, task)
     folder = RunFolder(out_dir, config)
     report(write_description(config, task, out_dir))
     own_context = zmq.Context() if context is None else None
@@ -157,15 +165,21 @@ def largest_frame(config: FLConfig, n_parameters: int) -> int:
     return min(MESSAGE_LIMIT, array + CONTROL_LIMIT)
 
 
-def with_fingerprint(config: FLConfig, task: Task) -> FLConfig:
-    """``config`` with the fingerprint of ``task``; raises ConfigError if it names another one."""
+def with_task(config: FLConfig, task: Task) -> FLConfig:
+    """``config`` with fingerprint and data of ``task``; raises ConfigError if it names others."""
     if config.task_fingerprint not in ("", task.fingerprint):
         raise ConfigError(
             f"run {config.run_id} was set up for a {task.name} task with fingerprint "
             f"{config.task_fingerprint[:12]}, this server has {task.fingerprint[:12]}: another model, vocabulary "
             "or data format; start a run under another id"
         )
-    return msgspec.structs.replace(config, task_fingerprint=task.fingerprint)
+    sources = described_sources(task)
+    if config.sources not in ((), sources):
+        raise ConfigError(
+            f"run {config.run_id} was set up with other data than this server has: there {listed(config.sources)}, here "
+            f"{listed(sources)}; give the same files, or start a run under another id"
+        )
+    return msgspec.structs.replace(config, task_fingerprint=task.fingerprint, sources=sources)
 
 
 class _Server:

@@ -259,7 +259,7 @@ def test_own_images_are_learnt_from_and_named_by_their_checksum(tmp_path: Path) 
         assert task.evaluate(task.initial_parameters(0)).loss > 0
         assert {each.source for each in task.sources} == {"own files"}
     (source,) = MnistTask(path).sources
-    assert (source.name, source.sha256) == ("own.npz", hashlib.sha256(path.read_bytes()).hexdigest())
+    assert (source.name, source.sha256) == ("own file own.npz", hashlib.sha256(path.read_bytes()).hexdigest())
     assert {each.sha256 for each in MnistTask(folder).sources} == {
         hashlib.sha256(content).hexdigest() for content in idx_files.values()
     }

@@ -17,7 +17,7 @@ import zmq
 
 from fl.carriers.zeromq.client import ClientRules
 from fl.carriers.zeromq.round_server import RunFailedError
-from fl.carriers.zeromq.server import with_fingerprint
+from fl.carriers.zeromq.server import with_task
 from fl.modes import aggregation_for, model_digest
 from fl.rounds.messages import (
     PROTOCOL_VERSION,
@@ -103,7 +103,7 @@ def offset_s() -> list[float]:
 
 def test_a_killed_server_s_round_is_on_record_and_clients_say_what_it_cost(world: Any) -> None:
     """Each pair counts once, whichever side reports it."""
-    RunFolder(world.out_dir, with_fingerprint(world.config, world.server_task)).announce(world.names)
+    RunFolder(world.out_dir, with_task(world.config, world.server_task)).announce(world.names)
     world.start_server()
     made = {name: ScriptedClient(world, name) for name in world.names}
     try:
