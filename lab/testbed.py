@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from drivers.registry import DRIVERS
 from orchestrator.durable import replace_file
+from orchestrator.protocols.catalogue import DEFAULT, objection
 
 SCHEMA_VERSION = 1
 AUTO = "auto"
@@ -75,7 +76,7 @@ class Hub(Section):
 class Protocol(Section):
     """What both nodes of a pair fix before a block."""
 
-    name: Literal["four-phase"] = "four-phase"
+    name: str = DEFAULT
     clock_hz: Positive = 100e6
     slots_per_frame: Annotated[int, Field(ge=2048, le=2**24)] = 2**22
     samples_per_slot: Annotated[int, Field(ge=2, le=64)] = 2
@@ -343,6 +344,10 @@ def _explain(item: Any) -> str:
 
 def _raw_checks(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Checks on names that work even where other parts of the file are wrong."""
+    protocol = data.get("protocol")
+    name = protocol.get("name", DEFAULT) if isinstance(protocol, dict) else DEFAULT
+    if isinstance(name, str) and (why := objection(name)):
+        yield "protocol.name", why
     for section in ("users", "instruments"):
         entries = data.get(section)
         if not isinstance(entries, list):

@@ -28,7 +28,7 @@ LEAVES = tuple(
 ALLOWED: dict[str, tuple[str, ...]] = {
     "drivers": ("drivers",),
     "sim_backends": ("sim_backends", "drivers.links"),
-    "lab": ("lab", "drivers", *LEAVES),
+    "lab": ("lab", "drivers", "orchestrator.protocols.catalogue", *LEAVES),
     "orchestrator": ("orchestrator", "lab", "drivers"),
     "fl": ("fl", "orchestrator.delivery", *LEAVES),
 }

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 
+from orchestrator.protocols.block_planning import protocol_named
 from orchestrator.protocols.epsilons import ParameterError
-from orchestrator.protocols.planner import keyrate_report
 
-PROTOCOLS = ("four-phase",)
 OPTIONS = {"loss_a_db": "--loss-db-a", "loss_b_db": "--loss-db-b", "n_pulses": "--pulses"}
 """Options that are not called as the argument they set."""
 
@@ -32,8 +31,7 @@ def keyrate_command(
 
     With ``optimize`` the intensities and p_x are chosen for the best rate, whatever was given.
     """
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"unknown protocol {protocol!r}; known: {', '.join(PROTOCOLS)}")
+    chosen = protocol_named(protocol)
     if n_pulses is not None and not (math.isfinite(n_pulses) and n_pulses == int(n_pulses)):
         raise ValueError(f"--pulses must be a whole number of pulses, got {n_pulses:g}")
     settings = {"mu_a": mu_a, "mu_b": mu_b, "p_x": p_x}
@@ -43,7 +41,7 @@ def keyrate_command(
     elif missing:
         raise ValueError(f"give {', '.join(missing)}, or --optimize to have them chosen")
     try:
-        return keyrate_report(
+        return chosen.key_rate(
             loss_a_db,
             loss_b_db,
             visibility,

@@ -19,6 +19,7 @@ from lab.cli.keys_app import keys_app
 from lab.cli.qpu import qpu_app
 from lab.runs.shown import echo
 from lab.runs.testbeds.store_key import HELP as STORE_KEY_HELP
+from orchestrator.protocols.catalogue import DEFAULT, PROTOCOLS
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -183,7 +184,7 @@ def keyrate(
     pulses: Annotated[float | None, typer.Option(help="Pulses of the block; asymptotic without.")] = None,
     eps_sec: Annotated[float, typer.Option(help="Secrecy epsilon.")] = 1e-10,
     eps_cor: Annotated[float, typer.Option(help="Correctness epsilon.")] = 1e-15,
-    protocol: Annotated[str, typer.Option(help="Protocol: four-phase.")] = "four-phase",
+    protocol: Annotated[str, typer.Option(help=f"One of: {', '.join(PROTOCOLS)}.")] = DEFAULT,
     optimize: Annotated[
         bool, typer.Option("--optimize", help="Choose mu and p_x for the best rate.")
     ] = False,

@@ -26,8 +26,8 @@ class FrameClicks:
 class BlockClicks:
     """The announced slots of one block with this user's symbols, in order of (frame, slot).
 
-    ``frame`` and ``slot`` uint32, ``outcome`` uint8 (1 D1, 2 D2, 3 both), ``symbol`` uint8 (0 X bit 0, 1 X bit 1, 2 Y
-    bit 0, 3 Y bit 1), all of shape (n,); ``n_pulses`` slots emitted by this user's own count, lost frames included.
+    ``frame`` and ``slot`` uint32, ``outcome`` uint8 (1 D1, 2 D2, 3 both), ``symbol`` uint8 (code of
+    the protocol), all of shape (n,); ``n_pulses`` slots emitted by this user's own count, lost frames included.
     ``symbol`` is secret.
     """
 

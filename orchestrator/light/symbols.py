@@ -1,12 +1,8 @@
-"""A user's secret symbols: from one random byte per slot to the voltage on its phase modulator.
+"""A user's secret symbols of one frame: from one random byte per slot to the voltage on its phase modulator.
 
-One byte carries one symbol: the lowest bit is the key bit, the upper seven choose the basis, X for values
-below ``128 p_x``.  So ``p_x`` is a multiple of 1/128 and exact.  The symbol code is ``2 * basis + bit``
-with X = 0 and Y = 1; its optical phase is 0 or pi in X and pi/2 or -pi/2 (that is 3 pi/2) in Y
-(four-phase protocol, first step).
-
-The raw bytes are key material until the announcement is in: they live in one buffer per frame, which
-:meth:`SymbolFrame.erase` overwrites.
+What a byte means, and which phase it gives, is for the protocol to say
+(:class:`orchestrator.protocols.base.Symbols`).  The raw bytes are key material until the announcement is in: they live
+in one buffer per frame, which :meth:`SymbolFrame.erase` overwrites.
 """
 
 from __future__ import annotations
@@ -17,42 +13,27 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from orchestrator.bits import BitArray
 from orchestrator.kernels import kernel
-
-X_BIT_0, X_BIT_1, Y_BIT_0, Y_BIT_1 = range(4)
-PHASE_RAD = (0.0, math.pi, math.pi / 2, -math.pi / 2)
-BASIS_STEPS = 128
-"""Resolution of ``p_x``."""
+from orchestrator.protocols.base import Symbols
 
 RandomInto = Callable[[memoryview], None]
 """Fills a writable buffer with random bytes: the interface of a node's random source."""
 
 
-def symbol_table(p_x: float) -> npt.NDArray[np.uint8]:
-    """Symbol code of each byte value, uint8 of shape (256,).
-
-    Raises ValueError unless ``p_x`` is a multiple of 1/128 strictly between 0 and 1.
-    """
-    steps = round(p_x * BASIS_STEPS)
-    if not math.isclose(steps, p_x * BASIS_STEPS, abs_tol=1e-9) or not 0 < steps < BASIS_STEPS:
-        raise ValueError(f"p_x must be a multiple of 1/{BASIS_STEPS} between 0 and 1, got {p_x}")
-    value = np.arange(256)
-    return np.where(value >> 1 < steps, 0, 2).astype(np.uint8) + (value & 1).astype(np.uint8)
-
-
 def drive_table(
-    symbols: npt.NDArray[np.uint8], *, v_pi_v: float, rf_gain: float, amplitude_vpp: float
+    symbols: Symbols, *, v_pi_v: float, rf_gain: float, amplitude_vpp: float
 ) -> npt.NDArray[np.float32]:
     """Normalised AWG sample (full scale = +-1 = +-amplitude/2) of each byte value, float32 of shape (256,).
 
     The modulator turns a drive of ``v`` volts into the phase ``pi * rf_gain * v / v_pi_v``.
     """
     full_scale_rad = math.pi * rf_gain * amplitude_vpp / 2 / v_pi_v
-    levels = np.array(PHASE_RAD) / full_scale_rad
+    levels = np.array(symbols.phases_rad) / full_scale_rad
     if np.abs(levels).max() > 1:
-        raise ValueError(f"the drive reaches {full_scale_rad:.3f} rad, a phase of pi is out of range")
-    return levels[symbols].astype(np.float32)
+        raise ValueError(
+            f"the drive reaches {full_scale_rad:.3f} rad, a phase of the protocol is out of range"
+        )
+    return levels[symbols.of_bytes].astype(np.float32)
 
 
 @kernel
@@ -80,9 +61,9 @@ def _fill_gated(
 class SymbolFrame:
     """The symbols of one frame of one user."""
 
-    def __init__(self, slots: int, table: npt.NDArray[np.uint8]) -> None:
+    def __init__(self, slots: int, symbols: Symbols) -> None:
         self._raw = np.zeros(slots, np.uint8)
-        self._table = table
+        self._codes = symbols.of_bytes
 
     def draw(self, random_into: RandomInto) -> None:
         """Fresh symbols for every slot, from the node's random source."""
@@ -109,7 +90,7 @@ class SymbolFrame:
 
     def at(self, slots: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint8]:
         """Symbol codes (uint8) of the announced slots."""
-        return self._table[self._raw[slots]]
+        return self._codes[self._raw[slots]]
 
     def erase(self) -> None:
         """Overwrite every symbol."""
@@ -117,13 +98,3 @@ class SymbolFrame:
 
     def __repr__(self) -> str:
         return f"<SymbolFrame: {self._raw.size} slots>"
-
-
-def basis_of(symbols: npt.NDArray[np.uint8]) -> BitArray:
-    """0 for X, 1 for Y."""
-    return symbols >> np.uint8(1)
-
-
-def bit_of(symbols: npt.NDArray[np.uint8]) -> BitArray:
-    """The key bit."""
-    return symbols & np.uint8(1)

@@ -32,7 +32,8 @@ from orchestrator.light.messages import (
     check_announcement,
     read_light_message,
 )
-from orchestrator.light.symbols import RandomInto, SymbolFrame, drive_table, symbol_table
+from orchestrator.light.symbols import RandomInto, SymbolFrame, drive_table
+from orchestrator.protocols.base import Symbols
 from orchestrator.randomness import random_into
 from orchestrator.wire.channel import Channel
 from orchestrator.wire.codec import encode
@@ -135,7 +136,7 @@ class UserLight:
         self,
         channel: Channel,
         *,
-        p_x: float,
+        symbols: Symbols,
         mu: float,
         gate: int,
         n_frames: int,
@@ -145,7 +146,6 @@ class UserLight:
 
         Raises LightAborted (nothing of the block may be used), ChannelError or InstrumentError.
         """
-        symbols = symbol_table(p_x)
         drive = drive_table(
             symbols,
             v_pi_v=self._user.v_pi_v,

@@ -1,11 +1,11 @@
 """One block between its two users: from announced clicks to a secret key that both hold.
 
-Steps (four-phase protocol, steps 3 to 6) and their messages (:mod:`orchestrator.postprocessing.messages`)::
+Steps, whatever the protocol that planned the block, and their messages (:mod:`orchestrator.postprocessing.messages`)::
 
     both       check the announcement and the own pulse count              before anything is revealed
-    both       Opening: session, plan, digest of the announcement, bases
-    first  ->  Labels: coin labels, drawn privately and only at this point; YY bits; Cascade seeds
-    second ->  TestBits: YY bits                                           counts and error rate fit, or give up
+    both       Opening: session, plan, digest of the announcement, labels
+    first  ->  Drawn: labels drawn privately and only at this point; test bits; Cascade seeds
+    second ->  TestBits: test bits                                         counts and error rate fit, or give up
     second ->  ParityRequest, first -> ParityReply, ..., second -> Reconciled
     first  ->  VerificationTag, second -> Verdict                          a mismatch discards the whole block
     first  ->  AmplificationSeed                                           fresh, after all disclosures
@@ -53,8 +53,7 @@ from orchestrator.postprocessing.sifting import (
     check_clicks,
     unpack_exactly,
 )
-from orchestrator.protocols.four_phase import KeyLength, binary_entropy
-from orchestrator.protocols.planner import BlockCounts, BlockPlan, coin_labels, secret_length, violations
+from orchestrator.protocols.base import BlockCounts, BlockPlan, KeyLength, binary_entropy
 from orchestrator.randomness import RandomBytes, random_bytes
 from orchestrator.secret import SecretBits
 from orchestrator.wire.channel import Channel, ChannelError
@@ -66,7 +65,7 @@ Progress = Callable[[str, float], None]
 """Called with the name of the stage and the estimated part of it that is done, 0 to 1."""
 
 _HINT_ROUNDS = 200.0
-"""Weight, in rounds, of the planned error rate against the YY errors when the first block size is chosen."""
+"""Weight, in rounds, of the planned error rate against the test errors when the first block size is chosen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,16 +86,15 @@ class BlockEpsilons:
 class BlockResult:
     """A finished block; ``key`` is None where the length is 0, and ``no_key_reason`` says why.
 
-    ``qber`` is the X error rate, exact where the block was reconciled and estimated from YY otherwise; ``f_ec`` is
-    parity bits over ``n_x h(qber)``; ``leak_bits`` counts every parity bit and one per verification tag.
+    ``qber`` is the error rate of the key rounds, exact where the block was reconciled and of the test rounds otherwise; ``f_ec`` is
+    parity bits over ``n_key h(qber)``; ``leak_bits`` counts every parity bit and one per verification tag.
     ``epsilons`` belongs to ``key``.
     """
 
     key: SecretBits | None
-    n_x: int
-    n_y: int
-    m_y: int
-    n_coin: int
+    n_key: int
+    n_test: int
+    test_errors: int
     qber: float
     f_ec: float
     leak_bits: int
@@ -185,13 +183,13 @@ def run_block(
 
 
 def _open(state: _Block, clicks: BlockClicks, announcements: bytes) -> SiftedBits:
-    """Check what the relay said, exchange bases, keep the rounds in which they agree."""
+    """Check what the relay said, exchange labels, keep the rounds that the protocol keeps."""
     state.enter("sifting")
     talk, identity = state.talk, state.identity
     if clicks.n_pulses != state.plan.n_pulses:
         talk.abort(f"{clicks.n_pulses} pulses were emitted, the plan says {state.plan.n_pulses}")
-    check_clicks(clicks)
-    own = OwnRounds.of(clicks, talk.pair_end)
+    check_clicks(clicks, state.plan.symbols)
+    own = OwnRounds.of(clicks, talk.pair_end, state.plan.symbols)
     state.secrets.append(own)
     opening = m.Opening(
         epoch=identity.epoch,
@@ -202,23 +200,23 @@ def _open(state: _Block, clicks: BlockClicks, announcements: bytes) -> SiftedBit
         plan=bytes.fromhex(state.plan.digest()),
         announcements=announcements,
         n_clicks=own.n_rounds,
-        bases=pack(own.bases).tobytes(),
+        labels=own.published(),
     )
     talk.send(opening)
     theirs = talk.receive(m.Opening)
     for name in ("epoch", "lease_number", "block", "first", "second", "plan", "announcements", "n_clicks"):
         if getattr(theirs, name) != getattr(opening, name):
             talk.abort(f"the two users' openings differ in '{name}'")
-    sifted = own.sift(theirs.bases)
+    sifted = own.sift(theirs.labels)
     state.secrets.append(sifted)
     return sifted
 
 
 def _make_key(state: _Block, clicks: BlockClicks, sifted: SiftedBits) -> BlockResult:
-    """Everything after the bases."""
+    """Everything after the labels."""
     counts, seeds = _disclose_tests(state, clicks, sifted)
     length = _length(state, counts)
-    if not length.bits or sifted.n_x < MIN_BITS:
+    if not length.bits or sifted.n_key < MIN_BITS:
         return _without_key(state, counts, length)
     state.enter("reconciliation")
     hint = _qber_hint(state.plan, counts)
@@ -226,72 +224,73 @@ def _make_key(state: _Block, clicks: BlockClicks, sifted: SiftedBits) -> BlockRe
         state, sifted, hint, seeds
     )
     state.secrets.append(done)
-    tags = state.plan.verification_tags(sifted.n_x)
+    tags = state.plan.verification_tags(sifted.n_key)
     counts = replace(
-        counts, leak_bits=done.parity_bits + tags * verification.LEAK_BITS, xx_errors=done.corrected_bits
+        counts, leak_bits=done.parity_bits + tags * verification.LEAK_BITS, key_errors=done.corrected_bits
     )
     length = _length(state, counts)
     if not length.bits:
         return _without_key(state, counts, length, done.rounds)
     state.enter("verification")
-    _verify(state, done.bits, sifted.n_x, tags)
+    _verify(state, done.bits, sifted.n_key, tags)
     state.enter("authentication")
-    seed = _agree_on_seed(state, sifted.n_x, length.bits)
+    seed = _agree_on_seed(state, sifted.n_key, length.bits)
     eps_auth = _authenticate(state)
     state.enter("amplification")
-    key = amplify(done.bits, sifted.n_x, length.bits, seed)
+    key = amplify(done.bits, sifted.n_key, length.bits, seed)
     state.progress("done", 1.0)
     epsilons = BlockEpsilons(
-        state.plan.eps_sec, verification.undetected_error_bound(sifted.n_x, tags), eps_auth, tags
+        state.plan.eps_sec, verification.undetected_error_bound(sifted.n_key, tags), eps_auth, tags
     )
     return _result(counts, length, done.rounds, key, epsilons=epsilons)
 
 
 def _disclose_tests(state: _Block, clicks: BlockClicks, sifted: SiftedBits) -> tuple[BlockCounts, bytes]:
-    """Coin labels, YY bits and Cascade seeds; the counts of the block (nothing leaked yet) and the seeds."""
-    talk, n_x = state.talk, sifted.n_x
-    yy_bits = pack(sifted.yy).tobytes()
+    """Drawn labels, test bits and Cascade seeds; the counts of the block (nothing leaked yet) and the seeds."""
+    talk, n_key = state.talk, sifted.n_key
+    test_bits = pack(sifted.test).tobytes()
     if talk.pair_end == "first":
-        coin = coin_labels(state.plan, n_x, state.random_bytes)
-        seeds = state.random_bytes(SEED_BYTES * n_frames(n_x))
-        talk.send(m.Labels(coin=pack(coin).tobytes(), yy_bits=yy_bits, seeds=seeds))
-        their_yy = talk.receive(m.TestBits).yy_bits
+        drawn = state.plan.draw_labels(n_key, state.random_bytes)
+        seeds = state.random_bytes(SEED_BYTES * n_frames(n_key))
+        talk.send(m.Drawn(labels=pack(drawn).tobytes(), test_bits=test_bits, seeds=seeds))
+        their_test = talk.receive(m.TestBits).test_bits
     else:
-        labels = talk.receive(m.Labels)
-        coin = unpack_exactly(labels.coin, n_x, "coin labels")
-        seeds, their_yy = labels.seeds, labels.yy_bits
-        talk.send(m.TestBits(yy_bits=yy_bits))
+        theirs = talk.receive(m.Drawn)
+        drawn = unpack_exactly(theirs.labels, n_key, "drawn labels")
+        seeds, their_test = theirs.seeds, theirs.test_bits
+        talk.send(m.TestBits(test_bits=test_bits))
     counts = BlockCounts(
         n_pulses=clicks.n_pulses,
         n_announced=clicks.n_single,
-        n_xx=n_x,
-        n_yy=sifted.n_y,
-        n_coin=int(coin.sum()),
-        yy_errors=sifted.yy_errors(their_yy),
+        n_key=n_key,
+        n_test=sifted.n_test,
+        n_drawn=int(drawn.sum()),
+        test_errors=sifted.test_errors(their_test),
         leak_bits=0,
+        by_labels=sifted.by_labels,
     )
     return counts, seeds
 
 
 def _length(state: _Block, counts: BlockCounts) -> KeyLength:
     """Length of the key of these counts; aborts where they do not fit the plan."""
-    broken = violations(state.plan, counts)
+    broken = state.plan.violations(counts)
     if broken:
         state.talk.abort("; ".join(broken))
-    return secret_length(state.plan, counts)
+    return state.plan.secret_length(counts)
 
 
 def _qber_hint(plan: BlockPlan, counts: BlockCounts) -> float:
-    """Error rate that sets the block sizes of Cascade: YY errors, steadied by the plan; equal at both users."""
-    return (counts.yy_errors + _HINT_ROUNDS * plan.qber) / (counts.n_yy + _HINT_ROUNDS)
+    """Error rate that sets the block sizes of Cascade: test errors, steadied by the plan; equal at both users."""
+    return (counts.test_errors + _HINT_ROUNDS * plan.qber) / (counts.n_test + _HINT_ROUNDS)
 
 
 def _reconcile_first(state: _Block, sifted: SiftedBits, hint: float, seeds: bytes) -> _Reconciled:
     """Answer parities until the peer is done; its counts must be ours."""
     talk = state.talk
-    side = CascadeReference(sifted.x, sifted.n_x, hint, seeds, state.plan.leak_limit_bits(sifted.n_x))
+    side = CascadeReference(sifted.key, sifted.n_key, hint, seeds, state.plan.leak_limit_bits(sifted.n_key))
     state.secrets.append(side)
-    expected = _expected_parities(sifted.n_x, hint)
+    expected = _expected_parities(sifted.n_key, hint)
     while True:
         message = talk.receive_either(m.ParityRequest, m.Reconciled)
         if isinstance(message, m.Reconciled):
@@ -300,17 +299,17 @@ def _reconcile_first(state: _Block, sifted: SiftedBits, hint: float, seeds: byte
         state.progress(talk.stage, min(side.parity_bits / expected, 1.0))
     if message.parity_bits != side.parity_bits:
         talk.abort(f"the peer counts {message.parity_bits} parity bits, {side.parity_bits} were sent")
-    if message.corrected_bits > sifted.n_x:
-        talk.abort(f"the peer claims {message.corrected_bits} corrections in {sifted.n_x} bits")
-    return _Reconciled(sifted.x, side.parity_bits, message.corrected_bits, side.rounds)
+    if message.corrected_bits > sifted.n_key:
+        talk.abort(f"the peer claims {message.corrected_bits} corrections in {sifted.n_key} bits")
+    return _Reconciled(sifted.key, side.parity_bits, message.corrected_bits, side.rounds)
 
 
 def _reconcile_second(state: _Block, sifted: SiftedBits, hint: float, seeds: bytes) -> _Reconciled:
     """Ask for parities until every frame is through."""
     talk = state.talk
-    side = CascadeCorrector(sifted.x, sifted.n_x, hint, seeds)
+    side = CascadeCorrector(sifted.key, sifted.n_key, hint, seeds)
     state.secrets.append(side)
-    expected = _expected_parities(sifted.n_x, hint)
+    expected = _expected_parities(sifted.n_key, hint)
     request = side.next_request(None)
     while request is not None:
         talk.send(request)
@@ -408,7 +407,7 @@ def _authenticate(state: _Block) -> float:
 
 def _without_key(state: _Block, counts: BlockCounts, length: KeyLength, rounds: int = 0) -> BlockResult:
     """End a sound block that is too small, on both sides alike."""
-    reason = length.reason or f"{counts.n_xx} XX rounds are too few to reconcile"
+    reason = length.reason or f"{counts.n_key} key rounds are too few to reconcile"
     state.talk.send(m.NoKey(reason=reason[:200]))
     state.talk.receive(m.NoKey)
     return _result(counts, replace(length, bits=0), rounds, None, reason)
@@ -423,16 +422,17 @@ def _result(
     epsilons: BlockEpsilons | None = None,
 ) -> BlockResult:
     errors, n = (
-        (counts.yy_errors, counts.n_yy) if counts.xx_errors is None else (counts.xx_errors, counts.n_xx)
+        (counts.test_errors, counts.n_test)
+        if counts.key_errors is None
+        else (counts.key_errors, counts.n_key)
     )
     qber = errors / n if n else 0.5
-    entropy = counts.n_xx * binary_entropy(qber)
+    entropy = counts.n_key * binary_entropy(qber)
     return BlockResult(
         key=key,
-        n_x=counts.n_xx,
-        n_y=counts.n_yy,
-        m_y=counts.yy_errors,
-        n_coin=counts.n_coin,
+        n_key=counts.n_key,
+        n_test=counts.n_test,
+        test_errors=counts.test_errors,
         qber=qber,
         f_ec=(counts.leak_bits - (epsilons.tags if epsilons else 1) * verification.LEAK_BITS) / entropy
         if rounds and entropy

@@ -4,7 +4,7 @@
 :mod:`orchestrator.postprocessing.block` for what each step means)::
 
     first -> second   Opening          second -> first   Opening
-    first -> second   Labels           second -> first   TestBits
+    first -> second   Drawn            second -> first   TestBits
     second -> first   ParityRequest    first -> second   ParityReply      (as often as needed)
     second -> first   Reconciled       first -> second   VerificationTag
     second -> first   Verdict          first -> second   AmplificationSeed
@@ -33,7 +33,7 @@ Array = Annotated[bytes, msgspec.Meta(max_length=2**26)]
 
 
 class Opening(Message, frozen=True):
-    """What this side believes the block to be, and its bases of the announced single clicks (packed, 1 = Y)."""
+    """What this side believes the block to be, and its labels of the announced single clicks (packed)."""
 
     epoch: Count
     lease_number: Count
@@ -43,21 +43,21 @@ class Opening(Message, frozen=True):
     plan: Digest
     announcements: Digest
     n_clicks: Count
-    bases: Array
+    labels: Array
 
 
-class Labels(Message, frozen=True):
-    """The first user's coin labels of the XX rounds, its YY bits, and one 16-byte Cascade seed per frame."""
+class Drawn(Message, frozen=True):
+    """The first user's drawn labels of the key rounds, its test bits, and one 16-byte Cascade seed per frame."""
 
-    coin: Array
-    yy_bits: Array
+    labels: Array
+    test_bits: Array
     seeds: Array
 
 
 class TestBits(Message, frozen=True):
-    """The second user's YY bits, flips done."""
+    """The second user's test bits, flips done."""
 
-    yy_bits: Array
+    test_bits: Array
 
 
 class ParityRequest(Message, frozen=True):
@@ -129,7 +129,7 @@ class Aborted(Message, frozen=True):
 
 BlockMessage: TypeAlias = (
     Opening
-    | Labels
+    | Drawn
     | TestBits
     | ParityRequest
     | ParityReply

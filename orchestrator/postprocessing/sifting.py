@@ -1,9 +1,9 @@
 """Sifting: from announced clicks to key bits and test bits.
 
-Each user knows, for every slot that the relay announced, its own symbol; after both have published their bases they
-keep the rounds in which these agree.  Clicks of both detectors are not kept.  Equal phases light detector 1, so the
-second user flips its bit where detector 2 clicked, in X and in Y alike (four-phase protocol, step 3).  XX rounds are
-key; YY rounds are disclosed and count errors.
+Each user knows, for every slot that the relay announced, its own symbol; after both have published its label (its
+basis, say) the protocol tells which rounds are key and which are disclosed and count errors.  Clicks of both detectors
+are not kept.  Equal phases light detector 1, so the second user flips its bit where detector 2 clicked, whatever the
+basis.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import numpy as np
 from orchestrator.bits import BitArray, PackedBits, pack, packed_size, unpack
 from orchestrator.keystore.lanes import PairEnd
 from orchestrator.light.clicks import BOTH, D1_ONLY, D2_ONLY, BlockClicks
-from orchestrator.light.symbols import basis_of, bit_of
+from orchestrator.protocols.base import Codes, Symbols
 
 
 class SiftingError(Exception):
     """The announcement, or what the peer sent about it, cannot be of this block."""
 
 
-def check_clicks(clicks: BlockClicks) -> None:
-    """Raise SiftingError unless every slot is announced once, in order, with a known outcome.
+def check_clicks(clicks: BlockClicks, symbols: Symbols) -> None:
+    """Raise SiftingError unless every slot is announced once, in order, with a known outcome and symbol.
 
     A slot announced twice would put the same secret bit into the key twice.
     """
@@ -37,26 +37,32 @@ def check_clicks(clicks: BlockClicks) -> None:
     order = (clicks.frame.astype(np.uint64) << np.uint64(32)) | clicks.slot.astype(np.uint64)
     if np.any(order[1:] <= order[:-1]):
         raise SiftingError("a slot is announced twice or out of order")
-    if clicks.outcome.min() < D1_ONLY or clicks.outcome.max() > BOTH or clicks.symbol.max() > 3:
+    if (
+        clicks.outcome.min() < D1_ONLY
+        or clicks.outcome.max() > BOTH
+        or clicks.symbol.max() >= len(symbols.phases_rad)
+    ):
         raise SiftingError("an outcome or a symbol that does not exist")
 
 
 @dataclass(slots=True)
 class OwnRounds:
-    """This user's side of the single clicks: bases (1 = Y) and bits, flips done."""
+    """This user's side of the single clicks: published labels and secret bits, uint8 of shape (n,), flips done."""
 
-    bases: BitArray
+    symbols: Symbols
+    pair_end: PairEnd
+    labels: Codes
     bits: BitArray
 
     @classmethod
-    def of(cls, clicks: BlockClicks, pair_end: PairEnd) -> OwnRounds:
+    def of(cls, clicks: BlockClicks, pair_end: PairEnd, symbols: Symbols) -> OwnRounds:
         """Keep the single clicks of ``clicks``; the second user flips its bit where detector 2 clicked."""
         single = clicks.outcome != BOTH
-        symbol = clicks.symbol[single]
-        bits = bit_of(symbol)
+        codes = clicks.symbol[single]
+        bits = symbols.bits(codes)
         if pair_end == "second":
             bits ^= clicks.outcome[single] == D2_ONLY
-        return cls(bases=basis_of(symbol), bits=bits)
+        return cls(symbols, pair_end, symbols.labels(codes), bits)
 
     def __repr__(self) -> str:
         return f"<OwnRounds: {self.n_rounds} single clicks>"
@@ -66,13 +72,21 @@ class OwnRounds:
         """Single clicks of the block."""
         return self.bits.size
 
-    def sift(self, peer_bases: bytes) -> SiftedBits:
-        """Keep the rounds in which ``peer_bases`` (packed) agree with ours."""
-        theirs = unpack_exactly(peer_bases, self.n_rounds, "bases")
-        xx = (self.bases | theirs) == 0
-        yy = (self.bases & theirs) == 1
-        x_bits = self.bits[xx]
-        return SiftedBits(x=pack(x_bits), n_x=x_bits.size, yy=self.bits[yy])
+    def published(self) -> bytes:
+        """The labels as they go to the peer: packed, ``label_bits`` bits of each, lowest first."""
+        width = np.arange(self.symbols.label_bits, dtype=np.uint8)
+        return pack(((self.labels[:, None] >> width) & np.uint8(1)).ravel()).tobytes()
+
+    def sift(self, published: bytes) -> SiftedBits:
+        """Keep the rounds that the protocol keeps for what the peer ``published``; raises SiftingError."""
+        width = self.symbols.label_bits
+        planes = unpack_exactly(published, self.n_rounds * width, "bits of labels").reshape(-1, width)
+        theirs = (planes << np.arange(width, dtype=np.uint8)).sum(axis=1, dtype=np.uint8)
+        first, second = (self.labels, theirs) if self.pair_end == "first" else (theirs, self.labels)
+        key, test = self.symbols.kept(first, second)
+        table = np.bincount((first.astype(np.intp) << width) | second, minlength=1 << 2 * width)
+        by_labels = tuple(map(tuple, table.reshape(1 << width, -1).tolist()))
+        return SiftedBits(pack(self.bits[key]), int(np.count_nonzero(key)), self.bits[test], by_labels)
 
     def wipe(self) -> None:
         """Overwrite the bits."""
@@ -81,27 +95,28 @@ class OwnRounds:
 
 @dataclass(slots=True)
 class SiftedBits:
-    """Key bits (packed) and test bits (one per element) of a user."""
+    """A user's key bits (packed) and test bits (one per element); ``by_labels`` as in BlockCounts."""
 
-    x: PackedBits
-    n_x: int
-    yy: BitArray
+    key: PackedBits
+    n_key: int
+    test: BitArray
+    by_labels: tuple[tuple[int, ...], ...]
 
     def __repr__(self) -> str:
-        return f"<SiftedBits: {self.n_x} XX and {self.n_y} YY rounds>"
+        return f"<SiftedBits: {self.n_key} key and {self.n_test} test rounds>"
 
     @property
-    def n_y(self) -> int:
-        """YY rounds."""
-        return self.yy.size
+    def n_test(self) -> int:
+        """Disclosed rounds."""
+        return self.test.size
 
-    def yy_errors(self, peer_yy: bytes) -> int:
+    def test_errors(self, peer_test: bytes) -> int:
         """Test bits of the peer (packed) that differ from ours."""
-        return int(np.count_nonzero(self.yy != unpack_exactly(peer_yy, self.n_y, "test bits")))
+        return int(np.count_nonzero(self.test != unpack_exactly(peer_test, self.n_test, "test bits")))
 
     def wipe(self) -> None:
         """Overwrite the key bits."""
-        self.x[:] = 0
+        self.key[:] = 0
 
 
 def unpack_exactly(packed: bytes, n_bits: int, what: str) -> BitArray:

@@ -35,8 +35,8 @@ from orchestrator.processes.node_control import NODE_ERRORS, NodeControl
 from orchestrator.processes.node_store import open_node_store
 from orchestrator.processes.pair_lines import LowWater
 from orchestrator.processes.pair_worker import PairWorker
+from orchestrator.protocols.base import BlockPlan
 from orchestrator.protocols.block_planning import plan_for
-from orchestrator.protocols.planner import BlockPlan
 from orchestrator.scheduling.fencing import EpochFile, Fence
 from orchestrator.scheduling.lease_party import REASON_LIMIT, HeldLease, LeaseParty, LightChannels
 from orchestrator.wire.channel import Channel
@@ -227,7 +227,7 @@ class Node:
         with LightChannels(self._agent, lease, ("relay",)) as (channel,):
             clicks, announcements = self._light.run(
                 channel,
-                p_x=plan.p_x,
+                symbols=plan.symbols,
                 mu=plan.mu_a if is_first else plan.mu_b,
                 gate=COUNTER_CLOCKWISE_GATE if is_first else CLOCKWISE_GATE,
                 n_frames=lease.n_frames,
@@ -300,9 +300,9 @@ class Node:
             interrupted=self._stopping and not stored,
             pulses=block.plan.n_pulses,
             announced=announced,
-            sifted_bits=result.n_x if result else 0,
-            test_rounds=result.n_y if result else 0,
-            test_errors=result.m_y if result else 0,
+            sifted_bits=result.n_key if result else 0,
+            test_rounds=result.n_test if result else 0,
+            test_errors=result.test_errors if result else 0,
             secret_bits=result.secret_bits if result and stored else 0,
             disclosed_bits=result.leak_bits if result else 0,
             qber=result.qber if result else None,

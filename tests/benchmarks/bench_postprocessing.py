@@ -15,7 +15,7 @@ from orchestrator.bits import pack
 from orchestrator.postprocessing import cascade
 from orchestrator.postprocessing.amplification import amplify, draw_seed
 from orchestrator.postprocessing.messages import ParityReply
-from orchestrator.protocols.planner import block_plan
+from orchestrator.protocols.four_phase.planner import block_plan
 
 QBERS = (0.01, 0.02, 0.03, 0.05)
 RECONCILE_BITS = 1 << 21
@@ -153,12 +153,12 @@ def whole_block(n_pulses: int, loss_db: float) -> dict[str, float]:
     return {
         "loss_db": loss_db,
         "n_pulses": n_pulses,
-        "sifted_bits": result.n_x,
+        "sifted_bits": result.n_key,
         "secret_bits": result.secret_bits,
         "f_ec": result.f_ec,
         "rounds": result.rounds,
         "seconds": seconds,
-        "mbit_per_s": result.n_x / seconds / 1e6,
+        "mbit_per_s": result.n_key / seconds / 1e6,
     }
 
 

@@ -18,7 +18,8 @@ from orchestrator.keystore.lanes import PairEnd
 from orchestrator.light.clicks import D1_ONLY, BlockClicks
 from orchestrator.postprocessing.authentication import MemoryAuthKeys
 from orchestrator.postprocessing.block import BlockAborted, BlockResult, run_block
-from orchestrator.protocols.planner import BlockPlan
+from orchestrator.protocols.base import BlockPlan
+from orchestrator.protocols.four_phase.planner import FourPhasePlan
 from orchestrator.secret import SecretBits
 from orchestrator.wire.channel import Channel, memory_channel_pair
 
@@ -28,7 +29,7 @@ LANE_BYTES = 1024
 
 
 def synthetic_clicks(
-    plan: BlockPlan, rng: np.random.Generator, *, qber: float | None = None
+    plan: FourPhasePlan, rng: np.random.Generator, *, qber: float | None = None
 ) -> tuple[BlockClicks, BlockClicks]:
     """The first and the second user's clicks of one block; ``qber`` (the plan's when None) in both bases."""
     error_rate = plan.qber if qber is None else qber
@@ -88,7 +89,7 @@ class Side:
         raise self.outcome or RuntimeError("the block has not been run")
 
 
-def honest_sides(plan: BlockPlan, seed: int, *, qber: float | None = None) -> dict[PairEnd, Side]:
+def honest_sides(plan: FourPhasePlan, seed: int, *, qber: float | None = None) -> dict[PairEnd, Side]:
     """Both users of a block in which everybody plays along."""
     rng = np.random.default_rng(seed)
     clicks = synthetic_clicks(plan, rng, qber=qber)

@@ -27,7 +27,7 @@ from orchestrator.keystore.lanes import PairEnd
 from orchestrator.postprocessing import messages as m
 from orchestrator.postprocessing.block import BlockAborted
 from orchestrator.postprocessing.cascade import compile_kernels
-from orchestrator.protocols.planner import BlockPlan, block_plan
+from orchestrator.protocols.four_phase.planner import FourPhasePlan, block_plan
 from orchestrator.wire.channel import MemoryChannel, memory_channel_pair
 from orchestrator.wire.codec import WireError, decode, encode
 
@@ -81,13 +81,13 @@ class Case:
 
 
 @pytest.fixture(scope="module")
-def plan() -> BlockPlan:
+def plan() -> FourPhasePlan:
     compile_kernels()
     return block_plan(2, 2, n_pulses=300_000, visibility=0.99, dark_count=1e-7, eps_sec=0.5)
 
 
 def play(
-    plan: BlockPlan, seed: int, case: Case | None = None
+    plan: FourPhasePlan, seed: int, case: Case | None = None
 ) -> tuple[dict[PairEnd, Side], dict[PairEnd, Meddler]]:
     sides = honest_sides(plan, seed)
     ends = dict(zip(PAIR_ENDS, map(Meddler, memory_channel_pair()), strict=True))
@@ -129,7 +129,7 @@ def replaced_by(payload: bytes) -> Deed:
     return lambda _: [payload]
 
 
-def cases(plan: BlockPlan, seed: int) -> list[Case]:
+def cases(plan: FourPhasePlan, seed: int) -> list[Case]:
     """Every deed to every message of the honest block of this seed."""
     _, ends = play(plan, seed)
     _, foreign = play(plan, seed + 1000)
@@ -175,7 +175,7 @@ def flipped(payload: bytes, rng: np.random.Generator) -> bytes:
             return changed
 
 
-def check(plan: BlockPlan, seed: int, case: Case) -> None:
+def check(plan: FourPhasePlan, seed: int, case: Case) -> None:
     sides, _ = play(plan, seed, case)
     aborted = [pair_end for pair_end in PAIR_ENDS if isinstance(sides[pair_end].outcome, BlockAborted)]
     holders = [pair_end for pair_end in PAIR_ENDS if sides[pair_end].key is not None]
@@ -190,14 +190,14 @@ def check(plan: BlockPlan, seed: int, case: Case) -> None:
         assert seen <= spent, f"{case}: a forged offset moved the lane"
 
 
-def test_the_honest_block_makes_key(plan: BlockPlan) -> None:
+def test_the_honest_block_makes_key(plan: FourPhasePlan) -> None:
     sides, ends = play(plan, 1)
     assert sides["first"].result.key is not None
     kinds = {type(decode(payload, m.BlockMessage)) for end in ends.values() for payload in end.sent}
     assert kinds == set(m.BlockMessage.__args__) - {m.NoKey, m.Aborted}
 
 
-def test_a_sample_of_all_deeds(plan: BlockPlan) -> None:
+def test_a_sample_of_all_deeds(plan: FourPhasePlan) -> None:
     """At least one case of every deed to every kind of message; few of those that must wait for a time-out."""
     by_kind: dict[tuple[str, str], list[Case]] = defaultdict(list)
     for case in cases(plan, 1):
@@ -213,7 +213,7 @@ def test_a_sample_of_all_deeds(plan: BlockPlan) -> None:
 @pytest.mark.parametrize("share", range(8))
 @pytest.mark.long
 @pytest.mark.timeout(1200)
-def test_ten_thousand_cases(plan: BlockPlan, share: int) -> None:
+def test_ten_thousand_cases(plan: FourPhasePlan, share: int) -> None:
     """Every deed to every message of a block, another block for each share; more than 1250 cases each."""
     found = cases(plan, 10 + share)
     rng = np.random.default_rng(share)
@@ -225,7 +225,7 @@ def test_ten_thousand_cases(plan: BlockPlan, share: int) -> None:
         check(plan, 10 + share, case)
 
 
-def test_a_deed_the_tags_miss_would_be_seen(plan: BlockPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deed_the_tags_miss_would_be_seen(plan: FourPhasePlan, monkeypatch: pytest.MonkeyPatch) -> None:
     """The check can fail: with tags that always match, a changed hash seed goes unnoticed."""
     from orchestrator.postprocessing import verification
 
@@ -238,7 +238,7 @@ def test_a_deed_the_tags_miss_would_be_seen(plan: BlockPlan, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("sender", PAIR_ENDS)
-def test_a_whole_recorded_session_replayed_makes_nothing(plan: BlockPlan, sender: PairEnd) -> None:
+def test_a_whole_recorded_session_replayed_makes_nothing(plan: FourPhasePlan, sender: PairEnd) -> None:
     """R7: one side of a recorded block, word for word, against the other side's next block."""
     _, recorded = play(plan, 1)
     sides = honest_sides(plan, 2)
@@ -253,7 +253,7 @@ def test_a_whole_recorded_session_replayed_makes_nothing(plan: BlockPlan, sender
 
 
 @pytest.mark.parametrize("sender", PAIR_ENDS)
-def test_a_session_replayed_within_its_own_lease_makes_nothing(plan: BlockPlan, sender: PairEnd) -> None:
+def test_a_session_replayed_within_its_own_lease_makes_nothing(plan: FourPhasePlan, sender: PairEnd) -> None:
     """Even with the same session number and the same clicks, one-time keys do not match twice."""
     sides, recorded = play(plan, 1)
     peer: PairEnd = "second" if sender == "first" else "first"

@@ -35,6 +35,7 @@ from orchestrator.hub.agent import LinkDown
 from orchestrator.light.clicks import BlockClicks
 from orchestrator.light.relay import RelayLight
 from orchestrator.light.user import CLOCKWISE_GATE, COUNTER_CLOCKWISE_GATE, UserLight
+from orchestrator.protocols.four_phase.symbols import FourPhases
 from orchestrator.scheduling.fencing import Fence
 from orchestrator.scheduling.lease_party import HeldLease, LeaseParty, LightChannels, SupersededError
 from orchestrator.scheduling.leases import Outcome, RingLeases
@@ -197,7 +198,9 @@ class World:
         def run(lease: HeldLease) -> LightStatistics:
             agent: Any = self.agents[user]
             with LightChannels(agent, lease, ("relay",)) as (channel,):
-                clicks, _ = light.run(channel, p_x=P_X, mu=MU, gate=gate, n_frames=lease.n_frames)
+                clicks, _ = light.run(
+                    channel, symbols=FourPhases(P_X), mu=MU, gate=gate, n_frames=lease.n_frames
+                )
             self.kept[user].append(clicks)
             return LightStatistics()
 

@@ -48,7 +48,7 @@ from orchestrator.postprocessing import messages as m
 from orchestrator.postprocessing.block import BlockAborted, BlockResult, run_block
 from orchestrator.postprocessing.cascade import compile_kernels
 from orchestrator.protocols.block_planning import plan_for
-from orchestrator.protocols.planner import BlockPlan
+from orchestrator.protocols.four_phase.planner import FourPhasePlan
 from orchestrator.secret import SecretBits
 from orchestrator.wire.channel import ChannelBrokenError, ChannelError, MemoryChannel, memory_channel_pair
 from orchestrator.wire.codec import decode, encode
@@ -77,7 +77,7 @@ def small_testbed() -> Testbed:
 
 
 @cache
-def plan() -> BlockPlan:
+def plan() -> FourPhasePlan:
     return plan_for(small_testbed(), *PAIR)
 
 
@@ -190,7 +190,7 @@ class User:
         try:
             clicks, self.announcements = self.light.run(
                 light,
-                p_x=plan().p_x,
+                symbols=plan().symbols,
                 mu=(plan().mu_a, plan().mu_b)[self.index],
                 gate=GATES[self.index],
                 n_frames=n_frames,

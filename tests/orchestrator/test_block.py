@@ -20,14 +20,14 @@ from orchestrator.postprocessing.authentication import MemoryAuthKeys
 from orchestrator.postprocessing.block import BlockAborted, BlockResult, run_block
 from orchestrator.postprocessing.cascade import CascadeCorrector, compile_kernels
 from orchestrator.postprocessing.conversation import PATIENCE
-from orchestrator.protocols.planner import BlockPlan, block_plan
+from orchestrator.protocols.four_phase.planner import FourPhasePlan, block_plan
 from orchestrator.secret import SecretBits
 from orchestrator.wire.channel import Channel, memory_channel_pair
 from orchestrator.wire.codec import decode, encode
 
 
 @pytest.fixture(scope="module")
-def plan() -> BlockPlan:
+def plan() -> FourPhasePlan:
     compile_kernels()
     return block_plan(2, 2, n_pulses=10**6, visibility=0.99, dark_count=1e-7, eps_sec=1e-3)
 
@@ -66,7 +66,7 @@ def reasons(sides: dict[PairEnd, Side]) -> tuple[str, str]:
     return sides["first"].outcome.reason, sides["second"].outcome.reason
 
 
-def test_both_users_get_the_same_key(plan: BlockPlan) -> None:
+def test_both_users_get_the_same_key(plan: FourPhasePlan) -> None:
     sides = honest_sides(plan, 1)
     a, b = (sides[pair_end].clicks for pair_end in ("first", "second"))
     xx = (a.symbol < 2) & (b.symbol < 2)
@@ -79,14 +79,14 @@ def test_both_users_get_the_same_key(plan: BlockPlan) -> None:
     assert first.key.same_as(second.key)
     assert len(first.key) == first.secret_bits > 1000
     assert replace(first, key=None) == replace(second, key=None)
-    assert (first.n_x, first.qber) == (n_x, wrong / n_x)
+    assert (first.n_key, first.qber) == (n_x, wrong / n_x)
     assert 1.0 < first.f_ec < 1.15
     assert first.no_key_reason == ""
     assert not sides["first"].clicks.symbol.any()
     assert not sides["second"].clicks.symbol.any()
 
 
-def test_different_blocks_give_different_keys(plan: BlockPlan) -> None:
+def test_different_blocks_give_different_keys(plan: FourPhasePlan) -> None:
     keys = []
     for seed in (1, 2):
         sides = honest_sides(plan, seed)
@@ -95,7 +95,7 @@ def test_different_blocks_give_different_keys(plan: BlockPlan) -> None:
     assert not keys[0].take(0, 1000).same_as(keys[1].take(0, 1000))
 
 
-def test_the_same_randomness_gives_the_same_key(plan: BlockPlan) -> None:
+def test_the_same_randomness_gives_the_same_key(plan: FourPhasePlan) -> None:
     keys = []
     for _ in range(2):
         sides = honest_sides(plan, 4)
@@ -104,7 +104,7 @@ def test_the_same_randomness_gives_the_same_key(plan: BlockPlan) -> None:
     assert keys[0].same_as(keys[1])
 
 
-def test_leak_is_what_crossed_the_wire(plan: BlockPlan) -> None:
+def test_leak_is_what_crossed_the_wire(plan: FourPhasePlan) -> None:
     sides, (first, second) = honest_sides(plan, 3), wires()
     rehearse(sides, channels=(first, second))
     result = sides["first"].result
@@ -118,10 +118,10 @@ def test_leak_is_what_crossed_the_wire(plan: BlockPlan) -> None:
     (report,) = (message for message in second.sent if isinstance(message, m.Reconciled))
     assert result.leak_bits == report.parity_bits + 1  # one for the published verdict
     entropy = -result.qber * math.log2(result.qber) - (1 - result.qber) * math.log2(1 - result.qber)
-    assert result.f_ec == pytest.approx(report.parity_bits / (result.n_x * entropy))
+    assert result.f_ec == pytest.approx(report.parity_bits / (result.n_key * entropy))
 
 
-def test_no_key_bit_crosses_the_wire(plan: BlockPlan) -> None:
+def test_no_key_bit_crosses_the_wire(plan: FourPhasePlan) -> None:
     """R9: no 16-byte window of the key or of the sifted bits in any message, at any bit offset; a planted one is found."""
     sides, (first, second) = honest_sides(plan, 5), wires()
     a, b = sides["first"].clicks, sides["second"].clicks
@@ -146,7 +146,7 @@ def test_no_key_bit_crosses_the_wire(plan: BlockPlan) -> None:
     assert found(planted)
 
 
-def test_labels_and_seeds_are_drawn_after_the_bases_are_in(plan: BlockPlan) -> None:
+def test_labels_and_seeds_are_drawn_after_the_bases_are_in(plan: FourPhasePlan) -> None:
     """The order in which the first user draws its private randomness, seen by its random source."""
     sides, log = honest_sides(plan, 6), []
     first, second = memory_channel_pair()
@@ -205,7 +205,7 @@ def in_two_threads(
     return outcome
 
 
-def test_progress_names_every_stage(plan: BlockPlan) -> None:
+def test_progress_names_every_stage(plan: FourPhasePlan) -> None:
     sides, seen = honest_sides(plan, 7), []
     ends = dict(zip(("first", "second"), memory_channel_pair(), strict=True))
     rng = np.random.default_rng(1)
@@ -233,7 +233,7 @@ def test_too_small_a_block_ends_without_key_and_without_error() -> None:
         assert not side.clicks.symbol.any()
 
 
-def test_a_block_too_dear_to_reconcile_ends_without_key(plan: BlockPlan) -> None:
+def test_a_block_too_dear_to_reconcile_ends_without_key(plan: FourPhasePlan) -> None:
     """Length above 0 before the parities, 0 after them: ends after reconciliation and spends no one-time key."""
     sides = honest_sides(plan, 1, qber=0.045)
     for side in sides.values():
@@ -251,7 +251,7 @@ def test_a_block_too_dear_to_reconcile_ends_without_key(plan: BlockPlan) -> None
         assert side.auth.outgoing_head == 0
 
 
-def test_error_rate_above_the_limit_aborts(plan: BlockPlan) -> None:
+def test_error_rate_above_the_limit_aborts(plan: FourPhasePlan) -> None:
     sides = honest_sides(plan, 1, qber=0.08)
     rehearse(sides)
     for reason in reasons(sides):
@@ -259,7 +259,7 @@ def test_error_rate_above_the_limit_aborts(plan: BlockPlan) -> None:
 
 
 @pytest.mark.parametrize(("rate", "words"), [(0.055, "in X is above the limit"), (0.10, "would disclose")])
-def test_errors_in_x_alone_are_found_by_reconciliation(plan: BlockPlan, rate: float, words: str) -> None:
+def test_errors_in_x_alone_are_found_by_reconciliation(plan: FourPhasePlan, rate: float, words: str) -> None:
     plan = replace(plan, finite=replace(plan.finite, m_y=0.0))
     sides = honest_sides(plan, 1, qber=0.0)
     for side in sides.values():
@@ -273,14 +273,14 @@ def test_errors_in_x_alone_are_found_by_reconciliation(plan: BlockPlan, rate: fl
     assert words in second
 
 
-def test_different_announcements_abort(plan: BlockPlan) -> None:
+def test_different_announcements_abort(plan: FourPhasePlan) -> None:
     sides = honest_sides(plan, 1)
     sides["second"].announcements = [b"another story"]
     rehearse(sides)
     assert "announcements" in reasons(sides)[0]
 
 
-def test_a_hub_that_hides_the_difference_is_found_by_the_tags(plan: BlockPlan) -> None:
+def test_a_hub_that_hides_the_difference_is_found_by_the_tags(plan: FourPhasePlan) -> None:
     """The digest is only a hint; the announcements themselves are under the tags."""
     sides = honest_sides(plan, 1)
     sides["second"].announcements = [b"another story"]
@@ -309,7 +309,7 @@ def test_a_hub_that_hides_the_difference_is_found_by_the_tags(plan: BlockPlan) -
         ({"pair": ("bob", "alice")}, "first"),
     ],
 )
-def test_users_in_different_sessions_abort(plan: BlockPlan, change: dict[str, object], word: str) -> None:
+def test_users_in_different_sessions_abort(plan: FourPhasePlan, change: dict[str, object], word: str) -> None:
     sides = honest_sides(plan, 1)
     for name, value in change.items():
         setattr(sides["second"], name, value)
@@ -317,7 +317,7 @@ def test_users_in_different_sessions_abort(plan: BlockPlan, change: dict[str, ob
     assert f"'{word}'" in reasons(sides)[0]
 
 
-def test_users_with_different_plans_abort(plan: BlockPlan) -> None:
+def test_users_with_different_plans_abort(plan: FourPhasePlan) -> None:
     sides = honest_sides(plan, 1)
     sides["second"].plan = replace(plan, eps_sec=2e-3)
     rehearse(sides)
@@ -325,7 +325,7 @@ def test_users_with_different_plans_abort(plan: BlockPlan) -> None:
 
 
 @pytest.mark.parametrize("fault", ["own pulse count", "slot twice"])
-def test_bases_stay_hidden_when_the_announcement_is_unsound(plan: BlockPlan, fault: str) -> None:
+def test_bases_stay_hidden_when_the_announcement_is_unsound(plan: FourPhasePlan, fault: str) -> None:
     sides, (first, second) = honest_sides(plan, 1), wires()
     clicks = sides["first"].clicks
     if fault == "own pulse count":
@@ -337,7 +337,7 @@ def test_bases_stay_hidden_when_the_announcement_is_unsound(plan: BlockPlan, fau
     assert [type(message) for message in first.sent] == [m.Aborted]
 
 
-def test_a_relay_that_deletes_clicks_is_noticed(plan: BlockPlan) -> None:
+def test_a_relay_that_deletes_clicks_is_noticed(plan: FourPhasePlan) -> None:
     sides = honest_sides(plan, 1)
     for side in sides.values():
         c = side.clicks
@@ -365,7 +365,7 @@ def corrupt_after_cascade(monkeypatch: pytest.MonkeyPatch, bit: int) -> None:
 
 @pytest.mark.parametrize("bit", [0, 7777])
 def test_one_wrong_bit_after_reconciliation_destroys_the_block(
-    plan: BlockPlan, monkeypatch: pytest.MonkeyPatch, bit: int
+    plan: FourPhasePlan, monkeypatch: pytest.MonkeyPatch, bit: int
 ) -> None:
     corrupt_after_cascade(monkeypatch, bit)
     sides = honest_sides(plan, 1)
@@ -375,7 +375,7 @@ def test_one_wrong_bit_after_reconciliation_destroys_the_block(
 
 
 def test_a_forged_verdict_does_not_save_a_wrong_block(
-    plan: BlockPlan, monkeypatch: pytest.MonkeyPatch
+    plan: FourPhasePlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     corrupt_after_cascade(monkeypatch, 100)
     sides = honest_sides(plan, 1)
@@ -394,7 +394,9 @@ def test_a_forged_verdict_does_not_save_a_wrong_block(
         ({"corrected_bits": 10**4}, "in X is above the limit"),
     ],
 )
-def test_a_false_report_of_reconciliation_aborts(plan: BlockPlan, change: dict[str, int], words: str) -> None:
+def test_a_false_report_of_reconciliation_aborts(
+    plan: FourPhasePlan, change: dict[str, int], words: str
+) -> None:
     sides = honest_sides(plan, 1)
 
     def lie(message: m.BlockMessage) -> m.BlockMessage:
@@ -404,7 +406,7 @@ def test_a_false_report_of_reconciliation_aborts(plan: BlockPlan, change: dict[s
     assert words in reasons(sides)[0]
 
 
-def test_a_key_length_that_differs_aborts(plan: BlockPlan) -> None:
+def test_a_key_length_that_differs_aborts(plan: FourPhasePlan) -> None:
     sides = honest_sides(plan, 1)
 
     def longer(message: m.BlockMessage) -> m.BlockMessage:
@@ -416,7 +418,7 @@ def test_a_key_length_that_differs_aborts(plan: BlockPlan) -> None:
     assert "the peer computes" in reasons(sides)[1]
 
 
-def test_no_clicks_at_all_abort(plan: BlockPlan) -> None:
+def test_no_clicks_at_all_abort(plan: FourPhasePlan) -> None:
     sides = honest_sides(plan, 1)
     for side in sides.values():
         c = side.clicks
@@ -425,14 +427,14 @@ def test_no_clicks_at_all_abort(plan: BlockPlan) -> None:
     assert "0 announced clicks do not fit" in reasons(sides)[0]
 
 
-def test_a_silent_peer_is_waited_for_only_so_long(plan: BlockPlan) -> None:
+def test_a_silent_peer_is_waited_for_only_so_long(plan: FourPhasePlan) -> None:
     side = honest_sides(plan, 1)["first"]
     outcome = alone(side, memory_channel_pair()[0], timeout_s=0.01)
     assert "no message within 0.01 s" in outcome.reason
     assert not side.clicks.symbol.any()
 
 
-def test_a_closed_channel_ends_the_block(plan: BlockPlan) -> None:
+def test_a_closed_channel_ends_the_block(plan: FourPhasePlan) -> None:
     ours, theirs = memory_channel_pair()
     theirs.close()
     assert "closed the channel" in alone(honest_sides(plan, 1)["second"], ours, pair_end="second").reason
@@ -451,7 +453,7 @@ def alone(
     return caught.value
 
 
-def test_a_peer_that_dawdles_is_given_up_in_the_end(plan: BlockPlan) -> None:
+def test_a_peer_that_dawdles_is_given_up_in_the_end(plan: FourPhasePlan) -> None:
     """Each answer within its time-out, the block as a whole not: a clock that jumps while the channel is read."""
     now = [0.0]
     ours, theirs = memory_channel_pair()
@@ -470,19 +472,19 @@ def test_a_peer_that_dawdles_is_given_up_in_the_end(plan: BlockPlan) -> None:
 
 
 @pytest.mark.parametrize("garbage", [b"", b"\xc1", b"\x81" * 5000, bytes(100), encode(m.Accepted())])
-def test_garbage_and_messages_out_of_turn_abort(plan: BlockPlan, garbage: bytes) -> None:
+def test_garbage_and_messages_out_of_turn_abort(plan: FourPhasePlan, garbage: bytes) -> None:
     ours, theirs = memory_channel_pair()
     theirs.send(garbage)
     alone(honest_sides(plan, 1)["first"], ours)
 
 
-def test_peers_words_are_made_harmless(plan: BlockPlan) -> None:
+def test_peers_words_are_made_harmless(plan: FourPhasePlan) -> None:
     ours, theirs = memory_channel_pair()
     theirs.send(encode(m.Aborted(reason="\x1b[31mred\nline two")))
     assert alone(honest_sides(plan, 1)["first"], ours).reason == "the peer gave up: ?[31mred?line two"
 
 
-def test_empty_authentication_lanes_abort(plan: BlockPlan) -> None:
+def test_empty_authentication_lanes_abort(plan: FourPhasePlan) -> None:
     sides = honest_sides(plan, 1)
     sides["first"].auth = MemoryAuthKeys(SecretBits.from_bytes(bytes(40)), SecretBits.from_bytes(bytes(40)))
     sides["second"].auth = MemoryAuthKeys(SecretBits.from_bytes(bytes(40)), SecretBits.from_bytes(bytes(40)))
@@ -491,7 +493,7 @@ def test_empty_authentication_lanes_abort(plan: BlockPlan) -> None:
     assert isinstance(sides["first"].outcome.__cause__, LaneShortError)
 
 
-def test_lanes_that_do_not_match_abort(plan: BlockPlan) -> None:
+def test_lanes_that_do_not_match_abort(plan: FourPhasePlan) -> None:
     sides = honest_sides(plan, 1)
     sides["second"].auth = MemoryAuthKeys(
         SecretBits.from_bytes(bytes(1024)), SecretBits.from_bytes(bytes(1024))
@@ -500,7 +502,7 @@ def test_lanes_that_do_not_match_abort(plan: BlockPlan) -> None:
     assert "verification failed" in reasons(sides)[1]
 
 
-def test_a_wrong_tag_spends_nothing_of_the_lane(plan: BlockPlan) -> None:
+def test_a_wrong_tag_spends_nothing_of_the_lane(plan: FourPhasePlan) -> None:
     """An offset from an unchecked message must not burn the lane."""
     sides = honest_sides(plan, 1)
     rehearse(
@@ -518,7 +520,7 @@ def test_a_wrong_tag_spends_nothing_of_the_lane(plan: BlockPlan) -> None:
     assert sides["second"].auth.incoming_head == 256  # the verification tag was right
 
 
-def test_results_show_no_bits(plan: BlockPlan) -> None:
+def test_results_show_no_bits(plan: FourPhasePlan) -> None:
     sides = honest_sides(plan, 1)
     rehearse(sides)
     assert "<SecretBits:" in repr(sides["first"].outcome)

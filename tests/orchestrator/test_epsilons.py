@@ -19,7 +19,8 @@ from orchestrator.postprocessing import messages as m
 from orchestrator.postprocessing.authentication import MemoryAuthKeys, Transcript, forgery_bound
 from orchestrator.postprocessing.verification import undetected_error_bound
 from orchestrator.protocols.epsilons import EPS_MIN, ParameterError, verification_tags
-from orchestrator.protocols.planner import BlockPlan, block_plan, keyrate_report
+from orchestrator.protocols.four_phase.planner import FourPhasePlan, block_plan
+from orchestrator.protocols.four_phase.rates import keyrate_report
 from orchestrator.secret import SecretBits
 from orchestrator.wire.channel import memory_channel_pair
 from orchestrator.wire.codec import Message, encode
@@ -30,7 +31,7 @@ STRICT = 1e-60
 
 
 @pytest.fixture(scope="module")
-def strict_plan() -> BlockPlan:
+def strict_plan() -> FourPhasePlan:
     return block_plan(
         3.0, 3.0, n_pulses=1 << 20, visibility=0.99, dark_count=1e-7, eps_cor=STRICT, eps_sec=1e-3
     )
@@ -79,7 +80,7 @@ def test_an_eps_cor_that_cannot_be_kept_is_refused_by_name(eps_cor: float, n_pul
         block_plan(3.0, 3.0, n_pulses=1 << 20, visibility=0.99, dark_count=1e-7, eps_cor=eps_cor)
 
 
-def test_a_real_block_sends_the_tags_that_its_eps_cor_asks_for(strict_plan: BlockPlan) -> None:
+def test_a_real_block_sends_the_tags_that_its_eps_cor_asks_for(strict_plan: FourPhasePlan) -> None:
     sides = honest_sides(strict_plan, 1)
     ends = memory_channel_pair()
     sent: list[object] = []
@@ -91,12 +92,12 @@ def test_a_real_block_sends_the_tags_that_its_eps_cor_asks_for(strict_plan: Bloc
         rehearse(sides, channels=ends, timeout_s=120.0)
     first, second = sides["first"].result, sides["second"].result
     assert first.key is not None
-    tags = verification_tags(first.n_x, STRICT)
+    tags = verification_tags(first.n_key, STRICT)
     assert tags == 3
     assert first.epsilons == second.epsilons
     assert first.epsilons is not None
     assert first.epsilons.tags == tags
-    assert first.epsilons.cor == undetected_error_bound(first.n_x, tags) <= STRICT
+    assert first.epsilons.cor == undetected_error_bound(first.n_key, tags) <= STRICT
     spent = (tags + 1) * TAG_KEY_BITS  # and one over the transcript
     assert sides["first"].auth.outgoing_head == sides["second"].auth.incoming_head == spent
     (verification,) = {
@@ -112,7 +113,7 @@ def _decoded(data: object) -> object:
     return decode(data, m.BlockMessage)  # type: ignore[arg-type]
 
 
-def test_every_tag_of_a_block_counts(strict_plan: BlockPlan) -> None:
+def test_every_tag_of_a_block_counts(strict_plan: FourPhasePlan) -> None:
     """A second tag that does not fit destroys the block although the first one does."""
     sides = honest_sides(strict_plan, 2)
     mine = sides["first"].auth
@@ -126,7 +127,7 @@ def test_every_tag_of_a_block_counts(strict_plan: BlockPlan) -> None:
 # -- forgery bounds use what was tagged -----------------------------------------------------------------------
 
 
-def test_the_transcript_of_a_block_bounds_its_forgery_by_its_own_length(strict_plan: BlockPlan) -> None:
+def test_the_transcript_of_a_block_bounds_its_forgery_by_its_own_length(strict_plan: FourPhasePlan) -> None:
     lengths = []
     original = Transcript.tag
     sides = honest_sides(strict_plan, 3)
@@ -271,5 +272,5 @@ def test_the_optimiser_takes_whatever_is_in_range(loss_db: float, n_pulses: int 
         assert all(value is None or math.isfinite(value) for value in found.values())
 
 
-def test_a_plan_of_other_epsilons_is_another_plan(strict_plan: BlockPlan) -> None:
+def test_a_plan_of_other_epsilons_is_another_plan(strict_plan: FourPhasePlan) -> None:
     assert dataclasses.replace(strict_plan, eps_cor=MODERATE).digest() != strict_plan.digest()

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.protocols.four_phase import (
+from orchestrator.protocols.base import binary_entropy
+from orchestrator.protocols.four_phase.bounds import (
     FinitePlan,
     Observed,
     amplification_cost_bits,
     asymptotic,
-    binary_entropy,
     key_length,
     predict,
     step_failure,

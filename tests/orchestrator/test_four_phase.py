@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from orchestrator.protocols.four_phase import (
+from orchestrator.protocols.base import binary_entropy
+from orchestrator.protocols.four_phase.bounds import (
     asymptotic,
-    binary_entropy,
     coin_imbalance,
     coin_overlap_defect,
     phase_error,

@@ -11,20 +11,10 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from orchestrator.protocols.base import BlockCounts
+from orchestrator.protocols.four_phase.planner import CountWindow, FourPhasePlan, block_plan
+from orchestrator.protocols.four_phase.rates import P_X_MIN_FINITE, key_rate, keyrate_report, optimise
 from orchestrator.protocols.optical_channel import click_probabilities, plob_bound, transmittance
-from orchestrator.protocols.planner import (
-    BlockCounts,
-    BlockPlan,
-    CountWindow,
-    block_plan,
-    coin_labels,
-    key_rate,
-    keyrate_report,
-    optimise,
-    secret_length,
-    violations,
-)
-from orchestrator.protocols.rates import P_X_MIN_FINITE
 
 DARK, VISIBILITY, F_EC = 1e-7, 0.99, 1.16
 
@@ -193,7 +183,7 @@ def test_report_names_the_argument_that_is_wrong(changes: dict[str, float], name
         keyrate_report(**(good | changes))  # type: ignore[arg-type]
 
 
-def plan(n_pulses: int = 2**26, **changes: float) -> BlockPlan:
+def plan(n_pulses: int = 2**26, **changes: float) -> FourPhasePlan:
     """A plan over 4 dB and 6 dB with 0.1 dB of intensity tolerance."""
     losses = (changes.pop("loss_a_db", 4.0), changes.pop("loss_b_db", 6.0))
     settings: dict[str, float] = {"visibility": VISIBILITY, "dark_count": DARK, "intensity_tolerance_db": 0.1}
@@ -203,7 +193,7 @@ def plan(n_pulses: int = 2**26, **changes: float) -> BlockPlan:
 PLAN = plan()
 
 
-def draw_counts(block: BlockPlan, rng: np.random.Generator, loss_db: float = 0.0) -> BlockCounts:
+def draw_counts(block: FourPhasePlan, rng: np.random.Generator, loss_db: float = 0.0) -> BlockCounts:
     """The counts of an honest block, ``loss_db`` more lossy per arm than the plan says."""
     extra = transmittance(loss_db)
     x_a, x_b = block.channel.eta_a * block.mu_a * extra, block.channel.eta_b * block.mu_b * extra
@@ -213,17 +203,17 @@ def draw_counts(block: BlockPlan, rng: np.random.Generator, loss_db: float = 0.0
     q = 1 - p
     cells = [p * p * right, p * p * wrong, q * q * right, q * q * wrong, 2 * p * q * mixed]
     xx, xx_bad, yy, yy_bad, xy, _ = rng.multinomial(block.n_pulses, [*cells, 1 - sum(cells)]).tolist()
-    n_xx = xx + xx_bad
-    labels = coin_labels(block, n_xx, rng.bytes)
+    n_key = xx + xx_bad
+    labels = block.draw_labels(n_key, rng.bytes)
     return BlockCounts(
         n_pulses=block.n_pulses,
-        n_announced=n_xx + yy + yy_bad + xy,
-        n_xx=n_xx,
-        n_yy=yy + yy_bad,
-        n_coin=int(labels.sum()),
-        yy_errors=yy_bad,
-        xx_errors=xx_bad,
-        leak_bits=int(1.16 * n_xx * 0.0454),
+        n_announced=n_key + yy + yy_bad + xy,
+        n_key=n_key,
+        n_test=yy + yy_bad,
+        n_drawn=int(labels.sum()),
+        test_errors=yy_bad,
+        key_errors=xx_bad,
+        leak_bits=int(1.16 * n_key * 0.0454),
     )
 
 
@@ -251,18 +241,18 @@ def test_honest_blocks_pass_and_give_what_was_expected() -> None:
     bits = []
     for _ in range(60):
         counts = draw_counts(PLAN, rng)
-        assert violations(PLAN, counts) == ()
-        bits.append(secret_length(PLAN, counts).bits)
+        assert PLAN.violations(counts) == ()
+        bits.append(PLAN.secret_length(counts).bits)
     assert np.mean(bits) == pytest.approx(PLAN.expected_bits, rel=0.02)
     assert min(bits) > 0.8 * PLAN.expected_bits
 
 
 @pytest.mark.parametrize("loss_db", [-2.0, 2.0])
 def test_a_channel_other_than_the_calibrated_one_is_refused(loss_db: float) -> None:
-    length = secret_length(PLAN, draw_counts(PLAN, np.random.default_rng(2), loss_db))
+    length = PLAN.secret_length(draw_counts(PLAN, np.random.default_rng(2), loss_db))
     assert length.bits == 0
     assert "calibrated channel" in length.reason
-    assert secret_length(PLAN, draw_counts(PLAN, np.random.default_rng(2), loss_db / 10)).bits > 0
+    assert PLAN.secret_length(draw_counts(PLAN, np.random.default_rng(2), loss_db / 10)).bits > 0
 
 
 Change = Callable[[BlockCounts], BlockCounts]
@@ -273,18 +263,18 @@ Change = Callable[[BlockCounts], BlockCounts]
     [
         (lambda c: replace(c, n_pulses=c.n_pulses - 1), "pulses were emitted"),
         (lambda c: replace(c, n_announced=2 * c.n_announced), "announced clicks"),
-        (lambda c: replace(c, n_xx=2 * c.n_xx), "XX rounds"),
-        (lambda c: replace(c, n_yy=0, yy_errors=0), "YY rounds"),
-        (lambda c: replace(c, n_coin=c.n_coin + c.n_coin // 4), "coin label"),
-        (lambda c: replace(c, n_coin=0), "coin label"),
-        (lambda c: replace(c, yy_errors=c.n_yy // 10), "in Y is above"),
-        (lambda c: replace(c, xx_errors=c.n_xx // 10), "in X is above"),
+        (lambda c: replace(c, n_key=2 * c.n_key), "XX rounds"),
+        (lambda c: replace(c, n_test=0, test_errors=0), "YY rounds"),
+        (lambda c: replace(c, n_drawn=c.n_drawn + c.n_drawn // 4), "coin label"),
+        (lambda c: replace(c, n_drawn=0), "coin label"),
+        (lambda c: replace(c, test_errors=c.n_test // 10), "in Y is above"),
+        (lambda c: replace(c, key_errors=c.n_key // 10), "in X is above"),
     ],
 )
 def test_what_does_not_fit_the_plan_is_refused_with_a_reason(change: Change, reason: str) -> None:
     counts = draw_counts(PLAN, np.random.default_rng(3))
-    assert secret_length(PLAN, counts).bits > 0
-    length = secret_length(PLAN, change(counts))
+    assert PLAN.secret_length(counts).bits > 0
+    length = PLAN.secret_length(change(counts))
     assert length.bits == 0
     assert reason in length.reason
 
@@ -292,8 +282,10 @@ def test_what_does_not_fit_the_plan_is_refused_with_a_reason(change: Change, rea
 def test_a_small_block_is_no_error() -> None:
     small = plan(1000)
     assert small.expected_bits == 0
-    nothing = BlockCounts(n_pulses=1000, n_announced=0, n_xx=0, n_yy=0, n_coin=0, yy_errors=0, leak_bits=0)
-    assert secret_length(small, nothing).bits == 0
+    nothing = BlockCounts(
+        n_pulses=1000, n_announced=0, n_key=0, n_test=0, n_drawn=0, test_errors=0, leak_bits=0
+    )
+    assert small.secret_length(nothing).bits == 0
 
 
 def test_leak_limit() -> None:
@@ -354,7 +346,7 @@ def test_an_impossible_plan_says_why(changes: dict[str, float], named: str) -> N
 def test_coin_labels_have_exactly_the_planned_probability() -> None:
     """Every residue once: the labelled part is the fraction itself, not a rounding of it."""
     every = np.arange(PLAN.p_x_128**2, dtype="<u4").tobytes()
-    labels = coin_labels(PLAN, PLAN.p_x_128**2, lambda _: every)
+    labels = PLAN.draw_labels(PLAN.p_x_128**2, lambda _: every)
     assert Fraction(int(labels.sum()), labels.size) == PLAN.coin_label_probability
     assert labels.dtype == np.uint8
 
@@ -371,9 +363,9 @@ def test_words_past_the_last_full_cycle_are_drawn_again() -> None:
         asked.append(n_bytes)
         return next(answers).tobytes()
 
-    assert coin_labels(PLAN, 3, read).tolist() == [1, 0, 1]
+    assert PLAN.draw_labels(3, read).tolist() == [1, 0, 1]
     assert asked == [12, 8, 4]
-    assert coin_labels(PLAN, 0, read).size == 0
+    assert PLAN.draw_labels(0, read).size == 0
 
 
 def test_count_window() -> None:

@@ -10,6 +10,9 @@ import pytest
 from orchestrator.bits import pack, unpack
 from orchestrator.light.clicks import BOTH, D1_ONLY, D2_ONLY, BlockClicks
 from orchestrator.postprocessing.sifting import OwnRounds, SiftingError, check_clicks, unpack_exactly
+from orchestrator.protocols.four_phase.symbols import FourPhases
+
+FOUR = FourPhases(0.75)
 
 
 def clicks(outcomes: list[int], symbols: list[int], n_pulses: int = 1000) -> BlockClicks:
@@ -26,16 +29,16 @@ def clicks(outcomes: list[int], symbols: list[int], n_pulses: int = 1000) -> Blo
 def test_all_pairs_of_symbols_and_outcomes() -> None:
     """Ideal light: equal phases give D1_ONLY, opposite phases D2_ONLY; in both bases the users end with equal bits."""
     cases = [(a, b, outcome) for a, b, outcome in product(range(4), range(4), (D1_ONLY, D2_ONLY, BOTH))]
-    first = OwnRounds.of(clicks([o for _, _, o in cases], [a for a, _, _ in cases]), "first")
-    second = OwnRounds.of(clicks([o for _, _, o in cases], [b for _, b, _ in cases]), "second")
+    first = OwnRounds.of(clicks([o for _, _, o in cases], [a for a, _, _ in cases]), "first", FOUR)
+    second = OwnRounds.of(clicks([o for _, _, o in cases], [b for _, b, _ in cases]), "second", FOUR)
     assert first.n_rounds == second.n_rounds == 32
-    mine = first.sift(pack(second.bases).tobytes())
-    yours = second.sift(pack(first.bases).tobytes())
-    assert (mine.n_x, mine.n_y) == (yours.n_x, yours.n_y) == (8, 8)
+    mine = first.sift(second.published())
+    yours = second.sift(first.published())
+    assert (mine.n_key, mine.n_test) == (yours.n_key, yours.n_test) == (8, 8)
     ideal = [(a, b, o) for a, b, o in cases if a >> 1 == b >> 1 and o != BOTH]
     for basis, my_bits, your_bits in (
-        (0, unpack(mine.x, mine.n_x), unpack(yours.x, yours.n_x)),
-        (1, mine.yy, yours.yy),
+        (0, unpack(mine.key, mine.n_key), unpack(yours.key, yours.n_key)),
+        (1, mine.test, yours.test),
     ):
         rounds = [(a, b, o) for a, b, o in ideal if a >> 1 == basis]
         for (a, b, outcome), u, v in zip(rounds, my_bits, your_bits, strict=True):
@@ -44,17 +47,17 @@ def test_all_pairs_of_symbols_and_outcomes() -> None:
 
 
 def test_test_bits_and_their_errors() -> None:
-    rounds = OwnRounds.of(clicks([D1_ONLY] * 6, [2, 3, 2, 0, 3, 2]), "first")
+    rounds = OwnRounds.of(clicks([D1_ONLY] * 6, [2, 3, 2, 0, 3, 2]), "first", FOUR)
     kept = rounds.sift(pack(np.array([1, 1, 0, 1, 1, 1], np.uint8)).tobytes())
-    assert (kept.n_x, kept.n_y) == (0, 4)
-    assert kept.yy.tolist() == [0, 1, 1, 0]
-    assert kept.yy_errors(pack(np.array([0, 1, 0, 1], np.uint8)).tobytes()) == 2
+    assert (kept.n_key, kept.n_test) == (0, 4)
+    assert kept.test.tolist() == [0, 1, 1, 0]
+    assert kept.test_errors(pack(np.array([0, 1, 0, 1], np.uint8)).tobytes()) == 2
 
 
 @pytest.mark.parametrize("size", [0, 1, 3])
 def test_peer_bases_must_fit(size: int) -> None:
-    rounds = OwnRounds.of(clicks([D1_ONLY] * 9, [0] * 9), "first")
-    with pytest.raises(SiftingError, match="9 bases were expected"):
+    rounds = OwnRounds.of(clicks([D1_ONLY] * 9, [0] * 9), "first", FOUR)
+    with pytest.raises(SiftingError, match="9 bits of labels were expected"):
         rounds.sift(bytes(size))
 
 
@@ -68,17 +71,17 @@ def test_a_slot_announced_twice_is_refused() -> None:
     doubled = clicks([D1_ONLY, D1_ONLY, D2_ONLY], [0, 0, 1])
     doubled.slot[1] = 0
     with pytest.raises(SiftingError, match="announced twice"):
-        check_clicks(doubled)
+        check_clicks(doubled, FOUR)
 
 
 def test_order_is_by_frame_and_slot() -> None:
     good = clicks([D1_ONLY, D1_ONLY], [0, 0])
     good.frame[:] = (0, 1)
     good.slot[:] = (2**32 - 1, 0)
-    check_clicks(good)
+    check_clicks(good, FOUR)
     good.frame[:] = (1, 0)
     with pytest.raises(SiftingError, match="out of order"):
-        check_clicks(good)
+        check_clicks(good, FOUR)
 
 
 @pytest.mark.parametrize("field", ["outcome", "symbol"])
@@ -86,29 +89,29 @@ def test_unknown_codes_are_refused(field: str) -> None:
     bad = clicks([D1_ONLY, D2_ONLY], [0, 1])
     getattr(bad, field)[1] = 4
     with pytest.raises(SiftingError, match="does not exist"):
-        check_clicks(bad)
+        check_clicks(bad, FOUR)
     none = clicks([D1_ONLY, 0], [0, 1])
     with pytest.raises(SiftingError, match="does not exist"):
-        check_clicks(none)
+        check_clicks(none, FOUR)
 
 
 def test_lengths_and_pulse_count() -> None:
     short = clicks([D1_ONLY, D2_ONLY], [0, 1])
     short.symbol = short.symbol[:1]
     with pytest.raises(SiftingError, match="one length"):
-        check_clicks(short)
+        check_clicks(short, FOUR)
     with pytest.raises(SiftingError, match="3 slots announced of 2"):
-        check_clicks(clicks([D1_ONLY] * 3, [0] * 3, n_pulses=2))
-    check_clicks(clicks([], []))
+        check_clicks(clicks([D1_ONLY] * 3, [0] * 3, n_pulses=2), FOUR)
+    check_clicks(clicks([], []), FOUR)
 
 
 def test_nothing_secret_is_shown() -> None:
     some = clicks([D1_ONLY, D2_ONLY, BOTH], [0, 1, 1])
     assert repr(some) == "<BlockClicks: 3 announced slots of 1000>"
     assert some.n_single == 2
-    rounds = OwnRounds.of(some, "second")
+    rounds = OwnRounds.of(some, "second", FOUR)
     assert "array" not in repr(rounds)
-    assert repr(rounds.sift(b"\x00")) == "<SiftedBits: 2 XX and 0 YY rounds>"
+    assert repr(rounds.sift(b"\x00")) == "<SiftedBits: 2 key and 0 test rounds>"
     some.wipe()
     rounds.wipe()
     assert not some.symbol.any()

@@ -7,14 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from orchestrator.light.symbols import (
-    PHASE_RAD,
-    SymbolFrame,
-    basis_of,
-    bit_of,
-    drive_table,
-    symbol_table,
-)
+from orchestrator.light.symbols import SymbolFrame, drive_table
+from orchestrator.protocols.four_phase.symbols import FourPhases
 from orchestrator.randomness import random_into
 
 DRIVE = {"v_pi_v": 4.0, "rf_gain": 20.0, "amplitude_vpp": 0.5}
@@ -31,47 +25,48 @@ def seeded(seed: int):  # type: ignore[no-untyped-def]
 
 @pytest.mark.parametrize("steps", [1, 64, 115, 127])
 def test_p_x_is_exact_over_the_256_byte_values(steps: int) -> None:
-    table = symbol_table(steps / 128)
-    assert np.count_nonzero(basis_of(table) == 0) == 2 * steps
+    symbols = FourPhases(steps / 128)
+    bases = symbols.labels(symbols.of_bytes)
+    assert np.count_nonzero(bases == 0) == 2 * steps
     for basis in (0, 1):
-        bits = bit_of(table[basis_of(table) == basis])
+        bits = symbols.bits(symbols.of_bytes[bases == basis])
         assert 2 * np.count_nonzero(bits) == bits.size
 
 
 @pytest.mark.parametrize("p_x", [0.0, 1.0, 0.9, -0.5])
 def test_a_p_x_that_one_byte_cannot_give_is_refused(p_x: float) -> None:
     with pytest.raises(ValueError, match="1/128"):
-        symbol_table(p_x)
+        _ = FourPhases(p_x).of_bytes
 
 
 def test_the_drive_gives_the_phase_of_each_symbol() -> None:
-    table = symbol_table(116 / 128)
-    volts = drive_table(table, **DRIVE).astype(float) * DRIVE["amplitude_vpp"] / 2
+    symbols = FourPhases(116 / 128)
+    volts = drive_table(symbols, **DRIVE).astype(float) * DRIVE["amplitude_vpp"] / 2
     phase = math.pi * DRIVE["rf_gain"] * volts / DRIVE["v_pi_v"]
-    assert np.allclose(phase, np.array(PHASE_RAD)[table], atol=1e-6)
+    assert np.allclose(phase, np.array(symbols.phases_rad)[symbols.of_bytes], atol=1e-6)
     with pytest.raises(ValueError, match="out of range"):
-        drive_table(table, v_pi_v=6.0, rf_gain=20.0, amplitude_vpp=0.5)
+        drive_table(symbols, v_pi_v=6.0, rf_gain=20.0, amplitude_vpp=0.5)
 
 
 @pytest.mark.parametrize("samples_per_slot", [2, 4])
 @pytest.mark.parametrize("gate", [0, 1])
 def test_a_user_drives_its_own_half_of_each_slot_only(samples_per_slot: int, gate: int) -> None:
-    table = symbol_table(0.75)
-    drive = drive_table(table, **DRIVE)
-    frame = SymbolFrame(64, table)
+    symbols = FourPhases(0.75)
+    drive = drive_table(symbols, **DRIVE)
+    frame = SymbolFrame(64, symbols)
     frame.draw(seeded(1))
     out = np.zeros(64 * samples_per_slot, np.float32)
     frame.write_waveform(drive, out, samples_per_slot=samples_per_slot, gate=gate)
     halves = out.reshape(64, 2, samples_per_slot // 2)
     assert not halves[:, 1 - gate].any()
-    symbols = frame.at(np.arange(64, dtype=np.uint32))
+    codes = frame.at(np.arange(64, dtype=np.uint32))
     full_scale_rad = math.pi * DRIVE["rf_gain"] * DRIVE["amplitude_vpp"] / 2 / DRIVE["v_pi_v"]
-    wanted = np.array(PHASE_RAD)[symbols] / full_scale_rad
+    wanted = np.array(symbols.phases_rad)[codes] / full_scale_rad
     assert np.allclose(halves[:, gate], wanted[:, None], atol=1e-6)
 
 
 def test_frames_are_fresh_and_erased_frames_are_empty() -> None:
-    frame = SymbolFrame(4096, symbol_table(0.5))
+    frame = SymbolFrame(4096, FourPhases(0.5))
     slots = np.arange(4096, dtype=np.uint32)
     frame.draw(random_into)
     first = frame.at(slots)

@@ -24,6 +24,7 @@ from orchestrator.postprocessing.cascade import (
 )
 from orchestrator.postprocessing.messages import BlockMessage, ParityReply, ParityRequest
 from orchestrator.postprocessing.sifting import OwnRounds
+from orchestrator.protocols.four_phase.symbols import FourPhases
 from orchestrator.wire.codec import WireError, decode, encode
 
 
@@ -134,13 +135,13 @@ def test_without_noise_both_users_sift_the_same_bits(symbols: list[tuple[int, in
         (a ^ b) & 2, np.where(free, D1_ONLY, D2_ONLY), np.where(a == b, D1_ONLY, D2_ONLY)
     ).astype(np.uint8)
     frame, slot = np.zeros(n, np.uint32), np.arange(n, dtype=np.uint32)
-    first = OwnRounds.of(BlockClicks(frame, slot, outcome, a, n), "first")
-    second = OwnRounds.of(BlockClicks(frame, slot, outcome, b, n), "second")
-    mine = first.sift(pack(second.bases).tobytes())
-    yours = second.sift(pack(first.bases).tobytes())
-    assert np.array_equal(mine.x, yours.x)
-    assert mine.yy_errors(pack(yours.yy).tobytes()) == 0
-    assert mine.n_x + mine.n_y == np.count_nonzero((a ^ b) < 2)
+    first = OwnRounds.of(BlockClicks(frame, slot, outcome, a, n), "first", FourPhases(0.75))
+    second = OwnRounds.of(BlockClicks(frame, slot, outcome, b, n), "second", FourPhases(0.75))
+    mine = first.sift(second.published())
+    yours = second.sift(first.published())
+    assert np.array_equal(mine.key, yours.key)
+    assert mine.test_errors(pack(yours.test).tobytes()) == 0
+    assert mine.n_key + mine.n_test == np.count_nonzero((a ^ b) < 2)
 
 
 @given(data=st.binary(max_size=200))

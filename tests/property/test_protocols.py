@@ -7,7 +7,7 @@ from dataclasses import replace
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from orchestrator.protocols.four_phase import (
+from orchestrator.protocols.four_phase.bounds import (
     FinitePlan,
     Observed,
     coin_overlap_defect,
@@ -15,9 +15,9 @@ from orchestrator.protocols.four_phase import (
     phase_error,
     predict,
 )
+from orchestrator.protocols.four_phase.rates import optimise
 from orchestrator.protocols.kato import count_lower, count_upper, deviation, kato_a, sum_lower, sum_upper
 from orchestrator.protocols.optical_channel import OpticalChannel
-from orchestrator.protocols.rates import optimise
 
 EXAMPLES = settings(max_examples=150, deadline=None)
 

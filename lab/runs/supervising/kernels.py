@@ -33,12 +33,13 @@ def _compile_masking() -> None:
 
 
 def _compile_symbols() -> None:
-    from orchestrator.light.symbols import SymbolFrame, drive_table, symbol_table
+    from orchestrator.light.symbols import SymbolFrame, drive_table
+    from orchestrator.protocols.four_phase.symbols import FourPhases
     from orchestrator.randomness import random_into
 
-    table = symbol_table(0.75)
-    drive = drive_table(table, v_pi_v=4.0, rf_gain=20.0, amplitude_vpp=0.5)
-    frame = SymbolFrame(SLOTS, table)
+    symbols = FourPhases(0.75)
+    drive = drive_table(symbols, v_pi_v=4.0, rf_gain=20.0, amplitude_vpp=0.5)
+    frame = SymbolFrame(SLOTS, symbols)
     frame.draw(random_into)
     for samples_per_slot in (2, 4):
         out = np.zeros(SLOTS * samples_per_slot, np.float32)

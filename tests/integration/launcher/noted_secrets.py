@@ -110,7 +110,18 @@ def symbols(module):
 
 
 def block(module):
-    labels, reference = module.coin_labels, module.CascadeReference
+    reference = module.CascadeReference
+
+    def noting_reference(bits, n_bits, hint, seeds, limit):
+        note("shuffles", seeds)
+        return reference(bits, n_bits, hint, seeds, limit)
+
+    module.CascadeReference = noting_reference
+    module.draw_seed = used("amplification")(module.draw_seed)
+
+
+def planner(module):
+    labels = module.FourPhasePlan.draw_labels
 
     def noting_labels(plan, n_rounds, read_random):
         def read(count):
@@ -120,13 +131,7 @@ def block(module):
 
         return labels(plan, n_rounds, read)
 
-    def noting_reference(bits, n_bits, hint, seeds, limit):
-        note("shuffles", seeds)
-        return reference(bits, n_bits, hint, seeds, limit)
-
-    module.coin_labels = noting_labels
-    module.CascadeReference = noting_reference
-    module.draw_seed = used("amplification")(module.draw_seed)
+    module.FourPhasePlan.draw_labels = noting_labels
 
 
 def sealing(module):
@@ -243,6 +248,7 @@ WRAPPED = {
     "orchestrator.randomness": door,
     "orchestrator.light.symbols": symbols,
     "orchestrator.postprocessing.block": block,
+    "orchestrator.protocols.four_phase.planner": planner,
     "orchestrator.keystore.sealing": sealing,
     "orchestrator.keystore.store": store,
     "orchestrator.wire.codec": codec,

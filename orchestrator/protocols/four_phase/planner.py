@@ -1,14 +1,14 @@
 """The block plan: everything both users fix, and compare, before a block begins.
 
 The finite-size bound is only worth its name if nothing in it was chosen after looking at the block.  A
-:class:`BlockPlan` therefore holds the number of emitted pulses, the basis probability, the intensities with
+:class:`FourPhasePlan` therefore holds the number of emitted pulses, the basis probability, the intensities with
 their guaranteed upper bounds, the failure probabilities, the predicted counts that fix Kato's parameters,
 and the limits beyond which the block is given up.  Both users derive it from the testbed file, compare
-:meth:`BlockPlan.digest`, and turn what they counted into a length with :func:`secret_length`.
+:meth:`FourPhasePlan.digest`, and turn what they counted into a length with :meth:`FourPhasePlan.secret_length`.
 
 ``p_x = k / 128`` exactly, because a symbol is drawn from one random byte.  The coin label of an XX round
 has probability ``(pY / pX)**2 = ((128 - k) / k)**2``, a fraction with the denominator ``k**2 < 2**14``;
-:func:`coin_labels` draws it *exactly* (rejection from 32-bit words), so the coin is balanced without
+:meth:`FourPhasePlan.draw_labels` draws it *exactly* (rejection from 32-bit words), so the coin is balanced without
 rounding and the formulas hold as written.
 """
 
@@ -23,43 +23,21 @@ from fractions import Fraction
 import numpy as np
 
 from orchestrator.bits import BitArray
-from orchestrator.protocols.epsilons import verification_tags
-from orchestrator.protocols.four_phase import (
+from orchestrator.protocols.base import BlockCounts, BlockPlan, KeyLength
+from orchestrator.protocols.four_phase.bounds import (
     FinitePlan,
-    KeyLength,
     Observed,
-    binary_entropy,
     key_length,
     mu_upper,
     predict,
     step_failure,
 )
+from orchestrator.protocols.four_phase.rates import Scenario
+from orchestrator.protocols.four_phase.symbols import P_X_STEPS, FourPhases
 from orchestrator.protocols.optical_channel import OpticalChannel
-from orchestrator.protocols.rates import KeyRate, Scenario, key_rate, keyrate_report, optimise
-
-__all__ = [
-    "BlockCounts",
-    "BlockPlan",
-    "CountWindow",
-    "KeyLength",
-    "KeyRate",
-    "block_plan",
-    "coin_labels",
-    "key_rate",
-    "keyrate_report",
-    "optimise",
-    "secret_length",
-    "violations",
-]
-
-P_X_STEPS = 128
-"""p_x is a multiple of 1/128: seven bits of a random byte choose the basis."""
 
 _SIGMAS = 7.0
 """Statistical half-width of a count window, in standard deviations (two-sided 3e-12)."""
-
-_LEAK_FACTOR = 1.3
-"""Reconciliation is given up when it has disclosed this multiple of n h(qber_limit)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,34 +60,28 @@ class CountWindow:
         return cls(max(0, math.floor(low)), math.ceil(high))
 
 
-@dataclass(frozen=True, slots=True)
-class BlockPlan:
-    """Settings, predictions and limits of one block of a pair; "a" is the first user, "b" the second.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FourPhasePlan(BlockPlan):
+    """Settings, predictions and limits of one block of a pair.
 
-    ``p_x_128`` is 128 p_x.  ``mu_a``, ``mu_b`` are the nominal mean photon numbers per slot at the users'
-    outputs, ``mu_*_upper`` the bounds that enter the coin.  ``finite`` holds the predicted counts.
-    ``announced`` is the window for single-detector clicks of the block in any bases, ``xx`` and ``yy`` for
-    the kept rounds.
+    ``p_x_128`` is 128 p_x.  ``mu_a``, ``mu_b`` are nominal, ``mu_*_upper`` the bounds that enter the coin.
+    ``finite`` holds the predicted counts.  ``announced`` is the window for single-detector clicks of the block in
+    any bases, ``xx`` and ``yy`` for the kept rounds.
     """
 
-    n_pulses: int
     p_x_128: int
-    mu_a: float
-    mu_b: float
     intensity_tolerance_db: float
     channel: OpticalChannel
     f_ec: float
-    eps_sec: float
-    eps_cor: float
-    qber_limit: float
     gain_tolerance_db: float
     finite: FinitePlan
-    gain: float
-    qber: float
     announced: CountWindow
     xx: CountWindow
     yy: CountWindow
-    expected_bits: int
+
+    @property
+    def symbols(self) -> FourPhases:
+        return FourPhases(self.p_x)
 
     @property
     def p_x(self) -> float:
@@ -136,19 +108,6 @@ class BlockPlan:
         """e1, failure probability of each of the three estimates."""
         return step_failure(self.eps_sec)
 
-    @property
-    def key_rate_per_pulse(self) -> float:
-        """Expected secret bits per emitted pulse."""
-        return self.expected_bits / self.n_pulses
-
-    def verification_tags(self, n_x: int) -> int:
-        """Tags over the corrected block that keep ``eps_cor``."""
-        return verification_tags(n_x, self.eps_cor)
-
-    def leak_limit_bits(self, n_x: int) -> int:
-        """Parity bits after which the reference side of reconciliation aborts, ``1.3 n h(qber_limit)``."""
-        return math.floor(_LEAK_FACTOR * n_x * binary_entropy(self.qber_limit))
-
     def digest(self) -> str:
         """SHA-256 (hex) of the plan, equal iff both users planned the same block.
 
@@ -166,30 +125,70 @@ class BlockPlan:
         )
         f = self.finite
         predicted = (f.coin_rounds, f.delta, f.n_x, f.n_y, f.m_y, f.n_s, self.gain, self.qber)
-        text = "qunetlab block plan 2 " + " ".join([*map(str, exact), *(f"{v:.6e}" for v in predicted)])
+        text = "qunetlab four-phase plan 3 " + " ".join([*map(str, exact), *(f"{v:.6e}" for v in predicted)])
         return hashlib.sha256(text.encode("ascii")).hexdigest()
 
+    def violations(self, counts: BlockCounts) -> tuple[str, ...]:
+        found: list[str] = []
+        if counts.n_pulses != self.n_pulses:
+            found.append(f"{counts.n_pulses} pulses were emitted, the plan says {self.n_pulses}")
+        for name, count, window in (
+            ("announced clicks", counts.n_announced, self.announced),
+            ("XX rounds", counts.n_key, self.xx),
+            ("YY rounds", counts.n_test, self.yy),
+        ):
+            if count not in window:
+                found.append(
+                    f"{count} {name} do not fit the calibrated channel ({window.low} to {window.high}):"
+                    " calibrate again, or suspect the line"
+                )
+        label = float(self.coin_label_probability)
+        if counts.n_drawn not in CountWindow.around(max(counts.n_key, 0) * label, 0.0):
+            found.append(
+                f"{counts.n_drawn} of {counts.n_key} XX rounds carry the coin label of probability {label:.4g}"
+            )
+        for basis, errors, rounds in (
+            ("X", counts.key_errors, counts.n_key),
+            ("Y", counts.test_errors, counts.n_test),
+        ):
+            if errors is not None and rounds > 0 and errors > self.qber_limit * rounds:
+                found.append(
+                    f"error rate {errors / rounds:.4f} in {basis} is above the limit {self.qber_limit}"
+                )
+        return tuple(found)
 
-@dataclass(frozen=True, slots=True)
-class BlockCounts:
-    """What a user counted in a block.
+    def secret_length(self, counts: BlockCounts) -> KeyLength:
+        reasons = self.violations(counts)
+        observed = Observed(
+            n_x=counts.n_key,
+            n_y=counts.n_test,
+            m_y=counts.test_errors,
+            n_s=counts.n_drawn + counts.n_test,
+            leak_bits=counts.leak_bits,
+            n_kept=counts.n_kept,
+        )
+        length = key_length(self.finite, observed)
+        return length.refused("; ".join(reasons)) if reasons else length
 
-    ``n_pulses`` slots emitted by its own count, lost frames included; ``n_announced`` clicks of exactly one
-    detector in any bases; ``n_xx``, ``n_yy`` of them with both users in X, in Y; ``n_coin`` XX rounds
-    labelled c; ``yy_errors`` disclosed; ``xx_errors`` found by reconciliation (None if not known);
-    ``leak_bits`` every bit disclosed by reconciliation plus one per verification outcome; ``n_kept`` XX
-    rounds that become key (None: all).
-    """
+    def draw_labels(self, n_rounds: int, read_random: Callable[[int], bytes]) -> BitArray:
+        """Label each of ``n_rounds`` XX rounds (uint8, 1 = in the coin) with exactly the planned probability.
 
-    n_pulses: int
-    n_announced: int
-    n_xx: int
-    n_yy: int
-    n_coin: int
-    yy_errors: int
-    leak_bits: int
-    xx_errors: int | None = None
-    n_kept: int | None = None
+        ``read_random(k)`` returns k uniformly random bytes, private to the user until the labels are published,
+        and must be called after the announcement of every round is fixed.  32-bit words below the largest
+        multiple of k**2 are reduced modulo k**2 and compared with (128 - k)**2; the others (fewer than 4 in a
+        million) are drawn again.
+        """
+        denominator = self.p_x_128**2
+        threshold = (P_X_STEPS - self.p_x_128) ** 2
+        limit = 2**32 - 2**32 % denominator
+        labels = np.empty(n_rounds, np.uint8)
+        done = 0
+        while done < n_rounds:
+            words = np.frombuffer(read_random(4 * (n_rounds - done)), dtype="<u4")
+            words = words[words < limit]
+            labels[done : done + words.size] = words % denominator < threshold
+            done += words.size
+        return labels
 
 
 def block_plan(
@@ -208,7 +207,7 @@ def block_plan(
     p_x: float | None = None,
     mu_a: float | None = None,
     mu_b: float | None = None,
-) -> BlockPlan:
+) -> FourPhasePlan:
     """Plan a block of exactly ``n_pulses`` emitted slots; settings left None are optimised for most key.
 
     ``f_ec`` only steers the optimum (the length uses the bits really disclosed).  ``gain_tolerance_db`` is
@@ -235,7 +234,7 @@ def block_plan(
     mixed_gain = channel.gain_and_qber(a, b, math.pi / 2)[0]
     same_basis = best.p_x**2 + (1.0 - best.p_x) ** 2
     clicks = n_pulses * (same_basis * gain + (1.0 - same_basis) * mixed_gain)
-    return BlockPlan(
+    return FourPhasePlan(
         n_pulses=int(n_pulses),
         p_x_128=round(best.p_x * P_X_STEPS),
         mu_a=a,
@@ -255,68 +254,6 @@ def block_plan(
         yy=CountWindow.around(finite.n_y, gain_tolerance_db),
         expected_bits=scenario.expected_length(a, b, best.p_x).bits,
     )
-
-
-def secret_length(plan: BlockPlan, counts: BlockCounts) -> KeyLength:
-    """Secret bits of a counted block: 0, with the reason, where it does not fit the plan or is too small."""
-    reasons = violations(plan, counts)
-    observed = Observed(
-        n_x=counts.n_xx,
-        n_y=counts.n_yy,
-        m_y=counts.yy_errors,
-        n_s=counts.n_coin + counts.n_yy,
-        leak_bits=counts.leak_bits,
-        n_kept=counts.n_kept,
-    )
-    length = key_length(plan.finite, observed)
-    return length.refused("; ".join(reasons)) if reasons else length
-
-
-def violations(plan: BlockPlan, counts: BlockCounts) -> tuple[str, ...]:
-    """Why the block must be given up, one sentence each; empty if it fits the plan."""
-    found: list[str] = []
-    if counts.n_pulses != plan.n_pulses:
-        found.append(f"{counts.n_pulses} pulses were emitted, the plan says {plan.n_pulses}")
-    for name, count, window in (
-        ("announced clicks", counts.n_announced, plan.announced),
-        ("XX rounds", counts.n_xx, plan.xx),
-        ("YY rounds", counts.n_yy, plan.yy),
-    ):
-        if count not in window:
-            found.append(
-                f"{count} {name} do not fit the calibrated channel ({window.low} to {window.high}):"
-                " calibrate again, or suspect the line"
-            )
-    label = float(plan.coin_label_probability)
-    if counts.n_coin not in CountWindow.around(max(counts.n_xx, 0) * label, 0.0):
-        found.append(
-            f"{counts.n_coin} of {counts.n_xx} XX rounds carry the coin label of probability {label:.4g}"
-        )
-    for basis, errors, rounds in (("X", counts.xx_errors, counts.n_xx), ("Y", counts.yy_errors, counts.n_yy)):
-        if errors is not None and rounds > 0 and errors > plan.qber_limit * rounds:
-            found.append(f"error rate {errors / rounds:.4f} in {basis} is above the limit {plan.qber_limit}")
-    return tuple(found)
-
-
-def coin_labels(plan: BlockPlan, n_rounds: int, read_random: Callable[[int], bytes]) -> BitArray:
-    """Label each of ``n_rounds`` XX rounds (uint8, 1 = in the coin) with exactly the planned probability.
-
-    ``read_random(k)`` returns k uniformly random bytes, private to the user until the labels are published,
-    and must be called after the announcement of every round is fixed.  32-bit words below the largest
-    multiple of k**2 are reduced modulo k**2 and compared with (128 - k)**2; the others (fewer than 4 in a
-    million) are drawn again.
-    """
-    denominator = plan.p_x_128**2
-    threshold = (P_X_STEPS - plan.p_x_128) ** 2
-    limit = 2**32 - 2**32 % denominator
-    labels = np.empty(n_rounds, np.uint8)
-    done = 0
-    while done < n_rounds:
-        words = np.frombuffer(read_random(4 * (n_rounds - done)), dtype="<u4")
-        words = words[words < limit]
-        labels[done : done + words.size] = words % denominator < threshold
-        done += words.size
-    return labels
 
 
 def _check_limits(qber_limit: float, gain_tolerance_db: float) -> None:

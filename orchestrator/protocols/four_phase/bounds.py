@@ -29,20 +29,14 @@ concentration term of their own, so ``eps_sec`` is nominal.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+from orchestrator.protocols.base import KeyLength, binary_entropy
 from orchestrator.protocols.kato import chernoff_upper, count_upper, kato_a, sum_upper
 from orchestrator.protocols.optical_channel import OpticalChannel
 
 MU_MAX = math.pi / 2
 """The coin bound holds up to this mean photon number per slot."""
-
-
-def binary_entropy(p: float) -> float:
-    """h(p) in bits; p outside [0, 1] is clamped."""
-    if p <= 0.0 or p >= 1.0:
-        return 0.0
-    return -(p * math.log2(p) + (1.0 - p) * math.log1p(-p) / math.log(2.0))
 
 
 def coin_overlap_defect(mu: float) -> float:
@@ -208,37 +202,21 @@ class Observed:
         return ""
 
 
-@dataclass(frozen=True, slots=True)
-class KeyLength:
-    """The secret length of a block and how it came about; ``reason`` says why ``bits`` is 0."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoinLength(KeyLength):
+    """A secret length and the bounds that it came from."""
 
-    bits: int
-    phase_error_upper: float
-    e_y_upper: float
-    delta_prime: float
-    phase_error: float
-    leak_bits: float
-    unclipped_bits: float
-    reason: str = ""
-
-    def refused(self, reason: str) -> KeyLength:
-        """The same figures for a block that is given up for ``reason``."""
-        return replace(self, bits=0, reason=reason)
+    e_y_upper: float = 0.5
+    delta_prime: float = 0.5
+    phase_error: float = 0.5
 
 
-def key_length(plan: FinitePlan, observed: Observed) -> KeyLength:
+def key_length(plan: FinitePlan, observed: Observed) -> CoinLength:
     """Secret bits of a block; 0, with a reason, wherever the bound gives none.  Never raises on counts."""
     reason = observed.inconsistency()
     if reason or observed.n_y <= 0 or observed.n_x <= 0 or observed.n_kept == 0:
-        return KeyLength(
-            0,
-            0.5,
-            0.5,
-            0.5,
-            0.5,
-            observed.leak_bits,
-            -math.inf,
-            reason or "no XX or no YY rounds to work with",
+        return CoinLength(
+            0, 0.5, observed.leak_bits, -math.inf, reason or "no XX or no YY rounds to work with"
         )
     e1, n_x = step_failure(plan.eps_sec), observed.n_x
     n_kept = n_x if observed.n_kept is None else observed.n_kept
@@ -257,4 +235,13 @@ def key_length(plan: FinitePlan, observed: Observed) -> KeyLength:
             if e_ph_upper >= 0.5
             else "leak and security cost exceed what is secret"
         )
-    return KeyLength(bits, e_ph_upper, e_y, delta_prime, e_ph, observed.leak_bits, length, reason)
+    return CoinLength(
+        bits,
+        e_ph_upper,
+        observed.leak_bits,
+        length,
+        reason,
+        e_y_upper=e_y,
+        delta_prime=delta_prime,
+        phase_error=e_ph,
+    )

@@ -16,13 +16,13 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
+from orchestrator.protocols.base import binary_entropy
 from orchestrator.protocols.epsilons import PULSES_MAX, ParameterError, check_epsilon, verification_tags
-from orchestrator.protocols.four_phase import (
+from orchestrator.protocols.four_phase.bounds import (
     MU_MAX,
-    KeyLength,
+    CoinLength,
     Observed,
     asymptotic,
-    binary_entropy,
     key_length,
     predict,
 )
@@ -109,7 +109,7 @@ class Scenario:
                 "p_x", f"must be 1/2 or more for a finite block (coin label probability <= 1), got {p_x:g}"
             )
 
-    def expected_length(self, mu_a: float, mu_b: float, p_x: float) -> KeyLength:
+    def expected_length(self, mu_a: float, mu_b: float, p_x: float) -> CoinLength:
         """Secret length of a block whose counts come out as expected; needs ``n_pulses``."""
         if self.n_pulses is None:
             raise ValueError("an expected key length needs n_pulses")

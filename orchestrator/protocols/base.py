@@ -1,0 +1,194 @@
+"""What a protocol gives: the one seam between a way of making key and everything that runs it.
+
+A :class:`KeyProtocol` stands in the catalogue under its name.  It plans blocks, and whatever differs between protocols
+hangs on the :class:`BlockPlan`: the symbols of a frame and the phases that they drive (:class:`Symbols`), what a user
+publishes of a click and which clicks are kept, what the counts of a block must be, and how many bits of it are secret.
+Light phase, sifting and post-processing know plans and no protocol.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from lab.testbed import Testbed
+from orchestrator.bits import BitArray
+from orchestrator.protocols.epsilons import verification_tags
+
+BoolArray = npt.NDArray[np.bool_]
+Codes = npt.NDArray[np.uint8]
+"""One symbol, or one published label, per element."""
+
+_LEAK_FACTOR = 1.3
+"""Reconciliation is given up when it has disclosed this multiple of n h(qber_limit)."""
+
+
+def binary_entropy(p: float) -> float:
+    """h(p) in bits; p outside [0, 1] is clamped."""
+    if p <= 0.0 or p >= 1.0:
+        return 0.0
+    return -(p * math.log2(p) + (1.0 - p) * math.log1p(-p) / math.log(2.0))
+
+
+class Symbols(ABC):
+    """The symbols of a block: how they are drawn, driven, published and kept.
+
+    ``phases_rad`` is the optical phase of each symbol code.  A user publishes a *label* of ``label_bits`` bits for
+    every click; what the label does not tell stays secret.
+    """
+
+    phases_rad: ClassVar[tuple[float, ...]]
+    label_bits: ClassVar[int]
+
+    @property
+    @abstractmethod
+    def of_bytes(self) -> Codes:
+        """Symbol code of each value of a random byte, uint8 of shape (256,)."""
+
+    @abstractmethod
+    def labels(self, symbols: Codes) -> Codes:
+        """What is published of each symbol: uint8 of shape (n,), below ``2**label_bits``."""
+
+    @abstractmethod
+    def bits(self, symbols: Codes) -> BitArray:
+        """The secret bit of each symbol: uint8 of shape (n,)."""
+
+    @abstractmethod
+    def kept(self, first: Codes, second: Codes) -> tuple[BoolArray, BoolArray]:
+        """Which clicks make key and which are disclosed as test bits, by the labels of both users; bool, shape (n,)."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockCounts:
+    """What a user counted in a block.
+
+    ``n_pulses`` slots emitted by its own count, lost frames included; ``n_announced`` clicks of exactly one
+    detector; ``n_key`` and ``n_test`` of them kept for key and disclosed; ``n_drawn`` key rounds with a drawn label
+    (:meth:`BlockPlan.draw_labels`); ``test_errors`` among the disclosed bits; ``key_errors`` found by reconciliation
+    (None if not known); ``leak_bits`` every bit disclosed by reconciliation plus one per verification outcome;
+    ``n_kept`` key rounds that become key (None: all).  ``by_labels[a][b]``: clicks for which the first user
+    published label a and the second label b.
+    """
+
+    n_pulses: int
+    n_announced: int
+    n_key: int
+    n_test: int
+    n_drawn: int
+    test_errors: int
+    leak_bits: int
+    key_errors: int | None = None
+    n_kept: int | None = None
+    by_labels: tuple[tuple[int, ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class KeyLength:
+    """The secret length of a block: ``reason`` says why ``bits`` is 0; ``unclipped_bits`` may be negative."""
+
+    bits: int
+    phase_error_upper: float
+    leak_bits: float
+    unclipped_bits: float
+    reason: str = ""
+
+    def refused(self, reason: str) -> KeyLength:
+        """The same figures for a block that is given up for ``reason``."""
+        return replace(self, bits=0, reason=reason)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockPlan(ABC):
+    """What both users of a pair fix, and compare, before a block; "a" is the first user, "b" the second.
+
+    ``mu_a``, ``mu_b`` are the mean photon numbers per slot at the users' outputs, ``gain`` and ``qber`` what is
+    expected of the channel, ``expected_bits`` the key of a block that comes out so (0: not worth starting).
+    """
+
+    n_pulses: int
+    mu_a: float
+    mu_b: float
+    eps_sec: float
+    eps_cor: float
+    qber_limit: float
+    gain: float
+    qber: float
+    expected_bits: int
+
+    @property
+    @abstractmethod
+    def p_x(self) -> float:
+        """Probability of the basis that makes key."""
+
+    @property
+    @abstractmethod
+    def symbols(self) -> Symbols:
+        """The symbols that both users draw."""
+
+    @abstractmethod
+    def digest(self) -> str:
+        """SHA-256 (hex), equal iff both users planned the same block of the same protocol."""
+
+    @abstractmethod
+    def violations(self, counts: BlockCounts) -> tuple[str, ...]:
+        """Why a block with these counts must be given up, one sentence each; empty if it fits the plan."""
+
+    @abstractmethod
+    def secret_length(self, counts: BlockCounts) -> KeyLength:
+        """Secret bits of a counted block: 0, with the reason, where it does not fit the plan or is too small."""
+
+    def draw_labels(self, n_rounds: int, read_random: Callable[[int], bytes]) -> BitArray:
+        """Labels that the first user draws for the key rounds once the announcement is fixed; uint8, shape (n,).
+
+        ``read_random(k)`` returns k uniformly random bytes, private until the labels are published.  All 0 where a
+        protocol needs none.
+        """
+        return np.zeros(n_rounds, np.uint8)
+
+    @property
+    def key_rate_per_pulse(self) -> float:
+        """Expected secret bits per emitted pulse."""
+        return self.expected_bits / self.n_pulses
+
+    def verification_tags(self, n_key: int) -> int:
+        """Tags over the corrected block that keep ``eps_cor``."""
+        return verification_tags(n_key, self.eps_cor)
+
+    def leak_limit_bits(self, n_key: int) -> int:
+        """Parity bits after which the reference side of reconciliation aborts, ``1.3 n h(qber_limit)``."""
+        return math.floor(_LEAK_FACTOR * n_key * binary_entropy(self.qber_limit))
+
+
+class KeyProtocol(ABC):
+    """A way of making key, as the catalogue lists it."""
+
+    @abstractmethod
+    def plan(self, testbed: Testbed, first: str, second: str) -> BlockPlan:
+        """The block plan of a pair, from the testbed file alone, so that both nodes arrive at the same."""
+
+    @staticmethod
+    @abstractmethod
+    def key_rate(
+        loss_a_db: float,
+        loss_b_db: float,
+        visibility: float,
+        dark_count: float,
+        f_ec: float,
+        n_pulses: int | None = None,
+        eps_sec: float = 1e-10,
+        eps_cor: float = 1e-15,
+        *,
+        mu_a: float | None = None,
+        mu_b: float | None = None,
+        p_x: float | None = None,
+    ) -> dict[str, float | int | None]:
+        """The answer of ``qunetlab keyrate``; settings left None are optimised, without ``n_pulses`` asymptotic.
+
+        Raises ParameterError naming the argument that is out of range.
+        """

@@ -1,0 +1,1 @@
+"""Four-phase MDI protocol: two bases of two phases each, no decoys; secret by the quantum-coin bound."""
