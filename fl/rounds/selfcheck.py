@@ -24,10 +24,13 @@ LABEL_FILE = "PRIVATE-SELF-CHECK.txt"
 
 @dataclass(frozen=True)
 class RoundCheck:
-    """Whether the aggregate of one completed round is exact; ``detail`` says what is wrong if not."""
+    """Whether the aggregate of one completed round is exact, None where there was nothing to compare it with.
+
+    ``detail`` says what is wrong.
+    """
 
     round: int
-    exact: bool
+    exact: bool | None
     detail: str = ""
 
 
@@ -61,7 +64,7 @@ def check_run(run_folder: Path, self_check_folder: Path) -> tuple[RoundCheck, ..
                 path = self_check_folder / client / _file_name(state.config.run_id, record.round)
                 expected += weight * np.load(path, allow_pickle=False).astype(np.int64)
         except (RunStateError, OSError, ValueError, EOFError) as error:
-            checks.append(RoundCheck(record.round, False, f"cannot compare: {error}"))
+            checks.append(RoundCheck(record.round, None, f"cannot compare: {error}"))
             continue
         wrong = int(np.count_nonzero(expected != aggregate))
         detail = f"{wrong} of {aggregate.size} values differ from the plain sum" if wrong else ""

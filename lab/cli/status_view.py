@@ -14,11 +14,20 @@ from rich.table import Table
 from rich.text import Text
 
 from fl.keys.budget import duration
-from lab.runs.following.document import AlarmRow, Document, PairRow, PeerRow
+from lab.runs.following.document import Document, PairRow
 from lab.runs.following.observer import Heard
 from lab.runs.shown import shown
 from orchestrator.events.common import Unknown
-from orchestrator.events.status import HubStatus, Learning, LeaseStatus, Refusals, Stock, pair_name
+from orchestrator.events.status import (
+    Alarm,
+    HubStatus,
+    Learning,
+    LeaseStatus,
+    PeerStatus,
+    Refusals,
+    Stock,
+    pair_name,
+)
 from orchestrator.scheduling.ring_schedule import USABLE_LANE
 
 RIGHT = ("stock", "asked", "rate", "QBER", "eps")
@@ -36,8 +45,8 @@ def text(document: Document, width: int) -> str:
     parts += [*table(head, [_pair(row) for row in document.pairs], width), f"({UNITS})"]
     sections: list[tuple[tuple[str, ...], list[tuple[str, ...]]]] = [
         (("pair", "", "since", "why"), [each for row in document.pairs for each in _troubles(row)]),
-        (("role", "", "since", ""), [_peer(row) for row in document.peers]),
-        (("ALARM of", "with", "since", "", ""), [_alarm(row) for row in document.alarms]),
+        (("role", "", "since", ""), [_peer(*row) for row in document.said(PeerStatus)]),
+        (("ALARM of", "with", "since", "", ""), [_alarm(*row) for row in document.said(Alarm)]),
     ]
     for names, rows in sections:
         parts += ["", *table(names, rows, width)] if rows else []
@@ -45,13 +54,12 @@ def text(document: Document, width: int) -> str:
 
 
 def _about(document: Document) -> str:
-    expected = {row.peer.peer for row in document.peers}
-    here = sum(row.peer.present for row in document.peers)
+    peers = [peer for _, peer, _ in document.said(PeerStatus)]
     epoch = "no link" if document.epoch is None else f"epoch {document.epoch}"
     lost = f"; {document.lost} items were lost on the way" if document.lost else ""
     return (
         f"{shown(document.testbed)}: {epoch}, heard {ago(document.heard_s)} ago; "
-        f"{here} of {len(expected)} roles here{lost}"
+        f"{sum(peer.present for peer in peers)} of {len(peers)} roles here{lost}"
     )
 
 
@@ -91,13 +99,13 @@ def _troubles(row: PairRow) -> Iterator[tuple[str, ...]]:
         yield name, "away", "", shown(pair.reason)
 
 
-def _peer(row: PeerRow) -> tuple[str, ...]:
-    how = "GONE" if not row.peer.present else "here" if row.peer.ready else "NOT READY"
-    return row.peer.peer, how, ago(row.age_s), shown(row.peer.reason, REASON_SHOWN)
+def _peer(_: str, peer: PeerStatus, age_s: float) -> tuple[str, ...]:
+    how = "GONE" if not peer.present else "here" if peer.ready else "NOT READY"
+    return peer.peer, how, ago(age_s), shown(peer.reason, REASON_SHOWN)
 
 
-def _alarm(row: AlarmRow) -> tuple[str, ...]:
-    return row.role, row.alarm.peer or "", ago(row.age_s), row.alarm.name, shown(row.alarm.text)
+def _alarm(role: str, alarm: Alarm, age_s: float) -> tuple[str, ...]:
+    return role, alarm.peer or "", ago(age_s), alarm.name, shown(alarm.text)
 
 
 def _remarks(document: Document) -> Iterable[str]:

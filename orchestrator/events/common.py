@@ -6,7 +6,7 @@ either: it is kept as :class:`Unknown`, counted and shown, and everything else g
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeAlias, get_args
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, get_args
 
 import msgspec
 from msgspec import Meta
@@ -26,17 +26,26 @@ class Serving(Message, frozen=True, kw_only=True):
     version: str = ""
 
 
-class Unknown(Message, frozen=True):
+class Item(Message, frozen=True):
+    """An item of status; it replaces the earlier one that its role said on the same subject."""
+
+    about: ClassVar[tuple[str, ...]] = ()
+    """The fields that name whom it is about."""
+
+    @property
+    def subject(self) -> Subject:
+        """The kind, and whom it is about: never one text glued from them."""
+        return type(self).__name__, *(getattr(self, each) or "" for each in self.about)
+
+
+class Unknown(Item, frozen=True):
     """An event of a kind, or with fields, that this version does not know; ``count`` of them came."""
+
+    about = ("kind",)
 
     kind: Annotated[str, Meta(max_length=KIND_LIMIT)]
     reason: Reason = ""
     count: Count = 1
-
-    @property
-    def subject(self) -> Subject:
-        """One item per kind."""
-        return "unknown", self.kind
 
     def told_by(self, role: str) -> str:
         """In words for people; the kind is its sender's text."""

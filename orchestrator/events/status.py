@@ -26,7 +26,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from msgspec import Meta
 
-from orchestrator.events.common import Subject, Unknown
+from orchestrator.events.common import Item, Unknown
 from orchestrator.wire.codec import Message
 from orchestrator.wire.fields import Count, InstrumentName, Lane, Reason, Role, Seconds
 
@@ -53,18 +53,13 @@ class LaneStock(Message, frozen=True):
     low_water_bits: Count = 0
 
 
-class Stock(Message, frozen=True):
+class Stock(Item, frozen=True):
     """A node's whole stock; replaces its earlier report.  The scheduler goes by the lane ``mask``."""
 
     lanes: Annotated[list[LaneStock], Meta(max_length=1280)]
 
-    @property
-    def subject(self) -> Subject:
-        """All of it is one item."""
-        return ("stock",)
 
-
-class BlockReport(Message, frozen=True):
+class BlockReport(Item, frozen=True):
     """What became of a block after post-processing, as one of its nodes tells: lengths and rates, never bits.
 
     Both nodes tell of a block, and whoever adds blocks up counts what ``first`` told (:meth:`counts`).  ``stored``:
@@ -73,6 +68,8 @@ class BlockReport(Message, frozen=True):
     light took ``light_wall_s``; ``started_s``, on the node's own monotonic clock, is when it was first lit, and
     ``processing_s`` what passed until this report.
     """
+
+    about = ("first", "second")
 
     epoch: Count
     lease_number: Count
@@ -97,11 +94,6 @@ class BlockReport(Message, frozen=True):
     processing_s: Seconds = 0.0
 
     @property
-    def subject(self) -> Subject:
-        """The latest block of a pair."""
-        return "block", self.first, self.second
-
-    @property
     def pair(self) -> Pair:
         """Both users, in the order of the ring."""
         return self.first, self.second
@@ -116,8 +108,10 @@ class BlockReport(Message, frozen=True):
         return role == self.first and not self.interrupted
 
 
-class Epsilons(Message, frozen=True):
+class Epsilons(Item, frozen=True):
     """What may have gone wrong with ``peer``, added up over ``blocks`` and ``tags``."""
+
+    about = ("peer",)
 
     peer: Role
     sec: float
@@ -126,60 +120,45 @@ class Epsilons(Message, frozen=True):
     blocks: Count
     tags: Count
 
-    @property
-    def subject(self) -> Subject:
-        """One sum per peer."""
-        return "epsilons", self.peer
 
-
-class Ready(Message, frozen=True):
+class Ready(Item, frozen=True):
     """Whether a party of leases can take one; if not, why, and the ``instruments`` that failed."""
 
     ready: bool
     reason: Reason = ""
     instruments: Annotated[tuple[InstrumentName, ...], Meta(max_length=64)] = ()
 
-    @property
-    def subject(self) -> Subject:
-        """One word per role."""
-        return ("ready",)
 
-
-class Served(Message, frozen=True):
+class Served(Item, frozen=True):
     """The relay's own count of leases: light phases that ended well and that did not, seconds of light."""
 
     leases: Count
     failed: Count
     light_s: Seconds
 
-    @property
-    def subject(self) -> Subject:
-        """One sum."""
-        return ("served",)
-
 
 AlarmName: TypeAlias = Literal["low-water", "waits-for-operator", "instrument", "store", "intensity"]
 
 
-class Alarm(Message, frozen=True):
+class Alarm(Item, frozen=True):
     """Something an operator has to look at; ``on`` False ends it.  ``peer`` is None where none is meant."""
+
+    about = ("name", "peer")
 
     name: AlarmName
     text: Reason
     peer: Role | None = None
     on: bool = True
 
-    @property
-    def subject(self) -> Subject:
-        """One alarm of a kind with each peer."""
-        return "alarm", self.name, self.peer or ""
-
 
 # -- said by the learning server -----------------------------------------------------------------------
 
 
-class Learning(Message, frozen=True):
-    """How a training run goes: ``done`` of ``rounds`` rounds summed, ``aborted`` without a sum."""
+class Learning(Item, frozen=True):
+    """How a training run goes: ``done`` of ``rounds`` rounds summed, ``aborted`` without a sum.
+
+    ``waits``: the latest client that waits for key, and each peer that it lacks key with.
+    """
 
     run_id: Annotated[str, Meta(max_length=64)]
     mode: Annotated[str, Meta(max_length=32)]
@@ -189,18 +168,16 @@ class Learning(Message, frozen=True):
     aborted: Count = 0
     accuracy: float | None = None
     reason: Reason = ""
-
-    @property
-    def subject(self) -> Subject:
-        """The server has one run at a time."""
-        return ("learning",)
+    waits: Annotated[tuple[tuple[Role, Role], ...], Meta(max_length=256)] = ()
 
 
 # -- said by the orchestrator alone --------------------------------------------------------------------
 
 
-class PeerStatus(Message, frozen=True):
+class PeerStatus(Item, frozen=True):
     """Whether the hub reaches ``peer``, and whether it is ready as far as it told, see :class:`Ready`."""
+
+    about = ("peer",)
 
     peer: Role
     present: bool
@@ -208,13 +185,8 @@ class PeerStatus(Message, frozen=True):
     reason: Reason = ""
     instruments: Annotated[tuple[InstrumentName, ...], Meta(max_length=64)] = ()
 
-    @property
-    def subject(self) -> Subject:
-        """One item per role."""
-        return "peer", self.peer
 
-
-class PairStatus(Message, frozen=True):
+class PairStatus(Item, frozen=True):
     """A pair as the scheduler sees it.
 
     ``stock_bits`` is the smaller of what both ends report, ``in_work_bits`` what blocks between light and report
@@ -222,6 +194,8 @@ class PairStatus(Message, frozen=True):
     ``available`` is False with a ``reason`` while the ring cannot serve the pair.  ``failures`` counts leases and
     blocks without key in a row, ``fault`` is why the last one failed and ``failing_s`` how long ago the first did.
     """
+
+    about = ("first", "second")
 
     first: Role
     second: Role
@@ -237,11 +211,6 @@ class PairStatus(Message, frozen=True):
     fault: Reason = ""
 
     @property
-    def subject(self) -> Subject:
-        """One item per pair."""
-        return "pair", self.first, self.second
-
-    @property
     def pair(self) -> Pair:
         """Both users, in the order of the ring."""
         return self.first, self.second
@@ -252,8 +221,10 @@ class PairStatus(Message, frozen=True):
         return self.demand_bits > self.stock_bits + self.in_work_bits
 
 
-class LeaseStatus(Message, frozen=True):
+class LeaseStatus(Item, frozen=True):
     """How the latest lease of a pair ended.  ``refused``: no light was ever on."""
+
+    about = ("first", "second")
 
     epoch: Count
     lease_number: Count
@@ -265,17 +236,12 @@ class LeaseStatus(Message, frozen=True):
     ring_s: Seconds = 0.0
 
     @property
-    def subject(self) -> Subject:
-        """The latest of a pair."""
-        return "lease", self.first, self.second
-
-    @property
     def pair(self) -> Pair:
         """Both users, in the order of the ring."""
         return self.first, self.second
 
 
-class RingStatus(Message, frozen=True):
+class RingStatus(Item, frozen=True):
     """Where the ring stands, and for how long; said every second, so that silence means something.
 
     ``first`` and ``second`` are the pair of the lease in being, None while the ring is free.
@@ -287,34 +253,21 @@ class RingStatus(Message, frozen=True):
     second: Role | None = None
     lease_number: Count = 0
 
-    @property
-    def subject(self) -> Subject:
-        """There is one ring."""
-        return ("ring",)
 
-
-class Refusals(Message, frozen=True):
+class Refusals(Item, frozen=True):
     """What ``peer`` said and may not say: how often, and what it was the last time."""
+
+    about = ("peer",)
 
     peer: Role
     count: Count
     last: Reason
 
-    @property
-    def subject(self) -> Subject:
-        """One count per role."""
-        return "refusals", self.peer
 
-
-class HubStatus(Message, frozen=True):
+class HubStatus(Item, frozen=True):
     """What the hub refused or dropped because too many bytes were waiting."""
 
     overloads: Count
-
-    @property
-    def subject(self) -> Subject:
-        """There is one hub."""
-        return ("hub",)
 
 
 PeerItem: TypeAlias = Stock | BlockReport | Epsilons | Ready | Served | Alarm | Learning
@@ -357,6 +310,8 @@ def _peers_named(item: PeerItem) -> set[str]:
             return {each.peer for each in item.lanes}
         case Epsilons():
             return {item.peer}
+        case Learning():
+            return {name for pair in item.waits for name in pair}
         case Alarm() if item.peer:
             return {item.peer}
         case _:

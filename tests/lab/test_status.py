@@ -203,7 +203,10 @@ def test_an_item_of_a_kind_that_is_not_known_is_shown_and_counted(
     assert "unknown event Decoyed from alice (a newer version?): 1 of them, the last 1.0 s ago" in lines
     assert "unknown event Decoyed from bob (a newer version?): 3 of them, the last 2.0 s ago" in lines
     document = document_of(listening)
-    assert [(row.role, row.unknown.count) for row in document.unknown] == [("alice", 1), ("bob", 3)]
+    assert [(role, unknown.count) for role, unknown, _ in document.said(Unknown)] == [
+        ("alice", 1),
+        ("bob", 3),
+    ]
     assert verdict(listening.facts()).state == "idle"
 
 

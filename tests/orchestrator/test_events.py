@@ -91,7 +91,7 @@ def test_an_item_of_a_kind_that_is_not_known_is_kept_and_a_wrong_one_of_a_known_
     newer = msgspec.msgpack.encode({"type": "Decoyed", "rate": 1})
     unknown = read_item(newer, PeerItem, strict=True)
     assert isinstance(unknown, Unknown)
-    assert unknown.subject == ("unknown", "Decoyed")
+    assert unknown.subject == ("Unknown", "Decoyed")
     odd = msgspec.msgpack.encode({"type": "Ready", "ready": True, "mood": "good"})
     with pytest.raises(WireError, match="unknown field"):
         read_item(odd, PeerItem, strict=True)
@@ -110,7 +110,11 @@ def test_a_kind_is_cut_before_it_is_kept() -> None:
 def test_every_kind_is_one_class_with_a_name_of_its_own() -> None:
     names = [kind.__name__ for kind in ALL_KINDS]
     assert len(names) == len(set(names))
-    tagged = {kind for kind in ALL_KINDS if issubclass(kind, Message)} - {common.Serving, LaneStock}
+    tagged = {kind for kind in ALL_KINDS if issubclass(kind, Message)} - {
+        common.Item,
+        common.Serving,
+        LaneStock,
+    }
     told = {*get_args(StatusItem), *get_args(ProcessEvent)}
     assert tagged == told, "an event is shown by somebody: it is in one of the two unions"
 

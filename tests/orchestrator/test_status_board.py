@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from orchestrator.events.common import Unknown
 from orchestrator.events.status import (
@@ -79,6 +80,12 @@ def test_a_role_says_its_own_kinds_only(role: str, kind: str) -> None:
 )
 def test_a_node_speaks_of_its_own_pairs_only(item: Any) -> None:
     assert objection("a", item, USERS).startswith("a ")
+
+
+def test_the_learning_server_names_users_only() -> None:
+    run = Learning("run", "otp", "waiting", 3, waits=(("a", "b-c"),))
+    assert objection("fl-server", run, USERS) == ""
+    assert "who is no user" in objection("fl-server", replace(run, waits=(("a", "eve"),)), USERS)
 
 
 def test_what_is_refused_is_counted_shown_once_and_changes_nothing() -> None:

@@ -7,23 +7,21 @@ of a pair puts together what several roles said of it.  The schema is ``docs/sta
 from __future__ import annotations
 
 import json
-from typing import Literal, Self
+from typing import Literal, Self, TypeVar
 
 import msgspec
 
 from lab.runs.following.observer import Heard, Observer
 from lab.runs.following.verdict import Verdict, verdict
-from orchestrator.events.common import Unknown
 from orchestrator.events.status import (
-    Alarm,
     BlockReport,
     Epsilons,
     LeaseStatus,
     PairStatus,
-    PeerStatus,
     StatusItem,
 )
 
+T = TypeVar("T")
 SCHEMA: Literal[2] = 2
 """Version of the document; grows when a field changes its meaning or goes."""
 
@@ -82,29 +80,6 @@ class PairRow(msgspec.Struct, frozen=True):
     epsilons: Epsilons | None = None
 
 
-class PeerRow(msgspec.Struct, frozen=True):
-    """A role, and since when it is so."""
-
-    peer: PeerStatus
-    age_s: float
-
-
-class AlarmRow(msgspec.Struct, frozen=True):
-    """An alarm that is on, whose it is, and since when."""
-
-    role: str
-    alarm: Alarm
-    age_s: float
-
-
-class UnknownRow(msgspec.Struct, frozen=True):
-    """Events of ``role`` that this version does not know."""
-
-    role: str
-    unknown: Unknown
-    age_s: float
-
-
 class Document(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that was told; ages and times are seconds.  ``lost`` items were sent and never came."""
 
@@ -115,10 +90,11 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     heard_s: float
     lost: int
     pairs: tuple[PairRow, ...]
-    peers: tuple[PeerRow, ...]
-    alarms: tuple[AlarmRow, ...]
-    unknown: tuple[UnknownRow, ...]
     items: tuple[ItemRow, ...]
+
+    def said(self, kind: type[T]) -> list[tuple[str, T, float]]:
+        """Role, item and age of every item of a kind."""
+        return [(row.role, row.data, row.age_s) for row in self.items if isinstance(row.data, kind)]
 
 
 def document_of(observer: Observer) -> Document:
@@ -131,11 +107,6 @@ def document_of(observer: Observer) -> Document:
         heard_s=round(facts.heard_s, 3),
         lost=observer.lost,
         pairs=pair_rows(observer),
-        peers=tuple(PeerRow(peer, round(age_s, 3)) for _, peer, age_s in observer.said_by(PeerStatus)),
-        alarms=tuple(AlarmRow(role, alarm, round(age_s, 3)) for role, alarm, age_s in facts.alarms),
-        unknown=tuple(
-            UnknownRow(role, each, round(age_s, 3)) for role, each, age_s in observer.said_by(Unknown)
-        ),
         items=tuple(ItemRow.of(each, now_s) for each in observer.heard.values()),
     )
 

@@ -28,7 +28,7 @@ from orchestrator.events.learning import (
 from orchestrator.events.status import FL_SERVER, Learning
 from orchestrator.hub.connect import connect_agent
 
-REASON_LIMIT = 400
+REASON_LIMIT, WAITS_TOLD = 400, 256
 NO_SUM = "no round gave a sum"
 
 
@@ -43,19 +43,22 @@ def after(status: Learning, event: ServerEvent) -> Learning:
         case RunStarted():
             return replace(status, state="running", done=event.completed_rounds)
         case WaitingForClients():
-            return replace(status, state="waiting", reason=_short(f"waiting for {', '.join(event.missing)}"))
+            reason = _short(f"waiting for {', '.join(event.missing)}")
+            return replace(status, state="waiting", reason=reason, waits=())
         case WaitingForKeys():
-            return replace(
-                status, state="waiting", reason=_short(f"{event.client} waits for keys: {event.detail}")
-            )
+            reason = _short(f"{event.client} waits for keys: {event.detail}")
+            waits = tuple((event.client, peer) for peer in event.missing_bits)[:WAITS_TOLD]
+            return replace(status, state="waiting", reason=reason, waits=waits)
         case RoundStarted():
-            return replace(status, state="running", reason="")
+            return replace(status, state="running", reason="", waits=())
         case RoundCompleted():
             done = status.done + 1
-            return replace(status, state="running", done=done, accuracy=event.record.accuracy, reason="")
+            return replace(
+                status, state="running", done=done, accuracy=event.record.accuracy, reason="", waits=()
+            )
         case RoundAborted():
             reason = _short(f"round {event.record.round} was aborted: {event.record.reason}")
-            return replace(status, aborted=status.aborted + 1, reason=reason)
+            return replace(status, aborted=status.aborted + 1, reason=reason, waits=())
         case RunFinished():
             return ended(status, event.reason)
         case _:
@@ -65,7 +68,7 @@ def after(status: Learning, event: ServerEvent) -> Learning:
 def ended(status: Learning, reason: str) -> Learning:
     """The status of a run that ended, for ``reason`` if it was too early."""
     reason = reason or ("" if status.done else NO_SUM)
-    return replace(status, state="failed" if reason else "finished", reason=_short(reason))
+    return replace(status, state="failed" if reason else "finished", reason=_short(reason), waits=())
 
 
 @contextmanager

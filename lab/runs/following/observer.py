@@ -150,7 +150,7 @@ class Observer:
 
     def _held(self, user: str, peer: str) -> int | None:
         """Bits for applications that ``user`` says it holds with ``peer``."""
-        heard = self.heard.get((user, ("stock",)))
+        heard = self.heard.get((user, (Stock.__name__,)))
         if heard is None or not isinstance(heard.item, Stock):
             return None
         return next(
@@ -205,7 +205,7 @@ class Observer:
 
     def pair(self, pair: Pair) -> PairStatus | None:
         """What the orchestrator told of a pair."""
-        heard = self.heard.get((ORCHESTRATOR, ("pair", *pair)))
+        heard = self.heard.get((ORCHESTRATOR, (PairStatus.__name__, *pair)))
         return heard.item if heard is not None and isinstance(heard.item, PairStatus) else None
 
     def supply(self, pairs: list[Pair], *, light: bool) -> list[PairSupply]:

@@ -73,7 +73,7 @@ def sums_checked(run: Run, state: Path, config: FLConfig) -> dict[int, bool]:
     if not (folder / STATE_FILE).exists():
         return {}
     checks = check_run(folder, run.self_check)
-    return {check.round: check.exact for check in checks if not check.detail.startswith("cannot compare")}
+    return {check.round: check.exact for check in checks if check.exact is not None}
 
 
 def ledgers_of(run: Run) -> tuple[PairLedger, ...]:

@@ -56,7 +56,12 @@ def test_a_run_that_goes_well(config: FLConfig) -> None:
         config, STARTED, completed(1), WaitingForKeys(2, "bob", {"carol": 7}, "7 bits with carol", None)
     )
     assert said == replace(
-        base, state="waiting", done=1, accuracy=0.75, reason="bob waits for keys: 7 bits with carol"
+        base,
+        state="waiting",
+        done=1,
+        accuracy=0.75,
+        reason="bob waits for keys: 7 bits with carol",
+        waits=(("bob", "carol"),),
     )
     said = follow(config, STARTED, *(completed(n) for n in (1, 2, 3)), RunFinished("run-1", 3, ""))
     assert said == replace(base, state="finished", done=3, accuracy=0.75)

@@ -94,6 +94,7 @@ def test_the_self_check_finds_a_wrong_aggregate(world: Any, tmp_path: Path) -> N
     (tmp_path / "private" / "bob" / "test-00001.npy").unlink()
     (check,) = check_run(world.out_dir, tmp_path / "private")
     assert not check.exact
+    assert check.exact is None
     assert "cannot compare" in check.detail
 
 
