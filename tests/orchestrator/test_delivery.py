@@ -64,7 +64,7 @@ def described(
     """A run of rounds like those of these tests."""
     sharing = mode == "lightsecagg"
     fields: dict[str, Any] = {
-        "version": 1,
+        "version": 2,
         "run_id": run_id,
         "task": "digits",
         "task_fingerprint": "f00d",
