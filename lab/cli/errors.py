@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import traceback
 
 from drivers.links.errors import InstrumentError
 from lab.runs.full_disk import full_places, is_full
+from lab.runs.supervising.supervisor import PARENT_FD
 from lab.runs.testbeds.folder import FolderError
 from lab.station import StationError
 from lab.testbed import TestbedError, UnknownNameError
+from orchestrator.events.process import Failed, line_of
 
 UNEXPECTED = "unexpected error, please report it:\n"
 EXTRAS = {
@@ -42,6 +45,13 @@ def explain(error: Exception) -> tuple[int, str]:
         text = f"error: {error}"
     places = full_places(sys.argv[1:], os.environ)
     return 1, "\n".join([text, *(f"  {place.text()}" for place in places)])
+
+
+def tell_supervisor(error: Exception, text: str) -> None:
+    """Print the failure as an event where a supervisor reads; it may be gone by then."""
+    if PARENT_FD in os.environ:
+        with contextlib.suppress(BrokenPipeError):
+            print(line_of(Failed(text, is_full(error))), flush=True)
 
 
 def _explained(error: Exception) -> tuple[int, str]:

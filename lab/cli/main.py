@@ -494,7 +494,6 @@ def main() -> None:
 
     Nearly every command holds key for a while, and a simulator the symbols: none leaves a core file.
     """
-    from lab.cli.errors import explain
     from orchestrator.core_files import no_core_files
 
     try:
@@ -505,8 +504,11 @@ def main() -> None:
         echo("interrupted", err=True)
         sys.exit(EXIT_INTERRUPTED)
     except Exception as error:  # noqa: BLE001 - the last place where an error can be told to the user
+        from lab.cli.errors import explain, tell_supervisor
+
         code, text = explain(error)
         echo(text, err=True)
+        tell_supervisor(error, text)
         sys.exit(code)
 
 

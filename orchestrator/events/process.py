@@ -93,6 +93,13 @@ class PeerLedger(Message, frozen=True):
     burnt_bits: int
 
 
+class Failed(Message, frozen=True):
+    """The process ends with an error, in the words of the command line; ``disk_full``: for want of room."""
+
+    text: str
+    disk_full: bool = False
+
+
 class Printed(Message, frozen=True):
     """A line that is no event."""
 
@@ -117,6 +124,7 @@ ProcessEvent: TypeAlias = (
     | ServerEvent
     | ClientState
     | ClientEnded
+    | Failed
     | Unknown
     | Printed
     | Ended

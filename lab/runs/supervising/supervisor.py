@@ -22,7 +22,7 @@ from pathlib import Path
 
 from lab.runs.full_disk import NEARLY_FULL_BYTES
 from orchestrator.events.common import Serving, Unknown
-from orchestrator.events.process import Ended, ProcessEvent, event_of
+from orchestrator.events.process import Ended, Failed, ProcessEvent, event_of
 
 PARENT_FD = "QUNETLAB_PARENT_FD"
 
@@ -41,13 +41,15 @@ class Child:
         self.arguments = arguments
         self.process = process
         self.log = log
+        self.failed: Failed | None = None
+        """What it said of the error that it ends with."""
 
-    def tail(self, lines: int = 12) -> str:
-        """The last lines of the child's log, or why there may be none: it stands on a disk that is full."""
+    def failure(self, lines: int = 12) -> Failed:
+        """Why it ended: its own word, the last lines of its log, or that there is no room for a log."""
         text = self.log.read_text(errors="replace") if self.log.exists() else ""
-        if not text and shutil.disk_usage(self.log.parent).free < NEARLY_FULL_BYTES:
-            return f"{self.log} is empty: {os.strerror(errno.ENOSPC)}"
-        return "\n".join(text.splitlines()[-lines:])
+        if self.failed is None and not text and shutil.disk_usage(self.log.parent).free < NEARLY_FULL_BYTES:
+            return Failed(f"{self.log} is empty: {os.strerror(errno.ENOSPC)}", disk_full=True)
+        return self.failed or Failed("its log ends:\n" + "\n".join(text.splitlines()[-lines:]))
 
 
 class Supervisor:
@@ -97,7 +99,9 @@ class Supervisor:
     def _read(self, child: Child) -> None:
         assert child.process.stdout is not None
         for line in child.process.stdout:
-            self.events.put((child.name, event_of(line)))
+            event = event_of(line)
+            child.failed = event if isinstance(event, Failed) else child.failed
+            self.events.put((child.name, event))
         self.events.put((child.name, Ended()))
 
     def wait_for(
@@ -127,10 +131,11 @@ class Supervisor:
                 return event
 
     def raise_ended(self, name: str, doing: str) -> None:
-        """Raise the error that tells which child ended, with the end of its log."""
+        """Raise the error that tells which child ended, and why; from an OSError where for want of room."""
         child = self.children[name]
-        code = child.process.wait()
-        raise ChildError(f"{doing}: {name} ended with exit code {code}; its log ends:\n{child.tail()}")
+        code, failed = child.process.wait(), child.failure()
+        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) if failed.disk_full else None
+        raise ChildError(f"{doing}: {name} ended with exit code {code}: {failed.text}") from full
 
     def ready(self, names: list[str], timeout_s: float) -> dict[str, Serving]:
         """Wait until every child named has printed its ready line; those lines by name.

@@ -18,6 +18,7 @@ from lab.runs import full_disk
 from lab.runs.full_disk import full_places, is_full
 from lab.runs.supervising.private_folder import private_folder
 from lab.runs.supervising.supervisor import Child
+from orchestrator.events.process import Failed
 
 Rooms = Callable[[dict[Path, int]], None]
 
@@ -129,13 +130,15 @@ def test_a_log_that_could_not_be_written_says_so(tmp_path: Path, monkeypatch: py
     log = tmp_path / "fl-server.log"
     log.touch()
     child = Child("fl-server", SimpleNamespace(), log, ())  # type: ignore[arg-type]
-    assert child.tail() == ""
+    assert not child.failure().disk_full
     monkeypatch.setattr(
         "lab.runs.supervising.supervisor.shutil.disk_usage", lambda path: SimpleNamespace(free=0)
     )
-    assert child.tail() == f"{log} is empty: No space left on device"
+    assert child.failure() == Failed(f"{log} is empty: No space left on device", disk_full=True)
     log.write_text("error: something\n")
-    assert child.tail() == "error: something"
+    assert child.failure() == Failed("its log ends:\nerror: something")
+    child.failed = Failed("error: its own word")
+    assert child.failure() == child.failed
 
 
 def test_a_current_folder_that_was_removed_is_told(tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from lab.runs.full_disk import is_full
 from lab.runs.supervising.supervisor import ChildError, Supervisor
 from orchestrator.events.common import Unknown
-from orchestrator.events.process import Ended, NodeServing, Printed, ProcessEvent, line_of
+from orchestrator.events.process import Ended, Failed, NodeServing, Printed, ProcessEvent, line_of
 from orchestrator.events.status import BlockReport
 
 READY = NodeServing(delivery="tcp://127.0.0.1:5", role="alice", version="1")
@@ -56,3 +57,23 @@ def test_a_first_line_of_a_newer_version_is_a_clear_error_and_not_a_timeout(prin
 
 def test_first_lines_are_told_by_name(printing: Any) -> None:
     assert printing(line_of(READY)).ready(["alice"], 30) == {"alice": READY}
+
+
+@pytest.mark.parametrize("disk_full", [True, False])
+def test_a_failure_is_told_in_the_words_of_the_process_and_a_full_disk_is_known_without_them(
+    printing: Any, disk_full: bool
+) -> None:
+    supervisor = printing(line_of(Failed("error: kein Platz mehr", disk_full)))
+    supervisor.wait_for(lambda name, event: isinstance(event, Ended), 30, "the end")
+    with pytest.raises(
+        ChildError, match="starting: alice ended with exit code 0: error: kein Platz mehr"
+    ) as caught:
+        supervisor.raise_ended("alice", "starting")
+    assert is_full(caught.value) == disk_full
+
+
+def test_a_command_that_fails_tells_its_supervisor_why(tmp_path: Path) -> None:
+    supervisor = Supervisor(tmp_path)
+    supervisor.start("alice", "node", "alice", str(tmp_path / "no" / "testbed.toml"))
+    with pytest.raises(ChildError, match=r"alice ended with exit code 2: error: .*testbed.toml"):
+        supervisor.ready(["alice"], 60)
