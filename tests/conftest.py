@@ -23,15 +23,17 @@ class RawPeer:
     def __init__(self, world: HubWorld, role: str) -> None:
         import zmq
 
-        from orchestrator.wire.curve import BULK_LIMIT, client_socket
+        from orchestrator.wire.curve import client_socket
+        from orchestrator.wire.links import QueueLimits
+        from orchestrator.wire.messages import BULK_LIMIT
 
         keys, hub = world.keys[role], world.hub
         public = world.keys["orchestrator"].public
         self.instance = f"{role:x<16}{id(self):x}"
         self.role = role
-        self.control = client_socket(world.context, zmq.DEALER, keys, public, hub.control_endpoint)
+        self.control = client_socket(world.context, keys, public, hub.control_endpoint)
         self.bulk = client_socket(
-            world.context, zmq.DEALER, keys, public, hub.bulk_endpoint, max_message=BULK_LIMIT
+            world.context, keys, public, hub.bulk_endpoint, limits=QueueLimits(BULK_LIMIT)
         )
         for socket in (self.control, self.bulk):
             assert socket.poll(5000, zmq.POLLOUT)
@@ -83,12 +85,12 @@ class HubWorld:
     """A hub on free ports of the loopback with fresh keys, and agents that are closed at the end."""
 
     def __init__(self, stack: ExitStack, **hub_options: Any) -> None:
-        import zmq
-
         from orchestrator.wire.curve import generate_keys
+        from orchestrator.wire.zeromq import ZeroMQ
 
         self.stack = stack
-        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self.transport = ZeroMQ()
+        self.context = self.transport.context
         stack.callback(self.context.destroy, linger=0)
         self.keys: dict[str, CurveKeys] = {role: generate_keys() for role in ("orchestrator", *ROLES)}
         self.allowed = {self.keys[role].public: role for role in ROLES}
@@ -100,7 +102,7 @@ class HubWorld:
         from orchestrator.hub.hub import Hub
 
         self.hub = Hub(
-            self.context,
+            self.transport,
             self.keys["orchestrator"],
             self.allowed,
             control,

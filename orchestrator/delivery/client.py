@@ -13,13 +13,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import zmq
 
 from orchestrator.bits import PackedBits, packed_size
 from orchestrator.delivery.consent_book import ConsentBook
@@ -59,11 +59,16 @@ from orchestrator.delivery.messages import (
 )
 from orchestrator.delivery.sharing import ShareChannel
 from orchestrator.wire.codec import WireError, decode, encode
-from orchestrator.wire.curve import CurveKeys, client_socket
+from orchestrator.wire.curve import CurveKeys
+from orchestrator.wire.links import LinkError, QueueLimits, Transport
+from orchestrator.wire.zeromq import ZeroMQ
 
 R = TypeVar("R")
 
-PAD_FRAME_LIMIT = 1 << 30
+QUEUES = QueueLimits(frame_bytes=1 << 30)
+"""A frame is one pad."""
+CONNECT_S = 2.0
+"""A request waits for the connection for so long."""
 SILENCE_S = 3.0
 """A node that says nothing for this long, not even Waiting, has lost the request."""
 RETRY_S = 0.25
@@ -107,6 +112,7 @@ class DeliveryClient:
         keys: CurveKeys,
         node_public_key: str,
         *,
+        transport: Transport | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -115,13 +121,15 @@ class DeliveryClient:
         self._clock = clock
         self._sleep = sleep
         self._request = 0
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._socket = client_socket(
-            self._context, zmq.DEALER, keys, node_public_key, endpoint, max_message=PAD_FRAME_LIMIT
-        )
+        self._closing = ExitStack()
+        transport = transport or self._closing.enter_context(ZeroMQ())
+        self._waiter = transport.waiter()
+        self._link = transport.connect(self._waiter, keys, node_public_key, endpoint, QUEUES)
 
     def close(self) -> None:
-        self._context.destroy(linger=200)
+        self._link.close()
+        self._waiter.close()
+        self._closing.close()
 
     def __enter__(self) -> DeliveryClient:
         return self
@@ -287,13 +295,18 @@ class DeliveryClient:
         return reply
 
     def _send(self, request: Request) -> None:
-        try:
-            self._socket.send(encode(request))
-        except zmq.ZMQError as error:
-            raise DeliveryUnreachableError(
-                f"the node's delivery service at {self._endpoint} cannot be reached ({error}); is the node"
-                " running, and are its endpoint and key those of the testbed file?"
-            ) from error
+        """Hand the request to the link, which may have to connect first."""
+        deadline = self._clock() + CONNECT_S
+        while True:
+            try:
+                return self._link.send(encode(request))
+            except LinkError as error:
+                if self._clock() >= deadline:
+                    raise DeliveryUnreachableError(
+                        f"the node's delivery service at {self._endpoint} cannot be reached ({error}); is the node"
+                        " running, and are its endpoint and key those of the testbed file?"
+                    ) from error
+            self._waiter.wait(max(0.0, deadline - self._clock()))
 
     def _receive(
         self, number: int, timeout_s: float, on_waiting: Callable[[Waiting], None] | None
@@ -303,11 +316,12 @@ class DeliveryClient:
         heard = self._clock()
         while True:
             patience = min(deadline, heard + SILENCE_S) - self._clock()
-            if patience <= 0 or not self._socket.poll(int(1000 * patience) + 1):
-                if self._clock() < deadline and self._clock() < heard + SILENCE_S:
-                    continue
+            if patience <= 0:
                 raise DeliveryTimeoutError(f"the node at {self._endpoint} did not answer in time")
-            frames: list[Any] = self._socket.recv_multipart()
+            frames = self._link.receive()
+            if frames is None:
+                self._waiter.wait(patience)
+                continue
             try:
                 reply: Reply = decode(frames[0], Reply)
             except WireError as error:

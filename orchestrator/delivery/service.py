@@ -1,7 +1,7 @@
 """The delivery service of a node: pads for its own federated-learning client, and for nobody else.
 
-A CURVE ROUTER whose gate knows one key.  One thread owns the socket; requests that wait for peers run in
-threads of their own and hand their replies back through an inproc pair.  A request that is repeated (the
+A listener whose gate knows one key.  One thread owns it; requests that wait for peers run in threads of their own
+and hand their replies back through a queue.  A request that is repeated (the
 client lost patience or its connection) takes over the one in work.
 """
 
@@ -12,10 +12,9 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Literal
-
-import zmq
 
 from orchestrator.delivery.messages import (
     Abandon,
@@ -46,24 +45,19 @@ from orchestrator.keystore.lanes import Lane
 from orchestrator.keystore.store import KeyStore
 from orchestrator.secret import SecretBits
 from orchestrator.wire.codec import WireError, decode, encode
-from orchestrator.wire.curve import (
-    CONTROL_LIMIT,
-    RECEIVE_QUEUE,
-    CurveKeys,
-    UnknownKeyError,
-    ZapGate,
-    server_socket,
-)
+from orchestrator.wire.curve import CurveKeys
+from orchestrator.wire.links import Frame, LinkBusyError, LinkError, QueueLimits, Transport
 from orchestrator.wire.revoked import RevokedKeys
+from orchestrator.wire.zeromq import ZeroMQ
 
 logger = logging.getLogger(__name__)
 
 WAITING_INTERVAL_S = 0.5
-UNREAD_REPLIES = 16
-"""Replies, pads among them, that wait for a client that does not read."""
+QUEUES = QueueLimits(unsent=16)
+"""Few replies, pads among them, that wait for a client that does not read."""
+SEND_PATIENCE_S = 2.0
 JOBS_AT_A_TIME = 16
 """Requests in work, each with a thread of its own; a client has one, and a restarted one a few."""
-_WAKE = "inproc://delivery-wake"
 
 
 @dataclass
@@ -71,7 +65,7 @@ class _Job:
     """A pad request in work, and where its answer goes."""
 
     context: RoundContext
-    route: bytes
+    connection: bytes
     request: int
 
 
@@ -95,11 +89,13 @@ class DeliveryService:
         demand: Callable[[dict[str, int]], None] | None = None,
         estimate_s: Callable[[Mapping[str, int]], float | None] | None = None,
         revoked: RevokedKeys | None = None,
+        transport: Transport | None = None,
     ) -> None:
         self._store = store
         self._peers = tuple(peers)
         self._rounds = PadRounds(store, self._peers, reserve)
         self._keys = keys
+        self._transport = transport
         self._client_key = client_key
         self._client_role = client_role
         self._wanted_endpoint = endpoint
@@ -114,14 +110,16 @@ class DeliveryService:
 
     def start(self) -> None:
         """Bind and serve; :attr:`endpoint` then says where."""
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self.gate = ZapGate(self._context, {self._client_key: self._client_role}, revoked=self._revoked)
-        self._socket, self.endpoint = server_socket(
-            self._context, zmq.ROUTER, self._keys, self._wanted_endpoint, queue_length=UNREAD_REPLIES
-        )
-        self.gate.connections.serve(self.endpoint, RECEIVE_QUEUE * CONTROL_LIMIT)
-        self._wake_in = self._context.socket(zmq.PULL)
-        self._wake_in.bind(_WAKE)
+        with ExitStack() as undo:
+            transport = self._transport or undo.enter_context(ZeroMQ())
+            self._waiter = transport.waiter()
+            undo.callback(self._waiter.close)
+            self.gate = undo.enter_context(
+                transport.gate({self._client_key: self._client_role}, self._revoked)
+            )
+            self._listener = self.gate.listen(self._waiter, self._keys, self._wanted_endpoint, QUEUES)
+            self._closing = undo.pop_all()
+        self.endpoint = self._listener.endpoint
         self._thread = threading.Thread(target=self._serve, name="delivery", daemon=True)
         self._thread.start()
 
@@ -130,12 +128,11 @@ class DeliveryService:
         if self._thread is None:
             return
         self._stop.set()
-        self._wake()
+        self._waiter.wake()
         self._thread.join(timeout=10)
         self._thread = None
         self._rounds.close()
-        self.gate.close()
-        self._context.destroy(linger=200)
+        self._closing.close()
 
     def __enter__(self) -> DeliveryService:
         self.start()
@@ -149,78 +146,63 @@ class DeliveryService:
         """Connections turned away because their key is not the client's."""
         return self.gate.refused
 
-    def _wake(self) -> None:
-        try:
-            with self._context.socket(zmq.PUSH) as wake:
-                wake.setsockopt(zmq.LINGER, 0)
-                wake.connect(_WAKE)
-                wake.send(b"")
-        except zmq.ZMQError as error:  # the service is closing
-            logger.debug("delivery service not woken: %s", error)
-
     def _serve(self) -> None:
-        poller = zmq.Poller()
-        poller.register(self._socket, zmq.POLLIN)
-        poller.register(self._wake_in, zmq.POLLIN)
         next_waiting = time.monotonic() + WAITING_INTERVAL_S
         while not self._stop.is_set():
-            ready = dict(poller.poll(max(1, round(1000 * (next_waiting - time.monotonic())))))
-            if self._wake_in in ready:
-                self._wake_in.recv()
+            self._waiter.wait(next_waiting - time.monotonic())
             self._answer_finished()
-            if self._socket in ready:
-                self._take_request()
+            for connection, role, frames in iter(self._listener.receive, None):
+                self._take_request(connection, role, frames)
             if time.monotonic() >= next_waiting:
                 next_waiting = time.monotonic() + WAITING_INTERVAL_S
                 for job in self._jobs.values():
-                    self._send(job.route, Waiting(job.request, self._rounds.waiting_for(job.context)))
-        self._socket.close()
-        self._wake_in.close()
+                    self._send(job.connection, Waiting(job.request, self._rounds.waiting_for(job.context)))
+        self._listener.close()
 
-    def _take_request(self) -> None:
-        frames = self._socket.recv_multipart(copy=False)
+    def _take_request(self, connection: bytes, role: str | None, frames: list[Frame]) -> None:
         try:
-            self.gate.role_of(frames[0])
-            if len(frames) != 2:
-                raise WireError(f"a request is one frame, got {len(frames) - 1}")
-            request: Request = decode(frames[1].bytes, Request)
-        except (UnknownKeyError, WireError) as error:
+            if role is None:
+                raise WireError("the sender's key is not, or no longer, allowed")
+            if len(frames) != 1:
+                raise WireError(f"a request is one frame, got {len(frames)}")
+            request: Request = decode(frames[0], Request)
+        except WireError as error:
             logger.warning("request dropped: %s", error)
             return
         try:
-            self._handle(frames[0].bytes, request)
+            self._handle(connection, request)
         except PadError as error:
-            self._send(frames[0].bytes, self._failure(request.request, error))
+            self._send(connection, self._failure(request.request, error))
         except Exception as error:
             logger.exception("request %s failed", type(request).__name__)
-            self._send(frames[0].bytes, Failure(request.request, "refused", str(error)[:1000], {}))
+            self._send(connection, Failure(request.request, "refused", str(error)[:1000], {}))
 
-    def _handle(self, route: bytes, request: Request) -> None:
+    def _handle(self, connection: bytes, request: Request) -> None:
         if isinstance(request, PadRequest):
-            self._begin(route, request)
+            self._begin(connection, request)
         elif isinstance(request, Collect):
-            self._send_pads(route, request, self._rounds.release(request.context))
+            self._send_pads(connection, request, self._rounds.release(request.context))
         elif isinstance(request, Abandon):
-            self._send(route, Burnt(request.request, self._rounds.abandon(request.context)))
+            self._send(connection, Burnt(request.request, self._rounds.abandon(request.context)))
         elif isinstance(request, StockRequest):
             bits = {peer: self._store.stock(peer)[Lane.MASK] for peer in self._peers}
-            self._send(route, StockReply(request.request, bits, self._store.auth_alarms()))
+            self._send(connection, StockReply(request.request, bits, self._store.auth_alarms()))
         else:
             if self._demand is not None:
                 self._demand({peer: bits for peer, bits in request.bits.items() if peer in self._peers})
-            self._send(route, Done(request.request))
+            self._send(connection, Done(request.request))
 
-    def _begin(self, route: bytes, request: PadRequest) -> None:
+    def _begin(self, connection: bytes, request: PadRequest) -> None:
         digest = request.context.digest()
         job = self._jobs.get(digest)
         if job is not None:
-            job.route, job.request = route, request.request
+            job.connection, job.request = connection, request.request
             return
         if len(self._jobs) >= JOBS_AT_A_TIME:
             raise PadError(f"{len(self._jobs)} requests are in work already; wait for one or abandon it")
         self._rounds.partners(request.context)
-        self._jobs[digest] = _Job(request.context, route, request.request)
-        self._send(route, Waiting(request.request, self._rounds.waiting_for(request.context)))
+        self._jobs[digest] = _Job(request.context, connection, request.request)
+        self._send(connection, Waiting(request.request, self._rounds.waiting_for(request.context)))
         worker = threading.Thread(target=self._work, args=(digest, request.context), name="pads", daemon=True)
         worker.start()
 
@@ -235,7 +217,7 @@ class DeliveryService:
             reply = Failure(0, "refused", str(error)[:1000], {})
         finally:
             self._finished.put((digest, reply))
-            self._wake()
+            self._waiter.wake()
 
     def _failure(self, request: int, error: PadError) -> Failure:
         if isinstance(error, PadShortError):
@@ -256,24 +238,32 @@ class DeliveryService:
                 reply = Failure(job.request, reply.code, reply.text, reply.missing_bits, reply.wait_s)
             else:
                 reply = Reserved(job.request)
-            self._send(job.route, reply)
+            self._send(job.connection, reply)
 
-    def _send(self, route: bytes, reply: Reply) -> None:
+    def _send(self, connection: bytes, reply: Reply) -> None:
         try:
-            self._socket.send_multipart([route, encode(reply)])
-        except zmq.ZMQError as error:
-            logger.info("the client is gone, %s not sent: %s", type(reply).__name__, error)
+            self._transmit(connection, encode(reply))
+        except LinkError as error:
+            logger.info("%s not sent to the client: %s", type(reply).__name__, str(error))
 
-    def _send_pads(self, route: bytes, request: Collect, pads: dict[str, SecretBits]) -> None:
+    def _transmit(self, connection: bytes, *frames: Frame) -> None:
+        """Send; a client that reads slowly is waited for, for a while."""
+        deadline = time.monotonic() + SEND_PATIENCE_S
+        while True:
+            try:
+                return self._listener.send(connection, *frames)
+            except LinkBusyError:
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(0.01)
+
+    def _send_pads(self, connection: bytes, request: Collect, pads: dict[str, SecretBits]) -> None:
         header = Pads(request.request, tuple(pads), request.context.pad_bits)
         try:
-            self._socket.send_multipart(
-                [route, encode(header), *(pad.reveal().data for pad in pads.values())]
-            )
-        except zmq.ZMQError as error:
-            logger.warning(
-                "the client is gone; the pads of round %d are lost: %s", request.context.round, error
-            )
+            views = [pad.reveal().data for pad in pads.values()]
+            self._transmit(connection, encode(header), *views)
+        except LinkError as error:
+            logger.warning("the pads of round %d are lost: %s", request.context.round, str(error))
         finally:
             for pad in pads.values():
                 pad.wipe()

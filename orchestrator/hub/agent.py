@@ -1,7 +1,7 @@
-"""A process's end of the hub: one background thread owns the sockets, everybody else uses queues.
+"""A process's end of the hub: one background thread owns the links, everybody else uses queues.
 
 The thread makes a *session*: a control and a bulk connection, Hello and Welcome on both, then traffic
-until something breaks.  A broken session is thrown away with its sockets, its channels break, and after
+until something breaks.  A broken session is thrown away with its links, its channels break, and after
 a back-off the next one starts from nothing, so no message of an old session can surface in a later one.
 Heartbeats are answered by this thread alone: however busy the rest of the process is, the hub sees it alive.
 
@@ -12,18 +12,16 @@ Channels to other peers live in :mod:`orchestrator.hub.table`.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import queue
-import socket
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, TypeAlias
-
-import zmq
 
 from orchestrator.events.status import PeerItem
 from orchestrator.hub.session import ClientSession, Phase, SessionEndError
@@ -32,7 +30,7 @@ from orchestrator.randomness import jittered, random_hex
 from orchestrator.wire.budget import ITEM_BYTES, BudgetedQueue, ByteBudget, decoded_cost, waiting_cost
 from orchestrator.wire.codec import WireError, decode, encode, packed
 from orchestrator.wire.curve import CurveKeys
-from orchestrator.wire.links import LinkState
+from orchestrator.wire.links import Link, LinkError, LinkState, Transport
 from orchestrator.wire.messages import (
     PROTOCOL_VERSION,
     BulkFromHub,
@@ -52,6 +50,7 @@ from orchestrator.wire.messages import (
     TelemetryItem,
     Welcome,
 )
+from orchestrator.wire.zeromq import ZeroMQ
 
 __all__ = ["Agent", "AgentError", "AgentEvent", "AgentLimits", "LinkDown", "LinkUp", "TopicWaiting"]
 
@@ -59,7 +58,7 @@ _log = logging.getLogger(__name__)
 HUB, LOSSY = "hub", "lossy"
 """Who pays for events that nobody has read: what must not be missed and what may be have half the room each."""
 _BATCH = 100
-"""Messages read from one socket before the other ones get their turn."""
+"""Messages read from one link before the other ones get their turn."""
 
 
 @dataclass(frozen=True)
@@ -118,9 +117,9 @@ class Agent:
         control_endpoint: str,
         bulk_endpoint: str,
         *,
+        transport: Transport | None = None,
         limits: AgentLimits | None = None,
         clock: Callable[[], float] = time.monotonic,
-        context: zmq.Context[zmq.Socket[bytes]] | None = None,
     ) -> None:
         self.role = role
         self._keys = keys
@@ -128,8 +127,9 @@ class Agent:
         self._endpoints = (control_endpoint, bulk_endpoint)
         self._limits = limits or AgentLimits()
         self._clock = clock
-        self._own_context = context is None
-        self._context: zmq.Context[zmq.Socket[bytes]] = context or zmq.Context()
+        self._closing = ExitStack()
+        self._transport = transport or self._closing.enter_context(ZeroMQ())
+        self._waiter = self._transport.waiter()
         self._instance = random_hex(16)
         self._changed = threading.Condition()
         half = self._limits.event_bytes // 2
@@ -137,7 +137,7 @@ class Agent:
         self._control_out: deque[bytes] = deque()
         self._control_bytes = ByteBudget(self._limits.control_bytes)
         self._table = ChannelTable(
-            self._wake,
+            self._waiter.wake,
             lambda peer, topic: self._report_lossy(TopicWaiting(peer, topic), ITEM_BYTES + len(topic)),
             self._limits.table,
         )
@@ -145,10 +145,6 @@ class Agent:
         self._reason = ""
         self._epoch: int | None = None
         self._peers: frozenset[str] = frozenset()
-        self._wake_read, self._wake_write = socket.socketpair()
-        self._wake_read.setblocking(False)
-        self._wake_write.setblocking(False)
-        self._awake = False
         self._stop = False
         self._failed = False
         self._thread = threading.Thread(target=self._run, name=f"agent-{role}", daemon=True)
@@ -163,13 +159,11 @@ class Agent:
         """End the session and the thread; channels then raise ChannelClosedError.  Idempotent."""
         self._stop = True
         self._table.shut_down()
-        self._wake()
+        self._waiter.wake()
         if self._thread.is_alive():
             self._thread.join()
-        self._wake_read.close()
-        self._wake_write.close()
-        if self._own_context:
-            self._context.term()
+        self._waiter.close()
+        self._closing.close()
 
     def __enter__(self) -> Agent:
         self.start()
@@ -225,7 +219,7 @@ class Agent:
                 f"the hub: {self._state.value}"
             )
         self._control_out.append(data)
-        self._wake()
+        self._waiter.wake()
 
     def control_recv(self, timeout_s: float) -> AgentEvent | None:
         """The next thing the hub said or that happened to the link; None if nothing came in time.
@@ -246,12 +240,6 @@ class Agent:
     def close_channel(self, peer: str, topic: str) -> None:
         """Close a channel, opened or not: queued messages still leave, later arrivals are dropped."""
         self._table.close(peer, topic)
-
-    def _wake(self) -> None:
-        if not self._awake:
-            self._awake = True
-            with contextlib.suppress(OSError):  # full: awake anyway; closed: nobody left to wake
-                self._wake_write.send(b"\0")
 
     # -- the thread ----------------------------------------------------------------------------------
 
@@ -282,21 +270,8 @@ class Agent:
     def _pause(self, duration_s: float) -> None:
         """Back-off on the real clock, cut short by close()."""
         end_s = time.monotonic() + duration_s
-        poller = zmq.Poller()
-        poller.register(self._wake_read.fileno(), zmq.POLLIN)
         while not self._stop and (left_s := end_s - time.monotonic()) > 0:
-            if poller.poll(max(1, int(left_s * 1000))):
-                self._drain_wake()
-
-    def _drain_wake(self) -> None:
-        """Empty the pipe, then let the next waker write again; work queued meanwhile is looked at after this.
-
-        The other way round a wake-up in between would be swallowed with ``_awake`` left set, and every later
-        one with it.
-        """
-        with contextlib.suppress(BlockingIOError):
-            self._wake_read.recv(4096)
-        self._awake = False
+            self._waiter.wait(left_s)
 
     def _end_session(self, state: LinkState, reason: str) -> None:
         if state is not self._state and state is not LinkState.CLOSED:
@@ -316,29 +291,27 @@ class Agent:
             self._changed.notify_all()
 
     def _run_session(self) -> None:
-        session = ClientSession(self._context, self._keys, self._hub_public, self._endpoints, self._clock())
+        session = ClientSession(
+            self._transport, self._waiter, self._keys, self._hub_public, self._endpoints, self._clock()
+        )
         try:
-            wake_fd = self._wake_read.fileno()
-            poller = session.poller(wake_fd)
             idle = True
             while not self._stop:
-                ready = dict(poller.poll(int(250 * session.heartbeat_s) if idle else 5))
-                if wake_fd in ready:
-                    self._drain_wake()
-                if session.control in ready:
-                    self._read_control(session)
-                if session.bulk in ready:
-                    self._read_bulk(session)
+                self._waiter.wait(session.heartbeat_s / 4 if idle else 0.005)
+                self._read_control(session)
+                self._read_bulk(session)
                 self._check_links(session)
                 if session.phase is Phase.UP:
                     idle = self._send_control(session) and session.send_bulk(self._table)
             if session.phase is Phase.UP:
                 self._send_control(session)  # the last words of whoever says something and closes
+        except LinkError as error:
+            raise SessionEndError(LinkState.LOST, str(error)) from None
         finally:
             session.close()
 
     def _send_control(self, session: ClientSession) -> bool:
-        """Send the control messages that wait; False if the socket is full."""
+        """Send the control messages that wait; False if no more is taken."""
         while self._control_out:
             if not session.send_control(self._control_out[0], self._clock()):
                 return False
@@ -347,7 +320,7 @@ class Agent:
 
     def _check_links(self, session: ClientSession) -> None:
         now_s = self._clock()
-        states = [monitor.read() for monitor in session.monitors]
+        states = [session.control.state, session.bulk.state]
         for state in states:
             if state not in (LinkState.CONNECTING, LinkState.UP):
                 raise SessionEndError(state, state.value)
@@ -365,15 +338,9 @@ class Agent:
         elif now_s - session.sent_s >= session.heartbeat_s:
             session.send_control(encode(Heartbeat()), now_s)
 
-    def _received(
-        self, session: ClientSession, socket: zmq.Socket[bytes], kind: Any
-    ) -> Iterator[tuple[Any, list[bytes]]]:
-        """The messages of ``kind`` that wait on ``socket``, a batch at most, each with its frames."""
-        for _ in range(_BATCH):
-            try:
-                frames = socket.recv_multipart(zmq.DONTWAIT)
-            except zmq.Again:
-                return
+    def _received(self, session: ClientSession, link: Link, kind: Any) -> Iterator[tuple[Any, list[bytes]]]:
+        """The messages of ``kind`` that wait on ``link``, a batch at most, each with its frames."""
+        for frames in islice(iter(link.receive, None), _BATCH):
             session.heard_s = self._clock()
             try:
                 message = decode(frames[0], kind)
@@ -416,7 +383,7 @@ class Agent:
             session.heartbeat_s = welcome.heartbeat_s
             session.lost_after_s = welcome.lost_after_s
             session.epoch = welcome.epoch
-            session.bulk.send(encode(BulkHello(self._instance)), zmq.DONTWAIT)
+            session.bulk.send(encode(BulkHello(self._instance)))
 
     def _read_bulk(self, session: ClientSession) -> None:
         message: BulkFromHub

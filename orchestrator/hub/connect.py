@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import zmq
-
 from lab.testbed import Testbed
 from orchestrator.hub.agent import Agent
 from orchestrator.wire.curve import load_keys
@@ -24,7 +22,6 @@ def connect_agent(testbed: Testbed, role: str, secrets_dir: Path) -> Agent:
         testbed.public_key("orchestrator"),
         testbed.hub.control,
         testbed.hub.bulk,
-        context=zmq.Context.instance(),
     )
     agent.start()
     return agent

@@ -1,8 +1,7 @@
 """The meeting point of all processes: who is there, control messages in and out, opaque frames between peers.
 
-One thread owns two ROUTER sockets, control and bulk.  It knows its peers by their CURVE keys only; the role
-of the sender of every message is looked up from the key that libzmq attached to it, whatever the message
-says.  The newest connection of a key wins and the older one is told; only observers, who share one key, have a
+One thread owns two listeners, control and bulk.  It knows its peers by their keys only; the gate says the role
+of the sender of every message, whatever the message says.  The newest connection of a key wins and the older one is told; only observers, who share one key, have a
 session for each connection.  They listen and are nobody's peers.  Every message counts as a heartbeat;
 a peer that was silent for ``lost_after_s``, does not take its messages, or lost its connection is *down*, and everybody
 else is told, in order with the data they had from it.
@@ -16,36 +15,26 @@ The process talks to the hub's thread through :meth:`Hub.send` and :meth:`Hub.re
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import queue
-import socket
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
-
-import zmq
-from zmq.utils.monitor import recv_monitor_message
+from itertools import islice
 
 from orchestrator.events.common import read_item
 from orchestrator.events.status import OBSERVER, PeerItem
 from orchestrator.hub.events import HubCounters, HubError, HubEvent, HubLimits, PeerDown, PeerMessage, PeerUp
-from orchestrator.hub.router import PeerLink, RouterPort, Sent
+from orchestrator.hub.outbox import Outbox, reply
 from orchestrator.wire.budget import ITEM_BYTES, BudgetedQueue, ByteBudget, decoded_cost
 from orchestrator.wire.codec import WireError, decode
-from orchestrator.wire.curve import (
-    BULK_LIMIT,
-    BULK_RECEIVE_QUEUE,
-    CONTROL_LIMIT,
-    RECEIVE_QUEUE,
-    CurveKeys,
-    UnknownKeyError,
-    ZapGate,
-    server_socket,
-)
+from orchestrator.wire.curve import CurveKeys
+from orchestrator.wire.links import Frame, LinkBusyError, LinkError, Listener, QueueLimits, Transport
 from orchestrator.wire.messages import (
+    BULK_LIMIT,
     CHUNK_BYTES,
     PROTOCOL_VERSION,
     WINDOW_BYTES,
@@ -75,14 +64,9 @@ from orchestrator.wire.revoked import RevokedKeys
 __all__ = ["Hub", "HubCounters", "HubError", "HubEvent", "HubLimits", "PeerDown", "PeerMessage", "PeerUp"]
 
 _log = logging.getLogger(__name__)
-_FAILED = (
-    zmq.Event.HANDSHAKE_FAILED_AUTH
-    | zmq.Event.HANDSHAKE_FAILED_PROTOCOL
-    | zmq.Event.HANDSHAKE_FAILED_NO_DETAIL
-)
-BULK_SEND_QUEUE = 32
-"""Messages for one peer that libzmq may hold on the bulk plane; more wait in the outbox, which counts bytes.
-Credit alone does not bound them: a sender that comes back begins with a fresh window."""
+BULK_QUEUES = QueueLimits(BULK_LIMIT, unsent=32, unread=32)
+"""Few, since messages are large; more for one peer wait in its outbox, which counts bytes.  Credit alone does not
+bound them: a sender that comes back begins with a fresh window."""
 FAREWELL_S = 0.1
 """Between the last message and closing: a client that sees its connection end drops what it has not read."""
 
@@ -93,8 +77,8 @@ class _Peer:
     instance: str
     session: int
     heard_s: float
-    control: PeerLink
-    bulk: PeerLink | None = None
+    control: Outbox
+    bulk: Outbox | None = None
 
 
 class Hub:
@@ -102,7 +86,7 @@ class Hub:
 
     def __init__(
         self,
-        context: zmq.Context[zmq.Socket[bytes]],
+        transport: Transport,
         keys: CurveKeys,
         allowed: Mapping[str, str],
         control_endpoint: str = "auto",
@@ -118,7 +102,8 @@ class Hub:
         self.control_endpoint = control_endpoint
         self.bulk_endpoint = bulk_endpoint
         self.counters = HubCounters()
-        self._context = context
+        self._transport = transport
+        self._waiter = transport.waiter()
         self._keys = keys
         self._allowed = dict(allowed)
         self._limits = limits or HubLimits()
@@ -132,9 +117,6 @@ class Hub:
         self._events: BudgetedQueue[HubEvent] = BudgetedQueue(
             ByteBudget(self._limits.event_bytes, self._limits.event_bytes_per_peer)
         )
-        self._wake_read, self._wake_write = socket.socketpair()
-        self._wake_read.setblocking(False)
-        self._wake_write.setblocking(False)
         self._stop: str | None = None
         self._failed = False
         self._next_tick_s = 0.0
@@ -144,28 +126,14 @@ class Hub:
 
     def start(self) -> None:
         """Bind and begin to serve; raises OSError when an address is taken."""
-        self.gate = ZapGate(self._context, self._allowed, revoked=self._revoked)
-        with contextlib.ExitStack() as undo:
+        self.gate = self._transport.gate(self._allowed, self._revoked)
+        with ExitStack() as undo:
             undo.callback(self.gate.close)
-            control, self.control_endpoint = server_socket(
-                self._context, zmq.ROUTER, self._keys, self.control_endpoint, max_message=CONTROL_LIMIT
-            )
-            undo.callback(control.close)
-            bulk, self.bulk_endpoint = server_socket(
-                self._context,
-                zmq.ROUTER,
-                self._keys,
-                self.bulk_endpoint,
-                max_message=BULK_LIMIT,
-                queue_length=BULK_SEND_QUEUE,
-                receive_queue=BULK_RECEIVE_QUEUE,
-            )
+            self._control = self.gate.listen(self._waiter, self._keys, self.control_endpoint)
+            undo.callback(self._control.close)
+            self._bulk = self.gate.listen(self._waiter, self._keys, self.bulk_endpoint, BULK_QUEUES)
             undo.pop_all()
-        self.gate.connections.serve(self.control_endpoint, RECEIVE_QUEUE * CONTROL_LIMIT)
-        self.gate.connections.serve(self.bulk_endpoint, BULK_RECEIVE_QUEUE * BULK_LIMIT)
-        self._control = RouterPort(control, self._limits.outbox_bytes)
-        self._bulk = RouterPort(bulk, self._limits.outbox_bytes)
-        self._monitors = [each.get_monitor_socket(_FAILED) for each in (control, bulk)]
+        self.control_endpoint, self.bulk_endpoint = self._control.endpoint, self._bulk.endpoint
         self._next_tick_s = self._clock()
         self._thread.start()
 
@@ -173,11 +141,10 @@ class Hub:
         """Tell the peers, stop the thread, close the sockets.  Idempotent."""
         if self._stop is None:
             self._stop = reason
-            self._wake()
+            self._waiter.wake()
             self._thread.join()
             self.gate.close()
-            self._wake_read.close()
-            self._wake_write.close()
+            self._waiter.close()
 
     def __enter__(self) -> Hub:
         self.start()
@@ -192,7 +159,7 @@ class Hub:
         An observer is told apart from the others by its ``session``.
         """
         self._commands.append((role, message, session))
-        self._wake()
+        self._waiter.wake()
 
     def recv(self, timeout_s: float) -> HubEvent | None:
         """The next event, or None if none came in time; raises HubError when the hub's thread has failed."""
@@ -203,10 +170,6 @@ class Hub:
                 raise HubError("the hub's thread has failed, see the log") from None
             return None
 
-    def _wake(self) -> None:
-        with contextlib.suppress(OSError):  # full: awake anyway
-            self._wake_write.send(b"\0")
-
     # -- the thread ----------------------------------------------------------------------------------
 
     def _run(self) -> None:
@@ -216,30 +179,15 @@ class Hub:
             self._failed = True
             raise
         finally:
-            for port, monitor in zip((self._control, self._bulk), self._monitors, strict=True):
-                port.socket.disable_monitor()
-                monitor.close(linger=0)
-                port.socket.close()
+            self._control.close()
+            self._bulk.close()
 
     def _serve(self) -> None:
-        poller = zmq.Poller()
-        wake_fd = self._wake_read.fileno()
-        for each in (self._control.socket, self._bulk.socket, *self._monitors, wake_fd):
-            poller.register(each, zmq.POLLIN)
         while self._stop is None:
-            ready = dict(poller.poll(2 if self._backlog() else int(250 * self._limits.heartbeat_s)))
-            if wake_fd in ready:
-                with contextlib.suppress(BlockingIOError):
-                    self._wake_read.recv(4096)
-            if self._control.socket in ready:
-                self._read(self._control, self._on_control, 200)
+            self._waiter.wait(0.002 if self._backlog() else self._limits.heartbeat_s / 4)
+            self._read(self._control, self._on_control, 200)
             self._send_commands()
-            if self._bulk.socket in ready:
-                self._read(self._bulk, self._on_bulk, 50)
-            for monitor in self._monitors:
-                if monitor in ready:
-                    recv_monitor_message(monitor)
-                    self.counters.handshake_failures += 1
+            self._read(self._bulk, self._on_bulk, 50)
             self._tick()
         self._send_commands()
         everyone = self._everyone()
@@ -249,74 +197,59 @@ class Hub:
             time.sleep(FAREWELL_S)
 
     def _backlog(self) -> bool:
-        return any(
-            peer.control.outbox or (peer.bulk is not None and peer.bulk.outbox) for peer in self._everyone()
-        )
+        return any(p.control.waits or (p.bulk is not None and p.bulk.waits) for p in self._everyone())
 
     def _read(
-        self, port: RouterPort, handle: Callable[[str, bytes, list[zmq.Frame]], None], batch: int
+        self, listener: Listener, handle: Callable[[str, bytes, list[Frame]], None], batch: int
     ) -> None:
         """Hand up to ``batch`` messages on, each with the role its key stands for."""
-        for frames in port.received(batch):
-            routing_id = frames[0].bytes
-            if len(frames) < 2:
-                self.counters.malformed += 1
-                continue
-            try:
-                role = self.gate.role_of(frames[1])
-            except UnknownKeyError as error:
+        for connection, role, frames in islice(iter(listener.receive, None), batch):
+            if role is None:
                 self.counters.strangers += 1
-                self._refuse(port, routing_id, "identity", str(error))
-                self._drop_stranger(routing_id)
+                self._refuse(listener, connection, "identity", "the key is not, or no longer, allowed")
                 continue
             try:
-                handle(role, routing_id, frames)
+                handle(role, connection, frames)
             except WireError as error:
                 self.counters.malformed += 1
-                self._refuse(port, routing_id, "malformed", str(error))
+                self._refuse(listener, connection, "malformed", str(error))
 
-    def _drop_stranger(self, routing_id: bytes) -> None:
-        """A key was revoked while its peer was connected."""
-        for peer in self._everyone():
-            if routing_id in (peer.control.routing_id, peer.bulk.routing_id if peer.bulk else None):
-                self._down(peer, "its key was revoked")
-
-    def _on_control(self, role: str, routing_id: bytes, frames: list[zmq.Frame]) -> None:
-        if len(frames) != 2:
+    def _on_control(self, role: str, connection: bytes, frames: list[Frame]) -> None:
+        if len(frames) != 1:
             raise WireError("a control message is one frame")
-        message: FromPeer = decode(frames[1].buffer, FromPeer)
+        message: FromPeer = decode(frames[0], FromPeer)
         if isinstance(message, Hello):
-            self._on_hello(role, routing_id, message)
+            self._on_hello(role, connection, message)
             return
-        peer = next((each for each in self._of(role) if each.control.routing_id == routing_id), None)
+        peer = next((each for each in self._of(role) if each.control.connection == connection), None)
         if peer is None:
-            self._unknown(self._control, routing_id)
+            self._unknown(self._control, connection)
             return
         peer.heard_s = self._clock()
         if isinstance(message, Heartbeat):
             return
         said = read_item(message.packed, PeerItem, strict=True) if isinstance(message, Said) else message
         event = PeerMessage(role, said, peer.session)
-        if not self._events.offer(event, role, decoded_cost(len(frames[1].buffer))):
+        if not self._events.offer(event, role, decoded_cost(len(frames[0]))):
             self.counters.overloads += 1
-            self._refuse(self._control, routing_id, "overload", "the orchestrator is behind, message dropped")
+            self._refuse(self._control, connection, "overload", "the orchestrator is behind, message dropped")
 
-    def _on_hello(self, role: str, routing_id: bytes, hello: Hello) -> None:
+    def _on_hello(self, role: str, connection: bytes, hello: Hello) -> None:
         if hello.role != role:
             detail = f"the key belongs to {role}, not to {hello.role}: check the keys of the testbed file"
-            self._refuse(self._control, routing_id, "identity", detail)
+            self._refuse(self._control, connection, "identity", detail)
             return
         if hello.version != PROTOCOL_VERSION:
             detail = (
                 f"the hub speaks version {PROTOCOL_VERSION}, {role} {hello.version}: install the same release"
             )
-            self._refuse(self._control, routing_id, "version", detail)
+            self._refuse(self._control, connection, "version", detail)
             return
         if hello.instance in self._superseded:
-            self._control.reply(routing_id, Superseded())
+            reply(self._control, connection, Superseded())
             return
         known = self._named(role, hello.instance)
-        if known is not None and known.control.routing_id != routing_id:
+        if known is not None and known.control.connection != connection:
             if known.instance != hello.instance:
                 self._supersede(known)
             self._down(known, "replaced by a newer connection")
@@ -326,10 +259,11 @@ class Hub:
                 detail = (
                     f"{self._limits.observers} observers are connected, and no more may be: end one of them"
                 )
-                self._refuse(self._control, routing_id, "full", detail)
+                self._refuse(self._control, connection, "full", detail)
                 return
             self._sessions += 1
-            known = _Peer(role, hello.instance, self._sessions, self._clock(), PeerLink(routing_id))
+            outbox = Outbox(self._control, connection, self._limits.outbox_bytes)
+            known = _Peer(role, hello.instance, self._sessions, self._clock(), outbox)
             if role == OBSERVER:
                 self._observers[hello.instance] = known
             else:
@@ -340,67 +274,67 @@ class Hub:
     def _supersede(self, old: _Peer) -> None:
         """Another process showed the same key: the older one is told, and stays out for good."""
         self.counters.superseded += 1
-        self._superseded += [old.instance, old.control.routing_id]
+        self._superseded += [old.instance, old.control.connection]
         if old.bulk is not None:
-            self._superseded.append(old.bulk.routing_id)
-        self._control.reply(old.control.routing_id, Superseded())
+            self._superseded.append(old.bulk.connection)
+        reply(self._control, old.control.connection, Superseded())
 
-    def _unknown(self, port: RouterPort, routing_id: bytes) -> None:
+    def _unknown(self, listener: Listener, connection: bytes) -> None:
         """Answer a message of a connection that is not, or no longer, served."""
-        if routing_id in self._superseded:
-            port.reply(routing_id, Superseded())
+        if connection in self._superseded:
+            reply(listener, connection, Superseded())
         else:
-            self._refuse(port, routing_id, "hello-first", "this connection is not known: say Hello")
+            self._refuse(listener, connection, "hello-first", "this connection is not known: say Hello")
 
-    def _on_bulk(self, role: str, routing_id: bytes, frames: list[zmq.Frame]) -> None:
-        message: BulkFromPeer = decode(frames[1].buffer, BulkFromPeer)
-        if len(frames) != (3 if isinstance(message, Post) else 2):
+    def _on_bulk(self, role: str, connection: bytes, frames: list[Frame]) -> None:
+        message: BulkFromPeer = decode(frames[0], BulkFromPeer)
+        if len(frames) != (2 if isinstance(message, Post) else 1):
             raise WireError("a Post has one payload frame, other bulk messages have none")
         if isinstance(message, BulkHello):
             known = self._named(role, message.instance)
             if known is not None and known.instance == message.instance:
-                self._join(known, routing_id)
+                self._join(known, connection)
                 return
         peer = next(
-            (each for each in self._of(role) if each.bulk and each.bulk.routing_id == routing_id), None
+            (each for each in self._of(role) if each.bulk and each.bulk.connection == connection), None
         )
         if peer is None:
-            self._unknown(self._bulk, routing_id)
+            self._unknown(self._bulk, connection)
             return
         peer.heard_s = self._clock()
         match message:
             case Post() if role == OBSERVER:
                 self._refuse_post(peer, message, "not-allowed", "an observer only listens")
             case Post():
-                self._on_post(peer, message, frames[2])
+                self._on_post(peer, message, frames[1])
             case CreditReturn():
                 key = message.to, role
                 if key in self._outstanding:
                     self._outstanding[key] = max(0, self._outstanding[key] - message.amount)
                     self._forward(self._peers[message.to], Credit(role, message.amount))
             case BulkHello():
-                self._refuse(self._bulk, routing_id, "hello-first", "another process said Hello meanwhile")
+                self._refuse(self._bulk, connection, "hello-first", "another process said Hello meanwhile")
 
-    def _join(self, peer: _Peer, routing_id: bytes) -> None:
+    def _join(self, peer: _Peer, connection: bytes) -> None:
         if peer.bulk is not None:
-            if peer.bulk.routing_id != routing_id:
+            if peer.bulk.connection != connection:
                 self._down(peer, "bulk connection replaced")
             return
         others = [other for other in self._peers.values() if other.bulk is not None]
         # Coming and going costs its events too; what a peer cannot pay for must not begin.
         if not self._events.offer(PeerUp(peer.role, peer.session), peer.role, ITEM_BYTES):
             self.counters.overloads += 1
-            self._refuse(self._bulk, routing_id, "overload", "the orchestrator is behind, join again later")
+            self._refuse(self._bulk, connection, "overload", "the orchestrator is behind, join again later")
             return
-        peer.bulk = PeerLink(routing_id)
+        peer.bulk = Outbox(self._bulk, connection, self._limits.outbox_bytes)
         self._forward(peer, BulkWelcome({other.role: other.session for other in others}))
         for other in [*others, *self._observers.values()] if peer.role != OBSERVER else ():
             self._forward(other, PeerChange(peer.role, True, peer.session))
 
-    def _on_post(self, peer: _Peer, post: Post, payload: zmq.Frame) -> None:
+    def _on_post(self, peer: _Peer, post: Post, payload: Frame) -> None:
         target = self._peers.get(post.to)
         key = peer.role, post.to
-        size = len(payload.buffer)
+        size = len(payload)
         used = self._outstanding.get(key, 0) + chunk_cost(size)
         if target is None or target.bulk is None:
             known = self.gate.is_allowed(post.to)
@@ -425,9 +359,9 @@ class Hub:
 
     # -- sending -------------------------------------------------------------------------------------
 
-    def _refuse(self, port: RouterPort, routing_id: bytes, code: str, detail: str) -> None:
+    def _refuse(self, listener: Listener, connection: bytes, code: str, detail: str) -> None:
         self.counters.refused += 1
-        port.reply(routing_id, Refused(code, detail))
+        reply(listener, connection, Refused(code, detail))
 
     def _send_commands(self) -> None:
         while self._commands:
@@ -439,27 +373,23 @@ class Hub:
                 self._tell(peer, message)
 
     def _tell(self, peer: _Peer, message: FromHub) -> None:
-        if isinstance(message, TelemetryItem) and not self._control.has_room(peer.control):
+        if isinstance(message, TelemetryItem) and not peer.control.has_room:
             self.counters.overloads += 1  # lossy by nature, and its sequence numbers show the gap
             return
-        self._check(peer, self._control.send(peer.control, message))
+        self._attempt(peer, peer.control.send, message)
 
-    def _forward(self, peer: _Peer, message: BulkFromHub, payload: zmq.Frame | None = None) -> None:
+    def _forward(self, peer: _Peer, message: BulkFromHub, *payload: Frame) -> None:
         if peer.bulk is not None:
-            self._check(peer, self._bulk.send(peer.bulk, message, payload))
+            self._attempt(peer, peer.bulk.send, message, *payload)
 
-    def _flush(self) -> None:
-        for peer in self._everyone():
-            self._check(peer, self._control.flush(peer.control))
-            if peer.bulk is not None:
-                self._check(peer, self._bulk.flush(peer.bulk))
-
-    def _check(self, peer: _Peer, sent: Sent) -> None:
-        if sent in (Sent.GONE, Sent.OVERFLOW):
+    def _attempt(self, peer: _Peer, send: Callable[..., None], *what: object) -> None:
+        """Send, or count what was not sent and give the peer up."""
+        try:
+            send(*what)
+        except LinkError as error:
             self.counters.undelivered += 1
-            self.counters.overloads += sent is Sent.OVERFLOW
-            reason = "its connection ended" if sent is Sent.GONE else "it does not take its messages"
-            self._down(peer, reason)
+            self.counters.overloads += isinstance(error, LinkBusyError)
+            self._down(peer, str(error))
 
     # -- who is there --------------------------------------------------------------------------------
 
@@ -495,7 +425,11 @@ class Hub:
                 self._forward(other, PeerChange(peer.role, False, peer.session, reason))
 
     def _tick(self) -> None:
-        self._flush()
+        self.counters.handshake_failures = self._control.refused_handshakes + self._bulk.refused_handshakes
+        for peer in self._everyone():
+            self._attempt(peer, peer.control.flush)
+            if peer.bulk is not None:
+                self._attempt(peer, peer.bulk.flush)
         now_s = self._clock()
         if now_s < self._next_tick_s:
             return

@@ -1,22 +1,22 @@
-"""One connection of an agent to the hub: two sockets, their monitors and their clocks.
+"""One connection of an agent to the hub: two links and their clocks.
 
 A session is used by the agent's thread only and thrown away as a whole when anything about it breaks, so
-nothing that libzmq still holds of it can reach a later one.
+nothing that is still on the way can reach a later one.
 """
 
 from __future__ import annotations
 
-import contextlib
 import enum
 from collections import deque
-
-import zmq
+from contextlib import ExitStack
 
 from orchestrator.hub.table import ChannelTable
 from orchestrator.wire.codec import encode
-from orchestrator.wire.curve import BULK_LIMIT, BULK_RECEIVE_QUEUE, CONTROL_LIMIT, CurveKeys, client_socket
-from orchestrator.wire.links import LinkMonitor, LinkState
-from orchestrator.wire.messages import CreditReturn
+from orchestrator.wire.curve import CurveKeys
+from orchestrator.wire.links import Frame, LinkBusyError, LinkState, QueueLimits, Transport, Waiter
+from orchestrator.wire.messages import BULK_LIMIT, CreditReturn
+
+BULK_QUEUES = QueueLimits(BULK_LIMIT, unread=32)
 
 
 class Phase(enum.Enum):
@@ -37,11 +37,12 @@ class SessionEndError(Exception):
 
 
 class ClientSession:
-    """The sockets of one session and their clocks; lives and dies in the agent's thread."""
+    """The links of one session and their clocks; lives and dies in the agent's thread."""
 
     def __init__(
         self,
-        context: zmq.Context[zmq.Socket[bytes]],
+        transport: Transport,
+        waiter: Waiter,
         keys: CurveKeys,
         hub_public: str,
         endpoints: tuple[str, str],
@@ -52,78 +53,41 @@ class ClientSession:
         self.heartbeat_s = 0.5
         self.lost_after_s = 4.0
         self.epoch = 0
-        self.monitors: list[LinkMonitor] = []
-        self.stuck: list[bytes | memoryview] | None = None
         self.credits: deque[CreditReturn] = deque()
-
-        def watch(made: zmq.Socket[bytes]) -> None:
-            self.monitors.append(LinkMonitor(made))
-
-        with contextlib.ExitStack() as undo:
-            undo.callback(self._close_monitors)
-            control, bulk = endpoints
-            self.control = client_socket(
-                context,
-                zmq.DEALER,
-                keys,
-                hub_public,
-                control,
-                max_message=CONTROL_LIMIT,
-                reconnect=False,
-                before_connect=watch,
-            )
+        self._stuck: tuple[Frame, ...] = ()
+        control, bulk = endpoints
+        with ExitStack() as undo:
+            self.control = transport.connect(waiter, keys, hub_public, control, reconnect=False)
             undo.callback(self.control.close)
-            self.bulk = client_socket(
-                context,
-                zmq.DEALER,
-                keys,
-                hub_public,
-                bulk,
-                max_message=BULK_LIMIT,
-                receive_queue=BULK_RECEIVE_QUEUE,
-                reconnect=False,
-                before_connect=watch,
-            )
+            self.bulk = transport.connect(waiter, keys, hub_public, bulk, BULK_QUEUES, reconnect=False)
             undo.pop_all()
 
-    def poller(self, wake_fd: int) -> zmq.Poller:
-        """Watches everything the agent's thread waits for."""
-        poller = zmq.Poller()
-        for each in (self.control, self.bulk, wake_fd, *(monitor.socket for monitor in self.monitors)):
-            poller.register(each, zmq.POLLIN)
-        return poller
-
     def send_control(self, message: bytes, now_s: float) -> bool:
-        """True if the socket took it."""
+        """True if the link took it; raises LinkBrokenError."""
         try:
-            self.control.send(message, zmq.DONTWAIT)
-        except zmq.Again:
+            self.control.send(message)
+        except LinkBusyError:
             return False
         self.sent_s = now_s
         return True
 
     def send_bulk(self, table: ChannelTable) -> bool:
-        """Send credits and frames until nothing may leave (True) or the socket is full (False)."""
+        """Send credits and frames until nothing may leave (True) or no more is taken (False)."""
         while True:
-            if self.stuck is None:
+            if not self._stuck:
                 if self.credits:
-                    self.stuck = [encode(self.credits.popleft())]
+                    self._stuck = (encode(self.credits.popleft()),)
                 elif (frame := table.next_frame()) is not None:
-                    self.stuck = [encode(frame[0]), frame[1]]
+                    self._stuck = (encode(frame[0]), frame[1])
                 else:
                     return True
             try:
-                self.bulk.send_multipart(self.stuck, zmq.DONTWAIT)
-            except zmq.Again:
+                self.bulk.send(*self._stuck)
+            except LinkBusyError:
                 return False
-            self.stuck = None
-
-    def _close_monitors(self) -> None:
-        for monitor in self.monitors:
-            monitor.close()
+            self._stuck = ()
 
     def close(self) -> None:
-        """Close everything; what was sent may still leave for as long as LINGER allows."""
-        self._close_monitors()
+        """Close both links; what was sent still leaves."""
         self.control.close()
         self.bulk.close()

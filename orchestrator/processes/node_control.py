@@ -21,7 +21,7 @@ from orchestrator.wire.control_socket import (
     ShowKeys,
     TakeSecret,
 )
-from orchestrator.wire.curve import ZapGate
+from orchestrator.wire.gate import Gate
 from orchestrator.wire.gate_control import CONTROL_ERRORS, answer_about_gate
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class NodeControl:
     """Answers for one node; called in the thread of its control socket."""
 
     def __init__(
-        self, testbed: Testbed, store: KeyStore, workers: Mapping[str, PairWorker], gate: ZapGate
+        self, testbed: Testbed, store: KeyStore, workers: Mapping[str, PairWorker], gate: Gate
     ) -> None:
         self._testbed = testbed
         self._store = store

@@ -20,8 +20,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import zmq
-
 from orchestrator.durable import replace_file
 from orchestrator.events.common import Unknown
 from orchestrator.events.process import Emit, HubServing
@@ -52,6 +50,7 @@ from orchestrator.scheduling.scheduler import Pair, Policy
 from orchestrator.wire.control_socket import ControlSocket
 from orchestrator.wire.curve import CurveKeys, load_keys
 from orchestrator.wire.gate_control import CONTROL_ERRORS, answer_about_gate
+from orchestrator.wire.links import Transport
 from orchestrator.wire.messages import (
     Demand,
     FromHub,
@@ -64,6 +63,7 @@ from orchestrator.wire.messages import (
     Subscribe,
 )
 from orchestrator.wire.revoked import RevokedKeys
+from orchestrator.wire.zeromq import ZeroMQ
 
 if TYPE_CHECKING:
     from lab.testbed import Testbed
@@ -105,7 +105,7 @@ class Orchestrator:
         allowed: Mapping[str, str],
         state_dir: Path,
         *,
-        context: zmq.Context[zmq.Socket[bytes]],
+        transport: Transport,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config = config
@@ -115,7 +115,7 @@ class Orchestrator:
         self._put_right: set[Pair] = set()
         self.epoch = self._epochs.epoch
         self.hub = Hub(
-            context,
+            transport,
             keys,
             allowed,
             config.control_endpoint,
@@ -281,7 +281,7 @@ class Orchestrator:
 
     def _show_hub(self, now_s: float) -> None:
         """What the hub refused, and whom it cut off, because too many bytes were waiting."""
-        overloads = self.hub.counters.overloads + self.hub.gate.connections.floods
+        overloads = self.hub.counters.overloads + self.hub.gate.floods
         if overloads != self._overloads:
             if not self._overloads:
                 logger.warning("the hub refuses messages: more is said to it than it may hold")
@@ -380,9 +380,8 @@ def run_orchestrator(
         raise ValueError(f"the key in {secrets_dir} is not the orchestrator's key of the testbed file")
     allowed = {public: role for role, public in testbed.keys.items() if role != ROLE}
     with ExitStack() as stack:
-        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        stack.callback(context.term)
-        orchestrator = Orchestrator(config_of(testbed), keys, allowed, state_dir, context=context)
+        transport = stack.enter_context(ZeroMQ())
+        orchestrator = Orchestrator(config_of(testbed), keys, allowed, state_dir, transport=transport)
         hub = stack.enter_context(orchestrator.hub)
         stack.enter_context(
             ControlSocket(state_dir, lambda request: answer_about_gate(hub.gate, request), CONTROL_ERRORS)

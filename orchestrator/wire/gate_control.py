@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from orchestrator.wire.control_socket import Done, Failed, Reply, Request, Revoke, Revoked, ShowRevoked
-from orchestrator.wire.curve import ZapGate
+from orchestrator.wire.gate import Gate
 from orchestrator.wire.revoked import RevokedError
 
 CONTROL_ERRORS: tuple[type[Exception], ...] = (OSError, ValueError, RevokedError)
 """What becomes a plain answer at the control socket of a process that serves others."""
 
 
-def answer_about_gate(gate: ZapGate, request: Request) -> Reply:
+def answer_about_gate(gate: Gate, request: Request) -> Reply:
     """Revoke a role or list the revoked; anything else is not for such a process.
 
     Raises RevokedError for a role that is not served here, OSError if the list cannot be kept.

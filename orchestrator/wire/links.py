@@ -1,18 +1,49 @@
-"""What a socket monitor says about a link, as one state.
+"""How processes reach each other: a client's :class:`Link`, a server's :class:`Listener`, and waiting for several.
 
-A ZeroMQ ``send`` succeeds although the server refused us or is somebody else.  libzmq reports such things
-only to a socket monitor (zmq_socket_monitor(3)); :class:`LinkMonitor` turns its events into a
-:class:`LinkState`.  What each event means was read off libzmq 4.3.5: a key that the gate does not know
-gives ``HANDSHAKE_FAILED_AUTH``; a server with another key (or without a gate) just hangs up in the middle of
-the handshake, ``HANDSHAKE_FAILED_NO_DETAIL``.  After a refusal libzmq does not try again by itself.
+A :class:`Transport` makes all three.  Two stand behind this interface: :mod:`orchestrator.wire.zeromq` between
+processes, and :mod:`orchestrator.wire.memory` inside one.  Messages are lists of frames; they keep their order and
+their borders.  Nothing here blocks but :meth:`Waiter.wait`: a message that cannot be sent at once is an error, one
+that has not come is None.  Who is at the other end follows from keys alone: a link speaks only to the owner of the
+public key it was given, and a listener asks its gate (:mod:`orchestrator.wire.gate`) for the role of every message.
+
+A link, a listener and the waiter that watches them belong to one thread at a time; :meth:`Waiter.wake` may be called
+from any.
 """
 
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
-import zmq
-from zmq.utils.monitor import recv_monitor_message
+from orchestrator.wire.revoked import RevokedKeys
+
+if TYPE_CHECKING:
+    from orchestrator.wire.curve import CurveKeys
+    from orchestrator.wire.gate import Gate
+
+Frame: TypeAlias = bytes | memoryview
+"""A frame of a received message may be a view of the transport's memory, which lives as long as the view."""
+
+CONTROL_LIMIT = 1 << 20
+"""Longest frame of a connection that carries control messages only, in bytes."""
+
+
+class LinkError(Exception):
+    """Base of what can go wrong with a message that is to be sent."""
+
+
+class LinkClosedError(LinkError):
+    """The link or the listener was closed here."""
+
+
+class LinkBrokenError(LinkError):
+    """There is no connection to the other end: it was not made, or it broke."""
+
+
+class LinkBusyError(LinkError):
+    """The other end does not take its messages, and no more may wait for it."""
 
 
 class LinkState(enum.Enum):
@@ -29,60 +60,112 @@ class LinkState(enum.Enum):
     CLOSED = "closed by us"
 
 
-_AFTER: dict[int, LinkState] = {
-    zmq.Event.CONNECT_DELAYED: LinkState.CONNECTING,
-    zmq.Event.CONNECT_RETRIED: LinkState.CONNECTING,
-    zmq.Event.HANDSHAKE_SUCCEEDED: LinkState.UP,
-    zmq.Event.HANDSHAKE_FAILED_AUTH: LinkState.REFUSED,
-    zmq.Event.HANDSHAKE_FAILED_PROTOCOL: LinkState.WRONG_SERVER_KEY,
-    zmq.Event.HANDSHAKE_FAILED_NO_DETAIL: LinkState.WRONG_SERVER_KEY,
-}
-_TOLD_WHY = (LinkState.REFUSED, LinkState.WRONG_SERVER_KEY)
+@dataclass(frozen=True)
+class QueueLimits:
+    """What one connection can make an end hold.
 
-
-def next_state(state: LinkState, event: int) -> LinkState:
-    """The state after monitor event ``event`` (a ``zmq.Event`` value); unknown events change nothing.
-
-    A disconnection that follows a failed handshake keeps the reason of the failure, and so do the
-    attempts after it until one ends differently.
-    """
-    if event in (zmq.Event.DISCONNECTED, zmq.Event.CLOSED):
-        if state in _TOLD_WHY:
-            return state
-        return LinkState.LOST if state in (LinkState.UP, LinkState.LOST) else LinkState.UNREACHABLE
-    after = _AFTER.get(event, state)
-    if after is LinkState.CONNECTING and state in _TOLD_WHY:
-        return state
-    return after
-
-
-class LinkMonitor:
-    """Follows one client socket; create it before ``connect``, use it in the socket's own thread.
-
-    :attr:`socket` becomes readable when something happened; :meth:`read` then brings :attr:`state` up to
-    date.  Call :meth:`close` before closing the followed socket.
+    ``frame_bytes``: the longest frame that is taken; a connection that brings a longer one is ended.  ``unsent`` and
+    ``unread``: messages of ``message_frames`` such frames that wait here to leave, and to be read.
     """
 
-    def __init__(self, followed: zmq.Socket[bytes]) -> None:
-        self._followed = followed
-        self.socket: zmq.Socket[bytes] = followed.get_monitor_socket()
-        self.socket.linger = 0
-        self.state = LinkState.CONNECTING
+    frame_bytes: int = CONTROL_LIMIT
+    unsent: int = 1000
+    unread: int = 16
+    message_frames: int = 1
 
-    def read(self) -> LinkState:
-        """Take in all waiting events without blocking."""
-        while self.socket.poll(0, zmq.POLLIN):
-            event = recv_monitor_message(self.socket)
-            self.state = next_state(self.state, event["event"])
-        return self.state
+    @property
+    def unread_bytes(self) -> int:
+        """What waits to be read, at most."""
+        return self.unread * self.message_frames * self.frame_bytes
 
-    def wait(self, timeout_s: float) -> LinkState:
-        """Block until the link is up or known to have failed, at most ``timeout_s``."""
-        while self.read() is LinkState.CONNECTING and self.socket.poll(int(timeout_s * 1000), zmq.POLLIN):
-            pass
-        return self.state
+
+CLIENT_QUEUES = QueueLimits()
+"""A client's own messages are bounded by its own outbox."""
+SERVER_QUEUES = QueueLimits(unsent=256)
+
+
+class Waiter(Protocol):
+    """Waits for any of the links and listeners that were made with it."""
+
+    def wait(self, timeout_s: float) -> None:
+        """Return when a message waits, a link's state changed, :meth:`wake` was called, or the time is over."""
+
+    def wake(self) -> None:
+        """End the present wait, or the next one where nobody waits."""
 
     def close(self) -> None:
-        """Stop following."""
-        self._followed.disable_monitor()
-        self.socket.close()
+        """Free what waiting needs; after the links and listeners.  Waking is then without effect."""
+
+
+class Link(Protocol):
+    """A client's connection to one server."""
+
+    @property
+    def state(self) -> LinkState:
+        """How the link stood when the last wait ended: CONNECTING, UP, or why there is no connection."""
+
+    def send(self, *frames: Frame) -> None:
+        """Queue one message; raises LinkBusyError, LinkBrokenError or LinkClosedError."""
+
+    def receive(self) -> list[bytes] | None:
+        """The next message, or None if none waits."""
+
+    def close(self) -> None:
+        """End the connection; what was sent still leaves.  Idempotent."""
+
+
+class Received(NamedTuple):
+    """A message, the connection that it came on, and the role whose key sent it: None where that is not allowed."""
+
+    connection: bytes
+    role: str | None
+    frames: list[Frame]
+
+
+class Listener(Protocol):
+    """A server's end of all its connections; made by a gate, which says whose they may be."""
+
+    @property
+    def endpoint(self) -> str:
+        """Where clients reach it."""
+
+    @property
+    def refused_handshakes(self) -> int:
+        """How many connections did not come about."""
+
+    def receive(self) -> Received | None:
+        """The next message of any connection, or None if none waits."""
+
+    def send(self, connection: bytes, *frames: Frame) -> None:
+        """Queue one message; raises LinkBusyError, LinkBrokenError or LinkClosedError."""
+
+    def close(self) -> None:
+        """Listen no more and end the connections; what was sent still leaves.  Idempotent."""
+
+
+class Transport(Protocol):
+    """Makes what a process needs to reach others and to be reached."""
+
+    def waiter(self) -> Waiter:
+        """For one thread, and what it waits for."""
+
+    def gate(self, allowed: Mapping[str, str], revoked: RevokedKeys | None = None) -> Gate:
+        """A gate for the keys of ``allowed`` (public key in Z85 -> role); it makes listeners."""
+
+    def connect(
+        self,
+        waiter: Waiter,
+        keys: CurveKeys,
+        server_public: str,
+        endpoint: str,
+        limits: QueueLimits = CLIENT_QUEUES,
+        *,
+        reconnect: bool = True,
+        lost_after_s: float | None = None,
+    ) -> Link:
+        """A link to the owner of ``server_public`` at ``endpoint``; returns before it stands.
+
+        With ``reconnect`` a link that broke, or found nobody, is tried again by itself; after a refusal none is.
+        ``lost_after_s``: a server that vanished without a word is noticed after so long.  Raises OSError for an
+        address that cannot be one.
+        """

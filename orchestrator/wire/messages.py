@@ -26,6 +26,8 @@ from orchestrator.wire.fields import Count, Instance, Reason, Role, Seconds, Top
 PROTOCOL_VERSION = 5
 CHUNK_BYTES = 1 << 20
 """Largest payload frame on the bulk plane; longer channel messages travel in several."""
+BULK_LIMIT = CHUNK_BYTES + (1 << 16)
+"""Longest frame of a bulk connection: one chunk, and room to refuse a longer one politely."""
 CHUNK_OVERHEAD = 512
 """What a payload frame costs beyond its length, so that many small ones use up the window too."""
 WINDOW_BYTES = 4 * (CHUNK_BYTES + CHUNK_OVERHEAD)

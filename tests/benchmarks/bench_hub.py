@@ -23,6 +23,7 @@ from orchestrator.wire.channel import ChannelTimeoutError
 from orchestrator.wire.codec import encode
 from orchestrator.wire.curve import client_socket, load_keys, write_keys
 from orchestrator.wire.messages import PROTOCOL_VERSION, Hello
+from orchestrator.wire.zeromq import ZeroMQ
 
 ROLES = ("alice", "bob", "relay")
 ROUND_TRIPS = 3000
@@ -32,8 +33,10 @@ BIG = 64 << 20
 def hub(folder: Path) -> None:
     allowed = {load_keys(folder / role).public: role for role in ROLES}
     limits = HubLimits(heartbeat_s=0.05, lost_after_s=10.0)
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    with Hub(context, load_keys(folder / "orchestrator"), allowed, epoch=1, limits=limits) as running:
+    with (
+        ZeroMQ() as transport,
+        Hub(transport, load_keys(folder / "orchestrator"), allowed, epoch=1, limits=limits) as running,
+    ):
         print(json.dumps([running.control_endpoint, running.bulk_endpoint]), flush=True)
         sys.stdin.read()
 
@@ -62,7 +65,7 @@ def listen(folder: Path, endpoints: list[str], stop: threading.Event, gaps: list
     """The relay's control link: how regularly does the hub speak?"""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     public = load_keys(folder / "orchestrator").public
-    socket = client_socket(context, zmq.DEALER, load_keys(folder / "relay"), public, endpoints[0])
+    socket = client_socket(context, load_keys(folder / "relay"), public, endpoints[0])
     socket.send(encode(Hello("relay", PROTOCOL_VERSION, "0" * 32)))
     socket.recv()
     last = time.perf_counter()

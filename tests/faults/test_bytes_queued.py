@@ -134,7 +134,7 @@ def test_lossy_telemetry_for_an_observer_that_does_not_read_is_dropped(make_hub_
     for _ in range(sent):
         world.hub.send("observer", item)
         while world.hub._commands:
-            world.hub._wake()
+            world.hub._waiter.wake()
     assert world.hub.counters.overloads > sent // 2
     assert world.hub.counters.lost_peers == 0
     assert resident_bytes() - before < 96 * MIB
@@ -161,7 +161,7 @@ def test_a_recipient_that_stopped_holds_no_more_than_an_outbox(make_hub_world: A
         bob = world.hub._peers.get("bob")
         if bob is None:
             break
-        assert bob.bulk.outbox_bytes <= limit
+        assert bob.bulk.held_bytes <= limit
         mallory.control.close(linger=0)
         mallory.bulk.close(linger=0)
     assert world.hub.counters.overloads >= 1
@@ -239,16 +239,18 @@ class EvilHub:
     """Speaks as the hub with one agent and says whatever it likes."""
 
     def __init__(self, world: Any) -> None:
-        from orchestrator.wire.curve import BULK_LIMIT, ZapGate, server_socket
-        from orchestrator.wire.messages import BulkWelcome, Welcome
+        from orchestrator.wire.curve import server_socket
+        from orchestrator.wire.links import QueueLimits
+        from orchestrator.wire.messages import BULK_LIMIT, BulkWelcome, Welcome
+        from orchestrator.wire.zeromq import ZapGate
 
         keys = world.keys["orchestrator"]
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         world.stack.callback(context.destroy, linger=0)
         gate = ZapGate(context, world.allowed)
         world.stack.callback(gate.close)
-        self.control, control = server_socket(context, zmq.ROUTER, keys, "auto")
-        self.bulk, bulk = server_socket(context, zmq.ROUTER, keys, "auto", max_message=BULK_LIMIT)
+        self.control, control = server_socket(context, keys, "auto")
+        self.bulk, bulk = server_socket(context, keys, "auto", limits=QueueLimits(BULK_LIMIT))
         world.hub.control_endpoint, world.hub.bulk_endpoint = control, bulk
         self.agent = world.agent("alice", wait=False, limits=AgentLimits(event_bytes=32 * MIB))
         self.route = self.control.recv_multipart()[0]

@@ -27,16 +27,17 @@ RECOVERED_WITHIN_S = 10.0
 USERS = ("alice", "bob")
 
 HUB_PROCESS = """
-import json, sys, zmq
+import json, sys
 from pathlib import Path
 from orchestrator.scheduling.fencing import EpochFile
 from orchestrator.hub.hub import Hub, HubLimits
 from orchestrator.wire.curve import load_keys
+from orchestrator.wire.zeromq import ZeroMQ
 
 folder = Path(sys.argv[1])
 allowed = {load_keys(folder / role).public: role for role in ("alice", "bob")}
 epoch = EpochFile(folder / "epoch").advance()
-hub = Hub(zmq.Context(), load_keys(folder / "orchestrator"), allowed, sys.argv[2], sys.argv[3],
+hub = Hub(ZeroMQ(), load_keys(folder / "orchestrator"), allowed, sys.argv[2], sys.argv[3],
           epoch=epoch, limits=HubLimits(heartbeat_s=0.1, lost_after_s=1.0))
 hub.start()
 print(json.dumps([hub.control_endpoint, hub.bulk_endpoint]), flush=True)

@@ -70,7 +70,6 @@ def test_valid_key_with_the_routing_id_of_another(hub_world: Any) -> None:
     links = [
         client_socket(
             hub_world.context,
-            zmq.DEALER,
             keys["alice"],
             keys["orchestrator"].public,
             endpoint,
@@ -100,9 +99,7 @@ def test_a_zap_handler_that_never_was(hub_world: Any) -> None:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     hub_world.stack.callback(context.destroy, linger=0)
     server = hub_world.keys["orchestrator"]
-    (control, control_at), (bulk, bulk_at) = (
-        server_socket(context, zmq.ROUTER, server, "auto") for _ in range(2)
-    )
+    (control, control_at), (bulk, bulk_at) = (server_socket(context, server, "auto") for _ in range(2))
     nobody = Agent("alice", hub_world.keys["alice"], server.public, control_at, bulk_at)
     nobody.start()
     hub_world.stack.callback(nobody.close)
@@ -131,8 +128,8 @@ def test_a_revoked_client_of_the_delivery_service(tmp_path: Path) -> None:
     from orchestrator.keystore.sealing import Kek
     from orchestrator.keystore.store import KeyStore
     from orchestrator.wire.curve import client_socket, generate_keys
-    from orchestrator.wire.links import LinkMonitor
     from orchestrator.wire.revoked import RevokedKeys
+    from orchestrator.wire.zeromq import LinkMonitor
 
     node, client = generate_keys(), generate_keys()
 
@@ -143,7 +140,6 @@ def test_a_revoked_client_of_the_delivery_service(tmp_path: Path) -> None:
         monitors: list[LinkMonitor] = []
         client_socket(
             context,
-            zmq.DEALER,
             client,
             node.public,
             service.endpoint,

@@ -108,7 +108,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "revoked-comes-back",
-        "orchestrator/wire/curve.py",
+        "orchestrator/wire/gate.py",
         "            self._roles = dict(allowed) if self._revoked is None else self._revoked.without(allowed)\n",
         "            self._roles = dict(allowed)\n",
         (

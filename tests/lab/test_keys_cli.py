@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import zmq
 
 from lab.cli.reseed import take_secret_file
 from lab.cli.revoke import revoke_role
@@ -26,8 +25,9 @@ from orchestrator.processes.node_control import NODE_ERRORS, NodeControl
 from orchestrator.processes.node_store import open_node_store
 from orchestrator.processes.pair_worker import LowWater
 from orchestrator.wire.control_socket import ControlSocket
-from orchestrator.wire.curve import ZapGate
+from orchestrator.wire.gate import Gate
 from orchestrator.wire.revoked import RevokedKeys
+from orchestrator.wire.zeromq import ZeroMQ
 
 ENDS = ("alice", "bob")
 
@@ -56,18 +56,15 @@ class Bench:
         self.testbed = load_testbed(self.path)
         self.stores: dict[str, KeyStore] = {}
         self.workers: dict[str, dict[str, Any]] = {}
-        self.gates: dict[str, ZapGate] = {}
+        self.gates: dict[str, Gate] = {}
         for name in ENDS:
             state = self.state(name)
             state.mkdir(parents=True)
             store = open_node_store(self.testbed, name, self.path.parent / "secrets" / name, state)
             stack.callback(store.close)
-            context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-            stack.callback(context.term)
+            transport = stack.enter_context(ZeroMQ())
             client = f"fl-{name}"
-            gate = ZapGate(
-                context, {self.testbed.public_key(client): client}, revoked=RevokedKeys(self.state(name))
-            )
+            gate = transport.gate({self.testbed.public_key(client): client}, RevokedKeys(self.state(name)))
             stack.callback(gate.close)
             self.stores[name], self.gates[name] = store, gate
             self.workers[name] = {peer: Worker() for peer in store.peers()}

@@ -27,6 +27,7 @@ from orchestrator.wire.messages import (
     Post,
     TelemetryItem,
 )
+from orchestrator.wire.zeromq import PollWaiter
 
 MIB = 1 << 20
 
@@ -436,22 +437,21 @@ def test_what_a_peer_does_not_take_piles_up_to_a_limit() -> None:
 class WakingSocket:
     """The reading end of the wake-up pipe; another thread's wake-up falls right before the read."""
 
-    def __init__(self, agent: Agent) -> None:
-        self._agent, self._real = agent, agent._wake_read
+    def __init__(self, waiter: PollWaiter) -> None:
+        self._waiter, self._real = waiter, waiter._read
 
     def recv(self, size: int) -> bytes:
-        self._agent._wake()
+        self._waiter.wake()
         return self._real.recv(size)
 
 
 def test_a_wake_up_in_the_middle_of_draining_is_not_the_last_one() -> None:
-    keys = generate_keys()
-    agent = Agent("alice", keys, keys.public, "tcp://127.0.0.1:9", "tcp://127.0.0.1:9")
-    real = agent._wake_read
-    agent._wake()
-    agent._wake_read = WakingSocket(agent)  # type: ignore[assignment]
-    agent._drain_wake()
-    agent._wake_read = real
-    agent._wake()
+    waiter = PollWaiter()
+    real = waiter._read
+    waiter.wake()
+    waiter._read = WakingSocket(waiter)  # type: ignore[assignment]
+    waiter.wait(5.0)
+    waiter._read = real
+    waiter.wake()
     assert real.recv(16)
-    agent.close()
+    waiter.close()

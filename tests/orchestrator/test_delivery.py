@@ -604,9 +604,10 @@ def test_only_the_own_client_is_served(bench: Bench) -> None:
 
 def test_garbage_is_dropped_and_service_goes_on(bench: Bench) -> None:
     client = bench.clients["alice"]
+    client.stock()  # connected
     for junk in ([b""], [b"\xff" * 100], [encode(StockRequest(1)), b"more"], [b"\x80"]):
-        client._socket.send_multipart(junk)
-    client._socket.send(encode(Collect(5, context())))
+        client._link.send(*junk)
+    client._link.send(encode(Collect(5, context())))
     assert client.stock().auth_alarms == ()
 
 
@@ -622,9 +623,7 @@ def test_a_client_cannot_put_its_node_to_more_than_so_much_work(bench: Bench) ->
     supply(bench)
     sockets: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     node = bench.node_keys["alice"].public
-    client = client_socket(
-        sockets, zmq.DEALER, bench.client_keys["alice"], node, bench.services["alice"].endpoint
-    )
+    client = client_socket(sockets, bench.client_keys["alice"], node, bench.services["alice"].endpoint)
     try:
         client.poll(5000, zmq.POLLOUT)
         for number in range(3 * JOBS_AT_A_TIME):

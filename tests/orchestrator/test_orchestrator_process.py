@@ -18,7 +18,6 @@ from typing import Any
 
 import msgspec
 import pytest
-import zmq
 
 from lab.testbed import load_testbed, write_testbed
 from orchestrator.events.common import Unknown
@@ -60,6 +59,7 @@ from orchestrator.wire.messages import (
     Subscribe,
     TelemetryItem,
 )
+from orchestrator.wire.zeromq import ZeroMQ
 
 USERS = ("alice", "bob", "carol")
 ROLES = ("relay", *USERS, "fl-server", "observer")
@@ -178,14 +178,13 @@ class World:
         self.start()
 
     def start(self) -> None:
-        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self.stack.callback(self.context.destroy, linger=0)
+        transport = self.stack.enter_context(ZeroMQ())
         self.orchestrator = Orchestrator(
             self.config,
             self.keys["orchestrator"],
             {self.keys[role].public: role for role in ROLES},
             self.state_dir,
-            context=self.context,
+            transport=transport,
         )
         hub = self.orchestrator.hub
         hub.start()

@@ -24,9 +24,8 @@ from typing import Literal, TypeAlias
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from zmq.utils import z85
 
-from orchestrator.wire.curve import CurveKeys, check_public
+from orchestrator.wire.curve import CurveKeys, check_public, raw_key
 
 PURPOSE = b"qunetlab-flower-identity-v2"
 GREETING = b"greeting|"
@@ -75,7 +74,7 @@ class Bond:
 
 def bond(own: CurveKeys, other_public: str, *, client_public: str, server_public: str) -> Bond:
     """The bond of ``own`` with the holder of ``other_public``; both ends get the same one."""
-    secret = X25519PrivateKey.from_private_bytes(z85.decode(own.secret.reveal_bytes()))
+    secret = X25519PrivateKey.from_private_bytes(raw_key(own.secret.reveal_bytes()))
     shared = secret.exchange(X25519PublicKey.from_public_bytes(_raw(other_public)))
     info = PURPOSE + _raw(client_public) + _raw(server_public)
     return Bond(HKDF(algorithm=SHA256(), length=32, salt=None, info=info).derive(shared))
@@ -92,7 +91,7 @@ def server_bond(keys: CurveKeys, client_public: str) -> Bond:
 
 
 def _raw(public: str) -> bytes:
-    return bytes(z85.decode(check_public(public).encode("ascii")))
+    return raw_key(check_public(public).encode("ascii"))
 
 
 def _covered(direction: Direction, run: int, node_id: int, message: bytes, payload: bytes) -> bytes:

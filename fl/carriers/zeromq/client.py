@@ -1,6 +1,6 @@
 """The FL client: trains on its own data and uploads nothing but protected updates.
 
-Two threads: the main one owns the socket to the server and sends heartbeats with what is going on; a
+Two threads: the main one owns the link to the server and sends heartbeats with what is going on; a
 worker trains and masks (:mod:`fl.rounds.trainer`).  The server is not trusted: the client itself checks what it
 offers (:mod:`fl.rounds.client_rules`) and what it asks (:mod:`fl.rounds.answering`).  What it gives to a round is kept
 until the round ends and sent again, unchanged, after a broken connection; a second, different version of it
@@ -14,10 +14,10 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import zmq
 from msgspec.structs import replace
 
 from fl.carriers.zeromq.link import ServerLink, ServerRefusedError
@@ -58,7 +58,8 @@ from orchestrator.delivery.errors import ConsentError
 from orchestrator.events.learning import ClientState
 from orchestrator.wire.codec import WireError
 from orchestrator.wire.curve import CurveKeys
-from orchestrator.wire.links import LinkState
+from orchestrator.wire.links import LinkState, Transport
+from orchestrator.wire.zeromq import ZeroMQ
 
 __all__ = ["ClientOutcome", "ClientRefusesError", "ClientRules", "run_client"]
 
@@ -91,7 +92,7 @@ def run_client(
     choices: LocalChoices = OWN_CHOICES,
     open_task: Callable[[str, Path | None], Task] = load_task,
     clock: Callable[[], float] = time.monotonic,
-    context: zmq.Context[zmq.Socket[bytes]] | None = None,
+    transport: Transport | None = None,
     patience_s: float = 10.0,
 ) -> ClientOutcome:
     """Take part in the run of the server at ``endpoint`` until it ends or ``stop`` is set.
@@ -102,24 +103,19 @@ def run_client(
     ClientRefusesError when the run breaks ``rules``, was not consented to or cannot work, and DataError when the
     task's data is missing.  A server that is away is waited for.
     """
-    own_context = zmq.Context() if context is None else None
-    zmq_context = context or own_context
-    assert zmq_context is not None
     if self_check_dir is not None:
         _log.warning("self-check: %s writes its unmasked updates to %s", name, self_check_dir)
     if rules.mode != "plain" and rules.min_participants < SMALLEST_QUORUM:
         _log.warning("%s takes part in rounds of two: their sum tells each the update of the other", name)
-    link = ServerLink(zmq_context, keys, server_public, endpoint, clock, patience_s)
-    client = _Client(
-        name, link, node_keys, rules, report, open_task, data_folder, self_check_dir, choices, clock
-    )
-    try:
+    with ExitStack() as stack:
+        transport = transport or stack.enter_context(ZeroMQ())
+        link = ServerLink(transport, keys, server_public, endpoint, clock, patience_s)
+        stack.callback(link.close)
+        client = _Client(
+            name, link, node_keys, rules, report, open_task, data_folder, self_check_dir, choices, clock
+        )
+        stack.callback(client.close)
         return client.run(stop)
-    finally:
-        client.close()
-        link.close()
-        if own_context is not None:
-            own_context.term()
 
 
 class _Client:

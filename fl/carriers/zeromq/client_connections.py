@@ -1,7 +1,7 @@
 """The FL server's connections: who is there, what they say, and how to reach them.
 
-One CURVE ROUTER socket.  A client is known by its CURVE key (role ``fl-<user>``), whatever it says.  The newest
-connection that joins speaks for its client; anything from another connection is answered with JoinAgain.
+A client is known by its CURVE key (role ``fl-<user>``), whatever it says.  The newest connection that joins speaks
+for its client; anything from another connection is answered with JoinAgain.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-import zmq
 
 from fl.rounds.messages import FromClient, FromServer, Join, JoinAgain, frame_of, split_message
 from orchestrator.wire.codec import WireError, encode
-from orchestrator.wire.curve import UnknownKeyError, ZapGate
+from orchestrator.wire.links import LinkError, Listener, Received, Waiter
 
 ROLE_PREFIX = "fl-"
 
@@ -34,17 +33,17 @@ class Connection:
 
 
 class ClientConnections:
-    """The clients ``names`` behind one socket; use from one thread."""
+    """The clients ``names`` behind one listener; use from one thread."""
 
     def __init__(
         self,
-        socket: zmq.Socket[bytes],
-        gate: ZapGate,
+        listener: Listener,
+        waiter: Waiter,
         names: tuple[str, ...],
         clock: Callable[[], float],
     ) -> None:
-        self._socket = socket
-        self._gate = gate
+        self._listener = listener
+        self._waiter = waiter
         self._names = names
         self._clock = clock
         self._connections: dict[str, Connection] = {}
@@ -73,30 +72,27 @@ class ClientConnections:
         """The client left."""
         self._connections.pop(name, None)
 
-    def poll(self, timeout_s: float) -> bool:
-        """Does a message wait, at latest after ``timeout_s``?"""
-        return bool(self._socket.poll(int(timeout_s * 1000), zmq.POLLIN))
+    def wait(self, timeout_s: float) -> None:
+        """Wait for a message."""
+        self._waiter.wait(timeout_s)
 
     def receive(self) -> tuple[str, FromClient, bytes | None] | None:
         """The next message with its sender and array frame, or None if none waits; others are dropped."""
-        while True:
+        while (received := self._listener.receive()) is not None:
             try:
-                frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
-            except zmq.Again:
-                return None
-            try:
-                return self._identify(frames)
-            except (WireError, UnknownKeyError) as error:
+                return self._identify(received)
+            except WireError as error:
                 _log.warning("message dropped: %s", error)
+        return None
 
-    def _identify(self, frames: list[zmq.Frame]) -> tuple[str, FromClient, bytes | None]:
-        role = self._gate.role_of(frames[-1])
+    def _identify(self, received: Received) -> tuple[str, FromClient, bytes | None]:
+        role = received.role or ""
         name = role.removeprefix(ROLE_PREFIX)
         if name == role or name not in self._names:
-            raise UnknownKeyError(f"{role} is not a client of this run")
-        message, buffer = split_message([frame.bytes for frame in frames[1:]], FromClient)
+            raise WireError(f"{role or 'the owner of an unknown key'} is not a client of this run")
+        message, buffer = split_message([bytes(frame) for frame in received.frames], FromClient)
         assert isinstance(message, FromClient)
-        route = frames[0].bytes
+        route = received.connection
         connection = self._connections.get(name)
         if isinstance(message, Join):
             connection = self._connections[name] = Connection(route)
@@ -120,14 +116,13 @@ class ClientConnections:
 
     def _transmit(self, route: bytes, message: FromServer, buffer: bytes | None = None) -> bool:
         """Queue a message for one connection; False if it is gone or does not read."""
-        frames = [route, encode(message)] if buffer is None else [route, encode(message), buffer]
+        frames = [encode(message)] if buffer is None else [encode(message), buffer]
         try:
-            self._socket.send_multipart(frames, zmq.NOBLOCK)
-        except zmq.ZMQError as error:
+            self._listener.send(route, *frames)
+        except LinkError as error:
             self.undelivered += 1
-            reason = (
-                "the client leaves too much unread" if error.errno == zmq.EAGAIN else "the client is gone"
-            )
-            _log.warning("%s not delivered: %s (%d so far)", type(message).__name__, reason, self.undelivered)
+            # As text: whoever keeps the record must not keep the frames that the error has seen.
+            told = type(message).__name__, str(error), self.undelivered
+            _log.warning("%s not delivered: %s (%d so far)", *told)
             return False
         return True

@@ -1,28 +1,27 @@
-"""A client's connection to the FL server: a CURVE DEALER that says how it stands and heals itself.
+"""A client's connection to the FL server: a link that says how it stands and heals itself.
 
-libzmq reconnects after a broken connection, but not after a refusal; then this link makes a fresh socket
-with a growing pause.  A refusal may pass (a server in the middle of its start, or suspended within the
-handshake), so it is an error only when it lasts from the beginning; a link that was up keeps trying.
+A link reconnects after a broken connection, but not after a refusal; then a fresh one is made, with a growing
+pause.  A refusal may pass (a server in the middle of its start, or suspended within the handshake), so it is an
+error only when it lasts from the beginning; a link that was up keeps trying.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-import zmq
-
 from fl.rounds.messages import MESSAGE_LIMIT, FromClient, FromServer, frame_of, split_message
 from fl.workloads.base import Parameters
 from orchestrator.bits import PackedBits
 from orchestrator.wire.codec import encode
-from orchestrator.wire.curve import CurveKeys, client_socket
-from orchestrator.wire.links import LinkMonitor, LinkState
+from orchestrator.wire.curve import CurveKeys
+from orchestrator.wire.links import LinkError, LinkState, QueueLimits, Transport
 
 REFUSALS = (LinkState.REFUSED, LinkState.WRONG_SERVER_KEY)
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 2.0
-UNREAD_MODELS = 4
-"""Messages of the server that wait unread: this client reads while it trains, and a model may be large."""
+LOST_AFTER_S = 6.0
+QUEUES = QueueLimits(MESSAGE_LIMIT, unread=4)
+"""Few messages of the server wait unread: this client reads while it trains, and a model may be large."""
 
 
 class ServerRefusedError(Exception):
@@ -34,14 +33,15 @@ class ServerLink:
 
     def __init__(
         self,
-        context: zmq.Context[zmq.Socket[bytes]],
+        transport: Transport,
         keys: CurveKeys,
         server_public: str,
         endpoint: str,
         clock: Callable[[], float],
         patience_s: float = 10.0,
     ) -> None:
-        self._context = context
+        self._transport = transport
+        self._waiter = transport.waiter()
         self._keys = keys
         self._server_public = server_public
         self._endpoint = endpoint
@@ -51,40 +51,22 @@ class ServerLink:
         self._retry_at_s = 0.0
         self._was_up = False
         self._pause_s = FIRST_PAUSE_S
-        self.state = LinkState.CONNECTING
         self._open()
 
     def _open(self) -> None:
-        monitors: list[LinkMonitor] = []
-
-        def before_connect(socket: zmq.Socket[bytes]) -> None:
-            # ZMTP pings notice a server that vanished without a FIN.
-            socket.setsockopt(zmq.HEARTBEAT_IVL, 2000)
-            socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 6000)
-            monitors.append(LinkMonitor(socket))
-
-        self._socket = client_socket(
-            self._context,
-            zmq.DEALER,
-            self._keys,
-            self._server_public,
-            self._endpoint,
-            max_message=MESSAGE_LIMIT,
-            receive_queue=UNREAD_MODELS,
-            before_connect=before_connect,
+        self.state = LinkState.CONNECTING
+        self._link = self._transport.connect(
+            self._waiter, self._keys, self._server_public, self._endpoint, QUEUES, lost_after_s=LOST_AFTER_S
         )
-        self._monitor = monitors[0]
 
     def poll(self, timeout_s: float) -> LinkState:
         """Wait for a message or a change of the link, at most ``timeout_s``; returns the link's state.
 
         Raises ServerRefusedError when the server keeps turning us away.
         """
-        poller = zmq.Poller()
-        poller.register(self._socket, zmq.POLLIN)
-        poller.register(self._monitor.socket, zmq.POLLIN)
-        poller.poll(int(timeout_s * 1000))
-        self.state = self._monitor.read()
+        self._waiter.wait(timeout_s)
+        if self._link.state is not LinkState.CONNECTING or self.state not in REFUSALS:
+            self.state = self._link.state
         if self.state in REFUSALS:
             self._refused()
         elif self.state is LinkState.UP:
@@ -105,15 +87,14 @@ class ServerLink:
             self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
             self._retry_at_s = now_s + self._pause_s
             state = self.state
-            self.close()
+            self._link.close()
             self._open()
-            self._monitor.state = state
+            self.state = state  # until the fresh link knows better
 
     def receive(self) -> tuple[FromServer, bytes | None] | None:
         """The next message and its array frame, or None if none waits; raises WireError."""
-        try:
-            frames = self._socket.recv_multipart(zmq.NOBLOCK)
-        except zmq.Again:
+        frames = self._link.receive()
+        if frames is None:
             return None
         message, buffer = split_message(frames, FromServer)
         assert isinstance(message, FromServer)
@@ -123,12 +104,12 @@ class ServerLink:
         """Queue a message; False if there is no connection to queue it for."""
         frames = [encode(message)] if array is None else [encode(message), frame_of(array)]
         try:
-            self._socket.send_multipart(frames, zmq.NOBLOCK)
-        except zmq.ZMQError:
+            self._link.send(*frames)
+        except LinkError:
             return False
         return True
 
     def close(self) -> None:
-        """Close the socket; what was sent still goes out within half a second."""
-        self._monitor.close()
-        self._socket.close()
+        """Close the link; what was sent still goes out within half a second."""
+        self._link.close()
+        self._waiter.close()

@@ -1,6 +1,6 @@
 """The FL server: announces rounds and adds up protected updates; but in mode ``plain`` it can read no single one.
 
-One thread, one socket (:mod:`fl.carriers.zeromq.client_connections`).  All clients are welcomed with the settings of the run; when
+One thread, one listener (:mod:`fl.carriers.zeromq.client_connections`).  All clients are welcomed with the settings of the run; when
 everyone is ready, a round begins (:mod:`fl.carriers.zeromq.round_server`).  If it comes to a sum, the model moves and is
 evaluated; otherwise the round is aborted, its cost recorded, and the next one begins.  With one-time pads and
 expanded keys a run whose client is away pauses until it is back; in the other modes a quorum goes on after a
@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 
 import msgspec
-import zmq
 
 from fl.carriers.zeromq.client_connections import ClientConnections
 from fl.carriers.zeromq.round_server import RoundServer, RunFailedError, ServedRun
@@ -65,9 +64,11 @@ from orchestrator.events.learning import (
 )
 from orchestrator.wire.budget import messages_within
 from orchestrator.wire.control_socket import ControlSocket
-from orchestrator.wire.curve import CONTROL_LIMIT, CurveKeys, ZapGate, server_socket
+from orchestrator.wire.curve import CurveKeys
 from orchestrator.wire.gate_control import CONTROL_ERRORS, answer_about_gate
+from orchestrator.wire.links import CONTROL_LIMIT, QueueLimits, Transport
 from orchestrator.wire.revoked import RevokedKeys
+from orchestrator.wire.zeromq import ZeroMQ
 
 RUN_FILE = "run-description.json"
 """In the run's folder: what the clients' operators consent to."""
@@ -96,7 +97,7 @@ def run_server(
     data_folder: Path | None = None,
     task: Task | None = None,
     clock: Callable[[], float] = time.monotonic,
-    context: zmq.Context[zmq.Socket[bytes]] | None = None,
+    transport: Transport | None = None,
     role_dir: Path | None = None,
 ) -> tuple[RoundRecord, ...]:
     """Serve one run at ``endpoint`` until its last round, or until ``stop`` is set; returns its records.
@@ -117,37 +118,26 @@ def run_server(
     config = with_task(config, task)
     folder = RunFolder(out_dir, config)
     report(write_description(config, task, out_dir))
-    own_context = zmq.Context() if context is None else None
-    zmq_context = context or own_context
-    assert zmq_context is not None
-    try:
-        revoked = None if role_dir is None else RevokedKeys(role_dir)
-        with ExitStack() as stack:
-            gate = stack.enter_context(ZapGate(zmq_context, allowed, revoked=revoked))
-            largest = largest_frame(config, task.n_parameters)
-            unheard = messages_within(UNHEARD_BYTES, largest, least=2, most=16)
-            socket, bound = server_socket(
-                zmq_context,
-                zmq.ROUTER,
-                keys,
-                endpoint,
-                max_message=largest,
-                queue_length=messages_within(UNREAD_BYTES, largest, least=4, most=256),
-                receive_queue=unheard,
-            )
-            gate.connections.serve(bound, 2 * unheard * largest)
-            try:
-                if role_dir is not None:
-                    answer = partial(answer_about_gate, gate)
-                    stack.enter_context(ControlSocket(role_dir, answer, CONTROL_ERRORS))
-                report(Listening(bound, keys.public))
-                connections = ClientConnections(socket, gate, config.clients, clock)
-                return _Server(ServedRun(connections, folder, task, report, clock)).serve(stop)
-            finally:
-                socket.close()
-    finally:
-        if own_context is not None:
-            own_context.term()
+    revoked = None if role_dir is None else RevokedKeys(role_dir)
+    with ExitStack() as stack:
+        transport = transport or stack.enter_context(ZeroMQ())
+        waiter = transport.waiter()
+        stack.callback(waiter.close)
+        gate = stack.enter_context(transport.gate(allowed, revoked))
+        largest = largest_frame(config, task.n_parameters)
+        limits = QueueLimits(
+            largest,
+            unsent=messages_within(UNREAD_BYTES, largest, least=4, most=256),
+            unread=messages_within(UNHEARD_BYTES, largest, least=2, most=16),
+            message_frames=2,
+        )
+        listener = gate.listen(waiter, keys, endpoint, limits)
+        stack.callback(listener.close)
+        if role_dir is not None:
+            stack.enter_context(ControlSocket(role_dir, partial(answer_about_gate, gate), CONTROL_ERRORS))
+        report(Listening(listener.endpoint, keys.public))
+        connections = ClientConnections(listener, waiter, config.clients, clock)
+        return _Server(ServedRun(connections, folder, task, report, clock)).serve(stop)
 
 
 def write_description(config: FLConfig, task: Task, folder: Path) -> RunDescribed:
@@ -217,10 +207,9 @@ class _Server:
                             f"{reason} after {len(aborted)} aborted rounds, the last one because {aborted[-1].reason}; {told}"
                         )
                     break
-                waiting = self._run.connections.poll(POLL_S)
+                self._run.connections.wait(POLL_S)
                 self._excuse_own_absence()
-                if waiting:
-                    self._receive()
+                self._receive()
                 if self._rounds.current is None:
                     self._maybe_start()
                 self._rounds.advance(self._last_turn_s)  # a suspension since then is excused first
@@ -240,8 +229,8 @@ class _Server:
         # Closing a socket at once can lose what the other end has not read; clients answer with Leave.
         deadline_s = self._run.clock() + FAREWELL_S
         while not reason and self._present() and self._run.clock() < deadline_s:
-            if self._run.connections.poll(POLL_S):
-                self._receive()
+            self._run.connections.wait(POLL_S)
+            self._receive()
         self._run.report(RunFinished(self._run.config.run_id, len(self._run.folder.state.rounds), reason))
 
     def _present(self) -> list[str]:

@@ -24,7 +24,8 @@ from fl.rounds.messages import (
     split_message,
 )
 from orchestrator.wire.codec import encode
-from orchestrator.wire.curve import ZapGate, server_socket
+from orchestrator.wire.curve import server_socket
+from orchestrator.wire.zeromq import ZapGate
 
 
 class ScriptedServer:
@@ -35,7 +36,7 @@ class ScriptedServer:
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         allowed = {keys.public: name for name, keys in world.client_keys.items()}
         self.gate = ZapGate(self.context, allowed)
-        self.socket, world.endpoint = server_socket(self.context, zmq.ROUTER, world.server_keys, "auto")
+        self.socket, world.endpoint = server_socket(self.context, world.server_keys, "auto")
         self.routes: dict[str, bytes] = {}
         self.backlog: list[tuple[str, Any, bytes | None]] = []
 

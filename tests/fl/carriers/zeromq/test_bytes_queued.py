@@ -23,7 +23,8 @@ from fl.rounds.messages import (
 from orchestrator.events.learning import RoundStarted, WaitingForKeys
 from orchestrator.wire.budget import messages_within
 from orchestrator.wire.codec import decode, encode
-from orchestrator.wire.curve import CONTROL_LIMIT, client_socket
+from orchestrator.wire.curve import client_socket
+from orchestrator.wire.links import CONTROL_LIMIT, QueueLimits
 
 MIB = 1 << 20
 N_PARAMETERS = MIB
@@ -41,13 +42,10 @@ class Glutton:
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.socket = client_socket(
             self.context,
-            zmq.DEALER,
             world.client_keys[name],
             world.server_keys.public,
             world.endpoint,
-            max_message=MESSAGE_LIMIT,
-            receive_queue=1,
-            queue_length=1,
+            limits=QueueLimits(MESSAGE_LIMIT, unsent=1, unread=1),
         )
         assert self.socket.poll(10_000, zmq.POLLOUT)
         self.say(Join(PROTOCOL_VERSION))

@@ -11,7 +11,8 @@ import zmq
 
 from orchestrator.wire.control_socket import ControlRefusedError, Revoke, Revoked, ShowKeys, ShowRevoked, ask
 from orchestrator.wire.curve import client_socket
-from orchestrator.wire.links import LinkMonitor, LinkState
+from orchestrator.wire.links import LinkState
+from orchestrator.wire.zeromq import LinkMonitor
 
 WITHIN_S = 2.0
 
@@ -22,7 +23,6 @@ def connect(world: Any, name: str) -> LinkMonitor:
     monitors: list[LinkMonitor] = []
     client_socket(
         context,
-        zmq.DEALER,
         world.client_keys[name],
         world.server_keys.public,
         world.endpoint,

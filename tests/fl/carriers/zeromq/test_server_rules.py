@@ -52,7 +52,7 @@ class ScriptedClient:
         self.world = world
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.socket = client_socket(
-            self.context, zmq.DEALER, world.client_keys[name], world.server_keys.public, world.endpoint
+            self.context, world.client_keys[name], world.server_keys.public, world.endpoint
         )
 
     def close(self) -> None:
