@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 BitArray = npt.NDArray[np.uint8]
-"""One bit per element, values 0 or 1."""
+"""1-d uint8: one bit per element, values 0 or 1."""
 
 PackedBits = npt.NDArray[np.uint8]
-"""Eight bits per element, least significant first, unused high bits of the last byte zero."""
+"""1-d uint8: eight bits per element, least significant first, unused high bits of the last byte zero."""
 
 
 def packed_size(n_bits: int) -> int:

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 STREAM_PORTS = 5
 
 Tags = npt.NDArray[np.uint64]
+"""1-d uint64: picoseconds since the reference pulse."""
 
 
 class BenchError(Exception):

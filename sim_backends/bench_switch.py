@@ -16,6 +16,7 @@ from sim_backends.modulators.tektronix_awg70002a import AWG70002ATwin
 from sim_backends.optics import Direction
 
 Samples = npt.NDArray[np.float32]
+"""1-d float32: one sample per element, full scale -1 to 1."""
 
 PROBED_SLOTS = 4096
 """Slots looked at per waveform; random symbols leave none of them all zero."""

@@ -27,10 +27,12 @@ import numpy.typing as npt
 from orchestrator.kernels import kernel
 
 FloatArray = npt.NDArray[np.float64]
+"""1-d float64."""
 State = npt.NDArray[np.uint64]
-"""The 256 bits of one xoshiro256++ generator; drawing changes them."""
+"""uint64 of shape (4,): the 256 bits of one xoshiro256++ generator; drawing changes them."""
 Pair = tuple[float, float]
 WaveArray = npt.NDArray[np.float32]
+"""1-d float32: one sample of a waveform per element, full scale -1 to 1."""
 
 BATCH = 64
 """Candidates looked up at once."""

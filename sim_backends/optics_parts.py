@@ -158,6 +158,6 @@ class Clicks:
     time_ps: npt.NDArray[np.int64]
 
     def of(self, detector: int) -> npt.NDArray[np.int64]:
-        """The tag times of one detector."""
+        """The tag times of one detector, 1-d int64 in ps since the reference pulse."""
         times: npt.NDArray[np.int64] = self.time_ps[self.detector == detector]
         return times

@@ -36,6 +36,7 @@ from drivers.scpi import ScpiInstrument
 
 FrameBuffer = Literal[0, 1]
 Samples = npt.NDArray[np.float32]
+"""1-d float32: one sample per element, full scale -1 to 1."""
 
 MIN_SAMPLES = 2400
 """Shortest waveform that the AWG70000 series plays (qcodes AWG70000A.py)."""

@@ -340,7 +340,7 @@ class ID900(LabInstrument):
     def read_tags(self, channel: int) -> npt.NDArray[np.uint64]:
         """Every tag of ``channel`` since the last call, once the records played since then have arrived.
 
-        Shape (n, 2), C-contiguous: timestamp in ps since the reference pulse, and the index of that pulse in
+        uint64 of shape (n, 2), C-contiguous: timestamp in ps since the reference pulse, and the index of that pulse in
         the stream.  All or nothing: LinkTimeoutError when tags are missing, InstrumentRefusedError when the
         instrument or the DLT reports that it lost some; the streams must then be started again.
         """

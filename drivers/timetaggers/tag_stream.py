@@ -44,7 +44,7 @@ class TagStream:
     def take(
         self, total: int, timeout_s: float, clock: Callable[[], float] = time.monotonic
     ) -> npt.NDArray[np.uint64]:
-        """The tags from ``taken`` up to ``total``: shape (total - taken, 2), (time bases, reference index).
+        """The tags from ``taken`` up to ``total``: uint64 of shape (total - taken, 2), (time bases, reference index).
 
         Raises LinkTimeoutError when they do not arrive in time, LinkBrokenError when the stream ended and
         MalformedReplyError for a message that is no list of pairs or for more tags than ``total``.

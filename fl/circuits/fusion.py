@@ -154,7 +154,7 @@ def merge_per_example(groups: Sequence[Group]) -> list[Group]:
 def embedding(wires: tuple[int, ...], block_wires: tuple[int, ...]) -> npt.NDArray[np.int64]:
     """Where each entry of a block's matrix embedded on ``wires`` comes from.
 
-    Shape (2^k, 2^k): an index into the flat 4x4 matrix of the block, or -1 where the entry is 0.
+    int64 of shape (2^k, 2^k): an index into the flat 4x4 matrix of the block, or -1 where the entry is 0.
     """
     k = len(wires)
     states = np.arange(2**k)

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from fl.circuits.trace import CircuitError, TracedGate
 
 Matrix = npt.NDArray[np.complex128]
+"""complex128 of shape (2^n, 2^n) for n wires, the first wire most significant."""
 
 I = np.eye(2, dtype=np.complex128)  # noqa: E741
 X = np.array([[0, 1], [1, 0]], np.complex128)

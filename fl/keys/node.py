@@ -174,7 +174,7 @@ class NodeKeys:
         cancelled: threading.Event,
         tell: Callable[[KeyWait], None],
     ) -> ProtectedUpdate:
-        """``weight * values`` masked against all other participants (ciphers otp and expanded).
+        """``weight * values`` (1-d int64) masked against all other participants (ciphers otp and expanded).
 
         Waits for keys and peers until ``cancelled``.  Raises CancelledError or KeyServiceError, after giving
         reserved pads back to the node for burning.

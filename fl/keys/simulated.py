@@ -29,6 +29,7 @@ MAX_CLIENTS = 1 << 16
 _BLOCK_BYTES = 16
 
 Words = npt.NDArray[np.uint64]
+"""1-d uint64: packed bits, 64 in a word, least significant first."""
 
 
 class KeyReuseError(RuntimeError):

@@ -129,7 +129,7 @@ class Protection(Protocol):
     """One round at one client: ready to protect a single update."""
 
     def protect(self, values: npt.NDArray[np.int64], weight: int) -> ProtectedUpdate:
-        """What the client uploads for ``weight * values``; raises CancelledError or KeyServiceError."""
+        """What the client uploads for ``weight * values`` (int64, shape (n_values,)); raises CancelledError or KeyServiceError."""
 
 
 class Aggregation(ABC):
@@ -202,13 +202,13 @@ class Aggregation(ABC):
         uploads: Mapping[str, PackedBits],
         answers: Mapping[str, PackedBits],
     ) -> npt.NDArray[np.int64]:
-        """The exact sum, shape (n_values,), of the weighted values in ``uploads``.
+        """The exact sum, int64 of shape (n_values,), of the weighted values in ``uploads``.
 
         Raises AggregationError where the answers contradict each other or the sum is impossible.
         """
 
     def check_total(self, total: npt.NDArray[np.int64], survivors: Sequence[str]) -> npt.NDArray[np.int64]:
-        """``total`` if every value is within ``L sum(w)``: a pad that did not cancel shows here."""
+        """``total`` (int64, shape (n_values,)) if every value is within ``L sum(w)``: a pad that did not cancel shows here."""
         bound = self.config.levels * sum(self.config.weights_of(survivors))
         wrong = int(np.count_nonzero(np.abs(total) > bound))
         if wrong:

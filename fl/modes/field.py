@@ -26,7 +26,7 @@ from orchestrator.kernels import kernel
 from orchestrator.randomness import RandomBytes
 
 Symbols = npt.NDArray[np.uint32]
-"""Elements of F_p, each in ``[0, p)``."""
+"""uint32 of any shape: elements of F_p, each in ``[0, p)``."""
 
 MAX_MODULUS_BITS = 31
 EXACT_IN_FLOAT64 = 1 << 53
@@ -70,7 +70,7 @@ def symbol_bits(modulus: int) -> int:
 
 
 def check_symbols(symbols: npt.NDArray[np.integer], modulus: int, what: str) -> None:
-    """Raise FieldError unless every number of ``symbols`` is in ``[0, p)``."""
+    """Raise FieldError unless every number of ``symbols`` (integers of any shape, uint32 to int64) is in ``[0, p)``."""
     if symbols.size and (symbols.max() >= modulus or symbols.min() < 0):
         bad = int(np.argmax((symbols >= modulus) | (symbols < 0)))
         raise FieldError(
@@ -228,7 +228,7 @@ def matmul(left: Symbols, right: Symbols, modulus: int) -> Symbols:
 
 
 def inverses(symbols: npt.NDArray[np.int64], modulus: int) -> npt.NDArray[np.int64]:
-    """The multiplicative inverses of non-zero symbols, one by one."""
+    """The multiplicative inverses of non-zero symbols, one by one; 1-d int64."""
     return np.array([pow(int(symbol), -1, modulus) for symbol in symbols.tolist()], np.int64)
 
 

@@ -339,7 +339,7 @@ def forget_interpolations() -> None:
 def protect(code: ShareCode, values: npt.NDArray[np.int64], mask: Symbols) -> Symbols:
     """The upload of one client, shape (d,): ``values + mask mod p``.
 
-    ``values`` are the weighted quantised values, each below p/2 in magnitude.  Raises ValueError.
+    ``values`` are the weighted quantised values (int64, shape (d,)), each below p/2 in magnitude.  Raises ValueError.
     """
     if values.shape != (code.n_values,) or values.dtype != np.int64:
         raise ValueError(f"values are {code.n_values} int64 numbers, got {values.dtype} of {values.shape}")
@@ -352,7 +352,7 @@ def protect(code: ShareCode, values: npt.NDArray[np.int64], mask: Symbols) -> Sy
 
 
 def read_sum(code: ShareCode, uploads: Iterable[Symbols], mask_sum: Symbols) -> npt.NDArray[np.int64]:
-    """The exact signed sum, shape (d,), of the survivors' values from their uploads and their masks' sum."""
+    """The exact signed sum, int64 of shape (d,), of the survivors' values from their uploads and their masks' sum."""
     _check(code, mask_sum, (code.n_values,), "the sum of the masks")
     total = _sum(code, uploads, code.n_values, "an upload")
     total = (total - mask_sum) % code.modulus

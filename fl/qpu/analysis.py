@@ -19,6 +19,7 @@ import numpy.typing as npt
 from fl.qpu.model import CircuitModel, expectations_of
 
 Floats = npt.NDArray[np.float64]
+"""float64; each function says the shape."""
 
 
 class Deviation(msgspec.Struct, frozen=True):
@@ -55,7 +56,7 @@ class Comparison(msgspec.Struct, frozen=True):
 def compare(
     model: CircuitModel, expectations: Floats, standard_errors: Floats, *, shots: int, seed: int
 ) -> Comparison:
-    """Compare measured expectation values (n, n_observables) with exact ones."""
+    """Compare measured expectation values (n, n_observables) and their standard errors with exact ones."""
     probabilities = model.probabilities()
     exact = expectations_of(probabilities, model.observables)
     label_exact, label_backend = model.predict(exact), model.predict(expectations)
@@ -79,7 +80,7 @@ def compare(
 
 
 def deviation(name: str, exact: Floats, measured: Floats, standard_errors: Floats) -> Deviation:
-    """Split the deviation of ``measured`` from ``exact``, arrays (n,)."""
+    """Split the deviation of ``measured`` from ``exact``, arrays of shape (n,)."""
     total = float(np.mean((measured - exact) ** 2))
     shot = float(np.mean(standard_errors**2))
     spread = float(np.var(exact))

@@ -27,6 +27,7 @@ from fl.qpu.runner import Measured, Report, Runner
 from orchestrator.durable import replace_file
 
 Floats = npt.NDArray[np.float64]
+"""float64; each function says the shape."""
 
 REPORT_FILE, ARRAYS_FILE = "qpu.json", "expectations.npz"
 

@@ -24,6 +24,7 @@ from fl.circuits.trace import Input, QuantumFunction, TracedGate, Weight, trace
 from fl.qpu.errors import ModelError
 
 Floats = npt.NDArray[np.float64]
+"""float64; each function says the shape."""
 
 _ROTATIONS: dict[str, Callable[..., object]] = {
     "RX": QuantumCircuit.rx,

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
+"""float64; each function says the shape."""
 
 CLEAR_OF_ZERO = 5.0
 """Standard errors from zero from which on a logarithm may be taken: its bias is then below 2 % of the value."""

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from qiskit import QuantumCircuit
 
 Floats = npt.NDArray[np.float64]
+"""float64; each function says the shape."""
 _T = TypeVar("_T", bound=msgspec.Struct)
 State = Literal["planned", "submitting", "submitted", "done", "failed"]
 FORMAT = 3

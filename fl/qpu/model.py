@@ -19,7 +19,9 @@ from fl.circuits.trace import QuantumFunction
 from fl.qpu.errors import ModelError
 
 Floats = npt.NDArray[np.float64]
+"""float64; each function says the shape."""
 Labels = npt.NDArray[np.int64]
+"""1-d int64: class of every example."""
 
 
 @dataclass(frozen=True)

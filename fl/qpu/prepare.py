@@ -26,6 +26,7 @@ from fl.qpu.model import CircuitModel
 from fl.qpu.options import RunOptions
 
 Floats = npt.NDArray[np.float64]
+"""float64; each function says the shape."""
 
 EXPORT_TOLERANCE = 1e-6
 EXAMPLES_CHECKED = 3

@@ -31,6 +31,7 @@ from fl.qpu.extrapolate import to_zero_noise
 from fl.qpu.journal import JobRecord, JobResult, QpuFolder, RunPlan, slices, tag_of
 
 Floats = npt.NDArray[np.float64]
+"""float64; each function says the shape."""
 
 POLL_S = 2.0
 PATIENCE = 5

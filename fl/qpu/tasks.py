@@ -127,7 +127,7 @@ def model_file(path: Path) -> Path:
 
 
 def check_parameters(task: SentimentTask, parameters: npt.NDArray[np.generic], where: str) -> None:
-    """Raise ModelError unless ``parameters`` are a finite flat float array of the task's length."""
+    """Raise ModelError unless ``parameters`` are a finite 1-d float array (float32 or float64) of the task's length."""
     if parameters.shape != (task.n_parameters,) or parameters.dtype.kind != "f":
         raise ModelError(
             f"{where} holds {parameters.dtype} of shape {parameters.shape}; {task.name} has "
@@ -176,7 +176,7 @@ def train_quickly(
 def with_circuit_weights(
     task: SentimentTask, parameters: Parameters, weights: npt.NDArray[np.float64]
 ) -> Parameters:
-    """``parameters`` with other angles in the circuit.
+    """``parameters`` with other angles in the circuit: ``weights``, 1-d float64 in radians.
 
     Where they lie in the flat array is asked of the task itself, by reading out an array of positions.
     """

@@ -173,7 +173,7 @@ def steepest_weights(model: CircuitModel, exported: ExportedCircuit, count: int)
 
 
 def exact_gradient(model: CircuitModel, trained: tuple[int, ...]) -> Floats:
-    """The loss's exact gradient by the weights ``trained``, by the shift rule in exact simulation."""
+    """The loss's exact gradient by the weights ``trained``, shape (trained,), by the shift rule in exact simulation."""
     slopes = loss_slopes(model, model.exact(), model.labels)
     return np.array([np.sum(slopes * _exact_shift(model, index)) for index in trained])
 
@@ -186,7 +186,7 @@ def _exact_shift(model: CircuitModel, index: int) -> Floats:
 
 
 def loss_of(model: CircuitModel, expectations: Floats, labels: Labels) -> float:
-    """Mean cross-entropy in nats."""
+    """Mean cross-entropy in nats for expectation values of shape (n, observables)."""
     return float(np.mean(_losses(model, expectations, labels)))
 
 
@@ -229,7 +229,7 @@ def _losses(model: CircuitModel, expectations: Floats, labels: Labels) -> Floats
 
 
 def shifted_values(prepared: Prepared, batch: npt.NDArray[np.int64], columns: list[int]) -> Floats:
-    """Parameter sets of one step: the batch as it is, then for every trained weight shifted up and down."""
+    """Parameter sets of one step, shape (sets, parameters), for ``batch`` (1-d int64): the batch as it is, then for every trained weight shifted up and down."""
     base = prepared.values[batch]
     blocks = [base]
     for column in columns:
@@ -306,7 +306,7 @@ def _save(folder: Path, state: TrainingState) -> None:
 
 
 def save_model(folder: Path, parameters: npt.NDArray[np.float32]) -> Path:
-    """Keep trained parameters as ``trained.npy``; returns the path."""
+    """Keep trained parameters (1-d float32) as ``trained.npy``; returns the path."""
     buffer = BytesIO()
     np.save(buffer, parameters, allow_pickle=False)
     replace_file(folder / "trained.npy", buffer.getvalue())

@@ -43,6 +43,8 @@ class Answerer:
     ) -> tuple[Confirm, npt.NDArray[np.uint8]] | tuple[Answer, PackedBits]:
         """The confirmation of these survivors, or the answer that was given before a restart.
 
+        Beside a confirmation stand its tags, uint8 of shape (peers, 16), beside an answer its packed symbols.
+
         Raises ClientRefusesError, AnswerRefusedError or AnswerBookError.
         """
         self.rules.check_survivors(self.name, self.config, message)
@@ -62,7 +64,10 @@ class Answerer:
     def answer(
         self, message: Confirmed, tags: npt.NDArray[np.uint8], held_shares: RoundShares | None
     ) -> tuple[Answer, PackedBits]:
-        """The answer for the survivors that U clients are bound to; raises as :meth:`confirm` does."""
+        """The answer for the survivors that U clients are bound to, by ``tags`` (uint8, shape (holders, 16)).
+
+        Raises as :meth:`confirm` does.
+        """
         asked = self._asked
         if asked is None or held_shares is None or not _same_round(asked, message, held_shares.context):
             raise SharesGoneError(f"{self.name} was not asked about round {message.round}")

@@ -41,7 +41,7 @@ from fl.rounds.quantise import Quantiser, check_finite
 from fl.workloads.base import Parameters
 
 Coordinates = npt.NDArray[np.int64]
-"""Indices into the flat parameters, ascending and distinct."""
+"""1-d int64: indices into the flat parameters, ascending and distinct."""
 
 
 class CompressionError(ValueError):
@@ -99,7 +99,7 @@ class Compression:
         return self._map(n_parameters).kept.size if self.arrays else n_parameters
 
     def left_out(self, n_parameters: int) -> npt.NDArray[np.bool_] | None:
-        """Which parameters no round sums; None where it is none of them."""
+        """Which parameters no round sums: 1-d bool; None where it is none of them."""
         return self._map(n_parameters).left_out if self.arrays else None
 
     def _map(self, n_parameters: int) -> ArrayMap:
@@ -154,7 +154,7 @@ class Compression:
         round_number: int,
         n: int,
     ) -> Parameters:
-        """The mean update of ``n`` parameters behind the exact sum ``total`` of a round."""
+        """The mean update of ``n`` parameters behind the exact sum ``total`` (int64, shape (n_values,)) of a round."""
         values = self.quantiser(round_number, coordinates).mean(total, weight_sum)
         if not self.error_feedback:
             n_window, n_others = self._window(n)
@@ -192,7 +192,7 @@ def _coordinates(
 
 
 def expand(mean: npt.NDArray[np.float32], coordinates: Coordinates, n_parameters: int) -> Parameters:
-    """``mean`` at ``coordinates`` and zero elsewhere: float32 of length ``n_parameters``."""
+    """``mean`` (1-d float32) at ``coordinates`` and zero elsewhere: float32 of length ``n_parameters``."""
     full = np.zeros(n_parameters, np.float32)
     full[coordinates] = mean
     return full
@@ -234,7 +234,7 @@ class ErrorFeedback:
     def compress(
         self, update: Parameters, round_number: int, rng: np.random.Generator, *, client: str
     ) -> npt.NDArray[np.int64]:
-        """The integers to send for ``update`` in a round: int64 of length ``n_values``.
+        """The integers to send for ``update`` in a round: int64 of shape (n_values,).
 
         Raises UpdateNotFiniteError (naming ``client``), CompressionError if an earlier round is open.
         """

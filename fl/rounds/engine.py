@@ -35,6 +35,7 @@ from orchestrator.delivery.sharing import TAG_BYTES
 
 Stage: TypeAlias = Literal["sharing", "uploading", "confirming", "answering", "over"]
 Bytes: TypeAlias = npt.NDArray[np.uint8]
+"""uint8, packed values or one sealed message a row: shape (n,) or (rows, bytes)."""
 
 STAGE_OF: dict[type[Contribution], Stage] = {
     Shares: "sharing",

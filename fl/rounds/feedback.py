@@ -61,7 +61,7 @@ class Feedback:
     def compress(
         self, update: Parameters, round_number: int, rng: np.random.Generator
     ) -> npt.NDArray[np.int64]:
-        """The integers of this round's update; the last round is settled first."""
+        """The integers of this round's update, 1-d int64; the last round is settled first."""
         self._settle()
         values = self._feedback.compress(update, round_number, rng, client=self._name)
         self._last = _Last(round_number)

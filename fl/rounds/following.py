@@ -43,7 +43,7 @@ def next_model(
 
 
 def packed_sum(config: FLConfig, total: npt.NDArray[np.int64]) -> PackedBits:
-    """A sum as it is published: ``ring_width`` bits per value, in which no sum of the run wraps."""
+    """A sum (int64, shape (n_values,)) as it is published: ``ring_width`` bits per value, in which no sum of the run wraps."""
     return pack_values(total, config.ring_width)
 
 

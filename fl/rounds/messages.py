@@ -303,7 +303,7 @@ CARRIERS = (Shares, Upload, Confirm, Answer, RoundStart, PeerShares, Confirmed, 
 
 
 def header_of(array: npt.NDArray[np.float32] | npt.NDArray[np.uint8]) -> ArrayHeader:
-    """The header that describes ``array``, which must be float32 or uint8."""
+    """The header that describes ``array`` of any shape, which must be float32 or uint8."""
     kind: Literal["<f4", "|u1"] = "<f4" if array.dtype == np.float32 else "|u1"
     if array.dtype != np.dtype(kind):
         raise TypeError(f"arrays of type {array.dtype} do not travel; use float32 or uint8")
@@ -311,17 +311,17 @@ def header_of(array: npt.NDArray[np.float32] | npt.NDArray[np.uint8]) -> ArrayHe
 
 
 def frame_of(array: npt.NDArray[np.float32] | npt.NDArray[np.uint8]) -> bytes:
-    """The buffer of ``array`` as the second frame of a message."""
+    """The buffer of ``array`` (float32 or uint8, any shape) as the second frame of a message."""
     return np.ascontiguousarray(array, dtype=header_of(array).dtype).tobytes()
 
 
 def read_float32(header: ArrayHeader, frame: bytes) -> npt.NDArray[np.float32]:
-    """A float32 array from its frame; raises WireError if header and frame disagree."""
+    """A float32 array of the shape in its header, any shape, from its frame; raises WireError if header and frame disagree."""
     return _read(header, frame, "<f4").astype(np.float32)
 
 
 def read_uint8(header: ArrayHeader, frame: bytes) -> npt.NDArray[np.uint8]:
-    """A uint8 array from its frame; raises WireError if header and frame disagree."""
+    """A uint8 array of the shape in its header, any shape, from its frame; raises WireError if header and frame disagree."""
     return _read(header, frame, "|u1").view(np.uint8)
 
 

@@ -27,7 +27,7 @@ from fl.rounds.settings import Naming
 from orchestrator.bits import whole
 
 QuantisedUpdate = npt.NDArray[np.int32]
-"""One integer in ``[-L, L]`` per parameter, 1-d, C-contiguous."""
+"""1-d int32, C-contiguous: one integer in ``[-L, L]`` per parameter."""
 
 MIN_RING_WIDTH = 2
 MAX_RING_WIDTH = 32
@@ -120,7 +120,10 @@ def _count_beyond(values: npt.NDArray[np.float64], bound: float) -> int:
 
 
 def check_finite(update: npt.NDArray[np.floating], *, client: str, round_number: int) -> None:
-    """Raise UpdateNotFiniteError, naming the client and the first such parameter, at NaN or infinity."""
+    """Raise UpdateNotFiniteError, naming the client and the first such parameter, at NaN or infinity.
+
+    ``update``: 1-d float32 or float64.
+    """
     finite = np.isfinite(update)
     if finite.all():
         return

@@ -91,7 +91,7 @@ class RunFolder:
         return number
 
     def complete(self, record: RoundRecord, model: Parameters, aggregate: npt.NDArray[np.int64]) -> None:
-        """Keep the outcome of a round."""
+        """Keep the outcome of a round: the new model and the sum, int64 of shape (n_values,)."""
         replace_file(self.folder / _array_name("model", record.round), _npy(model))
         replace_file(self.folder / _array_name("aggregate", record.round), _npy(aggregate))
         self.state = msgspec.structs.replace(self.state, rounds=(*self.state.rounds, record))
@@ -128,7 +128,7 @@ def read_state(folder: Path) -> RunState:
 
 
 def load_array(folder: Path, kind: str, round_number: int) -> npt.NDArray[np.generic]:
-    """``model`` or ``aggregate`` of a completed round; raises RunStateError."""
+    """``model`` (1-d float32) or ``aggregate`` (1-d int64) of a completed round; raises RunStateError."""
     path = folder / _array_name(kind, round_number)
     try:
         array: npt.NDArray[np.generic] = np.load(path, allow_pickle=False)

@@ -37,7 +37,7 @@ class RoundCheck:
 def keep_private_update(
     folder: Path, client: str, run_id: str, round_number: int, values: npt.NDArray[np.int64]
 ) -> None:
-    """Write one client's values of a round (compressed, quantised, not weighted) below ``folder`` (mode 0700/0600)."""
+    """Write one client's values of a round (1-d int64: compressed, quantised, not weighted) below ``folder`` (mode 0700/0600)."""
     home = folder / client
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     (home / LABEL_FILE).write_text(LABEL)

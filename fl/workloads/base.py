@@ -18,7 +18,7 @@ import numpy.typing as npt
 from fl.workloads.data import DataSource
 
 Parameters = npt.NDArray[np.float32]
-"""All trainable values of a model, 1-d, C-contiguous."""
+"""1-d float32, C-contiguous: all trainable values of a model."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def training_seed(run_seed: int, round_number: int, client_index: int) -> tuple[
 
 
 def iid_shard(n_examples: int, client_index: int, n_clients: int, seed: int) -> npt.NDArray[np.int64]:
-    """Indices of client ``client_index``'s share of ``n_examples`` shuffled examples.
+    """Indices of client ``client_index``'s share of ``n_examples`` shuffled examples: 1-d int64.
 
     Shares differ in size by at most one example.
     """

@@ -58,7 +58,7 @@ class OwnImages:
 
 
 def parse_idx(data: bytes, where: str) -> npt.NDArray[np.uint8]:
-    """The array in an IDX file of unsigned bytes; raises DataError naming ``where`` and what is wrong."""
+    """The array in an IDX file of unsigned bytes, uint8, 1-d or of shape (n, rows, columns); raises DataError naming ``where`` and what is wrong."""
     if len(data) < 4:
         raise DataError(f"{where}: {len(data)} bytes are too few for an IDX file")
     if data[:2] != b"\0\0" or data[2] != 0x08 or data[3] not in (1, 3):
@@ -123,7 +123,7 @@ def _npz_arrays(path: Path) -> tuple[dict[str, npt.NDArray[Any]], tuple[DataSour
 def checked_images(
     images: npt.NDArray[Any], labels: npt.NDArray[Any], layout: Layout, where: str, where_labels: str
 ) -> LabelledImages:
-    """The arrays as bytes; raises DataError for another shape, type, count or range, naming the array."""
+    """The arrays as bytes, images uint8 of shape (n, side, side) and labels uint8 of shape (n,); raises DataError for another shape, type, count or range, naming the array."""
     side = layout.side
     if images.ndim == 2 and images.shape[1] == side * side:
         images = images.reshape(-1, side, side)

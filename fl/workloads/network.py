@@ -51,7 +51,7 @@ class Network:
         return found
 
     def layers(self, flat: Tensor) -> list[Tensor]:
-        """Views of ``flat`` with the shapes of the layers."""
+        """Views of ``flat`` (1-d float32) with the shapes of the layers."""
         parts, start = [], 0
         for shape in self.shapes:
             size = math.prod(shape)

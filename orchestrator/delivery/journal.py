@@ -51,7 +51,7 @@ class JournalEntry(Message, frozen=True):
 
 
 def update_digest(values: npt.NDArray[np.int64], weight: int) -> bytes:
-    """SHA-256 of an update and its weight; for this journal only, never sent."""
+    """SHA-256 of an update (1-d int64) and its weight; for this journal only, never sent."""
     header = f"qunetlab-update-v1|{weight}|{values.size}|".encode()
     return hashlib.sha256(header + np.ascontiguousarray(values, "<i8").tobytes()).digest()
 

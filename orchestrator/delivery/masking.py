@@ -30,6 +30,7 @@ from orchestrator.kernels import kernel
 
 MAX_RING_WIDTH = 32
 Words = npt.NDArray[np.uint64]
+"""1-d uint64, little endian: packed bits, 64 in a word, least significant first."""
 
 
 def _checked_width(ring_width: int) -> int:

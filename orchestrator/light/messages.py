@@ -68,7 +68,7 @@ def light_topic(epoch: int, slot: int) -> str:
 
 
 def announce(frame: int, slots: npt.NDArray[np.uint32], outcomes: npt.NDArray[np.uint8]) -> bytes:
-    """The encoded announcement of one frame."""
+    """The encoded announcement of one frame: slots (uint32, increasing) and outcomes (uint8), both of shape (n,)."""
     return encode(Announcement(frame, slots.astype("<u4").tobytes(), outcomes.astype(np.uint8).tobytes()))
 
 

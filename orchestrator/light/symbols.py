@@ -89,7 +89,7 @@ class SymbolFrame:
             _fill_gated(self._raw, table, samples_per_slot, gate * half, half, out)
 
     def at(self, slots: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint8]:
-        """Symbol codes (uint8) of the announced slots."""
+        """Symbol codes (uint8) of the announced slots (uint32), both of shape (n,)."""
         return self._codes[self._raw[slots]]
 
     def erase(self) -> None:

@@ -35,7 +35,9 @@ MIN_BITS: Final = 64
 """Fewer bits than this are not worth reconciling, and the schedule has no room for them."""
 
 U64 = npt.NDArray[np.uint64]
+"""1-d uint64."""
 I64 = npt.NDArray[np.int64]
+"""1-d int64."""
 
 _CODES: Final = {
     kernels.ERR_ACTION: "a pass out of turn",

@@ -30,7 +30,9 @@ from orchestrator.postprocessing.cascade_trees import (
 )
 
 U16 = npt.NDArray[np.uint16]
+"""1-d uint16."""
 I64 = npt.NDArray[np.int64]
+"""1-d int64."""
 
 IDLE = 0xFF
 """Action of a frame that asks nothing."""

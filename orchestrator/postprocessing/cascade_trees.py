@@ -26,8 +26,11 @@ import numpy.typing as npt
 from orchestrator.kernels import kernel
 
 U8 = npt.NDArray[np.uint8]
+"""1-d uint8."""
 U32 = npt.NDArray[np.uint32]
+"""1-d uint32."""
 U64 = npt.NDArray[np.uint64]
+"""1-d uint64."""
 
 KEYS_PER_PASS = 9
 """Words of a pass's bijection: three odd multipliers, three offsets, the inverses of the multipliers."""

@@ -22,8 +22,9 @@ from orchestrator.bits import BitArray
 from orchestrator.protocols.epsilons import verification_tags
 
 BoolArray = npt.NDArray[np.bool_]
+"""1-d bool."""
 Codes = npt.NDArray[np.uint8]
-"""One symbol, or one published label, per element."""
+"""1-d uint8: one symbol, or one published label, per element."""
 
 _LEAK_FACTOR = 1.3
 """Reconciliation is given up when it has disclosed this multiple of n h(qber_limit)."""

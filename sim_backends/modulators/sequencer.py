@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 Samples = npt.NDArray[np.float32]
+"""1-d float32: one sample per element, full scale -1 to 1."""
 TriggerInput = Literal["ATR", "BTR"]
 
 _CHUNK = 1 << 18

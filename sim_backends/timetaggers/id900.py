@@ -33,6 +33,7 @@ from sim_backends.timetaggers.id900_scpi import STOPPED, ID900Scpi
 log = logging.getLogger(__name__)
 
 Tags = npt.NDArray[np.uint64]
+"""1-d uint64: picoseconds since the reference pulse."""
 OnRecord = Callable[[int, int], Mapping[int, Tags]]
 Socket: TypeAlias = "zmq.Socket[bytes]"
 

@@ -101,5 +101,5 @@ def _arrays(record: ArrayRecord) -> dict[str, npt.NDArray[np.generic]]:
 
 
 def is_summed(values: npt.NDArray[np.generic]) -> bool:
-    """Is this array trained and summed, or does it keep the server's value?"""
+    """Is this array, of any shape, float and so trained and summed (float16 to float64), or does it keep the server's value?"""
     return bool(np.issubdtype(values.dtype, np.floating))

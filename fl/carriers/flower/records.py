@@ -64,6 +64,7 @@ KeySupply: TypeAlias = Literal["node", "simulated"]
 Tag: TypeAlias = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Nonce: TypeAlias = Annotated[bytes, Meta(min_length=NONCE_BYTES, max_length=NONCE_BYTES)]
 Bytes: TypeAlias = npt.NDArray[np.uint8]
+"""uint8, packed values or one sealed message a row: shape (n,) or (rows, bytes)."""
 T = TypeVar("T")
 
 

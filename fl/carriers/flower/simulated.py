@@ -64,7 +64,7 @@ class SimulatedDelivery:
         *,
         sum_bound: int | None = None,
     ) -> MaskedUpdate:
-        """``weight * q`` masked against every other participant; raises ValueError where the sum could wrap."""
+        """``weight * q``, 1-d int64, masked against every other participant; raises ValueError where the sum could wrap."""
         if sum_bound is not None and sum_bound > largest_sum(context.ring_width):
             raise ValueError(f"sums up to {sum_bound} wrap at a ring width of {context.ring_width} bits")
         place = context.participants.index(self.owner)

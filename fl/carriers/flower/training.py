@@ -47,7 +47,7 @@ def update_from(call: Call) -> tuple[Parameters, Told]:
 def quantise(
     update: Parameters, announcement: RoundAnnouncement, participant: Participant
 ) -> tuple[npt.NDArray[np.int64], LossBands]:
-    """The integers to send for an update, and what may be told of what they lost; raises UpdateNotFiniteError."""
+    """The integers to send for an update (1-d int64, one per value of a round), and what may be told of what they lost; raises UpdateNotFiniteError."""
     config, number, user = announcement.config, announcement.round, participant.user
     compression = Compression.from_config(config)
     rng = participant.choices(config.seed).rounding(number, config.clients.index(user))

@@ -33,7 +33,11 @@ def sum_of_shared(
     survivors: Sequence[int],
     answering: Sequence[int],
 ) -> npt.NDArray[np.int64]:
-    """The signed sum over ``survivors`` from their uploads and the answers of ``answering``."""
+    """The signed sum, int64 of shape (n_values,), over ``survivors``.
+
+    ``uploads``: uint64 of shape (clients, words), packed; ``answers``: uint8 of shape (clients, bytes), packed; rows
+    are clients.  The mask comes from the answers of ``answering``.
+    """
     bits, modulus = code.symbol_bits, code.modulus
     mask_sum = decode(
         code,

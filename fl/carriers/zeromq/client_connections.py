@@ -108,7 +108,8 @@ class ClientConnections:
         message: FromServer,
         array: npt.NDArray[np.float32] | npt.NDArray[np.uint8] | None = None,
     ) -> None:
-        """Queue a message for a client; one that cannot be reached is not ready any more."""
+        """Queue a message for a client, with an array of any shape (float32 or uint8) behind it; one that cannot be
+        reached is not ready any more."""
         connection = self._connections.get(name)
         buffer = None if array is None else frame_of(array)
         if connection is not None and not self._transmit(connection.route, message, buffer):

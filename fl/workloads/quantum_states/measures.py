@@ -14,7 +14,8 @@ copy are found in the symmetric subspace.
 
 over all 4^n Pauli words; 0 exactly for stabiliser states.  It needs four copies.
 
-Both take states as complex tensors of shape (batch, 2^n), qubit 0 most significant, and are differentiable.
+Both take states as complex tensors of shape (batch, 2^n), qubit 0 most significant, and are differentiable;
+what they return is float32 for complex64 states and float64 for complex128 ones.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ MeasureName = Literal["concentratable-entanglement", "stabiliser-entropy"]
 
 
 def n_qubits(states: Tensor) -> int:
-    """Number of qubits of ``states``; raises ValueError unless the shape is (batch, 2^n)."""
+    """Number of qubits of ``states`` (complex64 or complex128); raises ValueError unless the shape is (batch, 2^n)."""
     n = int(states.shape[-1]).bit_length() - 1
     if states.ndim != 2 or states.shape[1] != 2**n:
         raise ValueError(f"states have shape {tuple(states.shape)}, not (batch, 2^n)")
@@ -36,7 +37,7 @@ def n_qubits(states: Tensor) -> int:
 
 
 def concentratable_entanglement(states: Tensor) -> Tensor:
-    """C of every state, shape (batch,), real; between 0 (product states) and less than 1."""
+    """C of every state, float32 or float64 of shape (batch,); between 0 (product states) and less than 1."""
     n = n_qubits(states)
     # Symmetric subspace of a qubit and its copy: |00>, |11>, (|01> + |10>)/sqrt 2.
     amplitudes = (states[:, :, None] * states[:, None, :]).reshape(len(states), *(2,) * (2 * n))
@@ -48,7 +49,7 @@ def concentratable_entanglement(states: Tensor) -> Tensor:
 
 
 def squared_pauli_expectations(states: Tensor) -> Tensor:
-    """``<P>^2`` for all Pauli words, shape (batch, 4^n): axis index ``f 2^n + z`` with bit masks f and z.
+    """``<P>^2`` for all Pauli words, float32 or float64 of shape (batch, 4^n): axis index ``f 2^n + z`` with bit masks f and z.
 
     For every flip mask f the expectation values of all words that flip f are, up to a phase, the
     Walsh-Hadamard transform of ``conj(psi[x xor f]) psi[x]`` over x.
@@ -64,13 +65,13 @@ def squared_pauli_expectations(states: Tensor) -> Tensor:
 
 
 def stabiliser_entropy(states: Tensor) -> Tensor:
-    """M2 of every state in bits, shape (batch,), real; 0 for stabiliser states."""
+    """M2 of every state in bits, float32 or float64 of shape (batch,); 0 for stabiliser states."""
     n = n_qubits(states)
     return n - torch.log2(squared_pauli_expectations(states).square().sum(1))
 
 
 def measure(name: MeasureName, states: Tensor) -> Tensor:
-    """The measure called ``name`` of every state."""
+    """The measure called ``name`` of every state, float32 or float64 of shape (batch,)."""
     if name == "concentratable-entanglement":
         return concentratable_entanglement(states)
     return stabiliser_entropy(states)

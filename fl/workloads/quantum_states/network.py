@@ -37,7 +37,7 @@ def classifier_circuit(n_wires: int) -> TorchCircuit:
 
 
 def interleaved_copies(states: Tensor, copies: int) -> Tensor:
-    """``copies`` (1 or 2) of every state, shape (batch, 2^(copies n)), each qubit next to its copy."""
+    """``copies`` (1 or 2) of every state, complex64 of shape (batch, dimension ** copies), each qubit next to its copy."""
     if copies == 1:
         return states
     if copies != 2:
@@ -56,14 +56,14 @@ def initial_parameters(n_wires: int, seed: int) -> Parameters:
 
 
 def logits(parameters: Tensor, prepared: Tensor) -> Tensor:
-    """Log-odds of class 1 for states on all wires (copies made), shape (batch,)."""
+    """Log-odds of class 1 for states on all wires (copies made), float32 of shape (batch,)."""
     circuit = classifier_circuit(prepared.shape[1].bit_length() - 1)
     expectation = circuit(None, parameters[:-HEAD_PARAMETERS], prepared)[:, 0]
     return GAIN * (parameters[-2] * expectation + parameters[-1])
 
 
 def loss(parameters: Tensor, prepared: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy in nats; ``labels`` are float 0 or 1."""
+    """Mean cross-entropy in nats; ``labels`` are float32 0 or 1, shape (batch,)."""
     return functional.binary_cross_entropy_with_logits(logits(parameters, prepared), labels)
 
 
@@ -80,7 +80,8 @@ def train(
 ) -> Parameters:
     """Train with Adam (arXiv 1412.6980) on shuffled batches; returns the change of the parameters.
 
-    The learning rate falls linearly to ``falling_to`` times its first value.
+    The learning rate falls linearly to ``falling_to`` times its first value.  ``prepared`` are states of shape
+    (n, 2^wires), copies made; ``labels`` are 1-d int64, 0 or 1.
     """
     start = torch.from_numpy(parameters.copy())
     values = start.clone().requires_grad_(True)
@@ -98,7 +99,7 @@ def train(
 
 
 def evaluate(parameters: Parameters, prepared: Tensor, labels: npt.NDArray[np.int64]) -> Evaluation:
-    """Accuracy and mean cross-entropy."""
+    """Accuracy and mean cross-entropy on states of shape (n, 2^wires), copies made, with ``labels`` 1-d int64."""
     values, targets = torch.from_numpy(parameters.copy()), torch.from_numpy(labels.astype(np.float32))
     with torch.no_grad():
         starts = range(0, len(prepared), EVALUATION_BATCH)

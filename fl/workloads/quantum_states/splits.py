@@ -23,11 +23,11 @@ SPLIT_NAMES: tuple[Split, ...] = ("iid", "mixed", "one-generator")
 OWN_SHARE = 0.75
 
 Counts = npt.NDArray[np.int64]
-"""States of either class by generator."""
+"""int64 of shape (generators,): states of either class by generator."""
 
 
 def mixture(split: Split, client_index: int, n_generators: int, seed: int) -> npt.NDArray[np.float64]:
-    """Share of every generator in a client's states; sums to 1."""
+    """Share of every generator in a client's states, float64 of shape (generators,); sums to 1."""
     even = np.full(n_generators, 1 / n_generators)
     if split == "iid":
         return even
@@ -38,7 +38,7 @@ def mixture(split: Split, client_index: int, n_generators: int, seed: int) -> np
 
 
 def rounded(shares: npt.NDArray[np.float64], total: int, rng: np.random.Generator) -> Counts:
-    """Whole numbers close to ``total * shares`` that sum to ``total``: largest remainders.
+    """Whole numbers close to ``total * shares`` (1-d float64) that sum to ``total``: largest remainders.
 
     Lots decide between equal remainders: a fixed order would favour the first generators at every client.
     """
@@ -65,7 +65,7 @@ def client_states(
 ) -> list[npt.NDArray[np.int64]]:
     """Indices of a client's states of every generator, the same for both classes.
 
-    Each array holds numbers below ``n_available``; no state belongs to two clients.  Raises ValueError when
+    Each array, 1-d int64, holds numbers below ``n_available``; no state belongs to two clients.  Raises ValueError when
     the states do not suffice for so many clients.
     """
     counts = np.stack(

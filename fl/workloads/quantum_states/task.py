@@ -47,7 +47,7 @@ CENTRALISED_BATCH = 64
 
 
 def as_inputs(states: npt.NDArray[np.complex64]) -> npt.NDArray[np.float32]:
-    """Real and imaginary parts, shape (n, 2^qubits, 2)."""
+    """Real and imaginary parts, float32 of shape (n, 2^qubits, 2), of states (complex64, shape (n, 2^qubits))."""
     return np.stack([states.real, states.imag], -1).astype(np.float32)
 
 

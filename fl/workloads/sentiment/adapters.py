@@ -37,7 +37,7 @@ class AdapterPlan:
         return ((self.rank, width), (width, self.rank)) * (2 * self.layers)
 
     def initial(self, width: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
-        """Initial values, flat: every A normal with variance 1/width, every B zero."""
+        """Initial values, 1-d float32: every A normal with variance 1/width, every B zero."""
         a = rng.standard_normal((2 * self.layers, self.rank * width)) / math.sqrt(width)
         b = np.zeros_like(a)
         return np.concatenate([a, b], axis=1).ravel().astype(np.float32)
@@ -105,7 +105,7 @@ class AdaptedEncoder:
         ]
 
     def features(self, adapters: Sequence[Tensor], states: Tensor, mask: Tensor) -> Tensor:
-        """Embeddings (batch, width) of length one from the states that enter :attr:`first_layer`."""
+        """Embeddings (batch, width), float32, of length one from the states that enter :attr:`first_layer`."""
         for index, layer in enumerate(self._layers):
             states = self._layer(layer, adapters[4 * index : 4 * index + 4], states, mask)
         return functional.normalize(mean_over_tokens(states, mask), dim=1)

@@ -51,7 +51,7 @@ def cached_array(
     progress: Progress = quiet,
     clock: Callable[[], float] = time.monotonic,
 ) -> Array:
-    """The array ``join([piece() for piece in pieces])``, read-only and memory-mapped, from ``folder``.
+    """The array ``join([piece() for piece in pieces])``, read-only and memory-mapped, from ``folder``; any shape, any numeric type.
 
     ``key`` is 8 or more hexadecimal digits.  What is computed, and how long it still takes, is told to
     ``progress``.  Raises DataError when the folder cannot be written.

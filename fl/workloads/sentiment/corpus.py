@@ -45,7 +45,7 @@ class Corpus:
 
     @cached_property
     def embeddings(self) -> npt.NDArray[np.float32]:
-        """Shape (n, width); computed on first use, which takes a minute or two for Rotten Tomatoes."""
+        """float32 of shape (n, width); computed on first use, which takes a minute or two for Rotten Tomatoes."""
         return cached_embeddings(self.encoder, self.reviews.texts, self.name, self.cache, self.progress)
 
     def token_states(self, layer: int) -> TokenStates:

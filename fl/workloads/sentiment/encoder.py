@@ -42,7 +42,7 @@ _NOT_OURS = ("pooler.", "embeddings.position_ids")
 """Weights that sentence embeddings do not use, and a constant that some files carry."""
 
 Tokens = Sequence[npt.NDArray[np.int64]]
-"""Token numbers of each text, with the marks of begin and end."""
+"""1-d int64 for each text: token numbers, with the marks of begin and end."""
 
 
 class Encoder:
@@ -101,14 +101,14 @@ class Encoder:
         return tokenizer(tokenizer_file=str(self.folder / "tokenizer.json"))
 
     def tokenise(self, texts: Sequence[str]) -> Tokens:
-        """Token numbers of each text, cut to :data:`MAX_TOKENS`."""
+        """Token numbers of each text, 1-d int64, cut to :data:`MAX_TOKENS`."""
         if not texts:
             return []
         found = self._tokenizer(list(texts), truncation=True, max_length=MAX_TOKENS, padding=False)
         return [np.array(tokens, np.int64) for tokens in found["input_ids"]]
 
     def states(self, tokens: Tokens, layer: int) -> tuple[Tensor, Tensor]:
-        """States (batch, length, width) that enter layer ``layer`` (0 to n_layers) and the token mask.
+        """States (batch, length, width), float32, that enter layer ``layer`` (0 to n_layers) and the token mask.
 
         The mask (batch, length) is True where there is a token and False where there is padding.
         """
@@ -123,7 +123,7 @@ class Encoder:
         return states, mask
 
     def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Embeddings (n, width), each of length one, in the order of the texts."""
+        """Embeddings (n, width), float32, each of length one, in the order of the texts."""
         tokens = self.tokenise(texts)
         out = np.empty((len(tokens), self.width), np.float32)
         for batch in by_length(tokens, BATCH):
@@ -133,7 +133,7 @@ class Encoder:
 
 
 def padded(tokens: Tokens) -> tuple[Tensor, Tensor]:
-    """Token numbers (batch, longest), padded with zeros, and the mask of real tokens."""
+    """Token numbers (batch, longest), int64, padded with zeros, and the mask of real tokens."""
     lengths = torch.tensor([len(one) for one in tokens])
     mask = torch.arange(int(lengths.max()))[None, :] < lengths[:, None]
     ids = torch.zeros(mask.shape, dtype=torch.int64)
@@ -142,13 +142,13 @@ def padded(tokens: Tokens) -> tuple[Tensor, Tensor]:
 
 
 def mean_over_tokens(states: Tensor, mask: Tensor) -> Tensor:
-    """Mean of the states over the tokens of each sentence: (batch, width)."""
+    """Mean of the states over the tokens of each sentence: float32, shape (batch, width)."""
     weights = mask.to(states.dtype)[:, :, None]
     return (states * weights).sum(1) / weights.sum(1)
 
 
 def by_length(tokens: Tokens, batch_size: int) -> list[npt.NDArray[np.int64]]:
-    """Indices in batches of about equal length, so that little padding is computed."""
+    """Indices, 1-d int64, in batches of about equal length, so that little padding is computed."""
     order = np.argsort([len(one) for one in tokens], kind="stable").astype(np.int64)
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
@@ -156,7 +156,7 @@ def by_length(tokens: Tokens, batch_size: int) -> list[npt.NDArray[np.int64]]:
 def cached_embeddings(
     encoder: Encoder, texts: Sequence[str], name: str, folder: Path, progress: Progress = quiet
 ) -> npt.NDArray[np.float32]:
-    """:meth:`Encoder.embed` of ``texts``, kept in ``folder`` under ``name``."""
+    """:meth:`Encoder.embed` of ``texts``, float32 of shape (n, width), kept in ``folder`` under ``name``."""
     pieces = [partial(encoder.embed, texts[start : start + PART]) for start in range(0, len(texts), PART)]
     key = cache_key(encoder, texts, "embeddings")
     return cached_array(folder, f"{name}-embeddings", key, pieces, np.concatenate, progress=progress)
@@ -171,7 +171,7 @@ class TokenStates:
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
-        """Tokens of each sentence."""
+        """Tokens of each sentence, 1-d int64."""
         return np.diff(self.starts)
 
     def batch(self, sentences: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:

@@ -40,7 +40,7 @@ class Head:
     forward: Callable[[Sequence[Tensor], Tensor], Tensor]
 
     def initial(self, rng: np.random.Generator) -> npt.NDArray[np.float32]:
-        """Initial values, flat."""
+        """Initial values, 1-d float32."""
         parts = [
             spread * rng.standard_normal(math.prod(shape))
             for shape, spread in zip(self.shapes, self.spreads, strict=True)
@@ -49,12 +49,12 @@ class Head:
 
 
 def angles(layers: Sequence[Tensor], features: Tensor) -> Tensor:
-    """The circuit's inputs (batch, N_QUBITS), each within -pi/2..pi/2."""
+    """The circuit's inputs (batch, N_QUBITS), float32, each within -pi/2..pi/2."""
     return torch.tanh(functional.linear(features, layers[0], layers[1])) * (math.pi / 2)
 
 
 def read_out(layers: Sequence[Tensor], expectations: Tensor) -> Tensor:
-    """Logits from the circuit's expectation values (batch, N_QUBITS)."""
+    """Logits (batch, 2), of the type of the circuit's expectation values (batch, N_QUBITS), float32 or float64."""
     return functional.linear(expectations, layers[3], layers[4])
 
 

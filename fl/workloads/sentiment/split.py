@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 Indices = npt.NDArray[np.int64]
+"""1-d int64: places in the list of texts."""
 
 TEST_SHARE = 0.2
 CONCENTRATION = 0.5

@@ -296,21 +296,21 @@ class SentimentTask:
     def circuit_inputs(
         self, parameters: Parameters, inputs: npt.NDArray[np.float32]
     ) -> npt.NDArray[np.float64]:
-        """Angles (n, N_INPUTS) in radians that enter the circuit for ``inputs`` (``Examples.inputs``)."""
+        """Angles (n, N_INPUTS), float64 in radians, that enter the circuit for ``inputs`` (``Examples.inputs``)."""
         self._require_circuit()
         with torch.no_grad():
             layers = self._layers(torch.from_numpy(parameters.copy()))
             return angles(layers, self._features(layers, inputs)).double().numpy()
 
     def circuit_weights(self, parameters: Parameters) -> npt.NDArray[np.float64]:
-        """The circuit's trained angles (N_WEIGHTS,) in radians."""
+        """The circuit's trained angles (N_WEIGHTS,), float64 in radians."""
         self._require_circuit()
         return self._layers(torch.from_numpy(parameters.copy()))[2].double().numpy()
 
     def read_out(
         self, parameters: Parameters, expectations: npt.NDArray[np.floating]
     ) -> npt.NDArray[np.float64]:
-        """Logits (n, 2) from the expectation values (n, N_QUBITS) of the circuit's observables."""
+        """Logits (n, 2), float64, from the expectation values (n, N_QUBITS) of the circuit's observables."""
         self._require_circuit()
         layers = self._layers(torch.from_numpy(parameters.astype(np.float64)))
         return read_out(layers, torch.from_numpy(np.asarray(expectations, np.float64))).numpy()

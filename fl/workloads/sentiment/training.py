@@ -20,6 +20,7 @@ from fl.workloads.base import Parameters
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
 
 Batch = npt.NDArray[np.int64]
+"""1-d int64: places of the texts of one step."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def adam(
 ) -> Parameters:
     """Take one step per batch, ``n_steps`` in all; returns final minus initial parameters.
 
-    ``rates`` are the initial learning rates, one per parameter; ``loss(flat, batch)`` is the mean loss.
+    ``rates`` are the initial learning rates, 1-d float32, one per parameter; ``loss(flat, batch)`` is the mean loss.
     Every step shrinks the parameters by their rate times ``decay`` (decoupled weight decay; Loshchilov and
     Hutter, arXiv 1711.05101, algorithm 2).
     """
@@ -74,7 +75,7 @@ def shuffled(n_examples: int, batch_size: int, rng: np.random.Generator) -> list
 
 
 def bucketed(lengths: npt.NDArray[np.int64], batch_size: int, rng: np.random.Generator) -> list[Batch]:
-    """All examples once, in random batches of about equal length: little padding, mixed order.
+    """All examples once, in random batches (1-d int64) of about equal length: little padding, mixed order.
 
     Examples are shuffled, sorted by length within stretches of sixteen batches, and the batches shuffled.
     """
