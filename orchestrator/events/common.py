@@ -31,6 +31,8 @@ class Item(Message, frozen=True):
 
     about: ClassVar[tuple[str, ...]] = ()
     """The fields that name whom it is about."""
+    said_by: ClassVar[tuple[str, ...]] = ()
+    """The roles that may say it to the hub; what none may say comes from the orchestrator."""
 
     @property
     def subject(self) -> Subject:

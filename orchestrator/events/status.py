@@ -31,6 +31,7 @@ from orchestrator.wire.codec import Message
 from orchestrator.wire.fields import Count, InstrumentName, Lane, Reason, Role, Seconds
 
 ORCHESTRATOR, RELAY, FL_SERVER, OBSERVER = "orchestrator", "relay", "fl-server", "observer"
+NODE = "a user's node"
 Pair: TypeAlias = tuple[str, str]
 KEPT_PER_ROLE = 512
 """Subjects of one role that are kept; a ring of 256 users needs fewer."""
@@ -56,6 +57,8 @@ class LaneStock(Message, frozen=True):
 class Stock(Item, frozen=True):
     """A node's whole stock; replaces its earlier report.  The scheduler goes by the lane ``mask``."""
 
+    said_by = (NODE,)
+
     lanes: Annotated[list[LaneStock], Meta(max_length=1280)]
 
 
@@ -70,6 +73,7 @@ class BlockReport(Item, frozen=True):
     """
 
     about = ("first", "second")
+    said_by = (NODE,)
 
     epoch: Count
     lease_number: Count
@@ -112,6 +116,7 @@ class Epsilons(Item, frozen=True):
     """What may have gone wrong with ``peer``, added up over ``blocks`` and ``tags``."""
 
     about = ("peer",)
+    said_by = (NODE,)
 
     peer: Role
     sec: float
@@ -124,6 +129,8 @@ class Epsilons(Item, frozen=True):
 class Ready(Item, frozen=True):
     """Whether a party of leases can take one; if not, why, and the ``instruments`` that failed."""
 
+    said_by = (NODE, RELAY)
+
     ready: bool
     reason: Reason = ""
     instruments: Annotated[tuple[InstrumentName, ...], Meta(max_length=64)] = ()
@@ -131,6 +138,8 @@ class Ready(Item, frozen=True):
 
 class Served(Item, frozen=True):
     """The relay's own count of leases: light phases that ended well and that did not, seconds of light."""
+
+    said_by = (RELAY,)
 
     leases: Count
     failed: Count
@@ -144,6 +153,7 @@ class Alarm(Item, frozen=True):
     """Something an operator has to look at; ``on`` False ends it.  ``peer`` is None where none is meant."""
 
     about = ("name", "peer")
+    said_by = (NODE, RELAY, FL_SERVER)
 
     name: AlarmName
     text: Reason
@@ -159,6 +169,8 @@ class Learning(Item, frozen=True):
 
     ``waits``: the latest client that waits for key, and each peer that it lacks key with.
     """
+
+    said_by = (FL_SERVER,)
 
     run_id: Annotated[str, Meta(max_length=64)]
     mode: Annotated[str, Meta(max_length=32)]
@@ -276,20 +288,12 @@ HubItem: TypeAlias = PeerStatus | PairStatus | LeaseStatus | RingStatus | Refusa
 """What the orchestrator is the only source of."""
 StatusItem: TypeAlias = PeerItem | HubItem | Unknown
 
-NODE_SAYS: tuple[type[Message], ...] = (Stock, BlockReport, Epsilons, Ready, Alarm)
-SAYS: dict[str, tuple[type[Message], ...]] = {
-    RELAY: (Served, Ready, Alarm),
-    FL_SERVER: (Learning, Alarm),
-}
-"""What each role may say besides the users' nodes."""
-
 
 def objection(role: str, item: PeerItem, users: Collection[str]) -> str:
     """Why ``role`` may not say ``item`` on a ring of ``users``; empty if it may."""
     is_node = role in users
-    allowed = NODE_SAYS if is_node else SAYS.get(role, ())
     name = type(item).__name__
-    if not isinstance(item, allowed):
+    if (NODE if is_node else role) not in item.said_by:
         return f"{role} may not say {name}"
     if isinstance(item, BlockReport):
         if role not in (item.first, item.second) or item.first == item.second:
