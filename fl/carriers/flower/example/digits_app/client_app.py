@@ -17,16 +17,24 @@ app = ClientApp(mods=[qkd_secagg_mod])
 
 
 @lru_cache(maxsize=1)
-def open_task(name: str, folder: str) -> Task:
+def open_task(name: str, data: str, trusted: str) -> Task:
     """The task, loaded once per process."""
-    return load_task(name, Path(folder) if folder else None)
+    return load_task(name, Path(data) if data else None, trusted=trusted or None)
+
+
+def task_of(context: Context) -> Task:
+    """The task of the run.  Data, and a workload of one's own by its module, are what the node's operator names; in a
+    simulation, whose nodes name no user, the run names them."""
+    run = context.run_config
+    named = context.node_config if "user" in context.node_config else run
+    return open_task(str(run["task"]), str(named.get("data", "")), str(named.get("task", "")))
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train on this client's share of the data; returns the model."""
     run, node = context.run_config, context.node_config
-    task = open_task(str(run["task"]), str(node.get("data", "")))
+    task = task_of(context)
     index, seed = int(node["partition-id"]), int(run["seed"])
     data = task.client_data(index, int(node["num-partitions"]), seed)
     model = message.content.array_records["arrays"]["parameters"].numpy()

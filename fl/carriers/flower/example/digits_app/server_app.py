@@ -17,7 +17,7 @@ from fl.carriers.flower.participant import SetupError, TestbedKeys, state_home
 from fl.carriers.flower.roster import Roster
 from fl.carriers.flower.secure_run import SecureRun
 from fl.carriers.flower.strategy import QkdFedAvg
-from fl.workloads import load_task
+from fl.workloads import open_task, parse_task
 from fl.workloads.base import Task
 from orchestrator.wire.curve import load_keys
 
@@ -28,7 +28,7 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """One run."""
     run = context.run_config
-    task = load_task(str(run["task"]))
+    task = open_task(str(run["task"]), Path(str(run["data"])) if run["data"] else None)
     roster = open_roster(run)
     strategy = QkdFedAvg(
         settings(run, task),
@@ -65,7 +65,7 @@ def settings(run: Any, task: Task) -> SecureRun:
     """The run configuration as settings of secure aggregation."""
     return SecureRun(
         mode=run["mode"],
-        app=task.name,
+        app=parse_task(str(run["task"])).task[:20],
         run_id=str(run["run-id"]),
         levels=int(run["levels"]) or task.defaults.levels,
         clip=float(run["clip"]) or task.defaults.clip,

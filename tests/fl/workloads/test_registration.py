@@ -1,0 +1,248 @@
+"""Workloads are registered once and whole: by a folder of ours, or by a package through an entry point."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from fl.experiments.base import plan_for
+from fl.experiments.options import TrainOptions
+from fl.workloads import (
+    UnknownTaskError,
+    WorkloadError,
+    full_name,
+    names,
+    open_task,
+    ours,
+    parse_task,
+    workload,
+)
+from fl.workloads.data import DataError, DataSet
+from fl.workloads.record import Workload
+from lab.cli.main import app
+
+ROOT = Path(__file__).resolve().parents[3]
+
+MODULE = """
+import sys
+sys.imported_for_registration = True
+
+import numpy as np
+
+from fl.workloads.base import Evaluation, Examples, TaskDefaults, iid_shard
+from fl.workloads.data import DataSet
+from fl.workloads.record import Workload
+
+
+class Means:
+    n_parameters = 2
+    fingerprint = "c0de"
+    defaults = TaskDefaults(clip=1.0, levels=127, rounds=2)
+
+    def __init__(self, spec, folder):
+        self.name, self.folder, self.spec = str(spec), folder, spec
+
+    def initial_parameters(self, seed):
+        return np.zeros(2, np.float32)
+
+    def client_data(self, client_index, n_clients, seed):
+        values = np.loadtxt(self.folder / "means.csv", dtype=np.float32)[:, None]
+        return Examples(values, np.zeros(len(values), np.int64)).take(
+            iid_shard(len(values), client_index, n_clients, seed)
+        )
+
+    def local_train(self, parameters, data, seed):
+        return np.full(2, data.inputs.mean(), np.float32) - parameters
+
+    def evaluate(self, parameters):
+        return Evaluation(1.0, float(parameters.sum()))
+
+
+SHA = "0e5ae9a1c7b5b28ce2b4d4bb8b0b43a33dca48ee4e8a1e9b5d0e0a4c0c0fcd77"
+MEANS = Workload(
+    "means", "Means of {model}", Means, (DataSet("means", "a form", "CC0-1.0", {"means.csv": SHA}),),
+    models=("one", "two"), splits=("even", "odd"),
+)
+"""
+
+
+def register(folder: Path, package: str, value: str, name: str = "means") -> None:
+    """What installing a package with that entry point leaves behind."""
+    info = folder / f"{package}-1.0.dist-info"
+    info.mkdir(exist_ok=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[qunetlab.workloads]\n{name} = {value}\n")
+
+
+@pytest.fixture
+def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, str]:
+    """A folder on the path of Python, and the name of a module in it that registers nothing yet."""
+    name = f"means_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delattr(sys, "imported_for_registration", raising=False)
+    return tmp_path, name
+
+
+def test_every_workload_of_ours_tells_all_that_is_needed() -> None:
+    for record in ours().values():
+        for model in record.models:
+            for split in record.splits:
+                assert parse_task(f"{record.name}:{model}@{split}") == record.spec(model, split)
+        assert {*record.circuit_models, record.experiment.model} <= {*record.models, ""}
+        for meant in record.datasets.values():
+            parse_task(meant)
+    assert full_name("mnist") == "mnist:mlp@iid"
+    assert full_name("mnist", model="cnn", split="two-shard") == "mnist:cnn@two-shard"
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"title": ""}, "it has no title"),
+        ({"data": ()}, "it has no data"),
+        ({"models": ()}, "it has no models"),
+        ({"open": None}, "its open is nothing that opens a task"),
+        ({"name": "My Means"}, "its name is not of the letters"),
+        (
+            {"data": (DataSet("means", "", "CC0-1.0", {"a": "ab"}),)},
+            "has no source; the checksum of a is 'ab'",
+        ),
+    ],
+)
+def test_half_a_workload_is_refused_when_its_record_is_made(changes: dict[str, object], told: str) -> None:
+    whole: dict[str, object] = {
+        "name": "means",
+        "title": "Means",
+        "open": lambda spec, folder: None,
+        "data": (DataSet("means", "a form", "CC0-1.0", {"a": "ab" * 32}),),
+        "models": ("one",),
+    }
+    Workload(**whole)  # type: ignore[arg-type]
+    with pytest.raises(WorkloadError, match=f"is registered by half: .*{told}"):
+        Workload(**{**whole, **changes})  # type: ignore[arg-type]
+
+
+def test_a_folder_is_all_that_a_workload_of_ours_takes(tmp_path: Path) -> None:
+    """A copy of the tree gets one folder more: the help and the lists name it; half of one is an error."""
+    for room in ("fl", "lab", "orchestrator", "drivers"):
+        shutil.copytree(ROOT / room, tmp_path / room, ignore=shutil.ignore_patterns("*.html"))
+    place = tmp_path / "fl" / "workloads"
+    (place / "two_letters").mkdir()
+    for file in ("__init__.py", "task.py"):
+        text = (place / "digits" / file).read_text()
+        text = text.replace("workloads.digits", "workloads.two_letters").replace('"digits"', '"two-letters"')
+        (place / "two_letters" / file).write_text(text)
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        """Python in the copy."""
+        return subprocess.run(
+            [sys.executable, "-P", *arguments],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(tmp_path), "COLUMNS": "400"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    assert "sentiment, two-letters, of an installed" in run("-m", "lab.cli.main", "train", "--help").stdout
+    ask = "from fl.workloads import names, parse_task; print(*names(), parse_task('two-letters'))"
+    listed = "digits mnist quantum-states sentiment sentiment-imdb two-letters two-letters:mlp@iid"
+    assert run("-c", ask).stdout.strip() == listed
+    (place / "two_letters" / "__init__.py").write_text("")
+    assert (
+        "fl.workloads.two_letters is registered by half: its WORKLOADS hold no record"
+        in run("-c", ask).stderr
+    )
+
+
+def test_a_record_of_a_package_has_models_and_splits_of_its_own(packages: tuple[Path, str]) -> None:
+    folder, module = packages
+    register(folder, "means", f"{module}:MEANS")
+    assert names()[-1] == "means"
+    with pytest.raises(UnknownTaskError, match=r"there are digits, .*means"):
+        parse_task("mean")
+    assert not hasattr(sys, "imported_for_registration")  # named, and none of its code has run
+    assert str(parse_task("means")) == "means:one@even"
+    assert open_task("means:two@odd").name == "means:two@odd"
+    with pytest.raises(UnknownTaskError, match="task means has no model 'three'; there are one, two"):
+        parse_task("means:three")
+    options = TrainOptions(task="means:two@even")
+    plan = plan_for(options, open_task(options.task), None)
+    assert (plan.title, [cell.name for cell in plan.cells]) == ("Means of two", ["federated", "float32"])
+    assert open_task(f"{module}:MEANS").name == "means:one@even"  # the same record, named by its module
+
+
+def test_two_packages_that_register_one_name_are_both_named(packages: tuple[Path, str]) -> None:
+    folder, module = packages
+    register(folder, "means", f"{module}:MEANS")
+    register(folder, "averages", "averages.workload:MEANS")
+    assert "means" in names()
+    told = (
+        r"registered by (averages 1.0 \(averages.workload:MEANS\)|means 1.0 .*) and by (means|averages) 1.0"
+    )
+    with pytest.raises(WorkloadError, match=told):
+        workload("means")
+    register(folder, "thief", f"{module}:MEANS", name="digits")
+    with pytest.raises(WorkloadError, match=r"digits is registered by qunetlab and by thief 1\.0"):
+        parse_task("digits")
+
+
+@pytest.mark.parametrize(
+    ("value", "told", "cause"),
+    [
+        (
+            "nowhere_at_all.workload:MEANS",
+            "ModuleNotFoundError: No module named 'nowhere_at_all'",
+            ModuleNotFoundError,
+        ),
+        ("{module}:GONE", "AttributeError: .*GONE", AttributeError),
+        ("broken_{module}:MEANS", r"ZeroDivisionError: .*broken_.*\.py, line 1", ZeroDivisionError),
+    ],
+)
+def test_an_entry_point_that_fails_is_told_with_package_and_place(
+    packages: tuple[Path, str], value: str, told: str, cause: type[Exception]
+) -> None:
+    folder, module = packages
+    (folder / f"broken_{module}.py").write_text("1 / 0\n")
+    value = value.format(module=module)
+    register(folder, "means", value)
+    with pytest.raises(
+        UnknownTaskError, match=rf"workload means \({value} of package means 1\.0\).*{told}"
+    ) as caught:
+        open_task("means")
+    assert isinstance(caught.value.__cause__, cause)
+
+
+def test_an_entry_point_of_another_name_than_its_record_is_half_a_registration(
+    packages: tuple[Path, str],
+) -> None:
+    folder, module = packages
+    register(folder, "means", f"{module}:MEANS", name="medians")
+    with pytest.raises(
+        WorkloadError, match=r"workload medians .* is registered by half: its record is named means"
+    ):
+        parse_task("medians")
+
+
+def test_data_of_another_checksum_end_the_run_before_it_begins(packages: tuple[Path, str]) -> None:
+    folder, module = packages
+    register(folder, "means", f"{module}:MEANS")
+    (folder / "means.csv").write_text("".join(f"{value}\n" for value in range(12)))
+    said = CliRunner().invoke(app, ["train", "means", "--data", str(folder), "--out", str(folder / "run")])
+    assert isinstance(said.exception, DataError)
+    for words in (str(folder / "means.csv"), "SHA-256 ", "expected 0e5ae9a1c7b5", "move ", "--data"):
+        assert words in str(said.exception)
+    assert not (folder / "run").exists()
+    task = open_task("means", folder)
+    task.initial_parameters(1)
+    for call in (lambda: task.client_data(0, 4, 1), lambda: task.evaluate(np.zeros(2, np.float32))):
+        with pytest.raises(DataError, match=r"means\.csv: not the published file of means"):
+            call()
