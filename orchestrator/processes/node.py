@@ -314,8 +314,7 @@ class Node:
             processing_s=time.monotonic() - block.started_s,
         )
         if not stored:
-            why = (block.name, pair_name(block.pair), reason)
-            logger.warning("%s of %s gave no key: %s", *why, extra={"event": report})
+            logger.warning("%s of %s gave no key: %s", block.name, pair_name(block.pair), reason)
         self._agent.control_send(report)
         self._emit(report)
         self.report_stock()

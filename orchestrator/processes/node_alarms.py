@@ -113,9 +113,7 @@ class AlarmWatch:
             self._listener.clear()
             changes = self._book.changes(standing)
             for alarm in changes:
-                (logger.warning if alarm.on else logger.info)(
-                    "alarm: %s: %s", alarm.name, alarm.text, extra={"event": alarm}
-                )
+                (logger.warning if alarm.on else logger.info)("alarm: %s: %s", alarm.name, alarm.text)
                 self._emit(alarm)
             for alarm in repeated + changes:
                 self._agent.control_send(alarm)

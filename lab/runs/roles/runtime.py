@@ -26,8 +26,11 @@ from lab.runs.testbeds.folder import SECRETS, find_testbed
 from lab.testbed import Testbed, load_testbed
 from orchestrator.durable import make_folder
 from orchestrator.events.common import Serving
-from orchestrator.events.process import ProcessEvent, line_of
+from orchestrator.events.learning import ClientState, WaitingForKeys
+from orchestrator.events.process import LightProgress, ProcessEvent, line_of
 from orchestrator.kernels import offer_folder
+
+logger = logging.getLogger(__name__)
 
 
 class _JsonFormatter(logging.Formatter):
@@ -83,9 +86,14 @@ class Runtime:
         self.stop.set()
 
     def emit(self, event: ProcessEvent) -> None:
-        """Print one event; a reader that has gone away stops the role instead of breaking it."""
+        """Print one event, and log it if it is no mere progress.
+
+        A reader that has gone away stops the role instead of breaking it.
+        """
         if isinstance(event, Serving):
             event = replace(event, role=self.role, version=version("qunetlab"))
+        if not isinstance(event, LightProgress | WaitingForKeys | ClientState):
+            logger.info("%s", type(event).__name__, extra={"event": event})
         try:
             with self._print_lock:
                 sys.stdout.write(line_of(event) + "\n")

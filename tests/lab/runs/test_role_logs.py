@@ -12,7 +12,7 @@ import pytest
 
 from lab.runs.roles.runtime import Runtime, _JsonFormatter
 from lab.runs.testbeds.folder import template_path
-from orchestrator.events.process import NodeServing, event_of
+from orchestrator.events.process import LightProgress, NodeServing, event_of
 from orchestrator.events.status import Alarm, BlockReport
 
 FAILED = BlockReport(1, 2, "alice", "bob", False, "QBER 0.12 is above the bound", pulses=16, qber=0.12)
@@ -32,16 +32,23 @@ def test_a_log_record_of_an_event_carries_it_with_kind_role_and_version() -> Non
 
 
 def test_what_a_role_prints_is_the_struct_that_it_told_and_its_first_line_names_it(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     handlers: dict[int, Any] = {}
     monkeypatch.setattr("signal.signal", handlers.__setitem__)
     monkeypatch.setattr("lab.runs.roles.runtime._set_up_logging", lambda role: None)
     monkeypatch.setattr("os.umask", lambda mask: mask)
+    caplog.set_level(logging.INFO)
     runtime = Runtime("alice", template_path("simulated-four-node"), tmp_path, tmp_path)
     runtime.emit(NodeServing(delivery="tcp://127.0.0.1:5"))
     runtime.emit(FAILED)
     runtime.emit(Alarm("store", "full"))
+    runtime.emit(LightProgress("alice", "bob", 8, 16, 1, 2.0))
     events = [event_of(line) for line in capsys.readouterr().out.splitlines()]
     first = NodeServing(delivery="tcp://127.0.0.1:5", role="alice", version=version("qunetlab"))
-    assert events == [first, FAILED, Alarm("store", "full")]
+    assert events == [first, FAILED, Alarm("store", "full"), LightProgress("alice", "bob", 8, 16, 1, 2.0)]
+    logged = [event for record in caplog.records if (event := getattr(record, "event", None)) is not None]
+    assert logged == events[:3], "mere progress fills no log"
