@@ -25,8 +25,6 @@ from msgspec.structs import force_setattr
 from fl.rounds.arrays import LEFT_OUT, ArrayClip, ArrayClipError, array_clips
 from fl.rounds.quantise import (
     LARGEST_CLIP,
-    MAX_RING_WIDTH,
-    MIN_RING_WIDTH,
     SMALLEST_CLIP,
     Quantiser,
     check_ring_width,
@@ -35,6 +33,7 @@ from fl.rounds.quantise import (
 from fl.rounds.settings import Naming, SettingError, canonical, kinds_of, refusal
 from fl.workloads.base import NamesArrays, NamesSources
 from orchestrator.delivery.consent import DescribedSource
+from orchestrator.delivery.ring_width import MAX_RING_WIDTH, MIN_RING_WIDTH
 from orchestrator.wire.codec import Message
 
 if TYPE_CHECKING:

@@ -25,13 +25,10 @@ import numpy.typing as npt
 from fl.rounds.clipping import Losses
 from fl.rounds.settings import Naming
 from orchestrator.bits import whole
+from orchestrator.delivery.ring_width import MAX_RING_WIDTH, MIN_RING_WIDTH
 
 QuantisedUpdate = npt.NDArray[np.int32]
 """1-d int32, C-contiguous: one integer in ``[-L, L]`` per parameter."""
-
-MIN_RING_WIDTH = 2
-MAX_RING_WIDTH = 32
-"""Ring widths that the masked uploads use; 32 bits already equal the size of a float32."""
 
 CLIP_SLACK = 1e-6
 """A float32 that is meant to equal the clip may lie this much (relative) beyond it, and is not cut."""

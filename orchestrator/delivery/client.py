@@ -39,7 +39,7 @@ from orchestrator.delivery.journal import (
     update_digest,
     write_entry,
 )
-from orchestrator.delivery.masking import largest_sum, mask
+from orchestrator.delivery.masking import mask
 from orchestrator.delivery.messages import (
     Abandon,
     Burnt,
@@ -57,6 +57,7 @@ from orchestrator.delivery.messages import (
     StockRequest,
     Waiting,
 )
+from orchestrator.delivery.ring_width import largest_sum
 from orchestrator.delivery.sharing import ShareChannel
 from orchestrator.wire.codec import WireError, decode, encode
 from orchestrator.wire.curve import CurveKeys

@@ -27,8 +27,8 @@ import msgspec
 from msgspec import Meta
 
 from orchestrator.delivery.errors import ConsentError, OtherTermsError
-from orchestrator.delivery.masking import MAX_RING_WIDTH, largest_sum
 from orchestrator.delivery.messages import Name, RoundContext
+from orchestrator.delivery.ring_width import MAX_RING_WIDTH, MIN_RING_WIDTH, largest_sum
 from orchestrator.wire.codec import Message, decode, encode
 
 FORMAT = 2
@@ -90,7 +90,7 @@ class RunDescription(Message, frozen=True):
     smallest_set: Annotated[int, Meta(ge=1, le=1000)]
     n_parameters: Positive
     n_values: Annotated[int, Meta(ge=1, le=1 << 28)]
-    ring_width: Annotated[int, Meta(ge=2, le=MAX_RING_WIDTH)]
+    ring_width: Annotated[int, Meta(ge=MIN_RING_WIDTH, le=MAX_RING_WIDTH)]
     levels: Annotated[int, Meta(ge=1, le=1 << 31)]
     clip: Annotated[float, Meta(gt=0)]
     clip_decay: Annotated[float, Meta(gt=0, le=1)]

@@ -26,24 +26,11 @@ import numpy as np
 import numpy.typing as npt
 
 from orchestrator.bits import PackedBits, check_packed, packed_size, whole
+from orchestrator.delivery.ring_width import MAX_RING_WIDTH, checked_width, largest_sum
 from orchestrator.kernels import kernel
 
-MAX_RING_WIDTH = 32
 Words = npt.NDArray[np.uint64]
 """1-d uint64, little endian: packed bits, 64 in a word, least significant first."""
-
-
-def _checked_width(ring_width: int) -> int:
-    """``ring_width`` as Python's int."""
-    ring_width = whole(ring_width, "ring_width")
-    if not 2 <= ring_width <= MAX_RING_WIDTH:
-        raise ValueError(f"ring_width is 2 to {MAX_RING_WIDTH}, got {ring_width}")
-    return ring_width
-
-
-def largest_sum(ring_width: int) -> int:
-    """The largest magnitude that a sum may reach without wrapping: 2^(b-1) - 1."""
-    return (1 << (_checked_width(ring_width) - 1)) - 1
 
 
 @lru_cache(maxsize=MAX_RING_WIDTH)
@@ -134,7 +121,7 @@ def _words(packed: PackedBits, n_bits: int) -> Words:
 
 def pack_values(values: npt.NDArray[np.int64], ring_width: int, weight: int = 1) -> PackedBits:
     """``weight * values`` modulo 2^ring_width, packed; raises ValueError where one does not fit."""
-    ring_width = _checked_width(ring_width)
+    ring_width = checked_width(ring_width)
     return _packed_words(values, ring_width, weight).view(np.uint8)[: packed_size(values.size * ring_width)]
 
 
@@ -157,7 +144,7 @@ def _packed_words(values: npt.NDArray[np.int64], ring_width: int, weight: int) -
 
 def unpack_values(packed: PackedBits, n_values: int, ring_width: int) -> npt.NDArray[np.int64]:
     """The ``n_values`` integers modulo 2^ring_width of a packed array, read as signed numbers."""
-    ring_width, n_values = _checked_width(ring_width), whole(n_values, "a number of values")
+    ring_width, n_values = checked_width(ring_width), whole(n_values, "a number of values")
     check_packed(packed, n_values * ring_width)
     words = np.zeros(packed.size // 4 + 2, "<u4")
     words.view(np.uint8)[: packed.size] = packed
@@ -168,7 +155,7 @@ def unpack_values(packed: PackedBits, n_values: int, ring_width: int) -> npt.NDA
 
 def add_packed(target: PackedBits, other: PackedBits, n_values: int, ring_width: int) -> PackedBits:
     """The sum of two packed arrays, field by field modulo 2^ring_width (a new array)."""
-    ring_width, n_values = _checked_width(ring_width), whole(n_values, "a number of values")
+    ring_width, n_values = checked_width(ring_width), whole(n_values, "a number of values")
     total = _words(target, n_values * ring_width).copy()
     _add(total, _words(other, n_values * ring_width), _top_bits(ring_width))
     return total.view(np.uint8)[: packed_size(n_values * ring_width)]
@@ -176,13 +163,13 @@ def add_packed(target: PackedBits, other: PackedBits, n_values: int, ring_width:
 
 def add_words(total: Words, other: Words, ring_width: int) -> None:
     """``total += other`` in place, field by field; both as 64-bit words, zero-filled at the end."""
-    ring_width = _checked_width(ring_width)
+    ring_width = checked_width(ring_width)
     _add(total, other, _top_bits(ring_width))
 
 
 def subtract_words(total: Words, other: Words, ring_width: int) -> None:
     """``total -= other`` in place, field by field; both as 64-bit words, zero-filled at the end."""
-    ring_width = _checked_width(ring_width)
+    ring_width = checked_width(ring_width)
     _subtract(total, other, _top_bits(ring_width))
 
 
@@ -198,7 +185,7 @@ def mask(
     ``values``: 1-d int64.  ``pads``: packed arrays of exactly ``len(values) * ring_width`` bits.
     ``signs``: +1 or -1 per pad.  Raises ValueError where a weighted value does not fit the ring width.
     """
-    ring_width = _checked_width(ring_width)
+    ring_width = checked_width(ring_width)
     if len(pads) != len(signs) or any(sign not in (1, -1) for sign in signs):
         raise ValueError("every pad needs one sign, +1 or -1")
     n_bits = values.size * ring_width

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from orchestrator.bits import packed_size
 from orchestrator.delivery.masking import (
     add_packed,
-    largest_sum,
     mask,
     pack_values,
     unpack_values,
 )
+from orchestrator.delivery.ring_width import largest_sum
 
 
 def pad(rng: np.random.Generator, n_values: int, ring_width: int) -> npt.NDArray[np.uint8]:

@@ -24,8 +24,9 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from orchestrator.bits import PackedBits, packed_size
 from orchestrator.delivery.client import MaskedUpdate, PeerStocks, Wait
 from orchestrator.delivery.expansion import expand_key
-from orchestrator.delivery.masking import largest_sum, mask
+from orchestrator.delivery.masking import mask
 from orchestrator.delivery.messages import RoundContext
+from orchestrator.delivery.ring_width import largest_sum
 from orchestrator.delivery.sharing import ShareChannel
 
 PURPOSE = b"qunetlab-simulated-pads-v1"

@@ -10,8 +10,9 @@ import pytest
 from fl.rounds.compression import Compression, ErrorFeedback
 from fl.rounds.quantise import Quantiser, check_ring_width, largest_levels, smallest_ring_width
 from orchestrator.bits import packed_size, whole
-from orchestrator.delivery.masking import add_packed, largest_sum, mask, pack_values, unpack_values
+from orchestrator.delivery.masking import add_packed, mask, pack_values, unpack_values
 from orchestrator.delivery.messages import DemandRequest, RoundContext
+from orchestrator.delivery.ring_width import largest_sum
 from orchestrator.wire.codec import WireError, decode, encode
 
 NARROW = [np.int8, np.uint8, np.int16, np.int64]
