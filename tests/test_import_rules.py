@@ -128,3 +128,13 @@ def test_kernels_are_compiled_through_the_one_door() -> None:
         if inside(imported, ("numba",))
     }
     assert asking == {"orchestrator.kernels"}
+
+
+def test_zeromq_stands_behind_links_and_in_the_drivers_that_speak_it() -> None:
+    users = {
+        name
+        for room in ("lab", "orchestrator", "fl")
+        for name, path in modules(room)
+        if any(inside(each, ("zmq",)) for each in imports(path))
+    }
+    assert users == {f"orchestrator.wire.{name}" for name in ("connections", "curve", "zeromq")}

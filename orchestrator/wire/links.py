@@ -165,7 +165,8 @@ class Transport(Protocol):
     ) -> Link:
         """A link to the owner of ``server_public`` at ``endpoint``; returns before it stands.
 
-        With ``reconnect`` a link that broke, or found nobody, is tried again by itself; after a refusal none is.
+        With ``reconnect`` a link that broke, or found nobody, is tried again by itself (its state is then CONNECTING);
+        after a refusal none is.
         ``lost_after_s``: a server that vanished without a word is noticed after so long.  Raises OSError for an
         address that cannot be one.
         """

@@ -32,7 +32,7 @@ from orchestrator.wire.links import (
 )
 from orchestrator.wire.revoked import RevokedKeys
 
-_TRIED_AGAIN = (LinkState.UNREACHABLE, LinkState.LOST)
+_TRIED_AGAIN = (LinkState.CONNECTING, LinkState.LOST)
 
 
 class MemoryNetwork:
@@ -134,7 +134,8 @@ class MemoryLink:
     def seek(self) -> None:
         """Meet whoever listens."""
         listener = self._network.listeners.get(self.endpoint)
-        self.present = LinkState.UNREACHABLE if listener is None else listener.meet(self)
+        nobody = LinkState.CONNECTING if self._reconnect else LinkState.UNREACHABLE
+        self.present = nobody if listener is None else listener.meet(self)
         self._network.changed.notify_all()
 
     def found(self) -> None:
