@@ -122,7 +122,7 @@ def results_of(plan: Plan, outcome: Outcome, about: Surroundings) -> Results:
 
 
 def warnings_of(primary: Cell, main: Arm) -> tuple[str, ...]:
-    """What of the settings has probably spoilt the run, in the words of its options."""
+    """Warnings about settings that have probably spoilt the run, naming their options."""
     config = primary.config
     return clip_warnings([row.clipping for row in main.rounds], config.clip, config.levels, option_of)
 

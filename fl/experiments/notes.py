@@ -28,12 +28,12 @@ COHORT_NOTE = (
 
 
 def consent_notes(users: Sequence[str]) -> tuple[str, ...]:
-    """That nobody was asked: ``users`` are simulated, and the run consented for them."""
+    """The note that ``users`` are simulated, so that the run consented for them."""
     return (f"consent to the run was given for its simulated users {', '.join(users)}",) if users else ()
 
 
 def notes_for(config: FLConfig) -> tuple[str, ...]:
-    """What holds of a run of ``config``, wherever its keys come from."""
+    """Notes on a run of ``config`` that hold wherever its keys come from."""
     if config.mode == "plain":
         return ()
     notes: tuple[str, ...] = (f"mode {config.mode}: {SECURITY[config.mode]}; {CLAIM}",)

@@ -1,11 +1,11 @@
 """How much key a run will use, whether it is there, and how long making the rest would take.
 
 A round costs every pair the same number of bits, whatever the mode (:meth:`fl.modes.Aggregation.
-key_bits_per_pair`), so a run of R rounds costs ``N (N-1) / 2`` pairs R times that.  Against this stand each
-pair's stock and its rate, which is per second *of ring*: the ring serves one pair at a time, so the times of
-the pairs add up and a common rate per pair would be a lie (FL.md 1).
+key_bits_per_pair`), so a run of R rounds costs ``N (N-1) / 2`` pairs R times that.  Against this stand each pair's
+stock and its rate, which is per second *of ring*: the ring serves one pair at a time, so the times of the pairs add
+up, and no rate can be stated that holds for all pairs at once (FL.md 1).
 
-Everything here is arithmetic on counts; no key bit is ever near it.
+Everything here is arithmetic on counts; no key bit passes through it.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ quantised update together with the *context* of the round and gets back what it 
 all participants compare the context before they release a pad, so clients that were told different
 participants, sizes or rounds get nothing, and neither does the server.
 
-Waiting is cut into slices so that a round which ends meanwhile is noticed, and said aloud with its reason
-and an estimate of how long it will take.
+Waiting is cut into slices so that a round which ends meanwhile is noticed, and is reported with its reason and an
+estimate of how long it will take.
 """
 
 from __future__ import annotations

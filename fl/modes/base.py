@@ -119,7 +119,7 @@ class RoundInputs:
     tell: Callable[[KeyWait], None]
 
     def need_keys(self, mode: str) -> NodeKeys:
-        """The node's keys; there is no mode that does without them because none are there."""
+        """The node's keys; raises KeyServiceError where no node is configured, as no mode falls back to none."""
         if self.keys is None:
             raise KeyServiceError(f"mode {mode} needs a node that delivers keys, and none is configured")
         return self.keys

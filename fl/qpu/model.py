@@ -1,8 +1,8 @@
 """What is run on a QPU: a trained circuit, the examples to show it, and the classical read-out behind it.
 
-The QPU only measures expectation values; everything before (embedding a sentence, projecting it to angles)
-and after (weighing the expectation values) is classical and the same for the exact simulation, so whatever
-differs between the two is the QPU's doing.
+The QPU only measures expectation values; everything before (embedding a sentence, projecting it to angles) and after
+(weighing the expectation values) is classical and the same for the exact simulation, so every difference between the
+two is due to the QPU.
 """
 
 from __future__ import annotations

@@ -288,7 +288,7 @@ class Runner:
             self._sleep(POLL_S)
 
     def _look(self, record: JobRecord, call: Callable[[], Any]) -> Any:
-        """``call()``, patient with a network that fails for a while."""
+        """``call()``, repeated while the network fails for a short time."""
         for attempt in range(PATIENCE):
             try:
                 return call()

@@ -111,7 +111,7 @@ class _Config(msgspec.Struct):
 
 
 class _RunState(msgspec.Struct):
-    """What is read of the state beside a model: of a cohort or of a learning server."""
+    """The part that is read of a state file beside a model, of a cohort or of a learning server."""
 
     config: _Config
 

@@ -1,10 +1,10 @@
-"""What a client says at the end of a ``lightsecagg`` round, and what it never says.
+"""What a client answers at the end of a ``lightsecagg`` round, and what it refuses to answer.
 
-The server names the survivors.  The client binds itself to this list, durably
-(:mod:`fl.modes.answers`), and tells every other holder of shares so, under a one-time key of their
-pair.  Only when U clients (itself included) have said the same does it answer with the sum of the survivors'
-shares.  A server that names different lists gets U confirmations for at most one of them, and an answer to no
-other.  After a restart the shares are gone: a stored answer is repeated, anything else stays unsaid.
+The server names the survivors.  The client binds itself to this list, durably (:mod:`fl.modes.answers`), and tells
+every other holder of shares so, under a one-time key of their pair.  Only when U clients (itself included) have said
+the same does it answer with the sum of the survivors' shares.  A server that names different lists gets U
+confirmations for at most one of them, and an answer to no other.  After a restart the shares are gone: a stored
+answer is repeated, and nothing else is answered.
 """
 
 from __future__ import annotations

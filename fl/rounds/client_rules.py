@@ -40,9 +40,10 @@ class ClientRules:
 
     mode: Mode = "otp"
     min_participants: int = SMALLEST_QUORUM
-    """Of whom all but two may tell the server what they know; in the sum of the other two each is hidden."""
+    """Fewest participants: if all but two collude with the server, each of those two is still hidden in their sum.
+    """
     colluders: int = 1
-    """How many others may do so in ``lightsecagg``, where the server proposes T: no less than this."""
+    """Least number T of colluders that this client accepts in ``lightsecagg``, where the server proposes T."""
 
     def check_run(self, name: str, config: FLConfig) -> None:
         """Raise ClientRefusesError unless ``name`` can take part in the run."""

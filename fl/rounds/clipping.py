@@ -1,4 +1,4 @@
-"""What clip and rounding take away from an update, and how much of that is told to whom.
+"""Losses of an update by clip and rounding, and how much of them is told to whom.
 
 A clip that is far too small cuts every value down to the same size; one that is far too large rounds all of them
 to nothing.  Either way the sums are exact and the model stays at chance.  So every client counts, in every round,

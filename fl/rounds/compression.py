@@ -91,7 +91,7 @@ class Compression:
         return compression
 
     def decayed(self, round_number: int) -> float:
-        """What is left of every clip in a round (counted from 1)."""
+        """The factor on every clip in a round (counted from 1)."""
         return _power(self.clip_decay, round_number - 1)
 
     def n_summed(self, n_parameters: int) -> int:

@@ -48,7 +48,7 @@ Mode: TypeAlias = Literal["otp", "lightsecagg", "expanded", "plain"]
 MAX_CLIENTS = 1000
 MAX_ARRAYS = 10_000
 SMALLEST_QUORUM = 3
-"""With two participants each would learn the other's update from the sum."""
+"""Fewest participants: of two, each would learn the other's update from the sum."""
 
 
 class ConfigError(ValueError):

@@ -1,4 +1,4 @@
-"""A run in the words in which an operator is asked: what is agreed to, and what the sums tell whom."""
+"""The text with which an operator is asked for consent: what is agreed to, and who learns what from the sums."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One round at the server, without sockets: who has given what, who has dropped out, and what came of it.
+"""One round at the server, without sockets: contributions, drop-outs and the outcome.
 
 The set of participants is fixed when the round starts.  A round is a sequence of stages; in each of them
 every member gives one thing, once::
@@ -59,7 +59,7 @@ class UploadRefusedError(Exception):
 
 
 class DuplicateUploadError(UploadRefusedError):
-    """The very same contribution once more, from a client that missed the receipt; or one no longer needed."""
+    """A contribution that is there already, from a client that missed the receipt, or one no longer needed."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class _Participant:
     """Why it gives nothing, by stage."""
 
     def waits(self, phase: Phase | None, now_s: float) -> None:
-        """From here on the participant waits as ``phase`` says, or (None) does not."""
+        """Begin the waiting that ``phase`` names; None ends it."""
         if self.waiting is not None:
             self.waited_s[self.waiting] += now_s - self.waiting_since_s
         self.waiting, self.waiting_since_s = phase, now_s
@@ -131,7 +131,7 @@ class CollectingRound:
             state.last_heard_s = now_s
 
     def excuse(self, gap_s: float) -> None:
-        """The server itself was away (stopped, or busy) for ``gap_s``: nobody's time ran."""
+        """The server itself was away (stopped, or busy) for ``gap_s``: extend all time limits by that."""
         self.started_s += gap_s
         self._stage_started_s += gap_s
         if self._first_gone_s is not None:
@@ -162,7 +162,7 @@ class CollectingRound:
             self._drop(client, f"{client} declined: {reason}", now_s)
 
     def left(self, client: str, reason: str, now_s: float) -> None:
-        """A participant went away; what it gave before still counts."""
+        """A participant left; its earlier contributions still count."""
         if state := self._states.get(client):
             self._drop(client, f"{client} left: {reason}", now_s)
             state.last_heard_s = -np.inf
@@ -259,9 +259,8 @@ class CollectingRound:
             self.fail(reason)
 
     def review(self, now_s: float) -> bool:
-        """Drop whoever is late and enter the next stage if this one is over; did the stage change?
-
-        To be called until it says no.
+        """Drop late members and enter the next stage if this one is over; True if the stage changed, and then to be
+        called again.
         """
         if self._failure is not None or self.stage == "over":
             return False

@@ -25,7 +25,7 @@ from orchestrator.delivery.masking import pack_values, unpack_values
 
 
 class SumRefusedError(Exception):
-    """What is said to be the sum of a round cannot be it, or does not come next."""
+    """A published sum that is impossible, or that does not come next."""
 
 
 def next_model(

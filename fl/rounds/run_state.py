@@ -71,7 +71,7 @@ class RunFolder:
         return load_array(self.folder, "model", self.state.rounds[-1].round).astype(np.float32)
 
     def keep_initial(self, model: Parameters) -> Path:
-        """Keep the model before the first round: what a run comes to in which no round does."""
+        """Keep the model before the first round, which is the result of a run without any sum."""
         path = self.folder / _array_name("model", 0)
         replace_file(path, _npy(model))
         return path
@@ -103,7 +103,7 @@ class RunFolder:
         self._save()
 
     def add_cost(self, round_number: int, key_bits: int) -> None:
-        """It has turned out that an aborted round cost ``key_bits`` in all, if that is more than was known."""
+        """Record that an aborted round cost ``key_bits`` in all, if that is more than was known."""
         aborted = tuple(
             msgspec.structs.replace(each, key_bits_burnt=max(each.key_bits_burnt, key_bits))
             if each.round == round_number

@@ -1,4 +1,4 @@
-"""What the server hears of a fault at a client: our words about what it announced itself, and nothing else.
+"""What the server is told of a fault at a client: texts of ours about its own announcement, and nothing else.
 
 The text of any other exception may hold a value of the update, a datum of the user's or a place on the client's
 machine.  It stays in the client's own log.
@@ -18,7 +18,7 @@ OUR_WORDS = (ClientRefusesError, AnswerRefusedError, CancelledError, WireError)
 
 
 def told_reason(error: BaseException) -> str | None:
-    """What the server is told of ``error``; None where that there was a fault must do."""
+    """What the server is told of ``error``; None where it learns only that there was a fault."""
     match error:
         case UpdateNotFiniteError():  # it names the place and the value
             return "the update is not finite"

@@ -56,8 +56,8 @@ CROWD = 50
 class TaskDefaults:
     """Settings with which a task is known to train well; ``keep`` and those below it: :mod:`fl.rounds.compression`.
 
-    ``for_crowds`` holds where there are at least ``CROWD`` clients: their rounding noise averages out, so
-    that few levels suffice, and their many pairs make every bit dear.
+    ``for_crowds`` holds where there are at least ``CROWD`` clients: their rounding noise averages out, so that few
+    levels suffice, and every bit is paid by many pairs.
     """
 
     clip: float

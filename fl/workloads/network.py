@@ -93,7 +93,7 @@ class LocalTraining:
 
 
 def single_thread() -> None:
-    """Make torch deterministic and considerate of the other processes: one thread per process."""
+    """Make torch deterministic: one thread per process, which also leaves the other cores to other processes."""
     if torch.get_num_threads() != 1:
         torch.set_num_threads(1)
 

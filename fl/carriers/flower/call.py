@@ -57,7 +57,7 @@ class Call:
 
     @property
     def last_evaluation(self) -> int:
-        """The round after which the app was asked last what it makes of a model."""
+        """The round after which the app last evaluated a model."""
         return self._last(EVALUATIONS, "after-round")
 
     def remember(self, number: int) -> None:
@@ -94,9 +94,9 @@ class Call:
             raise ClientRefusesError("the model is not the one that was announced to all participants")
 
     def app_reply(self) -> RecordDict:
-        """What the app makes of the message; raises AppFailedError, whatever the app says of its failure.
+        """The app's reply to the message; raises AppFailedError, without the app's own words, where it failed.
 
-        Nothing of it has left the node yet, and nothing may leave but through :mod:`fl.carriers.flower.leaving`.
+        The reply is still on the node; only :mod:`fl.carriers.flower.leaving` decides what leaves it.
         """
         for ours in (CONFIG, PAYLOAD):
             if ours in self.message.content:
@@ -128,7 +128,7 @@ class Call:
 
 
 def without_content(message: Message) -> Message:
-    """A message with the same metadata, whatever becomes of ``message``, and nothing in it."""
+    """An empty message with the metadata of ``message``, which later changes of ``message`` do not reach."""
     content = message.content
     message.content = RecordDict()
     bare = deepcopy(message)

@@ -1,4 +1,4 @@
-"""What the participants' apps make of the model after a round: asked under the bond, told in coarse shares.
+"""Evaluation of the model by the participants' apps after a round: proved requests, coarse answers.
 
 A client looks at one model after each round, that of the announced digest, and tells what its user made public
 (:mod:`fl.carriers.flower.leaving`): nothing at all unless a user has said otherwise.
@@ -40,7 +40,7 @@ def evaluation_messages(
     published: PublishedRun,
     content: RecordDict,
 ) -> list[Message]:
-    """``order`` for each of ``users``, beside the model in ``content`` and the sums from which it follows."""
+    """The message ``order`` to each of ``users``, with the model (``content``) and the sums from which it follows."""
     messages = []
     for user in users:
         catch_up, sums = published.catch_up(user)

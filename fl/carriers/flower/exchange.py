@@ -1,6 +1,6 @@
-"""A round at the server in Flower's terms: what its stage sends to whom, and what comes back as what.
+"""A round at the server in Flower's terms: the messages that its present stage sends, and the replies that it reads.
 
-Which stage a round is in, and what it accepts, :class:`fl.rounds.engine.CollectingRound` says.
+:class:`fl.rounds.engine.CollectingRound` decides which stage a round is in and what it accepts.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ class OpenRound:
     grid: Grid
     published: PublishedRun
     losses: list[LossBands | None] = field(default_factory=list)
-    """What those who uploaded told of clip and rounding."""
+    """Losses by clip and rounding that the uploading clients told."""
 
     @property
     def clipping(self) -> Clipping | None:
-        """What clip and rounding took in this round; None before anybody has uploaded."""
+        """Losses by clip and rounding in this round; None before the first upload."""
         return clipping_of(self.losses)
 
     @property

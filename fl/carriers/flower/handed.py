@@ -51,13 +51,13 @@ def task_name(name: str, handed: bytes, settings: bytes) -> str:
 
 
 def is_task(task: str, handed: bytes, settings: bytes) -> bool:
-    """Does ``task`` name what these digests are of?"""
+    """Does ``task`` carry these digests?"""
     name, _, _ = task.partition("@")
     return hmac.compare_digest(task.encode(), task_name(name, handed, settings).encode())
 
 
 def tells_round(content: RecordDict, number: int) -> bool:
-    """Is the app told this round, or none?"""
+    """Is every round number in the message this one?"""
     found = [record[SERVER_ROUND] for record in content.config_records.values() if SERVER_ROUND in record]
     return all(type(each) is int and each == number for each in found)
 

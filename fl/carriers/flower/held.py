@@ -30,7 +30,7 @@ Step: TypeAlias = Literal["shared", "uploaded", "confirmed"]
 
 
 class HeldError(Exception):
-    """What was kept of a round is not there, or not for this message."""
+    """The kept state of a round is missing, or belongs to another message."""
 
 
 class Held(Message, frozen=True):
@@ -52,14 +52,14 @@ def seal_key(secret: bytes) -> bytes:
 
 
 def keep(context: Context, key: bytes, held: Held) -> None:
-    """Put ``held`` in the place of what was kept before."""
+    """Keep ``held``, which replaces what was kept before."""
     nonce = random_bytes(NONCE_BYTES)
     sealed = AESGCM(key).encrypt(nonce, encode(held), _bound(context))
     context.state[STATE] = ConfigRecord({"sealed": nonce + sealed})
 
 
 def take(context: Context, key: bytes, run_id: str, round_number: int, step: Step) -> Held:
-    """What was kept after ``step`` of a round, which from here on is kept no more; raises HeldError."""
+    """Take out what was kept after ``step`` of a round, which works once; raises HeldError."""
     record = context.state.config_records.get(STATE)
     sealed = None if record is None else record.get("sealed")
     if not isinstance(sealed, bytes):

@@ -3,9 +3,9 @@
 The server is not trusted, and an app's reply may hold anything: arrays, lists, bytes, names of records and
 keys, texts of errors.  None of it passes.  What the server gets is made here from nothing:
 
-* metrics that the client's user named and that stand in :data:`METRICS`, single finite numbers on a coarse
-  grid: a share (accuracy and its like) in steps of 1/20, a count as the power of two below it.  A loss stands
-  there for nobody: over few examples it tells a membership test what it needs (Yeom et al., CSF 2018);
+* metrics that the client's user named and that stand in :data:`METRICS`, single finite numbers on a coarse grid: a
+  share (accuracy and its like) in steps of 1/20, a count as the power of two below it.  A loss is not among them:
+  over few examples it tells a membership test what it needs (Yeom et al., CSF 2018);
 * the reason why nothing is given, in the words of an exception that is made of nothing but what the server
   knows; the text of any other exception stays in the client's own log.
 """
@@ -34,11 +34,11 @@ _log = logging.getLogger(__name__)
 
 
 class MetricNameError(ValueError):
-    """A metric that a user wants to make public and that leaves no client."""
+    """A metric that a user named as public and that no client may tell."""
 
 
 class AppFailedError(Exception):
-    """The app failed, or returned what is no trained model; its own words stay on the node."""
+    """The app failed or returned no trained model; the text of its error stays on the node."""
 
 
 class StateError(Exception):
@@ -87,7 +87,7 @@ def chosen_metrics(names: str) -> frozenset[str]:
 
 
 def told_of(content: RecordDict, public: frozenset[str]) -> Told:
-    """The metrics of an app's reply that may be told; a name that stands there twice is told by nobody."""
+    """The metrics of an app's reply that may be told; a name that occurs twice is left out."""
     found: dict[str, list[Any]] = {}
     for record in content.metric_records.values():
         for key in public & record.keys():
@@ -127,7 +127,7 @@ def mean_metrics(told: Mapping[str, Mapping[str, float]], weights: Mapping[str, 
 
 
 OUR_WORDS = (IdentityError, HeldError, StateError, AppFailedError, ModelShapeError)
-"""Exceptions of Flower's side whose texts are made of announcements and of public settings only."""
+"""Exceptions whose texts consist of announcements and public settings only."""
 
 APP_FAILED = (
     "the app failed, or returned no model like the one it was given; the log of the client's node says why"

@@ -70,10 +70,10 @@ REFUSALS = (
     AppFailedError,
     DeliveryError,
 )
-"""What makes a client sit a round out and say why."""
+"""Errors with which a client declines a round and tells the reason."""
 
 KEYS_BURNT = (KeyServiceError, CancelledError)
-"""What says how much key is gone although nothing was sent."""
+"""Errors that say how much key was spent although nothing was sent."""
 
 _log = logging.getLogger(__name__)
 
@@ -166,7 +166,7 @@ def _masked(call: Call, announcement: RoundAnnouncement) -> Message:
 
 
 def _evaluated(call: Call, order: Evaluation) -> Message:
-    """Let the app look at the model after the last round, once; what may be told of it is told."""
+    """Have the app evaluate the model after the last round, once; only public metrics are answered."""
     last = order.last
     check_evaluation(last.round, last_round=call.last_round, last_evaluation=call.last_evaluation)
     standing = stand(call, last)

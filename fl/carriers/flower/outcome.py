@@ -1,4 +1,4 @@
-"""What came of a round, and of a run that came to nothing."""
+"""The outcome of a round, and the error of a run without any sum."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from orchestrator.events.learning import Clipping
 
 @dataclass(frozen=True)
 class RoundOutcome:
-    """What came of one round; ``reason`` is empty where its sum moved the model.
+    """The outcome of one round; ``reason`` is empty where its sum moved the model.
 
     ``dropped`` are participants that are not in the sum.  ``upload_bytes`` is everything that clients gave,
     ``key_bits`` counts every pad once, over all pairs: used, or burnt by an aborted round, as far as the clients

@@ -79,7 +79,7 @@ class Participant:
         return self.state_folder / "journal"
 
     def choices(self, seed: int) -> LocalChoices:
-        """Where shuffling and rounding come from: the user's own machine; a simulation repeats itself by ``seed``."""
+        """The source of shuffling and rounding: the user's own machine, or ``seed`` in a simulation."""
         return OWN_CHOICES if self.keys is not None else SeededChoices(seed)
 
     @contextmanager

@@ -30,7 +30,7 @@ class PublishedRun:
     settings: bytes
     _sums: list[tuple[SumOf, PackedBits]] = field(default_factory=list)
     _followed: dict[str, int] = field(default_factory=dict)
-    """How many sums a user is known to have; a user who is not there may not even have the first model."""
+    """How many sums each user is known to have; a user without an entry may lack even the first model."""
 
     def complete(self, number: int, survivors: tuple[str, ...], total: npt.NDArray[np.int64]) -> Parameters:
         """Publish a round's sum; returns the model after it."""

@@ -17,7 +17,7 @@ An announcement brings the sums that its client has not seen yet.  ``otp`` and `
     Survivors                  -> Confirm (tags)
     Confirmation (tags)        -> Answer (packed sum of shares)
 
-Between rounds an app may be asked, by Flower's message type ``evaluate``, what it makes of a model::
+Between rounds an app may be asked, by Flower's message type ``evaluate``, to evaluate a model::
 
     Evaluation (model)         -> Evaluated (metrics)
 
@@ -124,21 +124,21 @@ class RoundAnnouncement(Message, frozen=True):
 
 
 class Confirmation(Message, frozen=True):
-    """What the other holders of shares said about the survivors, in the rows beside it."""
+    """The confirmations of the other share holders, one in each row of the array beside it."""
 
     survivors: Survivors
     confirmed: Confirmed
 
 
 class Evaluation(Message, frozen=True):
-    """What does your app make of the model after ``last``?  Asked at most once after each round."""
+    """Asks a client to evaluate the model after round ``last``; sent at most once after each round."""
 
     last: RoundAnnouncement
     model: Digest
 
 
 class Evaluated(Message, frozen=True):
-    """The app has looked at the model; what may be told of it stands in the metrics beside."""
+    """The app has evaluated the model; its public metrics travel beside this message."""
 
     run_id: RunId
     round: RoundNumber

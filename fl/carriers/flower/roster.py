@@ -114,13 +114,13 @@ class Roster:
         return self.present(node_ids)
 
     def _hello(self, grid: Grid, node_id: int, nonce: bytes) -> Hello:
-        """A greeting that whoever is behind the node believes to be the server's."""
+        """A greeting with a proof for every user who may be behind the node."""
         run = int(grid.run.run_id)
         bonds = () if self.bonds is None else self.bonds.values()
         return Hello(nonce, tuple(bond.greeting(run, node_id, nonce) for bond in bonds))
 
     def forgive(self) -> None:
-        """Greet those who were turned away once more: what was wrong may have been put right meanwhile."""
+        """Greet again the nodes whose introduction was refused, in case the fault has been corrected."""
         self._refused.clear()
 
     def _turn_away(self, node_id: int, why: str) -> None:

@@ -15,9 +15,9 @@ APP_NAME = re.compile(r"[A-Za-z0-9._-]{1,20}")
 
 @dataclass(frozen=True)
 class FlowerTask:
-    """Whatever the ClientApp trains: Flower brings the model, so only its settings are ours.
+    """Stands for the task of a ClientApp: Flower brings the model, and only the settings are ours.
 
-    It has no fingerprint, for a client has nothing to compare one with.
+    It has no fingerprint, as a client has nothing to compare it with.
     """
 
     name: str

@@ -85,7 +85,7 @@ def train_and_mask(call: Call, message: PeerShares) -> Message:
 
 
 def confirm(call: Call, message: Survivors) -> Message:
-    """Be bound to the survivors that the server names, durably, and tell the other holders of shares."""
+    """Bind this client durably to the survivors that the server names, and confirm them to the other share holders."""
     held, channel = _resume(call, message.run_id, message.round, "uploaded")
     held_shares = _held_shares(call, held, channel)
     answer, payload = _answerer(call, held).confirm(message, held_shares)

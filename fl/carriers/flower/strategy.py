@@ -125,7 +125,7 @@ class QkdFedAvg(FedAvg):
         *rest: Any,
         **more: Any,
     ) -> Result:
-        """Run; raises NoRoundCompletedError, with the initial model, where not one round moved it.
+        """Run; raises NoRoundCompletedError, with the initial model, where no round gave a sum.
 
         Raises ValueError unless clients give up waiting for keys before the round's ``timeout``: a client that is
         still waiting when the round ends cannot say any more what it burnt.
@@ -156,7 +156,7 @@ class QkdFedAvg(FedAvg):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Announce a round to its participants; nobody, if too few users are there."""
+        """Announce a round to its participants; sends nothing if too few users are present."""
         self._open, self._last, self._evaluation = None, None, None
         present = self._meet(grid)
         if not present:
@@ -361,7 +361,7 @@ class QkdFedAvg(FedAvg):
         return replaced(current.model, model), metrics
 
     def _abort(self, current: OpenRound, reason: str) -> MetricRecord:
-        """Nothing can be read in what is there; whatever was masked is spent."""
+        """The contributions at hand give no sum; the pads used for them are spent."""
         self._last_reason = reason
         _log.error("round %d aborted, the model stays: %s", current.collecting.number, reason)
         return self._note(current, reason).metrics
@@ -394,7 +394,7 @@ class QkdFedAvg(FedAvg):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Ask a share of the last round's participants what their apps make of the model."""
+        """Ask a share of the last round's participants to evaluate the model."""
         if not self.fraction_evaluate or self._last is None or self._published is None:
             return []
         outcome, last = self._last

@@ -90,7 +90,7 @@ def upload_of(
     protected: ProtectedUpdate,
     bands: LossBands | None,
 ) -> Upload:
-    """What the packed update is; ``bands`` (:mod:`fl.rounds.clipping`) where this process quantised it."""
+    """The message that describes the packed update; ``bands`` where this process quantised it."""
     return Upload(
         agreed.run_id,
         agreed.round,
@@ -106,9 +106,9 @@ def upload_of(
 
 @contextmanager
 def patience(call: Call, announcement: RoundAnnouncement) -> Iterator[tuple[threading.Event, Tell]]:
-    """An event that is set after the run's time for waiting, and a log of why one waits.
+    """Yields an event that is set after the run's waiting time, and a function that logs why the client waits.
 
-    Raises CancelledError with the last of these reasons where one has waited in vain.
+    Raises CancelledError with the last of these reasons when that time is over.
     """
     cancelled = threading.Event()
     told: dict[bool, str] = {}

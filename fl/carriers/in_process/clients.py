@@ -1,7 +1,7 @@
 """A share of the simulated clients: what each of them does in a round, with its real arithmetic.
 
-All clients of a run are dealt out to groups, one per process.  The steps of a round are methods that the run
-calls on all groups, each after all groups have finished the one before:
+The clients of a run are divided into groups, one per process.  The steps of a round are methods that the run calls
+on all groups, each after all groups have finished the one before:
 
 ========== ======================================================================================
 train      local training, compression, quantisation

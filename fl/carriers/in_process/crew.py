@@ -110,7 +110,7 @@ Reply: TypeAlias = Done | Served | Failed
 
 
 class Crew(Protocol):
-    """Whoever simulates the clients."""
+    """Carries out orders on the simulated clients."""
 
     def carry_out(self, order: Order, stop: threading.Event, progress: CrewProgress) -> None:
         """Raises UpdateNotFiniteError, CohortError, or StoppedError once ``stop`` is set."""

@@ -64,7 +64,7 @@ class ClientConnections:
         return [name for name, each in self._connections.items() if each.last_heard_s >= oldest_s]
 
     def excuse(self, gap_s: float) -> None:
-        """The server itself was away: nobody was silent."""
+        """The server itself was away: this time does not count as silence of any client."""
         for each in self._connections.values():
             each.last_heard_s += gap_s
 

@@ -246,7 +246,7 @@ class RoundClient:
             raise error
 
     def _reason(self, number: int, error: BaseException) -> str:
-        """What the server hears of a fault; the rest of it goes to the own log."""
+        """What the server is told of a fault; the rest goes to this client's own log."""
         if (told := told_reason(error)) is not None:
             return told
         _log.error("round %d failed: %s: %s", number, type(error).__name__, error)

@@ -1,8 +1,8 @@
 """The FL server's present round: what is told to whom at each stage, and what becomes of the sum.
 
-:class:`fl.rounds.engine.CollectingRound` decides; this module speaks.  It spends the number of a round durably before
-it is announced, passes on what clients address to each other, reads the sum off when everything is there
-(:mod:`fl.modes`), and leaves the record of every round, aborted ones included.
+:class:`fl.rounds.engine.CollectingRound` decides; this module sends and receives.  It spends the number of a round
+durably before it is announced, passes on what clients address to each other, reads the sum off when everything is
+there (:mod:`fl.modes`), and leaves the record of every round, aborted ones included.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class RoundServer:
 
     @property
     def fruitless(self) -> str:
-        """What to say of a run so far in which every round was aborted; empty where one was not, or none began."""
+        """The reason of the last abort if every round so far was aborted; empty otherwise."""
         state = self._run.folder.state
         if state.rounds or not state.aborted or self._initial is None:
             return ""

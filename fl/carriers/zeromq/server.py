@@ -1,4 +1,4 @@
-"""The FL server: announces rounds and adds up protected updates; but in mode ``plain`` it can read no single one.
+"""The FL server: announces rounds and adds up protected updates; it can read a single one in mode ``plain`` only.
 
 One thread, one listener (:mod:`fl.carriers.zeromq.client_connections`).  All clients are welcomed with the settings of the run; when
 everyone is ready, a round begins (:mod:`fl.carriers.zeromq.round_server`).  If it comes to a sum, the model moves and is
@@ -237,7 +237,7 @@ class _Server:
         return self._run.connections.present(self._run.config.client_timeout_s)
 
     def _excuse_own_absence(self) -> None:
-        """A server that was suspended, or evaluated for long, blames nobody for the silence."""
+        """The time during which the server was suspended or evaluating does not count as silence of any client."""
         now_s = self._run.clock()
         gap_s, self._last_turn_s = now_s - self._last_turn_s, now_s
         if gap_s > LONG_TURN_S:

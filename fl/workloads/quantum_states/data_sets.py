@@ -219,7 +219,7 @@ def _made(spec: DataSetSpec, progress: Progress | None) -> StateDataSet:
 
 
 def kept_state() -> tuple[bool, str]:
-    """Whether the caches can be used, and a word on each; what is not there is made on first use."""
+    """Whether the caches can be used, with a short text on each; a missing one is made on first use."""
     found = []
     for path in sorted(DATA.usual_folder.glob("*.npz")):
         try:

@@ -52,7 +52,7 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def save(path: str, strategy: QkdFedAvg, result: Result) -> None:
-    """What came of the rounds, if somebody wants it in a file."""
+    """Write the outcome of the rounds to a file, if one is configured."""
     if not path:
         return
     metrics = result.evaluate_metrics_serverapp
