@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -27,11 +26,8 @@ from fl.qpu.tasks import (
     open_circuit_task,
     train_quickly,
 )
-from fl.workloads.base import Parameters
+from fl.workloads.base import CircuitTask, Parameters
 from orchestrator.durable import replace_file
-
-if TYPE_CHECKING:
-    from fl.workloads.sentiment.task import SentimentTask
 
 REQUEST_FILE, MODEL_FILE = "request.json", "model.npy"
 FORMAT = 2
@@ -61,7 +57,7 @@ class QpuRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def trained_model(
     request: QpuRequest, model: Path | None, report: Callable[[str], None]
-) -> tuple[QpuRequest, SentimentTask, Parameters]:
+) -> tuple[QpuRequest, CircuitTask, Parameters]:
     """The task and its parameters: those of ``model``, or without one a short training here, which the request
     then says."""
     task = open_circuit_task(request.task, data_folder(request))
@@ -97,7 +93,7 @@ def keep_request(folder: Path, request: QpuRequest, parameters: Parameters) -> N
         raise QpuFolderError(f"cannot write to {folder}: {error}") from error
 
 
-def kept_request(folder: Path, purpose: str = "run") -> tuple[QpuRequest, SentimentTask, Parameters]:
+def kept_request(folder: Path, purpose: str = "run") -> tuple[QpuRequest, CircuitTask, Parameters]:
     """Request, task and parameters of the run in ``folder``; raises QpuFolderError, ModelError."""
     path = folder / REQUEST_FILE
     if not path.is_file():

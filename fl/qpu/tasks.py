@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import msgspec
 import numpy as np
@@ -20,10 +20,7 @@ from fl.qpu.errors import ModelError
 from fl.qpu.export import pauli_words
 from fl.qpu.model import CircuitModel
 from fl.workloads import load_task, ours, parse_task
-from fl.workloads.base import Parameters, training_seed
-
-if TYPE_CHECKING:
-    from fl.workloads.sentiment.task import SentimentTask
+from fl.workloads.base import CircuitTask, Parameters, training_seed
 
 DEFAULT_TASK = "sentiment:hybrid"
 DEFAULT_SENTENCES = 200
@@ -31,48 +28,46 @@ QUICK_ROUNDS = 3
 _MODEL_FILE = re.compile(r"model-(\d+)\.npy")
 
 
-def open_circuit_task(name: str, data_folder: Path | None = None) -> SentimentTask:
+def open_circuit_task(name: str, data_folder: Path | None = None) -> CircuitTask:
     """The task called ``name``; raises ModelError if it has no circuit that a QPU can run."""
     spec = parse_task(name)
     record = ours().get(spec.task)
     if record is None or spec.model not in record.circuit_models:
         having = [f"{each.name}:{model}" for each in ours().values() for model in each.circuit_models]
         raise ModelError(f"{spec} has no circuit for a QPU; {', '.join(having)} have one")
-    return cast("SentimentTask", load_task(name, data_folder))
+    return cast(CircuitTask, load_task(name, data_folder))
 
 
-def circuit_model(task: SentimentTask, parameters: Parameters, n_examples: int, seed: int) -> CircuitModel:
+def circuit_model(task: CircuitTask, parameters: Parameters, n_examples: int, seed: int) -> CircuitModel:
     """``task``'s circuit with ``parameters`` and ``n_examples`` test examples in seeded order."""
     return _circuit_model(
         task, parameters, task.test_examples.inputs, task.test_examples.labels, n_examples, seed
     )
 
 
-def training_model(task: SentimentTask, parameters: Parameters, at_most: int, seed: int) -> CircuitModel:
+def training_model(task: CircuitTask, parameters: Parameters, at_most: int, seed: int) -> CircuitModel:
     """The same with up to ``at_most`` training examples, for steps of training on the QPU."""
     data = task.client_data(0, 1, seed)
     return _circuit_model(task, parameters, data.inputs, data.labels, min(at_most, len(data)), seed)
 
 
 def _circuit_model(
-    task: SentimentTask,
+    task: CircuitTask,
     parameters: Parameters,
     inputs: npt.NDArray[np.float32],
     labels: npt.NDArray[np.int64],
     n_examples: int,
     seed: int,
 ) -> CircuitModel:
-    from fl.workloads.sentiment.circuit import N_QUBITS, head_circuit, observables
-
     check_parameters(task, parameters, "the model")
     if not 1 <= n_examples <= len(labels):
         raise ModelError(f"{n_examples} examples were asked for; there are 1 to {len(labels)}")
     chosen = np.random.default_rng([seed, 0x51B1]).permutation(len(labels))[:n_examples]
     return CircuitModel(
         name=task.name,
-        quantum_function=head_circuit,
-        n_wires=N_QUBITS,
-        observables=pauli_words(observables(), N_QUBITS),
+        quantum_function=task.circuit.quantum_function,
+        n_wires=task.circuit.n_wires,
+        observables=pauli_words(task.circuit.observables, task.circuit.n_wires),
         inputs=task.circuit_inputs(parameters, inputs[chosen]),
         weights=task.circuit_weights(parameters),
         labels=labels[chosen],
@@ -80,7 +75,7 @@ def _circuit_model(
     )
 
 
-def load_parameters(task: SentimentTask, path: Path) -> Parameters:
+def load_parameters(task: CircuitTask, path: Path) -> Parameters:
     """Trained parameters from a file or folder, as :func:`model_file` finds them."""
     file = model_file(path)
     _refuse_other_task(task, file)
@@ -92,7 +87,7 @@ def load_parameters(task: SentimentTask, path: Path) -> Parameters:
     return np.ascontiguousarray(parameters, np.float32)
 
 
-def _refuse_other_task(task: SentimentTask, file: Path) -> None:
+def _refuse_other_task(task: CircuitTask, file: Path) -> None:
     """Raise ModelError if the run that left ``file`` says that it trained another model.
 
     The length cannot tell: the classical control has as many parameters as the hybrid, on purpose.
@@ -126,7 +121,7 @@ def model_file(path: Path) -> Path:
     return path if path.is_file() else latest_model(path)
 
 
-def check_parameters(task: SentimentTask, parameters: npt.NDArray[np.generic], where: str) -> None:
+def check_parameters(task: CircuitTask, parameters: npt.NDArray[np.generic], where: str) -> None:
     """Raise ModelError unless ``parameters`` are a finite 1-d float array (float32 or float64) of the task's length."""
     if parameters.shape != (task.n_parameters,) or parameters.dtype.kind != "f":
         raise ModelError(
@@ -159,7 +154,7 @@ def latest_model(folder: Path) -> Path:
 
 
 def train_quickly(
-    task: SentimentTask,
+    task: CircuitTask,
     seed: int,
     rounds: int = QUICK_ROUNDS,
     report: Callable[[str], None] = lambda text: None,
@@ -174,7 +169,7 @@ def train_quickly(
 
 
 def with_circuit_weights(
-    task: SentimentTask, parameters: Parameters, weights: npt.NDArray[np.float64]
+    task: CircuitTask, parameters: Parameters, weights: npt.NDArray[np.float64]
 ) -> Parameters:
     """``parameters`` with other angles in the circuit: ``weights``, 1-d float64 in radians.
 

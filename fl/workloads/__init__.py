@@ -24,6 +24,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fl.workloads.data import DataError
 from fl.workloads.record import TaskSpec, UnknownTaskError, Workload, WorkloadError
 
 if TYPE_CHECKING:
@@ -152,6 +153,8 @@ def load_task(name: str, data_folder: Path | None = None, *, trusted: str | None
     ``trusted``: see :func:`record_of`.  Raises UnknownTaskError, WorkloadError, DataError.
     """
     record, spec = record_of(name, trusted=trusted)
+    if data_folder is not None and not data_folder.exists():
+        raise DataError(f"data {data_folder}: there is no such file or folder")
     return record.open(spec, data_folder)
 
 

@@ -8,9 +8,9 @@ bits, which is what lets a masked run be compared with training without masking.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -139,6 +139,40 @@ class TrainsTogether(Protocol):
         self, parameters: Parameters, data: Sequence[Examples], seeds: Sequence[Sequence[int]]
     ) -> list[Parameters]:
         """:meth:`Task.local_train` for every one of the clients, up to the rounding of float32."""
+
+
+@dataclass(frozen=True)
+class Circuit:
+    """A circuit in a model: queues its gates on ``n_wires`` from (inputs, weights); what is measured, as PennyLane has it."""
+
+    quantum_function: Callable[[Sequence[Any], Sequence[Any]], None]
+    n_wires: int
+    observables: Sequence[Any]
+
+
+class CircuitTask(Task, Protocol):
+    """A task with a circuit in it that a QPU can run: that of a model which its record names among ``circuit_models``."""
+
+    @property
+    def circuit(self) -> Circuit:
+        """The circuit itself."""
+
+    @property
+    def test_examples(self) -> Examples:
+        """The examples that :meth:`Task.evaluate` judges on."""
+
+    def circuit_inputs(
+        self, parameters: Parameters, inputs: npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.float64]:
+        """Angles in radians that enter the circuit, float64 of shape (n, inputs), for ``Examples.inputs``."""
+
+    def circuit_weights(self, parameters: Parameters) -> npt.NDArray[np.float64]:
+        """The trained angles in radians, float64 of shape (weights,)."""
+
+    def read_out(
+        self, parameters: Parameters, expectations: npt.NDArray[np.floating]
+    ) -> npt.NDArray[np.float64]:
+        """Logits, float64 of shape (n, classes), from expectation values of shape (n, observables)."""
 
 
 def fingerprint_of(*parts: object) -> str:

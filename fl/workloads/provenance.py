@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fl.workloads import record_of
 from fl.workloads.base import NamesSources, Task
-from fl.workloads.data import DataError, DataSource
+from fl.workloads.data import DataSource
 from fl.workloads.images import OWN_FILES
 from fl.workloads.own import OwnTask
 
@@ -32,8 +32,6 @@ def check_data(name: str, task: Task, data: Path | None, n_clients: int, seed: i
     ``name`` is that under which ``task`` was opened with ``data``.  Files that are read only later are included.
     """
     record, _ = record_of(name, trusted=name)
-    if data is not None and not data.exists():
-        raise DataError(f"--data {data}: there is no such file or folder")
     if not on_own_files(task):
         record.verify(data)
     for index in (0, n_clients - 1):

@@ -256,7 +256,7 @@ def train(
     model: Annotated[str | None, typer.Option(help="Model of the task.")] = None,
     dataset: Annotated[
         str | None,
-        typer.Option(help="quantum-states: entanglement or magic; sentiment: rotten-tomatoes or imdb."),
+        typer.Option(help="Which data set, of a task that has several."),
     ] = None,
     split: Annotated[str | None, typer.Option(help="How the data is shared out.")] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="Training rounds.")] = None,

@@ -55,8 +55,7 @@ if TYPE_CHECKING:
     from fl.qpu.evaluate import QpuReport
     from fl.qpu.journal import QpuFolder
     from fl.qpu.request import QpuRequest
-    from fl.workloads.base import Parameters
-    from fl.workloads.sentiment.task import SentimentTask
+    from fl.workloads.base import CircuitTask, Parameters
 
 EXIT_INTERRUPTED = 130
 
@@ -257,7 +256,7 @@ class Start:
     resumed: bool
     request: QpuRequest
     device: Device
-    task: SentimentTask
+    task: CircuitTask
     parameters: Parameters
     say: Callable[[str], None]
 

@@ -30,12 +30,20 @@ from torch import Tensor
 from torch.nn import functional
 
 from fl.circuits.trace import trace
-from fl.workloads.base import Evaluation, Examples, Parameters, TaskDefaults, fingerprint_of, iid_shard
+from fl.workloads.base import (
+    Circuit,
+    Evaluation,
+    Examples,
+    Parameters,
+    TaskDefaults,
+    fingerprint_of,
+    iid_shard,
+)
 from fl.workloads.data import DataSource
 from fl.workloads.network import single_thread
 from fl.workloads.sentiment import DATA, TASKS, Dataset
 from fl.workloads.sentiment.adapters import AdaptedEncoder, AdapterPlan
-from fl.workloads.sentiment.circuit import N_INPUTS, N_WEIGHTS, head_circuit
+from fl.workloads.sentiment.circuit import N_INPUTS, N_QUBITS, N_WEIGHTS, head_circuit, observables
 from fl.workloads.sentiment.corpus import Corpus, open_corpus
 from fl.workloads.sentiment.encoder import BATCH as ENCODING_BATCH
 from fl.workloads.sentiment.encoder import TokenStates
@@ -287,6 +295,12 @@ class SentimentTask:
             states, mask = self._states.batch(_sentences(inputs))
             embeddings = self._adapted.features(layers[len(self._head.shapes) :], states, mask)
         return embeddings * math.sqrt(self._width)
+
+    @property
+    def circuit(self) -> Circuit:
+        """The circuit of the hybrid heads."""
+        self._require_circuit()
+        return Circuit(head_circuit, N_QUBITS, observables())
 
     @property
     def test_examples(self) -> Examples:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -96,6 +98,10 @@ def test_every_workload_of_ours_tells_all_that_is_needed() -> None:
         for model in record.models:
             for split in record.splits:
                 assert parse_task(f"{record.name}:{model}@{split}") == record.spec(model, split)
+        for model in record.circuit_models:
+            task = open_task(f"{record.name}:{model}")
+            assert {"circuit_inputs", "circuit_weights", "read_out", "test_examples"} <= set(dir(task))
+            assert task.circuit.n_wires == len(task.circuit.observables)  # type: ignore[attr-defined]
         assert {*record.circuit_models, record.experiment.model} <= {*record.models, ""}
         for meant in record.datasets.values():
             parse_task(meant)
@@ -246,3 +252,40 @@ def test_data_of_another_checksum_end_the_run_before_it_begins(packages: tuple[P
     for call in (lambda: task.client_data(0, 4, 1), lambda: task.evaluate(np.zeros(2, np.float32))):
         with pytest.raises(DataError, match=r"means\.csv: not the published file of means"):
             call()
+
+
+def test_own_images_train_a_workload_of_ours_and_are_named_in_its_results(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    labels = np.arange(60) % 10
+    pictures = (8 * rng.integers(0, 2, (60, 8, 8)) + labels[:, None, None] % 9).astype(np.uint8)
+    path = tmp_path / "own.npz"
+    np.savez(path, x_train=pictures[:40], y_train=labels[:40], x_test=pictures[40:], y_test=labels[40:])
+    small = (
+        "--clients",
+        "3",
+        "--rounds",
+        "1",
+        "--seeds",
+        "1",
+        "--no-baselines",
+        "--out",
+        str(tmp_path / "run"),
+    )
+    said = CliRunner().invoke(app, ["train", "digits", "--data", str(path), *small])
+    assert said.exit_code == 0, (said.output, said.exception)
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["title"] == "Handwritten digits, 8x8, on own files"
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert results["data"] == [
+        {"name": "own file own.npz", "sha256": digest, "source": "own files", "licence": ""}
+    ]
+    assert results["configuration"]["federated"]["sources"] == [
+        {"name": "own file own.npz", "sha256": digest}
+    ]
+    assert digest in (tmp_path / "run" / "report.html").read_text()
+    few = ("--clients", "41", "--no-baselines", "--out", str(tmp_path / "few"))
+    said = CliRunner().invoke(app, ["train", "digits", "--data", str(path), *few])
+    assert "40 examples cannot be split over 41 clients" in str(said.exception)
+    said = CliRunner().invoke(app, ["train", "digits", "--data", str(tmp_path / "gone.npz"), *few])
+    assert "gone.npz: there is no such file or folder" in str(said.exception)
+    assert not (tmp_path / "few").exists()
