@@ -1,4 +1,4 @@
-"""The guard of one role's instruments: when its owner dies without a word, it makes them safe.
+"""The guard of one role's instruments: it makes them safe when their owner ends without having done so.
 
 The owner starts the guard with a pipe on the guard's standard input and writes ``clean`` before a normal
 end.  If the pipe closes without that word - the owner was killed, or could not make an instrument safe - the

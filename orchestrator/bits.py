@@ -71,7 +71,7 @@ def check_packed(packed: PackedBits, n_bits: int) -> None:
 def whole(value: object, what: str) -> int:
     """``value`` as Python's int, whose arithmetic has no width; NumPy's integers are taken.
 
-    Raises ValueError, calling it ``what``, for anything else: a float is not cut to a whole number in passing.
+    Raises ValueError, calling it ``what``, for anything else: a float is refused rather than truncated.
     """
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Integral):
         raise ValueError(f"{what} is a whole number, got {value!r}")

@@ -1,4 +1,4 @@
-"""``qunetlab bench``: the figures of speed, each measured here and now on this machine.
+"""``qunetlab bench``: figures of speed, measured on this machine when asked.
 
 What measures them stands in ``tests/benchmarks`` of the source tree (``rows.py`` lists the figures), beside the
 packages that an editable installation runs; an installed wheel has no benchmarks.

@@ -1,4 +1,4 @@
-"""What the commands of ``qunetlab qpu`` say while they work, and what they ask."""
+"""What the commands of ``qunetlab qpu`` print while they work, and the confirmation that they ask for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text of others, made fit to be shown: what a peer wrote cannot move the cursor, hide, or pretend to be ours.
+"""Text of other processes, escaped before it is shown: it cannot move the cursor, hide characters, or pass for ours.
 
 A reason, a name or an error may come from another process, an instrument or a file, and holds whatever its
 author put there.  Before a terminal or a page shows it, every character that is not plain to see is written as

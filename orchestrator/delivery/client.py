@@ -69,7 +69,7 @@ R = TypeVar("R")
 QUEUES = QueueLimits(frame_bytes=1 << 30)
 """A frame is one pad."""
 CONNECT_S = 2.0
-"""A request waits for the connection for so long."""
+"""How long a request waits for the connection."""
 SILENCE_S = 3.0
 """A node that says nothing for this long, not even Waiting, has lost the request."""
 RETRY_S = 0.25

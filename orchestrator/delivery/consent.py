@@ -111,11 +111,12 @@ class RunDescription(Message, frozen=True):
         return self.digest().hex()
 
     def same_subject(self, other: RunDescription) -> bool:
-        """May the sums of both be of the same thing learned from the same data?
+        """Whether both runs may learn the same from the same data, so that their sums could be compared.
 
         ``data`` and fingerprint are what the client's own task says, and models of one size over the same data can
-        be compared.  Data of one name are the same here, and so are those that share a file: by its checksum another name
-        for it is found out, and other files of the same name may hold the same examples.  Without a fingerprint nobody but the server says what is trained: that may be anything.
+        be compared.  Data count as the same if they have one name or share a file by its checksum: files can be
+        renamed, and other files of one name may hold the same examples.  Without a fingerprint only the server says
+        what is trained, so any two runs count as the same.
         """
         if not self.task_fingerprint or not other.task_fingerprint:
             return True
@@ -199,7 +200,7 @@ def check_description(description: RunDescription) -> None:
 
 
 def _texts(description: RunDescription) -> tuple[str, ...]:
-    """What an operator reads in the words of whoever wrote the description."""
+    """Texts of the description that its author chose and operators read."""
     d = description
     named = (*(each.name for each in d.arrays), *(each.name for each in d.sources))
     return (d.run_id, d.task, d.task_fingerprint, d.data, *d.participants, *named)

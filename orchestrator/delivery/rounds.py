@@ -134,7 +134,7 @@ class PadRounds:
             )
 
     def _check_released(self, peers: Iterable[str], n_bits: int, digest: bytes) -> set[str]:
-        """The peers with whom a range of this context is held already: an attempt before came half-way."""
+        """The peers with whom an earlier attempt has reserved a range of this context already."""
         try:
             return {
                 peer
@@ -223,7 +223,7 @@ class PadRounds:
 
 
 def _summary(errors: dict[str, BaseException]) -> PadError:
-    """One error for several pairs: what cannot be cured first, key shortage before slow peers."""
+    """One error for several pairs, the gravest: what cannot be cured, then a shortage of key, then slow peers."""
     for peer, error in errors.items():
         logger.info("no pads reserved with %s: %s: %s", peer, type(error).__name__, error)
     if any(isinstance(error, AlreadyReleasedError) for error in errors.values()):

@@ -247,7 +247,7 @@ class DeliveryService:
             logger.info("%s not sent to the client: %s", type(reply).__name__, str(error))
 
     def _transmit(self, connection: bytes, *frames: Frame) -> None:
-        """Send; a client that reads slowly is waited for, for a while."""
+        """Send, and wait a limited time for a client that reads slowly."""
         deadline = time.monotonic() + SEND_PATIENCE_S
         while True:
             try:

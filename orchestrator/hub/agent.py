@@ -56,7 +56,7 @@ __all__ = ["Agent", "AgentError", "AgentEvent", "AgentLimits", "LinkDown", "Link
 
 _log = logging.getLogger(__name__)
 HUB, LOSSY = "hub", "lossy"
-"""Who pays for events that nobody has read: what must not be missed and what may be have half the room each."""
+"""Budgets of unread events: those that must not be missed and those that may be have half of the room each."""
 _BATCH = 100
 """Messages read from one link before the other ones get their turn."""
 
@@ -304,7 +304,7 @@ class Agent:
                 if session.phase is Phase.UP:
                     idle = self._send_control(session) and session.send_bulk(self._table)
             if session.phase is Phase.UP:
-                self._send_control(session)  # the last words of whoever says something and closes
+                self._send_control(session)  # messages that were sent just before closing
         except LinkError as error:
             raise SessionEndError(LinkState.LOST, str(error)) from None
         finally:

@@ -122,7 +122,7 @@ class Inflow:
 
 
 class CreditBook:
-    """What to give back to senders: amounts gather until a quarter of a window is worth a message."""
+    """Credit to return to senders: amounts add up to a quarter of a window before a message is sent for them."""
 
     def __init__(self, window: int = WINDOW_BYTES) -> None:
         self._threshold = window // 4

@@ -14,7 +14,7 @@ from orchestrator.wire.links import Frame, LinkBusyError, LinkError, Listener
 
 
 def reply(listener: Listener, connection: bytes, message: Message) -> None:
-    """Tell a connection something, or not: for those that have no outbox."""
+    """Send to a connection that has no outbox, without a promise that it arrives."""
     with suppress(LinkError):
         listener.send(connection, encode(message))
 

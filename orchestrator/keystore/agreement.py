@@ -27,8 +27,8 @@ class Deposited:
     starts: dict[Lane, int]
 
 
-def check_role(store: KeyStore, peer: str, pair_end: PairEnd) -> None:
-    """Both ends must not play the same part."""
+def check_pair_end(store: KeyStore, peer: str, pair_end: PairEnd) -> None:
+    """Raise AgreementError unless this store is ``pair_end`` of the pair with ``peer``."""
     if store.pair_end(peer) != pair_end:
         raise AgreementError(
             f"{store.owner} is the {store.pair_end(peer)} of the pair with {peer}, not the {pair_end}"
@@ -51,7 +51,7 @@ def deposit_block(
     block is pending here (or confirmed already, if only the last message was lost), and
     :func:`orchestrator.keystore.reconcile.reconcile_pending` settles it.
     """
-    check_role(store, peer, pair_end)
+    check_pair_end(store, peer, pair_end)
     _hold(store, peer, block_id, key, context)
     tails = {lane: state.tail for lane, state in store.lane_states(peer).items()}
     split = store.split.auth_bits, store.split.auth_per_1024, store.split.otp_per_1024
@@ -97,7 +97,7 @@ def reserve(
     ``again``: the part of this end is done, and only the peer still has to hear of it; nothing is reserved, and a
     range that was released is named once more for its context.
     """
-    check_role(store, peer, pair_end)
+    check_pair_end(store, peer, pair_end)
     stock = store.stock(peer)[Lane(lane)]
     if store.held_reservation(peer, lane, n_bits, context_digest) is not None:
         stock += n_bits

@@ -1,7 +1,7 @@
 """Where the agreements of a pair touch the world: the store, the letters and the channel of one peer.
 
-Who waits for an answer says its last words again every second: they are the same bytes, so they cost nothing, and a
-message that was lost comes after all.  What has been heard in the same conversation before is passed over.
+An end that waits for an answer repeats its last message every second: the bytes are the same, so that costs no key,
+and a message that was lost arrives after all.  What has been heard in the same conversation before is passed over.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ The keys that tag messages are masked with a stream made from the reusable keys 
 Lane bits are uniform and used once, so this changes nothing for an honest pair.  It counts where a store was
 restored from an old copy and somebody had held back its last messages: the restored store cannot know that these
 lane bits were used and uses them again, but in another session, so that the two tags have unrelated keys.  That
-rescue is computational (it rests on HMAC-SHA-256), where nothing else would help at all.
+protection is computational: it rests on HMAC-SHA-256.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""A store key that exists nowhere but in an operator's head: derived from a passphrase with Argon2id.
+"""A store key that is kept nowhere: derived from an operator's passphrase with Argon2id.
 
 Beside the store lies a file (mode 0600) with the salt, the cost of the derivation and a *check*: 32 random bytes
 wrapped under the key that the passphrase gives, so that a wrong passphrase is told before any store is made or
 opened.  Whoever takes the file can try passphrases against it, at the cost written there (RFC 9106, section 4,
 second recommendation: 3 passes, 4 lanes, 64 MiB); the file and the store keep an adversary without the passphrase
-from the keys, and a poor passphrase does not.
+from the keys only if the passphrase is hard to guess.
 """
 
 from __future__ import annotations

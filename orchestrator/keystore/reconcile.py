@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.keystore import meeting
-from orchestrator.keystore.agreement import check_role
+from orchestrator.keystore.agreement import check_pair_end
 from orchestrator.keystore.edge import Edge
 from orchestrator.keystore.greeting import MOST_BLOCKS, ConfirmedBlock, Held, Own
 from orchestrator.keystore.lanes import PairEnd
@@ -28,7 +28,7 @@ def reconcile_pending(
     No deposit with this peer may run meanwhile.  Raises TamperedError or AgreementError for greetings and states
     that are not the peer's of this meeting, RollbackError where both stores were restored, a ChannelError.
     """
-    check_role(store, peer, pair_end)
+    check_pair_end(store, peer, pair_end)
     own = standing(store, pair_end, peer, random_bytes(NONCE_BYTES))
     edge = Edge(store, channel, peer, timeout_s)
     settled: Reconciled = converse(meeting.step, meeting.Meeting(own), edge.perform)

@@ -5,7 +5,7 @@ publishes which slots clicked in which detector (:class:`Announcement`).  Users 
 slots only.  Announcements carry public facts; their bytes as received go into both users' transcripts, so
 that a relay which tells the two users different stories is caught.
 
-All messages travel on channels of topic ``light/<epoch>/<slot>`` between the relay and each user.
+All messages travel on channels of topic ``light/<epoch>/<lease number>`` between the relay and each user.
 """
 
 from __future__ import annotations

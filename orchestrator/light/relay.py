@@ -1,6 +1,6 @@
 """The relay's side of the light phase: launch light, fire one trigger per frame, announce the clicks.
 
-The relay is untrusted: it never learns symbols, and whatever it announces the users only ever lose key.
+The relay is untrusted: it never learns symbols, and a false announcement can cost the users key but never secrecy.
 It owns the laser, the launch attenuator, the detectors and the time tagger, and nothing at the users.
 """
 

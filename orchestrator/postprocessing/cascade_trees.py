@@ -1,4 +1,4 @@
-"""The trees of Cascade: orders of the bits, parities of intervals, and who is a leaf; compiled by numba.
+"""The trees of Cascade: orders of the bits, parities of intervals, and the leaves; compiled by numba.
 
 Rows.  A row is an array of ``uint64`` words, bit ``i`` in word ``i // 64`` at position ``i % 64``.
 

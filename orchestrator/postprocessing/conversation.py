@@ -1,4 +1,4 @@
-"""The talk of one block with the peer: typed messages, recorded for the transcript, with every wait bounded.
+"""The conversation of one block with the peer: typed messages, recorded for the transcript, with every wait bounded.
 
 Whatever arrives that is not the message due ends the block in one way, :class:`BlockAborted`.  An ``Aborted``
 message from the peer does so too; it is not authenticated and need not be, because all it can do is end a block.

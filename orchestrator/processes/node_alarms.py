@@ -1,9 +1,9 @@
-"""What an operator of a node has to look at, told once when it begins and once when it is over.
+"""Alarms of a node: each is told once when it begins and once when it is over.
 
-Three things are watched: an authentication lane below the alarm mark (I8), a pair whose meetings wait for an operator
-because a lane is nearly used up, and a key store whose log could not be cut, so that destroyed bits are still
-readable on its disk.  :class:`AlarmBook` is pure: what stands goes in, what is to be told comes out;
-:class:`AlarmWatch` asks and tells every second.
+Three things are watched: an authentication lane below the alarm mark (I8), a pair whose meetings wait for an
+operator because a lane is nearly used up, and a key store whose log could not be cut, so that destroyed bits are
+still readable on its disk.  :class:`AlarmBook` is pure: from what is wrong at the moment it finds what is to be
+told; :class:`AlarmWatch` asks and tells every second.
 """
 
 from __future__ import annotations

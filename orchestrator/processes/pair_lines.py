@@ -28,9 +28,9 @@ LINE_PREFIX = "pair/"
 POLL_S = 0.02
 FIRST_WAIT_S = 0.25
 LONGEST_WAIT_S = 4.0
-"""A pair works again this long after a bad hub became good, and a meeting."""
+"""After a hub that lost messages is well again, a pair works within this time and one meeting."""
 SILENT_S = 5.0
-"""A line is good for this long without a word of the second, while the first waits for it; meetings cost no key."""
+"""How long the first waits on a line for a word of the second before it opens a fresh one; meetings cost no key."""
 LOW_WATER_BITS = 8192
 """An authentication lane below this is not touched by meetings that nobody asked for."""
 GO_ON_BITS = 1024

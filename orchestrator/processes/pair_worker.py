@@ -22,7 +22,7 @@ ones, and when it is done here the peer may still have to hear of it, so it is a
 The first waits ever longer between two lines until a job is completed, at most :data:`LONGEST_WAIT_S`.  Meetings
 and retries spend no lane bits but for what changed in between; and below :data:`LOW_WATER_BITS` of a lane no meeting
 begins by itself, :attr:`PairWorker.hold` says why, and an operator lets it go on with :meth:`PairWorker.go_on`.
-A new secret that waits is another matter: beginning with it needs no lane bits, so that is tried all the same.
+A new secret that waits is tried all the same, since beginning with it needs no lane bits.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ class PairWorker:
             self._offered.put(topic)
 
     def meet_again(self) -> None:
-        """Meet afresh between two jobs, since a new secret of the pair is there."""
+        """Meet again between two jobs, because a new secret of the pair is there."""
         self._again.set()
 
     def submit(

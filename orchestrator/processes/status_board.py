@@ -1,8 +1,8 @@
 """The latest word of every role on every subject, and who is told.
 
-A subscriber first gets everything that is known, each item with its age, then an end mark, then what changes;
-every item of a subscription carries the next number, so that a gap is a loss that can be counted.  An item equal
-to the one before changes nothing, and its age goes on: it says since when things have been so.
+A subscriber first gets everything that is known, each item with its age, then an end mark, then what changes; every
+item of a subscription carries the next number, so that a gap is a loss that can be counted.  An item equal to the
+one before changes nothing, and its age goes on, counted from when it was first said.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class StatusBoard:
         self._refusals_to_show.clear()
 
     def show(self, item: HubItem, now_s: float, *, pulse: bool = False) -> None:
-        """Something that the orchestrator itself is the source of; a ``pulse`` is told though nothing changed."""
+        """Something that the orchestrator itself is the source of; a ``pulse`` is told even if nothing changed."""
         self._keep(ORCHESTRATOR, item, now_s, pulse=pulse)
 
     def _keep(self, role: str, item: StatusItem, now_s: float, *, pulse: bool = False) -> None:

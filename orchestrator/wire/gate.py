@@ -95,7 +95,7 @@ class Gate(ABC):
             return True
         self.refused += 1
         self.refusals.append(Refusal(public, "unknown or revoked key"))
-        # A stranger knocks again and again: one warning per key is enough.
+        # A key that is refused tries again and again: one warning per key is enough.
         level = logging.DEBUG if public in self._warned else logging.WARNING
         if len(self._warned) < 1000:
             self._warned.add(public)

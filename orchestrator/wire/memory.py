@@ -1,6 +1,6 @@
 """The transport inside one process: no sockets, no threads of its own, and no time spent on the way.
 
-A :class:`MemoryNetwork` is the air between the parties of one process.  It keeps the contract of
+A :class:`MemoryNetwork` connects the parties of one process.  It keeps the contract of
 :mod:`orchestrator.wire.links`, with the same gate: a party is known by the public key that it connects with, which
 between the parts of one program is believed.  One condition guards everything, and whoever waits waits for it, so a
 scheduler that stands behind conditions decides who goes on; all queues are first in, first out.
@@ -64,7 +64,7 @@ class MemoryNetwork:
         limits: QueueLimits = CLIENT_QUEUES,
         *,
         reconnect: bool = True,
-        lost_after_s: float | None = None,  # nobody vanishes without a word here
+        lost_after_s: float | None = None,  # no party vanishes silently here
     ) -> Link:
         assert isinstance(waiter, MemoryWaiter)
         return MemoryLink(self, waiter, keys, server_public, endpoint, limits, reconnect=reconnect)
@@ -132,7 +132,7 @@ class MemoryLink:
         self.state = self.present
 
     def seek(self) -> None:
-        """Meet whoever listens."""
+        """Connect to the listener at the endpoint, if there is one."""
         listener = self._network.listeners.get(self.endpoint)
         nobody = LinkState.CONNECTING if self._reconnect else LinkState.UNREACHABLE
         self.present = nobody if listener is None else listener.meet(self)
@@ -175,7 +175,7 @@ class MemoryLink:
 
 @dataclass(eq=False)
 class _Connection:
-    """A link and a listener that met; all calls under the network's condition."""
+    """A connection of a link with a listener; all calls under the network's condition."""
 
     name: bytes
     role: str | None

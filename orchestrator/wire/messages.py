@@ -27,7 +27,7 @@ PROTOCOL_VERSION = 5
 CHUNK_BYTES = 1 << 20
 """Largest payload frame on the bulk plane; longer channel messages travel in several."""
 BULK_LIMIT = CHUNK_BYTES + (1 << 16)
-"""Longest frame of a bulk connection: one chunk, and room to refuse a longer one politely."""
+"""Longest frame of a bulk connection: one chunk, and room to refuse a longer one with a message."""
 CHUNK_OVERHEAD = 512
 """What a payload frame costs beyond its length, so that many small ones use up the window too."""
 WINDOW_BYTES = 4 * (CHUNK_BYTES + CHUNK_OVERHEAD)
@@ -39,7 +39,7 @@ MESSAGE_LIMIT = 64 << 20
 
 
 class Heartbeat(Message, frozen=True):
-    """Nothing to say, still here.  Every other message counts as one too."""
+    """The sender is alive and has nothing to say. Every other message counts as a heartbeat too."""
 
 
 class LeaseAbort(Message, frozen=True):

@@ -106,7 +106,7 @@ class RoundServer:
 
     @property
     def fruitless(self) -> str:
-        """The reason of the last abort if every round so far was aborted; empty otherwise."""
+        """Why the run has no result if every round so far was aborted; empty otherwise."""
         state = self._run.folder.state
         if state.rounds or not state.aborted or self._initial is None:
             return ""

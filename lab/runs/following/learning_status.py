@@ -1,8 +1,8 @@
 """How a training run goes, for those who watch the ring: one item of status, made from the server's events.
 
 The learning server serves its clients at an endpoint of its own and needs no hub.  Where the testbed file names one,
-it tells it how the run goes, and nothing depends on whether anybody hears that.  A run is *finished* only with at
-least one round summed and no reason to have ended early; everything else that ended has *failed*.
+the server reports how the run goes; training does not depend on it.  A run is *finished* only with at least one
+round summed and no reason to have ended early; everything else that ended has *failed*.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ REPORT_LASTS_S = 3.0
 Names: TypeAlias = tuple[str, ...]
 """The two users of a pair, or one client, process or instrument."""
 Charged: TypeAlias = defaultdict[Names, float]
-"""Seconds for each that a cause was because of; the whole under no names."""
+"""Seconds by the names that a cause is due to; under no names, the whole."""
 
 
 @dataclass
@@ -99,7 +99,7 @@ class StallWatch:
         self._missing = tuple(names)
 
     def moving(self, now_s: float) -> None:
-        """A round began or ended: nobody waits for the moment."""
+        """A round began or ended: no client waits at this moment."""
         self.advance(now_s)
         self._missing = ()
         self._waiting.clear()

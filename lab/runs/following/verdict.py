@@ -1,10 +1,10 @@
-"""What to make of a testbed in one line: does it run, is it idle, is it degraded, does it stand still?
+"""The state of a testbed in one line: running, idle, degraded or stopped.
 
 A verdict is a pure function of :class:`Facts`: what the orchestrator told and how old that is.  The first rule that
 matches decides:
 
-1. **NO ANSWER**: there is no link to the orchestrator, or it has said nothing for :data:`SILENCE_S` though it
-   speaks every second.  Nothing is known, so nothing is well.
+1. **NO ANSWER**: there is no link to the orchestrator, or it has said nothing for :data:`SILENCE_S` though it speaks
+   every second.  Nothing is known, which counts as stopped.
 2. **RING STOPPED**: the relay is gone or not ready; no pair has both its nodes; or key is asked for and every
    pair that lacks it has failed for :data:`GRACE_S` or longer (leases refused or broken, blocks without key).
 3. **DEGRADED**: a role that the testbed names is gone or not ready, a pair that lacks key fails, an alarm is on,

@@ -267,7 +267,7 @@ class Attached(Run):
     has_ring = False
 
     def start_ring(self, *, light: bool = True) -> None:
-        """They run already."""
+        """Starts nothing: the ring's processes run elsewhere."""
 
     def checks_sums(self, config: FLConfig) -> bool:
         """Only where everything is simulated and here may unmasked updates be written."""

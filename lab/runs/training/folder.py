@@ -72,7 +72,7 @@ def held(folder: Path, *, new: bool) -> Iterator[None]:
 
 
 def _leave_nothing(folder: Path) -> None:
-    """Remove the folder of a run that came to nothing, unless there is something else in it."""
+    """Remove the folder of a run without any result, unless there is something else in it."""
     with suppress(OSError):
         (folder / LOCK_FILE).unlink()
         folder.rmdir()
@@ -93,7 +93,7 @@ def resume_hint(folder: Path, task: str, data: Path | None = None) -> str:
 
 
 def told(error: Exception, folder: Path) -> str:
-    """An error in the words of somebody who looks at the run; a full disk is called one."""
+    """An error as the notes of the run tell it; a full disk is named."""
     if not isinstance(error, OSError):
         return str(error)
     try:

@@ -64,7 +64,7 @@ FOREVER_S = 7 * 86_400.0
 
 
 class RunShortOfKeyError(Exception):
-    """There is not enough key for the run, and it was to stop rather than wait."""
+    """There is not enough key for the run, and the user asked to stop rather than to wait."""
 
 
 def run_on_testbed(
@@ -335,7 +335,7 @@ class Attempt:
 
     @property
     def aborted(self) -> int:
-        """How many rounds came to nothing."""
+        """How many rounds gave no sum."""
         return len(server_rounds(self.server_state, self.config)[1])
 
     def seed_run(self) -> SeedRun:
