@@ -63,6 +63,22 @@ MUTANTS: tuple[Mutant, ...] = (
         ("tests/orchestrator/test_delivery.py::test_a_round_that_nobody_consented_to_reaches_no_node",),
     ),
     Mutant(
+        "one-file-under-two-names",
+        "orchestrator/delivery/consent.py",
+        "(self.data == other.data or bool(shared)) and alike",
+        "self.data == other.data and alike",
+        ("tests/fl/rounds/test_described_data.py::test_files_under_another_name_are_the_same_data",),
+    ),
+    Mutant(
+        "other-files-take-part",
+        "fl/rounds/client_rules.py",
+        "if [each.sha256 for each in own] != [each.sha256 for each in config.sources]:",
+        "if len(own) != len(config.sources):",
+        (
+            "tests/fl/rounds/test_described_data.py::test_a_client_with_other_files_takes_no_part_and_is_told_both",
+        ),
+    ),
+    Mutant(
         "model-that-does-not-follow",
         "orchestrator/delivery/consent.py",
         "    elif not hmac.compare_digest(context.model, expected_model(d, position)):\n",

@@ -65,7 +65,9 @@ def test_the_estimator_takes_our_options_without_a_word(mitigation: Mitigation, 
 def test_later_versions_of_the_package_may_be_installed() -> None:
     """An upper bound would soon refuse to install; what CI ran is pinned in ``constraints.txt``."""
     root = Path(__file__).resolve().parents[3]
-    needed = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]["learning"]
+    needed = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"][
+        "learning"
+    ]
     (bound,) = [each for each in needed if each.startswith("qiskit-ibm-runtime")]
     assert bound == "qiskit-ibm-runtime>=0.51"
     assert "qiskit-ibm-runtime==" in (root / "constraints.txt").read_text()

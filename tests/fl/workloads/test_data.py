@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from fl.workloads import data as data_sets
 from fl.workloads import images
 from fl.workloads.data import DataError, DataSet, FetchError, data_folder, file_content
-from fl.workloads.digits.task import Digits
+from fl.workloads.digits.task import Digits, bundled
 from fl.workloads.fetching import fetch
 from fl.workloads.images import own_images, parse_idx
 from fl.workloads.mnist import DATA, data
@@ -274,6 +274,15 @@ def test_digits_of_ones_own_keep_their_own_test_half(tmp_path: Path) -> None:
     assert len(task.client_data(0, 1, 0)) == 12
     assert np.array_equal(task._split[1].labels, held["y_test"])
     assert np.array_equal(task._split[0].inputs[0], (held["x_train"][0] / 16).astype(np.float32))
+
+
+def test_bundled_digits_that_are_not_the_registered_ones_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(bundled().labels) == 1797
+    monkeypatch.setattr("fl.workloads.digits.task.SHA256", "ab" * 32)
+    with pytest.raises(
+        DataError, match=r"scikit-learn are others than registered \(SHA-256 87ff0c.*, expected abab"
+    ):
+        Digits().client_data(0, 4, 1)
 
 
 @pytest.mark.parametrize(
