@@ -46,7 +46,7 @@ class WrongInstrumentError(InstrumentError):
 
 
 class InstrumentRefusedError(InstrumentError):
-    """The instrument works and said no; ``code`` is its error code where it gave one."""
+    """The instrument works and refused; ``code`` is its error code where it gave one."""
 
     def __init__(
         self, message: str, *, instrument: str = "", address: str = "", code: int | None = None

@@ -32,7 +32,7 @@ class LocalChoices(Protocol):
 
 @dataclass(frozen=True)
 class OwnChoices:
-    """Fresh in every round and known to nobody else."""
+    """Drawn afresh in every round, and never sent."""
 
     def training(self, round_number: int, client_index: int) -> tuple[int, int, int]:
         """62 random bits, and the round and client that every training seed names."""

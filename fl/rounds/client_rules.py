@@ -31,7 +31,7 @@ class ClientRefusesError(Exception):
 
 
 class OtherModelError(ClientRefusesError):
-    """The round starts from another model than the client's own: a lie, or a published sum that did not arrive."""
+    """The round starts from another model than the client's own: a false announcement, or a sum that did not arrive."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,9 @@ class ClientRules:
         return RoundJob(context, message.weights, message.rounds_left, model)
 
     def check_survivors(self, name: str, config: FLConfig, message: Survivors) -> None:
-        """Raise ClientRefusesError for a list whose sum would tell too much, or that names strangers."""
+        """Raise ClientRefusesError for a list whose sum would tell too much, or that names clients outside the
+        round.
+        """
         self._check_number(name, config, len(message.survivors), "survivors")
         if message.survivors != tuple(each for each in message.holders if each in message.survivors):
             raise ClientRefusesError("survivors must be holders of shares, each once, in the run's order")

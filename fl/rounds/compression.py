@@ -267,7 +267,7 @@ class ErrorFeedback:
         self._pending = None
 
     def discard(self, *, uploaded: bool = True) -> None:
-        """The open round came to nothing: forget its update.
+        """The open round gave no sum: forget its update.
 
         If it was ``uploaded``, the part of the old residual that went with it is forgotten as well.
         """

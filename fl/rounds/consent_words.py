@@ -7,7 +7,7 @@ from orchestrator.delivery.consent import LEAK, RunDescription
 from orchestrator.delivery.messages import pad_bits
 
 RETRAINED = (
-    "a round that comes to nothing is trained again from the same model: two such sums over the same clients tell "
+    "a round that gives no sum is trained again from the same model: two such sums over the same clients tell "
     "the server about the noise of training, and no client's update alone"
 )
 BESIDE = (
@@ -69,7 +69,7 @@ def _cost(description: RunDescription, user: str) -> str:
     per_round = pad_bits(d.mode, d.n_values * d.ring_width)
     return (
         f"key: {per_round} bits with each of {peers} in a round, {per_round * d.rounds * peers} bits in all; rounds "
-        f"that come to nothing cost more, up to round number {d.attempts}"
+        f"that give no sum cost more, up to round number {d.attempts}"
     )
 
 

@@ -21,8 +21,8 @@ def describe(
 ) -> RunDescription:
     """The description of a run; ``first_model`` is a :func:`fl.modes.model_digest`.
 
-    ``n_values`` numbers of ``ring_width`` bits are what a round takes pads for.  Rounds that come to nothing use
-    numbers too, at most ``max_aborts_in_a_row`` for each that counts.
+    ``n_values`` numbers of ``ring_width`` bits are what a round takes pads for.  Rounds that give no sum use numbers
+    too, at most ``max_aborts_in_a_row`` for each that counts.
     """
     colluders, survivors = config.thresholds if config.mode == "lightsecagg" else (0, 0)
     complete = config.mode in ("otp", "expanded")

@@ -15,7 +15,8 @@ where somebody is there to give it.  In the other modes the
 round fails as soon as one participant declines, leaves, falls silent or takes too long: the pads of a missing
 client do not cancel, and its absence leaves nothing to read in the sum of the others.
 
-What comes late, twice in different versions, from strangers or in another shape is refused with the reason.
+What comes late, twice in different versions, from clients outside the round or in another shape is refused with the
+reason.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """A client's error feedback across rounds and restarts: nothing that was uploaded once is ever sent again.
 
 :class:`fl.rounds.compression.ErrorFeedback` keeps what a round left over.  Here it is told, when the next round
-begins, what became of the last one; and what it keeps is saved so that a restarted client goes on with it.
-Before an update is uploaded, the file holds what would be left if the round came to nothing, so a client that
-is killed at any moment forgets a little and repeats nothing.
+begins, what became of the last one; and what it keeps is saved so that a restarted client goes on with it. Before an
+update is uploaded, the file holds what would be left if the round gave no sum, so a client that is killed at any
+moment forgets a little and repeats nothing.
 """
 
 from __future__ import annotations

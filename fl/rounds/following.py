@@ -122,7 +122,9 @@ class FollowedModel:
                 f"round {round_number} is beyond the {described.rounds} rounds of run {described.run_id}"
             )
         if survivors != tuple(name for name in described.participants if name in survivors):
-            raise SumRefusedError(f"the sum of round {round_number} is said to hold updates of strangers")
+            raise SumRefusedError(
+                f"the sum of round {round_number} is said to hold updates of clients outside it"
+            )
         fewest = described.survivors or described.smallest_set
         if len(survivors) < fewest:
             raise SumRefusedError(

@@ -98,7 +98,7 @@ class RunFolder:
         self._save()
 
     def abort(self, record: AbortRecord) -> None:
-        """Keep the record of a round that came to nothing."""
+        """Keep the record of a round that gave no sum."""
         self.state = msgspec.structs.replace(self.state, aborted=(*self.state.aborted, record))
         self._save()
 

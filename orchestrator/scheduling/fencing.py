@@ -31,9 +31,9 @@ EPOCH_STEP = 1 << 20
 REACH = 64 * EPOCH_STEP
 """How far an epoch may move soon after the start of a process."""
 REACH_PER_S = EPOCH_STEP / 86400.0
-"""How much further with time: without a bound, so that who stood still can follow who was led all the while."""
+"""How much further per second, without a bound, so that a process that stood still can follow one that moved on."""
 AHEAD = 8 * EPOCH_STEP
-"""What an orchestrator, the youngest process once it replaces a bad one, may move beyond the parties."""
+"""How much further than the parties an orchestrator may move: one that replaces another is younger than they are."""
 _LIMIT = 1 << 62
 
 
@@ -59,7 +59,7 @@ class Reach:
         return True
 
     def give_back(self, distance: int) -> None:
-        """The epoch was not moved by ``distance`` after all."""
+        """Give back ``distance``: the epoch was not moved."""
         self._left += distance
 
 

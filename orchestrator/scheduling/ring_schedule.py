@@ -111,7 +111,7 @@ class RingSchedule:
             self._forgive([pair for pair in self._stock if role in pair])
 
     def again_at_once(self, pair: Pair) -> None:
-        """What held ``pair`` up was put right here: its next offer waits for nothing."""
+        """The fault of ``pair`` was repaired here: its next offer need not wait."""
         self._forgive([pair])
 
     def _forgive(self, pairs: list[Pair]) -> None:

@@ -212,7 +212,7 @@ class ControlSocket:
                 try:
                     _send(connection, self._answer(connection))
                 except (OSError, WireError) as error:
-                    logger.info("a request on %s came to nothing: %s", self._path, error)
+                    logger.info("a request on %s failed: %s", self._path, error)
 
     def _answer(self, connection: socket.socket) -> Reply:
         uid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1]

@@ -241,7 +241,7 @@ class WebSQTwin:
         client.connection.close()
 
     def _drop_reader(self, connection: object) -> None:
-        """A counts client said something or left: it has nothing to say, so both end the connection."""
+        """A counts client sent something or left; such clients only listen, so either ends the connection."""
         assert isinstance(connection, socket.socket)
         with contextlib.suppress(ValueError):
             self._readers.remove(connection)

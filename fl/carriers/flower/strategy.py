@@ -292,7 +292,7 @@ class QkdFedAvg(FedAvg):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """The moved model, or None if the round came to nothing; both with the round's metrics."""
+        """The moved model, or None if the round gave no sum; both with the round's metrics."""
         current, self._open = self._open, None
         if current is None:
             return None, self._last[0].metrics if self._last else None

@@ -24,7 +24,7 @@ FORMAT = 2
 
 
 class CohortState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The content of ``cohort.json``; ``interrupted`` names the round of every attempt that came to nothing."""
+    """The content of ``cohort.json``; ``interrupted`` names the round of every attempt that gave no sum."""
 
     format: int
     config: FLConfig

@@ -62,8 +62,8 @@ CohortEvent: TypeAlias = CohortPhase | CohortRound
 class CohortResult:
     """All completed rounds, those before a resumption included, and the model after the last.
 
-    ``stopped``: the run was told to stop before its last round.  ``key_bits_spent`` covers interrupted
-    attempts as well; ``interrupted`` holds the round of each of those.
+    ``stopped``: the run was told to stop before its last round.  ``key_bits_spent`` covers interrupted attempts as
+    well; ``interrupted`` holds their rounds.
     """
 
     rounds: tuple[CohortRound, ...]

@@ -293,7 +293,7 @@ class RoundClient:
         try:
             rows = read_uint8(message.header, buffer)
             if rows.shape[:1] != (len(message.senders),) or not set(message.senders) <= peers:
-                raise ClientRefusesError("shares of strangers, or fewer than senders")
+                raise ClientRefusesError("shares of clients that take no part, or fewer than senders")
         except (ClientRefusesError, WireError) as error:
             _log.warning("shares of round %d dropped: %s", message.round, error)
             return

@@ -262,7 +262,7 @@ class RoundServer:
             _log.warning("round %d: %s", record.round, warning)
 
     def abort(self, reason: str) -> None:
-        """The round came to nothing: its updates are discarded."""
+        """The round gives no sum: its updates are discarded."""
         current = self.current
         assert current is not None
         record = AbortRecord(

@@ -330,7 +330,7 @@ def test_a_model_that_does_not_follow_from_the_sum_is_refused(lab: Lab) -> None:
         short = {PAYLOAD: ArrayRecord({"bytes": Array("uint8", (len(cut),), "qunetlab.bytes", cut)})}
         assert "not of the size" in ask(model, beside=short)
     strangers = replace(sums, sums=(replace(sums.sums[0], survivors=(*lab.users[:3], "mallory")),))
-    assert "strangers" in ask(model, catch_up=strangers)
+    assert "clients outside it" in ask(model, catch_up=strangers)
     fewer = replace(sums, sums=(replace(sums.sums[0], survivors=lab.users[:3]),))
     assert "3 clients, not of 4" in ask(model, catch_up=fewer)
     assert {path.name: path.read_bytes() for path in positions.glob("position-*")} == before
