@@ -1,7 +1,7 @@
 """A user's secret symbols of one frame: from one random byte per slot to the voltage on its phase modulator.
 
 What a byte means, and which phase it gives, is for the protocol to say
-(:class:`orchestrator.protocols.base.Symbols`).  The raw bytes are key material until the announcement is in: they live
+(:class:`orchestrator.protocols.base.PulseSymbols`).  The raw bytes are key material until the announcement is in: they live
 in one buffer per frame, which :meth:`SymbolFrame.erase` overwrites.
 """
 
@@ -14,14 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from orchestrator.kernels import kernel
-from orchestrator.protocols.base import Symbols
+from orchestrator.protocols.base import PulseSymbols
 
 RandomInto = Callable[[memoryview], None]
 """Fills a writable buffer with random bytes: the interface of a node's random source."""
 
 
 def drive_table(
-    symbols: Symbols, *, v_pi_v: float, rf_gain: float, amplitude_vpp: float
+    symbols: PulseSymbols, *, v_pi_v: float, rf_gain: float, amplitude_vpp: float
 ) -> npt.NDArray[np.float32]:
     """Normalised AWG sample (full scale = +-1 = +-amplitude/2) of each byte value, float32 of shape (256,).
 
@@ -61,7 +61,7 @@ def _fill_gated(
 class SymbolFrame:
     """The symbols of one frame of one user."""
 
-    def __init__(self, slots: int, symbols: Symbols) -> None:
+    def __init__(self, slots: int, symbols: PulseSymbols) -> None:
         self._raw = np.zeros(slots, np.uint8)
         self._codes = symbols.of_bytes
 

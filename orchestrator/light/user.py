@@ -1,7 +1,7 @@
 """A user's side of the light phase: intensity, fresh symbols, one play per frame, kept clicks.
 
 While the light of frame ``k`` is in the ring the user already draws and uploads frame ``k + 1`` into the
-other waveform buffer.  Symbols of slots that did not click are forgotten with the frame.  Three things end
+other waveform buffer.  PulseSymbols of slots that did not click are forgotten with the frame.  Three things end
 the block: a second trigger (the modulator would have put the same phases on fresh light, so it plays each
 frame once and reports the extra trigger), an announcement that is not the expected one, and an intensity
 above the bound that the proof uses.
@@ -33,7 +33,7 @@ from orchestrator.light.messages import (
     read_light_message,
 )
 from orchestrator.light.symbols import RandomInto, SymbolFrame, drive_table
-from orchestrator.protocols.base import Symbols
+from orchestrator.protocols.base import PulseSymbols
 from orchestrator.randomness import random_into
 from orchestrator.wire.channel import Channel
 from orchestrator.wire.codec import encode
@@ -136,7 +136,7 @@ class UserLight:
         self,
         channel: Channel,
         *,
-        symbols: Symbols,
+        symbols: PulseSymbols,
         mu: float,
         gate: int,
         n_frames: int,

@@ -15,14 +15,14 @@ import numpy as np
 from orchestrator.bits import BitArray, PackedBits, pack, packed_size, unpack
 from orchestrator.keystore.lanes import PairEnd
 from orchestrator.light.clicks import BOTH, D1_ONLY, D2_ONLY, BlockClicks
-from orchestrator.protocols.base import Codes, Symbols
+from orchestrator.protocols.base import Codes, PulseSymbols
 
 
 class SiftingError(Exception):
     """The announcement, or what the peer sent about it, cannot be of this block."""
 
 
-def check_clicks(clicks: BlockClicks, symbols: Symbols) -> None:
+def check_clicks(clicks: BlockClicks, symbols: PulseSymbols) -> None:
     """Raise SiftingError unless every slot is announced once, in order, with a known outcome and symbol.
 
     A slot announced twice would put the same secret bit into the key twice.
@@ -49,13 +49,13 @@ def check_clicks(clicks: BlockClicks, symbols: Symbols) -> None:
 class OwnRounds:
     """This user's side of the single clicks: published labels and secret bits, uint8 of shape (n,), flips done."""
 
-    symbols: Symbols
+    symbols: PulseSymbols
     pair_end: PairEnd
     labels: Codes
     bits: BitArray
 
     @classmethod
-    def of(cls, clicks: BlockClicks, pair_end: PairEnd, symbols: Symbols) -> OwnRounds:
+    def of(cls, clicks: BlockClicks, pair_end: PairEnd, symbols: PulseSymbols) -> OwnRounds:
         """Keep the single clicks of ``clicks``; the second user flips its bit where detector 2 clicked."""
         single = clicks.outcome != BOTH
         codes = clicks.symbol[single]

@@ -1,7 +1,7 @@
 """What a protocol gives: the one seam between a way of making key and everything that runs it.
 
 A :class:`KeyProtocol` stands in the catalogue under its name.  It plans blocks, and whatever differs between protocols
-hangs on the :class:`BlockPlan`: the symbols of a frame and the phases that they drive (:class:`Symbols`), what a user
+hangs on the :class:`BlockPlan`: the symbols of a frame and the phases that they drive (:class:`PulseSymbols`), what a user
 publishes of a click and which clicks are kept, what the counts of a block must be, and how many bits of it are secret.
 Light phase, sifting and post-processing know plans and no protocol.
 """
@@ -37,7 +37,7 @@ def binary_entropy(p: float) -> float:
     return -(p * math.log2(p) + (1.0 - p) * math.log1p(-p) / math.log(2.0))
 
 
-class Symbols(ABC):
+class PulseSymbols(ABC):
     """The symbols of a block: how they are drawn, driven, published and kept.
 
     ``phases_rad`` is the optical phase of each symbol code.  A user publishes a *label* of ``label_bits`` bits for
@@ -129,7 +129,7 @@ class BlockPlan(ABC):
 
     @property
     @abstractmethod
-    def symbols(self) -> Symbols:
+    def symbols(self) -> PulseSymbols:
         """The symbols that both users draw."""
 
     @abstractmethod

@@ -27,7 +27,7 @@ from orchestrator.protocols.base import (
     Codes,
     KeyLength,
     KeyProtocol,
-    Symbols,
+    PulseSymbols,
 )
 from orchestrator.protocols.block_planning import plan_for, protocol_named
 from orchestrator.protocols.catalogue import PROTOCOLS
@@ -37,7 +37,7 @@ SLOTS = 1 << 15
 KEY, TEST, DECOY = range(3)
 
 
-class ThreeKinds(Symbols):
+class ThreeKinds(PulseSymbols):
     """Key and test rounds of two phases each, and a decoy without a bit; labels of two bits."""
 
     phases_rad = (0.0, math.pi, math.pi / 2, -math.pi / 2, math.pi / 4)
@@ -68,7 +68,7 @@ class DecoyPlan(BlockPlan):
         return 160 / 256
 
     @property
-    def symbols(self) -> Symbols:
+    def symbols(self) -> PulseSymbols:
         return ThreeKinds()
 
     def digest(self) -> str:

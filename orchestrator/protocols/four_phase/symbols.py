@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from orchestrator.bits import BitArray
-from orchestrator.protocols.base import BoolArray, Codes, Symbols
+from orchestrator.protocols.base import BoolArray, Codes, PulseSymbols
 
 X_BIT_0, X_BIT_1, Y_BIT_0, Y_BIT_1 = range(4)
 P_X_STEPS = 128
@@ -22,7 +22,7 @@ P_X_STEPS = 128
 
 
 @dataclass(frozen=True)
-class FourPhases(Symbols):
+class FourPhases(PulseSymbols):
     """The symbols for a probability ``p_x`` of basis X.
 
     :attr:`of_bytes` raises ValueError unless it is a multiple of 1/128 strictly between 0 and 1.
