@@ -202,7 +202,7 @@ def head_stays(patch: pytest.MonkeyPatch) -> None:
 
     def take_again(self: Any, n_bits: int) -> Any:
         offset, key = take(self, n_bits)
-        self._store.durable.heads[outgoing_auth(self._store.own_role)] = offset
+        self._store.durable.heads[outgoing_auth(self._store.own_end)] = offset
         return offset, key
 
     patch.setattr(model.ModelAuth, "take_outgoing", take_again)

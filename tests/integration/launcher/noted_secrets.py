@@ -196,7 +196,7 @@ def pair_worker(module):
 
         def open_channel(peer, topic):
             prefix, _, rest = topic.partition("/")
-            if prefix + "/" == module.LINE_PREFIX and "/" not in rest and self._role == "first":
+            if prefix + "/" == module.LINE_PREFIX and "/" not in rest and self._pair_end == "first":
                 note("topics", bytes.fromhex(rest))
             return channel(peer, topic)
 
