@@ -38,7 +38,7 @@ from fl.modes.shares import (
 )
 from fl.rounds.config import FLConfig
 from orchestrator.bits import PackedBits
-from orchestrator.delivery.errors import SealError
+from orchestrator.delivery.errors import ShareSealError
 from orchestrator.delivery.messages import RoundContext
 from orchestrator.delivery.sharing import ShareChannel, sealed_size
 from orchestrator.randomness import RandomBytes, random_bytes
@@ -219,7 +219,7 @@ class LightSecAgg(Aggregation):
         try:
             packed = np.frombuffer(channel.open(peer, sealed), np.uint8)
             return unpack_symbols(packed, code.symbols_per_share, code.symbol_bits, code.modulus)
-        except (SealError, ValueError) as error:
+        except (ShareSealError, ValueError) as error:
             raise KeyServiceError(str(error), channel.key_bits_used) from error
 
     def total(

@@ -21,7 +21,7 @@ class UnknownBackendError(QpuError, ValueError):
     """No backend has this name."""
 
 
-class ConsentError(QpuError, ValueError):
+class UnconfirmedCostError(QpuError, ValueError):
     """The run costs QPU time and was not confirmed."""
 
 

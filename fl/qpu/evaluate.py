@@ -18,7 +18,7 @@ import numpy.typing as npt
 from fl.qpu.analysis import Comparison, compare
 from fl.qpu.backends import Device
 from fl.qpu.cost import CostEstimate, estimate_cost
-from fl.qpu.errors import ConsentError, QpuFolderError
+from fl.qpu.errors import QpuFolderError, UnconfirmedCostError
 from fl.qpu.journal import QpuFolder, RunPlan, digest_of
 from fl.qpu.model import CircuitModel
 from fl.qpu.options import RunOptions
@@ -127,7 +127,7 @@ def evaluate(
     """Run ``model`` on ``device`` and write ``qpu.json`` and the expectation values to ``folder``, which is open.
 
     ``resume`` lets a run go on that is in there.  ``agree`` is asked before a run is started; what is free needs
-    no consent.  Raises ConsentError,
+    no consent.  Raises UnconfirmedCostError,
     QpuFolderError, ModelError, JobFailedError, ServiceError.
     """
     started = time.monotonic()
@@ -136,7 +136,7 @@ def evaluate(
     prepared = prepare(model, device, options, folder.circuit() if folder.started else None)
     cost = cost_of(prepared, device, options)
     if not agree(cost):
-        raise ConsentError(f"not started without consent: {cost.text()}; confirm with --yes")
+        raise UnconfirmedCostError(f"not started without consent: {cost.text()}; confirm with --yes")
     measured = measure(
         prepared, device, options, folder, retry_failed=retry_failed, report=report, **runner_options
     )

@@ -28,7 +28,7 @@ import numpy.typing as npt
 
 from fl.qpu.backends import Device
 from fl.qpu.cost import CostEstimate
-from fl.qpu.errors import ConsentError, ModelError, QpuFolderError
+from fl.qpu.errors import ModelError, QpuFolderError, UnconfirmedCostError
 from fl.qpu.evaluate import cost_of, measure
 from fl.qpu.export import SHIFT_RULE_GATES, ExportedCircuit, export
 from fl.qpu.journal import QpuFolder
@@ -105,7 +105,7 @@ def train(
 ) -> Trained:
     """Train ``model``, whose examples are training examples, or go on with the training in ``folder``.
 
-    Raises ConsentError, ModelError, QpuFolderError, JobFailedError, ServiceError.
+    Raises UnconfirmedCostError, ModelError, QpuFolderError, JobFailedError, ServiceError.
     """
     if plan.batch > len(model.inputs):
         raise ModelError(f"a batch of {plan.batch} examples cannot be drawn from {len(model.inputs)}")
@@ -119,7 +119,7 @@ def train(
         state = kept
     cost = training_cost(model, device, options, plan)
     if not agree(cost):
-        raise ConsentError(f"training was not allowed: {cost.text()}; allow it with --allow-training")
+        raise UnconfirmedCostError(f"training was not allowed: {cost.text()}; allow it with --allow-training")
     if kept is None:
         _save(folder, state)
     circuit = None

@@ -55,7 +55,7 @@ class OutputLostError(JournalError, PadsGoneError):
     """The masked output could not be kept, so it must not be sent; its pads are gone."""
 
 
-class SealError(DeliveryError):
+class ShareSealError(DeliveryError):
     """A sealed share was changed on its way, or a pad for it was used before."""
 
 

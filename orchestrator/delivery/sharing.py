@@ -25,7 +25,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.poly1305 import Poly1305
 
 from orchestrator.bits import PackedBits, check_packed, packed_size, slice_packed
-from orchestrator.delivery.errors import SealError
+from orchestrator.delivery.errors import ShareSealError
 from orchestrator.delivery.messages import SEAL_KEY_BITS, RoundContext
 from orchestrator.secret import SecretLeakError
 from orchestrator.wire.codec import Message
@@ -114,19 +114,21 @@ class ShareChannel:
     def open(self, peer: str, sealed: bytes) -> bytes:
         """The share that ``peer`` sealed for us; once per peer.
 
-        Raises SealError for a share that is not as ``peer`` sent it.
+        Raises ShareSealError for a share that is not as ``peer`` sent it.
         """
         way = self._once(self._in, peer, "opened from")
         try:
             body, tag = sealed[:-TAG_BYTES], sealed[-TAG_BYTES:]
             if len(sealed) != sealed_size(self.context):
-                raise SealError(
+                raise ShareSealError(
                     f"a sealed share has {sealed_size(self.context)} bytes, {peer}'s {len(sealed)}"
                 )
             try:
                 way.share_tag(body).verify(tag)
             except InvalidSignature:
-                raise SealError(f"the share of {peer} was changed on its way, or is for another") from None
+                raise ShareSealError(
+                    f"the share of {peer} was changed on its way, or is for another"
+                ) from None
             return (np.frombuffer(body, np.uint8) ^ way.pad).tobytes()
         finally:
             way.pad[:] = 0
@@ -138,7 +140,7 @@ class ShareChannel:
         """
         way = self._direction(self._out, peer)
         if way.vouched not in (None, statement):
-            raise SealError(f"another statement was vouched for to {peer} in round {self.context.round}")
+            raise ShareSealError(f"another statement was vouched for to {peer} in round {self.context.round}")
         way.vouched = statement
         return way.statement_tag(statement).finalize()
 
@@ -186,13 +188,13 @@ class ShareChannel:
     def _once(self, ways: dict[str, _Direction], peer: str, what: str) -> _Direction:
         way = self._direction(ways, peer)
         if way.sealed:
-            raise SealError(f"a share was {what} {peer} before: a pad serves once")
+            raise ShareSealError(f"a share was {what} {peer} before: a pad serves once")
         way.sealed = True
         return way
 
     def _direction(self, ways: dict[str, _Direction], peer: str) -> _Direction:
         if peer not in ways:
-            raise SealError(f"there is no key with {peer} for round {self.context.round} (any more)")
+            raise ShareSealError(f"there is no key with {peer} for round {self.context.round} (any more)")
         return ways[peer]
 
 

@@ -31,7 +31,7 @@ from orchestrator.delivery.errors import (
     OutputLostError,
     PadsGoneError,
     RoundConflictError,
-    SealError,
+    ShareSealError,
 )
 from orchestrator.delivery.journal import journal_path, read_entry, write_entry
 from orchestrator.delivery.masking import add_packed, pack_values, unpack_values
@@ -751,17 +751,17 @@ def test_a_share_that_was_changed_swapped_or_cut_is_not_opened(bench: Bench) -> 
     kept = opened["alice"]._out["bob"].pad
     for_bob, for_charlie = (opened["alice"].seal(peer, share) for peer in ("bob", "charlie"))
     assert not kept.any(), "a pad is overwritten once used"
-    with pytest.raises(SealError, match="changed on its way"):
+    with pytest.raises(ShareSealError, match="changed on its way"):
         opened["bob"].open("alice", for_charlie)
-    with pytest.raises(SealError, match="58 bytes"):
+    with pytest.raises(ShareSealError, match="58 bytes"):
         opened["charlie"].open("alice", for_charlie[:-1])
-    with pytest.raises(SealError, match="serves once"):
+    with pytest.raises(ShareSealError, match="serves once"):
         opened["charlie"].open("alice", for_charlie)
-    with pytest.raises(SealError, match="serves once"):
+    with pytest.raises(ShareSealError, match="serves once"):
         opened["alice"].seal("bob", share)
     from_charlie = bytearray(opened["charlie"].seal("bob", share))
     from_charlie[3] ^= 1
-    with pytest.raises(SealError, match="changed on its way"):
+    with pytest.raises(ShareSealError, match="changed on its way"):
         opened["bob"].open("charlie", bytes(from_charlie))
     assert for_bob != for_charlie
 
@@ -771,7 +771,7 @@ def test_a_client_vouches_for_one_statement_and_nobody_in_its_name(bench: Bench)
     opened = channels(bench, dict.fromkeys(NAMES, sharing()))
     tag = opened["alice"].vouch("bob", b"yes")
     assert tag == opened["alice"].vouch("bob", b"yes")
-    with pytest.raises(SealError, match="another statement"):
+    with pytest.raises(ShareSealError, match="another statement"):
         opened["alice"].vouch("bob", b"no")
     assert opened["bob"].is_vouched("alice", b"yes", tag)
     assert not opened["bob"].is_vouched("alice", b"no", tag)

@@ -16,10 +16,10 @@ from fl.qpu.backends import AccountChoice, Device, open_device
 from fl.qpu.cost import CostEstimate
 from fl.qpu.errors import (
     AccountError,
-    ConsentError,
     JobFailedError,
     QpuFolderError,
     ServiceError,
+    UnconfirmedCostError,
     UnknownBackendError,
 )
 from fl.qpu.evaluate import QpuReport, evaluate
@@ -425,7 +425,7 @@ def test_no_token_in_the_run_folder(
 def test_nothing_is_submitted_without_consent(
     cloud: Any, model: CircuitModel, device: Device, options: RunOptions, tmp_path: Path
 ) -> None:
-    with pytest.raises(ConsentError, match=r"12 parameter sets x 1 basis x 256 shots.*--yes"):
+    with pytest.raises(UnconfirmedCostError, match=r"12 parameter sets x 1 basis x 256 shots.*--yes"):
         run(model, device, options, tmp_path / "run", agree=lambda cost: cost.free)
     assert cloud.jobs == {}
 

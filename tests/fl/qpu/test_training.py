@@ -13,7 +13,7 @@ import pennylane as qml
 import pytest
 
 from fl.qpu.backends import Device, open_device
-from fl.qpu.errors import ConsentError, ModelError, QpuFolderError
+from fl.qpu.errors import ModelError, QpuFolderError, UnconfirmedCostError
 from fl.qpu.model import CircuitModel
 from fl.qpu.options import OptionsError, RunOptions, TrainingPlan
 from fl.qpu.runner import QpuEvent
@@ -69,7 +69,7 @@ def test_nothing_runs_before_it_is_allowed(wrong: CircuitModel, tmp_path: Path) 
         seen.append(cost)
         return False
 
-    with pytest.raises(ConsentError, match="--allow-training"):
+    with pytest.raises(UnconfirmedCostError, match="--allow-training"):
         train(wrong, open_device("aer"), OPTIONS, PLAN, tmp_path / "new", agree=no)
     assert seen[0].parameter_sets == 2 * 3 * 5
     assert not (tmp_path / "new").exists()

@@ -27,7 +27,7 @@ from fl.rounds.client_rules import ClientRefusesError, ClientRules
 from fl.rounds.config import FLConfig
 from fl.rounds.messages import Answer, Confirm, Confirmed, Survivors, header_of
 from orchestrator.bits import PackedBits, packed_size
-from orchestrator.delivery.errors import SealError
+from orchestrator.delivery.errors import ShareSealError
 from orchestrator.delivery.messages import RoundContext
 from orchestrator.delivery.sharing import ShareChannel
 from orchestrator.secret import SecretLeakError
@@ -418,7 +418,7 @@ def test_after_the_round_nothing_is_left_to_answer_with(world: World) -> None:
     assert all(share.any() for share in shares)
     held.close()
     assert not any(share.any() for share in shares)
-    with pytest.raises((KeyError, SealError)):
+    with pytest.raises((KeyError, ShareSealError)):
         held.answer(NAMES)
 
 
