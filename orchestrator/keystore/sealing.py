@@ -107,4 +107,6 @@ def unseal(kek: Kek, wrapped: bytes, sealed: bytes, binding: bytes) -> bytes:
     try:
         return AESGCM(kek.unwrap(wrapped)).decrypt(_NONCE, sealed, binding)
     except InvalidTag as error:
-        raise SealError("a sealed piece of the key store was altered; restore nothing, re-seed") from error
+        raise SealError(
+            "a sealed piece of the key store was altered; restore no copy of it, seed the pair again"
+        ) from error

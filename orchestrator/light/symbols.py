@@ -31,7 +31,8 @@ def drive_table(
     levels = np.array(symbols.phases_rad) / full_scale_rad
     if np.abs(levels).max() > 1:
         raise ValueError(
-            f"the drive reaches {full_scale_rad:.3f} rad, a phase of the protocol is out of range"
+            f"the drive reaches {full_scale_rad:.3f} rad and the protocol needs {np.abs(symbols.phases_rad).max():.3f}"
+            " rad; raise rf_gain or the amplitude"
         )
     return levels[symbols.of_bytes].astype(np.float32)
 

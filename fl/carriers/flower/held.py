@@ -63,7 +63,7 @@ def take(context: Context, key: bytes, run_id: str, round_number: int, step: Ste
     record = context.state.config_records.get(STATE)
     sealed = None if record is None else record.get("sealed")
     if not isinstance(sealed, bytes):
-        raise HeldError(f"nothing is held of round {round_number}: the node was restarted, or sat it out")
+        raise HeldError(f"nothing is held of round {round_number}: the node was restarted, or declined it")
     try:
         data = AESGCM(key).decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], _bound(context))
     except InvalidTag:

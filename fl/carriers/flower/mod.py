@@ -173,7 +173,7 @@ def _evaluated(call: Call, order: Evaluation) -> Message:
     call.check_model(flatten(call.model), last.n_parameters, order.model)
     if standing.followed is None or not hmac.compare_digest(standing.followed.digest, order.model):
         raise ClientRefusesError(
-            "the model to look at does not follow from the last one and the published sum"
+            "the model to evaluate does not follow from the last one and the published sum"
         )
     call.remember_evaluation(last.round)
     told = told_of(call.app_reply(), call.participant.public_metrics)

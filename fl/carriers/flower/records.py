@@ -190,7 +190,7 @@ def payload_bytes(content: RecordDict) -> bytes:
     if record is None:
         return b""
     if list(record) != ["bytes"] or record["bytes"].stype != RAW:
-        raise WireError("the bytes beside the message are not as we write them")
+        raise WireError("the bytes beside the message are not in the format of this version")
     return bytes(record["bytes"].data)
 
 
@@ -198,7 +198,7 @@ def told_bytes(content: RecordDict) -> bytes:
     """What a client tells in the clear beside its message, or nothing; raises WireError."""
     told = content.config_records[CONFIG].get("told", b"")
     if not isinstance(told, bytes):
-        raise WireError("the metrics beside the message are not as we write them")
+        raise WireError("the metrics beside the message are not in the format of this version")
     return told
 
 

@@ -53,6 +53,6 @@ def check_evaluation(number: int, *, last_round: int, last_evaluation: int) -> N
     """Raise ClientRefusesError unless this is the one evaluation that may follow the last round."""
     if not last_evaluation < number == last_round:
         raise ClientRefusesError(
-            f"an evaluation after round {number} is not asked now: round {last_round} was the last, and models are "
-            "looked at once after each"
+            f"an evaluation after round {number} is not due: round {last_round} was the last, and a model is "
+            "evaluated once after each"
         )

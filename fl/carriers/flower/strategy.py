@@ -145,7 +145,7 @@ class QkdFedAvg(FedAvg):
         if all(outcome.reason for outcome in self.outcomes[before:]):
             result.arrays = initial_arrays
             raise NoRoundCompletedError(
-                f"none of {num_rounds} rounds came to a sum, the model is the initial one; the last reason: "
+                f"none of {num_rounds} rounds gave a sum, the model is the initial one; the last reason: "
                 f"{self._last_reason}",
                 result,
             )

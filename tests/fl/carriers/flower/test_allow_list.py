@@ -409,7 +409,7 @@ def test_a_model_is_looked_at_once_after_its_round_and_no_other_is(evaluating: A
     assert "does not follow from the last one" in ask(replace(order, model=digest), moved)
     assert not evaluating.asked
     assert ask(order) == ""
-    assert "looked at once after each" in ask(order)
+    assert "evaluated once after each" in ask(order)
     assert evaluating.asked == [100]
 
 
