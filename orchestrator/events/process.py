@@ -42,18 +42,15 @@ class SimulatedInstrument(msgspec.Struct, frozen=True):
     """One instrument that is simulated, and the address at which it answers."""
 
     name: str
-    model: str
-    owner: str
     address: str
-    options: dict[str, Any]
 
 
 class SimulatorServing(Serving, frozen=True):
     """Every simulated instrument of a testbed answers; ``not_simulated`` are those with real addresses."""
 
     testbed: str
-    instruments: tuple[SimulatedInstrument, ...]
     not_simulated: tuple[str, ...]
+    instruments: tuple[SimulatedInstrument, ...]
 
 
 class SimulatorStopped(Message, frozen=True):

@@ -16,6 +16,8 @@ from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from lab.station import Station
 from lab.testbed import Testbed
 from orchestrator.events.process import Emit, NodeServing, PeerLedger
@@ -59,26 +61,18 @@ WAITING_LIMIT = 3
 
 @dataclass(frozen=True)
 class Block:
-    """A block whose light phase is over."""
+    """A block whose light phase is over; ``report`` says so far what is known of it."""
 
-    epoch: int
-    lease_number: int
-    pair: tuple[str, str]
+    report: BlockReport
+    peer: str
     plan: BlockPlan
     clicks: BlockClicks
     announcements: list[bytes]
-    light_s: float
-    light_wall_s: float
-    started_s: float
 
     @property
     def name(self) -> str:
         """The block's id, the same at both nodes."""
-        return f"block/{self.epoch}/{self.lease_number}"
-
-    def peer_of(self, name: str) -> str:
-        """The other user of the pair."""
-        return self.pair[1] if name == self.pair[0] else self.pair[0]
+        return f"block/{self.report.epoch}/{self.report.lease_number}"
 
 
 class Node:
@@ -232,25 +226,29 @@ class Node:
                 gate=COUNTER_CLOCKWISE_GATE if is_first else CLOCKWISE_GATE,
                 n_frames=lease.n_frames,
             )
-        light_s = plan.n_pulses / self.testbed.protocol.clock_hz
-        wall_s = time.monotonic() - started
-        announced = int(clicks.outcome.size)
-        self._submit(
-            Block(
-                lease.epoch, lease.number, lease.pair, plan, clicks, announcements, light_s, wall_s, started
-            ),
-            lease.second if is_first else lease.first,
+        report = BlockReport(
+            lease.epoch,
+            lease.number,
+            *lease.pair,
+            stored=False,
+            pulses=plan.n_pulses,
+            announced=int(clicks.outcome.size),
+            light_s=plan.n_pulses / self.testbed.protocol.clock_hz,
+            light_wall_s=time.monotonic() - started,
+            started_s=started,
         )
+        peer = lease.second if is_first else lease.first
+        self._submit(Block(report, peer, plan, clicks, announcements))
         return LightStatistics(
             frames=lease.n_frames,
-            pulses=plan.n_pulses,
-            announced=announced,
-            light_s=light_s,
-            wall_s=wall_s,
+            pulses=report.pulses,
+            announced=report.announced,
+            light_s=report.light_s,
+            wall_s=report.light_wall_s,
         )
 
-    def _submit(self, block: Block, peer: str) -> None:
-        announced = int(block.clicks.outcome.size)
+    def _submit(self, block: Block) -> None:
+        peer = block.peer
 
         def conversation(channel: Channel, pair_end: PairEnd) -> BlockResult:
             result = run_block(
@@ -259,66 +257,56 @@ class Node:
                 clicks=block.clicks,
                 announcement_transcript=block.announcements,
                 plan=block.plan,
-                session=(block.epoch, block.lease_number),
-                pair=block.pair,
+                session=(block.report.epoch, block.report.lease_number),
+                pair=block.report.pair,
                 auth=self._store.auth(peer),
                 timeout_s=MESSAGE_TIMEOUT_S,
             )
             if result.key is not None:
                 assert result.epsilons is not None
                 self._store.book_block(peer, sec=result.epsilons.sec, cor=result.epsilons.cor)
+                named = (peer, block.name, result.key)
                 try:
-                    deposit_block(
-                        self._store,
-                        channel,
-                        pair_end,
-                        peer,
-                        block.name,
-                        result.key,
-                        timeout_s=MESSAGE_TIMEOUT_S,
-                    )
+                    deposit_block(self._store, channel, pair_end, *named, timeout_s=MESSAGE_TIMEOUT_S)
                 finally:
                     result.key.wipe()
             return result
 
         future = self.workers[peer].submit(block.name, conversation, BLOCK_PATIENCE_S)
-        future.add_done_callback(lambda done: self._report(block, announced, done))
+        future.add_done_callback(lambda done: self._report(block, done))
 
-    def _report(self, block: Block, announced: int, done: Future[BlockResult]) -> None:
+    def _report(self, block: Block, done: Future[BlockResult]) -> None:
         block.clicks.wipe()  # a job that never started has not done so
         error = done.exception()
-        result = None if error is not None else done.result()
-        reason = str(error) if error is not None else result.no_key_reason if result else ""
-        stored = result is not None and result.key is not None
-        report = BlockReport(
-            epoch=block.epoch,
-            lease_number=block.lease_number,
-            first=block.pair[0],
-            second=block.pair[1],
-            stored=stored,
-            reason=reason[:REASON_LIMIT],
-            interrupted=self._stopping and not stored,
-            pulses=block.plan.n_pulses,
-            announced=announced,
-            sifted_bits=result.n_key if result else 0,
-            test_rounds=result.n_test if result else 0,
-            test_errors=result.test_errors if result else 0,
-            secret_bits=result.secret_bits if result and stored else 0,
-            disclosed_bits=result.leak_bits if result else 0,
-            qber=result.qber if result else None,
-            f_ec=result.f_ec if result else None,
-            phase_error_upper=result.phase_error_upper if result else None,
-            light_s=block.light_s,
-            light_wall_s=block.light_wall_s,
-            started_s=block.started_s,
-            processing_s=time.monotonic() - block.started_s,
-        )
-        if not stored:
-            logger.warning("%s of %s gave no key: %s", block.name, pair_name(block.pair), reason)
+        report = replace(block.report, processing_s=time.monotonic() - block.report.started_s)
+        if error is None:
+            report = reported(report, done.result())
+        else:
+            report = replace(report, reason=str(error)[:REASON_LIMIT])
+        if not report.stored:
+            report = replace(report, interrupted=self._stopping)
+            logger.warning("%s of %s gave no key: %s", block.name, pair_name(report.pair), report.reason)
         self._agent.control_send(report)
         self._emit(report)
         self.report_stock()
-        self._agent.control_send(self.epsilons(block.peer_of(self.name)))
+        self._agent.control_send(self.epsilons(block.peer))
+
+
+def reported(report: BlockReport, result: BlockResult) -> BlockReport:
+    """``report`` with what post-processing found."""
+    return replace(
+        report,
+        stored=result.key is not None,
+        reason=result.no_key_reason[:REASON_LIMIT],
+        sifted_bits=result.n_key,
+        test_rounds=result.n_test,
+        test_errors=result.test_errors,
+        secret_bits=result.secret_bits if result.key is not None else 0,
+        disclosed_bits=result.leak_bits,
+        qber=result.qber,
+        f_ec=result.f_ec,
+        phase_error_upper=result.phase_error_upper,
+    )
 
 
 def run_node(

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from lab.cli.status import show_status
@@ -179,6 +180,8 @@ def test_hostile_text_through_a_real_hub_does_nothing_to_a_terminal(
         show_status(bench.path, None, **options)
         shown.append(capsys.readouterr().out)
     page, document, line = shown
+    schema = json.loads((Path(__file__).parents[2] / "docs/status.schema.json").read_text(encoding="utf-8"))
+    jsonschema.validate(json.loads(document), schema)
     assert page.count("\\u001b[2J\\u001b]0;x\\u0007\\u202eIDLE") >= 4
     assert "refused: 1 messages of relay" in page
     assert line.count("\n") == 1

@@ -29,6 +29,7 @@ from drivers.powermeters.thorlabs_pm100d import ThorlabsPM100D
 from drivers.registry import open_instrument
 from drivers.timetaggers.id900 import ID900
 from lab.testbed import Testbed, load_testbed, parse_testbed
+from orchestrator.events.process import SimulatorServing, SimulatorStopped, event_of
 from sim_backends import bench as bench_module
 from sim_backends import bench_addresses
 from sim_backends.bench import Bench, BenchError, run_simulator
@@ -320,7 +321,12 @@ class TestProcess:
         out, stop = io.StringIO(), threading.Event()
         stop.set()
         assert run_simulator(TEMPLATE, stop, json=True, resolved=resolved, out=out) == 0
-        ready, final = (json.loads(line) for line in out.getvalue().splitlines())
+        lines = out.getvalue().splitlines()
+        serving, stopped = map(event_of, lines)
+        assert isinstance(serving, SimulatorServing)
+        assert isinstance(stopped, SimulatorStopped)
+        ready, final = map(json.loads, lines)
+        assert [each.address for each in serving.instruments] == [e["address"] for e in ready["instruments"]]
         addresses = {e["name"]: e["address"] for e in ready["instruments"]}
         assert {e.name: e.address for e in load_testbed(resolved).instruments} == addresses
         assert final["stopped"] is True

@@ -6,7 +6,6 @@ of a pair puts together what several roles said of it.  The schema is ``docs/sta
 
 from __future__ import annotations
 
-import json
 from typing import Literal, Self, TypeVar
 
 import msgspec
@@ -126,12 +125,3 @@ def pair_rows(observer: Observer) -> tuple[PairRow, ...]:
         lease, lease_age_s = leases.get(pair.pair, (None, None))
         rows.append(PairRow(pair, block, block_age_s, lease, lease_age_s, epsilons.get(pair.pair)))
     return tuple(rows)
-
-
-def schema_text() -> str:
-    """The JSON Schema of the three documents, as ``docs/status.schema.json`` holds it."""
-    kinds, parts = msgspec.json.schema_components(
-        (Document, VerdictLine, ItemLine), ref_template="#/$defs/{name}"
-    )
-    draft = "https://json-schema.org/draft/2020-12/schema"
-    return json.dumps({"$schema": draft, "anyOf": kinds, "$defs": parts}, indent=1) + "\n"
