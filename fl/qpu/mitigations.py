@@ -15,7 +15,7 @@ from fl.qpu.backends import Device, open_device
 from fl.qpu.evaluate import QpuReport, evaluate
 from fl.qpu.journal import QpuFolder
 from fl.qpu.model import CircuitModel
-from fl.qpu.options import MITIGATIONS, Mitigation, OptionsError, RunOptions
+from fl.qpu.options import MITIGATIONS, Mitigation, RunOptions, RunOptionsError
 from orchestrator.durable import replace_file
 
 TABLE_FILE = "mitigation.json"
@@ -39,13 +39,13 @@ class MitigationRow(msgspec.Struct, frozen=True):
 
 
 def simulated_devices(names: Sequence[str]) -> list[Device]:
-    """The backends called ``names``; raises OptionsError for one that is not simulated here, or named twice."""
+    """The backends called ``names``; raises RunOptionsError for one that is not simulated here, or named twice."""
     if len(set(names)) != len(names):
-        raise OptionsError(f"a backend is named twice: {', '.join(names)}")
+        raise RunOptionsError(f"a backend is named twice: {', '.join(names)}")
     devices = [open_device(name) for name in names]
     for device in devices:
         if not device.local:
-            raise OptionsError(
+            raise RunOptionsError(
                 f"{device.name} is not simulated here and its time is paid for: compare there with "
                 "`qunetlab qpu run --mitigation none`, `trex` and `zne`, one at a time"
             )

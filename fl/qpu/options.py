@@ -30,7 +30,7 @@ RANDOMISATIONS, LEAST_SHOTS_EACH = 32, 64
 """Twirled circuits that the shots of one circuit are spread over, and the fewest shots of each."""
 
 
-class OptionsError(QpuError, ValueError):
+class RunOptionsError(QpuError, ValueError):
     """A setting of the run is out of range."""
 
 
@@ -66,7 +66,7 @@ class RunOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ):
             value = getattr(self, name)
             if not low <= value <= high:
-                raise OptionsError(f"{name} is {value}; it must be {low} to {high}")
+                raise RunOptionsError(f"{name} is {value}; it must be {low} to {high}")
         for name, allowed in (
             ("mitigation", MITIGATIONS),
             ("dynamical_decoupling", DECOUPLING),
@@ -74,9 +74,9 @@ class RunOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ):
             if getattr(self, name) not in allowed:
                 known = ", ".join(filter(None, allowed))
-                raise OptionsError(f"{name} is {getattr(self, name)!r}; it must be one of {known}")
+                raise RunOptionsError(f"{name} is {getattr(self, name)!r}; it must be one of {known}")
         if self.max_job_s is not None and self.max_job_s < 1:
-            raise OptionsError(f"max_job_s is {self.max_job_s}; it must be at least 1")
+            raise RunOptionsError(f"max_job_s is {self.max_job_s}; it must be at least 1")
 
     @property
     def noise_factors(self) -> tuple[int, ...]:
@@ -154,9 +154,11 @@ class TrainingPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         for name, low, high in (("steps", 1, 1000), ("n_weights", 1, 64), ("batch", 1, 10_000)):
             if not low <= getattr(self, name) <= high:
-                raise OptionsError(f"{name} is {getattr(self, name)}; it must be {low} to {high}")
+                raise RunOptionsError(f"{name} is {getattr(self, name)}; it must be {low} to {high}")
         if not 0 < self.learning_rate <= 100:
-            raise OptionsError(f"learning_rate is {self.learning_rate}; it must be above 0 and at most 100")
+            raise RunOptionsError(
+                f"learning_rate is {self.learning_rate}; it must be above 0 and at most 100"
+            )
 
     @property
     def sets_per_step(self) -> int:

@@ -104,13 +104,13 @@ def given(chosen: dict[str, Any], names: frozenset[str] = REQUEST_NAMES) -> dict
 def request_from(
     backend: str | None, chosen: dict[str, Any], training: TrainingPlan | None = None
 ) -> QpuRequest:
-    """The request of a new run; raises OptionsError."""
+    """The request of a new run; raises RunOptionsError."""
     from fl.qpu.backends import AccountChoice
-    from fl.qpu.options import OptionsError, RunOptions
+    from fl.qpu.options import RunOptions, RunOptionsError
     from fl.qpu.request import QpuRequest
 
     if backend is None:
-        raise OptionsError(
+        raise RunOptionsError(
             "--backend is missing: fake_manila, fake_brisbane, aer, or a backend of the service"
         )
     asked = given(chosen)
@@ -127,9 +127,9 @@ def request_from(
 
 
 def refuse_with_resume(resume: Path, chosen: dict[str, Any]) -> None:
-    """Raise OptionsError if anything but the folder was given: a run goes on as it began."""
-    from fl.qpu.options import OptionsError
+    """Raise RunOptionsError if anything but the folder was given: a run goes on as it began."""
+    from fl.qpu.options import RunOptionsError
 
     surplus = ["--" + name.replace("_", "-") for name, value in sorted(chosen.items()) if value is not None]
     if surplus:
-        raise OptionsError(f"--resume takes its settings from {resume}; leave out {', '.join(surplus)}")
+        raise RunOptionsError(f"--resume takes its settings from {resume}; leave out {', '.join(surplus)}")

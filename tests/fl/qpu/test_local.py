@@ -18,7 +18,7 @@ from fl.qpu.errors import JobFailedError, ModelError, UnknownBackendError
 from fl.qpu.evaluate import QpuReport, evaluate
 from fl.qpu.journal import QpuFolder
 from fl.qpu.model import CircuitModel
-from fl.qpu.options import MITIGATIONS, OptionsError, RunOptions
+from fl.qpu.options import MITIGATIONS, RunOptions, RunOptionsError
 from fl.qpu.prepare import best_layout, estimated_loss, prepare
 from fl.qpu.runner import QpuEvent
 
@@ -204,7 +204,7 @@ def test_a_circuit_larger_than_the_backend_is_refused(model: CircuitModel) -> No
     ],
 )
 def test_options_out_of_range_are_refused(change: dict[str, object], message: str) -> None:
-    with pytest.raises(OptionsError, match=message):
+    with pytest.raises(RunOptionsError, match=message):
         RunOptions(**change)  # type: ignore[arg-type]
 
 

@@ -15,7 +15,7 @@ import pytest
 from fl.qpu.backends import Device, open_device
 from fl.qpu.errors import ModelError, QpuFolderError, UnconfirmedCostError
 from fl.qpu.model import CircuitModel
-from fl.qpu.options import OptionsError, RunOptions, TrainingPlan
+from fl.qpu.options import RunOptions, RunOptionsError, TrainingPlan
 from fl.qpu.runner import QpuEvent
 from fl.qpu.training import exact_gradient, loss_of, train
 
@@ -132,5 +132,5 @@ def test_weights_without_a_shift_rule_are_not_trained(wrong: CircuitModel, tmp_p
 
 @pytest.mark.parametrize("change", [{"steps": 0}, {"n_weights": 65}, {"batch": 0}, {"learning_rate": 0.0}])
 def test_plans_out_of_range_are_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(OptionsError, match=next(iter(change))):
+    with pytest.raises(RunOptionsError, match=next(iter(change))):
         TrainingPlan(**change)
