@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,11 +22,16 @@ ONE_MEANING = {
 }
 
 
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def defined(rooms: tuple[str, ...]) -> Iterator[tuple[str, str]]:
     """(name, file) of everything that modules define at their top."""
     for room in rooms:
         for path in sorted((ROOT / room).rglob("*.py")):
-            for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            for node in tree_of(path).body:
                 where = path.relative_to(ROOT).as_posix()
                 if isinstance(node, ast.ClassDef | ast.FunctionDef):
                     yield node.name, where
