@@ -35,7 +35,7 @@ RIGHT = ("stock", "asked", "rate", "QBER", "eps")
 REASON_SHOWN = 200
 WIDE = 100
 """Columns of a terminal from which cells stand two spaces apart."""
-UNITS = "stock, asked, block: bits; rate: bits per second of light, * planned"
+UNITS = "stock, asked, block: bits; rate: bits per second on the ring, * planned"
 
 
 def text(document: Document, width: int) -> str:
