@@ -140,9 +140,9 @@ def fl_server_role(
             raise ValueError(
                 f"--{setting} is {option}, and --config says {settings[setting]}: give one of them"
             )
-    data_folder = Path(settings.pop("data")) if "data" in settings else None
+    data_folder = Path(given) if (given := settings.pop("data", None)) else None
     users = runtime.testbed.user_names()
-    for name in given if isinstance(given := settings.get("clients"), list) else ():
+    for name in named if isinstance(named := settings.get("clients"), list) else ():
         _require_user(runtime, name)
     task = open_task(str(settings.get("task", "digits")), data_folder)
     settings.setdefault("run_id", _unfinished_run(runtime.state) or f"run-{random_hex(6)}")

@@ -70,6 +70,14 @@ def test_init_for_a_host_leaves_no_endpoint_open(qunetlab: Any, tmp_path: Path) 
         (["relay"], [], 3, "laser: ValueError: address is 'auto'"),
         (["fl", "server"], ["--config", "{bad"], 2, "training configuration is not JSON"),
         (["fl", "server"], ["--config", '{"clients": ["alice", "eve"]}'], 2, "no user 'eve' in"),
+        (
+            ["fl", "server"],
+            ["--task", "digits", "--config", '{"task": "mnist"}'],
+            2,
+            "--task is digits, and --config says mnist: give one of them",
+        ),
+        (["fl", "server"], ["--task", "nowhere_at_all:Task"], 2, "there is no module nowhere_at_all"),
+        (["fl", "server"], ["--data", "nowhere"], 2, "data nowhere: there is no such file or folder"),
         (["fl", "server"], ["--config", "@nowhere"], 2, "nowhere: No such file or directory"),
     ],
 )
