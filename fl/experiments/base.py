@@ -139,9 +139,9 @@ def chosen_seeds(options: TrainOptions, experiment: Experiment) -> tuple[int, ..
     return tuple(range(options.first_seed, options.first_seed + count))
 
 
-def federated_cell(options: TrainOptions, task: Task, experiment: Experiment) -> Cell:
-    """The run that was asked for."""
-    config = federated_config(task, options.task, options, experiment)
+def federated_cell(options: TrainOptions, task: Task, experiment: Experiment, **more: Any) -> Cell:
+    """The run that was asked for; ``more``: see :func:`federated_config`."""
+    config = federated_config(task, options.task, options, experiment, **more)
     return Cell(
         "federated", f"{config.n_clients} clients, {config.mode}", "federated", config, options.drop_outs
     )

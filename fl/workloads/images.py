@@ -47,10 +47,14 @@ class LabelledImages:
     images: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.uint8]
 
+    def take(self, indices: npt.NDArray[np.int64]) -> LabelledImages:
+        """The images at ``indices``, int64 of shape (n,), in that order."""
+        return LabelledImages(self.images[indices], self.labels[indices])
+
 
 @dataclass(frozen=True)
-class OwnImages:
-    """A user's own images, and the files that they come from."""
+class ImageHalves:
+    """The images of a data set, and the files that they come from."""
 
     training: LabelledImages
     test: LabelledImages
@@ -80,7 +84,7 @@ def parse_idx(data: bytes, where: str) -> npt.NDArray[np.uint8]:
     return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
 
 
-def own_images(path: Path, layout: Layout) -> OwnImages:
+def own_images(path: Path, layout: Layout) -> ImageHalves:
     """The images in an NPZ file, or in a folder of IDX files.
 
     Raises DataError naming file, array and what is wrong with it.
@@ -90,7 +94,7 @@ def own_images(path: Path, layout: Layout) -> OwnImages:
         checked_images(arrays[images], arrays[labels], layout, f"{path}: {images}", f"{path}: {labels}")
         for images, labels in (list(arrays)[:2], list(arrays)[2:])
     ]
-    return OwnImages(halves[0], halves[1], sources)
+    return ImageHalves(halves[0], halves[1], sources)
 
 
 def _idx_arrays(folder: Path) -> tuple[dict[str, npt.NDArray[Any]], tuple[DataSource, ...]]:

@@ -17,7 +17,7 @@ import numpy as np
 from fl.workloads.base import Evaluation, Examples, Parameters, TaskDefaults, fingerprint_of, iid_shard
 from fl.workloads.data import DataError, DataSource
 from fl.workloads.digits import DATA, SHA256
-from fl.workloads.images import LabelledImages, Layout, OwnImages, own_images
+from fl.workloads.images import ImageHalves, LabelledImages, Layout, own_images
 from fl.workloads.network import LocalTraining, evaluate, mlp, single_thread, train
 
 N_TEST = 360
@@ -48,24 +48,17 @@ class Digits:
     def fingerprint(self) -> str:
         return fingerprint_of(self.name, self._network.shapes)
 
+    @cached_property
+    def _images(self) -> ImageHalves:
+        return bundled() if self._own is None else own_images(self._own, LAYOUT)
+
     @property
     def sources(self) -> tuple[DataSource, ...]:
-        if self._own is not None:
-            return self._own_images.sources
-        return (DataSource("digits bundled with scikit-learn", SHA256, DATA.source, DATA.licence),)
-
-    @cached_property
-    def _own_images(self) -> OwnImages:
-        assert self._own is not None
-        return own_images(self._own, LAYOUT)
+        return self._images.sources
 
     @cached_property
     def _split(self) -> tuple[Examples, Examples]:
-        if self._own is not None:
-            return _examples(self._own_images.training), _examples(self._own_images.test)
-        everything = _examples(bundled())
-        order = np.random.default_rng(0).permutation(len(everything))
-        return everything.take(order[N_TEST:]), everything.take(order[:N_TEST])
+        return _examples(self._images.training), _examples(self._images.test)
 
     def initial_parameters(self, seed: int) -> Parameters:
         return self._network.initial(seed)
@@ -81,7 +74,7 @@ class Digits:
         return evaluate(self._network, parameters, self._split[1])
 
 
-def bundled() -> LabelledImages:
+def bundled() -> ImageHalves:
     """The digits of scikit-learn; raises DataError if they are not the published ones."""
     from sklearn.datasets import load_digits
 
@@ -92,7 +85,13 @@ def bundled() -> LabelledImages:
             f"the digits of the installed scikit-learn are others than registered (SHA-256 {found}, expected {SHA256}); "
             "install a release of scikit-learn that has them"
         )
-    return LabelledImages(images.reshape(-1, LAYOUT.side, LAYOUT.side), labels)
+    everything = LabelledImages(images.reshape(-1, LAYOUT.side, LAYOUT.side), labels)
+    order = np.random.default_rng(0).permutation(len(labels))
+    return ImageHalves(
+        everything.take(order[N_TEST:]),
+        everything.take(order[:N_TEST]),
+        (DataSource("digits bundled with scikit-learn", SHA256, DATA.source, DATA.licence),),
+    )
 
 
 def _examples(digits: LabelledImages) -> Examples:

@@ -18,9 +18,9 @@ from fl.workloads.images import (
     TEST_LABELS,
     TRAIN_IMAGES,
     TRAIN_LABELS,
+    ImageHalves,
     LabelledImages,
     Layout,
-    OwnImages,
     checked_images,
     own_images,
     parse_idx,
@@ -53,7 +53,7 @@ class MnistImages:
         return self._half(TEST_IMAGES, TEST_LABELS) if self._own is None else self._own.test
 
     @cached_property
-    def _own(self) -> OwnImages | None:
+    def _own(self) -> ImageHalves | None:
         if self.folder is None or is_published(self.folder):
             return None
         return own_images(self.folder, LAYOUT)

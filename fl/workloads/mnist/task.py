@@ -177,12 +177,12 @@ class MnistTask:
         return self._model.network.initial(seed)
 
     def client_data(self, client_index: int, n_clients: int, seed: int) -> Examples:
-        images, labels = self._training.images, self._training.labels
+        labels = self._training.labels
         if self._split == "two-shard":
             mine = two_shards(labels, client_index, n_clients, seed)
         else:
             mine = iid_shard(len(labels), client_index, n_clients, seed)
-        return self._examples(LabelledImages(images[mine], labels[mine]))
+        return self._examples(self._training.take(mine))
 
     def local_train(self, parameters: Parameters, data: Examples, seed: Sequence[int]) -> Parameters:
         work = train_perceptron if self._model_name == "mlp" else train

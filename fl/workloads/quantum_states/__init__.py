@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 from fl.workloads.data import DataSet
 from fl.workloads.record import Experiment, TaskSpec, Workload
@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from fl.experiments.base import Beside, Cell
     from fl.experiments.options import TrainOptions
     from fl.workloads.base import Task
+
+
+Split = Literal["iid", "mixed", "one-generator"]
+SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 def _open(spec: TaskSpec, data: Path | None) -> Task:
@@ -43,7 +47,7 @@ WORKLOADS = (
         _open,
         (DATA,),
         models=("entanglement", "magic"),
-        splits=("iid", "mixed", "one-generator"),
+        splits=SPLITS,
         datasets={each: f"quantum-states:{each}" for each in ("entanglement", "magic")},
         experiment=Experiment(4, 40, 40, 15, 2),
         beside=_beside,

@@ -18,7 +18,7 @@ import io
 import json
 import logging
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fl.workloads.data import DataError
+from fl.workloads.data import DataError, Progress
 from fl.workloads.quantum_states import DATA
 from fl.workloads.quantum_states.generators import (
     StateClass,
@@ -40,8 +40,6 @@ from fl.workloads.quantum_states.measures import measure
 from orchestrator.durable import replace_file
 
 log = logging.getLogger(__name__)
-
-Progress = Callable[[str], None]
 
 N_CLASSES = 2
 SAMPLE = 64

@@ -12,13 +12,10 @@ is drawn anew for every seed.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 import numpy.typing as npt
 
-Split = Literal["iid", "mixed", "one-generator"]
-SPLIT_NAMES: tuple[Split, ...] = ("iid", "mixed", "one-generator")
+from fl.workloads.quantum_states import Split
 
 OWN_SHARE = 0.75
 

@@ -23,9 +23,9 @@ from torch import Tensor
 from fl.workloads.base import Evaluation, Examples, Parameters, TaskDefaults, fingerprint_of
 from fl.workloads.data import DataSource
 from fl.workloads.network import single_thread
-from fl.workloads.quantum_states import DATA, data_sets, network
+from fl.workloads.quantum_states import DATA, SPLITS, data_sets, network
 from fl.workloads.quantum_states.data_sets import DATA_SETS, N_CLASSES, StateDataSet
-from fl.workloads.quantum_states.splits import SPLIT_NAMES, client_states
+from fl.workloads.quantum_states.splits import client_states
 
 STATES_PER_CLASS = {"entanglement": 16, "magic": 6}
 """Training states of either class that a client has, by data set.
@@ -67,15 +67,10 @@ class QuantumStatesTask:
         *,
         copies: int = 2,
     ) -> None:
-        if data_set not in DATA_SETS or split not in SPLIT_NAMES:
-            raise ValueError(
-                f"no states are called {data_set!r} split {split!r}; there are {', '.join(DATA_SETS)} "
-                f"and {', '.join(SPLIT_NAMES)}"
-            )
         single_thread()
         self.name = f"quantum-states:{data_set}@{split}"
         self.spec = DATA_SETS[data_set]
-        self.split = SPLIT_NAMES[SPLIT_NAMES.index(split)]
+        self.split = SPLITS[SPLITS.index(split)]
         self.copies = copies
         self._folder = folder
         self._wires = copies * self.spec.n_qubits

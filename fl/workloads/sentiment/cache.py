@@ -28,11 +28,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fl.keys.budget import duration
-from fl.workloads.data import DataError
+from fl.workloads.data import DataError, Progress
 from orchestrator.durable import move_file
 
 Array = npt.NDArray[Any]
-Progress = Callable[[str], None]
 
 _DIGEST_DIGITS = 32
 

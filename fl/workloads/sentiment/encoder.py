@@ -27,8 +27,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
-from fl.workloads.data import DataError
-from fl.workloads.sentiment.cache import Progress, cached_array, quiet
+from fl.workloads.data import DataError, Progress
+from fl.workloads.sentiment.cache import cached_array, quiet
 from fl.workloads.sentiment.data import encoder_folder
 
 MAX_TOKENS = 128

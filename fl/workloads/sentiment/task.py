@@ -30,6 +30,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fl.circuits.trace import trace
+from fl.workloads import workload
 from fl.workloads.base import (
     Circuit,
     Evaluation,
@@ -89,7 +90,6 @@ MODELS: dict[str, Model] = {
     "hybrid-lora": Model("hybrid", _LORA_PLAN, _LORA_DEFAULTS, _LORA),
     "classical-lora": Model("classical", _LORA_PLAN, _LORA_DEFAULTS, _LORA),
 }
-SPLITS = ("iid", "skewed", "validation")
 
 
 class SentimentTask:
@@ -106,11 +106,9 @@ class SentimentTask:
         settings: Model | None = None,
     ) -> None:
         """``corpus`` replaces the packaged texts and encoder, ``settings`` the model's own."""
-        if split not in SPLITS:
-            raise ValueError(f"no split is called {split!r}; there are {', '.join(SPLITS)}")
         single_thread()
         task = next(task for task, each in TASKS.items() if each == dataset)
-        self.name = f"{task}:{model}@{split}"
+        self.name = str(workload(task).spec(model, split))
         self._settings = MODELS[model] if settings is None else settings
         self._split = split
         self._folder = folder

@@ -20,10 +20,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from fl.experiments.base import (
-    Cell,
     Plan,
     chosen_seeds,
-    federated_config,
+    federated_cell,
     float32_beside,
     quick_notes,
     read_plan,
@@ -108,17 +107,8 @@ def live_plan(options: TrainOptions, task: Task, testbed: Testbed) -> Plan:
             f"{options.clients} clients, but the testbed has {len(users)} users: {', '.join(users)}"
         )
     experiment = Experiment(len(users), seeds=1, quick_rounds=3, quick_seeds=1)
-    config = federated_config(
-        task,
-        options.task,
-        options,
-        experiment,
-        users,
-        run_id=f"train-{random_hex(6)}",
-        wait_timeout_s=FOREVER_S,
-    )
-    title = f"{config.n_clients} clients, {config.mode}"
-    primary = Cell("federated", title, "federated", config)
+    named = {"users": users, "run_id": f"train-{random_hex(6)}", "wait_timeout_s": FOREVER_S}
+    primary = federated_cell(options, task, experiment, **named)
     beside = float32_beside(options, primary)
     return Plan(
         f"{options.task} on {testbed.name}",

@@ -277,7 +277,7 @@ def test_digits_of_ones_own_keep_their_own_test_half(tmp_path: Path) -> None:
 
 
 def test_bundled_digits_that_are_not_the_registered_ones_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert len(bundled().labels) == 1797
+    assert len(bundled().test.labels) == 360
     monkeypatch.setattr("fl.workloads.digits.task.SHA256", "ab" * 32)
     with pytest.raises(
         DataError, match=r"scikit-learn are others than registered \(SHA-256 87ff0c.*, expected abab"

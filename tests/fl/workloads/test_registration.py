@@ -97,7 +97,9 @@ def test_every_workload_of_ours_tells_all_that_is_needed() -> None:
     for record in ours().values():
         for model in record.models:
             for split in record.splits:
-                assert parse_task(f"{record.name}:{model}@{split}") == record.spec(model, split)
+                spec = record.spec(model, split)
+                assert parse_task(f"{record.name}:{model}@{split}") == spec
+                assert record.open(spec, None).name in (str(spec), record.name)
         for model in record.circuit_models:
             task = open_task(f"{record.name}:{model}")
             assert {"circuit_inputs", "circuit_weights", "read_out", "test_examples"} <= set(dir(task))

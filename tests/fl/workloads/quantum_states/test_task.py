@@ -14,10 +14,10 @@ from bench_circuits import pennylane_logits
 from fl.rounds.quantise import Quantiser, quantisation_rng
 from fl.workloads import load_task
 from fl.workloads.base import training_seed
-from fl.workloads.quantum_states import data_sets, network
+from fl.workloads.quantum_states import SPLITS, data_sets, network
 from fl.workloads.quantum_states.data_sets import StateDataSet
 from fl.workloads.quantum_states.generators import product_states
-from fl.workloads.quantum_states.splits import SPLIT_NAMES, client_states, mixture, rounded
+from fl.workloads.quantum_states.splits import client_states, mixture, rounded
 from fl.workloads.quantum_states.task import STATES_PER_CLASS, QuantumStatesTask
 
 MakeStates = Callable[[int, int, np.random.Generator], torch.Tensor]
@@ -39,7 +39,7 @@ def shares(split: str, n_clients: int, seed: int) -> list[list[np.ndarray]]:
     ]
 
 
-@pytest.mark.parametrize("split", SPLIT_NAMES)
+@pytest.mark.parametrize("split", SPLITS)
 def test_no_state_belongs_to_two_clients_and_all_have_equally_many(split: str) -> None:
     for seed in range(5):
         given = shares(split, 8, seed)
@@ -52,7 +52,7 @@ def test_no_state_belongs_to_two_clients_and_all_have_equally_many(split: str) -
 def test_splits_differ_in_the_generators_a_client_meets() -> None:
     met = {
         split: [np.count_nonzero([len(part) for part in parts]) for parts in shares(split, 4, 1)]
-        for split in SPLIT_NAMES
+        for split in SPLITS
     }
     assert met["iid"] == [4, 4, 4, 4]
     assert met["one-generator"] == [1, 1, 1, 1]
@@ -189,7 +189,7 @@ def test_the_task_is_found_by_name() -> None:
     fingerprints = {
         load_task(f"quantum-states:{data}@{split}").fingerprint
         for data in ("entanglement", "magic")
-        for split in SPLIT_NAMES
+        for split in SPLITS
     }
     assert len(fingerprints) == 6
     with pytest.raises(ValueError, match="entanglement"):

@@ -184,7 +184,7 @@ def test_names_sizes_and_fingerprints_need_no_files(tmp_path: Path) -> None:
 def test_without_the_files_the_error_names_the_command(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="qunetlab data fetch sentiment"):
         load_task("sentiment", tmp_path).client_data(0, 4, 0)
-    with pytest.raises(ValueError, match="no split is called 'odd'"):
+    with pytest.raises(ValueError, match="no split 'odd'; there are iid, skewed"):
         SentimentTask("hybrid", "odd")
 
 
