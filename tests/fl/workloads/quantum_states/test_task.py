@@ -193,7 +193,7 @@ def test_the_task_is_found_by_name() -> None:
     }
     assert len(fingerprints) == 6
     with pytest.raises(ValueError, match="entanglement"):
-        QuantumStatesTask("colour", "iid")
+        load_task("quantum-states:colour@iid")
 
 
 @pytest.fixture(scope="module")
