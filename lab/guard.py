@@ -23,6 +23,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from drivers.catalogue import open_instrument
 from lab.station import Station, StationError, in_safe_order
 from lab.testbed import InstrumentEntry, Testbed, load_testbed
 
@@ -132,8 +133,6 @@ def guarded_station(testbed: Testbed, testbed_path: Path, owner: str, state_dir:
 
 def make_safe(entries: Iterable[InstrumentEntry], owner: str) -> int:
     """Open the instruments one by one and make each safe; the number that failed."""
-    from drivers.registry import open_instrument
-
     failed = 0
     for entry in in_safe_order(entries):
         try:

@@ -2,7 +2,7 @@
 
 Every instrument has one owning role.  A station connects all of them at once and reports every failure
 together, so an operator with three dead addresses learns of three.  The safe state is applied in the order
-of :data:`SAFE_ORDER`: what emits light first, what carries secrets next, then the rest; a failing instrument
+of the catalogue: what emits light first, what carries secrets next, then the rest; a failing instrument
 does not keep the others from being made safe.
 """
 
@@ -12,9 +12,11 @@ import logging
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
+from drivers.catalogue import driver_class, row
 from drivers.links.errors import WrongInstrumentError
+from lab.needs import Need
 from lab.testbed import AUTO, InstrumentEntry, Testbed
 
 if TYPE_CHECKING:
@@ -22,18 +24,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SAFE_ORDER = (
-    "nkt-basik",
-    "keysight-n7764a",
-    "tektronix-awg70002a",
-    "oz-dd100",
-    "single-quantum-websq",
-    "id-quantique-id900",
-    "thorlabs-pm100d",
-)
-
 Create = Callable[..., "LabInstrument"]
-T = TypeVar("T", bound="LabInstrument")
+T = TypeVar("T")
 
 
 class StationError(Exception):
@@ -58,6 +50,7 @@ class Station:
         """Nothing is opened yet; ``create`` (model, name, address, options) is for tests."""
         self.owner = owner
         self.entries = testbed.owned_by(owner)
+        self._servers = testbed.servers(owner)
         self._create = create or _create
         self._instruments: dict[str, LabInstrument] = {}
         self.identities: dict[str, Identity] = {}
@@ -137,12 +130,11 @@ class Station:
             list(pool.map(do, self._instruments))
         return {name: failures[name] for name in self._instruments if name in failures}
 
-    def get(self, kind: type[T]) -> T:
-        """The one instrument of driver class ``kind``."""
-        for instrument in self._instruments.values():
-            if isinstance(instrument, kind):
-                return instrument
-        raise KeyError(f"{self.owner} has no {kind.__name__}")
+    def get(self, need: Need[T]) -> T:
+        """The opened instrument, or the channel of one, that serves ``need``; its row declares the kind."""
+        server = self._servers[need.name]
+        instrument: object = self._instruments[server.instrument]
+        return cast(T, getattr(instrument, server.channel) if server.channel else instrument)
 
     def safe(self) -> dict[str, Exception]:
         """Apply the safe state to every instrument, in order; returns what failed."""
@@ -184,15 +176,9 @@ class Station:
 
 
 def _create(model: str, name: str, address: str, **options: object) -> LabInstrument:
-    from drivers.registry import driver_class
-
     return driver_class(model)(name, address, **options)
 
 
 def in_safe_order(entries: Iterable[InstrumentEntry]) -> list[InstrumentEntry]:
     """The entries in the order in which they are made safe."""
-
-    def rank(entry: InstrumentEntry) -> int:
-        return SAFE_ORDER.index(entry.model) if entry.model in SAFE_ORDER else len(SAFE_ORDER)
-
-    return sorted(entries, key=rank)
+    return sorted(entries, key=lambda entry: row(entry.model).safe_order)

@@ -23,11 +23,12 @@ from typing import Annotated, Any, Literal
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from drivers.registry import DRIVERS
+from drivers import catalogue
+from lab.needs import LAUNCH, Server, mistakes, servers
 from orchestrator.durable import replace_file
 from orchestrator.protocols.catalogue import DEFAULT, objection
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 AUTO = "auto"
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,30}$")]
@@ -106,7 +107,6 @@ class Ring(Section):
     relay_loss_db: NonNegative
     laser_power_mw: Positive
     launch_attenuation_db: NonNegative
-    launch_channel: Annotated[int, Field(ge=1, le=4)] = 1
     wavelength_nm: Positive = 1550.12
 
 
@@ -145,6 +145,7 @@ class InstrumentEntry(Section):
 
     ``serial``: the serial number that must answer there; any does where it is left out.  Addresses that follow the
     order in which instruments were plugged in need it, or two of a kind may stand for each other.
+    ``serves``: channel by need of its role, to be said where several could serve (:mod:`lab.needs`).
     """
 
     name: InstrumentName
@@ -152,6 +153,7 @@ class InstrumentEntry(Section):
     owner: Name
     address: str = AUTO
     serial: Annotated[str, Field(max_length=64)] = ""
+    serves: dict[str, str] = Field(default_factory=dict)
     options: Options = Field(default_factory=dict)
 
 
@@ -196,7 +198,7 @@ class Testbed(Section):
 
     __test__ = False
 
-    schema_version: Literal[1]
+    schema_version: Literal[2]
     name: Name
     description: str = ""
     hub: Hub = Hub()
@@ -256,12 +258,9 @@ class Testbed(Section):
         """The instruments of one role."""
         return tuple(entry for entry in self.instruments if entry.owner == owner)
 
-    def instrument(self, owner: str, *models: str) -> InstrumentEntry:
-        """The one instrument of that owner whose model is among ``models``."""
-        for entry in self.owned_by(owner):
-            if entry.model in models:
-                return entry
-        raise UnknownNameError(f"{owner} owns no {' or '.join(models)} in testbed {self.name!r}")
+    def servers(self, owner: str) -> dict[str, Server]:
+        """Which instrument and channel serves each need of a role, by the need's name."""
+        return servers(owner, self.owned_by(owner))
 
     def public_key(self, role: str) -> str:
         """The z85 CURVE key of a role; KeyError says what to do when it is missing."""
@@ -276,10 +275,6 @@ class Testbed(Section):
     def frames_per_block(self) -> int:
         """Frames that make at least ``pulses_per_block`` pulses."""
         return -(-self.protocol.pulses_per_block // self.protocol.slots_per_frame)
-
-
-RELAY_MODELS = ("nkt-basik", "keysight-n7764a", "single-quantum-websq", "id-quantique-id900")
-USER_MODELS = ("tektronix-awg70002a", "oz-dd100", "thorlabs-pm100d")
 
 
 def load_testbed(path: Path) -> Testbed:
@@ -297,9 +292,10 @@ def load_testbed(path: Path) -> Testbed:
 
 def parse_testbed(data: Mapping[str, Any], path: Path) -> Testbed:
     """Validate the parsed content of a testbed file; ``path`` is for messages only."""
+    data = _migrated(data)
     version = data.get("schema_version")
     if isinstance(version, int) and version != SCHEMA_VERSION:
-        text = f"version {version} is not known to this release, which reads version {SCHEMA_VERSION}"
+        text = f"version {version} is not known to this release, which reads versions 1 to {SCHEMA_VERSION}"
         raise TestbedError(path, [("schema_version", text)])
     try:
         testbed = Testbed.model_validate_json(json.dumps(data, default=str), strict=True)
@@ -310,6 +306,29 @@ def parse_testbed(data: Mapping[str, Any], path: Path) -> Testbed:
     if problems:
         raise TestbedError(path, problems)
     return testbed
+
+
+def _migrated(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Content of version 1 as version 2 has it: the launch attenuator's channel stands at the instrument."""
+    ring, entries = data.get("ring"), data.get("instruments")
+    if data.get("schema_version") != 1 or not isinstance(ring, dict) or not isinstance(entries, list):
+        return data
+    channel = f"ch{ring.get('launch_channel', 1)}"
+    return {
+        **data,
+        "schema_version": SCHEMA_VERSION,
+        "ring": {key: value for key, value in ring.items() if key != "launch_channel"},
+        "instruments": [
+            {**entry, "serves": {LAUNCH.name: channel}} if _attenuates_for_relay(entry) else entry
+            for entry in entries
+        ],
+    }
+
+
+def _attenuates_for_relay(entry: object) -> bool:
+    if not isinstance(entry, dict) or entry.get("owner") != "relay" or _unknown(str(entry.get("model"))):
+        return False
+    return bool(catalogue.row(entry["model"]).channels(LAUNCH.kind))
 
 
 def write_testbed(data: Mapping[str, Any], path: Path) -> None:
@@ -358,11 +377,8 @@ def _raw_checks(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                 yield section, f"the name {name!r} is used {count} times; names must be unique"
     for index, entry in enumerate(data.get("instruments") or []):
         model = entry.get("model") if isinstance(entry, dict) else None
-        if isinstance(model, str) and model not in DRIVERS:
-            yield (
-                f"instruments[{index}].model",
-                f"no driver for {model!r}; known: {', '.join(sorted(DRIVERS))}",
-            )
+        if isinstance(model, str) and (why := _unknown(model)):
+            yield f"instruments[{index}].model", why
 
 
 def _consistency(testbed: Testbed) -> Iterator[tuple[str, str]]:
@@ -420,16 +436,24 @@ def _consistency(testbed: Testbed) -> Iterator[tuple[str, str]]:
             yield f"keys.{role}", f"no such role; roles are {', '.join(testbed.roles())}"
 
 
+def _unknown(model: str) -> str:
+    """Why ``model`` cannot be had; empty if it can."""
+    try:
+        catalogue.row(model)
+    except catalogue.CatalogueError as error:
+        return str(error)
+    return ""
+
+
 def _ownership(testbed: Testbed) -> Iterator[tuple[str, str]]:
-    owners = {"relay": RELAY_MODELS} | dict.fromkeys(testbed.user_names(), USER_MODELS)
+    owners = ("relay", *testbed.user_names())
     for index, entry in enumerate(testbed.instruments):
         if entry.owner not in owners:
             yield f"instruments[{index}].owner", f"{entry.owner!r} is neither the relay nor a user"
-    for owner, models in owners.items():
-        count = Counter(entry.model for entry in testbed.owned_by(owner))
-        for model in models:
-            if count[model] != 1:
-                yield "instruments", f"{owner} needs exactly one {model}, found {count[model]}"
+    for owner in owners:
+        owned = {index: entry for index, entry in enumerate(testbed.instruments) if entry.owner == owner}
+        if not any(_unknown(entry.model) for entry in owned.values()):
+            yield from mistakes(owner, owned)
     taken: dict[str, str] = {}
     for index, entry in enumerate(testbed.instruments):
         if entry.address != AUTO and entry.address in taken:

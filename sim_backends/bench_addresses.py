@@ -12,20 +12,12 @@ import ipaddress
 import random
 import re
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 AUTO = "auto"
 LOCALHOST = "127.0.0.1"
 ATTEMPTS = 20
-PORTS: Mapping[str, tuple[int, ...]] = {
-    "tektronix-awg70002a": (4000,),
-    "keysight-n7764a": (5025,),
-    "thorlabs-pm100d": (2000,),
-    "single-quantum-websq": (12000, 12345),
-    "id-quantique-id900": (5555, 6060),
-}
-"""The ports that an instrument on the network answers at; models not named here are serial."""
 
 _VISA = re.compile(r"TCPIP\d*::([^:]+)::(\d+)::SOCKET", re.IGNORECASE)
 
@@ -59,18 +51,21 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def pick_hosts(models: Sequence[str], rng: random.Random) -> list[Place]:
-    """A place for each model: addresses of one free block, or free ports of 127.0.0.1 as the last resort."""
+def pick_hosts(ports: Sequence[Sequence[int]], rng: random.Random) -> list[Place]:
+    """A place for each instrument, given the ports that it answers at: none for one on a serial line.
+
+    Addresses of one free block, or free ports of 127.0.0.1 as the last resort.
+    """
     for _ in range(ATTEMPTS):
         prefix = f"127.{rng.randint(1, 254)}.{rng.randint(0, 255)}"
-        places = [Place(f"{prefix}.{k}") for k in range(1, len(models) + 1)]
+        places = [Place(f"{prefix}.{k}") for k in range(1, len(ports) + 1)]
         if len(places) < 255 and all(
             _can_bind(place.host, port)
-            for place, model in zip(places, models, strict=True)
-            for port in PORTS.get(model, ())
+            for place, needed in zip(places, ports, strict=True)
+            for port in needed
         ):
             return places
-    return [Place(LOCALHOST, 0) for _ in models]
+    return [Place(LOCALHOST, 0) for _ in ports]
 
 
 def free_port_range(count: int, rng: random.Random) -> int:

@@ -8,12 +8,13 @@ going to serve, before anything is armed - which is when the user reads its powe
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from sim_backends.modulators.tektronix_awg70002a import AWG70002ATwin
-from sim_backends.optics import Direction
+if TYPE_CHECKING:
+    from sim_backends.optics import Direction
 
 Samples = npt.NDArray[np.float32]
 """1-d float32: one sample per element, full scale -1 to 1."""
@@ -33,18 +34,3 @@ def driven_direction(waveforms: Iterable[Samples], samples_per_slot: int) -> Dir
         if slots[:, samples_per_slot // 2].any():
             found.add("ccw")
     return found.pop() if len(found) == 1 else None
-
-
-def generator_direction(generator: AWG70002ATwin, samples_per_slot: int) -> Direction | None:
-    """The direction that the generator's loaded waveforms drive."""
-    device = generator._device
-    with device.lock:
-        loaded = [w.samples for w in device.memory.waveforms.values() if not (w.loading or w.silent)]
-        return driven_direction(loaded, samples_per_slot)
-
-
-def generator_armed(generator: AWG70002ATwin, channel: int) -> bool:
-    """Whether the generator runs or waits for its trigger with the channel's output on."""
-    state = generator.state()
-    outputs = state["outputs"]
-    return state["run_state"] != 0 and isinstance(outputs, dict) and bool(outputs.get(channel))

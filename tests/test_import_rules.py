@@ -34,12 +34,13 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 }
 FRONT_DOORS = ("lab.cli", "lab.dashboard", "lab.runs")
 EXCEPTIONS = {
-    "sim_backends.bench": ("lab.testbed",),
+    "sim_backends.bench": ("lab.testbed", "drivers.catalogue"),
+    "sim_backends.site": ("lab.needs",),
     "sim_backends.optics_setup": ("lab.testbed",),
     "sim_backends.bench_addresses": ("lab.testbed",),
     "sim_backends.optics_kernel": ("orchestrator.kernels",),
 }
-"""The bench reads the testbed file that it simulates, and compiles its kernels as all do; nothing else of ours."""
+"""The bench reads the testbed file that it simulates, finds twins in the catalogue, and compiles its kernels as all do."""
 
 FLOORS = tuple(
     "orchestrator." + room

@@ -89,6 +89,18 @@ class AttenuatorChannel(InstrumentChannel["KeysightN7764A"]):
             link.command(f"OUTPut{self._slot}:STATe {int(value)}")
             self.parent.wait_settled(travel_s, f"{self.name} shutter {'open' if value else 'closed'}")
 
+    def tune(self, wavelength_nm: float) -> None:
+        """Attenuate right at this wavelength."""
+        self.wavelength_nm(wavelength_nm)
+
+    def let_through(self) -> None:
+        """Open the shutter; returns once it is open."""
+        self.shutter_open(True)
+
+    def block(self) -> None:
+        """Close the shutter; the attenuation stays as it is set."""
+        self.shutter_open(False)
+
     def restore(self) -> None:
         """Bring wavelength, speed and attenuation back to what was last set or read (shutter closed)."""
         for parameter in (self.wavelength_nm, self.speed_db_per_s, self.attenuation_db):

@@ -12,6 +12,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from qcodes.parameters import Parameter
+
 from drivers.base import Identity, LabInstrument
 from drivers.links.errors import (
     InstrumentRefusedError,
@@ -55,7 +57,7 @@ class OzDD100(LabInstrument):
         self._tolerance_db = tolerance_db
         self._range_db: tuple[float, float] | None = None
         self._out_of_step = False  # after a time-out: replies to earlier commands may still come
-        self.add_parameter(
+        self.attenuation_db: Parameter[float, OzDD100] = self.add_parameter(
             "attenuation_db",
             label="Attenuation",
             unit="dB",
@@ -103,6 +105,16 @@ class OzDD100(LabInstrument):
     def safe_state(self) -> None:
         """Move to the largest attenuation."""
         self._move((self._range_db or self._read_range())[1])
+
+    def tune(self, wavelength_nm: float) -> None:
+        """Nothing to do: the unit is calibrated at one wavelength and offers no other."""
+
+    def let_through(self) -> None:
+        """Nothing to do: the unit has no shutter."""
+
+    def block(self) -> None:
+        """Move to the largest attenuation."""
+        self.safe_state()
 
     def home(self) -> None:
         """Find the motor's reference; what the output attenuates meanwhile is undefined, so block the light."""

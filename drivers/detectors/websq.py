@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from qcodes.parameters import Parameter
 from qcodes.validators import Bool
 
 from drivers.base import Identity, LabInstrument
@@ -85,7 +86,7 @@ class WebSQ(LabInstrument):
         self._add_parameters(min(max_bias_ua, BIAS_LIMIT_UA), max_trigger_mv)
 
     def _add_parameters(self, max_bias_ua: float, max_trigger_mv: float) -> None:
-        self.add_parameter(
+        self.bias_current_ua: Parameter[list[float], WebSQ] = self.add_parameter(
             "bias_current_ua",
             label="Bias currents",
             unit="uA",
@@ -93,7 +94,7 @@ class WebSQ(LabInstrument):
             set_cmd=lambda values: self._set_list("SetAllBiasCurrents", "BiasCurrent", values, 0.1),
             vals=ListWithin(-max_bias_ua, max_bias_ua, "uA"),
         )
-        self.add_parameter(
+        self.trigger_level_mv: Parameter[list[float], WebSQ] = self.add_parameter(
             "trigger_level_mv",
             label="Trigger levels",
             unit="mV",
@@ -101,7 +102,7 @@ class WebSQ(LabInstrument):
             set_cmd=lambda values: self._set_passive_list("SetAllTriggerLevels", "TriggerLevel", values, 1.0),
             vals=ListWithin(-max_trigger_mv, max_trigger_mv, "mV"),
         )
-        self.add_parameter(
+        self.enabled: Parameter[bool, WebSQ] = self.add_parameter(
             "enabled",
             label="Detectors biased",
             get_cmd=lambda: self._read_label("DetectorEnable") is True,
@@ -159,6 +160,15 @@ class WebSQ(LabInstrument):
             )
         self._burst = frozenset(labels)
         return Identity("Single Quantum", "WebSQ", "", "")
+
+    def check_biased(self) -> None:
+        """NotReadyError unless the detectors are biased, as after a power cut of the controller."""
+        if not self.enabled():
+            raise NotReadyError(
+                "the detectors are not biased any more; did the controller restart?",
+                instrument=self.name,
+                address=self.address,
+            )
 
     def safe_state(self) -> None:
         """Take the bias off all detectors."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import struct
 from typing import Any
 
+from qcodes.parameters import Parameter
 from qcodes.validators import Bool
 
 from drivers.base import Identity, LabInstrument
@@ -85,14 +86,14 @@ class NKTBasik(LabInstrument):
         self._add_readouts()
 
     def _add_settings(self, max_power_mw: float) -> None:
-        self.add_parameter(
+        self.emission: Parameter[bool, NKTBasik] = self.add_parameter(
             "emission",
             label="Emission",
             get_cmd=lambda: bool(self._read_int(REG_EMISSION, "<B")),
             set_cmd=lambda on: self._write_verified(REG_EMISSION, bytes((on,))),
             vals=Bool(),
         )
-        self.add_parameter(
+        self.power_mw: Parameter[float, NKTBasik] = self.add_parameter(
             "power_mw",
             label="Power setpoint",
             unit="mW",

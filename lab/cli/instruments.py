@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from drivers.catalogue import driver_class, open_instrument
 from drivers.links.limits import plain
-from drivers.registry import driver_class, open_instrument
 from lab.runs.shown import echo
 from lab.runs.testbeds.folder import find_testbed
 from lab.testbed import AUTO, InstrumentEntry, load_testbed

@@ -54,9 +54,13 @@ class SimulatorServing(Serving, frozen=True):
 
 
 class SimulatorStopped(Message, frozen=True):
-    """The last states of all twins, by instrument; their fields are their models' own."""
+    """The last states of all twins, by instrument; their fields are their models' own.
+
+    ``unsafe`` names the instruments that are not in their safe states, as the simulator saw it.
+    """
 
     states: dict[str, Any]
+    unsafe: list[str]
     stopped: Literal[True] = True
 
 

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from drivers.links.errors import NotReadyError
 from lab.testbed import Testbed
 from orchestrator.light.clicks import tags_to_clicks
 from orchestrator.light.messages import (
@@ -29,10 +28,7 @@ from orchestrator.wire.channel import Channel
 from orchestrator.wire.codec import encode
 
 if TYPE_CHECKING:
-    from drivers.attenuators.keysight_n7764a import KeysightN7764A
-    from drivers.detectors.websq import WebSQ
-    from drivers.lasers.nkt_basik import NKTBasik
-    from drivers.timetaggers.id900 import ID900
+    from drivers.kinds import Attenuator, Laser, PhotonDetectors, TimeTagger
 
 logger = logging.getLogger(__name__)
 
@@ -50,10 +46,10 @@ class RelayLight:
     def __init__(
         self,
         testbed: Testbed,
-        laser: NKTBasik,
-        launch: KeysightN7764A,
-        detectors: WebSQ,
-        tagger: ID900,
+        laser: Laser,
+        launch: Attenuator,
+        detectors: PhotonDetectors,
+        tagger: TimeTagger,
         *,
         timeout_s: float = 10.0,
         pause: Callable[[float], None] = time.sleep,
@@ -69,7 +65,8 @@ class RelayLight:
         self._clock = clock
 
     def set_up(self) -> None:
-        """Configure detectors and tagger, after connecting and after a failure; no light yet."""
+        """Configure all but the laser, after connecting and after a failure; no light yet."""
+        self._launch.tune(self._testbed.ring.wavelength_nm)
         detectors = self._testbed.detectors
         self._detectors.bias_current_ua(list(detectors.bias_ua))
         self._detectors.trigger_level_mv(list(detectors.trigger_mv))
@@ -80,27 +77,20 @@ class RelayLight:
     def light_on(self) -> None:
         """Launch light at the configured power."""
         ring = self._testbed.ring
-        channel = getattr(self._launch, f"ch{ring.launch_channel}")
         self._laser.power_mw(ring.laser_power_mw)
-        channel.wavelength_nm(ring.wavelength_nm)
-        channel.attenuation_db(ring.launch_attenuation_db)
+        self._launch.attenuation_db(ring.launch_attenuation_db)
         self._laser.emission(True)
         self._laser.check_emitting()
-        channel.shutter_open(True)
+        self._launch.let_through()
 
     def check_running(self) -> None:
         """NotReadyError unless the laser emits and the detectors are biased, as after a power cut of one."""
         self._laser.check_emitting()
-        if not self._detectors.enabled():
-            raise NotReadyError(
-                "the detectors are not biased any more; did the controller restart?",
-                instrument=self._detectors.name,
-                address=self._detectors.address,
-            )
+        self._detectors.check_biased()
 
     def light_blocked(self) -> None:
-        """Close the launch shutter; the laser keeps running for the next lease."""
-        getattr(self._launch, f"ch{self._testbed.ring.launch_channel}").shutter_open(False)
+        """Launch nothing; the laser keeps running for the next lease."""
+        self._launch.block()
 
     def run(
         self,

@@ -39,9 +39,7 @@ from orchestrator.wire.channel import Channel
 from orchestrator.wire.codec import encode
 
 if TYPE_CHECKING:
-    from drivers.attenuators.oz_dd100 import OzDD100
-    from drivers.modulators.tektronix_awg70002a import AWG70002A
-    from drivers.powermeters.thorlabs_pm100d import ThorlabsPM100D
+    from drivers.kinds import Attenuator, PhaseModulator, PowerSensor
 
 logger = logging.getLogger(__name__)
 
@@ -67,9 +65,9 @@ class UserLight:
         self,
         testbed: Testbed,
         user: str,
-        awg: AWG70002A,
-        attenuator: OzDD100,
-        monitor: ThorlabsPM100D,
+        awg: PhaseModulator,
+        attenuator: Attenuator,
+        monitor: PowerSensor,
         *,
         random_into: RandomInto = random_into,
         timeout_s: float = 10.0,
@@ -89,6 +87,7 @@ class UserLight:
         """Configure the instruments, after connecting and after a failure."""
         samples = self._protocol.samples_per_slot
         self._monitor.wavelength_nm(self._wavelength_nm)
+        self._attenuator.tune(self._wavelength_nm)
         self._awg.configure(
             sample_rate_hz=self._protocol.clock_hz * samples,
             amplitude_vpp=self._user.awg_amplitude_vpp,
@@ -107,6 +106,7 @@ class UserLight:
             )
         wanted_db = math.ceil(10 * math.log10(arriving / mu) / ATTENUATION_STEP_DB) * ATTENUATION_STEP_DB
         self._attenuator.attenuation_db(wanted_db)
+        self._attenuator.let_through()
         return self.check_intensity(mu)
 
     def check_intensity(self, mu: float) -> float:
@@ -116,7 +116,7 @@ class UserLight:
         uncertainty, so only the rest is left for deviations that can be seen.  Raises LightAborted beyond
         them, in either direction: the block was planned for other light.
         """
-        actual: float = self._arriving_photons() * 10 ** (-self._attenuator.attenuation_db() / 10)
+        actual = self._arriving_photons() * 10 ** (-self._attenuator.attenuation_db() / 10)
         deviation_db = 10 * math.log10(actual / mu) if actual > 0 else -math.inf
         allowed_db = self._protocol.intensity_tolerance_db - self._protocol.monitor_uncertainty_db
         if not abs(deviation_db) <= allowed_db:

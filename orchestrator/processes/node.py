@@ -18,6 +18,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from lab import needs
 from lab.station import Station
 from lab.testbed import Testbed
 from orchestrator.events.process import Emit, NodeServing, PeerLedger
@@ -321,15 +322,16 @@ def run_node(
     kek: Kek | None = None,
 ) -> None:
     """Run the node until ``stop``; the caller leaves the instruments safe."""
-    from drivers.attenuators.oz_dd100 import OzDD100
-    from drivers.modulators.tektronix_awg70002a import AWG70002A
-    from drivers.powermeters.thorlabs_pm100d import ThorlabsPM100D
     from orchestrator.delivery.service import DeliveryService
     from orchestrator.wire.curve import load_keys
     from orchestrator.wire.revoked import RevokedKeys
 
     light = UserLight(
-        testbed, name, station.get(AWG70002A), station.get(OzDD100), station.get(ThorlabsPM100D)
+        testbed,
+        name,
+        station.get(needs.MODULATOR),
+        station.get(needs.ATTENUATOR),
+        station.get(needs.MONITOR),
     )
     light.set_up()
     compile_kernels()

@@ -7,6 +7,7 @@ import threading
 import time
 from pathlib import Path
 
+from lab import needs
 from lab.station import Station
 from lab.testbed import Testbed
 from orchestrator.events.process import Emit, LightProgress, RelayServing
@@ -33,17 +34,12 @@ def run_relay(
     emit: Emit,
 ) -> None:
     """Serve leases until ``stop``; the caller leaves the instruments safe."""
-    from drivers.attenuators.keysight_n7764a import KeysightN7764A
-    from drivers.detectors.websq import WebSQ
-    from drivers.lasers.nkt_basik import NKTBasik
-    from drivers.timetaggers.id900 import ID900
-
     light = RelayLight(
         testbed,
-        station.get(NKTBasik),
-        station.get(KeysightN7764A),
-        station.get(WebSQ),
-        station.get(ID900),
+        station.get(needs.LASER),
+        station.get(needs.LAUNCH),
+        station.get(needs.DETECTORS),
+        station.get(needs.TAGGER),
     )
     light.set_up()
     agent = connect_agent(testbed, "relay", secrets_dir)

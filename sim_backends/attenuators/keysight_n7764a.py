@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from sim_backends.faults import FaultInjector
 from sim_backends.servers import SETTINGS_CONFLICT, Call, ScpiDevice, ScpiError, ScpiServer
+from sim_backends.site import Simulated, Site
 
-PORT = 5025
 IDENTITY = "Keysight Technologies,{model},SIM{serial:05d},1.000"
 _FILTER_DB = 45.0
 _WAVELENGTH_M = (1.26e-6, 1.64e-6)
@@ -187,6 +187,16 @@ def _float(value: float) -> str:
     return f"{mantissa}E{int(exponent):+04d}"
 
 
+def build(site: Site) -> Simulated:
+    """The four attenuators, each in the light where its channel serves."""
+
+    def on_channel(number: int, attenuation_db: float, is_open: bool) -> None:
+        site.set_attenuation(f"ch{number}", attenuation_db, is_open)
+
+    twin = N7764ATwin(on_channel=on_channel, serial=site.number)
+    return Simulated(twin, lambda: twin.serve(site.host, *site.ports))
+
+
 class N7764ATwin:
     """The simulated attenuator.  ``on_channel(channel 1..4, attenuation_db, open)`` follows the light.
 
@@ -208,13 +218,18 @@ class N7764ATwin:
         self._device = _Device(identity, self.faults, on_channel, speed_db_per_s, schedule)
         self._server = ScpiServer(self._device, self.faults)
 
-    def serve(self, host: str, port: int = PORT) -> str:
+    def serve(self, host: str, port: int) -> str:
         """Listen on ``host`` and return the VISA address."""
         return self._server.serve(host, port)
 
     def close(self) -> None:
         """Stop serving."""
         self._server.close()
+
+    def is_safe(self) -> bool:
+        """Every shutter is closed."""
+        with self._device.lock:
+            return not any(attenuator.is_open for attenuator in self._device.attenuators)
 
     def state(self) -> dict[str, object]:
         """What the light meets, per channel, and the number of queued errors."""

@@ -14,8 +14,18 @@ from collections.abc import Callable
 
 from sim_backends.faults import FaultInjector
 from sim_backends.serial_server import PtyServer
+from sim_backends.site import Simulated, Site
 
 STEPS_PER_DB = 200
+
+
+def build(site: Site) -> Simulated:
+    """The attenuator in the light of its owner."""
+    twin = OzDD100Twin(
+        on_attenuation=lambda attenuation_db: site.set_attenuation("", attenuation_db, True),
+        serial_number=site.serial,
+    )
+    return Simulated(twin, twin.serve)
 
 
 class OzDD100Twin:
@@ -51,7 +61,7 @@ class OzDD100Twin:
 
     def serve(self, host: str = "") -> str:
         """Open a pseudo-terminal; ``host`` does not matter on a serial line."""
-        return self._server.serve("oz-dd100")
+        return self._server.serve("dd100")
 
     def close(self) -> None:
         """Stop serving."""
@@ -61,6 +71,11 @@ class OzDD100Twin:
         """What an observer may see."""
         with self._lock:
             return {"attenuation_db": self._position / 100, "moving": self._moving, "homed": self._homed}
+
+    def is_safe(self) -> bool:
+        """At rest at its largest attenuation."""
+        with self._lock:
+            return self._position >= self._high and not self._moving
 
     def _receive(self, data: bytes) -> None:
         self._received = (self._received + data.replace(b"\n", b""))[-4096:]

@@ -22,6 +22,7 @@ import numpy as np
 
 from drivers.links.websq_json import FrameError, JsonObject, RequestReader, encode_reply
 from sim_backends.faults import FaultInjector
+from sim_backends.site import Options, Simulated, Site
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,23 @@ def _dark() -> list[float]:
 class _Client:
     connection: socket.socket
     reader: RequestReader = field(default_factory=RequestReader)
+
+
+def build(site: Site) -> Simulated:
+    """The detectors at the ring's two outputs."""
+    control, counts = site.ports
+    twin = WebSQTwin(
+        on_bias=site.set_bias,
+        count_rates=site.count_rates,
+        control_port=control,
+        counts_port=counts,
+        rng=np.random.default_rng(site.seed),
+    )
+
+    def options() -> Options:
+        return {} if counts else {"counts_port": twin.counts_port}
+
+    return Simulated(twin, lambda: twin.serve(site.host), options)
 
 
 class WebSQTwin:
@@ -113,6 +131,11 @@ class WebSQTwin:
         """What an observer may see."""
         with self._lock:
             return dict(self._values)
+
+    def is_safe(self) -> bool:
+        """No bias."""
+        with self._lock:
+            return self._values["DetectorEnable"] is False
 
     def _run(self) -> None:
         next_line = time.monotonic()

@@ -17,9 +17,21 @@ from collections.abc import Callable
 from drivers.links.interbus import CrcError, MessageType, Telegram, TelegramError, TelegramReader, encode
 from sim_backends.faults import FaultInjector
 from sim_backends.serial_server import PtyServer
+from sim_backends.site import Simulated, Site
 
 _TYPE_K1X2 = 0x33
 _MODULATION = {0x2B: b"\x00\x00", 0x2C: b"\x00\x00", 0x2F: b"\x00\x00", 0xB5: b"\x00", 0xB7: b"\x00\x00"}
+
+
+def build(site: Site) -> Simulated:
+    """The laser whose light goes where the site's does."""
+    twin = NKTBasikTwin(
+        on_output=site.set_laser,
+        wavelength_nm=site.wavelength_nm,
+        serial_number=site.serial,
+        clock=site.clock,
+    )
+    return Simulated(twin, twin.serve)
 
 
 class NKTBasikTwin:
@@ -65,7 +77,7 @@ class NKTBasikTwin:
 
     def serve(self, host: str = "") -> str:
         """Open a pseudo-terminal; ``host`` does not matter on a serial line."""
-        return self._server.serve("nkt-basik")
+        return self._server.serve("basik")
 
     def close(self) -> None:
         """Stop serving."""
@@ -82,6 +94,11 @@ class NKTBasikTwin:
                 "interlock_closed": self._interlock_closed,
                 "requests": self._requests,
             }
+
+    def is_safe(self) -> bool:
+        """No light, and none asked for."""
+        with self._lock:
+            return not (self._emission or self._lit())
 
     def set_interlock(self, closed: bool) -> None:
         """Open or close the interlock; opening it stops emission, closing it does not bring it back."""

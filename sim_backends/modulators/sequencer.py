@@ -21,18 +21,6 @@ TriggerInput = Literal["ATR", "BTR"]
 _CHUNK = 1 << 18
 
 
-@dataclass(frozen=True)
-class Playback:
-    """What one channel plays after a trigger: normalised samples (read-only view), their clock and level.
-
-    The view shows the waveform memory, which the next upload into the same waveform overwrites.
-    """
-
-    samples: Samples = field(repr=False)
-    sample_rate_hz: float
-    amplitude_vpp: float
-
-
 @dataclass
 class Waveform:
     """Normalised samples; ``loading`` while a block is arriving, ``silent`` when all samples are 0."""

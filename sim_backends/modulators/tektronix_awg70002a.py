@@ -10,11 +10,15 @@ stops the run and switches the channel off.  Waveform blocks are received straig
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from drivers.links.ieee488 import unquote
+from sim_backends.bench_switch import driven_direction
 from sim_backends.faults import FaultInjector
 from sim_backends.modulators.awg_lists import ListCommands
-from sim_backends.modulators.sequencer import AwgChannel, Memory, Playback, TriggerInput, start, stop, trigger
+from sim_backends.modulators.sequencer import AwgChannel, Memory, TriggerInput, start, stop, trigger
+from sim_backends.optics_parts import Drive
 from sim_backends.servers import (
     DATA_OUT_OF_RANGE,
     ILLEGAL_VALUE,
@@ -24,10 +28,11 @@ from sim_backends.servers import (
     ScpiError,
     ScpiServer,
 )
+from sim_backends.site import Simulated, Site
 
-__all__ = ["PORT", "AWG70002ATwin", "Playback"]
+if TYPE_CHECKING:
+    from sim_backends.optics import Direction
 
-PORT = 4000
 IDENTITY = "TEKTRONIX,{model},SIM{serial:05d},FV:6.3.0080.0"
 
 
@@ -207,9 +212,9 @@ class _Device(ScpiDevice):
         word = call.choice(0, "ATRigger", "BTRigger") if call.arguments else "ATR"
         self.trigger("ATR" if word == "ATR" else "BTR")
 
-    def trigger(self, source: TriggerInput) -> dict[int, Playback]:
+    def trigger(self, source: TriggerInput) -> dict[int, Drive]:
         """Advance all channels; what each audible one plays."""
-        plays: dict[int, Playback] = {}
+        plays: dict[int, Drive] = {}
         with self.lock:
             for number, channel in self.channels.items():
                 waveform = trigger(channel, self.memory, source)
@@ -218,7 +223,7 @@ class _Device(ScpiDevice):
                     continue
                 samples = waveform.samples.view()
                 samples.flags.writeable = False
-                plays[number] = Playback(samples, self.sample_rate_hz, channel.amplitude_vpp)
+                plays[number] = Drive(samples, self.sample_rate_hz, channel.amplitude_vpp)
         return plays
 
     # Clock and mode
@@ -243,6 +248,39 @@ class _Device(ScpiDevice):
         self.mode = call.choice(0, "AWG", "FGEN")
 
 
+@dataclass(frozen=True)
+class AwgOutput:
+    """One channel of the generator, as trigger line and light know it (:class:`sim_backends.site.Output`)."""
+
+    twin: AWG70002ATwin
+    channel: int
+
+    def direction(self, samples_per_slot: int) -> Direction | None:
+        """The direction that the loaded waveforms drive."""
+        device = self.twin._device
+        with device.lock:
+            loaded = [w.samples for w in device.memory.waveforms.values() if not (w.loading or w.silent)]
+            return driven_direction(loaded, samples_per_slot)
+
+    def armed(self) -> bool:
+        """Whether the generator runs or waits for its trigger with this output on."""
+        device = self.twin._device
+        with device.lock:
+            on = device.channels[self.channel].output and not device.all_off
+            return on and device.run_state() != 0
+
+    def fire(self) -> Drive | None:
+        """Trigger A arrives."""
+        return (self.twin.trigger() or {}).get(self.channel)
+
+
+def build(site: Site) -> Simulated:
+    """The generator whose channel, named by the option ``channel``, drives its owner's modulator."""
+    twin = AWG70002ATwin(serial=site.number)
+    site.drive("", AwgOutput(twin, int(str(site.options.get("channel", 1)))))
+    return Simulated(twin, lambda: twin.serve(site.host, *site.ports))
+
+
 class AWG70002ATwin:
     """The simulated generator: :meth:`serve` it, :meth:`trigger` it, inspect its :meth:`state`."""
 
@@ -251,7 +289,7 @@ class AWG70002ATwin:
         self._device = _Device(self.faults, IDENTITY.format(model=model, serial=serial))
         self._server = ScpiServer(self._device, self.faults)
 
-    def serve(self, host: str, port: int = PORT) -> str:
+    def serve(self, host: str, port: int) -> str:
         """Listen on ``host`` and return the VISA address."""
         return self._server.serve(host, port)
 
@@ -259,13 +297,21 @@ class AWG70002ATwin:
         """Stop serving."""
         self._server.close()
 
-    def trigger(self, source: TriggerInput = "ATR") -> dict[int, Playback] | None:
+    def trigger(self, source: TriggerInput = "ATR") -> dict[int, Drive] | None:
         """A pulse arrives at trigger input A (or B): what each channel plays, None when all give 0 V.
 
         A channel that is off, not waiting, or whose waveform is all zeros gives 0 V and is left out; the
-        sequence advances in any case.
+        sequence advances in any case.  What plays is a read-only view of the waveform memory, which the next upload
+        into the same waveform overwrites.
         """
         return self._device.trigger(source) or None
+
+    def is_safe(self) -> bool:
+        """Stopped, outputs off, and no waveform left: waveforms are secret."""
+        device = self._device
+        with device.lock:
+            outputs = any(channel.output for channel in device.channels.values()) and not device.all_off
+            return not outputs and device.run_state() == 0 and not device.memory.waveforms
 
     def state(self) -> dict[str, object]:
         """Settings and names; never samples."""

@@ -2,7 +2,6 @@
 
 Written from the command list in QMI ``instruments/thorlabs/pm100d.py`` and pymeasure ``thorlabspm100usb.py``.
 In a manual range a higher power reads 9.9E37 (SCPI infinity); a power that is not a number reads 9.91E37.
-The port is that of the Ethernet model (NQCP photonicdrivers opens ``TCPIP0::<host>::2000::SOCKET``).
 """
 
 from __future__ import annotations
@@ -12,8 +11,8 @@ from collections.abc import Callable
 
 from sim_backends.faults import FaultInjector
 from sim_backends.servers import DATA_OUT_OF_RANGE, Call, ScpiDevice, ScpiError, ScpiServer
+from sim_backends.site import Simulated, Site
 
-PORT = 2000
 IDENTITY = "Thorlabs,{model},SIM{serial:05d},2.4.0"
 SENSOR = "S155C,SIM00001,01-Jan-2024,1,18,289"
 _INFINITY, _NOT_A_NUMBER = "9.90000000E+37", "9.91000000E+37"
@@ -94,6 +93,12 @@ class _Device(ScpiDevice):
         self.wavelength_nm, self.averaging, self.auto_range, self.unit = 1550.0, 1, True, "W"
 
 
+def build(site: Site) -> Simulated:
+    """The power meter in the light of its owner."""
+    twin = PM100DTwin(read_power_w=lambda: site.power_w(""), serial=site.number)
+    return Simulated(twin, lambda: twin.serve(site.host, *site.ports))
+
+
 class PM100DTwin:
     """The simulated power meter; ``read_power_w()`` is asked at each measurement."""
 
@@ -108,13 +113,17 @@ class PM100DTwin:
         self._device = _Device(IDENTITY.format(model=model, serial=serial), self.faults, read_power_w)
         self._server = ScpiServer(self._device, self.faults)
 
-    def serve(self, host: str, port: int = PORT) -> str:
+    def serve(self, host: str, port: int) -> str:
         """Listen on ``host`` and return the VISA address."""
         return self._server.serve(host, port)
 
     def close(self) -> None:
         """Stop serving."""
         self._server.close()
+
+    def is_safe(self) -> bool:
+        """Always: it emits nothing and holds nothing secret."""
+        return True
 
     def state(self) -> dict[str, object]:
         """Settings and the number of queued errors."""

@@ -23,20 +23,19 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import zmq
 
 from sim_backends.faults import FaultInjector
+from sim_backends.site import Options, Simulated, Site, Tags
 from sim_backends.timetaggers.id900_dlt import Acquisition, DataLinkTarget
 from sim_backends.timetaggers.id900_scpi import STOPPED, ID900Scpi
 
 log = logging.getLogger(__name__)
 
-Tags = npt.NDArray[np.uint64]
-"""1-d uint64: picoseconds since the reference pulse."""
 OnRecord = Callable[[int, int], Mapping[int, Tags]]
 Socket: TypeAlias = "zmq.Socket[bytes]"
 
+STREAM_PORTS = 5  # one port a channel above the first, by the vendor's convention
 MESSAGE_PAIRS = 8192
 FLUSH_MS = 250  # how long a stream that is stopped waits for its client
 MAX_RATE_HZ = 25e6  # above it the high-resolution inputs report error 2
@@ -62,6 +61,20 @@ class _Record:
     number: int
     duration_ps: int
     clicks: Mapping[int, Tags] | None
+
+
+def build(site: Site) -> Simulated:
+    """The tagger that fires the ring's trigger line and hears its detectors."""
+    scpi, dlt = site.ports
+    identity = f"ID Quantique,ID900,{site.serial},2.2.0"
+    twin = ID900Twin(on_record=site.record, identity=identity, scpi_port=scpi, dlt_port=dlt)
+
+    def options() -> Options:
+        if dlt:
+            return {}
+        return {"dlt_address": twin.dlt_address, "stream_port": site.free_ports(STREAM_PORTS)}
+
+    return Simulated(twin, lambda: twin.serve(site.host), options)
 
 
 class ID900Twin:
@@ -136,6 +149,11 @@ class ID900Twin:
                 "raw_errors": dict(self._scpi.raw_errors),
                 "acquisitions": {a.identifier: a.timestamps_count for a in self._dlt.acquisitions.values()},
             }
+
+    def is_safe(self) -> bool:
+        """No record runs, so that no trigger leaves."""
+        with self._lock:
+            return self._scpi.stage != "PLAYING"
 
     def plant_raw_errors(self, channel: int, count: int) -> None:
         """Fault: the instrument lost ``count`` timestamps of ``channel`` before they left it."""

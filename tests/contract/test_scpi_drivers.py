@@ -1,14 +1,12 @@
 """What every SCPI driver keeps to, with its simulated instrument: identity, safe state, faults, closing."""
 
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 import pytest
 
-from drivers.base import LabInstrument
+from drivers.catalogue import driver_class, open_instrument
 from drivers.links.errors import (
     InstrumentError,
     LinkBrokenError,
@@ -17,7 +15,6 @@ from drivers.links.errors import (
     MalformedReplyError,
     WrongInstrumentError,
 )
-from drivers.registry import DRIVERS, driver_class, open_instrument
 from drivers.scpi import ScpiInstrument
 from sim_backends.attenuators.keysight_n7764a import N7764ATwin
 from sim_backends.faults import FaultInjector
@@ -129,17 +126,3 @@ def test_no_error_is_left_in_the_queue_by_normal_use(pair: Pair) -> None:
         parameter.get()
     pair.driver.safe_state()
     assert pair.twin.state()["errors"] == 0
-
-
-def test_the_registry_names_all_models_and_rejects_others() -> None:
-    assert set(TWINS) < set(DRIVERS)
-    assert len(DRIVERS) == 7
-    for model in TWINS:
-        assert issubclass(driver_class(model), LabInstrument)
-    with pytest.raises(KeyError, match="known: id-quantique-id900"):
-        driver_class("awg")
-
-
-def test_reading_the_registry_does_not_import_qcodes() -> None:
-    code = "import sys, drivers.registry; sys.exit('qcodes' in sys.modules or 'pyvisa' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -21,13 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from drivers.attenuators.keysight_n7764a import KeysightN7764A
-from drivers.attenuators.oz_dd100 import OzDD100
-from drivers.detectors.websq import WebSQ
-from drivers.lasers.nkt_basik import NKTBasik
-from drivers.modulators.tektronix_awg70002a import AWG70002A
-from drivers.powermeters.thorlabs_pm100d import ThorlabsPM100D
-from drivers.timetaggers.id900 import ID900
+from lab import needs
 from lab.runs.testbeds.folder import template_path
 from lab.station import Station
 from lab.testbed import Testbed, parse_testbed, resolve_addresses
@@ -141,10 +135,10 @@ class World:
         station = self.stations["relay"]
         relay = RelayLight(
             self.testbed,
-            station.get(NKTBasik),
-            station.get(KeysightN7764A),
-            station.get(WebSQ),
-            station.get(ID900),
+            station.get(needs.LASER),
+            station.get(needs.LAUNCH),
+            station.get(needs.DETECTORS),
+            station.get(needs.TAGGER),
             timeout_s=8.0,
         )
         relay.set_up()
@@ -154,9 +148,9 @@ class World:
             light = UserLight(
                 self.testbed,
                 user,
-                station.get(AWG70002A),
-                station.get(OzDD100),
-                station.get(ThorlabsPM100D),
+                station.get(needs.MODULATOR),
+                station.get(needs.ATTENUATOR),
+                station.get(needs.MONITOR),
                 timeout_s=8.0,
             )
             light.set_up()
@@ -304,7 +298,7 @@ def test_a_fault_discards_the_block_and_the_next_lease_works_again(
 
 def test_detectors_that_lost_their_bias_are_noticed_and_biased_again(world: World) -> None:
     def unbias(twin: Any) -> Callable[[], None]:
-        world.stations["relay"].get(WebSQ).enabled(False)
+        world.stations["relay"].get(needs.DETECTORS).enabled(False)
         return lambda: None
 
     outcome, _ = fail_once(world, "detectors", unbias)

@@ -126,6 +126,9 @@ class Attenuator:
         self.value_db = self.value_db if value is None else value
         return self.value_db
 
+    def let_through(self) -> None:
+        """It has no shutter."""
+
 
 class Monitor:
     """Reads whatever light the relay sends to its user."""

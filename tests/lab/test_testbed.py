@@ -100,7 +100,7 @@ def test_each_owner_has_its_instruments_once_and_addresses_are_not_shared() -> N
     found = mistakes(data)
     assert "already belongs to 'laser'" in found["instruments[1].address"]
     assert "mallory" in found["instruments[4].owner"]
-    assert "alice needs exactly one" in found["instruments"]
+    assert "alice needs one phase-modulator as its modulator; none of its instruments" in found["instruments"]
 
 
 def test_an_unknown_version_is_named() -> None:
@@ -133,3 +133,71 @@ def test_any_broken_value_gives_a_testbed_error_and_nothing_else(data: st.DataOb
         st.just([]) | st.just({}) | st.floats(max_value=-1, allow_nan=False) | st.just(math.nan)
     )
     assert mistakes(broken)
+
+
+def entry(data: dict[str, Any], name: str) -> dict[str, Any]:
+    found: dict[str, Any] = next(each for each in data["instruments"] if each["name"] == name)
+    return found
+
+
+def spare_laser(data: dict[str, Any]) -> dict[str, Any]:
+    """A second laser at the relay."""
+    data["instruments"].append({**entry(data, "laser"), "name": "spare"})
+    return data
+
+
+def test_of_several_instruments_of_one_kind_the_file_says_which_serves() -> None:
+    data = spare_laser(content())
+    found = mistakes(data)["instruments"]
+    assert (
+        found
+        == "relay needs one laser as its laser, found laser, spare; say which: serves = { laser = CHANNEL } there"
+    )
+    entry(data, "spare")["serves"] = {"laser": ""}
+    assert str(parse_testbed(data, PATH).servers("relay")["laser"]) == "spare"
+    entry(data, "laser")["serves"] = {"laser": ""}
+    assert "found laser, spare; each says that it serves" in mistakes(data)["instruments"]
+
+
+def test_of_several_channels_of_one_kind_the_file_says_which_serves() -> None:
+    data = content()
+    entry(data, "launch")["serves"] = {"launch": "ch3"}
+    assert str(parse_testbed(data, PATH).servers("relay")["launch"]) == "launch.ch3"
+    del entry(data, "launch")["serves"]
+    assert "found launch.ch1, launch.ch2, launch.ch3, launch.ch4; say which" in mistakes(data)["instruments"]
+
+
+@pytest.mark.parametrize(
+    ("serves", "says"),
+    [
+        (
+            {"laser": ""},
+            "launch is to serve relay as its laser, which takes a laser; model keysight-n7764a offers",
+        ),
+        ({"launch": "ch9"}, "keysight-n7764a offers attenuator on 'ch1', 'ch2', 'ch3', 'ch4', not on 'ch9'"),
+        ({"lasr": ""}, "relay has no need of a 'lasr'; its needs are laser, launch, detectors, tagger"),
+    ],
+)
+def test_a_wrong_word_about_who_serves_is_told_where_it_stands(serves: dict[str, str], says: str) -> None:
+    data = content()
+    entry(data, "launch")["serves"] = serves
+    assert says in mistakes(data)["instruments[1].serves"]
+
+
+def test_a_model_without_the_kind_that_its_role_needs_is_named_with_model_role_and_kind() -> None:
+    data = content()
+    entry(data, "laser")["model"] = "thorlabs-pm100d"
+    found = mistakes(data)["instruments"]
+    assert "relay needs one laser as its laser; none of its instruments offers that kind" in found
+    assert "laser (thorlabs-pm100d: power-sensor), launch (keysight-n7764a: attenuator)" in found
+
+
+@pytest.mark.parametrize(("ring", "channel"), [({}, "ch1"), ({"launch_channel": 3}, "ch3")])
+def test_a_file_of_version_1_is_read_with_its_launch_channel(ring: dict[str, int], channel: str) -> None:
+    data = content()
+    data["schema_version"] = 1
+    data["ring"] |= ring
+    del entry(data, "launch")["serves"]
+    old = copy.deepcopy(data)
+    assert parse_testbed(data, PATH).servers("relay")["launch"].channel == channel
+    assert data == old

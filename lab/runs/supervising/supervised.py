@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from lab.runs.supervising.private_folder import ending_on_signals, private_folder
-from lab.runs.supervising.safety import unsafe_instruments
 from lab.runs.supervising.supervisor import Supervisor
 from lab.runs.testbeds.folder import SECRETS, create_folder, find_testbed, source_path
 from lab.testbed import Testbed, load_testbed, resolve_addresses, write_testbed
@@ -200,7 +199,7 @@ class Run:
                 self.epsilons[name, event.peer] = event
             case SimulatorStopped():
                 self.instrument_states = event.states
-                self.unsafe = unsafe_instruments(self.testbed, event.states)
+                self.unsafe = event.unsafe
             case Unknown():
                 self.unknown[name, event.kind] += 1
 

@@ -1,0 +1,241 @@
+"""The catalogue of instruments: one row per model, from which everything that lists models is derived.
+
+Testbed files are validated against it, stations make instruments safe in its order, roles find in it who offers the
+kind they need, and the simulator finds in it where a model's twin stands and at which ports it answers.
+
+A package that is not ours adds a model through the entry-point group ``qunetlab.instruments``: the name is the
+model's, the object a :class:`Row`.
+
+    [project.entry-points."qunetlab.instruments"]
+    acme-laser = "acme_laser:ROW"
+
+Names are read from the installed packages; a package is imported only when a testbed names its model.  Drivers and
+twins are named as strings and imported on first use, so that a role loads only what it owns.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Any
+
+from drivers import kinds
+from drivers.kinds import Kind
+
+if TYPE_CHECKING:
+    # QCoDeS takes a second to import; roles without instruments read only the rows.
+    from drivers.base import LabInstrument
+
+GROUP = "qunetlab.instruments"
+WHOLE = ("",)
+"""The channel of an instrument that offers a kind as a whole."""
+
+
+class CatalogueError(ValueError):
+    """A model that is unknown, registered twice or half, or whose package fails to import; says where."""
+
+
+class SafeOrder(IntEnum):
+    """When a model is made safe, first to last: what emits, what stops light, what holds secrets, then the rest."""
+
+    LIGHT = 1
+    SHUTTER = 2
+    SECRETS = 3
+    ATTENUATION = 4
+    BIAS = 5
+    TRIGGER = 6
+    PASSIVE = 7
+
+
+class AddressKind(Enum):
+    """What an address of the testbed file is: a VISA resource, ``host`` or ``host:port``, or a serial port."""
+
+    VISA = "visa"
+    HOST = "host"
+    SERIAL = "serial"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model.
+
+    ``driver`` is ``module:Class`` of a :class:`drivers.base.LabInstrument`; ``offers`` names, per kind, the channels
+    that offer it - attributes of the driver - or :data:`WHOLE`.  ``ports`` are those at which the instrument answers
+    on the network, the one of its address first.  ``twin`` is the module with ``build`` (:mod:`sim_backends.site`);
+    a model without one has real addresses only.  Raises CatalogueError for a row that does not fit together.
+    """
+
+    model: str
+    driver: str
+    offers: Mapping[Kind[Any], tuple[str, ...]]
+    safe_order: SafeOrder
+    address: AddressKind
+    ports: tuple[int, ...] = ()
+    twin: str = ""
+
+    def __post_init__(self) -> None:
+        module, _, name = self.driver.partition(":")
+        lacks = []
+        if not (module and name):
+            lacks.append(f"driver is {self.driver!r}, not 'module:Class'")
+        if not self.offers or not all(self.offers.values()):
+            lacks.append("it offers no kind, or a kind on no channel")
+        if bool(self.ports) == (self.address is AddressKind.SERIAL):
+            lacks.append("an instrument on the network has ports, one on a serial line has none")
+        if lacks:
+            raise CatalogueError(f"the row of {self.model!r} is half-declared: {'; '.join(lacks)}")
+
+    def channels(self, kind: Kind[Any]) -> tuple[str, ...]:
+        """The channels that offer ``kind``; none if the model does not."""
+        return self.offers.get(kind, ())
+
+    def kind_names(self) -> str:
+        """The kinds it offers, for messages."""
+        return ", ".join(kind.name for kind in self.offers)
+
+
+OURS = (
+    Row(
+        model="nkt-basik",
+        driver="drivers.lasers.nkt_basik:NKTBasik",
+        offers={kinds.LASER: WHOLE},
+        safe_order=SafeOrder.LIGHT,
+        address=AddressKind.SERIAL,
+        twin="sim_backends.lasers.nkt_basik",
+    ),
+    Row(
+        model="keysight-n7764a",
+        driver="drivers.attenuators.keysight_n7764a:KeysightN7764A",
+        offers={kinds.ATTENUATOR: ("ch1", "ch2", "ch3", "ch4")},
+        safe_order=SafeOrder.SHUTTER,
+        address=AddressKind.VISA,
+        ports=(5025,),
+        twin="sim_backends.attenuators.keysight_n7764a",
+    ),
+    Row(
+        model="tektronix-awg70002a",
+        driver="drivers.modulators.tektronix_awg70002a:AWG70002A",
+        offers={kinds.PHASE_MODULATOR: WHOLE},
+        safe_order=SafeOrder.SECRETS,
+        address=AddressKind.VISA,
+        ports=(4000,),
+        twin="sim_backends.modulators.tektronix_awg70002a",
+    ),
+    Row(
+        model="oz-dd100",
+        driver="drivers.attenuators.oz_dd100:OzDD100",
+        offers={kinds.ATTENUATOR: WHOLE},
+        safe_order=SafeOrder.ATTENUATION,
+        address=AddressKind.SERIAL,
+        twin="sim_backends.attenuators.oz_dd100",
+    ),
+    Row(
+        model="single-quantum-websq",
+        driver="drivers.detectors.websq:WebSQ",
+        offers={kinds.PHOTON_DETECTORS: WHOLE},
+        safe_order=SafeOrder.BIAS,
+        address=AddressKind.HOST,
+        ports=(12000, 12345),
+        twin="sim_backends.detectors.websq",
+    ),
+    Row(
+        model="id-quantique-id900",
+        driver="drivers.timetaggers.id900:ID900",
+        offers={kinds.TIME_TAGGER: WHOLE},
+        safe_order=SafeOrder.TRIGGER,
+        address=AddressKind.HOST,
+        ports=(5555, 6060),
+        twin="sim_backends.timetaggers.id900",
+    ),
+    Row(
+        model="thorlabs-pm100d",
+        driver="drivers.powermeters.thorlabs_pm100d:ThorlabsPM100D",
+        offers={kinds.POWER_SENSOR: WHOLE},
+        safe_order=SafeOrder.PASSIVE,
+        address=AddressKind.VISA,
+        ports=(2000,),
+        twin="sim_backends.powermeters.thorlabs_pm100d",
+    ),
+)
+
+
+def row(model: str) -> Row:
+    """The row of ``model``.
+
+    Raises CatalogueError for a model that nobody or more than one registers, and naming the package for a row that
+    cannot be loaded.
+    """
+    found = [each for each in OURS if each.model == model]
+    foreign = _registered(tuple(sys.path)).get(model, ())
+    if len(found) + len(foreign) > 1:
+        places = ["qunetlab"] * len(found) + [_place(entry) for entry in foreign]
+        raise CatalogueError(
+            f"model {model!r} is registered by {' and by '.join(places)}; uninstall all but one"
+        )
+    if foreign:
+        return _loaded(foreign[0])
+    if not found:
+        raise CatalogueError(f"no driver for {model!r}; known: {', '.join(models())}")
+    return found[0]
+
+
+def models() -> list[str]:
+    """The names of all models, ours and registered ones."""
+    return sorted({each.model for each in OURS} | set(_registered(tuple(sys.path))))
+
+
+def driver_class(model: str) -> type[LabInstrument]:
+    """Import and return the driver class of ``model``.  Raises CatalogueError if there is none."""
+    dotted = row(model).driver
+    module, _, name = dotted.partition(":")
+    try:
+        driver: type[LabInstrument] = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise CatalogueError(f"the driver of {model!r} cannot be imported from {dotted}: {error}") from error
+    return driver
+
+
+def open_instrument(model: str, name: str, address: str, **options: Any) -> LabInstrument:
+    """Create the driver of ``model`` and connect it.
+
+    Raises LinkError when nothing (sensible) answers and WrongInstrumentError for another model; the
+    instrument is closed again in either case.
+    """
+    instrument = driver_class(model)(name, address, **options)
+    try:
+        instrument.connect()
+    except BaseException:
+        instrument.close()
+        raise
+    return instrument
+
+
+@lru_cache(maxsize=1)
+def _registered(path: tuple[str, ...]) -> Mapping[str, tuple[EntryPoint, ...]]:
+    """Entry points of our group by name, as found along ``path``, which is ``sys.path``."""
+    found: dict[str, tuple[EntryPoint, ...]] = {}
+    for entry in entry_points(group=GROUP):
+        found[entry.name] = (*found.get(entry.name, ()), entry)
+    return found
+
+
+def _loaded(entry: EntryPoint) -> Row:
+    try:
+        loaded = entry.load()
+    except Exception as error:  # whatever a package does when it is imported
+        raise CatalogueError(f"{_place(entry)} fails: {type(error).__name__}: {error}") from error
+    if not isinstance(loaded, Row):
+        raise CatalogueError(f"{_place(entry)} is a {type(loaded).__name__}, no Row of drivers.catalogue")
+    if loaded.model != entry.name:
+        raise CatalogueError(f"{_place(entry)} is the row of {loaded.model!r}; both names must be the same")
+    return loaded
+
+
+def _place(entry: EntryPoint) -> str:
+    package = f"package {entry.dist.name} {entry.dist.version}" if entry.dist else "an unnamed package"
+    return f"{package} (entry point {entry.name!r} = {entry.value!r})"

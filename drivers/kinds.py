@@ -1,0 +1,209 @@
+"""Kinds of instruments: what one must be able to do to take a place in the ring, whoever made it.
+
+Each kind is a Protocol for the type checker and a :class:`Kind` that names it at run time.  A row of the
+catalogue *declares* which kinds its model offers and on which channels; nothing ever asks ``isinstance``, which
+for Protocols looks at names only and differs between Python versions.
+
+What can be set or read is a QCoDeS parameter with a unit in its name; the Protocols see of it how it is called.
+Every method may raise an error of :mod:`drivers.links.errors`, and returns once the instrument has done it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar, overload
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+
+T = TypeVar("T")
+Read = TypeVar("Read", covariant=True)
+
+
+@dataclass(frozen=True)
+class Kind(Generic[T]):
+    """The name of a kind whose instruments are ``T`` for the type checker."""
+
+    name: str
+
+
+class Reading(Protocol[Read]):
+    """A parameter that can be read."""
+
+    def __call__(self) -> Read:
+        """Ask the instrument."""
+
+
+class Setting(Protocol[T]):
+    """A parameter that can be read and set."""
+
+    @overload
+    def __call__(self) -> T: ...
+    @overload
+    def __call__(self, value: T) -> None: ...
+
+
+class Laser(Protocol):
+    """A continuous source of light."""
+
+    @property
+    def power_mw(self) -> Setting[float]:
+        """Set point of the power."""
+
+    @property
+    def emission(self) -> Setting[bool]:
+        """Whether light is asked for."""
+
+    def check_emitting(self) -> None:
+        """NotReadyError with the laser's own reason unless light comes out."""
+
+
+class PulseCarver(Protocol):
+    """A generator channel whose public pattern cuts the laser's light into pulses, again and again."""
+
+    def carve(self, pattern: npt.NDArray[np.float32], sample_rate_hz: float, amplitude_vpp: float) -> None:
+        """Play ``pattern`` (one period, in [-1, 1] of amplitude/2) until ``stop``."""
+
+    def stop(self) -> None:
+        """0 V, as before the first pattern."""
+
+
+class Attenuator(Protocol):
+    """One variable attenuator, with or without a shutter."""
+
+    @property
+    def attenuation_db(self) -> Setting[float]:
+        """Attenuation of the light that is let through."""
+
+    def tune(self, wavelength_nm: float) -> None:
+        """Attenuate right at this wavelength; changes nothing else."""
+
+    def let_through(self) -> None:
+        """Attenuate by ``attenuation_db`` and no more: the shutter opens, where there is one."""
+
+    def block(self) -> None:
+        """Let as little through as the instrument can; ``attenuation_db`` is to be set before the next light."""
+
+
+class PhaseModulator(Protocol):
+    """A generator channel that plays secret frames into a modulator, each once per arming.
+
+    Two buffers, 0 and 1: one plays while the other is loaded.
+    """
+
+    def configure(self, sample_rate_hz: float, amplitude_vpp: float) -> None:
+        """Stop, and set clock and level."""
+
+    def prepare(self, slots: int, samples_per_slot: int = 1) -> None:
+        """Make room for two frames of ``slots * samples_per_slot`` samples."""
+
+    def upload(self, buffer: Literal[0, 1], samples: npt.NDArray[np.float32]) -> None:
+        """Load a frame: contiguous little-endian float32 of shape (samples,), in [-1, 1] of amplitude/2."""
+
+    def arm(self, buffer: Literal[0, 1]) -> None:
+        """Wait for the trigger; an extra trigger must not play the frame again."""
+
+    def extra_trigger_seen(self) -> bool:
+        """After a frame: whether more than the one trigger came."""
+
+    def erase_all(self) -> None:
+        """Stop and forget both frames."""
+
+
+class OpticalSwitch(Protocol):
+    """A 2x2 switch of a station."""
+
+    @property
+    def crossed(self) -> Setting[bool]:
+        """True in the cross state, which bypasses the station; False in the bar state, which takes it in."""
+
+
+class PowerSensor(Protocol):
+    """One sensor of optical power."""
+
+    @property
+    def power_w(self) -> Reading[float]:
+        """The power of this moment."""
+
+    @property
+    def wavelength_nm(self) -> Setting[float]:
+        """The wavelength for which the reading is right."""
+
+
+class PhotonDetectors(Protocol):
+    """Single-photon detectors behind one controller; lists hold one number per detector."""
+
+    @property
+    def bias_current_ua(self) -> Setting[list[float]]:
+        """Bias currents."""
+
+    @property
+    def trigger_level_mv(self) -> Setting[list[float]]:
+        """Levels at which a pulse counts."""
+
+    @property
+    def enabled(self) -> Setting[bool]:
+        """Whether the detectors are biased."""
+
+    def check_biased(self) -> None:
+        """NotReadyError unless the detectors are biased."""
+
+
+class TimeTagger(Protocol):
+    """Fires the trigger line and tags the clicks of one record at a time."""
+
+    def configure(self, channels: Sequence[int], threshold_v: float) -> None:
+        """Enable these inputs and set up single records."""
+
+    def start_streams(self, channels: Sequence[int]) -> None:
+        """Have the tags of these inputs sent to us."""
+
+    def restart_streams(self) -> None:
+        """Stop any record and forget every tag not read yet."""
+
+    def play_record(self, duration_ps: int) -> None:
+        """Start one record; returns at once."""
+
+    def record_playing(self) -> bool:
+        """Whether the record runs."""
+
+    def read_tags(self, channel: int) -> npt.NDArray[np.uint64]:
+        """All tags of the records played since the last call, shape (n, 2): time in ps, index of the reference."""
+
+
+class PolarizationController(Protocol):
+    """Turns polarisation with a few actuators: piezos or paddles."""
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Least and greatest setting of an actuator, in the instrument's own unit."""
+
+    @property
+    def actuators(self) -> Setting[list[float]]:
+        """Setting of every actuator."""
+
+
+class BiasController(Protocol):
+    """Holds a Mach-Zehnder modulator at a point of its curve."""
+
+    def hold(self, point: Literal["null", "peak", "quad+", "quad-"]) -> None:
+        """Find the point and follow it."""
+
+    @property
+    def locked(self) -> Reading[bool]:
+        """Whether the point is held."""
+
+
+LASER = Kind[Laser]("laser")
+PULSE_CARVER = Kind[PulseCarver]("pulse-carver")
+ATTENUATOR = Kind[Attenuator]("attenuator")
+PHASE_MODULATOR = Kind[PhaseModulator]("phase-modulator")
+OPTICAL_SWITCH = Kind[OpticalSwitch]("optical-switch")
+POWER_SENSOR = Kind[PowerSensor]("power-sensor")
+PHOTON_DETECTORS = Kind[PhotonDetectors]("photon-detectors")
+TIME_TAGGER = Kind[TimeTagger]("time-tagger")
+POLARIZATION_CONTROLLER = Kind[PolarizationController]("polarization-controller")
+BIAS_CONTROLLER = Kind[BiasController]("bias-controller")
