@@ -111,7 +111,7 @@ def plan_for(options: TrainOptions, task: Task, data_folder: Path | None) -> Pla
         else float32_beside(options, primary)
     )
     return Plan(
-        record.title.format(model=spec.model) + own,
+        record.title.replace("{model}", spec.model) + own,
         options,
         (primary, *beside.cells),
         chosen_seeds(options, record.experiment),

@@ -102,7 +102,7 @@ class DataSet:
         """What to do where a file is not right."""
         if self.packages:
             return f"run `qunetlab data fetch {self.name}`, or name the folder that has the files with --data"
-        return f"put the file of {self.source} there, or name the folder that has it with --data"
+        return "put the registered file there, or name the folder that has it with --data"
 
     @property
     def sources(self) -> tuple[DataSource, ...]:
@@ -118,8 +118,8 @@ class DataSet:
         found, expected = hashlib.sha256(content).hexdigest(), self.files[name]
         if found != expected:
             raise DataError(
-                f"{path}: not the published file of {self.name} (SHA-256 {found}, expected {expected}); move {where} "
-                f"away and {self.remedy}"
+                f"{path}: not the published file of {self.name} (SHA-256 {found}, expected {expected}); "
+                f"{f'move {where} away and ' if self.packages else ''}{self.remedy}"
             )
         return content
 

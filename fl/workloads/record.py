@@ -91,12 +91,21 @@ class Workload:
     own_files: str = ""
 
     def __post_init__(self) -> None:
-        problems = [] if NAME.fullmatch(str(self.name)) else ["its name is not of the letters a-z, 0-9 and -"]
-        problems += [
-            f"it has no {each}" for each in ("title", "data", "models", "splits") if not getattr(self, each)
+        problems = [
+            f"its {name} is {getattr(self, name)!r:.60}, it must be {text}"
+            if getattr(self, name)
+            else f"it has no {name}"
+            for name, text, right in (
+                ("name", "of the letters a-z, 0-9 and -", lambda value: NAME.fullmatch(str(value))),
+                ("title", "a text", lambda value: isinstance(value, str)),
+                ("open", "what opens a task", callable),
+                ("data", "a tuple of DataSet", lambda value: _all_are(value, DataSet)),
+                ("models", "a tuple of names", lambda value: _all_are(value, str)),
+                ("splits", "a tuple of names", lambda value: _all_are(value, str)),
+            )
+            if not getattr(self, name) or not right(getattr(self, name))
         ]
-        problems += [] if callable(self.open) else ["its open is nothing that opens a task"]
-        problems += [problem for each in self.data for problem in each.problems()]
+        problems = problems or [problem for each in self.data for problem in each.problems()]
         if problems:
             raise WorkloadError(f"workload {self.name!r} is registered by half: {'; '.join(problems)}")
 
@@ -113,3 +122,7 @@ class Workload:
         """Raise DataError for a file of the data that is missing or another than registered."""
         for each in self.data:
             each.verify(folder)
+
+
+def _all_are(value: object, kind: type) -> bool:
+    return isinstance(value, tuple) and all(isinstance(each, kind) for each in value)

@@ -69,7 +69,7 @@ class Means:
 
 SHA = "0e5ae9a1c7b5b28ce2b4d4bb8b0b43a33dca48ee4e8a1e9b5d0e0a4c0c0fcd77"
 MEANS = Workload(
-    "means", "Means of {model}", Means, (DataSet("means", "a form", "CC0-1.0", {"means.csv": SHA}),),
+    "means", "Means {of} {model}", Means, (DataSet("means", "a form", "CC0-1.0", {"means.csv": SHA}),),
     models=("one", "two"), splits=("even", "odd"),
 )
 """
@@ -117,8 +117,13 @@ def test_every_workload_of_ours_tells_all_that_is_needed() -> None:
         ({"title": ""}, "it has no title"),
         ({"data": ()}, "it has no data"),
         ({"models": ()}, "it has no models"),
-        ({"open": None}, "its open is nothing that opens a task"),
-        ({"name": "My Means"}, "its name is not of the letters"),
+        ({"models": "one"}, "its models is 'one', it must be a tuple of names"),
+        (
+            {"data": "a.csv", "title": 7},
+            "its title is 7, it must be a text; its data is 'a.csv', it must be a tuple of",
+        ),
+        ({"open": None}, "it has no open"),
+        ({"name": "My Means"}, "its name is 'My Means', it must be of the letters"),
         (
             {"data": (DataSet("means", "", "CC0-1.0", {"a": "ab"}),)},
             "has no source; the checksum of a is 'ab'",
@@ -184,7 +189,7 @@ def test_a_record_of_a_package_has_models_and_splits_of_its_own(packages: tuple[
         parse_task("means:three")
     options = TrainOptions(task="means:two@even")
     plan = plan_for(options, open_task(options.task), None)
-    assert (plan.title, [cell.name for cell in plan.cells]) == ("Means of two", ["federated", "float32"])
+    assert (plan.title, [cell.name for cell in plan.cells]) == ("Means {of} two", ["federated", "float32"])
     assert open_task(f"{module}:MEANS").name == "means:one@even"  # the same record, named by its module
 
 
@@ -246,7 +251,13 @@ def test_data_of_another_checksum_end_the_run_before_it_begins(packages: tuple[P
     (folder / "means.csv").write_text("".join(f"{value}\n" for value in range(12)))
     said = CliRunner().invoke(app, ["train", "means", "--data", str(folder), "--out", str(folder / "run")])
     assert isinstance(said.exception, DataError)
-    for words in (str(folder / "means.csv"), "SHA-256 ", "expected 0e5ae9a1c7b5", "move ", "--data"):
+    for words in (
+        str(folder / "means.csv"),
+        "SHA-256 ",
+        "expected 0e5ae9a1c7b5",
+        "put the registered file there",
+        "--data",
+    ):
         assert words in str(said.exception)
     assert not (folder / "run").exists()
     task = open_task("means", folder)
