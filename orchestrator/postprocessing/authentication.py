@@ -17,7 +17,6 @@ import struct
 from dataclasses import dataclass
 from typing import Protocol
 
-from orchestrator.keystore.errors import LaneShortError, ReplayError
 from orchestrator.keystore.lanes import PairEnd
 from orchestrator.one_time_tags import one_time_tag
 from orchestrator.protocols.epsilons import forgery_bound as forgery_bound
@@ -46,43 +45,6 @@ class AuthKeys(Protocol):
 
     def wrong_tag(self, forgery: float) -> None:
         """A tag did not fit; the try had this chance, and is booked as well."""
-
-
-class MemoryAuthKeys:
-    """Lanes held in memory, for tests and single-process simulation."""
-
-    def __init__(self, outgoing: SecretBits, incoming: SecretBits) -> None:
-        self._outgoing = outgoing
-        self._incoming = incoming
-        self.outgoing_head = 0
-        self.incoming_head = 0
-        self.forgery = 0.0
-        """Probability that any of the tags checked so far was forged, at most."""
-
-    def take_outgoing(self, n_bits: int) -> tuple[int, SecretBits]:
-        offset = self.outgoing_head
-        if offset + n_bits > len(self._outgoing):
-            raise LaneShortError("peer", "outgoing", offset + n_bits - len(self._outgoing))
-        self.outgoing_head += n_bits
-        return offset, self._outgoing.take(offset, n_bits)
-
-    def peek_incoming(self, offset: int, n_bits: int) -> SecretBits:
-        if offset < self.incoming_head:
-            raise ReplayError(
-                f"bits at {offset} of the incoming lane were used, its head is {self.incoming_head}"
-            )
-        if offset + n_bits > len(self._incoming):
-            raise LaneShortError("peer", "incoming", offset + n_bits - len(self._incoming))
-        return self._incoming.take(offset, n_bits)
-
-    def take_incoming(self, offset: int, n_bits: int, forgery: float = 0.0) -> SecretBits:
-        bits = self.peek_incoming(offset, n_bits)
-        self.incoming_head = offset + n_bits
-        self.forgery += forgery
-        return bits
-
-    def wrong_tag(self, forgery: float) -> None:
-        self.forgery += forgery
 
 
 @dataclass(frozen=True, slots=True)

@@ -167,29 +167,14 @@ class BlockPlan(ABC):
 
 
 class KeyProtocol(ABC):
-    """A way of making key, as the catalogue lists it."""
+    """A way of making key, as the catalogue lists it.
+
+    ``key_rate`` is the answer of ``qunetlab keyrate``, whose options it takes: settings left None are optimised, and
+    without ``n_pulses`` it is asymptotic.  It raises ParameterError naming the argument that is out of range.
+    """
+
+    key_rate: ClassVar[Callable[..., dict[str, float | int | None]]]
 
     @abstractmethod
     def plan(self, testbed: Testbed, first: str, second: str) -> BlockPlan:
         """The block plan of a pair, from the testbed file alone, so that both nodes arrive at the same."""
-
-    @staticmethod
-    @abstractmethod
-    def key_rate(
-        loss_a_db: float,
-        loss_b_db: float,
-        visibility: float,
-        dark_count: float,
-        f_ec: float,
-        n_pulses: int | None = None,
-        eps_sec: float = 1e-10,
-        eps_cor: float = 1e-15,
-        *,
-        mu_a: float | None = None,
-        mu_b: float | None = None,
-        p_x: float | None = None,
-    ) -> dict[str, float | int | None]:
-        """The answer of ``qunetlab keyrate``; settings left None are optimised, without ``n_pulses`` asymptotic.
-
-        Raises ParameterError naming the argument that is out of range.
-        """

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from orchestrator.keystore.errors import LaneShortError, ReplayError
 from orchestrator.keystore.lanes import PairEnd
 from orchestrator.light.clicks import D1_ONLY, BlockClicks
-from orchestrator.postprocessing.authentication import MemoryAuthKeys
 from orchestrator.postprocessing.block import BlockAborted, BlockResult, run_block
 from orchestrator.protocols.base import BlockPlan
 from orchestrator.protocols.four_phase.planner import FourPhasePlan
@@ -52,6 +52,43 @@ def synthetic_clicks(
     slot = (slots & ((1 << SLOT_BITS) - 1)).astype(np.uint32)
     first = BlockClicks(frame, slot, outcome, a.astype(np.uint8), n)
     return first, BlockClicks(frame.copy(), slot.copy(), outcome.copy(), b.astype(np.uint8), n)
+
+
+class MemoryAuthKeys:
+    """Both authentication lanes of one end, held in memory."""
+
+    def __init__(self, outgoing: SecretBits, incoming: SecretBits) -> None:
+        self._outgoing = outgoing
+        self._incoming = incoming
+        self.outgoing_head = 0
+        self.incoming_head = 0
+        self.forgery = 0.0
+        """Probability that any of the tags checked so far was forged, at most."""
+
+    def take_outgoing(self, n_bits: int) -> tuple[int, SecretBits]:
+        offset = self.outgoing_head
+        if offset + n_bits > len(self._outgoing):
+            raise LaneShortError("peer", "outgoing", offset + n_bits - len(self._outgoing))
+        self.outgoing_head += n_bits
+        return offset, self._outgoing.take(offset, n_bits)
+
+    def peek_incoming(self, offset: int, n_bits: int) -> SecretBits:
+        if offset < self.incoming_head:
+            raise ReplayError(
+                f"bits at {offset} of the incoming lane were used, its head is {self.incoming_head}"
+            )
+        if offset + n_bits > len(self._incoming):
+            raise LaneShortError("peer", "incoming", offset + n_bits - len(self._incoming))
+        return self._incoming.take(offset, n_bits)
+
+    def take_incoming(self, offset: int, n_bits: int, forgery: float = 0.0) -> SecretBits:
+        bits = self.peek_incoming(offset, n_bits)
+        self.incoming_head = offset + n_bits
+        self.forgery += forgery
+        return bits
+
+    def wrong_tag(self, forgery: float) -> None:
+        self.forgery += forgery
 
 
 def memory_lanes(rng: np.random.Generator) -> tuple[MemoryAuthKeys, MemoryAuthKeys]:

@@ -10,13 +10,12 @@ from dataclasses import dataclass, field, replace
 import msgspec
 import numpy as np
 import pytest
-from rehearsal import Side, honest_sides, rehearse
+from rehearsal import MemoryAuthKeys, Side, honest_sides, rehearse
 
 from orchestrator.bits import pack, unpack
 from orchestrator.keystore.errors import LaneShortError
 from orchestrator.keystore.lanes import PairEnd
 from orchestrator.postprocessing import messages as m
-from orchestrator.postprocessing.authentication import MemoryAuthKeys
 from orchestrator.postprocessing.block import BlockAborted, BlockResult, run_block
 from orchestrator.postprocessing.cascade import CascadeCorrector, compile_kernels
 from orchestrator.postprocessing.conversation import PATIENCE

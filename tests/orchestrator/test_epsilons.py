@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rehearsal import honest_sides, rehearse
+from rehearsal import MemoryAuthKeys, honest_sides, rehearse
 
 from orchestrator.keystore.sealing import Kek
 from orchestrator.keystore.store import KeyStore
 from orchestrator.keystore.tagged import TaggedChannel, _bound
 from orchestrator.one_time_tags import TAG_KEY_BITS
 from orchestrator.postprocessing import messages as m
-from orchestrator.postprocessing.authentication import MemoryAuthKeys, Transcript, forgery_bound
+from orchestrator.postprocessing.authentication import Transcript, forgery_bound
 from orchestrator.postprocessing.verification import undetected_error_bound
 from orchestrator.protocols.epsilons import EPS_MIN, ParameterError, verification_tags
 from orchestrator.protocols.four_phase.planner import FourPhasePlan, block_plan

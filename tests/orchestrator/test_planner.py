@@ -13,10 +13,30 @@ import pytest
 
 from orchestrator.protocols.base import BlockCounts
 from orchestrator.protocols.four_phase.planner import CountWindow, FourPhasePlan, block_plan
-from orchestrator.protocols.four_phase.rates import P_X_MIN_FINITE, key_rate, keyrate_report, optimise
-from orchestrator.protocols.optical_channel import click_probabilities, plob_bound, transmittance
+from orchestrator.protocols.four_phase.rates import P_X_MIN_FINITE, KeyRate, Scenario, keyrate_report
+from orchestrator.protocols.optical_channel import OpticalChannel, click_probabilities, transmittance
 
 DARK, VISIBILITY, F_EC = 1e-7, 0.99, 1.16
+
+
+def optimise(
+    loss_a_db: float,
+    loss_b_db: float,
+    visibility: float,
+    dark_count: float,
+    f_ec: float,
+    n_pulses: int | None = None,
+    *,
+    tolerance_db: float = 0.0,
+    **given: float,
+) -> KeyRate:
+    channel = OpticalChannel(loss_a_db, loss_b_db, visibility, dark_count)
+    return Scenario(channel, f_ec, n_pulses, tolerance_db=tolerance_db).optimise(**given)
+
+
+def plob_bound(eta: float) -> float:
+    """Bits per pulse without a repeater: -log2(1 - eta) (Pirandola et al., Nat. Commun. 8, 15043)."""
+    return -math.log1p(-eta) / math.log(2.0)
 
 
 @pytest.mark.parametrize("loss_db", [5, 10, 15, 20, 25])
@@ -93,9 +113,9 @@ def test_no_brute_force_search_does_better(loss_a: float, loss_b: float, n_pulse
         for _ in range(300):
             a, b = (mu * math.exp(spread * rng.standard_normal()) for mu in (best.mu_a, best.mu_b))
             p = 1 - min((1 - best.p_x) * math.exp(spread * rng.standard_normal()), 0.5)
-            tried = key_rate(
-                *(loss_a, loss_b, min(a, 1.5), min(b, 1.5), p),
-                *(VISIBILITY, DARK, F_EC, n_pulses),
+            tried = optimise(
+                *(loss_a, loss_b, VISIBILITY, DARK, F_EC, n_pulses),
+                **{"mu_a": min(a, 1.5), "mu_b": min(b, 1.5), "p_x": p},
             )
             assert tried.key_rate_per_pulse <= best.key_rate_per_pulse * (1 + 1e-6)
 
@@ -130,7 +150,7 @@ def test_given_values_are_kept_and_the_rest_optimised() -> None:
     assert best.key_rate_per_pulse > 0
     assert best.mu_b > 0.002
     fixed = optimise(5, 5, VISIBILITY, DARK, F_EC, mu_a=0.005, mu_b=0.005, p_x=0.9)
-    assert fixed == key_rate(5, 5, 0.005, 0.005, 0.9, VISIBILITY, DARK, F_EC)
+    assert fixed == Scenario(OpticalChannel(5, 5, VISIBILITY, DARK), F_EC).key_rate(0.005, 0.005, 0.9)
     certain = optimise(5, 5, VISIBILITY, DARK, F_EC, 10**10, p_x=1.0)
     assert certain.key_bits == 0
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rehearsal import Side, memory_lanes, rehearse
 
 from lab.cli.keyrate import keyrate_command
 from lab.runs.testbeds.folder import template_path
@@ -31,7 +32,6 @@ from orchestrator.protocols.base import (
 )
 from orchestrator.protocols.block_planning import plan_for, protocol_named
 from orchestrator.protocols.catalogue import PROTOCOLS
-from tests.benchmarks.rehearsal import Side, memory_lanes, rehearse
 
 SLOTS = 1 << 15
 KEY, TEST, DECOY = range(3)

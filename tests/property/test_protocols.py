@@ -15,7 +15,7 @@ from orchestrator.protocols.four_phase.bounds import (
     phase_error,
     predict,
 )
-from orchestrator.protocols.four_phase.rates import optimise
+from orchestrator.protocols.four_phase.rates import Scenario
 from orchestrator.protocols.kato import count_lower, count_upper, deviation, kato_a, sum_lower, sum_upper
 from orchestrator.protocols.optical_channel import OpticalChannel
 
@@ -122,8 +122,10 @@ def test_more_loss_never_helps(
     loss_a: float, loss_b: float, visibility: float, exponent: int, more: float
 ) -> None:
     assume(loss_a + loss_b < 45)
-    near = optimise(loss_a, loss_b, visibility, 1e-7, 1.16, 10**exponent)
-    far = optimise(loss_a, loss_b + more, visibility, 1e-7, 1.16, 10**exponent)
+    near, far = (
+        Scenario(OpticalChannel(loss_a, loss, visibility, 1e-7), 1.16, 10**exponent).optimise()
+        for loss in (loss_b, loss_b + more)
+    )
     assert near.key_bits is not None
     assert far.key_bits is not None
     assert far.key_bits <= near.key_bits * (1 + 1e-6) + 1

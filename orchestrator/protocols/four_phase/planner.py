@@ -22,8 +22,9 @@ from fractions import Fraction
 
 import numpy as np
 
+from lab.testbed import Testbed
 from orchestrator.bits import BitArray
-from orchestrator.protocols.base import BlockCounts, BlockPlan, KeyLength
+from orchestrator.protocols.base import BlockCounts, BlockPlan, KeyLength, KeyProtocol
 from orchestrator.protocols.four_phase.bounds import (
     FinitePlan,
     Observed,
@@ -32,7 +33,7 @@ from orchestrator.protocols.four_phase.bounds import (
     predict,
     step_failure,
 )
-from orchestrator.protocols.four_phase.rates import Scenario
+from orchestrator.protocols.four_phase.rates import Scenario, keyrate_report
 from orchestrator.protocols.four_phase.symbols import P_X_STEPS, FourPhases
 from orchestrator.protocols.optical_channel import OpticalChannel
 
@@ -254,6 +255,30 @@ def block_plan(
         yy=CountWindow.around(finite.n_y, gain_tolerance_db),
         expected_bits=scenario.expected_length(a, b, best.p_x).bits,
     )
+
+
+class FourPhase(KeyProtocol):
+    """Two bases of two phases, no decoys; the quantum coin bounds what is known of the key."""
+
+    key_rate = staticmethod(keyrate_report)
+
+    def plan(self, testbed: Testbed, first: str, second: str) -> FourPhasePlan:
+        arms, protocol, calibration = testbed.arms(first, second), testbed.protocol, testbed.calibration
+        return block_plan(
+            arms.loss_a_db,
+            arms.loss_b_db,
+            n_pulses=testbed.frames_per_block() * protocol.slots_per_frame,
+            visibility=calibration.visibility,
+            dark_count=calibration.dark_count_probability,
+            f_ec=protocol.f_ec,
+            eps_sec=protocol.eps_sec,
+            eps_cor=protocol.eps_cor,
+            intensity_tolerance_db=protocol.intensity_tolerance_db,
+            qber_limit=protocol.qber_limit,
+            p_x=protocol.p_x,
+            mu_a=protocol.mu,
+            mu_b=protocol.mu,
+        )
 
 
 def _check_limits(qber_limit: float, gain_tolerance_db: float) -> None:

@@ -171,44 +171,6 @@ class Scenario:
         return self.key_rate(*_best(self, mu_a, mu_b, p_x))
 
 
-def key_rate(
-    loss_a_db: float,
-    loss_b_db: float,
-    mu_a: float,
-    mu_b: float,
-    p_x: float,
-    visibility: float,
-    dark_count: float,
-    f_ec: float,
-    n_pulses: int | None = None,
-    eps_sec: float = 1e-10,
-    eps_cor: float = 1e-15,
-) -> KeyRate:
-    """Key rate of a given setting."""
-    channel = OpticalChannel(loss_a_db, loss_b_db, visibility, dark_count)
-    return Scenario(channel, f_ec, n_pulses, eps_sec, eps_cor=eps_cor).key_rate(mu_a, mu_b, p_x)
-
-
-def optimise(
-    loss_a_db: float,
-    loss_b_db: float,
-    visibility: float,
-    dark_count: float,
-    f_ec: float,
-    n_pulses: int | None = None,
-    eps_sec: float = 1e-10,
-    eps_cor: float = 1e-15,
-    *,
-    mu_a: float | None = None,
-    mu_b: float | None = None,
-    p_x: float | None = None,
-    tolerance_db: float = 0.0,
-) -> KeyRate:
-    """The best (mu_a, mu_b, p_x) of a pair; values given are kept."""
-    channel = OpticalChannel(loss_a_db, loss_b_db, visibility, dark_count)
-    return Scenario(channel, f_ec, n_pulses, eps_sec, tolerance_db, eps_cor).optimise(mu_a, mu_b, p_x)
-
-
 def keyrate_report(
     loss_a_db: float,
     loss_b_db: float,
@@ -229,21 +191,8 @@ def keyrate_report(
     e_ph, or e_ph^U with ``n_pulses``), key_rate_per_pulse, key_bits (None without ``n_pulses``), mu_a,
     mu_b, p_x.  Raises ParameterError naming the argument that is out of range.
     """
-    return asdict(
-        optimise(
-            loss_a_db,
-            loss_b_db,
-            visibility,
-            dark_count,
-            f_ec,
-            n_pulses,
-            eps_sec,
-            eps_cor,
-            mu_a=mu_a,
-            mu_b=mu_b,
-            p_x=p_x,
-        )
-    )
+    channel = OpticalChannel(loss_a_db, loss_b_db, visibility, dark_count)
+    return asdict(Scenario(channel, f_ec, n_pulses, eps_sec, eps_cor=eps_cor).optimise(mu_a, mu_b, p_x))
 
 
 def _best(
