@@ -38,11 +38,10 @@ EXTRAS = {
 
 def explain(error: Exception) -> tuple[int, str]:
     """Exit code and text for ``error``; a full disk is told with its place."""
+    expected = _expected(error)
     if not is_full(error):
-        return _explained(error)
-    _, text = _explained(error)
-    if text.startswith(UNEXPECTED):
-        text = f"error: {error}"
+        return expected or (1, UNEXPECTED + "".join(traceback.format_exception(error)))
+    _, text = expected or (1, f"error: {error}")
     places = full_places(sys.argv[1:], os.environ)
     return 1, "\n".join([text, *(f"  {place.text()}" for place in places)])
 
@@ -54,7 +53,7 @@ def tell_supervisor(error: Exception, text: str) -> None:
             print(line_of(Failed(text, is_full(error))), flush=True)
 
 
-def _explained(error: Exception) -> tuple[int, str]:
+def _expected(error: Exception) -> tuple[int, str] | None:
     missing = (error.name or "").split(".")[0] if isinstance(error, ModuleNotFoundError) else ""
     if extra := EXTRAS.get(missing):
         return 2, (
@@ -78,7 +77,7 @@ def _explained(error: Exception) -> tuple[int, str]:
     module = type(error).__module__.split(".")[0]
     if module in ("lab", "orchestrator", "fl", "drivers", "sim_backends"):
         return 1, f"error: {error}"
-    return 1, UNEXPECTED + "".join(traceback.format_exception(error))
+    return None
 
 
 def plain(error: OSError) -> str:
