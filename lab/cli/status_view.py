@@ -127,7 +127,9 @@ def _remarks(document: Document) -> Iterable[str]:
             case HubStatus() as hub:
                 yield f"overload: {hub.overloads} messages were refused or dropped, more was said than may wait"
             case Unknown() as unknown:
-                yield shown(f"{unknown.told_by(row.role)}: {unknown.count} of them, the last {age}")
+                yield shown(
+                    f"{unknown.told_by(row.role)}: {unknown.count} of them, the last {age}: {unknown.reason}"
+                )
 
 
 def change(heard: Heard) -> str:

@@ -86,16 +86,18 @@ def test_a_line_of_a_newer_version_is_unknown_and_says_of_whom() -> None:
     assert "decoy_rate" in more.reason
 
 
-def test_an_item_of_a_kind_that_is_not_known_is_kept_and_a_wrong_one_of_a_known_kind_is_refused() -> None:
+def test_an_item_of_a_newer_version_is_kept_and_what_names_no_kind_is_refused() -> None:
     assert read_item(encode(BLOCK), PeerItem, strict=True) == BLOCK
     newer = msgspec.msgpack.encode({"type": "Decoyed", "rate": 1})
     unknown = read_item(newer, PeerItem, strict=True)
     assert isinstance(unknown, Unknown)
     assert unknown.subject == ("Unknown", "Decoyed")
     odd = msgspec.msgpack.encode({"type": "Ready", "ready": True, "mood": "good"})
-    with pytest.raises(WireError, match="unknown field"):
-        read_item(odd, PeerItem, strict=True)
-    assert read_item(odd, StatusItem).kind == "Ready"
+    newer_alarm = msgspec.msgpack.encode({"type": "Alarm", "name": "decoy-drift", "text": "too bright"})
+    for data, kind, why in ((odd, "Ready", "unknown field"), (newer_alarm, "Alarm", "name")):
+        for strict in (True, False):
+            unknown = read_item(data, PeerItem, strict=strict)
+            assert (unknown.kind, why in unknown.reason) == (kind, True)
     for nothing in (b"", b"\xc1", msgspec.msgpack.encode([1, 2]), msgspec.msgpack.encode({"kind": "Ready"})):
         with pytest.raises(WireError):
             read_item(nothing, PeerItem, strict=True)
