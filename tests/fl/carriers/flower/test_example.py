@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -131,3 +132,25 @@ def stop_superlink(home: Path) -> None:
             continue
         if b"flower-superlink" in command and os.fsencode(home) in command:
             os.kill(int(entry.name), signal.SIGTERM)
+
+
+def test_a_node_opens_a_module_that_its_operator_named_and_a_simulation_that_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fl.carriers.flower.example.digits_app.client_app import task_of
+    from fl.workloads import UnknownTaskError
+
+    module = f"own_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{module}.py").write_text("from fl.workloads.digits.task import Digits\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def opened(**node: str) -> str:
+        run = {"task": f"{module}:Digits", "data": ""}
+        return task_of(SimpleNamespace(run_config=run, node_config=node)).name  # type: ignore[arg-type]
+
+    for node in ({"user": "alice"}, {"user": "alice", "task": "digits"}):
+        with pytest.raises(UnknownTaskError, match="not its operator who named it"):
+            opened(**node)
+    assert module not in sys.modules
+    assert opened(user="alice", task=f"{module}:Digits") == "digits"
+    assert opened(**{"partition-id": "0"}) == "digits"
