@@ -65,7 +65,7 @@ class PulseCarver(Protocol):
     """A generator channel whose public pattern cuts the laser's light into pulses, again and again."""
 
     def carve(self, pattern: npt.NDArray[np.float32], sample_rate_hz: float, amplitude_vpp: float) -> None:
-        """Play ``pattern`` (one period, in [-1, 1] of amplitude/2) until ``stop``."""
+        """Play ``pattern`` (1-d float32: one period, in [-1, 1] of amplitude/2) until ``stop``."""
 
     def stop(self) -> None:
         """0 V, as before the first pattern."""
@@ -171,7 +171,7 @@ class TimeTagger(Protocol):
         """Whether the record runs."""
 
     def read_tags(self, channel: int) -> npt.NDArray[np.uint64]:
-        """All tags of the records played since the last call, shape (n, 2): time in ps, index of the reference."""
+        """All tags of the records played since the last call, uint64 of shape (n, 2): time in ps, index of the reference."""
 
 
 class PolarizationController(Protocol):

@@ -14,12 +14,9 @@ import math
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
+from fl.qpu.extrapolate import Floats
 from fl.qpu.model import CircuitModel, expectations_of
-
-Floats = npt.NDArray[np.float64]
-"""float64; each function says the shape."""
 
 
 class Deviation(msgspec.Struct, frozen=True):

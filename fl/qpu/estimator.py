@@ -12,17 +12,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from qiskit import QuantumCircuit
 from qiskit.quantum_info import SparsePauliOp
 
 from fl.qpu.backends import Device
 from fl.qpu.errors import JobFailedError
+from fl.qpu.extrapolate import Floats
 from fl.qpu.options import Execution
 from fl.qpu.simulated import narrowed
-
-Floats = npt.NDArray[np.float64]
-"""float64; each function says the shape."""
 
 
 def measured(job: Any, noise_factors: Sequence[int]) -> tuple[Floats, Floats]:

@@ -13,7 +13,6 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from fl.qpu.analysis import Comparison, compare
 from fl.qpu.backends import Device
@@ -25,9 +24,6 @@ from fl.qpu.options import RunOptions
 from fl.qpu.prepare import Prepared, prepare
 from fl.qpu.runner import Measured, Report, Runner
 from orchestrator.durable import replace_file
-
-Floats = npt.NDArray[np.float64]
-"""float64; each function says the shape."""
 
 REPORT_FILE, ARRAYS_FILE = "qpu.json", "expectations.npz"
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from qiskit import QuantumCircuit
 from qiskit.circuit import ParameterVector
 from qiskit.circuit.library import UnitaryGate
@@ -22,9 +21,7 @@ from qiskit.quantum_info import SparsePauliOp, Statevector
 
 from fl.circuits.trace import Input, QuantumFunction, TracedGate, Weight, trace
 from fl.qpu.errors import ModelError
-
-Floats = npt.NDArray[np.float64]
-"""float64; each function says the shape."""
+from fl.qpu.extrapolate import Floats
 
 _ROTATIONS: dict[str, Callable[..., object]] = {
     "RX": QuantumCircuit.rx,

@@ -29,9 +29,9 @@ from zipfile import BadZipFile
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from fl.qpu.errors import QpuFolderError
+from fl.qpu.extrapolate import Floats
 from fl.qpu.options import RunOptions
 from orchestrator.durable import replace_file
 from orchestrator.randomness import random_hex
@@ -39,8 +39,6 @@ from orchestrator.randomness import random_hex
 if TYPE_CHECKING:
     from qiskit import QuantumCircuit
 
-Floats = npt.NDArray[np.float64]
-"""float64; each function says the shape."""
 _T = TypeVar("_T", bound=msgspec.Struct)
 State = Literal["planned", "submitting", "submitted", "done", "failed"]
 FORMAT = 3

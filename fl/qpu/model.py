@@ -17,9 +17,8 @@ import numpy.typing as npt
 
 from fl.circuits.trace import QuantumFunction
 from fl.qpu.errors import ModelError
+from fl.qpu.extrapolate import Floats
 
-Floats = npt.NDArray[np.float64]
-"""float64; each function says the shape."""
 Labels = npt.NDArray[np.int64]
 """1-d int64: class of every example."""
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from qiskit import QuantumCircuit
 from qiskit.quantum_info import PauliList, SparsePauliOp
 from qiskit.transpiler import generate_preset_pass_manager
@@ -22,11 +21,9 @@ from qiskit.transpiler import generate_preset_pass_manager
 from fl.qpu.backends import Device
 from fl.qpu.errors import ModelError
 from fl.qpu.export import ExportedCircuit, export
+from fl.qpu.extrapolate import Floats
 from fl.qpu.model import CircuitModel
 from fl.qpu.options import RunOptions
-
-Floats = npt.NDArray[np.float64]
-"""float64; each function says the shape."""
 
 EXPORT_TOLERANCE = 1e-6
 EXAMPLES_CHECKED = 3

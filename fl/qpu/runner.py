@@ -20,18 +20,14 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 from qiskit import QuantumCircuit
 from qiskit.quantum_info import SparsePauliOp
 
 from fl.qpu.backends import Device
 from fl.qpu.errors import JobFailedError, QpuFolderError, ServiceError, without_secrets
 from fl.qpu.estimator import DeviceJobs, measured
-from fl.qpu.extrapolate import to_zero_noise
+from fl.qpu.extrapolate import Floats, to_zero_noise
 from fl.qpu.journal import JobRecord, JobResult, QpuFolder, RunPlan, slices, tag_of
-
-Floats = npt.NDArray[np.float64]
-"""float64; each function says the shape."""
 
 POLL_S = 2.0
 PATIENCE = 5

@@ -31,8 +31,9 @@ from fl.qpu.cost import CostEstimate
 from fl.qpu.errors import ModelError, QpuFolderError, UnconfirmedCostError
 from fl.qpu.evaluate import cost_of, measure
 from fl.qpu.export import SHIFT_RULE_GATES, ExportedCircuit, export
+from fl.qpu.extrapolate import Floats
 from fl.qpu.journal import QpuFolder
-from fl.qpu.model import CircuitModel, Floats, Labels
+from fl.qpu.model import CircuitModel, Labels
 from fl.qpu.options import RunOptions, TrainingPlan
 from fl.qpu.prepare import Prepared, prepare
 from fl.qpu.runner import Measured, Report
