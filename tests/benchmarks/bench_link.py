@@ -48,7 +48,7 @@ def link_figure(run: Run, blocks: list[BlockReport]) -> Figure:
     pulses = sum(block.pulses for block in counted)
     sifted = sum(block.sifted_bits for block in counted)
     announced = sum(block.announced for block in counted)
-    errors = sum(round(block.qber * block.sifted_bits) for block in counted)
+    errors = sum(round((block.qber or 0.0) * block.sifted_bits) for block in counted)
     gain_x = sifted / (pulses * plan.p_x**2)
     gain_sigma = (sifted - pulses * plan.p_x**2 * plan.gain) / math.sqrt(pulses * plan.p_x**2 * plan.gain)
     qber_sigma = (errors - sifted * plan.qber) / math.sqrt(sifted * plan.qber * (1 - plan.qber))
