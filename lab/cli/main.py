@@ -475,7 +475,7 @@ def fl_consent(
 
 @data_app.command("fetch")
 def data_fetch(
-    name: Annotated[str, typer.Argument(help="mnist or sentiment.")],
+    name: Annotated[str, typer.Argument(help="Workload whose data is fetched.")],
     as_json: Json = False,
 ) -> None:
     """Fetch a data set into the cache folder and verify its checksums."""

@@ -21,7 +21,9 @@ ModelOption = Annotated[
     Path | None,
     typer.Option("--model", help="Trained model: .npy file or folder of a run; else trained here."),
 ]
-TaskOption = Annotated[str | None, typer.Option("--task", help="sentiment:hybrid or sentiment:hybrid-lora.")]
+TaskOption = Annotated[
+    str | None, typer.Option("--task", help="Task with a circuit; sentiment:hybrid without.")
+]
 SentencesOption = Annotated[
     int | None, typer.Option("--sentences", min=1, help="Test examples; 200 without.")
 ]

@@ -166,7 +166,10 @@ def test_a_folder_is_all_that_a_workload_of_ours_takes(tmp_path: Path) -> None:
         )
 
     assert "sentiment, two-letters, of an installed" in run("-m", "lab.cli.main", "train", "--help").stdout
-    ask = "from fl.workloads import names, parse_task; print(*names(), parse_task('two-letters'))"
+    ask = (
+        "import sys; from fl.workloads import names, parse_task; print(*names(), parse_task('two-letters'));"
+        "assert not {'numpy', 'torch', 'sklearn', 'msgspec'} & set(sys.modules)"
+    )
     listed = "digits mnist quantum-states sentiment sentiment-imdb two-letters two-letters:mlp@iid"
     assert run("-c", ask).stdout.strip() == listed
     (place / "two_letters" / "__init__.py").write_text("")
