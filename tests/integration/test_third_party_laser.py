@@ -1,0 +1,150 @@
+"""A laser that another package brings through its entry point runs in the ring without an edit in our tree.
+
+``acme_laser`` beside this file is copied to a folder of its own and registered as installing it would do.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab import needs
+from lab.runs.testbeds.folder import template_path
+from lab.station import Station
+from lab.testbed import load_testbed, parse_testbed, resolve_addresses, write_testbed
+from orchestrator.light.relay import RelayLight
+from sim_backends.bench import Bench, BenchError
+
+SMALL = {"slots_per_frame": 1 << 20, "pulses_per_block": 1 << 25}
+ENTRY = "[qunetlab.instruments]\nacme-sl1 = acme_laser:ROW\n"
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder that holds the package, on the path of this process and of those that it starts."""
+    site = tmp_path / "site-packages"
+    shutil.copytree(
+        Path(__file__).parent / "acme_laser",
+        site / "acme_laser",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
+    info = site / "acme_laser-2.1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-laser\nVersion: 2.1\n")
+    (info / "entry_points.txt").write_text(ENTRY)
+    monkeypatch.syspath_prepend(str(site))
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")]).rstrip(":")
+    )
+    yield site
+    for name in [name for name in sys.modules if name.startswith("acme_laser")]:
+        del sys.modules[name]
+
+
+def content() -> dict[str, Any]:
+    """The bundled testbed with the third party's laser in the place of ours."""
+    data = tomllib.loads(template_path("simulated-four-node").read_text(encoding="utf-8"))
+    data["protocol"] |= SMALL
+    next(entry for entry in data["instruments"] if entry["name"] == "laser")["model"] = "acme-sl1"
+    return data
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "lab.cli.main", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_it_is_checked_simulated_and_gives_the_light_that_the_relay_asks_for(
+    installed: Path, tmp_path: Path
+) -> None:
+    write_testbed(content(), tmp_path / "t.toml")
+    checked = command("check", str(tmp_path / "t.toml"))
+    assert checked.returncode == 0, checked.stderr
+    with Bench(load_testbed(tmp_path / "t.toml")) as bench:
+        data = resolve_addresses(content(), bench.addresses)
+        for entry in data["instruments"]:
+            entry["options"] = bench.options[entry["name"]]
+        testbed = parse_testbed(data, tmp_path)
+        with Station(testbed, "relay") as station:
+            assert station.identities["laser"].model == "SL1"
+            light = RelayLight(
+                testbed,
+                station.get(needs.LASER),
+                station.get(needs.LAUNCH),
+                station.get(needs.DETECTORS),
+                station.get(needs.TAGGER),
+            )
+            light.set_up()
+            assert bench.ring.monitor_power_w("alice") == 0
+            light.light_on()
+            assert bench.ring.monitor_power_w("alice") > 0
+            assert "laser" in bench.unsafe()
+        assert bench.ring.monitor_power_w("alice") == 0
+        assert bench.unsafe() == []
+
+
+def test_without_its_package_the_testbed_says_which_models_there_are(tmp_path: Path) -> None:
+    write_testbed(content(), tmp_path / "t.toml")
+    checked = command("check", str(tmp_path / "t.toml"))
+    assert checked.returncode == 2
+    assert "instruments[0].model: no driver for 'acme-sl1'; known: id-quantique-id900" in checked.stderr
+
+
+@pytest.mark.parametrize(
+    ("break_it", "says"),
+    [
+        (
+            lambda site: (site / "acme_laser" / "__init__.py").write_text("import acme_runtime\n"),
+            "instruments[0].model: package acme-laser 2.1 (entry point 'acme-sl1' = 'acme_laser:ROW') fails: "
+            "ModuleNotFoundError: No module named 'acme_runtime'",
+        ),
+        (
+            lambda site: (site / "acme_laser" / "driver.py").unlink(),
+            "the driver of 'acme-sl1' cannot be imported from acme_laser.driver:AcmeSL1",
+        ),
+    ],
+)
+def test_a_broken_package_is_named_by_check(
+    installed: Path, tmp_path: Path, break_it: Any, says: str
+) -> None:
+    break_it(installed)
+    write_testbed(content(), tmp_path / "t.toml")
+    checked = command("check", str(tmp_path / "t.toml"))
+    assert checked.returncode == 2
+    assert says in checked.stderr
+    assert "Traceback" not in checked.stderr
+
+
+def test_a_model_without_a_twin_needs_a_real_address(installed: Path, tmp_path: Path) -> None:
+    row = installed / "acme_laser" / "__init__.py"
+    row.write_text(row.read_text().replace('    twin="acme_laser.twin",\n', ""))
+    with pytest.raises(BenchError, match="laser: no simulated 'acme-sl1'; give it a real address"):
+        Bench(parse_testbed(content(), tmp_path))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(400)
+def test_the_demo_runs_with_it(installed: Path, tmp_path: Path) -> None:
+    write_testbed(content(), tmp_path / "t.toml")
+    out = tmp_path / "out"
+    ended = command("demo", "--testbed", str(tmp_path / "t.toml"), "--rounds", "1", "--out", str(out))
+    assert ended.returncode == 0, ended.stderr
+    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    assert report["aggregation"]["exact"] is True
+    assert all(row["secret_bits"] > 0 for row in report["pairs"])
+    assert report["instruments"]["unsafe"] == []
+    assert set(report["instruments"]["states"]["laser"]) == {"power_mw", "on"}
