@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qcodes.instrument import Instrument
 
@@ -32,6 +32,10 @@ class LabInstrument(Instrument):
     def __init__(self, name: str, address: str, **kwargs: Any) -> None:
         super().__init__(name, **kwargs)
         self.address = address
+
+    if TYPE_CHECKING:
+        # QCoDeS says Any here, and then the type checker finds every instrument of every kind.
+        def __getattr__(self, key: str) -> object: ...
 
     def add_parameter(self, name: str, parameter_class: Any = None, **kwargs: Any) -> Any:
         """As QCoDeS has it; what is set reaches the driver as a Python value, whatever NumPy scalar it was."""

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from enum import Enum, IntEnum
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from drivers import kinds
@@ -233,7 +234,18 @@ def _loaded(entry: EntryPoint) -> Row:
         raise CatalogueError(f"{_place(entry)} is a {type(loaded).__name__}, no Row of drivers.catalogue")
     if loaded.model != entry.name:
         raise CatalogueError(f"{_place(entry)} is the row of {loaded.model!r}; both names must be the same")
+    for module in filter(None, (loaded.driver.partition(":")[0], loaded.twin)):
+        if not _exists(module):
+            raise CatalogueError(f"{_place(entry)} is half-declared: there is no module {module!r}")
     return loaded
+
+
+def _exists(module: str) -> bool:
+    """Whether Python finds a module; the packages around it are imported, itself is not."""
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def _place(entry: EntryPoint) -> str:

@@ -96,14 +96,11 @@ def init(
 @app.command()
 def check(testbed: TestbedPath, as_json: Json = False) -> None:
     """Validate a testbed file; every mistake is listed with its place."""
-    from drivers.catalogue import driver_class
     from lab.runs.testbeds.folder import find_testbed
     from lab.runs.testbeds.ring_size import pairs_without_key
     from lab.testbed import load_testbed
 
     loaded = load_testbed(find_testbed(testbed))
-    for model in {entry.model for entry in loaded.instruments}:
-        driver_class(model)
     pairs = []
     losses = []
     for first, second in loaded.pairs():

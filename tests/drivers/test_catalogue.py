@@ -195,6 +195,10 @@ class TestRegistered:
             ("1 / 0", "ZeroDivisionError"),
             ("OTHER = 1", "has no attribute 'ROW'"),
             ("ROW = 'acme'", "is a str, no Row of drivers.catalogue"),
+            (
+                ROW.format(model="acme-laser").replace("drivers.lasers", "acme.lasers"),
+                "is half-declared: there is no module 'acme.lasers.nkt_basik'",
+            ),
             (ROW.format(model="acme-lazer"), "is the row of 'acme-lazer'; both names must be the same"),
             (ROW.format(model="acme-laser").replace(":NKTBasik", ""), "half-declared: driver is"),
             (

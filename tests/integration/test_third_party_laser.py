@@ -114,7 +114,7 @@ def test_without_its_package_the_testbed_says_which_models_there_are(tmp_path: P
         ),
         (
             lambda site: (site / "acme_laser" / "driver.py").unlink(),
-            "the driver of 'acme-sl1' cannot be imported from acme_laser.driver:AcmeSL1",
+            "= 'acme_laser:ROW') is half-declared: there is no module 'acme_laser.driver'",
         ),
     ],
 )
