@@ -157,6 +157,7 @@ def build_report(run: Run, learning: Task, config: FLConfig, demand_bits: int) -
     """Everything that ``report.json`` says."""
     from fl.experiments.notes import consent_notes, notes_for
     from fl.experiments.reference import train_reference
+    from fl.rounds.config import listed
 
     testbed = run.testbed
     clippings = [record.clipping for record in run.rounds]
@@ -164,7 +165,7 @@ def build_report(run: Run, learning: Task, config: FLConfig, demand_bits: int) -
     return {
         "testbed": {"name": testbed.name, "description": testbed.description},
         "simulated": True,
-        "notes": [*notes_for(config), *consent_notes(run.consented)],
+        "notes": [*notes_for(config), *consent_notes(run.consented), f"data: {listed(config.sources)}"],
         "task": config.task,
         "seed": config.seed,
         "epsilon": {"sec": testbed.protocol.eps_sec, "cor": testbed.protocol.eps_cor},

@@ -69,5 +69,6 @@ def test_the_page_runs_its_workload_on_the_ring(beans: Path) -> None:
     run(f"{command} --out report", beans)
     report = json.loads((beans / "report" / "report.json").read_text())
     assert report["task"] == "beans:BEANS"
+    assert any(note.startswith("data: beans.csv (SHA-256 7cbb610c") for note in report["notes"])
     assert report["aggregation"]["exact"] is True
     assert report["rounds"][-1]["accuracy"] > 0.9
