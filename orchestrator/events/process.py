@@ -14,7 +14,7 @@ import msgspec
 
 from orchestrator.events.common import Serving, Unknown, read_line
 from orchestrator.events.learning import ClientEnded, ClientState, ServerEvent
-from orchestrator.events.status import Alarm, BlockReport, Epsilons
+from orchestrator.events.status import Alarm, BlockReport, Epsilons, LeaseStatus, PeerStatus
 from orchestrator.wire.codec import Message
 
 
@@ -122,6 +122,8 @@ ProcessEvent: TypeAlias = (
     | BlockReport
     | Epsilons
     | Alarm
+    | LeaseStatus
+    | PeerStatus
     | ServerEvent
     | ClientState
     | ClientEnded

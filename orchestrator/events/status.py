@@ -4,19 +4,10 @@ An item is the latest word of one role on one *subject* and replaces its earlier
 ``(role, subject)``.  A subject is a tuple of the item's kind and the names that it is about, never one text
 glued from them: the pairs (a, b-c) and (a-b, c) are two subjects.
 
-================  =============================================================================
-role              may say
-================  =============================================================================
-a user's node     its stock per peer and lane, its blocks, its epsilons, whether it is ready, alarms;
-                  only of pairs that it belongs to
-the relay         which leases it served, whether it is ready, alarms
-learning server   how a training run goes, alarms
-orchestrator      peers, pairs (stock of both ends put together), leases, the ring, what was refused
-================  =============================================================================
-
-Nobody else says anything, and nobody says what another role is the source of.  Everything else is refused,
-counted and shown (:class:`Refusals`).  No item holds a key bit, and texts in them are whatever their role
-wrote: they are escaped before a terminal or a page shows them.
+A node speaks only of pairs that it belongs to, and the orchestrator alone of what several roles are part of: peers,
+pairs (stock of both ends put together), leases, the ring.  Who else may say an item stands with it (``said_by``);
+everything else is refused, counted and shown (:class:`Refusals`).  No item holds a key bit, and texts in them are
+whatever their role wrote: they are escaped before a terminal or a page shows them.
 """
 
 from __future__ import annotations

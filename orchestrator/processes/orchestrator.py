@@ -107,8 +107,10 @@ class Orchestrator:
         *,
         transport: Transport,
         clock: Callable[[], float] = time.monotonic,
+        emit: Emit = lambda event: None,
     ) -> None:
         self._config = config
+        self._emit = emit
         self._clock = clock
         self._saved = state_dir / "schedule"
         self._epochs = OwnEpoch(EpochFile(state_dir / "epoch"), clock)
@@ -178,6 +180,7 @@ class Orchestrator:
         self._peers[status.peer] = status
         self.schedule.party_able(status.peer, status.present and status.ready, now_s)
         self._board.show(status, now_s)
+        self._emit(status)
 
     def _on_message(
         self, role: str, message: FromPeer | PeerItem | Unknown, session: int, now_s: float
@@ -307,6 +310,8 @@ class Orchestrator:
             outcome.ring_s,
         )
         self._board.show(status, now_s)
+        if outcome.ok or not told:
+            self._emit(status)
 
     def _show_pairs(self, now_s: float) -> None:
         for pair in self.schedule.state.pairs:
@@ -381,7 +386,9 @@ def run_orchestrator(
     allowed = {public: role for role, public in testbed.keys.items() if role != ROLE}
     with ExitStack() as stack:
         transport = stack.enter_context(ZeroMQ())
-        orchestrator = Orchestrator(config_of(testbed), keys, allowed, state_dir, transport=transport)
+        orchestrator = Orchestrator(
+            config_of(testbed), keys, allowed, state_dir, transport=transport, emit=emit
+        )
         hub = stack.enter_context(orchestrator.hub)
         stack.enter_context(
             ControlSocket(state_dir, lambda request: answer_about_gate(hub.gate, request), CONTROL_ERRORS)

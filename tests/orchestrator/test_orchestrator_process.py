@@ -25,6 +25,7 @@ from orchestrator.events.status import (
     BlockReport,
     LaneStock,
     Learning,
+    LeaseStatus,
     PairStatus,
     PeerStatus,
     Ready,
@@ -173,6 +174,7 @@ class World:
     def __init__(self, state_dir: Path, stack: ExitStack, **config: Any) -> None:
         self.stack = stack
         self.state_dir = state_dir
+        self.emitted: list[Any] = []
         self.keys = {role: generate_keys() for role in ("orchestrator", *ROLES)}
         self.config = replace(CONFIG, **config)
         self.start()
@@ -185,6 +187,7 @@ class World:
             {self.keys[role].public: role for role in ROLES},
             self.state_dir,
             transport=transport,
+            emit=self.emitted.append,
         )
         hub = self.orchestrator.hub
         hub.start()
@@ -381,6 +384,22 @@ def test_an_item_of_a_newer_peer_is_kept_counted_and_shown(world: World) -> None
     late.until("alice", lambda item: isinstance(item, Unknown) and item.count == 3)
 
 
+def test_ends_of_leases_and_peers_are_printed_as_the_structs_that_observers_get(world: World) -> None:
+    observer = Listener(world)
+    for role in ("relay", "alice", "bob"):
+        world.party(role)
+    carol = world.agent("carol")
+    carol.control_send(Ready(False, "no light"))
+    world.agent("fl-server").control_send(Demand("alice", "bob", BLOCK_BITS))
+    observer.until("orchestrator", lambda item: isinstance(item, LeaseStatus) and item.ok)
+    observer.until("orchestrator", lambda item: isinstance(item, PairStatus) and item.stock_bits > 0)
+    told = [item for each in observer.items if isinstance(item := each.item, LeaseStatus | PeerStatus)]
+    printed = [event for event in world.emitted if isinstance(event, LeaseStatus)]
+    assert printed
+    assert printed[0] in told
+    assert PeerStatus("carol", True, False, "no light") in world.emitted
+
+
 def test_observers_do_not_take_each_others_place(world: World) -> None:
     first = Listener(world)
     first.until("orchestrator", lambda item: isinstance(item, RingStatus))
@@ -557,7 +576,7 @@ def test_the_process_reports_its_endpoints_and_stops_cleanly_on_sigterm(tmp_path
                 ask(tmp_path / "state", Revoke("observer"))
                 os.kill(process.pid, signal.SIGTERM)
                 assert process.wait(10.0) == 0
-            assert process.stdout.read() == "stopped\n"
+            assert process.stdout.read().splitlines()[-1] == "stopped"
         finally:
             process.kill()
             process.communicate()
