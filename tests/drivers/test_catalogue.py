@@ -137,8 +137,8 @@ def test_nothing_outside_a_driver_or_the_catalogue_names_a_driver_class() -> Non
             assert not pattern.search(path.read_text(encoding="utf-8")), path
 
 
-def test_the_models_that_an_own_laser_would_touch_are_three_files() -> None:
-    """The laser that stands in the tree: its driver, its twin, its row; no other file of the product says its name."""
+def test_a_laser_of_ours_is_three_files() -> None:
+    """Its driver, its twin, its row: no other file of the product says its name."""
     naming = {
         path.relative_to(ROOT).as_posix()
         for room in ("drivers", "sim_backends", "lab", "orchestrator", "fl")

@@ -136,6 +136,13 @@ def test_a_model_without_a_twin_needs_a_real_address(installed: Path, tmp_path: 
         Bench(parse_testbed(content(), tmp_path))
 
 
+def test_a_twin_without_a_builder_is_named(installed: Path, tmp_path: Path) -> None:
+    twin = installed / "acme_laser" / "twin.py"
+    twin.write_text(twin.read_text().replace("def build(", "def make("))
+    with pytest.raises(BenchError, match=r"laser: the twin of 'acme-sl1', acme_laser.twin: .* 'build'"):
+        Bench(parse_testbed(content(), tmp_path))
+
+
 @pytest.mark.long
 @pytest.mark.timeout(400)
 def test_the_demo_runs_with_it(installed: Path, tmp_path: Path) -> None:
