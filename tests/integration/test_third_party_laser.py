@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -127,6 +128,15 @@ def test_a_broken_package_is_named_by_check(
     assert checked.returncode == 2
     assert says in checked.stderr
     assert "Traceback" not in checked.stderr
+
+
+def test_the_page_about_adding_an_instrument_shows_this_one() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "adding-an-instrument.md").read_text(encoding="utf-8")
+    blocks = dict(re.findall(r"```(\w+)\n(.*?)```", page, re.DOTALL))
+    assert (Path(__file__).parent / "acme_laser" / "__init__.py").read_text().endswith(blocks["python"])
+    registered = tomllib.loads(blocks["toml"])["project"]["entry-points"]["qunetlab.instruments"]
+    assert registered == {"acme-sl1": "acme_laser:ROW"}
+    assert '"acme-sl1"' in page.partition("In the testbed file")[2]
 
 
 def test_a_model_without_a_twin_needs_a_real_address(installed: Path, tmp_path: Path) -> None:
