@@ -155,6 +155,11 @@ def load_task(name: str, data_folder: Path | None = None, *, trusted: str | None
     record, spec = record_of(name, trusted=trusted)
     if data_folder is not None and not data_folder.exists():
         raise DataError(f"data {data_folder}: there is no such file or folder")
+    if data_folder is not None and data_folder.is_file() and not record.own_files:
+        taking = ", ".join(f"{each.name} ({each.own_files})" for each in ours().values() if each.own_files)
+        raise DataError(
+            f"data {data_folder} is a file, and {record.name} reads a folder; {taking} take files of your own"
+        )
     return record.open(spec, data_folder)
 
 

@@ -86,6 +86,7 @@ def _record(name: str, where: str, load: Callable[[], Any]) -> Workload:
         data=(DataSet(OWN, f"what {where} hands out", "not told", state=lambda: (True, "its own")),),
         models=(OWN,),
         splits=(OWN,),
+        own_files="what it reads",
     )
 
 

@@ -74,7 +74,8 @@ class Workload:
     ``datasets`` are values of ``--dataset``, each with the ``TASK[:MODEL]`` that it means.
     ``beside`` lays out what an experiment shows beside the run that was asked for; without it that is the same
     training in float32.  ``circuit_models`` are those whose trained circuit a QPU can run (:mod:`fl.qpu.tasks`).
-    ``own_files`` says which files of the user's own it takes in the place of its data (:mod:`fl.workloads.images`).
+    ``own_files`` says which files of the user's own it takes in the place of its data (:mod:`fl.workloads.images`);
+    without it the user can name a folder only.
     Raises WorkloadError saying everything that is missing.
     """
 

@@ -304,4 +304,8 @@ def test_own_images_train_a_workload_of_ours_and_are_named_in_its_results(tmp_pa
     assert "40 examples cannot be split over 41 clients" in str(said.exception)
     said = CliRunner().invoke(app, ["train", "digits", "--data", str(tmp_path / "gone.npz"), *few])
     assert "gone.npz: there is no such file or folder" in str(said.exception)
+    said = CliRunner().invoke(app, ["train", "quantum-states", "--data", str(path), *few])
+    assert "own.npz is a file, and quantum-states reads a folder; digits (8x8 images), mnist" in str(
+        said.exception
+    )
     assert not (tmp_path / "few").exists()
