@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -68,8 +69,50 @@ def modules(room: str) -> Iterator[tuple[str, Path]]:
         yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def loaded(path: Path) -> Iterator[str]:
+    """What a module imports when it runs, sooner or later: all but what it imports for the type checker alone."""
+    tree = parsed(path)
+    for_types = {
+        id(each)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for statement in node.body
+        for each in ast.walk(statement)
+    }
+    for node in ast.walk(tree):
+        if id(node) not in for_types:
+            if isinstance(node, ast.Import):
+                yield from (alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Every set of modules that import each other, directly or by way of others."""
+    reached: dict[str, set[str]] = {}
+    for name in graph:
+        seen: set[str] = set()
+        todo = [name]
+        while todo:
+            for each in graph[todo.pop()] - seen:
+                seen.add(each)
+                todo.append(each)
+        reached[name] = seen
+    found = {
+        tuple(sorted(other for other in seen if name in reached[other]))
+        for name, seen in reached.items()
+        if name in seen
+    }
+    return sorted(map(list, found))
+
+
 def imports(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -96,6 +139,28 @@ def test_nothing_imports_the_front_doors() -> None:
             if not inside(name, FRONT_DOORS):
                 for imported in imports(path):
                     assert not inside(imported, FRONT_DOORS), f"{name} imports {imported}"
+
+
+def test_runs_are_made_and_followed_without_the_commands() -> None:
+    for name, path in modules("lab"):
+        if inside(name, ("lab.runs",)):
+            assert not any(inside(imported, ("lab.cli", "lab.dashboard")) for imported in imports(path)), name
+
+
+def test_no_modules_import_each_other() -> None:
+    places = dict(entry for room in ROOMS for entry in modules(room))
+    graph: dict[str, set[str]] = {}
+    for name, path in places.items():
+        named = {each if each in places else each.rpartition(".")[0] for each in loaded(path)}
+        graph[name] = {each for each in named if each in places and each != name}
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == [["b", "c"]]
+    assert circles(graph) == []
+
+
+def test_a_module_has_at_most_five_hundred_lines() -> None:
+    for room in ROOMS:
+        for name, path in modules(room):
+            assert len(path.read_text(encoding="utf-8").splitlines()) <= 500, name
 
 
 def test_each_room_of_the_orchestrator_imports_only_those_below_it() -> None:

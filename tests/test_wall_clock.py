@@ -18,7 +18,7 @@ ALLOWED = {
     "lab/runs/training/folder.py": "the name of a run folder",
     "lab/runs/training/on_testbed.py": "when a run began, for people",
     "lab/runs/training/simulated.py": "when a run began, for people",
-    "lab/cli/roles.py": "which of several unfinished runs is the newest; each can be named instead",
+    "lab/runs/roles/processes.py": "which of several unfinished runs is the newest; each can be named instead",
     "fl/qpu/runner.py": "the age of a job at a service, across restarts; believed to a day",
 }
 CLOCKS = {

@@ -13,15 +13,12 @@ import click
 import typer
 from typer.core import TyperGroup
 
+from lab.cli.options import Json, StatePath, TestbedPath
 from lab.runs.testbeds.store_key import HELP as STORE_KEY_HELP
 
 FolderOption = Annotated[
     Path, typer.Option("--testbed", metavar="TESTBED", help="Testbed file, or its folder; default: here.")
 ]
-StateOption = Annotated[
-    Path | None, typer.Option("--state", help="State folder; default: `state` beside the testbed file.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 StoreKeyOption = Annotated[
     str, typer.Option("--store-key", help=f"What opens the stores of stopped nodes: {STORE_KEY_HELP}")
 ]
@@ -46,10 +43,10 @@ keys_app = typer.Typer(
 
 @keys_app.command()
 def show(
-    testbed: Annotated[Path, typer.Argument(metavar="TESTBED", help="Testbed file, or its folder.")],
-    state: StateOption = None,
+    testbed: TestbedPath,
+    state: StatePath = None,
     store_key: StoreKeyOption = "file",
-    as_json: JsonOption = False,
+    as_json: Json = False,
 ) -> None:
     """Key stock per pair of the nodes on this machine, running or stopped; counts only, never bits."""
     from lab.cli.keys import show_stock
@@ -69,7 +66,7 @@ def reseed(
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the files of --new.")] = Path(),
     testbed: FolderOption = Path(),
-    state: StateOption = None,
+    state: StatePath = None,
 ) -> None:
     """Renew a pair's authentication key: --new once, carry one file over, then --secret FILE at each end."""
     from lab.cli.reseed import make_secrets, take_secret_file
@@ -82,7 +79,7 @@ def reseed(
 
 
 @keys_app.command()
-def meet(pair: PairArgument, testbed: FolderOption = Path(), state: StateOption = None) -> None:
+def meet(pair: PairArgument, testbed: FolderOption = Path(), state: StatePath = None) -> None:
     """Let a pair meet that waits for an operator because little authentication key is left."""
     from lab.cli.reseed import meet_now
 
@@ -98,8 +95,8 @@ def revoke(
         bool, typer.Option("--list", help="Show which roles are refused, and where.")
     ] = False,
     testbed: FolderOption = Path(),
-    state: StateOption = None,
-    as_json: JsonOption = False,
+    state: StatePath = None,
+    as_json: Json = False,
 ) -> None:
     """Refuse the key of a role at every process of this machine, from here on and after every restart."""
     from lab.cli.revoke import revoke_role, show_revoked

@@ -6,19 +6,18 @@ or peer could not be reached, 130 interrupted.
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from fl.workloads import folders
 from lab.cli.keys_app import keys_app
+from lab.cli.learning_app import compare, data_app, demo, fl_app, train
+from lab.cli.options import Json, SecretsPath, StatePath, StoreKeyOption, TestbedPath, show
 from lab.cli.qpu import qpu_app
 from lab.runs.shown import echo
-from lab.runs.testbeds.store_key import HELP as STORE_KEY_HELP
 from orchestrator.protocols.catalogue import DEFAULT, PROTOCOLS
 
 app = typer.Typer(
@@ -27,39 +26,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Lab control and orchestration for a quantum-secure federated-learning testbed.",
 )
-fl_app = typer.Typer(no_args_is_help=True, help="Federated-learning server and clients.")
-data_app = typer.Typer(no_args_is_help=True, help="Data sets: fetch, verify, list.")
 app.add_typer(fl_app, name="fl")
 app.add_typer(data_app, name="data")
 app.add_typer(keys_app, name="keys")
 app.add_typer(qpu_app, name="qpu")
 
 EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE, EXIT_INTERRUPTED = 1, 2, 3, 130
-
-TestbedPath = Annotated[Path, typer.Argument(metavar="TESTBED", help="Testbed file, or its folder.")]
-SecretsPath = Annotated[
-    Path | None, typer.Option("--secrets", help="Secrets folder; default: beside the testbed file.")
-]
-StatePath = Annotated[
-    Path | None, typer.Option("--state", help="State folder; default: `state` beside the testbed file.")
-]
-StoreKeyOption = Annotated[
-    str,
-    typer.Option("--store-key", help=f"Where the key comes from that seals the key store: {STORE_KEY_HELP}"),
-]
-TASKS = f"TASK:MODEL@SPLIT of {', '.join(folders())}, of an installed workload, or your own MODULE:NAME"
-DataPath = Annotated[
-    Path | None,
-    typer.Option(
-        "--data", help="Folder of the data set, or your own images as an NPZ file or a folder of IDX files."
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
-
-
-def show(data: Any, as_json: bool, text: str | None = None) -> None:
-    """Print ``data`` as one JSON line, or ``text`` for people."""
-    echo(json.dumps(data) if as_json or text is None else text)
 
 
 @app.command()
@@ -124,7 +96,7 @@ def simulate(
     ] = None,
 ) -> None:
     """Serve every simulated instrument of a testbed until SIGTERM or Ctrl-C."""
-    from lab.cli.roles import simulate_role
+    from lab.runs.roles.processes import simulate_role
 
     raise typer.Exit(simulate_role(testbed, as_json, resolved))
 
@@ -144,7 +116,7 @@ def instruments(
 @app.command()
 def orchestrator(testbed: TestbedPath, secrets: SecretsPath = None, state: StatePath = None) -> None:
     """Run the hub and the scheduler."""
-    from lab.cli.roles import orchestrator_role
+    from lab.runs.roles.processes import orchestrator_role
 
     raise typer.Exit(orchestrator_role(testbed, secrets, state))
 
@@ -152,7 +124,7 @@ def orchestrator(testbed: TestbedPath, secrets: SecretsPath = None, state: State
 @app.command()
 def relay(testbed: TestbedPath, secrets: SecretsPath = None, state: StatePath = None) -> None:
     """Run the measurement relay: laser, launch attenuator, detectors, time tagger."""
-    from lab.cli.roles import relay_role
+    from lab.runs.roles.processes import relay_role
 
     raise typer.Exit(relay_role(testbed, secrets, state))
 
@@ -166,7 +138,7 @@ def node(
     store_key: StoreKeyOption = "file",
 ) -> None:
     """Run one user's node: modulator, attenuator, key generation, key store, key delivery."""
-    from lab.cli.roles import node_role
+    from lab.runs.roles.processes import node_role
 
     raise typer.Exit(node_role(name, testbed, secrets, state, store_key))
 
@@ -217,139 +189,8 @@ def keyrate(
     )
 
 
-@app.command()
-def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("qunetlab-demo"),
-    rounds: Annotated[int, typer.Option(min=1, help="Training rounds.")] = 10,
-    task: Annotated[str, typer.Option(help=f"{TASKS}.")] = "digits",
-    data: DataPath = None,
-    seed: Annotated[
-        int, typer.Option(min=0, help="Seed of the simulated ring, the first model and the shards.")
-    ] = 1,
-    testbed: Annotated[
-        str, typer.Option(help="Bundled testbed or testbed file to run on.")
-    ] = "simulated-four-node",
-    as_json: Json = False,
-) -> None:
-    """Run everything on this machine: simulated ring, relay, four nodes, keys, training, report."""
-    from lab.runs.demo import run_demo
-
-    raise typer.Exit(
-        run_demo(out=out, rounds=rounds, task=task, data=data, seed=seed, source=testbed, as_json=as_json)
-    )
-
-
-@app.command()
-def train(
-    task: Annotated[
-        str,
-        typer.Argument(help=f"{TASKS}."),
-    ],
-    clients: Annotated[int | None, typer.Option(min=1, help="Number of clients.")] = None,
-    mode: Annotated[
-        str | None,
-        typer.Option(
-            help="otp, lightsecagg (goes on without missing clients, whose last update the server then knows roughly), "
-            "expanded or plain."
-        ),
-    ] = None,
-    model: Annotated[str | None, typer.Option(help="Model of the task.")] = None,
-    dataset: Annotated[
-        str | None,
-        typer.Option(help="Which data set, of a task that has several."),
-    ] = None,
-    split: Annotated[str | None, typer.Option(help="How the data is shared out.")] = None,
-    rounds: Annotated[int | None, typer.Option(min=1, help="Training rounds.")] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, max=10_000, help="Number of seeds.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 1,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="About two minutes; not the full experiment, and says so.")
-    ] = False,
-    baselines: Annotated[bool, typer.Option(help="Run what the result is compared with as well.")] = True,
-    levels: Annotated[int | None, typer.Option(help="Quantisation levels on either side of zero.")] = None,
-    ring_width: Annotated[
-        int | None, typer.Option(help="Bits of an integer on the wire; the fewest without.")
-    ] = None,
-    clip: Annotated[float | None, typer.Option(help="Largest update that is sent.")] = None,
-    clip_of: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="ARRAY=CLIP",
-            help="Clip of the model's arrays with that name or pattern, 0: not in the sum; repeatable.",
-        ),
-    ] = None,
-    clip_decay: Annotated[float | None, typer.Option(help="Factor on the clip after every round.")] = None,
-    keep: Annotated[float | None, typer.Option(help="Share of the parameters sent in a round.")] = None,
-    error_feedback: Annotated[
-        bool | None, typer.Option(help="Keep what was cut or rounded away for later rounds.")
-    ] = None,
-    drop_outs: Annotated[
-        int, typer.Option(min=0, help="Clients that vanish in every round (lightsecagg, simulated).")
-    ] = 0,
-    colluders: Annotated[int | None, typer.Option(help="T of lightsecagg.")] = None,
-    survivors: Annotated[int | None, typer.Option(help="U of lightsecagg.")] = None,
-    testbed: Annotated[
-        str | None, typer.Option(help="Bundled testbed, testbed file or folder whose keys are used.")
-    ] = None,
-    live: Annotated[bool, typer.Option("--live", help="Make the keys on the ring while training.")] = False,
-    if_short: Annotated[
-        str, typer.Option(help="When keys run short: wait, stop, or expanded (computational security).")
-    ] = "wait",
-    max_wait: Annotated[
-        float | None, typer.Option(min=0, help="Longest time the key of the run may take to make, s.")
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=0, max=64, help="Processes that train; 0 trains in this one.")
-    ] = None,
-    data: DataPath = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the run; qunetlab-runs/... without.")] = None,
-    resume: Annotated[Path | None, typer.Option(help="Folder of a run to go on with.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Train a workload: checks, key forecast, seeds, baselines, results.json and report.html."""
-    from lab.cli.train_options import asked_options, clips_of_arrays
-    from lab.runs.training.simulated import run_train
-
-    asked = asked_options(
-        task=task,
-        model=model,
-        dataset=dataset,
-        split=split,
-        mode=mode,
-        clients=clients,
-        rounds=rounds,
-        seeds=seeds,
-        first_seed=seed,
-        quick=quick,
-        baselines=baselines,
-        levels=levels,
-        ring_width=ring_width,
-        clip=clip,
-        clips=clips_of_arrays(clip_of),
-        clip_decay=clip_decay,
-        keep=keep,
-        error_feedback=error_feedback,
-        drop_outs=drop_outs,
-        colluders=colluders,
-        survivors=survivors,
-        testbed=testbed,
-        live=live,
-        if_short=if_short,
-        max_wait_s=max_wait,
-    )
-    raise typer.Exit(run_train(asked, out=out, resume=resume, data=data, workers=workers, as_json=as_json))
-
-
-@app.command()
-def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders or results.json files.")],
-    out: Annotated[Path | None, typer.Option(help="HTML page with the curves of all runs.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Training runs side by side."""
-    from lab.cli.compare import compare_runs
-
-    raise typer.Exit(compare_runs(runs, out, as_json))
+for command in (demo, train, compare):
+    app.command()(command)
 
 
 @app.command()
@@ -402,91 +243,6 @@ def compile_command() -> None:
     from lab.runs.supervising.kernels import compile_all
 
     compile_all()
-
-
-@fl_app.command("server")
-def fl_server(
-    testbed: TestbedPath,
-    secrets: SecretsPath = None,
-    state: StatePath = None,
-    config: Annotated[str, typer.Option(help="Training configuration as JSON text or @FILE.")] = "{}",
-    task: Annotated[str | None, typer.Option(help=f"{TASKS}; digits without.")] = None,
-    data: DataPath = None,
-) -> None:
-    """Run the federated-learning server."""
-    from lab.cli.roles import fl_server_role
-
-    raise typer.Exit(fl_server_role(testbed, secrets, state, config, task, data))
-
-
-@fl_app.command("client")
-def fl_client(
-    name: Annotated[str, typer.Argument(help="User whose client this is.")],
-    testbed: TestbedPath,
-    secrets: SecretsPath = None,
-    state: StatePath = None,
-    data: DataPath = None,
-    self_check: Annotated[
-        Path | None,
-        typer.Option(help="Simulation only: write unmasked updates here so that the sum can be checked."),
-    ] = None,
-    mode: Annotated[
-        str, typer.Option(help="The mode this user agrees to; a run in any other is refused.")
-    ] = "otp",
-    task: Annotated[
-        str | None,
-        typer.Option(help="A workload of your own that is trained, MODULE:NAME; others need no naming."),
-    ] = None,
-) -> None:
-    """Run one user's federated-learning client."""
-    from lab.cli.roles import fl_client_role
-
-    raise typer.Exit(fl_client_role(name, testbed, secrets, state, data, self_check, mode, task))
-
-
-@fl_app.command("consent")
-def fl_consent(
-    run_file: Annotated[
-        Path, typer.Argument(metavar="RUNFILE", help="What the learning server wrote: run-description.json.")
-    ],
-    user: Annotated[
-        str | None, typer.Option(help="Whose consent it is; without, the one user of this machine.")
-    ] = None,
-    testbed: Annotated[
-        Path | None, typer.Option(help="Testbed file, or its folder; without, the present folder.")
-    ] = None,
-    state: StatePath = None,
-    accept_leak: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="RUN", help="Earlier run with other terms: accept what its sums and these tell together."
-        ),
-    ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Agree without being asked.")] = False,
-) -> None:
-    """Read what a training run is and what it tells, and agree to it for one user."""
-    from lab.runs.consent import consent_to
-
-    raise typer.Exit(consent_to(run_file, user, testbed, state, accept_leak or [], yes=yes))
-
-
-@data_app.command("fetch")
-def data_fetch(
-    name: Annotated[str, typer.Argument(help="Workload whose data is fetched.")],
-    as_json: Json = False,
-) -> None:
-    """Fetch a data set into the cache folder and verify its checksums."""
-    from lab.cli.data import fetch
-
-    raise typer.Exit(fetch(name, as_json))
-
-
-@data_app.command("list")
-def data_list(as_json: Json = False) -> None:
-    """Data sets that are here."""
-    from lab.cli.data import list_data
-
-    raise typer.Exit(list_data(as_json))
 
 
 def main() -> None:

@@ -7,9 +7,8 @@ interrupted goes on with ``--resume FOLDER`` and submits nothing twice.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -46,18 +45,13 @@ from lab.cli.qpu_options import (
     refuse_with_resume,
     request_from,
 )
-from lab.cli.qpu_talk import RUNS_FOLDER, consent, progress, teller
+from lab.cli.qpu_talk import RUNS_FOLDER, Start, consent, interrupted, progress, teller
 from lab.runs.shown import echo
 
 if TYPE_CHECKING:
     from fl.qpu.analysis import Comparison
-    from fl.qpu.backends import Device
     from fl.qpu.evaluate import QpuReport
-    from fl.qpu.journal import QpuFolder
     from fl.qpu.request import QpuRequest
-    from fl.workloads.base import CircuitTask, Parameters
-
-EXIT_INTERRUPTED = 130
 
 qpu_app = typer.Typer(no_args_is_help=True, help="Trained circuits on a QPU or its simulated stand-in.")
 
@@ -248,19 +242,6 @@ def train_command(
     raise typer.Exit(code)
 
 
-@dataclass(frozen=True)
-class Start:
-    """A run that is about to begin or to go on: its locked folder, request, device, task and trained parameters."""
-
-    folder: QpuFolder
-    resumed: bool
-    request: QpuRequest
-    device: Device
-    task: CircuitTask
-    parameters: Parameters
-    say: Callable[[str], None]
-
-
 @contextmanager
 def _begin(asked: QpuRequest, model: Path | None, out: Path | None) -> Iterator[Start]:
     from fl.qpu.backends import open_device
@@ -314,14 +295,6 @@ def _run(start: Start, *, retry_failed: bool, yes: bool, as_json: bool) -> int:
     write_page(outcome, request, path)
     echo(as_text_json(outcome, path, request) if as_json else summary(outcome, path, request))
     return 0
-
-
-def interrupted(start: Start, purpose: str) -> int:
-    """Say how to go on; returns the exit code."""
-    what = "finished jobs are kept" if start.device.local else "jobs at the service go on and are not lost"
-    hint = f"qunetlab qpu {purpose} --resume {start.folder.folder}"
-    echo(f"interrupted; {what}. Go on with: {hint}", err=True)
-    return EXIT_INTERRUPTED
 
 
 def as_text_json(outcome: QpuReport, folder: Path, request: QpuRequest) -> str:

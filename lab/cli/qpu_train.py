@@ -9,11 +9,12 @@ import msgspec
 
 from fl.qpu.tasks import training_model, with_circuit_weights
 from fl.qpu.training import StepRecord, save_model, train
+from lab.cli.qpu_talk import interrupted, teller
 from lab.runs.shown import echo
 
 if TYPE_CHECKING:
     from fl.qpu.cost import CostEstimate
-    from lab.cli.qpu import Start
+    from lab.cli.qpu_talk import Start
 
 EXAMPLES = 64
 """Training examples that batches are drawn from, and that choose which weights are trained."""
@@ -21,9 +22,6 @@ EXAMPLES = 64
 
 def run_training(start: Start, *, allowed: bool, retry_failed: bool, as_json: bool) -> int:
     """The train command; returns the exit code."""
-    from lab.cli.qpu import interrupted
-    from lab.cli.qpu_talk import teller
-
     plan = start.request.training
     assert plan is not None
     options, task = start.request.options, start.task

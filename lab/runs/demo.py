@@ -6,7 +6,6 @@ ten rounds of training, a check of the sums, a reference training, a report.
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from lab.runs.following.observer import verdict_on
 from lab.runs.following.progress import Display, PairProgress, RunProgress
 from lab.runs.pages.demo_report import render_report
 from lab.runs.shown import echo, shown
+from lab.runs.software import versions
 from lab.runs.supervising.kernels import compile_all
 from lab.runs.supervising.supervised import Run, supervised_run
 from lab.runs.supervising.supervisor import ChildError
@@ -186,7 +186,7 @@ def build_report(run: Run, learning: Task, config: FLConfig, demand_bits: int) -
         ],
         "key_demand_bits_per_pair": demand_bits,
         "instruments": {"safe": run.unsafe == [], "unsafe": run.unsafe, "states": run.instrument_states},
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "versions": versions(PACKAGES),
     }
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+
+STOPPING = b"\nstopping; what is finished is kept (Ctrl-C again: at once)\n"
 
 
 @contextmanager
@@ -20,3 +23,17 @@ def handled(numbers: Sequence[signal.Signals], handler: Callable[[int, object], 
     finally:
         for number, earlier in zip(numbers, before, strict=True):
             signal.signal(number, earlier)
+
+
+@contextmanager
+def stopping_on_signals(stop: threading.Event) -> Iterator[None]:
+    """Ctrl-C and SIGTERM set ``stop``; a second one ends the program on the spot."""
+
+    def on_signal(number: int, frame: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        os.write(2, STOPPING)  # buffered streams must not be used in here
+
+    with handled((signal.SIGINT, signal.SIGTERM), on_signal):
+        yield

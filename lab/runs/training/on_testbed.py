@@ -1,4 +1,4 @@
-"""``qunetlab train TASK --testbed ... --live``: training with keys of a ring instead of simulated ones.
+"""Training with keys of a ring instead of simulated ones.
 
 The ring makes keys while training runs: clients ask for the key of coming rounds ahead, the scheduler serves
 the pairs needed first, and a round that lacks key waits and says why.  The server keeps models and records
@@ -29,17 +29,20 @@ from fl.experiments.base import (
     write_plan,
 )
 from fl.experiments.options import OptionsError, TrainOptions
-from fl.experiments.results import Results, SeedRun, write_results
+from fl.experiments.results import Results, SeedRun
 from fl.keys.budget import KeyForecast, forecast
 from fl.workloads.record import Experiment
 from lab.runs.following.live import Follower
 from lab.runs.following.observer import Observer
 from lab.runs.following.progress import Display, PairProgress, RunProgress
 from lab.runs.following.stalls import StallWatch, merged
-from lab.runs.shown import echo, shown
+from lab.runs.shown import echo
+from lab.runs.software import versions
+from lab.runs.supervising.signals import stopping_on_signals
 from lab.runs.supervising.supervised import Run
 from lab.runs.testbeds.ring_size import check_every_pair_makes_key
-from lab.runs.training.folder import held, resume_hint
+from lab.runs.training.folder import held
+from lab.runs.training.outcome import PACKAGES, RunOutcome, keep_results
 from lab.runs.training.place import Place, check_place, find_place, opened
 from lab.runs.training.record import (
     SERVER_STATE,
@@ -66,13 +69,10 @@ class RunShortOfKeyError(Exception):
     """There is not enough key for the run, and the user asked to stop rather than to wait."""
 
 
-def run_on_testbed(
-    options: TrainOptions, folder: Path, *, resuming: bool, data: Path | None, as_json: bool
-) -> int:
-    """Train on the keys of a testbed; returns the exit code."""
+def train_on_testbed(options: TrainOptions, folder: Path, *, resuming: bool, data: Path | None) -> RunOutcome:
+    """Train on the keys of the testbed that the options name."""
     from fl.workloads import open_task
     from fl.workloads.provenance import check_data
-    from lab.runs.training.simulated import EXIT_INTERRUPTED, summary
 
     assert options.testbed is not None
     place = find_place(options.testbed)
@@ -84,17 +84,9 @@ def run_on_testbed(
         attempt = Attempt(place, options, plan, task, folder, data)
         reason = attempt.run()
         results = attempt.results()
-    if reason:
-        why = "interrupted" if reason == "interrupted" else f"error: {shown(reason)}"
-        hint = resume_hint(folder, options.task, data)
-        echo(f"{why}; what is finished is kept. {hint}", err=True)
     if results is None and attempt.aborted:
         echo(f"every round was aborted ({attempt.aborted}): the model is the initial one", err=True)
-    if results is not None:
-        echo(msgspec.json.encode(results).decode() if as_json else summary(results, folder))
-    if reason == "interrupted":
-        return EXIT_INTERRUPTED
-    return 0 if not reason and results is not None and attempt.healthy(results) else 1
+    return RunOutcome(results, reason, results is not None and attempt.healthy(results))
 
 
 def live_plan(options: TrainOptions, task: Task, testbed: Testbed) -> Plan:
@@ -147,7 +139,6 @@ class Attempt:
     def run(self) -> str:
         """Train; returns "" or why the run ended early.  Raises RunShortOfKeyError before anything was spent."""
         from lab.runs.supervising.kernels import compile_all
-        from lab.runs.training.simulated import stopping_on_signals
 
         self.record = read_record(self.folder)
         started_at = self.record.started_at or datetime.now(UTC).isoformat(timespec="seconds")
@@ -302,8 +293,6 @@ class Attempt:
         """Results and report of the rounds there are, written; None before the first."""
         from fl.experiments.assemble import results_of
         from fl.experiments.runner import Runner
-        from lab.runs.pages.run_report import write_report
-        from lab.runs.training.simulated import REPORT_FILE
 
         live = self.seed_run()
         if not live.rounds:
@@ -319,8 +308,7 @@ class Attempt:
         if not complete:
             note = f"unfinished: {len(live.rounds)} of {self.config.rounds} rounds"
             results = msgspec.structs.replace(results, complete=False, notes=(*results.notes, note))
-        write_results(results, self.folder)
-        write_report(results, self.folder / REPORT_FILE)
+        keep_results(results, self.folder)
         return results
 
     @property
@@ -342,7 +330,6 @@ class Attempt:
         from fl.experiments.notes import consent_notes, notes_for
         from fl.modes import aggregation_for
         from fl.workloads.provenance import learnt_from
-        from lab.runs.training.simulated import versions
 
         aggregation = aggregation_for(self.config, self.task.n_parameters)
         notes = [*notes_for(self.config), *consent_notes(self.consented)]
@@ -362,7 +349,7 @@ class Attempt:
             key_supply="live" if self.options.live else "store",
             forecast=self.forecast,
             data=learnt_from(self.task),
-            versions=versions(),
+            versions=versions(PACKAGES),
             started_at=self.record.started_at,
             wall_s=self.record.seconds,
             notes=tuple(notes),

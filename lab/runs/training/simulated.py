@@ -1,4 +1,4 @@
-"""``qunetlab train``: a whole experiment of one workload, from its checks to its report.
+"""A whole experiment of one workload with simulated clients and keys, from its checks to its report.
 
 Everything that can be wrong is looked for before the first number is drawn: names, the no-wrap rule,
 thresholds, data, the folder, the key that all rounds will need.  What is finished is kept; Ctrl-C ends a run
@@ -7,30 +7,23 @@ cleanly and ``--resume`` goes on with it.
 
 from __future__ import annotations
 
-import importlib.metadata
-import logging
 import os
-import platform
-import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from fl.experiments.base import Plan, continued, read_plan, write_plan
+from fl.experiments.base import Plan, read_plan, write_plan
 from fl.experiments.options import OptionsError, TrainOptions
-from fl.experiments.results import Results, write_results
-from fl.keys.budget import counted, quantity
+from fl.experiments.results import Results
+from fl.keys.budget import counted
 from lab.runs.shown import echo
-from lab.runs.supervising.signals import handled
-from lab.runs.training.folder import earlier, folder_for, held, resume_hint, told
-from lab.runs.training.words import accuracy, against_float32, exactness, points, supply
+from lab.runs.software import versions
+from lab.runs.supervising.signals import stopping_on_signals
+from lab.runs.training.folder import earlier, held, resume_hint, told
+from lab.runs.training.outcome import INTERRUPTED, PACKAGES, RunOutcome, keep_results
 
 if TYPE_CHECKING:
     from fl.carriers.in_process.plan import CohortPlan
@@ -38,85 +31,43 @@ if TYPE_CHECKING:
     from fl.experiments.runner import Outcome
     from fl.workloads.base import Task
 
-EXIT_INTERRUPTED = 130
-REPORT_FILE = "report.html"
-PACKAGES = (
-    "qunetlab",
-    "torch",
-    "numpy",
-    "scipy",
-    "pennylane",
-    "transformers",
-    "cryptography",
-    "scikit-learn",
-)
-
 SIMULATED_NOTE = (
     "key supply simulated: no quantum key was used; pads come from a generator and count as the key that "
     "a network would have spent"
 )
-
-STOPPING = b"\nstopping; what is finished is kept (Ctrl-C again: at once)\n"
 
 
 class TrainError(Exception):
     """The run could not be brought to its end."""
 
 
-def run_train(
-    asked: TrainOptions,
-    *,
-    out: Path | None,
-    resume: Path | None,
-    data: Path | None,
-    workers: int | None,
-    as_json: bool,
-) -> int:
-    """The train command; returns the exit code."""
+def train_simulated(
+    options: TrainOptions, folder: Path, *, resuming: bool, data: Path | None, workers: int | None
+) -> RunOutcome:
+    """Train with simulated clients and keys; raises OptionsError before the first number is drawn, TrainError."""
     started = time.monotonic()
-    tell_preparations()
-    folder = folder_for(asked, out, resume)
-    options = asked if resume is None else continued(read_plan(resume), asked)
-    if options.testbed is not None:
-        from lab.runs.training.on_testbed import run_on_testbed
-
-        return run_on_testbed(options, folder, resuming=resume is not None, data=data, as_json=as_json)
     if options.if_short != "wait" or options.max_wait_s is not None:
         raise OptionsError("--if-short and --max-wait belong to --testbed: simulated keys never run short")
     if options.live:
         raise OptionsError("--live needs --testbed NAME, FILE or FOLDER: the ring whose keys are used")
     plan, task = prepare(options, data)
-    if resume is not None and read_plan(folder) != plan:
+    if resuming and read_plan(folder) != plan:
         raise OptionsError(
             f"{folder} was planned by another version of the experiment and cannot be continued by this one"
         )
     workers = usual_workers(plan) if workers is None else workers
     about = surroundings(plan, task, workers)
-    with held(folder, new=resume is None):
-        if resume is None:
+    with held(folder, new=not resuming):
+        if not resuming:
             write_plan(plan, folder)
-        say(plan, about, folder, resuming=resume is not None)
+        say(plan, about, folder, resuming=resuming)
         try:
             results, interrupted = train(plan, about, folder, data, workers, started)
         except KeyboardInterrupt:
             results, interrupted = None, True
-    if interrupted:
-        hint = resume_hint(folder, plan.options.task, data)
-        echo(f"interrupted; what is finished is kept. {hint}", err=True)
-        return EXIT_INTERRUPTED
-    assert results is not None
-    echo(msgspec.json.encode(results).decode() if as_json else summary(results, folder))
-    return 0 if all(row.exact is not False for row in results.rounds) else 1
-
-
-def tell_preparations() -> None:
-    """What tasks say of long preparations (embeddings, generator circuits) is shown to whoever waits."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    logger = logging.getLogger("fl.workloads")
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logging.getLogger("fl.carriers.in_process").addHandler(logging.NullHandler())  # the display tells it
+    if interrupted or results is None:
+        return RunOutcome(None, INTERRUPTED)
+    return RunOutcome(results, healthy=all(row.exact is not False for row in results.rounds))
 
 
 def usual_workers(plan: Plan) -> int:
@@ -169,24 +120,13 @@ def surroundings(plan: Plan, task: Task, workers: int) -> Surroundings:
         forecast=simulated_forecast(config.mode, config.rounds, config.n_clients, costs.key_bits_per_pair),
         workers=workers,
         data=learnt_from(task),
-        versions=versions(),
+        versions=versions(PACKAGES),
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
         notes=(
             *(() if config.mode == "plain" else (SIMULATED_NOTE, COHORT_NOTE)),
             *notes_for(config),
         ),
     )
-
-
-def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def say(plan: Plan, about: Surroundings, folder: Path, *, resuming: bool) -> None:
@@ -201,20 +141,6 @@ def say(plan: Plan, about: Surroundings, folder: Path, *, resuming: bool) -> Non
     if about.forecast is not None:
         lines.append(f"key: {about.forecast.text}")
     echo("\n".join(lines), err=True)
-
-
-@contextmanager
-def stopping_on_signals(stop: threading.Event) -> Iterator[None]:
-    """Ctrl-C and SIGTERM set ``stop``; a second one ends the program on the spot."""
-
-    def on_signal(number: int, frame: object) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-        os.write(2, STOPPING)  # buffered streams must not be used in here
-
-    with handled((signal.SIGINT, signal.SIGTERM), on_signal):
-        yield
 
 
 def train(
@@ -260,7 +186,6 @@ def train(
 def keep(plan: Plan, outcome: Outcome, about: Surroundings, folder: Path, wall_s: float) -> Results | None:
     """Write results and report of what is finished; None while there is nothing to report."""
     from fl.experiments.assemble import results_of
-    from lab.runs.pages.run_report import write_report
 
     if not outcome[plan.primary.name]:
         return None
@@ -268,45 +193,5 @@ def keep(plan: Plan, outcome: Outcome, about: Surroundings, folder: Path, wall_s
         wall_s += before.wall_s
         about = replace(about, started_at=before.started_at)
     results = results_of(plan, outcome, replace(about, wall_s=wall_s))
-    write_results(results, folder)
-    write_report(results, folder / REPORT_FILE)
+    keep_results(results, folder)
     return results
-
-
-def summary(results: Results, folder: Path) -> str:
-    """The run in a few lines."""
-    compression, rounds = results.compression, counted(len(results.rounds), "round")
-    lines = [
-        *results.warnings,
-        f"{results.title}: {accuracy(results.final.accuracy_mean, results.final.accuracy_ci95)} after {rounds}, "
-        f"{results.clients} clients, {counted(results.final.seeds, 'seed')}",
-    ]
-    lines += [
-        f"  {arm.title}: {accuracy(arm.final.accuracy_mean, arm.final.accuracy_ci95)}"
-        for arm in results.baselines.values()
-    ]
-    lines += [
-        f"  {each.title}: {points(each.difference_mean, each.difference_ci95)}"
-        for each in results.comparisons.values()
-    ]
-    saving = f"{against_float32(compression.saving_vs_float32)} than float32"
-    lines.append(
-        f"upload {compression.upload_bytes_per_client:,.0f} bytes per client and round, {saving}; "
-        f"{key_used(results)}"
-    )
-    lines.append(
-        f"mode {results.mode}: {results.security}; key supply {supply(results)}; sum exact: {exactness(results)}"
-    )
-    lines += [f"note: {note}" for note in results.notes]
-    lines.append(f"{results.wall_s:.0f} s; report in {folder / REPORT_FILE}")
-    return "\n".join(lines)
-
-
-def key_used(results: Results) -> str:
-    """The key of the run over all pairs; every seed is a run of its own and uses as much."""
-    used_bits = results.key_budget.record.used_bits if results.key_budget.record else 0
-    if not used_bits:
-        return "no key"
-    return (
-        f"key {quantity(used_bits)} over all pairs{' and rounds of a seed' if len(results.runs) > 1 else ''}"
-    )

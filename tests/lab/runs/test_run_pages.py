@@ -33,7 +33,7 @@ from lab.cli.compare import notes_of, render_comparison
 from lab.runs.following.train_progress import TrainDisplay, Work
 from lab.runs.pages.curves import mean_seconds
 from lab.runs.pages.run_report import main_arm, render_run
-from lab.runs.training.simulated import summary
+from lab.runs.training.outcome import summary
 
 
 def results(**more: Any) -> Results:

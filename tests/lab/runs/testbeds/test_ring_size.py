@@ -13,7 +13,7 @@ import pytest
 from fl.rounds.config import ConfigError
 from fl.rounds.quantise import RingWidthError
 from fl.workloads.base import TaskDefaults
-from lab.cli.roles import training_config
+from lab.runs.roles.processes import training_config
 from lab.runs.testbeds.folder import FolderError, create_folder, template_path
 from lab.runs.testbeds.machine import Machine
 from lab.runs.testbeds.ring_size import (
