@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fl.workloads.data import DataError
-from fl.workloads.record import TaskSpec, UnknownTaskError, Workload, WorkloadError
+from fl.workloads.record import OWN, TaskSpec, UnknownTaskError, Workload, WorkloadError
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -36,8 +36,6 @@ GROUP = "qunetlab.workloads"
 
 _GRAMMAR = re.compile(r"(?P<task>[a-z0-9][a-z0-9-]*)(:(?P<model>[a-z0-9-]+))?(@(?P<split>[a-z0-9-]+))?")
 _MODULE = re.compile(r"(?P<module>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*):(?P<name>[A-Za-z_]\w*)(@own)?", re.ASCII)
-OWN = "own"
-"""Split of a task that was named by its module."""
 
 
 def folders() -> tuple[str, ...]:

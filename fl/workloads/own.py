@@ -24,10 +24,9 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from fl.workloads import OWN
 from fl.workloads.base import Evaluation, Examples, Parameters, Task, TaskDefaults, TaskError
 from fl.workloads.data import DataSet, DataSource
-from fl.workloads.record import UnknownTaskError, Workload, WorkloadError
+from fl.workloads.record import OWN, UnknownTaskError, Workload, WorkloadError
 
 METHODS = {
     "initial_parameters": ("seed",),

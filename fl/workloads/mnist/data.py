@@ -25,7 +25,7 @@ from fl.workloads.images import (
     own_images,
     parse_idx,
 )
-from fl.workloads.mnist import DATA
+from fl.workloads.mnist.sources import DATA
 
 PIXELS = 28
 LAYOUT = Layout(PIXELS, 255)

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
 from fl.workloads.data import DataSet
+from fl.workloads.quantum_states.sources import NAME, SOURCE, SPLITS
 from fl.workloads.record import Experiment, TaskSpec, Workload
 
 if TYPE_CHECKING:
     from fl.experiments.base import Beside, Cell
     from fl.experiments.options import TrainOptions
     from fl.workloads.base import Task
-
-
-Split = Literal["iid", "mixed", "one-generator"]
-SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 def _open(spec: TaskSpec, data: Path | None) -> Task:
@@ -36,13 +33,11 @@ def _state() -> tuple[bool, str]:
     return kept_state()
 
 
-DATA = DataSet(
-    "quantum-states", "generator circuits trained here to target values", "none: computed", state=_state
-)
+DATA = DataSet(NAME, SOURCE, "none: computed", state=_state)
 
 WORKLOADS = (
     Workload(
-        "quantum-states",
+        NAME,
         "Quantum states by {model}",
         _open,
         (DATA,),

@@ -28,8 +28,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fl.workloads.data import DataError, Progress
-from fl.workloads.quantum_states import DATA
+from fl.workloads.data import DataError, Progress, data_folder
 from fl.workloads.quantum_states.generators import (
     StateClass,
     generator_ansatz,
@@ -37,6 +36,7 @@ from fl.workloads.quantum_states.generators import (
     train_generator,
 )
 from fl.workloads.quantum_states.measures import measure
+from fl.workloads.quantum_states.sources import NAME
 from orchestrator.durable import replace_file
 
 log = logging.getLogger(__name__)
@@ -178,7 +178,7 @@ def load_data_set(
 
     Where it cannot be kept it is made for this process alone, which is told.
     """
-    where = DATA.usual_folder if folder is None else folder / DATA.name
+    where = (data_folder() if folder is None else folder) / NAME
     path = where / f"{spec.name}-{spec.digest[:12]}.npz"
     warn = progress or log.warning
     data = _kept(spec, path, warn)
@@ -219,7 +219,7 @@ def _made(spec: DataSetSpec, progress: Progress | None) -> StateDataSet:
 def kept_state() -> tuple[bool, str]:
     """Whether the caches can be used, with a short text on each; a missing one is made on first use."""
     found = []
-    for path in sorted(DATA.usual_folder.glob("*.npz")):
+    for path in sorted((data_folder() / NAME).glob("*.npz")):
         try:
             _verified_content(path)
             found.append((True, f"{path.name} verified"))

@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from fl.workloads.quantum_states import Split
+from fl.workloads.quantum_states.sources import Split
 
 OWN_SHARE = 0.75
 

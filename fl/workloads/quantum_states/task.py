@@ -23,8 +23,9 @@ from torch import Tensor
 from fl.workloads.base import Evaluation, Examples, Parameters, TaskDefaults, fingerprint_of
 from fl.workloads.data import DataSource
 from fl.workloads.network import single_thread
-from fl.workloads.quantum_states import DATA, SPLITS, data_sets, network
+from fl.workloads.quantum_states import data_sets, network
 from fl.workloads.quantum_states.data_sets import DATA_SETS, N_CLASSES, StateDataSet
+from fl.workloads.quantum_states.sources import SOURCE, SPLITS
 from fl.workloads.quantum_states.splits import client_states
 
 STATES_PER_CLASS = {"entanglement": 16, "magic": 6}
@@ -87,9 +88,7 @@ class QuantumStatesTask:
     def sources(self) -> tuple[DataSource, ...]:
         """The specification of the states, which are the same on every machine up to rounding."""
         return (
-            DataSource(
-                f"{self.spec.name} states, made by their specification", self.spec.digest, DATA.source
-            ),
+            DataSource(f"{self.spec.name} states, made by their specification", self.spec.digest, SOURCE),
         )
 
     @cached_property

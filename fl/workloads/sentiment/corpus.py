@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fl.workloads.data import Progress
-from fl.workloads.sentiment import DATA, Dataset
 from fl.workloads.sentiment.cache import quiet
 from fl.workloads.sentiment.data import Reviews, encoder_folder, load_reviews
 from fl.workloads.sentiment.encoder import Encoder, TokenStates, cached_embeddings, cached_token_states
+from fl.workloads.sentiment.sources import DATA, Dataset
 from fl.workloads.sentiment.split import Indices, held_out, validation_split
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fl.workloads.data import DataError
-from fl.workloads.sentiment import DATA, ENCODER, REVIEWS, Dataset
+from fl.workloads.sentiment.sources import DATA, ENCODER, REVIEWS, Dataset
 
 SOURCES: Mapping[Dataset, str] = {"rotten-tomatoes": "rotten_tomatoes", "imdb": "imdb"}
 """Names of the data sets in the table's column ``source``."""

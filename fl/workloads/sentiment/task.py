@@ -42,13 +42,13 @@ from fl.workloads.base import (
 )
 from fl.workloads.data import DataSource
 from fl.workloads.network import single_thread
-from fl.workloads.sentiment import DATA, TASKS, Dataset
 from fl.workloads.sentiment.adapters import AdaptedEncoder, AdapterPlan
 from fl.workloads.sentiment.circuit import N_INPUTS, N_QUBITS, N_WEIGHTS, head_circuit, observables
 from fl.workloads.sentiment.corpus import Corpus, open_corpus
 from fl.workloads.sentiment.encoder import BATCH as ENCODING_BATCH
 from fl.workloads.sentiment.encoder import TokenStates
 from fl.workloads.sentiment.heads import Head, angles, head_named, read_out
+from fl.workloads.sentiment.sources import DATA, TASKS, Dataset
 from fl.workloads.sentiment.split import Indices, skewed_shards
 from fl.workloads.sentiment.training import TrainingPlan, adam, bucketed, shuffled
 

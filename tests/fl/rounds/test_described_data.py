@@ -15,7 +15,7 @@ from fl.rounds.config import FLConfig
 from fl.rounds.consent_words import explained
 from fl.workloads import load_task
 from fl.workloads.base import Task
-from fl.workloads.digits import SHA256
+from fl.workloads.digits.sources import SHA256
 from orchestrator.delivery.consent import DescribedSource, RunDescription, differences
 from orchestrator.wire.codec import decode, encode
 

@@ -23,8 +23,9 @@ from fl.workloads.data import DataError, DataSet, FetchError, data_folder, file_
 from fl.workloads.digits.task import Digits, bundled
 from fl.workloads.fetching import fetch
 from fl.workloads.images import own_images, parse_idx
-from fl.workloads.mnist import DATA, data
+from fl.workloads.mnist import data
 from fl.workloads.mnist.data import LAYOUT, MnistImages
+from fl.workloads.mnist.sources import DATA
 from fl.workloads.mnist.task import MnistTask
 
 

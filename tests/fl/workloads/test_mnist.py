@@ -17,8 +17,8 @@ from fl.rounds.compression import Compression, saving_vs_float32
 from fl.rounds.quantise import smallest_ring_width
 from fl.workloads import UnknownTaskError, load_task, parse_task
 from fl.workloads.base import Examples
-from fl.workloads.mnist import DATA
 from fl.workloads.mnist.perceptron import perceptron, train_perceptron
+from fl.workloads.mnist.sources import DATA
 from fl.workloads.mnist.task import DEVIATION, MEAN, MnistTask, frequencies, two_shards, whole
 from fl.workloads.network import LocalTraining, mlp, strided_cnn, train, train_together
 

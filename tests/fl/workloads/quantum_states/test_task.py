@@ -14,9 +14,10 @@ from bench_circuits import pennylane_logits
 from fl.rounds.quantise import Quantiser, quantisation_rng
 from fl.workloads import load_task
 from fl.workloads.base import training_seed
-from fl.workloads.quantum_states import SPLITS, data_sets, network
+from fl.workloads.quantum_states import data_sets, network
 from fl.workloads.quantum_states.data_sets import StateDataSet
 from fl.workloads.quantum_states.generators import product_states
+from fl.workloads.quantum_states.sources import SPLITS
 from fl.workloads.quantum_states.splits import client_states, mixture, rounded
 from fl.workloads.quantum_states.task import STATES_PER_CLASS, QuantumStatesTask
 

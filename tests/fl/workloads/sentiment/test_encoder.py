@@ -12,7 +12,6 @@ from safetensors.torch import load_file, save_file
 from transformers import BertModel
 
 from fl.workloads.data import DataError
-from fl.workloads.sentiment import DATA
 from fl.workloads.sentiment.encoder import (
     MAX_TOKENS,
     Encoder,
@@ -20,6 +19,7 @@ from fl.workloads.sentiment.encoder import (
     cached_embeddings,
     cached_token_states,
 )
+from fl.workloads.sentiment.sources import DATA
 
 TEXTS = ("the film is moving", "dull", "a story with a clumsy plot and a very tired cast", "unheard words")
 

@@ -14,9 +14,9 @@ import pytest
 from fl.workloads import fetching
 from fl.workloads.data import DataError, FetchError
 from fl.workloads.fetching import fetch
-from fl.workloads.sentiment import DATA, REVIEWS, SHA256
 from fl.workloads.sentiment import data as sentiment_data
 from fl.workloads.sentiment.data import encoder_folder, load_reviews, parse_reviews
+from fl.workloads.sentiment.sources import DATA, REVIEWS, SHA256
 
 PYTHON = sys.executable
 

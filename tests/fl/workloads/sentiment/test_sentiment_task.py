@@ -14,12 +14,12 @@ from fl.rounds.quantise import Quantiser
 from fl.workloads import load_task
 from fl.workloads.base import training_seed
 from fl.workloads.data import DataError
-from fl.workloads.sentiment import DATA
 from fl.workloads.sentiment.adapters import AdapterPlan
 from fl.workloads.sentiment.circuit import compiled_head
 from fl.workloads.sentiment.corpus import Corpus
 from fl.workloads.sentiment.data import Reviews
 from fl.workloads.sentiment.encoder import Encoder
+from fl.workloads.sentiment.sources import DATA
 from fl.workloads.sentiment.task import MODELS, SentimentTask
 from fl.workloads.sentiment.training import TrainingPlan
 
