@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lab.runs.pages.page import image, new_figure, page, png_of, table
-from lab.runs.shown import html_text
+from lab.runs.pages.page import Table, image, new_figure, png_of, render
 from orchestrator.events.status import pair_name
 
 Report = dict[str, Any]
@@ -13,40 +12,19 @@ Report = dict[str, Any]
 
 def render_report(report: Report) -> str:
     """The whole page as HTML text."""
-    pairs, rounds, aggregation = report["pairs"], report["rounds"], report["aggregation"]
-    exact = aggregation["exact"]
-    verdict = (
-        '<span class="good">equals the plain sum exactly in every round</span>'
-        if exact
-        else '<span class="bad">does NOT equal the plain sum</span>'
+    return render(
+        "demo.html",
+        warnings=report["warnings"],
+        report=report,
+        pair_plot=image(_pair_plot(report), "Key rate and QBER of every pair"),
+        pairs=_pair_table(report["pairs"]),
+        stock_plot=image(_stock_plot(report), "Key consumed and stocked per pair"),
+        accuracy_plot=image(_accuracy_plot(report), "Accuracy per round"),
+        rounds=_round_table(report["rounds"]),
     )
-    parts = [
-        *(f"<p class='alarm'>{html_text(warning)}</p>" for warning in report["warnings"]),
-        f"<p class='note'>Ring at the end of training: <b>{html_text(report['verdict']['line'])}</b></p>",
-        f"<h1>{html_text(report['testbed']['name'])}</h1>",
-        f"<p class='lead'>{html_text(report['testbed']['description'])}. Task {html_text(report['task'])}, "
-        f"{len(rounds)} rounds, seed {report['seed']}, {report['wall_s']:.0f} s.</p>",
-        *(f"<p class='warn'>{html_text(note)}</p>" for note in report["notes"]),
-        "<p class='note'>Every instrument of this run was <b>simulated</b>; drivers, wire protocols, keys and "
-        "training are the real ones. The channel is chosen, not published. Keys follow the quantum-coin bound "
-        f"with a finite-size treatment (eps_sec {report['epsilon']['sec']:g}, nominal: not a certified "
-        "security proof).</p>",
-        f"<p>Aggregation mode <b>{html_text(aggregation['mode'])}</b>, ring width {aggregation['ring_width']} bits: "
-        f"the aggregate {verdict}.</p>",
-        "<h2>Keys</h2>",
-        image(_pair_plot(report), "Key rate and QBER of every pair"),
-        _pair_table(pairs),
-        "<h2>Key stock</h2>",
-        image(_stock_plot(report), "Key consumed and stocked per pair"),
-        "<h2>Training</h2>",
-        image(_accuracy_plot(report), "Accuracy per round"),
-        _round_table(rounds),
-        _versions(report),
-    ]
-    return page("qunetlab run", parts)
 
 
-def _pair_table(pairs: list[Report]) -> str:
+def _pair_table(pairs: list[Report]) -> Table:
     head = [
         "pair",
         "loss, dB",
@@ -78,12 +56,12 @@ def _pair_table(pairs: list[Report]) -> str:
         ]
         for row in pairs
     ]
-    return table(head, rows)
+    return Table(head, rows)
 
 
-def _round_table(rounds: list[Report]) -> str:
+def _round_table(rounds: list[Report]) -> Table:
     head = ["round", "accuracy, %", "upload of all clients, bytes", "key used, bits"]
-    return table(
+    return Table(
         head,
         [
             [
@@ -95,11 +73,6 @@ def _round_table(rounds: list[Report]) -> str:
             for row in rounds
         ],
     )
-
-
-def _versions(report: Report) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
-    return f"<h2>Software</h2><p>{html_text(versions)}</p>"
 
 
 def _pair_plot(report: Report) -> bytes:

@@ -11,8 +11,7 @@ import numpy as np
 from fl.qpu.analysis import Comparison
 from fl.qpu.evaluate import ARRAYS_FILE, QpuReport
 from fl.qpu.request import QpuRequest
-from lab.runs.pages.page import COLORS, image, new_figure, page, png_of, table
-from lab.runs.shown import html_text
+from lab.runs.pages.page import COLORS, Table, image, new_figure, png_of, render
 from orchestrator.durable import replace_file
 
 PAGE_FILE = "report.html"
@@ -28,42 +27,29 @@ def write_page(outcome: QpuReport, request: QpuRequest, folder: Path) -> Path:
 
 
 def _page(outcome: QpuReport, request: QpuRequest, arrays: dict[str, Any]) -> str:
-    where = "simulated on this machine" if outcome.local else "a real backend"
-    comparison = outcome.comparison
-    low, high = comparison.agreement_ci95
-    title = f"{outcome.model} on {outcome.backend}"
     notes = []
     if outcome.local:
         notes.append("Local testing mode: no quantum processor took part.")
     if outcome.unused_locally:
         notes.append(f"Not available in local testing mode: {', '.join(outcome.unused_locally)}.")
-    return page(
-        f"qunetlab: {title}",
-        [
-            f"<h1>{html_text(title)}</h1>",
-            f"<p class='lead'>{where}; {comparison.examples} examples, {outcome.options.shots} shots each; model: "
-            f"{html_text(request.model)}</p>",
-            *(f"<p class='warn'>{html_text(note)}</p>" for note in notes),
-            f"<p class='note'>Labels agree with exact simulation on <b>{100 * comparison.agreement:.1f} %</b> of the "
-            f"examples (95 % interval {100 * low:.1f} to {100 * high:.1f} %); shot noise alone would give "
-            f"{100 * comparison.shot_noise_agreement:.1f} %.</p>",
-            "<h2>Labels</h2>",
-            _labels(outcome),
-            "<h2>Expectation values</h2>",
-            image(
-                _scatter(outcome, arrays), "Measured against exact expectation values, and their differences"
-            ),
-            _deviations(comparison),
-            "<p class='lead'>RMS is the root mean square of measured minus exact values; shot noise is what the shots "
-            "explain of it, by the standard errors of the measurement; device noise is the rest; contrast is the slope "
-            "of measured over exact values.</p>",
-            "<h2>Circuit and cost</h2>",
-            _about(outcome, request),
-        ],
+    return render(
+        "qpu.html",
+        title=f"{outcome.model} on {outcome.backend}",
+        where="simulated on this machine" if outcome.local else "a real backend",
+        comparison=outcome.comparison,
+        shots=outcome.options.shots,
+        origin=request.model,
+        notes=notes,
+        labels=_labels(outcome),
+        scatter=image(
+            _scatter(outcome, arrays), "Measured against exact expectation values, and their differences"
+        ),
+        deviations=_deviations(outcome.comparison),
+        about=_about(outcome, request),
     )
 
 
-def _labels(outcome: QpuReport) -> str:
+def _labels(outcome: QpuReport) -> Table:
     comparison = outcome.comparison
     rows = [
         ["exact simulation", *_pair(comparison.accuracy_exact, 1.0)],
@@ -71,20 +57,20 @@ def _labels(outcome: QpuReport) -> str:
             "exact, with the same number of shots",
             *_pair(comparison.shot_noise_accuracy, comparison.shot_noise_agreement),
         ],
-        [html_text(outcome.backend), *_pair(comparison.accuracy_backend, comparison.agreement)],
+        [outcome.backend, *_pair(comparison.accuracy_backend, comparison.agreement)],
     ]
     if outcome.at_own_noise is not None:
         own = outcome.at_own_noise
-        name = f"{html_text(outcome.backend)}, not extrapolated"
+        name = f"{outcome.backend}, not extrapolated"
         rows.append([name, *_pair(own.accuracy_backend, own.agreement)])
-    return table(["", "accuracy", "agreement with exact"], rows)
+    return Table(["", "accuracy", "agreement with exact"], rows)
 
 
 def _pair(accuracy: float, agreement: float) -> list[str]:
     return [f"{accuracy:.3f}", f"{agreement:.3f}"]
 
 
-def _deviations(comparison: Comparison) -> str:
+def _deviations(comparison: Comparison) -> Table:
     rows = [
         [
             row.observable,
@@ -98,7 +84,7 @@ def _deviations(comparison: Comparison) -> str:
         ]
         for row in (*comparison.observables, comparison.deviation)
     ]
-    return table(
+    return Table(
         [
             "observable",
             "RMS",
@@ -132,7 +118,7 @@ def _scatter(outcome: QpuReport, arrays: dict[str, Any]) -> bytes:
     return png_of(figure)
 
 
-def _about(outcome: QpuReport, request: QpuRequest) -> str:
+def _about(outcome: QpuReport, request: QpuRequest) -> Table:
     options = outcome.options
     charged = "none" if outcome.local else f"{outcome.qpu_s or 0:.0f} s"
     gates = ", ".join(f"{count} {name}" for name, count in sorted(outcome.gates.items()))
@@ -148,4 +134,4 @@ def _about(outcome: QpuReport, request: QpuRequest) -> str:
         ["jobs", ", ".join(outcome.job_ids)],
         ["software", ", ".join(f"{name} {version(name)}" for name in PACKAGES)],
     ]
-    return table(["", ""], [[html_text(name), html_text(value)] for name, value in rows], "text")
+    return Table(["", ""], rows, "text")

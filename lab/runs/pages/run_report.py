@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from fl.experiments.results import Arm, Results
-from fl.keys.budget import counted, duration, quantity
+from fl.keys.budget import KeyForecast, KeyRecord, counted, duration, quantity
 from lab.runs.pages.curves import (
     PHASES,
     Line,
@@ -17,8 +17,7 @@ from lab.runs.pages.curves import (
     key_and_time,
     mean_seconds,
 )
-from lab.runs.pages.page import image, page, table
-from lab.runs.shown import html_text
+from lab.runs.pages.page import Table, image, render
 from lab.runs.training.words import against_float32
 from orchestrator.durable import replace_file
 from orchestrator.events.status import pair_name
@@ -64,34 +63,31 @@ def lines_of(results: Results) -> list[Line]:
 def render_run(results: Results) -> str:
     """The whole page as HTML text."""
     lines = lines_of(results)
-    return page(
-        f"qunetlab: {results.title}",
-        [
-            *(f"<p class='alarm'>{html_text(warning)}</p>" for warning in results.warnings),
-            f"<h1>{html_text(results.title)}</h1>",
-            f"<p class='lead'>{_lead(results)}</p>",
-            *(f"<p class='warn'>{html_text(note)}</p>" for note in results.notes),
-            f"<p class='note'>{_label(results)}</p>",
-            _arms(lines),
-            _comparisons(results),
-            "<h2>Training</h2>",
-            image(accuracy_and_loss(lines), "Accuracy and loss per round"),
-            f"<p class='lead'>{_spread(results)}</p>",
-            "<h2>Communication</h2>",
-            _communication(results),
-            image(accuracy_and_bytes(lines), "Upload size, and accuracy per byte sent"),
-            "<h2>Key and time</h2>",
-            image(key_and_time(lines), "Key used, and time of a round by phase"),
-            _times(lines),
-            _key_budget(results),
-            _stalls(results),
-            "<h2>Rounds</h2>",
-            _rounds(results),
-            "<h2>Configuration</h2>",
-            _configuration(results),
-            "<h2>Data and software</h2>",
-            _provenance(results),
-        ],
+    budget, exact = results.key_budget, {row.exact for row in results.rounds}
+    return render(
+        "training.html",
+        warnings=results.warnings,
+        results=results,
+        lead=_lead(results),
+        supply=SUPPLY[results.key_supply],
+        exact=False if False in exact else None if None in exact else True,
+        arms=_arms(lines),
+        comparisons=_comparisons(results),
+        accuracy_plot=image(accuracy_and_loss(lines), "Accuracy and loss per round"),
+        spread=_spread(results),
+        communication=_communication(results),
+        bytes_plot=image(accuracy_and_bytes(lines), "Upload size, and accuracy per byte sent"),
+        key_plot=image(key_and_time(lines), "Key used, and time of a round by phase"),
+        times=_times(lines),
+        forecast=budget.forecast.text if budget.forecast else "",
+        forecast_pairs=_forecast(budget.forecast),
+        used=_used(results),
+        ledgers=_ledgers(budget.record),
+        stalls=_stalls(results),
+        rounds=_rounds(results),
+        configuration=_configuration(results),
+        data=_data(results),
+        software=Table(["software", "version"], [list(row) for row in results.versions.items()], "text"),
     )
 
 
@@ -101,34 +97,13 @@ def _lead(results: Results) -> str:
         f"{counted(len(results.rounds), 'round')}, {counted(results.final.seeds, 'seed')}; "
         f"took {duration(round(results.wall_s))}"
     )
-    return html_text(f"{text}; started {results.started_at}" if results.started_at else text)
+    return f"{text}; started {results.started_at}" if results.started_at else text
 
 
-def _label(results: Results) -> str:
-    exact = {row.exact for row in results.rounds}
-    verdict = (
-        '<span class="bad">does NOT equal the plain sum</span>'
-        if False in exact
-        else "was not compared with the plain sum"
-        if None in exact
-        else '<span class="good">equals the plain sum exactly in every round</span>'
-    )
-    where = f" on testbed {html_text(results.testbed)}" if results.testbed else ""
-    supply = (
-        f"No key is needed{where}"
-        if results.mode == "plain"
-        else f"Key supply <b>{results.key_supply}</b>{where} ({SUPPLY[results.key_supply]})"
-    )
-    return (
-        f"Aggregation mode <b>{html_text(results.mode)}</b>: security <b>{results.security}</b>. "
-        f"{supply}. The aggregate {verdict}."
-    )
-
-
-def _arms(lines: list[Line]) -> str:
+def _arms(lines: list[Line]) -> Table:
     rows = [
         [
-            html_text(line.label),
+            line.label,
             line.arm.security,
             f"{100 * line.arm.final.accuracy_mean:.2f}",
             _interval(line.arm.final.accuracy_ci95),
@@ -138,7 +113,7 @@ def _arms(lines: list[Line]) -> str:
         for line in lines
     ]
     head = ["", "security", "accuracy, %", "95 % interval", "seeds", "upload per client and round, bytes"]
-    return table(head, rows, "wide")
+    return Table(head, rows, "wide")
 
 
 def _interval(interval: tuple[float, float] | None, sign: str = "") -> str:
@@ -147,19 +122,17 @@ def _interval(interval: tuple[float, float] | None, sign: str = "") -> str:
     return f"{100 * interval[0]:{sign}.2f} to {100 * interval[1]:{sign}.2f}"
 
 
-def _comparisons(results: Results) -> str:
-    if not results.comparisons:
-        return ""
+def _comparisons(results: Results) -> Table:
     rows = [
         [
-            html_text(each.title),
+            each.title,
             f"{100 * each.difference_mean:+.2f}",
             _interval(each.difference_ci95, "+"),
             ", ".join(f"{100 * value:+.2f}" for value in each.per_seed),
         ]
         for each in results.comparisons.values()
     ]
-    return table(["paired by seed", "difference, points", "95 % interval", "each seed, points"], rows, "wide")
+    return Table(["paired by seed", "difference, points", "95 % interval", "each seed, points"], rows, "wide")
 
 
 def _spread(results: Results) -> str:
@@ -178,86 +151,79 @@ def _communication(results: Results) -> str:
         else f"A client sends {each.upload_bytes_per_client:,.0f} bytes"
     )
     return (
-        f"<p>{each.values_per_round:,} of {each.n_parameters:,} parameters travel per round, each "
+        f"{each.values_per_round:,} of {each.n_parameters:,} parameters travel per round, each "
         f"{each.ring_width} bits wide on the wire ({each.levels} levels on either side of zero"
         f"{', error feedback' if each.error_feedback else ''}): {update_bytes:,} bytes. {shares}, "
-        f"<b>{against_float32(each.saving_vs_float32)}</b> than the {each.float32_bytes:,} of its parameters as "
-        "float32.</p>"
+        f"{against_float32(each.saving_vs_float32)} than the {each.float32_bytes:,} of its parameters as "
+        "float32."
     )
 
 
-def _times(lines: list[Line]) -> str:
+def _times(lines: list[Line]) -> Table:
     """The numbers behind the bars: phases too short to be seen there count as well."""
     timed = [line for line in lines if line.is_timed]
     phases = [(phase, text) for phase, text in PHASES if any(mean_seconds(line.arm, phase) for line in timed)]
     rows = [
         [
-            html_text(line.label),
+            line.label,
             *(f"{s:.3g}" if (s := mean_seconds(line.arm, phase)) else "-" for phase, _ in phases),
         ]
         for line in timed
     ]
-    return table(["mean time of a round, s", *(text for _, text in phases)], rows, "wide") if rows else ""
+    return Table(["mean time of a round, s", *(text for _, text in phases)], rows, "wide")
 
 
-def _key_budget(results: Results) -> str:
-    budget, parts = results.key_budget, []
-    if budget.forecast is not None:
-        parts.append(f"<p>Forecast before training: {html_text(budget.forecast.text)}.</p>")
-        if budget.forecast.pairs:
-            rows = [
-                [
-                    pair_name(pair.pair),
-                    f"{pair.needed_bits:,}",
-                    f"{pair.stock_bits:,}",
-                    f"{pair.missing_bits:,}",
-                    f"{pair.rate_bps / 1e3:.1f} ({pair.source})" if pair.rate_bps else "-",
-                    "-" if pair.ring_s is None else f"{pair.ring_s:.1f}",
-                ]
-                for pair in budget.forecast.pairs
-            ]
-            head = ["pair", "needed, bits", "in stock", "missing", "kbit per second of light", "ring time, s"]
-            parts.append(table(head, rows))
-    if budget.record is not None and (budget.record.used_bits or budget.record.burnt_bits):
-        parts.append(
-            f"<p>Used: {quantity(budget.record.used_bits)} over all pairs"
-            f"{f' (seed {results.runs[0].seed}; each seed is a run of its own)' if len(results.runs) > 1 else ''}; "
-            f"burnt in aborted rounds: {quantity(budget.record.burnt_bits)}. Every round is in the table below.</p>"
-        )
-        if budget.record.ledgers:
-            rows = [
-                [pair_name(row.pair)]
-                + [f"{v:,}" for v in (row.produced, row.delivered, row.authentication, row.burnt, row.stored)]
-                for row in budget.record.ledgers
-            ]
-            head = [
-                "pair's key store, bits",
-                "produced",
-                "used as pads",
-                "authentication",
-                "burnt",
-                "in stock",
-            ]
-            parts.append(table(head, rows))
-    return "\n".join(parts)
-
-
-def _stalls(results: Results) -> str:
-    if not results.stalls:
-        return ""
+def _forecast(forecast: KeyForecast | None) -> Table:
+    head = ["pair", "needed, bits", "in stock", "missing", "kbit per second of light", "ring time, s"]
     rows = [
         [
-            html_text(stall.cause),
+            pair_name(pair.pair),
+            f"{pair.needed_bits:,}",
+            f"{pair.stock_bits:,}",
+            f"{pair.missing_bits:,}",
+            f"{pair.rate_bps / 1e3:.1f} ({pair.source})" if pair.rate_bps else "-",
+            "-" if pair.ring_s is None else f"{pair.ring_s:.1f}",
+        ]
+        for pair in (forecast.pairs if forecast else ())
+    ]
+    return Table(head, rows)
+
+
+def _used(results: Results) -> str:
+    record = results.key_budget.record
+    if record is None or not (record.used_bits or record.burnt_bits):
+        return ""
+    seed = f" (seed {results.runs[0].seed}; each seed is a run of its own)" if len(results.runs) > 1 else ""
+    return (
+        f"Used: {quantity(record.used_bits)} over all pairs{seed}; burnt in aborted rounds: "
+        f"{quantity(record.burnt_bits)}. Every round is in the table below."
+    )
+
+
+def _ledgers(record: KeyRecord | None) -> Table:
+    head = ["pair's key store, bits", "produced", "used as pads", "authentication", "burnt", "in stock"]
+    rows = [
+        [pair_name(row.pair)]
+        + [f"{v:,}" for v in (row.produced, row.delivered, row.authentication, row.burnt, row.stored)]
+        for row in (record.ledgers if record else ())
+    ]
+    return Table(head, rows)
+
+
+def _stalls(results: Results) -> Table:
+    rows = [
+        [
+            stall.cause,
             f"{stall.seconds:.1f}",
-            html_text(", ".join(f"{pair_name(part.names)} {part.seconds:.1f}" for part in stall.parts)),
+            ", ".join(f"{pair_name(part.names)} {part.seconds:.1f}" for part in stall.parts),
         ]
         for stall in results.stalls
     ]
     head = ["training stood still", "seconds", "because of (several at once count for each)"]
-    return "<h2>Stalls</h2>" + table(head, rows, "wide")
+    return Table(head, rows, "wide")
 
 
-def _rounds(results: Results) -> str:
+def _rounds(results: Results) -> Table:
     burnt = {row.round: row for run in results.runs for row in run.aborted}
     tried = [
         [
@@ -267,7 +233,7 @@ def _rounds(results: Results) -> str:
             "-",
             f"{row.key_bits_burnt:,} burnt",
             "-",
-            html_text(row.reason),
+            row.reason,
         ]
         for number, row in burnt.items()
     ]
@@ -279,7 +245,7 @@ def _rounds(results: Results) -> str:
             f"{row.upload_bytes_per_client:,.0f}",
             f"{row.key_bits:,}",
             str(row.dropped),
-            {True: "yes", False: "<span class='bad'>NO</span>", None: "not checked"}[row.exact],
+            {True: "yes", False: "NO", None: "not checked"}[row.exact],
         ]
         for row in results.rounds
     ]
@@ -293,13 +259,12 @@ def _rounds(results: Results) -> str:
         "dropped",
         "sum exact",
     ]
-    text = table(head, rows)
-    return text if len(rows) <= 20 else f"<details><summary>{len(rows)} rounds</summary>{text}</details>"
+    return Table(head, rows)
 
 
-def _configuration(results: Results) -> str:
+def _configuration(results: Results) -> Table:
     if results.configuration is None:
-        return ""
+        return Table((), ())
     federated = msgspec.to_builtins(results.configuration.federated)
     clients = federated.pop("clients")
     federated["clients"] = ", ".join(clients) if len(clients) <= 8 else f"{len(clients)}: {clients[0]} ..."
@@ -309,31 +274,15 @@ def _configuration(results: Results) -> str:
         if value is not None
     }
     rows = [
-        [html_text(str(key)), html_text(str(value))]
+        [str(key), str(value)]
         for key, value in {**federated, **options, "workers": results.configuration.workers}.items()
         if key != "type"
     ]
-    return f"<details><summary>{len(rows)} settings</summary>{table(['setting', 'value'], rows, 'text')}</details>"
+    return Table(["setting", "value"], rows, "text")
 
 
-def _provenance(results: Results) -> str:
-    parts = []
-    if results.data:
-        told = any(file.source or file.licence for file in results.data)
-        rows = [
-            [
-                html_text(file.name),
-                f"<code>{html_text(file.sha256)}</code>",
-                *([html_text(file.source), html_text(file.licence)] if told else []),
-            ]
-            for file in results.data
-        ]
-        parts.append(table(["data", "SHA-256", *(["source", "licence"] if told else [])], rows, "text"))
-    parts.append(
-        table(
-            ["software", "version"],
-            [[html_text(key), html_text(value)] for key, value in results.versions.items()],
-            "text",
-        )
-    )
-    return "\n".join(parts)
+def _data(results: Results) -> Table:
+    told = any(file.source or file.licence for file in results.data)
+    head = ["data", "SHA-256", *(["source", "licence"] if told else [])]
+    rows = [[file.name, file.sha256, *([file.source, file.licence] if told else [])] for file in results.data]
+    return Table(head, rows, "text")

@@ -29,8 +29,8 @@ from fl.experiments.results import (
 from fl.experiments.runner import CellDone, CellStarted, RoundDone
 from fl.keys.budget import PairLedger, PairSupply, forecast, record
 from fl.workloads import load_task
-from lab.cli.compare import notes_of, render_comparison
 from lab.runs.following.train_progress import TrainDisplay, Work
+from lab.runs.pages.comparison import notes_of, render_comparison
 from lab.runs.pages.curves import mean_seconds
 from lab.runs.pages.run_report import main_arm, render_run
 from lab.runs.training.outcome import summary
@@ -92,7 +92,7 @@ def test_the_page_tells_everything_once_and_escapes_what_it_did_not_write() -> N
         assert text in page, text
     assert "<run>" not in page
     assert page.count("<img") == 3
-    assert not re.search(r"(src|href)='(?!data:)", page)
+    assert not re.search(r"(src|href)=[\'\"](?!data:)", page)
 
 
 @pytest.mark.usefixtures("no_figures")
