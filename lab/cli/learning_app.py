@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lab.cli.options import TASKS, DataPath, Json, SecretsPath, StatePath, TestbedPath
+from lab.cli.options import TASKS, DataPath, Json, SecretsPath, StatePath, TestbedPath, show
 
 fl_app = typer.Typer(no_args_is_help=True, help="Federated-learning server and clients.")
 data_app = typer.Typer(no_args_is_help=True, help="Data sets: fetch, verify, list.")
@@ -27,11 +27,11 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Run everything on this machine: simulated ring, relay, four nodes, keys, training, report."""
-    from lab.runs.demo import run_demo
+    from lab.runs.demo import healthy, run_demo, summary
 
-    raise typer.Exit(
-        run_demo(out=out, rounds=rounds, task=task, data=data, seed=seed, source=testbed, as_json=as_json)
-    )
+    report = run_demo(out=out, rounds=rounds, task=task, data=data, seed=seed, source=testbed)
+    show(report, as_json, summary(report, out))
+    raise typer.Exit(0 if healthy(report) else 1)
 
 
 def train(

@@ -1,4 +1,4 @@
-"""``qunetlab demo``: the whole testbed on one machine, supervised from the first process to the report.
+"""A demonstration: the whole testbed on one machine, supervised from the first process to the report.
 
 The processes are those of :mod:`lab.runs.supervising.supervised`; this is what happens with them: key for every pair,
 ten rounds of training, a check of the sums, a reference training, a report.
@@ -19,7 +19,7 @@ from lab.runs.following.document import Said
 from lab.runs.following.observer import verdict_on
 from lab.runs.following.progress import Display, PairProgress, RunProgress
 from lab.runs.pages.demo_report import render_report
-from lab.runs.shown import echo, shown
+from lab.runs.shown import shown
 from lab.runs.software import versions
 from lab.runs.supervising.kernels import compile_all
 from lab.runs.supervising.supervised import Run, supervised_run
@@ -52,9 +52,9 @@ PACKAGES = ("qunetlab", "qcodes", "pyvisa-py", "pyserial", "pyzmq", "numpy", "nu
 
 
 def run_demo(
-    *, out: Path, rounds: int, task: str, data: Path | None, seed: int, source: str, as_json: bool
-) -> int:
-    """The demo command; returns the exit code."""
+    *, out: Path, rounds: int, task: str, data: Path | None, seed: int, source: str
+) -> dict[str, Any]:
+    """Run it, and leave the report in ``out``; returns what ``report.json`` says."""
     from fl.experiments.options import option_of
     from fl.modes import aggregation_for
     from fl.rounds.config import FLConfig
@@ -97,11 +97,7 @@ def run_demo(
         report["verdict"] = msgspec.to_builtins(Said.of(said))
         report["wall_s"] = time.monotonic() - started
         write_report(report, out)
-    if as_json:
-        echo(json.dumps(report))
-    else:
-        echo(summary(report, out))
-    return 0 if healthy(report) else 1
+    return report
 
 
 def follow(run: Run, progress: RunProgress, display: Display) -> None:

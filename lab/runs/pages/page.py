@@ -50,7 +50,9 @@ def _environment() -> Environment:
 
 def image(png: bytes, alt: str) -> Markup:
     """A figure inside the page."""
-    return Markup('<img alt="{}" src="data:image/png;base64,{}">').format(alt, base64.b64encode(png).decode())
+    return Markup('<div class="figure"><img alt="{}" src="data:image/png;base64,{}"></div>').format(
+        alt, base64.b64encode(png).decode()
+    )
 
 
 def new_figure(columns: int, height: float = 3.4) -> tuple[Any, Any]:
