@@ -206,7 +206,7 @@ def fl_consent(
     yes: Annotated[bool, typer.Option("--yes", help="Agree without being asked.")] = False,
 ) -> None:
     """Read what a training run is and what it tells, and agree to it for one user."""
-    from lab.runs.consent import consent_to
+    from lab.cli.consent import consent_to
 
     raise typer.Exit(consent_to(run_file, user, testbed, state, accept_leak or [], yes=yes))
 

@@ -1,4 +1,4 @@
-"""``qunetlab fl consent RUNFILE``: an operator reads what a run is and what it tells, and agrees or does not.
+"""Consents to training runs: an operator reads what a run is and what it tells, and agrees or does not.
 
 The consent goes into the private state of the user's learning client on this machine, where its delivery client
 looks before it asks the node for a single bit of key.  Demonstrations consent for their own simulated users with
@@ -7,18 +7,13 @@ the same book.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
-import typer
-
-from fl.rounds.consent_words import explained
-from lab.runs.shown import echo
 from lab.runs.testbeds.folder import SECRETS, find_testbed
 from lab.testbed import load_testbed
-from orchestrator.delivery.consent import RunDescription, check_terms
+from orchestrator.delivery.consent import RunDescription
 from orchestrator.delivery.consent_book import ConsentBook, read_run_file
-from orchestrator.delivery.errors import OtherTermsError
 
 JOURNAL = "journal"
 """In a learning client's state folder: what it masked, and what its operator consented to."""
@@ -59,38 +54,7 @@ def command_for(run_file: Path, user: str, testbed: Path) -> str:
     return f"qunetlab fl consent {run_file} --user {user} --testbed {testbed}"
 
 
-def consent_to(
-    run_file: Path,
-    user: str | None,
-    testbed: Path | None,
-    state: Path | None,
-    accept: Sequence[str],
-    *,
-    yes: bool,
-) -> int:
-    """The command; returns the exit code."""
-    description = read_run_file(run_file)
-    name, place = _who_and_where(description, user, testbed, state)
-    book = book_of(name, place)
-    for line in explained(description, name):
-        echo(f"* {line}")
-    echo(f"digest {description.name}: compare it with the other operators")
-    for consent in book.consents():
-        try:
-            check_terms(description, [consent])
-        except OtherTermsError as error:
-            if consent.description.run_id not in accept:
-                raise
-            echo(f"* accepted: {error}")
-    if not yes and not typer.confirm(f"Does {name} take part in this run?"):
-        echo("not agreed; nothing was written")
-        return 1
-    book.give(name, description, accept)
-    echo(f"{name} takes part in run {description.run_id}; kept in {book.folder}")
-    return 0
-
-
-def _who_and_where(
+def who_and_where(
     description: RunDescription, user: str | None, testbed: Path | None, state: Path | None
 ) -> tuple[str, Path]:
     """The user whose consent it is, and the folder of states; raises ValueError saying what to give."""
