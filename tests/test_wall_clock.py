@@ -13,7 +13,7 @@ ROOMS = ("drivers", "sim_backends", "lab", "orchestrator", "fl")
 
 ALLOWED = {
     "sim_backends/detectors/websq.py": "the instrument's own time stamp in front of its counts",
-    "lab/cli/qpu.py": "the name of a run folder",
+    "lab/runs/qpu.py": "the name of a run folder",
     "lab/cli/qpu_mitigation.py": "the name of a run folder",
     "lab/runs/training/folder.py": "the name of a run folder",
     "lab/runs/training/on_testbed.py": "when a run began, for people",

@@ -7,9 +7,6 @@ interrupted goes on with ``--resume FOLDER`` and submits nothing twice.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -45,13 +42,14 @@ from lab.cli.qpu_options import (
     refuse_with_resume,
     request_from,
 )
-from lab.cli.qpu_talk import RUNS_FOLDER, Start, consent, interrupted, progress, teller
+from lab.cli.qpu_talk import consent, interrupted, progress, teller
 from lab.runs.shown import echo
 
 if TYPE_CHECKING:
     from fl.qpu.analysis import Comparison
     from fl.qpu.evaluate import QpuReport
     from fl.qpu.request import QpuRequest
+    from lab.runs.qpu import Start
 
 qpu_app = typer.Typer(no_args_is_help=True, help="Trained circuits on a QPU or its simulated stand-in.")
 
@@ -89,7 +87,10 @@ def run_command(
     chosen = given(locals())
     if resume is not None:
         refuse_with_resume(resume, {**chosen, "backend": backend, "model": model, "out": out})
-    started = _go_on(resume, "run") if resume else _begin(request_from(backend, chosen), model, out)
+    from lab.runs.qpu import begun, resumed
+
+    say = progress()
+    started = resumed(resume, "run", say) if resume else begun(request_from(backend, chosen), model, out, say)
     with started as start:
         code = _run(start, retry_failed=retry_failed, yes=yes, as_json=as_json)
     raise typer.Exit(code)
@@ -228,47 +229,19 @@ def train_command(
     """
     from fl.qpu.options import TrainingPlan
     from lab.cli.qpu_train import run_training
+    from lab.runs.qpu import begun, resumed
 
     chosen = given(locals())
     numbers = {"steps": steps, "n_weights": train_weights, "batch": batch, "learning_rate": learning_rate}
     if resume is not None:
         refuse_with_resume(resume, {**chosen, **numbers, "backend": backend, "model": model, "out": out})
-        started = _go_on(resume, "train")
+        started = resumed(resume, "train", progress())
     else:
         plan = TrainingPlan(**{name: value for name, value in numbers.items() if value is not None})  # type: ignore[arg-type]
-        started = _begin(request_from(backend, chosen, plan), model, out)
+        started = begun(request_from(backend, chosen, plan), model, out, progress())
     with started as start:
         code = run_training(start, allowed=allow_training, retry_failed=retry_failed, as_json=as_json)
     raise typer.Exit(code)
-
-
-@contextmanager
-def _begin(asked: QpuRequest, model: Path | None, out: Path | None) -> Iterator[Start]:
-    from fl.qpu.backends import open_device
-    from fl.qpu.journal import QpuFolder
-    from fl.qpu.request import keep_request, refuse_used, trained_model
-
-    say = progress()
-    path = out or Path(RUNS_FOLDER) / f"qpu-{datetime.now(UTC).strftime('%Y%m%d-%H%M%S')}"
-    refuse_used(path)
-    device = open_device(asked.backend, asked.account)
-    request, task, parameters = trained_model(asked, model, say)
-    with QpuFolder(path) as folder:
-        keep_request(path, request, parameters)
-        yield Start(folder, False, request, device, task, parameters, say)
-
-
-@contextmanager
-def _go_on(path: Path, purpose: str) -> Iterator[Start]:
-    from fl.qpu.backends import open_device
-    from fl.qpu.journal import QpuFolder
-    from fl.qpu.request import kept_request
-
-    say = progress()
-    request, task, parameters = kept_request(path, purpose)
-    with QpuFolder(path) as folder:
-        device = open_device(request.backend, request.account)
-        yield Start(folder, True, request, device, task, parameters, say)
 
 
 def _run(start: Start, *, retry_failed: bool, yes: bool, as_json: bool) -> int:

@@ -23,7 +23,7 @@ from lab.cli.qpu_options import (
     given,
     request_from,
 )
-from lab.cli.qpu_talk import RUNS_FOLDER, progress
+from lab.cli.qpu_talk import progress
 from lab.runs.shown import echo
 
 
@@ -52,6 +52,7 @@ def mitigation_command(
     from fl.qpu.request import refuse_used, trained_model
     from fl.qpu.tasks import circuit_model
     from lab.runs.pages.mitigation import HEADINGS, PAGE_FILE, cells, write_mitigation
+    from lab.runs.qpu import RUNS_FOLDER
 
     chosen = given(locals())
     say = progress()

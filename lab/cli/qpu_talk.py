@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import typer
@@ -13,28 +12,11 @@ import typer
 from lab.runs.shown import echo
 
 if TYPE_CHECKING:
-    from fl.qpu.backends import Device
     from fl.qpu.cost import CostEstimate
-    from fl.qpu.journal import QpuFolder
-    from fl.qpu.request import QpuRequest
     from fl.qpu.runner import QpuEvent
-    from fl.workloads.base import CircuitTask, Parameters
+    from lab.runs.qpu import Start
 
-RUNS_FOLDER = "qunetlab-runs"
 EXIT_INTERRUPTED = 130
-
-
-@dataclass(frozen=True)
-class Start:
-    """A run that is about to begin or to go on: its locked folder, request, device, task and trained parameters."""
-
-    folder: QpuFolder
-    resumed: bool
-    request: QpuRequest
-    device: Device
-    task: CircuitTask
-    parameters: Parameters
-    say: Callable[[str], None]
 
 
 def progress() -> Callable[[str], None]:

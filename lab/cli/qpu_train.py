@@ -14,7 +14,7 @@ from lab.runs.shown import echo
 
 if TYPE_CHECKING:
     from fl.qpu.cost import CostEstimate
-    from lab.cli.qpu_talk import Start
+    from lab.runs.qpu import Start
 
 EXAMPLES = 64
 """Training examples that batches are drawn from, and that choose which weights are trained."""

@@ -1,0 +1,55 @@
+"""A run of a circuit on a quantum processor or its stand-in, from its request to the folder that it works in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fl.qpu import backends
+from fl.qpu.journal import QpuFolder
+from fl.qpu.request import QpuRequest, keep_request, kept_request, refuse_used, trained_model
+
+if TYPE_CHECKING:
+    from fl.workloads.base import CircuitTask, Parameters
+
+RUNS_FOLDER = "qunetlab-runs"
+
+
+@dataclass(frozen=True)
+class Start:
+    """A run that is about to begin or to go on: its locked folder, request, device, task and trained parameters."""
+
+    folder: QpuFolder
+    resumed: bool
+    request: QpuRequest
+    device: backends.Device
+    task: CircuitTask
+    parameters: Parameters
+    say: Callable[[str], None]
+
+
+@contextmanager
+def begun(
+    asked: QpuRequest, model: Path | None, out: Path | None, say: Callable[[str], None]
+) -> Iterator[Start]:
+    """A new run in a folder of its own; raises OptionsError for a folder that is in use."""
+    path = out or Path(RUNS_FOLDER) / f"qpu-{datetime.now(UTC).strftime('%Y%m%d-%H%M%S')}"
+    refuse_used(path)
+    device = backends.open_device(asked.backend, asked.account)
+    request, task, parameters = trained_model(asked, model, say)
+    with QpuFolder(path) as folder:
+        keep_request(path, request, parameters)
+        yield Start(folder, False, request, device, task, parameters, say)
+
+
+@contextmanager
+def resumed(path: Path, purpose: str, say: Callable[[str], None]) -> Iterator[Start]:
+    """A run that goes on in its folder; ``purpose`` is "run" or "train"."""
+    request, task, parameters = kept_request(path, purpose)
+    with QpuFolder(path) as folder:
+        device = backends.open_device(request.backend, request.account)
+        yield Start(folder, True, request, device, task, parameters, say)
