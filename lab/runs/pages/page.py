@@ -51,7 +51,7 @@ def _environment() -> Environment:
 def image(png: bytes, alt: str) -> Markup:
     """A figure inside the page."""
     return Markup("<div class='figure'><img alt='{}' src='data:image/png;base64,{}'></div>").format(
-        alt, base64.b64encode(png).decode()
+        Markup(html_text(alt)), base64.b64encode(png).decode()
     )
 
 
