@@ -16,8 +16,9 @@ from typing import Any
 import msgspec
 
 from fl.experiments.options import OptionsError, TrainOptions, option_of
-from fl.experiments.results import SECURITY, Kind, Security
+from fl.experiments.results import Kind
 from fl.keys.budget import counted
+from fl.modes.table import DEFAULT_MODE, MODES, Security
 from fl.rounds.config import MAX_CLIENTS, FLConfig
 from fl.rounds.settings import kinds_of, refusal
 from fl.workloads import record_of
@@ -54,7 +55,7 @@ class Cell(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def security(self) -> Security:
-        return SECURITY[self.mode] if self.kind == "federated" else "none"
+        return MODES[self.mode].security if self.kind == "federated" else "none"
 
     @property
     def steps(self) -> int:
@@ -189,7 +190,7 @@ def federated_config(
         named=option_of,
         **{setting: getattr(options, setting) for setting in SETTINGS},
         rounds=chosen_rounds(options, experiment, task),
-        mode=options.mode or "otp",
+        mode=options.mode or DEFAULT_MODE,
         seed=options.first_seed,
         **more,
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fl.experiments.results import SECURITY
 from fl.rounds.config import FLConfig
 from orchestrator.delivery.consent import LEAK
 from orchestrator.randomness import CLAIM
@@ -14,13 +13,6 @@ TWO_CLIENTS_NOTE = (
     "does not"
 )
 
-
-SURVIVORS_NOTE = (
-    "clients may be missing from a round of lightsecagg: then "
-    + LEAK
-    + ", from sums over sets that differ by it; "
-    "with otp and expanded a run pauses instead"
-)
 COHORT_NOTE = (
     "simulated clients in one process: no operator is asked for consent, and their choices are drawn from the seed so "
     "that the run can be repeated"
@@ -34,9 +26,10 @@ def consent_notes(users: Sequence[str]) -> tuple[str, ...]:
 
 def notes_for(config: FLConfig) -> tuple[str, ...]:
     """Notes on a run of ``config`` that hold wherever its keys come from."""
-    if config.mode == "plain":
+    mode = config.protection
+    if mode.cipher is None:
         return ()
-    notes: tuple[str, ...] = (f"mode {config.mode}: {SECURITY[config.mode]}; {CLAIM}",)
-    if config.mode == "lightsecagg":
-        notes = (*notes, SURVIVORS_NOTE)
+    notes: tuple[str, ...] = (f"mode {mode.name}: {mode.security}; {CLAIM}",)
+    if mode.note:
+        notes = (*notes, mode.note.format(leak=LEAK))
     return (*notes, TWO_CLIENTS_NOTE) if config.n_clients == 2 else notes

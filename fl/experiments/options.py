@@ -5,13 +5,9 @@ Everything left out (None) is filled in by the experiment of the task.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import msgspec
 
-from fl.keys.budget import IfShort
-
-Mode = Literal["otp", "lightsecagg", "expanded", "plain"]
+from fl.modes.table import IfShort, ModeName
 
 
 class OptionsError(ValueError):
@@ -23,7 +19,7 @@ class TrainOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     ``first_seed`` on; ``clips`` are clips of single arrays by name or pattern; ``max_wait_s`` is the longest that the key of the run may take to make."""
 
     task: str
-    mode: Mode | None = None
+    mode: ModeName | None = None
     clients: int | None = None
     rounds: int | None = None
     seeds: int | None = None

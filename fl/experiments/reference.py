@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from fl.carriers.in_process.results import CohortEvent, CohortRound
 from fl.carriers.in_process.run import run_cohort
+from fl.modes.table import UNPROTECTED_MODE
 from fl.rounds.config import FLConfig
 from fl.rounds.quantise import Quantiser
 from fl.workloads.base import Evaluation, Parameters, Task
@@ -52,7 +53,7 @@ def train_reference(
         suited={"keep": 1.0, "clip_decay": 1.0, "error_feedback": False},
         rounds=rounds,
         seed=seed,
-        mode="plain",
+        mode=UNPROTECTED_MODE,
         clip=rule.clip,
         levels=rule.levels,
     )

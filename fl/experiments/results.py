@@ -19,6 +19,7 @@ import msgspec
 
 from fl.experiments.options import TrainOptions
 from fl.keys.budget import KeyForecast, KeyRecord
+from fl.modes.table import Security
 from fl.rounds.clipping import worst
 from fl.rounds.config import FLConfig
 from fl.workloads.data import DataSource
@@ -30,18 +31,9 @@ CONFIDENCE = 0.95
 
 KeySupply: TypeAlias = Literal["live", "store", "simulated"]
 """Keys made on the ring during the run, taken from key stores filled before, or made up by a generator."""
-Security: TypeAlias = Literal["information-theoretic", "computational", "none"]
 Kind: TypeAlias = Literal["federated", "float32", "centralised", "oracle"]
 
 Interval: TypeAlias = tuple[float, float]
-
-SECURITY: dict[str, Security] = {
-    "otp": "information-theoretic",
-    "lightsecagg": "information-theoretic",
-    "expanded": "computational",
-    "plain": "none",
-}
-"""What each mode promises, given true quantum keys; the notes of a run say where that is not all."""
 
 
 class ResultsError(Exception):

@@ -1,6 +1,6 @@
 """How much key a run will use, whether it is there, and how long making the rest would take.
 
-A round costs every pair the same number of bits, whatever the mode (:meth:`fl.modes.Aggregation.
+A round costs every pair the same number of bits, whatever the mode (:meth:`fl.modes.base.Aggregation.
 key_bits_per_pair`), so a run of R rounds costs ``N (N-1) / 2`` pairs R times that.  Against this stand each pair's
 stock and its rate, which is per second *of ring*: the ring serves one pair at a time, so the times of the pairs add
 up, and no rate can be stated that holds for all pairs at once (FL.md 1).
@@ -20,7 +20,6 @@ from orchestrator.events.status import pair_name
 Pair: TypeAlias = tuple[str, str]
 RateSource: TypeAlias = Literal["planned", "measured", "none", "simulated"]
 Verdict: TypeAlias = Literal["none-needed", "simulated", "in-stock", "in-time", "short"]
-IfShort: TypeAlias = Literal["wait", "stop", "expanded"]
 
 
 class PairSupply(msgspec.Struct, frozen=True):
@@ -63,7 +62,7 @@ class KeyForecast(msgspec.Struct, frozen=True):
     rounds_in_stock: int = 0
     ring_s: float | None = None
     pairs: tuple[PairForecast, ...] = ()
-    if_short: IfShort = "wait"
+    if_short: str = "wait"
 
 
 class RoundKeys(msgspec.Struct, frozen=True):
@@ -122,7 +121,7 @@ def forecast(
     bits_per_pair_and_round: int,
     supply: Sequence[PairSupply],
     *,
-    if_short: IfShort = "wait",
+    if_short: str = "wait",
     longest_s: float | None = None,
 ) -> KeyForecast:
     """The forecast of a run on real key stores.

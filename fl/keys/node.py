@@ -83,8 +83,9 @@ class KeyWait:
     missing_bits: Mapping[str, int] = field(default_factory=dict)
 
 
-class Delivery(Protocol):
-    """The part of :class:`orchestrator.delivery.client.DeliveryClient` that training uses."""
+class KeySupply(Protocol):
+    """Whoever keeps a user's key: its node (:class:`orchestrator.delivery.client.DeliveryClient`), or a store or a
+    generator in this process (:class:`fl.keys.local.LocalKeys`)."""
 
     def stock(self, timeout_s: float = 5.0) -> PeerStocks: ...
 
@@ -145,7 +146,7 @@ class NodeKeys:
     One thread at a time.
     """
 
-    delivery: Delivery
+    delivery: KeySupply
     owner: str
     journal_dir: Path
     clock: Callable[[], float] = time.monotonic

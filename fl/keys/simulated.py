@@ -1,6 +1,6 @@
-"""Keys for clients that are only simulated: a stream per pair, direction and attempt, made when it is drawn.
+"""Keys for clients that are only simulated, made when they are drawn; true quantum keys stand in their place elsewhere.
 
-Two hundred clients have 19 900 pairs; nobody holds their keys.  Every stretch is a part of one AES-256-CTR
+A cohort (:class:`SimulatedKeySupply`) has a stream per pair, direction and attempt.  Two hundred clients have 19 900 pairs; nobody holds their keys.  Every stretch is a part of one AES-256-CTR
 keystream (NIST SP 800-38A, 6.5) under the key of the run, cut by its 16-byte initial counter block
 
     attempt (8 bytes) | sender (2) | receiver (2) | block counter (4),
@@ -12,21 +12,28 @@ draw is refused.
 This stands in for quantum keys where there is no network to make them: results obtained with it say so
 (``label``).  The key of a run comes from the operating system, is never written down, and a resumed run has
 another one.
+
+Clients without a process in common (:func:`seeded_key`, Flower's simulation) derive their key from a seed instead:
+whoever knows the seed knows them all, and a round that differs in anything has other keys.
 """
 
 from __future__ import annotations
 
+import hashlib
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
+from orchestrator.bits import PackedBits, packed_size
+from orchestrator.delivery.messages import RoundContext
 from orchestrator.randomness import random_bytes
 
 RUN_KEY_BYTES = 32
 MAX_CLIENTS = 1 << 16
 _BLOCK_BYTES = 16
+_SEEDED = b"qunetlab-simulated-pads-v1"
 
 Words = npt.NDArray[np.uint64]
 """1-d uint64: packed bits, 64 in a word, least significant first."""
@@ -105,14 +112,16 @@ class SimulatedKeySupply:
         return words
 
 
-def expand_key(seed: Words, n_bits: int) -> Words:
-    """256 bits of key expanded by AES-256-CTR to ``n_bits``, as 64-bit words zero past their end.
+def seeded_key(seed: int, owner: str, peer: str, context: RoundContext) -> PackedBits:
+    """The simulated key of a pair (in either order) for one context: ``context.pad_bits`` bits, packed.
 
-    Computational security only.  A seed expands once, so its counter block may start at zero.
+    AES-256-CTR with key SHA-256(purpose | seed | pair) from the first 16 bytes of SHA-256(purpose | context digest).
     """
-    n_words = (n_bits + 63) // 64
-    stream = Cipher(algorithms.AES256(seed[:4].tobytes()), modes.CTR(bytes(_BLOCK_BYTES))).encryptor()
-    words = np.frombuffer(bytearray(stream.update(bytes(8 * n_words))), "<u8")
-    if n_bits % 64:
-        words[-1] &= np.uint64((1 << (n_bits % 64)) - 1)
-    return words
+    first, second = sorted((owner, peer))
+    key = hashlib.sha256(_SEEDED + f"|{seed}|{first}|{second}".encode()).digest()
+    block = hashlib.sha256(_SEEDED + context.digest()).digest()[:_BLOCK_BYTES]
+    stream = Cipher(algorithms.AES256(key), modes.CTR(block)).encryptor()
+    bits = np.frombuffer(bytearray(stream.update(bytes(packed_size(context.pad_bits)))), np.uint8)
+    if context.pad_bits % 8:
+        bits[-1] &= (1 << (context.pad_bits % 8)) - 1
+    return bits

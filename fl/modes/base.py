@@ -16,32 +16,51 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import ClassVar, Literal, Protocol, TypeAlias
+from importlib import import_module
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from fl.keys.node import KeyServiceError, KeyWait, NodeKeys, ProtectedUpdate
-from fl.rounds.compression import Compression
-from fl.rounds.config import FLConfig
-from fl.rounds.description import describe
-from fl.workloads.base import Parameters
+from fl.modes.table import MODES, Mode
 from orchestrator.bits import PackedBits, packed_size
 from orchestrator.delivery.consent import RunDescription
 from orchestrator.delivery.messages import RoundContext
 from orchestrator.delivery.sharing import TAG_BYTES
-from orchestrator.wire.codec import encode
 
-Security: TypeAlias = Literal["information-theoretic", "computational", "none"]
-
-
+MODES_FILE = "fl/modes/table.py"
 NO_MODEL = bytes(32)
 """In place of a model's digest, where only size and cost of a round are asked for."""
 
 
 class AggregationError(Exception):
     """What arrived does not add up to a possible sum; the round is aborted."""
+
+
+class ModeError(ValueError):
+    """A mode of the table whose aggregation is not there."""
+
+
+class Settings(Protocol):
+    """What a mode needs to know of the settings of a run (:class:`fl.rounds.config.FLConfig`)."""
+
+    @property
+    def run_id(self) -> str: ...
+    @property
+    def mode(self) -> str: ...
+    @property
+    def clients(self) -> tuple[str, ...]: ...
+    @property
+    def client_weights(self) -> tuple[int, ...]: ...
+    @property
+    def levels(self) -> int: ...
+    @property
+    def ring_width(self) -> int: ...
+    @property
+    def thresholds(self) -> tuple[int, int]: ...
+    def weights_of(self, participants: Sequence[str]) -> tuple[int, ...]: ...
+    def fingerprint(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -133,22 +152,19 @@ class Protection(Protocol):
 
 
 class Aggregation(ABC):
-    """One way of adding up updates; ``label`` is what events and records call it.
+    """One way of adding up updates of ``n_values`` integers a round, in a run of ``config``.
 
-    ``first_model`` (:func:`model_digest` of the model before round 1) makes it that of a described run, for
-    whose rounds consenting clients get pads; without it costs and sizes can be asked for, and no pad is given.
+    With the ``description`` to which operators consent, its rounds are those for which consenting clients get
+    pads; without it costs and sizes can be asked for, and no pad is given.
     """
 
-    label: ClassVar[str]
-    security: ClassVar[Security]
-    uses_keys: ClassVar[bool] = True
-
-    def __init__(self, config: FLConfig, n_parameters: int, *, first_model: bytes | None = None) -> None:
+    def __init__(self, config: Settings, n_values: int, *, description: RunDescription | None = None) -> None:
         self.config = config
-        self.n_parameters = n_parameters
-        self.first_model = first_model
-        self.n_values = Compression.from_config(config).n_values(n_parameters)
-        self._settings = hashlib.sha256(encode(config)).hexdigest()[:32]
+        self.mode: Mode = MODES[config.mode]
+        self.n_values = n_values
+        self._description = description
+        self.run = bytes(32) if description is None else description.digest()
+        """The digest of the description, or zeros, which name no run."""
 
     @property
     @abstractmethod
@@ -156,26 +172,21 @@ class Aggregation(ABC):
         """Bits of one packed value of an upload."""
 
     @property
-    @abstractmethod
     def key_bits_per_pair(self) -> int:
         """Key that every pair of participants spends in a round."""
+        return self.context(1, self.config.clients).pad_bits if self.mode.cipher else 0
 
     @property
     @abstractmethod
     def padded(self) -> tuple[int, int]:
         """(numbers, bits of each) for which a round takes pads from every pair."""
 
-    @cached_property
+    @property
     def description(self) -> RunDescription:
         """The run as operators consent to it; raises ValueError where no first model is known."""
-        if self.first_model is None:
+        if self._description is None:
             raise ValueError(f"run {self.config.run_id} is not described: its first model is not known")
-        return describe(self.config, self.n_parameters, self.first_model, *self.padded)
-
-    @cached_property
-    def run(self) -> bytes:
-        """The digest of the description, or zeros, which name no run."""
-        return bytes(32) if self.first_model is None else self.description.digest()
+        return self._description
 
     @abstractmethod
     def context(
@@ -220,10 +231,26 @@ class Aggregation(ABC):
 
     def binding(self, more: str = "") -> str:
         """Public text that names the settings: clients who were told different ones release no key."""
-        return f"{more} settings {self._settings}".strip()
+        return f"{more} settings {self.config.fingerprint()}".strip()
 
 
-def model_digest(parameters: Parameters) -> bytes:
+def aggregation_class(mode: Mode) -> type[Aggregation]:
+    """The class that the row names; raises ModeError where there is none."""
+    module, _, name = mode.aggregation.partition(":")
+    try:
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ModeError(
+            f"mode {mode.name} has no aggregation {mode.aggregation} ({error}): mend its row in {MODES_FILE}"
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, Aggregation)):
+        raise ModeError(
+            f"mode {mode.name}: {mode.aggregation} is no Aggregation; mend its row in {MODES_FILE}"
+        )
+    return found
+
+
+def model_digest(parameters: npt.NDArray[np.float32]) -> bytes:
     """SHA-256 of a global model (1-d float32), part of what the clients of a round agree on.
 
     A server that sent every client but one a model from which no training step leads away (dead units, say)

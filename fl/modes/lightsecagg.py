@@ -21,7 +21,15 @@ import numpy as np
 import numpy.typing as npt
 
 from fl.keys.node import KeyServiceError, ProtectedUpdate
-from fl.modes.base import NO_MODEL, Aggregation, AggregationError, Protection, RoundInputs, RoundRules
+from fl.modes.base import (
+    NO_MODEL,
+    Aggregation,
+    AggregationError,
+    Protection,
+    RoundInputs,
+    RoundRules,
+    Settings,
+)
 from fl.modes.field import FieldError, Symbols
 from fl.modes.shares import (
     DecodeError,
@@ -36,8 +44,8 @@ from fl.modes.shares import (
     smallest_modulus,
     unpack_symbols,
 )
-from fl.rounds.config import FLConfig
 from orchestrator.bits import PackedBits
+from orchestrator.delivery.consent import RunDescription
 from orchestrator.delivery.errors import ShareSealError
 from orchestrator.delivery.messages import RoundContext
 from orchestrator.delivery.sharing import ShareChannel, sealed_size
@@ -87,7 +95,7 @@ class HeldShares:
 
 
 @dataclass
-class _MaskedSum:
+class MaskedSum:
     """The client's own mask, used for one upload."""
 
     code: ShareCode
@@ -108,18 +116,15 @@ class _MaskedSum:
 class LightSecAgg(Aggregation):
     """Mode ``lightsecagg``."""
 
-    label = "lightsecagg"
-    security = "information-theoretic"
-
     def __init__(
         self,
-        config: FLConfig,
-        n_parameters: int,
+        config: Settings,
+        n_values: int,
         random_bytes: RandomBytes = random_bytes,
         *,
-        first_model: bytes | None = None,
+        description: RunDescription | None = None,
     ) -> None:
-        super().__init__(config, n_parameters, first_model=first_model)
+        super().__init__(config, n_values, description=description)
         self._modulus = smallest_modulus(config.levels, sum(config.client_weights))
         self._random_bytes = random_bytes
 
@@ -130,15 +135,11 @@ class LightSecAgg(Aggregation):
 
     @property
     def value_bits(self) -> int:
-        return self.code(self.config.n_clients).symbol_bits
-
-    @property
-    def key_bits_per_pair(self) -> int:
-        return self.context(1, self.config.clients).pad_bits
+        return self.code(len(self.config.clients)).symbol_bits
 
     @property
     def padded(self) -> tuple[int, int]:
-        code = self.code(self.config.n_clients)
+        code = self.code(len(self.config.clients))
         return code.symbols_per_share, code.symbol_bits
 
     def context(
@@ -175,7 +176,7 @@ class LightSecAgg(Aggregation):
     def prepare(self, inputs: RoundInputs) -> Protection:
         context = inputs.context
         code = self.code(len(context.participants))
-        keys = inputs.need_keys(self.label)
+        keys = inputs.need_keys(self.mode.name)
         channel = keys.share_channel(context, inputs.cancelled, inputs.tell)
         held, mask, sealed = self.deal(channel, inputs.owner)
         try:
@@ -187,7 +188,7 @@ class LightSecAgg(Aggregation):
             held.close()
             raise
         inputs.exchange.hold(held)
-        return _MaskedSum(code, channel.key_bits_used, mask)
+        return MaskedSum(code, channel.key_bits_used, mask)
 
     def deal(self, channel: ShareChannel, owner: str) -> tuple[HeldShares, Symbols, dict[str, bytes]]:
         """A fresh mask of ``owner``: its own share, held; the mask; and the shares sealed for the others.
@@ -235,9 +236,9 @@ class LightSecAgg(Aggregation):
             places[name]: _symbols(code, f"the answer of {name}", packed, size)
             for name, packed in answers.items()
         }
-        masked = [
+        masked = (
             _symbols(code, f"the upload of {name}", packed, code.n_values) for name, packed in uploads.items()
-        ]
+        )
         try:
             masks = decode(code, answered)
         except DecodeError as error:

@@ -2,8 +2,8 @@
 
 Client i uploads ``w_i q_i + sum_{j>i} k_ij - sum_{j<i} k_ij mod 2^b`` with a fresh pad k_ij of ``b`` bits
 per value for each pair.  The pads cancel in the sum over all participants and only there.  A pad is key as it
-comes from the node (:class:`OneTimePads`), or the stream of a cipher under 256 bits of such key
-(:class:`ExpandedKeys`: computational security, and key use that does not grow with the model).
+comes from the node (mode ``otp``), or the stream of a cipher under 256 bits of such key (mode ``expanded``:
+:mod:`orchestrator.delivery.expansion`; computational security, and key use that does not grow with the model).
 """
 
 from __future__ import annotations
@@ -11,16 +11,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from fl.keys.node import NodeKeys, ProtectedUpdate
-from fl.modes.base import NO_MODEL, Aggregation, Protection, RoundInputs, Security
+from fl.modes.base import NO_MODEL, Aggregation, Protection, RoundInputs
 from orchestrator.bits import PackedBits
 from orchestrator.delivery.masking import add_packed, unpack_values
-from orchestrator.delivery.messages import Cipher, RoundContext
+from orchestrator.delivery.messages import RoundContext
 
 
 def sum_of(uploads: Sequence[PackedBits], n_values: int, ring_width: int) -> npt.NDArray[np.int64]:
@@ -41,20 +40,12 @@ class _Masking:
         return self.keys.mask(at.context, values, weight, at.sum_bound, at.cancelled, at.tell)
 
 
-class OneTimePads(Aggregation):
-    """Mode ``otp``."""
-
-    label = "otp"
-    security: ClassVar[Security] = "information-theoretic"
-    cipher: ClassVar[Cipher] = "otp"
+class PairwisePads(Aggregation):
+    """Modes ``otp`` and ``expanded``, which differ in what the nodes release."""
 
     @property
     def value_bits(self) -> int:
         return self.config.ring_width
-
-    @property
-    def key_bits_per_pair(self) -> int:
-        return self.context(1, self.config.clients).pad_bits
 
     @property
     def padded(self) -> tuple[int, int]:
@@ -69,7 +60,7 @@ class OneTimePads(Aggregation):
             participants,
             self.n_values,
             self.value_bits,
-            self.cipher,
+            self.mode.cipher or "otp",
             self.binding(),
             self.run,
             model,
@@ -79,7 +70,7 @@ class OneTimePads(Aggregation):
         return None if keys is None else keys.stored(context)
 
     def prepare(self, inputs: RoundInputs) -> Protection:
-        return _Masking(inputs, inputs.need_keys(self.label))
+        return _Masking(inputs, inputs.need_keys(self.mode.name))
 
     def total(
         self,
@@ -89,15 +80,3 @@ class OneTimePads(Aggregation):
     ) -> npt.NDArray[np.int64]:
         packed = [uploads[name] for name in participants]
         return self.check_total(sum_of(packed, self.n_values, self.value_bits), participants)
-
-
-class ExpandedKeys(OneTimePads):
-    """Mode ``expanded``: 256 bits per pair and round, stretched by ChaCha20 in the delivery client.
-
-    The secrecy of an update then rests on a cipher.  The mode is labelled "computational" wherever it is named,
-    and is taken only where server and client were both told to.
-    """
-
-    label = "expanded"
-    security = "computational"
-    cipher = "expanded"

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from fl.keys.node import NodeKeys, ProtectedUpdate
 from fl.modes.base import Protection, RoundInputs
-from fl.modes.otp import OneTimePads
+from fl.modes.otp import PairwisePads
 from orchestrator.delivery.masking import pack_values
 from orchestrator.delivery.messages import RoundContext
 
@@ -22,19 +22,11 @@ class _Packing:
         return ProtectedUpdate(pack_values(values, self.ring_width, weight), 0)
 
 
-class Plain(OneTimePads):
+class Plain(PairwisePads):
     """Mode ``plain``: the sums of mode ``otp`` without its pads."""
 
-    label = "none"
-    security = "none"
-    uses_keys = False
-
-    @property
-    def key_bits_per_pair(self) -> int:
-        return 0
-
     def binding(self, more: str = "") -> str:
-        return super().binding("plain")
+        return super().binding(self.mode.name)
 
     def stored(self, context: RoundContext, keys: NodeKeys | None) -> ProtectedUpdate | None:
         return None

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fl.modes import model_digest
+from fl.modes.base import model_digest
+from fl.modes.table import DEFAULT_MODE
 from fl.rounds.config import (
     SMALLEST_QUORUM,
     FLConfig,
-    Mode,
     check_config,
     check_weights,
     described_sources,
@@ -38,7 +38,7 @@ class OtherModelError(ClientRefusesError):
 class ClientRules:
     """What the client's own operator demands, whatever the server announces."""
 
-    mode: Mode = "otp"
+    mode: str = DEFAULT_MODE
     min_participants: int = SMALLEST_QUORUM
     """Fewest participants: if all but two collude with the server, each of those two is still hidden in their sum.
     """
@@ -49,7 +49,7 @@ class ClientRules:
         """Raise ClientRefusesError unless ``name`` can take part in the run."""
         try:
             check_config(config)
-            if config.mode != "plain":
+            if config.protection.cipher:
                 check_weights(config.levels, config.client_weights)
         except ValueError as error:
             raise ClientRefusesError(f"run {config.run_id} cannot work: {error}") from error
@@ -59,7 +59,7 @@ class ClientRules:
             )
         if name not in config.clients:
             raise ClientRefusesError(f"{name} is not among the clients of run {config.run_id}")
-        if self.mode == "lightsecagg" and config.thresholds[0] < min(self.colluders, config.n_clients - 2):
+        if config.protection.thresholds and config.thresholds[0] < min(self.colluders, config.n_clients - 2):
             raise ClientRefusesError(
                 f"run {config.run_id} hides updates from a server with T = {config.thresholds[0]} colluding clients,"
                 f" {name} asks for {self.colluders}"
@@ -95,7 +95,7 @@ class ClientRules:
             raise ClientRefusesError(
                 f"weights {message.weights} are not those of run {config.run_id}: the sum could wrap"
             )
-        if config.mode in ("otp", "expanded") and participants != config.clients:
+        if not config.protection.drop_outs and participants != config.clients:
             missing = ", ".join(each for each in config.clients if each not in participants)
             raise ClientRefusesError(
                 f"round {message.round} leaves out {missing}: a sum without one tells that one's update by the "
@@ -126,9 +126,9 @@ class ClientRules:
 
     def _check_number(self, name: str, config: FLConfig, number: int, what: str) -> None:
         needed = self.min_participants
-        if config.mode == "lightsecagg":
+        if config.protection.thresholds:
             needed = max(needed, config.thresholds[1])
-        if config.mode != "plain" and number < needed:
+        if config.protection.cipher and number < needed:
             raise ClientRefusesError(
                 f"{number} {what} would let the sum tell too much about each: {name} asks for at least {needed}"
             )

@@ -12,16 +12,19 @@ what users, weights and levels need.  Whatever way a value was written, an FLCon
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import msgspec
 from msgspec import Meta
 from msgspec.inspect import FloatType, VarTupleType
 from msgspec.structs import force_setattr
 
+from fl.modes.shares import ShareCodeError, check_thresholds, choose_thresholds, smallest_modulus
+from fl.modes.table import DEFAULT_MODE, MODES, Mode, ModeName
 from fl.rounds.arrays import LEFT_OUT, ArrayClip, ArrayClipError, array_clips
 from fl.rounds.quantise import (
     LARGEST_CLIP,
@@ -34,7 +37,7 @@ from fl.rounds.settings import Naming, SettingError, canonical, kinds_of, refusa
 from fl.workloads.base import NamesArrays, NamesSources
 from orchestrator.delivery.consent import DescribedSource
 from orchestrator.delivery.ring_width import MAX_RING_WIDTH, MIN_RING_WIDTH
-from orchestrator.wire.codec import Message
+from orchestrator.wire.codec import Message, encode
 
 if TYPE_CHECKING:
     from fl.workloads.base import Learnable
@@ -43,7 +46,6 @@ Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=61, pattern=r"^[a
 RunId: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Count: TypeAlias = Annotated[int, Meta(ge=0, le=1 << 40)]
 Seconds: TypeAlias = Annotated[float, Meta(ge=0, le=1e7)]
-Mode: TypeAlias = Literal["otp", "lightsecagg", "expanded", "plain"]
 
 MAX_CLIENTS = 1000
 MAX_ARRAYS = 10_000
@@ -59,7 +61,7 @@ class FLConfig(Message, frozen=True):
     """One run of federated training.
 
     ``clients`` are the user names in the order that fixes shards and signs of the pads.  ``mode`` says
-    how uploads are protected (:mod:`fl.modes`).  Time limits are in seconds of the
+    how uploads are protected (:mod:`fl.modes.table`).  Time limits are in seconds of the
     monotonic clock; waiting for keys or peers does not count towards ``round_timeout_s`` but has its own.
 
     ``weights`` are public integers, one per client (empty: all 1).  ``colluders`` (T) and ``survivors`` (U)
@@ -85,7 +87,7 @@ class FLConfig(Message, frozen=True):
     ring_width: Annotated[int, Meta(ge=MIN_RING_WIDTH, le=MAX_RING_WIDTH)] = 0
     levels: Annotated[int, Meta(ge=1, le=1 << 31)] = 127
     clip: Annotated[float, Meta(gt=0)] = 1.0
-    mode: Mode = "otp"
+    mode: ModeName = DEFAULT_MODE
     weights: Annotated[tuple[Annotated[int, Meta(ge=1, le=1 << 20)], ...], Meta(max_length=MAX_CLIENTS)] = ()
     colluders: Annotated[int, Meta(ge=0, le=MAX_CLIENTS)] = 0
     survivors: Annotated[int, Meta(ge=0, le=MAX_CLIENTS)] = 0
@@ -110,7 +112,7 @@ class FLConfig(Message, frozen=True):
                 force_setattr(self, name, value)
         if self.weights == (1,) * self.n_clients:
             force_setattr(self, "weights", ())
-        if self.mode == "lightsecagg" or not self.ring_width:
+        if not self.ring_width or (self.mode in MODES and self.protection.thresholds):
             narrowest = smallest_ring_width(self.levels, sum(self.client_weights))
             force_setattr(self, "ring_width", min(max(narrowest, MIN_RING_WIDTH), MAX_RING_WIDTH))
 
@@ -163,7 +165,7 @@ class FLConfig(Message, frozen=True):
         config = cls(**settled)
         if settings.get("ring_width", 0) not in (0, config.ring_width):
             raise ConfigError(
-                f"{named('ring_width')} belongs to modes otp, expanded and plain: lightsecagg has a field, "
+                f"{named('ring_width')} belongs to modes {_names(thresholds=False)}: {config.mode} has a field, "
                 "as large as users, weights and levels need"
             )
         check_config(config, named)
@@ -174,13 +176,22 @@ class FLConfig(Message, frozen=True):
         return len(self.clients)
 
     @property
+    def protection(self) -> Mode:
+        """What the mode is like: its row of :mod:`fl.modes.table`."""
+        return MODES[self.mode]
+
+    def fingerprint(self) -> str:
+        """Public text that differs where any setting does."""
+        return hashlib.sha256(encode(self)).hexdigest()[:32]
+
+    @property
     def quorum(self) -> int:
         """Fewest participants of a round; ``min_clients``, or three where there are that many.
 
         With ``lightsecagg`` also as many as its thresholds need.
         """
         fewest = self.min_clients or min(SMALLEST_QUORUM, self.n_clients)
-        if self.mode != "lightsecagg":
+        if not self.protection.thresholds:
             return fewest
         colluders, survivors = self.thresholds
         return max(fewest, survivors, colluders + 2)
@@ -188,8 +199,6 @@ class FLConfig(Message, frozen=True):
     @property
     def thresholds(self) -> tuple[int, int]:
         """(T, U) of ``lightsecagg``, for all clients and for every smaller set of participants alike."""
-        from fl.modes.shares import choose_thresholds  # its package imports this module
-
         return choose_thresholds(self.n_clients, self.colluders, self.survivors)
 
     @property
@@ -220,14 +229,15 @@ def check_config(config: FLConfig, named: Naming = str) -> None:
         raise ConfigError(
             f"{len(config.weights)} {named('weights')} for {config.n_clients} clients; give each one, or none"
         )
-    if config.mode != "plain" and config.n_clients < 2:
+    protection = config.protection
+    if protection.cipher and config.n_clients < 2:
         raise ConfigError(
             f"{named('clients')}: pads between clients (mode {config.mode}) need at least two clients"
         )
-    if config.mode != "lightsecagg" and (config.colluders or config.survivors):
+    if not protection.thresholds and (config.colluders or config.survivors):
         raise ConfigError(
-            f"mode {config.mode} sums only complete rounds: {named('colluders')} (T) and {named('survivors')} (U) "
-            "belong to lightsecagg"
+            f"mode {config.mode} has no secret shares: {named('colluders')} (T) and {named('survivors')} (U) "
+            f"belong to {_names(thresholds=True)}"
         )
     if config.client_timeout_s < 2 * config.heartbeat_s:
         raise ConfigError(
@@ -237,15 +247,20 @@ def check_config(config: FLConfig, named: Naming = str) -> None:
     _check_arrays(config, named)
     _check_clip(config, named)
     _check_sums(config, named)
-    if config.mode != "plain" and config.quorum < 2:
+    if protection.cipher and config.quorum < 2:
         raise ConfigError(
             f"{named('min_clients')} = 1: the sum of a round with one participant is its update; use at least 3"
         )
     if config.quorum > config.n_clients:
         raise ConfigError(
-            f"a round needs {config.quorum} participants ({named('min_clients')}, and T + 2 in mode lightsecagg), "
+            f"a round needs {config.quorum} participants ({named('min_clients')}, and T + 2 where there are shares), "
             f"but there are only {config.n_clients} clients"
         )
+
+
+def _names(*, thresholds: bool) -> str:
+    """The modes with T and U, or those without."""
+    return ", ".join(mode.name for mode in MODES.values() if mode.thresholds == thresholds)
 
 
 def described_sources(task: object) -> tuple[DescribedSource, ...]:
@@ -365,15 +380,9 @@ def check_weights(levels: int, weights: Sequence[int]) -> None:
 
 def _check_sums(config: FLConfig, named: Naming) -> None:
     """No sum wraps, and the thresholds of secret sharing are sound."""
-    if config.mode != "lightsecagg":
+    if not config.protection.thresholds:
         check_ring_width(config.levels, config.client_weights, config.ring_width, named)
         return
-    from fl.modes.shares import (
-        ShareCodeError,
-        check_thresholds,
-        smallest_modulus,
-    )  # its package imports this module
-
     try:
         colluders, survivors = config.thresholds
         check_thresholds(config.n_clients, colluders, survivors)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
+
+from fl.modes.table import MODES
 from fl.rounds.config import listed
 from orchestrator.delivery.consent import LEAK, RunDescription
+from orchestrator.delivery.errors import ConsentError
 from orchestrator.delivery.messages import pad_bits
 
 RETRAINED = (
@@ -63,10 +67,10 @@ def _agreed(description: RunDescription, user: str) -> tuple[str, ...]:
 
 def _cost(description: RunDescription, user: str) -> str:
     d = description
-    if d.mode == "plain":
+    if d.cipher is None:
         return "no key is used"
     peers = len(d.participants) - 1
-    per_round = pad_bits(d.mode, d.n_values * d.ring_width)
+    per_round = pad_bits(d.cipher, d.n_values * d.ring_width)
     return (
         f"key: {per_round} bits with each of {peers} in a round, {per_round * d.rounds * peers} bits in all; rounds "
         f"that give no sum cost more, up to round number {d.attempts}"
@@ -74,10 +78,16 @@ def _cost(description: RunDescription, user: str) -> str:
 
 
 def told(description: RunDescription) -> tuple[str, ...]:
-    """What the sums of such a run tell, and to whom."""
+    """What the sums of such a run tell, and to whom; raises ConsentError for a mode that is not in the table."""
     d = description
-    if d.mode == "plain":
-        return ("nothing is protected: the learning server sees every update",)
+    mode = MODES.get(d.mode)
+    if mode is None or mode.cipher != d.cipher:
+        raise ConsentError(
+            f"run {d.run_id!r} is of mode {d.mode} with cipher {d.cipher or 'none'}, which this program does not have"
+        )
+    mode_tells = tuple(text.format(leak=LEAK, **msgspec.structs.asdict(d)) for text in mode.told)
+    if d.cipher is None:
+        return mode_tells
     n = len(d.participants)
     found = [
         f"the learning server learns the sum of the updates of every round, and of a single one of the {n} clients only "
@@ -85,8 +95,6 @@ def told(description: RunDescription) -> tuple[str, ...]:
         BESIDE,
         CHOSEN_SUMS,
     ]
-    if d.mode == "expanded":
-        found.append("the secrecy of an update is computational: it rests on a cipher under 256 bits of key")
     if n == 2:
         found.append("two participants: each learns the other's update, which is the sum less its own")
     else:
@@ -99,19 +107,4 @@ def told(description: RunDescription) -> tuple[str, ...]:
             f"the sum tells the more of an update the heavier it is beside the others, and of a light one what is left "
             f"modulo the others' weights: {d.participants[heaviest]} has {d.weights[heaviest]} of {sum(d.weights)}"
         )
-    if d.mode == "lightsecagg":
-        found.append(
-            f"up to {d.colluders} colluding clients learn nothing of a mask; {d.survivors} must survive a round, and at "
-            f"least {d.smallest_set} begin it"
-        )
-        found.append(
-            f"clients may be missing, and then {LEAK}: from sums over sets that differ by it.  The server decides who "
-            "counts as missing, and the more rounds it repeats from one model the better it knows that update"
-        )
-    else:
-        found.append(
-            "if a participant is away the run pauses; going on without it is another run, to be agreed to by those who "
-            "go on"
-        )
-    found += [ELSEWHERE, RETRAINED]
-    return tuple(found)
+    return (*found, *mode_tells, ELSEWHERE, RETRAINED)

@@ -19,13 +19,12 @@ def data_name(task: str) -> str:
 def describe(
     config: FLConfig, n_parameters: int, first_model: bytes, n_values: int, ring_width: int
 ) -> RunDescription:
-    """The description of a run; ``first_model`` is a :func:`fl.modes.model_digest`.
+    """The description of a run; ``first_model`` is a :func:`fl.modes.base.model_digest`.
 
     ``n_values`` numbers of ``ring_width`` bits are what a round takes pads for.  Rounds that give no sum use numbers
     too, at most ``max_aborts_in_a_row`` for each that counts.
     """
-    colluders, survivors = config.thresholds if config.mode == "lightsecagg" else (0, 0)
-    complete = config.mode in ("otp", "expanded")
+    colluders, survivors = config.thresholds if config.protection.thresholds else (0, 0)
     return RunDescription(
         version=DESCRIPTION_VERSION,
         run_id=config.run_id,
@@ -37,9 +36,10 @@ def describe(
         rounds=config.rounds,
         attempts=config.rounds * config.max_aborts_in_a_row,
         mode=config.mode,
+        cipher=config.protection.cipher,
         colluders=colluders,
         survivors=survivors,
-        smallest_set=config.n_clients if complete else config.quorum,
+        smallest_set=config.quorum if config.protection.drop_outs else config.n_clients,
         n_parameters=n_parameters,
         n_values=n_values,
         ring_width=ring_width,

@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from fl.modes import Aggregation, model_digest
+from fl.modes.base import Aggregation, model_digest
 from fl.rounds.compression import Compression
 from fl.rounds.config import FLConfig
 from fl.workloads.base import Parameters
@@ -54,19 +54,23 @@ class FollowedModel:
     """
 
     def __init__(
-        self, aggregation: Aggregation, first_model: Parameters | None, book: ConsentBook | None
+        self,
+        config: FLConfig,
+        aggregation: Aggregation,
+        first_model: Parameters | None,
+        book: ConsentBook | None,
     ) -> None:
         """``first_model`` is the client's own, or None where ``book`` has it or a later one.
 
         Raises SumRefusedError where the run begins with another model, or with one that is not there.
         """
         self._aggregation = aggregation
-        self._config = aggregation.config
+        self._config = config
         self._book = book
         if first_model is None:
             if book is None or book.position(aggregation.run) is None:
                 raise SumRefusedError(f"the first model of run {self._config.run_id} is not here")
-            first_model = np.zeros(aggregation.n_parameters, np.float32)
+            first_model = np.zeros(aggregation.description.n_parameters, np.float32)
         elif model_digest(first_model).hex() != aggregation.description.first_model:
             raise SumRefusedError(f"run {self._config.run_id} does not begin with this client's first model")
         self.model = first_model

@@ -18,8 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fl.keys.node import CancelledError, KeyServiceError, KeyWait, NodeKeys, ProtectedUpdate
-from fl.modes import Aggregation
-from fl.modes.base import Exchange, RoundInputs
+from fl.modes.base import Aggregation, Exchange, RoundInputs
 from fl.rounds.choices import LocalChoices
 from fl.rounds.config import FLConfig
 from fl.rounds.feedback import Feedback

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from fl.modes.table import DEFAULT_MODE, MODES
 from lab.cli.options import TASKS, DataPath, Json, SecretsPath, StatePath, TestbedPath, show
 
 fl_app = typer.Typer(no_args_is_help=True, help="Federated-learning server and clients.")
@@ -43,8 +44,9 @@ def train(
     mode: Annotated[
         str | None,
         typer.Option(
-            help="otp, lightsecagg (goes on without missing clients, whose last update the server then knows roughly), "
-            "expanded or plain."
+            help=", ".join(
+                f"{each.name} ({each.hint})" if each.hint else each.name for each in MODES.values()
+            )
         ),
     ] = None,
     model: Annotated[str | None, typer.Option(help="Model of the task.")] = None,
@@ -173,7 +175,7 @@ def fl_client(
     ] = None,
     mode: Annotated[
         str, typer.Option(help="The mode this user agrees to; a run in any other is refused.")
-    ] = "otp",
+    ] = DEFAULT_MODE,
     task: Annotated[
         str | None,
         typer.Option(help="A workload of your own that is trained, MODULE:NAME; others need no naming."),

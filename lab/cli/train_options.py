@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import get_args
 
-from fl.experiments.options import Mode, OptionsError, TrainOptions
-from fl.keys.budget import IfShort
+from fl.experiments.options import OptionsError, TrainOptions
+from fl.modes.table import MODES, IfShort
 from fl.workloads import full_name, ours, parse_task, record_of
 
 
@@ -24,16 +24,16 @@ def asked_options(
     for option, value in (("--model", model), ("--split", split), ("--dataset", dataset)):
         if value == "":
             raise OptionsError(f"{option} is empty: name one, or leave the option away")
-    if mode is not None and mode not in get_args(Mode):
-        raise OptionsError(f"no mode is called {mode!r}; there are {', '.join(get_args(Mode))}")
+    if mode is not None and mode not in MODES:
+        raise OptionsError(f"no mode is called {mode!r}; there are {', '.join(MODES)}")
     if if_short not in get_args(IfShort):
         raise OptionsError(f"--if-short is {', '.join(get_args(IfShort))}, not {if_short!r}")
     if dataset is not None:
         task, model = with_dataset(task, dataset, model)
     return TrainOptions(
         task=full_name(task, model, split),
-        mode=mode,  # type: ignore[arg-type]
-        if_short=if_short,  # type: ignore[arg-type]
+        mode=mode,
+        if_short=if_short,
         **rest,  # type: ignore[arg-type]
     )
 

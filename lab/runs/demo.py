@@ -56,7 +56,7 @@ def run_demo(
 ) -> dict[str, Any]:
     """Run it, and leave the report in ``out``; returns what ``report.json`` says."""
     from fl.experiments.options import option_of
-    from fl.modes import aggregation_for
+    from fl.rounds.aggregation import aggregation_for
     from fl.rounds.config import FLConfig
     from fl.workloads import open_task
     from fl.workloads.provenance import check_data

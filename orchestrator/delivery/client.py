@@ -31,7 +31,7 @@ from orchestrator.delivery.errors import (
     KeysShortError,
     PadsGoneError,
 )
-from orchestrator.delivery.expansion import expand_key
+from orchestrator.delivery.expansion import pad_maker
 from orchestrator.delivery.journal import (
     JournalEntry,
     check_same_update,
@@ -191,13 +191,7 @@ class DeliveryClient:
         with self._lock:
             self._reserve(context, self._clock() + timeout_s, on_wait)
             pads = self._collect(context)
-        try:
-            if context.cipher == "expanded":
-                _expand(context, pads)
-            packed = mask(q, list(pads.values()), _signs(context, tuple(pads)), context.ring_width, weight)
-        finally:
-            for pad in pads.values():
-                pad[:] = 0
+        packed = masked_with(context, q, weight, pads)
         key_bits = len(pads) * context.pad_bits
         return _from_journal(write_entry(journal_dir, context, digest, packed.tobytes(), key_bits), context)
 
@@ -336,19 +330,23 @@ class DeliveryClient:
                 on_waiting(reply)
 
 
-def _expand(context: RoundContext, pads: dict[str, PackedBits]) -> None:
-    """Put the key stream in the place of every key, and overwrite the key."""
-    digest = context.digest()
-    for peer, key in tuple(pads.items()):
-        pads[peer] = expand_key(key, context.value_bits, digest)
-        key[:] = 0
+def masked_with(
+    context: RoundContext, q: npt.NDArray[np.int64], weight: int, keys: dict[str, PackedBits]
+) -> PackedBits:
+    """``weight * q`` (1-d int64) with the pads that follow from ``keys``, one per other participant (FL.md section 1).
 
-
-def _signs(context: RoundContext, peers: tuple[str, ...]) -> list[int]:
-    """+1 for the pads with later participants, -1 for those with earlier ones."""
+    The pad with a later participant is added, that with an earlier one subtracted.  All keys and pads are overwritten.
+    """
     order = {name: place for place, name in enumerate(context.participants)}
-    (owner,) = set(order) - set(peers)
-    return [1 if order[peer] > order[owner] else -1 for peer in peers]
+    (owner,) = set(order) - set(keys)
+    signs = [1 if order[peer] > order[owner] else -1 for peer in keys]
+    make_pad, pads = pad_maker(context), list[PackedBits]()
+    try:
+        pads.extend(make_pad(key) for key in keys.values())
+        return mask(q, pads, signs, context.ring_width, weight)
+    finally:
+        for spent in (*keys.values(), *pads):
+            spent[:] = 0
 
 
 def _check_participants(context: RoundContext) -> None:

@@ -21,22 +21,21 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, TypeAlias
 
 import msgspec
 from msgspec import Meta
 
 from orchestrator.delivery.errors import ConsentError, OtherTermsError
-from orchestrator.delivery.messages import Name, RoundContext
+from orchestrator.delivery.messages import PAIRWISE, SHARING, Cipher, Name, RoundContext
 from orchestrator.delivery.ring_width import MAX_RING_WIDTH, MIN_RING_WIDTH, largest_sum
 from orchestrator.wire.codec import Message, decode, encode
 
-FORMAT = 2
+FORMAT = 3
 """Of consents, positions and run files."""
-DESCRIPTION_VERSION = 2
+DESCRIPTION_VERSION = 3
 PURPOSE = b"qunetlab-run-v1"
 
-DescribedMode: TypeAlias = Literal["otp", "expanded", "lightsecagg", "plain"]
 Hex: TypeAlias = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
 Weight: TypeAlias = Annotated[int, Meta(ge=1, le=1 << 20)]
 Positive: TypeAlias = Annotated[int, Meta(ge=1, le=1 << 40)]
@@ -68,8 +67,9 @@ class RunDescription(Message, frozen=True):
     all of them: a client with others takes no part.  There are none where the task does not say what it learns from; then
     every client has what it has.  ``participants`` in the order that fixes shards and signs,
     ``weights`` in the same order.  ``attempts`` is the highest round number: aborted rounds use numbers too.
-    ``smallest_set`` is the fewest participants of a round, all of them in ``otp`` and ``expanded``.  T =
-    ``colluders`` and U = ``survivors`` are 0 but in ``lightsecagg``.  ``n_values`` and ``ring_width`` are those
+    ``smallest_set`` is the fewest participants of a round, all of them where pads are pairwise.  T =
+    ``colluders`` and U = ``survivors`` are 0 but where shares are sealed.  ``cipher`` is what nodes release key for,
+    None in a ``mode`` that uses none.  ``n_values`` and ``ring_width`` are those
     of a round's context, ``clip`` is that of round 1 in units of the parameters, and ``arrays``, where there are
     any, have clips of their own.  ``first_model`` is the
     SHA-256 of the model before the first round (little-endian float32), in hexadecimal digits.
@@ -84,7 +84,8 @@ class RunDescription(Message, frozen=True):
     weights: Annotated[tuple[Weight, ...], Meta(min_length=1, max_length=1000)]
     rounds: Annotated[int, Meta(ge=1, le=1_000_000)]
     attempts: Positive
-    mode: DescribedMode
+    mode: Name
+    cipher: Cipher | None
     colluders: Small
     survivors: Small
     smallest_set: Annotated[int, Meta(ge=1, le=1000)]
@@ -183,17 +184,17 @@ def check_description(description: RunDescription) -> None:
         wrong = "participants: a user is named twice"
     elif len(d.weights) != n:
         wrong = f"weights: {len(d.weights)} for {n} participants"
-    elif d.mode != "plain" and n < 2:
+    elif d.cipher and n < 2:
         wrong = "participants: a sum of one update hides nothing"
     elif d.attempts < d.rounds:
         wrong = f"attempts: {d.attempts} are fewer than {d.rounds} rounds"
-    elif not (d.smallest_set == n if d.mode in ("otp", "expanded") else d.smallest_set <= n):
+    elif not (d.smallest_set == n if d.cipher in PAIRWISE else d.smallest_set <= n):
         wrong = f"smallest_set: {d.smallest_set} of {n} participants in mode {d.mode}"
-    elif d.mode == "lightsecagg" and not (
+    elif d.cipher == SHARING and not (
         d.colluders < d.survivors <= n and 2 * d.survivors > n + d.colluders and d.survivors <= d.smallest_set
     ):
         wrong = f"survivors: T = {d.colluders}, U = {d.survivors} of {n} do not hide an update"
-    elif d.mode in ("otp", "expanded") and d.levels * sum(d.weights) > largest_sum(d.ring_width):
+    elif d.cipher in PAIRWISE and d.levels * sum(d.weights) > largest_sum(d.ring_width):
         wrong = f"ring_width: sums wrap at a ring width of {d.ring_width} bits"
     if wrong:
         raise ConsentError(f"the description of run {d.run_id!r} cannot be agreed to: {wrong}")
@@ -244,7 +245,7 @@ def check_round(
     completed, last = (0, 0) if position is None else (position.completed, position.round)
     if not hmac.compare_digest(context.run, d.digest()) or context.run_id != d.run_id:
         wrong = "it belongs to another run"
-    elif context.cipher != d.mode:
+    elif context.cipher != d.cipher:
         wrong = f"cipher {context.cipher} where mode {d.mode} was agreed to"
     elif reason := _wrong_set(consent, context):
         wrong = reason
@@ -271,7 +272,7 @@ def check_round(
 def _wrong_set(consent: Consent, context: RoundContext) -> str:
     """What is wrong about the participants, or nothing."""
     d, names = consent.description, context.participants
-    if d.mode != "lightsecagg":
+    if d.cipher != SHARING:
         if names == d.participants:
             return ""
         missing = [name for name in d.participants if name not in names]

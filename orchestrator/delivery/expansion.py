@@ -7,17 +7,27 @@ That is why the cipher is part of the context both ends agree on, and why nothin
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 
 from orchestrator.bits import PackedBits, check_packed, packed_size
-from orchestrator.delivery.messages import EXPANSION_KEY_BITS
+from orchestrator.delivery.messages import EXPANSION_KEY_BITS, RoundContext
 
 COUNTER_BYTES = 4
 NONCE_BYTES = 12
 LARGEST_PAD_BYTES = 64 << 32
 """A 32-bit counter of 64-byte blocks."""
+
+
+def pad_maker(context: RoundContext) -> Callable[[PackedBits], PackedBits]:
+    """From the key that two users share for a round to its pad: that key itself, or its key stream."""
+    if context.cipher != "expanded":
+        return lambda key: key
+    return partial(expand_key, n_bits=context.value_bits, context_digest=context.digest())
 
 
 def expand_key(key: PackedBits, n_bits: int, context_digest: bytes) -> PackedBits:

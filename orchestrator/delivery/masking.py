@@ -109,7 +109,7 @@ def _subtract(target: Words, other: Words, top_bits: Words) -> None:
         target[word] = total ^ ((x ^ ~y) & top)
 
 
-def _words(packed: PackedBits, n_bits: int) -> Words:
+def as_words(packed: PackedBits, n_bits: int) -> Words:
     """``packed`` as little-endian 64-bit words, zero-filled at the end (a copy only where needed)."""
     check_packed(packed, n_bits)
     if packed.size % 8 == 0 and packed.flags.c_contiguous and packed.ctypes.data % 8 == 0:
@@ -156,8 +156,8 @@ def unpack_values(packed: PackedBits, n_values: int, ring_width: int) -> npt.NDA
 def add_packed(target: PackedBits, other: PackedBits, n_values: int, ring_width: int) -> PackedBits:
     """The sum of two packed arrays, field by field modulo 2^ring_width (a new array)."""
     ring_width, n_values = checked_width(ring_width), whole(n_values, "a number of values")
-    total = _words(target, n_values * ring_width).copy()
-    _add(total, _words(other, n_values * ring_width), _top_bits(ring_width))
+    total = as_words(target, n_values * ring_width).copy()
+    _add(total, as_words(other, n_values * ring_width), _top_bits(ring_width))
     return total.view(np.uint8)[: packed_size(n_values * ring_width)]
 
 
@@ -191,5 +191,5 @@ def mask(
     n_bits = values.size * ring_width
     total = _packed_words(values, ring_width, weight)
     for pad, sign in zip(pads, signs, strict=True):
-        (_add if sign == 1 else _subtract)(total, _words(pad, n_bits), _top_bits(ring_width))
+        (_add if sign == 1 else _subtract)(total, as_words(pad, n_bits), _top_bits(ring_width))
     return total.view(np.uint8)[: packed_size(n_bits)]

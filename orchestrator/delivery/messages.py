@@ -27,6 +27,10 @@ Sha256: TypeAlias = Annotated[bytes, Meta(min_length=32, max_length=32)]
 PURPOSE = b"qunetlab-mask-v3"
 
 Cipher: TypeAlias = Literal["otp", "expanded", "lightsecagg"]
+PAIRWISE: tuple[Cipher, ...] = ("otp", "expanded")
+"""Ciphers whose pads cancel in the sum over all participants, and only there."""
+SHARING: Cipher = "lightsecagg"
+"""The cipher that seals secret shares."""
 EXPANSION_KEY_BITS = 256
 """Key of the stream cipher that ``expanded`` stretches, per pair and round."""
 SEAL_KEY_BITS = 384

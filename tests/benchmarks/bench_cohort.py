@@ -18,8 +18,9 @@ from measuring import Figure, emit
 from fl.carriers.in_process.plan import make_plan
 from fl.carriers.in_process.results import CohortResult
 from fl.carriers.in_process.run import run_cohort
+from fl.modes.table import ModeName
 from fl.rounds.compression import saving_vs_float32
-from fl.rounds.config import FLConfig, Mode
+from fl.rounds.config import FLConfig
 from fl.workloads import load_task, open_task
 
 CLIENTS = 200
@@ -27,7 +28,7 @@ WARM_UP_ROUNDS = 1
 """In the first round the processes start and load their clients' data."""
 
 
-def cohort_config(task: str, n_clients: int, rounds: int, mode: Mode, seed: int = 0) -> FLConfig:
+def cohort_config(task: str, n_clients: int, rounds: int, mode: ModeName, seed: int = 0) -> FLConfig:
     """A cohort of ``task`` with the settings that suit so many clients, in the narrowest ring."""
     clients = tuple(f"c{index}" for index in range(n_clients))
     return FLConfig.for_task(
@@ -38,7 +39,7 @@ def cohort_config(task: str, n_clients: int, rounds: int, mode: Mode, seed: int 
 def mnist_round_benchmark(
     rounds: int = 5,
     workers: int = 2,
-    mode: Mode = "otp",
+    mode: ModeName = "otp",
     n_clients: int = 200,
     drop_outs: int = 0,
     data_folder: Path | None = None,

@@ -21,7 +21,8 @@ from measuring import Figure, median_s
 
 from fl.carriers.in_process.results import CohortEvent, CohortPhase, CohortRound
 from fl.carriers.in_process.run import run_cohort
-from fl.rounds.config import FLConfig, Mode
+from fl.modes.table import ModeName
+from fl.rounds.config import FLConfig
 from fl.rounds.quantise import quantisation_rng
 from fl.workloads.base import Evaluation, Examples, Parameters
 from fl.workloads.mnist.data import PIXELS
@@ -76,14 +77,14 @@ class _PhaseTimer:
             self.exact &= event.exact
 
 
-def _settings(mode: Mode, n_clients: int, task: RandomImages) -> FLConfig:
+def _settings(mode: ModeName, n_clients: int, task: RandomImages) -> FLConfig:
     """One round of whole updates, as few clients send them, however many there are."""
     clients = tuple(f"client-{index}" for index in range(n_clients))
     whole = {"levels": 127, "clip": 1.0, "keep": 1.0, "clip_decay": 1.0, "error_feedback": False}
     return FLConfig.for_task(task, clients, run_id="secure-round-bench", suited=whole, rounds=1, mode=mode)
 
 
-def _round(mode: Mode, n_clients: int, task: RandomImages) -> _PhaseTimer:
+def _round(mode: ModeName, n_clients: int, task: RandomImages) -> _PhaseTimer:
     timer = _PhaseTimer()
     run_cohort(_settings(mode, n_clients, task), workers=0, task=task, report=timer)
     return timer

@@ -37,7 +37,7 @@ import zmq
 from fl.carriers.zeromq.client import run_client
 from fl.carriers.zeromq.server import run_server, with_task
 from fl.keys.node import NodeKeys
-from fl.modes import described
+from fl.rounds.aggregation import described
 from fl.rounds.config import FLConfig
 from fl.workloads.base import Evaluation, Examples, Parameters, TaskDefaults
 from lab.runs.roles.runtime import _JsonFormatter

@@ -15,12 +15,13 @@ import pytest
 from fl.carriers.zeromq.client import ClientOutcome, ClientRules, run_client
 from fl.carriers.zeromq.server import run_server, with_task
 from fl.keys.node import NodeKeys
-from fl.modes import Aggregation, aggregation_for, model_digest
+from fl.modes.base import Aggregation, model_digest
+from fl.rounds.aggregation import aggregation_for
 from fl.rounds.choices import SeededChoices
 from fl.rounds.config import FLConfig
 from fl.workloads.base import Evaluation, Examples, Parameters, TaskDefaults
 from orchestrator.bits import packed_size
-from orchestrator.delivery.client import MaskedUpdate, PeerStocks, Wait
+from orchestrator.delivery.client import MaskedUpdate, PeerStocks, Wait, masked_with
 from orchestrator.delivery.consent import RunDescription
 from orchestrator.delivery.consent_book import ConsentBook
 from orchestrator.delivery.errors import (
@@ -29,8 +30,6 @@ from orchestrator.delivery.errors import (
     PadsGoneError,
     RoundConflictError,
 )
-from orchestrator.delivery.expansion import expand_key
-from orchestrator.delivery.masking import mask
 from orchestrator.delivery.messages import RoundContext
 from orchestrator.delivery.sharing import ShareChannel
 from orchestrator.events.learning import Listening, RoundCompleted
@@ -115,10 +114,7 @@ class MemoryDelivery:
         if kept is not None:
             return kept
         pads = self._release(context, timeout_s, on_wait)
-        signs = [1 if self._is_later(peer, context) else -1 for peer in pads]
-        if context.cipher == "expanded":
-            pads = {peer: expand_key(key, context.value_bits, context.digest()) for peer, key in pads.items()}
-        packed = mask(q, list(pads.values()), signs, context.ring_width, weight)
+        packed = masked_with(context, q, weight, pads)
         masked = MaskedUpdate(
             packed, context.n_values, context.ring_width, len(pads) * context.pad_bits, context.digest()
         )
@@ -138,9 +134,6 @@ class MemoryDelivery:
         pads = self._release(context, timeout_s, on_wait)
         self.shared.add((context.run_id, context.round))
         return ShareChannel(context, pads)
-
-    def _is_later(self, peer: str, context: RoundContext) -> bool:
-        return context.participants.index(peer) > context.participants.index(self.owner)
 
     def _release(
         self, context: RoundContext, timeout_s: float, on_wait: Callable[[Wait], None] | None

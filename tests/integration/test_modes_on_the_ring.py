@@ -13,7 +13,7 @@ import pytest
 from fl.carriers.zeromq.client import ClientRules, run_client
 from fl.carriers.zeromq.server import run_server, with_task
 from fl.keys.node import NodeKeys
-from fl.modes import aggregation_for, described
+from fl.rounds.aggregation import aggregation_for, described
 from fl.rounds.config import FLConfig
 from fl.rounds.selfcheck import check_run
 from fl.workloads.base import Evaluation, Examples, Parameters, TaskDefaults

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
-from fl.modes import described
+from fl.rounds.aggregation import described
 from fl.rounds.config import FLConfig
 from fl.rounds.consent_words import explained, told
 from fl.workloads import load_task

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.delivery.consent import (
+    DESCRIPTION_VERSION,
     FORMAT,
     Consent,
     DescribedArray,
@@ -30,13 +31,13 @@ from orchestrator.delivery.messages import RoundContext
 NAMES = ("alice", "bob", "charlie")
 FIRST = hashlib.sha256(b"first").digest()
 RUN = RunDescription(
-    version=2, run_id="run", task="digits", task_fingerprint="f00d", data="digits", participants=NAMES,
-    weights=(1, 2, 1), rounds=3, attempts=30, mode="otp", colluders=0, survivors=0, smallest_set=3,
+    version=DESCRIPTION_VERSION, run_id="run", task="digits", task_fingerprint="f00d", data="digits", participants=NAMES,
+    weights=(1, 2, 1), rounds=3, attempts=30, mode="otp", cipher="otp", colluders=0, survivors=0, smallest_set=3,
     n_parameters=40, n_values=40, ring_width=10, levels=31, clip=1.0, clip_decay=1.0, keep=1.0,
     error_feedback=False, seed=3, first_model=FIRST.hex(),
 )  # fmt: skip
 SHARING = msgspec.structs.replace(
-    RUN, run_id="sharing", mode="lightsecagg", colluders=1, survivors=3, smallest_set=3,
+    RUN, run_id="sharing", mode="lightsecagg", cipher="lightsecagg", colluders=1, survivors=3, smallest_set=3,
     participants=(*NAMES, "dora"), weights=(1, 1, 1, 1),
 )  # fmt: skip
 
@@ -48,7 +49,7 @@ def context(described: RunDescription = RUN, number: int = 1, **changes: Any) ->
         "participants": described.participants,
         "n_values": described.n_values,
         "ring_width": described.ring_width,
-        "cipher": described.mode,
+        "cipher": described.cipher,
         "run": described.digest(),
         "model": bytes.fromhex(described.first_model),
     }
@@ -118,7 +119,7 @@ def test_shares_may_go_without_somebody_but_not_below_the_smallest_set() -> None
         ({"smallest_set": 2}, "smallest_set: 2 of 3"),
         ({"attempts": 2}, "attempts"),
         ({"ring_width": 7}, "sums wrap at a ring width of 7 bits"),
-        ({"mode": "lightsecagg", "survivors": 2, "colluders": 1}, "do not hide an update"),
+        ({"cipher": "lightsecagg", "survivors": 2, "colluders": 1}, "do not hide an update"),
     ],
 )
 def test_a_description_that_contradicts_itself_is_not_agreed_to(
@@ -177,7 +178,7 @@ def test_one_and_one_point_zero_are_one_run() -> None:
         {"weights": (1, 1, 1)},
         {"clip": 0.5},
         {"levels": 15},
-        {"mode": "expanded"},
+        {"mode": "expanded", "cipher": "expanded"},
         {"keep": 0.5},
     ],
 )
@@ -272,7 +273,7 @@ USERS = ("alice", "bob", "charlie", "dora")
 SETS = tuple(names for size in (2, 3, 4) for names in itertools.combinations(USERS, size))
 OFFERS = st.builds(
     lambda names, mode, heavy, clip, seed, run_id: msgspec.structs.replace(
-        RUN, run_id=run_id, participants=names, weights=(1 + heavy,) + (1,) * (len(names) - 1), mode=mode,
+        RUN, run_id=run_id, participants=names, weights=(1 + heavy,) + (1,) * (len(names) - 1), mode=mode, cipher=mode,
         smallest_set=len(names), clip=clip, seed=seed,
     ),
     st.sampled_from(SETS), st.sampled_from(["otp", "expanded"]), st.integers(0, 1), st.sampled_from([1.0, 0.5]),

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.delivery.client import DeliveryClient, MaskedUpdate, Wait
-from orchestrator.delivery.consent import FORMAT, Consent, DescribedMode, RunDescription
+from orchestrator.delivery.consent import DESCRIPTION_VERSION, FORMAT, Consent, RunDescription
 from orchestrator.delivery.consent_book import ConsentBook
 from orchestrator.delivery.errors import (
     ConsentError,
@@ -35,7 +35,15 @@ from orchestrator.delivery.errors import (
 )
 from orchestrator.delivery.journal import journal_path, read_entry, write_entry
 from orchestrator.delivery.masking import add_packed, pack_values, unpack_values
-from orchestrator.delivery.messages import Collect, Failure, PadRequest, Reply, RoundContext, StockRequest
+from orchestrator.delivery.messages import (
+    Cipher,
+    Collect,
+    Failure,
+    PadRequest,
+    Reply,
+    RoundContext,
+    StockRequest,
+)
 from orchestrator.delivery.rounds import PadPeerError, PadReleasedError, PadRounds
 from orchestrator.delivery.service import JOBS_AT_A_TIME, DeliveryService
 from orchestrator.delivery.sharing import ShareChannel, sealed_size
@@ -57,14 +65,14 @@ MODEL = b"\x07" * 32
 def described(
     run_id: str = "run",
     participants: tuple[str, ...] = NAMES,
-    mode: DescribedMode = "otp",
+    mode: Cipher = "otp",
     weight: int = 1,
     **changes: Any,
 ) -> RunDescription:
     """A run of rounds like those of these tests."""
     sharing = mode == "lightsecagg"
     fields: dict[str, Any] = {
-        "version": 2,
+        "version": DESCRIPTION_VERSION,
         "run_id": run_id,
         "task": "digits",
         "task_fingerprint": "f00d",
@@ -74,6 +82,7 @@ def described(
         "rounds": 1000,
         "attempts": 10_000,
         "mode": mode,
+        "cipher": mode,
         "colluders": 1 if sharing else 0,
         "survivors": len(participants) if sharing else 0,
         "smallest_set": len(participants),

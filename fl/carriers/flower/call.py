@@ -23,7 +23,7 @@ from fl.carriers.flower.records import (
     payload_record,
     record_of,
 )
-from fl.modes import model_digest
+from fl.modes.base import model_digest
 from fl.rounds.client_rules import ClientRefusesError
 from fl.workloads.base import Parameters
 from orchestrator.wire.codec import Message as Struct

@@ -23,7 +23,8 @@ from flwr.app import ConfigRecord, Context
 from fl.carriers.flower.call import Call
 from fl.carriers.flower.handed import handed_digest, is_task, settings_digest, tells_round
 from fl.carriers.flower.records import RoundAnnouncement, payload_bytes
-from fl.modes import Aggregation, aggregation_for
+from fl.modes.base import Aggregation
+from fl.rounds.aggregation import aggregation_for
 from fl.rounds.client_rules import ClientRefusesError
 from fl.rounds.following import FollowedModel, SumRefusedError
 from fl.workloads.base import Parameters
@@ -197,9 +198,9 @@ def _follow(
             if catch_up.sums:
                 raise SumRefusedError(f"the first model of run {announcement.config.run_id} is not here")
             return None
-        FollowedModel(aggregation, first, None)  # is it the one in the description?
+        FollowedModel(announcement.config, aggregation, first, None)  # is it the one in the description?
         book.begin(aggregation.run, np.ascontiguousarray(first, "<f4").tobytes())
-    followed = FollowedModel(aggregation, None, book)
+    followed = FollowedModel(announcement.config, aggregation, None, book)
     packed = np.frombuffer(data[size:], np.uint8).reshape(len(catch_up.sums), step)
     for head, row in zip(catch_up.sums, packed, strict=True):
         followed.follow(head.round, head.survivors, row)

@@ -32,7 +32,7 @@ from fl.carriers.flower.records import (
     told_bytes,
 )
 from fl.carriers.flower.roster import Roster
-from fl.modes import Aggregation
+from fl.modes.base import Aggregation
 from fl.rounds.clipping import LossBands, clipping_of
 from fl.rounds.compression import Compression
 from fl.rounds.engine import CollectingRound

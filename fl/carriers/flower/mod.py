@@ -133,7 +133,7 @@ def _answer(call: Call, received: Order) -> Message:
                 last_round=call.last_round,
             )
             call.remember(received.round)
-            return deal(call, received) if received.config.mode == "lightsecagg" else _masked(call, received)
+            return deal(call, received) if received.config.protection.thresholds else _masked(call, received)
         case PeerShares():
             return train_and_mask(call, received)
         case Survivors():

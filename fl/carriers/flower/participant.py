@@ -24,6 +24,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -33,11 +34,13 @@ from fl.carriers.flower.held import seal_key
 from fl.carriers.flower.identity import Bond, client_bond
 from fl.carriers.flower.leaving import MetricNameError, chosen_metrics
 from fl.carriers.flower.records import KeySupply
-from fl.carriers.flower.simulated import SimulatedDelivery
+from fl.keys.local import LocalKeys
 from fl.keys.node import NodeKeys
+from fl.keys.simulated import seeded_key
+from fl.modes.table import DEFAULT_MODE, MODES
 from fl.rounds.choices import OWN_CHOICES, LocalChoices, SeededChoices
 from fl.rounds.client_rules import ClientRules
-from fl.rounds.config import SMALLEST_QUORUM, Mode
+from fl.rounds.config import SMALLEST_QUORUM
 from orchestrator.core_files import no_core_files
 from orchestrator.delivery.client import DeliveryClient
 from orchestrator.wire.curve import CurveKeys, load_keys
@@ -87,7 +90,9 @@ class Participant:
         """The user's node, for as long as the block lasts."""
         journal = self.journal_folder
         if self.keys is None:
-            yield NodeKeys(SimulatedDelivery(self.user, self.seed), self.user, journal)
+            yield NodeKeys(
+                LocalKeys(self.user, partial(seeded_key, self.seed, self.user)), self.user, journal
+            )
             return
         with DeliveryClient(self.delivery, self.keys, self.node_public) as node:
             yield NodeKeys(node, self.user, journal)
@@ -160,12 +165,12 @@ def state_home(run: Mapping[str, Any]) -> Path:
     return Path(str(run.get("state-folder") or home / "qunetlab"))
 
 
-def _mode(config: Mapping[str, Any]) -> Mode:
-    mode = config.get("mode", "otp")
-    for known in get_args(Mode):
-        if mode == known and mode != "plain":
-            return known  # type: ignore[no-any-return]
-    raise SetupError(f"mode = {mode!r}: it is otp, lightsecagg or expanded")
+def _mode(config: Mapping[str, Any]) -> str:
+    mode = config.get("mode", DEFAULT_MODE)
+    protecting = [each.name for each in MODES.values() if each.cipher]
+    if mode not in protecting:
+        raise SetupError(f"mode = {mode!r}: it is {', '.join(protecting[:-1])} or {protecting[-1]}")
+    return str(mode)
 
 
 def _min_participants(config: Mapping[str, Any]) -> int:

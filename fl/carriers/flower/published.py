@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fl.carriers.flower.records import Bytes, CatchUp, SumOf
-from fl.modes import Aggregation
+from fl.modes.base import Aggregation
+from fl.rounds.config import FLConfig
 from fl.rounds.following import next_model, packed_sum
 from fl.workloads.base import Parameters
 from orchestrator.bits import PackedBits
@@ -23,6 +24,7 @@ from orchestrator.bits import PackedBits
 class PublishedRun:
     """One run at the server; ``first`` is the model before round 1, ``model`` the present one (float32, flat)."""
 
+    config: FLConfig
     aggregation: Aggregation
     first: Parameters
     model: Parameters
@@ -34,9 +36,8 @@ class PublishedRun:
 
     def complete(self, number: int, survivors: tuple[str, ...], total: npt.NDArray[np.int64]) -> Parameters:
         """Publish a round's sum; returns the model after it."""
-        config = self.aggregation.config
-        self.model = next_model(config, self.model, total, survivors, number)
-        self._sums.append((SumOf(number, survivors), packed_sum(config, total)))
+        self.model = next_model(self.config, self.model, total, survivors, number)
+        self._sums.append((SumOf(number, survivors), packed_sum(self.config, total)))
         return self.model
 
     def catch_up(self, user: str) -> tuple[CatchUp, Bytes]:

@@ -40,7 +40,7 @@ def check_announcement(
     if user not in participants:
         raise ClientRefusesError(f"{user} is not among the participants")
     fewest = rules.min_participants
-    if config.mode == "lightsecagg":
+    if config.protection.thresholds:
         fewest = max(fewest, config.thresholds[1])
     if len(participants) < fewest:
         raise ClientRefusesError(

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fl.carriers.flower.handed import task_name
-from fl.rounds.config import ConfigError, FLConfig, Mode
+from fl.modes.table import DEFAULT_MODE, MODES
+from fl.rounds.config import ConfigError, FLConfig
 from fl.workloads.base import TaskDefaults
 
 APP_NAME = re.compile(r"[A-Za-z0-9._-]{1,20}")
@@ -42,7 +43,7 @@ class SecureRun:
     Flower starts a process for it.
     """
 
-    mode: Mode = "otp"
+    mode: str = DEFAULT_MODE
     app: str = "flower"
     run_id: str = ""
     users: tuple[str, ...] = ()
@@ -65,7 +66,7 @@ class SecureRun:
     @property
     def complete(self) -> bool:
         """Is every round one of all users?"""
-        return self.mode in ("otp", "expanded")
+        return not MODES[self.mode].drop_outs
 
     def config(
         self,

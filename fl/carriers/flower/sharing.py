@@ -17,11 +17,10 @@ from fl.carriers.flower.consenting import begin, check_handed, stand
 from fl.carriers.flower.held import Held, Step, keep, symbols_from_bytes, symbols_to_bytes, take
 from fl.carriers.flower.records import Confirmation, RoundAnnouncement, payload_array, payload_bytes
 from fl.carriers.flower.training import ask_for_keys, patience, quantise, update_from, upload_of
-from fl.keys.node import KeyServiceError, ProtectedUpdate
-from fl.modes import aggregation_for
+from fl.keys.node import KeyServiceError
 from fl.modes.answers import AnswerBook
-from fl.modes.lightsecagg import HeldShares, LightSecAgg
-from fl.modes.shares import pack_symbols, protect
+from fl.modes.lightsecagg import HeldShares, LightSecAgg, MaskedSum
+from fl.rounds.aggregation import aggregation_for
 from fl.rounds.answering import Answerer
 from fl.rounds.client_rules import ClientRefusesError
 from fl.rounds.messages import PeerShares, Shares, Survivors, header_of
@@ -77,11 +76,11 @@ def train_and_mask(call: Call, message: PeerShares) -> Message:
     weight = announcement.config.weights_of((user,))[0]
     _spend(call, agreed, channel)
     mask = symbols_from_bytes(held.mask)
-    packed = pack_symbols(protect(code, weight * values, mask), code.symbol_bits)
-    mask[:] = 0
-    protected = ProtectedUpdate(packed, channel.key_bits_used)
+    protected = MaskedSum(code, channel.key_bits_used, mask).protect(values, weight)
     _keep(call, announcement, "uploaded", channel, b"", shares)
-    return call.reply(upload_of(call, announcement, aggregation, agreed, protected, bands), packed, told)
+    return call.reply(
+        upload_of(call, announcement, aggregation, agreed, protected, bands), protected.packed, told
+    )
 
 
 def confirm(call: Call, message: Survivors) -> Message:

@@ -43,7 +43,9 @@ from fl.carriers.flower.records import Evaluated, Evaluation, RoundAnnouncement
 from fl.carriers.flower.roster import Roster, draw, exchange
 from fl.carriers.flower.rules import run_name
 from fl.carriers.flower.secure_run import SecureRun
-from fl.modes import MODES, AggregationError, aggregation_for, model_digest
+from fl.modes.base import AggregationError, model_digest
+from fl.modes.table import MODES
+from fl.rounds.aggregation import aggregation_for
 from fl.rounds.clipping import clip_warnings
 from fl.rounds.config import FLConfig
 from fl.rounds.engine import CollectingRound, RoundLimits, UploadRefusedError
@@ -110,11 +112,8 @@ class QkdFedAvg(FedAvg):
             _log.warning(
                 "clients are simulated: each consents to the run by itself, and no operator is asked"
             )
-        if mode == "lightsecagg":
-            _log.warning(
-                "lightsecagg goes on without a client that drops out; from the sums with and without it, %s",
-                LEAK,
-            )
+        if MODES[mode].note:
+            _log.warning(MODES[mode].note.format(leak=LEAK))
 
     def start(
         self,
@@ -164,7 +163,7 @@ class QkdFedAvg(FedAvg):
         config[SERVER_ROUND] = self._counter(grid).last + 1
         model = RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: config})
         published = self._publish(model, arrays, grid)
-        settings = published.aggregation.config
+        settings = published.config
         able = tuple(user for user in settings.clients if user in present)
         if missing := [user for user in settings.clients if user not in present]:
             if self.secure_run.complete:
@@ -245,7 +244,7 @@ class QkdFedAvg(FedAvg):
             )
             aggregation = aggregation_for(config, model.size, model_digest(model))
             self._config = config
-            self._published = PublishedRun(aggregation, model, model, handed, self._settings_digest)
+            self._published = PublishedRun(config, aggregation, model, model, handed, self._settings_digest)
             self._counter(grid).keep(aggregation.description)
         if handed != self._published.handed:
             raise ValueError(
@@ -263,7 +262,7 @@ class QkdFedAvg(FedAvg):
     ) -> OpenRound:
         """A round with a number of its own."""
         aggregation, model = published.aggregation, flatten(arrays)
-        settings, digest = aggregation.config, model_digest(model)
+        settings, digest = published.config, model_digest(model)
         number = self._counter(grid).next()
         collecting = CollectingRound(
             settings.run_id,
@@ -375,7 +374,7 @@ class QkdFedAvg(FedAvg):
             reason,
             collecting.upload_bytes,
             collecting.spent_key_bits,
-            current.aggregation.security,
+            current.aggregation.mode.security,
             self.roster.key_supply,
             round(time.monotonic() - collecting.started_s, 3),
             current.clipping,

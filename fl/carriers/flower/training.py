@@ -17,8 +17,7 @@ from fl.carriers.flower.leaving import APP_FAILED, AppFailedError, Told, told_of
 from fl.carriers.flower.participant import Participant
 from fl.carriers.flower.records import RoundAnnouncement
 from fl.keys.node import CancelledError, KeyServiceError, KeyWait, NodeKeys, ProtectedUpdate
-from fl.modes import Aggregation
-from fl.modes.base import RoundInputs, RoundShares
+from fl.modes.base import Aggregation, RoundInputs, RoundShares
 from fl.rounds.clipping import LossBands
 from fl.rounds.compression import Compression, ErrorFeedback
 from fl.rounds.messages import Upload, header_of

@@ -5,7 +5,7 @@ on all groups, each after all groups have finished the one before:
 
 ========== ======================================================================================
 train      local training, compression, quantisation
-mask       otp, expanded: the pads between clients, each pair by one group, into ``room.masks``
+mask       pairwise pads: those between clients, each pair by one group, into ``room.masks``
 share      lightsecagg: draw masks, encode them, seal the shares for the other clients
 upload     the protected update, packed, into ``room.uploads``
 answer     lightsecagg: open the shares of the survivors, add them up
@@ -28,22 +28,23 @@ import numpy.typing as npt
 
 from fl.carriers.in_process.plan import CohortPlan, Vanished
 from fl.carriers.in_process.room import Room
-from fl.keys.simulated import SimulatedKeySupply, Words, expand_key
+from fl.keys.simulated import SimulatedKeySupply, Words
+from fl.modes.lightsecagg import MaskedSum
 from fl.modes.shares import (
     ShareCode,
     add_shares,
     draw_mask,
     encode,
     pack_symbols,
-    protect,
     unpack_symbols,
 )
 from fl.rounds.compression import ErrorFeedback
 from fl.rounds.quantise import check_finite, quantisation_rng
 from fl.workloads.base import Parameters, Task, TrainsTogether, training_seed
-from orchestrator.bits import packed_size
-from orchestrator.delivery.masking import add_words, pack_values, subtract_words
-from orchestrator.delivery.messages import EXPANSION_KEY_BITS
+from orchestrator.bits import PackedBits, packed_size
+from orchestrator.delivery.expansion import pad_maker
+from orchestrator.delivery.masking import add_words, as_words, mask, subtract_words
+from orchestrator.delivery.messages import RoundContext
 
 Progress = Callable[[int], None]
 """Told how many clients a step has served."""
@@ -65,7 +66,7 @@ class ClientGroup:
             client: ErrorFeedback(plan.compression, seed, plan.n_parameters) for client in self.members
         }
         self._values: dict[int, npt.NDArray[np.int32]] = {}
-        self._lightsecagg_masks: dict[int, npt.NDArray[np.uint32]] = {}
+        self._own_masks: dict[int, npt.NDArray[np.uint32]] = {}
 
     # -- training ------------------------------------------------------------------------------------
 
@@ -126,18 +127,23 @@ class ClientGroup:
         self._supply.open_attempt(attempt)
         masks, bits, n = self._room.masks[self._index], self.plan.value_bits, self.plan.n_clients
         masks[:] = 0
+        context = self.plan.aggregation.context(attempt, self.plan.config.clients)
+        make_pad = pad_maker(context)
         for done, first in enumerate(range(self._index, n, self._n_groups), start=1):
             for second in range(first + 1, n):
-                pad = self._pad(first, second)
+                pad = self._pad(first, second, context, make_pad)
                 add_words(masks[first], pad, bits)
                 subtract_words(masks[second], pad, bits)
             progress(done)
 
-    def _pad(self, first: int, second: int) -> Words:
-        n_bits = self.plan.n_values * self.plan.value_bits
-        if self.plan.config.mode == "otp":
-            return self._supply.draw(first, second, n_bits, ends=(first, second))
-        return expand_key(self._supply.draw(first, second, EXPANSION_KEY_BITS, ends=(first, second)), n_bits)
+    def _pad(
+        self, first: int, second: int, context: RoundContext, make_pad: Callable[[PackedBits], PackedBits]
+    ) -> Words:
+        """The pad of a pair as a delivery client makes it, from key that both ends draw."""
+        words = self._supply.draw(first, second, context.pad_bits, ends=(first, second))
+        key = words.view(np.uint8)[: packed_size(context.pad_bits)]
+        pad = make_pad(key)
+        return words if pad is key else as_words(pad, context.value_bits)
 
     # -- shares --------------------------------------------------------------------------------------
 
@@ -148,7 +154,7 @@ class ClientGroup:
         for done, client in enumerate(self.members, start=1):
             mask, noise = draw_mask(code)
             shares = encode(code, mask, noise)
-            self._lightsecagg_masks[client] = mask
+            self._own_masks[client] = mask
             sealed = self._room.sealed[client]
             for peer in range(self.plan.n_clients):
                 sealed[peer] = pack_symbols(shares[peer], code.symbol_bits)
@@ -197,19 +203,18 @@ class ClientGroup:
     def _write_upload(self, client: int, values: npt.NDArray[np.int64], weight: int) -> None:
         plan, target = self.plan, self._room.uploads[client]
         if plan.code:
-            symbols = protect(plan.code, weight * values, self._lightsecagg_masks.pop(client))
-            packed = pack_symbols(symbols, plan.value_bits)
+            packed = MaskedSum(plan.code, 0, self._own_masks.pop(client)).protect(values, weight).packed
         else:
-            packed = pack_values(values, plan.value_bits, weight)
+            size, groups = packed_size(values.size * plan.value_bits), self._room.masks[:, client]
+            pads = [row.view(np.uint8)[:size] for row in groups]
+            packed = mask(values, pads, [1] * len(pads), plan.value_bits, weight)
         target.view(np.uint8)[: packed.size] = packed
         target.view(np.uint8)[packed.size :] = 0
-        for masks in self._room.masks:
-            add_words(target, masks[client], plan.value_bits)
 
     def settle(self, vanished: Vanished, residuals: Path | None) -> None:
         """The round is complete: keep what error feedback left over, and save it if asked to."""
         self._values.clear()
-        self._lightsecagg_masks.clear()
+        self._own_masks.clear()
         if not self.plan.float32:
             for client, feedback in self._feedback.items():
                 if client in vanished.before_upload:

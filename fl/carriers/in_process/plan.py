@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from fl.carriers.in_process.results import CohortError, Security
-from fl.modes import Aggregation, aggregation_for
-from fl.modes.shares import (
-    ShareCode,
-    check_modulus,
-    smallest_modulus,
-)
+from fl.carriers.in_process.results import CohortError
+from fl.modes.base import Aggregation
+from fl.modes.lightsecagg import LightSecAgg
+from fl.modes.shares import ShareCode
+from fl.modes.table import Security
+from fl.rounds.aggregation import aggregation_for
 from fl.rounds.compression import Compression
 from fl.rounds.config import FLConfig, check_config
-
-_SECURITY: dict[str, Security] = {
-    "otp": "information-theoretic",
-    "lightsecagg": "information-theoretic",
-    "expanded": "computational",
-    "plain": "none",
-}
 
 
 @dataclass(frozen=True)
@@ -37,16 +30,24 @@ class Vanished:
 
 @dataclass(frozen=True)
 class CohortPlan:
-    """A run of ``config`` for a task of ``n_parameters``; ``code`` is that of lightsecagg.
-
-    With ``float32`` updates are averaged as they are, neither compressed nor protected.
-    """
+    """A run of ``config`` for a task of ``n_parameters``; with ``float32`` updates are averaged as they are,
+    neither compressed nor protected."""
 
     config: FLConfig
     n_parameters: int
     float32: bool
     drop_outs: int
-    code: ShareCode | None
+
+    @cached_property
+    def aggregation(self) -> Aggregation:
+        """The run as a distributed one: what protects its updates and reads its sums."""
+        return aggregation_for(self.config, self.n_parameters)
+
+    @property
+    def code(self) -> ShareCode | None:
+        """The code of the secret shares, where the mode has them."""
+        mode = None if self.float32 else self.aggregation
+        return mode.code(self.n_clients) if isinstance(mode, LightSecAgg) else None
 
     @property
     def n_clients(self) -> int:
@@ -59,7 +60,7 @@ class CohortPlan:
     @property
     def n_values(self) -> int:
         """Values that a client sends in a round."""
-        return self.compression.n_values(self.n_parameters)
+        return self.aggregation.n_values
 
     @property
     def weights(self) -> tuple[int, ...]:
@@ -68,7 +69,7 @@ class CohortPlan:
     @property
     def value_bits(self) -> int:
         """Bits of one value on the wire."""
-        return self.code.symbol_bits if self.code else self.config.ring_width
+        return self.aggregation.value_bits
 
     @property
     def upload_words(self) -> int:
@@ -77,7 +78,7 @@ class CohortPlan:
 
     @property
     def masks_pairwise(self) -> bool:
-        return not self.float32 and self.config.mode in ("otp", "expanded")
+        return not self.float32 and not self.config.protection.drop_outs
 
     @property
     def n_pairs(self) -> int:
@@ -85,24 +86,19 @@ class CohortPlan:
 
     @property
     def key_bits_per_pair(self) -> int:
-        """Key that a pair of clients spends in a distributed round, the tags of ``lightsecagg`` included."""
-        return 0 if self.float32 else self._aggregation.key_bits_per_pair
+        """Key that a pair of clients spends in a distributed round, the tags on shares included."""
+        return 0 if self.float32 else self.aggregation.key_bits_per_pair
 
     @property
     def upload_bytes_per_client(self) -> int:
         """Bytes that one client sends to the server in a complete distributed round."""
         if self.float32:
             return 4 * self.n_parameters
-        return self._aggregation.rules(self.config.clients).upload_bytes(self.n_clients)
-
-    @property
-    def _aggregation(self) -> Aggregation:
-        """The run as a distributed one: what its rounds cost is what a cohort counts."""
-        return aggregation_for(self.config, self.n_parameters)
+        return self.aggregation.rules(self.config.clients).upload_bytes(self.n_clients)
 
     @property
     def security(self) -> Security:
-        return "none" if self.float32 else _SECURITY[self.config.mode]
+        return "none" if self.float32 else self.config.protection.security
 
     def vanished(self, round_number: int) -> Vanished:
         """Who drops out of a round: drawn from the seed of the run, half of them after their upload."""
@@ -119,22 +115,9 @@ def make_plan(
 ) -> CohortPlan:
     """The plan of a run; raises ConfigError, QuantisationError, ShareCodeError or CohortError."""
     check_config(config)
-    plan = CohortPlan(config, n_parameters, float32, drop_outs, None)
-    if not float32:
-        _ = plan.compression
-        if config.mode == "lightsecagg":
-            plan = CohortPlan(config, n_parameters, float32, drop_outs, _share_code(plan))
+    plan = CohortPlan(config, n_parameters, float32, drop_outs)
     _check_drop_outs(plan)
     return plan
-
-
-def _share_code(plan: CohortPlan) -> ShareCode:
-    config, weight_sum = plan.config, sum(plan.weights)
-    colluders, survivors = config.thresholds
-    modulus = smallest_modulus(config.levels, weight_sum)
-    code = ShareCode(config.n_clients, colluders, survivors, plan.n_values, modulus)
-    check_modulus(code, config.levels, weight_sum)
-    return code
 
 
 def _check_drop_outs(plan: CohortPlan) -> None:

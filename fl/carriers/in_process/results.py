@@ -7,12 +7,11 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from fl.modes.table import Security
 from fl.workloads.base import Parameters
 from orchestrator.events.learning import Clipping
 
 Phase: TypeAlias = Literal["starting", "training", "protecting", "aggregating", "evaluating"]
-
-Security: TypeAlias = Literal["information-theoretic", "computational", "none"]
 
 
 class CohortRound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

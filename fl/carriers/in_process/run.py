@@ -11,11 +11,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from fl.carriers.in_process.checkpoint import CohortFolder
 from fl.carriers.in_process.crew import (
@@ -42,12 +43,13 @@ from fl.carriers.in_process.results import (
     Phase,
 )
 from fl.carriers.in_process.room import Room
-from fl.carriers.in_process.server import sum_of_masked, sum_of_shared
 from fl.keys.simulated import SimulatedKeySupply
+from fl.modes.base import AggregationError
 from fl.rounds.clipping import LossBands, clip_warnings, clipping_of
 from fl.rounds.config import FLConfig
 from fl.workloads import open_task
 from fl.workloads.base import Parameters, Task
+from orchestrator.bits import packed_size
 from orchestrator.events.learning import Clipping
 
 _log = logging.getLogger(__name__)
@@ -195,13 +197,13 @@ class _Run:
         """The mean update behind the uploads, and whether their sum is the plain one."""
         plan, room = self.plan, self.room
         included = [i for i in range(plan.n_clients) if i not in vanished.before_upload]
+        answering: tuple[int, ...] = ()
         if plan.code:
             answering = tuple(i for i in included if i not in vanished.before_answer)
             self._carry_out(Answer(tuple(included), answering), number, "aggregating")
-            total = sum_of_shared(plan.code, room.uploads, room.answers, included, answering)
         else:
             self._tell(number, "aggregating", 0)
-            total = sum_of_masked(room.uploads, included, plan.n_values, plan.value_bits)
+        total = self._total(number, included, answering)
         exact = np.array_equal(total, room.plain_sums.sum(axis=0))
         if not exact:
             raise InexactSumError(
@@ -211,6 +213,17 @@ class _Run:
         weight_sum = sum(plan.weights[i] for i in included)
         coordinates = plan.compression.coordinates(plan.config.seed, number, plan.n_parameters)
         return plan.compression.mean(total, weight_sum, coordinates, number, plan.n_parameters), exact
+
+    def _total(self, number: int, included: Sequence[int], answering: Sequence[int]) -> npt.NDArray[np.int64]:
+        """The sum, int64 of shape (n_values,), as the server of a distributed run reads it: off uploads and answers."""
+        plan, names = self.plan, self.plan.config.clients
+        size = packed_size(plan.n_values * plan.value_bits)
+        uploads = {names[i]: self.room.uploads[i].view(np.uint8)[:size] for i in included}
+        answers = {names[i]: self.room.answers[i] for i in answering}
+        try:
+            return plan.aggregation.total(names if plan.code else tuple(uploads), uploads, answers)
+        except AggregationError as error:
+            raise InexactSumError(f"round {number}: {error}; the model was not changed") from error
 
     def _float_mean(self, vanished: Vanished) -> Parameters:
         weights = [w for i, w in enumerate(self.plan.weights) if i not in vanished.before_upload]

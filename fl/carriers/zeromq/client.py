@@ -23,7 +23,9 @@ from msgspec.structs import replace
 from fl.carriers.zeromq.link import ServerLink, ServerRefusedError
 from fl.carriers.zeromq.round_client import RoundClient
 from fl.keys.node import NodeKeys
-from fl.modes import Aggregation, aggregation_for, model_digest
+from fl.modes.base import Aggregation, model_digest
+from fl.modes.table import MODES
+from fl.rounds.aggregation import aggregation_for
 from fl.rounds.choices import OWN_CHOICES, LocalChoices
 from fl.rounds.client_rules import DEFAULT_RULES, ClientRefusesError, ClientRules
 from fl.rounds.config import SMALLEST_QUORUM, FLConfig
@@ -105,7 +107,7 @@ def run_client(
     """
     if self_check_dir is not None:
         _log.warning("self-check: %s writes its unmasked updates to %s", name, self_check_dir)
-    if rules.mode != "plain" and rules.min_participants < SMALLEST_QUORUM:
+    if MODES[rules.mode].cipher and rules.min_participants < SMALLEST_QUORUM:
         _log.warning("%s takes part in rounds of two: their sum tells each the update of the other", name)
     with ExitStack() as stack:
         transport = transport or stack.enter_context(ZeroMQ())
@@ -286,7 +288,7 @@ class _Client:
         book = self._consented(aggregation)
         data = task.client_data(config.clients.index(self._name), config.n_clients, config.seed)
         try:
-            followed = FollowedModel(aggregation, model, book)
+            followed = FollowedModel(config, aggregation, model, book)
         except (SumRefusedError, ConsentError) as error:
             raise ClientRefusesError(str(error)) from error
         trainer = Trainer(
@@ -310,7 +312,7 @@ class _Client:
         Raises ClientRefusesError; the description that was offered is then kept for the operator to read.
         """
         folder = self._state_folder
-        if folder is None or aggregation.config.mode == "plain":
+        if folder is None or aggregation.mode.cipher is None:
             return None
         book, described = ConsentBook(folder), aggregation.description
         try:

@@ -305,7 +305,7 @@ class RoundClient:
         answerer, current = self._answerer, self._round
         held_shares = None if current is None else current.exchange.held_shares
         try:
-            if answerer is None or self.trainer.config.mode != "lightsecagg":
+            if answerer is None or not self.trainer.config.protection.thresholds:
                 raise ClientRefusesError(f"{self._name} holds no shares of run {message.run_id}")
             if isinstance(message, Survivors):
                 given, array = answerer.confirm(message, held_shares)

@@ -15,7 +15,8 @@ from typing import Literal
 import numpy as np
 
 from fl.carriers.zeromq.client_connections import ClientConnections
-from fl.modes import AggregationError, aggregation_for, model_digest
+from fl.modes.base import AggregationError, model_digest
+from fl.rounds.aggregation import aggregation_for
 from fl.rounds.clipping import LossBands, clip_warnings, clipping_of
 from fl.rounds.config import FLConfig
 from fl.rounds.engine import (
@@ -234,10 +235,10 @@ class RoundServer:
             upload_bytes=current.upload_bytes,
             key_bits_used=current.spent_key_bits,
             participants=current.participants,
-            masking=self.aggregation.label,
+            masking=self.aggregation.mode.label,
             duration_s=round(now_s - current.started_s, 3),
             key_wait_s=round(current.key_wait_s(now_s), 3),
-            security=self.aggregation.security,
+            security=self.aggregation.mode.security,
             dropped=current.dropped,
             weight_sum=sum(self._run.config.weights_of(survivors)),
             spare_answers=current.spare_answers,

@@ -20,7 +20,7 @@ import msgspec
 
 from fl.carriers.zeromq.client_connections import ClientConnections
 from fl.carriers.zeromq.round_server import RoundServer, RunFailedError, ServedRun
-from fl.modes import aggregation_for, described
+from fl.rounds.aggregation import aggregation_for, described
 from fl.rounds.config import (
     ConfigError,
     FLConfig,
@@ -112,7 +112,7 @@ def run_server(
     first (:data:`RUN_FILE`).
     """
     check_config(config)
-    if config.mode != "plain":
+    if config.protection.cipher:
         check_weights(config.levels, config.client_weights)
     task = task or open_task(config.task, data_folder)
     config = with_task(config, task)
@@ -190,10 +190,10 @@ class _Server:
                 self._run.config.run_id,
                 self._run.task.name,
                 self._run.task.n_parameters,
-                self._rounds.aggregation.label,
+                self._rounds.aggregation.mode.label,
                 state.last_announced + 1,
                 len(state.rounds),
-                self._rounds.aggregation.security,
+                self._rounds.aggregation.mode.security,
             )
         )
         reason = ""
@@ -255,7 +255,7 @@ class _Server:
         grace_over = self._run.folder.state.last_announced > 0 and (
             self._run.clock() - self._rounds.idle_since_s >= config.rejoin_grace_s
         )
-        may_go_on = config.mode in ("lightsecagg", "plain") and grace_over and len(ready) >= config.quorum
+        may_go_on = config.protection.drop_outs and grace_over and len(ready) >= config.quorum
         if missing and not may_go_on:
             if missing != self._reported_missing:
                 self._reported_missing = missing
@@ -266,7 +266,7 @@ class _Server:
 
     def _why_paused(self, missing: tuple[str, ...]) -> str:
         """Why a run that has begun does not go on without these clients; nothing where it may."""
-        if self._run.folder.state.last_announced == 0 or self._run.config.mode not in ("otp", "expanded"):
+        if self._run.folder.state.last_announced == 0 or self._run.config.protection.drop_outs:
             return ""
         return (
             f"paused until {', '.join(missing)} is back: from a sum without one client {LEAK}; going on without is"

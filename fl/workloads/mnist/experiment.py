@@ -15,7 +15,8 @@ import msgspec
 from fl.experiments.base import Beside, Cell, float32_beside
 from fl.experiments.options import TrainOptions
 from fl.keys.budget import quantity
-from fl.modes import aggregation_for
+from fl.modes.table import DEFAULT_MODE
+from fl.rounds.aggregation import aggregation_for
 from fl.rounds.config import FLConfig
 from fl.workloads.base import Task
 
@@ -23,14 +24,14 @@ from fl.workloads.base import Task
 def beside(options: TrainOptions, primary: Cell, task: Task) -> Beside:
     """The same clients with float32, and what ``lightsecagg`` saves in key."""
     found = float32_beside(options, primary)
-    if primary.config.mode != "lightsecagg":
+    if not primary.config.protection.thresholds:
         return found
     return replace(found, notes=(against_pairwise_pads(primary.config, task.n_parameters),))
 
 
 def against_pairwise_pads(config: FLConfig, n_parameters: int) -> str:
     """What the shares of ``lightsecagg`` save in key, and cost in bytes, where nobody drops out."""
-    otp = msgspec.structs.replace(config, mode="otp", ring_width=0, colluders=0, survivors=0)
+    otp = msgspec.structs.replace(config, mode=DEFAULT_MODE, ring_width=0, colluders=0, survivors=0)
     pads, shares = aggregation_for(otp, n_parameters), aggregation_for(config, n_parameters)
     masked, shared = (each.rules(config.clients).upload_bytes(config.n_clients) for each in (pads, shares))
     colluders, survivors = config.thresholds

@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
-from fl.keys.budget import IfShort, duration
+from fl.keys.budget import duration
 from lab.runs.demo import show_event
 from lab.runs.following.observer import Observer
 from lab.runs.following.progress import Display, RunProgress
@@ -44,7 +44,7 @@ class Follower:
     progress: RunProgress
     display: Display
     observer: Observer | None
-    if_short: IfShort = "wait"
+    if_short: str = "wait"
     max_wait_s: float | None = None
     restarts: Counter[str] = field(default_factory=Counter)
     _still_since_s: float | None = None

@@ -9,6 +9,7 @@ import msgspec
 
 from fl.experiments.results import Arm, Results
 from fl.keys.budget import KeyForecast, KeyRecord, counted, duration, quantity
+from fl.modes.table import MODES
 from lab.runs.pages.curves import (
     PHASES,
     Line,
@@ -66,6 +67,7 @@ def render_run(results: Results) -> str:
     budget, exact = results.key_budget, {row.exact for row in results.rounds}
     return render(
         "training.html",
+        needs_key=MODES[results.mode].cipher is not None,
         warnings=results.warnings,
         results=results,
         lead=_lead(results),
@@ -147,7 +149,7 @@ def _communication(results: Results) -> str:
     besides = each.upload_bytes_per_client - update_bytes
     shares = (
         f"With shares and answers ({besides:,.0f} bytes) a client sends {each.upload_bytes_per_client:,.0f} bytes"
-        if results.mode == "lightsecagg"
+        if MODES[results.mode].thresholds
         else f"A client sends {each.upload_bytes_per_client:,.0f} bytes"
     )
     return (

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from lab.runs.roles.runtime import Runtime
 from lab.runs.supervising.supervisor import watch_parent
@@ -201,7 +201,7 @@ def fl_client_role(
     state: Path | None,
     data: Path | None,
     self_check: Path | None,
-    mode: str = "otp",
+    mode: str,
     task: str | None = None,
 ) -> int:
     """One user's federated-learning client, in the trust domain of the user's node.
@@ -210,7 +210,8 @@ def fl_client_role(
     """
     from fl.carriers.zeromq.client import ClientRules, run_client
     from fl.keys.node import NodeKeys
-    from fl.rounds.config import SMALLEST_QUORUM, Mode
+    from fl.modes.table import MODES
+    from fl.rounds.config import SMALLEST_QUORUM
     from fl.workloads import load_task
     from orchestrator.delivery.client import DeliveryClient
     from orchestrator.events.learning import ClientEnded
@@ -219,8 +220,8 @@ def fl_client_role(
     runtime = Runtime(f"fl-{name}", path, secrets, state)
     testbed = runtime.testbed
     _require_user(runtime, name)
-    if mode not in get_args(Mode):
-        raise ValueError(f"no mode is called {mode!r}; there are {', '.join(get_args(Mode))}")
+    if mode not in MODES:
+        raise ValueError(f"no mode is called {mode!r}; there are {', '.join(MODES)}")
     if self_check is not None and testbed.simulation is None:
         raise ValueError(
             f"--self-check writes unmasked updates and {runtime.testbed_path} has no [simulation]: "
@@ -241,7 +242,7 @@ def fl_client_role(
             data_folder=data,
             open_task=partial(load_task, trusted=task),
             rules=ClientRules(
-                mode=mode,  # type: ignore[arg-type]
+                mode=mode,
                 min_participants=min(SMALLEST_QUORUM, len(testbed.users)),
             ),
             self_check_dir=self_check,

@@ -152,7 +152,7 @@ class Run:
         from lab.runs.consent import consent_of_simulated, missing_consents
 
         users = [user for user in self.local_clients if user in config.clients]
-        if config.mode == "plain":
+        if config.protection.cipher is None:
             return
         file = run_folder / RUN_FILE
         if self.testbed.simulation is None:

@@ -31,6 +31,7 @@ from fl.experiments.base import (
 from fl.experiments.options import OptionsError, TrainOptions
 from fl.experiments.results import Results, SeedRun
 from fl.keys.budget import KeyForecast, forecast
+from fl.modes.table import MODES
 from fl.workloads.record import Experiment
 from lab.runs.following.live import Follower
 from lab.runs.following.observer import Observer
@@ -234,8 +235,8 @@ class Attempt:
         echo(f"key: {self.forecast.text}{slower}", err=True)
         if self.forecast.verdict != "short":
             return
-        if self.options.if_short == "expanded" and self.config.mode == "otp":
-            self._take_expanded(self.forecast.text)
+        if self.options.if_short == self.config.protection.thriftier:
+            self._take_thriftier(self.forecast.text)
             self.forecast = ahead()
             echo(f"key: {self.forecast.text}", err=True)
         if self.forecast.verdict == "short" and (self.options.if_short != "wait" or not self.options.live):
@@ -244,18 +245,19 @@ class Attempt:
                 "model, or allow expanded keys with their computational security (--if-short expanded)"
             )
 
-    def _take_expanded(self, why: str) -> None:
+    def _take_thriftier(self, why: str) -> None:
         """The mode that the user allowed for this case; written into plan, configuration and notes."""
         if server_rounds(self.server_state, self.config)[0]:
             raise RunShortOfKeyError(
-                f"{why}; a run keeps its mode, so its later rounds cannot change to expanded keys"
+                f"{why}; a run keeps its mode, so its later rounds cannot change to {self.options.if_short} keys"
             )
+        taken = MODES[self.options.if_short]
         note = (
-            f"mode expanded was taken instead of otp, as --if-short expanded allows ({why}): security is "
-            "computational"
+            f"mode {taken.name} was taken instead of {self.config.mode}, as --if-short {taken.name} allows ({why}): "
+            f"security is {taken.security}"
         )
         echo(note, err=True)
-        config = msgspec.structs.replace(self.config, mode="expanded")
+        config = msgspec.structs.replace(self.config, mode=taken.name)
         cells = (
             msgspec.structs.replace(
                 self.plan.primary, config=config, title=f"{config.n_clients} clients, {config.mode}"
@@ -328,7 +330,7 @@ class Attempt:
     def _about(self) -> Surroundings:
         from fl.experiments.assemble import Surroundings
         from fl.experiments.notes import consent_notes, notes_for
-        from fl.modes import aggregation_for
+        from fl.rounds.aggregation import aggregation_for
         from fl.workloads.provenance import learnt_from
 
         aggregation = aggregation_for(self.config, self.task.n_parameters)
@@ -366,6 +368,6 @@ class Attempt:
 
 def key_bits_per_pair(config: FLConfig, n_parameters: int) -> int:
     """Key that a pair spends in a round, as the distributed protocol has it."""
-    from fl.modes import aggregation_for
+    from fl.rounds.aggregation import aggregation_for
 
     return aggregation_for(config, n_parameters).key_bits_per_pair

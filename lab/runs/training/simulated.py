@@ -123,7 +123,7 @@ def surroundings(plan: Plan, task: Task, workers: int) -> Surroundings:
         versions=versions(PACKAGES),
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
         notes=(
-            *(() if config.mode == "plain" else (SIMULATED_NOTE, COHORT_NOTE)),
+            *(() if config.protection.cipher is None else (SIMULATED_NOTE, COHORT_NOTE)),
             *notes_for(config),
         ),
     )

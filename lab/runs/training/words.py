@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from fl.experiments.results import Results
+from fl.modes.table import MODES
 
 
 def supply(results: Results) -> str:
     """Where the key of the run came from."""
-    return "not needed" if results.mode == "plain" else results.key_supply
+    return "not needed" if MODES[results.mode].cipher is None else results.key_supply
 
 
 def against_float32(saving: float) -> str:

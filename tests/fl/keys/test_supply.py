@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from fl.keys.simulated import KeyReuseError, SimulatedKeySupply, expand_key, new_run_key
+from fl.keys.simulated import KeyReuseError, SimulatedKeySupply, new_run_key
 from orchestrator.bits import check_packed, packed_size
 
 KEY = bytes(range(32))
@@ -79,17 +79,10 @@ def test_only_the_ends_of_a_pair_may_draw() -> None:
 def test_bits_past_the_end_are_zero(n_bits: int) -> None:
     supply = SimulatedKeySupply(KEY, 2)
     supply.open_attempt(1)
-    seed = supply.draw(0, 1, 256, ends=(0,)).copy()
-    for words in (supply.draw(1, 0, n_bits, ends=(0,)), expand_key(seed, n_bits)):
-        assert words.size == (n_bits + 63) // 64
-        check_packed(words.view(np.uint8)[: packed_size(n_bits)], n_bits)
-        assert not words.view(np.uint8)[packed_size(n_bits) :].any()
-
-
-def test_an_expanded_key_is_aes_in_counter_mode_under_it() -> None:
-    seed = np.frombuffer(KEY, "<u8")
-    expected = Cipher(algorithms.AES(KEY), modes.CTR(bytes(16))).encryptor().update(bytes(80))
-    assert expand_key(seed, 640).tobytes() == expected
+    words = supply.draw(1, 0, n_bits, ends=(0,))
+    assert words.size == (n_bits + 63) // 64
+    check_packed(words.view(np.uint8)[: packed_size(n_bits)], n_bits)
+    assert not words.view(np.uint8)[packed_size(n_bits) :].any()
 
 
 def test_the_key_of_a_run_is_not_shown() -> None:

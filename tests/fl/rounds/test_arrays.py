@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fl.carriers.in_process import run_cohort
-from fl.modes import aggregation_for
+from fl.rounds.aggregation import aggregation_for
 from fl.rounds.arrays import ArrayClip, array_clips
 from fl.rounds.clipping import clip_warnings
 from fl.rounds.compression import Compression, CompressionError, ErrorFeedback

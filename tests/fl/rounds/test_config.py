@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fl.carriers.flower.strategy import SecureRun
-from fl.modes import aggregation_for
+from fl.rounds.aggregation import aggregation_for
 from fl.rounds.config import ConfigError, FLConfig, check_config
 from fl.rounds.quantise import RingWidthError, smallest_ring_width
 from fl.workloads.base import TaskDefaults

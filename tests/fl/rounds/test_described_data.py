@@ -9,7 +9,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from fl.modes import aggregation_for, model_digest
+from fl.modes.base import model_digest
+from fl.rounds.aggregation import aggregation_for
 from fl.rounds.client_rules import ClientRefusesError, ClientRules
 from fl.rounds.config import FLConfig
 from fl.rounds.consent_words import explained

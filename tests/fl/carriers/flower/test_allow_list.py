@@ -38,7 +38,7 @@ from fl.carriers.flower.roster import Roster
 from fl.carriers.flower.secure_run import SecureRun
 from fl.carriers.flower.strategy import QkdFedAvg
 from fl.keys.node import KeyServiceError
-from fl.modes import model_digest
+from fl.modes.base import model_digest
 from fl.rounds.client_rules import ClientRefusesError
 from fl.rounds.messages import Decline, Upload
 from orchestrator.delivery.errors import ConsentError, JournalError

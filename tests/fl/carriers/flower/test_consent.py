@@ -34,7 +34,8 @@ from fl.carriers.flower.secure_run import SecureRun
 from fl.carriers.flower.strategy import QkdFedAvg
 from fl.carriers.flower.training import quantise
 from fl.keys.node import NodeKeys
-from fl.modes import aggregation_for, model_digest
+from fl.modes.base import model_digest
+from fl.rounds.aggregation import aggregation_for
 from fl.rounds.messages import Decline, Shares, Upload
 from orchestrator.delivery.consent_book import ConsentBook, read_run_file
 from orchestrator.delivery.errors import OtherTermsError

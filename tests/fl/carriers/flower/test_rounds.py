@@ -18,7 +18,7 @@ from fl.carriers.flower.held import HeldError, take
 from fl.carriers.flower.participant import participant_of
 from fl.carriers.flower.records import CONFIG, PAYLOAD, open_record, record_of
 from fl.carriers.flower.rules import run_name
-from fl.carriers.flower.simulated import SimulatedDelivery
+from fl.keys.local import LocalKeys
 from fl.rounds.messages import Confirm, Decline, Survivors, Upload
 from orchestrator.delivery.client import Wait
 from orchestrator.delivery.errors import DeliveryTimeoutError
@@ -143,19 +143,19 @@ def test_an_update_with_nan_is_refused_before_a_key_is_spent(federation: Make) -
 def test_what_waiting_clients_burnt_is_counted(federation: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Client 2 is gone before it asks for its pads: the others had reserved those that they share."""
     four = federation()
-    mask = SimulatedDelivery.masked_update
+    mask = LocalKeys.masked_update
 
-    def waits(self: SimulatedDelivery, context: RoundContext, *rest: Any, **more: Any) -> Any:
+    def waits(self: LocalKeys, context: RoundContext, *rest: Any, **more: Any) -> Any:
         if context.round == 1:
             rest[-1](Wait({}, ("client-2",), None, "client-2 has not asked"))
             raise DeliveryTimeoutError("client-2 has not asked")
         return mask(self, context, *rest, **more)
 
-    def abandon(self: SimulatedDelivery, context: RoundContext) -> tuple[str, ...]:
+    def abandon(self: LocalKeys, context: RoundContext) -> tuple[str, ...]:
         return tuple({"client-0", "client-1", "client-3"} - {self.owner})
 
-    monkeypatch.setattr(SimulatedDelivery, "masked_update", waits)
-    monkeypatch.setattr(SimulatedDelivery, "abandon", abandon)
+    monkeypatch.setattr(LocalKeys, "masked_update", waits)
+    monkeypatch.setattr(LocalKeys, "abandon", abandon)
     four.grid.deliver = lambda message: (
         None if message.metadata.dst_node_id == 102 and message.metadata.group_id == "1" else message
     )

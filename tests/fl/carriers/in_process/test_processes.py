@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,15 @@ from fl.carriers.in_process import CohortError, CohortEvent, CohortPhase, run_co
 from fl.carriers.in_process.clients import ClientGroup
 from fl.carriers.in_process.plan import Vanished, make_plan
 from fl.carriers.in_process.room import SharedRoom, open_room, private_room
-from fl.carriers.in_process.server import sum_of_masked
+from fl.keys.local import LocalKeys
+from fl.keys.node import NodeKeys
 from fl.keys.simulated import SimulatedKeySupply
+from fl.modes.base import RoundInputs
+from fl.modes.otp import sum_of
 from fl.rounds.config import FLConfig
-from orchestrator.bits import packed_size
-from orchestrator.delivery.masking import mask
+from fl.rounds.exchange import ShareExchange
+from orchestrator.bits import PackedBits, packed_size
+from orchestrator.delivery.messages import RoundContext
 
 Settings = Callable[..., FLConfig]
 KEY = bytes(range(32))
@@ -60,10 +65,10 @@ def test_a_stopped_run_leaves_no_process(settings: Settings) -> None:
     assert not [p for p in multiprocessing.active_children() if p.name.startswith("cohort-")]
 
 
-@pytest.fixture
-def groups(settings: Settings, targets: Any) -> list[ClientGroup]:
+@pytest.fixture(params=["otp", "expanded"])
+def groups(settings: Settings, targets: Any, request: pytest.FixtureRequest) -> list[ClientGroup]:
     """Two groups of a cohort of five in one room, without processes, after training and masking."""
-    plan = make_plan(settings(5, mode="otp", weights=(1, 2, 1, 3, 1)), 53)
+    plan = make_plan(settings(5, mode=request.param, weights=(1, 2, 1, 3, 1)), 53)
     shared = SharedRoom(plan, 2)
     made = []
     for index in range(2):
@@ -80,29 +85,42 @@ def groups(settings: Settings, targets: Any) -> list[ClientGroup]:
     return made
 
 
-def test_an_upload_is_what_a_client_on_its_own_would_send(groups: list[ClientGroup]) -> None:
-    """Bit for bit that of the delivery client's ``mask`` with the pads of its four pairs."""
-    plan, bits = groups[0].plan, groups[0].plan.value_bits
+def test_an_upload_is_what_a_client_of_a_distributed_round_sends_with_the_same_keys(
+    groups: list[ClientGroup], tmp_path: Path
+) -> None:
+    """Bit for bit what the mode gives a client whose node has the keys of its four pairs."""
+    plan, names = groups[0].plan, groups[0].plan.config.clients
     for group in groups:
         for client in group.members:
-            pads, signs = [], []
-            for peer in range(5):
-                if peer != client:
-                    supply = SimulatedKeySupply(KEY, 5)
-                    supply.open_attempt(1)
-                    pad = supply.draw(min(client, peer), max(client, peer), 53 * bits, ends=(client,))
-                    pads.append(pad.view(np.uint8)[: packed_size(53 * bits)])
-                    signs.append(1 if peer > client else -1)
+
+            def key(peer: str, context: RoundContext, client: int = client) -> PackedBits:
+                supply = SimulatedKeySupply(KEY, 5)
+                supply.open_attempt(context.round)
+                first, second = sorted((client, names.index(peer)))
+                words = supply.draw(first, second, context.pad_bits, ends=(client,))
+                return words.view(np.uint8)[: packed_size(context.pad_bits)]
+
+            inputs = RoundInputs(
+                plan.aggregation.context(1, names),
+                names[client],
+                plan.config.levels * sum(plan.weights),
+                NodeKeys(LocalKeys(names[client], key), names[client], tmp_path),
+                ShareExchange(threading.Event()),
+                threading.Event(),
+                lambda wait: None,
+            )
+            protection = plan.aggregation.prepare(inputs)
             values = group._values[client].astype(np.int64)
-            expected = mask(values, pads, signs, bits, plan.weights[client])
-            assert np.array_equal(group._room.uploads[client].view(np.uint8)[: expected.size], expected)
+            sent = protection.protect(values, plan.weights[client])
+            assert np.array_equal(group._room.uploads[client].view(np.uint8)[: sent.packed.size], sent.packed)
+            assert sent.key_bits == 4 * plan.key_bits_per_pair
 
 
 def test_with_one_upload_missing_the_sum_is_noise(groups: list[ClientGroup]) -> None:
     room, plan = groups[0]._room, groups[0].plan
-    everybody = sum_of_masked(room.uploads, range(5), 53, plan.value_bits)
-    assert np.array_equal(everybody, room.plain_sums.sum(axis=0))
-    without = sum_of_masked(room.uploads, range(4), 53, plan.value_bits)
+    packed = [row.view(np.uint8)[: packed_size(53 * plan.value_bits)] for row in room.uploads]
+    assert np.array_equal(sum_of(packed, 53, plan.value_bits), room.plain_sums.sum(axis=0))
+    without = sum_of(packed[:4], 53, plan.value_bits)
     plain = sum(plan.weights[i] * g._values[i].astype(np.int64) for g in groups for i in g.members if i < 4)
     assert np.mean(without == plain) < 0.2
 

@@ -15,9 +15,10 @@ from fl.carriers.zeromq.client import ClientRefusesError, ClientRules
 from fl.carriers.zeromq.client_connections import ClientConnections
 from fl.carriers.zeromq.link import ServerRefusedError
 from fl.carriers.zeromq.server import run_server
-from fl.modes import MODES, aggregation_for
 from fl.modes.base import AggregationError
 from fl.modes.shares import ShareCodeError
+from fl.modes.table import MODES
+from fl.rounds.aggregation import aggregation_for
 from fl.rounds.compression import Compression, ErrorFeedback
 from fl.rounds.config import ConfigError, FLConfig, check_config, check_weights
 from fl.rounds.quantise import RingWidthError, quantisation_rng

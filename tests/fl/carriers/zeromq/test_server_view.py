@@ -14,8 +14,8 @@ from itertools import combinations, product
 import numpy as np
 import pytest
 
-from fl.modes import aggregation_for
 from fl.modes.otp import sum_of
+from fl.rounds.aggregation import aggregation_for
 from fl.rounds.config import FLConfig
 from orchestrator.bits import packed_size
 from orchestrator.delivery.masking import mask, pack_values
