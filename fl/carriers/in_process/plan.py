@@ -11,7 +11,7 @@ from fl.carriers.in_process.results import CohortError
 from fl.modes.base import Aggregation
 from fl.modes.lightsecagg import LightSecAgg
 from fl.modes.shares import ShareCode
-from fl.modes.table import Security
+from fl.modes.table import MODES, Security
 from fl.rounds.aggregation import aggregation_for
 from fl.rounds.compression import Compression
 from fl.rounds.config import FLConfig, check_config
@@ -127,7 +127,7 @@ def _check_drop_outs(plan: CohortPlan) -> None:
     if plan.masks_pairwise and drop_outs:
         raise CohortError(
             f"mode {plan.config.mode} has no sum if a client vanishes within a round; "
-            "use mode lightsecagg for drop-outs"
+            f"use mode {' or '.join(each.name for each in MODES.values() if each.drop_outs and each.cipher)} for drop-outs"
         )
     if plan.code and n - drop_outs < plan.code.survivors:
         raise CohortError(

@@ -129,7 +129,7 @@ def test_two_rounds_are_independent_unless_a_pad_is_used_again(reused: bool) -> 
 
 def test_the_comparison_mode_hides_nothing_and_says_so() -> None:
     plain = aggregation_for(FLConfig(run_id="r", task="t", clients=("a", "b"), mode="plain"), 1)
-    assert (plain.label, plain.security, plain.key_bits_per_pair) == ("none", "none", 0)
+    assert (plain.mode.label, plain.mode.security, plain.key_bits_per_pair) == ("none", "none", 0)
     assert leaks(2, 4, [{(0, 1): 0}], upload) is not None
 
 
