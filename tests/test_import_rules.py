@@ -58,6 +58,17 @@ FLOORS = tuple(
 )
 """The rooms of the orchestrator above its leaves, from the ground up."""
 
+LEARNING: dict[str, tuple[str, ...]] = {
+    "fl.circuits": (),
+    "fl.keys": (),
+    "fl.modes": ("fl.keys",),
+    "fl.rounds": ("fl.keys", "fl.modes", "fl.workloads"),
+    "fl.carriers.zeromq": ("fl.keys", "fl.modes", "fl.rounds", "fl.workloads"),
+    "fl.carriers.flower": ("fl.keys", "fl.modes", "fl.rounds", "fl.workloads"),
+    "fl.carriers.in_process": ("fl.keys", "fl.modes", "fl.rounds", "fl.workloads"),
+}
+"""The rooms of learning below experiments and QPU, with those of the others that each may import."""
+
 
 def inside(name: str, packages: tuple[str, ...]) -> bool:
     return any(name == package or name.startswith(package + ".") for package in packages)
@@ -175,6 +186,17 @@ def test_each_room_of_the_orchestrator_imports_only_those_below_it() -> None:
             if inside(imported, ("orchestrator",)):
                 assert inside(imported, LEAVES + below), f"{name} imports {imported}"
     assert seen == {*LEAVES, *FLOORS}
+
+
+def test_protection_knows_no_rounds_and_rounds_know_no_carrier() -> None:
+    seen = 0
+    for name, path in modules("fl"):
+        room = next((each for each in LEARNING if inside(name, (each,))), None)
+        for imported in imports(path):
+            if room and inside(imported, ("fl",)):
+                seen += 1
+                assert inside(imported, (room, *LEARNING[room])), f"{name} imports {imported}"
+    assert seen
 
 
 def test_only_simulation_knows_that_an_instrument_is_simulated() -> None:
