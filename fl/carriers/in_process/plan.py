@@ -43,7 +43,7 @@ class CohortPlan:
         """The run as a distributed one: what protects its updates and reads its sums."""
         return aggregation_for(self.config, self.n_parameters)
 
-    @property
+    @cached_property
     def code(self) -> ShareCode | None:
         """The code of the secret shares, where the mode has them."""
         mode = None if self.float32 else self.aggregation
