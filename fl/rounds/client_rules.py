@@ -80,15 +80,7 @@ class ClientRules:
         """The round as a job; raises ClientRefusesError or another ValueError saying what is wrong about it."""
         name, config = trainer.name, trainer.config
         participants = message.participants
-        if message.round <= last_round:
-            raise ClientRefusesError(
-                f"round {message.round} does not come after round {last_round}: numbers are used once"
-            )
-        if participants != tuple(each for each in config.clients if each in participants):
-            raise ClientRefusesError("participants must be clients of the run, each once, in the run's order")
-        if name not in participants:
-            raise ClientRefusesError(f"{name} is not among the participants")
-        self._check_number(name, config, len(participants), "participants")
+        self.check_round(name, config, message.round, participants, last_round)
         if len(message.weights) != len(participants):
             raise ClientRefusesError(f"{len(message.weights)} weights for {len(participants)} participants")
         if message.weights != config.weights_of(participants):
@@ -115,6 +107,20 @@ class ClientRules:
             )
         context = trainer.aggregation.context(message.round, participants, digest)
         return RoundJob(context, message.weights, message.rounds_left, model)
+
+    def check_round(
+        self, name: str, config: FLConfig, number: int, participants: tuple[str, ...], last_round: int
+    ) -> None:
+        """Raise ClientRefusesError for a round that was there before, or among whom its sum would tell too much."""
+        if number <= last_round:
+            raise ClientRefusesError(
+                f"round {number} does not come after round {last_round}: numbers are used once"
+            )
+        if participants != tuple(each for each in config.clients if each in participants):
+            raise ClientRefusesError("participants must be clients of the run, each once, in the run's order")
+        if name not in participants:
+            raise ClientRefusesError(f"{name} is not among the participants")
+        self._check_number(name, config, len(participants), "participants")
 
     def check_survivors(self, name: str, config: FLConfig, message: Survivors) -> None:
         """Raise ClientRefusesError for a list whose sum would tell too much, or that names clients outside the

@@ -25,28 +25,13 @@ def check_announcement(
 
     ``flower_run`` is Flower's number where clients are simulated, and None where operators consent to names.
     """
-    config, participants = announcement.config, announcement.participants
+    config = announcement.config
     rules.check_run(user, config)
     if flower_run is not None and not re.fullmatch(rf"{run_name(flower_run)}(-\d+)?", config.run_id):
         raise ClientRefusesError(f"the round belongs to run {config.run_id}, this is {run_name(flower_run)}")
     if config.error_feedback:
         raise ClientRefusesError("error feedback is not kept between the messages of a Flower run")
-    if announcement.round <= last_round:
-        raise ClientRefusesError(
-            f"round {announcement.round} does not come after round {last_round}: numbers are used once"
-        )
-    if participants != tuple(name for name in config.clients if name in participants):
-        raise ClientRefusesError("participants must be clients of the run, each once, in the run's order")
-    if user not in participants:
-        raise ClientRefusesError(f"{user} is not among the participants")
-    fewest = rules.min_participants
-    if config.protection.thresholds:
-        fewest = max(fewest, config.thresholds[1])
-    if len(participants) < fewest:
-        raise ClientRefusesError(
-            f"{len(participants)} participants would let the sum tell too much about each: {user} asks for "
-            f"at least {fewest}"
-        )
+    rules.check_round(user, config, announcement.round, announcement.participants, last_round)
 
 
 def check_evaluation(number: int, *, last_round: int, last_evaluation: int) -> None:
