@@ -41,11 +41,8 @@ RETRY_S = 0.25
 _log = logging.getLogger(__name__)
 
 
-class KeyServiceError(Exception):
-    """The node could not mask the update.
-
-    ``key_bits`` of pad are gone all the same, those shared with ``spent_with`` (empty: with everybody).
-    """
+class KeySpentError(Exception):
+    """``key_bits`` of pad are gone all the same, those shared with ``spent_with`` (empty: with everybody)."""
 
     def __init__(self, message: str, key_bits: int = 0, spent_with: tuple[str, ...] = ()) -> None:
         super().__init__(message)
@@ -53,13 +50,12 @@ class KeyServiceError(Exception):
         self.spent_with = spent_with
 
 
-class CancelledError(Exception):
-    """The round ended before its update was protected; pads reserved with ``spent_with`` by then are burnt."""
+class KeyServiceError(KeySpentError):
+    """The node could not mask the update."""
 
-    def __init__(self, message: str, key_bits: int = 0, spent_with: tuple[str, ...] = ()) -> None:
-        super().__init__(message)
-        self.key_bits = key_bits
-        self.spent_with = spent_with
+
+class CancelledError(KeySpentError):
+    """The round ended before its update was protected; pads reserved by then are burnt."""
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ from fl.modes.shares import (
     DecodeError,
     ShareCode,
     add_shares,
+    check_modulus,
     decode,
     draw_mask,
     encode,
@@ -131,7 +132,9 @@ class LightSecAgg(Aggregation):
     def code(self, n_participants: int) -> ShareCode:
         """The parameters of a round with so many participants."""
         colluders, survivors = self.config.thresholds
-        return ShareCode(n_participants, colluders, survivors, self.n_values, self._modulus)
+        code = ShareCode(n_participants, colluders, survivors, self.n_values, self._modulus)
+        check_modulus(code, self.config.levels, sum(self.config.client_weights))
+        return code
 
     @property
     def value_bits(self) -> int:

@@ -117,11 +117,6 @@ class ShareCode:
         return self.symbols_per_share * self.symbol_bits
 
     @property
-    def upload_bits(self) -> int:
-        """Bits of one packed masked update."""
-        return self.n_values * self.symbol_bits
-
-    @property
     def key_bits_per_pair(self) -> int:
         """Pad bits for one share in each direction of a pair.
 

@@ -47,7 +47,7 @@ from fl.carriers.flower.records import (
 from fl.carriers.flower.rules import check_announcement, check_evaluation
 from fl.carriers.flower.sharing import answer, confirm, deal, train_and_mask
 from fl.carriers.flower.training import ask_for_keys, protect_update, update_from, upload_of
-from fl.keys.node import CancelledError, KeyServiceError
+from fl.keys.node import KeySpentError
 from fl.modes.answers import AnswerBookError, AnswerRefusedError
 from fl.rounds.client_rules import ClientRefusesError
 from fl.rounds.messages import Decline, PeerShares, Survivors
@@ -61,8 +61,7 @@ REFUSALS = (
     OSError,
     IdentityError,
     ClientRefusesError,
-    KeyServiceError,
-    CancelledError,
+    KeySpentError,
     HeldError,
     StateError,
     AnswerRefusedError,
@@ -71,9 +70,6 @@ REFUSALS = (
     DeliveryError,
 )
 """Errors with which a client declines a round and tells the reason."""
-
-KEYS_BURNT = (KeyServiceError, CancelledError)
-"""Errors that say how much key was spent although nothing was sent."""
 
 _log = logging.getLogger(__name__)
 
@@ -110,7 +106,7 @@ def _guarded(message: Message, context: Context, call_next: ClientAppCallable) -
     except REFUSALS as error:
         run_id, number = _named(received)
         _log.warning("%s sits round %d out: %s", participant.user, number, error)
-        burnt = (error.key_bits, error.spent_with) if isinstance(error, KEYS_BURNT) else (0, ())
+        burnt = (error.key_bits, error.spent_with) if isinstance(error, KeySpentError) else (0, ())
         return call.reply(Decline(run_id, number, reason_of(error)[:1000], *burnt))
 
 

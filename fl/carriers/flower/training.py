@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -16,10 +16,11 @@ from fl.carriers.flower.call import Call
 from fl.carriers.flower.leaving import APP_FAILED, AppFailedError, Told, told_of
 from fl.carriers.flower.participant import Participant
 from fl.carriers.flower.records import RoundAnnouncement
-from fl.keys.node import CancelledError, KeyServiceError, KeyWait, NodeKeys, ProtectedUpdate
-from fl.modes.base import Aggregation, RoundInputs, RoundShares
+from fl.keys.node import CancelledError, KeyWait, NodeKeys, ProtectedUpdate
+from fl.modes.base import Aggregation, RoundInputs
 from fl.rounds.clipping import LossBands
 from fl.rounds.compression import Compression, ErrorFeedback
+from fl.rounds.exchange import ShareExchange
 from fl.rounds.messages import Upload, header_of
 from fl.workloads.base import Parameters
 from orchestrator.delivery.messages import RoundContext
@@ -77,7 +78,7 @@ def protect_update(
     values, bands = quantise(update, announcement, call.participant)
     bound = config.levels * sum(config.weights_of(announcement.participants))
     with patience(call, announcement) as (cancelled, tell):
-        inputs = RoundInputs(agreed, user, bound, keys, NoExchange(), cancelled, tell)
+        inputs = RoundInputs(agreed, user, bound, keys, ShareExchange(cancelled), cancelled, tell)
         return aggregation.prepare(inputs).protect(values, config.weights_of((user,))[0]), bands
 
 
@@ -130,15 +131,3 @@ def patience(call: Call, announcement: RoundAnnouncement) -> Iterator[tuple[thre
         raise CancelledError(text, error.key_bits, error.spent_with) from error
     finally:
         timer.cancel()
-
-
-class NoExchange:
-    """Pads of a pair need no messages between clients."""
-
-    def swap(self, sealed: Mapping[str, bytes], key_bits: int) -> Mapping[str, bytes]:
-        """Refused."""
-        raise KeyServiceError("this mode exchanges no shares")
-
-    def hold(self, held_shares: RoundShares) -> None:
-        """Refused."""
-        raise KeyServiceError("this mode exchanges no shares")
