@@ -24,17 +24,16 @@ class RawPeer:
         import zmq
 
         from orchestrator.wire.curve import client_socket
-        from orchestrator.wire.links import QueueLimits
+        from orchestrator.wire.links import QueueLimits, Target
         from orchestrator.wire.messages import BULK_LIMIT
 
         keys, hub = world.keys[role], world.hub
         public = world.keys["orchestrator"].public
         self.instance = f"{role:x<16}{id(self):x}"
         self.role = role
-        self.control = client_socket(world.context, keys, public, hub.control_endpoint)
-        self.bulk = client_socket(
-            world.context, keys, public, hub.bulk_endpoint, limits=QueueLimits(BULK_LIMIT)
-        )
+        control = Target(hub.control_endpoint, public)
+        bulk = Target(hub.bulk_endpoint, public, QueueLimits(BULK_LIMIT))
+        self.control, self.bulk = (client_socket(world.context, keys, each) for each in (control, bulk))
         for socket in (self.control, self.bulk):
             assert socket.poll(5000, zmq.POLLOUT)
 

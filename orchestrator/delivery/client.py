@@ -61,7 +61,7 @@ from orchestrator.delivery.ring_width import largest_sum
 from orchestrator.delivery.sharing import ShareChannel
 from orchestrator.wire.codec import WireError, decode, encode
 from orchestrator.wire.curve import CurveKeys
-from orchestrator.wire.links import LinkError, QueueLimits, Transport
+from orchestrator.wire.links import LinkError, QueueLimits, Target, Transport
 from orchestrator.wire.zeromq import ZeroMQ
 
 R = TypeVar("R")
@@ -125,7 +125,7 @@ class DeliveryClient:
         self._closing = ExitStack()
         transport = transport or self._closing.enter_context(ZeroMQ())
         self._waiter = transport.waiter()
-        self._link = transport.connect(self._waiter, keys, node_public_key, endpoint, QUEUES)
+        self._link = transport.connect(self._waiter, keys, Target(endpoint, node_public_key, QUEUES))
 
     def close(self) -> None:
         self._link.close()

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from orchestrator.hub.table import ChannelTable
 from orchestrator.wire.codec import encode
 from orchestrator.wire.curve import CurveKeys
-from orchestrator.wire.links import Frame, LinkBusyError, LinkState, QueueLimits, Transport, Waiter
+from orchestrator.wire.links import Frame, LinkBusyError, LinkState, QueueLimits, Target, Transport, Waiter
 from orchestrator.wire.messages import BULK_LIMIT, CreditReturn
 
 BULK_QUEUES = QueueLimits(BULK_LIMIT, unread=32)
@@ -57,9 +57,11 @@ class ClientSession:
         self._stuck: tuple[Frame, ...] = ()
         control, bulk = endpoints
         with ExitStack() as undo:
-            self.control = transport.connect(waiter, keys, hub_public, control, reconnect=False)
+            self.control = transport.connect(waiter, keys, Target(control, hub_public, reconnect=False))
             undo.callback(self.control.close)
-            self.bulk = transport.connect(waiter, keys, hub_public, bulk, BULK_QUEUES, reconnect=False)
+            self.bulk = transport.connect(
+                waiter, keys, Target(bulk, hub_public, BULK_QUEUES, reconnect=False)
+            )
             undo.pop_all()
 
     def send_control(self, message: bytes, now_s: float) -> bool:

@@ -22,7 +22,7 @@ from zmq.utils import z85
 
 from orchestrator.durable import create_file, make_folder
 from orchestrator.secret import SecretBits
-from orchestrator.wire.links import CLIENT_QUEUES, SERVER_QUEUES, QueueLimits
+from orchestrator.wire.links import SERVER_QUEUES, QueueLimits, Target
 
 DOMAIN = "qunetlab"
 PUBLIC_FILE = "curve.public"
@@ -157,32 +157,27 @@ def server_socket(
 def client_socket(
     context: zmq.Context[zmq.Socket[bytes]],
     keys: CurveKeys,
-    server_public: str,
-    endpoint: str,
-    limits: QueueLimits = CLIENT_QUEUES,
-    *,
-    reconnect: bool = True,
+    target: Target,
     before_connect: Callable[[zmq.Socket[bytes]], None] | None = None,
 ) -> zmq.Socket[bytes]:
-    """A CURVE DEALER, connecting to ``endpoint`` and speaking only to the owner of ``server_public``.
+    """A CURVE DEALER that connects to ``target`` and speaks to nobody else.
 
     Nothing is queued for a server that was never reached (ZMQ_IMMEDIATE): a send then raises zmq.Again.
-    With ``reconnect`` False libzmq tries once and the owner makes a fresh socket.  ``before_connect`` is
-    where a monitor is attached, so that it sees every event.
+    ``before_connect`` is where a monitor is attached, so that it sees every event.
     """
-    socket = _socket(context, zmq.DEALER, keys, limits)
-    socket.setsockopt_string(zmq.CURVE_SERVERKEY, check_public(server_public))
+    socket = _socket(context, zmq.DEALER, keys, target.limits)
+    socket.setsockopt_string(zmq.CURVE_SERVERKEY, check_public(target.public))
     socket.setsockopt(zmq.IMMEDIATE, 1)
-    socket.setsockopt(zmq.RECONNECT_IVL, 100 if reconnect else -1)
-    if reconnect:
+    socket.setsockopt(zmq.RECONNECT_IVL, 100 if target.reconnect else -1)
+    if target.reconnect:
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
     if before_connect is not None:
         before_connect(socket)
     try:
-        socket.connect(endpoint)
+        socket.connect(target.endpoint)
     except zmq.ZMQError as error:
         socket.close()
-        raise OSError(error.errno, f"cannot connect to {endpoint}: {error.strerror}") from error
+        raise OSError(error.errno, f"cannot connect to {target.endpoint}: {error.strerror}") from error
     return socket
 
 

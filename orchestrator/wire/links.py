@@ -84,6 +84,21 @@ CLIENT_QUEUES = QueueLimits()
 SERVER_QUEUES = QueueLimits(unsent=256)
 
 
+@dataclass(frozen=True)
+class Target:
+    """Where a link leads: to the owner of ``public`` at ``endpoint`` and to nobody else.
+
+    With ``reconnect`` a link that broke, or found nobody, is tried again by itself (its state is then CONNECTING);
+    after a refusal none is.  ``lost_after_s``: a server that vanished without a word is noticed after so long.
+    """
+
+    endpoint: str
+    public: str
+    limits: QueueLimits = CLIENT_QUEUES
+    reconnect: bool = True
+    lost_after_s: float | None = None
+
+
 class Waiter(Protocol):
     """Waits for any of the links and listeners that were made with it."""
 
@@ -152,21 +167,5 @@ class Transport(Protocol):
     def gate(self, allowed: Mapping[str, str], revoked: RevokedKeys | None = None) -> Gate:
         """A gate for the keys of ``allowed`` (public key in Z85 -> role); it makes listeners."""
 
-    def connect(
-        self,
-        waiter: Waiter,
-        keys: CurveKeys,
-        server_public: str,
-        endpoint: str,
-        limits: QueueLimits = CLIENT_QUEUES,
-        *,
-        reconnect: bool = True,
-        lost_after_s: float | None = None,
-    ) -> Link:
-        """A link to the owner of ``server_public`` at ``endpoint``; returns before it stands.
-
-        With ``reconnect`` a link that broke, or found nobody, is tried again by itself (its state is then CONNECTING);
-        after a refusal none is.
-        ``lost_after_s``: a server that vanished without a word is noticed after so long.  Raises OSError for an
-        address that cannot be one.
-        """
+    def connect(self, waiter: Waiter, keys: CurveKeys, target: Target) -> Link:
+        """A link of the owner of ``keys``; returns before it stands.  Raises OSError for an address that is none."""

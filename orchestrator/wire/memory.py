@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from orchestrator.wire.curve import CurveKeys
 from orchestrator.wire.gate import Gate
 from orchestrator.wire.links import (
-    CLIENT_QUEUES,
     SERVER_QUEUES,
     Frame,
     Link,
@@ -28,6 +27,7 @@ from orchestrator.wire.links import (
     Listener,
     QueueLimits,
     Received,
+    Target,
     Waiter,
 )
 from orchestrator.wire.revoked import RevokedKeys
@@ -55,19 +55,9 @@ class MemoryNetwork:
     def gate(self, allowed: Mapping[str, str], revoked: RevokedKeys | None = None) -> MemoryGate:
         return MemoryGate(self, allowed, revoked)
 
-    def connect(
-        self,
-        waiter: Waiter,
-        keys: CurveKeys,
-        server_public: str,
-        endpoint: str,
-        limits: QueueLimits = CLIENT_QUEUES,
-        *,
-        reconnect: bool = True,
-        lost_after_s: float | None = None,  # no party vanishes silently here
-    ) -> Link:
+    def connect(self, waiter: Waiter, keys: CurveKeys, target: Target) -> Link:
         assert isinstance(waiter, MemoryWaiter)
-        return MemoryLink(self, waiter, keys, server_public, endpoint, limits, reconnect=reconnect)
+        return MemoryLink(self, waiter, keys.public, target)
 
 
 class MemoryWaiter:
@@ -98,24 +88,11 @@ class MemoryWaiter:
 class MemoryLink:
     """:attr:`present` is how it stands, :attr:`state` how its owner has seen it."""
 
-    def __init__(
-        self,
-        network: MemoryNetwork,
-        waiter: MemoryWaiter,
-        keys: CurveKeys,
-        server_public: str,
-        endpoint: str,
-        limits: QueueLimits,
-        *,
-        reconnect: bool,
-    ) -> None:
+    def __init__(self, network: MemoryNetwork, waiter: MemoryWaiter, public: str, target: Target) -> None:
         self._network = network
         self._waiter = waiter
-        self.public = keys.public
-        self.server_public = server_public
-        self.endpoint = endpoint
-        self.limits = limits
-        self._reconnect = reconnect
+        self.public = public
+        self.target = target
         self.state = self.present = LinkState.CONNECTING
         self.connection: _Connection | None = None
         self.inbox: deque[list[bytes]] = deque()
@@ -133,18 +110,20 @@ class MemoryLink:
 
     def seek(self) -> None:
         """Connect to the listener at the endpoint, if there is one."""
-        listener = self._network.listeners.get(self.endpoint)
-        nobody = LinkState.CONNECTING if self._reconnect else LinkState.UNREACHABLE
+        listener = self._network.listeners.get(self.target.endpoint)
+        nobody = LinkState.CONNECTING if self.target.reconnect else LinkState.UNREACHABLE
         self.present = nobody if listener is None else listener.meet(self)
         self._network.changed.notify_all()
 
     def found(self) -> None:
         """Somebody began to listen at the endpoint."""
-        if self._reconnect and self.present in _TRIED_AGAIN:
+        if self.target.reconnect and self.present in _TRIED_AGAIN:
             self.seek()
 
     def lost(self) -> None:
         """The connection ended."""
+        if self.present is LinkState.CLOSED:
+            return
         self.connection = None
         self.present = LinkState.LOST
         self._network.changed.notify_all()
@@ -167,10 +146,10 @@ class MemoryLink:
             if self.present is not LinkState.CLOSED:
                 self._network.links.remove(self)
                 self._waiter.watched.remove(self)
-                self._reconnect = False
-                if self.connection is not None:
-                    self.connection.end()
+                connection, self.connection = self.connection, None
                 self.state = self.present = LinkState.CLOSED
+                if connection is not None:
+                    connection.end()
 
 
 @dataclass(eq=False)
@@ -185,13 +164,13 @@ class _Connection:
     """Messages that the listener has not read."""
 
     def to_listener(self, frames: tuple[Frame, ...]) -> None:
-        ours, theirs = self.link.limits, self.listener.limits
+        ours, theirs = self.link.target.limits, self.listener.limits
         if self._fits(frames, theirs.frame_bytes, self.unread, ours.unsent + theirs.unread):
             self.unread += 1
             self.listener.inbox.append((self, [bytes(frame) for frame in frames]))
 
     def to_link(self, frames: tuple[Frame, ...]) -> None:
-        ours, theirs = self.listener.limits, self.link.limits
+        ours, theirs = self.listener.limits, self.link.target.limits
         if self._fits(frames, theirs.frame_bytes, len(self.link.inbox), ours.unsent + theirs.unread):
             self.link.inbox.append([bytes(frame) for frame in frames])
 
@@ -234,7 +213,7 @@ class MemoryListener:
                 raise OSError(errno.EADDRINUSE, f"cannot listen on {endpoint}: is another instance running?")
             network.listeners[self.endpoint] = self
             waiter.watched.append(self)
-            for link in [link for link in network.links if link.endpoint == self.endpoint]:
+            for link in [link for link in network.links if link.target.endpoint == self.endpoint]:
                 link.found()
 
     @property
@@ -248,9 +227,9 @@ class MemoryListener:
         """What becomes of a link that came here."""
         if self._gate.closed:
             return LinkState.CONNECTING
-        if link.server_public != self._public or not self._gate.admits(link.public):
+        right_server = link.target.public == self._public
+        if not right_server or not self._gate.admits(link.public):
             self.refused_handshakes += 1
-            right_server = link.server_public == self._public
             return LinkState.REFUSED if right_server else LinkState.WRONG_SERVER_KEY
         name = self.network.number().to_bytes(5, "big")
         role = self._gate.role_of_key(link.public)

@@ -1,7 +1,7 @@
 """The transport between processes: ZeroMQ over TCP under CURVE.
 
 *State of a link.*  A ZeroMQ ``send`` succeeds although the server refused us or is somebody else.  libzmq reports such
-things only to a socket monitor (zmq_socket_monitor(3)); :class:`LinkMonitor` turns its events into a
+things only to a socket monitor (zmq_socket_monitor(3)); :func:`next_state` turns its events into a
 :class:`~orchestrator.wire.links.LinkState`.  What each event means was read off libzmq 4.3.5: a key that the gate does
 not know gives ``HANDSHAKE_FAILED_AUTH``; a server with another key (or without a gate) just hangs up in the middle of
 the handshake, ``HANDSHAKE_FAILED_NO_DETAIL``.  After a refusal libzmq does not try again by itself.
@@ -27,7 +27,6 @@ from orchestrator.wire.connections import Connections
 from orchestrator.wire.curve import DOMAIN, CurveError, CurveKeys, client_socket, server_socket
 from orchestrator.wire.gate import Gate
 from orchestrator.wire.links import (
-    CLIENT_QUEUES,
     SERVER_QUEUES,
     Frame,
     Link,
@@ -38,6 +37,7 @@ from orchestrator.wire.links import (
     Listener,
     QueueLimits,
     Received,
+    Target,
     Waiter,
 )
 from orchestrator.wire.revoked import RevokedKeys
@@ -72,38 +72,6 @@ def next_state(state: LinkState, event: int) -> LinkState:
     if after is LinkState.CONNECTING and state in _TOLD_WHY:
         return state
     return after
-
-
-class LinkMonitor:
-    """Follows one client socket; create it before ``connect``, use it in the socket's own thread.
-
-    :attr:`socket` becomes readable when something happened; :meth:`read` then brings :attr:`state` up to
-    date.  Call :meth:`close` before closing the followed socket.
-    """
-
-    def __init__(self, followed: zmq.Socket[bytes]) -> None:
-        self._followed = followed
-        self.socket: zmq.Socket[bytes] = followed.get_monitor_socket()
-        self.socket.linger = 0
-        self.state = LinkState.CONNECTING
-
-    def read(self) -> LinkState:
-        """Take in all waiting events without blocking."""
-        while self.socket.poll(0, zmq.POLLIN):
-            event = recv_monitor_message(self.socket)
-            self.state = next_state(self.state, event["event"])
-        return self.state
-
-    def wait(self, timeout_s: float) -> LinkState:
-        """Block until the link is up or known to have failed, at most ``timeout_s``."""
-        while self.read() is LinkState.CONNECTING and self.socket.poll(int(timeout_s * 1000), zmq.POLLIN):
-            pass
-        return self.state
-
-    def close(self) -> None:
-        """Stop following."""
-        self._followed.disable_monitor()
-        self.socket.close()
 
 
 class PollWaiter:
@@ -160,45 +128,30 @@ class ZeroMQLink:
     """A DEALER and its monitor."""
 
     def __init__(
-        self,
-        context: zmq.Context[zmq.Socket[bytes]],
-        waiter: PollWaiter,
-        keys: CurveKeys,
-        server_public: str,
-        endpoint: str,
-        limits: QueueLimits,
-        *,
-        reconnect: bool,
-        lost_after_s: float | None,
+        self, context: zmq.Context[zmq.Socket[bytes]], waiter: PollWaiter, keys: CurveKeys, target: Target
     ) -> None:
         self._waiter = waiter
+        self.state = LinkState.CONNECTING
 
         def before_connect(made: zmq.Socket[bytes]) -> None:
-            if lost_after_s is not None:
+            if target.lost_after_s is not None:
                 # ZMTP pings notice a server that vanished without a FIN.
-                made.setsockopt(zmq.HEARTBEAT_IVL, int(1000 * lost_after_s / 3))
-                made.setsockopt(zmq.HEARTBEAT_TIMEOUT, int(1000 * lost_after_s))
-            self._monitor = LinkMonitor(made)
+                made.setsockopt(zmq.HEARTBEAT_IVL, int(1000 * target.lost_after_s / 3))
+                made.setsockopt(zmq.HEARTBEAT_TIMEOUT, int(1000 * target.lost_after_s))
+            self._monitor = made.get_monitor_socket()
 
         try:
-            self._socket = client_socket(
-                context,
-                keys,
-                server_public,
-                endpoint,
-                limits,
-                reconnect=reconnect,
-                before_connect=before_connect,
-            )
+            self._socket = client_socket(context, keys, target, before_connect)
         except OSError:
-            self._monitor.socket.close()
+            self._monitor.close(linger=0)
             raise
         waiter.watch(self._socket)
-        waiter.watch(self._monitor.socket, self._monitor.read)
+        waiter.watch(self._monitor, self._follow)
 
-    @property
-    def state(self) -> LinkState:
-        return LinkState.CLOSED if self._socket.closed else self._monitor.state
+    def _follow(self) -> None:
+        """Take in what happened to the connection."""
+        while self._monitor.poll(0, zmq.POLLIN):
+            self.state = next_state(self.state, recv_monitor_message(self._monitor)["event"])
 
     def send(self, *frames: Frame) -> None:
         try:
@@ -218,10 +171,8 @@ class ZeroMQLink:
 
     def close(self) -> None:
         if not self._socket.closed:
-            for each in (self._socket, self._monitor.socket):
-                self._waiter.forget(each)
-            self._monitor.close()
-            self._socket.close()
+            self.state = LinkState.CLOSED
+            _close(self._waiter, self._socket, self._monitor)
 
 
 class ZeroMQListener:
@@ -261,11 +212,15 @@ class ZeroMQListener:
 
     def close(self) -> None:
         if not self._socket.closed:
-            for each in (self._socket, self._monitor):
-                self._waiter.forget(each)
-            self._socket.disable_monitor()
-            self._monitor.close(linger=0)
-            self._socket.close()
+            _close(self._waiter, self._socket, self._monitor)
+
+
+def _close(waiter: PollWaiter, each: zmq.Socket[bytes], monitor: zmq.Socket[bytes]) -> None:
+    waiter.forget(each)
+    waiter.forget(monitor)
+    each.disable_monitor()
+    monitor.close(linger=0)
+    each.close()
 
 
 class _OneAtATime(Authenticator):
@@ -367,28 +322,9 @@ class ZeroMQ:
     def gate(self, allowed: Mapping[str, str], revoked: RevokedKeys | None = None) -> ZapGate:
         return ZapGate(self.context, allowed, revoked)
 
-    def connect(
-        self,
-        waiter: Waiter,
-        keys: CurveKeys,
-        server_public: str,
-        endpoint: str,
-        limits: QueueLimits = CLIENT_QUEUES,
-        *,
-        reconnect: bool = True,
-        lost_after_s: float | None = None,
-    ) -> Link:
+    def connect(self, waiter: Waiter, keys: CurveKeys, target: Target) -> Link:
         assert isinstance(waiter, PollWaiter)
-        return ZeroMQLink(
-            self.context,
-            waiter,
-            keys,
-            server_public,
-            endpoint,
-            limits,
-            reconnect=reconnect,
-            lost_after_s=lost_after_s,
-        )
+        return ZeroMQLink(self.context, waiter, keys, target)
 
     def close(self) -> None:
         """Wait until what was sent has left, half a second at most.  Idempotent."""

@@ -22,6 +22,7 @@ from orchestrator.hub.hub import Hub, HubLimits
 from orchestrator.wire.channel import ChannelTimeoutError
 from orchestrator.wire.codec import encode
 from orchestrator.wire.curve import client_socket, load_keys, write_keys
+from orchestrator.wire.links import Target
 from orchestrator.wire.messages import PROTOCOL_VERSION, Hello
 from orchestrator.wire.zeromq import ZeroMQ
 
@@ -65,7 +66,7 @@ def listen(folder: Path, endpoints: list[str], stop: threading.Event, gaps: list
     """The relay's control link: how regularly does the hub speak?"""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     public = load_keys(folder / "orchestrator").public
-    socket = client_socket(context, load_keys(folder / "relay"), public, endpoints[0])
+    socket = client_socket(context, load_keys(folder / "relay"), Target(endpoints[0], public))
     socket.send(encode(Hello("relay", PROTOCOL_VERSION, "0" * 32)))
     socket.recv()
     last = time.perf_counter()

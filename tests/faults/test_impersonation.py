@@ -14,7 +14,7 @@ from orchestrator.hub.agent import LinkUp
 from orchestrator.wire.channel import ChannelBrokenError
 from orchestrator.wire.codec import encode
 from orchestrator.wire.curve import client_socket, generate_keys
-from orchestrator.wire.links import LinkState
+from orchestrator.wire.links import Link, LinkState, Target, Waiter
 from orchestrator.wire.messages import PROTOCOL_VERSION, BulkHello, Delivery, Hello, PeerChange, Post
 
 VISIBLE_WITHIN_S = 2.0
@@ -68,13 +68,7 @@ def test_valid_key_with_the_routing_id_of_another(hub_world: Any) -> None:
 
     instance = "a" * 32
     links = [
-        client_socket(
-            hub_world.context,
-            keys["alice"],
-            keys["orchestrator"].public,
-            endpoint,
-            before_connect=claim,
-        )
+        client_socket(hub_world.context, keys["alice"], Target(endpoint, keys["orchestrator"].public), claim)
         for endpoint in (hub.control_endpoint, hub.bulk_endpoint)
     ]
     assert all(link.poll(5000, zmq.POLLOUT) for link in links)
@@ -127,38 +121,32 @@ def test_a_revoked_client_of_the_delivery_service(tmp_path: Path) -> None:
     from orchestrator.delivery.service import DeliveryService
     from orchestrator.keystore.sealing import Kek
     from orchestrator.keystore.store import KeyStore
-    from orchestrator.wire.curve import client_socket, generate_keys
     from orchestrator.wire.revoked import RevokedKeys
-    from orchestrator.wire.zeromq import LinkMonitor
+    from orchestrator.wire.zeromq import ZeroMQ
 
     node, client = generate_keys(), generate_keys()
 
     def reserve(peer: str, n_bits: int, context: bytes) -> Any:
         raise AssertionError("nobody asks for key here")
 
-    def link(service: DeliveryService, context: zmq.Context[zmq.Socket[bytes]]) -> LinkMonitor:
-        monitors: list[LinkMonitor] = []
-        client_socket(
-            context,
-            client,
-            node.public,
-            service.endpoint,
-            before_connect=lambda made: monitors.append(LinkMonitor(made)),
-        )
-        monitors[0].wait(10.0)
-        return monitors[0]
+    def connect(service: DeliveryService, stack: ExitStack) -> tuple[Link, Waiter]:
+        transport = stack.enter_context(ZeroMQ())
+        waiter = transport.waiter()
+        link = transport.connect(waiter, client, Target(service.endpoint, node.public))
+        stack.callback(link.close)
+        while link.state is LinkState.CONNECTING:
+            waiter.wait(10.0)
+        return link, waiter
 
     with KeyStore.create(tmp_path / "alice.sqlite", "alice", Kek(bytes(32))) as store, ExitStack() as stack:
-        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        stack.callback(context.destroy, linger=0)
         for expected in (LinkState.UP, LinkState.REFUSED):
             made = {"keys": node, "client_key": client.public, "client_role": "fl-alice"}
             with DeliveryService(store, [], reserve, revoked=RevokedKeys(tmp_path), **made) as service:
-                monitor = link(service, context)
-                assert monitor.state is expected
+                link, waiter = connect(service, stack)
+                assert link.state is expected
                 if expected is LinkState.UP:
                     started = time.monotonic()
                     service.gate.revoke("fl-alice")
-                    while monitor.read() is not LinkState.REFUSED:
-                        assert monitor.socket.poll(2000)
+                    while link.state is not LinkState.REFUSED:
+                        waiter.wait(VISIBLE_WITHIN_S)
                     assert time.monotonic() - started < VISIBLE_WITHIN_S

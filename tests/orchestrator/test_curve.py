@@ -18,15 +18,14 @@ from orchestrator.wire.curve import (
     CurveKeys,
     KeyFileError,
     check_public,
-    client_socket,
     generate_keys,
     load_keys,
     server_socket,
     write_keys,
 )
-from orchestrator.wire.links import LinkState
+from orchestrator.wire.links import Link, LinkBrokenError, LinkState, Target, Waiter
 from orchestrator.wire.revoked import RevokedError, RevokedKeys
-from orchestrator.wire.zeromq import LinkMonitor, ZapGate, next_state
+from orchestrator.wire.zeromq import ZapGate, ZeroMQ, next_state
 
 WAIT_MS = 5000
 SILENCE_MS = 300
@@ -45,23 +44,23 @@ class Service:
     def admit(self, allowed: dict[str, str]) -> ZapGate:
         return self.stack.enter_context(ZapGate(self.context, allowed))
 
-    def client(
-        self, keys: CurveKeys, server_public: str | None = None
-    ) -> tuple[zmq.Socket[bytes], LinkState]:
-        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self.stack.callback(context.destroy, linger=0)
-        monitors: list[LinkMonitor] = []
-        socket = client_socket(
-            context,
-            keys,
-            server_public or self.keys.public,
-            self.endpoint,
-            reconnect=False,
-            before_connect=lambda made: monitors.append(LinkMonitor(made)),
-        )
-        state = monitors[0].wait(WAIT_MS / 1000)
-        monitors[0].close()
-        return socket, state
+    def connect(
+        self, keys: CurveKeys, public: str | None = None, *, reconnect: bool = True
+    ) -> tuple[Link, Waiter]:
+        """A link, and its waiter, once something is known of it."""
+        transport = ZeroMQ()
+        self.stack.callback(transport.context.destroy, linger=0)
+        waiter = transport.waiter()
+        target = Target(self.endpoint, public or self.keys.public, reconnect=reconnect)
+        link = transport.connect(waiter, keys, target)
+        end_s = time.monotonic() + WAIT_MS / 1000
+        while link.state is LinkState.CONNECTING and time.monotonic() < end_s:
+            waiter.wait(end_s - time.monotonic())
+        return link, waiter
+
+    def client(self, keys: CurveKeys, server_public: str | None = None) -> tuple[Link, LinkState]:
+        link, _ = self.connect(keys, server_public, reconnect=False)
+        return link, link.state
 
 
 @pytest.fixture
@@ -176,8 +175,8 @@ def test_a_server_with_another_key_is_not_spoken_to(service: Service) -> None:
     service.admit({alice.public: "alice"})
     socket, state = service.client(alice, server_public=generate_keys().public)
     assert state is LinkState.WRONG_SERVER_KEY
-    with pytest.raises(zmq.Again):
-        socket.send(b"for the real hub only", zmq.DONTWAIT)
+    with pytest.raises(LinkBrokenError):
+        socket.send(b"for the real hub only")
     assert not service.socket.poll(SILENCE_MS)
 
 
@@ -218,22 +217,6 @@ def test_a_revoked_key_loses_its_voice_on_a_standing_connection(service: Service
     assert gate.role_of(service.socket.recv_multipart(copy=False)[1]) is None
 
 
-def watched(service: Service, keys: CurveKeys) -> tuple[zmq.Socket[bytes], LinkMonitor]:
-    """A client that libzmq connects again and again, and a monitor that goes on watching it."""
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    service.stack.callback(context.destroy, linger=0)
-    monitors: list[LinkMonitor] = []
-    socket = client_socket(
-        context,
-        keys,
-        service.keys.public,
-        service.endpoint,
-        before_connect=lambda made: monitors.append(LinkMonitor(made)),
-    )
-    assert monitors[0].wait(WAIT_MS / 1000) is LinkState.UP
-    return socket, monitors[0]
-
-
 @pytest.mark.parametrize("spoke", [True, False])
 def test_open_connections_of_a_revoked_key_are_ended_within_two_seconds_and_others_stay(
     service: Service, spoke: bool
@@ -241,24 +224,23 @@ def test_open_connections_of_a_revoked_key_are_ended_within_two_seconds_and_othe
     alice, bob = generate_keys(), generate_keys()
     gate = service.admit({alice.public: "alice", bob.public: "bob"})
     gate.connections.serve(service.endpoint)
-    clients = [watched(service, keys) for keys in (alice, bob)]
+    clients = [service.connect(keys) for keys in (alice, bob)]
     for (socket, _), name in zip(clients, ("alice", "bob"), strict=True):
         if spoke or name == "bob":
             socket.send(b"here")
             assert service.socket.poll(WAIT_MS)
             assert gate.role_of(service.socket.recv_multipart(copy=False)[1]) == name
     gate.revoke("alice")
-    revoked, other = (monitor for _, monitor in clients)
+    (revoked, waiter), (other, other_waits) = clients
     started = time.monotonic()
-    while revoked.read() is not LinkState.REFUSED:
-        assert revoked.socket.poll(2000)
+    while revoked.state is not LinkState.REFUSED:
+        waiter.wait(2.0)
     assert time.monotonic() - started < 2.0
     assert gate.revoked == ["alice"]
-    assert other.read() is LinkState.UP
-    clients[1][0].send(b"still here")
+    other_waits.wait(0.0)
+    assert other.state is LinkState.UP
+    other.send(b"still here")
     assert service.socket.poll(WAIT_MS)
-    for _, monitor in clients:
-        monitor.close()
 
 
 def test_a_revoked_key_stays_out_over_restarts_and_a_new_key_of_the_role_comes_in(

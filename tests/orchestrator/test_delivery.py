@@ -55,6 +55,7 @@ from orchestrator.secret import SecretBits
 from orchestrator.wire.channel import ChannelTimeoutError, MemoryChannel, memory_channel_pair
 from orchestrator.wire.codec import decode, encode
 from orchestrator.wire.curve import CurveKeys, client_socket, generate_keys
+from orchestrator.wire.links import Target
 
 NAMES = ("alice", "bob", "charlie")
 N_VALUES, RING_WIDTH = 1000, 10
@@ -632,7 +633,9 @@ def test_a_client_cannot_put_its_node_to_more_than_so_much_work(bench: Bench) ->
     supply(bench)
     sockets: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     node = bench.node_keys["alice"].public
-    client = client_socket(sockets, bench.client_keys["alice"], node, bench.services["alice"].endpoint)
+    client = client_socket(
+        sockets, bench.client_keys["alice"], Target(bench.services["alice"].endpoint, node)
+    )
     try:
         client.poll(5000, zmq.POLLOUT)
         for number in range(3 * JOBS_AT_A_TIME):

@@ -27,6 +27,7 @@ from orchestrator.wire.links import (
     Listener,
     QueueLimits,
     Received,
+    Target,
     Transport,
     Waiter,
 )
@@ -59,8 +60,8 @@ class Ends:
 
     def link(self, keys: CurveKeys = ALICE, *, up: bool = True, **options: Any) -> tuple[Link, Waiter]:
         waiter: Waiter = self.made(self.transport.waiter())
-        options = {"server_public": SERVER.public, "endpoint": self.listener.endpoint, **options}
-        link: Link = self.made(self.transport.connect(waiter, keys, **options))
+        options = {"endpoint": self.listener.endpoint, "public": SERVER.public, **options}
+        link: Link = self.made(self.transport.connect(waiter, keys, Target(**options)))
         if up:
             reach(waiter, lambda: link.state is LinkState.UP)
         return link, waiter
@@ -158,7 +159,7 @@ def test_an_unknown_key_is_refused_and_counted(ends: Ends) -> None:
 
 
 def test_a_server_with_another_key_is_not_spoken_to(ends: Ends) -> None:
-    link, waiter = ends.link(server_public=generate_keys().public, up=False)
+    link, waiter = ends.link(public=generate_keys().public, up=False)
     reach(waiter, lambda: link.state is LinkState.WRONG_SERVER_KEY)
     with pytest.raises(LinkBrokenError):
         link.send(b"for the real server only")

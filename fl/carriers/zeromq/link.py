@@ -14,7 +14,7 @@ from fl.workloads.base import Parameters
 from orchestrator.bits import PackedBits
 from orchestrator.wire.codec import encode
 from orchestrator.wire.curve import CurveKeys
-from orchestrator.wire.links import LinkError, LinkState, QueueLimits, Transport
+from orchestrator.wire.links import LinkError, LinkState, QueueLimits, Target, Transport
 
 REFUSALS = (LinkState.REFUSED, LinkState.WRONG_SERVER_KEY)
 FIRST_PAUSE_S = 0.2
@@ -55,9 +55,8 @@ class ServerLink:
 
     def _open(self) -> None:
         self.state = LinkState.CONNECTING
-        self._link = self._transport.connect(
-            self._waiter, self._keys, self._server_public, self._endpoint, QUEUES, lost_after_s=LOST_AFTER_S
-        )
+        target = Target(self._endpoint, self._server_public, QUEUES, lost_after_s=LOST_AFTER_S)
+        self._link = self._transport.connect(self._waiter, self._keys, target)
 
     def poll(self, timeout_s: float) -> LinkState:
         """Wait for a message or a change of the link, at most ``timeout_s``; returns the link's state.

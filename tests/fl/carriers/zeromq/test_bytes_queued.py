@@ -24,7 +24,7 @@ from orchestrator.events.learning import RoundStarted, WaitingForKeys
 from orchestrator.wire.budget import messages_within
 from orchestrator.wire.codec import decode, encode
 from orchestrator.wire.curve import client_socket
-from orchestrator.wire.links import CONTROL_LIMIT, QueueLimits
+from orchestrator.wire.links import CONTROL_LIMIT, QueueLimits, Target
 
 MIB = 1 << 20
 N_PARAMETERS = MIB
@@ -40,13 +40,9 @@ class Glutton:
 
     def __init__(self, world: Any, name: str) -> None:
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self.socket = client_socket(
-            self.context,
-            world.client_keys[name],
-            world.server_keys.public,
-            world.endpoint,
-            limits=QueueLimits(MESSAGE_LIMIT, unsent=1, unread=1),
-        )
+        limits = QueueLimits(MESSAGE_LIMIT, unsent=1, unread=1)
+        target = Target(world.endpoint, world.server_keys.public, limits)
+        self.socket = client_socket(self.context, world.client_keys[name], target)
         assert self.socket.poll(10_000, zmq.POLLOUT)
         self.say(Join(PROTOCOL_VERSION))
         assert isinstance(decode(self.frames()[0], FromServer), Welcome)

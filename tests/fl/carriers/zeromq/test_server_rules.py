@@ -44,6 +44,7 @@ from orchestrator.delivery.masking import pack_values
 from orchestrator.events.learning import RoundAborted, RoundCompleted, RoundStarted, UploadRefused
 from orchestrator.wire.codec import encode
 from orchestrator.wire.curve import client_socket, write_keys
+from orchestrator.wire.links import Target
 
 
 class ScriptedClient:
@@ -52,9 +53,8 @@ class ScriptedClient:
     def __init__(self, world: Any, name: str) -> None:
         self.world = world
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self.socket = client_socket(
-            self.context, world.client_keys[name], world.server_keys.public, world.endpoint
-        )
+        target = Target(world.endpoint, world.server_keys.public)
+        self.socket = client_socket(self.context, world.client_keys[name], target)
 
     def close(self) -> None:
         self.socket.close()
