@@ -20,6 +20,7 @@ LEAVES = tuple(
         "bits",
         "secret",
         "durable",
+        "runtime",
         "randomness",
         "core_files",
         "kernels",
@@ -127,7 +128,10 @@ def imports(path: Path) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.module
+            for alias in node.names:
+                path_of = ROOT.joinpath(*node.module.split("."), alias.name)
+                inner = path_of.is_dir() or path_of.with_suffix(".py").is_file()
+                yield f"{node.module}.{alias.name}" if inner else node.module
 
 
 @pytest.mark.parametrize("room", ROOMS)
