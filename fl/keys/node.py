@@ -12,8 +12,6 @@ estimate of how long it will take.
 from __future__ import annotations
 
 import logging
-import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +20,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from orchestrator import runtime
 from orchestrator.bits import PackedBits
 from orchestrator.delivery.client import MaskedUpdate, PeerStocks, Wait
 from orchestrator.delivery.errors import (
@@ -145,7 +144,7 @@ class NodeKeys:
     delivery: KeySupply
     owner: str
     journal_dir: Path
-    clock: Callable[[], float] = time.monotonic
+    clock: Callable[[], float] = runtime.now
 
     def demand(self, peers: tuple[str, ...], bits: int) -> None:
         """Ask for ``bits`` of key in stock with each peer in good time; a node that is away is no error."""
@@ -168,7 +167,7 @@ class NodeKeys:
         values: npt.NDArray[np.int64],
         weight: int,
         sum_bound: int,
-        cancelled: threading.Event,
+        cancelled: runtime.Event,
         tell: Callable[[KeyWait], None],
     ) -> ProtectedUpdate:
         """``weight * values`` (1-d int64) masked against all other participants (ciphers otp and expanded).
@@ -186,7 +185,7 @@ class NodeKeys:
         return self._patiently(context, once, cancelled, tell)
 
     def share_channel(
-        self, context: RoundContext, cancelled: threading.Event, tell: Callable[[KeyWait], None]
+        self, context: RoundContext, cancelled: runtime.Event, tell: Callable[[KeyWait], None]
     ) -> ShareChannel:
         """The channel for this round's secret shares (cipher lightsecagg); waits and raises as :meth:`mask`."""
 
@@ -199,7 +198,7 @@ class NodeKeys:
         self,
         context: RoundContext,
         once: Callable[[Callable[[Wait], None]], T],
-        cancelled: threading.Event,
+        cancelled: runtime.Event,
         tell: Callable[[KeyWait], None],
     ) -> T:
         """What ``once`` returns, tried again while keys or peers are awaited and nobody cancels."""

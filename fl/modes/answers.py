@@ -19,13 +19,13 @@ list: too few to decode a mask, enough to search for small values (:mod:`fl.mode
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
 
+from orchestrator import runtime
 from orchestrator.bits import PackedBits
 from orchestrator.durable import locked, make_folder, replace_file
 from orchestrator.wire.codec import Message, WireError, decode, encode
@@ -60,7 +60,7 @@ class AnswerBook:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._threads = threading.Lock()
+        self._threads = runtime.lock()
 
     def confirm(
         self,

@@ -12,7 +12,6 @@ is exact.
 from __future__ import annotations
 
 import hashlib
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ import numpy.typing as npt
 
 from fl.keys.node import KeyServiceError, KeyWait, NodeKeys, ProtectedUpdate
 from fl.modes.table import MODES, Mode
+from orchestrator import runtime
 from orchestrator.bits import PackedBits, packed_size
 from orchestrator.delivery.consent import RunDescription
 from orchestrator.delivery.messages import RoundContext
@@ -134,7 +134,7 @@ class RoundInputs:
     sum_bound: int
     keys: NodeKeys | None
     exchange: Exchange
-    cancelled: threading.Event
+    cancelled: runtime.Event
     tell: Callable[[KeyWait], None]
 
     def need_keys(self, mode: str) -> NodeKeys:

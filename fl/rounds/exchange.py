@@ -7,12 +7,12 @@ so that the main thread can answer while the worker trains on.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fl.keys.node import CancelledError
 from fl.modes.base import RoundShares
+from orchestrator import runtime
 
 SLICE_S = 0.2
 
@@ -21,13 +21,13 @@ SLICE_S = 0.2
 class ShareExchange:
     """One round; ``cancelled`` is the round's."""
 
-    cancelled: threading.Event
+    cancelled: runtime.Event
     outgoing: tuple[Mapping[str, bytes], int] | None = None
     """Sealed shares by peer, and the key they cost, once there are any."""
     held_shares: RoundShares | None = None
     _incoming: Mapping[str, bytes] | None = None
     _closed: bool = False
-    _changed: threading.Condition = field(default_factory=threading.Condition)
+    _changed: runtime.Condition = field(default_factory=runtime.condition)
 
     def swap(self, sealed: Mapping[str, bytes], key_bits: int) -> Mapping[str, bytes]:
         """Hand over shares for the peers and wait for theirs; raises CancelledError."""

@@ -8,7 +8,6 @@ vanishes while training is a drop-out that the round survives.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from fl.rounds.following import FollowedModel
 from fl.rounds.messages import Phase
 from fl.rounds.selfcheck import keep_private_update
 from fl.workloads.base import Examples, Parameters, Task
+from orchestrator import runtime
 from orchestrator.delivery.messages import RoundContext
 
 ROUNDS_AHEAD = 4
@@ -82,9 +82,7 @@ class Trainer:
         if self.keys is not None and per_round:
             self.keys.demand(peers, per_round * min(ROUNDS_AHEAD, rounds_left))
 
-    def run(
-        self, job: RoundJob, exchange: Exchange, cancelled: threading.Event, tell: Tell
-    ) -> ProtectedUpdate:
+    def run(self, job: RoundJob, exchange: Exchange, cancelled: runtime.Event, tell: Tell) -> ProtectedUpdate:
         """The protected update of this round.
 
         If the node's journal holds one already (the client was restarted within the round), that one is

@@ -10,8 +10,6 @@ per round.  Training code never sees a pad.
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from orchestrator import runtime
 from orchestrator.bits import PackedBits, packed_size
 from orchestrator.delivery.consent_book import ConsentBook
 from orchestrator.delivery.errors import (
@@ -114,13 +113,9 @@ class DeliveryClient:
         node_public_key: str,
         *,
         transport: Transport | None = None,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._endpoint = endpoint
-        self._lock = threading.Lock()
-        self._clock = clock
-        self._sleep = sleep
+        self._lock = runtime.lock()
         self._request = 0
         self._closing = ExitStack()
         transport = transport or self._closing.enter_context(ZeroMQ())
@@ -189,7 +184,7 @@ class DeliveryClient:
             check_same_update(entry, digest)
             return _from_journal(entry, context)
         with self._lock:
-            self._reserve(context, self._clock() + timeout_s, on_wait)
+            self._reserve(context, runtime.now() + timeout_s, on_wait)
             pads = self._collect(context)
         packed = masked_with(context, q, weight, pads)
         key_bits = len(pads) * context.pad_bits
@@ -216,7 +211,7 @@ class DeliveryClient:
         if read_entry(journal_dir, context) is not None:
             raise PadsGoneError(f"the shares of round {context.round} were sealed before; abandon the round")
         with self._lock:
-            self._reserve(context, self._clock() + timeout_s, on_wait)
+            self._reserve(context, runtime.now() + timeout_s, on_wait)
             write_entry(journal_dir, context)
             return ShareChannel(context, self._collect(context))
 
@@ -226,12 +221,12 @@ class DeliveryClient:
         """Ask until the pads are reserved everywhere or the time is over."""
         tell = on_wait or (lambda _: None)
         last: DeliveryError = DeliveryTimeoutError("the round was given no time")
-        while self._clock() < deadline:
+        while runtime.now() < deadline:
             try:
                 self._ask(
                     PadRequest(self._number(), context),
                     Reserved,
-                    deadline - self._clock(),
+                    deadline - runtime.now(),
                     lambda note: tell(Wait({}, note.peers, None, "waiting for the peers' clients")),
                 )
                 return
@@ -243,7 +238,7 @@ class DeliveryClient:
                 tell(Wait(last.missing_bits, (), last.wait_s, str(last)))
             else:
                 tell(Wait({}, (), None, str(last)))
-            self._sleep(min(RETRY_S, max(0.0, deadline - self._clock())))
+            runtime.sleep(min(RETRY_S, max(0.0, deadline - runtime.now())))
         raise last
 
     def _collect(self, context: RoundContext) -> dict[str, PackedBits]:
@@ -291,26 +286,26 @@ class DeliveryClient:
 
     def _send(self, request: Request) -> None:
         """Hand the request to the link, which may have to connect first."""
-        deadline = self._clock() + CONNECT_S
+        deadline = runtime.now() + CONNECT_S
         while True:
             try:
                 return self._link.send(encode(request))
             except LinkError as error:
-                if self._clock() >= deadline:
+                if runtime.now() >= deadline:
                     raise DeliveryUnreachableError(
                         f"the node's delivery service at {self._endpoint} cannot be reached ({error}); is the node"
                         " running, and are its endpoint and key those of the testbed file?"
                     ) from error
-            self._waiter.wait(max(0.0, deadline - self._clock()))
+            self._waiter.wait(max(0.0, deadline - runtime.now()))
 
     def _receive(
         self, number: int, timeout_s: float, on_waiting: Callable[[Waiting], None] | None
     ) -> tuple[Reply, list[bytes]]:
         """The reply to request ``number``; older replies are dropped."""
-        deadline = self._clock() + timeout_s
-        heard = self._clock()
+        deadline = runtime.now() + timeout_s
+        heard = runtime.now()
         while True:
-            patience = min(deadline, heard + SILENCE_S) - self._clock()
+            patience = min(deadline, heard + SILENCE_S) - runtime.now()
             if patience <= 0:
                 raise DeliveryTimeoutError(f"the node at {self._endpoint} did not answer in time")
             frames = self._link.receive()
@@ -323,7 +318,7 @@ class DeliveryClient:
                 raise DeliveryRefusedError(f"the node at {self._endpoint} sent no reply: {error}") from error
             if reply.request != number:
                 continue
-            heard = self._clock()
+            heard = runtime.now()
             if not isinstance(reply, Waiting):
                 return reply, frames[1:]
             if on_waiting is not None:

@@ -7,11 +7,10 @@ waiting burns no bit; a range that some pairs have agreed on is kept while the o
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
+from orchestrator import runtime
 from orchestrator.delivery.messages import RoundContext
 from orchestrator.keystore.errors import AlreadyReleasedError, KeyStoreError, LaneShortError
 from orchestrator.keystore.lanes import Lane, Range
@@ -64,12 +63,8 @@ class PadRounds:
         self._store = store
         self._peers = tuple(peers)
         self._reserve = reserve
-        self._lock = threading.Lock()
+        self._lock = runtime.lock()
         self._rounds: dict[bytes, _Round] = {}
-        self._pool = ThreadPoolExecutor(max(1, len(self._peers)), thread_name_prefix="reserve")
-
-    def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def partners(self, context: RoundContext) -> tuple[str, ...]:
         """The other participants; raises PadRefusedError for a context this node cannot serve."""
@@ -107,7 +102,10 @@ class PadRounds:
             held = self._check_released(missing, context.pad_bits, digest)
             self._check_stock([peer for peer in missing if peer not in held], context.pad_bits)
             entry.waiting.update(missing)
-        futures = {peer: self._pool.submit(self._reserve, peer, context.pad_bits, digest) for peer in missing}
+        futures = {
+            peer: runtime.call(self._reserve, peer, context.pad_bits, digest, name="reserve")
+            for peer in missing
+        }
         errors: dict[str, BaseException] = {}
         for peer, future in futures.items():
             error = self._outcome(entry, digest, peer, future)
@@ -151,7 +149,7 @@ class PadRounds:
             raise PadShortError(short)
 
     def _outcome(
-        self, entry: _Round, digest: bytes, peer: str, future: Future[Range]
+        self, entry: _Round, digest: bytes, peer: str, future: runtime.Future[Range]
     ) -> BaseException | None:
         error = future.exception()
         with self._lock:

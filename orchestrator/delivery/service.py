@@ -8,14 +8,12 @@ client lost patience or its connection) takes over the one in work.
 from __future__ import annotations
 
 import logging
-import queue
-import threading
-import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Literal
 
+from orchestrator import runtime
 from orchestrator.delivery.messages import (
     Abandon,
     Burnt,
@@ -103,9 +101,9 @@ class DeliveryService:
         self._estimate_s = estimate_s
         self._revoked = revoked
         self._jobs: dict[bytes, _Job] = {}
-        self._finished: queue.SimpleQueue[tuple[bytes, Reply]] = queue.SimpleQueue()
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._finished: runtime.Queue[tuple[bytes, Reply]] = runtime.queue()
+        self._stop = runtime.event()
+        self._thread: runtime.Thread | None = None
         self.endpoint = ""
 
     def start(self) -> None:
@@ -120,8 +118,7 @@ class DeliveryService:
             self._listener = self.gate.listen(self._waiter, self._keys, self._wanted_endpoint, QUEUES)
             self._closing = undo.pop_all()
         self.endpoint = self._listener.endpoint
-        self._thread = threading.Thread(target=self._serve, name="delivery", daemon=True)
-        self._thread.start()
+        self._thread = runtime.spawn(self._serve, name="delivery")
 
     def close(self) -> None:
         """Stop serving; requests in work are dropped."""
@@ -131,7 +128,6 @@ class DeliveryService:
         self._waiter.wake()
         self._thread.join(timeout=10)
         self._thread = None
-        self._rounds.close()
         self._closing.close()
 
     def __enter__(self) -> DeliveryService:
@@ -147,14 +143,14 @@ class DeliveryService:
         return self.gate.refused
 
     def _serve(self) -> None:
-        next_waiting = time.monotonic() + WAITING_INTERVAL_S
+        next_waiting = runtime.now() + WAITING_INTERVAL_S
         while not self._stop.is_set():
-            self._waiter.wait(next_waiting - time.monotonic())
+            self._waiter.wait(next_waiting - runtime.now())
             self._answer_finished()
             for connection, role, frames in iter(self._listener.receive, None):
                 self._take_request(connection, role, frames)
-            if time.monotonic() >= next_waiting:
-                next_waiting = time.monotonic() + WAITING_INTERVAL_S
+            if runtime.now() >= next_waiting:
+                next_waiting = runtime.now() + WAITING_INTERVAL_S
                 for job in self._jobs.values():
                     self._send(job.connection, Waiting(job.request, self._rounds.waiting_for(job.context)))
         self._listener.close()
@@ -203,8 +199,7 @@ class DeliveryService:
         self._rounds.partners(request.context)
         self._jobs[digest] = _Job(request.context, connection, request.request)
         self._send(connection, Waiting(request.request, self._rounds.waiting_for(request.context)))
-        worker = threading.Thread(target=self._work, args=(digest, request.context), name="pads", daemon=True)
-        worker.start()
+        runtime.spawn(self._work, digest, request.context, name="pads")
 
     def _work(self, digest: bytes, context: RoundContext) -> None:
         reply: Reply = Failure(0, "refused", "the node failed; see its log", {})
@@ -248,14 +243,14 @@ class DeliveryService:
 
     def _transmit(self, connection: bytes, *frames: Frame) -> None:
         """Send, and wait a limited time for a client that reads slowly."""
-        deadline = time.monotonic() + SEND_PATIENCE_S
+        deadline = runtime.now() + SEND_PATIENCE_S
         while True:
             try:
                 return self._listener.send(connection, *frames)
             except LinkBusyError:
-                if time.monotonic() >= deadline:
+                if runtime.now() >= deadline:
                     raise
-            time.sleep(0.01)
+            runtime.sleep(0.01)
 
     def _send_pads(self, connection: bytes, request: Collect, pads: dict[str, SecretBits]) -> None:
         header = Pads(request.request, tuple(pads), request.context.pad_bits)

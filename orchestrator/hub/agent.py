@@ -13,9 +13,6 @@ Channels to other peers live in :mod:`orchestrator.hub.table`.
 from __future__ import annotations
 
 import logging
-import queue
-import threading
-import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack
@@ -23,6 +20,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, TypeAlias
 
+from orchestrator import runtime
 from orchestrator.events.status import PeerItem
 from orchestrator.hub.session import ClientSession, Phase, SessionEndError
 from orchestrator.hub.table import AgentChannel, ChannelTable, TableLimits
@@ -119,7 +117,7 @@ class Agent:
         *,
         transport: Transport | None = None,
         limits: AgentLimits | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = runtime.now,
     ) -> None:
         self.role = role
         self._keys = keys
@@ -131,7 +129,7 @@ class Agent:
         self._transport = transport or self._closing.enter_context(ZeroMQ())
         self._waiter = self._transport.waiter()
         self._instance = random_hex(16)
-        self._changed = threading.Condition()
+        self._changed = runtime.condition()
         half = self._limits.event_bytes // 2
         self._events: BudgetedQueue[AgentEvent] = BudgetedQueue(ByteBudget(2 * half, half))
         self._control_out: deque[bytes] = deque()
@@ -147,20 +145,20 @@ class Agent:
         self._peers: frozenset[str] = frozenset()
         self._stop = False
         self._failed = False
-        self._thread = threading.Thread(target=self._run, name=f"agent-{role}", daemon=True)
+        self._thread: runtime.Thread | None = None
 
     # -- for the process ---------------------------------------------------------------------------
 
     def start(self) -> None:
         """Begin connecting; returns at once."""
-        self._thread.start()
+        self._thread = runtime.spawn(self._run, name=f"agent-{self.role}")
 
     def close(self) -> None:
         """End the session and the thread; channels then raise ChannelClosedError.  Idempotent."""
         self._stop = True
         self._table.shut_down()
         self._waiter.wake()
-        if self._thread.is_alive():
+        if self._thread is not None:
             self._thread.join()
         self._waiter.close()
         self._closing.close()
@@ -228,7 +226,7 @@ class Agent:
         """
         try:
             return self._events.get(timeout_s)
-        except queue.Empty:
+        except runtime.Empty:
             if self._failed:
                 raise AgentError(f"the thread of the agent of {self.role} has failed, see the log") from None
             return None
@@ -269,8 +267,8 @@ class Agent:
 
     def _pause(self, duration_s: float) -> None:
         """Back-off on the real clock, cut short by close()."""
-        end_s = time.monotonic() + duration_s
-        while not self._stop and (left_s := end_s - time.monotonic()) > 0:
+        end_s = runtime.now() + duration_s
+        while not self._stop and (left_s := end_s - runtime.now()) > 0:
             self._waiter.wait(left_s)
 
     def _end_session(self, state: LinkState, reason: str) -> None:

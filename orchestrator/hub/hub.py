@@ -16,15 +16,13 @@ The process talks to the hub's thread through :meth:`Hub.send` and :meth:`Hub.re
 from __future__ import annotations
 
 import logging
-import queue
-import threading
-import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 
+from orchestrator import runtime
 from orchestrator.events.common import read_item
 from orchestrator.events.status import OBSERVER, PeerItem
 from orchestrator.hub.events import HubCounters, HubError, HubEvent, HubLimits, PeerDown, PeerMessage, PeerUp
@@ -94,7 +92,7 @@ class Hub:
         *,
         epoch: int,
         limits: HubLimits | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = runtime.now,
         revoked: RevokedKeys | None = None,
     ) -> None:
         self.epoch = epoch
@@ -120,7 +118,6 @@ class Hub:
         self._stop: str | None = None
         self._failed = False
         self._next_tick_s = 0.0
-        self._thread = threading.Thread(target=self._run, name="hub", daemon=True)
 
     # -- for the process ---------------------------------------------------------------------------
 
@@ -135,7 +132,7 @@ class Hub:
             undo.pop_all()
         self.control_endpoint, self.bulk_endpoint = self._control.endpoint, self._bulk.endpoint
         self._next_tick_s = self._clock()
-        self._thread.start()
+        self._thread = runtime.spawn(self._run, name="hub")
 
     def close(self, reason: str = "the orchestrator stops") -> None:
         """Tell the peers, stop the thread, close the sockets.  Idempotent."""
@@ -165,7 +162,7 @@ class Hub:
         """The next event, or None if none came in time; raises HubError when the hub's thread has failed."""
         try:
             return self._events.get(timeout_s)
-        except queue.Empty:
+        except runtime.Empty:
             if self._failed:
                 raise HubError("the hub's thread has failed, see the log") from None
             return None
@@ -194,7 +191,7 @@ class Hub:
         for peer in everyone:
             self._tell(peer, Shutdown(self._stop))
         if everyone:
-            time.sleep(FAREWELL_S)
+            runtime.sleep(FAREWELL_S)
 
     def _backlog(self) -> bool:
         return any(p.control.waits or (p.bulk is not None and p.bulk.waits) for p in self._everyone())

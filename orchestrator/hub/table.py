@@ -9,12 +9,11 @@ one of them was away, the same name starts afresh.
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from orchestrator import runtime
 from orchestrator.hub.flow import CreditBook, FlowError, Inflow, Outflow
 from orchestrator.wire.budget import ByteBudget, waiting_cost
 from orchestrator.wire.channel import (
@@ -51,7 +50,7 @@ class AgentChannel:
         self.held_bytes = 0
         self.broken: str | None = None
         self.closed = False
-        self._inbox: queue.SimpleQueue[tuple[bytes, int] | ChannelError] = queue.SimpleQueue()
+        self._inbox: runtime.Queue[tuple[bytes, int] | ChannelError] = runtime.queue()
         self._inflow = Inflow()
         self._partial_cost = 0
 
@@ -72,7 +71,7 @@ class AgentChannel:
         self.check_open()
         try:
             item = self._inbox.get(timeout=max(0.0, timeout_s))
-        except queue.Empty:
+        except runtime.Empty:
             raise ChannelTimeoutError(
                 f"nothing from {self.peer} on {self.topic} within {timeout_s:g} s"
             ) from None
@@ -131,7 +130,7 @@ class ChannelTable:
         self._on_output = on_output
         self._on_waiting = on_waiting
         self._limits = limits
-        self._lock = threading.Lock()
+        self._lock = runtime.lock()
         self._channels: dict[tuple[str, str], AgentChannel] = {}
         self._closed: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._outflows: dict[str, Outflow] = {}

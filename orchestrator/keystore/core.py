@@ -7,11 +7,11 @@ where they write, inside :meth:`Core.transaction`; leaving that block means the 
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from orchestrator import runtime
 from orchestrator.keystore.database import Database
 from orchestrator.keystore.errors import LedgerError, RefusedError, StoreError
 from orchestrator.keystore.lanes import EMPTY_LEDGER, Lane, Ledger, PairEnd, Range
@@ -41,7 +41,7 @@ class Core:
     def __init__(self, db: Database, pieces: Pieces) -> None:
         self.db = db
         self.pieces = pieces
-        self.lock = threading.RLock()
+        self.lock = runtime.rlock()
         self.letters: dict[str, Letters] = {}
         """What this process remembers of its correspondence, by peer."""
         self.skipped: dict[tuple[str, Lane], SkippedBits] = {}

@@ -7,8 +7,8 @@ and a message that was lost arrives after all.  What has been heard in the same 
 from __future__ import annotations
 
 import hashlib
-import time
 
+from orchestrator import runtime
 from orchestrator.keystore.depositing import Block, Confirm, Destroy, Propose, SayProposal
 from orchestrator.keystore.errors import RefusedError, ReservationError
 from orchestrator.keystore.greeting import Gift, Own, PendingBlock, State
@@ -222,9 +222,9 @@ class _Once:
         self._channel.send(payload)
 
     def recv(self, timeout_s: float) -> bytes:
-        deadline = time.monotonic() + timeout_s
+        deadline = runtime.now() + timeout_s
         while True:
-            payload = self._channel.recv(max(0.0, deadline - time.monotonic()))
+            payload = self._channel.recv(max(0.0, deadline - runtime.now()))
             digest = hashlib.sha256(payload).digest()
             if digest not in self._brought:
                 self._brought.add(digest)

@@ -7,7 +7,6 @@ It owns the laser, the launch attenuator, the detectors and the time tagger, and
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lab.testbed import Testbed
+from orchestrator import runtime
 from orchestrator.light.clicks import tags_to_clicks
 from orchestrator.light.messages import (
     Armed,
@@ -52,8 +52,8 @@ class RelayLight:
         tagger: TimeTagger,
         *,
         timeout_s: float = 10.0,
-        pause: Callable[[float], None] = time.sleep,
-        clock: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], None] = runtime.sleep,
+        clock: Callable[[], float] = runtime.now,
     ) -> None:
         self._testbed = testbed
         self._laser = laser

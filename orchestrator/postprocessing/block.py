@@ -24,10 +24,10 @@ after the key store's own authenticated confirmation by the peer, which a side t
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from orchestrator import runtime
 from orchestrator.bits import PackedBits, pack
 from orchestrator.keystore.errors import KeyStoreError
 from orchestrator.keystore.lanes import PairEnd
@@ -153,7 +153,7 @@ def run_block(
     timeout_s: float = 30.0,
     progress: Progress | None = None,
     block: int = 0,
-    clock: Callable[[], float] = time.monotonic,
+    clock: Callable[[], float] = runtime.now,
 ) -> BlockResult:
     """Turn one announced block into key together with the peer, who runs the same from the other end of the pair.
 

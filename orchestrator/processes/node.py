@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import functools
 import logging
-import threading
-import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,6 +18,7 @@ from msgspec.structs import replace
 from lab import needs
 from lab.station import Station
 from lab.testbed import Testbed
+from orchestrator import runtime
 from orchestrator.events.process import Emit, NodeServing, PeerLedger
 from orchestrator.events.status import BlockReport, Epsilons, LaneStock, Stock, pair_name
 from orchestrator.hub.agent import Agent, AgentEvent, LinkUp, TopicWaiting
@@ -114,7 +112,7 @@ class Node:
             on_other=self._on_event,
         )
 
-    def serve(self, stop: threading.Event) -> None:
+    def serve(self, stop: runtime.Event) -> None:
         """Run until ``stop``."""
         for worker in self.workers.values():
             worker.start()
@@ -218,7 +216,7 @@ class Node:
     def _run_light(self, lease: HeldLease) -> LightStatistics:
         is_first = lease.first == self.name
         plan = plan_for(self.testbed, lease.first, lease.second)
-        started = time.monotonic()
+        started = runtime.now()
         with LightChannels(self._agent, lease, ("relay",)) as (channel,):
             clicks, announcements = self._light.run(
                 channel,
@@ -235,7 +233,7 @@ class Node:
             pulses=plan.n_pulses,
             announced=int(clicks.outcome.size),
             light_s=plan.n_pulses / self.testbed.protocol.clock_hz,
-            light_wall_s=time.monotonic() - started,
+            light_wall_s=runtime.now() - started,
             started_s=started,
         )
         peer = lease.second if is_first else lease.first
@@ -276,10 +274,10 @@ class Node:
         future = self.workers[peer].submit(block.name, conversation, BLOCK_PATIENCE_S)
         future.add_done_callback(lambda done: self._report(block, done))
 
-    def _report(self, block: Block, done: Future[BlockResult]) -> None:
+    def _report(self, block: Block, done: runtime.Future[BlockResult]) -> None:
         block.clicks.wipe()  # a job that never started has not done so
         error = done.exception()
-        report = replace(block.report, processing_s=time.monotonic() - block.report.started_s)
+        report = replace(block.report, processing_s=runtime.now() - block.report.started_s)
         if error is None:
             report = reported(report, done.result())
         else:
@@ -316,7 +314,7 @@ def run_node(
     secrets_dir: Path,
     state_dir: Path,
     station: Station,
-    stop: threading.Event,
+    stop: runtime.Event,
     *,
     emit: Emit,
     kek: Kek | None = None,

@@ -9,9 +9,9 @@ told; :class:`AlarmWatch` asks and tells every second.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Iterable
 
+from orchestrator import runtime
 from orchestrator.events.process import Emit
 from orchestrator.events.status import Alarm, AlarmName, pair_name
 from orchestrator.hub.agent import Agent
@@ -84,13 +84,12 @@ class AlarmWatch:
         self._hold = hold
         self._emit = emit
         self._book = AlarmBook()
-        self._listener = threading.Event()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="alarms", daemon=True)
+        self._listener = runtime.event()
+        self._stop = runtime.event()
 
     def start(self) -> None:
         """Begin to watch."""
-        self._thread.start()
+        self._thread = runtime.spawn(self._watch, name="alarms")
 
     def close(self) -> None:
         """Stop watching; wait for the thread."""

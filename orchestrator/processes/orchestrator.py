@@ -12,14 +12,13 @@ folder as well; losing them costs efficiency only.
 from __future__ import annotations
 
 import logging
-import threading
-import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orchestrator import runtime
 from orchestrator.durable import replace_file
 from orchestrator.events.common import Unknown
 from orchestrator.events.process import Emit, HubServing
@@ -106,7 +105,7 @@ class Orchestrator:
         state_dir: Path,
         *,
         transport: Transport,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = runtime.now,
         emit: Emit = lambda event: None,
     ) -> None:
         self._config = config
@@ -145,7 +144,7 @@ class Orchestrator:
             self._board.show(status, now_s)
         self._show_ring(now_s)
 
-    def serve(self, stop: threading.Event) -> None:
+    def serve(self, stop: runtime.Event) -> None:
         """Run from the started hub until ``stop``; then end the lease in being and save the schedule."""
         try:
             while not stop.is_set():
@@ -373,7 +372,7 @@ def run_orchestrator(
     testbed: Testbed,
     secrets_dir: Path,
     state_dir: Path,
-    stop: threading.Event,
+    stop: runtime.Event,
     emit: Emit,
 ) -> None:
     """Serve until ``stop``; ``emit`` gets the epoch and the endpoints that were really bound.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Annotated, TypeAlias
 
 import msgspec
 
+from orchestrator import runtime
 from orchestrator.keystore.errors import (
     AgreementError,
     AlreadyReleasedError,
@@ -92,7 +92,7 @@ class Job:
         self.conversation = conversation
         self.expires_s = expires_s
         self.again = again
-        self.future: Future[object] = Future()
+        self.future: runtime.Future[object] = runtime.future()
 
 
 class Line:

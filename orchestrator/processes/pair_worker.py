@@ -28,14 +28,11 @@ A new secret that waits is tried all the same, since beginning with it needs no 
 from __future__ import annotations
 
 import logging
-import queue
-import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import TypeVar
 
+from orchestrator import runtime
 from orchestrator.hub.agent import Agent
 from orchestrator.keystore.lanes import AUTH_LANES, PairEnd
 from orchestrator.keystore.reconcile import reconcile_pending
@@ -84,7 +81,7 @@ class PairWorker:
         store: KeyStore,
         peer: str,
         *,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = runtime.now,
         pause: Callable[[float], object] | None = None,
     ) -> None:
         """``clock`` and ``pause`` (seconds) exist for simulations of long times; the default is real time."""
@@ -92,7 +89,7 @@ class PairWorker:
         self._agent = agent
         self._store = store
         self._pair_end: PairEnd = store.pair_end(peer)
-        self._lock = threading.Lock()
+        self._lock = runtime.lock()
         self._jobs: dict[str, Job] = {}
         self._done: OrderedDict[str, Callable[[Channel, PairEnd], object]] = OrderedDict()
         self._clock = clock
@@ -100,16 +97,15 @@ class PairWorker:
         self._failures = 0
         self._hold: LowWater | None = None
         self._lowest = LOW_WATER_BITS
-        self._offered: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._stop = threading.Event()
+        self._offered: runtime.Queue[str] = runtime.queue()
+        self._stop = runtime.event()
         self._pause = pause or self._stop.wait
-        self._again = threading.Event()
+        self._again = runtime.event()
         self._line: Line | None = None
-        self._thread = threading.Thread(target=self._work, name=f"pair-{peer}", daemon=True)
 
     def start(self) -> None:
         """Start meeting the peer."""
-        self._thread.start()
+        self._thread = runtime.spawn(self._work, name=f"pair-{self.peer}")
 
     def close(self) -> None:
         """Stop after the job in work; jobs that wait fail with JobExpiredError."""
@@ -180,7 +176,7 @@ class PairWorker:
         conversation: Callable[[Channel, PairEnd], T],
         patience_s: float,
         again: Callable[[Channel, PairEnd], object] | None = None,
-    ) -> Future[T]:
+    ) -> runtime.Future[T]:
         """Run ``conversation`` once the peer has a job of the same ``name``.
 
         The future fails with JobExpiredError if that does not happen within ``patience_s``, and with
@@ -277,7 +273,7 @@ class PairWorker:
     def _newest_offer(self, wait_s: float) -> str | None:
         try:
             topic = self._offered.get(timeout=wait_s) if wait_s else self._offered.get_nowait()
-        except queue.Empty:
+        except runtime.Empty:
             return None
         while not self._offered.empty():
             self._agent.close_channel(self.peer, topic)
@@ -331,7 +327,7 @@ class PairWorker:
         line.told.discard(name)
         if job is None and done is not None:
             job = Job(name, done, self._clock(), None)
-        started = time.monotonic()
+        started = runtime.now()
         topic = f"{line.name}/{number}"
         channel = self._agent.channel(self.peer, topic)
         try:
@@ -352,7 +348,7 @@ class PairWorker:
             self._completed(job)
             line.told_done.add(name)
         finally:
-            logger.info("%s with %s: %.2f s", name[:40], self.peer, time.monotonic() - started)
+            logger.info("%s with %s: %.2f s", name[:40], self.peer, runtime.now() - started)
             self._agent.close_channel(self.peer, topic)
 
     def _try_again(self, job: Job, error: Exception) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import threading
-import time
 from pathlib import Path
 
 from lab import needs
 from lab.station import Station
 from lab.testbed import Testbed
+from orchestrator import runtime
 from orchestrator.events.process import Emit, LightProgress, RelayServing
 from orchestrator.events.status import Served
 from orchestrator.hub.connect import connect_agent
@@ -29,7 +28,7 @@ def run_relay(
     secrets_dir: Path,
     state_dir: Path,
     station: Station,
-    stop: threading.Event,
+    stop: runtime.Event,
     *,
     emit: Emit,
 ) -> None:
@@ -66,13 +65,13 @@ def run_relay(
             agent.control_send(Served(served, failed, lit_s))
 
     def light_phase(lease: HeldLease) -> LightStatistics:
-        started = time.monotonic()
+        started = runtime.now()
         slots = testbed.protocol.slots_per_frame
 
         def on_frame(frame: int, clicks: int) -> None:
             if frame % FRAMES_PER_EVENT == FRAMES_PER_EVENT - 1 or frame == lease.n_frames - 1:
                 pulses = (frame + 1) * slots
-                emit(LightProgress(*lease.pair, pulses, lease.n_frames * slots, clicks, time.monotonic()))
+                emit(LightProgress(*lease.pair, pulses, lease.n_frames * slots, clicks, runtime.now()))
 
         with LightChannels(agent, lease, lease.pair) as channels:
             announced = light.run((channels[0], channels[1]), lease.n_frames, on_frame=on_frame)
@@ -82,7 +81,7 @@ def run_relay(
             pulses=pulses,
             announced=announced,
             light_s=pulses / testbed.protocol.clock_hz,
-            wall_s=time.monotonic() - started,
+            wall_s=runtime.now() - started,
         )
 
     def objection(offer: LeaseOffer) -> str | None:

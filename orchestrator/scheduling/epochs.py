@@ -8,9 +8,9 @@ is led up by :class:`~orchestrator.wire.messages.EpochStep`.  An epoch is on dis
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 
+from orchestrator import runtime
 from orchestrator.scheduling.fencing import AHEAD, EPOCH_STEP, REACH, EpochFile, Reach
 from orchestrator.scheduling.leases import Order
 from orchestrator.wire.messages import EpochStep
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 class OwnEpoch:
     """Takes the next epoch when it is made; raises EpochError or OSError if that cannot be stored."""
 
-    def __init__(self, file: EpochFile, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, file: EpochFile, clock: Callable[[], float] = runtime.now) -> None:
         self._file = file
         self.reach = Reach(clock, extra=AHEAD)
         self.epoch = file.advance()

@@ -19,11 +19,10 @@ So honest parties meet again by themselves after a bounded number of offers, who
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
+from orchestrator import runtime
 from orchestrator.durable import make_folder, replace_file
 
 EPOCH_STEP = 1 << 20
@@ -44,7 +43,7 @@ class EpochError(Exception):
 class Reach:
     """How far an epoch may move: :data:`REACH` at first, :data:`REACH_PER_S` more with time."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic, extra: int = 0) -> None:
+    def __init__(self, clock: Callable[[], float] = runtime.now, extra: int = 0) -> None:
         self._clock = clock
         self._left, self._counted_s = float(REACH + extra), clock()
 
@@ -119,7 +118,7 @@ class Fence:
     def __init__(self, file: EpochFile | None = None, reach: Reach | None = None) -> None:
         self._file = file
         self._reach = reach or Reach()
-        self._lock = threading.Lock()
+        self._lock = runtime.lock()
         # An epoch read from the file may come again with any number: the numbers are not kept.
         self._newest = (file.read(), -1) if file is not None else (0, -1)
         self.objection = ""

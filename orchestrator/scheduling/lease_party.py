@@ -13,13 +13,12 @@ lease needs it.
 from __future__ import annotations
 
 import logging
-import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from drivers.links.errors import InstrumentError
 from lab.station import StationError
+from orchestrator import runtime
 from orchestrator.events.status import Ready
 from orchestrator.hub.agent import Agent, AgentEvent, LinkDown, LinkUp
 from orchestrator.light.messages import LightAbort, LightAborted, light_topic
@@ -61,7 +60,7 @@ class HeldLease:
     n_frames: int
     aborted: str = ""
     _cleanup: list[Callable[[], None]] = field(default_factory=list)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _lock: runtime.Lock = field(default_factory=runtime.lock)
 
     @property
     def token(self) -> tuple[int, int]:
@@ -119,20 +118,20 @@ class LeaseParty:
         self._fence = fence
         self._offered: HeldLease | None = None
         self._active: HeldLease | None = None
-        self._thread: threading.Thread | None = None
+        self._thread: runtime.Thread | None = None
         self._broken = ""
         self._failed: tuple[str, ...] = ()
-        self._turn = threading.Lock()
+        self._turn = runtime.lock()
         """Held while light begins or instruments are found to be broken, so that never both happen."""
-        self._stopping = threading.Event()
+        self._stopping = runtime.event()
 
-    def serve(self, stop: threading.Event) -> None:
+    def serve(self, stop: runtime.Event) -> None:
         """Handle control messages until ``stop``; then abort what runs and wait for it.
 
         Raises SupersededError when another process has taken this role's place.
         """
         if self._check is not None:
-            threading.Thread(target=self._watch_idle, name="idle-check", daemon=True).start()
+            runtime.spawn(self._watch_idle, name="idle-check")
         try:
             while not stop.is_set():
                 message = self._agent.control_recv(0.2)
@@ -204,8 +203,7 @@ class LeaseParty:
                 self._end_early(lease, self._broken)
                 return
             self._active = lease
-            self._thread = threading.Thread(target=self._run, args=(lease,), name="light", daemon=True)
-            self._thread.start()
+            self._thread = runtime.spawn(self._run, lease, name="light")
 
     def _abort(self, message: LeaseAbort) -> None:
         token = (message.epoch, message.number)
@@ -215,7 +213,7 @@ class LeaseParty:
             self._active.abort(message.reason)
 
     def _run(self, lease: HeldLease) -> None:
-        started = time.monotonic()
+        started = runtime.now()
         try:
             statistics = self._run_light(lease)
         except (LightAborted, ChannelError) as error:
@@ -230,7 +228,7 @@ class LeaseParty:
             self._agent.control_send(LeaseDone(lease.epoch, lease.number, False, self._broken))
             self._make_ready()
         else:
-            logger.info("light phase %d/%d: %.2f s", lease.epoch, lease.number, time.monotonic() - started)
+            logger.info("light phase %d/%d: %.2f s", lease.epoch, lease.number, runtime.now() - started)
             self._agent.control_send(LeaseDone(lease.epoch, lease.number, True, "", statistics))
 
     def _end_early(self, lease: HeldLease, reason: str) -> None:

@@ -10,9 +10,9 @@ Charges are upper bounds of memory, not lengths on the wire (:func:`waiting_cost
 
 from __future__ import annotations
 
-import queue
-import threading
 from typing import Generic, TypeVar
+
+from orchestrator import runtime
 
 T = TypeVar("T")
 
@@ -44,7 +44,7 @@ class ByteBudget:
     def __init__(self, total: int, each: int | None = None) -> None:
         self.total = total
         self.each = total if each is None else each
-        self._lock = threading.Lock()
+        self._lock = runtime.lock()
         self._held: dict[str, int] = {}
         self._sum = 0
         self.refused = 0
@@ -84,7 +84,7 @@ class BudgetedQueue(Generic[T]):
 
     def __init__(self, budget: ByteBudget) -> None:
         self.budget = budget
-        self._items: queue.SimpleQueue[tuple[T, str, int]] = queue.SimpleQueue()
+        self._items: runtime.Queue[tuple[T, str, int]] = runtime.queue()
 
     def offer(self, item: T, holder: str, n_bytes: int) -> bool:
         """Queue what costs ``n_bytes`` and was caused by ``holder``; False if it does not fit."""
@@ -98,7 +98,7 @@ class BudgetedQueue(Generic[T]):
         self._items.put((item, "", 0))
 
     def get(self, timeout_s: float) -> T:
-        """The oldest item; raises queue.Empty if there is none within ``timeout_s``."""
+        """The oldest item; raises runtime.Empty if there is none within ``timeout_s``."""
         item, holder, n_bytes = self._items.get(timeout=max(0.0, timeout_s))
         if n_bytes:
             self.budget.give_back(holder, n_bytes)

@@ -8,8 +8,9 @@ promises nothing about authenticity: whoever needs that puts one-time tags on to
 
 from __future__ import annotations
 
-import queue
 from typing import Protocol
+
+from orchestrator import runtime
 
 
 class ChannelError(Exception):
@@ -41,7 +42,7 @@ class Channel(Protocol):
 class MemoryChannel:
     """One end of an in-process channel."""
 
-    def __init__(self, outgoing: queue.Queue[bytes | None], incoming: queue.Queue[bytes | None]) -> None:
+    def __init__(self, outgoing: runtime.Queue[bytes | None], incoming: runtime.Queue[bytes | None]) -> None:
         self._outgoing = outgoing
         self._incoming = incoming
 
@@ -51,7 +52,7 @@ class MemoryChannel:
     def recv(self, timeout_s: float) -> bytes:
         try:
             payload = self._incoming.get(timeout=timeout_s)
-        except queue.Empty:
+        except runtime.Empty:
             raise ChannelTimeoutError(f"no message within {timeout_s:g} s") from None
         if payload is None:
             raise ChannelBrokenError("the peer closed the channel")
@@ -64,6 +65,6 @@ class MemoryChannel:
 
 def memory_channel_pair() -> tuple[MemoryChannel, MemoryChannel]:
     """Two connected ends for tests and single-process simulation."""
-    forward: queue.Queue[bytes | None] = queue.Queue()
-    backward: queue.Queue[bytes | None] = queue.Queue()
+    forward: runtime.Queue[bytes | None] = runtime.queue()
+    backward: runtime.Queue[bytes | None] = runtime.queue()
     return MemoryChannel(forward, backward), MemoryChannel(backward, forward)

@@ -18,13 +18,14 @@ import logging
 import os
 import socket
 import struct
-import threading
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import zmq
+
+from orchestrator import runtime
 
 _log = logging.getLogger(__name__)
 _DESCRIPTORS = Path("/proc/self/fd")
@@ -45,8 +46,8 @@ class Connections:
         self._looked: dict[int, int] = {}
         """Messages of each descriptor at the last look, whosever connection it was then."""
         self._marks: dict[int, _Mark] = {}
-        self._stop = threading.Event()
-        self._watch: threading.Thread | None = None
+        self._stop = runtime.event()
+        self._watch: runtime.Thread | None = None
         self.floods = 0
         """Connections that were ended because they flooded."""
 
@@ -58,8 +59,7 @@ class Connections:
         """
         self._ports[int(endpoint.rpartition(":")[2])] = unread_bytes + MARGIN_BYTES
         if self._watch is None and _DESCRIPTORS.is_dir():
-            self._watch = threading.Thread(target=self._watching, name="connections", daemon=True)
-            self._watch.start()
+            self._watch = runtime.spawn(self._watching, name="connections")
 
     def close(self) -> None:
         """Watch no more.  Idempotent."""

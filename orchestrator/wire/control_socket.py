@@ -16,7 +16,6 @@ import logging
 import os
 import socket
 import struct
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import Annotated, Any, TypeAlias
 
 from msgspec import Meta
 
+from orchestrator import runtime
 from orchestrator.wire.codec import Message, WireError, decode, encode
 
 logger = logging.getLogger(__name__)
@@ -150,8 +150,7 @@ class ControlSocket:
         self._handle = handle
         self._expected = expected
         self._users = {os.getuid() if user is None else user, 0 if user is None else user}
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._serve, name="control", daemon=True)
+        self._stop = runtime.event()
         self.refused = 0
         """How many users of the machine were turned away."""
 
@@ -168,7 +167,7 @@ class ControlSocket:
             raise OSError(
                 error.errno, f"cannot make the control socket {self._path}: {error.strerror}"
             ) from error
-        self._thread.start()
+        self._thread = runtime.spawn(self._serve, name="control")
 
     def _bind(self) -> None:
         os.fchmod(self._listener.fileno(), 0o600)  # what bind creates has this mode from the start

@@ -10,13 +10,13 @@ Whatever listens is made by a gate (:meth:`Gate.listen`), so nothing can listen 
 from __future__ import annotations
 
 import logging
-import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
+from orchestrator import runtime
 from orchestrator.wire.curve import CurveError, CurveKeys, check_public
 from orchestrator.wire.links import SERVER_QUEUES, Listener, QueueLimits, Waiter
 from orchestrator.wire.revoked import RevokedError, RevokedKeys
@@ -40,7 +40,7 @@ class Gate(ABC):
     """
 
     def __init__(self, allowed: Mapping[str, str], revoked: RevokedKeys | None = None) -> None:
-        self._lock = threading.Lock()
+        self._lock = runtime.lock()
         self._all: dict[str, str] = {}
         self._roles: dict[str, str] = {}
         self._revoked = revoked

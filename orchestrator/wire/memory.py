@@ -9,11 +9,11 @@ scheduler that stands behind conditions decides who goes on; all queues are firs
 from __future__ import annotations
 
 import errno
-import threading
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from orchestrator import runtime
 from orchestrator.wire.curve import CurveKeys
 from orchestrator.wire.gate import Gate
 from orchestrator.wire.links import (
@@ -39,7 +39,7 @@ class MemoryNetwork:
     """Listeners by their endpoints, and the links that look for one."""
 
     def __init__(self) -> None:
-        self.changed = threading.Condition()
+        self.changed = runtime.condition()
         self.listeners: dict[str, MemoryListener] = {}
         self.links: list[MemoryLink] = []
         self._numbers = 0

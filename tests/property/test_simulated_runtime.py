@@ -173,7 +173,8 @@ def exercise() -> list[object]:
     items = runtime.queue()
     items.put(1)
     seen += [items.qsize(), items.get(), items.empty()]
-    for wait in (lambda: items.get(timeout=0.01), items.get_nowait, lambda: items.get(block=False)):
+    waits: list[Callable[[], object]] = [lambda: items.get(timeout=0.01), items.get_nowait]
+    for wait in waits:
         with pytest.raises(runtime.Empty):
             wait()
     answer = runtime.call(divmod, 7, 2, name="dividing")

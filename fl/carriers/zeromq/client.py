@@ -10,10 +10,7 @@ does not exist.
 from __future__ import annotations
 
 import logging
-import threading
-import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +52,7 @@ from fl.rounds.messages import (
 from fl.rounds.trainer import Trainer
 from fl.workloads import load_task
 from fl.workloads.base import Task
+from orchestrator import runtime
 from orchestrator.delivery.consent_book import ConsentBook
 from orchestrator.delivery.errors import ConsentError
 from orchestrator.events.learning import ClientState
@@ -85,7 +83,7 @@ def run_client(
     server_public: str,
     keys: CurveKeys,
     node_keys: NodeKeys | None,
-    stop: threading.Event,
+    stop: runtime.Event,
     report: Callable[[ClientState], None] = lambda event: None,
     *,
     rules: ClientRules = DEFAULT_RULES,
@@ -93,7 +91,7 @@ def run_client(
     self_check_dir: Path | None = None,
     choices: LocalChoices = OWN_CHOICES,
     open_task: Callable[[str, Path | None], Task] = load_task,
-    clock: Callable[[], float] = time.monotonic,
+    clock: Callable[[], float] = runtime.now,
     transport: Transport | None = None,
     patience_s: float = 10.0,
 ) -> ClientOutcome:
@@ -144,10 +142,10 @@ class _Client:
         self._self_check_dir = self_check_dir
         self._choices = choices
         self._clock = clock
-        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"fl-{name}")
+        self._worker = runtime.worker(f"fl-{name}")
         self._config: FLConfig | None = None
         self._welcomed = False
-        self._loading: Future[Trainer] | None = None
+        self._loading: runtime.Future[Trainer] | None = None
         self._rounds: RoundClient | None = None
         self._uploaded_before = 0
         self._doing = Progress("", 0, "idle")
@@ -157,7 +155,7 @@ class _Client:
 
     # -- the loop ---------------------------------------------------------------------------------------
 
-    def run(self, stop: threading.Event) -> ClientOutcome:
+    def run(self, stop: runtime.Event) -> ClientOutcome:
         """Serve the link until the run ends or ``stop`` is set."""
         known_state = None
         while self._outcome is None:
@@ -180,7 +178,7 @@ class _Client:
         """Cancel what is going on and wait for the worker to notice."""
         if self._rounds is not None:
             self._rounds.drop()
-        self._worker.shutdown(wait=True, cancel_futures=True)
+        self._worker.close()
 
     @property
     def _busy(self) -> bool:

@@ -7,9 +7,7 @@ client gave to a round is kept until the round ends, to be sent again after a br
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -43,6 +41,7 @@ from fl.rounds.messages import (
 from fl.rounds.telling import told_reason
 from fl.rounds.trainer import EXPECTED_FAILURES, RoundJob, Tell, Trainer
 from fl.workloads.base import Parameters
+from orchestrator import runtime
 from orchestrator.bits import PackedBits
 from orchestrator.delivery.errors import ConsentError
 from orchestrator.events.learning import ClientState
@@ -63,9 +62,9 @@ class _Round:
 
     start: RoundStart
     job: RoundJob
-    cancelled: threading.Event
+    cancelled: runtime.Event
     exchange: ShareExchange
-    future: Future[ProtectedUpdate]
+    future: runtime.Future[ProtectedUpdate]
     working: bool = True
     shares: tuple[Shares, npt.NDArray[np.uint8]] | None = None
     upload: tuple[Upload, PackedBits] | None = None
@@ -90,7 +89,7 @@ class RoundClient:
         trainer: Trainer,
         rules: ClientRules,
         state_folder: Path | None,
-        worker: Executor,
+        worker: runtime.Worker,
         send: Send,
         tell: Tell,
         report: Callable[[ClientState], None],
@@ -176,7 +175,7 @@ class RoundClient:
             return
         self.drop()
         self._last_round = message.round
-        cancelled = threading.Event()
+        cancelled = runtime.event()
         exchange = ShareExchange(cancelled)
         self._tell("training")
         future = self._worker.submit(trainer.run, job, exchange, cancelled, self._tell)

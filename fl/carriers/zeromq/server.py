@@ -9,8 +9,6 @@ grace time.  A server that was killed resumes from its folder (:mod:`fl.rounds.r
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
@@ -50,6 +48,7 @@ from fl.rounds.messages import (
 from fl.rounds.run_state import RunFolder
 from fl.workloads import open_task
 from fl.workloads.base import Task
+from orchestrator import runtime
 from orchestrator.delivery.consent import LEAK
 from orchestrator.delivery.consent_book import write_run_file
 from orchestrator.events.learning import (
@@ -91,12 +90,12 @@ def run_server(
     allowed: Mapping[str, str],
     config: FLConfig,
     out_dir: Path,
-    stop: threading.Event,
+    stop: runtime.Event,
     report: Callable[[ServerEvent], None] = lambda event: None,
     *,
     data_folder: Path | None = None,
     task: Task | None = None,
-    clock: Callable[[], float] = time.monotonic,
+    clock: Callable[[], float] = runtime.now,
     transport: Transport | None = None,
     role_dir: Path | None = None,
 ) -> tuple[RoundRecord, ...]:
@@ -182,7 +181,7 @@ class _Server:
 
     # -- the loop ---------------------------------------------------------------------------------------
 
-    def serve(self, stop: threading.Event) -> tuple[RoundRecord, ...]:
+    def serve(self, stop: runtime.Event) -> tuple[RoundRecord, ...]:
         """Serve until the run is over or ``stop`` is set."""
         state = self._run.folder.state
         self._run.report(
