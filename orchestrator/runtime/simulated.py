@@ -328,22 +328,22 @@ class _Lock:
 class _Condition(_Lock):
     def __init__(self, world: Simulation) -> None:
         super().__init__(world, reentrant=True)
-        self._waiting: deque[list[bool]] = deque()
+        self._waiting: dict[object, bool] = {}
+        """Those that wait, the longest first, and whether they were told."""
 
     def wait(self, timeout: float | None = None) -> bool:
         if self._owner is not self._world.running():
             raise RuntimeError("wait on a condition whose lock this thread does not hold")
-        told = [False]
-        self._waiting.append(told)
+        waits = object()
+        self._waiting[waits] = False
         depth, self._depth, self._owner = self._depth, 0, None
         try:
-            self._world.wait_until(lambda: told[0], timeout, "a condition")
+            self._world.wait_until(lambda: self._waiting[waits], timeout, "a condition")
         finally:
-            if not told[0]:
-                self._waiting.remove(told)
+            told = self._waiting.pop(waits)
         self.acquire()
         self._depth = depth
-        return told[0]
+        return told
 
     def wait_for(self, predicate: Callable[[], T], timeout: float | None = None) -> T:
         end_s = None if timeout is None else self._world.now() + timeout
@@ -357,8 +357,8 @@ class _Condition(_Lock):
     def notify(self, n: int = 1) -> None:
         if self._owner is not self._world.running():
             raise RuntimeError("notify on a condition whose lock this thread does not hold")
-        for _ in range(min(n, len(self._waiting))):
-            self._waiting.popleft()[0] = True
+        for waits in [waits for waits, told in self._waiting.items() if not told][:n]:
+            self._waiting[waits] = True
 
     def notify_all(self) -> None:
         self.notify(len(self._waiting))

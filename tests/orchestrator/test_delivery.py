@@ -561,7 +561,6 @@ def test_what_is_agreed_on_after_a_round_was_given_up_is_burnt_too(bench: Bench)
         with pytest.raises(PadPeerError, match="given up"):
             alice.result()
         bob.result()
-    rounds.close()
     assert bench.stores["alice"].ledger("bob").burnt == 10_000
     assert bench.clients["bob"].abandon(two) == ("alice",)
     assert bench.stores["bob"].ledger("alice").burnt == 10_000
@@ -942,7 +941,6 @@ def test_a_round_agreed_half_way_takes_its_own_range_up_again_or_gives_it_up_who
     rounds.abandon(two)
     assert store.ledger("bob").burnt == two.pad_bits
     assert store.held_reservation("bob", Lane.MASK, two.pad_bits, two.digest()) is None
-    rounds.close()
 
 
 def test_giving_up_a_round_whose_pads_have_left_in_part_burns_the_rest(bench: Bench) -> None:
@@ -963,4 +961,3 @@ def test_giving_up_a_round_whose_pads_have_left_in_part_burns_the_rest(bench: Be
     rounds.abandon(three)
     assert store.ledger("charlie").burnt == charlie.n_bits
     assert store.ledger("bob").burnt == 0
-    rounds.close()

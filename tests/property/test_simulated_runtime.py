@@ -148,6 +148,11 @@ def test_what_belongs_to_a_simulation_is_not_waited_for_outside() -> None:
         made.wait(1.0)
 
 
+def waiting(condition: runtime.Condition, timeout_s: float, seen: list[object]) -> None:
+    with condition:
+        seen.append(condition.wait(timeout_s))
+
+
 def exercise() -> list[object]:
     """What a user of the seam can see, whichever runtime stands behind it."""
     seen: list[object] = []
@@ -166,6 +171,13 @@ def exercise() -> list[object]:
     for each in counting:
         each.join(5.0)
         seen.append(each.is_alive())
+    with condition:
+        short = runtime.spawn(waiting, condition, 0.01, seen, name="short")
+        long = runtime.spawn(waiting, condition, 5.0, seen, name="long")
+    short.join(5.0)
+    with condition:
+        condition.notify()
+    long.join(5.0)
     lock, again = runtime.lock(), runtime.rlock()
     with lock, again, again:
         seen.append(lock.acquire(blocking=False))
