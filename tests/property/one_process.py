@@ -27,7 +27,7 @@ import pytest
 from lab.testbed import Testbed, parse_testbed
 from orchestrator import randomness, runtime
 from orchestrator.delivery.client import DeliveryClient, MaskedUpdate
-from orchestrator.delivery.consent import RunDescription
+from orchestrator.delivery.consent import DESCRIPTION_VERSION, RunDescription
 from orchestrator.delivery.consent_book import ConsentBook
 from orchestrator.delivery.masking import add_packed, unpack_values
 from orchestrator.delivery.messages import RoundContext
@@ -309,7 +309,7 @@ class World:
 def described() -> RunDescription:
     """The run that both operators agree to."""
     return RunDescription(
-        version=2,
+        version=DESCRIPTION_VERSION,
         run_id="one-process",
         task="digits",
         task_fingerprint="f00d",
@@ -319,6 +319,7 @@ def described() -> RunDescription:
         rounds=1,
         attempts=2,
         mode="otp",
+        cipher="otp",
         colluders=0,
         survivors=0,
         smallest_set=len(USERS),
