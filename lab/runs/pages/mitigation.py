@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from fl.qpu.mitigations import MitigationRow
 from lab.runs.pages.page import Table, render
 from orchestrator.durable import replace_file
+
+if TYPE_CHECKING:
+    from fl.qpu.mitigations import MitigationRow
 
 PAGE_FILE = "report.html"
 HEADINGS = (
