@@ -129,7 +129,9 @@ def test_the_demo_runs_from_the_wheel_beside_folders_of_our_names(installed: Ins
 @pytest.mark.long
 @pytest.mark.timeout(300)
 def test_keys_are_made_without_the_learning_libraries(installed: Installed) -> None:
-    told = installed.run(str(installed.command), "keygen", "--json", blocked=list(EXTRAS), within_s=250)
+    told = installed.run(
+        str(installed.command), "keygen", "alice", "bob", "--json", blocked=list(EXTRAS), within_s=250
+    )
     assert told.returncode == 0, told.stderr
 
 
