@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from lab.cli import status_view as view
+from lab.runs.following import view
 from lab.runs.following.document import ItemLine, Said, VerdictLine, document_of
 from lab.runs.following.observer import Heard, Observer, ObserverError
 from lab.runs.following.verdict import EXIT_CODES, Verdict, verdict

@@ -11,8 +11,8 @@ import jsonschema
 import msgspec
 import pytest
 
-from lab.cli import status_view as view
 from lab.cli.status import json_of, page, show_changes
+from lab.runs.following import view
 from lab.runs.following.document import Document, ItemLine, VerdictLine, document_of
 from lab.runs.following.observer import Observer, ObserverError
 from lab.runs.following.verdict import verdict
