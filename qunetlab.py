@@ -26,9 +26,8 @@ def strangers(home: str = HOME) -> list[str]:
     found = []
     for name in ROOMS:
         spec = importlib.util.find_spec(name)
-        places = (
-            [os.path.realpath(place) for place in (spec.submodule_search_locations or ())] if spec else []
-        )
+        told = (spec.submodule_search_locations or [spec.origin or ""]) if spec else ()
+        places = [os.path.realpath(place) for place in told]
         if places != [os.path.join(home, name)]:
             where = ", ".join(places) or "nowhere"
             found.append(f"the package {name!r} would come from {where} and not from {home}")

@@ -135,6 +135,15 @@ def test_keys_are_made_without_the_learning_libraries(installed: Installed) -> N
     assert told.returncode == 0, told.stderr
 
 
+def test_a_module_that_would_shadow_a_package_of_ours_is_named(installed: Installed) -> None:
+    folder = installed.place.parent / "modules"
+    folder.mkdir()
+    (folder / "fl.py").write_text("raise RuntimeError('a stranger was imported')\n")
+    told = installed.run(str(installed.command), "--help", python_path=str(folder))
+    assert told.returncode == 1
+    assert f"'fl' would come from {folder / 'fl.py'}" in told.stderr
+
+
 def test_packages_that_would_shadow_ours_are_refused_by_their_place(installed: Installed) -> None:
     told = installed.run(str(installed.command), "--help", python_path=str(installed.place))
     assert told.returncode == 1
