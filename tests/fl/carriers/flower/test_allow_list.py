@@ -124,7 +124,7 @@ def sends_another_shape(message: Message) -> Message:
 TELLTALES = [
     talkative,
     raises(ValueError(SECRET)),
-    raises(OSError(2, "gone", f"/home/{SECRET}")),
+    raises(OSError(2, "gone", f"private/{SECRET}")),
     raises(KeyError(SECRET)),
     raises(type(SECRET, (RuntimeError,), {})("a class may be called anything")),
     failed,
@@ -242,7 +242,7 @@ def test_a_fault_of_the_node_names_no_place_on_it(
 ) -> None:
     """The client's own log does; the server hears that there is something to look for."""
     for error in (
-        OSError(28, "No space left on device", f"/home/{SECRET}"),
+        OSError(28, "No space left on device", f"private/{SECRET}"),
         _file_fault(JournalError),
         _file_fault(ConsentError),
         ValueError(SECRET),
@@ -263,7 +263,7 @@ def test_a_fault_of_the_node_names_no_place_on_it(
 
 
 def _file_fault(kind: type[Exception]) -> KeyServiceError:
-    error = KeyServiceError(f"cannot read /home/{SECRET}")
+    error = KeyServiceError(f"cannot read private/{SECRET}")
     error.__cause__ = kind(str(error))
     return error
 
@@ -273,7 +273,7 @@ def test_a_node_that_is_not_set_up_says_so_to_its_own_log(
 ) -> None:
     four = federation()
     message = four.announce()[0]
-    context = Context(RUN, 100, {"user": "alice", "testbed": f"/home/{SECRET}.toml"}, RecordDict(), {})
+    context = Context(RUN, 100, {"user": "alice", "testbed": f"private/{SECRET}.toml"}, RecordDict(), {})
     with pytest.raises(ClientRefusesError, match="the log of its node says which") as refused:
         qkd_secagg_mod(message, context, None)  # type: ignore[arg-type]
     assert SECRET not in str(refused.value)
