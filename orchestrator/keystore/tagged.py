@@ -128,35 +128,14 @@ class TaggedChannel:
         mac = macs.make(_greeted(generation, self._own, self._peer, covers, body))
         self._channel.send(encode(Signed(body, mac)))
 
-    def receive(self, type_: Any, timeout_s: float, *, plain: Any = None) -> Any:
-        """The next message, of ``type_`` if tagged, or of the type ``plain`` if untagged.
-
-        Raises TamperedError where the tag does not fit, the offset was used before or the content is not
-        of the type.
-        """
-        data = self._channel.recv(timeout_s)
-        outer = self._decode(data, Tagged if plain is None else Tagged | plain)
-        if not isinstance(outer, Tagged):
-            return outer
-        _wipe(self._open(outer))
-        return self._decode(outer.body, type_)
-
-    def receive_with_keys(self, type_: Any, timeout_s: float) -> tuple[Any, list[SecretBits]]:
-        """The next message and the further one-time keys that its sender spent with it."""
-        outer = self._decode(self._channel.recv(timeout_s), Tagged)
-        keys = self._open(outer)
-        return self._decode(outer.body, type_), keys
-
-    def receive_plain(self, type_: Any, timeout_s: float) -> Any:
-        """The next message, which carries no tag."""
-        return self._decode(self._channel.recv(timeout_s), type_)
-
     def expect(
         self, wanted: Expect, timeout_s: float, keep: Callable[[list[SecretBits]], None] | None = None
     ) -> tuple[Message, list[SecretBits]]:
         """The next message, as a step wants it, and the further one-time keys spent with it.
 
         ``keep`` is given the further keys once the tag was found right, and before they are spent.
+        Raises TamperedError where tag or MAC does not fit, the offset was used before or the content is not of the
+        types wanted.
         """
         outer_types = [*wanted.plain]
         if wanted.tagged:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
+from memory_channel import memory_channel_pair
 
 from orchestrator.keystore.errors import LaneShortError, ReplayError
 from orchestrator.keystore.lanes import PairEnd
@@ -21,7 +22,7 @@ from orchestrator.postprocessing.block import BlockAborted, BlockResult, run_blo
 from orchestrator.protocols.base import BlockPlan
 from orchestrator.protocols.four_phase.planner import FourPhasePlan
 from orchestrator.secret import SecretBits
-from orchestrator.wire.channel import Channel, memory_channel_pair
+from orchestrator.wire.channel import Channel
 
 SLOT_BITS = 22
 """Slots of a synthetic frame, as a power of two."""

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 import msgspec
 import numpy as np
 import pytest
+from memory_channel import MemoryChannel, memory_channel_pair
 from rehearsal import Side, honest_sides, rehearse
 
 from orchestrator.keystore.lanes import PairEnd
@@ -28,7 +29,6 @@ from orchestrator.postprocessing import messages as m
 from orchestrator.postprocessing.block import BlockAborted
 from orchestrator.postprocessing.cascade import compile_kernels
 from orchestrator.protocols.four_phase.planner import FourPhasePlan, block_plan
-from orchestrator.wire.channel import MemoryChannel, memory_channel_pair
 from orchestrator.wire.codec import WireError, decode, encode
 
 Deed = Callable[[bytes], list[bytes]]

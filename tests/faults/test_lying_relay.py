@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import pytest
+from memory_channel import MemoryChannel, memory_channel_pair
 
 from drivers.links.errors import InstrumentError, NotReadyError
 from lab.runs.testbeds.folder import template_path
@@ -50,7 +51,7 @@ from orchestrator.postprocessing.cascade import compile_kernels
 from orchestrator.protocols.block_planning import plan_for
 from orchestrator.protocols.four_phase.planner import FourPhasePlan
 from orchestrator.secret import SecretBits
-from orchestrator.wire.channel import ChannelBrokenError, ChannelError, MemoryChannel, memory_channel_pair
+from orchestrator.wire.channel import ChannelBrokenError, ChannelError
 from orchestrator.wire.codec import decode, encode
 
 PAIR = ("alice", "bob")

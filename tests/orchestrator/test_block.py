@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import msgspec
 import numpy as np
 import pytest
+from memory_channel import memory_channel_pair
 from rehearsal import MemoryAuthKeys, Side, honest_sides, rehearse
 
 from orchestrator.bits import pack, unpack
@@ -21,7 +22,7 @@ from orchestrator.postprocessing.cascade import CascadeCorrector, compile_kernel
 from orchestrator.postprocessing.conversation import PATIENCE
 from orchestrator.protocols.four_phase.planner import FourPhasePlan, block_plan
 from orchestrator.secret import SecretBits
-from orchestrator.wire.channel import Channel, memory_channel_pair
+from orchestrator.wire.channel import Channel
 from orchestrator.wire.codec import decode, encode
 
 

@@ -17,6 +17,7 @@ import pytest
 import zmq
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from memory_channel import MemoryChannel, memory_channel_pair
 
 from orchestrator.delivery.client import DeliveryClient, MaskedUpdate, Wait
 from orchestrator.delivery.consent import DESCRIPTION_VERSION, FORMAT, Consent, RunDescription
@@ -52,7 +53,7 @@ from orchestrator.keystore.lanes import Lane, Range
 from orchestrator.keystore.sealing import Kek
 from orchestrator.keystore.store import KeyStore
 from orchestrator.secret import SecretBits
-from orchestrator.wire.channel import ChannelTimeoutError, MemoryChannel, memory_channel_pair
+from orchestrator.wire.channel import ChannelTimeoutError
 from orchestrator.wire.codec import decode, encode
 from orchestrator.wire.curve import CurveKeys, client_socket, generate_keys
 from orchestrator.wire.links import Target

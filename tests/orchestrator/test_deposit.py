@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 import pytest
+from memory_channel import memory_channel_pair
 
 from orchestrator.keystore.agreement import Deposited, deposit_block, reserve
 from orchestrator.keystore.depositing import Propose, Verdict
@@ -23,10 +24,11 @@ from orchestrator.keystore.lanes import Lane, PairEnd, Range, SplitRule
 from orchestrator.keystore.meeting import Reconciled
 from orchestrator.keystore.reconcile import reconcile_pending
 from orchestrator.keystore.sealing import Kek
+from orchestrator.keystore.steps import Expect
 from orchestrator.keystore.store import KeyStore
 from orchestrator.keystore.tagged import Tagged, TaggedChannel
 from orchestrator.secret import SecretBits
-from orchestrator.wire.channel import Channel, ChannelBrokenError, ChannelError, memory_channel_pair
+from orchestrator.wire.channel import Channel, ChannelBrokenError, ChannelError
 from orchestrator.wire.codec import decode, encode
 
 T = TypeVar("T")
@@ -454,7 +456,7 @@ def test_no_peer_moves_the_end_of_a_lane_out_of_reach(pair: Pair, start: int) ->
     with ThreadPoolExecutor(1) as pool:
         alice = pool.submit(deposit_block, pair.alice, one, "first", "bob", "b1", secret(KEY), b"", TIMEOUT_S)
         tagged = TaggedChannel(pair.bob, two, "alice")
-        tagged.receive_with_keys(Propose, TIMEOUT_S)
+        tagged.expect(Expect(tagged=(Propose,)), TIMEOUT_S)
         tagged.send(Verdict("b1", True, {str(lane): start for lane in Lane}))
         assert isinstance(alice.exception(), AgreementError)
     assert pair.alice.deposits.state("bob", "b1") == "pending"

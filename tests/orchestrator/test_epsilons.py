@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from memory_channel import memory_channel_pair
 from rehearsal import MemoryAuthKeys, honest_sides, rehearse
 
 from orchestrator.keystore.sealing import Kek
+from orchestrator.keystore.steps import Expect
 from orchestrator.keystore.store import KeyStore
 from orchestrator.keystore.tagged import TaggedChannel, _bound
 from orchestrator.one_time_tags import TAG_KEY_BITS
@@ -22,7 +24,6 @@ from orchestrator.protocols.epsilons import EPS_MIN, ParameterError, verificatio
 from orchestrator.protocols.four_phase.planner import FourPhasePlan, block_plan
 from orchestrator.protocols.four_phase.rates import keyrate_report
 from orchestrator.secret import SecretBits
-from orchestrator.wire.channel import memory_channel_pair
 from orchestrator.wire.codec import Message, encode
 
 KEK = Kek(bytes(range(32)))
@@ -171,7 +172,7 @@ def test_tags_that_a_node_checks_are_booked_with_the_length_of_their_messages(tm
     for length in (10, 1000, 50_000):
         note = Note("x" * length)
         sending.send(note)
-        assert receiving.receive(Note, 1.0) == note
+        assert receiving.expect(Expect(tagged=(Note,)), 1.0) == (note, [])
         expected += forgery_bound(len(_bound(0, "alice", "bob", 0, 1, encode(note))))
     booked = bob.epsilons("alice")
     assert booked.auth == pytest.approx(expected)
@@ -192,7 +193,7 @@ def test_a_forged_message_is_booked_as_the_try_that_it_is(tmp_path: Path) -> Non
     one.send(bytes(forged))
     receiving = TaggedChannel(bob, other, "alice")
     with pytest.raises(TamperedError):
-        receiving.receive(Note, 1.0)
+        receiving.expect(Expect(tagged=(Note,)), 1.0)
     assert bob.epsilons("alice").tags == 1
     assert bob.epsilons("alice").auth > 0
     alice.close()

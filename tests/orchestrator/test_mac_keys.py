@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from memory_channel import memory_channel_pair
 
 from orchestrator.keystore.database import SCHEMA_VERSION
 from orchestrator.keystore.errors import RefusedError, TamperedError
@@ -16,10 +17,10 @@ from orchestrator.keystore.pair_macs import MAC_KEY_BITS, split_secret
 from orchestrator.keystore.reconcile import reconcile_pending
 from orchestrator.keystore.reserving import Accept
 from orchestrator.keystore.sealing import Kek
+from orchestrator.keystore.steps import Expect
 from orchestrator.keystore.store import KeyStore
 from orchestrator.keystore.tagged import TaggedChannel, _greeted
 from orchestrator.secret import SecretBits
-from orchestrator.wire.channel import memory_channel_pair
 
 KEK = Kek(b"k" * 32)
 AB, BA = np.random.default_rng(1).bytes(8192), np.random.default_rng(2).bytes(8192)
@@ -168,7 +169,9 @@ def test_a_tag_of_another_generation_fits_nowhere_even_over_the_same_bits(tmp_pa
         ours, theirs = memory_channel_pair()
         sender, receiver = TaggedChannel(alice, ours, "bob"), TaggedChannel(bob, theirs, "alice")
         sender.send(Accept("mask", 0, 8, b"same generation"))
-        assert receiver.receive(Accept, 1.0).context == b"same generation"
+        message, _ = receiver.expect(Expect(tagged=(Accept,)), 1.0)
+        assert isinstance(message, Accept)
+        assert message.context == b"same generation"
     with sqlite3.connect(tmp_path / "alice") as db:
         db.execute("UPDATE peers SET generation = 1")
     db.close()
@@ -178,4 +181,4 @@ def test_a_tag_of_another_generation_fits_nowhere_even_over_the_same_bits(tmp_pa
     ):
         TaggedChannel(alice, ours, "bob").send(Accept("mask", 0, 8, b"the next one"))
         with pytest.raises(TamperedError, match="wrong tag"):
-            TaggedChannel(bob, theirs, "alice").receive(Accept, 1.0)
+            TaggedChannel(bob, theirs, "alice").expect(Expect(tagged=(Accept,)), 1.0)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from memory_channel import MemoryChannel, memory_channel_pair
 
 from orchestrator.keystore.agreement import deposit_block, reserve
 from orchestrator.keystore.errors import KeyStoreError
@@ -29,13 +30,7 @@ from orchestrator.processes.pair_worker import (
     PairWorker,
 )
 from orchestrator.secret import SecretBits
-from orchestrator.wire.channel import (
-    Channel,
-    ChannelBrokenError,
-    ChannelError,
-    MemoryChannel,
-    memory_channel_pair,
-)
+from orchestrator.wire.channel import Channel, ChannelBrokenError, ChannelError
 
 PATIENCE_S = 20.0
 BLOCK_BITS = 1 << 16

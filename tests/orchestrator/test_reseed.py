@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from memory_channel import memory_channel_pair
 
 from orchestrator.keystore.agreement import deposit_block
 from orchestrator.keystore.database import Database
@@ -30,7 +31,7 @@ from orchestrator.keystore.reseed import GenerationError, Standing, conclude, se
 from orchestrator.keystore.sealing import Kek
 from orchestrator.keystore.store import KeyStore
 from orchestrator.secret import SecretBits
-from orchestrator.wire.channel import Channel, ChannelError, memory_channel_pair
+from orchestrator.wire.channel import Channel, ChannelError
 from orchestrator.wire.codec import decode, encode
 
 KEK = Kek(b"k" * 32)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from memory_channel import MemoryChannel, memory_channel_pair
 
 from orchestrator.keystore.agreement import reserve
 from orchestrator.keystore.errors import (
@@ -20,10 +21,11 @@ from orchestrator.keystore.errors import (
 from orchestrator.keystore.lanes import Lane, PairEnd, Range, SplitRule
 from orchestrator.keystore.reserving import Accept, Ask, Offer, Refuse
 from orchestrator.keystore.sealing import Kek
+from orchestrator.keystore.steps import Expect
 from orchestrator.keystore.store import KeyStore
 from orchestrator.keystore.tagged import TaggedChannel
 from orchestrator.secret import SecretBits
-from orchestrator.wire.channel import Channel, ChannelError, MemoryChannel, memory_channel_pair
+from orchestrator.wire.channel import Channel, ChannelError
 from orchestrator.wire.codec import encode
 
 KEK = Kek(b"k" * 32)
@@ -215,13 +217,22 @@ def test_the_other_end_does_not_follow_an_offer_for_another_context(
     with ThreadPoolExecutor(1) as pool:
         bob = pool.submit(reserve, stores[1], two, "second", "alice", "mask", 1000, C1, TIMEOUT_S)
         tagged = TaggedChannel(stores[0], one, "bob")
-        tagged.receive_plain(Ask, TIMEOUT_S)
+        tagged.expect(Expect(plain=(Ask,)), TIMEOUT_S)
         tagged.send(Offer("mask", 0, 1000, C2))
         assert isinstance(bob.exception(), ReservationError)
-    assert tagged.receive_plain(Refuse, TIMEOUT_S).reason == "context"
+    refusal, _ = tagged.expect(Expect(plain=(Refuse,)), TIMEOUT_S)
+    assert isinstance(refusal, Refuse)
+    assert refusal.reason == "context"
     assert stores[1].lane_states("alice")[Lane.MASK].head == 0
     for context in (C1, C2):
         assert stores[1].held_reservation("alice", "mask", 1000, context) is None
+
+
+def offered(tagged: TaggedChannel) -> Offer:
+    """The offer that comes next."""
+    offer, _ = tagged.expect(Expect(tagged=(Offer,)), TIMEOUT_S)
+    assert isinstance(offer, Offer)
+    return offer
 
 
 def run_owner(
@@ -242,17 +253,17 @@ def test_an_owner_believes_no_wrong_or_untagged_acceptance(stores: tuple[KeyStor
 
     def untagged(channel: Channel, tagged: TaggedChannel) -> None:
         tagged.send_plain(ask)
-        offer = tagged.receive(Offer, TIMEOUT_S)
+        offer = offered(tagged)
         channel.send(encode(Accept("mask", offer.start, 1000, C1)))
 
     def other_range(channel: Channel, tagged: TaggedChannel) -> None:
         tagged.send_plain(ask)
-        offer = tagged.receive(Offer, TIMEOUT_S)
+        offer = offered(tagged)
         tagged.send(Accept("mask", offer.start + 1000, 1000, C1))
 
     def refusal(channel: Channel, tagged: TaggedChannel) -> None:
         tagged.send_plain(ask)
-        tagged.receive(Offer, TIMEOUT_S)
+        offered(tagged)
         tagged.send_plain(Refuse("refused"))
 
     assert isinstance(run_owner(stores, untagged), TamperedError)
@@ -269,7 +280,7 @@ def test_the_other_end_follows_only_forward(stores: tuple[KeyStore, KeyStore]) -
     with ThreadPoolExecutor(1) as pool:
         bob = pool.submit(reserve, stores[1], two, "second", "alice", "mask", 1000, C2, TIMEOUT_S)
         tagged = TaggedChannel(stores[0], one, "bob")
-        tagged.receive_plain(Ask, TIMEOUT_S)
+        tagged.expect(Expect(plain=(Ask,)), TIMEOUT_S)
         tagged.send(Offer("mask", 500, 1000, C2))
         error = bob.exception()
     assert "used up to 1000 before" in str(error)

@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from memory_channel import memory_channel_pair
 
 from orchestrator.keystore.errors import LaneShortError, RefusedError, TamperedError
 from orchestrator.keystore.lanes import Lane, Range
 from orchestrator.keystore.pieces import join
 from orchestrator.keystore.sealing import Kek
+from orchestrator.keystore.steps import Expect
 from orchestrator.keystore.store import KeyStore
 from orchestrator.keystore.tagged import Tagged, TaggedChannel
 from orchestrator.secret import SecretBits
-from orchestrator.wire.channel import memory_channel_pair
 from orchestrator.wire.codec import encode
 
 KEK = Kek(b"k" * 32)
@@ -141,7 +142,7 @@ def test_r4_garbage_is_rejected_and_spends_nothing(data: bytes) -> None:
     here, there = memory_channel_pair()
     there.send(data)
     with pytest.raises(TamperedError):
-        TaggedChannel(store, here, "bob").receive(Tagged, 1.0)
+        TaggedChannel(store, here, "bob").expect(Expect(tagged=(Tagged,)), 1.0)
     assert store.lane_states("bob")[Lane.AUTH_BA].head == 0
 
 

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import numpy as np
 import pytest
+from memory_channel import MemoryChannel, memory_channel_pair
 
 from orchestrator.keystore.agreement import deposit_block, reserve
 from orchestrator.keystore.errors import KeyStoreError
@@ -22,7 +23,7 @@ from orchestrator.keystore.reconcile import reconcile_pending
 from orchestrator.keystore.sealing import Kek
 from orchestrator.keystore.store import KeyStore
 from orchestrator.secret import SecretBits
-from orchestrator.wire.channel import ChannelBrokenError, ChannelError, MemoryChannel, memory_channel_pair
+from orchestrator.wire.channel import ChannelBrokenError, ChannelError
 
 T = TypeVar("T")
 KEK = Kek(b"k" * 32)

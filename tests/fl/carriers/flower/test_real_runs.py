@@ -25,6 +25,8 @@ import pytest
 
 pytest.importorskip("flwr", reason="Flower is not installed: pip install -e '.[flower]' in this folder")
 
+from memory_channel import MemoryChannel, memory_channel_pair
+
 import fl.carriers.flower
 from fl.carriers.flower.strategy import SecureRun
 from fl.rounds.compression import Compression
@@ -40,7 +42,6 @@ from orchestrator.keystore.lanes import Range
 from orchestrator.keystore.sealing import Kek
 from orchestrator.keystore.store import KeyStore
 from orchestrator.secret import SecretBits
-from orchestrator.wire.channel import MemoryChannel, memory_channel_pair
 from orchestrator.wire.curve import load_keys
 
 EXAMPLE = Path(fl.carriers.flower.__file__).parent / "example"
