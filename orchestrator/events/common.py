@@ -12,10 +12,10 @@ import msgspec
 from msgspec import Meta
 
 from orchestrator.wire.codec import Message, WireError, decode
-from orchestrator.wire.fields import Count, Reason
+from orchestrator.wire.fields import REASON_LIMIT, Count, Reason
 
 Subject: TypeAlias = tuple[str, ...]
-KIND_LIMIT, REASON_LIMIT = 64, 400
+KIND_LIMIT = 64
 
 
 class Serving(Message, frozen=True, kw_only=True):

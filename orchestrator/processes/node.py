@@ -39,9 +39,10 @@ from orchestrator.processes.pair_worker import PairWorker
 from orchestrator.protocols.base import BlockPlan
 from orchestrator.protocols.block_planning import plan_for
 from orchestrator.scheduling.fencing import EpochFile, Fence
-from orchestrator.scheduling.lease_party import REASON_LIMIT, HeldLease, LeaseParty, LightChannels
+from orchestrator.scheduling.lease_party import HeldLease, LeaseParty, LightChannels
 from orchestrator.wire.channel import Channel
 from orchestrator.wire.control_socket import ControlSocket
+from orchestrator.wire.fields import REASON_LIMIT
 from orchestrator.wire.messages import (
     Demand,
     LeaseOffer,

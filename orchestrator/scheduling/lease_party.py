@@ -25,6 +25,7 @@ from orchestrator.light.messages import LightAbort, LightAborted, light_topic
 from orchestrator.scheduling.fencing import Fence
 from orchestrator.wire.channel import Channel, ChannelError
 from orchestrator.wire.codec import encode
+from orchestrator.wire.fields import REASON_LIMIT
 from orchestrator.wire.links import LinkState
 from orchestrator.wire.messages import (
     EpochStep,
@@ -39,7 +40,6 @@ from orchestrator.wire.messages import (
 
 logger = logging.getLogger(__name__)
 
-REASON_LIMIT = 400
 RECOVERY_WAIT_S = 0.5
 RECOVERY_WAIT_MAX_S = 2.0
 CHECK_EVERY_S = 2.0

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from orchestrator.events.status import RELAY
+from orchestrator.wire.fields import REASON_LIMIT
 from orchestrator.wire.messages import (
     FromHub,
     FromPeer,
@@ -207,7 +208,7 @@ class RingLeases:
 
     @staticmethod
     def _abort_orders(lease: Lease, reason: str, except_for: str) -> list[Order]:
-        message = LeaseAbort(lease.epoch, lease.number, reason[:400])
+        message = LeaseAbort(lease.epoch, lease.number, reason[:REASON_LIMIT])
         return [(role, message) for role in lease.parties if role != except_for]
 
     def _close_if_done(self, now_s: float) -> None:

@@ -27,8 +27,9 @@ from orchestrator.events.learning import (
 )
 from orchestrator.events.status import FL_SERVER, Learning
 from orchestrator.hub.connect import connect_agent
+from orchestrator.wire.fields import REASON_LIMIT
 
-REASON_LIMIT, WAITS_TOLD = 400, 256
+WAITS_TOLD = 256
 NO_SUM = "no round gave a sum"
 
 
