@@ -14,7 +14,6 @@ import os
 import resource
 import sys
 
-PR_GET_DUMPABLE = 3
 PR_SET_DUMPABLE = 4
 
 

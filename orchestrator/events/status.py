@@ -93,11 +93,6 @@ class BlockReport(Item, frozen=True):
         """Both users, in the order of the ring."""
         return self.first, self.second
 
-    @property
-    def finished_s(self) -> float:
-        """When the report was made, on the clock of ``started_s``."""
-        return self.started_s + self.processing_s
-
     def counts(self, role: str) -> bool:
         """Whether the report of ``role`` is the one that counts for this block."""
         return role == self.first and not self.interrupted

@@ -87,13 +87,6 @@ def block_sizes(frame_bits: int, qber: float) -> list[int]:
     return [2**first, 2 ** min(first + 2, top), 2**third] + [2**last] * (PASSES - 3)
 
 
-def disclosure_limit(n_bits: int, qber_limit: float) -> int:
-    """Parity bits the reference gives away at most for a block: ``1.3 n h(Q_max)``."""
-    q = min(max(qber_limit, 1e-6), 0.5)
-    entropy = -q * math.log2(q) - (1.0 - q) * math.log2(1.0 - q)
-    return math.floor(1.3 * n_bits * entropy)
-
-
 def _trees(n_bits: int, qber: float, seeds: bytes) -> kernels.Trees:
     """The public trees of a block."""
     if n_bits < MIN_BITS:
@@ -219,7 +212,8 @@ class CascadeCorrector(_Side):
         self._actions = np.full(count, kernels.IDLE, np.uint8)
         self._counts = np.zeros(count, np.int64)
         self._positions = np.zeros(count * capacity, np.uint16)
-        self._expected = 0
+        self.awaited_bits = 0
+        """Parities that the last request asked for."""
 
     def next_request(self, reply: ParityReply | None) -> ParityRequest | None:
         """The next questions after ``reply`` (None at first); None when every frame is through."""
@@ -230,11 +224,11 @@ class CascadeCorrector(_Side):
             ),
             "parity reply",
         )
-        self._expected = _checked(
+        self.awaited_bits = _checked(
             kernels.count_answers(self._trees, self._frames, self._actions, self._counts, n_positions),
             "own request",
         )
-        if not self._expected:
+        if not self.awaited_bits:
             return None
         self.rounds += 1
         return ParityRequest(
@@ -243,22 +237,17 @@ class CascadeCorrector(_Side):
             positions=self._positions[:n_positions].astype("<u2").tobytes(),
         )
 
-    @property
-    def awaited_bits(self) -> int:
-        """Parities that the last request asked for."""
-        return self._expected
-
     def _answers(self, reply: ParityReply | None) -> npt.NDArray[np.uint8]:
-        if (reply is None) != (self._expected == 0):
+        if (reply is None) != (self.awaited_bits == 0):
             raise CascadeError("a parity reply out of turn")
         if reply is None:
             return np.zeros(0, np.uint8)
-        if len(reply.parities) != packed_size(self._expected):
+        if len(reply.parities) != packed_size(self.awaited_bits):
             raise CascadeError(
-                f"{self._expected} parities were asked, the reply has {len(reply.parities)} bytes"
+                f"{self.awaited_bits} parities were asked, the reply has {len(reply.parities)} bytes"
             )
-        self.parity_bits += self._expected
-        return unpack(np.frombuffer(reply.parities, np.uint8), self._expected)
+        self.parity_bits += self.awaited_bits
+        return unpack(np.frombuffer(reply.parities, np.uint8), self.awaited_bits)
 
     @property
     def corrected_bits(self) -> int:

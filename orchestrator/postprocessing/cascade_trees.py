@@ -32,9 +32,6 @@ U32 = npt.NDArray[np.uint32]
 U64 = npt.NDArray[np.uint64]
 """1-d uint64."""
 
-KEYS_PER_PASS = 9
-"""Words of a pass's bijection: three odd multipliers, three offsets, the inverses of the multipliers."""
-
 _STRIDE = 1024
 _ONE = np.uint64(1)
 _SIX = np.uint64(6)

@@ -127,19 +127,6 @@ def next_pair(state: SchedulerState, now_s: float) -> Pair | None:
     return min(candidates, key=lambda p: (p.ring_s(rounds), -_waited(p, now_s))).pair
 
 
-def ring_seconds_wanted(state: SchedulerState, pair: Pair) -> float:
-    """Ring time after which the pair reaches the level being worked on (for the length of a lease)."""
-    rounds = _level([p for p in state.pairs if p.available], state.policy.rounds_ahead)
-    return state.of(pair).ring_s(rounds)
-
-
-def time_to_next_round_s(state: SchedulerState) -> float:
-    """Ring and switching time until every available pair holds the key of one round."""
-    short = [p for p in state.pairs if p.available and p.lacking_bits(1)]
-    switches = sum(p.pair != state.holder for p in short)
-    return sum(p.ring_s(1) for p in short) + switches * state.policy.switch_s
-
-
 def lease_finished(
     state: SchedulerState, pair: Pair, now_s: float, ring_s: float, secret_bits: int, ok: bool = True
 ) -> SchedulerState:

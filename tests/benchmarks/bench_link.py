@@ -44,7 +44,8 @@ def link_figure(run: Run, blocks: list[BlockReport]) -> Figure:
     """Throughput between the ends of the first and the last block, with the physics of those pulses."""
     plan = plan_for(run.testbed, *LINK_PAIR)
     counted = blocks[1:]
-    seconds = counted[-1].finished_s - blocks[0].finished_s
+    begun, ended = (each.started_s + each.processing_s for each in (blocks[0], counted[-1]))
+    seconds = ended - begun
     pulses = sum(block.pulses for block in counted)
     sifted = sum(block.sifted_bits for block in counted)
     announced = sum(block.announced for block in counted)

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.core_files import PR_GET_DUMPABLE
-
+PR_GET_DUMPABLE = 3
 MARK = f"ctypes.CDLL(None).prctl({PR_GET_DUMPABLE}, 0, 0, 0, 0)"
 LIMIT = "resource.getrlimit(resource.RLIMIT_CORE)"
 

@@ -20,7 +20,6 @@ from orchestrator.postprocessing.cascade import (
     CascadeReference,
     _pass_keys,
     block_sizes,
-    disclosure_limit,
     frame_sizes,
     n_frames,
 )
@@ -112,7 +111,6 @@ def test_schedule() -> None:
     assert block_sizes(4_200, 0.02)[-1] == 2048  # halves of 4096 would leave 104 bits for the second
     assert list(frame_sizes(140_001)) == [46_667] * 3
     assert frame_sizes(65_537).tolist() == [32_769, 32_768]
-    assert disclosure_limit(10**6, 0.05) == int(1.3e6 * 0.286396957)
 
 
 def test_leak_is_every_parity_on_the_wire_and_each_node_once() -> None:

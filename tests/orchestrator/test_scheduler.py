@@ -19,11 +19,9 @@ from orchestrator.scheduling.scheduler import (
     lease_finished,
     load,
     next_pair,
-    ring_seconds_wanted,
     set_demand,
     set_stock,
     set_user_available,
-    time_to_next_round_s,
 )
 
 USERS = ("alice", "bob", "carol", "dave")
@@ -169,11 +167,11 @@ def test_a_dead_line_is_tried_but_never_hogs() -> None:
     assert next_pair(state, 300.0) == AB
 
 
-def test_forecasts() -> None:
+def test_ring_time_that_pairs_lack() -> None:
     state = stocked({AB: 0, CD: 500})
-    assert ring_seconds_wanted(state, AB) == pytest.approx(100.0)
-    assert time_to_next_round_s(state) == pytest.approx(100 + 50 + 2 * 2)
-    assert time_to_next_round_s(stocked({})) == 0.0
+    assert state.of(AB).ring_s(1) == pytest.approx(100.0)
+    assert sum(p.ring_s(1) for p in state.pairs) == pytest.approx(100 + 50)
+    assert sum(p.ring_s(1) for p in stocked({}).pairs) == 0.0
 
 
 def test_an_unknown_pair_is_named() -> None:

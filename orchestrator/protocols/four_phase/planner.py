@@ -29,7 +29,6 @@ from orchestrator.protocols.four_phase.bounds import (
     FinitePlan,
     Observed,
     key_length,
-    mu_upper,
     predict,
     step_failure,
 )
@@ -65,7 +64,7 @@ class CountWindow:
 class FourPhasePlan(BlockPlan):
     """Settings, predictions and limits of one block of a pair.
 
-    ``p_x_128`` is 128 p_x.  ``mu_a``, ``mu_b`` are nominal, ``mu_*_upper`` the bounds that enter the coin.
+    ``p_x_128`` is 128 p_x.  ``mu_a``, ``mu_b`` are nominal.
     ``finite`` holds the predicted counts.  ``announced`` is the window for single-detector clicks of the block in
     any bases, ``xx`` and ``yy`` for the kept rounds.
     """
@@ -88,16 +87,6 @@ class FourPhasePlan(BlockPlan):
     def p_x(self) -> float:
         """Probability of basis X (exact in binary)."""
         return self.p_x_128 / P_X_STEPS
-
-    @property
-    def mu_a_upper(self) -> float:
-        """Guaranteed upper bound of the first user's mean photon number."""
-        return mu_upper(self.mu_a, self.intensity_tolerance_db)
-
-    @property
-    def mu_b_upper(self) -> float:
-        """Guaranteed upper bound of the second user's mean photon number."""
-        return mu_upper(self.mu_b, self.intensity_tolerance_db)
 
     @property
     def coin_label_probability(self) -> Fraction:
