@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 from functools import lru_cache
@@ -80,13 +80,23 @@ class Row:
     twin: str = ""
 
     def __post_init__(self) -> None:
-        module, _, name = self.driver.partition(":")
-        lacks = []
-        if not (module and name):
-            lacks.append(f"driver is {self.driver!r}, not 'module:Class'")
-        if not self.offers or not all(self.offers.values()):
+        module, _, name = str(self.driver).partition(":")
+        lacks = [
+            f"its {each} is {getattr(self, each)!r:.60}, not {text}"
+            for each, text, right in (
+                ("model", "a name", isinstance(self.model, str) and self.model),
+                ("driver", "'module:Class'", isinstance(self.driver, str) and module and name),
+                ("offers", "a kind of drivers.kinds with a tuple of channels each", _are_offers(self.offers)),
+                ("safe_order", "a SafeOrder", isinstance(self.safe_order, SafeOrder)),
+                ("address", "an AddressKind", isinstance(self.address, AddressKind)),
+                ("ports", "a tuple of numbers", _are(self.ports, int)),
+                ("twin", "the name of a module", isinstance(self.twin, str)),
+            )
+            if not right
+        ]
+        if not lacks and not (self.offers and all(self.offers.values())):
             lacks.append("it offers no kind, or a kind on no channel")
-        if bool(self.ports) == (self.address is AddressKind.SERIAL):
+        if not lacks and bool(self.ports) == (self.address is AddressKind.SERIAL):
             lacks.append("an instrument on the network has ports, one on a serial line has none")
         if lacks:
             raise CatalogueError(f"the row of {self.model!r} is half-declared: {'; '.join(lacks)}")
@@ -98,6 +108,16 @@ class Row:
     def kind_names(self) -> str:
         """The kinds it offers, for messages."""
         return ", ".join(kind.name for kind in self.offers)
+
+
+def _are(values: object, kind: type) -> bool:
+    return isinstance(values, tuple) and all(isinstance(each, kind) for each in values)
+
+
+def _are_offers(offers: object) -> bool:
+    return isinstance(offers, Mapping) and all(
+        isinstance(kind, Kind) and _are(channels, str) for kind, channels in offers.items()
+    )
 
 
 OURS = (
@@ -190,15 +210,46 @@ def models() -> list[str]:
     return sorted({each.model for each in OURS} | set(_registered(tuple(sys.path))))
 
 
+def place_of(model: str, what: str, dotted: str) -> str:
+    """Words for what stands at ``dotted``, the driver or the twin of ``model``, and the package it is from."""
+    packages = "".join(f" of {_place(entry)}" for entry in _registered(tuple(sys.path)).get(model, ()))
+    return f"the {what} of {model!r}, {dotted}{packages},"
+
+
+def run(place: str, code: Callable[[], Any]) -> Any:
+    """What ``code`` of an instrument's package gives.
+
+    Raises CatalogueError with ``place`` for whatever it raises, the wish to end the process included.
+    """
+    try:
+        return code()
+    except (Exception, SystemExit) as error:
+        raise CatalogueError(f"{place} fails: {type(error).__name__}: {error}") from error
+
+
 def driver_class(model: str) -> type[LabInstrument]:
     """Import and return the driver class of ``model``.  Raises CatalogueError if there is none."""
+    from drivers.base import LabInstrument
+
     dotted = row(model).driver
     module, _, name = dotted.partition(":")
-    try:
-        driver: type[LabInstrument] = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise CatalogueError(f"the driver of {model!r} cannot be imported from {dotted}: {error}") from error
+    place = place_of(model, "driver", dotted)
+    driver = run(place, lambda: getattr(importlib.import_module(module), name))
+    if not (isinstance(driver, type) and issubclass(driver, LabInstrument)):
+        raise CatalogueError(f"{place} is no LabInstrument of drivers.base")
     return driver
+
+
+def create_instrument(model: str, name: str, address: str, **options: Any) -> LabInstrument:
+    """The driver of ``model``, not connected.  Raises CatalogueError if it lacks a channel that its row names."""
+    instrument = driver_class(model)(name, address, **options)
+    named = {channel for channels in row(model).offers.values() for channel in channels}
+    if lacking := [channel for channel in sorted(named) if channel and not hasattr(instrument, channel)]:
+        instrument.close()
+        raise CatalogueError(
+            f"{place_of(model, 'driver', row(model).driver)} has no {' and no '.join(lacking)}, which its row offers"
+        )
+    return instrument
 
 
 def open_instrument(model: str, name: str, address: str, **options: Any) -> LabInstrument:
@@ -207,7 +258,7 @@ def open_instrument(model: str, name: str, address: str, **options: Any) -> LabI
     Raises LinkError when nothing (sensible) answers and WrongInstrumentError for another model; the
     instrument is closed again in either case.
     """
-    instrument = driver_class(model)(name, address, **options)
+    instrument = create_instrument(model, name, address, **options)
     try:
         instrument.connect()
     except BaseException:
@@ -226,10 +277,7 @@ def _registered(path: tuple[str, ...]) -> Mapping[str, tuple[EntryPoint, ...]]:
 
 
 def _loaded(entry: EntryPoint) -> Row:
-    try:
-        loaded = entry.load()
-    except Exception as error:  # whatever a package does when it is imported
-        raise CatalogueError(f"{_place(entry)} fails: {type(error).__name__}: {error}") from error
+    loaded = run(_place(entry), entry.load)
     if not isinstance(loaded, Row):
         raise CatalogueError(f"{_place(entry)} is a {type(loaded).__name__}, no Row of drivers.catalogue")
     if loaded.model != entry.name:

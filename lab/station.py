@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from drivers.catalogue import driver_class, row
+from drivers.catalogue import create_instrument, row
 from drivers.links.errors import WrongInstrumentError
 from lab.needs import Need
 from lab.testbed import AUTO, InstrumentEntry, Testbed
@@ -51,7 +51,7 @@ class Station:
         self.owner = owner
         self.entries = testbed.owned_by(owner)
         self._servers = testbed.servers(owner)
-        self._create = create or _create
+        self._create = create or create_instrument
         self._instruments: dict[str, LabInstrument] = {}
         self.identities: dict[str, Identity] = {}
         self.left_unsafe: dict[str, Exception] = {}
@@ -68,14 +68,12 @@ class Station:
         }
         if unresolved:
             raise StationError(self.owner, "resolving the address", dict(unresolved))
-        for entry in self.entries:
-            self._instruments[entry.name] = self._create(
-                entry.model, entry.name, entry.address, **entry.options
-            )
-        failures = self._connect_all()
+        doing, failures = "creating", self._create_all()
+        if not failures:
+            doing, failures = "connecting", self._connect_all()
         if failures:
             self.close()
-            raise StationError(self.owner, "connecting", failures)
+            raise StationError(self.owner, doing, failures)
 
     def recover(self) -> None:
         """Connect to every instrument anew and make it safe, to be called after one of them failed.
@@ -94,6 +92,18 @@ class Station:
         failures = self._each(lambda name: self._expect(name, self._instruments[name].identify()))
         if failures:
             raise StationError(self.owner, "identifying", failures)
+
+    def _create_all(self) -> dict[str, Exception]:
+        """Make the driver of every instrument; returns what failed: an option it does not have, a broken package."""
+        failures: dict[str, Exception] = {}
+        for entry in self.entries:
+            try:
+                made = self._create(entry.model, entry.name, entry.address, **entry.options)
+            except Exception as error:  # noqa: BLE001 - every failure is collected and told together
+                failures[entry.name] = error
+            else:
+                self._instruments[entry.name] = made
+        return failures
 
     def _connect_all(self) -> dict[str, Exception]:
         """Connect to every instrument at once; returns what failed."""
@@ -173,10 +183,6 @@ class Station:
     ) -> None:
         self.left_unsafe = self.safe()
         self.close()
-
-
-def _create(model: str, name: str, address: str, **options: object) -> LabInstrument:
-    return driver_class(model)(name, address, **options)
 
 
 def in_safe_order(entries: Iterable[InstrumentEntry]) -> list[InstrumentEntry]:

@@ -375,7 +375,8 @@ def _raw_checks(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         for name, count in Counter(name for name in names if isinstance(name, str)).items():
             if count > 1:
                 yield section, f"the name {name!r} is used {count} times; names must be unique"
-    for index, entry in enumerate(data.get("instruments") or []):
+    entries = data.get("instruments")
+    for index, entry in enumerate(entries if isinstance(entries, list) else []):
         model = entry.get("model") if isinstance(entry, dict) else None
         if isinstance(model, str) and (why := _unknown(model)):
             yield f"instruments[{index}].model", why

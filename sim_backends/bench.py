@@ -17,12 +17,11 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from drivers.catalogue import AddressKind, Row, row
+from drivers.catalogue import AddressKind, CatalogueError, Row, place_of, row, run
 from sim_backends.bench_addresses import (
     AUTO,
     Place,
@@ -182,10 +181,6 @@ class Bench:
         known = row(entry.model)
         if not known.twin:
             raise BenchError(f"{entry.name}: no simulated {entry.model!r}; give it a real address")
-        try:
-            build: Callable[[Site], Simulated] = importlib.import_module(known.twin).build
-        except (ImportError, AttributeError) as error:
-            raise BenchError(f"{entry.name}: the twin of {entry.model!r}, {known.twin}: {error}") from error
         site = Site(
             owner=entry.owner,
             serves={
@@ -201,7 +196,14 @@ class Bench:
             wavelength_nm=self._testbed.ring.wavelength_nm,
             around=self._around,
         )
-        return build(site)
+        named = f"{entry.name}: {place_of(entry.model, 'twin', f'{known.twin}:build')}"
+        try:
+            built = run(named, lambda: importlib.import_module(known.twin).build(site))
+        except CatalogueError as error:
+            raise BenchError(str(error)) from error
+        if not isinstance(built, Simulated):
+            raise BenchError(f"{named} gives a {type(built).__name__}, no Simulated of sim_backends.site")
+        return built
 
 
 def _is_free(path: Path) -> bool:

@@ -193,6 +193,7 @@ class TestRegistered:
         [
             ("import no_such_module_at_all", "ModuleNotFoundError: No module named 'no_such_module_at_all'"),
             ("1 / 0", "ZeroDivisionError"),
+            ("raise SystemExit", "fails: SystemExit"),
             ("OTHER = 1", "has no attribute 'ROW'"),
             ("ROW = 'acme'", "is a str, no Row of drivers.catalogue"),
             (
@@ -200,7 +201,7 @@ class TestRegistered:
                 "is half-declared: there is no module 'acme.lasers.nkt_basik'",
             ),
             (ROW.format(model="acme-lazer"), "is the row of 'acme-lazer'; both names must be the same"),
-            (ROW.format(model="acme-laser").replace(":NKTBasik", ""), "half-declared: driver is"),
+            (ROW.format(model="acme-laser").replace(":NKTBasik", ""), "half-declared: its driver is"),
             (
                 ROW.format(model="acme-laser").replace(": WHOLE", ": ()"),
                 "offers no kind, or a kind on no channel",
@@ -208,6 +209,22 @@ class TestRegistered:
             (
                 ROW.format(model="acme-laser").replace("SERIAL", "HOST"),
                 "an instrument on the network has ports",
+            ),
+            (
+                ROW.format(model="acme-laser").replace("kinds.LASER: WHOLE", "'laser': WHOLE"),
+                "its offers is {'laser': ('',)}, not a kind of drivers.kinds with a tuple of channels each",
+            ),
+            (
+                ROW.format(model="acme-laser").replace("WHOLE}", "'ch1'}"),
+                "not a kind of drivers.kinds with a tuple of channels each",
+            ),
+            (
+                ROW.format(model="acme-laser").replace("SafeOrder.LIGHT", "'light'"),
+                "its safe_order is 'light', not a SafeOrder",
+            ),
+            (
+                ROW.format(model="acme-laser").replace("AddressKind.SERIAL", "'host', ports=('7001',)"),
+                "its address is 'host', not an AddressKind; its ports is ('7001',), not a tuple of numbers",
             ),
             (
                 ROW.format(model="acme-laser").replace("safe_order=SafeOrder.LIGHT, ", ""),
@@ -224,12 +241,40 @@ class TestRegistered:
         assert f"package acme 1.0 (entry point 'acme-laser' = '{module}:ROW')" in str(caught.value)
         assert catalogue.row("nkt-basik").model == "nkt-basik"
 
-    def test_a_driver_that_is_not_where_the_row_says(self, register: Register) -> None:
-        register("acme", "acme-laser", ROW.format(model="acme-laser").replace("NKTBasik", "Gone"))
-        with pytest.raises(
-            CatalogueError, match=r"the driver of 'acme-laser' cannot be imported from .*:Gone"
-        ):
+    @pytest.mark.parametrize(
+        ("driver", "says"),
+        [
+            ("Gone", "AttributeError: module '{module}' has no attribute 'Gone'"),
+            ("Quits", "SystemExit: no licence"),
+            ("Divides", "ZeroDivisionError: division by zero"),
+            ("kinds", "is no LabInstrument of drivers.base"),
+        ],
+    )
+    def test_a_driver_that_is_not_what_the_row_says(self, register: Register, driver: str, says: str) -> None:
+        broken = """
+def __getattr__(name):
+    if name == "Quits":
+        raise SystemExit("no licence")
+    if name == "Divides":
+        1 / 0
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+"""
+        code = ROW.format(model="acme-laser").replace(
+            '"drivers.lasers.nkt_basik:NKTBasik"', f"__name__ + ':{driver}'"
+        )
+        module = register("acme", "acme-laser", code + broken)
+        with pytest.raises(CatalogueError, match=re.escape(says.format(module=module))) as caught:
             catalogue.driver_class("acme-laser")
+        assert f"the driver of 'acme-laser', {module}:{driver}" in str(caught.value)
+        assert f"package acme 1.0 (entry point 'acme-laser' = '{module}:ROW')" in str(caught.value)
+
+    def test_a_driver_without_a_channel_that_its_row_offers(self, register: Register) -> None:
+        register("acme", "acme-laser", ROW.format(model="acme-laser").replace("WHOLE", "('ch7', 'ch8')"))
+        for _ in range(2):  # the first is closed: QCoDeS knows no other instrument of this name
+            with pytest.raises(
+                CatalogueError, match=r"NKTBasik.* has no ch7 and no ch8, which its row offers"
+            ):
+                catalogue.create_instrument("acme-laser", "device", "/nowhere")
 
 
 @pytest.mark.parametrize(

@@ -146,11 +146,22 @@ def test_a_model_without_a_twin_needs_a_real_address(installed: Path, tmp_path: 
         Bench(parse_testbed(content(), tmp_path))
 
 
-def test_a_twin_without_a_builder_is_named(installed: Path, tmp_path: Path) -> None:
-    twin = installed / "acme_laser" / "twin.py"
-    twin.write_text(twin.read_text().replace("def build(", "def make("))
-    with pytest.raises(BenchError, match=r"laser: the twin of 'acme-sl1', acme_laser.twin: .* 'build'"):
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("def make(site): pass", "fails: AttributeError: module 'acme_laser.twin' has no attribute 'build'"),
+        ("def (", "fails: SyntaxError: invalid syntax"),
+        ("raise SystemExit(0)", "fails: SystemExit: 0"),
+        ("def build(site): 1 / 0", "fails: ZeroDivisionError: division by zero"),
+        ("def build(site): return 5", "gives a int, no Simulated of sim_backends.site"),
+    ],
+)
+def test_a_twin_that_cannot_be_built_is_named(installed: Path, tmp_path: Path, code: str, says: str) -> None:
+    (installed / "acme_laser" / "twin.py").write_text(code)
+    with pytest.raises(BenchError, match=re.escape(says)) as caught:
         Bench(parse_testbed(content(), tmp_path))
+    assert "laser: the twin of 'acme-sl1', acme_laser.twin:build" in str(caught.value)
+    assert "package acme-laser 2.1" in str(caught.value)
 
 
 @pytest.mark.long

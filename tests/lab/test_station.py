@@ -88,6 +88,20 @@ def test_all_failures_to_connect_are_reported_together_and_nothing_stays_open() 
     assert "close launch" in log
 
 
+def test_an_instrument_that_cannot_be_made_is_told_like_one_that_does_not_answer() -> None:
+    log: list[str] = []
+
+    def create(model: str, name: str, address: str) -> FakeInstrument:
+        if name in ("launch", "tagger"):
+            raise TypeError("unexpected keyword argument 'bogus'")
+        return FakeInstrument(model, name, log, set())
+
+    with pytest.raises(StationError, match="creating failed for 2") as caught:
+        Station(make_testbed(), "relay", create=create).open()
+    assert set(caught.value.failures) == {"launch", "tagger"}
+    assert log == ["close detectors", "close laser"]
+
+
 def test_an_unresolved_address_is_refused_before_anything_is_opened() -> None:
     with pytest.raises(StationError, match="resolving the address"):
         Station(make_testbed(address=False), "relay", create=lambda *_: None).open()

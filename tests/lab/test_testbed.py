@@ -47,6 +47,11 @@ def test_each_arm_is_the_way_from_the_user_to_a_click() -> None:
         testbed.arms("bob", "alice")
 
 
+@pytest.mark.parametrize("section", ["users", "instruments", "protocol", "ring"])
+def test_a_section_that_is_no_section_is_a_mistake_with_its_place(section: str) -> None:
+    assert section in mistakes(content() | {section: 5})
+
+
 def test_every_mistake_is_reported_at_once_with_its_place() -> None:
     data = content()
     data["protocol"]["clock_hz"] = "fast"
