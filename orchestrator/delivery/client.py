@@ -40,6 +40,7 @@ from orchestrator.delivery.journal import (
 )
 from orchestrator.delivery.masking import mask
 from orchestrator.delivery.messages import (
+    SHARING,
     Abandon,
     Burnt,
     Collect,
@@ -204,7 +205,7 @@ class DeliveryClient:
         :meth:`masked_update` does; PadsGoneError when the round had its channel before.  A journal that cannot be
         written costs what was reserved and nothing else: no pad has left the node by then.
         """
-        if context.cipher != "lightsecagg":
+        if context.cipher != SHARING:
             raise ValueError(f"cipher {context.cipher} masks updates; shares are sealed with lightsecagg")
         _check_participants(context)
         ConsentBook(journal_dir).check(context)
@@ -351,7 +352,7 @@ def _check_participants(context: RoundContext) -> None:
 
 def _check(context: RoundContext, q: npt.NDArray[np.int64], weight: int, sum_bound: int | None) -> None:
     """Everything that can be refused before any key is touched."""
-    if context.cipher == "lightsecagg":
+    if context.cipher == SHARING:
         raise ValueError("cipher lightsecagg seals shares (share_channel) and masks no update")
     _check_participants(context)
     if q.dtype != np.int64 or q.shape != (context.n_values,):

@@ -41,7 +41,7 @@ def pad_bits(cipher: Cipher, value_bits: int) -> int:
     """Bits of key that a round takes from each pair for updates or shares of ``value_bits``, packed."""
     if cipher == "expanded":
         return EXPANSION_KEY_BITS
-    if cipher == "lightsecagg":
+    if cipher == SHARING:
         return 2 * (value_bits + SEAL_KEY_BITS)
     return value_bits
 

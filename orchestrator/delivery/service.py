@@ -13,6 +13,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Literal
 
+from msgspec.structs import replace
+
 from orchestrator import runtime
 from orchestrator.delivery.messages import (
     Abandon,
@@ -229,11 +231,7 @@ class DeliveryService:
         while not self._finished.empty():
             digest, reply = self._finished.get()
             job = self._jobs.pop(digest)
-            if isinstance(reply, Failure):
-                reply = Failure(job.request, reply.code, reply.text, reply.missing_bits, reply.wait_s)
-            else:
-                reply = Reserved(job.request)
-            self._send(job.connection, reply)
+            self._send(job.connection, replace(reply, request=job.request))
 
     def _send(self, connection: bytes, reply: Reply) -> None:
         try:
