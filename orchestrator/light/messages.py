@@ -62,9 +62,9 @@ class LightAborted(Exception):
     """The light phase ended early; nothing of the block is kept."""
 
 
-def light_topic(epoch: int, slot: int) -> str:
+def light_topic(epoch: int, lease_number: int) -> str:
     """Topic of the light phase of one lease."""
-    return f"light/{epoch}/{slot}"
+    return f"light/{epoch}/{lease_number}"
 
 
 def announce(frame: int, slots: npt.NDArray[np.uint32], outcomes: npt.NDArray[np.uint8]) -> bytes:

@@ -313,9 +313,6 @@ class _Lock:
         if self._depth == 0:
             self._owner = None
 
-    def locked(self) -> bool:
-        return self._owner is not None
-
     def __enter__(self) -> bool:
         return self.acquire()
 

@@ -30,7 +30,6 @@ from orchestrator.protocols.four_phase.bounds import (
     Observed,
     key_length,
     predict,
-    step_failure,
 )
 from orchestrator.protocols.four_phase.rates import Scenario, keyrate_report
 from orchestrator.protocols.four_phase.symbols import P_X_STEPS, FourPhases
@@ -92,11 +91,6 @@ class FourPhasePlan(BlockPlan):
     def coin_label_probability(self) -> Fraction:
         """Probability with which an XX round joins the coin, ``(pY / pX)**2``."""
         return Fraction(P_X_STEPS - self.p_x_128, self.p_x_128) ** 2
-
-    @property
-    def step_failure(self) -> float:
-        """e1, failure probability of each of the three estimates."""
-        return step_failure(self.eps_sec)
 
     def digest(self) -> str:
         """SHA-256 (hex) of the plan, equal iff both users planned the same block.
