@@ -50,8 +50,6 @@ from orchestrator.wire.messages import (
 )
 from orchestrator.wire.zeromq import ZeroMQ
 
-__all__ = ["Agent", "AgentError", "AgentEvent", "AgentLimits", "LinkDown", "LinkUp", "TopicWaiting"]
-
 _log = logging.getLogger(__name__)
 HUB, LOSSY = "hub", "lossy"
 """Budgets of unread events: those that must not be missed and those that may be have half of the room each."""

@@ -59,8 +59,6 @@ from orchestrator.wire.messages import (
 )
 from orchestrator.wire.revoked import RevokedKeys
 
-__all__ = ["Hub", "HubCounters", "HubError", "HubEvent", "HubLimits", "PeerDown", "PeerMessage", "PeerUp"]
-
 _log = logging.getLogger(__name__)
 BULK_QUEUES = QueueLimits(BULK_LIMIT, unsent=32, unread=32)
 """Few, since messages are large; more for one peer wait in its outbox, which counts bytes.  Credit alone does not

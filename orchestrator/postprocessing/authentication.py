@@ -19,7 +19,6 @@ from typing import Protocol
 
 from orchestrator.keystore.lanes import PairEnd
 from orchestrator.one_time_tags import one_time_tag
-from orchestrator.protocols.epsilons import forgery_bound as forgery_bound
 from orchestrator.secret import SecretBits
 
 _DOMAIN = b"qunetlab block transcript 1"

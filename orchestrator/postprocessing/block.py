@@ -36,7 +36,7 @@ from orchestrator.one_time_tags import TAG_KEY_BITS
 from orchestrator.postprocessing import messages as m
 from orchestrator.postprocessing import verification
 from orchestrator.postprocessing.amplification import amplify, draw_seed, seed_bytes
-from orchestrator.postprocessing.authentication import AuthKeys, BlockId, Transcript, forgery_bound
+from orchestrator.postprocessing.authentication import AuthKeys, BlockId, Transcript
 from orchestrator.postprocessing.cascade import (
     MIN_BITS,
     SEED_BYTES,
@@ -54,12 +54,11 @@ from orchestrator.postprocessing.sifting import (
     unpack_exactly,
 )
 from orchestrator.protocols.base import BlockCounts, BlockPlan, KeyLength, binary_entropy
+from orchestrator.protocols.epsilons import forgery_bound, undetected_error_bound
 from orchestrator.randomness import RandomBytes, random_bytes
 from orchestrator.secret import SecretBits
 from orchestrator.wire.channel import Channel, ChannelError
 from orchestrator.wire.codec import WireError
-
-__all__ = ["BlockAborted", "BlockClicks", "BlockResult", "run_block"]
 
 Progress = Callable[[str, float], None]
 """Called with the name of the stage and the estimated part of it that is done, 0 to 1."""
@@ -239,9 +238,7 @@ def _make_key(state: _Block, clicks: BlockClicks, sifted: SiftedBits) -> BlockRe
     state.enter("amplification")
     key = amplify(done.bits, sifted.n_key, length.bits, seed)
     state.progress("done", 1.0)
-    epsilons = BlockEpsilons(
-        state.plan.eps_sec, verification.undetected_error_bound(sifted.n_key, tags), eps_auth, tags
-    )
+    epsilons = BlockEpsilons(state.plan.eps_sec, undetected_error_bound(sifted.n_key, tags), eps_auth, tags)
     return _result(counts, length, done.rounds, key, epsilons=epsilons)
 
 
@@ -334,7 +331,7 @@ def _verify(state: _Block, bits: PackedBits, n_bits: int, tags: int) -> None:
         equal = talk.receive(m.Verdict).equal
     else:
         message = talk.receive(m.VerificationTag)
-        forgery = verification.undetected_error_bound(n_bits, tags)
+        forgery = undetected_error_bound(n_bits, tags)
         equal = _tag_fits(
             state, message, lambda key: verification.block_tag(key, bits, n_bits), key_bits, forgery
         )

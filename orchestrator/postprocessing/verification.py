@@ -13,7 +13,6 @@ import hmac
 
 from orchestrator.bits import PackedBits, check_packed
 from orchestrator.one_time_tags import TAG_KEY_BITS, one_time_tag
-from orchestrator.protocols.epsilons import undetected_error_bound as undetected_error_bound
 from orchestrator.secret import SecretBits
 
 LEAK_BITS = 1

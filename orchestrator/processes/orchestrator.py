@@ -38,7 +38,8 @@ from orchestrator.events.status import (
     pair_name,
 )
 from orchestrator.events.status import ORCHESTRATOR as ROLE
-from orchestrator.hub.hub import Hub, HubEvent, HubLimits, PeerDown, PeerMessage, PeerUp
+from orchestrator.hub.events import HubEvent, HubLimits, PeerDown, PeerMessage, PeerUp
+from orchestrator.hub.hub import Hub
 from orchestrator.processes.status_board import StatusBoard
 from orchestrator.protocols.block_planning import plan_for
 from orchestrator.scheduling.epochs import OwnEpoch
@@ -48,6 +49,7 @@ from orchestrator.scheduling.ring_schedule import RingSchedule
 from orchestrator.scheduling.scheduler import Pair, Policy
 from orchestrator.wire.control_socket import ControlSocket
 from orchestrator.wire.curve import CurveKeys, load_keys
+from orchestrator.wire.fields import REASON_LIMIT
 from orchestrator.wire.gate_control import CONTROL_ERRORS, answer_about_gate
 from orchestrator.wire.links import Transport
 from orchestrator.wire.messages import (
@@ -71,7 +73,6 @@ logger = logging.getLogger(__name__)
 
 PULSE_S = 1.0
 """How often observers hear of the ring though nothing changed, so that they notice an orchestrator that hangs."""
-REASON_SHOWN = 400
 NOT_SEEN = "not seen since the orchestrator started"
 
 
@@ -305,7 +306,7 @@ class Orchestrator:
             lease.second,
             outcome.ok,
             outcome.refused,
-            outcome.reason[:REASON_SHOWN],
+            outcome.reason[:REASON_LIMIT],
             outcome.ring_s,
         )
         self._board.show(status, now_s)
@@ -327,7 +328,7 @@ class Orchestrator:
                 self._why_unavailable(pair.pair),
                 fault.count if fault else 0,
                 max(0.0, now_s - fault.since_s) if fault else 0.0,
-                fault.reason[:REASON_SHOWN] if fault else "",
+                fault.reason[:REASON_LIMIT] if fault else "",
             )
             self._board.show(status, now_s)
 
@@ -338,7 +339,7 @@ class Orchestrator:
         reasons += [
             f"{each.peer} is not ready: {each.reason}" for each in parties if each.present and not each.ready
         ]
-        return "; ".join(reasons)[:REASON_SHOWN]
+        return "; ".join(reasons)[:REASON_LIMIT]
 
     def _save(self) -> None:
         """Keep the schedule; a crash in the middle leaves the older copy."""

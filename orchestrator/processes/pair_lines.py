@@ -17,7 +17,7 @@ from orchestrator.keystore.errors import (
     ReservationError,
 )
 from orchestrator.keystore.lanes import PairEnd
-from orchestrator.postprocessing.block import BlockAborted
+from orchestrator.postprocessing.conversation import BlockAborted
 from orchestrator.wire.channel import Channel, ChannelError
 from orchestrator.wire.codec import Message, WireError
 

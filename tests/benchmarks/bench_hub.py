@@ -18,7 +18,8 @@ from pathlib import Path
 import zmq
 
 from orchestrator.hub.agent import Agent
-from orchestrator.hub.hub import Hub, HubLimits
+from orchestrator.hub.events import HubLimits
+from orchestrator.hub.hub import Hub
 from orchestrator.wire.channel import ChannelTimeoutError
 from orchestrator.wire.codec import encode
 from orchestrator.wire.curve import client_socket, load_keys, write_keys

@@ -18,7 +18,8 @@ from memory_channel import memory_channel_pair
 from orchestrator.keystore.errors import LaneShortError, ReplayError
 from orchestrator.keystore.lanes import PairEnd
 from orchestrator.light.clicks import D1_ONLY, BlockClicks
-from orchestrator.postprocessing.block import BlockAborted, BlockResult, run_block
+from orchestrator.postprocessing.block import BlockResult, run_block
+from orchestrator.postprocessing.conversation import BlockAborted
 from orchestrator.protocols.base import BlockPlan
 from orchestrator.protocols.four_phase.planner import FourPhasePlan
 from orchestrator.secret import SecretBits

@@ -26,8 +26,8 @@ from rehearsal import Side, honest_sides, rehearse
 
 from orchestrator.keystore.lanes import PairEnd
 from orchestrator.postprocessing import messages as m
-from orchestrator.postprocessing.block import BlockAborted
 from orchestrator.postprocessing.cascade import compile_kernels
+from orchestrator.postprocessing.conversation import BlockAborted
 from orchestrator.protocols.four_phase.planner import FourPhasePlan, block_plan
 from orchestrator.wire.codec import WireError, decode, encode
 

@@ -17,11 +17,12 @@ from typing import Any
 
 import pytest
 
-from orchestrator.hub.agent import Agent, LinkDown, LinkUp, PeerChange
+from orchestrator.hub.agent import Agent, LinkDown, LinkUp
 from orchestrator.scheduling.fencing import Fence
 from orchestrator.wire.channel import ChannelBrokenError
 from orchestrator.wire.curve import CurveKeys, load_keys, write_keys
 from orchestrator.wire.links import LinkState
+from orchestrator.wire.messages import PeerChange
 
 RECOVERED_WITHIN_S = 10.0
 USERS = ("alice", "bob")
@@ -30,7 +31,8 @@ HUB_PROCESS = """
 import json, sys
 from pathlib import Path
 from orchestrator.scheduling.fencing import EpochFile
-from orchestrator.hub.hub import Hub, HubLimits
+from orchestrator.hub.events import HubLimits
+from orchestrator.hub.hub import Hub
 from orchestrator.wire.curve import load_keys
 from orchestrator.wire.zeromq import ZeroMQ
 
@@ -238,7 +240,7 @@ def test_a_cut_cable(hub_world: Any, plane: str) -> None:
 
 def test_an_agent_that_was_frozen_comes_back(make_hub_world: Any) -> None:
     """Its own loop stands still: the hub gives it up, and takes it back when it moves again."""
-    from orchestrator.hub.hub import HubLimits
+    from orchestrator.hub.events import HubLimits
 
     world = make_hub_world(limits=HubLimits(heartbeat_s=0.1, lost_after_s=1.0))
     bob = world.agent("bob")

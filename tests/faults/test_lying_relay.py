@@ -46,8 +46,9 @@ from orchestrator.light.user import (
     photons_per_slot,
 )
 from orchestrator.postprocessing import messages as m
-from orchestrator.postprocessing.block import BlockAborted, BlockResult, run_block
+from orchestrator.postprocessing.block import BlockResult, run_block
 from orchestrator.postprocessing.cascade import compile_kernels
+from orchestrator.postprocessing.conversation import BlockAborted
 from orchestrator.protocols.block_planning import plan_for
 from orchestrator.protocols.four_phase.planner import FourPhasePlan
 from orchestrator.secret import SecretBits

@@ -115,7 +115,7 @@ def test_3000_raw_streams(hub_world: Any) -> None:
 
 
 def test_a_flood_of_control_messages_is_refused_beyond_a_limit(make_hub_world: Any) -> None:
-    from orchestrator.hub.hub import HubLimits
+    from orchestrator.hub.events import HubLimits
 
     cost = decoded_cost(len(encode(Said(packed(Ready(True))))))
     world = make_hub_world(limits=HubLimits(event_bytes_per_peer=100 * cost + ITEM_BYTES))

@@ -10,7 +10,8 @@ import pytest
 from rehearsal import MemoryAuthKeys, memory_lanes
 
 from orchestrator.keystore.errors import LaneShortError, ReplayError
-from orchestrator.postprocessing.authentication import BlockId, Transcript, forgery_bound
+from orchestrator.postprocessing.authentication import BlockId, Transcript
+from orchestrator.protocols.epsilons import forgery_bound
 from orchestrator.secret import SecretBits
 
 BLOCK = BlockId("alice", "bob", epoch=3, lease_number=14, block=1)

@@ -17,9 +17,9 @@ from orchestrator.bits import pack, unpack
 from orchestrator.keystore.errors import LaneShortError
 from orchestrator.keystore.lanes import PairEnd
 from orchestrator.postprocessing import messages as m
-from orchestrator.postprocessing.block import BlockAborted, BlockResult, run_block
+from orchestrator.postprocessing.block import BlockResult, run_block
 from orchestrator.postprocessing.cascade import CascadeCorrector, compile_kernels
-from orchestrator.postprocessing.conversation import PATIENCE
+from orchestrator.postprocessing.conversation import PATIENCE, BlockAborted
 from orchestrator.protocols.four_phase.planner import FourPhasePlan, block_plan
 from orchestrator.secret import SecretBits
 from orchestrator.wire.channel import Channel

@@ -18,9 +18,14 @@ from orchestrator.keystore.store import KeyStore
 from orchestrator.keystore.tagged import TaggedChannel, _bound
 from orchestrator.one_time_tags import TAG_KEY_BITS
 from orchestrator.postprocessing import messages as m
-from orchestrator.postprocessing.authentication import Transcript, forgery_bound
-from orchestrator.postprocessing.verification import undetected_error_bound
-from orchestrator.protocols.epsilons import EPS_MIN, ParameterError, verification_tags
+from orchestrator.postprocessing.authentication import Transcript
+from orchestrator.protocols.epsilons import (
+    EPS_MIN,
+    ParameterError,
+    forgery_bound,
+    undetected_error_bound,
+    verification_tags,
+)
 from orchestrator.protocols.four_phase.planner import FourPhasePlan, block_plan
 from orchestrator.protocols.four_phase.rates import keyrate_report
 from orchestrator.secret import SecretBits

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.hub.hub import Hub, HubError, HubLimits, PeerDown, PeerMessage, PeerUp
+from orchestrator.hub.events import HubError, HubLimits, PeerDown, PeerMessage, PeerUp
+from orchestrator.hub.hub import Hub
 from orchestrator.wire.codec import encode
 from orchestrator.wire.messages import (
     CHUNK_BYTES,

@@ -35,7 +35,7 @@ from orchestrator.events.status import (
     Stock,
 )
 from orchestrator.hub.agent import Agent, AgentEvent, LinkUp
-from orchestrator.hub.hub import HubLimits
+from orchestrator.hub.events import HubLimits
 from orchestrator.processes.orchestrator import NOT_SEEN, Orchestrator, OrchestratorConfig, config_of
 from orchestrator.scheduling.fencing import AHEAD, EPOCH_STEP, REACH, Fence, Reach
 from orchestrator.scheduling.lease_party import HeldLease, LeaseParty

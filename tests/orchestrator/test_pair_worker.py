@@ -19,7 +19,7 @@ from orchestrator.keystore.lanes import AUTH_STOP_BITS, Lane, PairEnd, Range, ou
 from orchestrator.keystore.pair_secret import PairSecret
 from orchestrator.keystore.sealing import Kek
 from orchestrator.keystore.store import KeyStore
-from orchestrator.postprocessing.block import BlockAborted
+from orchestrator.postprocessing.conversation import BlockAborted
 from orchestrator.processes.pair_worker import (
     LONGEST_WAIT_S,
     LOW_WATER_BITS,

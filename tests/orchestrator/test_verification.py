@@ -7,11 +7,8 @@ import pytest
 
 from orchestrator.bits import pack
 from orchestrator.one_time_tags import TAG_KEY_BITS, one_time_tag
-from orchestrator.postprocessing.verification import (
-    block_tag,
-    tags_equal,
-    undetected_error_bound,
-)
+from orchestrator.postprocessing.verification import block_tag, tags_equal
+from orchestrator.protocols.epsilons import undetected_error_bound
 from orchestrator.secret import SecretBits
 
 RFC_KEY = bytes.fromhex("85d6be7857556d337f4452fe42d506a80103808afb0db2fd4abff6af4149f51b")
