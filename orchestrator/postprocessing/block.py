@@ -405,7 +405,7 @@ def _authenticate(state: _Block) -> float:
 def _without_key(state: _Block, counts: BlockCounts, length: KeyLength, rounds: int = 0) -> BlockResult:
     """End a sound block that is too small, on both sides alike."""
     reason = length.reason or f"{counts.n_key} key rounds are too few to reconcile"
-    state.talk.send(m.NoKey(reason=reason[:200]))
+    state.talk.send(m.NoKey(reason=reason[: m.REASON_LIMIT]))
     state.talk.receive(m.NoKey)
     return _result(counts, replace(length, bits=0), rounds, None, reason)
 

@@ -13,7 +13,7 @@ from typing import NoReturn, TypeVar
 
 from orchestrator.keystore.lanes import PairEnd
 from orchestrator.postprocessing.authentication import Transcript
-from orchestrator.postprocessing.messages import Aborted, BlockMessage
+from orchestrator.postprocessing.messages import REASON_LIMIT, Aborted, BlockMessage
 from orchestrator.wire.channel import Channel, ChannelError
 from orchestrator.wire.codec import decode, encode
 
@@ -22,7 +22,6 @@ N = TypeVar("N")
 
 PATIENCE = 50.0
 """The whole block may take this many times the time-out of one message."""
-_REASON_LENGTH = 200
 
 
 class BlockAborted(Exception):
@@ -100,4 +99,4 @@ class Conversation:
 
 def _printable(text: str) -> str:
     """At most 200 printable characters: peers' words end up in logs and terminals."""
-    return "".join(c if c.isprintable() else "?" for c in text)[:_REASON_LENGTH]
+    return "".join(c if c.isprintable() else "?" for c in text)[:REASON_LIMIT]

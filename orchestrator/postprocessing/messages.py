@@ -25,7 +25,8 @@ from orchestrator.wire.codec import Message
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**48)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
-Reason = Annotated[str, msgspec.Meta(max_length=200)]
+REASON_LIMIT = 200
+Reason = Annotated[str, msgspec.Meta(max_length=REASON_LIMIT)]
 Tag = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 Tags = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16 * 16)]
 Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]

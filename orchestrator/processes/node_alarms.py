@@ -12,17 +12,18 @@ import logging
 from collections.abc import Callable, Iterable
 
 from orchestrator import runtime
+from orchestrator.events.common import Subject
 from orchestrator.events.process import Emit
-from orchestrator.events.status import Alarm, AlarmName, pair_name
+from orchestrator.events.status import Alarm, pair_name
 from orchestrator.hub.agent import Agent
 from orchestrator.keystore.errors import StoreError
 from orchestrator.keystore.lanes import AUTH_ALARM_BITS, AUTH_LANES
 from orchestrator.keystore.store import KeyStore
+from orchestrator.wire.fields import REASON_LIMIT
 from orchestrator.wire.links import LinkState
 
 logger = logging.getLogger(__name__)
 
-TEXT_LIMIT = 400
 EVERY_S = 1.0
 
 
@@ -40,9 +41,9 @@ def standing_alarms(store: KeyStore, hold: Callable[[str], object | None]) -> li
     for peer in store.peers():
         why = hold(peer)
         if why is not None:
-            alarms.append(Alarm("waits-for-operator", str(why)[:TEXT_LIMIT], peer))
+            alarms.append(Alarm("waits-for-operator", str(why)[:REASON_LIMIT], peer))
     if store.uncut:
-        alarms.append(Alarm("store", f"destroyed bits are still readable: {store.uncut}"[:TEXT_LIMIT]))
+        alarms.append(Alarm("store", f"destroyed bits are still readable: {store.uncut}"[:REASON_LIMIT]))
     return alarms
 
 
@@ -50,16 +51,16 @@ class AlarmBook:
     """Which alarms were told."""
 
     def __init__(self) -> None:
-        self._told: dict[tuple[AlarmName, str | None], Alarm] = {}
+        self._told: dict[Subject, Alarm] = {}
 
     def changes(self, standing: Iterable[Alarm]) -> list[Alarm]:
         """What is to be told: alarms that began, and those that are over with ``on`` False."""
-        now = {(alarm.name, alarm.peer): alarm for alarm in standing}
-        begun = [alarm for place, alarm in now.items() if place not in self._told]
+        now = {alarm.subject: alarm for alarm in standing}
+        begun = [alarm for subject, alarm in now.items() if subject not in self._told]
         over = [
             Alarm(alarm.name, "", alarm.peer, on=False)
-            for place, alarm in self._told.items()
-            if place not in now
+            for subject, alarm in self._told.items()
+            if subject not in now
         ]
         self._told = now
         return over + begun
@@ -107,7 +108,7 @@ class AlarmWatch:
             try:
                 standing = standing_alarms(self._store, self._hold)
             except StoreError as error:
-                standing = [Alarm("store", f"it cannot be read: {error}"[:TEXT_LIMIT])]
+                standing = [Alarm("store", f"it cannot be read: {error}"[:REASON_LIMIT])]
             repeated = self._book.standing() if self._listener.is_set() else []
             self._listener.clear()
             changes = self._book.changes(standing)
