@@ -28,7 +28,6 @@ from drivers.links.serial_link import SerialLink
 
 BAUDRATE = 9600
 HOME_TIMEOUT_S = 30.0  # QMI: homing may take this long
-RESOLUTION_DB = 0.01
 MAX_REPLY_LINES = 64
 LIMIT_DB = 100.0  # no DD-100 attenuates more; the unit's own range (CD) is checked as well
 
