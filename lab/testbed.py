@@ -282,12 +282,16 @@ def load_testbed(path: Path) -> Testbed:
 
     Raises TestbedError with every mistake found, and FileNotFoundError as it comes.
     """
+    return parse_testbed(read_testbed(path), path)
+
+
+def read_testbed(path: Path) -> dict[str, Any]:
+    """The content of a testbed file, not validated; raises TestbedError for a file that is no TOML."""
     text = path.read_text(encoding="utf-8")
     try:
-        data = tomllib.loads(text)
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise TestbedError(path, [("", f"not valid TOML: {error}")]) from error
-    return parse_testbed(data, path)
 
 
 def parse_testbed(data: Mapping[str, Any], path: Path) -> Testbed:

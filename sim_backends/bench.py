@@ -19,11 +19,19 @@ import threading
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 from drivers.catalogue import AddressKind, CatalogueError, Row, place_of, row, run
-from sim_backends.bench_addresses import (
+from lab.testbed import (
     AUTO,
+    InstrumentEntry,
+    Testbed,
+    load_testbed,
+    read_testbed,
+    resolve_addresses,
+    write_testbed,
+)
+from sim_backends.bench_addresses import (
     Place,
     free_port_range,
     is_loopback,
@@ -34,9 +42,6 @@ from sim_backends.optics import Ring
 from sim_backends.optics_setup import ring_of
 from sim_backends.serial_server import FOLDER_PREFIX, is_simulated
 from sim_backends.site import Options, Simulated, Site, Surroundings, Twin
-
-if TYPE_CHECKING:
-    from lab.testbed import InstrumentEntry, Testbed
 
 
 class BenchError(Exception):
@@ -235,8 +240,6 @@ def run_simulator(
     and one with the final states at the end.  ``resolved`` is written before the ready line: the same
     testbed with the addresses in use.  Raises TestbedError, BenchError or OSError before anything is served.
     """
-    from lab.testbed import load_testbed
-
     out = out or sys.stdout
     testbed = load_testbed(testbed_path)
     with Bench(testbed) as bench:
@@ -262,11 +265,7 @@ def _ready_text(bench: Bench, testbed_path: Path) -> str:
 
 def _write_resolved(testbed_path: Path, bench: Bench, out: Path) -> None:
     """Copy the testbed file with the addresses in use, and with the options that they need."""
-    import tomllib
-
-    from lab.testbed import resolve_addresses, write_testbed
-
-    data = resolve_addresses(tomllib.loads(testbed_path.read_text(encoding="utf-8")), bench.addresses)
+    data = resolve_addresses(read_testbed(testbed_path), bench.addresses)
     for entry in data["instruments"]:
         extra = bench.options.get(entry["name"])
         if extra:

@@ -15,7 +15,6 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-AUTO = "auto"
 LOCALHOST = "127.0.0.1"
 ATTEMPTS = 20
 

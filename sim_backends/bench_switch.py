@@ -10,14 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
+from sim_backends.modulators.sequencer import Samples
 
 if TYPE_CHECKING:
     from sim_backends.optics import Direction
-
-Samples = npt.NDArray[np.float32]
-"""1-d float32: one sample per element, full scale -1 to 1."""
 
 PROBED_SLOTS = 4096
 """Slots looked at per waveform; random symbols leave none of them all zero."""

@@ -39,7 +39,6 @@ EXCEPTIONS = {
     "sim_backends.bench": ("lab.testbed", "drivers.catalogue"),
     "sim_backends.site": ("lab.needs",),
     "sim_backends.optics_setup": ("lab.testbed",),
-    "sim_backends.bench_addresses": ("lab.testbed",),
     "sim_backends.optics_kernel": ("orchestrator.kernels",),
 }
 """The bench reads the testbed file that it simulates, finds twins in the catalogue, and compiles its kernels as all do."""

@@ -10,7 +10,6 @@ then its key stores are used and stay.
 from __future__ import annotations
 
 import json
-import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ import msgspec
 from lab.runs.supervising.private_folder import ending_on_signals, private_folder
 from lab.runs.supervising.supervisor import Supervisor
 from lab.runs.testbeds.folder import SECRETS, create_folder, find_testbed, source_path
-from lab.testbed import Testbed, load_testbed, resolve_addresses, write_testbed
+from lab.testbed import Testbed, load_testbed, read_testbed, resolve_addresses, write_testbed
 from orchestrator.events.common import Subject, Unknown
 from orchestrator.events.learning import (
     AbortRecord,
@@ -169,8 +168,7 @@ class Run:
         server: str | None = None,
     ) -> None:
         """Fill in what has become known; processes started later read the new file."""
-        data = tomllib.loads(self.testbed_path.read_text(encoding="utf-8"))
-        data = resolve_addresses(data, addresses or {})
+        data = resolve_addresses(read_testbed(self.testbed_path), addresses or {})
         if hub:
             data["hub"] = hub
         if server:
@@ -228,7 +226,7 @@ def supervised_run(source: str, changes: dict[str, Any]) -> Iterator[Run]:
     """
     with ending_on_signals(), private_folder() as folder:
         testbed_path = create_folder(folder / "testbed", source_path(source))
-        data = tomllib.loads(testbed_path.read_text(encoding="utf-8"))
+        data = read_testbed(testbed_path)
         for section, keys in changes.items():
             data[section] = {**data.get(section, {}), **keys}
         write_testbed(data, testbed_path)
@@ -246,7 +244,7 @@ def supervised_folder(home: Path) -> Iterator[Run]:
     with ending_on_signals(), private_folder() as folder:
         (folder / "testbed").mkdir()
         testbed_path = folder / "testbed" / source.name
-        write_testbed(tomllib.loads(source.read_text(encoding="utf-8")), testbed_path)
+        write_testbed(read_testbed(source), testbed_path)
         run = Run(
             folder,
             testbed_path,

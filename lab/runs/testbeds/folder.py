@@ -11,14 +11,13 @@ is carried to its own machine and erased here.
 
 from __future__ import annotations
 
-import tomllib
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from lab.runs.testbeds.ring_size import with_users
 from lab.runs.testbeds.store_key import KEY_FILE, PASSPHRASE_FILE
-from lab.testbed import AUTO, Testbed, TestbedError, load_testbed, parse_testbed, write_testbed
+from lab.testbed import AUTO, Testbed, TestbedError, parse_testbed, read_testbed, write_testbed
 from orchestrator.durable import create_file, destroy_folder, make_folder, move_file
 from orchestrator.randomness import random_bytes
 
@@ -78,8 +77,8 @@ def create_folder(
     _settle_interrupted(staging, target)
     if target.exists() or (folder / SECRETS).exists():
         raise FolderError(f"{folder} already holds a testbed; choose another folder or remove it first")
-    testbed = load_testbed(source)
-    data = tomllib.loads(source.read_text(encoding="utf-8"))
+    data = read_testbed(source)
+    testbed = parse_testbed(data, source)
     if users is not None:
         data = with_users(data, users, source)
         testbed = parse_testbed(data, target)
