@@ -265,9 +265,14 @@ def mean_rounds(runs: Sequence[SeedRun]) -> tuple[RoundRow, ...]:
     return tuple(_mean_row(rows) for rows in zip(*(run.rounds for run in runs), strict=False))
 
 
+def all_exact(rows: Sequence[RoundRow]) -> bool | None:
+    """Whether every sum was the plain one; None if none was wrong, and some were not compared."""
+    checks = {row.exact for row in rows}
+    return False if False in checks else None if None in checks else True
+
+
 def _mean_row(rows: Sequence[RoundRow]) -> RoundRow:
     losses = [row.loss for row in rows if row.loss is not None and math.isfinite(row.loss)]
-    checks = {row.exact for row in rows}
     return RoundRow(
         round=rows[0].round,
         accuracy=mean([row.accuracy for row in rows]),
@@ -275,7 +280,7 @@ def _mean_row(rows: Sequence[RoundRow]) -> RoundRow:
         upload_bytes_per_client=mean([row.upload_bytes_per_client for row in rows]),
         key_bits=max(row.key_bits for row in rows),
         dropped=max(row.dropped for row in rows),
-        exact=False if False in checks else None if None in checks else True,
+        exact=all_exact(rows),
         clipping=worst(row.clipping for row in rows),
     )
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fl.experiments.results import Results, read_results
+from fl.experiments.results import Results, all_exact, read_results
 from lab.runs.pages.comparison import HEAD, notes_of, render_comparison, row_of
 from lab.runs.shown import echo, shown_lines
 from orchestrator.durable import replace_file
@@ -78,5 +78,5 @@ def as_dict(name: str, run: Results) -> dict[str, object]:
         "upload_bytes_per_client": run.rounds[-1].upload_bytes_per_client,
         "saving_vs_float32": run.compression.saving_vs_float32,
         "key_bits_per_round": run.rounds[-1].key_bits,
-        "exact": all(row.exact is True for row in run.rounds),
+        "exact": all_exact(run.rounds) is True,
     }

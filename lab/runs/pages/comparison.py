@@ -7,7 +7,7 @@ from fl.keys.budget import quantity
 from lab.runs.pages.curves import Line, accuracy_and_bytes, accuracy_and_loss, bytes_text, key_and_time
 from lab.runs.pages.page import Table, image, render
 from lab.runs.pages.run_report import main_arm
-from lab.runs.training.words import against_float32, exactness, supply
+from lab.runs.training.words import against_float32, exactness, range_text, supply
 
 HEAD = (
     "run",
@@ -29,7 +29,6 @@ HEAD = (
 
 def row_of(name: str, run: Results) -> list[str]:
     """One line of the table."""
-    interval = run.final.accuracy_ci95
     return [
         name,
         f"{run.task}:{run.model}@{run.split}",
@@ -40,7 +39,7 @@ def row_of(name: str, run: Results) -> list[str]:
         str(len(run.rounds)),
         str(run.final.seeds),
         f"{100 * run.final.accuracy_mean:.2f}",
-        "- (one seed)" if interval is None else f"{100 * interval[0]:.2f} to {100 * interval[1]:.2f}",
+        range_text(run.final.accuracy_ci95),
         bytes_text(run.rounds[-1].upload_bytes_per_client),
         against_float32(run.compression.saving_vs_float32),
         quantity(run.rounds[-1].key_bits),

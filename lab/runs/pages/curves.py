@@ -8,7 +8,7 @@ from itertools import accumulate
 from typing import Any
 
 from fl.experiments.results import Arm, RoundTimes, SeedRun, mean
-from lab.runs.pages.page import COLORS, new_figure, png_of
+from lab.runs.pages.page import COLORS, PART_COLORS, by_round, new_figure, png_of
 
 PHASES = (
     ("train_s", "local training"),
@@ -52,8 +52,7 @@ def accuracy_and_loss(lines: Sequence[Line]) -> bytes:
     accuracy.set_ylabel("test accuracy, %")
     loss.set_ylabel("test loss, nats")
     for axes in (accuracy, loss):
-        axes.set_xlabel("training round")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        by_round(axes)
     handles, labels = accuracy.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False)
     return png_of(figure)
@@ -150,14 +149,12 @@ def key_and_time(lines: Sequence[Line]) -> bytes:
         if bits[-1]:
             numbers = [row.round for row in line.arm.rounds]
             key.plot(numbers, [each / unit for each in bits], color=color, linewidth=1.8)
-    key.set_xlabel("training round")
+    by_round(key)
     key.set_ylabel(f"key used by all pairs so far, {name}")
     key.set_ylim(bottom=0)
-    key.xaxis.get_major_locator().set_params(integer=True)
     timed = [line for line in lines if line.is_timed]
     left = [0.0] * len(timed)
-    greys = ("#2f6f9f", "#b5651d", "#7aa874", "#8c959f", "#4f8f8b", "#c2a83e")
-    for (phase, label), color in zip(PHASES, greys, strict=True):
+    for (phase, label), color in zip(PHASES, PART_COLORS, strict=True):
         values = [mean_seconds(line.arm, phase) for line in timed]
         if any(values):
             seconds.barh(range(len(timed)), values, left=left, label=label, color=color)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lab.runs.pages.page import Table, image, new_figure, png_of, render
+from lab.runs.pages.page import COLORS, PART_COLORS, Table, by_round, image, new_figure, png_of, render
 from orchestrator.events.status import pair_name
 
 Report = dict[str, Any]
@@ -78,11 +78,11 @@ def _round_table(rounds: list[Report]) -> Table:
 def _pair_plot(report: Report) -> bytes:
     figure, (rate, error) = new_figure(2)
     names = [pair_name(row["pair"]) for row in report["pairs"]]
-    rate.bar(names, [row["secret_bits_per_ring_second"] / 1e3 for row in report["pairs"]], color="#2f6f9f")
+    rate.bar(names, [row["secret_bits_per_ring_second"] / 1e3 for row in report["pairs"]], color=COLORS[0])
     planned = [row["planned_bits_per_ring_second"] / 1e3 for row in report["pairs"]]
     rate.plot(names, planned, "k_", markersize=18, markeredgewidth=2, label="planned")
     rate.set_ylabel("secret key, kbit per second of light")
-    error.bar(names, [100 * row["qber"] for row in report["pairs"]], color="#b5651d")
+    error.bar(names, [100 * row["qber"] for row in report["pairs"]], color=COLORS[1])
     expected = [100 * row["planned_qber"] for row in report["pairs"]]
     error.plot(names, expected, "k_", markersize=18, markeredgewidth=2, label="expected")
     error.set_ylabel("QBER, %")
@@ -97,12 +97,13 @@ def _stock_plot(report: Report) -> bytes:
     figure, axes = new_figure(1)
     names = [pair_name(row["pair"]) for row in report["pairs"]]
     bottom = [0.0] * len(names)
-    for key, label, color in (
-        ("consumed_bits", "used as pads", "#2f6f9f"),
-        ("authentication_bits", "authentication", "#b5651d"),
-        ("stored_bits", "in stock", "#7aa874"),
-        ("burnt_bits", "burnt", "#8c959f"),
-    ):
+    parts = {
+        "consumed_bits": "used as pads",
+        "authentication_bits": "authentication",
+        "stored_bits": "in stock",
+        "burnt_bits": "burnt",
+    }
+    for (key, label), color in zip(parts.items(), PART_COLORS, strict=False):
         values = [row[key] / 1e3 for row in report["pairs"]]
         axes.bar(names, values, bottom=bottom, label=label, color=color)
         bottom = [low + value for low, value in zip(bottom, values, strict=True)]
@@ -118,7 +119,7 @@ def _accuracy_plot(report: Report) -> bytes:
         [row["round"] for row in rounds],
         [100 * row["accuracy"] for row in rounds],
         "o-",
-        color="#2f6f9f",
+        color=COLORS[0],
         label="masked with one-time pads",
     )
     reference = report.get("reference") or []
@@ -127,11 +128,10 @@ def _accuracy_plot(report: Report) -> bytes:
             [row["round"] for row in reference],
             [100 * row["accuracy"] for row in reference],
             "--",
-            color="#b5651d",
+            color=COLORS[1],
             label="same training without masking, float32",
         )
-    axes.set_xlabel("training round")
+    by_round(axes)
     axes.set_ylabel("test accuracy, %")
-    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend(frameon=False)
     return png_of(figure)

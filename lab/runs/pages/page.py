@@ -20,6 +20,8 @@ from lab.runs.shown import html_text
 
 COLORS = ("#2f6f9f", "#b5651d", "#7aa874", "#7c5c99", "#8c959f", "#c2a83e", "#b05a7a", "#4f8f8b")
 """One for each thing compared, in order."""
+PART_COLORS = ("#2f6f9f", "#b5651d", "#7aa874", "#8c959f", "#4f8f8b", "#c2a83e")
+"""One for each part of a whole, in order."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,12 @@ def new_figure(columns: int, height: float = 3.4) -> tuple[Any, Any]:
     for each in [axes] if columns == 1 else axes:
         each.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def by_round(axes: Any) -> None:
+    """Training rounds along ``axes``."""
+    axes.set_xlabel("training round")
+    axes.xaxis.get_major_locator().set_params(integer=True)
 
 
 def png_of(figure: Any) -> bytes:

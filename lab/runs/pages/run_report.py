@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from fl.experiments.results import Arm, Results
+from fl.experiments.results import Arm, Results, all_exact
 from fl.keys.budget import KeyForecast, KeyRecord, counted, duration, quantity
 from fl.modes.table import MODES
 from lab.runs.pages.curves import (
@@ -19,7 +19,7 @@ from lab.runs.pages.curves import (
     mean_seconds,
 )
 from lab.runs.pages.page import Table, image, render
-from lab.runs.training.words import against_float32
+from lab.runs.training.words import against_float32, range_text
 from orchestrator.durable import replace_file
 from orchestrator.events.status import pair_name
 
@@ -64,7 +64,7 @@ def lines_of(results: Results) -> list[Line]:
 def render_run(results: Results) -> str:
     """The whole page as HTML text."""
     lines = lines_of(results)
-    budget, exact = results.key_budget, {row.exact for row in results.rounds}
+    budget = results.key_budget
     return render(
         "training.html",
         needs_key=MODES[results.mode].cipher is not None,
@@ -72,7 +72,7 @@ def render_run(results: Results) -> str:
         results=results,
         lead=_lead(results),
         supply=SUPPLY[results.key_supply],
-        exact=False if False in exact else None if None in exact else True,
+        exact=all_exact(results.rounds),
         arms=_arms(lines),
         comparisons=_comparisons(results),
         accuracy_plot=image(accuracy_and_loss(lines), "Accuracy and loss per round"),
@@ -108,7 +108,7 @@ def _arms(lines: list[Line]) -> Table:
             line.label,
             line.arm.security,
             f"{100 * line.arm.final.accuracy_mean:.2f}",
-            _interval(line.arm.final.accuracy_ci95),
+            range_text(line.arm.final.accuracy_ci95),
             str(line.arm.final.seeds),
             f"{line.arm.rounds[-1].upload_bytes_per_client:,.0f}" if line.has_rounds else "-",
         ]
@@ -118,18 +118,12 @@ def _arms(lines: list[Line]) -> Table:
     return Table(head, rows, "wide")
 
 
-def _interval(interval: tuple[float, float] | None, sign: str = "") -> str:
-    if interval is None:
-        return "- (one seed)"
-    return f"{100 * interval[0]:{sign}.2f} to {100 * interval[1]:{sign}.2f}"
-
-
 def _comparisons(results: Results) -> Table:
     rows = [
         [
             each.title,
             f"{100 * each.difference_mean:+.2f}",
-            _interval(each.difference_ci95, "+"),
+            range_text(each.difference_ci95, "+"),
             ", ".join(f"{100 * value:+.2f}" for value in each.per_seed),
         ]
         for each in results.comparisons.values()

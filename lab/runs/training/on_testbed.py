@@ -29,7 +29,7 @@ from fl.experiments.base import (
     write_plan,
 )
 from fl.experiments.options import OptionsError, TrainOptions
-from fl.experiments.results import Results, SeedRun
+from fl.experiments.results import Results, SeedRun, all_exact
 from fl.keys.budget import KeyForecast, forecast
 from fl.modes.table import MODES
 from fl.workloads.record import Experiment
@@ -339,7 +339,7 @@ class Attempt:
             notes.append(
                 "every instrument of this testbed is simulated; protocols, keys and training are real"
             )
-        if any(each is None for each in (self.record.exact.get(row.round) for row in self.seed_run().rounds)):
+        if any(row.exact is None for row in self.seed_run().rounds):
             notes.append("sums were not compared with plain ones: that would need unmasked updates")
         notes += [f"{name} was started again {n}x" for name, n in self.record.restarts.items()]
         if self.unsafe:
@@ -363,7 +363,7 @@ class Attempt:
     def healthy(self, results: Results) -> bool:
         """No sum was wrong, and simulated instruments that were ours ended safe."""
         safe = self.unsafe == [] if self.place.kind != "attached" else True
-        return safe and all(row.exact is not False for row in results.rounds)
+        return safe and all_exact(results.rounds) is not False
 
 
 def key_bits_per_pair(config: FLConfig, n_parameters: int) -> int:

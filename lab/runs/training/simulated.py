@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from fl.experiments.base import Plan, read_plan, write_plan
 from fl.experiments.options import OptionsError, TrainOptions
-from fl.experiments.results import Results
+from fl.experiments.results import Results, all_exact
 from fl.keys.budget import counted
 from lab.runs.shown import echo
 from lab.runs.software import versions
@@ -67,7 +67,7 @@ def train_simulated(
             results, interrupted = None, True
     if interrupted or results is None:
         return RunOutcome(None, INTERRUPTED)
-    return RunOutcome(results, healthy=all(row.exact is not False for row in results.rounds))
+    return RunOutcome(results, healthy=all_exact(results.rounds) is not False)
 
 
 def usual_workers(plan: Plan) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fl.experiments.results import Results
+from fl.experiments.results import Results, all_exact
 from fl.modes.table import MODES
 
 
@@ -18,21 +18,23 @@ def against_float32(saving: float) -> str:
 
 def accuracy(mean: float, interval: tuple[float, float] | None) -> str:
     """An accuracy in percent with its 95 % interval."""
-    if interval is None:
-        return f"{100 * mean:.2f} %"
-    return f"{100 * mean:.2f} % (95 %: {100 * interval[0]:.2f} to {100 * interval[1]:.2f})"
+    spread = "" if interval is None else f" (95 %: {range_text(interval)})"
+    return f"{100 * mean:.2f} %{spread}"
 
 
 def points(mean: float, interval: tuple[float, float] | None) -> str:
     """A difference of accuracies in points."""
+    spread = "" if interval is None else f" (95 %: {range_text(interval, '+')})"
+    return f"{100 * mean:+.2f} points{spread}"
+
+
+def range_text(interval: tuple[float, float] | None, sign: str = "") -> str:
+    """A 95 % interval in percent or, with the sign ``+``, in points."""
     if interval is None:
-        return f"{100 * mean:+.2f} points"
-    return f"{100 * mean:+.2f} points (95 %: {100 * interval[0]:+.2f} to {100 * interval[1]:+.2f})"
+        return "- (one seed)"
+    return f"{100 * interval[0]:{sign}.2f} to {100 * interval[1]:{sign}.2f}"
 
 
 def exactness(results: Results) -> str:
     """Whether the aggregate was the plain sum."""
-    checks = {row.exact for row in results.rounds}
-    if False in checks:
-        return "NO"
-    return "not checked" if None in checks else "yes, in every round"
+    return {True: "yes, in every round", False: "NO", None: "not checked"}[all_exact(results.rounds)]
