@@ -13,9 +13,7 @@ ROOMS = ("drivers", "sim_backends", "lab", "orchestrator", "fl")
 
 ALLOWED = {
     "sim_backends/detectors/websq.py": "the instrument's own time stamp in front of its counts",
-    "lab/runs/qpu.py": "the name of a run folder",
-    "lab/cli/qpu_mitigation.py": "the name of a run folder",
-    "lab/runs/training/folder.py": "the name of a run folder",
+    "lab/runs/own_folder.py": "the name of a run folder",
     "lab/runs/training/on_testbed.py": "when a run began, for people",
     "lab/runs/training/simulated.py": "when a run began, for people",
     "lab/runs/roles/processes.py": "which of several unfinished runs is the newest; each can be named instead",

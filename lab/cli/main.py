@@ -15,7 +15,7 @@ import typer
 
 from lab.cli.keys_app import keys_app
 from lab.cli.learning_app import compare, data_app, demo, fl_app, train
-from lab.cli.options import Json, SecretsPath, StatePath, StoreKeyOption, TestbedPath, show
+from lab.cli.options import EXIT_INTERRUPTED, Json, SecretsPath, StatePath, StoreKeyOption, TestbedPath, show
 from lab.cli.qpu import qpu_app
 from lab.runs.shown import echo
 from orchestrator.protocols.catalogue import DEFAULT, PROTOCOLS
@@ -30,8 +30,6 @@ app.add_typer(fl_app, name="fl")
 app.add_typer(data_app, name="data")
 app.add_typer(keys_app, name="keys")
 app.add_typer(qpu_app, name="qpu")
-
-EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE, EXIT_INTERRUPTED = 1, 2, 3, 130
 
 
 @app.command()

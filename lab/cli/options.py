@@ -1,4 +1,4 @@
-"""Options that several commands share, and how a command prints."""
+"""Options that several commands share, how a command prints, and the exit code of one that was interrupted."""
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ DataPath = Annotated[
         "--data", help="Folder of the data set, or your own images as an NPZ file or a folder of IDX files."
     ),
 ]
+EXIT_INTERRUPTED = 130
+
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 
 

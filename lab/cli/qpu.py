@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lab.cli.options import Json
 from lab.cli.qpu_mitigation import mitigation_command
 from lab.cli.qpu_options import (
     AccountOption,
@@ -21,7 +22,6 @@ from lab.cli.qpu_options import (
     DecouplingOption,
     ExecutionOption,
     InstanceOption,
-    Json,
     LimitOption,
     MitigationOption,
     ModelOption,

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from lab.cli.options import Json
 from lab.cli.qpu_options import (
     DataOption,
-    Json,
     ModelOption,
     OutOption,
     PerJobOption,
@@ -24,6 +22,7 @@ from lab.cli.qpu_options import (
     request_from,
 )
 from lab.cli.qpu_talk import progress
+from lab.runs.own_folder import own_folder
 from lab.runs.shown import echo
 
 
@@ -52,11 +51,10 @@ def mitigation_command(
     from fl.qpu.request import refuse_used, trained_model
     from fl.qpu.tasks import circuit_model
     from lab.runs.pages.mitigation import HEADINGS, PAGE_FILE, cells, write_mitigation
-    from lab.runs.qpu import RUNS_FOLDER
 
     chosen = given(locals())
     say = progress()
-    folder = out or Path(RUNS_FOLDER) / f"mitigation-{datetime.now(UTC).strftime('%Y%m%d-%H%M%S')}"
+    folder = out or own_folder("mitigation")
     refuse_used(folder)
     devices = simulated_devices(backend)
     request, opened, parameters = trained_model(request_from(devices[0].name, chosen), model, say)

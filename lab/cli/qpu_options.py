@@ -77,7 +77,6 @@ RetryOption = Annotated[
     typer.Option("--retry-failed", help="With --resume: submit failed jobs again (may be charged again)."),
 ]
 YesOption = Annotated[bool, typer.Option("--yes", help="Accept the cost on a real backend.")]
-Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 
 
 OPTION_NAMES = {

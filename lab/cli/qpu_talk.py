@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from lab.cli.options import EXIT_INTERRUPTED
 from lab.runs.shown import echo
 
 if TYPE_CHECKING:
     from fl.qpu.cost import CostEstimate
     from fl.qpu.runner import QpuEvent
     from lab.runs.qpu import Start
-
-EXIT_INTERRUPTED = 130
 
 
 def progress() -> Callable[[str], None]:

@@ -9,11 +9,10 @@ import msgspec
 
 from fl.experiments.base import continued, read_plan
 from fl.experiments.options import TrainOptions
+from lab.cli.options import EXIT_INTERRUPTED
 from lab.runs.shown import echo, shown
 from lab.runs.training.folder import folder_for, resume_hint
 from lab.runs.training.outcome import INTERRUPTED, summary
-
-EXIT_INTERRUPTED = 130
 
 
 def run_train(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from lab.runs.testbeds.folder import SECRETS, find_testbed
+from lab.runs.testbeds.folder import SECRETS, STATE, find_testbed
 from lab.testbed import load_testbed
 from orchestrator.delivery.consent import RunDescription
 from orchestrator.delivery.consent_book import ConsentBook, read_run_file
@@ -71,7 +71,7 @@ def who_and_where(
         user = here[0]
     if user not in users:
         raise ValueError(f"--user {user}: no such user in {file}; users are {', '.join(users)}")
-    return _participant(description, user), state or file.parent / "state"
+    return _participant(description, user), state or file.parent / STATE
 
 
 def _participant(description: RunDescription, user: str) -> str:

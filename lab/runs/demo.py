@@ -17,35 +17,26 @@ import msgspec
 from fl.rounds.clipping import clip_warnings
 from lab.runs.following.document import Said
 from lab.runs.following.observer import verdict_on
-from lab.runs.following.progress import Display, PairProgress, RunProgress
+from lab.runs.following.progress import Display, PairProgress, RunProgress, show_event
 from lab.runs.pages.demo_report import render_report
 from lab.runs.shown import shown
 from lab.runs.software import versions
 from lab.runs.supervising.kernels import compile_all
-from lab.runs.supervising.supervised import Run, supervised_run
+from lab.runs.supervising.supervised import STALL_TIMEOUT_S, Run, supervised_run
 from lab.runs.supervising.supervisor import ChildError
 from lab.runs.testbeds.folder import source_path
 from lab.runs.testbeds.ring_size import check_every_pair_makes_key
 from lab.testbed import load_testbed
 from orchestrator.durable import replace_file
 from orchestrator.events.common import Unknown
-from orchestrator.events.learning import (
-    ClientState,
-    RoundCompleted,
-    RoundStarted,
-    WaitingForClients,
-    WaitingForKeys,
-)
-from orchestrator.events.process import LightProgress, PeerLedger, ProcessEvent
+from orchestrator.events.learning import ClientState, WaitingForKeys
+from orchestrator.events.process import PeerLedger, ProcessEvent
 from orchestrator.events.status import BlockReport, Pair
 from orchestrator.randomness import random_hex
 
 if TYPE_CHECKING:
     from fl.rounds.config import FLConfig
     from fl.workloads.base import Task
-
-STALL_TIMEOUT_S = 120.0
-"""Without a single event from any process for this long, the run is given up."""
 
 ROUND_COLUMNS = ("round", "accuracy", "loss", "upload_bytes", "key_bits_used")
 PACKAGES = ("qunetlab", "qcodes", "pyvisa-py", "pyserial", "pyzmq", "numpy", "numba", "gmpy2", "torch")
@@ -117,36 +108,6 @@ def follow(run: Run, progress: RunProgress, display: Display) -> None:
         )
     if run.finished.reason:
         raise ChildError(f"training ended early: {shown(run.finished.reason)}")
-
-
-def show_event(progress: RunProgress, name: str, event: ProcessEvent) -> None:
-    """Carry one event of the process ``name`` over into what the display shows."""
-    match event:
-        case LightProgress():
-            progress.lit = progress.lit or time.monotonic()
-            for pair, row in progress.pairs.items():
-                row.on_ring = pair == event.pair and event.pulses < event.planned_pulses
-        case BlockReport() if event.counts(name):
-            row = progress.pairs[event.pair]
-            row.pulses += event.pulses
-            if event.stored:
-                row.blocks += 1
-                row.secret_bits += event.secret_bits
-                row.qber = event.qber
-            else:
-                row.aborted += 1
-        case RoundCompleted(record):
-            progress.round, progress.accuracy, progress.waiting = record.round, record.accuracy, ""
-            if record.clipping is not None and record.clipping.harmful:
-                progress.warning = "WARNING: clip or levels do not fit, updates are lost; see the report"
-        case RoundStarted():
-            progress.waiting = ""
-        case WaitingForClients():
-            progress.waiting = event.reason or f"waiting for {', '.join(event.missing)}"
-        case WaitingForKeys():
-            progress.waiting = f"waiting for keys: {event.detail}"
-        case Unknown():
-            progress.warning = event.told_by(name)
 
 
 def build_report(run: Run, learning: Task, config: FLConfig, demand_bits: int) -> dict[str, Any]:

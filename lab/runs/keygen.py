@@ -11,12 +11,11 @@ from collections.abc import Callable
 from typing import Any
 
 from lab.runs.shown import echo
-from lab.runs.supervising.supervised import Run
+from lab.runs.supervising.supervised import STALL_TIMEOUT_S, Run
 from orchestrator.events.process import LightProgress, ProcessEvent
 from orchestrator.events.status import BlockReport
 
 WITHOUT_END = 10**15
-STALL_TIMEOUT_S = 120.0
 
 
 def make_blocks(
@@ -30,9 +29,8 @@ def make_blocks(
     from orchestrator.wire.curve import load_keys
 
     first, second = pair
-    folder = run.testbed_path.parent / "secrets" / f"fl-{first}"
-    node = run.testbed.user(first)
-    with DeliveryClient(node.delivery, load_keys(folder), run.testbed.public_key(first)) as client:
+    keys, node = load_keys(run.secrets / f"fl-{first}"), run.testbed.user(first)
+    with DeliveryClient(node.delivery, keys, run.testbed.public_key(first)) as client:
         client.demand({second: WITHOUT_END})
     blocks: list[BlockReport] = []
 

@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fl.qpu import backends
 from fl.qpu.journal import QpuFolder
 from fl.qpu.request import QpuRequest, keep_request, kept_request, refuse_used, trained_model
+from lab.runs.own_folder import own_folder
 
 if TYPE_CHECKING:
     from fl.workloads.base import CircuitTask, Parameters
-
-RUNS_FOLDER = "qunetlab-runs"
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ def begun(
     asked: QpuRequest, model: Path | None, out: Path | None, say: Callable[[str], None]
 ) -> Iterator[Start]:
     """A new run in a folder of its own; raises OptionsError for a folder that is in use."""
-    path = out or Path(RUNS_FOLDER) / f"qpu-{datetime.now(UTC).strftime('%Y%m%d-%H%M%S')}"
+    path = out or own_folder("qpu")
     refuse_used(path)
     device = backends.open_device(asked.backend, asked.account)
     request, task, parameters = trained_model(asked, model, say)

@@ -13,9 +13,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from fl.keys.budget import duration
-from lab.runs.demo import show_event
 from lab.runs.following.observer import Observer
-from lab.runs.following.progress import Display, RunProgress
+from lab.runs.following.progress import Display, RunProgress, show_event
 from lab.runs.following.stalls import StallWatch
 from lab.runs.supervising.supervised import Run
 from orchestrator.events.learning import (

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from fl.keys.budget import Pair, PairSupply, RateSource
+from fl.keys.budget import Pair, PairSupply
 from lab.runs.following.verdict import Facts, Verdict, verdict
 from lab.testbed import Testbed
 from orchestrator.events.common import Subject
@@ -210,16 +210,7 @@ class Observer:
 
     def supply(self, pairs: list[Pair], *, light: bool) -> list[PairSupply]:
         """Stock and rate of every pair; without ``light`` no key is made and the rate is 0."""
-        found = []
-        for pair in pairs:
-            told = self.pair(pair)
-            rate = told.rate_bps if told else planned_rate_bps(self.testbed, pair)
-            source: RateSource = "measured" if told and told.measured else "planned"
-            if light:
-                found.append(PairSupply(pair, told.stock_bits if told else 0, rate, source))
-            else:
-                found.append(PairSupply(pair, told.stock_bits if told else 0, 0.0, "none"))
-        return found
+        return [supply_of(self.testbed, pair, self.pair(pair), light=light) for pair in pairs]
 
 
 def verdict_on(testbed: Testbed, secrets: Path, timeout_s: float = CONNECT_TIMEOUT_S) -> Verdict:
@@ -230,6 +221,16 @@ def verdict_on(testbed: Testbed, secrets: Path, timeout_s: float = CONNECT_TIMEO
             return verdict(observer.facts())
     except ObserverError as error:
         return Verdict("no answer", 0.0, str(error))
+
+
+def supply_of(testbed: Testbed, pair: Pair, told: PairStatus | None, *, light: bool) -> PairSupply:
+    """Stock and rate of a pair, of which the orchestrator told this or nothing; without ``light`` the rate is 0."""
+    stock_bits = told.stock_bits if told else 0
+    if not light:
+        return PairSupply(pair, stock_bits, 0.0, "none")
+    if told is not None:
+        return PairSupply(pair, stock_bits, told.rate_bps, "measured" if told.measured else "planned")
+    return PairSupply(pair, stock_bits, planned_rate_bps(testbed, pair), "planned")
 
 
 def planned_rate_bps(testbed: Testbed, pair: Pair) -> float:

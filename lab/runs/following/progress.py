@@ -12,7 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from lab.runs.shown import echo, shown
-from orchestrator.events.status import pair_name
+from orchestrator.events.common import Unknown
+from orchestrator.events.learning import RoundCompleted, RoundStarted, WaitingForClients, WaitingForKeys
+from orchestrator.events.process import LightProgress, ProcessEvent
+from orchestrator.events.status import BlockReport, pair_name
 
 PLAIN_INTERVAL_S = 5.0
 
@@ -39,7 +42,7 @@ class PairProgress:
 
 @dataclass
 class RunProgress:
-    """Everything the display shows; the demo fills it in."""
+    """Everything the display shows; :func:`show_event` fills it in."""
 
     phase: str = "starting"
     pairs: dict[tuple[str, str], PairProgress] = field(default_factory=dict)
@@ -59,6 +62,36 @@ class RunProgress:
         have = sum(min(pair.secret_bits, pair.demand_bits) for pair in self.pairs.values())
         elapsed = time.monotonic() - (self.started if self.lit is None else self.lit)
         return (wanted - have) * elapsed / have if have and wanted > have else None
+
+
+def show_event(progress: RunProgress, name: str, event: ProcessEvent) -> None:
+    """Carry one event of the process ``name`` over into what the display shows."""
+    match event:
+        case LightProgress():
+            progress.lit = progress.lit or time.monotonic()
+            for pair, row in progress.pairs.items():
+                row.on_ring = pair == event.pair and event.pulses < event.planned_pulses
+        case BlockReport() if event.counts(name):
+            row = progress.pairs[event.pair]
+            row.pulses += event.pulses
+            if event.stored:
+                row.blocks += 1
+                row.secret_bits += event.secret_bits
+                row.qber = event.qber
+            else:
+                row.aborted += 1
+        case RoundCompleted(record):
+            progress.round, progress.accuracy, progress.waiting = record.round, record.accuracy, ""
+            if record.clipping is not None and record.clipping.harmful:
+                progress.warning = "WARNING: clip or levels do not fit, updates are lost; see the report"
+        case RoundStarted():
+            progress.waiting = ""
+        case WaitingForClients():
+            progress.waiting = event.reason or f"waiting for {', '.join(event.missing)}"
+        case WaitingForKeys():
+            progress.waiting = f"waiting for keys: {event.detail}"
+        case Unknown():
+            progress.warning = event.told_by(name)
 
 
 class Display:

@@ -22,7 +22,7 @@ import msgspec
 from msgspec.structs import replace
 
 from lab.runs.supervising.supervisor import watch_parent
-from lab.runs.testbeds.folder import SECRETS, find_testbed
+from lab.runs.testbeds.folder import SECRETS, STATE, find_testbed
 from lab.testbed import Testbed, load_testbed
 from orchestrator.durable import make_folder
 from orchestrator.events.common import Serving
@@ -70,7 +70,7 @@ class Runtime:
         self.testbed: Testbed = load_testbed(self.testbed_path)
         folder = self.testbed_path.parent
         self.secrets = (secrets or folder / SECRETS) / role
-        self.state = (state or folder / "state") / role
+        self.state = (state or folder / STATE) / role
         make_folder(self.state)
         offer_folder(self.state / "kernels")
         self.stop = threading.Event()

@@ -20,7 +20,7 @@ import msgspec
 
 from lab.runs.supervising.private_folder import ending_on_signals, private_folder
 from lab.runs.supervising.supervisor import Supervisor
-from lab.runs.testbeds.folder import SECRETS, create_folder, find_testbed, source_path
+from lab.runs.testbeds.folder import SECRETS, STATE, create_folder, find_testbed, source_path
 from lab.testbed import Testbed, load_testbed, read_testbed, resolve_addresses, write_testbed
 from orchestrator.events.common import Subject, Unknown
 from orchestrator.events.learning import (
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from fl.rounds.config import FLConfig
 
 START_TIMEOUT_S = 90.0
+STALL_TIMEOUT_S = 120.0
+"""Without a single event from any process for this long, a run is given up."""
 
 
 class Run:
@@ -67,7 +69,7 @@ class Run:
         self.testbed_path = testbed_path
         self.supervisor = supervisor
         self.secrets = secrets or testbed_path.parent / SECRETS
-        self.state = state or testbed_path.parent / "state"
+        self.state = state or testbed_path.parent / STATE
         self._places = ("--secrets", str(self.secrets), "--state", str(self.state))
         self.testbed: Testbed = load_testbed(testbed_path)
         self.blocks: list[BlockReport] = []
@@ -250,7 +252,7 @@ def supervised_folder(home: Path) -> Iterator[Run]:
             testbed_path,
             Supervisor(folder),
             secrets=source.parent.resolve() / SECRETS,
-            state=source.parent.resolve() / "state",
+            state=source.parent.resolve() / STATE,
         )
         try:
             yield run

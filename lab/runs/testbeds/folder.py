@@ -23,6 +23,8 @@ from orchestrator.randomness import random_bytes
 
 TESTBED_FILE = "testbed.toml"
 SECRETS = "secrets"
+STATE = "state"
+"""What roles keep, beside the testbed file unless told otherwise."""
 STAGING = ".qunetlab-init"
 """Where a testbed folder is made before it gets its place, whole."""
 FIRST_PORT = 47600

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lab.runs.testbeds.folder import find_testbed
+from lab.runs.testbeds.folder import STATE, find_testbed
 from lab.testbed import Testbed, load_testbed
 from orchestrator.events.status import pair_name
 
@@ -16,7 +16,7 @@ class Machine:
         """Raises TestbedError for a file that is none."""
         self.path = find_testbed(testbed)
         self.testbed: Testbed = load_testbed(self.path)
-        self.state = (state or self.path.parent / "state").absolute()
+        self.state = (state or self.path.parent / STATE).absolute()
 
     def folder(self, role: str) -> Path:
         """The state folder of a role."""

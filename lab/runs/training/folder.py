@@ -8,16 +8,15 @@ import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from pathlib import Path
 
 from fl.experiments.base import PLAN_FILE
 from fl.experiments.options import OptionsError, TrainOptions
 from fl.experiments.results import RESULTS_FILE, Results, ResultsError, read_results
 from fl.experiments.runner import CELLS
+from lab.runs.own_folder import own_folder
 from lab.runs.training.record import RECORD_FILE, SERVER_STATE
 
-RUNS_FOLDER = "qunetlab-runs"
 LOCK_FILE = ".lock"
 TRACES = (PLAN_FILE, RESULTS_FILE, CELLS, RECORD_FILE, SERVER_STATE)
 """What a run leaves in its folder; a new run must not take any of it for its own."""
@@ -30,8 +29,7 @@ def folder_for(options: TrainOptions, out: Path | None, resume: Path | None) -> 
         raise OptionsError(
             f"--resume {resume} goes on in the run's own folder: leave --out away, or copy the folder first"
         )
-    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    return resume or out or Path(RUNS_FOLDER) / f"{options.task.split(':')[0]}-{stamp}"
+    return resume or out or own_folder(options.task.split(":")[0])
 
 
 @contextmanager

@@ -34,7 +34,7 @@ from fl.keys.budget import KeyForecast, forecast
 from fl.modes.table import MODES
 from fl.workloads.record import Experiment
 from lab.runs.following.live import Follower
-from lab.runs.following.observer import Observer
+from lab.runs.following.observer import Observer, supply_of
 from lab.runs.following.progress import Display, PairProgress, RunProgress
 from lab.runs.following.stalls import StallWatch, merged
 from lab.runs.shown import echo
@@ -209,15 +209,7 @@ class Attempt:
             observer.wait_for_stock(pairs, STOCK_PATIENCE_S)
             supply = observer.supply(pairs, light=self.options.live)
         else:
-            from fl.keys.budget import PairSupply
-            from lab.runs.following.observer import planned_rate_bps
-
-            supply = [
-                PairSupply(
-                    pair, 0, planned_rate_bps(run.testbed, pair) if self.options.live else 0.0, "planned"
-                )
-                for pair in pairs
-            ]
+            supply = [supply_of(run.testbed, pair, None, light=self.options.live) for pair in pairs]
 
         def ahead() -> KeyForecast:
             return forecast(

@@ -10,8 +10,7 @@ Training on stock alone (without ``--live``) needs key stores that were filled b
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -94,13 +93,10 @@ def check_place(place: Place, options: TrainOptions) -> None:
         )
 
 
-@contextmanager
-def opened(place: Place, seed: int, folder: Path) -> Iterator[Run]:
+def opened(place: Place, seed: int, folder: Path) -> AbstractContextManager[Run]:
     """The processes of the testbed, or the way to those that run already."""
-    with ExitStack() as stack:
-        if place.kind == "fresh":
-            yield stack.enter_context(supervised_run(place.source, {"simulation": {"seed": seed}}))
-        elif place.kind == "folder":
-            yield stack.enter_context(supervised_folder(Path(place.source)))
-        else:
-            yield stack.enter_context(attached_run(Path(place.source), folder / LOGS))
+    if place.kind == "fresh":
+        return supervised_run(place.source, {"simulation": {"seed": seed}})
+    if place.kind == "folder":
+        return supervised_folder(Path(place.source))
+    return attached_run(Path(place.source), folder / LOGS)

@@ -11,8 +11,8 @@ import pytest
 
 from fl.experiments.notes import TWO_CLIENTS_NOTE, notes_for
 from fl.rounds.config import FLConfig
-from lab.runs.demo import event_warnings, show_event, summary
-from lab.runs.following.progress import RunProgress
+from lab.runs.demo import event_warnings, summary
+from lab.runs.following.progress import RunProgress, show_event
 from lab.runs.pages.demo_report import render_report
 from lab.runs.supervising.supervised import Run
 from orchestrator.events.common import Unknown
