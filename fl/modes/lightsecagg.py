@@ -30,7 +30,8 @@ from fl.modes.base import (
     RoundRules,
     Settings,
 )
-from fl.modes.field import FieldError, Symbols
+from fl.modes.field import Symbols, pack_symbols, unpack_symbols
+from fl.modes.primes import FieldError
 from fl.modes.shares import (
     DecodeError,
     ShareCode,
@@ -39,12 +40,10 @@ from fl.modes.shares import (
     decode,
     draw_mask,
     encode,
-    pack_symbols,
     protect,
     read_sum,
-    smallest_modulus,
-    unpack_symbols,
 )
+from fl.modes.thresholds import smallest_modulus
 from orchestrator.bits import PackedBits
 from orchestrator.delivery.consent import RunDescription
 from orchestrator.delivery.errors import ShareSealError

@@ -24,6 +24,7 @@ from msgspec.inspect import FloatType, VarTupleType
 from msgspec.structs import force_setattr
 
 from fl.modes.table import DEFAULT_MODE, MODES, Mode, ModeName
+from fl.modes.thresholds import ShareCodeError, check_thresholds, choose_thresholds, smallest_modulus
 from fl.rounds.arrays import LEFT_OUT, ArrayClip, ArrayClipError, array_clips
 from fl.rounds.quantise import (
     LARGEST_CLIP,
@@ -198,8 +199,6 @@ class FLConfig(Message, frozen=True):
     @property
     def thresholds(self) -> tuple[int, int]:
         """(T, U) of ``lightsecagg``, for all clients and for every smaller set of participants alike."""
-        from fl.modes.shares import choose_thresholds  # loads numba
-
         return choose_thresholds(self.n_clients, self.colluders, self.survivors)
 
     @property
@@ -384,8 +383,6 @@ def _check_sums(config: FLConfig, named: Naming) -> None:
     if not config.protection.thresholds:
         check_ring_width(config.levels, config.client_weights, config.ring_width, named)
         return
-    from fl.modes.shares import ShareCodeError, check_thresholds, smallest_modulus  # loads numba
-
     try:
         colluders, survivors = config.thresholds
         check_thresholds(config.n_clients, colluders, survivors)

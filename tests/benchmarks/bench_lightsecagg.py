@@ -15,7 +15,9 @@ from measuring import Figure, emit, median_s
 from threadpoolctl import threadpool_limits
 
 from fl.modes import shares
+from fl.modes.field import Symbols
 from fl.modes.shares import ShareCode
+from fl.modes.thresholds import default_thresholds, smallest_modulus
 
 
 def lightsecagg_benchmark(
@@ -31,8 +33,8 @@ def lightsecagg_benchmark(
     ``decode_checked_ms`` from the answers of all N, of which N-U are checked.  ``upload_symbols_ratio`` is
     what a client sends in a round, in symbols per value: N-1 shares, the update and an answer.
     """
-    colluders, survivors = shares.default_thresholds(n_clients)
-    code = ShareCode(n_clients, colluders, survivors, n_values, shares.smallest_modulus(127, n_clients))
+    colluders, survivors = default_thresholds(n_clients)
+    code = ShareCode(n_clients, colluders, survivors, n_values, smallest_modulus(127, n_clients))
     with threadpool_limits(1):
         mask, noise = shares.draw_mask(code)
         held = shares.encode(code, mask, noise)
@@ -42,8 +44,8 @@ def lightsecagg_benchmark(
         def median_ms(action: Callable[[], object]) -> float:
             return 1e3 * median_s(action, repeats, time.thread_time)
 
-        def decode_anew(known: dict[int, shares.Symbols]) -> shares.Symbols:
-            shares.forget_interpolations()
+        def decode_anew(known: dict[int, Symbols]) -> Symbols:
+            shares._interpolation.cache_clear()
             return shares.decode(code, known)
 
         if not np.array_equal(decode_anew(last), mask) or not np.array_equal(decode_anew(answers), mask):

@@ -29,15 +29,9 @@ import numpy.typing as npt
 from fl.carriers.in_process.plan import CohortPlan, Vanished
 from fl.carriers.in_process.room import Room
 from fl.keys.simulated import SimulatedKeySupply, Words
+from fl.modes.field import pack_symbols, unpack_symbols
 from fl.modes.lightsecagg import MaskedSum
-from fl.modes.shares import (
-    ShareCode,
-    add_shares,
-    draw_mask,
-    encode,
-    pack_symbols,
-    unpack_symbols,
-)
+from fl.modes.shares import ShareCode, add_shares, draw_mask, encode
 from fl.rounds.compression import ErrorFeedback
 from fl.rounds.quantise import check_finite, quantisation_rng
 from fl.workloads.base import Parameters, Task, TrainsTogether, training_seed

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fl.modes import field
-from fl.modes.field import FieldError, Symbols
+from fl.modes.field import Symbols
+from fl.modes.primes import FieldError, is_prime, smallest_prime_above, symbol_bits
 
 LARGEST_PRIME = 2**31 - 1
 PRIMES = (3, 5, 7, 251, 257, 1021, 12757, 51001, 65537, 1_000_003, LARGEST_PRIME)
@@ -27,7 +28,7 @@ def test_primes_are_those_of_the_sieve() -> None:
     for number in range(2, int(limit**0.5) + 1):
         if sieve[number]:
             sieve[number * number :: number] = False
-    assert [number for number in range(limit) if field.is_prime(number)] == np.flatnonzero(sieve).tolist()
+    assert [number for number in range(limit) if is_prime(number)] == np.flatnonzero(sieve).tolist()
 
 
 @pytest.mark.parametrize(
@@ -42,19 +43,19 @@ def test_primes_are_those_of_the_sieve() -> None:
 )
 def test_large_primes(number: int, prime: bool) -> None:
     """25326001 is a strong pseudoprime to the bases 2, 3 and 5; 2^31 + 11 is prime but too large here."""
-    assert field.is_prime(number) is prime
+    assert is_prime(number) is prime
 
 
 def test_a_prime_that_does_not_fit_is_refused() -> None:
-    assert field.smallest_prime_above(LARGEST_PRIME - 1) == LARGEST_PRIME
+    assert smallest_prime_above(LARGEST_PRIME - 1) == LARGEST_PRIME
     with pytest.raises(FieldError, match="31 bits"):
-        field.smallest_prime_above(LARGEST_PRIME)
+        smallest_prime_above(LARGEST_PRIME)
 
 
 @given(st.sampled_from(PRIMES), st.integers(0, 300), st.integers(0, 2**32))
 @settings(max_examples=100, deadline=None)
 def test_packed_symbols_come_back(modulus: int, n_symbols: int, seed: int) -> None:
-    bits = field.symbol_bits(modulus)
+    bits = symbol_bits(modulus)
     values = symbols(np.random.default_rng(seed), n_symbols, modulus)
     packed = field.pack_symbols(values, bits)
     assert packed.size == (n_symbols * bits + 7) // 8
@@ -68,7 +69,7 @@ def test_packed_symbols_come_back(modulus: int, n_symbols: int, seed: int) -> No
 def test_a_packed_word_that_is_no_symbol_is_refused(
     modulus: int, n_symbols: int, data: st.DataObject
 ) -> None:
-    bits = field.symbol_bits(modulus)
+    bits = symbol_bits(modulus)
     values = symbols(np.random.default_rng(n_symbols), n_symbols, modulus)
     where = data.draw(st.integers(0, n_symbols - 1))
     values[where] = data.draw(st.integers(modulus, 2**bits - 1))
@@ -91,7 +92,7 @@ def test_packing_refuses_what_does_not_fit() -> None:
 @pytest.mark.parametrize("modulus", [5, 7, 251, 257, 1021])
 def test_every_symbol_is_equally_likely(modulus: int) -> None:
     """Random bytes that run through every word once yield every symbol the same number of times."""
-    bits = field.symbol_bits(modulus)
+    bits = symbol_bits(modulus)
     words = np.arange(256 if bits <= 8 else 1 << 16, dtype="u1" if bits <= 8 else "<u2").tobytes()
     passes = 256 // 2**bits if bits <= 8 else (1 << 16) // 2**bits
     drawn = field.draw_symbols(passes * modulus, modulus, lambda size: bytes(islice(cycle(words), size)))
@@ -144,7 +145,7 @@ def test_products_are_exact_where_float64_ends(modulus: int, above: int) -> None
     if not inner:
         inner = 1
     direct = inner * (modulus - 1) ** 2 <= 2**53
-    assert (field.limb_bits(inner, modulus) == field.symbol_bits(modulus)) is direct
+    assert (field.limb_bits(inner, modulus) == symbol_bits(modulus)) is direct
     rng = np.random.default_rng(inner)
     left = (modulus - 2 - 2 * rng.integers(0, 3, (3, inner))).astype(np.uint32)
     right = (modulus - 2 - 2 * rng.integers(0, 3, (inner, 2))).astype(np.uint32)

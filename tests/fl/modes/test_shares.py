@@ -13,22 +13,25 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from fl.modes import field
-from fl.modes.field import FieldError, Symbols
+from fl.modes.field import Symbols
+from fl.modes.primes import FieldError
 from fl.modes.shares import (
     DecodeError,
     ShareCode,
-    ShareCodeError,
     add_shares,
     check_modulus,
-    check_thresholds,
-    choose_thresholds,
     decode,
-    default_thresholds,
     draw_mask,
     encode,
-    most_colluders,
     protect,
     read_sum,
+)
+from fl.modes.thresholds import (
+    ShareCodeError,
+    check_thresholds,
+    choose_thresholds,
+    default_thresholds,
+    most_colluders,
     smallest_modulus,
 )
 
@@ -198,10 +201,11 @@ def test_key_of_two_hundred_clients() -> None:
     """FL.md section 1: 2/(U-T) of the d symbols that pairwise pads need, hence about 25 times less."""
     code = ShareCode(200, 100, 151, 100_000, 51001)
     assert (code.symbols_per_share, code.symbol_bits) == (1961, 16)
-    assert code.key_bits_per_pair == 2 * 1961 * 16
-    assert 25 < 100_000 * 16 / code.key_bits_per_pair < 26
+    per_pair = 2 * code.share_bits  # a share in each direction
+    assert per_pair == 2 * 1961 * 16
+    assert 25 < 100_000 * 16 / per_pair < 26
     few = ShareCode(4, 1, 3, 100_000, 1021)
-    assert few.key_bits_per_pair == 100_000 * 10
+    assert 2 * few.share_bits == 100_000 * 10
 
 
 # -- sums ----------------------------------------------------------------------------------------------

@@ -19,16 +19,11 @@ import pytest
 from fl.modes import shares
 from fl.modes.answers import AnswerBook, AnswerRefusedError
 from fl.modes.field import Symbols, pack_symbols, unpack_symbols
-from fl.modes.shares import (
-    DecodeError,
-    ShareCode,
-    add_shares,
+from fl.modes.shares import DecodeError, ShareCode, add_shares, decode, draw_mask, encode, protect
+from fl.modes.thresholds import (
+    ShareCodeError,
     check_thresholds,
-    decode,
     default_thresholds,
-    draw_mask,
-    encode,
-    protect,
     smallest_modulus,
 )
 from orchestrator import durable
@@ -124,7 +119,7 @@ class DishonestRound:
 def test_two_lists_reveal_an_update_where_the_thresholds_are_bad(
     n: int, u: int, t: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(shares.ShareCodeError, match="two lists"):
+    with pytest.raises(ShareCodeError, match="two lists"):
         ShareCode(n, t, u, 20, smallest_modulus(127, n))
     monkeypatch.setattr(shares, "check_thresholds", lambda *_: None)
     attack = DishonestRound(ShareCode(n, t, u, 20, smallest_modulus(127, n)), 127, tmp_path)
@@ -217,7 +212,7 @@ def test_the_victims_mask_is_determined_exactly_where_thresholds_are_refused(n: 
         found = max(equations_about_the_victim(n, u, t, *split) for split in splits(n, t))
         try:
             check_thresholds(n, t, u)
-        except shares.ShareCodeError:
+        except ShareCodeError:
             assert found == u - t
         else:
             assert found == n - u < u - t

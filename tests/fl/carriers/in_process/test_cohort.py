@@ -23,7 +23,7 @@ from fl.carriers.in_process.checkpoint import CohortFolder
 from fl.carriers.in_process.clients import members_of
 from fl.carriers.in_process.plan import make_plan
 from fl.keys.simulated import KeyReuseError, SimulatedKeySupply
-from fl.modes.shares import ShareCodeError
+from fl.modes.thresholds import ShareCodeError
 from fl.rounds.aggregation import aggregation_for
 from fl.rounds.config import ConfigError, FLConfig
 from fl.rounds.quantise import RingWidthError, UpdateNotFiniteError, quantisation_rng

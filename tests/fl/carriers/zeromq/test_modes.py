@@ -16,8 +16,8 @@ from fl.carriers.zeromq.client_connections import ClientConnections
 from fl.carriers.zeromq.link import ServerRefusedError
 from fl.carriers.zeromq.server import run_server
 from fl.modes.base import AggregationError
-from fl.modes.shares import ShareCodeError
 from fl.modes.table import MODES
+from fl.modes.thresholds import ShareCodeError
 from fl.rounds.aggregation import aggregation_for
 from fl.rounds.compression import Compression, ErrorFeedback
 from fl.rounds.config import ConfigError, FLConfig, check_config, check_weights
