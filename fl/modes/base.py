@@ -26,7 +26,7 @@ from fl.modes.table import MODES, Mode
 from orchestrator import runtime
 from orchestrator.bits import PackedBits, packed_size
 from orchestrator.delivery.consent import RunDescription
-from orchestrator.delivery.messages import RoundContext
+from orchestrator.delivery.messages import PAIRWISE, RoundContext
 from orchestrator.delivery.sharing import TAG_BYTES
 
 MODES_FILE = "fl/modes/table.py"
@@ -166,20 +166,19 @@ class Aggregation(ABC):
         self.run = bytes(32) if description is None else description.digest()
         """The digest of the description, or zeros, which name no run."""
 
-    @property
     @abstractmethod
+    def padded(self, n_participants: int) -> tuple[int, int]:
+        """(numbers, bits of each) for which a round of so many takes pads from every pair."""
+
+    @property
     def value_bits(self) -> int:
         """Bits of one packed value of an upload."""
+        return self.padded(len(self.config.clients))[1]
 
     @property
     def key_bits_per_pair(self) -> int:
         """Key that every pair of participants spends in a round."""
         return self.context(1, self.config.clients).pad_bits if self.mode.cipher else 0
-
-    @property
-    @abstractmethod
-    def padded(self) -> tuple[int, int]:
-        """(numbers, bits of each) for which a round takes pads from every pair."""
 
     @property
     def description(self) -> RunDescription:
@@ -188,11 +187,22 @@ class Aggregation(ABC):
             raise ValueError(f"run {self.config.run_id} is not described: its first model is not known")
         return self._description
 
-    @abstractmethod
     def context(
         self, round_number: int, participants: tuple[str, ...], model: bytes = NO_MODEL
     ) -> RoundContext:
         """What nodes and clients agree on before any key is released; ``model`` as :func:`model_digest` gives it."""
+        n_values, bits = self.padded(len(participants))
+        return RoundContext(
+            self.config.run_id,
+            round_number,
+            participants,
+            n_values,
+            bits,
+            self.mode.cipher or PAIRWISE[0],  # no node is asked about a mode without a cipher
+            self.binding(len(participants)),
+            self.run,
+            model,
+        )
 
     def rules(self, participants: Sequence[str]) -> RoundRules:
         """The round on the wire."""
@@ -229,9 +239,9 @@ class Aggregation(ABC):
             )
         return total
 
-    def binding(self, more: str = "") -> str:
+    def binding(self, n_participants: int) -> str:
         """Public text that names the settings: clients who were told different ones release no key."""
-        return f"{more} settings {self.config.fingerprint()}".strip()
+        return f"settings {self.config.fingerprint()}"
 
 
 def aggregation_class(mode: Mode) -> type[Aggregation]:

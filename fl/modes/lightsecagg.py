@@ -22,7 +22,6 @@ import numpy.typing as npt
 
 from fl.keys.node import KeyServiceError, ProtectedUpdate
 from fl.modes.base import (
-    NO_MODEL,
     Aggregation,
     AggregationError,
     Protection,
@@ -135,33 +134,16 @@ class LightSecAgg(Aggregation):
         check_modulus(code, self.config.levels, sum(self.config.client_weights))
         return code
 
-    @property
-    def value_bits(self) -> int:
-        return self.code(len(self.config.clients)).symbol_bits
-
-    @property
-    def padded(self) -> tuple[int, int]:
-        code = self.code(len(self.config.clients))
+    def padded(self, n_participants: int) -> tuple[int, int]:
+        code = self.code(n_participants)
         return code.symbols_per_share, code.symbol_bits
 
-    def context(
-        self, round_number: int, participants: tuple[str, ...], model: bytes = NO_MODEL
-    ) -> RoundContext:
-        code = self.code(len(participants))
+    def binding(self, n_participants: int) -> str:
+        code = self.code(n_participants)
         parameters = (
             f"N={code.n_clients} T={code.colluders} U={code.survivors} p={code.modulus} d={code.n_values}"
         )
-        return RoundContext(
-            self.config.run_id,
-            round_number,
-            participants,
-            code.symbols_per_share,
-            code.symbol_bits,
-            "lightsecagg",
-            self.binding(parameters),
-            self.run,
-            model,
-        )
+        return f"{parameters} {super().binding(n_participants)}"
 
     def rules(self, participants: Sequence[str]) -> RoundRules:
         code = self.code(len(participants))

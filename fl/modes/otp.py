@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fl.keys.node import NodeKeys, ProtectedUpdate
-from fl.modes.base import NO_MODEL, Aggregation, Protection, RoundInputs
+from fl.modes.base import Aggregation, Protection, RoundInputs
 from orchestrator.bits import PackedBits
 from orchestrator.delivery.masking import add_packed, unpack_values
 from orchestrator.delivery.messages import RoundContext
@@ -43,28 +43,8 @@ class _Masking:
 class PairwisePads(Aggregation):
     """Modes ``otp`` and ``expanded``, which differ in what the nodes release."""
 
-    @property
-    def value_bits(self) -> int:
-        return self.config.ring_width
-
-    @property
-    def padded(self) -> tuple[int, int]:
-        return self.n_values, self.value_bits
-
-    def context(
-        self, round_number: int, participants: tuple[str, ...], model: bytes = NO_MODEL
-    ) -> RoundContext:
-        return RoundContext(
-            self.config.run_id,
-            round_number,
-            participants,
-            self.n_values,
-            self.value_bits,
-            self.mode.cipher or "otp",
-            self.binding(),
-            self.run,
-            model,
-        )
+    def padded(self, n_participants: int) -> tuple[int, int]:
+        return self.n_values, self.config.ring_width
 
     def stored(self, context: RoundContext, keys: NodeKeys | None) -> ProtectedUpdate | None:
         return None if keys is None else keys.stored(context)

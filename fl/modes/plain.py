@@ -25,8 +25,8 @@ class _Packing:
 class Plain(PairwisePads):
     """Mode ``plain``: the sums of mode ``otp`` without its pads."""
 
-    def binding(self, more: str = "") -> str:
-        return super().binding(self.mode.name)
+    def binding(self, n_participants: int) -> str:
+        return f"{self.mode.name} {super().binding(n_participants)}"
 
     def stored(self, context: RoundContext, keys: NodeKeys | None) -> ProtectedUpdate | None:
         return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from fl.modes.base import Aggregation, aggregation_class, model_digest
-from fl.modes.table import MODES
 from fl.rounds.compression import Compression
 from fl.rounds.config import FLConfig
 from fl.rounds.description import describe
@@ -23,11 +22,10 @@ def aggregation_for(config: FLConfig, n_parameters: int, first_model: bytes | No
     With ``first_model``, the :func:`fl.modes.base.model_digest` of the model before round 1, its rounds are those of a
     described run (``.description``), for which clients whose operators consented get pads.
     """
-    kind, n_values = (
-        aggregation_class(MODES[config.mode]),
-        Compression.from_config(config).n_values(n_parameters),
-    )
+    kind = aggregation_class(config.protection)
+    n_values = Compression.from_config(config).n_values(n_parameters)
     bare = kind(config, n_values)
     if first_model is None:
         return bare
-    return kind(config, n_values, description=describe(config, n_parameters, first_model, *bare.padded))
+    padded = bare.padded(config.n_clients)
+    return kind(config, n_values, description=describe(config, n_parameters, first_model, *padded))
