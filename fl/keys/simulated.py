@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from orchestrator.bits import PackedBits, packed_size
+from orchestrator.bits import PackedBits, packed_size, slice_packed
 from orchestrator.delivery.messages import RoundContext
 from orchestrator.randomness import random_bytes
 
@@ -121,7 +121,5 @@ def seeded_key(seed: int, owner: str, peer: str, context: RoundContext) -> Packe
     key = hashlib.sha256(_SEEDED + f"|{seed}|{first}|{second}".encode()).digest()
     block = hashlib.sha256(_SEEDED + context.digest()).digest()[:_BLOCK_BYTES]
     stream = Cipher(algorithms.AES256(key), modes.CTR(block)).encryptor()
-    bits = np.frombuffer(bytearray(stream.update(bytes(packed_size(context.pad_bits)))), np.uint8)
-    if context.pad_bits % 8:
-        bits[-1] &= (1 << (context.pad_bits % 8)) - 1
-    return bits
+    stretch = np.frombuffer(stream.update(bytes(packed_size(context.pad_bits))), np.uint8)
+    return slice_packed(stretch, 0, context.pad_bits)

@@ -34,7 +34,7 @@ from fl.rounds.quantise import (
     smallest_ring_width,
 )
 from fl.rounds.settings import Naming, SettingError, canonical, kinds_of, refusal
-from fl.workloads.base import NamesArrays, NamesSources
+from fl.workloads.base import NamesArrays, told_sources
 from orchestrator.delivery.consent import DescribedSource
 from orchestrator.delivery.ring_width import MAX_RING_WIDTH, MIN_RING_WIDTH
 from orchestrator.wire.codec import Message, encode
@@ -265,10 +265,9 @@ def _names(*, thresholds: bool) -> str:
 
 def described_sources(task: object) -> tuple[DescribedSource, ...]:
     """What the task says that it learns from, with names in printable ASCII as operators read them."""
-    told = task.sources if isinstance(task, NamesSources) else ()
     return tuple(
         DescribedSource(each.name.encode("ascii", "backslashreplace").decode()[:200], each.sha256)
-        for each in told
+        for each in told_sources(task)
     )
 
 

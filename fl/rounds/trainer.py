@@ -44,9 +44,6 @@ class Tell(Protocol):
     ) -> None: ...
 
 
-"""(phase, detail, seconds left or None) -> None"""
-
-
 @dataclass(frozen=True)
 class RoundJob:
     """One round as this client understood and accepted it; ``weights`` in the participants' order."""

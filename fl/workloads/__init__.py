@@ -67,11 +67,8 @@ def registered() -> dict[str, list[EntryPoint]]:
     from importlib.metadata import entry_points
 
     found: dict[str, list[EntryPoint]] = {}
-    for entry in entry_points(group=GROUP):
-        if (entry.value, _package(entry)) not in [
-            (each.value, _package(each)) for each in found.get(entry.name, [])
-        ]:
-            found.setdefault(entry.name, []).append(entry)
+    for entry in entry_points(group=GROUP):  # of each package once, however often it lies on the path
+        found.setdefault(entry.name, []).append(entry)
     return found
 
 

@@ -98,6 +98,11 @@ class NamesSources(Protocol):
         """Its data with their checksums."""
 
 
+def told_sources(task: object) -> tuple[DataSource, ...]:
+    """What the task says that it learns from; empty where it says nothing."""
+    return task.sources if isinstance(task, NamesSources) else ()
+
+
 @runtime_checkable
 class NamesArrays(Protocol):
     """A task that says of which arrays its flat parameters consist, so that each can have a clip of its own."""

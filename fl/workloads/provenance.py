@@ -5,15 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from fl.workloads import record_of
-from fl.workloads.base import NamesSources, Task
+from fl.workloads.base import Task, told_sources
 from fl.workloads.data import DataSource
 from fl.workloads.images import OWN_FILES
 from fl.workloads.own import OwnTask
-
-
-def told_sources(task: object) -> tuple[DataSource, ...]:
-    """What the task says that it learns from; empty where it says nothing."""
-    return task.sources if isinstance(task, NamesSources) else ()
 
 
 def learnt_from(task: Task) -> tuple[DataSource, ...]:
