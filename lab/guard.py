@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from drivers.catalogue import open_instrument
@@ -41,7 +41,7 @@ class OwnedError(Exception):
 
 
 @contextmanager
-def owning(lock: Path, owner: str, *, takeover_s: float = TAKEOVER_S) -> Iterator[int]:
+def owning(lock: Path, owner: str) -> Iterator[int]:
     """Hold the lock file of the instruments of ``owner``; yields its descriptor.
 
     Waits for the guard of a killed owner.  Raises OwnedError when an owner lives, or its guard hangs.
@@ -52,7 +52,7 @@ def owning(lock: Path, owner: str, *, takeover_s: float = TAKEOVER_S) -> Iterato
         while not _try_lock(descriptor):
             holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
             waited_s = time.monotonic() - started
-            if holder and waited_s > takeover_s:
+            if holder and waited_s > TAKEOVER_S:
                 raise OwnedError(
                     f"process {holder} on this machine runs as {owner} and has its instruments; "
                     "stop it first, each role runs once"
@@ -136,11 +136,10 @@ def make_safe(entries: Iterable[InstrumentEntry], owner: str) -> int:
     failed = 0
     for entry in in_safe_order(entries):
         try:
-            instrument = open_instrument(entry.model, entry.name, entry.address, **entry.options)
-            try:
+            with closing(
+                open_instrument(entry.model, entry.name, entry.address, **entry.options)
+            ) as instrument:
                 instrument.safe_state()
-            finally:
-                instrument.close()
         except Exception as error:  # noqa: BLE001 - the other instruments must still be made safe
             failed += 1
             logger.error("guard of %s: %s could not be made safe: %s", owner, entry.name, error)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +52,10 @@ def _ask(entry: InstrumentEntry) -> dict[str, Any]:
             "error": "address is 'auto'; write its address, or run `qunetlab simulate`",
         }
     try:
-        instrument = open_instrument(entry.model, entry.name, entry.address, **entry.options)
-        try:
+        with closing(open_instrument(entry.model, entry.name, entry.address, **entry.options)) as instrument:
             identity = instrument.identify()
             row |= {"ok": True, "serial_number": identity.serial_number, "firmware": identity.firmware}
             row["parameters"] = _parameters(instrument)
-        finally:
-            instrument.close()
     except Exception as error:  # noqa: BLE001 - told in the row; the other instruments are still asked
         row |= {"ok": False, "error": f"{type(error).__name__}: {error}"}
     return row

@@ -117,11 +117,10 @@ def estimate_command(
     import msgspec
 
     from fl.qpu.backends import open_device
-    from fl.qpu.evaluate import cost_of
     from fl.qpu.options import MITIGATIONS
-    from fl.qpu.prepare import prepare
     from fl.qpu.request import data_folder
     from fl.qpu.tasks import circuit_model, load_parameters, open_circuit_task
+    from lab.runs.qpu import costs_of
 
     request = request_from(backend, given(locals()))
     device = open_device(request.backend, request.account)
@@ -131,12 +130,8 @@ def estimate_command(
         opened.initial_parameters(request.options.seed) if model is None else load_parameters(opened, model)
     )
     circuit = circuit_model(opened, parameters, request.sentences, request.options.seed)
-    prepared = prepare(circuit, device, request.options)
     wanted = MITIGATIONS if mitigation is None else (request.options.mitigation,)
-    costs = [
-        cost_of(prepared, device, msgspec.structs.replace(request.options, mitigation=each))
-        for each in wanted
-    ]
+    costs = costs_of(circuit, device, request.options, wanted)
     echo(msgspec.json.encode(costs).decode() if as_json else "\n".join(cost.text() for cost in costs))
 
 

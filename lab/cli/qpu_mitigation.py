@@ -44,13 +44,12 @@ def mitigation_command(
     """Compare none, trex and zne on simulated devices: error of the expectation values, and shots."""
     import msgspec
 
-    from fl.qpu.evaluate import cost_of
     from fl.qpu.mitigations import compare_mitigations, simulated_devices
     from fl.qpu.options import MITIGATIONS
-    from fl.qpu.prepare import prepare
     from fl.qpu.request import refuse_used, trained_model
     from fl.qpu.tasks import circuit_model
     from lab.runs.pages.mitigation import HEADINGS, PAGE_FILE, cells, write_mitigation
+    from lab.runs.qpu import costs_of
 
     chosen = given(locals())
     say = progress()
@@ -60,10 +59,8 @@ def mitigation_command(
     request, opened, parameters = trained_model(request_from(devices[0].name, chosen), model, say)
     circuit = circuit_model(opened, parameters, request.sentences, request.options.seed)
     for device in devices:
-        prepared = prepare(circuit, device, request.options)
-        for mitigation in MITIGATIONS:
-            options = msgspec.structs.replace(request.options, mitigation=mitigation)
-            say(f"{device.name}: {cost_of(prepared, device, options).text()}")
+        for cost in costs_of(circuit, device, request.options, MITIGATIONS):
+            say(f"{device.name}: {cost.text()}")
     rows = compare_mitigations(
         circuit,
         devices,

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from fl.qpu import backends
+from fl.qpu.evaluate import cost_of
 from fl.qpu.journal import QpuFolder
+from fl.qpu.prepare import prepare
 from fl.qpu.request import QpuRequest, keep_request, kept_request, refuse_used, trained_model
 from lab.runs.own_folder import own_folder
 
 if TYPE_CHECKING:
+    from fl.qpu.cost import CostEstimate
+    from fl.qpu.model import CircuitModel
+    from fl.qpu.options import Mitigation, RunOptions
     from fl.workloads.base import CircuitTask, Parameters
 
 
@@ -42,6 +49,16 @@ def begun(
     with QpuFolder(path) as folder:
         keep_request(path, request, parameters)
         yield Start(folder, False, request, device, task, parameters, say)
+
+
+def costs_of(
+    circuit: CircuitModel, device: backends.Device, options: RunOptions, mitigations: Sequence[Mitigation]
+) -> list[CostEstimate]:
+    """What a run of ``circuit`` would cost with each of these mitigations; transpiles, submits nothing."""
+    prepared = prepare(circuit, device, options)
+    return [
+        cost_of(prepared, device, msgspec.structs.replace(options, mitigation=each)) for each in mitigations
+    ]
 
 
 @contextmanager

@@ -123,7 +123,7 @@ class Ring:
 
     def kill(self, role: str) -> None:
         process = self.supervisor.children[role].process
-        self.supervisor.abandon(role)
+        self.supervisor.children.pop(role)
         process.kill()
         process.wait()
         self.wait_for(lambda name, event: name == role and isinstance(event, Ended), f"the end of {role}")

@@ -251,7 +251,7 @@ def test_a_killed_node_leaves_its_instruments_safe_and_others_go_on(ring: Run) -
     ask("alice", "dave")
     ring.supervisor.wait_for(block_of("alice", "dave"), 60, "a first block")
     dave = ring.supervisor.children["dave"].process
-    ring.supervisor.abandon("dave")
+    ring.supervisor.children.pop("dave")
     dave.kill()
     dave.wait()
     ask("alice", "bob")

@@ -58,13 +58,13 @@ class Supervisor:
     ``events`` holds ``(child name, event)``; the end of a child's output arrives as :class:`~orchestrator.events.process.Ended`.
     """
 
-    def __init__(self, log_dir: Path, environment: dict[str, str] | None = None) -> None:
+    def __init__(self, log_dir: Path) -> None:
         self.log_dir = log_dir
         self.events: queue.Queue[tuple[str, ProcessEvent]] = queue.Queue()
         self.children: dict[str, Child] = {}
         self._readers: list[threading.Thread] = []
         self._read_fd, self._write_fd = os.pipe()
-        self._environment = {**os.environ, **(environment or {}), PARENT_FD: str(self._read_fd)}
+        self._environment = {**os.environ, PARENT_FD: str(self._read_fd)}
 
     def start(self, name: str, *arguments: str) -> Child:
         """Start ``qunetlab ARGUMENTS`` under ``name``."""
@@ -153,10 +153,6 @@ class Supervisor:
 
         self.wait_for(collect, timeout_s, f"starting {', '.join(names)}")
         return lines
-
-    def abandon(self, name: str) -> None:
-        """From here on the end of this child is no error, and it is not stopped any more."""
-        self.children.pop(name)
 
     def stop(self, names: list[str], timeout_s: float = 15.0) -> dict[str, int]:
         """Stop the children named together: SIGTERM, then SIGKILL for what stays; their exit codes."""
