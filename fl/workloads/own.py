@@ -63,7 +63,7 @@ def _record(name: str, where: str, load: Callable[[], Any]) -> Workload:
         made = load()
     except UnknownTaskError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UnknownTaskError(f"{where} cannot be opened: {_told(error)}") from error
     if isinstance(made, Workload):
         return replace(
@@ -93,7 +93,7 @@ def _opened(where: str, data: tuple[DataSet, ...], folder: Path | None, make: Ca
     """The task; raises UnknownTaskError saying what it lacks and what a task must offer."""
     try:
         made = make()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UnknownTaskError(f"{where} cannot be opened: {_told(error)}") from error
     if problems := problems_of(made):
         offers = ", ".join(f"{name}({', '.join(takes)})" for name, takes in METHODS.items())
@@ -185,7 +185,7 @@ class OwnTask:
                 self._unverified = self._unverified[1:]
         try:
             return getattr(self._task, method)(*arguments)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise TaskError(f"{self._where}.{method} failed: {_told(error)}") from error
 
     def _parameters(self, method: str, values: Any) -> Parameters:
@@ -217,7 +217,7 @@ def _object_in(module: str, name: str) -> Any:
     return getattr(loaded, name)
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
     """The error with the line of the user's code that it comes from."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
     place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""

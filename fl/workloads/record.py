@@ -8,7 +8,7 @@ through the entry point (:mod:`fl.workloads`).  A record that lacks something is
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,6 +63,21 @@ class Experiment:
     model: str = ""
     in_process: bool = False
 
+    def problems(self, models: tuple[str, ...]) -> Iterator[str]:
+        """What no run could be laid out with; ``models`` are the workload's."""
+        for name, or_none in (
+            ("clients", False),
+            ("rounds", True),
+            ("seeds", False),
+            ("quick_rounds", True),
+            ("quick_seeds", False),
+        ):
+            value = getattr(self, name)
+            if not (value is None and or_none) and not (type(value) is int and value >= 1):
+                yield f"its experiment has {name} {value!r:.60}, it must be a whole number from 1 on"
+        if self.model not in ("", *models):
+            yield f"its experiment has model {self.model!r:.60}, it must be one of its models"
+
 
 Baselines = Callable[["TrainOptions", "Cell", "Task", Path | None], "Beside"]
 """(options, the run that was asked for, its task, folder of the data) -> what stands beside it."""
@@ -99,17 +114,33 @@ class Workload:
             f"its {name} is {getattr(self, name)!r:.60}, it must be {text}"
             if getattr(self, name)
             else f"it has no {name}"
-            for name, text, right in (
-                ("name", "of the letters a-z, 0-9 and -", lambda value: NAME.fullmatch(str(value))),
-                ("title", "a text", lambda value: isinstance(value, str)),
-                ("open", "what opens a task", callable),
-                ("data", "a tuple of DataSet", lambda value: _all_are(value, DataSet)),
-                ("models", "a tuple of names", lambda value: _all_are(value, str)),
-                ("splits", "a tuple of names", lambda value: _all_are(value, str)),
+            for name, text, right, needed in (
+                ("name", "of the letters a-z, 0-9 and -", lambda value: NAME.fullmatch(str(value)), True),
+                ("title", "a text", lambda value: isinstance(value, str), True),
+                ("open", "what opens a task", callable, True),
+                ("data", "a tuple of DataSet", lambda value: _all_are(value, DataSet), True),
+                ("models", "a tuple of names", _are_names, True),
+                ("splits", "a tuple of names", _are_names, True),
+                ("datasets", "a mapping of names to tasks", _maps_names, False),
+                ("experiment", "an Experiment", lambda value: isinstance(value, Experiment), True),
+                (
+                    "beside",
+                    "what lays out an experiment",
+                    lambda value: value is None or callable(value),
+                    False,
+                ),
+                (
+                    "circuit_models",
+                    "a tuple of its models",
+                    lambda value: _are_names(value) and {*value} <= {*self.models},
+                    False,
+                ),
+                ("own_files", "a text", lambda value: isinstance(value, str), False),
             )
-            if not getattr(self, name) or not right(getattr(self, name))
+            if (needed and not getattr(self, name)) or not right(getattr(self, name))
         ]
         problems = problems or [problem for each in self.data for problem in each.problems()]
+        problems = problems or list(self.experiment.problems(self.models))
         if problems:
             raise WorkloadError(f"workload {self.name!r} is registered by half: {'; '.join(problems)}")
 
@@ -126,6 +157,14 @@ class Workload:
         """Raise DataError for a file of the data that is missing or another than registered."""
         for each in self.data:
             each.verify(folder)
+
+
+def _are_names(value: object) -> bool:
+    return _all_are(value, str)
+
+
+def _maps_names(value: object) -> bool:
+    return isinstance(value, Mapping) and _are_names((*value.keys(), *value.values()))
 
 
 def _all_are(value: object, kind: type) -> bool:

@@ -87,6 +87,11 @@ class Breaks(Clouds):
         return {}["missing"]
 
 
+class Quits(Clouds):
+    def local_train(self, parameters, data, seed):
+        raise SystemExit(0)
+
+
 class Nothing:
     name = 7
     n_parameters = 0
@@ -224,6 +229,14 @@ def test_a_module_that_is_not_there_or_breaks_is_told(
         open_task("own_broken_one:Task")
     with pytest.raises(UnknownTaskError, match=r"ZeroDivisionError.*own_broken_two\.py, line 3"):
         open_task("own_broken_two:Task")
+    (tmp_path / "own_broken_three.py").write_text("raise SystemExit(0)\n")
+    with pytest.raises(
+        UnknownTaskError, match=r"cannot be opened: SystemExit: 0 \(.*own_broken_three\.py, line 1\)"
+    ):
+        open_task("own_broken_three:Task")
+    (tmp_path / "own_broken_four.py").write_text("def make():\n    raise SystemExit\n")
+    with pytest.raises(UnknownTaskError, match=r"cannot be opened: SystemExit.*own_broken_four\.py, line 2"):
+        open_task("own_broken_four:make")
 
 
 @pytest.mark.parametrize(
@@ -231,6 +244,7 @@ def test_a_module_that_is_not_there_or_breaks_is_told(
     [
         ("WrongShape", "local_train", r"gives float64 of shape \(4,\), it must give float32 of shape \(3,\)"),
         ("Words", "initial_parameters", r"gives <U1 of shape \(3,\)"),
+        ("Quits", "local_train", r"failed: SystemExit: 0 \(.*\.py, line \d+\)"),
         ("Breaks", "local_train", r"failed: KeyError: 'missing' \(.*\.py, line \d+\)"),
     ],
 )

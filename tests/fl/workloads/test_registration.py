@@ -27,7 +27,7 @@ from fl.workloads import (
     workload,
 )
 from fl.workloads.data import DataError, DataSet
-from fl.workloads.record import Workload
+from fl.workloads.record import Experiment, Workload
 from lab.cli.main import app
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -128,6 +128,23 @@ def test_every_workload_of_ours_tells_all_that_is_needed() -> None:
             {"data": (DataSet("means", "", "CC0-1.0", {"a": "ab"}),)},
             "has no source; the checksum of a is 'ab'",
         ),
+        ({"datasets": 5}, "its datasets is 5, it must be a mapping of names to tasks"),
+        ({"experiment": 5}, "its experiment is 5, it must be an Experiment"),
+        (
+            {"experiment": Experiment(clients="four", quick_seeds=0)},  # type: ignore[arg-type]
+            "its experiment has clients 'four', it must be a whole number from 1 on; "
+            "its experiment has quick_seeds 0, it must be",
+        ),
+        (
+            {"experiment": Experiment(model="three")},
+            "its experiment has model 'three', it must be one of its models",
+        ),
+        ({"beside": 5}, "its beside is 5, it must be what lays out an experiment"),
+        (
+            {"circuit_models": ("three",)},
+            "its circuit_models is .'three',., it must be a tuple of its models",
+        ),
+        ({"own_files": 5}, "its own_files is 5, it must be a text"),
     ],
 )
 def test_half_a_workload_is_refused_when_its_record_is_made(changes: dict[str, object], told: str) -> None:
