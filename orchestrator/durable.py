@@ -41,7 +41,9 @@ def replace_file(path: Path, content: bytes, mode: int = 0o666) -> None:
 
 
 class _Format(msgspec.Struct, frozen=True):
-    format: int
+    """A file without a number is of the first format."""
+
+    format: int = 1
 
 
 def read_kept(path: Path, kind: type[T], readable: int) -> T:

@@ -25,8 +25,10 @@ from fl.workloads import record_of
 from fl.workloads.base import Task
 from fl.workloads.provenance import on_own_files
 from fl.workloads.record import Experiment
+from orchestrator.durable import read_kept, replace_file
 
 PLAN_FILE = "plan.json"
+FORMAT = 2
 
 SETTINGS = ("levels", "clip", "clip_decay", "keep", "error_feedback", "ring_width", "colluders", "survivors")
 """Options that are settings of the federated run as well."""
@@ -81,6 +83,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seeds: tuple[int, ...]
     comparisons: tuple[Versus, ...] = ()
     notes: tuple[str, ...] = ()
+    format: int = FORMAT
 
     @property
     def primary(self) -> Cell:
@@ -205,8 +208,6 @@ def federated_config(
 
 def write_plan(plan: Plan, folder: Path) -> None:
     """Keep the plan of a run."""
-    from orchestrator.durable import replace_file
-
     replace_file(folder / PLAN_FILE, msgspec.json.format(msgspec.json.encode(plan), indent=1))
 
 
@@ -214,7 +215,7 @@ def read_plan(folder: Path) -> Plan:
     """The plan of a run; raises OptionsError if there is none."""
     path = folder / PLAN_FILE
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Plan)
+        return read_kept(path, Plan, FORMAT)
     except OSError as error:
         raise OptionsError(
             f"{folder} holds no run that could be resumed: {error.strerror}: {path}"

@@ -23,10 +23,11 @@ from fl.modes.table import Security
 from fl.rounds.clipping import worst
 from fl.rounds.config import FLConfig
 from fl.workloads.data import DataSource
-from orchestrator.durable import replace_file
+from orchestrator.durable import read_kept, replace_file
 from orchestrator.events.learning import Clipping
 
 RESULTS_FILE = "results.json"
+FORMAT = 2
 CONFIDENCE = 0.95
 
 KeySupply: TypeAlias = Literal["live", "store", "simulated"]
@@ -215,6 +216,7 @@ class Results(msgspec.Struct, frozen=True):
     versions: dict[str, str] = {}
     started_at: str = ""
     wall_s: float = 0.0
+    format: int = FORMAT
 
 
 def mean(values: Sequence[float]) -> float:
@@ -296,10 +298,12 @@ def read_results(path: Path) -> Results:
     """The results in a file or a run's folder; raises ResultsError."""
     path = path / RESULTS_FILE if path.is_dir() else path
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Results)
+        return read_kept(path, Results, FORMAT)
     except OSError as error:
         raise ResultsError(
             f"cannot read {path}: {error.strerror}; name the folder of a run, or its {RESULTS_FILE}"
         ) from error
-    except (ValueError, RecursionError) as error:
-        raise ResultsError(f"{path} is not the results of a training run: {error}") from error
+    except ValueError as error:
+        raise ResultsError(
+            f"{path} is not the results of a training run that this version reads: {error}"
+        ) from error

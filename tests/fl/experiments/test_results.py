@@ -136,6 +136,22 @@ def test_what_is_no_results_file_is_told_in_one_error(content: bytes, tmp_path: 
         read_results(tmp_path)
 
 
+def test_results_of_another_format_are_told_by_its_number(tmp_path: Path) -> None:
+    path = write_results(results(), tmp_path)
+    kept = json.loads(path.read_text())
+    kept["compression"]["ring_bits"] = kept["compression"].pop("ring_width")
+    for told, other in ((1, None), (9, 9)):
+        path.write_text(
+            json.dumps(
+                {**kept, "format": other} if other else {k: v for k, v in kept.items() if k != "format"}
+            )
+        )
+        with pytest.raises(
+            ResultsError, match=f"results.json .*: it has format {told}, this version reads 2"
+        ):
+            read_results(tmp_path)
+
+
 def test_a_missing_file_says_what_to_name(tmp_path: Path) -> None:
     with pytest.raises(ResultsError, match="name the folder of a run"):
         read_results(tmp_path / "nowhere.json")

@@ -78,6 +78,15 @@ def test_only_the_same_options_go_on_with_a_run(tmp_path: Path) -> None:
 def test_the_plan_on_disk_is_the_plan(tmp_path: Path) -> None:
     write_plan(plan(), tmp_path)
     assert read_plan(tmp_path) == plan()
+    older = (
+        (tmp_path / "plan.json")
+        .read_text()
+        .replace('"format": 2', '"format": 1')
+        .replace("ring_width", "ring_bits")
+    )
+    (tmp_path / "plan.json").write_text(older)
+    with pytest.raises(OptionsError, match="can resume: it has format 1, this version reads 2"):
+        read_plan(tmp_path)
     (tmp_path / "plan.json").write_text('{"title": 3}')
     with pytest.raises(OptionsError, match="not a plan"):
         read_plan(tmp_path)
