@@ -91,7 +91,7 @@ Outcome: TypeAlias = dict[str, dict[int, SeedRun]]
 
 
 class CohortRunner(Protocol):
-    """The signature of :func:`fl.carriers.in_process.run_cohort`."""
+    """The signature of :func:`fl.carriers.in_process.run.run_cohort`."""
 
     def __call__(
         self,
@@ -182,7 +182,7 @@ class Runner:
     def _federated(self, cell: Cell, seed: int, started: float) -> SeedRun:
         run_cohort = self.run_cohort
         if run_cohort is None:
-            from fl.carriers.in_process import run_cohort as real
+            from fl.carriers.in_process.run import run_cohort as real
 
             run_cohort = real
         checkpoint = self.folder / CELLS / f"{cell.name}-{seed}"

@@ -61,12 +61,11 @@ def _agreed(description: RunDescription, user: str) -> tuple[str, ...]:
         f"mode {d.mode}, {weights}; {d.levels} levels on either side of zero, {clip}{share}",
         f"{begins}, every later one follows from the published sums, as this client works it out itself",
         f"data: {data}",
-        _cost(d, user),
+        _cost(d),
     )
 
 
-def _cost(description: RunDescription, user: str) -> str:
-    d = description
+def _cost(d: RunDescription) -> str:
     if d.cipher is None:
         return "no key is used"
     peers = len(d.participants) - 1

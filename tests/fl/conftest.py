@@ -12,12 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from fl.carriers.zeromq.client import ClientOutcome, ClientRules, run_client
+from fl.carriers.zeromq.client import ClientOutcome, run_client
 from fl.carriers.zeromq.server import run_server, with_task
 from fl.keys.node import NodeKeys
 from fl.modes.base import Aggregation, model_digest
 from fl.rounds.aggregation import aggregation_for
 from fl.rounds.choices import SeededChoices
+from fl.rounds.client_rules import ClientRules
 from fl.rounds.config import FLConfig
 from fl.workloads.base import Evaluation, Examples, Parameters, TaskDefaults
 from orchestrator.bits import packed_size

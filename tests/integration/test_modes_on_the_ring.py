@@ -10,10 +10,11 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from fl.carriers.zeromq.client import ClientRules, run_client
+from fl.carriers.zeromq.client import run_client
 from fl.carriers.zeromq.server import run_server, with_task
 from fl.keys.node import NodeKeys
 from fl.rounds.aggregation import aggregation_for, described
+from fl.rounds.client_rules import ClientRules
 from fl.rounds.config import FLConfig
 from fl.rounds.selfcheck import check_run
 from fl.workloads.base import Evaluation, Examples, Parameters, TaskDefaults

@@ -167,7 +167,7 @@ def test_a_run_that_fails_half_way_keeps_what_is_finished_and_says_how_to_go_on(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("fl.carriers.in_process.run_cohort", fail)
+    monkeypatch.setattr("fl.carriers.in_process.run.run_cohort", fail)
     (half / "results.json").unlink()
     said = qunetlab("train", "digits", "--resume", str(half), "--json")
     assert said.returncode == 1

@@ -61,8 +61,6 @@ from orchestrator.wire.curve import CurveKeys
 from orchestrator.wire.links import LinkState, Transport
 from orchestrator.wire.zeromq import ZeroMQ
 
-__all__ = ["ClientOutcome", "ClientRefusesError", "ClientRules", "run_client"]
-
 IDLE_POLL_S = 0.1
 BUSY_POLL_S = 0.02
 

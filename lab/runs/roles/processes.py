@@ -208,9 +208,10 @@ def fl_client_role(
 
     ``mode`` is the one its operator agrees to; a run in any other is refused.
     """
-    from fl.carriers.zeromq.client import ClientRules, run_client
+    from fl.carriers.zeromq.client import run_client
     from fl.keys.node import NodeKeys
     from fl.modes.table import MODES
+    from fl.rounds.client_rules import ClientRules
     from fl.rounds.config import SMALLEST_QUORUM
     from fl.workloads import load_task
     from orchestrator.delivery.client import DeliveryClient

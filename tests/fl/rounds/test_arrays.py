@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fl.carriers.in_process import run_cohort
+from fl.carriers.in_process.run import run_cohort
 from fl.rounds.aggregation import aggregation_for
 from fl.rounds.arrays import ArrayClip, array_clips
 from fl.rounds.clipping import clip_warnings

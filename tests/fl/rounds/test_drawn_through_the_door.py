@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fl.carriers.zeromq.client import ClientRules
 from fl.keys.simulated import new_run_key
 from fl.modes import lightsecagg
 from fl.modes.shares import ShareCode, draw_mask
+from fl.rounds.client_rules import ClientRules
 from orchestrator import randomness
 
 Source = Callable[[int], bytes]

@@ -10,7 +10,7 @@ import pytest
 from bench_cohort import cohort_config
 from scipy.fft import dctn
 
-from fl.carriers.in_process import run_cohort
+from fl.carriers.in_process.run import run_cohort
 from fl.experiments.base import plan_for
 from fl.experiments.options import TrainOptions
 from fl.rounds.compression import Compression, saving_vs_float32

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from fl.carriers.in_process import run_cohort
 from fl.carriers.in_process.results import CohortError
+from fl.carriers.in_process.run import run_cohort
 from fl.rounds.config import FLConfig
 from fl.workloads import UnknownTaskError, load_task, open_task, parse_task, record_of
 from fl.workloads.base import TaskError

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fl.carriers.in_process import CohortError, CohortEvent, CohortPhase, CohortRound, run_cohort
 from fl.carriers.in_process.checkpoint import STATE_FILE
+from fl.carriers.in_process.results import CohortError, CohortEvent, CohortPhase, CohortRound
+from fl.carriers.in_process.run import run_cohort
 from fl.experiments.runner import seed_run
 from fl.keys.simulated import SimulatedKeySupply
 from fl.rounds.config import FLConfig

@@ -10,18 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from fl.carriers.in_process import (
-    CohortError,
-    CohortEvent,
-    CohortPhase,
-    CohortRound,
-    InexactSumError,
-    clients,
-    run_cohort,
-)
+from fl.carriers.in_process import clients
 from fl.carriers.in_process.checkpoint import CohortFolder
 from fl.carriers.in_process.clients import members_of
 from fl.carriers.in_process.plan import make_plan
+from fl.carriers.in_process.results import CohortError, CohortEvent, CohortPhase, CohortRound, InexactSumError
+from fl.carriers.in_process.run import run_cohort
 from fl.keys.simulated import KeyReuseError, SimulatedKeySupply
 from fl.modes.thresholds import ShareCodeError
 from fl.rounds.aggregation import aggregation_for

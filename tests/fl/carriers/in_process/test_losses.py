@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fl.carriers.in_process import run_cohort
+from fl.carriers.in_process.run import run_cohort
 from fl.rounds.clipping import clip_warnings
 
 

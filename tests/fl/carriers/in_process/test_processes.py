@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fl.carriers.in_process import CohortError, CohortEvent, CohortPhase, run_cohort
 from fl.carriers.in_process.clients import ClientGroup
 from fl.carriers.in_process.plan import Vanished, make_plan
+from fl.carriers.in_process.results import CohortError, CohortEvent, CohortPhase
 from fl.carriers.in_process.room import SharedRoom, open_room, private_room
+from fl.carriers.in_process.run import run_cohort
 from fl.keys.local import LocalKeys
 from fl.keys.node import NodeKeys
 from fl.keys.simulated import SimulatedKeySupply

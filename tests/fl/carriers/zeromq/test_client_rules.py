@@ -11,8 +11,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from fl.carriers.zeromq.client import ClientRefusesError, ClientRules
 from fl.carriers.zeromq.link import ServerRefusedError
+from fl.rounds.client_rules import ClientRefusesError, ClientRules
 from fl.rounds.config import FLConfig
 from fl.rounds.messages import (
     PROTOCOL_VERSION,

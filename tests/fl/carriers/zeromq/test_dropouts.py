@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fl.carriers.zeromq.client import ClientRules
 from fl.carriers.zeromq.link import ServerLink
 from fl.modes.lightsecagg import HeldShares
 from fl.rounds.answering import Answerer
+from fl.rounds.client_rules import ClientRules
 from fl.rounds.compression import Compression
 from fl.rounds.engine import CollectingRound
 from fl.rounds.messages import Leave

@@ -15,10 +15,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from fl.carriers.zeromq.client import ClientRefusesError, ClientRules, run_client
+from fl.carriers.zeromq.client import run_client
 from fl.carriers.zeromq.client_connections import ClientConnections
 from fl.carriers.zeromq.round_server import RoundServer
 from fl.rounds.choices import OWN_CHOICES, OwnChoices
+from fl.rounds.client_rules import ClientRefusesError, ClientRules
 from fl.rounds.following import next_model
 from fl.rounds.messages import (
     PROTOCOL_VERSION,

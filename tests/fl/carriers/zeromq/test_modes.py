@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fl.carriers.zeromq.client import ClientRefusesError, ClientRules
 from fl.carriers.zeromq.client_connections import ClientConnections
 from fl.carriers.zeromq.link import ServerRefusedError
 from fl.carriers.zeromq.server import run_server
@@ -19,6 +18,7 @@ from fl.modes.base import AggregationError
 from fl.modes.table import MODES
 from fl.modes.thresholds import ShareCodeError
 from fl.rounds.aggregation import aggregation_for
+from fl.rounds.client_rules import ClientRefusesError, ClientRules
 from fl.rounds.compression import Compression, ErrorFeedback
 from fl.rounds.config import ConfigError, FLConfig, check_config, check_weights
 from fl.rounds.quantise import RingWidthError, quantisation_rng

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fl.carriers.zeromq.client import ClientRefusesError, ClientRules
 from fl.carriers.zeromq.link import ServerRefusedError
 from fl.experiments.reference import train_reference
+from fl.rounds.client_rules import ClientRefusesError, ClientRules
 from fl.rounds.quantise import RingWidthError, quantisation_rng
 from fl.rounds.run_state import RunStateError, load_array, read_state
 from fl.rounds.selfcheck import check_run

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import zmq
 
-from fl.carriers.zeromq.client import ClientRules
 from fl.carriers.zeromq.round_server import RunFailedError
 from fl.carriers.zeromq.server import with_task
 from fl.modes.base import model_digest
 from fl.rounds.aggregation import aggregation_for
+from fl.rounds.client_rules import ClientRules
 from fl.rounds.messages import (
     PROTOCOL_VERSION,
     Decline,
