@@ -87,9 +87,10 @@ class MemoryDelivery:
 
     def abandon(self, context: RoundContext, timeout_s: float = 5.0) -> tuple[str, ...]:
         """A pair's pads are reserved at both ends or not at all; either end gives them up."""
-        self.network.abandoned.append((self.owner, context.round))
         digest = context.digest()
         with self.network.changed:
+            self.network.abandoned.append((self.owner, context.round))
+            self.network.changed.notify_all()
             pairs = [pair for pair, reserved in self.network.reserved if reserved == digest]
         return tuple(sorted(next(iter(pair - {self.owner})) for pair in pairs if self.owner in pair))
 
