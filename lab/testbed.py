@@ -211,7 +211,7 @@ class Testbed(Section):
     cabling: Cabling
     simulation: Simulation | None = None
     fl: FederatedLearning = FederatedLearning()
-    keys: dict[Name, Annotated[str, Field(min_length=40, max_length=40)]] = Field(default_factory=dict)
+    keys: dict[str, Annotated[str, Field(min_length=40, max_length=40)]] = Field(default_factory=dict)
 
     def user_names(self) -> tuple[str, ...]:
         """Users in ring order."""

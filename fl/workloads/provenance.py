@@ -21,13 +21,18 @@ def on_own_files(task: Task) -> bool:
     return any(each.source == OWN_FILES for each in told_sources(task))
 
 
-def check_data(name: str, task: Task, data: Path | None, n_clients: int, seed: int) -> None:
-    """Raise DataError for data that is missing or damaged, ValueError for too little for so many clients.
+def verify_data(name: str, task: Task, data: Path | None) -> None:
+    """Raise DataError for a registered file that is missing or damaged, whoever reads it, and when.
 
-    ``name`` is that under which ``task`` was opened with ``data``.  Files that are read only later are included.
+    ``name`` is that under which ``task`` was opened with ``data``.
     """
     record, _ = record_of(name, trusted=name)
     if not on_own_files(task):
         record.verify(data)
+
+
+def check_data(name: str, task: Task, data: Path | None, n_clients: int, seed: int) -> None:
+    """:func:`verify_data`; raises ValueError as well for too little for so many clients."""
+    verify_data(name, task, data)
     for index in (0, n_clients - 1):
         task.client_data(index, n_clients, seed)

@@ -9,6 +9,7 @@ from lab.runs.keygen import block_row, light_progress, make_blocks
 from lab.runs.shown import echo
 from lab.runs.supervising.kernels import compile_all
 from lab.runs.supervising.supervised import supervised_run
+from orchestrator.events.status import pair_name
 
 
 def run_keygen(source: str, pair: tuple[str, str], count: int, as_json: bool) -> int:
@@ -16,8 +17,8 @@ def run_keygen(source: str, pair: tuple[str, str], count: int, as_json: bool) ->
     compile_all()
     with supervised_run(source, {}) as run:
         if pair not in run.testbed.pairs():
-            known = ", ".join("-".join(each) for each in run.testbed.pairs())
-            raise ValueError(f"{'-'.join(pair)} is no pair of this testbed; pairs in ring order: {known}")
+            known = ", ".join(map(pair_name, run.testbed.pairs()))
+            raise ValueError(f"{pair_name(pair)} is no pair of this testbed; pairs in ring order: {known}")
         run.start_ring()
         blocks = make_blocks(run, pair, count, light_progress())
     rows = [block_row(run, pair, block) for block in blocks]

@@ -69,6 +69,7 @@ def check(testbed: TestbedPath, as_json: Json = False) -> None:
     from lab.runs.testbeds.folder import find_testbed
     from lab.runs.testbeds.ring_size import pairs_without_key
     from lab.testbed import load_testbed
+    from orchestrator.events.status import pair_name
 
     loaded = load_testbed(find_testbed(testbed))
     pairs = []
@@ -76,7 +77,7 @@ def check(testbed: TestbedPath, as_json: Json = False) -> None:
     for first, second in loaded.pairs():
         arms = loaded.arms(first, second)
         pairs.append({"pair": [first, second], "loss_a_db": arms.loss_a_db, "loss_b_db": arms.loss_b_db})
-        losses.append(f"  {first}-{second}: {arms.loss_a_db:.2f} + {arms.loss_b_db:.2f} dB")
+        losses.append(f"  {pair_name((first, second))}: {arms.loss_a_db:.2f} + {arms.loss_b_db:.2f} dB")
     lines = [f"{loaded.name}: valid; {len(loaded.users)} users, {len(loaded.instruments)} instruments"]
     lines += losses
     keyless = pairs_without_key(loaded, loaded.pairs())

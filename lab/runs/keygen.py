@@ -13,7 +13,7 @@ from typing import Any
 from lab.runs.shown import echo
 from lab.runs.supervising.supervised import STALL_TIMEOUT_S, Run
 from orchestrator.events.process import LightProgress, ProcessEvent
-from orchestrator.events.status import BlockReport
+from orchestrator.events.status import BlockReport, pair_name
 
 WITHOUT_END = 10**15
 
@@ -41,7 +41,7 @@ def make_blocks(
             blocks.append(event)
 
     while len(blocks) < count:
-        run.supervisor.wait_for(lambda *_: True, STALL_TIMEOUT_S, f"blocks of {first}-{second}", take)
+        run.supervisor.wait_for(lambda *_: True, STALL_TIMEOUT_S, f"blocks of {pair_name(pair)}", take)
     return blocks
 
 

@@ -77,6 +77,12 @@ def test_init_for_a_host_leaves_no_endpoint_open(qunetlab: Any, tmp_path: Path) 
             "--task is digits, and --config says mnist: give one of them",
         ),
         (["fl", "server"], ["--task", "nowhere_at_all:Task"], 2, "there is no module nowhere_at_all"),
+        (
+            ["fl", "client", "alice"],
+            ["--task", "nowhere_at_all:Task"],
+            2,
+            "there is no module nowhere_at_all",
+        ),
         (["fl", "server"], ["--data", "nowhere"], 2, "data nowhere: there is no such file or folder"),
         (["fl", "server"], ["--config", "@nowhere"], 2, "nowhere: No such file or directory"),
     ],
@@ -109,6 +115,17 @@ def test_init_never_overwrites(qunetlab: Any, tmp_path: Path) -> None:
     again = qunetlab("init", str(tmp_path / "bench"))
     assert again.returncode == 2
     assert "already holds a testbed" in again.stderr
+
+
+def test_check_tells_pairs_of_hyphenated_users_apart(qunetlab: Any, tmp_path: Path) -> None:
+    text = template_path("simulated-four-node").read_text(encoding="utf-8")
+    for old, name in (("alice", "a"), ("bob", "a-b"), ("carol", "b-c"), ("dave", "c")):
+        text = text.replace(f'"{old}"', f'"{name}"')
+    (tmp_path / "hyphens.toml").write_text(text)
+    checked = qunetlab("check", str(tmp_path / "hyphens.toml"))
+    assert checked.returncode == 0, checked.stderr
+    assert "  a:b-c: " in checked.stdout
+    assert "  a-b:c: " in checked.stdout
 
 
 def test_check_lists_every_mistake_and_exits_with_2(qunetlab: Any, tmp_path: Path) -> None:

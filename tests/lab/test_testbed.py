@@ -52,6 +52,15 @@ def test_a_section_that_is_no_section_is_a_mistake_with_its_place(section: str) 
     assert section in mistakes(content() | {section: 5})
 
 
+def test_the_longest_user_name_leaves_room_for_the_roles_made_of_it() -> None:
+    text = template_path("simulated-four-node").read_text(encoding="utf-8")
+    longest = "a" * 31
+    data = tomllib.loads(text.replace('"alice"', f'"{longest}"'))
+    data["keys"] = dict.fromkeys(parse_testbed(data, PATH).roles(), "k" * 40)
+    assert parse_testbed(data, PATH).public_key(f"fl-{longest}") == "k" * 40
+    assert "users[0].name" in mistakes(tomllib.loads(text.replace('"alice"', f'"{longest}a"')))
+
+
 def test_every_mistake_is_reported_at_once_with_its_place() -> None:
     data = content()
     data["protocol"]["clock_hz"] = "fast"

@@ -130,6 +130,7 @@ def fl_server_role(
     """Federated-learning server: sees masked updates and their sum."""
     from fl.carriers.zeromq.server import run_server
     from fl.workloads import open_task
+    from fl.workloads.provenance import verify_data
     from lab.runs.following.learning_status import told_to_hub
     from orchestrator.wire.curve import load_keys
 
@@ -144,7 +145,9 @@ def fl_server_role(
     users = runtime.testbed.user_names()
     for name in named if isinstance(named := settings.get("clients"), list) else ():
         _require_user(runtime, name)
-    task = open_task(str(settings.get("task", "digits")), data_folder)
+    name = str(settings.get("task", "digits"))
+    task = open_task(name, data_folder)
+    verify_data(name, task, data_folder)  # what is told after a round has cost its key
     settings.setdefault("run_id", _unfinished_run(runtime.state) or f"run-{random_hex(6)}")
     config = training_config(task, users, settings)
     with told_to_hub(runtime.testbed, runtime.secrets, config) as tell_hub:
@@ -213,7 +216,7 @@ def fl_client_role(
     from fl.modes.table import MODES
     from fl.rounds.client_rules import ClientRules
     from fl.rounds.config import SMALLEST_QUORUM
-    from fl.workloads import load_task
+    from fl.workloads import load_task, record_of
     from orchestrator.delivery.client import DeliveryClient
     from orchestrator.events.learning import ClientEnded
     from orchestrator.wire.curve import load_keys
@@ -223,6 +226,8 @@ def fl_client_role(
     _require_user(runtime, name)
     if mode not in MODES:
         raise ValueError(f"no mode is called {mode!r}; there are {', '.join(MODES)}")
+    if task is not None:
+        record_of(task, trusted=task)  # one that cannot be had is told before there is a server to wait for
     if self_check is not None and testbed.simulation is None:
         raise ValueError(
             f"--self-check writes unmasked updates and {runtime.testbed_path} has no [simulation]: "

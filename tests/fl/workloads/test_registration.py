@@ -326,3 +326,22 @@ def test_own_images_train_a_workload_of_ours_and_are_named_in_its_results(tmp_pa
         said.exception
     )
     assert not (tmp_path / "few").exists()
+
+
+def test_a_learning_server_with_other_files_ends_before_a_round_spends_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "means_at_the_server.py").write_text(MODULE)
+    (tmp_path / "means.csv").write_text("1\n2\n")
+
+    def serve(*_: object, **__: object) -> None:
+        pytest.fail("the server serves with files whose checksum is wrong")
+
+    monkeypatch.setattr("fl.carriers.zeromq.server.run_server", serve)
+    bench, task = str(tmp_path / "bench"), "means_at_the_server:MEANS"
+    made = CliRunner().invoke(app, ["init", bench, "--host", "127.0.0.1"])
+    assert made.exit_code == 0, made.output
+    ended = CliRunner().invoke(app, ["fl", "server", bench, "--task", task, "--data", str(tmp_path)])
+    assert isinstance(ended.exception, DataError)
+    assert "means.csv: not the published file of means" in str(ended.exception)
