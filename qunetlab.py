@@ -17,8 +17,12 @@ HOME = os.path.dirname(os.path.realpath(__file__))
 
 
 def without_current_directory(path: list[str], current: str) -> list[str]:
-    """``path`` without the entry that ``python -m`` put first for ``current``; PYTHONPATH's own entries stay."""
-    return path[1:] if path and path[0] in ("", current) else path
+    """``path`` without the entry that ``python -m`` put first for ``current``; PYTHONPATH's own entries stay.
+
+    The folder of our own source stays as well.
+    """
+    foreign = os.path.realpath(current) != HOME
+    return path[1:] if foreign and path and path[0] in ("", current) else path
 
 
 def strangers(home: str = HOME) -> list[str]:

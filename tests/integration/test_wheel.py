@@ -144,6 +144,19 @@ def test_keys_are_made_without_the_learning_libraries(installed: Installed) -> N
     assert told.returncode == 0, told.stderr
 
 
+def test_the_source_runs_in_its_own_folder_beside_another_installation(installed: Installed) -> None:
+    source = installed.place.parent / "source"
+    told = subprocess.run(
+        [str(installed.python), "-m", "qunetlab", "--help"],
+        cwd=source,
+        env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert told.returncode == 0, told.stderr
+
+
 def test_a_module_that_would_shadow_a_package_of_ours_is_named(installed: Installed) -> None:
     folder = installed.place.parent / "modules"
     folder.mkdir()
