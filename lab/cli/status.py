@@ -21,8 +21,8 @@ from rich.text import Text
 
 from lab.runs.following import view
 from lab.runs.following.document import ItemLine, Said, VerdictLine, document_of
-from lab.runs.following.observer import Heard, Observer, ObserverError
-from lab.runs.following.verdict import EXIT_CODES, Verdict, verdict
+from lab.runs.following.observer import Heard, Observer, verdict_on
+from lab.runs.following.verdict import Verdict, verdict
 from lab.runs.shown import echo, shown
 from lab.runs.testbeds.folder import SECRETS, find_testbed
 from lab.testbed import load_testbed
@@ -41,25 +41,22 @@ def show_status(
         raise ValueError("--check tells once how things are, and --watch goes on: give one of them")
     testbed_path = find_testbed(path)
     testbed = load_testbed(testbed_path)
-    try:
-        with Observer.connect(
-            testbed, secrets or testbed_path.parent / SECRETS, CONNECT_TIMEOUT_S
-        ) as observer:
-            observer.wait_for_snapshot(SNAPSHOT_PATIENCE_S)
-            if watch:
-                show_changes(observer, as_json)
-            said = verdict(observer.facts())
-            if as_json:
-                echo(json_of(document_of(observer)))
-            else:
-                echo(shown(said.line) if check else page(observer))
-            return said.exit_code if check else 0
-    except ObserverError as error:
-        if not check:
-            raise
-        said = Verdict("no answer", 0.0, str(error))
-        echo(json_of(VerdictLine(verdict=Said.of(said))) if as_json else shown(said.line))
-        return EXIT_CODES[said.state]
+    keys = secrets or testbed_path.parent / SECRETS
+    if check:
+        said = verdict_on(testbed, keys, CONNECT_TIMEOUT_S)
+        echo(line_of(said, as_json))
+        return said.exit_code
+    with Observer.connect(testbed, keys, CONNECT_TIMEOUT_S) as observer:
+        observer.wait_for_snapshot(SNAPSHOT_PATIENCE_S)
+        if watch:
+            show_changes(observer, as_json)
+        echo(json_of(document_of(observer)) if as_json else page(observer))
+    return 0
+
+
+def line_of(said: Verdict, as_json: bool) -> str:
+    """The verdict alone, of one shape whether or not anybody answers."""
+    return json_of(VerdictLine(verdict=Said.of(said))) if as_json else shown(said.line)
 
 
 def json_of(document: msgspec.Struct) -> str:
@@ -86,7 +83,7 @@ def show_changes(observer: Observer, as_json: bool, going_on: Callable[[], bool]
     while going_on():
         told = verdict(observer.facts())
         if said is None or (told.state, told.text) != (said.state, said.text):
-            echo(json_of(VerdictLine(verdict=Said.of(told))) if as_json else shown(told.line))
+            echo(line_of(told, as_json))
             said = told
         for heard in news:
             _tell(heard, observer, as_json)

@@ -21,6 +21,7 @@ import jsonschema
 import pytest
 
 from lab.cli.status import show_status
+from lab.runs.following.document import SCHEMA
 from lab.runs.testbeds.folder import create_folder, template_path
 from lab.testbed import load_testbed, write_testbed
 from orchestrator.events.status import Alarm, BlockReport, Learning, Ready
@@ -199,6 +200,24 @@ def test_without_an_orchestrator_the_check_says_so_in_one_line(
     code, line = bench.check(capsys)
     assert code == 3
     assert line.startswith("NO ANSWER 0 s: the orchestrator at tcp://127.0.0.1:")
+
+
+def test_the_check_for_scripts_has_one_shape_with_and_without_an_orchestrator(
+    bench: Bench, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lab.cli.status.CONNECT_TIMEOUT_S", 0.5)
+    for hub_runs, state, text in (
+        (True, "stopped", "relay gone"),
+        (False, "no answer", "the orchestrator at"),
+    ):
+        if not hub_runs:
+            bench.hub.end()
+        code = show_status(bench.path, None, True, check=True)
+        document = json.loads(capsys.readouterr().out)
+        assert document.keys() == {"schema", "verdict"}
+        assert (document["schema"], document["verdict"]["state"]) == (SCHEMA, state)
+        assert document["verdict"]["text"].startswith(text)
+        assert code == document["verdict"]["exit_code"] == 3
 
 
 @pytest.mark.long

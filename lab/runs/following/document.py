@@ -62,7 +62,7 @@ class ItemLine(ItemRow, frozen=True, kw_only=True):
 
 
 class VerdictLine(msgspec.Struct, frozen=True, kw_only=True):
-    """The verdict alone: of ``--check --json`` where nobody answers, and of ``--watch --json`` when it changed."""
+    """The verdict alone: of ``--check --json``, and of ``--watch --json`` when it changed."""
 
     schema: Literal[2] = SCHEMA
     verdict: Said
