@@ -15,6 +15,11 @@ from qcodes.instrument import Instrument
 
 from drivers.links.limits import plain
 
+if TYPE_CHECKING:
+    MadeForHands = type  # as QCoDeS does: a metaclass with __call__ hides the signatures of the drivers
+else:
+    from drivers.making import MadeForHands
+
 
 @dataclass(frozen=True)
 class Identity:
@@ -26,7 +31,7 @@ class Identity:
     firmware: str
 
 
-class LabInstrument(Instrument):
+class LabInstrument(Instrument, metaclass=MadeForHands):
     """A QCoDeS instrument at ``address`` with ``connect``, ``identify`` and ``safe_state``."""
 
     def __init__(self, name: str, address: str, **kwargs: Any) -> None:
