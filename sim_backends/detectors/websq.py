@@ -3,7 +3,8 @@
 One thread serves both.  The answer to ``labelProps`` leaves in one write (vendor clients lose a split
 burst), each counts line in one send with TCP_NODELAY (they parse only the first line of a read), every
 change is broadcast to all control clients, and nothing is acknowledged.  A value that the controller does
-not accept is answered by a message labelled ``Error``.  Detectors without bias count nothing.
+not accept is answered by a message labelled ``Error``.  Detectors without bias count nothing.  A calibration of the
+bias currents shows ``StartAutoIV`` until it is over and leaves what it found in ``BiasCurrentAutoIV``.
 Source: vendor's ``WebSQControl.py``, whose parsing sets the rules above.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import selectors
 import socket
 import threading
@@ -30,6 +32,8 @@ _BIAS_BOUND_UA = 90.9
 _TRIGGER_BOUND_MV = 1000.0
 _BIAS_OHM = 100e3  # the bias network turns microampere into tenths of a volt
 _SEND_TIMEOUT_S = 2.0
+_AUTO_IV_S = 0.2  # how long a calibration takes, and what it finds: ours, a real one depends on the nanowires
+_AUTO_BIAS_UA = 15.0
 
 
 def _dark() -> list[float]:
@@ -94,8 +98,10 @@ class WebSQTwin:
             "DetectorEnable": False,
             "StartAutoIV": False,
             "BiasCurrentAutoIV": [0.0] * n_detectors,
+            "DarkCountsAutoIV": [100.0] * n_detectors,
             "IVScanEnable": False,
         }
+        self._auto_iv_ends: float | None = None
         self._last_line = b""
         self._closing = threading.Event()
         self._selector = selectors.DefaultSelector()
@@ -148,6 +154,8 @@ class WebSQTwin:
                         self._serve_client(key.data)
                 else:
                     self._drop_reader(key.fileobj)
+            if self._auto_iv_ends is not None and time.monotonic() >= self._auto_iv_ends:
+                self._finish_auto_iv()
             if time.monotonic() >= next_line:
                 self._send_counts()
                 next_line = time.monotonic() + self._period_s()
@@ -199,6 +207,8 @@ class WebSQTwin:
             "SetAllBiasCurrents": ("BiasCurrent", lambda v: _numbers(v, self._n, _BIAS_BOUND_UA)),
             "SetAllTriggerLevels": ("TriggerLevel", lambda v: _numbers(v, self._n, _TRIGGER_BOUND_MV)),
             "DetectorEnable": ("DetectorEnable", lambda v: v if isinstance(v, bool) else None),
+            "DarkCountsAutoIV": ("DarkCountsAutoIV", lambda v: _numbers(v, self._n, math.inf)),
+            "AutoCaliBiasCurrents": ("StartAutoIV", lambda v: v if isinstance(v, bool) else None),
         }
         if message["command"] not in setters:
             return
@@ -215,6 +225,19 @@ class WebSQTwin:
             self._values["BiasVoltage"] = voltages
         if label in ("BiasCurrent", "DetectorEnable"):
             self._on_bias(bias, enabled)
+        if label == "StartAutoIV":
+            self._auto_iv_ends = time.monotonic() + _AUTO_IV_S if value else None
+        self._broadcast(label, value)
+
+    def _finish_auto_iv(self) -> None:
+        self._auto_iv_ends = None
+        found = {"BiasCurrentAutoIV": [_AUTO_BIAS_UA] * self._n, "StartAutoIV": False}
+        with self._lock:
+            self._values.update(found)
+        for label, value in found.items():
+            self._broadcast(label, value)
+
+    def _broadcast(self, label: str, value: object) -> None:
         self._send(self._clients, encode_reply({"label": label, "value": value}))
 
     def _bias(self) -> list[float]:

@@ -9,6 +9,7 @@ as real units do (comment in QMI's protocol module).
 
 from __future__ import annotations
 
+import math
 import struct
 import threading
 import time
@@ -20,7 +21,14 @@ from sim_backends.serial_server import PtyServer
 from sim_backends.site import Simulated, Site
 
 _TYPE_K1X2 = 0x33
-_MODULATION = {0x2B: b"\x00\x00", 0x2C: b"\x00\x00", 0x2F: b"\x00\x00", 0xB5: b"\x00", 0xB7: b"\x00\x00"}
+_MODULATION = {
+    **dict.fromkeys((0x2B, 0x2C, 0x2F, 0xB7), bytes(2)),
+    0xB5: bytes(1),
+    **dict.fromkeys((0xB8, 0xBA), bytes(8)),  # pairs of frequencies, 32-bit floating point
+}
+_DARK_DBM = (
+    -0x8000
+)  # hundredths; what a dark module says in dBm is documented nowhere, so the least that 16 bits hold
 
 
 def build(site: Site) -> Simulated:
@@ -158,6 +166,8 @@ class NKTBasikTwin:
             0x1C: lambda: struct.pack("<h", 254),
             0x1E: lambda: struct.pack("<H", 12040),
             0x22: lambda: struct.pack("<H", self._power),
+            0x90: lambda: _in_dbm(emitted),
+            0xA0: lambda: _in_dbm(self._power),
             0x2A: lambda: struct.pack("<h", self._offset),
             0x30: lambda: bytes((self._emission,)),
             0x32: lambda: struct.pack("<I", self._centre),
@@ -195,15 +205,22 @@ class NKTBasikTwin:
         if register == 0x30 and len(data) == 1 and data[0] <= 1:
             return self._switch(bool(data[0]))
         if register == 0x22 and len(data) == 2:
-            power = int.from_bytes(data, "little")
-            self._power, accepted = (power, True) if power <= self._max_power else (self._power, False)
-            return accepted
+            return self._set_power(int.from_bytes(data, "little"))
+        if register == 0xA0 and len(data) == 2:
+            return self._set_power(round(100 * 10 ** (int.from_bytes(data, "little", signed=True) / 1000)))
         if register == 0x2A and len(data) == 2:
             offset = int.from_bytes(data, "little", signed=True)
             inside = abs(offset) <= self._max_offset
             self._offset = offset if inside else self._offset
             return inside
         return False
+
+    def _set_power(self, power: int) -> bool:
+        """Set point in 0.01 mW, which 0x22 holds and 0xA0 mirrors in 0.01 dBm."""
+        if power > self._max_power:
+            return False
+        self._power = power
+        return True
 
     def _switch(self, on: bool) -> bool:
         if on and (not self._interlock_closed or self._error_code()):
@@ -212,3 +229,8 @@ class NKTBasikTwin:
             self._light_at = self._clock() + self._emission_delay_s
         self._emission = on
         return True
+
+
+def _in_dbm(power: int) -> bytes:
+    """0.01 mW as 0.01 dBm in 16 bits."""
+    return struct.pack("<h", round(1000 * math.log10(power / 100)) if power else _DARK_DBM)

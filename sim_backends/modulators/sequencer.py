@@ -74,6 +74,7 @@ class AwgChannel:
     state: Literal["stopped", "waiting", "playing"] = "stopped"
     step: int | None = None
     marker_levels_v: dict[tuple[int, str], float] = field(default_factory=dict)
+    marker_words: dict[tuple[int, str], str] = field(default_factory=dict)
 
 
 @dataclass

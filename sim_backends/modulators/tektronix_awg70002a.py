@@ -9,6 +9,7 @@ stops the run and switches the channel off.  Waveform blocks are received straig
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 from drivers.links.ieee488 import unquote
 from sim_backends.bench_switch import driven_direction
 from sim_backends.faults import FaultInjector
+from sim_backends.modulators.awg_fgen import FunctionGenerator
 from sim_backends.modulators.awg_lists import ListCommands
 from sim_backends.modulators.sequencer import AwgChannel, Memory, TriggerInput, start, stop, trigger
 from sim_backends.optics_parts import Drive
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from sim_backends.optics import Direction
 
 IDENTITY = "TEKTRONIX,{model},SIM{serial:05d},FV:6.3.0080.0"
+_SUFFIX_OUT_OF_RANGE = (-114, "Header suffix out of range")
 
 
 class _Device(ScpiDevice):
@@ -52,6 +55,7 @@ class _Device(ScpiDevice):
         self._add_outputs()
         self._add_clock()
         self.lists = ListCommands(self, self.memory, self._unload)
+        self.functions = FunctionGenerator(self, self._number_of)
 
     # Declarations
 
@@ -70,6 +74,8 @@ class _Device(ScpiDevice):
         self.add("SOURce#:MARKer#:VOLTage[:LEVel][:IMMediate]:LOW", lambda c: self._set_marker(c, "LOW"))
         self.add("SOURce#:MARKer#:VOLTage[:LEVel][:IMMediate]:HIGH?", lambda c: self._marker(c, "HIGH"))
         self.add("SOURce#:MARKer#:VOLTage[:LEVel][:IMMediate]:LOW?", lambda c: self._marker(c, "LOW"))
+        self._marker_word("OUTPut#:WVALue:MARKer#", "waiting", "FIRSt", "LOW", "HIGH")
+        self._marker_word("OUTPut#:SVALue:MARKer#", "stopped", "OFF", "LOW")
         switch("OUTPut#[:STATe]", self._set_output, lambda c: self._channel(c).output)
         switch("OUTPut:OFF", self._set_all_off, lambda c: self.all_off)
         self._word("OUTPut#:WVALue[:ANALog][:STATe]", "hold", "FIRSt", "ZERO")
@@ -109,13 +115,34 @@ class _Device(ScpiDevice):
         self.add(notation, store)
         self.add(notation + "?", lambda c: str(int(load(c))))
 
+    def _marker_word(self, notation: str, when: str, *words: str) -> None:
+        """A marker's level while ``when``; the first of ``words`` is in force after ``*RST``."""
+        first = re.sub("[a-z]", "", words[0])
+
+        def store(call: Call) -> None:
+            levels = self._channel(call).marker_words
+            levels[self._marker_number(call), when] = call.choice(0, *words)
+
+        def load(call: Call) -> str:
+            return self._channel(call).marker_words.get((self._marker_number(call), when), first)
+
+        self.add(notation, store)
+        self.add(notation + "?", load)
+
     # Outputs and run control
 
+    def _number_of(self, call: Call) -> int:
+        if call.suffixes[0] not in self.channels:
+            raise ScpiError(*_SUFFIX_OUT_OF_RANGE)
+        return call.suffixes[0]
+
     def _channel(self, call: Call) -> AwgChannel:
-        try:
-            return self.channels[call.suffixes[0]]
-        except KeyError:
-            raise ScpiError(-114, "Header suffix out of range") from None
+        return self.channels[self._number_of(call)]
+
+    def _marker_number(self, call: Call) -> int:
+        if call.suffixes[1] not in (1, 2):
+            raise ScpiError(*_SUFFIX_OUT_OF_RANGE)
+        return call.suffixes[1]
 
     def _set_resolution(self, call: Call) -> None:
         value = call.integer(0)
@@ -186,6 +213,7 @@ class _Device(ScpiDevice):
         self.memory.sequences.clear()
         self.channels = {1: AwgChannel(), 2: AwgChannel()}
         self.sample_rate_hz, self.clock_source, self.all_off = 25e9, "INT", False
+        self.functions.reset()
 
     def _run_all(self, call: Call) -> None:
         if not any(channel.asset for channel in self.channels.values()):

@@ -19,6 +19,7 @@ _INFINITY, _NOT_A_NUMBER = "9.90000000E+37", "9.91000000E+37"
 _WAVELENGTH_NM = (800.0, 1700.0)
 _RANGES_W = tuple(10.0**exponent for exponent in range(-8, 0))
 _MAX_AVERAGING = 10_000
+_RESPONSIVITY_A_PER_W = 1.0  # of the InGaAs diode, near 1550 nm; a real sensor stores a curve
 _WATTS = {"NW": 1e-9, "UW": 1e-6, "MW": 1e-3, "W": 1.0}
 
 
@@ -37,6 +38,7 @@ class _Device(ScpiDevice):
         add("SYSTem:SENS:IDN?", lambda c: SENSOR)
         for notation in ("MEASure[:SCALar]:POWer?", "MEASure[:SCALar]?", "READ?", "FETCh?"):
             add(notation, lambda c: self._measure())
+        add("MEASure[:SCALar]:CURRent[:DC]?", lambda c: _number(_RESPONSIVITY_A_PER_W * read_power_w()))
         add("CONFigure[:SCALar]:POWer", lambda c: None)
         add("[SENSe:]CORRection:WAVelength", self._set_wavelength)
         add("[SENSe:]CORRection:WAVelength?", self._ask_wavelength)
@@ -51,13 +53,11 @@ class _Device(ScpiDevice):
 
     def _measure(self) -> str:
         power_w = self._read_power_w()
-        if math.isnan(power_w):
-            return _NOT_A_NUMBER
         if abs(power_w) > (_RANGES_W[-1] if self.auto_range else self.range_w):
             return _INFINITY
         if self.unit == "W":
-            return f"{power_w:.8E}"
-        return f"{10 * math.log10(power_w / 1e-3):.8E}" if power_w > 0 else _NOT_A_NUMBER
+            return _number(power_w)
+        return _number(10 * math.log10(power_w / 1e-3) if power_w > 0 else math.nan)
 
     def _set_wavelength(self, call: Call) -> None:
         value = call.number(0, {"NM": 1.0})
@@ -91,6 +91,10 @@ class _Device(ScpiDevice):
 
     def _reset(self, call: Call) -> None:
         self.wavelength_nm, self.averaging, self.auto_range, self.unit = 1550.0, 1, True, "W"
+
+
+def _number(value: float) -> str:
+    return _NOT_A_NUMBER if math.isnan(value) else f"{value:.8E}"
 
 
 def build(site: Site) -> Simulated:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from qcodes.instrument_drivers.tektronix import TektronixAWG70002A
+from qcodes.instrument_drivers.tektronix import TektronixAWG70002A, TektronixAWG70002B
 
 from sim_backends.modulators.tektronix_awg70002a import AWG70002ATwin
 
@@ -117,3 +117,39 @@ def test_refusals_go_to_the_error_queue(awg: TektronixAWG70002A) -> None:
     awg.write("AWGControl:RUN")
     codes = [awg.ask("SYSTem:ERRor?").partition(",")[0] for _ in range(5)]
     assert codes == ["-222", "-113", "-224", "-221", "0"]
+
+
+def test_every_parameter_of_qcodes_is_answered(awg: TektronixAWG70002A, twin: AWG70002ATwin) -> None:
+    """QCoDeS asks for all of them, the function generator's too, whenever somebody takes a snapshot."""
+    awg.ch2.fgen_type("TRIANGLE")
+    awg.ch2.fgen_frequency(2e6)
+    awg.ch1.fgen_signalpath("DCamplified")
+    awg.ch1.marker2_waitvalue("HIGH")
+    awg.ch2.marker1_stoppedvalue("LOW")
+    shown = awg.snapshot(update=True)["submodules"]
+    first, second = (shown[name]["parameters"] for name in ("ch1", "ch2"))
+    assert second["fgen_type"]["value"] == "TRIANGLE"
+    assert first["fgen_frequency"]["value"] == second["fgen_frequency"]["value"] == 2e6
+    assert first["fgen_period"]["value"] == pytest.approx(0.5e-6)
+    assert [each["fgen_signalpath"]["value"] for each in (first, second)] == ["DCamplified", "direct"]
+    assert [first[f"marker{n}_waitvalue"]["value"] for n in (1, 2)] == ["FIRS", "HIGH"]
+    assert [each["marker1_stoppedvalue"]["value"] for each in (first, second)] == ["OFF", "LOW"]
+    assert twin.state()["errors"] == 0
+
+
+def test_reset_brings_the_function_generator_back(awg: TektronixAWG70002A) -> None:
+    awg.ch1.fgen_amplitude(0.1)
+    awg.write("*RST")
+    assert awg.ch1.fgen_amplitude() == 0.5
+    awg.write("FGEN:CHANnel3:AMPLitude 0.1")
+    awg.write("FGEN:CHANnel1:AMPLitude 0.6")
+    assert [awg.ask("SYSTem:ERRor?").partition(",")[0] for _ in range(3)] == ["-114", "-222", "0"]
+
+
+def test_a_generator_of_the_b_series() -> None:
+    other = AWG70002ATwin(model="AWG70002B")
+    awg = TektronixAWG70002B("qcodes_b", other.serve("127.0.0.1", 0), visalib="@py", terminator="\n")
+    assert awg.IDN()["model"] == "AWG70002B"
+    assert awg.model == "70002B"
+    awg.close()
+    other.close()
