@@ -1,8 +1,12 @@
-"""What every instrument driver of qunetlab is: a QCoDeS instrument with an identity and a safe state.
+"""What every instrument driver of qunetlab is: a QCoDeS instrument with an identity, a known state and a safe state.
 
-A driver does no input or output in its constructor.  :meth:`LabInstrument.connect` opens the link and
-asks for the identity, so a dead address or a wrong model is an error there and then.  The *safe state* is
-what the station applies on exit, on a signal, or when a peer crashed: no emission, no bias, no output.
+A driver does no input or output in its constructor.  :meth:`LabInstrument.connect` opens the link and *brings the
+instrument up*: it asks for the identity, so that a dead address or a wrong model is an error there and then, and brings
+it to a known state or refuses.  The link does the same by itself whenever the instrument may have restarted
+(:mod:`drivers.links.link`), and then also brings back what was set before and can hurt nobody.
+
+The *safe state* is what the station applies on exit, on a signal, or when a peer crashed: no emission, no bias, no
+output.  It works before ``connect`` too, waits for no other thread, and is judged by what the instrument reads back.
 """
 
 from __future__ import annotations
@@ -11,9 +15,11 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from qcodes.instrument import Instrument
+from qcodes.instrument import Instrument, InstrumentChannel
 
-from drivers.links.limits import plain
+from drivers.links.errors import InstrumentError, WrongInstrumentError
+from drivers.links.link import Link
+from drivers.settings import WithSettings
 
 if TYPE_CHECKING:
     MadeForHands = type  # as QCoDeS does: a metaclass with __call__ hides the signatures of the drivers
@@ -31,8 +37,17 @@ class Identity:
     firmware: str
 
 
-class LabInstrument(Instrument, metaclass=MadeForHands):
-    """A QCoDeS instrument at ``address`` with ``connect``, ``identify`` and ``safe_state``."""
+class LabInstrument(WithSettings, Instrument, metaclass=MadeForHands):
+    """A QCoDeS instrument at ``address``.
+
+    A driver sets ``links`` in its constructor, its main link first and made with ``bring_up=self.bring_up``, and has
+    :meth:`identify`, :meth:`safe_state`, and where there is something to do :meth:`know_state` and
+    :meth:`restore_passive`.
+    """
+
+    links: tuple[Link, ...] = ()
+    identity: Identity | None = None
+    """Who answered when the instrument was last brought up."""
 
     def __init__(self, name: str, address: str, **kwargs: Any) -> None:
         super().__init__(name, **kwargs)
@@ -42,29 +57,69 @@ class LabInstrument(Instrument, metaclass=MadeForHands):
         # QCoDeS says Any here, and then the type checker finds every instrument of every kind.
         def __getattr__(self, key: str) -> object: ...
 
-    def add_parameter(self, name: str, parameter_class: Any = None, **kwargs: Any) -> Any:
-        """As QCoDeS has it; what is set reaches the driver as a Python value, whatever NumPy scalar it was."""
-        if callable(kwargs.get("set_cmd")):
-            kwargs.setdefault("set_parser", plain)
-        return super().add_parameter(name, parameter_class, **kwargs)
-
-    @abstractmethod
     def connect(self) -> Identity:
-        """Open the link and identify the instrument.
+        """Open the links afresh and bring the instrument up.
 
-        Raises LinkError when nothing (sensible) answers and WrongInstrumentError for another model.
+        Raises LinkError when nothing (sensible) answers, WrongInstrumentError for another model, and
+        InstrumentRefusedError or LimitError for a state that it cannot be brought out of; all is closed again then.
         """
+        try:
+            for link in reversed(self.links):
+                link.open()
+        except BaseException:
+            self.disconnect()
+            raise
+        assert self.identity is not None
+        return self.identity
+
+    def disconnect(self) -> None:
+        """Close the links; the instrument stays as it is."""
+        for link in self.links:
+            link.close()
+
+    def bring_up(self) -> None:
+        """Identify, know the state, and after an earlier connection bring passive settings back."""
+        identity, before = self.identify(), self.identity
+        if before is not None and identity.serial_number != before.serial_number:
+            raise self.error(
+                WrongInstrumentError,
+                f"serial number {identity.serial_number} answers where {before.serial_number} did; "
+                "two instruments may be swapped",
+            )
+        self.know_state()
+        if before is not None:
+            self.restore_passive()
+        self.identity = identity
 
     @abstractmethod
     def identify(self) -> Identity:
-        """Ask the instrument what it is."""
+        """Ask the instrument what it is.  Raises WrongInstrumentError for another model."""
+
+    def know_state(self) -> None:
+        """Read and log old errors; set what must be so, or refuse; hold stored set points against limits."""
+
+    def restore_passive(self) -> None:
+        """After a possible restart: outputs off, and the settings that cannot hurt anyone as they were."""
 
     @abstractmethod
     def safe_state(self) -> None:
         """Stop everything that could harm people, instruments or secrets; safe to call twice."""
 
+    def close(self) -> None:
+        """Close the links and free the QCoDeS name; safe to call twice.
+
+        QCoDeS would also delete every attribute, so that later use fails with an AttributeError; here it raises
+        LinkClosedError.
+        """
+        self.disconnect()
+        self.remove_instance(self)
+
+    def error(self, kind: type[InstrumentError], text: str) -> InstrumentError:
+        """An error of ``kind`` that names this instrument and its address."""
+        return kind(text, instrument=self.name, address=self.address)
+
     def get_idn(self) -> dict[str, str | None]:
-        """The identity in the form that QCoDeS snapshots expect; nothing is asked before ``connect``."""
+        """The identity in the form that QCoDeS snapshots expect."""
         identity = self.identify()
         return {
             "vendor": identity.vendor,
@@ -72,3 +127,7 @@ class LabInstrument(Instrument, metaclass=MadeForHands):
             "serial": identity.serial_number,
             "firmware": identity.firmware,
         }
+
+
+class LabChannel(WithSettings, InstrumentChannel[Any]):
+    """A channel of a :class:`LabInstrument`."""

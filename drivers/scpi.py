@@ -1,4 +1,4 @@
-"""What the SCPI drivers share: a link that identifies the model, connect, close, and restoring after trouble."""
+"""What the SCPI drivers share: a link that identifies the model, and free text for people."""
 
 from __future__ import annotations
 
@@ -13,44 +13,35 @@ from drivers.links.scpi_visa import ScpiLink
 class ScpiInstrument(LabInstrument):
     """A :class:`LabInstrument` on a :class:`ScpiLink`.
 
-    Subclasses name the models they drive in ``MODELS`` (field 2 of ``*IDN?``) and override
-    :meth:`restore_passive` to bring settings back that cannot hurt anyone after the link was reopened.
+    Subclasses name the models they drive in ``MODELS`` (field 2 of ``*IDN?``).
     """
 
     MODELS: ClassVar[Collection[str]]
 
     def __init__(self, name: str, address: str, *, timeout_s: float = 2.0, **kwargs: Any) -> None:
         super().__init__(name, address, **kwargs)
-        self.link = ScpiLink(name, address, self._accept, timeout_s=timeout_s, on_reopen=self.restore_passive)
-
-    def connect(self) -> Identity:
-        """Open the link and identify the instrument.
-
-        Raises LinkError when nothing sensible answers and WrongInstrumentError for another model.
-        """
-        return self.link.open()
+        self.link = ScpiLink(name, address, timeout_s=timeout_s, bring_up=self.bring_up)
+        self.links = (self.link,)
 
     def identify(self) -> Identity:
-        """Ask ``*IDN?``."""
-        return self.link.identify()
-
-    def close(self) -> None:
-        """Close the link and free the QCoDeS name; safe to call twice.
-
-        QCoDeS would also delete every attribute, so that later use fails with an AttributeError; here it
-        raises LinkClosedError.
-        """
-        self.link.close()
-        self.remove_instance(self)
-
-    def restore_passive(self) -> None:
-        """Called after the link was reopened: outputs off, passive settings as they were."""
-
-    def _accept(self, identity: Identity) -> None:
+        """Ask ``*IDN?``.  Raises WrongInstrumentError for a model that this driver does not drive."""
+        identity = self.link.identify()
         if identity.model not in self.MODELS:
-            raise WrongInstrumentError(
+            raise self.error(
+                WrongInstrumentError,
                 f"answers as {identity.vendor[:40]} {identity.model[:40]}, not as "
                 f"{' or '.join(sorted(self.MODELS))}; correct the address or the model in the testbed file",
-                instrument=self.name,
-                address=self.address,
             )
+        return identity
+
+    def know_state(self) -> None:
+        """Read and log what the error queue holds from earlier times."""
+        self.link.clear_errors()
+
+    def ask_raw(self, cmd: str) -> str:
+        """Send a query and return its reply."""
+        return self.link.query(cmd)
+
+    def write_raw(self, cmd: str) -> None:
+        """Send a command; InstrumentRefusedError with the instrument's reason."""
+        self.link.command(cmd)

@@ -51,7 +51,10 @@ class OzDD100(LabInstrument):
         **kwargs: Any,
     ) -> None:
         super().__init__(name, address, **kwargs)
-        self._link = SerialLink(address, baudrate=BAUDRATE, instrument=name, timeout_s=timeout_s)
+        self.link = SerialLink(
+            address, baudrate=BAUDRATE, instrument=name, timeout_s=timeout_s, bring_up=self.bring_up
+        )
+        self.links = (self.link,)
         self._speed_db_per_s = speed_db_per_s
         self._tolerance_db = tolerance_db
         self._range_db: tuple[float, float] | None = None
@@ -78,16 +81,9 @@ class OzDD100(LabInstrument):
             get_cmd=lambda: self._read_range()[1],
         )
 
-    def connect(self) -> Identity:
-        """Open the port and identify the attenuator; its position is left as it is."""
-        self._link.open()
-        try:
-            identity = self.identify()
-            self._range_db = self._read_range()
-        except BaseException:
-            self._link.close()
-            raise
-        return identity
+    def know_state(self) -> None:
+        """Read the range; the position is left as it is."""
+        self._range_db = self._read_range()
 
     def identify(self) -> Identity:
         """From the configuration display: the unit has no identity query, only its ``CD`` lines are typical."""
@@ -119,12 +115,6 @@ class OzDD100(LabInstrument):
         """Find the motor's reference; what the output attenuates meanwhile is undefined, so block the light."""
         self._command("H", HOME_TIMEOUT_S)
 
-    def close(self) -> None:
-        """Close the port and the QCoDeS instrument."""
-        if hasattr(self, "_link"):
-            self._link.close()
-        super().close()
-
     def _move(self, target_db: float) -> None:
         low, high = self._range_db or self._read_range()
         if not low <= target_db <= high:
@@ -133,8 +123,8 @@ class OzDD100(LabInstrument):
                 instrument=self.name,
                 address=self.address,
             )
-        timeout_s = self._link.timeout_s + (high - low) / self._speed_db_per_s
-        with self._link.exchange():
+        timeout_s = self.link.timeout_s + (high - low) / self._speed_db_per_s
+        with self.link.transaction():
             lines = self._command(f"A{target_db:.2f}", timeout_s)
             if not lines or not lines[-1].startswith("Pos:"):
                 raise self._malformed(f"the move was answered by {lines[:3]!r}")
@@ -175,13 +165,13 @@ class OzDD100(LabInstrument):
 
     def _command(self, command: str, timeout_s: float | None = None) -> list[str]:
         """Send ``command`` and return the reply's lines before ``Done``; InstrumentRefusedError on ``Error!``."""
-        wait_s = self._link.timeout_s if timeout_s is None else timeout_s
-        with self._link.exchange():
+        wait_s = self.link.timeout_s if timeout_s is None else timeout_s
+        with self.link.exchange():
             try:
                 if self._out_of_step:
                     self._get_in_step()
-                self._link.write(f"{command}\r".encode("ascii"))
-                lines = self._read_reply(self._link.now() + wait_s)
+                self.link.write(f"{command}\r".encode("ascii"))
+                lines = self._read_reply(self.link.now() + wait_s)
             except LinkTimeoutError as error:
                 self._out_of_step = True
                 raise LinkTimeoutError(
@@ -198,7 +188,7 @@ class OzDD100(LabInstrument):
     def _read_reply(self, deadline: float) -> list[str] | None:
         """The lines of the next reply, or None when it is ``Error!``."""
         lines: list[str] = []
-        while (line := self._decode(self._link.read_line(deadline))) != "Done":
+        while (line := self._decode(self.link.read_line(deadline))) != "Done":
             if line == "Error!":
                 return None
             if line:
@@ -209,11 +199,11 @@ class OzDD100(LabInstrument):
 
     def _get_in_step(self) -> None:
         """Ask for the configuration and skip replies until it comes: replies have no other mark."""
-        deadline = self._link.now() + self._link.timeout_s
-        self._link.write(b"CD\r")
+        deadline = self.link.now() + self.link.timeout_s
+        self.link.write(b"CD\r")
         while _after(self._read_reply(deadline) or [], "MAX ATTEN:") is None:
             continue
-        self._link.drain()
+        self.link.drain()
         self._out_of_step = False
 
     def _decode(self, line: bytes) -> str:

@@ -24,7 +24,6 @@ from qcodes.parameters import Parameter
 from qcodes.validators import Bool
 
 from drivers.base import Identity, LabInstrument
-from drivers.links.byte_link import QUIET_S
 from drivers.links.errors import (
     InstrumentError,
     InstrumentRefusedError,
@@ -41,6 +40,8 @@ from drivers.links.zmq_reqrep import split_address
 
 CONTROL_PORT = 12000
 COUNTS_PORT = 12345
+QUIET_S = 0.05
+"""A burst of labels ends when nothing comes for so long."""
 # Neither source bounds trigger levels: 1 V (default of max_trigger_mv) is a choice of ours.
 BIAS_LIMIT_UA = 90.9  # the controller's own limit in current scans
 MIN_PERIOD_MS = 10.0
@@ -73,15 +74,17 @@ class WebSQ(LabInstrument):
     ) -> None:
         super().__init__(name, address, **kwargs)
         host, port = split_address(address, CONTROL_PORT)
-        self._link = TcpLink(host, port, instrument=name, timeout_s=timeout_s)
-        self._counts = TcpLink(host, counts_port, instrument=name, timeout_s=timeout_s)
+        self.link = TcpLink(
+            host, port, instrument=name, timeout_s=timeout_s, talkative=True, bring_up=self.bring_up
+        )
+        self.links = (self.link,)
+        self._counts = TcpLink(host, counts_port, instrument=name, timeout_s=timeout_s, talkative=True)
         self._lock = threading.RLock()
         self._counts_lock = threading.Lock()
         self._settle_s = settle_s
         self._poll_interval_s = poll_interval_s
         self._pause = pause
         self._burst: frozenset[str] = REQUIRED_LABELS
-        self._was_connected = False
         self._passive: dict[str, tuple[str, object, float]] = {}  # label -> command, value, tolerance
         self._add_parameters(min(max_bias_ua, BIAS_LIMIT_UA), max_trigger_mv)
 
@@ -131,25 +134,15 @@ class WebSQ(LabInstrument):
 
     # Link and identity
 
-    def connect(self) -> Identity:
-        """Open the control link and identify; after an earlier connection, disable and set up passively."""
-        with self._lock:
-            self._link.open()
-            try:
-                identity = self.identify()
-                if self._was_connected:
-                    self._enable(False)
-                    for label, (command, value, tolerance) in self._passive.items():
-                        self._set_label(command, label, value, tolerance)
-            except BaseException:
-                self._link.close()
-                raise
-            self._was_connected = True
-            return identity
+    def restore_passive(self) -> None:
+        """Detectors off, trigger levels and measurement period as they were."""
+        self._enable(False)
+        for label, (command, value, tolerance) in self._passive.items():
+            self._set_label(command, label, value, tolerance)
 
     def identify(self) -> Identity:
         """The protocol has no identity query: WrongInstrumentError unless the typical labels are there."""
-        with self._lock, self._link.exchange():
+        with self._lock, self.link.exchange():
             labels = self._learn_burst()
         missing = REQUIRED_LABELS - labels.keys()
         if missing:
@@ -173,12 +166,6 @@ class WebSQ(LabInstrument):
     def safe_state(self) -> None:
         """Take the bias off all detectors."""
         self._enable(False)
-
-    def close(self) -> None:
-        """Close the link and the QCoDeS instrument; the detectors are left as they are."""
-        if hasattr(self, "_link"):
-            self._link.close()
-        super().close()
 
     # Counts
 
@@ -240,11 +227,11 @@ class WebSQ(LabInstrument):
     def _set_label(self, command: str, label: str, value: object, tolerance: float = EXACT) -> None:
         """Send a command and read its label back until it shows the value."""
         with self._lock:
-            with self._link.exchange():
-                self._link.write(encode_request({"command": command, "label": label, "value": value}))
-            deadline = self._link.now() + self._settle_s
+            with self.link.exchange():
+                self.link.write(encode_request({"command": command, "label": label, "value": value}))
+            deadline = self.link.now() + self._settle_s
             while not _shows(shown := self._read_label(label), value, tolerance):
-                if self._link.now() > deadline:
+                if self.link.now() > deadline:
                     raise NotReadyError(
                         f"{command} {value!r}: {label} still shows {shown!r} after {self._settle_s:g} s",
                         instrument=self.name,
@@ -269,13 +256,13 @@ class WebSQ(LabInstrument):
     def _read_bias_voltage(self) -> list[float]:
         """Bias voltages are measured on request (vendor's ``get_bias_voltage``)."""
         with self._lock:
-            with self._link.exchange():
-                self._link.write(encode_request({"request": "BiasVoltage"}))
+            with self.link.exchange():
+                self.link.write(encode_request({"request": "BiasVoltage"}))
             return self._read_list("BiasVoltage")
 
     def _read_labels(self) -> dict[str, object]:
         """All labels, from one complete answer to ``labelProps``."""
-        with self._lock, self._link.exchange():
+        with self._lock, self.link.exchange():
             return self._await_labels(self._burst, ReplyReader())
 
     def _learn_burst(self) -> dict[str, object]:
@@ -284,7 +271,7 @@ class WebSQ(LabInstrument):
         labels = self._await_labels(REQUIRED_LABELS, reader, missing_is_fine=True)
         while True:
             try:
-                data = self._link.read_some(self._link.now() + QUIET_S)
+                data = self.link.read_some(self.link.now() + QUIET_S)
             except LinkTimeoutError:
                 return labels
             labels.update(_properties(self._parse(reader, data)))
@@ -292,12 +279,12 @@ class WebSQ(LabInstrument):
     def _await_labels(
         self, wanted: frozenset[str], reader: ReplyReader, *, missing_is_fine: bool = False
     ) -> dict[str, object]:
-        self._link.write(encode_request({"request": "labelProps", "value": "None"}))
-        deadline = self._link.now() + self._link.timeout_s
+        self.link.write(encode_request({"request": "labelProps", "value": "None"}))
+        deadline = self.link.now() + self.link.timeout_s
         labels: dict[str, object] = {}
         while not labels.keys() >= wanted:
             try:
-                messages = self._parse(reader, self._link.read_some(deadline))
+                messages = self._parse(reader, self.link.read_some(deadline))
             except LinkTimeoutError:
                 if missing_is_fine and labels:
                     break

@@ -88,7 +88,7 @@ class InterbusMaster:
     def _await_answer(self, request: Telegram) -> Telegram | str:
         """The telegram that answers ``request``, or why there is none."""
         reader = TelegramReader()
-        deadline = self.link.now() + self.link.timeout_s
+        deadline = self.link.deadline()
         noise = 0
         while True:
             try:

@@ -78,9 +78,16 @@ class NKTBasik(LabInstrument):
         **kwargs: Any,
     ) -> None:
         super().__init__(name, address, **kwargs)
-        self._link = SerialLink(address, baudrate=BAUDRATE, rtscts=True, instrument=name, timeout_s=timeout_s)
-        self._bus = InterbusMaster(self._link, module, instrument=name, resends=resends)
-        self._was_connected = False
+        self.link = SerialLink(
+            address,
+            baudrate=BAUDRATE,
+            rtscts=True,
+            instrument=name,
+            timeout_s=timeout_s,
+            bring_up=self.bring_up,
+        )
+        self.links = (self.link,)
+        self._bus = InterbusMaster(self.link, module, instrument=name, resends=resends)
         self._passive: dict[int, bytes] = {}
         self._add_settings(max_power_mw)
         self._add_readouts()
@@ -143,20 +150,11 @@ class NKTBasik(LabInstrument):
             "resend_count", label="Telegrams sent again", get_cmd=lambda: self._bus.resend_count
         )
 
-    def connect(self) -> Identity:
-        """Open the line and identify the laser; when the link had been up before, make it safe and set it up."""
-        self._link.open()
-        try:
-            identity = self.identify()
-            if self._was_connected:
-                self._write_verified(REG_EMISSION, b"\x00")
-                for register, data in self._passive.items():
-                    self._write_verified(register, data)
-        except BaseException:
-            self._link.close()
-            raise
-        self._was_connected = True
-        return identity
+    def restore_passive(self) -> None:
+        """Emission off, power and wavelength as they were."""
+        self._write_verified(REG_EMISSION, b"\x00")
+        for register, data in self._passive.items():
+            self._write_verified(register, data)
 
     def identify(self) -> Identity:
         """Module type, serial number and firmware; WrongInstrumentError for a module that is no BASIK."""
@@ -190,13 +188,7 @@ class NKTBasik(LabInstrument):
 
     def safe_state(self) -> None:
         """Switch emission off."""
-        self.emission(False)
-
-    def close(self) -> None:
-        """Close the port and the QCoDeS instrument; emission is left as it is."""
-        if hasattr(self, "_link"):
-            self._link.close()
-        super().close()
+        self.link.urgently(lambda: self._write_verified(REG_EMISSION, b"\x00"))
 
     def _read_wavelength(self) -> float:
         centre = self._read_int(REG_CENTRE_WAVELENGTH, "<I")

@@ -37,6 +37,10 @@ class LinkTimeoutError(LinkError):
     """No complete answer came in time; the link is drained or reopened before the next query."""
 
 
+class PreemptedError(LinkError):
+    """Given up because another thread made the instrument safe; nothing more was sent."""
+
+
 class MalformedReplyError(LinkError):
     """Bytes came back that are not an answer of this instrument's protocol."""
 
@@ -53,6 +57,10 @@ class InstrumentRefusedError(InstrumentError):
     ) -> None:
         self.code = code
         super().__init__(message, instrument=instrument, address=address)
+
+
+class NoReadingError(InstrumentError):
+    """The instrument was reached and answers, but this quantity has no value (over range, not homed)."""
 
 
 class LimitError(InstrumentError, ValueError):

@@ -1,8 +1,6 @@
 """A TCP stream to one instrument, small writes sent at once (TCP_NODELAY).
 
-After a failed exchange the connection is replaced: however late the reply to the old question comes, it goes
-to the closed connection.  If the old one had been closed by the instrument, that is reported instead, since
-the instrument may have restarted with other settings.
+A fresh line is a new connection: however late the reply to an old question comes, it goes to the closed one.
 """
 
 from __future__ import annotations
@@ -10,15 +8,20 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from drivers.links.byte_link import ByteLink
-from drivers.links.errors import LinkBrokenError, LinkClosedError, LinkTimeoutError
+from drivers.links.errors import LinkBrokenError, LinkTimeoutError
 
 RECEIVE_BYTES = 1 << 16
 
 
 class TcpLink(ByteLink):
-    """A connection to ``host:port``; ``timeout_s`` bounds connecting and sending too."""
+    """A connection to ``host:port``; ``timeout_s`` bounds connecting and sending too.
+
+    ``talkative`` instruments say things that nobody asked for; from others, what comes between two exchanges is a reply
+    that came twice or late, and the line is made fresh.
+    """
 
     def __init__(
         self,
@@ -27,10 +30,15 @@ class TcpLink(ByteLink):
         *,
         instrument: str,
         timeout_s: float = 2.0,
+        talkative: bool = False,
+        bring_up: Callable[[], object] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__(f"{host}:{port}", instrument=instrument, timeout_s=timeout_s, clock=clock)
+        super().__init__(
+            f"{host}:{port}", instrument=instrument, timeout_s=timeout_s, bring_up=bring_up, clock=clock
+        )
         self._peer = (host, port)
+        self._talkative = talkative
         self._socket: socket.socket | None = None
 
     @property
@@ -38,11 +46,10 @@ class TcpLink(ByteLink):
         """Whether the connection is open on our side."""
         return self._socket is not None
 
-    def write(self, data: bytes) -> None:
-        """Send all of ``data``."""
+    def _write(self, data: bytes) -> None:
         connection = self._require_socket()
         try:
-            connection.settimeout(self.timeout_s)
+            connection.settimeout(self.limit_s(self.timeout_s))
             connection.sendall(data)
         except TimeoutError as error:
             raise self.error(
@@ -51,27 +58,26 @@ class TcpLink(ByteLink):
         except OSError as error:
             raise self.error(LinkBrokenError, f"the connection broke ({error})") from error
 
-    def drain(self) -> None:
-        """Replace the connection by a fresh one; LinkBrokenError when the instrument had closed it."""
-        while self._read(0.0):
-            continue
-        self.close()
-        self._open()
-        self._suspect = False
-
-    def _open(self) -> None:
+    def _open(self, timeout_s: float) -> None:
         try:
-            self._socket = socket.create_connection(self._peer, timeout=self.timeout_s)
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection = socket.create_connection(self._peer, timeout=timeout_s)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except OSError as error:
             raise self.error(
                 LinkBrokenError, f"cannot connect ({error}); check power, address and the service"
             ) from error
+        self._received = b""
+        self._socket = connection
 
     def _close(self) -> None:
         connection, self._socket = self._socket, None
         if connection is not None:
-            connection.close()
+            hang_up(connection)
+
+    def _trouble(self) -> str:
+        return found_waiting(self._require_socket(), self._talkative) or (
+            "the instrument answered more than it was asked" if self._received and not self._talkative else ""
+        )
 
     def _read(self, wait_s: float) -> bytes:
         connection = self._require_socket()
@@ -88,5 +94,26 @@ class TcpLink(ByteLink):
 
     def _require_socket(self) -> socket.socket:
         if self._socket is None:
-            raise self.error(LinkClosedError, "the connection is closed")
+            raise self.error(LinkBrokenError, "the connection was closed meanwhile")
         return self._socket
+
+
+def found_waiting(connection: socket.socket, talkative: bool = False) -> str:
+    """What an idle connection shows without being asked, in words: its end, or bytes; "" for silence."""
+    try:
+        connection.setblocking(False)
+        waiting = connection.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return ""
+    except OSError as error:
+        return f"the connection broke ({error})"
+    if not waiting:
+        return "the instrument closed the connection; it may have restarted"
+    return "" if talkative else "the instrument answered more than it was asked"
+
+
+def hang_up(connection: socket.socket) -> None:
+    """Close a connection, and end what another thread waits for on it."""
+    with suppress(OSError):  # not connected any more
+        connection.shutdown(socket.SHUT_RDWR)
+    connection.close()

@@ -1,20 +1,23 @@
 """One ZeroMQ REQ socket to an instrument service: a text request, exactly one text reply.
 
-A REQ socket that waits for a reply accepts no further request, so a lost reply would jam it for good.
-After a timeout the socket is therefore closed and the next request opens a fresh one; a late reply goes to
-the closed socket and cannot be taken for the answer to a later question.  ZeroMQ reconnects silently and
-never reports a dead peer, so a plain TCP connection, made when opening and after each timeout, tells a
-slow instrument (LinkTimeoutError) from one that is gone (LinkBrokenError).
+A REQ socket that waits for a reply accepts no further request, so a fresh line is a fresh socket: a late reply goes to
+the closed one.  ZeroMQ reconnects by itself and says nothing, while the service behind it may have restarted with other
+settings; a socket monitor tells of every lost connection, and the link then counts as broken.  A plain TCP connection,
+made when opening, tells a service that is slow from one that is not there.
 """
 
 from __future__ import annotations
 
 import socket
-import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import zmq
+from zmq.utils.monitor import recv_monitor_message
 
-from drivers.links.errors import LinkBrokenError, LinkClosedError, LinkTimeoutError, MalformedReplyError
+from drivers.links.errors import LinkBrokenError, LinkTimeoutError, MalformedReplyError
+from drivers.links.link import Link
 
 MAX_REPLY_BYTES = 16 << 20
 
@@ -27,101 +30,114 @@ def split_address(address: str, default_port: int) -> tuple[str, int]:
     return host, int(port) if separator else default_port
 
 
-class RequestLink:
-    """A request/reply link to ``host:port`` with one lock around each whole request."""
+class RequestLink(Link):
+    """A request/reply link to ``host:port``; any thread may ask."""
 
     def __init__(
-        self, host: str, port: int, *, instrument: str, timeout_s: float = 2.0, probe_timeout_s: float = 2.0
+        self,
+        host: str,
+        port: int,
+        *,
+        instrument: str,
+        timeout_s: float = 2.0,
+        bring_up: Callable[[], object] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__(
+            f"{host}:{port}", instrument=instrument, timeout_s=timeout_s, bring_up=bring_up, clock=clock
+        )
         self.host = host
         self.port = port
-        self.address = f"{host}:{port}"
-        self.timeout_s = timeout_s
-        self._probe_timeout_s = probe_timeout_s
-        self._instrument = instrument
-        self._lock = threading.RLock()
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._socket: zmq.Socket[bytes] | None = None
-
-    def open(self) -> None:
-        """Open the link afresh; LinkBrokenError when nothing listens there."""
-        with self._lock:
-            self.close()
-            self._probe()
-            self._context = zmq.Context()
-            self._socket = self._connect(self._context)
-
-    def close(self) -> None:
-        """Close the link; closing twice does no harm."""
-        with self._lock:
-            if self._context is not None:
-                self._context.destroy(linger=0)
-            self._context = self._socket = None
+        self._monitor: zmq.Socket[bytes] | None = None
 
     @property
     def is_open(self) -> bool:
-        """Whether requests are accepted."""
-        return self._context is not None
+        """Whether the socket is open on our side."""
+        return self._socket is not None
 
     def request(self, text: str, timeout_s: float | None = None) -> str:
         """Send ``text`` and return the reply, stripped of line ends (trailing blanks stay)."""
-        with self._lock:
-            if self._context is None:
-                raise LinkClosedError(
-                    "the link is not open; call connect()", instrument=self._instrument, address=self.address
-                )
-            if self._socket is None:
-                self._socket = self._connect(self._context)
-            wait_s = self.timeout_s if timeout_s is None else timeout_s
-            self._socket.send_string(text)
-            if not self._socket.poll(round(wait_s * 1000)):
-                self._drop_socket()
-                self._report_silence(text, wait_s)
-            return self._decode(self._socket.recv(), text)
+        with self.asking(text, timeout_s) as reply:
+            return reply
 
-    def _connect(self, context: zmq.Context[zmq.Socket[bytes]]) -> zmq.Socket[bytes]:
+    @contextmanager
+    def asking(self, text: str, timeout_s: float | None = None) -> Iterator[str]:
+        """As :meth:`request`; what reads the reply stands inside, so that one without sense makes the line suspect."""
+        with self.exchange():
+            yield self._ask(text, self.limit_s(self.timeout_s if timeout_s is None else timeout_s))
+
+    def _ask(self, text: str, wait_s: float) -> str:
+        line = self._line()
+        self._seen("sent", text.encode())
+        line.send_string(text)
+        for slice_s in self.slices(self._clock() + wait_s):
+            if line.poll(round(slice_s * 1000)):
+                reply = line.recv()
+                self._seen("received", reply)
+                return self._decode(reply, text)
+            if self._lost_connection():
+                raise self.error(
+                    LinkBrokenError, f"the connection was lost before the reply to {_head(text)!r} came"
+                )
+        self._probe(self.limit_s(self.timeout_s))
+        raise self.error(
+            LinkTimeoutError,
+            f"no reply to {_head(text)!r} within {wait_s:g} s, although the port accepts connections",
+        )
+
+    def _open(self, timeout_s: float) -> None:
+        self._probe(timeout_s)
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         link = context.socket(zmq.REQ)
         link.setsockopt(zmq.LINGER, 0)
         link.setsockopt(zmq.MAXMSGSIZE, MAX_REPLY_BYTES)
+        self._monitor = link.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         link.connect(f"tcp://{self.address}")
-        return link
+        self._context, self._socket = context, link
 
-    def _drop_socket(self) -> None:
-        if self._socket is not None:
-            self._socket.close(linger=0)
-        self._socket = None
+    def _close(self) -> None:
+        context, self._context = self._context, None
+        self._socket = self._monitor = None
+        if context is not None:
+            context.destroy(linger=0)
+
+    def _trouble(self) -> str:
+        return (
+            "the connection was lost and made again by itself; the service may have restarted"
+            if self._lost_connection()
+            else ""
+        )
+
+    def _lost_connection(self) -> bool:
+        monitor, lost = self._monitor, False
+        while monitor is not None and monitor.poll(0):
+            recv_monitor_message(monitor)
+            lost = True
+        return lost
+
+    def _line(self) -> zmq.Socket[bytes]:
+        if self._socket is None:
+            raise self.error(LinkBrokenError, "the connection was closed meanwhile")
+        return self._socket
 
     def _decode(self, reply: bytes, request: str) -> str:
         try:
             return reply.decode("utf-8").rstrip("\r\n")
         except UnicodeDecodeError as error:
-            raise MalformedReplyError(
-                f"the reply to {_head(request)!r} is not text ({len(reply)} bytes)",
-                instrument=self._instrument,
-                address=self.address,
+            raise self.error(
+                MalformedReplyError, f"the reply to {_head(request)!r} is not text ({len(reply)} bytes)"
             ) from error
 
-    def _report_silence(self, request: str, wait_s: float) -> None:
+    def _probe(self, timeout_s: float) -> None:
         try:
-            self._probe()
-        except LinkBrokenError:
-            self.close()
-            raise
-        raise LinkTimeoutError(
-            f"no reply to {_head(request)!r} within {wait_s:g} s, although the port accepts connections",
-            instrument=self._instrument,
-            address=self.address,
-        )
-
-    def _probe(self) -> None:
-        try:
-            with socket.create_connection((self.host, self.port), timeout=self._probe_timeout_s):
+            with socket.create_connection((self.host, self.port), timeout=timeout_s):
                 pass
         except OSError as error:
-            raise LinkBrokenError(
+            raise self.error(
+                LinkBrokenError,
                 f"nothing accepts connections ({error}); check power, address and the service",
-                instrument=self._instrument,
-                address=self.address,
             ) from error
 
 

@@ -86,10 +86,13 @@ class ID900(LabInstrument):
         self._transfer_timeout_s = transfer_timeout_s
         self._poll_interval_s = poll_interval_s
         self._pause = pause
-        self._scpi = RequestLink(self._host, port, instrument=name, timeout_s=timeout_s)
+        self._scpi = RequestLink(
+            self._host, port, instrument=name, timeout_s=timeout_s, bring_up=self.bring_up
+        )
         self._dlt = DataLinkTargetClient(
             RequestLink(dlt_host, dlt_port, instrument=name, timeout_s=timeout_s), instrument=name
         )
+        self.links = (self._scpi, self._dlt.link)
         self._lock = threading.RLock()
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._streams: dict[int, TagStream] = {}
@@ -128,23 +131,17 @@ class ID900(LabInstrument):
 
     # Link and identity
 
-    def connect(self) -> Identity:
-        """Open both services, identify the instrument and re-apply what was configured (not the streams)."""
-        with self._lock:
-            self._drop_streams()
-            self._scpi.open()
-            self._dlt.link.open()
-            try:
-                identity = self.identify()
-                self._time_base_ps = self._read_time_base()
-                for header, value in self._passive.items():
-                    self.ask(f"{header} {value}")
-                if self._configured is not None:
-                    self.configure(*self._configured)
-            except BaseException:
-                self._disconnect()
-                raise
-            return identity
+    def restore_passive(self) -> None:
+        """Drop the streams, bring back what was configured."""
+        self._drop_streams()
+        for header, value in self._passive.items():
+            self.ask(f"{header} {value}")
+        if self._configured is not None:
+            self.configure(*self._configured)
+
+    def know_state(self) -> None:
+        """Read the time base."""
+        self._time_base_ps = self._read_time_base()
 
     def identify(self) -> Identity:
         """``*IDN?``; WrongInstrumentError unless it names an ID900 or ID1000."""
@@ -165,17 +162,11 @@ class ID900(LabInstrument):
         self.ask("REC:STOP")  # without waiting for a read_tags that holds the driver's lock
         self.stop_streams()
 
-    def close(self) -> None:
-        """Close every link and the QCoDeS instrument."""
-        if hasattr(self, "_lock"):
-            with self._lock:
-                self._disconnect()
-        super().close()
-
-    def _disconnect(self) -> None:
-        self._drop_streams()
-        self._scpi.close()
-        self._dlt.link.close()
+    def disconnect(self) -> None:
+        """Close every link."""
+        with self._lock:
+            self._drop_streams()
+            super().disconnect()
 
     # SCPI and DLT requests
 

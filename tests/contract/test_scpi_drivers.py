@@ -65,9 +65,9 @@ def test_identity(pair: Pair) -> None:
 
 def test_the_constructor_opens_nothing(pair: Pair) -> None:
     idle = driver_class(pair.model)("idle", "TCPIP::203.0.113.1::9::SOCKET")
+    idle.close()
     with pytest.raises(LinkClosedError, match="connect"):
         idle.identify()
-    idle.close()
     idle.close()
 
 
@@ -93,7 +93,7 @@ def test_silence_garbage_and_disconnection_are_different_errors_and_are_survived
             pair.driver.identify()
         pair.driver.link.timeout_s = 5.0
         assert pair.driver.identify().serial_number == "SIM00001"
-    assert pair.driver.link.reopened == 3
+    assert pair.driver.link.renewed == 4
 
 
 def test_another_model_at_the_address_is_refused(pair: Pair) -> None:

@@ -38,13 +38,19 @@ class FakeTransport:
         self.sent: list[bytes] = []
         self.replies = deque(["TEKTRONIX,AWG70002A,B1,FV:1", *replies])
 
-    def send(self, parts: tuple[bytes | memoryview, ...], timeout_s: float) -> None:
-        self.sent.append(b"".join(bytes(part) for part in parts))
+    def send(self, parts: tuple[bytes | memoryview, ...], deadline: float) -> None:
+        self.asked = b"".join(bytes(part) for part in parts)
+        if self.asked == b"SYSTem:ERRor?\n":
+            return
+        self.sent.append(self.asked)
 
-    def read_line(self, timeout_s: float) -> bytes:
-        if self.sent[-1].endswith(b"SYSTem:ERRor?\n"):
+    def read_line(self, deadline: float) -> bytes:
+        if self.asked == b"SYSTem:ERRor?\n":
             return b'0,"No error"'
         return self.replies.popleft().encode()
+
+    def trouble(self) -> str:
+        return ""
 
     def close(self) -> None:
         return None
@@ -69,7 +75,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple[AW
 
     def build(*replies: str) -> tuple[AWG70002A, FakeTransport]:
         fake, clock = FakeTransport(*replies), FakeClock()
-        monkeypatch.setattr(scpi_visa, "_open_transport", lambda address, timeout_s: fake)
+        monkeypatch.setattr(scpi_visa, "_open_transport", lambda *_: fake)
         awg = AWG70002A("awg", "TCPIP::h::4000::SOCKET", pause=clock.pause, clock=clock)
         opened.append(awg)
         awg.connect()
@@ -98,7 +104,7 @@ def awg(twin: AWG70002ATwin) -> Iterator[AWG70002A]:
     awg.close()
 
 
-E = b";:SYSTem:ERRor?\n"
+E = b"\n"
 
 
 def test_configure_bytes(scripted: Callable[..., tuple[AWG70002A, FakeTransport]]) -> None:
@@ -152,7 +158,6 @@ def test_upload_and_arm_bytes(scripted: Callable[..., tuple[AWG70002A, FakeTrans
     awg.arm(1)
     assert fake.sent == [
         b'WLISt:WAVeform:DATA "frame1",0,4096,#516384' + samples.astype("<f4").tobytes() + b"\n",
-        b"SYSTem:ERRor?\n",
         b'AWGControl:STOP;:SOURce1:CASSet:SEQuence "once1",1;:OUTPut1:STATe 1;:AWGControl:RUN' + E,
         b"AWGControl:RSTATe?\n",
     ]

@@ -16,7 +16,7 @@ from drivers.links.errors import (
 )
 from sim_backends.attenuators.keysight_n7764a import N7764ATwin
 
-E = b";:SYSTem:ERRor?\n"
+E = b"\n"
 
 
 class FakeTransport:
@@ -26,13 +26,19 @@ class FakeTransport:
         self.sent: list[bytes] = []
         self.answers = answers
 
-    def send(self, parts: tuple[bytes | memoryview, ...], timeout_s: float) -> None:
-        self.sent.append(b"".join(bytes(part) for part in parts))
+    def send(self, parts: tuple[bytes | memoryview, ...], deadline: float) -> None:
+        self.asked = b"".join(bytes(part) for part in parts)
+        if self.asked == b"SYSTem:ERRor?\n":
+            return
+        self.sent.append(self.asked)
 
-    def read_line(self, timeout_s: float) -> bytes:
-        if self.sent[-1].endswith(b"SYSTem:ERRor?\n"):
+    def read_line(self, deadline: float) -> bytes:
+        if self.asked == b"SYSTem:ERRor?\n":
             return b'+0,"No error"\r'
         return self.answers[self.sent[-1].strip()].encode() + b"\r"
+
+    def trouble(self) -> str:
+        return ""
 
     def close(self) -> None:
         return None
@@ -90,7 +96,7 @@ def test_bytes_of_each_command(monkeypatch: pytest.MonkeyPatch) -> None:
             **{f"OUTPut{slot}:STATe?".encode(): "0" for slot in (1, 3, 5, 7)},
         }
     )
-    monkeypatch.setattr(scpi_visa, "_open_transport", lambda address, timeout_s: fake)
+    monkeypatch.setattr(scpi_visa, "_open_transport", lambda *_: fake)
     voa = KeysightN7764A("voa", "TCPIP::h::5025::SOCKET")
     voa.connect()
     fake.sent.clear()

@@ -164,6 +164,7 @@ def scripted():
     """Builds a driver whose laser answers each telegram by the telegrams that a function of it returns."""
     master, slave = os.openpty()
     laser = NKTBasik("scripted", os.ttyname(slave), timeout_s=1.0, resends=0)
+    laser.link.bring_up = None
     threads = []
 
     def build(*answers):
@@ -178,7 +179,7 @@ def scripted():
 
         threads.append(threading.Thread(target=run, daemon=True))
         threads[-1].start()
-        laser._link.open()
+        laser.link.open()
         return laser
 
     yield build
@@ -285,14 +286,11 @@ def test_after_a_broken_line_passive_settings_return_and_light_does_not(bench, l
     twin.faults.disconnect()
     with pytest.raises(LinkBrokenError):
         laser.power_mw()
-    with pytest.raises(LinkClosedError, match="connect"):
-        laser.power_mw()
     other = NKTBasik("other", laser.address, timeout_s=0.1)  # somebody changes the laser meanwhile
     other.connect()
     assert other.emission() is True  # a first connection leaves the laser as it is
     other.power_mw(1.0)
     other.close()
-    laser.connect()
     assert laser.emission() is False
     assert light[-1][0] == 0.0
     assert laser.power_mw() == 33.0

@@ -3,7 +3,7 @@
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from pyvisa.constants import StatusCode
@@ -64,6 +64,15 @@ def accept(identity: Identity) -> None:
         raise WrongInstrumentError(f"answers as {identity.model}", instrument="echo")
 
 
+def link_to(address: str, restore: Callable[[], object] = lambda: None, timeout_s: float = 2.0) -> ScpiLink:
+    def bring_up() -> None:
+        accept(link.identify())
+        restore()
+
+    link = ScpiLink("echo", address, timeout_s=timeout_s, bring_up=bring_up)
+    return link
+
+
 @pytest.fixture
 def bench() -> Iterator[Bench]:
     bench = Bench()
@@ -73,15 +82,16 @@ def bench() -> Iterator[Bench]:
 
 @pytest.fixture
 def link(bench: Bench) -> Iterator[ScpiLink]:
-    link = ScpiLink("echo", bench.address, accept, timeout_s=5.0)
+    link = link_to(bench.address, timeout_s=5.0)
     link.open()
     yield link
     link.close()
 
 
 def test_open_identifies(bench: Bench) -> None:
-    link = ScpiLink("echo", bench.address, accept)
-    assert link.open() == Identity("Acme", "ECHO", "1", "1.0")
+    link = link_to(bench.address)
+    link.open()
+    assert link.identify() == Identity("Acme", "ECHO", "1", "1.0")
     assert link.is_open
     link.close()
     link.close()
@@ -94,13 +104,13 @@ def test_a_port_where_nobody_listens_is_a_broken_link() -> None:
         unused.bind(("127.0.0.1", 0))
         address = f"TCPIP::127.0.0.1::{unused.getsockname()[1]}::SOCKET"
     with pytest.raises(LinkBrokenError, match=r"echo at TCPIP.*opening the link.*check address"):
-        ScpiLink("echo", address, accept).open()
+        link_to(address).open()
 
 
 def test_a_peer_that_accepts_and_says_nothing_times_out() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"TCPIP::127.0.0.1::{silent.getsockname()[1]}::SOCKET"
-        link = ScpiLink("echo", address, accept, timeout_s=SHORT_S)
+        link = link_to(address, timeout_s=SHORT_S)
         with pytest.raises(LinkTimeoutError):
             link.open()
         assert not link.is_open
@@ -108,7 +118,7 @@ def test_a_peer_that_accepts_and_says_nothing_times_out() -> None:
 
 def test_another_model_is_refused_and_the_link_is_closed() -> None:
     bench = Bench(model="OTHER")
-    link = ScpiLink("echo", bench.address, accept)
+    link = link_to(bench.address)
     with pytest.raises(WrongInstrumentError):
         link.open()
     with pytest.raises(LinkClosedError):
@@ -132,9 +142,9 @@ def test_after_a_timeout_the_late_reply_is_never_taken_for_the_next_one(bench: B
     bench.faults.delay_s = 0.0
     late.set()
     assert link.query("ECHO? 2") == "2"
-    assert link.reopened == 1
+    assert link.renewed == 2
     assert link.query("ECHO? 3") == "3"
-    assert link.reopened == 1
+    assert link.renewed == 2
 
 
 def test_a_dropped_reply_times_out_and_the_next_query_works(bench: Bench, link: ScpiLink) -> None:
@@ -152,7 +162,7 @@ def test_garbage_is_a_malformed_reply_at_once(bench: Bench, link: ScpiLink) -> N
         link.query("ECHO? 1")
     assert time.monotonic() - started < 2.0
     assert link.query("ECHO? 2") == "2"
-    assert link.reopened == 1
+    assert link.renewed == 2
 
 
 def test_a_reply_that_is_no_number_is_malformed(link: ScpiLink) -> None:
@@ -174,12 +184,10 @@ def test_a_closed_peer_is_seen_at_once_and_the_next_use_reopens(bench: Bench, li
 
 def test_reopening_restores_before_the_query_and_only_once(bench: Bench) -> None:
     order: list[str] = []
-    link = ScpiLink(
-        "echo", bench.address, accept, on_reopen=lambda: order.append(link.query("ECHO? restored"))
-    )
+    link = link_to(bench.address, lambda: order.append(link.query("ECHO? restored")))
     link.open()
-    assert order == []
-    bench.server.drop_connections()
+    order.clear()
+    bench.faults.disconnect()
     with pytest.raises(LinkBrokenError):
         link.query("ECHO? 1")
     order.append(link.query("ECHO? 2"))
@@ -192,10 +200,10 @@ def test_a_failed_restore_is_tried_again(bench: Bench) -> None:
 
     def restore() -> None:
         calls.append(1)
-        if len(calls) == 1:
+        if len(calls) == 2:
             link.command("FAIL")
 
-    link = ScpiLink("echo", bench.address, accept, on_reopen=restore)
+    link = link_to(bench.address, restore)
     link.open()
     bench.faults.disconnect()
     with pytest.raises(LinkBrokenError):
@@ -203,7 +211,7 @@ def test_a_failed_restore_is_tried_again(bench: Bench) -> None:
     with pytest.raises(InstrumentRefusedError):
         link.query("ECHO? 2")
     assert link.query("ECHO? 3") == "3"
-    assert len(calls) == 2
+    assert len(calls) == 3
     link.close()
 
 
@@ -215,8 +223,6 @@ def test_another_instrument_behind_the_same_address_is_refused_until_the_right_o
     faults = FaultInjector()
     server = ScpiServer(Echo(faults, "OTHER"), faults)
     server.serve("127.0.0.1", port)
-    with pytest.raises(LinkBrokenError):
-        link.query("ECHO? 1")
     for _ in range(2):
         with pytest.raises(WrongInstrumentError):
             link.query("ECHO? 1")
@@ -261,12 +267,14 @@ def test_a_block_to_a_peer_that_stops_reading_meets_its_deadline() -> None:
         with connection:
             connection.recv(100)
             connection.sendall(b"Acme,ECHO,1,1.0\n")
+            connection.recv(100)
+            connection.sendall(b'0,"No error"\n')
             release.wait(20.0)
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=deaf)
         thread.start()
-        link = ScpiLink("echo", f"TCPIP::127.0.0.1::{listener.getsockname()[1]}::SOCKET", accept)
+        link = link_to(f"TCPIP::127.0.0.1::{listener.getsockname()[1]}::SOCKET")
         link.open()
         with pytest.raises(LinkTimeoutError, match="block of 67108864 bytes"):
             link.write_block("BLOCk ", memoryview(bytes(64 << 20)), timeout_s=SHORT_S)
@@ -290,7 +298,7 @@ def test_threads_share_the_link_and_each_gets_its_own_reply(link: ScpiLink) -> N
     for thread in threads:
         thread.join()
     assert wrong == []
-    assert link.reopened == 0
+    assert link.renewed == 1
 
 
 def test_an_interrupted_query_leaves_no_stale_reply(link: ScpiLink, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -343,14 +351,15 @@ class FakeManager:
 def test_a_session_without_a_socket_goes_through_visa(monkeypatch: pytest.MonkeyPatch) -> None:
     resource = FakeResource()
     monkeypatch.setattr(scpi_visa, "_resource_manager", lambda: FakeManager(resource))
-    link = ScpiLink("echo", "TCPIP::10.0.0.9::INSTR", accept, timeout_s=3.0)
-    resource.replies = [b"Acme,ECHO,1,1.0\n", b'0,"No error"\n', b"7\r\n"]
+    link = link_to("TCPIP::10.0.0.9::INSTR", timeout_s=3.0)
+    resource.replies = [b"Acme,ECHO,1,1.0\n", b'0,"No error"\n', b'0,"No error"\n', b"7\r\n"]
     link.open()
     link.write_block("BLOCk ", memoryview(b"a\nb"), timeout_s=9.0)
-    assert resource.timeout == 9000.0
+    assert resource.timeout == pytest.approx(9000.0, rel=0.1)
     assert link.query("ECHO? 7") == "7"
-    assert resource.timeout == 3000.0
-    assert resource.sent == [b"*IDN?\n", b"BLOCk #13a\nb\n", b"SYSTem:ERRor?\n", b"ECHO? 7\n"]
+    assert resource.timeout == pytest.approx(3000.0, rel=0.1)
+    asked, block = b"SYSTem:ERRor?\n", b"BLOCk #13a\nb\n"
+    assert resource.sent == [b"*IDN?\n", asked, block, asked, b"ECHO? 7\n"]
     link.close()
     assert resource.sent[-1] == b"closed"
 
@@ -358,7 +367,7 @@ def test_a_session_without_a_socket_goes_through_visa(monkeypatch: pytest.Monkey
 def test_visa_errors_become_link_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     resource = FakeResource()
     monkeypatch.setattr(scpi_visa, "_resource_manager", lambda: FakeManager(resource))
-    link = ScpiLink("echo", "TCPIP::10.0.0.9::INSTR", accept)
+    link = link_to("TCPIP::10.0.0.9::INSTR")
     identity = b"Acme,ECHO,1,1.0\n"
     timeout = VisaIOError(StatusCode.error_timeout)
     lost = VisaIOError(StatusCode.error_connection_lost)
@@ -368,7 +377,7 @@ def test_visa_errors_become_link_errors(monkeypatch: pytest.MonkeyPatch) -> None
         with pytest.raises(expected):
             link.query("ECHO? fine")
     assert link.query("ECHO? fine") == "fine"
-    assert link.reopened == 3
+    assert link.renewed == 4
 
 
 def unknown_host() -> Exception:
@@ -391,11 +400,12 @@ def test_failures_of_opening(
 ) -> None:
     monkeypatch.setattr(scpi_visa, "_resource_manager", lambda: FakeManager(failure))
     with pytest.raises(expected, match=text):
-        ScpiLink("echo", "TCPIP::10.0.0.9::INSTR", accept).open()
+        link_to("TCPIP::10.0.0.9::INSTR").open()
 
 
-def test_identity_needs_four_fields() -> None:
+def test_identity_needs_a_vendor_and_a_model() -> None:
     assert parse_identity("A, B ,C,D,E") == Identity("A", "B", "C", "D,E")
-    for wrong in ("", "A,B,C", ",B,C,D", "A,,C,D"):
+    assert parse_identity("A,B,C") == Identity("A", "B", "C", "")
+    for wrong in ("", "A", ",B,C,D", "A,,C,D"):
         with pytest.raises(ValueError, match="vendor"):
             parse_identity(wrong)

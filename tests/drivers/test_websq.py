@@ -16,7 +16,6 @@ from drivers.links.errors import (
     InstrumentRefusedError,
     LimitError,
     LinkBrokenError,
-    LinkClosedError,
     LinkTimeoutError,
     MalformedReplyError,
     NotReadyError,
@@ -279,9 +278,10 @@ def test_late_answer_is_not_taken_for_the_next(bench):
     twin.faults.delay_s = 0.4
     with pytest.raises(LinkTimeoutError):
         snspd.bias_current_ua()
-    twin._values["TriggerLevel"] = [70.0, 80.0]  # the late answer still holds the old levels
-    snspd._link.timeout_s = 5.0
-    assert snspd.trigger_level_mv() == [70.0, 80.0]
+    twin._values["BiasCurrent"] = [7.0, 8.0]  # the late answer still holds the old currents
+    snspd.link.timeout_s = 5.0
+    assert snspd.bias_current_ua() == [7.0, 8.0]
+    assert snspd.trigger_level_mv() == [50.0, 60.0]
 
 
 def test_garbage(bench):
@@ -311,14 +311,11 @@ def test_after_a_lost_link_detectors_stay_off_and_levels_return(bench, bias):
     twin.faults.disconnect()
     with pytest.raises(LinkBrokenError, match="closed"):
         snspd.enabled()
-    with pytest.raises(LinkClosedError, match="connect"):
-        snspd.enabled()
     other = WebSQ("other", snspd.address, timeout_s=0.3)
     other.connect()
     assert other.enabled() is True  # a first connection changes nothing
     other.trigger_level_mv([1.0, 1.0])
     other.close()
-    snspd.connect()
     assert snspd.enabled() is False
     assert bias[-1][1] is False
     assert snspd.trigger_level_mv() == [50.0, 60.0]

@@ -1,0 +1,367 @@
+"""The base of all links: one conversation with one instrument, whose state is known or doubted, never guessed.
+
+**Exchanges.**  ``with link.exchange():`` is one question with its whole answer, parsing included.  From its first byte
+until it ends well the link is *suspect*: whatever breaks in - a stop button, a time-out, garbage, a parser's
+ValueError - leaves it so, and the next exchange begins on a fresh line, so that no reply ever answers another
+question.  Only a refusal (InstrumentRefusedError) is a complete answer.  Exchanges do not nest.
+
+**Restarts.**  After a time-out, an end of the stream, bytes that make no sense, or a reconnect that a library made by
+itself, the instrument may have restarted with other settings.  Then the driver's ``bring_up`` runs on the fresh line
+before anything else is sent.  A link that was never opened is opened by its first use; one that :meth:`Link.close`
+closed stays closed until :meth:`Link.open`.
+
+**Urgency.**  ``with link.urgent():`` is for the safe state.  It waits for nobody: a thread that waits for a reply gives
+up with PreemptedError within :data:`SLICE_S`, one that does not is cut off after :data:`GRACE_S`, and a transaction
+begun earlier sends nothing more.  The line is fresh, the instrument is not brought up first, and a link that was not
+open is opened for the purpose.
+
+**Waiting** for an instrument to finish holds nothing: :meth:`Link.wait_until` asks again and again in exchanges of its
+own.
+
+The manner of telling closed, broken and busy apart is that of anyio; making sure by identity after trouble, ophyd's.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+from drivers.links.errors import (
+    InstrumentError,
+    InstrumentRefusedError,
+    LinkBrokenError,
+    LinkClosedError,
+    LinkError,
+    LinkTimeoutError,
+    MalformedReplyError,
+    NotReadyError,
+    PreemptedError,
+)
+
+log = logging.getLogger(__name__)
+
+SLICE_S = 0.05
+"""A thread that waits for a reply looks this often whether somebody urgent wants the link."""
+GRACE_S = 0.2
+"""How long somebody urgent waits for the holder of the link before cutting it off."""
+HASTE_S = 0.4
+"""What opening a line or a reply may take at the first of the two attempts to make an instrument safe."""
+PROGRESS_S = 10.0
+"""A wait that lasts says so this often."""
+
+Direction = Literal["opened", "sent", "block", "received"]
+Tap = Callable[[Direction, bytes], None]
+"""Sees what passes: the bytes sent and received; of a block of samples only its length, in digits."""
+
+
+class Link(ABC):
+    """``timeout_s`` bounds a reply unless the caller knows better; ``clock`` serves deadlines.
+
+    ``bring_up`` is the driver's: called with a usable line whenever the instrument may have restarted, and when the
+    link is opened.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        instrument: str,
+        timeout_s: float,
+        bring_up: Callable[[], object] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.address = address
+        self.timeout_s = timeout_s
+        self.bring_up = bring_up
+        self.tap: Tap | None = None
+        self.renewed = 0
+        """How often the line was made fresh after trouble."""
+        self.instrument = instrument
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._wanted: bool | None = None  # None: never opened
+        self._sound = False
+        self._brought_up = False
+        self._bringing_up = False
+        self._claiming = threading.Lock()
+        self._claims = 0
+        self._calm = threading.Event()
+        self._calm.set()
+        self._urgent_thread: int | None = None
+        self._hasty = False
+        self._epoch = 0  # counts urgent callers
+        self._held = _Held()
+
+    # What a kind of link is made of
+
+    @property
+    @abstractmethod
+    def is_open(self) -> bool:
+        """Whether the line is open on our side."""
+
+    @abstractmethod
+    def _open(self, timeout_s: float) -> None:
+        """Open the line; LinkBrokenError or LinkTimeoutError when that fails."""
+
+    @abstractmethod
+    def _close(self) -> None:
+        """Close the line if it is open; may be called from another thread than the one that uses it."""
+
+    def _freshen(self, timeout_s: float) -> None:
+        """Make sure that nothing said so far is ever read: by default on a new connection."""
+        self._close()
+        self._open(timeout_s)
+
+    def _trouble(self) -> str:
+        """Why the open line cannot be used as it is, seen without asking; "" when nothing is wrong."""
+        return ""
+
+    # Opening and closing
+
+    def open(self) -> None:
+        """Open the link afresh and bring the instrument up; closed again when that fails."""
+        with self.transaction():
+            self._forget()
+            self._wanted = True
+            try:
+                self._renew()
+            except BaseException:
+                self.close()
+                raise
+
+    def close(self) -> None:
+        """Close the link; closing twice does no harm."""
+        with self.transaction():
+            self._wanted = False
+            self._forget()
+
+    def _forget(self) -> None:
+        self._sound = self._brought_up = False
+        self._close()
+
+    # Exchanges
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Hold the link for several exchanges that belong together; PreemptedError once somebody urgent came."""
+        held, lock, me = self._held, self._lock, threading.get_ident()
+        if not held.depth and self._urgent_thread != me:
+            self._calm.wait()
+        with lock:
+            if not held.depth:
+                held.epoch = self._epoch
+            held.depth += 1
+            try:
+                self._check_turn()
+                yield
+            finally:
+                held.depth -= 1
+
+    @contextmanager
+    def exchange(self) -> Iterator[None]:
+        """Hold the link for one question and its answer, on a line where nothing else is under way."""
+        with self.transaction():
+            self._make_ready()
+            self._sound = False
+            try:
+                yield
+            except InstrumentRefusedError:
+                self._sound = self._has_turn()
+                raise
+            except (LinkTimeoutError, MalformedReplyError):
+                self._brought_up = False
+                raise
+            except (LinkBrokenError, LinkClosedError):
+                if self._has_turn():
+                    self._forget()
+                raise
+            self._sound = self._has_turn()
+
+    def _make_ready(self) -> None:
+        urgent = self._urgent_thread == threading.get_ident()
+        if self._wanted is False and not urgent:
+            raise self.error(LinkClosedError, "the link is closed; call connect() first")
+        if self._sound and self.is_open and (trouble := self._trouble()):
+            log.warning("%s at %s: %s", self.instrument, self.address, trouble)
+            self._forget()
+        if urgent or self._bringing_up:
+            self._make_line()
+            return
+        self._wanted = True
+        if not (self._sound and self._brought_up and self.is_open):
+            self._renew()
+
+    def _make_line(self) -> None:
+        """An open line on which nothing is under way."""
+        timeout_s = self.limit_s(self.timeout_s)
+        if not self.is_open:
+            self._brought_up = False
+            self._open(timeout_s)
+        elif not self._sound:
+            self._freshen(timeout_s)
+        else:
+            return
+        self.renewed += 1
+        self._sound = True
+        self._seen("opened", b"")
+
+    def _renew(self) -> None:
+        """A sound line, and the instrument brought up unless it cannot have restarted."""
+        self._make_line()
+        if self._brought_up:
+            return
+        if self.bring_up is not None:
+            self._bringing_up = True
+            try:
+                self.bring_up()
+            finally:
+                self._bringing_up = False
+            log.info("%s at %s: set up", self.instrument, self.address)
+        self._brought_up = self._sound
+
+    # Urgency
+
+    @contextmanager
+    def urgent(self) -> Iterator[None]:
+        """Hold the link before everybody else, with a usable line; see the module."""
+        me, held = threading.get_ident(), self._held
+        with self._claiming:
+            self._claims += 1
+            self._epoch += 1
+            self._calm.clear()
+        try:
+            lock = self._seize()
+            before, self._urgent_thread = self._urgent_thread, me
+            wanted = self._wanted
+            held.epoch = self._epoch  # whoever makes safe in the midst of a transaction goes on with it
+            held.depth += 1
+            try:
+                yield
+            finally:
+                held.depth -= 1
+                self._urgent_thread = before
+                if not wanted:
+                    self._forget()
+                lock.release()
+        finally:
+            with self._claiming:
+                self._claims -= 1
+                if not self._claims:
+                    self._calm.set()
+
+    def urgently(self, action: Callable[[], None]) -> None:
+        """Do ``action`` before everybody else: hastily, and after a LinkError once more on a fresh line with all time."""
+        with self.urgent():
+            self._hasty = True
+            try:
+                action()
+                return
+            except LinkError as error:
+                log.warning("%s; trying once more", error)
+            finally:
+                self._hasty = False
+            action()
+
+    def _seize(self) -> threading.RLock:
+        """The lock, held: handed over by its holder, or taken away from one that does not answer."""
+        lock = self._lock
+        if not lock.acquire(timeout=GRACE_S):
+            log.warning(
+                "%s at %s: the link is taken from a thread that holds it", self.instrument, self.address
+            )
+            self._forget()
+            if not lock.acquire(timeout=GRACE_S):
+                lock = self._lock = threading.RLock()
+                lock.acquire()
+                self._forget()
+        return lock
+
+    def _has_turn(self) -> bool:
+        """Whether nobody urgent wants the link, or had it since this thread's transaction began."""
+        return self._urgent_thread == threading.get_ident() or self._held.epoch == self._epoch
+
+    def _check_turn(self) -> None:
+        if not self._has_turn():
+            raise self.error(PreemptedError, "given up, because the instrument was made safe meanwhile")
+
+    # Waiting
+
+    def wait_until(
+        self,
+        done: Callable[[], bool],
+        timeout_s: float,
+        what: str,
+        *,
+        poll_s: float = 5e-3,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Ask ``done`` until it says so, holding nothing in between; ``what`` is being done, for messages.
+
+        Raises NotReadyError after ``timeout_s``, PreemptedError when the instrument was made safe meanwhile.
+        """
+        begun, epoch = self._clock(), self._epoch
+        told = begun
+        while not done():
+            if self._epoch != epoch:
+                raise self.error(
+                    PreemptedError, f"{what}: given up, because the instrument was made safe meanwhile"
+                )
+            now = self._clock()
+            if now >= begun + timeout_s:
+                raise self.error(NotReadyError, f"{what}: not done after {timeout_s:.1f} s")
+            if now >= told + PROGRESS_S:
+                told = now
+                self._tell_progress(what, now - begun, timeout_s)
+            pause(poll_s)
+
+    def _tell_progress(self, what: str, waited_s: float, timeout_s: float) -> None:
+        log.info(
+            "%s at %s: %s: %.0f of at most %.0f s", self.instrument, self.address, what, waited_s, timeout_s
+        )
+
+    # Help for kinds of links and drivers
+
+    def limit_s(self, timeout_s: float) -> float:
+        """``timeout_s``, or less in haste."""
+        return (
+            min(timeout_s, HASTE_S)
+            if self._hasty and self._urgent_thread == threading.get_ident()
+            else timeout_s
+        )
+
+    def deadline(self, timeout_s: float | None = None) -> float:
+        """When a reply is late that may take ``timeout_s``, by default the link's."""
+        return self._clock() + self.limit_s(self.timeout_s if timeout_s is None else timeout_s)
+
+    def slices(self, deadline: float) -> Iterator[float]:
+        """Waiting times until ``deadline``, of at most :data:`SLICE_S` and at least one, each while it is our turn."""
+        while True:
+            self._check_turn()
+            left_s = deadline - self._clock()
+            yield max(min(left_s, SLICE_S), 0.0)
+            if left_s <= 0:
+                return
+
+    def now(self) -> float:
+        """This link's clock, for deadlines."""
+        return self._clock()
+
+    def error(self, kind: type[InstrumentError], text: str) -> InstrumentError:
+        """An error of ``kind`` that names the instrument and this link's address."""
+        return kind(text, instrument=self.instrument, address=self.address)
+
+    def _seen(self, direction: Direction, data: bytes) -> None:
+        if self.tap is not None:
+            self.tap(direction, data)
+
+
+class _Held(threading.local):
+    """How deep this thread's transactions nest, and which epoch they began in."""
+
+    depth = 0
+    epoch = 0

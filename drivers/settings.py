@@ -1,0 +1,127 @@
+"""Settings and readings of an instrument: QCoDeS parameters that never claim more than the instrument holds.
+
+A **setting** takes a Python or NumPy value, checks it against its limits before anything is sent, sends it, and reads it
+back: what the instrument holds must be what was asked for, to within the setting's resolution.  A **reading** only
+reads.  Both know their resolution, so that a value is shown with as many digits as it has.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from qcodes.instrument import InstrumentBase
+from qcodes.parameters import Parameter
+from qcodes.validators import Validator
+
+from drivers.links.errors import InstrumentRefusedError
+from drivers.links.limits import plain
+
+
+class Quantity(Parameter[Any, Any]):
+    """A parameter with a ``resolution`` in its unit: the step of a setting or the last digit of a reading; 0: as it is."""
+
+    def __init__(self, *args: Any, resolution: float = 0.0, **kwargs: Any) -> None:
+        self.resolution = resolution
+        super().__init__(*args, **kwargs)
+
+
+class WithSettings(InstrumentBase):
+    """Mixed into instruments and channels."""
+
+    def add_parameter(self, name: str, parameter_class: Any = None, **kwargs: Any) -> Any:
+        """As QCoDeS has it; what is set reaches the driver as a Python value, whatever NumPy scalar it was."""
+        if callable(kwargs.get("set_cmd")):
+            kwargs.setdefault("set_parser", plain)
+        return super().add_parameter(name, parameter_class, **kwargs)
+
+    def add_reading(
+        self,
+        name: str,
+        *,
+        label: str,
+        get: Callable[[], Any],
+        unit: str = "",
+        resolution: float = 0.0,
+        **kwargs: Any,
+    ) -> Any:
+        """A quantity that can be read; returns its :class:`Quantity`."""
+        return self.add_parameter(
+            name, Quantity, label=label, unit=unit, get_cmd=get, resolution=resolution, **kwargs
+        )
+
+    def add_setting(
+        self,
+        name: str,
+        *,
+        label: str,
+        get: Callable[[], Any],
+        put: Callable[[Any], object],
+        limits: Validator[Any],
+        unit: str = "",
+        resolution: float = 0.0,
+        **kwargs: Any,
+    ) -> Any:
+        """A quantity that can be set; returns its :class:`Quantity`.
+
+        ``put`` sends a value and ``get`` reads it back; both are given and give values in ``unit``.  Setting raises
+        LimitError outside ``limits`` (nothing is sent), and InstrumentRefusedError when what is held afterwards differs
+        by more than ``resolution``.
+        """
+        return self.add_reading(
+            name,
+            label=label,
+            get=get,
+            unit=unit,
+            resolution=resolution,
+            set_cmd=partial(self._put_and_read_back, name, put, get),
+            vals=limits,
+            **kwargs,
+        )
+
+    def _put_and_read_back(
+        self, name: str, put: Callable[[Any], object], get: Callable[[], Any], value: Any
+    ) -> None:
+        quantity = self.parameters[name]
+        assert isinstance(quantity, Quantity)
+        quantity.cache.invalidate()  # until it is known what the instrument made of it
+        put(value)
+        held = get()
+        if not same(value, held, quantity.resolution):
+            raise InstrumentRefusedError(
+                f"{name}: {shown(quantity, value)} {quantity.unit} was asked for, "
+                f"{shown(quantity, held)} {quantity.unit} is what it holds".replace("  ", " "),
+                instrument=self.full_name,
+                address=getattr(self.root_instrument, "address", ""),
+            )
+
+
+def same(wanted: Any, held: Any, resolution: float) -> bool:
+    """Whether a value is held: numbers to within ``resolution``, sequences element by element, the rest exactly."""
+    if isinstance(wanted, bool) or isinstance(held, bool):
+        return wanted is held
+    if isinstance(wanted, int | float) and isinstance(held, int | float):
+        return abs(wanted - held) <= max(resolution, abs(wanted) * 1e-9) * (1 + 1e-6)
+    if isinstance(wanted, str) or isinstance(held, str):
+        return bool(wanted == held)
+    if isinstance(wanted, Sequence) and isinstance(held, Sequence):
+        return len(wanted) == len(held) and all(
+            same(w, h, resolution) for w, h in zip(wanted, held, strict=True)
+        )
+    return bool(wanted == held)
+
+
+def shown(parameter: Parameter[Any, Any], value: Any) -> str:
+    """``value`` as people read it: on or off, and floats with the digits that ``parameter`` resolves."""
+    resolution = getattr(parameter, "resolution", 0.0)
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, float):
+        if resolution > 0 and math.isfinite(value) and abs(value) < 1e15 * resolution:
+            return f"{value:.{max(0, math.ceil(-math.log10(resolution) - 1e-9))}f}"
+        return f"{value:.6g}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(shown(parameter, element) for element in value)}]"
+    return str(value)
