@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -40,6 +40,11 @@ def replace_file(path: Path, content: bytes, mode: int = 0o666) -> None:
     sync_path(path.parent)
 
 
+def write_kept(path: Path, value: msgspec.Struct | Sequence[msgspec.Struct], mode: int = 0o666) -> None:
+    """Replace ``path`` by ``value`` as indented JSON, for :func:`read_kept`; see :func:`replace_file`."""
+    replace_file(path, msgspec.json.format(msgspec.json.encode(value), indent=1), mode)
+
+
 class _Format(msgspec.Struct, frozen=True):
     """A file without a number is of the first format."""
 
@@ -56,7 +61,10 @@ def read_kept(path: Path, kind: type[T], readable: int) -> T:
     try:
         found = msgspec.json.decode(content, type=_Format).format
         if found != readable:
-            raise ValueError(f"it has format {found}, this version reads {readable}")
+            raise ValueError(
+                f"it has format {found}, this version reads {readable}: use the version of qunetlab that wrote it, "
+                "or begin a new run"
+            )
         return msgspec.json.decode(content, type=kind)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None

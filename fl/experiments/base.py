@@ -25,7 +25,7 @@ from fl.workloads import record_of
 from fl.workloads.base import Task
 from fl.workloads.provenance import on_own_files
 from fl.workloads.record import Experiment
-from orchestrator.durable import read_kept, replace_file
+from orchestrator.durable import read_kept, write_kept
 
 PLAN_FILE = "plan.json"
 FORMAT = 2
@@ -208,7 +208,7 @@ def federated_config(
 
 def write_plan(plan: Plan, folder: Path) -> None:
     """Keep the plan of a run."""
-    replace_file(folder / PLAN_FILE, msgspec.json.format(msgspec.json.encode(plan), indent=1))
+    write_kept(folder / PLAN_FILE, plan)
 
 
 def read_plan(folder: Path) -> Plan:

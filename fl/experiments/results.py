@@ -23,7 +23,7 @@ from fl.modes.table import Security
 from fl.rounds.clipping import worst
 from fl.rounds.config import FLConfig
 from fl.workloads.data import DataSource
-from orchestrator.durable import read_kept, replace_file
+from orchestrator.durable import read_kept, write_kept
 from orchestrator.events.learning import Clipping
 
 RESULTS_FILE = "results.json"
@@ -290,7 +290,7 @@ def _mean_row(rows: Sequence[RoundRow]) -> RoundRow:
 def write_results(results: Results, folder: Path) -> Path:
     """``results.json`` in ``folder``, replaced in one step."""
     path = folder / RESULTS_FILE
-    replace_file(path, msgspec.json.format(msgspec.json.encode(results), indent=1))
+    write_kept(path, results)
     return path
 
 

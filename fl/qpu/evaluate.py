@@ -23,7 +23,7 @@ from fl.qpu.model import CircuitModel
 from fl.qpu.options import RunOptions
 from fl.qpu.prepare import Prepared, prepare
 from fl.qpu.runner import Measured, Report, Runner
-from orchestrator.durable import replace_file
+from orchestrator.durable import replace_file, write_kept
 
 REPORT_FILE, ARRAYS_FILE = "qpu.json", "expectations.npz"
 
@@ -165,7 +165,7 @@ def evaluate(
         wall_s=time.monotonic() - started,
     )
     _write_arrays(folder.folder / ARRAYS_FILE, model, measured)
-    replace_file(folder.folder / REPORT_FILE, msgspec.json.format(msgspec.json.encode(outcome), indent=1))
+    write_kept(folder.folder / REPORT_FILE, outcome)
     return outcome
 
 

@@ -33,7 +33,7 @@ import numpy as np
 from fl.qpu.errors import QpuFolderError
 from fl.qpu.extrapolate import Floats
 from fl.qpu.options import RunOptions
-from orchestrator.durable import replace_file
+from orchestrator.durable import read_kept, replace_file, write_kept
 from orchestrator.randomness import random_hex
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ class QpuFolder:
         """
         if not self.started:
             drawn = msgspec.structs.replace(plan, tag=f"qunetlab-{random_hex(8)}")
-            replace_file(self.folder / RUN_FILE, _json(drawn))
+            write_kept(self.folder / RUN_FILE, drawn)
             return drawn
         kept = self.plan()
         if kept == msgspec.structs.replace(plan, tag=kept.tag):
@@ -165,8 +165,7 @@ class QpuFolder:
 
     def plan(self) -> RunPlan:
         """What the run in this folder is."""
-        refuse_other_format(self.folder / RUN_FILE, FORMAT)
-        return _read(self.folder / RUN_FILE, RunPlan)
+        return read_struct(self.folder / RUN_FILE, RunPlan, FORMAT)
 
     def circuit(self) -> QuantumCircuit:
         """The transpiled circuit that all jobs of the run use."""
@@ -181,15 +180,15 @@ class QpuFolder:
     def job(self, number: int) -> JobRecord | None:
         """The record of a job, or None before its first submission."""
         path = self._job_path(number)
-        return _read(path, JobRecord) if path.exists() else None
+        return read_struct(path, JobRecord) if path.exists() else None
 
     def jobs(self) -> list[JobRecord]:
         """All records, in order."""
-        return [_read(path, JobRecord) for path in sorted(self.folder.glob("job-*.json"))]
+        return [read_struct(path, JobRecord) for path in sorted(self.folder.glob("job-*.json"))]
 
     def save(self, record: JobRecord) -> None:
         """Keep ``record``; durable when this returns."""
-        replace_file(self._job_path(record.number), _json(record))
+        write_kept(self._job_path(record.number), record)
 
     def save_result(self, record: JobRecord, result: JobResult) -> JobRecord:
         """Keep the results of a job; returns the record, state ``done``."""
@@ -238,28 +237,12 @@ def slices(count: int, size: int) -> Sequence[tuple[int, int]]:
     return [(first, min(size, count - first)) for first in range(0, count, size)]
 
 
-class _Format(msgspec.Struct, frozen=True):
-    """What every version of a file has in common; files of the first had no number."""
+def read_struct(path: Path, kind: type[_T], readable: int = 1) -> _T:
+    """The struct in a file of a run, see :func:`orchestrator.durable.read_kept`; raises QpuFolderError.
 
-    format: int = 1
-
-
-def refuse_other_format(path: Path, readable: int) -> None:
-    """Raise QpuFolderError if the file is of another format than ``readable``, or cannot be read."""
-    found = _read(path, _Format).format
-    if found != readable:
-        raise QpuFolderError(
-            f"{path} has format {found}, this version reads {readable}: finish or resume that run with the version "
-            "of qunetlab that began it, or begin anew in another folder"
-        )
-
-
-def _json(value: msgspec.Struct) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(value), indent=1)
-
-
-def _read(path: Path, kind: type[_T]) -> _T:
+    The records of jobs carry no number: all of them are of the first format.
+    """
     try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
-    except (OSError, ValueError, RecursionError) as error:
+        return read_kept(path, kind, readable)
+    except (OSError, ValueError) as error:
         raise QpuFolderError(f"cannot read {path}: {error}") from error

@@ -16,7 +16,7 @@ from fl.qpu.evaluate import QpuReport, evaluate
 from fl.qpu.journal import QpuFolder
 from fl.qpu.model import CircuitModel
 from fl.qpu.options import MITIGATIONS, Mitigation, RunOptions, RunOptionsError
-from orchestrator.durable import replace_file
+from orchestrator.durable import write_kept
 
 TABLE_FILE = "mitigation.json"
 
@@ -67,7 +67,7 @@ def compare_mitigations(
             with QpuFolder(folder / f"{device.name.replace(':', '-')}-{mitigation}") as run:
                 rows.append(row_of(evaluate(model, device, chosen, run)))
             report(rows[-1])
-    replace_file(folder / TABLE_FILE, msgspec.json.format(msgspec.json.encode(rows), indent=1))
+    write_kept(folder / TABLE_FILE, rows)
     return tuple(rows)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from fl.qpu.backends import AccountChoice
 from fl.qpu.errors import QpuFolderError
-from fl.qpu.journal import refuse_other_format
+from fl.qpu.journal import read_struct
 from fl.qpu.options import RunOptions, TrainingPlan
 from fl.qpu.tasks import (
     DEFAULT_SENTENCES,
@@ -27,7 +27,7 @@ from fl.qpu.tasks import (
     train_quickly,
 )
 from fl.workloads.base import CircuitTask, Parameters
-from orchestrator.durable import replace_file
+from orchestrator.durable import replace_file, write_kept
 
 REQUEST_FILE, MODEL_FILE = "request.json", "model.npy"
 FORMAT = 2
@@ -88,7 +88,7 @@ def keep_request(folder: Path, request: QpuRequest, parameters: Parameters) -> N
         buffer = BytesIO()
         np.save(buffer, parameters, allow_pickle=False)
         replace_file(folder / MODEL_FILE, buffer.getvalue())
-        replace_file(folder / REQUEST_FILE, msgspec.json.format(msgspec.json.encode(request), indent=1))
+        write_kept(folder / REQUEST_FILE, request)
     except OSError as error:
         raise QpuFolderError(f"cannot write to {folder}: {error}") from error
 
@@ -98,11 +98,7 @@ def kept_request(folder: Path, purpose: str = "run") -> tuple[QpuRequest, Circui
     path = folder / REQUEST_FILE
     if not path.is_file():
         raise QpuFolderError(f"{folder} holds no run to resume (there is no {REQUEST_FILE})")
-    refuse_other_format(path, FORMAT)
-    try:
-        request = msgspec.json.decode(path.read_bytes(), type=QpuRequest)
-    except (OSError, ValueError, RecursionError) as error:
-        raise QpuFolderError(f"cannot read {path}: {error}") from error
+    request = read_struct(path, QpuRequest, FORMAT)
     if request.purpose != purpose:
         what = "training" if request.training is not None else "run"
         raise QpuFolderError(

@@ -37,7 +37,7 @@ from fl.qpu.model import CircuitModel, Labels
 from fl.qpu.options import RunOptions, TrainingPlan
 from fl.qpu.prepare import Prepared, prepare
 from fl.qpu.runner import Measured, Report
-from orchestrator.durable import replace_file
+from orchestrator.durable import replace_file, write_kept
 
 TRAINING_FILE = "training.json"
 SHIFT = np.pi / 2
@@ -303,7 +303,7 @@ def _kept(folder: Path) -> TrainingState | None:
 
 def _save(folder: Path, state: TrainingState) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    replace_file(folder / TRAINING_FILE, msgspec.json.format(msgspec.json.encode(state), indent=1))
+    write_kept(folder / TRAINING_FILE, state)
 
 
 def save_model(folder: Path, parameters: npt.NDArray[np.float32]) -> Path:

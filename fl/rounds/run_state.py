@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from fl.rounds.config import FLConfig
 from fl.workloads.base import Parameters
-from orchestrator.durable import read_kept, replace_file
+from orchestrator.durable import read_kept, replace_file, write_kept
 from orchestrator.events.learning import AbortRecord, RoundRecord
 
 STATE_FILE = "run.json"
@@ -115,7 +115,7 @@ class RunFolder:
             self._save()
 
     def _save(self) -> None:
-        replace_file(self.folder / STATE_FILE, msgspec.json.format(msgspec.json.encode(self.state), indent=1))
+        write_kept(self.folder / STATE_FILE, self.state)
 
 
 def read_state(folder: Path) -> RunState:

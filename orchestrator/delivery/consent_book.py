@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
-import msgspec
-
 from orchestrator.delivery.consent import (
     FORMAT,
     Consent,
@@ -27,7 +25,7 @@ from orchestrator.delivery.consent import (
 )
 from orchestrator.delivery.errors import ConsentError
 from orchestrator.delivery.messages import RoundContext
-from orchestrator.durable import locked, make_folder, read_kept, replace_file
+from orchestrator.durable import locked, make_folder, read_kept, replace_file, write_kept
 from orchestrator.wire.codec import Message, WireError, decode, encode
 
 T = TypeVar("T", bound=Message)
@@ -65,8 +63,7 @@ class ConsentBook:
                 self._check_earlier(user, description, earlier, accept)
                 check_terms(description, earlier, accept)
                 consent = Consent(FORMAT, user, description, tuple(accept))
-                content = msgspec.json.format(msgspec.json.encode(consent), indent=1)
-                replace_file(self._path("consent", description.digest(), "json"), content, 0o600)
+                write_kept(self._path("consent", description.digest(), "json"), consent, 0o600)
         except OSError as error:
             raise ConsentError(f"cannot keep a consent in {self.folder}: {error.strerror}") from error
         return consent
@@ -178,7 +175,7 @@ class ConsentBook:
 def write_run_file(path: Path, description: RunDescription) -> None:
     """The description for the operators to read; raises OSError."""
     file = RunFile(FORMAT, description.name, description)
-    replace_file(path, msgspec.json.format(msgspec.json.encode(file), indent=1))
+    write_kept(path, file)
 
 
 def read_run_file(path: Path) -> RunDescription:

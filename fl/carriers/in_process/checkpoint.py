@@ -17,7 +17,7 @@ from fl.carriers.in_process.plan import CohortPlan
 from fl.carriers.in_process.results import CohortError, CohortRound
 from fl.rounds.config import FLConfig
 from fl.workloads.base import Parameters
-from orchestrator.durable import read_kept, replace_file, sync_path
+from orchestrator.durable import read_kept, sync_path, write_kept
 
 STATE_FILE = "cohort.json"
 FORMAT = 2
@@ -115,9 +115,7 @@ class CohortFolder:
     def _save(self) -> None:
         if self._folder is None:
             return
-        replace_file(
-            self._folder / STATE_FILE, msgspec.json.format(msgspec.json.encode(self.state), indent=1)
-        )
+        write_kept(self._folder / STATE_FILE, self.state)
 
 
 def _read(path: Path) -> CohortState:

@@ -85,7 +85,10 @@ def test_the_plan_on_disk_is_the_plan(tmp_path: Path) -> None:
         .replace("ring_width", "ring_bits")
     )
     (tmp_path / "plan.json").write_text(older)
-    with pytest.raises(OptionsError, match="can resume: it has format 1, this version reads 2"):
+    with pytest.raises(
+        OptionsError,
+        match="can resume: it has format 1, this version reads 2: use the version of qunetlab that wrote it",
+    ):
         read_plan(tmp_path)
     (tmp_path / "plan.json").write_text('{"title": 3}')
     with pytest.raises(OptionsError, match="not a plan"):

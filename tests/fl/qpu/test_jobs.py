@@ -171,7 +171,7 @@ def test_a_folder_of_an_older_version_is_refused_with_what_to_do(
 ) -> None:
     (tmp_path / name).write_text(json.dumps({"format": 1, "options": {"resilience_level": 1}}))
     with pytest.raises(
-        QpuFolderError, match=rf"{name} has format 1, this version reads \d: finish or resume"
+        QpuFolderError, match=rf"{name}: it has format 1, this version reads \d: use the version of qunetlab"
     ):
         read(tmp_path)
 
