@@ -146,9 +146,7 @@ def chosen_seeds(options: TrainOptions, experiment: Experiment) -> tuple[int, ..
 def federated_cell(options: TrainOptions, task: Task, experiment: Experiment, **more: Any) -> Cell:
     """The run that was asked for; ``more``: see :func:`federated_config`."""
     config = federated_config(task, options.task, options, experiment, **more)
-    return Cell(
-        "federated", f"{config.n_clients} clients, {config.mode}", "federated", config, options.drop_outs
-    )
+    return Cell("federated", config.title, "federated", config, options.drop_outs)
 
 
 def float32_beside(options: TrainOptions, primary: Cell) -> Beside:

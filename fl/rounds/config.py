@@ -176,6 +176,11 @@ class FLConfig(Message, frozen=True):
         return len(self.clients)
 
     @property
+    def title(self) -> str:
+        """Such as "4 clients, otp"."""
+        return f"{self.n_clients} clients, {self.mode}"
+
+    @property
     def protection(self) -> Mode:
         """What the mode is like: its row of :mod:`fl.modes.table`."""
         return MODES[self.mode]

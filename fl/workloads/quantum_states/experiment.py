@@ -48,4 +48,4 @@ def _one_fewer(primary: Cell, ring_width: int | None) -> Cell:
         min_clients=0,
         ring_width=ring_width or 0,
     )
-    return Cell("one-client-fewer", f"{fewer.n_clients} clients, {fewer.mode}", "federated", fewer)
+    return Cell("one-client-fewer", fewer.title, "federated", fewer)

@@ -73,4 +73,4 @@ def _model(options: TrainOptions, name: str, model: str, data_folder: Path | Non
     record = workload(spec.task)
     task_name = str(record.spec(model, spec.split))
     config = federated_config(open_task(task_name, data_folder), task_name, options, record.experiment)
-    return Cell(name, f"{config.n_clients} clients, {config.mode}, {model}", "federated", config)
+    return Cell(name, f"{config.title}, {model}", "federated", config)

@@ -251,9 +251,7 @@ class Attempt:
         echo(note, err=True)
         config = msgspec.structs.replace(self.config, mode=taken.name)
         cells = (
-            msgspec.structs.replace(
-                self.plan.primary, config=config, title=f"{config.n_clients} clients, {config.mode}"
-            ),
+            msgspec.structs.replace(self.plan.primary, config=config, title=config.title),
             *self.plan.cells[1:],
         )
         self.plan = msgspec.structs.replace(self.plan, cells=cells, notes=(*self.plan.notes, note))
