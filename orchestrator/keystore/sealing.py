@@ -21,9 +21,8 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap, aes_key_wrap
 
-from orchestrator.durable import create_file
 from orchestrator.keystore.errors import SealError, StoreError
-from orchestrator.randomness import RandomBytes, random_bytes
+from orchestrator.randomness import RandomBytes
 from orchestrator.secret import SecretLeakError
 
 KEY_BYTES = 32
@@ -40,16 +39,6 @@ class Kek:
         if len(key) != KEY_BYTES:
             raise SealError(f"a key-encryption key has {KEY_BYTES} bytes, got {len(key)}")
         self._key = key
-
-    @classmethod
-    def create_file(cls, path: Path, random_bytes: RandomBytes = random_bytes) -> Kek:
-        """Write a fresh key to ``path`` (mode 0600, must not exist) and return it."""
-        key = random_bytes(KEY_BYTES)
-        try:
-            create_file(path, key, 0o600)
-        except OSError as error:
-            raise StoreError(f"cannot create the key-encryption key {path}: {error.strerror}") from error
-        return cls(key)
 
     @classmethod
     def from_file(cls, path: Path) -> Kek:

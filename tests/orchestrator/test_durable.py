@@ -16,7 +16,6 @@ from orchestrator import durable
 from orchestrator.delivery.journal import write_entry
 from orchestrator.delivery.messages import RoundContext
 from orchestrator.durable import create_file, read_kept, replace_file, sync_path
-from orchestrator.keystore.sealing import Kek
 from orchestrator.scheduling.fencing import EpochFile
 from orchestrator.wire.curve import write_keys
 
@@ -147,7 +146,7 @@ WRITERS: dict[str, tuple[Callable[[Path], object], list[str]]] = {
         ["fsync .masked-*", "rename to masked-*", "fsync folder"],
     ),
     "key-encryption key": (
-        lambda folder: Kek.create_file(folder / "kek"),
+        lambda folder: create_file(folder / "kek", bytes(32), 0o600),
         ["fsync kek", "fsync folder"],
     ),
     "CURVE keys": (

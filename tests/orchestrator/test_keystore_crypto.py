@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap
 
+from orchestrator.durable import create_file
 from orchestrator.keystore.errors import SealError, StoreError
 from orchestrator.keystore.lanes import Range
 from orchestrator.keystore.sealing import Kek, seal, unseal
@@ -116,12 +117,9 @@ def test_the_wrong_key_encryption_key_does_not_open_a_store(tmp_path: Path) -> N
 
 def test_key_files_are_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "store.key"
-    Kek.create_file(path)
-    assert path.stat().st_mode & 0o777 == 0o600
+    create_file(path, RNG.bytes(32), 0o600)
     wrapped = Kek.from_file(path).wrap(b"k" * 32)
     assert Kek.from_file(path).unwrap(wrapped) == b"k" * 32
-    with pytest.raises(StoreError, match="cannot create"):
-        Kek.create_file(path)
     path.chmod(0o640)
     with pytest.raises(SealError, match="chmod it to 600"):
         Kek.from_file(path)
