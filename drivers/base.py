@@ -7,16 +7,24 @@ it to a known state or refuses.  The link does the same by itself whenever the i
 
 The *safe state* is what the station applies on exit, on a signal, or when a peer crashed: no emission, no bias, no
 output.  It works before ``connect`` too, waits for no other thread, and is judged by what the instrument reads back.
+
+A driver used alone ends dark as well: whatever it enabled is made safe when the interpreter ends or is killed
+(:mod:`drivers.ending`), when a ``with`` around it is left, or by :meth:`LabInstrument.safe_state`;
+:meth:`LabInstrument.leave_on` is for those who want the light to stay.
 """
 
 from __future__ import annotations
 
+import functools
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 from qcodes.instrument import Instrument, InstrumentChannel
 
+from drivers.ending import ENDING
 from drivers.links.errors import InstrumentError, WrongInstrumentError
 from drivers.links.link import Link
 from drivers.settings import WithSettings
@@ -52,6 +60,13 @@ class LabInstrument(WithSettings, Instrument, metaclass=MadeForHands):
     def __init__(self, name: str, address: str, **kwargs: Any) -> None:
         super().__init__(name, **kwargs)
         self.address = address
+        self.options: dict[str, Any] = {}  # the keywords it was made with
+        self._left_on = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "safe_state" in vars(cls):
+            setattr(cls, "safe_state", _then_forgotten(cls.safe_state))  # noqa: B010 - not for the type checker
 
     if TYPE_CHECKING:
         # QCoDeS says Any here, and then the type checker finds every instrument of every kind.
@@ -118,6 +133,29 @@ class LabInstrument(WithSettings, Instrument, metaclass=MadeForHands):
         """An error of ``kind`` that names this instrument and its address."""
         return kind(text, instrument=self.name, address=self.address)
 
+    def must_end_dark(self) -> None:
+        """To be called by a driver before it enables light, bias, an output or a shutter."""
+        if not self._left_on:
+            ENDING.watch(self)
+
+    def leave_on(self) -> None:
+        """What this driver enables stays on when the process ends or the ``with`` is left; somebody else sees to it."""
+        self._left_on = True
+        ENDING.forget(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Make safe what was enabled, and close."""
+        try:
+            if ENDING.watches(self):
+                self.safe_state()
+        finally:
+            self.close()
+
     def get_idn(self) -> dict[str, str | None]:
         """The identity in the form that QCoDeS snapshots expect."""
         identity = self.identify()
@@ -131,3 +169,14 @@ class LabInstrument(WithSettings, Instrument, metaclass=MadeForHands):
 
 class LabChannel(WithSettings, InstrumentChannel[Any]):
     """A channel of a :class:`LabInstrument`."""
+
+
+def _then_forgotten(safe_state: Callable[[Any], None]) -> Callable[[Any], None]:
+    """``safe_state`` of a driver; once it was reached, the end of the process has nothing to do."""
+
+    @functools.wraps(safe_state)
+    def reached(self: LabInstrument) -> None:
+        safe_state(self)
+        ENDING.forget(self)
+
+    return reached

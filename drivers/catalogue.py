@@ -240,6 +240,12 @@ def driver_class(model: str) -> type[LabInstrument]:
     return driver
 
 
+def safe_order(driver: type) -> SafeOrder:
+    """When an instrument of a driver class is made safe; first, for a class that no model of ours has."""
+    lineage = [f"{each.__module__}:{each.__qualname__}" for each in driver.__mro__]
+    return next((each.safe_order for each in OURS if each.driver in lineage), SafeOrder.LIGHT)
+
+
 def create_instrument(model: str, name: str, address: str, **options: Any) -> LabInstrument:
     """The driver of ``model``, not connected.  Raises CatalogueError if it lacks a channel that its row names."""
     instrument = driver_class(model)(name, address, **options)

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 from qcodes.instrument import Instrument
 from qcodes.instrument.instrument_meta import InstrumentMeta
 
+from drivers.ending import ENDING
+
 if TYPE_CHECKING:
     from qcodes.parameters import Parameter
 
@@ -45,6 +47,8 @@ class MadeForHands(InstrumentMeta):
         if loading is not None:
             _leave_station(loading.f_locals.get("self"), str(name))
         made: LabInstrument = super().__call__(*args, **kwargs)
+        made.options = {key: value for key, value in kwargs.items() if key not in ("name", "address")}
+        ENDING.renew(made)
         try:
             if connect or (connect is None and loading is not None):
                 made.connect()

@@ -2,8 +2,8 @@
 
 Every instrument has one owning role.  A station connects all of them at once and reports every failure
 together, so an operator with three dead addresses learns of three.  The safe state is applied in the order
-of the catalogue: what emits light first, what carries secrets next, then the rest; a failing instrument
-does not keep the others from being made safe.
+of the catalogue: what emits light first, what carries secrets next, then the rest; an instrument that fails
+or does not answer does not keep the others from being made safe (:mod:`drivers.safely`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from drivers.catalogue import create_instrument, row
+from drivers.guard import Watched
 from drivers.links.errors import WrongInstrumentError
+from drivers.safely import SafeJob, make_safe
 from lab.needs import Need
 from lab.testbed import AUTO, InstrumentEntry, Testbed
 
@@ -54,8 +56,8 @@ class Station:
         self._create = create or create_instrument
         self._instruments: dict[str, LabInstrument] = {}
         self.identities: dict[str, Identity] = {}
-        self.left_unsafe: dict[str, Exception] = {}
-        """After leaving: the instruments that could not be made safe, and why."""
+        self.left_unsafe: dict[str, Exception] | None = None
+        """After leaving: the instruments that could not be made safe, and why; None before all were tried."""
 
     def open(self) -> None:
         """Connect to every instrument; raises StationError naming each that failed, with all closed."""
@@ -102,6 +104,7 @@ class Station:
             except Exception as error:  # noqa: BLE001 - every failure is collected and told together
                 failures[entry.name] = error
             else:
+                made.leave_on()  # the station and its guard make it safe, not the end of this process
                 self._instruments[entry.name] = made
         return failures
 
@@ -154,16 +157,15 @@ class Station:
         return failures
 
     def _make_safe(self, excepted: Collection[str] = ()) -> dict[str, Exception]:
-        failures: dict[str, Exception] = {}
-        for entry in in_safe_order(self.entries):
-            instrument = self._instruments.get(entry.name)
-            if instrument is None or entry.name in excepted:
-                continue
-            try:
-                instrument.safe_state()
-            except Exception as error:  # noqa: BLE001 - the others must still be made safe
-                failures[entry.name] = error
-        return failures
+        return make_safe(
+            SafeJob(row(entry.model).safe_order, entry.name, self._instruments[entry.name].safe_state)
+            for entry in self.entries
+            if entry.name in self._instruments and entry.name not in excepted
+        )
+
+    def instruments(self) -> tuple[LabInstrument, ...]:
+        """The opened instruments, in the order of the file."""
+        return tuple(self._instruments.values())
 
     def close(self) -> None:
         """Close every link, last opened first."""
@@ -181,10 +183,15 @@ class Station:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.left_unsafe = self.safe()
-        self.close()
+        try:
+            self.left_unsafe = self.safe()
+        finally:
+            self.close()
 
 
-def in_safe_order(entries: Iterable[InstrumentEntry]) -> list[InstrumentEntry]:
-    """The entries in the order in which they are made safe."""
-    return sorted(entries, key=lambda entry: row(entry.model).safe_order)
+def watched(entries: Iterable[InstrumentEntry]) -> list[Watched]:
+    """What a guard must know to make these instruments safe."""
+    rows = [(entry, row(entry.model)) for entry in entries]
+    return [
+        Watched(of.driver, each.name, each.address, dict(each.options), of.safe_order) for each, of in rows
+    ]

@@ -34,7 +34,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "orchestrator": ("orchestrator", "lab", "drivers"),
     "fl": ("fl", "orchestrator.delivery", *LEAVES),
 }
-FRONT_DOORS = ("lab.cli", "lab.dashboard", "lab.runs")
+FRONT_DOORS = ("lab.cli", "lab.dashboard", "lab.runs", "lab.bench")
 EXCEPTIONS = {
     "sim_backends.bench": ("lab.testbed", "drivers.catalogue"),
     "sim_backends.site": ("lab.needs",),

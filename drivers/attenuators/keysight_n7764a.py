@@ -82,6 +82,8 @@ class AttenuatorChannel(InstrumentChannel["KeysightN7764A"]):
             self.parent.wait_settled(travel_s, f"{self.name} attenuation {value:g} dB")
 
     def _set_shutter(self, value: bool) -> None:
+        if value:
+            self.parent.must_end_dark()
         link = self.parent.link
         with link.transaction():
             # Opens at the attenuation speed, closes at full speed.

@@ -121,6 +121,9 @@ class Link(ABC):
         """Why the open line cannot be used as it is, seen without asking; "" when nothing is wrong."""
         return ""
 
+    def prepare(self) -> None:  # noqa: B027 - most kinds need nothing
+        """Load what opening takes, so that it is quick; nothing is opened."""
+
     # Opening and closing
 
     def open(self) -> None:

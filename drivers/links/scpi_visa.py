@@ -293,6 +293,10 @@ class ScpiLink(Link):
         assert isinstance(error, MalformedReplyError)
         return error
 
+    def prepare(self) -> None:
+        """Load the VISA back end."""
+        _resource_manager()
+
     def _open(self, timeout_s: float) -> None:
         try:
             self._transport = _open_transport(self.address, timeout_s, self.slices)

@@ -285,6 +285,6 @@ def guards_of(testbed: Path) -> list[str]:
             command = (
                 (entry / "cmdline").read_bytes().decode(errors="replace") if entry.name.isdigit() else ""
             )
-            if "lab.guard" in command and str(testbed) in command:
+            if "drivers.guard_process" in command and str(testbed) in command:
                 found.append(entry.name)
     return found

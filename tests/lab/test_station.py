@@ -40,6 +40,9 @@ class FakeInstrument:
     def safe_state(self) -> None:
         self._act("safe")
 
+    def leave_on(self) -> None:
+        """A station makes its instruments safe itself."""
+
     def close(self) -> None:
         self._act("close")
 

@@ -1,0 +1,100 @@
+"""The guard process: loads drivers, waits for the end of its owner, makes safe what the owner left.
+
+See :mod:`drivers.guard`, which starts it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import signal
+import sys
+from collections import Counter
+from contextlib import closing, suppress
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from drivers.catalogue import SafeOrder, safe_order
+from drivers.guard import READY, Watched
+from drivers.safely import SafeJob, make_safe
+
+if TYPE_CHECKING:
+    from drivers.base import LabInstrument
+
+logger = logging.getLogger("drivers.guard")
+
+
+def _class(watched: Watched) -> type[LabInstrument]:
+    module, _, name = watched.driver.partition(":")
+    driver: type[LabInstrument] = getattr(importlib.import_module(module), name)
+    return driver
+
+
+def _make(watched: Watched, name: str) -> LabInstrument:
+    return _class(watched)(name, watched.address, **watched.options)
+
+
+def _order(watched: Watched) -> int:
+    """A driver that cannot be had fails at its turn, which is then the first."""
+    if watched.order is not None:
+        return watched.order
+    with suppress(Exception):
+        return safe_order(_class(watched))
+    return SafeOrder.LIGHT
+
+
+def _safe_job(watched: Watched, name: str) -> SafeJob:
+    """Make the driver as ``name``, apply its safe state, close it; it is not connected, so old errors do not matter."""
+
+    def safe_state() -> None:
+        with closing(_make(watched, name)) as instrument:
+            instrument.safe_state()
+
+    return SafeJob(_order(watched), name, safe_state)
+
+
+def _prepare(watched: Watched) -> None:
+    """Load driver and transport; what fails is told when it is needed."""
+    with suppress(Exception), closing(_make(watched, watched.name)) as instrument:
+        for link in instrument.links:
+            link.prepare()
+
+
+def _last_word() -> list[Watched]:
+    """What has to be made safe, once the owner has ended."""
+    watched: list[Watched] = []
+    for line in sys.stdin.buffer:
+        if line.endswith(b"\n"):  # the owner may have died while it wrote
+            watched = msgspec.json.decode(line, type=list[Watched])
+            for each in watched:
+                _prepare(each)
+            with suppress(OSError):  # the owner is gone
+                os.write(1, READY)
+    return watched
+
+
+def main() -> int:
+    """Wait for the owner's end; ``drivers.guard_process OWNER [LOCK_DESCRIPTOR]``."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    logging.basicConfig(format="%(name)s %(levelname)s %(message)s")
+    owner = sys.argv[1]
+    watched = _last_word()
+    if not watched:
+        return 0
+    if len(sys.argv) > 2:
+        os.ftruncate(int(sys.argv[2]), 0)
+    logger.warning("%s has left %s; making safe", owner, ", ".join(each.name for each in watched))
+    count = Counter(each.name for each in watched)
+    names = [each.name if count[each.name] == 1 else f"{each.name}_{i}" for i, each in enumerate(watched)]
+    failures = make_safe(_safe_job(each, name) for each, name in zip(watched, names, strict=True))
+    for name, error in failures.items():
+        logger.error("guard of %s: %s could not be made safe: %s", owner, name, error)
+    logger.warning("instruments of %s are safe%s", owner, f", except {len(failures)}" if failures else "")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,63 @@
+"""A testbed's instruments in a notebook: ``with bench.instruments("relay") as station:``.
+
+    from lab import bench
+    with bench.load("bench").instruments("relay") as station:
+        station.laser.power_mw(1.0)
+
+The station is a QCoDeS ``Station`` with the instruments of one owner, connected.  They have one owner at a time on a
+machine: while the notebook has them the role refuses to start, and the other way round.  Leaving the ``with``, by its
+end, an exception or the stop button, makes all of them safe in the order of the catalogue; when the kernel is shut
+down or killed inside, the guard process does (:mod:`lab.guard`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lab.guard import guarded_station
+from lab.runs.testbeds.folder import STATE, find_testbed
+from lab.testbed import Testbed, UnknownNameError, load_testbed
+from orchestrator.durable import make_folder
+
+if TYPE_CHECKING:
+    from qcodes.station import Station
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A testbed file and the folder of what its roles keep."""
+
+    path: Path
+    state: Path
+    testbed: Testbed
+
+    @contextmanager
+    def instruments(self, owner: str) -> Iterator[Station]:
+        """A QCoDeS station with the instruments of ``owner``, the relay or a user, by the names of the testbed file.
+
+        It is QCoDeS' default station while it lasts.  Raises UnknownNameError for an owner without instruments,
+        OwnedError while another process has them, and StationError naming each that cannot be opened or made safe.
+        """
+        from qcodes.station import Station
+
+        if not self.testbed.owned_by(owner):
+            owners = sorted({entry.owner for entry in self.testbed.instruments})
+            raise UnknownNameError(f"no instrument belongs to {owner!r}; owners are {', '.join(owners)}")
+        state = self.state / owner
+        make_folder(state)
+        before = Station.default
+        with guarded_station(self.testbed, self.path, owner, state) as opened:
+            try:
+                yield Station(*opened.instruments())
+            finally:
+                Station.default = before
+
+
+def load(path: str | Path) -> Bench:
+    """The bench of a testbed file or its folder.  Raises TestbedError with every mistake of the file."""
+    file = find_testbed(Path(path)).absolute()
+    return Bench(file, file.parent / STATE, load_testbed(file))

@@ -1,0 +1,111 @@
+"""What a process enabled is dark after it, however it ends; what it only read stays as it is."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sim_backends.attenuators.keysight_n7764a import N7764ATwin
+
+ROOT = str(Path(__file__).resolve().parents[2])
+DRIVER = """
+import os, signal, sys, time
+from drivers.attenuators.keysight_n7764a import KeysightN7764A
+voa = KeysightN7764A("voa", sys.argv[1])
+voa.connect()
+"""
+OPENED = DRIVER + "voa.ch2.shutter_open(True)\n"
+
+
+class Light:
+    """A twin of an attenuator: whether its second shutter lets light through."""
+
+    def __init__(self) -> None:
+        self.twin = N7764ATwin()
+        self.address = self.twin.serve("127.0.0.1", 0)
+
+    @property
+    def on(self) -> bool:
+        return bool(self.twin.state()["open"][2])
+
+
+@pytest.fixture
+def light() -> Iterator[Light]:
+    light = Light()
+    yield light
+    light.twin.close()
+
+
+def script(text: str, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", text, *arguments],
+        env={**os.environ, "PYTHONPATH": ROOT},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def until(condition: object, limit_s: float) -> None:
+    begun = time.monotonic()
+    while not condition() and time.monotonic() - begun < limit_s:  # type: ignore[operator]
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("end", "code"),
+    [
+        ("voa.close()", 0),
+        pytest.param("raise KeyboardInterrupt", -signal.SIGINT, marks=pytest.mark.long),
+        pytest.param("sys.exit(3)", 3, marks=pytest.mark.long),
+        pytest.param("if pid := os.fork(): os.waitpid(pid, 0)", 0, marks=pytest.mark.long),
+    ],
+)
+def test_dark_when_a_script_has_ended(light: Light, end: str, code: int) -> None:
+    ended = script(OPENED + end, light.address)
+    _, said = ended.communicate(timeout=60)
+    assert ended.returncode == code, said
+    assert not light.on
+    assert "has left voa; making safe" in said
+    assert "could not" not in said
+
+
+def test_dark_within_a_second_of_a_kill(light: Light) -> None:
+    with script(OPENED + "print('up', flush=True)\ntime.sleep(60)", light.address) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "up\n"
+        assert light.on
+        running.kill()
+        begun = time.monotonic()
+        until(lambda: not light.on, 10)
+        took_s = time.monotonic() - begun
+        assert not light.on
+        assert took_s < 1.0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        DRIVER + "print(voa.ch2.attenuation_db())",
+        OPENED + "voa.leave_on()",
+        DRIVER + "voa.leave_on()\nvoa.ch2.shutter_open(True)",
+        OPENED + "voa.leave_on()\nwith voa: pass",
+    ],
+)
+def test_what_was_only_read_or_is_to_stay_stays(light: Light, text: str) -> None:
+    if "True" not in text:
+        from drivers.attenuators.keysight_n7764a import KeysightN7764A
+
+        with KeysightN7764A("other", light.address, connect=True) as other:
+            other.ch2.shutter_open(True)
+            other.leave_on()
+    _, said = (ended := script(text, light.address)).communicate(timeout=60)
+    assert ended.returncode == 0, said
+    assert light.on

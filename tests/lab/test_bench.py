@@ -1,0 +1,114 @@
+"""``with bench.instruments("relay") as station:`` - QCoDeS instruments that are left dark, however one leaves."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from qcodes.station import Station
+
+from lab import bench
+from lab.guard import OwnedError
+from lab.runs.testbeds.folder import template_path
+from lab.testbed import UnknownNameError, parse_testbed, resolve_addresses, write_testbed
+from sim_backends.bench import Bench
+
+ROOT = str(Path(__file__).resolve().parents[2])
+
+
+class Lab:
+    """A simulated bench and its testbed file."""
+
+    def __init__(self, folder: Path) -> None:
+        data = tomllib.loads(template_path("simulated-four-node").read_text())
+        self.bench = Bench(parse_testbed(data, Path("t.toml")))
+        self.folder = folder
+        resolved = resolve_addresses(data, self.bench.serve())
+        for entry in resolved["instruments"]:
+            entry["options"] = {**entry.get("options", {}), **self.bench.options.get(entry["name"], {})}
+        write_testbed(resolved, folder / "testbed.toml")
+
+    @property
+    def lit(self) -> bool:
+        states = self.bench.states()
+        return bool(states["laser"]["emission"]) or states["launch"]["open"][1]  # type: ignore[index]
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    lab = Lab(tmp_path)
+    yield lab
+    lab.bench.close()
+
+
+def cell(lab: Lab) -> None:
+    """A cell that is stopped while light is on."""
+    here = bench.load(lab.folder)
+    with here.instruments("relay") as station:
+        assert sorted(station.components) == ["detectors", "laser", "launch", "tagger"]
+        assert Station.default is station
+        station.launch.ch1.shutter_open(True)
+        station.laser.emission(True)
+        assert lab.lit
+        with pytest.raises(OwnedError, match="runs as relay"), here.instruments("relay"):
+            pass
+        assert lab.lit, "whoever is refused touches nothing"
+        raise KeyboardInterrupt
+
+
+def test_leaving_by_the_stop_button_leaves_everything_dark_and_free(lab: Lab) -> None:
+    before = Station.default
+    with pytest.raises(KeyboardInterrupt):
+        cell(lab)
+    assert not lab.lit
+    assert Station.default is before
+    with bench.load(lab.folder).instruments("relay") as station:
+        assert station.snapshot(update=True)["instruments"]["launch"]["parameters"]["IDN"]["value"]["serial"]
+
+
+def test_an_owner_without_instruments_is_told_who_has_some(lab: Lab) -> None:
+    with (
+        pytest.raises(UnknownNameError, match="owners are alice, bob, carol, dave, relay"),
+        bench.load(lab.folder / "testbed.toml").instruments("erin"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("end", ["kill", pytest.param("return", marks=pytest.mark.long)])
+def test_a_kernel_that_ends_inside_leaves_everything_dark(lab: Lab, end: str) -> None:
+    cells = """
+import sys
+from contextlib import ExitStack
+from lab import bench
+open_for_long = ExitStack()
+station = open_for_long.enter_context(bench.load(sys.argv[1]).instruments("relay"))
+station.launch.ch1.shutter_open(True)
+station.laser.emission(True)
+print("on", flush=True)
+sys.stdin.readline()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", cells, str(lab.folder)],
+        env={**os.environ, "PYTHONPATH": ROOT},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as kernel:
+        assert kernel.stdout is not None
+        assert kernel.stdin is not None
+        assert kernel.stdout.readline() == "on\n"
+        assert lab.lit
+        kernel.kill() if end == "kill" else kernel.stdin.close()
+        kernel.wait(30)
+        begun = time.monotonic()
+        while lab.lit and time.monotonic() - begun < 10:
+            time.sleep(0.01)
+        took_s = time.monotonic() - begun
+    assert not lab.lit
+    assert took_s < 1.0
