@@ -123,6 +123,8 @@ class OzDD100(LabInstrument):
                 instrument=self.name,
                 address=self.address,
             )
+        if target_db < high:
+            self.must_end_dark()
         timeout_s = self.link.timeout_s + (high - low) / self._speed_db_per_s
         with self.link.transaction():
             lines = self._command(f"A{target_db:.2f}", timeout_s)

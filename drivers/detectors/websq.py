@@ -202,6 +202,8 @@ class WebSQ(LabInstrument):
     # Settings
 
     def _enable(self, on: bool) -> None:
+        if on:
+            self.must_end_dark()
         self._set_label("DetectorEnable", "DetectorEnable", on)
 
     def _set_period(self, period_ms: float) -> None:

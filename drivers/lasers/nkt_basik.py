@@ -97,7 +97,7 @@ class NKTBasik(LabInstrument):
             "emission",
             label="Emission",
             get_cmd=lambda: bool(self._read_int(REG_EMISSION, "<B")),
-            set_cmd=lambda on: self._write_verified(REG_EMISSION, bytes((on,))),
+            set_cmd=self._set_emission,
             vals=Bool(),
         )
         self.power_mw: Parameter[float, NKTBasik] = self.add_parameter(
@@ -189,6 +189,11 @@ class NKTBasik(LabInstrument):
     def safe_state(self) -> None:
         """Switch emission off."""
         self.link.urgently(lambda: self._write_verified(REG_EMISSION, b"\x00"))
+
+    def _set_emission(self, on: bool) -> None:
+        if on:
+            self.must_end_dark()
+        self._write_verified(REG_EMISSION, bytes((on,)))
 
     def _read_wavelength(self) -> float:
         centre = self._read_int(REG_CENTRE_WAVELENGTH, "<I")

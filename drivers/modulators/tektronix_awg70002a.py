@@ -221,6 +221,7 @@ class AWG70002A(ScpiInstrument):
         with self.link.transaction():
             self._require_prepared()
             self._check_samples(samples)
+            self.must_end_dark()
             self._loaded[buffer] = False
             self._send(buffer, samples)
             self._loaded[buffer] = True

@@ -252,6 +252,7 @@ class ID900(LabInstrument):
         channels and ports (as IDQ's ``close_active_acquisitions`` does).
         """
         self._check_channels(channels)
+        self.must_end_dark()
         with self._lock:
             self._drop_streams()
             for leftover in self._dlt.acquisitions():
@@ -310,6 +311,7 @@ class ID900(LabInstrument):
     def play_record(self, duration_ps: int) -> None:
         """Start one record of ``duration_ps``; returns at once.  NotReadyError while one is running."""
         self._duration_limits.validate(duration_ps, f"duration of a record of {self.name}")
+        self.must_end_dark()
         with self._lock:
             if self._configured is None:
                 raise NotReadyError("call configure() first", instrument=self.name, address=self.address)

@@ -7,12 +7,17 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from qcodes.station import Station
 
+from drivers import catalogue
+from drivers.catalogue import SafeOrder
+from drivers.ending import ENDING
 from lab import bench
 from lab.guard import OwnedError
 from lab.runs.testbeds.folder import template_path
@@ -45,6 +50,36 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
     lab = Lab(tmp_path)
     yield lab
     lab.bench.close()
+
+
+def load_frame(awg: Any) -> None:
+    awg.configure(200e6, 0.5)
+    awg.prepare(2048, 2)
+    awg.upload(0, np.zeros(4096, np.float32))
+
+
+ENABLING: dict[str, tuple[str, Callable[[Any], object]]] = {
+    "nkt-basik": ("laser", lambda laser: laser.emission(True)),
+    "keysight-n7764a": ("launch", lambda voa: voa.ch3.let_through()),
+    "single-quantum-websq": ("detectors", lambda detectors: detectors.enabled(True)),
+    "id-quantique-id900": ("tagger", lambda tagger: tagger.start_streams([1])),
+    "tektronix-awg70002a": ("awg_alice", load_frame),
+    "oz-dd100": ("voa_alice", lambda voa: voa.attenuation_db(voa.max_attenuation_db() - 1)),
+}
+
+
+def test_every_driver_says_that_it_enables_something_and_nothing_before(lab: Lab) -> None:
+    assert ENABLING.keys() == {row.model for row in catalogue.OURS if row.safe_order < SafeOrder.PASSIVE}
+    here = bench.load(lab.folder)
+    for model, (name, enable) in ENABLING.items():
+        entry = next(each for each in here.testbed.instruments if each.name == name)
+        with catalogue.open_instrument(model, name, entry.address, **entry.options) as instrument:
+            instrument.snapshot(update=True)
+            assert not ENDING.watches(instrument), name
+            enable(instrument)
+            assert ENDING.watches(instrument), name
+            instrument.safe_state()
+            assert not ENDING.watches(instrument), name
 
 
 def cell(lab: Lab) -> None:
