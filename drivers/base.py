@@ -23,10 +23,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from qcodes.instrument import Instrument, InstrumentChannel
+from qcodes.station import Station
 
 from drivers.ending import ENDING
 from drivers.links.errors import InstrumentError, WrongInstrumentError
 from drivers.links.link import Link
+from drivers.making import leave_station
 from drivers.settings import WithSettings
 
 if TYPE_CHECKING:
@@ -121,13 +123,14 @@ class LabInstrument(WithSettings, Instrument, metaclass=MadeForHands):
         """Stop everything that could harm people, instruments or secrets; safe to call twice."""
 
     def close(self) -> None:
-        """Close the links and free the QCoDeS name; safe to call twice.
+        """Close the links and free the QCoDeS name, in QCoDeS' default station too; safe to call twice.
 
         QCoDeS would also delete every attribute, so that later use fails with an AttributeError; here it raises
         LinkClosedError.
         """
         self.disconnect()
         self.remove_instance(self)
+        leave_station(Station.default, self.name)
 
     def error(self, kind: type[InstrumentError], text: str) -> InstrumentError:
         """An error of ``kind`` that names this instrument and its address."""

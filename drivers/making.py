@@ -24,6 +24,7 @@ from drivers.ending import ENDING
 
 if TYPE_CHECKING:
     from qcodes.parameters import Parameter
+    from qcodes.station import Station
 
     from drivers.base import LabInstrument
 
@@ -45,7 +46,7 @@ class MadeForHands(InstrumentMeta):
         )[:2]
         _make_way(self, str(name), str(address))
         if loading is not None:
-            _leave_station(loading.f_locals.get("self"), str(name))
+            leave_station(loading.f_locals.get("self"), str(name))
         made: LabInstrument = super().__call__(*args, **kwargs)
         made.options = {key: value for key, value in kwargs.items() if key not in ("name", "address")}
         ENDING.renew(made)
@@ -75,10 +76,10 @@ def _make_way(driver: type, name: str, address: str) -> None:
     )
 
 
-def _leave_station(station: Any, name: str) -> None:
-    """Take a closed instrument out of the station that loads one of its name; QCoDeS does so on a snapshot only."""
-    component = getattr(station, "components", {}).get(name)
-    if isinstance(component, Instrument) and not Instrument.is_valid(component):
+def leave_station(station: Station | None, name: str) -> None:
+    """Take a closed instrument out of a station, so that one of its name can come; QCoDeS does so on a snapshot only."""
+    component = station.components.get(name) if station is not None else None
+    if station is not None and isinstance(component, Instrument) and not Instrument.is_valid(component):
         station.remove_component(name)
 
 

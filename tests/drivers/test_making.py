@@ -126,3 +126,10 @@ def test_another_instrument_of_the_same_name_is_an_error_that_says_what_to_do(
 
 def test_making_a_driver_opens_nothing() -> None:
     assert ThorlabsPM100D(name="pm", address="TCPIP::127.0.0.1::9::SOCKET").name == "pm"
+
+
+def test_a_closed_instrument_makes_room_in_the_station(meter: str) -> None:
+    station = Station(ThorlabsPM100D("pm", meter))
+    second = ThorlabsPM100D("pm", meter)
+    station.add_component(second)
+    assert station.components == {"pm": second}
