@@ -1,58 +1,62 @@
 """Single Quantum WebSQ controller of superconducting nanowire detectors (SNSPD).
 
-Two TCP connections: JSON control on port 12000, ASCII counts on port 12345.  The control protocol
-acknowledges nothing, so every setting is verified by reading its label back until it shows the value, and a
-label with ``Error`` in its name that arrives meanwhile is the instrument's refusal.  A request for
-``labelProps`` is answered by one object per label; the whole burst is awaited, so that no part of it can be
-taken for the answer to a later request.  Counts are read on a connection of their own per call: lines pile
-up on an idle connection, and what is returned must have been counted after the call.
+Two TCP connections: JSON control on port 12000 (:mod:`drivers.detectors.websq_labels`), ASCII counts on port 12345
+(:mod:`drivers.detectors.websq_counts`).  The control protocol acknowledges nothing, so every setting is judged by its
+label, which is read until it shows the value or ``settle_s`` is over.
 Sources: vendor's ``WebSQControl.py``; qcodes_contrib_drivers ``SingleQuantum.py``.
 
-Biasing detectors is never done by itself: after a lost link ``connect`` disables them and re-applies trigger
-levels and measurement period only.
+The controller remembers currents and levels of whoever used it last, so they are held against the limits of this set-up
+before detectors are enabled; detectors found enabled beyond them are disabled.  A calibration or current scan that the
+vendor's interface runs drives the detectors by itself and is refused.  Biasing detectors is never done by itself:
+after a possible restart they are off, with trigger levels and measurement period as they were.
+
+It has no serial number and tells no firmware: two controllers differ by their address and number of detectors only.
 """
 
 from __future__ import annotations
 
-import math
-import threading
+import json
+import logging
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-from qcodes.parameters import Parameter
 from qcodes.validators import Bool
 
-from drivers.base import Identity, LabInstrument
+from drivers.base import Identity, LabChannel, LabInstrument
+from drivers.detectors.websq_counts import CountsLink
+from drivers.detectors.websq_labels import ControlLink, Labels
 from drivers.links.errors import (
-    InstrumentError,
     InstrumentRefusedError,
     LimitError,
-    LinkTimeoutError,
     MalformedReplyError,
     NotReadyError,
     WrongInstrumentError,
 )
 from drivers.links.limits import ListWithin, Within
-from drivers.links.tcp_link import TcpLink
-from drivers.links.websq_json import FrameError, JsonObject, ReplyReader, encode_request
 from drivers.links.zmq_reqrep import split_address
+from drivers.settings import Quantity, same
+
+log = logging.getLogger(__name__)
 
 CONTROL_PORT = 12000
 COUNTS_PORT = 12345
-QUIET_S = 0.05
-"""A burst of labels ends when nothing comes for so long."""
 # Neither source bounds trigger levels: 1 V (default of max_trigger_mv) is a choice of ours.
 BIAS_LIMIT_UA = 90.9  # the controller's own limit in current scans
 MIN_PERIOD_MS = 10.0
-EXACT = 1e-6
+# Neither source gives the steps of the converters; these are what a user would notice.
+BIAS_RESOLUTION_UA = 0.1
+TRIGGER_RESOLUTION_MV = 1.0
 REQUIRED_LABELS = frozenset(
     ("NumberOfDetectors", "BiasCurrent", "TriggerLevel", "DetectorEnable", "InptMeasurementPeriod")
 )
+SCANS = {"StartAutoIV": "AutoCaliBiasCurrents", "IVScanEnable": "IVScanEnable"}
+"""Label that shows a calibration or current scan -> command that starts it and, with false, stops it."""
 
 
 class WebSQ(LabInstrument):
-    """The controller at ``"host"`` or ``"host:port"``.
+    """The controller at ``"host"`` or ``"host:port"``; ``ch1``, ``ch2``, ... are its detectors, once connected.
 
     ``max_bias_ua`` and ``max_trigger_mv`` are hard limits of the set-up; ``timeout_s`` bounds one request and
     ``settle_s`` how long a setting may take to show in its label.
@@ -74,272 +78,290 @@ class WebSQ(LabInstrument):
     ) -> None:
         super().__init__(name, address, **kwargs)
         host, port = split_address(address, CONTROL_PORT)
-        self.link = TcpLink(
+        self.link = ControlLink(
             host, port, instrument=name, timeout_s=timeout_s, talkative=True, bring_up=self.bring_up
         )
         self.links = (self.link,)
-        self._counts = TcpLink(host, counts_port, instrument=name, timeout_s=timeout_s, talkative=True)
-        self._lock = threading.RLock()
-        self._counts_lock = threading.Lock()
+        self._counts = CountsLink(host, counts_port, instrument=name, timeout_s=timeout_s)
         self._settle_s = settle_s
         self._poll_interval_s = poll_interval_s
         self._pause = pause
-        self._burst: frozenset[str] = REQUIRED_LABELS
-        self._passive: dict[str, tuple[str, object, float]] = {}  # label -> command, value, tolerance
-        self._add_parameters(min(max_bias_ua, BIAS_LIMIT_UA), max_trigger_mv)
-
-    def _add_parameters(self, max_bias_ua: float, max_trigger_mv: float) -> None:
-        self.bias_current_ua: Parameter[list[float], WebSQ] = self.add_parameter(
+        self._passive: dict[str, tuple[str, object, float]] = {}  # label -> command, value, resolution
+        self.max_bias_ua = min(max_bias_ua, BIAS_LIMIT_UA)
+        self.max_trigger_mv = max_trigger_mv
+        self.bias_current_ua: Quantity = self.add_setting(
             "bias_current_ua",
             label="Bias currents",
             unit="uA",
-            get_cmd=lambda: self._read_list("BiasCurrent"),
-            set_cmd=lambda values: self._set_list("SetAllBiasCurrents", "BiasCurrent", values, 0.1),
-            vals=ListWithin(-max_bias_ua, max_bias_ua, "uA"),
+            get=lambda: self.link.read_numbers("BiasCurrent"),
+            put=self.put_currents,
+            limits=ListWithin(-self.max_bias_ua, self.max_bias_ua, "uA"),
+            resolution=BIAS_RESOLUTION_UA,
+            set_parser=_floats,
         )
-        self.trigger_level_mv: Parameter[list[float], WebSQ] = self.add_parameter(
+        self.trigger_level_mv: Quantity = self.add_setting(
             "trigger_level_mv",
             label="Trigger levels",
             unit="mV",
-            get_cmd=lambda: self._read_list("TriggerLevel"),
-            set_cmd=lambda values: self._set_passive_list("SetAllTriggerLevels", "TriggerLevel", values, 1.0),
-            vals=ListWithin(-max_trigger_mv, max_trigger_mv, "mV"),
+            get=lambda: self.link.read_numbers("TriggerLevel"),
+            put=self.put_levels,
+            limits=ListWithin(-max_trigger_mv, max_trigger_mv, "mV"),
+            resolution=TRIGGER_RESOLUTION_MV,
+            set_parser=_floats,
         )
-        self.enabled: Parameter[bool, WebSQ] = self.add_parameter(
+        self.enabled: Quantity = self.add_setting(
             "enabled",
             label="Detectors biased",
-            get_cmd=lambda: self._read_label("DetectorEnable") is True,
-            set_cmd=self._enable,
-            vals=Bool(),
+            get=lambda: self.link.read_label("DetectorEnable") is True,
+            put=self._put_enabled,
+            limits=Bool(),
         )
-        self.add_parameter(
+        self.add_setting(
             "measurement_period_ms",
             label="Measurement period",
             unit="ms",
-            get_cmd=lambda: self._number(self._read_label("InptMeasurementPeriod"), "InptMeasurementPeriod"),
-            set_cmd=self._set_period,
-            vals=Within(MIN_PERIOD_MS, 60000.0, "ms"),
+            get=lambda: self.link.number(self.link.read_labels(), "InptMeasurementPeriod"),
+            put=self._put_period,
+            limits=Within(MIN_PERIOD_MS, 60000.0, "ms"),
+            resolution=1e-3,
         )
-        self.add_parameter(
+        self.add_reading(
             "n_detectors",
             label="Number of detectors",
-            get_cmd=lambda: self._count_detectors(self._read_label("NumberOfDetectors")),
+            get=lambda: self.link.count_detectors(self.link.read_labels()),
         )
-        self.add_parameter(
+        self.add_reading(
             "bias_voltage_mv",
             label="Bias voltages",
             unit="mV",
-            get_cmd=self._read_bias_voltage,
+            get=lambda: self.link.numbers({"BiasVoltage": self.link.ask_value("BiasVoltage")}, "BiasVoltage"),
+        )
+        self.count_rates: Quantity = self.add_reading(
+            "count_rates",
+            label="Count rates",
+            unit="1/s",
+            get=self._measure_count_rates,
+            snapshot_get=False,  # it takes two measurement periods
+            docstring="Counts per second of each detector, from one whole measurement period that began after the call.",
         )
 
-    # Link and identity
-
-    def restore_passive(self) -> None:
-        """Detectors off, trigger levels and measurement period as they were."""
-        self._enable(False)
-        for label, (command, value, tolerance) in self._passive.items():
-            self._set_label(command, label, value, tolerance)
+    # Identity, known state and safe state
 
     def identify(self) -> Identity:
         """The protocol has no identity query: WrongInstrumentError unless the typical labels are there."""
-        with self._lock, self.link.exchange():
-            labels = self._learn_burst()
-        missing = REQUIRED_LABELS - labels.keys()
+        missing = REQUIRED_LABELS - self.link.read_labels().keys()
         if missing:
-            raise WrongInstrumentError(
-                f"no WebSQ: the labels {', '.join(sorted(missing))} are missing",
-                instrument=self.name,
-                address=self.address,
+            raise self.error(
+                WrongInstrumentError, f"no WebSQ: the labels {', '.join(sorted(missing))} are missing"
             )
-        self._burst = frozenset(labels)
         return Identity("Single Quantum", "WebSQ", "", "")
+
+    def know_state(self) -> None:
+        """Offer a channel per detector, refuse a running scan, disable detectors found biased beyond the limits."""
+        labels = self.link.read_labels()
+        self._offer_channels(self.link.count_detectors(labels))
+        self._refuse_scan(labels)
+        if labels["DetectorEnable"] is True and (beyond := self._beyond_limits(labels)):
+            log.warning("%s at %s: found enabled with %s; disabled", self.name, self.address, beyond)
+            self._put_enabled(False)
+
+    def restore_passive(self) -> None:
+        """Detectors off, trigger levels and measurement period as they were."""
+        self._put_enabled(False)
+        for label, (command, value, resolution) in self._passive.items():
+            self._put(command, label, value, resolution)
 
     def check_biased(self) -> None:
         """NotReadyError unless the detectors are biased, as after a power cut of the controller."""
         if not self.enabled():
-            raise NotReadyError(
-                "the detectors are not biased any more; did the controller restart?",
-                instrument=self.name,
-                address=self.address,
+            raise self.error(
+                NotReadyError, "the detectors are not biased any more; did the controller restart?"
             )
 
     def safe_state(self) -> None:
-        """Take the bias off all detectors."""
-        self._enable(False)
+        """Take the bias off all detectors, and stop what biases them by itself."""
+        self.link.urgently(self._take_bias_off)
 
-    # Counts
+    def _take_bias_off(self) -> None:
+        deadline = self.link.now() + self._settle_s
+        busy = True
+        while busy:
+            self._send("DetectorEnable", "DetectorEnable", False)
+            labels = self.link.read_labels()
+            scans = [command for label, command in SCANS.items() if labels.get(label) is True]
+            for command in scans:
+                self._send(command, command, False)
+            busy = bool(scans) or labels.get("DetectorEnable") is not False
+            if busy and self.link.now() > deadline:
+                raise self.error(
+                    NotReadyError,
+                    f"the detectors are not off {self._settle_s:g} s after they were switched off; "
+                    "cut the controller's power",
+                )
+            if busy:
+                self._pause(self._poll_interval_s)
 
-    def count_rates(self) -> list[float]:
-        """Counts per second of each detector, from one whole measurement period that began after the call."""
-        labels = self._read_labels()
-        detectors = self._count_detectors(labels["NumberOfDetectors"])
-        period_s = self._number(labels["InptMeasurementPeriod"], "InptMeasurementPeriod") / 1000
+    def _refuse_scan(self, labels: Labels) -> None:
+        for label, command in SCANS.items():
+            if labels.get(label) is True:
+                raise self.error(
+                    NotReadyError,
+                    f"{label} shows that an automatic calibration or current scan runs ({command}), which drives the "
+                    "detectors by itself; wait for its end or stop it in the vendor's interface",
+                )
+
+    def _beyond_limits(self, labels: Labels) -> str:
+        """The stored currents and levels that this set-up does not allow, in words; "" when all are allowed."""
+        found = []
+        for label, limit, unit in (
+            ("BiasCurrent", self.max_bias_ua, "uA"),
+            ("TriggerLevel", self.max_trigger_mv, "mV"),
+        ):
+            for number, value in enumerate(self.link.numbers(labels, label), start=1):
+                if abs(value) > limit:
+                    found.append(f"{label} of detector {number} at {value:g} {unit} (limit {limit:g} {unit})")
+        return ", ".join(found)
+
+    def _offer_channels(self, detectors: int) -> None:
+        """Have ``ch1`` to ``chN``, whatever there was before."""
+        have = {name for name in self.submodules if name.startswith("ch")}
+        want = [f"ch{number}" for number in range(1, detectors + 1)]
+        for name in have.difference(want):
+            del self.submodules[name]
+            self.instrument_modules.pop(name, None)
+        for number, name in enumerate(want, start=1):
+            if name not in have:
+                self.add_submodule(name, Detector(self, name, number))
+
+    def _measure_count_rates(self) -> list[float]:
+        labels = self.link.read_labels()
+        period_s = self.link.number(labels, "InptMeasurementPeriod") / 1000
         if period_s <= 0:
-            raise self._malformed(f"a measurement period of {period_s:g} s")
-        with self._counts_lock:  # not the control lock: taking the bias off must not wait for counts
-            self._counts.open()
-            try:
-                deadline = self._counts.now() + 2 * period_s + self._counts.timeout_s
-                begun = self._parse_counts(self._counts.read_line(deadline), detectors)
-                whole = self._parse_counts(self._counts.read_line(deadline), detectors)
-            finally:
-                self._counts.close()
-        if whole[0] <= begun[0]:
-            raise self._malformed("the time stamps of the counts stand still; the readings are stale")
-        return [count / period_s for count in whole[1:]]
-
-    def _parse_counts(self, line: bytes, detectors: int) -> list[float]:
-        try:
-            fields = [float(field) for field in line.decode("ascii").split(",")]
-        except ValueError as error:
-            raise self._malformed(f"a counts line of {len(line)} bytes is not a list of numbers") from error
-        if len(fields) != detectors + 1:
-            raise self._malformed(f"{len(fields) - 1} counts for {detectors} detectors")
-        if not all(math.isfinite(field) and field >= 0 for field in fields):
-            raise self._malformed("a count is negative or not finite")
-        return fields
+            raise self.error(MalformedReplyError, f"a measurement period of {period_s:g} s")
+        return [
+            count / period_s for count in self._counts.measure(self.link.count_detectors(labels), period_s)
+        ]
 
     # Settings
 
-    def _enable(self, on: bool) -> None:
+    def put_currents(self, wanted: Sequence[float | None]) -> None:
+        """Set bias currents in uA; None leaves a detector's as it is (``SetAllBiasCurrents``)."""
+        self._put_list("SetAllBiasCurrents", "BiasCurrent", wanted, BIAS_RESOLUTION_UA)
+
+    def put_levels(self, wanted: Sequence[float | None]) -> None:
+        """Set trigger levels in mV; None leaves a detector's as it is (``SetAllTriggerLevels``)."""
+        levels = self._put_list("SetAllTriggerLevels", "TriggerLevel", wanted, TRIGGER_RESOLUTION_MV)
+        self._passive["TriggerLevel"] = ("SetAllTriggerLevels", levels, TRIGGER_RESOLUTION_MV)
+
+    def _put_list(
+        self, command: str, label: str, wanted: Sequence[float | None], resolution: float
+    ) -> list[float]:
+        with self.link.transaction():  # nobody changes one detector while we set another
+            labels = self.link.read_labels()
+            stored = self.link.numbers(labels, label)
+            if len(wanted) != self.link.count_detectors(labels) or len(wanted) != len(stored):
+                raise self.error(
+                    LimitError,
+                    f"{label}: {len(wanted)} values for {self.link.count_detectors(labels)} detectors",
+                )
+            self._refuse_scan(labels)
+            values = [old if new is None else new for new, old in zip(wanted, stored, strict=True)]
+            self._send(command, label, values)
+        self._await(command, label, values, resolution)
+        return values
+
+    def _put_enabled(self, on: bool) -> None:
         if on:
             self.must_end_dark()
-        self._set_label("DetectorEnable", "DetectorEnable", on)
-
-    def _set_period(self, period_ms: float) -> None:
-        command, label = "SetMeasurementPeriod", "InptMeasurementPeriod"
-        self._set_label(command, label, period_ms)
-        self._passive[label] = (command, period_ms, EXACT)
-
-    def _set_passive_list(self, command: str, label: str, values: Sequence[float], tolerance: float) -> None:
-        self._set_list(command, label, values, tolerance)
-        self._passive[label] = (command, [float(value) for value in values], tolerance)
-
-    def _set_list(self, command: str, label: str, values: Sequence[float], tolerance: float) -> None:
-        wanted = [float(value) for value in values]
-        detectors = self._count_detectors(self._read_label("NumberOfDetectors"))
-        if len(wanted) != detectors:
-            raise LimitError(
-                f"{label}: {len(wanted)} values for {detectors} detectors",
-                instrument=self.name,
-                address=self.address,
-            )
-        self._set_label(command, label, wanted, tolerance)
-
-    def _set_label(self, command: str, label: str, value: object, tolerance: float = EXACT) -> None:
-        """Send a command and read its label back until it shows the value."""
-        with self._lock:
-            with self.link.exchange():
-                self.link.write(encode_request({"command": command, "label": label, "value": value}))
-            deadline = self.link.now() + self._settle_s
-            while not _shows(shown := self._read_label(label), value, tolerance):
-                if self.link.now() > deadline:
-                    raise NotReadyError(
-                        f"{command} {value!r}: {label} still shows {shown!r} after {self._settle_s:g} s",
-                        instrument=self.name,
-                        address=self.address,
-                    )
-                self._pause(self._poll_interval_s)
-
-    # Labels
-
-    def _read_label(self, label: str) -> object:
-        labels = self._read_labels()
-        if label not in labels:
-            raise self._malformed(f"the label {label} is missing")
-        return labels[label]
-
-    def _read_list(self, label: str) -> list[float]:
-        value = self._read_label(label)
-        if not isinstance(value, list):
-            raise self._malformed(f"{label} is no list")
-        return [self._number(element, label) for element in value]
-
-    def _read_bias_voltage(self) -> list[float]:
-        """Bias voltages are measured on request (vendor's ``get_bias_voltage``)."""
-        with self._lock:
-            with self.link.exchange():
-                self.link.write(encode_request({"request": "BiasVoltage"}))
-            return self._read_list("BiasVoltage")
-
-    def _read_labels(self) -> dict[str, object]:
-        """All labels, from one complete answer to ``labelProps``."""
-        with self._lock, self.link.exchange():
-            return self._await_labels(self._burst, ReplyReader())
-
-    def _learn_burst(self) -> dict[str, object]:
-        """All labels when it is not known which there are: the burst ends when the line falls silent."""
-        reader = ReplyReader()
-        labels = self._await_labels(REQUIRED_LABELS, reader, missing_is_fine=True)
-        while True:
-            try:
-                data = self.link.read_some(self.link.now() + QUIET_S)
-            except LinkTimeoutError:
-                return labels
-            labels.update(_properties(self._parse(reader, data)))
-
-    def _await_labels(
-        self, wanted: frozenset[str], reader: ReplyReader, *, missing_is_fine: bool = False
-    ) -> dict[str, object]:
-        self.link.write(encode_request({"request": "labelProps", "value": "None"}))
-        deadline = self.link.now() + self.link.timeout_s
-        labels: dict[str, object] = {}
-        while not labels.keys() >= wanted:
-            try:
-                messages = self._parse(reader, self.link.read_some(deadline))
-            except LinkTimeoutError:
-                if missing_is_fine and labels:
-                    break
-                raise
-            self._raise_errors(messages)
-            labels.update(_properties(messages))
-        return labels
-
-    def _parse(self, reader: ReplyReader, data: bytes) -> list[JsonObject]:
-        try:
-            return reader.feed(data)
-        except FrameError as error:
-            raise self._malformed(str(error)) from error
-
-    def _raise_errors(self, messages: Sequence[JsonObject]) -> None:
-        for message in messages:
-            label, value = message.get("label"), message.get("value")
-            if isinstance(label, str) and "Error" in label and value and not isinstance(value, dict):
-                raise InstrumentRefusedError(
-                    f"the controller reports {label}: {value}", instrument=self.name, address=self.address
+            labels = self.link.read_labels()
+            self._refuse_scan(labels)
+            if beyond := self._beyond_limits(labels):
+                raise self.error(
+                    LimitError,
+                    f"the controller has {beyond} stored; set allowed values before enabling detectors",
                 )
+        self._put("DetectorEnable", "DetectorEnable", on, 0.0)
 
-    def _count_detectors(self, value: object) -> int:
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise self._malformed(f"NumberOfDetectors is {value!r}")
-        return value
+    def _put_period(self, period_ms: float) -> None:
+        command, label = "SetMeasurementPeriod", "InptMeasurementPeriod"
+        self._put(command, label, period_ms, 1e-3)
+        self._passive[label] = (command, period_ms, 1e-3)
 
-    def _number(self, value: object, label: str) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise self._malformed(f"{label} holds {value!r}, not a number")
-        return float(value)
+    def _put(self, command: str, label: str, value: object, resolution: float) -> None:
+        self._send(command, label, value)
+        self._await(command, label, value, resolution)
 
-    def _malformed(self, text: str) -> InstrumentError:
-        return MalformedReplyError(text, instrument=self.name, address=self.address)
+    def _send(self, command: str, label: str, value: object) -> None:
+        self.link.send({"command": command, "label": label, "value": value})
+
+    def _await(self, command: str, label: str, value: object, resolution: float) -> None:
+        """Read a label until it shows ``value``.  Raises InstrumentRefusedError when it does not in time."""
+        errors, _ = self.link.errors
+        try:
+            self.link.wait_until(
+                lambda: same(value, self.link.read_label(label), resolution),
+                self._settle_s,
+                f"{command} {value!r}",
+                poll_s=self._poll_interval_s,
+                pause=self._pause,
+            )
+        except NotReadyError as error:
+            count, text = self.link.errors
+            reported = f"; meanwhile the controller reported {text!r}" if count != errors else ""
+            raise self.error(
+                InstrumentRefusedError,
+                f"{command} {value!r}: {label} shows {self.link.read_label(label)!r} after {self._settle_s:g} s{reported}",
+            ) from error
+
+    # Free text
+
+    def ask_raw(self, cmd: str) -> str:
+        """One JSON object as text; the answer as JSON text: an object, or a list of those that came."""
+        said = self.link.talk(cmd)
+        return json.dumps(said[0] if len(said) == 1 else said)
+
+    def write_raw(self, cmd: str) -> None:
+        """One JSON object as text, of which no answer is awaited.  Limits of the set-up are not looked at."""
+        self.link.tell(cmd)
 
 
-def _properties(messages: Sequence[JsonObject]) -> dict[str, object]:
-    """Label -> value of the messages that answer ``labelProps`` (their value is an object with the value)."""
-    found: dict[str, object] = {}
-    for message in messages:
-        label, value = message.get("label"), message.get("value")
-        if isinstance(label, str) and isinstance(value, dict) and "value" in value:
-            found[label] = value["value"]
-    return found
+class Detector(LabChannel):
+    """One detector of the controller, counted from 1.  Its own settings change no other's."""
+
+    def __init__(self, parent: WebSQ, name: str, number: int) -> None:
+        super().__init__(parent, name)
+        place = number - 1
+
+        def alone(put: Callable[[Sequence[float | None]], None], value: float) -> None:
+            put([value if k == place else None for k in range(len(parent.bias_current_ua()))])
+
+        self.add_setting(
+            "bias_current_ua",
+            label=f"Bias current of detector {number}",
+            unit="uA",
+            get=lambda: parent.bias_current_ua()[place],
+            put=partial(alone, parent.put_currents),
+            limits=Within(-parent.max_bias_ua, parent.max_bias_ua, "uA"),
+            resolution=BIAS_RESOLUTION_UA,
+        )
+        self.add_setting(
+            "trigger_level_mv",
+            label=f"Trigger level of detector {number}",
+            unit="mV",
+            get=lambda: parent.trigger_level_mv()[place],
+            put=partial(alone, parent.put_levels),
+            limits=Within(-parent.max_trigger_mv, parent.max_trigger_mv, "mV"),
+            resolution=TRIGGER_RESOLUTION_MV,
+        )
+        self.add_reading(
+            "count_rate",
+            label=f"Count rate of detector {number}",
+            unit="1/s",
+            get=lambda: parent.count_rates()[place],
+            snapshot_get=False,
+            docstring="Counts per second of a whole measurement period that began after the call.",
+        )
 
 
-def _shows(shown: object, wanted: object, tolerance: float) -> bool:
-    """Whether a label shows ``wanted``: a bool, a number, or a list of numbers within ``tolerance``."""
-    if isinstance(wanted, bool) or isinstance(shown, bool):
-        return shown is wanted
-    if isinstance(shown, list) and isinstance(wanted, list):
-        pairs = zip(shown, wanted, strict=False)
-        return len(shown) == len(wanted) and all(_shows(s, w, tolerance) for s, w in pairs)
-    if isinstance(shown, int | float) and isinstance(wanted, int | float):
-        return abs(shown - wanted) <= tolerance
-    return False
+def _floats(values: Sequence[float]) -> list[float]:
+    return [float(value) for value in values]

@@ -3,16 +3,16 @@
 One thread serves both.  The answer to ``labelProps`` leaves in one write (vendor clients lose a split
 burst), each counts line in one send with TCP_NODELAY (they parse only the first line of a read), every
 change is broadcast to all control clients, and nothing is acknowledged.  A value that the controller does
-not accept is answered by a message labelled ``Error``.  Detectors without bias count nothing.  A calibration of the
-bias currents shows ``StartAutoIV`` until it is over and leaves what it found in ``BiasCurrentAutoIV``.
-Source: vendor's ``WebSQControl.py``, whose parsing sets the rules above.
+not accept is answered by a message labelled ``Error``.  Detectors without bias count nothing.  Currents, levels and
+period are remembered from whoever used it last; an automatic calibration or a current scan biases the detectors
+itself and takes no settings meanwhile.
+Source: vendor's ``WebSQControl.py``, whose parsing sets the rules above; what it does during a scan is our reading.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import selectors
 import socket
 import threading
@@ -34,6 +34,7 @@ _BIAS_OHM = 100e3  # the bias network turns microampere into tenths of a volt
 _SEND_TIMEOUT_S = 2.0
 _AUTO_IV_S = 0.2  # how long a calibration takes, and what it finds: ours, a real one depends on the nanowires
 _AUTO_BIAS_UA = 15.0
+_OLD_ERROR = "Detector 2 latched"
 
 
 def _dark() -> list[float]:
@@ -75,12 +76,20 @@ class WebSQTwin:
         control_port: int = 12000,
         counts_port: int = 12345,
         measurement_period_ms: float = 100.0,
+        calibration_s: float = _AUTO_IV_S,
+        left_by_someone: bool = False,
         rng: np.random.Generator | None = None,
         wall_clock: Callable[[], float] = time.time,
         faults: FaultInjector | None = None,
     ) -> None:
         self.faults = faults or FaultInjector()
         self.freeze_counts = False  # fault: the same line again and again
+        self.ignores: set[str] = set()  # fault: commands that change nothing
+        self.clamp_ua: float | None = None  # fault: bias currents held are at most this
+        self.answers = 1  # fault: how often each request is answered
+        self._calibration_s = calibration_s
+        self._calibrated_at: float | None = None
+        self._greeting = b""
         self.counts_port = counts_port
         self._n = n_detectors
         self._on_bias = on_bias
@@ -91,17 +100,30 @@ class WebSQTwin:
         self._lock = threading.Lock()
         self._values: dict[str, object] = {
             "NumberOfDetectors": n_detectors,
-            "InptMeasurementPeriod": measurement_period_ms,
+            "InptMeasurementPeriod": float(measurement_period_ms),
             "BiasCurrent": [0.0] * n_detectors,
             "TriggerLevel": [0.0] * n_detectors,
             "BiasVoltage": [0.0] * n_detectors,
             "DetectorEnable": False,
             "StartAutoIV": False,
             "BiasCurrentAutoIV": [0.0] * n_detectors,
-            "DarkCountsAutoIV": [100.0] * n_detectors,
             "IVScanEnable": False,
+            "IVScanStart": 0.0,
+            "IVScanEnd": 30.0,
+            "IVScanIncrement": 0.5,
+            "DarkCountsAutoIV": [100.0] * n_detectors,
         }
-        self._auto_iv_ends: float | None = None
+        self._histories: dict[str, object] = {
+            "iv_scan_history": [],
+            "ic_scan_history": [],
+            "temperature_long_memory": {
+                "x": ["22-Nov-26 14:52:26.000000"],
+                **{key: [value] for key, value in {"T": 2.51, "T2": 38.2, "V_avrg": 0.0}.items()},
+                **{key: [31.0] for key in ("BoardTemp1", "BoardTemp2")},
+            },
+        }
+        if left_by_someone:
+            self._leave()
         self._last_line = b""
         self._closing = threading.Event()
         self._selector = selectors.DefaultSelector()
@@ -143,6 +165,25 @@ class WebSQTwin:
         with self._lock:
             return self._values["DetectorEnable"] is False
 
+    def report_error(self, text: str) -> None:
+        """Tell every control client of an error that nobody's command caused, or caused long ago."""
+        self._send(self._clients, encode_reply({"label": "Error", "value": text}))
+
+    def press_dial(self, label: str, value: object) -> None:
+        """Somebody changes a setting elsewhere, as in the vendor's own interface: every client is told."""
+        self._change(label, value)
+
+    def _leave(self) -> None:
+        """As the vendor's interface may leave it: currents of other detectors, biased, an error never read."""
+        self._values.update(
+            BiasCurrent=[80.0] + [32.5] * (self._n - 1),
+            TriggerLevel=[-850.0] * self._n,
+            DetectorEnable=True,
+            LastError=_OLD_ERROR,
+        )
+        self._greeting = encode_reply({"label": "Error", "value": _OLD_ERROR})
+        self._apply_bias()
+
     def _run(self) -> None:
         next_line = time.monotonic()
         while not self._closing.is_set():
@@ -154,8 +195,8 @@ class WebSQTwin:
                         self._serve_client(key.data)
                 else:
                     self._drop_reader(key.fileobj)
-            if self._auto_iv_ends is not None and time.monotonic() >= self._auto_iv_ends:
-                self._finish_auto_iv()
+            if self._calibrated_at is not None and time.monotonic() >= self._calibrated_at:
+                self._end_calibration()
             if time.monotonic() >= next_line:
                 self._send_counts()
                 next_line = time.monotonic() + self._period_s()
@@ -168,6 +209,8 @@ class WebSQTwin:
             client = _Client(connection)
             self._clients.append(client)
             self._selector.register(connection, selectors.EVENT_READ, client)
+            if self._greeting:
+                self._send([client], self._greeting)
         else:
             self._readers.append(connection)
             self._selector.register(connection, selectors.EVENT_READ)
@@ -187,58 +230,87 @@ class WebSQTwin:
                 self._handle(client, message)
 
     def _handle(self, client: _Client, message: JsonObject) -> None:
+        label = message.get("request")
         if self.faults.latched_error is not None and "command" in message:
             self._send([client], encode_reply({"label": "Error", "value": self.faults.latched_error}))
-        elif message.get("request") == "labelProps":
+        elif label == "labelProps":
             with self._lock:
                 burst = b"".join(
                     encode_reply({"label": label, "value": {"value": value}})
                     for label, value in self._values.items()
                 )
-            self._send([client], burst)
-        elif isinstance(label := message.get("request"), str) and label in self._values:
-            self._send([client], encode_reply({"label": label, "value": self._values[label]}))
-        elif "command" in message:
+            self._send([client], burst * self.answers)
+        elif label == "IVHistory":
+            for name in ("iv_scan_history", "ic_scan_history"):
+                self._send([client], encode_reply({"label": name, "value": self._histories[name]}))
+        elif label == "TemperatureHistory":
+            name = "temperature_long_memory"
+            self._send([client], encode_reply({"label": name, "value": self._histories[name]}))
+        elif isinstance(label, str) and label in self._values:
+            reply = encode_reply({"label": label, "value": self._values[label]})
+            self._send([client], reply * self.answers)
+        elif "command" in message or message.get("label") in ("IVScanStart", "IVScanEnd", "IVScanIncrement"):
             self._command(client, message)
 
     def _command(self, client: _Client, message: JsonObject) -> None:
+        command = message.get("command", message.get("label"))
+        if command == "AutoCaliBiasCurrents":
+            self._calibrate(message.get("value") is True)
+            return
         setters: dict[object, tuple[str, Callable[[object], object | None]]] = {
             "SetMeasurementPeriod": ("InptMeasurementPeriod", lambda v: _number(v, 10.0, 60000.0)),
             "SetAllBiasCurrents": ("BiasCurrent", lambda v: _numbers(v, self._n, _BIAS_BOUND_UA)),
             "SetAllTriggerLevels": ("TriggerLevel", lambda v: _numbers(v, self._n, _TRIGGER_BOUND_MV)),
-            "DetectorEnable": ("DetectorEnable", lambda v: v if isinstance(v, bool) else None),
-            "DarkCountsAutoIV": ("DarkCountsAutoIV", lambda v: _numbers(v, self._n, math.inf)),
-            "AutoCaliBiasCurrents": ("StartAutoIV", lambda v: v if isinstance(v, bool) else None),
+            "DetectorEnable": ("DetectorEnable", _boolean),
+            "DarkCountsAutoIV": ("DarkCountsAutoIV", lambda v: _numbers(v, self._n, 1e9)),
+            "IVScanEnable": ("IVScanEnable", _boolean),
+            **{
+                name: (name, lambda v: _number(v, -_BIAS_BOUND_UA, _BIAS_BOUND_UA))
+                for name in ("IVScanStart", "IVScanEnd", "IVScanIncrement")
+            },
         }
-        if message["command"] not in setters:
+        if command not in setters or command in self.ignores:
             return
-        label, check = setters[message["command"]]
+        label, check = setters[command]
         value = check(message.get("value"))
-        if value is None:
-            error = {"label": "Error", "value": f"{label}: value not accepted"}
-            self._send([client], encode_reply(error))
+        busy = self._scanning() and command in ("SetAllBiasCurrents", "SetAllTriggerLevels")
+        if value is None or busy:
+            reason = "a scan is running" if busy else "value not accepted"
+            self._send([client], encode_reply({"label": "Error", "value": f"{label}: {reason}"}))
             return
+        if label == "BiasCurrent" and isinstance(value, list) and self.clamp_ua is not None:
+            value = [min(current, self.clamp_ua) for current in value]
+        self._change(label, value)
+
+    def _change(self, label: str, value: object) -> None:
         with self._lock:
             self._values[label] = value
-            bias, enabled = self._bias(), self._values["DetectorEnable"] is True
-            voltages = [b * 1e-6 * _BIAS_OHM * 1e3 if enabled else 0.0 for b in bias]
-            self._values["BiasVoltage"] = voltages
         if label in ("BiasCurrent", "DetectorEnable"):
-            self._on_bias(bias, enabled)
-        if label == "StartAutoIV":
-            self._auto_iv_ends = time.monotonic() + _AUTO_IV_S if value else None
-        self._broadcast(label, value)
-
-    def _finish_auto_iv(self) -> None:
-        self._auto_iv_ends = None
-        found = {"BiasCurrentAutoIV": [_AUTO_BIAS_UA] * self._n, "StartAutoIV": False}
-        with self._lock:
-            self._values.update(found)
-        for label, value in found.items():
-            self._broadcast(label, value)
-
-    def _broadcast(self, label: str, value: object) -> None:
+            self._apply_bias()
         self._send(self._clients, encode_reply({"label": label, "value": value}))
+
+    def _apply_bias(self) -> None:
+        bias, enabled = self._bias(), self._values["DetectorEnable"] is True
+        with self._lock:
+            self._values["BiasVoltage"] = [b * 1e-6 * _BIAS_OHM * 1e3 if enabled else 0.0 for b in bias]
+        self._on_bias(bias, enabled)
+
+    def _scanning(self) -> bool:
+        return self._values["StartAutoIV"] is True or self._values["IVScanEnable"] is True
+
+    def _calibrate(self, on: bool) -> None:
+        """Start or stop the search for the currents at which the detectors show ``DarkCountsAutoIV``."""
+        self._calibrated_at = time.monotonic() + self._calibration_s if on else None
+        self._change("StartAutoIV", on)
+        if on:
+            self._change("DetectorEnable", True)
+
+    def _end_calibration(self) -> None:
+        self._calibrated_at = None
+        found = [_AUTO_BIAS_UA] * self._n
+        self._change("BiasCurrentAutoIV", found)
+        self._change("BiasCurrent", found)
+        self._change("StartAutoIV", False)
 
     def _bias(self) -> list[float]:
         value = self._values["BiasCurrent"]
@@ -293,6 +365,10 @@ class WebSQTwin:
             self._readers.remove(connection)
         self._selector.unregister(connection)
         connection.close()
+
+
+def _boolean(value: object) -> bool | None:
+    return value if isinstance(value, bool) else None
 
 
 def _number(value: object, low: float, high: float) -> float | None:

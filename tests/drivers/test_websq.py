@@ -18,7 +18,6 @@ from drivers.links.errors import (
     LinkBrokenError,
     LinkTimeoutError,
     MalformedReplyError,
-    NotReadyError,
     WrongInstrumentError,
 )
 from drivers.links.websq_json import (
@@ -255,12 +254,20 @@ def test_the_controller_says_no(bench):
     assert snspd.enabled() is False
 
 
-def test_a_setting_that_does_not_show_is_an_error(scripted):
-    snspd = scripted(burst(), *[burst()] * 500, timeout_s=0.2)
-    snspd._settle_s = 0.1
-    snspd.connect()
-    with pytest.raises(NotReadyError, match="DetectorEnable"):
+def test_a_command_that_changes_nothing_is_an_error(bench):
+    twin, snspd = bench(settle_s=0.1)
+    twin.ignores = {"DetectorEnable"}
+    with pytest.raises(InstrumentRefusedError, match="DetectorEnable shows False"):
         snspd.enabled(True)
+
+
+def test_a_current_that_the_controller_cuts_is_an_error(bench):
+    twin, snspd = bench(settle_s=0.1)
+    twin.clamp_ua = 20.0
+    with pytest.raises(InstrumentRefusedError, match=r"shows \[20.0, 10.0\]"):
+        snspd.bias_current_ua([25.0, 10.0])
+    with pytest.raises(InstrumentRefusedError, match=r"shows \[20.0, 20.0\]"):
+        snspd.ch2.bias_current_ua(30.0)
 
 
 def test_lost_answer(bench):
@@ -357,7 +364,7 @@ def test_another_instrument_is_refused(scripted):
     ],
 )
 def test_malformed_labels_never_become_a_value(scripted, label, value, parameter):
-    snspd = scripted(burst(), burst(**{label: value}))
+    snspd = scripted(burst(), burst(), burst(**{label: value}))
     snspd.connect()
     with pytest.raises(MalformedReplyError):
         snspd.parameters[parameter]()
@@ -375,7 +382,7 @@ def test_malformed_labels_never_become_a_value(scripted, label, value, parameter
     ],
 )
 def test_stale_or_malformed_counts_are_refused(scripted, lines):
-    snspd = scripted(burst(), burst())
+    snspd = scripted(burst(), burst(), burst())
     snspd.connect()
     with socket.create_server(("127.0.0.1", 0)) as counts:
         snspd._counts._peer = counts.getsockname()
