@@ -1,69 +1,92 @@
 """NKT Photonics Koheras BASIK fibre laser on an Interbus serial line (115200 baud, RTS/CTS).
 
-Register numbers, types and scales from QMI ``qmi/instruments/nkt_photonics/adjustik.py`` and nkt_basik
-``nkt_basik/dll/register_enums.py``; the status word is read as 16 bits (nkt_basik reads 8 and misses the
-error flag).  Power is set in steps of 0.01 mW, the wavelength offset in steps of 0.1 pm.  Emission is never
-switched on by anything but ``emission(True)``: after a lost link ``connect`` switches it off and re-applies
-the passive settings, and it stays off until somebody asks for light.
+The registers are in :mod:`drivers.lasers.koheras_registers` (one source there is github.com/ograsdijk/NKT-Basik); a module
+with another register table is refused.  Power is set in steps of 0.01 mW, the wavelength offset in steps of 0.1 pm.
+
+A module keeps everything over a power cycle, so it is found as somebody left it.  Connecting brings it to a known
+state: modulation off and the pump at constant power, as otherwise the set points are not what comes out.  A laser that
+is found emitting goes on only if that and the limits held already.  Emission is never switched on by anything but
+``emission(True)``, which first holds the stored set points against the limits; after a lost link it is switched off,
+the passive settings are applied again, and it stays off until somebody asks for light.
 """
 
 from __future__ import annotations
 
+import logging
+import math
 import struct
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
-from qcodes.parameters import Parameter
 from qcodes.validators import Bool
 
 from drivers.base import Identity, LabInstrument
 from drivers.lasers.interbus_master import InterbusMaster
+from drivers.lasers.koheras_registers import (
+    BASIKS,
+    ERROR_CODES,
+    OFF_NAMES,
+    REG_CENTRE_WAVELENGTH,
+    REG_EMISSION,
+    REG_EMISSION_DELAY,
+    REG_ERROR_CODE,
+    REG_FIRMWARE,
+    REG_MODULE_TYPE,
+    REG_OFFSET_READOUT,
+    REG_OFFSET_SETPOINT,
+    REG_POWER_READOUT,
+    REG_POWER_SETPOINT,
+    REG_POWER_SETPOINT_DBM,
+    REG_SERIAL_NUMBER,
+    REG_SETUP,
+    REG_STATUS,
+    REG_SUPPLY_VOLTAGE,
+    REG_TEMPERATURE,
+    SETUP_BITS,
+    SETUP_MASK,
+    STATUS_BITS,
+    USUAL_ADDRESSES,
+    Basik,
+    firmware,
+    module_name,
+    module_type,
+    set_bits,
+    text,
+)
 from drivers.links.errors import (
+    InstrumentError,
     InstrumentRefusedError,
+    LimitError,
+    LinkTimeoutError,
     MalformedReplyError,
     NotReadyError,
     WrongInstrumentError,
 )
 from drivers.links.limits import Within
 from drivers.links.serial_link import SerialLink
+from drivers.settings import Quantity
+
+logger = logging.getLogger(__name__)
 
 BAUDRATE = 115200
 DEFAULT_MODULE = 1
-BASIK_TYPES = {0x33: "Koheras BASIK K1x2", 0x36: "Koheras BASIK MIKRO K0x2", 0x21: "Koheras BASIK K80-1"}
-
-REG_POWER_READOUT = 0x17  # u16, 0.01 mW
-REG_TEMPERATURE = 0x1C  # i16, 0.1 degC
-REG_SUPPLY_VOLTAGE = 0x1E  # u16, mV
-REG_POWER_SETPOINT = 0x22  # u16, 0.01 mW
-REG_OFFSET_SETPOINT = 0x2A  # i16, 0.1 pm
-REG_EMISSION = 0x30  # u8
-REG_CENTRE_WAVELENGTH = 0x32  # u32, 0.1 pm
-REG_MODULE_TYPE = 0x61  # u8
-REG_FIRMWARE = 0x64
-REG_SERIAL_NUMBER = 0x65  # ascii
-REG_STATUS = 0x66  # u16
-REG_ERROR_CODE = 0x67  # u8
-# i32 as QMI reads it; nkt_basik reads 16 bits.  A reply of 2 bytes is taken as i16, one of 4 as i32.
-REG_OFFSET_READOUT = 0x72  # 0.1 pm
-
-STATUS_BITS = {
-    0: "emission",
-    1: "interlock off",
-    4: "disabled",
-    5: "supply voltage low",
-    6: "module temperature out of range",
-    11: "waiting for temperature",
-    14: "wavelength stabilized",
-    15: "error code present",
-}
-ERROR_CODES = {0: "none", 2: "interlock", 3: "low voltage", 7: "module temperature", 8: "module disabled"}
 MAX_OFFSET_PM = 3276.7  # what 16 bits of 0.1 pm can say; the module's own range is narrower and answers NACK
+POWER_STEP_MW, OFFSET_STEP_PM, DBM_STEP = 0.01, 0.1, 0.01
+PARAMETER_OF = {
+    REG_POWER_SETPOINT: "power_mw",
+    REG_POWER_SETPOINT_DBM: "power_mw",
+    REG_OFFSET_SETPOINT: "wavelength_offset_pm",
+    REG_EMISSION: "emission",
+}
 
 
 class NKTBasik(LabInstrument):
     """The laser with bus address ``module`` on the serial port ``address``.
 
-    ``max_power_mw`` is a hard limit of the set-up.  ``resends`` bounds how often a lost telegram is repeated
-    after ``timeout_s``; a laser that is gone is noticed after ``(resends + 1) * timeout_s``, below 2 s.
+    ``max_power_mw`` and ``max_offset_pm`` are hard limits of the set-up: for what is set, and for what is found stored
+    before emission.  ``resends`` bounds how often a lost telegram is repeated after ``timeout_s`` (QMI: most answers come
+    within 0.1 s, nearly all within 0.8 s); a laser that is gone is noticed after ``(resends + 1) * timeout_s``, below 2 s.
     """
 
     def __init__(
@@ -73,6 +96,7 @@ class NKTBasik(LabInstrument):
         *,
         module: int = DEFAULT_MODULE,
         max_power_mw: float = 200.0,
+        max_offset_pm: float = MAX_OFFSET_PM,
         timeout_s: float = 0.2,
         resends: int = 8,
         **kwargs: Any,
@@ -87,68 +111,132 @@ class NKTBasik(LabInstrument):
             bring_up=self.bring_up,
         )
         self.links = (self.link,)
-        self._bus = InterbusMaster(self.link, module, instrument=name, resends=resends)
+        self._bus = InterbusMaster(self.link, module, resends=resends)
+        self._max_power_mw = min(max_power_mw, 655.35)  # what 16 bits can say
+        self._max_offset_pm = min(max_offset_pm, MAX_OFFSET_PM)
+        self._basik: Basik | None = None
         self._passive: dict[int, bytes] = {}
-        self._add_settings(max_power_mw)
-        self._add_readouts()
+        self._add_settings()
+        self._add_readings()
 
-    def _add_settings(self, max_power_mw: float) -> None:
-        self.emission: Parameter[bool, NKTBasik] = self.add_parameter(
+    def _add_settings(self) -> None:
+        self.emission: Quantity = self.add_setting(
             "emission",
             label="Emission",
-            get_cmd=lambda: bool(self._read_int(REG_EMISSION, "<B")),
-            set_cmd=self._set_emission,
-            vals=Bool(),
+            get=lambda: bool(self._read_int(REG_EMISSION, "<B")),
+            put=self._switch,
+            limits=Bool(),
+            docstring="Whether light is asked for; switching on holds the stored set points against the limits first.",
         )
-        self.power_mw: Parameter[float, NKTBasik] = self.add_parameter(
+        self.power_mw: Quantity = self.add_setting(
             "power_mw",
             label="Power setpoint",
             unit="mW",
-            get_cmd=lambda: self._read_int(REG_POWER_SETPOINT, "<H") / 100,
-            set_cmd=lambda mw: self._write_passive(REG_POWER_SETPOINT, struct.pack("<H", round(mw * 100))),
-            vals=Within(0.0, min(max_power_mw, 655.35), "mW"),
+            get=lambda: self._read_int(REG_POWER_SETPOINT, "<H") / 100,
+            put=lambda mw: self._write_passive(REG_POWER_SETPOINT, struct.pack("<H", round(mw * 100))),
+            limits=Within(0.0, self._max_power_mw, "mW"),
+            resolution=POWER_STEP_MW,
         )
-        self.add_parameter(
+        self.wavelength_offset_pm: Quantity = self.add_setting(
             "wavelength_offset_pm",
             label="Wavelength offset setpoint",
             unit="pm",
-            get_cmd=lambda: self._read_int(REG_OFFSET_SETPOINT, "<h") / 10,
-            set_cmd=lambda pm: self._write_passive(REG_OFFSET_SETPOINT, struct.pack("<h", round(pm * 10))),
-            vals=Within(-MAX_OFFSET_PM, MAX_OFFSET_PM, "pm"),
+            get=lambda: self._read_int(REG_OFFSET_SETPOINT, "<h") / 10,
+            put=lambda pm: self._write_passive(REG_OFFSET_SETPOINT, struct.pack("<h", round(pm * 10))),
+            limits=Within(-self._max_offset_pm, self._max_offset_pm, "pm"),
+            resolution=OFFSET_STEP_PM,
         )
 
-    def _add_readouts(self) -> None:
-        self.add_parameter(
+    def _add_readings(self) -> None:
+        add, read = self.add_reading, self._read_int
+        add(
             "power_readout_mw",
             label="Emitted power",
             unit="mW",
-            get_cmd=lambda: self._read_int(REG_POWER_READOUT, "<H") / 100,
+            get=lambda: read(REG_POWER_READOUT, "<H") / 100,
+            resolution=POWER_STEP_MW,
         )
-        self.add_parameter("wavelength_nm", label="Wavelength", unit="nm", get_cmd=self._read_wavelength)
-        self.add_parameter(
+        add("wavelength_nm", label="Wavelength", unit="nm", get=self._read_wavelength, resolution=1e-4)
+        add(
             "temperature_c",
             label="Module temperature",
             unit="degC",
-            get_cmd=lambda: self._read_int(REG_TEMPERATURE, "<h") / 10,
+            get=lambda: read(REG_TEMPERATURE, "<h") / 10,
+            resolution=0.1,
         )
-        self.add_parameter(
+        add(
             "supply_voltage_v",
             label="Supply voltage",
             unit="V",
-            get_cmd=lambda: self._read_int(REG_SUPPLY_VOLTAGE, "<H") / 1000,
+            get=lambda: read(REG_SUPPLY_VOLTAGE, "<H") / 1000,
+            resolution=1e-3,
         )
-        self.add_parameter(
+        add(
+            "emission_delay_s",
+            label="Time from emission on to light",
+            unit="s",
+            get=lambda: read(REG_EMISSION_DELAY, "<B") / 10,
+            resolution=0.1,
+        )
+        add(
             "status",
             label="Status word",
-            get_cmd=lambda: self._read_int(REG_STATUS, "<H"),
+            get=lambda: read(REG_STATUS, "<H"),
             docstring="16 bits, named by status_flags().",
         )
-        self.add_parameter(
-            "error_code", label="Error code", get_cmd=lambda: self._read_int(REG_ERROR_CODE, "<B")
-        )
-        self.add_parameter(
-            "resend_count", label="Telegrams sent again", get_cmd=lambda: self._bus.resend_count
-        )
+        add("error_code", label="Error code", get=lambda: read(REG_ERROR_CODE, "<B"))
+        add("resend_count", label="Telegrams sent again", get=lambda: self._bus.resend_count)
+
+    def identify(self) -> Identity:
+        """Module type, serial number and firmware.
+
+        Raises WrongInstrumentError for a module that has another register table, with what else is on the bus.
+        """
+        try:
+            data = self._bus.read(REG_MODULE_TYPE)
+        except LinkTimeoutError as error:
+            raise self.error(
+                LinkTimeoutError,
+                f"module {self._bus.module} does not answer; is it switched on?{self._others_on_the_bus()}",
+            ) from error
+        if not data:
+            raise self._malformed(REG_MODULE_TYPE, data, 1)
+        kind = module_type(data)
+        self._basik = BASIKS.get(kind)
+        if self._basik is None:
+            raise self.error(
+                WrongInstrumentError,
+                f"bus address {self._bus.module} holds a module of {module_name(kind)}; this driver knows the registers "
+                f"of {' and '.join(basik.model for basik in BASIKS.values())} only{self._others_on_the_bus()}",
+            )
+        serial = text(self._bus.read(REG_SERIAL_NUMBER))
+        return Identity("NKT Photonics", self._basik.model, serial, firmware(self._bus.read(REG_FIRMWARE)))
+
+    def _others_on_the_bus(self) -> str:
+        """Who answers at the usual addresses, for messages: a frame and its lasers share one line."""
+        found = []
+        for module in USUAL_ADDRESSES:
+            if module != self._bus.module:
+                with suppress(InstrumentError):
+                    data = self._bus.read(REG_MODULE_TYPE, module=module, resends=0)
+                    found.append(f"module = {module} ({module_name(module_type(data))})")
+        return f"; on this bus are {', '.join(found)}" if found else ""
+
+    def know_state(self) -> None:
+        """Modulation off and the pump at constant power; no light that was on with anything else or beyond a limit."""
+        beyond = [*self._beyond_limits(), *(f"{name} on" for name in self._wrong_set_up())]
+        if self._read_int(REG_EMISSION, "<B"):
+            if beyond:
+                self._write_verified(REG_EMISSION, b"\x00")
+            logger.warning(
+                "%s at %s: found emitting; %s",
+                self.name,
+                self.address,
+                f"emission is switched off, because of {', '.join(beyond)}" if beyond else "left as it is",
+            )
+        elif beyond:
+            logger.warning("%s at %s: found with %s", self.name, self.address, ", ".join(beyond))
+        self._set_up()
 
     def restore_passive(self) -> None:
         """Emission off, power and wavelength as they were."""
@@ -156,58 +244,110 @@ class NKTBasik(LabInstrument):
         for register, data in self._passive.items():
             self._write_verified(register, data)
 
-    def identify(self) -> Identity:
-        """Module type, serial number and firmware; WrongInstrumentError for a module that is no BASIK."""
-        kind = self._read_int(REG_MODULE_TYPE, "<B")
-        if kind not in BASIK_TYPES:
-            raise WrongInstrumentError(
-                f"bus address {self._bus.module} holds a module of type 0x{kind:02X}, no Koheras BASIK",
-                instrument=self.name,
-                address=self.address,
+    def _wrong_set_up(self) -> Iterator[str]:
+        """What is on that is off in the known state."""
+        yield from set_bits(self._read_if_there(REG_SETUP, 2) & SETUP_MASK, SETUP_BITS)
+        for register, size in self._off_registers().items():
+            if self._read_if_there(register, size):
+                yield OFF_NAMES[register]
+
+    def _set_up(self) -> None:
+        setup = self._read_if_there(REG_SETUP, 2)
+        if setup & SETUP_MASK:
+            self._write_verified(REG_SETUP, struct.pack("<H", setup & ~SETUP_MASK))
+        for register, size in self._off_registers().items():
+            if self._read_if_there(register, size):
+                self._write_verified(register, bytes(size))
+
+    def _off_registers(self) -> dict[int, int]:
+        return self._basik.off if self._basik is not None else {}
+
+    def _beyond_limits(self) -> Iterator[str]:
+        """Stored set points that the set-up does not allow; both registers of the power count, one may lag."""
+        power_mw = self._read_int(REG_POWER_SETPOINT, "<H") / 100
+        dbm = self._read_if_there(REG_POWER_SETPOINT_DBM, 2, signed=True) / 100
+        limit_dbm = 10 * math.log10(max(self._max_power_mw, POWER_STEP_MW))
+        if power_mw > self._max_power_mw + POWER_STEP_MW / 2:
+            yield f"a stored power set point of {power_mw:.2f} mW, above max_power_mw = {self._max_power_mw:g} mW"
+        elif power_mw and dbm > limit_dbm + DBM_STEP:
+            yield f"a stored power set point of {dbm:.2f} dBm, above max_power_mw = {self._max_power_mw:g} mW"
+        offset_pm = self._read_int(REG_OFFSET_SETPOINT, "<h") / 10
+        if abs(offset_pm) > self._max_offset_pm + OFFSET_STEP_PM / 2:
+            yield f"a stored wavelength offset of {offset_pm:.1f} pm, beyond max_offset_pm = {self._max_offset_pm:g} pm"
+
+    def _switch(self, on: bool) -> None:
+        if not on:
+            self._bus.write(REG_EMISSION, b"\x00")
+            return
+        if beyond := list(self._beyond_limits()):
+            raise self.error(
+                LimitError,
+                f"emission stays off: the laser has {' and '.join(beyond)}; set power_mw and "
+                "wavelength_offset_pm to allowed values first",
             )
-        serial = self._bus.read(REG_SERIAL_NUMBER).rstrip(b"\x00 ").decode("ascii", "replace")
-        firmware = self._bus.read(REG_FIRMWARE)
-        return Identity("NKT Photonics", BASIK_TYPES[kind], serial, firmware[::-1].hex("."))
+        self._set_up()
+        self.must_end_dark()
+        try:
+            self._bus.write(REG_EMISSION, b"\x01")
+        except InstrumentRefusedError as error:
+            raise self.error(InstrumentRefusedError, f"emission was refused; {self._condition()}") from error
 
     def status_flags(self) -> list[str]:
         """The names of the status bits that are set."""
-        word = self._read_int(REG_STATUS, "<H")
-        return [name for bit, name in STATUS_BITS.items() if word >> bit & 1]
+        return set_bits(self._read_int(REG_STATUS, "<H"), STATUS_BITS)
 
     def check_emitting(self) -> None:
         """NotReadyError with the laser's own reason unless it emits."""
-        flags = self.status_flags()
-        if "emission" not in flags:
-            code = self._read_int(REG_ERROR_CODE, "<B")
-            raise NotReadyError(
-                f"the laser does not emit; status: {', '.join(flags) or 'none'}; "
-                f"error: {ERROR_CODES.get(code, code)}",
-                instrument=self.name,
-                address=self.address,
-            )
+        if "emission" not in self.status_flags():
+            raise self.error(NotReadyError, f"the laser does not emit; {self._condition()}")
+
+    def _condition(self) -> str:
+        flags, code = self.status_flags(), self._read_int(REG_ERROR_CODE, "<B")
+        return f"status: {', '.join(flags) or 'none'}; error: {ERROR_CODES.get(code, code)}"
 
     def safe_state(self) -> None:
-        """Switch emission off."""
+        """Switch emission off; the first thing sent, whatever else is under way, and judged by the register."""
         self.link.urgently(lambda: self._write_verified(REG_EMISSION, b"\x00"))
 
-    def _set_emission(self, on: bool) -> None:
-        if on:
-            self.must_end_dark()
-        self._write_verified(REG_EMISSION, bytes((on,)))
+    def ask_raw(self, cmd: str) -> str:
+        """``ask("0x66")``: the data of a register as hexadecimal bytes, in the order on the wire (lowest first)."""
+        return self._bus.read(_register(cmd)).hex()
+
+    def write_raw(self, cmd: str) -> None:
+        """``write("0x8D 4c415345")``: set a register to these bytes and read it back.
+
+        Raises LimitError for a register that a parameter with limits sets.
+        """
+        number, _, data = cmd.strip().partition(" ")
+        register = _register(number)
+        if register in PARAMETER_OF:
+            raise self.error(
+                LimitError,
+                f"register 0x{register:02X} has limits; set it through {PARAMETER_OF[register]}",
+            )
+        self._write_verified(register, bytes.fromhex(data))
 
     def _read_wavelength(self) -> float:
         centre = self._read_int(REG_CENTRE_WAVELENGTH, "<I")
-        data = self._bus.read(REG_OFFSET_READOUT)
-        if len(data) not in (2, 4):
-            raise self._malformed(REG_OFFSET_READOUT, data)
-        return (centre + int.from_bytes(data, "little", signed=True)) * 1e-4
+        return (centre + self._read_int(REG_OFFSET_READOUT, "<i")) * 1e-4
 
     def _read_int(self, register: int, layout: str) -> int:
+        """A number; MalformedReplyError for another size, after a sound telegram, so the line is in step."""
         data = self._bus.read(register)
         if len(data) != struct.calcsize(layout):
-            raise self._malformed(register, data)
+            raise self._malformed(register, data, struct.calcsize(layout))
         value: int = struct.unpack(layout, data)[0]
         return value
+
+    def _read_if_there(self, register: int, size: int, *, signed: bool = False) -> int:
+        """A number, or 0 where the module has no such register (NACK): what is not there cannot be on."""
+        try:
+            data = self._bus.read(register)
+        except InstrumentRefusedError:
+            return 0
+        if len(data) != size:
+            raise self._malformed(register, data, size)
+        return int.from_bytes(data, "little", signed=signed)
 
     def _write_passive(self, register: int, data: bytes) -> None:
         self._write_verified(register, data)
@@ -218,15 +358,21 @@ class NKTBasik(LabInstrument):
         self._bus.write(register, data)
         held = self._bus.read(register)
         if held != data:
-            raise InstrumentRefusedError(
+            raise self.error(
+                InstrumentRefusedError,
                 f"register 0x{register:02X}: wrote {data.hex()}, it holds {held.hex()}",
-                instrument=self.name,
-                address=self.address,
             )
 
-    def _malformed(self, register: int, data: bytes) -> MalformedReplyError:
-        return MalformedReplyError(
-            f"register 0x{register:02X} holds {len(data)} bytes, another size was expected",
-            instrument=self.name,
-            address=self.address,
+    def _malformed(self, register: int, data: bytes, size: int) -> InstrumentError:
+        return self.error(
+            MalformedReplyError,
+            f"register 0x{register:02X} holds {len(data)} bytes ({data.hex()}), {size} were expected; "
+            f"this firmware differs, and no value is guessed",
         )
+
+
+def _register(text: str) -> int:
+    number = int(text, 0)
+    if not 0 <= number <= 0xFF:
+        raise ValueError(f"a register has a number from 0x00 to 0xFF, not {text}")
+    return number

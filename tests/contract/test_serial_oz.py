@@ -8,10 +8,10 @@ import pytest
 from sim_backends.attenuators.oz_dd100 import OzDD100Twin
 
 
-@pytest.fixture
-def exchange():
+@pytest.fixture(params=[False, True], ids=["fresh", "left by someone"])
+def exchange(request):
     """Writes a command and reads until the reply ends in ``terminator``."""
-    twin = OzDD100Twin(insertion_loss_db=1.0, max_attenuation_db=60.0)
+    twin = OzDD100Twin(insertion_loss_db=1.0, max_attenuation_db=60.0, left_by_someone=request.param)
     descriptor = os.open(twin.serve(), os.O_RDWR | os.O_NOCTTY)
 
     def run(command, terminator):
@@ -22,6 +22,9 @@ def exchange():
             answer += os.read(descriptor, 4096)
         return answer
 
+    if request.param:  # somebody left the echo on, and the attenuator wide open
+        assert run(b"E0\r", b"Done\r\n\r\n") == b"E0\rDone\r\n\r\n"
+        run(b"A60.00\r", b"Done\r\n\r\n")
     yield run
     os.close(descriptor)
     twin.close()
@@ -71,3 +74,73 @@ def test_two_commands_in_one_write_and_one_in_pieces(exchange):
     assert both.count(b"Done") == 2
     exchange(b"A2", b"")
     assert exchange(b"0.00\r", b"Done\r\n\r\n").startswith(b"Pos:")
+
+
+def test_the_manuals_other_commands(exchange):
+    """A?, S?, S<n>, S+<n>, F and B (COO-Utilities/ozoptics) move and report; none of them is refused."""
+    end = b"Done\r\n\r\n"
+    assert qmi_response(exchange(b"S2468\r", end)) == ["Pos:2468"]
+    assert qmi_response(exchange(b"A?\r", end)) == ["ATTEN:12.34"]
+    assert qmi_response(exchange(b"S+200\r", end)) == ["Pos:2668"]
+    assert qmi_response(exchange(b"S-200\r", end)) == ["Pos:2468"]
+    assert qmi_response(exchange(b"RES?\r", end)) == ["Pos:2468"]
+
+
+@pytest.fixture
+def line():
+    """Builds a twin and opens its terminal."""
+    opened = []
+
+    def build(**options):
+        twin = OzDD100Twin(**options)
+        descriptor = os.open(twin.serve(), os.O_RDWR | os.O_NOCTTY)
+        opened.append((twin, descriptor))
+        return twin, descriptor
+
+    yield build
+    for twin, descriptor in opened:
+        os.close(descriptor)
+        twin.close()
+
+
+def lines_of(descriptor, command):
+    """The reply's lines as COO-Utilities/ozoptics and keckogeco read them: until Done, or one that says Error."""
+    os.write(descriptor, command)
+    answer = b""
+    while not (b"Done\r\n\r\n" in answer or (b"Error" in answer and answer.endswith(b"\r\n"))):
+        assert select.select([descriptor], [], [], 2.0)[0], f"only {answer!r} arrived"
+        answer += os.read(descriptor, 4096)
+    return [text for text in answer.decode("ascii").split("\r\n") if text]
+
+
+def test_the_other_firmware_says_unknown_until_the_first_set(line):
+    _, descriptor = line(homed=False, firmware="mixed")
+    assert lines_of(descriptor, b"A?\r\n") == ["Atten:unknown", "Done"]
+    assert lines_of(descriptor, b"A12.00\r\n") == ["Pos:2400", "Done"]
+    assert lines_of(descriptor, b"A?\r\n") == ["Atten:12.00(dB)", "Done"]
+    assert lines_of(descriptor, b"D\r\n") == ["Pos:2400", "Atten:12.00(dB)", "Done"]
+    assert lines_of(descriptor, b"H\r\n") == ["Diff=0", "Done"]
+    assert lines_of(descriptor, b"X\r\n") == ["Error-2"]
+
+
+@pytest.mark.parametrize(("while_moving", "reached"), [("queue", 60.0), ("ignore", 11.0)])
+def test_a_move_is_answered_on_arrival(line, while_moving, reached):
+    """What comes meanwhile is executed afterwards or lost: which of both a real unit does no source says."""
+    now = [0.0]
+    twin, descriptor = line(
+        left_by_someone=True, speed_db_per_s=10.0, while_moving=while_moving, clock=lambda: now[0]
+    )
+    os.write(descriptor, b"A11.00\r")
+    assert os.read(descriptor, 100) == b"A11.00\r"  # the echo comes at once
+    os.write(descriptor, b"A60.00\r")
+    assert os.read(descriptor, 100) == b"A60.00\r"
+    assert select.select([descriptor], [], [], 0.05)[0] == []
+    assert twin.state() == {"attenuation_db": 1.0, "moving": True, "homed": True}
+    now[0] = 1.0
+    assert os.read(descriptor, 100) == b"Pos:2200\r\nDone\r\n\r\n"
+    now[0] = 5.9
+    if while_moving == "queue":
+        assert os.read(descriptor, 100) == b"Pos:12000\r\nDone\r\n\r\n"
+    else:
+        assert select.select([descriptor], [], [], 0.05)[0] == []
+    assert twin.state()["attenuation_db"] == reached

@@ -2,9 +2,12 @@
 
 import math
 import os
+import random
 import socket
 import threading
+import time
 
+import numpy as np
 import pytest
 
 from drivers.attenuators.oz_dd100 import OzDD100
@@ -12,9 +15,11 @@ from drivers.links.errors import (
     InstrumentRefusedError,
     LimitError,
     LinkBrokenError,
+    LinkClosedError,
     LinkTimeoutError,
     MalformedReplyError,
-    NotReadyError,
+    NoReadingError,
+    PreemptedError,
     WrongInstrumentError,
 )
 from sim_backends.attenuators.oz_dd100 import OzDD100Twin
@@ -30,11 +35,10 @@ def bench(moves):
     """Builds (twin, connected driver) pairs and closes them."""
     opened = []
 
-    def build(*, connect=True, timeout_s=0.2, speed_db_per_s=1000.0, motor_db_per_s=None, **twin_options):
+    def build(*, connect=True, motor_db_per_s=None, driver_options=None, **twin_options):
         twin = OzDD100Twin(on_attenuation=moves.append, speed_db_per_s=motor_db_per_s, **twin_options)
-        attenuator = OzDD100(
-            f"oz{len(opened)}", twin.serve(), timeout_s=timeout_s, speed_db_per_s=speed_db_per_s
-        )
+        options = {"timeout_s": 0.2, "move_timeout_s": 1.0, "home_timeout_s": 1.0, **(driver_options or {})}
+        attenuator = OzDD100(f"oz{len(opened)}", twin.serve(), **options)
         opened.extend((attenuator, twin))
         if connect:
             attenuator.connect()
@@ -72,6 +76,8 @@ def scripted():
 
 
 CONFIGURATION = b"IL:1.20\r\nMAX ATTEN:50.00\r\nDone\r\n\r\n"
+POSITION = b"DPos:10\r\nATTEN:20.00\r\nDone\r\n\r\n"
+CONNECTING = (CONFIGURATION, CONFIGURATION, POSITION)
 
 
 def test_identity_and_range(bench, moves):
@@ -93,21 +99,21 @@ def test_attenuation_is_set_and_read_back(bench, moves):
 
 
 def test_setting_returns_when_the_motor_has_stopped(bench, moves):
-    """A move of 40 dB at 200 dB/s takes 0.2 s: longer than a plain reply may, within what its travel needs."""
-    twin, attenuator = bench(timeout_s=0.1, speed_db_per_s=100.0, motor_db_per_s=200.0)
+    """A move of 40 dB at 200 dB/s takes 0.2 s: longer than a plain reply may, within what a move may."""
+    twin, attenuator = bench(motor_db_per_s=200.0, driver_options={"timeout_s": 0.1})
     attenuator.attenuation_db(20.0)
     assert moves[-1] == 20.0
     assert twin.state() == {"attenuation_db": 20.0, "moving": False, "homed": True}
 
 
 def test_a_motor_slower_than_it_should_be_is_a_timeout(bench):
-    _, attenuator = bench(timeout_s=0.05, speed_db_per_s=1000.0, motor_db_per_s=100.0)
+    _, attenuator = bench(motor_db_per_s=100.0, driver_options={"move_timeout_s": 0.1})
     with pytest.raises(LinkTimeoutError, match="not done within"):
         attenuator.attenuation_db(20.0)
 
 
 def test_a_lost_reply_is_a_timeout_not_a_guess(bench):
-    twin, attenuator = bench(timeout_s=0.15)
+    twin, attenuator = bench(driver_options={"move_timeout_s": 0.15})
     twin.faults.drop_replies(1)
     with pytest.raises(LinkTimeoutError, match=r"A20\.00"):
         attenuator.attenuation_db(20.0)
@@ -130,11 +136,21 @@ def test_safe_state_is_the_largest_attenuation(bench):
     assert twin.state()["attenuation_db"] == 60.0
 
 
-def test_homing(bench):
-    _, attenuator = bench(homed=False)
-    with pytest.raises(NotReadyError, match="home"):
+@pytest.mark.parametrize("firmware", ["upper", "mixed"])
+def test_an_unknown_position_is_one_missing_reading(bench, moves, firmware):
+    """A healthy unit after a power cycle: it is connected to, and its first move homes it."""
+    _, attenuator = bench(homed=False, firmware=firmware)
+    assert moves == [60.0]
+    with pytest.raises(NoReadingError, match="unknown"):
         attenuator.attenuation_db()
-    with pytest.raises(InstrumentRefusedError):
+    assert attenuator.max_attenuation_db() == 60.0
+    attenuator.attenuation_db(10.0)
+    assert attenuator.attenuation_db() == 10.0
+
+
+def test_a_unit_that_insists_on_homing(bench):
+    _, attenuator = bench(homed=False, refuses_unhomed=True)
+    with pytest.raises(InstrumentRefusedError, match=r"A10\.00"):
         attenuator.attenuation_db(10.0)
     attenuator.home()
     attenuator.attenuation_db(10.0)
@@ -151,7 +167,7 @@ def test_refusal_does_not_break_the_line(bench):
 
 
 def test_garbage_is_an_error_and_the_next_query_is_clean(bench):
-    twin, attenuator = bench(timeout_s=0.15)
+    twin, attenuator = bench()
     twin.faults.garbage(1)
     with pytest.raises((MalformedReplyError, LinkTimeoutError)):
         attenuator.attenuation_db()
@@ -159,7 +175,7 @@ def test_garbage_is_an_error_and_the_next_query_is_clean(bench):
 
 
 def test_late_reply_is_not_taken_for_the_next(bench):
-    twin, attenuator = bench(timeout_s=0.2)
+    twin, attenuator = bench()
     attenuator.attenuation_db(10.0)
     twin.faults.delay_s = 0.3
     with pytest.raises(LinkTimeoutError):
@@ -175,7 +191,10 @@ def test_disconnect_and_reconnect(bench):
     twin.faults.disconnect()
     with pytest.raises(LinkBrokenError):
         attenuator.attenuation_db()
-    assert attenuator.attenuation_db() == 15.0  # motion is never started by connecting
+    assert attenuator.attenuation_db() == 15.0  # the next use opens the line again, and moves nothing
+    attenuator.disconnect()
+    with pytest.raises(LinkClosedError, match="connect"):
+        attenuator.attenuation_db()
 
 
 def test_port_is_held_exclusively(bench):
@@ -204,24 +223,22 @@ def test_another_instrument_is_refused(scripted):
     ],
 )
 def test_malformed_positions_never_become_a_value(scripted, position):
-    attenuator = scripted(CONFIGURATION, CONFIGURATION, position)
+    attenuator = scripted(*CONNECTING, position)
     attenuator.connect()
     with pytest.raises(MalformedReplyError):
         attenuator.attenuation_db()
 
 
 def test_a_unit_that_stops_elsewhere_is_noticed(scripted):
-    attenuator = scripted(
-        CONFIGURATION, CONFIGURATION, b"Pos:4000\r\nDone\r\n\r\n", b"DPos:1\r\nATTEN:7.00\r\nDone\r\n\r\n"
-    )
+    attenuator = scripted(*CONNECTING, b"Pos:4000\r\nDone\r\n\r\n", b"DPos:1\r\nATTEN:7.00\r\nDone\r\n\r\n")
     attenuator.connect()
-    with pytest.raises(NotReadyError, match=r"7\.00"):
+    with pytest.raises(InstrumentRefusedError, match=r"7\.00"):
         attenuator.attenuation_db(20.0)
 
 
 def test_an_echoed_command_is_tolerated(scripted):
     echo = b"D\r\nDPos:10\r\nATTEN:20.00\r\nDone\r\n\r\n"
-    attenuator = scripted(CONFIGURATION, b"CD\r\n" + CONFIGURATION, echo)
+    attenuator = scripted(CONFIGURATION, b"CD\r\n" + CONFIGURATION, b"D\r" + POSITION, echo)
     attenuator.connect()
     assert attenuator.attenuation_db() == 20.0
 
@@ -234,7 +251,7 @@ def test_a_line_that_never_ends_is_given_up(scripted):
 
 def test_a_serial_server_on_the_network():
     """pyserial URLs work where device paths do: here a terminal server on TCP."""
-    replies = [CONFIGURATION, CONFIGURATION, b"DPos:10\r\nATTEN:20.00\r\nDone\r\n\r\n"]
+    replies = [*CONNECTING, POSITION]
 
     def answer(listener):
         connection, _ = listener.accept()
@@ -254,3 +271,152 @@ def test_a_serial_server_on_the_network():
         with pytest.raises(LinkBrokenError):
             attenuator.attenuation_db()
         attenuator.close()
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float32, np.int16, np.int64])
+def test_numpy_scalars(bench, kind):
+    _, attenuator = bench()
+    attenuator.attenuation_db(kind(12))
+    assert attenuator.attenuation_db() == 12.0
+
+
+@pytest.mark.parametrize("firmware", ["upper", "mixed"])
+def test_left_wide_open_with_the_echo_on(bench, firmware):
+    twin, attenuator = bench(left_by_someone=True, firmware=firmware)
+    assert attenuator.attenuation_db() == 1.0
+    attenuator.attenuation_db(12.34)
+    assert attenuator.attenuation_db() == 12.34
+    with pytest.raises(InstrumentRefusedError, match="'XYZ' was refused"):
+        attenuator.ask("XYZ")
+    assert attenuator.ask("S?") == "Pos:2468"
+    attenuator.safe_state()
+    assert twin.is_safe()
+
+
+class TestLimitsOfTheSetUp:
+    def test_nobody_opens_further(self, bench):
+        twin, attenuator = bench(driver_options={"min_attenuation_db": 10.0})
+        with pytest.raises(LimitError, match=r"9\.99 dB is outside 10"):
+            attenuator.attenuation_db(9.99)
+        attenuator.attenuation_db(10.0)
+        for command in ("A3", "s0", "B", "H", "RST", "L0"):
+            with pytest.raises(LimitError, match="min_attenuation_db"):
+                attenuator.write(command)
+        assert twin.state()["attenuation_db"] == 10.0
+
+    def test_a_unit_found_further_open_is_closed(self, bench, moves, caplog):
+        bench(left_by_someone=True, driver_options={"min_attenuation_db": 10.0})
+        assert moves == [1.0, 60.0]
+        assert "found at 1.00 dB, below min_attenuation_db = 10 dB" in caplog.text
+
+    def test_no_light_through_a_unit_that_somebody_opened_meanwhile(self, bench):
+        twin, attenuator = bench(driver_options={"min_attenuation_db": 10.0})
+        attenuator.let_through()
+        twin._position = 300
+        with pytest.raises(LimitError, match=r"3\.00 dB"):
+            attenuator.let_through()
+
+    def test_nor_through_one_whose_position_is_unknown(self, bench):
+        _, attenuator = bench(homed=False, driver_options={"min_attenuation_db": 10.0})
+        with pytest.raises(NoReadingError):
+            attenuator.let_through()
+
+    def test_a_unit_that_cannot_is_refused(self, bench):
+        _, attenuator = bench(connect=False, driver_options={"min_attenuation_db": 61.0})
+        with pytest.raises(LimitError, match="more than the unit's largest, 60 dB"):
+            attenuator.connect()
+
+    def test_another_insertion_loss_is_refused(self, bench):
+        """Somebody's ``L`` command shifts all attenuations."""
+        _, attenuator = bench(connect=False, insertion_loss_db=3.0, driver_options={"insertion_loss_db": 1.2})
+        with pytest.raises(LimitError, match=r"3\.00 dB stored, the set-up says 1\.2 dB"):
+            attenuator.connect()
+
+
+class StopButton(Exception):
+    """What a signal handler raises."""
+
+
+class TestInterrupts:
+    """A motor under way, and somebody who does not wait for it."""
+
+    def interrupted(self, monkeypatch, attenuator, after, call):
+        """Call, and raise out of the wait for bytes once ``after`` of them were asked for."""
+        real, count = attenuator.link._read, [0]
+
+        def read(wait_s):
+            count[0] += 1
+            if count[0] > after:
+                raise StopButton
+            return real(wait_s)
+
+        monkeypatch.setattr(attenuator.link, "_read", read)
+        try:
+            call()
+        except StopButton:
+            pass
+        finally:
+            monkeypatch.setattr(attenuator.link, "_read", real)
+
+    @pytest.mark.parametrize("while_moving", ["queue", "ignore"])
+    def test_no_reply_is_taken_for_anothers(self, bench, monkeypatch, while_moving):
+        rng = random.Random(7)
+        twin, attenuator = bench(
+            motor_db_per_s=400.0,
+            while_moving=while_moving,
+            left_by_someone=True,
+            driver_options={"timeout_s": 0.1},
+        )
+        for _ in range(8):
+            target = float(rng.randrange(2, 60))
+            self.interrupted(
+                monkeypatch,
+                attenuator,
+                rng.randrange(4),
+                lambda target=target: attenuator.attenuation_db(target),
+            )
+            call = rng.choice([attenuator.max_attenuation_db, attenuator.attenuation_db])
+            self.interrupted(monkeypatch, attenuator, rng.randrange(4), call)
+            assert attenuator.max_attenuation_db() == 60.0
+            assert attenuator.attenuation_db() == twin.state()["attenuation_db"]
+
+    def test_a_move_that_was_stopped_is_waited_for_by_the_next_reading(self, bench, monkeypatch):
+        """20 dB at 50 dB/s: the truth comes after 0.4 s, longer than a plain reply may take."""
+        twin, attenuator = bench(motor_db_per_s=50.0, driver_options={"timeout_s": 0.1})
+        self.interrupted(monkeypatch, attenuator, 1, lambda: attenuator.attenuation_db(40.0))
+        assert attenuator.attenuation_db() == 40.0
+        assert twin.state()["moving"] is False
+
+    @pytest.mark.parametrize("while_moving", ["queue", "ignore"])
+    def test_safe_state_is_sent_at_once_and_reached(self, bench, while_moving):
+        """Another thread moves towards 1 dB; the largest attenuation goes out within a moment, and is reached."""
+        twin, attenuator = bench(
+            motor_db_per_s=100.0, while_moving=while_moving, driver_options={"timeout_s": 0.1}
+        )
+        sent, raised = [], []
+        attenuator.link.tap = lambda direction, data: sent.append((direction, data, time.monotonic()))
+
+        def move():
+            with pytest.raises(PreemptedError) as caught:
+                attenuator.attenuation_db(1.0)
+            raised.append(caught.value)
+
+        thread = threading.Thread(target=move)
+        thread.start()
+        while not any(data == b"A1.00\r" for _, data, _ in list(sent)):
+            time.sleep(0.005)
+        begun = time.monotonic()
+        attenuator.safe_state()
+        thread.join(timeout=5)
+        assert len(raised) == 1
+        first = next((data, at) for direction, data, at in sent if direction == "sent" and at > begun)
+        assert first[0] == b"A60.00\r"
+        assert first[1] - begun < 0.5
+        assert twin.is_safe()
+        assert attenuator.attenuation_db() == 60.0
+
+    @pytest.mark.parametrize("options", [{}, {"homed": False}, {"homed": False, "refuses_unhomed": True}])
+    def test_safe_state_of_one_that_was_never_connected(self, bench, options):
+        twin, attenuator = bench(connect=False, **options)
+        attenuator.safe_state()
+        assert twin.is_safe()
