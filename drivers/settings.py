@@ -2,7 +2,8 @@
 
 A **setting** takes a Python or NumPy value, checks it against its limits before anything is sent, sends it, and reads it
 back: what the instrument holds must be what was asked for, to within the setting's resolution.  A **reading** only
-reads.  Both know their resolution, so that a value is shown with as many digits as it has.
+reads.  Both know their resolution, so that a value is shown with as many digits as it has.  A **curve** is a reading of
+many points over an axis, a histogram over time for example.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from qcodes.instrument import InstrumentBase
-from qcodes.parameters import Parameter
-from qcodes.validators import Validator
+from qcodes.parameters import Parameter, ParameterWithSetpoints
+from qcodes.validators import Arrays, Validator
 
 from drivers.links.errors import InstrumentRefusedError
 from drivers.links.limits import plain
@@ -80,6 +83,47 @@ class WithSettings(InstrumentBase):
             vals=limits,
             **kwargs,
         )
+
+    def add_curve(
+        self,
+        name: str,
+        *,
+        label: str,
+        unit: str,
+        get: Callable[[], npt.NDArray[Any]],
+        axis: str,
+        axis_label: str,
+        axis_unit: str,
+        axis_points: Callable[[], npt.NDArray[np.float64]],
+    ) -> ParameterWithSetpoints[Any, Any]:
+        """A reading of shape (n,) over an axis of n points, which becomes a parameter ``axis`` of its own.
+
+        ``axis_points`` is asked often and says what the axis is without asking the instrument.  QCoDeS measures and
+        plots such a curve with its axis; snapshots leave both out.
+        """
+
+        def points() -> int:
+            return len(axis_points())
+
+        along = self.add_parameter(
+            axis,
+            label=axis_label,
+            unit=axis_unit,
+            get_cmd=axis_points,
+            vals=Arrays(shape=(points,)),
+            snapshot_value=False,
+        )
+        curve: ParameterWithSetpoints[Any, Any] = self.add_parameter(
+            name,
+            ParameterWithSetpoints,
+            label=label,
+            unit=unit,
+            get_cmd=get,
+            setpoints=(along,),
+            vals=Arrays(shape=(points,), valid_types=(np.integer, np.floating)),
+            snapshot_value=False,
+        )
+        return curve
 
     def _put_and_read_back(
         self, name: str, put: Callable[[Any], object], get: Callable[[], Any], value: Any
