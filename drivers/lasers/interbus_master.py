@@ -100,7 +100,8 @@ class InterbusMaster:
             )
         return self.link.error(
             LinkTimeoutError,
-            f"{where} of {self.link.timeout_s:g} s; is the module switched on and on this bus address?",
+            f"{where} of {self.link.timeout_s:g} s; "
+            + (self.link.why_silent() or "is the module switched on and on this bus address?"),
         )
 
     def _await_answer(self, request: Telegram) -> Telegram | str:

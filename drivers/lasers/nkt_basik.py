@@ -197,7 +197,8 @@ class NKTBasik(LabInstrument):
         except LinkTimeoutError as error:
             raise self.error(
                 LinkTimeoutError,
-                f"module {self._bus.module} does not answer; is it switched on?{self._others_on_the_bus()}",
+                f"module {self._bus.module} does not answer; "
+                f"{self.link.why_silent() or 'is it switched on?'}{self._others_on_the_bus()}",
             ) from error
         if not data:
             raise self._malformed(REG_MODULE_TYPE, data, 1)

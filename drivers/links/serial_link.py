@@ -1,18 +1,24 @@
 """A serial line (pyserial): a device path such as ``/dev/ttyUSB0``, a pty, or a pyserial URL.
 
-Opening asks for exclusive use of the port, so that two processes cannot talk to one instrument at once.
+Opening asks for exclusive use of the port, so that two processes cannot talk to one instrument at once.  A port that
+cannot be opened or is gone is told with what the system knows: who has it, and which ports there are
+(:mod:`drivers.links.serial_ports`).  One that comes back under its name is opened by the next use.
 """
 
 from __future__ import annotations
 
+import errno
+import os
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 
 import serial
 
+from drivers.links import serial_ports
 from drivers.links.byte_link import ByteLink
-from drivers.links.errors import LinkBrokenError, LinkTimeoutError, MalformedReplyError
+from drivers.links.errors import InstrumentError, LinkBrokenError, LinkTimeoutError, MalformedReplyError
 
 try:
     import termios
@@ -26,6 +32,8 @@ _CUT_OFF: tuple[type[Exception], ...] = (*_BROKEN, TypeError)  # pyserial, when 
 
 QUIET_S = 0.05  # a line this long without a byte is quiet
 MAX_DRAIN_S = 1.0
+_TAKEN = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EBUSY)
+_FORBIDDEN = (errno.EACCES, errno.EPERM)
 
 
 class SerialLink(ByteLink):
@@ -58,15 +66,24 @@ class SerialLink(ByteLink):
 
     def _write(self, data: bytes) -> None:
         port = self._require_port()
+        timeout_s = self.limit_s(self.timeout_s)
         try:
-            port.write_timeout = self.limit_s(self.timeout_s)
+            port.write_timeout = timeout_s
             port.write(data)
         except serial.SerialTimeoutException as error:
-            raise self.error(
-                LinkTimeoutError, f"the instrument takes no data for {self.timeout_s:g} s (flow control?)"
-            ) from error
-        except _BROKEN as error:
-            raise self.error(LinkBrokenError, f"the serial line broke ({error})") from error
+            why = self.why_silent() or "the adapter is slow, or flow control holds it"
+            raise self.error(LinkTimeoutError, f"no byte could be sent for {timeout_s:g} s: {why}") from error
+        except _CUT_OFF as error:
+            raise self._broken(error) from error
+
+    def why_silent(self) -> str:
+        """Why the instrument may not even have heard what was sent; "" when nothing is known."""
+        if not self._rtscts or self._port is None:
+            return ""
+        with suppress(*_CUT_OFF, AttributeError):  # a pty and a network port have no such lines
+            if not self._port.cts:
+                return "CTS is off, so nothing is sent; is the instrument switched on, and has the cable RTS and CTS?"
+        return ""
 
     def _open(self, timeout_s: float) -> None:
         try:
@@ -79,18 +96,44 @@ class SerialLink(ByteLink):
             )
         except _UNUSABLE as error:
             raise self.error(
-                LinkBrokenError,
-                f"cannot open the serial port ({error}); check cable, path and who else uses it",
+                LinkBrokenError, f"cannot open the serial port: {self._reason(error)}"
             ) from error
         self._freshen(timeout_s)  # replies to an earlier owner of the line may still come
+
+    def _reason(self, error: Exception) -> str:
+        """Why the port cannot be used, and what to do."""
+        code = getattr(error, "errno", None)
+        if code in _TAKEN:
+            who = " and ".join(serial_ports.holders(self.address)) or "another program"
+            return f"{who} has it; one program at a time talks to an instrument, end the other first"
+        if code in _FORBIDDEN:
+            return (
+                f"no permission ({error}); this user must be in the group that owns the port, often dialout"
+            )
+        if self._is_gone() or "no ports found" in str(error):
+            return f"it is not there; {serial_ports.told(serial_ports.present())}"
+        return f"{error}; check the address"
+
+    def _is_gone(self) -> bool:
+        return "://" not in self.address and os.path.isabs(self.address) and not os.path.exists(self.address)
+
+    def _broken(self, error: Exception) -> InstrumentError:
+        """A port that is gone is closed by the base; its next use opens it again."""
+        gone = f"; the port is gone: {serial_ports.told(serial_ports.present())}" if self._is_gone() else ""
+        return self.error(LinkBrokenError, f"the serial line broke ({error}){gone}")
 
     def _close(self) -> None:
         port, self._port = self._port, None
         if port is not None:
+            with suppress(*_CUT_OFF, AttributeError):
+                port.reset_output_buffer()  # else closing waits until all is sent, for half a minute without CTS
             with suppress(*_BROKEN):
                 port.close()
 
     def _freshen(self, timeout_s: float) -> None:
+        """Forget what was not sent yet, and what was not read."""
+        with suppress(*_CUT_OFF, AttributeError):
+            self._require_port().reset_output_buffer()
         self.drain(timeout_s)
 
     def drain(self, timeout_s: float = MAX_DRAIN_S) -> None:
@@ -99,8 +142,8 @@ class SerialLink(ByteLink):
         give_up = self.now() + (MAX_DRAIN_S if timeout_s >= MAX_DRAIN_S else timeout_s / 2)
         while self._read(QUIET_S):
             if self.now() > give_up:
-                if self._hasty:
-                    return
+                if self._urgent_thread == threading.get_ident():
+                    return  # the safe command goes out whatever is on the line
                 raise self.error(MalformedReplyError, f"no silence within {MAX_DRAIN_S:g} s on the line")
 
     def _read(self, wait_s: float) -> bytes:
@@ -110,7 +153,7 @@ class SerialLink(ByteLink):
             first: bytes = port.read(1)
             return first + port.read(port.in_waiting) if first else b""
         except _CUT_OFF as error:
-            raise self.error(LinkBrokenError, f"the serial line broke ({error})") from error
+            raise self._broken(error) from error
 
     def _require_port(self) -> serial.SerialBase:
         if self._port is None:
