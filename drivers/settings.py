@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 from qcodes.instrument import InstrumentBase
 from qcodes.parameters import Parameter, ParameterWithSetpoints
-from qcodes.validators import Arrays, Validator
+from qcodes.validators import Arrays, Enum, Validator
 
 from drivers.links.errors import InstrumentRefusedError
-from drivers.links.limits import plain
+from drivers.links.limits import Words, plain
 
 
 class Quantity(Parameter[Any, Any]):
@@ -29,16 +29,23 @@ class Quantity(Parameter[Any, Any]):
     def __init__(self, *args: Any, resolution: float = 0.0, **kwargs: Any) -> None:
         self.resolution = resolution
         super().__init__(*args, **kwargs)
+        words = self.vals.valid_values if isinstance(self.vals, Enum) else ()
+        if words and all(isinstance(word, str) for word in words):
+            self.vals = Words(map(str, words))  # by which QCoDeS' data sets know a text
+
+    def unpack_self(self, value: Any) -> Any:
+        """The value as QCoDeS' data sets take it: they hold no booleans, so on is 1 and off is 0."""
+        return super().unpack_self(int(value) if isinstance(value, bool) else value)
 
 
 class WithSettings(InstrumentBase):
     """Mixed into instruments and channels."""
 
     def add_parameter(self, name: str, parameter_class: Any = None, **kwargs: Any) -> Any:
-        """As QCoDeS has it; what is set reaches the driver as a Python value, whatever NumPy scalar it was."""
+        """As QCoDeS has it, a :class:`Quantity` by default; what is set reaches the driver as a Python value, whatever NumPy scalar it was."""
         if callable(kwargs.get("set_cmd")):
             kwargs.setdefault("set_parser", plain)
-        return super().add_parameter(name, parameter_class, **kwargs)
+        return super().add_parameter(name, parameter_class or Quantity, **kwargs)
 
     def add_reading(
         self,
@@ -94,12 +101,13 @@ class WithSettings(InstrumentBase):
         axis: str,
         axis_label: str,
         axis_unit: str,
-        axis_points: Callable[[], npt.NDArray[np.float64]],
+        axis_points: Callable[[], npt.NDArray[Any]],
+        **kwargs: Any,
     ) -> ParameterWithSetpoints[Any, Any]:
-        """A reading of shape (n,) over an axis of n points, which becomes a parameter ``axis`` of its own.
+        """A reading over an axis of n points, which becomes a parameter ``axis`` of its own.
 
-        ``axis_points`` is asked often and says what the axis is without asking the instrument.  QCoDeS measures and
-        plots such a curve with its axis; snapshots leave both out.
+        ``get`` gives integers or float64 of shape (n,), ``axis_points`` the same of the axis; it is asked often and must
+        not ask the instrument.  QCoDeS measures and plots such a curve with its axis; snapshots leave both out.
         """
 
         def points() -> int:
@@ -110,7 +118,7 @@ class WithSettings(InstrumentBase):
             label=axis_label,
             unit=axis_unit,
             get_cmd=axis_points,
-            vals=Arrays(shape=(points,)),
+            vals=Arrays(shape=(points,), valid_types=(np.integer, np.floating)),
             snapshot_value=False,
         )
         curve: ParameterWithSetpoints[Any, Any] = self.add_parameter(
@@ -122,6 +130,7 @@ class WithSettings(InstrumentBase):
             setpoints=(along,),
             vals=Arrays(shape=(points,), valid_types=(np.integer, np.floating)),
             snapshot_value=False,
+            **kwargs,
         )
         return curve
 

@@ -22,6 +22,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from qcodes.validators import Bool
 
 from drivers.base import Identity, LabChannel, LabInstrument
@@ -136,12 +138,15 @@ class WebSQ(LabInstrument):
             unit="mV",
             get=lambda: self.link.numbers({"BiasVoltage": self.link.ask_value("BiasVoltage")}, "BiasVoltage"),
         )
-        self.count_rates: Quantity = self.add_reading(
+        self.count_rates = self.add_curve(
             "count_rates",
             label="Count rates",
             unit="1/s",
             get=self._measure_count_rates,
-            snapshot_get=False,  # it takes two measurement periods
+            axis="detector",
+            axis_label="Detector",
+            axis_unit="",
+            axis_points=lambda: np.arange(1, len(self._channels()) + 1),
             docstring="Counts per second of each detector, from one whole measurement period that began after the call.",
         )
 
@@ -224,7 +229,7 @@ class WebSQ(LabInstrument):
 
     def _offer_channels(self, detectors: int) -> None:
         """Have ``ch1`` to ``chN``, whatever there was before."""
-        have = {name for name in self.submodules if name.startswith("ch")}
+        have = self._channels()
         want = [f"ch{number}" for number in range(1, detectors + 1)]
         for name in have.difference(want):
             del self.submodules[name]
@@ -233,14 +238,16 @@ class WebSQ(LabInstrument):
             if name not in have:
                 self.add_submodule(name, Detector(self, name, number))
 
-    def _measure_count_rates(self) -> list[float]:
+    def _channels(self) -> set[str]:
+        return {name for name in self.submodules if name.startswith("ch")}
+
+    def _measure_count_rates(self) -> npt.NDArray[np.float64]:
         labels = self.link.read_labels()
         period_s = self.link.number(labels, "InptMeasurementPeriod") / 1000
         if period_s <= 0:
             raise self.error(MalformedReplyError, f"a measurement period of {period_s:g} s")
-        return [
-            count / period_s for count in self._counts.measure(self.link.count_detectors(labels), period_s)
-        ]
+        counts = self._counts.measure(self.link.count_detectors(labels), period_s)
+        return np.array(counts, np.float64) / period_s
 
     # Settings
 
@@ -357,7 +364,7 @@ class Detector(LabChannel):
             "count_rate",
             label=f"Count rate of detector {number}",
             unit="1/s",
-            get=lambda: parent.count_rates()[place],
+            get=lambda: float(parent.count_rates()[place]),
             snapshot_get=False,
             docstring="Counts per second of a whole measurement period that began after the call.",
         )

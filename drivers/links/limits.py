@@ -7,11 +7,11 @@ QCoDeS validators raise a plain ``ValueError``; the station wants the typed :cla
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from qcodes.validators import Numbers, Validator
+from qcodes.validators import Numbers, Strings, Validator
 
 from drivers.links.errors import LimitError
 
@@ -44,7 +44,9 @@ class ListWithin(Validator[Sequence[float]]):
     def validate(self, value: Sequence[float], context: str = "") -> None:
         """Raise LimitError naming the first element outside the limits, TypeError for anything else."""
         if isinstance(value, str | bytes) or not isinstance(value, Sequence | np.ndarray):
-            raise TypeError(f"{value!r} is not a list of numbers; {context}")
+            raise TypeError(
+                f"{value!r} is not a list of numbers; a channel's parameter takes a single one; {context}"
+            )
         for position, element in enumerate(value):
             if isinstance(element, bool) or not isinstance(element, int | float | np.number):
                 raise TypeError(f"element {position}: {element!r} is not a number; {context}")
@@ -54,6 +56,21 @@ class ListWithin(Validator[Sequence[float]]):
                     f"element {position}: {number:g} {self.unit} is outside "
                     f"{self.low:g}..{self.high:g} {self.unit}; {context}"
                 )
+
+
+class Words(Strings):
+    """One of a few words."""
+
+    def __init__(self, words: Iterable[str]) -> None:
+        super().__init__()
+        self._valid_values = tuple(words)
+
+    def validate(self, value: str, context: str = "") -> None:
+        """Raise LimitError for another word, TypeError for anything else."""
+        if not isinstance(value, str):
+            raise TypeError(f"{value!r} is not a word; {context}")
+        if value not in self._valid_values:
+            raise LimitError(f"{value!r} is none of {', '.join(self._valid_values)}; {context}")
 
 
 def plain(value: Any) -> Any:

@@ -16,7 +16,9 @@ from qcodes.dataset import (
 )
 from qcodes.instrument import Instrument
 from qcodes.parameters import ManualParameter
+from qcodes.validators import Bool
 
+from drivers.links.errors import LimitError
 from drivers.settings import WithSettings
 
 
@@ -70,3 +72,22 @@ def test_a_curve_is_swept(counter: Counter) -> None:
 
 def test_a_snapshot_holds_no_curve(counter: Counter) -> None:
     assert "value" not in counter.snapshot(update=True)["parameters"]["histogram"]
+
+
+def test_switches_and_words_are_stored_too(counter: Counter) -> None:
+    switch = counter.add_setting(
+        "switch", label="Switch", get=lambda: True, put=lambda on: None, limits=Bool(), initial_value=True
+    )
+    clock = counter.add_parameter(
+        "clock", get_cmd=lambda: "INT", val_mapping={"internal": "INT", "external": "EXT"}
+    )
+    measurement = Measurement()
+    measurement.register_parameter(switch)
+    measurement.register_parameter(clock)
+    with measurement.run(write_in_background=False) as run:
+        run.add_result((switch, switch()), (clock, clock()))
+    stored = run.dataset.get_parameter_data()
+    assert stored["counter_switch"]["counter_switch"] == [1]
+    assert stored["counter_clock"]["counter_clock"] == ["internal"]
+    with pytest.raises(LimitError, match="'rubidium' is none of internal, external"):
+        clock.validate("rubidium")
