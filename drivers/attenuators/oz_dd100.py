@@ -126,6 +126,8 @@ class OzDD100(LabInstrument):
                 LimitError,
                 f"min_attenuation_db = {self._min_db:g} dB is more than the unit's largest, {high:g} dB",
             )
+        if (lowest := max(self._min_db, low)) < high:
+            self.attenuation_db.vals = Within(lowest, high, "dB")
         wanted_db = self._insertion_loss_db
         if wanted_db is not None and abs(low - wanted_db) > self._tolerance_db:
             raise self.error(
@@ -171,7 +173,11 @@ class OzDD100(LabInstrument):
                 raise self.error(NotReadyError, f"does not rest at its largest attenuation, {high:.2f} dB")
 
     def tune(self, wavelength_nm: float) -> None:
-        """Nothing to do: the unit is calibrated at one wavelength and offers no other."""
+        """Nothing to do for a unit calibrated at one wavelength.
+
+        Those calibrated at several choose by a ``W`` command whose argument no source explains, and no known query
+        tells the choice: set it by hand.
+        """
 
     def let_through(self) -> None:
         """Nothing to open, as the unit has no shutter; LimitError unless it attenuates enough for this set-up."""
@@ -287,7 +293,7 @@ class OzDD100(LabInstrument):
 
         Returns the configuration if it had to be asked for.
         """
-        if self._in_step_with == self.link.renewed:
+        if self._in_step_with == self.link.renewed and not self._unasked():
             return None
         timeout_s = self.link.timeout_s
         give_up = max(self._rests_at, self.link.now() + timeout_s)
@@ -314,6 +320,16 @@ class OzDD100(LabInstrument):
         self.link.drain()
         self._answered()
         return configuration
+
+    def _unasked(self) -> bytes:
+        """What came since the last reply, apart from the empty line that ends it: nothing, unless it came twice."""
+        try:
+            unasked = self.link.read_some(self.link.now()).strip()
+        except LinkTimeoutError:
+            return b""
+        if unasked:
+            logger.warning("%s at %s: %d bytes came unasked", self.name, self.address, len(unasked))
+        return unasked
 
     def _skip_to_configuration(self, deadline: float, skipped: list[object]) -> list[str]:
         while True:

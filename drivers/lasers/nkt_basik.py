@@ -73,12 +73,14 @@ BAUDRATE = 115200
 DEFAULT_MODULE = 1
 MAX_OFFSET_PM = 3276.7  # what 16 bits of 0.1 pm can say; the module's own range is narrower and answers NACK
 POWER_STEP_MW, OFFSET_STEP_PM, DBM_STEP = 0.01, 0.1, 0.01
-PARAMETER_OF = {
-    REG_POWER_SETPOINT: "power_mw",
-    REG_POWER_SETPOINT_DBM: "power_mw",
-    REG_OFFSET_SETPOINT: "wavelength_offset_pm",
-    REG_EMISSION: "emission",
+BEHIND = {
+    REG_POWER_SETPOINT: "set power_mw",
+    REG_POWER_SETPOINT_DBM: "set power_mw",
+    REG_OFFSET_SETPOINT: "set wavelength_offset_pm",
+    REG_EMISSION: "set emission",
+    REG_SETUP: "connect() sets it, so that the power set point holds",
 }
+"""Registers that limits stand before, with what to use instead."""
 
 
 class NKTBasik(LabInstrument):
@@ -317,15 +319,12 @@ class NKTBasik(LabInstrument):
     def write_raw(self, cmd: str) -> None:
         """``write("0x8D 4c415345")``: set a register to these bytes and read it back.
 
-        Raises LimitError for a register that a parameter with limits sets.
+        Raises LimitError for a register that would get round the limits.
         """
         number, _, data = cmd.strip().partition(" ")
         register = _register(number)
-        if register in PARAMETER_OF:
-            raise self.error(
-                LimitError,
-                f"register 0x{register:02X} has limits; set it through {PARAMETER_OF[register]}",
-            )
+        if register in BEHIND:
+            raise self.error(LimitError, f"register 0x{register:02X} has limits; {BEHIND[register]}")
         self._write_verified(register, bytes.fromhex(data))
 
     def _read_wavelength(self) -> float:

@@ -84,7 +84,8 @@ class OzDD100Twin:
         self._reply_on_arrival: list[str] | None = None
         self._last_reply = ""
         self._lock = threading.Lock()
-        self._server = PtyServer(self._receive, self.faults, on_tick=self.tick, tick_s=0.01)
+        moves_by_time = self.tick if speed_db_per_s is not None else None
+        self._server = PtyServer(self._receive, self.faults, on_tick=moves_by_time, tick_s=0.01)
         on_attenuation(self._position / 100)
 
     def serve(self, host: str = "") -> str:

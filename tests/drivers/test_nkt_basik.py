@@ -442,7 +442,7 @@ class TestKnownState:
     def test_what_was_changed_since_connecting_is_set_again_before_light(self, bench, light):
         twin, laser = bench()
         laser.write("0xB5 01")
-        laser.write("0x31 0001")
+        laser._bus.write(0x31, b"\x00\x01")  # somebody else's program
         assert twin.state()["modulated"] is True
         laser.emission(True)
         assert twin.state()["modulated"] is False
@@ -600,7 +600,7 @@ def test_registers_are_read_and_written_by_number(bench):
     assert laser.ask("50") == (15501200).to_bytes(4, "little").hex()
     laser.write("0x2B f401")
     assert laser.ask("0x2B") == "f401"
-    for register in ("0x22", "0xA0", "0x2A", "0x30"):
+    for register in ("0x22", "0xA0", "0x2A", "0x30", "0x31"):
         with pytest.raises(LimitError, match="has limits"):
             laser.write(f"{register} 01")
     with pytest.raises(ValueError, match="0x00 to 0xFF"):

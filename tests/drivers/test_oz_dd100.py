@@ -273,6 +273,21 @@ def test_a_serial_server_on_the_network():
         attenuator.close()
 
 
+def test_a_reply_that_comes_twice_is_not_taken_for_the_next(scripted, caplog):
+    elsewhere = b"DPos:1\r\nATTEN:30.00\r\nDone\r\n\r\n"
+    attenuator = scripted(*CONNECTING, POSITION + POSITION, CONFIGURATION, elsewhere)
+    attenuator.connect()
+    assert attenuator.attenuation_db() == 20.0
+    time.sleep(0.05)  # the second one is there
+    assert attenuator.attenuation_db() == 30.0
+    assert "came unasked" in caplog.text
+
+
+def test_limits_shown_are_those_of_the_unit(bench):
+    _, attenuator = bench(insertion_loss_db=1.5, max_attenuation_db=50.0)
+    assert (attenuator.attenuation_db.vals.min_value, attenuator.attenuation_db.vals.max_value) == (1.5, 50.0)
+
+
 @pytest.mark.parametrize("kind", [np.float64, np.float32, np.int16, np.int64])
 def test_numpy_scalars(bench, kind):
     _, attenuator = bench()
@@ -391,7 +406,7 @@ class TestInterrupts:
     def test_safe_state_is_sent_at_once_and_reached(self, bench, while_moving):
         """Another thread moves towards 1 dB; the largest attenuation goes out within a moment, and is reached."""
         twin, attenuator = bench(
-            motor_db_per_s=100.0, while_moving=while_moving, driver_options={"timeout_s": 0.1}
+            motor_db_per_s=200.0, while_moving=while_moving, driver_options={"timeout_s": 0.1}
         )
         sent, raised = [], []
         attenuator.link.tap = lambda direction, data: sent.append((direction, data, time.monotonic()))
