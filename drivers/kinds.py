@@ -155,6 +155,14 @@ class PhotonDetectors(Protocol):
 class TimeTagger(Protocol):
     """Fires the trigger line and tags the clicks of one record at a time."""
 
+    @property
+    def inputs(self) -> Sequence[int]:
+        """The numbers of its inputs."""
+
+    @property
+    def threshold_limits_v(self) -> tuple[float, float]:
+        """Least and greatest threshold of an input."""
+
     def configure(self, channels: Sequence[int], threshold_v: float) -> None:
         """Enable these inputs and set up single records."""
 

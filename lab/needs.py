@@ -60,7 +60,7 @@ def needs_of(role: str) -> tuple[Need[Any], ...]:
 
 def servers(role: str, entries: Sequence[InstrumentEntry]) -> dict[str, Server]:
     """Who serves each need of a role, by its name; ``entries`` are the role's, of a file without mistakes."""
-    return {need.name: _candidates(need, entries)[0] for need in needs_of(role)}
+    return {need.name: candidates(need, entries)[0] for need in needs_of(role)}
 
 
 def mistakes(role: str, entries: Mapping[int, InstrumentEntry]) -> Iterator[tuple[str, str]]:
@@ -92,7 +92,7 @@ def mistakes(role: str, entries: Mapping[int, InstrumentEntry]) -> Iterator[tupl
 
 
 def _unserved(role: str, need: Need[Any], entries: Sequence[InstrumentEntry]) -> Iterator[tuple[str, str]]:
-    found = _candidates(need, entries)
+    found = candidates(need, entries)
     if len(found) == 1:
         return
     told = any(need.name in entry.serves for entry in entries)
@@ -109,7 +109,7 @@ def _unserved(role: str, need: Need[Any], entries: Sequence[InstrumentEntry]) ->
         yield "instruments", f"{what}, found {', '.join(map(str, found))}; {says}"
 
 
-def _candidates(need: Need[Any], entries: Sequence[InstrumentEntry]) -> list[Server]:
+def candidates(need: Need[Any], entries: Sequence[InstrumentEntry]) -> list[Server]:
     """Whom the file names for a need, or else every channel that offers its kind."""
     offered = [
         (entry, channel) for entry in entries for channel in catalogue.row(entry.model).channels(need.kind)

@@ -121,9 +121,9 @@ class Station:
     def _expect(self, name: str, identity: Identity) -> None:
         """Raise WrongInstrumentError unless it is the very instrument that the testbed file means."""
         entry = next(each for each in self.entries if each.name == name)
-        if entry.serial and identity.serial_number != entry.serial:
+        if entry.serial_number and identity.serial_number != entry.serial_number:
             raise WrongInstrumentError(
-                f"serial number {identity.serial_number} answers, the testbed file says {entry.serial}: "
+                f"serial number {identity.serial_number} answers, the testbed file says {entry.serial_number}: "
                 "two instruments may be swapped; put the right address there, or the right serial number",
                 instrument=name,
                 address=entry.address,

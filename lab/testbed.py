@@ -5,7 +5,8 @@ the protocol's parameters and the public CURVE key of every role; it holds no se
 instrument is the only difference between a real and a simulated one: ``auto`` means "the simulator picks",
 and only ``qunetlab simulate`` accepts that word.
 
-:func:`load_testbed` reports every mistake at once, each with the path of its key.
+:func:`load_testbed` reports every mistake at once, each with the path of its key.  A field that carries a physical
+quantity declares beside it which magnitudes are plausible (:mod:`lab.quantities`).
 """
 
 from __future__ import annotations
@@ -13,8 +14,7 @@ from __future__ import annotations
 import json
 import math
 import tomllib
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -24,11 +24,13 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from drivers import catalogue
-from lab.needs import LAUNCH, Server, mistakes, servers
+from lab.consistency import Mistake, content_mistakes, mistakes_between, unknown_model
+from lab.needs import LAUNCH, Server, servers
+from lab.quantities import Plausible, implausible, unit_of
 from orchestrator.durable import replace_file
-from orchestrator.protocols.catalogue import DEFAULT, objection
+from orchestrator.protocols.catalogue import DEFAULT
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 AUTO = "auto"
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,30}$")]
@@ -36,7 +38,8 @@ InstrumentName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")]
 """QCoDeS wants identifiers."""
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
-Probability = Annotated[float, Field(ge=0, le=1)]
+NotBefore = Annotated[int, Field(ge=0)]
+"""A delay: nothing arrives before the trigger that it counts from."""
 Options = dict[str, str | int | float | bool | list[int] | list[float]]
 
 
@@ -45,7 +48,7 @@ class TestbedError(Exception):
 
     __test__ = False
 
-    def __init__(self, path: Path, problems: list[tuple[str, str]]) -> None:
+    def __init__(self, path: Path, problems: list[Mistake]) -> None:
         self.path = path
         self.problems = problems
         lines = [f"{path}: {len(problems)} mistake{'s' if len(problems) != 1 else ''} in the testbed file"]
@@ -78,17 +81,17 @@ class Protocol(Section):
     """What both nodes of a pair fix before a block."""
 
     name: str = DEFAULT
-    clock_hz: Positive = 100e6
+    clock_hz: Annotated[Positive, Plausible(1e5, 1e11)] = 100e6
     slots_per_frame: Annotated[int, Field(ge=2048, le=2**24)] = 2**22
     samples_per_slot: Annotated[int, Field(ge=2, le=64)] = 2
     pulses_per_block: Annotated[int, Field(ge=2048, le=10**13)] = 100_000_000
     eps_sec: Annotated[float, Field(ge=1e-80, lt=1)] = 1e-10
     eps_cor: Annotated[float, Field(ge=1e-80, lt=1)] = 1e-15
     f_ec: Annotated[float, Field(ge=1, le=2)] = 1.10
-    gate_ns: Positive = 1.0
-    intensity_tolerance_db: NonNegative = 0.1
+    gate_ns: Annotated[Positive, Plausible(1e-3, 1e4)] = 1.0
+    intensity_tolerance_db: Annotated[NonNegative, Plausible(1e-3, 6)] = 0.1
     """How far above nominal the proof assumes the intensity to be: drift allowed plus monitor error."""
-    monitor_uncertainty_db: NonNegative = 0.05
+    monitor_uncertainty_db: Annotated[NonNegative, Plausible(1e-4, 6)] = 0.05
     """Calibration error of power monitor and attenuator together; the rest of the tolerance is for drift."""
     qber_limit: Annotated[float, Field(gt=0, lt=0.5)] = 0.06
     auth_refill_bits: Annotated[int, Field(ge=0)] = 4096
@@ -101,49 +104,49 @@ class Protocol(Section):
 class Ring(Section):
     """The fibre ring and the light the relay launches into it."""
 
-    length_km: Positive
-    fibre_loss_db_per_km: NonNegative
-    station_pass_loss_db: NonNegative
-    relay_loss_db: NonNegative
-    laser_power_mw: Positive
-    launch_attenuation_db: NonNegative
-    wavelength_nm: Positive = 1550.12
+    length_km: Annotated[Positive, Plausible(0.01, 2000)]
+    fibre_loss_db_per_km: Annotated[NonNegative, Plausible(0.01, 20)]
+    station_pass_loss_db: Annotated[NonNegative, Plausible(1e-3, 60)]
+    relay_loss_db: Annotated[NonNegative, Plausible(1e-3, 60)]
+    laser_power_mw: Annotated[Positive, Plausible(0.02, 1000)]
+    launch_attenuation_db: Annotated[NonNegative, Plausible(0.1, 120)]
+    wavelength_nm: Annotated[Positive, Plausible(350, 2500)] = 1550.12
 
 
 class Calibration(Section):
     """The channel as calibrated; what the nodes plan their blocks with."""
 
-    visibility: Annotated[float, Field(gt=0, le=1)]
-    dark_count_probability: Annotated[float, Field(ge=0, lt=1)]
-    detector_efficiency: Annotated[float, Field(gt=0, le=1)]
-    detector_delays_ps: Annotated[tuple[int, int], Field()]
+    visibility: Annotated[float, Field(gt=0, le=1), Plausible(0.01, 1)]
+    dark_count_probability: Annotated[float, Field(ge=0, lt=1), Plausible(1e-15, 0.1)]
+    detector_efficiency: Annotated[float, Field(gt=0, le=1), Plausible(1e-3, 1)]
+    detector_delays_ps: Annotated[tuple[NotBefore, NotBefore], Plausible(1, 1e9)]
 
 
 class Detectors(Section):
     """How the relay runs its two detectors and the time tagger's inputs."""
 
     channels: tuple[int, int] = (1, 2)
-    bias_ua: tuple[float, float]
-    trigger_mv: tuple[float, float]
-    threshold_v: float = 0.1
+    bias_ua: Annotated[tuple[float, float], Plausible(0.5, 200)]
+    trigger_mv: Annotated[tuple[float, float], Plausible(1, 5000)]
+    threshold_v: Annotated[float, Plausible(1e-3, 10)] = 0.1
 
 
 class User(Section):
     """One user station; stations stand in the file in ring order, clockwise from the relay."""
 
     name: Name
-    position_km: Positive
-    v_pi_v: Positive
-    rf_gain: Positive
-    awg_amplitude_vpp: Positive
-    monitor_ratio: Positive
+    position_km: Annotated[Positive, Plausible(1e-3, 2000)]
+    v_pi_v: Annotated[Positive, Plausible(0.1, 100)]
+    rf_gain: Annotated[Positive, Plausible(0.1, 1000)]
+    awg_amplitude_vpp: Annotated[Positive, Plausible(0.01, 20)]
+    monitor_ratio: Annotated[Positive, Plausible(1e-6, 1e6)]
     delivery: str = AUTO
 
 
 class InstrumentEntry(Section):
     """One instrument: what it is, whose it is, where it answers.
 
-    ``serial``: the serial number that must answer there; any does where it is left out.  Addresses that follow the
+    ``serial_number``: the one that must answer there; any does where it is left out.  Addresses that follow the
     order in which instruments were plugged in need it, or two of a kind may stand for each other.
     ``serves``: channel by need of its role, to be said where several could serve (:mod:`lab.needs`).
     """
@@ -152,9 +155,14 @@ class InstrumentEntry(Section):
     model: str
     owner: Name
     address: str = AUTO
-    serial: Annotated[str, Field(max_length=64)] = ""
+    serial_number: Annotated[str, Field(max_length=64)] = ""
     serves: dict[str, str] = Field(default_factory=dict)
     options: Options = Field(default_factory=dict)
+
+    @property
+    def has_address(self) -> bool:
+        """Whether it stands somewhere already; the simulator picks an address otherwise."""
+        return self.address != AUTO
 
 
 class Cabling(Section):
@@ -168,14 +176,14 @@ class Simulation(Section):
     """What the simulated ring hides from the software that measures it."""
 
     seed: Annotated[int, Field(ge=0)] = 1
-    visibility: Annotated[float, Field(gt=0, le=1)]
-    detector_efficiency: Annotated[float, Field(gt=0, le=1)]
-    dark_count_probability: Annotated[float, Field(ge=0, lt=1)]
+    visibility: Annotated[float, Field(gt=0, le=1), Plausible(0.01, 1)]
+    detector_efficiency: Annotated[float, Field(gt=0, le=1), Plausible(1e-3, 1)]
+    dark_count_probability: Annotated[float, Field(ge=0, lt=1), Plausible(1e-15, 0.1)]
     splitter_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.5
     phase_noise_rad: NonNegative = 0.0
     phase_offset_rad: float = 0.0
-    dead_time_ns: NonNegative = 20.0
-    jitter_ps: NonNegative = 30.0
+    dead_time_ns: Annotated[NonNegative, Plausible(0.1, 1e4)] = 20.0
+    jitter_ps: Annotated[NonNegative, Plausible(0.1, 1e4)] = 30.0
     afterpulse_probability: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
@@ -198,7 +206,7 @@ class Testbed(Section):
 
     __test__ = False
 
-    schema_version: Literal[2]
+    schema_version: Literal[3]
     name: Name
     description: str = ""
     hub: Hub = Hub()
@@ -296,41 +304,60 @@ def read_testbed(path: Path) -> dict[str, Any]:
 
 def parse_testbed(data: Mapping[str, Any], path: Path) -> Testbed:
     """Validate the parsed content of a testbed file; ``path`` is for messages only."""
+    testbed, problems = examine(data, path)
+    if testbed is None or problems:
+        raise TestbedError(path, problems)
+    return testbed
+
+
+def examine(data: Mapping[str, Any], path: Path) -> tuple[Testbed | None, list[Mistake]]:
+    """A testbed with every mistake that can be told without drivers; none where fields are not well-formed.
+
+    Raises TestbedError for a version that is not known.
+    """
     data = _migrated(data)
     version = data.get("schema_version")
     if isinstance(version, int) and version != SCHEMA_VERSION:
         text = f"version {version} is not known to this release, which reads versions 1 to {SCHEMA_VERSION}"
         raise TestbedError(path, [("schema_version", text)])
+    told = [*implausible(Testbed, data), *content_mistakes(data)]
     try:
         testbed = Testbed.model_validate_json(json.dumps(data, default=str), strict=True)
     except ValidationError as error:
+        places = {place for place, _ in told}
         problems = [(_place(item["loc"]), _explain(item)) for item in error.errors()]
-        raise TestbedError(path, problems + list(_raw_checks(data))) from None
-    problems = list(_raw_checks(data)) + list(_consistency(testbed))
-    if problems:
-        raise TestbedError(path, problems)
-    return testbed
+        return None, [each for each in problems if each[0] not in places] + told
+    return testbed, told + list(mistakes_between(testbed))
 
 
 def _migrated(data: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Content of version 1 as version 2 has it: the launch attenuator's channel stands at the instrument."""
-    ring, entries = data.get("ring"), data.get("instruments")
-    if data.get("schema_version") != 1 or not isinstance(ring, dict) or not isinstance(entries, list):
+    """Content of an earlier version as this one has it.
+
+    Version 1 had the launch attenuator's channel in the ring, it stands at the instrument; versions 1 and 2 called an
+    instrument's serial number ``serial``.
+    """
+    version, ring, entries = data.get("schema_version"), data.get("ring"), data.get("instruments")
+    if isinstance(version, bool) or version not in (1, 2) or not isinstance(entries, list):
         return data
-    channel = f"ch{ring.get('launch_channel', 1)}"
-    return {
-        **data,
-        "schema_version": SCHEMA_VERSION,
-        "ring": {key: value for key, value in ring.items() if key != "launch_channel"},
-        "instruments": [
+    entries = [_with_serial_number(entry) for entry in entries]
+    if version == 1 and isinstance(ring, dict):
+        channel = f"ch{ring.get('launch_channel', 1)}"
+        ring = {key: value for key, value in ring.items() if key != "launch_channel"}
+        entries = [
             {**entry, "serves": {LAUNCH.name: channel}} if _attenuates_for_relay(entry) else entry
             for entry in entries
-        ],
-    }
+        ]
+    return {**data, "schema_version": SCHEMA_VERSION, "ring": ring, "instruments": entries}
+
+
+def _with_serial_number(entry: object) -> object:
+    if not isinstance(entry, dict) or "serial" not in entry or "serial_number" in entry:
+        return entry
+    return {"serial_number" if key == "serial" else key: value for key, value in entry.items()}
 
 
 def _attenuates_for_relay(entry: object) -> bool:
-    if not isinstance(entry, dict) or entry.get("owner") != "relay" or _unknown(str(entry.get("model"))):
+    if not isinstance(entry, dict) or entry.get("owner") != "relay" or unknown_model(str(entry.get("model"))):
         return False
     return bool(catalogue.row(entry["model"]).channels(LAUNCH.kind))
 
@@ -358,110 +385,8 @@ def _place(loc: tuple[str | int, ...]) -> str:
 
 
 def _explain(item: Any) -> str:
-    message = str(item["msg"])
-    message = "unknown key; check its spelling" if item["type"] == "extra_forbidden" else message
-    message = "missing" if item["type"] == "missing" else message
+    message = "missing" if item["type"] == "missing" else str(item["msg"])
     shown = item.get("input")
-    return f"{message} (got {shown!r})" if isinstance(shown, str | int | float) else message
-
-
-def _raw_checks(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Checks on names that work even where other parts of the file are wrong."""
-    protocol = data.get("protocol")
-    name = protocol.get("name", DEFAULT) if isinstance(protocol, dict) else DEFAULT
-    if isinstance(name, str) and (why := objection(name)):
-        yield "protocol.name", why
-    for section in ("users", "instruments"):
-        entries = data.get(section)
-        if not isinstance(entries, list):
-            continue
-        names = [entry.get("name") for entry in entries if isinstance(entry, dict)]
-        for name, count in Counter(name for name in names if isinstance(name, str)).items():
-            if count > 1:
-                yield section, f"the name {name!r} is used {count} times; names must be unique"
-    entries = data.get("instruments")
-    for index, entry in enumerate(entries if isinstance(entries, list) else []):
-        model = entry.get("model") if isinstance(entry, dict) else None
-        if isinstance(model, str) and (why := _unknown(model)):
-            yield f"instruments[{index}].model", why
-
-
-def _consistency(testbed: Testbed) -> Iterator[tuple[str, str]]:
-    """Checks between the sections of a file whose fields are all well-formed."""
-    protocol, ring = testbed.protocol, testbed.ring
-    if protocol.slots_per_frame & (protocol.slots_per_frame - 1):
-        yield "protocol.slots_per_frame", f"must be a power of two (got {protocol.slots_per_frame})"
-    if protocol.samples_per_slot % 2:
-        yield "protocol.samples_per_slot", "must be even: each direction is gated in its own half of the slot"
-    if protocol.gate_ns > 1e9 / protocol.clock_hz:
-        yield "protocol.gate_ns", f"a gate cannot be longer than a slot ({1e9 / protocol.clock_hz:g} ns)"
-    if protocol.monitor_uncertainty_db >= protocol.intensity_tolerance_db:
-        yield "protocol.monitor_uncertainty_db", "leaves no room for drift within intensity_tolerance_db"
-    others = {
-        "orchestrator",
-        "relay",
-        "observer",
-        "fl-server",
-        *(f"fl-{name}" for name in testbed.user_names()),
-    }
-    for index, user in enumerate(testbed.users):
-        if user.name in others or user.name == "server":
-            clash = "fl-server" if user.name == "server" else user.name
-            yield (
-                f"users[{index}].name",
-                f"a user cannot be called {user.name!r}: {clash!r} is another role's name",
-            )
-    last_km = 0.0
-    for index, user in enumerate(testbed.users):
-        place = f"users[{index}]"
-        if not last_km < user.position_km < ring.length_km:
-            yield (
-                f"{place}.position_km",
-                (
-                    f"{user.name} at {user.position_km:g} km: stations stand in ring order between "
-                    f"{last_km:g} km and {ring.length_km:g} km"
-                ),
-            )
-        last_km = user.position_km
-        if user.rf_gain * user.awg_amplitude_vpp / 2 < user.v_pi_v:
-            yield (
-                f"{place}.awg_amplitude_vpp",
-                (
-                    f"the drive reaches {user.rf_gain * user.awg_amplitude_vpp / 2:g} V but a phase of pi needs "
-                    f"v_pi_v = {user.v_pi_v:g} V; raise rf_gain or the amplitude"
-                ),
-            )
-    yield from _ownership(testbed)
-    names = {entry.name for entry in testbed.instruments}
-    for name in (testbed.cabling.trigger_source, *testbed.cabling.trigger_sinks):
-        if name not in names:
-            yield "cabling", f"names {name!r}, which is no instrument of this file"
-    for role in testbed.keys:
-        if role not in testbed.roles():
-            yield f"keys.{role}", f"no such role; roles are {', '.join(testbed.roles())}"
-
-
-def _unknown(model: str) -> str:
-    """Why ``model`` cannot be had; empty if it can."""
-    try:
-        catalogue.row(model)
-    except catalogue.CatalogueError as error:
-        return str(error)
-    return ""
-
-
-def _ownership(testbed: Testbed) -> Iterator[tuple[str, str]]:
-    owners = ("relay", *testbed.user_names())
-    for index, entry in enumerate(testbed.instruments):
-        if entry.owner not in owners:
-            yield f"instruments[{index}].owner", f"{entry.owner!r} is neither the relay nor a user"
-    for owner in owners:
-        owned = {index: entry for index, entry in enumerate(testbed.instruments) if entry.owner == owner}
-        if not any(_unknown(entry.model) for entry in owned.values()):
-            yield from mistakes(owner, owned)
-    taken: dict[str, str] = {}
-    for index, entry in enumerate(testbed.instruments):
-        if entry.address != AUTO and entry.address in taken:
-            other = taken[entry.address]
-            yield f"instruments[{index}].address", f"{entry.address} already belongs to {other!r}"
-        taken.setdefault(entry.address, entry.name)
+    key = next((each for each in reversed(item["loc"]) if isinstance(each, str)), "")
+    unit = f" {unit_of(key).label}".rstrip() if isinstance(shown, int | float) else ""
+    return f"{message}{unit} (got {shown!r}{unit})" if isinstance(shown, str | int | float) else message

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from qcodes.validators import Numbers, Strings, Validator
+from qcodes.validators import Ints, Numbers, Strings, Validator
 
 from drivers.links.errors import LimitError
 
@@ -71,6 +71,15 @@ class Words(Strings):
             raise TypeError(f"{value!r} is not a word; {context}")
         if value not in self._valid_values:
             raise LimitError(f"{value!r} is none of {', '.join(self._valid_values)}; {context}")
+
+
+def limits_of(validator: Validator[Any] | None) -> tuple[float, float] | None:
+    """Least and greatest number that a validator lets through, for a list of each element; None if it has none."""
+    if isinstance(validator, ListWithin):
+        return validator.low, validator.high
+    if isinstance(validator, Numbers | Ints):
+        return float(validator.min_value), float(validator.max_value)
+    return None
 
 
 def plain(value: Any) -> Any:

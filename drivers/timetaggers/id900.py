@@ -66,6 +66,9 @@ class ID900(LabInstrument):
     ``transfer_timeout_s`` the time that tags may take from the end of a record to us.
     """
 
+    inputs = CHANNELS
+    threshold_limits_v = (-THRESHOLD_LIMIT_V, THRESHOLD_LIMIT_V)
+
     def __init__(
         self,
         name: str,
@@ -126,7 +129,7 @@ class ID900(LabInstrument):
                 get_cmd=lambda channel=channel: self.counts(channel),
                 snapshot_value=False,
             )
-        self._threshold_limits = Within(-THRESHOLD_LIMIT_V, THRESHOLD_LIMIT_V, "V")
+        self._threshold_limits = Within(*self.threshold_limits_v, "V")
         self._duration_limits = Within(1, MAX_DURATION_PS, "ps")
 
     # Link and identity

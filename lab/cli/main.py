@@ -65,13 +65,13 @@ def init(
 
 @app.command()
 def check(testbed: TestbedPath, as_json: Json = False) -> None:
-    """Validate a testbed file; every mistake is listed with its place."""
+    """Hold a testbed file against the drivers of its instruments; every mistake is listed with its place."""
+    from lab.checking import checked_testbed
     from lab.runs.testbeds.folder import find_testbed
     from lab.runs.testbeds.ring_size import pairs_without_key
-    from lab.testbed import load_testbed
     from orchestrator.events.status import pair_name
 
-    loaded = load_testbed(find_testbed(testbed))
+    loaded = checked_testbed(find_testbed(testbed))
     pairs = []
     losses = []
     for first, second in loaded.pairs():

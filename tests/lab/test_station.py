@@ -116,7 +116,7 @@ def relay_with_serials(log: list[str], swapped: bool) -> Station:
     for entry in data["instruments"]:
         entry["address"] = entry["name"]
         if entry["owner"] == "relay":
-            entry["serial"] = f"serial-of-{entry['name']}"
+            entry["serial_number"] = f"serial-of-{entry['name']}"
     other = {"laser": "launch", "launch": "laser"} if swapped else {}
 
     def create(model: str, name: str, address: str) -> FakeInstrument:

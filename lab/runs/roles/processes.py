@@ -53,10 +53,12 @@ def orchestrator_role(path: Path, secrets: Path | None, state: Path | None) -> i
 
 def relay_role(path: Path, secrets: Path | None, state: Path | None) -> int:
     """Measurement relay."""
+    from lab.checking import checked_testbed
     from lab.guard import guarded_station
     from orchestrator.processes.relay import run_relay
 
     runtime = Runtime("relay", path, secrets, state)
+    checked_testbed(runtime.testbed_path, ("relay",))
     with guarded_station(runtime.testbed, runtime.testbed_path, "relay", runtime.state) as station:
         run_relay(
             runtime.testbed,
@@ -73,12 +75,14 @@ def node_role(
     name: str, path: Path, secrets: Path | None, state: Path | None, store_key: str = "file"
 ) -> int:
     """One user's node."""
+    from lab.checking import checked_testbed
     from lab.guard import guarded_station
     from lab.runs.testbeds.store_key import StoreKey
     from orchestrator.processes.node import run_node
 
     runtime = Runtime(name, path, secrets, state)
     _require_user(runtime, name)
+    checked_testbed(runtime.testbed_path, (name,))
     kek = StoreKey.parse(store_key).kek(name, runtime.secrets)
     with guarded_station(runtime.testbed, runtime.testbed_path, name, runtime.state) as station:
         run_node(

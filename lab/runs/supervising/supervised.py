@@ -220,12 +220,20 @@ class Run:
             self.note(name, event)
 
 
+def _check(path: Path) -> None:
+    """Hold the file against the drivers while nothing runs yet; raises TestbedError."""
+    from lab.checking import checked_testbed
+
+    checked_testbed(path)
+
+
 @contextmanager
 def supervised_run(source: str, changes: dict[str, Any]) -> Iterator[Run]:
     """A run in a private temporary folder; everything is stopped and removed at the end, whatever happens.
 
     ``source`` is a bundled testbed, a file or a folder with one; ``changes`` maps sections to keys that are replaced in it.
     """
+    _check(source_path(source))
     with ending_on_signals(), private_folder() as folder:
         testbed_path = create_folder(folder / "testbed", source_path(source))
         data = read_testbed(testbed_path)
@@ -243,6 +251,7 @@ def supervised_run(source: str, changes: dict[str, Any]) -> Iterator[Run]:
 def supervised_folder(home: Path) -> Iterator[Run]:
     """A run with the keys of a testbed folder; its file is left as it is, its secrets and state are used."""
     source = find_testbed(home)
+    _check(source)
     with ending_on_signals(), private_folder() as folder:
         (folder / "testbed").mkdir()
         testbed_path = folder / "testbed" / source.name

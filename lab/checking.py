@@ -1,0 +1,285 @@
+"""A testbed file held against the drivers of its instruments, before anything is connected.
+
+A driver opens nothing in its constructor, so each is made as its role would make it, asked for its limits, and closed.
+What is told, each with its place in the file: addresses of another form than the model has, options that the driver
+does not take or not of this type, and physical values outside the limits of the parameter that will be set to them.
+So a limit is declared once, in the driver, and the options of a set-up (``max_power_mw``) narrow it here too.
+
+Drivers load QCoDeS: only commands that start or check a whole testbed and roles that own instruments import this.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+from pydantic import ValidationError
+from qcodes.parameters import ParameterBase
+
+from drivers.base import LabInstrument
+from drivers.catalogue import CatalogueError, create_instrument, driver_class, row
+from drivers.links.addresses import AddressError
+from drivers.links.limits import limits_of
+from lab.consistency import Mistake, meaning, unknown_model
+from lab.needs import ATTENUATOR, DETECTORS, LASER, LAUNCH, MODULATOR, MONITOR, TAGGER, Need, candidates
+from lab.quantities import UNITS, Plausible, items, number, unit_of
+from lab.testbed import InstrumentEntry, Testbed, TestbedError, examine, read_testbed
+
+OPTION_RANGES = {
+    "db_per_s": Plausible(1e-3, 1e5),
+    "db": Plausible(1e-4, 120),
+    "mv": Plausible(1, 5000),
+    "mw": Plausible(0.02, 1000),
+    "nm": Plausible(350, 2500),
+    "ps": Plausible(1, 1e12),
+    "s": Plausible(1e-4, 900),
+    "ua": Plausible(0.5, 200),
+}
+"""What a driver's option may plausibly be, by the unit that its name ends in, longer ends first."""
+
+
+def checked_testbed(path: Path, owners: Collection[str] | None = None) -> Testbed:
+    """The testbed of a file, held against the drivers of all its instruments or those of some ``owners``.
+
+    Raises TestbedError with every mistake, and FileNotFoundError as it comes.
+    """
+    data = read_testbed(path)
+    testbed, found = examine(data, path)
+    problems = dict(found)
+    entries = testbed.instruments if testbed else _well_formed(data)
+    with ExitStack() as stack:
+        made: dict[str, LabInstrument] = {}
+        for index, entry in enumerate(entries):
+            if entry is None or unknown_model(entry.model) or (owners and entry.owner not in owners):
+                continue
+            place = f"instruments[{index}]"
+            wrong = [*_address(place, entry), *_options(place, entry)] or _create(place, entry, made, stack)
+            found += [each for each in wrong if each[0] not in problems]
+        values = value_mistakes(testbed, made) if testbed else {}
+    found = [(place, "; ".join((why, *filter(None, [values.pop(place, "")])))) for place, why in found]
+    found += values.items()
+    if testbed is None or found:
+        raise TestbedError(path, found)
+    return testbed
+
+
+def _well_formed(data: Mapping[str, Any]) -> list[InstrumentEntry | None]:
+    """The instruments of a file whose other parts are wrong, by index; None for those that are wrong themselves."""
+    found: list[InstrumentEntry | None] = []
+    entries = data.get("instruments")
+    for entry in entries if isinstance(entries, list) else []:
+        try:
+            found.append(InstrumentEntry.model_validate_json(json.dumps(entry, default=str), strict=True))
+        except ValidationError:
+            found.append(None)
+    return found
+
+
+def _create(
+    place: str, entry: InstrumentEntry, made: dict[str, LabInstrument], stack: ExitStack
+) -> list[Mistake]:
+    """Add the driver of an entry to ``made``, closed with ``stack``; what it objects to.
+
+    It is made under another name than the one under which it may be in use in this process.
+    """
+    name = f"check_{entry.name}_{len(made)}"
+    try:
+        instrument = create_instrument(entry.model, name, entry.address, **entry.options)
+    except CatalogueError as error:
+        return [(f"{place}.model", str(error))]
+    except Exception as error:  # noqa: BLE001 - whatever a driver's constructor objects to is a mistake of the file
+        said = str(error).removeprefix(f"{name} at {entry.address}: ")
+        return [(f"{place}.options", f"{entry.model} refuses them: {said or type(error).__name__}")]
+    stack.callback(instrument.close)
+    made[entry.name] = instrument
+    return []
+
+
+def _address(place: str, entry: InstrumentEntry) -> Iterator[Mistake]:
+    if entry.has_address:
+        try:
+            meaning(row(entry.model), entry.address)
+        except AddressError as error:
+            yield f"{place}.address", f"{entry.model}: {error}"
+
+
+# Options
+
+
+def _options(place: str, entry: InstrumentEntry) -> Iterator[Mistake]:
+    known = option_types(driver_class(entry.model))
+    for name, value in entry.options.items():
+        here = f"{place}.options.{name}"
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            meant = f"is {near[0]} meant? " if near else ""
+            yield (
+                here,
+                f"{entry.model} has no such option; {meant}it has {', '.join(sorted(known)) or 'none'}",
+            )
+            continue
+        try:
+            msgspec.convert(value, known[name], strict=True)
+        except msgspec.ValidationError as error:
+            yield here, f"{value!r} is of the wrong type; write {_words(known[name])} ({error})"
+            continue
+        for at, each in items(here, value):
+            if isinstance(each, int | float) and (why := _out_of_range(name, each)):
+                yield at, why
+
+
+def _out_of_range(name: str, value: float) -> str:
+    if name.endswith("_port") and not 0 < value < 65536:
+        return f"{value} is no port, which is a number from 1 to 65535"
+    if unit_of(name) is UNITS["s"] and (value < 0 or (value == 0 and name.endswith("timeout_s"))):
+        return f"{number(value)} s is no time to wait; write one above zero"
+    plausible = next((each for end, each in OPTION_RANGES.items() if name.endswith(f"_{end}")), None)
+    return plausible.objection(name, value) if plausible else ""
+
+
+def option_types(driver: type[LabInstrument]) -> dict[str, Any]:
+    """The options that a file can give to a driver, with their types: what its constructors take by name.
+
+    Functions, such as the clock of a test, stand in no file.
+    """
+    found: dict[str, Any] = {}
+    for cls in driver.__mro__:
+        if (init := vars(cls).get("__init__")) is not None:
+            hints = get_type_hints(init)
+            parameters = list(inspect.signature(init).parameters.values())[1:]
+            for each in parameters:
+                if each.kind is not each.VAR_KEYWORD and each.name not in ("name", "address"):
+                    found.setdefault(each.name, hints.get(each.name, str))
+            if not any(each.kind is each.VAR_KEYWORD for each in parameters):
+                break
+        if cls is LabInstrument:
+            break
+    return {name: hint for name, hint in found.items() if _in_toml(hint)}
+
+
+def _in_toml(hint: Any) -> bool:
+    if hint in (str, int, float, bool, NoneType, Ellipsis) or get_origin(hint) is Literal:
+        return True
+    return get_origin(hint) in (Union, UnionType, tuple, list) and all(map(_in_toml, get_args(hint)))
+
+
+def _words(hint: Any) -> str:
+    """A type for people."""
+    simple = {float: "a number", int: "a whole number", str: "text in quotes", bool: "true or false"}
+    if hint in simple:
+        return simple[hint]
+    inner = [_words(each) for each in get_args(hint) if each not in (NoneType, Ellipsis)]
+    if get_origin(hint) is Literal:
+        return " or ".join(repr(each) for each in get_args(hint))
+    if get_origin(hint) in (tuple, list):
+        return f"a list [{', '.join(inner)}]"
+    return " or ".join(inner)
+
+
+# Values
+
+
+@dataclass(frozen=True)
+class Use:
+    """A value of the file, and the parameter that will be set to it; ``how`` says how the value comes about."""
+
+    need: Need[Any]
+    parameter: str
+    place: str
+    value: float
+    how: str = ""
+
+
+def value_mistakes(testbed: Testbed, made: Mapping[str, LabInstrument]) -> dict[str, str]:
+    """By place: values outside the limits of the parameters of ``made`` instruments, by name, that they go to."""
+    limited: dict[Mistake, list[str]] = {}
+    for role in ("relay", *testbed.user_names()):
+        for use in _uses(testbed, role):
+            found = candidates(use.need, testbed.owned_by(role))
+            if len(found) != 1 or found[0].instrument not in made:
+                continue
+            instrument: Any = made[found[0].instrument]
+            served = getattr(instrument, found[0].channel) if found[0].channel else instrument
+            if why := _objection(served, use):
+                setting = _narrowing(type(instrument), use.parameter)
+                limited.setdefault((use.place, why), []).append(f"{found[0]}{setting}")
+    by_place: dict[str, list[str]] = {}
+    for (place, why), names in limited.items():
+        by_place.setdefault(place, []).append(f"{why}, the limits of {', '.join(names)}")
+    return {place: "; ".join(texts) for place, texts in by_place.items()}
+
+
+def _narrowing(driver: type[LabInstrument], parameter: str) -> str:
+    """The option that sets a parameter's limits, by its name: it has the parameter's unit."""
+    named = [
+        each
+        for each in option_types(driver)
+        if unit_of(each).label and unit_of(each) is unit_of(parameter) and ("max" in each or "limits" in each)
+    ]
+    return f" (set by its option {named[0]})" if len(named) == 1 else ""
+
+
+def _uses(testbed: Testbed, role: str) -> Iterator[Use]:
+    ring, detectors, protocol = testbed.ring, testbed.detectors, testbed.protocol
+    wavelength = ("wavelength_nm", "ring.wavelength_nm", ring.wavelength_nm)
+    if role == "relay":
+        yield Use(LASER, "power_mw", "ring.laser_power_mw", ring.laser_power_mw)
+        yield Use(LAUNCH, "attenuation_db", "ring.launch_attenuation_db", ring.launch_attenuation_db)
+        yield Use(LAUNCH, *wavelength)
+        for index in (0, 1):
+            yield Use(DETECTORS, "bias_current_ua", f"detectors.bias_ua[{index}]", detectors.bias_ua[index])
+            yield Use(
+                DETECTORS, "trigger_level_mv", f"detectors.trigger_mv[{index}]", detectors.trigger_mv[index]
+            )
+            yield Use(TAGGER, "inputs", f"detectors.channels[{index}]", detectors.channels[index])
+        yield Use(TAGGER, "threshold_v", "detectors.threshold_v", detectors.threshold_v)
+        return
+    user = testbed.user_names().index(role)
+    rate_hz = protocol.clock_hz * protocol.samples_per_slot
+    how = f"{number(protocol.clock_hz)} Hz with {protocol.samples_per_slot} samples per slot: "
+    yield Use(MODULATOR, "sample_rate_hz", "protocol.clock_hz", rate_hz, how)
+    yield Use(
+        MODULATOR, "amplitude_vpp", f"users[{user}].awg_amplitude_vpp", testbed.users[user].awg_amplitude_vpp
+    )
+    yield Use(ATTENUATOR, *wavelength)
+    yield Use(MONITOR, *wavelength)
+
+
+def _objection(served: Any, use: Use) -> str:
+    """Why what serves cannot be set so; empty if it can, or does not say."""
+    if use.need is TAGGER:
+        return _tagger_objection(served, use)
+    parameter = served.parameters.get(use.parameter)
+    if not isinstance(parameter, ParameterBase):
+        return ""
+    unit = str(getattr(parameter, "unit", ""))
+    if (limits := limits_of(parameter.vals)) is not None:
+        return _outside(use, limits, unit)
+    try:
+        parameter.validate([use.value] if use.need is DETECTORS else use.value)
+    except (ValueError, TypeError) as error:
+        return f"{use.how}{error.args[0] if error.args else error}"
+    return ""
+
+
+def _tagger_objection(served: Any, use: Use) -> str:
+    if use.parameter == "threshold_v":
+        return _outside(use, served.threshold_limits_v, "V")
+    if use.value in served.inputs:
+        return ""
+    return f"there is no input {use.value}, only {', '.join(map(str, served.inputs))}"
+
+
+def _outside(use: Use, limits: tuple[float, float], unit: str) -> str:
+    low, high = limits
+    if low <= use.value <= high:
+        return ""
+    return f"{use.how}{number(use.value)} {unit} is outside {number(low)} to {number(high)} {unit}"

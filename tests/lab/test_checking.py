@@ -1,0 +1,308 @@
+"""What is wrong with a testbed file's values, options and addresses is told before anything is connected.
+
+Every row is one mistake that a person makes: what is written, where it is told, and words of what is told.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from qcodes.instrument import Instrument
+
+from drivers.catalogue import driver_class
+from lab.checking import checked_testbed, option_types
+from lab.runs.testbeds.folder import TEMPLATES, template_path
+from lab.testbed import TestbedError, write_testbed
+
+
+def content() -> dict[str, Any]:
+    return tomllib.loads(template_path("simulated-four-node").read_text(encoding="utf-8"))
+
+
+def told(data: dict[str, Any], folder: Path) -> dict[str, str]:
+    """What is told of a file, by place."""
+    write_testbed(data, folder / "t.toml")
+    with pytest.raises(TestbedError) as caught:
+        checked_testbed(folder / "t.toml")
+    places = [place for place, _ in caught.value.problems]
+    assert len(places) == len(set(places)), "one message for each place"
+    return dict(caught.value.problems)
+
+
+def process(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "lab.cli.main", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def put(data: dict[str, Any], path: str, value: object) -> None:
+    """Set ``section.key`` or ``section.key.0.key`` of a file."""
+    *way, last = path.split(".")
+    target: Any = data
+    for step in way:
+        target = target[int(step)] if isinstance(target, list) else target.setdefault(step, {})
+    target[last] = value
+
+
+INDEX = {
+    name: index
+    for index, name in enumerate(
+        ["laser", "launch", "detectors", "tagger", "awg_alice", "voa_alice", "monitor_alice", "awg_bob"]
+    )
+}
+
+
+def of(name: str, key: str) -> str:
+    return f"instruments.{INDEX[name]}.{key}"
+
+
+VALUES = [
+    # in another unit
+    ("detectors.bias_ua", [20e-6, 20e-6], "detectors.bias_ua[0]", "2e-05 uA", "is it in A? then write 20"),
+    ("detectors.bias_ua", [20.0, 0.02], "detectors.bias_ua[1]", "0.02 uA", "is it in mA? then write 20"),
+    ("detectors.bias_ua", [20000.0, 20.0], "detectors.bias_ua[0]", "is it in nA? then write 20", "-40 to 40 uA"),
+    ("detectors.trigger_mv", [0.15, 0.15], "detectors.trigger_mv[1]", "is it in V? then write 150"),
+    ("detectors.trigger_mv", [-0.15, 150.0], "detectors.trigger_mv[0]", "is it in V? then write -150"),
+    ("detectors.threshold_v", 100.0, "detectors.threshold_v", "is it in mV? then write 0.1", "-2 to 2 V"),
+    ("ring.wavelength_nm", 1.55e-6, "ring.wavelength_nm", "is it in m? then write 1550"),
+    ("ring.wavelength_nm", 1.55012, "ring.wavelength_nm", "is it in um? then write 1550.12"),
+    ("ring.wavelength_nm", 193.4, "ring.wavelength_nm", "is it in THz? then write 1550.116"),
+    ("ring.wavelength_nm", 1550120.0, "ring.wavelength_nm", "is it in pm? then write 1550.12"),
+    ("ring.laser_power_mw", 0.001, "ring.laser_power_mw", "is it in W? then write 1"),
+    ("ring.laser_power_mw", 5000.0, "ring.laser_power_mw", "is it in uW? then write 5", "0 to 200 mW"),
+    ("ring.length_km", 6000.0, "ring.length_km", "is it in m? then write 6"),
+    ("users.0.position_km", 750.0, "users[0].position_km", "is it in m? then write 0.75"),
+    ("ring.fibre_loss_db_per_km", 2e-4, "ring.fibre_loss_db_per_km", "is it in dB/m? then write 0.2"),
+    ("protocol.clock_hz", 100.0, "protocol.clock_hz", "is it in MHz? then write 1e+08"),
+    ("protocol.clock_hz", 0.1, "protocol.clock_hz", "is it in GHz? then write 1e+08"),
+    ("protocol.gate_ns", 1e-9, "protocol.gate_ns", "is it in s? then write 1"),
+    ("protocol.gate_ns", 1000.0, "protocol.gate_ns", "is it in ps? then write 1", "slot (10 ns)"),
+    ("users.1.awg_amplitude_vpp", 500.0, "users[1].awg_amplitude_vpp", "is it in mVpp? then write 0.5"),
+    ("users.1.v_pi_v", 4000.0, "users[1].v_pi_v", "is it in mV? then write 4"),
+    ("calibration.visibility", 99.0, "calibration.visibility", "is it in %? then write 0.99"),
+    ("calibration.detector_efficiency", 75.0, "calibration.detector_efficiency", "is it in %? then write 0.75"),
+    ("simulation.dead_time_ns", 20e-9, "simulation.dead_time_ns", "is it in s? then write 20"),
+    # beyond what the driver's parameter takes
+    ("detectors.bias_ua", [20.0, 41.0], "detectors.bias_ua[1]", "41 uA is outside -40 to 40 uA", "set by its option max_bias_ua"),
+    ("detectors.bias_ua", [2000.0, 20.0], "detectors.bias_ua[0]", "2000 uA", "-40 to 40 uA, the limits of detectors"),
+    ("detectors.trigger_mv", [150.0, -1500.0], "detectors.trigger_mv[1]", "-1500 mV is outside -1000 to 1000 mV"),
+    ("detectors.trigger_mv", [150e3, 150.0], "detectors.trigger_mv[0]", "150000 mV", "-1000 to 1000 mV"),
+    ("detectors.threshold_v", -2.5, "detectors.threshold_v", "-2.5 V is outside -2 to 2 V, the limits of tagger"),
+    ("ring.laser_power_mw", 250.0, "ring.laser_power_mw", "250 mW is outside 0 to 200 mW", "set by its option max_power_mw"),
+    ("ring.launch_attenuation_db", 90.0, "ring.launch_attenuation_db", "90 dB is outside 0 to 45 dB, the limits of launch.ch1"),
+    ("ring.wavelength_nm", 780.0, "ring.wavelength_nm", "780 nm is outside 1260 to 1640 nm, the limits of launch.ch1"),
+    ("users.0.awg_amplitude_vpp", 5.0, "users[0].awg_amplitude_vpp", "5 V is outside 0.25 to 0.5 V, the limits of awg_alice"),
+    ("protocol.clock_hz", 100e9, "protocol.clock_hz", "2 samples per slot: 2e+11 Hz is outside 1490 to 2.5e+10 Hz", "awg_dave"),
+    # what cannot be
+    ("detectors.channels", [1, 9], "detectors.channels[1]", "no input 9, only 1, 2, 3, 4"),
+    ("detectors.channels", [0, 2], "detectors.channels[0]", "no input 0"),
+    ("detectors.channels", [1, 1], "detectors.channels[1]", "input 1 is that of the other detector"),
+    ("calibration.detector_delays_ps", [-31200, 31650], "calibration.detector_delays_ps[0]", "ps", "-31200"),
+    ("calibration.detector_delays_ps", [31200, 31650000], "calibration.detector_delays_ps", "31650000 ps", "apart"),
+    ("calibration.detector_delays_ps", [10**12, 10**12], "calibration.detector_delays_ps[0]", "is it in fs?"),
+    ("ring.wavelenght_nm", 1550.0, "ring.wavelenght_nm", "check its spelling: is it wavelength_nm?"),
+]  # fmt: skip
+
+OPTIONS = [
+    ("laser", {"max_powr_mw": 5.0}, "max_powr_mw", "nkt-basik has no such option; is max_power_mw meant?"),
+    ("laser", {"max_power_mw": "5"}, "max_power_mw", "'5' is of the wrong type; write a number"),
+    ("laser", {"max_power_mw": True}, "max_power_mw", "write a number"),
+    ("laser", {"module": 1.5}, "module", "write a whole number"),
+    ("laser", {"resends": "many"}, "resends", "write a whole number"),
+    ("laser", {"max_power_mw": 0.005}, "max_power_mw", "is it in W? then write 5"),
+    ("detectors", {"max_bias_ua": 25e-6}, "max_bias_ua", "is it in A? then write 25"),
+    ("detectors", {"max_bias_ua": 25000}, "max_bias_ua", "is it in nA? then write 25"),
+    ("detectors", {"counts_port": 123450}, "counts_port", "no port"),
+    ("detectors", {"timeout_s": -1.0}, "timeout_s", "write one above zero"),
+    ("tagger", {"timeout_s": 2000}, "timeout_s", "is it in ms? then write 2"),
+    ("tagger", {"dlt_address": 6060}, "dlt_address", "write text in quotes"),
+    ("tagger", {"pause": 1.0}, "pause", "no such option"),
+    ("awg_alice", {"chanel": 1}, "chanel", "is channel meant?"),
+    ("awg_alice", {"channel": 3}, "channel", "write 1 or 2"),
+    ("monitor_alice", {"wavelength_limits_nm": [800.0]}, "wavelength_limits_nm", "write a list [a number, a number]"),
+    ("monitor_alice", {"wavelength_limits_nm": [8e-7, 1.7e-6]}, "wavelength_limits_nm[1]", "is it in m? then write 1700"),
+]  # fmt: skip
+
+ADDRESSES = [
+    ("awg_alice", "10.0.0.4", "write TCPIP::10.0.0.4::4000::SOCKET or TCPIP::10.0.0.4::INSTR"),
+    ("awg_alice", "TCPIP::10.0.0.4::4000", "write TCPIP::10.0.0.4::4000::SOCKET"),
+    ("awg_alice", "TCPIP::10.0.0.4", "its end is missing"),
+    ("awg_alice", "TCPIP::10.0.0.4::4000::INSTR", "write TCPIP::10.0.0.4::4000::SOCKET"),
+    ("awg_alice", "TCPIP::10.0.0.4::400000::SOCKET", "no port"),
+    ("awg_alice", "TCPIP::10.0.0.400::INSTR", "no IPv4 address"),
+    ("awg_alice", "TCPIP::10.0.0.4 ::INSTR", "holds a space"),
+    ("awg_alice", "/dev/ttyUSB0", "write ASRL/dev/ttyUSB0::INSTR"),
+    ("monitor_alice", "USB0::0x1313::0x8078::P0000001", "write USB::0x1313::0x8078::P0000001::INSTR"),
+    ("monitor_alice", "USB0::1313::INSTR", "write USB::VENDOR::MODEL::SERIAL::INSTR"),
+    ("monitor_alice", "GPIB0::five::INSTR", "a GPIB address is a number"),
+    ("detectors", "TCPIP::10.0.0.5::12000::SOCKET", "write 10.0.0.5"),
+    ("detectors", "tcp://10.0.0.5:12000", "write 10.0.0.5:12000"),
+    ("detectors", "10.0.0.5:", "no port"),
+    ("tagger", "10.0.0.5:0", "no port"),
+    ("tagger", "10.0.0.5 ", "holds a space"),
+    ("laser", "10.0.0.4", "write the path of the port, such as /dev/ttyUSB0"),
+    ("laser", "ttyUSB0", "write the path of the port"),
+    ("laser", "ASRL/dev/ttyUSB0::INSTR", "write the port alone: /dev/ttyUSB0"),
+]  # fmt: skip
+
+TWICE = [
+    ("awg_alice", "TCPIP::10.0.0.4::4000::SOCKET", "awg_bob", "TCPIP0::10.0.0.4::4000::SOCKET"),
+    ("awg_alice", "TCPIP::AWG.lab::INSTR", "awg_bob", "tcpip0::awg.lab.::inst0::instr"),
+    ("awg_alice", "TCPIP::10.0.0.4::4000::SOCKET", "awg_bob", "TCPIP::10.0.0.4::hislip0::INSTR"),
+    ("detectors", "10.0.0.5:5555", "tagger", "10.0.0.5"),
+    ("launch", "USB0::0x1313::0x8078::P1::INSTR", "monitor_alice", "USB::4883::32888::P1::0::INSTR"),
+    ("launch", "GPIB::5::INSTR", "monitor_alice", "GPIB0::05::INSTR"),
+    ("laser", "COM3", "voa_alice", "com3"),
+    ("laser", "/dev/ttyUSB0", "voa_alice", "/dev/../dev/ttyUSB0"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_the_bundled_testbeds_pass_and_leave_no_driver_behind(template: str) -> None:
+    before = set(Instrument._all_instruments)
+    assert len(checked_testbed(template_path(template)).instruments) == 16
+    assert set(Instrument._all_instruments) == before
+
+
+@pytest.mark.parametrize(("path", "value", "place", "words"), [(*row[:3], row[3:]) for row in VALUES])
+def test_a_value_is_told_with_place_unit_and_what_to_write(
+    tmp_path: Path, path: str, value: object, place: str, words: tuple[str, ...]
+) -> None:
+    data = content()
+    put(data, path, value)
+    found = told(data, tmp_path)
+    assert place in found
+    for each in words:
+        assert each in found[place]
+
+
+@pytest.mark.parametrize(("name", "options", "option", "words"), OPTIONS)
+def test_an_option_is_told_with_its_place(
+    tmp_path: Path, name: str, options: dict[str, object], option: str, words: str
+) -> None:
+    data = content()
+    put(data, of(name, "options"), options)
+    assert words in told(data, tmp_path)[f"instruments[{INDEX[name]}].options.{option}"]
+
+
+@pytest.mark.parametrize(("name", "address", "words"), ADDRESSES)
+def test_an_address_that_the_model_cannot_have_is_told(
+    tmp_path: Path, name: str, address: str, words: str
+) -> None:
+    data = content()
+    put(data, of(name, "address"), address)
+    assert words in told(data, tmp_path)[f"instruments[{INDEX[name]}].address"]
+
+
+@pytest.mark.parametrize(("first", "address", "second", "other"), TWICE)
+def test_two_entries_for_one_instrument_are_told_whatever_the_spelling(
+    tmp_path: Path, first: str, address: str, second: str, other: str
+) -> None:
+    data = content()
+    put(data, of(first, "address"), address)
+    put(data, of(second, "address"), other)
+    found = told(data, tmp_path)[f"instruments[{INDEX[second]}].address"]
+    assert f"already belongs to {first!r}" in found
+    assert address in found
+
+
+def test_a_link_to_a_serial_port_is_the_port(tmp_path: Path) -> None:
+    port, by_id = tmp_path / "ttyUSB0", tmp_path / "usb-FTDI-if00-port0"
+    port.touch()
+    by_id.symlink_to(port)
+    data = content()
+    put(data, of("laser", "address"), str(port))
+    put(data, of("voa_alice", "address"), str(by_id))
+    assert "already belongs to 'laser'" in told(data, tmp_path)["instruments[5].address"]
+
+
+def test_two_of_a_model_with_one_serial_number_are_told(tmp_path: Path) -> None:
+    data = content()
+    put(data, of("awg_alice", "serial_number"), "B020123")
+    put(data, of("voa_alice", "serial_number"), "B020123")
+    put(data, of("awg_bob", "serial_number"), "B020123")
+    found = told(data, tmp_path)
+    assert list(found) == ["instruments[7].serial_number"]
+    assert "already belongs to 'awg_alice'" in found["instruments[7].serial_number"]
+
+
+def test_different_instruments_at_one_host_are_no_mistake(tmp_path: Path) -> None:
+    data = content()
+    for name, address in (
+        ("launch", "TCPIP::10.0.0.4::5025::SOCKET"),
+        ("awg_alice", "TCPIP::10.0.0.4::4000::SOCKET"),
+        ("monitor_alice", "TCPIP::10.0.0.4::gpib0,5::INSTR"),
+        ("detectors", "10.0.0.4"),
+        ("tagger", "10.0.0.4:5555"),
+        ("laser", "/dev/serial/by-id/usb-NKT"),
+        ("voa_alice", "COM7"),
+    ):
+        put(data, of(name, "address"), address)
+    write_testbed(data, tmp_path / "t.toml")
+    checked_testbed(tmp_path / "t.toml")
+
+
+def test_the_options_of_a_set_up_narrow_what_the_file_may_say(tmp_path: Path) -> None:
+    data = content()
+    put(data, of("detectors", "options"), {"max_bias_ua": 15.0})
+    assert "20 uA is outside -15 to 15 uA" in told(data, tmp_path)["detectors.bias_ua[1]"]
+
+
+def test_all_mistakes_are_told_together_though_fields_are_not_well_formed(tmp_path: Path) -> None:
+    data = content()
+    put(data, "ring.length_km", "six")
+    put(data, "detectors.bias_ua", [20e-6, 20.0])
+    put(data, of("laser", "options"), {"max_powr_mw": 5.0})
+    put(data, of("awg_bob", "address"), "10.0.0.4")
+    assert set(told(data, tmp_path)) == {
+        "ring.length_km",
+        "detectors.bias_ua[0]",
+        "instruments[0].options.max_powr_mw",
+        "instruments[7].address",
+    }
+
+
+def test_options_are_what_a_file_can_say() -> None:
+    found = option_types(driver_class("id-quantique-id900"))
+    assert {"dlt_address", "stream_port", "timeout_s"} <= set(found)
+    assert not {"name", "address", "pause", "clock", "metadata"} & set(found)
+
+
+@pytest.mark.parametrize("command", [["relay"], ["node", "alice"]])
+def test_a_role_refuses_such_a_file_before_it_opens_anything(
+    qunetlab: Any, tmp_path: Path, command: list[str]
+) -> None:
+    assert qunetlab("init", str(tmp_path / "bench")).returncode == 0
+    path = tmp_path / "bench" / "testbed.toml"
+    data = tomllib.loads(path.read_text(encoding="utf-8"))
+    put(data, of("laser", "options"), {"max_powr_mw": 5.0})
+    put(data, of("voa_alice", "options"), {"tolerence_db": 0.1})
+    write_testbed(data, path)
+    ended = process(*command, str(path.parent))
+    assert ended.returncode == 2, ended.stderr
+    option = "max_powr_mw" if command == ["relay"] else "tolerence_db"
+    assert f"options.{option}: " in ended.stderr
+    assert "1 mistake in" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("command", [["check"], ["keygen", "alice", "bob", "--testbed"]])
+def test_what_starts_a_whole_testbed_refuses_such_a_file(
+    qunetlab: Any, tmp_path: Path, command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = content()
+    put(data, of("laser", "options"), {"max_powr_mw": 5.0})
+    write_testbed(data, tmp_path / "t.toml")
+    ended = qunetlab(*command, str(tmp_path / "t.toml"))
+    assert ended.returncode == 2, ended.stderr
+    assert "instruments[0].options.max_powr_mw" in ended.stderr
