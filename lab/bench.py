@@ -4,8 +4,8 @@
     with bench.load("bench").instruments("relay") as station:
         station.laser.power_mw(1.0)
 
-The station is a QCoDeS ``Station`` with the instruments of one owner, connected.  They have one owner at a time on a
-machine: while the notebook has them the role refuses to start, and the other way round.  Leaving the ``with``, by its
+The station is a QCoDeS ``Station`` with the instruments of one owner or several, connected.  They have one user at a
+time on a machine: while the notebook has them the role refuses to start, and the other way round.  Leaving the ``with``, by its
 end, an exception or the stop button, makes all of them safe in the order of the catalogue; when the kernel is shut
 down or killed inside, the guard process does (:mod:`lab.guard`).
 """
@@ -13,7 +13,7 @@ down or killed inside, the guard process does (:mod:`lab.guard`).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +26,10 @@ from orchestrator.durable import make_folder
 if TYPE_CHECKING:
     from qcodes.station import Station
 
+    from drivers.base import LabInstrument
+
+RELAY = "relay"
+
 
 @dataclass(frozen=True)
 class Bench:
@@ -36,25 +40,30 @@ class Bench:
     testbed: Testbed
 
     @contextmanager
-    def instruments(self, owner: str) -> Iterator[Station]:
-        """A QCoDeS station with the instruments of ``owner``, the relay or a user, by the names of the testbed file.
+    def instruments(self, *owners: str) -> Iterator[Station]:
+        """A QCoDeS station with the instruments of ``owners``, relay or users, by the names of the testbed file.
 
         It is QCoDeS' default station while it lasts.  Raises UnknownNameError for an owner without instruments,
         OwnedError while another process has them, and StationError naming each that cannot be opened or made safe.
         """
         from qcodes.station import Station
 
-        if not self.testbed.owned_by(owner):
-            owners = sorted({entry.owner for entry in self.testbed.instruments})
-            raise UnknownNameError(f"no instrument belongs to {owner!r}; owners are {', '.join(owners)}")
-        state = self.state / owner
-        make_folder(state)
+        having = {entry.owner for entry in self.testbed.instruments}
+        for owner in owners:
+            if owner not in having:
+                raise UnknownNameError(
+                    f"no instrument belongs to {owner!r}; owners are {', '.join(sorted(having))}"
+                )
         before = Station.default
-        with guarded_station(self.testbed, self.path, owner, state) as opened:
-            try:
-                yield Station(*opened.instruments())
-            finally:
-                Station.default = before
+        with ExitStack() as opened:
+            opened.callback(setattr, Station, "default", before)
+            held: list[LabInstrument] = []
+            for owner in sorted(owners, key=lambda owner: owner == RELAY):  # the light goes off first
+                state = self.state / owner
+                make_folder(state)
+                of_owner = opened.enter_context(guarded_station(self.testbed, self.path, owner, state))
+                held += of_owner.instruments()
+            yield Station(*held)
 
 
 def load(path: str | Path) -> Bench:

@@ -94,6 +94,9 @@ def cell(lab: Lab) -> None:
         with pytest.raises(OwnedError, match="runs as relay"), here.instruments("relay"):
             pass
         assert lab.lit, "whoever is refused touches nothing"
+        with here.instruments("alice") as other:
+            assert "monitor_alice" in other.components
+        assert Station.default is station
         raise KeyboardInterrupt
 
 
@@ -103,7 +106,8 @@ def test_leaving_by_the_stop_button_leaves_everything_dark_and_free(lab: Lab) ->
         cell(lab)
     assert not lab.lit
     assert Station.default is before
-    with bench.load(lab.folder).instruments("relay") as station:
+    with bench.load(lab.folder).instruments("relay", "alice") as station:
+        assert {"laser", "awg_alice"} <= station.components.keys()
         assert station.snapshot(update=True)["instruments"]["launch"]["parameters"]["IDN"]["value"]["serial"]
 
 
@@ -125,6 +129,7 @@ open_for_long = ExitStack()
 station = open_for_long.enter_context(bench.load(sys.argv[1]).instruments("relay"))
 station.launch.ch1.shutter_open(True)
 station.laser.emission(True)
+station.detectors.enabled(True)
 print("on", flush=True)
 sys.stdin.readline()
 """
@@ -138,12 +143,12 @@ sys.stdin.readline()
         assert kernel.stdout is not None
         assert kernel.stdin is not None
         assert kernel.stdout.readline() == "on\n"
-        assert lab.lit
+        assert {"laser", "launch", "detectors"} <= set(lab.bench.unsafe())
         kernel.kill() if end == "kill" else kernel.stdin.close()
         kernel.wait(30)
         begun = time.monotonic()
-        while lab.lit and time.monotonic() - begun < 10:
+        while lab.bench.unsafe() and time.monotonic() - begun < 10:
             time.sleep(0.01)
         took_s = time.monotonic() - begun
-    assert not lab.lit
+    assert lab.bench.unsafe() == []
     assert took_s < 1.0
