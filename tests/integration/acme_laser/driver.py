@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from qcodes.parameters import Parameter
 from qcodes.validators import Bool
 
 from drivers.base import Identity, LabInstrument
@@ -12,6 +11,7 @@ from drivers.links.errors import InstrumentRefusedError, NotReadyError, WrongIns
 from drivers.links.limits import Within
 from drivers.links.tcp_link import TcpLink
 from drivers.links.zmq_reqrep import split_address
+from drivers.settings import Quantity
 
 
 class AcmeSL1(LabInstrument):
@@ -20,54 +20,50 @@ class AcmeSL1(LabInstrument):
     def __init__(self, name: str, address: str, **kwargs: Any) -> None:
         super().__init__(name, address, **kwargs)
         host, port = split_address(address, 7001)
-        self._link = TcpLink(host, port, instrument=name)
-        self.power_mw: Parameter[float, AcmeSL1] = self.add_parameter(
+        self.link = TcpLink(host, port, instrument=name, bring_up=self.bring_up)
+        self.links = (self.link,)
+        self.power_mw: Quantity = self.add_setting(
             "power_mw",
             label="Power set point",
             unit="mW",
-            get_cmd=lambda: float(self._ask("POW?")),
-            set_cmd=lambda mw: self._ask(f"POW {mw:.3f}"),
-            vals=Within(0.0, 20.0, "mW"),
+            get=lambda: float(self._ask("POW?")),
+            put=lambda mw: self._ask(f"POW {mw:.3f}"),
+            limits=Within(0.0, 20.0, "mW"),
+            resolution=0.001,
         )
-        self.emission: Parameter[bool, AcmeSL1] = self.add_parameter(
+        self.emission: Quantity = self.add_setting(
             "emission",
             label="Emission",
-            get_cmd=lambda: self._ask("OUT?") == "1",
-            set_cmd=lambda on: self._ask(f"OUT {int(on)}"),
-            vals=Bool(),
+            get=lambda: self._ask("OUT?") == "1",
+            put=self._put_emission,
+            limits=Bool(),
         )
-
-    def connect(self) -> Identity:
-        """Open the line and identify the laser."""
-        self._link.open()
-        return self.identify()
 
     def identify(self) -> Identity:
         """``*IDN?``."""
         fields = self._ask("*IDN?").split(",")
         if fields[:2] != ["Acme", "SL1"]:
-            raise WrongInstrumentError("this is no Acme SL1", instrument=self.name, address=self.address)
+            raise self.error(WrongInstrumentError, "this is no Acme SL1")
         return Identity(*fields)
 
     def check_emitting(self) -> None:
         """NotReadyError unless it emits."""
         if not self.emission():
-            raise NotReadyError("the laser is off", instrument=self.name, address=self.address)
+            raise self.error(NotReadyError, "the laser is off")
 
     def safe_state(self) -> None:
-        """Emission off."""
-        self.emission(False)
+        """Emission off, whoever waits for the laser; judged by what it reads back."""
+        self.link.urgently(lambda: self.emission(False))
 
-    def close(self) -> None:
-        """Close the line."""
-        if hasattr(self, "_link"):
-            self._link.close()
-        super().close()
+    def _put_emission(self, on: bool) -> None:
+        if on:
+            self.must_end_dark()
+        self._ask(f"OUT {int(on)}")
 
     def _ask(self, line: str) -> str:
-        with self._link.exchange():
-            self._link.write(f"{line}\n".encode())
-            reply = self._link.read_line(self._link.now() + self._link.timeout_s).decode("ascii", "replace")
-        if reply.startswith("ERR"):
-            raise InstrumentRefusedError(reply, instrument=self.name, address=self.address)
+        with self.link.exchange():
+            self.link.write(f"{line}\n".encode())
+            reply = self.link.read_line(self.link.now() + self.link.timeout_s).decode("ascii", "replace")
+            if reply.startswith("ERR"):
+                raise self.error(InstrumentRefusedError, reply)
         return reply
