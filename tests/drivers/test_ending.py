@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from jupyter_client.manager import KernelManager
 
+from drivers.attenuators.keysight_n7764a import KeysightN7764A
+from drivers.guard import Guard, Watched
 from sim_backends.attenuators.keysight_n7764a import N7764ATwin
 
 ROOT = str(Path(__file__).resolve().parents[2])
@@ -31,6 +36,14 @@ class Light:
         self.twin = N7764ATwin()
         self.address = self.twin.serve("127.0.0.1", 0)
 
+    def leave_errors(self) -> None:
+        """Old errors in the queue, as after a crash."""
+        host, port = self.address.split("::")[1:3]
+        with socket.create_connection((host, int(port))) as other:
+            other.sendall(b"OUTPut9:STATe 1\nNONSENSE\n")
+            until(lambda: self.twin.state()["errors"], 5)
+        assert self.twin.state()["errors"]
+
     @property
     def on(self) -> bool:
         return bool(self.twin.state()["open"][2])
@@ -47,6 +60,7 @@ def script(text: str, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", text, *arguments],
         env={**os.environ, "PYTHONPATH": ROOT},
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -78,10 +92,11 @@ def test_dark_when_a_script_has_ended(light: Light, end: str, code: int) -> None
 
 
 def test_dark_within_a_second_of_a_kill(light: Light) -> None:
-    with script(OPENED + "print('up', flush=True)\ntime.sleep(60)", light.address) as running:
+    with script(OPENED + "print('up', flush=True)\nsys.stdin.readline()", light.address) as running:
         assert running.stdout is not None
         assert running.stdout.readline() == "up\n"
         assert light.on
+        light.leave_errors()
         running.kill()
         begun = time.monotonic()
         until(lambda: not light.on, 10)
@@ -101,11 +116,57 @@ def test_dark_within_a_second_of_a_kill(light: Light) -> None:
 )
 def test_what_was_only_read_or_is_to_stay_stays(light: Light, text: str) -> None:
     if "True" not in text:
-        from drivers.attenuators.keysight_n7764a import KeysightN7764A
-
         with KeysightN7764A("other", light.address, connect=True) as other:
             other.ch2.shutter_open(True)
             other.leave_on()
     _, said = (ended := script(text, light.address)).communicate(timeout=60)
     assert ended.returncode == 0, said
     assert light.on
+
+
+def test_a_dead_instrument_keeps_the_guard_for_a_moment_only(light: Light) -> None:
+    with KeysightN7764A("other", light.address, connect=True) as other:
+        other.ch2.shutter_open(True)
+        other.leave_on()
+    driver = "drivers.attenuators.keysight_n7764a:KeysightN7764A"
+    with socket.create_server(("127.0.0.1", 0)) as dead:
+        silent = f"TCPIP::127.0.0.1::{dead.getsockname()[1]}::SOCKET"
+        guard = Guard("a test")
+        guard.watch([Watched(driver, "dead", silent, {}, 1), Watched(driver, "voa", light.address, {}, 2)])
+        guard.await_ready()
+        assert light.on
+        begun = time.monotonic()
+        calling = threading.Thread(target=lambda: outcome.append(guard.call()))
+        outcome: list[bool] = []
+        calling.start()
+        until(lambda: not light.on, 10)
+        took_s = time.monotonic() - begun
+        calling.join(30)
+    assert outcome == [False], "the dead one is told"
+    assert took_s < 1.0
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("end", ["shut down", "restarted", "killed"])
+def test_dark_when_a_kernel_has_ended(light: Light, end: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", ROOT)
+    manager = KernelManager(kernel_name="python3")
+    manager.start_kernel()
+    try:
+        client = manager.blocking_client()
+        client.start_channels()
+        client.wait_for_ready(timeout=60)
+        reply = client.execute(OPENED.replace("sys.argv[1]", repr(light.address)), reply=True, timeout=60)
+        assert reply["content"]["status"] == "ok", reply
+        assert light.on
+        client.stop_channels()
+        if end == "restarted":
+            manager.restart_kernel()
+        begun = time.monotonic()
+        if end != "restarted":
+            manager.shutdown_kernel(now=end == "killed")
+        until(lambda: not light.on, 10)
+        assert not light.on
+        assert time.monotonic() - begun < 1.5
+    finally:
+        manager.shutdown_kernel(now=True)
