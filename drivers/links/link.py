@@ -189,15 +189,25 @@ class Link(ABC):
         urgent = self._urgent_thread == threading.get_ident()
         if self._wanted is False and not urgent:
             raise self.error(LinkClosedError, "the link is closed; call connect() first")
-        if self._sound and self.is_open and (trouble := self._trouble()):
-            log.warning("%s at %s: %s", self.instrument, self.address, trouble)
-            self._forget()
+        if self._sound and self.is_open:
+            self._sound = False  # whoever breaks in while the line is looked at has taken something from it
+            if trouble := self._look():
+                log.warning("%s at %s: %s", self.instrument, self.address, trouble)
+                self._forget()
+            else:
+                self._sound = True
         if urgent or self._bringing_up:
             self._make_line()
             return
         self._wanted = True
         if not (self._sound and self._brought_up and self.is_open):
             self._renew()
+
+    def _look(self) -> str:
+        try:
+            return self._trouble()
+        except LinkError as error:  # nobody asked yet, so it is nobody's error
+            return f"what came unasked is lost ({error})"
 
     def _make_line(self) -> None:
         """An open line on which nothing is under way."""

@@ -142,6 +142,37 @@ def test_whatever_breaks_in_between_question_and_answer_leaves_no_stale_reply(
     assert ups == ["who!"]  # the instrument cannot have restarted
 
 
+def test_whatever_breaks_in_while_the_line_is_looked_at_leaves_no_piece_of_it(
+    link: TcpLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What came unasked may be read then, and half of it would be lost."""
+    ask(link, "one")
+    monkeypatch.setattr(link, "_trouble", lambda: (_ for _ in ()).throw(Stop))
+    with pytest.raises(Stop):
+        ask(link, "two")
+    monkeypatch.undo()
+    renewed = link.renewed
+    ask(link, "three")
+    assert link.renewed == renewed + 1
+
+
+def test_nonsense_that_nobody_asked_for_is_nobodys_error(
+    link: TcpLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask(link, "one")
+    renewed = link.renewed
+    looks = iter([link.error(MalformedReplyError, "bytes that mean nothing")])
+
+    def trouble() -> str:
+        if error := next(looks, None):
+            raise error
+        return ""
+
+    monkeypatch.setattr(link, "_trouble", trouble)
+    assert ask(link, "two") == "two!"
+    assert link.renewed == renewed + 1
+
+
 def test_a_parser_inside_the_exchange_makes_it_suspect_and_a_refusal_does_not(link: TcpLink) -> None:
     ask(link, "a")
     lines = link.renewed

@@ -1,4 +1,4 @@
-"""Every settable parameter of every driver takes NumPy's scalars as it takes Python's: values come from arrays."""
+"""How settings and readings are shown: booleans without limits, numbers without noise."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from lab.cli.instruments import _parameters, _text, rounded
@@ -29,42 +28,6 @@ def instruments() -> Iterator[list[Any]]:
         testbed = parse_testbed(data, Path("t"))
         with Station(testbed, "relay") as relay, Station(testbed, testbed.users[0].name) as user:
             yield [*relay._instruments.values(), *user._instruments.values()]
-
-
-def settable(instrument: Any) -> Iterator[Any]:
-    for holder in (instrument, *instrument.submodules.values()):
-        for parameter in holder.parameters.values():
-            if parameter.settable and parameter.gettable and parameter.name != "timeout":
-                yield parameter
-
-
-def as_numpy(value: Any) -> list[Any]:
-    """A value in the forms in which NumPy may hold it."""
-    if isinstance(value, bool):
-        return [np.bool_(value)]
-    if isinstance(value, int):
-        return [np.int64(value), np.int16(value)]
-    if isinstance(value, float):
-        return [
-            np.float64(value),
-            *([np.int64(round(value))] if value == round(value) else []),
-            np.float32(value),
-        ]
-    if isinstance(value, list | tuple) and value:
-        return [np.array(value), [np.float32(each) for each in value]]
-    return []
-
-
-def test_numpy_scalars_are_taken_by_every_parameter(instruments: list[Any]) -> None:
-    tried = set()
-    for instrument in instruments:
-        for parameter in settable(instrument):
-            before = parameter.get()
-            for value in as_numpy(before):
-                parameter.set(value)
-                assert parameter.get() == pytest.approx(before, rel=1e-3, abs=1e-3), parameter.full_name
-                tried.add(parameter.full_name)
-    assert len(tried) >= 15, tried
 
 
 def test_booleans_have_no_limits_and_numbers_no_noise(instruments: list[Any]) -> None:

@@ -1,0 +1,368 @@
+"""Every driver of the catalogue at its twin, on wires that can misbehave.
+
+A :class:`Rig` is built from the row of a model alone: driver, twin, options and kind of wire.  What a row does not tell
+- how to make an instrument unsafe, what changes by itself, what an ignored setting is acknowledged by - stands in
+:data:`KNOWN`, one entry per model; a model without an entry is walked without these.
+"""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+from qcodes.parameters import Parameter, ParameterWithSetpoints
+from wires import Desk, PtyWire, TcpWire, Wire, ZmqWire
+
+from drivers.base import LabInstrument
+from drivers.catalogue import AddressKind, create_instrument, models, row
+from drivers.links.ieee488 import ProgramMessage
+from drivers.links.interbus import MessageType, Telegram, TelegramReader, encode
+from sim_backends.bench_addresses import free_port_range
+from sim_backends.powermeters.thorlabs_pm100d import PM100DTwin
+from sim_backends.site import Options, Simulated, Site, Surroundings
+from sim_backends.timetaggers.id900 import ID900Twin
+
+HOST = "127.0.0.1"
+MODELS = models()
+NOT_YET = frozenset({"keysight-n7764a", "tektronix-awg70002a", "thorlabs-pm100d", "id-quantique-id900"})
+"""Models whose drivers do not yet read every setting back, nor reach the safe state past a thread that waits."""
+_NUMBERS = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What cannot be derived from the row of a model.
+
+    ``make`` serves the twin; ``unsafe`` lets the driver switch on what it can; ``change(twin, n)`` is somebody at the
+    front panel, or nature, and ``truth(twin)`` what the readings named then are; ``acknowledge(request)`` what the
+    instrument says to a setting that it ignores, None for anything that is no setting.  ``strict`` are options that
+    allow less than what ``store(twin)`` leaves stored, and ``enable`` what must then be refused; ``options`` shorten waits.
+    """
+
+    make: Callable[[], Simulated] | None = None
+    unsafe: Callable[[Any], object] | None = None
+    change: Callable[[Any, int], object] | None = None
+    truth: Callable[[Any], Mapping[str, Any]] = lambda twin: {}
+    acknowledge: Callable[[bytes], Iterable[bytes] | None] | None = None
+    queue_error: Callable[[Any], object] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    strict: Mapping[str, Any] = field(default_factory=dict)
+    store: Callable[[Any], object] | None = None
+    enable: Callable[[Any], object] | None = None
+    lose: Callable[[Any], object] | None = None
+    lost: str = ""
+    zmq: bool = False
+
+
+@dataclass
+class Rig:
+    """One driver, connected over wires to its twin."""
+
+    model: str
+    twin: Any
+    driver: Any
+    desk: Desk
+    wires: list[Wire]
+    known: Known
+    address: str
+
+    def parameter(self, name: str) -> Any:
+        holder, _, last = name.rpartition(".")
+        return (self.driver.submodules[holder] if holder else self.driver).parameters[last]
+
+    def parameters(self) -> dict[str, Parameter[Any, Any]]:
+        """What asks the instrument, by name with the channel before it; no curves, which need a measurement."""
+        holders = {"": self.driver, **self.driver.submodules}
+        return {
+            f"{holder}.{name}".lstrip("."): parameter
+            for holder, instrument in holders.items()
+            for name, parameter in instrument.parameters.items()
+            if name not in ("IDN", "timeout", "resend_count")
+            and parameter.gettable
+            and not isinstance(parameter, ParameterWithSetpoints)
+            and parameter._snapshot_value is not False
+        }
+
+    def settings(self) -> dict[str, Parameter[Any, Any]]:
+        return {name: each for name, each in self.parameters().items() if each.settable}
+
+    def unsafe(self) -> None:
+        if self.known.unsafe is not None:
+            self.known.unsafe(self.driver)
+
+    def change(self, n: int) -> None:
+        if self.known.change is not None:
+            self.known.change(self.twin, n)
+
+    def check_truth(self) -> None:
+        """Every reading is the twin's own state of this moment."""
+        for name in self.known.truth(self.twin):
+            found = self.parameter(name).get()
+            np.testing.assert_allclose(found, self.known.truth(self.twin)[name], rtol=1e-6, err_msg=name)
+
+    def hurry(self, timeout_s: float) -> None:
+        for link in self.driver.links:
+            link.timeout_s = timeout_s
+
+    def restart(self) -> None:
+        """The instrument loses its power and comes back as it wakes up."""
+        built = _made(self.model)
+        old, self.twin = self.twin, built.twin
+        addresses = [built.serve()]
+        addresses += [str(each) for key, each in built.options().items() if key == "dlt_address"]
+        for wire, address in zip(self.wires, addresses, strict=True):
+            wire.restart(_plain_address(address))
+        old.close()
+
+    def retired(self) -> None:
+        self.driver.close()
+        for wire in self.wires:
+            wire.close()
+        self.twin.close()
+
+
+def made_from_row(model: str) -> Simulated:
+    """The twin of a model in the dark: it serves no need of any role."""
+    entry = row(model)
+    ports = tuple(0 for _ in entry.ports)
+    around = Surroundings(
+        cast(Any, None), 7, 1, (1, 2), time.monotonic, lambda n: free_port_range(n, rng=random.SystemRandom())
+    )
+    site = Site("relay", {}, False, {}, 1, HOST, ports, 1550.12, around)
+    built: Simulated = importlib.import_module(entry.twin).build(site)
+    return built
+
+
+def _made(model: str) -> Simulated:
+    make = KNOWN.get(model, Known()).make
+    return make() if make is not None else made_from_row(model)
+
+
+@contextmanager
+def rigged(
+    model: str, *, connect: bool = True, prepare: Callable[[Any], object] | None = None, **options: Any
+) -> Iterator[Rig]:
+    """A rig of ``model``; ``prepare(twin)`` comes before the driver connects."""
+    known = KNOWN.get(model, Known())
+    built = _made(model)
+    address = built.serve()
+    desk = Desk()
+    given: Options = built.options()
+    wires = [_wire(model, desk, address)]
+    if "dlt_address" in given:
+        wires.append(ZmqWire(desk, str(given["dlt_address"])).start())
+        given = {**given, "dlt_address": wires[1].address}
+    if prepare is not None:
+        prepare(built.twin)
+    address = _driver_address(model, wires[0])
+    driver: LabInstrument = create_instrument(
+        model, f"device{next(_NUMBERS)}", address, **{**given, **known.options, **options}
+    )
+    rig = Rig(model, built.twin, driver, desk, wires, known, driver.address)
+    try:
+        if connect:
+            driver.connect()
+        yield rig
+    finally:
+        rig.retired()
+
+
+def _wire(model: str, desk: Desk, address: str) -> Wire:
+    if row(model).address is AddressKind.SERIAL:
+        return PtyWire(desk, address).start()
+    kind = ZmqWire if KNOWN.get(model, Known()).zmq else TcpWire
+    return kind(desk, _plain_address(address)).start()
+
+
+def _plain_address(address: str) -> str:
+    return ":".join(address.split("::")[1:3]) if "::" in address else address
+
+
+def _driver_address(model: str, wire: Wire) -> str:
+    if row(model).address is AddressKind.VISA:
+        host, port = wire.address.split(":")
+        return f"TCPIP::{host}::{port}::SOCKET"
+    return wire.address
+
+
+# Per model
+
+
+def _scpi(twin: Any, *commands: str) -> None:
+    for command in commands:
+        twin._device.execute(ProgramMessage(command.encode()))
+
+
+def _scpi_acknowledge(request: bytes) -> Iterable[bytes] | None:
+    """A command that is ignored without a word; queries pass."""
+    return () if b"?" not in request and not request.startswith(b"*") else None
+
+
+def _awg_arm(driver: Any) -> None:
+    driver.configure(1e9, 0.3)
+    driver.prepare(2400)
+    driver.upload(0, np.full(2400, 0.5, np.float32))
+    driver.arm(0)
+
+
+def _nkt_change(twin: Any, n: int) -> None:
+    with twin._lock:
+        twin._centre = 15_501_200 + n
+        twin._write(0x22, (500 + n % 400).to_bytes(2, "little"))
+
+
+def _nkt_acknowledge(request: bytes) -> Iterable[bytes] | None:
+    for item in TelegramReader().feed(request):
+        if isinstance(item, Telegram) and item.kind == MessageType.WRITE:
+            return (encode(Telegram(item.source, item.destination, MessageType.ACK, item.register, b"")),)
+    return None
+
+
+def _oz_change(twin: Any, n: int) -> None:
+    with twin._lock:
+        twin._position = 1000 + n
+
+
+def _websq_change(twin: Any, n: int) -> None:
+    twin.press_dial("BiasCurrent", [5.0 + n % 200 * 0.1, 7.0])
+    twin.press_dial("TriggerLevel", [-50.0 - n % 100, -80.0])
+
+
+def _id900_change(twin: Any, n: int) -> None:
+    with twin._lock:
+        twin._scpi.counters.update({1: 1000 + n, 2: 5000 + n})
+
+
+def _id900_acknowledge(request: bytes) -> Iterable[bytes] | None:
+    settings = (b"DEVI", b"STAR", b"INPU", b"HIST", b"REC", b"RAW")
+    return (b"Value set to it",) if b"?" not in request and request.upper().startswith(settings) else None
+
+
+class _Endless:
+    """A light model whose record lasts until the instrument is told to stop, or the test ends."""
+
+    def __init__(self) -> None:
+        self.over = threading.Event()
+
+    def __call__(self, duration_ps: int, record_index: int) -> dict[int, Any]:
+        self.over.wait(60)
+        return {}
+
+
+def _make_id900() -> Simulated:
+    record = _Endless()
+    twin = ID900Twin(on_record=record, scpi_port=0, dlt_port=0)
+    close = twin.close
+    twin.close = lambda: (record.over.set(), close())  # type: ignore[method-assign,assign]
+    port = free_port_range(5, rng=random.SystemRandom())
+    return Simulated(
+        cast(Any, twin),
+        lambda: twin.serve(HOST),
+        lambda: {"dlt_address": twin.dlt_address, "stream_port": port},
+    )
+
+
+def _id900_play(driver: Any) -> None:
+    driver.configure([1], 0.1)
+    driver.play_record(10**12)
+
+
+class _Power:
+    def __init__(self) -> None:
+        self.power_w = 1.25e-6
+
+    def __call__(self) -> float:
+        return self.power_w
+
+
+def _make_pm100d() -> Simulated:
+    power = _Power()
+    twin = PM100DTwin(read_power_w=power)
+    twin.light = power  # type: ignore[attr-defined]
+    return Simulated(cast(Any, twin), lambda: twin.serve(HOST, 0))
+
+
+KNOWN: dict[str, Known] = {
+    "nkt-basik": Known(
+        unsafe=lambda driver: driver.emission(True),
+        change=_nkt_change,
+        truth=lambda twin: {
+            "wavelength_nm": twin.state()["wavelength_nm"],
+            "power_mw": twin.state()["power_mw"],
+        },
+        acknowledge=_nkt_acknowledge,
+        strict={"max_power_mw": 5.0},
+        store=lambda twin: twin._write(0x22, (1000).to_bytes(2, "little")),
+        enable=lambda driver: driver.emission(True),
+    ),
+    "keysight-n7764a": Known(
+        unsafe=lambda driver: driver.ch1.shutter_open(True),
+        change=lambda twin, n: _scpi(
+            twin, f"INP1:WAV {1.5e-6 + n * 1e-11:.13g}", f"INP3:WAV {1.3e-6 + n * 1e-11:.13g}"
+        ),
+        truth=lambda twin: {f"ch{n}.wavelength_nm": twin.state()["wavelength_nm"][n] for n in (1, 2)},
+        acknowledge=_scpi_acknowledge,
+        queue_error=lambda twin: _scpi(twin, "NO:SUCH"),
+    ),
+    "tektronix-awg70002a": Known(
+        unsafe=_awg_arm,
+        change=lambda twin, n: _scpi(
+            twin, f"CLOC:SRAT {2e9 + n * 1e6:.12g}", f"SOUR1:VOLT {0.26 + n % 200 * 1e-3:g}"
+        ),
+        truth=lambda twin: {
+            "sample_rate_hz": twin.state()["sample_rate_hz"],
+            "amplitude_vpp": twin.state()["amplitude_vpp"][1],
+        },
+        acknowledge=_scpi_acknowledge,
+        queue_error=lambda twin: _scpi(twin, "NO:SUCH"),
+    ),
+    "oz-dd100": Known(
+        unsafe=lambda driver: driver.attenuation_db(10.0),
+        change=_oz_change,
+        truth=lambda twin: {"attenuation_db": twin.state()["attenuation_db"]},
+        acknowledge=lambda request: (
+            (b"Pos:2000\r\nDone\r\n\r\n",) if request[:1] == b"A" and b"?" not in request else None
+        ),
+        options={"move_timeout_s": 0.5, "home_timeout_s": 0.5},
+        lose=lambda twin: setattr(twin, "_homed", False),
+        lost="attenuation_db",
+    ),
+    "single-quantum-websq": Known(
+        unsafe=lambda driver: driver.enabled(True),
+        change=_websq_change,
+        truth=lambda twin: {
+            "bias_current_ua": twin.state()["BiasCurrent"],
+            "trigger_level_mv": twin.state()["TriggerLevel"],
+        },
+        acknowledge=lambda request: () if b'"command"' in request else None,
+        options={"settle_s": 0.3},
+        strict={"max_bias_ua": 25.0},
+        store=lambda twin: twin.press_dial("BiasCurrent", [80.0, 80.0]),
+        enable=lambda driver: driver.enabled(True),
+    ),
+    "id-quantique-id900": Known(
+        make=_make_id900,
+        unsafe=_id900_play,
+        change=_id900_change,
+        truth=lambda twin: {f"counts_{n}": twin.state()["counters"][n] for n in (1, 2)},
+        acknowledge=_id900_acknowledge,
+        zmq=True,
+    ),
+    "thorlabs-pm100d": Known(
+        make=_make_pm100d,
+        change=lambda twin, n: setattr(twin.light, "power_w", 1e-6 + n * 1e-9),
+        truth=lambda twin: {"power_w": twin.light.power_w},
+        acknowledge=_scpi_acknowledge,
+        queue_error=lambda twin: _scpi(twin, "NO:SUCH"),
+        lose=lambda twin: setattr(twin.light, "power_w", 5.0),
+        lost="power_w",
+    ),
+}
