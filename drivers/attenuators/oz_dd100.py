@@ -76,6 +76,10 @@ class OzDD100(LabInstrument):
         **kwargs: Any,
     ) -> None:
         super().__init__(name, address, **kwargs)
+        if not 0.0 <= min_attenuation_db < LIMIT_DB:
+            raise self.error(
+                LimitError, f"min_attenuation_db = {min_attenuation_db:g} is outside 0..{LIMIT_DB:g} dB"
+            )
         self.link = SerialLink(
             address, baudrate=BAUDRATE, instrument=name, timeout_s=timeout_s, bring_up=self.bring_up
         )
@@ -94,7 +98,7 @@ class OzDD100(LabInstrument):
             unit="dB",
             get=self._read_attenuation,
             put=self._move,
-            limits=Within(max(min_attenuation_db, 0.0), LIMIT_DB, "dB"),
+            limits=Within(min_attenuation_db, LIMIT_DB, "dB"),
             resolution=max(tolerance_db, STEP_DB),
             docstring="Total attenuation, insertion loss included; setting waits for the motor.",
         )

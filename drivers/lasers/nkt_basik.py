@@ -71,6 +71,7 @@ logger = logging.getLogger(__name__)
 
 BAUDRATE = 115200
 DEFAULT_MODULE = 1
+MAX_MODULE = 160  # hosts are above (SDK manual, quoted in QMI's protocol module)
 MAX_OFFSET_PM = 3276.7  # what 16 bits of 0.1 pm can say; the module's own range is narrower and answers NACK
 POWER_STEP_MW, OFFSET_STEP_PM, DBM_STEP = 0.01, 0.1, 0.01
 BEHIND = {
@@ -104,6 +105,15 @@ class NKTBasik(LabInstrument):
         **kwargs: Any,
     ) -> None:
         super().__init__(name, address, **kwargs)
+        for option, value in (("max_power_mw", max_power_mw), ("max_offset_pm", max_offset_pm)):
+            if not value > 0:
+                raise self.error(
+                    LimitError, f"{option} = {value:g} leaves nothing to set; give a value above 0"
+                )
+        if not 1 <= module <= MAX_MODULE:
+            raise self.error(
+                LimitError, f"module = {module} is no bus address; modules have 1 to {MAX_MODULE}"
+            )
         self.link = SerialLink(
             address,
             baudrate=BAUDRATE,

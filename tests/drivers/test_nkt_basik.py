@@ -612,3 +612,18 @@ def test_refused_emission_says_why(bench):
     twin.set_interlock(False)
     with pytest.raises(InstrumentRefusedError, match=r"interlock off.*error: interlock"):
         laser.emission(True)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_power_mw": 0.0},
+        {"max_power_mw": math.nan},
+        {"max_offset_pm": -1.0},
+        {"module": 161},
+        {"module": 0},
+    ],
+)
+def test_options_that_make_no_sense_are_refused_by_name(options):
+    with pytest.raises(LimitError, match=f"{next(iter(options))} = "):
+        NKTBasik("laser", "/dev/ttyUSB0", **options)

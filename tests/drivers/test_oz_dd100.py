@@ -341,6 +341,11 @@ class TestLimitsOfTheSetUp:
         with pytest.raises(LimitError, match="more than the unit's largest, 60 dB"):
             attenuator.connect()
 
+    @pytest.mark.parametrize("least_db", [-1.0, 100.0, math.nan])
+    def test_one_that_makes_no_sense_is_refused_by_name(self, least_db):
+        with pytest.raises(LimitError, match="min_attenuation_db = "):
+            OzDD100("voa", "/dev/ttyUSB0", min_attenuation_db=least_db)
+
     def test_another_insertion_loss_is_refused(self, bench):
         """Somebody's ``L`` command shifts all attenuations."""
         _, attenuator = bench(connect=False, insertion_loss_db=3.0, driver_options={"insertion_loss_db": 1.2})
