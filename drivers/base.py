@@ -16,8 +16,9 @@ A driver used alone ends dark as well: whatever it enabled is made safe when the
 from __future__ import annotations
 
 import functools
+import logging
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     MadeForHands = type  # as QCoDeS does: a metaclass with __call__ hides the signatures of the drivers
 else:
     from drivers.making import MadeForHands
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -158,6 +162,18 @@ class LabInstrument(WithSettings, Instrument, metaclass=MadeForHands):
                 self.safe_state()
         finally:
             self.close()
+
+    def snapshot_base(
+        self, update: bool | None = False, params_to_skip_update: Sequence[str] | None = None
+    ) -> dict[Any, Any]:
+        """As QCoDeS has it; but one that does not answer is asked once, not for each of its parameters."""
+        if update is not False:
+            try:
+                self.identify()
+            except InstrumentError as error:
+                log.warning("no fresh values in the snapshot: %s", error)
+                update = False
+        return super().snapshot_base(update, params_to_skip_update)
 
     def get_idn(self) -> dict[str, str | None]:
         """The identity in the form that QCoDeS snapshots expect."""

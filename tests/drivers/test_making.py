@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -133,3 +135,16 @@ def test_a_closed_instrument_makes_room_in_the_station(meter: str) -> None:
     second = ThorlabsPM100D("pm", meter)
     station.add_component(second)
     assert station.components == {"pm": second}
+
+
+def test_a_station_waits_once_for_an_instrument_that_does_not_answer(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        dead = KeysightN7764A("dead", f"TCPIP::127.0.0.1::{silent.getsockname()[1]}::SOCKET", timeout_s=0.1)
+        begun = time.monotonic()
+        assert Station(dead).components == {"dead": dead}
+        assert time.monotonic() - begun < 1.0
+    assert [record.message[:40] for record in caplog.records if "snapshot" in record.message] == [
+        "no fresh values in the snapshot: dead at"
+    ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import tomllib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,8 +15,9 @@ from lab.cli.errors import explain
 from lab.cli.main import app
 from lab.runs.following.observer import Observer
 from lab.runs.testbeds.folder import template_path
-from lab.testbed import load_testbed
+from lab.testbed import load_testbed, parse_testbed, resolve_addresses, write_testbed
 from orchestrator.wire.links import LinkState
+from sim_backends.bench import Bench
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,30 @@ def qunetlab() -> Command:
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are laid out but not drawn: half a second less for every page."""
     monkeypatch.setattr("lab.runs.pages.curves.png_of", lambda figure: b"")
+
+
+class SimulatedLab:
+    """A simulated bench and its testbed file, ``testbed.toml`` in ``folder``."""
+
+    def __init__(self, folder: Path) -> None:
+        data = tomllib.loads(template_path("simulated-four-node").read_text())
+        self.bench = Bench(parse_testbed(data, Path("t.toml")))
+        self.folder = folder
+        resolved = resolve_addresses(data, self.bench.serve())
+        for entry in resolved["instruments"]:
+            entry["options"] = {**entry.get("options", {}), **self.bench.options.get(entry["name"], {})}
+        write_testbed(resolved, folder / "testbed.toml")
+
+    @property
+    def lit(self) -> bool:
+        return bool({"laser", "launch"} & set(self.bench.unsafe()))
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[SimulatedLab]:
+    lab = SimulatedLab(tmp_path)
+    yield lab
+    lab.bench.close()
 
 
 class ListeningAgent:

@@ -6,10 +6,9 @@ import os
 import subprocess
 import sys
 import time
-import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -20,36 +19,12 @@ from drivers.catalogue import SafeOrder
 from drivers.ending import ENDING
 from lab import bench
 from lab.guard import OwnedError
-from lab.runs.testbeds.folder import template_path
-from lab.testbed import UnknownNameError, parse_testbed, resolve_addresses, write_testbed
-from sim_backends.bench import Bench
+from lab.testbed import UnknownNameError
+
+if TYPE_CHECKING:
+    from tests.lab.conftest import SimulatedLab
 
 ROOT = str(Path(__file__).resolve().parents[2])
-
-
-class Lab:
-    """A simulated bench and its testbed file."""
-
-    def __init__(self, folder: Path) -> None:
-        data = tomllib.loads(template_path("simulated-four-node").read_text())
-        self.bench = Bench(parse_testbed(data, Path("t.toml")))
-        self.folder = folder
-        resolved = resolve_addresses(data, self.bench.serve())
-        for entry in resolved["instruments"]:
-            entry["options"] = {**entry.get("options", {}), **self.bench.options.get(entry["name"], {})}
-        write_testbed(resolved, folder / "testbed.toml")
-
-    @property
-    def lit(self) -> bool:
-        states = self.bench.states()
-        return bool(states["laser"]["emission"]) or states["launch"]["open"][1]  # type: ignore[index]
-
-
-@pytest.fixture
-def lab(tmp_path: Path) -> Iterator[Lab]:
-    lab = Lab(tmp_path)
-    yield lab
-    lab.bench.close()
 
 
 def load_frame(awg: Any) -> None:
@@ -68,7 +43,7 @@ ENABLING: dict[str, tuple[str, Callable[[Any], object]]] = {
 }
 
 
-def test_every_driver_says_that_it_enables_something_and_nothing_before(lab: Lab) -> None:
+def test_every_driver_says_that_it_enables_something_and_nothing_before(lab: SimulatedLab) -> None:
     assert ENABLING.keys() == {row.model for row in catalogue.OURS if row.safe_order < SafeOrder.PASSIVE}
     here = bench.load(lab.folder)
     for model, (name, enable) in ENABLING.items():
@@ -82,7 +57,7 @@ def test_every_driver_says_that_it_enables_something_and_nothing_before(lab: Lab
             assert not ENDING.watches(instrument), name
 
 
-def cell(lab: Lab) -> None:
+def cell(lab: SimulatedLab) -> None:
     """A cell that is stopped while light is on."""
     here = bench.load(lab.folder)
     with here.instruments("relay") as station:
@@ -100,7 +75,7 @@ def cell(lab: Lab) -> None:
         raise KeyboardInterrupt
 
 
-def test_leaving_by_the_stop_button_leaves_everything_dark_and_free(lab: Lab) -> None:
+def test_leaving_by_the_stop_button_leaves_everything_dark_and_free(lab: SimulatedLab) -> None:
     before = Station.default
     with pytest.raises(KeyboardInterrupt):
         cell(lab)
@@ -111,7 +86,7 @@ def test_leaving_by_the_stop_button_leaves_everything_dark_and_free(lab: Lab) ->
         assert station.snapshot(update=True)["instruments"]["launch"]["parameters"]["IDN"]["value"]["serial"]
 
 
-def test_an_owner_without_instruments_is_told_who_has_some(lab: Lab) -> None:
+def test_an_owner_without_instruments_is_told_who_has_some(lab: SimulatedLab) -> None:
     with (
         pytest.raises(UnknownNameError, match="owners are alice, bob, carol, dave, relay"),
         bench.load(lab.folder / "testbed.toml").instruments("erin"),
@@ -120,7 +95,7 @@ def test_an_owner_without_instruments_is_told_who_has_some(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("end", ["kill", pytest.param("return", marks=pytest.mark.long)])
-def test_a_kernel_that_ends_inside_leaves_everything_dark(lab: Lab, end: str) -> None:
+def test_a_kernel_that_ends_inside_leaves_everything_dark(lab: SimulatedLab, end: str) -> None:
     cells = """
 import sys
 from contextlib import ExitStack
