@@ -23,7 +23,7 @@ import logging
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol, TypeVar, cast
 
 import pyvisa
@@ -37,6 +37,7 @@ from drivers.links.errors import (
     LinkBrokenError,
     LinkTimeoutError,
     MalformedReplyError,
+    NoReadingError,
 )
 from drivers.links.ieee488 import ErrorReply, block_header, parse_error
 from drivers.links.link import Link
@@ -54,7 +55,11 @@ _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xff]")
 """Bytes of no text, in ASCII or Latin-1 (0xFF is a letter there, and what a dead line gives)."""
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 """NR1, NR2 and NR3 of IEEE 488.2."""
+NO_NUMBER = 9.9e37
+"""SCPI-1999, 7.2.1.4: infinity is +-9.9E37, not-a-number 9.91E37."""
+_SWITCH = {"0": False, "1": True, "OFF": False, "ON": True, "+0": False, "+1": True}
 _Number = TypeVar("_Number", int, float)
+_Word = TypeVar("_Word")
 Slices = Callable[[float], Iterator[float]]
 
 
@@ -267,14 +272,37 @@ class ScpiLink(Link):
             return self._read_old_errors()
 
     def query_float(self, command: str, *, timeout_s: float | None = None) -> float:
-        """A query whose reply is one number.  Raises MalformedReplyError for anything else."""
+        """A query whose reply is one number.
+
+        Raises NoReadingError for SCPI's infinity and not-a-number, MalformedReplyError for anything else.
+        """
         with self.exchange():
-            return self.number(command, self._query(command, timeout_s), float)
+            value = self.number(command, self._query(command, timeout_s), float)
+        if abs(value) >= NO_NUMBER:
+            raise self.error(
+                NoReadingError,
+                f"{command!r} has no value: {value:g} is SCPI's word for over range or no reading",
+            )
+        return value
 
     def query_int(self, command: str, *, timeout_s: float | None = None) -> int:
         """A query whose reply is one integer.  Raises MalformedReplyError for anything else."""
         with self.exchange():
             return self.number(command, self._query(command, timeout_s), int)
+
+    def query_word(
+        self, command: str, words: Mapping[str, _Word], *, timeout_s: float | None = None
+    ) -> _Word:
+        """A query whose reply is one of ``words``; what that stands for.  Raises MalformedReplyError for anything else."""
+        with self.exchange():
+            reply = self._query(command, timeout_s)
+            if reply.strip().upper() not in words:
+                raise self.malformed(command, f"none of {', '.join(words)}: {reply[:40]!r}")
+            return words[reply.strip().upper()]
+
+    def query_bool(self, command: str, *, timeout_s: float | None = None) -> bool:
+        """A query whose reply is on or off.  Raises MalformedReplyError for anything else."""
+        return self.query_word(command, _SWITCH, timeout_s=timeout_s)
 
     def number(self, command: str, reply: str, kind: Callable[[str], _Number]) -> _Number:
         """Read ``reply`` to ``command`` as a number; call it inside ``exchange``."""

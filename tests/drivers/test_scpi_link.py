@@ -18,6 +18,7 @@ from drivers.links.errors import (
     LinkError,
     LinkTimeoutError,
     MalformedReplyError,
+    NoReadingError,
     WrongInstrumentError,
 )
 from drivers.links.scpi_visa import ScpiLink, parse_identity
@@ -171,6 +172,33 @@ def test_a_reply_that_is_no_number_is_malformed(link: ScpiLink) -> None:
     assert link.query_float("ECHO? 1.5") == 1.5
     with pytest.raises(MalformedReplyError):
         link.query_int("ECHO? 1.5")
+
+
+@pytest.mark.parametrize("reply", ["9.9E37", "-9.9E37", "9.91E37", "+9.90000000E+037"])
+def test_words_for_no_number_are_no_value_of_a_sound_link(link: ScpiLink, reply: str) -> None:
+    renewed = link.renewed
+    with pytest.raises(NoReadingError, match="echo at"):
+        link.query_float(f"ECHO? {reply}")
+    assert link.query_float("ECHO? 9.8E37") == 9.8e37
+    assert link.renewed == renewed
+
+
+@pytest.mark.parametrize(
+    ("reply", "on"), [("1", True), ("0", False), ("+0", False), ("ON", True), ("off", False)]
+)
+def test_a_switch_is_on_or_off(link: ScpiLink, reply: str, on: bool) -> None:
+    assert link.query_bool(f"ECHO? {reply}") is on
+
+
+def test_a_reply_that_is_none_of_the_words_is_malformed(link: ScpiLink) -> None:
+    for reply in ("2", "1.0", "maybe", "1 1"):
+        with pytest.raises(MalformedReplyError, match="none of 0, 1"):
+            link.query_bool(f"ECHO? {reply}")
+    states = {"0": "stopped", "2": "running"}
+    assert link.query_word("ECHO? 2", states) == "running"
+    with pytest.raises(MalformedReplyError, match="none of 0, 2"):
+        link.query_word("ECHO? 1", states)
+    assert link.query_word("ECHO? 0", states) == "stopped"
 
 
 def test_a_closed_peer_is_seen_at_once_and_the_next_use_reopens(bench: Bench, link: ScpiLink) -> None:

@@ -32,10 +32,12 @@ Hear = Callable[[bytes], "Iterable[bytes] | None"]
 
 @dataclass(frozen=True)
 class Piece:
-    """``data`` goes to the driver ``after_s`` the reply came; ``then`` is done after it, last the line is cut."""
+    """``data`` goes to whom it answers ``after_s`` the reply came, or once ``until`` is set; then ``then`` is done, and
+    last the line is cut."""
 
     data: bytes = b""
     after_s: float = 0.0
+    until: threading.Event | None = None
     then: Callable[[], object] | None = None
     hang_up: bool = False
 
@@ -73,6 +75,7 @@ class Wire(ABC):
         self.address = ""
         self.desk = desk
         self._due: list[tuple[float, int, Any, Piece]] = []
+        self._held: list[tuple[Any, Piece]] = []
         self._order = itertools.count()
         self._closing = threading.Event()
         self._restarted = ""
@@ -106,10 +109,16 @@ class Wire(ABC):
                 self._take(ready)
             while self._due and self._due[0][0] <= time.monotonic():
                 self._deliver(*heapq.heappop(self._due)[2:])
+            for each in [(whom, piece) for whom, piece in self._held if piece.until and piece.until.is_set()]:
+                self._held.remove(each)
+                self._deliver(*each)
 
     def _answer(self, whom: Any, reply: bytes) -> None:
         now = time.monotonic()
         for piece in self.desk.pieces(reply):
+            if piece.until is not None:
+                self._held.append((whom, piece))
+                continue
             heapq.heappush(self._due, (now + piece.after_s, next(self._order), whom, piece))
 
     def _deliver(self, whom: Any, piece: Piece) -> None:
