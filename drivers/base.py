@@ -66,7 +66,7 @@ class LabInstrument(WithSettings, Instrument, metaclass=MadeForHands):
     def __init__(self, name: str, address: str, **kwargs: Any) -> None:
         super().__init__(name, **kwargs)
         self.address = address
-        self.options: dict[str, Any] = {}  # the keywords it was made with
+        self.made_with: dict[str, Any] = {}  # the keywords of its constructor
         self._left_on = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

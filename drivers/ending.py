@@ -1,7 +1,7 @@
 """What this process enabled goes dark when it ends: light, bias, outputs, shutters, whatever a driver switched on.
 
-A driver says :meth:`LabInstrument.must_end_dark` before it enables anything; a driver that was only read is never
-touched.  From then on it is remembered here until its safe state was reached, and a guard process
+A driver says :meth:`LabInstrument.must_end_dark` before it enables anything, which takes a second for the first that
+does; a driver that was only read is never touched.  From then on it is remembered here until its safe state was reached, and a guard process
 (:mod:`drivers.guard`) knows how to make it.  At the end of the interpreter - the end of a script or an exception in
 it, a notebook's kernel that is shut down - the links are closed and the guard makes everything safe, before the
 process is gone.  When the process is killed the guard notices by itself.  Should the guard be gone, the drivers do it
@@ -48,7 +48,7 @@ class Ending:
             if not self.watches(instrument):
                 lit = _Lit(instrument, watched(instrument))
                 self._lit[lit.watched.driver, lit.watched.address] = lit
-                self._tell()
+                self._tell(wait=True)
 
     def watches(self, instrument: LabInstrument) -> bool:
         """Whether ``instrument`` is made safe at the end of this process."""
@@ -68,29 +68,29 @@ class Ending:
             if lit := self._lit.get((fresh.driver, fresh.address)):
                 lit.instrument, lit.watched = instrument, fresh
 
-    def _tell(self) -> None:
-        if self._guard is None:
-            self._guard = Guard(f"process {os.getpid()}")
-            atexit.register(self._end)
+    def _tell(self, *, wait: bool = False) -> None:
+        """Tell the guard; ``wait`` until it could act."""
         try:
+            if self._guard is None:
+                atexit.register(self._end)
+                self._guard = Guard(f"process {os.getpid()}")
             self._guard.watch([lit.watched for lit in self._lit.values()])
-        except OSError:
-            logger.warning(
-                "the guard process is gone; should this process be killed, its instruments stay on"
-            )
+            if wait:
+                self._guard.await_ready()
+        except OSError as error:
+            logger.warning("no guard (%s): should this process be killed, its instruments stay on", error)
 
     def _end(self) -> None:
         guard, lit = self._guard, list(self._lit.values())
-        if guard is None:
-            return
-        if not lit:
+        if guard is not None and not lit:
             guard.dismiss()
             return
-        for each in lit:  # two processes cannot share a serial line
-            with suppress(Exception):
-                each.instrument.disconnect()
-        if guard.call():
-            return
+        if guard is not None and guard.lives:
+            for each in lit:  # two processes cannot share a serial line
+                with suppress(Exception):
+                    each.instrument.disconnect()
+            if guard.call():
+                return
         for each in lit:
             try:
                 each.instrument.safe_state()
@@ -105,7 +105,7 @@ class Ending:
 def watched(instrument: LabInstrument) -> Watched:
     """What the guard must know to make the driver; options that are no plain values keep their defaults."""
     driver = type(instrument)
-    options = {key: value for key, value in instrument.options.items() if _is_plain(value)}
+    options = {key: value for key, value in instrument.made_with.items() if _is_plain(value)}
     return Watched(f"{driver.__module__}:{driver.__qualname__}", instrument.name, instrument.address, options)
 
 

@@ -67,6 +67,11 @@ class Guard:
         self._unanswered = 0
         _guards.add(self)
 
+    @property
+    def lives(self) -> bool:
+        """Whether there is a guard."""
+        return self._process.poll() is None
+
     def watch(self, watched: Sequence[Watched]) -> None:
         """Tell what has to be made safe from here on; raises OSError when the guard is gone."""
         assert self._process.stdin is not None

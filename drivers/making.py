@@ -48,7 +48,7 @@ class MadeForHands(InstrumentMeta):
         if loading is not None:
             leave_station(loading.f_locals.get("self"), str(name))
         made: LabInstrument = super().__call__(*args, **kwargs)
-        made.options = {key: value for key, value in kwargs.items() if key not in ("name", "address")}
+        made.made_with = {key: value for key, value in kwargs.items() if key not in ("name", "address")}
         ENDING.renew(made)
         try:
             if connect or (connect is None and loading is not None):

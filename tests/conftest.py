@@ -22,7 +22,7 @@ def no_guard_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Drivers of the tests' own process have no guard: their twins end with it."""
     from drivers.ending import ENDING, Ending
 
-    monkeypatch.setattr(Ending, "_tell", lambda self: None)
+    monkeypatch.setattr(Ending, "_tell", lambda self, *, wait=False: None)
     yield
     ENDING.forked()
 
