@@ -1,8 +1,7 @@
 """OZ Optics DD-100-MC motor-driven attenuator on a serial line.
 
-Commands end in CR; a reply is lines ended by CR LF, then ``Done`` and an empty line, or one line ``Error...``.
-Replies carry no mark of what they answer, so after any trouble the driver *gets in step*: it asks for the
-configuration, which nothing else answers, and skips replies until that comes.
+Commands end in CR; what comes back is in :mod:`drivers.attenuators.oz_replies`, and how a question finds its own reply in
+:mod:`drivers.attenuators.oz_line`.
 
 A unit whose motor runs answers when it has arrived, and no published command stops it; what it does with a command
 that comes meanwhile no source says, so it may obey at once, obey afterwards, or lose it.  ``safe_state`` therefore
@@ -20,20 +19,12 @@ homing); pylablib ``pylablib/devices/OZOptics/base.py`` (``IL:`` and ``MAX ATTEN
 from __future__ import annotations
 
 import logging
-import math
 from typing import Any
 
+from drivers.attenuators.oz_line import OzLine
+from drivers.attenuators.oz_replies import MAX_DB, SERIAL_NUMBERS, Reply
 from drivers.base import Identity, LabInstrument
-from drivers.links.errors import (
-    InstrumentError,
-    InstrumentRefusedError,
-    LimitError,
-    LinkTimeoutError,
-    MalformedReplyError,
-    NoReadingError,
-    NotReadyError,
-    WrongInstrumentError,
-)
+from drivers.links.errors import InstrumentRefusedError, LimitError, NoReadingError, NotReadyError
 from drivers.links.limits import Within
 from drivers.links.serial_link import SerialLink
 from drivers.settings import Quantity
@@ -41,16 +32,7 @@ from drivers.settings import Quantity
 logger = logging.getLogger(__name__)
 
 BAUDRATE = 9600
-MAX_REPLY_LINES = 64
-LIMIT_DB = 100.0  # no DD-100 attenuates more; the unit's own range (CD) is checked as well
 STEP_DB = 0.01  # two digits after the point (COO-Utilities/ozoptics)
-IN_STEP = "MAX ATTEN:"  # stands in the configuration only
-ERRORS = {
-    "Error-2": "bad command",
-    "Error-5": "home sensor error, the unit needs repair",
-    "Error-6": "overflow",
-    "Error-7": "motor voltage beyond its safe limits",
-}
 
 
 class OzDD100(LabInstrument):
@@ -76,9 +58,9 @@ class OzDD100(LabInstrument):
         **kwargs: Any,
     ) -> None:
         super().__init__(name, address, **kwargs)
-        if not 0.0 <= min_attenuation_db < LIMIT_DB:
+        if not 0.0 <= min_attenuation_db < MAX_DB:
             raise self.error(
-                LimitError, f"min_attenuation_db = {min_attenuation_db:g} is outside 0..{LIMIT_DB:g} dB"
+                LimitError, f"min_attenuation_db = {min_attenuation_db:g} is outside 0..{MAX_DB:g} dB"
             )
         self.link = SerialLink(
             address, baudrate=BAUDRATE, instrument=name, timeout_s=timeout_s, bring_up=self.bring_up
@@ -90,15 +72,14 @@ class OzDD100(LabInstrument):
         self._move_timeout_s = move_timeout_s
         self._home_timeout_s = home_timeout_s
         self._range_db: tuple[float, float] | None = None
-        self._in_step_with = -1  # the line on which the last reply was read
-        self._rests_at = -math.inf  # when a motor that was sent somewhere has surely arrived
+        self._line = OzLine(self.link)
         self.attenuation_db: Quantity = self.add_setting(
             "attenuation_db",
             label="Attenuation",
             unit="dB",
             get=self._read_attenuation,
             put=self._move,
-            limits=Within(min_attenuation_db, LIMIT_DB, "dB"),
+            limits=Within(min_attenuation_db, MAX_DB, "dB"),
             resolution=max(tolerance_db, STEP_DB),
             docstring="Total attenuation, insertion loss included; setting waits for the motor.",
         )
@@ -119,8 +100,9 @@ class OzDD100(LabInstrument):
 
     def identify(self) -> Identity:
         """From the configuration display: the unit has no identity query, only its ``CD`` lines are typical."""
-        lines = self._command("CD")
-        return Identity("OZ Optics", "DD-100", _after(lines, "SN:") or "", _after(lines, "FW:") or "")
+        configuration = self._line.ask("CD", lambda reply: reply)
+        serial_number = configuration.after(*SERIAL_NUMBERS) or ""
+        return Identity("OZ Optics", "DD-100", serial_number, configuration.after("FW:") or "")
 
     def know_state(self) -> None:
         """Hold the unit's range against the set-up's, and its position against ``min_attenuation_db``."""
@@ -162,10 +144,10 @@ class OzDD100(LabInstrument):
         """
         with self.link.urgent():
             if self._range_db is None:  # never connected: somebody else may have sent the motor away
-                self._rests_at = self.link.now() + self._move_timeout_s
+                self._line.may_move_for(self._move_timeout_s)
                 self._range_db = self._read_range()
             high = self._range_db[1]
-            self._send(f"A{high:.2f}", self._move_timeout_s)
+            self._line.send(f"A{high:.2f}", self._move_timeout_s)
             if self._at(high):
                 return
             try:
@@ -198,7 +180,7 @@ class OzDD100(LabInstrument):
     def home(self) -> None:
         """Find the motor's reference; what the output attenuates meanwhile is undefined, so block the light."""
         self.must_end_dark()
-        self._command("H", self._home_timeout_s)
+        self._line.ask("H", lambda reply: None, self._home_timeout_s)
 
     def ask_raw(self, cmd: str) -> str:
         """``ask("CD")``: the lines of the reply before ``Done``; moves are waited for."""
@@ -208,7 +190,7 @@ class OzDD100(LabInstrument):
         if text[:1] in tuple("ABFHS"):
             self.must_end_dark()
         wait_s = self._home_timeout_s if text[:1] in tuple("ABFHSR") else self.link.timeout_s
-        return "\n".join(self._command(text, wait_s))
+        return self._line.ask(text, lambda reply: "\n".join(reply.lines), wait_s)
 
     def write_raw(self, cmd: str) -> None:
         """As ``ask``: every command is answered."""
@@ -228,154 +210,16 @@ class OzDD100(LabInstrument):
             )
         if target_db < high:
             self.must_end_dark()
-        lines = self._command(f"A{target_db:.2f}", self._move_timeout_s)
-        if not lines or _after(lines[-1:], "POS:") is None:
-            raise self._malformed(f"the move was answered by {lines[:3]!r}")
+        self._line.ask(f"A{target_db:.2f}", Reply.check_moved, self._move_timeout_s)
 
     def _read_attenuation(self) -> float:
-        lines = self._command("D")
-        text = _after(lines, "ATTEN:")
-        if text is None or (_after(lines, "DPOS:") is None and _after(lines, "POS:") is None):
-            raise self._malformed(f"the position query was answered by {lines[:3]!r}")
-        if text.lower() == "unknown":
+        position_db = self._line.ask("D", Reply.position_db)
+        if position_db is None:
             raise self.error(
                 NoReadingError,
                 "the position is unknown since the unit was switched on; set an attenuation or call home()",
             )
-        return self._number(text, "ATTEN")
+        return position_db
 
     def _read_range(self) -> tuple[float, float]:
-        lines = self._command("CD")
-        low, high = (self._number(_after(lines, key), key) for key in ("IL:", IN_STEP))
-        if not 0.0 <= low < high:
-            raise self._malformed(f"the range {low:g}..{high:g} dB makes no sense")
-        return low, high
-
-    def _number(self, text: str | None, what: str) -> float:
-        """A finite number, with or without its unit behind it."""
-        try:
-            value = float((text or "").removesuffix("(dB)"))
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value):
-            raise self._malformed(f"{what} is {text!r}, not a number")
-        return value
-
-    def _command(self, command: str, wait_s: float | None = None) -> list[str]:
-        """Send ``command`` and return the reply's lines before ``Done``; InstrumentRefusedError on an error line."""
-        wait_s = self.link.timeout_s if wait_s is None else wait_s
-        with self.link.exchange():
-            configuration = self._get_in_step()
-            if configuration and command == "CD":
-                return configuration
-            self._write(command, wait_s)
-            try:
-                reply = self._read_reply(self.link.now() + wait_s, command)
-            except LinkTimeoutError as error:
-                raise self.error(LinkTimeoutError, f"{command!r} was not done within {wait_s:g} s") from error
-            self._answered()
-            if isinstance(reply, InstrumentError):
-                raise reply
-            return reply
-
-    def _send(self, command: str, wait_s: float) -> None:
-        """Send ``command`` and leave its reply for later."""
-        with self.link.exchange():
-            self._write(command, wait_s)
-
-    def _write(self, command: str, wait_s: float) -> None:
-        self._in_step_with = -1
-        self._rests_at = max(self._rests_at, self.link.now()) + wait_s
-        self.link.write(f"{command}\r".encode("ascii"))
-
-    def _answered(self) -> None:
-        self._in_step_with = self.link.renewed
-        self._rests_at = -math.inf
-
-    def _get_in_step(self) -> list[str] | None:
-        """Skip replies to what was asked before; a motor that was sent somewhere may have to arrive first.
-
-        Returns the configuration if it had to be asked for.
-        """
-        if self._in_step_with == self.link.renewed and not self._unasked():
-            return None
-        timeout_s = self.link.timeout_s
-        give_up = max(self._rests_at, self.link.now() + timeout_s)
-        while True:
-            self.link.write(b"CD\r")
-            skipped: list[object] = []
-            try:
-                configuration = self._skip_to_configuration(
-                    min(self.link.now() + timeout_s, give_up), skipped
-                )
-                break
-            except LinkTimeoutError as error:  # lost, or the motor still runs: ask again
-                if self.link.now() < give_up:
-                    logger.info(
-                        "%s at %s: no answer yet; the motor may be under way", self.name, self.address
-                    )
-                elif skipped:
-                    raise self.error(
-                        WrongInstrumentError,
-                        f"CD is answered without a {IN_STEP} line ({skipped[-1]}); this is no DD-100",
-                    ) from error
-                else:
-                    raise
-        self.link.drain()
-        self._answered()
-        return configuration
-
-    def _unasked(self) -> bytes:
-        """What came since the last reply, apart from the empty line that ends it: nothing, unless it came twice."""
-        try:
-            unasked = self.link.read_some(self.link.now()).strip()
-        except LinkTimeoutError:
-            return b""
-        if unasked:
-            logger.warning("%s at %s: %d bytes came unasked", self.name, self.address, len(unasked))
-        return unasked
-
-    def _skip_to_configuration(self, deadline: float, skipped: list[object]) -> list[str]:
-        while True:
-            reply = self._read_reply(deadline, "CD")
-            if not isinstance(reply, InstrumentError) and _after(reply, IN_STEP) is not None:
-                return reply
-            skipped.append(reply)
-
-    def _read_reply(self, deadline: float, command: str) -> list[str] | InstrumentError:
-        """The lines of the next reply, without an echo of ``command``; or its refusal.
-
-        A configuration that was asked for more than once is passed over.
-        """
-        lines: list[str] = []
-        while True:
-            for line in self._decode(self.link.read_line(deadline)):
-                if line.startswith("Error"):
-                    reason = ERRORS.get(line.removesuffix("!"), "no reason given")
-                    return self.error(InstrumentRefusedError, f"{command!r} was refused: {reason} ({line})")
-                if line == "Done":
-                    if command == "CD" or _after(lines, IN_STEP) is None:
-                        return lines
-                    lines = []
-                elif line not in ("", command):
-                    lines.append(line)
-            if len(lines) > MAX_REPLY_LINES:
-                raise self._malformed("the reply does not end")
-
-    def _decode(self, line: bytes) -> list[str]:
-        """The text of a line; with the echo on, the command and its CR come in front."""
-        try:
-            return [part.strip() for part in line.decode("ascii").split("\r")]
-        except UnicodeDecodeError as error:
-            raise self._malformed(f"a line of {len(line)} bytes is not text") from error
-
-    def _malformed(self, text: str) -> InstrumentError:
-        return self.error(MalformedReplyError, text)
-
-
-def _after(lines: list[str], key: str) -> str | None:
-    """What follows ``key`` in the first line that starts with it, in either case."""
-    for line in lines:
-        if line.upper().startswith(key):
-            return line[len(key) :].strip()
-    return None
+        return self._line.ask("CD", Reply.range_db)

@@ -283,6 +283,16 @@ def test_a_reply_that_comes_twice_is_not_taken_for_the_next(scripted, caplog):
     assert "came unasked" in caplog.text
 
 
+def test_an_answer_to_another_question_is_an_error_and_the_next_is_right(scripted):
+    """The reply to an earlier move comes in the place of the position, and the position in the next one's."""
+    stale, late = b"Pos:2000\r\nDone\r\n\r\n", b"DPos:1\r\nATTEN:7.00\r\nDone\r\n\r\n"
+    attenuator = scripted(*CONNECTING, stale, late + CONFIGURATION, CONFIGURATION, POSITION, POSITION)
+    attenuator.connect()
+    with pytest.raises(MalformedReplyError, match="position query"):
+        attenuator.attenuation_db()
+    assert attenuator.attenuation_db() == 20.0
+
+
 def test_limits_shown_are_those_of_the_unit(bench):
     _, attenuator = bench(insertion_loss_db=1.5, max_attenuation_db=50.0)
     assert (attenuator.attenuation_db.vals.min_value, attenuator.attenuation_db.vals.max_value) == (1.5, 50.0)
