@@ -299,7 +299,7 @@ def test_safe_without_ever_having_been_connected(own_rig: Rig) -> None:
     rig = own_rig
     rig.unsafe()
     rig.driver.leave_on()
-    options = rig.driver.options
+    options = rig.driver.made_with
     rig.driver.close()
     if rig.known.queue_error is not None:
         rig.known.queue_error(rig.twin)
