@@ -61,14 +61,22 @@ def bench(light):
         item.close()
 
 
+@pytest.fixture(params=[{}, {"left_by_someone": True}], ids=["fresh", "left by someone"])
+def found(request):
+    """How the twin is found."""
+    return request.param
+
+
 def test_identity(bench):
     _, laser = bench(connect=False)
     assert laser.connect() == Identity("NKT Photonics", "Koheras BASIK K1x2", "SIM00001", "01.07")
     assert laser.get_idn()["model"] == "Koheras BASIK K1x2"
 
 
-def test_settings_reach_the_light(bench, light):
-    twin, laser = bench(wavelength_nm=1550.12)
+def test_settings_reach_the_light(bench, light, found):
+    twin, laser = bench(wavelength_nm=1550.12, **found)
+    laser.wavelength_offset_pm(0.0)
+    light.clear()
     laser.power_mw(12.34)
     assert light == []  # setting the power makes no light
     laser.emission(True)
@@ -97,8 +105,8 @@ def test_power_outside_the_hard_limit_is_not_sent(bench, power_mw):
     assert twin.state()["requests"] == before
 
 
-def test_module_refuses_what_it_cannot_do(bench):
-    twin, laser = bench(max_power_mw=20.0)
+def test_module_refuses_what_it_cannot_do(bench, found):
+    twin, laser = bench(max_power_mw=20.0, **found)
     laser.power_mw(5.0)
     with pytest.raises(InstrumentRefusedError, match="0x22"):
         laser.power_mw(30.0)
@@ -106,8 +114,8 @@ def test_module_refuses_what_it_cannot_do(bench):
     assert twin.state()["power_mw"] == 5.0
 
 
-def test_interlock_stops_light_and_keeps_it_off(bench, light):
-    twin, laser = bench()
+def test_interlock_stops_light_and_keeps_it_off(bench, light, found):
+    twin, laser = bench(**found)
     laser.emission(True)
     twin.set_interlock(False)
     assert light[-1][0] == 0.0
@@ -153,9 +161,9 @@ def test_resends_are_bounded(bench):
     assert laser.power_mw() == 10.0
 
 
-def test_late_answer_is_not_taken_for_the_next(bench):
+def test_late_answer_is_not_taken_for_the_next(bench, found):
     """A reply that comes after its time-out carries the old source address and is passed over."""
-    twin, laser = bench(timeout_s=0.2, resends=0)
+    twin, laser = bench(timeout_s=0.2, resends=0, **found)
     laser.power_mw(7.0)
     twin.faults.delay_s = 0.3
     with pytest.raises(LinkTimeoutError):
@@ -284,8 +292,8 @@ def test_no_such_port(tmp_path):
     laser.close()
 
 
-def test_after_a_broken_line_passive_settings_return_and_light_does_not(bench, light):
-    twin, laser = bench()
+def test_after_a_broken_line_passive_settings_return_and_light_does_not(bench, light, found):
+    twin, laser = bench(**found)
     laser.power_mw(33.0)
     laser.wavelength_offset_pm(12.5)
     laser.emission(True)
@@ -307,8 +315,8 @@ def test_after_a_broken_line_passive_settings_return_and_light_does_not(bench, l
     assert laser.wavelength_offset_pm() == 12.5
 
 
-def test_error_code_is_named(bench):
-    twin, laser = bench()
+def test_error_code_is_named(bench, found):
+    twin, laser = bench(**found)
     twin.faults.latched_error = "8"
     assert "error code present" in laser.status_flags()
     with pytest.raises(NotReadyError, match="module disabled"):

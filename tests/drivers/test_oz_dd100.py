@@ -80,6 +80,12 @@ POSITION = b"DPos:10\r\nATTEN:20.00\r\nDone\r\n\r\n"
 CONNECTING = (CONFIGURATION, CONFIGURATION, POSITION)
 
 
+@pytest.fixture(params=[{}, {"left_by_someone": True}], ids=["fresh", "left by someone"])
+def found(request):
+    """How the twin is found."""
+    return request.param
+
+
 def test_identity_and_range(bench, moves):
     _, attenuator = bench(connect=False, insertion_loss_db=1.5, max_attenuation_db=50.0, serial_number="77")
     identity = attenuator.connect()
@@ -90,8 +96,8 @@ def test_identity_and_range(bench, moves):
     assert moves == [50.0]  # connecting moves nothing
 
 
-def test_attenuation_is_set_and_read_back(bench, moves):
-    twin, attenuator = bench()
+def test_attenuation_is_set_and_read_back(bench, moves, found):
+    twin, attenuator = bench(**found)
     attenuator.attenuation_db(12.34)
     assert attenuator.attenuation_db() == 12.34
     assert moves[-1] == 12.34
@@ -128,8 +134,8 @@ def test_out_of_range_is_refused_before_the_wire(bench, moves, attenuation_db):
     assert moves == [60.0]
 
 
-def test_safe_state_is_the_largest_attenuation(bench):
-    twin, attenuator = bench()
+def test_safe_state_is_the_largest_attenuation(bench, found):
+    twin, attenuator = bench(**found)
     attenuator.attenuation_db(3.0)
     attenuator.safe_state()
     attenuator.safe_state()
@@ -174,8 +180,8 @@ def test_garbage_is_an_error_and_the_next_query_is_clean(bench):
     assert attenuator.attenuation_db() == 60.0
 
 
-def test_late_reply_is_not_taken_for_the_next(bench):
-    twin, attenuator = bench()
+def test_late_reply_is_not_taken_for_the_next(bench, found):
+    twin, attenuator = bench(**found)
     attenuator.attenuation_db(10.0)
     twin.faults.delay_s = 0.3
     with pytest.raises(LinkTimeoutError):
@@ -185,8 +191,8 @@ def test_late_reply_is_not_taken_for_the_next(bench):
     assert attenuator.attenuation_db() == 10.0
 
 
-def test_disconnect_and_reconnect(bench):
-    twin, attenuator = bench()
+def test_disconnect_and_reconnect(bench, found):
+    twin, attenuator = bench(**found)
     attenuator.attenuation_db(15.0)
     twin.faults.disconnect()
     with pytest.raises(LinkBrokenError):
