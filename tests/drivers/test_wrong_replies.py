@@ -217,6 +217,8 @@ def settle(rig: Rig, rng: random.Random, manner: str) -> None:
             suppress(InstrumentError),
         ):
             setting.set(setting.get())
+        with suppress(InstrumentError):  # it may be this reading that notices
+            setting.get()
         shown, held = setting.cache.get(), setting.get()
         assert shown == held, name
 

@@ -32,8 +32,8 @@ Hear = Callable[[bytes], "Iterable[bytes] | None"]
 
 @dataclass(frozen=True)
 class Piece:
-    """``data`` goes to whom it answers ``after_s`` the reply came, or once ``until`` is set; then ``then`` is done, and
-    last the line is cut."""
+    """``data`` goes to whom it answers ``after_s`` the reply came, or once ``until`` is set; then the line is cut, if
+    so wanted, and ``then`` is done."""
 
     data: bytes = b""
     after_s: float = 0.0
@@ -124,10 +124,10 @@ class Wire(ABC):
     def _deliver(self, whom: Any, piece: Piece) -> None:
         if piece.data:
             self._send(whom, piece.data)
-        if piece.then is not None:
-            piece.then()
         if piece.hang_up:
             self._hang_up(whom)
+        if piece.then is not None:
+            piece.then()
 
     def _asked(self, whom: Any, request: bytes, pass_on: Callable[[bytes], object]) -> None:
         answers = self.desk.hear(request)
