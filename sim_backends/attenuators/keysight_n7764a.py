@@ -3,7 +3,9 @@
 Written from the Keysight N77xx Series Programming Guide (N7744-90C): each attenuator answers on both of its
 slots; replies end with CR LF; the error queue holds 30 entries; out-of-range values give -222, words outside
 a list -224, an attenuation that the offset puts out of the filter's reach -221, empty slots -303.  A shutter
-closes at full speed and opens at the attenuation speed; ``*OPC?`` answers 0 while a filter moves.
+closes at full speed and opens at the attenuation speed; ``*OPC?`` answers 0 while a filter moves.  Power control (same
+dialect: 8163A/B Programming Guide, OUTPut subtree) drives the filter itself: while it is on, an attenuation is taken
+and does not move the filter.  ``:STATe:APOWeron`` as in the guide of the 8156A: 0 closed at power-on, 1 as left.
 """
 
 from __future__ import annotations
@@ -46,6 +48,10 @@ class _Attenuator:
     wavelength_m: float = 1.55e-6
     speed_db_per_s: float = _SPEED_DB_PER_S[1]
     shutter: bool = False
+    controls_power: bool = False
+    power_unit: int = 0
+    open_at_power_on: bool = False
+    averaging_s: float = 0.1
     filter_db: float = 0.0
     is_open: bool = False
     move: int = 0
@@ -80,6 +86,29 @@ class _Device(ScpiDevice):
         add("OUTPut#[:CHANnel#][:STATe]", lambda c: self._shut(self._slot(c), c.boolean(0)))
         add("OUTPut#[:CHANnel#][:STATe]?", lambda c: str(int(self._slot(c).shutter)))
         add("OUTPut[:CHANnel#][:STATe]:ALL", self._shut_all)
+        self._switch("OUTPut#[:CHANnel#][:STATe]:APOWeron", "open_at_power_on", ("DIS", "LAST"))
+        self._switch("OUTPut#[:CHANnel#]:POWer:CONTRol", "controls_power", ("OFF", "ON"))
+        add("OUTPut#[:CHANnel#]:POWer:UNit", self._set_power_unit)
+        add("OUTPut#[:CHANnel#]:POWer:UNit?", lambda c: f"{self._slot(c).power_unit:+d}")
+        add("OUTPut#[:CHANnel#]:ATIMe", self._set_averaging)
+        add("OUTPut#[:CHANnel#]:ATIMe?", lambda c: _float(self._slot(c).averaging_s))
+        add("OUTPut#[:CHANnel#]:APMode?", lambda c: str(int(self._slot(c).controls_power)))
+
+    def _switch(self, notation: str, attribute: str, words: tuple[str, str]) -> None:
+        def store(call: Call) -> None:
+            word = call.text(0).upper()
+            setattr(self._slot(call), attribute, word == words[1] if word in words else call.boolean(0))
+
+        self.add(notation, store)
+        self.add(notation + "?", lambda c: str(int(getattr(self._slot(c), attribute))))
+
+    def _set_power_unit(self, call: Call) -> None:
+        word = call.text(0).upper()
+        attenuator = self._slot(call)
+        attenuator.power_unit = {"DBM": 0, "W": 1}[word] if word in ("DBM", "W") else int(call.boolean(0))
+
+    def _set_averaging(self, call: Call) -> None:
+        self._slot(call).averaging_s = _bounded(call, (2e-3, 1.0), 0.1, {"S": 1.0, "MS": 1e-3})
 
     def is_complete(self) -> bool:
         return not any(attenuator.moving for attenuator in self.attenuators)
@@ -105,6 +134,8 @@ class _Device(ScpiDevice):
         if not 0.0 <= wanted_db <= _FILTER_DB:
             raise ScpiError(*SETTINGS_CONFLICT)
         attenuator.target_db = value_db
+        if attenuator.controls_power:
+            return
         self._move(attenuator, abs(wanted_db - attenuator.filter_db) / attenuator.speed_db_per_s)
 
     def _attenuate_all(self, call: Call) -> None:
@@ -144,8 +175,22 @@ class _Device(ScpiDevice):
         for attenuator in self.attenuators:
             attenuator.offset_db, attenuator.wavelength_m = 0.0, 1.55e-6
             attenuator.speed_db_per_s = self._default_speed
+            attenuator.controls_power = attenuator.open_at_power_on = False
+            attenuator.power_unit, attenuator.averaging_s = 0, 0.1
             self._attenuate(attenuator, 0.0)
             self._shut(attenuator, False)
+
+    def leave(self) -> None:
+        """The state in which an earlier user left it: offsets, power control, hardly any attenuation, all open."""
+        for attenuator in self.attenuators:
+            attenuator.offset_db, attenuator.filter_db, attenuator.target_db = 10.0, 1.0, 11.0
+            attenuator.wavelength_m, attenuator.speed_db_per_s = 1.31e-6, 200.0
+            attenuator.controls_power = attenuator.open_at_power_on = True
+            attenuator.power_unit, attenuator.averaging_s = 1, 1.0
+            attenuator.shutter = attenuator.is_open = True
+            self._on_channel(attenuator.number, attenuator.filter_db, attenuator.is_open)
+        self.errors.push(ScpiError(-410, "Query INTERRUPTED"))
+        self.errors.push(ScpiError(*SETTINGS_CONFLICT))
 
     def _move(self, attenuator: _Attenuator, travel_s: float) -> None:
         """Start a move that ends after ``travel_s``; a later move replaces it."""
@@ -162,7 +207,8 @@ class _Device(ScpiDevice):
             if move != attenuator.move:
                 return
             attenuator.moving = False
-            attenuator.filter_db = attenuator.target_db - attenuator.offset_db
+            if not attenuator.controls_power:
+                attenuator.filter_db = attenuator.target_db - attenuator.offset_db
             attenuator.is_open = attenuator.shutter
             self._on_channel(attenuator.number, attenuator.filter_db, attenuator.is_open)
 
@@ -201,7 +247,7 @@ class N7764ATwin:
     """The simulated attenuator.  ``on_channel(channel 1..4, attenuation_db, open)`` follows the light.
 
     ``speed_db_per_s`` is the attenuation speed at power-on; ``schedule(delay_s, action)`` runs the end of a
-    move (a timer thread by default).
+    move (a timer thread by default); ``left_by_someone`` starts it in another user's state.
     """
 
     def __init__(
@@ -212,10 +258,13 @@ class N7764ATwin:
         model: str = "N7764A",
         speed_db_per_s: float = _SPEED_DB_PER_S[1],
         schedule: Schedule = _later,
+        left_by_someone: bool = False,
     ) -> None:
         self.faults = FaultInjector()
         identity = IDENTITY.format(model=model, serial=serial)
         self._device = _Device(identity, self.faults, on_channel, speed_db_per_s, schedule)
+        if left_by_someone:
+            self._device.leave()
         self._server = ScpiServer(self._device, self.faults)
 
     def serve(self, host: str, port: int) -> str:
@@ -239,6 +288,9 @@ class N7764ATwin:
                 "attenuation_db": {a.number: a.filter_db for a in device.attenuators},
                 "open": {a.number: a.is_open for a in device.attenuators},
                 "wavelength_nm": {a.number: a.wavelength_m * 1e9 for a in device.attenuators},
+                "offset_db": {a.number: a.offset_db for a in device.attenuators},
+                "controls_power": {a.number: a.controls_power for a in device.attenuators},
+                "open_at_power_on": {a.number: a.open_at_power_on for a in device.attenuators},
                 "moving": {a.number: a.moving for a in device.attenuators},
                 "errors": len(device.errors),
             }

@@ -28,16 +28,23 @@ MIN_SAMPLES, MAX_SAMPLES = 2400, 2_000_000_000
 MAX_STEPS = 16383
 DEFAULT_FOLDER = "\\Users\\OEM\\Documents"
 _FILE_NOT_FOUND = (-256, "File name not found")
+_OPTION_MISSING = (-241, "Hardware missing")
 _BLOCK_SIZE = (-161, "Invalid block data")
 _SAMPLE_BYTES = 4
 _DATA = re.compile(rb"\s*:?WLIS(?:T)?:WAV(?:EFORM)?:DATA\s+(.*)", re.IGNORECASE | re.DOTALL)
 
 
 class ListCommands:
-    """Declares the list commands on ``device``; ``unload(name)`` takes a deleted asset out of the channels."""
+    """Declares the list commands on ``device``; ``unload(name)`` takes a deleted asset out of the channels.
 
-    def __init__(self, device: ScpiDevice, memory: Memory, unload: Callable[[str], None]) -> None:
+    Sequences are an option of the instrument; which code refuses them without it is unverified.
+    """
+
+    def __init__(
+        self, device: ScpiDevice, memory: Memory, unload: Callable[[str], None], *, sequencing: bool
+    ) -> None:
         self._memory = memory
+        self._sequencing = sequencing
         self._unload = unload
         self._directory = DEFAULT_FOLDER
         self._files: dict[str, memoryview] = {}
@@ -174,6 +181,8 @@ class ListCommands:
         tracks = call.integer(2) if len(call.arguments) > 2 else 1
         if not 1 <= n_steps <= MAX_STEPS or not 1 <= tracks <= 8:
             raise ScpiError(*DATA_OUT_OF_RANGE)
+        if not self._sequencing:
+            raise ScpiError(*_OPTION_MISSING)
         if not name or name in self._memory.sequences:
             raise ScpiError(*ILLEGAL_VALUE)
         self._memory.sequences[name] = Sequence([Step() for _ in range(n_steps)], tracks)

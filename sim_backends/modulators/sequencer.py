@@ -69,6 +69,9 @@ class AwgChannel:
     run_mode: str = "CONT"
     trigger_input: str = "ATR"
     hold: str = "ZERO"
+    stopped: str = "OFF"
+    path: str = "DIR"
+    skew_s: float = 0.0
     asset: str = ""
     track: int = 0
     state: Literal["stopped", "waiting", "playing"] = "stopped"

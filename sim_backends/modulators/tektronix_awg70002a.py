@@ -14,12 +14,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from drivers.links.ieee488 import unquote
 from sim_backends.bench_switch import driven_direction
 from sim_backends.faults import FaultInjector
+from sim_backends.modulators.awg_clock import ClockAndTrigger
 from sim_backends.modulators.awg_fgen import FunctionGenerator
-from sim_backends.modulators.awg_lists import ListCommands
-from sim_backends.modulators.sequencer import AwgChannel, Memory, TriggerInput, start, stop, trigger
+from sim_backends.modulators.awg_lists import MIN_SAMPLES, ListCommands
+from sim_backends.modulators.sequencer import AwgChannel, Memory, TriggerInput, Waveform, start, stop, trigger
 from sim_backends.optics_parts import Drive
 from sim_backends.servers import (
     DATA_OUT_OF_RANGE,
@@ -36,25 +39,25 @@ if TYPE_CHECKING:
     from sim_backends.optics import Direction
 
 IDENTITY = "TEKTRONIX,{model},SIM{serial:05d},FV:6.3.0080.0"
+_HARDWARE_MISSING = (-241, "Hardware missing")
 _SUFFIX_OUT_OF_RANGE = (-114, "Header suffix out of range")
 
 
 class _Device(ScpiDevice):
     """The command tree."""
 
-    def __init__(self, faults: FaultInjector, identity: str) -> None:
+    def __init__(self, faults: FaultInjector, identity: str, options: str, clock_change_s: float) -> None:
         super().__init__(identity, faults)
         self.memory = Memory()
         self.channels = {1: AwgChannel(), 2: AwgChannel()}
-        self.sample_rate_hz = 25e9
-        self.clock_source = "INT"
-        self.external_hz = 6.25e9
         self.all_off = False
-        self.mode = "AWG"
+        self._dc_amplifier = False
         self.add("*RST", self._reset)
+        self.add("*OPT?", lambda call: options)
         self._add_outputs()
-        self._add_clock()
-        self.lists = ListCommands(self, self.memory, self._unload)
+        self._add_paths()
+        self.clock = ClockAndTrigger(self, clock_change_s)
+        self.lists = ListCommands(self, self.memory, self._unload, sequencing="03" in options.split(","))
         self.functions = FunctionGenerator(self, self._number_of)
 
     # Declarations
@@ -67,7 +70,6 @@ class _Device(ScpiDevice):
         self.add("SOURce#:CASSet:CLEar", self._clear_asset)
         self.add("SOURce#:CASSet?", lambda c: f'"{self._channel(c).asset}"')
         number("SOURce#:VOLTage[:LEVel][:IMMediate][:AMPLitude]", "amplitude_vpp", 0.25, 0.5)
-        number("SOURce#:VOLTage[:LEVel][:IMMediate]:OFFSet", "offset_v", -2.0, 2.0)
         self.add("SOURce#:DAC:RESolution", self._set_resolution)
         self.add("SOURce#:DAC:RESolution?", lambda c: str(self._channel(c).resolution))
         self.add("SOURce#:MARKer#:VOLTage[:LEVel][:IMMediate]:HIGH", lambda c: self._set_marker(c, "HIGH"))
@@ -79,6 +81,7 @@ class _Device(ScpiDevice):
         switch("OUTPut#[:STATe]", self._set_output, lambda c: self._channel(c).output)
         switch("OUTPut:OFF", self._set_all_off, lambda c: self.all_off)
         self._word("OUTPut#:WVALue[:ANALog][:STATe]", "hold", "FIRSt", "ZERO")
+        self._word("OUTPut#:SVALue[:ANALog][:STATe]", "stopped", "OFF", "ZERO")
         self._word("SOURce#:RMODe", "run_mode", "CONTinuous", "TRIGgered", "TCONtinuous")
         self._word("SOURce#:TINPut", "trigger_input", "ITRigger", "ATRigger", "BTRigger")
         self.add("AWGControl:RUN[:IMMediate]", self._run_all)
@@ -87,15 +90,32 @@ class _Device(ScpiDevice):
         self.add("SOURce#:SCSTep?", self._current_step)
         self.add("TRIGger:IMMediate", self._software_trigger)
 
-    def _add_clock(self) -> None:
-        self.add("CLOCk:SRATe", self._set_rate)
-        self.add("CLOCk:SRATe?", lambda c: f"{self.sample_rate_hz:.10E}")
-        self.add("CLOCk:SOURce", self._set_clock_source)
-        self.add("CLOCk:SOURce?", lambda c: self.clock_source)
-        self.add("CLOCk:ECLock:FREQuency", self._set_external)
-        self.add("CLOCk:ECLock:FREQuency?", lambda c: f"{self.external_hz:.10E}")
-        self.add("INSTrument:MODE", self._set_mode)
-        self.add("INSTrument:MODE?", lambda c: self.mode)
+    def _add_paths(self) -> None:
+        """Other ways from DAC to connector than the direct one need a DC amplifier (tm_devices ``output.py``)."""
+        self.add("OUTPut#:PATH", self._set_path)
+        self.add("OUTPut#:PATH?", self._ask_path)
+        self.add("SOURce#:VOLTage[:LEVel][:IMMediate]:OFFSet", self._set_offset)
+        self.add("SOURce#:VOLTage[:LEVel][:IMMediate]:OFFSet?", lambda c: f"{self._channel(c).offset_v:.10E}")
+        self._number("SOURce#:SKEW", "skew_s", -100e-12, 100e-12)
+
+    def _set_path(self, call: Call) -> None:
+        path = call.choice(0, "DIRect", "AC", "DCAmplified")
+        if not self._dc_amplifier:
+            raise ScpiError(*_HARDWARE_MISSING)
+        self._channel(call).path = path
+
+    def _ask_path(self, call: Call) -> str:
+        if not self._dc_amplifier:
+            raise ScpiError(*_HARDWARE_MISSING)
+        return self._channel(call).path
+
+    def _set_offset(self, call: Call) -> None:
+        value, channel = call.number(0), self._channel(call)
+        if not self._dc_amplifier or channel.path != "DCAM":
+            raise ScpiError(*SETTINGS_CONFLICT)
+        if not -2.0 <= value <= 2.0:
+            raise ScpiError(*DATA_OUT_OF_RANGE)
+        channel.offset_v = value
 
     def _number(self, notation: str, attribute: str, low: float, high: float) -> None:
         def store(call: Call) -> None:
@@ -212,11 +232,12 @@ class _Device(ScpiDevice):
         self.memory.waveforms.clear()
         self.memory.sequences.clear()
         self.channels = {1: AwgChannel(), 2: AwgChannel()}
-        self.sample_rate_hz, self.clock_source, self.all_off = 25e9, "INT", False
+        self.clock.reset()
+        self.all_off = False
         self.functions.reset()
 
     def _run_all(self, call: Call) -> None:
-        if not any(channel.asset for channel in self.channels.values()):
+        if self.clock.mode != "AWG" or not any(channel.asset for channel in self.channels.values()):
             raise ScpiError(*SETTINGS_CONFLICT)
         for channel in self.channels.values():
             start(channel, self.memory)
@@ -244,6 +265,8 @@ class _Device(ScpiDevice):
         """Advance all channels; what each audible one plays."""
         plays: dict[int, Drive] = {}
         with self.lock:
+            if not self.clock.sees(source):
+                return plays
             for number, channel in self.channels.items():
                 waveform = trigger(channel, self.memory, source)
                 audible = channel.output and not self.all_off
@@ -251,29 +274,22 @@ class _Device(ScpiDevice):
                     continue
                 samples = waveform.samples.view()
                 samples.flags.writeable = False
-                plays[number] = Drive(samples, self.sample_rate_hz, channel.amplitude_vpp)
+                plays[number] = Drive(samples, self.clock.sample_rate_hz, channel.amplitude_vpp)
         return plays
 
-    # Clock and mode
-
-    def _set_rate(self, call: Call) -> None:
-        value = call.number(0)
-        top = 25e9 if self.clock_source != "EXT" else 2 * self.external_hz
-        if not 1.49e3 <= value <= top:
-            raise ScpiError(*DATA_OUT_OF_RANGE)
-        self.sample_rate_hz = value
-
-    def _set_clock_source(self, call: Call) -> None:
-        self.clock_source = call.choice(0, "INTernal", "EFIXed", "EVARiable", "EXTernal")
-
-    def _set_external(self, call: Call) -> None:
-        value = call.number(0)
-        if not 6.25e9 <= value <= 12.5e9:
-            raise ScpiError(*DATA_OUT_OF_RANGE)
-        self.external_hz = value
-
-    def _set_mode(self, call: Call) -> None:
-        self.mode = call.choice(0, "AWG", "FGEN")
+    def leave(self) -> None:
+        """The state in which an earlier user left it: other modes and clock, outputs on, a waveform in memory."""
+        self.clock.leave()
+        self._dc_amplifier = True
+        for channel in self.channels.values():
+            channel.output, channel.amplitude_vpp, channel.offset_v = True, 0.5, 0.2
+            channel.hold, channel.stopped, channel.path, channel.skew_s = "FIRS", "ZERO", "DCAM", 50e-12
+            channel.resolution, channel.run_mode, channel.trigger_input = 8, "TRIG", "BTR"
+            channel.asset = "of_someone"
+        self.memory.waveforms["of_someone"] = Waveform(np.full(MIN_SAMPLES, 0.5, np.float32), silent=False)
+        self.all_off = True
+        self.errors.push(ScpiError(-113, "Undefined header"))
+        self.errors.push(ScpiError(*DATA_OUT_OF_RANGE))
 
 
 @dataclass(frozen=True)
@@ -310,11 +326,26 @@ def build(site: Site) -> Simulated:
 
 
 class AWG70002ATwin:
-    """The simulated generator: :meth:`serve` it, :meth:`trigger` it, inspect its :meth:`state`."""
+    """The simulated generator: :meth:`serve` it, :meth:`trigger` it, inspect its :meth:`state`.
 
-    def __init__(self, *, serial: int = 1, model: str = "AWG70002A") -> None:
+    ``options`` is its answer to ``*OPT?`` (03: sequencing); a change of the clock takes ``clock_change_s``;
+    ``left_by_someone`` starts it in another user's state.
+    """
+
+    def __init__(
+        self,
+        *,
+        serial: int = 1,
+        model: str = "AWG70002A",
+        options: str = "01,03,225",
+        clock_change_s: float = 0.0,
+        left_by_someone: bool = False,
+    ) -> None:
         self.faults = FaultInjector()
-        self._device = _Device(self.faults, IDENTITY.format(model=model, serial=serial))
+        identity = IDENTITY.format(model=model, serial=serial)
+        self._device = _Device(self.faults, identity, options, clock_change_s)
+        if left_by_someone:
+            self._device.leave()
         self._server = ScpiServer(self._device, self.faults)
 
     def serve(self, host: str, port: int) -> str:
@@ -347,9 +378,12 @@ class AWG70002ATwin:
         with device.lock:
             return {
                 "run_state": device.run_state(),
-                "sample_rate_hz": device.sample_rate_hz,
+                "sample_rate_hz": device.clock.sample_rate_hz,
+                "clock_source": device.clock.source,
+                "mode": device.clock.mode,
                 "outputs": {n: c.output and not device.all_off for n, c in device.channels.items()},
                 "amplitude_vpp": {n: c.amplitude_vpp for n, c in device.channels.items()},
+                "offset_v": {n: c.offset_v for n, c in device.channels.items()},
                 "hold": {n: c.hold for n, c in device.channels.items()},
                 "assets": {n: c.asset for n, c in device.channels.items()},
                 "waveforms": {name: w.samples.size for name, w in device.memory.waveforms.items()},

@@ -1,7 +1,9 @@
 """Simulated Thorlabs power meter: reads the power that the bench supplies, with range, unit and averaging.
 
-Written from the command list in QMI ``instruments/thorlabs/pm100d.py`` and pymeasure ``thorlabspm100usb.py``.
+Written from the command list in QMI ``instruments/thorlabs/pm100d.py``, pymeasure ``thorlabspm100usb.py`` and
+ThorlabsPM100 ``ThorlabsPM100.py`` (loss correction, delta mode, zeroing, beam diameter).
 In a manual range a higher power reads 9.9E37 (SCPI infinity); a power that is not a number reads 9.91E37.
+A wavelength that the sensor head does not reach leaves the old one: with an error (SCPI), or without (users' reports).
 """
 
 from __future__ import annotations
@@ -24,14 +26,19 @@ _WATTS = {"NW": 1e-9, "UW": 1e-6, "MW": 1e-3, "W": 1.0}
 
 
 class _Device(ScpiDevice):
-    def __init__(self, identity: str, faults: FaultInjector, read_power_w: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        identity: str,
+        faults: FaultInjector,
+        read_power_w: Callable[[], float],
+        wavelength_limits_nm: tuple[float, float],
+        quiet: bool,
+    ) -> None:
         super().__init__(identity, faults, no_error='+0,"No error"')
         self._read_power_w = read_power_w
-        self.wavelength_nm = 1550.0
-        self.averaging = 1
-        self.auto_range = True
-        self.range_w = _RANGES_W[-1]
-        self.unit = "W"
+        self._wavelength_limits_nm = wavelength_limits_nm
+        self._quiet = quiet
+        self._default()
         add = self.add
         add("*RST", self._reset)
         add("SYSTem:SENSor:IDN?", lambda c: SENSOR)
@@ -50,23 +57,49 @@ class _Device(ScpiDevice):
         add("[SENSe:]POWer[:DC]:UNIT?", lambda c: self.unit)
         add("[SENSe:]AVERage[:COUNt]", self._set_averaging)
         add("[SENSe:]AVERage[:COUNt]?", lambda c: str(self.averaging))
+        self._add_corrections()
+
+    def _add_corrections(self) -> None:
+        add = self.add
+        loss = "[SENSe:]CORRection[:LOSS[:INPut[:MAGNitude]]]"
+        add(loss, lambda c: self._put("loss_db", c, -60.0, 60.0))
+        add(loss + "?", lambda c: f"{self.loss_db:.8E}")
+        add("[SENSe:]CORRection:BEAMdiameter", lambda c: self._put("beam_mm", c, 0.1, 1000.0))
+        add("[SENSe:]CORRection:BEAMdiameter?", lambda c: f"{self.beam_mm:.8E}")
+        add("[SENSe:]POWer[:DC]:REFerence", lambda c: self._put("reference_w", c, -1.0, 1.0))
+        add("[SENSe:]POWer[:DC]:REFerence?", lambda c: f"{self.reference_w:.8E}")
+        add("[SENSe:]POWer[:DC]:REFerence:STATe", lambda c: setattr(self, "delta", c.boolean(0)))
+        add("[SENSe:]POWer[:DC]:REFerence:STATe?", lambda c: str(int(self.delta)))
+        add("[SENSe:]CORRection:COLLect:ZERO[:INITiate]", lambda c: setattr(self, "zeroing", True))
+        add("[SENSe:]CORRection:COLLect:ZERO:ABORt", lambda c: setattr(self, "zeroing", False))
+        add("[SENSe:]CORRection:COLLect:ZERO:STATe?", lambda c: str(int(self.zeroing)))
+        add("[SENSe:]CORRection:COLLect:ZERO:MAGNitude?", lambda c: "0.00000000E+00")
+
+    def _put(self, attribute: str, call: Call, low: float, high: float) -> None:
+        value = call.number(0, _WATTS)
+        if not low <= value <= high:
+            raise ScpiError(*DATA_OUT_OF_RANGE)
+        setattr(self, attribute, value)
 
     def _measure(self) -> str:
         power_w = self._read_power_w()
         if abs(power_w) > (_RANGES_W[-1] if self.auto_range else self.range_w):
             return _INFINITY
+        power_w = power_w * 10 ** (self.loss_db / 10) - (self.reference_w if self.delta else 0.0)
         if self.unit == "W":
             return _number(power_w)
         return _number(10 * math.log10(power_w / 1e-3) if power_w > 0 else math.nan)
 
     def _set_wavelength(self, call: Call) -> None:
         value = call.number(0, {"NM": 1.0})
-        if not _WAVELENGTH_NM[0] <= value <= _WAVELENGTH_NM[1]:
+        low, high = self._wavelength_limits_nm
+        if low <= value <= high:
+            self.wavelength_nm = value
+        elif not self._quiet:
             raise ScpiError(*DATA_OUT_OF_RANGE)
-        self.wavelength_nm = value
 
     def _ask_wavelength(self, call: Call) -> str:
-        limits = {"MIN": _WAVELENGTH_NM[0], "MAX": _WAVELENGTH_NM[1]}
+        limits = dict(zip(("MIN", "MAX"), self._wavelength_limits_nm, strict=True))
         value = limits[call.choice(0, "MINimum", "MAXimum")] if call.arguments else self.wavelength_nm
         return f"{value:.8E}"
 
@@ -90,7 +123,24 @@ class _Device(ScpiDevice):
         self.averaging = value
 
     def _reset(self, call: Call) -> None:
-        self.wavelength_nm, self.averaging, self.auto_range, self.unit = 1550.0, 1, True, "W"
+        self._default()
+
+    def _default(self) -> None:
+        self.wavelength_nm = min(max(1550.0, self._wavelength_limits_nm[0]), self._wavelength_limits_nm[1])
+        self.averaging = 1
+        self.auto_range, self.range_w = True, _RANGES_W[-1]
+        self.unit = "W"
+        self.loss_db = self.reference_w = 0.0
+        self.beam_mm = 9.5
+        self.delta = self.zeroing = False
+
+    def leave(self) -> None:
+        """The state in which an earlier user left it."""
+        self.unit, self.loss_db, self.reference_w, self.delta = "DBM", 10.0, 3e-3, True
+        self.wavelength_nm, self.averaging = self._wavelength_limits_nm[0], 300
+        self.auto_range, self.range_w, self.beam_mm = False, _RANGES_W[0], 3.0
+        self.errors.push(ScpiError(-113, "Undefined header"))
+        self.errors.push(ScpiError(-410, "Query INTERRUPTED"))
 
 
 def _number(value: float) -> str:
@@ -104,7 +154,12 @@ def build(site: Site) -> Simulated:
 
 
 class PM100DTwin:
-    """The simulated power meter; ``read_power_w()`` is asked at each measurement."""
+    """The simulated power meter; ``read_power_w()`` is asked at each measurement.
+
+    ``wavelength_limits_nm`` is what its sensor head reaches; ``quiet``: without an error for other wavelengths;
+    ``left_by_someone`` starts it with another user's unit,
+    corrections, range, averaging and errors.
+    """
 
     def __init__(
         self,
@@ -112,9 +167,15 @@ class PM100DTwin:
         read_power_w: Callable[[], float] = lambda: 0.0,
         serial: int = 1,
         model: str = "PM100D",
+        wavelength_limits_nm: tuple[float, float] = _WAVELENGTH_NM,
+        quiet: bool = False,
+        left_by_someone: bool = False,
     ) -> None:
         self.faults = FaultInjector()
-        self._device = _Device(IDENTITY.format(model=model, serial=serial), self.faults, read_power_w)
+        identity = IDENTITY.format(model=model, serial=serial)
+        self._device = _Device(identity, self.faults, read_power_w, wavelength_limits_nm, quiet)
+        if left_by_someone:
+            self._device.leave()
         self._server = ScpiServer(self._device, self.faults)
 
     def serve(self, host: str, port: int) -> str:
@@ -139,5 +200,7 @@ class PM100DTwin:
                 "auto_range": device.auto_range,
                 "range_w": device.range_w,
                 "unit": device.unit,
+                "loss_db": device.loss_db,
+                "delta": device.delta,
                 "errors": len(device.errors),
             }
