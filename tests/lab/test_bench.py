@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from qcodes.dataset import Measurement, initialise_or_create_database_at, load_or_create_experiment
 from qcodes.station import Station
 
 from drivers import catalogue
@@ -127,3 +128,31 @@ sys.stdin.readline()
         took_s = time.monotonic() - begun
     assert lab.bench.unsafe() == []
     assert took_s < 1.0
+
+
+def test_every_parameter_goes_into_a_data_set(lab: SimulatedLab, tmp_path: Path) -> None:
+    initialise_or_create_database_at(str(tmp_path / "data.db"))
+    load_or_create_experiment("all", "parameters")
+    with bench.load(lab.folder).instruments("relay", "alice") as station:
+        readable = [
+            parameter
+            for instrument in station.components.values()
+            for holder in (instrument, *instrument.submodules.values())
+            for parameter in holder.parameters.values()
+            if parameter.gettable and parameter.name != "IDN"
+        ]
+        measurement = Measurement(station=station)
+        for parameter in readable:
+            measurement.register_parameter(parameter)
+        with measurement.run(write_in_background=False) as run:
+            for parameter in readable:
+                run.add_result((parameter, parameter()))
+    stored = run.dataset.get_parameter_data()
+    assert {parameter.register_name for parameter in readable} <= {
+        name for data in stored.values() for name in data
+    }
+    snapshot = run.dataset.snapshot
+    assert snapshot is not None
+    laser = snapshot["station"]["instruments"]["laser"]["parameters"]
+    assert laser["IDN"]["value"]["serial"]
+    assert laser["power_mw"]["unit"] == "mW"
