@@ -14,10 +14,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from qcodes.instrument import InstrumentChannel
 from qcodes.parameters import Parameter
 from qcodes.validators import Bool
 
+from drivers.base import LabChannel
 from drivers.links.errors import NotReadyError
 from drivers.links.limits import Within, plain
 from drivers.scpi import ScpiInstrument
@@ -31,7 +31,7 @@ _POLL_S = 5e-3
 _MARGIN_S = 2.0
 
 
-class AttenuatorChannel(InstrumentChannel["KeysightN7764A"]):
+class AttenuatorChannel(LabChannel):
     """One attenuator: ``attenuation_db``, ``shutter_open``, ``wavelength_nm``, ``speed_db_per_s``."""
 
     def __init__(self, parent: KeysightN7764A, name: str, slot: int) -> None:

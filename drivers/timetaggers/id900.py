@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import zmq
+from qcodes.validators import Strings
 
 from drivers.base import Identity, LabInstrument
 from drivers.links.errors import (
@@ -120,7 +121,7 @@ class ID900(LabInstrument):
             val_mapping={"high": "HIRES", "low": "LOWRES"},
             docstring="High resolution and low speed, or low resolution (100 ps) and high speed.",
         )
-        self.add_parameter("record_stage", label="Record generator", get_cmd="REC:STAGe?")
+        self.add_parameter("record_stage", label="Record generator", get_cmd="REC:STAGe?", vals=Strings())
         for channel in (0, *CHANNELS):
             self.add_parameter(
                 f"counts_{channel}" if channel else "counts_start",
