@@ -115,8 +115,8 @@ def test_dark_within_a_second_of_a_kill(light: Light) -> None:
     [
         DRIVER + "print(voa.ch2.attenuation_db())",
         OPENED + "voa.leave_on()",
-        DRIVER + "voa.leave_on()\nvoa.ch2.shutter_open(True)",
-        OPENED + "voa.leave_on()\nwith voa: pass",
+        pytest.param(DRIVER + "voa.leave_on()\nvoa.ch2.shutter_open(True)", marks=pytest.mark.long),
+        pytest.param(OPENED + "voa.leave_on()\nwith voa: pass", marks=pytest.mark.long),
     ],
 )
 def test_what_was_only_read_or_is_to_stay_stays(light: Light, text: str) -> None:
@@ -137,7 +137,12 @@ def test_a_dead_instrument_keeps_the_guard_for_a_moment_only(light: Light) -> No
     with socket.create_server(("127.0.0.1", 0)) as dead:
         silent = f"TCPIP::127.0.0.1::{dead.getsockname()[1]}::SOCKET"
         guard = Guard("a test")
-        guard.watch([Watched(driver, "dead", silent, {}, 1), Watched(driver, "voa", light.address, {}, 2)])
+        guard.watch(
+            [
+                Watched(driver, "dead", silent, {"timeout_s": 0.6}, 1),
+                Watched(driver, "voa", light.address, {}, 2),
+            ]
+        )
         guard.await_ready()
         assert light.on
         begun = time.monotonic()

@@ -60,6 +60,15 @@ def test_every_driver_says_that_it_enables_something_and_nothing_before(lab: Sim
 
 def cell(lab: SimulatedLab) -> None:
     """A cell that is stopped while light is on."""
+    with bench.load(lab.folder).instruments("relay") as station:
+        station.laser.emission(True)
+        station.launch.ch1.let_through()
+        assert lab.lit
+        raise KeyboardInterrupt
+
+
+def cell_with_neighbours(lab: SimulatedLab) -> None:
+    """Another such cell, beside others that want the same instruments and different ones."""
     here = bench.load(lab.folder)
     with here.instruments("relay") as station:
         assert sorted(station.components) == ["detectors", "laser", "launch", "tagger"]
@@ -76,15 +85,30 @@ def cell(lab: SimulatedLab) -> None:
         raise KeyboardInterrupt
 
 
-def test_leaving_by_the_stop_button_leaves_everything_dark_and_free(lab: SimulatedLab) -> None:
+def test_leaving_by_the_stop_button_leaves_everything_dark_and_free(
+    lab: SimulatedLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lab.guard.TAKEOVER_S", 0.1)
     before = Station.default
     with pytest.raises(KeyboardInterrupt):
-        cell(lab)
+        cell_with_neighbours(lab)
     assert not lab.lit
     assert Station.default is before
     with bench.load(lab.folder).instruments("relay", "alice") as station:
         assert {"laser", "awg_alice"} <= station.components.keys()
         assert station.snapshot(update=True)["instruments"]["launch"]["parameters"]["IDN"]["value"]["serial"]
+
+
+def test_a_stop_button_pressed_again_leaves_the_rest_to_the_guard(
+    lab: SimulatedLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pressed_again(*jobs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lab.station.make_safe", pressed_again)
+    with pytest.raises(KeyboardInterrupt):
+        cell(lab)
+    assert not lab.lit
 
 
 def test_an_owner_without_instruments_is_told_who_has_some(lab: SimulatedLab) -> None:
