@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -93,6 +94,13 @@ class Rig:
 
     def settings(self) -> dict[str, Parameter[Any, Any]]:
         return {name: each for name, each in self.parameters().items() if each.settable}
+
+    def kinds_of_settings(self) -> dict[str, Parameter[Any, Any]]:
+        """One of those that differ by a number only, as channels' do."""
+        settings = self.settings()
+        return {
+            name: settings[name] for name in {re.sub(r"\d", "", each): each for each in settings}.values()
+        }
 
     def unsafe(self) -> None:
         if self.known.unsafe is not None:
