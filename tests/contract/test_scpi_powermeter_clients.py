@@ -16,9 +16,9 @@ from sim_backends.powermeters.thorlabs_pm100d import PM100DTwin
 POWER_W = 1.25e-6
 
 
-@pytest.fixture
-def twin() -> Iterator[PM100DTwin]:
-    twin = PM100DTwin(read_power_w=lambda: POWER_W)
+@pytest.fixture(params=[False, True], ids=["fresh", "left by someone"])
+def twin(request: pytest.FixtureRequest) -> Iterator[PM100DTwin]:
+    twin = PM100DTwin(read_power_w=lambda: POWER_W, left_by_someone=request.param)
     yield twin
     twin.close()
 
@@ -29,6 +29,8 @@ def pymeasure(twin: PM100DTwin) -> Iterator[ThorlabsPM100USB]:
     ends = {"read_termination": "\n", "write_termination": "\n"}
     with pytest.warns(FutureWarning, match="SCPI"):
         meter = ThorlabsPM100USB(address, visa_library="@py", timeout=2000, **ends)
+    meter.reset()  # as users begin, whoever used it last
+    meter.clear()
     yield meter
     meter.adapter.close()
 
@@ -40,6 +42,7 @@ def qmi_meter(twin: PM100DTwin) -> Iterator[Thorlabs_PM100D]:
     host, port = twin.serve("127.0.0.1", 0).split("::")[1:3]
     meter = Thorlabs_PM100D(qmi.context(), "meter", f"tcp:{host}:{port}")
     meter.open()
+    meter.reset()
     yield meter
     meter.close()
     qmi.stop()

@@ -11,9 +11,9 @@ from sim_backends.modulators.tektronix_awg70002a import AWG70002ATwin
 N = 3000
 
 
-@pytest.fixture
-def twin() -> Iterator[AWG70002ATwin]:
-    twin = AWG70002ATwin(serial=7)
+@pytest.fixture(params=[False, True], ids=["fresh", "left by someone"])
+def twin(request: pytest.FixtureRequest) -> Iterator[AWG70002ATwin]:
+    twin = AWG70002ATwin(serial=7, left_by_someone=request.param)
     yield twin
     twin.close()
 
@@ -21,6 +21,8 @@ def twin() -> Iterator[AWG70002ATwin]:
 @pytest.fixture
 def awg(twin: AWG70002ATwin) -> Iterator[TektronixAWG70002A]:
     awg = TektronixAWG70002A("qcodes_awg", twin.serve("127.0.0.1", 0), visalib="@py", terminator="\n")
+    awg.write("*RST")  # as users begin, whoever used it last
+    awg.write("*CLS")
     yield awg
     awg.close()
 

@@ -25,9 +25,11 @@ def context() -> Iterator[QMI_Context]:
     qmi.stop()
 
 
-@pytest.fixture
-def laser(context: QMI_Context) -> Iterator[tuple[KoherasAdjustikLaser, NKTBasikTwin]]:
-    twin = NKTBasikTwin(wavelength_nm=1550.12)
+@pytest.fixture(params=[False, True], ids=["fresh", "left by someone"])
+def laser(
+    context: QMI_Context, request: pytest.FixtureRequest
+) -> Iterator[tuple[KoherasAdjustikLaser, NKTBasikTwin]]:
+    twin = NKTBasikTwin(wavelength_nm=1550.12, left_by_someone=request.param)
     driver = KoherasAdjustikLaser(context, "laser", f"serial:{twin.serve()}")
     driver.open()
     yield driver, twin
@@ -61,6 +63,9 @@ def test_a_laser_is_identified_and_set(laser: tuple[KoherasAdjustikLaser, NKTBas
 
 def test_light_goes_on_and_off(laser: tuple[KoherasAdjustikLaser, NKTBasikTwin]) -> None:
     driver, twin = laser
+    driver.set_basik_setup_bits(0)
+    driver.set_basik_output_power_setpoint_mW(10.0)
+    driver.disable_basik_emission()
     assert driver.get_basik_output_power_mW() == 0.0
     driver.enable_basik_emission()
     assert driver.get_basik_emission() == 1
@@ -99,11 +104,12 @@ def test_every_register_that_qmi_reads_is_there(laser: tuple[KoherasAdjustikLase
 
 def test_a_set_point_beyond_the_laser_is_refused(laser: tuple[KoherasAdjustikLaser, NKTBasikTwin]) -> None:
     driver, _ = laser
+    before_mw = driver.get_basik_output_power_setpoint_mW()
     with pytest.raises(QMI_InstrumentException, match="NACK"):
         driver.set_basik_output_power_setpoint_mW(500.0)
     with pytest.raises(QMI_InstrumentException, match="NACK"):
         driver.set_basik_wavelength_offset_setpoint(3000.0)
-    assert driver.get_basik_output_power_setpoint_mW() == 10.0
+    assert driver.get_basik_output_power_setpoint_mW() == before_mw
 
 
 def test_qmi_asks_again_when_the_laser_drops_a_request(
@@ -111,6 +117,7 @@ def test_qmi_asks_again_when_the_laser_drops_a_request(
 ) -> None:
     driver, twin = laser
     driver._interbus._timeout = 0.05
+    driver.set_basik_output_power_setpoint_mW(10.0)
     twin.drop_every = 3
     assert [driver.get_basik_output_power_setpoint_mW() for _ in range(6)] == [10.0] * 6
 
