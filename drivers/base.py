@@ -67,7 +67,7 @@ class LabInstrument(WithSettings, Instrument, metaclass=MadeForHands):
         super().__init__(name, **kwargs)
         self.address = address
         self.made_with: dict[str, Any] = {}  # the keywords of its constructor
-        self._left_on = False
+        self._left_on = self._coming_up = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -107,9 +107,13 @@ class LabInstrument(WithSettings, Instrument, metaclass=MadeForHands):
                 f"serial number {identity.serial_number} answers where {before.serial_number} did; "
                 "two instruments may be swapped",
             )
-        self.know_state()
-        if before is not None:
-            self.restore_passive()
+        self._coming_up = True
+        try:
+            self.know_state()
+            if before is not None:
+                self.restore_passive()
+        finally:
+            self._coming_up = False
         self.identity = identity
 
     @abstractmethod
@@ -191,11 +195,15 @@ class LabChannel(WithSettings, InstrumentChannel[Any]):
 
 
 def _then_forgotten(safe_state: Callable[[Any], None]) -> Callable[[Any], None]:
-    """``safe_state`` of a driver; once it was reached, the end of the process has nothing to do."""
+    """``safe_state`` of a driver; once it was reached, the end of the process has nothing to do.
+
+    As a part of bringing the instrument up it may come between the wish to enable something and its command.
+    """
 
     @functools.wraps(safe_state)
     def reached(self: LabInstrument) -> None:
         safe_state(self)
-        ENDING.forget(self)
+        if not self._coming_up:
+            ENDING.forget(self)
 
     return reached

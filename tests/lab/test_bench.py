@@ -16,6 +16,7 @@ from qcodes.dataset import Measurement, initialise_or_create_database_at, load_o
 from qcodes.station import Station
 
 from drivers import catalogue
+from drivers.attenuators.keysight_n7764a import KeysightN7764A
 from drivers.catalogue import SafeOrder
 from drivers.ending import ENDING
 from lab import bench
@@ -180,3 +181,18 @@ def test_every_parameter_goes_into_a_data_set(lab: SimulatedLab, tmp_path: Path)
     laser = snapshot["station"]["instruments"]["laser"]["parameters"]
     assert laser["IDN"]["value"]["serial"]
     assert laser["power_mw"]["unit"] == "mW"
+
+
+def test_what_an_instrument_does_when_it_is_brought_up_is_not_taken_for_its_end(lab: SimulatedLab) -> None:
+    class Careful(KeysightN7764A):
+        def know_state(self) -> None:
+            self.safe_state()
+
+    address = next(
+        entry.address for entry in bench.load(lab.folder).testbed.instruments if entry.name == "launch"
+    )
+    with Careful("careful", address) as careful:
+        careful.ch1.let_through()  # the first use connects
+        assert lab.lit
+        assert ENDING.watches(careful)
+    assert not lab.lit
