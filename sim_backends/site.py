@@ -186,6 +186,13 @@ class Site:
         """A record of the tagger runs: clicks by tagger input, sorted."""
         return self.around.record(duration_ps, record_index) if TAGGER.name in self.serves else {}
 
+    def input_rates(self) -> Mapping[int, float]:
+        """Mean counts per second of D1 and D2 by tagger input, outside records too."""
+        if TAGGER.name not in self.serves:
+            return {}
+        self.around.follow()
+        return dict(zip(self.around.tag_channels, self.around.ring.detector_count_rates(), strict=True))
+
     def drive(self, channel: str, output: Output) -> None:
         """Connect a generator's channel to its owner's modulator, and to the trigger line."""
         if self.triggered and self.serves.get(MODULATOR.name) == channel:

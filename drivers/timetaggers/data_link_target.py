@@ -2,7 +2,8 @@
 
 The service takes the tags out of the instrument and streams them to us.  ``acquisitions_count`` of its
 status counts the ends of records that it registered, ``timestamps_count`` the tags it received since the
-acquisition began.  Source: IDQ Python examples ``utils/common.py`` (``dlt_exec``), ``utils/acquisitions.py``.
+acquisition began.  Others use the service too; the identifier of an acquisition tells neither its channel nor its
+owner.  Source: IDQ Python examples ``utils/common.py`` (``dlt_exec``), ``utils/acquisitions.py``.
 """
 
 from __future__ import annotations
@@ -67,18 +68,18 @@ class DataLinkTargetClient:
     def execute(self, command: str) -> Any:
         """One command and its parsed answer; InstrumentRefusedError with the service's reason."""
         verb = command.split()[0]
-        reply = self.link.request(command)
-        try:
-            answer = json.loads(reply) if reply.strip() else None
-        except (ValueError, RecursionError) as error:
-            raise self._error(
-                MalformedReplyError, f"{verb!r} was answered by something else than JSON"
-            ) from error
-        if isinstance(answer, dict) and answer.get("error"):
-            fault = answer["error"]
-            reason = fault.get("description") if isinstance(fault, dict) else fault
-            raise self._error(InstrumentRefusedError, f"the service refused {verb!r}: {reason}")
-        return answer
+        with self.link.asking(command) as reply:
+            try:
+                answer = json.loads(reply) if reply.strip() else None
+            except (ValueError, RecursionError) as error:
+                raise self._error(
+                    MalformedReplyError, f"{verb!r} was answered by something else than JSON"
+                ) from error
+            if isinstance(answer, dict) and answer.get("error"):
+                fault = answer["error"]
+                reason = fault.get("description") if isinstance(fault, dict) else fault
+                raise self._error(InstrumentRefusedError, f"the service refused {verb!r}: {reason}")
+            return answer
 
     def _error(self, kind: type[InstrumentError], text: str) -> InstrumentError:
         return kind(f"DataLinkTarget: {text}", instrument=self._instrument, address=self.link.address)

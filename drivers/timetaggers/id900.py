@@ -5,21 +5,25 @@ REQ (port 6060, usually on the same machine as we are), and one PAIR stream per 
 A *record* is one run of the record generator: it triggers the modulators and gates the time tags.  A frame
 is: ``play_record``, wait until ``record_playing`` is false, ``read_tags`` of every channel.
 
-Sources: IDQ Python examples ``utils/common.py``, ``utils/acquisitions.py``, ``StreamClient``;
-MSLNZ/pr-single-photons ``photons/equipment/idq_time_controller.py``.
+Whoever used it last, the instrument is brought to a known state on ``connect`` and after every possible restart
+(:mod:`drivers.timetaggers.id900_state`); streams then have to be started again.
+
+Sources: ID Quantique, Time Controller Series User Manual; IDQ Python examples ``utils/common.py``,
+``utils/acquisitions.py``, ``StreamClient``; MSLNZ/pr-single-photons ``photons/equipment/idq_time_controller.py``.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import zmq
 from qcodes.validators import Strings
 
 from drivers.base import Identity, LabInstrument
@@ -27,25 +31,44 @@ from drivers.links.errors import (
     InstrumentRefusedError,
     LimitError,
     LinkError,
-    LinkTimeoutError,
     MalformedReplyError,
     NotReadyError,
     WrongInstrumentError,
 )
-from drivers.links.limits import Within
+from drivers.links.limits import Within, Words
 from drivers.links.zmq_reqrep import RequestLink, split_address
+from drivers.settings import Quantity
 from drivers.timetaggers.data_link_target import DataLinkTargetClient
-from drivers.timetaggers.tag_stream import TagStream
+from drivers.timetaggers.id900_histogram import Histogram
+from drivers.timetaggers.id900_scpi import ID900Questions
+from drivers.timetaggers.id900_state import (
+    CHANNELS,
+    CLOCKS,
+    RESOLUTIONS,
+    START,
+    THRESHOLD_RESOLUTION_V,
+    Known,
+    block,
+    bring_to,
+    if_offered,
+    input_settings,
+    known_state,
+    threshold,
+)
+from drivers.timetaggers.id900_streams import TagStreams
+
+log = logging.getLogger(__name__)
 
 SCPI_PORT = 5555
 DLT_PORT = 6060
 STREAM_PORT = 4241  # a stream's port is this plus its channel (IDQ examples)
-CHANNELS = (1, 2, 3, 4)
 THRESHOLD_LIMIT_V = 2.0  # no source gives the range: check it against the data sheet of the unit
 MAX_DURATION_PS = 10**15
-# Reading of the vendor's format, to be checked on hardware: with RAWn:REF:LINK set to this block and
-# ``--with-ref-index`` a timestamp counts from the last pulse of that block, and the index counts its pulses.
-REFERENCE = "STAR"
+MAX_INTEGRATION_MS = 65535.0  # MSL driver
+RUNNING = ("PLAY", "ARM")
+"""Beginnings of the stages in which a record runs or begins at the next pulse; sources differ in the others."""
+STOP_S = 0.5
+"""How long a record may take to end after it was stopped; no source says."""
 HIRES_ERRORS = {
     0: "none",
     1: "recalibrate",
@@ -63,8 +86,15 @@ class ID900(LabInstrument):
     """The time tagger at ``"host"`` or ``"host:port"``.
 
     ``dlt_address`` is where the DLT service runs (default: the instrument's host, port 6060); the streams
-    come from that host on ``stream_port + channel``.  ``timeout_s`` bounds one request and
-    ``transfer_timeout_s`` the time that tags may take from the end of a record to us.
+    come from that host on ``stream_port + channel``.  ``sole_user`` says that nobody else uses the service, so that
+    acquisitions found there were left by us and may be stopped.  ``clock_source`` ("internal", "external") and
+    ``resolution`` ("high", "low") are what the instrument is brought to.
+
+    ``timestamp_unit_ps`` and ``counter_unit_ms`` are the units of time stamps and of integration times: the user manual
+    has ps and all known ID900 clients ms, an ID1000 client writes integration times in ns (1e-6).
+
+    ``timeout_s`` bounds one request and ``transfer_timeout_s`` the time that tags may take from the end of a record to
+    us.
     """
 
     inputs = CHANNELS
@@ -77,6 +107,12 @@ class ID900(LabInstrument):
         *,
         dlt_address: str | None = None,
         stream_port: int = STREAM_PORT,
+        sole_user: bool = False,
+        clock_source: str = "internal",
+        resolution: str = "high",
+        timestamp_unit_ps: int = 1,
+        counter_unit_ms: float = 1.0,
+        integration_ms: float = 100.0,
         timeout_s: float = 2.0,
         transfer_timeout_s: float = 10.0,
         poll_interval_s: float = 0.002,
@@ -84,203 +120,305 @@ class ID900(LabInstrument):
         **kwargs: Any,
     ) -> None:
         super().__init__(name, address, **kwargs)
-        self._host, port = split_address(address, SCPI_PORT)
-        dlt_host, dlt_port = split_address(dlt_address or self._host, DLT_PORT)
-        self._stream_port = stream_port
-        self._transfer_timeout_s = transfer_timeout_s
-        self._poll_interval_s = poll_interval_s
+        host, port = split_address(address, SCPI_PORT)
+        dlt_host, dlt_port = split_address(dlt_address or host, DLT_PORT)
         self._pause = pause
-        self._scpi = RequestLink(
-            self._host, port, instrument=name, timeout_s=timeout_s, bring_up=self.bring_up
+        self._poll_interval_s = poll_interval_s
+        self._unit_ps = timestamp_unit_ps
+        self._counter_unit_ms = counter_unit_ms
+        self.link = RequestLink(host, port, instrument=name, timeout_s=timeout_s, bring_up=self.bring_up)
+        self._scpi = ID900Questions(self.link)
+        self.dlt = DataLinkTargetClient(
+            RequestLink(
+                dlt_host,
+                dlt_port,
+                instrument=name,
+                timeout_s=timeout_s,
+                bring_up=lambda: self._streams.fail_after_restart("the DataLinkTarget service"),
+            ),
+            instrument=name,
         )
-        self._dlt = DataLinkTargetClient(
-            RequestLink(dlt_host, dlt_port, instrument=name, timeout_s=timeout_s), instrument=name
+        self.links = (self.link, self.dlt.link)
+        self._streams = TagStreams(
+            self.dlt,
+            self._scpi.ask,
+            self._scpi.count,
+            instrument=name,
+            instrument_host=host,
+            stream_port=stream_port,
+            sole_user=sole_user,
+            transfer_timeout_s=transfer_timeout_s,
+            poll_interval_s=poll_interval_s,
+            pause=pause,
         )
-        self.links = (self._scpi, self._dlt.link)
         self._lock = threading.RLock()
-        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
-        self._streams: dict[int, TagStream] = {}
-        self._configured: tuple[tuple[int, ...], float] | None = None
-        self._passive: dict[str, str] = {}
-        self._time_base_ps = 0
-        self.add_parameter(
-            "time_base_ps", label="Time base", unit="ps", get_cmd=self._read_time_base, snapshot_value=True
+        self._configured = False
+        self._wanted = {
+            each.header: each
+            for each in known_state(clock_source, resolution, integration_ms / counter_unit_ms)
+        }
+        self._duration_limits = Within(1, MAX_DURATION_PS, "ps")
+        self._add_device_parameters()
+        for channel in (START, *CHANNELS):
+            self._add_input_parameters(channel)
+        self.histograms = tuple(
+            Histogram(
+                self,
+                number,
+                ask=self._scpi.ask,
+                count=self._scpi.count,
+                hold=lambda known: self._hold([known]),
+                resolution_ps=self._read_time_base,
+                error=self.error,
+            )
+            for number in CHANNELS
         )
-        self.add_parameter(
+
+    def _add_device_parameters(self) -> None:
+        self.add_reading(
+            "time_base_ps",
+            label="Grid of the time stamps",
+            unit="ps",
+            get=self._read_time_base,
+            resolution=1.0,
+        )
+        self.clock_source: Quantity = self.add_setting(
             "clock_source",
             label="Clock",
-            get_cmd="DEVIce:SYNC?",
-            set_cmd=lambda source: self._set_passive("DEVIce:SYNC", source),
-            val_mapping={"internal": "INTERNAL", "external": "EXTERNAL"},
+            get=lambda: self._scpi.word("DEVIce:SYNC?", CLOCKS),
+            put=lambda source: self._hold([Known("DEVIce:SYNC", CLOCKS[source])]),
+            limits=Words(CLOCKS),
         )
-        self.add_parameter(
+        self.resolution: Quantity = self.add_setting(
             "resolution",
             label="Resolution mode",
-            get_cmd="DEVIce:RESolution?",
-            set_cmd=self._set_resolution,
-            val_mapping={"high": "HIRES", "low": "LOWRES"},
+            get=lambda: self._scpi.word("DEVIce:RESolution?", RESOLUTIONS),
+            put=lambda mode: self._hold([Known("DEVIce:RESolution", RESOLUTIONS[mode])]),
+            limits=Words(RESOLUTIONS),
             docstring="High resolution and low speed, or low resolution (100 ps) and high speed.",
         )
-        self.add_parameter("record_stage", label="Record generator", get_cmd="REC:STAGe?", vals=Strings())
-        for channel in (0, *CHANNELS):
-            self.add_parameter(
-                f"counts_{channel}" if channel else "counts_start",
-                label=f"Counter of {_block(channel)}",
-                unit="counts",
-                get_cmd=lambda channel=channel: self.counts(channel),
-                snapshot_value=False,
-            )
-        self._threshold_limits = Within(*self.threshold_limits_v, "V")
-        self._duration_limits = Within(1, MAX_DURATION_PS, "ps")
+        self.add_reading("record_stage", label="Record generator", get=self._stage, vals=Strings())
+        self.integration_time_ms: Quantity = self.add_setting(
+            "integration_time_ms",
+            label="Counting time of the inputs",
+            unit="ms",
+            get=lambda: self._scpi.count(f"{block(1)}:COUNter:INTEgrationtime?") * self._counter_unit_ms,
+            put=self._put_integration_time,
+            limits=Within(1.0, MAX_INTEGRATION_MS, "ms"),
+            resolution=1e-6,
+        )
 
-    # Link and identity
+    def _add_input_parameters(self, channel: int) -> None:
+        suffix = str(channel) if channel else "start"
+        header = block(channel)
+        self.add_setting(
+            f"threshold_{suffix}_v",
+            label=f"Threshold of {header}",
+            unit="V",
+            get=lambda: self._scpi.volts(f"{header}:THREshold?"),
+            put=lambda volts: self._hold([threshold(channel, volts)]),
+            limits=Within(*self.threshold_limits_v, "V"),
+            resolution=THRESHOLD_RESOLUTION_V,
+        )
+        self.add_reading(
+            f"counts_{suffix}",
+            label=f"Counter of {header}",
+            unit="counts",
+            get=partial(self.counts, channel),
+            snapshot_value=False,
+        )
+        self.add_reading(
+            f"count_rate_{suffix}",
+            label=f"Count rate of {header}",
+            unit="1/s",
+            get=partial(self.count_rate, channel),
+            snapshot_get=False,  # it takes as long as it counts
+        )
 
-    def restore_passive(self) -> None:
-        """Drop the streams, bring back what was configured."""
-        self._drop_streams()
-        for header, value in self._passive.items():
-            self.ask(f"{header} {value}")
-        if self._configured is not None:
-            self.configure(*self._configured)
+    # Identity, known state and safe state
 
-    def know_state(self) -> None:
-        """Read the time base."""
-        self._time_base_ps = self._read_time_base()
+    def connect(self) -> Identity:
+        """Open both services, identify the instrument, bring it to its known state and to what was configured.
+
+        The streams end; see :meth:`start_streams`.
+        """
+        self._streams.drop()
+        return super().connect()
 
     def identify(self) -> Identity:
         """``*IDN?``; WrongInstrumentError unless it names an ID900 or ID1000."""
-        reply = self.ask("*IDN?")
-        found = re.search(r"ID(900|1000)", reply)
+        reply = self._scpi.ask("*IDN?")
+        found = re.search(r"\bID(900|1000)\b", reply)
         if found is None:
-            raise WrongInstrumentError(
-                f"expected an ID900 or ID1000, *IDN? says {reply[:80]!r}",
-                instrument=self.name,
-                address=self.address,
+            raise self.error(
+                WrongInstrumentError,
+                f"answers as {reply[:80]!r}, not as an ID900 or ID1000; correct the address or the model",
             )
         fields = [part.strip() for part in reply.split(",")]
         serial, firmware = (fields[2], fields[3]) if len(fields) >= 4 else ("", "")
         return Identity("ID Quantique", found[0], serial, firmware)
 
+    def know_state(self) -> None:
+        """Stop a record that somebody left running, log old errors, and hold what is known or was configured."""
+        self._read_time_base()
+        stage = self._stage()
+        if stage.upper().startswith(RUNNING):
+            log.warning("%s at %s: found a record at stage %s; stopping it", self.name, self.address, stage)
+            self._stop_record()
+        for channel in CHANNELS:
+            if_offered(partial(self._clear_errors, channel), f"{self.name}: errors of input {channel}")
+        self._hold(self._wanted.values())
+        if self.identity is None:
+            for histogram in self.histograms:
+                if_offered(histogram.reset, f"{self.name}: a histogram")
+
+    def _clear_errors(self, channel: int) -> None:
+        lost = self._scpi.count(f"RAW{channel}:ERRORS?")
+        self._scpi.ask(f"RAW{channel}:ERRORS:CLEAR")
+        code, meaning = self.input_error(channel)
+        if lost or code not in (0, 5):
+            log.warning(
+                "%s at %s: input %d had %d lost time stamps and error %d (%s) from before; cleared",
+                *(self.name, self.address, channel, lost, code, meaning),
+            )
+
+    def restore_passive(self) -> None:
+        """What was configured stands already; the streams have to be started again."""
+        self._streams.fail_after_restart("the instrument")
+
     def safe_state(self) -> None:
-        """Stop the record generator (no trigger leaves the instrument) and the streams."""
-        self.ask("REC:STOP")  # without waiting for a read_tags that holds the driver's lock
-        self.stop_streams()
+        """Stop the record generator (no trigger leaves the instrument), then the streams."""
+        self.link.urgently(self._stop_record)
+        self._streams.give_up()
+
+    def _stop_record(self) -> None:
+        deadline = self.link.now() + STOP_S
+        self._scpi.ask("REC:STOP")
+        while (stage := self._stage()).upper().startswith(RUNNING):
+            if self.link.now() > deadline:
+                raise self.error(
+                    NotReadyError,
+                    f"the record generator is at stage {stage} after REC:STOP; cut the trigger line",
+                )
+            self._scpi.ask("REC:TRIG:ARM:MODE MANUal;:REC:STOP")
+            self._pause(self._poll_interval_s)
 
     def disconnect(self) -> None:
-        """Close every link."""
-        with self._lock:
-            self._drop_streams()
-            super().disconnect()
+        """End the streams and close every link."""
+        try:
+            if self._streams.acquisitions:
+                self._streams.stop()
+        except (LinkError, InstrumentRefusedError) as error:
+            log.warning("%s: the streams were not stopped: %s", self.name, error)
+        self._streams.drop()
+        super().disconnect()
 
-    # SCPI and DLT requests
+    # Requests
 
     def ask_raw(self, cmd: str) -> str:
         """One SCPI request and its reply; InstrumentRefusedError when the reply is an error."""
-        reply = self._scpi.request(cmd)
-        if re.search(r"SCPI_ERR_\w+\s*$", reply) or reply.startswith("No connection"):
-            raise InstrumentRefusedError(
-                f"{cmd!r} was refused: {reply[-120:]}", instrument=self.name, address=self.address
-            )
-        return reply
+        return self._scpi.ask(cmd)
 
     def write_raw(self, cmd: str) -> None:
         """A command whose reply matters only if it is an error."""
-        self.ask_raw(cmd)
-
-    def _ask_int(self, command: str) -> int:
-        reply = self.ask(command).strip().removesuffix("TB")
-        if not re.fullmatch(r"\d+", reply):
-            raise self._malformed(f"{command!r} was answered by {reply[:60]!r}, not by a count")
-        return int(reply)
+        self._scpi.ask(cmd)
 
     def _read_time_base(self) -> int:
-        time_base_ps = self._ask_int("DEVI:RES:BWID?")
+        time_base_ps = self._scpi.count("DEVI:RES:BWID?")
         if time_base_ps < 1:
-            raise self._malformed("the time base is zero")
+            raise self.error(MalformedReplyError, "the time base is zero")
         return time_base_ps
 
-    def _set_passive(self, header: str, value: str) -> None:
-        self.ask(f"{header} {value}")
-        self._passive[header] = value
+    def _stage(self) -> str:
+        return self._scpi.ask("REC:STAGe?").strip()
 
-    def _set_resolution(self, mode: str) -> None:
-        self._set_passive("DEVIce:RESolution", mode)
-        self._time_base_ps = self._read_time_base()
+    def _hold(self, settings: Iterable[Known]) -> None:
+        """Set and read back; what is held comes back after a restart."""
+        chosen = list(settings)
+        bring_to(self._scpi.ask, chosen, instrument=self.name, address=self.address)
+        self._wanted.update({each.header: each for each in chosen})
 
-    def _malformed(self, text: str) -> MalformedReplyError:
-        return MalformedReplyError(text, instrument=self.name, address=self.address)
-
-    # Inputs
+    # Inputs and histograms
 
     def configure(self, channels: Sequence[int], threshold_v: float) -> None:
         """Enable ``channels`` and START (rising edges, DC) at ``threshold_v`` and set up single records.
 
-        The other inputs are disabled.  Applied again by ``connect`` after a lost link.
+        The other inputs are disabled.  Holds after a restart too.
         """
         chosen = tuple(channels)
         self._check_channels(chosen)
-        self._threshold_limits.validate(threshold_v, f"threshold of {self.name}")
+        self.parameters["threshold_start_v"].validate(threshold_v)
         with self._lock:
-            for channel in (0, *CHANNELS):
-                enabled = "ON" if channel == 0 or channel in chosen else "OFF"
-                self.ask(
-                    f"{_block(channel)}:ENABle {enabled};COUPling DC;EDGE RISING;"
-                    f"THREshold {threshold_v:g}V;SELEct UNSHAPED;COUNter:MODE ACCUM"
+            for channel in (START, *CHANNELS):
+                enabled = channel == START or channel in chosen
+                self._hold(
+                    input_settings(channel, enabled=enabled, threshold_v=float(threshold_v), mode="ACCUm")
                 )
-            for channel in chosen:
-                self.ask(f"RAW{channel}:REF:LINK {REFERENCE}")
-            self.ask("REC:TRIG:ARM:MODE MANUal;:REC:ENABle ON;:REC:STOP;:REC:NUM 1")
-            self._time_base_ps = self._read_time_base()
-            self._configured = (chosen, threshold_v)
+            self._hold([Known("RECord:ENABle", "ON")])
+            self._scpi.ask("REC:STOP")
+            self._configured = True
 
     def counts(self, channel: int) -> int:
         """The input counter of ``channel`` (0 is START)."""
-        return self._ask_int(f"{_block(channel)}:COUNter?")
+        return self._scpi.count(f"{block(channel)}:COUNter?")
 
     def reset_counts(self, channel: int) -> None:
         """Set the input counter of ``channel`` (0 is START) to zero."""
-        self.ask(f"{_block(channel)}:COUNter:RESEt")
+        self._scpi.ask(f"{block(channel)}:COUNter:RESEt")
+
+    def count_rate(self, channel: int) -> float:
+        """Counts per second on an input (0 is START), counted for an integration time that began after the call.
+
+        A counter that cycles shows its last whole integration time, by the instrument's clock; one that accumulates,
+        as after ``configure``, is read twice, by ours.  A disabled input counts nothing.
+        """
+        header = block(channel)
+        period_s = self._scpi.count(f"{header}:COUNter:INTEgrationtime?") * self._counter_unit_ms / 1000
+        modes = {"cycle": "CYCLe", "accumulate": "ACCUm"}
+        if self._scpi.word(f"{header}:COUNter:MODE?", modes) == "cycle":
+            self._wait(2 * period_s)
+            return self.counts(channel) / period_s
+        before, begun = self.counts(channel), self.link.now()
+        self._wait(period_s)
+        after, ended = self.counts(channel), self.link.now()
+        if after < before:
+            raise self.error(NotReadyError, f"the counter of {header} was reset while it was read")
+        return (after - before) / (ended - begun)
+
+    def _wait(self, duration_s: float) -> None:
+        end = self.link.now() + duration_s
+        self.link.wait_until(
+            lambda: self.link.now() >= end, 2 * duration_s + 1.0, "counting", poll_s=5e-3, pause=self._pause
+        )
+
+    def _put_integration_time(self, time_ms: float) -> None:
+        units = round(time_ms / self._counter_unit_ms)
+        self._hold(
+            Known(f"{block(channel)}:COUNter:INTEgrationtime", float(units)) for channel in (START, *CHANNELS)
+        )
 
     def input_error(self, channel: int) -> tuple[int, str]:
         """The high-resolution error of an input as (code, meaning), and clear it."""
-        code = self._ask_int(f"{_block(channel)}:HIRES:ERROR?")
-        self.ask(f"{_block(channel)}:HIRES:ERROR:CLEAR")
+        code = self._scpi.count(f"{block(channel)}:HIRES:ERROR?")
+        self._scpi.ask(f"{block(channel)}:HIRES:ERROR:CLEAR")
         return code, HIRES_ERRORS.get(code, "unknown")
+
+    def flush_histogram(self, number: int) -> None:
+        """Forget the counts of histogram ``number``, 1 to 4."""
+        self._check_channels([number])
+        self.histograms[number - 1].flush()
 
     # Records and tags
 
     def start_streams(self, channels: Sequence[int]) -> None:
-        """Have the DLT stream the tags of ``channels`` to us.
+        """Have the DLT stream the tags of ``channels`` to us, instead of what it streamed to us before.
 
-        Acquisitions that the DLT still runs, left by a process that died, are stopped first: they hold the
-        channels and ports (as IDQ's ``close_active_acquisitions`` does).
+        InstrumentRefusedError names what else runs when a channel or port is taken.
         """
         self._check_channels(channels)
         self.must_end_dark()
         with self._lock:
-            self._drop_streams()
-            for leftover in self._dlt.acquisitions():
-                self._dlt.stop(leftover)
-            self._context = zmq.Context()
-            try:
-                for channel in channels:
-                    self._streams[channel] = self._start_stream(self._context, channel)
-            except BaseException:
-                self._drop_streams()
-                raise
-
-    def _start_stream(self, context: zmq.Context[zmq.Socket[bytes]], channel: int) -> TagStream:
-        self.ask(f"RAW{channel}:ERRORS:CLEAR")
-        port = self._stream_port + channel
-        acquisition = self._dlt.start_stream(self._host, channel, port)
-        pair = context.socket(zmq.PAIR)
-        pair.setsockopt(zmq.LINGER, 0)
-        pair.setsockopt(zmq.RCVHWM, 0)
-        address = f"{self._dlt.link.host}:{port}"
-        pair.connect(f"tcp://{address}")
-        stream = TagStream(channel, acquisition, pair, address, self.name)
-        self.ask(f"RAW{channel}:SEND ON")
-        return stream
+            self._streams.start(channels)
 
     def restart_streams(self) -> None:
         """Stop any record, forget every tag not read yet, and stream the same channels anew.
@@ -288,51 +426,33 @@ class ID900(LabInstrument):
         To be called after an aborted frame: the next ``read_tags`` would return its tags too.
         """
         with self._lock:
-            channels = tuple(self._streams)
-            self.ask("REC:STOP")
-            for channel in channels:
-                self.ask(f"RAW{channel}:SEND OFF")
-            self.start_streams(channels)
+            channels = tuple(self._streams.by_channel)
+            self._scpi.ask("REC:STOP")
+            self._streams.start(channels)
 
     def stop_streams(self) -> None:
         """Stop the transfer of tags; what was not read is dropped."""
-        with self._lock:
-            try:
-                for channel, stream in self._streams.items():
-                    self.ask(f"RAW{channel}:SEND OFF")
-                    self._dlt.stop(stream.acquisition)
-            finally:
-                self._drop_streams()
-
-    def _drop_streams(self) -> None:
-        for stream in self._streams.values():
-            stream.close()
-        self._streams.clear()
-        if self._context is not None:
-            self._context.destroy(linger=0)
-            self._context = None
+        self._streams.stop()
 
     def play_record(self, duration_ps: int) -> None:
         """Start one record of ``duration_ps``; returns at once.  NotReadyError while one is running."""
         self._duration_limits.validate(duration_ps, f"duration of a record of {self.name}")
         self.must_end_dark()
         with self._lock:
-            if self._configured is None:
-                raise NotReadyError("call configure() first", instrument=self.name, address=self.address)
+            if not self._configured:
+                raise self.error(NotReadyError, "call configure() first")
             if self.record_playing():
-                raise NotReadyError("a record is still running", instrument=self.name, address=self.address)
+                raise self.error(NotReadyError, "a record is still running")
             try:
-                self.ask(f"REC:DURation {int(duration_ps)};:REC:PLAY")
+                self._scpi.ask(f"REC:DURation {int(duration_ps)};:REC:PLAY")
             except LinkError as error:
-                for stream in self._streams.values():  # whether the record ran is unknown
-                    stream.failure = error
+                self._streams.fail(error)  # whether the record ran is unknown
                 raise
-            for stream in self._streams.values():
-                stream.records_expected += 1
+            self._streams.expect_record()
 
     def record_playing(self) -> bool:
         """Whether the record generator runs."""
-        return self.ask("REC:STAGe?").strip().upper() == "PLAYING"
+        return self._stage().upper() == "PLAYING"
 
     def read_tags(self, channel: int) -> npt.NDArray[np.uint64]:
         """Every tag of ``channel`` since the last call, once the records played since then have arrived.
@@ -341,68 +461,12 @@ class ID900(LabInstrument):
         the stream.  All or nothing: LinkTimeoutError when tags are missing, InstrumentRefusedError when the
         instrument or the DLT reports that it lost some; the streams must then be started again.
         """
-        with self._lock:
-            stream = self._streams.get(channel)
-            if stream is None:
-                raise NotReadyError(
-                    f"channel {channel} is not streamed; call start_streams()",
-                    instrument=self.name,
-                    address=self.address,
-                )
-            stream.require_sound()
-            total = self._acquired(stream)
-            lost = self._ask_int(f"RAW{channel}:ERRORS?")
-            if lost:
-                raise self._fail(
-                    stream,
-                    InstrumentRefusedError,
-                    f"the instrument reports {lost} timestamp errors; start the streams again",
-                )
-            tags = stream.take(
-                total, self._transfer_timeout_s
-            )  # last: what it returns is gone from the stream
-            tags[:, 0] *= np.uint64(self._time_base_ps)
-            return tags
-
-    def _acquired(self, stream: TagStream) -> int:
-        """The total of tags that the DLT received, once it has registered the end of every record played."""
-        deadline = time.monotonic() + self._transfer_timeout_s
-        while True:
-            status = self._dlt.status(stream.acquisition)
-            if status.losses:
-                raise self._fail(
-                    stream, InstrumentRefusedError, f"the DLT service lost tags: {status.losses}"
-                )
-            if status.records > stream.records_expected:
-                raise self._fail(
-                    stream, NotReadyError, "somebody else started records; they cannot be told apart"
-                )
-            if status.tags < stream.taken:
-                raise self._fail(stream, MalformedReplyError, "the DLT service counts backwards")
-            if status.records == stream.records_expected:
-                return status.tags
-            if time.monotonic() > deadline:
-                raise self._fail(
-                    stream,
-                    LinkTimeoutError,
-                    f"{status.records} of {stream.records_expected} records reached the DLT service "
-                    f"within {self._transfer_timeout_s:g} s",
-                )
-            self._pause(self._poll_interval_s)
-
-    def _fail(self, stream: TagStream, kind: type[Any], text: str) -> Any:
-        stream.failure = kind(
-            f"channel {stream.channel}: {text}", instrument=self.name, address=stream.address
-        )
-        return stream.failure
+        tags = self._streams.read(channel)
+        if self._unit_ps != 1:
+            tags[:, 0] *= np.uint64(self._unit_ps)
+        return tags
 
     def _check_channels(self, channels: Sequence[int]) -> None:
         for channel in channels:
             if channel not in CHANNELS:
-                raise LimitError(
-                    f"channel {channel} is none of {CHANNELS}", instrument=self.name, address=self.address
-                )
-
-
-def _block(channel: int) -> str:
-    return f"INPU{channel}" if channel else "STARt"
+                raise self.error(LimitError, f"channel {channel} is none of {CHANNELS}")

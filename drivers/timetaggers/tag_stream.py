@@ -1,6 +1,6 @@
 """One channel's stream of time tags: a ZeroMQ PAIR socket that the DataLinkTarget service binds.
 
-Each message holds N pairs of little-endian uint64, (timestamp in time bases, index of the reference pulse).
+Each message holds N pairs of little-endian uint64, (timestamp, index of the reference pulse).
 An empty message ends the stream.  The stream knows how many tags it has delivered since it was opened, and
 :meth:`TagStream.take` reads on until a given total is reached - or fails: it never returns a part.  After a
 failure the position in the stream is unknown, so the stream refuses to be read until it is started anew.
@@ -26,6 +26,7 @@ from drivers.links.errors import (
 )
 
 PAIR_BYTES = 16
+SLICE_S = 0.05
 
 
 @dataclass
@@ -42,11 +43,16 @@ class TagStream:
     failure: InstrumentError | None = field(default=None, repr=False)
 
     def take(
-        self, total: int, timeout_s: float, clock: Callable[[], float] = time.monotonic
+        self,
+        total: int,
+        timeout_s: float,
+        *,
+        go_on: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> npt.NDArray[np.uint64]:
-        """The tags from ``taken`` up to ``total``: uint64 of shape (total - taken, 2), (time bases, reference index).
+        """The tags from ``taken`` up to ``total``: uint64 of shape (total - taken, 2), (timestamp, reference index).
 
-        Raises LinkTimeoutError when they do not arrive in time, LinkBrokenError when the stream ended and
+        ``go_on`` is called every :data:`SLICE_S` of waiting and raises when there is nothing to wait for.  Raises LinkTimeoutError when they do not arrive in time, LinkBrokenError when the stream ended and
         MalformedReplyError for a message that is no list of pairs or for more tags than ``total``.
         """
         self.require_sound()
@@ -54,7 +60,7 @@ class TagStream:
         filled, deadline = 0, clock() + timeout_s
         try:
             while filled < len(tags):
-                message = self._receive(deadline - clock(), filled, len(tags), timeout_s)
+                message = self._receive(deadline, filled, len(tags), timeout_s, go_on, clock)
                 pairs = np.frombuffer(message, dtype="<u8").reshape(-1, 2)
                 if filled + len(pairs) > len(tags):
                     raise self._error(MalformedReplyError, "more tags arrived than the service reported")
@@ -77,12 +83,22 @@ class TagStream:
         """Close the socket; closing twice does no harm."""
         self.socket.close(linger=0)
 
-    def _receive(self, wait_s: float, filled: int, wanted: int, timeout_s: float) -> bytes:
-        if not self.socket.poll(max(0, round(wait_s * 1000))):
-            raise self._error(
-                LinkTimeoutError,
-                f"{filled} of {wanted} tags arrived within {timeout_s:g} s; start the streams again",
-            )
+    def _receive(
+        self,
+        deadline: float,
+        filled: int,
+        wanted: int,
+        timeout_s: float,
+        go_on: Callable[[], None],
+        clock: Callable[[], float],
+    ) -> bytes:
+        while not self.socket.poll(round(max(0.0, min(deadline - clock(), SLICE_S)) * 1000)):
+            go_on()
+            if clock() >= deadline:
+                raise self._error(
+                    LinkTimeoutError,
+                    f"{filled} of {wanted} tags arrived within {timeout_s:g} s; start the streams again",
+                )
         message = self.socket.recv()
         if not message:
             raise self._error(LinkBrokenError, f"the stream ended after {filled} of {wanted} tags")

@@ -3,9 +3,10 @@
 SCPI answers on port 5555 and the DataLinkTarget (DLT) on port 6060 of one host; ``start-stream`` binds a
 PAIR socket on the port that the client names.  One thread owns every socket.  ``REC:PLAY`` starts a worker
 thread that asks the light model (``on_record``) for the clicks of the record, while ``REC:STAGe?`` answers
-PLAYING; when it is done the tags leave in messages of N x (uint64 timestamp in time bases, uint64 index of
+PLAYING; when it is done the tags leave in messages of N x (uint64 timestamp in ps, uint64 index of
 the reference pulse), little endian, and the DLT counts one more acquisition.  Sources: IDQ Python examples
-(``utils/acquisitions.py``, ``StreamClient``).
+(``utils/acquisitions.py``, ``StreamClient``); Time Controller Series User Manual, section 6.3.4, which has timestamps
+in picoseconds.
 
 The services answer through ROUTER sockets, which look like REP to a client but may also stay silent, as a
 hung instrument does.
@@ -20,15 +21,17 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import zmq
 
 from sim_backends.faults import FaultInjector
 from sim_backends.site import Options, Simulated, Site, Tags
+from sim_backends.timetaggers.id900_blocks import binned, events, intervals
 from sim_backends.timetaggers.id900_dlt import Acquisition, DataLinkTarget
 from sim_backends.timetaggers.id900_scpi import STOPPED, ID900Scpi
+from sim_backends.timetaggers.id900_settings import LEFT_BY_SOMEONE
 
 log = logging.getLogger(__name__)
 
@@ -67,12 +70,15 @@ def build(site: Site) -> Simulated:
     """The tagger that fires the ring's trigger line and hears its detectors."""
     scpi, dlt = site.ports
     identity = f"ID Quantique,ID900,{site.serial},2.2.0"
-    twin = ID900Twin(on_record=site.record, identity=identity, scpi_port=scpi, dlt_port=dlt)
+    twin = ID900Twin(
+        on_record=site.record, input_rates=site.input_rates, identity=identity, scpi_port=scpi, dlt_port=dlt
+    )
 
     def options() -> Options:
+        alone: Options = {"sole_user": True}  # the simulated service has no other clients
         if dlt:
-            return {}
-        return {"dlt_address": twin.dlt_address, "stream_port": site.free_ports(STREAM_PORTS)}
+            return alone
+        return {**alone, "dlt_address": twin.dlt_address, "stream_port": site.free_ports(STREAM_PORTS)}
 
     return Simulated(twin, lambda: twin.serve(site.host), options)
 
@@ -84,6 +90,8 @@ class ID900Twin:
         self,
         *,
         on_record: OnRecord = no_clicks,
+        input_rates: Callable[[], Mapping[int, float]] | None = None,
+        left_by_someone: bool = False,
         identity: str = "ID Quantique,ID900,SIM0001,2.2.0",
         scpi_port: int = 5555,
         dlt_port: int = 6060,
@@ -94,7 +102,13 @@ class ID900Twin:
         self.dlt_address = ""
         self._on_record = on_record
         self._ports = (scpi_port, dlt_port)
-        self._scpi = ID900Scpi(identity, self._play, self._stop)
+        self._left_by_someone = left_by_someone
+        self._scpi = ID900Scpi(
+            identity,
+            self._play,
+            self._stop,
+            input_rate=(lambda channel: input_rates().get(channel, 0.0)) if input_rates else None,
+        )
         self._dlt = DataLinkTarget(self._open_stream, self._close_stream)
         self._streams: dict[str, _Stream] = {}
         self._finished: queue.Queue[_Record] = queue.Queue()
@@ -104,6 +118,8 @@ class ID900Twin:
         self._context: zmq.Context[Socket] | None = None
         self._thread: threading.Thread | None = None
         self._closing = threading.Event()
+        self._restart: Literal["scpi", "dlt"] | None = None
+        self._restarted = threading.Event()
         self._host = ""
         self._endpoints: dict[str, str] = {}
 
@@ -117,6 +133,8 @@ class ID900Twin:
             name: self._bind(name, port) for name, port in zip(("scpi", "dlt"), self._ports, strict=True)
         }
         self.dlt_address = self._endpoints["dlt"].removeprefix("tcp://")
+        if self._left_by_someone:
+            self._leave()
         self._thread = threading.Thread(
             target=self._run, args=(services, wake), name="id900-twin", daemon=True
         )
@@ -129,9 +147,7 @@ class ID900Twin:
         context, self._context = self._context, None
         if context is None:
             return
-        with context.socket(zmq.PUSH) as bell:
-            bell.connect("inproc://record-done")
-            bell.send(b"")
+        self._ring(context)
         if self._thread is not None:
             self._thread.join()
         context.destroy(linger=0)
@@ -141,7 +157,7 @@ class ID900Twin:
         with self._lock:
             return {
                 "stage": self._scpi.stage,
-                "time_base_ps": self._scpi.time_base_ps,
+                "resolution_ps": self._scpi.resolution_ps,
                 "records": self._record_number,
                 "counters": dict(self._scpi.counters),
                 "enabled": {c: self._scpi.input_value("ENABle", c) == "ON" for c in self._scpi.counters},
@@ -151,14 +167,50 @@ class ID900Twin:
             }
 
     def is_safe(self) -> bool:
-        """No record runs, so that no trigger leaves."""
+        """No record runs, nor will one at the next pulse on START: no trigger leaves."""
         with self._lock:
-            return self._scpi.stage != "PLAYING"
+            return self._scpi.stage == STOPPED
 
     def plant_raw_errors(self, channel: int, count: int) -> None:
         """Fault: the instrument lost ``count`` timestamps of ``channel`` before they left it."""
         with self._lock:
             self._scpi.raw_errors[channel] = count
+
+    def value(self, header: str, channel: int = 0) -> str | float:
+        """A setting by its header in :mod:`sim_backends.timetaggers.id900_settings`."""
+        with self._lock:
+            return self._scpi.value(header, channel)
+
+    def ask(self, request: str) -> str:
+        """What the instrument answers to another client."""
+        with self._lock:
+            return self._scpi.execute(request)
+
+    def acquire_elsewhere(self, channel: int, address: str = "") -> str:
+        """Another client of the DLT service saves a channel, of this instrument unless told; returns its identifier."""
+        with self._lock:
+            return self._dlt.adopt(address or self._host, channel)
+
+    def restart(self, service: Literal["scpi", "dlt"]) -> None:
+        """The instrument or the service restarts: its clients' connections end and are made again by ZeroMQ.
+
+        Returns when it answers again.  A service that restarts has forgotten its acquisitions.
+        """
+        self._restarted.clear()
+        self._restart = service
+        self._ring()
+        self._restarted.wait(5.0)
+
+    def _leave(self) -> None:
+        """As the vendor's interface and its examples may leave it."""
+        for request in LEFT_BY_SOMEONE:
+            reply = self._scpi.execute(request)
+            assert "SCPI_ERR" not in reply, reply
+        self._scpi.raw_errors.update({1: 7, 2: 7})
+        self._scpi.hires_errors.update({1: 2, 2: 3})
+        self._scpi.histograms[1] = [5] * 40
+        self.acquire_elsewhere(4)
+        self.acquire_elsewhere(1, "169.254.99.107")
 
     def _bind(self, name: str, port: int) -> Socket:
         assert self._context is not None
@@ -191,12 +243,25 @@ class ID900Twin:
             if wake in ready:
                 wake.recv()
                 self._deliver_finished()
+                self._restart_if_wanted(services)
             for name in list(services):
                 if services[name] in ready:
                     self._answer(services, name)
             for stream in self._streams.values():
                 if stream.socket in ready:
                     _send_waiting(stream)
+
+    def _restart_if_wanted(self, services: dict[str, Socket]) -> None:
+        name, self._restart = self._restart, None
+        if name is None:
+            return
+        services[name].close(linger=0)
+        if name == "dlt":
+            for acquisition in list(self._dlt.acquisitions.values()):
+                self._close_stream(acquisition)
+            self._dlt.acquisitions.clear()
+        services[name] = self._bind(name, 0)
+        self._restarted.set()
 
     def _answer(self, services: dict[str, Socket], name: str) -> None:
         frames = services[name].recv_multipart()
@@ -227,21 +292,26 @@ class ID900Twin:
 
     def _work(self, number: int, duration_ps: int) -> None:
         clicks: Mapping[int, Tags] | None = None
-        time_base_ps = self._scpi.time_base_ps
+        resolution_ps = self._scpi.resolution_ps
         try:
             found = self._on_record(duration_ps, number)
-            clicks = {channel: _in_time_bases(times, time_base_ps) for channel, times in found.items()}
+            clicks = {channel: _on_grid(times, resolution_ps) for channel, times in found.items()}
         except Exception:
             log.exception("the light model failed in record %d", number)
         self._finished.put(_Record(number, duration_ps, clicks))
-        context = self._context
-        if context is not None and not context.closed:
-            try:
-                with context.socket(zmq.PUSH) as bell:
-                    bell.connect("inproc://record-done")
-                    bell.send(b"")
-            except zmq.ZMQError:
-                log.debug("the twin closed while record %d was played", number)
+        self._ring()
+
+    def _ring(self, context: zmq.Context[Socket] | None = None) -> None:
+        """Have the thread that owns the sockets look around."""
+        context = context or self._context
+        if context is None or context.closed:
+            return
+        try:
+            with context.socket(zmq.PUSH) as bell:
+                bell.connect("inproc://record-done")
+                bell.send(b"")
+        except zmq.ZMQError:
+            log.debug("the twin closes")
 
     def _deliver_finished(self) -> None:
         while not self._finished.empty():
@@ -250,7 +320,7 @@ class ID900Twin:
                 if record.number == self._playing:
                     self._deliver(record)
                     self._playing = None
-                    self._scpi.stage = STOPPED
+                    self._scpi.record_ended()
 
     def _deliver(self, record: _Record) -> None:
         clicks = record.clicks if record.clicks is not None else {}
@@ -261,28 +331,39 @@ class ID900Twin:
             if len(times) > MAX_RATE_HZ * record.duration_ps * 1e-12 and len(times) > 1:
                 self._scpi.hires_errors[channel] = 2
         self._scpi.counters[0] += self._scpi.input_value("ENABle", 0) == "ON"
+        for block, counts in self._scpi.histograms.items():
+            added = binned(block, clicks, self._scpi.value).tolist()
+            held = counts[: len(added)] + [0] * (len(added) - len(counts))
+            self._scpi.histograms[block] = [a + b for a, b in zip(held, added, strict=True)]
         for acquisition in self._dlt.acquisitions.values():
-            if self._scpi.value("RAW#:SEND", acquisition.channel) != "ON":
+            if (
+                acquisition.address != self._host
+                or self._scpi.value("RAW#:SEND", acquisition.channel) != "ON"
+            ):
                 continue
-            enabled = self._scpi.input_value("ENABle", acquisition.channel) == "ON"
-            times = (
-                clicks.get(acquisition.channel, np.empty(0, np.uint64)) if enabled else np.empty(0, np.uint64)
-            )
             if record.clicks is None:
                 acquisition.errors.append("record lost")
-            self._queue_tags(acquisition, times)
+            self._queue_tags(acquisition, clicks)
 
-    def _queue_tags(self, acquisition: Acquisition, times: Tags) -> None:
+    def _queue_tags(self, acquisition: Acquisition, clicks: Mapping[int, Tags]) -> None:
+        value, channel = self._scpi.value, acquisition.channel
+        if value("RAW#:[INPOrt:]ENABle:LINK", channel) != "REC":
+            return
+        stop, reference = (
+            events(str(value(f"RAW#:[INPOrt:]{port}:LINK", channel)), clicks, value)
+            for port in ("STOP", "REF")
+        )
+        times, references = intervals(stop, reference)
         pairs = np.empty((len(times), 2), dtype="<u8")
         pairs[:, 0] = times
-        pairs[:, 1] = acquisition.acquisitions_count
+        pairs[:, 1] = acquisition.acquisitions_count + references
         payload = pairs if acquisition.with_ref_index else np.ascontiguousarray(pairs[:, :1])
-        waiting = self._streams[acquisition.identifier].waiting
-        for begin in range(0, len(payload), MESSAGE_PAIRS):
+        stream = self._streams.get(acquisition.identifier)
+        for begin in range(0, len(payload) if stream else 0, MESSAGE_PAIRS):
             if self.lose_messages:
                 self.lose_messages -= 1
-            else:
-                waiting.append(payload[begin : begin + MESSAGE_PAIRS].tobytes())
+            elif stream:
+                stream.waiting.append(payload[begin : begin + MESSAGE_PAIRS].tobytes())
         acquisition.timestamps_count += len(times)
         acquisition.acquisitions_count += 1
 
@@ -290,6 +371,8 @@ class ID900Twin:
         assert self._context is not None
         if acquisition.address != self._host:
             raise ConnectionError(f"no Time Controller at {acquisition.address}")
+        if not acquisition.stream_port:
+            return
         pair = self._context.socket(zmq.PAIR)
         pair.setsockopt(zmq.LINGER, 0)
         pair.setsockopt(zmq.SNDHWM, 0)
@@ -301,7 +384,9 @@ class ID900Twin:
         self._streams[acquisition.identifier] = _Stream(pair)
 
     def _close_stream(self, acquisition: Acquisition) -> None:
-        stream = self._streams.pop(acquisition.identifier)
+        stream = self._streams.pop(acquisition.identifier, None)
+        if stream is None:
+            return
         stream.waiting.append(b"")
         while stream.waiting and stream.socket.poll(FLUSH_MS, zmq.POLLOUT):
             _send_waiting(stream)
@@ -310,8 +395,10 @@ class ID900Twin:
         stream.socket.close(linger=FLUSH_MS)
 
 
-def _in_time_bases(times_ps: Tags, time_base_ps: int) -> Tags:
-    ticks = np.asarray(times_ps, dtype=np.uint64) // np.uint64(time_base_ps)
+def _on_grid(times_ps: Tags, resolution_ps: int) -> Tags:
+    step = np.uint64(resolution_ps)
+    ticks = np.asarray(times_ps, dtype=np.uint64) // step
+    ticks *= step
     if np.any(ticks[1:] < ticks[:-1]):
         ticks.sort()
     return ticks

@@ -1,9 +1,13 @@
 """The DataLinkTarget (DLT) service as a command interpreter: a command line in, an object for JSON out.
 
 Commands (IDQ Python examples, ``utils/acquisitions.py``): ``list``; ``start-stream --address IP --channel N
---stream-port P [--with-ref-index]``; ``status --id X``; ``stop --id X``.  A failure is answered with
+--stream-port P [--with-ref-index]``; ``start-save --address IP --channel N --filename F --format bin|ascii
+[--with-ref-index]``; ``status --id X``; ``stop --id X``.  A failure is answered with
 ``{"error": {"description": ...}}``.  ``acquisitions_count`` counts the ends of records that the service
 registered, ``timestamps_count`` the tags it received since the acquisition began.
+
+The service is shared: it runs acquisitions of any client and any instrument.  Their identifiers are an address and a
+port of its own choice (a user's ID900 logs ``169.254.104.112:5556``), which tell neither channel nor stream port.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ class Acquisition:
     identifier: str
     address: str
     channel: int
-    stream_port: int
+    stream_port: int  # 0 for one that is saved to a file
     with_ref_index: bool
     timestamps_count: int = 0
     acquisitions_count: int = 0
@@ -52,6 +56,12 @@ def _parser() -> _Parser:
     start.add_argument("--channel", required=True, type=int, choices=(1, 2, 3, 4))
     start.add_argument("--stream-port", required=True, type=int)
     start.add_argument("--with-ref-index", action="store_true")
+    save = commands.add_parser("start-save", add_help=False, allow_abbrev=False)
+    save.add_argument("--address", required=True)
+    save.add_argument("--channel", required=True, type=int, choices=(1, 2, 3, 4))
+    save.add_argument("--filename", required=True)
+    save.add_argument("--format", choices=("bin", "ascii"), default="bin")
+    save.add_argument("--with-ref-index", action="store_true")
     for name in ("status", "stop"):
         commands.add_parser(name, add_help=False).add_argument("--id", required=True)
     return parser
@@ -64,6 +74,7 @@ class DataLinkTarget:
         self, on_start: Callable[[Acquisition], None], on_stop: Callable[[Acquisition], None]
     ) -> None:
         self.acquisitions: dict[str, Acquisition] = {}
+        self._next_port = 5556
         self._on_start = on_start
         self._on_stop = on_stop
         self._parser = _parser()
@@ -74,24 +85,39 @@ class DataLinkTarget:
             options = self._parser.parse_args(shlex.split(command_line))
             if options.command == "list":
                 return list(self.acquisitions)
-            if options.command == "start-stream":
-                return self._start(options)
+            if options.command.startswith("start"):
+                return {"id": self._start(options)}
             return self._status_or_stop(options.command, options.id)
         except (ValueError, OSError) as error:
             return {"error": {"description": str(error)}}
 
-    def _start(self, options: argparse.Namespace) -> object:
-        if any(a.channel == options.channel for a in self.acquisitions.values()):
-            raise ValueError(f"channel {options.channel} is acquired already")
-        if not 0 < options.stream_port < 65536:
-            raise ValueError(f"{options.stream_port} is no port")
-        identifier = f"{options.address}:{options.stream_port}"
-        acquisition = Acquisition(
-            identifier, options.address, options.channel, options.stream_port, options.with_ref_index
-        )
-        self._on_start(acquisition)
-        self.acquisitions[identifier] = acquisition
-        return {"id": identifier}
+    def adopt(self, address: str, channel: int) -> str:
+        """Run an acquisition that another client had saved to a file; returns its identifier."""
+        return self._add(address, channel, 0, False).identifier
+
+    def _start(self, options: argparse.Namespace) -> str:
+        port = getattr(options, "stream_port", 0)
+        for other in self.acquisitions.values():
+            if (other.address, other.channel) == (options.address, options.channel):
+                raise ValueError(f"channel {options.channel} is acquired already")
+            if port and other.stream_port == port:
+                raise ValueError(f"port {port} is in use")
+        if options.command == "start-stream" and not 0 < port < 65536:
+            raise ValueError(f"{port} is no port")
+        acquisition = self._add(options.address, options.channel, port, options.with_ref_index)
+        try:
+            self._on_start(acquisition)
+        except OSError:
+            del self.acquisitions[acquisition.identifier]
+            raise
+        return acquisition.identifier
+
+    def _add(self, address: str, channel: int, stream_port: int, with_ref_index: bool) -> Acquisition:
+        identifier = f"{address}:{self._next_port}"
+        self._next_port += 1
+        made = Acquisition(identifier, address, channel, stream_port, with_ref_index)
+        self.acquisitions[identifier] = made
+        return made
 
     def _status_or_stop(self, command: str, identifier: str) -> object:
         if identifier not in self.acquisitions:

@@ -113,7 +113,7 @@ def test_streamed_timestamps(tc, dlt, context, host, with_ref_index):
         found = np.frombuffer(received, dtype=[("timestamp", "<u8"), ("refIndex", "<u8")])["timestamp"]
     else:
         found = np.frombuffer(received, dtype="<u8")
-    assert found.tolist() == list(range(100))  # time bases of 13 ps
+    assert found.tolist() == list(range(0, 1300, 13))  # ps, in steps of the resolution
     assert dlt_exec(dlt, "list") == []
 
 
@@ -122,7 +122,7 @@ def test_resolution_and_units(tc):
     assert zmq_exec(tc, "DEVIce:RESolution?") == "HIRES"
     assert zmq_exec(tc, "INPU2:THRE?").endswith("V")
     zmq_exec(tc, "REC:PWID 1000000;PPER 1040000")
-    assert zmq_exec(tc, "REC:PPER?") == "80000TB"
+    assert zmq_exec(tc, "REC:PPER?") == "1040000TB"
 
 
 def test_msl_input_configuration_is_one_chained_command(tc):
@@ -135,7 +135,7 @@ def test_msl_input_configuration_is_one_chained_command(tc):
     assert not reply.endswith(("SCPI_ERR_PARAM_TYPE", "SCPI_ERR_INVALID_CMD"))
     assert zmq_exec(tc, "INPU1:EDGE?") == "FALLING"
     assert zmq_exec(tc, "INPU1:COUN:MODE?") == "CYCLE"
-    assert zmq_exec(tc, "DELA1:VALU?") == "200TB"
+    assert zmq_exec(tc, "DELA1:VALU?") == "2600TB"
     assert zmq_exec(tc, "INPUT1:COUNTER:RESET") == "Counter value set to 0 "
     assert zmq_exec(tc, "INPUT1:HIRES:ERROR:CLEAR") == "Cleared Highres errors"
 

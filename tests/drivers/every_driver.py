@@ -33,7 +33,7 @@ from sim_backends.timetaggers.id900 import ID900Twin
 
 HOST = "127.0.0.1"
 MODELS = models()
-NOT_YET = frozenset({"keysight-n7764a", "tektronix-awg70002a", "thorlabs-pm100d", "id-quantique-id900"})
+NOT_YET = frozenset({"keysight-n7764a", "tektronix-awg70002a", "thorlabs-pm100d"})
 """Models whose drivers do not yet read every setting back, nor reach the safe state past a thread that waits."""
 _NUMBERS = itertools.count(1)
 

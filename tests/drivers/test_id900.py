@@ -279,16 +279,25 @@ def test_safe_state_stops_record_and_streams(bench, light):
     assert tagger.read_tags(1)[:, 0].tolist() == [13]  # nothing of the stopped record
 
 
-def test_streams_left_by_a_dead_process_are_taken_over(bench, light):
+@pytest.fixture
+def opened():
+    """Drivers of the test's own making, closed at its end."""
+    drivers = []
+    yield drivers
+    for driver in drivers:
+        driver.close()
+
+
+def test_streams_left_by_a_dead_process_are_taken_over_by_the_sole_user(bench, light, opened):
     twin, tagger = bench()
-    second = ID900("second", tagger.address, dlt_address=twin.dlt_address)
+    second = ID900("second", tagger.address, dlt_address=twin.dlt_address, sole_user=True)
+    opened.append(second)
     second.connect()
     second.configure([1], 0.1)
     second.start_streams([1])
     light.clicks = {1: [13]}
     play(second)
     assert second.read_tags(1)[:, 0].tolist() == [13]
-    second.close()
 
 
 def test_restarting_forgets_an_aborted_frame(bench, light):
@@ -381,7 +390,7 @@ def test_a_late_reply_is_not_taken_for_the_next(bench):
     with pytest.raises(LinkTimeoutError):
         tagger.record_playing()
     twin.faults.delay_s = 0.0
-    tagger._scpi.timeout_s = 2.0
+    tagger.link.timeout_s = 2.0
     assert tagger.time_base_ps() == 13
 
 
@@ -483,10 +492,11 @@ def test_reconnect_after_a_disconnect(bench, light):
 def test_malformed_answers_of_the_service(bench, service, status):
     _, tagger = bench()
     fake = service(status)
-    link = tagger._dlt.link
+    link = tagger.dlt.link
     link.close()
     link.host, link.port = split_address(fake.address, 0)
     link.address = fake.address
+    link.bring_up = None  # the service has not restarted, it only answers nonsense
     link.open()
     play(tagger)
     with pytest.raises(MalformedReplyError):
@@ -506,9 +516,9 @@ def test_malformed_stream_messages(bench, light, message, error):
     with zmq.Context() as context:
         fake = context.socket(zmq.PAIR)
         port = fake.bind_to_random_port("tcp://127.0.0.1")
-        stream = tagger._streams[1]
+        stream = tagger._streams.by_channel[1]
         stream.socket.close(linger=0)
-        stream.socket = tagger._context.socket(zmq.PAIR)
+        stream.socket = tagger._streams._context.socket(zmq.PAIR)
         stream.socket.connect(f"tcp://127.0.0.1:{port}")
         fake.send(message)
         with pytest.raises(error):
@@ -528,7 +538,7 @@ def test_addresses_that_are_none(address):
 def test_refusals_of_the_service_name_the_reason(bench):
     twin, tagger = bench()
     with pytest.raises(InstrumentRefusedError, match="unknown acquisition"):
-        tagger._dlt.status("nobody")
+        tagger.dlt.status("nobody")
     twin.faults.latched_error = json.dumps({"error": {"description": "disk full"}})
     with pytest.raises(InstrumentRefusedError, match="disk full"):
-        tagger._dlt.acquisitions()
+        tagger.dlt.acquisitions()
