@@ -358,6 +358,7 @@ class ID900Twin:
         pairs[:, 0] = times
         pairs[:, 1] = acquisition.acquisitions_count + references
         payload = pairs if acquisition.with_ref_index else np.ascontiguousarray(pairs[:, :1])
+        acquisition.save(payload)
         stream = self._streams.get(acquisition.identifier)
         for begin in range(0, len(payload) if stream else 0, MESSAGE_PAIRS):
             if self.lose_messages:

@@ -6,6 +6,9 @@ Commands (IDQ Python examples, ``utils/acquisitions.py``): ``list``; ``start-str
 ``{"error": {"description": ...}}``.  ``acquisitions_count`` counts the ends of records that the service
 registered, ``timestamps_count`` the tags it received since the acquisition began.
 
+A saved file holds what a stream sends: little-endian 64-bit words, or in ``ascii`` a line per timestamp with ``;`` before
+the index (IDQ's reader of such files).  A file that exists is left alone: that is ours, as anybody may ask.
+
 The service is shared: it runs acquisitions of any client and any instrument.  Their identifiers are an address and a
 port of its own choice (a user's ID900 logs ``169.254.104.112:5556``), which tell neither channel nor stream port.
 """
@@ -16,7 +19,11 @@ import argparse
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NoReturn
+
+import numpy as np
+import numpy.typing as npt
 
 
 @dataclass
@@ -28,9 +35,24 @@ class Acquisition:
     channel: int
     stream_port: int  # 0 for one that is saved to a file
     with_ref_index: bool
+    path: Path | None = None  # where it is saved
+    as_text: bool = False
     timestamps_count: int = 0
     acquisitions_count: int = 0
     errors: list[str] = field(default_factory=list)
+
+    def save(self, rows: npt.NDArray[np.uint64]) -> None:
+        """Append timestamps to the file: uint64 of shape (n, 1), or (n, 2) with the index; failures are told as errors."""
+        if self.path is None:
+            return
+        try:
+            with self.path.open("ab") as file:
+                if self.as_text:
+                    np.savetxt(file, rows, fmt="%d", delimiter=";")
+                else:
+                    file.write(rows.tobytes())
+        except OSError as error:
+            self.errors.append(str(error))
 
     def status(self) -> dict[str, object]:
         """The answer to ``status``."""
@@ -106,6 +128,9 @@ class DataLinkTarget:
             raise ValueError(f"{port} is no port")
         acquisition = self._add(options.address, options.channel, port, options.with_ref_index)
         try:
+            if options.command == "start-save":
+                acquisition.path, acquisition.as_text = Path(options.filename), options.format == "ascii"
+                acquisition.path.touch(mode=0o600, exist_ok=False)
             self._on_start(acquisition)
         except OSError:
             del self.acquisitions[acquisition.identifier]
