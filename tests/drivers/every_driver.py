@@ -14,9 +14,11 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
+from unittest.mock import patch
 
 import numpy as np
 from qcodes.parameters import Parameter, ParameterWithSetpoints
@@ -45,10 +47,10 @@ class Known:
     ``make`` serves the twin; ``unsafe`` lets the driver switch on what it can; ``change(twin, n)`` is somebody at the
     front panel, or nature, and ``truth(twin)`` what the readings named then are; ``acknowledge(request)`` what the
     instrument says to a setting that it ignores, None for anything that is no setting.  ``strict`` are options that
-    allow less than what ``store(twin)`` leaves stored, and ``enable`` what must then be refused; ``options`` shorten waits.
+    allow less than what ``store(twin)`` leaves stored, so that ``unsafe`` is refused; ``options`` shorten waits.
     """
 
-    make: Callable[[], Simulated] | None = None
+    make: Callable[[bool], Simulated] | None = None
     unsafe: Callable[[Any], object] | None = None
     change: Callable[[Any, int], object] | None = None
     truth: Callable[[Any], Mapping[str, Any]] = lambda twin: {}
@@ -57,7 +59,6 @@ class Known:
     options: Mapping[str, Any] = field(default_factory=dict)
     strict: Mapping[str, Any] = field(default_factory=dict)
     store: Callable[[Any], object] | None = None
-    enable: Callable[[Any], object] | None = None
     lose: Callable[[Any], object] | None = None
     lost: str = ""
     zmq: bool = False
@@ -137,30 +138,37 @@ class Rig:
         self.twin.close()
 
 
-def made_from_row(model: str) -> Simulated:
-    """The twin of a model in the dark: it serves no need of any role."""
+def made_from_row(model: str, left: bool) -> Simulated:
+    """The twin of a model in the dark: it serves no need of any role; ``left`` as somebody left it."""
     entry = row(model)
     ports = tuple(0 for _ in entry.ports)
     around = Surroundings(
         cast(Any, None), 7, 1, (1, 2), time.monotonic, lambda n: free_port_range(n, rng=random.SystemRandom())
     )
     site = Site("relay", {}, False, {}, 1, HOST, ports, 1550.12, around)
-    built: Simulated = importlib.import_module(entry.twin).build(site)
+    module = importlib.import_module(entry.twin)
+    names = [
+        name for name in vars(module) if name.endswith("Twin") and vars(module)[name].__module__ == entry.twin
+    ]
+    with ExitStack() as stack:
+        for name in names if left else []:
+            stack.enter_context(patch.object(module, name, partial(vars(module)[name], left_by_someone=True)))
+        built: Simulated = module.build(site)
     return built
 
 
-def _made(model: str) -> Simulated:
+def _made(model: str, left: bool = False) -> Simulated:
     make = KNOWN.get(model, Known()).make
-    return make() if make is not None else made_from_row(model)
+    return make(left) if make is not None else made_from_row(model, left)
 
 
 @contextmanager
 def rigged(
-    model: str, *, connect: bool = True, prepare: Callable[[Any], object] | None = None, **options: Any
+    model: str, *, left: bool = False, prepare: Callable[[Any], object] | None = None, **options: Any
 ) -> Iterator[Rig]:
     """A rig of ``model``; ``prepare(twin)`` comes before the driver connects."""
     known = KNOWN.get(model, Known())
-    built = _made(model)
+    built = _made(model, left)
     address = built.serve()
     desk = Desk()
     given: Options = built.options()
@@ -176,8 +184,7 @@ def rigged(
     )
     rig = Rig(model, built.twin, driver, desk, wires, known, driver.address)
     try:
-        if connect:
-            driver.connect()
+        driver.connect()
         yield rig
     finally:
         rig.retired()
@@ -265,9 +272,9 @@ class _Endless:
         return {}
 
 
-def _make_id900() -> Simulated:
+def _make_id900(left: bool) -> Simulated:
     record = _Endless()
-    twin = ID900Twin(on_record=record, scpi_port=0, dlt_port=0)
+    twin = ID900Twin(on_record=record, left_by_someone=left, scpi_port=0, dlt_port=0)
     close = twin.close
     twin.close = lambda: (record.over.set(), close())  # type: ignore[method-assign,assign]
     port = free_port_range(5, rng=random.SystemRandom())
@@ -291,9 +298,9 @@ class _Power:
         return self.power_w
 
 
-def _make_pm100d() -> Simulated:
+def _make_pm100d(left: bool) -> Simulated:
     power = _Power()
-    twin = PM100DTwin(read_power_w=power)
+    twin = PM100DTwin(read_power_w=power, left_by_someone=left)
     twin.light = power  # type: ignore[attr-defined]
     return Simulated(cast(Any, twin), lambda: twin.serve(HOST, 0))
 
@@ -309,7 +316,6 @@ KNOWN: dict[str, Known] = {
         acknowledge=_nkt_acknowledge,
         strict={"max_power_mw": 5.0},
         store=lambda twin: twin._write(0x22, (1000).to_bytes(2, "little")),
-        enable=lambda driver: driver.emission(True),
     ),
     "keysight-n7764a": Known(
         unsafe=lambda driver: driver.ch1.shutter_open(True),
@@ -340,6 +346,8 @@ KNOWN: dict[str, Known] = {
             (b"Pos:2000\r\nDone\r\n\r\n",) if request[:1] == b"A" and b"?" not in request else None
         ),
         options={"move_timeout_s": 0.5, "home_timeout_s": 0.5},
+        strict={"min_attenuation_db": 20.0},
+        store=lambda twin: _oz_change(twin, 0),
         lose=lambda twin: setattr(twin, "_homed", False),
         lost="attenuation_db",
     ),
@@ -354,7 +362,6 @@ KNOWN: dict[str, Known] = {
         options={"settle_s": 0.3},
         strict={"max_bias_ua": 25.0},
         store=lambda twin: twin.press_dial("BiasCurrent", [80.0, 80.0]),
-        enable=lambda driver: driver.enabled(True),
     ),
     "id-quantique-id900": Known(
         make=_make_id900,

@@ -202,7 +202,7 @@ def test_numpy_scalars_are_taken_by_every_setting(rig: Rig) -> None:
             assert type(setting.cache.get()) is type(before), name
 
 
-@pytest.mark.parametrize("model", which(store="", strict="", enable=""))
+@pytest.mark.parametrize("model", which(store="", strict=""))
 def test_stored_set_points_are_held_against_the_limits(model: str) -> None:
     known = KNOWN[model]
     with rigged(model, prepare=known.store, **known.strict) as rig:
@@ -212,6 +212,30 @@ def test_stored_set_points_are_held_against_the_limits(model: str) -> None:
 
 
 # What the instrument does by itself
+
+
+@pytest.mark.parametrize("model", [each for each in MODELS if each not in NOT_YET])
+def test_found_as_somebody_left_it(model: str) -> None:
+    """Old errors, other units, outputs on: what it says is true, and nothing goes on with a value beyond a limit."""
+    with rigged(model, left=True) as rig:
+        assert rig.twin.state().get("errors", 0) == 0
+        rig.check_truth()
+        for name, setting in rig.settings().items():
+            value = setting.get()
+            try:
+                setting.validate(value)
+            except LimitError:
+                with pytest.raises(LimitError):
+                    rig.unsafe()
+                assert rig.twin.is_safe(), name
+                value = other(setting, value)
+            setting.set(value)
+            assert setting.get() == value, name
+        rig.driver.safe_state()
+        assert rig.twin.is_safe()
+        rig.unsafe()
+        rig.driver.safe_state()
+        assert rig.twin.is_safe()
 
 
 @pytest.mark.parametrize("model", [each for each in which(lose="") if each not in NOT_YET])
