@@ -119,15 +119,7 @@ class Station:
         return self._each(connect)
 
     def _expect(self, name: str, identity: Identity) -> None:
-        """Raise WrongInstrumentError unless it is the very instrument that the testbed file means."""
-        entry = next(each for each in self.entries if each.name == name)
-        if entry.serial_number and identity.serial_number != entry.serial_number:
-            raise WrongInstrumentError(
-                f"serial number {identity.serial_number} answers, the testbed file says {entry.serial_number}: "
-                "two instruments may be swapped; put the right address there, or the right serial number",
-                instrument=name,
-                address=entry.address,
-            )
+        expect(next(each for each in self.entries if each.name == name), identity)
 
     def _each(self, action: Callable[[str], object]) -> dict[str, Exception]:
         """Do something with every instrument at once; returns what failed, in the order of the file."""
@@ -187,6 +179,18 @@ class Station:
             self.left_unsafe = self.safe()
         finally:
             self.close()
+
+
+def expect(entry: InstrumentEntry, identity: Identity) -> None:
+    """Raise WrongInstrumentError unless it is the very instrument that the testbed file means."""
+    if entry.serial_number and identity.serial_number != entry.serial_number:
+        answers = f"serial number {identity.serial_number}" if identity.serial_number else "no serial number"
+        raise WrongInstrumentError(
+            f"{answers} answers, the testbed file says {entry.serial_number}: two instruments may be swapped; "
+            "put the right address there, or the right serial number",
+            instrument=entry.name,
+            address=entry.address,
+        )
 
 
 def watched(entries: Iterable[InstrumentEntry]) -> list[Watched]:

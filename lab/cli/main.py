@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from lab.cli.instruments_app import instruments_app
 from lab.cli.keys_app import keys_app
 from lab.cli.learning_app import compare, data_app, demo, fl_app, train
 from lab.cli.options import EXIT_INTERRUPTED, Json, SecretsPath, StatePath, StoreKeyOption, TestbedPath, show
@@ -26,6 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Lab control and orchestration for a quantum-secure federated-learning testbed.",
 )
+app.add_typer(instruments_app, name="instruments")
 app.add_typer(fl_app, name="fl")
 app.add_typer(data_app, name="data")
 app.add_typer(keys_app, name="keys")
@@ -98,18 +100,6 @@ def simulate(
     from lab.runs.roles.processes import simulate_role
 
     raise typer.Exit(simulate_role(testbed, as_json, resolved))
-
-
-@app.command()
-def instruments(
-    testbed: TestbedPath,
-    owner: Annotated[str | None, typer.Option(help="Only the instruments of this role.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Identify every configured instrument and show its parameters."""
-    from lab.cli.instruments import list_instruments
-
-    raise typer.Exit(list_instruments(testbed, owner, as_json))
 
 
 @app.command()

@@ -38,10 +38,10 @@ def test_booleans_have_no_limits_and_numbers_no_noise(instruments: list[Any]) ->
             assert not any(isinstance(limit, bool) for limit in item["limits"]), name
     row = {
         "name": "laser", "model": "m", "owner": "relay", "address": "a", "ok": True, "serial_number": "1", "firmware": "2",
-        "parameters": {"on": {"value": True, "unit": "", "limits": []}, "nm": {"value": 1550.12, "unit": "nm", "limits": [1500.0, 1600.0]}},
+        "parameters": {"light": {"value": True, "shown": "on", "unit": "", "limits": []}, "nm": {"value": 1550.12, "shown": "1550.12", "unit": "nm", "limits": [1500.0, 1600.0]}},
     }  # fmt: skip
-    on, wavelength = _text(row).splitlines()[1:]
-    assert on.split() == ["on", "True"]
+    light, wavelength = _text(row).splitlines()[1:]
+    assert light.split() == ["light", "on"]
     assert wavelength.split() == ["nm", "1550.12", "nm", "[1500", "..", "1600]"]
     assert rounded(1550.0 + 0.1 + 0.02) == 1550.12
     assert rounded([0.1 + 0.2, 3]) == [0.3, 3]

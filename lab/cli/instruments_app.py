@@ -1,0 +1,39 @@
+"""``qunetlab instruments``: what is configured, and what is there."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from lab.cli.options import Json, TestbedPath
+
+
+class ListsByDefault(TyperGroup):
+    """``instruments TESTBED`` means ``instruments list TESTBED``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the arguments behind ``instruments``."""
+        if args and args[0] not in (*self.commands, *ctx.help_option_names):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+
+instruments_app = typer.Typer(
+    cls=ListsByDefault,
+    no_args_is_help=True,
+    help="Identify every configured instrument and show its parameters; look for instruments.",
+)
+
+
+@instruments_app.command("list")
+def list_command(
+    testbed: TestbedPath,
+    owner: Annotated[str | None, typer.Option(help="Only the instruments of this role.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Identify every configured instrument and show its parameters; `instruments TESTBED` for short."""
+    from lab.cli.instruments import list_instruments
+
+    raise typer.Exit(list_instruments(testbed, owner, as_json))

@@ -1,0 +1,81 @@
+"""``qunetlab instruments``: what was reached, what it reads, and which reading is missing."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab.runs.testbeds.folder import template_path
+from lab.testbed import write_testbed
+from sim_backends.attenuators.oz_dd100 import OzDD100Twin
+from sim_backends.powermeters.thorlabs_pm100d import PM100DTwin
+
+OVER_RANGE_W = 1.0
+
+
+@pytest.fixture
+def alice(tmp_path: Path) -> Iterator[Path]:
+    """A testbed file whose power monitor is over range and whose attenuator was not homed; alice's AWG is away."""
+    data = tomllib.loads(template_path("simulated-four-node").read_text(encoding="utf-8"))
+    entries = {entry["name"]: entry for entry in data["instruments"]}
+    with (
+        closing(PM100DTwin(read_power_w=lambda: OVER_RANGE_W)) as meter,
+        closing(OzDD100Twin(homed=False)) as attenuator,
+    ):
+        entries["monitor_alice"]["address"] = meter.serve("127.0.0.1", 0)
+        entries["voa_alice"]["address"] = attenuator.serve()
+        entries["awg_alice"]["address"] = str(entries["monitor_alice"]["address"]).replace(
+            "127.0.0.1", "127.0.0.2"
+        )
+        write_testbed(data, tmp_path / "t.toml")
+        yield tmp_path / "t.toml"
+
+
+def test_a_missing_reading_is_one_row_of_an_instrument_that_was_reached(qunetlab: Any, alice: Path) -> None:
+    listed = qunetlab("instruments", str(alice), "--owner", "alice", "--json")
+    assert listed.returncode == 3, "the generator is away"
+    awg, voa, monitor = json.loads(listed.stdout)["instruments"]
+    assert not awg["ok"]
+    assert voa["ok"]
+    assert monitor["ok"]
+    power = monitor["parameters"]["power_w"]
+    assert power["value"] is None
+    assert "over range" in power["missing"]
+    assert "monitor_alice" not in power["missing"]
+    assert monitor["parameters"]["averaging"]["value"] == 1
+    assert voa["parameters"]["attenuation_db"]["value"] is None
+    assert voa["parameters"]["max_attenuation_db"]["value"] == 60.0
+
+
+def test_booleans_are_on_or_off_and_numbers_have_their_digits(qunetlab: Any, alice: Path) -> None:
+    listed = qunetlab("instruments", "list", str(alice), "--owner", "alice")
+    assert listed.returncode == 3
+    lines = {line.split()[0]: " ".join(line.split()[1:]) for line in listed.stdout.splitlines()}
+    assert lines["auto_range"] == "on"
+    assert lines["max_attenuation_db"] == "60.00 dB"
+    assert lines["wavelength_nm"].endswith("[800 .. 1700]")
+    assert lines["power_w"].startswith("- W no measurement")
+    assert lines["NOT"].startswith("REACHED: LinkBrokenError: awg_alice at TCPIP::127.0.0.2")
+
+
+def test_an_instrument_of_another_serial_number_is_not_the_one_meant(qunetlab: Any, alice: Path) -> None:
+    data = tomllib.loads(alice.read_text(encoding="utf-8"))
+    for entry in data["instruments"]:
+        if entry["name"] in ("voa_alice", "monitor_alice"):
+            entry["serial_number"] = "P0000007"
+    write_testbed(data, alice)
+    listed = qunetlab("instruments", str(alice), "--owner", "alice", "--json")
+    assert listed.returncode == 3
+    for row in json.loads(listed.stdout)["instruments"][1:]:
+        assert "the testbed file says P0000007: two instruments may be swapped" in row["error"]
+
+
+def test_a_group_of_commands_leaves_the_short_form(qunetlab: Any, tmp_path: Path) -> None:
+    assert "no such file" in qunetlab("instruments", str(tmp_path / "t.toml")).stderr
+    assert "list" in qunetlab("instruments", "--help").stdout
