@@ -330,7 +330,7 @@ class ID900(LabInstrument):
         return time_base_ps
 
     def _stage(self) -> str:
-        return self._scpi.ask("REC:STAGe?").strip()
+        return self._scpi.name("REC:STAGe?")
 
     def _hold(self, settings: Iterable[Known]) -> None:
         """Set and read back; what is held comes back after a restart."""
