@@ -115,7 +115,11 @@ def _address(place: str, entry: InstrumentEntry) -> Iterator[Mistake]:
 
 
 def _options(place: str, entry: InstrumentEntry) -> Iterator[Mistake]:
-    known = option_types(driver_class(entry.model))
+    try:
+        known = option_types(driver_class(entry.model))
+    except CatalogueError as error:
+        yield f"{place}.model", str(error)
+        return
     for name, value in entry.options.items():
         here = f"{place}.options.{name}"
         if name not in known:
@@ -153,11 +157,14 @@ def option_types(driver: type[LabInstrument]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for cls in driver.__mro__:
         if (init := vars(cls).get("__init__")) is not None:
-            hints = get_type_hints(init)
+            try:
+                hints = get_type_hints(init)
+            except NameError:  # names that its module has for the type checker only
+                hints = {}
             parameters = list(inspect.signature(init).parameters.values())[1:]
             for each in parameters:
                 if each.kind is not each.VAR_KEYWORD and each.name not in ("name", "address"):
-                    found.setdefault(each.name, hints.get(each.name, str))
+                    found.setdefault(each.name, hints.get(each.name, Any))
             if not any(each.kind is each.VAR_KEYWORD for each in parameters):
                 break
         if cls is LabInstrument:
@@ -166,7 +173,7 @@ def option_types(driver: type[LabInstrument]) -> dict[str, Any]:
 
 
 def _in_toml(hint: Any) -> bool:
-    if hint in (str, int, float, bool, NoneType, Ellipsis) or get_origin(hint) is Literal:
+    if hint in (str, int, float, bool, NoneType, Ellipsis, Any) or get_origin(hint) is Literal:
         return True
     return get_origin(hint) in (Union, UnionType, tuple, list) and all(map(_in_toml, get_args(hint)))
 
@@ -202,6 +209,8 @@ def value_mistakes(testbed: Testbed, made: Mapping[str, LabInstrument]) -> dict[
     """By place: values outside the limits of the parameters of ``made`` instruments, by name, that they go to."""
     limited: dict[Mistake, list[str]] = {}
     for role in ("relay", *testbed.user_names()):
+        if any(unknown_model(entry.model) for entry in testbed.owned_by(role)):
+            continue
         for use in _uses(testbed, role):
             found = candidates(use.need, testbed.owned_by(role))
             if len(found) != 1 or found[0].instrument not in made:
