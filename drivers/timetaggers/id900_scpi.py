@@ -7,6 +7,7 @@ Sources: IDQ Python examples ``utils/common.py`` (``zmq_exec``, ``trim_unit``); 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 
@@ -14,6 +15,8 @@ from drivers.links.errors import InstrumentError, InstrumentRefusedError, Malfor
 from drivers.links.zmq_reqrep import RequestLink
 from drivers.timetaggers.id900_state import Known
 
+MAX_VOLTS = 100.0
+"""No input of any instrument like this has a level beyond; SCPI's words for no number (9.9E37) do."""
 _VOLTS = re.compile(r"\s*([+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)\s*(m?)V?\s*")
 
 
@@ -40,9 +43,10 @@ class ID900Questions:
         """A voltage."""
         with self._link.asking(command) as reply:
             found = _VOLTS.fullmatch(self._accepted(command, reply))
-            if found is None:
+            volts = float(found[1]) * (1e-3 if found[2] else 1.0) if found else math.inf
+            if abs(volts) > MAX_VOLTS:
                 raise self._nonsense(command, reply)
-            return float(found[1]) * (1e-3 if found[2] else 1.0)
+            return volts
 
     def word(self, command: str, words: Mapping[str, str]) -> str:
         """The name of the word that the reply is, out of name -> word in the manual's spelling."""

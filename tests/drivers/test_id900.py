@@ -53,13 +53,18 @@ def light():
     return Light()
 
 
+whoever = pytest.mark.parametrize("bench", [False, True], indirect=True, ids=["fresh", "left by someone"])
+"""The test holds whoever used the instrument before."""
+
+
 @pytest.fixture
-def bench(light):
+def bench(light, request):
     """Builds (twin, tagger) pairs, connected and streaming channels 1 and 2."""
     opened = []
+    left = getattr(request, "param", False)
 
     def build(*, connect=True, stream=True, timeout_s=5.0, transfer_timeout_s=5.0, **twin_options):
-        twin = ID900Twin(on_record=light, scpi_port=0, dlt_port=0, **twin_options)
+        twin = ID900Twin(on_record=light, scpi_port=0, dlt_port=0, left_by_someone=left, **twin_options)
         address = twin.serve(own_host())
         tagger = ID900(
             f"tagger{len(opened)}",
@@ -141,6 +146,7 @@ def test_identity(bench):
     assert tagger.time_base_ps() == 13
 
 
+@whoever
 def test_settings_reach_the_instrument(bench):
     twin, tagger = bench()
     tagger.configure([2, 3], -0.25)
@@ -180,6 +186,7 @@ def test_error_replies_are_refusals(bench):
     assert tagger.time_base_ps() == 13
 
 
+@whoever
 def test_input_errors_are_named_and_cleared(bench, light):
     _, tagger = bench()
     assert tagger.input_error(3) == (5, "input disabled")
@@ -192,6 +199,7 @@ def test_input_errors_are_named_and_cleared(bench, light):
 # Records and tags
 
 
+@whoever
 def test_tags_of_one_record(bench, light):
     _, tagger = bench()
     light.clicks = {1: [0, 12, 13, 26_000_005], 2: [39]}
@@ -206,6 +214,7 @@ def test_tags_of_one_record(bench, light):
     assert tagger.read_tags(1).shape == (0, 2)
 
 
+@whoever
 def test_records_are_told_apart_by_their_reference_pulse(bench, light):
     _, tagger = bench()
     for clicks in ([13], [], [26, 39]):
@@ -225,6 +234,7 @@ def test_a_million_tags_are_complete(bench, light):
     assert np.array_equal(tagger.read_tags(2)[:, 0], times[: 3 * MESSAGE_PAIRS])
 
 
+@whoever
 def test_reading_waits_for_the_end_of_the_record(bench, light):
     _, tagger = bench()
     light.clicks = {1: [13]}
@@ -239,6 +249,7 @@ def test_reading_waits_for_the_end_of_the_record(bench, light):
     assert not tagger.record_playing()
 
 
+@whoever
 def test_counters(bench, light):
     _, tagger = bench()
     light.clicks = {1: range(0, 1300, 13), 2: [5], 3: [7]}
@@ -300,6 +311,7 @@ def test_streams_left_by_a_dead_process_are_taken_over_by_the_sole_user(bench, l
     assert second.read_tags(1)[:, 0].tolist() == [13]
 
 
+@whoever
 def test_restarting_forgets_an_aborted_frame(bench, light):
     _, tagger = bench()
     light.clicks = {1: [13], 2: [13]}
@@ -318,6 +330,7 @@ def test_restarting_forgets_an_aborted_frame(bench, light):
 # Tags that do not arrive
 
 
+@whoever
 def test_lost_messages_are_never_a_partial_read(bench, light):
     twin, tagger = bench(transfer_timeout_s=0.3)
     light.clicks = {1: np.arange(3 * MESSAGE_PAIRS) * 13}
@@ -332,6 +345,7 @@ def test_lost_messages_are_never_a_partial_read(bench, light):
     assert len(tagger.read_tags(1)) == 3 * MESSAGE_PAIRS
 
 
+@whoever
 def test_errors_of_the_instrument_void_the_record(bench, light):
     twin, tagger = bench()
     light.clicks = {1: [13], 2: [13]}
@@ -353,6 +367,7 @@ def test_errors_of_the_service_void_the_record(bench, light, caplog):
     assert "light model failed" in caplog.text
 
 
+@whoever
 def test_a_record_of_somebody_else_is_noticed(bench):
     twin, tagger = bench()
     other = ID900("other", tagger.address, dlt_address=twin.dlt_address)
@@ -376,6 +391,7 @@ def test_a_record_that_never_ends_is_a_timeout(bench, light):
 # Links that fail
 
 
+@whoever
 def test_a_lost_reply_does_not_jam_the_socket(bench):
     twin, tagger = bench(timeout_s=0.2)
     twin.faults.drop_replies(1)
@@ -454,6 +470,7 @@ def test_a_time_base_that_is_none(service, reply):
     tagger.close()
 
 
+@whoever
 def test_reconnect_after_a_disconnect(bench, light):
     twin, tagger = bench(timeout_s=0.6)
     tagger.clock_source("external")

@@ -109,14 +109,19 @@ def bias():
     return []
 
 
+whoever = pytest.mark.parametrize("bench", [False, True], indirect=True, ids=["fresh", "left by someone"])
+"""The test holds whoever used the controller before."""
+
+
 @pytest.fixture
-def bench(bias):
+def bench(bias, request):
     """Builds (twin, connected driver) pairs on free ports and closes them."""
     opened = []
+    left = getattr(request, "param", False)
 
     def build(*, connect=True, timeout_s=0.3, settle_s=1.0, driver_options=None, **twin_options):
         options = {"measurement_period_ms": 10.0, "control_port": 0, "counts_port": 0, **twin_options}
-        twin = WebSQTwin(on_bias=lambda ua, on: bias.append((ua, on)), **options)
+        twin = WebSQTwin(left_by_someone=left, on_bias=lambda ua, on: bias.append((ua, on)), **options)
         address = twin.serve("127.0.0.1")
         snspd = WebSQ(
             f"snspd{len(opened)}",
@@ -182,6 +187,7 @@ def burst(**changes):
     )
 
 
+@whoever
 def test_identity(bench):
     _, snspd = bench(connect=False, n_detectors=3)
     assert snspd.connect() == Identity("Single Quantum", "WebSQ", "", "")
@@ -261,6 +267,7 @@ def test_a_command_that_changes_nothing_is_an_error(bench):
         snspd.enabled(True)
 
 
+@whoever
 def test_a_current_that_the_controller_cuts_is_an_error(bench):
     twin, snspd = bench(settle_s=0.1)
     twin.clamp_ua = 20.0
@@ -270,6 +277,7 @@ def test_a_current_that_the_controller_cuts_is_an_error(bench):
         snspd.ch2.bias_current_ua(30.0)
 
 
+@whoever
 def test_lost_answer(bench):
     twin, snspd = bench(timeout_s=0.1)
     snspd.trigger_level_mv([50.0, 60.0])
@@ -291,6 +299,7 @@ def test_late_answer_is_not_taken_for_the_next(bench):
     assert snspd.trigger_level_mv() == [50.0, 60.0]
 
 
+@whoever
 def test_garbage(bench):
     twin, snspd = bench(timeout_s=0.1)
     twin.faults.garbage(1)
@@ -299,6 +308,7 @@ def test_garbage(bench):
     assert snspd.enabled() is False
 
 
+@whoever
 def test_changes_by_others_are_seen(bench):
     _, snspd = bench()
     other = WebSQ("other", snspd.address, timeout_s=0.3)
