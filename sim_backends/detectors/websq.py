@@ -354,8 +354,9 @@ class WebSQTwin:
                 self._drop_client(client)
 
     def _drop_client(self, client: _Client) -> None:
-        self._clients.remove(client)
-        self._selector.unregister(client.connection)
+        with contextlib.suppress(ValueError, KeyError):  # somebody at the dials noticed it at the same time
+            self._clients.remove(client)
+            self._selector.unregister(client.connection)
         client.connection.close()
 
     def _drop_reader(self, connection: object) -> None:

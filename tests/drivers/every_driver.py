@@ -243,7 +243,7 @@ def _nkt_acknowledge(request: bytes) -> Iterable[bytes] | None:
 
 def _oz_change(twin: Any, n: int) -> None:
     with twin._lock:
-        twin._position = 1000 + n
+        twin._position = 1000 + n % 4000
 
 
 def _websq_change(twin: Any, n: int) -> None:

@@ -76,7 +76,7 @@ def some_use(rig: Rig, rng: random.Random) -> Callable[[], None]:
     return use
 
 
-def on_the_wire(rig: Rig, kind: str, rng: random.Random, use: Callable[[], None], count: int) -> bool:
+def on_the_wire(rig: Rig, kind: str, rng: random.Random, use: Callable[[], object], count: int) -> bool:
     """Use the driver while one of its ``count`` replies is broken into; whether it came to that one."""
     chosen = rng.randrange(count)
     reached = threading.Event()
@@ -85,7 +85,9 @@ def on_the_wire(rig: Rig, kind: str, rng: random.Random, use: Callable[[], None]
         def judge(number: int, reply: bytes) -> list[Piece]:
             if number != chosen:
                 return [Piece(reply)]
-            cut = rng.randint(0, len(reply))
+            cut = (
+                rng.choice((0, len(reply))) if rig.known.zmq else rng.randint(0, len(reply))
+            )  # messages come whole
             first, rest = reply[:cut], reply[cut:]
             if kind == "late":
                 reached.set()
@@ -111,7 +113,7 @@ def on_the_wire(rig: Rig, kind: str, rng: random.Random, use: Callable[[], None]
     return reached.is_set()
 
 
-def calls_inside(use: Callable[[], None], strike: int, error: BaseException | None) -> int:
+def calls_inside(use: Callable[[], object], strike: int, error: BaseException | None) -> int:
     """Run ``use`` and raise ``error`` at call number ``strike`` inside the drivers; how many calls there were."""
     count = 0
 
@@ -132,15 +134,20 @@ def calls_inside(use: Callable[[], None], strike: int, error: BaseException | No
     return count
 
 
-def check_aftermath(rig: Rig, rng: random.Random, seed: int) -> None:
-    """Truth first or safety first; in the end both."""
+def check_aftermath(rig: Rig, rng: random.Random, seed: int, connect: bool) -> None:
+    """Truth first or safety first; in the end both.  A driver that was not connected is connected for the truth."""
     rig.change(seed)
     if rng.random() < 0.5:
+        if connect:
+            rig.driver.connect()
+            rig.change(seed)
         rig.check_truth()
     begun = time.monotonic()
     rig.driver.safe_state()
     assert rig.twin.is_safe()
     assert time.monotonic() - begun < 1.0
+    if connect:
+        rig.driver.connect()
     rig.change(seed + 1)
     rig.check_truth()
 
@@ -150,18 +157,19 @@ def interrupt(rig: Rig, kind: str, seed: int) -> bool:
     rng = random.Random(f"{rig.model} {kind} {seed}")
     if rng.random() < 0.5:
         rig.unsafe()
-    use = some_use(rig, rng)
+    use = rng.choice((some_use(rig, rng), some_use(rig, rng), rig.driver.connect, rig.driver.safe_state))
+    connect = use == rig.driver.connect
     rig.desk.listen()
     use()
     count = len(rig.desk.replies)
     struck = not count or on_the_wire(rig, kind, rng, use, count)
-    check_aftermath(rig, rng, 100 * seed)
+    check_aftermath(rig, rng, 100 * seed, connect)
     if kind in SIGNALS:
         error = KeyboardInterrupt() if kind == "stop button" else SystemExit(143)
         strike = rng.randint(1, calls_inside(use, 0, None))
         with suppress(*BREAKS):
             calls_inside(use, strike, error)
-        check_aftermath(rig, rng, 100 * seed + 50)
+        check_aftermath(rig, rng, 100 * seed + 50, connect)
     return struck
 
 
