@@ -101,8 +101,15 @@ def _host_in(address: str) -> str:
     """The host that a URL or a VISA resource names; empty for anything else."""
     if "://" in address:
         return address.split("://", 1)[1].rstrip("/")
-    found = _VISA.fullmatch(address)
-    return found[3].split("::")[0] if found and found[1].upper() == "TCPIP" else ""
+    return host_of(address) if "::" in address else ""
+
+
+def host_of(address: str) -> str:
+    """The host that an address of either network form names; empty for anything else."""
+    if found := _VISA.fullmatch(address):
+        return found[3].split("::")[0] if found[1].upper() == "TCPIP" else ""
+    host = address.partition(":")[0]
+    return "" if "://" in address or os.path.isabs(address) or not _HOST.fullmatch(host) else host
 
 
 def _lan(rest: list[str], port: int | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -37,3 +38,18 @@ def list_command(
     from lab.cli.instruments import list_instruments
 
     raise typer.Exit(list_instruments(testbed, owner, as_json))
+
+
+@instruments_app.command("scan")
+def scan_command(
+    testbed: Annotated[
+        Path | None,
+        typer.Argument(help="Testbed file, or its folder, whose addresses and hosts are looked at too."),
+    ] = None,
+    host: Annotated[list[str] | None, typer.Option(help="A host to look at; repeatable.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List what answers on VISA, on serial ports and at hosts; asks for identities, changes nothing."""
+    from lab.cli.scan import show_scan
+
+    show_scan(testbed, host or [], as_json)
