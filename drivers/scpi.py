@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import time
+from collections.abc import Callable, Collection
 from typing import Any, ClassVar
 
 from drivers.base import Identity, LabInstrument
@@ -13,14 +14,23 @@ from drivers.links.scpi_visa import ScpiLink
 class ScpiInstrument(LabInstrument):
     """A :class:`LabInstrument` on a :class:`ScpiLink`.
 
-    Subclasses name the models they drive in ``MODELS`` (field 2 of ``*IDN?``).
+    Subclasses name the models they drive in ``MODELS`` (field 2 of ``*IDN?``).  ``timeout_s`` bounds the replies that
+    need no time of their own; ``clock`` is for tests.
     """
 
     MODELS: ClassVar[Collection[str]]
 
-    def __init__(self, name: str, address: str, *, timeout_s: float = 2.0, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        name: str,
+        address: str,
+        *,
+        timeout_s: float = 2.0,
+        clock: Callable[[], float] = time.monotonic,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(name, address, **kwargs)
-        self.link = ScpiLink(name, address, timeout_s=timeout_s, bring_up=self.bring_up)
+        self.link = ScpiLink(name, address, timeout_s=timeout_s, bring_up=self.bring_up, clock=clock)
         self.links = (self.link,)
 
     def identify(self) -> Identity:

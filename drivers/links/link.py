@@ -353,9 +353,14 @@ class Link(ABC):
 
     def slices(self, deadline: float) -> Iterator[float]:
         """Waiting times until ``deadline``, of at most :data:`SLICE_S` and at least one, each while it is our turn."""
+        begun = told = self._clock()
         while True:
             self._check_turn()
-            left_s = deadline - self._clock()
+            now = self._clock()
+            if now >= told + PROGRESS_S:
+                told = now
+                self._tell_progress("a reply", now - begun, deadline - begun)
+            left_s = deadline - now
             yield max(min(left_s, SLICE_S), 0.0)
             if left_s <= 0:
                 return

@@ -252,6 +252,11 @@ class ScpiLink(Link):
             self._send(command, (command.encode("ascii") + b"\n",), timeout_s)
             self._raise_refusal(command, timeout_s)
 
+    def tell(self, command: str) -> None:
+        """Send a command and ask nothing: for the safe state, which is judged by what the instrument reads back."""
+        with self.exchange():
+            self._send(command, (command.encode("ascii") + b"\n",), None)
+
     def write_block(self, prefix: str, data: memoryview, *, timeout_s: float) -> None:
         """Send ``prefix`` and ``data`` (contiguous) as a definite-length block, then read the error queue.
 
@@ -303,6 +308,17 @@ class ScpiLink(Link):
     def query_bool(self, command: str, *, timeout_s: float | None = None) -> bool:
         """A query whose reply is on or off.  Raises MalformedReplyError for anything else."""
         return self.query_word(command, _SWITCH, timeout_s=timeout_s)
+
+    def query_parsed(
+        self, command: str, parse: Callable[[str], _Word], *, timeout_s: float | None = None
+    ) -> _Word:
+        """A query whose reply ``parse`` understands or raises ValueError for: MalformedReplyError then."""
+        with self.exchange():
+            reply = self._query(command, timeout_s)
+            try:
+                return parse(reply)
+            except ValueError as exc:
+                raise self.malformed(command, f"{exc}: {reply[:60]!r}") from exc
 
     def number(self, command: str, reply: str, kind: Callable[[str], _Number]) -> _Number:
         """Read ``reply`` to ``command`` as a number; call it inside ``exchange``."""

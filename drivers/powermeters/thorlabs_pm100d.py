@@ -1,110 +1,170 @@
-"""Thorlabs PM100D family: optical power in watts.
+"""Thorlabs power meters of the PM100 family: optical power in watts.
 
-A reading that is no measurement (over range 9.9E37, not a number 9.91E37) is an error, never a value.  The
-unit is set to watts at connect, because the instrument keeps dBm from an earlier user.
+A reading that is no measurement (over range 9.9E37, not a number 9.91E37) is an error, never a value.
 
-Commands: QMI ``instruments/thorlabs/pm100d.py``, pymeasure ``thorlabspm100usb.py``, and the PM100x SCPI
-command list of the manual (``MEASure:POWer?``, ``SENSe:CORRection:WAVelength``, ``SENSe:POWer:RANGe``,
-``SENSe:POWer:UNIT``, ``SENSe:AVERage:COUNt``).  The PM100D has USB (``USB0::0x1313::0x8078::<serial>::INSTR``);
-the Ethernet model PM103E speaks the same commands at ``TCPIP0::<host>::2000::SOCKET`` (NQCP photonicdrivers).
+Known state, because the meter keeps what an earlier user set: watts, no loss correction, no delta mode, automatic
+range, no zero adjustment under way, ``averaging`` samples.  A beam diameter changes power densities only, which nobody
+reads here.  A wavelength is one that the sensor head says it reaches, and is read back: some meters keep the old one
+without a word.
+
+Commands: QMI ``instruments/thorlabs/pm100d.py``, pymeasure ``thorlabspm100usb.py``; loss correction, delta mode and
+zeroing: ThorlabsPM100 ``ThorlabsPM100.py`` (``SENSe:CORRection:LOSS:INPut:MAGNitude``,
+``SENSe:POWer:DC:REFerence:STATe``, ``SENSe:CORRection:COLLect:ZERO``), which not every model of the family need have.
+The PM100D has USB (``USB0::0x1313::0x8078::<serial>::INSTR``); the Ethernet model PM103E speaks the same commands at
+``TCPIP0::<host>::2000::SOCKET`` (NQCP photonicdrivers).
 """
 
 from __future__ import annotations
 
-import math
+import contextlib
+import logging
 from typing import Any
 
 from qcodes.parameters import Parameter
 from qcodes.validators import Bool, Ints
 
-from drivers.base import Identity
-from drivers.links.errors import InstrumentRefusedError
+from drivers.links.errors import InstrumentRefusedError, LimitError
 from drivers.links.limits import Within
 from drivers.scpi import ScpiInstrument
+from drivers.scpi_state import KnownState, Required
 
-OVERFLOW = 9.9e37
-"""SCPI-1999 7.2.1.4: infinity is +-9.9E37 and not-a-number 9.91E37."""
+log = logging.getLogger(__name__)
+
 SAMPLE_S = 3e-4
 """Time of one sample of the averaging filter (manual: about 0.3 ms)."""
 MAX_AVERAGING = 10_000
+HEAD_LIMITS_NM = (185.0, 25_000.0)
+"""What any head of the family reaches: ultraviolet photodiodes to thermal heads (Thorlabs' catalogue)."""
+_WAVELENGTH = "SENSe:CORRection:WAVelength"
+_POWER_FLAG = 1
+"""Bit of the sensor flags that says it measures power (QMI ``pm100d.py``)."""
+
+
+def required(averaging: int) -> list[Required]:
+    """What must be so before a reading is a power in watts."""
+    return [
+        Required("SENSe:POWer:UNIT", "W"),
+        Required("SENSe:CORRection:LOSS:INPut:MAGNitude", "0", if_there=True),
+        Required("SENSe:POWer:REFerence:STATe", "0", if_there=True),
+        Required("SENSe:POWer:RANGe:AUTO", "1"),
+        Required("SENSe:AVERage:COUNt", str(averaging)),
+    ]
+
+
+def parse_sensor(reply: str) -> str:
+    """Name and serial number of the head from ``name,serial,calibration,type,subtype,flags`` (QMI ``pm100d.py``).
+
+    Raises ValueError for anything else.
+    """
+    fields = [field.strip().strip('"') for field in reply.split(",")]
+    if len(fields) < 6 or not fields[5].isdecimal():
+        raise ValueError("not of the form name,serial,calibration,type,subtype,flags")
+    measures_power = bool(int(fields[5]) & _POWER_FLAG)
+    return " ".join(filter(None, fields[:2])) + ("" if measures_power else " (measures no power)")
 
 
 class ThorlabsPM100D(ScpiInstrument):
-    """Driver of one power meter.  Option ``wavelength_limits_nm``: the range of the sensor head."""
+    """Driver of one power meter.
 
-    MODELS = frozenset({"PM100D", "PM100USB", "PM103E"})
+    Options: ``wavelength_limits_nm``, a limit of the set-up beside the sensor head's own; ``averaging``, the number of
+    samples averaged after connecting.
+    """
+
+    MODELS = frozenset(
+        {"PM100A", "PM100D", "PM100D2", "PM100D3", "PM100USB"}
+        | {f"PM10{n}{kind}" for n in (1, 2, 3) for kind in ("", "A", "E", "R", "U")}
+        | {f"PM16-{n}" for n in (120, 121, 122, 130, 140, 401, 405)}
+        | {"PM160", "PM160T", "PM160T-HP", "PM200", "PM400"}
+    )
+    """Thorlabs' driver header ``TLPM.h`` (PM100A/D/USB, PM101..103, PM160, PM160T, PM200, PM400), QMI (PM16-120); the
+    letters after PM101..103 stand for the connection, the numbers after PM16 for the head."""
 
     def __init__(
         self,
         name: str,
         address: str,
         *,
-        wavelength_limits_nm: tuple[float, float] = (800.0, 1700.0),
+        wavelength_limits_nm: tuple[float, float] = HEAD_LIMITS_NM,
+        averaging: int = 1,
+        timeout_s: float = 2.0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(name, address, **kwargs)
+        super().__init__(name, address, timeout_s=timeout_s, **kwargs)
         link = self.link
-        self._averaging = 1
-        self.power_w: Parameter[float, ThorlabsPM100D] = self.add_parameter(
-            "power_w", label="Optical power", unit="W", get_cmd=self._measure
+        if not 1 <= averaging <= MAX_AVERAGING:
+            raise LimitError(
+                f"averaging is {averaging}, which is outside 1..{MAX_AVERAGING} samples",
+                instrument=name,
+                address=address,
+            )
+        self._averaging = averaging
+        self.state = KnownState(link, required(averaging))
+        self.power_w: Parameter[float, ThorlabsPM100D] = self.add_reading(
+            "power_w", label="Optical power", unit="W", get=self._measure
         )
-        self.wavelength_nm: Parameter[float, ThorlabsPM100D] = self.add_parameter(
+        self.sensor: Parameter[str, ThorlabsPM100D] = self.add_reading(
+            "sensor",
+            label="Sensor head",
+            get=lambda: link.query_parsed("SYSTem:SENSor:IDN?", parse_sensor),
+        )
+        self.wavelength_nm: Parameter[float, ThorlabsPM100D] = self.add_setting(
             "wavelength_nm",
             label="Wavelength",
             unit="nm",
-            get_cmd=lambda: link.query_float("SENSe:CORRection:WAVelength?"),
-            set_cmd=lambda value: link.command(f"SENSe:CORRection:WAVelength {value:.6g}"),
-            vals=Within(*wavelength_limits_nm, "nm"),
+            get=lambda: link.query_float(f"{_WAVELENGTH}?"),
+            put=self._set_wavelength,
+            limits=Within(*wavelength_limits_nm, "nm"),
+            resolution=1e-3,
         )
-        self.averaging: Parameter[int, ThorlabsPM100D] = self.add_parameter(
+        self.averaging: Parameter[int, ThorlabsPM100D] = self.add_setting(
             "averaging",
             label="Samples averaged",
-            get_cmd=self._get_averaging,
-            set_cmd=self._set_averaging,
-            vals=Ints(1, MAX_AVERAGING),
+            get=self._get_averaging,
+            put=lambda value: link.command(f"SENSe:AVERage:COUNt {value}"),
+            limits=Ints(1, MAX_AVERAGING),
         )
-        self.auto_range: Parameter[bool, ThorlabsPM100D] = self.add_parameter(
+        self.auto_range: Parameter[bool, ThorlabsPM100D] = self.add_setting(
             "auto_range",
             label="Automatic range",
-            get_cmd=lambda: bool(link.query_int("SENSe:POWer:RANGe:AUTO?")),
-            set_cmd=lambda value: link.command(f"SENSe:POWer:RANGe:AUTO {int(value)}"),
-            vals=Bool(),
+            get=lambda: link.query_bool("SENSe:POWer:RANGe:AUTO?"),
+            put=lambda value: link.command(f"SENSe:POWer:RANGe:AUTO {int(value)}"),
+            limits=Bool(),
         )
 
-    def connect(self) -> Identity:
-        """Open, identify, and set the unit to watts."""
-        identity = super().connect()
-        self.link.command("SENSe:POWer:UNIT W")
-        self._get_averaging()
-        return identity
+    def know_state(self) -> None:
+        """Old errors; no zero adjustment under way; watts, corrections, range and averaging."""
+        super().know_state()
+        with contextlib.suppress(InstrumentRefusedError):  # where there is none to abort
+            self.link.command("SENSe:CORRection:COLLect:ZERO:ABORt")
+        self.state.hold()
 
     def safe_state(self) -> None:
         """Nothing to do: a power meter emits nothing and holds nothing secret."""
 
     def restore_passive(self) -> None:
-        """After a reopened link: unit, wavelength, averaging and range mode as they were."""
-        self.link.command("SENSe:POWer:UNIT W")
+        """After a reopened link: wavelength, averaging and range mode as they were."""
         for parameter in (self.wavelength_nm, self.averaging, self.auto_range):
             value = parameter.cache.get(get_if_invalid=False)
             if value is not None:
                 parameter.set(value)
 
     def _measure(self) -> float:
+        """NoReadingError where nothing was measured; InstrumentRefusedError outside the known state."""
+        self.state.require()
         timeout_s = self.link.timeout_s + 2 * SAMPLE_S * self._averaging
-        command = "MEASure:POWer?"
-        value = self.link.number(command, self.link.query(command, timeout_s=timeout_s), float)
-        if not math.isfinite(value) or abs(value) >= OVERFLOW:
-            raise InstrumentRefusedError(
-                f"no measurement ({value:g}): over range or no sensor; lower the power or raise the range",
-                instrument=self.name,
-                address=self.address,
+        return self.link.query_float("MEASure:POWer?", timeout_s=timeout_s)
+
+    def _set_wavelength(self, value: float) -> None:
+        low, high = (self.link.query_float(f"{_WAVELENGTH}? {end}") for end in ("MIN", "MAX"))
+        if low >= high:
+            log.warning("%s at %s: says no range of its sensor head", self.name, self.address)
+        elif not low <= value <= high:
+            raise self.error(
+                LimitError,
+                f"{value:g} nm is outside {low:g}..{high:g} nm, which the sensor head reaches; nothing was sent",
             )
-        return value
+        self.link.command(f"{_WAVELENGTH} {value:.9g}")
 
     def _get_averaging(self) -> int:
         self._averaging = int(self.link.query_float("SENSe:AVERage:COUNt?"))
         return self._averaging
-
-    def _set_averaging(self, value: int) -> None:
-        self.link.command(f"SENSe:AVERage:COUNt {value}")
-        self._averaging = value

@@ -56,6 +56,7 @@ class _Attenuator:
     is_open: bool = False
     move: int = 0
     moving: bool = False
+    opening: bool = False
 
 
 class _Device(ScpiDevice):
@@ -161,9 +162,17 @@ class _Device(ScpiDevice):
         return _float(limits[word] if word else self._slot(call).wavelength_m)
 
     def _shut(self, attenuator: _Attenuator, opened: bool) -> None:
+        """A shutter opens at the attenuation speed; it closes at once, whatever the filter does meanwhile."""
         attenuator.shutter = opened
-        travel_db = _FILTER_DB - attenuator.filter_db if opened and not attenuator.is_open else 0.0
-        self._move(attenuator, travel_db / attenuator.speed_db_per_s)
+        if opened:
+            travel_db = 0.0 if attenuator.is_open else _FILTER_DB - attenuator.filter_db
+            attenuator.opening = True
+            self._move(attenuator, travel_db / attenuator.speed_db_per_s)
+        elif attenuator.moving and not attenuator.opening:
+            attenuator.is_open = False
+            self._on_channel(attenuator.number, attenuator.filter_db, False)
+        else:
+            self._move(attenuator, 0.0)
 
     def _shut_all(self, call: Call) -> None:
         opened = call.boolean(0)
@@ -206,7 +215,7 @@ class _Device(ScpiDevice):
         with self.lock:
             if move != attenuator.move:
                 return
-            attenuator.moving = False
+            attenuator.moving = attenuator.opening = False
             if not attenuator.controls_power:
                 attenuator.filter_db = attenuator.target_db - attenuator.offset_db
             attenuator.is_open = attenuator.shutter

@@ -35,7 +35,7 @@ from sim_backends.timetaggers.id900 import ID900Twin
 
 HOST = "127.0.0.1"
 MODELS = models()
-NOT_YET = frozenset({"keysight-n7764a", "tektronix-awg70002a", "thorlabs-pm100d"})
+NOT_YET = frozenset({"tektronix-awg70002a"})
 """Models whose drivers do not yet read every setting back, nor reach the safe state past a thread that waits."""
 _NUMBERS = itertools.count(1)
 
@@ -217,8 +217,11 @@ def _scpi(twin: Any, *commands: str) -> None:
 
 
 def _scpi_acknowledge(request: bytes) -> Iterable[bytes] | None:
-    """A command that is ignored without a word; queries pass."""
-    return () if b"?" not in request and not request.startswith(b"*") else None
+    """A command that is ignored without a word; queries pass.  The error query may come along with it."""
+    command, _, rest = request.partition(b"\n")
+    if b"?" in command or command.startswith(b"*"):
+        return None
+    return (b'0,"No error"\n',) if rest.startswith(b"SYSTem:ERRor?") else ()
 
 
 def _awg_arm(driver: Any) -> None:
@@ -324,6 +327,8 @@ KNOWN: dict[str, Known] = {
         ),
         truth=lambda twin: {f"ch{n}.wavelength_nm": twin.state()["wavelength_nm"][n] for n in (1, 2)},
         acknowledge=_scpi_acknowledge,
+        strict={"min_attenuation_db": 10.0},
+        store=lambda twin: _scpi(twin, "INP1:ATT 3"),
         queue_error=lambda twin: _scpi(twin, "NO:SUCH"),
     ),
     "tektronix-awg70002a": Known(
@@ -373,6 +378,7 @@ KNOWN: dict[str, Known] = {
     ),
     "thorlabs-pm100d": Known(
         make=_make_pm100d,
+        options={"wavelength_limits_nm": (800.0, 1700.0)},
         change=lambda twin, n: setattr(twin.light, "power_w", 1e-6 + n * 1e-9),
         truth=lambda twin: {"power_w": twin.light.power_w},
         acknowledge=_scpi_acknowledge,

@@ -80,7 +80,8 @@ def other(setting: Any, held: Any) -> Any:
     if limits is not None:
         low, high = max(limits[0], -1e5), min(limits[1], 1e10)
         first = held[0] if isinstance(held, list) else held
-        return like(held, low + (high - low) * (0.25 if first > (low + high) / 2 else 0.75))
+        number = low + (high - low) * (0.25 if first > (low + high) / 2 else 0.75)
+        return like(held, round(number) if isinstance(held, int) else number)
     words = [word for word in (setting.val_mapping or {}) if word != held]
     return words[0] if words else None
 

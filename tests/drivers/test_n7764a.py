@@ -1,22 +1,25 @@
 """Keysight N7764A: slot numbers, settling, shutters closed whenever something went wrong."""
 
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import pytest
 
-from drivers.attenuators.keysight_n7764a import KeysightN7764A
+from drivers.attenuators.keysight_n7764a import SLOTS, KeysightN7764A
 from drivers.links import scpi_visa
 from drivers.links.errors import (
+    InstrumentError,
     InstrumentRefusedError,
     LimitError,
     LinkBrokenError,
     NotReadyError,
+    PreemptedError,
     WrongInstrumentError,
 )
 from sim_backends.attenuators.keysight_n7764a import N7764ATwin
-
-E = b"\n"
 
 
 class FakeTransport:
@@ -85,35 +88,53 @@ def setup() -> Iterator[Setup]:
     setup.twin.close()
 
 
+REST = {
+    b"*IDN?": "Keysight Technologies,N7764A,MY1,1.0",
+    b"*OPC?": "1",
+    **{f"OUTPut{slot}:POWer:CONTRol?".encode(): "0" for slot in SLOTS},
+    **{f"INPut{slot}:OFFSet?".encode(): "+0.00000000E+000" for slot in SLOTS},
+    **{f"OUTPut{slot}:POWer:UNit?".encode(): "+1" for slot in SLOTS},
+    **{f"OUTPut{slot}:STATe:APOWeron?".encode(): "0" for slot in SLOTS},
+    **{f"INPut{slot}:ATTenuation?".encode(): "+1.25000000E+001" for slot in SLOTS},
+    **{f"INPut{slot}:ATTenuation:SPEed?".encode(): "+1.00000000E+003" for slot in SLOTS},
+    **{f"OUTPut{slot}:STATe?".encode(): "0" for slot in SLOTS},
+}
+
+
 def test_bytes_of_each_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake = FakeTransport(
-        {
-            b"*IDN?": "Keysight Technologies,N7764A,MY1,1.0",
-            b"INPut3:ATTenuation?": "+0.00000000E+000",
-            b"INPut3:ATTenuation:SPEed?": "+1.00000000E+003",
-            b"INPut7:ATTenuation:SPEed?": "+1.00000000E+003",
-            b"*OPC?": "1",
-            **{f"OUTPut{slot}:STATe?".encode(): "0" for slot in (1, 3, 5, 7)},
-        }
-    )
+    fake = FakeTransport({**REST, b"INPut1:WAVelength?": "+1.55012500E-006", b"OUTPut7:STATe?": "1"})
     monkeypatch.setattr(scpi_visa, "_open_transport", lambda *_: fake)
     voa = KeysightN7764A("voa", "TCPIP::h::5025::SOCKET")
     voa.connect()
+    assert fake.sent[:7] == [
+        b"*IDN?\n",
+        b"OUTPut1:POWer:CONTRol?\n",
+        b"INPut1:OFFSet?\n",
+        b"OUTPut1:POWer:UNit 1\n",
+        b"OUTPut1:POWer:UNit?\n",
+        b"OUTPut1:STATe:APOWeron 0\n",
+        b"OUTPut1:STATe:APOWeron?\n",
+    ]
     fake.sent.clear()
     voa.ch2.attenuation_db.set(12.5)
     voa.ch4.shutter_open.set(True)
-    voa.ch1.wavelength_nm.set(1550.12)
+    voa.ch1.wavelength_nm.set(1550.125)
+    fake.answers[b"OUTPut7:STATe?"] = "0"
     voa.safe_state()
     assert fake.sent == [
         b"INPut3:ATTenuation?\n",
         b"INPut3:ATTenuation:SPEed?\n",
-        b"INPut3:ATTenuation 12.5000" + E,
+        b"INPut3:ATTenuation 12.5000\n",
         b"*OPC?\n",
+        b"INPut3:ATTenuation?\n",
+        b"INPut7:ATTenuation?\n",
         b"INPut7:ATTenuation:SPEed?\n",
-        b"OUTPut7:STATe 1" + E,
+        b"OUTPut7:STATe 1\n",
         b"*OPC?\n",
-        b"INPut1:WAVelength 1.550120000E-06" + E,
-        b"OUTPut:STATe:ALL OFF" + E,
+        b"OUTPut7:STATe?\n",
+        b"INPut1:WAVelength 1.550125000E-06\n",
+        b"INPut1:WAVelength?\n",
+        b"OUTPut:STATe:ALL OFF\n",
         b"OUTPut1:STATe?\n",
         b"OUTPut3:STATe?\n",
         b"OUTPut5:STATe?\n",
@@ -153,7 +174,7 @@ def test_a_stuck_filter_is_an_error(setup: Setup, monkeypatch: pytest.MonkeyPatc
         setup.motor.now += seconds
 
     setup.voa._pause = stuck
-    with pytest.raises(NotReadyError, match=r"ch1 attenuation 30 dB has not settled after 5.0 s"):
+    with pytest.raises(NotReadyError, match=r"ch1 attenuation 30 dB: not done after 5.0 s"):
         setup.voa.ch1.attenuation_db.set(30.0)
 
 
@@ -184,10 +205,14 @@ def test_safe_state_closes_all_shutters_and_confirms(setup: Setup) -> None:
         assert setup.twin.state()["open"] == {1: False, 2: False, 3: False, 4: False}
 
 
-def test_safe_state_says_which_shutter_stays_open(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(setup.voa.ch2.shutter_open, "get", lambda: True)
+def test_safe_state_says_which_shutter_stays_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeTransport({**REST, b"OUTPut3:STATe?": "1"})
+    monkeypatch.setattr(scpi_visa, "_open_transport", lambda *_: fake)
+    voa = KeysightN7764A("voa", "TCPIP::h::5025::SOCKET")
     with pytest.raises(NotReadyError, match="shutters of ch2 report open"):
-        setup.voa.safe_state()
+        voa.safe_state()
+    assert b"OUTPut3:STATe OFF\n" in fake.sent
+    voa.close()
 
 
 def test_a_lost_link_comes_back_with_shutters_closed_and_attenuations_restored(setup: Setup) -> None:
@@ -254,3 +279,96 @@ def test_both_slots_of_a_pair_and_units_reach_the_same_attenuator(setup: Setup) 
     setup.motor.pause(10.0)
     assert setup.twin.state()["attenuation_db"] == {1: 45.0, 2: 45.0, 3: 45.0, 4: 45.0}
     assert setup.twin.state()["open"] == {1: True, 2: False, 3: False, 4: False}
+
+
+def test_known_state_whoever_used_it_before() -> None:
+    twin = N7764ATwin(left_by_someone=True)
+    voa = KeysightN7764A("voa", twin.serve("127.0.0.1", 0))
+    voa.connect()
+    state = twin.state()
+    assert state["offset_db"] == dict.fromkeys((1, 2, 3, 4), 0.0)
+    assert state["controls_power"] == state["open_at_power_on"] == dict.fromkeys((1, 2, 3, 4), False)
+    assert state["attenuation_db"] == dict.fromkeys((1, 2, 3, 4), 1.0)
+    assert voa.ch1.attenuation_db.get() == pytest.approx(1.0)
+    assert state["errors"] == 0
+    voa.ch1.attenuation_db.set(np.float32(20.0))
+    assert twin.state()["attenuation_db"] == {1: 20.0, 2: 1.0, 3: 1.0, 4: 1.0}
+    voa.close()
+    twin.close()
+
+
+def test_a_stored_attenuation_below_the_limit_opens_no_shutter(setup: Setup) -> None:
+    strict = KeysightN7764A("strict", setup.voa.address, min_attenuation_db=10.0)
+    strict.connect()
+    with pytest.raises(LimitError, match=r"ch2 holds .* 0 dB, which is outside 10\.\.45 dB"):
+        strict.ch2.shutter_open.set(True)
+    with pytest.raises(LimitError):
+        strict.ch2.attenuation_db.set(9.9)
+    assert setup.light == []
+    strict.close()
+
+
+class Stubborn(N7764ATwin):
+    """Keeps the offset of channel 1 and acknowledges the command."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._device.attenuators[0].offset_db = 10.0
+        self._device.add("INPut1:OFFSet", lambda call: None)
+        self._device._commands.insert(0, self._device._commands.pop())
+
+
+def test_an_offset_that_stays_is_said_and_nothing_is_let_through() -> None:
+    twin = Stubborn()
+    voa = KeysightN7764A("voa", twin.serve("127.0.0.1", 0))
+    voa.connect()
+    for action in (lambda: voa.ch1.shutter_open.set(True), lambda: voa.ch1.attenuation_db.set(20.0)):
+        with pytest.raises(
+            InstrumentRefusedError, match=r"INPut1:OFFSet reads back '\+1.00000000E\+001', not 0"
+        ):
+            action()
+    assert twin.is_safe()
+    voa.close()
+    twin.close()
+
+
+@pytest.mark.parametrize("moving", ["attenuation", "shutter"])
+def test_dark_at_once_while_another_thread_waits_for_a_slow_move(moving: str) -> None:
+    twin = N7764ATwin(speed_db_per_s=2.0)
+    voa = KeysightN7764A("voa", twin.serve("127.0.0.1", 0))
+    voa.connect()
+    slot = voa.ch1
+    twin._device.attenuators[0].shutter = twin._device.attenuators[0].is_open = moving == "attenuation"
+    ends: list[BaseException | None] = []
+
+    def move() -> None:
+        try:
+            slot.attenuation_db.set(40.0) if moving == "attenuation" else slot.shutter_open.set(True)
+            ends.append(None)
+        except InstrumentError as error:
+            ends.append(error)
+
+    thread = threading.Thread(target=move)
+    thread.start()
+    while not twin.state()["moving"][1]:  # type: ignore[index]
+        time.sleep(1e-3)
+    begun = time.monotonic()
+    voa.safe_state()
+    assert time.monotonic() - begun < 1.0
+    assert twin.is_safe()
+    thread.join(timeout=2.0)
+    assert not thread.is_alive()
+    assert isinstance(ends[0], (PreemptedError, InstrumentRefusedError))
+    assert twin.is_safe()
+    assert voa.ch1.shutter_open.get() is False
+    voa.close()
+    twin.close()
+
+
+def test_safe_before_connecting_with_old_errors_queued() -> None:
+    twin = N7764ATwin(left_by_someone=True)
+    voa = KeysightN7764A("voa", twin.serve("127.0.0.1", 0))
+    voa.safe_state()
+    assert twin.is_safe()
+    voa.close()
+    twin.close()
