@@ -136,6 +136,14 @@ class SerialLink(ByteLink):
             self._require_port().reset_output_buffer()
         self.drain(timeout_s)
 
+    def _trouble(self) -> str:
+        """A port that vanished while nothing was asked: another may have its name by now."""
+        try:
+            self._require_port().in_waiting  # noqa: B018 - asks the port itself
+        except _CUT_OFF as error:
+            return f"the serial line broke ({error}); the instrument may have restarted"
+        return ""
+
     def drain(self, timeout_s: float = MAX_DRAIN_S) -> None:
         """Throw away input until the line is quiet; MalformedReplyError when it does not become so."""
         self._received = b""

@@ -74,10 +74,11 @@ def attenuator(adapter: Adapter) -> Iterator[OzDD100]:
 def test_a_port_that_vanishes_is_gone_and_the_present_ones_are_told(
     adapter: Adapter, attenuator: OzDD100, ports: list[ListPortInfo]
 ) -> None:
-    adapter.unplug()
     ports.append(usb_port("/dev/ttyUSB1", "A10K1Z3P"))
-    with pytest.raises(LinkBrokenError, match=r"the port is gone: .*ttyUSB1") as gone:
-        attenuator.attenuation_db()
+    link = attenuator.link
+    with pytest.raises(LinkBrokenError, match=r"the port is gone: .*ttyUSB1") as gone, link.exchange():
+        adapter.unplug()
+        link.read_some(link.deadline())
     with pytest.raises(LinkBrokenError, match=r"cannot open the serial port: it is not there") as absent:
         attenuator.attenuation_db()
     for caught in (gone, absent):
@@ -95,6 +96,15 @@ def test_one_that_comes_back_under_its_name_works_at_the_next_use(
     adapter.plug_in(homed=True)
     attenuator.attenuation_db(20.0)
     assert attenuator.attenuation_db() == 20.0
+
+
+def test_one_that_was_away_between_two_requests_is_opened_again_by_the_second(
+    adapter: Adapter, attenuator: OzDD100
+) -> None:
+    assert attenuator.attenuation_db() == 60.0
+    adapter.unplug()
+    adapter.plug_in()
+    assert attenuator.attenuation_db() == 60.0
 
 
 def test_another_instrument_behind_the_same_name_is_refused(
