@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -226,6 +227,12 @@ class WebSQ(LabInstrument):
                 if abs(value) > limit:
                     found.append(f"{label} of detector {number} at {value:g} {unit} (limit {limit:g} {unit})")
         return ", ".join(found)
+
+    def __getattr__(self, key: str) -> object:
+        """``ch1`` to ``chN`` are known once the controller said how many it has: their first use connects."""
+        if self.identity is None and re.fullmatch(r"ch\d+", key):
+            self.connect()
+        return super().__getattr__(key)
 
     def _offer_channels(self, detectors: int) -> None:
         """Have ``ch1`` to ``chN``, whatever there was before."""

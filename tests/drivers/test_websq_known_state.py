@@ -14,6 +14,7 @@ from drivers.detectors.websq import WebSQ
 from drivers.links.errors import (
     InstrumentRefusedError,
     LimitError,
+    LinkError,
     LinkTimeoutError,
     MalformedReplyError,
     NotReadyError,
@@ -304,3 +305,22 @@ def test_a_snapshot_names_what_there_is(bench, caplog):
         snapshot["parameters"]["count_rates"].get("value") is None
     )  # a count takes two periods and is not made for it
     assert caplog.text == ""
+
+
+# Before connect()
+
+
+def test_the_first_use_of_a_channel_connects(bench):
+    _, snspd = bench(connect=False)
+    assert snspd.ch2.bias_current_ua() == 0.0
+    assert snspd.identity is not None
+    with pytest.raises(AttributeError, match="ch9"):
+        snspd.ch9  # noqa: B018 - asking for it is the point
+
+
+def test_a_channel_of_a_controller_that_does_not_answer_is_a_link_error(bench):
+    twin, snspd = bench(connect=False)
+    twin.close()
+    with pytest.raises(LinkError, match="snspd0 at 127"):
+        snspd.ch1  # noqa: B018 - asking for it is the point
+    assert not hasattr(snspd, "chapter")
