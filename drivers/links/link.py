@@ -24,6 +24,7 @@ The manner of telling closed, broken and busy apart is that of anyio; making sur
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -53,6 +54,9 @@ HASTE_S = 0.4
 """What opening a line or a reply may take at the first of the two attempts to make an instrument safe."""
 PROGRESS_S = 10.0
 """A wait that lasts says so this often."""
+
+NO_TEXT = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xff]")
+"""Bytes of no text, in ASCII or Latin-1 (0xFF is a letter there, and what a dead line gives)."""
 
 Direction = Literal["opened", "sent", "block", "received"]
 Tap = Callable[[Direction, bytes], None]

@@ -40,7 +40,7 @@ from drivers.links.errors import (
     NoReadingError,
 )
 from drivers.links.ieee488 import ErrorReply, block_header, parse_error
-from drivers.links.link import Link
+from drivers.links.link import NO_TEXT, Link
 from drivers.links.tcp_link import found_waiting, hang_up
 
 log = logging.getLogger(__name__)
@@ -51,8 +51,6 @@ _SEND_BYTES = 1 << 22
 _MAX_REPLY_BYTES = 1 << 20
 _MAX_QUEUED_ERRORS = 64
 """More than any queue holds: a latched fault that answers for ever must not hang the driver."""
-_CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xff]")
-"""Bytes of no text, in ASCII or Latin-1 (0xFF is a letter there, and what a dead line gives)."""
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 """NR1, NR2 and NR3 of IEEE 488.2."""
 NO_NUMBER = 9.9e37
@@ -164,7 +162,7 @@ class _VisaTransport:
 
 
 def _require_text(data: bytes) -> None:
-    if _CONTROL.search(data):
+    if NO_TEXT.search(data):
         raise ValueError("bytes that are not text")
 
 

@@ -17,7 +17,7 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from drivers.links.errors import LinkBrokenError, LinkTimeoutError, MalformedReplyError
-from drivers.links.link import Link
+from drivers.links.link import NO_TEXT, Link
 
 MAX_REPLY_BYTES = 16 << 20
 
@@ -123,12 +123,15 @@ class RequestLink(Link):
         return self._socket
 
     def _decode(self, reply: bytes, request: str) -> str:
+        """Text in UTF-8, or in Latin-1, in which old instruments spell their makers."""
         try:
             return reply.decode("utf-8").rstrip("\r\n")
         except UnicodeDecodeError as error:
-            raise self.error(
-                MalformedReplyError, f"the reply to {_head(request)!r} is not text ({len(reply)} bytes)"
-            ) from error
+            if NO_TEXT.search(reply):
+                raise self.error(
+                    MalformedReplyError, f"the reply to {_head(request)!r} is not text ({len(reply)} bytes)"
+                ) from error
+            return reply.decode("latin-1").rstrip("\r\n")
 
     def _probe(self, timeout_s: float) -> None:
         try:

@@ -146,6 +146,23 @@ def test_identity(bench):
     assert tagger.time_base_ps() == 13
 
 
+@pytest.mark.parametrize(
+    ("reply", "serial_number"),
+    [
+        ("ID Quantique Gen\u00e8ve,ID900,42,2.2.0".encode("latin-1"), "42"),
+        ("ID Quantique Gen\u00e8ve,ID900,42,2.2.0".encode(), "42"),
+        (b"IDQ ID1000\n", ""),
+        (b"ID Quantique,ID900,1.0", ""),
+    ],
+)
+def test_odd_identities(bench, monkeypatch, reply, serial_number):
+    twin, tagger = bench(connect=False)
+    answer = twin.faults.reply
+    monkeypatch.setattr(twin.faults, "reply", lambda data: reply if b"SIM0001" in data else answer(data))
+    assert tagger.connect().serial_number == serial_number
+    assert tagger.get_idn()["serial"] == serial_number
+
+
 @whoever
 def test_settings_reach_the_instrument(bench):
     twin, tagger = bench()
