@@ -21,7 +21,7 @@ import logging
 from typing import Any
 
 from qcodes.parameters import Parameter
-from qcodes.validators import Bool, Ints
+from qcodes.validators import Bool, Ints, Strings
 
 from drivers.links.errors import InstrumentRefusedError, LimitError
 from drivers.links.limits import Within
@@ -105,6 +105,7 @@ class ThorlabsPM100D(ScpiInstrument):
         self.sensor: Parameter[str, ThorlabsPM100D] = self.add_reading(
             "sensor",
             label="Sensor head",
+            vals=Strings(),
             get=lambda: link.query_parsed("SYSTem:SENSor:IDN?", parse_sensor),
         )
         self.wavelength_nm: Parameter[float, ThorlabsPM100D] = self.add_setting(
