@@ -29,7 +29,7 @@ from qcodes.validators import Bool
 
 from drivers.base import Identity, LabChannel, LabInstrument
 from drivers.detectors.websq_counts import CountsLink
-from drivers.detectors.websq_labels import ControlLink, Labels
+from drivers.detectors.websq_labels import REQUIRED_LABELS, ControlLink, Labels
 from drivers.links.errors import (
     InstrumentRefusedError,
     LimitError,
@@ -51,9 +51,6 @@ MIN_PERIOD_MS = 10.0
 # Neither source gives the steps of the converters; these are what a user would notice.
 BIAS_RESOLUTION_UA = 0.1
 TRIGGER_RESOLUTION_MV = 1.0
-REQUIRED_LABELS = frozenset(
-    ("NumberOfDetectors", "BiasCurrent", "TriggerLevel", "DetectorEnable", "InptMeasurementPeriod")
-)
 SCANS = {"StartAutoIV": "AutoCaliBiasCurrents", "IVScanEnable": "IVScanEnable"}
 """Label that shows a calibration or current scan -> command that starts it and, with false, stops it."""
 

@@ -22,6 +22,10 @@ log = logging.getLogger(__name__)
 
 QUIET_S = 0.05
 """A burst of labels ends when nothing comes for so long."""
+REQUIRED_LABELS = frozenset(
+    ("NumberOfDetectors", "BiasCurrent", "TriggerLevel", "DetectorEnable", "InptMeasurementPeriod")
+)
+"""By these a WebSQ is known."""
 Labels = Mapping[str, object]
 """Label -> value."""
 LABEL_PROPERTIES: JsonObject = {"request": "labelProps", "value": "None"}
@@ -37,7 +41,8 @@ class ControlLink(TcpLink):
     def read_labels(self) -> dict[str, object]:
         """Label -> value of all labels.
 
-        Which there are is learnt from the first burst of a connection, which ends when the line falls silent.
+        Which there are is learnt from the first burst of a connection: it ends when the line falls silent after the
+        labels by which a WebSQ is known, or else when the time is over.
         """
         with self.exchange():
             return self._ask_labels()
@@ -110,7 +115,8 @@ class ControlLink(TcpLink):
         self.write(encode_request(LABEL_PROPERTIES))
         deadline, labels = self.deadline(), dict[str, object]()
         while not (self._burst and labels.keys() >= self._burst):
-            quiet = self.now() + QUIET_S if labels and not self._burst else deadline
+            learnt = not self._burst and labels.keys() >= REQUIRED_LABELS
+            quiet = self.now() + QUIET_S if learnt else deadline
             try:
                 heard = properties(self._hear(self.read_some(min(quiet, deadline))))
             except LinkTimeoutError:

@@ -184,6 +184,22 @@ def test_a_change_that_is_told_in_two_pieces_does_not_damage_the_next_answer(ben
     assert snspd.bias_current_ua() == [0.0, 0.0]
 
 
+def test_a_burst_that_pauses_is_awaited(bench, monkeypatch):
+    """A slow network delivers the labels of one answer in two pieces."""
+    twin, snspd = bench(connect=False)
+    send = twin._send
+
+    def in_two_pieces(clients, data):
+        cut = data.find(b"DetectorEnable") - 20
+        send(clients, data[:cut])
+        time.sleep(0.12)
+        send(clients, data[cut:])
+
+    monkeypatch.setattr(twin, "_send", in_two_pieces)
+    snspd.connect()
+    assert snspd.enabled() is False
+
+
 # Safe within a second
 
 
