@@ -30,6 +30,7 @@ from qcodes.validators import Bool
 from drivers.base import Identity, LabChannel, LabInstrument
 from drivers.detectors.websq_counts import CountsLink
 from drivers.detectors.websq_labels import REQUIRED_LABELS, ControlLink, Labels
+from drivers.links.addresses import split_address
 from drivers.links.errors import (
     InstrumentRefusedError,
     LimitError,
@@ -38,7 +39,6 @@ from drivers.links.errors import (
     WrongInstrumentError,
 )
 from drivers.links.limits import ListWithin, Within
-from drivers.links.zmq_reqrep import split_address
 from drivers.settings import Quantity, same
 
 log = logging.getLogger(__name__)

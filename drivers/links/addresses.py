@@ -50,11 +50,11 @@ def visa_meaning(address: str, port: int | None = None) -> str:
 
 def host_meaning(address: str, port: int) -> str:
     """What ``host`` or ``host:port`` means; ``port`` is the one that is not written."""
-    host, given = split_host(address, port)
+    host, given = split_address(address, port)
     return f"lan {_canonical_host(host)} {given}"
 
 
-def split_host(address: str, port: int) -> tuple[str, int]:
+def split_address(address: str, port: int) -> tuple[str, int]:
     """``"host"`` or ``"host:port"`` -> (host, port); AddressError for anything else."""
     try:
         _require_no_space(address)
@@ -107,13 +107,17 @@ def _host_in(address: str) -> str:
 def host_of(address: str) -> str:
     """The host that an address of either network form names; empty for anything else."""
     if found := _VISA.fullmatch(address):
-        return found[3].split("::")[0] if found[1].upper() == "TCPIP" else ""
+        return found[3].split("::")[0].partition(",")[0] if found[1].upper() == "TCPIP" else ""
     host = address.partition(":")[0]
     return "" if "://" in address or os.path.isabs(address) or not _HOST.fullmatch(host) else host
 
 
 def _lan(rest: list[str], port: int | None) -> str:
-    host, kind, text = rest[0], rest[-1].upper(), "::".join(rest)
+    host, kind, text = (
+        rest[0].partition(",")[0],
+        rest[-1].upper(),
+        "::".join(rest),
+    )  # pyvisa-py: HOST,PORT of VXI-11
     _require_host(host)
     if kind == "SOCKET" and len(rest) == 3:
         return f"lan {_canonical_host(host)} {_port(rest[1])}"
@@ -121,7 +125,9 @@ def _lan(rest: list[str], port: int | None) -> str:
         device = rest[1].lower() if len(rest) == 3 else ""
         if device.isdecimal():
             raise AddressError(f"{device} is a port; write TCPIP::{host}::{device}::SOCKET")
-        where = port if device in _WHOLE_DEVICES and port else device or "inst0"
+        where = rest[0].partition(",")[2] or (
+            port if device in _WHOLE_DEVICES and port else device or "inst0"
+        )
         return f"lan {_canonical_host(host)} {where}"
     if len(rest) == 2 and rest[1].isdecimal():
         raise AddressError(f"its end is missing; write TCPIP::{text}::SOCKET")

@@ -41,6 +41,7 @@ from drivers.links.errors import (
 )
 from drivers.links.ieee488 import ErrorReply, block_header, parse_error
 from drivers.links.link import NO_TEXT, Link
+from drivers.links.reasons import why_no_visa
 from drivers.links.tcp_link import found_waiting, hang_up
 
 log = logging.getLogger(__name__)
@@ -343,7 +344,10 @@ class ScpiLink(Link):
         try:
             self._transport = _open_transport(self.address, timeout_s, self.slices)
         except OSError as exc:
-            raise self._link_error("opening the link", exc) from exc
+            kind = LinkTimeoutError if isinstance(exc, TimeoutError) else LinkBrokenError
+            vague = exc.errno is None and kind is LinkBrokenError
+            cause = exc.__cause__ if vague and isinstance(exc.__cause__, Exception) else exc
+            raise self.error(kind, f"opening the link failed: {why_no_visa(self.address, cause)}") from exc
 
     def _close(self) -> None:
         transport, self._transport = self._transport, None

@@ -12,6 +12,7 @@ from contextlib import suppress
 
 from drivers.links.byte_link import ByteLink
 from drivers.links.errors import LinkBrokenError, LinkTimeoutError
+from drivers.links.reasons import why_unreachable
 
 RECEIVE_BYTES = 1 << 16
 
@@ -64,7 +65,7 @@ class TcpLink(ByteLink):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except OSError as error:
             raise self.error(
-                LinkBrokenError, f"cannot connect ({error}); check power, address and the service"
+                LinkBrokenError, f"cannot connect: {why_unreachable(*self._peer, error)}"
             ) from error
         self._received = b""
         self._socket = connection

@@ -16,18 +16,12 @@ from contextlib import contextmanager
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
+from drivers.links.addresses import split_address as split_address  # for drivers of other packages
 from drivers.links.errors import LinkBrokenError, LinkTimeoutError, MalformedReplyError
 from drivers.links.link import NO_TEXT, Link
+from drivers.links.reasons import why_unreachable
 
 MAX_REPLY_BYTES = 16 << 20
-
-
-def split_address(address: str, default_port: int) -> tuple[str, int]:
-    """``"host"`` or ``"host:port"`` -> (host, port); ValueError for anything else."""
-    host, separator, port = address.partition(":")
-    if not host or (separator and not (port.isascii() and port.isdecimal() and 0 < int(port) < 65536)):
-        raise ValueError(f"address {address!r} is not 'host' or 'host:port'")
-    return host, int(port) if separator else default_port
 
 
 class RequestLink(Link):
@@ -140,7 +134,7 @@ class RequestLink(Link):
         except OSError as error:
             raise self.error(
                 LinkBrokenError,
-                f"nothing accepts connections ({error}); check power, address and the service",
+                f"nothing accepts connections: {why_unreachable(self.host, self.port, error)}",
             ) from error
 
 

@@ -27,6 +27,7 @@ import numpy.typing as npt
 from qcodes.validators import Strings
 
 from drivers.base import Identity, LabInstrument
+from drivers.links.addresses import split_address
 from drivers.links.errors import (
     InstrumentRefusedError,
     LimitError,
@@ -36,7 +37,7 @@ from drivers.links.errors import (
     WrongInstrumentError,
 )
 from drivers.links.limits import Within, Words
-from drivers.links.zmq_reqrep import RequestLink, split_address
+from drivers.links.zmq_reqrep import RequestLink
 from drivers.settings import Quantity
 from drivers.timetaggers.data_link_target import DataLinkTargetClient
 from drivers.timetaggers.id900_histogram import Histogram

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import zmq
 
+from drivers.links.addresses import split_address
 from drivers.links.errors import (
     InstrumentRefusedError,
     LimitError,
@@ -20,7 +21,6 @@ from drivers.links.errors import (
     NotReadyError,
     WrongInstrumentError,
 )
-from drivers.links.zmq_reqrep import split_address
 from drivers.timetaggers.id900 import ID900
 from sim_backends.timetaggers.id900 import MESSAGE_PAIRS, ID900Twin
 

@@ -7,10 +7,10 @@ from typing import Any
 from qcodes.validators import Bool
 
 from drivers.base import Identity, LabInstrument
+from drivers.links.addresses import split_address
 from drivers.links.errors import InstrumentRefusedError, NotReadyError, WrongInstrumentError
 from drivers.links.limits import Within
 from drivers.links.tcp_link import TcpLink
-from drivers.links.zmq_reqrep import split_address
 from drivers.settings import Quantity
 
 
