@@ -238,6 +238,9 @@ class Link(ABC):
                 self.bring_up()
             finally:
                 self._bringing_up = False
+            if self._sound and (trouble := self._look()):
+                self._forget()
+                raise self.error(LinkBrokenError, f"{trouble} while it was set up")
             log.info("%s at %s: set up", self.instrument, self.address)
         self._brought_up = self._sound
 

@@ -10,6 +10,10 @@ After the one expected trigger the generator waits in step 2.  An extra trigger 
 nothing secret, and is visible: the generator no longer waits (:meth:`AWG70002A.extra_trigger_seen`).
 A buffer can be armed once per upload, so that a pattern is never silently repeated.
 
+What must be so before an output is switched on is in :mod:`drivers.modulators.awg_state`; so must be a level within the
+limits of the set-up.  Changing the clock takes the instrument seconds to minutes, loading a long waveform too: each
+class of command has a time-out of its own, and the safe state waits for none of them.
+
 Waveforms are key.  They go through the waveform list (``WLISt:WAVeform:DATA``), never through a file on the
 generator's disk; while waiting the output holds 0 V instead of the first sample; samples appear in no
 parameter, snapshot, log or error.
@@ -22,6 +26,7 @@ Commands: Tektronix's own open command tables, github tektronix/tm_devices ``com
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from typing import Any, Literal
@@ -32,53 +37,48 @@ from qcodes.parameters import Parameter
 
 from drivers.links.errors import InstrumentRefusedError, LimitError, NotReadyError
 from drivers.links.limits import Within
+from drivers.modulators.awg_state import (
+    MIN_SAMPLES,
+    SEQUENCING_OPTION,
+    ZEROS,
+    ClockSource,
+    FrameBuffer,
+    Trigger,
+    frame_name,
+    required,
+    required_trigger,
+    sequence_commands,
+    sequence_name,
+)
 from drivers.scpi import ScpiInstrument
+from drivers.scpi_state import KnownState
 
-FrameBuffer = Literal[0, 1]
+log = logging.getLogger(__name__)
+
 Samples = npt.NDArray[np.float32]
 """1-d float32: one sample per element, full scale -1 to 1."""
 
-MIN_SAMPLES = 2400
-"""Shortest waveform that the AWG70000 series plays (qcodes AWG70000A.py)."""
 MAX_SAMPLES = 249_999_999
 """Samples of 4 bytes in one IEEE 488.2 block."""
 SAMPLE_RATE_LIMITS_HZ = (1.49e3, 25e9)
 AMPLITUDE_LIMITS_VPP = (0.25, 0.5)
-_ZEROS = "zeros"
+EXTERNAL_CLOCK_LIMITS_HZ = (6.25e9, 12.5e9)
+TRIGGER_LEVEL_LIMITS_V = (-5.0, 5.0)
+"""Unverified: what the data sheet of the series gives for trigger inputs."""
+CHANNELS = (1, 2)
+RUN_STATES = {"0": "stopped", "1": "waiting for trigger", "2": "running"}
 _CHUNK = 1 << 18
 _POLL_S = 2e-3
-_STOPPED, _WAITING = 0, 1
-
-
-def _frame(buffer: FrameBuffer) -> str:
-    return f"frame{buffer}"
-
-
-def _sequence(buffer: FrameBuffer) -> str:
-    return f"once{buffer}"
-
-
-def sequence_commands(buffer: FrameBuffer) -> list[str]:
-    """The commands that build the two-step sequence of ``buffer`` from existing waveforms."""
-    name = _sequence(buffer)
-    commands = [f'SLISt:SEQuence:NEW "{name}",2,1']
-    for step, waveform, goto in ((1, _frame(buffer), "NEXT"), (2, _ZEROS, "END")):
-        head = f"SLISt:SEQuence:STEP{step}"
-        commands += [
-            f'{head}:TASSet1:WAVeform "{name}","{waveform}"',
-            f'{head}:WINPut "{name}",ATRigger',
-            f'{head}:RCOunt "{name}",ONCE',
-            f'{head}:GOTO "{name}",{goto}',
-        ]
-    return commands
 
 
 class AWG70002A(ScpiInstrument):
     """Driver of one AWG70002A, using one of its channels.
 
-    Options: ``channel`` 1 or 2; ``upload_timeout_s`` for one waveform; ``arm_timeout_s`` for loading a
-    sequence until it waits; ``settle_s`` how late the generator may report its step; ``pause`` and
-    ``clock`` for tests.
+    Options: ``channel`` 1 or 2; ``max_amplitude_vpp``, a limit of the set-up; ``clock_source``, and with EXTernal
+    ``external_clock_hz``; ``trigger_...`` of input A; ``clock_timeout_s`` for a change of the clock (other drivers of
+    the series wait 30 to 240 s), ``memory_timeout_s`` for making and deleting waveforms, ``upload_timeout_s`` for one
+    waveform and a second more per ``upload_bytes_per_s``, ``arm_timeout_s`` for loading a sequence until it waits;
+    ``settle_s`` how late the generator may report its step; ``pause`` and ``clock`` for tests.
     """
 
     MODELS = frozenset({"AWG70002A", "AWG70002B"})
@@ -89,60 +89,117 @@ class AWG70002A(ScpiInstrument):
         address: str,
         *,
         channel: Literal[1, 2] = 1,
-        settle_s: float = 2.0,
+        max_amplitude_vpp: float = AMPLITUDE_LIMITS_VPP[1],
+        clock_source: ClockSource = "INTernal",
+        external_clock_hz: float = EXTERNAL_CLOCK_LIMITS_HZ[0],
+        trigger_level_v: float = 1.4,
+        trigger_slope: Literal["POSitive", "NEGative"] = "POSitive",
+        trigger_impedance_ohm: Literal[50, 1000] = 50,
+        trigger_mode: Literal["SYNChronous", "ASYNchronous"] = "ASYNchronous",
+        timeout_s: float = 2.0,
+        clock_timeout_s: float = 240.0,
+        memory_timeout_s: float = 30.0,
         upload_timeout_s: float = 30.0,
-        arm_timeout_s: float = 10.0,
+        upload_bytes_per_s: float = 5e6,
+        arm_timeout_s: float = 30.0,
+        settle_s: float = 2.0,
         pause: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
         **kwargs: Any,
     ) -> None:
-        super().__init__(name, address, **kwargs)
-        if channel not in (1, 2):
+        super().__init__(name, address, timeout_s=timeout_s, clock=clock, **kwargs)
+        if channel not in CHANNELS:
             raise LimitError(f"channel {channel} is not 1 or 2", instrument=name, address=address)
+        for what, value, (low, high) in (
+            ("max_amplitude_vpp", max_amplitude_vpp, AMPLITUDE_LIMITS_VPP),
+            ("external_clock_hz", external_clock_hz, EXTERNAL_CLOCK_LIMITS_HZ),
+            ("trigger_level_v", trigger_level_v, TRIGGER_LEVEL_LIMITS_V),
+        ):
+            if not low <= value <= high:
+                raise LimitError(
+                    f"{what} is {value:g}, outside {low:g}..{high:g}", instrument=name, address=address
+                )
         self._channel = channel
+        self._max_amplitude_vpp = max_amplitude_vpp
         self._settle_s = settle_s
+        self._clock_timeout_s = clock_timeout_s
+        self._memory_timeout_s = memory_timeout_s
         self._upload_timeout_s = upload_timeout_s
+        self._upload_bytes_per_s = upload_bytes_per_s
         self._arm_timeout_s = arm_timeout_s
         self._pause = pause
         self._clock = clock
         self._n_samples = 0
         self._loaded = [False, False]
         self._configured: tuple[float, float] | None = None
+        self._installed: list[str] = []
+        trigger = Trigger(trigger_level_v, trigger_slope, trigger_impedance_ohm, trigger_mode)
+        self.state = KnownState(
+            self.link, required(channel, clock_source, external_clock_hz, clock_timeout_s)
+        )
+        self.trigger_state = KnownState(self.link, required_trigger(trigger))
         self._add_parameters()
 
     def _add_parameters(self) -> None:
         link, channel = self.link, self._channel
-        self.sample_rate_hz: Parameter[float, AWG70002A] = self.add_parameter(
+        self.sample_rate_hz: Parameter[float, AWG70002A] = self.add_setting(
             "sample_rate_hz",
             label="Sample rate",
             unit="Hz",
-            get_cmd=lambda: link.query_float("CLOCk:SRATe?"),
-            set_cmd=lambda value: link.command(f"CLOCk:SRATe {value:.12g}"),
-            vals=Within(*SAMPLE_RATE_LIMITS_HZ, "Hz"),
+            get=lambda: link.query_float("CLOCk:SRATe?"),
+            put=self._set_sample_rate,
+            limits=Within(*SAMPLE_RATE_LIMITS_HZ, "Hz"),
+            resolution=1.0,
         )
-        self.amplitude_vpp: Parameter[float, AWG70002A] = self.add_parameter(
+        self.amplitude_vpp: Parameter[float, AWG70002A] = self.add_setting(
             "amplitude_vpp",
             label="Amplitude, peak to peak",
             unit="V",
-            get_cmd=lambda: link.query_float(f"SOURce{channel}:VOLTage?"),
-            set_cmd=lambda value: link.command(f"SOURce{channel}:VOLTage {value:.6g}"),
-            vals=Within(*AMPLITUDE_LIMITS_VPP, "V"),
+            get=self._amplitude,
+            put=lambda value: link.command(f"SOURce{channel}:VOLTage {value:.6g}"),
+            limits=Within(AMPLITUDE_LIMITS_VPP[0], self._max_amplitude_vpp, "V"),
+            resolution=1e-3,  # the instrument works in dBm and rounds (qcodes AWG70000A.py)
         )
-        self.output: Parameter[bool, AWG70002A] = self.add_parameter(
-            "output",
-            label="Output on",
-            get_cmd=lambda: bool(link.query_int(f"OUTPut{channel}:STATe?")),
+        self.output: Parameter[bool, AWG70002A] = self.add_reading(
+            "output", label="Output on", get=lambda: link.query_bool(f"OUTPut{channel}:STATe?")
         )
-        self.run_state: Parameter[str, AWG70002A] = self.add_parameter(
-            "run_state",
-            label="Run state",
-            get_cmd="AWGControl:RSTATe?",
-            val_mapping={"stopped": "0", "waiting for trigger": "1", "running": "2"},
+        self.run_state: Parameter[str, AWG70002A] = self.add_reading(
+            "run_state", label="Run state", get=lambda: link.query_word("AWGControl:RSTATe?", RUN_STATES)
         )
 
-    def ask_raw(self, cmd: str) -> str:
-        """QCoDeS hook for parameters given by a query string."""
-        return self.link.query(cmd)
+    def _amplitude(self) -> float:
+        return self.link.query_float(f"SOURce{self._channel}:VOLTage?")
+
+    def _set_sample_rate(self, value: float) -> None:
+        """Returns once ``*OPC?`` is answered, whatever it answers: some are slow and some block until it is done."""
+        self.link.command(f"CLOCk:SRATe {value:.12g}", timeout_s=self._clock_timeout_s)
+        self.link.query("*OPC?", timeout_s=self._clock_timeout_s)
+
+    def know_state(self) -> None:
+        """Old errors, options, modes, clock, path, level; outputs that "all off" held back go off first."""
+        super().know_state()
+        self._installed = [each.strip() for each in self.link.query("*OPT?").split(",")]
+        if SEQUENCING_OPTION not in self._installed:
+            log.warning("%s at %s: %s", self.name, self.address, self._without_sequencing())
+        if self.link.query_bool("OUTPut:OFF?"):
+            for channel in CHANNELS:
+                self.link.command(f"OUTPut{channel}:STATe 0")
+        self.state.hold()
+        held = self._amplitude()
+        if held > self._max_amplitude_vpp:
+            log.warning("%s at %s: %s", self.name, self.address, self._too_high(held))
+
+    def _without_sequencing(self) -> str:
+        return (
+            f"answers '*OPT?' with {','.join(self._installed)[:60]!r}: sequencing (option {SEQUENCING_OPTION}), "
+            "which plays a frame once, seems not to be installed"
+        )
+
+    def _too_high(self, held_vpp: float) -> str:
+        return (
+            f"holds an amplitude of {held_vpp:g} Vpp, above the limit of {self._max_amplitude_vpp:g} Vpp; "
+            "set amplitude_vpp before it plays"
+        )
 
     # Configuration
 
@@ -157,36 +214,21 @@ class AWG70002A(ScpiInstrument):
         with self.link.transaction():
             self.link.command("AWGControl:STOP")
             self._configured = (sample_rate_hz, amplitude_vpp)
+            self.state.hold()
             self._apply_configuration()
 
     def _apply_configuration(self) -> None:
-        if self._configured is None:
-            return
-        sample_rate_hz, amplitude_vpp = self._configured
-        # 10 bits: no markers, full resolution.  ZERO: never hold the first symbol while waiting.
-        self.link.command(f"SOURce{self._channel}:DAC:RESolution 10")
-        self.link.command(f"OUTPut{self._channel}:WVALue:ANALog:STATe ZERO")
-        self.sample_rate_hz.set(sample_rate_hz)
-        self.amplitude_vpp.set(amplitude_vpp)
-        for parameter, wanted, relative in (
-            (self.sample_rate_hz, sample_rate_hz, 1e-6),
-            (self.amplitude_vpp, amplitude_vpp, 1e-2),
-        ):
-            actual = float(parameter.get())
-            if abs(actual - wanted) > relative * wanted:
-                raise InstrumentRefusedError(
-                    f"{parameter.name} reads back {actual:g} {parameter.unit} after {wanted:g} was set",
-                    instrument=self.name,
-                    address=self.address,
-                )
+        if self._configured is not None:
+            self.sample_rate_hz.set(self._configured[0])
+            self.amplitude_vpp.set(self._configured[1])
 
     def restore_passive(self) -> None:
-        """After a reopened link: stopped, outputs off, waveforms deleted, clock and level as configured."""
+        """After a reopened link: stopped, outputs off, memory erased, clock and level as configured."""
         self._make_safe()
         self._apply_configuration()
 
     def prepare(self, slots: int, samples_per_slot: int = 1) -> None:
-        """Create both waveforms of ``slots * samples_per_slot`` samples and their sequences, once.
+        """Set trigger A, create both waveforms of ``slots * samples_per_slot`` samples and their sequences, once.
 
         Does nothing when they exist with this length.  Raises LimitError for a length that the generator
         cannot hold.
@@ -203,12 +245,24 @@ class AWG70002A(ScpiInstrument):
                 return
             self.link.command("AWGControl:STOP")
             self._delete_all()
-            self.link.command(f'WLISt:WAVeform:NEW "{_ZEROS}",{MIN_SAMPLES}')
+            self.trigger_state.hold()
+            self._change_memory(f'WLISt:WAVeform:NEW "{ZEROS}",{MIN_SAMPLES}')
             for buffer in (0, 1):
-                self.link.command(f'WLISt:WAVeform:NEW "{_frame(buffer)}",{n_samples}')
-                for command in sequence_commands(buffer):
-                    self.link.command(command)
+                self._change_memory(f'WLISt:WAVeform:NEW "{frame_name(buffer)}",{n_samples}')
+                self._make_sequence(buffer)
             self._n_samples = n_samples
+
+    def _make_sequence(self, buffer: FrameBuffer) -> None:
+        try:
+            for command in sequence_commands(buffer):
+                self._change_memory(command)
+        except InstrumentRefusedError as error:
+            if SEQUENCING_OPTION in self._installed:
+                raise
+            raise self.error(InstrumentRefusedError, f"{self._without_sequencing()} ({error})") from error
+
+    def _change_memory(self, command: str) -> None:
+        self.link.command(command, timeout_s=self._memory_timeout_s)
 
     # A frame
 
@@ -229,34 +283,36 @@ class AWG70002A(ScpiInstrument):
     def arm(self, buffer: FrameBuffer) -> None:
         """Assign the sequence of ``buffer``, output on, run, and confirm "waiting for trigger".
 
-        Raises NotReadyError when the buffer holds no fresh frame, or when the generator does not wait for
-        a trigger within ``arm_timeout_s``.
+        Raises NotReadyError when the buffer holds no fresh frame, or when the generator does not wait for a trigger
+        within ``arm_timeout_s``; LimitError when it holds an amplitude above the limit; InstrumentRefusedError when its
+        state is not known, or the output reads off.
         """
         channel = self._channel
         with self.link.transaction():
             self._require_prepared()
             if not self._loaded[buffer]:
-                raise NotReadyError(
-                    f"buffer {buffer} holds no fresh frame; each upload can be armed once",
-                    instrument=self.name,
-                    address=self.address,
+                raise self.error(
+                    NotReadyError, f"buffer {buffer} holds no fresh frame; each upload can be armed once"
                 )
+            self.state.require()
+            self.trigger_state.require()
+            if (held := self._amplitude()) > self._max_amplitude_vpp * (1 + 1e-6):
+                raise self.error(LimitError, self._too_high(held))
             self._loaded[buffer] = False
             self.link.command(
-                f'AWGControl:STOP;:SOURce{channel}:CASSet:SEQuence "{_sequence(buffer)}",1;'
+                f'AWGControl:STOP;:SOURce{channel}:CASSet:SEQuence "{sequence_name(buffer)}",1;'
                 f":OUTPut{channel}:STATe 1;:AWGControl:RUN",
                 timeout_s=self._arm_timeout_s,
             )
-            deadline = self._clock() + self._arm_timeout_s
-            while (state := self.link.query_int("AWGControl:RSTATe?")) != _WAITING:
-                if self._clock() >= deadline:
-                    raise NotReadyError(
-                        f"run state is {state}, not 1 (waiting for trigger), {self._arm_timeout_s:g} s after arming; "
-                        "check that nobody else operates the generator and that trigger A is quiet",
-                        instrument=self.name,
-                        address=self.address,
-                    )
-                self._pause(_POLL_S)
+        self.link.wait_until(
+            lambda: self.run_state.get() == "waiting for trigger",
+            self._arm_timeout_s,
+            "arming: waiting for trigger (is trigger A quiet, and does nobody else operate it?)",
+            poll_s=_POLL_S,
+            pause=self._pause,
+        )
+        if not self.output.get():
+            raise self.error(InstrumentRefusedError, f"output {channel} reads off after it was switched on")
 
     def extra_trigger_seen(self) -> bool:
         """After a frame: False when exactly one trigger came, True when more did (or the run was stopped).
@@ -268,27 +324,22 @@ class AWG70002A(ScpiInstrument):
         deadline = self._clock() + self._settle_s
         while True:
             state, step = self._progress()
-            if step == "END" or state == _STOPPED:
+            if step == "END" or state == "stopped":
                 return True
-            if state == _WAITING and step == "2":
+            if state == "waiting for trigger" and step == "2":
                 return False
             if self._clock() >= deadline:
-                if state == _WAITING:
-                    raise NotReadyError(
+                if state == "waiting for trigger":
+                    raise self.error(
+                        NotReadyError,
                         f"no trigger came (still waiting in step {step}); check the trigger cable",
-                        instrument=self.name,
-                        address=self.address,
                     )
                 return True
             self._pause(_POLL_S)
 
-    def _progress(self) -> tuple[int, str]:
+    def _progress(self) -> tuple[str, str]:
         """(run state, current sequence step as text)."""
-        command = f"AWGControl:RSTATe?;:SOURce{self._channel}:SCSTep?"
-        state, _, step = self.link.query(command).partition(";")
-        if not step:
-            raise self.link.malformed(command, "not a pair of answers")
-        return self.link.number(command, state, int), step.strip().strip('"').upper()
+        return self.link.query_parsed(f"AWGControl:RSTATe?;:SOURce{self._channel}:SCSTep?", parse_progress)
 
     # Erasing
 
@@ -312,20 +363,32 @@ class AWG70002A(ScpiInstrument):
             self._delete_all()
 
     def safe_state(self) -> None:
-        """Stop, switch both outputs off, delete all sequences and waveforms."""
-        with self.link.transaction():
-            self._make_safe()
+        """Stop, switch both outputs off, delete all sequences and waveforms; all of it read back."""
+        self.link.urgently(self._make_safe)
 
     def _make_safe(self) -> None:
         self._forget()
-        self.link.command(
-            "AWGControl:STOP;:OUTPut1:STATe 0;:OUTPut2:STATe 0;"
-            ":SLISt:SEQuence:DELete ALL;:WLISt:WAVeform:DELete ALL"
-        )
+        link = self.link
+        for command in ("AWGControl:STOP", *(f"OUTPut{channel}:STATe 0" for channel in CHANNELS)):
+            link.tell(command)
+        wrong = [f"output {n} is on" for n in CHANNELS if link.query_bool(f"OUTPut{n}:STATe?")]
+        for command in ("SLISt:SEQuence:DELete ALL", "WLISt:WAVeform:DELete ALL"):
+            link.tell(command)
+        if state := link.query_int("AWGControl:RSTATe?"):
+            wrong.append(f"run state is {state}")
+        for what in ("WLISt:SIZE?", "SLISt:SIZE?"):
+            if left := link.query_int(what, timeout_s=self._memory_timeout_s):
+                wrong.append(f"{what} is {left}")
+        if wrong:
+            raise self.error(
+                NotReadyError,
+                f"{', '.join(wrong)} after it was stopped, switched off and erased; switch it off at its front panel",
+            )
 
     def _delete_all(self) -> None:
         self._forget()
-        self.link.command("SLISt:SEQuence:DELete ALL;:WLISt:WAVeform:DELete ALL")
+        for command in ("SLISt:SEQuence:DELete ALL", "WLISt:WAVeform:DELete ALL"):
+            self._change_memory(command)
 
     def _forget(self) -> None:
         self._n_samples = 0
@@ -335,9 +398,9 @@ class AWG70002A(ScpiInstrument):
 
     def _send(self, buffer: FrameBuffer, samples: Samples) -> None:
         self.link.write_block(
-            f'WLISt:WAVeform:DATA "{_frame(buffer)}",0,{samples.size},',
+            f'WLISt:WAVeform:DATA "{frame_name(buffer)}",0,{samples.size},',
             samples.data,
-            timeout_s=self._upload_timeout_s,
+            timeout_s=self._upload_timeout_s + samples.nbytes / self._upload_bytes_per_s,
         )
 
     def _require_prepared(self) -> None:
@@ -358,6 +421,14 @@ class AWG70002A(ScpiInstrument):
             why = "a sample is outside -1..1 or not a number"
         if why:
             raise LimitError(f"{why}; nothing was sent", instrument=self.name, address=self.address)
+
+
+def parse_progress(reply: str) -> tuple[str, str]:
+    """Run state and step from ``1;"2"``.  Raises ValueError for anything else."""
+    state, _, step = reply.partition(";")
+    if state.strip() not in RUN_STATES or not step:
+        raise ValueError("not a run state and a step")
+    return RUN_STATES[state.strip()], step.strip().strip('"').upper()
 
 
 def levels_in_range(samples: Samples) -> bool:

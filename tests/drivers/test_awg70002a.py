@@ -3,6 +3,8 @@
 import json
 import logging
 import socket
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 
@@ -14,13 +16,16 @@ from hypothesis import strategies as st
 
 from drivers.links import scpi_visa
 from drivers.links.errors import (
+    InstrumentError,
     InstrumentRefusedError,
     LimitError,
     LinkBrokenError,
     LinkError,
     NotReadyError,
+    PreemptedError,
 )
-from drivers.modulators.tektronix_awg70002a import AWG70002A
+from drivers.modulators.awg_state import Trigger, required, required_trigger
+from drivers.modulators.tektronix_awg70002a import AWG70002A, parse_progress
 from sim_backends.modulators.tektronix_awg70002a import AWG70002ATwin
 
 N = 4096
@@ -31,12 +36,30 @@ def frame(seed: int, n: int = N) -> Samples:
     return np.random.default_rng(seed).uniform(-1, 1, n).astype(np.float32)
 
 
+ROWS = required(1, "INTernal", 6.25e9, 240.0)
+TRIGGER_ROWS = required_trigger(Trigger())
+KNOWN = {
+    b"*IDN?": "TEKTRONIX,AWG70002A,B1,FV:1",
+    b"*OPT?": "01,03",
+    b"OUTPut:OFF?": "0",
+    **{each.query.encode(): each.value for each in (*ROWS, *TRIGGER_ROWS)},
+}
+"""What a generator in its known state answers."""
+HELD = [
+    command.encode() + b"\n"
+    for each in ROWS
+    for command in ([each.command, each.query] if each.if_there else [each.query])
+]
+"""What is sent to one in its known state."""
+
+
 class FakeTransport:
-    """Records what is sent and answers from a script; error queries are answered "no error"."""
+    """Records what is sent and answers from a script, in its known state; error queries are answered "no error"."""
 
     def __init__(self, *replies: str) -> None:
         self.sent: list[bytes] = []
-        self.replies = deque(["TEKTRONIX,AWG70002A,B1,FV:1", *replies])
+        self.known = {**KNOWN, b"SOURce1:VOLTage?": "0.5"}
+        self.replies = deque(replies)
 
     def send(self, parts: tuple[bytes | memoryview, ...], deadline: float) -> None:
         self.asked = b"".join(bytes(part) for part in parts)
@@ -47,7 +70,7 @@ class FakeTransport:
     def read_line(self, deadline: float) -> bytes:
         if self.asked == b"SYSTem:ERRor?\n":
             return b'0,"No error"'
-        return self.replies.popleft().encode()
+        return (self.known.get(self.asked.strip()) or self.replies.popleft()).encode()
 
     def trouble(self) -> str:
         return ""
@@ -80,6 +103,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple[AW
         opened.append(awg)
         awg.connect()
         fake.sent.clear()
+        del fake.known[b"SOURce1:VOLTage?"]
         return awg, fake
 
     yield build
@@ -108,15 +132,15 @@ E = b"\n"
 
 
 def test_configure_bytes(scripted: Callable[..., tuple[AWG70002A, FakeTransport]]) -> None:
-    awg, fake = scripted("1.2500000000E+09", "350E-3")
+    awg, fake = scripted("1", "1.2500000000E+09", "350E-3")
     awg.configure(1.25e9, 0.35)
     assert fake.sent == [
-        b"AWGControl:STOP" + E,
-        b"SOURce1:DAC:RESolution 10" + E,
-        b"OUTPut1:WVALue:ANALog:STATe ZERO" + E,
-        b"CLOCk:SRATe 1250000000" + E,
-        b"SOURce1:VOLTage 0.35" + E,
+        b"AWGControl:STOP\n",
+        *HELD,
+        b"CLOCk:SRATe 1250000000\n",
+        b"*OPC?\n",
         b"CLOCk:SRATe?\n",
+        b"SOURce1:VOLTage 0.35\n",
         b"SOURce1:VOLTage?\n",
     ]
 
@@ -128,7 +152,9 @@ def test_prepare_bytes_follow_the_manual_and_are_sent_once(
     awg.prepare(2048, 2)
     expected = [
         b"AWGControl:STOP",
-        b"SLISt:SEQuence:DELete ALL;:WLISt:WAVeform:DELete ALL",
+        b"SLISt:SEQuence:DELete ALL",
+        b"WLISt:WAVeform:DELete ALL",
+        *(each.query.encode() for each in TRIGGER_ROWS),
         b'WLISt:WAVeform:NEW "zeros",2400',
     ]
     for k in (b"0", b"1"):
@@ -150,7 +176,7 @@ def test_prepare_bytes_follow_the_manual_and_are_sent_once(
 
 
 def test_upload_and_arm_bytes(scripted: Callable[..., tuple[AWG70002A, FakeTransport]]) -> None:
-    awg, fake = scripted("1")
+    awg, fake = scripted("0.5", "1", "1")
     awg.prepare(N)
     fake.sent.clear()
     samples = frame(1)
@@ -158,35 +184,59 @@ def test_upload_and_arm_bytes(scripted: Callable[..., tuple[AWG70002A, FakeTrans
     awg.arm(1)
     assert fake.sent == [
         b'WLISt:WAVeform:DATA "frame1",0,4096,#516384' + samples.astype("<f4").tobytes() + b"\n",
+        b"SOURce1:VOLTage?\n",
         b'AWGControl:STOP;:SOURce1:CASSet:SEQuence "once1",1;:OUTPut1:STATe 1;:AWGControl:RUN' + E,
         b"AWGControl:RSTATe?\n",
+        b"OUTPut1:STATe?\n",
     ]
 
 
-def test_safe_state_is_one_message(scripted: Callable[..., tuple[AWG70002A, FakeTransport]]) -> None:
-    awg, fake = scripted()
+SAFE = [
+    b"AWGControl:STOP\n",
+    b"OUTPut1:STATe 0\n",
+    b"OUTPut2:STATe 0\n",
+    b"OUTPut1:STATe?\n",
+    b"OUTPut2:STATe?\n",
+    b"SLISt:SEQuence:DELete ALL\n",
+    b"WLISt:WAVeform:DELete ALL\n",
+    b"AWGControl:RSTATe?\n",
+    b"WLISt:SIZE?\n",
+    b"SLISt:SIZE?\n",
+]
+
+
+def test_safe_state_stops_first_and_reads_everything_back(
+    scripted: Callable[..., tuple[AWG70002A, FakeTransport]],
+) -> None:
+    awg, fake = scripted("0", "0", "0", "0", "0")
     awg.safe_state()
-    assert fake.sent == [
-        b"AWGControl:STOP;:OUTPut1:STATe 0;:OUTPut2:STATe 0;"
-        b":SLISt:SEQuence:DELete ALL;:WLISt:WAVeform:DELete ALL" + E
-    ]
+    assert fake.sent == SAFE
+
+
+def test_safe_state_says_what_stayed(scripted: Callable[..., tuple[AWG70002A, FakeTransport]]) -> None:
+    awg, fake = scripted("0", "1", "2", "3", "0")
+    with pytest.raises(NotReadyError, match=r"output 2 is on, run state is 2, WLISt:SIZE\? is 3 after"):
+        awg.safe_state()
+    assert fake.sent == SAFE
 
 
 def test_arm_gives_up_when_the_generator_does_not_wait(
     scripted: Callable[..., tuple[AWG70002A, FakeTransport]],
 ) -> None:
-    awg, _ = scripted(*["0"] * 6000)
+    awg, _ = scripted("0.5", *["0"] * 20000)
     awg.prepare(N)
     awg.upload(0, frame(0))
-    with pytest.raises(NotReadyError, match=r"run state is 0, not 1 \(waiting for trigger\)"):
+    with pytest.raises(NotReadyError, match=r"arming: waiting for trigger .* not done after 30.0 s"):
         awg.arm(0)
 
 
 def test_a_reading_back_that_differs_is_refused(
     scripted: Callable[..., tuple[AWG70002A, FakeTransport]],
 ) -> None:
-    awg, _ = scripted("2.4E9", "0.5")
-    with pytest.raises(InstrumentRefusedError, match=r"sample_rate_hz reads back 2.4e\+09"):
+    awg, _ = scripted("1", "2.4E9", "0.5")
+    with pytest.raises(
+        InstrumentRefusedError, match=r"2500000000 Hz was asked for, 2400000000 Hz is what it holds"
+    ):
         awg.configure(2.5e9, 0.5)
 
 
@@ -468,3 +518,152 @@ def test_no_file_is_written_on_the_generator(
         awg.safe_state()
     assert "WLISt:WAVeform:DATA" in caplog.text
     assert "MMEM" not in caplog.text.upper()
+
+
+# Known state, limits, slow clocks, urgency
+
+
+def test_known_state_whoever_used_it_before() -> None:
+    twin = AWG70002ATwin(left_by_someone=True)
+    awg = AWG70002A("awg", twin.serve("127.0.0.1", 0), settle_s=0.05)
+    awg.connect()
+    state = twin.state()
+    assert (state["mode"], state["clock_source"], state["errors"]) == ("AWG", "INT", 0)
+    assert (state["hold"], state["offset_v"]) == ({1: "ZERO", 2: "FIRS"}, {1: 0.0, 2: 0.2})
+    assert state["outputs"] == {1: False, 2: False}
+    awg.configure(np.int64(2_500_000_000), np.float32(0.5))
+    awg.prepare(np.int32(N))
+    samples = frame(30)
+    awg.upload(0, samples)
+    awg.arm(0)
+    played = twin.trigger()
+    assert played is not None
+    assert np.array_equal(played[1].samples, samples)
+    assert awg.extra_trigger_seen() is False
+    awg.close()
+    twin.close()
+
+
+@pytest.mark.parametrize("model", ["AWG70002A", "AWG70002B"])
+def test_both_series(model: str) -> None:
+    twin = AWG70002ATwin(model=model)
+    awg = AWG70002A("awg", twin.serve("127.0.0.1", 0))
+    assert awg.connect().model == model
+    awg.close()
+    twin.close()
+
+
+def test_a_stored_level_above_the_limit_does_not_play(twin: AWG70002ATwin) -> None:
+    awg = AWG70002A("awg", twin.serve("127.0.0.1", 0), max_amplitude_vpp=0.3)
+    awg.connect()
+    awg.prepare(N)
+    awg.upload(0, frame(31))
+    with pytest.raises(LimitError, match=r"holds an amplitude of 0.5 Vpp, above the limit of 0.3 Vpp"):
+        awg.arm(0)
+    with pytest.raises(LimitError):
+        awg.amplitude_vpp.set(0.31)
+    assert twin.state()["outputs"] == {1: False, 2: False}
+    awg.amplitude_vpp.set(0.3)
+    awg.arm(0)
+    awg.close()
+
+
+def test_a_state_that_stays_is_said_and_nothing_plays(twin: AWG70002ATwin) -> None:
+    twin._device.add("SOURce#:SKEW?", lambda call: "5.0E-11")
+    twin._device._commands.insert(0, twin._device._commands.pop())
+    awg = AWG70002A("awg", twin.serve("127.0.0.1", 0))
+    awg.connect()
+    awg.configure(2.5e9, 0.5)
+    awg.prepare(N)
+    awg.upload(0, frame(32))
+    with pytest.raises(InstrumentRefusedError, match=r"SOURce1:SKEW reads back '5.0E-11', not 0"):
+        awg.arm(0)
+    assert twin.state()["outputs"] == {1: False, 2: False}
+    awg.close()
+
+
+def test_a_generator_without_sequencing_says_so() -> None:
+    twin = AWG70002ATwin(options="01,225")
+    awg = AWG70002A("awg", twin.serve("127.0.0.1", 0))
+    awg.connect()
+    with pytest.raises(InstrumentRefusedError, match=r"'01,225': sequencing \(option 03\)"):
+        awg.prepare(N)
+    awg.close()
+    twin.close()
+
+
+def test_a_clock_that_changes_slowly_is_waited_for(caplog: pytest.LogCaptureFixture) -> None:
+    twin = AWG70002ATwin(clock_change_s=0.4)
+    awg = AWG70002A("awg", twin.serve("127.0.0.1", 0), timeout_s=0.2)
+    awg.connect()
+    awg.configure(2e8, 0.4)
+    assert twin.state()["sample_rate_hz"] == 2e8
+    assert awg.link.renewed == 1
+    awg.close()
+    twin.close()
+
+
+@pytest.mark.parametrize("doing", ["clock", "upload"])
+def test_dark_within_a_second_while_another_thread_waits(doing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """20 s for the clock, or for an instrument that takes in a frame slowly."""
+    twin = AWG70002ATwin(clock_change_s=20.0 if doing == "clock" else 0.0)
+    awg = AWG70002A("awg", twin.serve("127.0.0.1", 0))
+    awg.connect()
+    started, ends = threading.Event(), []
+    if doing == "upload":
+        awg.prepare(4_000_000)
+        monkeypatch.setattr(
+            scpi_visa._SocketTransport,
+            "_send_all",
+            lambda transport, view, deadline: (
+                started.set() or [time.sleep(s) for s in transport._slices(deadline)]
+            ),
+        )
+    else:
+        change = twin._device.clock._change
+        monkeypatch.setattr(twin._device.clock, "_change", lambda: (started.set(), change()))
+
+    def work() -> None:
+        try:
+            if doing == "clock":
+                awg.sample_rate_hz.set(2e8)
+            else:
+                awg.upload(0, np.zeros(4_000_000, np.float32))
+        except InstrumentError as error:
+            ends.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert started.wait(5)
+    monkeypatch.undo()
+    begun = time.monotonic()
+    awg.safe_state()
+    assert time.monotonic() - begun < 1.0
+    thread.join(timeout=2.0)
+    assert not thread.is_alive()
+    assert isinstance(ends[0], PreemptedError)
+    assert twin.is_safe()
+    with pytest.raises(NotReadyError):
+        awg.arm(0)
+    awg.close()
+    twin.close()
+
+
+def test_safe_before_connecting_with_old_errors_queued() -> None:
+    twin = AWG70002ATwin(left_by_someone=True)
+    awg = AWG70002A("awg", twin.serve("127.0.0.1", 0))
+    awg.safe_state()
+    assert twin.is_safe()
+    awg.close()
+    twin.close()
+
+
+@given(text=st.text(max_size=20))
+def test_only_a_run_state_and_a_step_are_progress(text: str) -> None:
+    try:
+        state, _ = parse_progress(text)
+    except ValueError:
+        return
+    assert text.strip()[0] in "012"
+    assert ";" in text
+    assert state in ("stopped", "waiting for trigger", "running")
