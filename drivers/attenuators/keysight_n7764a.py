@@ -27,7 +27,7 @@ from qcodes.parameters import Parameter
 from qcodes.validators import Bool
 
 from drivers.base import LabChannel
-from drivers.links.errors import LimitError, NotReadyError
+from drivers.links.errors import LimitError, MalformedReplyError, NotReadyError
 from drivers.links.limits import Within
 from drivers.scpi import ScpiInstrument
 from drivers.scpi_state import KnownState, Required
@@ -91,7 +91,7 @@ class AttenuatorChannel(LabChannel):
             "speed_db_per_s",
             label="Attenuation speed",
             unit="dB/s",
-            get=lambda: link.query_float(f"INPut{slot}:ATTenuation:SPEed?"),
+            get=self._speed,
             put=lambda value: link.command(f"INPut{slot}:ATTenuation:SPEed {value:.6g}"),
             limits=Within(*SPEED_LIMITS_DB_PER_S, "dB/s"),
             resolution=1e-2,
@@ -99,6 +99,19 @@ class AttenuatorChannel(LabChannel):
 
     def _attenuation(self) -> float:
         return self.parent.link.query_float(f"INPut{self.slot}:ATTenuation?")
+
+    def _speed(self) -> float:
+        """The attenuation speed; MalformedReplyError for one that no attenuator has, as times to wait follow from it."""
+        value, (low, high) = (
+            self.parent.link.query_float(f"INPut{self.slot}:ATTenuation:SPEed?"),
+            SPEED_LIMITS_DB_PER_S,
+        )
+        if not low <= value <= high:
+            raise self.parent.error(
+                MalformedReplyError,
+                f"{self.short_name} says its attenuation speed is {value:g} dB/s, not {low:g}..{high:g} dB/s",
+            )
+        return value
 
     def _set_attenuation(self, value: float) -> None:
         link = self.parent.link

@@ -15,6 +15,7 @@ from drivers.links.errors import (
     InstrumentRefusedError,
     LimitError,
     LinkBrokenError,
+    MalformedReplyError,
     NotReadyError,
     PreemptedError,
     WrongInstrumentError,
@@ -372,3 +373,13 @@ def test_safe_before_connecting_with_old_errors_queued() -> None:
     assert twin.is_safe()
     voa.close()
     twin.close()
+
+
+@pytest.mark.parametrize("speed", [0.0, -1.0, 1e6])
+def test_a_speed_that_no_attenuator_has_is_no_time_to_wait(setup: Setup, speed: float) -> None:
+    setup.twin._device.attenuators[0].speed_db_per_s = speed
+    with pytest.raises(MalformedReplyError, match="speed"):
+        setup.voa.ch1.attenuation_db(20.0)
+    with pytest.raises(MalformedReplyError, match="speed"):
+        setup.voa.ch1.shutter_open(True)
+    assert setup.twin.is_safe()
