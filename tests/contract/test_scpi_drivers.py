@@ -47,11 +47,16 @@ class Pair:
 
 
 @pytest.fixture(params=TWINS)
-def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
-    twin = TWINS[request.param]()
-    driver = open_instrument(request.param, "device", twin.serve("127.0.0.1", 0))
+def model(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(params=[False, True], ids=["fresh", "left_by_someone"])
+def pair(model: str, request: pytest.FixtureRequest) -> Iterator[Pair]:
+    twin = TWINS[model](left_by_someone=request.param)
+    driver = open_instrument(model, "device", twin.serve("127.0.0.1", 0))
     assert isinstance(driver, ScpiInstrument)
-    yield Pair(request.param, twin, driver)
+    yield Pair(model, twin, driver)
     driver.close()
     twin.close()
 
