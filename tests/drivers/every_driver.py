@@ -35,8 +35,6 @@ from sim_backends.timetaggers.id900 import ID900Twin
 
 HOST = "127.0.0.1"
 MODELS = models()
-NOT_YET: frozenset[str] = frozenset()
-"""Models whose drivers do not yet read every setting back, nor reach the safe state past a thread that waits."""
 _NUMBERS = itertools.count(1)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from every_driver import KNOWN, MODELS, NOT_YET, Known, Rig, rigged
+from every_driver import KNOWN, MODELS, Known, Rig, rigged
 from qcodes.utils import NumpyJSONEncoder
 from wires import Piece
 
@@ -215,7 +215,7 @@ def test_stored_set_points_are_held_against_the_limits(model: str) -> None:
 # What the instrument does by itself
 
 
-@pytest.mark.parametrize("model", [each for each in MODELS if each not in NOT_YET])
+@pytest.mark.parametrize("model", MODELS)
 def test_found_as_somebody_left_it(model: str) -> None:
     """Old errors, other units, outputs on: what it says is true, and nothing goes on with a value beyond a limit."""
     with rigged(model, left=True) as rig:
@@ -239,7 +239,7 @@ def test_found_as_somebody_left_it(model: str) -> None:
         assert rig.twin.is_safe()
 
 
-@pytest.mark.parametrize("model", [each for each in which(lose="") if each not in NOT_YET])
+@pytest.mark.parametrize("model", which(lose=""))
 def test_a_missing_reading_is_missing_alone(model: str) -> None:
     with rigged(model) as rig:
         rig.known.lose(rig.twin)  # type: ignore[misc]
@@ -268,7 +268,7 @@ def test_old_errors_are_nobodys(model: str) -> None:
         assert rig.twin.is_safe()
 
 
-@pytest.mark.parametrize("model", [each for each in which(acknowledge="") if each not in NOT_YET])
+@pytest.mark.parametrize("model", which(acknowledge=""))
 def test_what_is_not_held_is_an_error(model: str) -> None:
     """The instrument acknowledges every setting as it always does, and changes nothing."""
     with rigged(model) as rig:

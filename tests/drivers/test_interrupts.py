@@ -20,7 +20,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from every_driver import KNOWN, MODELS, NOT_YET, Known, Rig, rigged
+from every_driver import KNOWN, MODELS, Known, Rig, rigged
 from wires import Piece
 
 import drivers
@@ -186,7 +186,7 @@ def interrupts(model: str, seeds: range) -> None:
         assert struck >= 0.8 * len(KINDS) * len(seeds)
 
 
-@pytest.mark.parametrize("model", [model for model in MODELS if model not in NOT_YET])
+@pytest.mark.parametrize("model", MODELS)
 def test_one_break_of_each_kind(model: str) -> None:
     interrupts(model, range(1))
 
@@ -198,9 +198,7 @@ def test_twenty_breaks_of_each_kind(model: str) -> None:
     interrupts(model, range(1, 21))
 
 
-@pytest.mark.parametrize(
-    "model", [model for model in MODELS if KNOWN.get(model, Known()).unsafe and model not in NOT_YET]
-)
+@pytest.mark.parametrize("model", [model for model in MODELS if KNOWN.get(model, Known()).unsafe])
 def test_dark_within_a_second_while_another_thread_waits(model: str) -> None:
     """Another thread waits for a reply that takes 20 s; the twin itself is looked at."""
     with rigged(model) as rig:

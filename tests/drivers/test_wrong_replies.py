@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
-from every_driver import KNOWN, MODELS, NOT_YET, Known, Rig, rigged
+from every_driver import KNOWN, MODELS, Known, Rig, rigged
 from wires import Judge, Piece
 
 from drivers.links.errors import InstrumentError
@@ -234,17 +234,14 @@ def manners(model: str) -> tuple[str, ...]:
     return tuple(each for each in MANNERS if each != "twice" or not KNOWN.get(model, Known()).zmq)
 
 
-READY = [model for model in MODELS if model not in NOT_YET]
-
-
-@pytest.mark.parametrize("model", READY)
+@pytest.mark.parametrize("model", MODELS)
 def test_one_query_answered_differently(model: str) -> None:
     with rigged(model) as rig:
         answer_differently(rig, random.Random(model), 1, 8)
 
 
 @pytest.mark.parametrize(
-    ("model", "manner"), [(model, manner) for model in READY for manner in manners(model)]
+    ("model", "manner"), [(model, manner) for model in MODELS for manner in manners(model)]
 )
 def test_replies_late_twice_and_swapped(model: str, manner: str) -> None:
     with rigged(model) as rig:
@@ -253,7 +250,7 @@ def test_replies_late_twice_and_swapped(model: str, manner: str) -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("model", READY)
+@pytest.mark.parametrize("model", MODELS)
 def test_every_way_of_answering_wrongly(model: str) -> None:
     with rigged(model) as rig:
         answer_differently(rig, random.Random(1), 12, 100)
@@ -266,7 +263,7 @@ def test_every_way_of_answering_wrongly(model: str) -> None:
 @pytest.mark.long
 def test_a_reply_after_ten_seconds_is_nobodys() -> None:
     """With the time-outs as they are by default: it comes while another question waits."""
-    with rigged("thorlabs-pm100d" if "thorlabs-pm100d" in READY else READY[0]) as rig:
+    with rigged("thorlabs-pm100d") as rig:
         name, right = next(iter(values(rig).items()))
         rig.desk.listen(lambda number, reply: [Piece(reply, after_s=0.0 if number else 10.0)])
         begun = time.monotonic()
