@@ -94,6 +94,10 @@ class PhaseModulator(Protocol):
     Two buffers, 0 and 1: one plays while the other is loaded.
     """
 
+    @property
+    def frame_limits_samples(self) -> tuple[int, int]:
+        """Fewest and most samples of a frame."""
+
     def configure(self, sample_rate_hz: float, amplitude_vpp: float) -> None:
         """Stop, and set clock and level."""
 

@@ -194,9 +194,13 @@ def _words(hint: Any) -> str:
 # Values
 
 
+DECLARED = {"threshold_limits_v": "V", "frame_limits_samples": "samples"}
+"""Limits that a kind declares of what is no parameter, with their units."""
+
+
 @dataclass(frozen=True)
 class Use:
-    """A value of the file, and the parameter that will be set to it; ``how`` says how the value comes about."""
+    """A value of the file, and the parameter or the declared limits that it must fit; ``how`` it comes about."""
 
     need: Need[Any]
     parameter: str
@@ -249,11 +253,13 @@ def _uses(testbed: Testbed, role: str) -> Iterator[Use]:
                 DETECTORS, "trigger_level_mv", f"detectors.trigger_mv[{index}]", detectors.trigger_mv[index]
             )
             yield Use(TAGGER, "inputs", f"detectors.channels[{index}]", detectors.channels[index])
-        yield Use(TAGGER, "threshold_v", "detectors.threshold_v", detectors.threshold_v)
+        yield Use(TAGGER, "threshold_limits_v", "detectors.threshold_v", detectors.threshold_v)
         return
     user = testbed.user_names().index(role)
+    samples = protocol.slots_per_frame * protocol.samples_per_slot
     rate_hz = protocol.clock_hz * protocol.samples_per_slot
     how = f"{number(protocol.clock_hz)} Hz with {protocol.samples_per_slot} samples per slot: "
+    yield Use(MODULATOR, "frame_limits_samples", "protocol.slots_per_frame", samples, "a frame: ")
     yield Use(MODULATOR, "sample_rate_hz", "protocol.clock_hz", rate_hz, how)
     yield Use(
         MODULATOR, "amplitude_vpp", f"users[{user}].awg_amplitude_vpp", testbed.users[user].awg_amplitude_vpp
@@ -264,8 +270,16 @@ def _uses(testbed: Testbed, role: str) -> Iterator[Use]:
 
 def _objection(served: Any, use: Use) -> str:
     """Why what serves cannot be set so; empty if it can, or does not say."""
-    if use.need is TAGGER:
-        return _tagger_objection(served, use)
+    if use.parameter in DECLARED:
+        limits = getattr(served, use.parameter, None)
+        return _outside(use, limits, DECLARED[use.parameter]) if limits else ""
+    if use.parameter == "inputs":
+        inputs = getattr(served, "inputs", (use.value,))
+        return (
+            ""
+            if use.value in inputs
+            else f"there is no input {use.value}, only {', '.join(map(str, inputs))}"
+        )
     parameter = served.parameters.get(use.parameter)
     if not isinstance(parameter, ParameterBase):
         return ""
@@ -277,14 +291,6 @@ def _objection(served: Any, use: Use) -> str:
     except (ValueError, TypeError) as error:
         return f"{use.how}{error.args[0] if error.args else error}"
     return ""
-
-
-def _tagger_objection(served: Any, use: Use) -> str:
-    if use.parameter == "threshold_v":
-        return _outside(use, served.threshold_limits_v, "V")
-    if use.value in served.inputs:
-        return ""
-    return f"there is no input {use.value}, only {', '.join(map(str, served.inputs))}"
 
 
 def _outside(use: Use, limits: tuple[float, float], unit: str) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from drivers import catalogue
 from drivers.catalogue import AddressKind, Row
-from drivers.links.addresses import AddressError, host_meaning, serial_meaning, visa_meaning
+from drivers.links.addresses import AddressError, host_meaning, serial_meaning, split_address, visa_meaning
 from lab.needs import mistakes
 from lab.quantities import UNITS, Plausible, number
 from orchestrator.protocols.catalogue import DEFAULT, objection
@@ -51,6 +51,7 @@ def content_mistakes(data: Mapping[str, Any]) -> Iterator[Mistake]:
 
 def mistakes_between(testbed: Testbed) -> Iterator[Mistake]:
     """Checks between the sections of a file whose fields are all well-formed."""
+    yield from _endpoints(testbed)
     yield from _protocol(testbed)
     yield from _users(testbed)
     yield from _detectors(testbed)
@@ -82,6 +83,29 @@ def meaning(row: Row, address: str) -> str:
     if row.address is AddressKind.HOST and port:
         return host_meaning(address, port)
     return serial_meaning(address)
+
+
+def _endpoints(testbed: Testbed) -> Iterator[Mistake]:
+    """Endpoints of ZeroMQ; those of the nodes may be alike, for each is on its user's machine."""
+    common = [
+        ("hub.control", testbed.hub.control),
+        ("hub.bulk", testbed.hub.bulk),
+        ("fl.server", testbed.fl.server),
+    ]
+    taken: dict[str, str] = {}
+    for place, endpoint in common:
+        if endpoint.startswith("tcp://") and taken.setdefault(endpoint.lower(), place) != place:
+            yield place, f"{endpoint} is {taken[endpoint.lower()]} already; each listens at a port of its own"
+    own = [(f"users[{index}].delivery", user.delivery) for index, user in enumerate(testbed.users)]
+    for place, endpoint in (*common, *own):
+        if endpoint == "auto" or endpoint.startswith(("ipc://", "inproc://")):
+            continue
+        try:
+            scheme, _, where = endpoint.rpartition("tcp://")
+            if scheme or where == endpoint or split_address(where, 0)[1] == 0:
+                raise AddressError(f"{endpoint!r} is no endpoint")
+        except AddressError as error:
+            yield place, f"write tcp://HOST:PORT, or auto ({error})"
 
 
 def _protocol(testbed: Testbed) -> Iterator[Mistake]:

@@ -83,6 +83,8 @@ class AWG70002A(ScpiInstrument):
 
     MODELS = frozenset({"AWG70002A", "AWG70002B"})
 
+    frame_limits_samples = (MIN_SAMPLES, MAX_SAMPLES)
+
     def __init__(
         self,
         name: str,

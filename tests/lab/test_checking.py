@@ -102,6 +102,11 @@ VALUES = [
     ("ring.wavelength_nm", 780.0, "ring.wavelength_nm", "780 nm is outside 1260 to 1640 nm, the limits of launch.ch1"),
     ("users.0.awg_amplitude_vpp", 5.0, "users[0].awg_amplitude_vpp", "5 V is outside 0.25 to 0.5 V, the limits of awg_alice"),
     ("protocol.clock_hz", 100e9, "protocol.clock_hz", "2 samples per slot: 2e+11 Hz is outside 1490 to 2.5e+10 Hz", "awg_dave"),
+    ("protocol.slots_per_frame", 2**28, "protocol.slots_per_frame", "less than or equal to"),
+    ("protocol.samples_per_slot", 32, "protocol.slots_per_frame", "a frame: 5.368709e+08 samples is outside 2400 to"),
+    ("hub.control", "10.0.0.1:47600", "hub.control", "write tcp://HOST:PORT"),
+    ("hub.bulk", "tcp://10.0.0.1", "hub.bulk", "write tcp://HOST:PORT"),
+    ("users.0.delivery", "tcp://127.0.0.1:70000", "users[0].delivery", "no port"),
     # what cannot be
     ("detectors.channels", [1, 9], "detectors.channels[1]", "no input 9, only 1, 2, 3, 4"),
     ("detectors.channels", [0, 2], "detectors.channels[0]", "no input 0"),
@@ -178,6 +183,7 @@ def test_a_value_is_told_with_place_unit_and_what_to_write(
     tmp_path: Path, path: str, value: object, place: str, words: tuple[str, ...]
 ) -> None:
     data = content()
+    data["protocol"]["slots_per_frame"] = 2**24
     put(data, path, value)
     found = told(data, tmp_path)
     assert place in found
@@ -213,6 +219,12 @@ def test_two_entries_for_one_instrument_are_told_whatever_the_spelling(
     found = told(data, tmp_path)[f"instruments[{INDEX[second]}].address"]
     assert f"already belongs to {first!r}" in found
     assert address in found
+
+
+def test_hub_and_learning_server_listen_at_ports_of_their_own(tmp_path: Path) -> None:
+    data = content()
+    data["hub"] = {"control": "tcp://10.0.0.1:47600", "bulk": "tcp://10.0.0.1:47600"}
+    assert "is hub.control already" in told(data, tmp_path)["hub.bulk"]
 
 
 def test_a_link_to_a_serial_port_is_the_port(tmp_path: Path) -> None:
