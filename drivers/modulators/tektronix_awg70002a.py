@@ -36,7 +36,7 @@ import numpy.typing as npt
 from qcodes.parameters import Parameter
 
 from drivers.links.errors import InstrumentRefusedError, LimitError, NotReadyError
-from drivers.links.limits import Within
+from drivers.links.limits import Within, Words
 from drivers.modulators.awg_state import (
     MIN_SAMPLES,
     SEQUENCING_OPTION,
@@ -166,7 +166,10 @@ class AWG70002A(ScpiInstrument):
             "output", label="Output on", get=lambda: link.query_bool(f"OUTPut{channel}:STATe?")
         )
         self.run_state: Parameter[str, AWG70002A] = self.add_reading(
-            "run_state", label="Run state", get=lambda: link.query_word("AWGControl:RSTATe?", RUN_STATES)
+            "run_state",
+            label="Run state",
+            get=lambda: link.query_word("AWGControl:RSTATe?", RUN_STATES),
+            vals=Words(RUN_STATES.values()),
         )
 
     def _amplitude(self) -> float:
