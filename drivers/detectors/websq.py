@@ -112,7 +112,7 @@ class WebSQ(LabInstrument):
         self.enabled: Quantity = self.add_setting(
             "enabled",
             label="Detectors biased",
-            get=lambda: self.link.read_label("DetectorEnable") is True,
+            get=lambda: self.link.switch(self.link.read_labels(), "DetectorEnable"),
             put=self._put_enabled,
             limits=Bool(),
         )
@@ -164,7 +164,7 @@ class WebSQ(LabInstrument):
         labels = self.link.read_labels()
         self._offer_channels(self.link.count_detectors(labels))
         self._refuse_scan(labels)
-        if labels["DetectorEnable"] is True and (beyond := self._beyond_limits(labels)):
+        if self.link.switch(labels, "DetectorEnable") and (beyond := self._beyond_limits(labels)):
             log.warning("%s at %s: found enabled with %s; disabled", self.name, self.address, beyond)
             self._put_enabled(False)
 
@@ -191,10 +191,14 @@ class WebSQ(LabInstrument):
         while busy:
             self._send("DetectorEnable", "DetectorEnable", False)
             labels = self.link.read_labels()
-            scans = [command for label, command in SCANS.items() if labels.get(label) is True]
+            scans = [
+                command
+                for label, command in SCANS.items()
+                if label in labels and self.link.switch(labels, label)
+            ]
             for command in scans:
                 self._send(command, command, False)
-            busy = bool(scans) or labels.get("DetectorEnable") is not False
+            busy = bool(scans) or self.link.switch(labels, "DetectorEnable")
             if busy and self.link.now() > deadline:
                 raise self.error(
                     NotReadyError,
@@ -206,7 +210,7 @@ class WebSQ(LabInstrument):
 
     def _refuse_scan(self, labels: Labels) -> None:
         for label, command in SCANS.items():
-            if labels.get(label) is True:
+            if label in labels and self.link.switch(labels, label):
                 raise self.error(
                     NotReadyError,
                     f"{label} shows that an automatic calibration or current scan runs ({command}), which drives the "

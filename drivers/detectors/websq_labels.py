@@ -56,25 +56,39 @@ class ControlLink(TcpLink):
 
     def read_numbers(self, label: str) -> list[float]:
         """The value of a label that holds one number per detector."""
-        return self.numbers({label: self.read_label(label)}, label)
+        labels = self.read_labels()
+        numbers = self.numbers(labels, label)
+        if len(numbers) != self.count_detectors(labels):
+            raise self.error(
+                MalformedReplyError,
+                f"{label} holds {len(numbers)} numbers for {labels['NumberOfDetectors']} detectors",
+            )
+        return numbers
+
+    def switch(self, labels: Labels, label: str) -> bool:
+        """True or false; MalformedReplyError for anything else."""
+        value = labels.get(label)
+        if not isinstance(value, bool):
+            raise self.error(MalformedReplyError, f"{label} holds {value!r}, neither true nor false")
+        return value
 
     def numbers(self, labels: Labels, label: str) -> list[float]:
         """A list of finite numbers; MalformedReplyError for anything else."""
-        value = labels[label]
+        value = labels.get(label)
         if not isinstance(value, list):
             raise self.error(MalformedReplyError, f"{label} is no list")
         return [self.number({label: element}, label) for element in value]
 
     def number(self, labels: Labels, label: str) -> float:
         """A finite number; MalformedReplyError for anything else."""
-        value = labels[label]
+        value = labels.get(label)
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise self.error(MalformedReplyError, f"{label} holds {value!r}, not a number")
         return float(value)
 
     def count_detectors(self, labels: Labels) -> int:
         """How many detectors there are; MalformedReplyError unless it is a count."""
-        value = labels["NumberOfDetectors"]
+        value = labels.get("NumberOfDetectors")
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise self.error(MalformedReplyError, f"NumberOfDetectors is {value!r}")
         return value

@@ -56,7 +56,7 @@ from drivers.timetaggers.id900_state import (
     known_state,
     threshold,
 )
-from drivers.timetaggers.id900_streams import TagStreams
+from drivers.timetaggers.id900_streams import START_AGAIN, TagStreams
 
 log = logging.getLogger(__name__)
 
@@ -66,8 +66,10 @@ STREAM_PORT = 4241  # a stream's port is this plus its channel (IDQ examples)
 THRESHOLD_LIMIT_V = 2.0  # no source gives the range: check it against the data sheet of the unit
 MAX_DURATION_PS = 10**15
 MAX_INTEGRATION_MS = 65535.0  # MSL driver
-RUNNING = ("PLAY", "ARM")
-"""Beginnings of the stages in which a record runs or begins at the next pulse; sources differ in the others."""
+STAGES = {"PLAYING": "PLAYing", "ARMED": "ARMed", "WAITING": "WAITing", "IDLE": "IDLE", "STOPPED": "STOPped"}
+"""Of the record generator: the first four are those of a Qudi module for the ID1000, the last is that of other clients."""
+RUNNING = ("PLAYING", "ARMED")
+"""Stages in which a record runs or begins at the next pulse."""
 STOP_S = 0.5
 """How long a record may take to end after it was stopped; no source says."""
 HIRES_ERRORS = {
@@ -263,7 +265,7 @@ class ID900(LabInstrument):
         """Stop a record that somebody left running, log old errors, and hold what is known or was configured."""
         self._read_time_base()
         stage = self._stage()
-        if stage.upper().startswith(RUNNING):
+        if stage in RUNNING:
             log.warning("%s at %s: found a record at stage %s; stopping it", self.name, self.address, stage)
             self._stop_record()
         for channel in CHANNELS:
@@ -295,7 +297,7 @@ class ID900(LabInstrument):
     def _stop_record(self) -> None:
         deadline = self.link.now() + STOP_S
         self._scpi.ask("REC:STOP")
-        while (stage := self._stage()).upper().startswith(RUNNING):
+        while (stage := self._stage()) in RUNNING:
             if self.link.now() > deadline:
                 raise self.error(
                     NotReadyError,
@@ -307,7 +309,7 @@ class ID900(LabInstrument):
     def disconnect(self) -> None:
         """End the streams and close every link."""
         try:
-            if self._streams.acquisitions:
+            if self._streams.acquisitions and self.dlt.link.is_open:
                 self._streams.stop()
         except (LinkError, InstrumentRefusedError) as error:
             log.warning("%s: the streams were not stopped: %s", self.name, error)
@@ -331,7 +333,7 @@ class ID900(LabInstrument):
         return time_base_ps
 
     def _stage(self) -> str:
-        return self._scpi.name("REC:STAGe?")
+        return self._scpi.word("REC:STAGe?", STAGES)
 
     def _hold(self, settings: Iterable[Known]) -> None:
         """Set and read back; what is held comes back after a restart."""
@@ -446,14 +448,16 @@ class ID900(LabInstrument):
                 raise self.error(NotReadyError, "a record is still running")
             try:
                 self._scpi.ask(f"REC:DURation {int(duration_ps)};:REC:PLAY")
-            except LinkError as error:
-                self._streams.fail(error)  # whether the record ran is unknown
+            except InstrumentRefusedError:
+                raise
+            except BaseException:  # a stop button too: whether the record ran is unknown
+                self._streams.fail(self.error(NotReadyError, f"a record may have run unseen; {START_AGAIN}"))
                 raise
             self._streams.expect_record()
 
     def record_playing(self) -> bool:
         """Whether the record generator runs."""
-        return self._stage().upper() == "PLAYING"
+        return self._stage() == "PLAYING"
 
     def read_tags(self, channel: int) -> npt.NDArray[np.uint64]:
         """Every tag of ``channel`` since the last call, once the records played since then have arrived.

@@ -57,14 +57,6 @@ class ID900Questions:
                     return name
             raise self._nonsense(command, reply)
 
-    def name(self, command: str) -> str:
-        """One word of letters, where no source lists which there are."""
-        with self._link.asking(command) as reply:
-            name = self._accepted(command, reply).strip()
-            if not re.fullmatch(r"[A-Za-z]+", name):
-                raise self._nonsense(command, reply)
-            return name
-
     def _accepted(self, command: str, reply: str) -> str:
         if re.search(r"SCPI_ERR_\w+\s*$", reply) or reply.startswith("No connection"):
             raise self._link.error(InstrumentRefusedError, f"{command!r} was refused: {reply[-120:]}")

@@ -69,6 +69,9 @@ class TagStream:
         except InstrumentError as error:
             self.failure = error
             raise
+        except BaseException:  # a stop button: tags taken from the socket are gone
+            self.failure = self._error(NotReadyError, "reading was interrupted")
+            raise
         self.taken = total
         return tags
 

@@ -13,6 +13,7 @@ from drivers.links.errors import (
     LimitError,
     LinkBrokenError,
     LinkTimeoutError,
+    MalformedReplyError,
     NotReadyError,
     PreemptedError,
 )
@@ -342,6 +343,48 @@ def test_a_record_that_does_not_stop_is_not_called_safe(bench, light, monkeypatc
     monkeypatch.setattr(type(twin._scpi), "stage", "PLAYING")
     with pytest.raises(NotReadyError, match="at stage PLAYING after REC:STOP"):
         tagger.safe_state()
+
+
+@pytest.mark.parametrize("nonsense", [b"", b"garbage", b"0", b"PLAY ING"])
+def test_a_stage_that_is_none_is_neither_playing_nor_safe(bench, light, monkeypatch, nonsense):
+    twin, tagger = bench()
+    light.go.clear()
+    tagger.play_record(DURATION_PS)
+    answer = twin.faults.reply
+    monkeypatch.setattr(twin.faults, "reply", lambda data: nonsense if data == b"PLAYING" else answer(data))
+    with pytest.raises(MalformedReplyError, match="REC:STAGe"):
+        tagger.record_playing()
+    monkeypatch.setattr(
+        twin.faults, "reply", lambda data: nonsense if data in (b"PLAYING", b"STOPPED") else answer(data)
+    )
+    with pytest.raises(MalformedReplyError, match="REC:STAGe"):
+        tagger.safe_state()
+    assert twin.is_safe()
+
+
+def test_a_stop_button_while_tags_are_read_or_a_record_starts_voids_the_streams(bench, light, monkeypatch):
+    _, tagger = bench()
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    for place, use in (
+        ("drivers.timetaggers.tag_stream.TagStream._receive", lambda: tagger.read_tags(1)),
+        ("drivers.links.zmq_reqrep.RequestLink._ask", lambda: tagger.play_record(DURATION_PS)),
+    ):
+        tagger.start_streams([1])
+        light.clicks = {1: [13, 26]}
+        play(tagger)
+        with monkeypatch.context() as stopped:
+            stopped.setattr(tagger, "record_playing", lambda: False)
+            stopped.setattr(place, stop)
+            with pytest.raises(KeyboardInterrupt):
+                use()
+        with pytest.raises(NotReadyError, match="start the streams again"):
+            tagger.read_tags(1)
+    tagger.start_streams([1])
+    play(tagger)
+    assert tagger.read_tags(1)[:, 0].tolist() == [13, 26]
 
 
 def test_a_dead_service_does_not_keep_the_record_going(bench, light, caplog):

@@ -372,6 +372,9 @@ def test_another_instrument_is_refused(scripted):
         ("NumberOfDetectors", -1, "n_detectors"),
         ("NumberOfDetectors", True, "n_detectors"),
         ("InptMeasurementPeriod", "fast", "measurement_period_ms"),
+        ("DetectorEnable", "yes", "enabled"),
+        ("DetectorEnable", 1, "enabled"),
+        ("TriggerLevel", [3.0], "trigger_level_mv"),
     ],
 )
 def test_malformed_labels_never_become_a_value(scripted, label, value, parameter):
