@@ -381,7 +381,8 @@ class AWG70002A(ScpiInstrument):
             link.tell(command)
         if state := link.query_int("AWGControl:RSTATe?"):
             wrong.append(f"run state is {state}")
-        for what in ("WLISt:SIZE?", "SLISt:SIZE?"):
+        lacks_sequences = self._installed and SEQUENCING_OPTION not in self._installed
+        for what in ("WLISt:SIZE?",) if lacks_sequences else ("WLISt:SIZE?", "SLISt:SIZE?"):
             if left := link.query_int(what, timeout_s=self._memory_timeout_s):
                 wrong.append(f"{what} is {left}")
         if wrong:

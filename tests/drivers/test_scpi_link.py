@@ -437,3 +437,15 @@ def test_identity_needs_a_vendor_and_a_model() -> None:
     for wrong in ("", "A", ",B,C,D", "A,,C,D"):
         with pytest.raises(ValueError, match="vendor"):
             parse_identity(wrong)
+
+
+def test_a_reply_that_is_waited_for_long_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    now = [0.0]
+    link = ScpiLink("awg", "TCPIP::h::4000::SOCKET", clock=lambda: now[0])
+    with caplog.at_level("INFO"):
+        for _ in link.slices(25.0):
+            now[0] += 1.0
+    assert [record.message for record in caplog.records] == [
+        "awg at TCPIP::h::4000::SOCKET: a reply: 10 of at most 25 s",
+        "awg at TCPIP::h::4000::SOCKET: a reply: 20 of at most 25 s",
+    ]
