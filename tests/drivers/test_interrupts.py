@@ -110,6 +110,9 @@ def on_the_wire(rig: Rig, kind: str, rng: random.Random, use: Callable[[], objec
                 reached.wait(1)  # a signal comes at the latest here
         rig.desk.listen()
         rig.hurry(2.0)
+    if kind == "closed" and rig.known.zmq:  # ZeroMQ learns of the end in a thread of its own, maybe only now
+        with suppress(InstrumentError):
+            rig.driver.identify()
     return reached.is_set()
 
 

@@ -237,11 +237,12 @@ def manners(model: str) -> tuple[str, ...]:
 @pytest.mark.parametrize("model", MODELS)
 def test_one_query_answered_differently(model: str) -> None:
     with rigged(model) as rig:
-        answer_differently(rig, random.Random(model), 1, 8)
+        answer_differently(rig, random.Random(model), 1, 4)
 
 
 @pytest.mark.parametrize(
-    ("model", "manner"), [(model, manner) for model in MODELS for manner in manners(model)]
+    ("model", "manner"),
+    [(model, manners(model)[number % len(manners(model))]) for number, model in enumerate(MODELS)],
 )
 def test_replies_late_twice_and_swapped(model: str, manner: str) -> None:
     with rigged(model) as rig:
