@@ -158,9 +158,8 @@ class AttenuatorChannel(LabChannel):
     def restore(self) -> None:
         """Bring wavelength, speed and attenuation back to what was last set or read (shutter closed)."""
         for parameter in (self.wavelength_nm, self.speed_db_per_s, self.attenuation_db):
-            value = parameter.cache.get(get_if_invalid=False)
-            if value is not None:
-                parameter.set(value)
+            if parameter.cache.valid:  # what could not be set is told once, then read from the instrument
+                parameter.set(parameter.cache.get())
 
 
 class KeysightN7764A(ScpiInstrument):

@@ -261,3 +261,20 @@ def test_a_head_for_energy_only_is_told() -> None:
     assert parse_sensor("ES111C,1,01-Jan-2024,3,1,2") == "ES111C 1 (measures no power)"
     with pytest.raises(ValueError, match="not of the form"):
         parse_sensor("1")
+
+
+def test_another_head_after_a_power_cycle_is_told_once() -> None:
+    first = PM100DTwin(read_power_w=lambda: 1e-6)
+    meter = ThorlabsPM100D("meter", first.serve("127.0.0.1", 0))
+    meter.connect()
+    meter.wavelength_nm.set(1550.0)
+    port = int(meter.address.split("::")[2])
+    first.close()
+    second = PM100DTwin(read_power_w=lambda: 2e-6, wavelength_limits_nm=(400.0, 1100.0))
+    second.serve("127.0.0.1", port)
+    with pytest.raises(LimitError, match=r"1550 nm is outside 400\.\.1100 nm"):
+        meter.power_w.get()
+    meter.wavelength_nm.set(980.0)
+    assert meter.power_w.get() == pytest.approx(2e-6)
+    meter.close()
+    second.close()
