@@ -116,21 +116,25 @@ class AttenuatorChannel(LabChannel):
     def _set_attenuation(self, value: float) -> None:
         link = self.parent.link
         with link.transaction():
+            since = link.urgencies
             self.parent.state.require()
             travel_s = abs(value - self._attenuation()) / self.speed_db_per_s.get()
             link.command(f"INPut{self.slot}:ATTenuation {value:.4f}")
-        self.parent.wait_settled(travel_s, f"{self.short_name} attenuation {value:g} dB")
+        self.parent.wait_settled(travel_s, f"{self.short_name} attenuation {value:g} dB", since)
 
     def _set_shutter(self, value: bool) -> None:
         link, travel_s = self.parent.link, 0.0  # closes at full speed, opens at the attenuation speed
         with link.transaction():
+            since = link.urgencies
             if value:
                 self.parent.must_end_dark()
                 self.parent.state.require()
                 self.check_stored()
                 travel_s = ATTENUATION_LIMITS_DB[1] / self.speed_db_per_s.get()
             link.command(f"OUTPut{self.slot}:STATe {int(value)}")
-        self.parent.wait_settled(travel_s, f"{self.short_name} shutter {'open' if value else 'closed'}")
+        self.parent.wait_settled(
+            travel_s, f"{self.short_name} shutter {'open' if value else 'closed'}", since
+        )
 
     def check_stored(self) -> None:
         """LimitError when the attenuation that the instrument holds is outside the limits."""
@@ -237,12 +241,13 @@ class KeysightN7764A(ScpiInstrument):
         for channel in self.channels:
             channel.restore()
 
-    def wait_settled(self, travel_s: float, what: str) -> None:
+    def wait_settled(self, travel_s: float, what: str, since: int) -> None:
         """Wait until ``*OPC?`` answers 1.  Raises NotReadyError after ``travel_s`` and the margin."""
         self.link.wait_until(
             lambda: self.link.query_bool("*OPC?"),
             travel_s + self._settle_margin_s,
             what,
+            since=since,
             poll_s=_POLL_S,
             pause=self._pause,
         )

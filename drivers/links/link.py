@@ -311,20 +311,28 @@ class Link(ABC):
 
     # Waiting
 
+    @property
+    def urgencies(self) -> int:
+        """How often somebody made the instrument safe; read it where the transaction begins that is waited for."""
+        return self._epoch
+
     def wait_until(
         self,
         done: Callable[[], bool],
         timeout_s: float,
         what: str,
         *,
+        since: int | None = None,
         poll_s: float = 5e-3,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
         """Ask ``done`` until it says so, holding nothing in between; ``what`` is being done, for messages.
 
+        ``since`` is :attr:`urgencies` of the moment when it was begun, by default of this one.
+
         Raises NotReadyError after ``timeout_s``, PreemptedError when the instrument was made safe meanwhile.
         """
-        begun, epoch = self._clock(), self._epoch
+        begun, epoch = self._clock(), self._epoch if since is None else since
         told = begun
         while not done():
             if self._epoch != epoch:

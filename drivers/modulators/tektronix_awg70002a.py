@@ -294,6 +294,7 @@ class AWG70002A(ScpiInstrument):
         """
         channel = self._channel
         with self.link.transaction():
+            since = self.link.urgencies
             self._require_prepared()
             if not self._loaded[buffer]:
                 raise self.error(
@@ -313,6 +314,7 @@ class AWG70002A(ScpiInstrument):
             lambda: self.run_state.get() == "waiting for trigger",
             self._arm_timeout_s,
             "arming: waiting for trigger (is trigger A quiet, and does nobody else operate it?)",
+            since=since,
             poll_s=_POLL_S,
             pause=self._pause,
         )

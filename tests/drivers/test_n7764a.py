@@ -366,6 +366,19 @@ def test_dark_at_once_while_another_thread_waits_for_a_slow_move(moving: str) ->
     twin.close()
 
 
+def test_made_safe_between_a_command_and_its_wait(setup: Setup) -> None:
+    wait = setup.voa.wait_settled
+
+    def late(travel_s: float, what: str, since: int) -> None:
+        setup.voa.safe_state()
+        wait(travel_s, what, since)
+
+    setup.voa.wait_settled = late  # type: ignore[method-assign]
+    with pytest.raises(PreemptedError, match="ch1 attenuation 30 dB"):
+        setup.voa.ch1.attenuation_db.set(30.0)
+    assert setup.motor.now == 0.0
+
+
 def test_safe_before_connecting_with_old_errors_queued() -> None:
     twin = N7764ATwin(left_by_someone=True)
     voa = KeysightN7764A("voa", twin.serve("127.0.0.1", 0))
