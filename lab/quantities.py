@@ -84,7 +84,7 @@ class Plausible:
             return ""
         unit = unit_of(key)
         within = f"{self.low:g} to {self.high:g} {unit.label}".rstrip()
-        text = f"{number(value)} {unit.label}".rstrip() + f" is not plausible, which would be {within}"
+        text = f"{number(value)} {unit.label}".rstrip() + f" is not plausible ({within} is)"
         meant = self.meant(unit, value)
         return f"{text}; {meant}" if meant else text
 
