@@ -116,22 +116,22 @@ class AttenuatorChannel(LabChannel):
     def _set_attenuation(self, value: float) -> None:
         link = self.parent.link
         with link.transaction():
-            since = link.urgencies
             self.parent.state.require()
             travel_s = abs(value - self._attenuation()) / self.speed_db_per_s.get()
             link.command(f"INPut{self.slot}:ATTenuation {value:.4f}")
+            since = link.urgencies
         self.parent.wait_settled(travel_s, f"{self.short_name} attenuation {value:g} dB", since)
 
     def _set_shutter(self, value: bool) -> None:
         link, travel_s = self.parent.link, 0.0  # closes at full speed, opens at the attenuation speed
         with link.transaction():
-            since = link.urgencies
             if value:
                 self.parent.must_end_dark()
                 self.parent.state.require()
                 self.check_stored()
                 travel_s = ATTENUATION_LIMITS_DB[1] / self.speed_db_per_s.get()
             link.command(f"OUTPut{self.slot}:STATe {int(value)}")
+            since = link.urgencies
         self.parent.wait_settled(
             travel_s, f"{self.short_name} shutter {'open' if value else 'closed'}", since
         )

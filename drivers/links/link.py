@@ -313,8 +313,8 @@ class Link(ABC):
 
     @property
     def urgencies(self) -> int:
-        """How often somebody made the instrument safe; read it where the transaction begins that is waited for."""
-        return self._epoch
+        """How often somebody made the instrument safe, as this thread's transaction knows; read it inside, at its end."""
+        return self._held.epoch
 
     def wait_until(
         self,

@@ -82,7 +82,10 @@ def _unknown(host: str) -> OSError | None:
 
 def _why_no_usb(error: Exception) -> str:
     if "PyUSB" in str(error):
-        return f"USB instruments need PyUSB and libusb: pip install 'qunetlab[usb]' ({_one_line(error)})"
+        return (
+            "USB instruments need PyUSB and libusb, which qunetlab's extra 'usb' brings: "
+            f"pip install pyusb libusb-package ({_one_line(error)})"
+        )
     return (
         f"{_one_line(error).rstrip('.')}; check cable, power and serial number, and that this user may use the device "
         "(`qunetlab instruments scan` lists what is there)"

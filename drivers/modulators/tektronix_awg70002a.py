@@ -294,7 +294,6 @@ class AWG70002A(ScpiInstrument):
         """
         channel = self._channel
         with self.link.transaction():
-            since = self.link.urgencies
             self._require_prepared()
             if not self._loaded[buffer]:
                 raise self.error(
@@ -310,6 +309,7 @@ class AWG70002A(ScpiInstrument):
                 f":OUTPut{channel}:STATe 1;:AWGControl:RUN",
                 timeout_s=self._arm_timeout_s,
             )
+            since = self.link.urgencies
         self.link.wait_until(
             lambda: self.run_state.get() == "waiting for trigger",
             self._arm_timeout_s,

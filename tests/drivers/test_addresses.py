@@ -93,7 +93,10 @@ def test_what_cannot_be_opened_is_told_with_its_reason(address: str, words: str)
 
 @pytest.mark.parametrize(
     ("blocked", "words"),
-    [("usb", "pip install 'qunetlab[usb]'"), ("pyvisa_py.usb", "pip install 'qunetlab[usb]'")],
+    [
+        ("usb", "extra 'usb' brings: pip install pyusb"),
+        ("pyvisa_py.usb", "extra 'usb' brings: pip install pyusb"),
+    ],
 )
 def test_a_missing_usb_library_is_named_with_the_extra_that_brings_it(blocked: str, words: str) -> None:
     """In a process of its own, where PyUSB cannot be imported or finds no libusb."""

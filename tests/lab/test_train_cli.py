@@ -382,7 +382,7 @@ import lab.cli.status
 run, testbed, jobs = sys.argv[1:]
 heavy = ("numba", "torch", "matplotlib", "pennylane", "qiskit", "qcodes", "sklearn")
 found = {}
-for arguments in (["--help"], ["check", testbed], ["compare", run], ["keys", testbed], ["qpu", "jobs", jobs]):
+for arguments in (["--help"], ["compare", run], ["keys", testbed], ["qpu", "jobs", jobs], ["check", testbed]):
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0 or arguments[0] == "keys", (arguments, result.output, result.exception)
     found[" ".join(arguments[:1])] = sorted(set(heavy) & set(sys.modules))
@@ -405,8 +405,8 @@ def test_commands_that_only_read_load_no_kernels_and_no_frameworks(run: Path, tm
     )
     assert done.returncode == 0, done.stderr
     loaded = json.loads(done.stdout)
-    assert set(loaded) == {"--help", "check", "compare", "keys", "qpu"}
-    assert set(map(tuple, loaded.values())) == {()}, loaded
+    # check makes the drivers, to hold the file against them
+    assert loaded == {"--help": [], "compare": [], "keys": [], "qpu": [], "check": ["qcodes"]}
 
 
 @pytest.mark.usefixtures("no_figures")
