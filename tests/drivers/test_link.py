@@ -4,6 +4,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import pytest
 import zmq
@@ -44,17 +45,18 @@ class Talker:
             threading.Thread(target=self._talk, args=(connection,), daemon=True).start()
 
     def _talk(self, connection: socket.socket) -> None:
-        with connection, connection.makefile("r") as lines:
+        with (
+            suppress(OSError),
+            connection,
+            connection.makefile("r") as lines,
+        ):  # the client may hang up at any time
             for line in lines:
                 word = line.strip()
                 self.heard.append(word)
                 if word in self.held:
                     self.asked.set()
                     self.release.wait(10.0)
-                try:
-                    connection.sendall(f"{word}!\n{self.extra.get(word, '')}".encode())
-                except OSError:
-                    return
+                connection.sendall(f"{word}!\n{self.extra.get(word, '')}".encode())
 
     def hang_up(self) -> None:
         for connection in self._connections:
