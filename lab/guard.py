@@ -29,10 +29,11 @@ class OwnedError(Exception):
 
 
 @contextmanager
-def owning(lock: Path, owner: str) -> Iterator[int]:
+def owning(lock: Path, owner: str, *, patience_s: float = GUARD_LIMIT_S) -> Iterator[int]:
     """Hold the lock file of the instruments of ``owner``; yields its descriptor.
 
-    Waits for the guard of a killed owner.  Raises OwnedError when an owner lives, or its guard hangs.
+    Waits for the guard of a killed owner.  Raises OwnedError when an owner lives, or its guard hangs; with no patience,
+    at once in either case.
     """
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -40,12 +41,12 @@ def owning(lock: Path, owner: str) -> Iterator[int]:
         while not _try_lock(descriptor):
             holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
             waited_s = time.monotonic() - started
-            if holder and waited_s > TAKEOVER_S:
+            if holder and waited_s >= min(TAKEOVER_S, patience_s):
                 raise OwnedError(
                     f"process {holder} on this machine runs as {owner} and has its instruments; "
                     "stop it first, each role runs once"
                 )
-            if waited_s > GUARD_LIMIT_S:
+            if waited_s >= patience_s:
                 raise OwnedError(
                     f"the guard of a killed {owner} has been making instruments safe for {waited_s:.0f} s; "
                     "look at them, then end it"
@@ -64,6 +65,19 @@ def _try_lock(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+@contextmanager
+def borrowing(state_dir: Path, owner: str) -> Iterator[None]:
+    """Have the instruments of ``owner`` for a look; what brings them to a known state must not meet a role at work.
+
+    ``state_dir`` is where the role keeps its state.  Raises OwnedError at once when another process has them.
+    """
+    if not state_dir.is_dir():  # no role ever ran here, and a look leaves nothing behind
+        yield
+        return
+    with owning(state_dir / LOCK_FILE, owner, patience_s=0.0):
+        yield
 
 
 @contextmanager

@@ -2,13 +2,16 @@
 
 A dead instrument does not hide the others; the exit code is 3 when any did not answer, or another answered.  A reading
 that is missing - over range, not homed, not measured - is one row of an instrument that was reached.
+
+Connecting brings an instrument to a known state, which would stop a measurement: instruments that a role or a notebook
+on this machine has are not touched, and shown as in use.
 """
 
 from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +19,9 @@ from drivers.catalogue import create_instrument, driver_class
 from drivers.links.errors import InstrumentError, LinkError
 from drivers.links.limits import limits_of, plain
 from drivers.settings import shown
+from lab.guard import OwnedError, borrowing
 from lab.runs.shown import echo
-from lab.runs.testbeds.folder import find_testbed
+from lab.runs.testbeds.folder import STATE, find_testbed
 from lab.station import expect
 from lab.testbed import InstrumentEntry, load_testbed
 
@@ -27,14 +31,21 @@ Row = dict[str, Any]
 
 def list_instruments(path: Path, owner: str | None, as_json: bool) -> int:
     """Print one row per instrument; 0 when all answered, 3 otherwise."""
-    testbed = load_testbed(find_testbed(path))
+    file = find_testbed(path)
+    testbed = load_testbed(file)
     entries = [entry for entry in testbed.instruments if owner in (None, entry.owner)]
     if not entries:
         raise ValueError(f"no instrument belongs to {owner!r}")
     for entry in entries:
         driver_class(entry.model)  # imports are not for several threads at once
-    with ThreadPoolExecutor(max_workers=8) as pool:
-        rows = list(pool.map(_ask, entries))
+    with ExitStack() as borrowed, ThreadPoolExecutor(max_workers=8) as pool:
+        in_use: dict[str, str] = {}
+        for each in sorted({entry.owner for entry in entries}):
+            try:
+                borrowed.enter_context(borrowing(file.parent / STATE / each, each))
+            except OwnedError as error:
+                in_use[each] = str(error)
+        rows = list(pool.map(lambda entry: _ask(entry, in_use.get(entry.owner, "")), entries))
     if as_json:
         echo(json.dumps({"instruments": rows}))
     else:
@@ -43,7 +54,7 @@ def list_instruments(path: Path, owner: str | None, as_json: bool) -> int:
     return 0 if all(row["ok"] for row in rows) else 3
 
 
-def _ask(entry: InstrumentEntry) -> Row:
+def _ask(entry: InstrumentEntry, in_use: str) -> Row:
     row: Row = {
         "name": entry.name,
         "model": entry.model,
@@ -55,6 +66,8 @@ def _ask(entry: InstrumentEntry) -> Row:
             "ok": False,
             "error": "address is 'auto'; write its address, or run `qunetlab simulate`",
         }
+    if in_use:
+        return row | {"ok": False, "in_use": True, "error": in_use}
     try:
         with closing(
             create_instrument(entry.model, entry.name, entry.address, **entry.options)
@@ -114,7 +127,7 @@ def rounded(value: object) -> object:
 def _text(row: Row) -> str:
     head = f"{row['name']:14s} {row['model']:22s} {row['owner']:8s} {row['address']}"
     if not row["ok"]:
-        return f"{head}\n    NOT REACHED: {row['error']}"
+        return f"{head}\n    {'IN USE' if 'in_use' in row else 'NOT REACHED'}: {row['error']}"
     lines = [f"{head}  serial {row['serial_number'] or '-'}, firmware {row['firmware'] or '-'}"]
     for name, item in row["parameters"].items():
         limits = item["limits"]

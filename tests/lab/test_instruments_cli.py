@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tomllib
 from collections.abc import Iterator
 from contextlib import closing
@@ -11,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from lab.runs.testbeds.folder import template_path
+from lab.guard import LOCK_FILE, owning
+from lab.runs.testbeds.folder import STATE, template_path
 from lab.testbed import write_testbed
 from sim_backends.attenuators.oz_dd100 import OzDD100Twin
 from sim_backends.powermeters.thorlabs_pm100d import PM100DTwin
@@ -75,6 +77,24 @@ def test_an_instrument_of_another_serial_number_is_not_the_one_meant(qunetlab: A
     assert listed.returncode == 3
     for row in json.loads(listed.stdout)["instruments"][1:]:
         assert "the testbed file says P0000007: two instruments may be swapped" in row["error"]
+
+
+def test_instruments_that_a_role_has_are_not_touched(qunetlab: Any, alice: Path) -> None:
+    """Connecting would stop its measurement."""
+    state = alice.parent / STATE / "alice"
+    state.mkdir(parents=True)
+    with owning(state / LOCK_FILE, "alice"):
+        listed = qunetlab("instruments", str(alice), "--owner", "alice", "--json")
+        text = qunetlab("instruments", str(alice), "--owner", "alice").stdout
+    assert listed.returncode == 3
+    for row in json.loads(listed.stdout)["instruments"]:
+        assert row["in_use"]
+        assert f"process {os.getpid()} on this machine runs as alice" in row["error"]
+    assert text.count("IN USE: process") == 3
+    again = json.loads(qunetlab("instruments", str(alice), "--owner", "alice", "--json").stdout)[
+        "instruments"
+    ]
+    assert [row["ok"] for row in again] == [False, True, True]
 
 
 def test_a_group_of_commands_leaves_the_short_form(qunetlab: Any, tmp_path: Path) -> None:
