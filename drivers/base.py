@@ -116,6 +116,10 @@ class LabInstrument(WithSettings, Instrument, metaclass=MadeForHands):
             self._coming_up = False
         self.identity = identity
 
+    def every_link(self) -> dict[str, Link]:
+        """All links by the option of the constructor that says where each leads, "" for the address itself."""
+        return {"": self.links[0]} if self.links else {}
+
     @abstractmethod
     def identify(self) -> Identity:
         """Ask the instrument what it is.  Raises WrongInstrumentError for another model."""

@@ -17,6 +17,7 @@ import random
 import sys
 import threading
 import time
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import TextIO
@@ -51,14 +52,17 @@ class BenchError(Exception):
 class Bench:
     """The simulated instruments of one testbed."""
 
-    def __init__(self, testbed: Testbed, rng: random.Random | None = None) -> None:
-        """Build and couple the twins; ``rng`` picks the loopback block.
+    def __init__(
+        self, testbed: Testbed, rng: random.Random | None = None, *, only: Collection[str] | None = None
+    ) -> None:
+        """Build and couple the twins, of instruments with names in ``only`` if it is given; ``rng`` picks the loopback block.
 
         Raises BenchError for a testbed without [simulation] or without anything to simulate.
         """
         if testbed.simulation is None:
             raise BenchError(f"testbed {testbed.name!r} has no [simulation] section; add one to simulate it")
         self._testbed = testbed
+        self._only = only
         self._rng = rng or random.SystemRandom()
         self.ring: Ring = ring_of(testbed)
         self._places, self._links = self._plan()
@@ -152,7 +156,9 @@ class Bench:
 
     def _plan(self) -> tuple[dict[str, Place], dict[str, Path]]:
         """Where each simulated instrument goes, and the links for serial ones with a path of their own."""
-        entries = self._testbed.instruments
+        entries = [
+            entry for entry in self._testbed.instruments if self._only is None or entry.name in self._only
+        ]
         automatic = [entry for entry in entries if entry.address == AUTO]
         picked = pick_hosts([row(entry.model).ports for entry in automatic], self._rng)
         places = {entry.name: place for entry, place in zip(automatic, picked, strict=True)}

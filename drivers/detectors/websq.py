@@ -39,6 +39,7 @@ from drivers.links.errors import (
     WrongInstrumentError,
 )
 from drivers.links.limits import ListWithin, Within
+from drivers.links.link import Link
 from drivers.settings import Quantity, same
 
 log = logging.getLogger(__name__)
@@ -147,6 +148,10 @@ class WebSQ(LabInstrument):
             axis_points=lambda: np.arange(1, len(self._channels()) + 1),
             docstring="Counts per second of each detector, from one whole measurement period that began after the call.",
         )
+
+    def every_link(self) -> dict[str, Link]:
+        """Control and counts."""
+        return {"": self.link, "counts_port": self._counts}
 
     # Identity, known state and safe state
 

@@ -71,6 +71,8 @@ class _Transport(Protocol):
 
     def trouble(self) -> str: ...
 
+    def unfinished(self) -> bytes: ...
+
     def close(self) -> None: ...
 
 
@@ -124,6 +126,10 @@ class _SocketTransport:
             "the instrument answered more than it was asked" if self._pending else found_waiting(self._socket)
         )
 
+    def unfinished(self) -> bytes:
+        """What came of a line whose end did not."""
+        return bytes(self._pending)
+
     def close(self) -> None:
         hang_up(self._socket)
         self._resource.close()
@@ -147,6 +153,9 @@ class _VisaTransport:
 
     def trouble(self) -> str:
         return ""
+
+    def unfinished(self) -> bytes:
+        return b""
 
     def close(self) -> None:
         self._resource.close()
@@ -370,6 +379,8 @@ class ScpiLink(Link):
         except ValueError as exc:
             raise self.malformed(command, str(exc)) from exc
         except OSError as exc:
+            if unfinished := self._transport.unfinished() if self._transport else b"":
+                self._seen("received", unfinished)
             raise self._link_error(f"waiting for the reply to {command!r}", exc) from exc
         self._seen("received", line + b"\n")
         return line.decode("latin-1").strip()

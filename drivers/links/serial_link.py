@@ -148,7 +148,8 @@ class SerialLink(ByteLink):
         """Throw away input until the line is quiet; MalformedReplyError when it does not become so."""
         self._received = b""
         give_up = self.now() + (MAX_DRAIN_S if timeout_s >= MAX_DRAIN_S else timeout_s / 2)
-        while self._read(QUIET_S):
+        while unread := self._read(QUIET_S):
+            self._seen("received", unread)
             if self.now() > give_up:
                 if self._urgent_thread == threading.get_ident():
                     return  # the safe command goes out whatever is on the line

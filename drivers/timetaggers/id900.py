@@ -37,6 +37,7 @@ from drivers.links.errors import (
     WrongInstrumentError,
 )
 from drivers.links.limits import Within, Words
+from drivers.links.link import Link
 from drivers.links.zmq_reqrep import RequestLink
 from drivers.settings import Quantity
 from drivers.timetaggers.data_link_target import DataLinkTargetClient
@@ -237,6 +238,10 @@ class ID900(LabInstrument):
             get=partial(self.count_rate, channel),
             snapshot_get=False,  # it takes as long as it counts
         )
+
+    def every_link(self) -> dict[str, Link]:
+        """The instrument and the service; tags, which are key, are in no transcript."""
+        return {"": self.link, "dlt_address": self.dlt.link}
 
     # Identity, known state and safe state
 

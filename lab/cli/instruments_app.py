@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from lab.cli.first_contact_app import record_command, replay_command
 from lab.cli.options import Json, TestbedPath
 
 
@@ -24,7 +25,7 @@ class ListsByDefault(TyperGroup):
 instruments_app = typer.Typer(
     cls=ListsByDefault,
     no_args_is_help=True,
-    help="Identify every configured instrument and show its parameters; look for instruments.",
+    help="Identify every configured instrument and show its parameters; look for instruments; record and replay a first session.",
 )
 
 
@@ -53,3 +54,7 @@ def scan_command(
     from lab.cli.scan import show_scan
 
     show_scan(testbed, host or [], as_json)
+
+
+instruments_app.command("record")(record_command)
+instruments_app.command("replay")(replay_command)

@@ -1,0 +1,128 @@
+"""A transcript against the driver: the instrument's part is played from the file, the driver does the steps again.
+
+The driver must send what was sent, in the order of each link, and make of the answers what it made of them.  The first
+difference of a link ends the replay, because nothing that follows has a meaning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from drivers.catalogue import AddressKind, create_instrument, row
+from drivers.links.transcript import Header, LinkInfo, Outcome, Passed, Step, Transcript
+from lab.runs.first_contact.recording import redactor_for
+from lab.runs.first_contact.session import Session, unique_name
+from sim_backends.scripted import PEERS, Difference, InterbusManner, Manner, Peer, ScpiManner, Script
+
+INTERBUS = ("nkt-basik",)
+"""Models whose telegrams carry a source address that changes."""
+
+
+@dataclass(frozen=True)
+class DriverReport:
+    """How many ``steps`` were done again, and what differed, in words with the line of the transcript."""
+
+    steps: int
+    differences: tuple[str, ...]
+
+
+def against_driver(transcript: Transcript) -> DriverReport | None:
+    """Do the steps again; None for a transcript without any."""
+    steps = list(transcript.steps())
+    if not steps:
+        return None
+    header = transcript.header
+    done, differences = 0, []
+    with _peers(transcript) as peers:
+        address, options = _places(header, peers)
+        driver = create_instrument(header.model, unique_name("replay"), address, **options)
+        with closing(driver):
+            driver.leave_on()  # there is nothing that could be on
+            session = Session(driver, read_only=steps[0][0].do != "connect")
+            for step, then in steps:
+                outcome = session.perform(step)
+                done += 1
+                if any(peer.script.difference for peer in peers):
+                    break
+                if then is not None and (text := _otherwise(outcome, then)):
+                    differences.append(f"{_words(step)}: {text}")
+        scripts = [peer.script for peer in peers]
+        found = [each for script in scripts if (each := script.difference)] or [
+            each for script in scripts if (each := script.unfinished())
+        ]
+    return DriverReport(done, (*(_told(transcript, each) for each in found), *differences))
+
+
+@contextmanager
+def _peers(transcript: Transcript) -> Iterator[list[Peer]]:
+    with ExitStack() as stack:
+        peers = []
+        for number, info in enumerate(transcript.header.links):
+            peer = PEERS[info.kind](_script(transcript, number, info))
+            stack.callback(peer.close)
+            peers.append(peer)
+        yield peers
+
+
+def _script(transcript: Transcript, number: int, info: LinkInfo) -> Script:
+    passed = [
+        (index, entry)
+        for index, entry in enumerate(transcript.entries)
+        if isinstance(entry, Passed) and entry.link == number
+    ]
+    return Script(
+        number,
+        passed,
+        redactor_for(()),
+        manner=_manner(transcript.header, info),
+        by_connection=info.kind in ("visa", "tcp"),
+    )
+
+
+def _manner(header: Header, info: LinkInfo) -> Manner:
+    if header.model in INTERBUS:
+        return InterbusManner()
+    return ScpiManner() if header.source is not None and info.kind in ("visa", "zeromq") else Manner()
+
+
+def _places(header: Header, peers: list[Peer]) -> tuple[str, dict[str, Any]]:
+    """The address and the options with which a driver finds the peers."""
+    options, address = dict(header.options), ""
+    for info, peer in zip(header.links, peers, strict=True):
+        if info.option.endswith("_port"):
+            options[info.option] = int(peer.address.rpartition(":")[2])
+        elif info.option:
+            options[info.option] = peer.address
+        else:
+            visa = row(header.model).address is AddressKind.VISA
+            address = f"TCPIP::{peer.address.replace(':', '::')}::SOCKET" if visa else peer.address
+    return address, options
+
+
+def _otherwise(outcome: Outcome, then: Outcome) -> str:
+    """How ``outcome`` differs from what it was ``then``, in words; "" when it does not."""
+    if outcome.failed != then.failed:
+        return f"{_result(outcome)}, then it {_result(then)}"
+    if (outcome.kind or then.kind) or outcome.gave == then.gave:
+        return "" if outcome.kind == then.kind else f"{_result(outcome)}, then it {_result(then)}"
+    return f"{_result(outcome)}, then it {_result(then)}"
+
+
+def _result(outcome: Outcome) -> str:
+    if outcome.failed:
+        return f"raised {outcome.failed}"
+    return f"gave some {outcome.kind}" if outcome.kind else f"gave {outcome.gave!r}"
+
+
+def _words(step: Step) -> str:
+    return f"{step.do} {step.name}".rstrip()
+
+
+def _told(transcript: Transcript, difference: Difference) -> str:
+    line = "the end" if difference.entry is None else f"line {transcript.line_of(difference.entry)}"
+    option = transcript.header.links[difference.link].option
+    where = f"{line} ({option})" if option else line
+    return f"{where}: sent {difference.sent}, then it was {difference.expected}"

@@ -1,0 +1,215 @@
+"""The recorder of a session: listens on every link of a driver and keeps a transcript that is whole after each step."""
+
+from __future__ import annotations
+
+import getpass
+import importlib.metadata
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from drivers.base import LabInstrument
+from drivers.links.addresses import host_of
+from drivers.links.link import Direction, Link
+from drivers.links.scpi_visa import ScpiLink
+from drivers.links.serial_link import SerialLink
+from drivers.links.transcript import (
+    VERSION,
+    Entry,
+    Header,
+    LinkInfo,
+    LinkKind,
+    Outcome,
+    Passed,
+    Recorded,
+    Redactor,
+    Step,
+    to_text,
+    without_blocks,
+)
+from drivers.links.zmq_reqrep import RequestLink
+from lab.runs.first_contact.session import Session
+from orchestrator.durable import replace_file
+
+
+def kind_of(link: Link) -> LinkKind:
+    """The kind of a link."""
+    for kind, name in ((ScpiLink, "visa"), (SerialLink, "serial"), (RequestLink, "zeromq")):
+        if isinstance(link, kind):
+            return name  # type: ignore[return-value]
+    return "tcp"
+
+
+def redactor_for(addresses: Iterable[str]) -> Redactor:
+    """Takes out the hosts of ``addresses``, the paths of serial ports, and the names of this machine and its user."""
+    names = {socket.gethostname(), str(Path.home())}
+    with suppress(OSError, KeyError):  # a user without a name
+        names.add(str(Path("/home") / getpass.getuser()))
+    for address in addresses:
+        names.update((host_of(address), address if "/" in address else ""))
+    return Redactor(names - {"", "/", "localhost"})
+
+
+class Recorder:
+    """Keeps what passes on the links of ``driver`` of ``model``; ``options`` are those that it was made with.
+
+    Links are tapped until :meth:`close`.  ``keep`` gets the whole content of the file after each step.
+    """
+
+    def __init__(
+        self,
+        driver: LabInstrument,
+        model: str,
+        options: Mapping[str, Any],
+        keep: Callable[[str], object],
+        *,
+        read_only: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._links = driver.every_link()
+        self._driver = driver
+        self._keep = keep
+        self._clock = clock
+        self._begun = clock()
+        self._lock = threading.Lock()
+        self._entries: list[Entry] = []
+        self._redactor = redactor_for(link.address for link in self._links.values())
+        self._ended = ""
+        self._header = Header(
+            transcript=VERSION,
+            model=model,
+            driver=f"{type(driver).__module__}:{type(driver).__qualname__}",
+            qunetlab=importlib.metadata.version("qunetlab"),
+            date=datetime.now(UTC).date().isoformat(),
+            links=tuple(LinkInfo(option, kind_of(link)) for option, link in self._links.items()),
+            options={
+                name: self._cleaned(value) for name, value in options.items() if name not in self._links
+            },
+            read_only=read_only,
+        )
+        for number, link in enumerate(self._links.values()):
+            link.tap = self._tap(number, kind_of(link))
+
+    def close(self) -> None:
+        """Listen no more."""
+        for link in self._links.values():
+            link.tap = None
+
+    def perform(self, session: Session, step: Step) -> Outcome:
+        """Do ``step``, keep it with its outcome, and save; what breaks in is kept too, and raised."""
+        clean = self._redactor.text
+        self._add(Step(self._now(), step.do, clean(step.name), step.value))
+        try:
+            outcome = session.perform(step)
+        except BaseException as error:
+            self._add(Outcome(self._now(), failed=type(error).__name__))
+            self._ended = f"{type(error).__name__} in {step.do} {clean(step.name)}".rstrip()
+            self.save()
+            raise
+        self._add(Outcome(self._now(), self._cleaned(outcome.gave), outcome.kind, outcome.failed))
+        self.save()
+        return outcome
+
+    def end(self, why: str) -> None:
+        """The session ends early."""
+        self._ended = self._redactor.text(why)
+        self.save()
+
+    def save(self) -> None:
+        """Have the file written as it is so far."""
+        found = self._driver.identity
+        identity = (
+            Recorded(
+                *map(self._redactor.text, (found.vendor, found.model, found.serial_number, found.firmware))
+            )
+            if found
+            else None
+        )
+        with self._lock:
+            header = msgspec.structs.replace(self._header, identity=identity, ended=self._ended)
+            self._keep(to_text(header, self._entries))
+
+    def _tap(self, link: int, kind: LinkKind) -> Callable[[Direction, bytes], None]:
+        def tap(direction: Direction, data: bytes) -> None:
+            parts = (
+                without_blocks(data)
+                if kind in ("visa", "zeromq") and direction != "block"
+                else [(False, data)]
+            )
+            for is_block, part in parts:
+                clean = part if is_block or direction == "block" else self._redactor.clean(part)
+                self._add(Passed(self._now(), link, "block" if is_block else direction, clean))
+
+        return tap
+
+    def _add(self, entry: Entry) -> None:
+        """Keep an entry; what a stream delivers in pieces is one."""
+        with self._lock:
+            before = self._entries[-1] if self._entries else None
+            pieces = (
+                isinstance(entry, Passed)
+                and isinstance(before, Passed)
+                and entry.direction == before.direction == "received"
+                and entry.link == before.link
+                and self._header.links[entry.link].kind in ("tcp", "serial")
+            )
+            if pieces and isinstance(entry, Passed) and isinstance(before, Passed):
+                self._entries[-1] = msgspec.structs.replace(before, data=before.data + entry.data)
+            else:
+                self._entries.append(entry)
+
+    def _now(self) -> float:
+        return self._clock() - self._begun
+
+    def _cleaned(self, value: Any) -> Any:
+        return self._redactor.text(value) if isinstance(value, str) else value
+
+
+@contextmanager
+def recorded(
+    driver: LabInstrument, model: str, options: Mapping[str, Any], out: Path, *, read_only: bool
+) -> Iterator[tuple[Recorder, Session]]:
+    """A recorder that keeps its transcript in the file ``out``, and the session; the driver's links end with it."""
+    session = Session(driver, read_only=read_only)
+    recorder = Recorder(
+        driver, model, options, lambda text: replace_file(out, text.encode("utf-8")), read_only=read_only
+    )
+    recorder.save()
+    try:
+        yield recorder, session
+    finally:
+        recorder.close()
+        driver.close()
+
+
+LOST = ("LinkBrokenError", "LinkTimeoutError", "LinkClosedError", "MalformedReplyError")
+MAX_LOST = 3
+"""A session ends early after so many steps in a row that got no answer, or none that makes sense."""
+
+
+def run(recorder: Recorder, session: Session, more: Iterable[Step] = ()) -> bool:
+    """Record a whole session, with the steps ``more`` before its end; whether every step got an answer.
+
+    The instrument is made safe at the end, whatever happened, unless the session only reads.
+    """
+    lost = in_a_row = 0
+    try:
+        for step in chain(session.plan(), more):
+            failed = recorder.perform(session, step).failed
+            in_a_row = in_a_row + 1 if failed in LOST else 0
+            lost += failed in LOST
+            if in_a_row == MAX_LOST or (failed and step.do in ("connect", "identify")):
+                recorder.end(f"{failed} in {step.do} {step.name}".rstrip())
+                return False
+    finally:
+        if not session.read_only:
+            recorder.perform(session, Step(0.0, "safe_state"))
+    return not lost
