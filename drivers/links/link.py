@@ -52,6 +52,9 @@ GRACE_S = 0.2
 """How long somebody urgent waits for the holder of the link before cutting it off."""
 HASTE_S = 0.4
 """What opening a line or a reply may take at the first of the two attempts to make an instrument safe."""
+KNOCKS = 15
+KNOCK_S = 0.02
+"""How often, and at what distance, an instrument that refuses the line is tried by somebody urgent."""
 PROGRESS_S = 10.0
 """A wait that lasts says so this often."""
 
@@ -91,8 +94,8 @@ class Link(ABC):
         self._wanted: bool | None = None  # None: never opened
         self._sound = False
         self._brought_up = False
-        self._bringing_up = False
-        self._claiming = threading.Lock()
+        self._bringing_up: int | None = None  # the thread that does
+        self._urgency = threading.RLock()
         self._claims = 0
         self._calm = threading.Event()
         self._calm.set()
@@ -156,10 +159,13 @@ class Link(ABC):
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Hold the link for several exchanges that belong together; PreemptedError once somebody urgent came."""
-        held, lock, me = self._held, self._lock, threading.get_ident()
+        held, me = self._held, threading.get_ident()
         if not held.depth and self._urgent_thread != me:
             self._calm.wait()
+        lock = self._lock
         with lock:
+            if lock is not self._lock:  # it was taken from a holder for whom this thread waited
+                raise self.error(PreemptedError, "given up, because the instrument was made safe meanwhile")
             if not held.depth:
                 held.epoch = self._epoch
             held.depth += 1
@@ -200,7 +206,7 @@ class Link(ABC):
                 self._forget()
             else:
                 self._sound = True
-        if urgent or self._bringing_up:
+        if urgent or self._bringing_up == threading.get_ident():
             self._make_line()
             return
         self._wanted = True
@@ -233,11 +239,12 @@ class Link(ABC):
         if self._brought_up:
             return
         if self.bring_up is not None:
-            self._bringing_up = True
+            self._bringing_up = threading.get_ident()
             try:
                 self.bring_up()
             finally:
-                self._bringing_up = False
+                if self._bringing_up == threading.get_ident():
+                    self._bringing_up = None
             if self._sound and (trouble := self._look()):
                 self._forget()
                 raise self.error(LinkBrokenError, f"{trouble} while it was set up")
@@ -248,43 +255,50 @@ class Link(ABC):
 
     @contextmanager
     def urgent(self) -> Iterator[None]:
-        """Hold the link before everybody else, with a usable line; see the module."""
+        """Hold the link before everybody else but others as urgent, with a usable line; see the module."""
         me, held = threading.get_ident(), self._held
-        with self._claiming:
+        with self._urgency:
             self._claims += 1
             self._epoch += 1
             self._calm.clear()
-        try:
-            lock = self._seize()
-            before, self._urgent_thread = self._urgent_thread, me
-            wanted = self._wanted
-            held.epoch = self._epoch  # whoever makes safe in the midst of a transaction goes on with it
-            held.depth += 1
             try:
-                yield
+                lock = self._seize()
+                before, self._urgent_thread = self._urgent_thread, me
+                wanted = self._wanted
+                held.epoch = self._epoch  # whoever makes safe in the midst of a transaction goes on with it
+                held.depth += 1
+                try:
+                    yield
+                finally:
+                    held.depth -= 1
+                    self._urgent_thread = before
+                    if not wanted:
+                        self._forget()
+                    lock.release()
             finally:
-                held.depth -= 1
-                self._urgent_thread = before
-                if not wanted:
-                    self._forget()
-                lock.release()
-        finally:
-            with self._claiming:
                 self._claims -= 1
                 if not self._claims:
                     self._calm.set()
 
     def urgently(self, action: Callable[[], None]) -> None:
-        """Do ``action`` before everybody else: hastily, and after a LinkError once more on a fresh line with all time."""
+        """Do ``action`` before everybody else: hastily, and after a LinkError once more on a fresh line with all time.
+
+        An instrument that cannot be reached may be so for a moment only, and is tried :data:`KNOCKS` times.
+        """
         with self.urgent():
-            self._hasty = True
-            try:
-                action()
-                return
-            except LinkError as error:
-                log.warning("%s; trying once more", error)
-            finally:
-                self._hasty = False
+            for knock in range(KNOCKS):
+                self._hasty = True
+                try:
+                    action()
+                    return
+                except LinkError as error:
+                    if not knock:
+                        log.warning("%s; trying again", error)
+                    if not isinstance(error, LinkBrokenError):
+                        break
+                finally:
+                    self._hasty = False
+                time.sleep(KNOCK_S)
             action()
 
     def _seize(self) -> threading.RLock:

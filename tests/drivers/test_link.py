@@ -13,6 +13,7 @@ from drivers.links.errors import (
     InstrumentRefusedError,
     LinkBrokenError,
     LinkClosedError,
+    LinkError,
     LinkTimeoutError,
     MalformedReplyError,
     NotReadyError,
@@ -30,6 +31,7 @@ class Talker:
         self.held: set[str] = set()
         self.asked, self.release = threading.Event(), threading.Event()
         self.extra: dict[str, str] = {}
+        self.slowness_s = 0.0
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self._connections: list[socket.socket] = []
@@ -53,6 +55,7 @@ class Talker:
             for line in lines:
                 word = line.strip()
                 self.heard.append(word)
+                threading.Event().wait(self.slowness_s)
                 if word in self.held:
                     self.asked.set()
                     self.release.wait(10.0)
@@ -331,6 +334,105 @@ def test_a_holder_that_answers_nobody_is_cut_off(link: TcpLink) -> None:
     thread.join(5.0)
     assert len(outcome) == 1
     assert ask(link, "b") == "b!"
+
+
+def test_who_waited_for_a_holder_that_was_cut_off_does_not_come_in_beside_others(link: TcpLink) -> None:
+    ask(link, "a")
+    held, let_go = threading.Event(), threading.Event()
+    inside: list[int] = []
+    outcome: list[str] = []
+
+    def stubborn() -> None:
+        with suppress(LinkBrokenError, PreemptedError), link.exchange():
+            held.set()
+            let_go.wait(10.0)
+
+    def patient() -> None:
+        try:
+            with link.transaction():
+                inside.append(1)
+        except PreemptedError:
+            outcome.append("given up")
+
+    threads = [threading.Thread(target=stubborn), threading.Thread(target=patient)]
+    threads[0].start()
+    held.wait(5.0)
+    old = link._lock
+    threads[1].start()
+    with link.urgent():
+        assert link._lock is not old
+        let_go.set()
+        for thread in threads:
+            thread.join(5.0)
+        assert (inside, outcome) == ([], ["given up"])
+        say(link, "dark")
+    say(link, "b")
+
+
+def test_two_that_make_safe_at_once_both_do(link: TcpLink, talker: Talker) -> None:
+    ask(link, "a")
+    talker.slowness_s = 0.15
+    failed: list[Exception] = []
+
+    def dark() -> None:
+        for word in ("dark", "is it", "really"):
+            say(link, word)
+
+    def make_safe() -> None:
+        try:
+            link.urgently(dark)
+        except LinkError as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=make_safe) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10.0)
+    assert failed == []
+    assert link._urgent_thread is None
+    say(link, "b")
+
+
+def test_an_instrument_that_refuses_for_a_moment_is_made_safe(
+    link: TcpLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusals = iter([True] * 4)
+
+    def refusing(timeout_s: float) -> None:
+        if next(refusals, False):
+            raise link.error(LinkBrokenError, "refused")
+        TcpLink._open(link, timeout_s)
+
+    monkeypatch.setattr(link, "_open", refusing)
+    begun = time.monotonic()
+    link.urgently(lambda: say(link, "dark"))
+    assert time.monotonic() - begun < 1.0
+
+
+def test_a_bring_up_that_hangs_is_no_bring_up_for_others(link: TcpLink, ups: list[str]) -> None:
+    begun, let_go = threading.Event(), threading.Event()
+    ordinary = link.bring_up
+
+    def hangs() -> None:
+        link.bring_up = ordinary
+        begun.set()
+        let_go.wait(10.0)
+
+    def first_use() -> None:
+        with suppress(LinkBrokenError, PreemptedError):
+            ask(link, "a")
+
+    link.bring_up = hangs
+    thread = threading.Thread(target=first_use)
+    thread.start()
+    begun.wait(5.0)
+    link.urgently(lambda: say(link, "dark"))
+    say(link, "b")
+    assert ups == ["who!"]
+    let_go.set()
+    thread.join(5.0)
+    say(link, "c")
 
 
 def test_waiting_holds_nothing_and_tells_progress(link: TcpLink, caplog: pytest.LogCaptureFixture) -> None:
