@@ -25,6 +25,7 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
+from drivers.links.ieee488 import MAX_BLOCK_BYTES
 from drivers.links.link import NO_TEXT, Direction
 
 VERSION = 1
@@ -249,6 +250,8 @@ def _passed(at_s: float, rest: dict[str, Any], header: Header) -> Passed:
     if what == "opened":
         return Passed(at_s, link, "opened", b"")
     if what == "block_bytes":
+        if not 0 <= int(value) <= MAX_BLOCK_BYTES:
+            raise ValueError(f"no block has {value} bytes")
         return Passed(at_s, link, "block", b"%d" % int(value))
     if what in ("sent", "sent_hex", "received", "received_hex"):
         data = bytes.fromhex(value) if what.endswith("_hex") else str(value).encode("latin-1")

@@ -12,10 +12,10 @@ from typing import Any
 
 import typer
 
-from drivers.catalogue import CatalogueError, create_instrument, row
+from drivers.catalogue import CatalogueError, row
 from drivers.links.transcript import Step, Transcript, TranscriptError, from_text
 from lab.guard import LOCK_FILE, owning
-from lab.runs.first_contact.against_driver import DriverReport, against_driver
+from lab.runs.first_contact.against_driver import DriverReport, against_driver, made
 from lab.runs.first_contact.against_twin import TwinReport, against_twin, has_twin
 from lab.runs.first_contact.recording import recorded, run
 from lab.runs.first_contact.session import settings, unique_name
@@ -56,7 +56,7 @@ def record(
             entry = InstrumentEntry(
                 name="first", model=name, owner="relay", address=address, options=dict(map(_option, options))
             )
-        driver = create_instrument(entry.model, unique_name(entry.name), entry.address, **entry.options)
+        driver = made(entry.model, unique_name(entry.name), entry.address, entry.options)
         stack.callback(driver.close)
         for line in _announced(entry, settings(driver), read_only=read_only, out=out):
             echo(line)
@@ -64,7 +64,7 @@ def record(
             echo("not agreed; nothing was sent")
             return 1
         with recorded(driver, entry.model, entry.options, out, read_only=read_only) as (recorder, session):
-            complete = run(recorder, session, _own_lines(sys.stdin) if interactive else ())
+            complete = run(recorder, session, _own_lines(sys.stdin) if interactive else (), tell=echo)
     echo(
         f"{out} holds the session{'' if complete else ', which did not get every answer'}; look at it before you send it"
     )

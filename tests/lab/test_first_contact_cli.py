@@ -132,6 +132,55 @@ def test_a_failure_in_the_middle_keeps_what_was_recorded(qunetlab: Any, tmp_path
     assert '"sent": "MEASure:POWer?\\n"' in out.read_text()
 
 
+def test_another_instrument_than_the_one_meant_is_asked_who_it_is_and_nothing_more(
+    qunetlab: Any, meter: Any, tmp_path: Path
+) -> None:
+    out = tmp_path / "attenuator.jsonl"
+    said = qunetlab("instruments", "record", "keysight-n7764a", meter.address, "--out", str(out), "--yes")
+    assert said.returncode == 3
+    assert "connect: WrongInstrumentError: " in said.stdout
+    transcript = from_text(out.read_text())
+    assert transcript.header.ended == "WrongInstrumentError in connect"
+    assert [
+        each.data for each in transcript.entries if isinstance(each, Passed) and each.direction == "sent"
+    ] == [b"*IDN?\n"]
+
+
+def test_options_that_a_driver_does_not_have_are_named(qunetlab: Any, meter: Any, tmp_path: Path) -> None:
+    arguments = (
+        "instruments",
+        "record",
+        "thorlabs-pm100d",
+        meter.address,
+        "--out",
+        str(tmp_path / "m.jsonl"),
+    )
+    for option, why in (
+        ("colour=red", "unexpected keyword argument 'colour'"),
+        ("colour", "is not NAME=VALUE"),
+    ):
+        said = qunetlab(*arguments, "--yes", "--option", option)
+        assert said.returncode == 2, said.stderr
+        assert why in said.stderr
+    said = qunetlab(*arguments, "--yes", "--option", "averaging=3")
+    assert said.returncode == 0
+    assert from_text((tmp_path / "m.jsonl").read_text()).header.options == {"averaging": 3}
+
+
+def test_a_replay_leads_to_no_real_instrument(qunetlab: Any, tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    header = {
+        "transcript": 1,
+        "model": "id-quantique-id900",
+        "links": [{"option": "", "kind": "zeromq"}],
+        "options": {"dlt_address": "192.0.2.1:6060"},
+    }
+    path.write_text(json.dumps(header) + '\n{"at_s": 0.0, "do": "connect"}\n')
+    said = qunetlab("instruments", "replay", str(path), "--only", "driver")
+    assert said.returncode == 2
+    assert "lacks the link of the driver's dlt_address" in said.stderr
+
+
 def test_a_stop_button_keeps_what_was_recorded_and_leaves_the_instrument_safe(tmp_path: Path) -> None:
     out = tmp_path / "laser.jsonl"
     with closing(NKTBasikTwin()) as twin:

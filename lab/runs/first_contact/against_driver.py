@@ -6,15 +6,16 @@ difference of a link ends the replay, because nothing that follows has a meaning
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from drivers.base import LabInstrument
 from drivers.catalogue import AddressKind, create_instrument, row
-from drivers.links.transcript import Header, LinkInfo, Outcome, Passed, Step, Transcript
+from drivers.links.transcript import Header, LinkInfo, Outcome, Passed, Transcript
 from lab.runs.first_contact.recording import redactor_for
-from lab.runs.first_contact.session import Session, unique_name
+from lab.runs.first_contact.session import Session, unique_name, what
 from sim_backends.scripted import PEERS, Difference, InterbusManner, Manner, Peer, ScpiManner, Script
 
 INTERBUS = ("nkt-basik",)
@@ -38,8 +39,9 @@ def against_driver(transcript: Transcript) -> DriverReport | None:
     done, differences = 0, []
     with _peers(transcript) as peers:
         address, options = _places(header, peers)
-        driver = create_instrument(header.model, unique_name("replay"), address, **options)
+        driver = made(header.model, unique_name("replay"), address, options)
         with closing(driver):
+            _require_all_links(driver, header)
             driver.leave_on()  # there is nothing that could be on
             session = Session(driver, read_only=steps[0][0].do != "connect")
             for step, then in steps:
@@ -48,12 +50,29 @@ def against_driver(transcript: Transcript) -> DriverReport | None:
                 if any(peer.script.difference for peer in peers):
                     break
                 if then is not None and (text := _otherwise(outcome, then)):
-                    differences.append(f"{_words(step)}: {text}")
+                    differences.append(f"{what(step)}: {text}")
         scripts = [peer.script for peer in peers]
         found = [each for script in scripts if (each := script.difference)] or [
             each for script in scripts if (each := script.unfinished())
         ]
     return DriverReport(done, (*(_told(transcript, each) for each in found), *differences))
+
+
+def made(model: str, name: str, address: str, options: Mapping[str, Any]) -> LabInstrument:
+    """The driver, not connected; ValueError for options that it does not have."""
+    try:
+        return create_instrument(model, name, address, **options)
+    except TypeError as error:
+        raise ValueError(f"the driver of {model} does not take these options: {error}") from error
+
+
+def _require_all_links(driver: LabInstrument, header: Header) -> None:
+    """ValueError when the driver has a link that the transcript has not: it would lead to a real instrument."""
+    missing = driver.every_link().keys() - {info.option for info in header.links}
+    if missing:
+        raise ValueError(
+            f"the transcript lacks the link of the driver's {', '.join(sorted(missing)) or 'address'}"
+        )
 
 
 @contextmanager
@@ -115,10 +134,6 @@ def _result(outcome: Outcome) -> str:
     if outcome.failed:
         return f"raised {outcome.failed}"
     return f"gave some {outcome.kind}" if outcome.kind else f"gave {outcome.gave!r}"
-
-
-def _words(step: Step) -> str:
-    return f"{step.do} {step.name}".rstrip()
 
 
 def _told(transcript: Transcript, difference: Difference) -> str:

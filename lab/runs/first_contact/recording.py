@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import importlib.metadata
+import logging
 import socket
 import threading
 import time
@@ -36,26 +37,38 @@ from drivers.links.transcript import (
     without_blocks,
 )
 from drivers.links.zmq_reqrep import RequestLink
-from lab.runs.first_contact.session import Session
+from lab.runs.first_contact.session import Session, what
 from orchestrator.durable import replace_file
+
+logger = logging.getLogger(__name__)
+
+SHORT_NAME = 4
+"""Shorter names of machines are words of other meanings too."""
+
+
+KINDS: tuple[tuple[type[Link], LinkKind], ...] = (
+    (ScpiLink, "visa"),
+    (SerialLink, "serial"),
+    (RequestLink, "zeromq"),
+    (Link, "tcp"),
+)
 
 
 def kind_of(link: Link) -> LinkKind:
     """The kind of a link."""
-    for kind, name in ((ScpiLink, "visa"), (SerialLink, "serial"), (RequestLink, "zeromq")):
-        if isinstance(link, kind):
-            return name  # type: ignore[return-value]
-    return "tcp"
+    return next(name for kind, name in KINDS if isinstance(link, kind))
 
 
 def redactor_for(addresses: Iterable[str]) -> Redactor:
     """Takes out the hosts of ``addresses``, the paths of serial ports, and the names of this machine and its user."""
-    names = {socket.gethostname(), str(Path.home())}
+    names = {str(Path.home()), "localhost"}
+    if len(machine := socket.gethostname()) >= SHORT_NAME:
+        names.add(machine)
     with suppress(OSError, KeyError):  # a user without a name
         names.add(str(Path("/home") / getpass.getuser()))
     for address in addresses:
         names.update((host_of(address), address if "/" in address else ""))
-    return Redactor(names - {"", "/", "localhost"})
+    return Redactor(names - {"", "/"})
 
 
 class Recorder:
@@ -111,7 +124,7 @@ class Recorder:
             outcome = session.perform(step)
         except BaseException as error:
             self._add(Outcome(self._now(), failed=type(error).__name__))
-            self._ended = f"{type(error).__name__} in {step.do} {clean(step.name)}".rstrip()
+            self._ended = clean(f"{type(error).__name__} in {what(step)}")
             self.save()
             raise
         self._add(Outcome(self._now(), self._cleaned(outcome.gave), outcome.kind, outcome.failed))
@@ -195,21 +208,31 @@ MAX_LOST = 3
 """A session ends early after so many steps in a row that got no answer, or none that makes sense."""
 
 
-def run(recorder: Recorder, session: Session, more: Iterable[Step] = ()) -> bool:
+def run(
+    recorder: Recorder,
+    session: Session,
+    more: Iterable[Step] = (),
+    tell: Callable[[str], object] = logger.warning,
+) -> bool:
     """Record a whole session, with the steps ``more`` before its end; whether every step got an answer.
 
-    The instrument is made safe at the end, whatever happened, unless the session only reads.
+    An instrument that was identified is made safe at the end, whatever happened, unless the session only reads.
+    ``tell`` gets a line for each step that failed.
     """
     lost = in_a_row = 0
     try:
         for step in chain(session.plan(), more):
             failed = recorder.perform(session, step).failed
+            if failed:
+                tell(f"{what(step)}: {failed}: {session.reason}")
             in_a_row = in_a_row + 1 if failed in LOST else 0
             lost += failed in LOST
             if in_a_row == MAX_LOST or (failed and step.do in ("connect", "identify")):
-                recorder.end(f"{failed} in {step.do} {step.name}".rstrip())
+                recorder.end(f"{failed} in {what(step)}")
                 return False
     finally:
-        if not session.read_only:
-            recorder.perform(session, Step(0.0, "safe_state"))
-    return not lost
+        if not session.read_only and session.driver.identity is not None:
+            failed = recorder.perform(session, Step(0.0, "safe_state")).failed
+            if failed:
+                tell(f"it could not be made safe: {failed}: {session.reason}")
+    return not (lost or failed)

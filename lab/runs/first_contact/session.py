@@ -31,6 +31,11 @@ def unique_name(word: str) -> str:
     return f"{word}_{next(_NUMBERS)}"
 
 
+def what(step: Step) -> str:
+    """A step in words."""
+    return f"{step.do} {step.name}".rstrip()
+
+
 def parameters(driver: LabInstrument) -> dict[str, Parameter[Any, Any]]:
     """Every readable parameter by name, those of channels with the channel before it; no curves."""
     holders = {"": driver, **driver.submodules}
@@ -63,6 +68,7 @@ class Session:
     def __init__(self, driver: LabInstrument, *, read_only: bool) -> None:
         self.driver = driver
         self.read_only = read_only
+        self.reason = ""
         self._held: dict[str, Any] = {}
         begin(driver, read_only=read_only)
 
@@ -78,10 +84,12 @@ class Session:
                     yield Step(0.0, "set", name, self._held[name])
 
     def perform(self, step: Step) -> Outcome:
-        """Do ``step``; errors of the instrument and of its driver are its outcome."""
+        """Do ``step``; errors of the instrument and of its driver are its outcome, and ``reason`` says more of them."""
+        self.reason = ""
         try:
             return self._perform(step)
         except (InstrumentError, ValueError, TypeError) as error:
+            self.reason = str(error)
             return Outcome(0.0, failed=type(error).__name__)
 
     def _perform(self, step: Step) -> Outcome:
@@ -97,13 +105,19 @@ class Session:
         elif step.do == "write":
             driver.write(step.name)
         elif step.do == "set":
-            parameters(driver)[step.name].set(step.value)
+            self._parameter(step.name).set(step.value)
         else:
             return self._read(step.name)
         return Outcome(0.0)
 
+    def _parameter(self, name: str) -> Parameter[Any, Any]:
+        found = parameters(self.driver)
+        if name not in found:
+            raise ValueError(f"the driver has no parameter {name!r}; it has {', '.join(found)}")
+        return found[name]
+
     def _read(self, name: str) -> Outcome:
-        parameter = parameters(self.driver)[name]
+        parameter = self._parameter(name)
         value = plain(parameter.get())
         if not getattr(parameter, "_snapshot_get", True):  # it takes its time, and that is in the value
             return Outcome(0.0, kind=type(value).__name__)

@@ -47,7 +47,7 @@ def shape_of(data: bytes, sent: bytes) -> Shape:
         return SILENCE
     telegrams = [each for each in TelegramReader().feed(data) if isinstance(each, Telegram)]
     if telegrams and data.startswith(b"\r"):
-        return tuple(map(_telegram, telegrams))
+        return tuple(dict.fromkeys(map(_telegram, telegrams)))  # a request may have been repeated
     text = data.decode("utf-8", "replace")
     if (objects := _json_objects(text)) is not None:
         end = "0x17" if SEPARATOR.decode() in text else ""
