@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -295,11 +295,33 @@ def load_testbed(path: Path) -> Testbed:
 
 def read_testbed(path: Path) -> dict[str, Any]:
     """The content of a testbed file, not validated; raises TestbedError for a file that is no TOML."""
-    text = path.read_text(encoding="utf-8")
     try:
-        return tomllib.loads(text)
+        text = path.read_text(encoding="utf-8-sig")  # some editors put a mark before the text
+    except UnicodeDecodeError as error:
+        raise TestbedError(
+            path, [("", f"not UTF-8 at byte {error.start}; save the file in that encoding")]
+        ) from error
+    try:
+        data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise TestbedError(path, [("", f"not valid TOML: {error}")]) from error
+    if too_long := list(_too_long("", data)):
+        raise TestbedError(
+            path, [(place, "a whole number of TOML has at most 64 bits") for place in too_long]
+        )
+    return data
+
+
+def _too_long(place: str, value: object) -> Iterator[str]:
+    """Where whole numbers stand that TOML 1.0 does not have; Python's reader takes any."""
+    if isinstance(value, dict):
+        for key, each in value.items():
+            yield from _too_long(f"{place}.{key}" if place else key, each)
+    elif isinstance(value, list):
+        for index, each in enumerate(value):
+            yield from _too_long(f"{place}[{index}]", each)
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        yield place
 
 
 def parse_testbed(data: Mapping[str, Any], path: Path) -> Testbed:

@@ -15,6 +15,9 @@ from qcodes.validators import Ints, Numbers, Strings, Validator
 
 from drivers.links.errors import LimitError
 
+HUGE = 10**300
+"""Whole numbers beyond are no floats."""
+
 
 class Within(Numbers):
     """A finite number in ``[low, high]`` of ``unit``."""
@@ -27,6 +30,8 @@ class Within(Numbers):
         """Raise LimitError for a number outside the limits (NaN too), TypeError for anything else."""
         if isinstance(value, bool) or not isinstance(value, self.validtypes):
             raise TypeError(f"{value!r} is not a number; {context}")
+        if isinstance(value, int) and abs(value) > HUGE:
+            raise LimitError(f"a number of {value.bit_length()} bits is outside the limits; {context}")
         if not self.min_value <= float(value) <= self.max_value:
             raise LimitError(
                 f"{float(value):g} {self._unit} is outside "

@@ -26,6 +26,7 @@ from drivers.links.errors import (
     NoReadingError,
     NotReadyError,
 )
+from drivers.links.limits import Within
 
 UNITS = {
     "a": "A", "c": "degC", "db": "dB", "dbm": "dBm", "hz": "Hz", "ma": "mA", "ms": "ms", "mv": "mV", "mw": "mW", "nm": "nm",
@@ -348,3 +349,8 @@ def test_a_snapshot_goes_to_json_and_back(rig: Rig) -> None:
         assert shown[name]["unit"] == setting.unit
         setting.set(shown[name]["value"])
         assert setting.get() == before, name
+
+
+def test_a_number_that_no_float_can_be_is_outside_every_limit() -> None:
+    with pytest.raises(LimitError, match="outside the limits"):
+        Within(0.0, 10.0, "dB").validate(10**400)

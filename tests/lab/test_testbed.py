@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -215,3 +216,27 @@ def test_a_file_of_version_1_is_read_with_its_launch_channel(ring: dict[str, int
     old = copy.deepcopy(data)
     assert parse_testbed(data, PATH).servers("relay")["launch"].channel == channel
     assert data == old
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b'name = "caf\xe9"\n', "not UTF-8 at byte 11"),
+        (
+            b"[ring]\nlength_km = 1" + b"0" * 400 + b"\n",
+            "ring.length_km: a whole number of TOML has at most 64 bits",
+        ),
+    ],
+)
+def test_a_file_that_is_no_text_or_no_toml_is_told_with_its_place(
+    tmp_path: Path, content: bytes, told: str
+) -> None:
+    (tmp_path / "t.toml").write_bytes(content)
+    with pytest.raises(TestbedError, match=re.escape(told)):
+        load_testbed(tmp_path / "t.toml")
+
+
+def test_a_mark_of_byte_order_before_the_text_does_no_harm(tmp_path: Path) -> None:
+    text = template_path("simulated-four-node").read_bytes()
+    (tmp_path / "t.toml").write_bytes(b"\xef\xbb\xbf" + text)
+    assert load_testbed(tmp_path / "t.toml").name == "simulated-four-node"
