@@ -21,7 +21,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from qcodes.instrument import Instrument, InstrumentChannel
 from qcodes.station import Station
@@ -58,6 +58,9 @@ class LabInstrument(WithSettings, Instrument, metaclass=MadeForHands):
     :meth:`identify`, :meth:`safe_state`, and where there is something to do :meth:`know_state` and
     :meth:`restore_passive`.
     """
+
+    FRAMING: ClassVar[str] = ""
+    """The framing of its main link where that is neither lines nor SCPI: ``interbus``."""
 
     links: tuple[Link, ...] = ()
     identity: Identity | None = None

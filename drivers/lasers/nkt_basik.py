@@ -92,6 +92,8 @@ class NKTBasik(LabInstrument):
     within 0.1 s, nearly all within 0.8 s); a laser that is gone is noticed after ``(resends + 1) * timeout_s``, below 2 s.
     """
 
+    FRAMING = "interbus"
+
     def __init__(
         self,
         name: str,

@@ -12,14 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from drivers.base import LabInstrument
-from drivers.catalogue import AddressKind, create_instrument, row
+from drivers.catalogue import AddressKind, create_instrument, driver_class, row
 from drivers.links.transcript import Header, LinkInfo, Outcome, Passed, Transcript
 from lab.runs.first_contact.recording import redactor_for
 from lab.runs.first_contact.session import Session, unique_name, what
 from sim_backends.scripted import PEERS, Difference, InterbusManner, Manner, Peer, ScpiManner, Script
-
-INTERBUS = ("nkt-basik",)
-"""Models whose telegrams carry a source address that changes."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +99,7 @@ def _script(transcript: Transcript, number: int, info: LinkInfo) -> Script:
 
 
 def _manner(header: Header, info: LinkInfo) -> Manner:
-    if header.model in INTERBUS:
+    if driver_class(header.model).FRAMING == "interbus":  # a source address that changes
         return InterbusManner()
     return ScpiManner() if header.source is not None and info.kind in ("visa", "zeromq") else Manner()
 
