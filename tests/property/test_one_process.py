@@ -66,6 +66,7 @@ def test_the_same_seeds_give_the_same_world_to_the_last_byte(tmp_path: Path) -> 
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)
 def test_no_order_of_events_keeps_the_key_or_the_sum_from_coming(tmp_path: Path) -> None:
     outcomes = [world.live(tmp_path / str(seed), seed) for seed in range(100)]
     for outcome in outcomes:
