@@ -15,9 +15,6 @@ from qcodes.validators import Ints, Numbers, Strings, Validator
 
 from drivers.links.errors import LimitError
 
-HUGE = 10**300
-"""Whole numbers beyond are no floats."""
-
 
 class Within(Numbers):
     """A finite number in ``[low, high]`` of ``unit``."""
@@ -30,11 +27,10 @@ class Within(Numbers):
         """Raise LimitError for a number outside the limits (NaN too), TypeError for anything else."""
         if isinstance(value, bool) or not isinstance(value, self.validtypes):
             raise TypeError(f"{value!r} is not a number; {context}")
-        if isinstance(value, int) and abs(value) > HUGE:
-            raise LimitError(f"a number of {value.bit_length()} bits is outside the limits; {context}")
-        if not self.min_value <= float(value) <= self.max_value:
+        number = _number(value)
+        if not self.min_value <= number <= self.max_value:
             raise LimitError(
-                f"{float(value):g} {self._unit} is outside "
+                f"{number:g} {self._unit} is outside "
                 f"{self.min_value:g}..{self.max_value:g} {self._unit}; {context}"
             )
 
@@ -55,7 +51,7 @@ class ListWithin(Validator[Sequence[float]]):
         for position, element in enumerate(value):
             if isinstance(element, bool) or not isinstance(element, int | float | np.number):
                 raise TypeError(f"element {position}: {element!r} is not a number; {context}")
-            number = float(element)
+            number = _number(element)
             if not (math.isfinite(number) and self.low <= number <= self.high):
                 raise LimitError(
                     f"element {position}: {number:g} {self.unit} is outside "
@@ -76,6 +72,14 @@ class Words(Strings):
             raise TypeError(f"{value!r} is not a word; {context}")
         if value not in self._valid_values:
             raise LimitError(f"{value!r} is none of {', '.join(self._valid_values)}; {context}")
+
+
+def _number(value: float | np.number) -> float:
+    """As a float; a whole number that none can be is infinite."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def limits_of(validator: Validator[Any] | None) -> tuple[float, float] | None:

@@ -30,7 +30,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, TypeVar
 
 from drivers.links.errors import (
     InstrumentError,
@@ -51,7 +51,7 @@ SLICE_S = 0.05
 GRACE_S = 0.2
 """How long somebody urgent waits for the holder of the link before cutting it off."""
 HASTE_S = 0.4
-"""What opening a line or a reply may take at the first of the two attempts to make an instrument safe."""
+"""What opening a line or a reply may take when an instrument is made safe, until the last attempt."""
 KNOCKS = 15
 KNOCK_S = 0.02
 """How often, and at what distance, an instrument that refuses the line is tried by somebody urgent."""
@@ -61,6 +61,7 @@ PROGRESS_S = 10.0
 NO_TEXT = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xff]")
 """Bytes of no text, in ASCII or Latin-1 (0xFF is a letter there, and what a dead line gives)."""
 
+_Error = TypeVar("_Error", bound=InstrumentError)
 Direction = Literal["opened", "sent", "block", "received"]
 Tap = Callable[[Direction, bytes], None]
 """Sees what passes: the bytes sent and received; of a block of samples only its length, in digits."""
@@ -87,7 +88,7 @@ class Link(ABC):
         self.bring_up = bring_up
         self.tap: Tap | None = None
         self.renewed = 0
-        """How often the line was made fresh after trouble."""
+        """How many fresh lines there have been."""
         self.instrument = instrument
         self._clock = clock
         self._lock = threading.RLock()
@@ -96,7 +97,6 @@ class Link(ABC):
         self._brought_up = False
         self._bringing_up: int | None = None  # the thread that does
         self._urgency = threading.RLock()
-        self._claims = 0
         self._calm = threading.Event()
         self._calm.set()
         self._urgent_thread: int | None = None
@@ -165,7 +165,7 @@ class Link(ABC):
         lock = self._lock
         with lock:
             if lock is not self._lock:  # it was taken from a holder for whom this thread waited
-                raise self.error(PreemptedError, "given up, because the instrument was made safe meanwhile")
+                raise self._preempted()
             if not held.depth:
                 held.epoch = self._epoch
             held.depth += 1
@@ -258,12 +258,12 @@ class Link(ABC):
         """Hold the link before everybody else but others as urgent, with a usable line; see the module."""
         me, held = threading.get_ident(), self._held
         with self._urgency:
-            self._claims += 1
+            before = self._urgent_thread  # this thread, or nobody
             self._epoch += 1
             self._calm.clear()
             try:
                 lock = self._seize()
-                before, self._urgent_thread = self._urgent_thread, me
+                self._urgent_thread = me
                 wanted = self._wanted
                 held.epoch = self._epoch  # whoever makes safe in the midst of a transaction goes on with it
                 held.depth += 1
@@ -276,8 +276,7 @@ class Link(ABC):
                         self._forget()
                     lock.release()
             finally:
-                self._claims -= 1
-                if not self._claims:
+                if before is None:
                     self._calm.set()
 
     def urgently(self, action: Callable[[], None]) -> None:
@@ -321,7 +320,10 @@ class Link(ABC):
 
     def _check_turn(self) -> None:
         if not self._has_turn():
-            raise self.error(PreemptedError, "given up, because the instrument was made safe meanwhile")
+            raise self._preempted()
+
+    def _preempted(self, what: str = "") -> PreemptedError:
+        return self.error(PreemptedError, f"{what}given up, because the instrument was made safe meanwhile")
 
     # Waiting
 
@@ -350,9 +352,7 @@ class Link(ABC):
         told = begun
         while not done():
             if self._epoch != epoch:
-                raise self.error(
-                    PreemptedError, f"{what}: given up, because the instrument was made safe meanwhile"
-                )
+                raise self._preempted(f"{what}: ")
             now = self._clock()
             if now >= begun + timeout_s:
                 raise self.error(NotReadyError, f"{what}: not done after {timeout_s:.1f} s")
@@ -398,7 +398,7 @@ class Link(ABC):
         """This link's clock, for deadlines."""
         return self._clock()
 
-    def error(self, kind: type[InstrumentError], text: str) -> InstrumentError:
+    def error(self, kind: type[_Error], text: str) -> _Error:
         """An error of ``kind`` that names the instrument and this link's address."""
         return kind(text, instrument=self.instrument, address=self.address)
 

@@ -57,7 +57,7 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 NO_NUMBER = 9.9e37
 """SCPI-1999, 7.2.1.4: infinity is +-9.9E37, not-a-number 9.91E37."""
 _SWITCH = {"0": False, "1": True, "OFF": False, "ON": True, "+0": False, "+1": True}
-_Number = TypeVar("_Number", int, float)
+_Digits = TypeVar("_Digits", int, float)
 _Word = TypeVar("_Word")
 Slices = Callable[[float], Iterator[float]]
 
@@ -218,6 +218,16 @@ def parse_identity(reply: str) -> Identity:
     return Identity(*fields, *[""] * (4 - len(fields)))
 
 
+def _number(reply: str, kind: Callable[[str], _Digits]) -> _Digits:
+    """A number of IEEE 488.2.  Raises ValueError for anything else, which Python may take for one."""
+    if not _NUMBER.fullmatch(reply):
+        raise ValueError("not a number")
+    try:
+        return kind(reply)
+    except ValueError as exc:
+        raise ValueError("not a number") from exc
+
+
 class ScpiLink(Link):
     """A SCPI conversation with one instrument; every public method is safe to call from any thread."""
 
@@ -240,13 +250,7 @@ class ScpiLink(Link):
 
     def identify(self) -> Identity:
         """Ask ``*IDN?``."""
-        command = "*IDN?"
-        with self.exchange():
-            reply = self._query(command, None)
-            try:
-                return parse_identity(reply)
-            except ValueError as exc:
-                raise self.malformed(command, f"{exc}: {reply[:60]!r}") from exc
+        return self.query_parsed("*IDN?", parse_identity)
 
     def query(self, command: str, *, timeout_s: float | None = None) -> str:
         """Send a query and return the reply without its line end."""
@@ -257,13 +261,13 @@ class ScpiLink(Link):
         """Send a command and read the error queue.  Raises InstrumentRefusedError with the first code."""
         with self.exchange():
             self._read_old_errors()
-            self._send(command, (command.encode("ascii") + b"\n",), timeout_s)
+            self._say(command, timeout_s)
             self._raise_refusal(command, timeout_s)
 
     def tell(self, command: str) -> None:
         """Send a command and ask nothing: for the safe state, which is judged by what the instrument reads back."""
         with self.exchange():
-            self._send(command, (command.encode("ascii") + b"\n",), None)
+            self._say(command, None)
 
     def write_block(self, prefix: str, data: memoryview, *, timeout_s: float) -> None:
         """Send ``prefix`` and ``data`` (contiguous) as a definite-length block, then read the error queue.
@@ -289,8 +293,7 @@ class ScpiLink(Link):
 
         Raises NoReadingError for SCPI's infinity and not-a-number, MalformedReplyError for anything else.
         """
-        with self.exchange():
-            value = self.number(command, self._query(command, timeout_s), float)
+        value = self.query_parsed(command, lambda reply: _number(reply, float), timeout_s=timeout_s)
         if abs(value) >= NO_NUMBER:
             raise self.error(
                 NoReadingError,
@@ -300,18 +303,19 @@ class ScpiLink(Link):
 
     def query_int(self, command: str, *, timeout_s: float | None = None) -> int:
         """A query whose reply is one integer.  Raises MalformedReplyError for anything else."""
-        with self.exchange():
-            return self.number(command, self._query(command, timeout_s), int)
+        return self.query_parsed(command, lambda reply: _number(reply, int), timeout_s=timeout_s)
 
     def query_word(
         self, command: str, words: Mapping[str, _Word], *, timeout_s: float | None = None
     ) -> _Word:
         """A query whose reply is one of ``words``; what that stands for.  Raises MalformedReplyError for anything else."""
-        with self.exchange():
-            reply = self._query(command, timeout_s)
-            if reply.strip().upper() not in words:
-                raise self.malformed(command, f"none of {', '.join(words)}: {reply[:40]!r}")
-            return words[reply.strip().upper()]
+
+        def word(reply: str) -> _Word:
+            if reply.upper() not in words:
+                raise ValueError(f"none of {', '.join(words)}")
+            return words[reply.upper()]
+
+        return self.query_parsed(command, word, timeout_s=timeout_s)
 
     def query_bool(self, command: str, *, timeout_s: float | None = None) -> bool:
         """A query whose reply is on or off.  Raises MalformedReplyError for anything else."""
@@ -326,24 +330,12 @@ class ScpiLink(Link):
             try:
                 return parse(reply)
             except ValueError as exc:
-                raise self.malformed(command, f"{exc}: {reply[:60]!r}") from exc
+                raise self._malformed(command, f"{exc}: {reply[:60]!r}") from exc
 
-    def number(self, command: str, reply: str, kind: Callable[[str], _Number]) -> _Number:
-        """Read ``reply`` to ``command`` as a number; call it inside ``exchange``."""
-        try:
-            if not _NUMBER.fullmatch(reply):
-                raise ValueError
-            return kind(reply)
-        except ValueError as exc:
-            raise self.malformed(command, f"not a number: {reply[:40]!r}") from exc
-
-    def malformed(self, command: str, why: str) -> MalformedReplyError:
-        """The error for a reply that cannot be right; raise it inside ``exchange``."""
-        error = self.error(
+    def _malformed(self, command: str, why: str) -> MalformedReplyError:
+        return self.error(
             MalformedReplyError, f"reply to {command!r} is {why}; the link is reopened before its next use"
         )
-        assert isinstance(error, MalformedReplyError)
-        return error
 
     def prepare(self) -> None:
         """Load the VISA back end."""
@@ -370,14 +362,17 @@ class ScpiLink(Link):
         return self._line().trouble()
 
     def _query(self, command: str, timeout_s: float | None) -> str:
-        self._send(command, (command.encode("ascii") + b"\n",), timeout_s)
+        self._say(command, timeout_s)
         return self._reply(command, timeout_s)
+
+    def _say(self, command: str, timeout_s: float | None) -> None:
+        self._send(command, (command.encode("ascii") + b"\n",), timeout_s)
 
     def _reply(self, command: str, timeout_s: float | None) -> str:
         try:
             line = self._line().read_line(self.deadline(timeout_s))
         except ValueError as exc:
-            raise self.malformed(command, str(exc)) from exc
+            raise self._malformed(command, str(exc)) from exc
         except OSError as exc:
             if unfinished := self._transport.unfinished() if self._transport else b"":
                 self._seen("received", unfinished)
@@ -420,7 +415,7 @@ class ScpiLink(Link):
                 if len(found) >= _MAX_QUEUED_ERRORS:
                     break
         except ValueError as exc:
-            raise self.malformed(ERROR_QUERY, str(exc)) from exc
+            raise self._malformed(ERROR_QUERY, str(exc)) from exc
         return found
 
     def _read_old_errors(self) -> list[ErrorReply]:

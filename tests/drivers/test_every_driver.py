@@ -26,7 +26,7 @@ from drivers.links.errors import (
     NoReadingError,
     NotReadyError,
 )
-from drivers.links.limits import Within
+from drivers.links.limits import ListWithin, Within
 
 UNITS = {
     "a": "A", "c": "degC", "db": "dB", "dbm": "dBm", "hz": "Hz", "ma": "mA", "ms": "ms", "mv": "mV", "mw": "mW", "nm": "nm",
@@ -352,5 +352,7 @@ def test_a_snapshot_goes_to_json_and_back(rig: Rig) -> None:
 
 
 def test_a_number_that_no_float_can_be_is_outside_every_limit() -> None:
-    with pytest.raises(LimitError, match="outside the limits"):
+    with pytest.raises(LimitError, match=r"inf dB is outside 0\.\.10 dB"):
         Within(0.0, 10.0, "dB").validate(10**400)
+    with pytest.raises(LimitError, match=r"element 1: -inf uA is outside -40\.\.40 uA"):
+        ListWithin(-40.0, 40.0, "uA").validate([0.0, -(10**400)])
