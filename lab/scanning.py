@@ -26,7 +26,7 @@ from drivers import catalogue
 from drivers.base import Identity
 from drivers.catalogue import AddressKind, Row, create_instrument, driver_class
 from drivers.links import serial_ports
-from drivers.links.addresses import AddressError, host_of
+from drivers.links.addresses import HISLIP_PORT, VXI11_PORT, AddressError, host_of
 from drivers.links.errors import InstrumentError, LinkBrokenError, LinkTimeoutError
 from drivers.links.scpi_visa import ScpiLink
 from lab.consistency import meaning
@@ -36,7 +36,6 @@ logger = logging.getLogger(__name__)
 
 ANSWER_S = 1.0
 """How long one question may take."""
-VXI11_PORT, HISLIP_PORT = 111, 4880
 _numbers = count(1)
 
 

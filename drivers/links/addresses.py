@@ -23,6 +23,9 @@ _PORT_URLS = ("socket://", "rfc2217://", "hwgrep://", "alt://", "spy://")
 _WHOLE_DEVICES = ("", "inst0", "hislip0")
 """Names of the instrument itself at a LAN interface; others stand for what is behind a gateway."""
 
+VXI11_PORT, HISLIP_PORT = 111, 4880
+"""Where TCPIP::host::inst0::INSTR and TCPIP::host::hislip0::INSTR are answered."""
+
 
 class AddressError(ValueError):
     """An address that has not the form of its instrument; says what to write."""

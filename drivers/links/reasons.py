@@ -14,10 +14,9 @@ import socket
 import pyvisa
 
 from drivers.links import serial_ports
-from drivers.links.addresses import AddressError, host_of, visa_meaning
+from drivers.links.addresses import HISLIP_PORT, VXI11_PORT, AddressError, host_of, visa_meaning
 
 _NO_WAY = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN)
-_VXI11_PORT, _HISLIP_PORT = 111, 4880
 
 
 def why_unreachable(host: str, port: int, error: OSError) -> str:
@@ -53,7 +52,7 @@ def why_no_visa(address: str, error: Exception) -> str:
 def _why_no_lan(address: str, host: str, error: Exception) -> str:
     parts = address.upper().split("::")
     service = f"; without {'HiSLIP' if 'HISLIP0' in parts else 'VXI-11'} an instrument has TCPIP::{host}::PORT::SOCKET"
-    port = _HISLIP_PORT if "HISLIP0" in parts else _VXI11_PORT
+    port = HISLIP_PORT if "HISLIP0" in parts else VXI11_PORT
     if parts[-1] == "SOCKET":
         port, service = int(parts[2]), ""
     told = isinstance(error, socket.gaierror | ConnectionRefusedError | TimeoutError)
