@@ -183,7 +183,7 @@ class OzDD100Twin:
     def _travel(self, *stops: int) -> None:
         with self._lock:
             self._stops = list(stops)
-        self._set_out()
+            self._set_out()
 
     def _set_out(self) -> None:
         travel_db = abs(self._stops[0] - self._position) / 100

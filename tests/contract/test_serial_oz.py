@@ -2,6 +2,8 @@
 
 import os
 import select
+import threading
+import time
 
 import pytest
 
@@ -138,6 +140,11 @@ def test_a_move_is_answered_on_arrival(line, while_moving, reached):
     assert twin.state() == {"attenuation_db": 1.0, "moving": True, "homed": True}
     now[0] = 1.0
     assert os.read(descriptor, 100) == b"Pos:2200\r\nDone\r\n\r\n"
+    if while_moving == "queue":  # the next move begins by the twin's clock a moment after that reply
+        deadline = time.monotonic() + 5.0
+        while not twin.state()["moving"]:
+            assert time.monotonic() < deadline
+            threading.Event().wait(0.002)
     now[0] = 5.9
     if while_moving == "queue":
         assert os.read(descriptor, 100) == b"Pos:12000\r\nDone\r\n\r\n"
