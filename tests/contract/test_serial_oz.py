@@ -9,6 +9,24 @@ import pytest
 
 from sim_backends.attenuators.oz_dd100 import OzDD100Twin
 
+REPLY_S = 2.0
+
+
+def received(descriptor, ended, most=4096):
+    """What arrives, in whatever cuts of at most ``most`` bytes, until ``ended`` is true of it; fails after a while."""
+    deadline = time.monotonic() + REPLY_S
+    answer = b""
+    while not ended(answer):
+        wait_s = max(deadline - time.monotonic(), 0.0)
+        assert select.select([descriptor], [], [], wait_s)[0], f"only {answer!r} arrived"
+        answer += os.read(descriptor, most)
+    return answer
+
+
+def next_bytes(descriptor, count):
+    """The next ``count`` bytes and no more, so that what follows them waits for the next reading."""
+    return received(descriptor, lambda answer: len(answer) == count, most=1)
+
 
 @pytest.fixture(params=[False, True], ids=["fresh", "left by someone"])
 def exchange(request):
@@ -18,11 +36,7 @@ def exchange(request):
 
     def run(command, terminator):
         os.write(descriptor, command)
-        answer = b""
-        while not answer.endswith(terminator):
-            assert select.select([descriptor], [], [], 2.0)[0], f"only {answer!r} arrived"
-            answer += os.read(descriptor, 4096)
-        return answer
+        return received(descriptor, lambda answer: answer.endswith(terminator))
 
     if request.param:  # somebody left the echo on, and the attenuator wide open
         assert run(b"E0\r", b"Done\r\n\r\n") == b"E0\rDone\r\n\r\n"
@@ -108,10 +122,10 @@ def line():
 def lines_of(descriptor, command):
     """The reply's lines as COO-Utilities/ozoptics and keckogeco read them: until Done, or one that says Error."""
     os.write(descriptor, command)
-    answer = b""
-    while not (b"Done\r\n\r\n" in answer or (b"Error" in answer and answer.endswith(b"\r\n"))):
-        assert select.select([descriptor], [], [], 2.0)[0], f"only {answer!r} arrived"
-        answer += os.read(descriptor, 4096)
+    answer = received(
+        descriptor,
+        lambda answer: b"Done\r\n\r\n" in answer or (b"Error" in answer and answer.endswith(b"\r\n")),
+    )
     return [text for text in answer.decode("ascii").split("\r\n") if text]
 
 
@@ -133,13 +147,13 @@ def test_a_move_is_answered_on_arrival(line, while_moving, reached):
         left_by_someone=True, speed_db_per_s=10.0, while_moving=while_moving, clock=lambda: now[0]
     )
     os.write(descriptor, b"A11.00\r")
-    assert os.read(descriptor, 100) == b"A11.00\r"  # the echo comes at once
+    assert next_bytes(descriptor, len(b"A11.00\r")) == b"A11.00\r"  # the echo comes at once
     os.write(descriptor, b"A60.00\r")
-    assert os.read(descriptor, 100) == b"A60.00\r"
+    assert next_bytes(descriptor, len(b"A60.00\r")) == b"A60.00\r"
     assert select.select([descriptor], [], [], 0.05)[0] == []
     assert twin.state() == {"attenuation_db": 1.0, "moving": True, "homed": True}
     now[0] = 1.0
-    assert os.read(descriptor, 100) == b"Pos:2200\r\nDone\r\n\r\n"
+    assert next_bytes(descriptor, len(b"Pos:2200\r\nDone\r\n\r\n")) == b"Pos:2200\r\nDone\r\n\r\n"
     if while_moving == "queue":  # the next move begins by the twin's clock a moment after that reply
         deadline = time.monotonic() + 5.0
         while not twin.state()["moving"]:
@@ -147,7 +161,7 @@ def test_a_move_is_answered_on_arrival(line, while_moving, reached):
             threading.Event().wait(0.002)
     now[0] = 5.9
     if while_moving == "queue":
-        assert os.read(descriptor, 100) == b"Pos:12000\r\nDone\r\n\r\n"
+        assert next_bytes(descriptor, len(b"Pos:12000\r\nDone\r\n\r\n")) == b"Pos:12000\r\nDone\r\n\r\n"
     else:
         assert select.select([descriptor], [], [], 0.05)[0] == []
     assert twin.state()["attenuation_db"] == reached
