@@ -22,12 +22,18 @@ OVER_RANGE_W = 1.0
 
 
 @pytest.fixture
-def alice(tmp_path: Path) -> Iterator[Path]:
+def meter() -> PM100DTwin:
+    """The twin of alice's power monitor."""
+    return PM100DTwin(read_power_w=lambda: OVER_RANGE_W)
+
+
+@pytest.fixture
+def alice(tmp_path: Path, meter: PM100DTwin) -> Iterator[Path]:
     """A testbed file whose power monitor is over range and whose attenuator was not homed; alice's AWG is away."""
     data = tomllib.loads(template_path("simulated-four-node").read_text(encoding="utf-8"))
     entries = {entry["name"]: entry for entry in data["instruments"]}
     with (
-        closing(PM100DTwin(read_power_w=lambda: OVER_RANGE_W)) as meter,
+        closing(meter),
         closing(OzDD100Twin(homed=False)) as attenuator,
     ):
         entries["monitor_alice"]["address"] = meter.serve("127.0.0.1", 0)
@@ -79,8 +85,10 @@ def test_an_instrument_of_another_serial_number_is_not_the_one_meant(qunetlab: A
         assert "the testbed file says P0000007: two instruments may be swapped" in row["error"]
 
 
-def test_instruments_that_a_role_has_are_not_touched(qunetlab: Any, alice: Path) -> None:
-    """Connecting would stop its measurement."""
+def test_instruments_that_a_role_has_are_not_touched(qunetlab: Any, alice: Path, meter: PM100DTwin) -> None:
+    """Connecting would stop its measurement: it sets the averaging of the monitor, as the last call shows."""
+    meter._device.averaging = 7
+    before = meter.state()
     state = alice.parent / STATE / "alice"
     state.mkdir(parents=True)
     with owning(state / LOCK_FILE, "alice"):
@@ -91,10 +99,12 @@ def test_instruments_that_a_role_has_are_not_touched(qunetlab: Any, alice: Path)
         assert row["in_use"]
         assert f"process {os.getpid()} on this machine runs as alice" in row["error"]
     assert text.count("IN USE: process") == 3
+    assert meter.state() == before
     again = json.loads(qunetlab("instruments", str(alice), "--owner", "alice", "--json").stdout)[
         "instruments"
     ]
     assert [row["ok"] for row in again] == [False, True, True]
+    assert meter.state()["averaging"] == 1
 
 
 def test_a_group_of_commands_leaves_the_short_form(qunetlab: Any, tmp_path: Path) -> None:
