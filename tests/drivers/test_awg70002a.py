@@ -3,7 +3,6 @@
 import json
 import logging
 import socket
-from collections import deque
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scripted_transport import FakeTransport
 
 from drivers.links import scpi_visa
 from drivers.links.errors import (
@@ -49,32 +49,6 @@ HELD = [
 """What is sent to one in its known state."""
 
 
-class FakeTransport:
-    """Records what is sent and answers from a script, in its known state; error queries are answered "no error"."""
-
-    def __init__(self, *replies: str) -> None:
-        self.sent: list[bytes] = []
-        self.known = {**KNOWN, b"SOURce1:VOLTage?": "0.5"}
-        self.replies = deque(replies)
-
-    def send(self, parts: tuple[bytes | memoryview, ...], deadline: float) -> None:
-        self.asked = b"".join(bytes(part) for part in parts)
-        if self.asked == b"SYSTem:ERRor?\n":
-            return
-        self.sent.append(self.asked)
-
-    def read_line(self, deadline: float) -> bytes:
-        if self.asked == b"SYSTem:ERRor?\n":
-            return b'0,"No error"'
-        return (self.known.get(self.asked.strip()) or self.replies.popleft()).encode()
-
-    def trouble(self) -> str:
-        return ""
-
-    def close(self) -> None:
-        return None
-
-
 class FakeClock:
     """A clock that advances only while somebody pauses."""
 
@@ -93,13 +67,14 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple[AW
     opened: list[AWG70002A] = []
 
     def build(*replies: str) -> tuple[AWG70002A, FakeTransport]:
-        fake, clock = FakeTransport(*replies), FakeClock()
+        known = {**KNOWN, b"SOURce1:VOLTage?": "0.5"}
+        fake, clock = FakeTransport(known, replies, no_error='0,"No error"'), FakeClock()
         monkeypatch.setattr(scpi_visa, "_open_transport", lambda *_: fake)
         awg = AWG70002A("awg", "TCPIP::h::4000::SOCKET", pause=clock.pause, clock=clock)
         opened.append(awg)
         awg.connect()
         fake.sent.clear()
-        del fake.known[b"SOURce1:VOLTage?"]
+        del fake.answers[b"SOURce1:VOLTage?"]
         return awg, fake
 
     yield build

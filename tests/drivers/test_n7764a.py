@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
+from scripted_transport import FakeTransport
 
 from drivers.attenuators.keysight_n7764a import SLOTS, KeysightN7764A
 from drivers.links import scpi_visa
@@ -21,31 +22,6 @@ from drivers.links.errors import (
     WrongInstrumentError,
 )
 from sim_backends.attenuators.keysight_n7764a import N7764ATwin
-
-
-class FakeTransport:
-    """Records what is sent; answers from a table of queries, "no error" to error queries."""
-
-    def __init__(self, answers: dict[bytes, str]) -> None:
-        self.sent: list[bytes] = []
-        self.answers = answers
-
-    def send(self, parts: tuple[bytes | memoryview, ...], deadline: float) -> None:
-        self.asked = b"".join(bytes(part) for part in parts)
-        if self.asked == b"SYSTem:ERRor?\n":
-            return
-        self.sent.append(self.asked)
-
-    def read_line(self, deadline: float) -> bytes:
-        if self.asked == b"SYSTem:ERRor?\n":
-            return b'+0,"No error"\r'
-        return self.answers[self.sent[-1].strip()].encode() + b"\r"
-
-    def trouble(self) -> str:
-        return ""
-
-    def close(self) -> None:
-        return None
 
 
 class Motor:
@@ -103,7 +79,9 @@ REST = {
 
 
 def test_bytes_of_each_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake = FakeTransport({**REST, b"INPut1:WAVelength?": "+1.55012500E-006", b"OUTPut7:STATe?": "1"})
+    fake = FakeTransport(
+        {**REST, b"INPut1:WAVelength?": "+1.55012500E-006", b"OUTPut7:STATe?": "1"}, end="\r"
+    )
     monkeypatch.setattr(scpi_visa, "_open_transport", lambda *_: fake)
     voa = KeysightN7764A("voa", "TCPIP::h::5025::SOCKET")
     voa.connect()
@@ -207,7 +185,7 @@ def test_safe_state_closes_all_shutters_and_confirms(setup: Setup) -> None:
 
 
 def test_safe_state_says_which_shutter_stays_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake = FakeTransport({**REST, b"OUTPut3:STATe?": "1"})
+    fake = FakeTransport({**REST, b"OUTPut3:STATe?": "1"}, end="\r")
     monkeypatch.setattr(scpi_visa, "_open_transport", lambda *_: fake)
     voa = KeysightN7764A("voa", "TCPIP::h::5025::SOCKET")
     with pytest.raises(NotReadyError, match="shutters of ch2 report open"):

@@ -1,12 +1,12 @@
 """Thorlabs power meter: watts whatever the front panel says, and no number where nothing was measured."""
 
-import time
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scripted_transport import FakeTransport
 
 from drivers.links import scpi_visa
 from drivers.links.errors import (
@@ -19,33 +19,6 @@ from drivers.links.errors import (
 )
 from drivers.powermeters.thorlabs_pm100d import ThorlabsPM100D, parse_sensor
 from sim_backends.powermeters.thorlabs_pm100d import PM100DTwin
-
-
-class FakeTransport:
-    """Records what is sent with its time limit; answers from a table, "no error" to error queries."""
-
-    def __init__(self, answers: dict[bytes, str]) -> None:
-        self.sent: list[bytes] = []
-        self.limits_s: list[float] = []
-        self.answers = answers
-
-    def send(self, parts: tuple[bytes | memoryview, ...], deadline: float) -> None:
-        self.asked = b"".join(bytes(part) for part in parts)
-        if self.asked == b"SYSTem:ERRor?\n":
-            return
-        self.sent.append(self.asked)
-        self.limits_s.append(deadline - time.monotonic())
-
-    def read_line(self, deadline: float) -> bytes:
-        if self.asked == b"SYSTem:ERRor?\n":
-            return b'+0,"No error"'
-        return self.answers[self.sent[-1].strip()].encode()
-
-    def trouble(self) -> str:
-        return ""
-
-    def close(self) -> None:
-        return None
 
 
 class Setup:
