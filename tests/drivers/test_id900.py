@@ -2,13 +2,13 @@
 
 import json
 import math
-import random
 import socket
 import threading
 
 import numpy as np
 import pytest
 import zmq
+from tagger_bench import Light, own_host
 
 from drivers.links.addresses import split_address
 from drivers.links.errors import (
@@ -25,27 +25,6 @@ from drivers.timetaggers.id900 import ID900
 from sim_backends.timetaggers.id900 import MESSAGE_PAIRS, ID900Twin
 
 DURATION_PS = 4_000_000_000
-
-
-def own_host():
-    """A loopback host of this test's own, so that the vendor's fixed stream ports are free."""
-    pick = random.SystemRandom().randint
-    return f"127.{pick(1, 250)}.{pick(1, 250)}.{pick(1, 250)}"
-
-
-class Light:
-    """Clicks for the twin: ``clicks`` per channel; ``go`` holds a record back until it is set."""
-
-    def __init__(self):
-        self.clicks = {}
-        self.records = []
-        self.go = threading.Event()
-        self.go.set()
-
-    def __call__(self, duration_ps, index):
-        self.records.append((duration_ps, index))
-        assert self.go.wait(10)
-        return {channel: np.asarray(times, dtype=np.uint64) for channel, times in self.clicks.items()}
 
 
 @pytest.fixture

@@ -1,12 +1,12 @@
 """The ID900 driver with an instrument that somebody left as it suited him, beside other users of the DataLinkTarget
 service, and for people: known state, foreign acquisitions, restarts, safe within a second, counts and histograms."""
 
-import random
 import threading
 import time
 
 import numpy as np
 import pytest
+from tagger_bench import Light, own_host
 
 from drivers.links.errors import (
     InstrumentRefusedError,
@@ -23,25 +23,6 @@ from sim_backends.timetaggers.id900 import ID900Twin
 from sim_backends.timetaggers.id900_settings import SETTINGS
 
 DURATION_PS = 4_000_000_000
-
-
-def own_host():
-    """A loopback host of this test's own, so that the vendor's fixed stream ports are free."""
-    pick = random.SystemRandom().randint
-    return f"127.{pick(1, 250)}.{pick(1, 250)}.{pick(1, 250)}"
-
-
-class Light:
-    """Clicks for the twin: ``clicks`` per channel; ``go`` holds a record back until it is set."""
-
-    def __init__(self):
-        self.clicks = {}
-        self.go = threading.Event()
-        self.go.set()
-
-    def __call__(self, duration_ps, index):
-        assert self.go.wait(30)
-        return {channel: np.asarray(times, dtype=np.uint64) for channel, times in self.clicks.items()}
 
 
 @pytest.fixture
