@@ -9,11 +9,11 @@ one of them otherwise can be looked at, but not relied upon: what depends on the
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from drivers.links.errors import InstrumentRefusedError
+from drivers.links.ieee488 import is_word
 from drivers.links.scpi_visa import ScpiLink
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class Required:
         wanted, given = _number(self.value), _number(held)
         if wanted is not None and given is not None:
             return abs(wanted - given) <= 1e-6 * abs(wanted) + 1e-15
-        return held in (self.value.upper(), re.sub("[a-z]", "", self.value))
+        return is_word(self.value, held)
 
 
 def _number(text: str) -> float | None:

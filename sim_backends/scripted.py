@@ -9,7 +9,6 @@ made from somebody else's client may spell a SCPI command in its own way.
 from __future__ import annotations
 
 import contextlib
-import re
 import socket
 import threading
 from abc import ABC, abstractmethod
@@ -18,7 +17,7 @@ from dataclasses import dataclass
 
 import zmq
 
-from drivers.links.ieee488 import split_outside_quotes
+from drivers.links.ieee488 import is_word, split_outside_quotes
 from drivers.links.interbus import Telegram, TelegramReader, encode
 from drivers.links.transcript import Passed, Redactor
 from sim_backends.faults import FaultInjector
@@ -107,8 +106,7 @@ def _same_argument(ours: str, theirs: str) -> bool:
     ours, theirs = ours.strip(), theirs.strip()
     with contextlib.suppress(ValueError):
         return float(ours) == float(theirs)
-    short = re.sub("[a-z]", "", ours)
-    return theirs.upper() in (ours.upper(), short)
+    return is_word(ours, theirs)
 
 
 def _telegrams(data: bytes) -> list[Telegram]:

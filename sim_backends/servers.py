@@ -23,7 +23,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from drivers.links.ieee488 import FramingError, MessageFramer, ProgramMessage, split_outside_quotes
+from drivers.links.ieee488 import (
+    FramingError,
+    MessageFramer,
+    ProgramMessage,
+    is_word,
+    short_form,
+    split_outside_quotes,
+)
 from sim_backends.faults import FaultInjector
 
 log = logging.getLogger(__name__)
@@ -136,11 +143,10 @@ class Call:
 
         Raises ScpiError -224 for another word.
         """
-        given = self.text(index).upper()
+        given = self.text(index)
         for word in words:
-            short = re.sub("[a-z]", "", word)
-            if given in (word.upper(), short):
-                return short
+            if is_word(word, given):
+                return short_form(word)
         raise ScpiError(*ILLEGAL_VALUE)
 
 

@@ -70,6 +70,16 @@ def block_header(n_bytes: int) -> bytes:
     return f"#{len(digits)}{digits}".encode()
 
 
+def short_form(word: str) -> str:
+    """The short form of a word in the manual's notation: ``EXTernal`` -> ``EXT``."""
+    return re.sub("[a-z]", "", word)
+
+
+def is_word(notation: str, said: str) -> bool:
+    """Whether ``said`` is the word of the manual's ``notation``, in its short or its long form, in either case."""
+    return said.upper() in (notation.upper(), short_form(notation))
+
+
 def parse_error(reply: str) -> ErrorReply:
     """``-222,"Data out of range"`` -> ErrorReply.  Raises ValueError for anything else."""
     match = _ERROR.match(reply)

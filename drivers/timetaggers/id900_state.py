@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from drivers.links.errors import InstrumentRefusedError
+from drivers.links.ieee488 import is_word
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ class Known:
         """Whether ``reply`` to the query shows this value."""
         word = reply.strip()
         if isinstance(self.value, str):
-            return word.upper() in (_short(self.value), self.value.upper())
+            return is_word(self.value, word)
         found = _NUMBER.fullmatch(word)
         scale = _SCALES[self.unit].get(found[2].upper()) if found and self.unit else 1.0
         return (
@@ -73,10 +74,6 @@ class Known:
             and scale is not None
             and abs(float(found[1]) * scale - self.value) <= self.tolerance
         )
-
-
-def _short(word: str) -> str:
-    return re.sub("[a-z]", "", word)
 
 
 def block(channel: int) -> str:

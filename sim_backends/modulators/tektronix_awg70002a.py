@@ -9,14 +9,13 @@ stops the run and switches the channel off.  Waveform blocks are received straig
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from drivers.links.ieee488 import unquote
+from drivers.links.ieee488 import short_form, unquote
 from sim_backends.bench_switch import driven_direction
 from sim_backends.faults import FaultInjector
 from sim_backends.modulators.awg_clock import ClockAndTrigger
@@ -137,7 +136,7 @@ class _Device(ScpiDevice):
 
     def _marker_word(self, notation: str, when: str, *words: str) -> None:
         """A marker's level while ``when``; the first of ``words`` is in force after ``*RST``."""
-        first = re.sub("[a-z]", "", words[0])
+        first = short_form(words[0])
 
         def store(call: Call) -> None:
             levels = self._channel(call).marker_words
