@@ -196,12 +196,8 @@ class WebSQ(LabInstrument):
         while busy:
             self._send("DetectorEnable", "DetectorEnable", False)
             labels = self.link.read_labels()
-            scans = [
-                command
-                for label, command in SCANS.items()
-                if label in labels and self.link.switch(labels, label)
-            ]
-            for command in scans:
+            scans = self._running_scans(labels)
+            for command in scans.values():
                 self._send(command, command, False)
             busy = bool(scans) or self.link.switch(labels, "DetectorEnable")
             if busy and self.link.now() > deadline:
@@ -214,13 +210,20 @@ class WebSQ(LabInstrument):
                 self._pause(self._poll_interval_s)
 
     def _refuse_scan(self, labels: Labels) -> None:
-        for label, command in SCANS.items():
-            if label in labels and self.link.switch(labels, label):
-                raise self.error(
-                    NotReadyError,
-                    f"{label} shows that an automatic calibration or current scan runs ({command}), which drives the "
-                    "detectors by itself; wait for its end or stop it in the vendor's interface",
-                )
+        for label, command in self._running_scans(labels).items():
+            raise self.error(
+                NotReadyError,
+                f"{label} shows that an automatic calibration or current scan runs ({command}), which drives the "
+                "detectors by itself; wait for its end or stop it in the vendor's interface",
+            )
+
+    def _running_scans(self, labels: Labels) -> dict[str, str]:
+        """The labels that show a running scan, with the command of each."""
+        return {
+            label: command
+            for label, command in SCANS.items()
+            if label in labels and self.link.switch(labels, label)
+        }
 
     def _beyond_limits(self, labels: Labels) -> str:
         """The stored currents and levels that this set-up does not allow, in words; "" when all are allowed."""
