@@ -240,10 +240,8 @@ class AWG70002A(ScpiInstrument):
         """
         n_samples = slots * samples_per_slot
         if not MIN_SAMPLES <= n_samples <= MAX_SAMPLES:
-            raise LimitError(
-                f"a frame of {n_samples} samples is outside {MIN_SAMPLES}..{MAX_SAMPLES} samples",
-                instrument=self.name,
-                address=self.address,
+            raise self.error(
+                LimitError, f"a frame of {n_samples} samples is outside {MIN_SAMPLES}..{MAX_SAMPLES} samples"
             )
         with self.link.transaction():
             if n_samples == self._n_samples:
@@ -413,10 +411,8 @@ class AWG70002A(ScpiInstrument):
 
     def _require_prepared(self) -> None:
         if not self._n_samples:
-            raise NotReadyError(
-                "no waveforms are prepared (or the link was reopened); call prepare() first",
-                instrument=self.name,
-                address=self.address,
+            raise self.error(
+                NotReadyError, "no waveforms are prepared (or the link was reopened); call prepare() first"
             )
 
     def _check_samples(self, samples: Samples) -> None:
@@ -428,7 +424,7 @@ class AWG70002A(ScpiInstrument):
         elif not levels_in_range(samples):
             why = "a sample is outside -1..1 or not a number"
         if why:
-            raise LimitError(f"{why}; nothing was sent", instrument=self.name, address=self.address)
+            raise self.error(LimitError, f"{why}; nothing was sent")
 
 
 def parse_progress(reply: str) -> tuple[str, str]:
