@@ -134,6 +134,12 @@ class WithSettings(InstrumentBase):
         )
         return curve
 
+    def restore(self, *quantities: Parameter[Any, Any]) -> None:
+        """Bring ``quantities`` back to what was last set or read, in this order."""
+        for quantity in quantities:
+            if quantity.cache.valid:  # what could not be set is told once, then read from the instrument
+                quantity.set(quantity.cache.get())
+
     def _put_and_read_back(
         self, name: str, put: Callable[[Any], object], get: Callable[[], Any], value: Any
     ) -> None:

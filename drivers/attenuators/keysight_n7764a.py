@@ -140,11 +140,10 @@ class AttenuatorChannel(LabChannel):
         """LimitError when the attenuation that the instrument holds is outside the limits."""
         held, (low, high) = self._attenuation(), self._limits_db
         if not low <= held <= high:
-            raise LimitError(
+            raise self.parent.error(
+                LimitError,
                 f"{self.short_name} holds an attenuation of {held:g} dB, which is outside {low:g}..{high:g} dB; "
                 "set attenuation_db before its shutter is opened",
-                instrument=self.parent.name,
-                address=self.parent.address,
             )
 
     def tune(self, wavelength_nm: float) -> None:
@@ -159,11 +158,9 @@ class AttenuatorChannel(LabChannel):
         """Close the shutter; the attenuation stays as it is set."""
         self.shutter_open(False)
 
-    def restore(self) -> None:
+    def restore_passive(self) -> None:
         """Bring wavelength, speed and attenuation back to what was last set or read (shutter closed)."""
-        for parameter in (self.wavelength_nm, self.speed_db_per_s, self.attenuation_db):
-            if parameter.cache.valid:  # what could not be set is told once, then read from the instrument
-                parameter.set(parameter.cache.get())
+        self.restore(self.wavelength_nm, self.speed_db_per_s, self.attenuation_db)
 
 
 class KeysightN7764A(ScpiInstrument):
@@ -239,7 +236,7 @@ class KeysightN7764A(ScpiInstrument):
         """After a reopened link: shutters closed, wavelengths and attenuations as they were."""
         self._close_all()
         for channel in self.channels:
-            channel.restore()
+            channel.restore_passive()
 
     def wait_settled(self, travel_s: float, what: str, since: int) -> None:
         """Wait until ``*OPC?`` answers 1.  Raises NotReadyError after ``travel_s`` and the margin."""

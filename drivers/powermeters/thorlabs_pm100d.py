@@ -144,9 +144,7 @@ class ThorlabsPM100D(ScpiInstrument):
 
     def restore_passive(self) -> None:
         """After a reopened link: wavelength, averaging and range mode as they were."""
-        for parameter in (self.wavelength_nm, self.averaging, self.auto_range):
-            if parameter.cache.valid:  # what could not be set is told once, then read from the instrument
-                parameter.set(parameter.cache.get())
+        self.restore(self.wavelength_nm, self.averaging, self.auto_range)
 
     def _measure(self) -> float:
         """NoReadingError where nothing was measured; InstrumentRefusedError outside the known state."""
