@@ -85,6 +85,14 @@ def meaning(row: Row, address: str) -> str:
     return serial_meaning(address)
 
 
+def meant(row: Row, address: str) -> str:
+    """:func:`meaning`, or the address as it is where that cannot be told."""
+    try:
+        return meaning(row, address)
+    except AddressError:
+        return address
+
+
 def _endpoints(testbed: Testbed) -> Iterator[Mistake]:
     """Endpoints of ZeroMQ; those of the nodes may be alike, for each is on its user's machine."""
     common = [
@@ -188,7 +196,9 @@ def _twice(entries: tuple[InstrumentEntry, ...]) -> Iterator[Mistake]:
     numbers: dict[tuple[str, str], InstrumentEntry] = {}
     for index, entry in enumerate(entries):
         if entry.has_address:
-            spellings = {entry.address, _meant(entry)}
+            spellings = {entry.address}
+            if not unknown_model(entry.model):
+                spellings.add(meant(catalogue.row(entry.model), entry.address))
             if twin := next((places[each] for each in spellings if each in places), None):
                 as_written = f", written {twin.address}" if twin.address != entry.address else ""
                 yield (
@@ -202,11 +212,3 @@ def _twice(entries: tuple[InstrumentEntry, ...]) -> Iterator[Mistake]:
                 f"instruments[{index}].serial_number",
                 f"{entry.serial_number} already belongs to {same.name!r}, another {entry.model}",
             )
-
-
-def _meant(entry: InstrumentEntry) -> str:
-    """What an entry's address means; the address as it is where that cannot be told."""
-    try:
-        return meaning(catalogue.row(entry.model), entry.address)
-    except (AddressError, catalogue.CatalogueError):
-        return entry.address

@@ -26,10 +26,10 @@ from drivers import catalogue
 from drivers.base import Identity
 from drivers.catalogue import AddressKind, Row, create_instrument, driver_class
 from drivers.links import serial_ports
-from drivers.links.addresses import HISLIP_PORT, VXI11_PORT, AddressError, host_of
+from drivers.links.addresses import HISLIP_PORT, VXI11_PORT, host_of
 from drivers.links.errors import InstrumentError, LinkBrokenError, LinkTimeoutError
 from drivers.links.scpi_visa import ScpiLink
-from lab.consistency import meaning
+from lab.consistency import meant
 from lab.testbed import InstrumentEntry
 
 logger = logging.getLogger(__name__)
@@ -65,28 +65,21 @@ def scan(entries: Iterable[InstrumentEntry], hosts: Iterable[str]) -> list[Found
     for row in rows:
         driver_class(row.model)  # imports are not for several threads at once
     known = {
-        _meant(catalogue.row(entry.model), entry.address): entry for entry in entries if entry.has_address
+        meant(catalogue.row(entry.model), entry.address): entry for entry in entries if entry.has_address
     }
     told = [Place(entry.address, _alike(catalogue.row(entry.model), rows)) for entry in known.values()]
     named = [*hosts, *(host for place in told if (host := host_of(place.address)))]
     places = [*told, *_visa_places(rows), *_serial_places(rows), *_host_places(dict.fromkeys(named), rows)]
-    unique = {_meant(place.rows[0], place.address): place for place in reversed(places) if place.rows}
+    unique = {meant(place.rows[0], place.address): place for place in reversed(places) if place.rows}
     with ThreadPoolExecutor(max_workers=8) as pool:
         found = pool.map(_look, unique.values())
     return sorted(
         (
-            replace(each, name=known[meant].name if meant in known else "")
-            for meant, each in zip(unique, found, strict=True)
+            replace(each, name=known[there].name if there in known else "")
+            for there, each in zip(unique, found, strict=True)
         ),
         key=lambda each: each.address,
     )
-
-
-def _meant(row: Row, address: str) -> str:
-    try:
-        return meaning(row, address)
-    except AddressError:
-        return address
 
 
 def _alike(row: Row, rows: list[Row]) -> tuple[Row, ...]:
