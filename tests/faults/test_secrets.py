@@ -571,7 +571,7 @@ def test_the_folder_of_a_killed_run_is_removed_by_the_next(
     killed = tmp_path / "qunetlab-killed"
     (killed / "secrets").mkdir(parents=True)
     (killed / ".running").touch()
-    with private_folder() as folder:
+    with private_folder() as (folder, _):
         assert folder.stat().st_mode & 0o777 == 0o700
         assert not killed.exists()
         assert remove_abandoned(tmp_path) == []

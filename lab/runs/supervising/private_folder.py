@@ -3,9 +3,9 @@
 It holds secrets, so it must not outlive its run: what lies in its secrets folders is overwritten before it is
 removed, and what cannot be removed is told.  Beside the run waits a *sweeper*, a process that holds the read end
 of a pipe whose write end only the run has: when the run is killed, the pipe closes, and the sweeper removes the
-folder.  Where the sweeper is killed with it (a container, a unit), the next run does: a run holds a lock on
-a file in its folder, which the operating system releases however it ends, and a folder whose lock is free was
-left behind.
+folder.  Where the sweeper is killed with it (a container, a unit), the next run does.  Neither takes the folder from
+under a process that may still write to it, and so make it again: a run holds a lock on a file in its folder, which
+its processes inherit and the operating system releases when the last of them has ended, however it did.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lab.runs.supervising.signals import handled
@@ -32,12 +32,12 @@ logger = logging.getLogger(__name__)
 PREFIX = "qunetlab-"
 LOCK = ".running"
 SWEEP_PATIENCE_S = 60.0
-"""Processes of a killed run end by themselves; until then they may write to the folder."""
+"""Processes of a killed run end by themselves; one that has not after this time is waited for no longer."""
 
 
 @contextmanager
-def private_folder() -> Iterator[Path]:
-    """A fresh folder of mode 0700, gone on leaving.
+def private_folder() -> Iterator[tuple[Path, int]]:
+    """A fresh folder of mode 0700, gone on leaving; and its lock, for the processes of the run to inherit.
 
     It lies where ``$TMPDIR`` says: Python would quietly take another place for one that is full or missing.
     Raises OSError with the place.
@@ -50,7 +50,7 @@ def private_folder() -> Iterator[Path]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         os.rename(folder / f"{LOCK}.new", folder / LOCK)  # nobody can meet it unlocked
         with _swept(folder):
-            yield folder
+            yield folder, lock
     finally:
         _remove(folder)
         os.close(lock)
@@ -73,17 +73,23 @@ def _swept(folder: Path) -> Iterator[None]:
 
 
 def sweep(folder: Path) -> None:
-    """Wait until the run that owns the pipe on standard input is gone, then remove its folder."""
+    """Wait until the run that owns the pipe on standard input is gone, and its processes; then remove its folder."""
     sys.stdin.buffer.read()
     deadline_s = time.monotonic() + SWEEP_PATIENCE_S
-    while folder.exists():
-        try:
-            _destroy(folder)
-        except OSError:
-            if time.monotonic() > deadline_s:
-                _remove(folder)  # tells what is left
-                return
-            time.sleep(0.2)
+    with suppress(FileNotFoundError), (folder / LOCK).open() as lock:  # the next run may have been quicker
+        while not _is_free(lock.fileno()) and time.monotonic() < deadline_s:
+            time.sleep(0.1)
+        if folder.exists():
+            _remove(folder)
+
+
+def _is_free(lock: int) -> bool:
+    """Take ``lock``, unless a process of the folder's run is left."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def remove_abandoned(parent: Path) -> list[Path]:
@@ -97,11 +103,7 @@ def remove_abandoned(parent: Path) -> list[Path]:
         except OSError:
             continue  # not ours to judge: no lock file, or it vanished meanwhile
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            continue
-        else:
-            if _remove(folder):
+            if _is_free(lock) and _remove(folder):
                 removed.append(folder)
         finally:
             os.close(lock)

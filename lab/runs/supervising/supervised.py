@@ -234,13 +234,13 @@ def supervised_run(source: str, changes: dict[str, Any]) -> Iterator[Run]:
     ``source`` is a bundled testbed, a file or a folder with one; ``changes`` maps sections to keys that are replaced in it.
     """
     _check(source_path(source))
-    with ending_on_signals(), private_folder() as folder:
+    with ending_on_signals(), private_folder() as (folder, lock):
         testbed_path = create_folder(folder / "testbed", source_path(source))
         data = read_testbed(testbed_path)
         for section, keys in changes.items():
             data[section] = {**data.get(section, {}), **keys}
         write_testbed(data, testbed_path)
-        run = Run(folder, testbed_path, Supervisor(folder))
+        run = Run(folder, testbed_path, Supervisor(folder, lock))
         try:
             yield run
         finally:
@@ -252,14 +252,14 @@ def supervised_folder(home: Path) -> Iterator[Run]:
     """A run with the keys of a testbed folder; its file is left as it is, its secrets and state are used."""
     source = find_testbed(home)
     _check(source)
-    with ending_on_signals(), private_folder() as folder:
+    with ending_on_signals(), private_folder() as (folder, lock):
         (folder / "testbed").mkdir()
         testbed_path = folder / "testbed" / source.name
         write_testbed(read_testbed(source), testbed_path)
         run = Run(
             folder,
             testbed_path,
-            Supervisor(folder),
+            Supervisor(folder, lock),
             secrets=source.parent.resolve() / SECRETS,
             state=source.parent.resolve() / STATE,
         )
@@ -286,8 +286,8 @@ class Attached(Run):
 def attached_run(home: Path, logs: Path) -> Iterator[Run]:
     """The learning part of a run on a testbed that is at work; logs of its processes go to ``logs``."""
     logs.mkdir(parents=True, exist_ok=True)
-    with ending_on_signals(), private_folder() as folder:
-        run = Attached(folder, find_testbed(home).resolve(), Supervisor(logs))
+    with ending_on_signals(), private_folder() as (folder, lock):
+        run = Attached(folder, find_testbed(home).resolve(), Supervisor(logs, lock))
         try:
             yield run
         finally:

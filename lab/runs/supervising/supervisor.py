@@ -58,12 +58,14 @@ class Supervisor:
     ``events`` holds ``(child name, event)``; the end of a child's output arrives as :class:`~orchestrator.events.process.Ended`.
     """
 
-    def __init__(self, log_dir: Path) -> None:
+    def __init__(self, log_dir: Path, *inherited: int) -> None:
+        """Children inherit the descriptors ``inherited``."""
         self.log_dir = log_dir
         self.events: queue.Queue[tuple[str, ProcessEvent]] = queue.Queue()
         self.children: dict[str, Child] = {}
         self._readers: list[threading.Thread] = []
         self._read_fd, self._write_fd = os.pipe()
+        self._inherited = (self._read_fd, *inherited)
         self._environment = {**os.environ, PARENT_FD: str(self._read_fd)}
 
     def start(self, name: str, *arguments: str) -> Child:
@@ -77,7 +79,7 @@ class Supervisor:
                 stderr=stderr,
                 text=True,
                 start_new_session=True,
-                pass_fds=[self._read_fd],
+                pass_fds=self._inherited,
                 env=self._environment,
             )
         child = Child(name, process, log, arguments)

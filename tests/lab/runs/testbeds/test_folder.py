@@ -149,7 +149,7 @@ def test_a_private_folder_that_cannot_be_removed_is_told(
 
     with monkeypatch.context() as patch:
         patch.setattr(private_folder_module.shutil, "rmtree", refuse)
-        with private_folder() as folder:
+        with private_folder() as (folder, _):
             (folder / "bench" / "secrets" / "alice").mkdir(parents=True)
             (folder / "bench" / "secrets" / "alice" / "store.key").write_bytes(b"k" * 32)
         assert "remove it by hand" in caplog.text
@@ -162,7 +162,7 @@ KILLED = """
 import os, signal, sys
 from lab.runs.supervising.private_folder import private_folder
 
-with private_folder() as folder:
+with private_folder() as (folder, _):
     (folder / "bench" / "secrets").mkdir(parents=True)
     (folder / "bench" / "secrets" / "store.key").write_bytes(b"k" * 32)
     print(folder, flush=True)
@@ -182,4 +182,45 @@ def test_the_folder_of_a_killed_run_is_removed_at_once(
     assert killed.returncode == -getattr(signal, name)
     assert killed.stdout.startswith(f"{tmp_path}/qunetlab-")
     assert killed.stderr == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+OUTLIVED = """
+import os, signal, subprocess, sys
+from lab.runs.supervising.private_folder import private_folder
+from lab.runs.supervising.supervisor import Supervisor
+
+start = subprocess.Popen
+subprocess.Popen = lambda command, **more: start(
+    [sys.executable, "-c", sys.argv[1], str(folder)] if "lab.cli.main" in command else command, **more
+)
+with private_folder() as (folder, lock):
+    supervisor = Supervisor(folder, lock)
+    supervisor.start("alice", "node", "alice")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+SLOW_ROLE = """
+import os, sys, time
+from pathlib import Path
+
+folder = Path(sys.argv[1])
+os.read(int(os.environ["QUNETLAB_PARENT_FD"]), 1)
+until_s = time.monotonic() + 1
+while folder.exists() and time.monotonic() < until_s:
+    time.sleep(0.01)
+(folder / "state" / "alice").mkdir(parents=True)
+"""
+
+
+def test_a_role_that_ends_long_after_its_killed_run_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It makes its state folder, with what is missing above, when its run is gone already."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    killed = subprocess.run(
+        [sys.executable, "-P", "-c", OUTLIVED, SLOW_ROLE], capture_output=True, timeout=60, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert killed.stderr == b""
     assert list(tmp_path.iterdir()) == []
