@@ -120,6 +120,8 @@ class Life:
             ),
             cut,
         )
+        agreed = {taken for taken in ranges.values() if isinstance(taken, Range)}
+        assert len(agreed) <= 1, f"one context, two ranges: {agreed}"
         for name, peer in (NAMES, NAMES[::-1]):
             taken = ranges[name]
             if isinstance(taken, Range) and self.rng.random() < 0.9:
@@ -178,7 +180,7 @@ class Life:
         """What holds once the two have settled; their heads are the same where a session began.
 
         Within a session a use that was cut leaves one end ahead until the next use or the next session; that the
-        ranges of later uses are the same at both ends is what :meth:`note` sees to.
+        ranges of later uses are the same at both ends is what :meth:`use` sees to.
         """
         alice, bob = self.stores["alice"], self.stores["bob"]
         if self.new_session:
