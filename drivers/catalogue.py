@@ -68,7 +68,8 @@ class Row:
     ``driver`` is ``module:Class`` of a :class:`drivers.base.LabInstrument`; ``offers`` names, per kind, the channels
     that offer it - attributes of the driver - or :data:`WHOLE`.  ``ports`` are those at which the instrument answers
     on the network, the one of its address first.  ``twin`` is the module with ``build`` (:mod:`sim_backends.site`);
-    a model without one has real addresses only.  Raises CatalogueError for a row that does not fit together.
+    a model without one has real addresses only.  ``has_serial_number``: whether its identity tells one, by which a
+    testbed file can expect it.  Raises CatalogueError for a row that does not fit together.
     """
 
     model: str
@@ -78,6 +79,7 @@ class Row:
     address: AddressKind
     ports: tuple[int, ...] = ()
     twin: str = ""
+    has_serial_number: bool = True
 
     def __post_init__(self) -> None:
         module, _, name = str(self.driver).partition(":")
@@ -91,6 +93,7 @@ class Row:
                 ("address", "an AddressKind", isinstance(self.address, AddressKind)),
                 ("ports", "a tuple of numbers", _are(self.ports, int)),
                 ("twin", "the name of a module", isinstance(self.twin, str)),
+                ("has_serial_number", "true or false", isinstance(self.has_serial_number, bool)),
             )
             if not right
         ]
@@ -163,6 +166,7 @@ OURS = (
         address=AddressKind.HOST,
         ports=(12000, 12345),
         twin="sim_backends.detectors.websq",
+        has_serial_number=False,
     ),
     Row(
         model="id-quantique-id900",

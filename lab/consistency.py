@@ -57,6 +57,7 @@ def mistakes_between(testbed: Testbed) -> Iterator[Mistake]:
     yield from _detectors(testbed)
     yield from _ownership(testbed)
     yield from _twice(testbed.instruments)
+    yield from _serial_numbers(testbed.instruments)
     names = {entry.name for entry in testbed.instruments}
     for name in (testbed.cabling.trigger_source, *testbed.cabling.trigger_sinks):
         if name not in names:
@@ -211,4 +212,17 @@ def _twice(entries: tuple[InstrumentEntry, ...]) -> Iterator[Mistake]:
             yield (
                 f"instruments[{index}].serial_number",
                 f"{entry.serial_number} already belongs to {same.name!r}, another {entry.model}",
+            )
+
+
+def _serial_numbers(entries: tuple[InstrumentEntry, ...]) -> Iterator[Mistake]:
+    """Serial numbers of models that tell none."""
+    for index, entry in enumerate(entries):
+        if not entry.serial_number or unknown_model(entry.model):
+            continue
+        if not catalogue.row(entry.model).has_serial_number:
+            yield (
+                f"instruments[{index}].serial_number",
+                f"a {entry.model} tells no serial number, so none can be expected of {entry.name!r}; leave it out, "
+                "and give the controller an address that stays",
             )

@@ -97,6 +97,7 @@ def test_identity_is_asked_and_kept(rig: Rig) -> None:
     assert identity.model
     assert rig.driver.IDN()["model"] == identity.model
     assert rig.driver.IDN()["serial"] == identity.serial_number
+    assert bool(identity.serial_number) == row(rig.model).has_serial_number
 
 
 def test_the_constructor_asks_nothing(rig: Rig) -> None:

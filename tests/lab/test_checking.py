@@ -247,6 +247,15 @@ def test_two_of_a_model_with_one_serial_number_are_told(tmp_path: Path) -> None:
     assert "already belongs to 'awg_alice'" in found["instruments[7].serial_number"]
 
 
+def test_a_serial_number_of_a_model_that_tells_none_is_refused(tmp_path: Path) -> None:
+    data = content()
+    put(data, of("detectors", "serial_number"), "WSQ-0042")
+    found = told(data, tmp_path)
+    assert list(found) == ["instruments[2].serial_number"]
+    assert "tells no serial number" in found["instruments[2].serial_number"]
+    assert "leave it out" in found["instruments[2].serial_number"]
+
+
 def test_different_instruments_at_one_host_are_no_mistake(tmp_path: Path) -> None:
     data = content()
     for name, address in (

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from drivers.base import Identity
+from drivers.catalogue import row
 from drivers.links.errors import LinkBrokenError
 from lab.runs.testbeds.folder import template_path
 from lab.station import Station, StationError
@@ -115,7 +116,7 @@ def relay_with_serials(log: list[str], swapped: bool) -> Station:
     data = tomllib.loads(template_path("simulated-four-node").read_text())
     for entry in data["instruments"]:
         entry["address"] = entry["name"]
-        if entry["owner"] == "relay":
+        if entry["owner"] == "relay" and row(entry["model"]).has_serial_number:
             entry["serial_number"] = f"serial-of-{entry['name']}"
     other = {"laser": "launch", "launch": "laser"} if swapped else {}
 
