@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from drivers.catalogue import create_instrument
-from drivers.links.transcript import Passed, Step, from_text
+from drivers.links.transcript import Outcome, Passed, Step, from_text
 from lab.guard import LOCK_FILE, owning
 from lab.runs.first_contact.recording import Recorder, recorded, run
-from lab.runs.first_contact.session import Session, unique_name
+from lab.runs.first_contact.session import Session, parameters, unique_name
 from lab.runs.testbeds.folder import template_path
 from lab.testbed import write_testbed
 from sim_backends.lasers.nkt_basik import NKTBasikTwin
@@ -216,6 +216,35 @@ def test_a_switch_that_is_on_is_not_written(tmp_path: Path) -> None:
     assert [outcome.gave for step, outcome in pairs if step.name == "emission" and outcome] == [True]
     steps = [step for step, _ in pairs]
     assert {step.name for step in steps if step.do == "set"} == {"power_mw", "wavelength_offset_pm"}
+
+
+class LastRefused(Session):
+    """Its last reading is refused."""
+
+    def perform(self, step: Step) -> Outcome:
+        *_, last = parameters(self.driver)
+        return Outcome(0.0, failed="NotReadyError") if step.name == last else super().perform(step)
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_refusal_is_an_answer_the_last_one_too(meter: Any, read_only: bool) -> None:
+    with closing(create_instrument("thorlabs-pm100d", unique_name("meter"), meter.address)) as driver:
+        recorder = Recorder(driver, "thorlabs-pm100d", {}, str.encode, read_only=read_only)
+        assert run(recorder, LastRefused(driver, read_only=read_only))
+
+
+def test_a_host_that_comes_in_two_pieces_is_taken_out_too() -> None:
+    kept: list[str] = []
+    driver = create_instrument("single-quantum-websq", unique_name("detectors"), "detectors.lab:12000")
+    with closing(driver):
+        recorder = Recorder(driver, "single-quantum-websq", {}, kept.append)
+        tap = driver.links[0].tap
+        assert tap is not None
+        for piece in (b'{"label": "Host", "value": "detec', b'tors.lab 192.168.1', b'.17"}\x17'):
+            tap("received", piece)
+        recorder.save()
+    received = [each.data for each in from_text(kept[-1]).entries if isinstance(each, Passed)]
+    assert received == [b'{"label": "Host", "value": "HOST HOST"}\x17']
 
 
 def test_samples_never_reach_a_transcript() -> None:

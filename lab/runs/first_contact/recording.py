@@ -44,14 +44,14 @@ logger = logging.getLogger(__name__)
 
 SHORT_NAME = 4
 """Shorter names of machines are words of other meanings too."""
-
-
 KINDS: tuple[tuple[type[Link], LinkKind], ...] = (
     (ScpiLink, "visa"),
     (SerialLink, "serial"),
     (RequestLink, "zeromq"),
     (Link, "tcp"),
 )
+STREAMS = ("tcp", "serial")
+"""Kinds of links without messages."""
 
 
 def kind_of(link: Link) -> LinkKind:
@@ -148,36 +148,31 @@ class Recorder:
         )
         with self._lock:
             header = msgspec.structs.replace(self._header, identity=identity, ended=self._ended)
-            self._keep(to_text(header, self._entries))
+            self._keep(to_text(header, map(self._redacted, self._entries)))
+
+    def _redacted(self, entry: Entry) -> Entry:
+        if isinstance(entry, Passed) and entry.direction != "block":
+            return msgspec.structs.replace(entry, data=self._redactor.clean(entry.data))
+        return entry
 
     def _tap(self, link: int, kind: LinkKind) -> Callable[[Direction, bytes], None]:
         def tap(direction: Direction, data: bytes) -> None:
-            parts = (
-                without_blocks(data)
-                if kind in ("visa", "zeromq") and direction != "block"
-                else [(False, data)]
-            )
-            for is_block, part in parts:
-                clean = part if is_block or direction == "block" else self._redactor.clean(part)
-                self._add(Passed(self._now(), link, "block" if is_block else direction, clean))
+            whole = kind in ("visa", "zeromq") and direction != "block"
+            for is_block, part in without_blocks(data) if whole else [(False, data)]:
+                self._add(Passed(self._now(), link, "block" if is_block else direction, part))
 
         return tap
 
     def _add(self, entry: Entry) -> None:
-        """Keep an entry; what a stream delivers in pieces is one."""
+        """Keep an entry; what a stream delivers in pieces is one, so that no name is hidden in two of them."""
         with self._lock:
-            before = self._entries[-1] if self._entries else None
-            pieces = (
-                isinstance(entry, Passed)
-                and isinstance(before, Passed)
-                and entry.direction == before.direction == "received"
-                and entry.link == before.link
-                and self._header.links[entry.link].kind in ("tcp", "serial")
-            )
-            if pieces and isinstance(entry, Passed) and isinstance(before, Passed):
-                self._entries[-1] = msgspec.structs.replace(before, data=before.data + entry.data)
-            else:
-                self._entries.append(entry)
+            match self._entries[-1:], entry:
+                case [Passed(direction="received") as before], Passed(direction="received") if (
+                    before.link == entry.link and self._header.links[entry.link].kind in STREAMS
+                ):
+                    self._entries[-1] = msgspec.structs.replace(before, data=before.data + entry.data)
+                case _:
+                    self._entries.append(entry)
 
     def _now(self) -> float:
         return self._clock() - self._begun
@@ -214,12 +209,13 @@ def run(
     more: Iterable[Step] = (),
     tell: Callable[[str], object] = logger.warning,
 ) -> bool:
-    """Record a whole session, with the steps ``more`` before its end; whether every step got an answer.
+    """Record a whole session, with the steps ``more`` before its end; whether every step got an answer, a refusal or not.
 
     An instrument that was identified is made safe at the end, whatever happened, unless the session only reads.
     ``tell`` gets a line for each step that failed.
     """
     lost = in_a_row = 0
+    safe = True
     try:
         for step in chain(session.plan(), more):
             failed = recorder.perform(session, step).failed
@@ -233,6 +229,7 @@ def run(
     finally:
         if not session.read_only and session.driver.identity is not None:
             failed = recorder.perform(session, Step(0.0, "safe_state")).failed
+            safe = not failed
             if failed:
                 tell(f"it could not be made safe: {failed}: {session.reason}")
-    return not (lost or failed)
+    return safe and not lost
