@@ -123,7 +123,7 @@ Entry: TypeAlias = Passed | Step | Outcome
 
 
 class Transcript(msgspec.Struct, frozen=True):
-    """A whole transcript; ``lines`` are the numbers of the entries' lines in the file."""
+    """A whole transcript."""
 
     header: Header
     entries: tuple[Entry, ...]

@@ -12,11 +12,11 @@ from typing import Any
 
 import typer
 
-from drivers.catalogue import CatalogueError, row
+from drivers.catalogue import row
 from drivers.links.transcript import Step, Transcript, TranscriptError, from_text
 from lab.guard import LOCK_FILE, owning
-from lab.runs.first_contact.against_driver import DriverReport, against_driver, made
-from lab.runs.first_contact.against_twin import TwinReport, against_twin, has_twin
+from lab.runs.first_contact.against_driver import DriverReport, against_driver, make_driver
+from lab.runs.first_contact.against_twin import TwinReport, against_twin
 from lab.runs.first_contact.recording import recorded, run
 from lab.runs.first_contact.session import settings, unique_name
 from lab.runs.shown import echo
@@ -48,15 +48,18 @@ def record(
         if address is None:
             path = find_testbed(testbed)
             entry = _entry(path, name)
-            lock = path.absolute().parent / STATE / entry.owner
-            make_folder(lock)
-            stack.enter_context(owning(lock / LOCK_FILE, entry.owner))
+            state = path.absolute().parent / STATE / entry.owner
+            make_folder(state)
+            stack.enter_context(owning(state / LOCK_FILE, entry.owner))
         else:
-            _require_model(name)
             entry = InstrumentEntry(
-                name="first", model=name, owner="relay", address=address, options=dict(map(_option, options))
+                name="first",
+                model=row(name).model,
+                owner="relay",
+                address=address,
+                options=dict(map(_option, options)),
             )
-        driver = made(entry.model, unique_name(entry.name), entry.address, entry.options)
+        driver = make_driver(entry.model, unique_name(entry.name), entry.address, entry.options)
         stack.callback(driver.close)
         for line in _announced(entry, settings(driver), read_only=read_only, out=out):
             echo(line)
@@ -80,13 +83,6 @@ def _entry(path: Path, name: str) -> InstrumentEntry:
     if not entries[name].has_address:
         raise ValueError(f"the address of {name} is 'auto'; write its address, or run `qunetlab simulate`")
     return entries[name]
-
-
-def _require_model(model: str) -> None:
-    try:
-        row(model)
-    except CatalogueError as error:
-        raise ValueError(str(error)) from error
 
 
 def _option(text: str) -> tuple[str, Any]:
@@ -141,10 +137,10 @@ def replay(path: Path, only: str | None, as_json: bool) -> int:
     except (TranscriptError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: {error}") from error
     model = transcript.header.model
-    _require_model(model)
+    has_twin = bool(row(model).twin)
     only = only or transcript.only
     driver = against_driver(transcript) if only != "twin" else None
-    twin = against_twin(transcript) if only != "driver" and has_twin(model) else None
+    twin = against_twin(transcript) if only != "driver" and has_twin else None
     if as_json:
         report = {"model": model, "driver": driver and asdict(driver), "twin": twin and asdict(twin)}
         echo(json.dumps(report))

@@ -240,7 +240,7 @@ def test_a_host_that_comes_in_two_pieces_is_taken_out_too() -> None:
         recorder = Recorder(driver, "single-quantum-websq", {}, kept.append)
         tap = driver.links[0].tap
         assert tap is not None
-        for piece in (b'{"label": "Host", "value": "detec', b'tors.lab 192.168.1', b'.17"}\x17'):
+        for piece in (b'{"label": "Host", "value": "detec', b"tors.lab 192.168.1", b'.17"}\x17'):
             tap("received", piece)
         recorder.save()
     received = [each.data for each in from_text(kept[-1]).entries if isinstance(each, Passed)]

@@ -36,7 +36,7 @@ def against_driver(transcript: Transcript) -> DriverReport | None:
     done, differences = 0, []
     with _peers(transcript) as peers:
         address, options = _places(header, peers)
-        driver = made(header.model, unique_name("replay"), address, options)
+        driver = make_driver(header.model, unique_name("replay"), address, options)
         with closing(driver):
             _require_all_links(driver, header)
             driver.leave_on()  # there is nothing that could be on
@@ -55,7 +55,7 @@ def against_driver(transcript: Transcript) -> DriverReport | None:
     return DriverReport(done, (*(_told(transcript, each) for each in found), *differences))
 
 
-def made(model: str, name: str, address: str, options: Mapping[str, Any]) -> LabInstrument:
+def make_driver(model: str, name: str, address: str, options: Mapping[str, Any]) -> LabInstrument:
     """The driver, not connected; ValueError for options that it does not have."""
     try:
         return create_instrument(model, name, address, **options)
@@ -120,10 +120,9 @@ def _places(header: Header, peers: list[Peer]) -> tuple[str, dict[str, Any]]:
 
 def _otherwise(outcome: Outcome, then: Outcome) -> str:
     """How ``outcome`` differs from what it was ``then``, in words; "" when it does not."""
-    if outcome.failed != then.failed:
-        return f"{_result(outcome)}, then it {_result(then)}"
-    if (outcome.kind or then.kind) or outcome.gave == then.gave:
-        return "" if outcome.kind == then.kind else f"{_result(outcome)}, then it {_result(then)}"
+    alike = (outcome.failed, outcome.kind) == (then.failed, then.kind)
+    if alike and (then.kind or outcome.gave == then.gave):
+        return ""
     return f"{_result(outcome)}, then it {_result(then)}"
 
 

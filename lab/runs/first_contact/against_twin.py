@@ -6,7 +6,6 @@ Links are opened, and bytes sent, in the order and at the pace of the file; paus
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
@@ -35,7 +34,7 @@ QUIET_S = 0.01
 
 
 @dataclass(frozen=True)
-class Row:
+class OtherAnswer:
     """An answer of the twin that differs: the line of the transcript, what was sent, and both shapes in words."""
 
     line: int
@@ -49,43 +48,32 @@ class TwinReport:
     """How many ``answers`` were compared, and those that differ."""
 
     answers: int
-    differences: tuple[Row, ...]
+    differences: tuple[OtherAnswer, ...]
 
 
-def has_twin(model: str) -> bool:
-    """Whether a model has a twin."""
-    return bool(row(model).twin)
-
-
-def against_twin(
-    transcript: Transcript,
-    *,
-    reply_s: float = REPLY_S,
-    clock: Callable[[], float] = time.monotonic,
-    pause: Callable[[float], None] = time.sleep,
-) -> TwinReport:
+def against_twin(transcript: Transcript, *, reply_s: float = REPLY_S) -> TwinReport:
     """Say to a fresh twin what was said to the instrument; an answer may take ``reply_s`` longer than it did then."""
     header = transcript.header
     testbed, entry = alone(header.model)
     with Bench(testbed, only=(entry.name,)) as bench, ExitStack() as stack:
-        lines = []
+        links = []
         for number, info in enumerate(header.links):
-            lines.append(_Line(_client(info, number, entry, bench), partly=header.source is not None))
-            stack.callback(lines[-1].link.close)
-        at_s, done = 0.0, clock()
+            links.append(_TwinLink(_client(info, number, entry, bench), partly=header.source is not None))
+            stack.callback(links[-1].link.close)
+        at_s, done = 0.0, time.monotonic()
         for index, passed in enumerate(transcript.entries):
             if isinstance(passed, Passed):
                 took_s, at_s = passed.at_s - at_s, passed.at_s
                 if passed.direction != "received":
-                    pause(max(0.0, done + min(took_s, LONGEST_PAUSE_S) - clock()))
-                lines[passed.link].pass_on(transcript.line_of(index), passed, took_s + reply_s)
-                done = clock()
-        for line in lines:
-            line.compare()
-        differences = [each for line in lines for each in line.differences]
-        return TwinReport(
-            sum(line.answers for line in lines), tuple(sorted(differences, key=lambda each: each.line))
+                    time.sleep(max(0.0, done + min(took_s, LONGEST_PAUSE_S) - time.monotonic()))
+                links[passed.link].pass_on(transcript.line_of(index), passed, took_s + reply_s)
+                done = time.monotonic()
+        for each in links:
+            each.compare()
+        differences = sorted(
+            (other for each in links for other in each.differences), key=lambda other: other.line
         )
+        return TwinReport(sum(each.answers for each in links), tuple(differences))
 
 
 def alone(model: str) -> tuple[Testbed, InstrumentEntry]:
@@ -117,13 +105,13 @@ def _client(info: LinkInfo, number: int, entry: InstrumentEntry, bench: Bench) -
     return TcpLink(host, port, instrument="twin", talkative=True)
 
 
-class _Line:
+class _TwinLink:
     """One link to the twin, and the exchange that is under way on it."""
 
     def __init__(self, link: Link, *, partly: bool) -> None:
         self.link = link
         self.answers = 0
-        self.differences: list[Row] = []
+        self.differences: list[OtherAnswer] = []
         self._partly = partly
         self._line = 0
         self._sent = self._recorded = self._found = b""
@@ -156,7 +144,7 @@ class _Line:
             shapes = shape_of(recorded, self._sent), shape_of(found, self._sent)
             if differs(*shapes, partly=self._partly):
                 sent = self._sent.decode("latin-1").encode("unicode_escape").decode("ascii")[:80]
-                self.differences.append(Row(self._line, sent, *map(words, shapes)))
+                self.differences.append(OtherAnswer(self._line, sent, *map(words, shapes)))
         self._sent = self._recorded = self._found = b""
         self._line = 0
 

@@ -55,13 +55,6 @@ def settings(driver: LabInstrument) -> list[str]:
     return [name for name, parameter in parameters(driver).items() if parameter.settable]
 
 
-def begin(driver: LabInstrument, *, read_only: bool) -> None:
-    """To be called before the first step: a session that only reads brings nothing to any state."""
-    if read_only:
-        for link in driver.every_link().values():
-            link.bring_up = None
-
-
 class Session:
     """The steps of a session with ``driver``; :meth:`perform` does one, :meth:`plan` says which are next."""
 
@@ -70,7 +63,9 @@ class Session:
         self.read_only = read_only
         self.reason = ""
         self._held: dict[str, Any] = {}
-        begin(driver, read_only=read_only)
+        if read_only:  # it brings nothing to any state
+            for link in driver.every_link().values():
+                link.bring_up = None
 
     def plan(self) -> Iterator[Step]:
         """The steps in their order; each must be performed before the next is asked for."""
