@@ -239,7 +239,8 @@ class NKTBasik(LabInstrument):
 
     def know_state(self) -> None:
         """Modulation off and the pump at constant power; no light that was on with anything else or beyond a limit."""
-        beyond = [*self._beyond_limits(), *(f"{name} on" for name in self._wrong_set_up())]
+        right, on = self._set_up_to_change()
+        beyond = [*self._beyond_limits(), *(f"{name} on" for name in on)]
         if self._read_int(REG_EMISSION, "<B"):
             if beyond:
                 self._write_verified(REG_EMISSION, b"\x00")
@@ -251,31 +252,22 @@ class NKTBasik(LabInstrument):
             )
         elif beyond:
             logger.warning("%s at %s: found with %s", self.name, self.address, ", ".join(beyond))
-        self._set_up()
+        self._write_all(right)
 
     def restore_passive(self) -> None:
         """Emission off, power and wavelength as they were."""
-        self._write_verified(REG_EMISSION, b"\x00")
-        for register, data in self._passive.items():
-            self._write_verified(register, data)
+        self._write_all({REG_EMISSION: b"\x00", **self._passive})
 
-    def _wrong_set_up(self) -> Iterator[str]:
-        """What is on that is off in the known state."""
-        yield from set_bits(self._read_if_there(REG_SETUP, 2) & SETUP_MASK, SETUP_BITS)
-        for register, size in self._off_registers().items():
-            if self._read_if_there(register, size):
-                yield OFF_NAMES[register]
-
-    def _set_up(self) -> None:
+    def _set_up_to_change(self) -> tuple[dict[int, bytes], list[str]]:
+        """What registers must hold in the known state that do not, and the names of what is on there."""
         setup = self._read_if_there(REG_SETUP, 2)
-        if setup & SETUP_MASK:
-            self._write_verified(REG_SETUP, struct.pack("<H", setup & ~SETUP_MASK))
-        for register, size in self._off_registers().items():
+        on = set_bits(setup & SETUP_MASK, SETUP_BITS)
+        right = {REG_SETUP: struct.pack("<H", setup & ~SETUP_MASK)} if on else {}
+        for register, size in self._basik.off.items() if self._basik is not None else ():
             if self._read_if_there(register, size):
-                self._write_verified(register, bytes(size))
-
-    def _off_registers(self) -> dict[int, int]:
-        return self._basik.off if self._basik is not None else {}
+                right[register] = bytes(size)
+                on.append(OFF_NAMES[register])
+        return right, on
 
     def _beyond_limits(self) -> Iterator[str]:
         """Stored set points that the set-up does not allow; both registers of the power count, one may lag."""
@@ -300,7 +292,8 @@ class NKTBasik(LabInstrument):
                 f"emission stays off: the laser has {' and '.join(beyond)}; set power_mw and "
                 "wavelength_offset_pm to allowed values first",
             )
-        self._set_up()
+        right, _ = self._set_up_to_change()
+        self._write_all(right)
         self.must_end_dark()
         try:
             self._bus.write(REG_EMISSION, b"\x01")
@@ -364,6 +357,10 @@ class NKTBasik(LabInstrument):
     def _write_passive(self, register: int, data: bytes) -> None:
         self._write_verified(register, data)
         self._passive[register] = data
+
+    def _write_all(self, registers: dict[int, bytes]) -> None:
+        for register, data in registers.items():
+            self._write_verified(register, data)
 
     def _write_verified(self, register: int, data: bytes) -> None:
         """Write a register and read it back: an acknowledged value may still have been clipped."""

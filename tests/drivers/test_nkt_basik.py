@@ -460,6 +460,14 @@ class TestKnownState:
         _, laser = bench(module_type=0x36, left_by_someone=True)
         assert laser.identify().model == "Koheras BASIK MIKRO K0x2"
 
+    def test_the_set_up_is_asked_for_once(self, bench):
+        _, laser = bench(connect=False)
+        sent = []
+        laser.link.tap = lambda direction, data: sent.append(data) if direction == "sent" else None
+        laser.connect()
+        asked = [telegram.register for telegram in TelegramReader().feed(b"".join(sent))]
+        assert [asked.count(register) for register in (0x31, 0x2F, 0xB5, 0xB6)] == [1, 1, 1, 1]
+
     def test_a_set_up_that_does_not_change_is_refused(self, module):
         fake, laser = module({**K1X2, 0xB6: b"\x01"})
         fake.writes = Deaf(fake, 0xB6)
