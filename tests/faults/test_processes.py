@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 import signal
 import socket
-import subprocess
-import sys
 import time
 import tomllib
 from collections.abc import Callable, Iterator
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import run_qunetlab
 from msgspec.structs import replace
 
 from lab.runs.following.observer import verdict_on
@@ -195,13 +194,7 @@ def test_a_process_that_stood_still_for_ten_seconds_goes_on(running: Ring, role:
 
 
 def test_a_second_process_of_a_role_is_refused_and_the_first_goes_on(running: Ring) -> None:
-    second = subprocess.run(
-        [sys.executable, "-P", "-m", "lab.cli.main", "node", "dave", str(running.path)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    second = run_qunetlab("node", "dave", str(running.path))
     assert second.returncode == 1
     assert "runs as dave and has its instruments" in second.stderr
     assert "Traceback" not in second.stderr
@@ -209,14 +202,7 @@ def test_a_second_process_of_a_role_is_refused_and_the_first_goes_on(running: Ri
 
 
 def keys_command(running: Ring, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "lab.cli.main", "keys", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        cwd=running.path.parent,
-    )
+    done = run_qunetlab("keys", *arguments, cwd=running.path.parent)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

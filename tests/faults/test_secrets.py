@@ -19,8 +19,6 @@ import itertools
 import json
 import logging
 import re
-import subprocess
-import sys
 import threading
 import time
 import tomllib
@@ -33,6 +31,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import zmq
+from command_line import run_qunetlab
 
 from fl.carriers.zeromq.client import run_client
 from fl.carriers.zeromq.server import run_server, with_task
@@ -586,9 +585,7 @@ def test_self_check_is_refused_on_a_testbed_that_is_not_simulated(tmp_path: Path
     write_testbed(data, path)
     kept = tmp_path / "self-check"
     command = ["fl", "client", "alice", str(path), "--self-check", str(kept)]
-    ended = subprocess.run(
-        [sys.executable, "-P", "-m", "lab.cli.main", *command], capture_output=True, text=True, timeout=60
-    )
+    ended = run_qunetlab(*command)
     assert ended.returncode == 2
     assert "has no [simulation]" in ended.stderr
     assert not kept.exists()

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from command_line import QUNETLAB
 
 pytestmark = pytest.mark.long
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMESPACE = ["unshare", "-m"] if os.getuid() == 0 else ["unshare", "-rm"]
-COMMAND = [sys.executable, "-P", "-m", "lab.cli.main"]
 
 
 def in_namespace(script: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -56,7 +55,7 @@ def test_every_kernel_compiles_where_installation_and_home_are_read_only(tmp_pat
         f"{cut_off}export TMPDIR='{temporary}'\n{READ_ONLY}",
         str(ROOT),
         str(home),
-        *COMMAND,
+        *QUNETLAB,
         "compile",
         cwd=tmp_path,
     )
@@ -74,11 +73,11 @@ def test_a_training_run_works_where_installation_and_home_are_read_only(tmp_path
     home.mkdir()
     small = ("--quick", "--rounds", "1", "--seeds", "1", "--no-baselines", "--workers", "2")
     done = in_namespace(
-        READ_ONLY, str(ROOT), str(home), *COMMAND, "train", "digits", *small, "--out", str(out), cwd=tmp_path
+        READ_ONLY, str(ROOT), str(home), *QUNETLAB, "train", "digits", *small, "--out", str(out), cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
     assert "atplotlib" not in done.stderr
-    read = in_namespace(READ_ONLY, str(ROOT), str(home), *COMMAND, "compare", str(out), cwd=tmp_path)
+    read = in_namespace(READ_ONLY, str(ROOT), str(home), *QUNETLAB, "compare", str(out), cwd=tmp_path)
     assert (read.returncode, read.stderr) == (0, "")
     assert "sum exact" in read.stdout
 
@@ -99,7 +98,7 @@ def test_a_full_temporary_folder_is_named(tmp_path: Path, size: str) -> None:
         SMALL_DISK,
         size,
         str(disk),
-        *COMMAND,
+        *QUNETLAB,
         "demo",
         "--rounds",
         "1",
@@ -119,7 +118,7 @@ def test_a_full_output_folder_is_named(tmp_path: Path) -> None:
     done = in_namespace(
         'mount -t tmpfs -o size=64k none "$1"; head -c 1M /dev/zero > "$1/filled" || true; shift; exec "$@"',
         str(disk),
-        *COMMAND,
+        *QUNETLAB,
         *("train", "digits", "--quick", "--rounds", "1", "--seeds", "1", "--workers", "0"),
         *("--out", str(disk / "run")),
         cwd=tmp_path,

@@ -10,7 +10,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 import tomllib
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import QUNETLAB
 
 from lab.runs.supervising.supervisor import Supervisor
 from lab.runs.testbeds.folder import create_folder, template_path
@@ -45,7 +45,7 @@ class Training:
         self.private = tmp_path / "private"
         self.private.mkdir(exist_ok=True)
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "lab.cli.main", "train", "digits", "--json", *arguments],
+            [*QUNETLAB, "train", "digits", "--json", *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+from command_line import run_qunetlab
 
 from lab.runs.testbeds.folder import create_folder, template_path
 from lab.testbed import write_testbed
@@ -28,13 +27,7 @@ def test_a_demo_of_so_many_users_keys_every_pair_and_sums_exactly(
     create_folder(tmp_path / "bench", tmp_path / "small.toml", users=count)
     out = tmp_path / "out"
     command = ("demo", "--testbed", str(tmp_path / "bench"), "--rounds", "2", "--out", str(out))
-    said = subprocess.run(
-        [sys.executable, "-P", "-m", "lab.cli.main", *command],
-        capture_output=True,
-        text=True,
-        timeout=390,
-        check=False,
-    )
+    said = run_qunetlab(*command, timeout_s=390)
     assert said.returncode == 0, said.stderr
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))
     assert report["aggregation"]["exact"] is True

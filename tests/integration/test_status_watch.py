@@ -19,6 +19,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+from command_line import QUNETLAB
 
 from lab.cli.status import show_status
 from lab.runs.following.document import SCHEMA
@@ -40,7 +41,7 @@ class Process:
 
     def __init__(self, stack: ExitStack, *arguments: str) -> None:
         self.child = subprocess.Popen(
-            [sys.executable, "-P", "-u", "-m", "lab.cli.main", *arguments],
+            [sys.executable, "-u", *QUNETLAB[1:], *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

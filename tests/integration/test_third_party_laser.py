@@ -9,7 +9,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import run_qunetlab
 
 from lab import needs
 from lab.runs.testbeds.folder import template_path
@@ -59,21 +59,11 @@ def content() -> dict[str, Any]:
     return data
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-P", "-m", "lab.cli.main", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-
-
 def test_it_is_checked_simulated_and_gives_the_light_that_the_relay_asks_for(
     installed: Path, tmp_path: Path
 ) -> None:
     write_testbed(content(), tmp_path / "t.toml")
-    checked = command("check", str(tmp_path / "t.toml"))
+    checked = run_qunetlab("check", str(tmp_path / "t.toml"))
     assert checked.returncode == 0, checked.stderr
     with Bench(load_testbed(tmp_path / "t.toml")) as bench:
         data = resolve_addresses(content(), bench.addresses)
@@ -100,7 +90,7 @@ def test_it_is_checked_simulated_and_gives_the_light_that_the_relay_asks_for(
 
 def test_without_its_package_the_testbed_says_which_models_there_are(tmp_path: Path) -> None:
     write_testbed(content(), tmp_path / "t.toml")
-    checked = command("check", str(tmp_path / "t.toml"))
+    checked = run_qunetlab("check", str(tmp_path / "t.toml"))
     assert checked.returncode == 2
     assert "instruments[0].model: no driver for 'acme-sl1'; known: id-quantique-id900" in checked.stderr
 
@@ -124,7 +114,7 @@ def test_a_broken_package_is_named_by_check(
 ) -> None:
     break_it(installed)
     write_testbed(content(), tmp_path / "t.toml")
-    checked = command("check", str(tmp_path / "t.toml"))
+    checked = run_qunetlab("check", str(tmp_path / "t.toml"))
     assert checked.returncode == 2
     assert says in checked.stderr
     assert "Traceback" not in checked.stderr
@@ -169,7 +159,9 @@ def test_a_twin_that_cannot_be_built_is_named(installed: Path, tmp_path: Path, c
 def test_the_demo_runs_with_it(installed: Path, tmp_path: Path) -> None:
     write_testbed(content(), tmp_path / "t.toml")
     out = tmp_path / "out"
-    ended = command("demo", "--testbed", str(tmp_path / "t.toml"), "--rounds", "1", "--out", str(out))
+    ended = run_qunetlab(
+        "demo", "--testbed", str(tmp_path / "t.toml"), "--rounds", "1", "--out", str(out), timeout_s=300
+    )
     assert ended.returncode == 0, ended.stderr
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))
     assert report["aggregation"]["exact"] is True

@@ -9,7 +9,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 import tomllib
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import QUNETLAB
 
 from lab.runs.supervising.supervised import Run, supervised_run
 from lab.runs.testbeds.folder import template_path
@@ -67,7 +67,7 @@ def demo_process(
     python_path = os.pathsep.join([*map(str, path), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     arguments = ["demo", "--testbed", str(small_testbed), "--out", str(tmp_path / "out"), *more]
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", "lab.cli.main", *arguments],
+        [*QUNETLAB, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -5,13 +5,12 @@ Every row is one mistake that a person makes: what is written, where it is told,
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import run_qunetlab
 from qcodes.instrument import Instrument
 
 from drivers.catalogue import driver_class
@@ -32,16 +31,6 @@ def told(data: dict[str, Any], folder: Path) -> dict[str, str]:
     places = [place for place, _ in caught.value.problems]
     assert len(places) == len(set(places)), "one message for each place"
     return dict(caught.value.problems)
-
-
-def process(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-P", "-m", "lab.cli.main", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 def put(data: dict[str, Any], path: str, value: object) -> None:
@@ -308,7 +297,7 @@ def test_a_role_refuses_such_a_file_before_it_opens_anything(
     put(data, of("laser", "options"), {"max_powr_mw": 5.0})
     put(data, of("voa_alice", "options"), {"tolerence_db": 0.1})
     write_testbed(data, path)
-    ended = process(*command, str(path.parent))
+    ended = run_qunetlab(*command, str(path.parent))
     assert ended.returncode == 2, ended.stderr
     option = "max_powr_mw" if command == ["relay"] else "tolerence_db"
     assert f"options.{option}: " in ended.stderr

@@ -6,29 +6,16 @@ import json
 import os
 import socket
 import stat
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import run_qunetlab
 
 from lab.runs.testbeds.folder import template_path
 from lab.testbed import load_testbed, write_testbed
 from orchestrator.keystore.pair_secret import PairSecret
-
-
-def process(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own: roles arm signals, set the umask and take over the logs."""
-    return subprocess.run(
-        [sys.executable, "-P", "-m", "lab.cli.main", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=90,
-        cwd=cwd,
-        check=False,
-    )
 
 
 def test_init_makes_a_folder_that_checks_and_keeps_its_secrets_private(qunetlab: Any, tmp_path: Path) -> None:
@@ -91,7 +78,7 @@ def test_what_a_role_lacks_is_told_in_words(
     qunetlab: Any, command: list[str], more: list[str], code: int, told: str, tmp_path: Path
 ) -> None:
     assert qunetlab("init", str(tmp_path / "bench")).returncode == 0
-    said = process(*command, str(tmp_path / "bench"), *more)
+    said = run_qunetlab(*command, str(tmp_path / "bench"), *more)
     assert said.returncode == code, said.stderr
     assert told in said.stderr
     assert "Traceback" not in said.stderr
@@ -104,7 +91,7 @@ def test_two_orchestrators_at_one_endpoint_are_told_apart(qunetlab: Any, tmp_pat
         port = taken.getsockname()[1]
         folder = str(tmp_path / "bench")
         assert qunetlab("init", folder, "--host", "127.0.0.1", "--port", str(port)).returncode == 0
-        said = process("orchestrator", folder)
+        said = run_qunetlab("orchestrator", folder)
     assert said.returncode == 1
     assert str(port) in said.stderr
     assert "Traceback" not in said.stderr
@@ -143,7 +130,7 @@ def test_check_lists_every_mistake_and_exits_with_2(qunetlab: Any, tmp_path: Pat
 
 @pytest.mark.parametrize("command", [["check"], ["simulate"], ["orchestrator"], ["relay"], ["node", "alice"]])
 def test_a_missing_testbed_says_what_to_do(command: list[str], tmp_path: Path) -> None:
-    ended = process(*command, str(tmp_path / "nowhere.toml"))
+    ended = run_qunetlab(*command, str(tmp_path / "nowhere.toml"))
     assert ended.returncode == 2
     assert "qunetlab init" in ended.stderr
     assert "Traceback" not in ended.stderr
@@ -170,7 +157,7 @@ def test_unreachable_instruments_are_all_named_and_exit_with_3(qunetlab: Any, tm
     assert len(rows) == 4
     assert not any(row["ok"] for row in rows)
     assert all(row["error"] for row in rows)
-    relay = process("relay", str(tmp_path / "t.toml"))
+    relay = run_qunetlab("relay", str(tmp_path / "t.toml"))
     assert relay.returncode == 3
     for name in ("laser", "launch", "detectors", "tagger"):
         assert name in relay.stderr
@@ -233,7 +220,7 @@ def test_keyrate_refuses_what_makes_no_sense(qunetlab: Any, options: str, text: 
 def test_a_folder_named_like_a_package_does_not_shadow_it(tmp_path: Path) -> None:
     (tmp_path / "lab").mkdir()
     (tmp_path / "lab" / "__init__.py").write_text("raise RuntimeError('the wrong lab')")
-    assert process("--help", cwd=tmp_path).returncode == 0
+    assert run_qunetlab("--help", cwd=tmp_path).returncode == 0
 
 
 @pytest.mark.parametrize("task", ["digitz"])

@@ -9,7 +9,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import threading
 import tomllib
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command_line import QUNETLAB
 
 from drivers.attenuators.keysight_n7764a import KeysightN7764A
 from drivers.attenuators.oz_dd100 import OzDD100
@@ -336,7 +336,7 @@ class TestProcess:
     def test_it_serves_until_a_signal_or_the_end_of_its_parent(self, end: str) -> None:
         read_fd, write_fd = os.pipe()
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "lab.cli.main", "simulate", str(TEMPLATE), "--json"],
+            [*QUNETLAB, "simulate", str(TEMPLATE), "--json"],
             stdout=subprocess.PIPE,
             pass_fds=[read_fd],
             env={**os.environ, "QUNETLAB_PARENT_FD": str(read_fd)},

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from command_line import QUNETLAB
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = (ROOT / "docs" / "adding-a-workload.md").read_text(encoding="utf-8")
@@ -22,9 +23,9 @@ def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """A documented command in ``folder``, with this Python's qunetlab, as if it were installed."""
     commands = folder / "bin"
     commands.mkdir(exist_ok=True)
-    for name, start in (("python", ""), ("qunetlab", " -P -m lab.cli.main")):
+    for name, start in (("python", QUNETLAB[:1]), ("qunetlab", QUNETLAB)):
         (commands / name).write_text(
-            f'#!/bin/sh\nPYTHONPATH="{ROOT}:$PYTHONPATH" exec "{sys.executable}"{start} "$@"\n'
+            f'#!/bin/sh\nPYTHONPATH="{ROOT}:$PYTHONPATH" exec {shlex.join(start)} "$@"\n'
         )
         (commands / name).chmod(0o755)
     environment = {

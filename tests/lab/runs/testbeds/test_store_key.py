@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import pty
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from command_line import QUNETLAB, run_qunetlab
 
 from lab.runs.testbeds.folder import create_folder, template_path
 from lab.runs.testbeds.store_key import PASSPHRASE_FILE, StoreKey, StoreKeyError
@@ -23,12 +23,6 @@ SOURCE = "simulated-reference"
 USER = "alice"
 
 
-def qunetlab(*arguments: str, **more: object) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own."""
-    command = [sys.executable, "-P", "-m", "lab.cli.main", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **more)  # type: ignore[call-overload, no-any-return]
-
-
 @pytest.fixture(scope="module")
 def sealed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A testbed folder made with a passphrase that came through a descriptor."""
@@ -37,7 +31,7 @@ def sealed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     os.write(write, f"{GOOD}\n".encode())
     os.close(write)
     command = ["init", str(folder), "--template", SOURCE, "--store-key", f"passphrase-fd:{read}"]
-    ended = qunetlab(*command, pass_fds=[read])
+    ended = run_qunetlab(*command, pass_fds=[read])
     os.close(read)
     assert ended.returncode == 0, ended.stderr
     return folder
@@ -72,11 +66,11 @@ def test_the_same_passphrase_opens_the_store_at_every_start(sealed: Path, tmp_pa
             assert store.peers()
     content = (state / STORE_FILE).read_bytes()
     option = ["--store-key", f"passphrase-file:{secret_file(tmp_path, GOOD)}"]
-    shown = qunetlab("keys", str(sealed), "--state", str(tmp_path / "state"), "--json", *option)
+    shown = run_qunetlab("keys", str(sealed), "--state", str(tmp_path / "state"), "--json", *option)
     assert shown.returncode == 0, shown.stderr
     assert '"node": "alice"' in shown.stdout
     option = ["--store-key", f"passphrase-file:{secret_file(tmp_path, OTHER)}"]
-    refused = qunetlab("keys", str(sealed), "--state", str(tmp_path / "state"), *option)
+    refused = run_qunetlab("keys", str(sealed), "--state", str(tmp_path / "state"), *option)
     assert refused.returncode == 1
     assert "the passphrase is not the one" in refused.stderr
     assert OTHER not in refused.stderr
@@ -89,37 +83,28 @@ def test_a_node_with_a_wrong_passphrase_says_so_and_loses_nothing(tmp_path: Path
     secrets = bench / "secrets" / USER
     before = {path: path.read_bytes() for path in secrets.rglob("*") if path.is_file()}
     option = ["--store-key", f"passphrase-file:{secret_file(tmp_path, OTHER)}"]
-    ended = qunetlab("node", USER, str(bench), *option)
+    ended = run_qunetlab("node", USER, str(bench), *option)
     assert ended.returncode == 1
     assert "the passphrase is not the one" in ended.stderr
     assert "nothing was opened or changed" in ended.stderr
     assert "Traceback" not in ended.stderr
     assert {path: path.read_bytes() for path in secrets.rglob("*") if path.is_file()} == before
     assert not list(bench.rglob(STORE_FILE + "*"))
-    without = qunetlab("node", USER, str(bench))
+    without = run_qunetlab("node", USER, str(bench))
     assert without.returncode == 2
     assert "is sealed with a passphrase" in without.stderr
     assert "--store-key passphrase" in without.stderr
 
 
 def test_a_passphrase_is_asked_for_at_a_terminal_only(sealed: Path) -> None:
-    asked = qunetlab("node", USER, str(sealed), "--store-key", "passphrase", stdin=subprocess.DEVNULL)
+    asked = run_qunetlab("node", USER, str(sealed), "--store-key", "passphrase", stdin=subprocess.DEVNULL)
     assert asked.returncode == 2
     assert "there is none" in asked.stderr
 
 
 def test_at_a_terminal_it_is_asked_for_twice_and_never_shown(tmp_path: Path) -> None:
     parent, child = pty.openpty()
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "lab.cli.main",
-        "init",
-        str(tmp_path / "bench"),
-        "--template",
-        SOURCE,
-    ]
+    command = [*QUNETLAB, "init", str(tmp_path / "bench"), "--template", SOURCE]
     process = subprocess.Popen(
         [*command, "--store-key", "passphrase"],
         stdin=child,
