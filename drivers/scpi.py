@@ -50,8 +50,8 @@ class ScpiInstrument(LabInstrument):
 
     def ask_raw(self, cmd: str) -> str:
         """Send a query and return its reply."""
-        return self.link.query(cmd)
+        return self.link.query(self.link.one_line(cmd))
 
     def write_raw(self, cmd: str) -> None:
         """Send a command; InstrumentRefusedError with the instrument's reason."""
-        self.link.command(cmd)
+        self.link.command(self.link.one_line(cmd))

@@ -13,20 +13,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from drivers.links.errors import InstrumentRefusedError
-from drivers.links.ieee488 import is_word
+from drivers.links.ieee488 import is_word, unquote
 from drivers.links.scpi_visa import ScpiLink
 
 log = logging.getLogger(__name__)
 
 _SWITCH = {"ON": 1.0, "OFF": 0.0}
+_MISSING = (-221, -241)
+"""SCPI-1999, 21.8: settings conflict (with a mode that has no such setting), hardware missing."""
 
 
 @dataclass(frozen=True)
 class Required:
     """``header value[,argument]``, read back by ``header? [argument]``; ``value`` in the manual's notation.
 
-    ``if_there``: an instrument that refuses the command lacks the feature, and that is as good.  ``timeout_s`` is how
-    long the change may take.
+    ``if_there``: an instrument that does not know the command lacks the feature, and that is as good.  ``timeout_s`` is
+    how long the change may take.
     """
 
     header: str
@@ -47,7 +49,7 @@ class Required:
 
     def is_held(self, reply: str) -> bool:
         """Whether ``reply`` says the value: as a number, a switch, or a word in its short or its long form."""
-        held = reply.strip().strip('"').upper()
+        held = unquote(reply).upper()
         wanted, given = _number(self.value), _number(held)
         if wanted is not None and given is not None:
             return abs(wanted - given) <= 1e-6 * abs(wanted) + 1e-15
@@ -59,6 +61,11 @@ def _number(text: str) -> float | None:
         return float(text)
     except ValueError:
         return _SWITCH.get(text.upper())
+
+
+def _is_missing(code: int | None) -> bool:
+    """Whether an error says that there is no such feature: a command error, or one of :data:`_MISSING`."""
+    return code is not None and (-200 < code <= -100 or code in _MISSING)
 
 
 class KnownState:
@@ -94,6 +101,6 @@ class KnownState:
         try:
             link.command(each.command, timeout_s=each.timeout_s)
         except InstrumentRefusedError as error:
-            return "" if each.if_there else str(error)
+            return "" if each.if_there and _is_missing(error.code) else str(error)
         held = link.query(each.query, timeout_s=each.timeout_s)
         return "" if each.is_held(held) else f"{each.header} reads back {held[:40]!r}, not {each.value}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from qcodes.instrument import InstrumentBase
 from qcodes.parameters import Parameter, ParameterWithSetpoints
 from qcodes.validators import Arrays, Enum, Validator
 
-from drivers.links.errors import InstrumentRefusedError
+from drivers.links.errors import InstrumentRefusedError, LimitError, WrongKindError
 from drivers.links.limits import Words, plain
 
 
@@ -33,6 +33,29 @@ class Quantity(Parameter[Any, Any]):
         if words and all(isinstance(word, str) for word in words):
             self.vals = Words(map(str, words))  # by which QCoDeS' data sets know a text
 
+    def validate(self, value: Any) -> None:
+        """As QCoDeS has it; LimitError and WrongKindError name instrument and address."""
+        where = {
+            "instrument": self.instrument.full_name if self.instrument is not None else "",
+            "address": getattr(self.root_instrument, "address", ""),
+        }
+        try:
+            super().validate(value)
+        except ValueError as error:
+            raise LimitError(str(error), **where) from error
+        except TypeError as error:
+            raise WrongKindError(str(error), **where) from error
+
+    def _wrap_set(self, set_function: Callable[..., None]) -> Callable[..., None]:
+        """What is set reaches limits, driver and cache as a Python value, whatever NumPy scalar it was."""
+        as_ever = super()._wrap_set(set_function)
+
+        @wraps(as_ever)
+        def set_plain(value: Any, **kwargs: Any) -> None:
+            as_ever(plain(value), **kwargs)
+
+        return set_plain
+
     def unpack_self(self, value: Any) -> Any:
         """The value as QCoDeS' data sets take it: they hold no booleans, so on is 1 and off is 0."""
         return super().unpack_self(int(value) if isinstance(value, bool) else value)
@@ -42,9 +65,7 @@ class WithSettings(InstrumentBase):
     """Mixed into instruments and channels."""
 
     def add_parameter(self, name: str, parameter_class: Any = None, **kwargs: Any) -> Any:
-        """As QCoDeS has it, a :class:`Quantity` by default; what is set reaches the driver as a Python value, whatever NumPy scalar it was."""
-        if callable(kwargs.get("set_cmd")):
-            kwargs.setdefault("set_parser", plain)
+        """As QCoDeS has it, a :class:`Quantity` by default."""
         return super().add_parameter(name, parameter_class or Quantity, **kwargs)
 
     def add_reading(

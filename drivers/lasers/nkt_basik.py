@@ -63,6 +63,7 @@ from drivers.links.errors import (
     NotReadyError,
     WrongInstrumentError,
 )
+from drivers.links.interbus import MAX_DATA_BYTES
 from drivers.links.limits import Within
 from drivers.links.serial_link import SerialLink
 from drivers.settings import Quantity
@@ -319,18 +320,34 @@ class NKTBasik(LabInstrument):
 
     def ask_raw(self, cmd: str) -> str:
         """``ask("0x66")``: the data of a register as hexadecimal bytes, in the order on the wire (lowest first)."""
-        return self._bus.read(_register(cmd)).hex()
+        return self._bus.read(self._register(cmd)).hex()
 
     def write_raw(self, cmd: str) -> None:
         """``write("0x8D 4c415345")``: set a register to these bytes and read it back.
 
         Raises LimitError for a register that would get round the limits.
         """
-        number, _, data = cmd.strip().partition(" ")
-        register = _register(number)
+        number, _, written = cmd.strip().partition(" ")
+        register = self._register(number)
         if register in BEHIND:
             raise self.error(LimitError, f"register 0x{register:02X} has limits; {BEHIND[register]}")
-        self._write_verified(register, bytes.fromhex(data))
+        with suppress(ValueError):
+            if 0 < len(data := bytes.fromhex(written)) <= MAX_DATA_BYTES:
+                self._write_verified(register, data)
+                return
+        raise self.error(
+            LimitError,
+            f"{written[:40]!r} are not 1 to {MAX_DATA_BYTES} bytes in hexadecimal, as in write('0x8D 4c41'); nothing was sent",
+        )
+
+    def _register(self, number: str) -> int:
+        with suppress(ValueError):
+            if 0 <= (register := int(number, 0)) <= 0xFF:
+                return register
+        raise self.error(
+            LimitError,
+            f"{number[:40]!r} is no register, which has a number from 0x00 to 0xFF; nothing was sent",
+        )
 
     def _read_wavelength(self) -> float:
         centre = self._read_int(REG_CENTRE_WAVELENGTH, "<I")
@@ -378,10 +395,3 @@ class NKTBasik(LabInstrument):
             f"register 0x{register:02X} holds {len(data)} bytes ({data.hex()}), {size} were expected; "
             f"this firmware differs, and no value is guessed",
         )
-
-
-def _register(text: str) -> int:
-    number = int(text, 0)
-    if not 0 <= number <= 0xFF:
-        raise ValueError(f"a register has a number from 0x00 to 0xFF, not {text}")
-    return number

@@ -67,5 +67,9 @@ class LimitError(InstrumentError, ValueError):
     """A value outside the hard limits of the driver; nothing was sent."""
 
 
+class WrongKindError(InstrumentError, TypeError):
+    """A value of a type that a setting or an option does not take; nothing was sent."""
+
+
 class NotReadyError(InstrumentError):
     """The instrument did not reach the expected state (settled, waiting for trigger) in time."""

@@ -23,7 +23,7 @@ MAX_BLOCK_BYTES = 999_999_999
 
 _SPECIAL = re.compile(rb"[\n\"'#]")
 _SEPARATORS = b" \t\r\n;"
-_ERROR = re.compile(r"^\s*([+-]?\d+)\s*,\s*\"(.*)\"\s*$", re.DOTALL)
+_ERROR = re.compile(r"([+-]?\d+)\s*,\s*([\"'A-Za-z].*)|([+-]?0+|-\d+)", re.DOTALL | re.ASCII)
 
 
 class FramingError(ValueError):
@@ -81,11 +81,16 @@ def is_word(notation: str, said: str) -> bool:
 
 
 def parse_error(reply: str) -> ErrorReply:
-    """``-222,"Data out of range"`` -> ErrorReply.  Raises ValueError for anything else."""
-    match = _ERROR.match(reply)
+    """``-222,"Data out of range"`` -> ErrorReply.
+
+    Some instruments quote the text otherwise or not at all, some say no more than 0 or the negative code of an error.
+    Raises ValueError for anything else.
+    """
+    match = _ERROR.fullmatch(reply.strip())
     if match is None:
         raise ValueError('not of the form <code>,"<text>"')
-    return ErrorReply(int(match.group(1)), match.group(2))
+    code, text, bare = match.groups()
+    return ErrorReply(int(code or bare), unquote(text or ""))
 
 
 def split_outside_quotes(text: str, separator: str) -> list[str]:

@@ -74,6 +74,23 @@ class Words(Strings):
             raise LimitError(f"{value!r} is none of {', '.join(self._valid_values)}; {context}")
 
 
+class Whole(Ints):
+    """A whole number in ``[low, high]`` of ``unit``; on and off are none."""
+
+    def __init__(self, low: int, high: int, unit: str) -> None:
+        super().__init__(low, high)
+        self._unit = unit
+
+    def validate(self, value: int | np.integer | bool, context: str = "") -> None:
+        """Raise LimitError for a number outside the limits, TypeError for anything else."""
+        if isinstance(value, bool) or not isinstance(value, int | np.integer):
+            raise TypeError(f"{value!r} is not a whole number; {context}")
+        if not self.min_value <= value <= self.max_value:
+            raise LimitError(
+                f"{value} {self._unit} is outside {self.min_value}..{self.max_value} {self._unit}; {context}"
+            )
+
+
 def _number(value: float | np.number) -> float:
     """As a float; a whole number that none can be is infinite."""
     try:
@@ -92,5 +109,6 @@ def limits_of(validator: Validator[Any] | None) -> tuple[float, float] | None:
 
 
 def plain(value: Any) -> Any:
-    """A NumPy scalar as Python's own: instruments' protocols know nothing of ``np.bool_`` or ``np.float32``."""
-    return value.item() if isinstance(value, np.generic) else value
+    """A NumPy scalar, or array of no dimensions, as Python's own: instruments' protocols know no ``np.float32``."""
+    alone = isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0)
+    return value.item() if alone else value

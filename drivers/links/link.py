@@ -35,6 +35,7 @@ from typing import Literal, TypeVar
 from drivers.links.errors import (
     InstrumentError,
     InstrumentRefusedError,
+    LimitError,
     LinkBrokenError,
     LinkClosedError,
     LinkError,
@@ -397,6 +398,17 @@ class Link(ABC):
     def now(self) -> float:
         """This link's clock, for deadlines."""
         return self._clock()
+
+    def one_line(self, text: str) -> str:
+        """``text`` as somebody wrote it, when it is one line of ASCII: anything else would be several questions, or none.
+
+        Raises LimitError otherwise.
+        """
+        if not text.strip() or not text.isascii() or not text.strip().isprintable():
+            raise self.error(
+                LimitError, f"{text[:40]!r} is not one line of printable ASCII; nothing was sent"
+            )
+        return text
 
     def error(self, kind: type[_Error], text: str) -> _Error:
         """An error of ``kind`` that names the instrument and this link's address."""

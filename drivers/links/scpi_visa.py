@@ -20,7 +20,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import re
+import math
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -42,6 +42,7 @@ from drivers.links.errors import (
 from drivers.links.ieee488 import ErrorReply, block_header, parse_error
 from drivers.links.link import NO_TEXT, Link
 from drivers.links.reasons import why_no_visa
+from drivers.links.scpi_replies import parse_identity, parse_number, parse_switch, parse_whole, parse_word
 from drivers.links.tcp_link import found_waiting, hang_up
 
 log = logging.getLogger(__name__)
@@ -52,12 +53,8 @@ _SEND_BYTES = 1 << 22
 _MAX_REPLY_BYTES = 1 << 20
 _MAX_QUEUED_ERRORS = 64
 """More than any queue holds: a latched fault that answers for ever must not hang the driver."""
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-"""NR1, NR2 and NR3 of IEEE 488.2."""
 NO_NUMBER = 9.9e37
 """SCPI-1999, 7.2.1.4: infinity is +-9.9E37, not-a-number 9.91E37."""
-_SWITCH = {"0": False, "1": True, "OFF": False, "ON": True, "+0": False, "+1": True}
-_Digits = TypeVar("_Digits", int, float)
 _Word = TypeVar("_Word")
 Slices = Callable[[float], Iterator[float]]
 
@@ -207,27 +204,6 @@ def _open_transport(address: str, timeout_s: float, slices: Slices) -> _Transpor
     return _SocketTransport(resource, sock, slices)
 
 
-def parse_identity(reply: str) -> Identity:
-    """``vendor,model,serial,firmware`` -> Identity; some instruments say less, none of ours less than a model.
-
-    Raises ValueError for anything else.
-    """
-    fields = [field.strip() for field in reply.split(",", 3)]
-    if len(fields) < 2 or not fields[0] or not fields[1]:
-        raise ValueError("not of the form vendor,model,serial,firmware")
-    return Identity(*fields, *[""] * (4 - len(fields)))
-
-
-def _number(reply: str, kind: Callable[[str], _Digits]) -> _Digits:
-    """A number of IEEE 488.2.  Raises ValueError for anything else, which Python may take for one."""
-    if not _NUMBER.fullmatch(reply):
-        raise ValueError("not a number")
-    try:
-        return kind(reply)
-    except ValueError as exc:
-        raise ValueError("not a number") from exc
-
-
 class ScpiLink(Link):
     """A SCPI conversation with one instrument; every public method is safe to call from any thread."""
 
@@ -288,38 +264,45 @@ class ScpiLink(Link):
         with self.exchange():
             return self._read_old_errors()
 
-    def query_float(self, command: str, *, timeout_s: float | None = None) -> float:
+    def query_float(
+        self,
+        command: str,
+        *,
+        timeout_s: float | None = None,
+        possible: tuple[float, float] = (-math.inf, math.inf),
+    ) -> float:
         """A query whose reply is one number.
 
-        Raises NoReadingError for SCPI's infinity and not-a-number, MalformedReplyError for anything else.
+        Raises NoReadingError for SCPI's infinity and not-a-number, MalformedReplyError for anything else, and for a number
+        that is not ``possible`` for any such instrument: it is in another unit, or answers something else.
         """
-        value = self.query_parsed(command, lambda reply: _number(reply, float), timeout_s=timeout_s)
+        value = self.query_parsed(command, parse_number, timeout_s=timeout_s)
         if abs(value) >= NO_NUMBER:
             raise self.error(
                 NoReadingError,
                 f"{command!r} has no value: {value:g} is SCPI's word for over range or no reading",
             )
+        low, high = possible
+        if not low <= value <= high:
+            raise self.error(
+                MalformedReplyError,
+                f"reply to {command!r} is {value:g}, which cannot be: {low:g}..{high:g} can; this firmware differs",
+            )
         return value
 
     def query_int(self, command: str, *, timeout_s: float | None = None) -> int:
         """A query whose reply is one integer.  Raises MalformedReplyError for anything else."""
-        return self.query_parsed(command, lambda reply: _number(reply, int), timeout_s=timeout_s)
+        return self.query_parsed(command, parse_whole, timeout_s=timeout_s)
 
     def query_word(
         self, command: str, words: Mapping[str, _Word], *, timeout_s: float | None = None
     ) -> _Word:
         """A query whose reply is one of ``words``; what that stands for.  Raises MalformedReplyError for anything else."""
-
-        def word(reply: str) -> _Word:
-            if reply.upper() not in words:
-                raise ValueError(f"none of {', '.join(words)}")
-            return words[reply.upper()]
-
-        return self.query_parsed(command, word, timeout_s=timeout_s)
+        return self.query_parsed(command, lambda reply: parse_word(reply, words), timeout_s=timeout_s)
 
     def query_bool(self, command: str, *, timeout_s: float | None = None) -> bool:
         """A query whose reply is on or off.  Raises MalformedReplyError for anything else."""
-        return self.query_word(command, _SWITCH, timeout_s=timeout_s)
+        return self.query_parsed(command, parse_switch, timeout_s=timeout_s)
 
     def query_parsed(
         self, command: str, parse: Callable[[str], _Word], *, timeout_s: float | None = None

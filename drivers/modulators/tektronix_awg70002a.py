@@ -36,7 +36,9 @@ import numpy.typing as npt
 from qcodes.parameters import Parameter
 
 from drivers.links.errors import InstrumentRefusedError, LimitError, NotReadyError
+from drivers.links.ieee488 import unquote
 from drivers.links.limits import Within, Words
+from drivers.links.scpi_replies import parse_word
 from drivers.modulators.awg_state import (
     MIN_SAMPLES,
     SEQUENCING_OPTION,
@@ -183,7 +185,7 @@ class AWG70002A(ScpiInstrument):
     def know_state(self) -> None:
         """Old errors, options, modes, clock, path, level; outputs that "all off" held back go off first."""
         super().know_state()
-        self._installed = [each.strip() for each in self.link.query("*OPT?").split(",")]
+        self._installed = [unquote(each) for each in unquote(self.link.query("*OPT?")).split(",")]
         if SEQUENCING_OPTION not in self._installed:
             log.warning("%s at %s: %s", self.name, self.address, self._without_sequencing())
         if self.link.query_bool("OUTPut:OFF?"):
@@ -430,9 +432,9 @@ class AWG70002A(ScpiInstrument):
 def parse_progress(reply: str) -> tuple[str, str]:
     """Run state and step from ``1;"2"``.  Raises ValueError for anything else."""
     state, _, step = reply.partition(";")
-    if state.strip() not in RUN_STATES or not step:
+    if not step:
         raise ValueError("not a run state and a step")
-    return RUN_STATES[state.strip()], step.strip().strip('"').upper()
+    return parse_word(state, RUN_STATES), unquote(step).upper()
 
 
 def levels_in_range(samples: Samples) -> bool:

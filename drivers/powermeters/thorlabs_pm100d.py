@@ -21,10 +21,11 @@ import logging
 from typing import Any
 
 from qcodes.parameters import Parameter
-from qcodes.validators import Bool, Ints, Strings
+from qcodes.validators import Bool, Strings
 
-from drivers.links.errors import InstrumentRefusedError, LimitError
-from drivers.links.limits import Within
+from drivers.links.errors import InstrumentRefusedError, LimitError, NoReadingError
+from drivers.links.ieee488 import split_outside_quotes, unquote
+from drivers.links.limits import Whole, Within
 from drivers.scpi import ScpiInstrument
 from drivers.scpi_state import KnownState, Required
 
@@ -35,6 +36,7 @@ SAMPLE_S = 3e-4
 MAX_AVERAGING = 10_000
 HEAD_LIMITS_NM = (185.0, 25_000.0)
 """What any head of the family reaches: ultraviolet photodiodes to thermal heads (Thorlabs' catalogue)."""
+_STEP_NM = 1e-3
 _WAVELENGTH = "SENSe:CORRection:WAVelength"
 _POWER_FLAG = 1
 """Bit of the sensor flags that says it measures power (QMI ``pm100d.py``)."""
@@ -56,7 +58,7 @@ def parse_sensor(reply: str) -> str:
 
     Raises ValueError for anything else.
     """
-    fields = [field.strip().strip('"') for field in reply.split(",")]
+    fields = [unquote(field) for field in split_outside_quotes(reply, ",")]
     if len(fields) < 6 or not fields[5].isdecimal():
         raise ValueError("not of the form name,serial,calibration,type,subtype,flags")
     measures_power = bool(int(fields[5]) & _POWER_FLAG)
@@ -98,6 +100,8 @@ class ThorlabsPM100D(ScpiInstrument):
                 address=address,
             )
         self._averaging = averaging
+        self._limits_nm = wavelength_limits_nm
+        self._wrong_wavelength = ""
         self.state = KnownState(link, required(averaging))
         self.power_w: Parameter[float, ThorlabsPM100D] = self.add_reading(
             "power_w", label="Optical power", unit="W", get=self._measure
@@ -112,17 +116,17 @@ class ThorlabsPM100D(ScpiInstrument):
             "wavelength_nm",
             label="Wavelength",
             unit="nm",
-            get=lambda: link.query_float(f"{_WAVELENGTH}?"),
+            get=lambda: link.query_float(f"{_WAVELENGTH}?", possible=HEAD_LIMITS_NM),
             put=self._set_wavelength,
             limits=Within(*wavelength_limits_nm, "nm"),
-            resolution=1e-3,
+            resolution=_STEP_NM,
         )
         self.averaging: Parameter[int, ThorlabsPM100D] = self.add_setting(
             "averaging",
             label="Samples averaged",
             get=self._get_averaging,
             put=lambda value: link.command(f"SENSe:AVERage:COUNt {value}"),
-            limits=Ints(1, MAX_AVERAGING),
+            limits=Whole(1, MAX_AVERAGING, "samples"),
         )
         self.auto_range: Parameter[bool, ThorlabsPM100D] = self.add_setting(
             "auto_range",
@@ -133,11 +137,14 @@ class ThorlabsPM100D(ScpiInstrument):
         )
 
     def know_state(self) -> None:
-        """Old errors; no zero adjustment under way; watts, corrections, range and averaging."""
+        """Old errors; no zero adjustment under way; watts, corrections, range, averaging; the wavelength it holds."""
         super().know_state()
         with contextlib.suppress(InstrumentRefusedError):  # where there is none to abort
             self.link.command("SENSe:CORRection:COLLect:ZERO:ABORt")
         self.state.hold()
+        self._look_at_wavelength()
+        if self._wrong_wavelength:
+            log.warning("%s at %s: %s", self.name, self.address, self._wrong_wavelength)
 
     def safe_state(self) -> None:
         """Nothing to do: a power meter emits nothing and holds nothing secret."""
@@ -147,22 +154,48 @@ class ThorlabsPM100D(ScpiInstrument):
         self.restore(self.wavelength_nm, self.averaging, self.auto_range)
 
     def _measure(self) -> float:
-        """NoReadingError where nothing was measured; InstrumentRefusedError outside the known state."""
+        """NoReadingError where nothing was measured; InstrumentRefusedError outside the known state.
+
+        LimitError with a wavelength that set-up or head do not allow: the power is right for that wavelength only.
+        """
         self.state.require()
+        if self._wrong_wavelength:
+            self._look_at_wavelength()
+        if self._wrong_wavelength:
+            raise self.error(LimitError, self._wrong_wavelength)
         timeout_s = self.link.timeout_s + 2 * SAMPLE_S * self._averaging
         return self.link.query_float("MEASure:POWer?", timeout_s=timeout_s)
 
-    def _set_wavelength(self, value: float) -> None:
+    def _look_at_wavelength(self) -> None:
+        """Whether the stored wavelength is one of the set-up and of the sensor head."""
+        self._wrong_wavelength = ""
+        with contextlib.suppress(NoReadingError):  # without a sensor no power is read either
+            held, (low, high) = self.link.query_float(f"{_WAVELENGTH}?"), self._limits_nm
+            if not low <= held <= high:
+                why = f"outside {low:g}..{high:g} nm, the limits of the set-up"
+            else:
+                why = self._out_of_reach(held)
+            if why:
+                self._wrong_wavelength = (
+                    f"holds a wavelength of {held:g} nm, {why}; set wavelength_nm before power is read"
+                )
+
+    def _out_of_reach(self, value: float) -> str:
+        """Why the sensor head does not reach a wavelength, "" if it does."""
         low, high = (self.link.query_float(f"{_WAVELENGTH}? {end}") for end in ("MIN", "MAX"))
         if low >= high:
             log.warning("%s at %s: says no range of its sensor head", self.name, self.address)
-        elif not low <= value <= high:
-            raise self.error(
-                LimitError,
-                f"{value:g} nm is outside {low:g}..{high:g} nm, which the sensor head reaches; nothing was sent",
-            )
+            return ""
+        if low - _STEP_NM <= value <= high + _STEP_NM:
+            return ""
+        return f"outside {low:g}..{high:g} nm, which the sensor head reaches"
+
+    def _set_wavelength(self, value: float) -> None:
+        if why := self._out_of_reach(value):
+            raise self.error(LimitError, f"{value:g} nm is {why}; nothing was sent")
         self.link.command(f"{_WAVELENGTH} {value:.9g}")
+        self._wrong_wavelength = ""
 
     def _get_averaging(self) -> int:
-        self._averaging = int(self.link.query_float("SENSe:AVERage:COUNt?"))
+        self._averaging = self.link.query_int("SENSe:AVERage:COUNt?")
         return self._averaging

@@ -119,7 +119,10 @@ def test_error_reply() -> None:
     assert parse_error('-222,"Data out of range"').code == -222
     assert parse_error('+0,"No error"').code == 0
     assert parse_error('0, "No, ""really"""\r').text == 'No, ""really""'
-    for wrong in ("", "0", "x,y", '1.5,"a"', "-113,Undefined"):
+    assert parse_error("-113,Undefined header").text == "Undefined header"
+    assert parse_error("-100,'Command error'").text == "Command error"
+    assert (parse_error("0").code, parse_error("+0").code, parse_error("-410").code) == (0, 0, -410)
+    for wrong in ("", "x,y", '1.5,"a"', "1", "0,5.3", "0.0", "1550"):
         with pytest.raises(ValueError, match="not of the form"):
             parse_error(wrong)
 

@@ -64,6 +64,9 @@ def test_bytes_of_each_command_and_time_limit_grows_with_averaging(monkeypatch: 
         b"SENSe:POWer:REFerence:STATe?\n",
         b"SENSe:POWer:RANGe:AUTO?\n",
         b"SENSe:AVERage:COUNt?\n",
+        b"SENSe:CORRection:WAVelength?\n",
+        b"SENSe:CORRection:WAVelength? MIN\n",
+        b"SENSe:CORRection:WAVelength? MAX\n",
     ]
     fake.sent.clear()
     meter.wavelength_nm.set(1550.125)
@@ -135,7 +138,9 @@ def test_a_wavelength_that_the_sensor_head_does_not_reach(
     if not says_its_range:
         ask = meter.link.query_float
         monkeypatch.setattr(
-            meter.link, "query_float", lambda command: ask(command.partition("? ")[0].rstrip("?") + "?")
+            meter.link,
+            "query_float",
+            lambda command, **how: ask(command.partition("? ")[0].rstrip("?") + "?", **how),
         )
     with pytest.raises((LimitError, InstrumentRefusedError), match="1550"):
         meter.wavelength_nm.set(1550.12)
