@@ -43,11 +43,11 @@ class Watched(msgspec.Struct, frozen=True):
 class Guard:
     """The owner's handle on its guard process.
 
-    ``owner`` is for messages and for whoever lists processes.  ``lock`` is the descriptor of a lock file that the
-    guard keeps open and empties when it takes over (:mod:`lab.guard`).
+    ``owner`` is for messages and for whoever lists processes.  ``locks`` are descriptors of lock files that the
+    guard keeps open and empties when it takes over (:mod:`lab.claims`).
     """
 
-    def __init__(self, owner: str, *, lock: int | None = None) -> None:
+    def __init__(self, owner: str, *, locks: Sequence[int] = ()) -> None:
         self._process = subprocess.Popen(
             [
                 sys.executable,
@@ -55,13 +55,13 @@ class Guard:
                 "-m",
                 "drivers.guard_process",
                 owner,
-                *([str(lock)] if lock is not None else []),
+                *map(str, locks),
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
             start_new_session=True,
-            pass_fds=[lock] if lock is not None else [],
+            pass_fds=locks,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
         self._unanswered = 0

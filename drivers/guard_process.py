@@ -76,7 +76,7 @@ def _last_word() -> list[Watched]:
 
 
 def main() -> int:
-    """Wait for the owner's end; ``drivers.guard_process OWNER [LOCK_DESCRIPTOR]``."""
+    """Wait for the owner's end; ``drivers.guard_process OWNER [LOCK_DESCRIPTOR...]``."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     logging.basicConfig(format="%(name)s %(levelname)s %(message)s")
@@ -84,8 +84,8 @@ def main() -> int:
     watched = _last_word()
     if not watched:
         return 0
-    if len(sys.argv) > 2:
-        os.ftruncate(int(sys.argv[2]), 0)
+    for lock in sys.argv[2:]:
+        os.ftruncate(int(lock), 0)
     logger.warning("%s has left %s; making safe", owner, ", ".join(each.name for each in watched))
     count = Counter(each.name for each in watched)
     names = [each.name if count[each.name] == 1 else f"{each.name}_{i}" for i, each in enumerate(watched)]

@@ -5,7 +5,8 @@
         station.laser.power_mw(1.0)
 
 The station is a QCoDeS ``Station`` with the instruments of one owner or several, connected.  They have one user at a
-time on a machine: while the notebook has them the role refuses to start, and the other way round.  Leaving the ``with``, by its
+time on a machine (:mod:`lab.claims`): while the notebook has them the role refuses to start, and the other way round.
+Leaving the ``with``, by its
 end, an exception or the stop button, makes all of them safe in the order of the catalogue; when the kernel is shut
 down or killed inside, the guard process does (:mod:`lab.guard`).
 """
@@ -19,9 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lab.guard import guarded_station
-from lab.runs.testbeds.folder import STATE, find_testbed
+from lab.runs.testbeds.folder import find_testbed
 from lab.testbed import Testbed, UnknownNameError, load_testbed
-from orchestrator.durable import make_folder
 
 if TYPE_CHECKING:
     from qcodes.station import Station
@@ -33,10 +33,9 @@ RELAY = "relay"
 
 @dataclass(frozen=True)
 class Bench:
-    """A testbed file and the folder of what its roles keep."""
+    """A testbed file."""
 
     path: Path
-    state: Path
     testbed: Testbed
 
     @contextmanager
@@ -59,9 +58,7 @@ class Bench:
             opened.callback(setattr, Station, "default", before)
             held: list[LabInstrument] = []
             for owner in sorted(owners, key=lambda owner: owner == RELAY):  # the light goes off first
-                state = self.state / owner
-                make_folder(state)
-                of_owner = opened.enter_context(guarded_station(self.testbed, self.path, owner, state))
+                of_owner = opened.enter_context(guarded_station(self.testbed, self.path, owner))
                 held += of_owner.instruments()
             yield Station(*held)
 
@@ -69,4 +66,4 @@ class Bench:
 def load(path: str | Path) -> Bench:
     """The bench of a testbed file or its folder.  Raises TestbedError with every mistake of the file."""
     file = find_testbed(Path(path)).absolute()
-    return Bench(file, file.parent / STATE, load_testbed(file))
+    return Bench(file, load_testbed(file))

@@ -1,8 +1,9 @@
 """Looking for instruments: who answers on VISA, on serial ports and at hosts, and which model of the catalogue it is.
 
 A look is polite.  It asks who is there and nothing else, so that no setting changes: a link without the driver's
-``bring_up``, one identity question, closed again.  A serial port that another program has is not opened.  Every
-question has the time limit of its link; hosts are asked only at ports that accept a connection.
+``bring_up``, one identity question, closed again.  What another process has claimed (:mod:`lab.claims`) is not asked, a
+serial port that another program has is not opened.  Every question has the time limit of its link; hosts are asked
+only at ports that accept a connection.
 
 SCPI instruments all take ``*IDN?``, so one question finds the model; the others are asked by each driver that speaks
 over such a line, until one knows the answer.
@@ -29,6 +30,7 @@ from drivers.links import serial_ports
 from drivers.links.addresses import HISLIP_PORT, VXI11_PORT, host_of
 from drivers.links.errors import InstrumentError, LinkBrokenError, LinkTimeoutError
 from drivers.links.scpi_visa import ScpiLink
+from lab.claims import OwnedError, claiming
 from lab.consistency import meant
 from lab.testbed import InstrumentEntry
 
@@ -142,11 +144,16 @@ def _accepts(host: str, port: int) -> bool:
 
 
 def _look(place: Place) -> Found:
-    if place.rows[0].address is AddressKind.VISA:
-        return _look_scpi(place)
     if who := _holders(place):
         return Found(place.address, None, note=f"not asked: {who} has it; {place.about}".removesuffix("; "))
-    found = _look_by_drivers(place)
+    there = InstrumentEntry(name="it", model=place.rows[0].model, owner="relay", address=place.address)
+    try:
+        with claiming([there], "qunetlab instruments scan", patience_s=0.0):
+            found = (
+                _look_scpi(place) if place.rows[0].address is AddressKind.VISA else _look_by_drivers(place)
+            )
+    except OwnedError as error:
+        return Found(place.address, None, note=f"not asked: {error}")
     return found if found.identity or not place.about else replace(found, note=f"{found.note}; {place.about}")
 
 

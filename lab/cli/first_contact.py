@@ -14,15 +14,14 @@ import typer
 
 from drivers.catalogue import row
 from drivers.links.transcript import Step, Transcript, TranscriptError, from_text
-from lab.guard import LOCK_FILE, owning
+from lab.claims import claiming
 from lab.runs.first_contact.against_driver import DriverReport, against_driver, make_driver
 from lab.runs.first_contact.against_twin import TwinReport, against_twin
 from lab.runs.first_contact.recording import recorded, run
 from lab.runs.first_contact.session import settings, unique_name
 from lab.runs.shown import echo
-from lab.runs.testbeds.folder import STATE, find_testbed
+from lab.runs.testbeds.folder import find_testbed
 from lab.testbed import InstrumentEntry, UnknownNameError, load_testbed
-from orchestrator.durable import make_folder
 
 PROMPT = "> "
 
@@ -46,11 +45,7 @@ def record(
         raise ValueError(f"{out} is there already; a transcript is never written over")
     with ExitStack() as stack:
         if address is None:
-            path = find_testbed(testbed)
-            entry = _entry(path, name)
-            state = path.absolute().parent / STATE / entry.owner
-            make_folder(state)
-            stack.enter_context(owning(state / LOCK_FILE, entry.owner))
+            entry = _entry(find_testbed(testbed), name)
         else:
             entry = InstrumentEntry(
                 name="first",
@@ -59,6 +54,7 @@ def record(
                 address=address,
                 options=dict(map(_option, options)),
             )
+        stack.enter_context(claiming([entry], "qunetlab instruments record"))
         driver = make_driver(entry.model, unique_name(entry.name), entry.address, entry.options)
         stack.callback(driver.close)
         for line in _announced(entry, settings(driver), read_only=read_only, out=out):

@@ -3,15 +3,15 @@
 A dead instrument does not hide the others; the exit code is 3 when any did not answer, or another answered.  A reading
 that is missing - over range, not homed, not measured - is one row of an instrument that was reached.
 
-Connecting brings an instrument to a known state, which would stop a measurement: instruments that a role or a notebook
-on this machine has are not touched, and shown as in use.
+Connecting brings an instrument to a known state, which would stop a measurement: instruments that another process
+of this machine has (:mod:`lab.claims`) are not touched, and shown as in use.
 """
 
 from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,9 @@ from drivers.catalogue import create_instrument, driver_class
 from drivers.links.errors import InstrumentError, LinkError
 from drivers.links.limits import limits_of, plain
 from drivers.settings import shown
-from lab.guard import OwnedError, borrowing
+from lab.claims import OwnedError, claiming
 from lab.runs.shown import echo
-from lab.runs.testbeds.folder import STATE, find_testbed
+from lab.runs.testbeds.folder import find_testbed
 from lab.station import expect
 from lab.testbed import InstrumentEntry, load_testbed
 
@@ -31,21 +31,14 @@ Row = dict[str, Any]
 
 def list_instruments(path: Path, owner: str | None, as_json: bool) -> int:
     """Print one row per instrument; 0 when all answered, 3 otherwise."""
-    file = find_testbed(path)
-    testbed = load_testbed(file)
+    testbed = load_testbed(find_testbed(path))
     entries = [entry for entry in testbed.instruments if owner in (None, entry.owner)]
     if not entries:
         raise ValueError(f"no instrument belongs to {owner!r}")
     for entry in entries:
         driver_class(entry.model)  # imports are not for several threads at once
-    with ExitStack() as borrowed, ThreadPoolExecutor(max_workers=8) as pool:
-        in_use: dict[str, str] = {}
-        for each in sorted({entry.owner for entry in entries}):
-            try:
-                borrowed.enter_context(borrowing(file.parent / STATE / each, each))
-            except OwnedError as error:
-                in_use[each] = str(error)
-        rows = list(pool.map(lambda entry: _ask(entry, in_use.get(entry.owner, "")), entries))
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        rows = list(pool.map(_ask, entries))
     if as_json:
         echo(json.dumps({"instruments": rows}))
     else:
@@ -54,7 +47,7 @@ def list_instruments(path: Path, owner: str | None, as_json: bool) -> int:
     return 0 if all(row["ok"] for row in rows) else 3
 
 
-def _ask(entry: InstrumentEntry, in_use: str) -> Row:
+def _ask(entry: InstrumentEntry) -> Row:
     row: Row = {
         "name": entry.name,
         "model": entry.model,
@@ -66,16 +59,17 @@ def _ask(entry: InstrumentEntry, in_use: str) -> Row:
             "ok": False,
             "error": "address is 'auto'; write its address, or run `qunetlab simulate`",
         }
-    if in_use:
-        return row | {"ok": False, "in_use": True, "error": in_use}
     try:
-        with closing(
-            create_instrument(entry.model, entry.name, entry.address, **entry.options)
-        ) as instrument:
+        with (
+            claiming([entry], "qunetlab instruments", patience_s=0.0),
+            closing(create_instrument(entry.model, entry.name, entry.address, **entry.options)) as instrument,
+        ):
             identity = instrument.connect()
             expect(entry, identity)
             row |= {"ok": True, "serial_number": identity.serial_number, "firmware": identity.firmware}
             row["parameters"] = _parameters(instrument)
+    except OwnedError as error:
+        row |= {"ok": False, "in_use": True, "error": str(error)}
     except Exception as error:  # noqa: BLE001 - told in the row; the other instruments are still asked
         row |= {"ok": False, "error": f"{type(error).__name__}: {error}"}
     return row

@@ -20,7 +20,7 @@ from drivers.attenuators.keysight_n7764a import KeysightN7764A
 from drivers.catalogue import SafeOrder
 from drivers.ending import ENDING
 from lab import bench
-from lab.guard import OwnedError
+from lab.claims import OwnedError
 from lab.testbed import UnknownNameError
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def cell_with_neighbours(lab: SimulatedLab) -> None:
 def test_leaving_by_the_stop_button_leaves_everything_dark_and_free(
     lab: SimulatedLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lab.guard.TAKEOVER_S", 0.1)
+    monkeypatch.setattr("lab.claims.TAKEOVER_S", 0.1)
     before = Station.default
     with pytest.raises(KeyboardInterrupt):
         cell_with_neighbours(lab)

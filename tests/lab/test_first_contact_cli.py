@@ -15,11 +15,11 @@ import pytest
 
 from drivers.catalogue import create_instrument
 from drivers.links.transcript import Outcome, Passed, Step, from_text
-from lab.guard import LOCK_FILE, owning
+from lab.claims import claiming
 from lab.runs.first_contact.recording import Recorder, recorded, run
 from lab.runs.first_contact.session import Session, parameters, unique_name
 from lab.runs.testbeds.folder import template_path
-from lab.testbed import write_testbed
+from lab.testbed import load_testbed, write_testbed
 from sim_backends.lasers.nkt_basik import NKTBasikTwin
 from sim_backends.modulators.tektronix_awg70002a import AWG70002ATwin
 from sim_backends.powermeters.thorlabs_pm100d import PM100DTwin
@@ -290,10 +290,10 @@ def test_an_instrument_of_a_testbed_is_recorded_by_name_unless_its_role_runs(
     assert said.returncode == 0, said.stderr
     assert from_text(out.read_text()).header.model == "thorlabs-pm100d"
     out.unlink()
-    with owning(tmp_path / "state" / "alice" / LOCK_FILE, "alice"):
+    with claiming(load_testbed(tmp_path / "testbed.toml").owned_by("alice"), "alice"):
         said = qunetlab(*arguments)
     assert said.returncode == 1
-    assert "runs as alice and has its instruments" in said.stderr
+    assert "runs as alice and has monitor_alice" in said.stderr
     assert not out.exists()
     nobody = qunetlab(*arguments[:2], "nobody", *arguments[3:])
     assert nobody.returncode == 2

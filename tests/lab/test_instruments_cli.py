@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from lab.guard import LOCK_FILE, owning
-from lab.runs.testbeds.folder import STATE, template_path
-from lab.testbed import write_testbed
+from lab import bench
+from lab.claims import OwnedError, claiming
+from lab.runs.testbeds.folder import template_path
+from lab.testbed import load_testbed, write_testbed
 from sim_backends.attenuators.oz_dd100 import OzDD100Twin
 from sim_backends.powermeters.thorlabs_pm100d import PM100DTwin
 
@@ -85,20 +86,58 @@ def test_an_instrument_of_another_serial_number_is_not_the_one_meant(qunetlab: A
         assert "the testbed file says P0000007: two instruments may be swapped" in row["error"]
 
 
-def test_instruments_that_a_role_has_are_not_touched(qunetlab: Any, alice: Path, meter: PM100DTwin) -> None:
+def elsewhere(alice: Path, folder: Path) -> Path:
+    """The same bench as somebody else has it: another folder, other spellings of the addresses."""
+    data = tomllib.loads(alice.read_text(encoding="utf-8"))
+    (folder / "adapter").symlink_to(
+        next(e["address"] for e in data["instruments"] if e["name"] == "voa_alice")
+    )
+    for entry in data["instruments"]:
+        address = str(entry.get("address", "auto"))
+        lasting = entry["name"] == "voa_alice"
+        entry["address"] = str(folder / "adapter") if lasting else address.replace("127.0.0.1", "localhost")
+    write_testbed(data, folder / "other.toml")
+    return folder / "other.toml"
+
+
+def test_instruments_that_another_process_has_are_not_touched(
+    qunetlab: Any, alice: Path, meter: PM100DTwin, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """Connecting would stop its measurement: it sets the averaging of the monitor, as the last call shows."""
     meter._device.averaging = 7
     before = meter.state()
-    state = alice.parent / STATE / "alice"
-    state.mkdir(parents=True)
-    with owning(state / LOCK_FILE, "alice"):
+    other = elsewhere(alice, tmp_path_factory.mktemp("elsewhere"))
+    with claiming(load_testbed(other).owned_by("alice"), f"alice of {other}"):
         listed = qunetlab("instruments", str(alice), "--owner", "alice", "--json")
         text = qunetlab("instruments", str(alice), "--owner", "alice").stdout
+        recording = (
+            "instruments",
+            "record",
+            "thorlabs-pm100d",
+            "--yes",
+            "--out",
+            str(other.parent / "t.jsonl"),
+        )
+        monitor = next(each for each in load_testbed(alice).instruments if each.name == "monitor_alice")
+        recorded = qunetlab(*recording, monitor.address)
+        with (
+            pytest.raises(OwnedError, match=f"runs as alice of {other}"),
+            bench.load(alice).instruments("alice"),
+        ):
+            pass
+        scanned = json.loads(qunetlab("instruments", "scan", str(alice), "--json").stdout)["found"]
     assert listed.returncode == 3
     for row in json.loads(listed.stdout)["instruments"]:
         assert row["in_use"]
-        assert f"process {os.getpid()} on this machine runs as alice" in row["error"]
+        assert (
+            f"process {os.getpid()} on this machine runs as alice of {other} and has {row['name']}"
+            in row["error"]
+        )
     assert text.count("IN USE: process") == 3
+    assert recorded.returncode == 1
+    assert f"runs as alice of {other} and has first at {monitor.address}" in recorded.stderr
+    assert not (other.parent / "t.jsonl").exists()
+    assert [each["note"][:18] for each in scanned if each["name"]] == ["not asked: process"] * 3
     assert meter.state() == before
     again = json.loads(qunetlab("instruments", str(alice), "--owner", "alice", "--json").stdout)[
         "instruments"

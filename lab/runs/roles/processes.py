@@ -59,7 +59,7 @@ def relay_role(path: Path, secrets: Path | None, state: Path | None) -> int:
 
     runtime = Runtime("relay", path, secrets, state)
     checked_testbed(runtime.testbed_path, ("relay",))
-    with guarded_station(runtime.testbed, runtime.testbed_path, "relay", runtime.state) as station:
+    with guarded_station(runtime.testbed, runtime.testbed_path, "relay") as station:
         run_relay(
             runtime.testbed,
             runtime.secrets,
@@ -84,7 +84,7 @@ def node_role(
     _require_user(runtime, name)
     checked_testbed(runtime.testbed_path, (name,))
     kek = StoreKey.parse(store_key).kek(name, runtime.secrets)
-    with guarded_station(runtime.testbed, runtime.testbed_path, name, runtime.state) as station:
+    with guarded_station(runtime.testbed, runtime.testbed_path, name) as station:
         run_node(
             runtime.testbed,
             name,
