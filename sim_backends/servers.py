@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from drivers.links.ieee488 import (
+    NUMBER_AND_UNIT,
     FramingError,
     MessageFramer,
     ProgramMessage,
@@ -37,7 +38,6 @@ log = logging.getLogger(__name__)
 
 QUEUE_DEPTH = 20
 NO_UNITS: Mapping[str, float] = MappingProxyType({})
-_NUMBER = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([A-Za-z]*)")
 _MNEMONIC = re.compile(r"([A-Z*]+)([a-z]*)(#?)")
 
 
@@ -113,7 +113,7 @@ class Call:
         Raises ScpiError -109 or -104.
         """
         text = self.text(index)
-        match = _NUMBER.fullmatch(text)
+        match = NUMBER_AND_UNIT.fullmatch(text)
         scale = units.get(match.group(2).upper()) if match and match.group(2) else 1.0
         if match is None or scale is None:
             raise ScpiError(*DATA_TYPE)

@@ -21,6 +21,8 @@ MAX_TEXT_BYTES = 1 << 20
 MAX_BLOCK_BYTES = 999_999_999
 """IEEE 488.2: the length of a definite block has at most nine digits."""
 
+NUMBER_AND_UNIT = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([A-Za-z]*)")
+"""A decimal number (``<NRf>``) and the suffix that may stand behind it, in two groups."""
 _SPECIAL = re.compile(rb"[\n\"'#]")
 _SEPARATORS = b" \t\r\n;"
 _ERROR = re.compile(r"([+-]?\d+)\s*,\s*([\"'A-Za-z].*)|([+-]?0+|-\d+)", re.DOTALL | re.ASCII)

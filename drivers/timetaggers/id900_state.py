@@ -15,13 +15,12 @@ operator wired to the outputs.
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
 from drivers.links.errors import InstrumentRefusedError
-from drivers.links.ieee488 import is_word
+from drivers.links.ieee488 import NUMBER_AND_UNIT, is_word
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +34,6 @@ DEFAULT_THRESHOLD_V = 1.0  # of the instrument (MSL driver)
 # ``--with-ref-index`` a timestamp counts from the last pulse of that block, and the index counts its pulses.
 REFERENCE = "STARt"
 
-_NUMBER = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([A-Za-z]*)")
 _SCALES = {
     "V": {"V": 1.0, "MV": 1e-3, "UV": 1e-6},
     "TB": {"": 1.0, "TB": 1.0, "KTB": 1e3, "MTB": 1e6, "GTB": 1e9, "TTB": 1e12, "PS": 1.0, "NS": 1e3},
@@ -67,7 +65,7 @@ class Known:
         word = reply.strip()
         if isinstance(self.value, str):
             return is_word(self.value, word)
-        found = _NUMBER.fullmatch(word)
+        found = NUMBER_AND_UNIT.fullmatch(word)
         scale = _SCALES[self.unit].get(found[2].upper()) if found and self.unit else 1.0
         return (
             found is not None

@@ -49,7 +49,7 @@ class _Attenuator:
     speed_db_per_s: float = _SPEED_DB_PER_S[1]
     shutter: bool = False
     controls_power: bool = False
-    power_unit: int = 0
+    in_watt: bool = False
     open_at_power_on: bool = False
     averaging_s: float = 0.1
     filter_db: float = 0.0
@@ -89,24 +89,18 @@ class _Device(ScpiDevice):
         add("OUTPut[:CHANnel#][:STATe]:ALL", self._shut_all)
         self._switch("OUTPut#[:CHANnel#][:STATe]:APOWeron", "open_at_power_on", ("DIS", "LAST"))
         self._switch("OUTPut#[:CHANnel#]:POWer:CONTRol", "controls_power", ("OFF", "ON"))
-        add("OUTPut#[:CHANnel#]:POWer:UNit", self._set_power_unit)
-        add("OUTPut#[:CHANnel#]:POWer:UNit?", lambda c: f"{self._slot(c).power_unit:+d}")
+        self._switch("OUTPut#[:CHANnel#]:POWer:UNit", "in_watt", ("DBM", "W"), "+d")
         add("OUTPut#[:CHANnel#]:ATIMe", self._set_averaging)
         add("OUTPut#[:CHANnel#]:ATIMe?", lambda c: _float(self._slot(c).averaging_s))
         add("OUTPut#[:CHANnel#]:APMode?", lambda c: str(int(self._slot(c).controls_power)))
 
-    def _switch(self, notation: str, attribute: str, words: tuple[str, str]) -> None:
+    def _switch(self, notation: str, attribute: str, words: tuple[str, str], reply: str = "d") -> None:
         def store(call: Call) -> None:
             word = call.text(0).upper()
             setattr(self._slot(call), attribute, word == words[1] if word in words else call.boolean(0))
 
         self.add(notation, store)
-        self.add(notation + "?", lambda c: str(int(getattr(self._slot(c), attribute))))
-
-    def _set_power_unit(self, call: Call) -> None:
-        word = call.text(0).upper()
-        attenuator = self._slot(call)
-        attenuator.power_unit = {"DBM": 0, "W": 1}[word] if word in ("DBM", "W") else int(call.boolean(0))
+        self.add(notation + "?", lambda c: format(getattr(self._slot(c), attribute), reply))
 
     def _set_averaging(self, call: Call) -> None:
         self._slot(call).averaging_s = _bounded(call, (2e-3, 1.0), 0.1, {"S": 1.0, "MS": 1e-3})
@@ -185,7 +179,7 @@ class _Device(ScpiDevice):
             attenuator.offset_db, attenuator.wavelength_m = 0.0, 1.55e-6
             attenuator.speed_db_per_s = self._default_speed
             attenuator.controls_power = attenuator.open_at_power_on = False
-            attenuator.power_unit, attenuator.averaging_s = 0, 0.1
+            attenuator.in_watt, attenuator.averaging_s = False, 0.1
             self._attenuate(attenuator, 0.0)
             self._shut(attenuator, False)
 
@@ -195,7 +189,7 @@ class _Device(ScpiDevice):
             attenuator.offset_db, attenuator.filter_db, attenuator.target_db = 10.0, 1.0, 11.0
             attenuator.wavelength_m, attenuator.speed_db_per_s = 1.31e-6, 200.0
             attenuator.controls_power = attenuator.open_at_power_on = True
-            attenuator.power_unit, attenuator.averaging_s = 1, 1.0
+            attenuator.in_watt, attenuator.averaging_s = True, 1.0
             attenuator.shutter = attenuator.is_open = True
             self._on_channel(attenuator.number, attenuator.filter_db, attenuator.is_open)
         self.errors.push(ScpiError(-410, "Query INTERRUPTED"))

@@ -35,6 +35,20 @@ _SEND_TIMEOUT_S = 2.0
 _AUTO_IV_S = 0.2  # how long a calibration takes, and what it finds: ours, a real one depends on the nanowires
 _AUTO_BIAS_UA = 15.0
 _OLD_ERROR = "Detector 2 latched"
+_HISTORIES: dict[object, dict[str, object]] = {
+    "IVHistory": {"iv_scan_history": [], "ic_scan_history": []},
+    "TemperatureHistory": {
+        "temperature_long_memory": {
+            "x": ["22-Nov-26 14:52:26.000000"],
+            "T": [2.51],
+            "T2": [38.2],
+            "V_avrg": [0.0],
+            "BoardTemp1": [31.0],
+            "BoardTemp2": [31.0],
+        }
+    },
+}
+"""What each request for a history gives."""
 
 
 def _dark() -> list[float]:
@@ -112,15 +126,6 @@ class WebSQTwin:
             "IVScanEnd": 30.0,
             "IVScanIncrement": 0.5,
             "DarkCountsAutoIV": [100.0] * n_detectors,
-        }
-        self._histories: dict[str, object] = {
-            "iv_scan_history": [],
-            "ic_scan_history": [],
-            "temperature_long_memory": {
-                "x": ["22-Nov-26 14:52:26.000000"],
-                **{key: [value] for key, value in {"T": 2.51, "T2": 38.2, "V_avrg": 0.0}.items()},
-                **{key: [31.0] for key in ("BoardTemp1", "BoardTemp2")},
-            },
         }
         if left_by_someone:
             self._leave()
@@ -240,12 +245,9 @@ class WebSQTwin:
                     for label, value in self._values.items()
                 )
             self._send([client], burst * self.answers)
-        elif label == "IVHistory":
-            for name in ("iv_scan_history", "ic_scan_history"):
-                self._send([client], encode_reply({"label": name, "value": self._histories[name]}))
-        elif label == "TemperatureHistory":
-            name = "temperature_long_memory"
-            self._send([client], encode_reply({"label": name, "value": self._histories[name]}))
+        elif label in _HISTORIES:
+            for name, value in _HISTORIES[label].items():
+                self._send([client], encode_reply({"label": name, "value": value}))
         elif isinstance(label, str) and label in self._values:
             reply = encode_reply({"label": label, "value": self._values[label]})
             self._send([client], reply * self.answers)

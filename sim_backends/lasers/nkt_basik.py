@@ -29,13 +29,12 @@ from sim_backends.site import Simulated, Site
 
 TYPE_K1X2, TYPE_MIKRO, TYPE_FRAME = 0x33, 0x36, 0x34
 FRAME_ADDRESS = 0x80
-_FIRMWARE = (
-    struct.pack("<H", 0x0107) + b"1.07\x00"
-)  # version and text: MSL-Equipment nkt.py on the SDK manual
+# Version and text: MSL-Equipment nkt.py on the SDK manual.
+_FIRMWARE = struct.pack("<H", 0x0107) + b"1.07\x00"
 _CONSTANT_CURRENT = 1 << 8
 # What only the K1x2 has, with sizes.  0xB7 has 8 bits in the register file, 16 in QMI and nkt_basik.
 _MODULATION_SIZES = {0x2B: 2, 0x2C: 2, 0x2F: 2, 0xB4: 1, 0xB5: 1, 0xB6: 1, 0xB7: 2, 0xB8: 8, 0xBA: 8}
-_SOMEONES = {
+_LEFT_BY_SOMEONE = {
     0x2F: b"\xfa\x00",
     0x31: b"\x3e\x03",
     0xB5: b"\x01",
@@ -95,7 +94,7 @@ class NKTBasikTwin:
         self._light_at = clock() + emission_delay_s if left_by_someone else None
         self._interlock_closed = True
         sizes = {0x31: 2, 0x8D: 240} | (_MODULATION_SIZES if module_type == TYPE_K1X2 else {})
-        stored = _SOMEONES if left_by_someone else {}
+        stored = _LEFT_BY_SOMEONE if left_by_someone else {}
         self._plain = {register: stored.get(register, bytes(size)) for register, size in sizes.items()}
         self._output = (0.0, 0.0)
         self._requests = 0

@@ -40,7 +40,7 @@ class _Device(ScpiDevice):
         self._quiet = quiet
         self._default()
         add = self.add
-        add("*RST", self._reset)
+        add("*RST", lambda c: self._default())
         add("SYSTem:SENSor:IDN?", lambda c: SENSOR)
         add("SYSTem:SENS:IDN?", lambda c: SENSOR)
         for notation in ("MEASure[:SCALar]:POWer?", "MEASure[:SCALar]?", "READ?", "FETCh?"):
@@ -51,9 +51,9 @@ class _Device(ScpiDevice):
         add("[SENSe:]CORRection:WAVelength?", self._ask_wavelength)
         add("[SENSe:]POWer[:DC]:RANGe[:UPPer]", self._set_range)
         add("[SENSe:]POWer[:DC]:RANGe[:UPPer]?", lambda c: f"{self.range_w:.8E}")
-        add("[SENSe:]POWer[:DC]:RANGe:AUTO", self._set_auto)
+        add("[SENSe:]POWer[:DC]:RANGe:AUTO", lambda c: setattr(self, "auto_range", c.boolean(0)))
         add("[SENSe:]POWer[:DC]:RANGe:AUTO?", lambda c: str(int(self.auto_range)))
-        add("[SENSe:]POWer[:DC]:UNIT", self._set_unit)
+        add("[SENSe:]POWer[:DC]:UNIT", lambda c: setattr(self, "unit", c.choice(0, "W", "DBM")))
         add("[SENSe:]POWer[:DC]:UNIT?", lambda c: self.unit)
         add("[SENSe:]AVERage[:COUNt]", self._set_averaging)
         add("[SENSe:]AVERage[:COUNt]?", lambda c: str(self.averaging))
@@ -110,20 +110,11 @@ class _Device(ScpiDevice):
             raise ScpiError(*DATA_OUT_OF_RANGE)
         self.range_w, self.auto_range = fitting[0], False
 
-    def _set_auto(self, call: Call) -> None:
-        self.auto_range = call.boolean(0)
-
-    def _set_unit(self, call: Call) -> None:
-        self.unit = call.choice(0, "W", "DBM")
-
     def _set_averaging(self, call: Call) -> None:
         value = call.integer(0)
         if not 1 <= value <= _MAX_AVERAGING:
             raise ScpiError(*DATA_OUT_OF_RANGE)
         self.averaging = value
-
-    def _reset(self, call: Call) -> None:
-        self._default()
 
     def _default(self) -> None:
         self.wavelength_nm = min(max(1550.0, self._wavelength_limits_nm[0]), self._wavelength_limits_nm[1])
@@ -157,8 +148,7 @@ class PM100DTwin:
     """The simulated power meter; ``read_power_w()`` is asked at each measurement.
 
     ``wavelength_limits_nm`` is what its sensor head reaches; ``quiet``: without an error for other wavelengths;
-    ``left_by_someone`` starts it with another user's unit,
-    corrections, range, averaging and errors.
+    ``left_by_someone`` starts it with another user's unit, corrections, range, averaging and errors.
     """
 
     def __init__(

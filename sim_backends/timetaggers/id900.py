@@ -59,7 +59,7 @@ class _Stream:
 
 @dataclass(frozen=True)
 class _Record:
-    """One finished record: sorted times per channel in time bases, or None when the light model failed."""
+    """One finished record: sorted times (ps) per channel, or None when the light model failed."""
 
     number: int
     duration_ps: int

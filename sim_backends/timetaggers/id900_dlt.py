@@ -73,17 +73,17 @@ def _parser() -> _Parser:
     parser = _Parser(prog="DataLinkTargetService", add_help=False, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
     commands.add_parser("list", add_help=False)
-    start = commands.add_parser("start-stream", add_help=False, allow_abbrev=False)
-    start.add_argument("--address", required=True)
-    start.add_argument("--channel", required=True, type=int, choices=(1, 2, 3, 4))
-    start.add_argument("--stream-port", required=True, type=int)
-    start.add_argument("--with-ref-index", action="store_true")
-    save = commands.add_parser("start-save", add_help=False, allow_abbrev=False)
-    save.add_argument("--address", required=True)
-    save.add_argument("--channel", required=True, type=int, choices=(1, 2, 3, 4))
+    stream, save = (
+        commands.add_parser(name, add_help=False, allow_abbrev=False)
+        for name in ("start-stream", "start-save")
+    )
+    for start in (stream, save):
+        start.add_argument("--address", required=True)
+        start.add_argument("--channel", required=True, type=int, choices=(1, 2, 3, 4))
+        start.add_argument("--with-ref-index", action="store_true")
+    stream.add_argument("--stream-port", required=True, type=int)
     save.add_argument("--filename", required=True)
     save.add_argument("--format", choices=("bin", "ascii"), default="bin")
-    save.add_argument("--with-ref-index", action="store_true")
     for name in ("status", "stop"):
         commands.add_parser(name, add_help=False).add_argument("--id", required=True)
     return parser

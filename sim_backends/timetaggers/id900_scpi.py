@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable
 from functools import lru_cache
 
+from sim_backends.servers import header_pattern
 from sim_backends.timetaggers.id900_settings import (
     FOUR,
     INPUTS,
@@ -27,7 +28,6 @@ from sim_backends.timetaggers.id900_settings import (
     SETTINGS,
     Refusal,
     Setting,
-    header_pattern,
 )
 
 STOPPED, PLAYING, ARMED = "STOPPED", "PLAYING", "ARMED"
@@ -152,7 +152,7 @@ class ID900Scpi:
         def add(header: str, query: bool, action: Action, channels: tuple[int, ...] = (0,)) -> None:
             self._actions.append((header_pattern(header), query, action, channels))
 
-        self._actions.append((re.compile(r"\*IDN"), True, lambda _c, _a: self._identity, (0,)))
+        add("*IDN", True, lambda _c, _a: self._identity)
         add("DEVIce:RESolution:BWIDth", True, lambda _c, _a: str(self.resolution_ps))
         add("DEVIce:CONFiguration:LOAD", False, lambda _c, argument: self._load(argument))
         add("DEVIce:SAMPling:RECAlibrate", False, lambda _c, _a: "Recalibrated")
@@ -290,7 +290,7 @@ class ID900Scpi:
 
 
 def _channel(found: re.Match[str], channels: tuple[int, ...]) -> int:
-    channel = int(found[1]) if found.re.groups else 0
+    channel = int(found[1] or 0) if found.re.groups else 0
     if channel not in channels:
         raise Refusal("SCPI_ERR_INVALID_CMD")
     return channel

@@ -11,11 +11,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from drivers.links.ieee488 import NUMBER_AND_UNIT, is_word
+
 INPUTS = (0, 1, 2, 3, 4)  # 0 is START
 FOUR = (1, 2, 3, 4)
 RESOLUTION_PS = {"HIRES": 13, "LOWRES": 100}
 
-_NUMBER = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([A-Za-z]*)")
 _LINK = re.compile(
     r"NONE|STAR|START|REC|(?:INPU|INPUT)[1-4]|TSCO[1-8]|(?:DELA|DELAY)[1-8]|TSGE[1-8]|GEN[1-8]"
 )
@@ -24,23 +25,6 @@ _PREFIX = {"": 1.0, "K": 1e3, "G": 1e9, "T": 1e12, "U": 1e-6, "N": 1e-9}
 
 class Refusal(Exception):
     """A command that the instrument refuses; the text is the error suffix of the reply."""
-
-
-def spelling(word: str) -> str:
-    """A regular expression for the short (capitals and digits) and the long form of one SCPI word."""
-    short = "".join(c for c in word if not c.islower())
-    return re.escape(short) if short == word else f"(?:{re.escape(short)}|{re.escape(word.upper())})"
-
-
-def header_pattern(header: str) -> re.Pattern[str]:
-    """``"INPUt#:[INPOrt:]LINK"`` -> a pattern over upper-case headers; ``#`` captures a channel number."""
-    parts = []
-    for optional, word in re.findall(r"\[([A-Za-z]+):\]|([A-Za-z]+#?)(?::|$|(?=\[))", header):
-        if optional:
-            parts.append(f"(?:{spelling(optional)}:)?")
-        else:
-            parts.append(spelling(word.rstrip("#")) + (r"(\d+)" if word.endswith("#") else "") + ":")
-    return re.compile("".join(parts).removesuffix(":"))
 
 
 @dataclass(frozen=True)
@@ -72,10 +56,10 @@ class Setting:
             return re.sub("START|INPUT|DELAY", lambda word: word[0][:4], text.upper())
         if self.choices:
             for choice in self.choices:
-                if re.fullmatch(spelling(choice), text.upper()):
+                if is_word(choice, text):
                     return choice.upper()
             raise Refusal("SCPI_ERR_PARAM_TYPE")
-        found = _NUMBER.fullmatch(text)
+        found = NUMBER_AND_UNIT.fullmatch(text)
         if found is None:
             raise Refusal("SCPI_ERR_PARAM_TYPE")
         value = float(found[1]) * (self._scale(found[2].upper()) if found[2] else 1.0)
