@@ -50,12 +50,8 @@ def shape_of(data: bytes, sent: bytes) -> Shape:
         return tuple(dict.fromkeys(map(_telegram, telegrams)))  # a request may have been repeated
     text = data.decode("utf-8", "replace")
     if (objects := _json_objects(text)) is not None:
-        end = "0x17" if SEPARATOR.decode() in text else ""
-        return (
-            MESSAGES,
-            *sorted({token for each in objects for token in _json_tokens(each)}),
-            *filter(None, [end]),
-        )
+        end = ["0x17"] if SEPARATOR.decode() in text else []
+        return (MESSAGES, *sorted({token for each in objects for token in _json_tokens(each)}), *end)
     return tuple(_text_tokens(text, sent.decode("utf-8", "replace")))
 
 
@@ -80,14 +76,8 @@ def _fits(recorded: str, found: str) -> bool:
 
 
 def _telegram(telegram: Telegram) -> str:
-    known = telegram.kind in MessageType.__members__.values()
-    kind = (
-        REFUSAL
-        if telegram.kind == MessageType.NACK
-        else MessageType(telegram.kind).name
-        if known
-        else str(telegram.kind)
-    )
+    names: dict[int, str] = {each: each.name for each in MessageType} | {MessageType.NACK: REFUSAL}
+    kind = names.get(telegram.kind, str(telegram.kind))
     data = telegram.data.hex() if telegram.register in EXACT_REGISTERS else f"{len(telegram.data)} bytes"
     return f"{kind} of register 0x{telegram.register:02X} with {data}"
 
