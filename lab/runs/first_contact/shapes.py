@@ -76,7 +76,7 @@ def _fits(recorded: str, found: str) -> bool:
 
 
 def _telegram(telegram: Telegram) -> str:
-    names: dict[int, str] = {each: each.name for each in MessageType} | {MessageType.NACK: REFUSAL}
+    names = {int(each): each.name for each in MessageType} | {int(MessageType.NACK): REFUSAL}
     kind = names.get(telegram.kind, str(telegram.kind))
     data = telegram.data.hex() if telegram.register in EXACT_REGISTERS else f"{len(telegram.data)} bytes"
     return f"{kind} of register 0x{telegram.register:02X} with {data}"
