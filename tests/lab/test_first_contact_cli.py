@@ -247,6 +247,19 @@ def test_a_host_that_comes_in_two_pieces_is_taken_out_too() -> None:
     assert received == [b'{"label": "Host", "value": "HOST HOST"}\x17']
 
 
+def test_a_host_in_a_list_or_in_a_value_that_is_set_is_taken_out_too() -> None:
+    kept: list[str] = []
+    address = "detectors.lab:12000"
+    driver = create_instrument("single-quantum-websq", unique_name("detectors"), address)
+    with closing(driver):
+        recorder = Recorder(driver, "single-quantum-websq", {"clients": [address]}, kept.append)
+        session = Session(driver, read_only=True)
+        session.perform = lambda step: Outcome(0.0, gave=[f"from {address}"])  # type: ignore[method-assign]
+        recorder.perform(session, Step(0.0, "set", "client", address))
+    assert "detectors" not in kept[-1].replace("single-quantum", "").replace("drivers.detectors", "")
+    assert kept[-1].count("HOST") == 3
+
+
 def test_samples_never_reach_a_transcript() -> None:
     kept: list[str] = []
     samples = np.linspace(-1, 1, 2400, dtype=np.float32)

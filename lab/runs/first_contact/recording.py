@@ -119,7 +119,7 @@ class Recorder:
     def perform(self, session: Session, step: Step) -> Outcome:
         """Do ``step``, keep it with its outcome, and save; what breaks in is kept too, and raised."""
         clean = self._redactor.text
-        self._add(Step(self._now(), step.do, clean(step.name), step.value))
+        self._add(Step(self._now(), step.do, clean(step.name), self._cleaned(step.value)))
         try:
             outcome = session.perform(step)
         except BaseException as error:
@@ -178,6 +178,8 @@ class Recorder:
         return self._clock() - self._begun
 
     def _cleaned(self, value: Any) -> Any:
+        if isinstance(value, list):
+            return [self._cleaned(each) for each in value]
         return self._redactor.text(value) if isinstance(value, str) else value
 
 
