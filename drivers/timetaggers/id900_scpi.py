@@ -12,8 +12,8 @@ import re
 from collections.abc import Mapping
 
 from drivers.links.errors import InstrumentError, InstrumentRefusedError, MalformedReplyError
+from drivers.links.ieee488 import is_word
 from drivers.links.zmq_reqrep import RequestLink
-from drivers.timetaggers.id900_state import Known
 
 MAX_VOLTS = 100.0
 """No input of any instrument like this has a level beyond; SCPI's words for no number (9.9E37) do."""
@@ -53,7 +53,7 @@ class ID900Questions:
         with self._link.asking(command) as reply:
             self._accepted(command, reply)
             for name, word in words.items():
-                if Known("", word).held_by(reply):
+                if is_word(word, reply.strip()):
                     return name
             raise self._nonsense(command, reply)
 

@@ -60,7 +60,7 @@ class Known:
             return self.value
         return f"{self.value:.15g}{self.unit if self.unit == 'V' else ''}"
 
-    def held_by(self, reply: str) -> bool:
+    def is_held(self, reply: str) -> bool:
         """Whether ``reply`` to the query shows this value."""
         word = reply.strip()
         if isinstance(self.value, str):
@@ -170,12 +170,12 @@ def if_offered(action: Callable[[], None], what: str) -> None:
 
 def _bring_to(ask: Callable[[str], str], setting: Known, instrument: str, address: str) -> None:
     found = ask(f"{setting.header}?").strip()[:40]
-    if setting.held_by(found):
+    if setting.is_held(found):
         return
     log.info("%s at %s: found %s at %s, setting %s", instrument, address, setting.header, found, setting.text)
     ask(f"{setting.header} {setting.text}")
     held = ask(f"{setting.header}?").strip()[:40]
-    if not setting.held_by(held):
+    if not setting.is_held(held):
         raise InstrumentRefusedError(
             f"{setting.header} was set to {setting.text} and holds {held}",
             instrument=instrument,

@@ -168,7 +168,7 @@ def test_blocks_that_the_licence_lacks_are_passed_over(bench, monkeypatch):
     ],
 )
 def test_replies_are_compared_with_their_units(known, reply, held):
-    assert known.held_by(reply) is held
+    assert known.is_held(reply) is held
 
 
 def test_every_known_setting_is_one_of_the_instrument(bench):
