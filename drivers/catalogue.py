@@ -178,6 +178,14 @@ OURS = (
         twin="sim_backends.timetaggers.id900",
     ),
     Row(
+        model="thorlabs-osw22",
+        driver="drivers.switches.thorlabs_osw22:ThorlabsOSW22",
+        offers={kinds.OPTICAL_SWITCH: WHOLE},
+        safe_order=SafeOrder.PASSIVE,
+        address=AddressKind.SERIAL,
+        twin="sim_backends.switches.thorlabs_osw22",
+    ),
+    Row(
         model="thorlabs-pm100d",
         driver="drivers.powermeters.thorlabs_pm100d:ThorlabsPM100D",
         offers={kinds.POWER_SENSOR: WHOLE},

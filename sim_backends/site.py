@@ -82,7 +82,8 @@ class Output(Protocol):
 class Surroundings:
     """What couples the instruments of one bench: the ring of light and the trigger line.
 
-    ``tag_channels`` are the tagger's inputs of D1 and D2; ``outputs`` the generators on the trigger line by user.
+    ``tag_channels`` are the tagger's inputs of D1 and D2; ``outputs`` the generators on the trigger line by user;
+    ``crossed`` whether a user's optical switch bypasses the station.
     """
 
     ring: Ring
@@ -92,6 +93,7 @@ class Surroundings:
     clock: Callable[[], float]
     free_ports: Callable[[int], int]
     outputs: dict[str, Output] = field(default_factory=dict)
+    crossed: dict[str, bool] = field(default_factory=dict)
 
     def follow(self) -> None:
         """Turn the direction switches as the waveform generators stand."""
@@ -162,6 +164,10 @@ class Site:
             self.around.ring.set_launch(attenuation_db, is_open)
         if self.serves.get(ATTENUATOR.name) == channel:
             self.around.ring.set_user_attenuation(self.owner, attenuation_db if is_open else math.inf)
+
+    def set_switch(self, crossed: bool) -> None:
+        """The owner's optical switch has come to rest, in cross (bypass) or in bar."""
+        self.around.crossed[self.owner] = crossed
 
     def power_w(self, channel: str) -> float:
         """The light on a power sensor."""

@@ -51,6 +51,15 @@ def present(by_id: Path = BY_ID) -> list[Port]:
     ]
 
 
+def usb_serial_number(address: str) -> str:
+    """The USB serial number of the adapter at ``address``, or of an instrument that is one; empty where none is known."""
+    scheme, _, named = address.partition("hwgrep://")
+    if named and not scheme:
+        return next((port.usb_serial_number for port in present() if port.usb_serial_number == named), "")
+    device = os.path.realpath(address)
+    return next((port.usb_serial_number for port in present() if os.path.realpath(port.device) == device), "")
+
+
 def told(ports: list[Port]) -> str:
     """Which ports there are, and which names last, for messages."""
     if not ports:

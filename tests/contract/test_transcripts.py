@@ -155,7 +155,7 @@ def test_another_command_of_the_driver_is_seen(model: str, folder: Path) -> None
     def other(data: bytes) -> bytes:
         if model == "nkt-basik":  # another register
             return data.replace(b"\x04\x22", b"\x04\x23")
-        return data.upper().replace(b"E", b"F").replace(b"D\r", b"Q\r")
+        return data.upper().replace(b"E", b"F").replace(b"D\r", b"Q\r").replace(b"I?", b"J?")
 
     report = against_driver(changed(session_with_twin(model, folder), "sent", other))
     assert report is not None

@@ -247,6 +247,19 @@ def _oz_change(twin: Any, n: int) -> None:
         twin._position = 1000 + n % 4000
 
 
+def _osw_change(twin: Any, n: int) -> None:
+    with twin._lock:
+        twin._crossed = twin._told = bool(n // 50 % 2)
+        twin._moving_to = None
+
+
+def _osw_acknowledge(request: bytes) -> Iterable[bytes] | None:
+    """Nothing; a question may come along with the command."""
+    if not request.startswith(b"S "):
+        return None
+    return (b"OSW22-1550E v1.0\r\n",) if b"I?" in request else ()
+
+
 def _websq_change(twin: Any, n: int) -> None:
     twin.press_dial("BiasCurrent", [5.0 + n % 200 * 0.1, 7.0])
     twin.press_dial("TriggerLevel", [-50.0 - n % 100, -80.0])
@@ -373,6 +386,12 @@ KNOWN: dict[str, Known] = {
         truth=lambda twin: {f"counts_{n}": twin.state()["counters"][n] for n in (1, 2)},
         acknowledge=_id900_acknowledge,
         zmq=True,
+    ),
+    "thorlabs-osw22": Known(
+        change=_osw_change,
+        truth=lambda twin: {"crossed": twin.state()["crossed"]},
+        acknowledge=_osw_acknowledge,
+        options={"move_timeout_s": 0.5},
     ),
     "thorlabs-pm100d": Known(
         make=_make_pm100d,
