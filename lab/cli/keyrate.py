@@ -25,6 +25,9 @@ def keyrate_command(
     n_pulses: float | None,
     eps_sec: float,
     eps_cor: float,
+    phase_uncertainty_rad: float = 0.0,
+    intensity_tolerance_db: float = 0.0,
+    extinction_db: float | None = None,
     optimize: bool,
 ) -> dict[str, float | int | None]:
     """The report of ``keyrate``; raises ValueError naming the option that is missing or out of range.
@@ -51,6 +54,9 @@ def keyrate_command(
             eps_sec,
             eps_cor,
             **settings,
+            phase_uncertainty_rad=phase_uncertainty_rad,
+            intensity_tolerance_db=intensity_tolerance_db,
+            extinction_db=extinction_db,
         )
     except ParameterError as error:
         option = OPTIONS.get(error.name, f"--{error.name.replace('_', '-')}")

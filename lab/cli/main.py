@@ -145,6 +145,18 @@ def keyrate(
     pulses: Annotated[float | None, typer.Option(help="Pulses of the block; asymptotic without.")] = None,
     eps_sec: Annotated[float, typer.Option(help="Secrecy epsilon.")] = 1e-10,
     eps_cor: Annotated[float, typer.Option(help="Correctness epsilon.")] = 1e-15,
+    phase_uncertainty_rad: Annotated[
+        float, typer.Option(help="How far each of a user's phases may be wrong; charged to the key.")
+    ] = 0.0,
+    intensity_tolerance_db: Annotated[
+        float, typer.Option(help="How far intensities may exceed their nominal values; charged to the key.")
+    ] = 0.0,
+    extinction_db: Annotated[
+        float | None,
+        typer.Option(
+            help="Light of a pulse over light of an empty gate behind the carver; none passes without."
+        ),
+    ] = None,
     protocol: Annotated[str, typer.Option(help=f"One of: {', '.join(PROTOCOLS)}.")] = DEFAULT,
     optimize: Annotated[
         bool, typer.Option("--optimize", help="Choose mu and p_x for the best rate.")
@@ -167,6 +179,9 @@ def keyrate(
         n_pulses=pulses,
         eps_sec=eps_sec,
         eps_cor=eps_cor,
+        phase_uncertainty_rad=phase_uncertainty_rad,
+        intensity_tolerance_db=intensity_tolerance_db,
+        extinction_db=extinction_db,
         optimize=optimize,
     )
     show(

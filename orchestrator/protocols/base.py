@@ -12,7 +12,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,11 @@ BoolArray = npt.NDArray[np.bool_]
 """1-d bool."""
 Codes = npt.NDArray[np.uint8]
 """1-d uint8: one symbol, or one published label, per element."""
+
+Light = Literal["assumed", "gated"]
+"""The relay's light: believed to be steady and from one side, or counted in the own window by each user's counter."""
+Monitoring = Literal["monitored", "calibrated"]
+"""The intensity: read by a sensor while key is made, or believed since the last calibration."""
 
 _LEAK_FACTOR = 1.3
 """Reconciliation is given up when it has disclosed this multiple of n h(qber_limit)."""
@@ -110,6 +115,7 @@ class BlockPlan(ABC):
 
     ``mu_a``, ``mu_b`` are the mean photon numbers per slot at the users' outputs, ``gain`` and ``qber`` what is
     expected of the channel, ``expected_bits`` the key of a block that comes out so (0: not worth starting).
+    ``light`` and ``monitoring`` say what the secrecy of the key rests on, and stand in every report of it.
     """
 
     n_pulses: int
@@ -121,6 +127,8 @@ class BlockPlan(ABC):
     gain: float
     qber: float
     expected_bits: int
+    light: Light = "assumed"
+    monitoring: Monitoring = "monitored"
 
     @property
     @abstractmethod

@@ -44,12 +44,17 @@ def click_probabilities(
 
 @dataclass(frozen=True, slots=True)
 class OpticalChannel:
-    """A pair's calibrated channel: loss of each arm (with detector efficiency), visibility, dark counts."""
+    """A pair's calibrated channel: loss of each arm (with detector efficiency), visibility, dark counts.
+
+    ``backscatter``: counts per gate and detector of light that the fibre scattered back, for every photon that
+    arrives from a user.  It grows with the light launched, has no phase, and so counts as darkness does.
+    """
 
     loss_a_db: float
     loss_b_db: float
     visibility: float
     dark_count: float
+    backscatter: float = 0.0
 
     def __post_init__(self) -> None:
         for name, loss in (("loss_a_db", self.loss_a_db), ("loss_b_db", self.loss_b_db)):
@@ -60,6 +65,11 @@ class OpticalChannel:
         if not 0.0 <= self.dark_count < 0.5:
             raise ParameterError(
                 "dark_count", f"is a probability per slot and detector in [0, 0.5), got {self.dark_count:g}"
+            )
+        if not 0.0 <= self.backscatter < math.inf:
+            raise ParameterError(
+                "backscatter",
+                f"is a number of counts per arriving photon, 0 or more, got {self.backscatter:g}",
             )
 
     @property
@@ -78,6 +88,8 @@ class OpticalChannel:
         ``phi`` is the phase difference (0 for rounds of the same basis, pi/2 for mixed ones).
         """
         x_a, x_b = self.eta_a * mu_a, self.eta_b * mu_b
-        p1, p2 = click_probabilities(x_a, x_b, self.visibility, self.dark_count, phi)
+        scattered = -math.expm1(-self.backscatter * 0.5 * (x_a + x_b))
+        dark = self.dark_count + (1.0 - self.dark_count) * scattered
+        p1, p2 = click_probabilities(x_a, x_b, self.visibility, dark, phi)
         gain = p1 + p2
         return gain, (p2 / gain if gain > 0.0 else 0.5)

@@ -192,6 +192,15 @@ def test_keyrate_answers_with_the_agreed_fields(qunetlab: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    "charged", ["--phase-uncertainty-rad .02", "--intensity-tolerance-db .5", "--extinction-db 35"]
+)
+def test_keyrate_charges_what_is_uncertain_of_the_light(qunetlab: Any, charged: str) -> None:
+    arms = ("keyrate", "--loss-db-a", "5", "--loss-db-b", "5", "--optimize", "--json")
+    ideal, real = (json.loads(qunetlab(*arms, *more).stdout) for more in ((), charged.split()))
+    assert 0.5 < real["key_rate_per_pulse"] / ideal["key_rate_per_pulse"] < 0.98
+
+
+@pytest.mark.parametrize(
     ("options", "text"),
     [
         ("--loss-db-a 5 --loss-db-b 5", "--optimize"),
@@ -208,6 +217,18 @@ def test_keyrate_answers_with_the_agreed_fields(qunetlab: Any) -> None:
         ("--loss-db-a 5 --loss-db-b 5 --optimize --protocol bb84", "four-phase"),
         ("--loss-db-a 5 --loss-db-b 5 --mu-a 9 --mu-b .1 --p-x .9", "--mu-a"),
         ("--loss-db-a 5 --loss-db-b 5 --optimize --pulses 1.5", "whole"),
+        (
+            "--loss-db-a 5 --loss-db-b 5 --optimize --extinction-db 25",
+            "--extinction-db must be 30 dB or more",
+        ),
+        (
+            "--loss-db-a 5 --loss-db-b 5 --optimize --phase-uncertainty-rad 2",
+            "--phase-uncertainty-rad must be",
+        ),
+        (
+            "--loss-db-a 5 --loss-db-b 5 --optimize --intensity-tolerance-db -1",
+            "--intensity-tolerance-db must be",
+        ),
     ],
 )
 def test_keyrate_refuses_what_makes_no_sense(qunetlab: Any, options: str, text: str) -> None:

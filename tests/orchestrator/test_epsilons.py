@@ -248,6 +248,9 @@ PLAUSIBLE = {
     "n_pulses": st.none() | st.integers(1, 10**14).map(float) | ANY,
     "eps_sec": st.floats(1e-20, 0.1) | ANY,
     "eps_cor": st.floats(1e-20, 0.1) | ANY,
+    "phase_uncertainty_rad": st.floats(0, 0.1) | ANY,
+    "intensity_tolerance_db": st.floats(0, 2) | ANY,
+    "extinction_db": st.none() | st.floats(30, 60) | ANY,
 }
 
 

@@ -17,6 +17,7 @@ from orchestrator.protocols.four_phase.bounds import (
     predict,
     step_failure,
 )
+from orchestrator.protocols.four_phase.coin import Uncertainty
 from orchestrator.protocols.kato import chernoff_upper, count_upper, deviation, kato_a, sum_upper
 from orchestrator.protocols.optical_channel import OpticalChannel
 
@@ -57,7 +58,7 @@ def test_every_disclosed_bit_costs_one() -> None:
 
 
 def test_intensity_tolerance_costs_key() -> None:
-    careful = predict(CHANNEL, 0.006, 0.006, 0.9, 10**9, 1e-10, tolerance_db=0.2)
+    careful = predict(CHANNEL, 0.006, 0.006, 0.9, 10**9, 1e-10, (Uncertainty(0.2), Uncertainty(0.2)))
     assert careful.n_x == PLAN.n_x
     assert careful.delta == pytest.approx(PLAN.delta * 10**0.04, rel=1e-2)
     assert key_length(careful, AS_PREDICTED).bits < 0.95 * key_length(PLAN, AS_PREDICTED).bits

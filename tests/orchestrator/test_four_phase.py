@@ -8,12 +8,8 @@ import numpy as np
 import pytest
 
 from orchestrator.protocols.base import binary_entropy
-from orchestrator.protocols.four_phase.bounds import (
-    asymptotic,
-    coin_imbalance,
-    coin_overlap_defect,
-    phase_error,
-)
+from orchestrator.protocols.four_phase.bounds import asymptotic, phase_error
+from orchestrator.protocols.four_phase.coin import coin_imbalance, coin_overlap_defect
 from orchestrator.protocols.optical_channel import (
     OpticalChannel,
     click_probabilities,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from orchestrator.protocols.base import BlockCounts
-from orchestrator.protocols.four_phase.bounds import mu_upper
+from orchestrator.protocols.four_phase.coin import IDEAL, Uncertainty
 from orchestrator.protocols.four_phase.planner import CountWindow, FourPhasePlan, block_plan
 from orchestrator.protocols.four_phase.rates import P_X_MIN_FINITE, KeyRate, Scenario, keyrate_report
 from orchestrator.protocols.optical_channel import OpticalChannel, click_probabilities, transmittance
@@ -28,11 +28,11 @@ def optimise(
     f_ec: float,
     n_pulses: int | None = None,
     *,
-    tolerance_db: float = 0.0,
+    light: Uncertainty = IDEAL,
     **given: float,
 ) -> KeyRate:
     channel = OpticalChannel(loss_a_db, loss_b_db, visibility, dark_count)
-    return Scenario(channel, f_ec, n_pulses, tolerance_db=tolerance_db).optimise(**given)
+    return Scenario(channel, f_ec, n_pulses, uncertainties=(light, light)).optimise(**given)
 
 
 def plob_bound(eta: float) -> float:
@@ -207,7 +207,10 @@ def test_report_names_the_argument_that_is_wrong(changes: dict[str, float], name
 def plan(n_pulses: int = 2**26, **changes: float) -> FourPhasePlan:
     """A plan over 4 dB and 6 dB with 0.1 dB of intensity tolerance."""
     losses = (changes.pop("loss_a_db", 4.0), changes.pop("loss_b_db", 6.0))
-    settings: dict[str, float] = {"visibility": VISIBILITY, "dark_count": DARK, "intensity_tolerance_db": 0.1}
+    tolerance = Uncertainty(changes.pop("intensity_tolerance_db", 0.1))
+    settings: dict[str, object] = {
+        **{"visibility": VISIBILITY, "dark_count": DARK, "uncertainties": (tolerance, tolerance)}
+    }
     return block_plan(*losses, n_pulses=n_pulses, **(settings | changes))  # type: ignore[arg-type]
 
 
@@ -242,8 +245,8 @@ def test_plan_rounds_to_what_can_be_played() -> None:
     assert PLAN.p_x == PLAN.p_x_128 / 128
     assert PLAN.coin_label_probability == Fraction((128 - PLAN.p_x_128) ** 2, PLAN.p_x_128**2)
     assert float(f"{PLAN.mu_a:.3e}") == PLAN.mu_a
-    assert PLAN.mu_a < mu_upper(PLAN.mu_a, PLAN.intensity_tolerance_db) == pytest.approx(PLAN.mu_a * 10**0.01)
-    free = optimise(4, 6, VISIBILITY, DARK, F_EC, 2**26, tolerance_db=0.1)
+    assert PLAN.mu_a < PLAN.uncertainties[0].mu_upper(PLAN.mu_a) == pytest.approx(PLAN.mu_a * 10**0.01)
+    free = optimise(4, 6, VISIBILITY, DARK, F_EC, 2**26, light=Uncertainty(0.1))
     assert free.key_bits is not None
     assert 0.995 * free.key_bits < PLAN.expected_bits <= free.key_bits
 

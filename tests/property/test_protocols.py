@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from orchestrator.protocols.four_phase.bounds import (
     FinitePlan,
     Observed,
-    coin_overlap_defect,
     key_length,
     phase_error,
     predict,
 )
+from orchestrator.protocols.four_phase.coin import Uncertainty, coin_overlap_defect
 from orchestrator.protocols.four_phase.rates import Scenario
 from orchestrator.protocols.kato import count_lower, count_upper, deviation, kato_a, sum_lower, sum_upper
 from orchestrator.protocols.optical_channel import OpticalChannel
@@ -28,6 +28,7 @@ counts = st.integers(0, 10**9)
 @st.composite
 def plans(draw: st.DrawFn) -> FinitePlan:
     channel = OpticalChannel(draw(st.floats(0, 15)), draw(st.floats(0, 15)), draw(st.floats(0.9, 1.0)), 1e-7)
+    light = Uncertainty(draw(st.floats(0, 0.5)))
     return predict(
         channel,
         0.06 * channel.eta_a,
@@ -35,7 +36,7 @@ def plans(draw: st.DrawFn) -> FinitePlan:
         draw(st.integers(64, 127)) / 128,
         draw(st.integers(1, 10**12)),
         1e-10,
-        tolerance_db=draw(st.floats(0, 0.5)),
+        (light, light),
     )
 
 

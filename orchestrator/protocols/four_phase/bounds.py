@@ -21,9 +21,9 @@ For finite blocks each of three estimates fails with probability ``e1``:
 ``length = n_x [1 - h(e_ph^U)] - leak - 2 log2(1 / (2 eps_PA))`` with ``eps_sec = 2 sqrt(3 e1) + eps_PA``
 split in halves.  Kato's ``a`` comes from counts predicted before the block (:class:`FinitePlan`).
 
-What this is not: a certified proof.  It assumes flawless phases and honest upper bounds of mu, and both the
-step from coin counts to conditional probabilities and the observed counts in the denominators go without a
-concentration term of their own, so ``eps_sec`` is nominal.
+What this is not: a certified proof.  It assumes that phases and intensities lie within the uncertainties that
+:mod:`orchestrator.protocols.four_phase.coin` charges, and both the step from coin counts to conditional probabilities
+and the observed counts in the denominators go without a concentration term of their own, so ``eps_sec`` is nominal.
 """
 
 from __future__ import annotations
@@ -32,31 +32,9 @@ import math
 from dataclasses import dataclass
 
 from orchestrator.protocols.base import KeyLength, binary_entropy
+from orchestrator.protocols.four_phase.coin import IDEAL, Uncertainty, coin_imbalance
 from orchestrator.protocols.kato import chernoff_upper, count_upper, kato_a, sum_upper
 from orchestrator.protocols.optical_channel import OpticalChannel
-
-MU_MAX = math.pi / 2
-"""The coin bound holds up to this mean photon number per slot."""
-
-
-def coin_overlap_defect(mu: float) -> float:
-    """``1 - F(mu)``, to full precision also for dim light (leading term mu**2).
-
-    Raises ValueError outside 0 <= mu <= pi/2, where F is no bound.
-    """
-    if not 0.0 <= mu <= MU_MAX:
-        raise ValueError(
-            f"mu is a mean photon number between 0 and pi/2 for the quantum-coin bound, got {mu}"
-        )
-    if mu < 0.03:  # Taylor series of exp(-mu)(cos mu + sin mu); the next term is mu**8 / 2520
-        return mu**2 * (1.0 - mu * (2 / 3 - mu * (1 / 6 - mu**2 * (1 / 90 - mu / 315))))
-    return 1.0 - math.exp(-mu) * (math.cos(mu) + math.sin(mu))
-
-
-def coin_imbalance(mu_a: float, mu_b: float) -> float:
-    """Delta of the pair for (upper bounds of) its two mean photon numbers."""
-    ga, gb = coin_overlap_defect(mu_a), coin_overlap_defect(mu_b)
-    return 0.5 * (ga + gb - ga * gb)
 
 
 def phase_error(e_y: float, delta_prime: float) -> float:
@@ -83,20 +61,20 @@ class Asymptotic:
 
 
 def asymptotic(
-    channel: OpticalChannel, mu_a: float, mu_b: float, p_x: float, f_ec: float, *, tolerance_db: float = 0.0
+    channel: OpticalChannel,
+    mu_a: float,
+    mu_b: float,
+    p_x: float,
+    f_ec: float,
+    uncertainties: tuple[Uncertainty, Uncertainty] = (IDEAL, IDEAL),
 ) -> Asymptotic:
     """Gain, error rates and key per pulse as the block grows without end."""
     gain, qber = channel.gain_and_qber(mu_a, mu_b)
-    delta = coin_imbalance(mu_upper(mu_a, tolerance_db), mu_upper(mu_b, tolerance_db))
+    delta = coin_imbalance(mu_a, mu_b, *uncertainties)
     delta_prime = delta / gain if gain > 0.0 else 0.5
     e_ph = phase_error(qber, delta_prime)
     rate = p_x**2 * gain * (1.0 - binary_entropy(e_ph) - f_ec * binary_entropy(qber))
     return Asymptotic(gain, qber, delta_prime, e_ph, rate)
-
-
-def mu_upper(mu: float, tolerance_db: float) -> float:
-    """Guaranteed upper bound of a nominal mean photon number, for a power monitor of this tolerance."""
-    return mu * math.pow(10.0, tolerance_db / 10.0)
 
 
 def step_failure(eps_sec: float) -> float:
@@ -114,7 +92,7 @@ class FinitePlan:
     """What the finite-size bound needs to know before the block: sizes, intensities and predicted counts.
 
     ``coin_rounds`` is the expected number of emitted rounds that toss the coin, ``2 N pYa pYb``;
-    ``delta`` is Delta for the *upper bounds* of the intensities; ``n_x``, ``n_y``, ``m_y``, ``n_s`` are
+    ``delta`` is Delta with all uncertainties of the light charged; ``n_x``, ``n_y``, ``m_y``, ``n_s`` are
     expectations.  Kato's parameters follow from them, so that no count of the block itself can influence
     them.
     """
@@ -153,15 +131,14 @@ def predict(
     p_x: float,
     n_pulses: int,
     eps_sec: float,
-    *,
-    tolerance_db: float = 0.0,
+    uncertainties: tuple[Uncertainty, Uncertainty] = (IDEAL, IDEAL),
 ) -> FinitePlan:
     """The plan of ``n_pulses`` emitted slots over this channel."""
     gain, qber = channel.gain_and_qber(mu_a, mu_b)
     yy = n_pulses * (1.0 - p_x) ** 2
     return FinitePlan(
         coin_rounds=2.0 * yy,
-        delta=coin_imbalance(mu_upper(mu_a, tolerance_db), mu_upper(mu_b, tolerance_db)),
+        delta=coin_imbalance(mu_a, mu_b, *uncertainties),
         n_x=n_pulses * p_x**2 * gain,
         n_y=yy * gain,
         m_y=yy * gain * qber,

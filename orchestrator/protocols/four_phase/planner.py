@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from fractions import Fraction
 
 import numpy as np
@@ -31,6 +31,7 @@ from orchestrator.protocols.four_phase.bounds import (
     key_length,
     predict,
 )
+from orchestrator.protocols.four_phase.coin import IDEAL, Uncertainty
 from orchestrator.protocols.four_phase.rates import Scenario, keyrate_report
 from orchestrator.protocols.four_phase.symbols import P_X_STEPS, FourPhases
 from orchestrator.protocols.optical_channel import OpticalChannel
@@ -63,13 +64,13 @@ class CountWindow:
 class FourPhasePlan(BlockPlan):
     """Settings, predictions and limits of one block of a pair.
 
-    ``p_x_128`` is 128 p_x.  ``mu_a``, ``mu_b`` are nominal.
+    ``p_x_128`` is 128 p_x.  ``mu_a``, ``mu_b`` are nominal, ``uncertainties`` what is charged of either user's light.
     ``finite`` holds the predicted counts.  ``announced`` is the window for single-detector clicks of the block in
     any bases, ``xx`` and ``yy`` for the kept rounds.
     """
 
     p_x_128: int
-    intensity_tolerance_db: float
+    uncertainties: tuple[Uncertainty, Uncertainty]
     channel: OpticalChannel
     f_ec: float
     gain_tolerance_db: float
@@ -101,15 +102,16 @@ class FourPhasePlan(BlockPlan):
         exact = (
             self.n_pulses,
             self.p_x_128,
-            *(self.mu_a.hex(), self.mu_b.hex(), self.intensity_tolerance_db.hex()),
-            *(self.channel.loss_a_db.hex(), self.channel.loss_b_db.hex()),
-            *(self.channel.visibility.hex(), self.channel.dark_count.hex()),
+            *(self.light, self.monitoring),
+            *(value.hex() for value in (self.mu_a, self.mu_b)),
+            *(value.hex() for each in self.uncertainties for value in astuple(each)),
+            *(value.hex() for value in astuple(self.channel)),
             *(self.f_ec.hex(), self.eps_sec.hex(), self.eps_cor.hex(), self.qber_limit.hex()),
             self.gain_tolerance_db.hex(),
         )
         f = self.finite
         predicted = (f.coin_rounds, f.delta, f.n_x, f.n_y, f.m_y, f.n_s, self.gain, self.qber)
-        text = "qunetlab four-phase plan 3 " + " ".join([*map(str, exact), *(f"{v:.6e}" for v in predicted)])
+        text = "qunetlab four-phase plan 4 " + " ".join([*map(str, exact), *(f"{v:.6e}" for v in predicted)])
         return hashlib.sha256(text.encode("ascii")).hexdigest()
 
     def violations(self, counts: BlockCounts) -> tuple[str, ...]:
@@ -185,7 +187,7 @@ def block_plan(
     f_ec: float = 1.16,
     eps_sec: float = 1e-10,
     eps_cor: float = 1e-15,
-    intensity_tolerance_db: float = 0.0,
+    uncertainties: tuple[Uncertainty, Uncertainty] = (IDEAL, IDEAL),
     qber_limit: float = 0.05,
     gain_tolerance_db: float = 1.0,
     p_x: float | None = None,
@@ -202,18 +204,13 @@ def block_plan(
     """
     _check_limits(qber_limit, gain_tolerance_db)
     channel = OpticalChannel(float(loss_a_db), float(loss_b_db), float(visibility), float(dark_count))
-    scenario = Scenario(
-        channel, float(f_ec), int(n_pulses), float(eps_sec), float(intensity_tolerance_db), float(eps_cor)
-    )
+    scenario = Scenario(channel, float(f_ec), int(n_pulses), float(eps_sec), float(eps_cor), uncertainties)
     best = max(
         (scenario.optimise(mu_a, mu_b, steps / P_X_STEPS) for steps in _steps(scenario, mu_a, mu_b, p_x)),
         key=lambda rate: rate.key_rate_per_pulse,
     )
     a, b = _round_digits(best.mu_a), _round_digits(best.mu_b)
-    tolerance = scenario.tolerance_db
-    finite = predict(
-        channel, a, b, best.p_x, scenario.n_pulses or 0, scenario.eps_sec, tolerance_db=tolerance
-    )
+    finite = predict(channel, a, b, best.p_x, int(n_pulses), scenario.eps_sec, uncertainties)
     gain, qber = channel.gain_and_qber(a, b)
     mixed_gain = channel.gain_and_qber(a, b, math.pi / 2)[0]
     same_basis = best.p_x**2 + (1.0 - best.p_x) ** 2
@@ -223,7 +220,7 @@ def block_plan(
         p_x_128=round(best.p_x * P_X_STEPS),
         mu_a=a,
         mu_b=b,
-        intensity_tolerance_db=tolerance,
+        uncertainties=uncertainties,
         channel=channel,
         f_ec=scenario.f_ec,
         eps_sec=scenario.eps_sec,
@@ -247,6 +244,7 @@ class FourPhase(KeyProtocol):
 
     def plan(self, testbed: Testbed, first: str, second: str) -> FourPhasePlan:
         arms, protocol, calibration = testbed.arms(first, second), testbed.protocol, testbed.calibration
+        light = Uncertainty(protocol.intensity_tolerance_db)
         return block_plan(
             arms.loss_a_db,
             arms.loss_b_db,
@@ -256,7 +254,7 @@ class FourPhase(KeyProtocol):
             f_ec=protocol.f_ec,
             eps_sec=protocol.eps_sec,
             eps_cor=protocol.eps_cor,
-            intensity_tolerance_db=protocol.intensity_tolerance_db,
+            uncertainties=(light, light),
             qber_limit=protocol.qber_limit,
             p_x=protocol.p_x,
             mu_a=protocol.mu,
