@@ -309,7 +309,7 @@ class ID900Twin:
         try:
             with context.socket(zmq.PUSH) as bell:
                 bell.connect("inproc://record-done")
-                bell.send(b"")
+                bell.send(b"", zmq.NOBLOCK)  # its thread may have ended meanwhile
         except zmq.ZMQError:
             log.debug("the twin closes")
 

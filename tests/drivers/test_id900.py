@@ -451,6 +451,24 @@ def test_an_instrument_that_goes_away_is_broken_not_slow(bench):
             tagger.record_playing()
 
 
+def test_a_twin_closes_while_the_end_of_a_record_wakes_its_thread_for_the_last_time(monkeypatch):
+    twin = ID900Twin(on_record=lambda duration_ps, index: {}, scpi_port=0, dlt_port=0)
+    twin.serve("127.0.0.1")
+    connect = zmq.Socket.connect
+
+    def connect_and_lose_the_other_end(socket, address):
+        monkeypatch.setattr(zmq.Socket, "connect", connect)
+        connect(socket, address)
+        twin._ring(socket.context)
+        twin._thread.join(5)
+
+    monkeypatch.setattr(zmq.Socket, "connect", connect_and_lose_the_other_end)
+    closing = threading.Thread(target=twin.close, daemon=True)
+    closing.start()
+    closing.join(10)
+    assert not closing.is_alive()
+
+
 def test_another_instrument_is_refused(service):
     tagger = ID900("tagger", service(b"TEKTRONIX,AWG70002A,B0,1").address, dlt_address=service(b"[]").address)
     with pytest.raises(WrongInstrumentError, match="AWG70002A"):
