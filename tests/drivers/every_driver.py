@@ -385,6 +385,7 @@ KNOWN: dict[str, Known] = {
         change=_id900_change,
         truth=lambda twin: {f"counts_{n}": twin.state()["counters"][n] for n in (1, 2)},
         acknowledge=_id900_acknowledge,
+        options={"integration_ms": 10.0},
         zmq=True,
     ),
     "thorlabs-osw22": Known(

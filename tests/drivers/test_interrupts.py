@@ -107,7 +107,10 @@ def on_the_wire(rig: Rig, kind: str, rng: random.Random, use: Callable[[], objec
             try:
                 use()
             finally:
-                reached.wait(1)  # a signal comes at the latest here
+                if (
+                    reached.wait(0.1) or len(rig.desk.replies) > chosen
+                ):  # else that reply does not come any more
+                    reached.wait(1)  # a signal comes at the latest here
         rig.desk.listen()
         rig.hurry(2.0)
     if kind == "closed" and rig.known.zmq:  # ZeroMQ learns of the end in a thread of its own, maybe only now

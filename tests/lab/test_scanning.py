@@ -74,6 +74,7 @@ def test_a_port_is_asked_by_one_driver_after_the_other_until_one_knows_the_answe
         path = twin.serve()
         port = serial_ports.Port(path, "USB UART", "A1", "")
         monkeypatch.setattr(serial_ports, "present", lambda: [port])
+        monkeypatch.setattr("lab.scanning.ANSWER_S", 0.3)
         (found,) = scan((), ())
         assert (found.address, found.model) == (path, "oz-dd100")
         assert found.identity is not None
