@@ -194,6 +194,15 @@ OURS = (
         ports=(2000,),
         twin="sim_backends.powermeters.thorlabs_pm100d",
     ),
+    Row(
+        model="keysight-8163b",
+        driver="drivers.powermeters.keysight_8163b:Keysight8163B",
+        offers={kinds.POWER_SENSOR: ("slot1", "slot2")},
+        safe_order=SafeOrder.PASSIVE,
+        address=AddressKind.VISA,
+        ports=(5025,),
+        twin="sim_backends.powermeters.keysight_8163b",
+    ),
 )
 
 

@@ -136,6 +136,16 @@ class PowerSensor(Protocol):
     def wavelength_nm(self) -> Setting[float]:
         """The wavelength for which the reading is right."""
 
+    @property
+    def floor_w(self) -> Reading[float]:
+        """The least power that it tells from none; NoReadingError where nobody knows.
+
+        ``power_w`` is given below it too, so that noise averages out: this is for plans, which must not rest on less.
+        """
+
+    def zero(self) -> None:
+        """Take what reaches the sensor as zero, for seconds or tens of them: the caller has made it dark."""
+
 
 class PhotonDetectors(Protocol):
     """Single-photon detectors behind one controller; lists hold one number per detector."""

@@ -36,7 +36,12 @@ SAMPLE_S = 3e-4
 MAX_AVERAGING = 10_000
 HEAD_LIMITS_NM = (185.0, 25_000.0)
 """What any head of the family reaches: ultraviolet photodiodes to thermal heads (Thorlabs' catalogue)."""
+ZERO_S = 60.0
+"""What a zero adjustment may take, thermal heads included."""
+FLOORS_W = {"S154C": 1e-10, "S155C": 1e-9}
+"""The least power of fibre-coupled heads for the ring's wavelength (Thorlabs' data sheets)."""
 _STEP_NM = 1e-3
+_ZERO = "SENSe:CORRection:COLLect:ZERO"
 _WAVELENGTH = "SENSe:CORRection:WAVelength"
 _POWER_FLAG = 1
 """Bit of the sensor flags that says it measures power (QMI ``pm100d.py``)."""
@@ -69,7 +74,8 @@ class ThorlabsPM100D(ScpiInstrument):
     """Driver of one power meter.
 
     Options: ``wavelength_limits_nm``, a limit of the set-up beside the sensor head's own; ``averaging``, the number of
-    samples averaged after connecting.
+    samples averaged after connecting; ``floor_w``, the least power that the head tells from none, for a head that is not
+    in :data:`FLOORS_W`.
     """
 
     MODELS = frozenset(
@@ -88,6 +94,7 @@ class ThorlabsPM100D(ScpiInstrument):
         *,
         wavelength_limits_nm: tuple[float, float] = HEAD_LIMITS_NM,
         averaging: int = 1,
+        floor_w: float | None = None,
         timeout_s: float = 2.0,
         **kwargs: Any,
     ) -> None:
@@ -102,9 +109,13 @@ class ThorlabsPM100D(ScpiInstrument):
         self._averaging = averaging
         self._limits_nm = wavelength_limits_nm
         self._wrong_wavelength = ""
+        self._floor_w = floor_w
         self.state = KnownState(link, required(averaging))
         self.power_w: Parameter[float, ThorlabsPM100D] = self.add_reading(
             "power_w", label="Optical power", unit="W", get=self._measure
+        )
+        self.floor_w: Parameter[float, ThorlabsPM100D] = self.add_reading(
+            "floor_w", label="Least power told from none", unit="W", get=self._get_floor
         )
         self.sensor: Parameter[str, ThorlabsPM100D] = self.add_reading(
             "sensor",
@@ -140,7 +151,7 @@ class ThorlabsPM100D(ScpiInstrument):
         """Old errors; no zero adjustment under way; watts, corrections, range, averaging; the wavelength it holds."""
         super().know_state()
         with contextlib.suppress(InstrumentRefusedError):  # where there is none to abort
-            self.link.command("SENSe:CORRection:COLLect:ZERO:ABORt")
+            self.link.command(f"{_ZERO}:ABORt")
         self.state.hold()
         self._look_at_wavelength()
         if self._wrong_wavelength:
@@ -165,6 +176,27 @@ class ThorlabsPM100D(ScpiInstrument):
             raise self.error(LimitError, self._wrong_wavelength)
         timeout_s = self.link.timeout_s + 2 * SAMPLE_S * self._averaging
         return self.link.query_float("MEASure:POWer?", timeout_s=timeout_s)
+
+    def zero(self) -> None:
+        """Take what reaches the head as zero: the caller has made it dark.  NotReadyError after :data:`ZERO_S`."""
+        link = self.link
+        with link.transaction():
+            link.command(f"{_ZERO}:INITiate", timeout_s=ZERO_S)
+            since = link.urgencies
+        link.wait_until(
+            lambda: not link.query_bool(f"{_ZERO}:STATe?"), ZERO_S, "zero adjustment", since=since, poll_s=0.1
+        )
+
+    def _get_floor(self) -> float:
+        if self._floor_w is not None:
+            return self._floor_w
+        head = self.sensor.get().partition(" ")[0]
+        if head not in FLOORS_W:
+            raise self.error(
+                NoReadingError,
+                f"the least power of sensor head {head} is not known; give it as option floor_w, in watts",
+            )
+        return FLOORS_W[head]
 
     def _look_at_wavelength(self) -> None:
         """Whether the stored wavelength is one of the set-up and of the sensor head."""

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable
 
 from sim_backends.faults import FaultInjector
+from sim_backends.schedule import Schedule, later
 from sim_backends.servers import DATA_OUT_OF_RANGE, Call, ScpiDevice, ScpiError, ScpiServer
 from sim_backends.site import Simulated, Site
 
@@ -21,6 +22,7 @@ _INFINITY, _NOT_A_NUMBER = "9.90000000E+37", "9.91000000E+37"
 _WAVELENGTH_NM = (800.0, 1700.0)
 _RANGES_W = tuple(10.0**exponent for exponent in range(-8, 0))
 _MAX_AVERAGING = 10_000
+_ZERO_S = 1.0
 _RESPONSIVITY_A_PER_W = 1.0  # of the InGaAs diode, near 1550 nm; a real sensor stores a curve
 _WATTS = {"NW": 1e-9, "UW": 1e-6, "MW": 1e-3, "W": 1.0}
 
@@ -33,11 +35,13 @@ class _Device(ScpiDevice):
         read_power_w: Callable[[], float],
         wavelength_limits_nm: tuple[float, float],
         quiet: bool,
+        schedule: Schedule,
     ) -> None:
         super().__init__(identity, faults, no_error='+0,"No error"')
         self._read_power_w = read_power_w
         self._wavelength_limits_nm = wavelength_limits_nm
         self._quiet = quiet
+        self._schedule = schedule
         self._default()
         add = self.add
         add("*RST", lambda c: self._default())
@@ -70,10 +74,10 @@ class _Device(ScpiDevice):
         add("[SENSe:]POWer[:DC]:REFerence?", lambda c: f"{self.reference_w:.8E}")
         add("[SENSe:]POWer[:DC]:REFerence:STATe", lambda c: setattr(self, "delta", c.boolean(0)))
         add("[SENSe:]POWer[:DC]:REFerence:STATe?", lambda c: str(int(self.delta)))
-        add("[SENSe:]CORRection:COLLect:ZERO[:INITiate]", lambda c: setattr(self, "zeroing", True))
+        add("[SENSe:]CORRection:COLLect:ZERO[:INITiate]", self._zero)
         add("[SENSe:]CORRection:COLLect:ZERO:ABORt", lambda c: setattr(self, "zeroing", False))
         add("[SENSe:]CORRection:COLLect:ZERO:STATe?", lambda c: str(int(self.zeroing)))
-        add("[SENSe:]CORRection:COLLect:ZERO:MAGNitude?", lambda c: "0.00000000E+00")
+        add("[SENSe:]CORRection:COLLect:ZERO:MAGNitude?", lambda c: f"{self.zero_w:.8E}")
 
     def _put(self, attribute: str, call: Call, low: float, high: float) -> None:
         value = call.number(0, _WATTS)
@@ -82,13 +86,22 @@ class _Device(ScpiDevice):
         setattr(self, attribute, value)
 
     def _measure(self) -> str:
-        power_w = self._read_power_w()
+        power_w = self._read_power_w() - self.zero_w
         if abs(power_w) > (_RANGES_W[-1] if self.auto_range else self.range_w):
             return _INFINITY
         power_w = power_w * 10 ** (self.loss_db / 10) - (self.reference_w if self.delta else 0.0)
         if self.unit == "W":
             return _number(power_w)
         return _number(10 * math.log10(power_w / 1e-3) if power_w > 0 else math.nan)
+
+    def _zero(self, call: Call) -> None:
+        self.zeroing = True
+        self._schedule(_ZERO_S, self._end_zero)
+
+    def _end_zero(self) -> None:
+        with self.lock:
+            if self.zeroing:
+                self.zeroing, self.zero_w = False, self._read_power_w()
 
     def _set_wavelength(self, call: Call) -> None:
         value = call.number(0, {"NM": 1.0})
@@ -121,7 +134,7 @@ class _Device(ScpiDevice):
         self.averaging = 1
         self.auto_range, self.range_w = True, _RANGES_W[-1]
         self.unit = "W"
-        self.loss_db = self.reference_w = 0.0
+        self.loss_db = self.reference_w = self.zero_w = 0.0
         self.beam_mm = 9.5
         self.delta = self.zeroing = False
 
@@ -148,7 +161,8 @@ class PM100DTwin:
     """The simulated power meter; ``read_power_w()`` is asked at each measurement.
 
     ``wavelength_limits_nm`` is what its sensor head reaches; ``quiet``: without an error for other wavelengths;
-    ``left_by_someone`` starts it with another user's unit, corrections, range, averaging and errors.
+    ``schedule(delay_s, action)`` runs the end of a zero adjustment; ``left_by_someone`` starts it with another user's
+    unit, corrections, range, averaging and errors.
     """
 
     def __init__(
@@ -159,11 +173,12 @@ class PM100DTwin:
         model: str = "PM100D",
         wavelength_limits_nm: tuple[float, float] = _WAVELENGTH_NM,
         quiet: bool = False,
+        schedule: Schedule = later,
         left_by_someone: bool = False,
     ) -> None:
         self.faults = FaultInjector()
         identity = IDENTITY.format(model=model, serial=serial)
-        self._device = _Device(identity, self.faults, read_power_w, wavelength_limits_nm, quiet)
+        self._device = _Device(identity, self.faults, read_power_w, wavelength_limits_nm, quiet, schedule)
         if left_by_someone:
             self._device.leave()
         self._server = ScpiServer(self._device, self.faults)

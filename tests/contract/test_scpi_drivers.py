@@ -19,6 +19,7 @@ from drivers.scpi import ScpiInstrument
 from sim_backends.attenuators.keysight_n7764a import N7764ATwin
 from sim_backends.faults import FaultInjector
 from sim_backends.modulators.tektronix_awg70002a import AWG70002ATwin
+from sim_backends.powermeters.keysight_8163b import Keysight8163BTwin
 from sim_backends.powermeters.thorlabs_pm100d import PM100DTwin
 
 
@@ -36,6 +37,7 @@ TWINS: dict[str, Callable[..., Twin]] = {
     "tektronix-awg70002a": AWG70002ATwin,
     "keysight-n7764a": N7764ATwin,
     "thorlabs-pm100d": PM100DTwin,
+    "keysight-8163b": Keysight8163BTwin,
 }
 
 

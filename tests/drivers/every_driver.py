@@ -29,6 +29,7 @@ from drivers.catalogue import AddressKind, create_instrument, models, row
 from drivers.links.ieee488 import ProgramMessage
 from drivers.links.interbus import MessageType, Telegram, TelegramReader, encode
 from sim_backends.bench_addresses import free_port_range
+from sim_backends.powermeters.keysight_8163b import HEAD_81634B, Keysight8163BTwin
 from sim_backends.powermeters.thorlabs_pm100d import PM100DTwin
 from sim_backends.site import Options, Simulated, Site, Surroundings
 from sim_backends.timetaggers.id900 import ID900Twin
@@ -319,6 +320,29 @@ def _make_pm100d(left: bool) -> Simulated:
     return Simulated(cast(Any, twin), lambda: twin.serve(HOST, 0))
 
 
+class _Heads:
+    """Light of each sensor by its slot, and what one reads that is set to a wavelength."""
+
+    def __init__(self, *slots: int) -> None:
+        self.power_w = {slot: 1e-9 * slot for slot in slots}
+
+    def change(self, n: int) -> None:
+        self.power_w = {slot: (slot + 1e-3 * n) * 1e-9 for slot in self.power_w}
+
+    def truth(self, twin: Any, name: str) -> dict[str, float]:
+        set_nm = twin.state()["sensor_wavelength_nm"]
+        return {f"{name}{slot}.power_w": w * 1550.0 / set_nm[slot] for slot, w in self.power_w.items()}
+
+
+def _make_8163b(left: bool) -> Simulated:
+    light = _Heads(1, 2)
+    twin = Keysight8163BTwin(
+        read_power_w=lambda slot: light.power_w[slot], head=HEAD_81634B.exact(), left_by_someone=left
+    )
+    twin.light = light  # type: ignore[attr-defined]
+    return Simulated(twin, lambda: twin.serve(HOST, 0))
+
+
 KNOWN: dict[str, Known] = {
     "nkt-basik": Known(
         unsafe=lambda driver: driver.emission(True),
@@ -403,5 +427,14 @@ KNOWN: dict[str, Known] = {
         queue_error=lambda twin: _scpi(twin, "NO:SUCH"),
         lose=lambda twin: setattr(twin.light, "power_w", 5.0),
         lost="power_w",
+    ),
+    "keysight-8163b": Known(
+        make=_make_8163b,
+        change=lambda twin, n: twin.light.change(n),
+        truth=lambda twin: twin.light.truth(twin, "slot"),
+        acknowledge=_scpi_acknowledge,
+        queue_error=lambda twin: _scpi(twin, "NO:SUCH"),
+        lose=lambda twin: twin.light.power_w.update({1: 1.0}),
+        lost="slot1.power_w",
     ),
 }

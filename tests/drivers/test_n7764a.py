@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scripted_transport import FakeTransport
 
-from drivers.attenuators.keysight_n7764a import SLOTS, KeysightN7764A
+from drivers.attenuators.keysight_n7764a import KeysightN7764A
 from drivers.links import scpi_visa
 from drivers.links.errors import (
     InstrumentError,
@@ -65,6 +65,7 @@ def setup() -> Iterator[Setup]:
     setup.twin.close()
 
 
+SLOTS = tuple(KeysightN7764A.ATTENUATORS.values())
 REST = {
     b"*IDN?": "Keysight Technologies,N7764A,MY1,1.0",
     b"*OPC?": "1",
@@ -292,7 +293,7 @@ class Stubborn(N7764ATwin):
 
     def __init__(self) -> None:
         super().__init__()
-        self._device.attenuators[0].offset_db = 10.0
+        self.attenuators.all[0].offset_db = 10.0
         self._device.add("INPut1:OFFSet", lambda call: None)
         self._device._commands.insert(0, self._device._commands.pop())
 
@@ -317,7 +318,7 @@ def test_dark_at_once_while_another_thread_waits_for_a_slow_move(moving: str) ->
     voa = KeysightN7764A("voa", twin.serve("127.0.0.1", 0))
     voa.connect()
     slot = voa.ch1
-    twin._device.attenuators[0].shutter = twin._device.attenuators[0].is_open = moving == "attenuation"
+    twin.attenuators.all[0].shutter = twin.attenuators.all[0].is_open = moving == "attenuation"
     ends: list[BaseException | None] = []
 
     def move() -> None:
@@ -368,7 +369,7 @@ def test_safe_before_connecting_with_old_errors_queued() -> None:
 
 @pytest.mark.parametrize("speed", [0.0, -1.0, 1e6])
 def test_a_speed_that_no_attenuator_has_is_no_time_to_wait(setup: Setup, speed: float) -> None:
-    setup.twin._device.attenuators[0].speed_db_per_s = speed
+    setup.twin.attenuators.all[0].speed_db_per_s = speed
     with pytest.raises(MalformedReplyError, match="speed"):
         setup.voa.ch1.attenuation_db(20.0)
     with pytest.raises(MalformedReplyError, match="speed"):

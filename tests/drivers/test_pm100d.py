@@ -256,3 +256,39 @@ def test_another_head_after_a_power_cycle_is_told_once() -> None:
     assert meter.power_w.get() == pytest.approx(2e-6)
     meter.close()
     second.close()
+
+
+def test_the_floor_is_the_heads_or_an_option(setup: Setup) -> None:
+    assert setup.meter.floor_w() == 1e-9  # S155C
+    setup.twin._device.add("SYSTem:SENSor:IDN?", lambda call: "S154C,1,01-Jan-2024,1,18,289")
+    setup.twin._device._commands.insert(0, setup.twin._device._commands.pop())
+    setup.twin._device._find.cache_clear()
+    assert setup.meter.floor_w() == 1e-10
+
+
+def test_the_floor_of_a_strange_head_is_not_made_up() -> None:
+    twin = PM100DTwin(read_power_w=lambda: 1e-6)
+    twin._device.add("SYSTem:SENSor:IDN?", lambda call: "X1,1,01-Jan-2024,1,18,289")
+    twin._device._commands.insert(0, twin._device._commands.pop())
+    address = twin.serve("127.0.0.1", 0)
+    meter, told = ThorlabsPM100D("meter", address), ThorlabsPM100D("told", address, floor_w=5e-12)
+    with pytest.raises(NoReadingError, match="head X1 is not known; give it as option floor_w"):
+        meter.floor_w()
+    assert told.floor_w() == 5e-12
+    meter.close()
+    told.close()
+    twin.close()
+
+
+def test_a_zero_takes_away_what_is_read_in_the_dark() -> None:
+    power_w = {"now": 3e-9}
+    twin = PM100DTwin(read_power_w=lambda: power_w["now"], schedule=lambda delay_s, action: action())
+    meter = ThorlabsPM100D("meter", twin.serve("127.0.0.1", 0))
+    meter.connect()
+    assert meter.power_w() == pytest.approx(3e-9)
+    meter.zero()
+    assert meter.power_w() == 0.0
+    power_w["now"] = 1e-6
+    assert meter.power_w() == pytest.approx(0.997e-6)
+    meter.close()
+    twin.close()

@@ -50,7 +50,7 @@ def test_a_session_is_agreed_to_kept_and_replayed(qunetlab: Any, meter: Any, tmp
     replayed = qunetlab("instruments", "replay", str(out), "--json")
     assert replayed.returncode == 0, replayed.stdout
     report = json.loads(replayed.stdout)
-    assert report["driver"]["steps"] == 9
+    assert report["driver"]["steps"] == 10
     assert report["twin"]["differences"] == []
 
 

@@ -1,0 +1,169 @@
+"""Optical power sensors in slots of Keysight's boxes: heads in 816x mainframes, sensors of the N77xx.
+
+A reading is a new measurement in watts (``READ``), averaged over ``averaging_s``; what is no measurement (over range:
++3.40282300E+038) is an error, never a value.  A reading below ``floor_w`` is given as the instrument says it, a negative
+one too: noise averages out only if nothing is cut off, and the reading in the dark tells how good the zero is.  Whether
+a reading is enough above the floor is for whoever plans with it.
+
+Known state: no data acquisition (minima and maxima, logging) under way, a measurement only when asked for - while an
+8163A measures by itself ``*OPC?`` never says 1 -, no trigger input, watts against no reference, no correction,
+automatic range, ``averaging_s``.  The zero of an earlier user stays until :meth:`SensorChannel.zero` takes another.
+
+Commands: pymeasure ``instruments/keysight/keysightN7744C.py`` (``READ``, wavelength, unit, range, averaging time, zero),
+asakiasako/pyinst ``models/M8163A.py`` and ``models/_N77xx.py`` (the same on an 8163A, ``CORRection`` in dB), SweepMe
+``src/Logger-Keysight_816xx/main.py`` (``POWer:REFerence:STATe``, ``INITiate:CONTinuous``, ``TRIGger:INPut``,
+3.402823E38), gdsfactory/autosweep ``instruments/optical/KeysightN7745C.py`` (``FUNCtion:STATe`` and its replies ``NONE``,
+``LOGGING_STABILITY``, ``MINMAX``), mustafacc/SiEPICLab ``siepiclab/drivers/PowerMonitor_keysight`` (``SLOT{n}:IDN?``,
+zeroing in the dark, whose query must then give 0, within at most 200 s for all channels together).
+"""
+
+from __future__ import annotations
+
+import logging
+
+from qcodes.parameters import Parameter
+
+from drivers.keysight import POSSIBLE_M, KeysightOptical, SlotChannel
+from drivers.links.errors import InstrumentRefusedError, LimitError
+from drivers.links.limits import Within
+from drivers.scpi_state import Required
+
+log = logging.getLogger(__name__)
+
+ZERO_S = 60.0
+"""What a zero may take, and any answer meanwhile."""
+POSSIBLE_S = (1e-7, 3600.0)
+"""An averaging time outside is not in seconds."""
+_STOPS = {"NONE": "", "LOGGING_STABILITY": "LOGGing,STOP", "MINMAX": "MINMax,STOP"}
+"""What stops the data acquisition that runs, by the first word of the reply to ``FUNCtion:STATe?``."""
+
+
+def required(slot: int, averaging_s: float) -> list[Required]:
+    """What must be so in ``slot`` before a reading is a power in watts."""
+    return [
+        Required(f"INITiate{slot}:CONTinuous", "0"),
+        Required(f"TRIGger{slot}:INPut", "IGNore"),
+        Required(f"SENSe{slot}:POWer:REFerence:STATe", "0"),
+        Required(f"SENSe{slot}:CORRection", "0"),
+        Required(f"SENSe{slot}:POWer:UNIT", "1"),
+        Required(f"SENSe{slot}:POWer:RANGe:AUTO", "1"),
+        Required(f"SENSe{slot}:POWer:ATIMe", f"{averaging_s:g}"),
+    ]
+
+
+def parse_acquisition(reply: str) -> str:
+    """What stops the acquisition of a reply ``MINMAX,PROGRESS``, "" for none.  Raises ValueError for another reply."""
+    function = reply.partition(",")[0].strip().upper()
+    if function not in _STOPS:
+        raise ValueError(f"none of {', '.join(_STOPS)}")
+    return _STOPS[function]
+
+
+class SensorChannel(SlotChannel):
+    """One sensor: ``power_w``, ``floor_w``, ``wavelength_nm``, ``averaging_s``, and its :meth:`zero`.
+
+    ``floor_w`` and ``averaging_limits_s`` are facts of the model; ``averaging_s`` is put on connecting.
+    """
+
+    def __init__(
+        self,
+        parent: KeysightOptical,
+        name: str,
+        slot: int,
+        *,
+        floor_w: float,
+        wavelength_limits_nm: tuple[float, float],
+        averaging_limits_s: tuple[float, float],
+        averaging_s: float,
+    ) -> None:
+        low, high = averaging_limits_s
+        if not low <= averaging_s <= high:
+            raise parent.error(
+                LimitError, f"averaging_s is {averaging_s:g} s, which is outside {low:g}..{high:g} s"
+            )
+        super().__init__(parent, name, slot, required(slot, averaging_s))
+        link = parent.link
+        self._averaging_s = averaging_s
+        self._sense = f"SENSe{slot}"
+        self.power_w: Parameter[float, SensorChannel] = self.add_reading(
+            "power_w", label="Optical power", unit="W", get=self._measure
+        )
+        self.floor_w: Parameter[float, SensorChannel] = self.add_reading(
+            "floor_w", label="Least power told from none", unit="W", get=lambda: floor_w
+        )
+        self.wavelength_nm: Parameter[float, SensorChannel] = self.add_setting(
+            "wavelength_nm",
+            label="Wavelength",
+            unit="nm",
+            get=lambda: link.query_float(f"{self._sense}:POWer:WAVelength?", possible=POSSIBLE_M) * 1e9,
+            put=self._set_wavelength,
+            limits=Within(*wavelength_limits_nm, "nm"),
+            resolution=1e-3,
+        )
+        self.averaging_s: Parameter[float, SensorChannel] = self.add_setting(
+            "averaging_s",
+            label="Averaging time",
+            unit="s",
+            get=self._get_averaging,
+            put=lambda value: link.command(f"{self._sense}:POWer:ATIMe {value:.6g}"),
+            limits=Within(low, high, "s"),
+            resolution=1e-6,
+        )
+
+    def know_state(self) -> None:
+        """Stop what runs, without which some settings cannot be put; then put them."""
+        self._stop_acquisition()
+        super().know_state()
+
+    def restore_passive(self) -> None:
+        """Bring wavelength and averaging time back to what was last set or read."""
+        self.restore(self.wavelength_nm, self.averaging_s)
+
+    def zero(self) -> None:
+        """Take what reaches the sensor as zero: the caller has made it dark.
+
+        Raises InstrumentRefusedError when the instrument says that it found no zero, NotReadyError after :data:`ZERO_S`.
+        """
+        link = self.parent.link
+        with link.transaction():
+            link.command(f"{self._sense}:CORRection:COLLect:ZERO", timeout_s=ZERO_S)
+            since = link.urgencies
+        self.parent.wait_complete(ZERO_S, f"{self.short_name} zero", since, reply_s=ZERO_S)
+        if code := link.query_int(f"{self._sense}:CORRection:COLLect:ZERO?"):
+            raise self.parent.error(
+                InstrumentRefusedError,
+                f"{self.short_name} found no zero (code {code}); make sure that no light reaches it",
+            )
+
+    def _stop_acquisition(self) -> None:
+        link, state = self.parent.link, f"{self._sense}:FUNCtion:STATe"
+        if stop := link.query_parsed(f"{state}?", parse_acquisition):
+            link.command(f"{state} {stop}")
+            if link.query_parsed(f"{state}?", parse_acquisition):
+                raise self.parent.error(
+                    InstrumentRefusedError,
+                    f"{self.short_name} goes on acquiring data after {stop!r}; stop it at the instrument",
+                )
+
+    def _measure(self) -> float:
+        """NoReadingError where nothing was measured; InstrumentRefusedError outside the known state."""
+        self.state.require()
+        link = self.parent.link
+        return link.query_float(f"READ{self.slot}:POWer?", timeout_s=link.timeout_s + 2 * self._averaging_s)
+
+    def _set_wavelength(self, value: float) -> None:
+        link, command = self.parent.link, f"{self._sense}:POWer:WAVelength"
+        low, high = (
+            link.query_float(f"{command}? {end}", possible=POSSIBLE_M) * 1e9 for end in ("MIN", "MAX")
+        )
+        if not low <= value <= high:
+            raise self.parent.error(
+                LimitError,
+                f"{self.short_name}: {value:g} nm is outside {low:g}..{high:g} nm, which the sensor reaches; "
+                "nothing was sent",
+            )
+        link.command(f"{command} {value * 1e-9:.9E}")
+
+    def _get_averaging(self) -> float:
+        self._averaging_s = self.parent.link.query_float(f"{self._sense}:POWer:ATIMe?", possible=POSSIBLE_S)
+        return self._averaging_s
