@@ -183,8 +183,8 @@ def test_a_light_that_cannot_be_is_refused() -> None:
         {"extinction_db": math.nan},
         {"zero_photons": -1.0},
         {"other_light": math.inf},
-        {"memory": 0.5},
+        {"memory": 1.5},
     ):
         with pytest.raises(ParameterError):
             Uncertainty(**changes)
-    assert coin_imbalance(0.1, 0.1, Uncertainty(other_light=1e6, memory=0.1)) >= 0.5
+    assert coin_imbalance(0.1, 0.1, Uncertainty(other_light=1e3, memory=1.0)) >= 0.5

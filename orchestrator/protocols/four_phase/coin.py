@@ -84,8 +84,8 @@ class Uncertainty:
         for name in ("zero_photons", "other_light"):
             if not 0.0 <= getattr(self, name) < math.inf:
                 raise ParameterError(name, f"must be 0 or more, got {getattr(self, name):g}")
-        if not 0.0 <= self.memory <= 0.1:
-            raise ParameterError("memory", f"is a fraction of a phase, 0 to 0.1, got {self.memory:g}")
+        if not 0.0 <= self.memory <= 1.0:
+            raise ParameterError("memory", f"is a fraction of a phase, 0 to 1, got {self.memory:g}")
         if math.isnan(self.extinction_db) or self.extinction_db < EXTINCTION_MIN_DB:
             raise ParameterError(
                 "extinction_db",

@@ -24,7 +24,7 @@ import numpy as np
 
 from lab.testbed import Testbed
 from orchestrator.bits import BitArray
-from orchestrator.protocols.base import BlockCounts, BlockPlan, KeyLength, KeyProtocol
+from orchestrator.protocols.base import BlockCounts, BlockPlan, KeyLength, KeyProtocol, Light, Monitoring
 from orchestrator.protocols.four_phase.bounds import (
     FinitePlan,
     Observed,
@@ -194,33 +194,50 @@ def block_plan(
     mu_a: float | None = None,
     mu_b: float | None = None,
 ) -> FourPhasePlan:
-    """Plan a block of exactly ``n_pulses`` emitted slots; settings left None are optimised for most key.
+    """Plan a block of exactly ``n_pulses`` emitted slots over these losses, see :func:`scenario_plan`.
 
-    ``f_ec`` only steers the optimum (the length uses the bits really disclosed).  ``gain_tolerance_db`` is
-    how far the channel may have drifted since calibration before a block is given up.  Intensities are
-    rounded to four digits, so that two machines agree on them.  ``expected_bits`` is 0 where no setting
-    gives key: such a block is not worth starting.  Raises ValueError naming the argument that is out of
-    range.
+    ``f_ec`` only steers the optimum (the length uses the bits really disclosed).
     """
-    _check_limits(qber_limit, gain_tolerance_db)
     channel = OpticalChannel(float(loss_a_db), float(loss_b_db), float(visibility), float(dark_count))
     scenario = Scenario(channel, float(f_ec), int(n_pulses), float(eps_sec), float(eps_cor), uncertainties)
+    return scenario_plan(scenario, qber_limit, gain_tolerance_db, p_x=p_x, mu_a=mu_a, mu_b=mu_b)
+
+
+def scenario_plan(
+    scenario: Scenario,
+    qber_limit: float,
+    gain_tolerance_db: float = 1.0,
+    *,
+    p_x: float | None = None,
+    mu_a: float | None = None,
+    mu_b: float | None = None,
+    light: Light = "assumed",
+    monitoring: Monitoring = "monitored",
+) -> FourPhasePlan:
+    """The block of a scenario with ``n_pulses``; settings left None are optimised for most key.
+
+    ``gain_tolerance_db`` is how far the channel may have drifted since calibration before a block is given up.
+    Intensities are rounded to four digits, so that two machines agree on them.  ``expected_bits`` is 0 where no
+    setting gives key: such a block is not worth starting.  Raises ValueError naming the argument that is out of range.
+    """
+    _check_limits(qber_limit, gain_tolerance_db)
     best = max(
         (scenario.optimise(mu_a, mu_b, steps / P_X_STEPS) for steps in _steps(scenario, mu_a, mu_b, p_x)),
         key=lambda rate: rate.key_rate_per_pulse,
     )
+    channel, n_pulses = scenario.channel, scenario.n_pulses or 0
     a, b = _round_digits(best.mu_a), _round_digits(best.mu_b)
-    finite = predict(channel, a, b, best.p_x, int(n_pulses), scenario.eps_sec, uncertainties)
+    finite = predict(channel, a, b, best.p_x, n_pulses, scenario.eps_sec, scenario.uncertainties)
     gain, qber = channel.gain_and_qber(a, b)
     mixed_gain = channel.gain_and_qber(a, b, math.pi / 2)[0]
     same_basis = best.p_x**2 + (1.0 - best.p_x) ** 2
     clicks = n_pulses * (same_basis * gain + (1.0 - same_basis) * mixed_gain)
     return FourPhasePlan(
-        n_pulses=int(n_pulses),
+        n_pulses=n_pulses,
         p_x_128=round(best.p_x * P_X_STEPS),
         mu_a=a,
         mu_b=b,
-        uncertainties=uncertainties,
+        uncertainties=scenario.uncertainties,
         channel=channel,
         f_ec=scenario.f_ec,
         eps_sec=scenario.eps_sec,
@@ -234,6 +251,8 @@ def block_plan(
         xx=CountWindow.around(finite.n_x, gain_tolerance_db),
         yy=CountWindow.around(finite.n_y, gain_tolerance_db),
         expected_bits=scenario.expected_length(a, b, best.p_x).bits,
+        light=light,
+        monitoring=monitoring,
     )
 
 

@@ -1,0 +1,327 @@
+"""The light of a pair from the laser to the clicks: what every part takes, what sensors read, what comes back unasked.
+
+Continuous light is attenuated (the *launch*), cut into pulses by the carver and halved by the coupler; one half runs
+clockwise around the loop, one counter-clockwise.  Both pass the same stations, so they arrive equally bright whatever
+the stations lose: one number, the photons ``x`` per slot that arrive from a user, sets all others.  The first user of
+a pair, in ring order, modulates the counter-clockwise light and the second the clockwise one; what either lets out of
+the own direction (``mu``) goes home without passing the partner, what passes in the other direction is brighter by
+what the partner still takes (*other light*).
+
+A station is a switch, a tap, the modulator, the attenuator, another tap and the switch again; a bypassed one is a
+pass of the switch.  The tap that light meets first feeds the sensor of that direction, before all that it loses inside.
+
+*Back-scatter.*  Every metre of fibre sends back a fixed part of the light in it, :data:`BACKSCATTER_DB` for standard
+fibre at 1550 nm (Rayleigh; -82 dB for a pulse of 1 ns, in manuals of reflectometers).  A train of pulses makes it flat in
+time: a gate gets gate over slot of it.  It is unpolarised against the signal, and the coupler gives half of it to each
+detector.  Light of one narrow laser makes a standing speckle of it: where a limit is checked, :data:`SPECKLE` times
+the mean is.
+
+Nothing here looks at an instrument or a file, and nothing knows a protocol.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+PLANCK_J_S = 6.62607015e-34
+LIGHT_SPEED_M_S = 299_792_458.0
+BACKSCATTER_DB = -72.0
+"""Light scattered back by a metre of fibre over light in it."""
+SPECKLE = 3.0
+SPLIT_DB = 10 * math.log10(2)
+"""What a coupler of 50:50 takes from each of its ways."""
+GAUSSIAN_AREA = math.sqrt(math.pi / (4 * math.log(2)))
+"""Area of a Gaussian pulse over peak times full width at half maximum, 1.064."""
+NS_PER_KM = 1.468 / LIGHT_SPEED_M_S * 1e12
+"""Transit time of standard fibre at 1550 nm (group index of ITU-T G.652 fibre)."""
+SEPARATION_LIMITS = (0.3, 0.7)
+"""Where in a slot the other direction's pulse may pass a station, from the own one."""
+LATCHING_CPS = 1e7
+"""Counts per second that a nanowire detector surely survives; a few times as many and it stays normal."""
+
+
+@dataclass(frozen=True, slots=True)
+class StationLight:
+    """Where a station stands and what its parts take, in dB; ``tap_share`` is what each tap gives to its sensor.
+
+    ``sensor_floor_w``: the least power that its sensors tell from none.  ``trim_db``: what its attenuator is set to.
+    """
+
+    name: str
+    position_km: float
+    switch_db: float = 0.6
+    tap_share: float = 0.5
+    modulator_db: float = 3.7
+    attenuator_db: float = 1.0
+    sensor_floor_w: float = 1e-14
+    trim_db: float = 0.0
+
+    @property
+    def loss_db(self) -> float:
+        """From fibre to fibre, with the station taken in."""
+        tap_db = -10 * math.log10(1 - self.tap_share)
+        return 2 * self.switch_db + 2 * tap_db + self.modulator_db + self.attenuator_db + self.trim_db
+
+    @property
+    def sensor_over_output_db(self) -> float:
+        """Power at the sensor of a direction over what leaves the station in that direction."""
+        return self.loss_db - self.switch_db + 10 * math.log10(self.tap_share)
+
+
+@dataclass(frozen=True, slots=True)
+class RelayLight:
+    """The relay's parts; losses in dB.  ``relay_loss_db`` stands between a loop end and a detector."""
+
+    relay_loss_db: float
+    efficiency: float
+    dark_count: float
+    visibility: float
+    laser_w: float = 2e-3
+    carver_db: float = 3.5
+    pulse_fwhm_ns: float = 0.4
+    extinction_db: float = 35.0
+    circulator_db: float = 0.8
+    launch_limit_db: float = 90.0
+    """What the launch attenuators reach together."""
+
+    @property
+    def detection_db(self) -> float:
+        """From a loop end to a click."""
+        return self.relay_loss_db - 10 * math.log10(self.efficiency)
+
+
+@dataclass(frozen=True, slots=True)
+class RingLight:
+    """The loop with its relay, its stations in ring order, and its clock.
+
+    ``rise_ns``: of driver and modulator, 10 to 90 %, a single pole; ``pulse_after_edge_ns``: when the own pulse passes,
+    from the edge of its sample.  ``link_bytes_per_s``: how fast samples reach a generator.
+    """
+
+    relay: RelayLight
+    stations: tuple[StationLight, ...]
+    length_km: float
+    fibre_db_per_km: float = 0.2
+    clock_hz: float = 100e6
+    samples_per_slot: int = 2
+    gate_ns: float = 1.0
+    wavelength_nm: float = 1550.12
+    rise_ns: float = 1.5
+    pulse_after_edge_ns: float = 4.0
+    link_bytes_per_s: float = 116e6
+    bytes_per_sample: int = 4
+
+    @property
+    def slot_ns(self) -> float:
+        """One period of the clock."""
+        return 1e9 / self.clock_hz
+
+    @property
+    def duty(self) -> float:
+        """Light over time on a bench: fresh samples must reach the generators before they can be played."""
+        return min(
+            1.0, self.link_bytes_per_s / (self.clock_hz * self.samples_per_slot * self.bytes_per_sample)
+        )
+
+    @property
+    def carved_db(self) -> float:
+        """What the carver takes: its insertion loss, and all light that is no pulse."""
+        return self.relay.carver_db - 10 * math.log10(self.relay.pulse_fwhm_ns * GAUSSIAN_AREA / self.slot_ns)
+
+    def watts(self, photons_per_slot: float) -> float:
+        """Mean power of a train of pulses."""
+        photon_j = PLANCK_J_S * LIGHT_SPEED_M_S / (self.wavelength_nm * 1e-9)
+        return photons_per_slot * photon_j * self.clock_hz
+
+    def photons_per_slot(self, watts: float) -> float:
+        """Mean photons in a slot of a train of pulses."""
+        return watts / self.watts(1.0)
+
+    def separation_ns(self, station: StationLight) -> float:
+        """From clockwise to counter-clockwise light at a station, modulo the slot."""
+        return (self.length_km - 2 * station.position_km) * NS_PER_KM % self.slot_ns
+
+
+@dataclass(frozen=True, slots=True)
+class SensorReadings:
+    """What the two sensors of a station are expected to read, in watts."""
+
+    own_w: float
+    other_w: float
+
+
+@dataclass(frozen=True, slots=True)
+class LightBudget:
+    """The figures of one intensity: what to set, and what will be seen.
+
+    ``backscatter_per_gate`` is the mean count per gate and detector, ``detector_rate_cps`` what each detector counts
+    in a second of light when the symbols are random.
+    """
+
+    launch_attenuation_db: float
+    sensors: tuple[SensorReadings, SensorReadings]
+    backscatter_per_gate: float
+    detector_rate_cps: float
+
+
+@dataclass(frozen=True)
+class PairLight:
+    """The light of a ring with two stations taken in, by their places in ring order."""
+
+    ring: RingLight
+    first: int
+    second: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.first < self.second < len(self.ring.stations):
+            raise ValueError(f"a pair is two stations in ring order, got {self.first} and {self.second}")
+
+    @property
+    def stations(self) -> tuple[StationLight, StationLight]:
+        """First and second user."""
+        return self.ring.stations[self.first], self.ring.stations[self.second]
+
+    @property
+    def arms_db(self) -> tuple[float, float]:
+        """From either user's output to a click."""
+        first, second = self.stations
+        clockwise = self._fibre_db(self.ring.length_km - second.position_km) + self._bypassed_db(
+            self.second + 1, len(self.ring.stations)
+        )
+        home = self._fibre_db(first.position_km) + self._bypassed_db(0, self.first)
+        return home + self.ring.relay.detection_db, clockwise + self.ring.relay.detection_db
+
+    @property
+    def between_db(self) -> float:
+        """From one user's output to the other's input, either way."""
+        first, second = self.stations
+        fibre = self._fibre_db(second.position_km - first.position_km)
+        return fibre + self._bypassed_db(self.first + 1, self.second)
+
+    @property
+    def loop_db(self) -> float:
+        """Once around."""
+        bypassed = self._bypassed_db(0, len(self.ring.stations)) - sum(s.switch_db for s in self.stations)
+        return self._fibre_db(self.ring.length_km) + bypassed + sum(s.loss_db for s in self.stations)
+
+    @property
+    def other_light(self) -> tuple[float, float]:
+        """Photons of the other direction per own photon at either user's output.
+
+        The own light has passed the partner, the other has yet to; both arrive equally bright.
+        """
+        first, second = self.stations
+        loss_a, loss_b = self.arms_db
+        ahead_of_a = self.between_db + second.loss_db + loss_b
+        ahead_of_b = self.between_db + first.loss_db + loss_a
+        return _ratio(ahead_of_a - loss_a), _ratio(ahead_of_b - loss_b)
+
+    @property
+    def memory(self) -> tuple[float, float]:
+        """The fraction of an own phase that the modulator has when the other direction's pulse passes."""
+        a, b = (self.ring.separation_ns(station) for station in self.stations)
+        # The first user's own light is the counter-clockwise one, from which to the other it is the rest of the slot.
+        return self._phase_left(self.ring.slot_ns - a), self._phase_left(b)
+
+    @cached_property
+    def backscatter(self) -> float:
+        """Mean counts per gate and detector for every photon that arrives from a user."""
+        entering = _ratio(self.loop_db + self.ring.relay.detection_db)
+        back = sum(self._returned(range(len(self.ring.stations))[::step]) for step in (1, -1))
+        of_a_detector = 0.5 * back * _ratio(-self.ring.relay.detection_db)
+        return entering * of_a_detector * self.ring.gate_ns / self.ring.slot_ns
+
+    def budget(self, mu_a: float) -> LightBudget:
+        """The figures when ``mu_a`` photons per slot leave the first user."""
+        ring, (first, second) = self.ring, self.stations
+        loss_a, loss_b = self.arms_db
+        arriving = mu_a * _ratio(-loss_a)
+        mu_b = arriving * _ratio(loss_b)
+        # The counter-clockwise way to the first user's output is the loop without her way home.
+        to_output_db = self.loop_db - (loss_a - ring.relay.detection_db)
+        relay_db = ring.carved_db + ring.relay.circulator_db + SPLIT_DB
+        launch_db = 10 * math.log10(ring.relay.laser_w / ring.watts(mu_a)) - to_output_db - relay_db
+        rho_a, rho_b = self.other_light
+        own_a = ring.watts(mu_a) * _ratio(first.sensor_over_output_db)
+        own_b = ring.watts(mu_b) * _ratio(second.sensor_over_output_db)
+        sensors = (SensorReadings(own_a, own_a * rho_a), SensorReadings(own_b, own_b * rho_b))
+        scattered = self.backscatter * arriving
+        dark_cps = ring.relay.dark_count / ring.gate_ns * 1e9
+        cps = (arriving + scattered * ring.slot_ns / ring.gate_ns) * ring.clock_hz + dark_cps
+        return LightBudget(launch_db, sensors, scattered, cps)
+
+    def unworkable(self, mu_a: float, *, monitored: bool) -> Iterator[str]:
+        """Why a ring could not be run at this intensity, a sentence with its figures each.
+
+        ``monitored``: the sensors must see the own light.
+        """
+        ring, budget = self.ring, self.budget(mu_a)
+        low_ns, high_ns = (part * ring.slot_ns for part in SEPARATION_LIMITS)
+        for station, sensor in zip(self.stations, budget.sensors, strict=True):
+            if not low_ns <= (apart := ring.separation_ns(station)) <= high_ns:
+                yield (
+                    f"at {station.name} the two directions pass {apart:.2f} ns apart modulo the slot of "
+                    f"{ring.slot_ns:g} ns, not {low_ns:g} to {high_ns:g} ns: trim the fibre by "
+                    f"{abs(apart - ring.slot_ns / 2) / NS_PER_KM / 2 * 1e3:.2f} m"
+                )
+            if monitored and sensor.own_w < station.sensor_floor_w:
+                yield (
+                    f"{station.name}'s own light at the sensor is {sensor.own_w * 1e12:.3g} pW, below the "
+                    f"{station.sensor_floor_w * 1e12:.3g} pW that it tells from none: take a better sensor, or plan with "
+                    'monitoring = "calibrated"'
+                )
+        launch_db = budget.launch_attenuation_db
+        if launch_db > ring.relay.launch_limit_db:
+            yield (
+                f"the launch must be attenuated by {launch_db:.1f} dB, and its attenuators reach "
+                f"{ring.relay.launch_limit_db:g} dB: lower the laser's power"
+            )
+        if launch_db < 0:
+            yield f"the light is {-launch_db:.1f} dB too weak with the launch wide open: raise the laser's power"
+        if budget.detector_rate_cps > LATCHING_CPS:
+            yield (
+                f"each detector would count {budget.detector_rate_cps:.2g} per second; above {LATCHING_CPS:.0e} it may "
+                "latch: plan with less light"
+            )
+
+    def _phase_left(self, to_other_ns: float) -> float:
+        """What a pulse so long after the own one finds of the own sample, or of the next one's beginning."""
+        ring, tau_ns = self.ring, self.ring.rise_ns / math.log(9)
+        after_edge_ns = ring.pulse_after_edge_ns + to_other_ns
+        falling_ns = after_edge_ns - ring.slot_ns / ring.samples_per_slot
+        rising_ns = after_edge_ns - ring.slot_ns
+        left = math.exp(-falling_ns / tau_ns) if falling_ns > 0 else 1.0
+        return min(left - math.expm1(-max(rising_ns, 0.0) / tau_ns), 1.0)
+
+    def _fibre_db(self, km: float) -> float:
+        return km * self.ring.fibre_db_per_km
+
+    def _bypassed_db(self, start: int, stop: int) -> float:
+        return sum(station.switch_db for station in self.ring.stations[start:stop])
+
+    def _returned(self, order: range) -> float:
+        """Light that comes back out of a loop end over the light that went in, stations met in this order."""
+        ring, scatter = self.ring, _ratio(BACKSCATTER_DB) * 1e3
+        per_km = 2 * math.log(10) / 10 * ring.fibre_db_per_km
+        back, loss_db, at_km = 0.0, 0.0, 0.0
+        for index in (*order, None):
+            end_km = ring.length_km
+            if index is not None:
+                position_km = ring.stations[index].position_km
+                end_km = position_km if order.step > 0 else ring.length_km - position_km
+            km = end_km - at_km
+            seen_km = -math.expm1(-per_km * km) / per_km if per_km else km
+            back += scatter * seen_km * _ratio(-2 * loss_db)
+            loss_db += self._fibre_db(km)
+            if index is not None:
+                station = ring.stations[index]
+                loss_db += station.loss_db if index in (self.first, self.second) else station.switch_db
+            at_km = end_km
+        return back
+
+
+def _ratio(db: float) -> float:
+    return math.exp(db * (math.log(10) / 10))
