@@ -43,14 +43,21 @@ class Server:
 
 LASER = Need("laser", kinds.LASER)
 LAUNCH = Need("launch", kinds.ATTENUATOR)
+LAUNCH_SECOND = Need("launch_second", kinds.ATTENUATOR)
+"""In series with the first: one ends at 45 dB, and the light of single photons is further down."""
+CARVER = Need("carver", kinds.PULSE_CARVER)
+CARVER_BIAS = Need("carver_bias", kinds.BIAS_CONTROLLER)
 DETECTORS = Need("detectors", kinds.PHOTON_DETECTORS)
 TAGGER = Need("tagger", kinds.TIME_TAGGER)
-RELAY: tuple[Need[Any], ...] = (LASER, LAUNCH, DETECTORS, TAGGER)
+RELAY: tuple[Need[Any], ...] = (LASER, LAUNCH, LAUNCH_SECOND, CARVER, CARVER_BIAS, DETECTORS, TAGGER)
 
 MODULATOR = Need("modulator", kinds.PHASE_MODULATOR)
 ATTENUATOR = Need("attenuator", kinds.ATTENUATOR)
-MONITOR = Need("monitor", kinds.POWER_SENSOR)
-USER: tuple[Need[Any], ...] = (MODULATOR, ATTENUATOR, MONITOR)
+SWITCH = Need("switch", kinds.OPTICAL_SWITCH)
+SENSOR_CW = Need("sensor_cw", kinds.POWER_SENSOR)
+SENSOR_CCW = Need("sensor_ccw", kinds.POWER_SENSOR)
+"""Each sees one direction, ahead of the attenuator for it."""
+USER: tuple[Need[Any], ...] = (SWITCH, MODULATOR, ATTENUATOR, SENSOR_CW, SENSOR_CCW)
 
 
 def needs_of(role: str) -> tuple[Need[Any], ...]:

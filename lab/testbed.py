@@ -23,14 +23,13 @@ from typing import Annotated, Any, Literal
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from drivers import catalogue
-from lab.consistency import Mistake, content_mistakes, mistakes_between, unknown_model
-from lab.needs import LAUNCH, Server, servers
+from lab.consistency import Mistake, content_mistakes, mistakes_between
+from lab.needs import Server, servers
 from lab.quantities import Plausible, implausible, unit_of
 from orchestrator.durable import replace_file
 from orchestrator.protocols.catalogue import DEFAULT
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 AUTO = "auto"
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,30}$")]
@@ -89,10 +88,10 @@ class Protocol(Section):
     eps_cor: Annotated[float, Field(ge=1e-80, lt=1)] = 1e-15
     f_ec: Annotated[float, Field(ge=1, le=2)] = 1.10
     gate_ns: Annotated[Positive, Plausible(1e-3, 1e4)] = 1.0
-    intensity_tolerance_db: Annotated[NonNegative, Plausible(1e-3, 6)] = 0.1
-    """How far above nominal the proof assumes the intensity to be: drift allowed plus monitor error."""
-    monitor_uncertainty_db: Annotated[NonNegative, Plausible(1e-4, 6)] = 0.05
-    """Calibration error of power monitor and attenuator together; the rest of the tolerance is for drift."""
+    light: Literal["assumed", "gated", "counted"] = "assumed"
+    """What is believed of the relay's light in the other direction: steady, or counted by a user's own counter."""
+    monitoring: Literal["monitored", "calibrated"] = "monitored"
+    """Whether users read their own light while pulses fly, or trust the last calibration."""
     qber_limit: Annotated[float, Field(gt=0, lt=0.5)] = 0.06
     auth_refill_bits: Annotated[int, Field(ge=0)] = 4096
     p_x: Annotated[float, Field(gt=0, lt=1)] | None = None
@@ -106,11 +105,26 @@ class Ring(Section):
 
     length_km: Annotated[Positive, Plausible(0.01, 2000)]
     fibre_loss_db_per_km: Annotated[NonNegative, Plausible(0.01, 20)]
-    station_pass_loss_db: Annotated[NonNegative, Plausible(1e-3, 60)]
+    bypass_loss_db: Annotated[NonNegative, Plausible(1e-3, 60)]
+    """One pass of a station's switch: what a station costs that does not take part."""
     relay_loss_db: Annotated[NonNegative, Plausible(1e-3, 60)]
+    """From a loop end to a detector, the coupler's splitting and the detector's efficiency left out."""
     laser_power_mw: Annotated[Positive, Plausible(0.02, 1000)]
-    launch_attenuation_db: Annotated[NonNegative, Plausible(0.1, 120)]
+    launch_loss_db: Annotated[NonNegative, Plausible(0.1, 120)]
+    """From the laser into one direction of the loop with the launch attenuators at 0 dB, pulses carved."""
     wavelength_nm: Annotated[Positive, Plausible(350, 2500)] = 1550.12
+
+
+class Carver(Section):
+    """The modulator that cuts the laser's light into pulses, and its generator channel."""
+
+    v_pi_v: Annotated[Positive, Plausible(0.1, 100)] = 4.0
+    rf_gain: Annotated[Positive, Plausible(0.1, 1000)] = 16.0
+    awg_amplitude_vpp: Annotated[Positive, Plausible(0.01, 20)] = 0.5
+    pulse_ns: Annotated[Positive, Plausible(1e-3, 100)] = 0.4
+    """Width of the pulses at half their height."""
+    extinction_db: Annotated[Positive, Plausible(10, 80)] = 35.0
+    """Light of a pulse over what passes within one gate between pulses."""
 
 
 class Calibration(Section):
@@ -120,6 +134,23 @@ class Calibration(Section):
     dark_count_probability: Annotated[float, Field(ge=0, lt=1), Plausible(1e-15, 0.1)]
     detector_efficiency: Annotated[float, Field(gt=0, le=1), Plausible(1e-3, 1)]
     detector_delays_ps: Annotated[tuple[NotBefore, NotBefore], Plausible(1, 1e9)]
+    """From the trigger's edge to the light of slot 0, at each detector."""
+    loop_phase_rad: float = 0.0
+    """Phase between the two ways around with all modulators at rest."""
+
+
+class Uncertainty(Section):
+    """What calibrated values may be wrong by; the planner charges all of it."""
+
+    phase_rad: Annotated[NonNegative, Plausible(1e-4, 1)] = 0.02
+    """Of each phase of a symbol: V_pi, driver gain, the generator's levels."""
+    sensor_scale_db: Annotated[NonNegative, Plausible(1e-3, 6)] = 0.21
+    sensor_zero_pw: Annotated[NonNegative, Plausible(1e-4, 1e6)] = 0.05
+    attenuator_db: Annotated[NonNegative, Plausible(1e-3, 6)] = 0.1
+    drift_db: Annotated[NonNegative, Plausible(1e-3, 6)] = 0.14
+    """How far an intensity may be off its plan before the block ends."""
+    calibrated_db: Annotated[NonNegative, Plausible(1e-3, 6)] = 0.5
+    """Of an intensity that nobody reads while pulses fly."""
 
 
 class Detectors(Section):
@@ -139,7 +170,12 @@ class User(Section):
     v_pi_v: Annotated[Positive, Plausible(0.1, 100)]
     rf_gain: Annotated[Positive, Plausible(0.1, 1000)]
     awg_amplitude_vpp: Annotated[Positive, Plausible(0.01, 20)]
-    monitor_ratio: Annotated[Positive, Plausible(1e-6, 1e6)]
+    station_loss_db: Annotated[NonNegative, Plausible(0.1, 60)] = 11.92
+    """Of the station taken in, its attenuator at 0 dB; the same both ways."""
+    sensor_to_output_db: Annotated[tuple[float, float], Plausible(0.01, 60)] = (8.31, 8.31)
+    """From the reading of a sensor to the light of its direction at the station's output, attenuator at 0 dB: cw, ccw."""
+    modulator_delays_ps: Annotated[tuple[NotBefore, NotBefore], Plausible(1, 1e9)]
+    """From the first sample of a triggered waveform at the modulator to the pulse of slot 0 there: cw, ccw."""
     delivery: str = AUTO
 
 
@@ -166,22 +202,47 @@ class InstrumentEntry(Section):
 
 
 class Cabling(Section):
-    """Electrical lines between instruments, read by the simulator and by calibration."""
+    """Electrical lines between instruments.
+
+    ``trigger_source`` fires one edge per frame to the trigger inputs of ``trigger_sinks``; one source of 10 MHz feeds
+    the reference inputs of ``reference``.
+    """
 
     trigger_source: InstrumentName
     trigger_sinks: tuple[InstrumentName, ...]
+    reference: tuple[InstrumentName, ...]
+
+
+class BuiltStation(Section):
+    """A simulated station as it was ordered."""
+
+    name: Name
+    position_km: Positive
+    v_pi_v: Positive = 4.0
+    rf_gain: Positive = 20.0
 
 
 class Simulation(Section):
-    """What the simulated ring hides from the software that measures it."""
+    """The simulated ring as it was ordered; what it really became is drawn around that and told nobody.
+
+    ``ring_seed`` seeds what differs from the order, by ``spread`` times the usual tolerances of such parts (0: nothing
+    differs); ``seed`` seeds what happens: clicks, noise.
+    """
 
     seed: Annotated[int, Field(ge=0)] = 1
+    ring_seed: Annotated[int, Field(ge=0)] = 1
+    spread: Annotated[float, Field(ge=0, le=3)] = 1.0
+    length_km: Annotated[Positive, Plausible(0.01, 2000)]
+    stations: Annotated[tuple[BuiltStation, ...], Field(min_length=2)]
+    fibre_loss_db_per_km: NonNegative = 0.2
+    relay_loss_db: Annotated[NonNegative, Plausible(1e-3, 60)]
+    carver_extinction_db: Positive = 35.0
     visibility: Annotated[float, Field(gt=0, le=1), Plausible(0.01, 1)]
     detector_efficiency: Annotated[float, Field(gt=0, le=1), Plausible(1e-3, 1)]
     dark_count_probability: Annotated[float, Field(ge=0, lt=1), Plausible(1e-15, 0.1)]
     splitter_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.5
     phase_noise_rad: NonNegative = 0.0
-    phase_offset_rad: float = 0.0
+    loop_phase_rad: float = 0.0
     dead_time_ns: Annotated[NonNegative, Plausible(0.1, 1e4)] = 20.0
     jitter_ps: Annotated[NonNegative, Plausible(0.1, 1e4)] = 30.0
     afterpulse_probability: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -206,13 +267,15 @@ class Testbed(Section):
 
     __test__ = False
 
-    schema_version: Literal[3]
+    schema_version: Literal[4]
     name: Name
     description: str = ""
     hub: Hub = Hub()
     protocol: Protocol = Protocol()
     ring: Ring
+    carver: Carver = Carver()
     calibration: Calibration
+    uncertainty: Uncertainty = Uncertainty()
     detectors: Detectors
     users: Annotated[tuple[User, ...], Field(min_length=2)]
     instruments: tuple[InstrumentEntry, ...]
@@ -256,7 +319,7 @@ class Testbed(Section):
         fixed_db = self.ring.relay_loss_db - 10 * math.log10(self.calibration.detector_efficiency)
         a_km = self.users[i].position_km
         b_km = self.ring.length_km - self.users[j].position_km
-        per_km, per_station = self.ring.fibre_loss_db_per_km, self.ring.station_pass_loss_db
+        per_km, per_station = self.ring.fibre_loss_db_per_km, self.ring.bypass_loss_db
         return Arms(
             fixed_db + a_km * per_km + i * per_station,
             fixed_db + b_km * per_km + (len(order) - 1 - j) * per_station,
@@ -337,10 +400,15 @@ def examine(data: Mapping[str, Any], path: Path) -> tuple[Testbed | None, list[M
 
     Raises TestbedError for a version that is not known.
     """
-    data = _migrated(data)
     version = data.get("schema_version")
+    if isinstance(version, int) and 1 <= version < SCHEMA_VERSION:
+        text = (
+            f"version {version} describes a ring without carver, switches, clocks and delays, which this release cannot "
+            "make up; make a file with `qunetlab init` and carry addresses and calibrated values over"
+        )
+        raise TestbedError(path, [("schema_version", text)])
     if isinstance(version, int) and version != SCHEMA_VERSION:
-        text = f"version {version} is not known to this release, which reads versions 1 to {SCHEMA_VERSION}"
+        text = f"version {version} is not known to this release, which reads version {SCHEMA_VERSION}"
         raise TestbedError(path, [("schema_version", text)])
     told = [*implausible(Testbed, data), *content_mistakes(data)]
     try:
@@ -350,38 +418,6 @@ def examine(data: Mapping[str, Any], path: Path) -> tuple[Testbed | None, list[M
         problems = [(_place(item["loc"]), _explain(item)) for item in error.errors()]
         return None, [each for each in problems if each[0] not in places] + told
     return testbed, told + list(mistakes_between(testbed))
-
-
-def _migrated(data: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Content of an earlier version as this one has it.
-
-    Version 1 had the launch attenuator's channel in the ring, it stands at the instrument; versions 1 and 2 called an
-    instrument's serial number ``serial``.
-    """
-    version, ring, entries = data.get("schema_version"), data.get("ring"), data.get("instruments")
-    if isinstance(version, bool) or version not in (1, 2) or not isinstance(entries, list):
-        return data
-    entries = [_with_serial_number(entry) for entry in entries]
-    if version == 1 and isinstance(ring, dict):
-        channel = f"ch{ring.get('launch_channel', 1)}"
-        ring = {key: value for key, value in ring.items() if key != "launch_channel"}
-        entries = [
-            {**entry, "serves": {LAUNCH.name: channel}} if _attenuates_for_relay(entry) else entry
-            for entry in entries
-        ]
-    return {**data, "schema_version": SCHEMA_VERSION, "ring": ring, "instruments": entries}
-
-
-def _with_serial_number(entry: object) -> object:
-    if not isinstance(entry, dict) or "serial" not in entry or "serial_number" in entry:
-        return entry
-    return {"serial_number" if key == "serial" else key: value for key, value in entry.items()}
-
-
-def _attenuates_for_relay(entry: object) -> bool:
-    if not isinstance(entry, dict) or entry.get("owner") != "relay" or unknown_model(str(entry.get("model"))):
-        return False
-    return bool(catalogue.row(entry["model"]).channels(LAUNCH.kind))
 
 
 def write_testbed(data: Mapping[str, Any], path: Path) -> None:

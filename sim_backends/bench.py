@@ -1,4 +1,4 @@
-"""Every simulated instrument of a testbed, coupled by one ring of light and one trigger line.
+"""Every simulated instrument of a testbed, coupled by one ring of light, one trigger line and one reference clock.
 
 A bench is built from a testbed file: one twin per instrument whose address is ``auto`` or a loopback
 address; instruments with other addresses are real ones and left alone.  Each twin is built by the module that
@@ -17,7 +17,7 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 from typing import TextIO
@@ -40,7 +40,8 @@ from sim_backends.bench_addresses import (
     pick_hosts,
 )
 from sim_backends.optics import Ring
-from sim_backends.optics_setup import ring_of
+from sim_backends.lines import ReferenceLine, TriggerLine
+from sim_backends.optics_hidden import lines_of, ring_of
 from sim_backends.serial_server import FOLDER_PREFIX, is_simulated
 from sim_backends.site import Options, Simulated, Site, Surroundings, Twin
 
@@ -68,14 +69,7 @@ class Bench:
         self._places, self._links = self._plan()
         if not self._places:
             raise BenchError(f"testbed {testbed.name!r} names real addresses only; nothing to simulate")
-        self._around = Surroundings(
-            self.ring,
-            testbed.simulation.seed,
-            testbed.protocol.samples_per_slot,
-            testbed.detectors.channels,
-            time.monotonic,
-            partial(free_port_range, rng=self._rng),
-        )
+        self._around = _surroundings(testbed, self.ring, partial(free_port_range, rng=self._rng))
         self.addresses: dict[str, str] = {}
         self.options: dict[str, Options] = {}
         self._built = {
@@ -193,13 +187,13 @@ class Bench:
         if not known.twin:
             raise BenchError(f"{entry.name}: no simulated {entry.model!r}; give it a real address")
         site = Site(
+            name=entry.name,
             owner=entry.owner,
             serves={
                 need: server.channel
                 for need, server in self._testbed.servers(entry.owner).items()
                 if server.instrument == entry.name
             },
-            triggered=entry.name in self._testbed.cabling.trigger_sinks,
             options=entry.options,
             number=number,
             host=place.host,
@@ -215,6 +209,23 @@ class Bench:
         if not isinstance(built, Simulated):
             raise BenchError(f"{named} gives a {type(built).__name__}, no Simulated of sim_backends.site")
         return built
+
+
+def _surroundings(testbed: Testbed, ring: Ring, free_ports: Callable[[int], int]) -> Surroundings:
+    """Light and lines, cabled as the file says."""
+    lines, cabling = lines_of(testbed), testbed.cabling
+    return Surroundings(
+        ring=ring,
+        trigger=TriggerLine(
+            cabling.trigger_source, {sink: lines.trigger_ps[sink] for sink in cabling.trigger_sinks}
+        ),
+        reference=ReferenceLine(set(cabling.reference), lines.ppm),
+        latency_ps=lines.latency_ps,
+        seed=testbed.simulation.seed if testbed.simulation else 0,
+        tag_channels=testbed.detectors.channels,
+        clock=time.monotonic,
+        free_ports=free_ports,
+    )
 
 
 def _is_free(path: Path) -> bool:

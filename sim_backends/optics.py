@@ -1,38 +1,61 @@
-"""The light in the ring: from the laser through launch, fibre, stations and relay to the clicks.
+"""The light in the ring: from the laser through launch, carver, fibre and stations back to the clicks.
 
-One pulse per slot leaves the launch attenuator, is split at the relay and runs around the loop both ways.
-Of a pair of users (in ring order) the *first* sets the intensity and phase of the counter-clockwise pulse and
-the *second* those of the clockwise pulse: each is the last of the two that its pulse meets, so both pulses
-take the short way home and the two arms share no fibre.  A station passes the other direction through, and
-its phase modulator acts on both; only the timing keeps them apart: with S samples per slot the clockwise
-pulse meets sample 0 of its slot and the counter-clockwise one sample S//2.
+The relay's coupler sends half of every pulse around the loop each way.  All stations that are taken in act on both
+directions, at different times; what one modulates for the other's direction, and what none does, follows from times
+and voltages alone.  Nothing here knows which users form a pair.
 
-Attenuator and power monitor of a station meet one direction only.  A switch that nobody drives chooses it:
-it follows the armed waveform generators (:meth:`Ring.set_armed`), keeps its position when they stop, and
-starts in the direction whose way home is the shorter one.  A direction in which no user is armed carries the
-launched light unattenuated; the detectors then saturate at their dead time.
-
-Powers become photons per slot through the photon energy h c / wavelength; what the beam splitter makes of the
-amplitudes and how photons become clicks is :mod:`sim_backends.optics_kernel`.  :class:`Ring` is thread-safe:
-simulated instruments set its state from their own threads.
+Powers become photons through the photon energy h c / wavelength; what the coupler makes of the amplitudes and how
+photons become clicks is :mod:`sim_backends.optics_kernel`.  :class:`Ring` is thread-safe: simulated instruments set its
+state from their own threads.  Its times count from the start of an exposure.
 """
 
 from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Collection, Mapping, Sequence
-from typing import Final, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from sim_backends import optics_kernel as kernel
-from sim_backends.optics_parts import Clicks, DetectorOptics, Drive, RingOptics, StationOptics, require
+from sim_backends.optics_carver import carved
+from sim_backends.optics_parts import (
+    PS_PER_KM,
+    TAU_PER_RISE,
+    CarverOptics,
+    Clicks,
+    DetectorOptics,
+    Drive,
+    PulseTrain,
+    RingOptics,
+    StationOptics,
+    gain,
+    require,
+)
+from sim_backends.optics_way import (
+    DIRECTIONS,
+    AtStation,
+    Direction,
+    StationSetting,
+    along,
+    around,
+    backscattered,
+    passage_ps,
+)
 
-__all__ = ["Clicks", "DetectorOptics", "Direction", "Drive", "Ring", "RingOptics", "StationOptics"]
-
-Direction = Literal["cw", "ccw"]
+__all__ = [
+    "CarverOptics",
+    "Clicks",
+    "DetectorOptics",
+    "Direction",
+    "Drive",
+    "Ring",
+    "RingOptics",
+    "StationOptics",
+]
 
 PLANCK_J_S: Final = 6.62607015e-34
 LIGHT_SPEED_M_S: Final = 299_792_458.0
@@ -42,27 +65,23 @@ DETECTORS: Final = 2
 class Ring:
     """The state of the light, set by the simulated instruments, and the clicks that follow from it.
 
-    At first the laser is off, the launch shutter closed, every user's attenuator at 0 dB and the detectors
-    unbiased.
+    At first the laser is off, nothing plays into the carver and nobody holds its bias, every station is bypassed with
+    its attenuator at 0 dB, and the detectors have no bias.
     """
 
     def __init__(self, optics: RingOptics, detectors: tuple[DetectorOptics, DetectorOptics]) -> None:
         self.optics = optics
         self.detectors = detectors
-        self._index = {user.name: k for k, user in enumerate(optics.users)}
+        self._stations = {user.name: user for user in optics.users}
         self._lock = threading.Lock()
         self._laser_w = 0.0
         self._wavelength_m = 1550e-9
-        self._launch_db = 0.0
-        self._launch_open = False
-        self._attenuation_db = dict.fromkeys(self._index, 0.0)
-        self._efficiency = (0.0, 0.0)
-        self._biased = (False, False)
-        self._armed: tuple[str, ...] = ()
-        half_km = optics.length_km / 2
-        self._switch: dict[str, Direction] = {
-            user.name: "ccw" if user.position_km <= half_km else "cw" for user in optics.users
-        }
+        self._launch_db: dict[str, float] = {}
+        self._carver_drive: Drive | None = None
+        self._carver_locked = False
+        self._settings = {name: StationSetting() for name in self._stations}
+        self._bias_ua = (0.0, 0.0)
+        self._latched = [False, False]
 
     # State, set by the instruments
 
@@ -71,230 +90,248 @@ class Ring:
         require(power_w >= 0 and wavelength_nm > 0, "laser power and wavelength", (power_w, wavelength_nm))
         with self._lock:
             self._laser_w, self._wavelength_m = power_w, wavelength_nm * 1e-9
+            self._heat()
 
-    def set_launch(self, attenuation_db: float, is_open: bool) -> None:
-        """The attenuator and shutter between laser and splitter."""
+    def set_launch(self, part: str, attenuation_db: float) -> None:
+        """One of the attenuators between laser and loop, which stand in series; infinite behind a closed shutter."""
         with self._lock:
-            self._launch_db, self._launch_open = attenuation_db, is_open
+            self._launch_db[part] = attenuation_db
+            self._heat()
+
+    def set_carver_drive(self, drive: Drive | None) -> None:
+        """One period of the pattern that repeats on the carver; ``start_ps`` is its phase.  None: 0 V."""
+        with self._lock:
+            self._carver_drive = drive
+            self._heat()
+
+    def set_carver_bias(self, locked: bool) -> None:
+        """Whether somebody holds the carver at its null."""
+        with self._lock:
+            self._carver_locked = locked
+            self._heat()
+
+    def set_switch(self, user: str, crossed: bool) -> None:
+        """Take a station in (False, bar) or bypass it (True, cross)."""
+        self._set_station(user, crossed=crossed)
 
     def set_user_attenuation(self, user: str, attenuation_db: float) -> None:
-        """The attenuator that sets the user's intensity."""
-        self._known(user)
-        with self._lock:
-            self._attenuation_db[user] = attenuation_db
+        """The attenuator of a station, infinite behind a closed shutter."""
+        self._set_station(user, attenuation_db=attenuation_db)
 
     def set_detectors(self, bias_ua: Sequence[float], enabled: bool) -> None:
-        """Bias currents of D1 and D2; a detector without bias sees nothing and has no dark counts."""
+        """Bias currents of D1 and D2; a detector without bias sees nothing, has no dark counts, and unlatches."""
         require(len(bias_ua) >= DETECTORS, "two bias currents needed", list(bias_ua))
-        pairs = list(zip(self.detectors, bias_ua[:DETECTORS], strict=True))
-        efficiency = [detector.efficiency(bias) if enabled else 0.0 for detector, bias in pairs]
         with self._lock:
-            self._efficiency = (efficiency[0], efficiency[1])
-            self._biased = (enabled and bias_ua[0] > 0, enabled and bias_ua[1] > 0)
-
-    def set_armed(self, users: Collection[str]) -> None:
-        """Tell the direction switches which users' waveform generators are armed.
-
-        The first of them in ring order turns to the counter-clockwise, the last to the clockwise pulse; a
-        single one stays as it was.
-        """
-        with self._lock:
-            self._armed = self._turn(users)
-
-    def set_direction(self, user: str, direction: Direction) -> None:
-        """Turn one station's switch by hand."""
-        self._known(user)
-        with self._lock:
-            self._switch[user] = direction
+            self._bias_ua = (float(bias_ua[0]), float(bias_ua[1])) if enabled else (0.0, 0.0)
+            for d, bias in enumerate(self._bias_ua):
+                self._latched[d] &= bias > 0
+            self._heat()
 
     # Read-outs
 
-    def monitor_power_w(self, user: str, direction: Direction | None = None) -> float:
-        """Average power on the user's monitor; times ``monitor_ratio`` it is that at the attenuator's input.
-
-        ``direction`` None means the one that the station's switch is set to.
-        """
+    def sensor_power_w(self, user: str, direction: Direction) -> float:
+        """Average power on one of the two sensors of a station."""
+        self._known(user)
         with self._lock:
-            return self._input_w(user, direction) / self._station(user).monitor_ratio
+            entering = sum(self._entering_w(direction, self._train()))
+            return entering * self._at(user, direction).sensor
 
-    def mean_photon_number(self, user: str, direction: Direction | None = None) -> float:
-        """Photons per slot that leave the user's station behind its attenuator: what no instrument shows."""
+    def mean_photon_number(self, user: str, direction: Direction) -> float:
+        """Photons per pulse that leave the user's station in one direction: what no instrument shows."""
+        self._known(user)
         with self._lock:
-            return self._photons(self._input_w(user, direction) * _gain(self._attenuation_db[user]))
+            train = self._train()
+            pulsed, _ = self._entering_w(direction, train)
+            return self._photons(pulsed * self._at(user, direction).output, train.period_ps)
 
-    def arm_loss_db(self, first: str, second: str) -> tuple[float, float]:
-        """Loss from the output of each user of a pair to a detector, present mean efficiency included.
-
-        Raises ValueError unless ``first`` comes before ``second`` in ring order; infinite without bias.
-        """
-        if self._known(first) >= self._known(second):
-            raise ValueError(f"{first!r} does not come before {second!r} in the ring; swap the two")
+    def home_transmission(self, user: str, direction: Direction) -> float:
+        """From a station's output to the detectors, both ports together and their efficiency left out."""
+        self._known(user)
         with self._lock:
-            efficiency = sum(self._efficiency) / DETECTORS
-        detector_db = -10 * math.log10(efficiency) if efficiency > 0 else math.inf
-        return self._home_db(first, "ccw") + detector_db, self._home_db(second, "cw") + detector_db
+            home = around(self.optics, self._settings) * gain(self.optics.relay_loss_db)
+            return home / self._at(user, direction).output
 
     def detector_count_rates(self) -> list[float]:
         """Expected clicks per second of D1 and D2 in the present light, with all modulators at 0 V."""
         with self._lock:
-            fields, receiver = self._fields(self._armed), self._receiver()
+            train = self._train()
+            fields, receiver = self._fields(train), self._receiver(train)
         optics = self.optics
         # Phase noise scales the interference term, and so does this phase: cos(p) = cos(offset) e^{-s^2/2}.
-        phase = math.acos(math.cos(optics.phase_offset_rad) * math.exp(-(optics.phase_noise_rad**2) / 2))
-        light = kernel.split(fields, phase, phase)
+        phase = math.acos(math.cos(optics.loop_phase_rad) * math.exp(-(optics.phase_noise_rad**2) / 2))
+        light = kernel.split(fields, phase)
         rates = []
         for d in range(DETECTORS):
-            rate = -math.expm1(-light[d] * receiver.efficiency[d]) * optics.clock_hz
-            rate = (rate + receiver.dark_per_ps[d] * 1e12) * (1 + receiver.afterpulse_probability[d])
-            rates.append(float(rate / (1 + rate * receiver.dead_ps[d] * 1e-12)))
+            mean = light[d] * receiver.efficiency[d] + receiver.leak_per_slot[d]
+            rate = -math.expm1(-mean) * 1e12 / train.period_ps + receiver.flat_per_ps[d] * 1e12
+            rate *= 1 + receiver.afterpulse_probability[d]
+            rates.append(float(rate / (1 + rate * (receiver.dead_ps[d] + receiver.recovery_ps[d]) * 1e-12)))
         return rates
+
+    def latched(self) -> tuple[bool, bool]:
+        """Which detectors are stuck in the normal state: what only a rate of zero shows."""
+        with self._lock:
+            return self._latched[0], self._latched[1]
 
     # Clicks
 
-    def expose(self, drives: Mapping[str, Drive], duration_ps: int, seed: int) -> Clicks:
+    def expose(
+        self, drives: Mapping[str, Drive], duration_ps: int, seed: int, *, carver_shift_ps: float = 0.0
+    ) -> Clicks:
         """Play the users' waveforms on the light for ``duration_ps`` and return every click.
 
-        Users in ``drives`` count as armed even if :meth:`set_armed` does not know of them.  The same seed in
-        the same state gives the same clicks.  Tags outside ``0 <= time < duration_ps`` are dropped.
+        ``carver_shift_ps`` moves the pulses in time.  The same seed in the same state gives the same clicks.  Tags outside ``0 <= time < duration_ps`` are dropped.
         """
         require(duration_ps >= 0, "an exposure cannot last", duration_ps)
+        for user in drives:
+            self._known(user)
         with self._lock:
-            fields, receiver = self._fields(self._turn({*self._armed, *drives})), self._receiver()
+            train = self._train()
+            train = replace(train, phase_ps=(train.phase_ps + carver_shift_ps) % train.period_ps)
+            fields, receiver = self._fields(train), self._receiver(train)
+            waveforms = self._waveforms(drives, train)
         optics = self.optics
-        slot_ps = 1e12 / optics.clock_hz
-        incoming = sum(amplitude * amplitude for amplitude in fields[:-1])
+        origin_ps = train.phase_ps + optics.length_km * PS_PER_KM
+        first = math.ceil((-max(receiver.delay_ps) - origin_ps) / train.period_ps)
+        end = math.ceil((duration_ps - min(receiver.delay_ps) - origin_ps) / train.period_ps)
+        incoming = fields.cw**2 + fields.ccw_parallel**2 + fields.ccw_orthogonal**2
         exposure = kernel.Exposure(
-            first_slot=-math.ceil(max(0.0, *receiver.delay_ps) / slot_ps),
-            n_slots=math.ceil((duration_ps - min(receiver.delay_ps)) / slot_ps),
-            slot_ps=slot_ps,
+            origin_ps=float(origin_ps),
+            first_slot=first,
+            n_slots=max(end, first),
+            slot_ps=float(train.period_ps),
             duration_ps=float(duration_ps),
             bright=float(incoming * max(receiver.efficiency) * (1 + 1e-12) * optics.thinning_margin),
-            phase_offset_rad=float(optics.phase_offset_rad),
+            phase_offset_rad=float(optics.loop_phase_rad),
             phase_noise_rad=float(optics.phase_noise_rad),
         )
-        return _draw(fields, self._waveforms(drives), receiver, exposure, seed)
+        return _draw(fields, waveforms, receiver, exposure, seed)
 
     # Inside (with the lock held where state is read)
 
-    def _known(self, user: str) -> int:
-        if user not in self._index:
-            raise ValueError(f"no user {user!r} in the ring; there are {', '.join(self._index)}")
-        return self._index[user]
+    def _known(self, user: str) -> None:
+        if user not in self._stations:
+            raise ValueError(f"no user {user!r} in the ring; there are {', '.join(self._stations)}")
 
-    def _turn(self, users: Collection[str]) -> tuple[str, ...]:
-        """Turn the switches of the armed users; returns these in ring order."""
-        order = self._ring_order(users)
-        if len(order) >= 2:
-            self._switch[order[0]], self._switch[order[-1]] = "ccw", "cw"
-        return order
+    def _set_station(self, user: str, **changes: float | bool) -> None:
+        self._known(user)
+        with self._lock:
+            self._settings[user] = replace(self._settings[user], **changes)
+            self._heat()
 
-    def _station(self, user: str) -> StationOptics:
-        return self.optics.users[self._known(user)]
+    def _train(self) -> PulseTrain:
+        return carved(self.optics.carver, self._carver_drive, self._carver_locked)
 
-    def _ring_order(self, users: Collection[str]) -> tuple[str, ...]:
-        return tuple(sorted(users, key=self._known))
-
-    def _home_db(self, user: str, direction: Direction) -> float:
-        """From a station's output to the splitter's output ports, without the detector."""
-        position = self._station(user).position_km
-        index, count = self._index[user], len(self._index)
-        km = position if direction == "ccw" else self.optics.length_km - position
-        idle = index if direction == "ccw" else count - 1 - index
-        return self._path_db(km, idle) + self.optics.relay_loss_db
-
-    def _path_db(self, km: float, stations: int) -> float:
-        return km * self.optics.fibre_loss_db_per_km + stations * self.optics.station_pass_loss_db
-
-    def _launched_w(self, direction: Direction) -> float:
-        if not self._launch_open:
-            return 0.0
+    def _entering_w(self, direction: Direction, train: PulseTrain) -> tuple[float, float]:
+        """Average power that enters the loop in one direction: in pulses, and flat in time."""
         share = self.optics.splitter_ratio if direction == "cw" else 1 - self.optics.splitter_ratio
-        return self._laser_w * _gain(self._launch_db) * share
+        launched = self._laser_w * gain(sum(self._launch_db.values()) + self.optics.circulator_db) * share
+        return launched * train.pulsed, launched * train.flat
 
-    def _input_w(self, user: str, direction: Direction | None) -> float:
-        """Power at the input of the user's attenuator, behind the monitor's tap."""
-        station = self._station(user)
-        direction = direction or self._switch[user]
-        index, count = self._index[user], len(self._index)
-        if direction == "cw":
-            loss_db = self._path_db(station.position_km, index)
-        else:
-            loss_db = self._path_db(self.optics.length_km - station.position_km, count - 1 - index)
-        through = station.monitor_ratio / (1 + station.monitor_ratio)
-        return self._launched_w(direction) * _gain(loss_db) * through
+    def _at(self, user: str, direction: Direction) -> AtStation:
+        return next(each for each in along(self.optics, self._settings, direction) if each.name == user)
 
-    def _photons(self, power_w: float) -> float:
-        return power_w * self._wavelength_m / (PLANCK_J_S * LIGHT_SPEED_M_S * self.optics.clock_hz)
+    def _photons(self, power_w: float, period_ps: float) -> float:
+        return power_w * self._wavelength_m / (PLANCK_J_S * LIGHT_SPEED_M_S) * period_ps * 1e-12
 
-    def _returning(self, direction: Direction, order: tuple[str, ...]) -> tuple[float, float]:
-        """Photons per slot back at the splitter, and their fraction that modulators do not act on."""
-        user = None
-        if len(order) >= 2:
-            user = order[0] if direction == "ccw" else order[-1]
-        elif len(order) == 1 and self._switch[order[0]] == direction:
-            user = order[0]
-        if user is None:
-            loop_db = self._path_db(self.optics.length_km, len(self._index)) + self.optics.relay_loss_db
-            return self._photons(self._launched_w(direction) * _gain(loop_db)), 0.0
-        power_w = self._input_w(user, direction) * _gain(self._attenuation_db[user])
-        station = self._station(user)
-        photons = self._photons(power_w * _gain(self._home_db(user, direction)))
-        return photons, 1 / (1 + 10 ** (station.extinction_db / 10))
-
-    def _fields(self, order: tuple[str, ...]) -> kernel.Fields:
-        """Amplitudes back at the splitter for the armed users in ring order."""
-        cw, cw_residue = self._returning("cw", order)
-        ccw, ccw_residue = self._returning("ccw", order)
-        parallel = self.optics.visibility
-        orthogonal = math.sqrt(1 - parallel**2)
-        modulated, residue = math.sqrt(ccw * (1 - ccw_residue)), math.sqrt(ccw * ccw_residue)
+    def _fields(self, train: PulseTrain) -> kernel.Fields:
+        """Amplitudes back at the coupler."""
+        through = around(self.optics, self._settings) * gain(self.optics.relay_loss_db)
+        cw, ccw = (
+            math.sqrt(self._photons(self._entering_w(direction, train)[0] * through, train.period_ps))
+            for direction in DIRECTIONS
+        )
+        overlap = self.optics.visibility
         return kernel.Fields(
-            cw=math.sqrt(cw * (1 - cw_residue)),
-            ccw_parallel=modulated * parallel,
-            ccw_orthogonal=modulated * orthogonal,
-            cw_residue=math.sqrt(cw * cw_residue),
-            ccw_residue_parallel=residue * parallel,
-            ccw_residue_orthogonal=residue * orthogonal,
+            cw=cw,
+            ccw_parallel=ccw * overlap,
+            ccw_orthogonal=ccw * math.sqrt(1 - overlap**2),
             transmission=math.sqrt(self.optics.splitter_ratio),
         )
 
-    def _receiver(self) -> kernel.Receiver:
+    def _flat_photons_per_ps(self, train: PulseTrain) -> float:
+        """Light without pulses at either detector: what the carver lets through, and back-scatter, half to each."""
+        through = around(self.optics, self._settings)
+        total_w = 0.0
+        for direction in DIRECTIONS:
+            pulsed, flat = self._entering_w(direction, train)
+            total_w += flat * through
+            total_w += (pulsed + flat) * backscattered(self.optics, self._settings, direction)
+        return self._photons(total_w * gain(self.optics.relay_loss_db), 1.0) / 2
+
+    def _leaked_photons(self, train: PulseTrain) -> float:
+        """Photons per slot that reach D1 without passing the loop."""
+        pulsed = sum(self._entering_w(direction, train)[0] for direction in DIRECTIONS)
+        return self._photons(pulsed * gain(self.optics.leak_db), train.period_ps)
+
+    def _receiver(self, train: PulseTrain) -> kernel.Receiver:
         d1, d2 = self.detectors
-        live1, live2 = self._biased
+        live = [
+            0.0 if self._latched[d] else self.detectors[d].efficiency(self._bias_ua[d]) for d in range(DETECTORS)
+        ]
+        dark = [
+            0.0 if self._latched[d] else self.detectors[d].dark_rate_per_s(self._bias_ua[d]) * 1e-12
+            for d in range(DETECTORS)
+        ]
+        flat = self._flat_photons_per_ps(train)
+        leaked = self._leaked_photons(train)
+        spread = [math.hypot(detector.jitter_ps, train.sigma_ps) for detector in (d1, d2)]
         return kernel.Receiver(
-            efficiency=self._efficiency,
-            dark_per_ps=(d1.dark_rate_per_s() * 1e-12 * live1, d2.dark_rate_per_s() * 1e-12 * live2),
+            efficiency=(live[0], live[1]),
+            flat_per_ps=(dark[0] + flat * live[0], dark[1] + flat * live[1]),
+            leak_per_slot=(leaked * live[0], 0.0),
+            leak_ps=float(self.optics.leak_delay_ps - self.optics.length_km * PS_PER_KM),
             dead_ps=(d1.dead_time_ns * 1e3, d2.dead_time_ns * 1e3),
-            jitter_ps=(float(d1.jitter_ps), float(d2.jitter_ps)),
+            recovery_ps=(d1.recovery_ns * 1e3, d2.recovery_ns * 1e3),
+            jitter_ps=(spread[0], spread[1]),
             delay_ps=(float(d1.delay_ps), float(d2.delay_ps)),
             afterpulse_probability=(float(d1.afterpulse_probability), float(d2.afterpulse_probability)),
             afterpulse_ps=(d1.afterpulse_decay_ns * 1e3, d2.afterpulse_decay_ns * 1e3),
         )
 
-    def _waveforms(self, drives: Mapping[str, Drive]) -> kernel.Drives:
-        """The waveforms as the kernel takes them; from three on, the surplus ones are added up beforehand."""
-        order = self._ring_order(drives.keys())
-        scaled = [(drives[user], self._radians_per_unit(user, drives[user])) for user in order]
-        if len(scaled) > 2:
-            scaled = [_sum_of(scaled[:-1]), scaled[-1]]
-        scaled += [(Drive(np.empty(0, np.float32), self.optics.clock_hz, 0.0), 0.0)] * (2 - len(scaled))
-        (first, first_rad), (second, second_rad) = scaled
-        samples = self.optics.samples_per_slot
-        return kernel.Drives(
-            first=_read_only(first.samples),
-            second=_read_only(second.samples),
-            first_rad=first_rad,
-            second_rad=second_rad,
-            first_per_slot=first.sample_rate_hz / self.optics.clock_hz,
-            second_per_slot=second.sample_rate_hz / self.optics.clock_hz,
-            cw_offset=0.5 / samples,
-            ccw_offset=(samples // 2 + 0.5) / samples,
-        )
+    def _heat(self) -> None:
+        """Latch the detectors that absorb more than they can cool."""
+        if not any(self._bias_ua):
+            return
+        train = self._train()
+        fields = self._fields(train)
+        light = kernel.split(fields, self.optics.loop_phase_rad)
+        flat = self._flat_photons_per_ps(train) * 1e12
+        for d, detector in enumerate(self.detectors):
+            absorbed = (light[d] / train.period_ps * 1e12 + flat) * detector.efficiency_max
+            if d == 0:
+                absorbed += self._leaked_photons(train) / train.period_ps * 1e12 * detector.efficiency_max
+            if self._bias_ua[d] > 0 and absorbed > detector.latch_rate_hz:
+                self._latched[d] = True
 
-    def _radians_per_unit(self, user: str, drive: Drive) -> float:
-        """Phase of a full-scale sample: theta = pi gain v / v_pi with v = sample * amplitude / 2."""
-        station = self._station(user)
-        return math.pi * station.rf_gain * drive.amplitude_vpp / 2 / station.v_pi_v
+    def _waveforms(self, drives: Mapping[str, Drive], train: PulseTrain) -> kernel.Drives:
+        """The waveforms on modulators in the way of the light, as the kernel takes them: two or more, empty ones added."""
+        acting = [
+            (self._stations[user], drive)
+            for user, drive in drives.items()
+            if not self._settings[user].crossed and drive.samples.size
+        ]
+        nothing = (self.optics.users[0], Drive(np.empty(0, np.float32), 1.0, 0.0))
+        acting += [nothing] * (2 - len(acting))
+        passed = {
+            direction: np.array(
+                [
+                    train.phase_ps + passage_ps(self.optics, station, direction) - drive.start_ps
+                    for station, drive in acting
+                ]
+            )
+            for direction in DIRECTIONS
+        }
+        return kernel.Drives(
+            waves=tuple(_read_only(drive.samples) for _, drive in acting),
+            full_scale_rad=np.array(
+                [math.pi * s.rf_gain * drive.amplitude_vpp / 2 / s.v_pi_v for s, drive in acting]
+            ),
+            sample_ps=np.array([float(drive.sample_ps) for _, drive in acting]),
+            tau_ps=np.array([station.rise_ns * 1e3 * TAU_PER_RISE for station, _ in acting]),
+            cw_ps=passed["cw"],
+            ccw_ps=passed["ccw"],
+        )
 
 
 def _draw(
@@ -305,9 +342,9 @@ def _draw(
     seed: int,
 ) -> Clicks:
     """Run the kernel with buffers of the expected size, again with larger ones if chance wants more."""
-    noise = sum(receiver.dark_per_ps) * exposure.duration_ps
+    noise = sum(receiver.flat_per_ps) * exposure.duration_ps
     n_slots = exposure.n_slots - exposure.first_slot
-    expected = -math.expm1(-exposure.bright) * n_slots * 2 + noise
+    expected = (-math.expm1(-exposure.bright) * 2 + sum(receiver.leak_per_slot)) * n_slots + noise
     if min(receiver.dead_ps) > 0:
         expected = min(expected, DETECTORS * n_slots * exposure.slot_ps / min(receiver.dead_ps))
     expected *= 1 + max(receiver.afterpulse_probability)
@@ -322,16 +359,6 @@ def _draw(
     return Clicks(buffer.detector[:count][order], buffer.time_ps[:count][order])
 
 
-def _sum_of(scaled: Sequence[tuple[Drive, float]]) -> tuple[Drive, float]:
-    """One drive whose samples are the sum of the phases of several, which must share their sample rate."""
-    rates = {drive.sample_rate_hz for drive, _ in scaled}
-    require(len(rates) == 1, "three or more armed generators must share one sample rate", rates)
-    total = np.zeros(max(drive.samples.size for drive, _ in scaled), np.float32)
-    for drive, radians in scaled:
-        total[: drive.samples.size] += np.float32(radians) * drive.samples
-    return Drive(total, rates.pop(), 0.0), 1.0
-
-
 def _read_only(samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """A read-only view, so that the kernel is compiled for one type of array only."""
     if samples.dtype != np.float32 or samples.ndim != 1 or not samples.flags.c_contiguous:
@@ -339,7 +366,3 @@ def _read_only(samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     view = samples.view()
     view.flags.writeable = False
     return view
-
-
-def _gain(loss_db: float) -> float:
-    return 10 ** (-loss_db / 10)

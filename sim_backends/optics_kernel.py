@@ -1,18 +1,24 @@
-"""Clicks of two threshold detectors behind one beam splitter, drawn only where light can click.
+"""Clicks of two threshold detectors behind one coupler, drawn only where light can click.
 
-A slot holds one pulse in each direction of the ring.  Their complex amplitudes meet on the relay's beam
-splitter, whose matrix is unitary: whatever the phases are, the two outputs together carry the light that
-came in.  ``bright`` = that sum times the better detector efficiency bounds the mean number of detected
-photons in every slot, so the slots that can click at all form a Bernoulli process with probability
-``1 - exp(-bright)``.  The kernel jumps from one such *candidate* to the next with geometric steps (thinning),
-looks up the phases there and nowhere else, and rejects what the real intensities do not support.  Its cost
-follows the candidates; of the waveforms it reads the samples at candidates only.
+A slot holds one pulse in each direction of the ring.  Their complex amplitudes meet on the relay's coupler, whose
+matrix is unitary: whatever the phases are, the two outputs together carry the light that came in.  ``bright`` = that
+sum times the better detector efficiency bounds the mean number of detected photons in every slot, so the slots that
+can click at all form a Bernoulli process with probability ``1 - exp(-bright)``.  The kernel jumps from one such
+*candidate* to the next with geometric steps (thinning), looks up the phases there and nowhere else, and rejects what
+the real intensities do not support.  Its cost follows the candidates; of the waveforms it reads the samples around
+candidates only.
 
-Dark counts are Poisson in time, afterpulses follow a click after dead time plus an exponential wait, and one
-dead time per detector (not prolonged by light, Knoll "Radiation Detection and Measurement", ch. 4) filters
-all of them in order of time.  It is over for what arrives at its very end: a dead time of exactly two slots blocks
-one pulse, in every slot alike (:data:`EDGE_PS`).  Randomness is xoshiro256++ (Blackman and Vigna, 2021, public domain reference
-code) seeded with splitmix64, so one integer seed fixes every click on every machine.
+Every pulse passes every modulator that stands in its way, clockwise and counter-clockwise at different times.  The
+phase it gets is the modulator's voltage at its passage: the generator's steps through a single pole, of which the last
+two samples are told apart and what was before is settled to less than ``exp(-2 sample / tau)``.
+
+Light that is flat in time (dark counts, back-scatter, what the carver lets through between pulses) is Poisson in time,
+leaked pulses come once a slot, afterpulses follow a click after dead time plus an exponential wait.  One dead time per
+detector (not prolonged by light, Knoll "Radiation Detection and Measurement", ch. 4) filters all of them in order of
+time, and the efficiency returns gradually after it.  A dead time is over for what arrives at its very end: one of
+exactly two slots blocks one pulse, in every slot alike (:data:`EDGE_PS`).  Randomness is xoshiro256++ (Blackman and
+Vigna, 2021, public domain reference code) seeded with splitmix64, so one integer seed fixes every click on every
+machine.
 
 All kernels release the GIL.  Arrays must be C-contiguous; waveforms are passed read-only.
 """
@@ -44,46 +50,48 @@ rounding of times, which would otherwise decide slot by slot where slots are no 
 
 
 class Fields(NamedTuple):
-    """Amplitudes in sqrt(photons per slot) where the pulses meet the beam splitter on their way back.
+    """Amplitudes in sqrt(photons per slot) where the pulses meet the coupler on their way back.
 
     The counter-clockwise field is split into the part in the mode of the clockwise one and the part
-    orthogonal to it (mode overlap, the cause of finite visibility); each of them once for the light that
-    the phase modulators act on, once for the residue in the polarisation they do not act on.
+    orthogonal to it (mode overlap, the cause of finite visibility).
     """
 
     cw: float
     ccw_parallel: float
     ccw_orthogonal: float
-    cw_residue: float
-    ccw_residue_parallel: float
-    ccw_residue_orthogonal: float
     transmission: float
-    """Amplitude transmission of the splitter; the reflected amplitude is i sqrt(1 - transmission^2)."""
+    """Amplitude transmission of the coupler; the reflected amplitude is i sqrt(1 - transmission^2)."""
 
 
 class Drives(NamedTuple):
-    """Two waveforms, and how a normalised sample becomes a phase.
+    """The waveforms on the modulators in the way of the light, and when pulse 0 passes each.
 
-    Either may be empty: then its modulator sees 0 V.  Slot s reads sample ``(s + offset) * samples_per_slot``
-    rounded down; before slot 0 and past the end of a waveform the voltage is 0.
+    Times are in ps from the first sample's beginning at the modulator.  Before the first sample and past the end of a
+    waveform the voltage is 0.
     """
 
-    first: WaveArray
-    second: WaveArray
-    first_rad: float
-    second_rad: float
-    first_per_slot: float
-    second_per_slot: float
-    cw_offset: float
-    ccw_offset: float
+    waves: tuple[WaveArray, ...]
+    full_scale_rad: FloatArray
+    """Phase of a full-scale sample; one number per waveform, as in the following."""
+    sample_ps: FloatArray
+    tau_ps: FloatArray
+    cw_ps: FloatArray
+    """Passage of the clockwise pulse 0."""
+    ccw_ps: FloatArray
 
 
 class Receiver(NamedTuple):
     """Both detectors, D1 first; times in ps, rates per ps."""
 
     efficiency: Pair
-    dark_per_ps: Pair
+    flat_per_ps: Pair
+    """Clicks that any time is equally good for."""
+    leak_per_slot: Pair
+    """Clicks by light that comes once a slot without interfering."""
+    leak_ps: float
+    """When that light arrives, after the interfering pulse."""
     dead_ps: Pair
+    recovery_ps: Pair
     jitter_ps: Pair
     delay_ps: Pair
     afterpulse_probability: Pair
@@ -98,10 +106,12 @@ class ClickBuffer(NamedTuple):
 
 
 class Exposure(NamedTuple):
-    """How long, how bright, how noisy.  Slot 0 begins with the trigger; the light is there before it."""
+    """How long, how bright, how noisy.  The light is there before the start."""
 
+    origin_ps: float
+    """When pulse 0 is back at the coupler, from the start."""
     first_slot: int
-    """The first slot whose light can reach a detector after the trigger (0 or below)."""
+    """The first slot whose light can reach a detector after the start."""
     n_slots: int
     """The slots end before this number."""
     slot_ps: float
@@ -120,8 +130,8 @@ class Ahead(NamedTuple):
 
 
 @kernel
-def split(fields: Fields, phase_rad: float, residue_phase_rad: float) -> tuple[float, float]:
-    """Photons per slot in (D1, D2) for relative phases (ccw minus cw) of modulated light and residue.
+def split(fields: Fields, phase_rad: float) -> tuple[float, float]:
+    """Photons per slot in (D1, D2) for a relative phase (ccw minus cw).
 
     Launch: clockwise is transmitted (t), counter-clockwise reflected (i r).  Return: D1 sits at the port the
     light came from (behind a circulator) and sees i r of the clockwise and t of the counter-clockwise field;
@@ -135,13 +145,6 @@ def split(fields: Fields, phase_rad: float, residue_phase_rad: float) -> tuple[f
     alone = fields.ccw_orthogonal * fields.ccw_orthogonal
     light_1 = d1.real * d1.real + d1.imag * d1.imag + t * t * alone
     light_2 = d2.real * d2.real + d2.imag * d2.imag + r * r * alone
-    if fields.cw_residue + fields.ccw_residue_parallel + fields.ccw_residue_orthogonal > 0.0:
-        ccw = 1j * fields.ccw_residue_parallel * (np.cos(residue_phase_rad) + 1j * np.sin(residue_phase_rad))
-        d1 = 1j * r * fields.cw_residue + t * ccw
-        d2 = t * fields.cw_residue + 1j * r * ccw
-        alone = fields.ccw_residue_orthogonal * fields.ccw_residue_orthogonal
-        light_1 += d1.real * d1.real + d1.imag * d1.imag + t * t * alone
-        light_2 += d2.real * d2.real + d2.imag * d2.imag + r * r * alone
     return light_1, light_2
 
 
@@ -182,27 +185,41 @@ def _gauss(state: State) -> float:
 
 
 @kernel
-def _sample(wave: WaveArray, per_slot: float, slot: int, offset: float) -> float:
-    index = int((slot + offset) * per_slot)
-    if slot < 0 or index >= wave.size:
-        return 0.0
-    return float(wave[index])
+def _sample(wave: WaveArray, index: int) -> float:
+    return float(wave[index]) if 0 <= index < wave.size else 0.0
 
 
 @kernel
-def _phase(drives: Drives, slot: int) -> float:
-    """Phase of the counter-clockwise pulse minus that of the clockwise one: both pass both modulators."""
-    ccw = drives.first_rad * _sample(drives.first, drives.first_per_slot, slot, drives.ccw_offset)
-    ccw += drives.second_rad * _sample(drives.second, drives.second_per_slot, slot, drives.ccw_offset)
-    cw = drives.first_rad * _sample(drives.first, drives.first_per_slot, slot, drives.cw_offset)
-    cw += drives.second_rad * _sample(drives.second, drives.second_per_slot, slot, drives.cw_offset)
-    return ccw - cw
+def _level(wave: WaveArray, at_ps: float, sample_ps: float, tau_ps: float) -> float:
+    """The filtered waveform at a time from its beginning, in full scales."""
+    if at_ps < 0.0 or at_ps >= (wave.size + 3) * sample_ps:
+        return 0.0
+    index = int(at_ps / sample_ps)
+    level = _sample(wave, index)
+    if tau_ps <= 0.0:
+        return level
+    before = _sample(wave, index - 1)
+    earlier = _sample(wave, index - 2)
+    held = before + (earlier - before) * np.exp(-sample_ps / tau_ps)
+    return float(level + (held - level) * np.exp(-(at_ps - index * sample_ps) / tau_ps))
+
+
+@kernel
+def _phase(drives: Drives, passed_ps: float) -> float:
+    """Phase of the counter-clockwise pulse minus that of the clockwise one, ``passed_ps`` after pulse 0."""
+    phase = 0.0
+    for k in range(len(drives.waves)):
+        wave, sample_ps, tau_ps = drives.waves[k], drives.sample_ps[k], drives.tau_ps[k]
+        ccw = _level(wave, drives.ccw_ps[k] + passed_ps, sample_ps, tau_ps)
+        cw = _level(wave, drives.cw_ps[k] + passed_ps, sample_ps, tau_ps)
+        phase += drives.full_scale_rad[k] * (ccw - cw)
+    return phase
 
 
 @kernel
 def _outcome(
     fields: Fields,
-    receiver: Receiver,
+    efficiency: Pair,
     exposure: Exposure,
     phase_rad: float,
     ceiling: float,
@@ -216,9 +233,9 @@ def _outcome(
     drift = exposure.phase_offset_rad
     if exposure.phase_noise_rad > 0.0:
         drift += exposure.phase_noise_rad * _gauss(state)
-    light_1, light_2 = split(fields, phase_rad + drift, drift)
-    click_1 = -np.expm1(-light_1 * receiver.efficiency[0])
-    click_2 = -np.expm1(-light_2 * receiver.efficiency[1])
+    light_1, light_2 = split(fields, phase_rad + drift)
+    click_1 = -np.expm1(-light_1 * efficiency[0])
+    click_2 = -np.expm1(-light_2 * efficiency[1])
     u = _uniform(state) * ceiling - click_1 * (1.0 - click_2)
     if u < 0.0:
         return 1
@@ -240,16 +257,25 @@ def _look_ahead(exposure: Exposure, drives: Drives, earliest: int, state: State,
         ahead.slot[k] = earliest
         earliest = min(earliest + 1, exposure.n_slots)
     for k in range(ahead.slot.size):
-        ahead.phase_rad[k] = _phase(drives, ahead.slot[k])
+        ahead.phase_rad[k] = _phase(drives, ahead.slot[k] * exposure.slot_ps)
 
 
 @kernel
-def _next_dark(d: int, after: float, receiver: Receiver, exposure: Exposure, state: State) -> float:
-    """When detector ``d`` next fires without light, in arrival time (tag time minus delay), ps."""
-    if receiver.dark_per_ps[d] <= 0.0:
+def _next_flat(d: int, after: float, receiver: Receiver, exposure: Exposure, state: State) -> float:
+    """When detector ``d`` next fires by what is flat in time: arrival (tag time minus delay), ps."""
+    if receiver.flat_per_ps[d] <= 0.0:
         return NEVER
-    t = after + _exponential(state) / receiver.dark_per_ps[d]
+    t = after + _exponential(state) / receiver.flat_per_ps[d]
     return t if t + receiver.delay_ps[d] < exposure.duration_ps else NEVER
+
+
+@kernel
+def _next_leak(d: int, earliest: int, receiver: Receiver, exposure: Exposure, state: State) -> int:
+    """The next slot, from ``earliest`` on, whose leaked pulse fires detector ``d``; ``n_slots`` for none."""
+    if receiver.leak_per_slot[d] <= 0.0:
+        return exposure.n_slots
+    step = _exponential(state) / receiver.leak_per_slot[d]
+    return earliest + int(step) if step < exposure.n_slots - earliest else exposure.n_slots
 
 
 @kernel
@@ -286,6 +312,15 @@ def _record(
 
 
 @kernel
+def _recovered(receiver: Receiver, d: int, since_ps: float) -> float:
+    """Share of its efficiency that detector ``d`` has this long after the end of its dead time."""
+    if since_ps < 0.0:
+        return 0.0
+    recovery_ps = receiver.recovery_ps[d]
+    return -float(np.expm1(-since_ps / recovery_ps)) if recovery_ps > 0.0 else 1.0
+
+
+@kernel
 def draw(
     fields: Fields,
     drives: Drives,
@@ -301,38 +336,53 @@ def draw(
     ceiling = -np.expm1(-exposure.bright)
     dead_until = np.full(2, -NEVER)
     afterpulse = np.full(2, NEVER)
-    dark = np.full(2, NEVER)
+    flat = np.full(2, NEVER)
+    leaks = np.empty(2, np.int64)
+    leak = np.full(2, NEVER)
     for d in range(2):
-        dark[d] = _next_dark(d, -receiver.delay_ps[d], receiver, exposure, state)
+        flat[d] = _next_flat(d, -receiver.delay_ps[d], receiver, exposure, state)
+        leaks[d] = _next_leak(d, exposure.first_slot, receiver, exposure, state)
+        if leaks[d] < exposure.n_slots:
+            leak[d] = exposure.origin_ps + leaks[d] * exposure.slot_ps + receiver.leak_ps
     ahead = Ahead(np.empty(BATCH, np.int64), np.empty(BATCH))
     _look_ahead(exposure, drives, exposure.first_slot, state, ahead)
     k = n = 0
     while True:
         slot = ahead.slot[k]
-        t = slot * exposure.slot_ps if slot < exposure.n_slots else NEVER
+        t = exposure.origin_ps + slot * exposure.slot_ps if slot < exposure.n_slots else NEVER
         noise = -1
         for d in range(2):
-            if min(dark[d], afterpulse[d]) < t:
-                t, noise = min(dark[d], afterpulse[d]), d
+            first = min(flat[d], afterpulse[d], leak[d])
+            if first < t:
+                t, noise = first, d
         if t >= NEVER:
             return n
         if noise >= 0:
-            if dark[noise] == t:
-                dark[noise] = _next_dark(noise, t, receiver, exposure, state)
+            if flat[noise] == t:
+                flat[noise] = _next_flat(noise, t, receiver, exposure, state)
+            elif leak[noise] == t:
+                leaks[noise] = _next_leak(noise, leaks[noise] + 1, receiver, exposure, state)
+                there = exposure.origin_ps + leaks[noise] * exposure.slot_ps + receiver.leak_ps
+                leak[noise] = there if leaks[noise] < exposure.n_slots else NEVER
             else:
                 afterpulse[noise] = NEVER
             n = _record(noise, t, receiver, exposure, dead_until, afterpulse, state, clicks, n)
             continue
         alive_ps = min(dead_until[0], dead_until[1])
         if t >= alive_ps:
-            seen = _outcome(fields, receiver, exposure, ahead.phase_rad[k], ceiling, state)
+            efficiency = (
+                receiver.efficiency[0] * _recovered(receiver, 0, t - dead_until[0]),
+                receiver.efficiency[1] * _recovered(receiver, 1, t - dead_until[1]),
+            )
+            seen = _outcome(fields, efficiency, exposure, ahead.phase_rad[k], ceiling, state)
             for d in range(2):
                 if seen & (1 << d):
                     n = _record(d, t, receiver, exposure, dead_until, afterpulse, state, clicks, n)
         k += 1
         if k == BATCH:
             # Slots in which both detectors are dead cannot click, however bright they are.
-            alive = min(max(alive_ps / exposure.slot_ps, float(slot)), float(exposure.n_slots))
+            alive = (alive_ps - exposure.origin_ps) / exposure.slot_ps
+            alive = min(max(alive, float(slot)), float(exposure.n_slots))
             _look_ahead(exposure, drives, max(slot + 1, int(np.ceil(alive))), state, ahead)
             k = 0
 

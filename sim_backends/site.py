@@ -5,21 +5,23 @@ A row of the catalogue names the module of its model's twin, which has
     def build(site: Site) -> Simulated
 
 The :class:`Site` says where to serve and under which serial number, and connects the instrument to what is around it:
-light, trigger line and clock.  What goes there is what the instrument really does to the light, and what comes from
-there is what really reaches it; a channel that serves no need of its role stands in the dark.  Building has no side
-effects: ports and lines are opened by :attr:`Simulated.serve`.
+light, trigger line, reference clock.  What goes there is what the instrument really does, and what comes from there is
+what really reaches it; a channel that serves no need of its role stands in the dark.  Building has no side effects:
+ports and lines are opened by :attr:`Simulated.serve`.
 
-    laser, launch attenuator, users' attenuators, detector bias  ->  state of the light
-    light at a user's station                                    ->  power monitor
-    record of the time tagger -> trigger line -> waveform generators that play -> clicks -> tags per input
+    laser, launch attenuators, carver and its bias  ->  light that enters the loop
+    switch, attenuator and modulator of a station   ->  light in both directions
+    light on the tap of each direction              ->  that direction's sensor
+    tagger -> trigger line -> generators that wait for it -> voltages on modulators
+    light, detector bias -> clicks -> cables -> inputs of the tagger
 
-The stations' direction switches follow the waveform generators: a loaded waveform that drives one half of the slots
-turns its user's switch, a pair of armed generators settles it.
+Instruments meet at these objects only: no twin looks into another.
 """
 
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeAlias
@@ -27,11 +29,25 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from lab.needs import ATTENUATOR, DETECTORS, LASER, LAUNCH, MODULATOR, MONITOR, TAGGER
+from lab.needs import (
+    ATTENUATOR,
+    CARVER,
+    CARVER_BIAS,
+    DETECTORS,
+    LASER,
+    LAUNCH,
+    LAUNCH_SECOND,
+    MODULATOR,
+    SENSOR_CCW,
+    SENSOR_CW,
+    SWITCH,
+    TAGGER,
+)
+from sim_backends.lines import Edge, Listener, ReferenceLine, TriggerLine
 from sim_backends.optics_parts import Drive
 
 if TYPE_CHECKING:
-    from sim_backends.optics import Direction, Ring
+    from sim_backends.optics import Ring
 
 Tags = npt.NDArray[np.uint64]
 """1-d uint64: picoseconds since the reference pulse."""
@@ -65,68 +81,68 @@ class Simulated:
     options: Callable[[], Options] = dict
 
 
-class Output(Protocol):
-    """A channel of a waveform generator, as trigger line and light know it."""
-
-    def direction(self, samples_per_slot: int) -> Direction | None:
-        """The direction that the loaded waveforms drive; None if they drive both, neither, or disagree."""
-
-    def armed(self) -> bool:
-        """Whether it plays or waits for its trigger, with the output on."""
-
-    def fire(self) -> Drive | None:
-        """The trigger arrives: what plays, None for 0 V."""
-
-
 @dataclass
 class Surroundings:
-    """What couples the instruments of one bench: the ring of light and the trigger line.
+    """What couples the instruments of one bench: light, trigger line and reference clock.
 
-    ``tag_channels`` are the tagger's inputs of D1 and D2; ``outputs`` the generators on the trigger line by user;
-    ``crossed`` whether a user's optical switch bypasses the station.
+    ``tag_channels`` are the tagger's inputs that D1 and D2 are cabled to.
     """
 
     ring: Ring
+    trigger: TriggerLine
+    reference: ReferenceLine
+    latency_ps: Mapping[str, float]
     seed: int
-    samples_per_slot: int
     tag_channels: Sequence[int]
     clock: Callable[[], float]
     free_ports: Callable[[int], int]
-    outputs: dict[str, Output] = field(default_factory=dict)
-    crossed: dict[str, bool] = field(default_factory=dict)
+    carver_error: float = 0.0
+    """Relative error of the clock that the pulses come at."""
+    _drives: dict[str, Drive] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def follow(self) -> None:
-        """Turn the direction switches as the waveform generators stand."""
-        for user, output in self.outputs.items():
-            direction = output.direction(self.samples_per_slot)
-            if direction is not None:
-                self.ring.set_direction(user, direction)
-        self.ring.set_armed([user for user, output in self.outputs.items() if output.armed()])
+    def modulate(self, user: str, drive: Drive | None) -> None:
+        """What a user's modulator gets from the present trigger on; None for 0 V."""
+        with self._lock:
+            if drive is None:
+                self._drives.pop(user, None)
+            else:
+                self._drives[user] = drive
 
-    def record(self, duration_ps: int, record_index: int) -> dict[int, Tags]:
-        """Fire the trigger line and collect the clicks of ``duration_ps`` per tagger input."""
-        self.follow()
-        fired = {user: output.fire() for user, output in self.outputs.items()}
-        drives = {user: drive for user, drive in fired.items() if drive is not None}
-        clicks = self.ring.expose(drives, duration_ps, seed=(self.seed << 32) + record_index)
+    def record(self, duration_ps: int, record_index: int, tagger_error: float) -> dict[int, Tags]:
+        """The clicks of ``duration_ps`` per input of the tagger, in its own time; the modulators rest afterwards."""
+        with self._lock:
+            drives, self._drives = self._drives, {}
+        # Clocks that are not one run apart: the pulses then stand elsewhere in every record.
+        apart_ps = (self.carver_error - tagger_error) * self.clock() * 1e12
+        clicks = self.ring.expose(
+            drives, duration_ps, seed=(self.seed << 32) + record_index, carver_shift_ps=apart_ps
+        )
         return {
-            channel: clicks.of(detector).astype(np.uint64)
+            channel: _in_time_of(clicks.of(detector), tagger_error)
             for detector, channel in enumerate(self.tag_channels)
         }
+
+
+def _in_time_of(times_ps: npt.NDArray[np.int64], clock_error: float) -> Tags:
+    """True times as a clock with this relative error counts them."""
+    if clock_error == 0.0:
+        return times_ps.astype(np.uint64)
+    return np.rint(times_ps * (1 + clock_error)).astype(np.uint64)
 
 
 @dataclass(frozen=True)
 class Site:
     """Where one simulated instrument stands.
 
-    ``serves``: its channel by need of its owner (:mod:`lab.needs`), empty for the instrument as a whole;
-    ``triggered``: whether it is on the trigger line; ``host`` and ``ports`` are where to serve, with one port for each
-    of its catalogue row, 0 for any free one; ``number`` counts the instruments of the bench from 1.
+    ``serves``: its channel by need of its owner (:mod:`lab.needs`), empty for the instrument as a whole; ``host`` and
+    ``ports`` are where to serve, with one port for each of its catalogue row, 0 for any free one; ``number`` counts the
+    instruments of the bench from 1.
     """
 
+    name: str
     owner: str
     serves: Mapping[str, str]
-    triggered: bool
     options: Mapping[str, object]
     number: int
     host: str
@@ -153,28 +169,72 @@ class Site:
         """A loopback port that is free together with the ``count - 1`` that follow."""
         return self.around.free_ports(count)
 
+    # Lines
+
+    def has_reference(self) -> bool:
+        """Whether 10 MHz arrive at the instrument's reference input."""
+        return self.around.reference.reaches(self.name)
+
+    def clock_error(self, *, external: bool) -> float:
+        """Relative error of the instrument's clock, which follows the reference or does not."""
+        return self.around.reference.rate_error(self.name, external=external)
+
+    @property
+    def latency_ps(self) -> float:
+        """From an edge at a generator's trigger input to its output."""
+        return self.around.latency_ps.get(self.name, 0.0)
+
+    def on_trigger(self, listener: Listener) -> None:
+        """Have edges of the trigger line told, if a cable leads here."""
+        self.around.trigger.listen(self.name, listener)
+
+    def fire(self, edge: Edge) -> None:
+        """An edge leaves this instrument's trigger output."""
+        self.around.trigger.send(self.name, edge)
+
+    # Light
+
     def set_laser(self, power_w: float, wavelength_nm: float) -> None:
         """The laser emits this, 0 W for dark."""
         if LASER.name in self.serves:
             self.around.ring.set_laser(power_w, wavelength_nm)
 
+    def set_carver_bias(self, locked: bool) -> None:
+        """Whether the carver is held at its null."""
+        if CARVER_BIAS.name in self.serves:
+            self.around.ring.set_carver_bias(locked)
+
     def set_attenuation(self, channel: str, attenuation_db: float, is_open: bool) -> None:
         """An attenuator has come to rest; ``is_open`` is its shutter, True where it has none."""
-        if self.serves.get(LAUNCH.name) == channel:
-            self.around.ring.set_launch(attenuation_db, is_open)
+        true_db = attenuation_db if is_open else math.inf
+        for need in (LAUNCH, LAUNCH_SECOND):
+            if self.serves.get(need.name) == channel:
+                self.around.ring.set_launch(need.name, true_db)
         if self.serves.get(ATTENUATOR.name) == channel:
-            self.around.ring.set_user_attenuation(self.owner, attenuation_db if is_open else math.inf)
+            self.around.ring.set_user_attenuation(self.owner, true_db)
 
     def set_switch(self, crossed: bool) -> None:
         """The owner's optical switch has come to rest, in cross (bypass) or in bar."""
-        self.around.crossed[self.owner] = crossed
+        if SWITCH.name in self.serves:
+            self.around.ring.set_switch(self.owner, crossed)
 
     def power_w(self, channel: str) -> float:
         """The light on a power sensor."""
-        if self.serves.get(MONITOR.name) != channel:
-            return 0.0
-        self.around.follow()
-        return self.around.ring.monitor_power_w(self.owner)
+        if self.serves.get(SENSOR_CW.name) == channel:
+            return self.around.ring.sensor_power_w(self.owner, "cw")
+        if self.serves.get(SENSOR_CCW.name) == channel:
+            return self.around.ring.sensor_power_w(self.owner, "ccw")
+        return 0.0
+
+    def drive(self, channel: str, drive: Drive | None, *, clock_error: float = 0.0) -> None:
+        """What a generator's channel puts out: frames into a modulator, a pattern without end into the carver."""
+        if self.serves.get(MODULATOR.name) == channel:
+            self.around.modulate(self.owner, drive)
+        if self.serves.get(CARVER.name) == channel:
+            self.around.carver_error = clock_error
+            self.around.ring.set_carver_drive(drive)
+
+    # Detectors and tagger
 
     def set_bias(self, bias_ua: Sequence[float], enabled: bool) -> None:
         """Bias currents of D1 and D2, and whether they are on."""
@@ -183,23 +243,16 @@ class Site:
 
     def count_rates(self) -> Sequence[float]:
         """Mean counts per second of D1 and D2; none for detectors outside the ring."""
-        if DETECTORS.name not in self.serves:
-            return []
-        self.around.follow()
-        return self.around.ring.detector_count_rates()
+        return self.around.ring.detector_count_rates() if DETECTORS.name in self.serves else []
 
-    def record(self, duration_ps: int, record_index: int) -> Mapping[int, Tags]:
-        """A record of the tagger runs: clicks by tagger input, sorted."""
-        return self.around.record(duration_ps, record_index) if TAGGER.name in self.serves else {}
+    def record(self, duration_ps: int, record_index: int, *, clock_error: float = 0.0) -> Mapping[int, Tags]:
+        """A record of the tagger runs: clicks by tagger input, sorted, counted by a clock with this error."""
+        if TAGGER.name not in self.serves:
+            return {}
+        return self.around.record(duration_ps, record_index, clock_error)
 
     def input_rates(self) -> Mapping[int, float]:
         """Mean counts per second of D1 and D2 by tagger input, outside records too."""
         if TAGGER.name not in self.serves:
             return {}
-        self.around.follow()
         return dict(zip(self.around.tag_channels, self.around.ring.detector_count_rates(), strict=True))
-
-    def drive(self, channel: str, output: Output) -> None:
-        """Connect a generator's channel to its owner's modulator, and to the trigger line."""
-        if self.triggered and self.serves.get(MODULATOR.name) == channel:
-            self.around.outputs[self.owner] = output
