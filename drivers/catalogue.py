@@ -144,7 +144,7 @@ OURS = (
     Row(
         model="tektronix-awg70002a",
         driver="drivers.modulators.tektronix_awg70002a:AWG70002A",
-        offers={kinds.PHASE_MODULATOR: WHOLE},
+        offers={kinds.PHASE_MODULATOR: WHOLE, kinds.PULSE_CARVER: WHOLE},
         safe_order=SafeOrder.SECRETS,
         address=AddressKind.VISA,
         ports=(4000,),

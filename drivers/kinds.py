@@ -65,7 +65,7 @@ class PulseCarver(Protocol):
     """A generator channel whose public pattern cuts the laser's light into pulses, again and again."""
 
     def carve(self, pattern: npt.NDArray[np.float32], sample_rate_hz: float, amplitude_vpp: float) -> None:
-        """Play ``pattern`` (1-d float32: one period, in [-1, 1] of amplitude/2) until ``stop``."""
+        """From the next trigger on repeat ``pattern`` (1-d float32 in [-1, 1] of amplitude/2) until ``stop``."""
 
     def stop(self) -> None:
         """0 V, as before the first pattern."""
@@ -98,8 +98,8 @@ class PhaseModulator(Protocol):
     def frame_limits_samples(self) -> tuple[int, int]:
         """Fewest and most samples of a frame."""
 
-    def configure(self, sample_rate_hz: float, amplitude_vpp: float) -> None:
-        """Stop, and set clock and level."""
+    def configure(self, sample_rate_hz: float, amplitude_vpp: float, fine_delay_ps: float = 0.0) -> None:
+        """Stop, and set clock and level; all samples come ``fine_delay_ps`` later, by less than a sample."""
 
     def prepare(self, slots: int, samples_per_slot: int = 1) -> None:
         """Make room for two frames of ``slots * samples_per_slot`` samples."""

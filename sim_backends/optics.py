@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -112,11 +112,11 @@ class Ring:
 
     def set_switch(self, user: str, crossed: bool) -> None:
         """Take a station in (False, bar) or bypass it (True, cross)."""
-        self._set_station(user, crossed=crossed)
+        self._change(user, lambda setting: replace(setting, crossed=crossed))
 
     def set_user_attenuation(self, user: str, attenuation_db: float) -> None:
         """The attenuator of a station, infinite behind a closed shutter."""
-        self._set_station(user, attenuation_db=attenuation_db)
+        self._change(user, lambda setting: replace(setting, attenuation_db=attenuation_db))
 
     def set_detectors(self, bias_ua: Sequence[float], enabled: bool) -> None:
         """Bias currents of D1 and D2; a detector without bias sees nothing, has no dark counts, and unlatches."""
@@ -213,10 +213,10 @@ class Ring:
         if user not in self._stations:
             raise ValueError(f"no user {user!r} in the ring; there are {', '.join(self._stations)}")
 
-    def _set_station(self, user: str, **changes: float | bool) -> None:
+    def _change(self, user: str, change: Callable[[StationSetting], StationSetting]) -> None:
         self._known(user)
         with self._lock:
-            self._settings[user] = replace(self._settings[user], **changes)
+            self._settings[user] = change(self._settings[user])
             self._heat()
 
     def _train(self) -> PulseTrain:

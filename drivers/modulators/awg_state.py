@@ -21,6 +21,7 @@ MIN_SAMPLES = 2400
 SEQUENCING_OPTION = "03"
 """In the answer to ``*OPT?`` (Ulm-IQO/qudi-iqo-modules ``tektronix_awg70k.py``)."""
 ZEROS = "zeros"
+CARVER_PATTERN = "carver"
 
 
 @dataclass(frozen=True)
@@ -93,3 +94,14 @@ def sequence_commands(buffer: FrameBuffer) -> list[str]:
             f'{head}:GOTO "{name}",{goto}',
         ]
     return commands
+
+
+def carving_commands(channel: int) -> list[str]:
+    """The commands that wait for trigger A and then repeat the carver's pattern without end."""
+    return [
+        f'SOURce{channel}:CASSet:WAVeform "{CARVER_PATTERN}"',
+        f"SOURce{channel}:TINPut ATRigger",
+        f"SOURce{channel}:RMODe TCONtinuous",
+        f"OUTPut{channel}:STATe 1",
+        "AWGControl:RUN",
+    ]

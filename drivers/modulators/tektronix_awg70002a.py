@@ -40,12 +40,14 @@ from drivers.links.ieee488 import unquote
 from drivers.links.limits import Within, Words
 from drivers.links.scpi_replies import parse_word
 from drivers.modulators.awg_state import (
+    CARVER_PATTERN,
     MIN_SAMPLES,
     SEQUENCING_OPTION,
     ZEROS,
     ClockSource,
     FrameBuffer,
     Trigger,
+    carving_commands,
     frame_name,
     required,
     required_trigger,
@@ -64,6 +66,10 @@ MAX_SAMPLES = 249_999_999
 """Samples of 4 bytes in one IEEE 488.2 block."""
 SAMPLE_RATE_LIMITS_HZ = (1.49e3, 25e9)
 AMPLITUDE_LIMITS_VPP = (0.25, 0.5)
+DEGREES = 360.0
+"""Phase of the clock by which samples come one sample period later; unverified that it is the sample clock's."""
+CLOCK_PHASE_LIMITS_DEGREES = (-10_800.0, 10_800.0)
+"""github tektronix/tm_devices ``commands/gen_chhuo_awg/clock.py`` (``CLOCk:PHASe:ADJust``, whole degrees)."""
 EXTERNAL_CLOCK_LIMITS_HZ = (6.25e9, 12.5e9)
 TRIGGER_LEVEL_LIMITS_V = (-5.0, 5.0)
 """Unverified: what the data sheet of the series gives for trigger inputs."""
@@ -76,7 +82,8 @@ _POLL_S = 2e-3
 class AWG70002A(ScpiInstrument):
     """Driver of one AWG70002A, using one of its channels.
 
-    Options: ``channel`` 1 or 2; ``max_amplitude_vpp``, a limit of the set-up; ``clock_source``, and with EXTernal
+    Options: ``channel`` 1 or 2; ``max_amplitude_vpp``, a limit of the set-up; ``clock_source``, the reference of 10 MHz
+    unless told otherwise (generators that share none run slots apart within a frame), and with EXTernal
     ``external_clock_hz``; ``trigger_...`` of input A; ``clock_timeout_s`` for a change of the clock (other drivers of
     the series wait 30 to 240 s), ``memory_timeout_s`` for making and deleting waveforms, ``upload_timeout_s`` for one
     waveform and a second more per ``upload_bytes_per_s``, ``arm_timeout_s`` for loading a sequence until it waits;
@@ -94,7 +101,7 @@ class AWG70002A(ScpiInstrument):
         *,
         channel: Literal[1, 2] = 1,
         max_amplitude_vpp: float = AMPLITUDE_LIMITS_VPP[1],
-        clock_source: ClockSource = "INTernal",
+        clock_source: ClockSource = "EFIXed",
         external_clock_hz: float = EXTERNAL_CLOCK_LIMITS_HZ[0],
         trigger_level_v: float = 1.4,
         trigger_slope: Literal["POSitive", "NEGative"] = "POSitive",
@@ -135,7 +142,7 @@ class AWG70002A(ScpiInstrument):
         self._clock = clock
         self._n_samples = 0
         self._loaded = [False, False]
-        self._configured: tuple[float, float] | None = None
+        self._configured: tuple[float, float, float] | None = None
         self._installed: list[str] = []
         trigger = Trigger(trigger_level_v, trigger_slope, trigger_impedance_ohm, trigger_mode)
         self.state = KnownState(
@@ -163,6 +170,15 @@ class AWG70002A(ScpiInstrument):
             put=lambda value: link.command(f"SOURce{channel}:VOLTage {value:.6g}"),
             limits=Within(AMPLITUDE_LIMITS_VPP[0], self._max_amplitude_vpp, "V"),
             resolution=1e-3,  # the instrument works in dBm and rounds (qcodes AWG70000A.py)
+        )
+        self.clock_phase_degrees: Parameter[float, AWG70002A] = self.add_setting(
+            "clock_phase_degrees",
+            label="Phase of the sample clock",
+            unit="deg",
+            get=lambda: link.query_float("CLOCk:PHASe:ADJust?"),
+            put=lambda value: link.command(f"CLOCk:PHASe:ADJust {round(value)}"),
+            limits=Within(*CLOCK_PHASE_LIMITS_DEGREES, "deg"),
+            resolution=1.0,
         )
         self.output: Parameter[bool, AWG70002A] = self.add_reading(
             "output", label="Output on", get=lambda: link.query_bool(f"OUTPut{channel}:STATe?")
@@ -210,17 +226,19 @@ class AWG70002A(ScpiInstrument):
 
     # Configuration
 
-    def configure(self, sample_rate_hz: float, amplitude_vpp: float) -> None:
-        """Stop, and set the clock and the level.
+    def configure(self, sample_rate_hz: float, amplitude_vpp: float, fine_delay_ps: float = 0.0) -> None:
+        """Stop, and set clock and level, with all samples ``fine_delay_ps`` later, by the phase of the clock.
 
-        Raises LimitError outside 1.49e3..25e9 Hz and 0.25..0.5 V, and InstrumentRefusedError when the
-        generator refuses or reads back something else.
+        Raises LimitError outside 1.49e3..25e9 Hz, 0.25..0.5 V and 30 sample periods, and InstrumentRefusedError when
+        the generator refuses or reads back something else.
         """
         self.sample_rate_hz.validate(sample_rate_hz)
         self.amplitude_vpp.validate(amplitude_vpp)
+        phase = fine_delay_ps * 1e-12 * sample_rate_hz * DEGREES
+        self.clock_phase_degrees.validate(phase)
         with self.link.transaction():
             self.link.command("AWGControl:STOP")
-            self._configured = (sample_rate_hz, amplitude_vpp)
+            self._configured = (sample_rate_hz, amplitude_vpp, phase)
             self.state.hold()
             self._apply_configuration()
 
@@ -228,6 +246,7 @@ class AWG70002A(ScpiInstrument):
         if self._configured is not None:
             self.sample_rate_hz.set(self._configured[0])
             self.amplitude_vpp.set(self._configured[1])
+            self.clock_phase_degrees.set(self._configured[2])
 
     def restore_passive(self) -> None:
         """After a reopened link: stopped, outputs off, memory erased, clock and level as configured."""
@@ -279,10 +298,10 @@ class AWG70002A(ScpiInstrument):
         """
         with self.link.transaction():
             self._require_prepared()
-            self._check_samples(samples)
+            self._check_samples(samples, self._n_samples)
             self.must_end_dark()
             self._loaded[buffer] = False
-            self._send(buffer, samples)
+            self._send(frame_name(buffer), samples)
             self._loaded[buffer] = True
 
     def arm(self, buffer: FrameBuffer) -> None:
@@ -310,6 +329,11 @@ class AWG70002A(ScpiInstrument):
                 timeout_s=self._arm_timeout_s,
             )
             since = self.link.urgencies
+        self._await_waiting(since)
+        if not self.output.get():
+            raise self.error(InstrumentRefusedError, f"output {channel} reads off after it was switched on")
+
+    def _await_waiting(self, since: int) -> None:
         self.link.wait_until(
             lambda: self.run_state.get() == "waiting for trigger",
             self._arm_timeout_s,
@@ -318,8 +342,6 @@ class AWG70002A(ScpiInstrument):
             poll_s=_POLL_S,
             pause=self._pause,
         )
-        if not self.output.get():
-            raise self.error(InstrumentRefusedError, f"output {channel} reads off after it was switched on")
 
     def extra_trigger_seen(self) -> bool:
         """After a frame: False when exactly one trigger came, True when more did (or the run was stopped).
@@ -348,6 +370,34 @@ class AWG70002A(ScpiInstrument):
         """(run state, current sequence step as text)."""
         return self.link.query_parsed(f"AWGControl:RSTATe?;:SOURce{self._channel}:SCSTep?", parse_progress)
 
+    # A carver's pattern, which is public and may repeat
+
+    def carve(self, pattern: Samples, sample_rate_hz: float, amplitude_vpp: float) -> None:
+        """Wait for trigger A, then play ``pattern`` without end, until :meth:`stop`.
+
+        Its edges keep their distance to every later trigger that comes on the grid of the reference.  Raises LimitError
+        for a pattern of a wrong type, length or level, and what :meth:`configure` and :meth:`arm` raise.
+        """
+        if not MIN_SAMPLES <= pattern.size <= MAX_SAMPLES:
+            raise self.error(LimitError, f"a pattern of {pattern.size} samples is outside {MIN_SAMPLES}..{MAX_SAMPLES}")
+        self._check_samples(pattern, pattern.size)
+        self.configure(sample_rate_hz, amplitude_vpp)
+        with self.link.transaction():
+            self._delete_all()
+            self.trigger_state.hold()
+            self.must_end_dark()
+            self._change_memory(f'WLISt:WAVeform:NEW "{CARVER_PATTERN}",{pattern.size}')
+            self._send(CARVER_PATTERN, pattern)
+            for command in carving_commands(self._channel):
+                self.link.command(command, timeout_s=self._arm_timeout_s)
+            since = self.link.urgencies
+        self._await_waiting(since)
+
+    def stop(self) -> None:
+        """0 V: the pattern ends and the output is off."""
+        with self.link.transaction():
+            self.link.command(f"AWGControl:STOP;:OUTPut{self._channel}:STATe 0")
+
     # Erasing
 
     def erase(self, buffer: FrameBuffer) -> None:
@@ -359,7 +409,7 @@ class AWG70002A(ScpiInstrument):
         with self.link.transaction():
             self._loaded[buffer] = False
             if self._n_samples:
-                self._send(buffer, np.zeros(self._n_samples, np.float32))
+                self._send(frame_name(buffer), np.zeros(self._n_samples, np.float32))
 
     def erase_all(self) -> None:
         """Stop, overwrite both frames, and delete all waveforms and sequences; :meth:`prepare` is next."""
@@ -404,9 +454,9 @@ class AWG70002A(ScpiInstrument):
 
     # Helpers
 
-    def _send(self, buffer: FrameBuffer, samples: Samples) -> None:
+    def _send(self, waveform: str, samples: Samples) -> None:
         self.link.write_block(
-            f'WLISt:WAVeform:DATA "{frame_name(buffer)}",0,{samples.size},',
+            f'WLISt:WAVeform:DATA "{waveform}",0,{samples.size},',
             samples.data,
             timeout_s=self._upload_timeout_s + samples.nbytes / self._upload_bytes_per_s,
         )
@@ -417,12 +467,12 @@ class AWG70002A(ScpiInstrument):
                 NotReadyError, "no waveforms are prepared (or the link was reopened); call prepare() first"
             )
 
-    def _check_samples(self, samples: Samples) -> None:
+    def _check_samples(self, samples: Samples, n_samples: int) -> None:
         why = ""
         if samples.dtype != np.dtype("<f4") or samples.ndim != 1 or not samples.flags.c_contiguous:
             why = "samples must be a contiguous one-dimensional array of little-endian float32"
-        elif samples.size != self._n_samples:
-            why = f"a frame has {self._n_samples} samples, not {samples.size}"
+        elif samples.size != n_samples:
+            why = f"a frame has {n_samples} samples, not {samples.size}"
         elif not levels_in_range(samples):
             why = "a sample is outside -1..1 or not a number"
         if why:

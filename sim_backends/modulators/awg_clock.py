@@ -11,12 +11,15 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from sim_backends.lines import Edge, crosses
 from sim_backends.servers import DATA_OUT_OF_RANGE, ILLEGAL_VALUE, Call, ScpiDevice, ScpiError
 
-TRIGGER_PULSE_V = 2.5
-"""Height of the bench's trigger pulses; an input whose level is not below it sees none."""
+NO_REFERENCE = (-300, "Device-specific error;Reference clock is not present")
+"""Unverified: number and words; SCPI-99 keeps -300 for what the device itself finds wrong."""
 _INPUTS = ("ATRigger", "BTRigger")
 _LEVEL_LIMITS_V = (-5.0, 5.0)
+_PHASE_LIMITS_DEGREES = (-10_800.0, 10_800.0)
+"""Thirty periods either way."""
 
 
 @dataclass
@@ -32,7 +35,10 @@ class TriggerInputSettings:
 class ClockAndTrigger:
     """Declares the commands on ``device``; ``change_s`` is how long a change of the clock takes."""
 
-    def __init__(self, device: ScpiDevice, change_s: float) -> None:
+    def __init__(
+        self, device: ScpiDevice, change_s: float, has_reference: Callable[[], bool] = lambda: True
+    ) -> None:
+        self._has_reference = has_reference
         self._changed = threading.Condition(device.lock)
         self._change_s = change_s
         self.reset()
@@ -44,6 +50,7 @@ class ClockAndTrigger:
         self.sample_rate_hz = 25e9
         self.source = "INT"
         self.external_hz = 6.25e9
+        self.phase_degrees = 0.0
         self.jitter = False
         self.mode = "AWG"
         self.trigger_source = "EXT"
@@ -52,13 +59,24 @@ class ClockAndTrigger:
     def leave(self) -> None:
         """As an earlier user left it."""
         self.sample_rate_hz, self.source, self.jitter, self.mode = 1e9, "EFIX", True, "FGEN"
-        self.trigger_source = "INT"
+        self.trigger_source, self.phase_degrees = "INT", 90.0
         for each in self.inputs.values():
             each.level_v, each.slope, each.impedance_ohm, each.mode = -2.0, "NEG", 1000, "SYNC"
 
-    def sees(self, source: str) -> bool:
-        """Whether a pulse at the input ``ATR`` or ``BTR`` triggers."""
-        return self.trigger_source == "EXT" and self.inputs[source].level_v < TRIGGER_PULSE_V
+    @property
+    def external(self) -> bool:
+        """Whether the clock follows a reference or another clock."""
+        return self.source != "INT"
+
+    @property
+    def phase_ps(self) -> float:
+        """How much later than with phase 0 samples come; 360 degrees are one period of the sample clock."""
+        return self.phase_degrees / 360 / self.sample_rate_hz * 1e12
+
+    def sees(self, source: str, edge: Edge) -> bool:
+        """Whether an edge at the input ``ATR`` or ``BTR`` triggers."""
+        each = self.inputs[source]
+        return self.trigger_source == "EXT" and crosses(edge, each.level_v, rising=each.slope == "POS")
 
     def _add_clock(self, add: Callable[[str, Callable[[Call], str | None]], None]) -> None:
         add("CLOCk:SRATe", self._set_rate)
@@ -69,6 +87,8 @@ class ClockAndTrigger:
         add("CLOCk:ECLock:FREQuency?", lambda c: f"{self.external_hz:.10E}")
         add("CLOCk:JITTer", lambda c: setattr(self, "jitter", c.boolean(0)))
         add("CLOCk:JITTer?", lambda c: str(int(self.jitter)))
+        add("CLOCk:PHASe[:ADJust]", self._set_phase)
+        add("CLOCk:PHASe[:ADJust]?", lambda c: f"{self.phase_degrees:.0f}")
         add("INSTrument:MODE", lambda c: setattr(self, "mode", c.choice(0, "AWG", "FGEN")))
         add("INSTrument:MODE?", lambda c: self.mode)
 
@@ -105,6 +125,8 @@ class ClockAndTrigger:
 
     def _set_source(self, call: Call) -> None:
         source = call.choice(0, "INTernal", "EFIXed", "EVARiable", "EXTernal")
+        if source != "INT" and not self._has_reference():
+            raise ScpiError(*NO_REFERENCE)
         if source != self.source:
             self._change()
         self.source = source
@@ -114,6 +136,12 @@ class ClockAndTrigger:
         if not 6.25e9 <= value <= 12.5e9:
             raise ScpiError(*DATA_OUT_OF_RANGE)
         self.external_hz = value
+
+    def _set_phase(self, call: Call) -> None:
+        value = call.number(0)
+        if not _PHASE_LIMITS_DEGREES[0] <= value <= _PHASE_LIMITS_DEGREES[1]:
+            raise ScpiError(*DATA_OUT_OF_RANGE)
+        self.phase_degrees = float(round(value))
 
     def _input(self, call: Call, argument: int) -> TriggerInputSettings:
         """The input that ``argument`` names; A where it is missing."""

@@ -4,20 +4,21 @@ Command syntax and ranges from github tektronix/tm_devices (``commands/awg70ka_c
 qcodes ``AWG70000A.py`` and Ulm-IQO/qudi-iqo-modules ``tektronix_awg70k.py`` send.  Deleting a loaded waveform
 stops the run and switches the channel off.  Waveform blocks are received straight into the waveform's memory.
 
-:meth:`AWG70002ATwin.trigger` is the trigger input.
+:meth:`AWG70002ATwin.trigger` is the trigger input.  Whether an edge triggers follows from level and slope of the input,
+when samples come from the clock's source, phase and latency.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
 from drivers.links.ieee488 import short_form, unquote
-from sim_backends.bench_switch import driven_direction
 from sim_backends.faults import FaultInjector
+from sim_backends.lines import Edge
 from sim_backends.modulators.awg_clock import ClockAndTrigger
 from sim_backends.modulators.awg_fgen import FunctionGenerator
 from sim_backends.modulators.awg_lists import MIN_SAMPLES, ListCommands
@@ -34,19 +35,56 @@ from sim_backends.servers import (
 )
 from sim_backends.site import Simulated, Site
 
-if TYPE_CHECKING:
-    from sim_backends.optics import Direction
-
 IDENTITY = "TEKTRONIX,{model},SIM{serial:05d},FV:6.3.0080.0"
 _HARDWARE_MISSING = (-241, "Hardware missing")
 _SUFFIX_OUT_OF_RANGE = (-114, "Header suffix out of range")
+TTL_EDGE = Edge(0.0, 0.0, 2.5)
+"""What :meth:`AWG70002ATwin.trigger` sends unless told otherwise."""
+
+
+class Around(Protocol):
+    """What a generator is cabled to: part of :class:`sim_backends.site.Site`."""
+
+    @property
+    def latency_ps(self) -> float:
+        """From an edge at its trigger input to its output."""
+
+    def has_reference(self) -> bool:
+        """Whether 10 MHz arrive at its reference input."""
+
+    def clock_error(self, *, external: bool) -> float:
+        """Relative error of its clock."""
+
+    def drive(self, channel: str, drive: Drive | None, *, clock_error: float = 0.0) -> None:
+        """What it puts out."""
+
+
+class Alone:
+    """A generator that nothing is cabled to, with a clock that is right."""
+
+    latency_ps = 0.0
+
+    def has_reference(self) -> bool:
+        """A good one."""
+        return True
+
+    def clock_error(self, *, external: bool) -> float:
+        """None."""
+        return 0.0
+
+    def drive(self, channel: str, drive: Drive | None, *, clock_error: float = 0.0) -> None:
+        """Goes nowhere."""
 
 
 class _Device(ScpiDevice):
     """The command tree."""
 
-    def __init__(self, faults: FaultInjector, identity: str, options: str, clock_change_s: float) -> None:
+    def __init__(
+        self, faults: FaultInjector, identity: str, options: str, clock_change_s: float, around: Around
+    ) -> None:
         super().__init__(identity, faults)
+        self._around = around
+        self._steady: dict[int, bool] = {}
         self.memory = Memory()
         self.channels = {1: AwgChannel(), 2: AwgChannel()}
         self.all_off = False
@@ -55,7 +93,7 @@ class _Device(ScpiDevice):
         self.add("*OPT?", lambda call: options)
         self._add_outputs()
         self._add_paths()
-        self.clock = ClockAndTrigger(self, clock_change_s)
+        self.clock = ClockAndTrigger(self, clock_change_s, around.has_reference)
         self.lists = ListCommands(self, self.memory, self._unload, sequencing="03" in options.split(","))
         self.functions = FunctionGenerator(self, self._number_of)
 
@@ -181,9 +219,11 @@ class _Device(ScpiDevice):
 
     def _set_output(self, call: Call) -> None:
         self._channel(call).output = call.boolean(0)
+        self._follow()
 
     def _set_all_off(self, call: Call) -> None:
         self.all_off = call.boolean(0)
+        self._follow()
 
     def _assign_waveform(self, call: Call) -> None:
         channel, name = self._channel(call), unquote(call.text(0))
@@ -191,6 +231,7 @@ class _Device(ScpiDevice):
             raise ScpiError(*ILLEGAL_VALUE)
         stop(channel)
         channel.asset, channel.track = name, 0
+        self._follow()
 
     def _assign_sequence(self, call: Call) -> None:
         channel, name = self._channel(call), unquote(call.text(0))
@@ -204,11 +245,13 @@ class _Device(ScpiDevice):
             raise ScpiError(*SETTINGS_CONFLICT)
         stop(channel)
         channel.asset, channel.track = name, track
+        self._follow()
 
     def _clear_asset(self, call: Call) -> None:
         channel = self._channel(call)
         stop(channel)
         channel.asset, channel.track = "", 0
+        self._follow()
 
     def _unload(self, name: str) -> None:
         """A deleted asset leaves the channels: the run stops and the channel is switched off."""
@@ -234,16 +277,19 @@ class _Device(ScpiDevice):
         self.clock.reset()
         self.all_off = False
         self.functions.reset()
+        self._follow()
 
     def _run_all(self, call: Call) -> None:
         if self.clock.mode != "AWG" or not any(channel.asset for channel in self.channels.values()):
             raise ScpiError(*SETTINGS_CONFLICT)
         for channel in self.channels.values():
             start(channel, self.memory)
+        self._follow()
 
     def _stop_all(self, call: Call | None = None) -> None:
         for channel in self.channels.values():
             stop(channel)
+        self._follow()
 
     def run_state(self) -> int:
         """0 stopped, 1 waiting for a trigger, 2 running."""
@@ -258,23 +304,57 @@ class _Device(ScpiDevice):
 
     def _software_trigger(self, call: Call) -> None:
         word = call.choice(0, "ATRigger", "BTRigger") if call.arguments else "ATR"
-        self.trigger("ATR" if word == "ATR" else "BTR")
+        level_v = self.clock.inputs[word].level_v
+        step = 1.0 if self.clock.inputs[word].slope == "POS" else -1.0
+        self.trigger("ATR" if word == "ATR" else "BTR", Edge(0.0, level_v - step, level_v + step))
 
-    def trigger(self, source: TriggerInput) -> dict[int, Drive]:
-        """Advance all channels; what each audible one plays."""
+    def trigger(self, source: TriggerInput, edge: Edge) -> dict[int, Drive]:
+        """Advance all channels that see the edge; what each audible one begins to play."""
         plays: dict[int, Drive] = {}
         with self.lock:
-            if not self.clock.sees(source):
+            if not self.clock.sees(source, edge):
                 return plays
             for number, channel in self.channels.items():
+                ran = channel.state == "playing"
                 waveform = trigger(channel, self.memory, source)
-                audible = channel.output and not self.all_off
-                if waveform is None or waveform.loading or waveform.silent or not audible:
+                if waveform is None or ran or waveform.loading or waveform.silent:
                     continue
-                samples = waveform.samples.view()
-                samples.flags.writeable = False
-                plays[number] = Drive(samples, self.clock.sample_rate_hz, channel.amplitude_vpp)
+                if self._audible(channel):
+                    plays[number] = self._drive(channel, waveform, edge.at_ps + self._around.latency_ps)
+            for number, drive in plays.items():
+                self._put_out(number, drive)
         return plays
+
+    def _audible(self, channel: AwgChannel) -> bool:
+        return channel.output and not self.all_off
+
+    def _clock_error(self) -> float:
+        return self._around.clock_error(external=self.clock.external)
+
+    def _drive(self, channel: AwgChannel, waveform: Waveform, start_ps: float) -> Drive:
+        samples = waveform.samples.view()
+        samples.flags.writeable = False
+        return Drive(
+            samples,
+            1e12 / self.clock.sample_rate_hz / (1 + self._clock_error()),
+            channel.amplitude_vpp,
+            start_ps + self.clock.phase_ps,
+        )
+
+    def _put_out(self, number: int, drive: Drive | None) -> None:
+        self._steady[number] = drive is not None
+        self._around.drive(f"ch{number}", drive, clock_error=self._clock_error())
+
+    def _follow(self) -> None:
+        """After a change: channels that no longer play, or whose output is off, give 0 V."""
+        for number, channel in self.channels.items():
+            playing = channel.state == "playing" and self._audible(channel)
+            waveform = self.memory.waveforms.get(channel.asset)
+            if not playing and self._steady.get(number):
+                self._put_out(number, None)
+            elif playing and not self._steady.get(number) and waveform is not None and not waveform.silent:
+                # A run that waited for nothing began at no particular time.
+                self._put_out(number, self._drive(channel, waveform, 0.0))
 
     def leave(self) -> None:
         """The state in which an earlier user left it: other modes and clock, outputs on, a waveform in memory."""
@@ -292,35 +372,32 @@ class _Device(ScpiDevice):
 
 
 @dataclass(frozen=True)
-class AwgOutput:
-    """One channel of the generator, as trigger line and light know it (:class:`sim_backends.site.Output`)."""
+class _OneChannel:
+    """A site for which one channel of the generator is the whole."""
 
-    twin: AWG70002ATwin
-    channel: int
+    site: Site
+    channel: str
 
-    def direction(self, samples_per_slot: int) -> Direction | None:
-        """The direction that the loaded waveforms drive."""
-        device = self.twin._device
-        with device.lock:
-            loaded = [w.samples for w in device.memory.waveforms.values() if not (w.loading or w.silent)]
-            return driven_direction(loaded, samples_per_slot)
+    @property
+    def latency_ps(self) -> float:
+        return self.site.latency_ps
 
-    def armed(self) -> bool:
-        """Whether the generator runs or waits for its trigger with this output on."""
-        device = self.twin._device
-        with device.lock:
-            on = device.channels[self.channel].output and not device.all_off
-            return on and device.run_state() != 0
+    def has_reference(self) -> bool:
+        return self.site.has_reference()
 
-    def fire(self) -> Drive | None:
-        """Trigger A arrives."""
-        return (self.twin.trigger() or {}).get(self.channel)
+    def clock_error(self, *, external: bool) -> float:
+        return self.site.clock_error(external=external)
+
+    def drive(self, channel: str, drive: Drive | None, *, clock_error: float = 0.0) -> None:
+        if channel == self.channel:
+            self.site.drive("", drive, clock_error=clock_error)
 
 
 def build(site: Site) -> Simulated:
-    """The generator whose channel, named by the option ``channel``, drives its owner's modulator."""
-    twin = AWG70002ATwin(serial=site.number)
-    site.drive("", AwgOutput(twin, int(str(site.options.get("channel", 1)))))
+    """The generator whose channel, named by the option ``channel``, drives what it serves, triggered at input A."""
+    around = _OneChannel(site, f"ch{site.options.get('channel', 1)}")
+    twin = AWG70002ATwin(serial=site.number, around=around)
+    site.on_trigger(twin.edge)
     return Simulated(twin, lambda: twin.serve(site.host, *site.ports))
 
 
@@ -339,10 +416,11 @@ class AWG70002ATwin:
         options: str = "01,03,225",
         clock_change_s: float = 0.0,
         left_by_someone: bool = False,
+        around: Around | None = None,
     ) -> None:
         self.faults = FaultInjector()
         identity = IDENTITY.format(model=model, serial=serial)
-        self._device = _Device(self.faults, identity, options, clock_change_s)
+        self._device = _Device(self.faults, identity, options, clock_change_s, around or Alone())
         if left_by_someone:
             self._device.leave()
         self._server = ScpiServer(self._device, self.faults)
@@ -355,14 +433,18 @@ class AWG70002ATwin:
         """Stop serving."""
         self._server.close()
 
-    def trigger(self, source: TriggerInput = "ATR") -> dict[int, Drive] | None:
-        """A pulse arrives at trigger input A (or B): what each channel plays, None when all give 0 V.
+    def edge(self, edge: Edge) -> None:
+        """An edge arrives at trigger input A."""
+        self._device.trigger("ATR", edge)
+
+    def trigger(self, source: TriggerInput = "ATR", edge: Edge = TTL_EDGE) -> dict[int, Drive] | None:
+        """An edge arrives at trigger input A (or B): what each channel plays, None when all give 0 V.
 
         A channel that is off, not waiting, or whose waveform is all zeros gives 0 V and is left out; the
         sequence advances in any case.  What plays is a read-only view of the waveform memory, which the next upload
         into the same waveform overwrites.
         """
-        return self._device.trigger(source) or None
+        return self._device.trigger(source, edge) or None
 
     def is_safe(self) -> bool:
         """Stopped, outputs off, and no waveform left: waveforms are secret."""
