@@ -47,6 +47,7 @@ from drivers.timetaggers.id900_state import (
     CHANNELS,
     CLOCKS,
     RESOLUTIONS,
+    STANDARDS,
     START,
     THRESHOLD_RESOLUTION_V,
     Known,
@@ -56,6 +57,7 @@ from drivers.timetaggers.id900_state import (
     input_settings,
     known_state,
     threshold,
+    trigger_settings,
 )
 from drivers.timetaggers.id900_streams import START_AGAIN, TagStreams
 
@@ -91,8 +93,9 @@ class ID900(LabInstrument):
 
     ``dlt_address`` is where the DLT service runs (default: the instrument's host, port 6060); the streams
     come from that host on ``stream_port + channel``.  ``sole_user`` says that nobody else uses the service, so that
-    acquisitions found there were left by us and may be stopped.  ``clock_source`` ("internal", "external") and
-    ``resolution`` ("high", "low") are what the instrument is brought to.
+    acquisitions found there were left by us and may be stopped.  ``clock_source`` ("external": the reference of 10 MHz
+    that all instruments share, "internal") and ``resolution`` ("high", "low") are what the instrument is brought to;
+    ``trigger_standard`` ("TTL", "NIM") is what its output 1 gives to the trigger line.
 
     ``timestamp_unit_ps`` and ``counter_unit_ms`` are the units of time stamps and of integration times: the user manual
     has ps and all known ID900 clients ms, an ID1000 client writes integration times in ns (1e-6).
@@ -112,7 +115,8 @@ class ID900(LabInstrument):
         dlt_address: str | None = None,
         stream_port: int = STREAM_PORT,
         sole_user: bool = False,
-        clock_source: str = "internal",
+        clock_source: str = "external",
+        trigger_standard: str = "TTL",
         resolution: str = "high",
         timestamp_unit_ps: int = 1,
         counter_unit_ms: float = 1.0,
@@ -143,6 +147,14 @@ class ID900(LabInstrument):
             instrument=name,
         )
         self.links = (self.link, self.dlt.link)
+        if trigger_standard not in STANDARDS:
+            raise LimitError(
+                f"trigger_standard is {trigger_standard!r}, none of {', '.join(STANDARDS)}",
+                instrument=name,
+                address=address,
+            )
+        self._trigger_standard = trigger_standard
+        self._unheard = False
         self._streams = TagStreams(
             self.dlt,
             self._scpi.ask,
@@ -349,9 +361,9 @@ class ID900(LabInstrument):
     # Inputs and histograms
 
     def configure(self, channels: Sequence[int], threshold_v: float) -> None:
-        """Enable ``channels`` and START (rising edges, DC) at ``threshold_v`` and set up single records.
+        """Enable ``channels`` (rising edges, DC) at ``threshold_v``, and set up single records with one trigger each.
 
-        The other inputs are disabled.  Holds after a restart too.
+        START hears the trigger, the other inputs are disabled.  Holds after a restart too.
         """
         chosen = tuple(channels)
         self._check_channels(chosen)
@@ -362,6 +374,7 @@ class ID900(LabInstrument):
                 self._hold(
                     input_settings(channel, enabled=enabled, threshold_v=float(threshold_v), mode="ACCUm")
                 )
+            self._hold(trigger_settings(self._trigger_standard))
             self._hold([Known("RECord:ENABle", "ON")])
             self._scpi.ask("REC:STOP")
             self._configured = True
@@ -452,7 +465,9 @@ class ID900(LabInstrument):
             if self.record_playing():
                 raise self.error(NotReadyError, "a record is still running")
             try:
-                self._scpi.ask(f"REC:DURation {int(duration_ps)};:REC:PLAY")
+                self.reset_counts(START)
+                self._unheard = True
+                self._scpi.ask(f"REC:DURation {int(duration_ps)};:REC:PLAY;:GEN1:PLAY")
             except InstrumentRefusedError:
                 raise
             except BaseException:  # a stop button too: whether the record ran is unknown
@@ -461,8 +476,23 @@ class ID900(LabInstrument):
             self._streams.expect_record()
 
     def record_playing(self) -> bool:
-        """Whether the record generator runs."""
-        return self._stage() == "PLAYING"
+        """Whether the record generator runs.
+
+        Raises NotReadyError when a record ends in which START did not hear its one trigger: tags would not count from it.
+        """
+        if self._stage() == "PLAYING":
+            return True
+        if self._unheard:
+            self._unheard = False
+            if (heard := self.counts(START)) != 1:
+                error = self.error(
+                    NotReadyError,
+                    f"START heard {heard} triggers in a record instead of one; check the cable from output 1 to START, "
+                    f"and that the line carries {self._trigger_standard} levels; then {START_AGAIN}",
+                )
+                self._streams.fail(error)
+                raise error
+        return False
 
     def read_tags(self, channel: int) -> npt.NDArray[np.uint64]:
         """Every tag of ``channel`` since the last call, once the records played since then have arrived.

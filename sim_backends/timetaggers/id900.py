@@ -27,6 +27,7 @@ import numpy as np
 import zmq
 
 from sim_backends.faults import FaultInjector
+from sim_backends.lines import Edge
 from sim_backends.site import Options, Simulated, Site, Tags
 from sim_backends.timetaggers.id900_blocks import binned, events, intervals
 from sim_backends.timetaggers.id900_dlt import Acquisition, DataLinkTarget
@@ -41,6 +42,7 @@ Socket: TypeAlias = "zmq.Socket[bytes]"
 STREAM_PORTS = 5  # one port a channel above the first, by the vendor's convention
 MESSAGE_PAIRS = 8192
 FLUSH_MS = 250  # how long a stream that is stopped waits for its client
+TRIGGER_OUTPUT = 1
 MAX_RATE_HZ = 25e6  # above it the high-resolution inputs report error 2
 
 
@@ -71,8 +73,16 @@ def build(site: Site) -> Simulated:
     scpi, dlt = site.ports
     identity = f"ID Quantique,ID900,{site.serial},2.2.0"
     twin = ID900Twin(
-        on_record=site.record, input_rates=site.input_rates, identity=identity, scpi_port=scpi, dlt_port=dlt
+        on_record=lambda duration_ps, index: site.record(
+            duration_ps, index, clock_error=site.clock_error(external=twin.external)
+        ),
+        on_edge=site.fire,
+        input_rates=site.input_rates,
+        identity=identity,
+        scpi_port=scpi,
+        dlt_port=dlt,
     )
+    site.on_trigger(twin.edge)
 
     def options() -> Options:
         alone: Options = {"sole_user": True}  # the simulated service has no other clients
@@ -90,6 +100,7 @@ class ID900Twin:
         self,
         *,
         on_record: OnRecord = no_clicks,
+        on_edge: Callable[[Edge], None] | None = None,
         input_rates: Callable[[], Mapping[int, float]] | None = None,
         left_by_someone: bool = False,
         identity: str = "ID Quantique,ID900,SIM0001,2.2.0",
@@ -101,18 +112,22 @@ class ID900Twin:
         self.lose_messages = 0  # fault: stream messages that get lost although the DLT counted their tags
         self.dlt_address = ""
         self._on_record = on_record
+        self._on_edge = on_edge or self.edge  # alone: a cable from its output 1 to its START
+        self._starts: list[float] = []
         self._ports = (scpi_port, dlt_port)
         self._left_by_someone = left_by_someone
         self._scpi = ID900Scpi(
             identity,
             self._play,
             self._stop,
+            on_edge=self._send_edge,
             input_rate=(lambda channel: input_rates().get(channel, 0.0)) if input_rates else None,
         )
         self._dlt = DataLinkTarget(self._open_stream, self._close_stream)
         self._streams: dict[str, _Stream] = {}
         self._finished: queue.Queue[_Record] = queue.Queue()
         self._record_number = 0
+        self._begun = False
         self._playing: int | None = None  # number of the record whose tags are still wanted
         self._lock = threading.Lock()
         self._context: zmq.Context[Socket] | None = None
@@ -171,6 +186,16 @@ class ID900Twin:
         with self._lock:
             return self._scpi.stage == STOPPED
 
+    @property
+    def external(self) -> bool:
+        """Whether its clock follows the reference."""
+        return self._scpi.value("DEVIce:SYNC") == "EXTERNAL"
+
+    def edge(self, edge: Edge) -> None:
+        """An edge arrives at START."""
+        if self._scpi.hears(0, edge):
+            self._starts.append(edge.at_ps)
+
     def plant_raw_errors(self, channel: int, count: int) -> None:
         """Fault: the instrument lost ``count`` timestamps of ``channel`` before they left it."""
         with self._lock:
@@ -184,7 +209,9 @@ class ID900Twin:
     def ask(self, request: str) -> str:
         """What the instrument answers to another client."""
         with self._lock:
-            return self._scpi.execute(request)
+            reply = self._scpi.execute(request)
+            self._begin()
+            return reply
 
     def acquire_elsewhere(self, channel: int, address: str = "") -> str:
         """Another client of the DLT service saves a channel, of this instrument unless told; returns its identifier."""
@@ -272,29 +299,45 @@ class ID900Twin:
         request = frames[-1].decode("utf-8", "replace")
         with self._lock:
             reply = self._scpi.execute(request) if name == "scpi" else json.dumps(self._dlt.execute(request))
+            self._begin()
         if self.faults.latched_error is not None:
             reply = self.faults.latched_error
         outgoing = self.faults.reply(reply.encode())
         if outgoing is not None:
             services[name].send_multipart([*frames[:-1], outgoing])
 
+    def _send_edge(self, output: int, edge: Edge) -> None:
+        """An edge leaves one of the outputs; a cable leads from the first."""
+        if output == TRIGGER_OUTPUT:
+            self._on_edge(edge)
+
     def _play(self) -> None:
-        number, self._record_number = self._record_number, self._record_number + 1
-        self._playing = number
+        self._playing, self._record_number = self._record_number, self._record_number + 1
+        self._starts.clear()
+        self._begun = True
+
+    def _begin(self) -> None:
+        """Start the record that a request asked for, once all of the request is done: it lasts longer than that."""
+        if not self._begun:
+            return
+        self._begun = False
         duration_ps = int(float(self._scpi.value("RECord:DURation")))
-        worker = threading.Thread(
-            target=self._work, args=(number, duration_ps), name="id900-record", daemon=True
-        )
-        worker.start()
+        starts = np.array(sorted(each for each in self._starts if each < duration_ps), np.uint64)
+        threading.Thread(
+            target=self._work,
+            args=(self._record_number - 1, duration_ps, starts),
+            name="id900-record",
+            daemon=True,
+        ).start()
 
     def _stop(self) -> None:
         self._playing = None
 
-    def _work(self, number: int, duration_ps: int) -> None:
+    def _work(self, number: int, duration_ps: int, starts: Tags) -> None:
         clicks: Mapping[int, Tags] | None = None
         resolution_ps = self._scpi.resolution_ps
         try:
-            found = self._on_record(duration_ps, number)
+            found = {**self._on_record(duration_ps, number), 0: starts}
             clicks = {channel: _on_grid(times, resolution_ps) for channel, times in found.items()}
         except Exception:
             log.exception("the light model failed in record %d", number)
@@ -325,12 +368,11 @@ class ID900Twin:
     def _deliver(self, record: _Record) -> None:
         clicks = record.clicks if record.clicks is not None else {}
         for channel, times in clicks.items():
-            if self._scpi.input_value("ENABle", channel) != "ON":
+            if channel and self._scpi.input_value("ENABle", channel) != "ON":
                 continue
             self._scpi.counters[channel] += len(times)
             if len(times) > MAX_RATE_HZ * record.duration_ps * 1e-12 and len(times) > 1:
                 self._scpi.hires_errors[channel] = 2
-        self._scpi.counters[0] += self._scpi.input_value("ENABle", 0) == "ON"
         for block, counts in self._scpi.histograms.items():
             added = binned(block, clicks, self._scpi.value).tolist()
             held = counts[: len(added)] + [0] * (len(added) - len(counts))

@@ -31,7 +31,8 @@ def events(link: str, clicks: Mapping[int, Ticks], value: Value) -> Ticks:
         return nothing
     number = int(found[2] or 0)
     if found[1] == "STAR":
-        return np.full(1, float(value("STARt:DELAy", 0)), np.uint64)
+        starts = clicks.get(0, nothing)
+        return starts + np.uint64(float(value("STARt:DELAy", 0)))
     if found[1] == "INPU":
         hears = value("INPUt#:ENABle", number) == "ON" and value("INPUt#:SELEct", number) in (
             "SHAPED",
@@ -55,7 +56,7 @@ def intervals(stop: Ticks, reference: Ticks) -> tuple[Ticks, Ticks | np.uint64]:
     Before the first reference event times count from the beginning of the record.  With no reference but the beginning
     the times are the events themselves, in order, and the count is one number for all.
     """
-    if not reference.any():
+    if not reference.size:
         return stop, np.uint64(0)
     last = np.searchsorted(reference, stop, side="right")
     begun = np.concatenate([np.zeros(1, np.uint64), reference])[last]

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable
 from functools import lru_cache
 
+from sim_backends.lines import Edge, crosses
 from sim_backends.servers import header_pattern
 from sim_backends.timetaggers.id900_settings import (
     FOUR,
@@ -33,6 +34,8 @@ from sim_backends.timetaggers.id900_settings import (
 STOPPED, PLAYING, ARMED = "STOPPED", "PLAYING", "ARMED"
 """Stages of the record generator.  All clients look for PLAYING; the others are called differently in each source (IDLE,
 WAITing and ARMed in one)."""
+LEVELS_V = {"NIM": -0.8, "TTL": 2.5}
+"""Of a pulse into 50 ohm; the TTL one is what is left of 5 V behind the instrument's own 50 ohm (chosen)."""
 CONFIGURATIONS = ("INIT", "HISTO", "COUNT", "BLANK")
 
 Action = Callable[[int, str], str]
@@ -51,12 +54,14 @@ class ID900Scpi:
         on_play: Callable[[], None],
         on_stop: Callable[[], None],
         *,
+        on_edge: Callable[[int, Edge], None] = lambda output, edge: None,
         input_rate: Callable[[int], float] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._identity = identity
         self._on_play = on_play
         self._on_stop = on_stop
+        self._on_edge = on_edge
         self._input_rate = input_rate
         self._clock = clock
         self._playing = self._armed = False
@@ -161,6 +166,8 @@ class ID900Scpi:
         add("RECord:PLAY", False, lambda _c, _a: self._play())
         add("RECord:STOP", False, lambda _c, _a: self._stop())
         add("RECord:STAGe", True, lambda _c, _a: self.stage)
+        add("GENerator#:PLAY", False, lambda c, _a: self._generate(c), FOUR)
+        add("GENerator#:STOP", False, lambda _c, _a: STOPPED, FOUR)
         add("RECord:TRIGger:ARM", False, lambda _c, _a: self._arm(True))
         add("RECord:TRIGger:DARM", False, lambda _c, _a: self._arm(False))
         for block, channels in (("STARt", (0,)), ("INPUt#", FOUR)):
@@ -207,7 +214,44 @@ class ID900Scpi:
         self._armed = on
         return self.stage
 
+    # Generators and outputs
+
+    def _generate(self, generator: int) -> str:
+        """Pulses of a generator leave every output that a combiner forwards them to."""
+        if self.value("GENerator#:ENABle", generator) != "ON":
+            return STOPPED
+        for output in FOUR:
+            if self.value("OUTPut#:ENABle", output) != "ON" or not self._feeds(generator, output):
+                continue
+            high_v = LEVELS_V[str(self.value("OUTPut#:MODE", output))]
+            width_ps = float(self.value("GENerator#:PWIDth", generator))
+            for number in range(int(float(self.value("GENerator#:PNUMber", generator)))):
+                at_ps = number * float(self.value("GENerator#:PPERiod", generator))
+                self._on_edge(output, Edge(at_ps, 0.0, high_v))
+                self._on_edge(output, Edge(at_ps + width_ps, high_v, 0.0))
+        return PLAYING
+
+    def _feeds(self, generator: int, output: int) -> bool:
+        found = re.fullmatch(r"TSCO(\d)", str(self.value("OUTPut#:LINK", output)))
+        if found is None:
+            return False
+        combiner = int(found[1])
+        return (
+            self.value("TSCOmbiner#:FIRst:LINK", combiner) == f"GEN{generator}"
+            and self.value("TSCOmbiner#:WINDow:ENABle", combiner) == "OFF"
+            and all(self.value(f"TSCOmbiner#:{way}", combiner) == "ONLYFIR" for way in ("OPIN", "OPOUt"))
+        )
+
     # Inputs
+
+    def hears(self, channel: int, edge: Edge) -> bool:
+        """Whether an input (0 is START) sees an edge, as it is set up."""
+        rising = self.input_value("EDGE", channel) == "RISING"
+        return (
+            self.input_value("ENABle", channel) == "ON"
+            and self.input_value("SELEct", channel) in ("SHAPED", "UNSHAPED")
+            and crosses(edge, float(self.input_value("THREshold", channel)), rising=rising)
+        )
 
     def _counted(self, channel: int) -> int:
         if self._input_rate is None:

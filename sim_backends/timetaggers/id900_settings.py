@@ -154,6 +154,14 @@ SETTINGS = (
         Setting(f"TSCOmbiner#:WINDow:{end}:EDGE", "RISING", choices=_EDGES, channels=_EIGHT)
         for end in ("BEGIn", "END")
     ),
+    Setting("GENerator#:ENABle", "OFF", choices=_ON_OFF, channels=FOUR),
+    Setting("GENerator#:TRIGger:ARM:MODE", "MANUAL", choices=("MANUal", "AUTO"), channels=FOUR),
+    Setting("GENerator#:PNUMber", 1.0, low=1.0, high=1e9, channels=FOUR),
+    _time("GENerator#:PPERiod", 1e6, FOUR),
+    _time("GENerator#:PWIDth", 1e5, FOUR),
+    Setting("OUTPut#:ENABle", "OFF", choices=_ON_OFF, channels=FOUR),
+    Setting("OUTPut#:MODE", "NIM", choices=("NIM", "TTL"), channels=FOUR),
+    _link("OUTPut#:LINK", "NONE", FOUR),
     Setting("TSGEnerator#:ENABle", "OFF", choices=_ON_OFF, channels=_EIGHT),
     Setting("DEVIce:LEDS", "ON", choices=_ON_OFF),
 )
@@ -173,6 +181,7 @@ LEFT_BY_SOMEONE = (
     "HIST2:STOP:FILT FALLING",
     "RAW1:STOP:LINK TSCO6;:RAW1:REF:LINK TSCO5;:RAW2:ENAB:LINK TSGE8;:RAW4:SEND ON",
     "REC:TRIG:LINK DELA5;DELA 1000;ARM:MODE AUTO;:REC:ENAB ON;NUM INF;DUR 3000 GTB",
+    "GEN1:ENAB ON;PPER 1000000;PWID 4000;PNUM 5;:TSCO1:FIR:LINK GEN2;OPIN OR;:OUTP1:ENAB ON;MODE NIM;LINK TSCO2",
 )
 """Gated histograms and coincidences (IDQ example ``Histogram_acquisition_filtred``), a record generator armed by START
 (a Qudi module for the ID1000), inputs that hear the built-in test signals."""

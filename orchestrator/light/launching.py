@@ -1,0 +1,163 @@
+"""How the relay brings light into the ring: pulses first, then light, a hundredth of it at first.
+
+The laser shines on the carver while the launch is closed; the bias controller finds the null, the generator waits for a
+trigger and then repeats the pattern, so that later triggers find the pulses where they were.  Only then does the launch
+open, 20 dB low, and only with rates on the detectors that say that all of it will not blind them does it step up.
+
+Nothing opens before both stations of the pair are taken in: past two stations in bypass the same light would put a
+hundred million photons a second on live detectors.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lab.testbed import Testbed
+from orchestrator import runtime
+from orchestrator.light.carving import carver_pattern
+from orchestrator.light.messages import LightAborted
+
+if TYPE_CHECKING:
+    from drivers.kinds import (
+        Attenuator,
+        BiasController,
+        Laser,
+        PhotonDetectors,
+        PulseCarver,
+        TimeTagger,
+    )
+
+logger = logging.getLogger(__name__)
+
+LOW_DB = 20.0
+"""How far below the planned light the launch opens."""
+FIRST_DB = 40.0
+"""Most of one launch attenuator, below where it ends; the other takes the rest."""
+STARTING_PS = 1_000_000
+"""A record whose only purpose is its trigger, on which the carver's pattern begins."""
+RATE_LIMIT_HZ = 1e7
+"""A nanowire latches at a few times this of absorbed photons."""
+
+
+@dataclass(frozen=True)
+class RelayInstruments:
+    """What the relay owns."""
+
+    laser: Laser
+    launch: Attenuator
+    launch_second: Attenuator
+    carver: PulseCarver
+    carver_bias: BiasController
+    detectors: PhotonDetectors
+    tagger: TimeTagger
+
+
+class Launching:
+    """The relay's instruments on the way from dark to light and back."""
+
+    def __init__(
+        self,
+        testbed: Testbed,
+        owned: RelayInstruments,
+        *,
+        timeout_s: float = 10.0,
+        pause: Callable[[float], None] = runtime.sleep,
+        clock: Callable[[], float] = runtime.now,
+    ) -> None:
+        self._testbed = testbed
+        self._owned = owned
+        self._timeout_s = timeout_s
+        self._pause = pause
+        self._clock = clock
+        self._carving = False
+
+    def set_up(self) -> None:
+        """Configure everything, after connecting and after a failure; no light in the ring."""
+        testbed, owned = self._testbed, self._owned
+        self._carving = False
+        for attenuator in (owned.launch, owned.launch_second):
+            attenuator.tune(testbed.ring.wavelength_nm)
+            attenuator.block()
+        detectors = testbed.detectors
+        owned.detectors.bias_current_ua(list(detectors.bias_ua))
+        owned.detectors.trigger_level_mv(list(detectors.trigger_mv))
+        owned.detectors.enabled(True)
+        owned.tagger.configure(detectors.channels, detectors.threshold_v)
+        owned.tagger.start_streams(detectors.channels)
+
+    def open(self, attenuation_db: float) -> None:
+        """Launch light behind ``attenuation_db``, of both attenuators together.
+
+        Raises LightAborted for rates that do not allow it; the launch is closed then.
+        """
+        owned = self._owned
+        owned.laser.power_mw(self._testbed.ring.laser_power_mw)
+        owned.laser.emission(True)
+        owned.laser.check_emitting()
+        self._carve()
+        try:
+            self._attenuate(attenuation_db + LOW_DB)
+            for attenuator in (owned.launch_second, owned.launch):
+                attenuator.let_through()
+            self._check_rates()
+            self._attenuate(attenuation_db)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Launch nothing; laser and pulses go on for the next lease."""
+        try:
+            self._owned.launch.block()
+        finally:
+            self._owned.launch_second.block()
+
+    def check_running(self) -> None:
+        """NotReadyError unless the laser emits, the null is held and the detectors are biased."""
+        self._owned.laser.check_emitting()
+        self._owned.detectors.check_biased()
+        if not self._owned.carver_bias.locked():
+            raise LightAborted("the bias controller no longer holds the carver at its null")
+
+    def _carve(self) -> None:
+        """Pulses on the closed launch; once, until something is set up anew."""
+        owned = self._owned
+        if self._carving and owned.carver_bias.locked():
+            return
+        owned.carver_bias.hold("null")
+        pattern, rate_hz = carver_pattern(self._testbed)
+        owned.carver.carve(pattern, rate_hz, self._testbed.carver.awg_amplitude_vpp)
+        owned.tagger.play_record(STARTING_PS)
+        self._until(lambda: not owned.tagger.record_playing(), "the record that starts the carver's pattern")
+        owned.tagger.restart_streams()
+        self._carving = True
+
+    def _attenuate(self, attenuation_db: float) -> None:
+        first = min(attenuation_db, FIRST_DB)
+        self._owned.launch.attenuation_db(first)
+        self._owned.launch_second.attenuation_db(attenuation_db - first)
+
+    def _check_rates(self) -> None:
+        """A hundredth of the light must be seen, and must not be more than a hundredth of what detectors bear."""
+        rates = self._owned.detectors.count_rates_hz()[:2]
+        limit_hz = RATE_LIMIT_HZ / 10 ** (LOW_DB / 10)
+        if max(rates) > limit_hz:
+            raise LightAborted(
+                f"detectors count {rates[0]:.3g} and {rates[1]:.3g} per second at a hundredth of the light, more than "
+                f"{limit_hz:.3g}: all of it would blind them; are both stations of the pair taken in, and is the launch "
+                "attenuation right?"
+            )
+        if max(rates) <= 0:
+            raise LightAborted(
+                "no detector counts anything, not even dark counts: latched, or without bias; cycle the bias"
+            )
+
+    def _until(self, done: Callable[[], bool], what: str) -> None:
+        deadline = self._clock() + self._timeout_s
+        while not done():
+            if self._clock() > deadline:
+                raise LightAborted(f"{what} did not end in time")
+            self._pause(0.0005)

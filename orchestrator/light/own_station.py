@@ -1,0 +1,113 @@
+"""A user's own station: taken into the ring or bypassed, and the light in it as its sensors see it.
+
+Both directions pass the same parts; a user modulates one of them, its *own* light.  Intensity is set by the relay, and
+verified here: at the output it is what the sensor of that direction reads, less what lies between (calibrated by the
+user alone) and what its attenuator takes.
+
+The switch goes to bypass only after the relay confirmed that the launch is closed.  Whatever fails before that leaves the
+station in, behind its attenuator at maximum: dark for everybody, and no light on live detectors.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from lab.testbed import Testbed
+from orchestrator.light.messages import LightAborted
+
+if TYPE_CHECKING:
+    from drivers.kinds import Attenuator, OpticalSwitch, PowerSensor
+
+PLANCK_J_S = 6.62607015e-34
+LIGHT_SPEED_M_S = 299_792_458.0
+
+Direction = Literal["cw", "ccw"]
+OWN_DIRECTION: tuple[Direction, Direction] = ("ccw", "cw")
+"""What the first and the second user of a pair modulate: the light that passes no partner afterwards."""
+LOW_DB = 1.0
+"""How far an intensity may fall below its plan: less light is less key, not less security."""
+
+
+def photons_per_slot(power_w: float, wavelength_nm: float, clock_hz: float) -> float:
+    """Mean photons in one slot of light of average power ``power_w``: P lambda / (h c f)."""
+    return power_w * wavelength_nm * 1e-9 / (PLANCK_J_S * LIGHT_SPEED_M_S * clock_hz)
+
+
+@dataclass(frozen=True)
+class StationInstruments:
+    """What a user owns, its generator apart."""
+
+    switch: OpticalSwitch
+    attenuator: Attenuator
+    sensor_cw: PowerSensor
+    sensor_ccw: PowerSensor
+
+
+class OwnStation:
+    """Switch, attenuator and sensors of one user."""
+
+    def __init__(self, testbed: Testbed, user: str, owned: StationInstruments) -> None:
+        self._testbed = testbed
+        self._user = testbed.user(user)
+        self._owned = owned
+        self._sensors: dict[Direction, PowerSensor] = {"cw": owned.sensor_cw, "ccw": owned.sensor_ccw}
+
+    def set_up(self) -> None:
+        """Tune sensors and attenuator; the switch stays, for nobody said that the launch is closed."""
+        for sensor in self._sensors.values():
+            sensor.wavelength_nm(self._testbed.ring.wavelength_nm)
+        self._owned.attenuator.tune(self._testbed.ring.wavelength_nm)
+        self._owned.attenuator.block()
+
+    def take_in(self) -> None:
+        """Into the ring, dark at first."""
+        self._owned.attenuator.block()
+        self._owned.switch.crossed(False)
+        if self._owned.switch.crossed():
+            raise LightAborted(f"{self._user.name}: the switch stays in bypass; is it powered, is its fibre plugged in?")
+        self._owned.attenuator.attenuation_db(0.0)
+        self._owned.attenuator.let_through()
+
+    def darken(self) -> None:
+        """As little light as the attenuator lets through; the station stays where it is."""
+        self._owned.attenuator.block()
+
+    def bypass(self) -> None:
+        """Out of the ring: only after the relay confirmed that the launch is closed."""
+        self._owned.switch.crossed(True)
+
+    def output_photons(self, direction: Direction) -> float:
+        """Mean photons per slot of one direction at the output, by sensor and attenuator.
+
+        Raises LightAborted where the sensor sees no light.
+        """
+        power_w = self._sensors[direction].power_w()
+        if not power_w > 0:
+            raise LightAborted(
+                f"{self._user.name}: the {direction} sensor reads {power_w:g} W; no light arrives: is the launch open, "
+                "the switch in, and are the two taps not swapped?"
+            )
+        between_db = self._user.sensor_to_output_db[0 if direction == "cw" else 1]
+        lost_db = between_db + self._owned.attenuator.attenuation_db()
+        arriving = photons_per_slot(power_w, self._testbed.ring.wavelength_nm, self._testbed.protocol.clock_hz)
+        return arriving * 10 ** (-lost_db / 10)
+
+    def check_intensity(self, direction: Direction, mu: float) -> float:
+        """The own light at the output; LightAborted where it is not the planned ``mu``.
+
+        The bound of the proof allows for the drift above and for what the reading may be wrong by; below, the block was
+        planned for more light.  Without sensors that see so little (``monitoring = "calibrated"``) nothing is read.
+        """
+        if self._testbed.protocol.monitoring == "calibrated":
+            return mu
+        actual = self.output_photons(direction)
+        deviation_db = 10 * math.log10(actual / mu)
+        drift_db = self._testbed.uncertainty.drift_db
+        if not -LOW_DB <= deviation_db <= drift_db:
+            raise LightAborted(
+                f"{self._user.name}: the output is {deviation_db:+.3f} dB off the planned {mu:.4g} photons per slot "
+                f"({direction}); -{LOW_DB:g} to +{drift_db:g} dB are allowed: calibrate again, or suspect the light"
+            )
+        return actual
