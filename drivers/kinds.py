@@ -162,6 +162,10 @@ class PhotonDetectors(Protocol):
     def enabled(self) -> Setting[bool]:
         """Whether the detectors are biased."""
 
+    @property
+    def count_rates(self) -> Reading[npt.NDArray[np.float64]]:
+        """Counts per second of each, from a measurement that begins after the call."""
+
     def check_biased(self) -> None:
         """NotReadyError unless the detectors are biased."""
 

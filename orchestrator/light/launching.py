@@ -142,7 +142,7 @@ class Launching:
 
     def _check_rates(self) -> None:
         """A hundredth of the light must be seen, and must not be more than a hundredth of what detectors bear."""
-        rates = self._owned.detectors.count_rates_hz()[:2]
+        rates = self._owned.detectors.count_rates()[:2]
         limit_hz = RATE_LIMIT_HZ / 10 ** (LOW_DB / 10)
         if max(rates) > limit_hz:
             raise LightAborted(

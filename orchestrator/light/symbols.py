@@ -21,17 +21,21 @@ RandomInto = Callable[[memoryview], None]
 
 
 def drive_table(
-    symbols: PulseSymbols, *, v_pi_v: float, rf_gain: float, amplitude_vpp: float
+    symbols: PulseSymbols, *, v_pi_v: float, rf_gain: float, amplitude_vpp: float, offset_rad: float = 0.0
 ) -> npt.NDArray[np.float32]:
     """Normalised AWG sample (full scale = +-1 = +-amplitude/2) of each byte value, float32 of shape (256,).
 
-    The modulator turns a drive of ``v`` volts into the phase ``pi * rf_gain * v / v_pi_v``.
+    The modulator turns a drive of ``v`` volts into the phase ``pi * rf_gain * v / v_pi_v``.  ``offset_rad`` is added to
+    every phase, which stays within half a turn of zero.
     """
     full_scale_rad = math.pi * rf_gain * amplitude_vpp / 2 / v_pi_v
-    levels = np.array(symbols.phases_rad) / full_scale_rad
+    phases = np.array(symbols.phases_rad)
+    if offset_rad:
+        phases = np.remainder(phases + offset_rad + math.pi, 2 * math.pi) - math.pi
+    levels = phases / full_scale_rad
     if np.abs(levels).max() > 1:
         raise ValueError(
-            f"the drive reaches {full_scale_rad:.3f} rad and the protocol needs {np.abs(symbols.phases_rad).max():.3f}"
+            f"the drive reaches {full_scale_rad:.3f} rad and the protocol needs {np.abs(phases).max():.3f}"
             " rad; raise rf_gain or the amplitude"
         )
     return levels[symbols.of_bytes].astype(np.float32)
@@ -76,18 +80,19 @@ class SymbolFrame:
         out: npt.NDArray[np.float32],
         *,
         samples_per_slot: int,
-        gate: int,
+        lead_samples: int,
     ) -> None:
-        """Write the drive of every slot into its half of ``out`` (float32, slots * samples_per_slot).
+        """Write the drive of every slot into ``out`` (float32, lead_samples + slots * samples_per_slot).
 
-        ``gate`` 0 drives the first half of each slot (the clockwise pulse), 1 the second half (the
-        counter-clockwise pulse); the other half is left as it is, which is zero.
+        Slot ``k`` drives the half slot that begins at sample ``lead_samples + k samples_per_slot``; the rest is left as
+        it is, which is zero.
         """
         half = samples_per_slot // 2
+        frame = out[lead_samples:]
         if half == 1:
-            _fill(self._raw, table, out[gate::2])
+            _fill(self._raw, table, frame[::2])
         else:
-            _fill_gated(self._raw, table, samples_per_slot, gate * half, half, out)
+            _fill_gated(self._raw, table, samples_per_slot, 0, half, frame)
 
     def at(self, slots: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint8]:
         """Symbol codes (uint8) of the announced slots (uint32), both of shape (n,)."""

@@ -1,0 +1,59 @@
+"""When a user's symbols must leave its generator so that each meets its own pulse, and no other.
+
+Pulse k of a frame passes the user's modulator at ``delay + k slots`` after the first sample of the triggered waveform,
+clockwise and counter-clockwise at different delays (calibrated).  The own pulse gets half of its slot; it sits late in
+that half, where amplifier and modulator have settled, and the other direction's pulse then falls late into the half of
+0 V.  What is less than a sample is made by the phase of the generator's clock, whole samples by zeros in front.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from lab.testbed import Testbed
+
+POSITION = 0.8
+"""Where in its half of the slot a pulse sits: 4 ns after the edge of a sample of 5 ns.  With a single pole of 1.5 ns (10 to
+90 %) 0.3 % of a step is left there, and a fifth of the half remains for jitter and drift of delays."""
+SEPARATION_NS = (3.0, 7.0)
+"""Distance of the two directions' pulses at a station, modulo a slot of 10 ns: the rule of installation."""
+
+
+@dataclass(frozen=True)
+class FrameTiming:
+    """Layout of a waveform: ``lead_samples`` of 0 V, then the slots; all of it ``fine_delay_ps`` later."""
+
+    lead_samples: int
+    fine_delay_ps: float
+
+
+def separation_ns(testbed: Testbed, user: str) -> float:
+    """How long after the own pulse the other direction's passes, modulo a slot; the same for either being the own."""
+    cw_ps, ccw_ps = testbed.user(user).modulator_delays_ps
+    slot_ps = 1e12 / testbed.protocol.clock_hz
+    return (ccw_ps - cw_ps) % slot_ps * 1e-3
+
+
+def frame_timing(testbed: Testbed, user: str, direction: Literal["cw", "ccw"]) -> FrameTiming:
+    """How ``user`` lays out a frame for the pulses of one direction.
+
+    Raises ValueError where both directions pass too close to each other, or before the generator can play.
+    """
+    slot_ps = 1e12 / testbed.protocol.clock_hz
+    apart_ns = separation_ns(testbed, user)
+    low, high = (each * slot_ps * 1e-4 for each in SEPARATION_NS)
+    if not low <= apart_ns <= high:
+        raise ValueError(
+            f"{user}: the two directions pass {apart_ns:.2f} ns apart, and {low:g} to {high:g} ns are needed to modulate one "
+            "alone; add up to a metre of fibre on one side of the station"
+        )
+    sample_ps = slot_ps / testbed.protocol.samples_per_slot
+    start_ps = testbed.user(user).modulator_delays_ps[0 if direction == "cw" else 1] - POSITION * slot_ps / 2
+    if start_ps < 0:
+        raise ValueError(
+            f"{user}: slot 0 passes before the generator plays; let detector_delays_ps and modulator_delays_ps count from a "
+            "pulse one microsecond later"
+        )
+    lead = int(start_ps // sample_ps)
+    return FrameTiming(lead, start_ps - lead * sample_ps)
