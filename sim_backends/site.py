@@ -128,7 +128,8 @@ def _in_time_of(times_ps: npt.NDArray[np.int64], clock_error: float) -> Tags:
     """True times as a clock with this relative error counts them."""
     if clock_error == 0.0:
         return times_ps.astype(np.uint64)
-    return np.rint(times_ps * (1 + clock_error)).astype(np.uint64)
+    counted: Tags = np.rint(times_ps * (1 + clock_error)).astype(np.uint64)
+    return counted
 
 
 @dataclass(frozen=True)
