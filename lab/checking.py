@@ -29,7 +29,20 @@ from drivers.catalogue import CatalogueError, create_instrument, driver_class, r
 from drivers.links.addresses import AddressError
 from drivers.links.limits import limits_of
 from lab.consistency import Mistake, meaning, unknown_model
-from lab.needs import ATTENUATOR, DETECTORS, LASER, LAUNCH, MODULATOR, MONITOR, TAGGER, Need, candidates
+from lab.needs import (
+    ATTENUATOR,
+    CARVER,
+    DETECTORS,
+    LASER,
+    LAUNCH,
+    LAUNCH_SECOND,
+    MODULATOR,
+    SENSOR_CCW,
+    SENSOR_CW,
+    TAGGER,
+    Need,
+    candidates,
+)
 from lab.quantities import UNITS, Plausible, items, number, unit_of
 from lab.testbed import InstrumentEntry, Testbed, TestbedError, examine, read_testbed
 
@@ -245,8 +258,11 @@ def _uses(testbed: Testbed, role: str) -> Iterator[Use]:
     wavelength = ("wavelength_nm", "ring.wavelength_nm", ring.wavelength_nm)
     if role == "relay":
         yield Use(LASER, "power_mw", "ring.laser_power_mw", ring.laser_power_mw)
-        yield Use(LAUNCH, "attenuation_db", "ring.launch_attenuation_db", ring.launch_attenuation_db)
         yield Use(LAUNCH, *wavelength)
+        yield Use(LAUNCH_SECOND, *wavelength)
+        carver = testbed.carver
+        yield Use(CARVER, "amplitude_vpp", "carver.awg_amplitude_vpp", carver.awg_amplitude_vpp)
+        yield Use(CARVER, "sample_rate_hz", "carver.pulse_ns", 1e9 / carver.pulse_ns, "one sample a pulse: ")
         for index in (0, 1):
             yield Use(DETECTORS, "bias_current_ua", f"detectors.bias_ua[{index}]", detectors.bias_ua[index])
             yield Use(
@@ -265,7 +281,8 @@ def _uses(testbed: Testbed, role: str) -> Iterator[Use]:
         MODULATOR, "amplitude_vpp", f"users[{user}].awg_amplitude_vpp", testbed.users[user].awg_amplitude_vpp
     )
     yield Use(ATTENUATOR, *wavelength)
-    yield Use(MONITOR, *wavelength)
+    yield Use(SENSOR_CW, *wavelength)
+    yield Use(SENSOR_CCW, *wavelength)
 
 
 def _objection(served: Any, use: Use) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from drivers import catalogue
 from drivers.catalogue import AddressKind, Row
+from drivers.kinds import PHASE_MODULATOR, TIME_TAGGER
 from drivers.links.addresses import AddressError, host_meaning, serial_meaning, split_address, visa_meaning
 from lab.needs import mistakes
 from lab.quantities import UNITS, Plausible, number
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 Mistake = tuple[str, str]
 """Place and message."""
 
+SEPARATION = (0.3, 0.7)
+"""Distance of the two directions' pulses at a station, as a share of the slot."""
 MOST_BETWEEN_DETECTORS_PS = 1_000_000
 """Both detectors hang on one beam splitter: a microsecond between them would be 200 m of fibre."""
 
@@ -58,13 +61,38 @@ def mistakes_between(testbed: Testbed) -> Iterator[Mistake]:
     yield from _ownership(testbed)
     yield from _twice(testbed.instruments)
     yield from _serial_numbers(testbed.instruments)
-    names = {entry.name for entry in testbed.instruments}
-    for name in (testbed.cabling.trigger_source, *testbed.cabling.trigger_sinks):
-        if name not in names:
-            yield "cabling", f"names {name!r}, which is no instrument of this file"
+    yield from _cabling(testbed)
     for role in testbed.keys:
         if role not in testbed.roles():
             yield f"keys.{role}", f"no such role; roles are {', '.join(testbed.roles())}"
+
+
+def _cabling(testbed: Testbed) -> Iterator[Mistake]:
+    """Every instrument that plays or counts in time gets the trigger and the reference; no line leads nowhere."""
+    names = {entry.name for entry in testbed.instruments}
+    cabling = testbed.cabling
+    for place, listed in (
+        ("cabling.trigger_source", (cabling.trigger_source,)),
+        ("cabling.trigger_sinks", cabling.trigger_sinks),
+        ("cabling.reference", cabling.reference),
+    ):
+        for name in listed:
+            if name not in names:
+                yield place, f"names {name!r}, which is no instrument of this file"
+    timed = [
+        entry.name
+        for entry in testbed.instruments
+        if not unknown_model(entry.model)
+        and any(catalogue.row(entry.model).channels(kind) for kind in (PHASE_MODULATOR, TIME_TAGGER))
+    ]
+    for name in timed:
+        if name not in cabling.trigger_sinks:
+            yield "cabling.trigger_sinks", f"lacks {name}, which would not know when a frame begins"
+        if name not in cabling.reference:
+            yield (
+                "cabling.reference",
+                f"lacks {name}: a clock of its own, one millionth off, runs four slots apart within a frame",
+            )
 
 
 def unknown_model(model: str) -> str:
@@ -127,8 +155,12 @@ def _protocol(testbed: Testbed) -> Iterator[Mistake]:
     if protocol.gate_ns > slot_ns:
         unit = Plausible(slot_ns / 1e3, slot_ns).meant(UNITS["ns"], protocol.gate_ns)
         yield "protocol.gate_ns", f"a gate cannot be longer than a slot ({slot_ns:g} ns)" + _also(unit)
-    if protocol.monitor_uncertainty_db >= protocol.intensity_tolerance_db:
-        yield "protocol.monitor_uncertainty_db", "leaves no room for drift within intensity_tolerance_db"
+    if protocol.light == "counted":
+        yield (
+            "protocol.light",
+            "light of the other direction, counted by its average power, bounds nothing (a k-th of the slots may be k "
+            "times brighter) and leaves no key for any pair even so; write assumed, or gated with a counter at every user",
+        )
 
 
 def _users(testbed: Testbed) -> Iterator[Mistake]:
@@ -154,6 +186,7 @@ def _users(testbed: Testbed) -> Iterator[Mistake]:
                 f"{last_km:g} km and {length_km:g} km{_also(unit if user.position_km > length_km else '')}",
             )
         last_km = user.position_km
+        yield from _separation(testbed, place, user.modulator_delays_ps)
         drive_v = user.rf_gain * user.awg_amplitude_vpp / 2
         if drive_v < user.v_pi_v:
             yield (
@@ -161,6 +194,19 @@ def _users(testbed: Testbed) -> Iterator[Mistake]:
                 f"the drive reaches {drive_v:g} V but a phase of pi needs v_pi_v = {user.v_pi_v:g} V; "
                 "raise rf_gain or the amplitude",
             )
+
+
+def _separation(testbed: Testbed, place: str, delays_ps: tuple[int, int]) -> Iterator[Mistake]:
+    """Both directions pass a station far enough apart to modulate one alone."""
+    slot_ps = 1e12 / testbed.protocol.clock_hz
+    apart = (delays_ps[1] - delays_ps[0]) % slot_ps / slot_ps
+    if not SEPARATION[0] <= apart <= SEPARATION[1]:
+        yield (
+            f"{place}.modulator_delays_ps",
+            f"the two directions pass {apart * slot_ps * 1e-3:.2f} ns apart in a slot of {slot_ps * 1e-3:g} ns, and "
+            f"{SEPARATION[0] * slot_ps * 1e-3:g} to {SEPARATION[1] * slot_ps * 1e-3:g} ns are needed to modulate one alone; "
+            "calibrate, or add up to a metre of fibre on one side of the station",
+        )
 
 
 def _detectors(testbed: Testbed) -> Iterator[Mistake]:

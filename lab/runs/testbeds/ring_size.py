@@ -3,7 +3,7 @@
 The first user of the template is the pattern: every user gets its electronics and a copy of its instruments,
 stations stand evenly spread along the fibre, and the trigger reaches every copy of what it reached before.  What
 follows from the number of users - losses of every pair, roles, keys, ports - is derived elsewhere from the file.
-A ring that is too long for its light is refused: every station that a pulse passes costs ``station_pass_loss_db``,
+A ring that is too long for its light is refused: every station that a pulse passes costs ``bypass_loss_db``,
 so from some number of users on, neighbours at the ends of the ring would never make a key.
 """
 
@@ -49,7 +49,7 @@ def with_users(data: dict[str, Any], count: int, template: Path) -> dict[str, An
         arms = testbed.arms(first, second)
         raise RingSizeError(
             f"--users {count}: {first} and {second} would make no key, since their light loses {arms.loss_a_db:.1f} dB "
-            f"and {arms.loss_b_db:.1f} dB on the way past the other stations ({testbed.ring.station_pass_loss_db:g} dB "
+            f"and {arms.loss_b_db:.1f} dB on the way past the other stations ({testbed.ring.bypass_loss_db:g} dB "
             f"each); use fewer users, or a template with less loss"
         )
     return resized
