@@ -1,7 +1,9 @@
 """A testbed for another number of users, made out of a template: pure, from file content to file content.
 
 The first user of the template is the pattern: every user gets its electronics and a copy of its instruments,
-stations stand evenly spread along the fibre, and the trigger reaches every copy of what it reached before.  What
+stations stand evenly spread along the fibre, give or take the half metre that keeps the two directions apart, and
+trigger and reference reach every copy of what they reached before.  The ring is ordered anew, so that its calibrated values
+are those of a survey.  What
 follows from the number of users - losses of every pair, roles, keys, ports - is derived elsewhere from the file.
 A ring that is too long for its light is refused: every station that a pulse passes costs ``bypass_loss_db``,
 so from some number of users on, neighbours at the ends of the ring would never make a key.
@@ -15,8 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from lab.testbed import AUTO, Testbed, parse_testbed
+from sim_backends.optics_parts import PS_PER_KM
 
 FEWEST_USERS, MOST_USERS = 2, 64
+UNKNOWN_DELAYS_PS = (1_000_000, 1_005_000)
+"""Until the survey."""
 NAMES = ("alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi", "ivan", "judy")
 """The names of the literature; later users are numbered."""
 
@@ -43,7 +48,12 @@ def with_users(data: dict[str, Any], count: int, template: Path) -> dict[str, An
             f"--users {count}: {template} says where instruments are ({', '.join(real[:3])}{', ...' * (len(real) > 3)}) "
             "and cannot say it for other users; add or remove users in a copy of that file"
         )
+    from sim_backends.survey import surveyed  # brings the light model's compiler
+
+    if "simulation" not in data:
+        raise RingSizeError(f"--users {count}: {template} describes no simulated ring, and a real one has the users it has")
     resized = _resized(data, count)
+    resized = surveyed(resized, parse_testbed(resized, template))
     testbed = parse_testbed(resized, template)
     for first, second in pairs_without_key(testbed, pairwise(testbed.user_names())):
         arms = testbed.arms(first, second)
@@ -82,15 +92,22 @@ def _resized(data: dict[str, Any], count: int) -> dict[str, Any]:
     step_km = data["ring"]["length_km"] / (2 * count)
     own = [each for each in data["instruments"] if each["owner"] == pattern["name"]]
     users = {each["name"] for each in data["users"]}
-    sinks = [each["name"] for each in own if each["name"] in data["cabling"]["trigger_sinks"]]
+    stations = [_trimmed_km(step_km * (2 * index + 1), data) for index in range(count)]
+    built = data["simulation"]["stations"][0]
     return {
         **data,
         "name": f"ring-of-{count}",
         "description": f"{count} users on a ring of {data['ring']['length_km']:g} km, out of {data['name']}",
         "users": [
-            {**pattern, "name": name, "position_km": round(step_km * (2 * index + 1), 9)}
-            for index, name in enumerate(names)
+            {**pattern, "name": name, "position_km": at_km, "modulator_delays_ps": list(UNKNOWN_DELAYS_PS)}
+            for name, at_km in zip(names, stations, strict=True)
         ],
+        "simulation": {
+            **data["simulation"],
+            "stations": [
+                {**built, "name": name, "position_km": at_km} for name, at_km in zip(names, stations, strict=True)
+            ],
+        },
         "instruments": [each for each in data["instruments"] if each["owner"] not in users]
         + [
             {**each, "name": _of_user(each["name"], pattern["name"], name), "owner": name}
@@ -99,10 +116,28 @@ def _resized(data: dict[str, Any], count: int) -> dict[str, Any]:
         ],
         "cabling": {
             **data["cabling"],
-            "trigger_sinks": [_of_user(sink, pattern["name"], name) for name in names for sink in sinks],
+            **{line: _copied(data, line, names) for line in ("trigger_sinks", "reference")},
         },
         "keys": {},
     }
+
+
+def _copied(data: dict[str, Any], line: str, names: list[str]) -> list[str]:
+    """Whom a line reaches: what it reached of no user, and every copy of what it reached of the pattern."""
+    pattern = data["users"][0]["name"]
+    users = {each["name"] for each in data["users"]}
+    owners = {each["name"]: each["owner"] for each in data["instruments"]}
+    reached = data["cabling"][line]
+    return [each for each in reached if owners[each] not in users] + [
+        _of_user(each, pattern, name) for name in names for each in reached if owners[each] == pattern
+    ]
+
+
+def _trimmed_km(at_km: float, data: dict[str, Any]) -> float:
+    """A place within half a metre at which the two directions pass half a slot apart."""
+    slot_km = 1e9 / data["protocol"]["clock_hz"] * 1e3 / PS_PER_KM
+    behind_km = (data["simulation"]["length_km"] - 2 * at_km) % slot_km - slot_km / 2
+    return round(at_km + behind_km / 2, 9)
 
 
 def _of_user(instrument: str, pattern: str, user: str) -> str:
