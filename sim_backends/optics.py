@@ -305,32 +305,35 @@ class Ring:
                 self._latched[d] = True
 
     def _waveforms(self, drives: Mapping[str, Drive], train: PulseTrain) -> kernel.Drives:
-        """The waveforms on modulators in the way of the light, as the kernel takes them: two or more, empty ones added."""
+        """The waveforms on modulators in the way of the light; ValueError for more than two that play."""
         acting = [
             (self._stations[user], drive)
             for user, drive in drives.items()
             if not self._settings[user].crossed and drive.samples.size
         ]
-        nothing = (self.optics.users[0], Drive(np.empty(0, np.float32), 1.0, 0.0))
-        acting += [nothing] * (2 - len(acting))
-        passed = {
-            direction: np.array(
-                [
-                    train.phase_ps + passage_ps(self.optics, station, direction) - drive.start_ps
-                    for station, drive in acting
-                ]
-            )
-            for direction in DIRECTIONS
-        }
+        require(len(acting) <= 2, "two stations in the ring can modulate at once", [s.name for s, _ in acting])
+        acting += [(self.optics.users[0], Drive(np.empty(0, np.float32), 1.0, 0.0))] * (2 - len(acting))
+        one, other = (self._driven(station, drive, train) for station, drive in acting)
         return kernel.Drives(
-            waves=tuple(_read_only(drive.samples) for _, drive in acting),
-            full_scale_rad=np.array(
-                [math.pi * s.rf_gain * drive.amplitude_vpp / 2 / s.v_pi_v for s, drive in acting]
-            ),
-            sample_ps=np.array([float(drive.sample_ps) for _, drive in acting]),
-            tau_ps=np.array([station.rise_ns * 1e3 * TAU_PER_RISE for station, _ in acting]),
-            cw_ps=passed["cw"],
-            ccw_ps=passed["ccw"],
+            _read_only(acting[0][1].samples),
+            _read_only(acting[1][1].samples),
+            *((a, b) for a, b in zip(one, other, strict=True)),
+        )
+
+    def _driven(self, station: StationOptics, drive: Drive, train: PulseTrain) -> tuple[float, ...]:
+        """The numbers of one waveform, in the order of :class:`kernel.Drives`."""
+        tau_ps, sample_ps = station.rise_ns * 1e3 * TAU_PER_RISE, float(drive.sample_ps)
+        cw_ps, ccw_ps = (
+            train.phase_ps + passage_ps(self.optics, station, direction) - drive.start_ps
+            for direction in DIRECTIONS
+        )
+        return (
+            math.pi * station.rf_gain * drive.amplitude_vpp / 2 / station.v_pi_v,
+            sample_ps,
+            tau_ps,
+            math.exp(-sample_ps / tau_ps) if tau_ps > 0 else 0.0,
+            cw_ps,
+            ccw_ps,
         )
 
 

@@ -64,20 +64,24 @@ class Fields(NamedTuple):
 
 
 class Drives(NamedTuple):
-    """The waveforms on the modulators in the way of the light, and when pulse 0 passes each.
+    """Two waveforms on modulators in the way of the light, and when pulse 0 passes each; either may be empty.
 
     Times are in ps from the first sample's beginning at the modulator.  Before the first sample and past the end of a
     waveform the voltage is 0.
     """
 
-    waves: tuple[WaveArray, ...]
-    full_scale_rad: FloatArray
-    """Phase of a full-scale sample; one number per waveform, as in the following."""
-    sample_ps: FloatArray
-    tau_ps: FloatArray
-    cw_ps: FloatArray
+    first: WaveArray
+    second: WaveArray
+    full_scale_rad: Pair
+    """Phase of a full-scale sample."""
+    sample_ps: Pair
+    tau_ps: Pair
+    """Time constant of what filters the waveform, 0 for nothing."""
+    kept: Pair
+    """What is left of a step after one sample."""
+    cw_ps: Pair
     """Passage of the clockwise pulse 0."""
-    ccw_ps: FloatArray
+    ccw_ps: Pair
 
 
 class Receiver(NamedTuple):
@@ -190,8 +194,8 @@ def _sample(wave: WaveArray, index: int) -> float:
 
 
 @kernel
-def _level(wave: WaveArray, at_ps: float, sample_ps: float, tau_ps: float) -> float:
-    """The filtered waveform at a time from its beginning, in full scales."""
+def _level(wave: WaveArray, at_ps: float, sample_ps: float, tau_ps: float, kept: float) -> float:
+    """The filtered waveform at a time from its beginning, in full scales; ``kept`` is what a whole sample leaves."""
     if at_ps < 0.0 or at_ps >= (wave.size + 3) * sample_ps:
         return 0.0
     index = int(at_ps / sample_ps)
@@ -199,21 +203,15 @@ def _level(wave: WaveArray, at_ps: float, sample_ps: float, tau_ps: float) -> fl
     if tau_ps <= 0.0:
         return level
     before = _sample(wave, index - 1)
-    earlier = _sample(wave, index - 2)
-    held = before + (earlier - before) * np.exp(-sample_ps / tau_ps)
-    return float(level + (held - level) * np.exp(-(at_ps - index * sample_ps) / tau_ps))
+    held = before + (_sample(wave, index - 2) - before) * kept
+    return float(level + (held - level) * np.exp((index * sample_ps - at_ps) / tau_ps))
 
 
 @kernel
-def _phase(drives: Drives, passed_ps: float) -> float:
-    """Phase of the counter-clockwise pulse minus that of the clockwise one, ``passed_ps`` after pulse 0."""
-    phase = 0.0
-    for k in range(len(drives.waves)):
-        wave, sample_ps, tau_ps = drives.waves[k], drives.sample_ps[k], drives.tau_ps[k]
-        ccw = _level(wave, drives.ccw_ps[k] + passed_ps, sample_ps, tau_ps)
-        cw = _level(wave, drives.cw_ps[k] + passed_ps, sample_ps, tau_ps)
-        phase += drives.full_scale_rad[k] * (ccw - cw)
-    return phase
+def _between(wave: WaveArray, cw_ps: float, ccw_ps: float, sample_ps: float, tau_ps: float, kept: float) -> float:
+    """The level that the counter-clockwise pulse meets less that of the clockwise one."""
+    ccw = _level(wave, ccw_ps, sample_ps, tau_ps, kept)
+    return ccw - _level(wave, cw_ps, sample_ps, tau_ps, kept)
 
 
 @kernel
@@ -257,7 +255,22 @@ def _look_ahead(exposure: Exposure, drives: Drives, earliest: int, state: State,
         ahead.slot[k] = earliest
         earliest = min(earliest + 1, exposure.n_slots)
     for k in range(ahead.slot.size):
-        ahead.phase_rad[k] = _phase(drives, ahead.slot[k] * exposure.slot_ps)
+        passed = ahead.slot[k] * exposure.slot_ps
+        ahead.phase_rad[k] = drives.full_scale_rad[0] * _between(
+            drives.first,
+            drives.cw_ps[0] + passed,
+            drives.ccw_ps[0] + passed,
+            drives.sample_ps[0],
+            drives.tau_ps[0],
+            drives.kept[0],
+        ) + drives.full_scale_rad[1] * _between(
+            drives.second,
+            drives.cw_ps[1] + passed,
+            drives.ccw_ps[1] + passed,
+            drives.sample_ps[1],
+            drives.tau_ps[1],
+            drives.kept[1],
+        )
 
 
 @kernel

@@ -155,7 +155,10 @@ def test_what_the_rise_time_leaves_on_the_other_direction(position_ps, residue_r
     own = frame("alice", "ccw", np.ones(1 << 12, np.int64), position_ps=position_ps)
     at = np.array([passage_ps("alice", "ccw") - own.start_ps, passage_ps("alice", "ccw") - own.start_ps + 5_000.0])
     tau_ps = 1500.0 / math.log(9)
-    level = [optics_kernel._level(own.samples, float(t) + 40 * SLOT_PS, SAMPLE_PS, tau_ps) for t in at]
+    kept = math.exp(-SAMPLE_PS / tau_ps)
+    level = [
+        optics_kernel._level(own.samples, float(t) + 40 * SLOT_PS, SAMPLE_PS, tau_ps, kept) for t in at
+    ]
     assert level[0] * FULL_SCALE_RAD == pytest.approx(math.pi - expected, rel=1e-3)
     assert level[1] * FULL_SCALE_RAD == pytest.approx(expected, rel=0.01)
 
