@@ -7,7 +7,7 @@ testbed file needs; :func:`orchestrator.protocols.block_planning.protocol_named`
 from __future__ import annotations
 
 DEFAULT = "four-phase"
-PROTOCOLS = {DEFAULT: "orchestrator.protocols.four_phase.planner:FourPhase"}
+PROTOCOLS = {DEFAULT: "orchestrator.protocols.four_phase.protocol:FourPhase"}
 
 
 def objection(name: str) -> str:

@@ -256,31 +256,6 @@ def scenario_plan(
     )
 
 
-class FourPhase(KeyProtocol):
-    """Two bases of two phases, no decoys; the quantum coin bounds what is known of the key."""
-
-    key_rate = staticmethod(keyrate_report)
-
-    def plan(self, testbed: Testbed, first: str, second: str) -> FourPhasePlan:
-        arms, protocol, calibration = testbed.arms(first, second), testbed.protocol, testbed.calibration
-        light = Uncertainty(protocol.intensity_tolerance_db)
-        return block_plan(
-            arms.loss_a_db,
-            arms.loss_b_db,
-            n_pulses=testbed.frames_per_block() * protocol.slots_per_frame,
-            visibility=calibration.visibility,
-            dark_count=calibration.dark_count_probability,
-            f_ec=protocol.f_ec,
-            eps_sec=protocol.eps_sec,
-            eps_cor=protocol.eps_cor,
-            uncertainties=(light, light),
-            qber_limit=protocol.qber_limit,
-            p_x=protocol.p_x,
-            mu_a=protocol.mu,
-            mu_b=protocol.mu,
-        )
-
-
 def _check_limits(qber_limit: float, gain_tolerance_db: float) -> None:
     if not 0.0 < qber_limit < 0.5:
         raise ValueError(f"qber_limit must lie strictly between 0 and 0.5, got {qber_limit}")

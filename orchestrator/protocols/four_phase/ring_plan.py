@@ -34,11 +34,15 @@ from orchestrator.protocols.optical_channel import OpticalChannel
 
 
 class PlanRefusedError(ValueError):
-    """A ring on which a pair cannot make key as asked; ``reasons`` are sentences with their figures."""
+    """A ring on which a pair cannot make key as asked; ``reasons`` are sentences with their figures.
 
-    def __init__(self, pair: tuple[str, str], reasons: list[str]) -> None:
+    ``plan`` is the block that was refused, with no bits to expect of it.
+    """
+
+    def __init__(self, pair: tuple[str, str], reasons: list[str], plan: FourPhasePlan) -> None:
         super().__init__(f"{'-'.join(pair)} cannot make key: {'; '.join(reasons)}")
         self.reasons = reasons
+        self.plan = plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +138,7 @@ def plan_on_ring(
         )
     if reasons:
         first, second = pair.stations
-        raise PlanRefusedError((first.name, second.name), reasons)
+        raise PlanRefusedError((first.name, second.name), reasons, replace(plan, expected_bits=0))
     return plan
 
 
