@@ -1,8 +1,10 @@
 """The light phase of a lease: what relay and users say to each other while pulses fly.
 
-Per frame: both users arm their modulators (:class:`Armed`), the relay fires one trigger, reads the tags and
+Both users take their stations in (:class:`StationIn`), the relay opens the launch (:class:`LightOn`), and closes it at the
+end, however it ends (:class:`LightOff`); only then are stations bypassed.  Per frame: both users arm their modulators (:class:`Armed`), the relay fires one trigger, reads the tags and
 publishes which slots clicked in which detector (:class:`Announcement`).  Users keep the symbols of announced
-slots only.  Announcements carry public facts; their bytes as received go into both users' transcripts, so
+slots only.  A frame that the relay could not record it calls lost (:class:`FrameLost`), and the block goes on.
+Announcements carry public facts; their bytes as received go into both users' transcripts, so
 that a relay which tells the two users different stories is caught.
 
 All messages travel on channels of topic ``light/<epoch>/<lease number>`` between the relay and each user.
@@ -23,8 +25,16 @@ Reason = Annotated[str, msgspec.Meta(max_length=500)]
 FrameIndex = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
 
 
+class StationIn(Message, frozen=True, tag="station-in"):
+    """User to relay: my station is taken in, so light may be launched."""
+
+
 class LightOn(Message, frozen=True, tag="light-on"):
-    """Relay to user: light is launched; set your intensity."""
+    """Relay to user: light is launched; check your intensity."""
+
+
+class LightOff(Message, frozen=True, tag="light-off"):
+    """Relay to user: the launch is closed; stations may be bypassed."""
 
 
 class Armed(Message, frozen=True, tag="armed"):
@@ -45,8 +55,14 @@ class Announcement(Message, frozen=True, tag="announcement"):
     outcomes: bytes
 
 
+class FrameLost(Message, frozen=True, tag="frame-lost"):
+    """Relay to user: there is no announcement of this frame; it did not fire, or has no record of the clicks."""
+
+    frame: FrameIndex
+
+
 class Finished(Message, frozen=True, tag="finished"):
-    """User to relay: all frames are taken and the intensity was right to the end; the light may go out."""
+    """User to relay: all frames are over and the intensity was right to the end; the light may go out."""
 
 
 class LightAbort(Message, frozen=True, tag="light-abort"):
@@ -55,7 +71,10 @@ class LightAbort(Message, frozen=True, tag="light-abort"):
     reason: Reason
 
 
-LightMessage = LightOn | Armed | Announcement | Finished | LightAbort
+LightMessage = StationIn | LightOn | LightOff | Armed | Announcement | FrameLost | Finished | LightAbort
+
+LOST = b""
+"""Stands in a list of announcements, in the place of a frame that is lost."""
 
 
 class LightAborted(Exception):

@@ -4,58 +4,55 @@ While the light of frame ``k`` is in the ring the user already draws and uploads
 other waveform buffer.  PulseSymbols of slots that did not click are forgotten with the frame.  Three things end
 the block: a second trigger (the modulator would have put the same phases on fresh light, so it plays each
 frame once and reports the extra trigger), an announcement that is not the expected one, and an intensity
-above the bound that the proof uses.
+above the bound that the proof uses.  A frame without an announcement, or without a trigger, is lost and no more
+(:mod:`orchestrator.light.block_record`).
 
-The light comes from the relay, which is not trusted and knows when it fires.  So the intensity is read twice
-per frame: while the armed frame waits for its trigger or plays, at a moment of the user's own choosing, and
-again after the announcement.  What a power meter cannot show remains assumed: a source that brightens and
+The light comes from the relay, which is not trusted and knows when it fires.  So the intensity is read before the first
+frame, after the last, and between at moments of the user's own choosing (:mod:`orchestrator.light.intensity_watch`).  What a power meter cannot show remains assumed: a source that brightens and
 dims again between two readings, or faster than the meter averages.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from drivers.links.errors import NotReadyError
 from lab.testbed import Testbed
-from orchestrator.light.clicks import BlockClicks, joined
+from orchestrator import runtime
+from orchestrator.light.block_record import BlockRecord
+from orchestrator.light.clicks import BlockClicks
+from orchestrator.light.intensity_watch import IntensityWatch
 from orchestrator.light.messages import (
     Armed,
     Finished,
     LightAborted,
+    LightOff,
     LightOn,
-    check_announcement,
+    StationIn,
     read_light_message,
 )
+from orchestrator.light.own_station import Direction, OwnStation, StationInstruments
 from orchestrator.light.symbols import RandomInto, SymbolFrame, drive_table
+from orchestrator.light.timing import FrameTiming, frame_timing
 from orchestrator.protocols.base import PulseSymbols
 from orchestrator.randomness import random_into
-from orchestrator.wire.channel import Channel
+from orchestrator.wire.channel import Channel, ChannelError
 from orchestrator.wire.codec import encode
 
 if TYPE_CHECKING:
-    from drivers.kinds import Attenuator, PhaseModulator, PowerSensor
+    from drivers.kinds import PhaseModulator
 
 logger = logging.getLogger(__name__)
 
-PLANCK_J_S = 6.62607015e-34
-LIGHT_SPEED_M_S = 299_792_458.0
-ATTENUATION_STEP_DB = 0.01
-
 BUFFERS: tuple[tuple[Literal[0, 1], Literal[0, 1]], ...] = ((0, 1), (1, 0))
 """Waveform buffer of even and odd frames, and the one filled meanwhile."""
-
-CLOCKWISE_GATE, COUNTER_CLOCKWISE_GATE = 0, 1
-
-
-def photons_per_slot(power_w: float, wavelength_nm: float, clock_hz: float) -> float:
-    """Mean photons in one slot of light of average power ``power_w``: P lambda / (h c f)."""
-    return power_w * wavelength_nm * 1e-9 / (PLANCK_J_S * LIGHT_SPEED_M_S * clock_hz)
+READ_EVERY_S = 1.0
+"""How often the intensity is read, at the least: a sensor that sees single photons takes a while for each reading."""
 
 
 class UserLight:
@@ -66,71 +63,44 @@ class UserLight:
         testbed: Testbed,
         user: str,
         awg: PhaseModulator,
-        attenuator: Attenuator,
-        monitor: PowerSensor,
+        station: StationInstruments,
         *,
         random_into: RandomInto = random_into,
         timeout_s: float = 10.0,
+        clock: Callable[[], float] = runtime.now,
     ) -> None:
+        self._testbed = testbed
         self._protocol = testbed.protocol
-        self._wavelength_nm = testbed.ring.wavelength_nm
         self._user = testbed.user(user)
         self._awg = awg
-        self._attenuator = attenuator
-        self._monitor = monitor
+        self._station = OwnStation(testbed, user, station)
         self._random_into = random_into
         self._timeout_s = timeout_s
-        slots, samples = self._protocol.slots_per_frame, self._protocol.samples_per_slot
-        self._waveform = np.zeros(slots * samples, np.float32)
+        self._clock = clock
+        self._waveform = np.zeros(0, np.float32)
+        self._timing = FrameTiming(0, 0.0)
 
     def set_up(self) -> None:
         """Configure the instruments, after connecting and after a failure."""
-        samples = self._protocol.samples_per_slot
-        self._monitor.wavelength_nm(self._wavelength_nm)
-        self._attenuator.tune(self._wavelength_nm)
+        self._station.set_up()
+        self._configure_generator()
+
+    def _configure_generator(self) -> None:
         self._awg.configure(
-            sample_rate_hz=self._protocol.clock_hz * samples,
+            sample_rate_hz=self._protocol.clock_hz * self._protocol.samples_per_slot,
             amplitude_vpp=self._user.awg_amplitude_vpp,
+            fine_delay_ps=self._timing.fine_delay_ps,
         )
 
-    def set_intensity(self, mu: float) -> float:
-        """Set the attenuator for at most ``mu`` photons per slot at the output; returns the set value.
-
-        Raises LightAborted when the light is too weak, too strong or the attenuator falls short.
-        """
-        arriving = self._arriving_photons()
-        if arriving <= mu:
-            raise LightAborted(
-                f"{self._user.name}: only {arriving:.3g} photons per slot reach the attenuator, "
-                f"{mu:.3g} are wanted at the output; is light launched, is monitor_ratio right?"
-            )
-        wanted_db = math.ceil(10 * math.log10(arriving / mu) / ATTENUATION_STEP_DB) * ATTENUATION_STEP_DB
-        self._attenuator.attenuation_db(wanted_db)
-        self._attenuator.let_through()
-        return self.check_intensity(mu)
-
-    def check_intensity(self, mu: float) -> float:
-        """Mean photons per slot at the output, from monitor and attenuator read back.
-
-        The proof assumes at most ``mu`` plus the tolerance.  The reading itself may be wrong by the monitor's
-        uncertainty, so only the rest is left for deviations that can be seen.  Raises LightAborted beyond
-        them, in either direction: the block was planned for other light.
-        """
-        actual = self._arriving_photons() * 10 ** (-self._attenuator.attenuation_db() / 10)
-        deviation_db = 10 * math.log10(actual / mu) if actual > 0 else -math.inf
-        allowed_db = self._protocol.intensity_tolerance_db - self._protocol.monitor_uncertainty_db
-        if not abs(deviation_db) <= allowed_db:
-            raise LightAborted(
-                f"{self._user.name}: output is {deviation_db:+.3f} dB off the planned {mu:.4g} photons per "
-                f"slot, {allowed_db:g} dB are allowed"
-            )
-        return actual
-
-    def _arriving_photons(self) -> float:
-        power_w = self._monitor.power_w() * self._user.monitor_ratio
-        if not power_w > 0:
-            raise LightAborted(f"{self._user.name}: the power monitor reads {power_w:g} W; no light arrives")
-        return photons_per_slot(power_w, self._wavelength_nm, self._protocol.clock_hz)
+    def _aim(self, direction: Direction) -> None:
+        """Lay frames out for the pulses of one direction."""
+        timing = frame_timing(self._testbed, self._user.name, direction)
+        size = timing.lead_samples + self._protocol.slots_per_frame * self._protocol.samples_per_slot
+        if timing != self._timing or size != self._waveform.size:
+            self._timing = timing
+            self._waveform = np.zeros(size, np.float32)
+            self._configure_generator()
+        self._waveform[:] = 0
 
     def run(
         self,
@@ -138,75 +108,108 @@ class UserLight:
         *,
         symbols: PulseSymbols,
         mu: float,
-        gate: int,
+        direction: Direction,
         n_frames: int,
         on_frame: Callable[[int], None] = lambda frame: None,
     ) -> tuple[BlockClicks, list[bytes]]:
-        """Play ``n_frames`` frames; returns the kept clicks and the announcements as received.
+        """Play ``n_frames`` frames; returns the kept clicks and the announcements as received, LOST for a lost frame.
 
         Raises LightAborted (nothing of the block may be used), ChannelError or InstrumentError.
         """
+        self._aim(direction)
+        # The own pulse is the one of a pair's two that carries the loop's phase away: counter-clockwise minus clockwise.
+        loop_rad = self._testbed.calibration.loop_phase_rad
         drive = drive_table(
             symbols,
             v_pi_v=self._user.v_pi_v,
             rf_gain=self._user.rf_gain,
             amplitude_vpp=self._user.awg_amplitude_vpp,
+            offset_rad=-loop_rad if direction == "ccw" else 0.0,
         )
         frames = [SymbolFrame(self._protocol.slots_per_frame, symbols) for _ in range(2)]
-        self._waveform[:] = 0
-        kept: list[BlockClicks] = []
-        announcements: list[bytes] = []
-        early = np.zeros(n_frames, np.uint8)
-        self._random_into(early.data)
+        record = BlockRecord(self._protocol.slots_per_frame, n_frames, self._protocol.lost_frames_limit)
         try:
             self._awg.prepare(self._waveform.size)
-            self._load(frames[0], drive, gate, 0)
-            message = read_light_message(channel.recv(self._timeout_s))
-            if not isinstance(message, LightOn):
-                raise LightAborted(f"expected LightOn, got {type(message).__name__}")
-            self.set_intensity(mu)
+            self._load(frames[0], drive, 0)
+            self._station.take_in()
+            channel.send(encode(StationIn()))
+            self._expect(channel, LightOn)
+            watch = self._watch(direction, mu)
+            watch.read()
             for index in range(n_frames):
                 buffer, other = BUFFERS[index % 2]
                 self._awg.arm(buffer)
                 channel.send(encode(Armed(index)))
-                if early[index] & 1:
-                    self.check_intensity(mu)
+                watch.maybe_read(0)
                 if index + 1 < n_frames:
-                    self._load(frames[other], drive, gate, other)
-                if not early[index] & 1:
-                    self.check_intensity(mu)
-                data = channel.recv(self._timeout_s)
-                clicks = check_announcement(read_light_message(data), index, self._protocol.slots_per_frame)
-                if self._awg.extra_trigger_seen():
-                    raise LightAborted(f"{self._user.name}: more than one trigger in frame {index}")
-                announcements.append(data)
-                kept.append(
-                    BlockClicks(
-                        np.full(clicks.slots.size, index, np.uint32),
-                        clicks.slots,
-                        clicks.outcomes,
-                        frames[buffer].at(clicks.slots),
-                        self._protocol.slots_per_frame,
-                    )
-                )
+                    self._load(frames[other], drive, other)
+                watch.maybe_read(1)
+                heard = record.hear(channel, self._timeout_s)
+                if self._played(index) and heard is not None:
+                    record.keep(heard, frames[buffer])
+                else:
+                    record.lose(frames[buffer])
                 on_frame(index)
-                self.check_intensity(mu)
-            block = joined(kept)
+                watch.maybe_read(2)
+            watch.read()
+            block = record.block()
             channel.send(encode(Finished()))
+            self._expect(channel, LightOff)
+            self._station.bypass()
+        except BaseException:
+            self._step_aside(channel)
+            raise
         finally:
-            for part in kept:
-                part.wipe()
+            record.wipe()
             for frame_symbols in frames:
                 frame_symbols.erase()
             self._waveform[:] = 0
             self._awg.erase_all()
-        return block, announcements
+        return block, record.announcements
+
+    def _watch(self, direction: Direction, mu: float) -> IntensityWatch:
+        return IntensityWatch(
+            lambda: self._station.check_intensity(direction, mu), self._random_into, self._clock, READ_EVERY_S
+        )
+
+    def _expect(self, channel: Channel, kind: type[LightOn | LightOff]) -> None:
+        message = read_light_message(channel.recv(self._timeout_s))
+        if not isinstance(message, kind):
+            raise LightAborted(f"expected {kind.__name__}, got {type(message).__name__}")
+
+    def _step_aside(self, channel: Channel) -> None:
+        """Dark at once; out of the ring only if the relay says in time that the launch is closed."""
+        self._station.darken()
+        try:
+            self._expect(channel, LightOff)
+        except (LightAborted, ChannelError) as error:
+            logger.warning(
+                "%s stays in the ring behind its closed attenuator, for the relay did not confirm that the launch is "
+                "closed: %s",
+                self._user.name,
+                error,
+            )
+        else:
+            self._station.bypass()
+
+    def _played(self, frame: int) -> bool:
+        """Whether the one trigger came; more of them raise LightAborted."""
+        try:
+            if self._awg.extra_trigger_seen():
+                raise LightAborted(f"{self._user.name}: more than one trigger in frame {frame}")
+        except NotReadyError as error:
+            logger.warning("frame %d is lost: %s", frame, error)
+            return False
+        return True
 
     def _load(
-        self, frame: SymbolFrame, drive: npt.NDArray[np.float32], gate: int, buffer: Literal[0, 1]
+        self, frame: SymbolFrame, drive: npt.NDArray[np.float32], buffer: Literal[0, 1]
     ) -> None:
         frame.draw(self._random_into)
         frame.write_waveform(
-            drive, self._waveform, samples_per_slot=self._protocol.samples_per_slot, gate=gate
+            drive,
+            self._waveform,
+            samples_per_slot=self._protocol.samples_per_slot,
+            lead_samples=self._timing.lead_samples,
         )
         self._awg.upload(buffer, self._waveform)

@@ -28,7 +28,8 @@ from orchestrator.keystore.lanes import AUTH_ALARM_BITS, AUTH_LANES, Lane, PairE
 from orchestrator.keystore.sealing import Kek
 from orchestrator.keystore.store import KeyStore
 from orchestrator.light.clicks import BlockClicks
-from orchestrator.light.user import CLOCKWISE_GATE, COUNTER_CLOCKWISE_GATE, UserLight
+from orchestrator.light.own_station import OWN_DIRECTION, StationInstruments
+from orchestrator.light.user import UserLight
 from orchestrator.postprocessing.block import BlockResult, run_block
 from orchestrator.postprocessing.cascade import compile_kernels
 from orchestrator.processes.node_alarms import AlarmWatch
@@ -223,7 +224,7 @@ class Node:
                 channel,
                 symbols=plan.symbols,
                 mu=plan.mu_a if is_first else plan.mu_b,
-                gate=COUNTER_CLOCKWISE_GATE if is_first else CLOCKWISE_GATE,
+                direction=OWN_DIRECTION[0 if is_first else 1],
                 n_frames=lease.n_frames,
             )
         report = BlockReport(
@@ -329,8 +330,12 @@ def run_node(
         testbed,
         name,
         station.get(needs.MODULATOR),
-        station.get(needs.ATTENUATOR),
-        station.get(needs.MONITOR),
+        StationInstruments(
+            switch=station.get(needs.SWITCH),
+            attenuator=station.get(needs.ATTENUATOR),
+            sensor_cw=station.get(needs.SENSOR_CW),
+            sensor_ccw=station.get(needs.SENSOR_CCW),
+        ),
     )
     light.set_up()
     compile_kernels()

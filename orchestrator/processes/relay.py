@@ -12,6 +12,7 @@ from orchestrator import runtime
 from orchestrator.events.process import Emit, LightProgress, RelayServing
 from orchestrator.events.status import Served
 from orchestrator.hub.connect import connect_agent
+from orchestrator.light.launching import RelayInstruments
 from orchestrator.light.relay import RelayLight
 from orchestrator.scheduling.fencing import EpochFile, Fence
 from orchestrator.scheduling.lease_party import HeldLease, LeaseParty, LightChannels
@@ -35,10 +36,15 @@ def run_relay(
     """Serve leases until ``stop``; the caller leaves the instruments safe."""
     light = RelayLight(
         testbed,
-        station.get(needs.LASER),
-        station.get(needs.LAUNCH),
-        station.get(needs.DETECTORS),
-        station.get(needs.TAGGER),
+        RelayInstruments(
+            laser=station.get(needs.LASER),
+            launch=station.get(needs.LAUNCH),
+            launch_second=station.get(needs.LAUNCH_SECOND),
+            carver=station.get(needs.CARVER),
+            carver_bias=station.get(needs.CARVER_BIAS),
+            detectors=station.get(needs.DETECTORS),
+            tagger=station.get(needs.TAGGER),
+        ),
     )
     light.set_up()
     agent = connect_agent(testbed, "relay", secrets_dir)
