@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 from lab import needs
+from lab.light_of import pair_light
 from lab.station import Station
 from lab.testbed import Testbed
 from orchestrator import runtime
@@ -14,6 +15,7 @@ from orchestrator.events.status import Served
 from orchestrator.hub.connect import connect_agent
 from orchestrator.light.launching import RelayInstruments
 from orchestrator.light.relay import RelayLight
+from orchestrator.protocols.block_planning import plan_for
 from orchestrator.scheduling.fencing import EpochFile, Fence
 from orchestrator.scheduling.lease_party import HeldLease, LeaseParty, LightChannels
 from orchestrator.wire.control_socket import ControlSocket, Failed, Reply, Request, Revoked, ShowRevoked
@@ -70,6 +72,10 @@ def run_relay(
         finally:
             agent.control_send(Served(served, failed, lit_s))
 
+    def launch_attenuation_db(pair: tuple[str, str]) -> float:
+        """What the launch takes so that both users send what their plan says."""
+        return pair_light(testbed, *pair).budget(plan_for(testbed, *pair).mu_a).launch_attenuation_db
+
     def light_phase(lease: HeldLease) -> LightStatistics:
         started = runtime.now()
         slots = testbed.protocol.slots_per_frame
@@ -80,7 +86,9 @@ def run_relay(
                 emit(LightProgress(*lease.pair, pulses, lease.n_frames * slots, clicks, runtime.now()))
 
         with LightChannels(agent, lease, lease.pair) as channels:
-            announced = light.run((channels[0], channels[1]), lease.n_frames, on_frame=on_frame)
+            announced = light.run(
+                (channels[0], channels[1]), lease.n_frames, launch_attenuation_db(lease.pair), on_frame=on_frame
+            )
         pulses = lease.n_frames * slots
         return LightStatistics(
             frames=lease.n_frames,
