@@ -1,4 +1,4 @@
-"""The light in the ring: from the laser through launch, carver, fibre and stations back to the clicks.
+"""The light in the ring: from the laser through carver, launch, fibre and stations back to the clicks.
 
 The relay's coupler sends half of every pulse around the loop each way.  All stations that are taken in act on both
 directions, at different times; what one modulates for the other's direction, and what none does, follows from times
@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim_backends import optics_kernel as kernel
-from sim_backends.optics_carver import carved
+from sim_backends.optics_carver import carved, mean_transmission
 from sim_backends.optics_parts import (
     PS_PER_KM,
     TAU_PER_RISE,
@@ -65,7 +65,7 @@ DETECTORS: Final = 2
 class Ring:
     """The state of the light, set by the simulated instruments, and the clicks that follow from it.
 
-    At first the laser is off, nothing plays into the carver and nobody holds its bias, every station is bypassed with
+    At first the laser is off, nothing plays into the carver, whose bias is 0 V, every station is bypassed with
     its attenuator at 0 dB, and the detectors have no bias.
     """
 
@@ -78,7 +78,7 @@ class Ring:
         self._wavelength_m = 1550e-9
         self._launch_db: dict[str, float] = {}
         self._carver_drive: Drive | None = None
-        self._carver_locked = False
+        self._carver_bias_v = 0.0
         self._settings = {name: StationSetting() for name in self._stations}
         self._bias_ua = (0.0, 0.0)
         self._latched = [False, False]
@@ -104,10 +104,10 @@ class Ring:
             self._carver_drive = drive
             self._heat()
 
-    def set_carver_bias(self, locked: bool) -> None:
-        """Whether somebody holds the carver at its null."""
+    def set_carver_bias(self, bias_v: float) -> None:
+        """The voltage on the carver's bias electrode."""
         with self._lock:
-            self._carver_locked = locked
+            self._carver_bias_v = bias_v
             self._heat()
 
     def set_switch(self, user: str, crossed: bool) -> None:
@@ -128,6 +128,11 @@ class Ring:
             self._heat()
 
     # Read-outs
+
+    def carver_power_w(self, bias_v: float) -> float:
+        """Mean light behind the carver, if it were at this bias: the launch attenuators come after it."""
+        with self._lock:
+            return self._laser_w * mean_transmission(self.optics.carver, self._carver_drive, bias_v)
 
     def sensor_power_w(self, user: str, direction: Direction) -> float:
         """Average power on one of the two sensors of a station."""
@@ -220,7 +225,7 @@ class Ring:
             self._heat()
 
     def _train(self) -> PulseTrain:
-        return carved(self.optics.carver, self._carver_drive, self._carver_locked)
+        return carved(self.optics.carver, self._carver_drive, self._carver_bias_v)
 
     def _entering_w(self, direction: Direction, train: PulseTrain) -> tuple[float, float]:
         """Average power that enters the loop in one direction: in pulses, and flat in time."""

@@ -1,8 +1,8 @@
 """The pulse carver: what a pattern of voltages on a Mach-Zehnder modulator makes of steady light.
 
-Held at its null by the bias controller, the modulator transmits ``sin^2(pi v / (2 V_pi))`` and, between the pulses, a
-residue (finite extinction).  A pattern of equal pulses at equal distances gives a train of pulses; anything else - no pattern,
-a bias that nobody holds, pulses of two kinds - gives light without pulses to interfere, which is flat as far as
+The modulator transmits ``sin^2(pi (v - null) / (2 V_pi))``, v being the pattern and the bias together, and between the
+pulses a residue (finite extinction).  A pattern of equal pulses at equal distances gives a train of pulses; anything else - no pattern,
+a bias far from the null, pulses of two kinds - gives light without pulses to interfere, which is flat as far as
 slots are concerned.  Source: the transfer curve of a Mach-Zehnder modulator, e.g. Saleh and Teich, Fundamentals of
 Photonics, section 21.1.
 """
@@ -20,23 +20,22 @@ DEFAULT_PERIOD_PS = 10_000.0
 """Period by which flat light is cut into slots; any does."""
 
 
-def carved(carver: CarverOptics, drive: Drive | None, locked: bool) -> PulseTrain:
+def carved(carver: CarverOptics, drive: Drive | None, bias_v: float) -> PulseTrain:
     """The light behind the carver, its insertion loss included.
 
-    ``drive`` holds one period of the pattern, which repeats without end; None while nothing plays.
+    ``drive`` holds one period of the pattern, which repeats without end; None while nothing plays.  ``bias_v`` is on the
+    bias electrode, of the same half-wave voltage.
     """
     through = gain(carver.insertion_db)
-    if not locked:
-        return flat(carver.unlocked_transmission * through)
     if drive is None or not drive.samples.size:
-        return flat(gain(carver.extinction_db) * through)
+        return flat(float(_passed(carver, np.zeros(1), bias_v)[0]) * through)
     volts = drive.samples.astype(np.float64) * (drive.amplitude_vpp / 2 * carver.rf_gain)
-    passed = np.sin(np.pi / 2 * volts / carver.v_pi_v) ** 2
+    passed = _passed(carver, volts, bias_v)
     high = passed > passed.max() / 2
     rises = np.flatnonzero(high & ~np.roll(high, 1))
     pulses = rises.size
-    if passed.max() < 0.01 or not pulses or not _alike(high, rises):
-        return flat((float(passed.mean()) + gain(carver.extinction_db)) * through)
+    if not pulses or not _alike(high, rises):
+        return flat(float(passed.mean()) * through)
     period_ps = passed.size * drive.sample_ps / pulses
     width = int(high.sum()) // pulses
     first = int(rises[0])
@@ -50,6 +49,18 @@ def carved(carver: CarverOptics, drive: Drive | None, locked: bool) -> PulseTrai
         pulsed=pulse / period_ps * through,
         flat=(residue_per_ps + beside / period_ps) * through,
     )
+
+
+def mean_transmission(carver: CarverOptics, drive: Drive | None, bias_v: float) -> float:
+    """Mean light behind the carver over light in front of it: what a bias controller sees."""
+    train = carved(carver, drive, bias_v)
+    return train.pulsed + train.flat
+
+
+def _passed(carver: CarverOptics, volts: npt.NDArray[np.float64], bias_v: float) -> npt.NDArray[np.float64]:
+    half_waves = (volts + bias_v - carver.null_bias_v) / carver.v_pi_v
+    passed: npt.NDArray[np.float64] = np.sin(np.pi / 2 * half_waves) ** 2
+    return passed
 
 
 def _alike(high: npt.NDArray[np.bool_], rises: npt.NDArray[np.intp]) -> bool:

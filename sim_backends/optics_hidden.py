@@ -86,6 +86,7 @@ def ring_of(testbed: Testbed) -> Ring:
         carver=CarverOptics(
             rf_gain=16.0 * (1 + draw.within("carver gain", 0.02)),
             insertion_db=3.5 + draw.within("carver loss", 0.2),
+            null_bias_v=draw.between("carver null", -3.0, 3.0, 1.0),
             extinction_db=simulation.carver_extinction_db + draw.between("carver extinction", 0, 3, 0.0),
         ),
         visibility=simulation.visibility,

@@ -69,9 +69,9 @@ class CarverOptics:
     rf_gain: float = 8.0
     insertion_db: float = 3.5
     extinction_db: float = 35.0
-    """Light of a pulse over the residue within one gate, while the bias is held at the null."""
-    unlocked_transmission: float = 0.3
-    """Where on its curve the modulator sits while nobody holds its bias."""
+    """Light of a pulse over the residue within one gate, with the bias at the null."""
+    null_bias_v: float = 0.0
+    """The bias at which nothing passes without a pattern."""
     gate_ns: float = 1.0
     """The gate that ``extinction_db`` refers to."""
 

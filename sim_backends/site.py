@@ -9,7 +9,7 @@ light, trigger line, reference clock.  What goes there is what the instrument re
 what really reaches it; a channel that serves no need of its role stands in the dark.  Building has no side effects:
 ports and lines are opened by :attr:`Simulated.serve`.
 
-    laser, launch attenuators, carver and its bias  ->  light that enters the loop
+    laser, carver and its bias, launch attenuators  ->  light that enters the loop
     switch, attenuator and modulator of a station   ->  light in both directions
     light on the tap of each direction              ->  that direction's sensor
     tagger -> trigger line -> generators that wait for it -> voltages on modulators
@@ -200,10 +200,14 @@ class Site:
         if LASER.name in self.serves:
             self.around.ring.set_laser(power_w, wavelength_nm)
 
-    def set_carver_bias(self, locked: bool) -> None:
-        """Whether the carver is held at its null."""
+    def carver_power_w(self, bias_v: float) -> float:
+        """The mean light behind the relay's pulse carver, if it were at this bias."""
+        return self.around.ring.carver_power_w(bias_v) if CARVER_BIAS.name in self.serves else 0.0
+
+    def set_carver_bias(self, bias_v: float, follows: bool) -> None:
+        """The bias of the pulse carver, and whether it follows a point of the carver's curve."""
         if CARVER_BIAS.name in self.serves:
-            self.around.ring.set_carver_bias(locked)
+            self.around.ring.set_carver_bias(bias_v)
 
     def set_attenuation(self, channel: str, attenuation_db: float, is_open: bool) -> None:
         """An attenuator has come to rest; ``is_open`` is its shutter, True where it has none."""

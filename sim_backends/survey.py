@@ -31,7 +31,9 @@ def surveyed(data: Mapping[str, Any], testbed: Testbed) -> dict[str, Any]:
     pattern, rate_hz = carver_pattern(testbed)
     start_ps = lines.trigger_ps[generator] + lines.latency_ps[generator]
     train = carved(
-        optics.carver, Drive(pattern, 1e12 / rate_hz, testbed.carver.awg_amplitude_vpp, start_ps), locked=True
+        optics.carver,
+        Drive(pattern, 1e12 / rate_hz, testbed.carver.awg_amplitude_vpp, start_ps),
+        optics.carver.null_bias_v,
     )
     first_ps = train.phase_ps + math.ceil((LEAD_PS - train.phase_ps) / slot_ps) * slot_ps
     edge_ps = lines.trigger_ps.get(testbed.cabling.trigger_source, 0.0)

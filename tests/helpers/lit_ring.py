@@ -39,7 +39,6 @@ def lit(
     for user in pair:
         ring.set_switch(user, False)
     ring.set_laser(BRIGHT_MW * 1e-3, 1550.12)
-    ring.set_carver_bias(True)
     ring.set_carver_drive(PULSES)
     ring.set_launch("launch", launch_db)
     ring.set_detectors(BIAS_UA, True)
