@@ -1,6 +1,6 @@
 """The light of a pair from the laser to the clicks: what every part takes, what sensors read, what comes back unasked.
 
-Continuous light is attenuated (the *launch*), cut into pulses by the carver and halved by the coupler; one half runs
+The laser's light is attenuated (the *launch*), cut into pulses by the carver and halved by the coupler; one half runs
 clockwise around the loop, one counter-clockwise.  Both pass the same stations, so they arrive equally bright whatever
 the stations lose: one number, the photons ``x`` per slot that arrive from a user, sets all others.  The first user of
 a pair, in ring order, modulates the counter-clockwise light and the second the clockwise one; what either lets out of
@@ -9,6 +9,7 @@ what the partner still takes (*other light*).
 
 A station is a switch, a tap, the modulator, the attenuator, another tap and the switch again; a bypassed one is a
 pass of the switch.  The tap that light meets first feeds the sensor of that direction, before all that it loses inside.
+Other direction and own one are told apart in time alone, half a slot from each other.
 
 *Back-scatter.*  Every metre of fibre sends back a fixed part of the light in it, :data:`BACKSCATTER_DB` for standard
 fibre at 1550 nm (Rayleigh; -82 dB for a pulse of 1 ns, in manuals of reflectometers).  A train of pulses makes it flat in
@@ -25,16 +26,13 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 PLANCK_J_S = 6.62607015e-34
 LIGHT_SPEED_M_S = 299_792_458.0
 BACKSCATTER_DB = -72.0
 """Light scattered back by a metre of fibre over light in it."""
 SPECKLE = 3.0
-SPLIT_DB = 10 * math.log10(2)
-"""What a coupler of 50:50 takes from each of its ways."""
-GAUSSIAN_AREA = math.sqrt(math.pi / (4 * math.log(2)))
-"""Area of a Gaussian pulse over peak times full width at half maximum, 1.064."""
 NS_PER_KM = 1.468 / LIGHT_SPEED_M_S * 1e12
 """Transit time of standard fibre at 1550 nm (group index of ITU-T G.652 fibre)."""
 SEPARATION_LIMITS = (0.3, 0.7)
@@ -45,47 +43,38 @@ LATCHING_CPS = 1e7
 
 @dataclass(frozen=True, slots=True)
 class StationLight:
-    """Where a station stands and what its parts take, in dB; ``tap_share`` is what each tap gives to its sensor.
+    """Where a station stands, what it loses, and when light passes its modulator.
 
-    ``sensor_floor_w``: the least power that its sensors tell from none.  ``trim_db``: what its attenuator is set to.
+    ``loss_db``: taken in, its attenuator at 0 dB.  ``sensor_over_output_db``, ``passes_ns``: clockwise and
+    counter-clockwise; the power that a sensor reads over what of it leaves the station, and when a pulse passes, from
+    any moment.  ``sensor_floor_w``: the least power that its sensors tell from none.
     """
 
     name: str
     position_km: float
-    switch_db: float = 0.6
-    tap_share: float = 0.5
-    modulator_db: float = 3.7
-    attenuator_db: float = 1.0
+    passes_ns: tuple[float, float]
+    loss_db: float = 11.92
+    sensor_over_output_db: tuple[float, float] = (8.31, 8.31)
     sensor_floor_w: float = 1e-14
-    trim_db: float = 0.0
-
-    @property
-    def loss_db(self) -> float:
-        """From fibre to fibre, with the station taken in."""
-        tap_db = -10 * math.log10(1 - self.tap_share)
-        return 2 * self.switch_db + 2 * tap_db + self.modulator_db + self.attenuator_db + self.trim_db
-
-    @property
-    def sensor_over_output_db(self) -> float:
-        """Power at the sensor of a direction over what leaves the station in that direction."""
-        return self.loss_db - self.switch_db + 10 * math.log10(self.tap_share)
 
 
 @dataclass(frozen=True, slots=True)
 class RelayLight:
-    """The relay's parts; losses in dB.  ``relay_loss_db`` stands between a loop end and a detector."""
+    """The relay's parts; losses in dB.
 
+    ``launch_loss_db``: from the laser into one direction of the loop with the launch attenuators at 0 dB, all light that
+    is no pulse included; ``launch_limit_db`` what they reach together.  ``relay_loss_db`` stands between a loop end and a
+    detector.  ``extinction_db``: light of a pulse over light of an empty gate.
+    """
+
+    laser_w: float
+    launch_loss_db: float
     relay_loss_db: float
     efficiency: float
     dark_count: float
     visibility: float
-    laser_w: float = 2e-3
-    carver_db: float = 3.5
-    pulse_fwhm_ns: float = 0.4
-    extinction_db: float = 35.0
-    circulator_db: float = 0.8
+    extinction_db: float
     launch_limit_db: float = 90.0
-    """What the launch attenuators reach together."""
 
     @property
     def detection_db(self) -> float:
@@ -105,6 +94,7 @@ class RingLight:
     stations: tuple[StationLight, ...]
     length_km: float
     fibre_db_per_km: float = 0.2
+    bypass_db: float = 0.6
     clock_hz: float = 100e6
     samples_per_slot: int = 2
     gate_ns: float = 1.0
@@ -126,11 +116,6 @@ class RingLight:
             1.0, self.link_bytes_per_s / (self.clock_hz * self.samples_per_slot * self.bytes_per_sample)
         )
 
-    @property
-    def carved_db(self) -> float:
-        """What the carver takes: its insertion loss, and all light that is no pulse."""
-        return self.relay.carver_db - 10 * math.log10(self.relay.pulse_fwhm_ns * GAUSSIAN_AREA / self.slot_ns)
-
     def watts(self, photons_per_slot: float) -> float:
         """Mean power of a train of pulses."""
         photon_j = PLANCK_J_S * LIGHT_SPEED_M_S / (self.wavelength_nm * 1e-9)
@@ -142,7 +127,7 @@ class RingLight:
 
     def separation_ns(self, station: StationLight) -> float:
         """From clockwise to counter-clockwise light at a station, modulo the slot."""
-        return (self.length_km - 2 * station.position_km) * NS_PER_KM % self.slot_ns
+        return (station.passes_ns[1] - station.passes_ns[0]) % self.slot_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,24 +173,25 @@ class PairLight:
     def arms_db(self) -> tuple[float, float]:
         """From either user's output to a click."""
         first, second = self.stations
-        clockwise = self._fibre_db(self.ring.length_km - second.position_km) + self._bypassed_db(
-            self.second + 1, len(self.ring.stations)
-        )
-        home = self._fibre_db(first.position_km) + self._bypassed_db(0, self.first)
-        return home + self.ring.relay.detection_db, clockwise + self.ring.relay.detection_db
+        ring, after = self.ring, len(self.ring.stations) - 1 - self.second
+        loss_a = ring.fibre_db_per_km * first.position_km + ring.bypass_db * self.first
+        loss_b = ring.fibre_db_per_km * (ring.length_km - second.position_km) + ring.bypass_db * after
+        return loss_a + ring.relay.detection_db, loss_b + ring.relay.detection_db
 
     @property
     def between_db(self) -> float:
         """From one user's output to the other's input, either way."""
         first, second = self.stations
-        fibre = self._fibre_db(second.position_km - first.position_km)
-        return fibre + self._bypassed_db(self.first + 1, self.second)
+        bypassed = self.second - self.first - 1
+        fibre_km = second.position_km - first.position_km
+        return self.ring.fibre_db_per_km * fibre_km + self.ring.bypass_db * bypassed
 
     @property
     def loop_db(self) -> float:
         """Once around."""
-        bypassed = self._bypassed_db(0, len(self.ring.stations)) - sum(s.switch_db for s in self.stations)
-        return self._fibre_db(self.ring.length_km) + bypassed + sum(s.loss_db for s in self.stations)
+        ring = self.ring
+        bypassed_db = ring.bypass_db * (len(ring.stations) - 2)
+        return ring.fibre_db_per_km * ring.length_km + bypassed_db + sum(s.loss_db for s in self.stations)
 
     @property
     def other_light(self) -> tuple[float, float]:
@@ -242,12 +228,13 @@ class PairLight:
         mu_b = arriving * _ratio(loss_b)
         # The counter-clockwise way to the first user's output is the loop without her way home.
         to_output_db = self.loop_db - (loss_a - ring.relay.detection_db)
-        relay_db = ring.carved_db + ring.relay.circulator_db + SPLIT_DB
-        launch_db = 10 * math.log10(ring.relay.laser_w / ring.watts(mu_a)) - to_output_db - relay_db
+        all_db = 10 * math.log10(ring.relay.laser_w / ring.watts(mu_a))
+        launch_db = all_db - to_output_db - ring.relay.launch_loss_db
         rho_a, rho_b = self.other_light
-        own_a = ring.watts(mu_a) * _ratio(first.sensor_over_output_db)
-        own_b = ring.watts(mu_b) * _ratio(second.sensor_over_output_db)
-        sensors = (SensorReadings(own_a, own_a * rho_a), SensorReadings(own_b, own_b * rho_b))
+        sensors = (
+            _readings(first, "ccw", ring.watts(mu_a), rho_a),
+            _readings(second, "cw", ring.watts(mu_b), rho_b),
+        )
         scattered = self.backscatter * arriving
         dark_cps = ring.relay.dark_count / ring.gate_ns * 1e9
         cps = (arriving + scattered * ring.slot_ns / ring.gate_ns) * ring.clock_hz + dark_cps
@@ -265,7 +252,7 @@ class PairLight:
                 yield (
                     f"at {station.name} the two directions pass {apart:.2f} ns apart modulo the slot of "
                     f"{ring.slot_ns:g} ns, not {low_ns:g} to {high_ns:g} ns: trim the fibre by "
-                    f"{abs(apart - ring.slot_ns / 2) / NS_PER_KM / 2 * 1e3:.2f} m"
+                    f"{abs(apart - ring.slot_ns / 2) / NS_PER_KM * 1e3:.2f} m on one side"
                 )
             if monitored and sensor.own_w < station.sensor_floor_w:
                 yield (
@@ -296,12 +283,6 @@ class PairLight:
         left = math.exp(-falling_ns / tau_ns) if falling_ns > 0 else 1.0
         return min(left - math.expm1(-max(rising_ns, 0.0) / tau_ns), 1.0)
 
-    def _fibre_db(self, km: float) -> float:
-        return km * self.ring.fibre_db_per_km
-
-    def _bypassed_db(self, start: int, stop: int) -> float:
-        return sum(station.switch_db for station in self.ring.stations[start:stop])
-
     def _returned(self, order: range) -> float:
         """Light that comes back out of a loop end over the light that went in, stations met in this order."""
         ring, scatter = self.ring, _ratio(BACKSCATTER_DB) * 1e3
@@ -315,12 +296,20 @@ class PairLight:
             km = end_km - at_km
             seen_km = -math.expm1(-per_km * km) / per_km if per_km else km
             back += scatter * seen_km * _ratio(-2 * loss_db)
-            loss_db += self._fibre_db(km)
+            loss_db += ring.fibre_db_per_km * km
             if index is not None:
-                station = ring.stations[index]
-                loss_db += station.loss_db if index in (self.first, self.second) else station.switch_db
+                taken_in = index in (self.first, self.second)
+                loss_db += ring.stations[index].loss_db if taken_in else ring.bypass_db
             at_km = end_km
         return back
+
+
+def _readings(
+    station: StationLight, own: Literal["cw", "ccw"], output_w: float, other_light: float
+) -> SensorReadings:
+    cw, ccw = map(_ratio, station.sensor_over_output_db)
+    of_own, of_other = (cw, ccw) if own == "cw" else (ccw, cw)
+    return SensorReadings(output_w * of_own, output_w * other_light * of_other)
 
 
 def _ratio(db: float) -> float:

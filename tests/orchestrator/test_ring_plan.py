@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import fields, replace
 
 import pytest
 
-from lab.light_budget import PairLight, RelayLight, RingLight, StationLight
+from lab.light_budget import NS_PER_KM, PairLight, RelayLight, RingLight, StationLight
 from orchestrator.protocols.epsilons import ParameterError
 from orchestrator.protocols.four_phase.planner import FourPhasePlan
 from orchestrator.protocols.four_phase.ring_plan import (
@@ -25,11 +26,18 @@ REFERENCE = (7.3, 10**10)
 
 def pair_of(name: str, relay_db: float = 3.0, *, tap_share: float = 0.5) -> PairLight:
     """A pair of four stations on 6 km; pulses pass 4.25 ns after their edge, those of the other direction about 4 ns."""
+    tap_db = -10 * math.log10(1 - tap_share)
     stations = tuple(
-        StationLight(user, km, tap_share=tap_share)
+        StationLight(
+            user,
+            km,
+            (km * NS_PER_KM, (6.0 - km) * NS_PER_KM),
+            0.6 + tap_db + 3.7 + 1.0 + tap_db + 0.6,
+            (3.7 + 1.0 + 2 * tap_db + 0.6 + 10 * math.log10(tap_share),) * 2,
+        )
         for user, km in zip("abcd", (0.75, 2.25, 3.75, 5.25), strict=True)
     )
-    relay = RelayLight(relay_db, efficiency=0.75, dark_count=1e-7, visibility=0.99)
+    relay = RelayLight(2e-3, 21.02, relay_db, 0.75, 1e-7, 0.99, 35.0)
     return PairLight(RingLight(relay, stations, 6.0, pulse_after_edge_ns=4.25), *PAIRS[name])
 
 
@@ -175,7 +183,7 @@ def test_speckle_of_a_narrow_laser_is_allowed_for() -> None:
     pair = pair_of("AB")
     plan = plan_on_ring(pair, Trust(), n_pulses=10**8)
     assert 0 < at_speckle(plan) < 0.8 * plan.expected_bits
-    stations = tuple(replace(each, modulator_db=6.6) for each in pair.ring.stations)
+    stations = tuple(replace(each, loss_db=14.82) for each in pair.ring.stations)
     lossy = replace(pair, ring=replace(pair.ring, stations=stations))
     with pytest.raises(PlanRefusedError, match="narrow laser is 3 times its mean"):
         plan_on_ring(lossy, Trust(), n_pulses=10**8)

@@ -69,7 +69,10 @@ def uncertainties(pair: PairLight, trust: Trust) -> tuple[Uncertainty, Uncertain
     )
 
     def of(user: int) -> Uncertainty:
-        over_output = 10 ** (pair.stations[user].sensor_over_output_db / 10)
+        own_sensor_db = pair.stations[user].sensor_over_output_db[
+            1 - user
+        ]  # the first user's light runs counter-clockwise
+        over_output = 10 ** (own_sensor_db / 10)
         zero = pair.ring.photons_per_slot(trust.sensor_zero_w) / over_output if monitored else 0.0
         excess = {"assumed": 0.0, "gated": trust.gated_excess, "counted": pair.other_light[user]}[trust.light]
         if excess is None or not excess >= 0.0:
