@@ -142,6 +142,15 @@ OURS = (
         twin="sim_backends.attenuators.keysight_n7764a",
     ),
     Row(
+        model="keysight-n7752a",
+        driver="drivers.attenuators.keysight_n7752a:KeysightN7752A",
+        offers={kinds.ATTENUATOR: ("ch1", "ch3"), kinds.POWER_SENSOR: ("ch5", "ch6")},
+        safe_order=SafeOrder.SHUTTER,
+        address=AddressKind.VISA,
+        ports=(5025,),
+        twin="sim_backends.attenuators.keysight_n7752a",
+    ),
+    Row(
         model="tektronix-awg70002a",
         driver="drivers.modulators.tektronix_awg70002a:AWG70002A",
         offers={kinds.PHASE_MODULATOR: WHOLE},

@@ -16,6 +16,7 @@ from drivers.links.errors import (
     WrongInstrumentError,
 )
 from drivers.scpi import ScpiInstrument
+from sim_backends.attenuators.keysight_n7752a import N7752ATwin
 from sim_backends.attenuators.keysight_n7764a import N7764ATwin
 from sim_backends.faults import FaultInjector
 from sim_backends.modulators.tektronix_awg70002a import AWG70002ATwin
@@ -38,6 +39,7 @@ TWINS: dict[str, Callable[..., Twin]] = {
     "keysight-n7764a": N7764ATwin,
     "thorlabs-pm100d": PM100DTwin,
     "keysight-8163b": Keysight8163BTwin,
+    "keysight-n7752a": N7752ATwin,
 }
 
 

@@ -28,6 +28,7 @@ from drivers.base import LabInstrument
 from drivers.catalogue import AddressKind, create_instrument, models, row
 from drivers.links.ieee488 import ProgramMessage
 from drivers.links.interbus import MessageType, Telegram, TelegramReader, encode
+from sim_backends.attenuators.keysight_n7752a import SENSOR_N7752A, N7752ATwin
 from sim_backends.bench_addresses import free_port_range
 from sim_backends.powermeters.keysight_8163b import HEAD_81634B, Keysight8163BTwin
 from sim_backends.powermeters.thorlabs_pm100d import PM100DTwin
@@ -343,6 +344,20 @@ def _make_8163b(left: bool) -> Simulated:
     return Simulated(twin, lambda: twin.serve(HOST, 0))
 
 
+def _make_n7752a(left: bool) -> Simulated:
+    light = _Heads(5, 6)
+    twin = N7752ATwin(
+        read_power_w=lambda slot: light.power_w[slot], sensor=SENSOR_N7752A.exact(), left_by_someone=left
+    )
+    twin.light = light  # type: ignore[attr-defined]
+    return Simulated(twin, lambda: twin.serve(HOST, 0))
+
+
+def _n7752a_change(twin: Any, n: int) -> None:
+    _scpi(twin, f"INP1:WAV {1.5e-6 + n * 1e-11:.13g}", f"INP3:WAV {1.3e-6 + n * 1e-11:.13g}")
+    twin.light.change(n)
+
+
 KNOWN: dict[str, Known] = {
     "nkt-basik": Known(
         unsafe=lambda driver: driver.emission(True),
@@ -365,6 +380,21 @@ KNOWN: dict[str, Known] = {
         strict={"min_attenuation_db": 10.0},
         store=lambda twin: _scpi(twin, "INP1:ATT 3"),
         queue_error=lambda twin: _scpi(twin, "NO:SUCH"),
+    ),
+    "keysight-n7752a": Known(
+        make=_make_n7752a,
+        unsafe=lambda driver: driver.ch1.shutter_open(True),
+        change=_n7752a_change,
+        truth=lambda twin: {
+            **{f"ch{n}.wavelength_nm": twin.state()["wavelength_nm"][n] for n in (1, 3)},
+            **twin.light.truth(twin, "ch"),
+        },
+        acknowledge=_scpi_acknowledge,
+        strict={"min_attenuation_db": 10.0},
+        store=lambda twin: _scpi(twin, "INP1:ATT 3"),
+        queue_error=lambda twin: _scpi(twin, "NO:SUCH"),
+        lose=lambda twin: twin.light.power_w.update({6: 1.0}),
+        lost="ch6.power_w",
     ),
     "tektronix-awg70002a": Known(
         unsafe=_awg_arm,

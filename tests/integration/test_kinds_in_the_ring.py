@@ -71,3 +71,32 @@ def test_light_goes_through_whatever_serves() -> None:
         light.light_blocked()
         assert bench.ring.monitor_power_w("bob") < before * 10**-1.6  # 60 dB instead of 43: it has no shutter
     assert bench.unsafe() == []
+
+
+def test_one_box_attenuates_and_measures() -> None:
+    data = content()
+    by_name = {entry["name"]: entry for entry in data["instruments"]}
+    by_name["voa_bob"] |= {"model": "keysight-n7752a", "serves": {"attenuator": "ch3", "monitor": "ch5"}}
+    data["instruments"].remove(by_name["monitor_bob"])
+    with ExitStack() as stack:
+        bench = stack.enter_context(Bench(parse_testbed(data, Path("t"))))
+        data = resolve_addresses(data, bench.addresses)
+        for entry in data["instruments"]:
+            entry["options"] = bench.options[entry["name"]]
+        testbed = parse_testbed(data, Path("t"))
+        relay = stack.enter_context(Station(testbed, "relay"))
+        bob = stack.enter_context(Station(testbed, "bob"))
+        relay.get(needs.LASER).emission(True)
+        relay.get(needs.LAUNCH).attenuation_db(20.0)
+        sensor, light_w = bob.get(needs.MONITOR), bench.ring.monitor_power_w("bob")
+        assert light_w > 1000 * sensor.floor_w()
+        assert sensor.power_w() == pytest.approx(
+            light_w, rel=0.06, abs=0.0
+        )  # its scale is off by 5 % at most
+        bob.get(needs.ATTENUATOR).attenuation_db(10.0)
+        bob.get(needs.ATTENUATOR).let_through()
+        assert bench.ring.mean_photon_number("bob") > 0.0
+        bob.get(needs.ATTENUATOR).block()
+        assert bench.ring.mean_photon_number("bob") == 0.0
+        assert sensor.power_w() > 0.0
+    assert bench.unsafe() == []
