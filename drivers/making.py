@@ -21,6 +21,7 @@ from qcodes.instrument import Instrument
 from qcodes.instrument.instrument_meta import InstrumentMeta
 
 from drivers.ending import ENDING
+from drivers.options import taken
 
 if TYPE_CHECKING:
     from qcodes.parameters import Parameter
@@ -44,9 +45,12 @@ class MadeForHands(InstrumentMeta):
             "",
             "",
         )[:2]
-        _make_way(self, str(name), str(address))
+        kwargs |= taken(
+            self, name, address, {k: v for k, v in kwargs.items() if k not in ("name", "address")}
+        )
+        _make_way(self, name, address)
         if loading is not None:
-            leave_station(loading.f_locals.get("self"), str(name))
+            leave_station(loading.f_locals.get("self"), name)
         made: LabInstrument = super().__call__(*args, **kwargs)
         made.made_with = {key: value for key, value in kwargs.items() if key not in ("name", "address")}
         ENDING.renew(made)

@@ -10,17 +10,13 @@ Drivers load QCoDeS: only commands that start or check a whole testbed and roles
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
-import msgspec
 from pydantic import ValidationError
 from qcodes.parameters import ParameterBase
 
@@ -28,6 +24,7 @@ from drivers.base import LabInstrument
 from drivers.catalogue import CatalogueError, create_instrument, driver_class, row
 from drivers.links.addresses import AddressError
 from drivers.links.limits import limits_of
+from drivers.options import no_such, option_types, wrong_type
 from lab.consistency import Mistake, meaning, unknown_model
 from lab.needs import ATTENUATOR, DETECTORS, LASER, LAUNCH, MODULATOR, MONITOR, TAGGER, Need, candidates
 from lab.quantities import UNITS, Plausible, items, number, unit_of
@@ -123,17 +120,10 @@ def _options(place: str, entry: InstrumentEntry) -> Iterator[Mistake]:
     for name, value in entry.options.items():
         here = f"{place}.options.{name}"
         if name not in known:
-            near = get_close_matches(name, known, 1)
-            meant = f"is {near[0]} meant? " if near else ""
-            yield (
-                here,
-                f"{entry.model} has no such option; {meant}it has {', '.join(sorted(known)) or 'none'}",
-            )
+            yield here, f"{entry.model} has {no_such(name, known)}"
             continue
-        try:
-            msgspec.convert(value, known[name], strict=True)
-        except msgspec.ValidationError as error:
-            yield here, f"{value!r} is of the wrong type; write {_words(known[name])} ({error})"
+        if why := wrong_type(value, known[name]):
+            yield here, why
             continue
         for at, each in items(here, value):
             if isinstance(each, int | float) and (why := _out_of_range(name, each)):
@@ -147,48 +137,6 @@ def _out_of_range(name: str, value: float) -> str:
         return f"{number(value)} s is no time to wait; write one above zero"
     plausible = next((each for end, each in OPTION_RANGES.items() if name.endswith(f"_{end}")), None)
     return plausible.objection(name, value) if plausible else ""
-
-
-def option_types(driver: type[LabInstrument]) -> dict[str, Any]:
-    """The options that a file can give to a driver, with their types: what its constructors take by name.
-
-    Functions, such as the clock of a test, stand in no file.
-    """
-    found: dict[str, Any] = {}
-    for cls in driver.__mro__:
-        if (init := vars(cls).get("__init__")) is not None:
-            try:
-                hints = get_type_hints(init)
-            except NameError:  # names that its module has for the type checker only
-                hints = {}
-            parameters = list(inspect.signature(init).parameters.values())[1:]
-            for each in parameters:
-                if each.kind is not each.VAR_KEYWORD and each.name not in ("name", "address"):
-                    found.setdefault(each.name, hints.get(each.name, Any))
-            if not any(each.kind is each.VAR_KEYWORD for each in parameters):
-                break
-        if cls is LabInstrument:
-            break
-    return {name: hint for name, hint in found.items() if _in_toml(hint)}
-
-
-def _in_toml(hint: Any) -> bool:
-    if hint in (str, int, float, bool, NoneType, Ellipsis, Any) or get_origin(hint) is Literal:
-        return True
-    return get_origin(hint) in (Union, UnionType, tuple, list) and all(map(_in_toml, get_args(hint)))
-
-
-def _words(hint: Any) -> str:
-    """A type for people."""
-    simple = {float: "a number", int: "a whole number", str: "text in quotes", bool: "true or false"}
-    if hint in simple:
-        return simple[hint]
-    inner = [_words(each) for each in get_args(hint) if each not in (NoneType, Ellipsis)]
-    if get_origin(hint) is Literal:
-        return " or ".join(repr(each) for each in get_args(hint))
-    if get_origin(hint) in (tuple, list):
-        return f"a list [{', '.join(inner)}]"
-    return " or ".join(inner)
 
 
 # Values

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal, get_origin
 
 import numpy as np
 import pytest
 from every_driver import KNOWN, MODELS, Known, Rig, rigged
+from qcodes.instrument import Instrument
 from qcodes.utils import NumpyJSONEncoder
 from wires import Piece
 
-from drivers.catalogue import create_instrument, row
+from drivers.catalogue import create_instrument, driver_class, row
 from drivers.links.errors import (
     InstrumentError,
     InstrumentRefusedError,
@@ -25,8 +26,10 @@ from drivers.links.errors import (
     LinkError,
     NoReadingError,
     NotReadyError,
+    WrongKindError,
 )
 from drivers.links.limits import ListWithin, Within
+from drivers.options import option_types
 
 UNITS = {
     "a": "A", "c": "degC", "db": "dB", "dbm": "dBm", "hz": "Hz", "ma": "mA", "ms": "ms", "mv": "mV", "mw": "mW", "nm": "nm",
@@ -357,3 +360,59 @@ def test_a_number_that_no_float_can_be_is_outside_every_limit() -> None:
         Within(0.0, 10.0, "dB").validate(10**400)
     with pytest.raises(LimitError, match=r"element 1: -inf uA is outside -40\.\.40 uA"):
         ListWithin(-40.0, 40.0, "uA").validate([0.0, -(10**400)])
+
+
+WRONG_OPTIONS: dict[type, Sequence[Any]] = {
+    float: ("2", True, math.nan, math.inf, [1.0], None),
+    int: ("2", True, 2.5, 2.0, math.nan, [1], None),
+    str: (5, True, ["x"]),
+    bool: (1, 0.0, "yes", None),
+}
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_options_of_another_type_are_refused_with_name_and_address(model: str) -> None:
+    """By the driver itself: a notebook and a station's file ask nobody else."""
+    known = option_types(driver_class(model))
+    assert known
+    for option, hint in known.items():
+        other = (3.7, "anything", True) if get_origin(hint) is Literal else ({"of": 1},)
+        for wrong in WRONG_OPTIONS.get(hint, other):
+            with pytest.raises(InstrumentError) as caught:
+                create_instrument(model, "misled", "nowhere", **{option: wrong})
+            assert (caught.value.instrument, caught.value.address) == ("misled", "nowhere"), (option, wrong)
+            assert option in str(caught.value), (option, wrong)
+        if option.endswith("_s") and not option.endswith("_per_s"):
+            for wrong in (-1, 1e9):
+                with pytest.raises(LimitError, match=option):
+                    create_instrument(model, "misled", "nowhere", **{option: wrong})
+    with pytest.raises(WrongKindError, match="no such option"):
+        create_instrument(model, "misled", "nowhere", timeout=3.0)
+    assert not Instrument.exist("misled")
+
+
+def test_refused_values_name_instrument_and_address(rig: Rig) -> None:
+    for name, setting in rig.settings().items():
+        for wrong in ("much", None, object()):
+            with pytest.raises(InstrumentError) as caught:
+                setting.set(wrong)
+            assert caught.value.address == rig.driver.address, name
+            assert caught.value.instrument.startswith(rig.driver.name), name
+
+
+def test_arrays_of_no_dimensions_are_taken_as_the_number_that_they_hold(rig: Rig) -> None:
+    for name, setting in rig.kinds_of_settings().items():
+        held = setting.get()
+        if isinstance(held, bool | int | float):
+            setting.set(np.array(held))
+            assert setting.get() == held, name
+            assert type(setting.cache.get()) is type(held), name
+
+
+def test_on_and_off_are_no_numbers(rig: Rig) -> None:
+    for name, setting in rig.settings().items():
+        held = setting.get()
+        if not isinstance(held, bool):
+            with pytest.raises(WrongKindError):
+                setting.set(True)
+            assert setting.get() == held, name

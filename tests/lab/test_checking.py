@@ -14,7 +14,8 @@ from command_line import run_qunetlab
 from qcodes.instrument import Instrument
 
 from drivers.catalogue import driver_class
-from lab.checking import checked_testbed, option_types
+from drivers.options import option_types
+from lab.checking import checked_testbed
 from lab.runs.testbeds.folder import TEMPLATES, template_path
 from lab.testbed import TestbedError, write_testbed
 
