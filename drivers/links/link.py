@@ -10,6 +10,9 @@ itself, the instrument may have restarted with other settings.  Then the driver'
 before anything else is sent.  A link that was never opened is opened by its first use; one that :meth:`Link.close`
 closed stays closed until :meth:`Link.open`.
 
+**Interruptions.**  Whose turn it is, is known without anything that a stop button could leave wrong
+(:mod:`drivers.links.turns`).
+
 **Urgency.**  ``with link.urgent():`` is for the safe state.  It waits for nobody: a thread that waits for a reply gives
 up with PreemptedError within :data:`SLICE_S`, one that does not is cut off after :data:`GRACE_S`, and a transaction
 begun earlier sends nothing more.  The line is fresh, the instrument is not brought up first, and a link that was not
@@ -29,7 +32,8 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
+from types import TracebackType
 from typing import Literal, TypeVar
 
 from drivers.links.errors import (
@@ -44,6 +48,7 @@ from drivers.links.errors import (
     NotReadyError,
     PreemptedError,
 )
+from drivers.links.turns import Hold, Turns
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +61,8 @@ HASTE_S = 0.4
 KNOCKS = 15
 KNOCK_S = 0.02
 """How often, and at what distance, an instrument that refuses the line is tried by somebody urgent."""
+WAIT_S = 600.0
+"""How long the link is waited for: longer than any instrument takes for one answer."""
 PROGRESS_S = 10.0
 """A wait that lasts says so this often."""
 
@@ -92,18 +99,12 @@ class Link(ABC):
         """How many fresh lines there have been."""
         self.instrument = instrument
         self._clock = clock
-        self._lock = threading.RLock()
+        self._turns = Turns()
         self._wanted: bool | None = None  # None: never opened
         self._sound = False
         self._brought_up = False
         self._bringing_up: int | None = None  # the thread that does
-        self._urgency = threading.RLock()
-        self._calm = threading.Event()
-        self._calm.set()
-        self._urgent_thread: int | None = None
         self._hasty = False
-        self._epoch = 0  # counts urgent callers
-        self._held = _Held()
 
     # What a kind of link is made of
 
@@ -157,47 +158,38 @@ class Link(ABC):
 
     # Exchanges
 
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
+    def transaction(self) -> AbstractContextManager[None]:
         """Hold the link for several exchanges that belong together; PreemptedError once somebody urgent came."""
-        held, me = self._held, threading.get_ident()
-        if not held.depth and self._urgent_thread != me:
-            self._calm.wait()
-        lock = self._lock
-        with lock:
-            if lock is not self._lock:  # it was taken from a holder for whom this thread waited
-                raise self._preempted()
-            if not held.depth:
-                held.epoch = self._epoch
-            held.depth += 1
-            try:
-                self._check_turn()
-                yield
-            finally:
-                held.depth -= 1
+        return _Transaction(self, Hold(1))
 
-    @contextmanager
-    def exchange(self) -> Iterator[None]:
+    def exchange(self) -> AbstractContextManager[None]:
         """Hold the link for one question and its answer, on a line where nothing else is under way."""
-        with self.transaction():
-            self._make_ready()
-            self._sound = False
-            try:
-                yield
-            except InstrumentRefusedError:
-                self._sound = self._has_turn()
-                raise
-            except (LinkTimeoutError, MalformedReplyError):
-                self._brought_up = False
-                raise
-            except (LinkBrokenError, LinkClosedError):
-                if self._has_turn():
-                    self._forget()
-                raise
-            self._sound = self._has_turn()
+        return _Exchange(self, Hold(1))
+
+    def _begin(self, hold: Hold) -> None:
+        if why := self._turns.take(hold, WAIT_S):
+            raise self._preempted() if why == "cut" else self._held_up("uses the link")
+        if self._turns.depth == 1 and self._bringing_up == threading.get_ident():
+            self._bringing_up = None  # a bring-up that was broken off
+        self._check_turn()
+
+    def _held_up(self, what: str) -> NotReadyError:
+        return self.error(
+            NotReadyError,
+            f"another thread {what} and does not end; end it, or disconnect and connect again; nothing was sent",
+        )
+
+    def _judge(self, error: BaseException | None) -> None:
+        """What the end of an exchange tells of the line: sound only after a whole answer."""
+        if error is None or isinstance(error, InstrumentRefusedError):
+            self._sound = self._turns.has_turn
+        elif isinstance(error, LinkTimeoutError | MalformedReplyError):
+            self._brought_up = False
+        elif isinstance(error, LinkBrokenError | LinkClosedError) and self._turns.has_turn:
+            self._forget()
 
     def _make_ready(self) -> None:
-        urgent = self._urgent_thread == threading.get_ident()
+        urgent = self._turns.is_urgent
         if self._wanted is False and not urgent:
             raise self.error(LinkClosedError, "the link is closed; call connect() first")
         if self._sound and self.is_open:
@@ -254,31 +246,9 @@ class Link(ABC):
 
     # Urgency
 
-    @contextmanager
-    def urgent(self) -> Iterator[None]:
+    def urgent(self) -> AbstractContextManager[None]:
         """Hold the link before everybody else but others as urgent, with a usable line; see the module."""
-        me, held = threading.get_ident(), self._held
-        with self._urgency:
-            before = self._urgent_thread  # this thread, or nobody
-            self._epoch += 1
-            self._calm.clear()
-            try:
-                lock = self._seize()
-                self._urgent_thread = me
-                wanted = self._wanted
-                held.epoch = self._epoch  # whoever makes safe in the midst of a transaction goes on with it
-                held.depth += 1
-                try:
-                    yield
-                finally:
-                    held.depth -= 1
-                    self._urgent_thread = before
-                    if not wanted:
-                        self._forget()
-                    lock.release()
-            finally:
-                if before is None:
-                    self._calm.set()
+        return _Urgent(self, Hold(1))
 
     def urgently(self, action: Callable[[], None]) -> None:
         """Do ``action`` before everybody else: hastily, and after a LinkError once more on a fresh line with all time.
@@ -301,26 +271,20 @@ class Link(ABC):
                 time.sleep(KNOCK_S)
             action()
 
-    def _seize(self) -> threading.RLock:
-        """The lock, held: handed over by its holder, or taken away from one that does not answer."""
-        lock = self._lock
-        if not lock.acquire(timeout=GRACE_S):
-            log.warning(
-                "%s at %s: the link is taken from a thread that holds it", self.instrument, self.address
-            )
+    def _seize(self, hold: Hold) -> None:
+        """Hold the link: handed over by its holder, or taken away from one that does not answer."""
+        if self._turns.come_urgently(hold, WAIT_S):
+            raise self._held_up("makes the instrument safe")
+        if not self._turns.take_urgently(hold, GRACE_S):
+            return
+        log.warning("%s at %s: the link is taken from a thread that holds it", self.instrument, self.address)
+        self._forget()
+        if self._turns.take_urgently(hold, GRACE_S):
+            self._turns.cut(hold)
             self._forget()
-            if not lock.acquire(timeout=GRACE_S):
-                lock = self._lock = threading.RLock()
-                lock.acquire()
-                self._forget()
-        return lock
-
-    def _has_turn(self) -> bool:
-        """Whether nobody urgent wants the link, or had it since this thread's transaction began."""
-        return self._urgent_thread == threading.get_ident() or self._held.epoch == self._epoch
 
     def _check_turn(self) -> None:
-        if not self._has_turn():
+        if not self._turns.has_turn:
             raise self._preempted()
 
     def _preempted(self, what: str = "") -> PreemptedError:
@@ -331,7 +295,7 @@ class Link(ABC):
     @property
     def urgencies(self) -> int:
         """How often somebody made the instrument safe, as this thread's transaction knows; read it inside, at its end."""
-        return self._held.epoch
+        return self._turns.my_epoch
 
     def wait_until(
         self,
@@ -349,10 +313,10 @@ class Link(ABC):
 
         Raises NotReadyError after ``timeout_s``, PreemptedError when the instrument was made safe meanwhile.
         """
-        begun, epoch = self._clock(), self._epoch if since is None else since
+        begun, epoch = self._clock(), self._turns.epoch if since is None else since
         told = begun
         while not done():
-            if self._epoch != epoch:
+            if self._turns.epoch != epoch:
                 raise self._preempted(f"{what}: ")
             now = self._clock()
             if now >= begun + timeout_s:
@@ -371,11 +335,7 @@ class Link(ABC):
 
     def limit_s(self, timeout_s: float) -> float:
         """``timeout_s``, or less in haste."""
-        return (
-            min(timeout_s, HASTE_S)
-            if self._hasty and self._urgent_thread == threading.get_ident()
-            else timeout_s
-        )
+        return min(timeout_s, HASTE_S) if self._hasty and self._turns.is_urgent else timeout_s
 
     def deadline(self, timeout_s: float | None = None) -> float:
         """When a reply is late that may take ``timeout_s``, by default the link's."""
@@ -419,8 +379,59 @@ class Link(ABC):
             self.tap(direction, data)
 
 
-class _Held(threading.local):
-    """How deep this thread's transactions nest, and which epoch they began in."""
+class _Transaction(AbstractContextManager[None]):
+    """A ``with`` that holds a link.
 
-    depth = 0
-    epoch = 0
+    What can be broken off gives the turn back twice; nothing comes between the last store of ``__enter__`` and the block.
+    """
+
+    def __init__(self, link: Link, hold: Hold) -> None:
+        self.link, self.hold = link, hold
+
+    def __enter__(self) -> None:
+        try:
+            self._begin()
+        except BaseException:
+            self._end()
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._settle(error)
+        finally:
+            self._end()
+
+    def _begin(self) -> None:
+        self.link._begin(self.hold)
+
+    def _settle(self, error: BaseException | None) -> None:
+        """What there is to do at the end before the turn is given back."""
+
+    def _end(self) -> None:
+        try:
+            self.link._turns.give_back(self.hold)
+        except BaseException:
+            self.link._turns.give_back(self.hold)
+            raise
+
+
+class _Exchange(_Transaction):
+    def _begin(self) -> None:
+        super()._begin()
+        self.link._make_ready()
+        self.link._sound = False
+
+    def _settle(self, error: BaseException | None) -> None:
+        self.link._judge(error)
+
+
+class _Urgent(_Transaction):
+    def _begin(self) -> None:
+        self.wanted = self.link._wanted
+        self.link._seize(self.hold)
+
+    def _settle(self, error: BaseException | None) -> None:
+        if not self.wanted:
+            self.link._forget()

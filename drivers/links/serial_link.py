@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -151,7 +150,7 @@ class SerialLink(ByteLink):
         while unread := self._read(QUIET_S):
             self._seen("received", unread)
             if self.now() > give_up:
-                if self._urgent_thread == threading.get_ident():
+                if self._turns.is_urgent:
                     return  # the safe command goes out whatever is on the line
                 raise self.error(MalformedReplyError, f"no silence within {MAX_DRAIN_S:g} s on the line")
 

@@ -1,14 +1,22 @@
 """The base of all links: suspect until an exchange ends well, brought up after a possible restart, urgent first."""
 
+import linecache
+import random
+import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from types import FrameType
+from typing import Any
 
 import pytest
 import zmq
 
+import drivers.links.link
+import drivers.links.turns
 from drivers.links.errors import (
     InstrumentRefusedError,
     LinkBrokenError,
@@ -357,16 +365,151 @@ def test_who_waited_for_a_holder_that_was_cut_off_does_not_come_in_beside_others
     threads = [threading.Thread(target=stubborn), threading.Thread(target=patient)]
     threads[0].start()
     held.wait(5.0)
-    old = link._lock
     threads[1].start()
     with link.urgent():
-        assert link._lock is not old
         let_go.set()
         for thread in threads:
             thread.join(5.0)
         assert (inside, outcome) == ([], ["given up"])
         say(link, "dark")
     say(link, "b")
+
+
+ENTERING = frozenset(module.__file__ for module in (drivers.links.link, drivers.links.turns))
+
+
+class StopButton:
+    """Breaks into the ``number``-th line of a link's own code.
+
+    Not between the last statement under a lock and the release of the lock: Python looks for signals after calls only.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.left = number
+        self._locked: set[FrameType] = set()
+
+    def __call__(self, frame: FrameType, event: str, arg: object) -> Any:
+        if frame.f_code.co_filename not in ENTERING:
+            return None
+        if event == "line":
+            if linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip() == "with self._mutex:":
+                if frame in self._locked:
+                    self._locked.remove(frame)
+                    return self
+                self._locked.add(frame)
+            self.left -= 1
+            if not self.left:
+                raise Stop
+        return self
+
+    def pressed_in(self, action: Callable[[], object]) -> bool:
+        """False when ``action`` has fewer lines."""
+        before = sys.gettrace()
+        sys.settrace(self)
+        try:
+            with suppress(Stop, LinkError):
+                action()
+        finally:
+            sys.settrace(before)
+        return self.left <= 0
+
+
+def everybody_comes_next(link: TcpLink, when: object) -> None:
+    """Whoever comes, of this or another thread, urgent or not, has a sound link, and nobody's place is kept."""
+    answers: list[object] = []
+
+    def others() -> None:
+        with suppress(LinkError):
+            if link._wanted is False:  # a broken-off opening closes it again
+                link.open()
+            answers.append(ask(link, "other"))
+            link.urgently(lambda: answers.append(ask(link, "dark")))
+
+    thread = threading.Thread(target=others, daemon=True)
+    thread.start()
+    thread.join(5.0)
+    assert answers == ["other!", "dark!"], when
+    assert ask(link, "own") == "own!", when
+    assert link._turns.depth == 0, when
+    assert not link._turns.is_urgent, when
+
+
+def exchange_inside(link: TcpLink) -> None:
+    with link.transaction():
+        ask(link, "old")
+
+
+ACTIONS: list[Callable[[TcpLink], object]] = [
+    lambda link: ask(link, "old"),
+    exchange_inside,
+    lambda link: link.urgently(lambda: say(link, "safe")),
+    lambda link: link.open(),
+]
+
+
+@pytest.mark.parametrize("action", ACTIONS, ids=["exchange", "transaction", "urgent", "open"])
+def test_a_stop_button_at_any_line_leaves_the_link_to_whoever_comes_next(
+    link: TcpLink, action: Callable[[TcpLink], object]
+) -> None:
+    ask(link, "a")
+    number = 1
+    while StopButton(number).pressed_in(lambda: action(link)):
+        everybody_comes_next(link, number)
+        number += 1
+    assert number > 20
+
+
+@pytest.mark.parametrize("action", ACTIONS, ids=["exchange", "transaction", "urgent", "open"])
+def test_a_signal_at_any_moment_leaves_the_link_to_whoever_comes_next(
+    link: TcpLink, action: Callable[[TcpLink], object]
+) -> None:
+    """A handler that raises, as that of a stop button does, where Python itself runs it."""
+
+    def stop(number: int, frame: object) -> None:
+        raise Stop
+
+    rng = random.Random(1)
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        for shot in range(60):
+            with suppress(Stop, LinkError):
+                signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-5, 1.5e-3))
+                action(link)
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            everybody_comes_next(link, shot)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_thread_that_holds_the_link_for_ever_is_told_of(
+    link: TcpLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask(link, "a")
+    monkeypatch.setattr(drivers.links.link, "WAIT_S", 0.05)
+    inside, let_go, failed = threading.Event(), threading.Event(), []
+
+    def hold(urgently: bool) -> None:
+        with link.urgent() if urgently else link.transaction():
+            inside.set()
+            let_go.wait(10.0)
+
+    for urgently in (False, True):
+        inside.clear()
+        let_go.clear()
+        thread = threading.Thread(target=hold, args=(urgently,))
+        thread.start()
+        inside.wait(5.0)
+        with pytest.raises(NotReadyError, match="another thread") as caught:
+            ask(link, "b")
+        failed.append(caught.value)
+        if urgently:
+            with pytest.raises(NotReadyError, match="another thread"), link.urgent():
+                pass
+        let_go.set()
+        thread.join(5.0)
+    assert all(each.instrument == "box" and each.address for each in failed)
+    say(link, "c")
 
 
 def test_two_that_make_safe_at_once_both_do(link: TcpLink, talker: Talker) -> None:
@@ -390,7 +533,7 @@ def test_two_that_make_safe_at_once_both_do(link: TcpLink, talker: Talker) -> No
     for thread in threads:
         thread.join(10.0)
     assert failed == []
-    assert link._urgent_thread is None
+    assert not link._turns.is_urgent
     say(link, "b")
 
 
