@@ -248,6 +248,8 @@ def test_a_killed_node_leaves_its_instruments_safe_and_others_go_on(ring: Run) -
     def block_of(*pair: str) -> Callable[[str, ProcessEvent], bool]:
         return lambda name, event: isinstance(event, BlockReport) and event.pair == pair and event.stored
 
+    (tagger,) = (entry for entry in ring.testbed.instruments if entry.model == "id-quantique-id900")
+    assert tagger.options["sole_user"], "a relay that comes back takes over what a killed one left"
     ask("alice", "dave")
     ring.supervisor.wait_for(block_of("alice", "dave"), 60, "a first block")
     dave = ring.supervisor.children["dave"].process

@@ -21,7 +21,7 @@ import msgspec
 from lab.runs.supervising.private_folder import ending_on_signals, private_folder
 from lab.runs.supervising.supervisor import Supervisor
 from lab.runs.testbeds.folder import SECRETS, STATE, create_folder, find_testbed, source_path
-from lab.testbed import Testbed, load_testbed, read_testbed, resolve_addresses, write_testbed
+from lab.testbed import Testbed, load_testbed, read_testbed, write_testbed
 from orchestrator.events.common import Subject, Unknown
 from orchestrator.events.learning import (
     AbortRecord,
@@ -36,7 +36,6 @@ from orchestrator.events.process import (
     NodeServing,
     PeerLedger,
     ProcessEvent,
-    SimulatorServing,
     SimulatorStopped,
 )
 from orchestrator.events.status import Alarm, BlockReport, Epsilons, Pair
@@ -104,17 +103,16 @@ class Run:
         return self.testbed.simulation is not None
 
     def start_ring(self, *, light: bool = True) -> None:
-        """Simulator, hub, relay and nodes; without ``light`` no relay, so that no key is made."""
-        resolved = self.folder / "resolved.toml"
+        """Simulator, hub, relay and nodes; without ``light`` no relay, so that no key is made.
+
+        The simulator fills its addresses, and the options that its instruments need, into the testbed file.
+        """
         path = str(self.testbed_path)
-        self.supervisor.start("simulate", "simulate", path, "--json", "--resolved", str(resolved))
+        self.supervisor.start("simulate", "simulate", path, "--json", "--resolved", path)
         self.supervisor.start("orchestrator", "orchestrator", path, *self._places)
-        ready = self.supervisor.ready(["simulate", "orchestrator"], START_TIMEOUT_S)
-        simulator, hub = ready["simulate"], ready["orchestrator"]
-        assert isinstance(simulator, SimulatorServing)
+        hub = self.supervisor.ready(["simulate", "orchestrator"], START_TIMEOUT_S)["orchestrator"]
         assert isinstance(hub, HubServing)
-        addresses = {each.name: each.address for each in simulator.instruments}
-        self._rewrite(addresses=addresses, hub={"control": hub.control, "bulk": hub.bulk})
+        self._rewrite(hub={"control": hub.control, "bulk": hub.bulk})
         users = list(self.testbed.user_names())
         roles = [*(["relay"] if light else []), *users]
         for role in roles:
@@ -164,13 +162,12 @@ class Run:
     def _rewrite(
         self,
         *,
-        addresses: dict[str, str] | None = None,
         hub: dict[str, str] | None = None,
         deliveries: dict[str, str] | None = None,
         server: str | None = None,
     ) -> None:
         """Fill in what has become known; processes started later read the new file."""
-        data = resolve_addresses(read_testbed(self.testbed_path), addresses or {})
+        data = read_testbed(self.testbed_path)
         if hub:
             data["hub"] = hub
         if server:
