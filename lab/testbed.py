@@ -94,6 +94,8 @@ class Protocol(Section):
     monitor_uncertainty_db: Annotated[NonNegative, Plausible(1e-4, 6)] = 0.05
     """Calibration error of power monitor and attenuator together; the rest of the tolerance is for drift."""
     qber_limit: Annotated[float, Field(gt=0, lt=0.5)] = 0.06
+    lost_frames_limit: Annotated[float, Field(ge=0, lt=1)] = 0.25
+    """Part of a block's frames that may be lost; beyond it the block is given up."""
     auth_refill_bits: Annotated[int, Field(ge=0)] = 4096
     p_x: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Fixed basis probability, a multiple of 1/128; left out, the planner chooses the best."""

@@ -5,6 +5,7 @@ An outcome is one of :data:`D1_ONLY`, :data:`D2_ONLY` and :data:`BOTH`, uint8 wh
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,6 +45,14 @@ class BlockClicks:
     def n_single(self) -> int:
         """Clicks of exactly one detector."""
         return int(np.count_nonzero(self.outcome != BOTH))
+
+    def drop(self, frames: Collection[int]) -> None:
+        """Forget the clicks of ``frames``, and overwrite their symbols; ``n_pulses`` stays."""
+        kept = ~np.isin(self.frame, list(frames))
+        symbol = self.symbol[kept]
+        self.wipe()
+        self.frame, self.slot, self.outcome = self.frame[kept], self.slot[kept], self.outcome[kept]
+        self.symbol = symbol
 
     def wipe(self) -> None:
         """Overwrite the symbols where their array allows it."""

@@ -2,7 +2,8 @@
 
 Per frame: both users arm their modulators (:class:`Armed`), the relay fires one trigger, reads the tags and
 publishes which slots clicked in which detector (:class:`Announcement`).  Users keep the symbols of announced
-slots only.  Announcements carry public facts; their bytes as received go into both users' transcripts, so
+slots only.  A frame that the relay could not record it calls lost (:class:`FrameLost`), and the block goes on.
+Announcements carry public facts; their bytes as received go into both users' transcripts, so
 that a relay which tells the two users different stories is caught.
 
 All messages travel on channels of topic ``light/<epoch>/<lease number>`` between the relay and each user.
@@ -45,8 +46,14 @@ class Announcement(Message, frozen=True, tag="announcement"):
     outcomes: bytes
 
 
+class FrameLost(Message, frozen=True, tag="frame-lost"):
+    """Relay to user: there is no announcement of this frame; it did not fire, or has no record of the clicks."""
+
+    frame: FrameIndex
+
+
 class Finished(Message, frozen=True, tag="finished"):
-    """User to relay: all frames are taken and the intensity was right to the end; the light may go out."""
+    """User to relay: all frames are over and the intensity was right to the end; the light may go out."""
 
 
 class LightAbort(Message, frozen=True, tag="light-abort"):
@@ -55,7 +62,10 @@ class LightAbort(Message, frozen=True, tag="light-abort"):
     reason: Reason
 
 
-LightMessage = LightOn | Armed | Announcement | Finished | LightAbort
+LightMessage = LightOn | Armed | Announcement | FrameLost | Finished | LightAbort
+
+LOST = b""
+"""Stands in a list of announcements, in the place of a frame that is lost."""
 
 
 class LightAborted(Exception):

@@ -1,5 +1,8 @@
 """The relay's side of the light phase: launch light, fire one trigger per frame, announce the clicks.
 
+A record that failed on a tagger which works and can be started anew costs its frame alone: both users are told that
+it is lost.
+
 The relay is untrusted: it never learns symbols, and a false announcement can cost the users key but never secrecy.
 It owns the laser, the launch attenuator, the detectors and the time tagger, and nothing at the users.
 """
@@ -8,22 +11,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from drivers.links.errors import InstrumentRefusedError, NotReadyError
 from lab.testbed import Testbed
 from orchestrator import runtime
 from orchestrator.light.clicks import tags_to_clicks
-from orchestrator.light.messages import (
-    Armed,
-    Finished,
-    LightAborted,
-    LightOn,
-    announce,
-    read_light_message,
-)
+from orchestrator.light.in_step import UsersInStep
+from orchestrator.light.messages import FrameLost, LightOn, announce
 from orchestrator.wire.channel import Channel
 from orchestrator.wire.codec import encode
 
@@ -38,6 +37,17 @@ SETTLE_PS = 1_000_000
 
 WATCH_S = 1.0
 """How often laser and detectors are asked whether they still run; a frame says nothing about them."""
+
+USER_PATIENCE = 2.0
+"""A user may need this many times the time-out for a frame: it waits one for an announcement that does not come."""
+
+
+@dataclass(frozen=True)
+class FramesServed:
+    """What a light phase came to: clicks announced, and frames without an announcement."""
+
+    announced: int
+    lost_frames: int
 
 
 class RelayLight:
@@ -97,44 +107,47 @@ class RelayLight:
         channels: tuple[Channel, Channel],
         n_frames: int,
         *,
-        on_frame: Callable[[int, int], None] = lambda frame, clicks: None,
-    ) -> int:
-        """Serve the light phase of one lease; returns the number of clicks announced.
+        on_frame: Callable[[int, int | None], None] = lambda frame, clicks: None,
+    ) -> FramesServed:
+        """Serve the light phase of one lease.
 
-        ``on_frame`` gets the frame index and its clicks.  Raises LightAborted, ChannelError or
-        InstrumentError.
+        ``on_frame`` gets the frame index and its clicks, None for a frame that was fired and lost.  Raises
+        LightAborted, ChannelError or InstrumentError.
         """
         self._tagger.restart_streams()
         self.light_on()
         try:
             self.check_running()
             checked_s = self._clock()
-            for channel in channels:
-                channel.send(encode(LightOn()))
-            total = 0
-            for frame in range(n_frames):
-                self._await(channels, Armed(frame))
-                slots, outcomes = self._expose()
+            users = UsersInStep(channels, n_frames, USER_PATIENCE * self._timeout_s)
+            users.send(encode(LightOn()))
+            announced = recorded = 0
+            while (frame := users.next_frame()) is not None:
+                clicks = self._expose(frame)
                 if frame == n_frames - 1 or self._clock() - checked_s >= WATCH_S:
                     self.check_running()
                     checked_s = self._clock()
-                data = announce(frame, slots, outcomes)
-                for channel in channels:
-                    channel.send(data)
-                total += slots.size
-                on_frame(frame, slots.size)
-            self._await(channels, Finished())
-            return total
+                if clicks is None:
+                    users.send(encode(FrameLost(frame)))
+                    on_frame(frame, None)
+                    continue
+                users.send(announce(frame, *clicks))
+                announced, recorded = announced + clicks[0].size, recorded + 1
+                on_frame(frame, clicks[0].size)
+            return FramesServed(announced, n_frames - recorded)
         finally:
             self.light_blocked()
 
-    def _await(self, channels: tuple[Channel, Channel], expected: Armed | Finished) -> None:
-        for channel in channels:
-            message = read_light_message(channel.recv(self._timeout_s))
-            if message != expected:
-                raise LightAborted(f"expected {expected}, got {type(message).__name__}")
+    def _expose(self, frame: int) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8]] | None:
+        """The slots that clicked and their outcomes; None where the record failed and the tagger works again."""
+        try:
+            return self._record()
+        except (InstrumentRefusedError, NotReadyError) as error:
+            logger.warning("frame %d is lost: %s", frame, error)
+            self._tagger.restart_streams()
+            return None
 
-    def _expose(self) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8]]:
+    def _record(self) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8]]:
         """One frame: trigger, wait for its end, read the tags of both detectors."""
         protocol, detectors = self._testbed.protocol, self._testbed.detectors
         slot_ps = PS_PER_S / protocol.clock_hz
@@ -143,7 +156,7 @@ class RelayLight:
         deadline = self._clock() + self._timeout_s + frame_ps / PS_PER_S
         while self._tagger.record_playing():
             if self._clock() > deadline:
-                raise LightAborted("the tagger's record did not end in time")
+                raise NotReadyError("the tagger's record did not end in time")
             self._pause(0.0005)
         times = [self._tagger.read_tags(channel)[:, 0].astype(np.int64) for channel in detectors.channels]
         return tags_to_clicks(

@@ -4,7 +4,8 @@ While the light of frame ``k`` is in the ring the user already draws and uploads
 other waveform buffer.  PulseSymbols of slots that did not click are forgotten with the frame.  Three things end
 the block: a second trigger (the modulator would have put the same phases on fresh light, so it plays each
 frame once and reports the extra trigger), an announcement that is not the expected one, and an intensity
-above the bound that the proof uses.
+above the bound that the proof uses.  A frame without an announcement, or without a trigger, is lost and no more
+(:mod:`orchestrator.light.block_record`).
 
 The light comes from the relay, which is not trusted and knows when it fires.  So the intensity is read twice
 per frame: while the armed frame waits for its trigger or plays, at a moment of the user's own choosing, and
@@ -22,14 +23,15 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
+from drivers.links.errors import NotReadyError
 from lab.testbed import Testbed
-from orchestrator.light.clicks import BlockClicks, joined
+from orchestrator.light.block_record import BlockRecord
+from orchestrator.light.clicks import BlockClicks
 from orchestrator.light.messages import (
     Armed,
     Finished,
     LightAborted,
     LightOn,
-    check_announcement,
     read_light_message,
 )
 from orchestrator.light.symbols import RandomInto, SymbolFrame, drive_table
@@ -142,7 +144,7 @@ class UserLight:
         n_frames: int,
         on_frame: Callable[[int], None] = lambda frame: None,
     ) -> tuple[BlockClicks, list[bytes]]:
-        """Play ``n_frames`` frames; returns the kept clicks and the announcements as received.
+        """Play ``n_frames`` frames; returns the kept clicks and the announcements as received, LOST for a lost frame.
 
         Raises LightAborted (nothing of the block may be used), ChannelError or InstrumentError.
         """
@@ -154,8 +156,7 @@ class UserLight:
         )
         frames = [SymbolFrame(self._protocol.slots_per_frame, symbols) for _ in range(2)]
         self._waveform[:] = 0
-        kept: list[BlockClicks] = []
-        announcements: list[bytes] = []
+        record = BlockRecord(self._protocol.slots_per_frame, n_frames, self._protocol.lost_frames_limit)
         early = np.zeros(n_frames, np.uint8)
         self._random_into(early.data)
         try:
@@ -175,32 +176,32 @@ class UserLight:
                     self._load(frames[other], drive, gate, other)
                 if not early[index] & 1:
                     self.check_intensity(mu)
-                data = channel.recv(self._timeout_s)
-                clicks = check_announcement(read_light_message(data), index, self._protocol.slots_per_frame)
-                if self._awg.extra_trigger_seen():
-                    raise LightAborted(f"{self._user.name}: more than one trigger in frame {index}")
-                announcements.append(data)
-                kept.append(
-                    BlockClicks(
-                        np.full(clicks.slots.size, index, np.uint32),
-                        clicks.slots,
-                        clicks.outcomes,
-                        frames[buffer].at(clicks.slots),
-                        self._protocol.slots_per_frame,
-                    )
-                )
+                heard = record.hear(channel, self._timeout_s)
+                if self._played(index) and heard is not None:
+                    record.keep(heard, frames[buffer])
+                else:
+                    record.lose(frames[buffer])
                 on_frame(index)
                 self.check_intensity(mu)
-            block = joined(kept)
+            block = record.block()
             channel.send(encode(Finished()))
         finally:
-            for part in kept:
-                part.wipe()
+            record.wipe()
             for frame_symbols in frames:
                 frame_symbols.erase()
             self._waveform[:] = 0
             self._awg.erase_all()
-        return block, announcements
+        return block, record.announcements
+
+    def _played(self, frame: int) -> bool:
+        """Whether the one trigger came; more of them raise LightAborted."""
+        try:
+            if self._awg.extra_trigger_seen():
+                raise LightAborted(f"{self._user.name}: more than one trigger in frame {frame}")
+        except NotReadyError as error:
+            logger.warning("frame %d is lost: %s", frame, error)
+            return False
+        return True
 
     def _load(
         self, frame: SymbolFrame, drive: npt.NDArray[np.float32], gate: int, buffer: Literal[0, 1]

@@ -1,0 +1,73 @@
+"""The relay keeps the two users at the same frame, whatever either of them has given up.
+
+Each user goes through the frames of a block by itself and says which one it has armed (:class:`Armed`), and at last
+that it has finished.  A user that waited in vain for an announcement gives the frame up and arms the next one.  The
+relay therefore fires only when both have armed the same frame and say nothing else; it tells the one behind that
+its frame is lost, until it has caught up.  Nothing here makes key safe: a relay that fires all the same costs frames,
+or the block.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+from orchestrator.light.messages import (
+    Armed,
+    Finished,
+    FrameLost,
+    LightAborted,
+    LightMessage,
+    read_light_message,
+)
+from orchestrator.wire.channel import Channel, ChannelTimeoutError
+from orchestrator.wire.codec import encode
+
+
+class UsersInStep:
+    """What both users of a lease have armed."""
+
+    def __init__(self, channels: tuple[Channel, Channel], n_frames: int, patience_s: float) -> None:
+        """``patience_s``: how long a user may take from one frame to the next, with a frame given up."""
+        self._channels = channels
+        self._n_frames = n_frames
+        self._patience_s = patience_s
+        self._armed = [-1, -1]
+
+    def send(self, data: bytes) -> None:
+        """The same encoded message to both."""
+        for channel in self._channels:
+            channel.send(data)
+
+    def next_frame(self) -> int | None:
+        """The frame that both have armed, None once both have finished; raises LightAborted or ChannelError."""
+        waiting: tuple[int, ...] = (0, 1)
+        while True:
+            for side in waiting:
+                self._hear(side, self._patience_s)
+            for side in (0, 1):
+                self._hear_the_rest(side)
+            first, second = self._armed
+            if first == second:
+                return first if first < self._n_frames else None
+            behind = 0 if first < second else 1
+            self._channels[behind].send(encode(FrameLost(self._armed[behind])))
+            waiting = (behind,)
+
+    def _hear_the_rest(self, side: int) -> None:
+        with contextlib.suppress(ChannelTimeoutError):
+            while True:
+                self._hear(side, 0.0)
+
+    def _hear(self, side: int, timeout_s: float) -> None:
+        frame = self._frame_of(read_light_message(self._channels[side].recv(timeout_s)))
+        if not self._armed[side] < frame <= self._n_frames:
+            raise LightAborted(f"a user went from frame {self._armed[side]} to {frame} of {self._n_frames}")
+        self._armed[side] = frame
+
+    def _frame_of(self, message: LightMessage) -> int:
+        match message:
+            case Armed(frame):
+                return frame
+            case Finished():
+                return self._n_frames
+        raise LightAborted(f"expected Armed or Finished, got {type(message).__name__}")
