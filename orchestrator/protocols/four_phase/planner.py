@@ -108,7 +108,7 @@ class FourPhasePlan(BlockPlan):
         )
         f = self.finite
         predicted = (f.coin_rounds, f.delta, f.n_x, f.n_y, f.m_y, f.n_s, self.gain, self.qber)
-        text = "qunetlab four-phase plan 4 " + " ".join([*map(str, exact), *(f"{v:.6e}" for v in predicted)])
+        text = "qunetlab four-phase plan 5 " + " ".join([*map(str, exact), *(f"{v:.6e}" for v in predicted)])
         return hashlib.sha256(text.encode("ascii")).hexdigest()
 
     def violations(self, counts: BlockCounts) -> tuple[str, ...]:
