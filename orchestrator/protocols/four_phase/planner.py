@@ -200,8 +200,8 @@ def block_plan(
     """
     channel = OpticalChannel(float(loss_a_db), float(loss_b_db), float(visibility), float(dark_count))
     scenario = Scenario(channel, float(f_ec), int(n_pulses), float(eps_sec), float(eps_cor), uncertainties)
-    settings = {"p_x": p_x, "mu_a": mu_a, "mu_b": mu_b}
-    return scenario_plan(scenario, qber_limit, gain_tolerance_db, lost_frames_limit, **settings)
+    limits = qber_limit, gain_tolerance_db, lost_frames_limit
+    return scenario_plan(scenario, *limits, p_x=p_x, mu_a=mu_a, mu_b=mu_b)
 
 
 def scenario_plan(
