@@ -111,7 +111,7 @@ class PhaseModulator(Protocol):
         """Wait for the trigger; an extra trigger must not play the frame again."""
 
     def extra_trigger_seen(self) -> bool:
-        """After a frame: whether more than the one trigger came."""
+        """After a frame: whether more than the one trigger came; NotReadyError where none did."""
 
     def erase_all(self) -> None:
         """Stop and forget both frames."""

@@ -93,6 +93,8 @@ class Protocol(Section):
     monitoring: Literal["monitored", "calibrated"] = "monitored"
     """Whether users read their own light while pulses fly, or trust the last calibration."""
     qber_limit: Annotated[float, Field(gt=0, lt=0.5)] = 0.06
+    lost_frames_limit: Annotated[float, Field(ge=0, lt=1)] = 0.25
+    """Part of a block's frames that may be lost; beyond it the block is given up."""
     auth_refill_bits: Annotated[int, Field(ge=0)] = 4096
     p_x: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Fixed basis probability, a multiple of 1/128; left out, the planner chooses the best."""

@@ -121,7 +121,7 @@ def _station(draw: Hidden, built: BuiltStation) -> StationOptics:
     name = built.name
     return StationOptics(
         name=name,
-        position_km=built.position_km + draw.within(f"{name} position", 1e-4),
+        position_km=built.position_km + draw.within(f"{name} position", 2e-5),
         v_pi_v=built.v_pi_v * (1 + draw.within(f"{name} v_pi", 0.05)),
         rf_gain=built.rf_gain * (1 + draw.within(f"{name} gain", 0.05)),
         modulator_db=3.7 + draw.within(f"{name} modulator", 0.3),

@@ -145,16 +145,17 @@ class OzDD100(LabInstrument):
         with self.link.urgent():
             if self._range_db is None:  # never connected: somebody else may have sent the motor away
                 self._line.may_move_for(self._move_timeout_s)
-                self._range_db = self._read_range()
-            high = self._range_db[1]
+                high = self._line.ask("CD", Reply.largest_db)
+            else:
+                high = self._range_db[1]
             self._line.send(f"A{high:.2f}", self._move_timeout_s)
             if self._at(high):
                 return
             try:
-                self._move(high)
+                self._go(high)
             except InstrumentRefusedError:  # not homed, and a firmware that insists on it
                 self.home()
-                self._move(high)
+                self._go(high)
             if not self._at(high):
                 raise self.error(NotReadyError, f"does not rest at its largest attenuation, {high:.2f} dB")
 
@@ -185,6 +186,10 @@ class OzDD100(LabInstrument):
     def ask_raw(self, cmd: str) -> str:
         """``ask("CD")``: the lines of the reply before ``Done``; moves are waited for."""
         text = cmd.strip().upper()
+        if not (text.isascii() and text.isprintable()):  # a CR would begin another command
+            raise self.error(
+                LimitError, f"{text[:40]!r} is not one command of printable ASCII; nothing was sent"
+            )
         if self._min_db and text[:1] in tuple("ABFHLRSW") and not text.endswith("?"):
             raise self.error(LimitError, f"{text!r} may open beyond min_attenuation_db; set attenuation_db")
         if text[:1] in tuple("ABFHS"):
@@ -210,6 +215,9 @@ class OzDD100(LabInstrument):
             )
         if target_db < high:
             self.must_end_dark()
+        self._go(target_db)
+
+    def _go(self, target_db: float) -> None:
         self._line.ask(f"A{target_db:.2f}", Reply.check_moved, self._move_timeout_s)
 
     def _read_attenuation(self) -> float:

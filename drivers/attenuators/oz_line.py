@@ -102,7 +102,8 @@ class OzLine:
     def _other_instrument(self, reply: Reply) -> Exception:
         said = reply.refusal or list(reply.lines[:3])
         return self._link.error(
-            WrongInstrumentError, f"CD is answered without a {CONFIGURATION} line ({said}); this is no DD-100"
+            WrongInstrumentError,
+            f"CD is answered without a {CONFIGURATION} line ({said}); this is no DD-100, correct the address or the model",
         )
 
     def _unasked(self) -> bytes:

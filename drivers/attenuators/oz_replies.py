@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from drivers.links.link import NO_TEXT
+
 MAX_LINES = 64
 MAX_DB = 100.0  # no DD-100 attenuates more
 CONFIGURATION = "MAX ATTEN:"  # stands in the configuration only
@@ -26,6 +28,7 @@ ERRORS = {
     "Error-6": "overflow",
     "Error-7": "motor voltage beyond its safe limits",
 }
+_REFUSAL = re.compile(r"error\b", re.IGNORECASE)
 _NUMBER = re.compile(r"(\d{1,3}(?:\.\d{1,6})?)(?: ?\(?dB\)?)?", re.ASCII | re.IGNORECASE)
 
 
@@ -65,9 +68,13 @@ class Reply:
         if not self.lines or not self.lines[-1].upper().startswith("POS:"):
             raise ReplyError(f"the move was answered by {list(self.lines[:3])}")
 
+    def largest_db(self) -> float:
+        """Largest attenuation in the answer to ``CD``.  Raises ReplyError."""
+        return _number(CONFIGURATION, self.after(CONFIGURATION))
+
     def range_db(self) -> tuple[float, float]:
         """Smallest (the insertion loss) and largest attenuation in the answer to ``CD``.  Raises ReplyError."""
-        low, high = (_number(key, self.after(key)) for key in ("IL:", CONFIGURATION))
+        low, high = _number("IL:", self.after("IL:")), self.largest_db()
         if not low < high:
             raise ReplyError(f"the range {low:g}..{high:g} dB makes no sense")
         return low, high
@@ -76,7 +83,9 @@ class Reply:
 def _number(what: str, text: str | None) -> float:
     found = _NUMBER.fullmatch(text or "")
     if found is None or float(found[1]) > MAX_DB:
-        raise ReplyError(f"{what.rstrip(':')} is {text!r}, not an attenuation")
+        raise ReplyError(
+            f"{what.rstrip(':')} is {text!r}, not an attenuation; this firmware differs, and no value is guessed"
+        )
     return float(found[1])
 
 
@@ -89,15 +98,13 @@ class ReplyReader:
 
     def feed(self, line: bytes) -> Reply | None:
         """The reply that ``line`` completes, if it does.  Raises ReplyError for what is no text, or has no end."""
-        try:
-            parts = [part.strip() for part in line.decode("ascii").split("\r")]
-        except UnicodeDecodeError as error:
-            raise ReplyError(f"a line of {len(line)} bytes is not text") from error
-        for part in parts:
-            if part.startswith("Error"):
-                reason = ERRORS.get(part.removesuffix("!"), "no reason given")
+        if NO_TEXT.search(line):
+            raise ReplyError(f"a line of {len(line)} bytes is not text")
+        for part in (part.strip() for part in line.decode("latin-1").split("\r")):
+            if _REFUSAL.match(part):
+                reason = ERRORS.get(part.removesuffix("!").capitalize(), "no reason given")
                 return self._complete(Reply(refusal=f"{reason} ({part})"))
-            if part == "Done":
+            if part.upper() == "DONE":
                 return self._complete(Reply(tuple(self._lines)))
             if part not in ("", self._command):
                 self._lines.append(part)

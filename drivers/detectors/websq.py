@@ -135,7 +135,7 @@ class WebSQ(LabInstrument):
             "bias_voltage_mv",
             label="Bias voltages",
             unit="mV",
-            get=lambda: self.link.numbers({"BiasVoltage": self.link.ask_value("BiasVoltage")}, "BiasVoltage"),
+            get=self._read_voltages,
         )
         self.count_rates = self.add_curve(
             "count_rates",
@@ -167,6 +167,8 @@ class WebSQ(LabInstrument):
     def know_state(self) -> None:
         """Offer a channel per detector, refuse a running scan, disable detectors found biased beyond the limits."""
         labels = self.link.read_labels()
+        for label in ("BiasCurrent", "TriggerLevel"):
+            self.link.per_detector(labels, label)
         self._offer_channels(self.link.count_detectors(labels))
         self._refuse_scan(labels)
         if self.link.switch(labels, "DetectorEnable") and (beyond := self._beyond_limits(labels)):
@@ -196,10 +198,10 @@ class WebSQ(LabInstrument):
         while busy:
             self._send("DetectorEnable", "DetectorEnable", False)
             labels = self.link.read_labels()
-            scans = self._running_scans(labels)
-            for command in scans.values():
+            scans = [command for label, command in SCANS.items() if labels.get(label, False) is not False]
+            for command in scans:
                 self._send(command, command, False)
-            busy = bool(scans) or self.link.switch(labels, "DetectorEnable")
+            busy = bool(self._running_scans(labels)) or self.link.switch(labels, "DetectorEnable")
             if busy and self.link.now() > deadline:
                 raise self.error(
                     NotReadyError,
@@ -256,6 +258,12 @@ class WebSQ(LabInstrument):
 
     def _channels(self) -> set[str]:
         return {name for name in self.submodules if name.startswith("ch")}
+
+    def _read_voltages(self) -> list[float]:
+        labels = self.link.read_labels()
+        return self.link.per_detector(
+            {**labels, "BiasVoltage": self.link.ask_value("BiasVoltage")}, "BiasVoltage"
+        )
 
     def _measure_count_rates(self) -> npt.NDArray[np.float64]:
         labels = self.link.read_labels()

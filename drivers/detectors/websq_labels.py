@@ -13,8 +13,9 @@ import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
-from drivers.links.errors import LinkTimeoutError, MalformedReplyError
+from drivers.links.errors import LimitError, LinkTimeoutError, MalformedReplyError
 from drivers.links.tcp_link import TcpLink
 from drivers.links.websq_json import FrameError, JsonObject, ReplyReader, encode_request, parse_object
 
@@ -56,12 +57,14 @@ class ControlLink(TcpLink):
 
     def read_numbers(self, label: str) -> list[float]:
         """The value of a label that holds one number per detector."""
-        labels = self.read_labels()
-        numbers = self.numbers(labels, label)
-        if len(numbers) != self.count_detectors(labels):
+        return self.per_detector(self.read_labels(), label)
+
+    def per_detector(self, labels: Labels, label: str) -> list[float]:
+        """One number per detector; MalformedReplyError for anything else."""
+        numbers, detectors = self.numbers(labels, label), self.count_detectors(labels)
+        if len(numbers) != detectors:
             raise self.error(
-                MalformedReplyError,
-                f"{label} holds {len(numbers)} numbers for {labels['NumberOfDetectors']} detectors",
+                MalformedReplyError, f"{label} holds {len(numbers)} numbers for {detectors} detectors"
             )
         return numbers
 
@@ -82,9 +85,11 @@ class ControlLink(TcpLink):
     def number(self, labels: Labels, label: str) -> float:
         """A finite number; MalformedReplyError for anything else."""
         value = labels.get(label)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise self.error(MalformedReplyError, f"{label} holds {value!r}, not a number")
-        return float(value)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            with suppress(OverflowError):  # a whole number that no float can be
+                if math.isfinite(value):
+                    return float(value)
+        raise self.error(MalformedReplyError, f"{label} holds {str(value)[:40]!r}, not a number")
 
     def count_detectors(self, labels: Labels) -> int:
         """How many detectors there are; MalformedReplyError unless it is a count."""
@@ -106,9 +111,9 @@ class ControlLink(TcpLink):
         """Send one JSON object as it is; what the controller says until the matter is closed.
 
         That is the whole burst for ``labelProps``, else the first message with the label asked for or set, or an error.
-        Raises ValueError for a text that is no JSON object; nothing is sent then.
+        Raises LimitError for a text that is no JSON object.
         """
-        message = parse_object(text.encode())
+        message = self._message(text)
         with self.exchange():
             if message.get("request") == "labelProps":
                 labels = self._ask_labels()
@@ -122,8 +127,17 @@ class ControlLink(TcpLink):
             return said
 
     def tell(self, text: str) -> None:
-        """Send one JSON object as it is.  Raises ValueError for a text that is none."""
-        self.send(parse_object(text.encode()))
+        """Send one JSON object as it is.  Raises LimitError for a text that is none."""
+        self.send(self._message(text))
+
+    def _message(self, text: str) -> JsonObject:
+        try:
+            return parse_object(text.encode())
+        except FrameError as error:
+            raise self.error(
+                LimitError,
+                f'{text[:40]!r} is no JSON object, as in {{"request": "BiasVoltage"}}; nothing was sent',
+            ) from error
 
     def _ask_labels(self) -> dict[str, object]:
         self.write(encode_request(LABEL_PROPERTIES))

@@ -19,6 +19,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -30,17 +31,18 @@ from drivers.base import Identity, LabInstrument
 from drivers.links.addresses import split_address
 from drivers.links.errors import (
     InstrumentRefusedError,
-    LimitError,
     LinkError,
     MalformedReplyError,
     NotReadyError,
     WrongInstrumentError,
 )
-from drivers.links.limits import Within, Words
+from drivers.links.limits import Within, Words, plain
 from drivers.links.link import Link
+from drivers.links.scpi_replies import parse_identity
 from drivers.links.zmq_reqrep import RequestLink
 from drivers.settings import Quantity
 from drivers.timetaggers.data_link_target import DataLinkTargetClient
+from drivers.timetaggers.id900_arguments import block_of, inputs_of, whole_duration_ps
 from drivers.timetaggers.id900_histogram import Histogram
 from drivers.timetaggers.id900_scpi import ID900Questions
 from drivers.timetaggers.id900_state import (
@@ -67,7 +69,6 @@ SCPI_PORT = 5555
 DLT_PORT = 6060
 STREAM_PORT = 4241  # a stream's port is this plus its channel (IDQ examples)
 THRESHOLD_LIMIT_V = 2.0  # no source gives the range: check it against the data sheet of the unit
-MAX_DURATION_PS = 10**15
 MAX_INTEGRATION_MS = 65535.0  # MSL driver
 STAGES = {"PLAYING": "PLAYing", "ARMED": "ARMed", "WAITING": "WAITing", "IDLE": "IDLE", "STOPPED": "STOPped"}
 """Of the record generator: the first four are those of a Qudi module for the ID1000, the last is that of other clients."""
@@ -173,7 +174,6 @@ class ID900(LabInstrument):
             each.header: each
             for each in known_state(clock_source, resolution, integration_ms / counter_unit_ms)
         }
-        self._duration_limits = Within(1, MAX_DURATION_PS, "ps")
         self._add_device_parameters()
         for channel in (START, *CHANNELS):
             self._add_input_parameters(channel)
@@ -274,8 +274,11 @@ class ID900(LabInstrument):
                 WrongInstrumentError,
                 f"answers as {reply[:80]!r}, not as an ID900 or ID1000; correct the address or the model",
             )
-        fields = [part.strip() for part in reply.split(",")]
-        serial, firmware = (fields[2], fields[3]) if len(fields) >= 4 else ("", "")
+        serial, firmware = "", ""
+        with suppress(ValueError):  # it names itself, and nothing else
+            said = parse_identity(reply)
+            if said.firmware:  # of three fields the last may be either
+                serial, firmware = said.serial_number, said.firmware
         return Identity("ID Quantique", found[0], serial, firmware)
 
     def know_state(self) -> None:
@@ -365,8 +368,7 @@ class ID900(LabInstrument):
 
         START hears the trigger, the other inputs are disabled.  Holds after a restart too.
         """
-        chosen = tuple(channels)
-        self._check_channels(chosen)
+        chosen, threshold_v = inputs_of(channels, self.error), plain(threshold_v)
         self.parameters["threshold_start_v"].validate(threshold_v)
         with self._lock:
             for channel in (START, *CHANNELS):
@@ -381,11 +383,11 @@ class ID900(LabInstrument):
 
     def counts(self, channel: int) -> int:
         """The input counter of ``channel`` (0 is START)."""
-        return self._scpi.count(f"{block(channel)}:COUNter?")
+        return self._scpi.count(f"{block_of(channel, self.error)}:COUNter?")
 
     def reset_counts(self, channel: int) -> None:
         """Set the input counter of ``channel`` (0 is START) to zero."""
-        self._scpi.ask(f"{block(channel)}:COUNter:RESEt")
+        self._scpi.ask(f"{block_of(channel, self.error)}:COUNter:RESEt")
 
     def count_rate(self, channel: int) -> float:
         """Counts per second on an input (0 is START), counted for an integration time that began after the call.
@@ -393,7 +395,7 @@ class ID900(LabInstrument):
         A counter that cycles shows its last whole integration time, by the instrument's clock; one that accumulates,
         as after ``configure``, is read twice, by ours.  A disabled input counts nothing.
         """
-        header = block(channel)
+        header = block_of(channel, self.error)
         period_s = self._scpi.count(f"{header}:COUNter:INTEgrationtime?") * self._counter_unit_ms / 1000
         modes = {"cycle": "CYCLe", "accumulate": "ACCUm"}
         if self._scpi.word(f"{header}:COUNter:MODE?", modes) == "cycle":
@@ -420,13 +422,14 @@ class ID900(LabInstrument):
 
     def input_error(self, channel: int) -> tuple[int, str]:
         """The high-resolution error of an input as (code, meaning), and clear it."""
-        code = self._scpi.count(f"{block(channel)}:HIRES:ERROR?")
-        self._scpi.ask(f"{block(channel)}:HIRES:ERROR:CLEAR")
+        header = block_of(channel, self.error)
+        code = self._scpi.count(f"{header}:HIRES:ERROR?")
+        self._scpi.ask(f"{header}:HIRES:ERROR:CLEAR")
         return code, HIRES_ERRORS.get(code, "unknown")
 
     def flush_histogram(self, number: int) -> None:
         """Forget the counts of histogram ``number``, 1 to 4."""
-        self._check_channels([number])
+        (number,) = inputs_of([number], self.error)
         self.histograms[number - 1].flush()
 
     # Records and tags
@@ -436,10 +439,10 @@ class ID900(LabInstrument):
 
         InstrumentRefusedError names what else runs when a channel or port is taken.
         """
-        self._check_channels(channels)
+        chosen = inputs_of(channels, self.error)
         self.must_end_dark()
         with self._lock:
-            self._streams.start(channels)
+            self._streams.start(chosen)
 
     def restart_streams(self) -> None:
         """Stop any record, forget every tag not read yet, and stream the same channels anew.
@@ -457,7 +460,7 @@ class ID900(LabInstrument):
 
     def play_record(self, duration_ps: int) -> None:
         """Start one record of ``duration_ps``; returns at once.  NotReadyError while one is running."""
-        self._duration_limits.validate(duration_ps, f"duration of a record of {self.name}")
+        duration_ps = whole_duration_ps(duration_ps, self.error)
         self.must_end_dark()
         with self._lock:
             if not self._configured:
@@ -467,7 +470,7 @@ class ID900(LabInstrument):
             try:
                 self.reset_counts(START)
                 self._unheard = True
-                self._scpi.ask(f"REC:DURation {int(duration_ps)};:REC:PLAY;:GEN1:PLAY")
+                self._scpi.ask(f"REC:DURation {duration_ps};:REC:PLAY;:GEN1:PLAY")
             except InstrumentRefusedError:
                 raise
             except BaseException:  # a stop button too: whether the record ran is unknown
@@ -505,8 +508,3 @@ class ID900(LabInstrument):
         if self._unit_ps != 1:
             tags[:, 0] *= np.uint64(self._unit_ps)
         return tags
-
-    def _check_channels(self, channels: Sequence[int]) -> None:
-        for channel in channels:
-            if channel not in CHANNELS:
-                raise self.error(LimitError, f"channel {channel} is none of {CHANNELS}")

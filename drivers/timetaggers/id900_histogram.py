@@ -26,7 +26,7 @@ COARSE_PS = 100.0
 """Bins come in steps of the resolution, which is this in its coarse mode: the nearest width is taken."""
 DEFAULT_BIN_PS, DEFAULT_BINS = 1300.0, 1000  # multiples of the resolution in either mode
 
-_COUNTS = re.compile(r"\s*\[\s*(?:\d+\s*(?:,\s*\d+\s*)*)?\]\s*")
+_COUNTS = re.compile(r"\s*\[\s*(?:\d+\s*(?:,\s*\d+\s*)*)?\]\s*", re.ASCII)
 
 
 class Histogram:
@@ -128,7 +128,10 @@ class Histogram:
                 MalformedReplyError,
                 f"{self._header}:DATA? was answered by {len(reply)} characters, no counts",
             )
-        counts = np.array([int(count) for count in re.findall(r"\d+", reply)], dtype=np.int64)
+        numbers = [int(count) for count in re.findall(r"\d+", reply)]
+        if max(numbers, default=0) > np.iinfo(np.int64).max:
+            raise self._error(MalformedReplyError, f"{self._header}:DATA? holds a count beyond 64 bits")
+        counts = np.array(numbers, dtype=np.int64)
         if len(counts) > bins:
             raise self._error(MalformedReplyError, f"{self._header} shows {len(counts)} bins of {bins}")
         return np.pad(counts, (0, bins - len(counts)))  # bins that nothing reached may be left out at the end

@@ -10,13 +10,17 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 
 from drivers.links.errors import InstrumentError, InstrumentRefusedError, MalformedReplyError
-from drivers.links.ieee488 import is_word
+from drivers.links.ieee488 import is_word, unquote
+from drivers.links.scpi_replies import parse_whole
 from drivers.links.zmq_reqrep import RequestLink
 
 MAX_VOLTS = 100.0
 """No input of any instrument like this has a level beyond; SCPI's words for no number (9.9E37) do."""
+_TIME_UNIT = re.compile(r"\s*(?:TB|PS)$", re.IGNORECASE)
+"""The time base unit, which is 1 ps."""
 _VOLTS = re.compile(r"\s*([+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)\s*(m?)V?\s*")
 
 
@@ -34,10 +38,10 @@ class ID900Questions:
     def count(self, command: str) -> int:
         """A whole number, 0 or more, without unit or in time base units."""
         with self._link.asking(command) as reply:
-            count = self._accepted(command, reply).strip().removesuffix("TB")
-            if not re.fullmatch(r"\d+", count):
-                raise self._nonsense(command, reply)
-            return int(count)
+            with suppress(ValueError):
+                if (count := parse_whole(_TIME_UNIT.sub("", self._accepted(command, reply).strip()))) >= 0:
+                    return count
+            raise self._nonsense(command, reply)
 
     def volts(self, command: str) -> float:
         """A voltage."""
@@ -53,7 +57,7 @@ class ID900Questions:
         with self._link.asking(command) as reply:
             self._accepted(command, reply)
             for name, word in words.items():
-                if is_word(word, reply.strip()):
+                if is_word(word, unquote(reply)):
                     return name
             raise self._nonsense(command, reply)
 

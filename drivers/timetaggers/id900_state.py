@@ -20,11 +20,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
 from drivers.links.errors import InstrumentRefusedError
-from drivers.links.ieee488 import NUMBER_AND_UNIT, is_word
+from drivers.links.ieee488 import NUMBER_AND_UNIT, is_word, unquote
+from drivers.links.scpi_replies import parse_switch
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +68,10 @@ class Known:
 
     def is_held(self, reply: str) -> bool:
         """Whether ``reply`` to the query shows this value."""
-        word = reply.strip()
+        word = unquote(reply)
+        if self.value in ("ON", "OFF"):
+            with suppress(ValueError):
+                return parse_switch(word) is (self.value == "ON")
         if isinstance(self.value, str):
             return is_word(self.value, word)
         found = NUMBER_AND_UNIT.fullmatch(word)

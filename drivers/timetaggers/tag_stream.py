@@ -56,9 +56,9 @@ class TagStream:
         MalformedReplyError for a message that is no list of pairs or for more tags than ``total``.
         """
         self.require_sound()
-        tags = np.empty((total - self.taken, 2), dtype=np.uint64)
         filled, deadline = 0, clock() + timeout_s
         try:
+            tags = self._room(total - self.taken)
             while filled < len(tags):
                 message = self._receive(deadline, filled, len(tags), timeout_s, go_on, clock)
                 pairs = np.frombuffer(message, dtype="<u8").reshape(-1, 2)
@@ -74,6 +74,14 @@ class TagStream:
             raise
         self.taken = total
         return tags
+
+    def _room(self, count: int) -> npt.NDArray[np.uint64]:
+        try:
+            return np.empty((count, 2), dtype=np.uint64)
+        except (MemoryError, OverflowError, ValueError) as error:
+            raise self._error(
+                MalformedReplyError, f"the service reports {count} tags, more than this machine can hold"
+            ) from error
 
     def require_sound(self) -> None:
         """NotReadyError when an earlier failure lost the position in the stream."""

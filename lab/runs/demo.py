@@ -186,6 +186,7 @@ def pair_row(run: Run, pair: Pair) -> dict[str, Any]:
         "pair": list(pair),
         "loss_db": arms.loss_a_db + arms.loss_b_db,
         "pulses": sum(block.pulses for block in blocks),
+        "lost_frames": sum(block.lost_frames for block in blocks),
         "sifted_bits": sifted,
         "qber": mean(lambda block: block.qber or 0.0),
         "planned_qber": plan.qber,

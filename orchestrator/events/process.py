@@ -65,7 +65,9 @@ class SimulatorStopped(Message, frozen=True):
 
 
 class LightProgress(Message, frozen=True):
-    """The relay has sent ``pulses`` of ``planned_pulses`` in a lease of the pair, and counted ``clicks`` so far.
+    """The relay is at ``pulses`` of ``planned_pulses`` in a lease of the pair, with ``clicks`` in the latest frame.
+
+    ``lost_frames`` of the frames so far are lost, as the relay knows; the users may have lost others.
 
     ``at_s`` is on the monotonic clock of its machine.
     """
@@ -76,6 +78,7 @@ class LightProgress(Message, frozen=True):
     planned_pulses: int
     clicks: int
     at_s: float
+    lost_frames: int = 0
 
     @property
     def pair(self) -> tuple[str, str]:

@@ -22,6 +22,8 @@ from orchestrator.keystore.lanes import (
     incoming_auth,
     outgoing_auth,
 )
+from orchestrator.keystore.mac_keys import MacKeys
+from orchestrator.keystore.pair_macs import PairMacs
 from orchestrator.keystore.skipped import SKIPPED_BITS, SkippedBits
 from orchestrator.secret import SecretBits
 
@@ -29,7 +31,7 @@ _TAKES_PER_SHRED = 64
 
 
 class AuthKeys:
-    """The one-time tag keys shared with one peer."""
+    """The one-time tag keys shared with one peer, and the reusable ones that nothing is spent of."""
 
     def __init__(self, core: Core, peer: str) -> None:
         pair_end = core.pair_end(peer)
@@ -133,6 +135,22 @@ class AuthKeys:
         """A tag was checked and did not fit: the try had this chance of passing, and is booked too."""
         with self._core.transaction():
             self._book(forgery)
+
+    def mac(self, data: bytes) -> bytes:
+        """The MAC of what this end says, under the pair's reusable key (:mod:`orchestrator.keystore.pair_macs`)."""
+        return self._macs().make(data)
+
+    def mac_fits(self, data: bytes, mac: bytes) -> bool:
+        """Whether the peer said ``data``, as far as a reusable key can tell."""
+        return self._macs().fits(data, mac)
+
+    def _macs(self) -> PairMacs:
+        macs = MacKeys(self._core).get(self._peer, self._core.generation(self._peer))
+        if macs is None:
+            raise RefusedError(
+                f"there are no reusable keys with {self._peer}: the two stores have not met yet"
+            )
+        return macs
 
     def _book(self, forgery: float) -> None:
         if forgery:

@@ -1,8 +1,8 @@
-"""Reusable keys of a pair for greetings: 256 bits per direction and generation, set aside and never spent.
+"""Reusable keys of a pair: 256 bits per direction and generation, set aside and never spent.
 
-With a one-time tag every greeting would cost lane bits, and whoever garbles greetings could drain a pair.  So
-greetings carry HMAC-SHA-256 (RFC 2104, FIPS 198-1) under keys that do not wear out.  That is **computational**:
-it rests on HMAC-SHA-256 being unforgeable, unlike everything that lane bits protect.  A forged greeting costs
+With a one-time tag every greeting would cost lane bits, and whoever garbles greetings could drain a pair; so would the
+opening of every block that comes to nothing.  So greetings and openings carry HMAC-SHA-256 (RFC 2104, FIPS 198-1) under keys that do not wear out.  That is **computational**:
+it rests on HMAC-SHA-256 being unforgeable, unlike everything that lane bits protect.  A forged one costs
 time and no key: nothing is adopted, burnt or released before a one-time tag was checked.
 
 The keys are the last 256 bits of each direction of an out-of-band secret (:func:`split_secret`); they are sealed

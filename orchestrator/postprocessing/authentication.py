@@ -4,7 +4,8 @@ Every message of a block, both ways, goes into the :class:`Transcript` as it sto
 relay's announcements as this user received them.  At the end each user sends one tag over its transcript,
 Poly1305 under a fresh key of 256 bits from its own authentication lane (Wegman-Carter: a uniformly random,
 never reused key makes Poly1305 an almost strongly universal hash; forgery at most ``8 ceil(L/16) / 2**106`` for L bytes).
-If the tags match, nobody changed, dropped, added, reordered or replayed a message, and the relay told both the same.
+If the tags match, nobody changed, dropped, added, reordered or replayed a message, and the relay told both the same
+of every frame that is not lost.
 
 The tag covers the bytes themselves, not a digest of them: two ordered streams and the announcements, each entry
 preceded by its length, each stream by its number of entries, behind a header that names pair, direction,
@@ -14,6 +15,7 @@ epoch, lease number, block and the place of the key in its lane.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,11 +23,11 @@ from orchestrator.keystore.lanes import PairEnd
 from orchestrator.one_time_tags import one_time_tag
 from orchestrator.secret import SecretBits
 
-_DOMAIN = b"qunetlab block transcript 1"
+_DOMAIN = b"qunetlab block transcript 2"
 
 
 class AuthKeys(Protocol):
-    """The pair's two authentication lanes as one user sees them; every method raises KeyStoreError.
+    """The pair's two authentication lanes, and its reusable keys, as one user sees them; every method raises KeyStoreError.
 
     Bits taken are given out once: their place is durable before the call returns and never goes back.
     """
@@ -45,6 +47,12 @@ class AuthKeys(Protocol):
     def wrong_tag(self, forgery: float) -> None:
         """A tag did not fit; the try had this chance, and is booked as well."""
 
+    def mac(self, data: bytes) -> bytes:
+        """The MAC of what this user says; computational, and spends nothing."""
+
+    def mac_fits(self, data: bytes, mac: bytes) -> bool:
+        """Whether the peer said ``data``."""
+
 
 @dataclass(frozen=True, slots=True)
 class BlockId:
@@ -56,12 +64,12 @@ class BlockId:
     lease_number: int
     block: int = 0
 
-    def header(self, sender: PairEnd, key_offset: int) -> bytes:
-        """The bytes that precede the streams under a tag sent by ``sender``."""
+    def header(self, domain: bytes, sender: PairEnd, key_offset: int = 0) -> bytes:
+        """The bytes that precede a text of kind ``domain`` under a tag or MAC sent by ``sender``."""
         names = [name.encode() for name in (self.first, self.second)]
         return b"".join(
             [
-                _entry(_DOMAIN),
+                _entry(domain),
                 *map(_entry, names),
                 _entry(sender.encode()),
                 struct.pack("<QQQQ", self.epoch, self.lease_number, self.block, key_offset),
@@ -72,9 +80,10 @@ class BlockId:
 class Transcript:
     """Everything said in a block, in three ordered streams."""
 
-    def __init__(self, block: BlockId, announcements: list[bytes]) -> None:
+    def __init__(self, block: BlockId, announcements: Sequence[bytes] = ()) -> None:
         self._block = block
-        self._announcements = list(announcements)
+        self.announcements = tuple(announcements)
+        """One per frame of the block, as received, nothing for a lost frame."""
         self._streams: dict[PairEnd, list[bytes]] = {"first": [], "second": []}
 
     def add(self, sender: PairEnd, message: bytes) -> None:
@@ -91,8 +100,8 @@ class Transcript:
         return one_time_tag(key, *self._parts(sender, key_offset))
 
     def _parts(self, sender: PairEnd, key_offset: int) -> list[bytes]:
-        parts: list[bytes] = [self._block.header(sender, key_offset)]
-        for stream in (self._announcements, self._streams["first"], self._streams["second"]):
+        parts: list[bytes] = [self._block.header(_DOMAIN, sender, key_offset)]
+        for stream in (self.announcements, self._streams["first"], self._streams["second"]):
             parts.append(struct.pack("<Q", len(stream)))
             for message in stream:
                 parts += (struct.pack("<Q", len(message)), message)

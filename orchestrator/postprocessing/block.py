@@ -2,8 +2,9 @@
 
 Steps, whatever the protocol that planned the block, and their messages (:mod:`orchestrator.postprocessing.messages`)::
 
-    both       check the announcement and the own pulse count              before anything is revealed
-    both       Opening: session, plan, digest of the announcement, labels
+    both       check the announcements and the own pulse count             before anything is revealed
+    both       Opening: session, plan, digests of the announcements, MAC   settles which frames are lost
+    both       Labels: of the clicks in all other frames
     first  ->  Drawn: labels drawn privately and only at this point; test bits; Cascade seeds
     second ->  TestBits: test bits                                         counts and error rate fit, or give up
     second ->  ParityRequest, first -> ParityReply, ..., second -> Reconciled
@@ -12,8 +13,8 @@ Steps, whatever the protocol that planned the block, and their messages (:mod:`o
     both       TranscriptTag over all of the above and the relay's announcements
     both       Accepted, then amplify
 
-Nothing before the tags is authenticated, so nothing before the tags yields key: a meddler can learn at most what
-the leak counter counts, and every difference between the two transcripts is found by the tags.  Whatever does not
+Nothing before the tags is authenticated for good, the MAC of an opening being computational, so nothing before the
+tags yields key: a meddler can learn at most what the leak counter counts, and every difference between the two transcripts is found by the tags.  Whatever does not
 fit raises :class:`BlockAborted` on the side that sees it, tells the peer, and destroys the bits and symbols held.
 
 The last message of any protocol may be lost: one side can have returned its key while the other never saw Accepted
@@ -23,7 +24,6 @@ after the key store's own authenticated confirmation by the peer, which a side t
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -32,6 +32,7 @@ from orchestrator.bits import PackedBits, pack
 from orchestrator.keystore.errors import KeyStoreError
 from orchestrator.keystore.lanes import PairEnd
 from orchestrator.light.clicks import BlockClicks
+from orchestrator.light.messages import LOST
 from orchestrator.one_time_tags import TAG_KEY_BITS
 from orchestrator.postprocessing import messages as m
 from orchestrator.postprocessing import verification
@@ -46,6 +47,7 @@ from orchestrator.postprocessing.cascade import (
     n_frames,
 )
 from orchestrator.postprocessing.conversation import BlockAborted, Conversation
+from orchestrator.postprocessing.lost_frames import OpeningText, frame_digests, settle
 from orchestrator.postprocessing.sifting import (
     OwnRounds,
     SiftedBits,
@@ -87,7 +89,7 @@ class BlockResult:
 
     ``qber`` is the error rate of the key rounds, exact where the block was reconciled and of the test rounds otherwise; ``f_ec`` is
     parity bits over ``n_key h(qber)``; ``leak_bits`` counts every parity bit and one per verification tag.
-    ``epsilons`` belongs to ``key``.
+    ``epsilons`` belongs to ``key``.  ``lost_frames`` were settled to be lost.
     """
 
     key: SecretBits | None
@@ -102,6 +104,7 @@ class BlockResult:
     phase_error_upper: float
     no_key_reason: str = ""
     epsilons: BlockEpsilons | None = None
+    lost_frames: int = 0
 
 
 @dataclass(slots=True)
@@ -131,6 +134,8 @@ class _Block:
     random_bytes: Callable[[int], bytes]
     progress: Progress
     secrets: list[_Wipeable] = field(default_factory=list)
+    lost_frames: int = 0
+    lost_pulses: int = 0
 
     def enter(self, stage: str) -> None:
         """Begin a stage."""
@@ -157,19 +162,18 @@ def run_block(
     """Turn one announced block into key together with the peer, who runs the same from the other end of the pair.
 
     ``session`` is the lease's (epoch, number), ``pair`` the names of (first, second), ``block`` numbers the blocks of
-    one lease.  ``announcement_transcript`` holds the relay's announcements as received, complete.  The symbols in
-    ``clicks`` are overwritten before the call returns or raises.  ``timeout_s`` bounds each wait for the peer, 50
-    times as much the whole block.  The key returned is provisional (see the module).
+    one lease.  ``announcement_transcript`` holds the relay's announcements as received, one per frame of the block, LOST
+    in the place of a frame that this user lost.  The symbols in ``clicks`` are overwritten before the call returns or
+    raises.  ``timeout_s`` bounds each wait for the peer, 50 times as much the whole block.  The key returned is provisional (see the module).
 
     Raises BlockAborted, and nothing else, for whatever the peer, the relay or the channel do.
     """
     identity = BlockId(pair[0], pair[1], session[0], session[1], block)
-    transcript = Transcript(identity, announcement_transcript)
-    talk = Conversation(pair_end, channel, transcript, timeout_s, clock)
+    talk = Conversation(pair_end, channel, Transcript(identity), timeout_s, clock)
     state = _Block(talk, identity, plan, auth, random_bytes, progress or _silent, secrets=[clicks])
     try:
-        sifted = _open(state, clicks, _digest(announcement_transcript))
-        return _make_key(state, clicks, sifted)
+        _settle(state, clicks, announcement_transcript)
+        return _make_key(state, clicks, _sift(state, clicks))
     except BlockAborted as error:
         talk.tell_peer(error.reason)
         raise
@@ -181,32 +185,34 @@ def run_block(
             secret.wipe()
 
 
-def _open(state: _Block, clicks: BlockClicks, announcements: bytes) -> SiftedBits:
-    """Check what the relay said, exchange labels, keep the rounds that the protocol keeps."""
+def _settle(state: _Block, clicks: BlockClicks, announcements: list[bytes]) -> None:
+    """Check what the relay said, agree on the frames that are lost, and forget their symbols."""
+    state.enter("settlement")
+    talk, plan = state.talk, state.plan
+    if clicks.n_pulses != plan.n_pulses:
+        talk.abort(f"{clicks.n_pulses} pulses were emitted, the plan says {plan.n_pulses}")
+    check_clicks(clicks, plan.symbols)
+    opening = OpeningText(state.identity, bytes.fromhex(plan.digest()), frame_digests(announcements))
+    lost = settle(talk, state.auth, opening)
+    if len(lost) > plan.lost_frames_limit * len(announcements):
+        talk.abort(f"{len(lost)} of {len(announcements)} frames are lost, more than the plan allows")
+    if lost:
+        clicks.drop(lost)
+        state.lost_pulses = round(clicks.n_pulses * len(lost) / len(announcements))
+    state.lost_frames = len(lost)
+    talk.transcript.announcements = tuple(
+        LOST if frame in lost else each for frame, each in enumerate(announcements)
+    )
+
+
+def _sift(state: _Block, clicks: BlockClicks) -> SiftedBits:
+    """Exchange labels, keep the rounds that the protocol keeps."""
     state.enter("sifting")
-    talk, identity = state.talk, state.identity
-    if clicks.n_pulses != state.plan.n_pulses:
-        talk.abort(f"{clicks.n_pulses} pulses were emitted, the plan says {state.plan.n_pulses}")
-    check_clicks(clicks, state.plan.symbols)
+    talk = state.talk
     own = OwnRounds.of(clicks, talk.pair_end, state.plan.symbols)
     state.secrets.append(own)
-    opening = m.Opening(
-        epoch=identity.epoch,
-        lease_number=identity.lease_number,
-        block=identity.block,
-        first=identity.first,
-        second=identity.second,
-        plan=bytes.fromhex(state.plan.digest()),
-        announcements=announcements,
-        n_clicks=own.n_rounds,
-        labels=own.published(),
-    )
-    talk.send(opening)
-    theirs = talk.receive(m.Opening)
-    for name in ("epoch", "lease_number", "block", "first", "second", "plan", "announcements", "n_clicks"):
-        if getattr(theirs, name) != getattr(opening, name):
-            talk.abort(f"the two users' openings differ in '{name}'")
-    sifted = own.sift(theirs.labels)
+    talk.send(m.Labels(labels=own.published()))
+    sifted = own.sift(talk.receive(m.Labels).labels)
     state.secrets.append(sifted)
     return sifted
 
@@ -239,7 +245,7 @@ def _make_key(state: _Block, clicks: BlockClicks, sifted: SiftedBits) -> BlockRe
     key = amplify(done.bits, sifted.n_key, length.bits, seed)
     state.progress("done", 1.0)
     epsilons = BlockEpsilons(state.plan.eps_sec, undetected_error_bound(sifted.n_key, tags), eps_auth, tags)
-    return _result(counts, length, done.rounds, key, epsilons=epsilons)
+    return _result(state, counts, length, done.rounds, key, epsilons=epsilons)
 
 
 def _disclose_tests(state: _Block, clicks: BlockClicks, sifted: SiftedBits) -> tuple[BlockCounts, bytes]:
@@ -265,6 +271,7 @@ def _disclose_tests(state: _Block, clicks: BlockClicks, sifted: SiftedBits) -> t
         test_errors=sifted.test_errors(their_test),
         leak_bits=0,
         by_labels=sifted.by_labels,
+        lost_pulses=state.lost_pulses,
     )
     return counts, seeds
 
@@ -407,10 +414,11 @@ def _without_key(state: _Block, counts: BlockCounts, length: KeyLength, rounds: 
     reason = length.reason or f"{counts.n_key} key rounds are too few to reconcile"
     state.talk.send(m.NoKey(reason=reason[: m.REASON_LIMIT]))
     state.talk.receive(m.NoKey)
-    return _result(counts, replace(length, bits=0), rounds, None, reason)
+    return _result(state, counts, replace(length, bits=0), rounds, None, reason)
 
 
 def _result(
+    state: _Block,
     counts: BlockCounts,
     length: KeyLength,
     rounds: int,
@@ -440,16 +448,8 @@ def _result(
         phase_error_upper=length.phase_error_upper,
         no_key_reason=reason,
         epsilons=epsilons,
+        lost_frames=state.lost_frames,
     )
-
-
-def _digest(announcements: list[bytes]) -> bytes:
-    """Tells early that the users heard different announcements; the proof is the transcript tag."""
-    digest = hashlib.sha256()
-    for message in announcements:
-        digest.update(len(message).to_bytes(8, "little"))
-        digest.update(message)
-    return digest.digest()
 
 
 def _silent(_stage: str, _part: float) -> None:

@@ -4,6 +4,7 @@
 :mod:`orchestrator.postprocessing.block` for what each step means)::
 
     first -> second   Opening          second -> first   Opening
+    first -> second   Labels           second -> first   Labels
     first -> second   Drawn            second -> first   TestBits
     second -> first   ParityRequest    first -> second   ParityReply      (as often as needed)
     second -> first   Reconciled       first -> second   VerificationTag
@@ -34,7 +35,10 @@ Array = Annotated[bytes, msgspec.Meta(max_length=2**26)]
 
 
 class Opening(Message, frozen=True):
-    """What this side believes the block to be, and its labels of the announced single clicks (packed)."""
+    """What this side believes the block to be, and what it recorded of each frame, under the pair's reusable key.
+
+    ``digests``: 32 bytes per frame, see :mod:`orchestrator.postprocessing.lost_frames`.
+    """
 
     epoch: Count
     lease_number: Count
@@ -42,8 +46,13 @@ class Opening(Message, frozen=True):
     first: Name
     second: Name
     plan: Digest
-    announcements: Digest
-    n_clicks: Count
+    digests: Array
+    mac: Digest
+
+
+class Labels(Message, frozen=True):
+    """This side's labels of the single clicks in the frames that are not lost (packed)."""
+
     labels: Array
 
 
@@ -130,6 +139,7 @@ class Aborted(Message, frozen=True):
 
 BlockMessage: TypeAlias = (
     Opening
+    | Labels
     | Drawn
     | TestBits
     | ParityRequest

@@ -28,6 +28,7 @@ from orchestrator.keystore.lanes import AUTH_ALARM_BITS, AUTH_LANES, Lane, PairE
 from orchestrator.keystore.sealing import Kek
 from orchestrator.keystore.store import KeyStore
 from orchestrator.light.clicks import BlockClicks
+from orchestrator.light.messages import LOST
 from orchestrator.light.own_station import OWN_DIRECTION, StationInstruments
 from orchestrator.light.user import UserLight
 from orchestrator.postprocessing.block import BlockResult, run_block
@@ -242,6 +243,7 @@ class Node:
         self._submit(Block(report, peer, plan, clicks, announcements))
         return LightStatistics(
             frames=lease.n_frames,
+            lost_frames=announcements.count(LOST),
             pulses=report.pulses,
             announced=report.announced,
             light_s=report.light_s,
@@ -281,7 +283,7 @@ class Node:
         error = done.exception()
         report = replace(block.report, processing_s=runtime.now() - block.report.started_s)
         if error is None:
-            report = reported(report, done.result())
+            report = reported(report, done.result(), block.clicks.outcome.size)
         else:
             report = replace(report, reason=str(error)[:REASON_LIMIT])
         if not report.stored:
@@ -293,12 +295,14 @@ class Node:
         self._agent.control_send(self.epsilons(block.peer))
 
 
-def reported(report: BlockReport, result: BlockResult) -> BlockReport:
-    """``report`` with what post-processing found."""
+def reported(report: BlockReport, result: BlockResult, announced: int) -> BlockReport:
+    """``report`` with what post-processing found, and the announced slots of the frames that are not lost."""
     return replace(
         report,
         stored=result.key is not None,
         reason=result.no_key_reason[:REASON_LIMIT],
+        lost_frames=result.lost_frames,
+        announced=announced,
         sifted_bits=result.n_key,
         test_rounds=result.n_test,
         test_errors=result.test_errors,

@@ -80,20 +80,26 @@ def run_relay(
         started = runtime.now()
         slots = testbed.protocol.slots_per_frame
 
-        def on_frame(frame: int, clicks: int) -> None:
+        lost: list[int] = []
+
+        def on_frame(frame: int, clicks: int | None) -> None:
+            if clicks is None:
+                lost.append(frame)
             if frame % FRAMES_PER_EVENT == FRAMES_PER_EVENT - 1 or frame == lease.n_frames - 1:
                 pulses = (frame + 1) * slots
-                emit(LightProgress(*lease.pair, pulses, lease.n_frames * slots, clicks, runtime.now()))
+                planned, at_s = lease.n_frames * slots, runtime.now()
+                emit(LightProgress(*lease.pair, pulses, planned, clicks or 0, at_s, lost_frames=len(lost)))
 
         with LightChannels(agent, lease, lease.pair) as channels:
-            announced = light.run(
+            served_frames = light.run(
                 (channels[0], channels[1]), lease.n_frames, launch_attenuation_db(lease.pair), on_frame=on_frame
             )
         pulses = lease.n_frames * slots
         return LightStatistics(
             frames=lease.n_frames,
+            lost_frames=served_frames.lost_frames,
             pulses=pulses,
-            announced=announced,
+            announced=served_frames.announced,
             light_s=pulses / testbed.protocol.clock_hz,
             wall_s=runtime.now() - started,
         )

@@ -79,7 +79,8 @@ class BlockCounts:
     (:meth:`BlockPlan.draw_labels`); ``test_errors`` among the disclosed bits; ``key_errors`` found by reconciliation
     (None if not known); ``leak_bits`` every bit disclosed by reconciliation plus one per verification outcome;
     ``n_kept`` key rounds that become key (None: all).  ``by_labels[a][b]``: clicks for which the first user
-    published label a and the second label b.
+    published label a and the second label b.  ``lost_pulses`` of the slots were in lost frames, from which nothing is
+    kept.
     """
 
     n_pulses: int
@@ -92,6 +93,7 @@ class BlockCounts:
     key_errors: int | None = None
     n_kept: int | None = None
     by_labels: tuple[tuple[int, ...], ...] = ()
+    lost_pulses: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,7 @@ class BlockPlan(ABC):
     ``mu_a``, ``mu_b`` are the mean photon numbers per slot at the users' outputs, ``gain`` and ``qber`` what is
     expected of the channel, ``expected_bits`` the key of a block that comes out so (0: not worth starting).
     ``light`` and ``monitoring`` say what the secrecy of the key rests on, and stand in every report of it.
+    ``lost_frames_limit`` is the part of the frames that may be lost.
     """
 
     n_pulses: int
@@ -129,6 +132,7 @@ class BlockPlan(ABC):
     expected_bits: int
     light: Light = "assumed"
     monitoring: Monitoring = "monitored"
+    lost_frames_limit: float = 0.25
 
     @property
     @abstractmethod

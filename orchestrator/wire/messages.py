@@ -23,7 +23,7 @@ from orchestrator.events.status import StatusItem
 from orchestrator.wire.codec import Message, packed
 from orchestrator.wire.fields import Count, Instance, Reason, Role, Seconds, Topic
 
-PROTOCOL_VERSION = 5
+PROTOCOL_VERSION = 6
 CHUNK_BYTES = 1 << 20
 """Largest payload frame on the bulk plane; longer channel messages travel in several."""
 BULK_LIMIT = CHUNK_BYTES + (1 << 16)
@@ -81,7 +81,10 @@ class LeaseRefuse(Message, frozen=True):
 
 
 class LightStatistics(Message, frozen=True):
-    """What a party counted while the light was on; what it does not know stays 0."""
+    """What a party counted while the light was on; what it does not know stays 0.
+
+    ``lost_frames`` by its own count; the two users settle later which are lost for both.
+    """
 
     frames: Count = 0
     lost_frames: Count = 0

@@ -17,6 +17,7 @@ from memory_channel import memory_channel_pair
 
 from orchestrator.keystore.errors import LaneShortError, ReplayError
 from orchestrator.keystore.lanes import PairEnd
+from orchestrator.keystore.pair_macs import MAC_KEY_BITS, PairMacs
 from orchestrator.light.clicks import D1_ONLY, BlockClicks
 from orchestrator.postprocessing.block import BlockResult, run_block
 from orchestrator.postprocessing.conversation import BlockAborted
@@ -57,9 +58,10 @@ def synthetic_clicks(
 
 
 class MemoryAuthKeys:
-    """Both authentication lanes of one end, held in memory."""
+    """Both authentication lanes of one end, held in memory; the first bits of each serve as its reusable key too."""
 
     def __init__(self, outgoing: SecretBits, incoming: SecretBits) -> None:
+        self._macs = PairMacs(outgoing.take(0, MAC_KEY_BITS), incoming.take(0, MAC_KEY_BITS))
         self._outgoing = outgoing
         self._incoming = incoming
         self.outgoing_head = 0
@@ -91,6 +93,12 @@ class MemoryAuthKeys:
 
     def wrong_tag(self, forgery: float) -> None:
         self.forgery += forgery
+
+    def mac(self, data: bytes) -> bytes:
+        return self._macs.make(data)
+
+    def mac_fits(self, data: bytes, mac: bytes) -> bool:
+        return self._macs.fits(data, mac)
 
 
 def memory_lanes(rng: np.random.Generator) -> tuple[MemoryAuthKeys, MemoryAuthKeys]:

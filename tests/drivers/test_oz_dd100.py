@@ -249,6 +249,18 @@ def test_an_echoed_command_is_tolerated(scripted):
     assert attenuator.attenuation_db() == 20.0
 
 
+def test_a_unit_whose_insertion_loss_makes_no_sense_is_closed_all_the_same(scripted):
+    odd = CONFIGURATION.replace(b"1.20", b"1,20")
+    closed = b"DPos:1\r\nATTEN:50.00\r\nDone\r\n\r\n"
+    attenuator = scripted(odd, odd, odd, b"Pos:1\r\nDone\r\n\r\n", odd + closed, closed)
+    with pytest.raises(MalformedReplyError, match="IL is '1,20'"):
+        attenuator.connect()
+    sent = []
+    attenuator.link.tap = lambda direction, data: sent.append(data) if direction == "sent" else None
+    attenuator.safe_state()
+    assert b"A50.00\r" in sent
+
+
 def test_a_line_that_never_ends_is_given_up(scripted):
     attenuator = scripted(b"x" * 5000)
     with pytest.raises(MalformedReplyError, match="line end"):
@@ -333,6 +345,9 @@ class TestLimitsOfTheSetUp:
         for command in ("A3", "s0", "B", "H", "RST", "L0"):
             with pytest.raises(LimitError, match="min_attenuation_db"):
                 attenuator.write(command)
+        for text in ("D\rA3", "D\nA3", "ü"):
+            with pytest.raises(LimitError, match="not one command of printable ASCII"):
+                attenuator.ask(text)
         assert twin.state()["attenuation_db"] == 10.0
 
     def test_a_unit_found_further_open_is_closed(self, bench, moves, caplog):

@@ -88,3 +88,23 @@ def test_a_reply_without_an_end_is_given_up():
         assert reader.feed(b"x") is None
     with pytest.raises(ReplyError, match="does not end"):
         reader.feed(b"x")
+
+
+@pytest.mark.parametrize(
+    ("refused", "done"), [(b"Error-5", b"Done"), (b"ERROR-5", b"DONE"), (b"error-5!", b"done")]
+)
+def test_ends_of_replies_in_either_case(refused, done):
+    assert read(refused).refusal.startswith("home sensor error")
+    assert read(b"Pos:2400", b"ATTEN:12.00", done).position_db() == 12.0
+
+
+def test_a_configuration_in_a_language_with_accents_is_text():
+    reply = read("Optique à \xb5m".encode("latin-1"), b"MAX ATTEN:60.00", b"IL:1.00", b"Done", command="CD")
+    assert reply.range_db() == (1.0, 60.0)
+
+
+def test_the_largest_attenuation_is_known_where_the_insertion_loss_is_not():
+    reply = read(b"IL:1,00", b"MAX ATTEN:60.00", b"Done", command="CD")
+    assert reply.largest_db() == 60.0
+    with pytest.raises(ReplyError, match="IL is '1,00', not an attenuation; this firmware differs"):
+        reply.range_db()

@@ -54,6 +54,38 @@ def bench():
 
 
 @pytest.mark.parametrize(
+    ("label", "stored", "why"),
+    [
+        ("NumberOfDetectors", 10**9, "BiasCurrent holds 2 numbers for 1000000000 detectors"),
+        ("TriggerLevel", [10.0], "TriggerLevel holds 1 numbers for 2 detectors"),
+        ("TriggerLevel", ["1,5", "1,5"], "TriggerLevel holds '1,5', not a number"),
+        ("BiasCurrent", [10**400, 1.0], "BiasCurrent holds '1000.*, not a number"),
+        ("BiasCurrent", [None, 1.0], "BiasCurrent holds 'None', not a number"),
+    ],
+)
+def test_labels_that_make_no_sense_are_refused_at_once(bench, label, stored, why):
+    twin, snspd = bench(connect=False)
+    twin._values[label] = stored
+    with pytest.raises(MalformedReplyError, match=why):
+        snspd.connect()
+
+
+def test_a_voltage_is_read_for_each_detector_or_none(bench):
+    twin, snspd = bench()
+    twin._values["BiasVoltage"] = [1.0]
+    with pytest.raises(MalformedReplyError, match="BiasVoltage holds 1 numbers for 2 detectors"):
+        snspd.bias_voltage_mv()
+
+
+def test_what_may_be_a_scan_is_stopped_when_it_is_made_safe(bench):
+    twin, snspd = bench()
+    twin._values["IVScanEnable"] = "running"
+    with suppress(MalformedReplyError):  # it was not told that it had stopped before
+        snspd.safe_state()
+    assert twin.state()["IVScanEnable"] is False
+
+
+@pytest.mark.parametrize(
     ("label", "stored", "mend"),
     [
         ("BiasCurrent", [80.0, 10.0], lambda snspd: snspd.bias_current_ua([20.0, 20.0])),
@@ -304,7 +336,7 @@ def test_free_text_is_json(bench):
     assert "not accepted" in snspd.ask(
         '{"command": "SetAllBiasCurrents", "label": "BiasCurrent", "value": 3}'
     )
-    with pytest.raises(ValueError, match="JSON"):
+    with pytest.raises(LimitError, match=r"snspd0 at .* is no JSON object"):
         snspd.ask("enabled?")
     with pytest.raises(LinkTimeoutError):
         snspd.ask('{"request": "Nonsense"}')

@@ -20,6 +20,7 @@ from lab.runs.shown import shown
 from orchestrator.events.common import Unknown
 from orchestrator.events.status import (
     Alarm,
+    BlockReport,
     HubStatus,
     Learning,
     LeaseStatus,
@@ -71,13 +72,16 @@ def _pair(row: PairRow) -> tuple[str, ...]:
         short(pair.demand_bits),
         f"{short(pair.rate_bps)}{'' if pair.measured else '*'}",
         "-" if block is None or block.qber is None else f"{100 * block.qber:.2f} %",
-        "-"
-        if block is None
-        else f"{short(block.secret_bits) if block.stored else 'no key'} {ago(row.block_age_s)}",
+        "-" if block is None else f"{_gave(block)} {ago(row.block_age_s)}",
         "-" if lease is None else f"{_how(lease)} {ago(row.lease_age_s)}",
         "-" if sums is None else f"{sums.sec + sums.cor + sums.auth:.1g}",
         "ready" if pair.available and not pair.failures else "fails" if pair.available else "away",
     )
+
+
+def _gave(block: BlockReport) -> str:
+    lost = f", {block.lost_frames} lost," if block.lost_frames else ""
+    return f"{short(block.secret_bits) if block.stored else 'no key'}{lost}"
 
 
 def _how(lease: LeaseStatus) -> str:

@@ -65,8 +65,7 @@ class FourPhasePlan(BlockPlan):
     """Settings, predictions and limits of one block of a pair.
 
     ``p_x_128`` is 128 p_x.  ``mu_a``, ``mu_b`` are nominal, ``uncertainties`` what is charged of either user's light.
-    ``finite`` holds the predicted counts.  ``announced`` is the window for single-detector clicks of the block in
-    any bases, ``xx`` and ``yy`` for the kept rounds.
+    ``finite`` holds the predicted counts, ``announced`` that of single-detector clicks of the block in any bases.
     """
 
     p_x_128: int
@@ -75,9 +74,7 @@ class FourPhasePlan(BlockPlan):
     f_ec: float
     gain_tolerance_db: float
     finite: FinitePlan
-    announced: CountWindow
-    xx: CountWindow
-    yy: CountWindow
+    announced: float
 
     @property
     def symbols(self) -> FourPhases:
@@ -107,22 +104,24 @@ class FourPhasePlan(BlockPlan):
             *(value.hex() for each in self.uncertainties for value in astuple(each)),
             *(value.hex() for value in astuple(self.channel)),
             *(self.f_ec.hex(), self.eps_sec.hex(), self.eps_cor.hex(), self.qber_limit.hex()),
-            self.gain_tolerance_db.hex(),
+            *(self.gain_tolerance_db.hex(), self.lost_frames_limit.hex()),
         )
         f = self.finite
         predicted = (f.coin_rounds, f.delta, f.n_x, f.n_y, f.m_y, f.n_s, self.gain, self.qber)
-        text = "qunetlab four-phase plan 4 " + " ".join([*map(str, exact), *(f"{v:.6e}" for v in predicted)])
+        text = "qunetlab four-phase plan 5 " + " ".join([*map(str, exact), *(f"{v:.6e}" for v in predicted)])
         return hashlib.sha256(text.encode("ascii")).hexdigest()
 
     def violations(self, counts: BlockCounts) -> tuple[str, ...]:
         found: list[str] = []
         if counts.n_pulses != self.n_pulses:
             found.append(f"{counts.n_pulses} pulses were emitted, the plan says {self.n_pulses}")
-        for name, count, window in (
+        recorded = 1.0 - counts.lost_pulses / self.n_pulses
+        for name, count, expected in (
             ("announced clicks", counts.n_announced, self.announced),
-            ("XX rounds", counts.n_key, self.xx),
-            ("YY rounds", counts.n_test, self.yy),
+            ("XX rounds", counts.n_key, self.finite.n_x),
+            ("YY rounds", counts.n_test, self.finite.n_y),
         ):
+            window = CountWindow.around(recorded * expected, self.gain_tolerance_db)
             if count not in window:
                 found.append(
                     f"{count} {name} do not fit the calibrated channel ({window.low} to {window.high}):"
@@ -190,6 +189,7 @@ def block_plan(
     uncertainties: tuple[Uncertainty, Uncertainty] = (IDEAL, IDEAL),
     qber_limit: float = 0.05,
     gain_tolerance_db: float = 1.0,
+    lost_frames_limit: float = 0.25,
     p_x: float | None = None,
     mu_a: float | None = None,
     mu_b: float | None = None,
@@ -200,13 +200,15 @@ def block_plan(
     """
     channel = OpticalChannel(float(loss_a_db), float(loss_b_db), float(visibility), float(dark_count))
     scenario = Scenario(channel, float(f_ec), int(n_pulses), float(eps_sec), float(eps_cor), uncertainties)
-    return scenario_plan(scenario, qber_limit, gain_tolerance_db, p_x=p_x, mu_a=mu_a, mu_b=mu_b)
+    limits = qber_limit, gain_tolerance_db, lost_frames_limit
+    return scenario_plan(scenario, *limits, p_x=p_x, mu_a=mu_a, mu_b=mu_b)
 
 
 def scenario_plan(
     scenario: Scenario,
     qber_limit: float,
     gain_tolerance_db: float = 1.0,
+    lost_frames_limit: float = 0.25,
     *,
     p_x: float | None = None,
     mu_a: float | None = None,
@@ -216,11 +218,12 @@ def scenario_plan(
 ) -> FourPhasePlan:
     """The block of a scenario with ``n_pulses``; settings left None are optimised for most key.
 
-    ``gain_tolerance_db`` is how far the channel may have drifted since calibration before a block is given up.
+    ``gain_tolerance_db`` is how far the channel may have drifted since calibration before a block is given up.  Lost
+    frames scale the expected counts, but stay in the emitted rounds: those that toss the coin are fixed beforehand.
     Intensities are rounded to four digits, so that two machines agree on them.  ``expected_bits`` is 0 where no
     setting gives key: such a block is not worth starting.  Raises ValueError naming the argument that is out of range.
     """
-    _check_limits(qber_limit, gain_tolerance_db)
+    _check_limits(qber_limit, gain_tolerance_db, lost_frames_limit)
     best = max(
         (scenario.optimise(mu_a, mu_b, steps / P_X_STEPS) for steps in _steps(scenario, mu_a, mu_b, p_x)),
         key=lambda rate: rate.key_rate_per_pulse,
@@ -247,16 +250,17 @@ def scenario_plan(
         finite=finite,
         gain=gain,
         qber=qber,
-        announced=CountWindow.around(clicks, gain_tolerance_db),
-        xx=CountWindow.around(finite.n_x, gain_tolerance_db),
-        yy=CountWindow.around(finite.n_y, gain_tolerance_db),
+        announced=clicks,
+        lost_frames_limit=float(lost_frames_limit),
         expected_bits=scenario.expected_length(a, b, best.p_x).bits,
         light=light,
         monitoring=monitoring,
     )
 
 
-def _check_limits(qber_limit: float, gain_tolerance_db: float) -> None:
+def _check_limits(qber_limit: float, gain_tolerance_db: float, lost_frames_limit: float) -> None:
+    if not 0.0 <= lost_frames_limit < 1.0:
+        raise ValueError(f"lost_frames_limit must lie in [0, 1), got {lost_frames_limit}")
     if not 0.0 < qber_limit < 0.5:
         raise ValueError(f"qber_limit must lie strictly between 0 and 0.5, got {qber_limit}")
     if not (gain_tolerance_db >= 0.0 and math.isfinite(gain_tolerance_db)):

@@ -34,6 +34,7 @@ def ring_plan(testbed: Testbed, first: str, second: str) -> FourPhasePlan:
         eps_sec=protocol.eps_sec,
         eps_cor=protocol.eps_cor,
         qber_limit=protocol.qber_limit,
+        lost_frames_limit=protocol.lost_frames_limit,
         p_x=protocol.p_x,
         mu_a=protocol.mu,
     )

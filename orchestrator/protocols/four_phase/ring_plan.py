@@ -103,6 +103,7 @@ def plan_on_ring(
     eps_sec: float = 1e-10,
     eps_cor: float = 1e-15,
     qber_limit: float = 0.06,
+    lost_frames_limit: float = 0.25,
     p_x: float | None = None,
     mu_a: float | None = None,
 ) -> FourPhasePlan:
@@ -116,6 +117,7 @@ def plan_on_ring(
     plan = scenario_plan(
         scenario,
         qber_limit,
+        lost_frames_limit=lost_frames_limit,
         p_x=p_x,
         mu_a=mu_a,
         light="gated" if trust.light == "gated" else "assumed",
