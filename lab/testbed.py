@@ -172,10 +172,12 @@ class User(Section):
     v_pi_v: Annotated[Positive, Plausible(0.1, 100)]
     rf_gain: Annotated[Positive, Plausible(0.1, 1000)]
     awg_amplitude_vpp: Annotated[Positive, Plausible(0.01, 20)]
+    attenuation_db: Annotated[NonNegative, Plausible(0.01, 60)] = 0.0
+    """What the attenuator is set to while light passes: its least, or what trims the light of pairs that are too bright."""
     station_loss_db: Annotated[NonNegative, Plausible(0.1, 60)] = 11.92
-    """Of the station taken in, its attenuator at 0 dB; the same both ways."""
+    """Of the station taken in, with that setting; the same both ways."""
     sensor_to_output_db: Annotated[tuple[float, float], Plausible(0.01, 60)] = (8.31, 8.31)
-    """From the reading of a sensor to the light of its direction at the station's output, attenuator at 0 dB: cw, ccw."""
+    """From the reading of a sensor to the light of its direction at the station's output, with that setting: cw, ccw."""
     modulator_delays_ps: Annotated[tuple[NotBefore, NotBefore], Plausible(1, 1e9)]
     """From the first sample of a triggered waveform at the modulator to the pulse of slot 0 there: cw, ccw."""
     delivery: str = AUTO

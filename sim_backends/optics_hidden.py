@@ -125,7 +125,7 @@ def _station(draw: Hidden, built: BuiltStation) -> StationOptics:
         v_pi_v=built.v_pi_v * (1 + draw.within(f"{name} v_pi", 0.05)),
         rf_gain=built.rf_gain * (1 + draw.within(f"{name} gain", 0.05)),
         modulator_db=3.7 + draw.within(f"{name} modulator", 0.3),
-        attenuator_db=1.0 + draw.within(f"{name} insertion", 0.1),
+        attenuator_db=0.0,  # part of what is set
         attenuator_error_db=draw.within(f"{name} attenuator error", 0.1),
         attenuator_slope=draw.within(f"{name} attenuator slope", 0.01),
         crosstalk_db=50.0,

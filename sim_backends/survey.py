@@ -45,7 +45,9 @@ def surveyed(data: Mapping[str, Any], testbed: Testbed) -> dict[str, Any]:
     for entry, station in zip(data["users"], optics.users, strict=True):
         awg = testbed.servers(entry["name"])[MODULATOR.name].instrument
         started_ps = lines.trigger_ps[awg] + lines.latency_ps[awg]
-        behind_db = station.modulator_db + station.attenuator_db + station.attenuator_error_db + station.switch_db
+        set_db = testbed.user(entry["name"]).attenuation_db
+        attenuator_db = station.attenuator_db + (1 + station.attenuator_slope) * set_db + station.attenuator_error_db
+        behind_db = station.modulator_db + attenuator_db + station.switch_db
         tap_db = -10 * math.log10(1 - station.tap_share)
         users.append(
             {

@@ -81,6 +81,10 @@ class LightAborted(Exception):
     """The light phase ended early; nothing of the block is kept."""
 
 
+class LaunchClosed(LightAborted):
+    """The relay ended it, and confirmed that its launch is closed."""
+
+
 def light_topic(epoch: int, lease_number: int) -> str:
     """Topic of the light phase of one lease."""
     return f"light/{epoch}/{lease_number}"
@@ -102,10 +106,16 @@ def read_light_message(data: bytes) -> LightMessage:
     return message
 
 
+def unexpected(expected: str, message: LightMessage) -> LightAborted:
+    """What a message other than the expected one comes to."""
+    kind = LaunchClosed if isinstance(message, LightOff) else LightAborted
+    return kind(f"expected {expected}, got {type(message).__name__}")
+
+
 def check_announcement(message: LightMessage, frame: int, slots_per_frame: int) -> FrameClicks:
     """The clicks of frame ``frame``; anything but its well-formed announcement raises LightAborted."""
     if not isinstance(message, Announcement):
-        raise LightAborted(f"expected the announcement of frame {frame}, got {type(message).__name__}")
+        raise unexpected(f"the announcement of frame {frame}", message)
     if message.frame != frame:
         raise LightAborted(f"expected the announcement of frame {frame}, got frame {message.frame}")
     if len(message.slots) != 4 * len(message.outcomes):

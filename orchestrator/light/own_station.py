@@ -4,12 +4,14 @@ Both directions pass the same parts; a user modulates one of them, its *own* lig
 verified here: at the output it is what the sensor of that direction reads, less what lies between (calibrated by the
 user alone) and what its attenuator takes.
 
-The switch goes to bypass only after the relay confirmed that the launch is closed.  Whatever fails before that leaves the
-station in, behind its attenuator at maximum: dark for everybody, and no light on live detectors.
+The switch goes to bypass only after the relay confirmed that the launch is closed, or where both sensors of the station,
+which stand ahead of its attenuator, are dark.  Whatever fails before that leaves the station in, behind its attenuator at
+maximum: dark for everybody, and no light on live detectors.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -20,13 +22,18 @@ from orchestrator.light.messages import LightAborted
 if TYPE_CHECKING:
     from drivers.kinds import Attenuator, OpticalSwitch, PowerSensor
 
+logger = logging.getLogger(__name__)
+
 PLANCK_J_S = 6.62607015e-34
 LIGHT_SPEED_M_S = 299_792_458.0
 
 Direction = Literal["cw", "ccw"]
 OWN_DIRECTION: tuple[Direction, Direction] = ("ccw", "cw")
 """What the first and the second user of a pair modulate: the light that passes no partner afterwards."""
-LOW_DB = 1.0
+DARK_W = 0.3e-12
+"""Above what an 81634B reads in the dark, below what any launched light gives it in one of the two directions."""
+ATTENUATION_STEP_DB = 0.01
+LOW_DB = 1.5
 """How far an intensity may fall below its plan: less light is less key, not less security."""
 
 
@@ -55,11 +62,17 @@ class OwnStation:
         self._sensors: dict[Direction, PowerSensor] = {"cw": owned.sensor_cw, "ccw": owned.sensor_ccw}
 
     def set_up(self) -> None:
-        """Tune sensors and attenuator; the switch stays, for nobody said that the launch is closed."""
+        """Tune sensors and attenuator; out of the ring where that is dark, as somebody may have left the station in.
+
+        In the dark behind the own switch the sensors take their zero.
+        """
         for sensor in self._sensors.values():
             sensor.wavelength_nm(self._testbed.ring.wavelength_nm)
         self._owned.attenuator.tune(self._testbed.ring.wavelength_nm)
         self._owned.attenuator.block()
+        if self.bypass_if_dark():
+            for sensor in self._sensors.values():
+                sensor.zero()
 
     def take_in(self) -> None:
         """Into the ring, dark at first."""
@@ -67,7 +80,7 @@ class OwnStation:
         self._owned.switch.crossed(False)
         if self._owned.switch.crossed():
             raise LightAborted(f"{self._user.name}: the switch stays in bypass; is it powered, is its fibre plugged in?")
-        self._owned.attenuator.attenuation_db(0.0)
+        self._owned.attenuator.attenuation_db(self._user.attenuation_db)
         self._owned.attenuator.let_through()
 
     def darken(self) -> None:
@@ -77,6 +90,21 @@ class OwnStation:
     def bypass(self) -> None:
         """Out of the ring: only after the relay confirmed that the launch is closed."""
         self._owned.switch.crossed(True)
+
+    def bypass_if_dark(self) -> bool:
+        """Out of the ring if neither direction brings light; else the station stays in, and dark.  Whether it is out."""
+        if self._owned.switch.crossed():
+            return True
+        seen_w = {direction: sensor.power_w() for direction, sensor in self._sensors.items()}
+        if max(seen_w.values()) < DARK_W:
+            self.bypass()
+            return True
+        logger.warning(
+            "%s stays in the ring behind its closed attenuator: its sensors read %s, so the launch is open",
+            self._user.name,
+            " and ".join(f"{power_w:.3g} W ({direction})" for direction, power_w in seen_w.items()),
+        )
+        return False
 
     def output_photons(self, direction: Direction) -> float:
         """Mean photons per slot of one direction at the output, by sensor and attenuator.
@@ -90,9 +118,18 @@ class OwnStation:
                 "the switch in, and are the two taps not swapped?"
             )
         between_db = self._user.sensor_to_output_db[0 if direction == "cw" else 1]
-        lost_db = between_db + self._owned.attenuator.attenuation_db()
+        lost_db = between_db + self._owned.attenuator.attenuation_db() - self._user.attenuation_db
         arriving = photons_per_slot(power_w, self._testbed.ring.wavelength_nm, self._testbed.protocol.clock_hz)
         return arriving * 10 ** (-lost_db / 10)
+
+    def trim(self, direction: Direction, mu: float) -> None:
+        """Attenuate what the own light is too bright by; the other user's light is attenuated as much."""
+        if self._testbed.protocol.monitoring == "calibrated":
+            return
+        excess_db = 10 * math.log10(self.output_photons(direction) / mu)
+        if excess_db > 0:
+            steps = math.ceil(excess_db / ATTENUATION_STEP_DB)
+            self._owned.attenuator.attenuation_db(self._user.attenuation_db + steps * ATTENUATION_STEP_DB)
 
     def check_intensity(self, direction: Direction, mu: float) -> float:
         """The own light at the output; LightAborted where it is not the planned ``mu``.

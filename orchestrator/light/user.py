@@ -30,11 +30,13 @@ from orchestrator.light.intensity_watch import IntensityWatch
 from orchestrator.light.messages import (
     Armed,
     Finished,
+    LaunchClosed,
     LightAborted,
     LightOff,
     LightOn,
     StationIn,
     read_light_message,
+    unexpected,
 )
 from orchestrator.light.own_station import Direction, OwnStation, StationInstruments
 from orchestrator.light.symbols import RandomInto, SymbolFrame, drive_table
@@ -134,6 +136,7 @@ class UserLight:
             self._station.take_in()
             channel.send(encode(StationIn()))
             self._expect(channel, LightOn)
+            self._station.trim(direction, mu)
             watch = self._watch(direction, mu)
             watch.read()
             for index in range(n_frames):
@@ -156,8 +159,8 @@ class UserLight:
             channel.send(encode(Finished()))
             self._expect(channel, LightOff)
             self._station.bypass()
-        except BaseException:
-            self._step_aside(channel)
+        except BaseException as error:
+            self._step_aside(channel, confirmed=isinstance(error, LaunchClosed))
             raise
         finally:
             record.wipe()
@@ -175,20 +178,17 @@ class UserLight:
     def _expect(self, channel: Channel, kind: type[LightOn | LightOff]) -> None:
         message = read_light_message(channel.recv(self._timeout_s))
         if not isinstance(message, kind):
-            raise LightAborted(f"expected {kind.__name__}, got {type(message).__name__}")
+            raise unexpected(kind.__name__, message)
 
-    def _step_aside(self, channel: Channel) -> None:
+    def _step_aside(self, channel: Channel, *, confirmed: bool) -> None:
         """Dark at once; out of the ring only if the relay says in time that the launch is closed."""
         self._station.darken()
         try:
-            self._expect(channel, LightOff)
+            if not confirmed:
+                self._expect(channel, LightOff)
         except (LightAborted, ChannelError) as error:
-            logger.warning(
-                "%s stays in the ring behind its closed attenuator, for the relay did not confirm that the launch is "
-                "closed: %s",
-                self._user.name,
-                error,
-            )
+            logger.warning("%s: the relay did not confirm that the launch is closed: %s", self._user.name, error)
+            self._station.bypass_if_dark()
         else:
             self._station.bypass()
 

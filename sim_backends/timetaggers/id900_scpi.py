@@ -254,7 +254,7 @@ class ID900Scpi:
         )
 
     def _counted(self, channel: int) -> int:
-        if self._input_rate is None:
+        if self._input_rate is None or not channel:
             return self.counters[channel]
         if self.input_value("ENABle", channel) != "ON":
             return 0
