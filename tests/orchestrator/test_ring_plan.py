@@ -187,3 +187,18 @@ def test_speckle_of_a_narrow_laser_is_allowed_for() -> None:
     lossy = replace(pair, ring=replace(pair.ring, stations=stations))
     with pytest.raises(PlanRefusedError, match="narrow laser is 3 times its mean"):
         plan_on_ring(lossy, Trust(), n_pulses=10**8)
+
+
+def test_a_plan_tells_what_keyrate_tells_of_its_setting() -> None:
+    pair, trust = pair_of("AC"), Trust()
+    plan = plan_on_ring(pair, trust, n_pulses=10**8)
+    figures = plan.figures()
+    assert figures["key_bits"] == plan.expected_bits
+    assert figures["delta"] == pytest.approx(plan.finite.delta / plan.gain)
+    assert [figures[name] for name in ("mu_a", "mu_b", "p_x")] == [plan.mu_a, plan.mu_b, plan.p_x]
+    for mu, tolerance_db, sensor in zip(
+        (plan.mu_a, plan.mu_b), plan.tolerance_db, pair.budget(plan.mu_a).sensors, strict=True
+    ):
+        zero_db = 10 * math.log10(1 + trust.sensor_zero_w / sensor.own_w)
+        assert tolerance_db == pytest.approx(10 * math.log10(1.05) + 0.1 + 0.14 + zero_db, abs=1e-3)
+        assert mu == pytest.approx(0.012, abs=0.002)
