@@ -25,7 +25,7 @@ REFERENCE = (7.3, 10**10)
 
 
 def pair_of(name: str, relay_db: float = 3.0, *, tap_share: float = 0.5) -> PairLight:
-    """A pair of four stations on 6 km; pulses pass 4.25 ns after their edge, those of the other direction about 4 ns."""
+    """A pair of four stations on 6 km."""
     tap_db = -10 * math.log10(1 - tap_share)
     stations = tuple(
         StationLight(
@@ -38,7 +38,7 @@ def pair_of(name: str, relay_db: float = 3.0, *, tap_share: float = 0.5) -> Pair
         for user, km in zip("abcd", (0.75, 2.25, 3.75, 5.25), strict=True)
     )
     relay = RelayLight(2e-3, 21.02, relay_db, 0.75, 1e-7, 0.99, 35.0)
-    return PairLight(RingLight(relay, stations, 6.0, pulse_after_edge_ns=4.25), *PAIRS[name])
+    return PairLight(RingLight(relay, stations, 6.0), *PAIRS[name])
 
 
 def kbit_per_s(plan: FourPhasePlan) -> float:
