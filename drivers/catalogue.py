@@ -197,12 +197,21 @@ OURS = (
         twin="sim_backends.timetaggers.id900",
     ),
     Row(
+        model="thorlabs-mbx",
+        driver="drivers.bias_controllers.thorlabs_mbx:ThorlabsMBX",
+        offers={kinds.BIAS_CONTROLLER: WHOLE, kinds.ATTENUATOR: ("voa",)},
+        safe_order=SafeOrder.ATTENUATION,
+        address=AddressKind.SERIAL,
+        twin="sim_backends.bias_controllers.thorlabs_mbx",
+    ),
+    Row(
         model="thorlabs-osw22",
         driver="drivers.switches.thorlabs_osw22:ThorlabsOSW22",
         offers={kinds.OPTICAL_SWITCH: WHOLE},
         safe_order=SafeOrder.PASSIVE,
         address=AddressKind.SERIAL,
         twin="sim_backends.switches.thorlabs_osw22",
+        has_serial_number=False,
     ),
     Row(
         model="thorlabs-pm100d",

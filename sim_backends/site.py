@@ -83,7 +83,8 @@ class Surroundings:
     """What couples the instruments of one bench: the ring of light and the trigger line.
 
     ``tag_channels`` are the tagger's inputs of D1 and D2; ``outputs`` the generators on the trigger line by user;
-    ``crossed`` whether a user's optical switch bypasses the station.
+    ``crossed`` whether a user's optical switch bypasses the station; ``carver_power_w`` the light behind the pulse
+    carver at a bias, ``carver_bias_v`` its bias, and ``carver_follows`` whether that follows a point of its curve.
     """
 
     ring: Ring
@@ -94,6 +95,9 @@ class Surroundings:
     free_ports: Callable[[int], int]
     outputs: dict[str, Output] = field(default_factory=dict)
     crossed: dict[str, bool] = field(default_factory=dict)
+    carver_power_w: Callable[[float], float] = lambda bias_v: 0.0
+    carver_bias_v: float = 0.0
+    carver_follows: bool = False
 
     def follow(self) -> None:
         """Turn the direction switches as the waveform generators stand."""
@@ -168,6 +172,14 @@ class Site:
     def set_switch(self, crossed: bool) -> None:
         """The owner's optical switch has come to rest, in cross (bypass) or in bar."""
         self.around.crossed[self.owner] = crossed
+
+    def carver_power_w(self, bias_v: float) -> float:
+        """The mean light behind the relay's pulse carver, if it were at this bias."""
+        return self.around.carver_power_w(bias_v)
+
+    def set_carver_bias(self, bias_v: float, follows: bool) -> None:
+        """The bias of the pulse carver, and whether it follows a point of the carver's curve."""
+        self.around.carver_bias_v, self.around.carver_follows = bias_v, follows
 
     def power_w(self, channel: str) -> float:
         """The light on a power sensor."""

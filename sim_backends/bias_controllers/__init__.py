@@ -1,0 +1,1 @@
+"""Simulated bias controllers of Mach-Zehnder modulators."""
