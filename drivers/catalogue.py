@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from drivers import kinds
 from drivers.kinds import Kind
+from drivers.powermeters import floors
 
 if TYPE_CHECKING:
     # QCoDeS takes a second to import; roles without instruments read only the rows.
@@ -69,7 +70,8 @@ class Row:
     that offer it - attributes of the driver - or :data:`WHOLE`.  ``ports`` are those at which the instrument answers
     on the network, the one of its address first.  ``twin`` is the module with ``build`` (:mod:`sim_backends.site`);
     a model without one has real addresses only.  ``has_serial_number``: whether its identity tells one, by which a
-    testbed file can expect it.  Raises CatalogueError for a row that does not fit together.
+    testbed file can expect it; ``sensor_floor_w``: the least power that its power sensors tell from none, None where that
+    depends on the head.  Raises CatalogueError for a row that does not fit together.
     """
 
     model: str
@@ -80,6 +82,7 @@ class Row:
     ports: tuple[int, ...] = ()
     twin: str = ""
     has_serial_number: bool = True
+    sensor_floor_w: float | None = None
 
     def __post_init__(self) -> None:
         module, _, name = str(self.driver).partition(":")
@@ -93,6 +96,7 @@ class Row:
                 ("address", "an AddressKind", isinstance(self.address, AddressKind)),
                 ("ports", "a tuple of numbers", _are(self.ports, int)),
                 ("twin", "the name of a module", isinstance(self.twin, str)),
+                ("sensor_floor_w", "watts or None", isinstance(self.sensor_floor_w, float | None)),
                 ("has_serial_number", "true or false", isinstance(self.has_serial_number, bool)),
             )
             if not right
@@ -107,6 +111,11 @@ class Row:
     def channels(self, kind: Kind[Any]) -> tuple[str, ...]:
         """The channels that offer ``kind``; none if the model does not."""
         return self.offers.get(kind, ())
+
+    def floor_w(self, options: Mapping[str, Any]) -> float | None:
+        """The least power that a power sensor with these options tells from none; None where nobody said it."""
+        told: float | None = options.get("floor_w", self.sensor_floor_w)
+        return told
 
     def kind_names(self) -> str:
         """The kinds it offers, for messages."""
@@ -149,6 +158,7 @@ OURS = (
         address=AddressKind.VISA,
         ports=(5025,),
         twin="sim_backends.attenuators.keysight_n7752a",
+        sensor_floor_w=floors.KEYSIGHT_N7752A_W,
     ),
     Row(
         model="tektronix-awg70002a",
@@ -201,6 +211,7 @@ OURS = (
         safe_order=SafeOrder.PASSIVE,
         address=AddressKind.SERIAL,
         twin="sim_backends.switches.thorlabs_osw22",
+        has_serial_number=False,
     ),
     Row(
         model="thorlabs-pm100d",
@@ -219,6 +230,7 @@ OURS = (
         address=AddressKind.VISA,
         ports=(5025,),
         twin="sim_backends.powermeters.keysight_8163b",
+        sensor_floor_w=floors.KEYSIGHT_81634B_W,
     ),
 )
 

@@ -37,6 +37,9 @@ NS_PER_KM = 1.468 / LIGHT_SPEED_M_S * 1e12
 """Transit time of standard fibre at 1550 nm (group index of ITU-T G.652 fibre)."""
 SEPARATION_LIMITS = (0.3, 0.7)
 """Where in a slot the other direction's pulse may pass a station, from the own one."""
+SETTLED, LATEST = 0.8, 0.9
+"""Where in its half of a slot a pulse sits: so far from the edge that driver and modulator have settled, or later if the
+other direction's pulse needs it, while jitter and drift of delays still fit before the next edge."""
 LATCHING_CPS = 1e7
 """Counts per second that a nanowire detector surely survives; a few times as many and it stays normal."""
 
@@ -86,8 +89,8 @@ class RelayLight:
 class RingLight:
     """The loop with its relay, its stations in ring order, and its clock.
 
-    ``rise_ns``: of driver and modulator, 10 to 90 %, a single pole; ``pulse_after_edge_ns``: when the own pulse passes,
-    from the edge of its sample.  ``link_bytes_per_s``: how fast samples reach a generator.
+    ``rise_ns``: of driver and modulator, 10 to 90 %, a single pole.  ``link_bytes_per_s``: how fast samples reach a
+    generator.
     """
 
     relay: RelayLight
@@ -100,7 +103,6 @@ class RingLight:
     gate_ns: float = 1.0
     wavelength_nm: float = 1550.12
     rise_ns: float = 1.5
-    pulse_after_edge_ns: float = 4.0
     link_bytes_per_s: float = 116e6
     bytes_per_sample: int = 4
 
@@ -277,8 +279,8 @@ class PairLight:
     def _phase_left(self, to_other_ns: float) -> float:
         """What a pulse so long after the own one finds of the own sample, or of the next one's beginning."""
         ring, tau_ns = self.ring, self.ring.rise_ns / math.log(9)
-        after_edge_ns = ring.pulse_after_edge_ns + to_other_ns
-        falling_ns = after_edge_ns - ring.slot_ns / ring.samples_per_slot
+        after_edge_ns = pulse_place(ring.slot_ns / 2, to_other_ns) + to_other_ns
+        falling_ns = after_edge_ns - ring.slot_ns / 2
         rising_ns = after_edge_ns - ring.slot_ns
         left = math.exp(-falling_ns / tau_ns) if falling_ns > 0 else 1.0
         return min(left - math.expm1(-max(rising_ns, 0.0) / tau_ns), 1.0)
@@ -302,6 +304,14 @@ class PairLight:
                 loss_db += ring.stations[index].loss_db if taken_in else ring.bypass_db
             at_km = end_km
         return back
+
+
+def pulse_place(half: float, to_other: float) -> float:
+    """When the own pulse passes after the edge of its half slot, if the other direction's follows ``to_other`` later.
+
+    In any unit of time.  Both sit :data:`SETTLED` after an edge where the distance of the two allows it.
+    """
+    return min(max(SETTLED * half, (1 + SETTLED) * half - to_other), LATEST * half)
 
 
 def _readings(

@@ -146,12 +146,15 @@ class AttenuatorChannel(SlotChannel):
         self.shutter_open(False)
 
     def know_state(self) -> None:
-        """Offsets, power control and power-on state; the stored attenuation against the limits."""
+        """Offsets, power control and power-on state; no shutter stays open at an attenuation beyond the limits."""
         super().know_state()
         try:
             self.check_stored()
         except LimitError as error:
             log.warning("%s", error)
+            if self.shutter_open.get():
+                log.warning("%s at %s: found open, and closed", self.full_name, self.parent.address)
+                self.parent.link.command(f"OUTPut{self.slot}:STATe 0")
 
     def restore_passive(self) -> None:
         """Bring wavelength, speed and attenuation back to what was last set or read (shutter closed)."""

@@ -10,10 +10,9 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from drivers.attenuators.keysight_attenuators import WAVELENGTH_LIMITS_NM, KeysightAttenuators
+from drivers.powermeters.floors import KEYSIGHT_N7752A_W
 from drivers.powermeters.keysight_sensors import SensorChannel
 
-FLOOR_W = 1e-11
-"""-80 dBm."""
 AVERAGING_LIMITS_S = (2e-3, 10.0)
 
 
@@ -34,7 +33,7 @@ class KeysightN7752A(KeysightAttenuators):
                 self,
                 f"ch{slot}",
                 slot,
-                floor_w=FLOOR_W,
+                floor_w=KEYSIGHT_N7752A_W,
                 wavelength_limits_nm=WAVELENGTH_LIMITS_NM,
                 averaging_limits_s=AVERAGING_LIMITS_S,
                 averaging_s=averaging_s,

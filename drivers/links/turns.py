@@ -79,8 +79,12 @@ class Turns:
 
     @property
     def has_turn(self) -> bool:
-        """Whether nobody urgent wants the link, or had it since this thread began to hold it."""
-        return self.is_urgent or (self.is_mine and self._holds[0].epoch == self.epoch)
+        """Whether nobody urgent wants the link, or had it since this thread began to hold it, if it does."""
+        if self.is_urgent:
+            return True
+        if self.is_mine:
+            return self._holds[0].epoch == self.epoch
+        return not self._urgent and all(each.thread != threading.get_ident() for each in self._cut)
 
     @property
     def my_epoch(self) -> int:

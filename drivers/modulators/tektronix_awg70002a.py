@@ -199,7 +199,10 @@ class AWG70002A(ScpiInstrument):
         self.link.query("*OPC?", timeout_s=self._clock_timeout_s)
 
     def know_state(self) -> None:
-        """Old errors, options, modes, clock, path, level; outputs that "all off" held back go off first."""
+        """Old errors, options, modes, clock, path, level; outputs that "all off" held back go off first.
+
+        An output at a level above the limit goes off too.
+        """
         super().know_state()
         self._installed = [unquote(each) for each in unquote(self.link.query("*OPT?")).split(",")]
         if SEQUENCING_OPTION not in self._installed:
@@ -211,6 +214,7 @@ class AWG70002A(ScpiInstrument):
         held = self._amplitude()
         if held > self._max_amplitude_vpp:
             log.warning("%s at %s: %s", self.name, self.address, self._too_high(held))
+            self.link.command(f"OUTPut{self._channel}:STATe 0")
 
     def _without_sequencing(self) -> str:
         return (

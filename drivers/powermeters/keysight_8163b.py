@@ -17,11 +17,10 @@ from qcodes.validators import Strings
 from drivers.keysight import KeysightOptical
 from drivers.links.errors import WrongInstrumentError
 from drivers.links.scpi_replies import parse_identity
+from drivers.powermeters.floors import KEYSIGHT_81634B_W
 from drivers.powermeters.keysight_sensors import SensorChannel
 
 HEAD = "81634B"
-FLOOR_W = 1e-14
-"""-110 dBm."""
 WAVELENGTH_LIMITS_NM = (800.0, 1650.0)
 AVERAGING_LIMITS_S = (1e-4, 10.0)
 
@@ -34,7 +33,7 @@ class HeadChannel(SensorChannel):
             parent,
             name,
             slot,
-            floor_w=FLOOR_W,
+            floor_w=KEYSIGHT_81634B_W,
             wavelength_limits_nm=WAVELENGTH_LIMITS_NM,
             averaging_limits_s=AVERAGING_LIMITS_S,
             averaging_s=averaging_s,

@@ -26,6 +26,7 @@ from qcodes.validators import Bool, Strings
 from drivers.links.errors import InstrumentRefusedError, LimitError, NoReadingError
 from drivers.links.ieee488 import split_outside_quotes, unquote
 from drivers.links.limits import Whole, Within
+from drivers.powermeters.floors import THORLABS_W
 from drivers.scpi import ScpiInstrument
 from drivers.scpi_state import KnownState, Required
 
@@ -38,8 +39,6 @@ HEAD_LIMITS_NM = (185.0, 25_000.0)
 """What any head of the family reaches: ultraviolet photodiodes to thermal heads (Thorlabs' catalogue)."""
 ZERO_S = 60.0
 """What a zero adjustment may take, thermal heads included."""
-FLOORS_W = {"S154C": 1e-10, "S155C": 1e-9}
-"""The least power of fibre-coupled heads for the ring's wavelength (Thorlabs' data sheets)."""
 _STEP_NM = 1e-3
 _ZERO = "SENSe:CORRection:COLLect:ZERO"
 _WAVELENGTH = "SENSe:CORRection:WAVelength"
@@ -75,7 +74,7 @@ class ThorlabsPM100D(ScpiInstrument):
 
     Options: ``wavelength_limits_nm``, a limit of the set-up beside the sensor head's own; ``averaging``, the number of
     samples averaged after connecting; ``floor_w``, the least power that the head tells from none, for a head that is not
-    in :data:`FLOORS_W`.
+    in :data:`~drivers.powermeters.floors.THORLABS_W`.
     """
 
     MODELS = frozenset(
@@ -106,6 +105,8 @@ class ThorlabsPM100D(ScpiInstrument):
                 instrument=name,
                 address=address,
             )
+        if floor_w is not None and not 0.0 < floor_w < 1.0:
+            raise self.error(LimitError, f"floor_w is {floor_w:g} W, which no head has as its least power")
         self._averaging = averaging
         self._limits_nm = wavelength_limits_nm
         self._wrong_wavelength = ""
@@ -191,12 +192,12 @@ class ThorlabsPM100D(ScpiInstrument):
         if self._floor_w is not None:
             return self._floor_w
         head = self.sensor.get().partition(" ")[0]
-        if head not in FLOORS_W:
+        if head not in THORLABS_W:
             raise self.error(
                 NoReadingError,
                 f"the least power of sensor head {head} is not known; give it as option floor_w, in watts",
             )
-        return FLOORS_W[head]
+        return THORLABS_W[head]
 
     def _look_at_wavelength(self) -> None:
         """Whether the stored wavelength is one of the set-up and of the sensor head."""

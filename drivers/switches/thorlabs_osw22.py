@@ -11,7 +11,8 @@ that no light is launched.
 
 Sources: PnPQ ``src/pnpq/devices/switch_thorlabs_osw_e.py`` (commands, line, 1 s to start up, ``S?`` until the position
 is told, for at most 3 s; tested on an OSW22-1310E); Qudi ``hardware/switches/osw12.py`` (the first ``S?`` after a move
-may still tell the position before).  The protocol has no serial number: the one of its USB port stands for it.
+may still tell the position before).  The protocol has no serial number: that
+of the USB port stands for it where the system knows one, so an address that names it (``/dev/serial/by-id/...``) is best.
 """
 
 from __future__ import annotations

@@ -169,6 +169,21 @@ class BlockPlan(ABC):
         """Expected secret bits per emitted pulse."""
         return self.expected_bits / self.n_pulses
 
+    @property
+    def tolerance_db(self) -> tuple[float, float]:
+        """How far either user's intensity may exceed its nominal value and still be charged in full."""
+        return 0.0, 0.0
+
+    def figures(self) -> dict[str, float | int | None]:
+        """What ``keyrate`` tells of the plan."""
+        return {
+            "gain": self.gain,
+            "qber": self.qber,
+            "key_rate_per_pulse": self.key_rate_per_pulse,
+            "key_bits": self.expected_bits,
+            **{"mu_a": self.mu_a, "mu_b": self.mu_b, "p_x": self.p_x},
+        }
+
     def verification_tags(self, n_key: int) -> int:
         """Tags over the corrected block that keep ``eps_cor``."""
         return verification_tags(n_key, self.eps_cor)
@@ -190,3 +205,7 @@ class KeyProtocol(ABC):
     @abstractmethod
     def plan(self, testbed: Testbed, first: str, second: str) -> BlockPlan:
         """The block plan of a pair, from the testbed file alone, so that both nodes arrive at the same."""
+
+    def refusals(self, testbed: Testbed, first: str, second: str) -> list[str]:
+        """Why a pair cannot make key on this testbed, a sentence with its figures each; none where it can."""
+        return []

@@ -40,7 +40,7 @@ class ThorlabsOSW22Twin:
         switch_s: float = SWITCH_S,
         left_by_someone: bool = False,
         name: str = "OSW22-1550E v1.0",
-        board_type: str = "2",
+        board_type: str = "0",
         clock: Callable[[], float] = time.monotonic,
         faults: FaultInjector | None = None,
     ) -> None:

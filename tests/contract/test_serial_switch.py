@@ -62,7 +62,7 @@ def test_pnpq_sets_a_state_and_asks_until_it_is_told(
 
 
 def test_pnpq_asks_for_type_and_name(ask: Ask) -> None:
-    assert ask(b"T?\n") == b"2"
+    assert ask(b"T?\n") == b"0"
     assert ask(b"I?\n") == b"OSW22-1550E v1.0"
 
 
@@ -82,4 +82,4 @@ def test_a_command_in_pieces_two_in_one_write_and_one_that_is_none(port: serial.
     assert ask(b"?\n") in (b"1", b"2")
     port.write(b"X 3\nS 3\n")
     assert ask(b"I?\r\nT?\n") == b"OSW22-1550E v1.0"
-    assert port.read_until(b"\r\n") == b"2\r\n"
+    assert port.read_until(b"\r\n") == b"0\r\n"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import math
 import random
 import re
 import threading
@@ -30,6 +31,7 @@ from drivers.links.ieee488 import ProgramMessage
 from drivers.links.interbus import MessageType, Telegram, TelegramReader, encode
 from sim_backends.attenuators.keysight_n7752a import SENSOR_N7752A, N7752ATwin
 from sim_backends.bench_addresses import free_port_range
+from sim_backends.bias_controllers.thorlabs_mbx import ThorlabsMBXTwin
 from sim_backends.powermeters.keysight_8163b import HEAD_81634B, Keysight8163BTwin
 from sim_backends.powermeters.thorlabs_pm100d import PM100DTwin
 from sim_backends.site import Options, Simulated, Site, Surroundings
@@ -262,6 +264,35 @@ def _osw_acknowledge(request: bytes) -> Iterable[bytes] | None:
     return (b"OSW22-1550E v1.0\r\n",) if b"I?" in request else ()
 
 
+class _Modulator:
+    """Light behind a modulator whose null is at 1.2 V and whose half-wave voltage is 5 V."""
+
+    def __init__(self) -> None:
+        self.light_w = 2e-3
+
+    def __call__(self, bias_v: float) -> float:
+        return self.light_w * (math.sin(math.pi / 2 * (bias_v - 1.2) / 5.0) ** 2 + 1e-4)
+
+
+def _make_mbx(left: bool) -> Simulated:
+    modulator = _Modulator()
+    twin = ThorlabsMBXTwin(power=modulator, left_by_someone=left)
+    twin.modulator = modulator  # type: ignore[attr-defined]
+    return Simulated(twin, twin.serve)
+
+
+def _mbx_change(twin: Any, n: int) -> None:
+    with twin._lock:
+        twin.modulator.light_w = 2e-3 + n * 1e-6
+
+
+def _mbx_acknowledge(request: bytes) -> Iterable[bytes] | None:
+    """Nothing to a setting; the question for the model comes along with it."""
+    if not re.match(rb"[\w:]+: ", request):
+        return None
+    return (b"MBX\r\n",) if b"MODEL?" in request else ()
+
+
 def _websq_change(twin: Any, n: int) -> None:
     twin.press_dial("BiasCurrent", [5.0 + n % 200 * 0.1, 7.0])
     twin.press_dial("TriggerLevel", [-50.0 - n % 100, -80.0])
@@ -441,6 +472,13 @@ KNOWN: dict[str, Known] = {
         acknowledge=_id900_acknowledge,
         options={"integration_ms": 10.0},
         zmq=True,
+    ),
+    "thorlabs-mbx": Known(
+        make=_make_mbx,
+        unsafe=lambda driver: driver.voa.attenuation_db(3.0),
+        change=_mbx_change,
+        truth=lambda twin: {"modulator_power_mw": float(f"{twin._power(twin._bias_v) * 1e3:.6g}")},
+        acknowledge=_mbx_acknowledge,
     ),
     "thorlabs-osw22": Known(
         change=_osw_change,

@@ -277,6 +277,12 @@ def __getattr__(name):
                 catalogue.create_instrument("acme-laser", "device", "/nowhere")
 
 
+def test_the_floor_of_a_sensor_is_known_before_it_is_opened() -> None:
+    floors = {row.model: row.floor_w({}) for row in OURS if kinds.POWER_SENSOR in row.offers}
+    assert floors == {"keysight-8163b": 1e-14, "keysight-n7752a": 1e-11, "thorlabs-pm100d": None}
+    assert catalogue.row("thorlabs-pm100d").floor_w({"floor_w": 1e-10}) == 1e-10
+
+
 @pytest.mark.parametrize(
     "row",
     [

@@ -19,6 +19,7 @@ from qcodes.utils import NumpyJSONEncoder
 from wires import Piece
 
 from drivers.catalogue import create_instrument, driver_class, row
+from drivers.kinds import POWER_SENSOR
 from drivers.links.errors import (
     InstrumentError,
     InstrumentRefusedError,
@@ -115,6 +116,13 @@ def test_the_channels_of_its_kinds_are_there(rig: Rig) -> None:
     for kind, channels in row(rig.model).offers.items():
         for channel in channels:
             assert not channel or channel in rig.driver.submodules, f"{kind.name}: {channel}"
+
+
+def test_a_sensor_has_the_floor_that_plans_take_for_it(rig: Rig) -> None:
+    for channel in row(rig.model).channels(POWER_SENSOR):
+        floor_w = rig.parameter(f"{channel}.floor_w".lstrip(".")).get()
+        assert floor_w > 0
+        assert row(rig.model).floor_w(rig.driver.made_with) in (floor_w, None)
 
 
 # Units and values

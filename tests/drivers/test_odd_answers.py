@@ -172,3 +172,25 @@ def test_a_register_is_a_number_of_one_byte(text: str) -> None:
 def test_a_register_is_written_with_bytes(text: str) -> None:
     with rigged("nkt-basik") as rig:
         no_place_for(rig, lambda: rig.driver.write(text))
+
+
+# Already on, beyond a limit of the set-up
+
+
+def test_a_shutter_found_open_below_the_least_attenuation_is_closed() -> None:
+    def leave(twin: Any) -> None:
+        for command in (b"INP1:ATT 3", b"OUTP1:STAT ON", b"INP3:ATT 20", b"OUTP3:STAT ON"):
+            twin._device.execute(ProgramMessage(command))
+
+    with rigged(N7764A, prepare=leave, min_attenuation_db=10.0) as rig:
+        assert rig.driver.ch1.shutter_open() is False
+        assert rig.driver.ch2.shutter_open() is True
+
+
+def test_an_output_found_on_above_the_greatest_amplitude_is_switched_off() -> None:
+    def leave(twin: Any) -> None:
+        for command in (b"SOUR1:VOLT 0.5", b"OUTP1:STAT ON"):
+            twin._device.execute(ProgramMessage(command))
+
+    with rigged(AWG, prepare=leave, max_amplitude_vpp=0.3) as rig:
+        assert rig.driver.output() is False

@@ -118,7 +118,7 @@ def test_by_hand_the_same_commands(build: Build) -> None:
     driver, _, rests = build()
     driver.write("S 2")
     assert driver.ask("S?") == "2"
-    assert driver.ask("T?") == "2"
+    assert driver.ask("T?") == "0"
     for wrong in ("S 3", "X", ""):
         with pytest.raises(LimitError, match="no command"):
             driver.write(wrong)

@@ -275,6 +275,8 @@ def test_the_floor_of_a_strange_head_is_not_made_up() -> None:
     with pytest.raises(NoReadingError, match="head X1 is not known; give it as option floor_w"):
         meter.floor_w()
     assert told.floor_w() == 5e-12
+    with pytest.raises(LimitError, match=r"floor_w is -110 W"):  # it was meant in dBm
+        ThorlabsPM100D("wrong", address, floor_w=-110.0)
     meter.close()
     told.close()
     twin.close()

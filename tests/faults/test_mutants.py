@@ -89,6 +89,20 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     Mutant(
+        "opening-believed-unseen",
+        "orchestrator/postprocessing/lost_frames.py",
+        "    if not auth.mac_fits(replace(ours, digests=theirs.digests).said_by(talk.peer), theirs.mac):\n",
+        "    if not theirs.mac:\n",
+        ("tests/faults/test_lying_relay.py::test_frames_dropped_once_a_basis_is_known_end_the_block",),
+    ),
+    Mutant(
+        "lost-frames-revealed",
+        "orchestrator/postprocessing/block.py",
+        "        clicks.drop(lost)\n",
+        "        clicks.n_single\n",
+        ("tests/faults/test_lying_relay.py::test_nothing_of_a_lost_frame_is_revealed",),
+    ),
+    Mutant(
         "greeting-covers-nothing",
         "orchestrator/keystore/meeting.py",
         '        return b"".join(encode(message) for message in said)\n',

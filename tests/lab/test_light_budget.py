@@ -16,6 +16,7 @@ from lab.light_budget import (
     RelayLight,
     RingLight,
     StationLight,
+    pulse_place,
 )
 
 POSITIONS_KM = (0.75, 2.25, 3.75, 5.25)
@@ -124,10 +125,14 @@ def test_the_two_directions_pass_half_a_slot_apart(place: int, expected_ns: floa
 
 
 def test_what_the_modulator_remembers_is_the_filtered_waveform_at_the_pulse() -> None:
-    """Own phase for 5 ns, then nothing, through a single pole of 1.5 ns; also when the next sample has begun."""
+    """Own phase for 5 ns, then nothing, through a single pole of 1.5 ns; also when the next sample has begun.
+
+    The own pulse sits 4 to 4.5 ns after its edge, so that the other one can sit as late after the next.
+    """
     tau_ns, step_ns = 1.5 / math.log(9), 1e-4
     times = np.arange(0, 15, step_ns)
-    for apart_ns in (3.2, 4.2, 5.1, 5.8, 6.7):
+    for apart_ns, place_ns in ((3.2, 4.5), (4.4, 4.5), (4.6, 4.4), (5.1, 4.0), (5.8, 4.0), (6.7, 4.0)):
+        assert pulse_place(5.0, apart_ns) == pytest.approx(place_ns)
         far = replace(STATIONS[3], passes_ns=(30.0, 30.0 + apart_ns))
         ring = replace(RING, stations=(*STATIONS[:3], far))
         drive = ((times % 10) < 5).astype(float)
@@ -136,7 +141,7 @@ def test_what_the_modulator_remembers_is_the_filtered_waveform_at_the_pulse() ->
         for each in drive:
             level += (each - level) * step_ns / tau_ns
             levels.append(level)
-        seen = levels[int((4.0 + apart_ns) / step_ns)]
+        seen = levels[int((place_ns + apart_ns) / step_ns)]
         assert PairLight(ring, 0, 3).memory[1] == pytest.approx(seen, rel=0.02, abs=1e-4)
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import random
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from lab.scanning import Place, _look, scan
 from lab.testbed import parse_testbed, resolve_addresses, write_testbed
 from sim_backends.attenuators.oz_dd100 import OzDD100Twin
 from sim_backends.bench import Bench
+from sim_backends.bias_controllers.thorlabs_mbx import ThorlabsMBXTwin
+from sim_backends.switches.thorlabs_osw22 import ThorlabsOSW22Twin
 
 
 @pytest.fixture(scope="module")
@@ -67,16 +69,24 @@ def test_a_host_is_enough_to_find_what_answers_there(
     assert found == {address: "tektronix-awg70002a", tagger: "id-quantique-id900"}
 
 
+@pytest.mark.parametrize(
+    ("model", "make"),
+    [
+        ("oz-dd100", lambda: OzDD100Twin(serial_number="77")),
+        ("thorlabs-mbx", lambda: ThorlabsMBXTwin(serial_number="77")),
+        ("thorlabs-osw22", ThorlabsOSW22Twin),
+    ],
+)
 def test_a_port_is_asked_by_one_driver_after_the_other_until_one_knows_the_answer(
-    monkeypatch: pytest.MonkeyPatch,
+    model: str, make: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with closing(OzDD100Twin(serial_number="77")) as twin:
+    with closing(make()) as twin:
         path = twin.serve()
-        port = serial_ports.Port(path, "USB UART", "A1", "")
+        port = serial_ports.Port(path, "USB UART", "77", "")
         monkeypatch.setattr(serial_ports, "present", lambda: [port])
         monkeypatch.setattr("lab.scanning.ANSWER_S", 0.3)
         (found,) = scan((), ())
-        assert (found.address, found.model) == (path, "oz-dd100")
+        assert (found.address, found.model) == (path, model)
         assert found.identity is not None
         assert found.identity.serial_number == "77"
 

@@ -25,7 +25,7 @@ REFERENCE = (7.3, 10**10)
 
 
 def pair_of(name: str, relay_db: float = 3.0, *, tap_share: float = 0.5) -> PairLight:
-    """A pair of four stations on 6 km; pulses pass 4.25 ns after their edge, those of the other direction about 4 ns."""
+    """A pair of four stations on 6 km."""
     tap_db = -10 * math.log10(1 - tap_share)
     stations = tuple(
         StationLight(
@@ -38,7 +38,7 @@ def pair_of(name: str, relay_db: float = 3.0, *, tap_share: float = 0.5) -> Pair
         for user, km in zip("abcd", (0.75, 2.25, 3.75, 5.25), strict=True)
     )
     relay = RelayLight(2e-3, 21.02, relay_db, 0.75, 1e-7, 0.99, 35.0)
-    return PairLight(RingLight(relay, stations, 6.0, pulse_after_edge_ns=4.25), *PAIRS[name])
+    return PairLight(RingLight(relay, stations, 6.0), *PAIRS[name])
 
 
 def kbit_per_s(plan: FourPhasePlan) -> float:
@@ -187,3 +187,18 @@ def test_speckle_of_a_narrow_laser_is_allowed_for() -> None:
     lossy = replace(pair, ring=replace(pair.ring, stations=stations))
     with pytest.raises(PlanRefusedError, match="narrow laser is 3 times its mean"):
         plan_on_ring(lossy, Trust(), n_pulses=10**8)
+
+
+def test_a_plan_tells_what_keyrate_tells_of_its_setting() -> None:
+    pair, trust = pair_of("AC"), Trust()
+    plan = plan_on_ring(pair, trust, n_pulses=10**8)
+    figures = plan.figures()
+    assert figures["key_bits"] == plan.expected_bits
+    assert figures["delta"] == pytest.approx(plan.finite.delta / plan.gain)
+    assert [figures[name] for name in ("mu_a", "mu_b", "p_x")] == [plan.mu_a, plan.mu_b, plan.p_x]
+    for mu, tolerance_db, sensor in zip(
+        (plan.mu_a, plan.mu_b), plan.tolerance_db, pair.budget(plan.mu_a).sensors, strict=True
+    ):
+        zero_db = 10 * math.log10(1 + trust.sensor_zero_w / sensor.own_w)
+        assert tolerance_db == pytest.approx(10 * math.log10(1.05) + 0.1 + 0.14 + zero_db, abs=1e-3)
+        assert mu == pytest.approx(0.012, abs=0.002)

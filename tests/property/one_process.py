@@ -36,7 +36,7 @@ from orchestrator.hub.agent import Agent
 from orchestrator.keystore.lanes import Lane, SplitRule
 from orchestrator.keystore.sealing import Kek
 from orchestrator.keystore.store import KeyStore
-from orchestrator.light.messages import Armed, Finished, LightOn, announce, read_light_message
+from orchestrator.light.messages import Armed, Finished, FrameLost, LightOn, announce, read_light_message
 from orchestrator.light.user import CLOCKWISE_GATE, COUNTER_CLOCKWISE_GATE, UserLight
 from orchestrator.processes.node import Node
 from orchestrator.processes.orchestrator import Orchestrator, config_of
@@ -142,7 +142,12 @@ class Monitor:
 
 
 class StubRelay:
-    """Takes part in leases as the relay does; its clicks follow from what the modulators play."""
+    """Takes part in leases as the relay does; its clicks follow from what the modulators play.
+
+    ``untold``: frames that it has no announcement of for a user, as (frame, user's place in the pair).
+    """
+
+    untold: frozenset[tuple[int, int]] = frozenset()
 
     def __init__(self, testbed: Testbed, agent: Agent, modulators: dict[str, Modulator], seed: int) -> None:
         self._testbed = testbed
@@ -157,8 +162,8 @@ class StubRelay:
             for frame in range(lease.n_frames):
                 self._await(channels, Armed(frame))
                 data = announce(frame, *self._clicks(lease.pair))
-                for channel in channels:
-                    channel.send(data)
+                for side, channel in enumerate(channels):
+                    channel.send(encode(FrameLost(frame)) if (frame, side) in self.untold else data)
             self._await(channels, Finished())
         return LightStatistics(frames=lease.n_frames)
 

@@ -65,6 +65,18 @@ def test_the_same_seeds_give_the_same_world_to_the_last_byte(tmp_path: Path) -> 
     assert randomness.keys != first.keys
 
 
+@pytest.mark.parametrize("untold", [{(1, 0)}, {(1, 0), (1, 1)}])
+def test_a_frame_that_one_user_or_both_lost_costs_key_and_no_block(
+    untold: set[tuple[int, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(world.StubRelay, "untold", frozenset(untold))
+    outcome = world.live(tmp_path / "a", 1)
+    check(outcome)
+    blocks = [line for line in outcome.story if "BlockReport" in line]
+    assert len(blocks) >= 2
+    assert all("lost_frames=1" in line for line in blocks)
+
+
 @pytest.mark.long
 @pytest.mark.timeout(600)
 def test_no_order_of_events_keeps_the_key_or_the_sum_from_coming(tmp_path: Path) -> None:

@@ -106,6 +106,10 @@ class Uncertainty:
         """Guaranteed upper bound of a nominal mean photon number."""
         return (mu + self.zero_photons) * self._factor
 
+    def tolerance_at(self, mu: float) -> float:
+        """How far a nominal mu may be exceeded by itself, in dB; what passes between pulses comes on top."""
+        return self.tolerance_db + 10.0 * math.log10(1.0 + self.zero_photons / mu)
+
     @property
     def mu_limit(self) -> float:
         """Largest nominal mu whose upper bound still lies where the coin bound holds; 0 or less where none does."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, astuple, dataclass
 from fractions import Fraction
 
 import numpy as np
@@ -84,6 +84,21 @@ class FourPhasePlan(BlockPlan):
     def p_x(self) -> float:
         """Probability of basis X (exact in binary)."""
         return self.p_x_128 / P_X_STEPS
+
+    @property
+    def tolerance_db(self) -> tuple[float, float]:
+        a, b = self.uncertainties
+        return a.tolerance_at(self.mu_a), b.tolerance_at(self.mu_b)
+
+    @property
+    def scenario(self) -> Scenario:
+        """What the plan was made for, its setting left out."""
+        return Scenario(
+            self.channel, self.f_ec, self.n_pulses, self.eps_sec, self.eps_cor, self.uncertainties
+        )
+
+    def figures(self) -> dict[str, float | int | None]:
+        return asdict(self.scenario.key_rate(self.mu_a, self.mu_b, self.p_x))
 
     @property
     def coin_label_probability(self) -> Fraction:

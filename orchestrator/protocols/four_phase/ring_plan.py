@@ -158,7 +158,4 @@ def at_speckle(plan: FourPhasePlan) -> int:
     if speckle_qber(plan) > plan.qber_limit:
         return 0
     channel = replace(plan.channel, backscatter=SPECKLE * plan.channel.backscatter)
-    bright = Scenario(
-        channel, plan.f_ec, plan.n_pulses, plan.eps_sec, plan.eps_cor, plan.uncertainties, balanced=True
-    )
-    return bright.expected_length(plan.mu_a, plan.mu_b, plan.p_x).bits
+    return replace(plan.scenario, channel=channel).expected_length(plan.mu_a, plan.mu_b, plan.p_x).bits
