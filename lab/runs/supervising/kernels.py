@@ -43,20 +43,13 @@ def _compile_symbols() -> None:
     frame.draw(random_into)
     for samples_per_slot in (2, 4):
         out = np.zeros(SLOTS * samples_per_slot, np.float32)
-        frame.write_waveform(drive, out, samples_per_slot=samples_per_slot, gate=0)
+        frame.write_waveform(drive, out, samples_per_slot=samples_per_slot, lead_samples=0)
 
 
 def _compile_light() -> None:
-    """Two users' waveforms on a dark ring: the kernel is the same, whatever the light."""
+    """A dark ring: the kernel is the same, whatever the light and the waveforms."""
     from lab.runs.testbeds.folder import template_path
     from lab.testbed import load_testbed
-    from sim_backends.optics import Drive
-    from sim_backends.optics_setup import ring_of
+    from sim_backends.optics_hidden import ring_of
 
-    testbed = load_testbed(template_path("simulated-four-node"))
-    ring = ring_of(testbed)
-    clock_hz = testbed.protocol.clock_hz
-    drive = Drive(np.zeros(2 * SLOTS, np.float32), 2 * clock_hz, 0.5)
-    duration_ps = round(SLOTS / clock_hz * 1e12)
-    ring.expose(dict.fromkeys(testbed.user_names()[:2], drive), duration_ps, seed=0)
-    ring.expose({}, duration_ps, seed=0)
+    ring_of(load_testbed(template_path("simulated-four-node"))).expose({}, 0, seed=0)
