@@ -383,7 +383,9 @@ class AWG70002A(ScpiInstrument):
         for a pattern of a wrong type, length or level, and what :meth:`configure` and :meth:`arm` raise.
         """
         if not MIN_SAMPLES <= pattern.size <= MAX_SAMPLES:
-            raise self.error(LimitError, f"a pattern of {pattern.size} samples is outside {MIN_SAMPLES}..{MAX_SAMPLES}")
+            raise self.error(
+                LimitError, f"a pattern of {pattern.size} samples is outside {MIN_SAMPLES}..{MAX_SAMPLES}"
+            )
         self._check_samples(pattern, pattern.size)
         self.configure(sample_rate_hz, amplitude_vpp)
         with self.link.transaction():

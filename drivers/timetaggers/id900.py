@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -44,12 +44,17 @@ from drivers.settings import Quantity
 from drivers.timetaggers.data_link_target import DataLinkTargetClient
 from drivers.timetaggers.id900_arguments import block_of, inputs_of, whole_duration_ps
 from drivers.timetaggers.id900_histogram import Histogram
+from drivers.timetaggers.id900_record import (
+    RUNNING,
+    Records,
+    TriggerStandard,
+    trigger_settings,
+)
 from drivers.timetaggers.id900_scpi import ID900Questions
 from drivers.timetaggers.id900_state import (
     CHANNELS,
     CLOCKS,
     RESOLUTIONS,
-    STANDARDS,
     START,
     THRESHOLD_RESOLUTION_V,
     Known,
@@ -59,9 +64,8 @@ from drivers.timetaggers.id900_state import (
     input_settings,
     known_state,
     threshold,
-    trigger_settings,
 )
-from drivers.timetaggers.id900_streams import START_AGAIN, TagStreams
+from drivers.timetaggers.id900_streams import TagStreams
 
 log = logging.getLogger(__name__)
 
@@ -70,12 +74,6 @@ DLT_PORT = 6060
 STREAM_PORT = 4241  # a stream's port is this plus its channel (IDQ examples)
 THRESHOLD_LIMIT_V = 2.0  # no source gives the range: check it against the data sheet of the unit
 MAX_INTEGRATION_MS = 65535.0  # MSL driver
-STAGES = {"PLAYING": "PLAYing", "ARMED": "ARMed", "WAITING": "WAITing", "IDLE": "IDLE", "STOPPED": "STOPped"}
-"""Of the record generator: the first four are those of a Qudi module for the ID1000, the last is that of other clients."""
-RUNNING = ("PLAYING", "ARMED")
-"""Stages in which a record runs or begins at the next pulse."""
-STOP_S = 0.5
-"""How long a record may take to end after it was stopped; no source says."""
 HIRES_ERRORS = {
     0: "none",
     1: "recalibrate",
@@ -116,9 +114,9 @@ class ID900(LabInstrument):
         dlt_address: str | None = None,
         stream_port: int = STREAM_PORT,
         sole_user: bool = False,
-        clock_source: str = "external",
-        trigger_standard: str = "TTL",
-        resolution: str = "high",
+        clock_source: Literal["internal", "external"] = "external",
+        trigger_standard: TriggerStandard = "TTL",
+        resolution: Literal["high", "low"] = "high",
         timestamp_unit_ps: int = 1,
         counter_unit_ms: float = 1.0,
         integration_ms: float = 100.0,
@@ -132,7 +130,6 @@ class ID900(LabInstrument):
         host, port = split_address(address, SCPI_PORT)
         dlt_host, dlt_port = split_address(dlt_address or host, DLT_PORT)
         self._pause = pause
-        self._poll_interval_s = poll_interval_s
         self._unit_ps = timestamp_unit_ps
         self._counter_unit_ms = counter_unit_ms
         self.link = RequestLink(host, port, instrument=name, timeout_s=timeout_s, bring_up=self.bring_up)
@@ -148,14 +145,6 @@ class ID900(LabInstrument):
             instrument=name,
         )
         self.links = (self.link, self.dlt.link)
-        if trigger_standard not in STANDARDS:
-            raise LimitError(
-                f"trigger_standard is {trigger_standard!r}, none of {', '.join(STANDARDS)}",
-                instrument=name,
-                address=address,
-            )
-        self._trigger_standard = trigger_standard
-        self._unheard = False
         self._streams = TagStreams(
             self.dlt,
             self._scpi.ask,
@@ -165,6 +154,15 @@ class ID900(LabInstrument):
             stream_port=stream_port,
             sole_user=sole_user,
             transfer_timeout_s=transfer_timeout_s,
+            poll_interval_s=poll_interval_s,
+            pause=pause,
+        )
+        self._trigger_standard = trigger_standard
+        self._records = Records(
+            self.link,
+            self._streams,
+            standard=trigger_standard,
+            check_clock=self._check_clock,
             poll_interval_s=poll_interval_s,
             pause=pause,
         )
@@ -213,7 +211,7 @@ class ID900(LabInstrument):
             limits=Words(RESOLUTIONS),
             docstring="High resolution and low speed, or low resolution (100 ps) and high speed.",
         )
-        self.add_reading("record_stage", label="Record generator", get=self._stage, vals=Strings())
+        self.add_reading("record_stage", label="Record generator", get=self._records.stage, vals=Strings())
         self.integration_time_ms: Quantity = self.add_setting(
             "integration_time_ms",
             label="Counting time of the inputs",
@@ -284,10 +282,11 @@ class ID900(LabInstrument):
     def know_state(self) -> None:
         """Stop a record that somebody left running, log old errors, and hold what is known or was configured."""
         self._read_time_base()
-        stage = self._stage()
+        self._records.forget()
+        stage = self._records.stage()
         if stage in RUNNING:
             log.warning("%s at %s: found a record at stage %s; stopping it", self.name, self.address, stage)
-            self._stop_record()
+            self._records.stop()
         for channel in CHANNELS:
             if_offered(partial(self._clear_errors, channel), f"{self.name}: errors of input {channel}")
         self._hold(self._wanted.values())
@@ -311,20 +310,8 @@ class ID900(LabInstrument):
 
     def safe_state(self) -> None:
         """Stop the record generator (no trigger leaves the instrument), then the streams."""
-        self.link.urgently(self._stop_record)
+        self.link.urgently(self._records.stop)
         self._streams.give_up()
-
-    def _stop_record(self) -> None:
-        deadline = self.link.now() + STOP_S
-        self._scpi.ask("REC:STOP")
-        while (stage := self._stage()) in RUNNING:
-            if self.link.now() > deadline:
-                raise self.error(
-                    NotReadyError,
-                    f"the record generator is at stage {stage} after REC:STOP; cut the trigger line",
-                )
-            self._scpi.ask("REC:TRIG:ARM:MODE MANUal;:REC:STOP")
-            self._pause(self._poll_interval_s)
 
     def disconnect(self) -> None:
         """End the streams and close every link."""
@@ -352,8 +339,14 @@ class ID900(LabInstrument):
             raise self.error(MalformedReplyError, "the time base is zero")
         return time_base_ps
 
-    def _stage(self) -> str:
-        return self._scpi.word("REC:STAGe?", STAGES)
+    def _check_clock(self) -> None:
+        """NotReadyError unless the instrument runs by the clock that it was told to run by."""
+        held = self._wanted["DEVIce:SYNC"]
+        if not held.is_held(found := self._scpi.ask(f"{held.header}?").strip()[:40]):
+            raise self.error(
+                NotReadyError,
+                f"its clock is {found} instead of {held.text}; check the cable that brings the reference of 10 MHz",
+            )
 
     def _hold(self, settings: Iterable[Known]) -> None:
         """Set and read back; what is held comes back after a restart."""
@@ -371,14 +364,14 @@ class ID900(LabInstrument):
         chosen, threshold_v = inputs_of(channels, self.error), plain(threshold_v)
         self.parameters["threshold_start_v"].validate(threshold_v)
         with self._lock:
-            for channel in (START, *CHANNELS):
-                enabled = channel == START or channel in chosen
+            self._records.stop()
+            for channel in CHANNELS:
+                enabled = channel in chosen
                 self._hold(
                     input_settings(channel, enabled=enabled, threshold_v=float(threshold_v), mode="ACCUm")
                 )
             self._hold(trigger_settings(self._trigger_standard))
             self._hold([Known("RECord:ENABle", "ON")])
-            self._scpi.ask("REC:STOP")
             self._configured = True
 
     def counts(self, channel: int) -> int:
@@ -451,7 +444,7 @@ class ID900(LabInstrument):
         """
         with self._lock:
             channels = tuple(self._streams.by_channel)
-            self._scpi.ask("REC:STOP")
+            self._records.stop()
             self._streams.start(channels)
 
     def stop_streams(self) -> None:
@@ -465,37 +458,15 @@ class ID900(LabInstrument):
         with self._lock:
             if not self._configured:
                 raise self.error(NotReadyError, "call configure() first")
-            if self.record_playing():
-                raise self.error(NotReadyError, "a record is still running")
-            try:
-                self.reset_counts(START)
-                self._unheard = True
-                self._scpi.ask(f"REC:DURation {duration_ps};:REC:PLAY;:GEN1:PLAY")
-            except InstrumentRefusedError:
-                raise
-            except BaseException:  # a stop button too: whether the record ran is unknown
-                self._streams.fail(self.error(NotReadyError, f"a record may have run unseen; {START_AGAIN}"))
-                raise
-            self._streams.expect_record()
+            self._records.play(duration_ps)
 
     def record_playing(self) -> bool:
         """Whether the record generator runs.
 
-        Raises NotReadyError when a record ends in which START did not hear its one trigger: tags would not count from it.
+        NotReadyError when a record ended by itself in which START heard no trigger, or more than its one, or in which
+        the instrument ran without the reference: its tags count from something else, and the streams have failed.
         """
-        if self._stage() == "PLAYING":
-            return True
-        if self._unheard:
-            self._unheard = False
-            if (heard := self.counts(START)) != 1:
-                error = self.error(
-                    NotReadyError,
-                    f"START heard {heard} triggers in a record instead of one; check the cable from output 1 to START, "
-                    f"and that the line carries {self._trigger_standard} levels; then {START_AGAIN}",
-                )
-                self._streams.fail(error)
-                raise error
-        return False
+        return self._records.playing()
 
     def read_tags(self, channel: int) -> npt.NDArray[np.uint64]:
         """Every tag of ``channel`` since the last call, once the records played since then have arrived.
@@ -505,6 +476,7 @@ class ID900(LabInstrument):
         instrument or the DLT reports that it lost some; the streams must then be started again.
         """
         tags = self._streams.read(channel)
+        self._records.confirm()
         if self._unit_ps != 1:
             tags[:, 0] *= np.uint64(self._unit_ps)
         return tags

@@ -10,10 +10,8 @@ combiners: DELA1..4 delay the inputs, TSCO5..8 forward them); MSLNZ/pr-single-ph
 (``REC:TRIG:LINK``, ``STOP:FILTer``).  Which of ``OPIN`` and ``OPOUt`` rules a combiner without window differs between the
 examples, so both are set.
 
-The trigger: generator 1 through combiner TSCO1 to output 1, whose cable leads to the generators' trigger inputs and back
-to START, so that tags count from the edge.  GEN, TSCO and OUTP as in IDQ Python examples (``GEN1:ENAB ON;PPER;PWID;PNUM``,
-``TSCO1:FIR:LINK GEN1``, ``OUTP1:ENAB ON;MODE NIM|TTL;LINK TSCO1``).  Other outputs, generators and combiners drive
-whatever the operator wired to them: nothing is said of them.
+Generator 1, combiner TSCO1 and output 1 belong to :mod:`drivers.timetaggers.id900_record`; other generators, combiners and
+outputs drive whatever the operator wired to them: nothing is said of them.
 """
 
 from __future__ import annotations
@@ -112,46 +110,17 @@ def known_state(clock: str, resolution: str, counter_units: float) -> Iterator[K
     yield _link("RECord:TRIGger:LINK", "NONE")
     yield _time("RECord:TRIGger:DELAy", 0.0)
     yield Known("RECord:NUMber", 1.0)
+    yield Known("GENerator1:ENABle", "OFF")
 
 
-@dataclass(frozen=True)
-class TriggerLevels:
-    """What START must be set to so that it hears an output of one standard."""
-
-    edge: str
-    threshold_v: float
-
-
-STANDARDS = {"TTL": TriggerLevels("RISIng", 1.0), "NIM": TriggerLevels("FALLing", -0.4)}
-"""Half way up the pulse: TTL rises from 0 V to 2 V or more into 50 ohm, NIM falls from 0 to -0.8 V."""
-TRIGGER_WIDTH_PS, TRIGGER_PERIOD_PS = 100_000, 1_000_000
-
-
-def trigger_settings(standard: str) -> Iterator[Known]:
-    """One pulse of generator 1 on output 1 at each ``GEN1:PLAY``, heard by START."""
-    yield Known("GENerator1:ENABle", "ON")
-    yield Known("GENerator1:TRIGger:ARM:MODE", "MANUal")
-    yield Known("GENerator1:PNUMber", 1.0)
-    yield Known("GENerator1:PPERiod", TRIGGER_PERIOD_PS, "TB")
-    yield Known("GENerator1:PWIDth", TRIGGER_WIDTH_PS, "TB")
-    yield Known("TSCOmbiner1:FIRst:LINK", "GEN1")
-    for name, word in (("OPIN", "ONLYFIR"), ("OPOUt", "ONLYFIR"), ("WINDow:ENABle", "OFF")):
-        yield Known(f"TSCOmbiner1:{name}", word)
-    yield Known("OUTPut1:MODE", standard)
-    yield Known("OUTPut1:LINK", "TSCO1")
-    yield Known("OUTPut1:ENABle", "ON")
-    levels = STANDARDS[standard]
-    yield Known("STARt:ENABle", "ON")
-    yield Known("STARt:EDGE", levels.edge)
-    yield threshold(START, levels.threshold_v)
-
-
-def input_settings(channel: int, *, enabled: bool, threshold_v: float, mode: str) -> Iterator[Known]:
-    """An input that hears rising edges, DC coupled, as they are; 0 is START."""
+def input_settings(
+    channel: int, *, enabled: bool, threshold_v: float, mode: str, edge: str = "RISIng"
+) -> Iterator[Known]:
+    """An input that hears edges of one kind, DC coupled, as they are; 0 is START."""
     header = block(channel)
     yield Known(f"{header}:ENABle", "ON" if enabled else "OFF")
     yield Known(f"{header}:COUPling", "DC")
-    yield Known(f"{header}:EDGE", "RISIng")
+    yield Known(f"{header}:EDGE", edge)
     yield threshold(channel, threshold_v)
     yield Known(f"{header}:SELEct", "UNSHaped")
     yield Known(f"{header}:COUNter:MODE", mode)

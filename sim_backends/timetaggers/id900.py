@@ -78,6 +78,7 @@ def build(site: Site) -> Simulated:
         ),
         on_edge=site.fire,
         input_rates=site.input_rates,
+        has_reference=site.has_reference,
         identity=identity,
         scpi_port=scpi,
         dlt_port=dlt,
@@ -102,6 +103,7 @@ class ID900Twin:
         on_record: OnRecord = no_clicks,
         on_edge: Callable[[Edge], None] | None = None,
         input_rates: Callable[[], Mapping[int, float]] | None = None,
+        has_reference: Callable[[], bool] = lambda: True,
         left_by_someone: bool = False,
         identity: str = "ID Quantique,ID900,SIM0001,2.2.0",
         scpi_port: int = 5555,
@@ -122,6 +124,7 @@ class ID900Twin:
             self._stop,
             on_edge=self._send_edge,
             input_rate=(lambda channel: input_rates().get(channel, 0.0)) if input_rates else None,
+            has_reference=has_reference,
         )
         self._dlt = DataLinkTarget(self._open_stream, self._close_stream)
         self._streams: dict[str, _Stream] = {}
@@ -182,9 +185,9 @@ class ID900Twin:
             }
 
     def is_safe(self) -> bool:
-        """No record runs, nor will one at the next pulse on START: no trigger leaves."""
+        """No record runs, nor will one at the next pulse on START, and no trigger leaves."""
         with self._lock:
-            return self._scpi.stage == STOPPED
+            return self._scpi.stage == STOPPED and not self._scpi.pulsing
 
     @property
     def external(self) -> bool:
@@ -194,6 +197,7 @@ class ID900Twin:
     def edge(self, edge: Edge) -> None:
         """An edge arrives at START."""
         if self._scpi.hears(0, edge):
+            self._scpi.counters[0] += 1
             self._starts.append(edge.at_ps)
 
     def plant_raw_errors(self, channel: int, count: int) -> None:
@@ -368,8 +372,8 @@ class ID900Twin:
     def _deliver(self, record: _Record) -> None:
         clicks = record.clicks if record.clicks is not None else {}
         for channel, times in clicks.items():
-            if channel and self._scpi.input_value("ENABle", channel) != "ON":
-                continue
+            if channel == 0 or self._scpi.input_value("ENABle", channel) != "ON":
+                continue  # START counts its edges when it hears them
             self._scpi.counters[channel] += len(times)
             if len(times) > MAX_RATE_HZ * record.duration_ps * 1e-12 and len(times) > 1:
                 self._scpi.hires_errors[channel] = 2

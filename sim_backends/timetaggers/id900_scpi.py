@@ -15,6 +15,7 @@ documented only for ``COUNter:RESEt``, ``FLUSh`` and the two ``CLEAR`` commands;
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable
@@ -36,6 +37,8 @@ STOPPED, PLAYING, ARMED = "STOPPED", "PLAYING", "ARMED"
 WAITing and ARMed in one)."""
 LEVELS_V = {"NIM": -0.8, "TTL": 2.5}
 """Of a pulse into 50 ohm; the TTL one is what is left of 5 V behind the instrument's own 50 ohm (chosen)."""
+MOST_PULSES = 1000
+"""How many pulses of an endless generator leave during one record: more change nothing that a record with one trigger is."""
 CONFIGURATIONS = ("INIT", "HISTO", "COUNT", "BLANK")
 
 Action = Callable[[int, str], str]
@@ -45,7 +48,7 @@ class ID900Scpi:
     """Settings, counters, histograms and errors of one simulated ID900; ``on_play`` and ``on_stop`` drive the record.
 
     ``input_rate`` gives the mean counts per second on an input, ``clock`` seconds; without it only the clicks of
-    records are counted.
+    records are counted.  START counts the edges that it hears.  ``has_reference`` says whether 10 MHz arrive.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class ID900Scpi:
         *,
         on_edge: Callable[[int, Edge], None] = lambda output, edge: None,
         input_rate: Callable[[int], float] | None = None,
+        has_reference: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._identity = identity
@@ -63,7 +67,9 @@ class ID900Scpi:
         self._on_stop = on_stop
         self._on_edge = on_edge
         self._input_rate = input_rate
+        self._has_reference = has_reference
         self._clock = clock
+        self._endless: set[int] = set()
         self._playing = self._armed = False
         self.number_of_records = 1  # 0 is endless
         self.counters = dict.fromkeys(INPUTS, 0)
@@ -105,6 +111,9 @@ class ID900Scpi:
 
     def execute(self, request: str) -> str:
         """Carry out one request (a chain of commands) and return its one reply."""
+        if not self._has_reference():
+            # No source says what an instrument does that does not find its reference: this one goes on by its own clock.
+            self._values["DEVIce:SYNC", 0] = "INTERNAL"
         replies: list[str] = []
         path = ""
         for command in request.strip().split(";"):
@@ -134,6 +143,8 @@ class ID900Scpi:
             raise Refusal("SCPI_ERR_PARAM_CNT")
         value = self._fitted(found, found.parse(argument))
         self._values[found.header, channel] = value
+        if found.header == "GENerator#:ENABle" and value == "OFF":
+            self._endless.discard(channel)
         return f"Value set to {found.show(value)}"
 
     def _search(self, name: str, query: bool) -> tuple[Setting | Action, int]:
@@ -167,7 +178,6 @@ class ID900Scpi:
         add("RECord:STOP", False, lambda _c, _a: self._stop())
         add("RECord:STAGe", True, lambda _c, _a: self.stage)
         add("GENerator#:PLAY", False, lambda c, _a: self._generate(c), FOUR)
-        add("GENerator#:STOP", False, lambda _c, _a: STOPPED, FOUR)
         add("RECord:TRIGger:ARM", False, lambda _c, _a: self._arm(True))
         add("RECord:TRIGger:DARM", False, lambda _c, _a: self._arm(False))
         for block, channels in (("STARt", (0,)), ("INPUt#", FOUR)):
@@ -203,6 +213,10 @@ class ID900Scpi:
         if self.value("RECord:ENABle") == "ON" and not self._playing:
             self._playing = True
             self._on_play()
+            duration_ps = float(self.value("RECord:DURation"))
+            for generator in self._endless:
+                period_ps = float(self.value("GENerator#:PPERiod", generator))
+                self._pulse(generator, min(MOST_PULSES, math.ceil(duration_ps / max(period_ps, 1.0))))
         return self.stage
 
     def _stop(self) -> str:
@@ -216,30 +230,52 @@ class ID900Scpi:
 
     # Generators and outputs
 
+    @property
+    def pulsing(self) -> bool:
+        """Whether pulses leave an output without end."""
+        return any(self._fed(generator) for generator in self._endless)
+
     def _generate(self, generator: int) -> str:
-        """Pulses of a generator leave every output that a combiner forwards them to."""
         if self.value("GENerator#:ENABle", generator) != "ON":
             return STOPPED
-        for output in FOUR:
-            if self.value("OUTPut#:ENABle", output) != "ON" or not self._feeds(generator, output):
-                continue
-            high_v = LEVELS_V[str(self.value("OUTPut#:MODE", output))]
-            width_ps = float(self.value("GENerator#:PWIDth", generator))
-            for number in range(int(float(self.value("GENerator#:PNUMber", generator)))):
-                at_ps = number * float(self.value("GENerator#:PPERiod", generator))
-                self._on_edge(output, Edge(at_ps, 0.0, high_v))
-                self._on_edge(output, Edge(at_ps + width_ps, high_v, 0.0))
+        number = self.value("GENerator#:PNUMber", generator)
+        if number == "INF":
+            self._endless.add(generator)
+        else:
+            self._pulse(generator, int(float(number)))
         return PLAYING
 
-    def _feeds(self, generator: int, output: int) -> bool:
-        found = re.fullmatch(r"TSCO(\d)", str(self.value("OUTPut#:LINK", output)))
-        if found is None:
-            return False
-        combiner = int(found[1])
+    def _pulse(self, generator: int, count: int) -> None:
+        """Pulses of a generator leave every output that a combiner forwards them to."""
+        width_ps, period_ps = (
+            float(self.value(f"GENerator#:{each}", generator)) for each in ("PWIDth", "PPERiod")
+        )
+        for output in self._fed(generator):
+            high_v = LEVELS_V[str(self.value("OUTPut#:MODE", output))]
+            for number in range(count):
+                self._on_edge(output, Edge(number * period_ps, 0.0, high_v))
+                self._on_edge(output, Edge(number * period_ps + width_ps, high_v, 0.0))
+
+    def _fed(self, generator: int) -> list[int]:
+        """The outputs that give the pulses of a generator."""
+        return [
+            output
+            for output in FOUR
+            if self.value("OUTPut#:ENABle", output) == "ON"
+            and any(
+                self.value("OUTPut#:LINK", output) == f"TSCO{combiner}"
+                and self._forwards(combiner, generator)
+                for combiner in FOUR
+            )
+        ]
+
+    def _forwards(self, combiner: int, generator: int) -> bool:
         return (
             self.value("TSCOmbiner#:FIRst:LINK", combiner) == f"GEN{generator}"
             and self.value("TSCOmbiner#:WINDow:ENABle", combiner) == "OFF"
-            and all(self.value(f"TSCOmbiner#:{way}", combiner) == "ONLYFIR" for way in ("OPIN", "OPOUt"))
+            and all(
+                self.value(f"TSCOmbiner#:{way}", combiner) in ("ONLYFIR", "OR") for way in ("OPIN", "OPOUt")
+            )
         )
 
     # Inputs

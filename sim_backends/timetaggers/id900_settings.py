@@ -29,7 +29,7 @@ class Refusal(Exception):
 
 @dataclass(frozen=True)
 class Setting:
-    """One stored setting: a word out of ``choices``, a ``link`` to a block, or a number in [low, high].
+    """One stored setting: a word out of ``choices``, a ``link`` to a block, or a number in [low, high] (where high is not 0).
 
     ``default`` holds for every channel, or is one value for each.
     """
@@ -58,7 +58,8 @@ class Setting:
             for choice in self.choices:
                 if is_word(choice, text):
                     return choice.upper()
-            raise Refusal("SCPI_ERR_PARAM_TYPE")
+            if not self.high:
+                raise Refusal("SCPI_ERR_PARAM_TYPE")
         found = NUMBER_AND_UNIT.fullmatch(text)
         if found is None:
             raise Refusal("SCPI_ERR_PARAM_TYPE")
@@ -156,7 +157,8 @@ SETTINGS = (
     ),
     Setting("GENerator#:ENABle", "OFF", choices=_ON_OFF, channels=FOUR),
     Setting("GENerator#:TRIGger:ARM:MODE", "MANUAL", choices=("MANUal", "AUTO"), channels=FOUR),
-    Setting("GENerator#:PNUMber", 1.0, low=1.0, high=1e9, channels=FOUR),
+    _link("GENerator#:TRIGger:LINK", "NONE", FOUR),
+    Setting("GENerator#:PNUMber", 1.0, choices=("INF",), low=1.0, high=1e9, channels=FOUR),
     _time("GENerator#:PPERiod", 1e6, FOUR),
     _time("GENerator#:PWIDth", 1e5, FOUR),
     Setting("OUTPut#:ENABle", "OFF", choices=_ON_OFF, channels=FOUR),
@@ -181,7 +183,8 @@ LEFT_BY_SOMEONE = (
     "HIST2:STOP:FILT FALLING",
     "RAW1:STOP:LINK TSCO6;:RAW1:REF:LINK TSCO5;:RAW2:ENAB:LINK TSGE8;:RAW4:SEND ON",
     "REC:TRIG:LINK DELA5;DELA 1000;ARM:MODE AUTO;:REC:ENAB ON;NUM INF;DUR 3000 GTB",
-    "GEN1:ENAB ON;PPER 1000000;PWID 4000;PNUM 5;:TSCO1:FIR:LINK GEN2;:TSCO1:OPIN OR;:OUTP1:ENAB ON;MODE NIM;LINK TSCO2",
+    "GEN1:PPER 4000000;PWID 4000;PNUM INF;TRIG:LINK INPU4;:GEN1:ENAB ON;PLAY",
+    "TSCO1:FIR:LINK GEN1;:TSCO1:OPIN OR;:OUTP1:ENAB ON;MODE NIM;LINK TSCO1",
 )
-"""Gated histograms and coincidences (IDQ example ``Histogram_acquisition_filtred``), a record generator armed by START
-(a Qudi module for the ID1000), inputs that hear the built-in test signals."""
+"""Gated histograms, coincidences and a generator that runs without end (IDQ example ``Histogram_acquisition_filtred``), a
+record generator armed by START (a Qudi module for the ID1000), inputs that hear the built-in test signals."""

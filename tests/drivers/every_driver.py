@@ -304,7 +304,7 @@ def _id900_change(twin: Any, n: int) -> None:
 
 
 def _id900_acknowledge(request: bytes) -> Iterable[bytes] | None:
-    settings = (b"DEVI", b"STAR", b"INPU", b"HIST", b"REC", b"RAW")
+    settings = (b"DEVI", b"STAR", b"INPU", b"HIST", b"REC", b"RAW", b"DELA", b"TSCO", b"GEN", b"OUTP")
     return (b"Value set to it",) if b"?" not in request and request.upper().startswith(settings) else None
 
 

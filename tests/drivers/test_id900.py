@@ -149,8 +149,8 @@ def test_settings_reach_the_instrument(bench):
     state = twin.state()
     assert [c for c, on in state["enabled"].items() if on] == [0, 2, 3]
     assert state["thresholds_v"][3] == -0.25
-    tagger.clock_source("external")
-    assert tagger.clock_source() == "external"
+    tagger.clock_source("internal")
+    assert tagger.clock_source() == "internal"
     tagger.resolution("low")
     assert tagger.time_base_ps() == 100
 
@@ -406,13 +406,13 @@ def test_a_late_reply_is_not_taken_for_the_next(bench):
     assert tagger.time_base_ps() == 13
 
 
-def test_a_play_command_without_answer_voids_the_streams(bench, light):
+def test_a_play_command_without_answer_voids_the_streams(bench, light, monkeypatch):
     twin, tagger = bench(timeout_s=0.2)
-    original = tagger.record_playing
-    tagger.record_playing = lambda: (twin.faults.drop_replies(1), False)[1]
-    with pytest.raises(LinkTimeoutError):
-        tagger.play_record(DURATION_PS)
-    tagger.record_playing = original
+    answer = twin.faults.reply
+    with monkeypatch.context() as silent:
+        silent.setattr(twin.faults, "reply", lambda data: None if b"PLAYING" in data else answer(data))
+        with pytest.raises(LinkTimeoutError):
+            tagger.play_record(DURATION_PS)
     with pytest.raises(NotReadyError, match="start the streams again"):
         tagger.read_tags(1)
 

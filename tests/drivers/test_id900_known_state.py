@@ -17,6 +17,7 @@ from drivers.links.errors import (
     NotReadyError,
     PreemptedError,
 )
+from drivers.links.zmq_reqrep import RequestLink
 from drivers.timetaggers.id900 import ID900
 from drivers.timetaggers.id900_state import Known, known_state
 from sim_backends.timetaggers.id900 import ID900Twin
@@ -108,7 +109,7 @@ def test_times_are_picoseconds_on_the_grid_of_either_resolution(bench, light):
 
 def test_what_was_found_and_old_errors_are_logged(bench, caplog):
     caplog.set_level("INFO")
-    twin, tagger = bench(connect=False, twin_options=LEFT)
+    twin, tagger = bench(connect=False, twin_options=LEFT, clock_source="internal")
     tagger.connect()
     for words in (
         "found a record at stage ARMED; stopping it",
@@ -122,7 +123,7 @@ def test_what_was_found_and_old_errors_are_logged(bench, caplog):
     assert twin.ask("RAW1:ERRORS?") == "0"
 
 
-@pytest.mark.parametrize(("option", "value"), [("clock_source", "external"), ("resolution", "low")])
+@pytest.mark.parametrize(("option", "value"), [("clock_source", "internal"), ("resolution", "low")])
 def test_the_testbed_says_clock_and_resolution(bench, option, value):
     _, tagger = bench(**{option: value})
     assert tagger.parameters[option]() == value
@@ -345,20 +346,27 @@ def test_a_stage_that_is_none_is_neither_playing_nor_safe(bench, light, monkeypa
 
 def test_a_stop_button_while_tags_are_read_or_a_record_starts_voids_the_streams(bench, light, monkeypatch):
     _, tagger = bench()
+    ask = RequestLink._ask
 
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    for place, use in (
-        ("drivers.timetaggers.tag_stream.TagStream._receive", lambda: tagger.read_tags(1)),
-        ("drivers.links.zmq_reqrep.RequestLink._ask", lambda: tagger.play_record(DURATION_PS)),
+    def stop_at_play(link, command, *others):
+        return stop() if "PLAY" in command else ask(link, command, *others)
+
+    for place, stopping, use in (
+        ("drivers.timetaggers.tag_stream.TagStream._receive", stop, lambda: tagger.read_tags(1)),
+        (
+            "drivers.links.zmq_reqrep.RequestLink._ask",
+            stop_at_play,
+            lambda: tagger.play_record(DURATION_PS),
+        ),
     ):
         tagger.start_streams([1])
         light.clicks = {1: [13, 26]}
         play(tagger)
         with monkeypatch.context() as stopped:
-            stopped.setattr(tagger, "record_playing", lambda: False)
-            stopped.setattr(place, stop)
+            stopped.setattr(place, stopping)
             with pytest.raises(KeyboardInterrupt):
                 use()
         with pytest.raises(NotReadyError, match="start the streams again"):
@@ -443,4 +451,4 @@ def test_a_reading_that_is_late_is_not_the_next_ones(bench):
         tagger.counts_1()
     twin.faults.delay_s = 0.0
     tagger.link.timeout_s = 5.0
-    assert tagger.clock_source() == "internal"
+    assert tagger.clock_source() == "external"
