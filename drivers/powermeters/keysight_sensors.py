@@ -25,7 +25,9 @@ from qcodes.parameters import Parameter
 
 from drivers.keysight import POSSIBLE_M, KeysightOptical, SlotChannel
 from drivers.links.errors import InstrumentRefusedError, LimitError
+from drivers.links.ieee488 import split_outside_quotes
 from drivers.links.limits import Within
+from drivers.links.scpi_replies import parse_word
 from drivers.scpi_state import Required
 
 log = logging.getLogger(__name__)
@@ -53,10 +55,7 @@ def required(slot: int, averaging_s: float) -> list[Required]:
 
 def parse_acquisition(reply: str) -> str:
     """What stops the acquisition of a reply ``MINMAX,PROGRESS``, "" for none.  Raises ValueError for another reply."""
-    function = reply.partition(",")[0].strip().upper()
-    if function not in _STOPS:
-        raise ValueError(f"none of {', '.join(_STOPS)}")
-    return _STOPS[function]
+    return parse_word(split_outside_quotes(reply, ",")[0], _STOPS)
 
 
 class SensorChannel(SlotChannel):
