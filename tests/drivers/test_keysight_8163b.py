@@ -343,6 +343,8 @@ def test_an_acquisition_that_goes_on_is_refused() -> None:
 def test_only_known_acquisitions_are_understood(setup: Setup) -> None:
     assert parse_acquisition("NONE,PROGRESS") == ""
     assert parse_acquisition("LOGGING_STABILITY,COMPLETE") == "LOGGing,STOP"
+    assert parse_acquisition('"minmax","PROGRESS"') == "MINMax,STOP"
+    assert parse_acquisition(" NONE ") == ""
     with pytest.raises(ValueError, match="none of NONE"):
         parse_acquisition("")
     setup.twin._device.add("SENSe2:FUNCtion:STATe?", lambda call: "+7")

@@ -309,6 +309,30 @@ def test_time_stamps_that_the_tagger_lost_cost_their_frame_alone(world: World) -
     assert first.n_pulses == second.n_pulses == FRAMES * SLOTS
 
 
+def test_a_trigger_that_one_generator_misses_costs_its_frame_alone(world: World) -> None:
+    """The relay does not notice and announces clicks; bob's generator still waits for its trigger."""
+
+    def miss_one() -> None:
+        twin = world.bench.twins["awg_bob"]
+        arrives = twin.trigger
+
+        def missed(*args: object) -> None:
+            twin.trigger = arrives
+
+        twin.trigger = missed
+
+    world.plant = miss_one
+    outcome, _ = world.lease()
+    assert outcome.ok, outcome.reason
+    assert {role: each.lost_frames for role, each in outcome.statistics.items()} == {
+        "relay": 0,
+        "alice": 0,
+        "bob": 1,
+    }
+    assert FAULT_FRAME + 1 in world.kept["alice"][-1].frame
+    assert set(world.kept["bob"][-1].frame.tolist()) == set(range(FRAMES)) - {FAULT_FRAME + 1}
+
+
 def test_detectors_that_lost_their_bias_are_noticed_and_biased_again(world: World) -> None:
     def unbias(twin: Any) -> Callable[[], None]:
         world.stations["relay"].get(needs.DETECTORS).enabled(False)

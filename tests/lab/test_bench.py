@@ -21,7 +21,9 @@ from drivers.catalogue import SafeOrder
 from drivers.ending import ENDING
 from lab import bench
 from lab.claims import OwnedError
+from lab.runs.first_contact.against_twin import alone
 from lab.testbed import UnknownNameError
+from sim_backends.bench import Bench
 
 if TYPE_CHECKING:
     from tests.lab.conftest import SimulatedLab
@@ -35,28 +37,32 @@ def load_frame(awg: Any) -> None:
     awg.upload(0, np.zeros(4096, np.float32))
 
 
-ENABLING: dict[str, tuple[str, Callable[[Any], object]]] = {
-    "nkt-basik": ("laser", lambda laser: laser.emission(True)),
-    "keysight-n7764a": ("launch", lambda voa: voa.ch3.let_through()),
-    "single-quantum-websq": ("detectors", lambda detectors: detectors.enabled(True)),
-    "id-quantique-id900": ("tagger", lambda tagger: tagger.start_streams([1])),
-    "tektronix-awg70002a": ("awg_alice", load_frame),
-    "oz-dd100": ("voa_alice", lambda voa: voa.attenuation_db(voa.max_attenuation_db() - 1)),
+ENABLING: dict[str, Callable[[Any], object]] = {
+    "nkt-basik": lambda laser: laser.emission(True),
+    "keysight-n7752a": lambda box: box.ch1.let_through(),
+    "keysight-n7764a": lambda voa: voa.ch3.let_through(),
+    "single-quantum-websq": lambda detectors: detectors.enabled(True),
+    "id-quantique-id900": lambda tagger: tagger.start_streams([1]),
+    "tektronix-awg70002a": load_frame,
+    "oz-dd100": lambda voa: voa.attenuation_db(voa.max_attenuation_db() - 1),
+    "thorlabs-mbx": lambda mbx: mbx.voa.attenuation_db(3.0),
 }
 
 
-def test_every_driver_says_that_it_enables_something_and_nothing_before(lab: SimulatedLab) -> None:
+def test_every_driver_says_that_it_enables_something_and_nothing_before() -> None:
     assert ENABLING.keys() == {row.model for row in catalogue.OURS if row.safe_order < SafeOrder.PASSIVE}
-    here = bench.load(lab.folder)
-    for model, (name, enable) in ENABLING.items():
-        entry = next(each for each in here.testbed.instruments if each.name == name)
-        with catalogue.open_instrument(model, name, entry.address, **entry.options) as instrument:
-            instrument.snapshot(update=True)
-            assert not ENDING.watches(instrument), name
-            enable(instrument)
-            assert ENDING.watches(instrument), name
-            instrument.safe_state()
-            assert not ENDING.watches(instrument), name
+    for model, enable in ENABLING.items():
+        testbed, entry = alone(model)
+        with Bench(testbed, only=(entry.name,)) as made:
+            options = {**entry.options, **made.options[entry.name]}
+            address = made.addresses[entry.name]
+            with catalogue.open_instrument(model, entry.name, address, **options) as instrument:
+                instrument.snapshot(update=True)
+                assert not ENDING.watches(instrument), model
+                enable(instrument)
+                assert ENDING.watches(instrument), model
+                instrument.safe_state()
+                assert not ENDING.watches(instrument), model
 
 
 def cell(lab: SimulatedLab) -> None:
