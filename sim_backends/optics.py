@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim_backends import optics_kernel as kernel
-from sim_backends.optics_carver import carved, mean_transmission
+from sim_backends.optics_carver import carved, levels_of, mean_transmission
 from sim_backends.optics_parts import (
     PS_PER_KM,
     TAU_PER_RISE,
@@ -78,6 +78,7 @@ class Ring:
         self._wavelength_m = 1550e-9
         self._launch_db: dict[str, float] = {}
         self._carver_drive: Drive | None = None
+        self._carver_levels = levels_of(optics.carver, None)
         self._carver_bias_v = 0.0
         self._settings = {name: StationSetting() for name in self._stations}
         self._bias_ua = (0.0, 0.0)
@@ -102,6 +103,7 @@ class Ring:
         """One period of the pattern that repeats on the carver; ``start_ps`` is its phase.  None: 0 V."""
         with self._lock:
             self._carver_drive = drive
+            self._carver_levels = levels_of(self.optics.carver, drive)
             self._heat()
 
     def set_carver_bias(self, bias_v: float) -> None:
@@ -132,7 +134,7 @@ class Ring:
     def carver_power_w(self, bias_v: float) -> float:
         """Mean light behind the carver, if it were at this bias: the launch attenuators come after it."""
         with self._lock:
-            return self._laser_w * mean_transmission(self.optics.carver, self._carver_drive, bias_v)
+            return self._laser_w * mean_transmission(self.optics.carver, self._carver_levels, bias_v)
 
     def sensor_power_w(self, user: str, direction: Direction) -> float:
         """Average power on one of the two sensors of a station."""

@@ -10,6 +10,7 @@ Photonics, section 21.1.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -51,10 +52,26 @@ def carved(carver: CarverOptics, drive: Drive | None, bias_v: float) -> PulseTra
     )
 
 
-def mean_transmission(carver: CarverOptics, drive: Drive | None, bias_v: float) -> float:
-    """Mean light behind the carver over light in front of it: what a bias controller sees."""
-    train = carved(carver, drive, bias_v)
-    return train.pulsed + train.flat
+@dataclass(frozen=True)
+class Levels:
+    """The voltages of a pattern and how often each comes: 1-d float64, and shares of 1."""
+
+    volts: npt.NDArray[np.float64]
+    shares: npt.NDArray[np.float64]
+
+
+def levels_of(carver: CarverOptics, drive: Drive | None) -> Levels:
+    """The levels of a pattern: a controller asks for the mean at one bias after the other."""
+    if drive is None or not drive.samples.size:
+        return Levels(np.zeros(1), np.ones(1))
+    found, counts = np.unique(drive.samples, return_counts=True)
+    return Levels(found.astype(np.float64) * (drive.amplitude_vpp / 2 * carver.rf_gain), counts / counts.sum())
+
+
+def mean_transmission(carver: CarverOptics, levels: Levels, bias_v: float) -> float:
+    """Mean light behind the carver over light in front of it, finite extinction left out: what a bias controller sees."""
+    passed = float(np.dot(levels.shares, _passed(carver, levels.volts, bias_v)))
+    return passed * gain(carver.insertion_db)
 
 
 def _passed(carver: CarverOptics, volts: npt.NDArray[np.float64], bias_v: float) -> npt.NDArray[np.float64]:
