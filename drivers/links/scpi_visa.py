@@ -264,6 +264,11 @@ class ScpiLink(Link):
         with self.exchange():
             return self._read_old_errors()
 
+    def require_no_errors(self, doing: str) -> None:
+        """Read the error queue after ``doing`` what no command ends.  Raises InstrumentRefusedError with the first code."""
+        with self.exchange():
+            self._raise_found(f"says of {doing}", None)
+
     def query_float(
         self,
         command: str,
@@ -414,10 +419,13 @@ class ScpiLink(Link):
         return old
 
     def _raise_refusal(self, command: str, timeout_s: float | None) -> None:
+        self._raise_found(f"refused {command!r}", timeout_s)
+
+    def _raise_found(self, what: str, timeout_s: float | None) -> None:
         found = self._read_errors(timeout_s)
         if found:
             raise InstrumentRefusedError(
-                f"refused {command!r}: {found[0].code} {found[0].text}",
+                f"{what}: {found[0].code} {found[0].text}",
                 instrument=self.instrument,
                 address=self.address,
                 code=found[0].code,

@@ -16,8 +16,6 @@ from drivers.scpi_state import Required
 FrameBuffer = Literal[0, 1]
 ClockSource = Literal["INTernal", "EFIXed", "EVARiable", "EXTernal"]
 """Own 10 MHz, a reference of 10 MHz, one of another frequency, or an external clock."""
-MIN_SAMPLES = 2400
-"""Shortest waveform that the AWG70000 series plays (qcodes AWG70000A.py)."""
 SEQUENCING_OPTION = "03"
 """In the answer to ``*OPT?`` (Ulm-IQO/qudi-iqo-modules ``tektronix_awg70k.py``)."""
 ZEROS = "zeros"

@@ -18,8 +18,9 @@ Waveforms are key.  They go through the waveform list (``WLISt:WAVeform:DATA``),
 generator's disk; while waiting the output holds 0 V instead of the first sample; samples appear in no
 parameter, snapshot, log or error.
 
-Commands: Tektronix's own open command tables, github tektronix/tm_devices ``commands/gen_chhuo_awg`` and
-``gen_btm6t_awg/slist.py`` (syntax and descriptions of the AWG70000A programmer manual), and qcodes
+Commands: Tektronix's own open command tables, github tektronix/tm_devices ``commands/gen_chhuo_awg`` (``clock.py``:
+``CLOCk:PHASe:ADJust:TIMe`` moves all outputs against the system clock; unverified that it takes seconds, and that more is
+later) and ``gen_btm6t_awg/slist.py`` (syntax and descriptions of the AWG70000A programmer manual), and qcodes
 ``instrument_drivers/tektronix/AWG70000A.py``.  Sequence use as in github Ulm-IQO/qudi-iqo-modules
 ``hardware/awg/tektronix_awg70k.py``.  ``SOURce:SCSTep?`` answers ``"2"`` or ``END``.
 """
@@ -32,16 +33,15 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 from qcodes.parameters import Parameter
 
 from drivers.links.errors import InstrumentRefusedError, LimitError, NotReadyError
 from drivers.links.ieee488 import unquote
 from drivers.links.limits import Within, Words
 from drivers.links.scpi_replies import parse_word
+from drivers.modulators.awg_samples import MAX_SAMPLES, MIN_SAMPLES, Samples, why_refused
 from drivers.modulators.awg_state import (
     CARVER_PATTERN,
-    MIN_SAMPLES,
     SEQUENCING_OPTION,
     ZEROS,
     ClockSource,
@@ -59,23 +59,17 @@ from drivers.scpi_state import KnownState
 
 log = logging.getLogger(__name__)
 
-Samples = npt.NDArray[np.float32]
-"""1-d float32: one sample per element, full scale -1 to 1."""
-
-MAX_SAMPLES = 249_999_999
-"""Samples of 4 bytes in one IEEE 488.2 block."""
 SAMPLE_RATE_LIMITS_HZ = (1.49e3, 25e9)
 AMPLITUDE_LIMITS_VPP = (0.25, 0.5)
-DEGREES = 360.0
-"""Phase of the clock by which samples come one sample period later; unverified that it is the sample clock's."""
-CLOCK_PHASE_LIMITS_DEGREES = (-10_800.0, 10_800.0)
-"""github tektronix/tm_devices ``commands/gen_chhuo_awg/clock.py`` (``CLOCk:PHASe:ADJust``, whole degrees)."""
+CLOCK_DELAY_LIMITS_PS = (-1e6, 1e6)
+"""No source gives the range: what an instrument does not take it refuses."""
+CLOCK_DELAY_RESOLUTION_PS = 20.0
+"""No source gives the step; a whole degree of a sample of 5 ns is 14 ps."""
 EXTERNAL_CLOCK_LIMITS_HZ = (6.25e9, 12.5e9)
 TRIGGER_LEVEL_LIMITS_V = (-5.0, 5.0)
 """Unverified: what the data sheet of the series gives for trigger inputs."""
 CHANNELS = (1, 2)
 RUN_STATES = {"0": "stopped", "1": "waiting for trigger", "2": "running"}
-_CHUNK = 1 << 18
 _POLL_S = 2e-3
 
 
@@ -171,14 +165,14 @@ class AWG70002A(ScpiInstrument):
             limits=Within(AMPLITUDE_LIMITS_VPP[0], self._max_amplitude_vpp, "V"),
             resolution=1e-3,  # the instrument works in dBm and rounds (qcodes AWG70000A.py)
         )
-        self.clock_phase_degrees: Parameter[float, AWG70002A] = self.add_setting(
-            "clock_phase_degrees",
-            label="Phase of the sample clock",
-            unit="deg",
-            get=lambda: link.query_float("CLOCk:PHASe:ADJust?"),
-            put=lambda value: link.command(f"CLOCk:PHASe:ADJust {round(value)}"),
-            limits=Within(*CLOCK_PHASE_LIMITS_DEGREES, "deg"),
-            resolution=1.0,
+        self.clock_delay_ps: Parameter[float, AWG70002A] = self.add_setting(
+            "clock_delay_ps",
+            label="Delay of all samples by the phase of the clock",
+            unit="ps",
+            get=lambda: 1e12 * link.query_float("CLOCk:PHASe:ADJust:TIMe?"),
+            put=lambda value: link.command(f"CLOCk:PHASe:ADJust:TIMe {1e-12 * value:.9g}"),
+            limits=Within(*CLOCK_DELAY_LIMITS_PS, "ps"),
+            resolution=CLOCK_DELAY_RESOLUTION_PS,
         )
         self.output: Parameter[bool, AWG70002A] = self.add_reading(
             "output", label="Output on", get=lambda: link.query_bool(f"OUTPut{channel}:STATe?")
@@ -233,24 +227,30 @@ class AWG70002A(ScpiInstrument):
     def configure(self, sample_rate_hz: float, amplitude_vpp: float, fine_delay_ps: float = 0.0) -> None:
         """Stop, and set clock and level, with all samples ``fine_delay_ps`` later, by the phase of the clock.
 
-        Raises LimitError outside 1.49e3..25e9 Hz, 0.25..0.5 V and 30 sample periods, and InstrumentRefusedError when
-        the generator refuses or reads back something else.
+        Raises LimitError outside 1.49e3..25e9 Hz, 0.25..0.5 V and one sample, and InstrumentRefusedError when
+        the generator refuses, reads back something else, or is not in its known state, as without its reference.
         """
         self.sample_rate_hz.validate(sample_rate_hz)
         self.amplitude_vpp.validate(amplitude_vpp)
-        phase = fine_delay_ps * 1e-12 * sample_rate_hz * DEGREES
-        self.clock_phase_degrees.validate(phase)
+        if not abs(fine_delay_ps) < 1e12 / sample_rate_hz:
+            raise self.error(
+                LimitError,
+                f"a fine delay of {fine_delay_ps:g} ps is not less than a sample; nothing was sent",
+            )
+        self.clock_delay_ps.validate(fine_delay_ps)
         with self.link.transaction():
             self.link.command("AWGControl:STOP")
-            self._configured = (sample_rate_hz, amplitude_vpp, phase)
+            self._configured = (sample_rate_hz, amplitude_vpp, fine_delay_ps)
             self.state.hold()
+            self.state.require()
             self._apply_configuration()
 
     def _apply_configuration(self) -> None:
         if self._configured is not None:
-            self.sample_rate_hz.set(self._configured[0])
-            self.amplitude_vpp.set(self._configured[1])
-            self.clock_phase_degrees.set(self._configured[2])
+            rate_hz, level_vpp, delay_ps = self._configured
+            self.sample_rate_hz.set(rate_hz)
+            self.amplitude_vpp.set(level_vpp)
+            self.clock_delay_ps.set(delay_ps)
 
     def restore_passive(self) -> None:
         """After a reopened link: stopped, outputs off, memory erased, clock and level as configured."""
@@ -350,7 +350,8 @@ class AWG70002A(ScpiInstrument):
     def extra_trigger_seen(self) -> bool:
         """After a frame: False when exactly one trigger came, True when more did (or the run was stopped).
 
-        Raises NotReadyError when no trigger came at all.  The generator updates its current step with a
+        Raises NotReadyError when no trigger came at all, and InstrumentRefusedError when the generator found something
+        wrong meanwhile, as a reference that was pulled.  It updates its current step with a
         delay, so the answer may take up to ``settle_s`` where something is wrong; it is immediate where
         all is well.
         """
@@ -360,6 +361,7 @@ class AWG70002A(ScpiInstrument):
             if step == "END" or state == "stopped":
                 return True
             if state == "waiting for trigger" and step == "2":
+                self.link.require_no_errors("playing a frame")
                 return False
             if self._clock() >= deadline:
                 if state == "waiting for trigger":
@@ -382,15 +384,12 @@ class AWG70002A(ScpiInstrument):
         Its edges keep their distance to every later trigger that comes on the grid of the reference.  Raises LimitError
         for a pattern of a wrong type, length or level, and what :meth:`configure` and :meth:`arm` raise.
         """
-        if not MIN_SAMPLES <= pattern.size <= MAX_SAMPLES:
-            raise self.error(
-                LimitError, f"a pattern of {pattern.size} samples is outside {MIN_SAMPLES}..{MAX_SAMPLES}"
-            )
         self._check_samples(pattern, pattern.size)
         self.configure(sample_rate_hz, amplitude_vpp)
         with self.link.transaction():
             self._delete_all()
             self.trigger_state.hold()
+            self.trigger_state.require()
             self.must_end_dark()
             self._change_memory(f'WLISt:WAVeform:NEW "{CARVER_PATTERN}",{pattern.size}')
             self._send(CARVER_PATTERN, pattern)
@@ -474,14 +473,7 @@ class AWG70002A(ScpiInstrument):
             )
 
     def _check_samples(self, samples: Samples, n_samples: int) -> None:
-        why = ""
-        if samples.dtype != np.dtype("<f4") or samples.ndim != 1 or not samples.flags.c_contiguous:
-            why = "samples must be a contiguous one-dimensional array of little-endian float32"
-        elif samples.size != n_samples:
-            why = f"a frame has {n_samples} samples, not {samples.size}"
-        elif not levels_in_range(samples):
-            why = "a sample is outside -1..1 or not a number"
-        if why:
+        if why := why_refused(samples, n_samples):
             raise self.error(LimitError, f"{why}; nothing was sent")
 
 
@@ -491,12 +483,3 @@ def parse_progress(reply: str) -> tuple[str, str]:
     if not step:
         raise ValueError("not a run state and a step")
     return parse_word(state, RUN_STATES), unquote(step).upper()
-
-
-def levels_in_range(samples: Samples) -> bool:
-    """Whether all samples are numbers in [-1, 1]; NaN is out of range."""
-    for start in range(0, samples.size, _CHUNK):
-        chunk = samples[start : start + _CHUNK]
-        if not (chunk.max() <= 1.0 and chunk.min() >= -1.0):
-            return False
-    return True

@@ -18,8 +18,8 @@ NO_REFERENCE = (-300, "Device-specific error;Reference clock is not present")
 """Unverified: number and words; SCPI-99 keeps -300 for what the device itself finds wrong."""
 _INPUTS = ("ATRigger", "BTRigger")
 _LEVEL_LIMITS_V = (-5.0, 5.0)
-_PHASE_LIMITS_DEGREES = (-10_800.0, 10_800.0)
-"""Thirty periods either way."""
+_MOST_DELAY_PS = 1e6
+"""No source gives the range of the phase."""
 
 
 @dataclass
@@ -50,7 +50,7 @@ class ClockAndTrigger:
         self.sample_rate_hz = 25e9
         self.source = "INT"
         self.external_hz = 6.25e9
-        self.phase_degrees = 0.0
+        self.delay_ps = 0.0
         self.jitter = False
         self.mode = "AWG"
         self.trigger_source = "EXT"
@@ -59,7 +59,7 @@ class ClockAndTrigger:
     def leave(self) -> None:
         """As an earlier user left it."""
         self.sample_rate_hz, self.source, self.jitter, self.mode = 1e9, "EFIX", True, "FGEN"
-        self.trigger_source, self.phase_degrees = "INT", 90.0
+        self.trigger_source, self.delay_ps = "INT", 250.0
         for each in self.inputs.values():
             each.level_v, each.slope, each.impedance_ohm, each.mode = -2.0, "NEG", 1000, "SYNC"
 
@@ -69,9 +69,9 @@ class ClockAndTrigger:
         return self.source != "INT"
 
     @property
-    def phase_ps(self) -> float:
-        """How much later than with phase 0 samples come; 360 degrees are one period of the sample clock."""
-        return self.phase_degrees / 360 / self.sample_rate_hz * 1e12
+    def lost(self) -> bool:
+        """Whether the clock has nothing to follow, though it should."""
+        return self.external and not self._has_reference()
 
     def sees(self, source: str, edge: Edge) -> bool:
         """Whether an edge at the input ``ATR`` or ``BTR`` triggers."""
@@ -87,8 +87,10 @@ class ClockAndTrigger:
         add("CLOCk:ECLock:FREQuency?", lambda c: f"{self.external_hz:.10E}")
         add("CLOCk:JITTer", lambda c: setattr(self, "jitter", c.boolean(0)))
         add("CLOCk:JITTer?", lambda c: str(int(self.jitter)))
-        add("CLOCk:PHASe[:ADJust]", self._set_phase)
-        add("CLOCk:PHASe[:ADJust]?", lambda c: f"{self.phase_degrees:.0f}")
+        add("CLOCk:PHASe[:ADJust]:TIMe", lambda c: self._set_delay(c.number(0) * 1e12))
+        add("CLOCk:PHASe[:ADJust]:TIMe?", lambda c: f"{self.delay_ps * 1e-12:.10E}")
+        add("CLOCk:PHASe[:ADJust][:DEGRees]", lambda c: self._set_delay(c.integer(0) * self._degree_ps))
+        add("CLOCk:PHASe[:ADJust][:DEGRees]?", lambda c: f"{self.delay_ps / self._degree_ps:.0f}")
         add("INSTrument:MODE", lambda c: setattr(self, "mode", c.choice(0, "AWG", "FGEN")))
         add("INSTrument:MODE?", lambda c: self.mode)
 
@@ -137,11 +139,15 @@ class ClockAndTrigger:
             raise ScpiError(*DATA_OUT_OF_RANGE)
         self.external_hz = value
 
-    def _set_phase(self, call: Call) -> None:
-        value = call.number(0)
-        if not _PHASE_LIMITS_DEGREES[0] <= value <= _PHASE_LIMITS_DEGREES[1]:
+    @property
+    def _degree_ps(self) -> float:
+        """Of the sample clock; no source says of which clock the phase is."""
+        return 1e12 / self.sample_rate_hz / 360
+
+    def _set_delay(self, delay_ps: float) -> None:
+        if not abs(delay_ps) <= _MOST_DELAY_PS:
             raise ScpiError(*DATA_OUT_OF_RANGE)
-        self.phase_degrees = float(round(value))
+        self.delay_ps = delay_ps
 
     def _input(self, call: Call, argument: int) -> TriggerInputSettings:
         """The input that ``argument`` names; A where it is missing."""

@@ -19,7 +19,7 @@ import numpy as np
 from drivers.links.ieee488 import short_form, unquote
 from sim_backends.faults import FaultInjector
 from sim_backends.lines import Edge
-from sim_backends.modulators.awg_clock import ClockAndTrigger
+from sim_backends.modulators.awg_clock import NO_REFERENCE, ClockAndTrigger
 from sim_backends.modulators.awg_fgen import FunctionGenerator
 from sim_backends.modulators.awg_lists import MIN_SAMPLES, ListCommands
 from sim_backends.modulators.sequencer import AwgChannel, Memory, TriggerInput, Waveform, start, stop, trigger
@@ -282,6 +282,8 @@ class _Device(ScpiDevice):
     def _run_all(self, call: Call) -> None:
         if self.clock.mode != "AWG" or not any(channel.asset for channel in self.channels.values()):
             raise ScpiError(*SETTINGS_CONFLICT)
+        if self.clock.lost:
+            raise ScpiError(*NO_REFERENCE)
         for channel in self.channels.values():
             start(channel, self.memory)
         self._follow()
@@ -314,6 +316,8 @@ class _Device(ScpiDevice):
         with self.lock:
             if not self.clock.sees(source, edge):
                 return plays
+            if self.clock.lost:
+                self.errors.push(ScpiError(*NO_REFERENCE))
             for number, channel in self.channels.items():
                 ran = channel.state == "playing"
                 waveform = trigger(channel, self.memory, source)
@@ -338,7 +342,7 @@ class _Device(ScpiDevice):
             samples,
             1e12 / self.clock.sample_rate_hz / (1 + self._clock_error()),
             channel.amplitude_vpp,
-            start_ps + self.clock.phase_ps,
+            start_ps + self.clock.delay_ps,
         )
 
     def _put_out(self, number: int, drive: Drive | None) -> None:

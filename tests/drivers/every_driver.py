@@ -32,6 +32,7 @@ from drivers.links.interbus import MessageType, Telegram, TelegramReader, encode
 from sim_backends.attenuators.keysight_n7752a import SENSOR_N7752A, N7752ATwin
 from sim_backends.bench_addresses import free_port_range
 from sim_backends.bias_controllers.thorlabs_mbx import ThorlabsMBXTwin
+from sim_backends.lines import ReferenceLine, TriggerLine
 from sim_backends.powermeters.keysight_8163b import HEAD_81634B, Keysight8163BTwin
 from sim_backends.powermeters.thorlabs_pm100d import PM100DTwin
 from sim_backends.site import Options, Simulated, Site, Surroundings
@@ -145,9 +146,16 @@ def made_from_row(model: str, left: bool) -> Simulated:
     entry = row(model)
     ports = tuple(0 for _ in entry.ports)
     around = Surroundings(
-        cast(Any, None), 7, 1, (1, 2), time.monotonic, lambda n: free_port_range(n, rng=random.SystemRandom())
+        ring=cast(Any, None),
+        trigger=TriggerLine("", {}),
+        reference=ReferenceLine({"device"}, {}),
+        latency_ps={},
+        seed=1,
+        tag_channels=(1, 2),
+        clock=time.monotonic,
+        free_ports=lambda n: free_port_range(n, rng=random.SystemRandom()),
     )
-    site = Site("relay", {}, False, {}, 1, HOST, ports, 1550.12, around)
+    site = Site("device", "relay", {}, {}, 1, HOST, ports, 1550.12, around)
     module = importlib.import_module(entry.twin)
     names = [
         name for name in vars(module) if name.endswith("Twin") and vars(module)[name].__module__ == entry.twin

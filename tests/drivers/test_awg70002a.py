@@ -32,7 +32,7 @@ def frame(seed: int, n: int = N) -> Samples:
     return np.random.default_rng(seed).uniform(-1, 1, n).astype(np.float32)
 
 
-ROWS = required(1, "INTernal", 6.25e9, 240.0)
+ROWS = required(1, "EFIXed", 6.25e9, 240.0)
 TRIGGER_ROWS = required_trigger(Trigger())
 KNOWN = {
     b"*IDN?": "TEKTRONIX,AWG70002A,B1,FV:1",
@@ -103,8 +103,8 @@ E = b"\n"
 
 
 def test_configure_bytes(scripted: Callable[..., tuple[AWG70002A, FakeTransport]]) -> None:
-    awg, fake = scripted("1", "1.2500000000E+09", "350E-3")
-    awg.configure(1.25e9, 0.35)
+    awg, fake = scripted("1", "1.2500000000E+09", "350E-3", "5.0E-10")
+    awg.configure(1.25e9, 0.35, 500.0)
     assert fake.sent == [
         b"AWGControl:STOP\n",
         *HELD,
@@ -113,6 +113,8 @@ def test_configure_bytes(scripted: Callable[..., tuple[AWG70002A, FakeTransport]
         b"CLOCk:SRATe?\n",
         b"SOURce1:VOLTage 0.35\n",
         b"SOURce1:VOLTage?\n",
+        b"CLOCk:PHASe:ADJust:TIMe 5e-10\n",
+        b"CLOCk:PHASe:ADJust:TIMe?\n",
     ]
 
 
@@ -243,7 +245,7 @@ def test_a_frame_plays_once_and_an_extra_trigger_gives_nothing_and_is_seen(
     played = twin.trigger()
     assert played is not None
     assert np.array_equal(played[1].samples, samples)
-    assert (played[1].sample_rate_hz, played[1].amplitude_vpp) == (2.5e9, 0.5)
+    assert (played[1].sample_ps, played[1].amplitude_vpp) == (400.0, 0.5)
     assert not played[1].samples.flags.writeable
     assert awg.extra_trigger_seen() is False
     assert twin.trigger() is None

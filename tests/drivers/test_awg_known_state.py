@@ -40,7 +40,7 @@ def test_known_state_whoever_used_it_before() -> None:
     awg = AWG70002A("awg", twin.serve("127.0.0.1", 0), settle_s=0.05)
     awg.connect()
     state = twin.state()
-    assert (state["mode"], state["clock_source"], state["errors"]) == ("AWG", "INT", 0)
+    assert (state["mode"], state["clock_source"], state["errors"]) == ("AWG", "EFIX", 0)
     assert (state["hold"], state["offset_v"]) == ({1: "ZERO", 2: "FIRS"}, {1: 0.0, 2: 0.2})
     assert state["outputs"] == {1: False, 2: False}
     awg.configure(np.int64(2_500_000_000), np.float32(0.5))
@@ -85,11 +85,11 @@ def test_a_state_that_stays_is_said_and_nothing_plays(twin: AWG70002ATwin) -> No
     twin._device._commands.insert(0, twin._device._commands.pop())
     awg = AWG70002A("awg", twin.serve("127.0.0.1", 0))
     awg.connect()
-    awg.configure(2.5e9, 0.5)
     awg.prepare(N)
     awg.upload(0, frame(32))
-    with pytest.raises(InstrumentRefusedError, match=r"SOURce1:SKEW reads back '5.0E-11', not 0"):
-        awg.arm(0)
+    for use in (lambda: awg.configure(2.5e9, 0.5), lambda: awg.arm(0)):
+        with pytest.raises(InstrumentRefusedError, match=r"SOURce1:SKEW reads back '5.0E-11', not 0"):
+            use()
     assert twin.state()["outputs"] == {1: False, 2: False}
     awg.close()
 

@@ -1,0 +1,34 @@
+"""The samples that an AWG70000 takes: one IEEE 488.2 block of float32, full scale -1 to 1.  Checked before anything is sent."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Samples = npt.NDArray[np.float32]
+"""1-d float32: one sample per element, full scale -1 to 1."""
+MIN_SAMPLES = 2400
+"""Shortest waveform that the AWG70000 series plays (qcodes AWG70000A.py)."""
+MAX_SAMPLES = 249_999_999
+"""Samples of 4 bytes in one IEEE 488.2 block."""
+_CHUNK = 1 << 18
+
+
+def why_refused(samples: Samples, n_samples: int) -> str:
+    """Why these are not the samples of a waveform of ``n_samples``; "" if they are."""
+    if samples.dtype != np.dtype("<f4") or samples.ndim != 1 or not samples.flags.c_contiguous:
+        return "samples must be a contiguous one-dimensional array of little-endian float32"
+    if samples.size != n_samples:
+        return f"a frame has {n_samples} samples, not {samples.size}"
+    if not MIN_SAMPLES <= n_samples <= MAX_SAMPLES:
+        return f"{n_samples} samples is outside {MIN_SAMPLES}..{MAX_SAMPLES} samples"
+    return "" if levels_in_range(samples) else "a sample is outside -1..1 or not a number"
+
+
+def levels_in_range(samples: Samples) -> bool:
+    """Whether all samples are numbers in [-1, 1]; NaN is out of range."""
+    for start in range(0, samples.size, _CHUNK):
+        chunk = samples[start : start + _CHUNK]
+        if not (chunk.max() <= 1.0 and chunk.min() >= -1.0):
+            return False
+    return True
