@@ -50,7 +50,7 @@ class StationLight:
 
     ``loss_db``: taken in, its attenuator at 0 dB.  ``sensor_over_output_db``, ``passes_ns``: clockwise and
     counter-clockwise; the power that a sensor reads over what of it leaves the station, and when a pulse passes, from
-    any moment.  ``sensor_floor_w``: the least power that its sensors tell from none.
+    any moment.  ``sensor_floor_w``: the least power that its sensors tell from none, None where nobody knows.
     """
 
     name: str
@@ -58,7 +58,7 @@ class StationLight:
     passes_ns: tuple[float, float]
     loss_db: float = 11.92
     sensor_over_output_db: tuple[float, float] = (8.31, 8.31)
-    sensor_floor_w: float = 1e-14
+    sensor_floor_w: float | None = 1e-14
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,12 +256,8 @@ class PairLight:
                     f"{ring.slot_ns:g} ns, not {low_ns:g} to {high_ns:g} ns: trim the fibre by "
                     f"{abs(apart - ring.slot_ns / 2) / NS_PER_KM * 1e3:.2f} m on one side"
                 )
-            if monitored and sensor.own_w < station.sensor_floor_w:
-                yield (
-                    f"{station.name}'s own light at the sensor is {sensor.own_w * 1e12:.3g} pW, below the "
-                    f"{station.sensor_floor_w * 1e12:.3g} pW that it tells from none: take a better sensor, or plan with "
-                    'monitoring = "calibrated"'
-                )
+            if monitored and (why := _unseen(station, sensor.own_w)):
+                yield f'{why}: take a better sensor, or plan with monitoring = "calibrated"'
         launch_db = budget.launch_attenuation_db
         if launch_db > ring.relay.launch_limit_db:
             yield (
@@ -304,6 +300,16 @@ class PairLight:
                 loss_db += ring.stations[index].loss_db if taken_in else ring.bypass_db
             at_km = end_km
         return back
+
+
+def _unseen(station: StationLight, own_w: float) -> str:
+    floor_w, seen = (
+        station.sensor_floor_w,
+        f"{station.name}'s own light at the sensor is {own_w * 1e12:.3g} pW",
+    )
+    if floor_w is None:
+        return f"{seen}, and nobody says how little that sensor tells from none (its option floor_w)"
+    return f"{seen}, below the {floor_w * 1e12:.3g} pW that it tells from none" if own_w < floor_w else ""
 
 
 def pulse_place(half: float, to_other: float) -> float:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from drivers import catalogue
 from lab.light_budget import PairLight, RelayLight, RingLight, StationLight
+from lab.needs import SENSOR_CCW, SENSOR_CW
 from lab.testbed import Testbed
 
 LAUNCH_LIMIT_DB = 90.0
@@ -10,10 +12,7 @@ LAUNCH_LIMIT_DB = 90.0
 
 
 def ring_light(testbed: Testbed) -> RingLight:
-    """The whole ring.
-
-    A sensor that sees less than what its zero may be wrong by sees nothing: that is its floor here.
-    """
+    """The whole ring."""
     ring, calibration, protocol = testbed.ring, testbed.calibration, testbed.protocol
     return RingLight(
         relay=RelayLight(
@@ -33,7 +32,7 @@ def ring_light(testbed: Testbed) -> RingLight:
                 (user.modulator_delays_ps[0] * 1e-3, user.modulator_delays_ps[1] * 1e-3),
                 user.station_loss_db,
                 user.sensor_to_output_db,
-                testbed.uncertainty.sensor_zero_pw * 1e-12,
+                _sensor_floor_w(testbed, user.name),
             )
             for user in testbed.users
         ),
@@ -51,3 +50,12 @@ def pair_light(testbed: Testbed, first: str, second: str) -> PairLight:
     """The ring with a pair taken in; ValueError unless it is named in ring order."""
     order = testbed.user_names()
     return PairLight(ring_light(testbed), order.index(first), order.index(second))
+
+
+def _sensor_floor_w(testbed: Testbed, user: str) -> float | None:
+    """The least power that both sensors of a user tell from none and from what their zero may be wrong by."""
+    servers, entries = testbed.servers(user), {entry.name: entry for entry in testbed.owned_by(user)}
+    sensors = [entries[servers[need.name].instrument] for need in (SENSOR_CW, SENSOR_CCW)]
+    floors = [catalogue.row(entry.model).floor_w(entry.options) for entry in sensors]
+    known = [floor for floor in floors if floor is not None]
+    return max(*known, testbed.uncertainty.sensor_zero_pw * 1e-12) if len(known) == len(floors) else None

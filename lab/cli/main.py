@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from click.core import ParameterSource
 
 from lab.cli.instruments_app import instruments_app
 from lab.cli.keys_app import keys_app
@@ -69,21 +70,20 @@ def init(
 def check(testbed: TestbedPath, as_json: Json = False) -> None:
     """Hold a testbed file against the drivers of its instruments; every mistake is listed with its place."""
     from lab.checking import checked_testbed
+    from lab.cli.keyrate import pair_checked
     from lab.runs.testbeds.folder import find_testbed
-    from lab.runs.testbeds.ring_size import pairs_without_key
-    from orchestrator.events.status import pair_name
 
     loaded = checked_testbed(find_testbed(testbed))
-    pairs = []
-    losses = []
-    for first, second in loaded.pairs():
-        arms = loaded.arms(first, second)
-        pairs.append({"pair": [first, second], "loss_a_db": arms.loss_a_db, "loss_b_db": arms.loss_b_db})
-        losses.append(f"  {pair_name((first, second))}: {arms.loss_a_db:.2f} + {arms.loss_b_db:.2f} dB")
+    checked = [pair_checked(loaded, pair) for pair in loaded.pairs()]
     lines = [f"{loaded.name}: valid; {len(loaded.users)} users, {len(loaded.instruments)} instruments"]
-    lines += losses
-    keyless = pairs_without_key(loaded, loaded.pairs())
-    lines += [f"warning: {first} and {second} would make no key: too much loss" for first, second in keyless]
+    lines += [f"  {told}" for _, told in checked]
+    pairs = [answer for answer, _ in checked]
+    keyless = [answer["pair"] for answer in pairs if answer["refusals"]]
+    lines += [
+        f"warning: {' and '.join(answer['pair'])} would make no key: {'; '.join(answer['refusals'])}"
+        for answer in pairs
+        if answer["refusals"]
+    ]
     answer = {"valid": True, "name": loaded.name, "pairs": pairs, "pairs_without_key": keyless}
     show(answer, as_json, "\n".join(lines))
 
@@ -134,8 +134,17 @@ def node(
 
 @app.command()
 def keyrate(
-    loss_db_a: Annotated[float, typer.Option(help="Arm of the first user, detector included, dB.")],
-    loss_db_b: Annotated[float, typer.Option(help="Arm of the second user, detector included, dB.")],
+    context: typer.Context,
+    loss_db_a: Annotated[
+        float | None, typer.Option(help="Arm of the first user, detector included, dB.")
+    ] = None,
+    loss_db_b: Annotated[
+        float | None, typer.Option(help="Arm of the second user, detector included, dB.")
+    ] = None,
+    testbed: Annotated[
+        str | None, typer.Option(help="Bundled testbed, or testbed file, that says everything instead.")
+    ] = None,
+    pair: Annotated[str | None, typer.Option(help="Pair of the testbed in ring order: FIRST,SECOND.")] = None,
     mu_a: Annotated[float | None, typer.Option(help="Photons per pulse of the first user.")] = None,
     mu_b: Annotated[float | None, typer.Option(help="Photons per pulse of the second user.")] = None,
     p_x: Annotated[float | None, typer.Option(help="Probability of basis X.")] = None,
@@ -163,9 +172,23 @@ def keyrate(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Secret key rate of a pair, asymptotic or for a finite block."""
-    from lab.cli.keyrate import keyrate_command
+    """Secret key rate of a pair, asymptotic or for a finite block; on a testbed, with what its light must be set to."""
+    from lab.cli.keyrate import as_table, keyrate_command, pair_report
 
+    if testbed is not None:
+        given = [
+            name
+            for name in context.params
+            if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        ]
+        if more := set(given) - {"testbed", "pair", "as_json"}:
+            named = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(more))
+            raise ValueError(
+                f"the testbed file says what {named} would; leave it out, or leave out --testbed"
+            )
+        on_testbed = pair_report(testbed, pair)
+        show(on_testbed, as_json, as_table(on_testbed))
+        return
     report = keyrate_command(
         protocol=protocol,
         loss_a_db=loss_db_a,
@@ -184,13 +207,7 @@ def keyrate(
         extinction_db=extinction_db,
         optimize=optimize,
     )
-    show(
-        report,
-        as_json,
-        "\n".join(
-            f"{name:24s} {'-' if value is None else format(value, '.7g')}" for name, value in report.items()
-        ),
-    )
+    show(report, as_json, as_table(report))
 
 
 for command in (demo, train, compare):

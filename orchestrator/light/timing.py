@@ -3,7 +3,8 @@
 Pulse k of a frame passes the user's modulator at ``delay + k slots`` after the first sample of the triggered waveform,
 clockwise and counter-clockwise at different delays (calibrated).  The own pulse gets half of its slot; it sits late in
 that half, where amplifier and modulator have settled, and the other direction's pulse then falls late into the half of
-0 V.  What is less than a sample is made by the phase of the generator's clock, whole samples by zeros in front.
+0 V (:func:`~lab.light_budget.pulse_place`).  What is less than a sample is made by the phase of the generator's clock,
+whole samples by zeros in front.
 """
 
 from __future__ import annotations
@@ -11,11 +12,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from lab.light_budget import pulse_place
 from lab.testbed import Testbed
 
-POSITION = 0.8
-"""Where in its half of the slot a pulse sits: 4 ns after the edge of a sample of 5 ns.  With a single pole of 1.5 ns (10 to
-90 %) 0.3 % of a step is left there, and a fifth of the half remains for jitter and drift of delays."""
 
 @dataclass(frozen=True)
 class FrameTiming:
@@ -33,7 +32,9 @@ def frame_timing(testbed: Testbed, user: str, direction: Literal["cw", "ccw"]) -
     """
     slot_ps = 1e12 / testbed.protocol.clock_hz
     sample_ps = slot_ps / testbed.protocol.samples_per_slot
-    start_ps = testbed.user(user).modulator_delays_ps[0 if direction == "cw" else 1] - POSITION * slot_ps / 2
+    cw_ps, ccw_ps = testbed.user(user).modulator_delays_ps
+    own_ps, other_ps = (cw_ps, ccw_ps) if direction == "cw" else (ccw_ps, cw_ps)
+    start_ps = own_ps - pulse_place(slot_ps / 2, (other_ps - own_ps) % slot_ps)
     if start_ps < 0:
         raise ValueError(
             f"{user}: slot 0 passes before the generator plays; let detector_delays_ps and modulator_delays_ps count from a "

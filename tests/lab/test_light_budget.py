@@ -162,6 +162,9 @@ def test_what_cannot_work_is_told_with_its_figures() -> None:
     blind = replace(RING, stations=tuple(replace(each, sensor_floor_w=10e-12) for each in STATIONS))
     assert "user-0's own light at the sensor is 0.643 pW, below the 10 pW" in told(blind)
     assert told(blind, monitored=False) == ""
+    unknown = replace(RING, stations=tuple(replace(each, sensor_floor_w=None) for each in STATIONS))
+    assert "nobody says how little that sensor tells from none" in told(unknown)
+    assert told(unknown, monitored=False) == ""
     moved = (replace(STATIONS[0], passes_ns=(0.0, 22.74)), *STATIONS[1:])
     words = told(replace(RING, stations=moved))
     assert "user-0 the two directions pass 2.74 ns apart" in words

@@ -22,9 +22,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from lab.testbed import Testbed
 from orchestrator.bits import BitArray
-from orchestrator.protocols.base import BlockCounts, BlockPlan, KeyLength, KeyProtocol, Light, Monitoring
+from orchestrator.protocols.base import BlockCounts, BlockPlan, KeyLength, Light, Monitoring
 from orchestrator.protocols.four_phase.bounds import (
     FinitePlan,
     Observed,
@@ -32,7 +31,7 @@ from orchestrator.protocols.four_phase.bounds import (
     predict,
 )
 from orchestrator.protocols.four_phase.coin import IDEAL, Uncertainty
-from orchestrator.protocols.four_phase.rates import Scenario, keyrate_report
+from orchestrator.protocols.four_phase.rates import Scenario
 from orchestrator.protocols.four_phase.symbols import P_X_STEPS, FourPhases
 from orchestrator.protocols.optical_channel import OpticalChannel
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from lab.light_of import pair_light
 from lab.testbed import Testbed
 from orchestrator.protocols.base import KeyProtocol
+from orchestrator.protocols.epsilons import ParameterError
 from orchestrator.protocols.four_phase.planner import FourPhasePlan
 from orchestrator.protocols.four_phase.rates import keyrate_report
 from orchestrator.protocols.four_phase.ring_plan import PlanRefusedError, Trust, plan_on_ring
@@ -16,11 +17,20 @@ class FourPhase(KeyProtocol):
     key_rate = staticmethod(keyrate_report)
 
     def plan(self, testbed: Testbed, first: str, second: str) -> FourPhasePlan:
-        """The block with most key; one of no key where :func:`refusals` has reasons."""
+        """The block with most key; one of no key where there are refusals."""
         try:
             return ring_plan(testbed, first, second)
         except PlanRefusedError as error:
             return error.plan
+
+    def refusals(self, testbed: Testbed, first: str, second: str) -> list[str]:
+        try:
+            ring_plan(testbed, first, second)
+        except PlanRefusedError as error:
+            return error.reasons
+        except ParameterError as error:
+            return [str(error)]
+        return []
 
 
 def ring_plan(testbed: Testbed, first: str, second: str) -> FourPhasePlan:
@@ -38,15 +48,6 @@ def ring_plan(testbed: Testbed, first: str, second: str) -> FourPhasePlan:
         p_x=protocol.p_x,
         mu_a=protocol.mu,
     )
-
-
-def refusals(testbed: Testbed, first: str, second: str) -> list[str]:
-    """Why a pair cannot make key, a sentence each; none where it can."""
-    try:
-        ring_plan(testbed, first, second)
-    except PlanRefusedError as error:
-        return error.reasons
-    return []
 
 
 def trust_of(testbed: Testbed) -> Trust:

@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from lab.light_budget import SPECKLE, PairLight
+from orchestrator.events.status import pair_name
 from orchestrator.protocols.base import Monitoring
 from orchestrator.protocols.epsilons import ParameterError
 from orchestrator.protocols.four_phase.coin import Uncertainty
@@ -40,7 +41,7 @@ class PlanRefusedError(ValueError):
     """
 
     def __init__(self, pair: tuple[str, str], reasons: list[str], plan: FourPhasePlan) -> None:
-        super().__init__(f"{'-'.join(pair)} cannot make key: {'; '.join(reasons)}")
+        super().__init__(f"{pair_name(pair)} cannot make key: {'; '.join(reasons)}")
         self.reasons = reasons
         self.plan = plan
 
