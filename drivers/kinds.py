@@ -67,6 +67,9 @@ class PulseCarver(Protocol):
     def carve(self, pattern: npt.NDArray[np.float32], sample_rate_hz: float, amplitude_vpp: float) -> None:
         """From the next trigger on repeat ``pattern`` (1-d float32 in [-1, 1] of amplitude/2) until ``stop``."""
 
+    def check_carving(self) -> None:
+        """NotReadyError unless the pattern runs."""
+
     def stop(self) -> None:
         """0 V, as before the first pattern."""
 

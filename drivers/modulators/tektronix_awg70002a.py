@@ -398,6 +398,15 @@ class AWG70002A(ScpiInstrument):
             since = self.link.urgencies
         self._await_waiting(since)
 
+    def check_carving(self) -> None:
+        """NotReadyError unless the pattern runs, InstrumentRefusedError where the generator found something wrong."""
+        self.link.require_no_errors("repeating the carver's pattern")
+        if (state := self.run_state()) != "running":
+            raise self.error(
+                NotReadyError,
+                f"the carver's pattern does not run ({state}); check the trigger cable and its levels",
+            )
+
     def stop(self) -> None:
         """0 V: the pattern ends and the output is off."""
         with self.link.transaction():

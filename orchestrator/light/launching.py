@@ -116,8 +116,9 @@ class Launching:
             self._owned.launch_second.block()
 
     def check_running(self) -> None:
-        """NotReadyError unless the laser emits, the null is held and the detectors are biased."""
+        """NotReadyError unless the laser emits, pulses are cut, the null is held and the detectors are biased."""
         self._owned.laser.check_emitting()
+        self._owned.carver.check_carving()
         self._owned.detectors.check_biased()
         if not self._owned.carver_bias.locked():
             raise LightAborted("the bias controller no longer holds the carver at its null")
@@ -132,6 +133,7 @@ class Launching:
         owned.carver.carve(pattern, rate_hz, self._testbed.carver.awg_amplitude_vpp)
         owned.tagger.play_record(STARTING_PS)
         self._until(lambda: not owned.tagger.record_playing(), "the record that starts the carver's pattern")
+        owned.carver.check_carving()
         owned.tagger.restart_streams()
         self._carving = True
 

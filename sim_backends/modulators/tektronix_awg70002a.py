@@ -84,7 +84,7 @@ class _Device(ScpiDevice):
     ) -> None:
         super().__init__(identity, faults)
         self._around = around
-        self._steady: dict[int, bool] = {}
+        self._playing: dict[int, tuple[Drive, float]] = {}
         self.memory = Memory()
         self.channels = {1: AwgChannel(), 2: AwgChannel()}
         self.all_off = False
@@ -325,6 +325,9 @@ class _Device(ScpiDevice):
                     continue
                 if self._audible(channel):
                     plays[number] = self._drive(channel, waveform, edge.at_ps + self._around.latency_ps)
+            for number, (drive, error) in self._playing.items():  # a clock that has lost its reference since
+                if self.channels[number].state == "playing" and error != self._clock_error():
+                    self._put_out(number, drive)
             for number, drive in plays.items():
                 self._put_out(number, drive)
         return plays
@@ -346,17 +349,21 @@ class _Device(ScpiDevice):
         )
 
     def _put_out(self, number: int, drive: Drive | None) -> None:
-        self._steady[number] = drive is not None
-        self._around.drive(f"ch{number}", drive, clock_error=self._clock_error())
+        error = self._clock_error()
+        if drive is None:
+            self._playing.pop(number, None)
+        else:
+            self._playing[number] = drive, error
+        self._around.drive(f"ch{number}", drive, clock_error=error)
 
     def _follow(self) -> None:
         """After a change: channels that no longer play, or whose output is off, give 0 V."""
         for number, channel in self.channels.items():
             playing = channel.state == "playing" and self._audible(channel)
             waveform = self.memory.waveforms.get(channel.asset)
-            if not playing and self._steady.get(number):
+            if not playing and number in self._playing:
                 self._put_out(number, None)
-            elif playing and not self._steady.get(number) and waveform is not None and not waveform.silent:
+            elif playing and number not in self._playing and waveform is not None and not waveform.silent:
                 # A run that waited for nothing began at no particular time.
                 self._put_out(number, self._drive(channel, waveform, 0.0))
 
