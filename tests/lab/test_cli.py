@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from command_line import run_qunetlab
 
+from drivers.catalogue import AddressKind, row
 from lab.runs.testbeds.folder import template_path
 from lab.testbed import load_testbed, write_testbed
 from orchestrator.keystore.pair_secret import PairSecret
@@ -139,7 +140,7 @@ def test_a_missing_testbed_says_what_to_do(command: list[str], tmp_path: Path) -
 def test_unreachable_instruments_are_all_named_and_exit_with_3(qunetlab: Any, tmp_path: Path) -> None:
     data = tomllib.loads(template_path("simulated-four-node").read_text(encoding="utf-8"))
     for index, entry in enumerate(data["instruments"]):
-        serial = entry["model"] in ("nkt-basik", "oz-dd100")
+        serial = row(entry["model"]).address is AddressKind.SERIAL
         port = (
             f"TCPIP::127.0.0.{index + 1}::9::SOCKET"
             if entry["model"]
@@ -154,12 +155,12 @@ def test_unreachable_instruments_are_all_named_and_exit_with_3(qunetlab: Any, tm
     listed = qunetlab("instruments", str(tmp_path / "t.toml"), "--owner", "relay", "--json")
     assert listed.returncode == 3
     rows = json.loads(listed.stdout)["instruments"]
-    assert len(rows) == 4
+    assert len(rows) == 6
     assert not any(row["ok"] for row in rows)
     assert all(row["error"] for row in rows)
     relay = run_qunetlab("relay", str(tmp_path / "t.toml"))
     assert relay.returncode == 3
-    for name in ("laser", "launch", "detectors", "tagger"):
+    for name in ("laser", "launch", "awg_relay", "bias_relay", "detectors", "tagger"):
         assert name in relay.stderr
     assert "addresses in the testbed file" in relay.stderr
 

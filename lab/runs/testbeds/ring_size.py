@@ -136,7 +136,7 @@ def _copied(data: dict[str, Any], line: str, names: list[str]) -> list[str]:
 def _trimmed_km(at_km: float, data: dict[str, Any]) -> float:
     """A place within half a metre at which the two directions pass half a slot apart."""
     slot_km = 1e9 / data["protocol"]["clock_hz"] * 1e3 / PS_PER_KM
-    behind_km = (data["simulation"]["length_km"] - 2 * at_km) % slot_km - slot_km / 2
+    behind_km: float = (data["simulation"]["length_km"] - 2 * at_km) % slot_km - slot_km / 2
     return round(at_km + behind_km / 2, 9)
 
 
