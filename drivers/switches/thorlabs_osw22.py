@@ -20,7 +20,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from qcodes.validators import Bool
+from qcodes.validators import Bool, Strings
 
 from drivers.base import Identity, LabInstrument
 from drivers.links import serial_ports
@@ -68,8 +68,12 @@ class ThorlabsOSW22(LabInstrument):
             limits=Bool(),
             docstring="True in cross, which bypasses a station; False in bar, which takes it in.",
         )
-        self.add_reading("board_name", label="Name and firmware", get=lambda: self._read_board("I?"))
-        self.add_reading("board_type", label="Type code of the board", get=lambda: self._read_board("T?"))
+        self.add_reading(
+            "board_name", label="Name and firmware", get=lambda: self._read_board("I?"), vals=Strings()
+        )
+        self.add_reading(
+            "board_type", label="Type code of the board", get=lambda: self._read_board("T?"), vals=Strings()
+        )
 
     def identify(self) -> Identity:
         """Name and firmware, and the serial number of the USB port.
