@@ -228,8 +228,11 @@ def expected_bits(plan: FourPhasePlan, lost: int, n_frames: int) -> int:
 
 
 def test_one_of_24_frames_costs_about_11_percent_of_key() -> None:
-    """RING.md's figure for the bundled testbed: lost frames stay in the pulses that were emitted."""
+    """Lost frames stay in the pulses that were emitted; what is charged for uncertain values makes that dearer."""
     data = tomllib.loads(template_path("simulated-four-node").read_text(encoding="utf-8"))
+    charged = parse_testbed(data, Path("t"))
+    data["uncertainty"] = dict.fromkeys(data["uncertainty"], 0.0)
+    data["carver"]["extinction_db"] = 80.0
     testbed = parse_testbed(data, Path("t"))
     n_frames = testbed.frames_per_block()
     assert n_frames == 24
@@ -237,7 +240,10 @@ def test_one_of_24_frames_costs_about_11_percent_of_key() -> None:
         plan = plan_for(testbed, *pair)
         whole = expected_bits(plan, 0, n_frames)
         assert whole == pytest.approx(plan.expected_bits, rel=0.02)
-        assert expected_bits(plan, 1, n_frames) / whole == pytest.approx(0.89, abs=0.015)
+        left = expected_bits(plan, 1, n_frames) / whole
+        assert left == pytest.approx(0.89, abs=0.015)
+        dear = plan_for(charged, *pair)
+        assert left - 0.03 < expected_bits(dear, 1, n_frames) / expected_bits(dear, 0, n_frames) < left
 
 
 def test_clicks_that_are_missing_without_a_lost_frame_are_refused() -> None:

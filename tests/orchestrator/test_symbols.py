@@ -49,20 +49,33 @@ def test_the_drive_gives_the_phase_of_each_symbol() -> None:
 
 
 @pytest.mark.parametrize("samples_per_slot", [2, 4])
-@pytest.mark.parametrize("gate", [0, 1])
-def test_a_user_drives_its_own_half_of_each_slot_only(samples_per_slot: int, gate: int) -> None:
+@pytest.mark.parametrize("lead_samples", [0, 1, 7])
+def test_a_user_drives_its_own_half_of_each_slot_only(samples_per_slot: int, lead_samples: int) -> None:
     symbols = FourPhases(0.75)
     drive = drive_table(symbols, **DRIVE)
     frame = SymbolFrame(64, symbols)
     frame.draw(seeded(1))
-    out = np.zeros(64 * samples_per_slot, np.float32)
-    frame.write_waveform(drive, out, samples_per_slot=samples_per_slot, gate=gate)
-    halves = out.reshape(64, 2, samples_per_slot // 2)
-    assert not halves[:, 1 - gate].any()
+    out = np.zeros(lead_samples + 64 * samples_per_slot, np.float32)
+    frame.write_waveform(drive, out, samples_per_slot=samples_per_slot, lead_samples=lead_samples)
+    assert not out[:lead_samples].any()
+    halves = out[lead_samples:].reshape(64, 2, samples_per_slot // 2)
+    assert not halves[:, 1].any()
     codes = frame.at(np.arange(64, dtype=np.uint32))
     full_scale_rad = math.pi * DRIVE["rf_gain"] * DRIVE["amplitude_vpp"] / 2 / DRIVE["v_pi_v"]
     wanted = np.array(symbols.phases_rad)[codes] / full_scale_rad
-    assert np.allclose(halves[:, gate], wanted[:, None], atol=1e-6)
+    assert np.allclose(halves[:, 0], wanted[:, None], atol=1e-6)
+
+
+@pytest.mark.parametrize("offset_rad", [0.001, -0.7, 3.0, -3.0])
+def test_an_offset_turns_every_phase_alike_and_keeps_it_within_reach(offset_rad: float) -> None:
+    symbols = FourPhases(0.75)
+    full_scale_rad = math.pi * DRIVE["rf_gain"] * DRIVE["amplitude_vpp"] / 2 / DRIVE["v_pi_v"]
+    plain, turned = (
+        drive_table(symbols, **DRIVE, offset_rad=rad).astype(float) * full_scale_rad
+        for rad in (0.0, offset_rad)
+    )
+    assert np.allclose(np.exp(1j * turned), np.exp(1j * (plain + offset_rad)), atol=1e-5)
+    assert np.abs(turned).max() <= math.pi + 1e-6
 
 
 def test_frames_are_fresh_and_erased_frames_are_empty() -> None:
