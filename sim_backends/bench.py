@@ -39,8 +39,8 @@ from sim_backends.bench_addresses import (
     parse_address,
     pick_hosts,
 )
-from sim_backends.optics import Ring
 from sim_backends.lines import ReferenceLine, TriggerLine
+from sim_backends.optics import Ring
 from sim_backends.optics_hidden import lines_of, ring_of
 from sim_backends.serial_server import FOLDER_PREFIX, is_simulated
 from sim_backends.site import Options, Simulated, Site, Surroundings, Twin

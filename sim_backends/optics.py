@@ -196,7 +196,7 @@ class Ring:
             train = self._train()
             train = replace(train, phase_ps=(train.phase_ps + carver_shift_ps) % train.period_ps)
             fields, receiver = self._fields(train), self._receiver(train)
-            waveforms = self._waveforms(drives, train)
+            modulators = self._modulators(drives, train)
         optics = self.optics
         origin_ps = train.phase_ps + optics.length_km * PS_PER_KM
         first = math.ceil((-max(receiver.delay_ps) - origin_ps) / train.period_ps)
@@ -212,7 +212,7 @@ class Ring:
             phase_offset_rad=float(optics.loop_phase_rad),
             phase_noise_rad=float(optics.phase_noise_rad),
         )
-        return _draw(fields, waveforms, receiver, exposure, seed)
+        return _draw(fields, modulators, receiver, exposure, seed)
 
     # Inside (with the lock held where state is read)
 
@@ -274,7 +274,8 @@ class Ring:
     def _receiver(self, train: PulseTrain) -> kernel.Receiver:
         d1, d2 = self.detectors
         live = [
-            0.0 if self._latched[d] else self.detectors[d].efficiency(self._bias_ua[d]) for d in range(DETECTORS)
+            0.0 if self._latched[d] else self.detectors[d].efficiency(self._bias_ua[d])
+            for d in range(DETECTORS)
         ]
         dark = [
             0.0 if self._latched[d] else self.detectors[d].dark_rate_per_s(self._bias_ua[d]) * 1e-12
@@ -311,42 +312,44 @@ class Ring:
             if self._bias_ua[d] > 0 and absorbed > detector.latch_rate_hz:
                 self._latched[d] = True
 
-    def _waveforms(self, drives: Mapping[str, Drive], train: PulseTrain) -> kernel.Drives:
-        """The waveforms on modulators in the way of the light; ValueError for more than two that play."""
+    def _modulators(
+        self, drives: Mapping[str, Drive], train: PulseTrain
+    ) -> tuple[kernel.Modulator, kernel.Modulator]:
+        """What acts on the light on its way; ValueError for more than two stations that play."""
         acting = [
             (self._stations[user], drive)
             for user, drive in drives.items()
             if not self._settings[user].crossed and drive.samples.size
         ]
-        require(len(acting) <= 2, "two stations in the ring can modulate at once", [s.name for s, _ in acting])
+        names = [station.name for station, _ in acting]
+        require(len(acting) <= 2, "two stations in the ring can modulate at once", names)
         acting += [(self.optics.users[0], Drive(np.empty(0, np.float32), 1.0, 0.0))] * (2 - len(acting))
-        one, other = (self._driven(station, drive, train) for station, drive in acting)
-        return kernel.Drives(
-            _read_only(acting[0][1].samples),
-            _read_only(acting[1][1].samples),
-            *((a, b) for a, b in zip(one, other, strict=True)),
-        )
+        first, second = (self._modulator(station, drive, train) for station, drive in acting)
+        return first, second
 
-    def _driven(self, station: StationOptics, drive: Drive, train: PulseTrain) -> tuple[float, ...]:
-        """The numbers of one waveform, in the order of :class:`kernel.Drives`."""
-        tau_ps, sample_ps = station.rise_ns * 1e3 * TAU_PER_RISE, float(drive.sample_ps)
-        cw_ps, ccw_ps = (
-            train.phase_ps + passage_ps(self.optics, station, direction) - drive.start_ps
+    def _modulator(self, station: StationOptics, drive: Drive, train: PulseTrain) -> kernel.Modulator:
+        """One waveform, and where pulses meet it."""
+        tau_ps = station.rise_ns * 1e3 * TAU_PER_RISE
+        cw, ccw = (
+            kernel.Place(
+                start=(train.phase_ps + passage_ps(self.optics, station, direction) - drive.start_ps)
+                / drive.sample_ps,
+                step=train.period_ps / drive.sample_ps,
+            )
             for direction in DIRECTIONS
         )
-        return (
-            math.pi * station.rf_gain * drive.amplitude_vpp / 2 / station.v_pi_v,
-            sample_ps,
-            tau_ps,
-            math.exp(-sample_ps / tau_ps) if tau_ps > 0 else 0.0,
-            cw_ps,
-            ccw_ps,
+        return kernel.Modulator(
+            samples=_read_only(drive.samples),
+            full_scale_rad=math.pi * station.rf_gain * drive.amplitude_vpp / 2 / station.v_pi_v,
+            poles=drive.sample_ps / tau_ps if tau_ps > 0 else math.inf,
+            cw=cw,
+            ccw=ccw,
         )
 
 
 def _draw(
     fields: kernel.Fields,
-    drives: kernel.Drives,
+    modulators: tuple[kernel.Modulator, kernel.Modulator],
     receiver: kernel.Receiver,
     exposure: kernel.Exposure,
     seed: int,
@@ -361,12 +364,11 @@ def _draw(
     capacity = int(expected + 8 * math.sqrt(expected)) + 64
     while True:
         buffer = kernel.ClickBuffer(np.empty(capacity, np.uint8), np.empty(capacity, np.int64))
-        count = kernel.draw(fields, drives, receiver, exposure, kernel.seeded_state(seed), buffer)
+        count = kernel.draw(fields, *modulators, receiver, exposure, kernel.seeded_state(seed), buffer)
         if count <= capacity:
             break
         capacity = count
-    order = np.argsort(buffer.time_ps[:count], kind="stable")
-    return Clicks(buffer.detector[:count][order], buffer.time_ps[:count][order])
+    return Clicks(buffer.detector[:count], buffer.time_ps[:count])
 
 
 def _read_only(samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -132,7 +132,9 @@ def _station(draw: Hidden, built: BuiltStation) -> StationOptics:
     )
 
 
-def _detector(draw: Hidden, simulation: Simulation, number: int, bias_ua: float, gate_ns: float) -> DetectorOptics:
+def _detector(
+    draw: Hidden, simulation: Simulation, number: int, bias_ua: float, gate_ns: float
+) -> DetectorOptics:
     name = f"D{number}"
     return DetectorOptics(
         efficiency_max=simulation.detector_efficiency * (1 + draw.within(f"{name} efficiency", 0.02)),

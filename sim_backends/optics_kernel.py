@@ -6,7 +6,7 @@ sum times the better detector efficiency bounds the mean number of detected phot
 can click at all form a Bernoulli process with probability ``1 - exp(-bright)``.  The kernel jumps from one such
 *candidate* to the next with geometric steps (thinning), looks up the phases there and nowhere else, and rejects what
 the real intensities do not support.  Its cost follows the candidates; of the waveforms it reads the samples around
-candidates only.
+candidates only, a batch at a time, so that the cache misses of many candidates overlap.
 
 Every pulse passes every modulator that stands in its way, clockwise and counter-clockwise at different times.  The
 phase it gets is the modulator's voltage at its passage: the generator's steps through a single pole, of which the last
@@ -44,6 +44,10 @@ BATCH = 64
 """Candidates looked up at once."""
 NEVER = 1e300
 """A time in ps that no exposure reaches."""
+LONG = 40.0
+"""Time constants after which nothing is left of an exponential in double precision."""
+AGE_STEP = 1e-6
+"""Ages of an edge that differ by less, in samples, count as one: rounding, a millionth of a radian at most."""
 EDGE_PS = 0.5
 """What arrives this much before the end of a dead time is seen: half the resolution of tags, and far above the
 rounding of times, which would otherwise decide slot by slot where slots are no whole number of ps."""
@@ -63,25 +67,24 @@ class Fields(NamedTuple):
     """Amplitude transmission of the coupler; the reflected amplitude is i sqrt(1 - transmission^2)."""
 
 
-class Drives(NamedTuple):
-    """Two waveforms on modulators in the way of the light, and when pulse 0 passes each; either may be empty.
+class Place(NamedTuple):
+    """Where the pulses of one direction meet a waveform, in samples from its beginning; ``step`` samples a slot."""
 
-    Times are in ps from the first sample's beginning at the modulator.  Before the first sample and past the end of a
-    waveform the voltage is 0.
-    """
+    start: float
+    """Of pulse 0."""
+    step: float
 
-    first: WaveArray
-    second: WaveArray
-    full_scale_rad: Pair
+
+class Modulator(NamedTuple):
+    """A waveform on a modulator in the way of the light; before its first sample and past its end stand 0 V."""
+
+    samples: WaveArray
+    full_scale_rad: float
     """Phase of a full-scale sample."""
-    sample_ps: Pair
-    tau_ps: Pair
-    """Time constant of what filters the waveform, 0 for nothing."""
-    kept: Pair
-    """What is left of a step after one sample."""
-    cw_ps: Pair
-    """Passage of the clockwise pulse 0."""
-    ccw_ps: Pair
+    poles: float
+    """Duration of a sample over the time constant of what filters the waveform; infinite for nothing."""
+    cw: Place
+    ccw: Place
 
 
 class Receiver(NamedTuple):
@@ -127,10 +130,15 @@ class Exposure(NamedTuple):
 
 
 class Ahead(NamedTuple):
-    """A batch of candidate slots, rising, with the phases of their pulses."""
+    """A batch of candidate slots, rising, with the phases between their pulses; and room to work these out."""
 
     slot: npt.NDArray[np.int64]
     phase_rad: FloatArray
+    at_rest: FloatArray
+    """The level that a waveform settles to at a place."""
+    away: FloatArray
+    """How far the level was from that at the last edge, and how long ago the edge is in samples."""
+    age: FloatArray
 
 
 @kernel
@@ -141,15 +149,13 @@ def split(fields: Fields, phase_rad: float) -> tuple[float, float]:
     light came from (behind a circulator) and sees i r of the clockwise and t of the counter-clockwise field;
     D2 sees t and i r.  Without phase D1 is bright and, for t = r, D2 is dark: the Sagnac loop.
     """
-    t = fields.transmission
-    r = float(np.sqrt(1.0 - t * t))
-    ccw = 1j * fields.ccw_parallel * (np.cos(phase_rad) + 1j * np.sin(phase_rad))
-    d1 = 1j * r * fields.cw + t * ccw
-    d2 = t * fields.cw + 1j * r * ccw
+    t2 = fields.transmission * fields.transmission
+    r2 = 1.0 - t2
+    cw = fields.cw * fields.cw
+    ccw = fields.ccw_parallel * fields.ccw_parallel
     alone = fields.ccw_orthogonal * fields.ccw_orthogonal
-    light_1 = d1.real * d1.real + d1.imag * d1.imag + t * t * alone
-    light_2 = d2.real * d2.real + d2.imag * d2.imag + r * r * alone
-    return light_1, light_2
+    cross = 2.0 * np.sqrt(t2 * r2) * fields.cw * fields.ccw_parallel * np.cos(phase_rad)
+    return r2 * cw + t2 * (ccw + alone) + cross, t2 * cw + r2 * (ccw + alone) - cross
 
 
 @kernel
@@ -189,29 +195,41 @@ def _gauss(state: State) -> float:
 
 
 @kernel
-def _sample(wave: WaveArray, index: int) -> float:
-    return float(wave[index]) if 0 <= index < wave.size else 0.0
+def turn(modulator: Modulator, place: Place, sign: float, ahead: Ahead) -> None:
+    """Add ``sign`` times the phases that one modulator gives the pulses of a batch in one direction.
+
+    The samples are fetched in a loop that does little else, so that its cache misses overlap.  Where clocks agree,
+    every pulse comes equally long after its sample's edge, and one exponential serves them all.
+    """
+    wave, slots, phases = modulator.samples, ahead.slot, ahead.phase_rad
+    at_rest, away, ages = ahead.at_rest, ahead.away, ahead.age
+    settled = np.exp(-modulator.poles)
+    size = wave.size
+    for k in range(slots.size):
+        at = place.start + slots[k] * place.step
+        index = int(at) if 0.0 <= at < size + 3.0 else -1
+        # No function: handing it the array would count a reference up and down for every sample.
+        now = wave[index] if 0 <= index < size else 0.0
+        before = wave[index - 1] if 0 < index <= size else 0.0
+        earlier = wave[index - 2] if 1 < index <= size + 1 else 0.0
+        at_rest[k] = now
+        away[k] = before + (earlier - before) * settled - now
+        ages[k] = at - index if index >= 0 else 0.0
+    age = kept = 0.0
+    full_scale_rad = sign * modulator.full_scale_rad
+    for k in range(slots.size):
+        if k == 0 or abs(ages[k] - age) > AGE_STEP:
+            age = ages[k]
+            kept = np.exp(-age * modulator.poles) if modulator.poles < NEVER else 0.0
+        phases[k] += full_scale_rad * (at_rest[k] + away[k] * kept)
 
 
 @kernel
-def _level(wave: WaveArray, at_ps: float, sample_ps: float, tau_ps: float, kept: float) -> float:
-    """The filtered waveform at a time from its beginning, in full scales; ``kept`` is what a whole sample leaves."""
-    if at_ps < 0.0 or at_ps >= (wave.size + 3) * sample_ps:
-        return 0.0
-    index = int(at_ps / sample_ps)
-    level = _sample(wave, index)
-    if tau_ps <= 0.0:
-        return level
-    before = _sample(wave, index - 1)
-    held = before + (_sample(wave, index - 2) - before) * kept
-    return float(level + (held - level) * np.exp((index * sample_ps - at_ps) / tau_ps))
-
-
-@kernel
-def _between(wave: WaveArray, cw_ps: float, ccw_ps: float, sample_ps: float, tau_ps: float, kept: float) -> float:
-    """The level that the counter-clockwise pulse meets less that of the clockwise one."""
-    ccw = _level(wave, ccw_ps, sample_ps, tau_ps, kept)
-    return ccw - _level(wave, cw_ps, sample_ps, tau_ps, kept)
+def _click(mean: float) -> float:
+    """``1 - exp(-mean)``; a series where it is as good (to 1e-10), since most slots are weak."""
+    if mean < 0.01:
+        return mean * (1.0 - mean / 2.0 * (1.0 - mean / 3.0 * (1.0 - mean / 4.0)))
+    return float(-np.expm1(-mean))
 
 
 @kernel
@@ -232,8 +250,8 @@ def _outcome(
     if exposure.phase_noise_rad > 0.0:
         drift += exposure.phase_noise_rad * _gauss(state)
     light_1, light_2 = split(fields, phase_rad + drift)
-    click_1 = -np.expm1(-light_1 * efficiency[0])
-    click_2 = -np.expm1(-light_2 * efficiency[1])
+    click_1 = _click(light_1 * efficiency[0])
+    click_2 = _click(light_2 * efficiency[1])
     u = _uniform(state) * ceiling - click_1 * (1.0 - click_2)
     if u < 0.0:
         return 1
@@ -244,33 +262,20 @@ def _outcome(
 
 
 @kernel
-def _look_ahead(exposure: Exposure, drives: Drives, earliest: int, state: State, ahead: Ahead) -> None:
-    """Fill ``ahead`` with the candidate slots from ``earliest`` on; ``n_slots`` stands for "no more".
-
-    The phases are fetched in a loop of their own, so that the cache misses of a whole batch overlap.
-    """
+def _look_ahead(
+    exposure: Exposure, first: Modulator, second: Modulator, earliest: int, state: State, ahead: Ahead
+) -> None:
+    """Fill ``ahead`` with the candidate slots from ``earliest`` on; ``n_slots`` stands for "no more"."""
     for k in range(ahead.slot.size):
         step = _exponential(state) / exposure.bright if exposure.bright > 0.0 else NEVER
         earliest = earliest + int(step) if step < exposure.n_slots - earliest else exposure.n_slots
         ahead.slot[k] = earliest
         earliest = min(earliest + 1, exposure.n_slots)
-    for k in range(ahead.slot.size):
-        passed = ahead.slot[k] * exposure.slot_ps
-        ahead.phase_rad[k] = drives.full_scale_rad[0] * _between(
-            drives.first,
-            drives.cw_ps[0] + passed,
-            drives.ccw_ps[0] + passed,
-            drives.sample_ps[0],
-            drives.tau_ps[0],
-            drives.kept[0],
-        ) + drives.full_scale_rad[1] * _between(
-            drives.second,
-            drives.cw_ps[1] + passed,
-            drives.ccw_ps[1] + passed,
-            drives.sample_ps[1],
-            drives.tau_ps[1],
-            drives.kept[1],
-        )
+    ahead.phase_rad[:] = 0.0
+    for modulator in (first, second):
+        if modulator.samples.size:
+            turn(modulator, modulator.ccw, 1.0, ahead)
+            turn(modulator, modulator.cw, -1.0, ahead)
 
 
 @kernel
@@ -305,7 +310,7 @@ def _record(
 ) -> int:
     """Let detector ``d`` fire at ``t`` (arrival time, ps) unless it is dead; returns the count of clicks.
 
-    The count goes past the capacity of ``clicks`` without writing there: the caller then makes room.
+    Cables and jitter change the order of a few: a click moves ahead of those with later tags.  The count goes past the capacity of ``clicks`` without writing there: the caller then makes room.
     """
     if t < dead_until[d]:
         return n
@@ -319,8 +324,13 @@ def _record(
     if tag < 0.0 or tag >= exposure.duration_ps:
         return n
     if n < clicks.time_ps.size:
-        clicks.detector[n] = d
-        clicks.time_ps[n] = np.int64(tag)
+        k, at = n, np.int64(tag)
+        while k > 0 and clicks.time_ps[k - 1] > at:
+            clicks.time_ps[k] = clicks.time_ps[k - 1]
+            clicks.detector[k] = clicks.detector[k - 1]
+            k -= 1
+        clicks.detector[k] = d
+        clicks.time_ps[k] = at
     return n + 1
 
 
@@ -330,19 +340,20 @@ def _recovered(receiver: Receiver, d: int, since_ps: float) -> float:
     if since_ps < 0.0:
         return 0.0
     recovery_ps = receiver.recovery_ps[d]
-    return -float(np.expm1(-since_ps / recovery_ps)) if recovery_ps > 0.0 else 1.0
+    return -float(np.expm1(-since_ps / recovery_ps)) if since_ps < LONG * recovery_ps else 1.0
 
 
 @kernel
 def draw(
     fields: Fields,
-    drives: Drives,
+    first: Modulator,
+    second: Modulator,
     receiver: Receiver,
     exposure: Exposure,
     state: State,
     clicks: ClickBuffer,
 ) -> int:
-    """Fill ``clicks`` in order of arrival; returns how many clicks there are.
+    """Fill ``clicks`` in order of their tags; returns how many clicks there are.
 
     A result above the size of ``clicks`` means that the buffers were too small and hold only the beginning.
     """
@@ -357,17 +368,19 @@ def draw(
         leaks[d] = _next_leak(d, exposure.first_slot, receiver, exposure, state)
         if leaks[d] < exposure.n_slots:
             leak[d] = exposure.origin_ps + leaks[d] * exposure.slot_ps + receiver.leak_ps
-    ahead = Ahead(np.empty(BATCH, np.int64), np.empty(BATCH))
-    _look_ahead(exposure, drives, exposure.first_slot, state, ahead)
+    ahead = Ahead(
+        np.empty(BATCH, np.int64), np.empty(BATCH), np.empty(BATCH), np.empty(BATCH), np.empty(BATCH)
+    )
+    _look_ahead(exposure, first, second, exposure.first_slot, state, ahead)
     k = n = 0
     while True:
         slot = ahead.slot[k]
         t = exposure.origin_ps + slot * exposure.slot_ps if slot < exposure.n_slots else NEVER
         noise = -1
         for d in range(2):
-            first = min(flat[d], afterpulse[d], leak[d])
-            if first < t:
-                t, noise = first, d
+            earliest = min(flat[d], afterpulse[d], leak[d])
+            if earliest < t:
+                t, noise = earliest, d
         if t >= NEVER:
             return n
         if noise >= 0:
@@ -396,7 +409,7 @@ def draw(
             # Slots in which both detectors are dead cannot click, however bright they are.
             alive = (alive_ps - exposure.origin_ps) / exposure.slot_ps
             alive = min(max(alive, float(slot)), float(exposure.n_slots))
-            _look_ahead(exposure, drives, max(slot + 1, int(np.ceil(alive))), state, ahead)
+            _look_ahead(exposure, first, second, max(slot + 1, int(np.ceil(alive))), state, ahead)
             k = 0
 
 

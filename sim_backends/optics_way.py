@@ -73,9 +73,7 @@ def around(optics: RingOptics, settings: Mapping[str, StationSetting]) -> float:
     return through
 
 
-def backscattered(
-    optics: RingOptics, settings: Mapping[str, StationSetting], direction: Direction
-) -> float:
+def backscattered(optics: RingOptics, settings: Mapping[str, StationSetting], direction: Direction) -> float:
     """Light that returns to the coupler where it entered, per unit of power: Rayleigh back-scatter of all stretches.
 
     A stretch from z1 to z2 behind a loss A gives ``S A^2 (1 - exp(-2 a (z2 - z1))) / (2 a)``; G.652 fibre at 1550 nm
@@ -84,7 +82,10 @@ def backscattered(
     per_km = gain(optics.backscatter_db_per_m) * 1e3
     alpha = optics.fibre_loss_db_per_km * math.log(10) / 10
     total, power, last_km = 0.0, 1.0, 0.0
-    ends = [(at_km, station_transmission(station, settings[station.name])) for station, at_km in _met(optics, direction)]
+    ends = [
+        (at_km, station_transmission(station, settings[station.name]))
+        for station, at_km in _met(optics, direction)
+    ]
     for at_km, through in [*ends, (optics.length_km, 1.0)]:
         stretch = at_km - last_km
         seen_km = stretch if alpha == 0 else -math.expm1(-2 * alpha * stretch) / (2 * alpha)

@@ -46,7 +46,9 @@ def surveyed(data: Mapping[str, Any], testbed: Testbed) -> dict[str, Any]:
         awg = testbed.servers(entry["name"])[MODULATOR.name].instrument
         started_ps = lines.trigger_ps[awg] + lines.latency_ps[awg]
         set_db = testbed.user(entry["name"]).attenuation_db
-        attenuator_db = station.attenuator_db + (1 + station.attenuator_slope) * set_db + station.attenuator_error_db
+        attenuator_db = (
+            station.attenuator_db + (1 + station.attenuator_slope) * set_db + station.attenuator_error_db
+        )
         behind_db = station.modulator_db + attenuator_db + station.switch_db
         tap_db = -10 * math.log10(1 - station.tap_share)
         users.append(
