@@ -167,7 +167,7 @@ class PhotonDetectors(Protocol):
 
     @property
     def count_rates(self) -> Reading[npt.NDArray[np.float64]]:
-        """Counts per second of each, from a measurement that begins after the call."""
+        """Counts per second of each (1-d float64), from a measurement that begins after the call."""
 
     def check_biased(self) -> None:
         """NotReadyError unless the detectors are biased."""

@@ -2,7 +2,8 @@
 
 A driver opens nothing in its constructor, so each is made as its role would make it, asked for its limits, and closed.
 What is told, each with its place in the file: addresses of another form than the model has, options that the driver
-does not take or not of this type, and physical values outside the limits of the parameter that will be set to them.
+does not take or not of this type, physical values outside the limits of the parameter that will be set to them, trigger
+inputs that would not see the edge of their source, and what is believed of the light without a reason.
 So a limit is declared once, in the driver, and the options of a set-up (``max_power_mw``) narrow it here too.
 
 Drivers load QCoDeS: only commands that start or check a whole testbed and roles that own instruments import this.
@@ -26,6 +27,7 @@ from drivers.links.addresses import AddressError
 from drivers.links.limits import limits_of
 from drivers.options import no_such, option_types, wrong_type
 from lab.consistency import Mistake, meaning, unknown_model
+from lab.light_of import pair_light
 from lab.needs import (
     ATTENUATOR,
     CARVER,
@@ -74,6 +76,7 @@ def checked_testbed(path: Path, owners: Collection[str] | None = None) -> Testbe
             wrong = [*_address(place, entry), *_options(place, entry)] or _create(place, entry, made, stack)
             found += [each for each in wrong if each[0] not in problems]
         values = value_mistakes(testbed, made) if testbed else {}
+        found += [*_light(testbed), *_trigger_levels(testbed, made)] if testbed else []
     found = [(place, "; ".join((why, *filter(None, [values.pop(place, "")])))) for place, why in found]
     found += values.items()
     if testbed is None or found:
@@ -150,6 +153,47 @@ def _out_of_range(name: str, value: float) -> str:
         return f"{number(value)} s is no time to wait; write one above zero"
     plausible = next((each for end, each in OPTION_RANGES.items() if name.endswith(f"_{end}")), None)
     return plausible.objection(name, value) if plausible else ""
+
+
+# Light and lines
+
+
+def _light(testbed: Testbed) -> Iterator[Mistake]:
+    """What cannot be believed of the relay's light, with its figure for one pair; it is alike for all."""
+    if testbed.protocol.light == "counted":
+        first, second = testbed.pairs()[0]
+        rho_a, rho_b = pair_light(testbed, first, second).other_light
+        yield (
+            "protocol.light",
+            f"counted by its average power, the other direction's light ({rho_a:.1f} and {rho_b:.1f} times brighter than "
+            f"the own light of {first} and {second}) leaves no key for any pair, and an average bounds nothing: a k-th of "
+            "the slots may be k times brighter; write assumed, or gated with a counter at every user",
+        )
+
+
+def _trigger_levels(testbed: Testbed, made: Mapping[str, LabInstrument]) -> Iterator[Mistake]:
+    """Inputs that would not see the edge of the trigger's source, as far as both drivers declare what they do."""
+    cabling = testbed.cabling
+    edge: tuple[float, float] | None = getattr(made.get(cabling.trigger_source), "trigger_edge_v", None)
+    if edge is None:
+        return
+    blind = []
+    for name in cabling.trigger_sinks:
+        threshold: tuple[float, bool] | None = getattr(made.get(name), "trigger_threshold", None)
+        if threshold is None:
+            continue
+        level_v, rising = threshold
+        low_v, high_v = edge if rising else edge[::-1]
+        if not low_v < level_v < high_v:
+            blind.append(
+                f"{name} waits for an edge {'upward' if rising else 'downward'} through {level_v:g} V"
+            )
+    if blind:
+        yield (
+            "cabling.trigger_sinks",
+            f"{'; '.join(blind)}, and the edge of {cabling.trigger_source} goes from {edge[0]:g} to {edge[1]:g} V; "
+            "set the trigger options of one to those of the other",
+        )
 
 
 # Values

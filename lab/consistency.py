@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from drivers import catalogue
 from drivers.catalogue import AddressKind, Row
-from drivers.kinds import PHASE_MODULATOR, TIME_TAGGER
+from drivers.kinds import PHASE_MODULATOR, PULSE_CARVER, TIME_TAGGER
 from drivers.links.addresses import AddressError, host_meaning, serial_meaning, split_address, visa_meaning
-from lab.needs import mistakes
+from lab.needs import USER, mistakes
 from lab.quantities import UNITS, Plausible, number
 from orchestrator.protocols.catalogue import DEFAULT, objection
 
 if TYPE_CHECKING:
+    from drivers.kinds import Kind
     from lab.testbed import InstrumentEntry, Testbed
 
 Mistake = tuple[str, str]
@@ -27,6 +28,8 @@ Mistake = tuple[str, str]
 
 SEPARATION = (0.3, 0.7)
 """Distance of the two directions' pulses at a station, as a share of the slot."""
+TIMED = (PHASE_MODULATOR, PULSE_CARVER, TIME_TAGGER)
+"""Kinds that play or count in time: they have a trigger input and a reference input."""
 MOST_BETWEEN_DETECTORS_PS = 1_000_000
 """Both detectors hang on one beam splitter: a microsecond between them would be 200 m of fibre."""
 
@@ -69,23 +72,28 @@ def mistakes_between(testbed: Testbed) -> Iterator[Mistake]:
 
 def _cabling(testbed: Testbed) -> Iterator[Mistake]:
     """Every instrument that plays or counts in time gets the trigger and the reference; no line leads nowhere."""
-    names = {entry.name for entry in testbed.instruments}
+    known = {entry.name: entry for entry in testbed.instruments if not unknown_model(entry.model)}
+    unknown = {entry.name for entry in testbed.instruments} - known.keys()
     cabling = testbed.cabling
-    for place, listed in (
-        ("cabling.trigger_source", (cabling.trigger_source,)),
-        ("cabling.trigger_sinks", cabling.trigger_sinks),
-        ("cabling.reference", cabling.reference),
+    for place, listed, kinds in (
+        ("cabling.trigger_source", (cabling.trigger_source,), (TIME_TAGGER,)),
+        ("cabling.trigger_sinks", cabling.trigger_sinks, TIMED),
+        ("cabling.reference", cabling.reference, TIMED),
     ):
-        for name in listed:
-            if name not in names:
+        for name, count in Counter(listed).items():
+            if count > 1:
+                yield place, f"names {name!r} {count} times; one cable leads to each"
+            if name not in known and name not in unknown:
                 yield place, f"names {name!r}, which is no instrument of this file"
-    timed = [
-        entry.name
-        for entry in testbed.instruments
-        if not unknown_model(entry.model)
-        and any(catalogue.row(entry.model).channels(kind) for kind in (PHASE_MODULATOR, TIME_TAGGER))
-    ]
-    for name in timed:
+            elif name in known and not _offers(known[name], kinds):
+                what = " or ".join(kind.name for kind in kinds)
+                yield (
+                    place,
+                    f"names {name}, a {known[name].model}: no {what}, so the line has no connector there",
+                )
+    for name, entry in known.items():
+        if not _offers(entry, TIMED):
+            continue
         if name not in cabling.trigger_sinks:
             yield "cabling.trigger_sinks", f"lacks {name}, which would not know when a frame begins"
         if name not in cabling.reference:
@@ -93,6 +101,10 @@ def _cabling(testbed: Testbed) -> Iterator[Mistake]:
                 "cabling.reference",
                 f"lacks {name}: a clock of its own, one millionth off, runs four slots apart within a frame",
             )
+
+
+def _offers(entry: InstrumentEntry, kinds: tuple[Kind[Any], ...]) -> bool:
+    return any(catalogue.row(entry.model).channels(kind) for kind in kinds)
 
 
 def unknown_model(model: str) -> str:
@@ -155,11 +167,11 @@ def _protocol(testbed: Testbed) -> Iterator[Mistake]:
     if protocol.gate_ns > slot_ns:
         unit = Plausible(slot_ns / 1e3, slot_ns).meant(UNITS["ns"], protocol.gate_ns)
         yield "protocol.gate_ns", f"a gate cannot be longer than a slot ({slot_ns:g} ns)" + _also(unit)
-    if protocol.light == "counted":
+    if protocol.light == "gated" and all(need.kind is not TIME_TAGGER for need in USER):
         yield (
             "protocol.light",
-            "light of the other direction, counted by its average power, bounds nothing (a k-th of the slots may be k "
-            "times brighter) and leaves no key for any pair even so; write assumed, or gated with a counter at every user",
+            "gated light is what a user's own time-resolving counter sees in the own window, and no user has a counter; "
+            "write assumed",
         )
 
 

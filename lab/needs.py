@@ -78,6 +78,7 @@ def mistakes(role: str, entries: Mapping[int, InstrumentEntry]) -> Iterator[tupl
     needs = {need.name: need for need in needs_of(role)}
     for index, entry in entries.items():
         row = catalogue.row(entry.model)
+        taken: dict[tuple[str, str], str] = {}
         for name, channel in entry.serves.items():
             place = f"instruments[{index}].serves"
             if name not in needs:
@@ -94,6 +95,11 @@ def mistakes(role: str, entries: Mapping[int, InstrumentEntry]) -> Iterator[tupl
             elif channel not in offered:
                 shown = ", ".join(map(repr, offered))
                 yield place, f"{entry.model} offers {kind.name} on {shown}, not on {channel!r}"
+            elif (other := taken.setdefault((channel, kind.name), name)) != name:
+                yield (
+                    place,
+                    f"{Server(entry.name, channel)} cannot serve as {other} and {name}; each takes one {kind.name}",
+                )
     for need in needs.values():
         yield from _unserved(role, need, list(entries.values()))
 

@@ -54,6 +54,8 @@ UNITS = {
     "ms": Unit("ms", "m", "s"),
     "ns": Unit("ns", "n", "s"),
     "ps": Unit("ps", "p", "s"),
+    "pw": Unit("pW", "p", "W"),
+    "rad": Unit("rad", "", "rad"),
     "s": Unit("s", "", "s"),
     "ua": Unit("uA", "u", "A"),
     "v": Unit("V", "", "V"),

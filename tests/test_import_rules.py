@@ -38,10 +38,12 @@ FRONT_DOORS = ("lab.cli", "lab.dashboard", "lab.runs", "lab.bench")
 EXCEPTIONS = {
     "sim_backends.bench": ("lab.testbed", "drivers.catalogue"),
     "sim_backends.site": ("lab.needs",),
-    "sim_backends.optics_setup": ("lab.testbed",),
+    "sim_backends.optics_hidden": ("lab.testbed",),
+    "sim_backends.survey": ("lab.testbed", "lab.needs", "orchestrator.light.carving"),
     "sim_backends.optics_kernel": ("orchestrator.kernels",),
 }
-"""The bench reads the testbed file that it simulates, finds twins in the catalogue, and compiles its kernels as all do."""
+"""The bench reads the testbed file that it simulates, finds twins in the catalogue, and compiles its kernels as all do;
+a survey finds out what the file is to say about the ring and what the relay plays into its carver."""
 
 FLOORS = tuple(
     "orchestrator." + room

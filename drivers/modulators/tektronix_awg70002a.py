@@ -143,6 +143,10 @@ class AWG70002A(ScpiInstrument):
             self.link, required(channel, clock_source, external_clock_hz, clock_timeout_s)
         )
         self.trigger_state = KnownState(self.link, required_trigger(trigger))
+        self.trigger_threshold = (
+            trigger_level_v,
+            trigger_slope == "POSitive",
+        )  # volts, and whether it is crossed upward
         self._add_parameters()
 
     def _add_parameters(self) -> None:

@@ -46,6 +46,7 @@ from drivers.timetaggers.id900_arguments import block_of, inputs_of, whole_durat
 from drivers.timetaggers.id900_histogram import Histogram
 from drivers.timetaggers.id900_record import (
     RUNNING,
+    STANDARDS,
     Records,
     TriggerStandard,
     trigger_settings,
@@ -158,6 +159,10 @@ class ID900(LabInstrument):
             pause=pause,
         )
         self._trigger_standard = trigger_standard
+        self.trigger_edge_v = (
+            0.0,
+            STANDARDS[trigger_standard].pulse_v,
+        )  # before and after the edge, into 50 ohm
         self._records = Records(
             self.link,
             self._streams,

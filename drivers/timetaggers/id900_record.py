@@ -35,15 +35,16 @@ TriggerStandard = Literal["TTL", "NIM"]
 
 @dataclass(frozen=True)
 class TriggerLevels:
-    """What START must be set to so that it hears an output of one standard."""
+    """What START must be set to so that it hears an output of one standard, and what that puts into 50 ohm."""
 
     edge: str
     threshold_v: float
+    pulse_v: float
 
 
 STANDARDS: dict[TriggerStandard, TriggerLevels] = {
-    "TTL": TriggerLevels("RISIng", 1.0),
-    "NIM": TriggerLevels("FALLing", -0.4),
+    "TTL": TriggerLevels("RISIng", 1.0, 2.0),
+    "NIM": TriggerLevels("FALLing", -0.4, -0.8),
 }
 """Half way up the pulse: TTL rises from 0 V to 2 V or more into 50 ohm, NIM falls from 0 to -0.8 V."""
 TRIGGER_WIDTH_PS, TRIGGER_PERIOD_PS = 100_000, 1_000_000

@@ -16,8 +16,9 @@ from qcodes.instrument import Instrument
 from drivers.catalogue import driver_class
 from drivers.options import option_types
 from lab.checking import checked_testbed
+from lab.light_of import pair_light
 from lab.runs.testbeds.folder import TEMPLATES, template_path
-from lab.testbed import TestbedError, write_testbed
+from lab.testbed import TestbedError, load_testbed, write_testbed
 
 
 def content() -> dict[str, Any]:
@@ -43,12 +44,7 @@ def put(data: dict[str, Any], path: str, value: object) -> None:
     target[last] = value
 
 
-INDEX = {
-    name: index
-    for index, name in enumerate(
-        ["laser", "launch", "detectors", "tagger", "awg_alice", "voa_alice", "monitor_alice", "awg_bob"]
-    )
-}
+INDEX = {each["name"]: index for index, each in enumerate(content()["instruments"])}
 
 
 def of(name: str, key: str) -> str:
@@ -88,7 +84,12 @@ VALUES = [
     ("detectors.trigger_mv", [150e3, 150.0], "detectors.trigger_mv[0]", "150000 mV", "-1000 to 1000 mV"),
     ("detectors.threshold_v", -2.5, "detectors.threshold_v", "-2.5 V is outside -2 to 2 V, the limits of tagger"),
     ("ring.laser_power_mw", 250.0, "ring.laser_power_mw", "250 mW is outside 0 to 200 mW", "set by its option max_power_mw"),
-    ("ring.launch_attenuation_db", 90.0, "ring.launch_attenuation_db", "90 dB is outside 0 to 45 dB, the limits of launch.ch1"),
+    ("carver.awg_amplitude_vpp", 5.0, "carver.awg_amplitude_vpp", "5 V is outside 0.25 to 0.5 V, the limits of awg_relay"),
+    ("carver.pulse_ns", 400.0, "carver.pulse_ns", "is it in ps? then write 0.4"),
+    ("carver.pulse_ns", 0.01, "carver.pulse_ns", "one sample a pulse: 1e+11 Hz is outside", "awg_relay"),
+    ("uncertainty.sensor_zero_pw", 5e-14, "uncertainty.sensor_zero_pw", "is it in W? then write 0.05"),
+    ("users.2.modulator_delays_ps", [19.2, 11.9], "users[2].modulator_delays_ps[0]", "valid integer ps"),
+    ("uncertainty.phase_rad", 20.0, "uncertainty.phase_rad", "is it in mrad? then write 0.02"),
     ("ring.wavelength_nm", 780.0, "ring.wavelength_nm", "780 nm is outside 1260 to 1640 nm, the limits of launch.ch1"),
     ("users.0.awg_amplitude_vpp", 5.0, "users[0].awg_amplitude_vpp", "5 V is outside 0.25 to 0.5 V, the limits of awg_alice"),
     ("protocol.clock_hz", 100e9, "protocol.clock_hz", "2 samples per slot: 2e+11 Hz is outside 1490 to 2.5e+10 Hz", "awg_dave"),
@@ -123,8 +124,7 @@ OPTIONS = [
     ("tagger", {"pause": 1.0}, "pause", "no such option"),
     ("awg_alice", {"chanel": 1}, "chanel", "is channel meant?"),
     ("awg_alice", {"channel": 3}, "channel", "write 1 or 2"),
-    ("monitor_alice", {"wavelength_limits_nm": [800.0]}, "wavelength_limits_nm", "write a list [a number, a number]"),
-    ("monitor_alice", {"wavelength_limits_nm": [8e-7, 1.7e-6]}, "wavelength_limits_nm[1]", "is it in m? then write 1700"),
+    ("sensors_alice", {"averaging_s": 10000.0}, "averaging_s", "is it in us? then write 0.01"),
 ]  # fmt: skip
 
 ADDRESSES = [
@@ -136,9 +136,9 @@ ADDRESSES = [
     ("awg_alice", "TCPIP::10.0.0.400::INSTR", "no IPv4 address"),
     ("awg_alice", "TCPIP::10.0.0.4 ::INSTR", "holds a space"),
     ("awg_alice", "/dev/ttyUSB0", "write ASRL/dev/ttyUSB0::INSTR"),
-    ("monitor_alice", "USB0::0x1313::0x8078::P0000001", "write USB::0x1313::0x8078::P0000001::INSTR"),
-    ("monitor_alice", "USB0::1313::INSTR", "write USB::VENDOR::MODEL::SERIAL::INSTR"),
-    ("monitor_alice", "GPIB0::five::INSTR", "a GPIB address is a number"),
+    ("sensors_alice", "USB0::0x1313::0x8078::P0000001", "write USB::0x1313::0x8078::P0000001::INSTR"),
+    ("sensors_alice", "USB0::1313::INSTR", "write USB::VENDOR::MODEL::SERIAL::INSTR"),
+    ("sensors_alice", "GPIB0::five::INSTR", "a GPIB address is a number"),
     ("detectors", "TCPIP::10.0.0.5::12000::SOCKET", "write 10.0.0.5"),
     ("detectors", "tcp://10.0.0.5:12000", "write 10.0.0.5:12000"),
     ("detectors", "10.0.0.5:", "no port"),
@@ -154,8 +154,8 @@ TWICE = [
     ("awg_alice", "TCPIP::AWG.lab::INSTR", "awg_bob", "tcpip0::awg.lab.::inst0::instr"),
     ("awg_alice", "TCPIP::10.0.0.4::4000::SOCKET", "awg_bob", "TCPIP::10.0.0.4::hislip0::INSTR"),
     ("detectors", "10.0.0.5:5555", "tagger", "10.0.0.5"),
-    ("launch", "USB0::0x1313::0x8078::P1::INSTR", "monitor_alice", "USB::4883::32888::P1::0::INSTR"),
-    ("launch", "GPIB::5::INSTR", "monitor_alice", "GPIB0::05::INSTR"),
+    ("launch", "USB0::0x1313::0x8078::P1::INSTR", "sensors_alice", "USB::4883::32888::P1::0::INSTR"),
+    ("launch", "GPIB::5::INSTR", "sensors_alice", "GPIB0::05::INSTR"),
     ("laser", "COM3", "voa_alice", "com3"),
     ("laser", "/dev/ttyUSB0", "voa_alice", "/dev/../dev/ttyUSB0"),
 ]  # fmt: skip
@@ -164,7 +164,7 @@ TWICE = [
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_the_bundled_testbeds_pass_and_leave_no_driver_behind(template: str) -> None:
     before = set(Instrument._all_instruments)
-    assert len(checked_testbed(template_path(template)).instruments) == 16
+    assert len(checked_testbed(template_path(template)).instruments) == 6 + 4 * 4
     assert set(Instrument._all_instruments) == before
 
 
@@ -224,7 +224,7 @@ def test_a_link_to_a_serial_port_is_the_port(tmp_path: Path) -> None:
     data = content()
     put(data, of("laser", "address"), str(port))
     put(data, of("voa_alice", "address"), str(by_id))
-    assert "already belongs to 'laser'" in told(data, tmp_path)["instruments[5].address"]
+    assert "already belongs to 'laser'" in told(data, tmp_path)[f"instruments[{INDEX['voa_alice']}].address"]
 
 
 def test_two_of_a_model_with_one_serial_number_are_told(tmp_path: Path) -> None:
@@ -233,17 +233,19 @@ def test_two_of_a_model_with_one_serial_number_are_told(tmp_path: Path) -> None:
     put(data, of("voa_alice", "serial_number"), "B020123")
     put(data, of("awg_bob", "serial_number"), "B020123")
     found = told(data, tmp_path)
-    assert list(found) == ["instruments[7].serial_number"]
-    assert "already belongs to 'awg_alice'" in found["instruments[7].serial_number"]
+    place = f"instruments[{INDEX['awg_bob']}].serial_number"
+    assert list(found) == [place]
+    assert "already belongs to 'awg_alice'" in found[place]
 
 
 def test_a_serial_number_of_a_model_that_tells_none_is_refused(tmp_path: Path) -> None:
     data = content()
     put(data, of("detectors", "serial_number"), "WSQ-0042")
     found = told(data, tmp_path)
-    assert list(found) == ["instruments[2].serial_number"]
-    assert "tells no serial number" in found["instruments[2].serial_number"]
-    assert "leave it out" in found["instruments[2].serial_number"]
+    place = f"instruments[{INDEX['detectors']}].serial_number"
+    assert list(found) == [place]
+    assert "tells no serial number" in found[place]
+    assert "leave it out" in found[place]
 
 
 def test_different_instruments_at_one_host_are_no_mistake(tmp_path: Path) -> None:
@@ -251,7 +253,7 @@ def test_different_instruments_at_one_host_are_no_mistake(tmp_path: Path) -> Non
     for name, address in (
         ("launch", "TCPIP::10.0.0.4::5025::SOCKET"),
         ("awg_alice", "TCPIP::10.0.0.4::4000::SOCKET"),
-        ("monitor_alice", "TCPIP::10.0.0.4::gpib0,5::INSTR"),
+        ("sensors_alice", "TCPIP::10.0.0.4::gpib0,5::INSTR"),
         ("detectors", "10.0.0.4"),
         ("tagger", "10.0.0.4:5555"),
         ("laser", "/dev/serial/by-id/usb-NKT"),
@@ -278,8 +280,50 @@ def test_all_mistakes_are_told_together_though_fields_are_not_well_formed(tmp_pa
         "ring.length_km",
         "detectors.bias_ua[0]",
         "instruments[0].options.max_powr_mw",
-        "instruments[7].address",
+        f"instruments[{INDEX['awg_bob']}].address",
     }
+
+
+def test_light_counted_by_its_average_power_is_refused_with_its_figure(tmp_path: Path) -> None:
+    data = content()
+    put(data, "protocol.light", "counted")
+    said = told(data, tmp_path)["protocol.light"]
+    rho_a, rho_b = pair_light(load_testbed(tmp_path / "t.toml"), "alice", "bob").other_light
+    assert f"({rho_a:.1f} and {rho_b:.1f} times brighter than the own light of alice and bob)" in said
+    assert min(rho_a, rho_b) > 6
+    assert "leaves no key for any pair" in said
+
+
+@pytest.mark.parametrize(
+    ("tagger", "generator", "told_of_bob"),
+    [
+        ({}, {}, ""),
+        (
+            {"trigger_standard": "NIM"},
+            {},
+            "edge upward through 1.4 V; ",
+        ),
+        ({"trigger_standard": "NIM"}, {"trigger_level_v": -0.4}, "edge upward through -0.4 V"),
+        ({"trigger_standard": "NIM"}, {"trigger_level_v": -0.4, "trigger_slope": "NEGative"}, ""),
+        ({}, {"trigger_level_v": 3.0}, "edge upward through 3 V; "),
+        ({}, {"trigger_slope": "NEGative"}, "edge downward through 1.4 V"),
+    ],
+)
+def test_every_trigger_input_sees_the_edge_of_its_source(
+    tmp_path: Path, tagger: dict[str, object], generator: dict[str, object], told_of_bob: str
+) -> None:
+    data = content()
+    put(data, of("tagger", "options"), tagger)
+    for name in (each for each in INDEX if each.startswith("awg_")):
+        put(data, of(name, "options"), generator)
+    if not told_of_bob:
+        write_testbed(data, tmp_path / "t.toml")
+        checked_testbed(tmp_path / "t.toml")
+        return
+    said = told(data, tmp_path)["cabling.trigger_sinks"]
+    assert f"awg_bob waits for an {told_of_bob}" in said
+    assert "awg_relay waits" in said
+    assert f"the edge of tagger goes from 0 to {-0.8 if tagger else 2:g} V" in said
 
 
 def test_options_are_what_a_file_can_say() -> None:

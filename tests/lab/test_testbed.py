@@ -14,13 +14,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lab.runs.testbeds.folder import TEMPLATES, template_path
-from lab.testbed import TestbedError, load_testbed, parse_testbed, resolve_addresses, write_testbed
+from lab.testbed import Testbed, TestbedError, load_testbed, parse_testbed, resolve_addresses, write_testbed
 
 PATH = Path("testbed.toml")
 
 
 def content(name: str = "simulated-four-node") -> dict[str, Any]:
     return tomllib.loads(template_path(name).read_text(encoding="utf-8"))
+
+
+def as_ordered(name: str) -> Testbed:
+    """A bundled testbed whose calibrated losses are those of its order."""
+    data = content(name)
+    order = data["simulation"]
+    data["ring"] |= {key: order[key] for key in ("length_km", "relay_loss_db")} | {
+        "fibre_loss_db_per_km": 0.2
+    }
+    data["calibration"]["detector_efficiency"] = order["detector_efficiency"]
+    for user, station in zip(data["users"], order["stations"], strict=True):
+        user["position_km"] = station["position_km"]
+    return parse_testbed(data, PATH)
 
 
 def mistakes(data: dict[str, Any]) -> dict[str, str]:
@@ -31,15 +44,21 @@ def mistakes(data: dict[str, Any]) -> dict[str, str]:
 
 @pytest.mark.parametrize(("name", "loss_db"), [("simulated-four-node", 10.0), ("simulated-reference", 18.6)])
 def test_bundled_testbeds_have_the_loss_they_claim(name: str, loss_db: float) -> None:
-    testbed = load_testbed(template_path(name))
-    totals = [sum((arms.loss_a_db, arms.loss_b_db)) for arms in (testbed.arms(*p) for p in testbed.pairs())]
-    assert len(totals) == 6
-    assert math.isclose(sum(totals) / 6, loss_db, abs_tol=0.06)
+    def totals(testbed: Testbed) -> list[float]:
+        return [arms.loss_a_db + arms.loss_b_db for arms in (testbed.arms(*pair) for pair in testbed.pairs())]
+
+    ordered, calibrated = totals(as_ordered(name)), totals(load_testbed(template_path(name)))
+    assert len(ordered) == 6
+    assert math.isclose(sum(ordered) / 6, loss_db, abs_tol=0.06)
+    assert calibrated == pytest.approx(ordered, abs=0.4), (
+        "parts differ from what was ordered, by so much at most"
+    )
+    assert calibrated != ordered
     assert set(TEMPLATES) == {"simulated-four-node", "simulated-reference"}
 
 
 def test_each_arm_is_the_way_from_the_user_to_a_click() -> None:
-    testbed = load_testbed(template_path("simulated-four-node"))
+    testbed = as_ordered("simulated-four-node")
     arms = testbed.arms("alice", "bob")
     detector_db = -10 * math.log10(0.75)
     assert arms.loss_a_db == pytest.approx(3.0 + detector_db + 0.75 * 0.2)
@@ -90,7 +109,7 @@ def test_every_mistake_is_reported_at_once_with_its_place() -> None:
         ("protocol", "slots_per_frame", 3000, "protocol.slots_per_frame"),
         ("protocol", "samples_per_slot", 3, "protocol.samples_per_slot"),
         ("protocol", "gate_ns", 11.0, "protocol.gate_ns"),
-        ("cabling", "trigger_source", "nobody", "cabling"),
+        ("protocol", "light", "gated", "protocol.light"),
     ],
 )
 def test_sections_must_fit_each_other(section: str, key: str, value: object, place: str) -> None:
@@ -108,13 +127,52 @@ def test_users_stand_in_ring_order_and_can_reach_a_phase_of_pi() -> None:
     assert "pi" in found["users[3].awg_amplitude_vpp"]
 
 
+CABLED = ["tagger", "awg_relay", "awg_alice", "awg_bob", "awg_carol", "awg_dave"]
+
+
+@pytest.mark.parametrize(
+    ("line", "cabled", "told"),
+    [
+        ("trigger_source", "nobody", "names 'nobody', which is no instrument"),
+        ("trigger_source", "awg_bob", "names awg_bob, a tektronix-awg70002a: no time-tagger"),
+        ("trigger_sinks", [*CABLED, "laser"], "names laser, a nkt-basik: no phase-modulator or pulse-carver"),
+        ("trigger_sinks", [*CABLED, "tagger"], "names 'tagger' 2 times"),
+        ("trigger_sinks", CABLED[1:], "lacks tagger, which would not know when a frame begins"),
+        ("trigger_sinks", [*CABLED[:1], *CABLED[2:]], "lacks awg_relay"),
+        ("trigger_sinks", CABLED[:-1], "lacks awg_dave"),
+        ("reference", CABLED[:-1], "lacks awg_dave: a clock of its own"),
+        ("reference", CABLED[1:], "lacks tagger"),
+        ("reference", [*CABLED, "spectrometer"], "names 'spectrometer'"),
+        ("reference", [*CABLED, "voa_bob"], "names voa_bob, a oz-dd100"),
+    ],
+)
+def test_lines_lead_from_the_tagger_to_everything_that_plays_or_counts_in_time(
+    line: str, cabled: object, told: str
+) -> None:
+    data = content()
+    data["cabling"][line] = cabled
+    assert told in mistakes(data)[f"cabling.{line}"]
+
+
+@pytest.mark.parametrize(("apart_ps", "fits"), [(2_990, False), (3_000, True), (7_000, True), (7_010, False)])
+def test_the_two_directions_pass_a_station_3_to_7_ns_apart(apart_ps: int, fits: bool) -> None:
+    data = content()
+    data["users"][2]["modulator_delays_ps"] = [1_000_000, 8_000_000 + apart_ps]
+    if fits:
+        parse_testbed(data, PATH)
+        return
+    told = mistakes(data)["users[2].modulator_delays_ps"]
+    assert f"pass {apart_ps / 1e3:.2f} ns apart in a slot of 10 ns, and 3 to 7 ns are needed" in told
+
+
 def test_each_owner_has_its_instruments_once_and_addresses_are_not_shared() -> None:
     data = content()
     data["instruments"][1]["address"] = data["instruments"][0]["address"] = "TCPIP::127.1.1.1::5025::SOCKET"
-    data["instruments"][4]["owner"] = "mallory"
+    modulator = data["instruments"].index(entry(data, "awg_alice"))
+    data["instruments"][modulator]["owner"] = "mallory"
     found = mistakes(data)
     assert "already belongs to 'laser'" in found["instruments[1].address"]
-    assert "mallory" in found["instruments[4].owner"]
+    assert "mallory" in found[f"instruments[{modulator}].owner"]
     assert "alice needs one phase-modulator as its modulator; none of its instruments" in found["instruments"]
 
 
@@ -144,7 +202,7 @@ def test_any_broken_value_gives_a_testbed_error_and_nothing_else(data: st.DataOb
     broken = copy.deepcopy(content())
     section = data.draw(st.sampled_from(["protocol", "ring", "calibration", "detectors", "users"]))
     target = broken["users"][0] if section == "users" else broken[section]
-    target[data.draw(st.sampled_from(sorted(set(target) - {"threshold_v"})))] = data.draw(
+    target[data.draw(st.sampled_from(sorted(set(target) - {"threshold_v", "loop_phase_rad"})))] = data.draw(
         st.just([]) | st.just({}) | st.floats(max_value=-1, allow_nan=False) | st.just(math.nan)
     )
     assert mistakes(broken)
@@ -176,10 +234,21 @@ def test_of_several_instruments_of_one_kind_the_file_says_which_serves() -> None
 
 def test_of_several_channels_of_one_kind_the_file_says_which_serves() -> None:
     data = content()
-    entry(data, "launch")["serves"] = {"launch": "ch3"}
+    entry(data, "launch")["serves"] = {"launch": "ch3", "launch_second": "ch2"}
     assert str(parse_testbed(data, PATH).servers("relay")["launch"]) == "launch.ch3"
     del entry(data, "launch")["serves"]
-    assert "found launch.ch1, launch.ch2, launch.ch3, launch.ch4; say which" in mistakes(data)["instruments"]
+    found = "found launch.ch1, launch.ch2, launch.ch3, launch.ch4, bias_relay.voa; say which"
+    assert found in mistakes(data)["instruments"]
+
+
+def test_one_channel_takes_one_place() -> None:
+    data = content()
+    entry(data, "launch")["serves"] = {"launch": "ch1", "launch_second": "ch1"}
+    assert "launch.ch1 cannot serve as launch and launch_second" in mistakes(data)["instruments[1].serves"]
+    entry(data, "launch")["serves"] = {"launch": "ch1", "launch_second": "ch2"}
+    entry(data, "sensors_bob")["serves"] = {"sensor_cw": "slot2", "sensor_ccw": "slot2"}
+    place = data["instruments"].index(entry(data, "sensors_bob"))
+    assert "sensor_cw and sensor_ccw" in mistakes(data)[f"instruments[{place}].serves"]
 
 
 @pytest.mark.parametrize(
@@ -190,7 +259,7 @@ def test_of_several_channels_of_one_kind_the_file_says_which_serves() -> None:
             "launch is to serve relay as its laser, which takes a laser; model keysight-n7764a offers",
         ),
         ({"launch": "ch9"}, "keysight-n7764a offers attenuator on 'ch1', 'ch2', 'ch3', 'ch4', not on 'ch9'"),
-        ({"lasr": ""}, "relay has no need of a 'lasr'; its needs are laser, launch, detectors, tagger"),
+        ({"lasr": ""}, "relay has no need of a 'lasr'; its needs are laser, launch, launch_second"),
     ],
 )
 def test_a_wrong_word_about_who_serves_is_told_where_it_stands(serves: dict[str, str], says: str) -> None:
@@ -207,15 +276,14 @@ def test_a_model_without_the_kind_that_its_role_needs_is_named_with_model_role_a
     assert "laser (thorlabs-pm100d: power-sensor), launch (keysight-n7764a: attenuator)" in found
 
 
-@pytest.mark.parametrize(("ring", "channel"), [({}, "ch1"), ({"launch_channel": 3}, "ch3")])
-def test_a_file_of_version_1_is_read_with_its_launch_channel(ring: dict[str, int], channel: str) -> None:
-    data = content()
-    data["schema_version"] = 1
-    data["ring"] |= ring
-    del entry(data, "launch")["serves"]
-    old = copy.deepcopy(data)
-    assert parse_testbed(data, PATH).servers("relay")["launch"].channel == channel
-    assert data == old
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_a_file_of_a_ring_without_clocks_and_delays_is_refused_with_what_to_do(version: int) -> None:
+    found = mistakes({**content(), "schema_version": version})
+    assert (
+        f"version {version} describes a ring without carver, switches, clocks and delays"
+        in found["schema_version"]
+    )
+    assert "make a file with `qunetlab init`" in found["schema_version"]
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,9 @@ def with_users(data: dict[str, Any], count: int, template: Path) -> dict[str, An
     from sim_backends.survey import surveyed  # brings the light model's compiler
 
     if "simulation" not in data:
-        raise RingSizeError(f"--users {count}: {template} describes no simulated ring, and a real one has the users it has")
+        raise RingSizeError(
+            f"--users {count}: {template} describes no simulated ring, and a real one has the users it has"
+        )
     resized = _resized(data, count)
     resized = surveyed(resized, parse_testbed(resized, template))
     testbed = parse_testbed(resized, template)
@@ -105,7 +107,8 @@ def _resized(data: dict[str, Any], count: int) -> dict[str, Any]:
         "simulation": {
             **data["simulation"],
             "stations": [
-                {**built, "name": name, "position_km": at_km} for name, at_km in zip(names, stations, strict=True)
+                {**built, "name": name, "position_km": at_km}
+                for name, at_km in zip(names, stations, strict=True)
             ],
         },
         "instruments": [each for each in data["instruments"] if each["owner"] not in users]
