@@ -153,8 +153,6 @@ class Uncertainty(Section):
     """How far an intensity may be off its plan before the block ends."""
     calibrated_db: Annotated[NonNegative, Plausible(1e-3, 6)] = 0.5
     """Of an intensity that nobody reads while pulses fly."""
-    gated_excess: NonNegative | None = None
-    """Light that the users' own counters see in their windows beside the own pulse's, over that; ``gated`` needs it."""
 
 
 class Detectors(Section):

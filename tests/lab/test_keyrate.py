@@ -114,16 +114,7 @@ def test_other_rings_that_cannot_work_are_refused_with_their_figures(tmp_path: P
         ({"carver": {"extinction_db": 25.0}}, "30 dB or more, got 25"),
         ({"ring": {"laser_power_mw": 0.02, "launch_loss_db": 60.0}}, "too weak with the launch wide open"),
         ({"ring": {"relay_loss_db": 25.0}}, "no key with everything charged"),
+        ({"protocol": {"light": "counted"}}, "average power leaves 0 bits of a block"),
     ):
         with pytest.raises(ValueError, match=told):
             pair_report(changed(tmp_path, **sections), "alice,bob")
-
-
-def test_light_is_gated_only_by_what_users_counted(tmp_path: Path) -> None:
-    gated = {"light": "gated"}
-    with pytest.raises(ValueError, match="own counters see in their windows"):
-        pair_report(changed(tmp_path, protocol=gated), "alice,bob")
-    counted = changed(tmp_path, protocol=gated, uncertainty={"gated_excess": 0.03})
-    report = pair_report(counted, "alice,bob")
-    assert report["light"] == "gated"
-    assert 0.8 < report["key_bits"] / pair_report(NAME, "alice,bob")["key_bits"] < 0.97

@@ -62,5 +62,4 @@ def trust_of(testbed: Testbed) -> Trust:
         calibrated_db=wrong_by.calibrated_db,
         monitoring=protocol.monitoring,
         light=protocol.light,
-        gated_excess=wrong_by.gated_excess,
     )
