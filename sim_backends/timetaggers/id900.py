@@ -32,7 +32,7 @@ from sim_backends.site import Options, Simulated, Site, Tags
 from sim_backends.timetaggers.id900_blocks import binned, events, intervals
 from sim_backends.timetaggers.id900_dlt import Acquisition, DataLinkTarget
 from sim_backends.timetaggers.id900_scpi import STOPPED, ID900Scpi
-from sim_backends.timetaggers.id900_settings import LEFT_BY_SOMEONE
+from sim_backends.timetaggers.id900_settings import INPUTS, LEFT_BY_SOMEONE
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ class ID900Twin:
         self.dlt_address = ""
         self._on_record = on_record
         self._on_edge = on_edge or self.edge  # alone: a cable from its output 1 to its START
-        self._starts: list[float] = []
+        self._heard: dict[int, list[float]] = {channel: [] for channel in INPUTS}
         self._ports = (scpi_port, dlt_port)
         self._left_by_someone = left_by_someone
         self._scpi = ID900Scpi(
@@ -198,7 +198,7 @@ class ID900Twin:
         """An edge arrives at START."""
         if self._scpi.hears(0, edge):
             self._scpi.counters[0] += 1
-            self._starts.append(edge.at_ps)
+            self._heard[0].append(edge.at_ps)
 
     def plant_raw_errors(self, channel: int, count: int) -> None:
         """Fault: the instrument lost ``count`` timestamps of ``channel`` before they left it."""
@@ -311,13 +311,16 @@ class ID900Twin:
             services[name].send_multipart([*frames[:-1], outgoing])
 
     def _send_edge(self, output: int, edge: Edge) -> None:
-        """An edge leaves one of the outputs; a cable leads from the first."""
+        """An edge leaves one of the outputs: a cable leads from the first, and an input may hear its own."""
         if output == TRIGGER_OUTPUT:
             self._on_edge(edge)
+        if self._scpi.loops_back(output) and edge.from_v == 0.0:
+            self._heard[output].append(edge.at_ps)
 
     def _play(self) -> None:
         self._playing, self._record_number = self._record_number, self._record_number + 1
-        self._starts.clear()
+        for heard in self._heard.values():
+            heard.clear()
         self._begun = True
 
     def _begin(self) -> None:
@@ -326,10 +329,14 @@ class ID900Twin:
             return
         self._begun = False
         duration_ps = int(float(self._scpi.value("RECord:DURation")))
-        starts = np.array(sorted(each for each in self._starts if each < duration_ps), np.uint64)
+        heard = {
+            channel: np.array(sorted(each for each in times if each < duration_ps), np.uint64)
+            for channel, times in self._heard.items()
+            if channel == 0 or self._scpi.loops_back(channel)
+        }
         threading.Thread(
             target=self._work,
-            args=(self._record_number - 1, duration_ps, starts),
+            args=(self._record_number - 1, duration_ps, heard),
             name="id900-record",
             daemon=True,
         ).start()
@@ -337,11 +344,11 @@ class ID900Twin:
     def _stop(self) -> None:
         self._playing = None
 
-    def _work(self, number: int, duration_ps: int, starts: Tags) -> None:
+    def _work(self, number: int, duration_ps: int, heard: Mapping[int, Tags]) -> None:
         clicks: Mapping[int, Tags] | None = None
         resolution_ps = self._scpi.resolution_ps
         try:
-            found = {**self._on_record(duration_ps, number), 0: starts}
+            found = {**self._on_record(duration_ps, number), **heard}
             clicks = {channel: _on_grid(times, resolution_ps) for channel, times in found.items()}
         except Exception:
             log.exception("the light model failed in record %d", number)

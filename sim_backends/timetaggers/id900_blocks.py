@@ -37,6 +37,7 @@ def events(link: str, clicks: Mapping[int, Ticks], value: Value) -> Ticks:
         hears = value("INPUt#:ENABle", number) == "ON" and value("INPUt#:SELEct", number) in (
             "SHAPED",
             "UNSHAPED",
+            "OUTPUT",
         )
         return clicks.get(number, nothing) if hears else nothing
     if found[1] == "DELA":

@@ -289,6 +289,10 @@ class ID900Scpi:
             and crosses(edge, float(self.input_value("THREshold", channel)), rising=rising)
         )
 
+    def loops_back(self, channel: int) -> bool:
+        """Whether an input hears the output of its own number (IDQ examples: ``INPU1:SELE OUTP``)."""
+        return channel != 0 and self.input_value("SELEct", channel) == "OUTPUT"
+
     def _counted(self, channel: int) -> int:
         if self._input_rate is None or not channel:
             return self.counters[channel]

@@ -4,7 +4,7 @@ What the examples do with a reply is what is checked: most look at no reply of a
 counters and stages are parsed, histograms are evaluated as a list.  ``{...}`` are the examples' own arguments.  Sources
 are the vendor's folder ``Examples/Python`` of the Time Controller: ``utils/common.py``,
 ``utils/acquisitions/histograms.py``, ``utils/acquisitions/timestamps.py``, ``utils/acquisitions/counts_over_time.py``,
-``Histogram_acquisition_filtred``, ``Counters``.  Their demonstration signals (``GEN``, ``OUTP``) are left out.
+``Histogram_acquisition_filtred`` with its demonstration signals, ``Counters``.
 """
 
 from __future__ import annotations
@@ -54,6 +54,29 @@ COUNTS_OVER_TIME = (
     "HIST1:REF:LINK TSCO1",
     "TSCO5:OPIN ONLYFIR;OPOUt ONLYFIR;WIND:ENAB OFF",
     "HIST1:STOP:LINK TSCO5",
+)
+SIGNALS = (
+    "GEN1:ENAB OFF",
+    "GEN1:PPER 4000000;PWID 4000;PNUM INF;TRIG:ARM:MODE MANUal",
+    "GEN1:ENAB ON;PLAY",
+    "TSCO1:WIND:ENAB OFF;:TSCO1:FIR:LINK GEN1;:TSCO1:OPOUt ONLYFIR",
+    "OUTP1:ENAB ON;MODE NIM;LINK TSCO1",
+    "GEN2:ENAB OFF",
+    "GEN2:PPER 4000100;PWID 4000;PNUM INF;TRIG:ARM:MODE MANUal",
+    "GEN2:ENAB ON;PLAY",
+    "TSCO2:WIND:ENAB OFF;:TSCO2:FIR:LINK GEN2;:TSCO2:OPOUt ONLYFIR",
+    "OUTP2:ENAB ON;MODE NIM;LINK TSCO2",
+    "OUTP3:ENAB ON;MODE NIM;LINK TSCO1",
+    "INPU1:SELE OUTP",
+    "INPU2:SELE OUTP",
+    "INPU3:SELE OUTP",
+)
+"""Two trains of pulses whose distance grows by 100 ps from one to the next, heard by the inputs themselves."""
+DUMMY_TIMESTAMPS = (
+    "GEN{channel}:ENAB ON;PPER 10000000;PWID 20000;PNUM INF;PLAY;TRIG:LINK NONE",
+    "TSCO{channel}:FIR:LINK GEN{channel}",
+    "TSCO{channel}:OPIN ONLYFIR;OPOU ONLYFIR;WIND:ENAB OFF",
+    "TSCO{channel}:WIND:BEGI:LINK NONE;:TSCO{channel}:WIND:END:LINK NONE",
 )
 COUNTER = (
     "INPUt4:COUP DC",
@@ -114,10 +137,12 @@ def play(say: Say) -> None:
         pass
 
 
-def histograms(say: Say, channels: tuple[int, ...], bins: int, width_ps: int) -> dict[int, list[int]]:
+def histograms(
+    say: Say, channels: tuple[int, ...], bins: int, width_ps: int, duration_ps: float = 1e6
+) -> dict[int, list[int]]:
     """``acquire_histograms``."""
     for request in RECORD:
-        say(request, duration_ps=1e6)
+        say(request, duration_ps=duration_ps)
     for channel in channels:
         for request in HISTOGRAM:
             say(request, channel=channel, bins=bins, width_ps=width_ps)
@@ -147,6 +172,33 @@ def test_filtered_histograms(services: tuple[Say, Say]) -> None:
     assert sum(found[1]) == len(CLICKS[2])
     assert {bin * width_ps // 100 for bin, count in enumerate(found[1]) if count} <= {25, 26}
     assert sum(found[2]) == 0  # nothing opens the window: input 3 is dark
+
+
+def test_demonstration_signals(services: tuple[Say, Say], twin: ID900Twin) -> None:
+    say, _ = services
+    for channel in (1, 2, 3):
+        for command in INPUT:
+            say(command, channel=channel)
+        say(UNFILTERED, channel=channel, combiner=channel + 4)
+        say("TSCO{combiner}:OPIN ONLYFIR", combiner=channel + 4)
+    for command in SIGNALS:
+        say(command)
+    say("HIST1:REF:LINK TSCO5;:HIST1:STOP:LINK TSCO6;:HIST1:MIN 0;ENAB:LINK REC")
+    pulses = 50  # of 4 us, each 100 ps later than the one before
+    found = histograms(say, (1,), bins=100, width_ps=100, duration_ps=pulses * 4e6)[1]
+    assert sum(found) == pulses
+    assert max(bin for bin, count in enumerate(found) if count) == pytest.approx(pulses, abs=3)
+    assert not twin.is_safe()
+    say("GEN1:ENAB OFF")
+    say("GEN2:ENAB OFF")
+    assert twin.is_safe()
+
+
+def test_dummy_timestamps(services: tuple[Say, Say]) -> None:
+    say, _ = services
+    for channel in (1, 2, 3, 4):
+        for command in DUMMY_TIMESTAMPS:
+            say(command, channel=channel)
 
 
 def test_histograms_are_flushed_and_add_up(services: tuple[Say, Say]) -> None:
