@@ -41,7 +41,7 @@ from sim_backends.bench_addresses import (
 )
 from sim_backends.lines import ReferenceLine, TriggerLine
 from sim_backends.optics import Ring
-from sim_backends.optics_hidden import lines_of, ring_of
+from sim_backends.optics_hidden import lines_of, ring_of, simulated
 from sim_backends.serial_server import FOLDER_PREFIX, is_simulated
 from sim_backends.site import Options, Simulated, Site, Surroundings, Twin
 
@@ -213,7 +213,7 @@ class Bench:
 
 def _surroundings(testbed: Testbed, ring: Ring, free_ports: Callable[[int], int]) -> Surroundings:
     """Light and lines, cabled as the file says."""
-    lines, cabling = lines_of(testbed), testbed.cabling
+    lines, cabling, simulation = lines_of(testbed), testbed.cabling, simulated(testbed)
     return Surroundings(
         ring=ring,
         trigger=TriggerLine(
@@ -221,7 +221,9 @@ def _surroundings(testbed: Testbed, ring: Ring, free_ports: Callable[[int], int]
         ),
         reference=ReferenceLine(set(cabling.reference), lines.ppm),
         latency_ps=lines.latency_ps,
-        seed=testbed.simulation.seed if testbed.simulation else 0,
+        seed=simulation.seed,
+        ring_seed=simulation.ring_seed,
+        spread=simulation.spread,
         tag_channels=testbed.detectors.channels,
         clock=time.monotonic,
         free_ports=free_ports,

@@ -65,7 +65,9 @@ def levels_of(carver: CarverOptics, drive: Drive | None) -> Levels:
     if drive is None or not drive.samples.size:
         return Levels(np.zeros(1), np.ones(1))
     found, counts = np.unique(drive.samples, return_counts=True)
-    return Levels(found.astype(np.float64) * (drive.amplitude_vpp / 2 * carver.rf_gain), counts / counts.sum())
+    return Levels(
+        found.astype(np.float64) * (drive.amplitude_vpp / 2 * carver.rf_gain), counts / counts.sum()
+    )
 
 
 def mean_transmission(carver: CarverOptics, levels: Levels, bias_v: float) -> float:

@@ -96,6 +96,9 @@ class Surroundings:
     tag_channels: Sequence[int]
     clock: Callable[[], float]
     free_ports: Callable[[int], int]
+    ring_seed: int = 1
+    """Seeds what the instruments became, as it does for the ring; ``spread`` is how far they are off, 0 for not at all."""
+    spread: float = 1.0
     carver_error: float = 0.0
     """Relative error of the clock that the pulses come at."""
     _drives: dict[str, Drive] = field(default_factory=dict)
@@ -160,6 +163,16 @@ class Site:
     def seed(self) -> int:
         """The bench's seed, for a generator of the twin's own."""
         return self.around.seed
+
+    @property
+    def made(self) -> np.random.Generator:
+        """Draws what this instrument became, from the ring's own seed."""
+        return np.random.default_rng([self.around.ring_seed, self.number])
+
+    @property
+    def spread(self) -> float:
+        """How far it is off what was ordered, in the usual tolerances of such instruments."""
+        return self.around.spread
 
     @property
     def clock(self) -> Callable[[], float]:

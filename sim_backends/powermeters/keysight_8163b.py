@@ -38,8 +38,8 @@ def build(site: Site) -> Simulated:
         read_power_w=lambda slot: site.power_w(f"slot{slot}"),
         light_nm=site.wavelength_nm,
         serial=site.number,
-        head=replace(HEAD_81634B, zero_s=ZERO_S),
-        rng=np.random.default_rng([site.seed, site.number]),
+        head=replace(HEAD_81634B, zero_s=ZERO_S).off_by(site.spread),
+        rng=site.made,
     )
     return Simulated(twin, lambda: twin.serve(site.host, *site.ports))
 

@@ -63,6 +63,10 @@ class Make:
     averaging_s: tuple[float, float]
     zero_s: float = 10.0
 
+    def off_by(self, spread: float) -> Make:
+        """The same with errors of ``spread`` times the usual ones."""
+        return replace(self, zero_error_w=spread * self.zero_error_w, scale_error=spread * self.scale_error)
+
     def exact(self, zero_s: float = 0.0) -> Make:
         """The same without any error, and quick: for tests against the light itself."""
         return replace(self, zero_error_w=0.0, noise_w=0.0, scale_error=0.0, zero_s=zero_s)
