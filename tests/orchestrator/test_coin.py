@@ -121,6 +121,17 @@ def test_intensity_zero_and_residue_make_the_light_brighter() -> None:
     assert both.mu_upper(both.mu_limit) == pytest.approx(MU_MAX)
 
 
+@settings(max_examples=300, deadline=None)
+@given(st.floats(0, 3), st.floats(0, 0.1), st.floats(30, 60), st.floats(0, 25), st.floats(0.01, 100))
+def test_the_limit_of_an_intensity_is_within_the_bound(
+    tolerance_db: float, zero: float, extinction_db: float, other: float, ratio: float
+) -> None:
+    light = Uncertainty(tolerance_db, zero, extinction_db=extinction_db, other_light=other)
+    assert light.overlap_defect(light.mu_limit) <= 1.0
+    assert light.overlap_defect(light.mu_limit / ratio * ratio) <= 1.0
+    assert light.mu_upper(light.mu_limit) == pytest.approx(MU_MAX)
+
+
 small = st.floats(0, 1)
 
 

@@ -6,8 +6,11 @@ import math
 from dataclasses import fields, replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lab.light_budget import NS_PER_KM, PairLight, RelayLight, RingLight, StationLight
+from orchestrator.protocols.base import Monitoring
 from orchestrator.protocols.epsilons import ParameterError
 from orchestrator.protocols.four_phase.planner import FourPhasePlan
 from orchestrator.protocols.four_phase.ring_plan import (
@@ -202,3 +205,34 @@ def test_a_plan_tells_what_keyrate_tells_of_its_setting() -> None:
         zero_db = 10 * math.log10(1 + trust.sensor_zero_w / sensor.own_w)
         assert tolerance_db == pytest.approx(10 * math.log10(1.05) + 0.1 + 0.14 + zero_db, abs=1e-3)
         assert mu == pytest.approx(0.012, abs=0.002)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.floats(0, 60),
+    st.floats(0, 40),
+    st.floats(0, 1e-9),
+    st.floats(30, 80),
+    st.integers(1, 10**13),
+    st.sampled_from(["monitored", "calibrated"]),
+)
+def test_every_ring_has_a_plan_with_key_or_is_refused_with_reasons(
+    relay_db: float,
+    station_db: float,
+    zero_w: float,
+    extinction_db: float,
+    n_pulses: int,
+    monitoring: Monitoring,
+) -> None:
+    pair = pair_of("AC", relay_db)
+    stations = tuple(replace(each, loss_db=station_db) for each in pair.ring.stations)
+    relay = replace(pair.ring.relay, extinction_db=extinction_db)
+    pair = replace(pair, ring=replace(pair.ring, stations=stations, relay=relay))
+    try:
+        bits = at_speckle(
+            plan_on_ring(pair, Trust(sensor_zero_w=zero_w, monitoring=monitoring), n_pulses=n_pulses)
+        )
+        reasons = []
+    except PlanRefusedError as refused:
+        bits, reasons = refused.plan.expected_bits, refused.reasons
+    assert (bits > 0) == (not reasons)

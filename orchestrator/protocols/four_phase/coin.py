@@ -113,7 +113,7 @@ class Uncertainty:
     @property
     def mu_limit(self) -> float:
         """Largest nominal mu whose upper bound still lies where the coin bound holds; 0 or less where none does."""
-        return MU_MAX / self._factor - self.zero_photons
+        return MU_MAX * (1.0 - 1e-12) / self._factor - self.zero_photons  # the way back may round upwards
 
     def overlap_defect(self, mu: float) -> float:
         """Upper bound of ``1 - F`` of this user for a nominal mu, to full precision also for dim light.

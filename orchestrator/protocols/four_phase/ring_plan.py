@@ -74,23 +74,23 @@ def uncertainties(pair: PairLight, trust: Trust) -> tuple[Uncertainty, Uncertain
     )
 
     def of(user: int) -> Uncertainty:
-        own_sensor_db = pair.stations[user].sensor_over_output_db[
-            1 - user
-        ]  # the first user's light runs counter-clockwise
-        over_output = 10 ** (own_sensor_db / 10)
+        clockwise_db, counter_clockwise_db = pair.stations[user].sensor_over_output_db
+        over_output = 10 ** ((clockwise_db if user else counter_clockwise_db) / 10)
         zero = pair.ring.photons_per_slot(trust.sensor_zero_w) / over_output if monitored else 0.0
         excess = {"assumed": 0.0, "gated": trust.gated_excess, "counted": pair.other_light[user]}[trust.light]
         if excess is None or not excess >= 0.0:
             text = 'is what the users\' own counters see in their windows, over their own light; light = "gated" needs it'
             raise ParameterError("gated_excess", text)
-        return Uncertainty(
+        light = Uncertainty(
             tolerance_db + 10 * math.log10(1 + excess),
-            zero,
+            0.0,
             trust.phase_uncertainty_rad,
             pair.ring.relay.extinction_db,
             pair.other_light[user],
             pair.memory[user],
         )
+        # Half of what the bound can be asked for leaves no key, and neither does any more.
+        return replace(light, zero_photons=min(zero, light.mu_limit / 2))
 
     return of(0), of(1)
 
