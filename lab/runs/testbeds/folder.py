@@ -33,6 +33,8 @@ FIRST_PORT = 47600
 LAST_PORT = 65535
 
 TEMPLATES = ("simulated-four-node", "simulated-reference")
+EXAMPLE = "physical-ring-example"
+"""A ring of real instruments, to be filled in: nothing of it can be simulated, and none of its addresses answers."""
 
 
 class FolderError(Exception):
@@ -41,15 +43,15 @@ class FolderError(Exception):
 
 def template_path(name: str) -> Path:
     """The bundled testbed file of that name."""
-    if name not in TEMPLATES:
-        raise FolderError(f"no bundled testbed {name!r}; there are {', '.join(TEMPLATES)}")
+    if name not in (*TEMPLATES, EXAMPLE):
+        raise FolderError(f"no bundled testbed {name!r}; there are {', '.join((*TEMPLATES, EXAMPLE))}")
     return Path(str(files("lab") / "testbeds" / f"{name}.toml"))
 
 
 def source_path(source: str) -> Path:
     """The testbed file that a name of a bundled one, a file or a folder means."""
     path = Path(source)
-    if source.endswith(".toml") or (source not in TEMPLATES and path.is_dir()):
+    if source.endswith(".toml") or (source not in (*TEMPLATES, EXAMPLE) and path.is_dir()):
         return find_testbed(path)
     return template_path(source)
 
