@@ -21,7 +21,7 @@ demo: $(STAMP)
 	$(BIN)/qunetlab demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-long: $(STAMP)
 	-$(BIN)/qunetlab data fetch mnist
