@@ -18,6 +18,7 @@ from fl.rounds.clipping import clip_warnings
 from lab.runs.following.document import Said
 from lab.runs.following.observer import verdict_on
 from lab.runs.following.progress import Display, PairProgress, RunProgress, show_event
+from lab.runs.light_notes import light_notes
 from lab.runs.pages.demo_report import render_report
 from lab.runs.shown import shown
 from lab.runs.software import versions
@@ -122,7 +123,12 @@ def build_report(run: Run, learning: Task, config: FLConfig, demand_bits: int) -
     return {
         "testbed": {"name": testbed.name, "description": testbed.description},
         "simulated": True,
-        "notes": [*notes_for(config), *consent_notes(run.consented), f"data: {listed(config.sources)}"],
+        "notes": [
+            *notes_for(config),
+            *light_notes(testbed),
+            *consent_notes(run.consented),
+            f"data: {listed(config.sources)}",
+        ],
         "task": config.task,
         "seed": config.seed,
         "epsilon": {"sec": testbed.protocol.eps_sec, "cor": testbed.protocol.eps_cor},

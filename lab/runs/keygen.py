@@ -77,6 +77,8 @@ def block_row(run: Run, pair: tuple[str, str], block: BlockReport) -> dict[str, 
     plan = plan_for(run.testbed, *pair)
     secret = block.secret_bits
     return {
+        "light": run.testbed.protocol.light,
+        "monitoring": run.testbed.protocol.monitoring,
         "stored": block.stored,
         "reason": block.reason,
         "pulses": block.pulses,

@@ -37,6 +37,7 @@ from lab.runs.following.live import Follower
 from lab.runs.following.observer import Observer, supply_of
 from lab.runs.following.progress import Display, PairProgress, RunProgress
 from lab.runs.following.stalls import StallWatch, merged
+from lab.runs.light_notes import light_notes
 from lab.runs.shown import echo
 from lab.runs.software import versions
 from lab.runs.supervising.signals import stopping_on_signals
@@ -324,7 +325,7 @@ class Attempt:
         from fl.workloads.provenance import learnt_from
 
         aggregation = aggregation_for(self.config, self.task.n_parameters)
-        notes = [*notes_for(self.config), *consent_notes(self.consented)]
+        notes = [*notes_for(self.config), *consent_notes(self.consented), *light_notes(self.place.testbed)]
         if self.place.testbed.simulation is not None:
             notes.append(
                 "every instrument of this testbed is simulated; protocols, keys and training are real"

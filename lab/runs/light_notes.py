@@ -1,0 +1,25 @@
+"""What is believed of the light that keys were made with, as every report of such keys says it."""
+
+from __future__ import annotations
+
+from lab.testbed import Testbed
+
+LIGHT = {
+    "assumed": (
+        "light assumed: the relay's light is believed to be steady, in every slot alike and from one side; the relay is "
+        "untrusted for its announcements and detectors, not for its light"
+    ),
+    "gated": "light gated: each user's own counter bounds the light in its own window",
+}
+MONITORING = {
+    "monitored": "intensity monitored: each user's sensors read its own light while pulses fly",
+    "calibrated": (
+        "intensity calibrated, the weaker way: believed since the last calibration, read by nobody while pulses fly"
+    ),
+}
+
+
+def light_notes(testbed: Testbed) -> tuple[str, ...]:
+    """One sentence for each thing that is believed."""
+    protocol = testbed.protocol
+    return LIGHT[protocol.light], MONITORING[protocol.monitoring]
