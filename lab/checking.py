@@ -23,6 +23,7 @@ from qcodes.parameters import ParameterBase
 
 from drivers.base import LabInstrument
 from drivers.catalogue import CatalogueError, create_instrument, driver_class, row
+from drivers.kinds import TIME_TAGGER
 from drivers.links.addresses import AddressError
 from drivers.links.limits import limits_of
 from drivers.options import no_such, option_types, wrong_type
@@ -160,6 +161,13 @@ def _out_of_range(name: str, value: float) -> str:
 
 def _light(testbed: Testbed) -> Iterator[Mistake]:
     """What cannot be believed of the relay's light, with its figure for one pair; it is alike for all."""
+    without = [user for user in testbed.user_names() if not _has_counter(testbed.owned_by(user))]
+    if testbed.protocol.light == "gated" and without:
+        yield (
+            "protocol.light",
+            "gated light is what each user's own time-resolving counter sees in the own window, and there is no "
+            f"{TIME_TAGGER.name} of {', '.join(without)}; write assumed",
+        )
     if testbed.protocol.light == "counted":
         first, second = testbed.pairs()[0]
         rho_a, rho_b = pair_light(testbed, first, second).other_light
@@ -169,6 +177,10 @@ def _light(testbed: Testbed) -> Iterator[Mistake]:
             f"the own light of {first} and {second}) leaves no key for any pair, and an average bounds nothing: a k-th of "
             "the slots may be k times brighter; write assumed, or gated with a counter at every user",
         )
+
+
+def _has_counter(entries: tuple[InstrumentEntry, ...]) -> bool:
+    return any(not unknown_model(entry.model) and row(entry.model).channels(TIME_TAGGER) for entry in entries)
 
 
 def _trigger_levels(testbed: Testbed, made: Mapping[str, LabInstrument]) -> Iterator[Mistake]:

@@ -15,7 +15,7 @@ from drivers import catalogue
 from drivers.catalogue import AddressKind, Row
 from drivers.kinds import PHASE_MODULATOR, PULSE_CARVER, TIME_TAGGER
 from drivers.links.addresses import AddressError, host_meaning, serial_meaning, split_address, visa_meaning
-from lab.needs import USER, mistakes
+from lab.needs import mistakes
 from lab.quantities import UNITS, Plausible, number
 from orchestrator.protocols.catalogue import DEFAULT, objection
 
@@ -167,12 +167,6 @@ def _protocol(testbed: Testbed) -> Iterator[Mistake]:
     if protocol.gate_ns > slot_ns:
         unit = Plausible(slot_ns / 1e3, slot_ns).meant(UNITS["ns"], protocol.gate_ns)
         yield "protocol.gate_ns", f"a gate cannot be longer than a slot ({slot_ns:g} ns)" + _also(unit)
-    if protocol.light == "gated" and all(need.kind is not TIME_TAGGER for need in USER):
-        yield (
-            "protocol.light",
-            "gated light is what a user's own time-resolving counter sees in the own window, and no user has a counter; "
-            "write assumed",
-        )
 
 
 def _users(testbed: Testbed) -> Iterator[Mistake]:

@@ -147,7 +147,7 @@ class Uncertainty(Section):
     phase_rad: Annotated[NonNegative, Plausible(1e-4, 1)] = 0.02
     """Of each phase of a symbol: V_pi, driver gain, the generator's levels."""
     sensor_scale_db: Annotated[NonNegative, Plausible(1e-3, 6)] = 0.21
-    sensor_zero_pw: Annotated[NonNegative, Plausible(1e-4, 1e6)] = 0.05
+    sensor_zero_pw: Annotated[NonNegative, Plausible(1e-4, 1e3)] = 0.05
     attenuator_db: Annotated[NonNegative, Plausible(1e-3, 6)] = 0.1
     drift_db: Annotated[NonNegative, Plausible(1e-3, 6)] = 0.14
     """How far an intensity may be off its plan before the block ends."""

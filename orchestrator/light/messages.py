@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from orchestrator.light.clicks import BOTH, D1_ONLY, FrameClicks
 from orchestrator.wire.codec import Message, WireError, decode, encode
+from orchestrator.wire.fields import REASON_LIMIT
 
 Reason = Annotated[str, msgspec.Meta(max_length=500)]
 FrameIndex = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
@@ -93,6 +94,11 @@ def light_topic(epoch: int, lease_number: int) -> str:
 def announce(frame: int, slots: npt.NDArray[np.uint32], outcomes: npt.NDArray[np.uint8]) -> bytes:
     """The encoded announcement of one frame: slots (uint32, increasing) and outcomes (uint8), both of shape (n,)."""
     return encode(Announcement(frame, slots.astype("<u4").tobytes(), outcomes.astype(np.uint8).tobytes()))
+
+
+def aborting(error: BaseException) -> bytes:
+    """The encoded word that ends the light phase because of ``error``."""
+    return encode(LightAbort(f"{type(error).__name__}: {error}"[:REASON_LIMIT]))
 
 
 def read_light_message(data: bytes) -> LightMessage:

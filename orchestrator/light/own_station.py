@@ -42,6 +42,11 @@ def photons_per_slot(power_w: float, wavelength_nm: float, clock_hz: float) -> f
     return power_w * wavelength_nm * 1e-9 / (PLANCK_J_S * LIGHT_SPEED_M_S * clock_hz)
 
 
+def _over_db(actual: float, planned: float) -> float:
+    """How far one intensity is above another; an attenuator may report what lets nothing through, or no number."""
+    return 10 * math.log10(actual / planned) if actual > 0 else -math.inf
+
+
 @dataclass(frozen=True)
 class StationInstruments:
     """What a user owns, its generator apart."""
@@ -79,7 +84,9 @@ class OwnStation:
         self._owned.attenuator.block()
         self._owned.switch.crossed(False)
         if self._owned.switch.crossed():
-            raise LightAborted(f"{self._user.name}: the switch stays in bypass; is it powered, is its fibre plugged in?")
+            raise LightAborted(
+                f"{self._user.name}: the switch stays in bypass; is it powered, is its fibre plugged in?"
+            )
         self._owned.attenuator.attenuation_db(self._user.attenuation_db)
         self._owned.attenuator.let_through()
 
@@ -119,14 +126,16 @@ class OwnStation:
             )
         between_db = self._user.sensor_to_output_db[0 if direction == "cw" else 1]
         lost_db = between_db + self._owned.attenuator.attenuation_db() - self._user.attenuation_db
-        arriving = photons_per_slot(power_w, self._testbed.ring.wavelength_nm, self._testbed.protocol.clock_hz)
+        arriving = photons_per_slot(
+            power_w, self._testbed.ring.wavelength_nm, self._testbed.protocol.clock_hz
+        )
         return arriving * 10 ** (-lost_db / 10)
 
     def trim(self, direction: Direction, mu: float) -> None:
         """Attenuate what the own light is too bright by; the other user's light is attenuated as much."""
         if self._testbed.protocol.monitoring == "calibrated":
             return
-        excess_db = 10 * math.log10(self.output_photons(direction) / mu)
+        excess_db = _over_db(self.output_photons(direction), mu)
         if excess_db > 0:
             steps = math.ceil(excess_db / ATTENUATION_STEP_DB)
             self._owned.attenuator.attenuation_db(self._user.attenuation_db + steps * ATTENUATION_STEP_DB)
@@ -140,7 +149,7 @@ class OwnStation:
         if self._testbed.protocol.monitoring == "calibrated":
             return mu
         actual = self.output_photons(direction)
-        deviation_db = 10 * math.log10(actual / mu)
+        deviation_db = _over_db(actual, mu)
         drift_db = self._testbed.uncertainty.drift_db
         if not -LOW_DB <= deviation_db <= drift_db:
             raise LightAborted(

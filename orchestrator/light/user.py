@@ -14,6 +14,7 @@ dims again between two readings, or faster than the meter averages.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
@@ -35,6 +36,7 @@ from orchestrator.light.messages import (
     LightOff,
     LightOn,
     StationIn,
+    aborting,
     read_light_message,
     unexpected,
 )
@@ -81,6 +83,7 @@ class UserLight:
         self._clock = clock
         self._waveform = np.zeros(0, np.float32)
         self._timing = FrameTiming(0, 0.0)
+        self._in_phase = runtime.lock()
 
     def set_up(self) -> None:
         """Configure the instruments, after connecting and after a failure."""
@@ -118,79 +121,123 @@ class UserLight:
 
         Raises LightAborted (nothing of the block may be used), ChannelError or InstrumentError.
         """
-        self._aim(direction)
+        with self._in_phase:
+            self._aim(direction)
+            frames = [SymbolFrame(self._protocol.slots_per_frame, symbols) for _ in range(2)]
+            record = BlockRecord(self._protocol.slots_per_frame, n_frames, self._protocol.lost_frames_limit)
+            watch = IntensityWatch(
+                lambda: self._station.check_intensity(direction, mu),
+                self._random_into,
+                self._clock,
+                READ_EVERY_S,
+            )
+            drive = self._drive(symbols, direction)
+            try:
+                self._awg.prepare(self._waveform.size)
+                self._load(frames[0], drive, 0)
+                self._station.take_in()
+                channel.send(encode(StationIn()))
+                self._await_light(channel)
+                self._station.trim(direction, mu)
+                watch.read()
+                for index in range(n_frames):
+                    self._play(channel, index, n_frames, frames, drive, record, watch)
+                    on_frame(index)
+                    watch.maybe_read(2)
+                watch.read()
+                block = record.block()
+                channel.send(encode(Finished()))
+                self._leave(channel, closed=False)
+            except BaseException as error:
+                self._give_up(channel, error)
+                raise
+            finally:
+                record.wipe()
+                for frame_symbols in frames:
+                    frame_symbols.erase()
+                self._waveform[:] = 0
+                self._awg.erase_all()
+            return block, record.announcements
+
+    def step_aside_if_dark(self) -> None:
+        """Out of the ring, if an end without the relay's word left the station in it; nothing while a light phase runs."""
+        if self._in_phase.acquire(blocking=False):
+            try:
+                self._station.bypass_if_dark()
+            finally:
+                self._in_phase.release()
+
+    def _drive(self, symbols: PulseSymbols, direction: Direction) -> npt.NDArray[np.float32]:
         # The own pulse is the one of a pair's two that carries the loop's phase away: counter-clockwise minus clockwise.
         loop_rad = self._testbed.calibration.loop_phase_rad
-        drive = drive_table(
+        return drive_table(
             symbols,
             v_pi_v=self._user.v_pi_v,
             rf_gain=self._user.rf_gain,
             amplitude_vpp=self._user.awg_amplitude_vpp,
             offset_rad=-loop_rad if direction == "ccw" else 0.0,
         )
-        frames = [SymbolFrame(self._protocol.slots_per_frame, symbols) for _ in range(2)]
-        record = BlockRecord(self._protocol.slots_per_frame, n_frames, self._protocol.lost_frames_limit)
-        try:
-            self._awg.prepare(self._waveform.size)
-            self._load(frames[0], drive, 0)
-            self._station.take_in()
-            channel.send(encode(StationIn()))
-            self._expect(channel, LightOn)
-            self._station.trim(direction, mu)
-            watch = self._watch(direction, mu)
-            watch.read()
-            for index in range(n_frames):
-                buffer, other = BUFFERS[index % 2]
-                self._awg.arm(buffer)
-                channel.send(encode(Armed(index)))
-                watch.maybe_read(0)
-                if index + 1 < n_frames:
-                    self._load(frames[other], drive, other)
-                watch.maybe_read(1)
-                heard = record.hear(channel, self._timeout_s)
-                if self._played(index) and heard is not None:
-                    record.keep(heard, frames[buffer])
-                else:
-                    record.lose(frames[buffer])
-                on_frame(index)
-                watch.maybe_read(2)
-            watch.read()
-            block = record.block()
-            channel.send(encode(Finished()))
-            self._expect(channel, LightOff)
-            self._station.bypass()
-        except BaseException as error:
-            self._step_aside(channel, confirmed=isinstance(error, LaunchClosed))
-            raise
-        finally:
-            record.wipe()
-            for frame_symbols in frames:
-                frame_symbols.erase()
-            self._waveform[:] = 0
-            self._awg.erase_all()
-        return block, record.announcements
 
-    def _watch(self, direction: Direction, mu: float) -> IntensityWatch:
-        return IntensityWatch(
-            lambda: self._station.check_intensity(direction, mu), self._random_into, self._clock, READ_EVERY_S
-        )
-
-    def _expect(self, channel: Channel, kind: type[LightOn | LightOff]) -> None:
-        message = read_light_message(channel.recv(self._timeout_s))
-        if not isinstance(message, kind):
-            raise unexpected(kind.__name__, message)
-
-    def _step_aside(self, channel: Channel, *, confirmed: bool) -> None:
-        """Dark at once; out of the ring only if the relay says in time that the launch is closed."""
-        self._station.darken()
-        try:
-            if not confirmed:
-                self._expect(channel, LightOff)
-        except (LightAborted, ChannelError) as error:
-            logger.warning("%s: the relay did not confirm that the launch is closed: %s", self._user.name, error)
-            self._station.bypass_if_dark()
+    def _play(
+        self,
+        channel: Channel,
+        index: int,
+        n_frames: int,
+        frames: list[SymbolFrame],
+        drive: npt.NDArray[np.float32],
+        record: BlockRecord,
+        watch: IntensityWatch,
+    ) -> None:
+        """One frame: armed, told, announced and recorded or lost; the next one is loaded meanwhile."""
+        buffer, other = BUFFERS[index % 2]
+        self._awg.arm(buffer)
+        channel.send(encode(Armed(index)))
+        watch.maybe_read(0)
+        if index + 1 < n_frames:
+            self._load(frames[other], drive, other)
+        watch.maybe_read(1)
+        heard = record.hear(channel, self._timeout_s)
+        if self._played(index) and heard is not None:
+            record.keep(heard, frames[buffer])
         else:
+            record.lose(frames[buffer])
+
+    def _await_light(self, channel: Channel) -> None:
+        message = read_light_message(channel.recv(self._timeout_s))
+        if not isinstance(message, LightOn):
+            raise unexpected("LightOn", message)
+
+    def _give_up(self, channel: Channel, error: BaseException) -> None:
+        """Tell the relay, dark at once, and out of the ring."""
+        closed = isinstance(error, LaunchClosed)
+        if not closed:
+            with contextlib.suppress(ChannelError):
+                channel.send(aborting(error))
+        try:
+            self._station.darken()
+        finally:
+            self._leave(channel, closed=closed)
+
+    def _leave(self, channel: Channel, *, closed: bool) -> None:
+        """Out of the ring, but only if the launch is ``closed`` or the relay says in time that it is."""
+        if closed or self._hears_light_off(channel):
             self._station.bypass()
+            return
+        logger.warning("%s: the relay did not say that the launch is closed", self._user.name)
+        self._station.darken()
+        self._station.bypass_if_dark()
+
+    def _hears_light_off(self, channel: Channel) -> bool:
+        """Whether the relay closes the launch in time, whatever else it says before."""
+        deadline = self._clock() + self._timeout_s
+        try:
+            while (left_s := deadline - self._clock()) > 0:
+                with contextlib.suppress(LightAborted):
+                    if isinstance(read_light_message(channel.recv(left_s)), LightOff):
+                        return True
+        except ChannelError:
+            logger.debug("nothing more comes from the relay")
+        return False
 
     def _played(self, frame: int) -> bool:
         """Whether the one trigger came; more of them raise LightAborted."""
@@ -202,9 +249,7 @@ class UserLight:
             return False
         return True
 
-    def _load(
-        self, frame: SymbolFrame, drive: npt.NDArray[np.float32], buffer: Literal[0, 1]
-    ) -> None:
+    def _load(self, frame: SymbolFrame, drive: npt.NDArray[np.float32], buffer: Literal[0, 1]) -> None:
         frame.draw(self._random_into)
         frame.write_waveform(
             drive,

@@ -348,6 +348,10 @@ def run_node(
         station.recover()
         light.set_up()
 
+    def check() -> None:
+        station.check()
+        light.step_aside_if_dark()
+
     with open_node_store(testbed, name, secrets_dir, state_dir, kek) as store:
         agent = connect_agent(testbed, name, secrets_dir)
         node = Node(
@@ -359,7 +363,7 @@ def run_node(
             Fence(EpochFile(state_dir / "fence")),
             emit,
             recover=recover,
-            check=station.check,
+            check=check,
         )
         service = DeliveryService(
             store,

@@ -92,7 +92,10 @@ def run_relay(
 
         with LightChannels(agent, lease, lease.pair) as channels:
             served_frames = light.run(
-                (channels[0], channels[1]), lease.n_frames, launch_attenuation_db(lease.pair), on_frame=on_frame
+                (channels[0], channels[1]),
+                lease.n_frames,
+                launch_attenuation_db(lease.pair),
+                on_frame=on_frame,
             )
         pulses = lease.n_frames * slots
         return LightStatistics(

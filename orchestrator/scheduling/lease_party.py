@@ -21,10 +21,9 @@ from lab.station import StationError
 from orchestrator import runtime
 from orchestrator.events.status import Ready
 from orchestrator.hub.agent import Agent, AgentEvent, LinkDown, LinkUp
-from orchestrator.light.messages import LightAbort, LightAborted, light_topic
+from orchestrator.light.messages import LightAborted, aborting, light_topic
 from orchestrator.scheduling.fencing import Fence
 from orchestrator.wire.channel import Channel, ChannelError
-from orchestrator.wire.codec import encode
 from orchestrator.wire.fields import REASON_LIMIT
 from orchestrator.wire.links import LinkState
 from orchestrator.wire.messages import (
@@ -320,7 +319,7 @@ class LightChannels:
         if error is not None:
             for channel in self.channels:
                 try:
-                    channel.send(encode(LightAbort(f"{type(error).__name__}: {error}"[:REASON_LIMIT])))
+                    channel.send(aborting(error))
                 except ChannelError:
                     logger.debug("the other side of the light phase is gone already")
         self.close()

@@ -7,6 +7,7 @@ the test; every lie is a subclass of the honest :class:`Relay`.
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 import tomllib
@@ -14,15 +15,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 import pytest
 from memory_channel import MemoryChannel, memory_channel_pair
+from station_in_memory import StationInMemory, sensor_w, slot_phases
 
-from drivers.links.errors import InstrumentError, NotReadyError
+from drivers.links.errors import InstrumentError
 from lab.runs.testbeds.folder import template_path
 from lab.testbed import Testbed, parse_testbed
 from orchestrator.keystore.agreement import deposit_block
@@ -39,16 +41,14 @@ from orchestrator.light.messages import (
     Finished,
     FrameLost,
     LightAborted,
+    LightOff,
     LightOn,
+    StationIn,
     announce,
 )
 from orchestrator.light.messages import read_light_message as read
-from orchestrator.light.user import (
-    CLOCKWISE_GATE,
-    COUNTER_CLOCKWISE_GATE,
-    UserLight,
-    photons_per_slot,
-)
+from orchestrator.light.own_station import OWN_DIRECTION
+from orchestrator.light.user import UserLight
 from orchestrator.postprocessing import messages as m
 from orchestrator.postprocessing.block import BlockResult, run_block
 from orchestrator.postprocessing.cascade import compile_kernels
@@ -61,11 +61,9 @@ from orchestrator.wire.codec import decode, encode
 
 PAIR = ("alice", "bob")
 PAIR_ENDS: tuple[PairEnd, PairEnd] = ("first", "second")
-GATES = (COUNTER_CLOCKWISE_GATE, CLOCKWISE_GATE)
 SLOTS = 1 << 16
 N_FRAMES = 16
 LANE_BYTES = 8192
-POWER_W = 2e-9
 TIMEOUT_S = 5.0
 
 Slots = npt.NDArray[np.uint32]
@@ -74,10 +72,16 @@ Outcomes = npt.NDArray[np.uint8]
 
 @cache
 def small_testbed() -> Testbed:
-    """The bundled testbed with a short, bright ring, so that a small block makes key."""
+    """The bundled testbed with a short, bright and well known ring, so that a small block makes key."""
     compile_kernels()
     data = tomllib.loads(template_path("simulated-four-node").read_text(encoding="utf-8"))
-    data["ring"] |= {"fibre_loss_db_per_km": 0.02, "station_pass_loss_db": 0.1, "relay_loss_db": 0.1}
+    data["ring"] |= {"fibre_loss_db_per_km": 0.02, "bypass_loss_db": 0.1, "relay_loss_db": 0.1}
+    data["uncertainty"] |= {
+        "sensor_scale_db": 0.02,
+        "sensor_zero_pw": 0.005,
+        "attenuator_db": 0.01,
+        "phase_rad": 0.002,
+    }
     data["protocol"] |= {"slots_per_frame": SLOTS, "pulses_per_block": SLOTS * N_FRAMES, "eps_sec": 1e-3}
     return parse_testbed(data, Path("small.toml"))
 
@@ -85,68 +89,6 @@ def small_testbed() -> Testbed:
 @cache
 def plan() -> FourPhasePlan:
     return plan_for(small_testbed(), *PAIR)
-
-
-class Generator:
-    """Plays each armed frame once, like the AWG70002A; further triggers give nothing and are remembered."""
-
-    def __init__(self) -> None:
-        self._waveforms: dict[int, npt.NDArray[np.float32]] = {}
-        self.armed: int | None = None
-        self.triggers = 0
-        self.frames_armed = 0
-
-    def prepare(self, slots: int) -> None:
-        self._waveforms.clear()
-
-    def upload(self, buffer: Literal[0, 1], samples: npt.NDArray[np.float32]) -> None:
-        self._waveforms[buffer] = samples.copy()
-
-    def arm(self, buffer: Literal[0, 1]) -> None:
-        self.armed, self.triggers = buffer, 0
-        self.frames_armed += 1
-
-    def trigger(self) -> npt.NDArray[np.float32] | None:
-        self.triggers += 1
-        return self._waveforms.get(self.armed or 0) if self.triggers == 1 else None
-
-    def extra_trigger_seen(self) -> bool:
-        if not self.triggers:
-            raise NotReadyError("no trigger came", instrument="awg", address="memory")
-        return self.triggers > 1
-
-    def erase_all(self) -> None:
-        self._waveforms.clear()
-        self.armed = None
-
-    @property
-    def holds_symbols(self) -> bool:
-        return bool(self._waveforms)
-
-
-class Attenuator:
-    def __init__(self) -> None:
-        self.value_db = 60.0
-
-    def attenuation_db(self, value: float | None = None) -> float:
-        self.value_db = self.value_db if value is None else value
-        return self.value_db
-
-    def let_through(self) -> None:
-        """It has no shutter."""
-
-
-class Monitor:
-    """Reads whatever light the relay sends to its user."""
-
-    def __init__(self) -> None:
-        self.source: Callable[[], float] = lambda: POWER_W
-        self.reads = 0
-
-    def power_w(self) -> float:
-        value = self.source()
-        self.reads += 1
-        return value
 
 
 @dataclass
@@ -171,16 +113,24 @@ class User:
     def __init__(self, index: int, folder: Path, lanes: tuple[bytes, bytes], seed: int) -> None:
         self.index, self.name, self.peer = index, PAIR[index], PAIR[1 - index]
         self.pair_end: PairEnd = PAIR_ENDS[index]
-        self.generator, self.attenuator, self.monitor = Generator(), Attenuator(), Monitor()
+        self.station, self.direction = StationInMemory(), OWN_DIRECTION[index]
+        self.generator, self.attenuator = self.station.generator, self.station.attenuator
+        self.sensor = self.station.sensor(self.direction)
+        self.station.shine(self.planned_w)
         rng = np.random.default_rng([seed, index])
         self._rng = rng
 
         def random_into(buffer: memoryview) -> None:
             buffer[:] = rng.bytes(len(buffer))
 
-        instruments: tuple[Any, Any, Any] = (self.generator, self.attenuator, self.monitor)
+        generator: Any = self.generator
         self.light = UserLight(
-            small_testbed(), self.name, *instruments, random_into=random_into, timeout_s=TIMEOUT_S
+            small_testbed(),
+            self.name,
+            generator,
+            self.station.owned,
+            random_into=random_into,
+            timeout_s=TIMEOUT_S,
         )
         self.store = KeyStore.create(folder / f"{self.name}.sqlite", self.name, Kek(bytes(32)))
         keys = [SecretBits.from_bytes(lane) for lane in lanes]
@@ -189,19 +139,27 @@ class User:
         self.error: Exception | None = None
         self.announcements: list[bytes] = []
 
+    @property
+    def mu(self) -> float:
+        """What is planned to leave this user."""
+        return (plan().mu_a, plan().mu_b)[self.index]
+
+    @property
+    def planned_w(self) -> float:
+        """What its sensor reads then."""
+        return sensor_w(small_testbed(), self.name, self.direction, self.mu)
+
     def mu_emitted(self) -> float:
         """What really leaves this user now."""
-        ring, protocol = small_testbed().ring, small_testbed().protocol
-        arriving = photons_per_slot(self.monitor.source(), ring.wavelength_nm, protocol.clock_hz)
-        return arriving * 10 ** (-self.attenuator.value_db / 10)
+        return self.station.output_photons(small_testbed(), self.name, self.direction)
 
     def run(self, light: MemoryChannel, wire: Wire, n_frames: int) -> None:
         try:
             clicks, self.announcements = self.light.run(
                 light,
                 symbols=plan().symbols,
-                mu=(plan().mu_a, plan().mu_b)[self.index],
-                gate=GATES[self.index],
+                mu=self.mu,
+                direction=self.direction,
                 n_frames=n_frames,
             )
             self.result = run_block(
@@ -249,6 +207,8 @@ class Relay:
     def run(self, channels: tuple[MemoryChannel, MemoryChannel], n_frames: int) -> None:
         try:
             for channel in channels:
+                assert read(channel.recv(TIMEOUT_S)) == StationIn()
+            for channel in channels:
                 channel.send(encode(LightOn()))
             for frame in range(n_frames):
                 for channel in channels:
@@ -260,10 +220,11 @@ class Relay:
                         channel.send(data)
             for channel in channels:
                 assert read(channel.recv(TIMEOUT_S)) == Finished()
-        except ChannelError:
+        except (ChannelError, LightAborted):
             pass  # a user gave up: the lease ends for both
         finally:
             for channel in channels:
+                channel.send(encode(LightOff()))
                 channel.close()
 
     def clicks(self, frame: int) -> tuple[Slots, Outcomes]:
@@ -275,13 +236,11 @@ class Relay:
     def expose(self) -> tuple[Slots, Outcomes]:
         """Trigger once; interference of the two pulses on the splitter (QKD.md section 2)."""
         phases, powers = [], []
-        for user, gate, arm_db in zip(self.users, GATES, self._arms_db(), strict=True):
+        for user, arm_db in zip(self.users, self._arms_db(), strict=True):
             samples = user.generator.trigger()
             if samples is None:
                 raise ChannelBrokenError(f"{user.name} has given up")
-            settings = small_testbed().user(user.name)
-            volts = samples[gate::2].astype(np.float64) * settings.awg_amplitude_vpp / 2
-            phases.append(np.pi * settings.rf_gain * volts / settings.v_pi_v)
+            phases.append(slot_phases(small_testbed(), user.name, user.direction, samples))
             powers.append(user.mu_emitted() * 10 ** (-arm_db / 10))
         mean, beat = sum(powers) / 2, plan().channel.visibility * math.sqrt(powers[0] * powers[1])
         cosine = np.cos(phases[0] - phases[1])
@@ -298,11 +257,10 @@ class Relay:
     def bases_and_bits(self, slots: Slots) -> tuple[list[npt.NDArray[np.bool_]], list[npt.NDArray[np.int64]]]:
         """What no relay can know: the users' symbols, for lies that are granted more than physics allows."""
         bases, bits = [], []
-        for user, gate in zip(self.users, GATES, strict=True):
-            settings = small_testbed().user(user.name)
-            samples = user.generator._waveforms[user.generator.armed or 0][gate::2][slots]
-            full = settings.rf_gain * settings.awg_amplitude_vpp / 2 / settings.v_pi_v
-            quarter = np.rint(2 * samples * full).astype(np.int64)
+        for user in self.users:
+            samples = user.generator.waveforms[user.generator.armed or 0]
+            phases = slot_phases(small_testbed(), user.name, user.direction, samples)[slots]
+            quarter = np.rint(2 * phases / np.pi).astype(np.int64)
             bases.append(quarter % 2 == 1)
             bits.append((quarter % 4 >= 2).astype(np.int64))
         return bases, bits
@@ -889,7 +847,7 @@ class Brightens(Relay):
 
     def clicks(self, frame: int) -> tuple[Slots, Outcomes]:
         if frame == 4:
-            self.users[0].monitor.source = lambda: POWER_W * self.factor
+            self.users[0].sensor.source = lambda: self.users[0].planned_w * self.factor
         return self.expose()
 
 
@@ -911,9 +869,9 @@ class FlashesWhileItPlays(Relay):
 
         def source() -> float:
             playing = alice.generator.frames_armed > max(self.announced, 4)
-            return POWER_W * (100 if playing else 1)
+            return alice.planned_w * (100 if playing else 1)
 
-        alice.monitor.source = source
+        alice.sensor.source = source
 
     def words(self, side: int, frame: int, slots: Slots, outcomes: Outcomes) -> list[bytes]:
         self.announced = frame + 1
@@ -922,6 +880,8 @@ class FlashesWhileItPlays(Relay):
 
 @pytest.mark.parametrize("relay", [Brightens, Dims, ShinesNaN, FlashesWhileItPlays])
 def test_light_off_the_bound_of_the_proof_ends_the_block(relay: type[Relay], world: World) -> None:
+    for user in world.users:
+        user.light._clock = itertools.count().__next__  # a bench is slower: a reading is due in every frame
     world.run(relay)
     reason = world.stored_nothing()[0]
     assert isinstance(world.users[0].error, LightAborted)
@@ -929,9 +889,9 @@ def test_light_off_the_bound_of_the_proof_ends_the_block(relay: type[Relay], wor
     assert not world.bases_left_a_node()
 
 
-@pytest.mark.parametrize(("power_w", "text"), [(1e-14, "photons per slot reach"), (0.0, "no light arrives")])
+@pytest.mark.parametrize(("power_w", "text"), [(1e-14, "dB off the planned"), (0.0, "no light arrives")])
 def test_too_little_light_is_found_before_a_frame_is_armed(power_w: float, text: str, world: World) -> None:
-    world.users[0].monitor.source = lambda: power_w
+    world.users[0].sensor.source = lambda: power_w
     world.run()
     assert text in world.stored_nothing()[0]
     assert world.users[0].generator.frames_armed == 0

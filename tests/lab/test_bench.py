@@ -78,7 +78,14 @@ def cell_with_neighbours(lab: SimulatedLab) -> None:
     """Another such cell, beside others that want the same instruments and different ones."""
     here = bench.load(lab.folder)
     with here.instruments("relay") as station:
-        assert sorted(station.components) == ["detectors", "laser", "launch", "tagger"]
+        assert sorted(station.components) == [
+            "awg_relay",
+            "bias_relay",
+            "detectors",
+            "laser",
+            "launch",
+            "tagger",
+        ]
         assert Station.default is station
         station.launch.ch1.shutter_open(True)
         station.laser.emission(True)
@@ -87,7 +94,7 @@ def cell_with_neighbours(lab: SimulatedLab) -> None:
             pass
         assert lab.lit, "whoever is refused touches nothing"
         with here.instruments("alice") as other:
-            assert "monitor_alice" in other.components
+            assert "sensors_alice" in other.components
         assert Station.default is station
         raise KeyboardInterrupt
 

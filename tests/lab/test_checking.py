@@ -294,6 +294,21 @@ def test_light_counted_by_its_average_power_is_refused_with_its_figure(tmp_path:
     assert "leaves no key for any pair" in said
 
 
+def test_light_is_gated_only_where_every_user_has_a_counter(tmp_path: Path) -> None:
+    data = content()
+    put(data, "protocol.light", "gated")
+    said = told(data, tmp_path)["protocol.light"]
+    assert "there is no time-tagger of alice, bob, carol, dave; write assumed" in said
+    names = [f"counter_{user['name']}" for user in data["users"]]
+    for name in names:
+        owner = name.removeprefix("counter_")
+        data["instruments"].append({"name": name, "model": "id-quantique-id900", "owner": owner})
+    for line in ("trigger_sinks", "reference"):
+        data["cabling"][line] += names
+    write_testbed(data, tmp_path / "t.toml")
+    assert checked_testbed(tmp_path / "t.toml").protocol.light == "gated"
+
+
 @pytest.mark.parametrize(
     ("tagger", "generator", "told_of_bob"),
     [

@@ -156,7 +156,7 @@ def test_options_that_a_driver_does_not_have_are_named(qunetlab: Any, meter: Any
         str(tmp_path / "m.jsonl"),
     )
     for option, why in (
-        ("colour=red", "unexpected keyword argument 'colour'"),
+        ("colour=red", "(given was 'colour')"),
         ("colour", "is not NAME=VALUE"),
     ):
         said = qunetlab(*arguments, "--yes", "--option", option)
@@ -285,8 +285,13 @@ def test_an_instrument_of_a_testbed_is_recorded_by_name_unless_its_role_runs(
     qunetlab: Any, meter: Any, tmp_path: Path
 ) -> None:
     data = tomllib.loads(template_path("simulated-four-node").read_text(encoding="utf-8"))
-    entry = next(each for each in data["instruments"] if each["name"] == "monitor_alice")
-    entry["address"] = meter.address
+    entry = next(each for each in data["instruments"] if each["name"] == "sensors_alice")
+    others = {key: value for key, value in entry.items() if key != "options"} | {"model": "thorlabs-pm100d"}
+    data["instruments"].remove(entry)
+    data["instruments"] += [
+        {**others, "name": "monitor_alice", "address": meter.address, "serves": {"sensor_cw": ""}},
+        {**others, "name": "monitor_ccw_alice", "serves": {"sensor_ccw": ""}},
+    ]
     write_testbed(data, tmp_path / "testbed.toml")
     out = tmp_path / "meter.jsonl"
     arguments = (

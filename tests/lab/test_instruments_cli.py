@@ -18,6 +18,7 @@ from lab.runs.testbeds.folder import template_path
 from lab.testbed import load_testbed, write_testbed
 from sim_backends.attenuators.oz_dd100 import OzDD100Twin
 from sim_backends.powermeters.thorlabs_pm100d import PM100DTwin
+from sim_backends.switches.thorlabs_osw22 import ThorlabsOSW22Twin
 
 OVER_RANGE_W = 1.0
 
@@ -33,10 +34,18 @@ def alice(tmp_path: Path, meter: PM100DTwin) -> Iterator[Path]:
     """A testbed file whose power monitor is over range and whose attenuator was not homed; alice's AWG is away."""
     data = tomllib.loads(template_path("simulated-four-node").read_text(encoding="utf-8"))
     entries = {entry["name"]: entry for entry in data["instruments"]}
+    for name, need in (("monitor_alice", "sensor_cw"), ("monitor_ccw_alice", "sensor_ccw")):
+        entries[name] = {"name": name, "model": "thorlabs-pm100d", "owner": "alice", "serves": {need: ""}}
+    del entries["sensors_alice"]
+    data["instruments"] = list(entries.values())
     with (
         closing(meter),
+        closing(PM100DTwin(read_power_w=lambda: OVER_RANGE_W)) as other,
         closing(OzDD100Twin(homed=False)) as attenuator,
+        closing(ThorlabsOSW22Twin()) as switch,
     ):
+        entries["switch_alice"]["address"] = switch.serve()
+        entries["monitor_ccw_alice"]["address"] = other.serve("127.0.0.3", 0)
         entries["monitor_alice"]["address"] = meter.serve("127.0.0.1", 0)
         entries["voa_alice"]["address"] = attenuator.serve()
         entries["awg_alice"]["address"] = str(entries["monitor_alice"]["address"]).replace(
@@ -49,7 +58,8 @@ def alice(tmp_path: Path, meter: PM100DTwin) -> Iterator[Path]:
 def test_a_missing_reading_is_one_row_of_an_instrument_that_was_reached(qunetlab: Any, alice: Path) -> None:
     listed = qunetlab("instruments", str(alice), "--owner", "alice", "--json")
     assert listed.returncode == 3, "the generator is away"
-    awg, voa, monitor = json.loads(listed.stdout)["instruments"]
+    rows = {row["name"]: row for row in json.loads(listed.stdout)["instruments"]}
+    awg, voa, monitor = rows["awg_alice"], rows["voa_alice"], rows["monitor_alice"]
     assert not awg["ok"]
     assert voa["ok"]
     assert monitor["ok"]
@@ -82,7 +92,8 @@ def test_an_instrument_of_another_serial_number_is_not_the_one_meant(qunetlab: A
     write_testbed(data, alice)
     listed = qunetlab("instruments", str(alice), "--owner", "alice", "--json")
     assert listed.returncode == 3
-    for row in json.loads(listed.stdout)["instruments"][1:]:
+    rows = {row["name"]: row for row in json.loads(listed.stdout)["instruments"]}
+    for row in (rows["voa_alice"], rows["monitor_alice"]):
         assert "the testbed file says P0000007: two instruments may be swapped" in row["error"]
 
 
@@ -133,16 +144,16 @@ def test_instruments_that_another_process_has_are_not_touched(
             f"process {os.getpid()} on this machine runs as alice of {other} and has {row['name']}"
             in row["error"]
         )
-    assert text.count("IN USE: process") == 3
+    assert text.count("IN USE: process") == 5
     assert recorded.returncode == 1
     assert f"runs as alice of {other} and has first at {monitor.address}" in recorded.stderr
     assert not (other.parent / "t.jsonl").exists()
-    assert [each["note"][:18] for each in scanned if each["name"]] == ["not asked: process"] * 3
+    assert [each["note"][:18] for each in scanned if each["name"]] == ["not asked: process"] * 5
     assert meter.state() == before
     again = json.loads(qunetlab("instruments", str(alice), "--owner", "alice", "--json").stdout)[
         "instruments"
     ]
-    assert [row["ok"] for row in again] == [False, True, True]
+    assert {row["name"] for row in again if not row["ok"]} == {"awg_alice"}
     assert meter.state()["averaging"] == 1
 
 

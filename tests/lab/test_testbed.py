@@ -109,7 +109,6 @@ def test_every_mistake_is_reported_at_once_with_its_place() -> None:
         ("protocol", "slots_per_frame", 3000, "protocol.slots_per_frame"),
         ("protocol", "samples_per_slot", 3, "protocol.samples_per_slot"),
         ("protocol", "gate_ns", 11.0, "protocol.gate_ns"),
-        ("protocol", "light", "gated", "protocol.light"),
     ],
 )
 def test_sections_must_fit_each_other(section: str, key: str, value: object, place: str) -> None:

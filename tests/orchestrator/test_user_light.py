@@ -1,0 +1,238 @@
+"""What a user does with its station while light may be in the ring: in the dark in, in the dark out, and else shut."""
+
+from __future__ import annotations
+
+import math
+import threading
+import tomllib
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from memory_channel import memory_channel_pair
+from station_in_memory import StationInMemory, sensor_w
+
+from drivers.links.errors import InstrumentError, LinkBrokenError
+from lab.runs.testbeds.folder import template_path
+from lab.testbed import Testbed, parse_testbed
+from orchestrator.light.messages import (
+    Armed,
+    Finished,
+    FrameLost,
+    LightAbort,
+    LightAborted,
+    LightOff,
+    LightOn,
+    StationIn,
+    announce,
+)
+from orchestrator.light.messages import read_light_message as read
+from orchestrator.light.user import UserLight
+from orchestrator.protocols.four_phase.symbols import FourPhases
+from orchestrator.wire.channel import ChannelError
+from orchestrator.wire.codec import decode, encode
+
+MU, SLOTS, PATIENCE_S = 0.01, 1 << 12, 5.0
+
+
+@cache
+def small_testbed() -> Testbed:
+    data = tomllib.loads(template_path("simulated-four-node").read_text(encoding="utf-8"))
+    data["protocol"] |= {"slots_per_frame": SLOTS, "pulses_per_block": 4 * SLOTS}
+    return parse_testbed(data, Path("t"))
+
+
+class Phase:
+    """Alice in a light phase of her own; the test is the relay."""
+
+    def __init__(self, n_frames: int = 2, timeout_s: float = PATIENCE_S) -> None:
+        self.station = StationInMemory()
+        self.light = UserLight(
+            small_testbed(), "alice", self.station.generator, self.station.owned, timeout_s=timeout_s
+        )
+        self.relay, self.channel = memory_channel_pair()
+        self.error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, args=(n_frames,))
+
+    def _run(self, n_frames: int) -> None:
+        try:
+            self.light.run(self.channel, symbols=FourPhases(0.75), mu=MU, direction="ccw", n_frames=n_frames)
+        except (LightAborted, ChannelError, InstrumentError) as error:
+            self.error = error
+
+    def start(self) -> Phase:
+        self._thread.start()
+        assert self.hear() == StationIn()
+        return self
+
+    def hear(self) -> Any:
+        return read(self.relay.recv(PATIENCE_S))
+
+    def say(self, *messages: Any) -> None:
+        for message in messages:
+            self.relay.send(message if isinstance(message, bytes) else encode(message))
+
+    def light_on(self, factor: float = 1.0) -> None:
+        self.station.shine(factor * sensor_w(small_testbed(), "alice", "ccw", MU))
+        self.say(LightOn())
+
+    def light_off(self) -> None:
+        self.station.shine(0.0)
+        self.say(LightOff())
+
+    def frame(self, index: int) -> None:
+        assert self.hear() == Armed(index)
+        self.station.generator.trigger()
+        self.say(announce(index, np.array([1, 5], np.uint32), np.array([1, 2], np.uint8)))
+
+    def end(self) -> list[str]:
+        """Wait for the end; what was done to switch and attenuator, in order."""
+        self._thread.join(2 * PATIENCE_S)
+        assert not self._thread.is_alive()
+        assert not self.station.generator.holds_symbols
+        return self.station.log
+
+
+def test_a_station_is_taken_in_dark_and_leaves_only_after_the_launch_is_closed() -> None:
+    phase = Phase().start()
+    assert phase.station.log == ["block", "in", "let through"]
+    phase.light_on()
+    for index in range(2):
+        phase.frame(index)
+    assert phase.hear() == Finished()
+    assert phase.station.log == ["block", "in", "let through"], "light is on still"
+    phase.light_off()
+    assert phase.end() == ["block", "in", "let through", "bypass"]
+    assert phase.error is None
+
+
+def test_a_switch_that_stays_in_bypass_is_told_before_anybody_is_asked_for_light() -> None:
+    phase = Phase()
+    phase.station.switch.crossed = lambda value=None: True  # type: ignore[method-assign]
+    phase._thread.start()
+    with pytest.raises(LightAborted, match="alice: the switch stays in bypass"):
+        phase.hear()
+    phase.light_off()
+    assert "let through" not in phase.end()
+    assert "is it powered" in str(phase.error)
+
+
+@pytest.mark.parametrize("left_over", [[], [FrameLost(0)], [LightAbort("of the other"), b"\xc1"]])
+def test_a_user_that_gives_up_says_so_at_once_and_waits_in_the_dark_for_the_launch(
+    left_over: list[Any],
+) -> None:
+    """Whatever is on its way to it does not take the place of the relay's word."""
+    phase = Phase().start()
+    phase.light_on(factor=1.2)
+    phase.station.attenuator.attenuation_db = lambda value=None: 0.0  # type: ignore[method-assign]
+    said = decode(phase.relay.recv(PATIENCE_S), LightAbort)
+    assert "dB off the planned" in said.reason
+    phase.say(*left_over)
+    assert phase.station.attenuator.shut or phase._thread.is_alive()
+    phase.light_off()
+    assert phase.end() == ["block", "in", "let through", "block", "bypass"]
+
+
+def test_a_relay_that_closes_the_launch_first_needs_no_second_word() -> None:
+    phase = Phase().start()
+    phase.light_on()
+    assert phase.hear() == Armed(0)
+    phase.light_off()
+    assert phase.end()[-2:] == ["block", "bypass"]
+    assert "got LightOff" in str(phase.error)
+
+
+def gone(phase: Phase) -> None:
+    phase.relay.close()
+
+
+def flooding(phase: Phase) -> None:
+    phase.say(LightAbort("broken"), *([FrameLost(0)] * 50))
+
+
+@pytest.mark.parametrize("lost", [gone, flooding])
+def test_without_the_relays_word_a_station_stays_in_and_shut_until_it_is_dark(
+    lost: Callable[[Phase], None],
+) -> None:
+    phase = Phase(timeout_s=0.5).start()
+    phase.light_on()
+    assert phase.hear() == Armed(0)
+    lost(phase)
+    assert set(phase.end()[3:]) == {"block"}
+    assert phase.station.attenuator.shut
+    phase.light.step_aside_if_dark()
+    phase.light.set_up()
+    assert "bypass" not in phase.station.log, "there is light still"
+    assert not phase.station.sensor_cw.zeroed, "a zero taken in light would hide it"
+    phase.station.shine(0.0)
+    phase.light.step_aside_if_dark()
+    assert phase.station.log[-1] == "bypass"
+
+
+def test_a_station_does_not_step_aside_while_a_light_phase_runs() -> None:
+    phase = Phase().start()
+    phase.light.step_aside_if_dark()
+    assert phase.station.log == ["block", "in", "let through"], "the launch may open at any moment"
+    phase.light_off()
+    assert phase.end()[-1] == "bypass"
+
+
+def test_an_attenuator_that_fails_does_not_keep_the_relay_from_being_told() -> None:
+    phase = Phase().start()
+    phase.light_on()
+    assert phase.hear() == Armed(0)
+
+    def fails(value: float | None = None) -> float:
+        raise LinkBrokenError("no answer", instrument="voa_alice", address="memory")
+
+    phase.station.attenuator.attenuation_db = phase.station.attenuator.block = fails  # type: ignore[assignment,method-assign]
+    phase.say(announce(0, np.zeros(0, np.uint32), np.zeros(0, np.uint8)))
+    phase.station.generator.triggers = 2
+    with pytest.raises(LightAborted, match="more than one trigger"):
+        phase.hear()
+    phase.light_off()
+    assert phase.end()[-1] == "bypass"
+    assert "voa_alice" in str(phase.error)
+
+
+def test_out_of_the_ring_the_sensors_take_their_zero() -> None:
+    station = StationInMemory()
+    light = UserLight(small_testbed(), "alice", station.generator, station.owned)
+    station.switch.in_bypass = False
+    light.set_up()
+    assert station.log == ["block", "bypass"]
+    assert (station.sensor_cw.zeroed, station.sensor_ccw.zeroed) == (1, 1)
+    assert station.sensor_cw.set_nm == station.sensor_ccw.set_nm == small_testbed().ring.wavelength_nm
+
+
+def test_light_that_is_too_bright_is_trimmed_and_light_that_is_too_dim_is_not() -> None:
+    for factor, least_db, most_db in ((1.3, 1.13, 1.16), (0.9, 0.0, 0.0)):
+        phase = Phase(n_frames=1).start()
+        phase.light_on(factor)
+        phase.frame(0)
+        assert phase.hear() == Finished()
+        trimmed_db = phase.station.attenuator.value_db - small_testbed().user("alice").attenuation_db
+        assert least_db <= trimmed_db <= most_db
+        assert math.isclose(
+            phase.station.output_photons(small_testbed(), "alice", "ccw"),
+            min(factor, 1.0) * MU,
+            rel_tol=0.005,
+        )
+        phase.light_off()
+        phase.end()
+
+
+@pytest.mark.parametrize("power_w", [0.0, -1e-15])
+def test_a_dark_sensor_is_told_with_what_to_check(power_w: float) -> None:
+    phase = Phase().start()
+    phase.station.shine(power_w)
+    phase.say(LightOn())
+    reason = decode(phase.relay.recv(PATIENCE_S), LightAbort).reason
+    for what in ("alice", "ccw sensor", "launch open", "switch in", "taps not swapped"):
+        assert what in reason
+    assert phase.station.generator.frames_armed == 0
+    phase.light_off()
+    phase.end()
