@@ -92,7 +92,7 @@ def test_a_draw_depends_on_its_name_alone() -> None:
 
 @pytest.mark.parametrize("ring_seed", range(1, 6))
 def test_what_was_built_lies_within_the_tolerances_of_its_parts(ring_seed: int) -> None:
-    """RING.md's order: V_pi and gain 5 %, attenuator 0.1 dB and 1 %, cables 20 ns, leakage 50 to 55 dB, 35 dB extinction."""
+    """What parts keep: V_pi and gain 5 %, attenuator 0.1 dB and 1 %, cables 20 ns, leakage 50 to 55 dB, 35 dB extinction."""
     built = order(ring_seed)
     ring, lines = ring_of(built), lines_of(built)
     for station in ring.optics.users:
