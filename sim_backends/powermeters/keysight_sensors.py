@@ -38,6 +38,8 @@ NO_VALUE = "+3.40282300E+038"
 ZERO_FAILED = 1
 """Any code but 0: which one the instrument has for light at its input is not published."""
 _DEFAULT_M = 1.55e-6
+_ZERO_AVERAGED_S = 10.0
+"""What an instrument spends on finding its zero; how noisy that is does not depend on how long it takes here."""
 _RANGES_DBM = (-110.0, 30.0)
 _CORRECTION_DB = (-200.0, 200.0)
 _FUNCTIONS = {"LOGG": "LOGGING_STABILITY", "STAB": "LOGGING_STABILITY", "MINM": "MINMAX"}
@@ -242,7 +244,7 @@ class Sensors(Part):
                     light_w = self._read_power_w(sensor.number)
                     sensor.zero_code = 0 if light_w <= self._make.dark_w else ZERO_FAILED
                     if not sensor.zero_code:
-                        sensor.zero_w = -self._seen(sensor, light_w, max(self._make.zero_s, 1.0))
+                        sensor.zero_w = -self._seen(sensor, light_w, _ZERO_AVERAGED_S)
 
         if self._make.zero_s > 0:
             self._schedule(self._make.zero_s, end)
