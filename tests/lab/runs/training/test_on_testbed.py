@@ -22,7 +22,7 @@ from lab.runs.testbeds.folder import create_folder, template_path
 from lab.runs.training.on_testbed import live_plan
 from lab.runs.training.place import check_place, find_place
 from lab.runs.training.record import server_rounds
-from lab.testbed import load_testbed
+from lab.testbed import load_testbed, read_testbed, write_testbed
 from orchestrator.events.learning import RunFinished, WaitingForKeys
 from orchestrator.events.process import Ended, ProcessEvent
 from orchestrator.events.status import PairStatus
@@ -46,9 +46,9 @@ def test_what_testbed_may_name(tmp_path: Path) -> None:
 
 def test_a_real_testbed_with_open_endpoints_says_which(tmp_path: Path) -> None:
     path = create_folder(tmp_path / "real", template_path(NAME))
-    text = path.read_text()
-    start, end = text.index("[simulation]"), text.index("[", text.index("[simulation]") + 1)
-    path.write_text(text[:start] + text[end:])
+    data = read_testbed(path)
+    del data["simulation"]
+    write_testbed(data, path)
     with pytest.raises(OptionsError, match=r"leaves hub.control, .*users.dave.delivery 'auto'"):
         find_place(str(tmp_path / "real"))
     alone = tmp_path / "alone.toml"
