@@ -1,8 +1,8 @@
 """A testbed of two users in one process: no sockets, one thread at a time, a clock of its own.
 
 The orchestrator with its hub, both nodes with their stores and delivery services, and both clients are the production
-code; what they say travels over the in-memory transport.  Light is a stub: modulators that remember what they play, an
-attenuator and a power meter that always agree, and a relay that takes part in leases and announces clicks drawn from
+code; what they say travels over the in-memory transport.  Light is a stub: stations in memory whose sensors
+read what is planned, and a relay that takes part in leases and announces clicks drawn from
 the interference of the two waveforms.  Randomness comes from one seeded stream through the one door.
 
 Everything is made inside :meth:`Simulation.run`, so what happens, and when, follows from the seeds alone.
@@ -11,7 +11,6 @@ Everything is made inside :meth:`Simulation.run`, so what happens, and when, fol
 from __future__ import annotations
 
 import hashlib
-import math
 import sqlite3
 import tomllib
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import pytest
+from station_in_memory import StationInMemory, sensor_w, slot_phases
 
 from lab.testbed import Testbed, parse_testbed
 from orchestrator import randomness, runtime
@@ -36,8 +36,18 @@ from orchestrator.hub.agent import Agent
 from orchestrator.keystore.lanes import Lane, SplitRule
 from orchestrator.keystore.sealing import Kek
 from orchestrator.keystore.store import KeyStore
-from orchestrator.light.messages import Armed, Finished, FrameLost, LightOn, announce, read_light_message
-from orchestrator.light.user import CLOCKWISE_GATE, COUNTER_CLOCKWISE_GATE, UserLight
+from orchestrator.light.messages import (
+    Armed,
+    Finished,
+    FrameLost,
+    LightOff,
+    LightOn,
+    StationIn,
+    announce,
+    read_light_message,
+)
+from orchestrator.light.own_station import OWN_DIRECTION, Direction
+from orchestrator.light.user import UserLight
 from orchestrator.processes.node import Node
 from orchestrator.processes.orchestrator import Orchestrator, config_of
 from orchestrator.protocols.block_planning import plan_for
@@ -79,66 +89,23 @@ class Outcome:
 
 
 def small_testbed() -> Testbed:
-    """Two users on a short ring with blocks of a million pulses and a generous security parameter."""
+    """Two users on a bright, well known ring with blocks of a million pulses and a generous security parameter."""
     data = tomllib.loads(TEMPLATE.read_text(encoding="utf-8"))
     data["users"] = data["users"][: len(USERS)]
     owners = ("relay", *USERS)
     data["instruments"] = [each for each in data["instruments"] if each["owner"] in owners]
     kept = {each["name"] for each in data["instruments"]}
-    data["cabling"]["trigger_sinks"] = [sink for sink in data["cabling"]["trigger_sinks"] if sink in kept]
+    for line in ("trigger_sinks", "reference"):
+        data["cabling"][line] = [each for each in data["cabling"][line] if each in kept]
     data["protocol"] |= {"pulses_per_block": 1 << 20, "slots_per_frame": 1 << 18, "eps_sec": 1e-6}
-    data["ring"] |= {"station_pass_loss_db": 0.1, "relay_loss_db": 0.1}
+    data["ring"] |= {"fibre_loss_db_per_km": 0.02, "bypass_loss_db": 0.1, "relay_loss_db": 0.1}
+    data["uncertainty"] |= {"sensor_scale_db": 0.02, "sensor_zero_pw": 0.005, "attenuator_db": 0.01, "phase_rad": 0.002}
     return parse_testbed(data, TEMPLATE)
 
 
 def keys_of(role: str) -> CurveKeys:
     """Stands for a role's key pair; between parts of one program nothing is encrypted."""
     return CurveKeys(role.ljust(40, "."), SecretBits.from_bytes(bytes(40)))
-
-
-class Modulator:
-    """Remembers what it was told to play."""
-
-    def __init__(self) -> None:
-        self._buffers: dict[int, npt.NDArray[np.float32]] = {}
-        self.playing = np.zeros(0, np.float32)
-
-    def configure(self, **settings: float) -> None: ...
-
-    def prepare(self, samples: int) -> None: ...
-
-    def upload(self, buffer: Literal[0, 1], waveform: npt.NDArray[np.float32]) -> None:
-        self._buffers[buffer] = waveform.copy()
-
-    def arm(self, buffer: Literal[0, 1]) -> None:
-        self.playing = self._buffers[buffer]
-
-    def extra_trigger_seen(self) -> bool:
-        return False
-
-    def erase_all(self) -> None:
-        self._buffers.clear()
-
-
-class Attenuator:
-    def __init__(self) -> None:
-        self._set_db = 0.0
-
-    def tune(self, wavelength_nm: float) -> None: ...
-
-    def let_through(self) -> None: ...
-
-    def attenuation_db(self, wanted_db: float | None = None) -> float:
-        if wanted_db is not None:
-            self._set_db = wanted_db
-        return self._set_db
-
-
-class Monitor:
-    def wavelength_nm(self, wavelength_nm: float) -> None: ...
-
-    def power_w(self) -> float:
-        return 1e-9
 
 
 class StubRelay:
@@ -149,14 +116,17 @@ class StubRelay:
 
     untold: frozenset[tuple[int, int]] = frozenset()
 
-    def __init__(self, testbed: Testbed, agent: Agent, modulators: dict[str, Modulator], seed: int) -> None:
+    def __init__(
+        self, testbed: Testbed, agent: Agent, stations: dict[str, StationInMemory], seed: int
+    ) -> None:
         self._testbed = testbed
         self._agent = agent
-        self._modulators = modulators
+        self._stations = stations
         self._rng = np.random.default_rng(seed)
 
     def run_light(self, lease: HeldLease) -> LightStatistics:
         with LightChannels(self._agent, lease, lease.pair) as channels:
+            self._await(channels, StationIn())
             for channel in channels:
                 channel.send(encode(LightOn()))
             for frame in range(lease.n_frames):
@@ -165,26 +135,29 @@ class StubRelay:
                 for side, channel in enumerate(channels):
                     channel.send(encode(FrameLost(frame)) if (frame, side) in self.untold else data)
             self._await(channels, Finished())
+            for channel in channels:
+                channel.send(encode(LightOff()))
         return LightStatistics(frames=lease.n_frames)
 
-    def _await(self, channels: tuple[Channel, ...], expected: Armed | Finished) -> None:
+    def _await(self, channels: tuple[Channel, ...], expected: StationIn | Armed | Finished) -> None:
         for channel in channels:
             assert read_light_message(channel.recv(10.0)) == expected
 
     def _clicks(self, pair: tuple[str, str]) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8]]:
         """One frame: equal phases meet in the first detector, opposite ones in the second."""
         gain = plan_for(self._testbed, *pair).gain
-        phases = self._phases(pair[0], COUNTER_CLOCKWISE_GATE) - self._phases(pair[1], CLOCKWISE_GATE)
+        first_rad, second_rad = (self._phases(*each) for each in zip(pair, OWN_DIRECTION, strict=True))
+        phases = first_rad - second_rad
         bright = gain / 2 * (1 + VISIBILITY * np.cos(phases))
         first = self._rng.random(phases.size) < bright
         second = self._rng.random(phases.size) < gain - bright
         slots = np.flatnonzero(first | second).astype(np.uint32)
         return slots, (first + 2 * second.astype(np.uint8))[slots].astype(np.uint8)
 
-    def _phases(self, user: str, gate: int) -> npt.NDArray[np.float64]:
-        settings = self._testbed.user(user)
-        full_scale_rad = math.pi * settings.rf_gain * settings.awg_amplitude_vpp / 2 / settings.v_pi_v
-        return full_scale_rad * self._modulators[user].playing[gate::2].astype(np.float64)
+    def _phases(self, user: str, direction: Direction) -> npt.NDArray[np.float64]:
+        samples = self._stations[user].generator.trigger()
+        assert samples is not None
+        return slot_phases(self._testbed, user, direction, samples)
 
 
 class World:
@@ -197,10 +170,10 @@ class World:
         self._stack = stack
         self._network = MemoryNetwork()
         self._stop = runtime.event()
-        self._modulators = {user: Modulator() for user in USERS}
+        self._stations = {user: self._station(user) for user in USERS}
         self._start_orchestrator()
         self.stores = {user: self._store(user) for user in USERS}
-        relay = StubRelay(self.testbed, self._agent("relay"), self._modulators, light_seed)
+        relay = StubRelay(self.testbed, self._agent("relay"), self._stations, light_seed)
         party = LeaseParty(
             relay._agent,
             Fence(EpochFile(folder / "relay-fence")),
@@ -209,6 +182,13 @@ class World:
         )
         self._serve(party.serve, "relay")
         self.clients = {user: self._start_node(user) for user in USERS}
+
+    def _station(self, user: str) -> StationInMemory:
+        """Its light is as planned."""
+        plan, first = plan_for(self.testbed, *USERS), user == USERS[0]
+        station, direction = StationInMemory(), OWN_DIRECTION[0 if first else 1]
+        station.shine(sensor_w(self.testbed, user, direction, plan.mu_a if first else plan.mu_b))
+        return station
 
     def _tell(self, who: str) -> Callable[[object], None]:
         return lambda event: self.story.append(f"{runtime.now():.6f} {who} {event!r}")
@@ -255,7 +235,8 @@ class World:
         return store
 
     def _start_node(self, user: str) -> DeliveryClient:
-        light = UserLight(self.testbed, user, self._modulators[user], Attenuator(), Monitor())  # type: ignore[arg-type]
+        station = self._stations[user]
+        light = UserLight(self.testbed, user, station.generator, station.owned)  # type: ignore[arg-type]
         light.set_up()
         agent, store = self._agent(user), self.stores[user]
         fence = Fence(EpochFile(self.folder / f"{user}-fence"))
