@@ -15,6 +15,7 @@ from drivers import catalogue
 from drivers.catalogue import AddressKind, Row
 from drivers.kinds import PHASE_MODULATOR, PULSE_CARVER, TIME_TAGGER
 from drivers.links.addresses import AddressError, host_meaning, serial_meaning, split_address, visa_meaning
+from lab.light_budget import SEPARATION_LIMITS
 from lab.needs import mistakes
 from lab.quantities import UNITS, Plausible, number
 from orchestrator.protocols.catalogue import DEFAULT, objection
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 Mistake = tuple[str, str]
 """Place and message."""
 
-SEPARATION = (0.3, 0.7)
-"""Distance of the two directions' pulses at a station, as a share of the slot."""
 TIMED = (PHASE_MODULATOR, PULSE_CARVER, TIME_TAGGER)
 """Kinds that play or count in time: they have a trigger input and a reference input."""
 MOST_BETWEEN_DETECTORS_PS = 1_000_000
@@ -206,11 +205,11 @@ def _separation(testbed: Testbed, place: str, delays_ps: tuple[int, int]) -> Ite
     """Both directions pass a station far enough apart to modulate one alone."""
     slot_ps = 1e12 / testbed.protocol.clock_hz
     apart = (delays_ps[1] - delays_ps[0]) % slot_ps / slot_ps
-    if not SEPARATION[0] <= apart <= SEPARATION[1]:
+    if not SEPARATION_LIMITS[0] <= apart <= SEPARATION_LIMITS[1]:
         yield (
             f"{place}.modulator_delays_ps",
             f"the two directions pass {apart * slot_ps * 1e-3:.2f} ns apart in a slot of {slot_ps * 1e-3:g} ns, and "
-            f"{SEPARATION[0] * slot_ps * 1e-3:g} to {SEPARATION[1] * slot_ps * 1e-3:g} ns are needed to modulate one alone; "
+            f"{SEPARATION_LIMITS[0] * slot_ps * 1e-3:g} to {SEPARATION_LIMITS[1] * slot_ps * 1e-3:g} ns are needed to modulate one alone; "
             "calibrate, or add up to a metre of fibre on one side of the station",
         )
 

@@ -120,12 +120,11 @@ class RingLight:
 
     def watts(self, photons_per_slot: float) -> float:
         """Mean power of a train of pulses."""
-        photon_j = PLANCK_J_S * LIGHT_SPEED_M_S / (self.wavelength_nm * 1e-9)
-        return photons_per_slot * photon_j * self.clock_hz
+        return photons_per_slot / self.photons_per_slot(1.0)
 
-    def photons_per_slot(self, watts: float) -> float:
+    def photons_per_slot(self, power_w: float) -> float:
         """Mean photons in a slot of a train of pulses."""
-        return watts / self.watts(1.0)
+        return photons_per_slot(power_w, self.wavelength_nm, self.clock_hz)
 
     def separation_ns(self, station: StationLight) -> float:
         """From clockwise to counter-clockwise light at a station, modulo the slot."""
@@ -318,6 +317,11 @@ def pulse_place(half: float, to_other: float) -> float:
     In any unit of time.  Both sit :data:`SETTLED` after an edge where the distance of the two allows it.
     """
     return min(max(SETTLED * half, (1 + SETTLED) * half - to_other), LATEST * half)
+
+
+def photons_per_slot(power_w: float, wavelength_nm: float, clock_hz: float) -> float:
+    """Mean photons in one slot of light of average power ``power_w``: P lambda / (h c f)."""
+    return power_w * wavelength_nm * 1e-9 / (PLANCK_J_S * LIGHT_SPEED_M_S * clock_hz)
 
 
 def _readings(

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lab.light_budget import LATCHING_CPS
 from lab.testbed import Testbed
 from orchestrator import runtime
 from orchestrator.light.carving import carver_pattern
@@ -38,8 +39,6 @@ FIRST_DB = 40.0
 """Most of one launch attenuator, below where it ends; the other takes the rest."""
 STARTING_PS = 1_000_000
 """A record whose only purpose is its trigger, on which the carver's pattern begins."""
-RATE_LIMIT_HZ = 1e7
-"""A nanowire latches at a few times this of absorbed photons."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +144,7 @@ class Launching:
     def _check_rates(self) -> None:
         """A hundredth of the light must be seen, and must not be more than a hundredth of what detectors bear."""
         rates = self._owned.detectors.count_rates()[:2]
-        limit_hz = RATE_LIMIT_HZ / 10 ** (LOW_DB / 10)
+        limit_hz = LATCHING_CPS / 10 ** (LOW_DB / 10)
         if max(rates) > limit_hz:
             raise LightAborted(
                 f"detectors count {rates[0]:.3g} and {rates[1]:.3g} per second at a hundredth of the light, more than "

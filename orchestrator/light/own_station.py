@@ -16,6 +16,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from lab.light_budget import photons_per_slot
 from lab.testbed import Testbed
 from orchestrator.light.messages import LightAborted
 
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PLANCK_J_S = 6.62607015e-34
-LIGHT_SPEED_M_S = 299_792_458.0
 
 Direction = Literal["cw", "ccw"]
 OWN_DIRECTION: tuple[Direction, Direction] = ("ccw", "cw")
@@ -35,11 +34,6 @@ DARK_W = 0.3e-12
 ATTENUATION_STEP_DB = 0.01
 LOW_DB = 1.5
 """How far an intensity may fall below its plan: less light is less key, not less security."""
-
-
-def photons_per_slot(power_w: float, wavelength_nm: float, clock_hz: float) -> float:
-    """Mean photons in one slot of light of average power ``power_w``: P lambda / (h c f)."""
-    return power_w * wavelength_nm * 1e-9 / (PLANCK_J_S * LIGHT_SPEED_M_S * clock_hz)
 
 
 def _over_db(actual: float, planned: float) -> float:

@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from drivers.links.errors import NotReadyError
+from lab.light_budget import photons_per_slot
 from lab.light_of import ring_light
 from lab.testbed import Testbed
-from orchestrator.light.own_station import OWN_DIRECTION, Direction, StationInstruments, photons_per_slot
+from orchestrator.light.own_station import OWN_DIRECTION, Direction, StationInstruments
 from orchestrator.light.timing import frame_timing
 
 PAIR_DIRECTIONS = OWN_DIRECTION
