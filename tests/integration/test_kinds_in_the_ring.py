@@ -2,101 +2,89 @@
 
 from __future__ import annotations
 
-import tomllib
-from contextlib import ExitStack
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from driven_ring import TEMPLATE, DrivenRing, Phase, ring_content
 
 from lab import needs
-from lab.runs.testbeds.folder import template_path
-from lab.station import Station
-from lab.testbed import parse_testbed, resolve_addresses
-from orchestrator.light.messages import LightAborted
-from orchestrator.light.relay import RelayLight
-from orchestrator.light.user import UserLight
-from sim_backends.bench import Bench
+from lab.testbed import parse_testbed
+from orchestrator.protocols.block_planning import plan_for
+from sim_backends.survey import surveyed
 
-MU = 0.02
+PAIR = ("alice", "bob")
 
 
-def content() -> dict[str, Any]:
-    """A motor-driven attenuator at the launch, one of four shutters at bob's, and a spare laser."""
-    data = tomllib.loads(template_path("simulated-four-node").read_text(encoding="utf-8"))
-    data["protocol"] |= {"slots_per_frame": 1 << 14, "pulses_per_block": 1 << 17}
-    by_name = {entry["name"]: entry for entry in data["instruments"]}
-    by_name["launch"] |= {"model": "oz-dd100", "serves": {}}
-    by_name["voa_bob"] |= {"model": "keysight-n7764a", "serves": {"attenuator": "ch2"}}
-    by_name["laser"]["serves"] = {"laser": ""}
-    data["instruments"].append({"name": "spare", "model": "nkt-basik", "owner": "relay", "address": "auto"})
-    return data
+def content() -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """The bundled testbed with short frames, and its instruments by name."""
+    data = ring_content(1 << 17)
+    return data, {entry["name"]: entry for entry in data["instruments"]}
+
+
+@contextmanager
+def driven(data: dict[str, Any]) -> Iterator[DrivenRing]:
+    """The ring with other instruments, calibrated as it is with them; safe at the end."""
+    ring = DrivenRing(surveyed(data, parse_testbed(data, TEMPLATE)), PAIR)
+    try:
+        yield ring
+        for station in ring.stations.values():
+            assert station.safe() == {}
+        assert not {name for name in ring.bench.unsafe() if name in ring.bench.addresses}
+    finally:
+        ring.close()
+
+
+def is_as_planned(phase: Phase, ring: DrivenRing) -> None:
+    plan = plan_for(ring.testbed, *PAIR)
+    assert phase.clicks / phase.slots == pytest.approx(plan.gain, rel=0.15)
+    assert phase.wrong / phase.sifted < 2.5 * plan.qber
 
 
 def test_light_goes_through_whatever_serves() -> None:
-    data = content()
-    with ExitStack() as stack:
-        bench = stack.enter_context(Bench(parse_testbed(data, Path("t"))))
-        data = resolve_addresses(data, bench.addresses)
-        for entry in data["instruments"]:
-            entry["options"] = bench.options[entry["name"]]
-        testbed = parse_testbed(data, Path("t"))
-        relay = stack.enter_context(Station(testbed, "relay"))
-        bob = stack.enter_context(Station(testbed, "bob"))
-        light = RelayLight(
-            testbed,
-            relay.get(needs.LASER),
-            relay.get(needs.LAUNCH),
-            relay.get(needs.DETECTORS),
-            relay.get(needs.TAGGER),
-        )
-        user = UserLight(
-            testbed,
-            "bob",
-            bob.get(needs.MODULATOR),
-            bob.get(needs.ATTENUATOR),
-            bob.get(needs.MONITOR),
-        )
-        light.set_up()
-        user.set_up()
-        with pytest.raises(LightAborted, match="no light arrives"):
-            user.set_intensity(MU)
-        light.light_on()
-        assert user.set_intensity(MU) == pytest.approx(MU, rel=5e-3)
-        assert bench.ring.mean_photon_number("bob") == pytest.approx(MU, rel=5e-3)
-        bob.get(needs.ATTENUATOR).block()
-        assert bench.ring.mean_photon_number("bob") == 0.0
-        assert "spare" not in bench.unsafe()
-        before = bench.ring.monitor_power_w("bob")
-        light.light_blocked()
-        assert bench.ring.monitor_power_w("bob") < before * 10**-1.6  # 60 dB instead of 43: it has no shutter
-    assert bench.unsafe() == []
+    """A motor-driven attenuator at the launch, one of four shutters at bob's, and a spare laser."""
+    data, by_name = content()
+    by_name["launch"]["serves"] = {"launch_second": "ch3"}
+    by_name["voa_bob"] |= {"model": "keysight-n7764a", "serves": {"attenuator": "ch2"}}
+    by_name["laser"]["serves"] = {"laser": ""}
+    data["instruments"] += [
+        {"name": "motor", "model": "oz-dd100", "owner": "relay", "serves": {"launch": ""}},
+        {"name": "spare", "model": "nkt-basik", "owner": "relay"},
+    ]
+    with driven(data) as ring:
+        lit: list[set[str]] = []
+        phase = ring.phase(2, lambda frame: lit.append(set(ring.bench.unsafe())))
+        is_as_planned(phase, ring)
+        assert all({"laser", "launch", "motor", "voa_bob"} <= each for each in lit)
+        assert not any("spare" in each for each in lit)
+        assert ring.bench.ring.mean_photon_number("bob", "cw") == 0.0
 
 
 def test_one_box_attenuates_and_measures() -> None:
-    data = content()
-    by_name = {entry["name"]: entry for entry in data["instruments"]}
-    by_name["voa_bob"] |= {"model": "keysight-n7752a", "serves": {"attenuator": "ch3", "monitor": "ch5"}}
-    data["instruments"].remove(by_name["monitor_bob"])
-    with ExitStack() as stack:
-        bench = stack.enter_context(Bench(parse_testbed(data, Path("t"))))
-        data = resolve_addresses(data, bench.addresses)
-        for entry in data["instruments"]:
-            entry["options"] = bench.options[entry["name"]]
-        testbed = parse_testbed(data, Path("t"))
-        relay = stack.enter_context(Station(testbed, "relay"))
-        bob = stack.enter_context(Station(testbed, "bob"))
-        relay.get(needs.LASER).emission(True)
-        relay.get(needs.LAUNCH).attenuation_db(20.0)
-        sensor, light_w = bob.get(needs.MONITOR), bench.ring.monitor_power_w("bob")
-        assert light_w > 1000 * sensor.floor_w()
-        assert sensor.power_w() == pytest.approx(
-            light_w, rel=0.06, abs=0.0
-        )  # its scale is off by 5 % at most
-        bob.get(needs.ATTENUATOR).attenuation_db(10.0)
-        bob.get(needs.ATTENUATOR).let_through()
-        assert bench.ring.mean_photon_number("bob") > 0.0
-        bob.get(needs.ATTENUATOR).block()
-        assert bench.ring.mean_photon_number("bob") == 0.0
-        assert sensor.power_w() > 0.0
-    assert bench.unsafe() == []
+    """Its sensors see no single photons: the intensity is that of the last calibration."""
+    data, by_name = content()
+    data["protocol"]["monitoring"] = "calibrated"
+    serves = {"attenuator": "ch3", "sensor_cw": "ch5", "sensor_ccw": "ch6"}
+    by_name["voa_bob"] |= {"model": "keysight-n7752a", "serves": serves}
+    data["instruments"].remove(by_name["sensors_bob"])
+    with driven(data) as ring:
+        is_as_planned(ring.phase(2), ring)
+        own, light = ring.instruments, ring.bench.ring
+        own.detectors.enabled(False)
+        for launch in (own.launch, own.launch_second):
+            launch.attenuation_db(10.0)
+            launch.let_through()
+        bob = ring.stations["bob"]
+        bob.get(needs.SWITCH).crossed(False)
+        attenuator = bob.get(needs.ATTENUATOR)
+        for direction, need in (("cw", needs.SENSOR_CW), ("ccw", needs.SENSOR_CCW)):
+            sensor, light_w = bob.get(need), light.sensor_power_w("bob", direction)
+            assert light_w > 10 * sensor.floor_w()
+            assert sensor.power_w() == pytest.approx(light_w, rel=0.06), "its scale is off by 5 % at most"
+        attenuator.attenuation_db(10.0)
+        attenuator.let_through()
+        assert light.mean_photon_number("bob", "cw") > 0.0
+        attenuator.block()
+        assert light.mean_photon_number("bob", "cw") == 0.0
+        assert bob.get(needs.SENSOR_CW).power_w() > 0.0, "it stands ahead of the attenuator"

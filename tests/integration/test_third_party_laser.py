@@ -22,7 +22,7 @@ from lab import needs
 from lab.runs.testbeds.folder import template_path
 from lab.station import Station
 from lab.testbed import load_testbed, parse_testbed, resolve_addresses, write_testbed
-from orchestrator.light.relay import RelayLight
+from orchestrator.light.launching import Launching, RelayInstruments
 from sim_backends.bench import Bench, BenchError
 
 SMALL = {"slots_per_frame": 1 << 20, "pulses_per_block": 1 << 25}
@@ -70,22 +70,19 @@ def test_it_is_checked_simulated_and_gives_the_light_that_the_relay_asks_for(
         for entry in data["instruments"]:
             entry["options"] = bench.options[entry["name"]]
         testbed = parse_testbed(data, tmp_path)
+        for user in ("alice", "bob"):
+            bench.ring.set_switch(user, False)
         with Station(testbed, "relay") as station:
             assert station.identities["laser"].model == "SL1"
-            light = RelayLight(
-                testbed,
-                station.get(needs.LASER),
-                station.get(needs.LAUNCH),
-                station.get(needs.DETECTORS),
-                station.get(needs.TAGGER),
-            )
-            light.set_up()
-            assert bench.ring.monitor_power_w("alice") == 0
-            light.light_on()
-            assert bench.ring.monitor_power_w("alice") > 0
+            launching = Launching(testbed, RelayInstruments(*(station.get(need) for need in needs.RELAY)))
+            launching.set_up()
+            assert bench.ring.sensor_power_w("alice", "ccw") == 0
+            launching.open(56.0)
+            assert bench.ring.sensor_power_w("alice", "ccw") > 0
             assert "laser" in bench.unsafe()
-        assert bench.ring.monitor_power_w("alice") == 0
-        assert bench.unsafe() == []
+        assert bench.ring.sensor_power_w("alice", "ccw") == 0
+        owned = {entry.name for entry in testbed.owned_by("relay")}
+        assert not owned & set(bench.unsafe())
 
 
 def test_without_its_package_the_testbed_says_which_models_there_are(tmp_path: Path) -> None:
