@@ -70,6 +70,8 @@ class Bench:
         if not self._places:
             raise BenchError(f"testbed {testbed.name!r} names real addresses only; nothing to simulate")
         self._around = _surroundings(testbed, self.ring, partial(free_port_range, rng=self._rng))
+        self.trigger: TriggerLine = self._around.trigger
+        self.reference: ReferenceLine = self._around.reference
         self.addresses: dict[str, str] = {}
         self.options: dict[str, Options] = {}
         self._built = {

@@ -49,11 +49,15 @@ class TriggerLine:
         if sink in self.delays_ps:
             self._listeners[sink] = listener
 
+    def pull(self, sink: str) -> None:
+        """Unplug an input for good."""
+        self._listeners.pop(sink, None)
+
     def send(self, source: str, edge: Edge) -> None:
         """An edge leaves an output; goes nowhere from one that is not this line's source."""
         if source != self.source:
             return
-        for sink, listener in self._listeners.items():
+        for sink, listener in list(self._listeners.items()):
             listener(replace(edge, at_ps=edge.at_ps + self.delays_ps[sink]))
 
 

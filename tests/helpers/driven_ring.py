@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ from lab.light_of import pair_light
 from lab.station import Station
 from lab.testbed import Testbed, parse_testbed, read_testbed, resolve_addresses
 from orchestrator.light.clicks import BlockClicks
-from orchestrator.light.launching import RelayInstruments
-from orchestrator.light.own_station import OWN_DIRECTION, StationInstruments
+from orchestrator.light.launching import Launching, RelayInstruments
+from orchestrator.light.own_station import OWN_DIRECTION, OwnStation, StationInstruments
 from orchestrator.light.relay import RelayLight
 from orchestrator.light.user import UserLight
 from orchestrator.protocols.block_planning import plan_for
@@ -69,57 +69,65 @@ class DrivenRing:
         relay = self.stations["relay"]
         self.instruments = RelayInstruments(*(relay.get(need) for need in needs.RELAY))
         self.relay = RelayLight(self.testbed, self.instruments)
-        self.users = [self._user(user) for user in pair]
+        self.owned = {user: self._owned(user) for user in pair}
+        self.users = [
+            UserLight(self.testbed, user, self.stations[user].get(needs.MODULATOR), owned)
+            for user, owned in self.owned.items()
+        ]
 
-    def _user(self, user: str) -> UserLight:
+    def _owned(self, user: str) -> StationInstruments:
         get = self.stations[user].get
-        owned = StationInstruments(
+        return StationInstruments(
             get(needs.SWITCH), get(needs.ATTENUATOR), get(needs.SENSOR_CW), get(needs.SENSOR_CCW)
         )
-        return UserLight(self.testbed, user, get(needs.MODULATOR), owned)
 
     def phase(self, n_frames: int, on_frame: Callable[[int], None] = lambda frame: None) -> Phase:
         """A whole light phase; ``on_frame`` is told each frame that the relay served.
 
-        Raises what the first side that failed raised, an error of the relay before one of a user.
+        Raises what a side that failed raised, an error of the relay before one of a user.
         """
         self.relay.set_up()
         for light in self.users:
             light.set_up()
         plan = plan_for(self.testbed, *self.pair)
         channels = [memory_channel_pair() for _ in self.pair]
-        blocks: dict[int, BlockClicks] = {}
-        failed: list[BaseException] = []
 
-        def user(index: int) -> None:
-            try:
-                blocks[index], _ = self.users[index].run(
-                    channels[index][0],
-                    symbols=plan.symbols,
-                    mu=(plan.mu_a, plan.mu_b)[index],
-                    direction=OWN_DIRECTION[index],
-                    n_frames=n_frames,
-                )
-            except BaseException as error:
-                failed.append(error)
+        def user(index: int) -> BlockClicks:
+            clicks, _ = self.users[index].run(
+                channels[index][0],
+                symbols=plan.symbols,
+                mu=(plan.mu_a, plan.mu_b)[index],
+                direction=OWN_DIRECTION[index],
+                n_frames=n_frames,
+            )
+            return clicks
 
-        threads = [threading.Thread(target=user, args=(index,)) for index in (0, 1)]
-        for thread in threads:
-            thread.start()
-        launch_db = pair_light(self.testbed, *self.pair).budget(plan.mu_a).launch_attenuation_db
-        try:
+        with ThreadPoolExecutor(2) as pool:
+            blocks = [pool.submit(user, index) for index in (0, 1)]
             self.relay.run(
                 (channels[0][1], channels[1][1]),
                 n_frames,
-                launch_db,
+                self.launch_db(),
                 on_frame=lambda frame, clicks: on_frame(frame),
             )
-        finally:
-            for thread in threads:
-                thread.join(30)
-        if failed:
-            raise failed[0]
-        return counted(blocks[0], blocks[1], n_frames * self.testbed.protocol.slots_per_frame)
+            first, second = (block.result() for block in blocks)
+        return counted(first, second, n_frames * self.testbed.protocol.slots_per_frame)
+
+    def launch_db(self) -> float:
+        """The planned launch attenuation."""
+        mu = plan_for(self.testbed, *self.pair).mu_a
+        return pair_light(self.testbed, *self.pair).budget(mu).launch_attenuation_db
+
+    def light(self) -> dict[str, OwnStation]:
+        """Both stations taken in, and the planned light in the ring; nothing is modulated."""
+        launching = Launching(self.testbed, self.instruments)
+        launching.set_up()
+        stations = {user: OwnStation(self.testbed, user, owned) for user, owned in self.owned.items()}
+        for station in stations.values():
+            station.set_up()
+            station.take_in()
+        launching.open(self.launch_db())
+        return stations
 
     def close(self) -> None:
         for station in self.stations.values():
