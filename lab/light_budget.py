@@ -66,8 +66,8 @@ class RelayLight:
     """The relay's parts; losses in dB.
 
     ``launch_loss_db``: from the laser into one direction of the loop with the launch attenuators at 0 dB, all light that
-    is no pulse included; ``launch_limit_db`` what they reach together.  ``relay_loss_db`` stands between a loop end and a
-    detector.  ``extinction_db``: light of a pulse over light of an empty gate.
+    is no pulse included; ``launch_limit_db`` the most that may be planned of them.  ``relay_loss_db`` stands between a
+    loop end and a detector.  ``extinction_db``: light of a pulse over light of an empty gate.
     """
 
     laser_w: float
@@ -77,7 +77,7 @@ class RelayLight:
     dark_count: float
     visibility: float
     extinction_db: float
-    launch_limit_db: float = 90.0
+    launch_limit_db: float = 65.0
 
     @property
     def detection_db(self) -> float:
@@ -260,7 +260,7 @@ class PairLight:
         launch_db = budget.launch_attenuation_db
         if launch_db > ring.relay.launch_limit_db:
             yield (
-                f"the launch must be attenuated by {launch_db:.1f} dB, and its attenuators reach "
+                f"the launch must be attenuated by {launch_db:.1f} dB, and its attenuators allow "
                 f"{ring.relay.launch_limit_db:g} dB: lower the laser's power"
             )
         if launch_db < 0:

@@ -170,7 +170,7 @@ def test_what_cannot_work_is_told_with_its_figures() -> None:
     assert "user-0 the two directions pass 2.74 ns apart" in words
     assert "trim the fibre by 0.46 m on one side" in words
     short = replace(RING, relay=replace(RELAY, launch_limit_db=45.0))
-    assert "attenuated by 56.1 dB, and its attenuators reach 45 dB" in told(short)
+    assert "attenuated by 56.1 dB, and its attenuators allow 45 dB" in told(short)
     weak = replace(RING, relay=replace(RELAY, laser_w=1e-9))
     assert "6.9 dB too weak" in told(weak)
     bright = PairLight(RING, 0, 1)
