@@ -20,7 +20,7 @@ from orchestrator.light.messages import (
     StationIn,
     read_light_message,
 )
-from orchestrator.wire.channel import Channel, ChannelTimeoutError
+from orchestrator.wire.channel import Channel, ChannelError, ChannelTimeoutError
 from orchestrator.wire.codec import encode
 
 
@@ -38,6 +38,13 @@ class UsersInStep:
         """The same encoded message to both."""
         for channel in self._channels:
             channel.send(data)
+
+    def send_last(self, messages: list[bytes]) -> None:
+        """The last encoded messages to both, whether the other can be reached or not."""
+        for channel in self._channels:
+            with contextlib.suppress(ChannelError):
+                for data in messages:
+                    channel.send(data)
 
     def await_stations(self) -> None:
         """Both have taken their stations in; raises LightAborted or ChannelError."""

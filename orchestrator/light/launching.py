@@ -108,11 +108,15 @@ class Launching:
             raise
 
     def close(self) -> None:
-        """Launch nothing; laser and pulses go on for the next lease."""
+        """Launch nothing; laser and pulses go on for the next lease, unless an attenuator cannot be told."""
         try:
-            self._owned.launch.block()
-        finally:
-            self._owned.launch_second.block()
+            try:
+                self._owned.launch.block()
+            finally:
+                self._owned.launch_second.block()
+        except BaseException:
+            self._owned.laser.emission(False)
+            raise
 
     def check_running(self) -> None:
         """NotReadyError unless the laser emits, pulses are cut, the null is held and the detectors are biased."""

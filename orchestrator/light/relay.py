@@ -11,7 +11,6 @@ It owns what makes and detects light, and nothing at the users.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,8 +24,8 @@ from orchestrator import runtime
 from orchestrator.light.clicks import tags_to_clicks
 from orchestrator.light.in_step import UsersInStep
 from orchestrator.light.launching import Launching, RelayInstruments
-from orchestrator.light.messages import FrameLost, LightOff, LightOn, announce
-from orchestrator.wire.channel import Channel, ChannelError
+from orchestrator.light.messages import FrameLost, LightOff, LightOn, aborting, announce
+from orchestrator.wire.channel import Channel
 from orchestrator.wire.codec import encode
 
 logger = logging.getLogger(__name__)
@@ -87,6 +86,7 @@ class RelayLight:
         LightAborted, ChannelError or InstrumentError.
         """
         users = UsersInStep(channels, n_frames, USER_PATIENCE * self._timeout_s)
+        last = [encode(LightOff())]
         try:
             users.await_stations()
             self._tagger.restart_streams()
@@ -108,10 +108,12 @@ class RelayLight:
                 announced, recorded = announced + clicks[0].size, recorded + 1
                 on_frame(frame, clicks[0].size)
             return FramesServed(announced, n_frames - recorded)
+        except BaseException as error:
+            last.insert(0, aborting(error))
+            raise
         finally:
             self._launching.close()
-            with contextlib.suppress(ChannelError):
-                users.send(encode(LightOff()))
+            users.send_last(last)
 
     def _expose(self, frame: int) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8]] | None:
         """The slots that clicked and their outcomes; None where the record failed and the tagger works again."""

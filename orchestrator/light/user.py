@@ -147,7 +147,7 @@ class UserLight:
                 watch.read()
                 block = record.block()
                 channel.send(encode(Finished()))
-                self._leave(channel, closed=False)
+                self._leave(closed=self._hears_light_off(channel, complete=True))
             except BaseException as error:
                 self._give_up(channel, error)
                 raise
@@ -216,25 +216,31 @@ class UserLight:
         try:
             self._station.darken()
         finally:
-            self._leave(channel, closed=closed)
+            self._leave(closed=closed or self._hears_light_off(channel, complete=False))
 
-    def _leave(self, channel: Channel, *, closed: bool) -> None:
-        """Out of the ring, but only if the launch is ``closed`` or the relay says in time that it is."""
-        if closed or self._hears_light_off(channel):
+    def _leave(self, *, closed: bool) -> None:
+        """Out of the ring, but only if the launch is ``closed`` by the relay's word, or it is dark."""
+        if closed:
             self._station.bypass()
             return
         logger.warning("%s: the relay did not say that the launch is closed", self._user.name)
         self._station.darken()
         self._station.bypass_if_dark()
 
-    def _hears_light_off(self, channel: Channel) -> bool:
-        """Whether the relay closes the launch in time, whatever else it says before."""
+    def _hears_light_off(self, channel: Channel, *, complete: bool) -> bool:
+        """Whether the relay closes the launch in time, whatever else it says before.
+
+        LightAborted where it gives up a block that is ``complete`` here: the other user's is not.
+        """
         deadline = self._clock() + self._timeout_s
         try:
             while (left_s := deadline - self._clock()) > 0:
-                with contextlib.suppress(LightAborted):
+                try:
                     if isinstance(read_light_message(channel.recv(left_s)), LightOff):
                         return True
+                except LightAborted:
+                    if complete:
+                        raise
         except ChannelError:
             logger.debug("nothing more comes from the relay")
         return False

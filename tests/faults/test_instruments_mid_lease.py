@@ -22,14 +22,17 @@ import numpy as np
 import pytest
 
 from lab import needs
+from lab.light_of import pair_light
 from lab.runs.testbeds.folder import template_path
 from lab.station import Station
 from lab.testbed import Testbed, parse_testbed, resolve_addresses
 from orchestrator.hub.agent import LinkDown
 from orchestrator.light.clicks import BlockClicks
+from orchestrator.light.launching import RelayInstruments
 from orchestrator.light.messages import LOST
+from orchestrator.light.own_station import OWN_DIRECTION, StationInstruments
 from orchestrator.light.relay import RelayLight
-from orchestrator.light.user import CLOCKWISE_GATE, COUNTER_CLOCKWISE_GATE, UserLight
+from orchestrator.light.user import UserLight
 from orchestrator.protocols.four_phase.symbols import FourPhases
 from orchestrator.scheduling.fencing import Fence
 from orchestrator.scheduling.lease_party import HeldLease, LeaseParty, LightChannels, SupersededError
@@ -43,7 +46,8 @@ PAIR = ("alice", "bob")
 PARTIES = ("relay", *PAIR)
 FRAMES, SLOTS = 8, 1 << 14
 FAULT_FRAME = 2
-MU, P_X = 0.02, 0.75
+MU, P_X = 0.01, 0.75
+
 NOTICED_S = 2.5
 """The promise is 2 s; the rest is for the machine that tests."""
 
@@ -104,14 +108,16 @@ class World:
     def __init__(self, stack: ExitStack, *, quick: bool) -> None:
         data = tomllib.loads(template_path("simulated-four-node").read_text(encoding="utf-8"))
         data["protocol"] |= {"slots_per_frame": SLOTS, "pulses_per_block": FRAMES * SLOTS}
-        self.bench = Bench(parse_testbed(data, Path("t")), random.Random(os.getpid()))
+        only = [entry["name"] for entry in data["instruments"] if entry["owner"] in PARTIES]
+        self.bench = Bench(parse_testbed(data, Path("t")), random.Random(os.getpid()), only=only)
         stack.enter_context(self.bench)
         data = resolve_addresses(data, self.bench.addresses)
         for entry in data["instruments"]:
-            entry["options"] = self.bench.options.get(entry["name"], {})
+            entry["options"] = entry.get("options", {}) | self.bench.options.get(entry["name"], {})
             if quick and entry["model"] != "nkt-basik":
                 entry["options"] = {**entry["options"], "timeout_s": 0.5}
         self.testbed: Testbed = parse_testbed(data, Path("t"))
+        self._light = pair_light(self.testbed, *PAIR)
         self.heard: queue.Queue[tuple[str, Any, float]] = queue.Queue()
         self.kept: dict[str, list[BlockClicks]] = {user: [] for user in PAIR}
         self.plant: Callable[[], None] | None = None
@@ -133,27 +139,18 @@ class World:
             return here
 
     def _start(self, stack: ExitStack) -> None:
-        station = self.stations["relay"]
+        get = self.stations["relay"].get
         relay = RelayLight(
-            self.testbed,
-            station.get(needs.LASER),
-            station.get(needs.LAUNCH),
-            station.get(needs.DETECTORS),
-            station.get(needs.TAGGER),
-            timeout_s=8.0,
+            self.testbed, RelayInstruments(*(get(need) for need in needs.RELAY)), timeout_s=8.0
         )
         relay.set_up()
         self._party(stack, "relay", relay.set_up, lambda lease: self._relay_light(relay, lease))
         for user in PAIR:
-            station = self.stations[user]
-            light = UserLight(
-                self.testbed,
-                user,
-                station.get(needs.MODULATOR),
-                station.get(needs.ATTENUATOR),
-                station.get(needs.MONITOR),
-                timeout_s=8.0,
+            get = self.stations[user].get
+            owned = StationInstruments(
+                get(needs.SWITCH), get(needs.ATTENUATOR), get(needs.SENSOR_CW), get(needs.SENSOR_CCW)
             )
+            light = UserLight(self.testbed, user, get(needs.MODULATOR), owned, timeout_s=8.0)
             light.set_up()
             self._party(stack, user, light.set_up, self._user_run(user, light))
 
@@ -184,17 +181,23 @@ class World:
 
         agent: Any = self.agents["relay"]
         with LightChannels(agent, lease, PAIR) as channels:
-            served = light.run((channels[0], channels[1]), lease.n_frames, on_frame=on_frame)
+            launch_db = self._light.budget(MU).launch_attenuation_db
+            served = light.run((channels[0], channels[1]), lease.n_frames, launch_db, on_frame=on_frame)
         return LightStatistics(lost_frames=served.lost_frames)
 
     def _user_run(self, user: str, light: UserLight) -> Callable[[HeldLease], LightStatistics]:
-        gate = COUNTER_CLOCKWISE_GATE if user == PAIR[0] else CLOCKWISE_GATE
+        loss_a, loss_b = self._light.arms_db
+        mu = MU if user == PAIR[0] else MU * 10 ** ((loss_b - loss_a) / 10)
 
         def run(lease: HeldLease) -> LightStatistics:
             agent: Any = self.agents[user]
             with LightChannels(agent, lease, ("relay",)) as (channel,):
                 clicks, announcements = light.run(
-                    channel, symbols=FourPhases(P_X), mu=MU, gate=gate, n_frames=lease.n_frames
+                    channel,
+                    symbols=FourPhases(P_X),
+                    mu=mu,
+                    direction=OWN_DIRECTION[PAIR.index(user)],
+                    n_frames=lease.n_frames,
                 )
             self.kept[user].append(clicks)
             return LightStatistics(lost_frames=announcements.count(LOST))
@@ -287,7 +290,9 @@ def fail_once(world: World, name: str, fault: Callable[[Any], Callable[[], None]
         ("tagger", garble),
         ("awg_alice", cut),
         ("voa_bob", silence),
-        ("monitor_bob", garble),
+        ("sensors_bob", garble),
+        ("awg_relay", cut),
+        ("bias_relay", silence),
     ],
 )
 def test_a_fault_discards_the_block_and_the_next_lease_works_again(
@@ -295,6 +300,19 @@ def test_a_fault_discards_the_block_and_the_next_lease_works_again(
 ) -> None:
     outcome, _ = fail_once(world, name, fault)
     assert name in outcome.reason
+
+
+@pytest.mark.parametrize("name", ["switch_alice", "launch"])
+def test_a_fault_that_shows_when_the_light_goes_out_is_told_and_nothing_shines_on(
+    world: World, name: str
+) -> None:
+    world.plant = lambda: cut(world.bench.twins[name])
+    outcome, _ = world.lease()
+    assert not outcome.ok
+    assert name in outcome.reason
+    ring = world.bench.ring
+    assert sum(ring._entering_w("cw", ring._train())) < 1e-18, "a photon in a few seconds"
+    world.good_lease()
 
 
 def test_time_stamps_that_the_tagger_lost_cost_their_frame_alone(world: World) -> None:
@@ -313,13 +331,14 @@ def test_a_trigger_that_one_generator_misses_costs_its_frame_alone(world: World)
     """The relay does not notice and announces clicks; bob's generator still waits for its trigger."""
 
     def miss_one() -> None:
-        twin = world.bench.twins["awg_bob"]
-        arrives = twin.trigger
+        device = world.bench.twins["awg_bob"]._device  # type: ignore[attr-defined]
+        arrives = device.trigger
 
-        def missed(*args: object) -> None:
-            twin.trigger = arrives
+        def missed(*args: object) -> dict[int, object]:
+            device.trigger = arrives
+            return {}
 
-        twin.trigger = missed
+        device.trigger = missed
 
     world.plant = miss_one
     outcome, _ = world.lease()
@@ -344,11 +363,11 @@ def test_detectors_that_lost_their_bias_are_noticed_and_biased_again(world: Worl
 
 def test_while_an_instrument_is_away_offers_are_refused_with_its_name(world: World) -> None:
     clear: list[Callable[[], None]] = []
-    world.plant = lambda: clear.append(silence(world.bench.twins["monitor_alice"]))
+    world.plant = lambda: clear.append(silence(world.bench.twins["sensors_alice"]))
     assert not world.lease()[0].ok
     refused, _ = world.lease()
     assert refused.refused
-    assert "monitor_alice" in refused.reason
+    assert "sensors_alice" in refused.reason
     clear[0]()
     assert world.good_lease() < 6.0
 
@@ -366,7 +385,7 @@ def test_a_party_whose_place_was_taken_ends() -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("fault", [silence, garble, cut])
-@pytest.mark.parametrize("name", ["laser", "detectors", "tagger", "awg_alice", "voa_bob", "monitor_alice"])
+@pytest.mark.parametrize("name", ["laser", "detectors", "tagger", "awg_alice", "voa_bob", "sensors_alice"])
 def test_every_fault_of_every_instrument_is_noticed_in_time(
     patient_world: World, name: str, fault: Callable[[Any], Callable[[], None]]
 ) -> None:

@@ -43,7 +43,7 @@ from lab.runs.roles.runtime import _JsonFormatter
 from lab.runs.supervising.private_folder import private_folder, remove_abandoned
 from lab.runs.testbeds.folder import create_folder, template_path
 from lab.station import Station
-from lab.testbed import load_testbed, resolve_addresses, write_testbed
+from lab.testbed import load_testbed, parse_testbed, resolve_addresses, write_testbed
 from orchestrator.delivery.client import DeliveryClient
 from orchestrator.delivery.consent_book import ConsentBook
 from orchestrator.events.common import Serving
@@ -56,6 +56,7 @@ from orchestrator.processes.orchestrator import run_orchestrator
 from orchestrator.processes.relay import run_relay
 from orchestrator.wire.curve import load_keys
 from sim_backends.bench import Bench
+from sim_backends.survey import surveyed
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -305,12 +306,19 @@ def three_users(folder: Path) -> Path:
     data = tomllib.loads(template_path("simulated-four-node").read_text(encoding="utf-8"))
     data["users"] = [user for user in data["users"] if user["name"] in USERS]
     data["instruments"] = [entry for entry in data["instruments"] if entry["owner"] in (*USERS, "relay")]
-    data["cabling"]["trigger_sinks"] = [f"awg_{name}" for name in USERS]
-    data["ring"] |= {"fibre_loss_db_per_km": 0.02, "station_pass_loss_db": 0.1, "relay_loss_db": 0.1}
-    data["ring"]["launch_attenuation_db"] = 38.0
+    kept = {entry["name"] for entry in data["instruments"]}
+    for line in ("trigger_sinks", "reference"):
+        data["cabling"][line] = [each for each in data["cabling"][line] if each in kept]
+    stations = [station for station in data["simulation"]["stations"] if station["name"] in USERS]
+    data["simulation"] |= {
+        "stations": stations,
+        "fibre_loss_db_per_km": 0.02,
+        "relay_loss_db": 0.2,
+        "spread": 0.0,
+    }
     data["protocol"] |= {"slots_per_frame": 1 << 18, "pulses_per_block": 1 << 22, "eps_sec": 1e-3}
     source = folder / "three.toml"
-    write_testbed(data, source)
+    write_testbed(surveyed(data, parse_testbed(data, source)), source)
     return create_folder(folder / "testbed", source)
 
 

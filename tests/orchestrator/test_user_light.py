@@ -136,6 +136,18 @@ def test_a_user_that_gives_up_says_so_at_once_and_waits_in_the_dark_for_the_laun
     assert phase.end() == ["block", "in", "let through", "block", "bypass"]
 
 
+def test_a_block_that_the_relay_gives_up_at_the_end_is_given_up() -> None:
+    """The other user did not come to the end of it."""
+    phase = Phase(n_frames=1).start()
+    phase.light_on()
+    phase.frame(0)
+    assert phase.hear() == Finished()
+    phase.say(LightAbort("bob's light was off its plan"))
+    phase.light_off()
+    assert phase.end()[-1] == "bypass"
+    assert "bob's light was off its plan" in str(phase.error)
+
+
 def test_a_relay_that_closes_the_launch_first_needs_no_second_word() -> None:
     phase = Phase().start()
     phase.light_on()
