@@ -112,7 +112,7 @@ def orchestrator(testbed: TestbedPath, secrets: SecretsPath = None, state: State
 
 @app.command()
 def relay(testbed: TestbedPath, secrets: SecretsPath = None, state: StatePath = None) -> None:
-    """Run the measurement relay: laser, launch attenuator, detectors, time tagger."""
+    """Run the measurement relay: laser, pulse carver, launch, detectors, time tagger."""
     from lab.runs.roles.processes import relay_role
 
     raise typer.Exit(relay_role(testbed, secrets, state))
@@ -126,7 +126,7 @@ def node(
     state: StatePath = None,
     store_key: StoreKeyOption = "file",
 ) -> None:
-    """Run one user's node: modulator, attenuator, key generation, key store, key delivery."""
+    """Run one user's node: its station in the ring, key generation, key store, key delivery."""
     from lab.runs.roles.processes import node_role
 
     raise typer.Exit(node_role(name, testbed, secrets, state, store_key))
