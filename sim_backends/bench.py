@@ -235,9 +235,11 @@ def _surroundings(testbed: Testbed, ring: Ring, free_ports: Callable[[int], int]
 def _is_free(path: Path) -> bool:
     """Whether a serial instrument may be simulated at ``path``: it is no device, and nothing else is there.
 
-    What an earlier simulator left is replaced; the terminal it led to may be somebody else's by this time.
+    What an earlier simulator left is replaced; the terminal it led to may be somebody else's by this time.  Below /dev/shm
+    there are files in memory, no devices.
     """
-    return Path("/dev") not in path.parents and (is_simulated(path) or not path.exists())
+    device = Path("/dev") in path.parents and Path("/dev/shm") not in path.parents
+    return not device and (is_simulated(path) or not path.exists())
 
 
 def _ports(known: Row, place: Place) -> tuple[int, ...]:

@@ -310,7 +310,8 @@ def _record(
 ) -> int:
     """Let detector ``d`` fire at ``t`` (arrival time, ps) unless it is dead; returns the count of clicks.
 
-    Cables and jitter change the order of a few: a click moves ahead of those with later tags.  The count goes past the capacity of ``clicks`` without writing there: the caller then makes room.
+    Cables and jitter change the order of a few: a click moves ahead of those with later tags.  The count goes past
+    the capacity of ``clicks`` without writing there: the caller then makes room.
     """
     if t < dead_until[d]:
         return n
@@ -393,6 +394,9 @@ def draw(
             else:
                 afterpulse[noise] = NEVER
             n = _record(noise, t, receiver, exposure, dead_until, afterpulse, state, clicks, n)
+            if flat[noise] < dead_until[noise]:
+                # Nothing of a dead time is remembered; in bright light its events would take for ever.
+                flat[noise] = _next_flat(noise, dead_until[noise], receiver, exposure, state)
             continue
         alive_ps = min(dead_until[0], dead_until[1])
         if t >= alive_ps:
