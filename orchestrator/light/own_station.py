@@ -16,6 +16,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from drivers.links.errors import NotReadyError
 from lab.light_budget import photons_per_slot
 from lab.testbed import Testbed
 from orchestrator.light.messages import LightAborted
@@ -32,6 +33,8 @@ OWN_DIRECTION: tuple[Direction, Direction] = ("ccw", "cw")
 DARK_W = 0.3e-12
 """Above what an 81634B reads in the dark, below what any launched light gives it in one of the two directions."""
 ATTENUATION_STEP_DB = 0.01
+SAME_COLOUR_NM = 1.0
+"""A diode's reading is wrong by some .003 dB then."""
 LOW_DB = 1.5
 """How far an intensity may fall below its plan: less light is less key, not less security."""
 
@@ -110,8 +113,14 @@ class OwnStation:
     def output_photons(self, direction: Direction) -> float:
         """Mean photons per slot of one direction at the output, by sensor and attenuator.
 
-        Raises LightAborted where the sensor sees no light.
+        Raises LightAborted where the sensor sees no light, NotReadyError where its reading is for light of another colour.
         """
+        set_nm, light_nm = self._sensors[direction].wavelength_nm(), self._testbed.ring.wavelength_nm
+        if not abs(set_nm - light_nm) < SAME_COLOUR_NM:
+            raise NotReadyError(
+                f"{self._user.name}: the {direction} sensor is set to {set_nm:g} nm and the light has {light_nm:g} nm; it was "
+                "right when it was set up: who else turns it?"
+            )
         power_w = self._sensors[direction].power_w()
         if not power_w > 0:
             raise LightAborted(

@@ -107,7 +107,7 @@ class Sensor:
         self.source: Callable[[], float] = lambda: 0.0
         self.reads = 0
         self.zeroed = 0
-        self.set_nm = 1310.0
+        self.set_nm = 1550.12
 
     def wavelength_nm(self, value: float | None = None) -> float:
         self.set_nm = self.set_nm if value is None else value

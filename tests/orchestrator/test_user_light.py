@@ -210,10 +210,22 @@ def test_an_attenuator_that_fails_does_not_keep_the_relay_from_being_told() -> N
     assert "voa_alice" in str(phase.error)
 
 
+def test_a_sensor_that_somebody_turned_to_another_colour_is_told() -> None:
+    """Its reading would be wrong by a quarter of a decibel, and no other check would see it."""
+    phase = Phase().start()
+    phase.station.sensor_ccw.set_nm = 1650.0
+    phase.light_on()
+    reason = decode(phase.relay.recv(PATIENCE_S), LightAbort).reason
+    assert "alice: the ccw sensor is set to 1650 nm and the light has 1550.12 nm" in reason
+    phase.light_off()
+    phase.end()
+
+
 def test_out_of_the_ring_the_sensors_take_their_zero() -> None:
     station = StationInMemory()
     light = UserLight(small_testbed(), "alice", station.generator, station.owned)
     station.switch.in_bypass = False
+    station.sensor_cw.set_nm = station.sensor_ccw.set_nm = 1310.0
     light.set_up()
     assert station.log == ["block", "bypass"]
     assert (station.sensor_cw.zeroed, station.sensor_ccw.zeroed) == (1, 1)

@@ -99,7 +99,12 @@ def small_testbed() -> Testbed:
         data["cabling"][line] = [each for each in data["cabling"][line] if each in kept]
     data["protocol"] |= {"pulses_per_block": 1 << 20, "slots_per_frame": 1 << 18, "eps_sec": 1e-6}
     data["ring"] |= {"fibre_loss_db_per_km": 0.02, "bypass_loss_db": 0.1, "relay_loss_db": 0.1}
-    data["uncertainty"] |= {"sensor_scale_db": 0.02, "sensor_zero_pw": 0.005, "attenuator_db": 0.01, "phase_rad": 0.002}
+    data["uncertainty"] |= {
+        "sensor_scale_db": 0.02,
+        "sensor_zero_pw": 0.005,
+        "attenuator_db": 0.01,
+        "phase_rad": 0.002,
+    }
     return parse_testbed(data, TEMPLATE)
 
 
