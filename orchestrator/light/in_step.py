@@ -10,6 +10,7 @@ or the block.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 
 from orchestrator.light.messages import (
     Armed,
@@ -54,7 +55,27 @@ class UsersInStep:
                 raise LightAborted(f"expected StationIn, got {type(message).__name__}")
 
     def next_frame(self) -> int | None:
-        """The frame that both have armed, None once both have finished; raises LightAborted or ChannelError."""
+        """The frame that both have armed, None once both have finished; raises LightAborted or ChannelError.
+
+        A user that gives up says so and darkens its station, and the other may see that first: both are told of.
+        """
+        try:
+            return self._next_frame()
+        except LightAborted as error:
+            reasons = [str(error), *(str(other) for side in (0, 1) for other in self._last_words(side))]
+            raise LightAborted("; ".join(reasons)) from error
+
+    def _last_words(self, side: int) -> Iterator[LightAborted]:
+        """Why a user gives up, if it said so by this time."""
+        with contextlib.suppress(ChannelError):
+            while True:
+                try:
+                    read_light_message(self._channels[side].recv(0.0))
+                except LightAborted as error:
+                    yield error
+                    return
+
+    def _next_frame(self) -> int | None:
         waiting: tuple[int, ...] = (0, 1)
         while True:
             for side in waiting:

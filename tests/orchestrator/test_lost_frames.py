@@ -27,6 +27,7 @@ from orchestrator.light.messages import (
     Armed,
     Finished,
     FrameLost,
+    LightAbort,
     LightAborted,
     LightMessage,
     LightOn,
@@ -336,6 +337,15 @@ def test_a_user_out_of_turn_ends_the_lease(words: tuple[LightMessage, ...], text
     lease.say(0, *words)
     lease.say(1, Armed(0))
     with pytest.raises(LightAborted, match=text):
+        lease.steps.next_frame()
+
+
+def test_when_one_gives_up_the_other_may_see_it_first_and_both_are_told_of() -> None:
+    """Bob darkens his station, and alice's light goes out before the relay reads what bob said."""
+    lease = Lease()
+    lease.say(1, Armed(0), LightAbort("bob: the sensor does not answer"))
+    lease.say(0, LightAbort("alice: no light"))
+    with pytest.raises(LightAborted, match=r"alice: no light; .*bob: the sensor does not answer"):
         lease.steps.next_frame()
 
 
