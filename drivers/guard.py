@@ -27,10 +27,18 @@ READY_LIMIT_S = 20.0
 READY = b"\n"
 
 
+class WhenDark(msgspec.Struct, frozen=True):
+    """Once each of these sensors, by instrument and channel, reads less than ``below_w``, a switch may go to cross."""
+
+    sensors: list[tuple[str, str]]
+    below_w: float
+
+
 class Watched(msgspec.Struct, frozen=True):
     """How to make the driver of one instrument: its class as ``module:Class``, and the arguments.
 
     ``order`` is the :class:`drivers.catalogue.SafeOrder` of its model; None: as the catalogue has it for the class.
+    ``aside``: of the switch that takes a station out of a ring, and when.
     """
 
     driver: str
@@ -38,6 +46,7 @@ class Watched(msgspec.Struct, frozen=True):
     address: str
     options: dict[str, Any]
     order: int | None = None
+    aside: WhenDark | None = None
 
 
 class Guard:

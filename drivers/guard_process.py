@@ -10,9 +10,10 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections import Counter
-from contextlib import closing, suppress
-from typing import TYPE_CHECKING
+from contextlib import ExitStack, closing, suppress
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from drivers.base import LabInstrument
 
 logger = logging.getLogger("drivers.guard")
+
+ASIDE_LIMIT_S = 30.0
+"""How long light may take to go when whoever modulated it has ended: others notice it and close the launch."""
+ASIDE_EVERY_S = 0.1
 
 
 def _class(watched: Watched) -> type[LabInstrument]:
@@ -62,6 +67,31 @@ def _prepare(watched: Watched) -> None:
             link.prepare()
 
 
+def _step_aside(watched: list[Watched]) -> None:
+    """Take stations out of the ring whose light has gone; one that stays lit stays in, behind its closed attenuator."""
+    by_name = {each.name: each for each in watched}
+    for each in watched:
+        if each.aside is None:
+            continue
+        with ExitStack() as stack:
+            opened: dict[str, Any] = {
+                name: stack.enter_context(closing(_make(by_name[name], f"{name}_aside")))
+                for name in {each.name, *(sensor for sensor, _ in each.aside.sensors)}
+            }
+            channels = [
+                getattr(opened[sensor], channel) if channel else opened[sensor]
+                for sensor, channel in each.aside.sensors
+            ]
+            until = time.monotonic() + ASIDE_LIMIT_S
+            while max(channel.power_w() for channel in channels) >= each.aside.below_w:
+                if time.monotonic() > until:
+                    logger.warning("%s stays as it is: its station is lit", each.name)
+                    break
+                time.sleep(ASIDE_EVERY_S)
+            else:
+                opened[each.name].crossed(True)
+
+
 def _last_word() -> list[Watched]:
     """What has to be made safe, once the owner has ended."""
     watched: list[Watched] = []
@@ -90,6 +120,10 @@ def main() -> int:
     count = Counter(each.name for each in watched)
     names = [each.name if count[each.name] == 1 else f"{each.name}_{i}" for i, each in enumerate(watched)]
     failures = make_safe(_safe_job(each, name) for each, name in zip(watched, names, strict=True))
+    try:
+        _step_aside(watched)
+    except Exception as lost:  # noqa: BLE001 - a station that stays in stops others and harms nobody
+        logger.error("guard of %s: its station stays in the ring: %s", owner, lost)
     for name, error in failures.items():
         logger.error("guard of %s: %s could not be made safe: %s", owner, name, error)
     logger.warning("instruments of %s are safe%s", owner, f", except {len(failures)}" if failures else "")

@@ -37,6 +37,8 @@ NS_PER_KM = 1.468 / LIGHT_SPEED_M_S * 1e12
 """Transit time of standard fibre at 1550 nm (group index of ITU-T G.652 fibre)."""
 SEPARATION_LIMITS = (0.3, 0.7)
 """Where in a slot the other direction's pulse may pass a station, from the own one."""
+DARK_W = 0.3e-12
+"""Above what an 81634B reads in the dark, below what any launched light gives it in one of the two directions."""
 SETTLED, LATEST = 0.8, 0.9
 """Where in its half of a slot a pulse sits: so far from the edge that driver and modulator have settled, or later if the
 other direction's pulse needs it, while jitter and drift of delays still fit before the next edge."""

@@ -9,16 +9,17 @@ or does not answer does not keep the others from being made safe (:mod:`drivers.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from drivers.catalogue import create_instrument, row
-from drivers.guard import Watched
+from drivers.guard import Watched, WhenDark
 from drivers.links.errors import WrongInstrumentError
 from drivers.safely import SafeJob, make_safe
-from lab.needs import Need
+from lab.light_budget import DARK_W
+from lab.needs import SENSOR_CCW, SENSOR_CW, SWITCH, Need, Server, servers
 from lab.testbed import AUTO, InstrumentEntry, Testbed
 
 if TYPE_CHECKING:
@@ -194,8 +195,26 @@ def expect(entry: InstrumentEntry, identity: Identity) -> None:
 
 
 def watched(entries: Iterable[InstrumentEntry]) -> list[Watched]:
-    """What a guard must know to make these instruments safe."""
+    """What a guard must know to make the instruments of one role safe, and to take its station out of the ring."""
+    entries = tuple(entries)
     rows = [(entry, row(entry.model)) for entry in entries]
+    serving = {
+        name: server for entry in entries[:1] for name, server in servers(entry.owner, entries).items()
+    }
+    switch = serving.get(SWITCH.name)
     return [
-        Watched(of.driver, each.name, each.address, dict(each.options), of.safe_order) for each, of in rows
+        Watched(
+            of.driver,
+            each.name,
+            each.address,
+            dict(each.options),
+            of.safe_order,
+            _aside(serving) if switch and switch.instrument == each.name else None,
+        )
+        for each, of in rows
     ]
+
+
+def _aside(serving: Mapping[str, Server]) -> WhenDark:
+    sensors = [serving[need.name] for need in (SENSOR_CW, SENSOR_CCW)]
+    return WhenDark([(sensor.instrument, sensor.channel) for sensor in sensors], DARK_W)

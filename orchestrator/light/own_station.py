@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from drivers.links.errors import NotReadyError
-from lab.light_budget import photons_per_slot
+from lab.light_budget import DARK_W, photons_per_slot
 from lab.testbed import Testbed
 from orchestrator.light.messages import LightAborted
 
@@ -30,8 +30,6 @@ logger = logging.getLogger(__name__)
 Direction = Literal["cw", "ccw"]
 OWN_DIRECTION: tuple[Direction, Direction] = ("ccw", "cw")
 """What the first and the second user of a pair modulate: the light that passes no partner afterwards."""
-DARK_W = 0.3e-12
-"""Above what an 81634B reads in the dark, below what any launched light gives it in one of the two directions."""
 ATTENUATION_STEP_DB = 0.01
 SAME_COLOUR_NM = 1.0
 """A diode's reading is wrong by some .003 dB then."""

@@ -21,6 +21,7 @@ from drivers.catalogue import SafeOrder
 from drivers.ending import ENDING
 from lab import bench
 from lab.claims import OwnedError
+from lab.light_budget import DARK_W
 from lab.runs.first_contact.against_twin import alone
 from lab.testbed import UnknownNameError
 from sim_backends.bench import Bench
@@ -166,6 +167,50 @@ sys.stdin.readline()
         took_s = time.monotonic() - begun
     assert lab.bench.unsafe() == []
     assert took_s < 1.0
+
+
+def test_the_station_of_a_killed_process_steps_aside_once_it_is_dark(lab: SimulatedLab) -> None:
+    cells = """
+import sys
+from contextlib import ExitStack
+from lab import bench
+open_for_long = ExitStack()
+station = open_for_long.enter_context(bench.load(sys.argv[1]).instruments("alice"))
+station.switch_alice.crossed(True)
+for sensor in (station.sensors_alice.slot1, station.sensors_alice.slot2):
+    sensor.zero()
+station.switch_alice.crossed(False)
+print("in", flush=True)
+sys.stdin.readline()
+"""
+    light = lab.bench.ring
+
+    def crossed() -> object:
+        return lab.bench.states()["switch_alice"]["crossed"]
+
+    with subprocess.Popen(
+        [sys.executable, "-c", cells, str(lab.folder)],
+        env={**os.environ, "PYTHONPATH": ROOT},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as kernel:
+        assert kernel.stdout is not None
+        assert kernel.stdout.readline() == "in\n"
+        for part in ("launch", "launch_second"):
+            light.set_launch(part, 0.0)
+        light.set_laser(2e-3, 1550.12)
+        assert light.sensor_power_w("alice", "cw") > DARK_W
+        kernel.kill()
+        kernel.wait(30)
+    begun = time.monotonic()
+    while time.monotonic() - begun < 1.0:
+        assert not crossed(), "light would go past it to live detectors"
+        time.sleep(0.01)
+    light.set_laser(0.0, 1550.12)
+    while not crossed() and time.monotonic() - begun < 20:
+        time.sleep(0.01)
+    assert crossed()
 
 
 def test_every_parameter_goes_into_a_data_set(lab: SimulatedLab, tmp_path: Path) -> None:
