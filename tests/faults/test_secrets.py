@@ -32,6 +32,7 @@ import numpy.typing as npt
 import pytest
 import zmq
 from command_line import run_qunetlab
+from fewer_users import ring_of_users
 
 from fl.carriers.zeromq.client import run_client
 from fl.carriers.zeromq.server import run_server, with_task
@@ -43,7 +44,7 @@ from lab.runs.roles.runtime import _JsonFormatter
 from lab.runs.supervising.private_folder import private_folder, remove_abandoned
 from lab.runs.testbeds.folder import create_folder, template_path
 from lab.station import Station
-from lab.testbed import load_testbed, parse_testbed, resolve_addresses, write_testbed
+from lab.testbed import load_testbed, resolve_addresses, write_testbed
 from orchestrator.delivery.client import DeliveryClient
 from orchestrator.delivery.consent_book import ConsentBook
 from orchestrator.events.common import Serving
@@ -56,7 +57,6 @@ from orchestrator.processes.orchestrator import run_orchestrator
 from orchestrator.processes.relay import run_relay
 from orchestrator.wire.curve import load_keys
 from sim_backends.bench import Bench
-from sim_backends.survey import surveyed
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -304,21 +304,10 @@ class Answer:
 def three_users(folder: Path) -> Path:
     """A testbed folder of three users on a short, bright ring, where a small block makes key."""
     data = tomllib.loads(template_path("simulated-four-node").read_text(encoding="utf-8"))
-    data["users"] = [user for user in data["users"] if user["name"] in USERS]
-    data["instruments"] = [entry for entry in data["instruments"] if entry["owner"] in (*USERS, "relay")]
-    kept = {entry["name"] for entry in data["instruments"]}
-    for line in ("trigger_sinks", "reference"):
-        data["cabling"][line] = [each for each in data["cabling"][line] if each in kept]
-    stations = [station for station in data["simulation"]["stations"] if station["name"] in USERS]
-    data["simulation"] |= {
-        "stations": stations,
-        "fibre_loss_db_per_km": 0.02,
-        "relay_loss_db": 0.2,
-        "spread": 0.0,
-    }
     data["protocol"] |= {"slots_per_frame": 1 << 18, "pulses_per_block": 1 << 22, "eps_sec": 1e-3}
+    data = ring_of_users(data, USERS, fibre_loss_db_per_km=0.02, relay_loss_db=0.2, spread=0.0)
     source = folder / "three.toml"
-    write_testbed(surveyed(data, parse_testbed(data, source)), source)
+    write_testbed(data, source)
     return create_folder(folder / "testbed", source)
 
 
