@@ -14,9 +14,10 @@ import pytest
 from memory_channel import MemoryChannel, memory_channel_pair
 
 from drivers.links.errors import InstrumentError, LinkBrokenError
+from lab.light_budget import LATCHING_CPS
 from lab.runs.testbeds.folder import template_path
 from lab.testbed import parse_testbed
-from orchestrator.light.launching import LOW_DB, RATE_LIMIT_HZ, RelayInstruments
+from orchestrator.light.launching import LOW_DB, RelayInstruments
 from orchestrator.light.messages import (
     Announcement,
     Armed,
@@ -213,7 +214,7 @@ def test_light_comes_after_both_stations_and_pulses_a_hundredth_first() -> None:
     ("counts", "text"),
     [
         (
-            lambda part: 1.1 * RATE_LIMIT_HZ * part,
+            lambda part: 1.1 * LATCHING_CPS * part,
             "all of it would blind them; are both stations of the pair taken in",
         ),
         (lambda part: 0.0, "not even dark counts: latched, or without bias"),
