@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from memory_channel import memory_channel_pair
 from rehearsal import MemoryAuthKeys, honest_sides, rehearse
@@ -256,6 +256,10 @@ PLAUSIBLE = {
 
 @settings(max_examples=150, deadline=None)
 @given(st.fixed_dictionaries(PLAUSIBLE))
+@example(
+    dict.fromkeys(PLAUSIBLE, 1.0)
+    | {"n_pulses": None, "eps_sec": 0.0625, "eps_cor": 0.0625, "extinction_db": -3083.0}
+)
 def test_keyrate_gives_numbers_or_names_the_option(given_options: dict[str, float | None]) -> None:
     from lab.cli.keyrate import OPTIONS, keyrate_command
 

@@ -87,10 +87,12 @@ class Uncertainty:
         if not 0.0 <= self.memory <= 1.0:
             raise ParameterError("memory", f"is a fraction of a phase, 0 to 1, got {self.memory:g}")
         if math.isnan(self.extinction_db) or self.extinction_db < EXTINCTION_MIN_DB:
+            charged = ""
+            if self.extinction_db > 0.0:  # below there is no pulse to speak of
+                charged = f", which would be charged as {100 * (self._residue_factor - 1):.2g} % more light in every pulse"
             raise ParameterError(
                 "extinction_db",
-                f"must be {EXTINCTION_MIN_DB:g} dB or more, got {self.extinction_db:g}, which would be charged as "
-                f"{100 * (self._residue_factor - 1):.2g} % more light in every pulse; look at the carver's bias",
+                f"must be {EXTINCTION_MIN_DB:g} dB or more, got {self.extinction_db:g}{charged}; look at the carver's bias",
             )
 
     @property
