@@ -92,7 +92,9 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     # A path file names the folder of the dependencies; path files in that folder, such as that of an editable
     # installation of ours, are not followed.
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    (site / "sitecustomize.py").write_text(BLOCKER)
+    # By a path file, for Debian's Python has a sitecustomize of its own.
+    (site / "blocker_of_test.py").write_text(BLOCKER)
+    (site / "blocker_of_test.pth").write_text("import blocker_of_test\n")
     place = base / "elsewhere"
     for room in ROOMS:
         (place / room).mkdir(parents=True)
