@@ -54,7 +54,6 @@ class OneLineReplies:
         self._is_refusal = is_refusal
         self._acknowledgement = acknowledgement
         self._in_step_with = -1  # the line on which the last reply was read
-        self._owes = False  # an answer that did not come in time
         self._beginning = b""  # of a line that is not complete yet
 
     def ask(self, question: str, read: Callable[[str], T]) -> T:
@@ -101,23 +100,21 @@ class OneLineReplies:
     def send(self, *commands: str) -> None:
         """Send ``commands`` at once, whatever is under way; what they may be answered with is nobody's."""
         with self._link.exchange():
-            owes = self._owes
             self._write(*commands)
-            self._owes = owes
 
     def _write(self, *messages: str) -> None:
-        self._in_step_with, self._owes = -1, True
+        self._in_step_with = -1
         self._link.write("".join(f"{message}\n" for message in messages).encode("ascii"))
 
     def _answered(self) -> None:
-        self._in_step_with, self._owes = self._link.renewed, False
+        self._in_step_with = self._link.renewed
 
     def _get_in_step(self) -> str | None:
         """Skip replies to what was asked before; the marker's answer if it had to be asked for."""
         link = self._link
         if self._in_step_with == link.renewed and not self._unasked():
             return None
-        self._beginning, late = b"", self._owes
+        self._beginning = b""
         self._write(self._marker)
         skipped, deadline = "", link.deadline()
         try:
@@ -130,8 +127,7 @@ class OneLineReplies:
                 ) from error
             raise
         link.drain()
-        if late:
-            self._throw_away_for(LATE_S)
+        self._throw_away_for(LATE_S)
         self._beginning = b""
         self._answered()
         return line
