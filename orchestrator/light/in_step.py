@@ -20,6 +20,7 @@ from orchestrator.light.messages import (
     LightMessage,
     StationIn,
     read_light_message,
+    unexpected,
 )
 from orchestrator.wire.channel import Channel, ChannelError, ChannelTimeoutError
 from orchestrator.wire.codec import encode
@@ -52,7 +53,7 @@ class UsersInStep:
         for channel in self._channels:
             message = read_light_message(channel.recv(self._patience_s))
             if not isinstance(message, StationIn):
-                raise LightAborted(f"expected StationIn, got {type(message).__name__}")
+                raise unexpected("StationIn", message)
 
     def next_frame(self) -> int | None:
         """The frame that both have armed, None once both have finished; raises LightAborted or ChannelError.
@@ -106,4 +107,4 @@ class UsersInStep:
                 return frame
             case Finished():
                 return self._n_frames
-        raise LightAborted(f"expected Armed or Finished, got {type(message).__name__}")
+        raise unexpected("Armed or Finished", message)

@@ -20,6 +20,7 @@ from lab.testbed import Testbed
 from orchestrator import runtime
 from orchestrator.light.carving import carver_pattern
 from orchestrator.light.messages import LightAborted
+from orchestrator.light.recording import plays_to_its_end
 
 if TYPE_CHECKING:
     from drivers.kinds import (
@@ -134,8 +135,10 @@ class Launching:
         owned.carver_bias.hold("null")
         pattern, rate_hz = carver_pattern(self._testbed)
         owned.carver.carve(pattern, rate_hz, self._testbed.carver.awg_amplitude_vpp)
-        owned.tagger.play_record(STARTING_PS)
-        self._until(lambda: not owned.tagger.record_playing(), "the record that starts the carver's pattern")
+        if not plays_to_its_end(
+            owned.tagger, STARTING_PS, timeout_s=self._timeout_s, pause=self._pause, clock=self._clock
+        ):
+            raise LightAborted("the record that starts the carver's pattern did not end in time")
         owned.carver.check_carving()
         owned.tagger.restart_streams()
         self._carving = True
@@ -159,10 +162,3 @@ class Launching:
             raise LightAborted(
                 "no detector counts anything, not even dark counts: latched, or without bias; cycle the bias"
             )
-
-    def _until(self, done: Callable[[], bool], what: str) -> None:
-        deadline = self._clock() + self._timeout_s
-        while not done():
-            if self._clock() > deadline:
-                raise LightAborted(f"{what} did not end in time")
-            self._pause(0.0005)

@@ -1,11 +1,13 @@
 """The light phase of a lease: what relay and users say to each other while pulses fly.
 
-Both users take their stations in (:class:`StationIn`), the relay opens the launch (:class:`LightOn`), and closes it at the
-end, however it ends (:class:`LightOff`); only then are stations bypassed.  Per frame: both users arm their modulators (:class:`Armed`), the relay fires one trigger, reads the tags and
-publishes which slots clicked in which detector (:class:`Announcement`).  Users keep the symbols of announced
-slots only.  A frame that the relay could not record it calls lost (:class:`FrameLost`), and the block goes on.
-Announcements carry public facts; their bytes as received go into both users' transcripts, so
-that a relay which tells the two users different stories is caught.
+Both users take their stations in (:class:`StationIn`), the relay opens the launch (:class:`LightOn`), and closes it at
+the end, however it ends (:class:`LightOff`); only then are stations bypassed.
+
+Per frame: both users arm their modulators (:class:`Armed`), the relay fires one trigger, reads the tags and publishes
+which slots clicked in which detector (:class:`Announcement`).  Users keep the symbols of announced slots only.  A frame
+that the relay could not record it calls lost (:class:`FrameLost`), and the block goes on.  Announcements carry public
+facts; their bytes as received go into both users' transcripts, so that a relay which tells the two users different
+stories is caught.
 
 All messages travel on channels of topic ``light/<epoch>/<lease number>`` between the relay and each user.
 """

@@ -25,12 +25,12 @@ from orchestrator.light.clicks import tags_to_clicks
 from orchestrator.light.in_step import UsersInStep
 from orchestrator.light.launching import Launching, RelayInstruments
 from orchestrator.light.messages import FrameLost, LightOff, LightOn, aborting, announce
+from orchestrator.light.recording import PS_PER_S, plays_to_its_end
 from orchestrator.wire.channel import Channel
 from orchestrator.wire.codec import encode
 
 logger = logging.getLogger(__name__)
 
-PS_PER_S = 1e12
 SETTLE_PS = 1_000_000
 """Extra record length after the light of the last slot, so that delayed tags still fall into it."""
 
@@ -130,12 +130,10 @@ class RelayLight:
         slot_ps = PS_PER_S / protocol.clock_hz
         last_ps = max(self._testbed.calibration.detector_delays_ps) + protocol.slots_per_frame * slot_ps
         frame_ps = round(last_ps) + SETTLE_PS
-        self._tagger.play_record(frame_ps)
-        deadline = self._clock() + self._timeout_s + frame_ps / PS_PER_S
-        while self._tagger.record_playing():
-            if self._clock() > deadline:
-                raise NotReadyError("the tagger's record did not end in time")
-            self._pause(0.0005)
+        if not plays_to_its_end(
+            self._tagger, frame_ps, timeout_s=self._timeout_s, pause=self._pause, clock=self._clock
+        ):
+            raise NotReadyError("the tagger's record did not end in time")
         times = [self._tagger.read_tags(channel)[:, 0].astype(np.int64) for channel in detectors.channels]
         return tags_to_clicks(
             (times[0], times[1]),

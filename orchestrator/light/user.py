@@ -8,8 +8,9 @@ above the bound that the proof uses.  A frame without an announcement, or withou
 (:mod:`orchestrator.light.block_record`).
 
 The light comes from the relay, which is not trusted and knows when it fires.  So the intensity is read before the first
-frame, after the last, and between at moments of the user's own choosing (:mod:`orchestrator.light.intensity_watch`).  What a power meter cannot show remains assumed: a source that brightens and
-dims again between two readings, or faster than the meter averages.
+frame, after the last, and between at moments of the user's own choosing (:mod:`orchestrator.light.intensity_watch`).
+What a power meter cannot show remains assumed: a source that brightens and dims again between two readings, or faster
+than the meter averages.
 """
 
 from __future__ import annotations

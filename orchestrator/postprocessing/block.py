@@ -164,7 +164,8 @@ def run_block(
     ``session`` is the lease's (epoch, number), ``pair`` the names of (first, second), ``block`` numbers the blocks of
     one lease.  ``announcement_transcript`` holds the relay's announcements as received, one per frame of the block, LOST
     in the place of a frame that this user lost.  The symbols in ``clicks`` are overwritten before the call returns or
-    raises.  ``timeout_s`` bounds each wait for the peer, 50 times as much the whole block.  The key returned is provisional (see the module).
+    raises.  ``timeout_s`` bounds each wait for the peer, 50 times as much the whole block.  The key returned is
+    provisional (see the module).
 
     Raises BlockAborted, and nothing else, for whatever the peer, the relay or the channel do.
     """
