@@ -3,17 +3,18 @@
 Pulse k of a frame passes the user's modulator at ``delay + k slots`` after the first sample of the triggered waveform,
 clockwise and counter-clockwise at different delays (calibrated).  The own pulse gets half of its slot; it sits late in
 that half, where amplifier and modulator have settled, and the other direction's pulse then falls late into the half of
-0 V (:func:`~lab.light_budget.pulse_place`).  What is less than a sample is made by the phase of the generator's clock,
-whole samples by zeros in front.
+0 V (:func:`~lab.light_budget.pulse_place`); what it still finds of a driven sample, at stations where the two pass far
+from half a slot apart, is charged.  What is less than a sample is made by the phase of the generator's clock, whole
+samples by zeros in front.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from lab.light_budget import pulse_place
 from lab.testbed import Testbed
+from orchestrator.light.own_station import Direction
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class FrameTiming:
     fine_delay_ps: float
 
 
-def frame_timing(testbed: Testbed, user: str, direction: Literal["cw", "ccw"]) -> FrameTiming:
+def frame_timing(testbed: Testbed, user: str, direction: Direction) -> FrameTiming:
     """How ``user`` lays out a frame for the pulses of one direction.
 
     Raises ValueError where slot 0 passes before the generator can play.  That both directions pass far enough apart is a
