@@ -12,10 +12,8 @@ quantity declares beside it which magnitudes are plausible (:mod:`lab.quantities
 from __future__ import annotations
 
 import json
-import math
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -258,14 +256,6 @@ class FederatedLearning(Section):
     server: str = AUTO
 
 
-@dataclass(frozen=True)
-class Arms:
-    """Losses from each user's output to a click, in dB, detector efficiency included."""
-
-    loss_a_db: float
-    loss_b_db: float
-
-
 class Testbed(Section):
     """A whole, consistent testbed."""
 
@@ -309,25 +299,6 @@ class Testbed(Section):
         """Every role that has a CURVE key."""
         users = self.user_names()
         return ["orchestrator", "relay", *users, "fl-server", *(f"fl-{user}" for user in users), "observer"]
-
-    def arms(self, first: str, second: str) -> Arms:
-        """Loss of each arm of a pair.
-
-        The first user of a pair modulates the counter-clockwise pulse, the second the clockwise one, so
-        each pulse takes the short way home after its modulation and the arms do not overlap.
-        """
-        order = self.user_names()
-        i, j = order.index(first), order.index(second)
-        if i >= j:
-            raise ValueError(f"a pair is named in ring order: ({second}, {first}), not ({first}, {second})")
-        fixed_db = self.ring.relay_loss_db - 10 * math.log10(self.calibration.detector_efficiency)
-        a_km = self.users[i].position_km
-        b_km = self.ring.length_km - self.users[j].position_km
-        per_km, per_station = self.ring.fibre_loss_db_per_km, self.ring.bypass_loss_db
-        return Arms(
-            fixed_db + a_km * per_km + i * per_station,
-            fixed_db + b_km * per_km + (len(order) - 1 - j) * per_station,
-        )
 
     def owned_by(self, owner: str) -> tuple[InstrumentEntry, ...]:
         """The instruments of one role."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from fl.rounds.clipping import clip_warnings
+from lab.light_of import pair_light
 from lab.runs.following.document import Said
 from lab.runs.following.observer import verdict_on
 from lab.runs.following.progress import Display, PairProgress, RunProgress, show_event
@@ -176,7 +177,6 @@ def pair_row(run: Run, pair: Pair) -> dict[str, Any]:
     from orchestrator.protocols.block_planning import plan_for
 
     plan = plan_for(run.testbed, *pair)
-    arms = run.testbed.arms(*pair)
     blocks = [block for block in run.blocks if block.pair == pair]
     stored = [block for block in blocks if block.stored]
     sifted = sum(block.sifted_bits for block in stored)
@@ -190,7 +190,7 @@ def pair_row(run: Run, pair: Pair) -> dict[str, Any]:
     ledger = run.ledgers.get(pair, PeerLedger(pair[1], 0, 0, 0, 0, 0))
     return {
         "pair": list(pair),
-        "loss_db": arms.loss_a_db + arms.loss_b_db,
+        "loss_db": sum(pair_light(run.testbed, *pair).arms_db),
         "pulses": sum(block.pulses for block in blocks),
         "lost_frames": sum(block.lost_frames for block in blocks),
         "sifted_bits": sifted,

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lab.light_of import pair_light
 from lab.runs.testbeds.folder import TEMPLATES, template_path
 from lab.testbed import Testbed, TestbedError, load_testbed, parse_testbed, resolve_addresses, write_testbed
 
@@ -45,7 +46,7 @@ def mistakes(data: dict[str, Any]) -> dict[str, str]:
 @pytest.mark.parametrize(("name", "loss_db"), [("simulated-four-node", 10.0), ("simulated-reference", 18.6)])
 def test_bundled_testbeds_have_the_loss_they_claim(name: str, loss_db: float) -> None:
     def totals(testbed: Testbed) -> list[float]:
-        return [arms.loss_a_db + arms.loss_b_db for arms in (testbed.arms(*pair) for pair in testbed.pairs())]
+        return [sum(pair_light(testbed, *pair).arms_db) for pair in testbed.pairs()]
 
     ordered, calibrated = totals(as_ordered(name)), totals(load_testbed(template_path(name)))
     assert len(ordered) == 6
@@ -59,12 +60,12 @@ def test_bundled_testbeds_have_the_loss_they_claim(name: str, loss_db: float) ->
 
 def test_each_arm_is_the_way_from_the_user_to_a_click() -> None:
     testbed = as_ordered("simulated-four-node")
-    arms = testbed.arms("alice", "bob")
+    loss_a_db, loss_b_db = pair_light(testbed, "alice", "bob").arms_db
     detector_db = -10 * math.log10(0.75)
-    assert arms.loss_a_db == pytest.approx(3.0 + detector_db + 0.75 * 0.2)
-    assert arms.loss_b_db == pytest.approx(3.0 + detector_db + (6.0 - 2.25) * 0.2 + 2 * 0.6)
+    assert loss_a_db == pytest.approx(3.0 + detector_db + 0.75 * 0.2)
+    assert loss_b_db == pytest.approx(3.0 + detector_db + (6.0 - 2.25) * 0.2 + 2 * 0.6)
     with pytest.raises(ValueError, match="ring order"):
-        testbed.arms("bob", "alice")
+        pair_light(testbed, "bob", "alice")
 
 
 @pytest.mark.parametrize("section", ["users", "instruments", "protocol", "ring"])

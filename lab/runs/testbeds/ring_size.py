@@ -16,6 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from lab.light_of import pair_light
 from lab.testbed import AUTO, Testbed, parse_testbed
 from sim_backends.optics_parts import PS_PER_KM
 
@@ -58,10 +59,10 @@ def with_users(data: dict[str, Any], count: int, template: Path) -> dict[str, An
     resized = surveyed(resized, parse_testbed(resized, template))
     testbed = parse_testbed(resized, template)
     for first, second in pairs_without_key(testbed, pairwise(testbed.user_names())):
-        arms = testbed.arms(first, second)
+        loss_a_db, loss_b_db = pair_light(testbed, first, second).arms_db
         raise RingSizeError(
-            f"--users {count}: {first} and {second} would make no key, since their light loses {arms.loss_a_db:.1f} dB "
-            f"and {arms.loss_b_db:.1f} dB on the way past the other stations ({testbed.ring.bypass_loss_db:g} dB "
+            f"--users {count}: {first} and {second} would make no key, since their light loses {loss_a_db:.1f} dB "
+            f"and {loss_b_db:.1f} dB on the way past the other stations ({testbed.ring.bypass_loss_db:g} dB "
             f"each); use fewer users, or a template with less loss"
         )
     return resized
