@@ -13,7 +13,7 @@ from pathlib import Path
 
 from drivers.guard import Guard
 from lab.claims import claiming
-from lab.station import Station, StationError, watched
+from lab.station import Station, StationError
 from lab.testbed import Testbed
 
 
@@ -31,7 +31,7 @@ def guarded_station(testbed: Testbed, testbed_path: Path, owner: str) -> Iterato
         unsafe = False
         try:
             with station:
-                guard.watch(watched(station.entries))
+                guard.watch(station.watched())
                 yield station
         finally:
             if station.left_unsafe == {}:

@@ -9,7 +9,7 @@ or does not answer does not keep the others from being made safe (:mod:`drivers.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar, cast
@@ -19,7 +19,7 @@ from drivers.guard import Watched, WhenDark
 from drivers.links.errors import WrongInstrumentError
 from drivers.safely import SafeJob, make_safe
 from lab.light_budget import DARK_W
-from lab.needs import SENSOR_CCW, SENSOR_CW, SWITCH, Need, Server, servers
+from lab.needs import SENSOR_CCW, SENSOR_CW, SWITCH, Need
 from lab.testbed import AUTO, InstrumentEntry, Testbed
 
 if TYPE_CHECKING:
@@ -156,6 +156,21 @@ class Station:
             if entry.name in self._instruments and entry.name not in excepted
         )
 
+    def watched(self) -> list[Watched]:
+        """What a guard must know to make the instruments safe, and to take a user's station out of the ring."""
+        switch = self._servers.get(SWITCH.name)
+        aside = {switch.instrument: self._when_dark()} if switch else {}
+        return [
+            Watched(
+                of.driver, each.name, each.address, dict(each.options), of.safe_order, aside.get(each.name)
+            )
+            for each, of in ((entry, row(entry.model)) for entry in self.entries)
+        ]
+
+    def _when_dark(self) -> WhenDark:
+        sensors = [self._servers[need.name] for need in (SENSOR_CW, SENSOR_CCW)]
+        return WhenDark([(sensor.instrument, sensor.channel) for sensor in sensors], DARK_W)
+
     def instruments(self) -> tuple[LabInstrument, ...]:
         """The opened instruments, in the order of the file."""
         return tuple(self._instruments.values())
@@ -192,29 +207,3 @@ def expect(entry: InstrumentEntry, identity: Identity) -> None:
             instrument=entry.name,
             address=entry.address,
         )
-
-
-def watched(entries: Iterable[InstrumentEntry]) -> list[Watched]:
-    """What a guard must know to make the instruments of one role safe, and to take its station out of the ring."""
-    entries = tuple(entries)
-    rows = [(entry, row(entry.model)) for entry in entries]
-    serving = {
-        name: server for entry in entries[:1] for name, server in servers(entry.owner, entries).items()
-    }
-    switch = serving.get(SWITCH.name)
-    return [
-        Watched(
-            of.driver,
-            each.name,
-            each.address,
-            dict(each.options),
-            of.safe_order,
-            _aside(serving) if switch and switch.instrument == each.name else None,
-        )
-        for each, of in rows
-    ]
-
-
-def _aside(serving: Mapping[str, Server]) -> WhenDark:
-    sensors = [serving[need.name] for need in (SENSOR_CW, SENSOR_CCW)]
-    return WhenDark([(sensor.instrument, sensor.channel) for sensor in sensors], DARK_W)

@@ -23,6 +23,7 @@ import numpy.typing as npt
 from sim_backends import optics_kernel as kernel
 from sim_backends.optics_carver import carved, levels_of, mean_transmission
 from sim_backends.optics_parts import (
+    LIGHT_SPEED_M_S,
     PS_PER_KM,
     TAU_PER_RISE,
     CarverOptics,
@@ -58,7 +59,6 @@ __all__ = [
 ]
 
 PLANCK_J_S: Final = 6.62607015e-34
-LIGHT_SPEED_M_S: Final = 299_792_458.0
 DETECTORS: Final = 2
 
 
@@ -80,6 +80,7 @@ class Ring:
         self._carver_drive: Drive | None = None
         self._carver_levels = levels_of(optics.carver, None)
         self._carver_bias_v = 0.0
+        self._train = carved(optics.carver, None, 0.0)
         self._settings = {name: StationSetting() for name in self._stations}
         self._bias_ua = (0.0, 0.0)
         self._latched = [False, False]
@@ -104,13 +105,13 @@ class Ring:
         with self._lock:
             self._carver_drive = drive
             self._carver_levels = levels_of(self.optics.carver, drive)
-            self._heat()
+            self._carve()
 
     def set_carver_bias(self, bias_v: float) -> None:
         """The voltage on the carver's bias electrode."""
         with self._lock:
             self._carver_bias_v = bias_v
-            self._heat()
+            self._carve()
 
     def set_switch(self, user: str, crossed: bool) -> None:
         """Take a station in (False, bar) or bypass it (True, cross)."""
@@ -140,14 +141,14 @@ class Ring:
         """Average power on one of the two sensors of a station."""
         self._known(user)
         with self._lock:
-            entering = sum(self._entering_w(direction, self._train()))
+            entering = sum(self._entering_w(direction, self._train))
             return entering * self._at(user, direction).sensor
 
     def mean_photon_number(self, user: str, direction: Direction) -> float:
         """Photons per pulse that leave the user's station in one direction: what no instrument shows."""
         self._known(user)
         with self._lock:
-            train = self._train()
+            train = self._train
             pulsed, _ = self._entering_w(direction, train)
             return self._photons(pulsed * self._at(user, direction).output, train.period_ps)
 
@@ -161,7 +162,7 @@ class Ring:
     def detector_count_rates(self) -> list[float]:
         """Expected clicks per second of D1 and D2 in the present light, with all modulators at 0 V."""
         with self._lock:
-            train = self._train()
+            train = self._train
             fields, receiver = self._fields(train), self._receiver(train)
         optics = self.optics
         # Phase noise scales the interference term, and so does this phase: cos(p) = cos(offset) e^{-s^2/2}.
@@ -187,13 +188,14 @@ class Ring:
     ) -> Clicks:
         """Play the users' waveforms on the light for ``duration_ps`` and return every click.
 
-        ``carver_shift_ps`` moves the pulses in time.  The same seed in the same state gives the same clicks.  Tags outside ``0 <= time < duration_ps`` are dropped.
+        ``carver_shift_ps`` moves the pulses in time.  The same seed in the same state gives the same clicks.  Tags
+        outside ``0 <= time < duration_ps`` are dropped.
         """
         require(duration_ps >= 0, "an exposure cannot last", duration_ps)
         for user in drives:
             self._known(user)
         with self._lock:
-            train = self._train()
+            train = self._train
             train = replace(train, phase_ps=(train.phase_ps + carver_shift_ps) % train.period_ps)
             fields, receiver = self._fields(train), self._receiver(train)
             modulators = self._modulators(drives, train)
@@ -226,8 +228,10 @@ class Ring:
             self._settings[user] = change(self._settings[user])
             self._heat()
 
-    def _train(self) -> PulseTrain:
-        return carved(self.optics.carver, self._carver_drive, self._carver_bias_v)
+    def _carve(self) -> None:
+        """The launched light after a change of pattern or bias."""
+        self._train = carved(self.optics.carver, self._carver_drive, self._carver_bias_v)
+        self._heat()
 
     def _entering_w(self, direction: Direction, train: PulseTrain) -> tuple[float, float]:
         """Average power that enters the loop in one direction: in pulses, and flat in time."""
@@ -273,13 +277,14 @@ class Ring:
 
     def _receiver(self, train: PulseTrain) -> kernel.Receiver:
         d1, d2 = self.detectors
-        live = [
-            0.0 if self._latched[d] else self.detectors[d].efficiency(self._bias_ua[d])
-            for d in range(DETECTORS)
+        # A latched detector sees as little as one without bias.
+        bias_ua = [
+            0.0 if latched else bias for latched, bias in zip(self._latched, self._bias_ua, strict=True)
         ]
+        live = [detector.efficiency(bias) for detector, bias in zip(self.detectors, bias_ua, strict=True)]
         dark = [
-            0.0 if self._latched[d] else self.detectors[d].dark_rate_per_s(self._bias_ua[d]) * 1e-12
-            for d in range(DETECTORS)
+            detector.dark_rate_per_s(bias) * 1e-12
+            for detector, bias in zip(self.detectors, bias_ua, strict=True)
         ]
         flat = self._flat_photons_per_ps(train)
         leaked = self._leaked_photons(train)
@@ -301,7 +306,7 @@ class Ring:
         """Latch the detectors that absorb more than they can cool."""
         if not any(self._bias_ua):
             return
-        train = self._train()
+        train = self._train
         fields = self._fields(train)
         light = kernel.split(fields, self.optics.loop_phase_rad)
         flat = self._flat_photons_per_ps(train) * 1e12

@@ -1,15 +1,14 @@
 """The pulse carver: what a pattern of voltages on a Mach-Zehnder modulator makes of steady light.
 
 The modulator transmits ``sin^2(pi (v - null) / (2 V_pi))``, v being the pattern and the bias together, and between the
-pulses a residue (finite extinction).  A pattern of equal pulses at equal distances gives a train of pulses; anything else - no pattern,
-a bias far from the null, pulses of two kinds - gives light without pulses to interfere, which is flat as far as
-slots are concerned.  Source: the transfer curve of a Mach-Zehnder modulator, e.g. Saleh and Teich, Fundamentals of
+pulses a residue (finite extinction).  A pattern of equal pulses at equal distances gives a train of pulses; anything
+else - no pattern, a bias far from the null, pulses of two kinds - gives light without pulses to interfere, which is flat
+as far as slots are concerned.  Source: the transfer curve of a Mach-Zehnder modulator, e.g. Saleh and Teich, Fundamentals of
 Photonics, section 21.1.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,8 +90,3 @@ def _alike(high: npt.NDArray[np.bool_], rises: npt.NDArray[np.intp]) -> bool:
 def flat(transmission: float) -> PulseTrain:
     """Light without pulses."""
     return PulseTrain(DEFAULT_PERIOD_PS, 0.0, 0.0, 0.0, transmission)
-
-
-def duty(fwhm_ns: float, period_ns: float) -> float:
-    """Mean over peak of a train of Gaussian pulses."""
-    return fwhm_ns * math.sqrt(2 * math.pi) / FWHM_PER_SIGMA / period_ns

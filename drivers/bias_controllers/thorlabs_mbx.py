@@ -175,13 +175,14 @@ class ThorlabsMBX(LabInstrument):
 
     def ask_raw(self, cmd: str) -> str:
         """``ask("MZM:VOLTAGE?")``: the line of the reply."""
-        return self.line.ask(cmd.strip(), str)
+        return self.line.ask(self.link.one_line(cmd).strip(), str)
 
     def write_raw(self, cmd: str) -> None:
         """``write("RGB:POWER: 0")``; a command that may open the attenuator ends with it closed, as any other does."""
-        if cmd.strip().upper().startswith("VOA"):
+        command = self.link.one_line(cmd).strip()
+        if command.upper().startswith("VOA"):
             self.must_end_dark()
-        self.line.tell(cmd.strip())
+        self.line.tell(command)
 
     def _close(self) -> None:
         self.line.send(*CLOSE)

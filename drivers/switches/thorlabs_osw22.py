@@ -109,7 +109,7 @@ class ThorlabsOSW22(LabInstrument):
 
     def ask_raw(self, cmd: str) -> str:
         """``ask("S?")``: the line of the reply."""
-        return self._line.ask(cmd.strip(), str)
+        return self._line.ask(self.link.one_line(cmd).strip(), str)
 
     def write_raw(self, cmd: str) -> None:
         """``write("S 2")`` moves as ``crossed(True)`` does; no other command is known."""

@@ -154,9 +154,9 @@ def no_place_for(rig: Rig, action: Callable[[], object]) -> None:
     assert rig.desk.replies == []
 
 
-@pytest.mark.parametrize("model", [PM100D, N7764A, AWG])
+@pytest.mark.parametrize("model", [PM100D, N7764A, AWG, "thorlabs-mbx", "thorlabs-osw22"])
 @pytest.mark.parametrize("text", ["SENSe:POWer:UNIT \u00b5W?", "*IDN?\n*OPT?", "\u2212 1", ""])
-def test_scpi_is_one_line_of_ascii(model: str, text: str) -> None:
+def test_free_text_is_one_line_of_ascii(model: str, text: str) -> None:
     with rigged(model) as rig:
         no_place_for(rig, lambda: rig.driver.ask(text))
         no_place_for(rig, lambda: rig.driver.write(text))

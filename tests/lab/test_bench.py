@@ -6,7 +6,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,6 +135,31 @@ def test_an_owner_without_instruments_is_told_who_has_some(lab: SimulatedLab) ->
         pass
 
 
+@contextmanager
+def kernel_with(lab: SimulatedLab, owner: str, cells: str) -> Iterator[subprocess.Popen[str]]:
+    """A kernel that has the ``station`` of an owner open, has run the cells, and goes on until its input ends."""
+    program = f"""
+import sys
+from contextlib import ExitStack
+from lab import bench
+open_for_long = ExitStack()
+station = open_for_long.enter_context(bench.load(sys.argv[1]).instruments({owner!r}))
+{cells}
+print("done", flush=True)
+sys.stdin.readline()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(lab.folder)],
+        env={**os.environ, "PYTHONPATH": ROOT},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as kernel:
+        assert kernel.stdout is not None
+        assert kernel.stdout.readline() == "done\n"
+        yield kernel
+
+
 @pytest.mark.parametrize("end", ["kill", pytest.param("return", marks=pytest.mark.long)])
 def test_a_kernel_that_ends_inside_leaves_everything_dark(lab: SimulatedLab, end: str) -> None:
     """Always dark, and within a second: the best of three, for a machine may be busy with something else."""
@@ -147,27 +173,12 @@ def test_a_kernel_that_ends_inside_leaves_everything_dark(lab: SimulatedLab, end
 def _dark_after(lab: SimulatedLab, end: str) -> float:
     """Seconds from the end of a kernel that has light on until all of it is dark."""
     cells = """
-import sys
-from contextlib import ExitStack
-from lab import bench
-open_for_long = ExitStack()
-station = open_for_long.enter_context(bench.load(sys.argv[1]).instruments("relay"))
 station.launch.ch1.shutter_open(True)
 station.laser.emission(True)
 station.detectors.enabled(True)
-print("on", flush=True)
-sys.stdin.readline()
 """
-    with subprocess.Popen(
-        [sys.executable, "-c", cells, str(lab.folder)],
-        env={**os.environ, "PYTHONPATH": ROOT},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as kernel:
-        assert kernel.stdout is not None
+    with kernel_with(lab, "relay", cells) as kernel:
         assert kernel.stdin is not None
-        assert kernel.stdout.readline() == "on\n"
         assert {"laser", "launch", "detectors"} <= set(lab.bench.unsafe())
         kernel.kill() if end == "kill" else kernel.stdin.close()
         kernel.wait(30)
@@ -181,32 +192,17 @@ sys.stdin.readline()
 
 def test_the_station_of_a_killed_process_steps_aside_once_it_is_dark(lab: SimulatedLab) -> None:
     cells = """
-import sys
-from contextlib import ExitStack
-from lab import bench
-open_for_long = ExitStack()
-station = open_for_long.enter_context(bench.load(sys.argv[1]).instruments("alice"))
 station.switch_alice.crossed(True)
 for sensor in (station.sensors_alice.slot1, station.sensors_alice.slot2):
     sensor.zero()
 station.switch_alice.crossed(False)
-print("in", flush=True)
-sys.stdin.readline()
 """
     light = lab.bench.ring
 
     def crossed() -> object:
         return lab.bench.states()["switch_alice"]["crossed"]
 
-    with subprocess.Popen(
-        [sys.executable, "-c", cells, str(lab.folder)],
-        env={**os.environ, "PYTHONPATH": ROOT},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as kernel:
-        assert kernel.stdout is not None
-        assert kernel.stdout.readline() == "in\n"
+    with kernel_with(lab, "alice", cells) as kernel:
         for part in ("launch", "launch_second"):
             light.set_launch(part, 0.0)
         light.set_laser(2e-3, 1550.12)
