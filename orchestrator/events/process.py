@@ -67,7 +67,8 @@ class SimulatorStopped(Message, frozen=True):
 class LightProgress(Message, frozen=True):
     """The relay is at ``pulses`` of ``planned_pulses`` in a lease of the pair, with ``clicks`` in the latest frame.
 
-    ``lost_frames`` of the frames so far are lost, as the relay knows; the users may have lost others.
+    ``lost_frames`` of the frames so far are lost, the latest for ``lost_reason``, as the relay knows; the users may have
+    lost others.
 
     ``at_s`` is on the monotonic clock of its machine.
     """
@@ -79,6 +80,7 @@ class LightProgress(Message, frozen=True):
     clicks: int
     at_s: float
     lost_frames: int = 0
+    lost_reason: str = ""
 
     @property
     def pair(self) -> tuple[str, str]:

@@ -58,8 +58,9 @@ class BlockReport(Item, frozen=True):
 
     Both nodes tell of a block, and whoever adds blocks up counts what ``first`` told (:meth:`counts`).  ``stored``:
     it gave key; otherwise ``reason`` says why not, and ``interrupted`` that the node was stopping.  ``announced``
-    slots, ``lost_frames`` left out, gave ``sifted_bits`` of key and ``test_rounds`` disclosed ones, of which ``test_errors`` were wrong.  ``light_s`` of
-    light took ``light_wall_s``; ``started_s``, on the node's own monotonic clock, is when it was first lit, and
+    slots, ``lost_frames`` left out, gave ``sifted_bits`` of key and ``test_rounds`` disclosed ones, of which ``test_errors``
+    were wrong.  ``lost_reason`` is why the latest of the frames that the telling node lost was lost.  ``light_s`` of light
+    took ``light_wall_s``; ``started_s``, on the node's own monotonic clock, is when it was first lit, and
     ``processing_s`` what passed until this report.
     """
 
@@ -75,6 +76,7 @@ class BlockReport(Item, frozen=True):
     interrupted: bool = False
     pulses: Count = 0
     lost_frames: Count = 0
+    lost_reason: Reason = ""
     announced: Count = 0
     sifted_bits: Count = 0
     test_rounds: Count = 0

@@ -4,6 +4,8 @@ A frame is lost for a user when the relay says so, when its announcement does no
 own generator got no trigger and so put no symbols on the light.  Its symbols are erased at once, and never leave
 the user.  Its slots stay in the number of pulses: what the relay chooses to lose must cost key.
 
+Why a frame is lost stays with the record, for whoever is told of the block; the relay's words are marked as its own.
+
 A word about a frame that is lost already changes nothing and is dropped.  Anything else out of turn, such as a second
 announcement of a recorded frame, ends the block.  Which frames are lost for *both* is settled later
 (:mod:`orchestrator.postprocessing.lost_frames`).
@@ -41,6 +43,13 @@ class Heard:
     clicks: FrameClicks
 
 
+@dataclass(frozen=True)
+class Lost:
+    """There is no announcement of a frame, and why."""
+
+    reason: str
+
+
 class BlockRecord:
     """The frames of one block so far; the next one is number ``len(announcements)``.
 
@@ -54,29 +63,29 @@ class BlockRecord:
         self._n_frames = n_frames
         self._limit = math.floor(lost_frames_limit * n_frames)
         self._kept: list[BlockClicks] = []
+        self.lost_reason = ""
+        """Why the latest of the lost frames was lost."""
 
     @property
     def lost_frames(self) -> int:
         """How many frames are lost so far."""
         return self.announcements.count(LOST)
 
-    def hear(self, channel: Channel, timeout_s: float) -> Heard | None:
-        """Wait for the announcement of the next frame; None if the relay lost it, or says nothing in time."""
+    def hear(self, channel: Channel, timeout_s: float) -> Heard | Lost:
+        """Wait for the announcement of the next frame; Lost if the relay lost it, or says nothing in time."""
         frame, deadline = len(self.announcements), runtime.now() + timeout_s
         while True:
             try:
                 data = channel.recv(max(0.0, deadline - runtime.now()))
             except ChannelTimeoutError:
-                logger.warning("frame %d is lost: no announcement within %g s", frame, timeout_s)
-                return None
+                return Lost(f"no announcement within {timeout_s:g} s")
             message = read_light_message(data)
             if isinstance(message, Announcement | FrameLost) and self._is_lost(message.frame):
                 if runtime.now() > deadline:
                     raise LightAborted(f"nothing but words about lost frames for {timeout_s:g} s")
                 continue
-            if message == FrameLost(frame):
-                logger.warning("frame %d is lost: the relay could not record it", frame)
-                return None
+            if isinstance(message, FrameLost) and message.frame == frame:
+                return Lost(f"the relay says: {message.reason or 'no record of it'}")
             return Heard(data, check_announcement(message, frame, self._slots))
 
     def _is_lost(self, frame: int) -> bool:
@@ -91,9 +100,11 @@ class BlockRecord:
         )
         self.announcements.append(heard.data)
 
-    def lose(self, symbols: SymbolFrame) -> None:
+    def lose(self, symbols: SymbolFrame, reason: str) -> None:
         """The next frame is lost; raises LightAborted where too many are."""
         symbols.erase()
+        self.lost_reason = f"frame {len(self.announcements)}: {reason}"
+        logger.warning("lost: %s", self.lost_reason)
         nothing = (
             np.zeros(0, np.uint32),
             np.zeros(0, np.uint32),
@@ -104,7 +115,7 @@ class BlockRecord:
         self.announcements.append(LOST)
         if self.lost_frames > self._limit:
             raise LightAborted(
-                f"{self.lost_frames} of {self._n_frames} frames are lost, at most {self._limit} may be"
+                f"{self.lost_frames} of {self._n_frames} frames are lost, at most {self._limit} may be; {self.lost_reason}"
             )
 
     def block(self) -> BlockClicks:

@@ -87,7 +87,8 @@ class UsersInStep:
             if first == second:
                 return first if first < self._n_frames else None
             behind = 0 if first < second else 1
-            self._channels[behind].send(encode(FrameLost(self._armed[behind])))
+            ahead = f"the other user is at frame {max(first, second)}"
+            self._channels[behind].send(encode(FrameLost(self._armed[behind], ahead)))
             waiting = (behind,)
 
     def _hear_the_rest(self, side: int) -> None:

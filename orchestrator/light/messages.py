@@ -59,9 +59,13 @@ class Announcement(Message, frozen=True, tag="announcement"):
 
 
 class FrameLost(Message, frozen=True, tag="frame-lost"):
-    """Relay to user: there is no announcement of this frame; it did not fire, or has no record of the clicks."""
+    """Relay to user: there is no announcement of this frame, as it did not fire or has no record of the clicks.
+
+    ``reason`` says why, for people: nothing is decided by it.
+    """
 
     frame: FrameIndex
+    reason: Reason = ""
 
 
 class Finished(Message, frozen=True, tag="finished"):
@@ -98,9 +102,14 @@ def announce(frame: int, slots: npt.NDArray[np.uint32], outcomes: npt.NDArray[np
     return encode(Announcement(frame, slots.astype("<u4").tobytes(), outcomes.astype(np.uint8).tobytes()))
 
 
+def reason_of(error: BaseException) -> str:
+    """What an error says, as it is sent to others."""
+    return f"{type(error).__name__}: {error}"[:REASON_LIMIT]
+
+
 def aborting(error: BaseException) -> bytes:
     """The encoded word that ends the light phase because of ``error``."""
-    return encode(LightAbort(f"{type(error).__name__}: {error}"[:REASON_LIMIT]))
+    return encode(LightAbort(reason_of(error)))
 
 
 def read_light_message(data: bytes) -> LightMessage:

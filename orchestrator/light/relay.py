@@ -3,7 +3,7 @@
 How light comes into the ring and goes out of it is :mod:`orchestrator.light.launching`.
 
 A record that failed on a tagger which works and can be started anew costs its frame alone: both users are told that
-it is lost.
+it is lost, and why.
 
 The relay is untrusted: it never learns symbols, and a false announcement can cost the users key but never secrecy.
 It owns what makes and detects light, and nothing at the users.
@@ -24,7 +24,7 @@ from orchestrator import runtime
 from orchestrator.light.clicks import tags_to_clicks
 from orchestrator.light.in_step import UsersInStep
 from orchestrator.light.launching import Launching, RelayInstruments
-from orchestrator.light.messages import FrameLost, LightOff, LightOn, aborting, announce
+from orchestrator.light.messages import FrameLost, LightOff, LightOn, aborting, announce, reason_of
 from orchestrator.light.recording import PS_PER_S, plays_to_its_end
 from orchestrator.wire.channel import Channel
 from orchestrator.wire.codec import encode
@@ -78,12 +78,12 @@ class RelayLight:
         n_frames: int,
         launch_attenuation_db: float,
         *,
-        on_frame: Callable[[int, int | None], None] = lambda frame, clicks: None,
+        on_frame: Callable[[int, int | FrameLost], None] = lambda frame, clicks: None,
     ) -> FramesServed:
         """Serve the light phase of one lease.
 
-        ``on_frame`` gets the frame index and its clicks, None for a frame that was fired and lost.  Raises
-        LightAborted, ChannelError or InstrumentError.
+        ``on_frame`` gets the frame index and its clicks, or what users are told of a frame that was fired and lost.
+        Raises LightAborted, ChannelError or InstrumentError.
         """
         users = UsersInStep(channels, n_frames, USER_PATIENCE * self._timeout_s)
         last = [encode(LightOff())]
@@ -100,9 +100,9 @@ class RelayLight:
                 if frame == n_frames - 1 or self._clock() - checked_s >= WATCH_S:
                     self._launching.check_running()
                     checked_s = self._clock()
-                if clicks is None:
-                    users.send(encode(FrameLost(frame)))
-                    on_frame(frame, None)
+                if isinstance(clicks, FrameLost):
+                    users.send(encode(clicks))
+                    on_frame(frame, clicks)
                     continue
                 users.send(announce(frame, *clicks))
                 announced, recorded = announced + clicks[0].size, recorded + 1
@@ -115,14 +115,14 @@ class RelayLight:
             self._launching.close()
             users.send_last(last)
 
-    def _expose(self, frame: int) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8]] | None:
-        """The slots that clicked and their outcomes; None where the record failed and the tagger works again."""
+    def _expose(self, frame: int) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8]] | FrameLost:
+        """The slots that clicked and their outcomes; FrameLost where the record failed and the tagger works again."""
         try:
             return self._record()
         except (InstrumentRefusedError, NotReadyError) as error:
             logger.warning("frame %d is lost: %s", frame, error)
             self._tagger.restart_streams()
-            return None
+            return FrameLost(frame, reason_of(error))
 
     def _record(self) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8]]:
         """One frame: trigger, wait for its end, read the tags of both detectors."""

@@ -26,7 +26,7 @@ import numpy.typing as npt
 from drivers.links.errors import NotReadyError
 from lab.testbed import Testbed
 from orchestrator import runtime
-from orchestrator.light.block_record import BlockRecord
+from orchestrator.light.block_record import BlockRecord, Lost
 from orchestrator.light.clicks import BlockClicks
 from orchestrator.light.intensity_watch import IntensityWatch
 from orchestrator.light.messages import (
@@ -39,6 +39,7 @@ from orchestrator.light.messages import (
     StationIn,
     aborting,
     read_light_message,
+    reason_of,
     unexpected,
 )
 from orchestrator.light.own_station import Direction, OwnStation, StationInstruments
@@ -117,9 +118,11 @@ class UserLight:
         direction: Direction,
         n_frames: int,
         on_frame: Callable[[int], None] = lambda frame: None,
+        on_lost: Callable[[str], None] = lambda reason: None,
     ) -> tuple[BlockClicks, list[bytes]]:
         """Play ``n_frames`` frames; returns the kept clicks and the announcements as received, LOST for a lost frame.
 
+        ``on_lost`` is told why the latest of lost frames was lost.
         Raises LightAborted (nothing of the block may be used), ChannelError or InstrumentError.
         """
         with self._in_phase:
@@ -147,6 +150,8 @@ class UserLight:
                     watch.maybe_read(2)
                 watch.read()
                 block = record.block()
+                if record.lost_frames:
+                    on_lost(record.lost_reason)
                 channel.send(encode(Finished()))
                 self._leave(closed=self._hears_light_off(channel, complete=True))
             except BaseException as error:
@@ -198,10 +203,13 @@ class UserLight:
             self._load(frames[other], drive, other)
         watch.maybe_read(1)
         heard = record.hear(channel, self._timeout_s)
-        if self._played(index) and heard is not None:
-            record.keep(heard, frames[buffer])
+        missed = self._missed(index)
+        if isinstance(heard, Lost):
+            record.lose(frames[buffer], heard.reason)
+        elif missed:
+            record.lose(frames[buffer], missed)
         else:
-            record.lose(frames[buffer])
+            record.keep(heard, frames[buffer])
 
     def _await_light(self, channel: Channel) -> None:
         message = read_light_message(channel.recv(self._timeout_s))
@@ -246,15 +254,14 @@ class UserLight:
             logger.debug("nothing more comes from the relay")
         return False
 
-    def _played(self, frame: int) -> bool:
-        """Whether the one trigger came; more of them raise LightAborted."""
+    def _missed(self, frame: int) -> str:
+        """Why the frame was not played, "" where its one trigger came; more of them raise LightAborted."""
         try:
             if self._awg.extra_trigger_seen():
                 raise LightAborted(f"{self._user.name}: more than one trigger in frame {frame}")
         except NotReadyError as error:
-            logger.warning("frame %d is lost: %s", frame, error)
-            return False
-        return True
+            return reason_of(error)
+        return ""
 
     def _load(self, frame: SymbolFrame, drive: npt.NDArray[np.float32], buffer: Literal[0, 1]) -> None:
         frame.draw(self._random_into)

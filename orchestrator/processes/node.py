@@ -220,6 +220,7 @@ class Node:
         is_first = lease.first == self.name
         plan = plan_for(self.testbed, lease.first, lease.second)
         started = runtime.now()
+        lost_reasons: list[str] = []
         with LightChannels(self._agent, lease, ("relay",)) as (channel,):
             clicks, announcements = self._light.run(
                 channel,
@@ -227,6 +228,7 @@ class Node:
                 mu=plan.mu_a if is_first else plan.mu_b,
                 direction=OWN_DIRECTION[0 if is_first else 1],
                 n_frames=lease.n_frames,
+                on_lost=lost_reasons.append,
             )
         report = BlockReport(
             lease.epoch,
@@ -234,6 +236,7 @@ class Node:
             *lease.pair,
             stored=False,
             pulses=plan.n_pulses,
+            lost_reason="".join(lost_reasons)[:REASON_LIMIT],
             announced=int(clicks.outcome.size),
             light_s=plan.n_pulses / self.testbed.protocol.clock_hz,
             light_wall_s=runtime.now() - started,

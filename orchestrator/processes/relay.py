@@ -14,6 +14,7 @@ from orchestrator.events.process import Emit, LightProgress, RelayServing
 from orchestrator.events.status import Served
 from orchestrator.hub.connect import connect_agent
 from orchestrator.light.launching import RelayInstruments
+from orchestrator.light.messages import FrameLost
 from orchestrator.light.relay import RelayLight
 from orchestrator.protocols.block_planning import plan_for
 from orchestrator.scheduling.fencing import EpochFile, Fence
@@ -80,15 +81,17 @@ def run_relay(
         started = runtime.now()
         slots = testbed.protocol.slots_per_frame
 
-        lost: list[int] = []
+        lost: list[FrameLost] = []
 
-        def on_frame(frame: int, clicks: int | None) -> None:
-            if clicks is None:
-                lost.append(frame)
+        def on_frame(frame: int, clicks: int | FrameLost) -> None:
+            if isinstance(clicks, FrameLost):
+                lost.append(clicks)
+                clicks = 0
             if frame % FRAMES_PER_EVENT == FRAMES_PER_EVENT - 1 or frame == lease.n_frames - 1:
                 pulses = (frame + 1) * slots
                 planned, at_s = lease.n_frames * slots, runtime.now()
-                emit(LightProgress(*lease.pair, pulses, planned, clicks or 0, at_s, lost_frames=len(lost)))
+                why = lost[-1].reason if lost else ""
+                emit(LightProgress(*lease.pair, pulses, planned, clicks, at_s, len(lost), why))
 
         with LightChannels(agent, lease, lease.pair) as channels:
             served_frames = light.run(

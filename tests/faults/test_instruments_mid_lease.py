@@ -120,6 +120,7 @@ class World:
         self._light = pair_light(self.testbed, *PAIR)
         self.heard: queue.Queue[tuple[str, Any, float]] = queue.Queue()
         self.kept: dict[str, list[BlockClicks]] = {user: [] for user in PAIR}
+        self.why_lost: dict[str, list[str]] = {user: [] for user in PAIR}
         self.plant: Callable[[], None] | None = None
         self.planted_s = 0.0
         self._lines: dict[tuple[str, str, str], Line] = {}
@@ -173,7 +174,7 @@ class World:
         stack.callback(self._stop.set)
 
     def _relay_light(self, light: RelayLight, lease: HeldLease) -> LightStatistics:
-        def on_frame(frame: int, clicks: int | None) -> None:
+        def on_frame(frame: int, clicks: object) -> None:
             if frame == FAULT_FRAME and self.plant is not None:
                 plant, self.plant = self.plant, None
                 self.planted_s = time.monotonic()
@@ -198,6 +199,7 @@ class World:
                     mu=mu,
                     direction=OWN_DIRECTION[PAIR.index(user)],
                     n_frames=lease.n_frames,
+                    on_lost=self.why_lost[user].append,
                 )
             self.kept[user].append(clicks)
             return LightStatistics(lost_frames=announcements.count(LOST))
@@ -320,6 +322,8 @@ def test_time_stamps_that_the_tagger_lost_cost_their_frame_alone(world: World) -
     outcome, _ = world.lease()
     assert outcome.ok, outcome.reason
     assert {role: each.lost_frames for role, each in outcome.statistics.items()} == dict.fromkeys(PARTIES, 1)
+    for (why,) in world.why_lost.values():
+        assert why.startswith(f"frame {FAULT_FRAME + 1}: the relay says: NotReadyError: tagger at ")
     first, second = (world.kept[user][-1] for user in PAIR)
     assert set(first.frame.tolist()) == set(range(FRAMES)) - {FAULT_FRAME + 1}
     assert np.array_equal(first.frame, second.frame)
@@ -348,6 +352,9 @@ def test_a_trigger_that_one_generator_misses_costs_its_frame_alone(world: World)
         "alice": 0,
         "bob": 1,
     }
+    assert not world.why_lost["alice"]
+    (why,) = world.why_lost["bob"]
+    assert why.startswith(f"frame {FAULT_FRAME + 1}: NotReadyError: awg_bob at ")
     assert FAULT_FRAME + 1 in world.kept["alice"][-1].frame
     assert set(world.kept["bob"][-1].frame.tolist()) == set(range(FRAMES)) - {FAULT_FRAME + 1}
 

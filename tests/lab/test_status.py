@@ -137,7 +137,20 @@ TROUBLED: list[tuple[str, Any, float]] = [
     (HUB, PeerStatus("relay", True, False, "laser: no answer from TCPIP::127.0.0.1 within 5 s"), 3.0),
     (HUB, PairStatus("alice", "carol", 0, 18100, 0, 4321.0, False, True, "", 3, 9.0, "too noisy"), 60.0),
     (HUB, PairStatus("alice", "dave", 858_000, 18100, 0, 4321.0, False, False, "relay is not ready"), 60.0),
-    ("alice", BlockReport(1, 8, "alice", "carol", False, "QBER 0.12 is above the bound", qber=0.12), 9.0),
+    (
+        "alice",
+        BlockReport(
+            1,
+            8,
+            "alice",
+            "carol",
+            False,
+            "QBER 0.12 is above the bound",
+            qber=0.12,
+            lost_reason="frame 3: no trigger",
+        ),
+        9.0,
+    ),
     (HUB, LeaseStatus(1, 8, "alice", "carol", False, False, "the relay lost 3 frames"), 9.5),
     (
         "bob",
@@ -160,6 +173,7 @@ def test_the_tables_fit_the_terminal_and_say_why(
     rows = [" ".join(line.split()) for line in lines]
     assert "alice-carol 0 18.1k 4.32k* 12.00 % no key 9.0 s failed 9.5 s - fails" in rows
     assert "alice-carol no key 9.0 s QBER 0.12 is above the bound" in rows
+    assert "alice-carol lost frames 9.0 s frame 3: no trigger" in rows
     assert "alice-carol lease failed 9.5 s the relay lost 3 frames" in rows
     assert "alice-carol 3 failures 9.0 s too noisy" in rows
     assert "alice-dave away relay is not ready" in rows
@@ -264,7 +278,7 @@ def test_hostile_text_of_every_item_that_has_some_is_escaped(
         (HUB, PeerStatus("dave", True, False, HOSTILE, (HOSTILE,)), 1.0),
         ("alice", Ready(False, HOSTILE, (HOSTILE,)), 1.0),
         ("bob", Alarm("store", HOSTILE, "alice"), 1.0),
-        ("alice", BlockReport(1, 8, "alice", "bob", False, HOSTILE), 1.0),
+        ("alice", BlockReport(1, 8, "alice", "bob", False, HOSTILE, lost_reason=HOSTILE), 1.0),
         (HUB, LeaseStatus(1, 8, "alice", "bob", False, False, HOSTILE), 1.0),
         (HUB, PairStatus("alice", "dave", 0, 9, 0, 1.0, False, True, "", 3, 9.0, HOSTILE), 1.0),
         (HUB, PairStatus("bob", "dave", 0, 0, 0, 1.0, False, False, HOSTILE), 1.0),

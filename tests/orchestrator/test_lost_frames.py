@@ -20,7 +20,7 @@ from rehearsal import Side, honest_sides, rehearse
 from lab.runs.testbeds.folder import template_path
 from lab.testbed import parse_testbed
 from orchestrator.keystore.lanes import PairEnd
-from orchestrator.light.block_record import BlockRecord
+from orchestrator.light.block_record import BlockRecord, Lost
 from orchestrator.light.in_step import UsersInStep
 from orchestrator.light.messages import (
     LOST,
@@ -302,7 +302,7 @@ def test_a_user_that_gave_frames_up_is_followed_by_the_other() -> None:
     relay = threading.Thread(target=lambda: found.append(lease.steps.next_frame()))
     relay.start()
     for frame in (0, 1):
-        assert lease.told(1) == FrameLost(frame)
+        assert lease.told(1) == FrameLost(frame, "the other user is at frame 2")
         lease.say(1, Armed(frame + 1))
     relay.join()
     assert found == [2]
@@ -317,7 +317,7 @@ def test_a_word_that_came_meanwhile_is_heard_before_the_trigger() -> None:
     relay.start()
     lease.say(0, Armed(1))
     lease.say(1, Armed(0))
-    assert lease.told(1) == FrameLost(0)
+    assert lease.told(1) == FrameLost(0, "the other user is at frame 1")
     lease.say(1, Armed(1))
     relay.join()
     assert found == [1]
@@ -366,8 +366,8 @@ class Recording:
         for each in said:
             self.relay.send(each)
         heard = self.record.hear(self.user, 0.05)
-        if heard is None:
-            self.record.lose(self.symbols)
+        if isinstance(heard, Lost):
+            self.record.lose(self.symbols, heard.reason)
             return False
         self.record.keep(heard, self.symbols)
         return True
@@ -423,5 +423,22 @@ def test_words_about_lost_frames_do_not_keep_a_user_for_ever() -> None:
 def test_more_lost_frames_than_the_limit_end_the_block() -> None:
     recording = Recording(n_frames=4, limit=0.25)
     assert not recording.hear()
-    with pytest.raises(LightAborted, match="2 of 4 frames are lost, at most 1 may be"):
+    with pytest.raises(
+        LightAborted, match="2 of 4 frames are lost, at most 1 may be; frame 1: no announcement"
+    ):
         recording.hear()
+
+
+def test_why_frames_are_lost_ends_the_block_in_words_that_are_marked_as_the_relays() -> None:
+    recording = Recording(n_frames=4, limit=0.25)
+    assert recording.hear(words(0))
+    assert not recording.hear(encode(FrameLost(1, "no power")))
+    assert recording.record.lost_reason == "frame 1: the relay says: no power"
+    with pytest.raises(LightAborted, match=r"2 of 4 .*; frame 2: the relay says: its clock is INTERNAL"):
+        recording.hear(encode(FrameLost(2, "its clock is INTERNAL")))
+
+
+def test_a_reason_without_end_is_no_message() -> None:
+    recording = Recording()
+    with pytest.raises(LightAborted, match="malformed message"):
+        recording.hear(encode(FrameLost(0, "x" * 501)))

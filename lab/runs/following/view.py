@@ -94,6 +94,8 @@ def _troubles(row: PairRow) -> Iterator[tuple[str, ...]]:
     if row.block is not None and not row.block.stored:
         told.add(row.block.reason)
         yield name, "no key", ago(row.block_age_s), shown(row.block.reason)
+    if row.block is not None and row.block.lost_reason:
+        yield name, "lost frames", ago(row.block_age_s), shown(row.block.lost_reason)
     if row.lease is not None and not row.lease.ok:
         told.add(row.lease.reason)
         yield name, f"lease {_how(row.lease)}", ago(row.lease_age_s), shown(row.lease.reason)
