@@ -313,7 +313,7 @@ def test_a_fault_that_shows_when_the_light_goes_out_is_told_and_nothing_shines_o
     assert not outcome.ok
     assert name in outcome.reason
     ring = world.bench.ring
-    assert sum(ring._entering_w("cw", ring._train())) < 1e-18, "a photon in a few seconds"
+    assert sum(ring._entering_w("cw", ring._train)) < 1e-18, "a photon in a few seconds"
     world.good_lease()
 
 
@@ -323,7 +323,7 @@ def test_time_stamps_that_the_tagger_lost_cost_their_frame_alone(world: World) -
     assert outcome.ok, outcome.reason
     assert {role: each.lost_frames for role, each in outcome.statistics.items()} == dict.fromkeys(PARTIES, 1)
     for (why,) in world.why_lost.values():
-        assert why.startswith(f"frame {FAULT_FRAME + 1}: the relay says: NotReadyError: tagger at ")
+        assert why.startswith(f"frame {FAULT_FRAME + 1}: the relay says: InstrumentRefusedError: tagger at ")
     first, second = (world.kept[user][-1] for user in PAIR)
     assert set(first.frame.tolist()) == set(range(FRAMES)) - {FAULT_FRAME + 1}
     assert np.array_equal(first.frame, second.frame)
