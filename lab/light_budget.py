@@ -61,6 +61,8 @@ class StationLight:
     loss_db: float = 11.92
     sensor_over_output_db: tuple[float, float] = (8.31, 8.31)
     sensor_floor_w: float | None = 1e-14
+    phase_uncertainty_rad: float | None = None
+    """Of each of its phases, where a calibration found it."""
 
 
 @dataclass(frozen=True, slots=True)

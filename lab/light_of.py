@@ -34,6 +34,7 @@ def ring_light(testbed: Testbed) -> RingLight:
                 user.station_loss_db,
                 user.sensor_to_output_db,
                 _sensor_floor_w(testbed, user.name),
+                user.phase_uncertainty_rad,
             )
             for user in testbed.users
         ),

@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from lab.calibration.book import BOOK_FILE, BookError, book_path, calibrated, read_book
 from lab.consistency import Mistake, content_mistakes, mistakes_between
 from lab.needs import Server, servers
 from lab.quantities import Plausible, implausible, unit_of
@@ -170,6 +171,8 @@ class User(Section):
     v_pi_v: Annotated[Positive, Plausible(0.1, 100)]
     rf_gain: Annotated[Positive, Plausible(0.1, 1000)]
     awg_amplitude_vpp: Annotated[Positive, Plausible(0.01, 20)]
+    phase_uncertainty_rad: Annotated[NonNegative, Plausible(1e-5, 1)] | None = None
+    """What each phase of this user's symbols may be wrong by, where a calibration found it; else [uncertainty] says it."""
     attenuation_db: Annotated[NonNegative, Plausible(0.01, 60)] = 0.0
     """What the attenuator is set to while light passes: its least, or what trims the light of pairs that are too bright."""
     station_loss_db: Annotated[NonNegative, Plausible(0.1, 60)] = 11.92
@@ -332,7 +335,20 @@ def load_testbed(path: Path) -> Testbed:
 
 
 def read_testbed(path: Path) -> dict[str, Any]:
-    """The content of a testbed file, not validated; raises TestbedError for a file that is no TOML."""
+    """The content of a testbed file, not validated, with what was calibrated beside it (:mod:`lab.calibration.book`).
+
+    Raises TestbedError for a file that is no TOML, and for calibrated values that cannot be used.
+    """
+    data = _read_toml(path)
+    if not book_path(path).exists():
+        return data
+    try:
+        return calibrated(data, read_book(path, data))
+    except BookError as error:
+        raise TestbedError(path, [(BOOK_FILE, str(error))]) from error
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8-sig")  # some editors put a mark before the text
     except UnicodeDecodeError as error:

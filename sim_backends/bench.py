@@ -17,10 +17,10 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from drivers.catalogue import AddressKind, CatalogueError, Row, place_of, row, run
 from lab.testbed import (
@@ -116,6 +116,14 @@ class Bench:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def resolved(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """The content of the testbed's file with the addresses in use, and with the options that they need."""
+        resolved = resolve_addresses(data, self.addresses)
+        for entry in resolved["instruments"]:
+            if extra := self.options.get(entry["name"]):
+                entry["options"] = {**entry.get("options", {}), **extra}
+        return resolved
 
     def ready_line(self) -> dict[str, object]:
         """What ``qunetlab simulate --json`` prints once everything answers."""
@@ -267,7 +275,7 @@ def run_simulator(
     testbed = load_testbed(testbed_path)
     with Bench(testbed) as bench:
         if resolved is not None:
-            _write_resolved(testbed_path, bench, resolved)
+            write_testbed(bench.resolved(read_testbed(testbed_path)), resolved)
         ready = bench.ready_line()
         _say(out, json_format.dumps(ready) if json else _ready_text(bench, testbed_path))
         stop.wait()
@@ -284,13 +292,3 @@ def _say(out: TextIO, line: str) -> None:
 def _ready_text(bench: Bench, testbed_path: Path) -> str:
     lines = [f"{name:20} {address}" for name, address in bench.addresses.items()]
     return "\n".join([f"simulating {testbed_path}; stop with Ctrl-C", *lines])
-
-
-def _write_resolved(testbed_path: Path, bench: Bench, out: Path) -> None:
-    """Copy the testbed file with the addresses in use, and with the options that they need."""
-    data = resolve_addresses(read_testbed(testbed_path), bench.addresses)
-    for entry in data["instruments"]:
-        extra = bench.options.get(entry["name"])
-        if extra:
-            entry["options"] = {**entry.get("options", {}), **extra}
-    write_testbed(data, out)

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 from click.core import ParameterSource
 
+from lab.cli.calibrate_app import calibrate_command
 from lab.cli.instruments_app import instruments_app
 from lab.cli.keys_app import keys_app
 from lab.cli.learning_app import compare, data_app, demo, fl_app, train
@@ -212,6 +213,7 @@ def keyrate(
 
 for command in (demo, train, compare):
     app.command()(command)
+app.command("calibrate")(calibrate_command)
 
 
 @app.command()

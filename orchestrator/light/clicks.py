@@ -60,6 +60,27 @@ class BlockClicks:
             self.symbol[:] = 0
 
 
+@dataclass(frozen=True)
+class LevelClicks:
+    """The clicks of calibration frames, by the level that was played: nothing that could become key.
+
+    ``by_level``: clicks of D1 alone and of D2 alone at each of 256 levels, int64 of shape (2, 256).  ``n_pulses`` were
+    sent, lost frames included.
+    """
+
+    by_level: npt.NDArray[np.int64]
+    n_pulses: int
+
+    @classmethod
+    def of(cls, block: BlockClicks) -> LevelClicks:
+        """Counts of a block whose symbols are levels."""
+        counts = [
+            np.bincount(block.symbol[block.outcome == outcome], minlength=256)
+            for outcome in (D1_ONLY, D2_ONLY)
+        ]
+        return cls(np.stack(counts).astype(np.int64), block.n_pulses)
+
+
 def joined(parts: list[BlockClicks]) -> BlockClicks:
     """The clicks of consecutive frames as one block."""
     return BlockClicks(

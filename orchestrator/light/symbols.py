@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,17 @@ from orchestrator.protocols.base import PulseSymbols
 
 RandomInto = Callable[[memoryview], None]
 """Fills a writable buffer with random bytes: the interface of a node's random source."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What the values of a random byte become: the codes kept of clicks, uint8, and the samples played, float32 in [-1, 1].
+
+    Both of shape (256,).
+    """
+
+    of_bytes: npt.NDArray[np.uint8]
+    drive: npt.NDArray[np.float32]
 
 
 def drive_table(
@@ -66,9 +78,10 @@ def _fill_gated(
 class SymbolFrame:
     """The symbols of one frame of one user."""
 
-    def __init__(self, slots: int, symbols: PulseSymbols) -> None:
+    def __init__(self, slots: int, of_bytes: npt.NDArray[np.uint8]) -> None:
+        """``of_bytes``: the code of each value of a random byte, uint8 of shape (256,)."""
         self._raw = np.zeros(slots, np.uint8)
-        self._codes = symbols.of_bytes
+        self._codes = of_bytes
 
     def draw(self, random_into: RandomInto) -> None:
         """Fresh symbols for every slot, from the node's random source."""

@@ -27,7 +27,7 @@ from drivers.links.errors import NotReadyError
 from lab.testbed import Testbed
 from orchestrator import runtime
 from orchestrator.light.block_record import BlockRecord, Lost
-from orchestrator.light.clicks import BlockClicks
+from orchestrator.light.clicks import BlockClicks, LevelClicks
 from orchestrator.light.intensity_watch import IntensityWatch
 from orchestrator.light.messages import (
     Armed,
@@ -43,7 +43,7 @@ from orchestrator.light.messages import (
     unexpected,
 )
 from orchestrator.light.own_station import Direction, OwnStation, StationInstruments
-from orchestrator.light.symbols import RandomInto, SymbolFrame, drive_table
+from orchestrator.light.symbols import Drawn, RandomInto, SymbolFrame, drive_table
 from orchestrator.light.timing import FrameTiming, frame_timing
 from orchestrator.protocols.base import PulseSymbols
 from orchestrator.randomness import random_into
@@ -125,9 +125,41 @@ class UserLight:
         ``on_lost`` is told why the latest of lost frames was lost.
         Raises LightAborted (nothing of the block may be used), ChannelError or InstrumentError.
         """
+        drawn = Drawn(symbols.of_bytes, self._drive(symbols, direction))
+        return self._run(channel, drawn, mu, direction, n_frames, on_frame, on_lost)
+
+    def calibrate(
+        self,
+        channel: Channel,
+        *,
+        levels: npt.NDArray[np.float32],
+        mu: float,
+        direction: Direction,
+        n_frames: int,
+        on_frame: Callable[[int], None] = lambda frame: None,
+    ) -> LevelClicks:
+        """Play ``n_frames`` frames of levels drawn privately, which become known afterwards: never key.
+
+        ``levels``: float32 of shape (256,), in [-1, 1] of amplitude/2, each as likely as any other; all 0 for a station
+        that only stands in the ring.  Raises as :meth:`run` does.
+        """
+        drawn = Drawn(np.arange(256, dtype=np.uint8), levels)
+        block, _ = self._run(channel, drawn, mu, direction, n_frames, on_frame)
+        return LevelClicks.of(block)
+
+    def _run(
+        self,
+        channel: Channel,
+        drawn: Drawn,
+        mu: float,
+        direction: Direction,
+        n_frames: int,
+        on_frame: Callable[[int], None],
+        on_lost: Callable[[str], None] = lambda reason: None,
+    ) -> tuple[BlockClicks, list[bytes]]:
         with self._in_phase:
             self._aim(direction)
-            frames = [SymbolFrame(self._protocol.slots_per_frame, symbols) for _ in range(2)]
+            frames = [SymbolFrame(self._protocol.slots_per_frame, drawn.of_bytes) for _ in range(2)]
             record = BlockRecord(self._protocol.slots_per_frame, n_frames, self._protocol.lost_frames_limit)
             watch = IntensityWatch(
                 lambda: self._station.check_intensity(direction, mu),
@@ -135,7 +167,7 @@ class UserLight:
                 self._clock,
                 READ_EVERY_S,
             )
-            drive = self._drive(symbols, direction)
+            drive = drawn.drive
             try:
                 self._awg.prepare(self._waveform.size)
                 self._load(frames[0], drive, 0)

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-from memory_channel import memory_channel_pair
 
 from orchestrator.keystore.errors import LaneShortError, ReplayError
 from orchestrator.keystore.lanes import PairEnd
@@ -25,6 +24,7 @@ from orchestrator.protocols.base import BlockPlan
 from orchestrator.protocols.four_phase.planner import FourPhasePlan
 from orchestrator.secret import SecretBits
 from orchestrator.wire.channel import Channel
+from orchestrator.wire.memory_channel import memory_channel_pair
 
 SLOT_BITS = 22
 """Slots of a synthetic frame, as a power of two."""

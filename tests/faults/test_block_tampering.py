@@ -21,7 +21,6 @@ from dataclasses import dataclass, field
 import msgspec
 import numpy as np
 import pytest
-from memory_channel import MemoryChannel, memory_channel_pair
 from rehearsal import Side, honest_sides, rehearse
 
 from orchestrator.keystore.lanes import PairEnd
@@ -30,6 +29,7 @@ from orchestrator.postprocessing.cascade import compile_kernels
 from orchestrator.postprocessing.conversation import BlockAborted
 from orchestrator.protocols.four_phase.planner import FourPhasePlan, block_plan
 from orchestrator.wire.codec import WireError, decode, encode
+from orchestrator.wire.memory_channel import MemoryChannel, memory_channel_pair
 
 Deed = Callable[[bytes], list[bytes]]
 """What the meddler delivers instead of one message."""

@@ -21,7 +21,6 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import pytest
-from memory_channel import MemoryChannel, memory_channel_pair
 from station_in_memory import StationInMemory, sensor_w, slot_phases
 
 from drivers.links.errors import InstrumentError
@@ -58,6 +57,7 @@ from orchestrator.protocols.four_phase.planner import FourPhasePlan
 from orchestrator.secret import SecretBits
 from orchestrator.wire.channel import ChannelBrokenError, ChannelError
 from orchestrator.wire.codec import decode, encode
+from orchestrator.wire.memory_channel import MemoryChannel, memory_channel_pair
 
 PAIR = ("alice", "bob")
 PAIR_ENDS: tuple[PairEnd, PairEnd] = ("first", "second")

@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from memory_channel import memory_channel_pair
 
 import lab.testbed
 from lab import needs
 from lab.light_of import pair_light
 from lab.station import Station
-from lab.testbed import Testbed, parse_testbed, read_testbed, resolve_addresses
+from lab.testbed import Testbed, parse_testbed, read_testbed
 from orchestrator.light.clicks import BlockClicks
 from orchestrator.light.launching import Launching, RelayInstruments
 from orchestrator.light.own_station import OWN_DIRECTION, OwnStation, StationInstruments
 from orchestrator.light.relay import RelayLight
 from orchestrator.light.user import UserLight
 from orchestrator.protocols.block_planning import plan_for
+from orchestrator.wire.memory_channel import memory_channel_pair
 from sim_backends.bench import Bench
 from sim_backends.survey import surveyed
 
@@ -57,11 +57,7 @@ class DrivenRing:
         owners = ("relay", *pair)
         self.bench = Bench(testbed, only=[e.name for e in testbed.instruments if e.owner in owners])
         self.bench.serve()
-        resolved = resolve_addresses(data, self.bench.addresses)
-        for entry in resolved["instruments"]:
-            more = self.bench.options.get(entry["name"], {})
-            if more:
-                entry["options"] = {**entry.get("options", {}), **more}
+        resolved = self.bench.resolved(data)
         self.testbed: Testbed = parse_testbed(resolved, TEMPLATE)
         self.stations = {owner: Station(self.testbed, owner) for owner in owners}
         for station in self.stations.values():

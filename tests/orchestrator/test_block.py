@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 import msgspec
 import numpy as np
 import pytest
-from memory_channel import memory_channel_pair
 from rehearsal import MemoryAuthKeys, Side, honest_sides, rehearse
 
 from orchestrator.bits import pack, unpack
@@ -26,6 +25,7 @@ from orchestrator.protocols.four_phase.planner import FourPhasePlan, block_plan
 from orchestrator.secret import SecretBits
 from orchestrator.wire.channel import Channel
 from orchestrator.wire.codec import decode, encode
+from orchestrator.wire.memory_channel import memory_channel_pair
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,6 @@ import pytest
 import zmq
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from memory_channel import MemoryChannel, memory_channel_pair
 
 from orchestrator.delivery.client import DeliveryClient, MaskedUpdate, Wait
 from orchestrator.delivery.consent import DESCRIPTION_VERSION, FORMAT, Consent, RunDescription
@@ -57,6 +56,7 @@ from orchestrator.wire.channel import ChannelTimeoutError
 from orchestrator.wire.codec import decode, encode
 from orchestrator.wire.curve import CurveKeys, client_socket, generate_keys
 from orchestrator.wire.links import Target
+from orchestrator.wire.memory_channel import MemoryChannel, memory_channel_pair
 
 NAMES = ("alice", "bob", "charlie")
 N_VALUES, RING_WIDTH = 1000, 10

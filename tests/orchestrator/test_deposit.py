@@ -9,7 +9,6 @@ from typing import TypeVar
 
 import numpy as np
 import pytest
-from memory_channel import memory_channel_pair
 
 from orchestrator.keystore.agreement import Deposited, deposit_block, reserve
 from orchestrator.keystore.depositing import Propose, Verdict
@@ -30,6 +29,7 @@ from orchestrator.keystore.tagged import Tagged, TaggedChannel
 from orchestrator.secret import SecretBits
 from orchestrator.wire.channel import Channel, ChannelBrokenError, ChannelError
 from orchestrator.wire.codec import decode, encode
+from orchestrator.wire.memory_channel import memory_channel_pair
 
 T = TypeVar("T")
 KEK = Kek(b"k" * 32)

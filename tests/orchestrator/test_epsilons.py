@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from memory_channel import memory_channel_pair
 from rehearsal import MemoryAuthKeys, honest_sides, rehearse
 
 from orchestrator.keystore.sealing import Kek
@@ -30,6 +29,7 @@ from orchestrator.protocols.four_phase.planner import FourPhasePlan, block_plan
 from orchestrator.protocols.four_phase.rates import keyrate_report
 from orchestrator.secret import SecretBits
 from orchestrator.wire.codec import Message, encode
+from orchestrator.wire.memory_channel import memory_channel_pair
 
 KEK = Kek(bytes(range(32)))
 MODERATE = 1e-15

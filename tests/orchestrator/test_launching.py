@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from memory_channel import MemoryChannel, memory_channel_pair
 
 from drivers.links.errors import InstrumentError, LinkBrokenError
 from lab.light_budget import LATCHING_CPS
@@ -31,6 +30,7 @@ from orchestrator.light.messages import (
 from orchestrator.light.relay import RelayLight
 from orchestrator.wire.channel import ChannelError, ChannelTimeoutError
 from orchestrator.wire.codec import decode, encode
+from orchestrator.wire.memory_channel import MemoryChannel, memory_channel_pair
 
 PLANNED_DB, PLANNED_HZ = 56.0, 5e5
 TEMPLATE = template_path("simulated-four-node")

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from memory_channel import MemoryChannel, memory_channel_pair
 from rehearsal import Side, honest_sides, rehearse
 
 from lab.runs.testbeds.folder import template_path
@@ -45,6 +44,7 @@ from orchestrator.protocols.block_planning import plan_for
 from orchestrator.protocols.four_phase.planner import FourPhasePlan, block_plan
 from orchestrator.protocols.four_phase.symbols import FourPhases
 from orchestrator.wire.codec import decode, encode
+from orchestrator.wire.memory_channel import MemoryChannel, memory_channel_pair
 
 FRAMES, PULSES = 8, 10**6
 SLOTS = PULSES // FRAMES
@@ -358,7 +358,7 @@ class Recording:
     def __init__(self, n_frames: int = 8, limit: float = 0.5) -> None:
         self.relay, self.user = memory_channel_pair()
         self.record = BlockRecord(16, n_frames, limit)
-        self.symbols = SymbolFrame(16, FourPhases(0.5))
+        self.symbols = SymbolFrame(16, FourPhases(0.5).of_bytes)
         self.symbols.draw(lambda buffer: buffer.__setitem__(slice(None), b"\x03" * len(buffer)))
 
     def hear(self, *said: bytes) -> bool:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from memory_channel import memory_channel_pair
 
 from orchestrator.keystore.database import SCHEMA_VERSION
 from orchestrator.keystore.errors import RefusedError, TamperedError
@@ -21,6 +20,7 @@ from orchestrator.keystore.steps import Expect
 from orchestrator.keystore.store import KeyStore
 from orchestrator.keystore.tagged import TaggedChannel, _greeted
 from orchestrator.secret import SecretBits
+from orchestrator.wire.memory_channel import memory_channel_pair
 
 KEK = Kek(b"k" * 32)
 AB, BA = np.random.default_rng(1).bytes(8192), np.random.default_rng(2).bytes(8192)

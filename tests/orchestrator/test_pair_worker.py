@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from memory_channel import MemoryChannel, memory_channel_pair
 
 from orchestrator.keystore.agreement import deposit_block, reserve
 from orchestrator.keystore.errors import KeyStoreError
@@ -31,6 +30,7 @@ from orchestrator.processes.pair_worker import (
 )
 from orchestrator.secret import SecretBits
 from orchestrator.wire.channel import Channel, ChannelBrokenError, ChannelError
+from orchestrator.wire.memory_channel import MemoryChannel, memory_channel_pair
 
 PATIENCE_S = 20.0
 BLOCK_BITS = 1 << 16

@@ -121,7 +121,7 @@ def light(testbed: Testbed, plan: BlockPlan, seed: int) -> tuple[BlockClicks, Bl
     volts_to_rad = math.pi * user.rf_gain * user.awg_amplitude_vpp / 2 / user.v_pi_v
     slots, phases, codes = np.arange(SLOTS, dtype=np.uint32), [], []
     for gate in (0, 1):
-        frame, out = SymbolFrame(SLOTS, plan.symbols), np.zeros(2 * SLOTS + gate, np.float32)
+        frame, out = SymbolFrame(SLOTS, plan.symbols.of_bytes), np.zeros(2 * SLOTS + gate, np.float32)
         frame.draw(lambda buffer: buffer.__setitem__(slice(None), rng.bytes(len(buffer))))
         frame.write_waveform(drive_table(plan.symbols, **drive), out, samples_per_slot=2, lead_samples=gate)
         phases.append(out[gate::2] * volts_to_rad)

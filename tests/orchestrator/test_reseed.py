@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from memory_channel import memory_channel_pair
 
 from orchestrator.keystore.agreement import deposit_block
 from orchestrator.keystore.database import Database
@@ -33,6 +32,7 @@ from orchestrator.keystore.store import KeyStore
 from orchestrator.secret import SecretBits
 from orchestrator.wire.channel import Channel, ChannelError
 from orchestrator.wire.codec import decode, encode
+from orchestrator.wire.memory_channel import memory_channel_pair
 
 KEK = Kek(b"k" * 32)
 NAMES = ("alice", "bob")

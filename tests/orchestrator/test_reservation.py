@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from memory_channel import MemoryChannel, memory_channel_pair
 
 from orchestrator.keystore.agreement import reserve
 from orchestrator.keystore.errors import (
@@ -27,6 +26,7 @@ from orchestrator.keystore.tagged import TaggedChannel
 from orchestrator.secret import SecretBits
 from orchestrator.wire.channel import Channel, ChannelError
 from orchestrator.wire.codec import encode
+from orchestrator.wire.memory_channel import MemoryChannel, memory_channel_pair
 
 KEK = Kek(b"k" * 32)
 KEY = np.random.default_rng(3).bytes(20_000)

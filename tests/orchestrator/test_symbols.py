@@ -53,7 +53,7 @@ def test_the_drive_gives_the_phase_of_each_symbol() -> None:
 def test_a_user_drives_its_own_half_of_each_slot_only(samples_per_slot: int, lead_samples: int) -> None:
     symbols = FourPhases(0.75)
     drive = drive_table(symbols, **DRIVE)
-    frame = SymbolFrame(64, symbols)
+    frame = SymbolFrame(64, symbols.of_bytes)
     frame.draw(seeded(1))
     out = np.zeros(lead_samples + 64 * samples_per_slot, np.float32)
     frame.write_waveform(drive, out, samples_per_slot=samples_per_slot, lead_samples=lead_samples)
@@ -79,7 +79,7 @@ def test_an_offset_turns_every_phase_alike_and_keeps_it_within_reach(offset_rad:
 
 
 def test_frames_are_fresh_and_erased_frames_are_empty() -> None:
-    frame = SymbolFrame(4096, FourPhases(0.5))
+    frame = SymbolFrame(4096, FourPhases(0.5).of_bytes)
     slots = np.arange(4096, dtype=np.uint32)
     frame.draw(random_into)
     first = frame.at(slots)

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from memory_channel import memory_channel_pair
 from station_in_memory import StationInMemory, sensor_w
 
 from drivers.links.errors import InstrumentError, LinkBrokenError
@@ -34,6 +33,7 @@ from orchestrator.light.user import UserLight
 from orchestrator.protocols.four_phase.symbols import FourPhases
 from orchestrator.wire.channel import ChannelError
 from orchestrator.wire.codec import decode, encode
+from orchestrator.wire.memory_channel import memory_channel_pair
 
 MU, SLOTS, PATIENCE_S = 0.01, 1 << 12, 5.0
 

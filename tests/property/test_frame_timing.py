@@ -78,7 +78,7 @@ def test_pulse_k_finds_symbol_k_in_what_plays(
     timing = frame_timing(testbed, "alice", direction)
     symbols, rng = FourPhases(0.75), np.random.default_rng(seed)
     drive = drive_table(symbols, v_pi_v=4.0, rf_gain=20.0, amplitude_vpp=0.5)
-    frame = SymbolFrame(SLOTS, symbols)
+    frame = SymbolFrame(SLOTS, symbols.of_bytes)
     frame.draw(lambda buffer: buffer.__setitem__(slice(None), rng.bytes(len(buffer))))
     played = np.zeros(timing.lead_samples + SLOTS * samples_per_slot, np.float32)
     frame.write_waveform(drive, played, samples_per_slot=samples_per_slot, lead_samples=timing.lead_samples)

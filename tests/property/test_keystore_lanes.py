@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from memory_channel import memory_channel_pair
 
 from orchestrator.keystore.errors import LaneShortError, RefusedError, TamperedError
 from orchestrator.keystore.lanes import Lane, Range
@@ -20,6 +19,7 @@ from orchestrator.keystore.store import KeyStore
 from orchestrator.keystore.tagged import Tagged, TaggedChannel
 from orchestrator.secret import SecretBits
 from orchestrator.wire.codec import encode
+from orchestrator.wire.memory_channel import memory_channel_pair
 
 KEK = Kek(b"k" * 32)
 

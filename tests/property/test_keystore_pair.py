@@ -13,7 +13,6 @@ from typing import TypeVar
 
 import numpy as np
 import pytest
-from memory_channel import MemoryChannel, memory_channel_pair
 
 from orchestrator.keystore.agreement import deposit_block, reserve
 from orchestrator.keystore.errors import KeyStoreError
@@ -24,6 +23,7 @@ from orchestrator.keystore.sealing import Kek
 from orchestrator.keystore.store import KeyStore
 from orchestrator.secret import SecretBits
 from orchestrator.wire.channel import ChannelBrokenError, ChannelError
+from orchestrator.wire.memory_channel import MemoryChannel, memory_channel_pair
 
 T = TypeVar("T")
 KEK = Kek(b"k" * 32)

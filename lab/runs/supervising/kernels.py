@@ -39,7 +39,7 @@ def _compile_symbols() -> None:
 
     symbols = FourPhases(0.75)
     drive = drive_table(symbols, v_pi_v=4.0, rf_gain=20.0, amplitude_vpp=0.5)
-    frame = SymbolFrame(SLOTS, symbols)
+    frame = SymbolFrame(SLOTS, symbols.of_bytes)
     frame.draw(random_into)
     for samples_per_slot in (2, 4):
         out = np.zeros(SLOTS * samples_per_slot, np.float32)

@@ -75,6 +75,7 @@ def uncertainties(pair: PairLight, trust: Trust) -> tuple[Uncertainty, Uncertain
 
     def of(user: int) -> Uncertainty:
         clockwise_db, counter_clockwise_db = pair.stations[user].sensor_over_output_db
+        phase_rad = pair.stations[user].phase_uncertainty_rad
         over_output = 10 ** ((clockwise_db if user else counter_clockwise_db) / 10)
         zero = pair.ring.photons_per_slot(trust.sensor_zero_w) / over_output if monitored else 0.0
         excess = {"assumed": 0.0, "gated": trust.gated_excess, "counted": pair.other_light[user]}[trust.light]
@@ -84,7 +85,7 @@ def uncertainties(pair: PairLight, trust: Trust) -> tuple[Uncertainty, Uncertain
         light = Uncertainty(
             tolerance_db + 10 * math.log10(1 + excess),
             0.0,
-            trust.phase_uncertainty_rad,
+            trust.phase_uncertainty_rad if phase_rad is None else phase_rad,
             pair.ring.relay.extinction_db,
             pair.other_light[user],
             pair.memory[user],

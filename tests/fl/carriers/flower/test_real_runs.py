@@ -25,8 +25,6 @@ import pytest
 
 pytest.importorskip("flwr", reason="Flower is not installed: pip install -e '.[flower]' in this folder")
 
-from memory_channel import MemoryChannel, memory_channel_pair
-
 import fl.carriers.flower
 from fl.carriers.flower.strategy import SecureRun
 from fl.rounds.compression import Compression
@@ -43,6 +41,7 @@ from orchestrator.keystore.sealing import Kek
 from orchestrator.keystore.store import KeyStore
 from orchestrator.secret import SecretBits
 from orchestrator.wire.curve import load_keys
+from orchestrator.wire.memory_channel import MemoryChannel, memory_channel_pair
 
 EXAMPLE = Path(fl.carriers.flower.__file__).parent / "example"
 DEADLINE_S = 540

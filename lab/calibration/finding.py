@@ -1,0 +1,47 @@
+"""What one calibration found of one owner: values for the book, and everything that a reader needs to judge them."""
+
+from __future__ import annotations
+
+import msgspec
+
+from lab.calibration.steps import Step
+
+
+class Curve(msgspec.Struct, frozen=True):
+    """Points that were measured, and what was fitted to them; one line of each per name."""
+
+    title: str
+    x_label: str
+    y_label: str
+    x: list[float]
+    measured: dict[str, list[float]]
+    fitted: dict[str, list[float]] = {}
+    sigma: dict[str, list[float]] = {}
+    """One standard deviation of each measured point, where it is known."""
+
+
+class Measured(msgspec.Struct, frozen=True):
+    """One value, or a few that belong together, with the uncertainty of each (one sigma)."""
+
+    value: float | list[float]
+    uncertainty: float | list[float]
+    unit: str = ""
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """``values`` go into the book; ``figures`` are told beside them, ``settings`` say under what they were measured.
+
+    ``counts`` are the raw ones, never symbols of a frame that makes key.  ``light_s`` seconds of light were used.
+    """
+
+    step: Step
+    owner: str
+    values: dict[str, Measured]
+    figures: dict[str, Measured]
+    settings: dict[str, float | str]
+    quality: dict[str, float]
+    counts: dict[str, list[int]]
+    curves: list[Curve]
+    light_s: float
+    partner: str = ""
+    format: int = 1

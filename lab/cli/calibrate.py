@@ -1,0 +1,106 @@
+"""``qunetlab calibrate``: measure what drifts and what nobody knows of a ring, and write it beside its testbed file."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from lab.calibration.book import now, read_book
+from lab.calibration.finding import Finding, Measured
+from lab.calibration.steps import STEPS, Step
+from lab.runs.calibrating.rig import opened_rig
+from lab.runs.calibrating.runner import Due, Outcome, plan, run
+from lab.runs.shown import echo
+from lab.testbed import load_testbed, read_testbed
+
+EVERY_S = 2.0
+
+
+def run_calibrate(
+    path: Path, steps: Sequence[Step], pair: tuple[str, str] | None, *, dry_run: bool, as_json: bool
+) -> int:
+    """Calibrate, or say what would be; 1 if a step was refused."""
+    testbed = load_testbed(path)
+    if pair is not None and pair not in testbed.pairs():
+        known = " ".join(",".join(each) for each in testbed.pairs())
+        raise ValueError(f"--pair must be one of {known}, got {','.join(pair)}")
+    book = read_book(path, read_testbed(path))
+    due = plan(testbed.user_names(), testbed.pairs(), book, now(), steps=steps, pair=pair)
+    if dry_run or not due:
+        _show_plan(due, as_json)
+        return 0
+    outcomes = []
+    with opened_rig(path) as rig:
+        for outcome in run(rig, path, due, progress=_progress()):
+            outcomes.append(outcome)
+            if not as_json:
+                echo(_line(outcome))
+    if as_json:
+        echo(json.dumps({"calibrated": [_answer(each) for each in outcomes]}))
+    return 1 if any(outcome.finding is None for outcome in outcomes) else 0
+
+
+def _show_plan(due: Sequence[Due], as_json: bool) -> None:
+    if as_json:
+        rows = [{"step": each.step, "owner": each.owner, "pair": list(each.pair)} for each in due]
+        echo(json.dumps({"due": rows}))
+        return
+    for each in due:
+        echo(
+            f"{each.step:14s} {each.owner:12s} in the light of {', '.join(each.pair)}: {STEPS[each.step].finds}"
+        )
+    if not due:
+        echo("nothing is missing or stale")
+
+
+def _line(outcome: Outcome) -> str:
+    if outcome.finding is None:
+        return f"{outcome.due}: refused: {outcome.refused}"
+    told = {**outcome.finding.values, **outcome.finding.figures}
+    return f"{outcome.due}: " + ", ".join(f"{name} {shown(each)}" for name, each in told.items())
+
+
+def shown(measured: Measured) -> str:
+    """A value with its uncertainty and unit, for people."""
+    pairs = (
+        zip(measured.value, measured.uncertainty, strict=True)
+        if isinstance(measured.value, list) and isinstance(measured.uncertainty, list)
+        else [(measured.value, measured.uncertainty)]
+    )
+    text = " and ".join(f"{value:.6g} +- {sigma:.2g}" if sigma else f"{value:.4g}" for value, sigma in pairs)
+    return f"{text} {measured.unit}".rstrip()
+
+
+def _answer(outcome: Outcome) -> dict[str, Any]:
+    finding: Finding | None = outcome.finding
+    return {
+        "step": outcome.due.step,
+        "owner": outcome.due.owner,
+        "pair": list(outcome.due.pair),
+        "refused": outcome.refused,
+        "finding": msgspec.to_builtins(finding) if finding else None,
+    }
+
+
+def _progress() -> Any:
+    """A listener that prints part, rate and time left of a step every few seconds, on standard error."""
+    started = told = time.monotonic()
+    of: Due | None = None
+
+    def show(due: Due, part: float) -> None:
+        nonlocal started, told, of
+        at = time.monotonic()
+        if due != of:
+            of, started, told = due, at, at
+        if at - told < EVERY_S or part <= 0:
+            return
+        told = at
+        left_s = (at - started) * (1 - part) / part
+        echo(f"  {due}: {100 * part:.0f} %, {left_s:.0f} s left", err=True)
+
+    return show

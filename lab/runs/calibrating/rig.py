@@ -1,0 +1,157 @@
+"""Relay and stations opened by one process, while no role runs: where calibrations are done without an orchestrator.
+
+What belongs to different owners still meets only as in a lease: the relay's side and each user's side of a light phase
+run in threads of their own and talk through channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from lab import needs
+from lab.calibration.book import BOOK_FILE, Book, calibrated
+from lab.guard import guarded_station
+from lab.light_of import pair_light
+from lab.station import Station
+from lab.testbed import AUTO, Testbed, parse_testbed, read_testbed
+from orchestrator.light.calibration.levels import REST
+from orchestrator.light.clicks import LevelClicks
+from orchestrator.light.launching import RelayInstruments
+from orchestrator.light.own_station import OWN_DIRECTION, StationInstruments
+from orchestrator.light.relay import RelayLight
+from orchestrator.light.user import UserLight
+from orchestrator.protocols.block_planning import plan_for
+from orchestrator.wire.memory_channel import memory_channel_pair
+
+Levels = npt.NDArray[np.float32]
+OnFrame = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class UserSide:
+    """One user's opened instruments."""
+
+    station: StationInstruments
+    modulator: object
+    light: UserLight
+
+
+class Rig:
+    """The instruments of all roles of a testbed."""
+
+    def __init__(self, testbed: Testbed, stations: Mapping[str, Station]) -> None:
+        """``stations``: opened, by owner."""
+        self._stations = stations
+        self.use(testbed)
+
+    def use(self, testbed: Testbed) -> None:
+        """Work with these values from here on: the same testbed, calibrated further."""
+        self.testbed, stations = testbed, self._stations
+        relay = stations["relay"]
+        self.relay = RelayInstruments(
+            laser=relay.get(needs.LASER),
+            launch=relay.get(needs.LAUNCH),
+            launch_second=relay.get(needs.LAUNCH_SECOND),
+            carver=relay.get(needs.CARVER),
+            carver_bias=relay.get(needs.CARVER_BIAS),
+            detectors=relay.get(needs.DETECTORS),
+            tagger=relay.get(needs.TAGGER),
+        )
+        self.relay_light = RelayLight(testbed, self.relay)
+        self.users = {user: self._user(user, stations[user]) for user in testbed.user_names()}
+
+    def _user(self, user: str, station: Station) -> UserSide:
+        owned = StationInstruments(
+            station.get(needs.SWITCH),
+            station.get(needs.ATTENUATOR),
+            station.get(needs.SENSOR_CW),
+            station.get(needs.SENSOR_CCW),
+        )
+        modulator = station.get(needs.MODULATOR)
+        return UserSide(owned, modulator, UserLight(self.testbed, user, modulator, owned))
+
+    def recalibrated(self, book: Book) -> None:
+        """Work with what the book has from here on, and set up everything by it."""
+        data = calibrated(self.testbed.model_dump(mode="json", exclude_unset=True), book)
+        self.use(parse_testbed(data, Path(BOOK_FILE)))
+        self.set_up()
+
+    def set_up(self) -> None:
+        """Everything configured and dark, every station out of the ring."""
+        self.relay_light.set_up()
+        for user in self.users.values():
+            user.light.set_up()
+
+    def planned_mu(self, pair: tuple[str, str]) -> tuple[float, float]:
+        """Photons per slot that both users are planned to send, also where a plan makes no key."""
+        plan = plan_for(self.testbed, *pair)
+        return plan.mu_a, plan.mu_b
+
+    def framed(
+        self, pair: tuple[str, str], levels: Mapping[str, Levels], n_frames: int, on_frame: OnFrame
+    ) -> dict[str, LevelClicks]:
+        """A light phase in which users play private levels, 0 V where ``levels`` has none of them.
+
+        Raises what a side that failed raised, an error of the relay before one of a user.
+        """
+        mu = self.planned_mu(pair)
+        lines = [memory_channel_pair() for _ in pair]
+
+        def user(index: int) -> LevelClicks:
+            return self.users[pair[index]].light.calibrate(
+                lines[index][0],
+                levels=levels.get(pair[index], REST),
+                mu=mu[index],
+                direction=OWN_DIRECTION[index],
+                n_frames=n_frames,
+            )
+
+        launch_db = pair_light(self.testbed, *pair).budget(mu[0]).launch_attenuation_db
+        with ThreadPoolExecutor(2) as pool:
+            running = [pool.submit(user, index) for index in (0, 1)]
+            self.relay_light.run(
+                (lines[0][1], lines[1][1]),
+                n_frames,
+                launch_db,
+                on_frame=lambda frame, clicks: on_frame(frame),
+            )
+            return {name: each.result() for name, each in zip(pair, running, strict=True)}
+
+
+@contextmanager
+def opened_rig(path: Path) -> Iterator[Rig]:
+    """All instruments of a testbed, guarded and set up; simulated ones are served here where the file leaves it open.
+
+    Raises TestbedError, OwnedError while a role has them, and StationError.
+    """
+    data = read_testbed(path)
+    testbed = parse_testbed(data, path)
+    with ExitStack() as opened:
+        if testbed.simulation is not None and any(each.address == AUTO for each in testbed.instruments):
+            from sim_backends.bench import Bench
+
+            testbed = parse_testbed(opened.enter_context(Bench(testbed)).resolved(data), path)
+        owners = ("relay", *testbed.user_names())
+        with ThreadPoolExecutor(len(owners)) as pool:
+            managers = {owner: guarded_station(testbed, path, owner) for owner in owners}
+            opening = {owner: pool.submit(each.__enter__) for owner, each in managers.items()}
+            failed: list[BaseException] = []
+            stations: dict[str, Station] = {}
+            for owner, future in opening.items():
+                try:
+                    stations[owner] = future.result()
+                    opened.push(managers[owner])
+                except BaseException as error:  # noqa: BLE001 - the others are closed first
+                    failed.append(error)
+        if failed:
+            raise failed[0]
+        rig = Rig(testbed, stations)
+        rig.set_up()
+        yield rig
