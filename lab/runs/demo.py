@@ -183,6 +183,7 @@ def pair_row(run: Run, pair: Pair) -> dict[str, Any]:
     ring_s = sum(block.light_s for block in blocks)
     wall_s = sum(block.light_wall_s for block in blocks)
     secret = sum(block.secret_bits for block in stored)
+    predicted = sum(block.predicted_bits for block in stored)
 
     def mean(value: Callable[[BlockReport], float]) -> float:
         return sum(value(block) * block.sifted_bits for block in stored) / sifted if sifted else 0.0
@@ -198,9 +199,11 @@ def pair_row(run: Run, pair: Pair) -> dict[str, Any]:
         "planned_qber": plan.qber,
         "f_ec": mean(lambda block: block.f_ec or 0.0),
         "secret_bits": secret,
+        "predicted_bits": predicted,
         "ring_s": ring_s,
         "secret_bits_per_ring_second": secret / ring_s if ring_s else 0.0,
         "secret_bits_per_wall_second": secret / wall_s if wall_s else 0.0,
+        "predicted_bits_per_ring_second": predicted / ring_s if ring_s else 0.0,
         "planned_bits_per_ring_second": plan.key_rate_per_pulse * run.testbed.protocol.clock_hz,
         "aborted_blocks": len(blocks) - len(stored),
         "abort_reasons": [block.reason for block in blocks if not block.stored],

@@ -77,8 +77,8 @@ def block_row(run: Run, pair: tuple[str, str], block: BlockReport) -> dict[str, 
     plan = plan_for(run.testbed, *pair)
     secret = block.secret_bits
     return {
-        "light": run.testbed.protocol.light,
-        "monitoring": run.testbed.protocol.monitoring,
+        "light": block.light,
+        "monitoring": block.monitoring,
         "stored": block.stored,
         "reason": block.reason,
         "pulses": block.pulses,
@@ -92,6 +92,7 @@ def block_row(run: Run, pair: tuple[str, str], block: BlockReport) -> dict[str, 
         "f_ec": block.f_ec,
         "phase_error_upper": block.phase_error_upper,
         "secret_bits": secret,
+        "predicted_bits": block.predicted_bits,
         "planned_bits": plan.expected_bits,
         "sifted_bits_per_ring_second": block.sifted_bits / block.light_s,
         "secret_bits_per_ring_second": secret / block.light_s,

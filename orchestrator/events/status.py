@@ -24,6 +24,10 @@ from orchestrator.wire.fields import Count, InstrumentName, Lane, Reason, Role, 
 ORCHESTRATOR, RELAY, FL_SERVER, OBSERVER = "orchestrator", "relay", "fl-server", "observer"
 NODE = "a user's node"
 Pair: TypeAlias = tuple[str, str]
+Light: TypeAlias = Literal["assumed", "gated"]
+"""The relay's light: believed to be steady and from one side, or counted in the own window by each user's counter."""
+Monitoring: TypeAlias = Literal["monitored", "calibrated"]
+"""The intensity: read by a sensor while key is made, or believed since the last calibration."""
 KEPT_PER_ROLE = 512
 """Subjects of one role that are kept; a ring of 256 users needs fewer."""
 
@@ -61,7 +65,8 @@ class BlockReport(Item, frozen=True):
     slots, ``lost_frames`` left out, gave ``sifted_bits`` of key and ``test_rounds`` disclosed ones, of which ``test_errors``
     were wrong.  ``lost_reason`` is why the latest of the frames that the telling node lost was lost.  ``light_s`` of light
     took ``light_wall_s``; ``started_s``, on the node's own monotonic clock, is when it was first lit, and
-    ``processing_s`` what passed until this report.
+    ``processing_s`` what passed until this report.  ``predicted_bits`` is what the calibrated ring gives at the arrivals
+    counted.  ``light`` and ``monitoring`` say what its secrecy rests on, as its plan has it; None where nobody told.
     """
 
     about = ("first", "second")
@@ -82,6 +87,7 @@ class BlockReport(Item, frozen=True):
     test_rounds: Count = 0
     test_errors: Count = 0
     secret_bits: Count = 0
+    predicted_bits: Count = 0
     disclosed_bits: Count = 0
     qber: float | None = None
     f_ec: float | None = None
@@ -90,6 +96,8 @@ class BlockReport(Item, frozen=True):
     light_wall_s: Seconds = 0.0
     started_s: float = 0.0
     processing_s: Seconds = 0.0
+    light: Light | None = None
+    monitoring: Monitoring | None = None
 
     @property
     def pair(self) -> Pair:
@@ -194,6 +202,7 @@ class PairStatus(Item, frozen=True):
     are planned to give, ``rate_bps`` secret bits per second of ring: the plan's until ``measured``.
     ``available`` is False with a ``reason`` while the ring cannot serve the pair.  ``failures`` counts leases and
     blocks without key in a row, ``fault`` is why the last one failed and ``failing_s`` how long ago the first did.
+    ``light`` and ``monitoring`` say what the secrecy of its key rests on, as its plan has it.
     """
 
     about = ("first", "second")
@@ -210,6 +219,8 @@ class PairStatus(Item, frozen=True):
     failures: Count = 0
     failing_s: Seconds = 0.0
     fault: Reason = ""
+    light: Light | None = None
+    monitoring: Monitoring | None = None
 
     @property
     def pair(self) -> Pair:

@@ -89,7 +89,8 @@ class BlockResult:
 
     ``qber`` is the error rate of the key rounds, exact where the block was reconciled and of the test rounds otherwise; ``f_ec`` is
     parity bits over ``n_key h(qber)``; ``leak_bits`` counts every parity bit and one per verification tag.
-    ``epsilons`` belongs to ``key``.  ``lost_frames`` were settled to be lost.
+    ``epsilons`` belongs to ``key``.  ``lost_frames`` were settled to be lost.  ``predicted_bits``: what the plan makes of
+    the arrivals counted, error rates left out.
     """
 
     key: SecretBits | None
@@ -102,6 +103,7 @@ class BlockResult:
     rounds: int
     secret_bits: int
     phase_error_upper: float
+    predicted_bits: int
     no_key_reason: str = ""
     epsilons: BlockEpsilons | None = None
     lost_frames: int = 0
@@ -447,6 +449,7 @@ def _result(
         rounds=rounds,
         secret_bits=length.bits,
         phase_error_upper=length.phase_error_upper,
+        predicted_bits=state.plan.predicted_bits(counts),
         no_key_reason=reason,
         epsilons=epsilons,
         lost_frames=state.lost_frames,

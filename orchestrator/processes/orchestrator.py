@@ -29,6 +29,8 @@ from orchestrator.events.status import (
     BlockReport,
     HubStatus,
     LeaseStatus,
+    Light,
+    Monitoring,
     PairStatus,
     PeerItem,
     PeerStatus,
@@ -85,6 +87,7 @@ class OrchestratorConfig:
     n_frames: int
     light_limit_s: float
     block_bits: Mapping[Pair, int] = field(default_factory=dict)
+    trusted: Mapping[Pair, tuple[Light, Monitoring]] = field(default_factory=dict)
     control_endpoint: str = "auto"
     bulk_endpoint: str = "auto"
     offer_timeout_s: float = 5.0
@@ -329,6 +332,7 @@ class Orchestrator:
                 fault.count if fault else 0,
                 max(0.0, now_s - fault.since_s) if fault else 0.0,
                 fault.reason[:REASON_LIMIT] if fault else "",
+                *self._config.trusted.get(pair.pair, (None, None)),
             )
             self._board.show(status, now_s)
 
@@ -353,11 +357,13 @@ class Orchestrator:
 def config_of(testbed: Testbed) -> OrchestratorConfig:
     """What a testbed file says to the orchestrator."""
     light_s = testbed.frames_per_block() * testbed.protocol.slots_per_frame / testbed.protocol.clock_hz
-    block_bits = {pair: plan_for(testbed, *pair).expected_bits for pair in testbed.pairs()}
+    plans = {pair: plan_for(testbed, *pair) for pair in testbed.pairs()}
+    block_bits = {pair: plan.expected_bits for pair, plan in plans.items()}
     return OrchestratorConfig(
         users=testbed.user_names(),
         rates_bps={pair: bits / light_s for pair, bits in block_bits.items()},
         block_bits=block_bits,
+        trusted={pair: (plan.light, plan.monitoring) for pair, plan in plans.items()},
         policy=Policy(
             rounds_ahead=1
         ),  # a demand says how much stock is wanted; how far ahead is its sender's choice

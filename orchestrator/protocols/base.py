@@ -12,24 +12,20 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from lab.testbed import Testbed
 from orchestrator.bits import BitArray
+from orchestrator.events.status import Light, Monitoring
 from orchestrator.protocols.epsilons import verification_tags
 
 BoolArray = npt.NDArray[np.bool_]
 """1-d bool."""
 Codes = npt.NDArray[np.uint8]
 """1-d uint8: one symbol, or one published label, per element."""
-
-Light = Literal["assumed", "gated"]
-"""The relay's light: believed to be steady and from one side, or counted in the own window by each user's counter."""
-Monitoring = Literal["monitored", "calibrated"]
-"""The intensity: read by a sensor while key is made, or believed since the last calibration."""
 
 _LEAK_FACTOR = 1.3
 """Reconciliation is given up when it has disclosed this multiple of n h(qber_limit)."""
@@ -155,6 +151,10 @@ class BlockPlan(ABC):
     @abstractmethod
     def secret_length(self, counts: BlockCounts) -> KeyLength:
         """Secret bits of a counted block: 0, with the reason, where it does not fit the plan or is too small."""
+
+    @abstractmethod
+    def predicted_bits(self, counts: BlockCounts) -> int:
+        """Secret bits that a block of the calibrated ring gives at the arrivals counted, its own error rates left out."""
 
     def draw_labels(self, n_rounds: int, read_random: Callable[[int], bytes]) -> BitArray:
         """Labels that the first user draws for the key rounds once the announcement is fixed; uint8, shape (n,).

@@ -183,6 +183,28 @@ def test_the_tables_fit_the_terminal_and_say_why(
     ]
 
 
+def test_what_keys_rest_on_is_said_of_pairs_and_blocks_from_their_plans(
+    observed: Make, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the page in full and once, in documents and lines by its two words; a block beside what was predicted."""
+    monkeypatch.setenv("COLUMNS", "80")
+    labels: dict[str, Any] = {"light": "gated", "monitoring": "calibrated"}
+    block = BlockReport(1, 7, "alice", "bob", True, secret_bits=4500, predicted_bits=5000, **labels)
+    pairs = [PairStatus("alice", peer, 0, 0, 0, 1.0, True, True, **labels) for peer in ("bob", "carol")]
+    items = [*((HUB, pair, 1.0) for pair in pairs), ("alice", block, 1.0)]
+    listening = observed(LinkUp(1), *told(*items))
+    going_on = iter([True, True, False])
+    show_changes(listening, False, lambda: next(going_on))
+    watched = capsys.readouterr().out
+    shown_page = " ".join(page(listening).split())
+    assert "light gated: each user's own counter bounds the light in its own window" in shown_page
+    assert shown_page.count("intensity calibrated, the weaker way: believed since the last calibration") == 1
+    assert "4.5k of 5k 1.0 s" in shown_page
+    assert watched.count("light gated, monitoring calibrated") == len(items)
+    row = json.loads(json_of(document_of(listening)))["pairs"][0]
+    assert [row[item][label] for item in ("pair", "block") for label in labels] == 2 * [*labels.values()]
+
+
 def test_pairs_whose_joined_names_are_the_same_have_rows_and_names_of_their_own(observed: Make) -> None:
     """Users a, a-b, b-c, c: (a, b-c) and (a-b, c) both read "a-b-c"."""
     users = ("a", "a-b", "b-c", "c")

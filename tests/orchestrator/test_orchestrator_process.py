@@ -337,6 +337,13 @@ def test_a_node_that_dies_in_its_lease_frees_the_ring_for_others(world: World) -
     assert (offer.first, offer.second) == ("bob", "carol")
 
 
+def test_observers_hear_what_the_keys_of_a_pair_rest_on(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        world = World(tmp_path, stack, trusted={PAIRS[0]: ("gated", "calibrated")})
+        told: Any = Listener(world).until("orchestrator", lambda item: isinstance(item, PairStatus)).item
+    assert (told.pair, told.light, told.monitoring) == (PAIRS[0], "gated", "calibrated")
+
+
 class Listener:
     """An observer and what it was told."""
 
@@ -589,3 +596,5 @@ def test_the_testbed_says_everything_the_orchestrator_needs() -> None:
     assert set(config.rates_bps) == set(testbed.pairs())
     assert all(rate > 0 for rate in config.rates_bps.values())
     assert config.n_frames == testbed.frames_per_block()
+    assert set(config.trusted.values()) == {(testbed.protocol.light, testbed.protocol.monitoring)}
+    assert set(config.trusted) == set(testbed.pairs())

@@ -79,6 +79,9 @@ class DecoyPlan(BlockPlan):
         few = abs(seen - expected) > 6 * math.sqrt(expected)
         return (f"{seen} decoys where {expected:.0f} are expected",) if few else ()
 
+    def predicted_bits(self, counts: BlockCounts) -> int:
+        return counts.n_key // 2
+
     def secret_length(self, counts: BlockCounts) -> KeyLength:
         bits = max(counts.n_key // 2 - counts.leak_bits - 40, 0)
         return KeyLength(bits, 0.11, counts.leak_bits, bits, "" if bits else "nothing is left")

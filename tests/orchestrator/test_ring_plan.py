@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lab.light_budget import NS_PER_KM, PairLight, RelayLight, RingLight, StationLight
-from orchestrator.protocols.base import Monitoring
+from orchestrator.events.status import Monitoring
 from orchestrator.protocols.epsilons import ParameterError
 from orchestrator.protocols.four_phase.planner import FourPhasePlan
 from orchestrator.protocols.four_phase.ring_plan import (

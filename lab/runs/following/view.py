@@ -6,6 +6,7 @@ measured or are the plan's, as the orchestrator told; every row has its age.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
@@ -16,6 +17,7 @@ from rich.text import Text
 from fl.keys.budget import duration
 from lab.runs.following.document import Document, PairRow
 from lab.runs.following.observer import Heard
+from lab.runs.light_notes import notes_of
 from lab.runs.shown import shown
 from orchestrator.events.common import Unknown
 from orchestrator.events.status import (
@@ -36,7 +38,7 @@ RIGHT = ("stock", "asked", "rate", "QBER", "eps")
 REASON_SHOWN = 200
 WIDE = 100
 """Columns of a terminal from which cells stand two spaces apart."""
-UNITS = "stock, asked, block: bits; rate: bits per second on the ring, * planned"
+UNITS = "bits; block: of those predicted; rate: per second on the ring, * planned"
 
 
 def text(document: Document, width: int) -> str:
@@ -51,7 +53,13 @@ def text(document: Document, width: int) -> str:
     ]
     for names, rows in sections:
         parts += ["", *table(names, rows, width)] if rows else []
-    return "\n".join([*parts, *_remarks(document)])
+    return "\n".join([*parts, *_beliefs(document, width), *_remarks(document)])
+
+
+def _beliefs(document: Document, width: int) -> list[str]:
+    """What the keys of the pairs rest on, each thing once."""
+    said = (note for row in document.pairs for note in notes_of(row.pair.light, row.pair.monitoring))
+    return [line for note in dict.fromkeys(said) for line in textwrap.wrap(note, width)]
 
 
 def _about(document: Document) -> str:
@@ -81,7 +89,8 @@ def _pair(row: PairRow) -> tuple[str, ...]:
 
 def _gave(block: BlockReport) -> str:
     lost = f", {block.lost_frames} lost," if block.lost_frames else ""
-    return f"{short(block.secret_bits) if block.stored else 'no key'}{lost}"
+    predicted = f" of {short(block.predicted_bits)}" if block.predicted_bits else ""
+    return f"{short(block.secret_bits) if block.stored else 'no key'}{predicted}{lost}"
 
 
 def _how(lease: LeaseStatus) -> str:

@@ -23,7 +23,9 @@ from fractions import Fraction
 import numpy as np
 
 from orchestrator.bits import BitArray
-from orchestrator.protocols.base import BlockCounts, BlockPlan, KeyLength, Light, Monitoring
+from orchestrator.events.status import Light, Monitoring
+from orchestrator.protocols.base import BlockCounts, BlockPlan, KeyLength
+from orchestrator.protocols.four_phase.arrivals import arrivals, clicks_per_slot
 from orchestrator.protocols.four_phase.bounds import (
     FinitePlan,
     Observed,
@@ -124,6 +126,11 @@ class FourPhasePlan(BlockPlan):
         predicted = (f.coin_rounds, f.delta, f.n_x, f.n_y, f.m_y, f.n_s, self.gain, self.qber)
         text = "qunetlab four-phase plan 5 " + " ".join([*map(str, exact), *(f"{v:.6e}" for v in predicted)])
         return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+    def predicted_bits(self, counts: BlockCounts) -> int:
+        recorded = counts.n_pulses - counts.lost_pulses
+        arrived = arrivals(self.channel, self.mu_a, self.mu_b, self.p_x, recorded, counts.n_announced)
+        return arrived.bits(self.finite, self.f_ec, self.eps_cor)
 
     def violations(self, counts: BlockCounts) -> tuple[str, ...]:
         found: list[str] = []
@@ -246,9 +253,6 @@ def scenario_plan(
     a, b = _round_digits(best.mu_a), _round_digits(best.mu_b)
     finite = predict(channel, a, b, best.p_x, n_pulses, scenario.eps_sec, scenario.uncertainties)
     gain, qber = channel.gain_and_qber(a, b)
-    mixed_gain = channel.gain_and_qber(a, b, math.pi / 2)[0]
-    same_basis = best.p_x**2 + (1.0 - best.p_x) ** 2
-    clicks = n_pulses * (same_basis * gain + (1.0 - same_basis) * mixed_gain)
     return FourPhasePlan(
         n_pulses=n_pulses,
         p_x_128=round(best.p_x * P_X_STEPS),
@@ -264,7 +268,7 @@ def scenario_plan(
         finite=finite,
         gain=gain,
         qber=qber,
-        announced=clicks,
+        announced=n_pulses * clicks_per_slot(channel, a, b, best.p_x),
         lost_frames_limit=float(lost_frames_limit),
         expected_bits=scenario.expected_length(a, b, best.p_x).bits,
         light=light,

@@ -25,8 +25,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from lab.light_budget import SPECKLE, PairLight
-from orchestrator.events.status import pair_name
-from orchestrator.protocols.base import Monitoring
+from orchestrator.events.status import Monitoring, pair_name
 from orchestrator.protocols.epsilons import ParameterError
 from orchestrator.protocols.four_phase.coin import Uncertainty
 from orchestrator.protocols.four_phase.planner import FourPhasePlan, scenario_plan

@@ -24,7 +24,7 @@ def report(users: tuple[str, ...], **more: Any) -> dict[str, Any]:
     row = {
         "loss_db": 9.0, "pulses": 1, "lost_frames": 0, "sifted_bits": 1, "qber": 0.01, "planned_qber": 0.01, "f_ec": 1.1,
         "secret_bits": 9, "ring_s": 1.0, "secret_bits_per_ring_second": 9.0, "secret_bits_per_wall_second": 9.0,
-        "planned_bits_per_ring_second": 9.0, "aborted_blocks": 0, "abort_reasons": [], "consumed_bits": 1,
+        "planned_bits_per_ring_second": 9.0, "predicted_bits_per_ring_second": 8.5, "aborted_blocks": 0, "abort_reasons": [], "consumed_bits": 1,
         "stored_bits": 8, "authentication_bits": 1, "burnt_bits": 0,
         "epsilon": {"sec": 1e-10, "cor": 7e-27, "auth": 1e-26, "total": 1e-10},
     }  # fmt: skip
