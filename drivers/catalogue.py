@@ -142,6 +142,15 @@ OURS = (
         twin="sim_backends.lasers.nkt_basik",
     ),
     Row(
+        model="toptica-dlc-pro",
+        driver="drivers.lasers.toptica_dlc_pro:DLCPro",
+        offers={kinds.LASER: WHOLE},
+        safe_order=SafeOrder.LIGHT,
+        address=AddressKind.HOST,
+        ports=(1998,),
+        twin="sim_backends.lasers.toptica_dlc_pro",
+    ),
+    Row(
         model="keysight-n7764a",
         driver="drivers.attenuators.keysight_n7764a:KeysightN7764A",
         offers={kinds.ATTENUATOR: ("ch1", "ch2", "ch3", "ch4")},

@@ -262,6 +262,7 @@ def _uses(testbed: Testbed, role: str) -> Iterator[Use]:
     wavelength = ("wavelength_nm", "ring.wavelength_nm", ring.wavelength_nm)
     if role == "relay":
         yield Use(LASER, "power_mw", "ring.laser_power_mw", ring.laser_power_mw)
+        yield Use(LASER, *wavelength)
         yield Use(LAUNCH, *wavelength)
         yield Use(LAUNCH_SECOND, *wavelength)
         carver = testbed.carver

@@ -32,6 +32,7 @@ from drivers.links.interbus import MessageType, Telegram, TelegramReader, encode
 from sim_backends.attenuators.keysight_n7752a import SENSOR_N7752A, N7752ATwin
 from sim_backends.bench_addresses import free_port_range
 from sim_backends.bias_controllers.thorlabs_mbx import ThorlabsMBXTwin
+from sim_backends.lasers.toptica_dlc_pro import DLCProTwin
 from sim_backends.lines import ReferenceLine, TriggerLine
 from sim_backends.powermeters.keysight_8163b import HEAD_81634B, Keysight8163BTwin
 from sim_backends.powermeters.thorlabs_pm100d import PM100DTwin
@@ -254,6 +255,22 @@ def _nkt_acknowledge(request: bytes) -> Iterable[bytes] | None:
     return None
 
 
+def _make_dlc(left: bool) -> Simulated:
+    """With a motor that is soon at the other end."""
+    twin = DLCProTwin(command_port=0, left_by_someone=left)
+    return Simulated(twin, lambda: twin.serve(HOST))
+
+
+def _dlc_change(twin: Any, n: int) -> None:
+    with twin._lock:
+        twin._setpoint_mw = 5.0 + n % 400 * 0.01
+        twin._wavelength_nm = twin._from_nm = 1545.0 + n % 900 * 0.01
+
+
+def _dlc_acknowledge(request: bytes) -> Iterable[bytes] | None:
+    return (b"0\n> ",) if b"param-set!" in request else None
+
+
 def _oz_change(twin: Any, n: int) -> None:
     with twin._lock:
         twin._position = 1000 + n % 4000
@@ -408,6 +425,15 @@ KNOWN: dict[str, Known] = {
         acknowledge=_nkt_acknowledge,
         strict={"max_power_mw": 5.0},
         store=lambda twin: twin._write(0x22, (1000).to_bytes(2, "little")),
+    ),
+    "toptica-dlc-pro": Known(
+        make=_make_dlc,
+        unsafe=lambda driver: driver.emission(True),
+        change=_dlc_change,
+        truth=lambda twin: {name: twin.state()[name] for name in ("power_mw", "wavelength_nm")},
+        acknowledge=_dlc_acknowledge,
+        strict={"max_power_mw": 5.0},
+        store=lambda twin: setattr(twin, "_setpoint_mw", 10.0),
     ),
     "keysight-n7764a": Known(
         unsafe=lambda driver: driver.ch1.shutter_open(True),

@@ -41,6 +41,7 @@ def load_frame(awg: Any) -> None:
 
 ENABLING: dict[str, Callable[[Any], object]] = {
     "nkt-basik": lambda laser: laser.emission(True),
+    "toptica-dlc-pro": lambda laser: laser.emission(True),
     "keysight-n7752a": lambda box: box.ch1.let_through(),
     "keysight-n7764a": lambda voa: voa.ch3.let_through(),
     "single-quantum-websq": lambda detectors: detectors.enabled(True),
