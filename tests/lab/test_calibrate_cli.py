@@ -1,0 +1,74 @@
+"""``qunetlab calibrate`` as its user has it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from lab.runs.testbeds.folder import template_path
+from lab.testbed import load_testbed, read_testbed, write_testbed
+
+if TYPE_CHECKING:
+    from tests.lab.conftest import Command
+
+FRAME = 1 << 19
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A ring with small frames whose file has two users' half turns 4 % off."""
+    data = read_testbed(template_path("simulated-four-node"))
+    data["protocol"]["slots_per_frame"] = FRAME
+    for user in data["users"]:
+        user["v_pi_v"] *= 1.04
+    write_testbed(data, tmp_path / "testbed.toml")
+    return tmp_path
+
+
+def test_what_is_due_is_said_and_nothing_touched(qunetlab: Command, folder: Path) -> None:
+    said = qunetlab("calibrate", "phase", "--testbed", str(folder), "--dry-run", "--json")
+    assert said.returncode == 0
+    assert [row["owner"] for row in json.loads(said.stdout)["due"]] == ["alice", "bob", "carol", "dave"]
+    assert [path.name for path in folder.iterdir()] == ["testbed.toml"]
+
+
+def test_a_calibration_ends_in_the_testbed_that_everybody_reads(
+    qunetlab: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lab.runs.calibrating.procedures.PHASE_CLICKS", 1e5)
+    before = load_testbed(folder / "testbed.toml")
+    said = qunetlab("calibrate", "phase", "--pair", "alice,carol", "--testbed", str(folder), "--json")
+    assert said.returncode == 0, said.stderr
+    answers = json.loads(said.stdout)["calibrated"]
+    after = load_testbed(folder / "testbed.toml")
+    for answer in answers:
+        user, found = answer["owner"], answer["finding"]["values"]["v_pi_v"]
+        assert after.user(user).v_pi_v == found["value"]
+        assert after.user(user).v_pi_v == pytest.approx(before.user(user).v_pi_v / 1.04, rel=0.02)
+        assert sum(answer["finding"]["counts"]["D1"]) > 10_000
+    assert [answer["owner"] for answer in answers] == ["alice", "carol"]
+    assert after.user("bob") == before.user("bob")
+    assert len(list((folder / "calibrations").glob("*-phase-*.json"))) == 2
+    due = qunetlab("calibrate", "--testbed", str(folder), "--dry-run", "--json")
+    phase = [row["owner"] for row in json.loads(due.stdout)["due"] if row["step"] == "phase"]
+    assert phase == ["bob", "dave"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("phase", "--pair", "alice"), "FIRST,SECOND"),
+        (("phase", "--pair", "carol,alice"), "--pair must be one of"),
+        (("phase", "--pair", "alice,eve"), "--pair must be one of"),
+        (("phas",), "phase"),
+    ],
+)
+def test_a_wrong_command_line_is_told(
+    qunetlab: Command, folder: Path, arguments: tuple[str, ...], told: str
+) -> None:
+    said = qunetlab("calibrate", *arguments, "--testbed", str(folder))
+    assert said.returncode == 2
+    assert told in said.stderr + said.stdout
