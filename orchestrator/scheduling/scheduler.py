@@ -1,6 +1,7 @@
-"""Which pair gets the ring next.
+"""Which pair of those that lack key gets the ring next.
 
-The ring serves one pair at a time, and a federated round starts only when *every* pair of it holds enough
+Whose turn it is among the entries of the queue is decided first, in :mod:`orchestrator.scheduling.claims`; here is
+which of its pairs.  The ring serves one pair at a time, and a federated round starts only when *every* pair of it holds enough
 key.  What counts is therefore the ring time still needed by all pairs together plus the time lost by
 switching, and never the order as such.  Round-robin loses on both: it serves pairs that already have
 enough, and it pays a switch for every lease.  The rules here, first match wins:
@@ -40,7 +41,8 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     ``switch_s`` ring time lost when another pair takes over; ``max_wait_s`` see the rules; ``rounds_ahead``
     how many rounds of key are prepared at most; ``memory_s`` ring seconds after which a measured rate has
-    mostly forgotten the past; ``retry_s`` back-off after a first failed lease.
+    mostly forgotten the past; ``retry_s`` back-off after a first failed lease; ``oldest_share`` the part of the
+    ring's time that the entry longest in the queue is sure of, see :mod:`orchestrator.scheduling.claims`.
     """
 
     switch_s: float = 2.0
@@ -48,6 +50,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rounds_ahead: int = 8
     memory_s: float = 120.0
     retry_s: float = 10.0
+    oldest_share: float = 0.02
 
 
 class PairState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -89,12 +92,16 @@ class PairState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SchedulerState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """All pairs, the pair the ring is set up for, the users who are away, and the policy."""
+    """All pairs, the pair the ring is set up for, the users who are away, and the policy.
+
+    ``block_s`` is how long the ring is taken by one block, 0 until one was measured.
+    """
 
     pairs: tuple[PairState, ...]
     holder: Pair | None = None
     absent_users: frozenset[str] = frozenset()
     policy: Policy = Policy()
+    block_s: float = 0.0
 
     def of(self, pair: Pair) -> PairState:
         """The state of one pair; KeyError names a pair that is not scheduled."""
@@ -107,7 +114,7 @@ class SchedulerState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def next_pair(state: SchedulerState, now_s: float) -> Pair | None:
     """The pair that gets the next lease, or None when no pair can use one."""
     policy = state.policy
-    ready = [p for p in state.pairs if p.available and now_s >= _retry_at(p, policy)]
+    ready = [p for p in state.pairs if can_serve(p, policy, now_s)]
     rounds = _level(ready, policy.rounds_ahead)
     wanting = [p for p in ready if p.lacking_bits(rounds)]
     if not wanting:
@@ -151,7 +158,8 @@ def lease_finished(
             failures=0 if ok else p.failures + 1,
         )
 
-    return replace(_change(state, [pair], now_s, finish), holder=pair)
+    block_s = state.block_s + weight * (ring_s - state.block_s) if state.block_s else ring_s
+    return replace(_change(state, [pair], now_s, finish), holder=pair, block_s=block_s)
 
 
 def set_stock(state: SchedulerState, pair: Pair, stock_bits: int, now_s: float) -> SchedulerState:
@@ -208,6 +216,11 @@ def _waited(pair: PairState, now_s: float) -> float:
 
 def _deadline(pair: PairState) -> float:
     return math.inf if pair.needed_by_s is None else pair.needed_by_s
+
+
+def can_serve(pair: PairState, policy: Policy, now_s: float) -> bool:
+    """Whether both users are there, and no failure is too recent."""
+    return pair.available and now_s >= _retry_at(pair, policy)
 
 
 def _retry_at(pair: PairState, policy: Policy) -> float:

@@ -22,6 +22,7 @@ ROWS = {
     "mnist_round_200_s": "bench_cohort:mnist_round",
     "secure_round_overhead_ratio": "secure_round:secure_round",
     "quantum_state_speedup": "bench_circuits:quantum_states",
+    "scheduler_over_bound": "bench_scheduler:scheduling",
 }
 
 
