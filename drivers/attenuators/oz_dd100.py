@@ -1,7 +1,7 @@
 """OZ Optics DD-100-MC motor-driven attenuator on a serial line.
 
-Commands end in CR; what comes back is in :mod:`drivers.attenuators.oz_replies`, and how a question finds its own reply in
-:mod:`drivers.attenuators.oz_line`.
+Commands end in CR; what comes back is in :mod:`drivers.oz_replies`, and how a question finds its own reply in
+:mod:`drivers.oz_line`.
 
 A unit whose motor runs answers when it has arrived, and no published command stops it; what it does with a command
 that comes meanwhile no source says, so it may obey at once, obey afterwards, or lose it.  ``safe_state`` therefore
@@ -21,12 +21,12 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from drivers.attenuators.oz_line import OzLine
-from drivers.attenuators.oz_replies import MAX_DB, SERIAL_NUMBERS, Reply
 from drivers.base import Identity, LabInstrument
 from drivers.links.errors import InstrumentRefusedError, LimitError, NoReadingError, NotReadyError
 from drivers.links.limits import Within
 from drivers.links.serial_link import SerialLink
+from drivers.oz_line import OzLine
+from drivers.oz_replies import CONFIGURATION, MAX_DB, SERIAL_NUMBERS, Reply
 from drivers.settings import Quantity
 
 logger = logging.getLogger(__name__)
@@ -72,7 +72,14 @@ class OzDD100(LabInstrument):
         self._move_timeout_s = move_timeout_s
         self._home_timeout_s = home_timeout_s
         self._range_db: tuple[float, float] | None = None
-        self._line = OzLine(self.link)
+        self._line = OzLine(
+            self.link,
+            model="DD-100",
+            marker="CD",
+            is_marked=lambda reply: reply.is_configuration,
+            typical=f"a {CONFIGURATION} line",
+            end=b"\r",
+        )
         self.attenuation_db: Quantity = self.add_setting(
             "attenuation_db",
             label="Attenuation",

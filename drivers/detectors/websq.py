@@ -38,7 +38,7 @@ from drivers.links.errors import (
     NotReadyError,
     WrongInstrumentError,
 )
-from drivers.links.limits import ListWithin, Within
+from drivers.links.limits import ListWithin, Within, floats
 from drivers.links.link import Link
 from drivers.settings import Quantity, same
 
@@ -98,7 +98,7 @@ class WebSQ(LabInstrument):
             put=self.put_currents,
             limits=ListWithin(-self.max_bias_ua, self.max_bias_ua, "uA"),
             resolution=BIAS_RESOLUTION_UA,
-            set_parser=_floats,
+            set_parser=floats,
         )
         self.trigger_level_mv: Quantity = self.add_setting(
             "trigger_level_mv",
@@ -108,7 +108,7 @@ class WebSQ(LabInstrument):
             put=self.put_levels,
             limits=ListWithin(-max_trigger_mv, max_trigger_mv, "mV"),
             resolution=TRIGGER_RESOLUTION_MV,
-            set_parser=_floats,
+            set_parser=floats,
         )
         self.enabled: Quantity = self.add_setting(
             "enabled",
@@ -392,7 +392,3 @@ class Detector(LabChannel):
             snapshot_get=False,
             docstring="Counts per second of a whole measurement period that began after the call.",
         )
-
-
-def _floats(values: Sequence[float]) -> list[float]:
-    return [float(value) for value in values]

@@ -108,6 +108,11 @@ def limits_of(validator: Validator[Any] | None) -> tuple[float, float] | None:
     return None
 
 
+def floats(values: Iterable[float]) -> list[float]:
+    """Numbers of any kind, in an array or a list, as Python's own."""
+    return [float(value) for value in values]
+
+
 def plain(value: Any) -> Any:
     """A NumPy scalar, or array of no dimensions, as Python's own: instruments' protocols know no ``np.float32``."""
     alone = isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TypeVar
 
 from drivers.links.byte_link import MAX_UNTERMINATED_BYTES
@@ -28,8 +27,6 @@ from drivers.links.serial_link import SerialLink
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-LATE_S = 0.3
-"""How much later than the marker's an answer may come that was not there in time: buffers on the way may be slow."""
 _LINE_END = re.compile(rb"[\r\n]")
 
 
@@ -126,17 +123,10 @@ class OneLineReplies:
                     WrongInstrumentError, f"{self._marker!r} is answered with {skipped[:60]!r}"
                 ) from error
             raise
-        link.drain()
-        self._throw_away_for(LATE_S)
+        link.throw_away_late()
         self._beginning = b""
         self._answered()
         return line
-
-    def _throw_away_for(self, wait_s: float) -> None:
-        deadline = self._link.now() + wait_s
-        with suppress(LinkTimeoutError):
-            while self._link.read_some(deadline):
-                continue
 
     def _unasked(self) -> bytes:
         """What came since the last reply, apart from the end of its line."""

@@ -30,6 +30,7 @@ _UNUSABLE: tuple[type[Exception], ...] = (*_BROKEN, ValueError)  # ValueError: p
 _CUT_OFF: tuple[type[Exception], ...] = (*_BROKEN, TypeError)  # pyserial, when another thread closes the port
 
 QUIET_S = 0.05  # a line this long without a byte is quiet
+LATE_S = 0.3  # how much later than another an answer may come: buffers on the way may be slow
 MAX_DRAIN_S = 1.0
 _TAKEN = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EBUSY)
 _FORBIDDEN = (errno.EACCES, errno.EPERM)
@@ -153,6 +154,13 @@ class SerialLink(ByteLink):
                 if self._turns.is_urgent:
                     return  # the safe command goes out whatever is on the line
                 raise self.error(MalformedReplyError, f"no silence within {MAX_DRAIN_S:g} s on the line")
+
+    def throw_away_late(self) -> None:
+        """Throw away what is still to come of earlier answers, for as long as they may be late."""
+        deadline = self.now() + LATE_S
+        with suppress(LinkTimeoutError):
+            while self.read_some(deadline):
+                continue
 
     def _read(self, wait_s: float) -> bytes:
         port = self._require_port()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drivers.attenuators.oz_replies import MAX_DB, MAX_LINES, Reply, ReplyError, ReplyReader
+from drivers.oz_replies import MAX_DB, MAX_LINES, Reply, ReplyError, ReplyReader
 
 modest = settings(max_examples=80, derandomize=True, deadline=None)
 centibels = st.integers(0, 10_000)
@@ -80,6 +80,7 @@ def test_what_python_would_take_for_a_number_is_none(text):
 def test_an_error_ends_a_reply():
     assert read(b"DPos:1", b"Error-7").refusal == "motor voltage beyond its safe limits (Error-7)"
     assert read(b"Error!").refusal == "no reason given (Error!)"
+    assert read(b"Voltage out of range, Error!").refusal == "no reason given (Voltage out of range, Error!)"
 
 
 def test_a_reply_without_an_end_is_given_up():

@@ -1,7 +1,9 @@
-"""Replies of an OZ Optics DD-100-MC, put together and read without a line.
+"""Replies of OZ Optics instruments, put together and read without a line.
 
-A reply is lines ended by CR LF, then ``Done`` and an empty line, or one line ``Error...``.  With the echo on, the command
-and its CR come in front of the first line.  Two firmwares are known by how they write (sources at the driver):
+A reply is lines ended by CR LF, then ``Done`` - and from a DD-100 an empty line -, or one line that begins with ``Error`` or
+ends in ``Error!``.  With the echo on, the command and its CR come in front of the first line.
+
+What a DD-100-MC says is read here too.  Two firmwares are known by how they write (sources at the driver):
 ``DPos:2400`` and ``ATTEN:12.00``, or ``Pos:2400`` and ``Atten:12.00(dB)``; both write ``Unknown`` for a position that is
 not known.  A number is read only where digits stand, and where nothing else does.
 """
@@ -28,12 +30,12 @@ ERRORS = {
     "Error-6": "overflow",
     "Error-7": "motor voltage beyond its safe limits",
 }
-_REFUSAL = re.compile(r"error\b", re.IGNORECASE)
+_REFUSAL = re.compile(r"error\b|.*\berror!$", re.IGNORECASE)
 _NUMBER = re.compile(r"(\d{1,3}(?:\.\d{1,6})?)(?: ?\(?dB\)?)?", re.ASCII | re.IGNORECASE)
 
 
 class ReplyError(ValueError):
-    """What came is no reply of a DD-100."""
+    """What came is no reply of such an instrument."""
 
 
 @dataclass(frozen=True)
