@@ -2,7 +2,8 @@
 
 The laser shines on the carver while the launch is closed; the bias controller finds the null, the generator waits for a
 trigger and then repeats the pattern, so that later triggers find the pulses where they were.  Only then does the launch
-open, 20 dB low, and only with rates on the detectors that say that all of it will not blind them does it step up.
+open, 20 dB low, and only with rates on the detectors that say that all of it will not blind them does it step up.  A
+detector that is silent then was latched before; it is brought back in the dark (:mod:`orchestrator.light.latching`).
 
 Nothing opens before both stations of the pair are taken in: past two stations in bypass the same light would put a
 hundred million photons a second on live detectors.
@@ -11,16 +12,19 @@ hundred million photons a second on live detectors.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lab.light_budget import LATCHING_CPS
+from lab.light_of import pair_light
 from lab.testbed import Testbed
 from orchestrator import runtime
 from orchestrator.light.carving import carver_pattern
+from orchestrator.light.latching import Latching
 from orchestrator.light.messages import LightAborted
 from orchestrator.light.recording import plays_to_its_end
+from orchestrator.protocols.block_planning import plan_for
 
 if TYPE_CHECKING:
     from drivers.kinds import (
@@ -38,6 +42,8 @@ LOW_DB = 20.0
 """How far below the planned light the launch opens."""
 FIRST_DB = 40.0
 """Most of one launch attenuator, below where it ends; the other takes the rest."""
+MISSING = 0.2
+"""Of the planned counts, without dark ones; with fewer, light that should be there is not."""
 STARTING_PS = 1_000_000
 """A record whose only purpose is its trigger, on which the carver's pattern begins."""
 
@@ -53,6 +59,26 @@ class RelayInstruments:
     carver_bias: BiasController
     detectors: PhotonDetectors
     tagger: TimeTagger
+
+
+@dataclass(frozen=True)
+class PlannedLight:
+    """What a light phase is planned with.
+
+    ``attenuation_db`` of both launch attenuators together, ``detector_cps`` counts of each detector in a second of light
+    with random symbols (0: none are expected), and the stations that are to be bypassed.
+    """
+
+    attenuation_db: float
+    detector_cps: float = 0.0
+    bystanders: tuple[str, ...] = ()
+
+
+def planned_light(testbed: Testbed, first: str, second: str) -> PlannedLight:
+    """The light with which both users of a pair send what their plan says; ValueError unless it is named in ring order."""
+    budget = pair_light(testbed, first, second).budget(plan_for(testbed, first, second).mu_a)
+    others = tuple(name for name in testbed.user_names() if name not in (first, second))
+    return PlannedLight(budget.launch_attenuation_db, budget.detector_rate_cps, others)
 
 
 class Launching:
@@ -88,25 +114,46 @@ class Launching:
         owned.tagger.configure(detectors.channels, detectors.threshold_v)
         owned.tagger.start_streams(detectors.channels)
 
-    def open(self, attenuation_db: float) -> None:
-        """Launch light behind ``attenuation_db``, of both attenuators together.
+    def latching(self, plan: PlannedLight, on_latched: Callable[[str], None] = lambda text: None) -> Latching:
+        """The watch over the detectors in a light phase."""
+        return Latching(
+            self._testbed,
+            self._owned.detectors,
+            expected_cps=plan.detector_cps,
+            on_latched=on_latched,
+            pause=self._pause,
+            clock=self._clock,
+        )
+
+    def open(self, plan: PlannedLight, latching: Latching | None = None) -> None:
+        """Launch the planned light.
 
         Raises LightAborted for rates that do not allow it; the launch is closed then.
         """
-        owned = self._owned
+        owned, latching = self._owned, latching or self.latching(plan)
         owned.laser.power_mw(self._testbed.ring.laser_power_mw)
         owned.laser.emission(True)
         owned.laser.check_emitting()
         self._carve()
         try:
-            self._attenuate(attenuation_db + LOW_DB)
-            for attenuator in (owned.launch_second, owned.launch):
-                attenuator.let_through()
-            self._check_rates()
-            self._attenuate(attenuation_db)
+            self._open_low(plan)
+            while silent := self._check_rates(plan, latching):
+                self.bring_back(latching, silent, f"no count at {LOW_DB:g} dB below the planned light")
+                self._open_low(plan)
+            self._attenuate(plan.attenuation_db)
         except BaseException:
             self.close()
             raise
+
+    def bring_back(self, latching: Latching, silent: Sequence[int], seen: str) -> str:
+        """Close the launch and bring these detectors back; what is told of it."""
+        self.close()
+        return latching.bring_back(silent, seen)
+
+    def _open_low(self, plan: PlannedLight) -> None:
+        self._attenuate(plan.attenuation_db + LOW_DB)
+        for attenuator in (self._owned.launch_second, self._owned.launch):
+            attenuator.let_through()
 
     def close(self) -> None:
         """Launch nothing; laser and pulses go on for the next lease, unless an attenuator cannot be told."""
@@ -148,17 +195,31 @@ class Launching:
         self._owned.launch.attenuation_db(first)
         self._owned.launch_second.attenuation_db(attenuation_db - first)
 
-    def _check_rates(self) -> None:
-        """A hundredth of the light must be seen, and must not be more than a hundredth of what detectors bear."""
+    def _check_rates(self, plan: PlannedLight, latching: Latching) -> tuple[int, ...]:
+        """A hundredth of the light must be seen, and must not be more than a hundredth of what detectors bear.
+
+        Returns the detectors that are latched.
+        """
         rates = self._owned.detectors.count_rates()[:2]
-        limit_hz = LATCHING_CPS / 10 ** (LOW_DB / 10)
-        if max(rates) > limit_hz:
+        part = 10 ** (-LOW_DB / 10)
+        counted = f"detectors count {rates[0]:.3g} and {rates[1]:.3g} per second at a hundredth of the light"
+        if max(rates) > LATCHING_CPS * part:
             raise LightAborted(
-                f"detectors count {rates[0]:.3g} and {rates[1]:.3g} per second at a hundredth of the light, more than "
-                f"{limit_hz:.3g}: all of it would blind them; are both stations of the pair taken in, and is the launch "
-                "attenuation right?"
+                f"{counted}, more than {LATCHING_CPS * part:.3g}: all of it would blind them; are both stations of the "
+                "pair taken in, and is the launch attenuation right?"
             )
         if max(rates) <= 0:
-            raise LightAborted(
-                "no detector counts anything, not even dark counts: latched, or without bias; cycle the bias"
+            return 0, 1
+        if min(rates) <= 0 and (silent := latching.silent()):
+            return silent
+        dark_cps, light_cps = 2 * latching.dark_cps, 2 * (plan.detector_cps - latching.dark_cps) * part
+        if plan.detector_cps and sum(rates) - dark_cps < MISSING * light_cps:
+            others = ", ".join(plan.bystanders)
+            taken_in = (
+                f"is a station taken in that should be bypassed ({others}), as a switch may come on in bar; "
             )
+            raise LightAborted(
+                f"{counted}, and {light_cps + dark_cps:.3g} together were planned: {taken_in if others else ''}do both "
+                "stations let light through, is polarisation right, do pulses pass the carver?"
+            )
+        return ()

@@ -123,7 +123,9 @@ class OwnStation:
         if not power_w > 0:
             raise LightAborted(
                 f"{self._user.name}: the {direction} sensor reads {power_w:g} W; no light arrives: is the launch open, "
-                "the switch in, and are the two taps not swapped?"
+                "the switch in, and are the two taps not swapped; does no station of "
+                f"{', '.join(name for name in self._testbed.user_names() if name != self._user.name)} stand in the light "
+                "(a switch may come on in bar)?"
             )
         between_db = self._user.sensor_to_output_db[0 if direction == "cw" else 1]
         lost_db = between_db + self._owned.attenuator.attenuation_db() - self._user.attenuation_db

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,8 @@ from lab.testbed import Testbed
 from orchestrator import runtime
 from orchestrator.light.clicks import tags_to_clicks
 from orchestrator.light.in_step import UsersInStep
-from orchestrator.light.launching import Launching, RelayInstruments
+from orchestrator.light.latching import Latching
+from orchestrator.light.launching import Launching, PlannedLight, RelayInstruments
 from orchestrator.light.messages import FrameLost, LightOff, LightOn, aborting, announce, reason_of
 from orchestrator.light.recording import PS_PER_S, plays_to_its_end
 from orchestrator.wire.channel import Channel
@@ -39,6 +41,10 @@ WATCH_S = 1.0
 
 USER_PATIENCE = 2.0
 """A user may need this many times the time-out for a frame: it waits one for an announcement that does not come."""
+
+
+Clicks: TypeAlias = tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8]]
+"""The slots that clicked, and the outcome in each."""
 
 
 @dataclass(frozen=True)
@@ -76,27 +82,29 @@ class RelayLight:
         self,
         channels: tuple[Channel, Channel],
         n_frames: int,
-        launch_attenuation_db: float,
+        plan: PlannedLight,
         *,
+        on_latched: Callable[[str], None] = lambda text: None,
         on_frame: Callable[[int, int | FrameLost], None] = lambda frame, clicks: None,
     ) -> FramesServed:
         """Serve the light phase of one lease.
 
         ``on_frame`` gets the frame index and its clicks, or what users are told of a frame that was fired and lost.
-        Raises LightAborted, ChannelError or InstrumentError.
+        ``on_latched`` is told of detectors that were brought back.  Raises LightAborted, ChannelError or InstrumentError.
         """
         users = UsersInStep(channels, n_frames, USER_PATIENCE * self._timeout_s)
         last = [encode(LightOff())]
         try:
             users.await_stations()
             self._tagger.restart_streams()
-            self._launching.open(launch_attenuation_db)
+            latching = self._launching.latching(plan, on_latched)
+            self._launching.open(plan, latching)
             self._launching.check_running()
             checked_s = self._clock()
             users.send(encode(LightOn()))
             announced = recorded = 0
             while (frame := users.next_frame()) is not None:
-                clicks = self._expose(frame)
+                clicks = self._expose(frame, plan, latching)
                 if frame == n_frames - 1 or self._clock() - checked_s >= WATCH_S:
                     self._launching.check_running()
                     checked_s = self._clock()
@@ -115,17 +123,33 @@ class RelayLight:
             self._launching.close()
             users.send_last(last)
 
-    def _expose(self, frame: int) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8]] | FrameLost:
-        """The slots that clicked and their outcomes; FrameLost where the record failed and the tagger works again."""
+    def _expose(self, frame: int, plan: PlannedLight, latching: Latching) -> Clicks | FrameLost:
+        """The slots that clicked and their outcomes.
+
+        FrameLost where the record failed and the tagger works again, and where detectors were latched and are back.
+        """
         try:
-            return self._record()
+            times = self._record()
         except (InstrumentRefusedError, NotReadyError) as error:
             logger.warning("frame %d is lost: %s", frame, error)
             self._tagger.restart_streams()
             return FrameLost(frame, reason_of(error))
+        if silent := latching.silent_in([each.size for each in times]):
+            told = self._launching.bring_back(latching, silent, f"no time stamp in frame {frame}")
+            logger.warning("%s", told)
+            self._launching.open(plan, latching)
+            return FrameLost(frame, told)
+        protocol = self._testbed.protocol
+        return tags_to_clicks(
+            times,
+            self._testbed.calibration.detector_delays_ps,
+            slot_ps=PS_PER_S / protocol.clock_hz,
+            gate_ps=protocol.gate_ns * 1000,
+            slots_per_frame=protocol.slots_per_frame,
+        )
 
-    def _record(self) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8]]:
-        """One frame: trigger, wait for its end, read the tags of both detectors."""
+    def _record(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """One frame: trigger, wait for its end, read the time stamps of both detectors (1-d int64, ps)."""
         protocol, detectors = self._testbed.protocol, self._testbed.detectors
         slot_ps = PS_PER_S / protocol.clock_hz
         last_ps = max(self._testbed.calibration.detector_delays_ps) + protocol.slots_per_frame * slot_ps
@@ -134,11 +158,7 @@ class RelayLight:
             self._tagger, frame_ps, timeout_s=self._timeout_s, pause=self._pause, clock=self._clock
         ):
             raise NotReadyError("the tagger's record did not end in time")
-        times = [self._tagger.read_tags(channel)[:, 0].astype(np.int64) for channel in detectors.channels]
-        return tags_to_clicks(
-            (times[0], times[1]),
-            self._testbed.calibration.detector_delays_ps,
-            slot_ps=slot_ps,
-            gate_ps=protocol.gate_ns * 1000,
-            slots_per_frame=protocol.slots_per_frame,
+        first, second = (
+            self._tagger.read_tags(channel)[:, 0].astype(np.int64) for channel in detectors.channels
         )
+        return first, second

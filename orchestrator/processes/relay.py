@@ -6,17 +6,17 @@ import logging
 from pathlib import Path
 
 from lab import needs
-from lab.light_of import pair_light
 from lab.station import Station
 from lab.testbed import Testbed
 from orchestrator import runtime
 from orchestrator.events.process import Emit, LightProgress, RelayServing
-from orchestrator.events.status import Served
+from orchestrator.events.status import Alarm, Served, pair_name
+from orchestrator.hub.agent import AgentEvent, LinkUp
 from orchestrator.hub.connect import connect_agent
-from orchestrator.light.launching import RelayInstruments
+from orchestrator.light.launching import RelayInstruments, planned_light
 from orchestrator.light.messages import FrameLost
 from orchestrator.light.relay import RelayLight
-from orchestrator.protocols.block_planning import plan_for
+from orchestrator.processes.node_alarms import AlarmBook
 from orchestrator.scheduling.fencing import EpochFile, Fence
 from orchestrator.scheduling.lease_party import HeldLease, LeaseParty, LightChannels
 from orchestrator.wire.control_socket import ControlSocket, Failed, Reply, Request, Revoked, ShowRevoked
@@ -73,15 +73,23 @@ def run_relay(
         finally:
             agent.control_send(Served(served, failed, lit_s))
 
-    def launch_attenuation_db(pair: tuple[str, str]) -> float:
-        """What the launch takes so that both users send what their plan says."""
-        return pair_light(testbed, *pair).budget(plan_for(testbed, *pair).mu_a).launch_attenuation_db
+    alarms = AlarmBook()
+
+    def stands(*standing: Alarm) -> None:
+        for alarm in alarms.changes(standing):
+            agent.control_send(alarm)
+            emit(alarm)
 
     def light_phase(lease: HeldLease) -> LightStatistics:
         started = runtime.now()
         slots = testbed.protocol.slots_per_frame
 
         lost: list[FrameLost] = []
+        latched: list[str] = []
+
+        def tell_latched(text: str) -> None:
+            latched.append(text)
+            stands(Alarm("instrument", f"{pair_name(lease.pair)}: {text}"))
 
         def on_frame(frame: int, clicks: int | FrameLost) -> None:
             if isinstance(clicks, FrameLost):
@@ -97,9 +105,12 @@ def run_relay(
             served_frames = light.run(
                 (channels[0], channels[1]),
                 lease.n_frames,
-                launch_attenuation_db(lease.pair),
+                planned_light(testbed, *lease.pair),
                 on_frame=on_frame,
+                on_latched=tell_latched,
             )
+        if not latched:
+            stands()
         pulses = lease.n_frames * slots
         return LightStatistics(
             frames=lease.n_frames,
@@ -117,9 +128,20 @@ def run_relay(
             return f"a block has {testbed.frames_per_block()} frames here, not {offer.n_frames}"
         return None
 
+    def on_other(event: AgentEvent) -> None:
+        if isinstance(event, LinkUp):
+            for alarm in alarms.standing():
+                agent.control_send(alarm)
+
     fence = Fence(EpochFile(state_dir / "fence"))
     party = LeaseParty(
-        agent, fence, objection=objection, run_light=run_light, recover=recover, check=station.check
+        agent,
+        fence,
+        objection=objection,
+        run_light=run_light,
+        recover=recover,
+        check=station.check,
+        on_other=on_other,
     )
 
     def control(request: Request) -> Reply:

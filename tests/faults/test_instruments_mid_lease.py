@@ -28,7 +28,7 @@ from lab.station import Station
 from lab.testbed import Testbed, parse_testbed, resolve_addresses
 from orchestrator.hub.agent import LinkDown
 from orchestrator.light.clicks import BlockClicks
-from orchestrator.light.launching import RelayInstruments
+from orchestrator.light.launching import PlannedLight, RelayInstruments
 from orchestrator.light.messages import LOST
 from orchestrator.light.own_station import OWN_DIRECTION, StationInstruments
 from orchestrator.light.relay import RelayLight
@@ -182,8 +182,8 @@ class World:
 
         agent: Any = self.agents["relay"]
         with LightChannels(agent, lease, PAIR) as channels:
-            launch_db = self._light.budget(MU).launch_attenuation_db
-            served = light.run((channels[0], channels[1]), lease.n_frames, launch_db, on_frame=on_frame)
+            plan = PlannedLight(self._light.budget(MU).launch_attenuation_db)
+            served = light.run((channels[0], channels[1]), lease.n_frames, plan, on_frame=on_frame)
         return LightStatistics(lost_frames=served.lost_frames)
 
     def _user_run(self, user: str, light: UserLight) -> Callable[[HeldLease], LightStatistics]:

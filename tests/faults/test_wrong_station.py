@@ -46,6 +46,12 @@ def switch_that_does_not_move(driven: DrivenRing, patch: pytest.MonkeyPatch) -> 
     patch.setattr(ring, "set_switch", lambda user, crossed: moves(user, crossed or user == "alice"))
 
 
+def bystander_that_came_on_in_bar(driven: DrivenRing, patch: pytest.MonkeyPatch) -> None:
+    """Carol's node does not run."""
+    settings = driven.bench.ring._settings
+    patch.setitem(settings, "carol", replace(settings["carol"], crossed=False, attenuation_db=0.0))
+
+
 def dark_sensor(driven: DrivenRing, patch: pytest.MonkeyPatch) -> None:
     ring = driven.bench.ring
     reads = ring.sensor_power_w
@@ -99,6 +105,10 @@ CASES: list[tuple[Plant, str]] = [
     (
         switch_that_does_not_move,
         "would blind them; are both stations of the pair taken in",
+    ),
+    (
+        bystander_that_came_on_in_bar,
+        r"light, and \S+ together were planned: is a station taken in that should be bypassed \(carol, dave\)",
     ),
     (dark_sensor, "bob: the cw sensor reads .* no light arrives|bob: the output is -.* dB off the planned"),
     (lying_attenuator(3.0), r"bob: the output is -[23]\.\d+ dB off the planned"),

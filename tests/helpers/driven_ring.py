@@ -12,11 +12,10 @@ import numpy as np
 
 import lab.testbed
 from lab import needs
-from lab.light_of import pair_light
 from lab.station import Station
 from lab.testbed import Testbed, parse_testbed, read_testbed
 from orchestrator.light.clicks import BlockClicks
-from orchestrator.light.launching import Launching, RelayInstruments
+from orchestrator.light.launching import Launching, PlannedLight, RelayInstruments, planned_light
 from orchestrator.light.own_station import OWN_DIRECTION, OwnStation, StationInstruments
 from orchestrator.light.relay import RelayLight
 from orchestrator.light.user import UserLight
@@ -53,6 +52,8 @@ class DrivenRing:
 
     def __init__(self, data: dict[str, Any], pair: tuple[str, str] = ("alice", "bob")) -> None:
         self.pair = pair
+        self.latched: list[str] = []
+        """What was told of detectors that were brought back."""
         testbed = parse_testbed(data, TEMPLATE)
         owners = ("relay", *pair)
         self.bench = Bench(testbed, only=[e.name for e in testbed.instruments if e.owner in owners])
@@ -103,16 +104,16 @@ class DrivenRing:
             self.relay.run(
                 (channels[0][1], channels[1][1]),
                 n_frames,
-                self.launch_db(),
+                self.plan(),
+                on_latched=self.latched.append,
                 on_frame=lambda frame, clicks: on_frame(frame),
             )
             first, second = (block.result() for block in blocks)
         return counted(first, second, n_frames * self.testbed.protocol.slots_per_frame)
 
-    def launch_db(self) -> float:
-        """The planned launch attenuation."""
-        mu = plan_for(self.testbed, *self.pair).mu_a
-        return pair_light(self.testbed, *self.pair).budget(mu).launch_attenuation_db
+    def plan(self) -> PlannedLight:
+        """The planned light."""
+        return planned_light(self.testbed, *self.pair)
 
     def light(self) -> dict[str, OwnStation]:
         """Both stations taken in, and the planned light in the ring; nothing is modulated."""
@@ -122,7 +123,7 @@ class DrivenRing:
         for station in stations.values():
             station.set_up()
             station.take_in()
-        launching.open(self.launch_db())
+        launching.open(self.plan())
         return stations
 
     def close(self) -> None:

@@ -22,7 +22,7 @@ from lab import needs
 from lab.runs.testbeds.folder import template_path
 from lab.station import Station
 from lab.testbed import load_testbed, parse_testbed, resolve_addresses, write_testbed
-from orchestrator.light.launching import Launching, RelayInstruments
+from orchestrator.light.launching import Launching, PlannedLight, RelayInstruments
 from sim_backends.bench import Bench, BenchError
 
 SMALL = {"slots_per_frame": 1 << 20, "pulses_per_block": 1 << 25}
@@ -77,7 +77,7 @@ def test_it_is_checked_simulated_and_gives_the_light_that_the_relay_asks_for(
             launching = Launching(testbed, RelayInstruments(*(station.get(need) for need in needs.RELAY)))
             launching.set_up()
             assert bench.ring.sensor_power_w("alice", "ccw") == 0
-            launching.open(56.0)
+            launching.open(PlannedLight(56.0))
             assert bench.ring.sensor_power_w("alice", "ccw") > 0
             assert "laser" in bench.unsafe()
         assert bench.ring.sensor_power_w("alice", "ccw") == 0

@@ -16,7 +16,7 @@ from drivers.links.errors import InstrumentError, LinkBrokenError
 from lab.light_budget import LATCHING_CPS
 from lab.runs.testbeds.folder import template_path
 from lab.testbed import parse_testbed
-from orchestrator.light.launching import LOW_DB, RelayInstruments
+from orchestrator.light.launching import LOW_DB, PlannedLight, RelayInstruments
 from orchestrator.light.messages import (
     Announcement,
     Armed,
@@ -33,6 +33,7 @@ from orchestrator.wire.codec import decode, encode
 from orchestrator.wire.memory_channel import MemoryChannel, memory_channel_pair
 
 PLANNED_DB, PLANNED_HZ = 56.0, 5e5
+PLAN = PlannedLight(PLANNED_DB)
 TEMPLATE = template_path("simulated-four-node")
 
 
@@ -165,7 +166,7 @@ class Phase:
 
     def _run(self, channels: tuple[MemoryChannel, MemoryChannel], n_frames: int) -> None:
         try:
-            self.relay.run(channels, n_frames, PLANNED_DB)
+            self.relay.run(channels, n_frames, PLAN)
         except (LightAborted, ChannelError, InstrumentError) as error:
             self.error = error
 
@@ -217,7 +218,7 @@ def test_light_comes_after_both_stations_and_pulses_a_hundredth_first() -> None:
             lambda part: 1.1 * LATCHING_CPS * part,
             "all of it would blind them; are both stations of the pair taken in",
         ),
-        (lambda part: 0.0, "not even dark counts: latched, or without bias"),
+        (lambda part: 0.0, "D1 and D2 latched again"),
     ],
 )
 def test_rates_at_a_hundredth_say_whether_all_of_it_may_come(
@@ -299,10 +300,10 @@ def test_pulses_go_on_from_one_lease_to_the_next_and_begin_anew_after_a_failure(
     phase.hear(LightOn)
     phase.hear(LightOff)
     phase.end()
-    launching.open(PLANNED_DB)
+    launching.open(PLAN)
     assert phase.bench.log.count("carve") == 1
     phase.bench.null_held = False
     launching.close()
-    launching.open(PLANNED_DB)
+    launching.open(PLAN)
     assert phase.bench.log.count("carve") == 2
     launching.close()
