@@ -104,6 +104,6 @@ def test_one_that_latches_again_ends_the_light_phase_with_what_to_check(driven: 
 
 def test_light_that_goes_out_in_a_frame_latches_nothing(driven: DrivenRing) -> None:
     """Both are silent but for their dark counts; the users see why."""
-    with pytest.raises(LightAborted, match="no light arrives|off the planned"):
+    with pytest.raises(LightAborted, match=r"no light arrives|off the planned"):
         driven.phase(FRAMES, lambda frame: driven.instruments.launch.block() if frame == 1 else None)
     assert not driven.latched

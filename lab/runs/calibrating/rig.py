@@ -23,7 +23,7 @@ from lab.station import Station
 from lab.testbed import AUTO, Testbed, parse_testbed, read_testbed
 from orchestrator.light.calibration.levels import REST
 from orchestrator.light.clicks import LevelClicks
-from orchestrator.light.launching import RelayInstruments
+from orchestrator.light.launching import PlannedLight, RelayInstruments
 from orchestrator.light.own_station import OWN_DIRECTION, StationInstruments
 from orchestrator.light.relay import RelayLight
 from orchestrator.light.user import UserLight
@@ -119,7 +119,7 @@ class Rig:
             self.relay_light.run(
                 (lines[0][1], lines[1][1]),
                 n_frames,
-                launch_db,
+                PlannedLight(launch_db),  # what is counted depends on levels that nobody else knows
                 on_frame=lambda frame, clicks: on_frame(frame),
             )
             return {name: each.result() for name, each in zip(pair, running, strict=True)}
