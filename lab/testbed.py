@@ -231,12 +231,15 @@ class Simulation(Section):
     """The simulated ring as it was ordered; what it really became is drawn around that and told nobody.
 
     ``ring_seed`` seeds what differs from the order, by ``spread`` times the usual tolerances of such parts (0: nothing
-    differs); ``seed`` seeds what happens: clicks, noise.
+    differs); ``seed`` seeds what happens: clicks, noise.  What it became holds when the simulator starts, and drifts
+    then: ``drift`` times as far as such rings do (0: not at all), ``time_scale`` seconds in each second of the bench.
     """
 
     seed: Annotated[int, Field(ge=0)] = 1
     ring_seed: Annotated[int, Field(ge=0)] = 1
     spread: Annotated[float, Field(ge=0, le=3)] = 1.0
+    drift: Annotated[float, Field(ge=0, le=10)] = 1.0
+    time_scale: Annotated[float, Field(gt=0, le=1e5)] = 1.0
     length_km: Annotated[Positive, Plausible(0.01, 2000)]
     stations: Annotated[tuple[BuiltStation, ...], Field(min_length=2)]
     fibre_loss_db_per_km: NonNegative = 0.2
@@ -248,6 +251,8 @@ class Simulation(Section):
     splitter_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.5
     phase_noise_rad: NonNegative = 0.0
     loop_phase_rad: float = 0.0
+    loop_phase_drift_rad: Annotated[NonNegative, Plausible(1e-6, 10)] = 1e-3
+    """Order of the loop phase's drift: a milliradian on a spool, up to a radian in deployed fibre."""
     dead_time_ns: Annotated[NonNegative, Plausible(0.1, 1e4)] = 20.0
     jitter_ps: Annotated[NonNegative, Plausible(0.1, 1e4)] = 30.0
     afterpulse_probability: Annotated[float, Field(ge=0, lt=1)] = 0.0

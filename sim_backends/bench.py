@@ -41,6 +41,7 @@ from sim_backends.bench_addresses import (
 )
 from sim_backends.lines import ReferenceLine, TriggerLine
 from sim_backends.optics import Ring
+from sim_backends.optics_drift import PhysicsClock
 from sim_backends.optics_hidden import lines_of, ring_of, simulated
 from sim_backends.serial_server import FOLDER_PREFIX, is_simulated
 from sim_backends.site import Options, Simulated, Site, Surroundings, Twin
@@ -54,10 +55,16 @@ class Bench:
     """The simulated instruments of one testbed."""
 
     def __init__(
-        self, testbed: Testbed, rng: random.Random | None = None, *, only: Collection[str] | None = None
+        self,
+        testbed: Testbed,
+        rng: random.Random | None = None,
+        *,
+        only: Collection[str] | None = None,
+        physics: Callable[[], float] | None = None,
     ) -> None:
         """Build and couple the twins, of instruments with names in ``only`` if it is given; ``rng`` picks the loopback block.
 
+        ``physics``: the clock (s) that the ring drifts with; by default the testbed's ``time_scale`` from here on.
         Raises BenchError for a testbed without [simulation] or without anything to simulate.
         """
         if testbed.simulation is None:
@@ -65,7 +72,8 @@ class Bench:
         self._testbed = testbed
         self._only = only
         self._rng = rng or random.SystemRandom()
-        self.ring: Ring = ring_of(testbed)
+        scaled = PhysicsClock(time.monotonic, testbed.simulation.time_scale, time.monotonic())
+        self.ring: Ring = ring_of(testbed, physics or scaled)
         self._places, self._links = self._plan()
         if not self._places:
             raise BenchError(f"testbed {testbed.name!r} names real addresses only; nothing to simulate")

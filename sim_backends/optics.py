@@ -4,9 +4,11 @@ The relay's coupler sends half of every pulse around the loop each way.  All sta
 directions, at different times; what one modulates for the other's direction, and what none does, follows from times
 and voltages alone.  Nothing here knows which users form a pair.
 
-Powers become photons through the photon energy h c / wavelength; what the coupler makes of the amplitudes and how
-photons become clicks is :mod:`sim_backends.optics_kernel`.  :class:`Ring` is thread-safe: simulated instruments set its
-state from their own threads.  Its times count from the start of an exposure.
+:class:`Ring` keeps what the simulated instruments set, and is thread-safe, as they do so from their own threads.  Every
+exposure and read-out takes the light of its moment (:mod:`sim_backends.optics_light`): the parts as they have drifted by
+then (:mod:`sim_backends.optics_drift`), polarisers and controllers between them (:mod:`sim_backends.optics_polarization`).
+How photons become clicks is :mod:`sim_backends.optics_kernel`.  Times of clicks count from the start of an exposure, during
+which nothing drifts.
 """
 
 from __future__ import annotations
@@ -15,17 +17,15 @@ import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from sim_backends import optics_kernel as kernel
 from sim_backends.optics_carver import carved, levels_of, mean_transmission
+from sim_backends.optics_drift import Drift
+from sim_backends.optics_light import DETECTORS, Light
 from sim_backends.optics_parts import (
-    LIGHT_SPEED_M_S,
     PS_PER_KM,
-    TAU_PER_RISE,
     CarverOptics,
     Clicks,
     DetectorOptics,
@@ -36,16 +36,8 @@ from sim_backends.optics_parts import (
     gain,
     require,
 )
-from sim_backends.optics_way import (
-    DIRECTIONS,
-    AtStation,
-    Direction,
-    StationSetting,
-    along,
-    around,
-    backscattered,
-    passage_ps,
-)
+from sim_backends.optics_polarization import RELAY, Jones, checked, gap_transmissions
+from sim_backends.optics_way import Direction, StationSetting
 
 __all__ = [
     "CarverOptics",
@@ -58,21 +50,26 @@ __all__ = [
     "StationOptics",
 ]
 
-PLANCK_J_S: Final = 6.62607015e-34
-DETECTORS: Final = 2
-
 
 class Ring:
     """The state of the light, set by the simulated instruments, and the clicks that follow from it.
 
-    At first the laser is off, nothing plays into the carver, whose bias is 0 V, every station is bypassed with
-    its attenuator at 0 dB, and the detectors have no bias.
+    ``optics`` and ``detectors`` are what they are at time 0 of ``physics``, a clock in seconds; later they are what
+    ``drift`` makes of them.  At first the laser is off, nothing plays into the carver, whose bias is 0 V, every station is
+    bypassed with its attenuator at 0 dB, controllers turn no polarisation, and the detectors have no bias.
     """
 
-    def __init__(self, optics: RingOptics, detectors: tuple[DetectorOptics, DetectorOptics]) -> None:
+    def __init__(
+        self,
+        optics: RingOptics,
+        detectors: tuple[DetectorOptics, DetectorOptics],
+        drift: Drift | None = None,
+        physics: Callable[[], float] = lambda: 0.0,
+    ) -> None:
         self.optics = optics
         self.detectors = detectors
-        self._stations = {user.name: user for user in optics.users}
+        self._drift = drift or Drift()
+        self._physics = physics
         self._lock = threading.Lock()
         self._laser_w = 0.0
         self._wavelength_m = 1550e-9
@@ -80,8 +77,10 @@ class Ring:
         self._carver_drive: Drive | None = None
         self._carver_levels = levels_of(optics.carver, None)
         self._carver_bias_v = 0.0
-        self._train = carved(optics.carver, None, 0.0)
-        self._settings = {name: StationSetting() for name in self._stations}
+        self._follows_since_s: float | None = None
+        self._carver_train: tuple[float, PulseTrain] | None = None
+        self._settings = {user.name: StationSetting() for user in optics.users}
+        self._controllers: dict[str, Jones] = {}
         self._bias_ua = (0.0, 0.0)
         self._latched = [False, False]
 
@@ -92,26 +91,41 @@ class Ring:
         require(power_w >= 0 and wavelength_nm > 0, "laser power and wavelength", (power_w, wavelength_nm))
         with self._lock:
             self._laser_w, self._wavelength_m = power_w, wavelength_nm * 1e-9
-            self._heat()
+            self._look()
 
     def set_launch(self, part: str, attenuation_db: float) -> None:
         """One of the attenuators between laser and loop, which stand in series; infinite behind a closed shutter."""
         with self._lock:
             self._launch_db[part] = attenuation_db
-            self._heat()
+            self._look()
 
     def set_carver_drive(self, drive: Drive | None) -> None:
         """One period of the pattern that repeats on the carver; ``start_ps`` is its phase.  None: 0 V."""
         with self._lock:
             self._carver_drive = drive
             self._carver_levels = levels_of(self.optics.carver, drive)
-            self._carve()
+            self._carver_train = None
+            self._look()
 
-    def set_carver_bias(self, bias_v: float) -> None:
-        """The voltage on the carver's bias electrode."""
+    def set_carver_bias(self, bias_v: float, follows: bool = False) -> None:
+        """The voltage on the carver's bias electrode; ``follows``: from here on it keeps its distance from the null."""
         with self._lock:
             self._carver_bias_v = bias_v
-            self._carve()
+            self._follows_since_s = self._physics() if follows else None
+            self._look()
+
+    def set_polarization(self, place: str, jones: Jones) -> None:
+        """The polarisation controller of the relay or of a user: its Jones matrix for clockwise light.
+
+        Complex128 of shape (2, 2), unitary, the axis of the polarisers first; ValueError for anything else.
+        """
+        require(
+            place == RELAY or place in self._settings, "a controller stands at the relay or a user", place
+        )
+        matrix = checked(jones)
+        with self._lock:
+            self._controllers[place] = matrix
+            self._look()
 
     def set_switch(self, user: str, crossed: bool) -> None:
         """Take a station in (False, bar) or bypass it (True, cross)."""
@@ -128,53 +142,43 @@ class Ring:
             self._bias_ua = (float(bias_ua[0]), float(bias_ua[1])) if enabled else (0.0, 0.0)
             for d, bias in enumerate(self._bias_ua):
                 self._latched[d] &= bias > 0
-            self._heat()
+            self._look()
 
     # Read-outs
+
+    def light(self) -> Light:
+        """Everything about the light as it is: what no instrument shows."""
+        with self._lock:
+            return self._look()
 
     def carver_power_w(self, bias_v: float) -> float:
         """Mean light behind the carver, if it were at this bias: the launch attenuators come after it."""
         with self._lock:
-            return self._laser_w * mean_transmission(self.optics.carver, self._carver_levels, bias_v)
+            null_v = self._drift.null_bias_v(self.optics.carver, self._physics())
+            return self._laser_w * mean_transmission(self.optics.carver, self._carver_levels, bias_v - null_v)
 
     def sensor_power_w(self, user: str, direction: Direction) -> float:
         """Average power on one of the two sensors of a station."""
         self._known(user)
-        with self._lock:
-            entering = sum(self._entering_w(direction, self._train))
-            return entering * self._at(user, direction).sensor
+        light = self.light()
+        return sum(light.entering_w(direction)) * light.at(user, direction).sensor
 
     def mean_photon_number(self, user: str, direction: Direction) -> float:
         """Photons per pulse that leave the user's station in one direction: what no instrument shows."""
         self._known(user)
-        with self._lock:
-            train = self._train
-            pulsed, _ = self._entering_w(direction, train)
-            return self._photons(pulsed * self._at(user, direction).output, train.period_ps)
+        light = self.light()
+        pulsed_w, _ = light.entering_w(direction)
+        return light.photons(pulsed_w * light.at(user, direction).output, light.train.period_ps)
 
     def home_transmission(self, user: str, direction: Direction) -> float:
         """From a station's output to the detectors, both ports together and their efficiency left out."""
         self._known(user)
-        with self._lock:
-            home = around(self.optics, self._settings) * gain(self.optics.relay_loss_db)
-            return home / self._at(user, direction).output
+        light = self.light()
+        return light.home() / light.at(user, direction).output
 
     def detector_count_rates(self) -> list[float]:
         """Expected clicks per second of D1 and D2 in the present light, with all modulators at 0 V."""
-        with self._lock:
-            train = self._train
-            fields, receiver = self._fields(train), self._receiver(train)
-        optics = self.optics
-        # Phase noise scales the interference term, and so does this phase: cos(p) = cos(offset) e^{-s^2/2}.
-        phase = math.acos(math.cos(optics.loop_phase_rad) * math.exp(-(optics.phase_noise_rad**2) / 2))
-        light = kernel.split(fields, phase)
-        rates = []
-        for d in range(DETECTORS):
-            mean = light[d] * receiver.efficiency[d] + receiver.leak_per_slot[d]
-            rate = -math.expm1(-mean) * 1e12 / train.period_ps + receiver.flat_per_ps[d] * 1e12
-            rate *= 1 + receiver.afterpulse_probability[d]
-            rates.append(float(rate / (1 + rate * (receiver.dead_ps[d] + receiver.recovery_ps[d]) * 1e-12)))
-        return rates
+        return self.light().count_rates()
 
     def latched(self) -> tuple[bool, bool]:
         """Which detectors are stuck in the normal state: what only a rate of zero shows."""
@@ -194,12 +198,11 @@ class Ring:
         require(duration_ps >= 0, "an exposure cannot last", duration_ps)
         for user in drives:
             self._known(user)
-        with self._lock:
-            train = self._train
-            train = replace(train, phase_ps=(train.phase_ps + carver_shift_ps) % train.period_ps)
-            fields, receiver = self._fields(train), self._receiver(train)
-            modulators = self._modulators(drives, train)
-        optics = self.optics
+        light = self.light()
+        train = light.train
+        train = replace(train, phase_ps=(train.phase_ps + carver_shift_ps) % train.period_ps)
+        light = replace(light, train=train)
+        fields, receiver, optics = light.fields(), light.receiver(), light.optics
         origin_ps = train.phase_ps + optics.length_km * PS_PER_KM
         first = math.ceil((-max(receiver.delay_ps) - origin_ps) / train.period_ps)
         end = math.ceil((duration_ps - min(receiver.delay_ps) - origin_ps) / train.period_ps)
@@ -214,142 +217,62 @@ class Ring:
             phase_offset_rad=float(optics.loop_phase_rad),
             phase_noise_rad=float(optics.phase_noise_rad),
         )
-        return _draw(fields, modulators, receiver, exposure, seed)
+        return _draw(fields, light.modulators(drives), receiver, exposure, seed)
 
     # Inside (with the lock held where state is read)
 
     def _known(self, user: str) -> None:
-        if user not in self._stations:
-            raise ValueError(f"no user {user!r} in the ring; there are {', '.join(self._stations)}")
+        if user not in self._settings:
+            raise ValueError(f"no user {user!r} in the ring; there are {', '.join(self._settings)}")
 
     def _change(self, user: str, change: Callable[[StationSetting], StationSetting]) -> None:
         self._known(user)
         with self._lock:
             self._settings[user] = change(self._settings[user])
-            self._heat()
+            self._look()
 
-    def _carve(self) -> None:
-        """The launched light after a change of pattern or bias."""
-        self._train = carved(self.optics.carver, self._carver_drive, self._carver_bias_v)
-        self._heat()
-
-    def _entering_w(self, direction: Direction, train: PulseTrain) -> tuple[float, float]:
-        """Average power that enters the loop in one direction: in pulses, and flat in time."""
-        share = self.optics.splitter_ratio if direction == "cw" else 1 - self.optics.splitter_ratio
-        launched = self._laser_w * gain(sum(self._launch_db.values()) + self.optics.circulator_db) * share
-        return launched * train.pulsed, launched * train.flat
-
-    def _at(self, user: str, direction: Direction) -> AtStation:
-        return next(each for each in along(self.optics, self._settings, direction) if each.name == user)
-
-    def _photons(self, power_w: float, period_ps: float) -> float:
-        return power_w * self._wavelength_m / (PLANCK_J_S * LIGHT_SPEED_M_S) * period_ps * 1e-12
-
-    def _fields(self, train: PulseTrain) -> kernel.Fields:
-        """Amplitudes back at the coupler."""
-        through = around(self.optics, self._settings) * gain(self.optics.relay_loss_db)
-        cw, ccw = (
-            math.sqrt(self._photons(self._entering_w(direction, train)[0] * through, train.period_ps))
-            for direction in DIRECTIONS
+    def _look(self) -> Light:
+        """The light of this moment, which latches the detectors that it heats too much."""
+        t_s = self._physics()
+        light = Light(
+            optics=self._drift.optics(self.optics, t_s),
+            detectors=self._drift.detectors(self.detectors, t_s),
+            settings=dict(self._settings),
+            gaps=self._gaps(t_s),
+            train=self._train(t_s),
+            launched_w=self._laser_w * gain(sum(self._launch_db.values())),
+            wavelength_m=self._wavelength_m,
+            bias_ua=self._live_bias_ua(),
         )
-        overlap = self.optics.visibility
-        return kernel.Fields(
-            cw=cw,
-            ccw_parallel=ccw * overlap,
-            ccw_orthogonal=ccw * math.sqrt(1 - overlap**2),
-            transmission=math.sqrt(self.optics.splitter_ratio),
-        )
+        hot = light.too_hot()
+        if not any(hot):
+            return light
+        self._latched = [was or now for was, now in zip(self._latched, hot, strict=True)]
+        return replace(light, bias_ua=self._live_bias_ua())
 
-    def _flat_photons_per_ps(self, train: PulseTrain) -> float:
-        """Light without pulses at either detector: what the carver lets through, and back-scatter, half to each."""
-        through = around(self.optics, self._settings)
-        total_w = 0.0
-        for direction in DIRECTIONS:
-            pulsed, flat = self._entering_w(direction, train)
-            total_w += flat * through
-            total_w += (pulsed + flat) * backscattered(self.optics, self._settings, direction)
-        return self._photons(total_w * gain(self.optics.relay_loss_db), 1.0) / 2
-
-    def _leaked_photons(self, train: PulseTrain) -> float:
-        """Photons per slot that reach D1 without passing the loop."""
-        pulsed = sum(self._entering_w(direction, train)[0] for direction in DIRECTIONS)
-        return self._photons(pulsed * gain(self.optics.leak_db), train.period_ps)
-
-    def _receiver(self, train: PulseTrain) -> kernel.Receiver:
-        d1, d2 = self.detectors
-        # A latched detector sees as little as one without bias.
-        bias_ua = [
+    def _live_bias_ua(self) -> tuple[float, float]:
+        """A latched detector sees as little as one without bias."""
+        first, second = (
             0.0 if latched else bias for latched, bias in zip(self._latched, self._bias_ua, strict=True)
-        ]
-        live = [detector.efficiency(bias) for detector, bias in zip(self.detectors, bias_ua, strict=True)]
-        dark = [
-            detector.dark_rate_per_s(bias) * 1e-12
-            for detector, bias in zip(self.detectors, bias_ua, strict=True)
-        ]
-        flat = self._flat_photons_per_ps(train)
-        leaked = self._leaked_photons(train)
-        spread = [math.hypot(detector.jitter_ps, train.sigma_ps) for detector in (d1, d2)]
-        return kernel.Receiver(
-            efficiency=(live[0], live[1]),
-            flat_per_ps=(dark[0] + flat * live[0], dark[1] + flat * live[1]),
-            leak_per_slot=(leaked * live[0], 0.0),
-            leak_ps=float(self.optics.leak_delay_ps - self.optics.length_km * PS_PER_KM),
-            dead_ps=(d1.dead_time_ns * 1e3, d2.dead_time_ns * 1e3),
-            recovery_ps=(d1.recovery_ns * 1e3, d2.recovery_ns * 1e3),
-            jitter_ps=(spread[0], spread[1]),
-            delay_ps=(float(d1.delay_ps), float(d2.delay_ps)),
-            afterpulse_probability=(float(d1.afterpulse_probability), float(d2.afterpulse_probability)),
-            afterpulse_ps=(d1.afterpulse_decay_ns * 1e3, d2.afterpulse_decay_ns * 1e3),
         )
-
-    def _heat(self) -> None:
-        """Latch the detectors that absorb more than they can cool."""
-        if not any(self._bias_ua):
-            return
-        train = self._train
-        fields = self._fields(train)
-        light = kernel.split(fields, self.optics.loop_phase_rad)
-        flat = self._flat_photons_per_ps(train) * 1e12
-        for d, detector in enumerate(self.detectors):
-            absorbed = (light[d] / train.period_ps * 1e12 + flat) * detector.efficiency_max
-            if d == 0:
-                absorbed += self._leaked_photons(train) / train.period_ps * 1e12 * detector.efficiency_max
-            if self._bias_ua[d] > 0 and absorbed > detector.latch_rate_hz:
-                self._latched[d] = True
-
-    def _modulators(
-        self, drives: Mapping[str, Drive], train: PulseTrain
-    ) -> tuple[kernel.Modulator, kernel.Modulator]:
-        """What acts on the light on its way; ValueError for more than two stations that play."""
-        acting = [
-            (self._stations[user], drive)
-            for user, drive in drives.items()
-            if not self._settings[user].crossed and drive.samples.size
-        ]
-        names = [station.name for station, _ in acting]
-        require(len(acting) <= 2, "two stations in the ring can modulate at once", names)
-        acting += [(self.optics.users[0], Drive(np.empty(0, np.float32), 1.0, 0.0))] * (2 - len(acting))
-        first, second = (self._modulator(station, drive, train) for station, drive in acting)
         return first, second
 
-    def _modulator(self, station: StationOptics, drive: Drive, train: PulseTrain) -> kernel.Modulator:
-        """One waveform, and where pulses meet it."""
-        tau_ps = station.rise_ns * 1e3 * TAU_PER_RISE
-        cw, ccw = (
-            kernel.Place(
-                start=(train.phase_ps + passage_ps(self.optics, station, direction) - drive.start_ps)
-                / drive.sample_ps,
-                step=train.period_ps / drive.sample_ps,
-            )
-            for direction in DIRECTIONS
+    def _gaps(self, t_s: float) -> tuple[float, ...]:
+        return gap_transmissions(
+            self._drift.stretches(self.optics, t_s),
+            list(self._settings),
+            [not setting.crossed for setting in self._settings.values()],
+            self._controllers,
         )
-        return kernel.Modulator(
-            samples=_read_only(drive.samples),
-            full_scale_rad=math.pi * station.rf_gain * drive.amplitude_vpp / 2 / station.v_pi_v,
-            poles=drive.sample_ps / tau_ps if tau_ps > 0 else math.inf,
-            cw=cw,
-            ccw=ccw,
-        )
+
+    def _train(self, t_s: float) -> PulseTrain:
+        """The launched light; carved anew where pattern, bias or null have changed."""
+        null_s = t_s if self._follows_since_s is None else self._follows_since_s
+        from_null_v = self._carver_bias_v - self._drift.null_bias_v(self.optics.carver, null_s)
+        if self._carver_train is None or self._carver_train[0] != from_null_v:
+            train = carved(self.optics.carver, self._carver_drive, from_null_v)
+            self._carver_train = (from_null_v, train)
+        return self._carver_train[1]
 
 
 def _draw(
@@ -374,12 +297,3 @@ def _draw(
             break
         capacity = count
     return Clicks(buffer.detector[:count], buffer.time_ps[:count])
-
-
-def _read_only(samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """A read-only view, so that the kernel is compiled for one type of array only."""
-    if samples.dtype != np.float32 or samples.ndim != 1 or not samples.flags.c_contiguous:
-        raise ValueError("a drive needs a 1-d contiguous float32 array of samples")
-    view = samples.view()
-    view.flags.writeable = False
-    return view

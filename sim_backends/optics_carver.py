@@ -1,6 +1,6 @@
 """The pulse carver: what a pattern of voltages on a Mach-Zehnder modulator makes of steady light.
 
-The modulator transmits ``sin^2(pi (v - null) / (2 V_pi))``, v being the pattern and the bias together, and between the
+The modulator transmits ``sin^2(pi v / (2 V_pi))``, v being pattern and bias together from the null on, and between the
 pulses a residue (finite extinction).  A pattern of equal pulses at equal distances gives a train of pulses; anything
 else - no pattern, a bias far from the null, pulses of two kinds - gives light without pulses to interfere, which is flat
 as far as slots are concerned.  Source: the transfer curve of a Mach-Zehnder modulator, e.g. Saleh and Teich, Fundamentals of
@@ -20,17 +20,17 @@ DEFAULT_PERIOD_PS = 10_000.0
 """Period by which flat light is cut into slots; any does."""
 
 
-def carved(carver: CarverOptics, drive: Drive | None, bias_v: float) -> PulseTrain:
+def carved(carver: CarverOptics, drive: Drive | None, from_null_v: float) -> PulseTrain:
     """The light behind the carver, its insertion loss included.
 
-    ``drive`` holds one period of the pattern, which repeats without end; None while nothing plays.  ``bias_v`` is on the
-    bias electrode, of the same half-wave voltage.
+    ``drive`` holds one period of the pattern, which repeats without end; None while nothing plays.  ``from_null_v`` is the
+    voltage on the bias electrode, of the same half-wave voltage, less that of the null.
     """
     through = gain(carver.insertion_db)
     if drive is None or not drive.samples.size:
-        return flat(float(_passed(carver, np.zeros(1), bias_v)[0]) * through)
+        return flat(float(_passed(carver, np.zeros(1), from_null_v)[0]) * through)
     volts = drive.samples.astype(np.float64) * (drive.amplitude_vpp / 2 * carver.rf_gain)
-    passed = _passed(carver, volts, bias_v)
+    passed = _passed(carver, volts, from_null_v)
     high = passed > passed.max() / 2
     rises = np.flatnonzero(high & ~np.roll(high, 1))
     pulses = rises.size
@@ -69,14 +69,16 @@ def levels_of(carver: CarverOptics, drive: Drive | None) -> Levels:
     )
 
 
-def mean_transmission(carver: CarverOptics, levels: Levels, bias_v: float) -> float:
+def mean_transmission(carver: CarverOptics, levels: Levels, from_null_v: float) -> float:
     """Mean light behind the carver over light in front of it, finite extinction left out: what a bias controller sees."""
-    passed = float(np.dot(levels.shares, _passed(carver, levels.volts, bias_v)))
+    passed = float(np.dot(levels.shares, _passed(carver, levels.volts, from_null_v)))
     return passed * gain(carver.insertion_db)
 
 
-def _passed(carver: CarverOptics, volts: npt.NDArray[np.float64], bias_v: float) -> npt.NDArray[np.float64]:
-    half_waves = (volts + bias_v - carver.null_bias_v) / carver.v_pi_v
+def _passed(
+    carver: CarverOptics, volts: npt.NDArray[np.float64], from_null_v: float
+) -> npt.NDArray[np.float64]:
+    half_waves = (volts + from_null_v) / carver.v_pi_v
     passed: npt.NDArray[np.float64] = np.sin(np.pi / 2 * half_waves) ** 2
     return passed
 

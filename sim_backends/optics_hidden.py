@@ -7,14 +7,12 @@ sections of the file, and nothing outside the simulator reads it.
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from sim_backends.optics import Ring
+from sim_backends.optics_drift import Drift, seeded
 from sim_backends.optics_parts import (
     PS_PER_KM,
     CarverOptics,
@@ -22,6 +20,7 @@ from sim_backends.optics_parts import (
     RingOptics,
     StationOptics,
 )
+from sim_backends.optics_polarization import POLARIZATION
 
 if TYPE_CHECKING:
     from lab.testbed import BuiltStation, Simulation, Testbed
@@ -40,16 +39,13 @@ class Hidden:
     seed: int
     spread: float
 
-    def _rng(self, name: str) -> np.random.Generator:
-        return np.random.default_rng([self.seed, zlib.crc32(name.encode())])
-
     def within(self, name: str, half: float) -> float:
         """Uniform from -half to half."""
-        return float(self._rng(name).uniform(-half, half)) * self.spread
+        return float(seeded(self.seed, name).uniform(-half, half)) * self.spread
 
     def between(self, name: str, low: float, high: float, nominal: float) -> float:
         """Uniform in [low, high]; ``nominal`` for a ring without spread."""
-        return float(self._rng(name).uniform(low, high)) if self.spread else nominal
+        return float(seeded(self.seed, name).uniform(low, high)) if self.spread else nominal
 
 
 @dataclass(frozen=True)
@@ -73,8 +69,8 @@ def simulated(testbed: Testbed) -> Simulation:
     return testbed.simulation
 
 
-def ring_of(testbed: Testbed) -> Ring:
-    """The ring of a testbed with a [simulation] section, dark and with detectors off."""
+def ring_of(testbed: Testbed, physics: Callable[[], float] = lambda: 0.0) -> Ring:
+    """The ring of a testbed with a [simulation] section, dark and with detectors off; it drifts with ``physics``."""
     simulation = simulated(testbed)
     draw = hidden(simulation)
     optics = RingOptics(
@@ -103,7 +99,7 @@ def ring_of(testbed: Testbed) -> Ring:
         _detector(draw, simulation, number, bias_ua, testbed.protocol.gate_ns)
         for number, bias_ua in enumerate(testbed.detectors.bias_ua, start=1)
     )
-    return Ring(optics, (first, second))
+    return Ring(optics, (first, second), _drift(testbed, simulation), physics)
 
 
 def lines_of(testbed: Testbed) -> HiddenLines:
@@ -114,6 +110,17 @@ def lines_of(testbed: Testbed) -> HiddenLines:
         trigger_ps={name: TRIGGER_CABLE_PS + draw.within(f"{name} trigger cable", 20e3) for name in names},
         latency_ps={name: LATENCY_PS + draw.within(f"{name} latency", 20e3) for name in names},
         ppm={name: draw.within(f"{name} clock", 2.0) or 1.0 for name in names},
+    )
+
+
+def _drift(testbed: Testbed, simulation: Simulation) -> Drift:
+    """How the ring drifts; where a controller stands, nobody laid the fibre behind it (in a perfect ring somebody did)."""
+    roles = ("relay", *testbed.user_names()) if simulation.spread else ()
+    return Drift(
+        simulation.ring_seed,
+        simulation.drift,
+        simulation.loop_phase_drift_rad,
+        [role for role in roles if POLARIZATION in testbed.servers(role)],
     )
 
 

@@ -1,13 +1,14 @@
 """The way of the light around the loop: powers at every place, and when it is where.
 
 Both directions pass all stations; each is taken in or bypassed.  Pure functions of the parts and of their present
-settings, in watts (or any other unit of power) and picoseconds.
+settings, in watts (or any other unit of power) and picoseconds.  ``gaps`` are the shares that pass each gap between two
+polarisers, in clockwise order (:mod:`sim_backends.optics_polarization`); none given: all passes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -53,45 +54,54 @@ def sensor_share(station: StationOptics, setting: StationSetting) -> float:
 
 
 def along(
-    optics: RingOptics, settings: Mapping[str, StationSetting], direction: Direction
+    optics: RingOptics,
+    settings: Mapping[str, StationSetting],
+    direction: Direction,
+    gaps: Sequence[float] = (),
 ) -> Iterator[AtStation]:
-    """The stations in the order in which light of ``direction`` meets them."""
-    power, last_km = 1.0, 0.0
-    for station, at_km in _met(optics, direction):
-        power *= gain((at_km - last_km) * optics.fibre_loss_db_per_km)
-        last_km = at_km
+    """The stations in the order in which light of ``direction`` meets them.
+
+    The taps of a station take light of any polarisation, its polariser stands behind the first of them.
+    """
+    power = 1.0
+    for station, km, polarized in _met(optics, settings, direction, gaps):
+        if station is None:
+            return
+        power *= gain(km * optics.fibre_loss_db_per_km)
         sensor = power * sensor_share(station, settings[station.name])
-        power *= station_transmission(station, settings[station.name])
+        power *= polarized * station_transmission(station, settings[station.name])
         yield AtStation(station.name, sensor, power)
 
 
-def around(optics: RingOptics, settings: Mapping[str, StationSetting]) -> float:
+def around(optics: RingOptics, settings: Mapping[str, StationSetting], gaps: Sequence[float] = ()) -> float:
     """Power transmission of the whole loop, from the coupler back to it, the same both ways."""
     through = gain(optics.length_km * optics.fibre_loss_db_per_km + optics.polarizer_db)
     for station in optics.users:
         through *= station_transmission(station, settings[station.name])
-    return through
+    return through * math.prod(gaps)
 
 
-def backscattered(optics: RingOptics, settings: Mapping[str, StationSetting], direction: Direction) -> float:
+def backscattered(
+    optics: RingOptics,
+    settings: Mapping[str, StationSetting],
+    direction: Direction,
+    gaps: Sequence[float] = (),
+) -> float:
     """Light that returns to the coupler where it entered, per unit of power: Rayleigh back-scatter of all stretches.
 
     A stretch from z1 to z2 behind a loss A gives ``S A^2 (1 - exp(-2 a (z2 - z1))) / (2 a)``; G.652 fibre at 1550 nm
     scatters S = 10^-7.2 per metre back into the fibre (72 dB; -82 dB for a pulse of 1 ns, which lights 0.1 m at once).
+    What polarisers take is lost on the way there and on the way back, by the same share.
     """
     per_km = gain(optics.backscatter_db_per_m) * 1e3
     alpha = optics.fibre_loss_db_per_km * math.log(10) / 10
-    total, power, last_km = 0.0, 1.0, 0.0
-    ends = [
-        (at_km, station_transmission(station, settings[station.name]))
-        for station, at_km in _met(optics, direction)
-    ]
-    for at_km, through in [*ends, (optics.length_km, 1.0)]:
-        stretch = at_km - last_km
-        seen_km = stretch if alpha == 0 else -math.expm1(-2 * alpha * stretch) / (2 * alpha)
+    total, power = 0.0, 1.0
+    for station, km, polarized in _met(optics, settings, direction, gaps):
+        seen_km = km if alpha == 0 else -math.expm1(-2 * alpha * km) / (2 * alpha)
         total += per_km * power**2 * seen_km
-        power *= gain(stretch * optics.fibre_loss_db_per_km) * through
-        last_km = at_km
+        if station is not None:
+            power *= gain(km * optics.fibre_loss_db_per_km)
+            power *= polarized * station_transmission(station, settings[station.name])
     return total
 
 
@@ -101,8 +111,19 @@ def passage_ps(optics: RingOptics, station: StationOptics, direction: Direction)
     return km * PS_PER_KM
 
 
-def _met(optics: RingOptics, direction: Direction) -> list[tuple[StationOptics, float]]:
-    """Stations with their distance from the coupler, nearest first."""
-    if direction == "cw":
-        return [(station, station.position_km) for station in optics.users]
-    return [(station, optics.length_km - station.position_km) for station in reversed(optics.users)]
+def _met(
+    optics: RingOptics,
+    settings: Mapping[str, StationSetting],
+    direction: Direction,
+    gaps: Sequence[float],
+) -> Iterator[tuple[StationOptics | None, float, float]]:
+    """What light meets: a station or, at last, the loop's other end (None), the fibre before it in km, and what passes its
+    polariser, which a bypassed station has not."""
+    clockwise = direction == "cw"
+    passed = iter(gaps if clockwise else gaps[::-1])
+    last_km = 0.0
+    for station in optics.users if clockwise else reversed(optics.users):
+        at_km = station.position_km if clockwise else optics.length_km - station.position_km
+        yield station, at_km - last_km, 1.0 if settings[station.name].crossed else next(passed, 1.0)
+        last_km = at_km
+    yield None, optics.length_km - last_km, next(passed, 1.0)

@@ -45,6 +45,7 @@ from lab.needs import (
 )
 from sim_backends.lines import Edge, Listener, ReferenceLine, TriggerLine
 from sim_backends.optics_parts import Drive
+from sim_backends.optics_polarization import POLARIZATION, Jones
 
 if TYPE_CHECKING:
     from sim_backends.optics import Ring
@@ -220,7 +221,7 @@ class Site:
     def set_carver_bias(self, bias_v: float, follows: bool) -> None:
         """The bias of the pulse carver, and whether it follows a point of the carver's curve."""
         if CARVER_BIAS.name in self.serves:
-            self.around.ring.set_carver_bias(bias_v)
+            self.around.ring.set_carver_bias(bias_v, follows)
 
     def set_attenuation(self, channel: str, attenuation_db: float, is_open: bool) -> None:
         """An attenuator has come to rest; ``is_open`` is its shutter, True where it has none."""
@@ -235,6 +236,11 @@ class Site:
         """The owner's optical switch has come to rest, in cross (bypass) or in bar."""
         if SWITCH.name in self.serves:
             self.around.ring.set_switch(self.owner, crossed)
+
+    def set_polarization(self, jones: Jones) -> None:
+        """The owner's polarisation controller turns clockwise light so: a Jones matrix, unitary, of shape (2, 2)."""
+        if POLARIZATION in self.serves:
+            self.around.ring.set_polarization(self.owner, jones)
 
     def power_w(self, channel: str) -> float:
         """The light on a power sensor."""

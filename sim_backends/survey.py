@@ -33,7 +33,7 @@ def surveyed(data: Mapping[str, Any], testbed: Testbed) -> dict[str, Any]:
     train = carved(
         optics.carver,
         Drive(pattern, 1e12 / rate_hz, testbed.carver.awg_amplitude_vpp, start_ps),
-        optics.carver.null_bias_v,
+        from_null_v=0.0,
     )
     first_ps = train.phase_ps + math.ceil((LEAD_PS - train.phase_ps) / slot_ps) * slot_ps
     edge_ps = lines.trigger_ps.get(testbed.cabling.trigger_source, 0.0)

@@ -313,7 +313,7 @@ def test_a_fault_that_shows_when_the_light_goes_out_is_told_and_nothing_shines_o
     assert not outcome.ok
     assert name in outcome.reason
     ring = world.bench.ring
-    assert sum(ring._entering_w("cw", ring._train)) < 1e-18, "a photon in a few seconds"
+    assert sum(ring.light().entering_w("cw")) < 1e-18, "a photon in a few seconds"
     world.good_lease()
 
 

@@ -129,7 +129,7 @@ def test_what_is_wrong_with_a_station_is_told_nothing_is_kept_and_the_light_is_o
         assert any(re.search(text, each) for each in said), said
         assert len(said) == len(driven.pair), "a user kept its block"
         ring = driven.bench.ring
-        assert sum(ring._entering_w("cw", ring._train)) < 1e-18
+        assert sum(ring.light().entering_w("cw")) < 1e-18
         for user in driven.pair:
             assert driven.owned[user].switch.crossed(), "out of the ring, by the relay's word"
             assert driven.bench.states()[f"awg_{user}"]["waveforms"] == {}, "symbols are left"
