@@ -70,6 +70,8 @@ class LabInstrument(WithSettings, Instrument, metaclass=MadeForHands):
         super().__init__(name, **kwargs)
         self.address = address
         self.made_with: dict[str, Any] = {}  # the keywords of its constructor
+        self.permit: Callable[[], None] | None = None
+        """Raises InterlockedError while nothing may be enabled (:meth:`must_end_dark`)."""
         self._left_on = self._coming_up = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -152,7 +154,13 @@ class LabInstrument(WithSettings, Instrument, metaclass=MadeForHands):
         return kind(text, instrument=self.name, address=self.address)
 
     def must_end_dark(self) -> None:
-        """To be called by a driver before it enables light, bias, an output or a shutter."""
+        """To be called by a driver before it enables light, bias, an output or a shutter.
+
+        In the transaction that enables: whoever makes safe between this and the command then takes the link away.  Raises
+        InterlockedError where :attr:`permit` does.
+        """
+        if self.permit is not None:
+            self.permit()
         if not self._left_on:
             ENDING.watch(self)
 

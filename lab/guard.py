@@ -3,18 +3,25 @@
 The guard is a process of its own (:mod:`drivers.guard`) that acts when the owner was killed, or could not make an
 instrument safe.  It shares the owner's claims on the instruments (:mod:`lab.claims`): a successor waits until the guard of
 a killed owner is done, and a second user beside a living one is refused.
+
+A running role has its interlock as well (:mod:`lab.interlock`), which listens before the first instrument is opened, and
+which trips when the guard is gone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from drivers.guard import Guard
 from lab.claims import claiming
+from lab.interlock.interlock import Interlock, interlocked
+from lab.interlock.watching import Watch, watching
 from lab.station import Station, StationError
 from lab.testbed import Testbed
+
+GUARD_EVERY_S = 0.2
 
 
 @contextmanager
@@ -24,19 +31,52 @@ def guarded_station(testbed: Testbed, testbed_path: Path, owner: str) -> Iterato
     Raises OwnedError when another process has one of them, and StationError when some cannot be opened at the
     start or made safe at the end, after the guard has tried as well.
     """
-    user = f"{owner} of {testbed_path.absolute()}"
+    user = _user(testbed_path, owner)
     with claiming(testbed.owned_by(owner), user) as locks:
-        guard = Guard(user, locks=locks)
         station = Station(testbed, owner)
-        unsafe = False
-        try:
-            with station:
-                guard.watch(station.watched())
-                yield station
-        finally:
-            if station.left_unsafe == {}:
-                guard.dismiss()
-            else:
-                unsafe = not guard.call()
-        if unsafe:
-            raise StationError(owner, "making safe", station.left_unsafe or {})
+        with _guarded(station, user, locks):
+            yield station
+
+
+@contextmanager
+def guarded_role(
+    testbed: Testbed, testbed_path: Path, owner: str, state: Path
+) -> Iterator[tuple[Station, Interlock]]:
+    """As :func:`guarded_station`, with the interlock of the role whose state folder is ``state``."""
+    user = _user(testbed_path, owner)
+    with claiming(testbed.owned_by(owner), user) as locks:
+        station = Station(testbed, owner)
+        with interlocked(station, state) as interlock, _guarded(station, user, locks) as guard:
+            if interlock.causes:
+                station.safe()  # an instrument that was found on is left so by its driver
+
+            def gone() -> str:
+                return (
+                    ""
+                    if guard.lives
+                    else "the guard process has ended: if this role is killed, light stays on"
+                )
+
+            with watching(interlock, [Watch("guard-gone", gone, GUARD_EVERY_S)]):
+                yield station, interlock
+
+
+def _user(testbed_path: Path, owner: str) -> str:
+    return f"{owner} of {testbed_path.absolute()}"
+
+
+@contextmanager
+def _guarded(station: Station, user: str, locks: Sequence[int]) -> Iterator[Guard]:
+    guard = Guard(user, locks=locks)
+    unsafe = False
+    try:
+        with station:
+            guard.watch(station.watched())
+            yield guard
+    finally:
+        if station.left_unsafe == {}:
+            guard.dismiss()
+        else:
+            unsafe = not guard.call()
+    if unsafe:
+        raise StationError(station.owner, "making safe", station.left_unsafe or {})

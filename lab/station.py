@@ -59,6 +59,8 @@ class Station:
         self.identities: dict[str, Identity] = {}
         self.left_unsafe: dict[str, Exception] | None = None
         """After leaving: the instruments that could not be made safe, and why; None before all were tried."""
+        self.permit: Callable[[], None] | None = None
+        """Raises InterlockedError while no instrument may be enabled; see :mod:`lab.interlock`."""
 
     def open(self) -> None:
         """Connect to every instrument; raises StationError naming each that failed, with all closed."""
@@ -105,6 +107,7 @@ class Station:
             except Exception as error:  # noqa: BLE001 - every failure is collected and told together
                 failures[entry.name] = error
             else:
+                made.permit = self.permit
                 made.leave_on()  # the station and its guard make it safe, not the end of this process
                 self._instruments[entry.name] = made
         return failures
@@ -150,10 +153,15 @@ class Station:
         return failures
 
     def _make_safe(self, excepted: Collection[str] = ()) -> dict[str, Exception]:
-        return make_safe(
-            SafeJob(row(entry.model).safe_order, entry.name, self._instruments[entry.name].safe_state)
+        return make_safe(job for job in self.safe_jobs() if job.name not in excepted)
+
+    def safe_jobs(self) -> tuple[SafeJob, ...]:
+        """How every instrument that is there is made safe."""
+        there = dict(self._instruments)
+        return tuple(
+            SafeJob(row(entry.model).safe_order, entry.name, there[entry.name].safe_state)
             for entry in self.entries
-            if entry.name in self._instruments and entry.name not in excepted
+            if entry.name in there
         )
 
     def watched(self) -> list[Watched]:

@@ -187,8 +187,9 @@ class OzDD100(LabInstrument):
 
     def home(self) -> None:
         """Find the motor's reference; what the output attenuates meanwhile is undefined, so block the light."""
-        self.must_end_dark()
-        self._line.ask("H", lambda reply: None, self._home_timeout_s)
+        with self.link.transaction():
+            self.must_end_dark()
+            self._line.ask("H", lambda reply: None, self._home_timeout_s)
 
     def ask_raw(self, cmd: str) -> str:
         """``ask("CD")``: the lines of the reply before ``Done``; moves are waited for."""
@@ -220,9 +221,10 @@ class OzDD100(LabInstrument):
             raise self.error(
                 LimitError, f"attenuation {target_db:g} dB is outside the unit's range {low:g}..{high:g} dB"
             )
-        if target_db < high:
-            self.must_end_dark()
-        self._go(target_db)
+        with self.link.transaction():
+            if target_db < high:
+                self.must_end_dark()
+            self._go(target_db)
 
     def _go(self, target_db: float) -> None:
         self._line.ask(f"A{target_db:.2f}", Reply.check_moved, self._move_timeout_s)

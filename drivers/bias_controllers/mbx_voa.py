@@ -77,9 +77,10 @@ class VoaChannel(LabChannel):
 
     def let_through(self) -> None:
         """Attenuate by the set point and no more: switched on, at constant attenuation."""
-        self.parent.must_end_dark()
-        for command in CLOSE[1:]:
-            self._line.tell(command)
+        with self.parent.links[0].transaction():
+            self.parent.must_end_dark()
+            for command in CLOSE[1:]:
+                self._line.tell(command)
         self.require_holding()
 
     def block(self) -> None:
@@ -117,6 +118,7 @@ class VoaChannel(LabChannel):
             return self._line.ask("VOA:ATTEN?", number(0.0, LIMITS_DB[1]))
 
     def _set_attenuation(self, value: float) -> None:
-        if value < LIMITS_DB[1]:
-            self.parent.must_end_dark()
-        self._line.tell(f"VOA:ATTEN: {value:.2f}")
+        with self.parent.links[0].transaction():
+            if value < LIMITS_DB[1]:
+                self.parent.must_end_dark()
+            self._line.tell(f"VOA:ATTEN: {value:.2f}")

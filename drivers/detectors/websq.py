@@ -302,6 +302,11 @@ class WebSQ(LabInstrument):
         return values
 
     def _put_enabled(self, on: bool) -> None:
+        with self.link.transaction():
+            self._send_enabled(on)
+        self._await("DetectorEnable", "DetectorEnable", on, 0.0)
+
+    def _send_enabled(self, on: bool) -> None:
         if on:
             self.must_end_dark()
             labels = self.link.read_labels()
@@ -311,7 +316,7 @@ class WebSQ(LabInstrument):
                     LimitError,
                     f"the controller has {beyond} stored; set allowed values before enabling detectors",
                 )
-        self._put("DetectorEnable", "DetectorEnable", on, 0.0)
+        self._send("DetectorEnable", "DetectorEnable", on)
 
     def _put_period(self, period_ms: float) -> None:
         command, label = "SetMeasurementPeriod", "InptMeasurementPeriod"

@@ -295,9 +295,10 @@ class NKTBasik(LabInstrument):
             )
         right, _ = self._set_up_to_change()
         self._write_all(right)
-        self.must_end_dark()
         try:
-            self._bus.write(REG_EMISSION, b"\x01")
+            with self.link.transaction():
+                self.must_end_dark()
+                self._bus.write(REG_EMISSION, b"\x01")
         except InstrumentRefusedError as error:
             raise self.error(InstrumentRefusedError, f"emission was refused; {self._condition()}") from error
 

@@ -73,3 +73,7 @@ class WrongKindError(InstrumentError, TypeError):
 
 class NotReadyError(InstrumentError):
     """The instrument did not reach the expected state (settled, waiting for trigger) in time."""
+
+
+class InterlockedError(InstrumentError):
+    """Nothing may be enabled: the interlock of the role is latched; nothing was sent."""

@@ -23,6 +23,8 @@ from lab.cli.qpu import qpu_app
 from lab.runs.shown import echo
 from orchestrator.protocols.catalogue import DEFAULT, PROTOCOLS
 
+RoleArgument = Annotated[str | None, typer.Argument(metavar="[ROLE]", help="relay or a user; all without.")]
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -247,6 +249,30 @@ def status(
     from lab.cli.status import show_status
 
     raise typer.Exit(show_status(testbed, secrets, as_json, watch=watch, check=check))
+
+
+@app.command()
+def stop(
+    testbed: TestbedPath,
+    role: RoleArgument = None,
+    reason: Annotated[str, typer.Option(help="Why, for whoever acknowledges.")] = "",
+    state: StatePath = None,
+    as_json: Json = False,
+) -> None:
+    """Light off now, at every role on this machine or at one; it stays off until acknowledged.  Needs no hub."""
+    from lab.cli.interlock import stop_roles
+
+    raise typer.Exit(stop_roles(testbed, role, state, reason, as_json))
+
+
+@app.command()
+def acknowledge(
+    testbed: TestbedPath, role: RoleArgument = None, state: StatePath = None, as_json: Json = False
+) -> None:
+    """Release the interlocks of this machine, or one, once their causes are gone: you have looked."""
+    from lab.cli.interlock import acknowledge_roles
+
+    raise typer.Exit(acknowledge_roles(testbed, role, state, as_json))
 
 
 @app.command()

@@ -16,6 +16,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from lab import needs
+from lab.interlock.interlock import Interlock
 from lab.station import Station
 from lab.testbed import Testbed
 from orchestrator import runtime
@@ -92,8 +93,10 @@ class Node:
         *,
         recover: Callable[[], None] = lambda: None,
         check: Callable[[], None] | None = None,
+        permit: Callable[[], None] = lambda: None,
+        unready: Exception | None = None,
     ) -> None:
-        """``recover`` makes the instruments ready again after one failed, ``check`` asks idle ones; see LeaseParty."""
+        """``recover``, ``check``, ``permit`` and ``unready`` are about the instruments; see LeaseParty."""
         self.testbed = testbed
         self.name = name
         self._light = light
@@ -113,7 +116,10 @@ class Node:
             recover=recover,
             check=check,
             on_other=self._on_event,
+            permit=permit,
+            unready=unready,
         )
+        self.interrupt = self._party.interrupt
 
     def serve(self, stop: runtime.Event) -> None:
         """Run until ``stop``."""
@@ -326,6 +332,7 @@ def run_node(
     secrets_dir: Path,
     state_dir: Path,
     station: Station,
+    interlock: Interlock,
     stop: runtime.Event,
     *,
     emit: Emit,
@@ -347,7 +354,7 @@ def run_node(
             sensor_ccw=station.get(needs.SENSOR_CCW),
         ),
     )
-    light.set_up()
+    unready = interlock.unless_latched(light.set_up)
     compile_kernels()
 
     def recover() -> None:
@@ -370,7 +377,10 @@ def run_node(
             emit,
             recover=recover,
             check=check,
+            permit=interlock.check,
+            unready=unready,
         )
+        interlock.when_tripped(node.interrupt)
         service = DeliveryService(
             store,
             node.peers,

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 from lab import needs
+from lab.interlock.interlock import Interlock
 from lab.station import Station
 from lab.testbed import Testbed
 from orchestrator import runtime
@@ -32,6 +33,7 @@ def run_relay(
     secrets_dir: Path,
     state_dir: Path,
     station: Station,
+    interlock: Interlock,
     stop: runtime.Event,
     *,
     emit: Emit,
@@ -49,7 +51,7 @@ def run_relay(
             tagger=station.get(needs.TAGGER),
         ),
     )
-    light.set_up()
+    unready = interlock.unless_latched(light.set_up)
     agent = connect_agent(testbed, "relay", secrets_dir)
 
     def recover() -> None:
@@ -142,7 +144,10 @@ def run_relay(
         recover=recover,
         check=station.check,
         on_other=on_other,
+        permit=interlock.check,
+        unready=unready,
     )
+    interlock.when_tripped(party.interrupt)
 
     def control(request: Request) -> Reply:
         if isinstance(request, ShowRevoked):

@@ -8,6 +8,9 @@ After an instrument failed nothing is known about its settings.  The party then 
 refuses offers and tries to reconnect and set up its instruments, with back-off, until that succeeds.  While no
 light is on it asks its instruments every few seconds whether they are there: a dead one is told before the next
 lease needs it.
+
+Somebody else may make the instruments safe as well, the role's interlock: it says so with :meth:`LeaseParty.interrupt`,
+and ``permit`` says for how long nothing may be set up.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from drivers.links.errors import InstrumentError
+from drivers.links.errors import InstrumentError, InterlockedError
 from lab.station import StationError
 from orchestrator import runtime
 from orchestrator.events.status import Ready
@@ -103,17 +106,21 @@ class LeaseParty:
         recover: Callable[[], None] = lambda: None,
         check: Callable[[], None] | None = None,
         on_other: Callable[[AgentEvent], None] = lambda event: None,
+        permit: Callable[[], None] = lambda: None,
+        unready: Exception | None = None,
     ) -> None:
         """``objection`` says why an offer cannot be taken (None: it can); ``run_light`` runs one light
         phase to its end and raises LightAborted, ChannelError or InstrumentError; ``recover`` makes the
         instruments ready again after an InstrumentError and raises StationError or InstrumentError as long
-        as that fails; ``check`` asks idle instruments whether they are there and raises the same; ``on_other`` gets every event of the agent that is not about leases."""
+        as that fails; ``check`` asks idle instruments whether they are there and raises the same; ``on_other`` gets every event of the agent that is not about leases; ``permit`` raises
+        InterlockedError while nothing may be enabled; ``unready`` is why the instruments are not set up yet."""
         self._agent = agent
         self._objection = objection
         self._run_light = run_light
         self._recover = recover
         self._check = check
         self._on_other = on_other
+        self._permit = permit
         self._fence = fence
         self._offered: HeldLease | None = None
         self._active: HeldLease | None = None
@@ -122,6 +129,10 @@ class LeaseParty:
         self._failed: tuple[str, ...] = ()
         self._turn = runtime.lock()
         """Held while light begins or instruments are found to be broken, so that never both happen."""
+        self._repairing = False
+        self._interruptions = 0
+        if unready is not None:
+            self._broken, self._failed = _told(unready)
         self._stopping = runtime.event()
 
     def serve(self, stop: runtime.Event) -> None:
@@ -131,6 +142,8 @@ class LeaseParty:
         """
         if self._check is not None:
             runtime.spawn(self._watch_idle, name="idle-check")
+        if self._broken:
+            runtime.spawn(self._make_ready, name="set-up")
         try:
             while not stop.is_set():
                 message = self._agent.control_recv(0.2)
@@ -160,8 +173,20 @@ class LeaseParty:
             if self._thread is not None:
                 self._thread.join(timeout=20)
 
+    def interrupt(self, error: Exception) -> None:
+        """Somebody made the instruments safe because of ``error``: end the lease, and set them up anew when permitted."""
+        with self._turn:
+            self._interruptions += 1
+            self._break(error)
+            active = self._active
+        if active is None:
+            runtime.spawn(self._make_ready, name="set-up")
+        else:
+            active.abort(str(error))
+
     def _offer(self, offer: LeaseOffer) -> None:
-        reason = self._broken or ("busy with another lease" if self._is_busy else self._objection(offer))
+        reason: str | None = self._broken or self._forbidden()
+        reason = reason or ("busy with another lease" if self._is_busy else self._objection(offer))
         newest_epoch = None
         if reason is None:
             reason = self._pass_fence(offer)
@@ -198,8 +223,8 @@ class LeaseParty:
             return
         with self._turn:
             self._offered = None
-            if self._broken:
-                self._end_early(lease, self._broken)
+            if reason := self._broken or self._forbidden():
+                self._end_early(lease, reason)
                 return
             self._active = lease
             self._thread = runtime.spawn(self._run, lease, name="light")
@@ -212,6 +237,15 @@ class LeaseParty:
             self._active.abort(message.reason)
 
     def _run(self, lease: HeldLease) -> None:
+        try:
+            self._light_phase(lease)
+        finally:
+            with self._turn:
+                self._active = None
+        if self._broken:
+            self._make_ready()
+
+    def _light_phase(self, lease: HeldLease) -> None:
         started = runtime.now()
         try:
             statistics = self._run_light(lease)
@@ -219,13 +253,11 @@ class LeaseParty:
             self._end_early(lease, lease.aborted or f"{type(error).__name__}: {error}")
         except InstrumentError as error:
             self._break(error)
-            self._end_early(lease, self._broken)
-            self._make_ready()
+            self._end_early(lease, self._forbidden() or self._broken)
         except Exception as error:
             logger.exception("light phase %d/%d failed", lease.epoch, lease.number)
             self._break(error)
             self._agent.control_send(LeaseDone(lease.epoch, lease.number, False, self._broken))
-            self._make_ready()
         else:
             logger.info("light phase %d/%d: %.2f s", lease.epoch, lease.number, runtime.now() - started)
             self._agent.control_send(LeaseDone(lease.epoch, lease.number, True, "", statistics))
@@ -234,11 +266,25 @@ class LeaseParty:
         logger.warning("light phase %d/%d ended early: %s", lease.epoch, lease.number, reason)
         self._agent.control_send(LeaseDone(lease.epoch, lease.number, False, reason[:REASON_LIMIT]))
 
+    def _forbidden(self) -> str:
+        """Why nothing may be enabled, "" where it may."""
+        try:
+            self._permit()
+        except InterlockedError as error:
+            return str(error)
+        return ""
+
     def _make_ready(self) -> None:
-        """Reconnect and set up the instruments until that works; offers are refused meanwhile."""
+        """Reconnect and set up the instruments until that works; offers are refused meanwhile.  One thread does it."""
+        with self._turn:
+            if self._repairing:
+                return
+            self._repairing = True
         wait_s, told = RECOVERY_WAIT_S, ""
         while not self._stopping.is_set():
+            before = self._interruptions
             try:
+                self._permit()
                 self._recover()
             except Exception as error:
                 self._break(error)
@@ -248,26 +294,20 @@ class LeaseParty:
                 told = self._broken
                 self._stopping.wait(wait_s)
                 wait_s = min(2 * wait_s, RECOVERY_WAIT_MAX_S)
-            else:
-                logger.info("instruments are ready again")
-                self._broken, self._failed = "", ()
-                self._say_ready()
-                return
+                continue
+            with self._turn:
+                if self._interruptions == before:
+                    self._broken, self._failed, self._repairing = "", (), False
+                    break
+        if not self._stopping.is_set():
+            logger.info("instruments are ready again")
+            self._say_ready()
 
     def _break(self, error: Exception) -> None:
         """Nothing is known about the instruments from here on; say so, and which ones failed."""
-        if isinstance(error, StationError):
-            broken, failed = error.brief, tuple(error.failures)
-        elif isinstance(error, InstrumentError):
-            broken, failed = (
-                f"{type(error).__name__}: {error}",
-                (error.instrument,) if error.instrument else (),
-            )
-        else:
-            broken, failed = "internal error, see the log", ()
-        told = (broken, failed) == (self._broken, self._failed)
-        self._broken, self._failed = broken, failed
-        if not told:
+        before = self._broken, self._failed
+        self._broken, self._failed = _told(error)
+        if (self._broken, self._failed) != before:
             self._say_ready()
 
     def _say_ready(self) -> None:
@@ -295,6 +335,17 @@ class LeaseParty:
     @property
     def _is_busy(self) -> bool:
         return self._thread is not None and self._thread.is_alive()
+
+
+def _told(error: Exception) -> tuple[str, tuple[str, ...]]:
+    """What is broken in one line, and the instruments that failed."""
+    if isinstance(error, StationError):
+        return error.brief, tuple(error.failures)
+    if isinstance(error, InterlockedError):
+        return str(error), ()
+    if isinstance(error, InstrumentError):
+        return f"{type(error).__name__}: {error}", (error.instrument,) if error.instrument else ()
+    return "internal error, see the log", ()
 
 
 class LightChannels:

@@ -2,6 +2,7 @@
 
 A Unix domain socket ``control`` in the role's own state folder (0700), mode 0600.  The kernel says which user is at
 the other end (``SO_PEERCRED``, unix(7)); everybody but the role's own user and root is told so and nothing happens.
+An interlock has a socket of its own beside it, so that nothing slow stands before it (:mod:`lab.interlock`).
 One request and one reply per connection, each a length of four bytes and one message; a version goes first.  What
 may be asked depends on the role, see :data:`Request`.
 
@@ -75,7 +76,25 @@ class ShowRevoked(Message, frozen=True):
     """Any process that serves others: the roles whose keys it refuses."""
 
 
-Request: TypeAlias = ShowKeys | TakeSecret | MeetNow | Revoke | ShowRevoked
+class Trip(Message, frozen=True):
+    """An interlock: make everything dark and latch; ``text`` says who wants it and why."""
+
+    text: Annotated[str, Meta(max_length=400)]
+
+
+class Acknowledge(Message, frozen=True):
+    """An interlock: ``operator`` has looked; release it if the cause is gone."""
+
+    operator: RoleName
+
+
+class ShowInterlock(Message, frozen=True):
+    """An interlock: whether and why it is latched, and what is dark."""
+
+
+Request: TypeAlias = (
+    ShowKeys | TakeSecret | MeetNow | Revoke | ShowRevoked | Trip | Acknowledge | ShowInterlock
+)
 
 
 class Ask(Message, frozen=True):
@@ -117,6 +136,32 @@ class Revoked(Message, frozen=True):
     roles: list[str]
 
 
+class LatchedCause(Message, frozen=True):
+    """Why an interlock is latched, since when (wall clock, for people), and what an operator does about it."""
+
+    cause: str
+    text: str
+    at: str
+    what_to_do: str
+
+
+class InterlockState(Message, frozen=True):
+    """An interlock; not latched without ``causes``.
+
+    ``dark_s``: what it took from the latest trip until nothing emitted or let light through, as instruments read back;
+    None while that is not so, or where nothing tripped since the process began.  ``under_way`` and ``unsafe`` are
+    instruments that are not in their safe states yet, and those that could not be brought there, with why.
+    ``kept``: a restart would know.
+    """
+
+    role: str
+    causes: list[LatchedCause]
+    dark_s: float | None
+    under_way: list[str]
+    unsafe: dict[str, str]
+    kept: bool = True
+
+
 class Done(Message, frozen=True):
     """It was done; ``text`` says what."""
 
@@ -129,7 +174,7 @@ class Failed(Message, frozen=True):
     text: str
 
 
-Reply: TypeAlias = Keys | Revoked | Done | Failed
+Reply: TypeAlias = Keys | Revoked | InterlockState | Done | Failed
 
 
 class ControlSocket:
@@ -145,8 +190,11 @@ class ControlSocket:
         expected: tuple[type[Exception], ...] = (OSError, ValueError),
         *,
         user: int | None = None,
+        name: str = SOCKET_FILE,
+        patience_s: float = PATIENCE_S,
     ) -> None:
-        self._path = folder / SOCKET_FILE
+        self._path = folder / name
+        self._patience_s = patience_s
         self._handle = handle
         self._expected = expected
         self._users = {os.getuid() if user is None else user, 0 if user is None else user}
@@ -207,14 +255,14 @@ class ControlSocket:
                 self._stop.wait(0.2)
                 continue
             with connection:
-                connection.settimeout(PATIENCE_S)
+                connection.settimeout(self._patience_s)
                 try:
                     _send(connection, self._answer(connection))
                 except (OSError, WireError) as error:
                     logger.info("a request on %s failed: %s", self._path, error)
 
     def _answer(self, connection: socket.socket) -> Reply:
-        uid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1]
+        uid = _credentials(connection)[1]
         if uid not in self._users:
             self.refused += 1
             connection.settimeout(STRANGER_PATIENCE_S)
@@ -242,12 +290,12 @@ class ControlSocket:
             return Failed("internal error, see the log of the process")
 
 
-def ask(folder: Path, request: Request, timeout_s: float = 30.0) -> Any:
+def ask(folder: Path, request: Request, timeout_s: float = 30.0, *, name: str = SOCKET_FILE) -> Any:
     """The reply of the process whose state folder is ``folder``.
 
     Raises ControlError if none listens there or this user may not ask it, ControlRefusedError if it answers Failed.
     """
-    path = folder / SOCKET_FILE
+    path = folder / name
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(timeout_s)
         try:
@@ -270,9 +318,30 @@ def ask(folder: Path, request: Request, timeout_s: float = 30.0) -> Any:
     return reply
 
 
-def listens(folder: Path) -> bool:
+def listener(folder: Path, *, name: str = SOCKET_FILE) -> int | None:
+    """The number of the process that listens in ``folder``, whether it answers or stands still; None without one.
+
+    Of a socket that is bound to a path the peer's credentials are those of whoever called listen(2) (unix(7)).
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(STRANGER_PATIENCE_S)
+        try:
+            with _address(folder / name) as address:
+                probe.connect(address)
+        except OSError:
+            return None
+        return _credentials(probe)[0]
+
+
+def _credentials(connection: socket.socket) -> tuple[int, int, int]:
+    """Process, user and group at the other end."""
+    pid, uid, gid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return pid, uid, gid
+
+
+def listens(folder: Path, *, name: str = SOCKET_FILE) -> bool:
     """Whether a process listens at the control socket of ``folder``; its user may be another."""
-    path = folder / SOCKET_FILE
+    path = folder / name
     try:
         with _address(path) as address:
             return _somebody_listens(address)

@@ -54,17 +54,19 @@ def orchestrator_role(path: Path, secrets: Path | None, state: Path | None) -> i
 def relay_role(path: Path, secrets: Path | None, state: Path | None) -> int:
     """Measurement relay."""
     from lab.checking import checked_testbed
-    from lab.guard import guarded_station
+    from lab.guard import guarded_role
     from orchestrator.processes.relay import run_relay
 
     runtime = Runtime("relay", path, secrets, state)
     checked_testbed(runtime.testbed_path, ("relay",))
-    with guarded_station(runtime.testbed, runtime.testbed_path, "relay") as station:
+    guarded = guarded_role(runtime.testbed, runtime.testbed_path, "relay", runtime.state)
+    with guarded as (station, interlock):
         run_relay(
             runtime.testbed,
             runtime.secrets,
             runtime.state,
             station,
+            interlock,
             runtime.stop,
             emit=runtime.emit,
         )
@@ -76,7 +78,7 @@ def node_role(
 ) -> int:
     """One user's node."""
     from lab.checking import checked_testbed
-    from lab.guard import guarded_station
+    from lab.guard import guarded_role
     from lab.runs.testbeds.store_key import StoreKey
     from orchestrator.processes.node import run_node
 
@@ -84,13 +86,15 @@ def node_role(
     _require_user(runtime, name)
     checked_testbed(runtime.testbed_path, (name,))
     kek = StoreKey.parse(store_key).kek(name, runtime.secrets)
-    with guarded_station(runtime.testbed, runtime.testbed_path, name) as station:
+    guarded = guarded_role(runtime.testbed, runtime.testbed_path, name, runtime.state)
+    with guarded as (station, interlock):
         run_node(
             runtime.testbed,
             name,
             runtime.secrets,
             runtime.state,
             station,
+            interlock,
             runtime.stop,
             kek=kek,
             emit=runtime.emit,

@@ -1,0 +1,67 @@
+"""A role with its interlock whose main thread then stands still: a child process of the drill of interlocks.
+
+``python held_role.py TESTBED STATE ROLE HOW``; prints "lit" once light is on or "dark: WHY" where it may not be, and
+stands still: ``exchange`` in the middle of an exchange with its instrument, ``lock`` with the lock of its own lease party,
+``end`` until its standard input is closed.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from lab import needs
+from lab.guard import guarded_role
+from lab.light_of import pair_light
+from lab.testbed import Testbed, load_testbed
+from orchestrator.light.launching import Launching, RelayInstruments
+from orchestrator.light.own_station import OwnStation, StationInstruments
+from orchestrator.protocols.block_planning import plan_for
+
+PAIR = ("alice", "bob")
+
+
+def launch_db(testbed: Testbed) -> float:
+    """The planned launch attenuation of the pair."""
+    return pair_light(testbed, *PAIR).budget(plan_for(testbed, *PAIR).mu_a).launch_attenuation_db
+
+
+def main(testbed_path: str, state: str, role: str, how: str) -> None:
+    """Light on, then nothing more."""
+    path = Path(testbed_path)
+    testbed = load_testbed(path)
+    with guarded_role(testbed, path, role, Path(state)) as (station, interlock):
+        if role == "relay":
+            launching = Launching(testbed, RelayInstruments(*(station.get(need) for need in needs.RELAY)))
+            refused = interlock.unless_latched(launching.set_up)
+            light: Any = lambda: launching.open(launch_db(testbed))  # noqa: E731
+            held: Any = station.get(needs.LASER)
+        else:
+            own = [needs.SWITCH, needs.ATTENUATOR, needs.SENSOR_CW, needs.SENSOR_CCW]
+            of_user = OwnStation(testbed, role, StationInstruments(*(station.get(need) for need in own)))
+            refused = interlock.unless_latched(of_user.set_up)
+            light, held = of_user.take_in, station.get(needs.ATTENUATOR)
+        busy = threading.Lock()
+        if how == "lock":
+
+            def waits(_: Exception) -> None:
+                with busy:
+                    raise AssertionError("nobody gives this lock back")
+
+            interlock.when_tripped(waits)
+        refused = refused or interlock.unless_latched(light)
+        print(f"dark: {refused}" if refused else "lit", flush=True)
+        if how == "exchange":
+            with held.link.exchange():
+                time.sleep(600)
+        elif how == "lock":
+            with busy:
+                time.sleep(600)
+        sys.stdin.readline()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
