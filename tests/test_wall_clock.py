@@ -14,6 +14,7 @@ ROOMS = ("drivers", "sim_backends", "lab", "orchestrator", "fl")
 ALLOWED = {
     "sim_backends/detectors/websq.py": "the instrument's own time stamp in front of its counts",
     "lab/calibration/book.py": "the age of a calibration, in hours, across machines and restarts; one ahead of the clock is stale",
+    "lab/interlock/latch.py": "when something was latched, for people",
     "lab/runs/first_contact/recording.py": "the day of a recording, for people",
     "lab/runs/own_folder.py": "the name of a run folder",
     "lab/runs/training/on_testbed.py": "when a run began, for people",
