@@ -85,7 +85,7 @@ class Protocol(Section):
     pulses_per_block: Annotated[int, Field(ge=2048, le=10**13)] = 100_000_000
     eps_sec: Annotated[float, Field(ge=1e-80, lt=1)] = 1e-10
     eps_cor: Annotated[float, Field(ge=1e-80, lt=1)] = 1e-15
-    f_ec: Annotated[float, Field(ge=1, le=2)] = 1.10
+    f_ec: Annotated[float, Field(ge=1, le=2)] = 1.05
     gate_ns: Annotated[Positive, Plausible(1e-3, 1e4)] = 1.0
     light: Literal["assumed", "gated", "counted"] = "assumed"
     """What is believed of the relay's light in the other direction: steady, or counted by a user's own counter."""

@@ -35,6 +35,7 @@ class UsersInStep:
         self._n_frames = n_frames
         self._patience_s = patience_s
         self._armed = [-1, -1]
+        self._served = -1
 
     def send(self, data: bytes) -> None:
         """The same encoded message to both."""
@@ -54,6 +55,15 @@ class UsersInStep:
             message = read_light_message(channel.recv(self._patience_s))
             if not isinstance(message, StationIn):
                 raise unexpected("StationIn", message)
+
+    def send_in_turn(self, data: bytes) -> None:
+        """The same encoded message to the first, and to the second when the first has armed; raises as they do.
+
+        So the second reads its light with all that the first attenuated of it, and not both take away the same.
+        """
+        self._channels[0].send(data)
+        self._hear(0, self._patience_s)
+        self._channels[1].send(data)
 
     def next_frame(self) -> int | None:
         """The frame that both have armed, None once both have finished; raises LightAborted or ChannelError.
@@ -77,7 +87,7 @@ class UsersInStep:
                     return
 
     def _next_frame(self) -> int | None:
-        waiting: tuple[int, ...] = (0, 1)
+        waiting = tuple(side for side in (0, 1) if self._armed[side] <= self._served)
         while True:
             for side in waiting:
                 self._hear(side, self._patience_s)
@@ -85,6 +95,7 @@ class UsersInStep:
                 self._hear_the_rest(side)
             first, second = self._armed
             if first == second:
+                self._served = first
                 return first if first < self._n_frames else None
             behind = 0 if first < second else 1
             ahead = f"the other user is at frame {max(first, second)}"

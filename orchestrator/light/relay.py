@@ -101,7 +101,7 @@ class RelayLight:
             self._launching.open(plan, latching)
             self._launching.check_running()
             checked_s = self._clock()
-            users.send(encode(LightOn()))
+            users.send_in_turn(encode(LightOn()))
             announced = recorded = 0
             while (frame := users.next_frame()) is not None:
                 clicks = self._expose(frame, plan, latching)

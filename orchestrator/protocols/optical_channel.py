@@ -47,7 +47,9 @@ class OpticalChannel:
     """A pair's calibrated channel: loss of each arm (with detector efficiency), visibility, dark counts.
 
     ``backscatter``: counts per gate and detector of light that the fibre scattered back, for every photon that
-    arrives from a user.  It grows with the light launched, has no phase, and so counts as darkness does.
+    arrives from a user; ``residue`` the same of light that the carver lets through beside the pulse.  Both grow with the
+    light launched, and count as darkness does: scattered light has no phase, and that of the residue, which passes the
+    modulators before and after they are at rest, is not relied on.
     """
 
     loss_a_db: float
@@ -55,6 +57,7 @@ class OpticalChannel:
     visibility: float
     dark_count: float
     backscatter: float = 0.0
+    residue: float = 0.0
 
     def __post_init__(self) -> None:
         for name, loss in (("loss_a_db", self.loss_a_db), ("loss_b_db", self.loss_b_db)):
@@ -66,11 +69,11 @@ class OpticalChannel:
             raise ParameterError(
                 "dark_count", f"is a probability per slot and detector in [0, 0.5), got {self.dark_count:g}"
             )
-        if not 0.0 <= self.backscatter < math.inf:
-            raise ParameterError(
-                "backscatter",
-                f"is a number of counts per arriving photon, 0 or more, got {self.backscatter:g}",
-            )
+        for name, light in (("backscatter", self.backscatter), ("residue", self.residue)):
+            if not 0.0 <= light < math.inf:
+                raise ParameterError(
+                    name, f"is a number of counts per arriving photon, 0 or more, got {light:g}"
+                )
 
     @property
     def eta_a(self) -> float:
@@ -88,7 +91,7 @@ class OpticalChannel:
         ``phi`` is the phase difference (0 for rounds of the same basis, pi/2 for mixed ones).
         """
         x_a, x_b = self.eta_a * mu_a, self.eta_b * mu_b
-        scattered = -math.expm1(-self.backscatter * 0.5 * (x_a + x_b))
+        scattered = -math.expm1(-(self.backscatter + self.residue) * 0.5 * (x_a + x_b))
         dark = self.dark_count + (1.0 - self.dark_count) * scattered
         p1, p2 = click_probabilities(x_a, x_b, self.visibility, dark, phi)
         gain = p1 + p2

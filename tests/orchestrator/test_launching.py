@@ -178,6 +178,14 @@ class Phase:
     def hear(self, kind: type[Any]) -> list[Any]:
         return [decode(user.recv(5.0), kind) for user in self.users]
 
+    def light_up(self) -> None:
+        """Both hear of the light, the second when the first is armed."""
+        decode(self.users[0].recv(5.0), LightOn)
+        with pytest.raises(ChannelTimeoutError):
+            self.users[1].recv(0.05)
+        self.users[0].send(encode(Armed(0)))
+        decode(self.users[1].recv(5.0), LightOn)
+
     def end(self) -> list[str]:
         """Wait for the end: whatever came before, it is dark."""
         self._thread.join(10.0)
@@ -193,7 +201,7 @@ def test_light_comes_after_both_stations_and_pulses_a_hundredth_first() -> None:
         phase.users[0].recv(0.3)
     assert phase.bench.log == [], "one station is in bypass still"
     phase.users[1].send(encode(StationIn()))
-    phase.hear(LightOn)
+    phase.light_up()
     log = phase.bench.log
     assert log[:4] == ["laser on", "hold null", "carve", "record"]
     lights = [float(line.split()[-1]) for line in log if line.startswith(("light", "count at"))]
@@ -203,7 +211,7 @@ def test_light_comes_after_both_stations_and_pulses_a_hundredth_first() -> None:
     assert lights[first] == pytest.approx(0.01, rel=0.01)
     assert lights[-1] == pytest.approx(1.0)
     assert max(float(line.split()[-1]) for line in log[4:counted]) <= 0.0101
-    phase.say(Armed(0))
+    phase.users[1].send(encode(Armed(0)))
     phase.hear(Announcement)
     phase.say(Finished())
     phase.hear(LightOff)
@@ -236,7 +244,7 @@ def test_rates_at_a_hundredth_say_whether_all_of_it_may_come(
 
 def lets_go_of_the_null(phase: Phase) -> None:
     phase.bench.null_held = False
-    phase.say(Armed(0))
+    phase.users[1].send(encode(Armed(0)))
 
 
 def says_something_else(phase: Phase) -> None:
@@ -244,7 +252,6 @@ def says_something_else(phase: Phase) -> None:
 
 
 def one_gives_up(phase: Phase) -> None:
-    phase.users[0].send(encode(Armed(0)))
     phase.users[1].send(encode(LightAbort("off its plan")))
 
 
@@ -254,7 +261,7 @@ def test_at_every_end_the_launch_is_closed_before_a_station_may_leave(
 ) -> None:
     phase = Phase()
     phase.say(StationIn())
-    phase.hear(LightOn)
+    phase.light_up()
     goes_wrong(phase)
     reasons = [said.reason for said in phase.hear(LightAbort)]
     assert phase.bench.light == 0.0, "told before it was dark"
@@ -266,7 +273,7 @@ def test_at_every_end_the_launch_is_closed_before_a_station_may_leave(
 def test_a_user_that_cannot_be_reached_does_not_keep_the_other_from_hearing_that_it_is_dark() -> None:
     phase = Phase()
     phase.say(StationIn())
-    phase.hear(LightOn)
+    phase.light_up()
     phase.users[0].close()
     phase.users[1].send(encode(Armed(0)))
     assert decode(phase.users[1].recv(5.0), LightAbort).reason.startswith("ChannelBrokenError")
@@ -281,9 +288,9 @@ def test_a_launch_attenuator_that_cannot_be_told_costs_the_laser_and_users_are_t
     """One attenuator ends at 45 dB: the launch counts as closed with both."""
     phase = Phase()
     phase.say(StationIn())
-    phase.hear(LightOn)
+    phase.light_up()
     getattr(phase.bench, name).broken = True
-    phase.say(Armed(0))
+    phase.users[1].send(encode(Armed(0)))
     phase.hear(Announcement)
     phase.say(Finished())
     log = phase.end()

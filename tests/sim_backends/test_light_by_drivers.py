@@ -43,3 +43,17 @@ def test_gain_and_error_rate_are_those_of_the_plan(ring_seed: int, spread: float
     assert abs(phase.clicks - expected) <= 5 * math.sqrt(expected)
     wrong = plan.qber * phase.sifted
     assert abs(phase.wrong - wrong) <= 5 * math.sqrt(wrong)
+
+
+def test_light_that_is_too_bright_is_attenuated_once_though_both_users_see_it() -> None:
+    """The launch loses 1 dB less than the file says: one user takes it away, and the other finds it gone."""
+    content = ring_content(SLOTS_PER_FRAME, spread=0.0)
+    content["ring"]["launch_loss_db"] += 1.0
+    ring = DrivenRing(content)
+    sent: list[float] = []
+    try:
+        planned = plan_for(ring.testbed, *ring.pair).mu_a
+        ring.phase(1, lambda frame: sent.append(ring.bench.ring.mean_photon_number("alice", "ccw")))
+    finally:
+        ring.close()
+    assert 0.92 * planned < sent[0] < planned * 1.05

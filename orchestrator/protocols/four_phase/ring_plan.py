@@ -30,7 +30,7 @@ from orchestrator.protocols.epsilons import ParameterError
 from orchestrator.protocols.four_phase.coin import Uncertainty
 from orchestrator.protocols.four_phase.planner import FourPhasePlan, scenario_plan
 from orchestrator.protocols.four_phase.rates import Scenario
-from orchestrator.protocols.optical_channel import OpticalChannel
+from orchestrator.protocols.optical_channel import OpticalChannel, transmittance
 
 
 class PlanRefusedError(ValueError):
@@ -100,7 +100,7 @@ def plan_on_ring(
     trust: Trust,
     *,
     n_pulses: int,
-    f_ec: float = 1.1,
+    f_ec: float = 1.05,
     eps_sec: float = 1e-10,
     eps_cor: float = 1e-15,
     qber_limit: float = 0.06,
@@ -113,7 +113,9 @@ def plan_on_ring(
     Raises PlanRefusedError naming everything that is in the way, ParameterError for a setting out of its range.
     """
     relay, arms_db = pair.ring.relay, pair.arms_db
-    channel = OpticalChannel(*arms_db, relay.visibility, relay.dark_count, pair.backscatter)
+    channel = OpticalChannel(
+        *arms_db, relay.visibility, relay.dark_count, pair.backscatter, transmittance(relay.extinction_db)
+    )
     scenario = Scenario(channel, f_ec, n_pulses, eps_sec, eps_cor, uncertainties(pair, trust), balanced=True)
     plan = scenario_plan(
         scenario,
