@@ -50,6 +50,21 @@ def init(
     ] = None,
     port: Annotated[int, typer.Option(min=1, max=65000, help="First port for --host.")] = 47600,
     users: Annotated[int | None, typer.Option(help="Number of users; those of the template without.")] = None,
+    uncalibrated: Annotated[
+        bool,
+        typer.Option(
+            "--uncalibrated",
+            help="A fresh simulated ring that nobody has surveyed: its file holds the values of its order, and it must be "
+            "calibrated before it makes key.",
+        ),
+    ] = False,
+    ring_seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="What became of the simulated ring's order; drawn for --uncalibrated, else the template's.",
+        ),
+    ] = None,
     store_key: StoreKeyOption = "file",
     as_json: Json = False,
 ) -> None:
@@ -60,13 +75,23 @@ def init(
     key = StoreKey.parse(store_key)
     passphrase = key.passphrase("every user", confirm=True) if key.is_passphrase else None
     path = create_folder(
-        folder, source_path(template), host=host, port=port, users=users, passphrase=passphrase
+        folder,
+        source_path(template),
+        host=host,
+        port=port,
+        users=users,
+        ring_seed=ring_seed,
+        uncalibrated=uncalibrated,
+        passphrase=passphrase,
     )
-    show(
-        {"testbed": str(path), "secrets": str(folder / "secrets")},
-        as_json,
-        f"Created {path}\nSecrets are in {folder / 'secrets'} (0600): carry each role's folder to its machine.",
-    )
+    text = f"Created {path}\nSecrets are in {folder / 'secrets'} (0600): carry each role's folder to its machine."
+    if uncalibrated:
+        text += (
+            "\nNobody has calibrated this ring: its file has the values of its order, and no plan promises key."
+            f"\nMeasure them first: `qunetlab calibrate --testbed {folder}`."
+        )
+    answer = {"testbed": str(path), "secrets": str(folder / "secrets"), "uncalibrated": uncalibrated}
+    show(answer, as_json, text)
 
 
 @app.command()

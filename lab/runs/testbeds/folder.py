@@ -15,6 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from lab.runs.testbeds.another_ring import another_ring
 from lab.runs.testbeds.ring_size import with_users
 from lab.runs.testbeds.store_key import KEY_FILE, PASSPHRASE_FILE
 from lab.testbed import AUTO, Testbed, TestbedError, parse_testbed, read_testbed, write_testbed
@@ -63,17 +64,20 @@ def create_folder(
     host: str | None = None,
     port: int = FIRST_PORT,
     users: int | None = None,
+    ring_seed: int | None = None,
+    uncalibrated: bool = False,
     passphrase: str | None = None,
 ) -> Path:
     """Make ``folder`` with a copy of the testbed at ``source``, fresh keys and initial secrets.
 
     With ``passphrase``, every user's key store is sealed with it instead of a ``store.key``.
     With ``users``, for that many of them (:mod:`lab.runs.testbeds.ring_size`).
+    With ``ring_seed`` or ``uncalibrated``, for another simulated ring (:mod:`lab.runs.testbeds.another_ring`).
     With ``host``, endpoints that are still ``auto`` get ports from ``port`` on: hub and learning server at
     that host, every node's key delivery at localhost, since node and client share a machine.
 
     Returns the path of the new testbed file.  Raises FolderError if the folder already holds a testbed
-    (nothing is overwritten), TestbedError if ``source`` has mistakes, RingSizeError, OSError with its place; then
+    (nothing is overwritten), TestbedError if ``source`` has mistakes, RingSizeError, NoSimulatedRingError, OSError with its place; then
     what was made is destroyed again.  A process that is killed leaves a hidden folder that the next call settles.
     """
     target = folder / TESTBED_FILE
@@ -85,6 +89,9 @@ def create_folder(
     testbed = parse_testbed(data, source)
     if users is not None:
         data = with_users(data, users, source)
+        testbed = parse_testbed(data, target)
+    if uncalibrated or ring_seed is not None:
+        data = another_ring(data, source, ring_seed=ring_seed, uncalibrated=uncalibrated)
         testbed = parse_testbed(data, target)
     if host is not None:
         _fill_endpoints(data, host, port)
