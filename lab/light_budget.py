@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -107,6 +107,7 @@ class RingLight:
     gate_ns: float = 1.0
     wavelength_nm: float = 1550.12
     rise_ns: float = 1.5
+    backscatter_db_per_m: float = BACKSCATTER_DB
     link_bytes_per_s: float = 116e6
     bytes_per_sample: int = 4
 
@@ -217,12 +218,20 @@ class PairLight:
         # The first user's own light is the counter-clockwise one, from which to the other it is the rest of the slot.
         return self._phase_left(self.ring.slot_ns - a), self._phase_left(b)
 
+    @property
+    def backscatter_behind_closed_stations(self) -> float:
+        """The part of the back-scatter that is left when neither station lets light through."""
+        closed = [
+            replace(station, loss_db=math.inf) if place in (self.first, self.second) else station
+            for place, station in enumerate(self.ring.stations)
+        ]
+        return self._all_returned(replace(self.ring, stations=tuple(closed))) / self._all_returned(self.ring)
+
     @cached_property
     def backscatter(self) -> float:
         """Mean counts per gate and detector for every photon that arrives from a user."""
         entering = _ratio(self.loop_db + self.ring.relay.detection_db)
-        back = sum(self._returned(range(len(self.ring.stations))[::step]) for step in (1, -1))
-        of_a_detector = 0.5 * back * _ratio(-self.ring.relay.detection_db)
+        of_a_detector = 0.5 * self._all_returned(self.ring) * _ratio(-self.ring.relay.detection_db)
         return entering * of_a_detector * self.ring.gate_ns / self.ring.slot_ns
 
     def budget(self, mu_a: float) -> LightBudget:
@@ -284,9 +293,12 @@ class PairLight:
         left = math.exp(-falling_ns / tau_ns) if falling_ns > 0 else 1.0
         return min(left - math.expm1(-max(rising_ns, 0.0) / tau_ns), 1.0)
 
-    def _returned(self, order: range) -> float:
+    def _all_returned(self, ring: RingLight) -> float:
+        return sum(self._returned(ring, range(len(ring.stations))[::step]) for step in (1, -1))
+
+    def _returned(self, ring: RingLight, order: range) -> float:
         """Light that comes back out of a loop end over the light that went in, stations met in this order."""
-        ring, scatter = self.ring, _ratio(BACKSCATTER_DB) * 1e3
+        scatter = _ratio(ring.backscatter_db_per_m) * 1e3
         per_km = 2 * math.log(10) / 10 * ring.fibre_db_per_km
         back, loss_db, at_km = 0.0, 0.0, 0.0
         for index in (*order, None):

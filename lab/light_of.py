@@ -45,6 +45,7 @@ def ring_light(testbed: Testbed) -> RingLight:
         samples_per_slot=protocol.samples_per_slot,
         gate_ns=protocol.gate_ns,
         wavelength_nm=ring.wavelength_nm,
+        backscatter_db_per_m=ring.backscatter_db_per_m,
     )
 
 

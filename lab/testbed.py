@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lab.calibration.book import BOOK_FILE, BookError, book_path, calibrated, read_book
 from lab.consistency import Mistake, content_mistakes, mistakes_between
+from lab.light_budget import BACKSCATTER_DB
 from lab.needs import Server, servers
 from lab.quantities import Plausible, implausible, unit_of
 from orchestrator.durable import replace_file
@@ -110,6 +111,8 @@ class Ring(Section):
     """One pass of a station's switch: what a station costs that does not take part."""
     relay_loss_db: Annotated[NonNegative, Plausible(1e-3, 60)]
     """From a loop end to a detector, the coupler's splitting and the detector's efficiency left out."""
+    backscatter_db_per_m: Annotated[float, Field(ge=-100, le=-40)] = BACKSCATTER_DB
+    """Light scattered back by a metre of fibre over light in it."""
     laser_power_mw: Annotated[Positive, Plausible(0.02, 1000)]
     launch_loss_db: Annotated[NonNegative, Plausible(0.1, 120)]
     """From the laser into one direction of the loop with the launch attenuators at 0 dB, pulses carved."""
@@ -173,6 +176,8 @@ class User(Section):
     awg_amplitude_vpp: Annotated[Positive, Plausible(0.01, 20)]
     phase_uncertainty_rad: Annotated[NonNegative, Plausible(1e-5, 1)] | None = None
     """What each phase of this user's symbols may be wrong by, where a calibration found it; else [uncertainty] says it."""
+    loop_phase_rad: float | None = None
+    """The loop's phase as this user finds it, clockwise light ahead; else [calibration] says it."""
     attenuation_db: Annotated[NonNegative, Plausible(0.01, 60)] = 0.0
     """What the attenuator is set to while light passes: its least, or what trims the light of pairs that are too bright."""
     station_loss_db: Annotated[NonNegative, Plausible(0.1, 60)] = 11.92

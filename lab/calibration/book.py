@@ -34,6 +34,7 @@ RELAY_PLACES: dict[str, str] = {
     "relay_loss_db": "ring",
     "launch_loss_db": "ring",
     "fibre_loss_db_per_km": "ring",
+    "backscatter_db_per_m": "ring",
     "extinction_db": "carver",
 }
 """The relay's values, by the section of the testbed file in whose place they stand."""
@@ -41,6 +42,7 @@ USER_VALUES = (
     "v_pi_v",
     "rf_gain",
     "phase_uncertainty_rad",
+    "loop_phase_rad",
     "station_loss_db",
     "sensor_to_output_db",
     "modulator_delays_ps",

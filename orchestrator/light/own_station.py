@@ -134,6 +134,13 @@ class OwnStation:
         )
         return arriving * 10 ** (-lost_db / 10)
 
+    def own_power_w(self, mu: float, direction: Direction) -> float:
+        """What the sensor of a direction reads when ``mu`` photons per slot leave."""
+        between_db = self._user.sensor_to_output_db[0 if direction == "cw" else 1]
+        lost_db = between_db + self._owned.attenuator.attenuation_db() - self._user.attenuation_db
+        one_w = 1 / photons_per_slot(1.0, self._testbed.ring.wavelength_nm, self._testbed.protocol.clock_hz)
+        return mu * one_w * 10 ** (lost_db / 10)
+
     def trim(self, direction: Direction, mu: float) -> None:
         """Attenuate what the own light is too bright by; the other user's light is attenuated as much."""
         if self._testbed.protocol.monitoring == "calibrated":

@@ -69,7 +69,7 @@ def calibrate(ring: DrivenRing, monkeypatch: pytest.MonkeyPatch) -> Callable[[Li
             ring.relay.run((lines[0][1], lines[1][1]), FRAMES, ring.launch_db())
             clicks = both[PAIR.index(USER)].result()
         mu_upper = plan.mu_b * 10 ** (plan.tolerance_db[1] / 10)
-        return phase_finding(ring.testbed, USER, PAIR[0], levels, clicks, mu_upper)
+        return phase_finding(ring.testbed, USER, PAIR[0], levels, clicks, mu_upper, OWN_DIRECTION[1])
 
     return run
 

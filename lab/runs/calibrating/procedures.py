@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from statistics import fmean, stdev
 
-from lab.calibration.finding import Finding
+from lab.calibration.arm_loss import OutputLight, relay_loss
+from lab.calibration.finding import Finding, Measured
+from lab.calibration.flat_light import backscatter_db_per_m, backscatter_per_gate, dark_count_probability
+from lab.calibration.gates import GateCounts
 from lab.calibration.steps import Step
+from lab.calibration.visibility import visibility_of
+from lab.light_of import pair_light
 from lab.runs.calibrating.rig import Rig
 from orchestrator.light.calibration.levels import phase_levels
 from orchestrator.light.calibration.phase import phase_finding
+from orchestrator.light.own_station import OWN_DIRECTION, Direction, OwnStation
 from orchestrator.protocols.block_planning import plan_for
 
 Part = Callable[[float], None]
@@ -17,20 +24,115 @@ Procedure = Callable[[Rig, str, tuple[str, str], Part], Finding]
 """Of a rig, for an owner, in the light of a pair; told the part that is done."""
 
 PHASE_CLICKS = 1e6
+REST_CLICKS = 1e6
+LONGEST_S = 60.0
+DARK_S = 20.0
+READINGS = 10
 
 
 def phase(rig: Rig, user: str, pair: tuple[str, str], part: Part) -> Finding:
     """Half a turn of a user's modulator, from a million clicks at private levels."""
-    testbed = rig.testbed
+    testbed, index = rig.testbed, pair.index(user)
     planned = plan_for(testbed, *pair)
     n_frames = max(1, math.ceil(PHASE_CLICKS / (planned.gain * testbed.protocol.slots_per_frame)))
     levels = phase_levels(testbed, user)
     clicks = rig.framed(pair, {user: levels}, n_frames, lambda frame: part((frame + 1) / n_frames))
-    index = pair.index(user)
-    tolerance_db = planned.tolerance_db[index]
-    mu_upper = rig.planned_mu(pair)[index] * 10 ** (tolerance_db / 10)
-    partner = pair[1 - index]
-    return phase_finding(testbed, user, partner, levels, clicks[user], mu_upper)
+    mu_upper = rig.planned_mu(pair)[index] * 10 ** (planned.tolerance_db[index] / 10)
+    return phase_finding(testbed, user, pair[1 - index], levels, clicks[user], mu_upper, OWN_DIRECTION[index])
 
 
-PROCEDURES: dict[Step, Procedure] = {Step.PHASE: phase}
+def visibility(rig: Rig, relay: str, pair: tuple[str, str], part: Part) -> Finding:
+    """How much of a pair's light at rest leaves by D1."""
+    with rig.lit(pair) as lit:
+        counts = lit.exposures.gated(clicks=REST_CLICKS, longest_s=LONGEST_S, part=part)
+    first = rig.testbed.user(pair[0]).loop_phase_rad
+    loop_rad = rig.testbed.calibration.loop_phase_rad if first is None else first
+    found = visibility_of(counts, loop_rad)
+    return _relay_finding(
+        rig, Step.VISIBILITY, pair, counts, {"visibility": found}, {"loop_phase_rad": loop_rad}
+    )
+
+
+def detectors(rig: Rig, relay: str, pair: tuple[str, str], part: Part) -> Finding:
+    """Dark counts, launch closed."""
+    counts = rig.dark().gated(clicks=math.inf, longest_s=DARK_S, part=part)
+    dark = dark_count_probability(counts)
+    return _relay_finding(rig, Step.DETECTORS, pair, counts, {"dark_count_probability": dark}, {})
+
+
+def backscatter(rig: Rig, relay: str, pair: tuple[str, str], part: Part) -> Finding:
+    """What is left above the dark counts when neither station lets light through."""
+    light = pair_light(rig.testbed, *pair)
+    dark = dark_count_probability(rig.dark().gated(clicks=math.inf, longest_s=DARK_S / 4))
+    with rig.lit(pair) as lit:
+        through = lit.exposures.gated(clicks=REST_CLICKS / 5, longest_s=LONGEST_S)
+        for station in lit.stations:
+            station.darken()
+        closed = lit.exposures.gated(clicks=REST_CLICKS / 20, longest_s=DARK_S, part=part)
+    per_gate = backscatter_per_gate(closed, dark)
+    arriving = float(through.pulsed.sum()) / through.slots / 2
+    expected = light.backscatter * light.backscatter_behind_closed_stations * arriving
+    found = backscatter_db_per_m(per_gate, expected, light.ring.backscatter_db_per_m)
+    return _relay_finding(
+        rig, Step.BACKSCATTER, pair, closed, {"backscatter_db_per_m": found}, {"arriving_per_slot": arriving}
+    )
+
+
+def arm_loss(rig: Rig, relay: str, pair: tuple[str, str], part: Part) -> Finding:
+    """The relay's loss, from a pair's rate against what both users measure at their outputs."""
+    arms_db = pair_light(rig.testbed, *pair).arms_db
+    with rig.lit(pair) as lit:
+        measured = [
+            _output(rig, station, direction, arm_db)
+            for station, direction, arm_db in zip(lit.stations, OWN_DIRECTION, arms_db, strict=True)
+        ]
+        counts = lit.exposures.gated(clicks=REST_CLICKS / 5, longest_s=LONGEST_S, part=part)
+    found = relay_loss(counts, (measured[0], measured[1]), rig.testbed.ring.relay_loss_db)
+    settings = {f"mu_{user}": each.mu for user, each in zip(pair, measured, strict=True)}
+    return _relay_finding(rig, Step.ARM_LOSS, pair, counts, {"relay_loss_db": found}, settings)
+
+
+def _output(rig: Rig, station: OwnStation, direction: Direction, arm_db: float) -> OutputLight:
+    """A user's light at its output, averaged, with the error of its sensor's zero."""
+    readings = [station.output_photons(direction) for _ in range(READINGS)]
+    mu = fmean(readings)
+    own_w = station.own_power_w(mu, direction)
+    zero = mu * rig.testbed.uncertainty.sensor_zero_pw * 1e-12 / own_w
+    return OutputLight(mu, math.hypot(stdev(readings) / math.sqrt(READINGS), zero), arm_db)
+
+
+def _relay_finding(
+    rig: Rig,
+    step: Step,
+    pair: tuple[str, str],
+    counts: GateCounts,
+    values: dict[str, Measured],
+    settings: dict[str, float],
+) -> Finding:
+    light_s = counts.slots / rig.testbed.protocol.clock_hz
+    return Finding(
+        step=step,
+        owner="relay",
+        partner=" and ".join(pair),
+        values=values,
+        figures={
+            "flat_per_gate": Measured(counts.flat_per_gate.tolist(), counts.flat_sigma.tolist()),
+            "pulsed_per_slot": Measured(
+                (counts.pulsed / counts.slots).tolist(), (counts.pulsed_sigma / counts.slots).tolist()
+            ),
+        },
+        settings={"gate_ns": counts.gate_ns, "quiet_ns": counts.quiet_ns, **settings},
+        quality={"clicks_in_gates": float(counts.inside.sum())},
+        counts={"inside": counts.inside.astype(int).tolist(), "quiet": counts.quiet.astype(int).tolist()},
+        curves=[],
+        light_s=light_s,
+    )
+
+
+PROCEDURES: dict[Step, Procedure] = {
+    Step.DETECTORS: detectors,
+    Step.PHASE: phase,
+    Step.ARM_LOSS: arm_loss,
+    Step.BACKSCATTER: backscatter,
+    Step.VISIBILITY: visibility,
+}

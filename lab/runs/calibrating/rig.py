@@ -21,10 +21,11 @@ from lab.guard import guarded_station
 from lab.light_of import pair_light
 from lab.station import Station
 from lab.testbed import AUTO, Testbed, parse_testbed, read_testbed
+from orchestrator.light.calibration.exposures import Exposures
 from orchestrator.light.calibration.levels import REST
 from orchestrator.light.clicks import LevelClicks
-from orchestrator.light.launching import PlannedLight, RelayInstruments
-from orchestrator.light.own_station import OWN_DIRECTION, StationInstruments
+from orchestrator.light.launching import Launching, PlannedLight, RelayInstruments
+from orchestrator.light.own_station import OWN_DIRECTION, OwnStation, StationInstruments
 from orchestrator.light.relay import RelayLight
 from orchestrator.light.user import UserLight
 from orchestrator.protocols.block_planning import plan_for
@@ -41,6 +42,14 @@ class UserSide:
     station: StationInstruments
     modulator: object
     light: UserLight
+
+
+@dataclass(frozen=True)
+class Lit:
+    """Light of a pair: the relay's records of it, and both stations."""
+
+    exposures: Exposures
+    stations: tuple[OwnStation, OwnStation]
 
 
 class Rig:
@@ -93,6 +102,37 @@ class Rig:
         """Photons per slot that both users are planned to send, also where a plan makes no key."""
         plan = plan_for(self.testbed, *pair)
         return plan.mu_a, plan.mu_b
+
+    @contextmanager
+    def lit(self, pair: tuple[str, str]) -> Iterator[Lit]:
+        """The planned light of a pair, at rest, while it lasts.
+
+        The launch is closed and both stations are out of the ring in the end.
+        """
+        launch_db = pair_light(self.testbed, *pair).budget(self.planned_mu(pair)[0]).launch_attenuation_db
+        launching = Launching(self.testbed, self.relay)
+        first, second = (OwnStation(self.testbed, user, self.users[user].station) for user in pair)
+        closed = False
+        try:
+            for station in (first, second):
+                station.take_in()
+            try:
+                launching.open(PlannedLight(launch_db))
+                self.relay.tagger.restart_streams()
+                yield Lit(Exposures(self.testbed, self.relay), (first, second))
+            finally:
+                launching.close()
+                closed = True
+        finally:
+            for station in (first, second):
+                station.darken()
+                if closed:
+                    station.bypass()
+
+    def dark(self) -> Exposures:
+        """The detectors with the launch closed, as :meth:`set_up` left them."""
+        self.relay.tagger.restart_streams()
+        return Exposures(self.testbed, self.relay)
 
     def framed(
         self, pair: tuple[str, str], levels: Mapping[str, Levels], n_frames: int, on_frame: OnFrame

@@ -11,6 +11,7 @@ from lab.calibration.steps import Step
 from lab.testbed import Testbed
 from orchestrator.light.calibration.levels import expected_half_wave_v, level_counts
 from orchestrator.light.clicks import LevelClicks
+from orchestrator.light.own_station import Direction
 
 
 def phase_finding(
@@ -20,6 +21,7 @@ def phase_finding(
     levels: npt.NDArray[np.float32],
     clicks: LevelClicks,
     mu_upper: float,
+    direction: Direction,
 ) -> Finding:
     """What a user's clicks say of its modulator; ``mu_upper`` bounds the mean photon number of its pulses.
 
@@ -38,10 +40,13 @@ def phase_finding(
         values={
             "v_pi_v": Measured(fit.half_wave_v * gain, fit.sigma_v * gain, "V"),
             "phase_uncertainty_rad": Measured(fit.phase_uncertainty_rad, 0.0, "rad"),
+            # Counter-clockwise light carries the loop's phase away, clockwise light has it to come.
+            "loop_phase_rad": Measured(
+                fit.offset_rad if direction == "ccw" else -fit.offset_rad, fit.offset_sigma_rad, "rad"
+            ),
         },
         figures={
             "half_wave_v": Measured(fit.half_wave_v, fit.sigma_v, "V"),
-            "phase_offset_rad": Measured(fit.offset_rad, fit.offset_sigma_rad, "rad"),
         },
         settings={"rf_gain": gain, "mu_upper": mu_upper, "pulses": float(counts.pulses)},
         quality={

@@ -1,0 +1,73 @@
+"""Records of the relay alone: tags of both detectors while nobody modulates anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from drivers.links.errors import NotReadyError
+from lab.calibration.gates import GateCounts, gate_counts
+from lab.testbed import Testbed
+from orchestrator import runtime
+from orchestrator.light.launching import RelayInstruments
+from orchestrator.light.recording import PS_PER_S, plays_to_its_end
+
+Tags = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
+"""Of D1 and D2: 1-d int64, ps since the trigger."""
+
+RECORD_S = 0.05
+"""As long as a frame of key; a record's tags are read before the next one."""
+
+
+class Exposures:
+    """Plays records and sorts their tags; whoever uses it has seen to the light."""
+
+    def __init__(
+        self,
+        testbed: Testbed,
+        owned: RelayInstruments,
+        *,
+        timeout_s: float = 10.0,
+        pause: Callable[[float], None] = runtime.sleep,
+        clock: Callable[[], float] = runtime.now,
+    ) -> None:
+        self._testbed = testbed
+        self._tagger = owned.tagger
+        self._timeout_s, self._pause, self._clock = timeout_s, pause, clock
+
+    def tags(self, duration_s: float = RECORD_S) -> Tags:
+        """The tags of one record.  NotReadyError where it does not end in time."""
+        if not plays_to_its_end(
+            self._tagger,
+            round(duration_s * PS_PER_S),
+            timeout_s=self._timeout_s,
+            pause=self._pause,
+            clock=self._clock,
+        ):
+            raise NotReadyError("the tagger's record did not end in time")
+        first, second = (
+            self._tagger.read_tags(channel)[:, 0].astype(np.int64)
+            for channel in self._testbed.detectors.channels
+        )
+        return first, second
+
+    def gated(
+        self, *, clicks: float, longest_s: float, part: Callable[[float], None] = lambda done: None
+    ) -> GateCounts:
+        """Records until about so many clicks fell into gates, or so much light passed."""
+        protocol, delays_ps = self._testbed.protocol, self._testbed.calibration.detector_delays_ps
+        slot_ns = 1e9 / protocol.clock_hz
+        slots = int((RECORD_S * PS_PER_S - max(delays_ps)) / (slot_ns * 1e3))
+        total: GateCounts | None = None
+        while True:
+            counted = gate_counts(
+                self.tags(), delays_ps, slots=slots, gate_ns=protocol.gate_ns, slot_ns=slot_ns
+            )
+            total = counted if total is None else total + counted
+            spent_s = total.slots / protocol.clock_hz
+            done = max(total.inside.sum() / clicks, spent_s / longest_s)
+            part(min(float(done), 1.0))
+            if done >= 1:
+                return total
