@@ -14,6 +14,8 @@ from lab.calibration.errors import CalibrationRefusedError
 from lab.calibration.finding import Measured
 from lab.calibration.gates import GateCounts
 
+LOSSES_DB = 0.2
+"""What the losses of stations and loop, and the light that is counted while detectors recover, leave open (chosen)."""
 LEAST_CLICKS = 50
 """A rate from fewer says little."""
 
@@ -62,5 +64,6 @@ def backscatter_db_per_m(per_gate: Measured, expected: float, assumed_db_per_m: 
     """The scattering of a metre of fibre, where ``expected`` per gate would be there for the assumed one."""
     assert isinstance(per_gate.value, float)
     assert isinstance(per_gate.uncertainty, float)
-    sigma_db = 10 / math.log(10) * per_gate.uncertainty / per_gate.value
+    counting_db = 10 / math.log(10) * per_gate.uncertainty / per_gate.value
+    sigma_db = math.hypot(counting_db, LOSSES_DB)
     return Measured(assumed_db_per_m + 10 * math.log10(per_gate.value / expected), sigma_db, "dB/m")

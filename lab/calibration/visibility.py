@@ -31,7 +31,7 @@ def visibility_of(counts: GateCounts, loop_phase_rad: float, loop_sigma_rad: flo
             f"the loop's phase of {loop_phase_rad:.2f} rad leaves too little of the contrast at rest",
             "look what turns the phase, or calibrate phase again",
         )
-    (bright, dark), (bright_sigma, dark_sigma) = counts.pulsed, counts.pulsed_sigma
+    (bright, dark), (bright_sigma, dark_sigma) = counts.pulsed.tolist(), counts.pulsed_sigma.tolist()
     contrast = (bright - dark) / total
     sigma = 2 * math.hypot(bright * dark_sigma, dark * bright_sigma) / total**2
     cosine = math.cos(loop_phase_rad)
