@@ -25,9 +25,10 @@ from lab.interlock.latch import LATCH_FILE
 from lab.runs.interlocks import Told, acknowledge, stop
 from lab.runs.testbeds.machine import Machine
 from lab.station import Station
-from lab.testbed import parse_testbed, resolve_addresses, write_testbed
+from lab.testbed import parse_testbed, write_testbed
 from orchestrator.light.own_station import OwnStation, StationInstruments
 from sim_backends.bench import Bench
+from sim_backends.optics_way import DIRECTIONS
 
 ROOT = str(Path(__file__).resolve().parents[2])
 DARK_S = 1.0
@@ -43,12 +44,8 @@ class Drill:
         owners = ("relay", *held_role.PAIR)
         self.bench = Bench(testbed, only=[e.name for e in testbed.instruments if e.owner in owners])
         stack.enter_context(self.bench)
-        resolved = resolve_addresses(data, self.bench.addresses)
-        for entry in resolved["instruments"]:
-            if more := self.bench.options.get(entry["name"], {}):
-                entry["options"] = {**entry.get("options", {}), **more}
         self.path = folder / "testbed.toml"
-        write_testbed(resolved, self.path)
+        write_testbed(self.bench.resolved(data), self.path)
         self.machine = Machine(self.path, None)
         self.stations = {
             user: stack.enter_context(Station(self.machine.testbed, user)) for user in held_role.PAIR
@@ -87,8 +84,8 @@ class Drill:
     @property
     def launched_w(self) -> float:
         """What really enters the loop."""
-        ring = self.bench.ring
-        return sum(sum(ring._entering_w(way, ring._train)) for way in ("cw", "ccw"))
+        light = self.bench.ring.light()
+        return sum(sum(light.entering_w(direction)) for direction in DIRECTIONS)
 
     def stop(self, role: str = "relay") -> tuple[Told, float]:
         """`qunetlab stop`, and after how long the ring was dark."""

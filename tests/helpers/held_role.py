@@ -15,18 +15,11 @@ from typing import Any
 
 from lab import needs
 from lab.guard import guarded_role
-from lab.light_of import pair_light
-from lab.testbed import Testbed, load_testbed
-from orchestrator.light.launching import Launching, RelayInstruments
+from lab.testbed import load_testbed
+from orchestrator.light.launching import Launching, RelayInstruments, planned_light
 from orchestrator.light.own_station import OwnStation, StationInstruments
-from orchestrator.protocols.block_planning import plan_for
 
 PAIR = ("alice", "bob")
-
-
-def launch_db(testbed: Testbed) -> float:
-    """The planned launch attenuation of the pair."""
-    return pair_light(testbed, *PAIR).budget(plan_for(testbed, *PAIR).mu_a).launch_attenuation_db
 
 
 def main(testbed_path: str, state: str, role: str, how: str) -> None:
@@ -37,7 +30,7 @@ def main(testbed_path: str, state: str, role: str, how: str) -> None:
         if role == "relay":
             launching = Launching(testbed, RelayInstruments(*(station.get(need) for need in needs.RELAY)))
             refused = interlock.unless_latched(launching.set_up)
-            light: Any = lambda: launching.open(launch_db(testbed))  # noqa: E731
+            light: Any = lambda: launching.open(planned_light(testbed, *PAIR))  # noqa: E731
             held: Any = station.get(needs.LASER)
         else:
             own = [needs.SWITCH, needs.ATTENUATOR, needs.SENSOR_CW, needs.SENSOR_CCW]
