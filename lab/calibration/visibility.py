@@ -16,6 +16,8 @@ from lab.calibration.gates import GateCounts
 LEAST_PULSED = 10_000
 LARGEST_PHASE_RAD = 1.2
 LEAST = 0.8
+DETECTORS_UNEQUAL = 0.1
+"""By which part of either the two detectors may count differently."""
 
 
 def visibility_of(counts: GateCounts, loop_phase_rad: float, loop_sigma_rad: float = 0.0) -> Measured:
@@ -41,6 +43,8 @@ def visibility_of(counts: GateCounts, loop_phase_rad: float, loop_sigma_rad: flo
             f"visibility is {visibility:.3f}, at least {LEAST:g} is needed",
             "polarisation, the loop's phase (calibrate phase), or a modulator that is not at rest",
         )
+    # What little leaves by D2 is counted by another detector, and D1 misses some while it recovers.
+    unequal = DETECTORS_UNEQUAL * (1 - contrast) / 2
     turned = abs(visibility * math.tan(loop_phase_rad)) * loop_sigma_rad
     # Counting may put it a little above the one that cannot be exceeded.
-    return Measured(min(visibility, 1.0), math.hypot(sigma / cosine, turned))
+    return Measured(min(visibility, 1.0), math.hypot(sigma / cosine, turned, unequal))

@@ -23,6 +23,7 @@ from lab.testbed import read_testbed
 from orchestrator.light.calibration.levels import REST, phase_levels
 from orchestrator.light.calibration.phase import phase_finding
 from orchestrator.light.clicks import D1_ONLY, D2_ONLY, LevelClicks
+from orchestrator.light.launching import PlannedLight
 from orchestrator.light.own_station import OWN_DIRECTION
 from orchestrator.protocols.block_planning import plan_for
 from orchestrator.wire.memory_channel import memory_channel_pair
@@ -66,7 +67,7 @@ def calibrate(ring: DrivenRing, monkeypatch: pytest.MonkeyPatch) -> Callable[[Li
 
         with ThreadPoolExecutor(2) as pool:
             both = [pool.submit(user, index) for index in (0, 1)]
-            ring.relay.run((lines[0][1], lines[1][1]), FRAMES, ring.launch_db())
+            ring.relay.run((lines[0][1], lines[1][1]), FRAMES, PlannedLight(ring.plan().attenuation_db))
             clicks = both[PAIR.index(USER)].result()
         mu_upper = plan.mu_b * 10 ** (plan.tolerance_db[1] / 10)
         return phase_finding(ring.testbed, USER, PAIR[0], levels, clicks, mu_upper, OWN_DIRECTION[1])
