@@ -24,6 +24,7 @@ from orchestrator.light.calibration.levels import REST, phase_levels
 from orchestrator.light.calibration.phase import phase_finding
 from orchestrator.light.clicks import D1_ONLY, D2_ONLY, LevelClicks
 from orchestrator.light.launching import PlannedLight
+from orchestrator.light.messages import announce
 from orchestrator.light.own_station import OWN_DIRECTION
 from orchestrator.protocols.block_planning import plan_for
 from orchestrator.wire.memory_channel import memory_channel_pair
@@ -47,8 +48,11 @@ def calibrate(ring: DrivenRing, monkeypatch: pytest.MonkeyPatch) -> Callable[[Li
     """Calibrate one user in light whose clicks are announced as a lie says."""
 
     def run(lie: Lie) -> Finding:
-        rng, honest = np.random.default_rng(7), ring.relay._record
-        monkeypatch.setattr(ring.relay, "_record", lambda: lie(honest(), rng))
+        rng = np.random.default_rng(7)
+        monkeypatch.setattr(
+            "orchestrator.light.relay.announce",
+            lambda frame, slots, outcomes: announce(frame, *lie((slots, outcomes), rng)),
+        )
         ring.relay.set_up()
         for light in ring.users:
             light.set_up()
