@@ -10,6 +10,7 @@ import pytest
 
 from lab.runs.testbeds.folder import template_path
 from lab.testbed import load_testbed, read_testbed, write_testbed
+from sim_backends.optics_hidden import ring_of
 
 if TYPE_CHECKING:
     from tests.lab.conftest import Command
@@ -72,3 +73,29 @@ def test_a_wrong_command_line_is_told(
     said = qunetlab("calibrate", *arguments, "--testbed", str(folder))
     assert said.returncode == 2
     assert told in said.stderr + said.stdout
+
+
+def test_the_relay_finds_what_is_hidden(
+    qunetlab: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, less in (("REST_CLICKS", 2e5), ("DARK_S", 4.0)):
+        monkeypatch.setattr(f"lab.runs.calibrating.procedures.{name}", less)
+    steps = ("detectors", "arm-loss", "backscatter", "visibility")
+    said = qunetlab("calibrate", *steps, "--pair", "alice,carol", "--testbed", str(folder), "--json")
+    assert said.returncode == 0, said.stdout
+    found = {
+        name: (value["value"], value["uncertainty"])
+        for answer in json.loads(said.stdout)["calibrated"]
+        for name, value in answer["finding"]["values"].items()
+    }
+    ring = ring_of(load_testbed(folder / "testbed.toml"))
+    hidden = {
+        "dark_count_probability": sum(each.dark_count_probability for each in ring.detectors) / 2,
+        "visibility": ring.optics.visibility,
+        "backscatter_db_per_m": -ring.optics.backscatter_db_per_m,
+    }
+    for name, true in hidden.items():
+        value, sigma = found[name]
+        assert abs(value - true) < 5 * sigma, name
+    assert found["visibility"][1] < 0.002
+    assert found["relay_loss_db"][0] == pytest.approx(ring.optics.relay_loss_db, abs=0.3)

@@ -1,0 +1,125 @@
+"""What the relay finds from its own records: right within what it says, and refused where there is nothing to find."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from lab.calibration.arm_loss import OutputLight, relay_loss
+from lab.calibration.errors import CalibrationRefusedError
+from lab.calibration.finding import Measured
+from lab.calibration.flat_light import (
+    backscatter_db_per_m,
+    backscatter_per_gate,
+    dark_count_probability,
+)
+from lab.calibration.gates import GateCounts, gate_counts
+from lab.calibration.visibility import visibility_of
+
+SLOTS = 100_000_000
+GATE_NS, SLOT_NS = 1.0, 10.0
+
+
+def counted(pulsed: tuple[float, float], flat_per_ns: float, seed: int, slots: int = SLOTS) -> GateCounts:
+    """Poisson counts for clicks of pulses per slot at either detector, and a flat rate per ns of each slot."""
+    rng = np.random.default_rng(seed)
+    inside = rng.poisson([(each + flat_per_ns * GATE_NS) * slots for each in pulsed]).astype(float)
+    quiet = rng.poisson([flat_per_ns * 4.0 * slots] * 2).astype(float)
+    return GateCounts(inside, quiet, slots, GATE_NS, SLOT_NS)
+
+
+def numbers(found: Measured) -> tuple[float, float]:
+    assert isinstance(found.value, float)
+    assert isinstance(found.uncertainty, float)
+    return found.value, found.uncertainty
+
+
+def test_tags_are_sorted_by_their_place_in_the_slot() -> None:
+    delays = (5_000_000.0, 5_000_700.0)
+    d1 = np.array([5_000_000, 5_010_400, 5_012_000, 5_025_000, 4_990_000, 6_000_000_000], np.int64)
+    d2 = np.array([5_000_700, 5_000_700 + 10_600, 5_000_700 + 17_500], np.int64)
+    found = gate_counts((d1, d2), delays, slots=1000, gate_ns=GATE_NS, slot_ns=SLOT_NS)
+    assert found.inside.tolist() == [2, 1]
+    assert found.quiet.tolist() == [
+        1,
+        1,
+    ]  # 2 ns after, 2.5 ns before a pulse; the leak half a slot off is neither
+
+
+@pytest.mark.parametrize("loop_rad", [0.0, 0.4, -0.4])
+def test_visibility_is_right_within_its_error(loop_rad: float) -> None:
+    true, pulls = 0.985, []
+    for seed in range(40):
+        contrast = true * math.cos(loop_rad)
+        counts = counted((0.007 * (1 + contrast) / 2, 0.007 * (1 - contrast) / 2), 1.2e-5, seed)
+        value, sigma = numbers(visibility_of(counts, loop_rad))
+        pulls.append((value - true) / sigma)
+    assert np.abs(pulls).max() < 5
+    assert np.mean(np.abs(pulls) < 2) >= 0.9
+
+
+def test_no_interference_is_refused() -> None:
+    with pytest.raises(CalibrationRefusedError, match=r"visibility is 0\.5"):
+        visibility_of(counted((0.0075, 0.0025), 1e-6, 1), 0.0)
+    with pytest.raises(CalibrationRefusedError, match="too few"):
+        visibility_of(counted((0.0, 0.0), 1e-6, 1), 0.0)
+    with pytest.raises(CalibrationRefusedError, match=r"1\.50 rad"):
+        visibility_of(counted((0.0055, 0.0045), 1e-6, 1), 1.5)
+
+
+def test_the_relay_loss_follows_the_counted_light() -> None:
+    """Arms of 4 and 5 dB beside a relay of 3.4 dB, which the file has as 3.0."""
+    true_db, file_db, arms_db = 3.4, 3.0, (4.0, 5.0)
+    pulls = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        arriving = 0.003
+        users = []
+        for arm_db in arms_db:
+            mu = arriving * 10 ** ((arm_db + true_db - file_db) / 10)
+            users.append(OutputLight(mu * (1 + 0.03 * rng.standard_normal()), 0.03 * mu, arm_db))
+        counts = counted((2 * arriving * 0.99, 2 * arriving * 0.01), 1e-5, seed)
+        value, sigma = numbers(relay_loss(counts, (users[0], users[1]), file_db))
+        pulls.append((value - true_db) / sigma)
+    assert np.abs(pulls).max() < 5
+    assert np.mean(np.abs(pulls) < 2) >= 0.9
+
+
+def test_users_that_disagree_are_refused() -> None:
+    counts = counted((0.006, 0.0), 1e-6, 1)
+    with pytest.raises(CalibrationRefusedError, match="first user's"):
+        relay_loss(counts, (OutputLight(0.01, 1e-4, 4.0), OutputLight(0.02, 1e-4, 4.0)), 3.0)
+    with pytest.raises(CalibrationRefusedError, match="no pulse"):
+        relay_loss(counted((0.0, 0.0), 0.0, 1), (OutputLight(0.01, 1e-4, 4.0),) * 2, 3.0)
+
+
+def test_dark_counts_are_right_within_their_error() -> None:
+    pulls = []
+    for seed in range(60):
+        counts = counted((0.0, 0.0), 1e-7 / GATE_NS, seed, slots=5 * SLOTS)
+        value, sigma = numbers(dark_count_probability(counts))
+        pulls.append((value - 1e-7) / sigma)
+    assert 0.7 < np.std(pulls) < 1.3
+
+
+def test_a_silent_detector_and_light_are_no_dark_counts() -> None:
+    silent = GateCounts(np.array([40.0, 0.0]), np.array([200.0, 0.0]), SLOTS, GATE_NS, SLOT_NS)
+    with pytest.raises(CalibrationRefusedError, match="D2 counts nothing"):
+        dark_count_probability(silent)
+    with pytest.raises(CalibrationRefusedError, match="in pulses"):
+        dark_count_probability(counted((1e-5, 1e-5), 1e-7, 1))
+    with pytest.raises(CalibrationRefusedError, match="too few"):
+        dark_count_probability(counted((0.0, 0.0), 1e-7, 1, slots=100_000))
+
+
+def test_backscatter_is_what_is_left_above_the_dark_counts() -> None:
+    dark = Measured(1e-7, 2e-9)
+    value, sigma = numbers(backscatter_per_gate(counted((0.0, 0.0), 1.21e-5, 1), dark))
+    assert abs(value - 1.2e-5) < 5 * sigma
+    assert sigma < 2e-7
+    db, _ = numbers(backscatter_db_per_m(Measured(value, sigma), value / 2, -72.0))
+    assert db == pytest.approx(-72.0 + 10 * math.log10(2))
+    with pytest.raises(CalibrationRefusedError, match="nothing to measure"):
+        backscatter_per_gate(counted((0.0, 0.0), 1e-7, 1), dark)
