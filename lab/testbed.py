@@ -155,6 +155,8 @@ class Uncertainty(Section):
     """How far an intensity may be off its plan before the block ends."""
     calibrated_db: Annotated[NonNegative, Plausible(1e-3, 6)] = 0.5
     """Of an intensity that nobody reads while pulses fly."""
+    visibility: Annotated[NonNegative, Plausible(1e-5, 0.5)] = 0.001
+    """Not charged: errors beyond it say that the ring is not as calibrated."""
 
 
 class Detectors(Section):

@@ -17,6 +17,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from msgspec import Meta
 
+from lab.calibration.steps import Step
 from orchestrator.events.common import Item, Unknown
 from orchestrator.wire.codec import Message
 from orchestrator.wire.fields import Count, InstrumentName, Lane, Reason, Role, Seconds
@@ -67,6 +68,7 @@ class BlockReport(Item, frozen=True):
     took ``light_wall_s``; ``started_s``, on the node's own monotonic clock, is when it was first lit, and
     ``processing_s`` what passed until this report.  ``predicted_bits`` is what the calibrated ring gives at the arrivals
     counted.  ``light`` and ``monitoring`` say what its secrecy rests on, as its plan has it; None where nobody told.
+    ``calibrate``: what would mend a ring that its counts do not fit, likeliest first.
     """
 
     about = ("first", "second")
@@ -98,6 +100,7 @@ class BlockReport(Item, frozen=True):
     processing_s: Seconds = 0.0
     light: Light | None = None
     monitoring: Monitoring | None = None
+    calibrate: Annotated[tuple[Step, ...], Meta(max_length=len(Step))] = ()
 
     @property
     def pair(self) -> Pair:

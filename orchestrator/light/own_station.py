@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from drivers.links.errors import NotReadyError
+from lab.calibration.steps import Step
 from lab.light_budget import DARK_W, photons_per_slot
 from lab.testbed import Testbed
 from orchestrator.light.messages import LightAborted
@@ -164,6 +165,7 @@ class OwnStation:
         if not -LOW_DB <= deviation_db <= drift_db:
             raise LightAborted(
                 f"{self._user.name}: the output is {deviation_db:+.3f} dB off the planned {mu:.4g} photons per slot "
-                f"({direction}); -{LOW_DB:g} to +{drift_db:g} dB are allowed: calibrate again, or suspect the light"
+                f"({direction}); -{LOW_DB:g} to +{drift_db:g} dB are allowed: calibrate {Step.INTENSITY}, {Step.POLARIZATION}, or suspect the "
+                "light"
             )
         return actual

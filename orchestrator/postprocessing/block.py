@@ -27,11 +27,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from orchestrator import runtime
 from orchestrator.bits import PackedBits, pack
 from orchestrator.keystore.errors import KeyStoreError
 from orchestrator.keystore.lanes import PairEnd
-from orchestrator.light.clicks import BlockClicks
+from orchestrator.light.clicks import D2_ONLY, BlockClicks
 from orchestrator.light.messages import LOST
 from orchestrator.one_time_tags import TAG_KEY_BITS
 from orchestrator.postprocessing import messages as m
@@ -265,16 +267,20 @@ def _disclose_tests(state: _Block, clicks: BlockClicks, sifted: SiftedBits) -> t
         drawn = unpack_exactly(theirs.labels, n_key, "drawn labels")
         seeds, their_test = theirs.seeds, theirs.test_bits
         talk.send(m.TestBits(test_bits=test_bits))
+    wrong = sifted.test_errors(their_test)
+    in_d2 = int(np.count_nonzero(clicks.outcome == D2_ONLY))
     counts = BlockCounts(
         n_pulses=clicks.n_pulses,
         n_announced=clicks.n_single,
         n_key=n_key,
         n_test=sifted.n_test,
         n_drawn=int(drawn.sum()),
-        test_errors=sifted.test_errors(their_test),
+        test_errors=sum(wrong),
         leak_bits=0,
         by_labels=sifted.by_labels,
         lost_pulses=state.lost_pulses,
+        by_detector=(clicks.n_single - in_d2, in_d2),
+        test_errors_by_detector=wrong,
     )
     return counts, seeds
 
@@ -283,7 +289,8 @@ def _length(state: _Block, counts: BlockCounts) -> KeyLength:
     """Length of the key of these counts; aborts where they do not fit the plan."""
     broken = state.plan.violations(counts)
     if broken:
-        state.talk.abort("; ".join(broken))
+        steps = dict.fromkeys(step for each in broken for step in each.steps)
+        state.talk.abort("; ".join(map(str, broken)), tuple(steps))
     return state.plan.secret_length(counts)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NoReturn, TypeVar
 
+from lab.calibration.steps import Step
 from orchestrator.keystore.lanes import PairEnd
 from orchestrator.postprocessing.authentication import Transcript
 from orchestrator.postprocessing.messages import REASON_LIMIT, Aborted, BlockMessage
@@ -25,11 +26,12 @@ PATIENCE = 50.0
 
 
 class BlockAborted(Exception):
-    """The block was given up and destroyed; ``reason`` says why, ``stage`` where."""
+    """The block was given up and destroyed; ``reason`` says why, ``stage`` where, ``steps`` what to calibrate."""
 
-    def __init__(self, reason: str, stage: str = "") -> None:
+    def __init__(self, reason: str, stage: str = "", steps: tuple[Step, ...] = ()) -> None:
         self.reason = reason
         self.stage = stage
+        self.steps = steps
         super().__init__(f"block aborted during {stage}: {reason}" if stage else f"block aborted: {reason}")
 
 
@@ -87,9 +89,9 @@ class Conversation:
             self.transcript.add(self.peer, data)
         return message
 
-    def abort(self, reason: str) -> NoReturn:
-        """End the block."""
-        raise BlockAborted(reason, self.stage)
+    def abort(self, reason: str, steps: tuple[Step, ...] = ()) -> NoReturn:
+        """End the block; ``steps`` are calibrations that would mend the ring."""
+        raise BlockAborted(reason, self.stage, steps)
 
     def tell_peer(self, reason: str) -> None:
         """Let the peer stop waiting, if it can be reached at all; without this its time-out ends the block."""

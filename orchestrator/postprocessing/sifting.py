@@ -15,7 +15,7 @@ import numpy as np
 from orchestrator.bits import BitArray, PackedBits, pack, packed_size, unpack
 from orchestrator.keystore.lanes import PairEnd
 from orchestrator.light.clicks import BOTH, D1_ONLY, D2_ONLY, BlockClicks
-from orchestrator.protocols.base import Codes, PulseSymbols
+from orchestrator.protocols.base import BoolArray, Codes, PulseSymbols
 
 
 class SiftingError(Exception):
@@ -47,22 +47,26 @@ def check_clicks(clicks: BlockClicks, symbols: PulseSymbols) -> None:
 
 @dataclass(slots=True)
 class OwnRounds:
-    """This user's side of the single clicks: published labels and secret bits, uint8 of shape (n,), flips done."""
+    """This user's side of the single clicks: published labels and secret bits, uint8 of shape (n,), flips done.
+
+    ``in_d2``: which of them were in detector 2, as announced; bool of shape (n,).
+    """
 
     symbols: PulseSymbols
     pair_end: PairEnd
     labels: Codes
     bits: BitArray
+    in_d2: BoolArray
 
     @classmethod
     def of(cls, clicks: BlockClicks, pair_end: PairEnd, symbols: PulseSymbols) -> OwnRounds:
         """Keep the single clicks of ``clicks``; the second user flips its bit where detector 2 clicked."""
         single = clicks.outcome != BOTH
         codes = clicks.symbol[single]
-        bits = symbols.bits(codes)
+        bits, in_d2 = symbols.bits(codes), clicks.outcome[single] == D2_ONLY
         if pair_end == "second":
-            bits ^= clicks.outcome[single] == D2_ONLY
-        return cls(symbols, pair_end, symbols.labels(codes), bits)
+            bits ^= in_d2
+        return cls(symbols, pair_end, symbols.labels(codes), bits, in_d2)
 
     def __repr__(self) -> str:
         return f"<OwnRounds: {self.n_rounds} single clicks>"
@@ -86,7 +90,9 @@ class OwnRounds:
         key, test = self.symbols.kept(first, second)
         table = np.bincount((first.astype(np.intp) << width) | second, minlength=1 << 2 * width)
         by_labels = tuple(map(tuple, table.reshape(1 << width, -1).tolist()))
-        return SiftedBits(pack(self.bits[key]), int(np.count_nonzero(key)), self.bits[test], by_labels)
+        return SiftedBits(
+            pack(self.bits[key]), int(np.count_nonzero(key)), self.bits[test], self.in_d2[test], by_labels
+        )
 
     def wipe(self) -> None:
         """Overwrite the bits."""
@@ -95,11 +101,12 @@ class OwnRounds:
 
 @dataclass(slots=True)
 class SiftedBits:
-    """A user's key bits (packed) and test bits (one per element); ``by_labels`` as in BlockCounts."""
+    """A user's key bits (packed) and test bits (one per element), those of D2 in ``test_in_d2``; ``by_labels`` as in BlockCounts."""
 
     key: PackedBits
     n_key: int
     test: BitArray
+    test_in_d2: BoolArray
     by_labels: tuple[tuple[int, ...], ...]
 
     def __repr__(self) -> str:
@@ -110,9 +117,11 @@ class SiftedBits:
         """Disclosed rounds."""
         return self.test.size
 
-    def test_errors(self, peer_test: bytes) -> int:
-        """Test bits of the peer (packed) that differ from ours."""
-        return int(np.count_nonzero(self.test != unpack_exactly(peer_test, self.n_test, "test bits")))
+    def test_errors(self, peer_test: bytes) -> tuple[int, int]:
+        """Test bits of the peer (packed) that differ from ours, of D1 and of D2."""
+        wrong = self.test != unpack_exactly(peer_test, self.n_test, "test bits")
+        in_d2 = int(np.count_nonzero(wrong & self.test_in_d2))
+        return int(np.count_nonzero(wrong)) - in_d2, in_d2
 
     def wipe(self) -> None:
         """Overwrite the key bits."""

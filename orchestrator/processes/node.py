@@ -34,6 +34,7 @@ from orchestrator.light.own_station import OWN_DIRECTION, StationInstruments
 from orchestrator.light.user import UserLight
 from orchestrator.postprocessing.block import BlockResult, run_block
 from orchestrator.postprocessing.cascade import compile_kernels
+from orchestrator.postprocessing.conversation import BlockAborted
 from orchestrator.processes.node_alarms import AlarmWatch
 from orchestrator.processes.node_control import NODE_ERRORS, NodeControl
 from orchestrator.processes.node_store import open_node_store
@@ -296,7 +297,8 @@ class Node:
         if error is None:
             report = reported(report, done.result(), block.clicks.outcome.size)
         else:
-            report = replace(report, reason=str(error)[:REASON_LIMIT])
+            steps = error.steps if isinstance(error, BlockAborted) else ()
+            report = replace(report, reason=str(error)[:REASON_LIMIT], calibrate=steps)
         if not report.stored:
             report = replace(report, interrupted=self._stopping)
             logger.warning("%s of %s gave no key: %s", block.name, pair_name(report.pair), report.reason)

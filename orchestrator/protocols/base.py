@@ -17,6 +17,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from lab.calibration.steps import Step
 from lab.testbed import Testbed
 from orchestrator.bits import BitArray
 from orchestrator.events.status import Light, Monitoring
@@ -76,7 +77,8 @@ class BlockCounts:
     (None if not known); ``leak_bits`` every bit disclosed by reconciliation plus one per verification outcome;
     ``n_kept`` key rounds that become key (None: all).  ``by_labels[a][b]``: clicks for which the first user
     published label a and the second label b.  ``lost_pulses`` of the slots were in lost frames, from which nothing is
-    kept.
+    kept.  ``by_detector``: the announced clicks of D1 and D2, and ``test_errors_by_detector`` those of the test errors;
+    zeros where nobody counted.
     """
 
     n_pulses: int
@@ -90,6 +92,19 @@ class BlockCounts:
     n_kept: int | None = None
     by_labels: tuple[tuple[int, ...], ...] = ()
     lost_pulses: int = 0
+    by_detector: tuple[int, int] = (0, 0)
+    test_errors_by_detector: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Misfit:
+    """Why a block is given up, and the calibrations that would mend it, likeliest first; none where none would."""
+
+    reason: str
+    steps: tuple[Step, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.reason}: calibrate {', '.join(self.steps)}" if self.steps else self.reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +160,8 @@ class BlockPlan(ABC):
         """SHA-256 (hex), equal iff both users planned the same block of the same protocol."""
 
     @abstractmethod
-    def violations(self, counts: BlockCounts) -> tuple[str, ...]:
-        """Why a block with these counts must be given up, one sentence each; empty if it fits the plan."""
+    def violations(self, counts: BlockCounts) -> tuple[Misfit, ...]:
+        """Why a block with these counts must be given up; empty if it fits the plan."""
 
     @abstractmethod
     def secret_length(self, counts: BlockCounts) -> KeyLength:

@@ -249,7 +249,8 @@ def test_a_block_too_dear_to_reconcile_ends_without_key(plan: FourPhasePlan) -> 
     """Length above 0 before the parities, 0 after them: ends after reconciliation and spends no one-time key."""
     sides = honest_sides(plan, 1, qber=0.045)
     for side in sides.values():
-        side.plan = replace(plan, finite=replace(plan.finite, m_y=0.005 * plan.finite.n_y))
+        clean = replace(plan.finite, m_y=0.005 * plan.finite.n_y)
+        side.plan = replace(plan, finite=clean, visibility_uncertainty=0.1)
     a, b = sides["first"].clicks, sides["second"].clicks
     repair = (a.symbol > 1) & (
         b.symbol > 1

@@ -259,9 +259,9 @@ def test_clicks_that_are_missing_without_a_lost_frame_are_refused() -> None:
         test_errors=0,
         leak_bits=0,
     )
-    assert "announced clicks do not fit" in plan.violations(counts)[0]
+    assert "announced clicks do not fit" in plan.violations(counts)[0].reason
     assert plan.violations(replace(counts, lost_pulses=round(0.4 * PULSES))) == ()
-    assert "announced clicks" in plan.violations(replace(counts, lost_pulses=round(0.8 * PULSES)))[0]
+    assert "announced clicks" in plan.violations(replace(counts, lost_pulses=round(0.8 * PULSES)))[0].reason
 
 
 # -- the relay keeps both in step -----------------------------------------------------------------------

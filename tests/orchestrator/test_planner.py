@@ -13,7 +13,8 @@ import pytest
 
 from orchestrator.protocols.base import BlockCounts
 from orchestrator.protocols.four_phase.coin import IDEAL, Uncertainty
-from orchestrator.protocols.four_phase.planner import CountWindow, FourPhasePlan, block_plan
+from orchestrator.protocols.four_phase.fit import CountWindow
+from orchestrator.protocols.four_phase.planner import FourPhasePlan, block_plan
 from orchestrator.protocols.four_phase.rates import P_X_MIN_FINITE, KeyRate, Scenario, keyrate_report
 from orchestrator.protocols.optical_channel import OpticalChannel, click_probabilities, transmittance
 

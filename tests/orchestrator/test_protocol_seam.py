@@ -28,6 +28,7 @@ from orchestrator.protocols.base import (
     Codes,
     KeyLength,
     KeyProtocol,
+    Misfit,
     PulseSymbols,
 )
 from orchestrator.protocols.block_planning import plan_for, protocol_named
@@ -74,10 +75,10 @@ class DecoyPlan(BlockPlan):
     def digest(self) -> str:
         return hashlib.sha256(f"decoy {self.n_pulses} {self.mu_a} {self.mu_b}".encode()).hexdigest()
 
-    def violations(self, counts: BlockCounts) -> tuple[str, ...]:
+    def violations(self, counts: BlockCounts) -> tuple[Misfit, ...]:
         seen, expected = counts.by_labels[DECOY][DECOY], counts.n_announced / 64
         few = abs(seen - expected) > 6 * math.sqrt(expected)
-        return (f"{seen} decoys where {expected:.0f} are expected",) if few else ()
+        return (Misfit(f"{seen} decoys where {expected:.0f} are expected"),) if few else ()
 
     def predicted_bits(self, counts: BlockCounts) -> int:
         return counts.n_key // 2

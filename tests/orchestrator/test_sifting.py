@@ -47,11 +47,14 @@ def test_all_pairs_of_symbols_and_outcomes() -> None:
 
 
 def test_test_bits_and_their_errors() -> None:
-    rounds = OwnRounds.of(clicks([D1_ONLY] * 6, [2, 3, 2, 0, 3, 2]), "first", FOUR)
+    """Rounds 0, 1, 4 and 5 are kept; the bits of the last two differ, clicks of D2 and of D1."""
+    outcomes = [D1_ONLY, D2_ONLY, D2_ONLY, D1_ONLY, D2_ONLY, D1_ONLY]
+    rounds = OwnRounds.of(clicks(outcomes, [2, 3, 2, 0, 3, 2]), "first", FOUR)
     kept = rounds.sift(pack(np.array([1, 1, 0, 1, 1, 1], np.uint8)).tobytes())
     assert (kept.n_key, kept.n_test) == (0, 4)
     assert kept.test.tolist() == [0, 1, 1, 0]
-    assert kept.test_errors(pack(np.array([0, 1, 0, 1], np.uint8)).tobytes()) == 2
+    assert kept.test_errors(pack(np.array([0, 1, 0, 1], np.uint8)).tobytes()) == (1, 1)
+    assert kept.test_errors(pack(np.array([1, 1, 1, 1], np.uint8)).tobytes()) == (2, 0)
 
 
 @pytest.mark.parametrize("size", [0, 1, 3])

@@ -24,41 +24,23 @@ import numpy as np
 
 from orchestrator.bits import BitArray
 from orchestrator.events.status import Light, Monitoring
-from orchestrator.protocols.base import BlockCounts, BlockPlan, KeyLength
+from orchestrator.protocols.base import BlockCounts, BlockPlan, KeyLength, Misfit
 from orchestrator.protocols.four_phase.arrivals import arrivals, clicks_per_slot
 from orchestrator.protocols.four_phase.bounds import (
+    CoinLength,
     FinitePlan,
     Observed,
     key_length,
     predict,
 )
 from orchestrator.protocols.four_phase.coin import IDEAL, Uncertainty
+from orchestrator.protocols.four_phase.fit import misfits
 from orchestrator.protocols.four_phase.rates import Scenario
 from orchestrator.protocols.four_phase.symbols import P_X_STEPS, FourPhases
 from orchestrator.protocols.optical_channel import OpticalChannel
 
-_SIGMAS = 7.0
-"""Statistical half-width of a count window, in standard deviations (two-sided 3e-12)."""
-
-
-@dataclass(frozen=True, slots=True)
-class CountWindow:
-    """Counts that fit the calibrated channel, both ends included."""
-
-    low: int
-    high: int
-
-    def __contains__(self, count: float) -> bool:
-        return self.low <= count <= self.high
-
-    @classmethod
-    def around(cls, expected: float, tolerance_db: float) -> CountWindow:
-        """``expected`` give or take a factor for drift of the channel and 7 sigma of counting noise."""
-        factor = 10.0 ** (tolerance_db / 10.0)
-        low, high = expected / factor, expected * factor
-        low -= _SIGMAS * math.sqrt(low)
-        high += _SIGMAS * math.sqrt(high) + _SIGMAS**2 / 2
-        return cls(max(0, math.floor(low)), math.ceil(high))
+VISIBILITY_UNCERTAINTY = 0.001
+"""What a calibration of it reaches."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +49,7 @@ class FourPhasePlan(BlockPlan):
 
     ``p_x_128`` is 128 p_x.  ``mu_a``, ``mu_b`` are nominal, ``uncertainties`` what is charged of either user's light.
     ``finite`` holds the predicted counts, ``announced`` that of single-detector clicks of the block in any bases.
+    ``visibility_uncertainty`` is what the visibility may be wrong by, either way.
     """
 
     p_x_128: int
@@ -76,6 +59,7 @@ class FourPhasePlan(BlockPlan):
     gain_tolerance_db: float
     finite: FinitePlan
     announced: float
+    visibility_uncertainty: float = VISIBILITY_UNCERTAINTY
 
     @property
     def symbols(self) -> FourPhases:
@@ -120,7 +104,7 @@ class FourPhasePlan(BlockPlan):
             *(value.hex() for each in self.uncertainties for value in astuple(each)),
             *(value.hex() for value in astuple(self.channel)),
             *(self.f_ec.hex(), self.eps_sec.hex(), self.eps_cor.hex(), self.qber_limit.hex()),
-            *(self.gain_tolerance_db.hex(), self.lost_frames_limit.hex()),
+            *(self.gain_tolerance_db.hex(), self.visibility_uncertainty.hex(), self.lost_frames_limit.hex()),
         )
         f = self.finite
         predicted = (f.coin_rounds, f.delta, f.n_x, f.n_y, f.m_y, f.n_s, self.gain, self.qber)
@@ -132,49 +116,26 @@ class FourPhasePlan(BlockPlan):
         arrived = arrivals(self.channel, self.mu_a, self.mu_b, self.p_x, recorded, counts.n_announced)
         return arrived.bits(self.finite, self.f_ec, self.eps_cor)
 
-    def violations(self, counts: BlockCounts) -> tuple[str, ...]:
-        found: list[str] = []
-        if counts.n_pulses != self.n_pulses:
-            found.append(f"{counts.n_pulses} pulses were emitted, the plan says {self.n_pulses}")
-        recorded = 1.0 - counts.lost_pulses / self.n_pulses
-        for name, count, expected in (
-            ("announced clicks", counts.n_announced, self.announced),
-            ("XX rounds", counts.n_key, self.finite.n_x),
-            ("YY rounds", counts.n_test, self.finite.n_y),
-        ):
-            window = CountWindow.around(recorded * expected, self.gain_tolerance_db)
-            if count not in window:
-                found.append(
-                    f"{count} {name} do not fit the calibrated channel ({window.low} to {window.high}):"
-                    " calibrate again, or suspect the line"
-                )
-        label = float(self.coin_label_probability)
-        if counts.n_drawn not in CountWindow.around(max(counts.n_key, 0) * label, 0.0):
-            found.append(
-                f"{counts.n_drawn} of {counts.n_key} XX rounds carry the coin label of probability {label:.4g}"
-            )
-        for basis, errors, rounds in (
-            ("X", counts.key_errors, counts.n_key),
-            ("Y", counts.test_errors, counts.n_test),
-        ):
-            if errors is not None and rounds > 0 and errors > self.qber_limit * rounds:
-                found.append(
-                    f"error rate {errors / rounds:.4f} in {basis} is above the limit {self.qber_limit}"
-                )
-        return tuple(found)
+    def violations(self, counts: BlockCounts) -> tuple[Misfit, ...]:
+        return tuple(misfits(self, counts, no_key=not self._length(counts).bits))
 
     def secret_length(self, counts: BlockCounts) -> KeyLength:
-        reasons = self.violations(counts)
-        observed = Observed(
-            n_x=counts.n_key,
-            n_y=counts.n_test,
-            m_y=counts.test_errors,
-            n_s=counts.n_drawn + counts.n_test,
-            leak_bits=counts.leak_bits,
-            n_kept=counts.n_kept,
+        length, reasons = self._length(counts), self.violations(counts)
+        return length.refused("; ".join(map(str, reasons))) if reasons else length
+
+    def _length(self, counts: BlockCounts) -> CoinLength:
+        """By the bound alone."""
+        return key_length(
+            self.finite,
+            Observed(
+                n_x=counts.n_key,
+                n_y=counts.n_test,
+                m_y=counts.test_errors,
+                n_s=counts.n_drawn + counts.n_test,
+                leak_bits=counts.leak_bits,
+                n_kept=counts.n_kept,
+            ),
         )
-        length = key_length(self.finite, observed)
-        return length.refused("; ".join(reasons)) if reasons else length
 
     def draw_labels(self, n_rounds: int, read_random: Callable[[int], bytes]) -> BitArray:
         """Label each of ``n_rounds`` XX rounds (uint8, 1 = in the coin) with exactly the planned probability.
@@ -234,6 +195,7 @@ def scenario_plan(
     p_x: float | None = None,
     mu_a: float | None = None,
     mu_b: float | None = None,
+    visibility_uncertainty: float = VISIBILITY_UNCERTAINTY,
     light: Light = "assumed",
     monitoring: Monitoring = "monitored",
 ) -> FourPhasePlan:
@@ -268,6 +230,7 @@ def scenario_plan(
         finite=finite,
         gain=gain,
         qber=qber,
+        visibility_uncertainty=float(visibility_uncertainty),
         announced=n_pulses * clicks_per_slot(channel, a, b, best.p_x),
         lost_frames_limit=float(lost_frames_limit),
         expected_bits=scenario.expected_length(a, b, best.p_x).bits,

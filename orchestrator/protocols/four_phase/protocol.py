@@ -60,6 +60,7 @@ def trust_of(testbed: Testbed) -> Trust:
         drift_db=wrong_by.drift_db,
         sensor_zero_w=wrong_by.sensor_zero_pw * 1e-12,
         calibrated_db=wrong_by.calibrated_db,
+        visibility=wrong_by.visibility,
         monitoring=protocol.monitoring,
         light=protocol.light,
     )

@@ -28,7 +28,7 @@ from lab.light_budget import SPECKLE, PairLight
 from orchestrator.events.status import Monitoring, pair_name
 from orchestrator.protocols.epsilons import ParameterError
 from orchestrator.protocols.four_phase.coin import Uncertainty
-from orchestrator.protocols.four_phase.planner import FourPhasePlan, scenario_plan
+from orchestrator.protocols.four_phase.planner import VISIBILITY_UNCERTAINTY, FourPhasePlan, scenario_plan
 from orchestrator.protocols.four_phase.rates import Scenario
 from orchestrator.protocols.optical_channel import OpticalChannel, transmittance
 
@@ -56,6 +56,7 @@ class Trust:
     """How far the intensity may drift before a user notices and stops."""
     sensor_zero_w: float = 0.05e-12
     calibrated_db: float = 0.5
+    visibility: float = VISIBILITY_UNCERTAINTY
     monitoring: Monitoring = "monitored"
     light: Literal["assumed", "gated", "counted"] = "assumed"
     gated_excess: float | None = None
@@ -123,6 +124,7 @@ def plan_on_ring(
         lost_frames_limit=lost_frames_limit,
         p_x=p_x,
         mu_a=mu_a,
+        visibility_uncertainty=trust.visibility,
         light="gated" if trust.light == "gated" else "assumed",
         monitoring=trust.monitoring,
     )
