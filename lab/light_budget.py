@@ -158,6 +158,12 @@ class LightBudget:
     detector_rate_cps: float
 
 
+def all_bypassed(ring: RingLight) -> PairLight:
+    """The ring with nobody in it: a pair whose stations lose no more than a pass of the switch."""
+    stations = tuple(replace(station, loss_db=ring.bypass_db) for station in ring.stations)
+    return PairLight(replace(ring, stations=stations), 0, 1)
+
+
 @dataclass(frozen=True)
 class PairLight:
     """The light of a ring with two stations taken in, by their places in ring order."""

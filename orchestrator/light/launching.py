@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lab.light_budget import LATCHING_CPS
-from lab.light_of import pair_light
+from lab.light_of import LAUNCH_LIMIT_DB, pair_light
 from lab.testbed import Testbed
 from orchestrator import runtime
 from orchestrator.light.carving import carver_pattern
@@ -72,6 +72,11 @@ class PlannedLight:
     attenuation_db: float
     detector_cps: float = 0.0
     bystanders: tuple[str, ...] = ()
+
+    @property
+    def low_db(self) -> float:
+        """How far below it the launch opens: what both attenuators still can, and no more than :data:`LOW_DB`."""
+        return min(LOW_DB, LAUNCH_LIMIT_DB + LOW_DB - self.attenuation_db)
 
 
 def planned_light(testbed: Testbed, first: str, second: str) -> PlannedLight:
@@ -138,7 +143,7 @@ class Launching:
         try:
             self._open_low(plan)
             while silent := self._check_rates(plan, latching):
-                self.bring_back(latching, silent, f"no count at {LOW_DB:g} dB below the planned light")
+                self.bring_back(latching, silent, f"no count at {plan.low_db:.3g} dB below the planned light")
                 self._open_low(plan)
             self._attenuate(plan.attenuation_db)
         except BaseException:
@@ -151,7 +156,7 @@ class Launching:
         return latching.bring_back(silent, seen)
 
     def _open_low(self, plan: PlannedLight) -> None:
-        self._attenuate(plan.attenuation_db + LOW_DB)
+        self._attenuate(plan.attenuation_db + plan.low_db)
         for attenuator in (self._owned.launch_second, self._owned.launch):
             attenuator.let_through()
 
@@ -196,13 +201,13 @@ class Launching:
         self._owned.launch_second.attenuation_db(attenuation_db - first)
 
     def _check_rates(self, plan: PlannedLight, latching: Latching) -> tuple[int, ...]:
-        """A hundredth of the light must be seen, and must not be more than a hundredth of what detectors bear.
+        """Of so dim a light something must be seen, and no more than the same part of what detectors bear.
 
         Returns the detectors that are latched.
         """
         rates = self._owned.detectors.count_rates()[:2]
-        part = 10 ** (-LOW_DB / 10)
-        counted = f"detectors count {rates[0]:.3g} and {rates[1]:.3g} per second at a hundredth of the light"
+        part = 10 ** (-plan.low_db / 10)
+        counted = f"detectors count {rates[0]:.3g} and {rates[1]:.3g} per second at {part:.3g} of the light"
         if max(rates) > LATCHING_CPS * part:
             raise LightAborted(
                 f"{counted}, more than {LATCHING_CPS * part:.3g}: all of it would blind them; are both stations of the "

@@ -78,9 +78,9 @@ def test_a_wrong_command_line_is_told(
 def test_the_relay_finds_what_is_hidden(
     qunetlab: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, less in (("REST_CLICKS", 2e5), ("DARK_S", 4.0)):
+    for name, less in (("REST_CLICKS", 2e5), ("DARK_S", 4.0), ("SWEEP_S", 0.1)):
         monkeypatch.setattr(f"lab.runs.calibrating.procedures.{name}", less)
-    steps = ("detectors", "arm-loss", "backscatter", "visibility")
+    steps = ("carver", "detectors", "arm-loss", "backscatter", "visibility")
     said = qunetlab("calibrate", *steps, "--pair", "alice,carol", "--testbed", str(folder), "--json")
     assert said.returncode == 0, said.stdout
     found = {
@@ -98,4 +98,5 @@ def test_the_relay_finds_what_is_hidden(
         value, sigma = found[name]
         assert abs(value - true) < 5 * sigma, name
     assert found["visibility"][1] < 0.002
+    assert found["extinction_db"][0] == pytest.approx(ring.optics.carver.extinction_db, abs=0.5)
     assert found["relay_loss_db"][0] == pytest.approx(ring.optics.relay_loss_db, abs=0.3)

@@ -6,19 +6,28 @@ import math
 from collections.abc import Callable
 from statistics import fmean, stdev
 
+import numpy as np
+import numpy.typing as npt
+from msgspec import structs
+
 from lab.calibration.arm_loss import OutputLight, relay_loss
-from lab.calibration.finding import Finding, Measured
+from lab.calibration.bias import Sweep, plateau
+from lab.calibration.carver import extinction_db, pulse_of
+from lab.calibration.finding import Curve, Finding, Measured
 from lab.calibration.flat_light import backscatter_db_per_m, backscatter_per_gate, dark_count_probability
 from lab.calibration.gates import GateCounts
 from lab.calibration.steps import Step
 from lab.calibration.visibility import visibility_of
-from lab.light_of import pair_light
+from lab.light_budget import all_bypassed
+from lab.light_of import pair_light, ring_light
 from lab.runs.calibrating.rig import Rig
+from orchestrator.light.calibration.exposures import RECORD_S, Exposures
 from orchestrator.light.calibration.levels import phase_levels
 from orchestrator.light.calibration.phase import phase_finding
 from orchestrator.light.own_station import OWN_DIRECTION, Direction, OwnStation
 from orchestrator.protocols.block_planning import plan_for
 
+Floats = npt.NDArray[np.float64]
 Part = Callable[[float], None]
 Procedure = Callable[[Rig, str, tuple[str, str], Part], Finding]
 """Of a rig, for an owner, in the light of a pair; told the part that is done."""
@@ -28,6 +37,9 @@ REST_CLICKS = 1e6
 LONGEST_S = 60.0
 DARK_S = 20.0
 READINGS = 10
+DIM = 0.01
+"""Counts a slot around the empty ring: far below what latches a detector."""
+SWEPT, SWEEP_POINTS, SWEEP_S = (0.5, 1.3), 17, 0.5
 
 
 def phase(rig: Rig, user: str, pair: tuple[str, str], part: Part) -> Finding:
@@ -53,11 +65,71 @@ def visibility(rig: Rig, relay: str, pair: tuple[str, str], part: Part) -> Findi
     )
 
 
+def carver(rig: Rig, relay: str, pair: tuple[str, str], part: Part) -> Finding:
+    """Where the pulse stands in the slot, and how dark it is between pulses, with nobody in the ring."""
+    testbed = rig.testbed
+    slot_ns = 1e9 / testbed.protocol.clock_hz
+    with rig.bypassed(DIM) as exposures:
+        tags = exposures.tags()
+        pulse = pulse_of(tags[0], slot_ns, "D1")
+        counts = exposures.gated(
+            clicks=5 * REST_CLICKS, longest_s=LONGEST_S, part=part, delays_ps=(pulse.middle_ns * 1e3,) * 2
+        )
+    arriving = float(counts.pulsed.sum()) / counts.slots / 2
+    scattered = all_bypassed(ring_light(testbed)).backscatter * arriving
+    found = extinction_db(counts, testbed.calibration.dark_count_probability, scattered)
+    finding = _relay_finding(rig, Step.CARVER, pair, counts, {"extinction_db": found}, {})
+    figures = {
+        "pulse_ns": Measured(pulse.middle_ns, pulse.middle_sigma_ns, "ns"),
+        "pulse_width_ns": Measured(
+            pulse.width_ns, pulse.width_ns / math.sqrt(2 * max(tags[0].size, 1)), "ns"
+        ),
+    }
+    place_ns = (tags[0] % round(slot_ns * 1e3)) * 1e-3
+    seen, edges = np.histogram(place_ns, bins=200, range=(0, slot_ns))
+    middles = (edges[:-1] + edges[1:]) / 2
+    curve = Curve(
+        "Clicks of D1 in the slot",
+        "time in the slot / ns",
+        "clicks",
+        middles.tolist(),
+        {"D1": seen.astype(float).tolist()},
+    )
+    return structs.replace(finding, figures={**finding.figures, **figures}, curves=[curve])
+
+
 def detectors(rig: Rig, relay: str, pair: tuple[str, str], part: Part) -> Finding:
-    """Dark counts, launch closed."""
-    counts = rig.dark().gated(clicks=math.inf, longest_s=DARK_S, part=part)
+    """Dark counts with the launch closed, and a sweep of the bias with the light of a pair and without."""
+    counts = rig.dark().gated(clicks=math.inf, longest_s=DARK_S, part=lambda done: part(done / 3))
     dark = dark_count_probability(counts)
-    return _relay_finding(rig, Step.DETECTORS, pair, counts, {"dark_count_probability": dark}, {})
+    finding = _relay_finding(rig, Step.DETECTORS, pair, counts, {"dark_count_probability": dark}, {})
+    operating = rig.testbed.detectors.bias_ua
+    factors = np.linspace(SWEPT[0], SWEPT[1], SWEEP_POINTS)
+    try:
+        unlit = _sweep(rig, rig.dark(), factors, lambda done: part((1 + done) / 3))
+        with rig.lit(pair) as lit:
+            seen = _sweep(rig, lit.exposures, factors, lambda done: part((2 + done) / 3))
+    finally:
+        rig.bias(operating)
+    figures: dict[str, Measured] = {}
+    curves: list[Curve] = []
+    for d, name in enumerate(("D1", "D2")):
+        bias_ua = factors * operating[d]
+        figures |= plateau(Sweep(bias_ua, seen[:, d], unlit[:, d], SWEEP_S), operating[d], name)
+        rates = {"light": (seen[:, d] / SWEEP_S).tolist(), "dark": (unlit[:, d] / SWEEP_S).tolist()}
+        curves.append(Curve(f"{name} by bias", "bias / uA", "counts per second", bias_ua.tolist(), rates))
+    return structs.replace(finding, figures={**finding.figures, **figures}, curves=curves)
+
+
+def _sweep(rig: Rig, exposures: Exposures, factors: Floats, part: Part) -> Floats:
+    """Counts of both detectors at each part of their operating bias: float64 of shape (n, 2)."""
+    counted = np.zeros((factors.size, 2))
+    for k, factor in enumerate(factors):
+        rig.bias([float(factor * each) for each in rig.testbed.detectors.bias_ua])
+        for _ in range(round(SWEEP_S / RECORD_S)):
+            counted[k] += [tags.size for tags in exposures.tags()]
+        part((k + 1) / factors.size)
+    return counted
 
 
 def backscatter(rig: Rig, relay: str, pair: tuple[str, str], part: Part) -> Finding:
@@ -130,6 +202,7 @@ def _relay_finding(
 
 
 PROCEDURES: dict[Step, Procedure] = {
+    Step.CARVER: carver,
     Step.DETECTORS: detectors,
     Step.PHASE: phase,
     Step.ARM_LOSS: arm_loss,

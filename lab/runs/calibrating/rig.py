@@ -6,7 +6,8 @@ run in threads of their own and talk through channels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ import numpy.typing as npt
 from lab import needs
 from lab.calibration.book import BOOK_FILE, Book, calibrated
 from lab.guard import guarded_station
-from lab.light_of import pair_light
+from lab.light_budget import all_bypassed
+from lab.light_of import pair_light, ring_light
 from lab.station import Station
 from lab.testbed import AUTO, Testbed, parse_testbed, read_testbed
 from orchestrator.light.calibration.exposures import Exposures
@@ -128,6 +130,27 @@ class Rig:
                 station.darken()
                 if closed:
                     station.bypass()
+
+    @contextmanager
+    def bypassed(self, arriving: float) -> Iterator[Exposures]:
+        """Pulses of about so many counts a slot around the ring with nobody in it, while it lasts."""
+        ring = ring_light(self.testbed)
+        light = all_bypassed(ring)
+        loss_db = ring.relay.launch_loss_db + light.loop_db + ring.relay.detection_db
+        one_way = ring.photons_per_slot(ring.relay.laser_w) * 10 ** (-loss_db / 10)
+        launching = Launching(self.testbed, self.relay)
+        try:
+            launching.open(PlannedLight(10 * math.log10(2 * one_way / arriving)))
+            self.relay.tagger.restart_streams()
+            yield Exposures(self.testbed, self.relay)
+        finally:
+            launching.close()
+
+    def bias(self, bias_ua: Sequence[float]) -> None:
+        """Bias the detectors, from no bias at all: one that was latched or beyond its critical current counts again."""
+        self.relay.detectors.enabled(False)
+        self.relay.detectors.bias_current_ua(list(bias_ua))
+        self.relay.detectors.enabled(True)
 
     def dark(self) -> Exposures:
         """The detectors with the launch closed, as :meth:`set_up` left them."""

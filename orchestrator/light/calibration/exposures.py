@@ -54,10 +54,19 @@ class Exposures:
         return first, second
 
     def gated(
-        self, *, clicks: float, longest_s: float, part: Callable[[float], None] = lambda done: None
+        self,
+        *,
+        clicks: float,
+        longest_s: float,
+        part: Callable[[float], None] = lambda done: None,
+        delays_ps: tuple[float, float] | None = None,
     ) -> GateCounts:
-        """Records until about so many clicks fell into gates, or so much light passed."""
-        protocol, delays_ps = self._testbed.protocol, self._testbed.calibration.detector_delays_ps
+        """Records until about so many clicks fell into gates, or so much light passed.
+
+        ``delays_ps``: where the gates stand, if not where they are calibrated to.
+        """
+        protocol = self._testbed.protocol
+        delays_ps = delays_ps or self._testbed.calibration.detector_delays_ps
         slot_ns = 1e9 / protocol.clock_hz
         slots = int((RECORD_S * PS_PER_S - max(delays_ps)) / (slot_ns * 1e3))
         total: GateCounts | None = None

@@ -81,6 +81,12 @@ def test_a_book_is_read_as_it_was_written(
     assert read_book(path, DATA) == book
 
 
+def test_what_bounds_the_proof_is_read_on_the_safe_side(testbed: Path) -> None:
+    found = Value(value=36.0, uncertainty=0.5, step=Step.CARVER, measured=AT)
+    write_book(testbed, Book(ring=fingerprint(DATA)).with_values("relay", {"extinction_db": found}))
+    assert load_testbed(testbed).carver.extinction_db == 35.0
+
+
 def test_a_later_value_replaces_its_own_only() -> None:
     book = Book(ring=fingerprint(DATA)).with_values("alice", {"v_pi_v": value(3.9), "rf_gain": value(20.0)})
     later = book.with_values("alice", {"v_pi_v": value(4.0, at=AT + timedelta(hours=1))})

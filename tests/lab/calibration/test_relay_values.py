@@ -6,8 +6,11 @@ import math
 
 import numpy as np
 import pytest
+from scipy import special
 
 from lab.calibration.arm_loss import OutputLight, relay_loss
+from lab.calibration.bias import Sweep, plateau
+from lab.calibration.carver import extinction_db, pulse_of
 from lab.calibration.errors import CalibrationRefusedError
 from lab.calibration.finding import Measured
 from lab.calibration.flat_light import (
@@ -123,3 +126,75 @@ def test_backscatter_is_what_is_left_above_the_dark_counts() -> None:
     assert db == pytest.approx(-72.0 + 10 * math.log10(2))
     with pytest.raises(CalibrationRefusedError, match="nothing to measure"):
         backscatter_per_gate(counted((0.0, 0.0), 1e-7, 1), dark)
+
+
+def carved(extinction_db: float, seed: int, scattered: float = 2e-7) -> GateCounts:
+    """Light that leaves by D1 whole, with the rest of a carver, back-scatter and dark counts at either detector."""
+    pulse = 0.0096
+    rng, flat = np.random.default_rng(seed), np.array([pulse * 10 ** (-extinction_db / 10), 0.0])
+    flat += scattered + 1e-7
+    inside = rng.poisson((flat + np.array([pulse, 0.0])) * SLOTS).astype(float)
+    return GateCounts(inside, rng.poisson(flat * 4 * SLOTS).astype(float), SLOTS, GATE_NS, SLOT_NS)
+
+
+@pytest.mark.parametrize("true_db", [31.0, 35.0, 38.0])
+def test_extinction_is_right_within_its_error(true_db: float) -> None:
+    found = [numbers(extinction_db(carved(true_db, seed), 1e-7, 2e-7)) for seed in range(40)]
+    pulls = [(value - true_db) / sigma for value, sigma in found]
+    assert np.abs(pulls).max() < 5
+    assert np.mean(np.abs(pulls) < 2) >= 0.9
+
+
+def test_light_that_is_hardly_pulsed_is_refused() -> None:
+    with pytest.raises(CalibrationRefusedError, match="less than 20 dB"):
+        extinction_db(carved(15.0, 1), 1e-7, 2e-7)
+
+
+@pytest.mark.parametrize("middle_ns", [0.05, 4.0, 9.98])
+def test_the_pulse_is_found_wherever_it_stands(middle_ns: float) -> None:
+    pulls = []
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        at_ns = rng.integers(0, 4_000_000, 20_000) * SLOT_NS + middle_ns + rng.normal(0, 0.17, 20_000)
+        at_ns = np.concatenate([at_ns, rng.uniform(0, 4e7, 300)])
+        pulse = pulse_of(np.sort(at_ns * 1e3).astype(np.int64), SLOT_NS, "D1")
+        off_ns = (pulse.middle_ns - middle_ns + SLOT_NS / 2) % SLOT_NS - SLOT_NS / 2
+        pulls.append(off_ns / pulse.middle_sigma_ns)
+        assert pulse.width_ns == pytest.approx(0.17, rel=0.1)
+    assert 0.6 < np.std(pulls) < 1.4
+
+
+def test_flat_light_has_no_pulse() -> None:
+    tags = np.sort(np.random.default_rng(1).uniform(0, 4e10, 20_000)).astype(np.int64)
+    with pytest.raises(CalibrationRefusedError, match="no pulse"):
+        pulse_of(tags, SLOT_NS, "D1")
+    with pytest.raises(CalibrationRefusedError, match="300 clicks"):
+        pulse_of(tags[:300], SLOT_NS, "D1")
+
+
+def swept(operating_ua: float, seed: int) -> Sweep:
+    """A nanowire of plateau, dark counts rising by e for each uA, and a critical current of 24 uA."""
+    bias_ua = np.linspace(10, 26, 17)
+    rng = np.random.default_rng(seed)
+    efficiency = 0.5 * (1 + special.erf((bias_ua - 12) / 2)) * (bias_ua < 24)
+    dark = 50 * np.exp(bias_ua - operating_ua) * (bias_ua < 24)
+    return Sweep(
+        bias_ua, rng.poisson(1e5 * efficiency + dark).astype(float), rng.poisson(dark).astype(float), 0.5
+    )
+
+
+def test_a_bias_sweep_finds_plateau_dark_counts_and_the_critical_current() -> None:
+    found = plateau(swept(20.0, 1), 20.0, "D1")
+    slope, error = numbers(found["D1_slope_per_percent"])
+    assert abs(slope) < 5 * error
+    assert abs(numbers(found["D1_critical_ua"])[0] - 24.0) <= 0.5
+    width, sigma = numbers(found["D1_dark_width_ua"])
+    assert abs(width - 1.0) < 5 * sigma
+
+
+def test_a_bias_off_the_plateau_is_refused() -> None:
+    with pytest.raises(CalibrationRefusedError, match="no plateau at 12 uA"):
+        plateau(swept(20.0, 1), 12.0, "D1")
+    silent = Sweep(np.linspace(10, 26, 17), np.zeros(17), np.zeros(17), 0.5)
+    with pytest.raises(CalibrationRefusedError, match="counts nothing at any bias"):
+        plateau(silent, 20.0, "D1")
