@@ -179,6 +179,15 @@ OURS = (
         twin="sim_backends.modulators.tektronix_awg70002a",
     ),
     Row(
+        model="keysight-33622a",
+        driver="drivers.modulators.keysight_33622a:Keysight33622A",
+        offers={kinds.PHASE_MODULATOR: WHOLE},
+        safe_order=SafeOrder.SECRETS,
+        address=AddressKind.VISA,
+        ports=(5025,),
+        twin="sim_backends.modulators.keysight_33622a",
+    ),
+    Row(
         model="oz-dd100",
         driver="drivers.attenuators.oz_dd100:OzDD100",
         offers={kinds.ATTENUATOR: WHOLE},

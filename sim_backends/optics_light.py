@@ -180,7 +180,7 @@ class Light:
 
     def _modulator(self, station: StationOptics, drive: Drive) -> kernel.Modulator:
         """One waveform, and where pulses meet it."""
-        tau_ps = station.rise_ns * 1e3 * TAU_PER_RISE
+        tau_ps = math.hypot(station.rise_ns * 1e3, drive.rise_ps) * TAU_PER_RISE
         cw, ccw = (
             kernel.Place(
                 start=(self.train.phase_ps + passage_ps(self.optics, station, direction) - drive.start_ps)

@@ -201,6 +201,8 @@ class Drive:
     sample_ps: float
     amplitude_vpp: float
     start_ps: float = 0.0
+    rise_ps: float = 0.0
+    """Of the generator's own edges, 10 to 90 %."""
 
     def __repr__(self) -> str:
         return f"Drive({self.samples.size} samples of {self.sample_ps:g} ps, {self.amplitude_vpp:g} Vpp)"

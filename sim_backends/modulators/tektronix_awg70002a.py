@@ -11,8 +11,6 @@ when samples come from the clock's source, phase and latency.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
@@ -22,6 +20,7 @@ from sim_backends.lines import Edge
 from sim_backends.modulators.awg_clock import NO_REFERENCE, ClockAndTrigger
 from sim_backends.modulators.awg_fgen import FunctionGenerator
 from sim_backends.modulators.awg_lists import MIN_SAMPLES, ListCommands
+from sim_backends.modulators.cabled import TTL_EDGE, Alone, Around, OneChannel
 from sim_backends.modulators.sequencer import AwgChannel, Memory, TriggerInput, Waveform, start, stop, trigger
 from sim_backends.optics_parts import Drive
 from sim_backends.servers import (
@@ -38,42 +37,6 @@ from sim_backends.site import Simulated, Site
 IDENTITY = "TEKTRONIX,{model},SIM{serial:05d},FV:6.3.0080.0"
 _HARDWARE_MISSING = (-241, "Hardware missing")
 _SUFFIX_OUT_OF_RANGE = (-114, "Header suffix out of range")
-TTL_EDGE = Edge(0.0, 0.0, 2.5)
-"""What :meth:`AWG70002ATwin.trigger` sends unless told otherwise."""
-
-
-class Around(Protocol):
-    """What a generator is cabled to: part of :class:`sim_backends.site.Site`."""
-
-    @property
-    def latency_ps(self) -> float:
-        """From an edge at its trigger input to its output."""
-
-    def has_reference(self) -> bool:
-        """Whether 10 MHz arrive at its reference input."""
-
-    def clock_error(self, *, external: bool) -> float:
-        """Relative error of its clock."""
-
-    def drive(self, channel: str, drive: Drive | None, *, clock_error: float = 0.0) -> None:
-        """What it puts out."""
-
-
-class Alone:
-    """A generator that nothing is cabled to, with a clock that is right."""
-
-    latency_ps = 0.0
-
-    def has_reference(self) -> bool:
-        """A good one."""
-        return True
-
-    def clock_error(self, *, external: bool) -> float:
-        """None."""
-        return 0.0
-
-    def drive(self, channel: str, drive: Drive | None, *, clock_error: float = 0.0) -> None:
-        """Goes nowhere."""
 
 
 class _Device(ScpiDevice):
@@ -382,31 +345,9 @@ class _Device(ScpiDevice):
         self.errors.push(ScpiError(*DATA_OUT_OF_RANGE))
 
 
-@dataclass(frozen=True)
-class _OneChannel:
-    """A site for which one channel of the generator is the whole."""
-
-    site: Site
-    channel: str
-
-    @property
-    def latency_ps(self) -> float:
-        return self.site.latency_ps
-
-    def has_reference(self) -> bool:
-        return self.site.has_reference()
-
-    def clock_error(self, *, external: bool) -> float:
-        return self.site.clock_error(external=external)
-
-    def drive(self, channel: str, drive: Drive | None, *, clock_error: float = 0.0) -> None:
-        if channel == self.channel:
-            self.site.drive("", drive, clock_error=clock_error)
-
-
 def build(site: Site) -> Simulated:
     """The generator whose channel, named by the option ``channel``, drives what it serves, triggered at input A."""
-    around = _OneChannel(site, f"ch{site.options.get('channel', 1)}")
+    around = OneChannel(site, f"ch{site.options.get('channel', 1)}")
     twin = AWG70002ATwin(serial=site.number, around=around)
     site.on_trigger(twin.edge)
     return Simulated(twin, lambda: twin.serve(site.host, *site.ports))

@@ -255,6 +255,19 @@ def _nkt_acknowledge(request: bytes) -> Iterable[bytes] | None:
     return None
 
 
+def _33622a_arm(driver: Any) -> None:
+    driver.configure(20e6, 0.3)
+    driver.prepare(2400)
+    driver.upload(0, np.full(2400, 0.5, np.float32))
+    driver.arm(0)
+
+
+def _33622a_change(twin: Any, n: int) -> None:
+    with twin._device.lock:
+        twin._device.outputs[1].rate_hz = 10e6 + n * 1e3
+        twin._device.outputs[1].volts = 0.26 + n % 200 * 1e-3
+
+
 def _make_dlc(left: bool) -> Simulated:
     """With a motor that is soon at the other end."""
     twin = DLCProTwin(command_port=0, left_by_someone=left)
@@ -468,6 +481,16 @@ KNOWN: dict[str, Known] = {
         ),
         truth=lambda twin: {
             "sample_rate_hz": twin.state()["sample_rate_hz"],
+            "amplitude_vpp": twin.state()["amplitude_vpp"][1],
+        },
+        acknowledge=_scpi_acknowledge,
+        queue_error=lambda twin: _scpi(twin, "NO:SUCH"),
+    ),
+    "keysight-33622a": Known(
+        unsafe=_33622a_arm,
+        change=_33622a_change,
+        truth=lambda twin: {
+            "sample_rate_hz": twin.state()["rate_hz"][1] / 5,
             "amplitude_vpp": twin.state()["amplitude_vpp"][1],
         },
         acknowledge=_scpi_acknowledge,

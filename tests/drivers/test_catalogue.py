@@ -159,7 +159,7 @@ def test_reading_the_catalogue_imports_no_driver() -> None:
 
 def test_an_unknown_model_is_told_with_those_there_are() -> None:
     with pytest.raises(
-        CatalogueError, match="no driver for 'awg'; known: id-quantique-id900, keysight-8163b"
+        CatalogueError, match="no driver for 'awg'; known: id-quantique-id900, keysight-33622a"
     ):
         catalogue.driver_class("awg")
 

@@ -39,6 +39,14 @@ def load_frame(awg: Any) -> None:
     awg.upload(0, np.zeros(4096, np.float32))
 
 
+def arm_frame(generator: Any) -> None:
+    """One that sends nothing before it is armed."""
+    generator.configure(20e6, 0.5)
+    generator.prepare(2048, 2)
+    generator.upload(0, np.zeros(4096, np.float32))
+    generator.arm(0)
+
+
 ENABLING: dict[str, Callable[[Any], object]] = {
     "nkt-basik": lambda laser: laser.emission(True),
     "toptica-dlc-pro": lambda laser: laser.emission(True),
@@ -47,6 +55,7 @@ ENABLING: dict[str, Callable[[Any], object]] = {
     "single-quantum-websq": lambda detectors: detectors.enabled(True),
     "id-quantique-id900": lambda tagger: tagger.start_streams([1]),
     "tektronix-awg70002a": load_frame,
+    "keysight-33622a": arm_frame,
     "oz-dd100": lambda voa: voa.attenuation_db(voa.max_attenuation_db() - 1),
     "thorlabs-mbx": lambda mbx: mbx.voa.attenuation_db(3.0),
 }

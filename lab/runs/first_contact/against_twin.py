@@ -77,13 +77,15 @@ def against_twin(transcript: Transcript, *, reply_s: float = REPLY_S) -> TwinRep
 
 
 def alone(model: str) -> tuple[Testbed, InstrumentEntry]:
-    """A testbed with an instrument of ``model``, and that instrument."""
+    """A testbed with an instrument of ``model``, which gets 10 MHz, and that instrument."""
     testbed = load_testbed(template_path("simulated-four-node"))
     for entry in testbed.instruments:
         if entry.model == model:
             return testbed, entry
     entry = InstrumentEntry(name="twin", model=model, owner="relay")
-    return testbed.model_copy(update={"instruments": (*testbed.instruments, entry)}), entry
+    cabling = testbed.cabling.model_copy(update={"reference": (*testbed.cabling.reference, entry.name)})
+    instruments = (*testbed.instruments, entry)
+    return testbed.model_copy(update={"instruments": instruments, "cabling": cabling}), entry
 
 
 def _client(info: LinkInfo, number: int, entry: InstrumentEntry, bench: Bench) -> Link:
