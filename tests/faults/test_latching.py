@@ -53,7 +53,7 @@ def test_one_that_is_latched_before_the_light_is_brought_back(
 
     def noting(bias_ua: list[float], enabled: bool) -> None:
         ring = driven.bench.ring
-        open_w.append(sum(ring._entering_w("cw", ring._train)))
+        open_w.append(sum(ring.light().entering_w("cw")))
         dark(bias_ua, enabled)
 
     driven.relay.set_up()
@@ -99,7 +99,7 @@ def test_one_that_latches_again_ends_the_light_phase_with_what_to_check(driven: 
     for what in ("launch attenuation", "both stations", "in bypass"):
         assert what in str(raised.value)
     assert len(driven.latched) == 1
-    assert sum(ring._entering_w("cw", ring._train)) < 1e-18
+    assert sum(ring.light().entering_w("cw")) < 1e-18
 
 
 def test_light_that_goes_out_in_a_frame_latches_nothing(driven: DrivenRing) -> None:
