@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lab.calibration.book import BOOK_FILE, BookError, book_path, calibrated, read_book
 from lab.consistency import Mistake, content_mistakes, mistakes_between
-from lab.light_budget import BACKSCATTER_DB
+from lab.light_budget import BACKSCATTER_DB, LATCHING_CPS
 from lab.needs import Server, servers
 from lab.quantities import Plausible, implausible, unit_of
 from orchestrator.durable import replace_file
@@ -213,6 +213,13 @@ class InstrumentEntry(Section):
         return self.address != AUTO
 
 
+class Interlock(Section):
+    """Where a role goes dark by itself until an operator says otherwise."""
+
+    detector_cps: Annotated[Positive, Plausible(1e3, 1e9)] = LATCHING_CPS
+    """Counts per second of a detector; sensors are held against the light that would give as many."""
+
+
 class Cabling(Section):
     """Electrical lines between instruments.
 
@@ -289,6 +296,7 @@ class Testbed(Section):
     users: Annotated[tuple[User, ...], Field(min_length=2)]
     instruments: tuple[InstrumentEntry, ...]
     cabling: Cabling
+    interlock: Interlock = Interlock()
     simulation: Simulation | None = None
     fl: FederatedLearning = FederatedLearning()
     keys: dict[str, Annotated[str, Field(min_length=40, max_length=40)]] = Field(default_factory=dict)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from lab.testbed import Testbed
 from orchestrator import runtime
-from orchestrator.light.messages import LightAborted
+from orchestrator.light.messages import DetectorsBlinded
 
 if TYPE_CHECKING:
     from drivers.kinds import PhotonDetectors
@@ -79,11 +79,11 @@ class Latching:
     def bring_back(self, silent: Sequence[int], seen: str) -> str:
         """Take the bias off these detectors and put it on again, in the dark; what is told of it.
 
-        Raises LightAborted for one that was brought back before in this light phase.
+        Raises DetectorsBlinded for one that was brought back before in this light phase.
         """
         names = " and ".join(f"D{each + 1}" for each in silent)
         if self._cycled & set(silent):
-            raise LightAborted(
+            raise DetectorsBlinded(
                 f"{names} latched again after the bias was taken off and put on ({seen}): more light reaches it than it "
                 "bears, or it is broken; check the launch attenuation, that both stations of the pair are taken in and "
                 "none of them is in bypass, and its bias current"

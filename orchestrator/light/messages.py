@@ -88,6 +88,10 @@ class LightAborted(Exception):
     """The light phase ended early; nothing of the block is kept."""
 
 
+class DetectorsBlinded(LightAborted):
+    """More light reaches a detector than it bears."""
+
+
 class LaunchClosed(LightAborted):
     """The relay ended it, and confirmed that its launch is closed."""
 

@@ -52,6 +52,11 @@ class StationInstruments:
     sensor_cw: PowerSensor
     sensor_ccw: PowerSensor
 
+    @property
+    def sensors(self) -> dict[Direction, PowerSensor]:
+        """By the direction that each sees."""
+        return {"cw": self.sensor_cw, "ccw": self.sensor_ccw}
+
 
 class OwnStation:
     """Switch, attenuator and sensors of one user."""
@@ -60,7 +65,9 @@ class OwnStation:
         self._testbed = testbed
         self._user = testbed.user(user)
         self._owned = owned
-        self._sensors: dict[Direction, PowerSensor] = {"cw": owned.sensor_cw, "ccw": owned.sensor_ccw}
+        self._sensors = owned.sensors
+        self.is_in = False
+        """Whether it was taken into the ring, and not out of it since."""
 
     def set_up(self) -> None:
         """Tune sensors and attenuator; out of the ring where that is dark, as somebody may have left the station in.
@@ -78,6 +85,7 @@ class OwnStation:
     def take_in(self) -> None:
         """Into the ring, dark at first."""
         self._owned.attenuator.block()
+        self.is_in = True
         self._owned.switch.crossed(False)
         if self._owned.switch.crossed():
             raise LightAborted(
@@ -93,6 +101,7 @@ class OwnStation:
     def bypass(self) -> None:
         """Out of the ring: only after the relay confirmed that the launch is closed."""
         self._owned.switch.crossed(True)
+        self.is_in = False
 
     def bypass_if_dark(self) -> bool:
         """Out of the ring if neither direction brings light; else the station stays in, and dark.  Whether it is out."""

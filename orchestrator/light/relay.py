@@ -73,6 +73,11 @@ class RelayLight:
         self._timeout_s = timeout_s
         self._pause = pause
         self._clock = clock
+        self._was_lit = False
+
+    def was_lit(self) -> bool:
+        """Whether the launch was opened in the latest light phase."""
+        return self._was_lit
 
     def set_up(self) -> None:
         """Configure everything, after connecting and after a failure; no light in the ring."""
@@ -94,10 +99,12 @@ class RelayLight:
         """
         users = UsersInStep(channels, n_frames, USER_PATIENCE * self._timeout_s)
         last = [encode(LightOff())]
+        self._was_lit = False
         try:
             users.await_stations()
             self._tagger.restart_streams()
             latching = self._launching.latching(plan, on_latched)
+            self._was_lit = True
             self._launching.open(plan, latching)
             self._launching.check_running()
             checked_s = self._clock()

@@ -92,6 +92,10 @@ class UserLight:
         self._station.set_up()
         self._configure_generator()
 
+    def is_in_ring(self) -> bool:
+        """Whether the station was taken in, and not out since."""
+        return self._station.is_in
+
     def _configure_generator(self) -> None:
         self._awg.configure(
             sample_rate_hz=self._protocol.clock_hz * self._protocol.samples_per_slot,

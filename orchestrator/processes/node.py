@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from lab import needs
 from lab.interlock.interlock import Interlock
+from lab.interlock.watching import watching
 from lab.station import Station
 from lab.testbed import Testbed
 from orchestrator import runtime
@@ -35,6 +36,7 @@ from orchestrator.light.user import UserLight
 from orchestrator.postprocessing.block import BlockResult, run_block
 from orchestrator.postprocessing.cascade import compile_kernels
 from orchestrator.postprocessing.conversation import BlockAborted
+from orchestrator.processes.interlock_causes import sensor_watch
 from orchestrator.processes.node_alarms import AlarmWatch
 from orchestrator.processes.node_control import NODE_ERRORS, NodeControl
 from orchestrator.processes.node_store import open_node_store
@@ -345,17 +347,13 @@ def run_node(
     from orchestrator.wire.curve import load_keys
     from orchestrator.wire.revoked import RevokedKeys
 
-    light = UserLight(
-        testbed,
-        name,
-        station.get(needs.MODULATOR),
-        StationInstruments(
-            switch=station.get(needs.SWITCH),
-            attenuator=station.get(needs.ATTENUATOR),
-            sensor_cw=station.get(needs.SENSOR_CW),
-            sensor_ccw=station.get(needs.SENSOR_CCW),
-        ),
+    owned = StationInstruments(
+        switch=station.get(needs.SWITCH),
+        attenuator=station.get(needs.ATTENUATOR),
+        sensor_cw=station.get(needs.SENSOR_CW),
+        sensor_ccw=station.get(needs.SENSOR_CCW),
     )
+    light = UserLight(testbed, name, station.get(needs.MODULATOR), owned)
     unready = interlock.unless_latched(light.set_up)
     compile_kernels()
 
@@ -398,7 +396,8 @@ def run_node(
             service.start()
             emit(NodeServing(delivery=service.endpoint))
             control = NodeControl(testbed, store, node.workers, service.gate)
-            with ControlSocket(state_dir, control, NODE_ERRORS):
+            watches = [sensor_watch(testbed, name, owned.sensors, light.is_in_ring)]
+            with ControlSocket(state_dir, control, NODE_ERRORS), watching(interlock, watches):
                 node.serve(stop)
         finally:
             service.close()

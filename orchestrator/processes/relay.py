@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lab import needs
 from lab.interlock.interlock import Interlock
+from lab.interlock.watching import watching
 from lab.station import Station
 from lab.testbed import Testbed
 from orchestrator import runtime
@@ -17,6 +18,7 @@ from orchestrator.hub.connect import connect_agent
 from orchestrator.light.launching import RelayInstruments, planned_light
 from orchestrator.light.messages import FrameLost
 from orchestrator.light.relay import RelayLight
+from orchestrator.processes.interlock_causes import detector_watch, tripped_by_light
 from orchestrator.processes.node_alarms import AlarmBook
 from orchestrator.scheduling.fencing import EpochFile, Fence
 from orchestrator.scheduling.lease_party import HeldLease, LeaseParty, LightChannels
@@ -65,7 +67,8 @@ def run_relay(
         """One light phase, counted whichever way it ends."""
         nonlocal served, failed, lit_s
         try:
-            statistics = light_phase(lease)
+            with tripped_by_light(interlock, agent, lease.pair, light.was_lit):
+                statistics = light_phase(lease)
         except Exception:
             failed += 1
             raise
@@ -156,7 +159,8 @@ def run_relay(
 
     try:
         emit(RelayServing(instruments={name: each.model for name, each in station.identities.items()}))
-        with ControlSocket(state_dir, control):
+        watches = [detector_watch(testbed, station.get(needs.DETECTORS))]
+        with ControlSocket(state_dir, control), watching(interlock, watches):
             party.serve(stop)
     finally:
         agent.close()

@@ -24,8 +24,10 @@ from msgspec.structs import replace
 
 from lab.runs.following.observer import verdict_on
 from lab.runs.following.verdict import Verdict
+from lab.runs.interlocks import acknowledge, states
 from lab.runs.supervising.supervisor import Supervisor
 from lab.runs.testbeds.folder import create_folder, template_path
+from lab.runs.testbeds.machine import Machine
 from lab.testbed import load_testbed, write_testbed
 from orchestrator.events.common import Serving
 from orchestrator.events.process import Ended, LightProgress, PeerLedger, ProcessEvent, SimulatorStopped
@@ -133,10 +135,22 @@ class Ring:
         self.wait_for(lambda name, event: name == role and isinstance(event, Ended), f"the end of {role}")
 
     def come_back(self, role: str) -> float:
-        """Start a killed role again and wait for a block; seconds from its ready line to the stored key."""
+        """Start a killed role again and wait for a block; seconds from its ready line to the stored key.
+
+        The relay lost a user's station with its launch open: it stays dark until an operator acknowledges.
+        """
         self.start(role)
         self.wait_for(lambda name, event: name == role and isinstance(event, Serving), f"{role} is back")
+        if role in PAIR:
+            self.release("station-lost", role)
         return self.wait_for_block()
+
+    def release(self, *words: str) -> None:
+        """The relay's interlock is latched for this, and nothing lights before it is acknowledged."""
+        machine = Machine(self.path, None)
+        (told,) = states(machine, ["relay"])
+        assert all(word in told.text for word in words), told.text
+        assert acknowledge(machine, ["relay"], "the test")[0].ok
 
     def status(self) -> Verdict:
         """What ``status --check`` says, from a connection of its own."""
@@ -193,6 +207,8 @@ def test_a_process_that_stood_still_for_ten_seconds_goes_on(running: Ring, role:
     process.send_signal(signal.SIGSTOP)
     time.sleep(10)
     process.send_signal(signal.SIGCONT)
+    if role in PAIR:
+        running.release("station-lost", role)
     took_s = running.wait_for_block()
     print(f"{role}: {took_s:.1f} s to the next stored key")
     assert took_s < RECOVERY_S
