@@ -40,7 +40,7 @@ RECOVERY_S = 10.0
 NOTICED_S = 6.0
 TOLD = {
     "relay": "RING STOPPED",
-    "dave": "dave gone",
+    "dave": "relay not ready: interlock of relay: station-lost: dave went without a word",
     "orchestrator": "NO ANSWER",
     "simulate": "relay not ready",
 }
@@ -109,8 +109,11 @@ class Ring:
         self.supervisor.wait_for(wanted, timeout_s, what, self.note)
 
     def wait_for_light(self) -> None:
-        """A lease that is in its middle."""
-        self.wait_for(lambda name, event: isinstance(event, LightProgress), "light")
+        """A lease that is not beyond its middle."""
+        self.wait_for(
+            lambda name, event: isinstance(event, LightProgress) and 2 * event.pulses <= event.planned_pulses,
+            "light",
+        )
 
     def wait_for_block(self) -> float:
         """A block whose light began from here on; how long it took."""
