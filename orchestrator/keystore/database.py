@@ -124,19 +124,29 @@ def file_system_type(path: Path, mounts: Path = Path("/proc/self/mountinfo")) ->
 
 
 class Database:
-    """One opened store file; every failure of SQLite leaves as a :class:`StoreError`."""
+    """One opened store file; every failure of SQLite leaves as a :class:`StoreError`.
+
+    What makes it a key store stands in class attributes; the orchestrator's queue is another file of the same making.
+    """
 
     settings = SETTINGS
+    kind = "key store"
+    application_id = APPLICATION_ID
+    schema_version = SCHEMA_VERSION
+    schema = SCHEMA + MAC_KEYS + KEPT_SECRETS + EPSILONS + OPEN_RESERVATIONS
+    migrations = MIGRATIONS
+    kept = "Nothing was released"
+    """What a failure leaves as it was."""
 
     def __init__(self, path: Path, *, create: bool, file_system: str | None = None) -> None:
         self.path = path
         kind = file_system if file_system is not None else file_system_type(path)
         if kind in NETWORK_FILE_SYSTEMS:
-            raise StoreSettingsError(f"{path} lies on {kind}; a key store needs a local file system")
+            raise StoreSettingsError(f"{path} lies on {kind}; a {self.kind} needs a local file system")
         if create:
-            _create_private(path)
+            _create_private(path, self.kind)
         elif not path.is_file():
-            raise StoreError(f"there is no key store at {path}; create it first")
+            raise StoreError(f"there is no {self.kind} at {path}; create it first")
         try:
             self._db = sqlite3.connect(path, timeout=0.0, isolation_level=None, check_same_thread=False)
         except sqlite3.Error as error:
@@ -165,19 +175,19 @@ class Database:
             if got is None or got[0] != expected:
                 raise StoreSettingsError(
                     f"{self.path}: {name} is {got[0] if got else 'unknown'} instead of {expected}; "
-                    "the file is not a key store or SQLite was built without this setting"
+                    f"the file is not a {self.kind} or SQLite was built without this setting"
                 )
 
     def _create_schema(self) -> None:
-        self._execute_all(SCHEMA + MAC_KEYS + KEPT_SECRETS + EPSILONS + OPEN_RESERVATIONS)
-        self._db.execute(f"PRAGMA application_id={APPLICATION_ID}")
-        self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        self._execute_all(self.schema)
+        self._db.execute(f"PRAGMA application_id={self.application_id}")
+        self._db.execute(f"PRAGMA user_version={self.schema_version}")
 
     def _migrate(self, version: int) -> None:
-        for older in range(version, SCHEMA_VERSION):
-            self._execute_all(MIGRATIONS[older])
-        if version != SCHEMA_VERSION:
-            self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        for older in range(version, self.schema_version):
+            self._execute_all(self.migrations[older])
+        if version != self.schema_version:
+            self._db.execute(f"PRAGMA user_version={self.schema_version}")
 
     def _execute_all(self, statements: str) -> None:
         for statement in statements.split(";\n"):
@@ -185,14 +195,14 @@ class Database:
                 self._db.execute(statement)
 
     def _format(self) -> int:
-        """The number of the file's format; refuses what is no key store or a format this program lacks."""
+        """The number of the file's format; refuses what is no such file or a format this program lacks."""
         (application,) = self._db.execute("PRAGMA application_id").fetchone()
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        if application != APPLICATION_ID:
-            raise StoreError(f"{self.path} is not a qunetlab key store")
-        if not 1 <= version <= SCHEMA_VERSION:
+        if application != self.application_id:
+            raise StoreError(f"{self.path} is not a qunetlab {self.kind}")
+        if not 1 <= version <= self.schema_version:
             raise StoreError(
-                f"{self.path} has store format {version}, this program knows {SCHEMA_VERSION}; "
+                f"{self.path} has store format {version}, this program knows {self.schema_version}; "
                 "install the matching version"
             )
         return int(version)
@@ -202,7 +212,7 @@ class Database:
         name = getattr(error, "sqlite_errorname", "") or type(error).__name__
         if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
             return StoreBusyError(
-                f"{self.path} is owned by another process; stop that node first (one owner per key store)"
+                f"{self.path} is owned by another process; stop that one first (one owner per file)"
             )
         hint = {
             "SQLITE_FULL": "the disk is full: free space",
@@ -210,7 +220,7 @@ class Database:
         }.get(name, "check the disk and the system log")
         if name.startswith("SQLITE_IOERR") and _disk_full(self.path.parent):
             hint = "the disk is full: free space"
-        return StoreError(f"{self.path}: cannot {doing} ({name}: {error}); {hint}. Nothing was released")
+        return StoreError(f"{self.path}: cannot {doing} ({name}: {error}); {hint}. {self.kept}")
 
     def query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
         """All rows of a SELECT, or of a write inside :meth:`transaction`."""
@@ -272,10 +282,10 @@ def _disk_full(folder: Path) -> bool:
     return state.f_bavail == 0 or (state.f_files > 0 and state.f_favail == 0)
 
 
-def _create_private(path: Path) -> None:
+def _create_private(path: Path, kind: str) -> None:
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     except FileExistsError as error:
-        raise StoreError(f"{path} exists already; a key store is created once") from error
+        raise StoreError(f"{path} exists already; a {kind} is created once") from error
     except OSError as error:
         raise StoreError(f"cannot create {path}: {error.strerror}") from error

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -53,6 +54,7 @@ from orchestrator.wire.messages import (
     Demand,
     LeaseOffer,
     LightStatistics,
+    ReportedBefore,
 )
 
 logger = logging.getLogger(__name__)
@@ -63,6 +65,8 @@ MESSAGE_TIMEOUT_S = 20.0
 REPLY_TIMEOUT_S = 5.0
 """For an answer that takes no computing; asking again costs nothing."""
 WAITING_LIMIT = 3
+REPORTS_KEPT = 16
+"""Blocks of which the hub is told again when it comes back."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +102,9 @@ class Node:
         check: Callable[[], None] | None = None,
         permit: Callable[[], None] = lambda: None,
         unready: Exception | None = None,
+        make_safe: Callable[[], Mapping[str, Exception]] = dict,
     ) -> None:
-        """``recover``, ``check``, ``permit`` and ``unready`` are about the instruments; see LeaseParty."""
+        """``recover`` and what follows it are about the instruments; see LeaseParty."""
         self.testbed = testbed
         self.name = name
         self._light = light
@@ -111,6 +116,8 @@ class Node:
         self._stopping = False
         self._alarms = AlarmWatch(agent, store, self.waits_why, emit)
         self._wanted: dict[tuple[str, str], int] = {}
+        self._told: deque[BlockReport] = deque(maxlen=REPORTS_KEPT)
+        self._in_work: set[tuple[int, int]] = set()
         self._party = LeaseParty(
             agent,
             fence,
@@ -121,6 +128,7 @@ class Node:
             on_other=self._on_event,
             permit=permit,
             unready=unready,
+            make_safe=make_safe,
         )
         self.interrupt = self._party.interrupt
 
@@ -209,6 +217,7 @@ class Node:
         elif isinstance(event, LinkUp):
             self._alarms.new_listener()
             self.report_stock()
+            self._agent.control_send(ReportedBefore(list(self._told), tuple(self._in_work)))
             for pair, bits in list(self._wanted.items()):
                 self._agent.control_send(Demand(*pair, bits))
 
@@ -226,6 +235,14 @@ class Node:
         return None
 
     def _run_light(self, lease: HeldLease) -> LightStatistics:
+        self._in_work.add(lease.token)  # until its report, or until it fails
+        try:
+            return self._light_phase(lease)
+        except BaseException:
+            self._in_work.discard(lease.token)
+            raise
+
+    def _light_phase(self, lease: HeldLease) -> LightStatistics:
         is_first = lease.first == self.name
         plan = plan_for(self.testbed, lease.first, lease.second)
         started = runtime.now()
@@ -304,6 +321,8 @@ class Node:
         if not report.stored:
             report = replace(report, interrupted=self._stopping)
             logger.warning("%s of %s gave no key: %s", block.name, pair_name(report.pair), report.reason)
+        self._told.append(report)
+        self._in_work.discard((report.epoch, report.lease_number))
         self._agent.control_send(report)
         self._emit(report)
         self.report_stock()
@@ -379,6 +398,7 @@ def run_node(
             check=check,
             permit=interlock.check,
             unready=unready,
+            make_safe=station.safe,
         )
         interlock.when_tripped(node.interrupt)
         service = DeliveryService(

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lab.calibration.steps import Step
 from orchestrator import runtime
 from orchestrator.durable import replace_file
 from orchestrator.events.common import Unknown
@@ -42,19 +43,26 @@ from orchestrator.events.status import (
 from orchestrator.events.status import ORCHESTRATOR as ROLE
 from orchestrator.hub.events import HubEvent, HubLimits, PeerDown, PeerMessage, PeerUp
 from orchestrator.hub.hub import Hub
+from orchestrator.keystore.errors import StoreError
+from orchestrator.processes.queue_desk import QueueDesk
 from orchestrator.processes.status_board import StatusBoard
 from orchestrator.protocols.block_planning import plan_for
+from orchestrator.scheduling.entries import QueueError
 from orchestrator.scheduling.epochs import OwnEpoch
 from orchestrator.scheduling.fencing import EpochFile
-from orchestrator.scheduling.leases import Order, Outcome, RingLeases
+from orchestrator.scheduling.leases import Order, Outcome, Phase, RingLeases
+from orchestrator.scheduling.queue_store import QUEUE_FILE, QueueStore
+from orchestrator.scheduling.ring_queue import RingQueue, wall_clock
 from orchestrator.scheduling.ring_schedule import RingSchedule
 from orchestrator.scheduling.scheduler import Pair, Policy
+from orchestrator.scheduling.turns import Turns
 from orchestrator.wire.control_socket import ControlSocket
 from orchestrator.wire.curve import CurveKeys, load_keys
 from orchestrator.wire.fields import REASON_LIMIT
 from orchestrator.wire.gate_control import CONTROL_ERRORS, answer_about_gate
 from orchestrator.wire.links import Transport
 from orchestrator.wire.messages import (
+    KEY,
     Demand,
     FromHub,
     FromPeer,
@@ -63,8 +71,11 @@ from orchestrator.wire.messages import (
     LeaseDone,
     LeaseRefuse,
     Refused,
+    ReportedBefore,
+    Rest,
     Subscribe,
 )
+from orchestrator.wire.queue_control import QueueRequest
 from orchestrator.wire.revoked import RevokedKeys
 from orchestrator.wire.zeromq import ZeroMQ
 
@@ -75,6 +86,9 @@ logger = logging.getLogger(__name__)
 
 PULSE_S = 1.0
 """How often observers hear of the ring though nothing changed, so that they notice an orchestrator that hangs."""
+CALIBRATION_LIMIT_S = 1800.0
+"""A step waits for sweeps and settling of its own; this only catches what hangs."""
+GRANTING = (Phase.OFFERED, Phase.GRANTED)
 NOT_SEEN = "not seen since the orchestrator started"
 
 
@@ -110,8 +124,10 @@ class Orchestrator:
         *,
         transport: Transport,
         clock: Callable[[], float] = runtime.now,
+        wall: Callable[[], float] = wall_clock,
         emit: Emit = lambda event: None,
     ) -> None:
+        """Raises EpochError, StoreError or OSError where epoch or queue cannot be had."""
         self._config = config
         self._emit = emit
         self._clock = clock
@@ -135,6 +151,11 @@ class Orchestrator:
         self.schedule = RingSchedule(
             config.rates_bps, config.users, now_s, config.policy, block_bits=config.block_bits
         )
+        self._store = QueueStore(state_dir / QUEUE_FILE)
+        self.queue = RingQueue(self._store, config.rates_bps, tuple(Step), clock=clock, wall=wall)
+        self._turns = Turns(self.queue, self.schedule)
+        self.desk = QueueDesk(self.queue, self._turns, self.schedule, self._why_unavailable, clock)
+        self._rests = self.queue.resting
         self._peers = {role: PeerStatus(role, False, reason=NOT_SEEN) for role in (RELAY, *config.users)}
         self._board = StatusBoard(config.users, self._tell_observer)
         self._told: dict[Pair, str] = {}
@@ -160,6 +181,7 @@ class Orchestrator:
         finally:
             self._send(self.leases.abort("the orchestrator stops", self._clock()))
             self._save()
+            self._store.close()
 
     # -- events --------------------------------------------------------------------------------------
 
@@ -169,6 +191,8 @@ class Orchestrator:
             case PeerUp(role):
                 if role != OBSERVER:
                     self._party(PeerStatus(role, True), now_s)
+                    if role in (RELAY, *self._config.users):
+                        self.hub.send(role, Rest(bool(self._rests), self._rests))
             case PeerDown(role, reason, session):
                 if role == OBSERVER:
                     self._board.unsubscribe(session)
@@ -192,10 +216,17 @@ class Orchestrator:
             case LeaseAccept() | LeaseRefuse() | LeaseDone() | LeaseAbort():
                 if isinstance(message, LeaseRefuse):
                     self._settle_epochs(role, message)
-                self._send(self.leases.heard(role, message, now_s))
+                elif isinstance(message, LeaseDone) and not message.ok and role != RELAY:
+                    self.queue.ended_before(role, (message.epoch, message.number), message.reason)
+                self._heard(role, message, now_s)
             case Demand() if role in (FL_SERVER, message.first, message.second):
                 if not self.schedule.demand(role, message, now_s):
                     self._refuse(role, f"{message.first}-{message.second} is no pair of this testbed")
+            case ReportedBefore(blocks, in_work) if role in self._config.users:
+                for block in blocks:
+                    if role in block.pair:
+                        self.queue.block_reported(block)
+                self.queue.has_no_others(role, in_work)
             case Subscribe() if role == OBSERVER:
                 self._board.subscribe(session, now_s)
             case Unknown():
@@ -212,11 +243,27 @@ class Orchestrator:
                 self._board.refused(role, reason)
                 self._refuse(role, reason, session)
 
+    def _heard(
+        self, role: str, message: LeaseAccept | LeaseRefuse | LeaseDone | LeaseAbort, now_s: float
+    ) -> None:
+        """A word about the lease in being; one of the queue is written down before it is lit."""
+        before = self.leases.phase
+        orders = self.leases.heard(role, message, now_s)
+        lease = self.leases.lease
+        if lease is not None and lease.entry is not None and (before, self.leases.phase) == GRANTING:
+            try:
+                self.queue.lit(lease)
+            except (StoreError, QueueError) as error:
+                logger.warning("lease %d/%d is not lit: %s", lease.epoch, lease.number, error)
+                orders = self.leases.abort(str(error), now_s)
+        self._send(orders)
+
     def _take_in(self, role: str, item: PeerItem, now_s: float) -> None:
         """What the scheduler makes of an item that its role may say."""
         match item:
             case BlockReport():
                 self.schedule.block_reported(item, now_s)
+                self.queue.block_reported(item)
             case Stock():
                 self.schedule.stock(role, item, now_s)
             case Ready() if self._peers[role].present:
@@ -247,21 +294,56 @@ class Orchestrator:
         self._send(self.leases.time(now_s))
         for outcome in self.leases.take_outcomes():
             self.schedule.lease_over(outcome, now_s)
+            self.queue.lease_over(outcome)
+            self._turns.lease_over(outcome)
             if outcome.lease.pair in self._put_right:
                 self.schedule.again_at_once(outcome.lease.pair)
                 self._put_right.clear()
             self._show_outcome(outcome, now_s)
-        if self.leases.lease is None:
-            pair = self.schedule.next_pair(now_s)
-            if pair is not None:
-                config = self._config
-                self._send(self.leases.offer(pair, config.n_frames, config.light_limit_s, now_s))
+        self.desk.serve()
+        self.queue.time(now_s)
+        self._offer(now_s)
         self._show_pairs(now_s)
         self._show_ring(now_s)
         self._show_hub(now_s)
         self._board.show_refusals(now_s)
         if now_s >= self._next_save_s:
             self._save()
+
+    def _offer(self, now_s: float) -> None:
+        """What the queue decides about the ring: end a lease, rest, or offer the free ring to somebody."""
+        lease = self.leases.lease
+        if lease is not None:
+            if lease.entry in self.queue.to_abort:
+                self._send(self.leases.abort(self.queue.to_abort[lease.entry], now_s))
+            self.queue.to_abort.clear()
+            return
+        self.queue.ring_is_free()
+        self._rest(self.queue.resting)
+        if self._rests:
+            return
+        following = self._turns.next(now_s)
+        if following is not None:
+            config = self._config
+            limit_s = config.light_limit_s if following.purpose == KEY else CALIBRATION_LIMIT_S
+            self._send(
+                self.leases.offer(
+                    following.pair,
+                    config.n_frames,
+                    limit_s,
+                    now_s,
+                    purpose=following.purpose,
+                    entry=following.entry,
+                )
+            )
+
+    def _rest(self, why: str) -> None:
+        """Tell the parties of leases to make their instruments safe, or that they may be lit again."""
+        if why != self._rests:
+            self._rests = why
+            logger.info("the ring rests: %s", why) if why else logger.info("the ring is at work again")
+            for role in (RELAY, *self._config.users):
+                self.hub.send(role, Rest(bool(why), why))
 
     def _send(self, orders: list[Order]) -> None:
         for role, message in orders:
@@ -397,7 +479,15 @@ def run_orchestrator(
         )
         hub = stack.enter_context(orchestrator.hub)
         stack.enter_context(
-            ControlSocket(state_dir, lambda request: answer_about_gate(hub.gate, request), CONTROL_ERRORS)
+            ControlSocket(
+                state_dir,
+                lambda request: (
+                    orchestrator.desk.ask(request)
+                    if isinstance(request, QueueRequest)
+                    else answer_about_gate(hub.gate, request)
+                ),
+                (*CONTROL_ERRORS, StoreError),
+            )
         )
         emit(HubServing(control=hub.control_endpoint, bulk=hub.bulk_endpoint, epoch=orchestrator.epoch))
         orchestrator.serve(stop)

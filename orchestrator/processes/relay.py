@@ -149,6 +149,7 @@ def run_relay(
         on_other=on_other,
         permit=interlock.check,
         unready=unready,
+        make_safe=station.safe,
     )
     interlock.when_tripped(party.interrupt)
 

@@ -41,10 +41,11 @@ from orchestrator.scheduling.scheduler import Pair, PairState, SchedulerState, c
 
 @dataclass(frozen=True)
 class Claim:
-    """What entry ``number`` still wants.  Numbers grow in order of arrival.
+    """What an entry still wants; ``number`` grows in order of arrival.
 
     Key: ``lacking`` bits by pair.  A calibration step: ``step_s`` seconds of ring, between the users of ``pair`` if it
-    needs two.  Due at ``due_s`` on the caller's clock.
+    needs two.  Due at ``due_s`` on the caller's clock.  ``entry`` is its number in the queue; what running trainings
+    ask for has none.
     """
 
     number: int
@@ -53,6 +54,7 @@ class Claim:
     lacking: Mapping[Pair, int] = field(default_factory=dict)
     step_s: float = 0.0
     pair: Pair | None = None
+    entry: int | None = None
 
     @property
     def weight(self) -> float:

@@ -9,6 +9,9 @@ refuses offers and tries to reconnect and set up its instruments, with back-off,
 light is on it asks its instruments every few seconds whether they are there: a dead one is told before the next
 lease needs it.
 
+The orchestrator may have the party rest: its instruments are made safe and stay so until it says otherwise, for a queue
+that is held or a bench that somebody works at.  A lease has a purpose, and one that the party does not know is refused.
+
 Somebody else may make the instruments safe as well, the role's interlock: it says so with :meth:`LeaseParty.interrupt`,
 and ``permit`` says for how long nothing may be set up.
 """
@@ -16,7 +19,7 @@ and ``permit`` says for how long nothing may be set up.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from drivers.links.errors import InstrumentError, InterlockedError
@@ -30,6 +33,7 @@ from orchestrator.wire.channel import Channel, ChannelError
 from orchestrator.wire.fields import REASON_LIMIT
 from orchestrator.wire.links import LinkState
 from orchestrator.wire.messages import (
+    KEY,
     EpochStep,
     LeaseAbort,
     LeaseAccept,
@@ -38,6 +42,7 @@ from orchestrator.wire.messages import (
     LeaseOffer,
     LeaseRefuse,
     LightStatistics,
+    Rest,
 )
 
 logger = logging.getLogger(__name__)
@@ -45,6 +50,10 @@ logger = logging.getLogger(__name__)
 RECOVERY_WAIT_S = 0.5
 RECOVERY_WAIT_MAX_S = 2.0
 CHECK_EVERY_S = 2.0
+
+
+class AtRestError(InterlockedError):
+    """Nothing may be enabled: the orchestrator has the party rest."""
 
 
 class SupersededError(Exception):
@@ -60,6 +69,7 @@ class HeldLease:
     first: str
     second: str
     n_frames: int
+    purpose: str = KEY
     aborted: str = ""
     _cleanup: list[Callable[[], None]] = field(default_factory=list)
     _lock: runtime.Lock = field(default_factory=runtime.lock)
@@ -108,12 +118,16 @@ class LeaseParty:
         on_other: Callable[[AgentEvent], None] = lambda event: None,
         permit: Callable[[], None] = lambda: None,
         unready: Exception | None = None,
+        make_safe: Callable[[], Mapping[str, Exception]] = dict,
+        purposes: Collection[str] = (KEY,),
     ) -> None:
         """``objection`` says why an offer cannot be taken (None: it can); ``run_light`` runs one light
         phase to its end and raises LightAborted, ChannelError or InstrumentError; ``recover`` makes the
         instruments ready again after an InstrumentError and raises StationError or InstrumentError as long
         as that fails; ``check`` asks idle instruments whether they are there and raises the same; ``on_other`` gets every event of the agent that is not about leases; ``permit`` raises
-        InterlockedError while nothing may be enabled; ``unready`` is why the instruments are not set up yet."""
+        InterlockedError while nothing may be enabled; ``unready`` is why the instruments are not set up yet;
+        ``make_safe`` brings them into their safe states and returns what failed; ``purposes`` are those of the leases
+        that ``run_light`` knows."""
         self._agent = agent
         self._objection = objection
         self._run_light = run_light
@@ -121,6 +135,10 @@ class LeaseParty:
         self._check = check
         self._on_other = on_other
         self._permit = permit
+        self._make_safe = make_safe
+        self._purposes = purposes
+        self._at_rest = ""
+        self._lying_down: runtime.Thread | None = None
         self._fence = fence
         self._offered: HeldLease | None = None
         self._active: HeldLease | None = None
@@ -155,6 +173,8 @@ class LeaseParty:
                     self._grant(message)
                 elif isinstance(message, LeaseAbort):
                     self._abort(message)
+                elif isinstance(message, Rest):
+                    self._rest(message)
                 elif message is not None:
                     if isinstance(message, LinkDown) and self._active is not None:
                         self._active.abort(f"no link to the hub: {message.reason}")
@@ -186,6 +206,10 @@ class LeaseParty:
 
     def _offer(self, offer: LeaseOffer) -> None:
         reason: str | None = self._broken or self._forbidden()
+        is_unknown = offer.purpose not in self._purposes
+        if is_unknown:
+            known = ", ".join(self._purposes)
+            reason = f"{self._agent.role} takes no part in leases for {offer.purpose!r}, only for {known}"
         reason = reason or ("busy with another lease" if self._is_busy else self._objection(offer))
         newest_epoch = None
         if reason is None:
@@ -193,11 +217,30 @@ class LeaseParty:
             newest_epoch = self._fence.newest[0] if reason else None
         if reason:
             self._agent.control_send(
-                LeaseRefuse(offer.epoch, offer.number, reason[:REASON_LIMIT], newest_epoch)
+                LeaseRefuse(offer.epoch, offer.number, reason[:REASON_LIMIT], newest_epoch, is_unknown)
             )
             return
-        self._offered = HeldLease(offer.epoch, offer.number, offer.first, offer.second, offer.n_frames)
+        self._offered = HeldLease(
+            offer.epoch, offer.number, offer.first, offer.second, offer.n_frames, offer.purpose
+        )
         self._agent.control_send(LeaseAccept(offer.epoch, offer.number))
+
+    def _rest(self, rest: Rest) -> None:
+        """Make the instruments safe and leave them so; or let them be set up anew."""
+        before, self._at_rest = self._at_rest, rest.reason or "the ring rests" if rest.on else ""
+        if self._at_rest and not before:
+            self.interrupt(AtRestError(self._at_rest))
+            self._lying_down = runtime.spawn(self._lie_down, name="rest")
+
+    def _lie_down(self) -> None:
+        if failures := self._make_safe():
+            self._break(StationError(self._agent.role, "making safe", dict(failures)))
+
+    def _check_permit(self) -> None:
+        """Raises InterlockedError while nothing may be enabled."""
+        if self._at_rest or (self._lying_down is not None and self._lying_down.is_alive()):
+            raise AtRestError(self._at_rest or "instruments are being made safe")
+        self._permit()
 
     def _pass_fence(self, offer: LeaseOffer) -> str:
         """Why the offer's token is not let through; empty if it is, and then it is stored."""
@@ -269,7 +312,7 @@ class LeaseParty:
     def _forbidden(self) -> str:
         """Why nothing may be enabled, "" where it may."""
         try:
-            self._permit()
+            self._check_permit()
         except InterlockedError as error:
             return str(error)
         return ""
@@ -284,7 +327,7 @@ class LeaseParty:
         while not self._stopping.is_set():
             before = self._interruptions
             try:
-                self._permit()
+                self._check_permit()
                 self._recover()
             except Exception as error:
                 self._break(error)

@@ -22,6 +22,7 @@ from typing import TypeAlias
 from orchestrator.events.status import RELAY
 from orchestrator.wire.fields import REASON_LIMIT
 from orchestrator.wire.messages import (
+    KEY,
     FromHub,
     FromPeer,
     LeaseAbort,
@@ -48,7 +49,7 @@ class Phase(enum.Enum):
 
 @dataclass(frozen=True)
 class Lease:
-    """The ring for one block."""
+    """The ring for one block, for an ``entry`` of the queue or, without one, for running trainings."""
 
     epoch: int
     number: int
@@ -56,6 +57,8 @@ class Lease:
     second: str
     n_frames: int
     limit_s: float
+    purpose: str = KEY
+    entry: int | None = None
 
     @property
     def pair(self) -> tuple[str, str]:
@@ -70,7 +73,8 @@ class Lease:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A lease that is over.  ``refused``: no light was ever on.  ``ring_s`` counts from the grant."""
+    """A lease that is over.  ``refused``: no light was ever on; ``unknown_purpose``: and never will be, for somebody takes
+    no part in such leases.  ``ring_s`` counts from the grant."""
 
     lease: Lease
     ok: bool
@@ -78,6 +82,7 @@ class Outcome:
     reason: str
     ring_s: float
     statistics: dict[str, LightStatistics] = field(default_factory=dict)
+    unknown_purpose: bool = False
 
 
 class RingLeases:
@@ -111,18 +116,29 @@ class RingLeases:
         outcomes, self._outcomes = self._outcomes, []
         return outcomes
 
-    def offer(self, pair: tuple[str, str], n_frames: int, limit_s: float, now_s: float) -> list[Order]:
+    def offer(
+        self,
+        pair: tuple[str, str],
+        n_frames: int,
+        limit_s: float,
+        now_s: float,
+        *,
+        purpose: str = KEY,
+        entry: int | None = None,
+    ) -> list[Order]:
         """Offer the free ring to a pair; raises ValueError while a lease is in being."""
         if self._lease is not None:
             raise ValueError(f"lease {self._lease.number} is still {self.phase.value}")
         self._number += 1
         first, second = pair
-        lease = self._lease = Lease(self._epoch, self._number, first, second, n_frames, limit_s)
+        lease = self._lease = Lease(
+            self._epoch, self._number, first, second, n_frames, limit_s, purpose, entry
+        )
         self.phase = Phase.OFFERED
         self._waiting = set(lease.parties)
         self._deadline_s = now_s + self._offer_timeout_s
         self._statistics = {}
-        message = LeaseOffer(lease.epoch, lease.number, first, second, n_frames)
+        message = LeaseOffer(lease.epoch, lease.number, first, second, n_frames, purpose)
         return [(role, message) for role in lease.parties]
 
     def heard(self, role: str, message: FromPeer, now_s: float) -> list[Order]:
@@ -137,7 +153,10 @@ class RingLeases:
                 self._waiting.discard(role)
                 return [] if self._waiting else self._grant(lease, now_s)
             case ((LeaseRefuse() | LeaseAbort()), Phase.OFFERED):
-                return self._withdraw(f"{role}: {message.reason}", except_for=role)
+                is_unknown = isinstance(message, LeaseRefuse) and message.unknown_purpose
+                return self._withdraw(
+                    f"{role}: {message.reason}", except_for=role, unknown_purpose=is_unknown
+                )
             case LeaseDone(), (Phase.GRANTED | Phase.DRAINING):
                 self._waiting.discard(role)
                 self._statistics[role] = message.statistics
@@ -190,10 +209,12 @@ class RingLeases:
         message = LeaseGrant(lease.epoch, lease.number, lease.limit_s)
         return [(role, message) for role in lease.parties]
 
-    def _withdraw(self, reason: str, except_for: str = "") -> list[Order]:
+    def _withdraw(self, reason: str, except_for: str = "", *, unknown_purpose: bool = False) -> list[Order]:
         assert self._lease is not None
         orders = self._abort_orders(self._lease, reason, except_for)
-        self._outcomes.append(Outcome(self._lease, ok=False, refused=True, reason=reason, ring_s=0.0))
+        self._outcomes.append(
+            Outcome(self._lease, False, True, reason, ring_s=0.0, unknown_purpose=unknown_purpose)
+        )
         self._lease, self.phase = None, Phase.FREE
         return orders
 

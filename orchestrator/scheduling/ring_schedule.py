@@ -27,12 +27,11 @@ from orchestrator.scheduling.scheduler import (
     dump,
     lease_finished,
     load,
-    next_pair,
     set_demand,
     set_stock,
     set_user_available,
 )
-from orchestrator.wire.messages import Demand
+from orchestrator.wire.messages import KEY, Demand
 
 HOLD_OFF_S = 0.25
 HOLD_OFF_MAX_S = 4.0
@@ -45,6 +44,8 @@ REPORT_PATIENCE_S = 180.0
 """A block whose report has not come by then is no longer expected."""
 
 
+STOCK_PATIENCE_S = 2.0
+"""Both nodes of a block tell their stock within this time."""
 USABLE_LANE = "mask"
 """The lane whose stock serves demand."""
 
@@ -97,6 +98,8 @@ class RingSchedule:
         self._held_until_s: dict[Pair, float] = {}
         self._block_bits: dict[Pair, int] = dict(block_bits or {})
         self._faults: dict[Pair, Fault] = {}
+        self._recent: dict[Pair, tuple[int, int | None, float]] = {}
+        """The latest block by pair: its bits, the stock known when it was told, and until when that may lag behind."""
 
     # -- what is heard -------------------------------------------------------------------------------
 
@@ -161,6 +164,9 @@ class RingSchedule:
             self.state = replace(self.state, holder=None)
             return
         self._failures.pop(pair, None)
+        if outcome.lease.purpose != KEY:
+            self.state = replace(self.state, holder=pair)
+            return
         token = outcome.lease.epoch, outcome.lease.number
         self._pending[token] = _Pending(pair, outcome.ring_s, now_s + REPORT_PATIENCE_S)
         self.state = replace(self.state, holder=pair)
@@ -191,6 +197,8 @@ class RingSchedule:
             self._failed(pair, report.reason, now_s)
         holder = self.state.holder
         bits = report.secret_bits if report.stored else 0
+        if bits:
+            self._recent[pair] = bits, self.known_stock(pair), now_s + STOCK_PATIENCE_S
         first_measurement = not self.state.of(pair).measured and bits and pending.ring_s > 0
         after = lease_finished(self.state, pair, now_s, pending.ring_s, bits, ok=report.stored)
         if bits:
@@ -210,13 +218,11 @@ class RingSchedule:
 
     # -- what follows --------------------------------------------------------------------------------
 
-    def next_pair(self, now_s: float) -> Pair | None:
-        """Who is offered the ring, or None."""
+    def seen(self, now_s: float) -> SchedulerState:
+        """The pairs as they may be served: their blocks in work counted as stock, hold-offs respected."""
         for token in [token for token, block in self._pending.items() if block.expires_s <= now_s]:
             del self._pending[token]
-        return next_pair(
-            replace(self.state, pairs=tuple(self._seen(p, now_s) for p in self.state.pairs)), now_s
-        )
+        return replace(self.state, pairs=tuple(self._seen(p, now_s) for p in self.state.pairs))
 
     def _seen(self, pair: PairState, now_s: float) -> PairState:
         """A pair with its blocks in work counted and its hold-off respected."""
@@ -236,6 +242,23 @@ class RingSchedule:
     def in_work_bits(self, pair: Pair) -> int:
         """What the blocks between light and report are expected to give."""
         return sum(block.pair == pair for block in self._pending.values()) * self._block_bits.get(pair, 0)
+
+    def block_bits(self, pair: Pair) -> int:
+        """What a good block of ``pair`` gives: as the last one did, before it as planned."""
+        return self._block_bits.get(pair, 0)
+
+    def known_stock(self, pair: Pair) -> int | None:
+        """What both ends hold; None before both told."""
+        known = self._stock[pair]
+        return min(known.values()) if len(known) == len(pair) else None
+
+    def coming_stock(self, pair: Pair, now_s: float) -> int | None:
+        """What both ends hold or are about to: blocks in work, and one of which both have not told yet."""
+        known = self.known_stock(pair)
+        if known is None:
+            return None
+        bits, before, until_s = self._recent.get(pair, (0, None, now_s))
+        return known + self.in_work_bits(pair) + (bits if known == before and now_s < until_s else 0)
 
     def fault(self, pair: Pair) -> Fault | None:
         """What went wrong since the last good block, or since a party of the pair came back."""

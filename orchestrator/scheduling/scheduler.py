@@ -50,7 +50,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rounds_ahead: int = 8
     memory_s: float = 120.0
     retry_s: float = 10.0
-    oldest_share: float = 0.02
+    oldest_share: float = 0.01
 
 
 class PairState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -114,9 +114,7 @@ class SchedulerState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def next_pair(state: SchedulerState, now_s: float) -> Pair | None:
     """The pair that gets the next lease, or None when no pair can use one."""
     policy = state.policy
-    ready = [p for p in state.pairs if can_serve(p, policy, now_s)]
-    rounds = _level(ready, policy.rounds_ahead)
-    wanting = [p for p in ready if p.lacking_bits(rounds)]
+    wanting, rounds = _wanting(state, now_s)
     if not wanting:
         return None
     overdue = [p for p in wanting if _waited(p, now_s) >= policy.max_wait_s]
@@ -132,6 +130,19 @@ def next_pair(state: SchedulerState, now_s: float) -> Pair | None:
         if p.pair == state.holder and not p.failures:
             return p.pair
     return min(candidates, key=lambda p: (p.ring_s(rounds), -_waited(p, now_s))).pair
+
+
+def lacking(state: SchedulerState, now_s: float) -> dict[Pair, int]:
+    """Bits that pairs which can be served lack for the rounds that are being prepared."""
+    wanting, rounds = _wanting(state, now_s)
+    return {p.pair: p.lacking_bits(rounds) for p in wanting}
+
+
+def _wanting(state: SchedulerState, now_s: float) -> tuple[list[PairState], int]:
+    """The pairs that lack key and can be served, and for how many rounds they do."""
+    ready = [p for p in state.pairs if can_serve(p, state.policy, now_s)]
+    rounds = _level(ready, state.policy.rounds_ahead)
+    return [p for p in ready if p.lacking_bits(rounds)], rounds
 
 
 def lease_finished(

@@ -26,6 +26,7 @@ from msgspec import Meta
 
 from orchestrator import runtime
 from orchestrator.wire.codec import Message, WireError, decode, encode
+from orchestrator.wire.queue_control import QueueReply, QueueRequest
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ class ShowInterlock(Message, frozen=True):
 
 
 Request: TypeAlias = (
-    ShowKeys | TakeSecret | MeetNow | Revoke | ShowRevoked | Trip | Acknowledge | ShowInterlock
+    ShowKeys | TakeSecret | MeetNow | Revoke | ShowRevoked | Trip | Acknowledge | ShowInterlock | QueueRequest
 )
 
 
@@ -174,7 +175,7 @@ class Failed(Message, frozen=True):
     text: str
 
 
-Reply: TypeAlias = Keys | Revoked | InterlockState | Done | Failed
+Reply: TypeAlias = Keys | Revoked | InterlockState | QueueReply | Done | Failed
 
 
 class ControlSocket:

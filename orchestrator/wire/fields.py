@@ -17,3 +17,5 @@ Lane: TypeAlias = Annotated[str, Meta(max_length=16, pattern=r"\A[a-z][a-z_]*\Z"
 """A lane of the key store by name; this leaf knows no store."""
 Seconds: TypeAlias = Annotated[float, Meta(ge=0.0)]
 InstrumentName: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64)]
+Purpose: TypeAlias = Annotated[str, Meta(max_length=64, pattern=r"\A[a-z][a-z-]*(:[a-z][a-z-]*)?\Z")]
+"""What a lease is for."""

@@ -19,11 +19,11 @@ from typing import Annotated, TypeAlias
 from msgspec import Meta, Raw
 
 from orchestrator.events.common import read_item
-from orchestrator.events.status import StatusItem
+from orchestrator.events.status import BlockReport, StatusItem
 from orchestrator.wire.codec import Message, packed
-from orchestrator.wire.fields import Count, Instance, Reason, Role, Seconds, Topic
+from orchestrator.wire.fields import Count, Instance, Purpose, Reason, Role, Seconds, Topic
 
-PROTOCOL_VERSION = 6
+PROTOCOL_VERSION = 7
 CHUNK_BYTES = 1 << 20
 """Largest payload frame on the bulk plane; longer channel messages travel in several."""
 BULK_LIMIT = CHUNK_BYTES + (1 << 16)
@@ -34,6 +34,15 @@ WINDOW_BYTES = 4 * (CHUNK_BYTES + CHUNK_OVERHEAD)
 """Credit of one sender towards one recipient: four full chunks on the way."""
 MESSAGE_LIMIT = 64 << 20
 """Largest channel message, bytes."""
+
+KEY = "key"
+"""The purpose of a lease whose light becomes key."""
+
+
+def calibration(step: str) -> str:
+    """The purpose of a lease for a calibration step."""
+    return f"calibration:{step}"
+
 
 # -- both ways on the control plane --------------------------------------------------------------------
 
@@ -71,13 +80,15 @@ class LeaseAccept(Message, frozen=True):
 class LeaseRefuse(Message, frozen=True):
     """The party cannot take part (instruments not ready, token too old, ...).
 
-    ``newest_epoch`` is the newest that it knows, where its objection is to the token.
+    ``newest_epoch`` is the newest that it knows, where its objection is to the token; ``unknown_purpose`` that it takes
+    no part in such leases at all.
     """
 
     epoch: Count
     number: Count
     reason: Reason
     newest_epoch: Count | None = None
+    unknown_purpose: bool = False
 
 
 class LightStatistics(Message, frozen=True):
@@ -114,6 +125,17 @@ class Demand(Message, frozen=True):
     bits: Count
     deadline_s: float | None = None
     purpose: Annotated[str, Meta(max_length=200)] = ""
+
+
+class ReportedBefore(Message, frozen=True):
+    """What a node told of its latest blocks, again, at every connection: a hub that was killed may not have kept it.
+
+    ``in_work`` are the leases (epoch, number) of blocks that are lit or in post-processing; of any other that is not
+    among ``blocks`` the node has nothing.
+    """
+
+    blocks: Annotated[list[BlockReport], Meta(max_length=64)]
+    in_work: Annotated[tuple[tuple[Count, Count], ...], Meta(max_length=64)] = ()
 
 
 class Said(Message, frozen=True):
@@ -157,13 +179,18 @@ class Superseded(Message, frozen=True):
 
 
 class LeaseOffer(Message, frozen=True):
-    """The ring for one block of ``n_frames`` frames between ``first`` and ``second``; answer in time."""
+    """The ring for one block of ``n_frames`` frames between ``first`` and ``second``; answer in time.
+
+    ``purpose``: :data:`KEY`, or a calibration step (:func:`calibration`), no frame of which can become key.  Who does
+    not know a purpose refuses.
+    """
 
     epoch: Count
     number: Count
     first: Role
     second: Role
     n_frames: Count
+    purpose: Purpose = KEY
 
 
 class EpochStep(Message, frozen=True):
@@ -178,6 +205,14 @@ class LeaseGrant(Message, frozen=True):
     epoch: Count
     number: Count
     limit_s: float
+
+
+class Rest(Message, frozen=True):
+    """To the parties of leases: make the instruments safe and leave them so while ``on``, for ``reason``; said at
+    every connection."""
+
+    on: bool
+    reason: Reason = ""
 
 
 class TelemetryItem(Message, frozen=True):
@@ -277,7 +312,16 @@ class PeerChange(Message, frozen=True):
 
 
 FromPeer: TypeAlias = (
-    Hello | Heartbeat | LeaseAccept | LeaseRefuse | LeaseDone | LeaseAbort | Demand | Subscribe | Said
+    Hello
+    | Heartbeat
+    | LeaseAccept
+    | LeaseRefuse
+    | LeaseDone
+    | LeaseAbort
+    | Demand
+    | ReportedBefore
+    | Subscribe
+    | Said
 )
 FromHub: TypeAlias = (
     Welcome
@@ -288,6 +332,7 @@ FromHub: TypeAlias = (
     | EpochStep
     | LeaseGrant
     | LeaseAbort
+    | Rest
     | TelemetryItem
     | SnapshotEnd
     | Shutdown

@@ -123,7 +123,7 @@ def test_an_endless_stream_of_urgent_work_starves_nobody() -> None:
             lacking[AB] -= 1000
         else:
             stream = [each for each in stream if each.number != turn.number]
-        assert now_s < 6 * 12 / state.policy.oldest_share, "five blocks with their switches at a fiftieth"
+        assert now_s < 6 * 12 / state.policy.oldest_share, "five blocks with their switches at its share"
     assert now_s > 5 * BLOCK_S / state.policy.oldest_share / 2, "and no more than its share"
 
 
@@ -131,7 +131,7 @@ def test_alone_nothing_is_saved_up() -> None:
     claim = key(1, {AB: 10})
     assert owed_after(5.0, [claim], 1, 100.0, ring()) == 0.0
     others = [claim, key(2, {AC: 10})]
-    assert owed_after(5.0, others, 2, 100.0, ring()) == pytest.approx(7.0)
+    assert owed_after(5.0, others, 2, 100.0, ring()) == pytest.approx(6.0)
     assert owed_after(5.0, others, 1, 100.0, ring()) == 0.0
 
 

@@ -12,6 +12,7 @@ from orchestrator.events.status import BlockReport, LaneStock, Stock
 from orchestrator.scheduling.fencing import EpochError, EpochFile, Fence
 from orchestrator.scheduling.leases import Phase, RingLeases
 from orchestrator.scheduling.ring_schedule import RingSchedule
+from orchestrator.scheduling.scheduler import next_pair
 from orchestrator.wire.messages import (
     Demand,
     FromPeer,
@@ -277,15 +278,15 @@ def end_lease(ring: RingSchedule, leases: RingLeases, pair: tuple[str, str], now
 
 
 def test_nobody_is_served_without_demand() -> None:
-    assert schedule().next_pair(1.0) is None
+    assert next_pair(schedule().seen(1.0), 1.0) is None
 
 
 def test_absent_users_are_not_served() -> None:
     ring = schedule()
     ring.demand("alice", Demand("alice", "bob", 1000), 0.0)
-    assert ring.next_pair(1.0) == ("alice", "bob")
+    assert next_pair(ring.seen(1.0), 1.0) == ("alice", "bob")
     ring.party_able("bob", False, 1.0)
-    assert ring.next_pair(2.0) is None
+    assert next_pair(ring.seen(2.0), 2.0) is None
 
 
 def test_the_stock_of_a_pair_is_what_both_ends_hold() -> None:
@@ -295,7 +296,7 @@ def test_the_stock_of_a_pair_is_what_both_ends_hold() -> None:
     ring.stock("bob", Stock([LaneStock("alice", "mask", 400)]), 0.0)
     assert ring.state.of(("alice", "bob")).stock_bits == 400
     ring.stock("bob", Stock([LaneStock("alice", "mask", 9000)]), 0.0)
-    assert ring.next_pair(1.0) is None
+    assert next_pair(ring.seen(1.0), 1.0) is None
 
 
 def test_the_largest_demand_counts_and_can_be_withdrawn() -> None:
@@ -318,7 +319,7 @@ def test_a_refused_offer_is_repeated_later_and_later() -> None:
         leases.heard("bob", LeaseRefuse(*token, "busy"), now_s)
         ring.lease_over(leases.take_outcomes()[0], now_s)
         start_s = now_s
-        while ring.next_pair(now_s) is None:
+        while next_pair(ring.seen(now_s), now_s) is None:
             now_s += 0.125
         waits.append(now_s - start_s)
     assert waits == [0.25, 0.5, 1.0, 2.0, 4.0, 4.0, 4.0, 4.0]
@@ -326,7 +327,7 @@ def test_a_refused_offer_is_repeated_later_and_later() -> None:
     offered(leases, now_s)
     leases.heard("bob", LeaseRefuse(EPOCH, 10, "busy"), now_s)
     ring.lease_over(leases.take_outcomes()[0], now_s)
-    assert ring.next_pair(now_s + 0.25) == PAIR
+    assert next_pair(ring.seen(now_s + 0.25), now_s + 0.25) == PAIR
 
 
 def test_a_failed_light_phase_lets_another_pair_go_first() -> None:
@@ -334,13 +335,13 @@ def test_a_failed_light_phase_lets_another_pair_go_first() -> None:
     for pair in (("alice", "bob"), ("alice", "carol")):
         ring.demand(pair[0], Demand(*pair, 1000), 0.0)
     leases = RingLeases(EPOCH)
-    assert ring.next_pair(1.0) == ("alice", "bob")
+    assert next_pair(ring.seen(1.0), 1.0) == ("alice", "bob")
     token = granted(leases, 1.0)
     leases.heard("relay", LeaseDone(*token, False, "laser"), 2.0)
     for role in PAIR:
         leases.heard(role, LeaseDone(*token, False), 2.0)
     ring.lease_over(leases.take_outcomes()[0], 2.0)
-    assert ring.next_pair(2.0) == ("alice", "carol")
+    assert next_pair(ring.seen(2.0), 2.0) == ("alice", "carol")
 
 
 def test_light_that_ended_early_holds_a_pair_up_for_a_moment_and_not_once_its_party_is_back() -> None:
@@ -356,15 +357,15 @@ def test_light_that_ended_early_holds_a_pair_up_for_a_moment_and_not_once_its_pa
     for _ in range(4):
         fail(now_s)
         start_s = now_s
-        while ring.next_pair(now_s) is None:
+        while next_pair(ring.seen(now_s), now_s) is None:
             now_s += 0.125
         waits.append(now_s - start_s)
     assert waits == [1.0, 2.0, 4.0, 8.0]
     for back in ("relay", "bob"):
         fail(now_s)
-        assert ring.next_pair(now_s) is None
+        assert next_pair(ring.seen(now_s), now_s) is None
         ring.party_able(back, True, now_s)
-        assert ring.next_pair(now_s) == PAIR
+        assert next_pair(ring.seen(now_s), now_s) == PAIR
 
 
 def test_the_first_block_measures_the_rate_and_the_ring_stays() -> None:
@@ -393,10 +394,10 @@ def test_blocks_in_work_count_as_stock() -> None:
     ring.block_reported(BlockReport(*token, "alice", "bob", True, secret_bits=4000), 10.0)
     for user, peer in (PAIR, PAIR[::-1]):
         ring.stock(user, Stock([LaneStock(peer, "mask", 4000)]), 10.0)
-    assert ring.next_pair(10.0) == PAIR
+    assert next_pair(ring.seen(10.0), 10.0) == PAIR
     end_lease(ring, leases, PAIR, 11.0)
-    assert ring.next_pair(11.0) is None
-    assert ring.next_pair(500.0) == PAIR
+    assert next_pair(ring.seen(11.0), 11.0) is None
+    assert next_pair(ring.seen(500.0), 500.0) == PAIR
 
 
 def test_rates_and_demands_survive_a_restart_and_presence_does_not() -> None:
@@ -408,10 +409,10 @@ def test_rates_and_demands_survive_a_restart_and_presence_does_not() -> None:
     after = RingSchedule({pair.pair: 1.0 for pair in before.state.pairs}, users, 5000.0)
     assert after.restore(before.dump(2.0), 5000.0)
     assert after.state.of(PAIR).rate_bps == 500.0
-    assert after.next_pair(5001.0) is None
+    assert next_pair(after.seen(5001.0), 5001.0) is None
     for role in PARTIES:
         after.party_able(role, True, 5002.0)
-    assert after.next_pair(5003.0) == PAIR
+    assert next_pair(after.seen(5003.0), 5003.0) == PAIR
 
 
 @pytest.mark.parametrize("data", [b"", b"\xc1", b"garbage" * 10])

@@ -144,7 +144,7 @@ class FullFrom:
             raise OSError(28, "No space left on device", str(self.place))
         failure = sqlite3.OperationalError("database or disk is full")
         failure.sqlite_errorname = "SQLITE_FULL"  # type: ignore[misc]
-        raise Database.failure(SimpleNamespace(path=self.place), "write", failure)  # type: ignore[arg-type]
+        raise Database.failure(SimpleNamespace(path=self.place, kept=Database.kept), "write", failure)  # type: ignore[arg-type]
 
 
 def what_is_said(machine: Machine) -> str:

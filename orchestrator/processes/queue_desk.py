@@ -1,0 +1,162 @@
+"""The operators' desk: what the control socket asks about the queue is answered by the orchestrator's own loop.
+
+The socket has a thread of its own; queue and schedule belong to the loop.  So a request waits in line until the loop
+takes it, and the thread waits for its answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from orchestrator import runtime
+from orchestrator.events.status import pair_name
+from orchestrator.scheduling.entries import Entry, Order, in_words
+from orchestrator.scheduling.ring_queue import RingQueue
+from orchestrator.scheduling.ring_schedule import RingSchedule
+from orchestrator.scheduling.scheduler import Pair
+from orchestrator.scheduling.turns import Turns
+from orchestrator.wire.control_socket import Done, Reply
+from orchestrator.wire.queue_control import (
+    AbortEntry,
+    AddEntry,
+    HistoryRow,
+    HistoryShown,
+    HoldQueue,
+    MoveEntry,
+    QueueRequest,
+    QueueRow,
+    QueueShown,
+    ResumeQueue,
+    ShowHistory,
+    ShowQueue,
+)
+
+ANSWER_PATIENCE_S = 20.0
+
+
+class QueueDesk:
+    """Answers for one orchestrator.  ``why_away`` says why a pair cannot be served, empty if it can."""
+
+    def __init__(
+        self,
+        queue: RingQueue,
+        turns: Turns,
+        schedule: RingSchedule,
+        why_away: Callable[[Pair], str],
+        clock: Callable[[], float],
+    ) -> None:
+        self._queue, self._turns, self._schedule = queue, turns, schedule
+        self._why_away = why_away
+        self._clock = clock
+        self._asked: runtime.Queue[tuple[QueueRequest, runtime.Future[Reply]]] = runtime.queue()
+
+    def ask(self, request: QueueRequest) -> Reply:
+        """Called by the socket's thread; raises what the loop raises, TimeoutError if it stands still."""
+        answer: runtime.Future[Reply] = runtime.future()
+        self._asked.put((request, answer))
+        try:
+            return answer.result(ANSWER_PATIENCE_S)
+        except TimeoutError:
+            raise TimeoutError(
+                f"the orchestrator did not come to it within {ANSWER_PATIENCE_S:g} s; look at the queue before you ask again"
+            ) from None
+
+    def serve(self) -> None:
+        """Called by the loop: answer everybody who waits."""
+        while not self._asked.empty():
+            request, answer = self._asked.get()
+            try:
+                answer.set_result(self._answer(request))
+            except Exception as error:  # noqa: BLE001 - whoever asked is told, or finds it in the log
+                answer.set_exception(error)
+
+    def _answer(self, request: QueueRequest) -> Reply:
+        queue = self._queue
+        match request:
+            case AddEntry():
+                order = Order(
+                    request.kind,
+                    request.who,
+                    request.pairs,
+                    request.bits,
+                    request.until_stock,
+                    request.step,
+                    request.note,
+                )
+                entry = queue.add(order, priority=request.priority, due_in_s=request.due_in_s)
+                return self._shown([entry])
+            case ShowQueue(closed):
+                return self._shown([*queue.entries, *queue.closed(closed)])
+            case HoldQueue(who, number):
+                queue.hold(who, number)
+                return Done(f"{_named(number)} held; what is lit is finished, then the bench is made safe")
+            case ResumeQueue(who, number):
+                queue.resume(who, number)
+                return Done(f"{_named(number)} resumed")
+            case AbortEntry(who, number, take_over):
+                entry = queue.abort(who, number, take_over=take_over)
+                return Done(f"entry {number} is {entry.state}: {in_words(entry.order)}")
+            case MoveEntry(who, number):
+                queue.move(
+                    who,
+                    number,
+                    before=request.before,
+                    priority=request.priority,
+                    due_in_s=request.due_in_s,
+                )
+                return self._shown(queue.entries)
+            case ShowHistory(number, limit):
+                lines = queue.history(number, limit)
+                return HistoryShown([HistoryRow(line.at, line.entry, line.who, line.what) for line in lines])
+
+    # -- what is shown -------------------------------------------------------------------------------
+
+    def _shown(self, entries: list[Entry]) -> QueueShown:
+        now_s = self._clock()
+        times = self._turns.times_s(now_s)
+        hold = self._queue.held_by
+        rows = [self._row(entry, times.get(entry.number), now_s) for entry in entries]
+        return QueueShown(hold.who if hold else "", hold.at if hold else None, rows)
+
+    def _row(self, entry: Entry, times: tuple[float, float] | None, now_s: float) -> QueueRow:
+        order = entry.order
+        due_s = self._queue.due_s(entry.number)
+        made = list(entry.made)
+        if order.until_stock and entry.is_open:
+            made = [min(self._schedule.known_stock(pair) or 0, order.bits) for pair in order.pairs]
+        ring_s, ready_s = times if times is not None else (None, None)
+        return QueueRow(
+            entry.number,
+            order.kind,
+            in_words(order),
+            order.owner,
+            order.note,
+            entry.state,
+            self._why(entry, waits=times is None),
+            entry.priority,
+            None if due_s is None else due_s - now_s,
+            sum(made),
+            order.bits * len(order.pairs),
+            ring_s if ring_s != float("inf") else None,
+            ready_s if ready_s != float("inf") else None,
+            entry.added_at,
+            entry.began_at,
+            entry.ended_at,
+        )
+
+    def _why(self, entry: Entry, *, waits: bool) -> str:
+        """Why an entry waits, as far as it is known."""
+        if entry.state != "waiting":
+            return entry.reason
+        if rests := self._queue.resting:
+            return f"the ring rests: {rests}"
+        away = [f"{pair_name(pair)}: {why}" for pair in entry.order.pairs if (why := self._why_away(pair))]
+        if away and len(away) == len(entry.order.pairs):
+            return "; ".join(away)[:400]
+        if any(self._queue.in_work(entry.number, pair) for pair in entry.order.pairs) and waits:
+            return "its block is in work"
+        return entry.reason
+
+
+def _named(number: int | None) -> str:
+    return "the queue is" if number is None else f"entry {number} is"

@@ -1,0 +1,238 @@
+"""The entries of the queue: what is asked of the ring, by whom, how far it is; pure.
+
+============  ==============================================================================================
+kind          what it asks for
+============  ==============================================================================================
+key           ``bits`` of key for one pair, made from here on, or until as much is in stock
+run           the same for every pair of a training run's users
+calibration   one step, between two users where it needs them
+maintenance   the bench itself: nothing else runs, instruments are safe, until the holder gives it back
+============  ==============================================================================================
+
+::
+
+    waiting <-> running -> done           held: by an operator, from waiting or running, and back to waiting
+       |  \\       |   \\-> failed         aborted: from every state that is open
+      held  \\---- | ----> aborted
+
+Running means that a lease of the entry is in being, for a maintenance entry that it has the bench.  What is done,
+failed or aborted never changes again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta
+from msgspec.structs import replace
+
+from orchestrator.events.status import pair_name
+from orchestrator.scheduling.scheduler import Pair
+from orchestrator.wire.fields import REASON_LIMIT
+
+Kind: TypeAlias = Literal["key", "run", "calibration", "maintenance"]
+State: TypeAlias = Literal["waiting", "running", "held", "done", "failed", "aborted"]
+OPEN: tuple[State, ...] = ("waiting", "running", "held")
+PRIORITIES = range(-10, 11)
+STEP_FAILURES = 3
+"""A calibration step that failed so often in a row is given up: something has to be looked at."""
+LARGEST_BITS = 1 << 50
+
+
+class QueueError(ValueError):
+    """What was asked of the queue cannot be done; the text says why, and what can be."""
+
+
+class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What somebody wants: the part of an entry that never changes."""
+
+    kind: Kind
+    owner: str
+    pairs: tuple[Pair, ...] = ()
+    bits: int = 0
+    until_stock: bool = False
+    step: str = ""
+    note: str = ""
+
+
+class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An order and what became of it.
+
+    Times are seconds of the wall clock, for people; ``place`` orders entries that came one after the other, and
+    ``made`` are the bits made so far, by pair in the order of ``order.pairs``.
+    """
+
+    number: int
+    order: Order
+    place: float
+    added_at: float
+    made: tuple[int, ...]
+    priority: int = 0
+    due_at: float | None = None
+    state: State = "waiting"
+    reason: str = ""
+    failures: int = 0
+    began_at: float | None = None
+    ended_at: float | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is still in the queue."""
+        return self.state in OPEN
+
+    def lacking(self, pair: Pair) -> int:
+        """Bits of an order that are still to be made; those until a stock depend on the stock instead."""
+        return max(0, self.order.bits - self.made[self.order.pairs.index(pair)])
+
+
+def objection(order: Order, pairs: Iterable[Pair], steps: Iterable[str]) -> str:
+    """Why nobody can do what is ordered on a ring of ``pairs`` that knows calibration ``steps``; empty if it can be."""
+    known = tuple(pairs)
+    for pair in order.pairs:
+        if pair not in known:
+            return (
+                f"{pair_name(pair)} is no pair of this testbed; pairs in ring order: "
+                f"{', '.join(map(pair_name, known))}"
+            )
+    if not order.owner.strip():
+        return "an entry needs an owner: say who wants it"
+    if order.kind in ("key", "run"):
+        if not order.pairs:
+            return "key is made for a pair: name its two users"
+        if order.kind == "key" and len(order.pairs) > 1:
+            return "an order of key is for one pair; for several, add a run"
+        if not 0 < order.bits <= LARGEST_BITS:
+            return f"an order is of 1 to {LARGEST_BITS} bits, not of {order.bits}"
+    if order.kind == "calibration":
+        known_steps = tuple(steps)
+        if order.step not in known_steps:
+            return f"no calibration is called {order.step!r}; there are {', '.join(known_steps)}"
+        if len(order.pairs) > 1:
+            return "a calibration step runs between two users: name one pair, or none"
+    return ""
+
+
+def new_entry(
+    number: int, order: Order, at: float, *, priority: int = 0, due_at: float | None = None
+) -> Entry:
+    """As it enters the queue; raises QueueError for a priority that is none."""
+    if priority not in PRIORITIES:
+        raise QueueError(
+            f"a priority is {PRIORITIES[0]} to {PRIORITIES[-1]}, each step worth a factor of two"
+        )
+    return Entry(number, order, float(number), at, (0,) * len(order.pairs), priority, due_at)
+
+
+def begun(entry: Entry, at: float) -> Entry:
+    """A lease of it is in being, or it has the bench."""
+    _require(entry, ("waiting", "running"), "begin")
+    return replace(
+        entry, state="running", reason="", began_at=at if entry.began_at is None else entry.began_at
+    )
+
+
+def paused(entry: Entry, reason: str = "") -> Entry:
+    """Its lease is over, and it wants more."""
+    return replace(entry, state="waiting", reason=reason) if entry.state == "running" else entry
+
+
+def held(entry: Entry, who: str) -> Entry:
+    """No further lease until it is resumed."""
+    _require(entry, ("waiting", "running"), "be held")
+    return replace(entry, state="held", reason=f"held by {who}")
+
+
+def resumed(entry: Entry) -> Entry:
+    """Back in the queue."""
+    _require(entry, ("held",), "be resumed")
+    return replace(entry, state="waiting", reason="")
+
+
+def aborted(entry: Entry, who: str, at: float) -> Entry:
+    """Out of the queue for good; what was made stays made.  A maintenance entry that is given back is done."""
+    _require(entry, OPEN, "be aborted")
+    state: State = "done" if entry.order.kind == "maintenance" and entry.state == "running" else "aborted"
+    return replace(entry, state=state, reason=f"by {who}", ended_at=at)
+
+
+def credited(entry: Entry, pair: Pair, bits: int) -> Entry:
+    """A block of it gave ``bits``; what comes in after its end is counted too."""
+    index = entry.order.pairs.index(pair)
+    made = (*entry.made[:index], entry.made[index] + bits, *entry.made[index + 1 :])
+    return replace(entry, made=made, failures=0)
+
+
+def done(entry: Entry, at: float) -> Entry:
+    """It has all it asked for."""
+    _require(entry, OPEN, "be done")
+    return replace(entry, state="done", reason="", ended_at=at)
+
+
+def failed_once(entry: Entry, reason: str, at: float) -> Entry:
+    """A lease of it went wrong; a step is given up after :data:`STEP_FAILURES` in a row, key is tried again."""
+    if not entry.is_open:
+        return entry
+    failures = entry.failures + 1
+    told = reason[:REASON_LIMIT]
+    if entry.order.kind == "calibration" and failures >= STEP_FAILURES:
+        return replace(entry, state="failed", reason=told, failures=failures, ended_at=at)
+    state: State = "waiting" if entry.state == "running" else entry.state
+    return replace(entry, state=state, reason=told, failures=failures)
+
+
+def given_up(entry: Entry, reason: str, at: float) -> Entry:
+    """Nobody will ever serve it."""
+    _require(entry, OPEN, "be given up")
+    return replace(entry, state="failed", reason=reason, ended_at=at)
+
+
+def moved(
+    entry: Entry, *, place: float | None = None, priority: int | None = None, due_at: float | None = None
+) -> Entry:
+    """To another place among equals, with another priority or due time; what is None stays."""
+    _require(entry, OPEN, "be moved")
+    if priority is not None and priority not in PRIORITIES:
+        raise QueueError(
+            f"a priority is {PRIORITIES[0]} to {PRIORITIES[-1]}, each step worth a factor of two"
+        )
+    return replace(
+        entry,
+        place=entry.place if place is None else place,
+        priority=entry.priority if priority is None else priority,
+        due_at=entry.due_at if due_at is None else due_at,
+    )
+
+
+def place_before(entries: Iterable[Entry], target: Entry) -> float:
+    """A place just before ``target`` among the ``entries`` of the queue."""
+    earlier = [each.place for each in entries if each.place < target.place]
+    return (max(earlier) + target.place) / 2 if earlier else target.place - 1.0
+
+
+def in_words(order: Order) -> str:
+    """What is ordered, for people."""
+    names = ", ".join(map(pair_name, order.pairs))
+    if order.kind == "maintenance":
+        return "maintenance"
+    if order.kind == "calibration":
+        return f"calibration {order.step}{f' of {names}' if names else ''}"
+    amount = f"{order.bits:,} bits"
+    amount = f"stock up to {amount}" if order.until_stock else amount
+    return f"{amount} for {names}" if order.kind == "key" else f"run: {amount} for each of {names}"
+
+
+def _require(entry: Entry, states: Iterable[State], doing: str) -> None:
+    if entry.state not in tuple(states):
+        why = f" ({entry.reason})" if entry.reason else ""
+        raise QueueError(f"entry {entry.number} is {entry.state}{why} and cannot {doing}")
+
+
+class HistoryLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Something that happened to an entry, or to the queue (``entry`` None), at a time of the wall clock."""
+
+    at: float
+    entry: int | None
+    who: str
+    what: Annotated[str, Meta(max_length=2 * REASON_LIMIT)]
