@@ -225,6 +225,10 @@ class BiasController(Protocol):
     def locked(self) -> Reading[bool]:
         """Whether the point is held."""
 
+    @property
+    def attenuator(self) -> Attenuator | None:
+        """The attenuator inside, which all light behind the modulator passes; None where there is none."""
+
 
 LASER = Kind[Laser]("laser")
 PULSE_CARVER = Kind[PulseCarver]("pulse-carver")

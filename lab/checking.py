@@ -32,6 +32,7 @@ from lab.light_of import pair_light
 from lab.needs import (
     ATTENUATOR,
     CARVER,
+    CARVER_BIAS,
     DETECTORS,
     LASER,
     LAUNCH,
@@ -217,13 +218,17 @@ DECLARED = {"threshold_limits_v": "V", "frame_limits_samples": "samples"}
 
 @dataclass(frozen=True)
 class Use:
-    """A value of the file, and the parameter or the declared limits that it must fit; ``how`` it comes about."""
+    """A value of the file, and the parameter or the declared limits that it must fit; ``how`` it comes about.
+
+    ``part``: the attribute of what serves that has the parameter, and may be None; empty for what serves itself.
+    """
 
     need: Need[Any]
     parameter: str
     place: str
     value: float
     how: str = ""
+    part: str = ""
 
 
 def value_mistakes(testbed: Testbed, made: Mapping[str, LabInstrument]) -> dict[str, str]:
@@ -238,6 +243,7 @@ def value_mistakes(testbed: Testbed, made: Mapping[str, LabInstrument]) -> dict[
                 continue
             instrument: Any = made[found[0].instrument]
             served = getattr(instrument, found[0].channel) if found[0].channel else instrument
+            served = getattr(served, use.part, None) if use.part else served
             if why := _objection(served, use):
                 setting = _narrowing(type(instrument), use.parameter)
                 limited.setdefault((use.place, why), []).append(f"{found[0]}{setting}")
@@ -268,6 +274,8 @@ def _uses(testbed: Testbed, role: str) -> Iterator[Use]:
         carver = testbed.carver
         yield Use(CARVER, "amplitude_vpp", "carver.awg_amplitude_vpp", carver.awg_amplitude_vpp)
         yield Use(CARVER, "sample_rate_hz", "carver.pulse_ns", 1e9 / carver.pulse_ns, "one sample a pulse: ")
+        inside_db = ("attenuation_db", "carver.attenuation_db", carver.attenuation_db)
+        yield Use(CARVER_BIAS, *inside_db, part="attenuator")
         for index in (0, 1):
             yield Use(DETECTORS, "bias_current_ua", f"detectors.bias_ua[{index}]", detectors.bias_ua[index])
             yield Use(
@@ -292,6 +300,8 @@ def _uses(testbed: Testbed, role: str) -> Iterator[Use]:
 
 def _objection(served: Any, use: Use) -> str:
     """Why what serves cannot be set so; empty if it can, or does not say."""
+    if served is None:
+        return ""
     if use.parameter in DECLARED:
         limits = getattr(served, use.parameter, None)
         return _outside(use, limits, DECLARED[use.parameter]) if limits else ""

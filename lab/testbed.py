@@ -129,6 +129,8 @@ class Carver(Section):
     """Width of the pulses at half their height."""
     extinction_db: Annotated[Positive, Plausible(10, 80)] = 35.0
     """Light of a pulse over what passes within one gate between pulses."""
+    attenuation_db: Annotated[NonNegative, Plausible(0.01, 60)] = 1.0
+    """What the attenuator inside the bias controller, if it has one, is set to while light passes: its least."""
 
 
 class Calibration(Section):

@@ -9,7 +9,7 @@ light, trigger line, reference clock.  What goes there is what the instrument re
 what really reaches it; a channel that serves no need of its role stands in the dark.  Building has no side effects:
 ports and lines are opened by :attr:`Simulated.serve`.
 
-    laser, carver and its bias, launch attenuators  ->  light that enters the loop
+    laser, carver and its bias, attenuators behind  ->  light that enters the loop
     switch, attenuator and modulator of a station   ->  light in both directions
     light on the tap of each direction              ->  that direction's sensor
     tagger -> trigger line -> generators that wait for it -> voltages on modulators
@@ -222,6 +222,13 @@ class Site:
         """The bias of the pulse carver, and whether it follows a point of the carver's curve."""
         if CARVER_BIAS.name in self.serves:
             self.around.ring.set_carver_bias(bias_v, follows)
+
+    def set_behind_carver(self, channel: str, attenuation_db: float) -> None:
+        """An attenuator inside a bias controller: all light behind the carver passes it, whatever need it serves."""
+        if CARVER_BIAS.name in self.serves:
+            self.around.ring.set_launch(self.name, attenuation_db)
+        else:
+            self.set_attenuation(channel, attenuation_db, True)
 
     def set_attenuation(self, channel: str, attenuation_db: float, is_open: bool) -> None:
         """An attenuator has come to rest; ``is_open`` is its shutter, True where it has none."""

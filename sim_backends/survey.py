@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from lab.needs import CARVER, MODULATOR
+from lab.needs import ATTENUATOR, CARVER, CARVER_BIAS, MODULATOR, candidates
 from lab.testbed import Testbed
 from orchestrator.light.carving import carver_pattern
 from sim_backends.optics_carver import carved
@@ -69,6 +69,9 @@ def surveyed(data: Mapping[str, Any], testbed: Testbed) -> dict[str, Any]:
             }
         )
     launch_db = optics.circulator_db - 10 * math.log10(train.pulsed / 2)
+    bias = testbed.servers("relay")[CARVER_BIAS.name].instrument
+    if candidates(ATTENUATOR, [entry for entry in testbed.instruments if entry.name == bias]):
+        launch_db += testbed.carver.attenuation_db
     return {
         **data,
         "ring": {

@@ -118,6 +118,11 @@ class ThorlabsMBX(LabInstrument):
             "modulator_power_mw", label="Power behind the modulator", unit="mW", get=self._read_power
         )
 
+    @property
+    def attenuator(self) -> VoaChannel:
+        """The attenuator inside, which all light behind the modulator passes."""
+        return self.voa
+
     def identify(self) -> Identity:
         """Model, serial number and firmware.  Raises WrongInstrumentError for another instrument, an MX included."""
         model = self.line.ask(MODEL, str)

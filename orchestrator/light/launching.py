@@ -109,9 +109,10 @@ class Launching:
         """Configure everything, after connecting and after a failure; no light in the ring."""
         testbed, owned = self._testbed, self._owned
         self._carving = False
-        for attenuator in (owned.launch, owned.launch_second):
-            attenuator.tune(testbed.ring.wavelength_nm)
-            attenuator.block()
+        for attenuator in (owned.launch, owned.launch_second, owned.carver_bias.attenuator):
+            if attenuator is not None:
+                attenuator.tune(testbed.ring.wavelength_nm)
+                attenuator.block()
         detectors = testbed.detectors
         owned.detectors.bias_current_ua(list(detectors.bias_ua))
         owned.detectors.trigger_level_mv(list(detectors.trigger_mv))
@@ -157,6 +158,9 @@ class Launching:
 
     def _open_low(self, plan: PlannedLight) -> None:
         self._attenuate(plan.attenuation_db + plan.low_db)
+        if (behind_carver := self._owned.carver_bias.attenuator) is not None:
+            behind_carver.attenuation_db(self._testbed.carver.attenuation_db)
+            behind_carver.let_through()
         for attenuator in (self._owned.launch_second, self._owned.launch):
             attenuator.let_through()
 

@@ -21,6 +21,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 from sim_backends.bias_controllers import bias_loop
@@ -62,7 +63,7 @@ def build(site: Site) -> Simulated:
     twin = ThorlabsMBXTwin(
         power=site.carver_power_w,
         on_bias=site.set_carver_bias,
-        on_attenuation=lambda attenuation_db: site.set_attenuation("voa", attenuation_db, True),
+        on_attenuation=partial(site.set_behind_carver, "voa"),
         serial_number=site.serial,
         clock=site.clock,
     )

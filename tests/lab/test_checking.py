@@ -85,6 +85,7 @@ VALUES = [
     ("detectors.threshold_v", -2.5, "detectors.threshold_v", "-2.5 V is outside -2 to 2 V, the limits of tagger"),
     ("ring.laser_power_mw", 250.0, "ring.laser_power_mw", "250 mW is outside 0 to 200 mW", "set by its option max_power_mw"),
     ("carver.awg_amplitude_vpp", 5.0, "carver.awg_amplitude_vpp", "5 V is outside 0.25 to 0.5 V, the limits of awg_relay"),
+    ("carver.attenuation_db", 0.5, "carver.attenuation_db", "0.5 dB is outside 1 to 20 dB, the limits of bias_relay"),
     ("carver.pulse_ns", 400.0, "carver.pulse_ns", "is it in ps? then write 0.4"),
     ("carver.pulse_ns", 0.01, "carver.pulse_ns", "one sample a pulse: 1e+11 Hz is outside", "awg_relay"),
     ("uncertainty.sensor_zero_pw", 5e-14, "uncertainty.sensor_zero_pw", "is it in W? then write 0.05"),

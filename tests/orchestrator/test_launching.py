@@ -16,7 +16,7 @@ from drivers.links.errors import InstrumentError, LinkBrokenError
 from lab.light_budget import LATCHING_CPS
 from lab.runs.testbeds.folder import template_path
 from lab.testbed import parse_testbed
-from orchestrator.light.launching import LOW_DB, PlannedLight, RelayInstruments
+from orchestrator.light.launching import LOW_DB, Launching, PlannedLight, RelayInstruments
 from orchestrator.light.messages import (
     Announcement,
     Armed,
@@ -48,6 +48,7 @@ class Bench:
         self.launch, self.launch_second = Launch(self, "launch"), Launch(self, "launch_second")
         self.emits = False
         self.null_held = False
+        self.attenuator: Launch | None = None
         self.records = 0
         self.counts: Callable[[float], float] = lambda part: 10 + PLANNED_HZ * part
         parts: tuple[Any, ...] = (self, self.launch, self.launch_second, self, self, self, self)
@@ -58,7 +59,10 @@ class Bench:
         """The light in the ring as a part of what is planned."""
         if not self.emits or self.launch.shut or self.launch_second.shut:
             return 0.0
-        return float(10 ** ((PLANNED_DB - self.launch.value_db - self.launch_second.value_db) / 10))
+        inside_db = self.attenuator.value_db - 1.0 if self.attenuator else 0.0
+        return float(
+            10 ** ((PLANNED_DB - self.launch.value_db - self.launch_second.value_db - inside_db) / 10)
+        )
 
     # The laser
 
@@ -217,6 +221,23 @@ def test_light_comes_after_both_stations_and_pulses_a_hundredth_first() -> None:
     phase.hear(LightOff)
     phase.end()
     assert phase.error is None
+
+
+def test_the_attenuator_inside_the_bias_controller_opens_before_the_launch() -> None:
+    """Blocked at first, then at its least: the step from dark to a hundredth is that of the launch."""
+    testbed = parse_testbed(tomllib.loads(TEMPLATE.read_text(encoding="utf-8")), Path("t"))
+    bench = Bench()
+    bench.attenuator = Launch(bench, "inside")
+    launching = Launching(testbed, bench.owned)
+    launching.set_up()
+    assert bench.attenuator.shut
+    bench.log.clear()
+    launching.open(PlannedLight(PLANNED_DB))
+    assert not bench.attenuator.shut
+    assert bench.attenuator.value_db == testbed.carver.attenuation_db
+    counted = bench.log.index("count at 0.01")
+    assert max(float(line.split()[-1]) for line in bench.log[:counted] if line.startswith("light")) <= 0.0101
+    assert bench.light == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,19 @@ class TestLight:
         assert ring.bench.ring.sensor_power_w("alice", "cw") == pytest.approx(before, rel=1e-3)
         assert before > 0
 
+    def test_all_light_passes_the_attenuator_inside_the_bias_controller(self, ring: DrivenRing) -> None:
+        """The launch opens it to its least; 10 dB more are a tenth of the light, and its safe state is 19 dB below."""
+        ring.light()
+        inside = ring.instruments.carver_bias.attenuator
+        assert inside is not None
+        assert inside.attenuation_db() == ring.testbed.carver.attenuation_db == 1.0
+        before = ring.bench.ring.sensor_power_w("alice", "cw")
+        inside.attenuation_db(11.0)
+        assert ring.bench.ring.sensor_power_w("alice", "cw") == pytest.approx(before / 10, rel=1e-3)
+        inside.block()
+        assert ring.bench.ring.sensor_power_w("alice", "cw") == pytest.approx(before / 10**1.9, rel=1e-3)
+        assert ring.instruments.carver_bias.locked(), "it sees its light ahead of the attenuator"
+
     def test_states_hold_no_waveforms(self, ring: DrivenRing) -> None:
         ring.phase(2)
         text = json.dumps(ring.bench.states(), default=str)
