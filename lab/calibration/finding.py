@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import msgspec
 
 from lab.calibration.steps import Step
+
+FORMAT = 1
+"""Of findings that are kept."""
 
 
 class Curve(msgspec.Struct, frozen=True):
@@ -44,4 +49,6 @@ class Finding(msgspec.Struct, frozen=True):
     curves: list[Curve]
     light_s: float
     partner: str = ""
-    format: int = 1
+    measured: datetime | None = None
+    """When it was kept."""
+    format: int = FORMAT

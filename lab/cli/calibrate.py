@@ -14,7 +14,8 @@ from lab.calibration.book import now, read_book
 from lab.calibration.finding import Finding, Measured
 from lab.calibration.steps import STEPS, Step
 from lab.runs.calibrating.rig import opened_rig
-from lab.runs.calibrating.runner import Due, Outcome, plan, run
+from lab.runs.calibrating.runner import FINDINGS, Due, Outcome, kept_findings, plan, run
+from lab.runs.pages.calibration_page import write_page
 from lab.runs.shown import echo
 from lab.testbed import load_testbed, read_testbed
 
@@ -40,6 +41,9 @@ def run_calibrate(
             outcomes.append(outcome)
             if not as_json:
                 echo(_line(outcome))
+    page = write_page(testbed.name, kept_findings(path), path.parent / FINDINGS) if outcomes else None
+    if page and not as_json:
+        echo(f"Figures and earlier values: {page}")
     if as_json:
         echo(json.dumps({"calibrated": [_answer(each) for each in outcomes]}))
     return 1 if any(outcome.finding is None for outcome in outcomes) else 0

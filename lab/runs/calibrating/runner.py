@@ -13,14 +13,16 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
+from msgspec import structs
+
 from lab.calibration.book import Book, Value, now, read_book, stale, why_stale, write_book
 from lab.calibration.errors import CalibrationRefusedError
-from lab.calibration.finding import Finding
+from lab.calibration.finding import FORMAT, Finding
 from lab.calibration.steps import STEPS, Step, in_order
 from lab.runs.calibrating.procedures import PROCEDURES
 from lab.runs.calibrating.rig import Rig
 from lab.testbed import read_testbed
-from orchestrator.durable import make_folder, write_kept
+from orchestrator.durable import make_folder, read_kept, write_kept
 
 FINDINGS = "calibrations"
 """Folder of findings beside the testbed file."""
@@ -114,7 +116,7 @@ def keep(testbed_path: Path, finding: Finding, at: datetime) -> Book:
     folder = testbed_path.parent / FINDINGS
     make_folder(folder)
     stamp = at.strftime("%Y%m%dT%H%M%SZ")
-    write_kept(folder / f"{stamp}-{finding.step}-{finding.owner}.json", finding)
+    write_kept(folder / f"{stamp}-{finding.step}-{finding.owner}.json", structs.replace(finding, measured=at))
     values = {
         name: Value(value=each.value, uncertainty=each.uncertainty, step=finding.step, measured=at)
         for name, each in finding.values.items()
@@ -123,3 +125,14 @@ def keep(testbed_path: Path, finding: Finding, at: datetime) -> Book:
     book = book.with_values(finding.owner, values)
     write_book(testbed_path, book)
     return book
+
+
+def kept_findings(testbed_path: Path) -> list[Finding]:
+    """Everything that was found of a ring, oldest first.  Raises OSError, and ValueError naming a file that is none."""
+    found = []
+    for path in sorted((testbed_path.parent / FINDINGS).glob("*.json")):
+        try:
+            found.append(read_kept(path, Finding, FORMAT))
+        except ValueError as error:
+            raise ValueError(f"{path} is no finding of a calibration: {error}") from error
+    return found
