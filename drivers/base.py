@@ -60,7 +60,7 @@ class LabInstrument(WithSettings, Instrument, metaclass=MadeForHands):
     """
 
     FRAMING: ClassVar[str] = ""
-    """The framing of its main link where that is neither lines nor SCPI: ``interbus``."""
+    """The framing of its main link where that is neither lines nor SCPI: ``interbus``, ``apt``."""
 
     links: tuple[Link, ...] = ()
     identity: Identity | None = None

@@ -232,6 +232,22 @@ OURS = (
         has_serial_number=False,
     ),
     Row(
+        model="oz-epc-400",
+        driver="drivers.polarization.oz_epc400:OzEPC400",
+        offers={kinds.POLARIZATION_CONTROLLER: WHOLE},
+        safe_order=SafeOrder.PASSIVE,
+        address=AddressKind.SERIAL,
+        twin="sim_backends.polarization.oz_epc400",
+    ),
+    Row(
+        model="thorlabs-mpc320",
+        driver="drivers.polarization.thorlabs_mpc320:ThorlabsMPC320",
+        offers={kinds.POLARIZATION_CONTROLLER: WHOLE},
+        safe_order=SafeOrder.PASSIVE,
+        address=AddressKind.SERIAL,
+        twin="sim_backends.polarization.thorlabs_mpc320",
+    ),
+    Row(
         model="thorlabs-pm100d",
         driver="drivers.powermeters.thorlabs_pm100d:ThorlabsPM100D",
         offers={kinds.POWER_SENSOR: WHOLE},

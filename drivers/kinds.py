@@ -203,16 +203,34 @@ class TimeTagger(Protocol):
         """All tags of the records played since the last call, uint64 of shape (n, 2): time in ps, index of the reference."""
 
 
+@dataclass(frozen=True)
+class PolarizationAxes:
+    """What the actuators of a polarisation controller are like, one as the other.
+
+    ``count`` of them take settings from ``low`` to ``high`` in ``unit``, in steps of ``step``.  A change by ``half_turn``
+    turns the state of polarisation about half around the Poincare sphere at the most: how far a search must look, and how
+    little it may step over.  ``settle_s`` is how long a change takes at the most, all of them together.
+    """
+
+    count: int
+    unit: str
+    low: float
+    high: float
+    step: float
+    half_turn: float
+    settle_s: float
+
+
 class PolarizationController(Protocol):
-    """Turns polarisation with a few actuators: piezos or paddles."""
+    """Turns polarisation with a few actuators: piezos that squeeze the fibre, or paddles that it is wound on."""
 
     @property
-    def limits(self) -> tuple[float, float]:
-        """Least and greatest setting of an actuator, in the instrument's own unit."""
+    def axes(self) -> PolarizationAxes:
+        """What its actuators are like; known before it is asked anything."""
 
     @property
     def actuators(self) -> Setting[list[float]]:
-        """Setting of every actuator."""
+        """Setting of every actuator, as it really is; setting returns when all are at rest."""
 
 
 class BiasController(Protocol):

@@ -59,15 +59,25 @@ SENSOR_CCW = Need("sensor_ccw", kinds.POWER_SENSOR)
 """Each sees one direction, ahead of the attenuator for it."""
 USER: tuple[Need[Any], ...] = (SWITCH, MODULATOR, ATTENUATOR, SENSOR_CW, SENSOR_CCW)
 
+POLARIZATION = Need("polarization", kinds.POLARIZATION_CONTROLLER)
+"""In front of the next polariser; without one the polarisation is set by hand."""
+OPTIONAL: tuple[Need[Any], ...] = (POLARIZATION,)
+"""Of the relay and of a user, beside those they cannot do without."""
+
 
 def needs_of(role: str) -> tuple[Need[Any], ...]:
-    """The needs of the relay or of a user."""
-    return RELAY if role == "relay" else USER
+    """The needs of the relay or of a user, those that it can do without last."""
+    return (*(RELAY if role == "relay" else USER), *OPTIONAL)
 
 
 def servers(role: str, entries: Sequence[InstrumentEntry]) -> dict[str, Server]:
-    """Who serves each need of a role, by its name; ``entries`` are the role's, of a file without mistakes."""
-    return {need.name: candidates(need, entries)[0] for need in needs_of(role)}
+    """Who serves each need of a role, by its name; ``entries`` are the role's, of a file without mistakes.
+
+    A need of :data:`OPTIONAL` that nobody serves is not there.
+    """
+    found = {need.name: candidates(need, entries) for need in needs_of(role)}
+    optional = {need.name for need in OPTIONAL}
+    return {name: each[0] for name, each in found.items() if each or name not in optional}
 
 
 def mistakes(role: str, entries: Mapping[int, InstrumentEntry]) -> Iterator[tuple[str, str]]:
@@ -109,6 +119,8 @@ def _unserved(role: str, need: Need[Any], entries: Sequence[InstrumentEntry]) ->
     if len(found) == 1:
         return
     told = any(need.name in entry.serves for entry in entries)
+    if not found and need in OPTIONAL:
+        return
     what = f"{role} needs one {need.kind.name} as its {need.name}"
     if not found and not told:
         having = ", ".join(

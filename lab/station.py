@@ -145,6 +145,10 @@ class Station:
         instrument: object = self._instruments[server.instrument]
         return cast(T, getattr(instrument, server.channel) if server.channel else instrument)
 
+    def find(self, need: Need[T]) -> T | None:
+        """As :meth:`get`; None where nothing serves a need that the role can do without."""
+        return self.get(need) if need.name in self._servers else None
+
     def safe(self) -> dict[str, Exception]:
         """Apply the safe state to every instrument, in order; returns what failed."""
         failures = self._make_safe()

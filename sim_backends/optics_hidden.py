@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lab.needs import POLARIZATION
 from sim_backends.optics import Ring
 from sim_backends.optics_drift import Drift, seeded
 from sim_backends.optics_parts import (
@@ -20,7 +21,6 @@ from sim_backends.optics_parts import (
     RingOptics,
     StationOptics,
 )
-from sim_backends.optics_polarization import POLARIZATION
 
 if TYPE_CHECKING:
     from lab.testbed import BuiltStation, Simulation, Testbed
@@ -120,7 +120,7 @@ def _drift(testbed: Testbed, simulation: Simulation) -> Drift:
         simulation.ring_seed,
         simulation.drift,
         simulation.loop_phase_drift_rad,
-        [role for role in roles if POLARIZATION in testbed.servers(role)],
+        [role for role in roles if POLARIZATION.name in testbed.servers(role)],
     )
 
 

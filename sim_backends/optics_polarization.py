@@ -24,8 +24,6 @@ from sim_backends.optics_parts import require
 Jones = npt.NDArray[np.complex128]
 """A complex128 array of shape (2, 2), unitary; the polarisers' axis first."""
 
-POLARIZATION = "polarization"
-"""The need of a role that a controller serves."""
 RELAY = "relay"
 """The place of the relay's controller; a user's is called by the user's name."""
 NOT_TURNED: Jones = np.eye(2, dtype=np.complex128)

@@ -38,6 +38,7 @@ from lab.needs import (
     LAUNCH,
     LAUNCH_SECOND,
     MODULATOR,
+    POLARIZATION,
     SENSOR_CCW,
     SENSOR_CW,
     SWITCH,
@@ -45,7 +46,7 @@ from lab.needs import (
 )
 from sim_backends.lines import Edge, Listener, ReferenceLine, TriggerLine
 from sim_backends.optics_parts import Drive
-from sim_backends.optics_polarization import POLARIZATION, Jones
+from sim_backends.optics_polarization import Jones
 
 if TYPE_CHECKING:
     from sim_backends.optics import Ring
@@ -246,7 +247,7 @@ class Site:
 
     def set_polarization(self, jones: Jones) -> None:
         """The owner's polarisation controller turns clockwise light so: a Jones matrix, unitary, of shape (2, 2)."""
-        if POLARIZATION in self.serves:
+        if POLARIZATION.name in self.serves:
             self.around.ring.set_polarization(self.owner, jones)
 
     def power_w(self, channel: str) -> float:

@@ -38,7 +38,7 @@ FRONT_DOORS = ("lab.cli", "lab.dashboard", "lab.runs", "lab.bench")
 EXCEPTIONS = {
     "sim_backends.bench": ("lab.testbed", "drivers.catalogue"),
     "sim_backends.site": ("lab.needs",),
-    "sim_backends.optics_hidden": ("lab.testbed",),
+    "sim_backends.optics_hidden": ("lab.testbed", "lab.needs"),
     "sim_backends.survey": ("lab.testbed", "lab.needs", "orchestrator.light.carving"),
     "sim_backends.optics_kernel": ("orchestrator.kernels",),
 }

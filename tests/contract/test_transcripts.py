@@ -140,6 +140,7 @@ def changed(transcript: Transcript, direction: str, change: Change) -> Transcrip
             lambda data: b"-100 SCPI_ERR_INVALID_CMD" if data == b"13" else data,
             "integer",
         ),
+        ("thorlabs-mpc320", lambda data: data[:-1] if data[:2] == b"\x32\x05" else data, "12 bytes"),
         ("single-quantum-websq", lambda data: data.replace(b'"TriggerLevel"', b'"Trigger"'), "TriggerLevel:"),
         ("single-quantum-websq", lambda data: data.replace(b'{"value": false}', b'{"value": 0}'), "switch"),
     ],
@@ -155,6 +156,8 @@ def test_another_command_of_the_driver_is_seen(model: str, folder: Path) -> None
     def other(data: bytes) -> bytes:
         if model == "nkt-basik":  # another register
             return data.replace(b"\x04\x22", b"\x04\x23")
+        if model == "thorlabs-mpc320":  # another channel
+            return data.replace(b"\x90\x04\x02", b"\x90\x04\x01")
         return data.upper().replace(b"E", b"F").replace(b"D\r", b"Q\r").replace(b"I?", b"J?")
 
     report = against_driver(changed(session_with_twin(model, folder), "sent", other))

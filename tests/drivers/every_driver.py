@@ -12,6 +12,7 @@ import itertools
 import math
 import random
 import re
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -27,6 +28,8 @@ from wires import Desk, PtyWire, TcpWire, Wire, ZmqWire
 
 from drivers.base import LabInstrument
 from drivers.catalogue import AddressKind, create_instrument, models, row
+from drivers.links import apt
+from drivers.links.apt import UNIT, AptMessage, AptReader
 from drivers.links.ieee488 import ProgramMessage
 from drivers.links.interbus import MessageType, Telegram, TelegramReader, encode
 from sim_backends.attenuators.keysight_n7752a import SENSOR_N7752A, N7752ATwin
@@ -302,6 +305,39 @@ def _osw_acknowledge(request: bytes) -> Iterable[bytes] | None:
     return (b"OSW22-1550E v1.0\r\n",) if b"I?" in request else ()
 
 
+def _epc_change(twin: Any, n: int) -> None:
+    with twin._lock:
+        twin._mv = [100 + n % 4000, -n % 5000, 0, 2500]
+
+
+def _epc_acknowledge(request: bytes) -> Iterable[bytes] | None:
+    if found := re.match(rb"V(\d),(-?\d+)\r\n", request):
+        return (b"Set CH%b DC Voltage at: %bmV\r\nDone\r\n" % found.groups(),)
+    if found := re.match(rb"M(DC|AC)\r\n", request):
+        return (b"Set To %b Mode\r\nDone\r\n" % found.groups(),)
+    return None
+
+
+def _mpc_change(twin: Any, n: int) -> None:
+    with twin._lock:
+        for number, paddle in enumerate(twin._paddles.values()):
+            paddle.counts, paddle.target = (n + 100 * number) % 1370, None
+
+
+def _mpc_acknowledge(request: bytes) -> Iterable[bytes] | None:
+    """Nothing to a setting; what is asked along with one is answered as by a unit that was never set."""
+    messages = AptReader(me=UNIT, source=apt.HOST).feed(request)
+    if not any(each.number in (0x0210, 0x0453, 0x0530) for each in messages):
+        return None
+    answers = []
+    for each in messages:
+        if each.number == 0x0490:
+            answers.append(AptMessage(0x0491, data=struct.pack("<HiHhI", each.p1, 0, 0, 0, 1 << 31)))
+        elif each.number == 0x0531:
+            answers.append(AptMessage(0x0532, data=struct.pack("<6H", 0, 50, 0, 25, 25, 25)))
+    return [apt.encode(each, destination=apt.HOST, source=UNIT) for each in answers]
+
+
 class _Modulator:
     """Light behind a modulator whose null is at 1.2 V and whose half-wave voltage is 5 V."""
 
@@ -542,6 +578,17 @@ KNOWN: dict[str, Known] = {
         truth=lambda twin: {"crossed": twin.state()["crossed"]},
         acknowledge=_osw_acknowledge,
         options={"move_timeout_s": 0.5},
+    ),
+    "oz-epc-400": Known(
+        change=_epc_change,
+        truth=lambda twin: {"actuators": [mv / 1000 for mv in twin.state()["voltages_mv"]]},
+        acknowledge=_epc_acknowledge,
+    ),
+    "thorlabs-mpc320": Known(
+        change=_mpc_change,
+        truth=lambda twin: {"actuators": [counts * 170 / 1370 for counts in twin.state()["counts"]]},
+        acknowledge=_mpc_acknowledge,
+        options={"move_timeout_s": 2.0},
     ),
     "thorlabs-pm100d": Known(
         make=_make_pm100d,

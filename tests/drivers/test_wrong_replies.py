@@ -20,6 +20,8 @@ import pytest
 from every_driver import KNOWN, MODELS, Known, Rig, rigged
 from wires import Judge, Piece
 
+from drivers.links.apt import HOST, UNIT, AptMessage, AptReader
+from drivers.links.apt import encode as encode_apt
 from drivers.links.errors import InstrumentError
 from drivers.links.interbus import MessageType, Telegram, TelegramReader, encode
 
@@ -74,6 +76,20 @@ def interbus(change: Callable[[bytes], bytes]) -> Change:
     return apply
 
 
+def of_apt(change: Callable[[bytes], bytes]) -> Change:
+    """Data of another length, told so in the header; what has none is given some."""
+
+    def apply(reply: bytes) -> bytes:
+        return b"".join(
+            encode_apt(
+                AptMessage(each.number, each.p1, each.p2, change(each.data)), destination=HOST, source=UNIT
+            )
+            for each in AptReader().feed(reply)
+        )
+
+    return apply
+
+
 def websq(change: Callable[[Any], Any]) -> Change:
     """Another value under every label of a burst."""
 
@@ -89,6 +105,7 @@ def websq(change: Callable[[Any], Any]) -> Change:
 
 CHANGES: dict[str, dict[str, Change]] = {
     "nkt-basik": {name: interbus(change) for name, change in DATA.items()},
+    "thorlabs-mpc320": {name: of_apt(change) for name, change in DATA.items()},
     "single-quantum-websq": {name: websq(change) for name, change in VALUES.items()},
 }
 

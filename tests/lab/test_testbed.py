@@ -276,6 +276,26 @@ def test_a_model_without_the_kind_that_its_role_needs_is_named_with_model_role_a
     assert "laser (thorlabs-pm100d: power-sensor), launch (keysight-n7764a: attenuator)" in found
 
 
+def test_a_role_does_without_a_polarisation_controller_and_takes_one() -> None:
+    data = content()
+    assert "polarization" not in parse_testbed(data, PATH).servers("alice")
+    assert "polarization" not in parse_testbed(data, PATH).servers("relay")
+    data["instruments"].append({"name": "epc_alice", "model": "oz-epc-400", "owner": "alice"})
+    assert str(parse_testbed(data, PATH).servers("alice")["polarization"]) == "epc_alice"
+    data["instruments"].append({"name": "mpc_alice", "model": "thorlabs-mpc320", "owner": "alice"})
+    assert (
+        "alice needs one polarization-controller as its polarization, found epc_alice, mpc_alice; say which"
+        in mistakes(data)["instruments"]
+    )
+    entry(data, "mpc_alice")["serves"] = {"polarization": ""}
+    assert str(parse_testbed(data, PATH).servers("alice")["polarization"]) == "mpc_alice"
+    entry(data, "laser")["serves"] = {"polarization": ""}
+    found = mistakes(data)
+    assert "which takes a polarization-controller; model nkt-basik offers laser only" in next(
+        iter(found.values())
+    )
+
+
 @pytest.mark.parametrize("version", [1, 2, 3])
 def test_a_file_of_a_ring_without_clocks_and_delays_is_refused_with_what_to_do(version: int) -> None:
     found = mistakes({**content(), "schema_version": version})

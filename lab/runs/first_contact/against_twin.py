@@ -18,7 +18,7 @@ from drivers.links.tcp_link import TcpLink
 from drivers.links.transcript import HOST, LinkInfo, Passed, Transcript
 from drivers.links.websq_json import SEPARATOR
 from drivers.links.zmq_reqrep import RequestLink
-from lab.runs.first_contact.shapes import differs, shape_of, words
+from lab.runs.first_contact.shapes import apt_messages, differs, shape_of, words
 from lab.runs.testbeds.folder import template_path
 from lab.testbed import InstrumentEntry, Testbed, load_testbed
 from sim_backends.bench import Bench
@@ -168,6 +168,8 @@ class _TwinLink:
         end = SEPARATOR if SEPARATOR in self._recorded else b"\n"
         deadline = link.now() + wait_s
         with suppress(LinkTimeoutError):
+            while apt_messages(self._recorded) and len(self._found) < len(self._recorded):  # no ends of lines
+                link.read_some(deadline)
             while self._found.count(end) < self._recorded.count(end):
                 link.read_some(deadline)
             while end == SEPARATOR:  # the twin may have other labels

@@ -1,8 +1,8 @@
 """The shape of an answer: what a driver relies on, whatever the values are.
 
 A shape is a tuple of tokens.  Of lines of text: each line's fields - whole numbers, numbers, quoted strings, words - with
-the key or unit that stands beside them, and the line's end.  Of JSON: the keys and types of every object.  Of Interbus:
-type, register and size of each telegram.  A refusal is a token of its own.  Where the question is one for a constant of
+the key or unit that stands beside them, and the line's end.  Of JSON: the keys and types of every object.  Of Interbus and
+APT: type, register or number, and size of each telegram or message.  A refusal is a token of its own.  Where the question is one for a constant of
 the model (``*IDN?``, the module type of a laser), or for the error queue, the answer itself is its shape.
 """
 
@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from drivers.links.apt import AptError, AptMessage, AptReader
 from drivers.links.ieee488 import split_outside_quotes
 from drivers.links.interbus import MessageType, Telegram, TelegramReader
 from drivers.links.websq_json import SEPARATOR
@@ -48,6 +49,8 @@ def shape_of(data: bytes, sent: bytes) -> Shape:
     telegrams = [each for each in TelegramReader().feed(data) if isinstance(each, Telegram)]
     if telegrams and data.startswith(b"\r"):
         return tuple(dict.fromkeys(map(_telegram, telegrams)))  # a request may have been repeated
+    if messages := apt_messages(data):
+        return tuple(map(_message, messages))
     text = data.decode("utf-8", "replace")
     if (objects := _json_objects(text)) is not None:
         end = ["0x17"] if SEPARATOR.decode() in text else []
@@ -73,6 +76,20 @@ def words(shape: Shape) -> str:
 
 def _fits(recorded: str, found: str) -> bool:
     return recorded == found or found == recorded.replace(NUMBER, INTEGER)
+
+
+def apt_messages(data: bytes) -> list[AptMessage]:
+    """The APT messages that ``data`` consists of; none where it is something else."""
+    reader = AptReader()
+    try:
+        messages = reader.feed(data)
+    except AptError:
+        return []
+    return messages if reader.is_between else []
+
+
+def _message(message: AptMessage) -> str:
+    return f"message 0x{message.number:04X} with {len(message.data)} bytes"
 
 
 def _telegram(telegram: Telegram) -> str:
