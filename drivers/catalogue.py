@@ -71,7 +71,9 @@ class Row:
     on the network, the one of its address first.  ``twin`` is the module with ``build`` (:mod:`sim_backends.site`);
     a model without one has real addresses only.  ``has_serial_number``: whether its identity tells one, by which a
     testbed file can expect it; ``sensor_floor_w``: the least power that its power sensors tell from none, None where that
-    depends on the head.  Raises CatalogueError for a row that does not fit together.
+    depends on the head.  Of a generator, for plans: ``edge_ns``, 10 to 90 % of its own edges where they are slower than what
+    it drives, and ``bytes_per_sample`` that are sent for each sample of a frame.  Raises CatalogueError for a row that does
+    not fit together.
     """
 
     model: str
@@ -83,6 +85,8 @@ class Row:
     twin: str = ""
     has_serial_number: bool = True
     sensor_floor_w: float | None = None
+    edge_ns: float = 0.0
+    bytes_per_sample: int = 4
 
     def __post_init__(self) -> None:
         module, _, name = str(self.driver).partition(":")
@@ -97,6 +101,12 @@ class Row:
                 ("ports", "a tuple of numbers", _are(self.ports, int)),
                 ("twin", "the name of a module", isinstance(self.twin, str)),
                 ("sensor_floor_w", "watts or None", isinstance(self.sensor_floor_w, float | None)),
+                ("edge_ns", "nanoseconds", isinstance(self.edge_ns, float) and self.edge_ns >= 0),
+                (
+                    "bytes_per_sample",
+                    "1 or more",
+                    _are((self.bytes_per_sample,), int) and self.bytes_per_sample > 0,
+                ),
                 ("has_serial_number", "true or false", isinstance(self.has_serial_number, bool)),
             )
             if not right
@@ -186,6 +196,8 @@ OURS = (
         address=AddressKind.VISA,
         ports=(5025,),
         twin="sim_backends.modulators.keysight_33622a",
+        edge_ns=2.9,
+        bytes_per_sample=10,
     ),
     Row(
         model="oz-dd100",

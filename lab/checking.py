@@ -285,10 +285,17 @@ def _uses(testbed: Testbed, role: str) -> Iterator[Use]:
         yield Use(TAGGER, "threshold_limits_v", "detectors.threshold_v", detectors.threshold_v)
         return
     user = testbed.user_names().index(role)
-    samples = protocol.slots_per_frame * protocol.samples_per_slot
     rate_hz = protocol.clock_hz * protocol.samples_per_slot
     how = f"{number(protocol.clock_hz)} Hz with {protocol.samples_per_slot} samples per slot: "
-    yield Use(MODULATOR, "frame_limits_samples", "protocol.slots_per_frame", samples, "a frame: ")
+    lead = int(max(ps for each in testbed.users for ps in each.modulator_delays_ps) * 1e-12 * rate_hz)
+    samples = lead + protocol.slots_per_frame * protocol.samples_per_slot
+    yield Use(
+        MODULATOR,
+        "frame_limits_samples",
+        "protocol.slots_per_frame",
+        samples,
+        f"a frame, of which {lead} samples wait for the light: ",
+    )
     yield Use(MODULATOR, "sample_rate_hz", "protocol.clock_hz", rate_hz, how)
     yield Use(
         MODULATOR, "amplitude_vpp", f"users[{user}].awg_amplitude_vpp", testbed.users[user].awg_amplitude_vpp

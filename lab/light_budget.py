@@ -46,6 +46,10 @@ LATCHING_CPS = 1e7
 """Counts per second that a nanowire detector surely survives; a few times as many and it stays normal."""
 
 
+RISE_NS = 1.5
+"""Of driver and modulator, 10 to 90 %."""
+
+
 @dataclass(frozen=True, slots=True)
 class StationLight:
     """Where a station stands, what it loses, and when light passes its modulator.
@@ -53,6 +57,7 @@ class StationLight:
     ``loss_db``: taken in, its attenuator at 0 dB.  ``sensor_over_output_db``, ``passes_ns``: clockwise and
     counter-clockwise; the power that a sensor reads over what of it leaves the station, and when a pulse passes, from
     any moment.  ``sensor_floor_w``: the least power that its sensors tell from none, None where nobody knows.
+    ``rise_ns``: of generator, driver and modulator, 10 to 90 %, a single pole.
     """
 
     name: str
@@ -61,6 +66,7 @@ class StationLight:
     loss_db: float = 11.92
     sensor_over_output_db: tuple[float, float] = (8.31, 8.31)
     sensor_floor_w: float | None = 1e-14
+    rise_ns: float = RISE_NS
     phase_uncertainty_rad: float | None = None
     """Of each of its phases, where a calibration found it."""
 
@@ -93,8 +99,7 @@ class RelayLight:
 class RingLight:
     """The loop with its relay, its stations in ring order, and its clock.
 
-    ``rise_ns``: of driver and modulator, 10 to 90 %, a single pole.  ``link_bytes_per_s``: how fast samples reach a
-    generator.
+    ``link_bytes_per_s``: how fast samples reach a generator, which needs ``bytes_per_sample``.
     """
 
     relay: RelayLight
@@ -106,7 +111,6 @@ class RingLight:
     samples_per_slot: int = 2
     gate_ns: float = 1.0
     wavelength_nm: float = 1550.12
-    rise_ns: float = 1.5
     backscatter_db_per_m: float = BACKSCATTER_DB
     link_bytes_per_s: float = 116e6
     bytes_per_sample: int = 4
@@ -221,8 +225,9 @@ class PairLight:
     def memory(self) -> tuple[float, float]:
         """The fraction of an own phase that the modulator has when the other direction's pulse passes."""
         a, b = (self.ring.separation_ns(station) for station in self.stations)
+        first, second = (station.rise_ns for station in self.stations)
         # The first user's own light is the counter-clockwise one, from which to the other it is the rest of the slot.
-        return self._phase_left(self.ring.slot_ns - a), self._phase_left(b)
+        return self._phase_left(self.ring.slot_ns - a, first), self._phase_left(b, second)
 
     @property
     def backscatter_behind_closed_stations(self) -> float:
@@ -290,9 +295,9 @@ class PairLight:
                 "latch: plan with less light"
             )
 
-    def _phase_left(self, to_other_ns: float) -> float:
+    def _phase_left(self, to_other_ns: float, rise_ns: float) -> float:
         """What a pulse so long after the own one finds of the own sample, or of the next one's beginning."""
-        ring, tau_ns = self.ring, self.ring.rise_ns / math.log(9)
+        ring, tau_ns = self.ring, rise_ns / math.log(9)
         after_edge_ns = pulse_place(ring.slot_ns / 2, to_other_ns) + to_other_ns
         falling_ns = after_edge_ns - ring.slot_ns / 2
         rising_ns = after_edge_ns - ring.slot_ns

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 from drivers import catalogue
-from lab.light_budget import PairLight, RelayLight, RingLight, StationLight
-from lab.needs import SENSOR_CCW, SENSOR_CW
+from drivers.catalogue import Row
+from lab.light_budget import RISE_NS, PairLight, RelayLight, RingLight, StationLight
+from lab.needs import MODULATOR, SENSOR_CCW, SENSOR_CW
 from lab.testbed import Testbed
 
 LAUNCH_LIMIT_DB = 65.0
@@ -34,6 +37,7 @@ def ring_light(testbed: Testbed) -> RingLight:
                 user.station_loss_db,
                 user.sensor_to_output_db,
                 _sensor_floor_w(testbed, user.name),
+                math.hypot(RISE_NS, _generator(testbed, user.name).edge_ns),
                 user.phase_uncertainty_rad,
             )
             for user in testbed.users
@@ -46,6 +50,7 @@ def ring_light(testbed: Testbed) -> RingLight:
         gate_ns=protocol.gate_ns,
         wavelength_nm=ring.wavelength_nm,
         backscatter_db_per_m=ring.backscatter_db_per_m,
+        bytes_per_sample=max(_generator(testbed, user.name).bytes_per_sample for user in testbed.users),
     )
 
 
@@ -53,6 +58,12 @@ def pair_light(testbed: Testbed, first: str, second: str) -> PairLight:
     """The ring with a pair taken in; ValueError unless it is named in ring order."""
     order = testbed.user_names()
     return PairLight(ring_light(testbed), order.index(first), order.index(second))
+
+
+def _generator(testbed: Testbed, user: str) -> Row:
+    """The row of the generator that plays a user's symbols."""
+    named = testbed.servers(user)[MODULATOR.name].instrument
+    return catalogue.row(next(entry.model for entry in testbed.owned_by(user) if entry.name == named))
 
 
 def _sensor_floor_w(testbed: Testbed, user: str) -> float | None:

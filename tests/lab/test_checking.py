@@ -95,7 +95,7 @@ VALUES = [
     ("users.0.awg_amplitude_vpp", 5.0, "users[0].awg_amplitude_vpp", "5 V is outside 0.25 to 0.5 V, the limits of awg_alice"),
     ("protocol.clock_hz", 100e9, "protocol.clock_hz", "2 samples per slot: 2e+11 Hz is outside 1490 to 2.5e+10 Hz", "awg_dave"),
     ("protocol.slots_per_frame", 2**28, "protocol.slots_per_frame", "less than or equal to"),
-    ("protocol.samples_per_slot", 32, "protocol.slots_per_frame", "a frame: 5.368709e+08 samples is outside 2400 to"),
+    ("protocol.samples_per_slot", 32, "protocol.slots_per_frame", "5.369559e+08 samples is outside 2400 to"),
     ("hub.control", "10.0.0.1:47600", "hub.control", "write tcp://HOST:PORT"),
     ("hub.bulk", "tcp://10.0.0.1", "hub.bulk", "write tcp://HOST:PORT"),
     ("users.0.delivery", "tcp://127.0.0.1:70000", "users[0].delivery", "no port"),
@@ -167,6 +167,54 @@ def test_the_bundled_testbeds_pass_and_leave_no_driver_behind(template: str) -> 
     before = set(Instrument._all_instruments)
     assert len(checked_testbed(template_path(template)).instruments) == 6 + 4 * 4
     assert set(Instrument._all_instruments) == before
+
+
+def test_what_a_slower_generator_with_less_memory_cannot_play_is_told_with_its_figures(
+    tmp_path: Path,
+) -> None:
+    data = content()
+    put(data, of("awg_carol", "model"), "keysight-33622a")
+    found = told(data, tmp_path)
+    assert "2e+08 Hz is outside 1 to 5e+07 Hz, the limits of awg_carol" in found["protocol.clock_hz"]
+    lead = int(max(ps for each in data["users"] for ps in each["modulator_delays_ps"]) * 2e-4)
+    assert f"{2**23 + lead} samples is outside 32 to 799936 samples" in found["protocol.slots_per_frame"]
+    assert f"of which {lead} samples wait for the light" in found["protocol.slots_per_frame"]
+
+
+@pytest.mark.parametrize(
+    ("clock_hz", "slots", "memory_msa", "why"),
+    [
+        (25e6, 2**18, 4, ""),
+        (25e6, 2**19, 4, "outside 32 to 799936 samples"),
+        (25e6, 2**22, 64, ""),
+        (25e6, 2**23, 64, "outside 32 to 1.279994e+07 samples"),
+        (26e6, 2**18, 4, "outside 1 to 5e+07 Hz"),
+    ],
+)
+def test_the_slots_of_a_frame_depend_on_the_memory_that_the_file_names(
+    tmp_path: Path, clock_hz: float, slots: int, memory_msa: int, why: str
+) -> None:
+    data = content()
+    put(data, of("awg_carol", "model"), "keysight-33622a")
+    put(data, of("awg_carol", "options"), {"memory_msa": memory_msa})
+    put(data, "protocol.clock_hz", clock_hz)
+    put(data, "protocol.slots_per_frame", slots)
+    texts = "; ".join(told_or_nothing(data, tmp_path).values())
+    assert (why in texts) if why else "awg_carol" not in texts
+
+
+def told_or_nothing(data: dict[str, Any], folder: Path) -> dict[str, str]:
+    """What is told of a file, if anything, by place."""
+    try:
+        return told(data, folder)
+    except pytest.fail.Exception:
+        return {}
+
+
+def test_a_generator_too_slow_for_pulses_is_no_carver(tmp_path: Path) -> None:
+    data = content()
+    put(data, of("awg_relay", "model"), "keysight-33622a")
+    assert "needs one pulse-carver" in "; ".join(told(data, tmp_path).values())
 
 
 @pytest.mark.parametrize(("path", "value", "place", "words"), [(*row[:3], row[3:]) for row in VALUES])

@@ -117,6 +117,8 @@ def test_intensity_zero_and_residue_make_the_light_brighter() -> None:
     assert Uncertainty(zero_photons=0.001).mu_upper(0.01) == pytest.approx(0.011)
     carved = Uncertainty(extinction_db=30.0, other_light=12.0)
     assert carved.mu_upper(0.01) == pytest.approx(0.01 * (1 + 9e-3 + 60e-3))
+    slow = Uncertainty(extinction_db=30.0, other_light=12.0, gates_per_slot=40.0)
+    assert slow.mu_upper(0.01) == pytest.approx(0.01 * (1 + 39e-3 + 240e-3))
     both = Uncertainty(1.0, 0.001, extinction_db=30.0)
     assert both.mu_upper(both.mu_limit) == pytest.approx(MU_MAX)
 
@@ -195,6 +197,7 @@ def test_a_light_that_cannot_be_is_refused() -> None:
         {"zero_photons": -1.0},
         {"other_light": math.inf},
         {"memory": 1.5},
+        {"gates_per_slot": 0.5},
     ):
         with pytest.raises(ParameterError):
             Uncertainty(**changes)

@@ -128,7 +128,8 @@ def test_whatever_is_less_certain_or_worse_costs_key(name: str, more: float) -> 
     if name in {field.name for field in fields(Trust)}:
         trust = replace(trust, **{name: getattr(trust, name) + more})  # type: ignore[arg-type]
     elif name == "rise_ns":
-        ring = replace(ring, rise_ns=ring.rise_ns + more)
+        stations = tuple(replace(each, rise_ns=each.rise_ns + more) for each in ring.stations)
+        ring = replace(ring, stations=stations)
     else:
         ring = replace(ring, relay=replace(relay, **{name: getattr(relay, name) + more}))
     worse = plan_on_ring(replace(pair, ring=ring), trust, n_pulses=10**8)

@@ -26,9 +26,9 @@ the symbol's phase.  It is a second mode with ``mu_o`` photons and ``x_jk = r (|
 at most ``mu_o mean(x_jk^3) / 6`` of either sign.
 
 *Intensity.*  ``mu`` is an upper bound: monitor and attenuator are believed to a tolerance, the monitor's zero to an
-absolute error, and a carver of finite extinction lets light through while no pulse passes: of a slot of ten gates nine
-carry the residue e of the own light, and during the five of the own sample the light of the other direction, rho
-times brighter, is modulated just as well: ``1 + 9 e + 5 e rho``.
+absolute error, and a carver of finite extinction lets light through while no pulse passes: of a slot of g gates all but
+one carry the residue e of the own light, and during the half of them in which the own sample is on the light of the
+other direction, rho times brighter, is modulated just as well: ``1 + (g - 1) e + g e rho / 2``.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ EXTINCTION_MIN_DB = 30.0
 """Below this the light between the pulses costs a good part of the key or all of it."""
 OTHER_LIGHT = 15.0
 """Light of the other direction per own light behind a station of 11.9 dB, where nothing better is known."""
-GATES_BESIDE_THE_PULSE, GATES_OF_A_SAMPLE = 9, 5
-"""Gates of a slot (ten) that carry the residue of the own light, and those in which the own sample is on."""
+GATES_PER_SLOT = 10.0
+"""Of a clock of 100 MHz and gates of one nanosecond."""
 NOMINAL_DISTANCES_RAD = (math.pi / 2, math.pi / 2, math.pi / 2, 3 * math.pi / 2)
 """|y_k - x_j| as they are driven: X at 0 and pi, Y at pi/2 and -pi/2."""
 
@@ -60,7 +60,8 @@ class Uncertainty:
     ``tolerance_db`` how far the intensity may exceed its nominal value, ``zero_photons`` how far beyond that by the
     monitor's zero (a mean photon number at the output); ``phase_uncertainty_rad`` how far each phase may be wrong;
     ``extinction_db`` light of a pulse over light of an empty gate behind the carver; ``other_light`` photons of the
-    other direction per own photon at the output, ``memory`` the fraction of the own phase that they take along.
+    other direction per own photon at the output, ``memory`` the fraction of the own phase that they take along;
+    ``gates_per_slot`` how often the gate fits into a slot.
     """
 
     tolerance_db: float = 0.0
@@ -69,6 +70,7 @@ class Uncertainty:
     extinction_db: float = math.inf
     other_light: float = 0.0
     memory: float = 0.0
+    gates_per_slot: float = GATES_PER_SLOT
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.tolerance_db <= TOLERANCE_MAX_DB:
@@ -86,6 +88,8 @@ class Uncertainty:
                 raise ParameterError(name, f"must be 0 or more, got {getattr(self, name):g}")
         if not 0.0 <= self.memory <= 1.0:
             raise ParameterError("memory", f"is a fraction of a phase, 0 to 1, got {self.memory:g}")
+        if not 1.0 <= self.gates_per_slot < math.inf:
+            raise ParameterError("gates_per_slot", f"must be 1 or more, got {self.gates_per_slot:g}")
         if math.isnan(self.extinction_db) or self.extinction_db < EXTINCTION_MIN_DB:
             charged = ""
             if self.extinction_db > 0.0:  # below there is no pulse to speak of
@@ -98,7 +102,7 @@ class Uncertainty:
     @property
     def _residue_factor(self) -> float:
         residue = math.pow(10.0, -self.extinction_db / 10.0)
-        return 1.0 + residue * (GATES_BESIDE_THE_PULSE + GATES_OF_A_SAMPLE * self.other_light)
+        return 1.0 + residue * (self.gates_per_slot - 1.0 + self.gates_per_slot / 2.0 * self.other_light)
 
     @property
     def _factor(self) -> float:

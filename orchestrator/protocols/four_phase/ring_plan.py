@@ -89,6 +89,7 @@ def uncertainties(pair: PairLight, trust: Trust) -> tuple[Uncertainty, Uncertain
             pair.ring.relay.extinction_db,
             pair.other_light[user],
             pair.memory[user],
+            pair.ring.slot_ns / pair.ring.gate_ns,
         )
         # Half of what the bound can be asked for leaves no key, and neither does any more.
         return replace(light, zero_photons=min(zero, light.mu_limit / 2))
