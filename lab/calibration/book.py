@@ -119,11 +119,20 @@ def fingerprint(data: Mapping[str, Any]) -> str:
             [entry.get(key, "") for key in ("name", "model", "serial_number")]
             for entry in _tables(data, "instruments")
         ],
-        "simulation": {key: value for key, value in simulation.items() if key not in HAPPENS}
+        "simulation": _as_floats({key: value for key, value in simulation.items() if key not in HAPPENS})
         if isinstance(simulation, dict)
         else None,
     }
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _as_floats(value: Any) -> Any:
+    """The same with every number a float: 6 and 6.0 are one length."""
+    if isinstance(value, dict):
+        return {key: _as_floats(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_floats(each) for each in value]
+    return float(value) if isinstance(value, int) else value
 
 
 def _tables(data: Mapping[str, Any], name: str) -> list[dict[str, Any]]:

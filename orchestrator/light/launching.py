@@ -105,6 +105,10 @@ class Launching:
         self._clock = clock
         self._carving = False
 
+    def use(self, testbed: Testbed) -> None:
+        """Go on with these values, once they are set up."""
+        self._testbed = testbed
+
     def set_up(self) -> None:
         """Configure everything, after connecting and after a failure; no light in the ring."""
         testbed, owned = self._testbed, self._owned

@@ -69,6 +69,10 @@ class OwnStation:
         self.is_in = False
         """Whether it was taken into the ring, and not out of it since."""
 
+    def use(self, testbed: Testbed) -> None:
+        """Go on with these values, once they are set up."""
+        self._testbed, self._user = testbed, testbed.user(self._user.name)
+
     def set_up(self) -> None:
         """Tune sensors and attenuator; out of the ring where that is dark, as somebody may have left the station in.
 

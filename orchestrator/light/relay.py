@@ -79,6 +79,13 @@ class RelayLight:
         """Whether the launch was opened in the latest light phase."""
         return self._was_lit
 
+    def use(self, testbed: Testbed) -> None:
+        """Go on with these values, of the same testbed; what changed is set up."""
+        if testbed is not self._testbed:
+            self._testbed = testbed
+            self._launching.use(testbed)
+            self.set_up()
+
     def set_up(self) -> None:
         """Configure everything, after connecting and after a failure; no light in the ring."""
         self._launching.set_up()

@@ -87,6 +87,15 @@ class UserLight:
         self._timing = FrameTiming(0, 0.0)
         self._in_phase = runtime.lock()
 
+    def use(self, testbed: Testbed) -> None:
+        """Go on with these values, of the same testbed; what changed is set up."""
+        if testbed is not self._testbed:
+            self._testbed, self._protocol = testbed, testbed.protocol
+            self._user = testbed.user(self._user.name)
+            self._station.use(testbed)
+            self._timing = FrameTiming(0, 0.0)
+            self.set_up()
+
     def set_up(self) -> None:
         """Configure the instruments, after connecting and after a failure."""
         self._station.set_up()

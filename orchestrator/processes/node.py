@@ -100,12 +100,17 @@ class Node:
         *,
         recover: Callable[[], None] = lambda: None,
         check: Callable[[], None] | None = None,
+        current: Callable[[], Testbed] | None = None,
         permit: Callable[[], None] = lambda: None,
         unready: Exception | None = None,
         make_safe: Callable[[], Mapping[str, Exception]] = dict,
     ) -> None:
-        """``recover`` and what follows it are about the instruments; see LeaseParty."""
+        """``current``: the testbed as it is calibrated at the moment of asking, ``testbed`` for good without it.
+
+        ``recover`` and what follows it are about the instruments; see LeaseParty.
+        """
         self.testbed = testbed
+        self._current = current or (lambda: testbed)
         self.name = name
         self._light = light
         self._store = store
@@ -230,9 +235,15 @@ class Node:
         peer = offer.second if self.name == offer.first else offer.first
         if self.workers[peer].waiting >= WAITING_LIMIT:
             return f"jobs with {peer} are still waiting"
-        if plan_for(self.testbed, *pair).expected_bits == 0:
+        if plan_for(self._current(), *pair).expected_bits == 0:
             return "no setting gives key for this pair: too much loss, or too few pulses per block"
         return None
+
+    def _calibrate_again(self) -> None:
+        """Take up what was calibrated since the last light phase."""
+        if (calibrated := self._current()) is not self.testbed:
+            self.testbed = calibrated
+            self._light.use(calibrated)
 
     def _run_light(self, lease: HeldLease) -> LightStatistics:
         self._in_work.add(lease.token)  # until its report, or until it fails
@@ -244,6 +255,7 @@ class Node:
 
     def _light_phase(self, lease: HeldLease) -> LightStatistics:
         is_first = lease.first == self.name
+        self._calibrate_again()
         plan = plan_for(self.testbed, lease.first, lease.second)
         started = runtime.now()
         lost_reasons: list[str] = []
@@ -350,7 +362,7 @@ def reported(report: BlockReport, result: BlockResult, announced: int) -> BlockR
 
 
 def run_node(
-    testbed: Testbed,
+    current: Callable[[], Testbed],
     name: str,
     secrets_dir: Path,
     state_dir: Path,
@@ -361,11 +373,15 @@ def run_node(
     emit: Emit,
     kek: Kek | None = None,
 ) -> None:
-    """Run the node until ``stop``; the caller leaves the instruments safe."""
+    """Run the node until ``stop``; the caller leaves the instruments safe.
+
+    ``current``: the testbed as it is calibrated at the moment of asking.
+    """
     from orchestrator.delivery.service import DeliveryService
     from orchestrator.wire.curve import load_keys
     from orchestrator.wire.revoked import RevokedKeys
 
+    testbed = current()
     owned = StationInstruments(
         switch=station.get(needs.SWITCH),
         attenuator=station.get(needs.ATTENUATOR),
@@ -396,6 +412,7 @@ def run_node(
             emit,
             recover=recover,
             check=check,
+            current=current,
             permit=interlock.check,
             unready=unready,
             make_safe=station.safe,

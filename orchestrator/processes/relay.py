@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from lab import needs
@@ -31,7 +32,7 @@ FRAMES_PER_EVENT = 8
 
 
 def run_relay(
-    testbed: Testbed,
+    current: Callable[[], Testbed],
     secrets_dir: Path,
     state_dir: Path,
     station: Station,
@@ -40,7 +41,11 @@ def run_relay(
     *,
     emit: Emit,
 ) -> None:
-    """Serve leases until ``stop``; the caller leaves the instruments safe."""
+    """Serve leases until ``stop``; the caller leaves the instruments safe.
+
+    ``current``: the testbed as it is calibrated at the moment of asking.
+    """
+    testbed = current()
     light = RelayLight(
         testbed,
         RelayInstruments(
@@ -87,6 +92,8 @@ def run_relay(
 
     def light_phase(lease: HeldLease) -> LightStatistics:
         started = runtime.now()
+        calibrated = current()
+        light.use(calibrated)
         slots = testbed.protocol.slots_per_frame
 
         lost: list[FrameLost] = []
@@ -110,7 +117,7 @@ def run_relay(
             served_frames = light.run(
                 (channels[0], channels[1]),
                 lease.n_frames,
-                planned_light(testbed, *lease.pair),
+                planned_light(calibrated, *lease.pair),
                 on_frame=on_frame,
                 on_latched=tell_latched,
             )

@@ -348,7 +348,7 @@ def run_everything(folder: Path, recorder: Recorder) -> None:
         threads.start(
             "relay",
             lambda stop: run_relay(
-                testbed,
+                lambda: testbed,
                 secrets / "relay",
                 state / "relay",
                 stations["relay"],
@@ -360,7 +360,7 @@ def run_everything(folder: Path, recorder: Recorder) -> None:
             threads.start(
                 user,
                 lambda stop, user=user: run_node(
-                    testbed,
+                    lambda: testbed,
                     user,
                     secrets / user,
                     state / user,

@@ -53,6 +53,7 @@ def orchestrator_role(path: Path, secrets: Path | None, state: Path | None) -> i
 
 def relay_role(path: Path, secrets: Path | None, state: Path | None) -> int:
     """Measurement relay."""
+    from lab.calibration.current import CurrentTestbed
     from lab.checking import checked_testbed
     from lab.guard import guarded_role
     from orchestrator.processes.relay import run_relay
@@ -62,7 +63,7 @@ def relay_role(path: Path, secrets: Path | None, state: Path | None) -> int:
     guarded = guarded_role(runtime.testbed, runtime.testbed_path, "relay", runtime.state)
     with guarded as (station, interlock):
         run_relay(
-            runtime.testbed,
+            CurrentTestbed(runtime.testbed_path, runtime.testbed),
             runtime.secrets,
             runtime.state,
             station,
@@ -77,6 +78,7 @@ def node_role(
     name: str, path: Path, secrets: Path | None, state: Path | None, store_key: str = "file"
 ) -> int:
     """One user's node."""
+    from lab.calibration.current import CurrentTestbed
     from lab.checking import checked_testbed
     from lab.guard import guarded_role
     from lab.runs.testbeds.store_key import StoreKey
@@ -89,7 +91,7 @@ def node_role(
     guarded = guarded_role(runtime.testbed, runtime.testbed_path, name, runtime.state)
     with guarded as (station, interlock):
         run_node(
-            runtime.testbed,
+            CurrentTestbed(runtime.testbed_path, runtime.testbed),
             name,
             runtime.secrets,
             runtime.state,
