@@ -45,6 +45,8 @@ class Phase:
     wrong: int
     first: BlockClicks
     second: BlockClicks
+    announcements: tuple[list[bytes], list[bytes]]
+    """As either user received them."""
 
 
 class DrivenRing:
@@ -89,15 +91,14 @@ class DrivenRing:
         plan = plan_for(self.testbed, *self.pair)
         channels = [memory_channel_pair() for _ in self.pair]
 
-        def user(index: int) -> BlockClicks:
-            clicks, _ = self.users[index].run(
+        def user(index: int) -> tuple[BlockClicks, list[bytes]]:
+            return self.users[index].run(
                 channels[index][0],
                 symbols=plan.symbols,
                 mu=(plan.mu_a, plan.mu_b)[index],
                 direction=OWN_DIRECTION[index],
                 n_frames=n_frames,
             )
-            return clicks
 
         with ThreadPoolExecutor(2) as pool:
             blocks = [pool.submit(user, index) for index in (0, 1)]
@@ -108,8 +109,9 @@ class DrivenRing:
                 on_latched=self.latched.append,
                 on_frame=lambda frame, clicks: on_frame(frame),
             )
-            first, second = (block.result() for block in blocks)
-        return counted(first, second, n_frames * self.testbed.protocol.slots_per_frame)
+            (first, told_first), (second, told_second) = (block.result() for block in blocks)
+        slots = n_frames * self.testbed.protocol.slots_per_frame
+        return counted(first, second, slots, (told_first, told_second))
 
     def plan(self) -> PlannedLight:
         """The planned light."""
@@ -133,10 +135,15 @@ class DrivenRing:
         self.bench.close()
 
 
-def counted(first: BlockClicks, second: BlockClicks, slots: int) -> Phase:
+def counted(
+    first: BlockClicks,
+    second: BlockClicks,
+    slots: int,
+    announcements: tuple[list[bytes], list[bytes]] = ([], []),
+) -> Phase:
     """Announcement 1 says equal phases, 2 opposite ones, 3 that both detectors clicked."""
     one = first.outcome != 3
     kept = one & (first.symbol // 2 == second.symbol // 2)
     equal = first.symbol[kept] == second.symbol[kept]
     wrong = int(np.count_nonzero(equal != (first.outcome[kept] == 1)))
-    return Phase(slots, int(one.sum()), int(kept.sum()), wrong, first, second)
+    return Phase(slots, int(one.sum()), int(kept.sum()), wrong, first, second, announcements)

@@ -9,9 +9,11 @@ bases are known, or where there is no key anyhow.
 *Which calibration.*  Symbols that miss their pulses make half of all rounds wrong.  Lost visibility, light without a
 phase and a wrong phase of the loop add the same to X and Y, and to equal and to opposite phases.  Phases that are wrong
 by a part of themselves, V_pi or a driver's gain, turn pi twice as far as pi/2: for parts a and b of the two users the
-excess is ``(pi^2/8) (a^2 + b^2 - a b)`` in X; in Y it is ``(pi^2/16) (a - b)^2`` where phases are equal, which is wrong
-in D2, and ``(pi^2/16) (a + b)^2`` where they are opposite.  So X has twice as much as Y where one user is wrong, three
-times where both are, in opposite ways; both in the same way look like dark counts of D1, which come where D2 should.
+excess in Y is ``(pi^2/16) (a - b)^2`` where phases are equal, which is wrong in D2, and ``(pi^2/16) (a + b)^2`` where they
+are opposite; in X it is ``(pi^2/8) (a^2 + b^2 - a b)`` where both drive pi the same way around, and ``+ a b`` where they
+do not.  So X has twice as much as Y where one user is wrong, and three times or just as much where both are; the latter
+looks like dark counts of one detector, which come where the other should.  A pulse that passes before its sample has
+settled is turned too little just so.
 Arrivals that are missing in one detector alone are its delay or its bias.  Arrivals alone cannot tell a lossy arm from
 light that was never sent, unless users read it.
 """
@@ -38,14 +40,17 @@ CLEAR_SIGMAS = 3.0
 """From how many on one symptom is told from another."""
 SYMPTOMS: tuple[tuple[tuple[float, float, float], tuple[Step, ...]], ...] = (
     ((1.0, 0.5, 0.5), (Step.VISIBILITY, Step.BACKSCATTER, Step.PHASE)),
-    ((2.0, 0.5, 0.5), (Step.PHASE,)),
-    ((3.0, 0.0, 1.0), (Step.PHASE,)),
+    ((2.0, 0.5, 0.5), (Step.PHASE, Step.DELAYS)),
+    ((3.0, 0.0, 1.0), (Step.PHASE, Step.DELAYS)),
+    ((3.0, 1.0, 0.0), (Step.PHASE, Step.DELAYS)),
     ((1.0, 1.0, 0.0), (Step.DETECTORS, Step.PHASE)),
-    ((1.0, 0.0, 1.0), (Step.DETECTORS,)),
+    ((1.0, 0.0, 1.0), (Step.DETECTORS, Step.PHASE)),
 )
 """Excess of errors in X, in Y in D1 and in Y in D2, in proportion; and what it comes from."""
 MISSED = 0.2
 """Error rate from which on symbols do not meet their pulses."""
+MISSING = 0.6
+"""Share of the arrivals below which pulses beside their gates are likelier than losses."""
 UNEVEN = 0.02
 """Of the share of clicks in one detector: efficiencies are alike to some per cent."""
 
@@ -98,18 +103,25 @@ def _arrivals(plan: FourPhasePlan, counts: BlockCounts) -> Iterator[Misfit]:
         if count not in window:
             yield Misfit(
                 f"{count} {name} do not fit the calibrated channel ({window.low} to {window.high})",
-                _of_arrivals(plan, counts, few=count < window.low),
+                _of_arrivals(plan, counts, count / (recorded * planned)),
             )
 
 
-def _of_arrivals(plan: FourPhasePlan, counts: BlockCounts, *, few: bool) -> tuple[Step, ...]:
+def _of_arrivals(plan: FourPhasePlan, counts: BlockCounts, share: float) -> tuple[Step, ...]:
+    """For ``share`` of what was planned."""
     clicks = sum(counts.by_detector)
     uneven = abs(counts.by_detector[0] - clicks / 2) - UNEVEN * clicks
     if clicks and uneven > CLEAR_SIGMAS * math.sqrt(clicks) / 2:
         return Step.DELAYS, Step.DETECTORS
     unread = plan.monitoring == "calibrated"
     light = (Step.INTENSITY, Step.ARM_LOSS) if unread else (Step.ARM_LOSS, Step.INTENSITY)
-    return (*light, Step.POLARIZATION, Step.DELAYS) if few else (*light, Step.DETECTORS)
+    if share > 1:
+        return (*light, Step.DETECTORS)
+    return (
+        (Step.DELAYS, *light, Step.POLARIZATION)
+        if share < MISSING
+        else (*light, Step.POLARIZATION, Step.DELAYS)
+    )
 
 
 def _errors(plan: FourPhasePlan, counts: BlockCounts, *, judged: bool) -> Iterator[Misfit]:
