@@ -40,6 +40,7 @@ from fl.keys.node import NodeKeys
 from fl.rounds.aggregation import described
 from fl.rounds.config import FLConfig
 from fl.workloads.base import Evaluation, Examples, Parameters, TaskDefaults
+from lab.interlock.interlock import Interlock
 from lab.runs.roles.runtime import _JsonFormatter
 from lab.runs.supervising.private_folder import private_folder, remove_abandoned
 from lab.runs.testbeds.folder import create_folder, template_path
@@ -352,6 +353,7 @@ def run_everything(folder: Path, recorder: Recorder) -> None:
                 secrets / "relay",
                 state / "relay",
                 stations["relay"],
+                Interlock(stations["relay"], state / "relay"),
                 stop,
                 emit=emit("relay"),
             ),
@@ -365,6 +367,7 @@ def run_everything(folder: Path, recorder: Recorder) -> None:
                     secrets / user,
                     state / user,
                     stations[user],
+                    Interlock(stations[user], state / user),
                     stop,
                     emit=emit(user),
                 ),
