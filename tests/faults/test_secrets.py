@@ -105,11 +105,12 @@ def readings(data: bytes) -> Iterator[bytes]:
                 yield np.packbits(values, bitorder="little").tobytes()
     for match in re.finditer(rb"[01]{128,}|[\x00\x01]{128,}", data):
         yield np.packbits(np.frombuffer(match[0], np.uint8) & 1, bitorder="little").tobytes()
-    for match in re.finditer(rb"b'(?:[^'\\]|\\.)*'", data.replace(b"\\\\", b"\\")):
-        try:
-            yield ast.literal_eval(match[0].decode("ascii"))
-        except (ValueError, SyntaxError):
-            continue
+    for text in (data, data.replace(b"\\\\", b"\\")):  # as it is, and as a JSON string quotes it
+        for match in re.finditer(rb"(?=(b'(?:[^'\\]|\\.)*'))", text):  # one may begin inside another
+            try:
+                yield ast.literal_eval(match[1].decode("ascii"))
+            except (ValueError, SyntaxError):
+                continue
 
 
 class Finder:
