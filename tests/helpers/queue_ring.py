@@ -35,6 +35,8 @@ class Light:
 
     blocks: Counter[Pair] = field(default_factory=Counter)
     """Blocks of key that were made, by pair."""
+    processing_s: tuple[float, ...] = (0.0,)
+    """How long nodes take between light and report, by turns."""
     steps: Counter[str] = field(default_factory=Counter)
     """Calibration leases that ran to their end, by purpose."""
     shining: threading.Event = field(default_factory=threading.Event)
@@ -105,19 +107,28 @@ class Party:
 
     def _run(self, lease: HeldLease) -> LightStatistics:
         assert not self.safe, f"{self.role} is lit while it rests"
+        if self.role == "relay" or lease.purpose != KEY:
+            self.light.meet(lease)
+            return LightStatistics()
         self._in_work.add(lease.token)
         try:
             self.light.meet(lease)
-            if self.role != "relay" and lease.purpose == KEY:
-                self._store(lease)
-        finally:
+        except BaseException:
             self._in_work.discard(lease.token)
+            raise
+        turns = self.light.processing_s
+        takes_s = turns[lease.number % len(turns)]
+        processing = threading.Timer(takes_s, self._store, [lease])
+        processing.start()
+        if not takes_s:
+            processing.join()
         return LightStatistics()
 
     def _store(self, lease: HeldLease) -> None:
         self.held[lease.second if self.role == lease.first else lease.first] += BLOCK_BITS
         report = BlockReport(lease.epoch, lease.number, *lease.pair, True, secret_bits=BLOCK_BITS, qber=0.02)
         self._told.append(report)
+        self._in_work.discard(lease.token)
         self.agent.control_send(report)
         self._say_stock()
 

@@ -39,9 +39,12 @@ from orchestrator.wire.messages import (
     PeerChange,
     Post,
     Refused,
+    ReportedBefore,
+    Rest,
     Said,
     TelemetryItem,
     Welcome,
+    calibration,
 )
 
 UNIONS: tuple[Any, ...] = (FromPeer, PeerItem, FromHub, StatusItem, BulkFromPeer, BulkFromHub)
@@ -179,6 +182,9 @@ SAMPLES = [
         Delivery("alice", "block/1/2", 17, True, False),
         BulkWelcome({"alice": 1, "bob": 2}),
         LeaseOffer(1, 2, "alice", "bob", 24),
+        LeaseOffer(1, 2, "alice", "bob", 24, calibration("phase")),
+        ReportedBefore([BlockReport(1, 2, "alice", "bob", True, secret_bits=1000)], ((1, 3),)),
+        Rest(True, "olga holds the queue"),
     )
 ]
 

@@ -1,0 +1,378 @@
+"""The queue on disk and in memory: whatever happens in whatever order, blocks count once and nothing is forgotten."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orchestrator.events.status import BlockReport
+from orchestrator.keystore.errors import StoreBusyError, StoreError
+from orchestrator.scheduling import entries as rules
+from orchestrator.scheduling.entries import Entry, Order, QueueError
+from orchestrator.scheduling.leases import Lease, Outcome
+from orchestrator.scheduling.queue_store import QUEUE_FILE, QueueDatabase, QueueStore
+from orchestrator.scheduling.ring_queue import REPORT_PATIENCE_S, WRITE_AGAIN_S, RingQueue
+from orchestrator.scheduling.ring_schedule import RingSchedule
+from orchestrator.scheduling.turns import NextLease, Turns
+from orchestrator.wire.messages import KEY
+
+AB, AC, BC = PAIRS = (("alice", "bob"), ("alice", "carol"), ("bob", "carol"))
+STEPS = ("phase", "visibility")
+BLOCK_BITS = 100
+
+
+class FailingDatabase(QueueDatabase):
+    """Fails every write while ``full``, as a full disk does."""
+
+    full = False
+
+    def write(self, sql: str, *values: object) -> int:
+        if FailingDatabase.full and not sql.startswith("BEGIN"):
+            failure = sqlite3.OperationalError("injected")
+            failure.sqlite_errorname = "SQLITE_FULL"
+            raise self.failure("write", failure) from failure
+        return super().write(sql, *values)
+
+
+class FailingStore(QueueStore):
+    database_class = FailingDatabase
+
+
+class World:
+    """A queue that can be closed and opened again, on clocks of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        FailingDatabase.full = False
+        self.path = folder / QUEUE_FILE
+        self.now_s = 1000.0
+        self.at = 1.7e9
+        self.epoch, self.number = 0, 0
+        self.open()
+
+    def open(self) -> None:
+        self.epoch += 1
+        self.number = 0
+        self.store = FailingStore(self.path)
+        self.queue = RingQueue(self.store, PAIRS, STEPS, clock=lambda: self.now_s, wall=lambda: self.at)
+
+    def restart(self) -> None:
+        self.store.close()
+        self.open()
+
+    def add(self, pair: tuple[str, str] = AB, bits: int = BLOCK_BITS, **more: Any) -> Entry:
+        return self.queue.add(Order("key", "olga", (pair,), bits), **more)
+
+    def lease(self, entry: Entry, pair: tuple[str, str] = AB) -> Lease:
+        """A lease of the entry, lit."""
+        self.number += 1
+        lease = Lease(self.epoch, self.number, *pair, 4, 10.0, KEY, entry.number)
+        self.queue.lit(lease)
+        return lease
+
+    def report(self, lease: Lease, bits: int = BLOCK_BITS, stored: bool = True) -> None:
+        self.queue.block_reported(
+            BlockReport(
+                lease.epoch, lease.number, *lease.pair, stored, "no key", secret_bits=bits if stored else 0
+            )
+        )
+
+    def entry(self, number: int) -> Entry:
+        found = self.store.entry(number)
+        assert found is not None
+        return found
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def over(lease: Lease, ok: bool = True, reason: str = "", refused: bool = False) -> Outcome:
+    return Outcome(lease, ok, refused, reason, 5.0)
+
+
+def test_a_block_counts_once_however_often_it_is_told(world: World) -> None:
+    entry = world.add(bits=2 * BLOCK_BITS)
+    lease = world.lease(entry)
+    world.queue.lease_over(over(lease))
+    for _ in range(3):
+        world.report(lease)
+    world.restart()
+    world.report(lease)
+    assert world.entry(entry.number).made == (BLOCK_BITS,)
+    assert world.queue.in_work(entry.number, AB) == 0
+    second = world.lease(entry)
+    world.report(second)
+    assert world.entry(entry.number).state == "done"
+    world.queue.lease_over(over(second))
+    assert world.entry(entry.number).state == "done"
+
+
+def test_a_block_that_an_earlier_process_lit_is_in_work_until_both_nodes_know_nothing_of_it(
+    world: World,
+) -> None:
+    entry = world.add()
+    lease = world.lease(entry)
+    world.restart()
+    assert world.queue.in_work(entry.number, AB) == 1
+    token = lease.epoch, lease.number
+    world.queue.has_no_others("alice", [token])
+    world.queue.has_no_others("bob", [])
+    world.queue.has_no_others("carol", [])
+    assert world.queue.in_work(entry.number, AB) == 1, "alice may still tell"
+    world.queue.has_no_others("alice", [])
+    assert world.queue.in_work(entry.number, AB) == 0
+    assert world.entry(entry.number).failures == 0
+    world.report(lease)
+    assert world.entry(entry.number).state == "done", "word came after all"
+
+
+def test_a_block_of_which_nobody_tells_is_lost_in_time(world: World) -> None:
+    entry = world.add()
+    world.lease(entry)
+    world.now_s += REPORT_PATIENCE_S - 1
+    world.queue.time(world.now_s)
+    assert world.queue.in_work(entry.number, AB) == 1
+    world.now_s += 1
+    world.queue.time(world.now_s)
+    assert world.queue.in_work(entry.number, AB) == 0
+    assert "nobody told" in world.queue.entries[0].reason
+
+
+def test_a_disk_that_is_full_changes_nothing_and_what_the_ring_did_is_written_later(world: World) -> None:
+    entry = world.add()
+    lease = world.lease(entry)
+    world.queue.lease_over(over(lease))
+    before = list(world.queue.entries)
+    FailingDatabase.full = True
+    actions: list[Callable[[], object]] = [
+        lambda: world.add(),
+        lambda: world.queue.hold("olga"),
+        lambda: world.queue.hold("olga", entry.number),
+        lambda: world.queue.abort("olga", entry.number),
+        lambda: world.queue.move("olga", entry.number, priority=3),
+        lambda: world.lease(entry),
+    ]
+    for action in actions:
+        with pytest.raises(StoreError, match=r"the disk is full: free space\. Nothing was changed"):
+            action()
+        assert world.queue.entries == before
+        assert world.queue.resting == ""
+    world.report(lease)
+    world.now_s += REPORT_PATIENCE_S + WRITE_AGAIN_S
+    world.queue.time(world.now_s)
+    assert world.queue.in_work(entry.number, AB) == 1, "not forgotten, and not made again"
+    FailingDatabase.full = False
+    world.now_s += WRITE_AGAIN_S
+    world.queue.time(world.now_s)
+    assert world.entry(entry.number).state == "done"
+    assert world.entry(entry.number).made == (BLOCK_BITS,)
+
+
+def test_hold_lock_and_due_times_survive_a_restart(world: World) -> None:
+    entry = world.add(due_in_s=600.0, priority=4)
+    world.queue.hold("olga")
+    world.restart()
+    assert world.queue.resting.startswith("olga holds the queue since 2023-11-14 22:13:20 UTC")
+    assert world.queue.due_s(entry.number) == pytest.approx(world.now_s + 600.0)
+    world.queue.resume("pete")
+    lock = world.queue.add(Order("maintenance", "pete", note="fibre"))
+    world.queue.ring_is_free()
+    world.restart()
+    assert (
+        world.queue.resting
+        == f"pete has the bench since 2023-11-14 22:13:20 UTC (entry {lock.number}: fibre)"
+    )
+    world.at += 3600.0
+    world.now_s += 60.0
+    world.restart()
+    assert world.queue.due_s(entry.number) == pytest.approx(world.now_s + 600.0 - 3600.0)
+
+
+def test_numbers_are_never_used_again(world: World) -> None:
+    first = world.add()
+    world.queue.abort("olga", first.number)
+    world.restart()
+    assert world.add().number == first.number + 1
+
+
+def test_one_process_owns_the_queue(world: World) -> None:
+    with pytest.raises(StoreBusyError, match="owned by another process"):
+        QueueStore(world.path)
+
+
+def test_a_file_that_is_no_queue_is_refused_and_stays(tmp_path: Path) -> None:
+    path = tmp_path / QUEUE_FILE
+    with sqlite3.connect(path) as db:
+        db.execute("CREATE TABLE theirs (x)")
+    db.close()
+    with pytest.raises(StoreError, match=r"page_size is 4096|is not a qunetlab queue"):
+        QueueStore(path)
+    with sqlite3.connect(path) as db:
+        assert db.execute("SELECT name FROM sqlite_master").fetchall() == [("theirs",)]
+
+
+def test_a_process_that_was_killed_at_its_first_start_leaves_a_file_that_can_be_used(tmp_path: Path) -> None:
+    path = tmp_path / QUEUE_FILE
+    path.touch(0o600)
+    with_header = sqlite3.connect(path)
+    with_header.execute("PRAGMA page_size=16384")
+    with_header.execute("PRAGMA journal_mode=WAL")
+    with_header.close()
+    store = QueueStore(path)
+    assert store.open_entries() == []
+    store.close()
+    QueueStore(path).close()
+
+
+def test_a_calibration_that_fails_three_times_in_a_row_is_given_up_with_the_reason(world: World) -> None:
+    entry = world.queue.add(Order("calibration", "olga", (AB,), step="phase"))
+    for failures in range(1, 4):
+        lease = world.lease(entry)
+        world.queue.lease_over(over(lease, False, "alice: the fit is of noise"))
+        found = world.entry(entry.number)
+        assert (found.failures, found.reason) == (failures, "alice: the fit is of noise")
+    assert found.state == "failed"
+    assert world.queue.entries == []
+    with pytest.raises(QueueError, match="is failed and no longer in the queue"):
+        world.queue.resume("olga", entry.number)
+
+
+def test_key_is_tried_again_and_says_what_went_wrong(world: World) -> None:
+    entry = world.add()
+    for _ in range(10):
+        world.queue.lease_over(over(world.lease(entry), False, "bob: the AWG did not arm"))
+    assert world.queue.entries[0].state == "waiting"
+    assert world.queue.entries[0].reason == "bob: the AWG did not arm"
+
+
+def test_turns_count_what_is_in_work(world: World) -> None:
+    """No block is offered for bits that a block in work is expected to give."""
+    schedule = RingSchedule(
+        dict.fromkeys(PAIRS, 10.0),
+        ("alice", "bob", "carol"),
+        0.0,
+        block_bits=dict.fromkeys(PAIRS, BLOCK_BITS),
+    )
+    for role in ("relay", "alice", "bob", "carol"):
+        schedule.party_able(role, True, 0.0)
+    turns = Turns(world.queue, schedule)
+    entry = world.add(bits=2 * BLOCK_BITS)
+    assert turns.next(1.0) == NextLease(AB, KEY, entry.number)
+    first = world.lease(entry)
+    assert turns.next(2.0) == NextLease(AB, KEY, entry.number)
+    world.lease(entry)
+    assert turns.next(3.0) is None
+    world.report(first, stored=False)
+    assert turns.next(4.0) == NextLease(AB, KEY, entry.number)
+    needed_s, ready_s = turns.times_s(4.0)[entry.number]
+    assert needed_s == ready_s > 0.0
+
+
+operations = st.lists(
+    st.one_of(
+        st.tuples(st.just("add"), st.sampled_from(PAIRS), st.integers(1, 4)),
+        st.tuples(st.just("lit"), st.integers(0, 5), st.none()),
+        st.tuples(st.just("over"), st.integers(0, 9), st.booleans()),
+        st.tuples(st.just("report"), st.integers(0, 9), st.booleans()),
+        st.tuples(st.just("hold"), st.integers(0, 5), st.none()),
+        st.tuples(st.just("resume"), st.integers(0, 5), st.none()),
+        st.tuples(st.just("abort"), st.integers(0, 5), st.none()),
+        st.tuples(st.just("move"), st.integers(0, 5), st.integers(0, 5)),
+        st.tuples(st.just("restart"), st.none(), st.none()),
+        st.tuples(st.just("lose"), st.none(), st.none()),
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(operations)
+def test_whatever_happens_blocks_count_once_and_entries_end_once(history: list[tuple[Any, Any, Any]]) -> None:
+    with TemporaryDirectory() as folder:
+        world = World(Path(folder))
+        numbers: list[int] = []
+        leases: list[Lease] = []
+        told: dict[tuple[int, int], int] = {}
+        ended: dict[int, str] = {}
+        for what, which, more in history:
+            world.at += 1.0
+            chosen = numbers[which] if isinstance(which, int) and which < len(numbers) else None
+            lit = leases[which] if isinstance(which, int) and which < len(leases) else None
+            with suppress(QueueError):  # what cannot be is refused, and the checks hold all the same
+                _act(world, what, which, more, numbers, leases, told, chosen, lit)
+            _check(world, numbers, leases, told, ended)
+        world.store.close()
+
+
+def _act(
+    world: World,
+    what: str,
+    which: Any,
+    more: Any,
+    numbers: list[int],
+    leases: list[Lease],
+    told: dict[tuple[int, int], int],
+    chosen: int | None,
+    lit: Lease | None,
+) -> None:
+    match what:
+        case "add":
+            numbers.append(world.add(which, more * BLOCK_BITS).number)
+        case "lit" if chosen is not None and chosen in [each.number for each in world.queue.entries]:
+            entry = world.entry(chosen)
+            leases.append(world.lease(entry, entry.order.pairs[0]))
+        case "over" if lit is not None and lit.epoch == world.epoch:
+            world.queue.lease_over(over(lit, more, "" if more else "went wrong"))
+        case "report" if lit is not None:
+            token = lit.epoch, lit.number
+            told.setdefault(token, BLOCK_BITS if more else 0)
+            world.report(lit, stored=bool(told[token]))
+        case "hold" if chosen is not None:
+            world.queue.hold("olga", chosen)
+        case "resume" if chosen is not None:
+            world.queue.resume("olga", chosen)
+        case "abort" if chosen is not None:
+            world.queue.abort("olga", chosen)
+        case "move" if chosen is not None and more < len(numbers):
+            world.queue.move("olga", chosen, before=numbers[more])
+        case "restart":
+            before = [rules.paused(entry) for entry in world.queue.entries]
+            world.restart()
+            places = [(entry.number, entry.made, entry.priority) for entry in before]
+            assert [(e.number, e.made, e.priority) for e in world.queue.entries] == places
+        case "lose":
+            world.now_s += REPORT_PATIENCE_S
+            world.queue.time(world.now_s)
+
+
+def _check(
+    world: World,
+    numbers: list[int],
+    leases: list[Lease],
+    told: dict[tuple[int, int], int],
+    ended: dict[int, str],
+) -> None:
+    is_open = {entry.number for entry in world.queue.entries}
+    for number in numbers:
+        entry = world.entry(number)
+        mine = [lease for lease in leases if lease.entry == number]
+        assert sum(entry.made) == sum(told.get((lease.epoch, lease.number), 0) for lease in mine)
+        assert entry.is_open == (number in is_open)
+        if entry.state == "done":
+            assert sum(entry.made) >= entry.order.bits
+        elif entry.is_open:
+            assert sum(entry.made) < entry.order.bits
+        else:
+            assert entry.state == "aborted"
+        assert ended.get(number, entry.state) == entry.state or number not in ended
+        if not entry.is_open:
+            assert ended.setdefault(number, entry.state) == entry.state
