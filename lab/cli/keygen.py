@@ -1,26 +1,99 @@
-"""``qunetlab keygen``: key for one pair on simulated instruments, the whole road without the learning."""
+"""``qunetlab keygen``: key for one pair, without the learning, on every ring.
+
+Where the orchestrator of the testbed runs on this machine, simulated or not, the order goes into its queue and is
+followed; it stays there if this command is ended.  Where none runs, a simulated testbed gets a ring of its own for the
+while, the whole road; a physical one has to be started.
+"""
 
 from __future__ import annotations
 
+import getpass
 import json
+from pathlib import Path
 from typing import Any
 
-from lab.runs.keygen import block_row, light_progress, make_blocks
+from lab.cli.queue import bits_of, seconds_of, show_rows
+from lab.runs.keygen import block_row, follow, light_progress, make_blocks, make_key, order_key
 from lab.runs.shown import echo
 from lab.runs.supervising.kernels import compile_all
 from lab.runs.supervising.supervised import supervised_run
-from orchestrator.events.status import pair_name
+from lab.runs.testbeds.folder import STATE, FolderError, source_path
+from lab.testbed import Testbed, load_testbed
+from orchestrator.events.status import ORCHESTRATOR, pair_name
+from orchestrator.wire.queue_control import QueueShown
 
 
-def run_keygen(source: str, pair: tuple[str, str], count: int, as_json: bool) -> int:
-    """Make ``count`` blocks and print what became of each; 1 if none gave key."""
+def run_keygen(
+    source: str,
+    users: tuple[str, str],
+    *,
+    bits: str | None,
+    blocks: int | None,
+    priority: int,
+    due_in: str | None,
+    state: Path | None,
+    as_json: bool,
+) -> int:
+    """Make key and print what came of it; 1 if there was none."""
+    from orchestrator.wire.control_socket import listens
+
+    if bits is not None and blocks is not None:
+        raise ValueError("give --bits or --blocks, not both")
+    path = source_path(source)
+    testbed = load_testbed(path)
+    pair = pair_of(testbed, users)
+    orchestrator = (state or path.parent / STATE).absolute() / ORCHESTRATOR
+    if listens(orchestrator):
+        if bits is None:
+            raise ValueError("on a ring that runs key is ordered by its length: give --bits, such as 250k")
+        due_in_s = None if due_in is None else seconds_of(due_in)
+        return _on_running_ring(orchestrator, pair, bits_of(bits), priority, due_in_s, as_json)
+    if testbed.simulation is None:
+        raise FolderError(
+            f"{path} is no simulated testbed and its orchestrator does not run on this machine ({orchestrator}): start"
+            " orchestrator, relay and nodes, and give the command where the orchestrator runs"
+        )
+    if priority or due_in is not None:
+        raise ValueError(
+            f"--priority and --due-in are for a ring that runs, and no orchestrator listens at {orchestrator}"
+        )
+    return _on_own_ring(source, pair, None if bits is None else bits_of(bits), blocks or 1, as_json)
+
+
+def pair_of(testbed: Testbed, users: tuple[str, str]) -> tuple[str, str]:
+    """The pair of two users in ring order, whichever was named first."""
+    for pair in (users, users[::-1]):
+        if pair in testbed.pairs():
+            return pair
+    known = ", ".join(map(pair_name, testbed.pairs()))
+    raise ValueError(f"{pair_name(users)} is no pair of this testbed; pairs in ring order: {known}")
+
+
+def _on_running_ring(
+    orchestrator: Path, pair: tuple[str, str], bits: int, priority: int, due_in_s: float | None, as_json: bool
+) -> int:
+    row = order_key(orchestrator, pair, bits, getpass.getuser(), priority=priority, due_in_s=due_in_s)
+    try:
+        row = follow(orchestrator, row.number, lambda text: echo(text, err=True))
+    except KeyboardInterrupt:
+        echo(
+            f"entry {row.number} stays in the queue; `qunetlab queue abort {row.number}` takes it out",
+            err=True,
+        )
+        raise
+    show_rows(QueueShown("", None, [row]), as_json)
+    return 0 if row.state == "done" else 1
+
+
+def _on_own_ring(source: str, pair: tuple[str, str], bits: int | None, count: int, as_json: bool) -> int:
     compile_all()
     with supervised_run(source, {}) as run:
-        if pair not in run.testbed.pairs():
-            known = ", ".join(map(pair_name, run.testbed.pairs()))
-            raise ValueError(f"{pair_name(pair)} is no pair of this testbed; pairs in ring order: {known}")
         run.start_ring()
-        blocks = make_blocks(run, pair, count, light_progress())
+        progress = light_progress()
+        if bits is None:
+            blocks = make_blocks(run, pair, count, progress)
+        else:
+            blocks = make_key(run, pair, bits, progress)
     rows = [block_row(run, pair, block) for block in blocks]
     if as_json:
         echo(json.dumps({"pair": list(pair), "simulated": True, "blocks": rows}))

@@ -247,18 +247,38 @@ app.command("calibrate")(calibrate_command)
 
 @app.command()
 def keygen(
-    first: Annotated[str, typer.Argument(help="First user of the pair, in ring order.")],
-    second: Annotated[str, typer.Argument(help="Second user of the pair.")],
-    blocks: Annotated[int, typer.Option(min=1, help="Blocks to make.")] = 1,
+    first: Annotated[str, typer.Argument(help="One user of the pair.")],
+    second: Annotated[str, typer.Argument(help="The other user.")],
+    bits: Annotated[str | None, typer.Option(help="Bits of key to make, such as 250k or 1M.")] = None,
+    blocks: Annotated[
+        int | None,
+        typer.Option(min=1, help="Blocks to make instead, on a simulated ring of its own; default: 1."),
+    ] = None,
     testbed: Annotated[
-        str, typer.Option(help="Bundled testbed or testbed file to run on.")
+        str, typer.Option(help="Bundled testbed, testbed file or its folder.")
     ] = "simulated-four-node",
+    priority: Annotated[int, typer.Option(help="On a ring that runs: place in its queue, -10 to 10.")] = 0,
+    due_in: Annotated[
+        str | None, typer.Option("--due-in", help="On a ring that runs: wanted by then, such as 30m or 2h.")
+    ] = None,
+    state: StatePath = None,
     as_json: Json = False,
 ) -> None:
-    """Make key for one pair on simulated instruments and report every block; never shows bits."""
+    """Make key for one pair: in the queue of a ring that runs, or on simulated instruments; never shows bits."""
     from lab.cli.keygen import run_keygen
 
-    raise typer.Exit(run_keygen(testbed, (first, second), blocks, as_json))
+    raise typer.Exit(
+        run_keygen(
+            testbed,
+            (first, second),
+            bits=bits,
+            blocks=blocks,
+            priority=priority,
+            due_in=due_in,
+            state=state,
+            as_json=as_json,
+        )
+    )
 
 
 @app.command()

@@ -1,48 +1,122 @@
-"""Key for one pair on a supervised ring: the whole road without the learning.
+"""Key for one pair without any learning: an entry of the queue, on a ring that runs or on one of its own.
 
-Everything between laser and key store is as in a demo; only the demand comes from here, through the first
-user's delivery service as its learning client would send it.
+On either ring the order goes through the queue of its orchestrator, whose rules hold.
 """
 
 from __future__ import annotations
 
+import queue
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from lab.runs.shown import echo
+from lab.runs.shown import echo, shown
 from lab.runs.supervising.supervised import STALL_TIMEOUT_S, Run
-from orchestrator.events.process import LightProgress, ProcessEvent
-from orchestrator.events.status import BlockReport, pair_name
+from orchestrator.events.process import Ended, LightProgress, ProcessEvent
+from orchestrator.events.status import ORCHESTRATOR, BlockReport, pair_name
+from orchestrator.wire.queue_control import AddEntry, QueueRow, ShowQueue
 
-WITHOUT_END = 10**15
+WITHOUT_END = 1 << 50
+FOLLOW_S = 0.5
+CLOSED_SEEN = 200
+"""An entry that is over is looked for among so many."""
+
+
+def order_key(
+    orchestrator: Path,
+    pair: tuple[str, str],
+    bits: int,
+    who: str,
+    *,
+    priority: int = 0,
+    due_in_s: float | None = None,
+) -> QueueRow:
+    """Put an order into the queue of the orchestrator with this state folder.
+
+    Raises ControlError if none runs there, ControlRefusedError with why it does not take the order.
+    """
+    from orchestrator.wire.control_socket import ask
+
+    entry = AddEntry(who, "key", (pair,), bits, priority=priority, due_in_s=due_in_s)
+    (row,) = ask(orchestrator, entry).entries
+    found: QueueRow = row
+    return found
+
+
+def state_of(orchestrator: Path, number: int) -> QueueRow:
+    """How far an entry is; raises ControlError as :func:`order_key`."""
+    from orchestrator.wire.control_socket import ask
+
+    rows: list[QueueRow] = ask(orchestrator, ShowQueue(CLOSED_SEEN)).entries
+    return next(row for row in rows if row.number == number)
+
+
+def is_open(row: QueueRow) -> bool:
+    """Whether it is still in the queue."""
+    return row.state in ("waiting", "running", "held")
+
+
+def follow(orchestrator: Path, number: int, tell: Callable[[str], None]) -> QueueRow:
+    """Wait for an entry of a running ring; ``tell`` hears what changes.  Raises ControlError if the orchestrator goes."""
+    last = ""
+    while True:
+        row = state_of(orchestrator, number)
+        text = progress(row)
+        if text != last:
+            tell(text)
+            last = text
+        if not is_open(row):
+            return row
+        time.sleep(FOLLOW_S)
+
+
+def progress(row: QueueRow) -> str:
+    """How far an entry is, in a line."""
+    ready = "" if row.ready_in_s is None else f", ready in about {row.ready_in_s:.0f} s"
+    why = f" ({row.reason})" if row.reason else ""
+    part = f"{row.made_bits:,} of {row.wanted_bits:,} bits"
+    return shown(f"entry {row.number}: {row.state}, {part}{ready}{why}")
+
+
+def make_key(
+    run: Run,
+    pair: tuple[str, str],
+    bits: int,
+    on_event: Callable[[str, ProcessEvent], None],
+    *,
+    blocks: int | None = None,
+) -> list[BlockReport]:
+    """Have a ring of one's own make ``bits``, or ``blocks`` of whatever they give; the first user's reports.
+
+    Raises ChildError when a process fails or nothing happens for long.
+    """
+    orchestrator = run.state / ORCHESTRATOR
+    number = order_key(orchestrator, pair, bits, "keygen").number
+    made: list[BlockReport] = []
+    heard_s = time.monotonic()
+    while len(made) < blocks if blocks is not None else is_open(state_of(orchestrator, number)):
+        try:
+            name, event = run.supervisor.events.get(timeout=FOLLOW_S)
+        except queue.Empty:
+            if time.monotonic() - heard_s > STALL_TIMEOUT_S:
+                run.supervisor.wait_for(lambda *_: True, 0.0, f"blocks of {pair_name(pair)}")
+            continue
+        heard_s = time.monotonic()
+        run.note(name, event)
+        on_event(name, event)
+        if isinstance(event, Ended) and run.supervisor.children[name].process.wait() != 0:
+            run.supervisor.raise_ended(name, f"blocks of {pair_name(pair)}")
+        if isinstance(event, BlockReport) and name == pair[0]:
+            made.append(event)
+    return made
 
 
 def make_blocks(
     run: Run, pair: tuple[str, str], count: int, on_event: Callable[[str, ProcessEvent], None]
 ) -> list[BlockReport]:
-    """Have the running ring make ``count`` blocks of ``pair``, one after the other; the first user's reports.
-
-    Raises ChildError when a process fails or nothing happens for long.
-    """
-    from orchestrator.delivery.client import DeliveryClient
-    from orchestrator.wire.curve import load_keys
-
-    first, second = pair
-    keys, node = load_keys(run.secrets / f"fl-{first}"), run.testbed.user(first)
-    with DeliveryClient(node.delivery, keys, run.testbed.public_key(first)) as client:
-        client.demand({second: WITHOUT_END})
-    blocks: list[BlockReport] = []
-
-    def take(name: str, event: ProcessEvent) -> None:
-        run.note(name, event)
-        on_event(name, event)
-        if isinstance(event, BlockReport) and name == first:
-            blocks.append(event)
-
-    while len(blocks) < count:
-        run.supervisor.wait_for(lambda *_: True, STALL_TIMEOUT_S, f"blocks of {pair_name(pair)}", take)
-    return blocks
+    """Have a ring of one's own make ``count`` blocks, one after the other, whatever they give; see :func:`make_key`."""
+    return make_key(run, pair, WITHOUT_END, on_event, blocks=count)
 
 
 def light_progress() -> Callable[[str, ProcessEvent], None]:
