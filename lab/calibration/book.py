@@ -46,8 +46,11 @@ USER_VALUES = (
     "station_loss_db",
     "sensor_to_output_db",
     "modulator_delays_ps",
+    "separation_ns",
 )
 """A user's own values, of its entry under [[users]]."""
+DERIVED = ("separation_ns",)
+"""What was checked with light but follows from other values: dated here, and not in the testbed file."""
 BOUNDS = {"extinction_db": -2.0}
 """Values that bound something the proof rests on: read so many standard deviations off, on the safe side."""
 WHOLE = ("detector_delays_ps", "modulator_delays_ps")
@@ -187,7 +190,11 @@ def calibrated(data: Mapping[str, Any], book: Book) -> dict[str, Any]:
         result["users"] = [
             {
                 **user,
-                **{name: _plain(name, value) for name, value in book.part(str(user.get("name"))).items()},
+                **{
+                    name: _plain(name, value)
+                    for name, value in book.part(str(user.get("name"))).items()
+                    if name not in DERIVED
+                },
             }
             for user in users
         ]

@@ -18,6 +18,7 @@ class Step(StrEnum):
     REFERENCE = "reference"
     CARVER = "carver"
     DETECTORS = "detectors"
+    PULSES = "pulses"
     DELAYS = "delays"
     SEPARATION = "separation"
     POLARIZATION = "polarization"
@@ -51,11 +52,9 @@ STEPS: dict[Step, StepFacts] = {
     Step.DETECTORS: StepFacts(
         "plateau, dark counts, latching and relative efficiency", "relay", (Step.REFERENCE,), 24 * 7
     ),
+    Step.PULSES: StepFacts("when pulses reach the detectors", "relay", (Step.CARVER, Step.DETECTORS), 24),
     Step.DELAYS: StepFacts(
-        "when pulses reach the detectors, and each user's modulator in both directions",
-        "user",
-        (Step.CARVER, Step.DETECTORS),
-        24,
+        "when pulses pass each user's modulator, in both directions", "user", (Step.PULSES,), 24
     ),
     Step.SEPARATION: StepFacts(
         "how far apart the two directions pass each station", "user", (Step.DELAYS,), 24

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,13 +57,20 @@ class BlockRecord:
     ``announcements`` holds :data:`LOST` in the place of a lost frame.
     """
 
-    def __init__(self, slots_per_frame: int, n_frames: int, lost_frames_limit: float) -> None:
-        """``lost_frames_limit``: the part of the frames that may be lost."""
+    def __init__(
+        self,
+        slots_per_frame: int,
+        n_frames: int,
+        lost_frames_limit: float,
+        on_kept: Callable[[FrameClicks, SymbolFrame], None] = lambda clicks, symbols: None,
+    ) -> None:
+        """``lost_frames_limit``: the part of the frames that may be lost; ``on_kept`` gets each that is not, at once."""
         self.announcements: list[bytes] = []
         self._slots = slots_per_frame
         self._n_frames = n_frames
         self._limit = math.floor(lost_frames_limit * n_frames)
         self._kept: list[BlockClicks] = []
+        self._on_kept = on_kept
         self.lost_reason = ""
         """Why the latest of the lost frames was lost."""
 
@@ -99,6 +107,7 @@ class BlockRecord:
             BlockClicks(frame, clicks.slots, clicks.outcomes, symbols.at(clicks.slots), self._slots)
         )
         self.announcements.append(heard.data)
+        self._on_kept(clicks, symbols)
 
     def lose(self, symbols: SymbolFrame, reason: str) -> None:
         """The next frame is lost; raises LightAborted where too many are."""

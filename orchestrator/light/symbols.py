@@ -111,6 +111,10 @@ class SymbolFrame:
         """Symbol codes (uint8) of the announced slots (uint32), both of shape (n,)."""
         return self._codes[self._raw[slots]]
 
+    def all(self) -> npt.NDArray[np.uint8]:
+        """Symbol codes (uint8) of all slots, announced or not: of frames that never make key."""
+        return self._codes[self._raw]
+
     def erase(self) -> None:
         """Overwrite every symbol."""
         self._raw[:] = 0

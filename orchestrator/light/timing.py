@@ -31,15 +31,25 @@ def frame_timing(testbed: Testbed, user: str, direction: Direction) -> FrameTimi
     Raises ValueError where slot 0 passes before the generator can play.  That both directions pass far enough apart is a
     rule of the testbed file.
     """
-    slot_ps = 1e12 / testbed.protocol.clock_hz
-    sample_ps = slot_ps / testbed.protocol.samples_per_slot
+    protocol = testbed.protocol
+    slot_ps = 1e12 / protocol.clock_hz
     cw_ps, ccw_ps = testbed.user(user).modulator_delays_ps
     own_ps, other_ps = (cw_ps, ccw_ps) if direction == "cw" else (ccw_ps, cw_ps)
-    start_ps = own_ps - pulse_place(slot_ps / 2, (other_ps - own_ps) % slot_ps)
+    start_ps = first_start_ps(own_ps, other_ps, slot_ps)
     if start_ps < 0:
         raise ValueError(
             f"{user}: slot 0 passes before the generator plays; let detector_delays_ps and modulator_delays_ps count from a "
             "pulse one microsecond later"
         )
+    return starting(start_ps, slot_ps / protocol.samples_per_slot)
+
+
+def first_start_ps(own_ps: float, other_ps: float, slot_ps: float) -> float:
+    """When the first symbol begins, for the pulse of slot 0 that passes at ``own_ps``."""
+    return own_ps - pulse_place(slot_ps / 2, (other_ps - own_ps) % slot_ps)
+
+
+def starting(start_ps: float, sample_ps: float) -> FrameTiming:
+    """A frame whose first slot begins so long after the waveform's first sample, not before it."""
     lead = int(start_ps // sample_ps)
     return FrameTiming(lead, start_ps - lead * sample_ps)

@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -27,7 +28,7 @@ from drivers.links.errors import NotReadyError
 from lab.testbed import Testbed
 from orchestrator import runtime
 from orchestrator.light.block_record import BlockRecord, Lost
-from orchestrator.light.clicks import BlockClicks, LevelClicks
+from orchestrator.light.clicks import BlockClicks, FrameClicks, LevelClicks
 from orchestrator.light.intensity_watch import IntensityWatch
 from orchestrator.light.messages import (
     Armed,
@@ -59,6 +60,23 @@ BUFFERS: tuple[tuple[Literal[0, 1], Literal[0, 1]], ...] = ((0, 1), (1, 0))
 """Waveform buffer of even and odd frames, and the one filled meanwhile."""
 READ_EVERY_S = 1.0
 """How often the intensity is read, at the least: a sensor that sees single photons takes a while for each reading."""
+
+
+@dataclass(frozen=True)
+class ScannedFrame:
+    """A frame of private levels that was announced.
+
+    ``slots`` uint32 and ``outcomes`` uint8 of shape (n,) as announced; ``driven``: whether each slot's level was another than
+    0 V, a bit per slot, uint8 as by numpy.packbits.
+    """
+
+    timing: FrameTiming
+    slots: npt.NDArray[np.uint32]
+    outcomes: npt.NDArray[np.uint8]
+    driven: npt.NDArray[np.uint8]
+
+    def __repr__(self) -> str:
+        return f"<ScannedFrame: {self.slots.size} clicks>"
 
 
 class UserLight:
@@ -112,15 +130,20 @@ class UserLight:
             fine_delay_ps=self._timing.fine_delay_ps,
         )
 
-    def _aim(self, direction: Direction) -> None:
-        """Lay frames out for the pulses of one direction."""
-        timing = frame_timing(self._testbed, self._user.name, direction)
-        size = timing.lead_samples + self._protocol.slots_per_frame * self._protocol.samples_per_slot
-        if timing != self._timing or size != self._waveform.size:
-            self._timing = timing
+    def _aim(self, timings: Sequence[FrameTiming]) -> None:
+        """Room for frames laid out like this, and the generator set up for the first."""
+        lead = max(timing.lead_samples for timing in timings)
+        size = lead + self._protocol.slots_per_frame * self._protocol.samples_per_slot
+        if size != self._waveform.size:
             self._waveform = np.zeros(size, np.float32)
-            self._configure_generator()
         self._waveform[:] = 0
+        self._time(timings[0])
+
+    def _time(self, timing: FrameTiming) -> None:
+        """Have the next frame come as ``timing`` says; whole samples of it are in the waveform."""
+        if timing != self._timing:
+            self._timing = timing
+            self._configure_generator()
 
     def run(
         self,
@@ -160,6 +183,29 @@ class UserLight:
         block, _ = self._run(channel, drawn, mu, direction, n_frames, on_frame)
         return LevelClicks.of(block)
 
+    def scan(
+        self,
+        channel: Channel,
+        *,
+        levels: npt.NDArray[np.float32],
+        mu: float,
+        direction: Direction,
+        timings: Sequence[FrameTiming],
+    ) -> list[ScannedFrame]:
+        """Play one frame of private levels at each of these times; returns those that were announced, never key.
+
+        ``levels`` as for :meth:`calibrate`, each 0 V or one other.  Raises as :meth:`run` does.
+        """
+        scanned: list[ScannedFrame] = []
+
+        def keep(clicks: FrameClicks, symbols: SymbolFrame) -> None:
+            driven = np.packbits(symbols.all())
+            scanned.append(ScannedFrame(timings[clicks.frame], clicks.slots, clicks.outcomes, driven))
+
+        drawn = Drawn((levels != 0).astype(np.uint8), levels)
+        self._run(channel, drawn, mu, direction, len(timings), timings=timings, on_kept=keep)
+        return scanned
+
     def _run(
         self,
         channel: Channel,
@@ -167,13 +213,18 @@ class UserLight:
         mu: float,
         direction: Direction,
         n_frames: int,
-        on_frame: Callable[[int], None],
+        on_frame: Callable[[int], None] = lambda frame: None,
         on_lost: Callable[[str], None] = lambda reason: None,
+        timings: Sequence[FrameTiming] = (),
+        on_kept: Callable[[FrameClicks, SymbolFrame], None] = lambda clicks, symbols: None,
     ) -> tuple[BlockClicks, list[bytes]]:
         with self._in_phase:
-            self._aim(direction)
+            timings = timings or [frame_timing(self._testbed, self._user.name, direction)] * n_frames
+            self._aim(timings)
             frames = [SymbolFrame(self._protocol.slots_per_frame, drawn.of_bytes) for _ in range(2)]
-            record = BlockRecord(self._protocol.slots_per_frame, n_frames, self._protocol.lost_frames_limit)
+            record = BlockRecord(
+                self._protocol.slots_per_frame, n_frames, self._protocol.lost_frames_limit, on_kept
+            )
             watch = IntensityWatch(
                 lambda: self._station.check_intensity(direction, mu),
                 self._random_into,
@@ -183,14 +234,14 @@ class UserLight:
             drive = drawn.drive
             try:
                 self._awg.prepare(self._waveform.size)
-                self._load(frames[0], drive, 0)
+                self._load(frames[0], drive, 0, timings[0])
                 self._station.take_in()
                 channel.send(encode(StationIn()))
                 self._await_light(channel)
                 self._station.trim(direction, mu)
                 watch.read()
                 for index in range(n_frames):
-                    self._play(channel, index, n_frames, frames, drive, record, watch)
+                    self._play(channel, index, timings, frames, drive, record, watch)
                     on_frame(index)
                     watch.maybe_read(2)
                 watch.read()
@@ -234,7 +285,7 @@ class UserLight:
         self,
         channel: Channel,
         index: int,
-        n_frames: int,
+        timings: Sequence[FrameTiming],
         frames: list[SymbolFrame],
         drive: npt.NDArray[np.float32],
         record: BlockRecord,
@@ -242,11 +293,12 @@ class UserLight:
     ) -> None:
         """One frame: armed, told, announced and recorded or lost; the next one is loaded meanwhile."""
         buffer, other = BUFFERS[index % 2]
+        self._time(timings[index])
         self._awg.arm(buffer)
         channel.send(encode(Armed(index)))
         watch.maybe_read(0)
-        if index + 1 < n_frames:
-            self._load(frames[other], drive, other)
+        if index + 1 < len(timings):
+            self._load(frames[other], drive, other, timings[index + 1])
         watch.maybe_read(1)
         heard = record.hear(channel, self._timeout_s)
         missed = self._missed(index)
@@ -309,12 +361,22 @@ class UserLight:
             return reason_of(error)
         return ""
 
-    def _load(self, frame: SymbolFrame, drive: npt.NDArray[np.float32], buffer: Literal[0, 1]) -> None:
+    def _load(
+        self,
+        frame: SymbolFrame,
+        drive: npt.NDArray[np.float32],
+        buffer: Literal[0, 1],
+        timing: FrameTiming,
+    ) -> None:
         frame.draw(self._random_into)
+        if (
+            timing.lead_samples != self._timing.lead_samples
+        ):  # other samples are driven: what they held is secret
+            self._waveform[:] = 0
         frame.write_waveform(
             drive,
             self._waveform,
             samples_per_slot=self._protocol.samples_per_slot,
-            lead_samples=self._timing.lead_samples,
+            lead_samples=timing.lead_samples,
         )
         self._awg.upload(buffer, self._waveform)

@@ -21,6 +21,7 @@ from lab.calibration.visibility import visibility_of
 from lab.light_budget import all_bypassed
 from lab.light_of import pair_light, ring_light
 from lab.runs.calibrating.rig import Rig
+from lab.runs.calibrating.timing import delays, pulses, separation
 from orchestrator.light.calibration.exposures import RECORD_S, Exposures
 from orchestrator.light.calibration.levels import phase_levels
 from orchestrator.light.calibration.phase import phase_finding
@@ -204,6 +205,9 @@ def _relay_finding(
 PROCEDURES: dict[Step, Procedure] = {
     Step.CARVER: carver,
     Step.DETECTORS: detectors,
+    Step.PULSES: pulses,
+    Step.DELAYS: delays,
+    Step.SEPARATION: separation,
     Step.PHASE: phase,
     Step.ARM_LOSS: arm_loss,
     Step.BACKSCATTER: backscatter,

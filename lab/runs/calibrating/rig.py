@@ -12,12 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from lab import needs
-from lab.calibration.book import BOOK_FILE, Book, calibrated
+from lab.calibration.book import BOOK_FILE, Book, calibrated, read_book
 from lab.guard import guarded_station
 from lab.light_budget import all_bypassed
 from lab.light_of import pair_light, ring_light
@@ -29,12 +30,17 @@ from orchestrator.light.clicks import LevelClicks
 from orchestrator.light.launching import Launching, PlannedLight, RelayInstruments
 from orchestrator.light.own_station import OWN_DIRECTION, OwnStation, StationInstruments
 from orchestrator.light.relay import RelayLight
-from orchestrator.light.user import UserLight
+from orchestrator.light.timing import FrameTiming
+from orchestrator.light.user import ScannedFrame, UserLight
 from orchestrator.protocols.block_planning import plan_for
+from orchestrator.wire.channel import Channel
 from orchestrator.wire.memory_channel import memory_channel_pair
 
 Levels = npt.NDArray[np.float32]
 OnFrame = Callable[[int], None]
+T = TypeVar("T")
+Side: TypeAlias = Callable[[int, Channel], T]
+"""What a user does in a light phase, by its place in the pair and its line to the relay."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +63,10 @@ class Lit:
 class Rig:
     """The instruments of all roles of a testbed."""
 
-    def __init__(self, testbed: Testbed, stations: Mapping[str, Station]) -> None:
-        """``stations``: opened, by owner."""
+    def __init__(self, testbed: Testbed, stations: Mapping[str, Station], book: Book) -> None:
+        """``stations``: opened, by owner; ``book``: what is calibrated of the testbed already."""
         self._stations = stations
+        self.book = book
         self.use(testbed)
 
     def use(self, testbed: Testbed) -> None:
@@ -90,6 +97,7 @@ class Rig:
 
     def recalibrated(self, book: Book) -> None:
         """Work with what the book has from here on, and set up everything by it."""
+        self.book = book
         data = calibrated(self.testbed.model_dump(mode="json", exclude_unset=True), book)
         self.use(parse_testbed(data, Path(BOOK_FILE)))
         self.set_up()
@@ -165,27 +173,61 @@ class Rig:
         Raises what a side that failed raised, an error of the relay before one of a user.
         """
         mu = self.planned_mu(pair)
-        lines = [memory_channel_pair() for _ in pair]
 
-        def user(index: int) -> LevelClicks:
+        def side(index: int, line: Channel) -> LevelClicks:
             return self.users[pair[index]].light.calibrate(
-                lines[index][0],
+                line,
                 levels=levels.get(pair[index], REST),
                 mu=mu[index],
                 direction=OWN_DIRECTION[index],
                 n_frames=n_frames,
             )
 
-        launch_db = pair_light(self.testbed, *pair).budget(mu[0]).launch_attenuation_db
+        first, second = self._light_phase(pair, (side, side), n_frames, on_frame)
+        return dict(zip(pair, (first, second), strict=True))
+
+    def scanned(
+        self,
+        pair: tuple[str, str],
+        user: str,
+        levels: Levels,
+        timings: Sequence[FrameTiming],
+        on_frame: OnFrame,
+    ) -> list[ScannedFrame]:
+        """A light phase in which one user plays private levels at these times, while the other stands at rest."""
+        mu = self.planned_mu(pair)
+
+        def at_rest(index: int, line: Channel) -> list[ScannedFrame]:
+            self.users[pair[index]].light.calibrate(
+                line, levels=REST, mu=mu[index], direction=OWN_DIRECTION[index], n_frames=len(timings)
+            )
+            return []
+
+        def scanning(index: int, line: Channel) -> list[ScannedFrame]:
+            return self.users[user].light.scan(
+                line, levels=levels, mu=mu[index], direction=OWN_DIRECTION[index], timings=timings
+            )
+
+        sides = (scanning, at_rest) if user == pair[0] else (at_rest, scanning)
+        first, second = self._light_phase(pair, sides, len(timings), on_frame)
+        return first + second
+
+    def _light_phase(
+        self, pair: tuple[str, str], sides: tuple[Side[T], Side[T]], n_frames: int, on_frame: OnFrame
+    ) -> tuple[T, T]:
+        """Both users' sides and the relay's; raises what failed, an error of the relay before one of a user."""
+        lines = [memory_channel_pair() for _ in pair]
+        budget = pair_light(self.testbed, *pair).budget(self.planned_mu(pair)[0])
         with ThreadPoolExecutor(2) as pool:
-            running = [pool.submit(user, index) for index in (0, 1)]
+            first, second = (pool.submit(side, index, lines[index][0]) for index, side in enumerate(sides))
             self.relay_light.run(
                 (lines[0][1], lines[1][1]),
                 n_frames,
-                PlannedLight(launch_db),  # what is counted depends on levels that nobody else knows
+                # what is counted depends on levels that nobody else knows
+                PlannedLight(budget.launch_attenuation_db),
                 on_frame=lambda frame, clicks: on_frame(frame),
             )
-            return {name: each.result() for name, each in zip(pair, running, strict=True)}
+            return first.result(), second.result()
 
 
 @contextmanager
@@ -215,6 +257,6 @@ def opened_rig(path: Path) -> Iterator[Rig]:
                     failed.append(error)
         if failed:
             raise failed[0]
-        rig = Rig(testbed, stations)
+        rig = Rig(testbed, stations, read_book(path, data))
         rig.set_up()
         yield rig
