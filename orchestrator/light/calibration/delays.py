@@ -12,7 +12,7 @@ from lab.calibration.delays import DRIVEN, DelayFit, Played, check_delays, fit_d
 from lab.calibration.finding import Curve, Finding, Measured
 from lab.calibration.separation import separation
 from lab.calibration.steps import Step
-from lab.light_budget import RISE_NS
+from lab.light_of import ring_light
 from lab.testbed import Testbed
 from orchestrator.light.calibration.levels import N_LEVELS, expected_half_wave_v
 from orchestrator.light.timing import FrameTiming, first_start_ps, starting
@@ -52,8 +52,9 @@ def check_timings(testbed: Testbed, fit: DelayFit) -> list[FrameTiming]:
 def scan_fit(testbed: Testbed, user: str, frames: Sequence[ScannedFrame]) -> DelayFit:
     """What a user's scan says of its delays.  Raises CalibrationRefusedError, also where no fibre is right for them."""
     slot_ps = 1e12 / testbed.protocol.clock_hz
+    rise_ns = ring_light(testbed).stations[testbed.user_names().index(user)].rise_ns
     fit = fit_delays(
-        played(testbed, frames), testbed.user(user).modulator_delays_ps, slot_ps, RISE_NS * TAU_PER_RISE * 1e3
+        played(testbed, frames), testbed.user(user).modulator_delays_ps, slot_ps, rise_ns * TAU_PER_RISE * 1e3
     )
     separation(fit.delays_ps, fit.sigma_ps, slot_ps * 1e-3)
     return fit
