@@ -112,7 +112,7 @@ class SymbolFrame:
         return self._codes[self._raw[slots]]
 
     def all(self) -> npt.NDArray[np.uint8]:
-        """Symbol codes (uint8) of all slots, announced or not: of frames that never make key."""
+        """Symbol codes of all slots, announced or not, uint8 of shape (slots,): of frames that never make key."""
         return self._codes[self._raw]
 
     def erase(self) -> None:

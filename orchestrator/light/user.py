@@ -194,7 +194,7 @@ class UserLight:
     ) -> list[ScannedFrame]:
         """Play one frame of private levels at each of these times; returns those that were announced, never key.
 
-        ``levels`` as for :meth:`calibrate`, each 0 V or one other.  Raises as :meth:`run` does.
+        ``levels``: float32 of shape (256,) as for :meth:`calibrate`, each 0 V or one other.  Raises as :meth:`run` does.
         """
         scanned: list[ScannedFrame] = []
 
