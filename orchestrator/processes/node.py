@@ -51,6 +51,7 @@ from orchestrator.wire.channel import Channel
 from orchestrator.wire.control_socket import ControlSocket
 from orchestrator.wire.fields import REASON_LIMIT
 from orchestrator.wire.messages import (
+    KEY,
     Demand,
     LeaseOffer,
     LightStatistics,
@@ -232,6 +233,8 @@ class Node:
             return f"({offer.first}, {offer.second}) is no pair of {self.name}"
         if offer.n_frames != self.testbed.frames_per_block():
             return f"a block has {self.testbed.frames_per_block()} frames here, not {offer.n_frames}"
+        if offer.purpose != KEY:
+            return None
         peer = offer.second if self.name == offer.first else offer.first
         if self.workers[peer].waiting >= WAITING_LIMIT:
             return f"jobs with {peer} are still waiting"

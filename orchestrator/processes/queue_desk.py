@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from orchestrator import runtime
 from orchestrator.events.status import pair_name
-from orchestrator.scheduling.entries import Entry, Order, in_words
+from orchestrator.scheduling.entries import Entry, Work, in_words
 from orchestrator.scheduling.ring_queue import RingQueue
 from orchestrator.scheduling.ring_schedule import RingSchedule
 from orchestrator.scheduling.scheduler import Pair
@@ -74,7 +74,7 @@ class QueueDesk:
         queue = self._queue
         match request:
             case AddEntry():
-                order = Order(
+                work = Work(
                     request.kind,
                     request.who,
                     request.pairs,
@@ -83,7 +83,7 @@ class QueueDesk:
                     request.step,
                     request.note,
                 )
-                entry = queue.add(order, priority=request.priority, due_in_s=request.due_in_s)
+                entry = queue.add(work, priority=request.priority, due_in_s=request.due_in_s)
                 return self._shown([entry])
             case ShowQueue(closed):
                 return self._shown([*queue.entries, *queue.closed(closed)])
@@ -95,7 +95,7 @@ class QueueDesk:
                 return Done(f"{_named(number)} resumed")
             case AbortEntry(who, number, take_over):
                 entry = queue.abort(who, number, take_over=take_over)
-                return Done(f"entry {number} is {entry.state}: {in_words(entry.order)}")
+                return Done(f"entry {number} is {entry.state}: {in_words(entry.work)}")
             case MoveEntry(who, number):
                 queue.move(
                     who,
@@ -119,24 +119,24 @@ class QueueDesk:
         return QueueShown(hold.who if hold else "", hold.at if hold else None, rows)
 
     def _row(self, entry: Entry, times: tuple[float, float] | None, now_s: float) -> QueueRow:
-        order = entry.order
+        work = entry.work
         due_s = self._queue.due_s(entry.number)
         made = list(entry.made)
-        if order.until_stock and entry.is_open:
-            made = [min(self._schedule.known_stock(pair) or 0, order.bits) for pair in order.pairs]
+        if work.until_stock and entry.is_open:
+            made = [min(self._schedule.known_stock(pair) or 0, work.bits) for pair in work.pairs]
         ring_s, ready_s = times if times is not None else (None, None)
         return QueueRow(
             entry.number,
-            order.kind,
-            in_words(order),
-            order.owner,
-            order.note,
+            work.kind,
+            in_words(work),
+            work.owner,
+            work.note,
             entry.state,
             self._why(entry, waits=times is None),
             entry.priority,
             None if due_s is None else due_s - now_s,
             sum(made),
-            order.bits * len(order.pairs),
+            work.bits * len(work.pairs),
             ring_s if ring_s != float("inf") else None,
             ready_s if ready_s != float("inf") else None,
             entry.added_at,
@@ -150,10 +150,10 @@ class QueueDesk:
             return entry.reason
         if rests := self._queue.resting:
             return f"the ring rests: {rests}"
-        away = [f"{pair_name(pair)}: {why}" for pair in entry.order.pairs if (why := self._why_away(pair))]
-        if away and len(away) == len(entry.order.pairs):
+        away = [f"{pair_name(pair)}: {why}" for pair in entry.work.pairs if (why := self._why_away(pair))]
+        if away and len(away) == len(entry.work.pairs):
             return "; ".join(away)[:400]
-        if any(self._queue.in_work(entry.number, pair) for pair in entry.order.pairs) and waits:
+        if any(self._queue.in_work(entry.number, pair) for pair in entry.work.pairs) and waits:
             return "its block is in work"
         return entry.reason
 

@@ -39,14 +39,15 @@ PRIORITIES = range(-10, 11)
 STEP_FAILURES = 3
 """A calibration step that failed so often in a row is given up: something has to be looked at."""
 LARGEST_BITS = 1 << 50
+OPEN_AT_MOST = 500
 
 
 class QueueError(ValueError):
     """What was asked of the queue cannot be done; the text says why, and what can be."""
 
 
-class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What somebody wants: the part of an entry that never changes."""
+class Work(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What somebody wants of the ring: the part of an entry that never changes."""
 
     kind: Kind
     owner: str
@@ -58,14 +59,14 @@ class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An order and what became of it.
+    """Work that was asked for, and what became of it.
 
-    Times are seconds of the wall clock, for people; ``place`` orders entries that came one after the other, and
-    ``made`` are the bits made so far, by pair in the order of ``order.pairs``.
+    Times are seconds of the wall clock, for people; ``place`` says which of the entries came first, and ``made`` are
+    the bits made so far, by pair in the order of ``work.pairs``.
     """
 
     number: int
-    order: Order
+    work: Work
     place: float
     added_at: float
     made: tuple[int, ...]
@@ -84,45 +85,43 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def lacking(self, pair: Pair) -> int:
         """Bits of an order that are still to be made; those until a stock depend on the stock instead."""
-        return max(0, self.order.bits - self.made[self.order.pairs.index(pair)])
+        return max(0, self.work.bits - self.made[self.work.pairs.index(pair)])
 
 
-def objection(order: Order, pairs: Iterable[Pair], steps: Iterable[str]) -> str:
+def objection(work: Work, pairs: Iterable[Pair], steps: Iterable[str]) -> str:
     """Why nobody can do what is ordered on a ring of ``pairs`` that knows calibration ``steps``; empty if it can be."""
     known = tuple(pairs)
-    for pair in order.pairs:
+    for pair in work.pairs:
         if pair not in known:
             return (
                 f"{pair_name(pair)} is no pair of this testbed; pairs in ring order: "
                 f"{', '.join(map(pair_name, known))}"
             )
-    if not order.owner.strip():
+    if not work.owner.strip():
         return "an entry needs an owner: say who wants it"
-    if order.kind in ("key", "run"):
-        if not order.pairs:
+    if work.kind in ("key", "run"):
+        if not work.pairs:
             return "key is made for a pair: name its two users"
-        if order.kind == "key" and len(order.pairs) > 1:
+        if work.kind == "key" and len(work.pairs) > 1:
             return "an order of key is for one pair; for several, add a run"
-        if not 0 < order.bits <= LARGEST_BITS:
-            return f"an order is of 1 to {LARGEST_BITS} bits, not of {order.bits}"
-    if order.kind == "calibration":
+        if not 0 < work.bits <= LARGEST_BITS:
+            return f"an order is of 1 to {LARGEST_BITS} bits, not of {work.bits}"
+    if work.kind == "calibration":
         known_steps = tuple(steps)
-        if order.step not in known_steps:
-            return f"no calibration is called {order.step!r}; there are {', '.join(known_steps)}"
-        if len(order.pairs) > 1:
+        if work.step not in known_steps:
+            return f"no calibration is called {work.step!r}; there are {', '.join(known_steps)}"
+        if len(work.pairs) > 1:
             return "a calibration step runs between two users: name one pair, or none"
     return ""
 
 
-def new_entry(
-    number: int, order: Order, at: float, *, priority: int = 0, due_at: float | None = None
-) -> Entry:
+def new_entry(number: int, work: Work, at: float, *, priority: int = 0, due_at: float | None = None) -> Entry:
     """As it enters the queue; raises QueueError for a priority that is none."""
     if priority not in PRIORITIES:
         raise QueueError(
             f"a priority is {PRIORITIES[0]} to {PRIORITIES[-1]}, each step worth a factor of two"
         )
-    return Entry(number, order, float(number), at, (0,) * len(order.pairs), priority, due_at)
+    return Entry(number, work, float(number), at, (0,) * len(work.pairs), priority, due_at)
 
 
 def begun(entry: Entry, at: float) -> Entry:
@@ -153,13 +152,13 @@ def resumed(entry: Entry) -> Entry:
 def aborted(entry: Entry, who: str, at: float) -> Entry:
     """Out of the queue for good; what was made stays made.  A maintenance entry that is given back is done."""
     _require(entry, OPEN, "be aborted")
-    state: State = "done" if entry.order.kind == "maintenance" and entry.state == "running" else "aborted"
+    state: State = "done" if entry.work.kind == "maintenance" and entry.state == "running" else "aborted"
     return replace(entry, state=state, reason=f"by {who}", ended_at=at)
 
 
 def credited(entry: Entry, pair: Pair, bits: int) -> Entry:
     """A block of it gave ``bits``; what comes in after its end is counted too."""
-    index = entry.order.pairs.index(pair)
+    index = entry.work.pairs.index(pair)
     made = (*entry.made[:index], entry.made[index] + bits, *entry.made[index + 1 :])
     return replace(entry, made=made, failures=0)
 
@@ -176,7 +175,7 @@ def failed_once(entry: Entry, reason: str, at: float) -> Entry:
         return entry
     failures = entry.failures + 1
     told = reason[:REASON_LIMIT]
-    if entry.order.kind == "calibration" and failures >= STEP_FAILURES:
+    if entry.work.kind == "calibration" and failures >= STEP_FAILURES:
         return replace(entry, state="failed", reason=told, failures=failures, ended_at=at)
     state: State = "waiting" if entry.state == "running" else entry.state
     return replace(entry, state=state, reason=told, failures=failures)
@@ -211,16 +210,19 @@ def place_before(entries: Iterable[Entry], target: Entry) -> float:
     return (max(earlier) + target.place) / 2 if earlier else target.place - 1.0
 
 
-def in_words(order: Order) -> str:
+def in_words(work: Work) -> str:
     """What is ordered, for people."""
-    names = ", ".join(map(pair_name, order.pairs))
-    if order.kind == "maintenance":
+    names = ", ".join(map(pair_name, work.pairs))
+    if work.kind == "maintenance":
         return "maintenance"
-    if order.kind == "calibration":
-        return f"calibration {order.step}{f' of {names}' if names else ''}"
-    amount = f"{order.bits:,} bits"
-    amount = f"stock up to {amount}" if order.until_stock else amount
-    return f"{amount} for {names}" if order.kind == "key" else f"run: {amount} for each of {names}"
+    if work.kind == "calibration":
+        return f"calibration {work.step}{f' of {names}' if names else ''}"
+    amount = f"{work.bits:,} bits"
+    amount = f"stock up to {amount}" if work.until_stock else amount
+    if work.kind == "key":
+        return f"{amount} for {names}"
+    users = dict.fromkeys(user for pair in work.pairs for user in pair)
+    return f"run: {amount} for every pair of {', '.join(users)}"
 
 
 def _require(entry: Entry, states: Iterable[State], doing: str) -> None:

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from orchestrator.events.status import BlockReport, pair_name
 from orchestrator.keystore.errors import StoreError
 from orchestrator.scheduling import entries as rules
-from orchestrator.scheduling.entries import Entry, HistoryLine, Order, QueueError, in_words
+from orchestrator.scheduling.entries import Entry, HistoryLine, QueueError, Work, in_words
 from orchestrator.scheduling.leases import Lease, Outcome
 from orchestrator.scheduling.queue_store import BlockState, Hold, QueueStore, Token
 from orchestrator.scheduling.scheduler import Pair
@@ -49,7 +49,7 @@ class RingQueue:
         self._steps = tuple(steps)
         self._clock, self._wall = clock, wall
         self._entries = {
-            entry.number: entry if entry.order.kind == "maintenance" else rules.paused(entry)
+            entry.number: entry if entry.work.kind == "maintenance" else rules.paused(entry)
             for entry in store.open_entries()
         }
         """Open entries; what was running has no lease any more, but who had the bench has it."""
@@ -70,13 +70,17 @@ class RingQueue:
 
     # -- what is asked -------------------------------------------------------------------------------
 
-    def add(self, order: Order, *, priority: int = 0, due_in_s: float | None = None) -> Entry:
+    def add(self, work: Work, *, priority: int = 0, due_in_s: float | None = None) -> Entry:
         """A new entry.  Raises QueueError for what nobody can do, and for a second maintenance lock."""
-        reason = rules.objection(order, self._pairs, self._steps)
+        reason = rules.objection(work, self._pairs, self._steps)
         if reason:
             raise QueueError(reason)
+        if len(self._entries) >= rules.OPEN_AT_MOST:
+            raise QueueError(
+                f"the queue is full: {rules.OPEN_AT_MOST} entries are open; wait, or abort one that nobody needs"
+            )
         at = self._wall()
-        if order.kind == "maintenance" and (lock := self._lock()) is not None:
+        if work.kind == "maintenance" and (lock := self._lock()) is not None:
             raise QueueError(
                 f"{_who_has(lock)}; there is one maintenance lock: ask for it to be given back with"
                 f" `qunetlab queue abort {lock.number}`"
@@ -84,8 +88,8 @@ class RingQueue:
         with self._store.transaction():
             number = self._store.next_number()
             due_at = None if due_in_s is None else at + due_in_s
-            entry = rules.new_entry(number, order, at, priority=priority, due_at=due_at)
-            self._put(entry, order.owner, f"added: {in_words(order)}")
+            entry = rules.new_entry(number, work, at, priority=priority, due_at=due_at)
+            self._put(entry, work.owner, f"added: {in_words(work)}")
         self._entries[number] = entry
         self._since_s[number] = self._clock()
         self._note_due(entry)
@@ -127,7 +131,7 @@ class RingQueue:
     def abort(self, who: str, number: int, *, take_over: bool = False) -> Entry:
         """Take an entry out of the queue; maintenance only by its holder, or by who takes over."""
         entry = self._open(number)
-        if entry.order.kind == "maintenance" and who != entry.order.owner and not take_over:
+        if entry.work.kind == "maintenance" and who != entry.work.owner and not take_over:
             raise QueueError(f"{_who_has(entry)} and may be at the bench: ask, or end it with --take-over")
         after = self._change(entry, lambda e: rules.aborted(e, who, self._wall()), who, "aborted")
         self.to_abort[number] = f"entry {number} was aborted by {who}"
@@ -208,7 +212,7 @@ class RingQueue:
         lock = self._lock()
         if lock is not None and lock.state == "waiting" and self._hold is None:
             try:
-                self._change(lock, lambda e: rules.begun(e, self._wall()), lock.order.owner, "has the bench")
+                self._change(lock, lambda e: rules.begun(e, self._wall()), lock.work.owner, "has the bench")
             except StoreError as error:
                 logger.warning("entry %d does not begin: %s", lock.number, error)
 
@@ -249,7 +253,7 @@ class RingQueue:
             return
         if not outcome.ok:
             self._end_block(token, "lost", failed=outcome.reason or UNTOLD)
-        elif entry is not None and entry.order.kind == "calibration":
+        elif entry is not None and entry.work.kind == "calibration":
             self._end_block(token, "counted")
         elif entry is not None:
             self._entries[entry.number] = rules.paused(entry)
@@ -318,7 +322,7 @@ class RingQueue:
                 after, told = rules.paused(entry), f"a block was interrupted: {interrupted}"
             elif failed:
                 after, told = rules.failed_once(entry, failed, at), f"a block failed: {failed[:REASON_LIMIT]}"
-            elif entry.order.kind == "calibration":
+            elif entry.work.kind == "calibration":
                 after, told = rules.done(entry, at), "done"
             else:
                 after, told = (
@@ -327,8 +331,8 @@ class RingQueue:
                 )
                 if (
                     entry.is_open
-                    and not entry.order.until_stock
-                    and not any(map(after.lacking, after.order.pairs))
+                    and not entry.work.until_stock
+                    and not any(map(after.lacking, after.work.pairs))
                 ):
                     after, told = rules.done(rules.paused(after), at), f"{told}; done"
             with self._store.transaction():
@@ -384,7 +388,7 @@ class RingQueue:
         return entry
 
     def _lock(self) -> Entry | None:
-        return next((each for each in self._entries.values() if each.order.kind == "maintenance"), None)
+        return next((each for each in self._entries.values() if each.work.kind == "maintenance"), None)
 
     def _note_due(self, entry: Entry) -> None:
         if entry.due_at is not None:
@@ -394,8 +398,8 @@ class RingQueue:
 def _who_has(lock: Entry) -> str:
     """Who has, or waits for, the bench, since when and what for."""
     has, since = ("has", lock.began_at) if lock.state == "running" else ("waits for", lock.added_at)
-    what_for = f": {lock.order.note}" if lock.order.note else ""
-    return f"{lock.order.owner} {has} the bench since {when(since or lock.added_at)} (entry {lock.number}{what_for})"
+    what_for = f": {lock.work.note}" if lock.work.note else ""
+    return f"{lock.work.owner} {has} the bench since {when(since or lock.added_at)} (entry {lock.number}{what_for})"
 
 
 def when(at: float) -> str:

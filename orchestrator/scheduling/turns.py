@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import msgspec
+
 from orchestrator.scheduling.claims import Claim, next_turn, owed_after, ring_time_s
 from orchestrator.scheduling.entries import Entry
 from orchestrator.scheduling.leases import Outcome
@@ -47,7 +49,7 @@ class Turns:
         state = self._schedule.seen(now_s)
         self._finish()
         claims = self.claims(state, now_s)
-        turn = next_turn(claims, state, now_s, owed_s=self._owed_s)
+        turn = next_turn(claims, _wanted(claims, state), now_s, owed_s=self._owed_s)
         if turn is None:
             return None
         claim = next(each for each in claims if each.number == turn.number)
@@ -86,6 +88,7 @@ class Turns:
         """By entry: ring time that it still needs, and when it is ready if each claim in turn is served to its end."""
         state = self._schedule.seen(now_s)
         left = self.claims(state, now_s)
+        state = _wanted(left, state)
         found: dict[int, tuple[float, float]] = {}
         passed_s = 0.0
         while left:
@@ -101,39 +104,45 @@ class Turns:
         return found
 
     def _claim(self, entry: Entry, state: SchedulerState, now_s: float) -> Claim | None:
-        order = entry.order
-        if entry.state == "held" or order.kind == "maintenance":
+        work = entry.work
+        if entry.state == "held" or work.kind == "maintenance":
             return None
         known = Claim(0, entry.priority, self._queue.due_s(entry.number), entry=entry.number)
-        if order.kind == "calibration":
-            pair = order.pairs[0] if order.pairs else None
+        if work.kind == "calibration":
+            pair = work.pairs[0] if work.pairs else None
             if pair is None and self._any_pair(state) is None:
                 return None
-            step_s = self._step_s.get(calibration(order.step), STEP_S)
+            step_s = self._step_s.get(calibration(work.step), STEP_S)
             return replace(known, step_s=step_s, pair=pair)
-        wanted = {pair: bits for pair in order.pairs if (bits := self._lacking(entry, pair, now_s)) > 0}
+        wanted = {pair: bits for pair in work.pairs if (bits := self._lacking(entry, pair, now_s)) > 0}
         return replace(known, lacking=wanted) if wanted else None
 
     def _lacking(self, entry: Entry, pair: Pair, now_s: float) -> int:
         """Bits of an entry that neither were made nor are in work; of the stock, that are not there nor in work."""
-        if entry.order.until_stock:
+        if entry.work.until_stock:
             stock = self._schedule.coming_stock(pair, now_s)
-            return 0 if stock is None else entry.order.bits - stock
+            return 0 if stock is None else entry.work.bits - stock
         expected = self._queue.in_work(entry.number, pair) * self._schedule.block_bits(pair)
         return entry.lacking(pair) - expected
 
     def _finish(self) -> None:
         """Entries whose stock is there are done."""
         for entry in self._queue.entries:
-            if entry.order.until_stock and entry.state != "held":
-                stocks = [self._schedule.known_stock(pair) for pair in entry.order.pairs]
-                if all(stock is not None and stock >= entry.order.bits for stock in stocks):
+            if entry.work.until_stock and entry.state != "held":
+                stocks = [self._schedule.known_stock(pair) for pair in entry.work.pairs]
+                if all(stock is not None and stock >= entry.work.bits for stock in stocks):
                     self._queue.satisfied(entry.number)
 
     def _step(self, number: int) -> str:
-        return next(each.order.step for each in self._queue.entries if each.number == number)
+        return next(each.work.step for each in self._queue.entries if each.number == number)
 
     def _any_pair(self, state: SchedulerState) -> Pair | None:
         """A pair that can serve a step which names none: the one on the ring, if it can."""
         here = [p.pair for p in state.pairs if p.available]
         return state.holder if state.holder in here else next(iter(here), None)
+
+
+def _wanted(claims: Sequence[Claim], state: SchedulerState) -> SchedulerState:
+    """The state with those pairs alone that somebody claims: a ring of 64 users has 2016."""
+    wanted = {pair for claim in claims for pair in (*claim.lacking, *([claim.pair] if claim.pair else []))}
+    return msgspec.structs.replace(state, pairs=tuple(p for p in state.pairs if p.pair in wanted))

@@ -83,7 +83,7 @@ def test_a_day_at_the_queue(bench: Bench) -> None:
     (stock,) = bench.run(
         "queue", "add", "run", "carol,alice,bob", "--bits", "1000", "--until-stock", "--priority", "2"
     )["entries"]
-    assert stock["what"] == "run: stock up to 1,000 bits for each of alice-bob, alice-carol, bob-carol"
+    assert stock["what"] == "run: stock up to 1,000 bits for every pair of alice, bob, carol"
     (lock,) = bench.run("queue", "add", "maintenance", "--note", "fibre", "--owner", "olga")["entries"]
     code, text = bench.refused("queue", "add", "maintenance", "--owner", "pete")
     assert code == 1

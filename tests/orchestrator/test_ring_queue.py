@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from orchestrator.events.status import BlockReport
 from orchestrator.keystore.errors import StoreBusyError, StoreError
 from orchestrator.scheduling import entries as rules
-from orchestrator.scheduling.entries import Entry, Order, QueueError
+from orchestrator.scheduling.entries import Entry, QueueError, Work
 from orchestrator.scheduling.leases import Lease, Outcome
 from orchestrator.scheduling.queue_store import QUEUE_FILE, QueueDatabase, QueueStore
 from orchestrator.scheduling.ring_queue import REPORT_PATIENCE_S, WRITE_AGAIN_S, RingQueue
@@ -68,7 +68,7 @@ class World:
         self.open()
 
     def add(self, pair: tuple[str, str] = AB, bits: int = BLOCK_BITS, **more: Any) -> Entry:
-        return self.queue.add(Order("key", "olga", (pair,), bits), **more)
+        return self.queue.add(Work("key", "olga", (pair,), bits), **more)
 
     def lease(self, entry: Entry, pair: tuple[str, str] = AB) -> Lease:
         """A lease of the entry, lit."""
@@ -184,7 +184,7 @@ def test_hold_lock_and_due_times_survive_a_restart(world: World) -> None:
     assert world.queue.resting.startswith("olga holds the queue since 2023-11-14 22:13:20 UTC")
     assert world.queue.due_s(entry.number) == pytest.approx(world.now_s + 600.0)
     world.queue.resume("pete")
-    lock = world.queue.add(Order("maintenance", "pete", note="fibre"))
+    lock = world.queue.add(Work("maintenance", "pete", note="fibre"))
     world.queue.ring_is_free()
     world.restart()
     assert (
@@ -234,7 +234,7 @@ def test_a_process_that_was_killed_at_its_first_start_leaves_a_file_that_can_be_
 
 
 def test_a_calibration_that_fails_three_times_in_a_row_is_given_up_with_the_reason(world: World) -> None:
-    entry = world.queue.add(Order("calibration", "olga", (AB,), step="phase"))
+    entry = world.queue.add(Work("calibration", "olga", (AB,), step="phase"))
     for failures in range(1, 4):
         lease = world.lease(entry)
         world.queue.lease_over(over(lease, False, "alice: the fit is of noise"))
@@ -329,7 +329,7 @@ def _act(
             numbers.append(world.add(which, more * BLOCK_BITS).number)
         case "lit" if chosen is not None and chosen in [each.number for each in world.queue.entries]:
             entry = world.entry(chosen)
-            leases.append(world.lease(entry, entry.order.pairs[0]))
+            leases.append(world.lease(entry, entry.work.pairs[0]))
         case "over" if lit is not None and lit.epoch == world.epoch:
             world.queue.lease_over(over(lit, more, "" if more else "went wrong"))
         case "report" if lit is not None:
@@ -368,9 +368,9 @@ def _check(
         assert sum(entry.made) == sum(told.get((lease.epoch, lease.number), 0) for lease in mine)
         assert entry.is_open == (number in is_open)
         if entry.state == "done":
-            assert sum(entry.made) >= entry.order.bits
+            assert sum(entry.made) >= entry.work.bits
         elif entry.is_open:
-            assert sum(entry.made) < entry.order.bits
+            assert sum(entry.made) < entry.work.bits
         else:
             assert entry.state == "aborted"
         assert ended.get(number, entry.state) == entry.state or number not in ended
