@@ -269,6 +269,16 @@ class RingStatus(Item, frozen=True):
     lease_number: Count = 0
 
 
+class QueueStatus(Item, frozen=True):
+    """The queue: how many entries wait and are held, the number of the one that has the ring or the bench, and why the
+    ring rests."""
+
+    waiting_entries: Count
+    held_entries: Count
+    running_entry: Count | None = None
+    rests: Reason = ""
+
+
 class Refusals(Item, frozen=True):
     """What ``peer`` said and may not say: how often, and what it was the last time."""
 
@@ -287,7 +297,7 @@ class HubStatus(Item, frozen=True):
 
 PeerItem: TypeAlias = Stock | BlockReport | Epsilons | Ready | Served | Alarm | Learning
 """What roles say of themselves."""
-HubItem: TypeAlias = PeerStatus | PairStatus | LeaseStatus | RingStatus | Refusals | HubStatus
+HubItem: TypeAlias = PeerStatus | PairStatus | LeaseStatus | RingStatus | QueueStatus | Refusals | HubStatus
 """What the orchestrator is the only source of."""
 StatusItem: TypeAlias = PeerItem | HubItem | Unknown
 

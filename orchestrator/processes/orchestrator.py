@@ -306,6 +306,7 @@ class Orchestrator:
         self._show_pairs(now_s)
         self._show_ring(now_s)
         self._show_hub(now_s)
+        self._board.show(self.desk.status(), now_s)
         self._board.show_refusals(now_s)
         if now_s >= self._next_save_s:
             self._save()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from orchestrator import runtime
-from orchestrator.events.status import pair_name
+from orchestrator.events.status import QueueStatus, pair_name
 from orchestrator.scheduling.entries import Entry, Work, in_words
 from orchestrator.scheduling.ring_queue import RingQueue
 from orchestrator.scheduling.ring_schedule import RingSchedule
@@ -108,6 +108,13 @@ class QueueDesk:
             case ShowHistory(number, limit):
                 lines = queue.history(number, limit)
                 return HistoryShown([HistoryRow(line.at, line.entry, line.who, line.what) for line in lines])
+
+    def status(self) -> QueueStatus:
+        """For whoever follows the ring."""
+        entries = self._queue.entries
+        states = [entry.state for entry in entries]
+        running = next((entry.number for entry in entries if entry.state == "running"), None)
+        return QueueStatus(states.count("waiting"), states.count("held"), running, self._queue.resting)
 
     # -- what is shown -------------------------------------------------------------------------------
 

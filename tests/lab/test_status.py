@@ -26,6 +26,7 @@ from orchestrator.events.status import (
     LeaseStatus,
     PairStatus,
     PeerStatus,
+    QueueStatus,
     Ready,
     Refusals,
     RingStatus,
@@ -292,6 +293,17 @@ def test_relays_death_is_the_first_line(observed: Make) -> None:
     assert page(listening).startswith("RING STOPPED 27 s: relay gone\n")
 
 
+def test_the_queue_is_told_in_a_line_where_there_is_one(observed: Make) -> None:
+    empty = observed(LinkUp(1), *told(*ring(), (HUB, QueueStatus(0, 0), 1.0)))
+    empty.poll()
+    assert "queue" not in page(empty)
+    full = observed(LinkUp(1), *told(*ring(), (HUB, QueueStatus(3, 1, 7, "olga holds the queue"), 1.0)))
+    full.poll()
+    assert "queue: 3 wait, 1 are held, entry 7 is at work; the ring rests: olga holds the queue (" in page(
+        full
+    )
+
+
 def test_hostile_text_of_every_item_that_has_some_is_escaped(
     observed: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -306,6 +318,7 @@ def test_hostile_text_of_every_item_that_has_some_is_escaped(
         (HUB, PairStatus("bob", "dave", 0, 0, 0, 1.0, False, False, HOSTILE), 1.0),
         (HUB, Refusals("bob", 3, HOSTILE), 1.0),
         ("fl-server", Learning(HOSTILE, HOSTILE, "failed", 3, reason=HOSTILE), 1.0),
+        (HUB, QueueStatus(1, 0, None, HOSTILE), 1.0),
     ]
     listening = observed(LinkUp(1), *told(*items))
     going_on = iter([True, True, False])

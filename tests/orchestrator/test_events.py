@@ -123,7 +123,7 @@ def test_every_kind_is_one_class_with_a_name_of_its_own() -> None:
 
 COUNTS = """epoch lease_number round next_round pulses planned_pulses clicks announced test_rounds test_errors blocks
 tags leases failed failures count overloads rounds completed_rounds done aborted n_parameters clients clipped_clients
-vanished_clients weight_sum spare_answers lost_frames"""
+vanished_clients weight_sum spare_answers lost_frames waiting_entries held_entries running_entry"""
 RATIOS = "qber f_ec phase_error_upper accuracy loss clipped vanished sec cor auth"
 
 

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 from queue_ring import BLOCK_BITS, PAIRS, ROLES, USERS, Light, Party, agent_at, parties
 
+from orchestrator.events.status import QueueStatus
 from orchestrator.hub.events import HubLimits
 from orchestrator.processes.orchestrator import Orchestrator, OrchestratorConfig
 from orchestrator.scheduling.entries import QueueError
 from orchestrator.wire.curve import generate_keys
-from orchestrator.wire.messages import KEY, Demand, calibration
+from orchestrator.wire.messages import KEY, Demand, Subscribe, TelemetryItem, calibration
 from orchestrator.wire.queue_control import (
     AbortEntry,
     AddEntry,
@@ -296,6 +297,31 @@ def test_queue_and_training_share_the_ring(ring: Ring) -> None:
     made = ring.light.blocks[AC]
     ring.until(lambda: ring.light.blocks[AC] > made, "the training did not go on")
     server.control_send(Demand(*AC, 0))
+
+
+def test_observers_are_told_of_the_queue(ring: Ring) -> None:
+    observer = ring.agent("observer")
+    observer.control_send(Subscribe())
+
+    def told(wanted: Callable[[QueueStatus], bool]) -> None:
+        deadline = time.monotonic() + 20.0
+        while time.monotonic() < deadline:
+            heard = observer.control_recv(0.1)
+            if (
+                isinstance(heard, TelemetryItem)
+                and isinstance(heard.item, QueueStatus)
+                and wanted(heard.item)
+            ):
+                return
+        raise AssertionError("not told")
+
+    told(lambda item: item == QueueStatus(0, 0))
+    ring.light.shining.clear()
+    number = ring.add(AB, 2)
+    told(lambda item: item.running_entry == number)
+    ring.ask(HoldQueue("olga"))
+    ring.light.shining.set()
+    told(lambda item: item.waiting_entries == 1 and item.rests.startswith("olga holds the queue since"))
 
 
 def test_an_entry_says_why_it_waits(ring: Ring) -> None:

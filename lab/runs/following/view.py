@@ -27,6 +27,7 @@ from orchestrator.events.status import (
     Learning,
     LeaseStatus,
     PeerStatus,
+    QueueStatus,
     Refusals,
     Stock,
     pair_name,
@@ -134,6 +135,13 @@ def _remarks(document: Document) -> Iterable[str]:
                 yield shown(
                     f"training {run.run_id} ({run.mode}): {run.state}, {run.done} of {run.rounds} rounds"
                     f"{aborted}, told {age}{reason}"
+                )
+            case QueueStatus() as queue if queue != QueueStatus(0, 0):
+                at_work = "" if queue.running_entry is None else f", entry {queue.running_entry} is at work"
+                held = f", {queue.held_entries} are held" if queue.held_entries else ""
+                rests = f"; the ring rests: {queue.rests}" if queue.rests else ""
+                yield shown(
+                    f"queue: {queue.waiting_entries} wait{held}{at_work}{rests} (`qunetlab queue list`)"
                 )
             case Refusals() as refused:
                 yield shown(
