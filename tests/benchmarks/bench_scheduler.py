@@ -2,13 +2,14 @@
 
 python tests/benchmarks/bench_scheduler.py [--mixes 1000] [--due-part 0.2]
 
-prints the table; ``qunetlab bench --only scheduler_over_bound`` the figure.  What a mix is, and what bounds it, stands
-in ``ring_mixes.py``.
+prints the table; so does ``qunetlab bench --only scheduler_over_bound`` for 200 of them, with the worst as its figure.
+What a mix is, and what bounds it, stands in ``ring_mixes.py``.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -77,8 +78,9 @@ def _mean(values: Iterable[float]) -> float:
 
 
 def scheduling(mixes: int = 200) -> dict[str, Figure]:
-    """The figure of ``qunetlab bench``: the worst of ``mixes`` mixes."""
+    """The figure of ``qunetlab bench``: the worst of ``mixes`` mixes; the table goes to standard error."""
     measured = [measure_mix(seed) for seed in range(mixes)]
+    print(table(measured), file=sys.stderr)
     worst = max(each.over_bound["ours"] for each in measured)
     others = {
         f"{name} mean".replace(" ", "_"): _mean(each.over_bound[name] for each in measured) for name in RULES

@@ -11,6 +11,7 @@ from bench_cohort import mnist_round_benchmark
 from bench_lightsecagg import lightsecagg_benchmark
 from bench_masking import mask_benchmark
 from bench_postprocessing import amplify_benchmark
+from bench_scheduler import ALLOWED, scheduling
 from secure_round import secure_round_benchmark
 
 from fl.workloads.mnist.sources import DATA
@@ -54,6 +55,16 @@ def test_both_rounds_are_exact_and_the_ratios_follow_from_the_times() -> None:
     plain = found["train_ms"] + found["plain_after_training_ms"]
     assert abs(found["secure_round_overhead_ratio"] - (secure / plain - 1)) < 1e-9
     assert min(found["client_mask_ms"], found["client_pack_ms"]) > 0
+
+
+def test_the_scheduler_is_held_against_its_bound_and_the_table_shows_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    figure = scheduling(mixes=3)["scheduler_over_bound"]
+    assert figure["checks_passed"] is True
+    assert 1.0 <= figure["ours_mean"] <= figure["value"] <= ALLOWED
+    assert figure["value"] < min(figure["round-robin_mean"], figure["first_come_mean"])
+    assert "all      3" in capsys.readouterr().err
 
 
 def test_every_row_names_a_function_that_is_there() -> None:

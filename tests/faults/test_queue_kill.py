@@ -12,6 +12,7 @@ import sys
 import time
 import tomllib
 from collections import Counter
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,14 @@ from orchestrator.events.status import Pair
 from orchestrator.wire.control_socket import ControlError, ask
 from orchestrator.wire.curve import CurveKeys, generate_keys, write_keys
 from orchestrator.wire.messages import KEY, calibration
-from orchestrator.wire.queue_control import AddEntry, QueueRequest, ShowHistory, ShowQueue
+from orchestrator.wire.queue_control import (
+    AddEntry,
+    HoldQueue,
+    QueueRequest,
+    ResumeQueue,
+    ShowHistory,
+    ShowQueue,
+)
 
 TEMPLATE = Path(__file__).parents[2] / "lab" / "testbeds" / "simulated-reference.toml"
 PROCESS = """
@@ -148,6 +156,36 @@ def check_kills(folder: Path, seed: int, kills: int) -> None:
 
 def test_one_kill_in_the_middle_of_twenty_entries(tmp_path: Path) -> None:
     check_kills(tmp_path, seed=1, kills=1)
+
+
+def test_a_held_queue_stays_held_and_its_bench_safe_across_a_kill(tmp_path: Path) -> None:
+    light = Light()
+    with ExitStack() as stack:
+        world = Killed(tmp_path, stack)
+        hub = world.data["hub"]
+        agents = {role: agent_at(stack, role, world.keys, hub["control"], hub["bulk"]) for role in PARTIES}
+        made = parties(stack, agents.__getitem__, light)
+        world.ask(HoldQueue("olga"))
+        world.ask(AddEntry("olga", "key", (PAIRS[0],), BLOCK_BITS))
+        world.kill()
+        world.start()
+        for agent in agents.values():
+            assert agent.wait_up(20.0)
+        wait_until(lambda: all(party.safe for party in made.values()))
+        shown = world.ask(ShowQueue())
+        assert (shown.held_by, [row.state for row in shown.entries]) == ("olga", ["waiting"])
+        assert not light.blocks
+        world.ask(ResumeQueue("pete"))
+        wait_until(lambda: world.open_entries() == 0)
+        assert light.blocks == {PAIRS[0]: 1}
+        assert not any(party.safe for party in (made["relay"], made["alice"], made["bob"]))
+
+
+def wait_until(done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 @pytest.mark.long

@@ -14,8 +14,10 @@ from queue_ring import BLOCK_BITS, PAIRS, ROLES, USERS, Light, Party, agent_at, 
 
 from orchestrator.events.status import QueueStatus
 from orchestrator.hub.events import HubLimits
+from orchestrator.keystore.errors import StoreError
 from orchestrator.processes.orchestrator import Orchestrator, OrchestratorConfig
 from orchestrator.scheduling.entries import QueueError
+from orchestrator.scheduling.leases import Lease
 from orchestrator.wire.curve import generate_keys
 from orchestrator.wire.messages import KEY, Demand, Subscribe, TelemetryItem, calibration
 from orchestrator.wire.queue_control import (
@@ -297,6 +299,22 @@ def test_queue_and_training_share_the_ring(ring: Ring) -> None:
     made = ring.light.blocks[AC]
     ring.until(lambda: ring.light.blocks[AC] > made, "the training did not go on")
     server.control_send(Demand(*AC, 0))
+
+
+def test_nothing_is_lit_that_cannot_be_written_down(ring: Ring, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(lease: Lease) -> None:
+        tried.release()
+        raise StoreError("the disk is full")
+
+    tried = threading.Semaphore(0)
+    with monkeypatch.context() as patch:
+        patch.setattr(ring.orchestrator.queue, "lit", full)
+        number = ring.add(AB, 1)
+        assert tried.acquire(timeout=10.0)
+        ring.until(lambda: ring.orchestrator.leases.lease is None, "the lease went on")
+        assert not ring.light.begun.acquire(blocking=False), "a block was lit"
+    ring.until_state(number, "done")
+    assert ring.light.blocks == {AB: 1}
 
 
 def test_observers_are_told_of_the_queue(ring: Ring) -> None:
