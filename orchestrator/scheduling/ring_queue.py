@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from msgspec.structs import replace
@@ -30,6 +31,16 @@ WRITE_AGAIN_S = 5.0
 """After a disk that took nothing."""
 ORCHESTRATOR = "orchestrator"
 UNTOLD = "no reason was told"
+
+
+@dataclass(frozen=True)
+class _End:
+    """What became of a block: ``failed``, and it counts against its entry, or ``interrupted``, and it does not."""
+
+    state: BlockState
+    bits: int = 0
+    failed: str = ""
+    interrupted: str = ""
 
 
 class RingQueue:
@@ -64,7 +75,7 @@ class RingQueue:
         self._hold = store.hold()
         self.to_abort: dict[int, str] = {}
         """Entries whose lease is to end at once, and why."""
-        self._unwritten: dict[Token, tuple[BlockState, int, str, str]] = {}
+        self._unwritten: dict[Token, _End] = {}
         """Ends of blocks that could not be written yet, and what they are."""
         self._write_again_s = now_s
 
@@ -252,16 +263,16 @@ class RingQueue:
                 self._entries[entry.number] = replace(entry, reason=outcome.reason[:REASON_LIMIT])
             return
         if not outcome.ok:
-            self._end_block(token, "lost", failed=outcome.reason or UNTOLD)
+            self._end_block(token, _End("lost", failed=outcome.reason or UNTOLD))
         elif entry is not None and entry.work.kind == "calibration":
-            self._end_block(token, "counted")
+            self._end_block(token, _End("counted"))
         elif entry is not None:
             self._entries[entry.number] = rules.paused(entry)
 
     def ended_before(self, role: str, token: Token, reason: str) -> None:
         """A node tells that the light of a lease, granted by an earlier process, ended early."""
         if token in self._inherited and role in self._lit[token][0].pair:
-            self._end_block(token, "lost", failed=reason or UNTOLD)
+            self._end_block(token, _End("lost", failed=reason or UNTOLD))
 
     def has_no_others(self, role: str, in_work: Collection[Token]) -> None:
         """A node has told of every block it had; of those lit by an earlier process only ``in_work`` may still come.
@@ -272,7 +283,9 @@ class RingQueue:
             if role in self._lit[token][0].pair:
                 self._inherited[token].add(role)
                 if len(self._inherited[token]) == len(self._lit[token][0].pair):
-                    self._end_block(token, "lost", interrupted="the orchestrator ended while it was lit")
+                    self._end_block(
+                        token, _End("lost", interrupted="the orchestrator ended while it was lit")
+                    )
 
     def block_reported(self, report: BlockReport) -> None:
         """What a block gave, the first time that one of its nodes tells."""
@@ -281,18 +294,18 @@ class RingQueue:
         if block is None or block.pair != report.pair or block.state in ("counted", "without key"):
             return
         if report.stored:
-            self._end_block(token, "counted", bits=report.secret_bits)
+            self._end_block(token, _End("counted", bits=report.secret_bits))
         else:
-            self._end_block(token, "without key", failed=report.reason or UNTOLD)
+            self._end_block(token, _End("without key", failed=report.reason or UNTOLD))
 
     def time(self, now_s: float) -> None:
         """Write again what could not be written; give up waiting for blocks of which nobody told anything."""
         if self._unwritten and now_s >= self._write_again_s:
-            for token, (state, bits, failed, interrupted) in list(self._unwritten.items()):
-                self._end_block(token, state, bits=bits, failed=failed, interrupted=interrupted)
+            for token, end in list(self._unwritten.items()):
+                self._end_block(token, end)
         for token in [token for token, (_, until_s) in self._lit.items() if until_s <= now_s]:
             if token not in self._unwritten:
-                self._end_block(token, "lost", failed="nobody told what became of its block")
+                self._end_block(token, _End("lost", failed="nobody told what became of its block"))
 
     def satisfied(self, number: int) -> None:
         """As much as an entry asked for is there."""
@@ -304,49 +317,26 @@ class RingQueue:
 
     # -- inside --------------------------------------------------------------------------------------
 
-    def _end_block(
-        self, token: Token, state: BlockState, *, bits: int = 0, failed: str = "", interrupted: str = ""
-    ) -> None:
-        """Write the end of a block with what it does to its entry; a failed write leaves it lit, to be tried again.
-
-        ``failed``: it gave nothing, which counts against its entry; ``interrupted``: for a reason that does not.
-        """
+    def _end_block(self, token: Token, end: _End) -> None:
+        """Write the end of a block with what it does to its entry; a failed write leaves it lit, to be tried again."""
         try:
             block = self._store.block(token)
             if block is None:
                 return
             entry = self._entries.get(block.entry) or self._store.entry(block.entry)
             assert entry is not None
-            at = self._wall()
-            if interrupted:
-                after, told = rules.paused(entry), f"a block was interrupted: {interrupted}"
-            elif failed:
-                after, told = rules.failed_once(entry, failed, at), f"a block failed: {failed[:REASON_LIMIT]}"
-            elif entry.work.kind == "calibration":
-                after, told = rules.done(entry, at), "done"
-            else:
-                after, told = (
-                    rules.credited(entry, block.pair, bits),
-                    f"{bits:,} bits for {pair_name(block.pair)}",
-                )
-                if (
-                    entry.is_open
-                    and not entry.work.until_stock
-                    and not any(map(after.lacking, after.work.pairs))
-                ):
-                    after, told = rules.done(rules.paused(after), at), f"{told}; done"
+            after, told = _after_block(entry, block.pair, end, self._wall())
             with self._store.transaction():
-                self._store.end_block(token, state, bits)
+                self._store.end_block(token, end.state, end.bits)
                 self._put(after, ORCHESTRATOR, told)
         except StoreError as error:
             if token not in self._unwritten:
                 logger.warning("the end of block %d/%d is not written down yet: %s", *token, error)
-            self._unwritten[token] = state, bits, failed, interrupted
+            self._unwritten[token] = end
             self._write_again_s = self._clock() + WRITE_AGAIN_S
             return
-        self._unwritten.pop(token, None)
-        self._lit.pop(token, None)
-        self._inherited.pop(token, None)
+        for book in (self._unwritten, self._lit, self._inherited):
+            book.pop(token, None)
         self._keep(after)
 
     def _give_up(self, entry: Entry, reason: str) -> None:
@@ -393,6 +383,21 @@ class RingQueue:
     def _note_due(self, entry: Entry) -> None:
         if entry.due_at is not None:
             self._due_s[entry.number] = self._clock() + entry.due_at - self._wall()
+
+
+def _after_block(entry: Entry, pair: Pair, end: _End, at: float) -> tuple[Entry, str]:
+    """What the end of a block makes of its entry, and what is told of it."""
+    if end.interrupted:
+        return rules.paused(entry), f"a block was interrupted: {end.interrupted}"
+    if end.failed:
+        return rules.failed_once(entry, end.failed, at), f"a block failed: {end.failed[:REASON_LIMIT]}"
+    if entry.work.kind == "calibration":
+        return rules.done(entry, at), "done"
+    after, told = rules.credited(entry, pair, end.bits), f"{end.bits:,} bits for {pair_name(pair)}"
+    wants_more = entry.work.until_stock or any(map(after.lacking, after.work.pairs))
+    if wants_more or not entry.is_open:
+        return after, told
+    return rules.done(after, at), f"{told}; done"
 
 
 def _who_has(lock: Entry) -> str:
