@@ -65,7 +65,6 @@ USERS = ("alice", "bob")
 TEMPLATE = Path(__file__).parents[2] / "lab" / "testbeds" / "simulated-reference.toml"
 N_VALUES, RING_WIDTH, LEVELS = 40, 12, 255
 WEIGHTS = (3, 5)
-VISIBILITY = 0.99
 
 
 @dataclass(frozen=True)
@@ -149,11 +148,12 @@ class StubRelay:
             assert read_light_message(channel.recv(10.0)) == expected
 
     def _clicks(self, pair: tuple[str, str]) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8]]:
-        """One frame: equal phases meet in the first detector, opposite ones in the second."""
-        gain = plan_for(self._testbed, *pair).gain
+        """One frame: equal phases meet in the first detector, opposite ones in the second; as many errors as planned."""
+        plan = plan_for(self._testbed, *pair)
+        gain, visibility = plan.gain, 1 - 2 * plan.qber
         first_rad, second_rad = (self._phases(*each) for each in zip(pair, OWN_DIRECTION, strict=True))
         phases = first_rad - second_rad
-        bright = gain / 2 * (1 + VISIBILITY * np.cos(phases))
+        bright = gain / 2 * (1 + visibility * np.cos(phases))
         first = self._rng.random(phases.size) < bright
         second = self._rng.random(phases.size) < gain - bright
         slots = np.flatnonzero(first | second).astype(np.uint32)
