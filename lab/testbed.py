@@ -184,6 +184,8 @@ class User(Section):
     """The loop's phase as this user finds it, clockwise light ahead; else [calibration] says it."""
     attenuation_db: Annotated[NonNegative, Plausible(0.01, 60)] = 0.0
     """What the attenuator is set to while light passes: its least, or what trims the light of pairs that are too bright."""
+    attenuator_slope: Annotated[Positive, Plausible(0.5, 2)] = 1.0
+    """What the attenuator really takes per dB that is set beyond that."""
     station_loss_db: Annotated[NonNegative, Plausible(0.1, 60)] = 11.92
     """Of the station taken in, with that setting; the same both ways."""
     sensor_to_output_db: Annotated[tuple[float, float], Plausible(0.01, 60)] = (8.31, 8.31)

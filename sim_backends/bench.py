@@ -43,8 +43,12 @@ from sim_backends.lines import ReferenceLine, TriggerLine
 from sim_backends.optics import Ring
 from sim_backends.optics_drift import PhysicsClock
 from sim_backends.optics_hidden import lines_of, ring_of, simulated
+from sim_backends.optics_way import Direction
 from sim_backends.serial_server import FOLDER_PREFIX, is_simulated
-from sim_backends.site import Options, Simulated, Site, Surroundings, Twin
+from sim_backends.site import Options, Plugged, Simulated, Site, Surroundings, Twin
+
+MATED_AGAIN_DB = 0.1
+"""What a connector takes more or less when it is mated again, usual for clean ones."""
 
 
 class BenchError(Exception):
@@ -72,6 +76,7 @@ class Bench:
         self._testbed = testbed
         self._only = only
         self._rng = rng or random.SystemRandom()
+        self._hands = random.Random(testbed.simulation.seed)
         scaled = PhysicsClock(time.monotonic, testbed.simulation.time_scale, time.monotonic())
         self.ring: Ring = ring_of(testbed, physics or scaled)
         self._places, self._links = self._plan()
@@ -124,6 +129,14 @@ class Bench:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def plug(self, user: str, sensor: Direction, free: bool) -> None:
+        """What hands do at a station: move the fibre of a sensor to the free port of the far tap, or back.
+
+        No connector is twice the same.
+        """
+        spread = self._around.spread
+        self._around.plug(user, sensor, Plugged(free, spread * self._hands.uniform(0, MATED_AGAIN_DB)))
 
     def resolved(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """The content of the testbed's file with the addresses in use, and with the options that they need."""

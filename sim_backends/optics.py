@@ -163,6 +163,12 @@ class Ring:
         light = self.light()
         return sum(light.entering_w(direction)) * light.at(user, direction).sensor
 
+    def free_port_power_w(self, user: str, direction: Direction) -> float:
+        """Average power at the free port of the tap that light of a direction passes last."""
+        self._known(user)
+        light = self.light()
+        return sum(light.entering_w(direction)) * light.at(user, direction).free
+
     def mean_photon_number(self, user: str, direction: Direction) -> float:
         """Photons per pulse that leave the user's station in one direction: what no instrument shows."""
         self._known(user)

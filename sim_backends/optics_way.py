@@ -34,6 +34,8 @@ class AtStation:
     sensor: float
     output: float
     """Behind the station, on its way home."""
+    free: float
+    """At the free port of the tap that the light passes last."""
 
 
 def station_transmission(station: StationOptics, setting: StationSetting) -> float:
@@ -41,10 +43,14 @@ def station_transmission(station: StationOptics, setting: StationSetting) -> flo
     switch = gain(station.switch_db)
     if setting.crossed:
         return switch
+    return switch**2 * (1 - station.tap_share) ** 2 * _between_taps(station, setting)
+
+
+def _between_taps(station: StationOptics, setting: StationSetting) -> float:
+    """Power transmission of modulator and attenuator."""
     wanted = setting.attenuation_db
     true_db = max(0.0, (1 + station.attenuator_slope) * wanted + station.attenuator_error_db)
-    taps = (1 - station.tap_share) ** 2
-    return switch**2 * taps * gain(station.modulator_db + station.attenuator_db + true_db)
+    return gain(station.modulator_db + station.attenuator_db + true_db)
 
 
 def sensor_share(station: StationOptics, setting: StationSetting) -> float:
@@ -68,9 +74,12 @@ def along(
         if station is None:
             return
         power *= gain(km * optics.fibre_loss_db_per_km)
-        sensor = power * sensor_share(station, settings[station.name])
-        power *= polarized * station_transmission(station, settings[station.name])
-        yield AtStation(station.name, sensor, power)
+        setting = settings[station.name]
+        sensor = power * sensor_share(station, setting)
+        # What is let in passes one tap, and of the other one its free port instead of the way to the output.
+        free = sensor * (1 - station.tap_share) * polarized * _between_taps(station, setting)
+        power *= polarized * station_transmission(station, setting)
+        yield AtStation(station.name, sensor, power, free)
 
 
 def around(optics: RingOptics, settings: Mapping[str, StationSetting], gaps: Sequence[float] = ()) -> float:

@@ -45,8 +45,9 @@ from lab.needs import (
     TAGGER,
 )
 from sim_backends.lines import Edge, Listener, ReferenceLine, TriggerLine
-from sim_backends.optics_parts import Drive
+from sim_backends.optics_parts import Drive, gain
 from sim_backends.optics_polarization import Jones
+from sim_backends.optics_way import Direction
 
 if TYPE_CHECKING:
     from sim_backends.optics import Ring
@@ -83,6 +84,14 @@ class Simulated:
     options: Callable[[], Options] = dict
 
 
+@dataclass(frozen=True)
+class Plugged:
+    """Where the fibre of a sensor is: at its tap or at the far tap's free port; and what its connector takes."""
+
+    free: bool
+    connector_db: float
+
+
 @dataclass
 class Surroundings:
     """What couples the instruments of one bench: light, trigger line and reference clock.
@@ -103,6 +112,7 @@ class Surroundings:
     spread: float = 1.0
     carver_error: float = 0.0
     """Relative error of the clock that the pulses come at."""
+    _moved: dict[tuple[str, Direction], Plugged] = field(default_factory=dict)
     _drives: dict[str, Drive] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -113,6 +123,16 @@ class Surroundings:
                 self._drives.pop(user, None)
             else:
                 self._drives[user] = drive
+
+    def sensor_power_w(self, user: str, direction: Direction) -> float:
+        """The light on one of the sensors of a station, where its fibre is."""
+        plugged = self._moved.get((user, direction), Plugged(False, 0.0))
+        at = self.ring.free_port_power_w if plugged.free else self.ring.sensor_power_w
+        return at(user, direction) * gain(plugged.connector_db)
+
+    def plug(self, user: str, direction: Direction, plugged: Plugged) -> None:
+        """Somebody has moved the fibre of a sensor."""
+        self._moved[user, direction] = plugged
 
     def record(self, duration_ps: int, record_index: int, tagger_error: float) -> dict[int, Tags]:
         """The clicks of ``duration_ps`` per input of the tagger, in its own time; the modulators rest afterwards."""
@@ -253,9 +273,9 @@ class Site:
     def power_w(self, channel: str) -> float:
         """The light on a power sensor."""
         if self.serves.get(SENSOR_CW.name) == channel:
-            return self.around.ring.sensor_power_w(self.owner, "cw")
+            return self.around.sensor_power_w(self.owner, "cw")
         if self.serves.get(SENSOR_CCW.name) == channel:
-            return self.around.ring.sensor_power_w(self.owner, "ccw")
+            return self.around.sensor_power_w(self.owner, "ccw")
         return 0.0
 
     def drive(self, channel: str, drive: Drive | None, *, clock_error: float = 0.0) -> None:

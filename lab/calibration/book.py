@@ -45,6 +45,7 @@ USER_VALUES = (
     "loop_phase_rad",
     "station_loss_db",
     "sensor_to_output_db",
+    "attenuator_slope",
     "modulator_delays_ps",
     "separation_ns",
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,11 +14,13 @@ import msgspec
 from lab.calibration.book import now, read_book
 from lab.calibration.finding import Finding, Measured
 from lab.calibration.steps import STEPS, Step
+from lab.runs.calibrating.hands import instruction
 from lab.runs.calibrating.rig import opened_rig
 from lab.runs.calibrating.runner import FINDINGS, Due, Outcome, kept_findings, plan, run
 from lab.runs.pages.calibration_page import write_page
 from lab.runs.shown import echo
 from lab.testbed import load_testbed, read_testbed
+from orchestrator.light.own_station import Direction
 
 EVERY_S = 2.0
 
@@ -36,7 +39,7 @@ def run_calibrate(
         _show_plan(due, as_json)
         return 0
     outcomes = []
-    with opened_rig(path) as rig:
+    with opened_rig(path, _AtTheTerminal() if sys.stdin.isatty() and not as_json else None) as rig:
         for outcome in run(rig, path, due, progress=_progress()):
             outcomes.append(outcome)
             if not as_json:
@@ -47,6 +50,14 @@ def run_calibrate(
     if as_json:
         echo(json.dumps({"calibrated": [_answer(each) for each in outcomes]}))
     return 1 if any(outcome.finding is None for outcome in outcomes) else 0
+
+
+class _AtTheTerminal:
+    """Somebody who reads what to do and presses Enter."""
+
+    def plug(self, user: str, sensor: Direction, free: bool) -> None:
+        """Ask for it, and wait."""
+        input(instruction(user, sensor, free) + " ")
 
 
 def _show_plan(due: Sequence[Due], as_json: bool) -> None:

@@ -155,13 +155,35 @@ class Launching:
             self.close()
             raise
 
+    def shine(self, attenuation_db: float) -> None:
+        """Launch light that detectors would not bear, with their bias off: :meth:`close` ends it, and they get their bias back.
+
+        Raises LightAborted where they are biased still; the launch is closed then.
+        """
+        owned = self._owned
+        owned.detectors.enabled(False)
+        if owned.detectors.enabled():
+            raise LightAborted("the detectors stay biased: nothing bright may be launched")
+        owned.laser.power_mw(self._testbed.ring.laser_power_mw)
+        owned.laser.emission(True)
+        owned.laser.check_emitting()
+        self._carve()
+        try:
+            self._let_through(attenuation_db)
+        except BaseException:
+            self.close()
+            raise
+
     def bring_back(self, latching: Latching, silent: Sequence[int], seen: str) -> str:
         """Close the launch and bring these detectors back; what is told of it."""
         self.close()
         return latching.bring_back(silent, seen)
 
     def _open_low(self, plan: PlannedLight) -> None:
-        self._attenuate(plan.attenuation_db + plan.low_db)
+        self._let_through(plan.attenuation_db + plan.low_db)
+
+    def _let_through(self, attenuation_db: float) -> None:
+        self._attenuate(attenuation_db)
         if (behind_carver := self._owned.carver_bias.attenuator) is not None:
             behind_carver.attenuation_db(self._testbed.carver.attenuation_db)
             behind_carver.let_through()

@@ -141,19 +141,21 @@ class OwnStation:
                 f"{', '.join(name for name in self._testbed.user_names() if name != self._user.name)} stand in the light "
                 "(a switch may come on in bar)?"
             )
-        between_db = self._user.sensor_to_output_db[0 if direction == "cw" else 1]
-        lost_db = between_db + self._owned.attenuator.attenuation_db() - self._user.attenuation_db
         arriving = photons_per_slot(
             power_w, self._testbed.ring.wavelength_nm, self._testbed.protocol.clock_hz
         )
-        return arriving * 10 ** (-lost_db / 10)
+        return arriving * 10 ** (-self._lost_db(direction) / 10)
 
     def own_power_w(self, mu: float, direction: Direction) -> float:
         """What the sensor of a direction reads when ``mu`` photons per slot leave."""
-        between_db = self._user.sensor_to_output_db[0 if direction == "cw" else 1]
-        lost_db = between_db + self._owned.attenuator.attenuation_db() - self._user.attenuation_db
         one_w = 1 / photons_per_slot(1.0, self._testbed.ring.wavelength_nm, self._testbed.protocol.clock_hz)
-        return mu * one_w * 10 ** (lost_db / 10)
+        return mu * one_w * 10 ** (self._lost_db(direction) / 10)
+
+    def _lost_db(self, direction: Direction) -> float:
+        """From a sensor's reading to the output, as the attenuator is set."""
+        between_db = self._user.sensor_to_output_db[0 if direction == "cw" else 1]
+        beyond_db = self._owned.attenuator.attenuation_db() - self._user.attenuation_db
+        return between_db + self._user.attenuator_slope * beyond_db
 
     def trim(self, direction: Direction, mu: float) -> None:
         """Attenuate what the own light is too bright by; the other user's light is attenuated as much."""

@@ -20,6 +20,7 @@ from lab.calibration.steps import Step
 from lab.calibration.visibility import visibility_of
 from lab.light_budget import all_bypassed
 from lab.light_of import pair_light, ring_light
+from lab.runs.calibrating.intensity import intensity
 from lab.runs.calibrating.rig import Rig
 from lab.runs.calibrating.timing import delays, pulses, separation
 from orchestrator.light.calibration.exposures import RECORD_S, Exposures
@@ -208,6 +209,7 @@ PROCEDURES: dict[Step, Procedure] = {
     Step.PULSES: pulses,
     Step.DELAYS: delays,
     Step.SEPARATION: separation,
+    Step.INTENSITY: intensity,
     Step.PHASE: phase,
     Step.ARM_LOSS: arm_loss,
     Step.BACKSCATTER: backscatter,

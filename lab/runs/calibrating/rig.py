@@ -22,6 +22,7 @@ from lab.calibration.book import BOOK_FILE, Book, calibrated, read_book
 from lab.guard import guarded_station
 from lab.light_budget import all_bypassed
 from lab.light_of import pair_light, ring_light
+from lab.runs.calibrating.hands import Hands, NoHands
 from lab.station import Station
 from lab.testbed import AUTO, Testbed, parse_testbed, read_testbed
 from orchestrator.light.calibration.exposures import Exposures
@@ -63,9 +64,10 @@ class Lit:
 class Rig:
     """The instruments of all roles of a testbed."""
 
-    def __init__(self, testbed: Testbed, stations: Mapping[str, Station], book: Book) -> None:
-        """``stations``: opened, by owner; ``book``: what is calibrated of the testbed already."""
+    def __init__(self, testbed: Testbed, stations: Mapping[str, Station], book: Book, hands: Hands) -> None:
+        """``stations``: opened, by owner; ``book``: what is calibrated of the testbed already; ``hands`` move fibres."""
         self._stations = stations
+        self.hands = hands
         self.book = book
         self.use(testbed)
 
@@ -154,6 +156,33 @@ class Rig:
         finally:
             launching.close()
 
+    @contextmanager
+    def bright(self, user: str, at_tap_w: float) -> Iterator[StationInstruments]:
+        """Light of about so much at both sensors of a user, who alone is in the ring, while it lasts; detectors have no bias."""
+        ring = ring_light(self.testbed)
+        index = self.testbed.user_names().index(user)
+        station_light = ring.stations[index]
+        nearer_km = min(station_light.position_km, ring.length_km - station_light.position_km)
+        passed = index if station_light.position_km < ring.length_km / 2 else len(ring.stations) - 1 - index
+        loss_db = ring.relay.launch_loss_db + ring.fibre_db_per_km * nearer_km + ring.bypass_db * (passed + 1)
+        arriving_w = ring.relay.laser_w * 10 ** (-loss_db / 10) / 2
+        launching = Launching(self.testbed, self.relay)
+        station = OwnStation(self.testbed, user, self.users[user].station)
+        closed = False
+        try:
+            station.take_in()
+            try:
+                launching.shine(max(0.0, 10 * math.log10(arriving_w / at_tap_w)))
+                yield self.users[user].station
+            finally:
+                launching.close()
+                closed = True
+        finally:
+            station.darken()
+            if closed:
+                station.bypass()
+                self.relay.detectors.enabled(True)
+
     def bias(self, bias_ua: Sequence[float]) -> None:
         """Bias the detectors, from no bias at all: one that was latched or beyond its critical current counts again."""
         self.relay.detectors.enabled(False)
@@ -231,8 +260,10 @@ class Rig:
 
 
 @contextmanager
-def opened_rig(path: Path) -> Iterator[Rig]:
+def opened_rig(path: Path, hands: Hands | None = None) -> Iterator[Rig]:
     """All instruments of a testbed, guarded and set up; simulated ones are served here where the file leaves it open.
+
+    ``hands`` move fibres at real stations; those of a bench that is served here it moves itself.
 
     Raises TestbedError, OwnedError while a role has them, and StationError.
     """
@@ -242,7 +273,8 @@ def opened_rig(path: Path) -> Iterator[Rig]:
         if testbed.simulation is not None and any(each.address == AUTO for each in testbed.instruments):
             from sim_backends.bench import Bench
 
-            testbed = parse_testbed(opened.enter_context(Bench(testbed)).resolved(data), path)
+            bench = opened.enter_context(Bench(testbed))
+            testbed, hands = parse_testbed(bench.resolved(data), path), bench
         owners = ("relay", *testbed.user_names())
         with ThreadPoolExecutor(len(owners)) as pool:
             managers = {owner: guarded_station(testbed, path, owner) for owner in owners}
@@ -257,6 +289,6 @@ def opened_rig(path: Path) -> Iterator[Rig]:
                     failed.append(error)
         if failed:
             raise failed[0]
-        rig = Rig(testbed, stations, read_book(path, data))
+        rig = Rig(testbed, stations, read_book(path, data), hands or NoHands())
         rig.set_up()
         yield rig
