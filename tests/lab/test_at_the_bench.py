@@ -75,7 +75,7 @@ def test_every_key_of_the_file_is_explained(example: Testbed) -> None:
         if name in ("schema_version", "name", "description"):
             continue
         assert f"[{name}]" in explained, name
-        if name in ("ring", "carver", "calibration", "uncertainty", "detectors"):
+        if name in ("ring", "carver", "calibration", "uncertainty", "detectors", "interlock"):
             keys |= set(type(getattr(example, name)).model_fields)
     keys |= set(type(example.users[0]).model_fields) - {"name", "delivery"}
     told = set(re.findall(r"`([a-z_]+)`", "".join(re.findall(r"^\|([^|]*)\|", explained, re.MULTILINE))))
