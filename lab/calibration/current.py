@@ -10,7 +10,8 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lab.calibration.book import BookError, book_path, calibrated, read_book
+from lab.calibration.book import Book, BookError, book_path, calibrated, now, read_book
+from lab.calibration.finding import Finding
 
 if TYPE_CHECKING:
     from lab.testbed import Testbed
@@ -34,6 +35,14 @@ class CurrentTestbed:
             self._book = content
             self._read()
         return self._testbed
+
+    def book(self) -> Book:
+        """Everything that is calibrated.  BookError for a book that cannot be used."""
+        return read_book(self._path, self._testbed.model_dump(mode="json", exclude_unset=True))
+
+    def keep(self, finding: Finding) -> None:
+        """Keep what was found here, for everybody who reads the testbed."""
+        keep(self._path, finding, now())
 
     def _content(self) -> bytes:
         try:

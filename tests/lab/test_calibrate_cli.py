@@ -39,7 +39,7 @@ def test_what_is_due_is_said_and_nothing_touched(qunetlab: Command, folder: Path
 def test_a_calibration_ends_in_the_testbed_that_everybody_reads(
     qunetlab: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lab.runs.calibrating.procedures.PHASE_CLICKS", 1e5)
+    monkeypatch.setattr("orchestrator.light.calibration.procedures.PHASE_CLICKS", 1e5)
     before = load_testbed(folder / "testbed.toml")
     said = qunetlab("calibrate", "phase", "--pair", "alice,carol", "--testbed", str(folder), "--json")
     assert said.returncode == 0, said.stderr
@@ -79,7 +79,7 @@ def test_the_relay_finds_what_is_hidden(
     qunetlab: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, less in (("REST_CLICKS", 2e5), ("DARK_S", 4.0), ("SWEEP_S", 0.1)):
-        monkeypatch.setattr(f"lab.runs.calibrating.procedures.{name}", less)
+        monkeypatch.setattr(f"orchestrator.light.calibration.procedures.{name}", less)
     steps = ("carver", "detectors", "arm-loss", "backscatter", "visibility")
     said = qunetlab("calibrate", *steps, "--pair", "alice,carol", "--testbed", str(folder), "--json")
     assert said.returncode == 0, said.stdout

@@ -6,7 +6,6 @@ run in threads of their own and talk through channels.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -14,19 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
-import numpy as np
-import numpy.typing as npt
-
 from lab import needs
 from lab.calibration.book import BOOK_FILE, Book, calibrated, read_book
 from lab.guard import guarded_station
-from lab.light_budget import all_bypassed
 from lab.light_of import pair_light, ring_light
 from lab.runs.calibrating.hands import Hands, NoHands
 from lab.station import Station
 from lab.testbed import AUTO, Testbed, parse_testbed, read_testbed
-from orchestrator.light.calibration.exposures import Exposures
 from orchestrator.light.calibration.levels import REST
+from orchestrator.light.calibration.means import Levels, OnFrame
+from orchestrator.light.calibration.relay_bench import RelayBench
 from orchestrator.light.clicks import LevelClicks
 from orchestrator.light.launching import Launching, PlannedLight, RelayInstruments
 from orchestrator.light.own_station import OWN_DIRECTION, OwnStation, StationInstruments
@@ -37,8 +33,6 @@ from orchestrator.protocols.block_planning import plan_for
 from orchestrator.wire.channel import Channel
 from orchestrator.wire.memory_channel import memory_channel_pair
 
-Levels = npt.NDArray[np.float32]
-OnFrame = Callable[[int], None]
 T = TypeVar("T")
 Side: TypeAlias = Callable[[int, Channel], T]
 """What a user does in a light phase, by its place in the pair and its line to the relay."""
@@ -51,14 +45,6 @@ class UserSide:
     station: StationInstruments
     modulator: object
     light: UserLight
-
-
-@dataclass(frozen=True)
-class Lit:
-    """Light of a pair: the relay's records of it, and both stations."""
-
-    exposures: Exposures
-    stations: tuple[OwnStation, OwnStation]
 
 
 class Rig:
@@ -110,51 +96,15 @@ class Rig:
         for user in self.users.values():
             user.light.set_up()
 
+    def relay_means(self) -> RelayBench:
+        """What the relay calibrates with."""
+        stations = {user: OwnStation(self.testbed, user, side.station) for user, side in self.users.items()}
+        return RelayBench(self.testbed, self.relay, stations)
+
     def planned_mu(self, pair: tuple[str, str]) -> tuple[float, float]:
         """Photons per slot that both users are planned to send, also where a plan makes no key."""
         plan = plan_for(self.testbed, *pair)
         return plan.mu_a, plan.mu_b
-
-    @contextmanager
-    def lit(self, pair: tuple[str, str]) -> Iterator[Lit]:
-        """The planned light of a pair, at rest, while it lasts.
-
-        The launch is closed and both stations are out of the ring in the end.
-        """
-        launch_db = pair_light(self.testbed, *pair).budget(self.planned_mu(pair)[0]).launch_attenuation_db
-        launching = Launching(self.testbed, self.relay)
-        first, second = (OwnStation(self.testbed, user, self.users[user].station) for user in pair)
-        closed = False
-        try:
-            for station in (first, second):
-                station.take_in()
-            try:
-                launching.open(PlannedLight(launch_db))
-                self.relay.tagger.restart_streams()
-                yield Lit(Exposures(self.testbed, self.relay), (first, second))
-            finally:
-                launching.close()
-                closed = True
-        finally:
-            for station in (first, second):
-                station.darken()
-                if closed:
-                    station.bypass()
-
-    @contextmanager
-    def bypassed(self, arriving: float) -> Iterator[Exposures]:
-        """Pulses of about so many counts a slot around the ring with nobody in it, while it lasts."""
-        ring = ring_light(self.testbed)
-        light = all_bypassed(ring)
-        loss_db = ring.relay.launch_loss_db + light.loop_db + ring.relay.detection_db
-        one_way = ring.photons_per_slot(ring.relay.laser_w) * 10 ** (-loss_db / 10)
-        launching = Launching(self.testbed, self.relay)
-        try:
-            launching.open(PlannedLight(10 * math.log10(2 * one_way / arriving)))
-            self.relay.tagger.restart_streams()
-            yield Exposures(self.testbed, self.relay)
-        finally:
-            launching.close()
 
     @contextmanager
     def bright(self, user: str, at_tap_w: float) -> Iterator[StationInstruments]:
@@ -182,17 +132,6 @@ class Rig:
             if closed:
                 station.bypass()
                 self.relay.detectors.enabled(True)
-
-    def bias(self, bias_ua: Sequence[float]) -> None:
-        """Bias the detectors, from no bias at all: one that was latched or beyond its critical current counts again."""
-        self.relay.detectors.enabled(False)
-        self.relay.detectors.bias_current_ua(list(bias_ua))
-        self.relay.detectors.enabled(True)
-
-    def dark(self) -> Exposures:
-        """The detectors with the launch closed, as :meth:`set_up` left them."""
-        self.relay.tagger.restart_streams()
-        return Exposures(self.testbed, self.relay)
 
     def framed(
         self, pair: tuple[str, str], levels: Mapping[str, Levels], n_frames: int, on_frame: OnFrame

@@ -13,20 +13,14 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
-from msgspec import structs
-
-from lab.calibration.book import Book, Value, now, read_book, stale, why_stale, write_book
+from lab.calibration.book import Book, now, read_book, stale, why_stale
 from lab.calibration.errors import CalibrationRefusedError
-from lab.calibration.finding import FORMAT, Finding
+from lab.calibration.keeping import keep
+from lab.calibration.finding import Finding
 from lab.calibration.steps import STEPS, Step, in_order
-from lab.runs.calibrating.procedures import PROCEDURES
 from lab.runs.calibrating.rig import Rig
 from lab.testbed import read_testbed
-from orchestrator.durable import make_folder, read_kept, write_kept
-
-FINDINGS = "calibrations"
-"""Folder of findings beside the testbed file."""
-
+from orchestrator.light.calibration.procedures import PROCEDURES, RELAY_PROCEDURES, USER_PROCEDURES
 
 @dataclass(frozen=True)
 class Due:
@@ -103,7 +97,7 @@ def run(rig: Rig, testbed_path: Path, due: Sequence[Due], *, progress: Progress)
             yield Outcome(each, refused=f"{'; '.join(grounds)}: calibrate that first")
             continue
         try:
-            finding = PROCEDURES[each.step](rig, each.owner, each.pair, partial(progress, each))
+            finding = _find(rig, each, partial(progress, each))
         except CalibrationRefusedError as error:
             yield Outcome(each, refused=str(error))
             continue
@@ -111,28 +105,7 @@ def run(rig: Rig, testbed_path: Path, due: Sequence[Due], *, progress: Progress)
         yield Outcome(each, finding)
 
 
-def keep(testbed_path: Path, finding: Finding, at: datetime) -> Book:
-    """Keep a finding and put its values into the book, which is returned.  BookError for the book of another ring."""
-    folder = testbed_path.parent / FINDINGS
-    make_folder(folder)
-    stamp = at.strftime("%Y%m%dT%H%M%SZ")
-    write_kept(folder / f"{stamp}-{finding.step}-{finding.owner}.json", structs.replace(finding, measured=at))
-    values = {
-        name: Value(value=each.value, uncertainty=each.uncertainty, step=finding.step, measured=at)
-        for name, each in finding.values.items()
-    }
-    book = read_book(testbed_path, read_testbed(testbed_path))
-    book = book.with_values(finding.owner, values)
-    write_book(testbed_path, book)
-    return book
-
-
-def kept_findings(testbed_path: Path) -> list[Finding]:
-    """Everything that was found of a ring, oldest first.  Raises OSError, and ValueError naming a file that is none."""
-    found = []
-    for path in sorted((testbed_path.parent / FINDINGS).glob("*.json")):
-        try:
-            found.append(read_kept(path, Finding, FORMAT))
-        except ValueError as error:
-            raise ValueError(f"{path} is no finding of a calibration: {error}") from error
-    return found
+def _find(rig: Rig, due: Due, part: Callable[[float], None]) -> Finding:
+    if due.step in RELAY_PROCEDURES:
+        return RELAY_PROCEDURES[due.step](rig.relay_means(), due.owner, due.pair, part)
+    return USER_PROCEDURES[due.step](rig, due.owner, due.pair, part)

@@ -15,45 +15,43 @@ from __future__ import annotations
 
 from typing import Literal
 
-import msgspec
-
 from drivers.links.errors import InstrumentError
-from orchestrator.light.messages import LightAborted
+from orchestrator.light.messages import LightAbort, LightAborted
 from orchestrator.light.own_station import Direction, OwnStation
 from orchestrator.wire.channel import Channel, ChannelTimeoutError
-from orchestrator.wire.codec import WireError, decode, encode
+from orchestrator.wire.codec import Message, WireError, decode, encode
 from orchestrator.wire.fields import REASON_LIMIT
 
 Posture = Literal["in", "dark", "out"]
 
 
-class Ask(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+class Ask(Message, frozen=True):
     """Step into the ring, darken the station, or step out."""
 
     posture: Posture
 
 
-class AskOutput(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+class AskOutput(Message, frozen=True):
     """Measure one direction; with ``mu``, say what the sensor reads for so many photons instead."""
 
     direction: Direction
     mu: float | None = None
 
 
-class Answer(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+class Answer(Message, frozen=True):
     """What came of it; ``failed`` says why nothing did."""
 
     value: float = 0.0
     failed: str = ""
 
 
-class Over(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+class Over(Message, frozen=True):
     """The calibration is over and the launch is closed; ``failed`` says why it ended early."""
 
     failed: str = ""
 
 
-Asked = Ask | AskOutput | Over
+Asked = Ask | AskOutput | Over | LightAbort
 
 
 class ChannelStation:
@@ -112,6 +110,8 @@ def stand_as_asked(channel: Channel, station: OwnStation, timeout_s: float) -> N
                 if asked.failed:
                     raise LightAborted(f"the relay gave up: {asked.failed}")
                 return
+            if isinstance(asked, LightAbort):
+                raise LightAborted(f"aborted by the relay: {asked.reason}")
             channel.send(encode(_answer(station, asked)))
     except WireError as error:
         raise LightAborted(f"malformed message in a calibration: {error}") from error

@@ -11,7 +11,6 @@ from lab.calibration.errors import CalibrationRefusedError
 from lab.calibration.finding import Curve, Finding, Measured
 from lab.calibration.pulses import BIN_PS, Pulse, Tags, pulse_positions
 from lab.calibration.steps import Step
-from lab.runs.calibrating.rig import Rig
 from orchestrator.light.calibration.delays import (
     check_timings,
     delays_finding,
@@ -21,11 +20,11 @@ from orchestrator.light.calibration.delays import (
     separation_finding,
 )
 from orchestrator.light.calibration.exposures import RECORD_S
+from orchestrator.light.calibration.means import Pair, RelayMeans, UserMeans
 from orchestrator.protocols.block_planning import plan_for
 from orchestrator.randomness import local_generator
 
 Part = Callable[[float], None]
-Pair = tuple[str, str]
 
 PULSE_SIGMA_PS = 9.0
 """Good enough for a gate; the darker detector sees only what does not interfere."""
@@ -35,7 +34,7 @@ SCAN_CLICKS = 80_000
 CHECK_CLICKS = 8_000
 
 
-def pulses(rig: Rig, relay: str, pair: Pair, part: Part) -> Finding:
+def pulses(rig: RelayMeans, relay: str, pair: Pair, part: Part) -> Finding:
     """Where in the slot the clicks of light at rest are."""
     slot_ps = 1e12 / rig.testbed.protocol.clock_hz
     tags: tuple[list[Tags], list[Tags]] = ([], [])
@@ -87,7 +86,7 @@ def _histogram(found: tuple[Pulse, Pulse], slot_ps: float) -> Curve:
     )
 
 
-def delays(rig: Rig, user: str, pair: Pair, part: Part) -> Finding:
+def delays(rig: UserMeans, user: str, pair: Pair, part: Part) -> Finding:
     """When pulses pass a user's modulator, by a scan across the slot and frames that are laid out by what it finds."""
     testbed = rig.testbed
     partner = pair[1 - pair.index(user)]
@@ -104,7 +103,7 @@ def delays(rig: Rig, user: str, pair: Pair, part: Part) -> Finding:
     return delays_finding(testbed, user, partner, fit, scanned, checked)
 
 
-def separation(rig: Rig, user: str, pair: Pair, part: Part) -> Finding:
+def separation(rig: UserMeans, user: str, pair: Pair, part: Part) -> Finding:
     """How far apart the two directions pass a user's station, by its delays."""
     known = rig.book.part(user).get("modulator_delays_ps")
     if known is None or not isinstance(known.uncertainty, list):

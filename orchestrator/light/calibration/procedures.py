@@ -1,4 +1,4 @@
-"""How each calibration is done with the instruments of a rig."""
+"""How each calibration is done with the means of its owner."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ from lab.calibration.steps import Step
 from lab.calibration.visibility import visibility_of
 from lab.light_budget import all_bypassed
 from lab.light_of import pair_light, ring_light
-from lab.runs.calibrating.intensity import intensity
-from lab.runs.calibrating.rig import Rig
-from lab.runs.calibrating.timing import delays, pulses, separation
 from orchestrator.light.calibration.exposures import RECORD_S, Exposures
 from orchestrator.light.calibration.levels import phase_levels
+from orchestrator.light.calibration.means import Pair, RelayMeans, UserMeans
 from orchestrator.light.calibration.phase import phase_finding
-from orchestrator.light.own_station import OWN_DIRECTION, Direction, OwnStation
+from orchestrator.light.calibration.relay_bench import AskedStation
+from orchestrator.light.calibration.timing import delays, pulses, separation
+from orchestrator.light.own_station import OWN_DIRECTION, Direction
 from orchestrator.protocols.block_planning import plan_for
 
 Floats = npt.NDArray[np.float64]
 Part = Callable[[float], None]
-Procedure = Callable[[Rig, str, tuple[str, str], Part], Finding]
-"""Of a rig, for an owner, in the light of a pair; told the part that is done."""
+RelayProcedure = Callable[[RelayMeans, str, Pair, Part], Finding]
+UserProcedure = Callable[[UserMeans, str, Pair, Part], Finding]
+"""With its means, for an owner, in the light of a pair; told the part that is done."""
 
 PHASE_CLICKS = 1e6
 REST_CLICKS = 1e6
@@ -44,18 +45,18 @@ DIM = 0.01
 SWEPT, SWEEP_POINTS, SWEEP_S = (0.5, 1.3), 17, 0.5
 
 
-def phase(rig: Rig, user: str, pair: tuple[str, str], part: Part) -> Finding:
+def phase(rig: UserMeans, user: str, pair: Pair, part: Part) -> Finding:
     """Half a turn of a user's modulator, from a million clicks at private levels."""
     testbed, index = rig.testbed, pair.index(user)
     planned = plan_for(testbed, *pair)
     n_frames = max(1, math.ceil(PHASE_CLICKS / (planned.gain * testbed.protocol.slots_per_frame)))
     levels = phase_levels(testbed, user)
     clicks = rig.framed(pair, {user: levels}, n_frames, lambda frame: part((frame + 1) / n_frames))
-    mu_upper = rig.planned_mu(pair)[index] * 10 ** (planned.tolerance_db[index] / 10)
+    mu_upper = (planned.mu_a, planned.mu_b)[index] * 10 ** (planned.tolerance_db[index] / 10)
     return phase_finding(testbed, user, pair[1 - index], levels, clicks[user], mu_upper, OWN_DIRECTION[index])
 
 
-def visibility(rig: Rig, relay: str, pair: tuple[str, str], part: Part) -> Finding:
+def visibility(rig: RelayMeans, relay: str, pair: Pair, part: Part) -> Finding:
     """How much of a pair's light at rest leaves by D1."""
     with rig.lit(pair) as lit:
         counts = lit.exposures.gated(clicks=REST_CLICKS, longest_s=LONGEST_S, part=part)
@@ -67,7 +68,7 @@ def visibility(rig: Rig, relay: str, pair: tuple[str, str], part: Part) -> Findi
     )
 
 
-def carver(rig: Rig, relay: str, pair: tuple[str, str], part: Part) -> Finding:
+def carver(rig: RelayMeans, relay: str, pair: Pair, part: Part) -> Finding:
     """Where the pulse stands in the slot, and how dark it is between pulses, with nobody in the ring."""
     testbed = rig.testbed
     slot_ns = 1e9 / testbed.protocol.clock_hz
@@ -100,7 +101,7 @@ def carver(rig: Rig, relay: str, pair: tuple[str, str], part: Part) -> Finding:
     return structs.replace(finding, figures={**finding.figures, **figures}, curves=[curve])
 
 
-def detectors(rig: Rig, relay: str, pair: tuple[str, str], part: Part) -> Finding:
+def detectors(rig: RelayMeans, relay: str, pair: Pair, part: Part) -> Finding:
     """Dark counts with the launch closed, and a sweep of the bias with the light of a pair and without."""
     counts = rig.dark().gated(clicks=math.inf, longest_s=DARK_S, part=lambda done: part(done / 3))
     dark = dark_count_probability(counts)
@@ -123,7 +124,7 @@ def detectors(rig: Rig, relay: str, pair: tuple[str, str], part: Part) -> Findin
     return structs.replace(finding, figures={**finding.figures, **figures}, curves=curves)
 
 
-def _sweep(rig: Rig, exposures: Exposures, factors: Floats, part: Part) -> Floats:
+def _sweep(rig: RelayMeans, exposures: Exposures, factors: Floats, part: Part) -> Floats:
     """Counts of both detectors at each part of their operating bias: float64 of shape (n, 2)."""
     counted = np.zeros((factors.size, 2))
     for k, factor in enumerate(factors):
@@ -134,7 +135,7 @@ def _sweep(rig: Rig, exposures: Exposures, factors: Floats, part: Part) -> Float
     return counted
 
 
-def backscatter(rig: Rig, relay: str, pair: tuple[str, str], part: Part) -> Finding:
+def backscatter(rig: RelayMeans, relay: str, pair: Pair, part: Part) -> Finding:
     """What is left above the dark counts when neither station lets light through."""
     light = pair_light(rig.testbed, *pair)
     dark = dark_count_probability(rig.dark().gated(clicks=math.inf, longest_s=DARK_S / 4))
@@ -152,7 +153,7 @@ def backscatter(rig: Rig, relay: str, pair: tuple[str, str], part: Part) -> Find
     )
 
 
-def arm_loss(rig: Rig, relay: str, pair: tuple[str, str], part: Part) -> Finding:
+def arm_loss(rig: RelayMeans, relay: str, pair: Pair, part: Part) -> Finding:
     """The relay's loss, from a pair's rate against what both users measure at their outputs."""
     arms_db = pair_light(rig.testbed, *pair).arms_db
     with rig.lit(pair) as lit:
@@ -166,7 +167,7 @@ def arm_loss(rig: Rig, relay: str, pair: tuple[str, str], part: Part) -> Finding
     return _relay_finding(rig, Step.ARM_LOSS, pair, counts, {"relay_loss_db": found}, settings)
 
 
-def _output(rig: Rig, station: OwnStation, direction: Direction, arm_db: float) -> OutputLight:
+def _output(rig: RelayMeans, station: AskedStation, direction: Direction, arm_db: float) -> OutputLight:
     """A user's light at its output, averaged, with the error of its sensor's zero."""
     readings = [station.output_photons(direction) for _ in range(READINGS)]
     mu = fmean(readings)
@@ -176,7 +177,7 @@ def _output(rig: Rig, station: OwnStation, direction: Direction, arm_db: float) 
 
 
 def _relay_finding(
-    rig: Rig,
+    rig: RelayMeans,
     step: Step,
     pair: tuple[str, str],
     counts: GateCounts,
@@ -203,15 +204,18 @@ def _relay_finding(
     )
 
 
-PROCEDURES: dict[Step, Procedure] = {
+RELAY_PROCEDURES: dict[Step, RelayProcedure] = {
     Step.CARVER: carver,
     Step.DETECTORS: detectors,
     Step.PULSES: pulses,
-    Step.DELAYS: delays,
-    Step.SEPARATION: separation,
-    Step.INTENSITY: intensity,
-    Step.PHASE: phase,
     Step.ARM_LOSS: arm_loss,
     Step.BACKSCATTER: backscatter,
     Step.VISIBILITY: visibility,
 }
+USER_PROCEDURES: dict[Step, UserProcedure] = {
+    Step.DELAYS: delays,
+    Step.SEPARATION: separation,
+    Step.PHASE: phase,
+}
+PROCEDURES = frozenset((*RELAY_PROCEDURES, *USER_PROCEDURES))
+"""Steps that can be run."""

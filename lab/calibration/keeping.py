@@ -1,0 +1,43 @@
+"""Where findings are kept: a file each, and their values in the book beside the testbed file."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+from msgspec import structs
+
+from lab.calibration.book import Book, Value, read_book, write_book
+from lab.calibration.finding import FORMAT, Finding
+from lab.testbed import read_testbed
+from orchestrator.durable import make_folder, read_kept, write_kept
+
+FINDINGS = "calibrations"
+"""Folder of findings beside the testbed file."""
+
+
+def keep(testbed_path: Path, finding: Finding, at: datetime) -> Book:
+    """Keep a finding and put its values into the book, which is returned.  BookError for the book of another ring."""
+    folder = testbed_path.parent / FINDINGS
+    make_folder(folder)
+    stamp = at.strftime("%Y%m%dT%H%M%SZ")
+    write_kept(folder / f"{stamp}-{finding.step}-{finding.owner}.json", structs.replace(finding, measured=at))
+    values = {
+        name: Value(value=each.value, uncertainty=each.uncertainty, step=finding.step, measured=at)
+        for name, each in finding.values.items()
+    }
+    book = read_book(testbed_path, read_testbed(testbed_path))
+    book = book.with_values(finding.owner, values)
+    write_book(testbed_path, book)
+    return book
+
+
+def kept_findings(testbed_path: Path) -> list[Finding]:
+    """Everything that was found of a ring, oldest first.  Raises OSError, and ValueError naming a file that is none."""
+    found = []
+    for path in sorted((testbed_path.parent / FINDINGS).glob("*.json")):
+        try:
+            found.append(read_kept(path, Finding, FORMAT))
+        except ValueError as error:
+            raise ValueError(f"{path} is no finding of a calibration: {error}") from error
+    return found
