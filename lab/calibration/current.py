@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from lab.calibration.book import Book, BookError, book_path, calibrated, now, read_book
 from lab.calibration.finding import Finding
+from lab.calibration.keeping import keep
 
 if TYPE_CHECKING:
     from lab.testbed import Testbed

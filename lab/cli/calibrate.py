@@ -13,10 +13,10 @@ import msgspec
 
 from lab.calibration.book import now, read_book
 from lab.calibration.finding import Finding, Measured
+from lab.calibration.keeping import FINDINGS, kept_findings
 from lab.calibration.steps import STEPS, Step
 from lab.runs.calibrating.hands import instruction
 from lab.runs.calibrating.rig import opened_rig
-from lab.calibration.keeping import FINDINGS, kept_findings
 from lab.runs.calibrating.runner import Due, Outcome, plan, run
 from lab.runs.pages.calibration_page import write_page
 from lab.runs.shown import echo

@@ -88,6 +88,25 @@ class LightProgress(Message, frozen=True):
         return self.first, self.second
 
 
+class CalibrationProgress(Message, frozen=True):
+    """A calibration of the pair is ``done`` to this part, 0 to 1; ``at_s`` as of :class:`LightProgress`."""
+
+    step: str
+    first: str
+    second: str
+    done: float
+    at_s: float
+
+
+class Calibrated(Message, frozen=True):
+    """``owner`` found values, which are in its book by these names, or was ``refused`` them for a reason."""
+
+    step: str
+    owner: str
+    found: tuple[str, ...] = ()
+    refused: str = ""
+
+
 class PeerLedger(Message, frozen=True):
     """What became of every bit that the printing node shared with ``peer``; the last four add up to the first."""
 
@@ -123,6 +142,8 @@ ProcessEvent: TypeAlias = (
     | SimulatorServing
     | SimulatorStopped
     | LightProgress
+    | CalibrationProgress
+    | Calibrated
     | PeerLedger
     | BlockReport
     | Epsilons

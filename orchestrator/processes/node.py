@@ -17,6 +17,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from lab import needs
+from lab.calibration.current import CurrentTestbed
 from lab.interlock.interlock import Interlock
 from lab.interlock.watching import watching
 from lab.station import Station
@@ -30,13 +31,15 @@ from orchestrator.keystore.agreement import deposit_block, reserve
 from orchestrator.keystore.lanes import AUTH_ALARM_BITS, AUTH_LANES, Lane, PairEnd, Range
 from orchestrator.keystore.sealing import Kek
 from orchestrator.keystore.store import KeyStore
+from orchestrator.light.calibration.parties import UserParty
 from orchestrator.light.clicks import BlockClicks
 from orchestrator.light.messages import LOST
-from orchestrator.light.own_station import OWN_DIRECTION, StationInstruments
+from orchestrator.light.own_station import OWN_DIRECTION, OwnStation, StationInstruments
 from orchestrator.light.user import UserLight
 from orchestrator.postprocessing.block import BlockResult, run_block
 from orchestrator.postprocessing.cascade import compile_kernels
 from orchestrator.postprocessing.conversation import BlockAborted
+from orchestrator.processes.calibrating import ANSWER_S, PURPOSES, Calibrating
 from orchestrator.processes.interlock_causes import sensor_watch
 from orchestrator.processes.node_alarms import AlarmWatch
 from orchestrator.processes.node_control import NODE_ERRORS, NodeControl
@@ -102,16 +105,19 @@ class Node:
         recover: Callable[[], None] = lambda: None,
         check: Callable[[], None] | None = None,
         current: Callable[[], Testbed] | None = None,
+        calibrating: Callable[[HeldLease], LightStatistics] | None = None,
         permit: Callable[[], None] = lambda: None,
         unready: Exception | None = None,
         make_safe: Callable[[], Mapping[str, Exception]] = dict,
     ) -> None:
-        """``current``: the testbed as it is calibrated at the moment of asking, ``testbed`` for good without it.
+        """``current``: the testbed as it is calibrated at the moment of asking, ``testbed`` for good without it;
+        ``calibrating`` takes this node's part in a calibration, in which no key is made.
 
         ``recover`` and what follows it are about the instruments; see LeaseParty.
         """
         self.testbed = testbed
         self._current = current or (lambda: testbed)
+        self._calibrating = calibrating
         self.name = name
         self._light = light
         self._store = store
@@ -132,6 +138,7 @@ class Node:
             recover=recover,
             check=check,
             on_other=self._on_event,
+            purposes=PURPOSES if calibrating else (KEY,),
             permit=permit,
             unready=unready,
             make_safe=make_safe,
@@ -238,7 +245,7 @@ class Node:
         peer = offer.second if self.name == offer.first else offer.first
         if self.workers[peer].waiting >= WAITING_LIMIT:
             return f"jobs with {peer} are still waiting"
-        if plan_for(self._current(), *pair).expected_bits == 0:
+        if offer.purpose == KEY and plan_for(self._current(), *pair).expected_bits == 0:
             return "no setting gives key for this pair: too much loss, or too few pulses per block"
         return None
 
@@ -249,6 +256,9 @@ class Node:
             self._light.use(calibrated)
 
     def _run_light(self, lease: HeldLease) -> LightStatistics:
+        if lease.purpose != KEY:
+            assert self._calibrating is not None
+            return self._calibrating(lease)
         self._in_work.add(lease.token)  # until its report, or until it fails
         try:
             return self._light_phase(lease)
@@ -365,7 +375,7 @@ def reported(report: BlockReport, result: BlockResult, announced: int) -> BlockR
 
 
 def run_node(
-    current: Callable[[], Testbed],
+    current: CurrentTestbed,
     name: str,
     secrets_dir: Path,
     state_dir: Path,
@@ -399,12 +409,18 @@ def run_node(
         station.recover()
         light.set_up()
 
+    def party(calibrated: Testbed) -> UserParty:
+        light.use(calibrated)
+        own = OwnStation(calibrated, name, owned)
+        return UserParty(calibrated, name, light, own, current.book(), ANSWER_S)
+
     def check() -> None:
         station.check()
         light.step_aside_if_dark()
 
     with open_node_store(testbed, name, secrets_dir, state_dir, kek) as store:
         agent = connect_agent(testbed, name, secrets_dir)
+        calibrating = Calibrating(current, agent, emit)
         node = Node(
             testbed,
             name,
@@ -416,6 +432,7 @@ def run_node(
             recover=recover,
             check=check,
             current=current,
+            calibrating=lambda lease: calibrating.user(lease, name, party),
             permit=interlock.check,
             unready=unready,
             make_safe=station.safe,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
 
 from lab import needs
+from lab.calibration.current import CurrentTestbed
 from lab.interlock.interlock import Interlock
 from lab.interlock.watching import watching
 from lab.station import Station
@@ -16,15 +16,17 @@ from orchestrator.events.process import Emit, LightProgress, RelayServing
 from orchestrator.events.status import Alarm, Served, pair_name
 from orchestrator.hub.agent import AgentEvent, LinkUp
 from orchestrator.hub.connect import connect_agent
+from orchestrator.light.calibration.parties import RelayParty
 from orchestrator.light.launching import RelayInstruments, planned_light
 from orchestrator.light.messages import FrameLost
 from orchestrator.light.relay import RelayLight
+from orchestrator.processes.calibrating import ANSWER_S, PURPOSES, Calibrating
 from orchestrator.processes.interlock_causes import detector_watch, tripped_by_light
 from orchestrator.processes.node_alarms import AlarmBook
 from orchestrator.scheduling.fencing import EpochFile, Fence
 from orchestrator.scheduling.lease_party import HeldLease, LeaseParty, LightChannels
 from orchestrator.wire.control_socket import ControlSocket, Failed, Reply, Request, Revoked, ShowRevoked
-from orchestrator.wire.messages import LeaseOffer, LightStatistics
+from orchestrator.wire.messages import KEY, LeaseOffer, LightStatistics
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +34,7 @@ FRAMES_PER_EVENT = 8
 
 
 def run_relay(
-    current: Callable[[], Testbed],
+    current: CurrentTestbed,
     secrets_dir: Path,
     state_dir: Path,
     station: Station,
@@ -46,18 +48,16 @@ def run_relay(
     ``current``: the testbed as it is calibrated at the moment of asking.
     """
     testbed = current()
-    light = RelayLight(
-        testbed,
-        RelayInstruments(
-            laser=station.get(needs.LASER),
-            launch=station.get(needs.LAUNCH),
-            launch_second=station.get(needs.LAUNCH_SECOND),
-            carver=station.get(needs.CARVER),
-            carver_bias=station.get(needs.CARVER_BIAS),
-            detectors=station.get(needs.DETECTORS),
-            tagger=station.get(needs.TAGGER),
-        ),
+    owned = RelayInstruments(
+        laser=station.get(needs.LASER),
+        launch=station.get(needs.LAUNCH),
+        launch_second=station.get(needs.LAUNCH_SECOND),
+        carver=station.get(needs.CARVER),
+        carver_bias=station.get(needs.CARVER_BIAS),
+        detectors=station.get(needs.DETECTORS),
+        tagger=station.get(needs.TAGGER),
     )
+    light = RelayLight(testbed, owned)
     unready = interlock.unless_latched(light.set_up)
     agent = connect_agent(testbed, "relay", secrets_dir)
 
@@ -73,7 +73,7 @@ def run_relay(
         nonlocal served, failed, lit_s
         try:
             with tripped_by_light(interlock, agent, lease.pair, light.was_lit):
-                statistics = light_phase(lease)
+                statistics = light_phase(lease) if lease.purpose == KEY else calibration(lease)
         except Exception:
             failed += 1
             raise
@@ -89,6 +89,13 @@ def run_relay(
         for alarm in alarms.changes(standing):
             agent.control_send(alarm)
             emit(alarm)
+
+    def calibration(lease: HeldLease) -> LightStatistics:
+        return calibrating.relay(lease, with_values)
+
+    def with_values(calibrated: Testbed) -> RelayParty:
+        light.use(calibrated)
+        return RelayParty(calibrated, light, owned, ANSWER_S)
 
     def light_phase(lease: HeldLease) -> LightStatistics:
         started = runtime.now()
@@ -145,6 +152,7 @@ def run_relay(
             for alarm in alarms.standing():
                 agent.control_send(alarm)
 
+    calibrating = Calibrating(current, agent, emit)
     fence = Fence(EpochFile(state_dir / "fence"))
     party = LeaseParty(
         agent,
@@ -154,6 +162,7 @@ def run_relay(
         recover=recover,
         check=station.check,
         on_other=on_other,
+        purposes=PURPOSES,
         permit=interlock.check,
         unready=unready,
         make_safe=station.safe,

@@ -40,6 +40,7 @@ from fl.keys.node import NodeKeys
 from fl.rounds.aggregation import described
 from fl.rounds.config import FLConfig
 from fl.workloads.base import Evaluation, Examples, Parameters, TaskDefaults
+from lab.calibration.current import CurrentTestbed
 from lab.interlock.interlock import Interlock
 from lab.runs.roles.runtime import _JsonFormatter
 from lab.runs.supervising.private_folder import private_folder, remove_abandoned
@@ -350,7 +351,7 @@ def run_everything(folder: Path, recorder: Recorder) -> None:
         threads.start(
             "relay",
             lambda stop: run_relay(
-                lambda: testbed,
+                CurrentTestbed(path, testbed),
                 secrets / "relay",
                 state / "relay",
                 stations["relay"],
@@ -363,7 +364,7 @@ def run_everything(folder: Path, recorder: Recorder) -> None:
             threads.start(
                 user,
                 lambda stop, user=user: run_node(
-                    lambda: testbed,
+                    CurrentTestbed(path, testbed),
                     user,
                     secrets / user,
                     state / user,

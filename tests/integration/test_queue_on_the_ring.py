@@ -12,8 +12,8 @@ from fewer_users import ring_of_users
 from lab.runs.keygen import WITHOUT_END, order_key, state_of
 from lab.runs.supervising.supervised import Run, supervised_run
 from lab.runs.testbeds.folder import template_path
-from lab.testbed import read_testbed, write_testbed
-from orchestrator.events.process import HubServing, LightProgress, ProcessEvent
+from lab.testbed import load_testbed, read_testbed, write_testbed
+from orchestrator.events.process import Calibrated, HubServing, LightProgress, ProcessEvent
 from orchestrator.events.status import BlockReport
 from orchestrator.wire.control_socket import ControlRefusedError, ask
 from orchestrator.wire.queue_control import AbortEntry, AddEntry, HoldQueue, QueueRequest, ResumeQueue
@@ -112,3 +112,32 @@ def test_maintenance_waits_for_the_block_has_the_bench_safe_and_gives_it_back(ri
     ring.until_lit()
     assert state_of(ring.folder, lock.number).state == "done"
     assert state_of(ring.folder, number).made_bits > 0
+
+
+@pytest.mark.parametrize(("step", "owners"), [("phase", PAIR), ("visibility", ("relay",))])
+def test_a_calibration_comes_between_blocks_and_the_next_block_is_planned_with_it(
+    ring: Ring, step: str, owners: tuple[str, ...]
+) -> None:
+    number = order_key(ring.folder, PAIR, WITHOUT_END, "olga").number
+    ring.until_lit()
+    (entry,) = ring.ask(AddEntry("pete", "calibration", pairs=(PAIR,), step=step, priority=5)).entries
+    before = load_testbed(ring.run.testbed_path)
+    for owner in owners:
+        found = ring.until(lambda name, event: isinstance(event, Calibrated), f"{step} of {owner}")
+        assert isinstance(found, Calibrated)
+        assert (found.step, found.refused) == (step, "")
+        assert found.owner in owners
+    after = load_testbed(ring.run.testbed_path)
+    if step == "phase":
+        for user in PAIR:
+            assert after.user(user).v_pi_v != before.user(user).v_pi_v
+            assert after.user(user).v_pi_v == pytest.approx(before.user(user).v_pi_v, rel=0.01)
+    else:
+        assert after.calibration.visibility == pytest.approx(before.calibration.visibility, abs=0.003)
+    report = ring.until(lambda name, event: isinstance(event, BlockReport) and name == "alice", "a block")
+    assert isinstance(report, BlockReport)
+    report = ring.until(lambda name, event: isinstance(event, BlockReport) and name == "alice", "a block")
+    assert isinstance(report, BlockReport)
+    assert report.stored, report.reason
+    assert state_of(ring.folder, entry.number).state == "done"
+    ring.ask(AbortEntry("olga", number))

@@ -15,12 +15,13 @@ from pathlib import Path
 
 from lab.calibration.book import Book, now, read_book, stale, why_stale
 from lab.calibration.errors import CalibrationRefusedError
-from lab.calibration.keeping import keep
 from lab.calibration.finding import Finding
+from lab.calibration.keeping import keep
 from lab.calibration.steps import STEPS, Step, in_order
 from lab.runs.calibrating.rig import Rig
 from lab.testbed import read_testbed
 from orchestrator.light.calibration.procedures import PROCEDURES, RELAY_PROCEDURES, USER_PROCEDURES
+
 
 @dataclass(frozen=True)
 class Due:

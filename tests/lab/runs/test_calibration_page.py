@@ -9,8 +9,8 @@ import pytest
 from msgspec import structs
 
 from lab.calibration.finding import Curve, Finding, Measured
-from lab.calibration.steps import Step
 from lab.calibration.keeping import FINDINGS, keep, kept_findings
+from lab.calibration.steps import Step
 from lab.runs.pages.calibration_page import write_page
 from lab.runs.testbeds.folder import template_path
 from lab.testbed import load_testbed, read_testbed, write_testbed

@@ -1,0 +1,87 @@
+"""The part that a role takes in a lease for a calibration: it finds what is its own, and keeps it.
+
+What is found is printed by its owner and goes into the owner's book; the orchestrator hears whether the lease came to its
+end.  No key is made in such a lease: what a light phase of a calibration gives is no block, and nobody here submits one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from lab.calibration.current import CurrentTestbed
+from lab.calibration.errors import CalibrationRefusedError
+from lab.calibration.finding import Finding
+from lab.calibration.steps import Step
+from lab.testbed import Testbed
+from orchestrator import runtime
+from orchestrator.events.process import Calibrated, CalibrationProgress, Emit
+from orchestrator.hub.agent import Agent
+from orchestrator.light.calibration.parties import RelayParty, UserParty
+from orchestrator.light.calibration.procedures import PROCEDURES
+from orchestrator.light.messages import LightAborted
+from orchestrator.scheduling.lease_party import HeldLease, LightChannels
+from orchestrator.wire.channel import Channel
+from orchestrator.wire.fields import REASON_LIMIT
+from orchestrator.wire.messages import KEY, LightStatistics, calibration
+
+STEPS = {calibration(step): step for step in sorted(PROCEDURES)}
+"""Steps by the purpose of their leases."""
+PURPOSES = (KEY, *STEPS)
+"""What leases are for that a role takes part in."""
+ANSWER_S = 30.0
+"""For a switch, an attenuator or a sensor to do what was asked."""
+TELL_EVERY_S = 2.0
+
+
+class Calibrating:
+    """What relay and nodes do alike around their part."""
+
+    def __init__(self, current: CurrentTestbed, agent: Agent, emit: Emit) -> None:
+        self._current, self._agent, self._emit = current, agent, emit
+
+    def relay(self, lease: HeldLease, party: Callable[[Testbed], RelayParty]) -> LightStatistics:
+        """The relay's part; LightAborted where it is refused."""
+        with LightChannels(self._agent, lease, lease.pair) as (first, second):
+            return self._take_part(
+                lease,
+                "relay",
+                lambda step, part: party(self._current()).calibrate(step, lease.pair, (first, second), part),
+            )
+
+    def user(self, lease: HeldLease, name: str, party: Callable[[Testbed], UserParty]) -> LightStatistics:
+        """A user's part; LightAborted where it is refused."""
+
+        def calibrate(step: Step, part: Callable[[float], None], channel: Channel) -> Finding | None:
+            return party(self._current()).calibrate(step, lease.pair, channel, part)
+
+        with LightChannels(self._agent, lease, ("relay",)) as (channel,):
+            return self._take_part(lease, name, lambda step, part: calibrate(step, part, channel))
+
+    def _take_part(
+        self,
+        lease: HeldLease,
+        name: str,
+        calibrate: Callable[[Step, Callable[[float], None]], Finding | None],
+    ) -> LightStatistics:
+        step, started = STEPS[lease.purpose], runtime.now()
+        told_s = started
+
+        def part(done: float) -> None:
+            nonlocal told_s
+            at_s = runtime.now()
+            if at_s - told_s >= TELL_EVERY_S:
+                told_s = at_s
+                self._emit(CalibrationProgress(step, *lease.pair, done, at_s))
+
+        try:
+            finding = calibrate(step, part)
+        except CalibrationRefusedError as error:
+            self._emit(Calibrated(step, name, refused=str(error)[:REASON_LIMIT]))
+            raise LightAborted(f"{step} of {name} is refused: {error}") from error
+        light_s = 0.0
+        if finding is not None:
+            self._current.keep(finding)
+            light_s = finding.light_s
+            self._emit(Calibrated(step, name, found=tuple(finding.values)))
+        wall_s = runtime.now() - started
+        return LightStatistics(frames=0, lost_frames=0, pulses=0, announced=0, light_s=light_s, wall_s=wall_s)
