@@ -18,6 +18,7 @@ from lab.calibration.errors import CalibrationRefusedError
 from lab.calibration.finding import Finding
 from lab.calibration.keeping import keep
 from lab.calibration.steps import STEPS, Step, in_order
+from lab.runs.calibrating.intensity import intensity
 from lab.runs.calibrating.rig import Rig
 from lab.testbed import read_testbed
 from orchestrator.light.calibration.procedures import PROCEDURES, RELAY_PROCEDURES, USER_PROCEDURES
@@ -62,7 +63,7 @@ def plan(
     covering = [pair] if pair else _covering(users, pairs)
     due: list[Due] = []
     for step in in_order(chosen):
-        if step not in PROCEDURES:
+        if step not in (*PROCEDURES, Step.INTENSITY):
             continue
         owners = [(name, each) for each in covering for name in each]
         for owner, each in owners if STEPS[step].owner == "user" else [("relay", covering[0])]:
@@ -107,6 +108,8 @@ def run(rig: Rig, testbed_path: Path, due: Sequence[Due], *, progress: Progress)
 
 
 def _find(rig: Rig, due: Due, part: Callable[[float], None]) -> Finding:
+    if due.step is Step.INTENSITY:  # the only one that needs hands
+        return intensity(rig, due.owner, due.pair, part)
     if due.step in RELAY_PROCEDURES:
         return RELAY_PROCEDURES[due.step](rig.relay_means(), due.owner, due.pair, part)
     return USER_PROCEDURES[due.step](rig, due.owner, due.pair, part)

@@ -111,6 +111,8 @@ def _curve(curve: Curve) -> bytes:
 
 def _history(findings: Sequence[Finding]) -> bytes:
     """Each value of a step over time, with its uncertainty."""
+    from matplotlib.dates import AutoDateLocator
+
     names = list(findings[-1].values)
     figure, axes = new_figure(len(names), 2.6)
     for axis, name in zip([axes] if len(names) == 1 else axes, names, strict=True):
@@ -122,6 +124,6 @@ def _history(findings: Sequence[Finding]) -> bytes:
             axis.errorbar(at, values, yerr=sigmas, fmt="o-", color=color, markersize=4, linewidth=1)
         unit = findings[-1].values[name].unit
         axis.set_ylabel(f"{name} / {unit}" if unit else name)
-        axis.xaxis.get_major_locator().set_params(minticks=2, maxticks=3)
+        axis.xaxis.set_major_locator(AutoDateLocator(minticks=2, maxticks=3))
         axis.tick_params(axis="x", labelsize=7)
     return png_of(figure)
