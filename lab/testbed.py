@@ -258,6 +258,8 @@ class Simulation(Section):
     spread: Annotated[float, Field(ge=0, le=3)] = 1.0
     drift: Annotated[float, Field(ge=0, le=10)] = 1.0
     time_scale: Annotated[float, Field(gt=0, le=1e5)] = 1.0
+    sensor_speed: Annotated[float, Field(ge=1, le=1e5)] = 1.0
+    """Readings and zeros of power sensors take their time divided by this, as blocks of a simulated ring are short."""
     length_km: Annotated[Positive, Plausible(0.01, 2000)]
     stations: Annotated[tuple[BuiltStation, ...], Field(min_length=2)]
     fibre_loss_db_per_km: NonNegative = 0.2

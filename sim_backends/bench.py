@@ -255,6 +255,7 @@ def _surroundings(testbed: Testbed, ring: Ring, free_ports: Callable[[int], int]
         seed=simulation.seed,
         ring_seed=simulation.ring_seed,
         spread=simulation.spread,
+        sensor_speed=simulation.sensor_speed,
         tag_channels=testbed.detectors.channels,
         clock=time.monotonic,
         free_ports=free_ports,

@@ -181,6 +181,7 @@ class ScpiDevice:
         line_end: bytes = b"\n",
     ) -> None:
         self.lock = threading.RLock()
+        self._resting = threading.Condition(self.lock)
         self.faults = faults
         self.errors = ErrorQueue(no_error, queue_depth)
         self._line_end = line_end
@@ -211,6 +212,11 @@ class ScpiDevice:
 
     def block_aborted(self, text: bytes) -> None:
         """The connection died inside the block after ``text``."""
+
+    def rest(self, seconds: float) -> None:
+        """Let time pass inside a command: the lock is let go meanwhile, for other connections and callbacks."""
+        with self._resting:
+            self._resting.wait(seconds)
 
     def execute(self, message: ProgramMessage) -> bytes | None:
         """Run one program message; returns the line of replies (with its line feed), or None."""

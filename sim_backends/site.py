@@ -110,6 +110,7 @@ class Surroundings:
     ring_seed: int = 1
     """Seeds what the instruments became, as it does for the ring; ``spread`` is how far they are off, 0 for not at all."""
     spread: float = 1.0
+    sensor_speed: float = 1.0
     carver_error: float = 0.0
     """Relative error of the clock that the pulses come at."""
     _moved: dict[tuple[str, Direction], Plugged] = field(default_factory=dict)
@@ -195,6 +196,11 @@ class Site:
     def spread(self) -> float:
         """How far it is off what was ordered, in the usual tolerances of such instruments."""
         return self.around.spread
+
+    @property
+    def sensor_speed(self) -> float:
+        """Averaging power sensors take their time divided by this."""
+        return self.around.sensor_speed
 
     @property
     def clock(self) -> Callable[[], float]:

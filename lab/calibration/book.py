@@ -57,7 +57,7 @@ BOUNDS = {"extinction_db": -2.0}
 WHOLE = ("detector_delays_ps", "modulator_delays_ps")
 """Whole numbers in the testbed file."""
 
-HAPPENS = ("seed", "drift", "time_scale")
+HAPPENS = ("seed", "drift", "time_scale", "sensor_speed")
 """Of [simulation]: what happens on a ring, not which ring it is."""
 
 AHEAD_H = 0.1

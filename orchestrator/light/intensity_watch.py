@@ -1,20 +1,30 @@
-"""When a user reads its own light: often enough, and at moments that the relay cannot foresee.
+"""When a user reads its own light: often enough, at moments that the relay cannot foresee, and without holding up a frame.
 
-A frame has three places for a reading: armed, before the next frame is loaded; after that; and when the frame is over.
-Each time a reading is due, the place is drawn anew.
+A sensor that sees picowatts averages for up to ten seconds, so each reading runs in a thread of its own while frames go
+on.  A frame has three places for it to begin: armed, before the next frame is loaded; after that; and when the frame is
+over.  Each time a reading is due, the place is drawn anew.  The block is over only with a reading that ended after the
+last frame.
+
+A reading that is too bright is taken again at once, and ends the block if the second one is too: the noise of a reading is
+not far below the bound, and light that stays too bright is outside it for good.  Light that is missing costs key, not
+security, and the launch is closed for a moment where a detector has to be brought back: it is waited for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from orchestrator import runtime
+from orchestrator.light.messages import LightAborted, LightMissing
 from orchestrator.light.symbols import RandomInto
 
 PLACES = 3
+MISSING_S, PACE_S = 3.0, 0.05
+"""How long missing light is waited for, and the least from one look to the next."""
 
 
 class IntensityWatch:
-    """``check`` reads and raises; a reading is due ``every_s`` after the last one."""
+    """``check`` reads and raises; a reading is due ``every_s`` after the last one ended."""
 
     def __init__(
         self, check: Callable[[], object], random_into: RandomInto, clock: Callable[[], float], every_s: float
@@ -23,18 +33,53 @@ class IntensityWatch:
         self._random_into = random_into
         self._clock = clock
         self._every_s = every_s
-        self._read_s = -every_s
+        self._running: runtime.Future[None] | None = None
+        self._ended_s = -every_s
         self._place = 0
 
-    def read(self) -> None:
-        """Read at once."""
-        self._check()
-        self._read_s = self._clock()
+    def begin(self) -> None:
+        """Have a reading under way."""
+        if self._running is None:
+            self._running = runtime.call(self._read, name="intensity")
+
+    def at(self, place: int) -> None:
+        """Begin a reading if it is due and this is the place; raises what an earlier one found."""
+        if self._running is not None and self._running.done():
+            self._take()
+        if self._running is None and place == self._place and self._clock() - self._ended_s >= self._every_s:
+            self.begin()
+
+    def finish(self) -> None:
+        """Wait for a reading that ends after this call; raises what it found."""
+        self.begin()
+        self._take()
+
+    def close(self) -> None:
+        """Wait until the sensor is free, whatever it reads."""
+        if self._running is not None:
+            self._running.exception()
+            self._running = None
+
+    def _take(self) -> None:
+        running, self._running = self._running, None
+        assert running is not None
+        running.result()
+        self._ended_s = self._clock()
         drawn = bytearray(1)
         self._random_into(memoryview(drawn))
         self._place = drawn[0] % PLACES
 
-    def maybe_read(self, place: int) -> None:
-        """Read if it is due and this is the place."""
-        if place == self._place and self._clock() - self._read_s >= self._every_s:
-            self.read()
+    def _read(self) -> None:
+        until_s = self._clock() + MISSING_S
+        while True:
+            try:
+                self._check()
+            except LightMissing:
+                if self._clock() > until_s:
+                    raise
+                runtime.sleep(PACE_S)
+            except LightAborted:
+                self._check()
+                return
+            else:
+                return

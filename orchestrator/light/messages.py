@@ -92,6 +92,10 @@ class DetectorsBlinded(LightAborted):
     """More light reaches a detector than it bears."""
 
 
+class LightMissing(LightAborted):
+    """There is less light than planned, or none."""
+
+
 class LaunchClosed(LightAborted):
     """The relay ended it, and confirmed that its launch is closed."""
 

@@ -20,7 +20,7 @@ from drivers.links.errors import NotReadyError
 from lab.calibration.steps import Step
 from lab.light_budget import DARK_W, photons_per_slot
 from lab.testbed import Testbed
-from orchestrator.light.messages import LightAborted
+from orchestrator.light.messages import LightAborted, LightMissing
 
 if TYPE_CHECKING:
     from drivers.kinds import Attenuator, OpticalSwitch, PowerSensor
@@ -125,7 +125,7 @@ class OwnStation:
     def output_photons(self, direction: Direction) -> float:
         """Mean photons per slot of one direction at the output, by sensor and attenuator.
 
-        Raises LightAborted where the sensor sees no light, NotReadyError where its reading is for light of another colour.
+        Raises LightMissing where the sensor sees no light, NotReadyError where its reading is for light of another colour.
         """
         set_nm, light_nm = self._sensors[direction].wavelength_nm(), self._testbed.ring.wavelength_nm
         if not abs(set_nm - light_nm) < SAME_COLOUR_NM:
@@ -135,7 +135,7 @@ class OwnStation:
             )
         power_w = self._sensors[direction].power_w()
         if not power_w > 0:
-            raise LightAborted(
+            raise LightMissing(
                 f"{self._user.name}: the {direction} sensor reads {power_w:g} W; no light arrives: is the launch open, "
                 "the switch in, and are the two taps not swapped; does no station of "
                 f"{', '.join(name for name in self._testbed.user_names() if name != self._user.name)} stand in the light "
@@ -158,16 +158,21 @@ class OwnStation:
         return between_db + self._user.attenuator_slope * beyond_db
 
     def trim(self, direction: Direction, mu: float) -> None:
-        """Attenuate what the own light is too bright by; the other user's light is attenuated as much."""
+        """Attenuate what the own light is too bright by; the other user's light is attenuated as much.
+
+        LightMissing where it is less than a block may have.
+        """
         if self._testbed.protocol.monitoring == "calibrated":
             return
         excess_db = _over_db(self.output_photons(direction), mu)
+        if not excess_db >= -LOW_DB:
+            raise LightMissing(self._off_its_plan(direction, mu, excess_db))
         if excess_db > 0:
             steps = math.ceil(excess_db / ATTENUATION_STEP_DB)
             self._owned.attenuator.attenuation_db(self._user.attenuation_db + steps * ATTENUATION_STEP_DB)
 
     def check_intensity(self, direction: Direction, mu: float) -> float:
-        """The own light at the output; LightAborted where it is not the planned ``mu``.
+        """The own light at the output; LightAborted where it is not the planned ``mu``, LightMissing where it is less.
 
         The bound of the proof allows for the drift above and for what the reading may be wrong by; below, the block was
         planned for more light.  Without sensors that see so little (``monitoring = "calibrated"``) nothing is read.
@@ -176,11 +181,15 @@ class OwnStation:
             return mu
         actual = self.output_photons(direction)
         deviation_db = _over_db(actual, mu)
-        drift_db = self._testbed.uncertainty.drift_db
-        if not -LOW_DB <= deviation_db <= drift_db:
-            raise LightAborted(
-                f"{self._user.name}: the output is {deviation_db:+.3f} dB off the planned {mu:.4g} photons per slot "
-                f"({direction}); -{LOW_DB:g} to +{drift_db:g} dB are allowed: calibrate {Step.INTENSITY}, {Step.POLARIZATION}, or suspect the "
-                "light"
-            )
+        if deviation_db < -LOW_DB:
+            raise LightMissing(self._off_its_plan(direction, mu, deviation_db))
+        if not deviation_db <= self._testbed.uncertainty.drift_db:
+            raise LightAborted(self._off_its_plan(direction, mu, deviation_db))
         return actual
+
+    def _off_its_plan(self, direction: Direction, mu: float, deviation_db: float) -> str:
+        return (
+            f"{self._user.name}: the output is {deviation_db:+.3f} dB off the planned {mu:.4g} photons per slot "
+            f"({direction}); -{LOW_DB:g} to +{self._testbed.uncertainty.drift_db:g} dB are allowed: calibrate "
+            f"{Step.INTENSITY}, {Step.POLARIZATION}, or suspect the light"
+        )

@@ -8,7 +8,8 @@ above the bound that the proof uses.  A frame without an announcement, or withou
 (:mod:`orchestrator.light.block_record`).
 
 The light comes from the relay, which is not trusted and knows when it fires.  So the intensity is read before the first
-frame, after the last, and between at moments of the user's own choosing (:mod:`orchestrator.light.intensity_watch`).
+frame, at the end of the last, and between at moments of the user's own choosing, while frames go on
+(:mod:`orchestrator.light.intensity_watch`).
 What a power meter cannot show remains assumed: a source that brightens and dims again between two readings, or faster
 than the meter averages.
 """
@@ -59,7 +60,9 @@ logger = logging.getLogger(__name__)
 BUFFERS: tuple[tuple[Literal[0, 1], Literal[0, 1]], ...] = ((0, 1), (1, 0))
 """Waveform buffer of even and odd frames, and the one filled meanwhile."""
 READ_EVERY_S = 1.0
-"""How often the intensity is read, at the least: a sensor that sees single photons takes a while for each reading."""
+"""From the end of a reading of the intensity to the next."""
+OTHERS_PATIENCE = 4.0
+"""So many times the time-out the other user may take for its readings before the first frame, and after the last."""
 
 
 @dataclass(frozen=True)
@@ -239,12 +242,12 @@ class UserLight:
                 channel.send(encode(StationIn()))
                 self._await_light(channel)
                 self._station.trim(direction, mu)
-                watch.read()
+                watch.begin()
                 for index in range(n_frames):
                     self._play(channel, index, timings, frames, drive, record, watch)
                     on_frame(index)
-                    watch.maybe_read(2)
-                watch.read()
+                    watch.at(2)
+                watch.finish()
                 block = record.block()
                 if record.lost_frames:
                     on_lost(record.lost_reason)
@@ -258,7 +261,10 @@ class UserLight:
                 for frame_symbols in frames:
                     frame_symbols.erase()
                 self._waveform[:] = 0
-                self._awg.erase_all()
+                try:
+                    self._awg.erase_all()
+                finally:
+                    watch.close()
             return block, record.announcements
 
     def step_aside_if_dark(self) -> None:
@@ -296,10 +302,10 @@ class UserLight:
         self._time(timings[index])
         self._awg.arm(buffer)
         channel.send(encode(Armed(index)))
-        watch.maybe_read(0)
+        watch.at(0)
         if index + 1 < len(timings):
             self._load(frames[other], drive, other, timings[index + 1])
-        watch.maybe_read(1)
+        watch.at(1)
         heard = record.hear(channel, self._timeout_s)
         missed = self._missed(index)
         if isinstance(heard, Lost):
@@ -310,7 +316,7 @@ class UserLight:
             record.keep(heard, frames[buffer])
 
     def _await_light(self, channel: Channel) -> None:
-        message = read_light_message(channel.recv(self._timeout_s))
+        message = read_light_message(channel.recv(OTHERS_PATIENCE * self._timeout_s))
         if not isinstance(message, LightOn):
             raise unexpected("LightOn", message)
 
@@ -339,7 +345,7 @@ class UserLight:
 
         LightAborted where it gives up a block that is ``complete`` here: the other user's is not.
         """
-        deadline = self._clock() + self._timeout_s
+        deadline = self._clock() + self._timeout_s * (OTHERS_PATIENCE if complete else 1.0)
         try:
             while (left_s := deadline - self._clock()) > 0:
                 try:

@@ -38,7 +38,7 @@ def build(site: Site) -> Simulated:
         read_power_w=lambda slot: site.power_w(f"ch{slot}"),
         light_nm=site.wavelength_nm,
         serial=site.number,
-        sensor=SENSOR_N7752A.off_by(site.spread),
+        sensor=SENSOR_N7752A.hurried(site.sensor_speed).off_by(site.spread),
         rng=site.made,
     )
     return Simulated(twin, lambda: twin.serve(site.host, *site.ports))

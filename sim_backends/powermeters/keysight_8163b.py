@@ -6,8 +6,6 @@ sheet); that scale and zero are off by up to 5 % and 0.05 pW is chosen, as is th
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from sim_backends.keysight import EMPTY_SLOT, KeysightTwin
@@ -28,17 +26,13 @@ HEAD_81634B = Make(
 )
 
 
-ZERO_S = 0.2
-"""On a bench of many stations nobody waits ten seconds for each."""
-
-
 def build(site: Site) -> Simulated:
     """The mainframe, each head in the light where its slot serves."""
     twin = Keysight8163BTwin(
         read_power_w=lambda slot: site.power_w(f"slot{slot}"),
         light_nm=site.wavelength_nm,
         serial=site.number,
-        head=replace(HEAD_81634B, zero_s=ZERO_S).off_by(site.spread),
+        head=HEAD_81634B.hurried(site.sensor_speed).off_by(site.spread),
         rng=site.made,
     )
     return Simulated(twin, lambda: twin.serve(site.host, *site.ports))

@@ -3,8 +3,8 @@
 Written from the clients named in :mod:`drivers.powermeters.keysight_sensors` and from the head's data sheet.  What is no
 measurement reads +3.40282300E+038: a power above the range, nothing or less in dBm, a sensor that takes its zero or
 waits for a trigger.  While a sensor measures by itself ``*OPC?`` never says 1 (found by a user of an 8163A), and while it
-acquires data for its own memory some settings are refused (-221).  A reading comes at once, whatever the averaging time,
-but is as noisy as that leaves it.
+acquires data for its own memory some settings are refused (-221).  ``READ`` is answered after the averaging time, with the mean
+of the light in it; the box goes on serving others meanwhile.
 
 The diode gives a current in proportion to its wavelength, so a sensor that is set to another wavelength than the light's
 reads wrong by their ratio.  Scale, zero and noise are the sensor's own secret; a zero ends with what reached the sensor
@@ -31,6 +31,7 @@ from sim_backends.keysight import (
     nr3,
     switch,
 )
+from sim_backends.powermeters.averaging import Averaging
 from sim_backends.schedule import Schedule
 from sim_backends.servers import SETTINGS_CONFLICT, Call, ScpiError
 
@@ -53,7 +54,7 @@ class Make:
 
     A zero that was never taken is off by at most ``zero_error_w``; ``noise_w`` is the standard deviation of a reading
     averaged over one second; the reading is wrong by a factor of at most ``1 +- scale_error``.  ``zero_s`` is what a
-    zero takes, averaging all the while.
+    zero takes, averaging all the while.  Readings take their averaging time divided by ``speed``.
     """
 
     zero_error_w: float
@@ -64,14 +65,19 @@ class Make:
     wavelength_m: tuple[float, float]
     averaging_s: tuple[float, float]
     zero_s: float = 10.0
+    speed: float = 1.0
 
     def off_by(self, spread: float) -> Make:
         """The same with errors of ``spread`` times the usual ones."""
         return replace(self, zero_error_w=spread * self.zero_error_w, scale_error=spread * self.scale_error)
 
+    def hurried(self, speed: float) -> Make:
+        """The same whose readings and zeros take their time divided by ``speed``."""
+        return replace(self, zero_s=self.zero_s / speed, speed=speed)
+
     def exact(self, zero_s: float = 0.0) -> Make:
         """The same without any error, and quick: for tests against the light itself."""
-        return replace(self, zero_error_w=0.0, noise_w=0.0, scale_error=0.0, zero_s=zero_s)
+        return replace(self, zero_error_w=0.0, noise_w=0.0, scale_error=0.0, zero_s=zero_s, speed=math.inf)
 
 
 @dataclass
@@ -113,7 +119,7 @@ class Sensors(Part):
         schedule: Schedule,
     ) -> None:
         self._make = make
-        self._rng = rng
+        self._averaging = Averaging(make.noise_w, rng, device.rest, make.speed)
         self.all = [
             Sensor(
                 slot,
@@ -212,15 +218,18 @@ class Sensors(Part):
     def _seen(self, sensor: Sensor, light_w: float, averaged_s: float) -> float:
         """What the sensor takes ``light_w`` for before its zero is applied; W."""
         light_w *= self._light_m / sensor.wavelength_m
-        noise_w = self._make.noise_w / math.sqrt(averaged_s) * self._rng.standard_normal()
-        return light_w * sensor.scale + noise_w
+        return light_w * sensor.scale + self._averaging.noise(averaged_s)
 
     def _read(self, sensor: Sensor) -> str:
         top_w = self._make.top_w
         if not sensor.auto_range:
             top_w = min(top_w, 1e-3 * 10 ** (sensor.range_dbm / 10))
         idle = sensor.function == "NONE" and sensor.trigger == "IGN" and not sensor.zeroing
-        light_w = self._read_power_w(sensor.number)
+        light_w = (
+            self._averaging.mean_w(lambda: self._read_power_w(sensor.number), sensor.averaging_s)
+            if idle
+            else 0.0
+        )
         if not idle or not light_w <= top_w:
             return NO_VALUE
         power_w = self._seen(sensor, light_w, sensor.averaging_s) + sensor.zero_w

@@ -3,6 +3,8 @@
 Written from the command list in QMI ``instruments/thorlabs/pm100d.py``, pymeasure ``thorlabspm100usb.py`` and
 ThorlabsPM100 ``ThorlabsPM100.py`` (loss correction, delta mode, zeroing, beam diameter).
 In a manual range a higher power reads 9.9E37 (SCPI infinity); a power that is not a number reads 9.91E37.
+A measurement takes 0.3 ms for each sample averaged (manual), is the mean of the light in that time and has the noise that
+is left: of a sample half the least power that the head tells from none (chosen).
 A wavelength that the sensor head does not reach leaves the old one: with an error (SCPI), or without (users' reports).
 """
 
@@ -11,7 +13,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
+
 from sim_backends.faults import FaultInjector
+from sim_backends.powermeters.averaging import Averaging
 from sim_backends.schedule import Schedule, later
 from sim_backends.servers import DATA_OUT_OF_RANGE, Call, ScpiDevice, ScpiError, ScpiServer
 from sim_backends.site import Simulated, Site
@@ -24,6 +29,9 @@ _RANGES_W = tuple(10.0**exponent for exponent in range(-8, 0))
 _MAX_AVERAGING = 10_000
 _ZERO_S = 1.0
 _RESPONSIVITY_A_PER_W = 1.0  # of the InGaAs diode, near 1550 nm; a real sensor stores a curve
+SAMPLE_S = 3e-4
+SAMPLE_NOISE_W = 5e-10
+"""S155C."""
 _WATTS = {"NW": 1e-9, "UW": 1e-6, "MW": 1e-3, "W": 1.0}
 
 
@@ -36,12 +44,15 @@ class _Device(ScpiDevice):
         wavelength_limits_nm: tuple[float, float],
         quiet: bool,
         schedule: Schedule,
+        make: tuple[float, float, np.random.Generator],
     ) -> None:
         super().__init__(identity, faults, no_error='+0,"No error"')
         self._read_power_w = read_power_w
         self._wavelength_limits_nm = wavelength_limits_nm
         self._quiet = quiet
         self._schedule = schedule
+        noise_w, speed, rng = make
+        self._averaging = Averaging(noise_w * math.sqrt(SAMPLE_S), rng, self.rest, speed)
         self._default()
         add = self.add
         add("*RST", lambda c: self._default())
@@ -86,7 +97,9 @@ class _Device(ScpiDevice):
         setattr(self, attribute, value)
 
     def _measure(self) -> str:
-        power_w = self._read_power_w() - self.zero_w
+        averaged_s = self.averaging * SAMPLE_S
+        power_w = self._averaging.mean_w(self._read_power_w, averaged_s) - self.zero_w
+        power_w += self._averaging.noise(averaged_s)
         if abs(power_w) > (_RANGES_W[-1] if self.auto_range else self.range_w):
             return _INFINITY
         power_w = power_w * 10 ** (self.loss_db / 10) - (self.reference_w if self.delta else 0.0)
@@ -153,7 +166,13 @@ def _number(value: float) -> str:
 
 def build(site: Site) -> Simulated:
     """The power meter in the light of its owner."""
-    twin = PM100DTwin(read_power_w=lambda: site.power_w(""), serial=site.number)
+    twin = PM100DTwin(
+        read_power_w=lambda: site.power_w(""),
+        serial=site.number,
+        noise_w=SAMPLE_NOISE_W,
+        speed=site.sensor_speed,
+        rng=site.made,
+    )
     return Simulated(twin, lambda: twin.serve(site.host, *site.ports))
 
 
@@ -162,7 +181,8 @@ class PM100DTwin:
 
     ``wavelength_limits_nm`` is what its sensor head reaches; ``quiet``: without an error for other wavelengths;
     ``schedule(delay_s, action)`` runs the end of a zero adjustment; ``left_by_someone`` starts it with another user's
-    unit, corrections, range, averaging and errors.
+    unit, corrections, range, averaging and errors.  ``noise_w``: standard deviation of one sample, drawn from ``rng``; samples
+    take their time divided by ``speed``.
     """
 
     def __init__(
@@ -175,10 +195,16 @@ class PM100DTwin:
         quiet: bool = False,
         schedule: Schedule = later,
         left_by_someone: bool = False,
+        noise_w: float = 0.0,
+        speed: float = math.inf,
+        rng: np.random.Generator | None = None,
     ) -> None:
         self.faults = FaultInjector()
+        make = noise_w, speed, rng or np.random.default_rng(serial)
         identity = IDENTITY.format(model=model, serial=serial)
-        self._device = _Device(identity, self.faults, read_power_w, wavelength_limits_nm, quiet, schedule)
+        self._device = _Device(
+            identity, self.faults, read_power_w, wavelength_limits_nm, quiet, schedule, make
+        )
         if left_by_someone:
             self._device.leave()
         self._server = ScpiServer(self._device, self.faults)

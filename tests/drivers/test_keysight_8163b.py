@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +30,8 @@ from sim_backends.powermeters.keysight_8163b import HEAD_81634B, Keysight8163BTw
 from sim_backends.servers import Call
 
 OWN_LIGHT_W = 0.64e-12
+QUICK = replace(HEAD_81634B, speed=math.inf)
+"""With all its errors, and nothing takes time but a zero."""
 
 
 def near(power_w: float) -> Any:
@@ -169,7 +174,7 @@ def test_what_is_no_measurement_is_an_error(setup: Setup, power_w: float) -> Non
 
 
 def test_a_reading_below_the_floor_is_as_it_is_and_its_mean_is_right() -> None:
-    setup = Setup(head=HEAD_81634B, rng=np.random.default_rng(3))
+    setup = Setup(head=QUICK, rng=np.random.default_rng(3))
     setup.meter.connect()
     setup.light_w = {1: 0.0, 2: 0.0}
     setup.meter.slot1.zero()
@@ -186,7 +191,7 @@ def test_a_reading_below_the_floor_is_as_it_is_and_its_mean_is_right() -> None:
 def test_a_zero_in_the_dark_takes_the_error_away() -> None:
     off, zeroed = [], []
     for seed in range(12):
-        setup = Setup(head=HEAD_81634B, rng=np.random.default_rng(seed))
+        setup = Setup(head=QUICK, rng=np.random.default_rng(seed))
         setup.light_w = {1: 0.0, 2: 0.0}
         setup.meter.connect()
         setup.meter.slot1.averaging_s(10.0)
@@ -201,7 +206,7 @@ def test_a_zero_in_the_dark_takes_the_error_away() -> None:
 
 def test_two_heads_of_one_seed_are_the_same_and_scales_differ() -> None:
     def scale(seed: int) -> float:
-        setup = Setup(head=HEAD_81634B, rng=np.random.default_rng(seed))
+        setup = Setup(head=QUICK, rng=np.random.default_rng(seed))
         setup.light_w = {1: 1e-9, 2: 1e-9}
         setup.meter.connect()
         found = setup.meter.slot1.power_w() / 1e-9
@@ -379,3 +384,25 @@ def test_over_range_in_a_manual_range(setup: Setup) -> None:
         setup.meter.slot1.power_w()
     setup.meter.connect()
     assert setup.meter.slot1.power_w() == near(OWN_LIGHT_W)
+
+
+def test_a_reading_takes_its_averaging_time_and_shows_the_mean_of_the_light_in_it() -> None:
+    """As the light goes out half-way, half of it is read; the box answers others meanwhile."""
+    setup = Setup(head=replace(HEAD_81634B.exact(), speed=10.0))
+    setup.meter.connect()
+    setup.meter.slot1.averaging_s(4.0)
+    read: list[float] = []
+    reading = threading.Thread(target=lambda: read.append(setup.meter.slot1.power_w()))
+    begun_s = time.monotonic()
+    reading.start()
+    device = setup.twin._device
+    while time.monotonic() - begun_s < 0.2:
+        with device.lock:
+            assert not read
+        time.sleep(0.01)
+    setup.light_w[1] = 0.0
+    reading.join()
+    assert time.monotonic() - begun_s >= 0.4
+    assert 0.3 * OWN_LIGHT_W < read[0] < 0.7 * OWN_LIGHT_W
+    assert setup.meter.slot1.power_w() == 0.0
+    setup.close()

@@ -1,5 +1,6 @@
 """Thorlabs power meter: watts whatever the front panel says, and no number where nothing was measured."""
 
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -292,5 +293,19 @@ def test_a_zero_takes_away_what_is_read_in_the_dark() -> None:
     assert meter.power_w() == 0.0
     power_w["now"] = 1e-6
     assert meter.power_w() == pytest.approx(0.997e-6)
+    meter.close()
+    twin.close()
+
+
+def test_a_measurement_takes_its_samples_and_is_as_noisy_as_they_leave_it() -> None:
+    twin = PM100DTwin(read_power_w=lambda: 1e-6, noise_w=1e-9, speed=1.0, rng=np.random.default_rng(1))
+    meter = ThorlabsPM100D("meter", twin.serve("127.0.0.1", 0))
+    meter.connect()
+    one = np.array([meter.power_w() for _ in range(100)])
+    meter.averaging(300)
+    begun_s = time.monotonic()
+    assert meter.power_w() == pytest.approx(1e-6, abs=5e-9 / 300**0.5)
+    assert time.monotonic() - begun_s >= 300 * 3e-4
+    assert one.std() == pytest.approx(1e-9, rel=0.3, abs=0)
     meter.close()
     twin.close()

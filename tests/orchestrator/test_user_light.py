@@ -3,97 +3,26 @@
 from __future__ import annotations
 
 import math
-import threading
-import tomllib
 from collections.abc import Callable
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from station_in_memory import StationInMemory, sensor_w
+from station_in_memory import StationInMemory
+from user_phase import MU, PATIENCE_S, Phase, small_testbed
 
-from drivers.links.errors import InstrumentError, LinkBrokenError
-from lab.runs.testbeds.folder import template_path
-from lab.testbed import Testbed, parse_testbed
+from drivers.links.errors import LinkBrokenError
 from orchestrator.light.messages import (
     Armed,
     Finished,
     FrameLost,
     LightAbort,
     LightAborted,
-    LightOff,
     LightOn,
-    StationIn,
     announce,
 )
-from orchestrator.light.messages import read_light_message as read
 from orchestrator.light.user import UserLight
-from orchestrator.protocols.four_phase.symbols import FourPhases
-from orchestrator.wire.channel import ChannelError
-from orchestrator.wire.codec import decode, encode
-from orchestrator.wire.memory_channel import memory_channel_pair
-
-MU, SLOTS, PATIENCE_S = 0.01, 1 << 12, 5.0
-
-
-@cache
-def small_testbed() -> Testbed:
-    data = tomllib.loads(template_path("simulated-four-node").read_text(encoding="utf-8"))
-    data["protocol"] |= {"slots_per_frame": SLOTS, "pulses_per_block": 4 * SLOTS}
-    return parse_testbed(data, Path("t"))
-
-
-class Phase:
-    """Alice in a light phase of her own; the test is the relay."""
-
-    def __init__(self, n_frames: int = 2, timeout_s: float = PATIENCE_S) -> None:
-        self.station = StationInMemory()
-        self.light = UserLight(
-            small_testbed(), "alice", self.station.generator, self.station.owned, timeout_s=timeout_s
-        )
-        self.relay, self.channel = memory_channel_pair()
-        self.error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, args=(n_frames,))
-
-    def _run(self, n_frames: int) -> None:
-        try:
-            self.light.run(self.channel, symbols=FourPhases(0.75), mu=MU, direction="ccw", n_frames=n_frames)
-        except (LightAborted, ChannelError, InstrumentError) as error:
-            self.error = error
-
-    def start(self) -> Phase:
-        self._thread.start()
-        assert self.hear() == StationIn()
-        return self
-
-    def hear(self) -> Any:
-        return read(self.relay.recv(PATIENCE_S))
-
-    def say(self, *messages: Any) -> None:
-        for message in messages:
-            self.relay.send(message if isinstance(message, bytes) else encode(message))
-
-    def light_on(self, factor: float = 1.0) -> None:
-        self.station.shine(factor * sensor_w(small_testbed(), "alice", "ccw", MU))
-        self.say(LightOn())
-
-    def light_off(self) -> None:
-        self.station.shine(0.0)
-        self.say(LightOff())
-
-    def frame(self, index: int) -> None:
-        assert self.hear() == Armed(index)
-        self.station.generator.trigger()
-        self.say(announce(index, np.array([1, 5], np.uint32), np.array([1, 2], np.uint8)))
-
-    def end(self) -> list[str]:
-        """Wait for the end; what was done to switch and attenuator, in order."""
-        self._thread.join(2 * PATIENCE_S)
-        assert not self._thread.is_alive()
-        assert not self.station.generator.holds_symbols
-        return self.station.log
+from orchestrator.wire.codec import decode
 
 
 def test_a_station_is_taken_in_dark_and_leaves_only_after_the_launch_is_closed() -> None:
@@ -128,8 +57,7 @@ def test_a_user_that_gives_up_says_so_at_once_and_waits_in_the_dark_for_the_laun
     phase = Phase().start()
     phase.light_on(factor=1.2)
     phase.station.attenuator.attenuation_db = lambda value=None: 0.0  # type: ignore[method-assign]
-    said = decode(phase.relay.recv(PATIENCE_S), LightAbort)
-    assert "dB off the planned" in said.reason
+    assert "dB off the planned" in phase.given_up()
     phase.say(*left_over)
     assert phase.station.attenuator.shut or phase._thread.is_alive()
     phase.light_off()
