@@ -100,7 +100,7 @@ def noted(driven: DrivenRing, patch: pytest.MonkeyPatch) -> list[str]:
 CASES: list[tuple[Plant, str]] = [
     (
         swapped_taps,
-        r"bob: the output is -\d+\.\d+ dB off the planned .* calibrate again, or suspect the light",
+        r"bob: the output is -\d+\.\d+ dB off the planned .* calibrate intensity, polarization, or suspect the light",
     ),
     (
         switch_that_does_not_move,
