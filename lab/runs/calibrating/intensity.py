@@ -21,7 +21,7 @@ def intensity(rig: Rig, user: str, pair: tuple[str, str], part: Callable[[float]
     def plug(sensor: Direction, free: bool) -> None:
         rig.hands.plug(user, sensor, free)
 
-    zeros = dark_readings(user, rig.users[user].station)
+    zeros = dark_readings(testbed, user, rig.users[user].station)
     began_s = runtime.now()
     with rig.bright(user, AT_TAP_W) as owned:
         readings = tap_readings(owned, plug, testbed.user(user).attenuation_db, part)

@@ -18,7 +18,7 @@ from lab.calibration.finding import Curve, Finding, Measured
 from lab.calibration.intensity import IntensityFit, Moved, TapReading, fit_intensity
 from lab.calibration.steps import Step
 from lab.testbed import Testbed
-from orchestrator.light.own_station import Direction, StationInstruments
+from orchestrator.light.own_station import Direction, OwnStation, StationInstruments
 from orchestrator.randomness import local_generator
 
 BEYOND_DB = (0.0, 1.0, 2.0, 4.0, 7.0, 10.0, 15.0)
@@ -27,30 +27,42 @@ REPEATS = 2
 AT_TAPS = 3
 """Readings with both sensors at their taps, each time."""
 DARK_READINGS = 10
-DARKEST_W = 1e-12
-"""A zero that leaves more was taken in light."""
+DARK_SIGMAS = 4.0
 
 Plug: TypeAlias = Callable[[Direction, bool], None]
 """Has a sensor's fibre moved to the free port of the far tap (True), or back to its own tap (False)."""
 COURSE: tuple[Moved, ...] = ("", "cw", "", "ccw", "")
 
 
-def dark_readings(user: str, owned: StationInstruments) -> dict[Direction, Measured]:
-    """What both sensors read behind the own switch in bypass, zeroed just before.
+def dark_readings(testbed: Testbed, user: str, owned: StationInstruments) -> dict[Direction, Measured]:
+    """What both sensors read in the dark, zeroed just before behind the own switch in bypass; pW.
 
-    Raises CalibrationRefusedError where they cannot be zeroed, or light reaches them all the same.
+    The switch does not keep all light out, and light that comes while a sensor takes its zero is missing from every
+    later reading.  So they are read with the station taken in: whoever lit them meanwhile would have to know when to stop,
+    and lets them read too much, or less than nothing.  Raises CalibrationRefusedError, with the station left dark.
     """
     if not owned.switch.crossed():
         raise CalibrationRefusedError(f"{user}: the station is in the ring", "close the launch first")
-    zeros: dict[Direction, Measured] = {}
-    for direction, sensor in owned.sensors.items():
+    for sensor in owned.sensors.values():
         sensor.zero()
-        read = [sensor.power_w() for _ in range(DARK_READINGS)]
-        zeros[direction] = Measured(fmean(read) * 1e12, stdev(read) / math.sqrt(len(read)) * 1e12, "pW")
-        if abs(fmean(read)) > DARKEST_W:
+    owned.attenuator.block()
+    owned.switch.crossed(False)
+    zeros: dict[Direction, Measured] = {}
+    try:
+        for direction, sensor in owned.sensors.items():
+            read = [sensor.power_w() * 1e12 for _ in range(DARK_READINGS)]
+            zeros[direction] = Measured(fmean(read), stdev(read) / math.sqrt(len(read)), "pW")
+    finally:
+        OwnStation(testbed, user, owned).bypass_if_dark()
+    charged_pw = testbed.uncertainty.sensor_zero_pw
+    for direction, found in zeros.items():
+        value, sigma = found.value, found.uncertainty
+        assert isinstance(value, float)
+        assert isinstance(sigma, float)
+        if abs(value) > charged_pw + DARK_SIGMAS * sigma:
             raise CalibrationRefusedError(
-                f"{user}: behind the switch in bypass the {direction} sensor reads {fmean(read):.3g} W",
-                "light passes the switch: is the launch closed, is the fibre in the right port",
+                f"{user}: zeroed, the {direction} sensor reads {value:.3g} pW in the dark, and {charged_pw:g} pW are allowed",
+                "light reached it while it was zeroed, or still does: is the launch closed",
             )
     return zeros
 

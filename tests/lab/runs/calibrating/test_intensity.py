@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,14 @@ import pytest
 from uncalibrated_ring import ALL, Uncalibrated, uncalibrated_ring
 
 from lab.calibration.book import now, read_book
+from lab.calibration.errors import CalibrationRefusedError
 from lab.calibration.steps import Step
 from lab.runs.calibrating.hands import Hands, NoHands, instruction
 from lab.runs.calibrating.rig import Rig, opened_rig
 from lab.runs.calibrating.runner import Outcome, plan, run
 from lab.testbed import read_testbed
+from orchestrator.light.calibration.intensity import dark_readings
+from orchestrator.light.launching import Launching
 from orchestrator.light.own_station import Direction
 
 
@@ -95,6 +99,32 @@ def test_a_relay_that_brightens_meanwhile_changes_nothing(tmp_path: Path) -> Non
     assert hands.moves == 8
     assert not hands.biased_in_light
     assert np.abs(errors_db(ring, ("alice", "bob"))).max() < 0.2
+
+
+def test_light_that_comes_while_sensors_are_zeroed_is_found(tmp_path: Path) -> None:
+    """The switch lets a hundred-thousandth of it through: too little for the sensor to refuse its zero."""
+    ring = uncalibrated_ring(tmp_path, ring_seed=14)
+    with opened_rig(ring.path) as rig:
+        launching, owned = Launching(rig.testbed, rig.relay), rig.users["alice"].station
+
+        class Lit:
+            """A sensor that is lit for as long as it takes its zero."""
+
+            power_w, wavelength_nm, floor_w = owned.sensor_cw.power_w, owned.sensor_cw.wavelength_nm, None
+
+            def zero(self) -> None:
+                launching.shine(10.0)
+                owned.sensor_cw.zero()
+                launching.close()
+
+        with pytest.raises(CalibrationRefusedError, match=r"cw sensor reads -\d"):
+            dark_readings(rig.testbed, "alice", replace(owned, sensor_cw=Lit()))
+        assert owned.switch.crossed()
+        launching.shine(10.0)
+        with pytest.raises(CalibrationRefusedError, match="is the launch closed"):
+            dark_readings(rig.testbed, "alice", owned)
+        assert not owned.switch.crossed(), "it stays in, dark, as light is there"
+        launching.close()
 
 
 def test_without_hands_nothing_is_believed(tmp_path: Path) -> None:
