@@ -31,7 +31,7 @@ from orchestrator.wire.queue_control import (
     ShowQueue,
 )
 
-ANSWER_PATIENCE_S = 20.0
+ANSWER_PATIENCE_S = 5.0
 
 
 class QueueDesk:

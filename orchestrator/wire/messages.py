@@ -135,7 +135,7 @@ class ReportedBefore(Message, frozen=True):
     """
 
     blocks: Annotated[list[BlockReport], Meta(max_length=64)]
-    in_work: Annotated[tuple[tuple[Count, Count], ...], Meta(max_length=64)] = ()
+    in_work: Annotated[tuple[tuple[Count, Count], ...], Meta(max_length=1024)] = ()
 
 
 class Said(Message, frozen=True):
