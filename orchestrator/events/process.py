@@ -107,6 +107,16 @@ class Calibrated(Message, frozen=True):
     refused: str = ""
 
 
+class Tracked(Message, frozen=True):
+    """``what`` was corrected for the pair since it was calibrated, by this much in all, in ``unit``, one for each part."""
+
+    what: str
+    first: str
+    second: str
+    corrections: tuple[float, ...]
+    unit: str
+
+
 class PeerLedger(Message, frozen=True):
     """What became of every bit that the printing node shared with ``peer``; the last four add up to the first."""
 
@@ -144,6 +154,7 @@ ProcessEvent: TypeAlias = (
     | LightProgress
     | CalibrationProgress
     | Calibrated
+    | Tracked
     | PeerLedger
     | BlockReport
     | Epsilons

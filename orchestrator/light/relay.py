@@ -27,6 +27,7 @@ from orchestrator.light.in_step import UsersInStep
 from orchestrator.light.latching import Latching
 from orchestrator.light.launching import Launching, PlannedLight, RelayInstruments
 from orchestrator.light.messages import FrameLost, LightOff, LightOn, aborting, announce, reason_of
+from orchestrator.light.pulse_tracking import PulseTracking
 from orchestrator.light.recording import PS_PER_S, plays_to_its_end
 from orchestrator.wire.channel import Channel
 from orchestrator.wire.codec import encode
@@ -50,10 +51,14 @@ Clicks: TypeAlias = tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8]]
 
 @dataclass(frozen=True)
 class FramesServed:
-    """What a light phase came to: clicks announced, and frames without an announcement."""
+    """What a light phase came to: clicks announced, and frames without an announcement.
+
+    ``shift_ps``: where the pulses stand at the end, from where they were calibrated, at D1 and D2.
+    """
 
     announced: int
     lost_frames: int
+    shift_ps: tuple[float, float]
 
 
 class RelayLight:
@@ -74,6 +79,7 @@ class RelayLight:
         self._timeout_s = timeout_s
         self._pause = pause
         self._clock = clock
+        self._tracking = PulseTracking()
         self._was_lit = False
 
     def was_lit(self) -> bool:
@@ -85,6 +91,7 @@ class RelayLight:
         if testbed is not self._testbed:
             self._testbed = testbed
             self._launching.use(testbed)
+            self._tracking = PulseTracking()
             self.set_up()
 
     def set_up(self) -> None:
@@ -130,7 +137,7 @@ class RelayLight:
                 users.send(announce(frame, *clicks))
                 announced, recorded = announced + clicks[0].size, recorded + 1
                 on_frame(frame, clicks[0].size)
-            return FramesServed(announced, n_frames - recorded)
+            return FramesServed(announced, n_frames - recorded, self._tracking.shift_ps)
         except BaseException as error:
             last.insert(0, aborting(error))
             raise
@@ -155,10 +162,17 @@ class RelayLight:
             self._launching.open(plan, latching)
             return FrameLost(frame, told)
         protocol = self._testbed.protocol
+        slot_ps = PS_PER_S / protocol.clock_hz
+        delays_ps = self._tracking.delays_ps(self._testbed.calibration.detector_delays_ps)
+        if self._tracking.see(times, delays_ps, slot_ps):
+            first_ps, second_ps = self._tracking.shift_ps
+            logger.info(
+                "frame %d: the gates stand %+.0f and %+.0f ps from calibrated", frame, first_ps, second_ps
+            )
         return tags_to_clicks(
             times,
-            self._testbed.calibration.detector_delays_ps,
-            slot_ps=PS_PER_S / protocol.clock_hz,
+            delays_ps,
+            slot_ps=slot_ps,
             gate_ps=protocol.gate_ns * 1000,
             slots_per_frame=protocol.slots_per_frame,
         )

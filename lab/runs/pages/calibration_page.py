@@ -124,6 +124,6 @@ def _history(findings: Sequence[Finding]) -> bytes:
             axis.errorbar(at, values, yerr=sigmas, fmt="o-", color=color, markersize=4, linewidth=1)
         unit = findings[-1].values[name].unit
         axis.set_ylabel(f"{name} / {unit}" if unit else name)
-        axis.xaxis.set_major_locator(AutoDateLocator(minticks=2, maxticks=3))
+        axis.xaxis.set_major_locator(AutoDateLocator(minticks=2, maxticks=5))  # type: ignore[no-untyped-call]
         axis.tick_params(axis="x", labelsize=7)
     return png_of(figure)
