@@ -107,14 +107,12 @@ class Calibrated(Message, frozen=True):
     refused: str = ""
 
 
-class Tracked(Message, frozen=True):
-    """``what`` was corrected for the pair since it was calibrated, by this much in all, in ``unit``, one for each part."""
+class GatesMoved(Message, frozen=True):
+    """The relay's gates at D1 and D2 follow the pulses of the pair's light: so far from where they were calibrated."""
 
-    what: str
     first: str
     second: str
-    corrections: tuple[float, ...]
-    unit: str
+    shift_ps: tuple[float, float]
 
 
 class PeerLedger(Message, frozen=True):
@@ -154,7 +152,7 @@ ProcessEvent: TypeAlias = (
     | LightProgress
     | CalibrationProgress
     | Calibrated
-    | Tracked
+    | GatesMoved
     | PeerLedger
     | BlockReport
     | Epsilons

@@ -12,7 +12,7 @@ from lab.interlock.watching import watching
 from lab.station import Station
 from lab.testbed import Testbed
 from orchestrator import runtime
-from orchestrator.events.process import Emit, LightProgress, RelayServing, Tracked
+from orchestrator.events.process import Emit, GatesMoved, LightProgress, RelayServing
 from orchestrator.events.status import Alarm, Served, pair_name
 from orchestrator.hub.agent import AgentEvent, LinkUp
 from orchestrator.hub.connect import connect_agent
@@ -131,7 +131,7 @@ def run_relay(
         if not latched:
             stands()
         if any(served_frames.shift_ps):
-            emit(Tracked("pulses", *lease.pair, served_frames.shift_ps, "ps"))
+            emit(GatesMoved(*lease.pair, served_frames.shift_ps))
         pulses = lease.n_frames * slots
         return LightStatistics(
             frames=lease.n_frames,

@@ -128,12 +128,12 @@ RATIOS = "qber f_ec phase_error_upper accuracy loss clipped vanished sec cor aut
 
 
 def test_a_number_has_its_unit_in_its_name() -> None:
-    """So that a metric can be made of any field: what is counted, a ratio, or bits, bytes, seconds, bits a second."""
+    """So that a metric can be made of any field: what is counted, a ratio, or bits, bytes, seconds, picoseconds, bits a second."""
     plain = {*COUNTS.split(), *RATIOS.split()}
     for kind in ALL_KINDS:
         for field, hint in get_type_hints(kind).items():
             if {int, float} & {hint, *get_args(hint)} and field not in plain:
-                units = [unit for unit in ("_bits_", "_bytes_", "_s_", "_bps_") if unit in f"_{field}_"]
+                units = [unit for unit in ("_bits_", "_bytes_", "_s_", "_ps_", "_bps_") if unit in f"_{field}_"]
                 assert units, f"{kind.__name__}.{field}"
 
 
