@@ -1,0 +1,187 @@
+"""The light of a pair in a notebook: planned light in the ring, and what turning anything in it does.
+
+One user's modulator turns her pulses by 0 and pi in turn, slot by slot, and everything else rests.  Equal phases belong to
+D1 and opposite ones to D2; what comes out wrong over all that comes is an error ratio as in basis Y of a block, and
+``(right - wrong) / (right + wrong)`` the visibility of the interference.  Dark counts and back-scatter count as they do in
+a block: less light, more errors.
+
+These phases are known to everybody.  They are for looking at a ring, and never make key.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from qcodes.instrument import InstrumentBase
+from qcodes.parameters import Parameter
+
+from drivers.kinds import PhaseModulator
+from drivers.links.errors import NotReadyError
+from lab import needs
+from lab.station import Station
+from lab.testbed import Testbed
+from orchestrator import runtime
+from orchestrator.light.clicks import BOTH, D1_ONLY, D2_ONLY, tags_to_clicks
+from orchestrator.light.launching import Launching, RelayInstruments, planned_light
+from orchestrator.light.own_station import OWN_DIRECTION, OwnStation, StationInstruments
+from orchestrator.light.recording import PS_PER_S, plays_to_its_end
+from orchestrator.light.timing import FrameTiming, frame_timing
+
+SLOTS = 1 << 20
+"""Of a frame: ten milliseconds of light."""
+TAIL_PS = 1_000_000
+PATIENCE_S = 10.0
+
+
+@dataclass(frozen=True, repr=False)
+class Seen:
+    """Clicks of one frame in the gates; ``right`` and ``wrong`` for the phase that each slot had."""
+
+    d1: int
+    d2: int
+    right: int
+    wrong: int
+    light_s: float
+
+    @property
+    def visibility(self) -> float:
+        """Of the interference, nothing taken off; NaN without clicks."""
+        return (self.right - self.wrong) / (self.right + self.wrong) if self.right + self.wrong else math.nan
+
+    @property
+    def error_ratio(self) -> float:
+        """Wrong clicks over all; NaN without clicks."""
+        return self.wrong / (self.right + self.wrong) if self.right + self.wrong else math.nan
+
+    def __repr__(self) -> str:
+        return (
+            f"D1 {self.d1 / self.light_s:.4g}/s, D2 {self.d2 / self.light_s:.4g}/s, visibility {self.visibility:.4f}, "
+            f"errors {100 * self.error_ratio:.2f} % of {self.right + self.wrong}"
+        )
+
+
+class Interference(InstrumentBase):
+    """What D1 and D2 see; each parameter is of a frame of its own, :meth:`look` gives all of one."""
+
+    def __init__(
+        self, testbed: Testbed, user: str, modulator: PhaseModulator, relay: RelayInstruments
+    ) -> None:
+        """``user``, the first of the pair, turns its phases with ``modulator``."""
+        super().__init__("light")
+        self._testbed, self._modulator, self._tagger = testbed, modulator, relay.tagger
+        timing = frame_timing(testbed, user, OWN_DIRECTION[0])
+        protocol, calibration = testbed.protocol, testbed.calibration
+        modulator.configure(
+            protocol.clock_hz * protocol.samples_per_slot,
+            testbed.user(user).awg_amplitude_vpp,
+            timing.fine_delay_ps,
+        )
+        self._frame = _half_turns(testbed, user, timing)
+        modulator.prepare(self._frame.size)
+        self._light_s = SLOTS / protocol.clock_hz
+        self._record_ps = round(max(calibration.detector_delays_ps) + self._light_s * PS_PER_S) + TAIL_PS
+        self._add(
+            "d1_cps",
+            "Counts of D1 in the gates, per second of light",
+            "1/s",
+            lambda seen: seen.d1 / seen.light_s,
+        )
+        self._add(
+            "d2_cps",
+            "Counts of D2 in the gates, per second of light",
+            "1/s",
+            lambda seen: seen.d2 / seen.light_s,
+        )
+        self._add("visibility", "Visibility of the interference", "", lambda seen: seen.visibility)
+        self._add("error_ratio", "Wrong clicks over all", "", lambda seen: seen.error_ratio)
+
+    def _add(self, name: str, label: str, unit: str, of: Callable[[Seen], float]) -> None:
+        self.add_parameter(
+            name,
+            Parameter,
+            label=label,
+            unit=unit,
+            get_cmd=lambda: of(self.look()),
+            set_cmd=False,
+            snapshot_get=False,
+        )
+
+    def look(self) -> Seen:
+        """Play one frame and count.  NotReadyError where it was not played, or not recorded in time."""
+        protocol, tagger = self._testbed.protocol, self._tagger
+        self._modulator.upload(0, self._frame)
+        self._modulator.arm(0)
+        tagger.restart_streams()
+        if not plays_to_its_end(
+            tagger, self._record_ps, timeout_s=PATIENCE_S, pause=runtime.sleep, clock=runtime.now
+        ):
+            raise NotReadyError("the tagger's record did not end in time")
+        self._modulator.extra_trigger_seen()
+        first, second = (
+            tagger.read_tags(channel)[:, 0].astype(np.int64) for channel in self._testbed.detectors.channels
+        )
+        slots, outcomes = tags_to_clicks(
+            (first, second),
+            self._testbed.calibration.detector_delays_ps,
+            slot_ps=PS_PER_S / protocol.clock_hz,
+            gate_ps=protocol.gate_ns * 1000,
+            slots_per_frame=SLOTS,
+        )
+        single = outcomes != BOTH
+        right = np.count_nonzero(single & ((outcomes == D1_ONLY) == (slots % 2 == 0)))
+        return Seen(
+            d1=int(np.count_nonzero(outcomes != D2_ONLY)),
+            d2=int(np.count_nonzero(outcomes != D1_ONLY)),
+            right=int(right),
+            wrong=int(np.count_nonzero(single) - right),
+            light_s=self._light_s,
+        )
+
+
+def _half_turns(testbed: Testbed, name: str, timing: FrameTiming) -> npt.NDArray[np.float32]:
+    """A frame of phases 0 and pi in turn, both less the loop's own; float32 of shape (samples,)."""
+    user, samples = testbed.user(name), testbed.protocol.samples_per_slot
+    own_rad, loop_rad = user.loop_phase_rad, testbed.calibration.loop_phase_rad
+    full_scale_rad = math.pi * user.rf_gain * user.awg_amplitude_vpp / 2 / user.v_pi_v
+    phases = np.array([0.0, math.pi]) - (loop_rad if own_rad is None else own_rad)
+    frame = np.zeros(timing.lead_samples + SLOTS * samples, np.float32)
+    levels = np.remainder(phases + math.pi / 2, 2 * math.pi) - math.pi / 2
+    frame[timing.lead_samples :: samples] = np.resize(np.clip(levels / full_scale_rad, -1, 1), SLOTS)
+    return frame
+
+
+@contextmanager
+def lit_ring(
+    testbed: Testbed, pair: tuple[str, str], stations: Mapping[str, Station]
+) -> Iterator[Interference]:
+    """The planned light of a pair in the ring, and what it does; ``stations``: opened, of the relay, of the first user and
+    of whoever else is here.
+
+    Users of the pair that are not here have taken their stations in themselves; the launch is closed at the end.
+    """
+    relay = RelayInstruments(*(stations["relay"].get(need) for need in needs.RELAY))
+    launching = Launching(testbed, relay)
+    launching.set_up()
+    for user in testbed.user_names():
+        if user in stations:
+            get = stations[user].get
+            own = OwnStation(
+                testbed,
+                user,
+                StationInstruments(
+                    get(needs.SWITCH), get(needs.ATTENUATOR), get(needs.SENSOR_CW), get(needs.SENSOR_CCW)
+                ),
+            )
+            own.set_up()
+            if user in pair:
+                own.take_in()
+    launching.open(planned_light(testbed, *pair))
+    try:
+        yield Interference(testbed, pair[0], stations[pair[0]].get(needs.MODULATOR), relay)
+    finally:
+        launching.close()
