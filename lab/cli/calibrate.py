@@ -15,6 +15,7 @@ from lab.calibration.book import now, read_book
 from lab.calibration.finding import Finding, Measured
 from lab.calibration.keeping import FINDINGS, kept_findings
 from lab.calibration.steps import STEPS, Step
+from lab.claims import OwnedError
 from lab.runs.calibrating.hands import instruction
 from lab.runs.calibrating.rig import opened_rig
 from lab.runs.calibrating.runner import Due, Outcome, plan, run
@@ -39,12 +40,19 @@ def run_calibrate(
     if dry_run or not due:
         _show_plan(due, as_json)
         return 0
-    outcomes = []
-    with opened_rig(path, _AtTheTerminal() if sys.stdin.isatty() and not as_json else None) as rig:
-        for outcome in run(rig, path, due, progress=_progress()):
-            outcomes.append(outcome)
-            if not as_json:
-                echo(_line(outcome))
+    outcomes: list[Outcome] = []
+    try:
+        with opened_rig(path, _AtTheTerminal() if sys.stdin.isatty() and not as_json else None) as rig:
+            for outcome in run(rig, path, due, progress=_progress()):
+                outcomes.append(outcome)
+                if not as_json:
+                    echo(_line(outcome))
+    except OwnedError as error:
+        first, second = due[0].pair
+        raise OwnedError(
+            f"{error}; on a ring that runs a calibration is an entry of its queue: "
+            f"`qunetlab queue add calibration {due[0].step} --pair {first}-{second}`"
+        ) from error
     page = write_page(testbed.name, kept_findings(path), path.parent / FINDINGS) if outcomes else None
     if page and not as_json:
         echo(f"Figures and earlier values: {page}")

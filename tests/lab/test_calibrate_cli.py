@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from lab import bench
 from lab.runs.testbeds.folder import template_path
 from lab.testbed import load_testbed, read_testbed, write_testbed
 from sim_backends.optics_hidden import ring_of
 
 if TYPE_CHECKING:
-    from tests.lab.conftest import Command
+    from tests.lab.conftest import Command, SimulatedLab
 
 FRAME = 1 << 19
 
@@ -100,3 +101,10 @@ def test_the_relay_finds_what_is_hidden(
     assert found["visibility"][1] < 0.002
     assert found["extinction_db"][0] == pytest.approx(ring.optics.carver.extinction_db, abs=0.5)
     assert found["relay_loss_db"][0] == pytest.approx(ring.optics.relay_loss_db, abs=0.3)
+
+
+def test_a_ring_that_runs_is_calibrated_through_its_queue(qunetlab: Command, lab: SimulatedLab) -> None:
+    with bench.load(lab.folder).instruments("alice"):
+        said = qunetlab("calibrate", "phase", "--pair", "alice,carol", "--testbed", str(lab.folder))
+    assert said.returncode != 0
+    assert "qunetlab queue add calibration phase --pair alice-carol" in said.stderr

@@ -133,7 +133,9 @@ def test_a_number_has_its_unit_in_its_name() -> None:
     for kind in ALL_KINDS:
         for field, hint in get_type_hints(kind).items():
             if {int, float} & {hint, *get_args(hint)} and field not in plain:
-                units = [unit for unit in ("_bits_", "_bytes_", "_s_", "_ps_", "_bps_") if unit in f"_{field}_"]
+                units = [
+                    unit for unit in ("_bits_", "_bytes_", "_s_", "_ps_", "_bps_") if unit in f"_{field}_"
+                ]
                 assert units, f"{kind.__name__}.{field}"
 
 
