@@ -12,10 +12,10 @@ from uncalibrated_ring import ALL, Uncalibrated, uncalibrated_ring
 
 from lab.calibration.book import now, read_book
 from lab.calibration.steps import Step
-from lab.runs.calibrating import timing
 from lab.runs.calibrating.rig import Rig, opened_rig
 from lab.runs.calibrating.runner import Outcome, plan, run
 from lab.testbed import read_testbed
+from orchestrator.light.calibration import timing
 
 Floats = npt.NDArray[np.float64]
 SLOT_PS = 10_000.0
