@@ -21,7 +21,8 @@ Floats = npt.NDArray[np.float64]
 
 LEAST_CLICKS = 2_000
 WIDEST_SIGMA_NS = 1.0
-LEAST_EXTINCTION_DB = 20.0
+LEAST_EXTINCTION_DB = 30.0
+"""With less the planner refuses to make key: what passes between pulses is charged."""
 SCATTERED = 0.25
 """What the back-scatter may be wrong by: losses, connectors, the speckle of a narrow laser."""
 
@@ -68,7 +69,7 @@ def extinction_db(counts: GateCounts, dark_per_gate: float, backscatter_per_gate
     ``backscatter_per_gate``: as it is expected at this light.  Where the rest is within its own error the extinction is
     given as the least that it may be.  Raises CalibrationRefusedError for light that is hardly pulsed.
     """
-    pulse = float(counts.pulsed[0]) / counts.slots
+    pulse = float(counts.pulsed.sum()) / counts.slots
     left = float(counts.flat_per_gate.sum()) - 2 * dark_per_gate - 2 * backscatter_per_gate
     error = math.hypot(*counts.flat_sigma.tolist(), SCATTERED * 2 * backscatter_per_gate)
     if pulse <= 0 or left > pulse * 10 ** (-LEAST_EXTINCTION_DB / 10):

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from msgspec import structs
 
-from lab.calibration.book import Book, Value, read_book, write_book
+from lab.calibration.book import Book, Value, calibrated, read_book, write_book
+from lab.calibration.errors import CalibrationRefusedError
 from lab.calibration.finding import FORMAT, Finding
-from lab.testbed import read_testbed
+from lab.testbed import TestbedError, parse_testbed, read_testbed
 from orchestrator.durable import make_folder, read_kept, write_kept
 
 FINDINGS = "calibrations"
@@ -17,17 +18,29 @@ FINDINGS = "calibrations"
 
 
 def keep(testbed_path: Path, finding: Finding, at: datetime) -> Book:
-    """Keep a finding and put its values into the book, which is returned.  BookError for the book of another ring."""
-    folder = testbed_path.parent / FINDINGS
-    make_folder(folder)
-    stamp = at.strftime("%Y%m%dT%H%M%SZ")
-    write_kept(folder / f"{stamp}-{finding.step}-{finding.owner}.json", structs.replace(finding, measured=at))
+    """Keep a finding and put its values into the book, which is returned.
+
+    Raises BookError for the book of another ring, and CalibrationRefusedError, with nothing kept, for values that no
+    testbed may have.
+    """
     values = {
         name: Value(value=each.value, uncertainty=each.uncertainty, step=finding.step, measured=at)
         for name, each in finding.values.items()
     }
-    book = read_book(testbed_path, read_testbed(testbed_path))
-    book = book.with_values(finding.owner, values)
+    data = read_testbed(testbed_path)
+    book = read_book(testbed_path, data).with_values(finding.owner, values)
+    try:
+        parse_testbed(calibrated(data, book), testbed_path)
+    except TestbedError as error:
+        told = "; ".join(f"{place}: {message}" for place, message in error.problems)
+        raise CalibrationRefusedError(
+            f"what was found makes no testbed ({told})",
+            "the other values of the file, and the instruments of this step",
+        ) from error
+    folder = testbed_path.parent / FINDINGS
+    make_folder(folder)
+    stamp = at.strftime("%Y%m%dT%H%M%SZ")
+    write_kept(folder / f"{stamp}-{finding.step}-{finding.owner}.json", structs.replace(finding, measured=at))
     write_book(testbed_path, book)
     return book
 

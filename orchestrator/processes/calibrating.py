@@ -75,12 +75,13 @@ class Calibrating:
 
         try:
             finding = calibrate(step, part)
+            if finding is not None:
+                self._current.keep(finding)
         except CalibrationRefusedError as error:
             self._emit(Calibrated(step, name, refused=str(error)[:REASON_LIMIT]))
             raise LightAborted(f"{step} of {name} is refused: {error}") from error
         light_s = 0.0
         if finding is not None:
-            self._current.keep(finding)
             light_s = finding.light_s
             self._emit(Calibrated(step, name, found=tuple(finding.values)))
         wall_s = runtime.now() - started

@@ -100,10 +100,10 @@ def run(rig: Rig, testbed_path: Path, due: Sequence[Due], *, progress: Progress)
             continue
         try:
             finding = _find(rig, each, partial(progress, each))
+            rig.recalibrated(keep(testbed_path, finding, now()))
         except CalibrationRefusedError as error:
             yield Outcome(each, refused=str(error))
             continue
-        rig.recalibrated(keep(testbed_path, finding, now()))
         yield Outcome(each, finding)
 
 

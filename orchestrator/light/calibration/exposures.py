@@ -53,6 +53,11 @@ class Exposures:
         )
         return first, second
 
+    def joined(self, records: int) -> Tags:
+        """The tags of so many records, one after the other."""
+        first, second = zip(*(self.tags() for _ in range(records)), strict=True)
+        return np.concatenate(first), np.concatenate(second)
+
     def gated(
         self,
         *,

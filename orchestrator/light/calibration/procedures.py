@@ -12,7 +12,7 @@ from msgspec import structs
 
 from lab.calibration.arm_loss import OutputLight, relay_loss
 from lab.calibration.bias import Sweep, plateau
-from lab.calibration.carver import extinction_db, pulse_of
+from lab.calibration.carver import LEAST_CLICKS, extinction_db, pulse_of
 from lab.calibration.finding import Curve, Finding, Measured
 from lab.calibration.flat_light import backscatter_db_per_m, backscatter_per_gate, dark_count_probability
 from lab.calibration.gates import GateCounts
@@ -40,6 +40,7 @@ REST_CLICKS = 1e6
 LONGEST_S = 60.0
 DARK_S = 20.0
 READINGS = 10
+POSITION_RECORDS = 12
 DIM = 0.01
 """Counts a slot around the empty ring: far below what latches a detector."""
 SWEPT, SWEEP_POINTS, SWEEP_S = (0.5, 1.3), 17, 0.5
@@ -73,10 +74,15 @@ def carver(rig: RelayMeans, relay: str, pair: Pair, part: Part) -> Finding:
     testbed = rig.testbed
     slot_ns = 1e9 / testbed.protocol.clock_hz
     with rig.bypassed(DIM) as exposures:
-        tags = exposures.tags()
+        tags = exposures.joined(POSITION_RECORDS)
         pulse = pulse_of(tags[0], slot_ns, "D1")
+        # Its cable is of another length; where it sees too little to tell it has no pulse to keep out of its ground.
+        darker = pulse_of(tags[1], slot_ns, "D2") if tags[1].size >= LEAST_CLICKS else pulse
         counts = exposures.gated(
-            clicks=5 * REST_CLICKS, longest_s=LONGEST_S, part=part, delays_ps=(pulse.middle_ns * 1e3,) * 2
+            clicks=5 * REST_CLICKS,
+            longest_s=LONGEST_S,
+            part=part,
+            delays_ps=(pulse.middle_ns * 1e3, darker.middle_ns * 1e3),
         )
     arriving = float(counts.pulsed.sum()) / counts.slots / 2
     scattered = all_bypassed(ring_light(testbed)).backscatter * arriving

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
+from lab.calibration.errors import CalibrationRefusedError
 from lab.calibration.finding import Curve, Finding, Measured
 from lab.calibration.keeping import FINDINGS, keep, kept_findings
 from lab.calibration.steps import Step
@@ -60,3 +61,13 @@ def test_a_file_that_is_no_finding_is_named(testbed: Path) -> None:
     (testbed.parent / FINDINGS / "0-broken.json").write_text('{"format": 1, "step": 3}')
     with pytest.raises(ValueError, match=r"0-broken\.json is no finding"):
         kept_findings(testbed)
+
+
+def test_values_that_no_testbed_may_have_are_refused_and_nothing_of_them_is_kept(testbed: Path) -> None:
+    keep(testbed, FINDING, AT)
+    before = load_testbed(testbed)
+    wrong = structs.replace(FINDING, values={"v_pi_v": Measured(-3.0, 0.01, "V")})
+    with pytest.raises(CalibrationRefusedError, match=r"users\[0\]\.v_pi_v"):
+        keep(testbed, wrong, AT + timedelta(hours=1))
+    assert load_testbed(testbed) == before
+    assert len(kept_findings(testbed)) == 1
