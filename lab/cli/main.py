@@ -114,6 +114,9 @@ def check(testbed: TestbedPath, as_json: Json = False) -> None:
         for answer in pairs
         if answer["refusals"]
     ]
+    lines.append(
+        "remark: a switch may come on in bar, so a station whose node has not run since then may stand in everybody's light"
+    )
     answer = {"valid": True, "name": loaded.name, "pairs": pairs, "pairs_without_key": keyless}
     show(answer, as_json, "\n".join(lines))
 

@@ -5,9 +5,10 @@ on.  A frame has three places for it to begin: armed, before the next frame is l
 over.  Each time a reading is due, the place is drawn anew.  The block is over only with a reading that ended after the
 last frame.
 
-A reading that is too bright is taken again at once, and ends the block if the second one is too: the noise of a reading is
-not far below the bound, and light that stays too bright is outside it for good.  Light that is missing costs key, not
-security, and the launch is closed for a moment where a detector has to be brought back: it is waited for.
+A reading that is too bright is taken again at once, and the mean of all is judged, of four at the most: the noise of a single
+one is not far below the bound, that of four is half of it.  Light that brightens in between is in the mean.  Light that is
+missing costs key, not security, and the launch is closed for a moment where a detector has to be brought back: it is waited
+for.
 """
 
 from __future__ import annotations
@@ -21,15 +22,26 @@ from orchestrator.light.symbols import RandomInto
 PLACES = 3
 MISSING_S, PACE_S = 3.0, 0.05
 """How long missing light is waited for, and the least from one look to the next."""
+TOGETHER = 4
+"""As many readings are judged by their mean before light is too bright."""
 
 
 class IntensityWatch:
-    """``check`` reads and raises; a reading is due ``every_s`` after the last one ended."""
+    """``read`` gives a reading or raises LightMissing; ``judge`` raises it too, and LightAborted for what is too bright.
+
+    A reading is due ``every_s`` after the last one ended.
+    """
 
     def __init__(
-        self, check: Callable[[], object], random_into: RandomInto, clock: Callable[[], float], every_s: float
+        self,
+        read: Callable[[], float],
+        judge: Callable[[float], object],
+        random_into: RandomInto,
+        clock: Callable[[], float],
+        every_s: float,
     ) -> None:
-        self._check = check
+        self._take = read
+        self._judge = judge
         self._random_into = random_into
         self._clock = clock
         self._every_s = every_s
@@ -45,14 +57,14 @@ class IntensityWatch:
     def at(self, place: int) -> None:
         """Begin a reading if it is due and this is the place; raises what an earlier one found."""
         if self._running is not None and self._running.done():
-            self._take()
+            self._settle()
         if self._running is None and place == self._place and self._clock() - self._ended_s >= self._every_s:
             self.begin()
 
     def finish(self) -> None:
         """Wait for a reading that ends after this call; raises what it found."""
         self.begin()
-        self._take()
+        self._settle()
 
     def close(self) -> None:
         """Wait until the sensor is free, whatever it reads."""
@@ -60,7 +72,7 @@ class IntensityWatch:
             self._running.exception()
             self._running = None
 
-    def _take(self) -> None:
+    def _settle(self) -> None:
         running, self._running = self._running, None
         assert running is not None
         running.result()
@@ -71,15 +83,18 @@ class IntensityWatch:
 
     def _read(self) -> None:
         until_s = self._clock() + MISSING_S
+        readings: list[float] = []
         while True:
             try:
-                self._check()
+                readings.append(self._take())
+                self._judge(sum(readings) / len(readings))
             except LightMissing:
                 if self._clock() > until_s:
                     raise
+                readings.clear()
                 runtime.sleep(PACE_S)
             except LightAborted:
-                self._check()
-                return
+                if not 0 < len(readings) < TOGETHER:
+                    raise
             else:
                 return

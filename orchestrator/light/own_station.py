@@ -116,9 +116,11 @@ class OwnStation:
             self.bypass()
             return True
         logger.warning(
-            "%s stays in the ring behind its closed attenuator: its sensors read %s, so the launch is open",
+            "%s stays in the ring behind its closed attenuator: its sensors read %s, and below %.2g W would be dark; the "
+            "launch is open, or they tell no less from none",
             self._user.name,
             " and ".join(f"{power_w:.3g} W ({direction})" for direction, power_w in seen_w.items()),
+            DARK_W,
         )
         return False
 
@@ -171,21 +173,24 @@ class OwnStation:
             steps = math.ceil(excess_db / ATTENUATION_STEP_DB)
             self._owned.attenuator.attenuation_db(self._user.attenuation_db + steps * ATTENUATION_STEP_DB)
 
-    def check_intensity(self, direction: Direction, mu: float) -> float:
-        """The own light at the output; LightAborted where it is not the planned ``mu``, LightMissing where it is less.
+    def intensity(self, direction: Direction, mu: float) -> float:
+        """The own light at the output, in photons per slot, from one reading; raises as :meth:`output_photons` does.
+
+        Without sensors that see so little (``monitoring = "calibrated"``) nothing is read and ``mu`` is believed.
+        """
+        return mu if self._testbed.protocol.monitoring == "calibrated" else self.output_photons(direction)
+
+    def judge(self, direction: Direction, mu: float, actual: float) -> None:
+        """LightAborted where the own light is not the planned ``mu``, LightMissing where it is less.
 
         The bound of the proof allows for the drift above and for what the reading may be wrong by; below, the block was
-        planned for more light.  Without sensors that see so little (``monitoring = "calibrated"``) nothing is read.
+        planned for more light.
         """
-        if self._testbed.protocol.monitoring == "calibrated":
-            return mu
-        actual = self.output_photons(direction)
         deviation_db = _over_db(actual, mu)
         if deviation_db < -LOW_DB:
             raise LightMissing(self._off_its_plan(direction, mu, deviation_db))
         if not deviation_db <= self._testbed.uncertainty.drift_db:
             raise LightAborted(self._off_its_plan(direction, mu, deviation_db))
-        return actual
 
     def _off_its_plan(self, direction: Direction, mu: float, deviation_db: float) -> str:
         return (

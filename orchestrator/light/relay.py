@@ -40,7 +40,7 @@ SETTLE_PS = 1_000_000
 WATCH_S = 1.0
 """How often laser, carver and detectors are asked whether they still run; a frame says nothing about them."""
 
-USER_PATIENCE = 4.0
+USER_PATIENCE = 6.0
 """A user may need this many times the time-out for a frame: it waits one for an announcement that does not come, and at the
 beginning and the end for readings of its light, which take up to ten seconds each."""
 

@@ -61,7 +61,7 @@ BUFFERS: tuple[tuple[Literal[0, 1], Literal[0, 1]], ...] = ((0, 1), (1, 0))
 """Waveform buffer of even and odd frames, and the one filled meanwhile."""
 READ_EVERY_S = 1.0
 """From the end of a reading of the intensity to the next."""
-OTHERS_PATIENCE = 4.0
+OTHERS_PATIENCE = 6.0
 """So many times the time-out the other user may take for its readings before the first frame, and after the last."""
 
 
@@ -229,7 +229,8 @@ class UserLight:
                 self._protocol.slots_per_frame, n_frames, self._protocol.lost_frames_limit, on_kept
             )
             watch = IntensityWatch(
-                lambda: self._station.check_intensity(direction, mu),
+                lambda: self._station.intensity(direction, mu),
+                lambda actual: self._station.judge(direction, mu, actual),
                 self._random_into,
                 self._clock,
                 READ_EVERY_S,

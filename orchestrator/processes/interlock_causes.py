@@ -6,7 +6,7 @@ switch and attenuator do.
 
 *User.*  A sensor above its bound while the station is in the ring: the reading with which the relay's detectors would count
 that rate, ten and more decibels above any planned light.  What is above the plan by less ends the block, and latches
-nothing (:meth:`orchestrator.light.own_station.OwnStation.check_intensity`).
+nothing (:meth:`orchestrator.light.own_station.OwnStation.judge`).
 """
 
 from __future__ import annotations

@@ -55,8 +55,18 @@ def test_frames_go_on_while_a_reading_runs_and_the_block_waits_for_one_that_ends
     assert phase.error is None
 
 
-@pytest.mark.parametrize(("readings", "ends"), [([1.0, 1.2, 1.0], False), ([1.0, 1.2, 1.2], True)])
-def test_a_reading_outside_its_bounds_is_taken_again(readings: list[float], ends: bool) -> None:
+@pytest.mark.parametrize(
+    ("readings", "ends"),
+    [
+        ([1.0, 1.1, 1.0], False),
+        ([1.0, 1.15, 1.05, 0.95, 0.95], False),
+        ([1.0, 1.1, 1.05, 1.0, 1.05], True),
+        ([1.0, 9.0, 1.0], True),
+    ],
+)
+def test_a_reading_that_is_too_bright_is_taken_again_and_their_mean_is_judged(
+    readings: list[float], ends: bool
+) -> None:
     phase = Phase(n_frames=2).start()
     phase.light_on()
     right_w, left = phase.station.sensor_ccw.source(), list(readings)
@@ -120,7 +130,7 @@ def test_an_instrument_that_fails_beside_the_frames_is_told_as_it_is() -> None:
 
 def test_where_in_a_frame_a_reading_begins_is_drawn_each_time() -> None:
     now, began, places = [0.0], threading.Event(), Counter[int]()
-    watch = IntensityWatch(began.set, random_into, lambda: now[0], 1.0)
+    watch = IntensityWatch(lambda: began.set() or 1.0, lambda mean: None, random_into, lambda: now[0], 1.0)
     watch.begin()
     watch.finish()
     for _ in range(300):
