@@ -28,6 +28,19 @@ class OutputLight:
     arm_db: float
 
 
+def launch_loss(
+    users: tuple[OutputLight, OutputLight], planned: tuple[float, float], loss_db: float
+) -> Measured:
+    """What laser light loses until it is in the loop, in dB, thought to be ``loss_db`` when the users' light was planned.
+
+    Both users' light is dimmer than planned by what more is lost; what they differ by lies in their stations.
+    """
+    more_db = [10 * math.log10(plan / user.mu) for plan, user in zip(planned, users, strict=True)]
+    sigmas = [10 / math.log(10) * user.mu_sigma / user.mu for user in users]
+    apart_db = abs(more_db[0] - more_db[1]) / 2
+    return Measured(loss_db + sum(more_db) / 2, math.hypot(*(s / 2 for s in sigmas), apart_db), "dB")
+
+
 def relay_loss(counts: GateCounts, users: tuple[OutputLight, OutputLight], relay_loss_db: float) -> Measured:
     """The relay's loss in dB, which is thought to be ``relay_loss_db``.
 

@@ -69,7 +69,10 @@ STEPS: dict[Step, StepFacts] = {
         "the voltage of half a turn at each modulator, and the loop's phase", "user", (Step.DELAYS,), 8
     ),
     Step.ARM_LOSS: StepFacts(
-        "what light loses from a user's output to a click", "relay", (Step.INTENSITY, Step.DELAYS), 24
+        "what light loses before the loop, and from a user's output to a click",
+        "relay",
+        (Step.INTENSITY, Step.DELAYS),
+        24,
     ),
     Step.BACKSCATTER: StepFacts("what fibre and connectors send back", "relay", (Step.DETECTORS,), 24 * 7),
     Step.VISIBILITY: StepFacts(

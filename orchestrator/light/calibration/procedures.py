@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import structs
 
-from lab.calibration.arm_loss import OutputLight, relay_loss
+from lab.calibration.arm_loss import OutputLight, launch_loss, relay_loss
 from lab.calibration.bias import Sweep, plateau
 from lab.calibration.carver import LEAST_CLICKS, extinction_db, pulse_of
 from lab.calibration.finding import Curve, Finding, Measured
@@ -160,7 +160,7 @@ def backscatter(rig: RelayMeans, relay: str, pair: Pair, part: Part) -> Finding:
 
 
 def arm_loss(rig: RelayMeans, relay: str, pair: Pair, part: Part) -> Finding:
-    """The relay's loss, from a pair's rate against what both users measure at their outputs."""
+    """The losses of relay and launch, from a pair's rate and from what both users measure at their outputs."""
     arms_db = pair_light(rig.testbed, *pair).arms_db
     with rig.lit(pair) as lit:
         measured = [
@@ -168,9 +168,14 @@ def arm_loss(rig: RelayMeans, relay: str, pair: Pair, part: Part) -> Finding:
             for station, direction, arm_db in zip(lit.stations, OWN_DIRECTION, arms_db, strict=True)
         ]
         counts = lit.exposures.gated(clicks=REST_CLICKS / 5, longest_s=LONGEST_S, part=part)
-    found = relay_loss(counts, (measured[0], measured[1]), rig.testbed.ring.relay_loss_db)
+    users = measured[0], measured[1]
+    ring, plan = rig.testbed.ring, plan_for(rig.testbed, *pair)
+    values = {
+        "relay_loss_db": relay_loss(counts, users, ring.relay_loss_db),
+        "launch_loss_db": launch_loss(users, (plan.mu_a, plan.mu_b), ring.launch_loss_db),
+    }
     settings = {f"mu_{user}": each.mu for user, each in zip(pair, measured, strict=True)}
-    return _relay_finding(rig, Step.ARM_LOSS, pair, counts, {"relay_loss_db": found}, settings)
+    return _relay_finding(rig, Step.ARM_LOSS, pair, counts, values, settings)
 
 
 def _output(rig: RelayMeans, station: AskedStation, direction: Direction, arm_db: float) -> OutputLight:

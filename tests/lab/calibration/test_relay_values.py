@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import special
 
-from lab.calibration.arm_loss import OutputLight, relay_loss
+from lab.calibration.arm_loss import OutputLight, launch_loss, relay_loss
 from lab.calibration.bias import Sweep, plateau
 from lab.calibration.carver import extinction_db, pulse_of
 from lab.calibration.errors import CalibrationRefusedError
@@ -88,6 +88,16 @@ def test_the_relay_loss_follows_the_counted_light() -> None:
         pulls.append((value - true_db) / sigma)
     assert np.abs(pulls).max() < 5
     assert np.mean(np.abs(pulls) < 2) >= 0.9
+
+
+def test_the_launch_loss_is_what_the_users_light_misses_of_its_plan() -> None:
+    planned, missing_db = (0.008, 0.011), 0.6
+    users = tuple(OutputLight(mu * 10 ** (-missing_db / 10), 0.02 * mu, 4.0) for mu in planned)
+    value, sigma = numbers(launch_loss((users[0], users[1]), planned, 21.1))
+    assert value == pytest.approx(21.7)
+    assert 0.01 < sigma < 0.1
+    brighter = OutputLight(users[0].mu * 1.2, users[0].mu_sigma, 4.0)
+    assert numbers(launch_loss((brighter, users[1]), planned, 21.1))[1] > 0.3
 
 
 def test_users_that_disagree_are_refused() -> None:
