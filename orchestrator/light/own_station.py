@@ -68,6 +68,8 @@ class OwnStation:
         self._sensors = owned.sensors
         self.is_in = False
         """Whether it was taken into the ring, and not out of it since."""
+        self.stays_in = ""
+        """Why it could not leave the ring when it was last to; empty once it has, or was taken in again."""
 
     def use(self, testbed: Testbed) -> None:
         """Go on with these values, once they are set up."""
@@ -90,6 +92,7 @@ class OwnStation:
         """Into the ring, dark at first."""
         self._owned.attenuator.block()
         self.is_in = True
+        self.stays_in = ""
         self._owned.switch.crossed(False)
         if self._owned.switch.crossed():
             raise LightAborted(
@@ -106,22 +109,23 @@ class OwnStation:
         """Out of the ring: only after the relay confirmed that the launch is closed."""
         self._owned.switch.crossed(True)
         self.is_in = False
+        self.stays_in = ""
 
     def bypass_if_dark(self) -> bool:
         """Out of the ring if neither direction brings light; else the station stays in, and dark.  Whether it is out."""
         if self._owned.switch.crossed():
+            self.stays_in = ""
             return True
         seen_w = {direction: sensor.power_w() for direction, sensor in self._sensors.items()}
         if max(seen_w.values()) < DARK_W:
             self.bypass()
             return True
-        logger.warning(
-            "%s stays in the ring behind its closed attenuator: its sensors read %s, and below %.2g W would be dark; the "
-            "launch is open, or they tell no less from none",
-            self._user.name,
-            " and ".join(f"{power_w:.3g} W ({direction})" for direction, power_w in seen_w.items()),
-            DARK_W,
+        read = " and ".join(f"{power_w:.3g} W ({direction})" for direction, power_w in seen_w.items())
+        self.stays_in = (
+            f"{self._user.name} stays in the ring behind its closed attenuator: its sensors read {read}, and below "
+            f"{DARK_W:.2g} W would be dark; the launch is open, or they tell no less from none"
         )
+        logger.warning("%s", self.stays_in)
         return False
 
     def output_photons(self, direction: Direction) -> float:

@@ -122,6 +122,10 @@ class UserLight:
         self._station.set_up()
         self._configure_generator()
 
+    def stays_in(self) -> str:
+        """Why the station could not leave the ring, where it should have; nobody else's light passes it."""
+        return self._station.stays_in
+
     def is_in_ring(self) -> bool:
         """Whether the station was taken in, and not out since."""
         return self._station.is_in

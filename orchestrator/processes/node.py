@@ -126,7 +126,7 @@ class Node:
         self.peers = tuple(user for user in testbed.user_names() if user != name)
         self.workers = {peer: PairWorker(agent, store, peer) for peer in self.peers}
         self._stopping = False
-        self._alarms = AlarmWatch(agent, store, self.waits_why, emit)
+        self._alarms = AlarmWatch(agent, store, self.waits_why, emit, lambda: light.stays_in())
         self._wanted: dict[tuple[str, str], int] = {}
         self._told: deque[BlockReport] = deque(maxlen=REPORTS_KEPT)
         self._in_work: set[tuple[int, int]] = set()

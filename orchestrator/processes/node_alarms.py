@@ -1,8 +1,8 @@
 """Alarms of a node: each is told once when it begins and once when it is over.
 
-Three things are watched: an authentication lane below the alarm mark (I8), a pair whose meetings wait for an
-operator because a lane is nearly used up, and a key store whose log could not be cut, so that destroyed bits are
-still readable on its disk.  :class:`AlarmBook` is pure: from what is wrong at the moment it finds what is to be
+Four things are watched: an authentication lane below the alarm mark (I8), a pair whose meetings wait for an
+operator because a lane is nearly used up, a key store whose log could not be cut, so that destroyed bits are
+still readable on its disk, and a station that could not leave the ring and so stands in the light of every pair.  :class:`AlarmBook` is pure: from what is wrong at the moment it finds what is to be
 told; :class:`AlarmWatch` asks and tells every second.
 """
 
@@ -27,8 +27,11 @@ logger = logging.getLogger(__name__)
 EVERY_S = 1.0
 
 
-def standing_alarms(store: KeyStore, hold: Callable[[str], object | None]) -> list[Alarm]:
-    """The alarms that are on; ``hold`` says why meetings with a peer wait for an operator, None if they do not."""
+def standing_alarms(store: KeyStore, hold: Callable[[str], object | None], stays_in: str = "") -> list[Alarm]:
+    """The alarms that are on; ``hold`` says why meetings with a peer wait for an operator, None if they do not.
+
+    ``stays_in``: why the station could not leave the ring.
+    """
     alarms = []
     for peer in store.auth_alarms():
         stock = store.stock(peer)
@@ -44,6 +47,8 @@ def standing_alarms(store: KeyStore, hold: Callable[[str], object | None]) -> li
             alarms.append(Alarm("waits-for-operator", str(why)[:REASON_LIMIT], peer))
     if store.uncut:
         alarms.append(Alarm("store", f"destroyed bits are still readable: {store.uncut}"[:REASON_LIMIT]))
+    if stays_in:
+        alarms.append(Alarm("intensity", stays_in[:REASON_LIMIT]))
     return alarms
 
 
@@ -79,7 +84,9 @@ class AlarmWatch:
         store: KeyStore,
         hold: Callable[[str], object | None],
         emit: Emit,
+        stays_in: Callable[[], str] = lambda: "",
     ) -> None:
+        self._stays_in = stays_in
         self._agent = agent
         self._store = store
         self._hold = hold
@@ -106,7 +113,7 @@ class AlarmWatch:
             if self._agent.link_state is not LinkState.UP:
                 continue
             try:
-                standing = standing_alarms(self._store, self._hold)
+                standing = standing_alarms(self._store, self._hold, self._stays_in())
             except StoreError as error:
                 standing = [Alarm("store", f"it cannot be read: {error}"[:REASON_LIMIT])]
             repeated = self._book.standing() if self._listener.is_set() else []

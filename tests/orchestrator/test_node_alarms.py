@@ -47,6 +47,8 @@ def nobody_waits(peer: str) -> None:
 
 def test_a_lane_below_the_mark_a_pair_that_waits_and_an_uncut_log_are_alarms(store: KeyStore) -> None:
     assert standing_alarms(store, nobody_waits) == []
+    why = "alice stays in the ring: the launch is open"
+    assert standing_alarms(store, nobody_waits, why) == [Alarm("intensity", why)]
     store.auth("bob").take_outgoing(FULL - AUTH_ALARM_BITS + 1)
     (low,) = standing_alarms(store, nobody_waits)
     assert (low.name, low.peer, low.on) == ("low-water", "bob", True)

@@ -107,9 +107,11 @@ def test_without_the_relays_word_a_station_stays_in_and_shut_until_it_is_dark(
     phase.light.set_up()
     assert "bypass" not in phase.station.log, "there is light still"
     assert not phase.station.sensor_cw.zeroed, "a zero taken in light would hide it"
+    assert "alice stays in the ring behind its closed attenuator: its sensors read" in phase.light.stays_in()
     phase.station.shine(0.0)
     phase.light.step_aside_if_dark()
     assert phase.station.log[-1] == "bypass"
+    assert phase.light.stays_in() == ""
 
 
 def test_a_station_does_not_step_aside_while_a_light_phase_runs() -> None:
