@@ -16,17 +16,19 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from itertools import combinations
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from lab.alarms.table import AlarmRow, table_with
 from lab.calibration.book import BOOK_FILE, BookError, book_path, calibrated, read_book
 from lab.consistency import Mistake, content_mistakes, mistakes_between
 from lab.light_budget import BACKSCATTER_DB, LATCHING_CPS
 from lab.needs import Server, servers
 from lab.quantities import Plausible, implausible, unit_of
 from orchestrator.durable import replace_file
+from orchestrator.events.status import AlarmName
 from orchestrator.protocols.catalogue import DEFAULT
 
 SCHEMA_VERSION = 4
@@ -224,6 +226,17 @@ class Interlock(Section):
     """Counts per second of a detector; sensors are held against the light that would give as many."""
 
 
+class AlarmLimits(Section):
+    """Limits of one alarm, in the place of those of :data:`lab.alarms.table.TABLE`."""
+
+    low_major: float | None = None
+    low_minor: float | None = None
+    high_minor: float | None = None
+    high_major: float | None = None
+    drift: Positive | None = None
+    stale_s: Positive | None = None
+
+
 class Cabling(Section):
     """Electrical lines between instruments.
 
@@ -303,9 +316,20 @@ class Testbed(Section):
     instruments: tuple[InstrumentEntry, ...]
     cabling: Cabling
     interlock: Interlock = Interlock()
+    alarms: dict[AlarmName, AlarmLimits] = Field(default_factory=dict)
     simulation: Simulation | None = None
     fl: FederatedLearning = FederatedLearning()
     keys: dict[str, Annotated[str, Field(min_length=40, max_length=40)]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _limits_fit(self) -> Self:
+        self.alarm_table()
+        return self
+
+    def alarm_table(self) -> dict[AlarmName, AlarmRow]:
+        """Every kind of alarm with its limits on this testbed."""
+        changed = {name: limits.model_dump() for name, limits in self.alarms.items()}
+        return table_with(changed, self.interlock.detector_cps, self.protocol.qber_limit)
 
     def user_names(self) -> tuple[str, ...]:
         """Users in ring order."""

@@ -156,11 +156,7 @@ def build_report(run: Run, learning: Task, config: FLConfig, demand_bits: int) -
 
 def event_warnings(run: Run) -> list[str]:
     """The alarms that were on when the run ended, and events that were not understood."""
-    alarms = [
-        f"ALARM of {role}{f' with {alarm.peer}' if alarm.peer else ''}: {alarm.name}: {alarm.text}"
-        for (role, _), alarm in run.alarms.items()
-        if alarm.on
-    ]
+    alarms = [alarm.told_by(role) for (role, _), alarm in run.alarms.items() if alarm.on]
     return alarms + [f"{Unknown(kind).told_by(role)}: came {n}x" for (role, kind), n in run.unknown.items()]
 
 

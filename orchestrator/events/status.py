@@ -146,19 +146,58 @@ class Served(Item, frozen=True):
     light_s: Seconds
 
 
-AlarmName: TypeAlias = Literal["low-water", "waits-for-operator", "instrument", "store", "intensity"]
+AlarmName: TypeAlias = Literal[
+    "interlock",
+    "laser-power",
+    "temperature",
+    "detector-rate",
+    "dark-rate",
+    "sensor",
+    "qber",
+    "low-water",
+    "waits-for-operator",
+    "tampering",
+    "calibration-age",
+    "instrument",
+    "store",
+    "intensity",
+]
 
 
 class Alarm(Item, frozen=True):
-    """Something an operator has to look at; ``on`` False ends it.  ``peer`` is None where none is meant."""
+    """Something an operator has to look at; ``on`` False ends it.
 
-    about = ("name", "peer")
+    ``peer`` is None where none is meant, ``part`` names an instrument, a detector or a calibration where one of several is.
+    ``severity`` is the worst since it began; ``active`` is False for one that is over and waits to be acknowledged.
+    ``value`` is in ``unit``.  A shelved one is known and disturbs nobody for ``shelved_s`` more, from when it was said.
+    """
+
+    about = ("name", "peer", "part")
     said_by = (NODE, RELAY, FL_SERVER)
 
     name: AlarmName
     text: Reason
     peer: Role | None = None
     on: bool = True
+    part: Annotated[str, Meta(max_length=64)] = ""
+    severity: Literal["minor", "major", "invalid"] = "minor"
+    condition: Literal["high", "low", "drift", "stale", "unreadable", "state"] = "state"
+    active: bool = True
+    acknowledged: bool = False
+    shelved_s: Seconds = 0.0
+    value: float | None = None
+    unit: Annotated[str, Meta(max_length=32)] = ""
+    what_to_do: Reason = ""
+
+    def id_of(self, role: str) -> str:
+        """What an operator calls it, such as ``alice/low-water/bob``; ``role`` is whose it is."""
+        return "/".join(filter(None, (role, self.name, self.peer, self.part)))
+
+    def told_by(self, role: str) -> str:
+        """In one line for people."""
+        of = "".join(f" {word} {each}" for word, each in (("with", self.peer), ("of", self.part)) if each)
+        how = "" if self.active else " (over)"
+        return f"{self.severity} alarm of {role}: {self.name}{of}{how}: {self.text}"
 
 
 # -- said by the learning server -----------------------------------------------------------------------

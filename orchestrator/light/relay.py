@@ -80,7 +80,11 @@ class RelayLight:
         self._pause = pause
         self._clock = clock
         self._tracking = PulseTracking()
-        self._was_lit = False
+        self._was_lit = self._is_lit = False
+
+    def is_lit(self) -> bool:
+        """Whether the launch may be open at this moment."""
+        return self._is_lit
 
     def was_lit(self) -> bool:
         """Whether the launch was opened in the latest light phase."""
@@ -119,7 +123,7 @@ class RelayLight:
             users.await_stations()
             self._tagger.restart_streams()
             latching = self._launching.latching(plan, on_latched)
-            self._was_lit = True
+            self._was_lit = self._is_lit = True
             self._launching.open(plan, latching)
             self._launching.check_running()
             checked_s = self._clock()
@@ -143,6 +147,7 @@ class RelayLight:
             raise
         finally:
             self._launching.close()
+            self._is_lit = False
             users.send_last(last)
 
     def _expose(self, frame: int, plan: PlannedLight, latching: Latching) -> Clicks | FrameLost:

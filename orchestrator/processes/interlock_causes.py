@@ -11,7 +11,7 @@ nothing (:meth:`orchestrator.light.own_station.OwnStation.judge`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ from orchestrator.wire.channel import ChannelError
 from orchestrator.wire.links import LinkState
 
 if TYPE_CHECKING:
-    from drivers.kinds import PhotonDetectors, PowerSensor
+    from drivers.kinds import PowerSensor
 
 EVERY_S = 0.3
 """With a reading of some tenths of a second and what making safe takes, dark within a second."""
@@ -34,14 +34,14 @@ ANY_MU = 0.01
 """All light of a pair is proportional to it; what a detector counts besides is dark."""
 
 
-def detector_watch(testbed: Testbed, detectors: PhotonDetectors) -> Watch:
-    """Of the relay's two detectors."""
+def detector_watch(testbed: Testbed, read: Callable[[], Sequence[float]]) -> Watch:
+    """Of the relay's two detectors, whose counts per second ``read`` measures."""
     limit_cps = testbed.interlock.detector_cps
 
     def look() -> str:
         over = [
             f"D{number} counts {rate:.3g} per second"
-            for number, rate in enumerate(detectors.count_rates()[:2], start=1)
+            for number, rate in enumerate(read()[:2], start=1)
             if rate > limit_cps
         ]
         return f"{' and '.join(over)}, above {limit_cps:.3g}" if over else ""

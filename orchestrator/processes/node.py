@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -39,9 +39,23 @@ from orchestrator.light.user import UserLight
 from orchestrator.postprocessing.block import BlockResult, run_block
 from orchestrator.postprocessing.cascade import compile_kernels
 from orchestrator.postprocessing.conversation import BlockAborted
+from orchestrator.processes.alarm_sources import (
+    CALIBRATION_EVERY_S,
+    INSTRUMENTS_EVERY_S,
+    BlockErrors,
+    DarkSensors,
+    Polled,
+    Refusals,
+    Source,
+    of_calibrations,
+    of_instruments,
+    of_interlock,
+    of_station,
+    of_store,
+)
+from orchestrator.processes.alarm_watch import AlarmWatch
 from orchestrator.processes.calibrating import ANSWER_S, PURPOSES, Calibrating
 from orchestrator.processes.interlock_causes import sensor_watch
-from orchestrator.processes.node_alarms import AlarmWatch
 from orchestrator.processes.node_control import NODE_ERRORS, NodeControl
 from orchestrator.processes.node_store import open_node_store
 from orchestrator.processes.pair_lines import LowWater
@@ -109,11 +123,13 @@ class Node:
         permit: Callable[[], None] = lambda: None,
         unready: Exception | None = None,
         make_safe: Callable[[], Mapping[str, Exception]] = dict,
+        sources: Sequence[Source] = (),
     ) -> None:
         """``current``: the testbed as it is calibrated at the moment of asking, ``testbed`` for good without it;
         ``calibrating`` takes this node's part in a calibration, in which no key is made.
 
-        ``recover`` and what follows it are about the instruments; see LeaseParty.
+        ``recover`` and what follows it are about the instruments; see LeaseParty.  ``sources`` give what else is watched
+        for alarms.
         """
         self.testbed = testbed
         self._current = current or (lambda: testbed)
@@ -126,7 +142,14 @@ class Node:
         self.peers = tuple(user for user in testbed.user_names() if user != name)
         self.workers = {peer: PairWorker(agent, store, peer) for peer in self.peers}
         self._stopping = False
-        self._alarms = AlarmWatch(agent, store, self.waits_why, emit, lambda: light.stays_in())
+        self._errors = BlockErrors()
+        own: list[Source] = [
+            of_store(store, self.waits_why),
+            of_station(lambda: light.stays_in()),
+            Refusals(self.workers),
+            self._errors,
+        ]
+        self.alarms = AlarmWatch(agent, name, testbed.alarm_table(), [*own, *sources], emit)
         self._wanted: dict[tuple[str, str], int] = {}
         self._told: deque[BlockReport] = deque(maxlen=REPORTS_KEPT)
         self._in_work: set[tuple[int, int]] = set()
@@ -150,12 +173,12 @@ class Node:
         for worker in self.workers.values():
             worker.start()
         self.report_stock()
-        self._alarms.start()
+        self.alarms.start()
         try:
             self._party.serve(stop)
         finally:
             self._stopping = True
-            self._alarms.close()
+            self.alarms.close()
             for worker in self.workers.values():
                 worker.close()
 
@@ -228,7 +251,7 @@ class Node:
         if isinstance(event, TopicWaiting) and event.peer in self.workers:
             self.workers[event.peer].offered(event.topic)
         elif isinstance(event, LinkUp):
-            self._alarms.new_listener()
+            self.alarms.new_listener()
             self.report_stock()
             self._agent.control_send(ReportedBefore(list(self._told), tuple(self._in_work)))
             for pair, bits in list(self._wanted.items()):
@@ -348,6 +371,7 @@ class Node:
             logger.warning("%s of %s gave no key: %s", block.name, pair_name(report.pair), report.reason)
         self._told.append(report)
         self._in_work.discard((report.epoch, report.lease_number))
+        self._errors.note(block.peer, report.qber)
         self._agent.control_send(report)
         self._emit(report)
         self.report_stock()
@@ -414,11 +438,16 @@ def run_node(
         own = OwnStation(calibrated, name, owned)
         return UserParty(calibrated, name, light, own, current.book(), ANSWER_S)
 
+    dark = DarkSensors(owned.sensors, light.is_in_ring)
+
     def check() -> None:
         station.check()
         light.step_aside_if_dark()
+        dark.read()
 
-    with open_node_store(testbed, name, secrets_dir, state_dir, kek) as store:
+    ages = Polled(of_calibrations(current.book, name), CALIBRATION_EVERY_S, "calibrations")
+    slow = Polled(of_instruments(station), INSTRUMENTS_EVERY_S, "instruments")
+    with ages, slow, open_node_store(testbed, name, secrets_dir, state_dir, kek) as store:
         agent = connect_agent(testbed, name, secrets_dir)
         calibrating = Calibrating(current, agent, emit)
         node = Node(
@@ -436,6 +465,7 @@ def run_node(
             permit=interlock.check,
             unready=unready,
             make_safe=station.safe,
+            sources=[of_interlock(interlock), dark, ages, slow],
         )
         interlock.when_tripped(node.interrupt)
         service = DeliveryService(
@@ -452,7 +482,7 @@ def run_node(
         try:
             service.start()
             emit(NodeServing(delivery=service.endpoint))
-            control = NodeControl(testbed, store, node.workers, service.gate)
+            control = NodeControl(testbed, store, node.workers, service.gate, node.alarms)
             watches = [sensor_watch(testbed, name, owned.sensors, light.is_in_ring)]
             with ControlSocket(state_dir, control, NODE_ERRORS), watching(interlock, watches):
                 node.serve(stop)

@@ -12,12 +12,15 @@ from orchestrator.keystore.errors import KeyStoreError
 from orchestrator.keystore.store import KeyStore
 from orchestrator.processes.node_store import take_secret
 from orchestrator.wire.control_socket import (
+    AcknowledgeAlarm,
     Done,
     Keys,
     MeetNow,
     PairKeys,
     Reply,
     Request,
+    ShelveAlarm,
+    ShowAlarms,
     ShowKeys,
     TakeSecret,
 )
@@ -25,6 +28,7 @@ from orchestrator.wire.gate import Gate
 from orchestrator.wire.gate_control import CONTROL_ERRORS, answer_about_gate
 
 if TYPE_CHECKING:
+    from orchestrator.processes.alarm_watch import AlarmWatch
     from orchestrator.processes.pair_worker import PairWorker
 
 NODE_ERRORS = (*CONTROL_ERRORS, KeyStoreError)
@@ -59,8 +63,14 @@ class NodeControl:
     """Answers for one node; called in the thread of its control socket."""
 
     def __init__(
-        self, testbed: Testbed, store: KeyStore, workers: Mapping[str, PairWorker], gate: Gate
+        self,
+        testbed: Testbed,
+        store: KeyStore,
+        workers: Mapping[str, PairWorker],
+        gate: Gate,
+        alarms: AlarmWatch,
     ) -> None:
+        self._alarms = alarms
         self._testbed = testbed
         self._store = store
         self._workers = workers
@@ -91,5 +101,7 @@ class NodeControl:
                     return Done(f"{self._store.owner} and {peer} wait for no operator")
                 worker.go_on()
                 return Done(f"{self._store.owner} meets {peer} again, until the low lane has fallen further")
+            case ShowAlarms() | AcknowledgeAlarm() | ShelveAlarm():
+                return self._alarms.answer(request)
             case _:
                 return answer_about_gate(self._gate, request)

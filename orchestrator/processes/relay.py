@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 from lab import needs
+from lab.alarms.book import Observed
 from lab.calibration.current import CurrentTestbed
 from lab.interlock.interlock import Interlock
 from lab.interlock.watching import watching
@@ -13,19 +14,40 @@ from lab.station import Station
 from lab.testbed import Testbed
 from orchestrator import runtime
 from orchestrator.events.process import Emit, GatesMoved, LightProgress, RelayServing
-from orchestrator.events.status import Alarm, Served, pair_name
+from orchestrator.events.status import Served, pair_name
 from orchestrator.hub.agent import AgentEvent, LinkUp
 from orchestrator.hub.connect import connect_agent
 from orchestrator.light.calibration.parties import RelayParty
 from orchestrator.light.launching import RelayInstruments, planned_light
 from orchestrator.light.messages import FrameLost
 from orchestrator.light.relay import RelayLight
+from orchestrator.processes.alarm_sources import (
+    CALIBRATION_EVERY_S,
+    INSTRUMENTS_EVERY_S,
+    DetectorRates,
+    Polled,
+    Source,
+    of_calibrations,
+    of_instruments,
+    of_interlock,
+    testbed_dark_cps,
+)
+from orchestrator.processes.alarm_watch import AlarmWatch
 from orchestrator.processes.calibrating import ANSWER_S, PURPOSES, Calibrating
 from orchestrator.processes.interlock_causes import detector_watch, tripped_by_light
-from orchestrator.processes.node_alarms import AlarmBook
 from orchestrator.scheduling.fencing import EpochFile, Fence
 from orchestrator.scheduling.lease_party import HeldLease, LeaseParty, LightChannels
-from orchestrator.wire.control_socket import ControlSocket, Failed, Reply, Request, Revoked, ShowRevoked
+from orchestrator.wire.control_socket import (
+    AcknowledgeAlarm,
+    ControlSocket,
+    Failed,
+    Reply,
+    Request,
+    Revoked,
+    ShelveAlarm,
+    ShowAlarms,
+    ShowRevoked,
+)
 from orchestrator.wire.messages import KEY, LeaseOffer, LightStatistics
 
 logger = logging.getLogger(__name__)
@@ -83,12 +105,13 @@ def run_relay(
         finally:
             agent.control_send(Served(served, failed, lit_s))
 
-    alarms = AlarmBook()
-
-    def stands(*standing: Alarm) -> None:
-        for alarm in alarms.changes(standing):
-            agent.control_send(alarm)
-            emit(alarm)
+    brought_back: list[Observed] = []
+    """Detectors that latched in the latest light phase in which one did, until there is one without."""
+    rates = DetectorRates(station.get(needs.DETECTORS).count_rates, testbed_dark_cps(testbed), light.is_lit)
+    ages = Polled(of_calibrations(current.book, "relay"), CALIBRATION_EVERY_S, "calibrations")
+    slow = Polled(of_instruments(station), INSTRUMENTS_EVERY_S, "instruments")
+    sources: list[Source] = [rates, of_interlock(interlock), lambda: list(brought_back), ages, slow]
+    alarms = AlarmWatch(agent, "relay", testbed.alarm_table(), sources, emit)
 
     def calibration(lease: HeldLease) -> LightStatistics:
         return calibrating.relay(lease, with_values)
@@ -108,7 +131,9 @@ def run_relay(
 
         def tell_latched(text: str) -> None:
             latched.append(text)
-            stands(Alarm("instrument", f"{pair_name(lease.pair)}: {text}"))
+            brought_back[:] = [
+                Observed("instrument", at_s=runtime.now(), text=f"{pair_name(lease.pair)}: {text}")
+            ]
 
         def on_frame(frame: int, clicks: int | FrameLost) -> None:
             if isinstance(clicks, FrameLost):
@@ -129,7 +154,7 @@ def run_relay(
                 on_latched=tell_latched,
             )
         if not latched:
-            stands()
+            brought_back.clear()
         if any(served_frames.shift_ps):
             emit(GatesMoved(*lease.pair, served_frames.shift_ps))
         pulses = lease.n_frames * slots
@@ -151,8 +176,7 @@ def run_relay(
 
     def on_other(event: AgentEvent) -> None:
         if isinstance(event, LinkUp):
-            for alarm in alarms.standing():
-                agent.control_send(alarm)
+            alarms.new_listener()
 
     calibrating = Calibrating(current, agent, emit)
     fence = Fence(EpochFile(state_dir / "fence"))
@@ -172,14 +196,19 @@ def run_relay(
     interlock.when_tripped(party.interrupt)
 
     def control(request: Request) -> Reply:
-        if isinstance(request, ShowRevoked):
-            return Revoked([])
+        match request:
+            case ShowRevoked():
+                return Revoked([])
+            case ShowAlarms() | AcknowledgeAlarm() | ShelveAlarm():
+                return alarms.answer(request)
         return Failed(f"the relay serves nobody and answers no {type(request).__name__}")
 
+    alarms.start()
     try:
         emit(RelayServing(instruments={name: each.model for name, each in station.identities.items()}))
-        watches = [detector_watch(testbed, station.get(needs.DETECTORS))]
-        with ControlSocket(state_dir, control), watching(interlock, watches):
+        watches = [detector_watch(testbed, rates.read)]
+        with ControlSocket(state_dir, control), watching(interlock, watches), ages, slow:
             party.serve(stop)
     finally:
+        alarms.close()
         agent.close()

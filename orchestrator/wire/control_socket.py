@@ -25,7 +25,9 @@ from typing import Annotated, Any, TypeAlias
 from msgspec import Meta
 
 from orchestrator import runtime
+from orchestrator.events.status import Alarm
 from orchestrator.wire.codec import Message, WireError, decode, encode
+from orchestrator.wire.fields import Seconds
 from orchestrator.wire.queue_control import QueueReply, QueueRequest
 
 logger = logging.getLogger(__name__)
@@ -93,8 +95,39 @@ class ShowInterlock(Message, frozen=True):
     """An interlock: whether and why it is latched, and what is dark."""
 
 
+class ShowAlarms(Message, frozen=True):
+    """Relay or node: the alarms that stand, shelved ones too."""
+
+
+AlarmId: TypeAlias = Annotated[str, Meta(min_length=1, max_length=256)]
+
+
+class AcknowledgeAlarm(Message, frozen=True):
+    """Relay or node: an operator has seen this alarm."""
+
+    identity: AlarmId
+
+
+class ShelveAlarm(Message, frozen=True):
+    """Relay or node: keep this alarm out of the way for so long; 0 brings it back."""
+
+    identity: AlarmId
+    for_s: Seconds
+
+
 Request: TypeAlias = (
-    ShowKeys | TakeSecret | MeetNow | Revoke | ShowRevoked | Trip | Acknowledge | ShowInterlock | QueueRequest
+    ShowKeys
+    | TakeSecret
+    | MeetNow
+    | Revoke
+    | ShowRevoked
+    | Trip
+    | Acknowledge
+    | ShowInterlock
+    | ShowAlarms
+    | AcknowledgeAlarm
+    | ShelveAlarm
+    | QueueRequest
 )
 
 
@@ -137,6 +170,13 @@ class Revoked(Message, frozen=True):
     roles: list[str]
 
 
+class Standing(Message, frozen=True):
+    """The alarms of a role."""
+
+    role: str
+    alarms: list[Alarm]
+
+
 class LatchedCause(Message, frozen=True):
     """Why an interlock is latched, since when (wall clock, for people), and what an operator does about it."""
 
@@ -175,7 +215,7 @@ class Failed(Message, frozen=True):
     text: str
 
 
-Reply: TypeAlias = Keys | Revoked | InterlockState | QueueReply | Done | Failed
+Reply: TypeAlias = Keys | Revoked | Standing | InterlockState | QueueReply | Done | Failed
 
 
 class ControlSocket:

@@ -179,9 +179,7 @@ def test_the_tables_fit_the_terminal_and_say_why(
     assert "alice-carol 3 failures 9.0 s too noisy" in rows
     assert "alice-dave away relay is not ready" in rows
     assert "relay NOT READY 3.0 s laser: no answer from TCPIP::127.0.0.1 within 5 s" in rows
-    assert [
-        row for row in rows if row.startswith("bob alice 100 s low-water auth_ab below 16384 bits: make key")
-    ]
+    assert [row for row in rows if row.startswith("bob/low-water/alice minor 100 s auth_ab below")]
 
 
 def test_what_keys_rest_on_is_said_of_pairs_and_blocks_from_their_plans(

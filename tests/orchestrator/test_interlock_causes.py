@@ -79,7 +79,7 @@ def test_a_detector_over_rate_is_dark_within_a_second_and_stays_so(
 ) -> None:
     relay = driven.stations["relay"]
     interlock = Interlock(relay, tmp_path)
-    watch = detector_watch(driven.testbed, relay.get(needs.DETECTORS))
+    watch = detector_watch(driven.testbed, relay.get(needs.DETECTORS).count_rates)
     driven.light()
     with watching(interlock, [watch]):
         assert until(lambda: bool(interlock.causes), 1.0) >= 1.0, "the planned light is not over rate"

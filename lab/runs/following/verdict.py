@@ -7,7 +7,7 @@ matches decides:
    every second.  Nothing is known, which counts as stopped.
 2. **RING STOPPED**: the relay is gone or not ready; no pair has both its nodes; or key is asked for and every
    pair that lacks it has failed for :data:`GRACE_S` or longer (leases refused or broken, blocks without key).
-3. **DEGRADED**: a role that the testbed names is gone or not ready, a pair that lacks key fails, an alarm is on,
+3. **DEGRADED**: a role that the testbed names is gone or not ready, a pair that lacks key fails, an alarm is on and not shelved,
    a training run failed or was left by its server, or a free ring is not used though key is asked for (:data:`UNUSED_S`).
 4. **RUNNING**: the ring is leased, or key is asked for and on its way.
 5. **IDLE**: nobody asked for key, or there is as much as was asked for.
@@ -136,9 +136,9 @@ def _degraded(facts: Facts) -> Verdict | None:
         if pair.lacks_key and pair.failures
     ]
     problems += [
-        (f"alarm of {role}{f' with {alarm.peer}' if alarm.peer else ''}: {alarm.name}: {alarm.text}", age_s)
+        (alarm.told_by(role), age_s)
         for role, alarm, age_s in facts.alarms
-        if alarm.on
+        if alarm.on and not alarm.shelved_s
     ]
     if facts.learning is not None:
         problems += _learning(facts, *facts.learning)

@@ -50,7 +50,7 @@ def text(document: Document, width: int) -> str:
     sections: list[tuple[tuple[str, ...], list[tuple[str, ...]]]] = [
         (("pair", "", "since", "why"), [each for row in document.pairs for each in _troubles(row)]),
         (("role", "", "since", ""), [_peer(*row) for row in document.said(PeerStatus)]),
-        (("ALARM of", "with", "since", "", ""), [_alarm(*row) for row in document.said(Alarm)]),
+        (("ALARM", "", "since", ""), [_alarm(*row) for row in document.said(Alarm)]),
     ]
     for names, rows in sections:
         parts += ["", *table(names, rows, width)] if rows else []
@@ -121,7 +121,14 @@ def _peer(_: str, peer: PeerStatus, age_s: float) -> tuple[str, ...]:
 
 
 def _alarm(role: str, alarm: Alarm, age_s: float) -> tuple[str, ...]:
-    return role, alarm.peer or "", ago(age_s), alarm.name, shown(alarm.text)
+    states = [
+        alarm.severity,
+        *(["over"] if not alarm.active else []),
+        *(["seen"] if alarm.acknowledged else []),
+        *(["shelved"] if alarm.shelved_s else []),
+    ]
+    what = f"{alarm.text}; {alarm.what_to_do}" if alarm.what_to_do else alarm.text
+    return alarm.id_of(role), ", ".join(states), ago(age_s), shown(what)
 
 
 def _remarks(document: Document) -> Iterable[str]:

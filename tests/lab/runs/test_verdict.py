@@ -63,7 +63,7 @@ def wants(names: tuple[str, str] = PAIRS[0], **fields: Any) -> tuple[tuple[PairS
         ({"pairs": wants(failures=3, failing_s=20.0, fault="QBER 11 %")}, "RING STOPPED 21 s: alice-bob: QBER 11 %"),
         ({"pairs": wants(failures=1, failing_s=0.0, fault="busy")}, "DEGRADED 1 s: alice-bob fails: busy"),
         ({"pairs": wants()}, "DEGRADED 40 s: key is asked for and no lease is given"),
-        ({"alarms": (("bob", Alarm("low-water", "auth_ab below 16 kbit", "alice"), 9.0),)}, "DEGRADED 9 s: alarm of bob with alice: low-water: auth_ab below 16 kbit"),
+        ({"alarms": (("bob", Alarm("low-water", "auth_ab below 16 kbit", "alice"), 9.0),)}, "DEGRADED 9 s: minor alarm of bob: low-water with alice: auth_ab below 16 kbit"),
         ({"learning": (Learning("r1", "otp", "failed", 10, 0, 10, reason="every round was aborted"), 5.0)}, "DEGRADED 5 s: training r1 failed: every round was aborted"),
         (
             {
