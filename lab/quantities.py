@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, TypeGuard, get_args
+from typing import Any, TypeGuard, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -122,7 +122,8 @@ def implausible(
             continue
         inner = _section(field.annotation)
         plausible = next((each for each in field.metadata if isinstance(each, Plausible)), None)
-        for at, item in items(here, value):
+        named = get_origin(field.annotation) is dict and isinstance(value, Mapping)
+        for at, item in _by_name(here, value) if named else items(here, value):
             if inner is not None and isinstance(item, Mapping):
                 yield from implausible(inner, item, at)
             elif plausible is not None and _is_number(item) and (why := plausible.objection(key, item)):
@@ -139,6 +140,11 @@ def items(place: str, value: object) -> Iterator[tuple[str, object]]:
         yield from ((f"{place}[{index}]", each) for index, each in enumerate(value))
     else:
         yield place, value
+
+
+def _by_name(place: str, values: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    """Each of a table whose keys are names."""
+    yield from ((f"{place}.{name}", each) for name, each in values.items())
 
 
 def _section(annotation: object) -> type[BaseModel] | None:

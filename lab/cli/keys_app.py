@@ -25,8 +25,8 @@ StoreKeyOption = Annotated[
 PairArgument = Annotated[str, typer.Argument(metavar="PAIR", help="Two users, such as alice-bob.")]
 
 
-class _ShowByDefault(TyperGroup):
-    """``keys TESTBED`` shows the stock; the other commands have names."""
+class ShowByDefault(TyperGroup):
+    """``keys TESTBED`` shows; the other commands have names."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if args and args[0] not in self.commands and args[0] != "--help":
@@ -35,7 +35,7 @@ class _ShowByDefault(TyperGroup):
 
 
 keys_app = typer.Typer(
-    cls=_ShowByDefault,
+    cls=ShowByDefault,
     no_args_is_help=True,
     help="Key stock per pair (`keys TESTBED`), new secrets for a pair, refused keys.",
 )

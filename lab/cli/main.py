@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 from click.core import ParameterSource
 
+from lab.cli.alarms_app import alarms_app
 from lab.cli.calibrate_app import calibrate_command
 from lab.cli.instruments_app import instruments_app
 from lab.cli.keys_app import keys_app
@@ -33,6 +34,7 @@ app = typer.Typer(
     help="Lab control and orchestration for a quantum-secure federated-learning testbed.",
 )
 app.add_typer(instruments_app, name="instruments")
+app.add_typer(alarms_app, name="alarms")
 app.add_typer(fl_app, name="fl")
 app.add_typer(data_app, name="data")
 app.add_typer(keys_app, name="keys")

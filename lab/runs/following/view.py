@@ -50,7 +50,7 @@ def text(document: Document, width: int) -> str:
     sections: list[tuple[tuple[str, ...], list[tuple[str, ...]]]] = [
         (("pair", "", "since", "why"), [each for row in document.pairs for each in _troubles(row)]),
         (("role", "", "since", ""), [_peer(*row) for row in document.said(PeerStatus)]),
-        (("ALARM", "", "since", ""), [_alarm(*row) for row in document.said(Alarm)]),
+        (("ALARM", "", "since", ""), [alarm_cells(*row) for row in document.said(Alarm)]),
     ]
     for names, rows in sections:
         parts += ["", *table(names, rows, width)] if rows else []
@@ -120,7 +120,8 @@ def _peer(_: str, peer: PeerStatus, age_s: float) -> tuple[str, ...]:
     return peer.peer, how, ago(age_s), shown(peer.reason, REASON_SHOWN)
 
 
-def _alarm(role: str, alarm: Alarm, age_s: float) -> tuple[str, ...]:
+def alarm_cells(role: str, alarm: Alarm, age_s: float | None) -> tuple[str, ...]:
+    """An alarm of ``role``: its id, how it stands, since when, what it is and what to do."""
     states = [
         alarm.severity,
         *(["over"] if not alarm.active else []),
