@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from lab.calibration.delays import DRIVEN, DelayFit, Played, check_delays, fit_delays
+from lab.calibration.delays import DRIVEN, TURN_RAD, DelayFit, Played, check_delays, fit_delays
 from lab.calibration.finding import Curve, Finding, Measured
 from lab.calibration.separation import separation
 from lab.calibration.steps import Step
@@ -25,10 +25,12 @@ TAU_PER_RISE = 1 / math.log(9)
 
 
 def scan_levels(testbed: Testbed, user: str) -> npt.NDArray[np.float32]:
-    """Half a turn for a quarter of all values of a byte, 0 V for the others; float32 (256,) in [-1, 1]."""
+    """A turn by TURN_RAD for a quarter of all values of a byte, 0 V for the others; float32 (256,) in [-1, 1]."""
     full_v = testbed.user(user).awg_amplitude_vpp / 2
     levels = np.zeros(N_LEVELS, np.float32)
-    levels[: round(DRIVEN * N_LEVELS)] = min(1.0, expected_half_wave_v(testbed, user) / full_v)
+    levels[: round(DRIVEN * N_LEVELS)] = min(
+        1.0, TURN_RAD / math.pi * expected_half_wave_v(testbed, user) / full_v
+    )
     return levels
 
 
@@ -143,7 +145,7 @@ def _curve(user: str, fit: DelayFit, slot_ns: float) -> Curve:
     }
     fitted = {name: fit.expected[:, a, b] for name, (a, b) in places.items()}
     return Curve(
-        f"Half a turn of {user}, by when it begins",
+        f"Phase of {user}'s light, by when a symbol begins",
         "begin in the slot / ns",
         "part of D1 among clicks",
         starts_ns.tolist(),

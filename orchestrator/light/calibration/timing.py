@@ -30,8 +30,8 @@ PULSE_SIGMA_PS = 9.0
 """Good enough for a gate; the darker detector sees only what does not interfere."""
 RECORDS_AT_ONCE = 10
 LONGEST_S = 20.0
-SCAN_CLICKS = 80_000
-CHECK_CLICKS = 8_000
+SCAN_CLICKS = 200_000
+CHECK_CLICKS = 10_000
 
 
 def pulses(rig: RelayMeans, relay: str, pair: Pair, part: Part) -> Finding:
