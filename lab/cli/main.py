@@ -304,6 +304,20 @@ def status(
 
 
 @app.command()
+def metrics(
+    testbed: TestbedPath,
+    secrets: SecretsPath = None,
+    listen: Annotated[
+        str, typer.Option(help="HOST:PORT; everybody who reaches it may read, so this machine by default.")
+    ] = "127.0.0.1:9464",
+) -> None:
+    """Serve /metrics for Prometheus: every number of the status and every alarm, until Ctrl-C."""
+    from lab.cli.metrics import serve_metrics
+
+    raise typer.Exit(serve_metrics(testbed, secrets, listen))
+
+
+@app.command()
 def stop(
     testbed: TestbedPath,
     role: RoleArgument = None,
