@@ -28,6 +28,7 @@ from lab.station import Station
 from lab.testbed import parse_testbed, write_testbed
 from orchestrator.light.own_station import OwnStation, StationInstruments
 from sim_backends.bench import Bench
+from sim_backends.optics import Ring
 from sim_backends.optics_way import DIRECTIONS
 
 ROOT = str(Path(__file__).resolve().parents[2])
@@ -165,3 +166,28 @@ def test_a_relay_that_stands_still_as_a_process_is_ended_and_its_guard_darkens(d
     with drill.role("end") as (_, said):
         assert said.startswith("dark: interlock of relay: operator: drill")
         assert acknowledge(drill.machine, ["relay"], "the drill")[0].ok
+
+
+@pytest.mark.long
+def test_a_stop_closes_a_users_attenuator_although_its_main_thread_holds_the_line(drill: Drill) -> None:
+    drill.take_in()
+    ring = drill.bench.ring
+    with drill.role("end") as (_, lit):
+        assert lit == "lit"
+        drill.stations["alice"].close()
+        with drill.role("exchange", "alice") as (_, said):
+            assert said == "lit"
+            check_closed_by_stop(drill, ring)
+
+
+def check_closed_by_stop(drill: Drill, ring: Ring) -> None:
+    before = ring.mean_photon_number("alice", "ccw")
+    gone: list[float] = []
+    begun = time.monotonic()
+    with watched(lambda: ring.mean_photon_number("alice", "ccw") < 1e-3 * before, gone):
+        (told,) = stop(drill.machine, ["alice"], "drill")
+    assert gone, told.text
+    print(f"user: 30 dB after {gone[0] - begun:.2f} s of motor")
+    assert gone[0] - begun < DARK_S
+    assert told.state is not None
+    assert [each.cause for each in told.state.causes] == ["operator"]

@@ -24,7 +24,7 @@ from msgspec.structs import replace
 
 from lab.runs.following.observer import verdict_on
 from lab.runs.following.verdict import Verdict
-from lab.runs.interlocks import acknowledge, states
+from lab.runs.interlocks import acknowledge, states, stop
 from lab.runs.supervising.supervisor import Supervisor
 from lab.runs.testbeds.folder import create_folder, template_path
 from lab.runs.testbeds.machine import Machine
@@ -215,6 +215,35 @@ def test_a_process_that_stood_still_for_ten_seconds_goes_on(running: Ring, role:
     took_s = running.wait_for_block()
     print(f"{role}: {took_s:.1f} s to the next stored key")
     assert took_s < RECOVERY_S
+
+
+@pytest.mark.long
+def test_a_stop_in_a_lease_with_the_hub_killed_is_dark_at_once_and_goes_on_when_acknowledged(
+    running: Ring,
+) -> None:
+    machine = Machine(running.path, None)
+    running.wait_for_light()
+    running.kill("orchestrator")
+    for told in stop(machine, ["relay", *PAIR], "drill"):
+        assert told.ok, told.text
+        assert told.state is not None
+        assert [each.cause for each in told.state.causes] == ["operator"]
+        if told.role == "relay":
+            assert told.state.dark_s is not None
+            print(
+                f"hub killed, stopped in a lease: the relay's instruments are dark after {told.state.dark_s:.3f} s"
+            )
+            assert told.state.dark_s < 1.0
+    running.start("orchestrator")
+    running.wait_for(lambda name, event: name == "orchestrator" and isinstance(event, Serving), "the hub")
+    running.wait_for_verdict("relay not ready: interlock of relay: operator: drill")
+    listed = run_qunetlab("alarms", str(running.path), "--json")
+    assert {f"{role}/interlock" for role in ("relay", *PAIR)} <= {
+        row["id"] for row in json.loads(listed.stdout)
+    }
+    done = run_qunetlab("acknowledge", str(running.path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert running.wait_for_block() < RECOVERY_S
 
 
 def test_a_second_process_of_a_role_is_refused_and_the_first_goes_on(running: Ring) -> None:
