@@ -15,7 +15,7 @@ from lab.alarms.table import TABLE, AlarmRow, table_with
 from orchestrator.events.status import Alarm, AlarmName
 
 LIMITS = Limits(low_major=-10.0, low_minor=-5.0, high_minor=5.0, high_major=10.0, stale_s=60.0)
-values = st.floats(-20, 20) | st.sampled_from([-10.0, -5.0, 5.0, 10.0])
+values = st.floats(-20, 20) | st.sampled_from([s * v for s in (-1, 1) for v in (4.8, 5.0, 9.6, 10.0)])
 judgements = st.builds(
     lambda severity: Judged(severity, "" if severity == "none" else "high"),
     st.sampled_from(["none", "minor", "major", "invalid"]),
