@@ -22,7 +22,7 @@ import numpy as np
 
 from sim_backends import optics_kernel as kernel
 from sim_backends.optics_carver import carved, levels_of, mean_transmission
-from sim_backends.optics_drift import Drift
+from sim_backends.optics_drift import STEP_S, Drift, Drifted
 from sim_backends.optics_light import DETECTORS, Light
 from sim_backends.optics_parts import (
     PS_PER_KM,
@@ -69,6 +69,7 @@ class Ring:
         self.optics = optics
         self.detectors = detectors
         self._drift = drift or Drift()
+        self._drifted: Drifted | None = None
         self._physics = physics
         self._lock = threading.Lock()
         self._laser_w = 0.0
@@ -111,7 +112,7 @@ class Ring:
         """The voltage on the carver's bias electrode; ``follows``: from here on it keeps its distance from the null."""
         with self._lock:
             self._carver_bias_v = bias_v
-            self._follows_since_s = self._physics() if follows else None
+            self._follows_since_s = self._now_s() if follows else None
             self._look()
 
     def set_polarization(self, place: str, jones: Jones) -> None:
@@ -154,7 +155,7 @@ class Ring:
     def carver_power_w(self, bias_v: float) -> float:
         """Mean light behind the carver, if it were at this bias: the launch attenuators come after it."""
         with self._lock:
-            null_v = self._drift.null_bias_v(self.optics.carver, self._physics())
+            null_v = self._drift.null_bias_v(self.optics.carver, self._now_s())
             return self._laser_w * mean_transmission(self.optics.carver, self._carver_levels, bias_v - null_v)
 
     def sensor_power_w(self, user: str, direction: Direction) -> float:
@@ -205,10 +206,10 @@ class Ring:
         for user in drives:
             self._known(user)
         light = self.light()
-        train = light.train
-        train = replace(train, phase_ps=(train.phase_ps + carver_shift_ps) % train.period_ps)
-        light = replace(light, train=train)
-        fields, receiver, optics = light.fields(), light.receiver(), light.optics
+        if carver_shift_ps:
+            light = light.shifted(carver_shift_ps)
+        train, optics = light.train, light.optics
+        fields, receiver = light.fields, light.receiver()
         origin_ps = train.phase_ps + optics.length_km * PS_PER_KM
         first = math.ceil((-max(receiver.delay_ps) - origin_ps) / train.period_ps)
         end = math.ceil((duration_ps - min(receiver.delay_ps) - origin_ps) / train.period_ps)
@@ -239,12 +240,14 @@ class Ring:
 
     def _look(self) -> Light:
         """The light of this moment, which latches the detectors that it heats too much."""
-        t_s = self._physics()
+        t_s = self._now_s()
+        if self._drifted is None or self._drifted.t_s != t_s:
+            self._drifted = self._drift.at(self.optics, self.detectors, t_s)
         light = Light(
-            optics=self._drift.optics(self.optics, t_s),
-            detectors=self._drift.detectors(self.detectors, t_s),
+            optics=self._drifted.optics,
+            detectors=self._drifted.detectors,
             settings=dict(self._settings),
-            gaps=self._gaps(t_s),
+            gaps=self._gaps(self._drifted.stretches),
             train=self._train(t_s),
             launched_w=self._laser_w * gain(sum(self._launch_db.values())),
             wavelength_m=self._wavelength_m,
@@ -263,9 +266,12 @@ class Ring:
         )
         return first, second
 
-    def _gaps(self, t_s: float) -> tuple[float, ...]:
+    def _now_s(self) -> float:
+        return math.floor(self._physics() / STEP_S) * STEP_S
+
+    def _gaps(self, stretches: Sequence[Jones]) -> tuple[float, ...]:
         return gap_transmissions(
-            self._drift.stretches(self.optics, t_s),
+            stretches,
             list(self._settings),
             [not setting.crossed for setting in self._settings.values()],
             self._controllers,

@@ -21,6 +21,8 @@ import numpy as np
 from sim_backends.optics_parts import PS_PER_KM, CarverOptics, DetectorOptics, RingOptics, StationOptics
 from sim_backends.optics_polarization import NOT_TURNED, RELAY, Jones, as_fibre_lies, turned
 
+STEP_S = 0.1
+"""Drift goes in steps of this: the fastest period is six hundred times as long."""
 MINUTE_S, HOUR_S, DAY_S = 60.0, 3600.0, 86_400.0
 
 
@@ -101,6 +103,16 @@ class PhysicsClock:
 
 
 @dataclass(frozen=True)
+class Drifted:
+    """What a ring has become at a time."""
+
+    t_s: float
+    optics: RingOptics
+    detectors: tuple[DetectorOptics, DetectorOptics]
+    stretches: tuple[Jones, ...]
+
+
+@dataclass(frozen=True)
 class Drift:
     """The ring at any time, from what it was at t = 0.
 
@@ -113,6 +125,12 @@ class Drift:
     loop_phase_rad: float = 0.0
     controlled: Collection[str] = ()
     _wanders: dict[str, Wander] = field(default_factory=dict, repr=False, compare=False)
+
+    def at(self, optics: RingOptics, detectors: tuple[DetectorOptics, DetectorOptics], t_s: float) -> Drifted:
+        """Everything."""
+        return Drifted(
+            t_s, self.optics(optics, t_s), self.detectors(detectors, t_s), self.stretches(optics, t_s)
+        )
 
     def optics(self, built: RingOptics, t_s: float) -> RingOptics:
         """Losses, phases, lengths and drives."""

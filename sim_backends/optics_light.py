@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -59,6 +60,11 @@ class Light:
     wavelength_m: float
     bias_ua: tuple[float, float]
 
+    def shifted(self, shift_ps: float) -> Light:
+        """The same light with its pulses moved in time."""
+        phase_ps = (self.train.phase_ps + shift_ps) % self.train.period_ps
+        return replace(self, train=replace(self.train, phase_ps=phase_ps))
+
     def entering_w(self, direction: Direction) -> tuple[float, float]:
         """Average power that enters the loop in one direction: in pulses, and flat in time."""
         share = self.optics.splitter_ratio if direction == "cw" else 1 - self.optics.splitter_ratio
@@ -78,6 +84,7 @@ class Light:
         """Mean photons that a power brings in a time."""
         return power_w * self.wavelength_m / (PLANCK_J_S * LIGHT_SPEED_M_S) * period_ps * 1e-12
 
+    @cached_property
     def fields(self) -> kernel.Fields:
         """Amplitudes back at the coupler."""
         home, period_ps = self.home(), self.train.period_ps
@@ -93,6 +100,7 @@ class Light:
             transmission=math.sqrt(self.optics.splitter_ratio),
         )
 
+    @cached_property
     def flat_photons_per_ps(self) -> float:
         """Light without pulses at either detector: what the carver lets through, and back-scatter, half to each."""
         through = around(self.optics, self.settings, self.gaps)
@@ -118,7 +126,7 @@ class Light:
             detector.dark_rate_per_s(bias) * 1e-12
             for detector, bias in zip(self.detectors, self.bias_ua, strict=True)
         ]
-        flat = self.flat_photons_per_ps()
+        flat = self.flat_photons_per_ps
         leaked = self.leaked_photons()
         spread = [math.hypot(detector.jitter_ps, self.train.sigma_ps) for detector in (d1, d2)]
         return kernel.Receiver(
@@ -139,7 +147,7 @@ class Light:
         receiver, period_ps = self.receiver(), self.train.period_ps
         # Phase noise scales the interference term, and so does this phase: cos(p) = cos(offset) e^{-s^2/2}.
         noise = math.exp(-(self.optics.phase_noise_rad**2) / 2)
-        light = kernel.split(self.fields(), math.acos(math.cos(self.optics.loop_phase_rad) * noise))
+        light = kernel.split(self.fields, math.acos(math.cos(self.optics.loop_phase_rad) * noise))
         rates = []
         for d in range(DETECTORS):
             mean = light[d] * receiver.efficiency[d] + receiver.leak_per_slot[d]
@@ -153,8 +161,8 @@ class Light:
         if not any(self.bias_ua):
             return False, False
         per_s = 1e12 / self.train.period_ps
-        light = kernel.split(self.fields(), self.optics.loop_phase_rad)
-        flat = self.flat_photons_per_ps() * 1e12
+        light = kernel.split(self.fields, self.optics.loop_phase_rad)
+        flat = self.flat_photons_per_ps * 1e12
         first, second = (
             bias > 0 and (photons * per_s + flat) * detector.efficiency_max > detector.latch_rate_hz
             for photons, detector, bias in zip(

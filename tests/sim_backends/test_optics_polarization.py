@@ -102,7 +102,7 @@ def test_every_loss_sits_at_the_polariser_that_takes_it() -> None:
 def test_both_pulses_still_arrive_equal_and_in_one_mode() -> None:
     """Reciprocity: what is lost is lost both ways, and visibility does not suffer."""
     ring = ring_with(LAID)
-    fields = ring.light().fields()
+    fields = ring.light().fields
     assert fields.cw**2 == pytest.approx(fields.ccw_parallel**2 + fields.ccw_orthogonal**2, rel=1e-12)
     assert fields.ccw_parallel / fields.cw == pytest.approx(RING.visibility, rel=1e-12)
 

@@ -76,6 +76,15 @@ def test_clocks_that_share_nothing_run_slots_apart_within_a_frame():
     assert 0.2 < count(lit(), a, b, drives).qber < 0.5
 
 
+@pytest.mark.parametrize("shift_ps", [1_234.0, -3_000.0])
+def test_pulses_of_a_clock_that_ran_apart_come_later_or_earlier(shift_ps):
+    ring = lit()
+    plain, moved = (ring.expose({}, 10**9, seed=1, carver_shift_ps=by_ps) for by_ps in (0.0, shift_ps))
+    came_ps, comes_ps = (np.median(clicks.of(0) % SLOT_PS) for clicks in (plain, moved))
+    off_ps = (comes_ps - came_ps - shift_ps + SLOT_PS / 2) % SLOT_PS - SLOT_PS / 2
+    assert off_ps == pytest.approx(0.0, abs=30)
+
+
 # Losses and balance
 
 
