@@ -11,18 +11,26 @@ from lab.calibration.book import Book, Value, calibrated, read_book, write_book
 from lab.calibration.errors import CalibrationRefusedError
 from lab.calibration.finding import FORMAT, Finding
 from lab.testbed import TestbedError, parse_testbed, read_testbed
-from orchestrator.durable import make_folder, read_kept, write_kept
+from orchestrator.durable import locked, make_folder, read_kept, write_kept
 
 FINDINGS = "calibrations"
 """Folder of findings beside the testbed file."""
+LOCK_FILE = ".lock"
 
 
 def keep(testbed_path: Path, finding: Finding, at: datetime) -> Book:
     """Keep a finding and put its values into the book, which is returned.
 
     Raises BookError for the book of another ring, and CalibrationRefusedError, with nothing kept, for values that no
-    testbed may have.
+    testbed may have.  Several owners on one machine share the book: each changes it alone.
     """
+    folder = testbed_path.parent / FINDINGS
+    make_folder(folder)
+    with locked(folder / LOCK_FILE):
+        return _keep(testbed_path, finding, at, folder)
+
+
+def _keep(testbed_path: Path, finding: Finding, at: datetime, folder: Path) -> Book:
     values = {
         name: Value(value=each.value, uncertainty=each.uncertainty, step=finding.step, measured=at)
         for name, each in finding.values.items()
@@ -37,8 +45,6 @@ def keep(testbed_path: Path, finding: Finding, at: datetime) -> Book:
             f"what was found makes no testbed ({told})",
             "the other values of the file, and the instruments of this step",
         ) from error
-    folder = testbed_path.parent / FINDINGS
-    make_folder(folder)
     stamp = at.strftime("%Y%m%dT%H%M%SZ")
     write_kept(folder / f"{stamp}-{finding.step}-{finding.owner}.json", structs.replace(finding, measured=at))
     write_book(testbed_path, book)
