@@ -18,12 +18,14 @@ from typing import Any
 import pytest
 from command_line import QUNETLAB
 
+from lab.runs.interlocks import acknowledge
 from lab.runs.supervising.supervised import Run, supervised_run
 from lab.runs.testbeds.folder import template_path
+from lab.runs.testbeds.machine import Machine
 from lab.testbed import write_testbed
 from orchestrator.durable import replace_file
 from orchestrator.events.process import ProcessEvent
-from orchestrator.events.status import BlockReport
+from orchestrator.events.status import BlockReport, PeerStatus
 
 SMALL = {"slots_per_frame": 1 << 20, "pulses_per_block": 1 << 25}
 pytestmark = pytest.mark.timeout(300)
@@ -257,6 +259,14 @@ def test_a_killed_node_leaves_its_instruments_safe_and_others_go_on(ring: Run) -
     dave.kill()
     dave.wait()
     ask("alice", "bob")
-    ring.supervisor.wait_for(block_of("alice", "bob"), 60, "a block without dave", ring.note)
+
+    def after_a_look(name: str, event: ProcessEvent) -> bool:
+        """A relay that lost dave's station in the light stays dark until somebody has looked at it."""
+        if isinstance(event, PeerStatus) and event.peer == "relay" and "station-lost" in event.reason:
+            (told,) = acknowledge(Machine(ring.testbed_path, ring.state), ["relay"], "the test")
+            assert told.ok, told.text
+        return block_of("alice", "bob")(name, event)
+
+    ring.supervisor.wait_for(after_a_look, 60, "a block without dave", ring.note)
     ring.stop()
     assert ring.unsafe == []
