@@ -311,7 +311,8 @@ class UserLight:
         if index + 1 < len(timings):
             self._load(frames[other], drive, other, timings[index + 1])
         watch.at(1)
-        heard = record.hear(channel, self._timeout_s)
+        patience = 1.0 if index else OTHERS_PATIENCE  # the other user trims its light first
+        heard = record.hear(channel, patience * self._timeout_s)
         missed = self._missed(index)
         if isinstance(heard, Lost):
             record.lose(frames[buffer], heard.reason)

@@ -98,6 +98,22 @@ def test_light_that_is_missing_for_a_moment_is_waited_for() -> None:
     assert phase.error is None
 
 
+def test_the_first_frame_waits_for_the_other_users_slow_sensor() -> None:
+    lost: list[str] = []
+    phase = Phase(n_frames=2, timeout_s=0.3)
+    run = phase.light.run
+    phase.light.run = lambda *given, **more: run(*given, **more, on_lost=lost.append)  # type: ignore[method-assign]
+    phase.start()
+    phase.light_on()
+    time.sleep(0.8)
+    for index in range(2):
+        phase.frame(index)
+    assert phase.hear() == Finished()
+    phase.light_off()
+    phase.end()
+    assert not lost
+
+
 def test_light_that_is_bright_in_the_last_frame_ends_the_block() -> None:
     phase = Phase(n_frames=3).start()
     phase.light_on()
