@@ -55,7 +55,7 @@ def test_bundled_testbeds_have_the_loss_they_claim(name: str, loss_db: float) ->
         "parts differ from what was ordered, by so much at most"
     )
     assert calibrated != ordered
-    assert set(TEMPLATES) == {"simulated-four-node", "simulated-reference"}
+    assert set(TEMPLATES) == {"simulated-four-node", "simulated-reference", "simulated-full-bench"}
 
 
 def test_each_arm_is_the_way_from_the_user_to_a_click() -> None:

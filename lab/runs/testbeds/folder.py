@@ -33,7 +33,7 @@ FIRST_PORT = 47600
 
 LAST_PORT = 65535
 
-TEMPLATES = ("simulated-four-node", "simulated-reference")
+TEMPLATES = ("simulated-four-node", "simulated-reference", "simulated-full-bench")
 EXAMPLE = "physical-ring-example"
 """A ring of real instruments, to be filled in: nothing of it can be simulated, and none of its addresses answers."""
 

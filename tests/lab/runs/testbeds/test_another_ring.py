@@ -20,7 +20,7 @@ def made(folder: Path, template: str = "simulated-four-node", **options: Any) ->
     return load_testbed(create_folder(folder, template_path(template), **options))
 
 
-@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("template", [each for each in TEMPLATES if each != "simulated-full-bench"])
 def test_an_uncalibrated_ring_is_known_as_ordered_and_became_something_else(
     template: str, tmp_path: Path
 ) -> None:
