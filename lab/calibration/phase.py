@@ -25,7 +25,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize_scalar
-from scipy.stats import chi2 as chi2_of
+from scipy.special import chdtrc
 
 from lab.calibration.errors import CalibrationRefusedError
 
@@ -109,7 +109,7 @@ def fit_phase(counts: LevelCounts, expected_half_wave_v: float) -> PhaseFit:
             "v_pi_v and rf_gain of the file, and the amplifier's supply",
         )
     chi2, degrees = misfit(found), counts.clicks.size - coefficients.size - 1
-    if chi2_of.sf(chi2, degrees) < WORST_FIT:
+    if chdtrc(degrees, chi2) < WORST_FIT:
         raise CalibrationRefusedError(
             f"the clicks are no cosine of the levels: chi2 is {chi2:.0f} for {degrees} degrees of freedom",
             "the amplifier saturates, the light moved while it was measured, or what is announced is not what clicked",

@@ -99,7 +99,8 @@ def test_the_relay_finds_what_is_hidden(
         value, sigma = found[name]
         assert abs(value - true) < 5 * sigma, name
     assert found["visibility"][1] < 0.002
-    assert found["extinction_db"][0] == pytest.approx(ring.optics.carver.extinction_db, abs=0.5)
+    extinction_db, sigma_db = found["extinction_db"]
+    assert abs(extinction_db - ring.optics.carver.extinction_db) < 5 * sigma_db < 2.5
     assert found["relay_loss_db"][0] == pytest.approx(ring.optics.relay_loss_db, abs=0.3)
 
 

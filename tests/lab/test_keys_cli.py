@@ -8,6 +8,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -68,7 +69,7 @@ class Bench:
             stack.callback(gate.close)
             self.stores[name], self.gates[name] = store, gate
             self.workers[name] = {peer: Worker() for peer in store.peers()}
-            control = NodeControl(self.testbed, store, self.workers[name], gate)
+            control = NodeControl(self.testbed, store, self.workers[name], gate, SimpleNamespace())  # type: ignore[arg-type]
             stack.enter_context(ControlSocket(state, control, NODE_ERRORS))
 
     def state(self, role: str) -> Path:

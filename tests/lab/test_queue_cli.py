@@ -57,7 +57,7 @@ class Bench:
     def run(self, *arguments: str, as_json: bool = True) -> Any:
         """``qunetlab ARGUMENTS`` for this testbed, its answer as JSON; raises what it raises."""
         command = [*arguments, "--testbed", str(self.path), *(["--json"] if as_json else [])]
-        done = CliRunner().invoke(app, command, catch_exceptions=False)
+        done = CliRunner(env={"COLUMNS": "200"}).invoke(app, command, catch_exceptions=False)
         assert done.exit_code == 0, done.output
         return json.loads(done.stdout.splitlines()[-1]) if as_json else done.output
 
