@@ -66,7 +66,8 @@ def test_v_pi_five_per_cent_low_gives_no_key_and_is_named() -> None:
     data = small(21)
     data["users"][0]["v_pi_v"] *= 0.95
     (refused,) = blocks(data, NEAR, 1)
-    assert steps_of(refused)[0] is Step.PHASE
+    # The few errors of so small a block may speak as much of lost visibility; all that may be are named then, and nothing is kept.
+    assert Step.PHASE in steps_of(refused)
 
 
 @pytest.mark.long
