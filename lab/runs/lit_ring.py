@@ -164,18 +164,15 @@ def lit_ring(
 
     Users of the pair that are not here have taken their stations in themselves; the launch is closed at the end.
     """
-    relay = RelayInstruments(*(stations["relay"].get(need) for need in needs.RELAY))
+    relay = RelayInstruments.of(stations["relay"])
     launching = Launching(testbed, relay)
     launching.set_up()
     for user in testbed.user_names():
         if user in stations:
-            get = stations[user].get
             own = OwnStation(
                 testbed,
                 user,
-                StationInstruments(
-                    get(needs.SWITCH), get(needs.ATTENUATOR), get(needs.SENSOR_CW), get(needs.SENSOR_CCW)
-                ),
+                StationInstruments.of(stations[user]),
             )
             own.set_up()
             if user in pair:

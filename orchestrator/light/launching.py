@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lab import needs
 from lab.light_budget import LATCHING_CPS
 from lab.light_of import LAUNCH_LIMIT_DB, pair_light
 from lab.testbed import Testbed
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         PulseCarver,
         TimeTagger,
     )
+    from lab.station import Station
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +61,11 @@ class RelayInstruments:
     carver_bias: BiasController
     detectors: PhotonDetectors
     tagger: TimeTagger
+
+    @classmethod
+    def of(cls, station: Station) -> RelayInstruments:
+        """Those of the relay's opened station."""
+        return cls(*(station.get(need) for need in needs.RELAY))
 
 
 @dataclass(frozen=True)

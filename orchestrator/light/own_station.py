@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from drivers.links.errors import NotReadyError
+from lab import needs
 from lab.calibration.steps import Step
 from lab.light_budget import DARK_W, photons_per_slot
 from lab.testbed import Testbed
@@ -24,6 +25,7 @@ from orchestrator.light.messages import LightAborted, LightMissing
 
 if TYPE_CHECKING:
     from drivers.kinds import Attenuator, OpticalSwitch, PowerSensor
+    from lab.station import Station
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +53,16 @@ class StationInstruments:
     attenuator: Attenuator
     sensor_cw: PowerSensor
     sensor_ccw: PowerSensor
+
+    @classmethod
+    def of(cls, station: Station) -> StationInstruments:
+        """Those of a user's opened station."""
+        return cls(
+            station.get(needs.SWITCH),
+            station.get(needs.ATTENUATOR),
+            station.get(needs.SENSOR_CW),
+            station.get(needs.SENSOR_CCW),
+        )
 
     @property
     def sensors(self) -> dict[Direction, PowerSensor]:

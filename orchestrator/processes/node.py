@@ -419,12 +419,7 @@ def run_node(
     from orchestrator.wire.revoked import RevokedKeys
 
     testbed = current()
-    owned = StationInstruments(
-        switch=station.get(needs.SWITCH),
-        attenuator=station.get(needs.ATTENUATOR),
-        sensor_cw=station.get(needs.SENSOR_CW),
-        sensor_ccw=station.get(needs.SENSOR_CCW),
-    )
+    owned = StationInstruments.of(station)
     light = UserLight(testbed, name, station.get(needs.MODULATOR), owned)
     unready = interlock.unless_latched(light.set_up)
     compile_kernels()

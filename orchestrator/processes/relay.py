@@ -70,15 +70,7 @@ def run_relay(
     ``current``: the testbed as it is calibrated at the moment of asking.
     """
     testbed = current()
-    owned = RelayInstruments(
-        laser=station.get(needs.LASER),
-        launch=station.get(needs.LAUNCH),
-        launch_second=station.get(needs.LAUNCH_SECOND),
-        carver=station.get(needs.CARVER),
-        carver_bias=station.get(needs.CARVER_BIAS),
-        detectors=station.get(needs.DETECTORS),
-        tagger=station.get(needs.TAGGER),
-    )
+    owned = RelayInstruments.of(station)
     light = RelayLight(testbed, owned)
     unready = interlock.unless_latched(light.set_up)
     agent = connect_agent(testbed, "relay", secrets_dir)

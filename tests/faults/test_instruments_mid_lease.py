@@ -140,18 +140,13 @@ class World:
             return here
 
     def _start(self, stack: ExitStack) -> None:
-        get = self.stations["relay"].get
-        relay = RelayLight(
-            self.testbed, RelayInstruments(*(get(need) for need in needs.RELAY)), timeout_s=8.0
-        )
+        relay = RelayLight(self.testbed, RelayInstruments.of(self.stations["relay"]), timeout_s=8.0)
         relay.set_up()
         self._party(stack, "relay", relay.set_up, lambda lease: self._relay_light(relay, lease))
         for user in PAIR:
-            get = self.stations[user].get
-            owned = StationInstruments(
-                get(needs.SWITCH), get(needs.ATTENUATOR), get(needs.SENSOR_CW), get(needs.SENSOR_CCW)
-            )
-            light = UserLight(self.testbed, user, get(needs.MODULATOR), owned, timeout_s=8.0)
+            station = self.stations[user]
+            owned = StationInstruments.of(station)
+            light = UserLight(self.testbed, user, station.get(needs.MODULATOR), owned, timeout_s=8.0)
             light.set_up()
             self._party(stack, user, light.set_up, self._user_run(user, light))
 

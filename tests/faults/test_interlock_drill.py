@@ -20,7 +20,6 @@ import held_role
 import pytest
 from driven_ring import ring_content
 
-from lab import needs
 from lab.interlock.latch import LATCH_FILE
 from lab.runs.interlocks import Told, acknowledge, stop
 from lab.runs.testbeds.machine import Machine
@@ -56,10 +55,7 @@ class Drill:
 
     def take_in(self) -> None:
         for user, station in self.stations.items():
-            own = [needs.SWITCH, needs.ATTENUATOR, needs.SENSOR_CW, needs.SENSOR_CCW]
-            OwnStation(
-                self.machine.testbed, user, StationInstruments(*(station.get(need) for need in own))
-            ).take_in()
+            OwnStation(self.machine.testbed, user, StationInstruments.of(station)).take_in()
 
     @contextmanager
     def role(self, how: str, role: str = "relay") -> Iterator[tuple[subprocess.Popen[str], str]]:

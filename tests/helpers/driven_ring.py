@@ -66,19 +66,13 @@ class DrivenRing:
         for station in self.stations.values():
             station.open()
         relay = self.stations["relay"]
-        self.instruments = RelayInstruments(*(relay.get(need) for need in needs.RELAY))
+        self.instruments = RelayInstruments.of(relay)
         self.relay = RelayLight(self.testbed, self.instruments)
-        self.owned = {user: self._owned(user) for user in pair}
+        self.owned = {user: StationInstruments.of(self.stations[user]) for user in pair}
         self.users = [
             UserLight(self.testbed, user, self.stations[user].get(needs.MODULATOR), owned)
             for user, owned in self.owned.items()
         ]
-
-    def _owned(self, user: str) -> StationInstruments:
-        get = self.stations[user].get
-        return StationInstruments(
-            get(needs.SWITCH), get(needs.ATTENUATOR), get(needs.SENSOR_CW), get(needs.SENSOR_CCW)
-        )
 
     def phase(self, n_frames: int, on_frame: Callable[[int], None] = lambda frame: None) -> Phase:
         """A whole light phase; ``on_frame`` is told each frame that the relay served.

@@ -28,13 +28,12 @@ def main(testbed_path: str, state: str, role: str, how: str) -> None:
     testbed = load_testbed(path)
     with guarded_role(testbed, path, role, Path(state)) as (station, interlock):
         if role == "relay":
-            launching = Launching(testbed, RelayInstruments(*(station.get(need) for need in needs.RELAY)))
+            launching = Launching(testbed, RelayInstruments.of(station))
             refused = interlock.unless_latched(launching.set_up)
             light: Any = lambda: launching.open(planned_light(testbed, *PAIR))  # noqa: E731
             held: Any = station.get(needs.LASER)
         else:
-            own = [needs.SWITCH, needs.ATTENUATOR, needs.SENSOR_CW, needs.SENSOR_CCW]
-            of_user = OwnStation(testbed, role, StationInstruments(*(station.get(need) for need in own)))
+            of_user = OwnStation(testbed, role, StationInstruments.of(station))
             refused = interlock.unless_latched(of_user.set_up)
             light, held = of_user.take_in, station.get(needs.ATTENUATOR)
         busy = threading.Lock()

@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 from command_line import run_qunetlab
 
-from lab import needs
 from lab.runs.testbeds.folder import template_path
 from lab.station import Station
 from lab.testbed import load_testbed, parse_testbed, resolve_addresses, write_testbed
@@ -74,7 +73,7 @@ def test_it_is_checked_simulated_and_gives_the_light_that_the_relay_asks_for(
             bench.ring.set_switch(user, False)
         with Station(testbed, "relay") as station:
             assert station.identities["laser"].model == "SL1"
-            launching = Launching(testbed, RelayInstruments(*(station.get(need) for need in needs.RELAY)))
+            launching = Launching(testbed, RelayInstruments.of(station))
             launching.set_up()
             assert bench.ring.sensor_power_w("alice", "ccw") == 0
             launching.open(PlannedLight(56.0))

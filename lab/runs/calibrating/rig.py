@@ -62,25 +62,12 @@ class Rig:
         """Work with these values from here on: the same testbed, calibrated further."""
         self.testbed, stations = testbed, self._stations
         relay = stations["relay"]
-        self.relay = RelayInstruments(
-            laser=relay.get(needs.LASER),
-            launch=relay.get(needs.LAUNCH),
-            launch_second=relay.get(needs.LAUNCH_SECOND),
-            carver=relay.get(needs.CARVER),
-            carver_bias=relay.get(needs.CARVER_BIAS),
-            detectors=relay.get(needs.DETECTORS),
-            tagger=relay.get(needs.TAGGER),
-        )
+        self.relay = RelayInstruments.of(relay)
         self.relay_light = RelayLight(testbed, self.relay)
         self.users = {user: self._user(user, stations[user]) for user in testbed.user_names()}
 
     def _user(self, user: str, station: Station) -> UserSide:
-        owned = StationInstruments(
-            station.get(needs.SWITCH),
-            station.get(needs.ATTENUATOR),
-            station.get(needs.SENSOR_CW),
-            station.get(needs.SENSOR_CCW),
-        )
+        owned = StationInstruments.of(station)
         modulator = station.get(needs.MODULATOR)
         return UserSide(owned, modulator, UserLight(self.testbed, user, modulator, owned))
 
