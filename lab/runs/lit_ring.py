@@ -21,7 +21,6 @@ from qcodes.instrument import InstrumentBase
 from qcodes.parameters import Parameter
 
 from drivers.kinds import PhaseModulator
-from drivers.links.errors import NotReadyError
 from lab import needs
 from lab.station import Station
 from lab.testbed import Testbed
@@ -29,12 +28,11 @@ from orchestrator import runtime
 from orchestrator.light.clicks import BOTH, D1_ONLY, D2_ONLY, tags_to_clicks
 from orchestrator.light.launching import Launching, RelayInstruments, planned_light
 from orchestrator.light.own_station import OWN_DIRECTION, OwnStation, StationInstruments
-from orchestrator.light.recording import PS_PER_S, plays_to_its_end
+from orchestrator.light.recording import PS_PER_S, frame_record_ps, recorded
 from orchestrator.light.timing import FrameTiming, frame_timing
 
 SLOTS = 1 << 20
 """Of a frame: ten milliseconds of light."""
-TAIL_PS = 1_000_000
 PATIENCE_S = 10.0
 
 
@@ -75,7 +73,7 @@ class Interference(InstrumentBase):
         super().__init__("light")
         self._testbed, self._modulator, self._tagger = testbed, modulator, relay.tagger
         timing = frame_timing(testbed, user, OWN_DIRECTION[0])
-        protocol, calibration = testbed.protocol, testbed.calibration
+        protocol = testbed.protocol
         modulator.configure(
             protocol.clock_hz * protocol.samples_per_slot,
             testbed.user(user).awg_amplitude_vpp,
@@ -84,7 +82,6 @@ class Interference(InstrumentBase):
         self._frame = _half_turns(testbed, user, timing)
         modulator.prepare(self._frame.size)
         self._light_s = SLOTS / protocol.clock_hz
-        self._record_ps = round(max(calibration.detector_delays_ps) + self._light_s * PS_PER_S) + TAIL_PS
         self._add(
             "d1_cps",
             "Counts of D1 in the gates, per second of light",
@@ -117,16 +114,17 @@ class Interference(InstrumentBase):
         self._modulator.upload(0, self._frame)
         self._modulator.arm(0)
         tagger.restart_streams()
-        if not plays_to_its_end(
-            tagger, self._record_ps, timeout_s=PATIENCE_S, pause=runtime.sleep, clock=runtime.now
-        ):
-            raise NotReadyError("the tagger's record did not end in time")
-        self._modulator.extra_trigger_seen()
-        first, second = (
-            tagger.read_tags(channel)[:, 0].astype(np.int64) for channel in self._testbed.detectors.channels
+        times = recorded(
+            tagger,
+            self._testbed.detectors.channels,
+            frame_record_ps(self._testbed, SLOTS),
+            timeout_s=PATIENCE_S,
+            pause=runtime.sleep,
+            clock=runtime.now,
         )
+        self._modulator.extra_trigger_seen()
         slots, outcomes = tags_to_clicks(
-            (first, second),
+            times,
             self._testbed.calibration.detector_delays_ps,
             slot_ps=PS_PER_S / protocol.clock_hz,
             gate_ps=protocol.gate_ns * 1000,

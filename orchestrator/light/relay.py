@@ -28,14 +28,11 @@ from orchestrator.light.latching import Latching
 from orchestrator.light.launching import Launching, PlannedLight, RelayInstruments
 from orchestrator.light.messages import FrameLost, LightOff, LightOn, aborting, announce, reason_of
 from orchestrator.light.pulse_tracking import PulseTracking
-from orchestrator.light.recording import PS_PER_S, plays_to_its_end
+from orchestrator.light.recording import PS_PER_S, Times, frame_record_ps, recorded
 from orchestrator.wire.channel import Channel
 from orchestrator.wire.codec import encode
 
 logger = logging.getLogger(__name__)
-
-SETTLE_PS = 1_000_000
-"""Extra record length after the light of the last slot, so that delayed tags still fall into it."""
 
 WATCH_S = 1.0
 """How often laser, carver and detectors are asked whether they still run; a frame says nothing about them."""
@@ -182,17 +179,13 @@ class RelayLight:
             slots_per_frame=protocol.slots_per_frame,
         )
 
-    def _record(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    def _record(self) -> Times:
         """One frame: trigger, wait for its end, read the time stamps of both detectors (1-d int64, ps)."""
-        protocol, detectors = self._testbed.protocol, self._testbed.detectors
-        slot_ps = PS_PER_S / protocol.clock_hz
-        last_ps = max(self._testbed.calibration.detector_delays_ps) + protocol.slots_per_frame * slot_ps
-        frame_ps = round(last_ps) + SETTLE_PS
-        if not plays_to_its_end(
-            self._tagger, frame_ps, timeout_s=self._timeout_s, pause=self._pause, clock=self._clock
-        ):
-            raise NotReadyError("the tagger's record did not end in time")
-        first, second = (
-            self._tagger.read_tags(channel)[:, 0].astype(np.int64) for channel in detectors.channels
+        return recorded(
+            self._tagger,
+            self._testbed.detectors.channels,
+            frame_record_ps(self._testbed, self._testbed.protocol.slots_per_frame),
+            timeout_s=self._timeout_s,
+            pause=self._pause,
+            clock=self._clock,
         )
-        return first, second

@@ -5,17 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 
-from drivers.links.errors import NotReadyError
 from lab.calibration.gates import GateCounts, gate_counts
 from lab.testbed import Testbed
 from orchestrator import runtime
 from orchestrator.light.launching import RelayInstruments
-from orchestrator.light.recording import PS_PER_S, plays_to_its_end
-
-Tags = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
-"""Of D1 and D2: 1-d int64, ps since the trigger."""
+from orchestrator.light.recording import PS_PER_S, Times, recorded
 
 RECORD_S = 0.05
 """As long as a frame of key; a record's tags are read before the next one."""
@@ -37,23 +32,18 @@ class Exposures:
         self._tagger = owned.tagger
         self._timeout_s, self._pause, self._clock = timeout_s, pause, clock
 
-    def tags(self, duration_s: float = RECORD_S) -> Tags:
+    def tags(self, duration_s: float = RECORD_S) -> Times:
         """The tags of one record.  NotReadyError where it does not end in time."""
-        if not plays_to_its_end(
+        return recorded(
             self._tagger,
+            self._testbed.detectors.channels,
             round(duration_s * PS_PER_S),
             timeout_s=self._timeout_s,
             pause=self._pause,
             clock=self._clock,
-        ):
-            raise NotReadyError("the tagger's record did not end in time")
-        first, second = (
-            self._tagger.read_tags(channel)[:, 0].astype(np.int64)
-            for channel in self._testbed.detectors.channels
         )
-        return first, second
 
-    def joined(self, records: int) -> Tags:
+    def joined(self, records: int) -> Times:
         """The tags of so many records, one after the other."""
         first, second = zip(*(self.tags() for _ in range(records)), strict=True)
         return np.concatenate(first), np.concatenate(second)
