@@ -344,6 +344,11 @@ class Testbed(Section):
             f"no user {name!r} in testbed {self.name!r}; users are {', '.join(self.user_names())}"
         )
 
+    def loop_phase_rad(self, name: str) -> float:
+        """Phase between the two ways around as a user has found it, or as it was calibrated for all."""
+        own_rad = self.user(name).loop_phase_rad
+        return self.calibration.loop_phase_rad if own_rad is None else own_rad
+
     def pairs(self) -> list[tuple[str, str]]:
         """All pairs, each as (first, second) in ring order."""
         return list(combinations(self.user_names(), 2))

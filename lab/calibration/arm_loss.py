@@ -51,12 +51,11 @@ def relay_loss(counts: GateCounts, users: tuple[OutputLight, OutputLight], relay
         raise CalibrationRefusedError(
             "no pulse is counted", "is there light, do the gates stand on the pulses (delays)?"
         )
-    arriving = counted / counts.slots / 2  # of either user
     found, sigmas = [], []
     for user in users:
         if not user.mu > 0:
             raise CalibrationRefusedError("a user measures no light", "its sensors, its switch")
-        arm_db = 10 * math.log10(user.mu / arriving)
+        arm_db = 10 * math.log10(user.mu / counts.arriving)
         found.append(relay_loss_db + arm_db - user.arm_db)
         sigmas.append(10 / math.log(10) * user.mu_sigma / user.mu)
     if abs(found[0] - found[1]) > LARGEST_DISAGREEMENT_DB:

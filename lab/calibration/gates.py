@@ -57,6 +57,11 @@ class GateCounts:
         return self.inside - self.quiet * (self.gate_ns / self.quiet_ns)
 
     @property
+    def arriving(self) -> float:
+        """Counts per slot of the light of either direction, both detectors together: both arrive equally bright."""
+        return float(self.pulsed.sum()) / self.slots / 2
+
+    @property
     def pulsed_sigma(self) -> Floats:
         """One sigma of them, float64 of shape (2,)."""
         share = self.gate_ns / self.quiet_ns

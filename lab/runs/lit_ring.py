@@ -144,9 +144,8 @@ class Interference(InstrumentBase):
 def _half_turns(testbed: Testbed, name: str, timing: FrameTiming) -> npt.NDArray[np.float32]:
     """A frame of phases 0 and pi in turn, both less the loop's own; float32 of shape (samples,)."""
     user, samples = testbed.user(name), testbed.protocol.samples_per_slot
-    own_rad, loop_rad = user.loop_phase_rad, testbed.calibration.loop_phase_rad
     full_scale_rad = math.pi * user.rf_gain * user.awg_amplitude_vpp / 2 / user.v_pi_v
-    phases = np.array([0.0, math.pi]) - (loop_rad if own_rad is None else own_rad)
+    phases = np.array([0.0, math.pi]) - testbed.loop_phase_rad(name)
     frame = np.zeros(timing.lead_samples + SLOTS * samples, np.float32)
     levels = np.remainder(phases + math.pi / 2, 2 * math.pi) - math.pi / 2
     frame[timing.lead_samples :: samples] = np.resize(np.clip(levels / full_scale_rad, -1, 1), SLOTS)

@@ -282,8 +282,7 @@ class UserLight:
 
     def _drive(self, symbols: PulseSymbols, direction: Direction) -> npt.NDArray[np.float32]:
         # The own pulse is the one of a pair's two that carries the loop's phase away: counter-clockwise minus clockwise.
-        own_rad, loop_rad = self._user.loop_phase_rad, self._testbed.calibration.loop_phase_rad
-        loop_rad = loop_rad if own_rad is None else own_rad
+        loop_rad = self._testbed.loop_phase_rad(self._user.name)
         return drive_table(
             symbols,
             v_pi_v=self._user.v_pi_v,

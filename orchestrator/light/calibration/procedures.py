@@ -61,8 +61,7 @@ def visibility(rig: RelayMeans, relay: str, pair: Pair, part: Part) -> Finding:
     """How much of a pair's light at rest leaves by D1."""
     with rig.lit(pair) as lit:
         counts = lit.exposures.gated(clicks=REST_CLICKS, longest_s=LONGEST_S, part=part)
-    first = rig.testbed.user(pair[0]).loop_phase_rad
-    loop_rad = rig.testbed.calibration.loop_phase_rad if first is None else first
+    loop_rad = rig.testbed.loop_phase_rad(pair[0])
     found = visibility_of(counts, loop_rad)
     return _relay_finding(
         rig, Step.VISIBILITY, pair, counts, {"visibility": found}, {"loop_phase_rad": loop_rad}
@@ -84,8 +83,7 @@ def carver(rig: RelayMeans, relay: str, pair: Pair, part: Part) -> Finding:
             part=part,
             delays_ps=(pulse.middle_ns * 1e3, darker.middle_ns * 1e3),
         )
-    arriving = float(counts.pulsed.sum()) / counts.slots / 2
-    scattered = all_bypassed(ring_light(testbed)).backscatter * arriving
+    scattered = all_bypassed(ring_light(testbed)).backscatter * counts.arriving
     found = extinction_db(counts, testbed.calibration.dark_count_probability, scattered)
     finding = _relay_finding(rig, Step.CARVER, pair, counts, {"extinction_db": found}, {})
     figures = {
@@ -151,11 +149,15 @@ def backscatter(rig: RelayMeans, relay: str, pair: Pair, part: Part) -> Finding:
             station.darken()
         closed = lit.exposures.gated(clicks=REST_CLICKS / 20, longest_s=DARK_S, part=part)
     per_gate = backscatter_per_gate(closed, dark)
-    arriving = float(through.pulsed.sum()) / through.slots / 2
-    expected = light.backscatter * light.backscatter_behind_closed_stations * arriving
+    expected = light.backscatter * light.backscatter_behind_closed_stations * through.arriving
     found = backscatter_db_per_m(per_gate, expected, light.ring.backscatter_db_per_m)
     return _relay_finding(
-        rig, Step.BACKSCATTER, pair, closed, {"backscatter_db_per_m": found}, {"arriving_per_slot": arriving}
+        rig,
+        Step.BACKSCATTER,
+        pair,
+        closed,
+        {"backscatter_db_per_m": found},
+        {"arriving_per_slot": through.arriving},
     )
 
 
