@@ -198,6 +198,7 @@ class UserLight:
         mu: float,
         direction: Direction,
         timings: Sequence[FrameTiming],
+        on_frame: Callable[[int], None] = lambda frame: None,
     ) -> list[ScannedFrame]:
         """Play one frame of private levels at each of these times; returns those that were announced, never key.
 
@@ -210,7 +211,7 @@ class UserLight:
             scanned.append(ScannedFrame(timings[clicks.frame], clicks.slots, clicks.outcomes, driven))
 
         drawn = Drawn((levels != 0).astype(np.uint8), levels)
-        self._run(channel, drawn, mu, direction, len(timings), timings=timings, on_kept=keep)
+        self._run(channel, drawn, mu, direction, len(timings), on_frame, timings=timings, on_kept=keep)
         return scanned
 
     def _run(

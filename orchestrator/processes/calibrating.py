@@ -28,8 +28,6 @@ STEPS = {calibration(step): step for step in sorted(PROCEDURES)}
 """Steps by the purpose of their leases."""
 PURPOSES = (KEY, *STEPS)
 """What leases are for that a role takes part in."""
-ANSWER_S = 30.0
-"""For a switch, an attenuator or a sensor to do what was asked."""
 TELL_EVERY_S = 2.0
 
 

@@ -54,7 +54,7 @@ from orchestrator.processes.alarm_sources import (
     of_store,
 )
 from orchestrator.processes.alarm_watch import AlarmWatch
-from orchestrator.processes.calibrating import ANSWER_S, PURPOSES, Calibrating
+from orchestrator.processes.calibrating import PURPOSES, Calibrating
 from orchestrator.processes.interlock_causes import sensor_watch
 from orchestrator.processes.node_control import NODE_ERRORS, NodeControl
 from orchestrator.processes.node_store import open_node_store
@@ -431,7 +431,7 @@ def run_node(
     def party(calibrated: Testbed) -> UserParty:
         light.use(calibrated)
         own = OwnStation(calibrated, name, owned)
-        return UserParty(calibrated, name, light, own, current.book(), ANSWER_S)
+        return UserParty(calibrated, name, light, own, current.book())
 
     dark = DarkSensors(owned.sensors, light.is_in_ring)
 

@@ -33,7 +33,7 @@ from orchestrator.processes.alarm_sources import (
     testbed_dark_cps,
 )
 from orchestrator.processes.alarm_watch import AlarmWatch
-from orchestrator.processes.calibrating import ANSWER_S, PURPOSES, Calibrating
+from orchestrator.processes.calibrating import PURPOSES, Calibrating
 from orchestrator.processes.interlock_causes import detector_watch, tripped_by_light
 from orchestrator.scheduling.fencing import EpochFile, Fence
 from orchestrator.scheduling.lease_party import HeldLease, LeaseParty, LightChannels
@@ -110,7 +110,7 @@ def run_relay(
 
     def with_values(calibrated: Testbed) -> RelayParty:
         light.use(calibrated)
-        return RelayParty(calibrated, light, owned, ANSWER_S)
+        return RelayParty(calibrated, light, owned)
 
     def light_phase(lease: HeldLease) -> LightStatistics:
         started = runtime.now()

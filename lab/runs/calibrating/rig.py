@@ -7,36 +7,32 @@ run in threads of their own and talk through channels.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias, TypeVar
 
 from lab import needs
 from lab.calibration.book import BOOK_FILE, Book, calibrated, read_book
+from lab.calibration.errors import CalibrationRefusedError
+from lab.calibration.finding import Finding
+from lab.calibration.steps import Step
 from lab.guard import guarded_station
-from lab.light_of import pair_light, ring_light
+from lab.light_of import ring_light
 from lab.runs.calibrating.hands import Hands, NoHands
 from lab.station import Station
 from lab.testbed import AUTO, Testbed, parse_testbed, read_testbed
-from orchestrator.light.calibration.levels import REST
-from orchestrator.light.calibration.means import Levels, OnFrame
+from orchestrator.light.calibration.means import Pair
+from orchestrator.light.calibration.parties import Part, RelayParty, UserParty
 from orchestrator.light.calibration.relay_bench import RelayBench
-from orchestrator.light.clicks import LevelClicks
-from orchestrator.light.launching import Launching, PlannedLight, RelayInstruments
-from orchestrator.light.own_station import OWN_DIRECTION, OwnStation, StationInstruments
+from orchestrator.light.launching import Launching, RelayInstruments
+from orchestrator.light.messages import aborting
+from orchestrator.light.own_station import OwnStation, StationInstruments
 from orchestrator.light.relay import RelayLight
-from orchestrator.light.timing import FrameTiming
-from orchestrator.light.user import ScannedFrame, UserLight
-from orchestrator.protocols.block_planning import plan_for
+from orchestrator.light.user import UserLight
 from orchestrator.wire.channel import Channel
 from orchestrator.wire.memory_channel import memory_channel_pair
-
-T = TypeVar("T")
-Side: TypeAlias = Callable[[int, Channel], T]
-"""What a user does in a light phase, by its place in the pair and its line to the relay."""
 
 
 @dataclass(frozen=True)
@@ -89,11 +85,6 @@ class Rig:
         stations = {user: OwnStation(self.testbed, user, side.station) for user, side in self.users.items()}
         return RelayBench(self.testbed, self.relay, stations)
 
-    def planned_mu(self, pair: tuple[str, str]) -> tuple[float, float]:
-        """Photons per slot that both users are planned to send, also where a plan makes no key."""
-        plan = plan_for(self.testbed, *pair)
-        return plan.mu_a, plan.mu_b
-
     @contextmanager
     def bright(self, user: str, at_tap_w: float) -> Iterator[StationInstruments]:
         """Light of about so much at both sensors of a user, who alone is in the ring, while it lasts; detectors have no bias."""
@@ -121,69 +112,47 @@ class Rig:
                 station.bypass()
                 self.relay.detectors.enabled(True)
 
-    def framed(
-        self, pair: tuple[str, str], levels: Mapping[str, Levels], n_frames: int, on_frame: OnFrame
-    ) -> dict[str, LevelClicks]:
-        """A light phase in which users play private levels, 0 V where ``levels`` has none of them.
+    def of_user(self, step: Step, user: str, pair: Pair, part: Part) -> Finding:
+        """What a user finds in its turn of a step, relay and partner taking their parts.
 
         Raises what a side that failed raised, an error of the relay before one of a user.
         """
-        mu = self.planned_mu(pair)
-
-        def side(index: int, line: Channel) -> LevelClicks:
-            return self.users[pair[index]].light.calibrate(
-                line,
-                levels=levels.get(pair[index], REST),
-                mu=mu[index],
-                direction=OWN_DIRECTION[index],
-                n_frames=n_frames,
-            )
-
-        first, second = self._light_phase(pair, (side, side), n_frames, on_frame)
-        return dict(zip(pair, (first, second), strict=True))
-
-    def scanned(
-        self,
-        pair: tuple[str, str],
-        user: str,
-        levels: Levels,
-        timings: Sequence[FrameTiming],
-        on_frame: OnFrame,
-    ) -> list[ScannedFrame]:
-        """A light phase in which one user plays private levels at these times, while the other stands at rest."""
-        mu = self.planned_mu(pair)
-
-        def at_rest(index: int, line: Channel) -> list[ScannedFrame]:
-            self.users[pair[index]].light.calibrate(
-                line, levels=REST, mu=mu[index], direction=OWN_DIRECTION[index], n_frames=len(timings)
-            )
-            return []
-
-        def scanning(index: int, line: Channel) -> list[ScannedFrame]:
-            return self.users[user].light.scan(
-                line, levels=levels, mu=mu[index], direction=OWN_DIRECTION[index], timings=timings
-            )
-
-        sides = (scanning, at_rest) if user == pair[0] else (at_rest, scanning)
-        first, second = self._light_phase(pair, sides, len(timings), on_frame)
-        return first + second
-
-    def _light_phase(
-        self, pair: tuple[str, str], sides: tuple[Side[T], Side[T]], n_frames: int, on_frame: OnFrame
-    ) -> tuple[T, T]:
-        """Both users' sides and the relay's; raises what failed, an error of the relay before one of a user."""
         lines = [memory_channel_pair() for _ in pair]
-        budget = pair_light(self.testbed, *pair).budget(self.planned_mu(pair)[0])
+        turn, partner = pair.index(user), 1 - pair.index(user)
+        relay, far = RelayParty(self.testbed, self.relay_light, self.relay), (lines[0][1], lines[1][1])
+
+        def find() -> Finding:
+            with telling(lines[turn][0]):
+                return self._party(user).find(step, pair, lines[turn][0], part)
+
+        def stand() -> None:
+            with telling(lines[partner][0]):
+                self._party(pair[partner]).stand(pair, lines[partner][0])
+
         with ThreadPoolExecutor(2) as pool:
-            first, second = (pool.submit(side, index, lines[index][0]) for index, side in enumerate(sides))
-            self.relay_light.run(
-                (lines[0][1], lines[1][1]),
-                n_frames,
-                # what is counted depends on levels that nobody else knows
-                PlannedLight(budget.launch_attenuation_db),
-                on_frame=lambda frame, clicks: on_frame(frame),
-            )
-            return first.result(), second.result()
+            found, stood = pool.submit(find), pool.submit(stand)
+            with telling(*far):
+                relay.serve(pair, far, turn, lambda done: None)
+            stood.result()
+            return found.result()
+
+    def _party(self, user: str) -> UserParty:
+        side = self.users[user]
+        own = OwnStation(self.testbed, user, side.station)
+        return UserParty(self.testbed, user, side.light, own, self.book)
+
+
+@contextmanager
+def telling(*lines: Channel) -> Iterator[None]:
+    """Whoever fails tells the other ends, so that nobody waits in vain; what a user is refused they are told anyway."""
+    try:
+        yield
+    except CalibrationRefusedError:
+        raise
+    except BaseException as error:
+        for line in lines:
+            line.send(aborting(error))
+        raise
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from lab.calibration.steps import STEPS, Step, in_order
 from lab.runs.calibrating.intensity import intensity
 from lab.runs.calibrating.rig import Rig
 from lab.testbed import read_testbed
-from orchestrator.light.calibration.procedures import PROCEDURES, RELAY_PROCEDURES, USER_PROCEDURES
+from orchestrator.light.calibration.procedures import PROCEDURES, RELAY_PROCEDURES
 
 
 @dataclass(frozen=True)
@@ -112,4 +112,4 @@ def _find(rig: Rig, due: Due, part: Callable[[float], None]) -> Finding:
         return intensity(rig, due.owner, due.pair, part)
     if due.step in RELAY_PROCEDURES:
         return RELAY_PROCEDURES[due.step](rig.relay_means(), due.owner, due.pair, part)
-    return USER_PROCEDURES[due.step](rig, due.owner, due.pair, part)
+    return rig.of_user(due.step, due.owner, due.pair, part)

@@ -17,7 +17,7 @@ What is found stays with its owner.  The frames are no key: what comes of them i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 from msgspec import Meta
@@ -47,6 +47,8 @@ from orchestrator.wire.fields import REASON_LIMIT
 
 Part = Callable[[float], None]
 MOST_FRAMES = 1 << 16
+ANSWER_S = 30.0
+"""For a switch, an attenuator or a sensor to do what was asked."""
 FITTING_S = 120.0
 """What a user may need between two light phases, to fit what it counted."""
 
@@ -80,7 +82,7 @@ class RelayParty:
     """The relay in a calibration."""
 
     def __init__(
-        self, testbed: Testbed, light: RelayLight, owned: RelayInstruments, timeout_s: float
+        self, testbed: Testbed, light: RelayLight, owned: RelayInstruments, timeout_s: float = ANSWER_S
     ) -> None:
         self._testbed, self._light, self._owned, self._timeout_s = testbed, light, owned, timeout_s
 
@@ -93,7 +95,7 @@ class RelayParty:
         """
         if step in USER_PROCEDURES:
             for turn in (0, 1):
-                self._serve(pair, channels, turn, lambda done, turn=turn: part((turn + done) / 2))  # type: ignore[misc]
+                self.serve(pair, channels, turn, lambda done, turn=turn: part((turn + done) / 2))  # type: ignore[misc]
             return None
         stations = {
             user: ChannelStation(channel, user, self._timeout_s)
@@ -116,8 +118,8 @@ class RelayParty:
                 station.over(failed)
         return found
 
-    def _serve(self, pair: Pair, channels: tuple[Channel, Channel], turn: int, part: Part) -> None:
-        """Light phases for one user, as many as it wants."""
+    def serve(self, pair: Pair, channels: tuple[Channel, Channel], turn: int, part: Part) -> None:
+        """Light phases for the user whose turn it is, 0 or 1 of the pair, as many as it wants."""
         active, partner = channels[turn], channels[1 - turn]
         budget = pair_light(self._testbed, *pair).budget(plan_for(self._testbed, *pair).mu_a)
         while True:
@@ -142,7 +144,13 @@ class UserParty:
     """One user in a calibration with a partner."""
 
     def __init__(
-        self, testbed: Testbed, name: str, light: UserLight, station: OwnStation, book: Book, timeout_s: float
+        self,
+        testbed: Testbed,
+        name: str,
+        light: UserLight,
+        station: OwnStation,
+        book: Book,
+        timeout_s: float = ANSWER_S,
     ) -> None:
         self.testbed, self.book = testbed, book
         self._name, self._light, self._station, self._timeout_s = name, light, station, timeout_s
@@ -156,19 +164,28 @@ class UserParty:
         found, refused = None, None
         for user in pair:
             if user != self._name:
-                self._stand(pair, channel)
+                self.stand(pair, channel)
                 continue
-            self._channel = channel
             try:
-                found = USER_PROCEDURES[step](self, self._name, pair, part)
+                found = self.find(step, pair, channel, part)
             except CalibrationRefusedError as error:
                 refused = error
-            channel.send(encode(Found(str(refused)[:REASON_LIMIT] if refused else "")))
         if refused is not None:
             raise refused
         return found
 
-    def _stand(self, pair: Pair, channel: Channel) -> None:
+    def find(self, step: Step, pair: Pair, channel: Channel, part: Part) -> Finding:
+        """This user's turn in a step of users; raises CalibrationRefusedError once the others know that it is over."""
+        self._channel = channel
+        try:
+            found = USER_PROCEDURES[step](self, self._name, pair, part)
+        except CalibrationRefusedError as error:
+            channel.send(encode(Found(str(error)[:REASON_LIMIT])))
+            raise
+        channel.send(encode(Found()))
+        return found
+
+    def stand(self, pair: Pair, channel: Channel) -> None:
         """At rest in the partner's light phases."""
         while not isinstance(told := _read(channel, self._timeout_s + FITTING_S), TurnOver):
             if not isinstance(told, StandFrames):
@@ -181,22 +198,19 @@ class UserParty:
                 n_frames=told.n_frames,
             )
 
-    def framed(
-        self, pair: Pair, levels: Mapping[str, Levels], n_frames: int, on_frame: OnFrame
-    ) -> dict[str, LevelClicks]:
+    def framed(self, pair: Pair, levels: Levels, n_frames: int, on_frame: OnFrame) -> LevelClicks:
         """A light phase in which this user plays private levels."""
-        clicks = self._light.calibrate(
+        return self._light.calibrate(
             self._begin(n_frames),
-            levels=levels[self._name],
+            levels=levels,
             mu=self._mu(pair),
             direction=OWN_DIRECTION[pair.index(self._name)],
             n_frames=n_frames,
             on_frame=on_frame,
         )
-        return {self._name: clicks}
 
     def scanned(
-        self, pair: Pair, user: str, levels: Levels, timings: Sequence[FrameTiming], on_frame: OnFrame
+        self, pair: Pair, levels: Levels, timings: Sequence[FrameTiming], on_frame: OnFrame
     ) -> list[ScannedFrame]:
         """The same with a time for every frame."""
         return self._light.scan(
@@ -205,6 +219,7 @@ class UserParty:
             mu=self._mu(pair),
             direction=OWN_DIRECTION[pair.index(self._name)],
             timings=timings,
+            on_frame=on_frame,
         )
 
     def _begin(self, n_frames: int) -> Channel:

@@ -22,16 +22,16 @@ from lab.light_budget import all_bypassed
 from lab.light_of import pair_light, ring_light
 from orchestrator.light.calibration.exposures import RECORD_S, Exposures
 from orchestrator.light.calibration.levels import phase_levels
-from orchestrator.light.calibration.means import Pair, RelayMeans, UserMeans
+from orchestrator.light.calibration.means import Pair, UserMeans
 from orchestrator.light.calibration.phase import phase_finding
-from orchestrator.light.calibration.relay_bench import AskedStation
+from orchestrator.light.calibration.relay_bench import AskedStation, RelayBench
 from orchestrator.light.calibration.timing import delays, pulses, separation
 from orchestrator.light.own_station import OWN_DIRECTION, Direction
 from orchestrator.protocols.block_planning import plan_for
 
 Floats = npt.NDArray[np.float64]
 Part = Callable[[float], None]
-RelayProcedure = Callable[[RelayMeans, str, Pair, Part], Finding]
+RelayProcedure = Callable[[RelayBench, str, Pair, Part], Finding]
 UserProcedure = Callable[[UserMeans, str, Pair, Part], Finding]
 """With its means, for an owner, in the light of a pair; told the part that is done."""
 
@@ -52,12 +52,12 @@ def phase(rig: UserMeans, user: str, pair: Pair, part: Part) -> Finding:
     planned = plan_for(testbed, *pair)
     n_frames = max(1, math.ceil(PHASE_CLICKS / (planned.gain * testbed.protocol.slots_per_frame)))
     levels = phase_levels(testbed, user)
-    clicks = rig.framed(pair, {user: levels}, n_frames, lambda frame: part((frame + 1) / n_frames))
+    clicks = rig.framed(pair, levels, n_frames, lambda frame: part((frame + 1) / n_frames))
     mu_upper = (planned.mu_a, planned.mu_b)[index] * 10 ** (planned.tolerance_db[index] / 10)
-    return phase_finding(testbed, user, pair[1 - index], levels, clicks[user], mu_upper, OWN_DIRECTION[index])
+    return phase_finding(testbed, user, pair[1 - index], levels, clicks, mu_upper, OWN_DIRECTION[index])
 
 
-def visibility(rig: RelayMeans, relay: str, pair: Pair, part: Part) -> Finding:
+def visibility(rig: RelayBench, relay: str, pair: Pair, part: Part) -> Finding:
     """How much of a pair's light at rest leaves by D1."""
     with rig.lit(pair) as lit:
         counts = lit.exposures.gated(clicks=REST_CLICKS, longest_s=LONGEST_S, part=part)
@@ -68,7 +68,7 @@ def visibility(rig: RelayMeans, relay: str, pair: Pair, part: Part) -> Finding:
     )
 
 
-def carver(rig: RelayMeans, relay: str, pair: Pair, part: Part) -> Finding:
+def carver(rig: RelayBench, relay: str, pair: Pair, part: Part) -> Finding:
     """Where the pulse stands in the slot, and how dark it is between pulses, with nobody in the ring."""
     testbed = rig.testbed
     slot_ns = 1e9 / testbed.protocol.clock_hz
@@ -105,7 +105,7 @@ def carver(rig: RelayMeans, relay: str, pair: Pair, part: Part) -> Finding:
     return structs.replace(finding, figures={**finding.figures, **figures}, curves=[curve])
 
 
-def detectors(rig: RelayMeans, relay: str, pair: Pair, part: Part) -> Finding:
+def detectors(rig: RelayBench, relay: str, pair: Pair, part: Part) -> Finding:
     """Dark counts with the launch closed, and a sweep of the bias with the light of a pair and without."""
     counts = rig.dark().gated(clicks=math.inf, longest_s=DARK_S, part=lambda done: part(done / 3))
     dark = dark_count_probability(counts)
@@ -128,7 +128,7 @@ def detectors(rig: RelayMeans, relay: str, pair: Pair, part: Part) -> Finding:
     return structs.replace(finding, figures={**finding.figures, **figures}, curves=curves)
 
 
-def _sweep(rig: RelayMeans, exposures: Exposures, factors: Floats, part: Part) -> Floats:
+def _sweep(rig: RelayBench, exposures: Exposures, factors: Floats, part: Part) -> Floats:
     """Counts of both detectors at each part of their operating bias: float64 of shape (n, 2)."""
     counted = np.zeros((factors.size, 2))
     for k, factor in enumerate(factors):
@@ -139,7 +139,7 @@ def _sweep(rig: RelayMeans, exposures: Exposures, factors: Floats, part: Part) -
     return counted
 
 
-def backscatter(rig: RelayMeans, relay: str, pair: Pair, part: Part) -> Finding:
+def backscatter(rig: RelayBench, relay: str, pair: Pair, part: Part) -> Finding:
     """What is left above the dark counts when neither station lets light through."""
     light = pair_light(rig.testbed, *pair)
     dark = dark_count_probability(rig.dark().gated(clicks=math.inf, longest_s=DARK_S / 4))
@@ -161,7 +161,7 @@ def backscatter(rig: RelayMeans, relay: str, pair: Pair, part: Part) -> Finding:
     )
 
 
-def arm_loss(rig: RelayMeans, relay: str, pair: Pair, part: Part) -> Finding:
+def arm_loss(rig: RelayBench, relay: str, pair: Pair, part: Part) -> Finding:
     """The losses of relay and launch, from a pair's rate and from what both users measure at their outputs."""
     arms_db = pair_light(rig.testbed, *pair).arms_db
     with rig.lit(pair) as lit:
@@ -180,7 +180,7 @@ def arm_loss(rig: RelayMeans, relay: str, pair: Pair, part: Part) -> Finding:
     return _relay_finding(rig, Step.ARM_LOSS, pair, counts, values, settings)
 
 
-def _output(rig: RelayMeans, station: AskedStation, direction: Direction, arm_db: float) -> OutputLight:
+def _output(rig: RelayBench, station: AskedStation, direction: Direction, arm_db: float) -> OutputLight:
     """A user's light at its output, averaged, with the error of its sensor's zero."""
     readings = [station.output_photons(direction) for _ in range(READINGS)]
     mu = fmean(readings)
@@ -190,7 +190,7 @@ def _output(rig: RelayMeans, station: AskedStation, direction: Direction, arm_db
 
 
 def _relay_finding(
-    rig: RelayMeans,
+    rig: RelayBench,
     step: Step,
     pair: tuple[str, str],
     counts: GateCounts,

@@ -20,7 +20,8 @@ from orchestrator.light.calibration.delays import (
     separation_finding,
 )
 from orchestrator.light.calibration.exposures import RECORD_S
-from orchestrator.light.calibration.means import Pair, RelayMeans, UserMeans
+from orchestrator.light.calibration.means import Pair, UserMeans
+from orchestrator.light.calibration.relay_bench import RelayBench
 from orchestrator.protocols.block_planning import plan_for
 from orchestrator.randomness import local_generator
 
@@ -34,7 +35,7 @@ SCAN_CLICKS = 200_000
 CHECK_CLICKS = 10_000
 
 
-def pulses(rig: RelayMeans, relay: str, pair: Pair, part: Part) -> Finding:
+def pulses(rig: RelayBench, relay: str, pair: Pair, part: Part) -> Finding:
     """Where in the slot the clicks of light at rest are."""
     slot_ps = 1e12 / rig.testbed.protocol.clock_hz
     tags: tuple[list[Tags], list[Tags]] = ([], [])
@@ -94,12 +95,12 @@ def delays(rig: UserMeans, user: str, pair: Pair, part: Part) -> Finding:
     levels, timings = scan_levels(testbed, user), scan_timings(testbed, user)
     repeats = math.ceil(SCAN_CLICKS / per_frame / len(timings))
     order = [timings[index] for index in local_generator().permutation(len(timings)) for _ in range(repeats)]
-    scanned = rig.scanned(pair, user, levels, order, lambda frame: part(0.9 * (frame + 1) / len(order)))
+    scanned = rig.scanned(pair, levels, order, lambda frame: part(0.9 * (frame + 1) / len(order)))
     fit = scan_fit(testbed, user, scanned)
     again = [
         each for each in check_timings(testbed, fit) for _ in range(math.ceil(CHECK_CLICKS / per_frame / 2))
     ]
-    checked = rig.scanned(pair, user, levels, again, lambda frame: part(0.9 + 0.1 * (frame + 1) / len(again)))
+    checked = rig.scanned(pair, levels, again, lambda frame: part(0.9 + 0.1 * (frame + 1) / len(again)))
     return delays_finding(testbed, user, partner, fit, scanned, checked)
 
 
