@@ -15,7 +15,7 @@ from lab.runs.shown import echo, shown
 from lab.runs.supervising.supervised import STALL_TIMEOUT_S, Run
 from orchestrator.events.process import Ended, LightProgress, ProcessEvent
 from orchestrator.events.status import ORCHESTRATOR, BlockReport, pair_name
-from orchestrator.wire.queue_control import AddEntry, QueueRow, ShowQueue
+from orchestrator.wire.queue_control import OPEN, AddEntry, QueueRow, ShowQueue
 
 WITHOUT_END = 1 << 50
 FOLLOW_S = 0.5
@@ -54,7 +54,7 @@ def state_of(orchestrator: Path, number: int) -> QueueRow:
 
 def is_open(row: QueueRow) -> bool:
     """Whether it is still in the queue."""
-    return row.state in ("waiting", "running", "held")
+    return row.state in OPEN
 
 
 def follow(orchestrator: Path, number: int, tell: Callable[[str], None]) -> QueueRow:

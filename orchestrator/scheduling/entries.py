@@ -22,7 +22,7 @@ failed or aborted never changes again.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
@@ -31,10 +31,8 @@ from msgspec.structs import replace
 from orchestrator.events.status import pair_name
 from orchestrator.scheduling.scheduler import Pair
 from orchestrator.wire.fields import REASON_LIMIT
+from orchestrator.wire.queue_control import OPEN, Kind, State
 
-Kind: TypeAlias = Literal["key", "run", "calibration", "maintenance"]
-State: TypeAlias = Literal["waiting", "running", "held", "done", "failed", "aborted"]
-OPEN: tuple[State, ...] = ("waiting", "running", "held")
 PRIORITIES = range(-10, 11)
 STEP_FAILURES = 3
 """A calibration step that failed so often in a row is given up: something has to be looked at."""

@@ -22,8 +22,9 @@ import msgspec
 
 from orchestrator.durable import create_file
 from orchestrator.keystore.database import Database
-from orchestrator.scheduling.entries import OPEN, Entry, HistoryLine
+from orchestrator.scheduling.entries import Entry, HistoryLine
 from orchestrator.scheduling.scheduler import Pair
+from orchestrator.wire.queue_control import OPEN
 
 QUEUE_FILE = "queue.db"
 Token: TypeAlias = tuple[int, int]

@@ -17,6 +17,9 @@ from orchestrator.wire.fields import Count, Reason, Role
 Who: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64)]
 Note: TypeAlias = Annotated[str, Meta(max_length=200)]
 Kind: TypeAlias = Literal["key", "run", "calibration", "maintenance"]
+State: TypeAlias = Literal["waiting", "running", "held", "done", "failed", "aborted"]
+OPEN: tuple[State, ...] = ("waiting", "running", "held")
+"""What is still in the queue."""
 Number: TypeAlias = Annotated[int, Meta(ge=1, le=(1 << 62))]
 Priority: TypeAlias = Annotated[int, Meta(ge=-1000, le=1000)]
 PairNames: TypeAlias = tuple[Role, Role]
@@ -101,7 +104,7 @@ class QueueRow(Message, frozen=True):
     what: str
     owner: str
     note: str
-    state: Literal["waiting", "running", "held", "done", "failed", "aborted"]
+    state: State
     reason: Reason
     priority: int
     due_in_s: float | None
