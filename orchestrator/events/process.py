@@ -107,12 +107,21 @@ class Calibrated(Message, frozen=True):
     refused: str = ""
 
 
-class GatesMoved(Message, frozen=True):
-    """The relay's gates at D1 and D2 follow the pulses of the pair's light: so far from where they were calibrated."""
+class Tracked(Message, frozen=True):
+    """``owner`` corrected something that drifts while the pair makes key, after ``frame`` of its block.
 
+    ``before`` and ``after`` in ``unit``, from the value in the calibration, which stays as it is.
+    """
+
+    what: str
+    owner: str
     first: str
     second: str
-    shift_ps: tuple[float, float]
+    frame: int
+    before: float
+    after: float
+    unit: str
+    why: str
 
 
 class PeerLedger(Message, frozen=True):
@@ -152,7 +161,7 @@ ProcessEvent: TypeAlias = (
     | LightProgress
     | CalibrationProgress
     | Calibrated
-    | GatesMoved
+    | Tracked
     | PeerLedger
     | BlockReport
     | Epsilons

@@ -27,8 +27,9 @@ from orchestrator.light.in_step import UsersInStep
 from orchestrator.light.latching import Latching
 from orchestrator.light.launching import Launching, PlannedLight, RelayInstruments
 from orchestrator.light.messages import FrameLost, LightOff, LightOn, aborting, announce, reason_of
-from orchestrator.light.pulse_tracking import PulseTracking
 from orchestrator.light.recording import PS_PER_S, Times, frame_record_ps, recorded
+from orchestrator.light.tracking.correction import OnCorrection
+from orchestrator.light.tracking.pulses import PulseTracking
 from orchestrator.wire.channel import Channel
 from orchestrator.wire.codec import encode
 
@@ -48,14 +49,10 @@ Clicks: TypeAlias = tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8]]
 
 @dataclass(frozen=True)
 class FramesServed:
-    """What a light phase came to: clicks announced, and frames without an announcement.
-
-    ``shift_ps``: where the pulses stand at the end, from where they were calibrated, at D1 and D2.
-    """
+    """What a light phase came to: clicks announced, and frames without an announcement."""
 
     announced: int
     lost_frames: int
-    shift_ps: tuple[float, float]
 
 
 class RelayLight:
@@ -107,11 +104,12 @@ class RelayLight:
         *,
         on_latched: Callable[[str], None] = lambda text: None,
         on_frame: Callable[[int, int | FrameLost], None] = lambda frame, clicks: None,
+        on_tracked: OnCorrection = lambda frame, correction: None,
     ) -> FramesServed:
         """Serve the light phase of one lease.
 
         ``on_frame`` gets the frame index and its clicks, or what users are told of a frame that was fired and lost.
-        ``on_latched`` is told of detectors that were brought back.  Raises LightAborted, ChannelError or InstrumentError.
+        ``on_latched`` is told of detectors that were brought back, ``on_tracked`` of what was corrected after a frame.  Raises LightAborted, ChannelError or InstrumentError.
         """
         users = UsersInStep(channels, n_frames, USER_PATIENCE * self._timeout_s)
         last = [encode(LightOff())]
@@ -127,7 +125,7 @@ class RelayLight:
             users.send_in_turn(encode(LightOn()))
             announced = recorded = 0
             while (frame := users.next_frame()) is not None:
-                clicks = self._expose(frame, plan, latching)
+                clicks = self._expose(frame, plan, latching, on_tracked)
                 if frame == n_frames - 1 or self._clock() - checked_s >= WATCH_S:
                     self._launching.check_running()
                     checked_s = self._clock()
@@ -138,7 +136,7 @@ class RelayLight:
                 users.send(announce(frame, *clicks))
                 announced, recorded = announced + clicks[0].size, recorded + 1
                 on_frame(frame, clicks[0].size)
-            return FramesServed(announced, n_frames - recorded, self._tracking.shift_ps)
+            return FramesServed(announced, n_frames - recorded)
         except BaseException as error:
             last.insert(0, aborting(error))
             raise
@@ -147,7 +145,9 @@ class RelayLight:
             self._is_lit = False
             users.send_last(last)
 
-    def _expose(self, frame: int, plan: PlannedLight, latching: Latching) -> Clicks | FrameLost:
+    def _expose(
+        self, frame: int, plan: PlannedLight, latching: Latching, on_tracked: OnCorrection
+    ) -> Clicks | FrameLost:
         """The slots that clicked and their outcomes.
 
         FrameLost where the record failed and the tagger works again, and where detectors were latched and are back.
@@ -166,11 +166,8 @@ class RelayLight:
         protocol = self._testbed.protocol
         slot_ps = PS_PER_S / protocol.clock_hz
         delays_ps = self._tracking.delays_ps(self._testbed.calibration.detector_delays_ps)
-        if self._tracking.see(times, delays_ps, slot_ps):
-            first_ps, second_ps = self._tracking.shift_ps
-            logger.info(
-                "frame %d: the gates stand %+.0f and %+.0f ps from calibrated", frame, first_ps, second_ps
-            )
+        for moved in self._tracking.see(times, delays_ps, slot_ps):
+            on_tracked(frame, moved)
         return tags_to_clicks(
             times,
             delays_ps,

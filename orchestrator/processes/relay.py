@@ -13,7 +13,7 @@ from lab.interlock.watching import watching
 from lab.station import Station
 from lab.testbed import Testbed
 from orchestrator import runtime
-from orchestrator.events.process import Emit, GatesMoved, LightProgress, RelayServing
+from orchestrator.events.process import Emit, LightProgress, RelayServing, Tracked
 from orchestrator.events.status import Served, pair_name
 from orchestrator.hub.agent import AgentEvent, LinkUp
 from orchestrator.hub.connect import connect_agent
@@ -21,6 +21,7 @@ from orchestrator.light.calibration.parties import RelayParty
 from orchestrator.light.launching import RelayInstruments, planned_light
 from orchestrator.light.messages import FrameLost
 from orchestrator.light.relay import RelayLight
+from orchestrator.light.tracking.correction import Correction
 from orchestrator.processes.alarm_sources import (
     CALIBRATION_EVERY_S,
     INSTRUMENTS_EVERY_S,
@@ -137,6 +138,13 @@ def run_relay(
                 why = lost[-1].reason if lost else ""
                 emit(LightProgress(*lease.pair, pulses, planned, clicks, at_s, len(lost), why))
 
+        def on_tracked(frame: int, moved: Correction) -> None:
+            emit(
+                Tracked(
+                    moved.what, "relay", *lease.pair, frame, moved.before, moved.after, moved.unit, moved.why
+                )
+            )
+
         with LightChannels(agent, lease, lease.pair) as channels:
             served_frames = light.run(
                 (channels[0], channels[1]),
@@ -144,11 +152,10 @@ def run_relay(
                 planned_light(calibrated, *lease.pair),
                 on_frame=on_frame,
                 on_latched=tell_latched,
+                on_tracked=on_tracked,
             )
         if not latched:
             brought_back.clear()
-        if any(served_frames.shift_ps):
-            emit(GatesMoved(*lease.pair, served_frames.shift_ps))
         pulses = lease.n_frames * slots
         return LightStatistics(
             frames=lease.n_frames,

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from lab.calibration.steps import Step
 from orchestrator.light.messages import LightAborted
+from orchestrator.light.tracking.correction import Correction
 
 WINDOW_PS = 750.0
 """To either side of where the pulse is thought to be."""
@@ -52,36 +53,39 @@ class PulseTracking:
         times_ps: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]],
         delays_ps: tuple[int, int],
         slot_ps: float,
-    ) -> bool:
-        """Take the time stamps of a frame (1-d int64, one array per detector); whether the gates have moved.
+    ) -> list[Correction]:
+        """Take the time stamps of a frame (1-d int64, one array per detector); how the gates have moved.
 
         Raises LightAborted with the calibration to run where they would move too far.
         """
-        moved = False
+        moved = []
         for d, (times, delay) in enumerate(zip(times_ps, delays_ps, strict=True)):
             off = (times.astype(np.float64) - delay + slot_ps / 2) % slot_ps - slot_ps / 2
             near = off[np.abs(off) < WINDOW_PS]
             self._count[d] += near.size
             self._sum[d] += near.sum()
             self._squares[d] += np.square(near).sum()
-            moved |= self._follow(d)
+            if (correction := self._follow(d)) is not None:
+                moved.append(correction)
         return moved
 
-    def _follow(self, d: int) -> bool:
+    def _follow(self, d: int) -> Correction | None:
         count = self._count[d]
         if count < 2:
-            return False
+            return None
         mean = self._sum[d] / count
         sigma = math.sqrt(max(self._squares[d] / count - mean**2, 1.0) / count)
         if sigma > PRECISION_PS:
-            return False
+            return None
         self._count[d] = self._sum[d] = self._squares[d] = 0.0
         if abs(mean) < SIGNIFICANT * sigma:
-            return False
+            return None
+        before = self._shift_ps[d]
         self._shift_ps[d] += float(mean)
         if abs(self._shift_ps[d]) > RANGE_PS:
             raise LightAborted(
                 f"the pulses at D{d + 1} stand {self._shift_ps[d]:+.0f} ps from where they were calibrated, more than fibre "
                 f"moves by: calibrate {Step.PULSES} and {Step.DELAYS}"
             )
-        return True
+        why = f"the middle of {count:.0f} time stamps stood {mean:+.0f} +- {sigma:.0f} ps from the gate's"
+        return Correction(f"gate of D{d + 1}", before, self._shift_ps[d], "ps", why)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 
 from orchestrator.light.messages import LightAborted
-from orchestrator.light.pulse_tracking import RANGE_PS, PulseTracking
+from orchestrator.light.tracking.pulses import RANGE_PS, PulseTracking
 
 SLOT_PS = 10_000.0
 CALIBRATED = (30_390_623, 30_391_391)
@@ -57,7 +57,7 @@ def test_gates_follow_a_day_of_warming_and_cooling() -> None:
 
 def test_a_ring_that_stands_still_is_left_alone() -> None:
     rng, tracking = np.random.default_rng(2), PulseTracking()
-    moved = sum(tracking.see(frame(rng, (0.0, 0.0)), CALIBRATED, SLOT_PS) for _ in range(200))
+    moved = sum(len(tracking.see(frame(rng, (0.0, 0.0)), CALIBRATED, SLOT_PS)) for _ in range(200))
     assert moved <= 4  # three sigma, 400 looks
     assert max(map(abs, tracking.shift_ps)) < 20
 
@@ -86,3 +86,11 @@ def test_beyond_what_fibre_does_a_calibration_is_asked_for() -> None:
     beyond = frame(rng, (RANGE_PS + 200.0,) * 2)
     with pytest.raises(LightAborted, match="calibrate pulses and delays"):
         tracking.see(beyond, tracking.delays_ps(CALIBRATED), SLOT_PS)
+
+
+def test_each_correction_says_what_moved_from_where_to_where_and_why() -> None:
+    rng, tracking = np.random.default_rng(6), PulseTracking()
+    first, second = tracking.see(frame(rng, (120.0, -80.0)), CALIBRATED, SLOT_PS)
+    assert (first.what, first.before, first.unit) == ("gate of D1", 0.0, "ps")
+    assert (second.what, second.after) == ("gate of D2", tracking.shift_ps[1])
+    assert "time stamps stood +1" in first.why

@@ -1,0 +1,1 @@
+"""What is followed while key is made: small corrections beside the calibrated values, which stay as they are."""
