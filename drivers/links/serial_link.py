@@ -3,12 +3,16 @@
 Opening asks for exclusive use of the port, so that two processes cannot talk to one instrument at once.  A port that
 cannot be opened or is gone is told with what the system knows: who has it, and which ports there are
 (:mod:`drivers.links.serial_ports`).  One that comes back under its name is opened by the next use.
+
+On a POSIX system bytes go straight to the port's descriptor.  pyserial looks at the clock after it wrote, so that a
+process that stands still for a moment (imports, a busy machine) would call a telegram unsent that is long out.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import select
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,8 +27,10 @@ try:
     import termios
 
     _BROKEN: tuple[type[Exception], ...] = (OSError, termios.error)
+    _FILES: tuple[type[serial.SerialBase], ...] = (serial.Serial,)  # ports that are files of the system
 except ImportError:  # no termios on Windows
     _BROKEN = (OSError,)  # pyserial's SerialException is an OSError
+    _FILES = ()
 _UNUSABLE: tuple[type[Exception], ...] = (*_BROKEN, ValueError)  # ValueError: pyserial on a bad URL
 
 _CUT_OFF: tuple[type[Exception], ...] = (*_BROKEN, TypeError)  # pyserial, when another thread closes the port
@@ -68,13 +74,31 @@ class SerialLink(ByteLink):
         port = self._require_port()
         timeout_s = self.limit_s(self.timeout_s)
         try:
-            port.write_timeout = timeout_s
-            port.write(data)
-        except serial.SerialTimeoutException as error:
-            why = self.why_silent() or "the adapter is slow, or flow control holds it"
-            raise self.error(LinkTimeoutError, f"no byte could be sent for {timeout_s:g} s: {why}") from error
+            if type(port) in _FILES:  # not its descendants: spy:// shows what is written
+                sent = self._send(port, data, self.now() + timeout_s)
+            else:
+                port.write_timeout = timeout_s
+                port.write(data)
+                sent = True
+        except serial.SerialTimeoutException:
+            sent = False
         except _CUT_OFF as error:
             raise self._broken(error) from error
+        if not sent:
+            why = self.why_silent() or "the adapter is slow, or flow control holds it"
+            raise self.error(
+                LinkTimeoutError, f"{len(data)} bytes could not be sent in {timeout_s:g} s: {why}"
+            )
+
+    def _send(self, port: serial.SerialBase, data: bytes, deadline: float) -> bool:
+        """Whether the system took all of ``data`` before ``deadline``; it is offered some at least once."""
+        for wait_s in self.slices(deadline):
+            if select.select([], [port.fileno()], [], wait_s)[1]:
+                with suppress(BlockingIOError):
+                    data = data[os.write(port.fileno(), data) :]
+            if not data:
+                return True
+        return False
 
     def why_silent(self) -> str:
         """Why the instrument may not even have heard what was sent; "" when nothing is known."""

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,13 @@ from serial.tools.list_ports_common import ListPortInfo
 from drivers.attenuators.oz_dd100 import OzDD100
 from drivers.lasers.nkt_basik import NKTBasik
 from drivers.links import serial_ports
-from drivers.links.errors import LinkBrokenError, LinkTimeoutError, WrongInstrumentError
+from drivers.links.errors import (
+    LinkBrokenError,
+    LinkError,
+    LinkTimeoutError,
+    PreemptedError,
+    WrongInstrumentError,
+)
 from drivers.links.serial_link import SerialLink
 from sim_backends.attenuators.oz_dd100 import OzDD100Twin
 
@@ -219,6 +226,52 @@ def test_a_file_is_no_port(tmp_path: Path) -> None:
     path.touch()
     with pytest.raises(LinkBrokenError, match="check the address"):
         SerialLink(str(path), baudrate=9600, instrument="voa").open()
+
+
+@pytest.fixture
+def terminal() -> Iterator[tuple[int, str]]:
+    """Our end of a pseudo-terminal, and the name of the other."""
+    ours, theirs = os.openpty()
+    yield ours, os.ttyname(theirs)
+    os.close(ours)
+    os.close(theirs)
+
+
+def test_what_was_sent_is_no_failure_however_late_the_clock_is_looked_at(terminal: tuple[int, str]) -> None:
+    """A process that stands still after the write finds the time over; the telegram is out all the same."""
+    ours, name = terminal
+    link = SerialLink(name, baudrate=115200, instrument="laser", timeout_s=1e-9)
+    with link.exchange():
+        link.write(b"emission off")
+    assert os.read(ours, 100) == b"emission off"
+    link.close()
+
+
+def test_a_line_that_takes_only_a_part_is_a_timeout(terminal: tuple[int, str]) -> None:
+    link = SerialLink(terminal[1], baudrate=115200, instrument="laser", timeout_s=0.1)
+    with pytest.raises(LinkTimeoutError, match=r"bytes could not be sent in 0\.1 s"), link.exchange():
+        link.write(bytes(1 << 20))
+    link.close()
+
+
+def test_somebody_urgent_need_not_wait_for_a_line_that_takes_nothing(terminal: tuple[int, str]) -> None:
+    link = SerialLink(terminal[1], baudrate=115200, instrument="laser", timeout_s=60.0)
+    full, given_up = threading.Event(), []
+    link.tap = lambda direction, data: full.set() if direction == "sent" else None
+
+    def fill() -> None:
+        with pytest.raises(LinkError) as caught, link.exchange():
+            link.write(bytes(1 << 20))
+        given_up.append(caught.value)
+
+    writer = threading.Thread(target=fill)
+    writer.start()
+    assert full.wait(10.0)
+    with link.urgent():
+        pass
+    writer.join(10.0)
+    assert [type(error) for error in given_up] == [PreemptedError]
+    link.close()
 
 
 class StuckPort:
