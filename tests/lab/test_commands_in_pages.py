@@ -1,0 +1,54 @@
+"""Every command line that README and pages show is one that the command line takes."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+import typer
+
+from lab.cli.main import app
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+
+
+def commands_in(page: Path) -> Iterator[str]:
+    """The lines of its code blocks that begin with our name, what stands behind a semicolon as well."""
+    inside = False
+    for line in page.read_text(encoding="utf-8").splitlines():
+        if line.startswith("```"):
+            inside = not inside
+        elif inside or line.startswith("    "):
+            parts = line.strip().removeprefix("$ ").split(";")
+            yield from (part.strip() for part in parts if part.strip().startswith("qunetlab "))
+
+
+SHOWN = [(page.name, line) for page in PAGES for line in commands_in(page)]
+
+
+def take(line: str) -> None:
+    """Parse it as it would be run; raises click.ClickException where it would be refused."""
+    command: click.Command = typer.main.get_command(app)
+    name, *words = (word for word in shlex.split(line, comments=True) if word != "...")
+    context = None
+    while isinstance(command, click.Group):
+        context = click.Context(command, parent=context, info_name=name)
+        found_name, found, words = command.resolve_command(context, words)
+        assert found is not None
+        command, name = found, found_name or name
+    command.make_context(name, words, parent=context)
+
+
+@pytest.mark.parametrize(("page", "line"), SHOWN)
+def test_every_command_of_the_pages_is_taken(page: str, line: str) -> None:
+    take(line)
+
+
+def test_the_pages_show_commands_and_a_wrong_one_is_refused() -> None:
+    assert len(SHOWN) > 40
+    with pytest.raises(click.ClickException):
+        take("qunetlab calibrate --from ring")
