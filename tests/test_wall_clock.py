@@ -15,6 +15,7 @@ ALLOWED = {
     "orchestrator/scheduling/ring_queue.py": "when entries of the queue came and are due, for people",
     "sim_backends/detectors/websq.py": "the instrument's own time stamp in front of its counts",
     "lab/calibration/book.py": "the age of a calibration, in hours, across machines and restarts; one ahead of the clock is stale",
+    "lab/alarms/kept.py": "how much of a shelf is left after a restart, at most a day",
     "lab/interlock/latch.py": "when something was latched, for people",
     "lab/runs/first_contact/recording.py": "the day of a recording, for people",
     "lab/runs/own_folder.py": "the name of a run folder",

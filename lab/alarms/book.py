@@ -2,16 +2,20 @@
 
 Pure but for what it remembers: moments come with the calls.  Whoever watches tells it everything at once and gets back
 what is to be said; what was not among it any more is over.
+
+A book may begin with alarms of an earlier run of the role (:mod:`lab.alarms.kept`).  They stand as they stood until their
+source speaks again, or for :data:`AWAITED_S`: a source may have nothing to say until its first reading is there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from msgspec.structs import replace as renewed
 
+from lab.alarms.kept import KeptAlarm
 from lab.alarms.limits import GOOD, Judged, judge
 from lab.alarms.states import AlarmState
 from lab.alarms.table import AlarmRow
@@ -19,6 +23,8 @@ from orchestrator.events.status import Alarm, AlarmName
 from orchestrator.wire.fields import REASON_LIMIT
 
 Key: TypeAlias = tuple[AlarmName, str | None, str]
+AWAITED_S = 120.0
+"""Longer than the slowest source takes to its first value; an error rate comes with a block, and is a new one then."""
 
 
 @dataclass(frozen=True)
@@ -56,17 +62,30 @@ class NoAlarmError(ValueError):
 class AlarmBook:
     """Every alarm that stands or is shelved, and the last value of everything that is watched."""
 
-    def __init__(self, role: str, table: Mapping[AlarmName, AlarmRow]) -> None:
+    def __init__(
+        self,
+        role: str,
+        table: Mapping[AlarmName, AlarmRow],
+        earlier: Sequence[KeptAlarm] = (),
+        now_s: float = 0.0,
+    ) -> None:
+        """``earlier``: alarms of an earlier run, given at ``now_s``."""
         self._role = role
         self._table = table
         self._kept: dict[Key, _Kept] = {}
         self._told: dict[Key, Alarm] = {}
+        for each in earlier:
+            observed = Observed(each.name, each.value, now_s, each.peer, each.part, each.text)
+            self._put(observed.key, _Kept(_as_it_stood(each, now_s), observed, each.reference), watched=False)
+        self._awaited = set(self._kept)
+        self._awaited_until_s = now_s + AWAITED_S
 
     def observe(self, everything: Iterable[Observed], now_s: float) -> list[Alarm]:
         """What is to be told after a look at all that is watched: alarms that changed, over ones with ``on`` False."""
         seen = {each.key: each for each in everything}
+        self._awaited = self._awaited - set(seen) if now_s < self._awaited_until_s else set()
         for key, kept in list(self._kept.items()):
-            if key not in seen:
+            if key not in seen and key not in self._awaited:
                 row = self._table[key[0]]
                 state = kept.state.observed(GOOD, now_s, latching=row.latching)
                 self._put(key, replace(kept, state=state), watched=False)
@@ -120,6 +139,15 @@ class AlarmBook:
         """All alarms that stand, shelved ones too, as they are at this moment."""
         return [self._alarm(kept, now_s) for kept in self._kept.values() if kept.state.stands]
 
+    def lasting(self, now_s: float) -> list[KeptAlarm]:
+        """What a restart must not change: what an operator said, and what latched."""
+        return [
+            _lasting(kept, now_s)
+            for key, kept in self._kept.items()
+            if kept.state.shelved(now_s)
+            or (kept.state.stands and (kept.state.acknowledged or self._table[key[0]].latching))
+        ]
+
     def acknowledge(self, identity: str, now_s: float) -> list[Alarm]:
         """Somebody has seen it; what is to be told.  Drift counts from here on.  Raises NoAlarmError."""
         key, kept = self._find(identity)
@@ -161,6 +189,34 @@ class AlarmBook:
             unit=row.unit,
             what_to_do=row.what_to_do,
         )
+
+
+def _lasting(kept: _Kept, now_s: float) -> KeptAlarm:
+    state, observed = kept.state, kept.observed
+    return KeptAlarm(
+        observed.name,
+        observed.peer,
+        observed.part,
+        observed.text,
+        observed.value,
+        kept.reference,
+        state.judged.condition,
+        state.judged.limit,
+        state.judged.severity,
+        state.worst,
+        state.acknowledged,
+        state.shelved_until_s - now_s if state.shelved_until_s is not None and state.shelved(now_s) else 0.0,
+    )
+
+
+def _as_it_stood(each: KeptAlarm, now_s: float) -> AlarmState:
+    return AlarmState(
+        Judged(each.severity, each.condition, each.limit),
+        each.worst,
+        each.acknowledged,
+        now_s,
+        now_s + each.shelf_left_s if each.shelf_left_s > 0 else None,
+    )
 
 
 def _words(row: AlarmRow, observed: Observed, judged: Judged) -> str:

@@ -1,15 +1,18 @@
 """The alarms of a running role: every source asked once a second, what changed told to the hub, the log and the events.
 
 A hub that comes anew is told all that stands; while there is none, alarms go on, and an operator on the machine sees
-and acknowledges them at the role's control socket.
+and acknowledges them at the role's control socket.  What an operator said is in a file of the role before it is confirmed
+(:mod:`lab.alarms.kept`).
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from lab.alarms.book import AlarmBook
+from lab.alarms.kept import KeptAlarm, keep_alarms, kept_alarms
 from lab.alarms.table import AlarmRow
 from orchestrator import runtime
 from orchestrator.events.common import Subject
@@ -35,12 +38,17 @@ class AlarmWatch:
         table: Mapping[AlarmName, AlarmRow],
         sources: Sequence[Source],
         emit: Emit,
+        folder: Path | None = None,
     ) -> None:
+        """``folder``: of the role's state, where what outlasts a restart is kept; nothing is without one."""
         self._agent = agent
         self._role = role
         self._sources = list(sources)
         self._emit = emit
-        self._book = AlarmBook(role, table)
+        self._folder = folder
+        self._lasting: list[KeptAlarm] = kept_alarms(folder) if folder else []
+        """What the file says."""
+        self._book = AlarmBook(role, table, self._lasting, runtime.now())
         self._unsaid: dict[Subject, Alarm] = {}
         """What the hub has not been told yet."""
         self._lock = runtime.lock()
@@ -68,7 +76,22 @@ class AlarmWatch:
         """Ask every source, and tell what changed."""
         observed = [each for source in self._sources for each in source()]
         with self._lock:
-            self._tell(self._book.observe(observed, runtime.now()))
+            changes = self._book.observe(observed, runtime.now())
+            self._tell(changes)
+            if changes:
+                try:
+                    self._keep()
+                except OSError as error:
+                    logger.warning("a restart would not know of these alarms: %s", error)
+
+    def _keep(self) -> None:
+        """Write down what outlasts a restart, where it changed.  Raises OSError."""
+        if self._folder is None:
+            return
+        lasting = self._book.lasting(runtime.now())
+        if lasting != self._lasting:
+            keep_alarms(self._folder, lasting)
+            self._lasting = lasting
 
     def _tell(self, changes: Sequence[Alarm]) -> None:
         for alarm in changes:
@@ -85,7 +108,10 @@ class AlarmWatch:
             self._agent.control_send(alarm)
 
     def answer(self, request: ShowAlarms | AcknowledgeAlarm | ShelveAlarm) -> Standing | Done:
-        """For the control socket; raises ValueError for an alarm that is not there, or a shelf without an end."""
+        """For the control socket; raises ValueError for an alarm that is not there, or a shelf without an end.
+
+        OSError says that it was done, and that a restart would not know.
+        """
         now_s = runtime.now()
         with self._lock:
             match request:
@@ -99,4 +125,10 @@ class AlarmWatch:
                     told = f"{identity} is {f'shelved for {for_s:g} s' if for_s else 'back in the way'}"
             logger.warning("alarm %s, said an operator", told)
             self._tell(changes)
+            try:
+                self._keep()
+            except OSError as error:
+                raise OSError(
+                    f"{told}, but a restart would not know, for it cannot be written: {error}"
+                ) from error
         return Done(told)

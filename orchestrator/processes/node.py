@@ -124,12 +124,13 @@ class Node:
         unready: Exception | None = None,
         make_safe: Callable[[], Mapping[str, Exception]] = dict,
         sources: Sequence[Source] = (),
+        state_dir: Path | None = None,
     ) -> None:
         """``current``: the testbed as it is calibrated at the moment of asking, ``testbed`` for good without it;
         ``calibrating`` takes this node's part in a calibration, in which no key is made.
 
         ``recover`` and what follows it are about the instruments; see LeaseParty.  ``sources`` give what else is watched
-        for alarms.
+        for alarms, and ``state_dir`` is where those are kept that outlast a restart.
         """
         self.testbed = testbed
         self._current = current or (lambda: testbed)
@@ -149,7 +150,7 @@ class Node:
             Refusals(self.workers),
             self._errors,
         ]
-        self.alarms = AlarmWatch(agent, name, testbed.alarm_table(), [*own, *sources], emit)
+        self.alarms = AlarmWatch(agent, name, testbed.alarm_table(), [*own, *sources], emit, state_dir)
         self._wanted: dict[tuple[str, str], int] = {}
         self._told: deque[BlockReport] = deque(maxlen=REPORTS_KEPT)
         self._in_work: set[tuple[int, int]] = set()
@@ -461,6 +462,7 @@ def run_node(
             unready=unready,
             make_safe=station.safe,
             sources=[of_interlock(interlock), dark, ages, slow],
+            state_dir=state_dir,
         )
         interlock.when_tripped(node.interrupt)
         service = DeliveryService(

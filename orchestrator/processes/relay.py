@@ -104,7 +104,7 @@ def run_relay(
     ages = Polled(of_calibrations(current.book, "relay"), CALIBRATION_EVERY_S, "calibrations")
     slow = Polled(of_instruments(station), INSTRUMENTS_EVERY_S, "instruments")
     sources: list[Source] = [rates, of_interlock(interlock), lambda: list(brought_back), ages, slow]
-    alarms = AlarmWatch(agent, "relay", testbed.alarm_table(), sources, emit)
+    alarms = AlarmWatch(agent, "relay", testbed.alarm_table(), sources, emit, state_dir)
 
     def calibration(lease: HeldLease) -> LightStatistics:
         return calibrating.relay(lease, with_values)
