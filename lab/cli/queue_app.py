@@ -89,7 +89,7 @@ def add(
         pairs,
         bits_of(bits) if bits is not None else 0,
         until_stock,
-        target or "" if what is What.CALIBRATION else "",
+        (target or "",) if what is What.CALIBRATION else (),
         priority or 0,
         None if due_in is None else seconds_of(due_in),
         note,

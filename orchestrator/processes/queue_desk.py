@@ -80,7 +80,7 @@ class QueueDesk:
                     request.pairs,
                     request.bits,
                     request.until_stock,
-                    request.step,
+                    request.steps,
                     request.note,
                 )
                 entry = queue.add(work, priority=request.priority, due_in_s=request.due_in_s)

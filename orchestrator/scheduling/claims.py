@@ -43,8 +43,8 @@ from orchestrator.scheduling.scheduler import Pair, PairState, SchedulerState, c
 class Claim:
     """What an entry still wants; ``number`` grows in order of arrival.
 
-    Key: ``lacking`` bits by pair.  A calibration step: ``step_s`` seconds of ring, between the users of ``pair`` if it
-    needs two.  Due at ``due_s`` on the caller's clock.  ``entry`` is its number in the queue; what running trainings
+    Key: ``lacking`` bits by pair.  A calibration: ``step_s`` seconds of ring for its next step, between the users of
+    ``pair`` if it needs two, and ``later_s`` for those behind it.  Due at ``due_s`` on the caller's clock.  ``entry`` is its number in the queue; what running trainings
     ask for has none.
     """
 
@@ -55,6 +55,7 @@ class Claim:
     step_s: float = 0.0
     pair: Pair | None = None
     entry: int | None = None
+    later_s: float = 0.0
 
     @property
     def weight(self) -> float:
@@ -121,12 +122,16 @@ def ring_time_s(claim: Claim, claims: Sequence[Claim], state: SchedulerState) ->
 
 def _ring_s(claim: Claim, steps: Steps, state: SchedulerState, pairs: Iterable[PairState]) -> float:
     if claim.step_s:
-        return claim.step_s + _switch_s(claim.pair, state)
+        return _steps_s(claim) + _switch_s(claim.pair, state)
     return sum(
-        sum(each.step_s for each in steps.get(p.pair, ())) + _pair_s(p, claim.lacking[p.pair], state)
+        sum(map(_steps_s, steps.get(p.pair, ()))) + _pair_s(p, claim.lacking[p.pair], state)
         for p in pairs
         if claim.lacking[p.pair] > 0
     )
+
+
+def _steps_s(claim: Claim) -> float:
+    return claim.step_s + claim.later_s
 
 
 def _steps_by_pair(claims: Sequence[Claim]) -> Steps:
@@ -143,8 +148,9 @@ def _candidate(claim: Claim, steps: Steps, state: SchedulerState, now_s: float) 
     if claim.step_s:
         if claim.pair is not None and not can_serve(state.of(claim.pair), state.policy, now_s):
             return None
-        needed_s = _ring_s(claim, steps, state, ())
-        return _Candidate(claim, Turn(claim.number, claim.pair, True), needed_s, needed_s)
+        block_s = claim.step_s + _switch_s(claim.pair, state)
+        turn = Turn(claim.number, claim.pair, True)
+        return _Candidate(claim, turn, block_s + claim.later_s, block_s)
     able = [
         replace(p, stock_bits=0, demand_bits=bits)
         for pair, bits in claim.lacking.items()

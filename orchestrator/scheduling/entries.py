@@ -5,7 +5,7 @@ kind          what it asks for
 ============  ==============================================================================================
 key           ``bits`` of key for one pair, made from here on, or until as much is in stock
 run           the same for every pair of a training run's users
-calibration   one step, between two users where it needs them
+calibration   steps in the order of their dependency, between two users where they need them
 maintenance   the bench itself: nothing else runs, instruments are safe, until the holder gives it back
 ============  ==============================================================================================
 
@@ -52,15 +52,15 @@ class Work(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pairs: tuple[Pair, ...] = ()
     bits: int = 0
     until_stock: bool = False
-    step: str = ""
+    steps: tuple[str, ...] = ()
     note: str = ""
 
 
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Work that was asked for, and what became of it.
 
-    Times are seconds of the wall clock, for people; ``place`` says which of the entries came first, and ``made`` are
-    the bits made so far, by pair in the order of ``work.pairs``.
+    Times are seconds of the wall clock, for people; ``place`` says which of the entries came first, ``made`` are the
+    bits made so far, by pair in the order of ``work.pairs``, and of a calibration the first ``steps_done`` are done.
     """
 
     number: int
@@ -75,6 +75,12 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     failures: int = 0
     began_at: float | None = None
     ended_at: float | None = None
+    steps_done: int = 0
+
+    @property
+    def steps_left(self) -> tuple[str, ...]:
+        """Calibration steps that are still to be done, the next one first."""
+        return self.work.steps[self.steps_done :]
 
     @property
     def is_open(self) -> bool:
@@ -106,8 +112,9 @@ def objection(work: Work, pairs: Iterable[Pair], steps: Iterable[str]) -> str:
             return f"an order is of 1 to {LARGEST_BITS} bits, not of {work.bits}"
     if work.kind == "calibration":
         known_steps = tuple(steps)
-        if work.step not in known_steps:
-            return f"no calibration is called {work.step!r}; there are {', '.join(known_steps)}"
+        for step in work.steps or ("",):
+            if step not in known_steps:
+                return f"no calibration is called {step!r}; there are {', '.join(known_steps)}"
         if len(work.pairs) > 1:
             return "a calibration step runs between two users: name one pair, or none"
     return ""
@@ -167,6 +174,12 @@ def done(entry: Entry, at: float) -> Entry:
     return replace(entry, state="done", reason="", ended_at=at)
 
 
+def step_done(entry: Entry, at: float) -> Entry:
+    """The next step of a calibration is done; with the last one it is done altogether."""
+    after = replace(entry, steps_done=entry.steps_done + 1, failures=0)
+    return done(after, at) if not after.steps_left else paused(after)
+
+
 def failed_once(entry: Entry, reason: str, at: float) -> Entry:
     """A lease of it went wrong; a step is given up after :data:`STEP_FAILURES` in a row, key is tried again."""
     if not entry.is_open:
@@ -214,7 +227,7 @@ def in_words(work: Work) -> str:
     if work.kind == "maintenance":
         return "maintenance"
     if work.kind == "calibration":
-        return f"calibration {work.step}{f' of {names}' if names else ''}"
+        return f"calibration {', '.join(work.steps)}{f' of {names}' if names else ''}"
     amount = f"{work.bits:,} bits"
     amount = f"stock up to {amount}" if work.until_stock else amount
     if work.kind == "key":

@@ -46,14 +46,22 @@ CREATE TABLE holds (name TEXT PRIMARY KEY, who TEXT NOT NULL, at REAL NOT NULL) 
 """
 
 
+STEPS = """
+UPDATE entries SET entry = CAST(json_remove(json_set(CAST(entry AS TEXT), '$.work.steps',
+    CASE json_extract(CAST(entry AS TEXT), '$.work.step') WHEN '' THEN json_array()
+    ELSE json_array(json_extract(CAST(entry AS TEXT), '$.work.step')) END), '$.work.step') AS BLOB)
+"""
+"""From format 1: a calibration was one step."""
+
+
 class QueueDatabase(Database):
     """The file of a queue."""
 
     kind = "queue"
     application_id = 0x514E_5155  # "QNQU"
-    schema_version = 1
+    schema_version = 2
     schema = SCHEMA
-    migrations: dict[int, str] = {}  # noqa: RUF012 - never changed
+    migrations = {1: STEPS}  # noqa: RUF012 - never changed
     kept = "Nothing was changed"
 
     def _format(self) -> int:

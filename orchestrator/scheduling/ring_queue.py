@@ -22,6 +22,7 @@ from orchestrator.scheduling.leases import Lease, Outcome
 from orchestrator.scheduling.queue_store import BlockState, Hold, QueueStore, Token
 from orchestrator.scheduling.scheduler import Pair
 from orchestrator.wire.fields import REASON_LIMIT
+from orchestrator.wire.queue_control import NOTE_LIMIT
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,8 @@ WRITE_AGAIN_S = 5.0
 """After a disk that took nothing."""
 ORCHESTRATOR = "orchestrator"
 UNTOLD = "no reason was told"
+OWN_PRIORITY = 2
+"""Of calibrations that the orchestrator adds itself."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,7 @@ class RingQueue:
 
     def add(self, work: Work, *, priority: int = 0, due_in_s: float | None = None) -> Entry:
         """A new entry.  Raises QueueError for what nobody can do, and for a second maintenance lock."""
+        work = replace(work, steps=self._in_order(work.steps))
         reason = rules.objection(work, self._pairs, self._steps)
         if reason:
             raise QueueError(reason)
@@ -105,6 +109,21 @@ class RingQueue:
         self._since_s[number] = self._clock()
         self._note_due(entry)
         return entry
+
+    def want_calibration(self, pair: Pair, steps: Collection[str], why: str) -> Entry | None:
+        """Add a calibration by the orchestrator itself; None where its steps for ``pair`` stand in the queue already.
+
+        It has priority over what operators add without saying otherwise, whose key would be of the ring that it mends.
+        Raises QueueError as :meth:`add` does, and StoreError.
+        """
+        missing = [step for step in steps if not self._stands(pair, step)]
+        if not missing:
+            return None
+        work = Work("calibration", ORCHESTRATOR, (pair,), steps=tuple(missing), note=why[:NOTE_LIMIT])
+        return self.add(work, priority=OWN_PRIORITY)
+
+    def _stands(self, pair: Pair, step: str) -> bool:
+        return any(step in entry.steps_left and pair in entry.work.pairs for entry in self._entries.values())
 
     def hold(self, who: str, number: int | None = None) -> None:
         """Hold an entry or, without ``number``, all."""
@@ -368,6 +387,10 @@ class RingQueue:
         for book in (self._entries, self._since_s, self._due_s):
             book.pop(entry.number, None)
 
+    def _in_order(self, steps: Collection[str]) -> tuple[str, ...]:
+        """Each step once, behind those that it needs; what is no step at the end, to be refused."""
+        return tuple(dict.fromkeys([*(each for each in self._steps if each in steps), *steps]))
+
     def _open(self, number: int) -> Entry:
         entry = self._entries.get(number)
         if entry is None:
@@ -392,7 +415,8 @@ def _after_block(entry: Entry, pair: Pair, end: _End, at: float) -> tuple[Entry,
     if end.failed:
         return rules.failed_once(entry, end.failed, at), f"a block failed: {end.failed[:REASON_LIMIT]}"
     if entry.work.kind == "calibration":
-        return rules.done(entry, at), "done"
+        after, step = rules.step_done(entry, at), entry.steps_left[0]
+        return after, f"{step} done" if after.is_open else f"{step} done; done"
     after, told = rules.credited(entry, pair, end.bits), f"{end.bits:,} bits for {pair_name(pair)}"
     wants_more = entry.work.until_stock or any(map(after.lacking, after.work.pairs))
     if wants_more or not entry.is_open:

@@ -112,8 +112,8 @@ class Turns:
             pair = work.pairs[0] if work.pairs else None
             if pair is None and self._any_pair(state) is None:
                 return None
-            step_s = self._step_s.get(calibration(work.step), STEP_S)
-            return replace(known, step_s=step_s, pair=pair)
+            first_s, *later_s = [self._step_s.get(calibration(step), STEP_S) for step in entry.steps_left]
+            return replace(known, step_s=first_s, later_s=sum(later_s), pair=pair)
         wanted = {pair: bits for pair in work.pairs if (bits := self._lacking(entry, pair, now_s)) > 0}
         return replace(known, lacking=wanted) if wanted else None
 
@@ -134,7 +134,7 @@ class Turns:
                     self._queue.satisfied(entry.number)
 
     def _step(self, number: int) -> str:
-        return next(each.work.step for each in self._queue.entries if each.number == number)
+        return next(each.steps_left[0] for each in self._queue.entries if each.number == number)
 
     def _any_pair(self, state: SchedulerState) -> Pair | None:
         """A pair that can serve a step which names none: the one on the ring, if it can."""

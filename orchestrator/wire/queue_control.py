@@ -15,7 +15,8 @@ from orchestrator.wire.codec import Message
 from orchestrator.wire.fields import Count, Reason, Role
 
 Who: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64)]
-Note: TypeAlias = Annotated[str, Meta(max_length=200)]
+NOTE_LIMIT = 200
+Note: TypeAlias = Annotated[str, Meta(max_length=NOTE_LIMIT)]
 Kind: TypeAlias = Literal["key", "run", "calibration", "maintenance"]
 State: TypeAlias = Literal["waiting", "running", "held", "done", "failed", "aborted"]
 OPEN: tuple[State, ...] = ("waiting", "running", "held")
@@ -33,7 +34,7 @@ class AddEntry(Message, frozen=True):
     pairs: Annotated[tuple[PairNames, ...], Meta(max_length=4096)] = ()
     bits: Count = 0
     until_stock: bool = False
-    step: Annotated[str, Meta(max_length=64)] = ""
+    steps: Annotated[tuple[Annotated[str, Meta(max_length=64)], ...], Meta(max_length=64)] = ()
     priority: Priority = 0
     due_in_s: float | None = None
     note: Note = ""

@@ -104,7 +104,7 @@ def twenty(rng: np.random.Generator) -> list[AddEntry]:
         for _ in range(16)
     ]
     runs = [AddEntry("pete", "run", PAIRS, BLOCK_BITS) for _ in range(2)]
-    steps = [AddEntry("olga", "calibration", (PAIRS[0],), step=step) for step in STEPS]
+    steps = [AddEntry("olga", "calibration", (PAIRS[0],), steps=(step,)) for step in STEPS]
     entries: list[AddEntry] = [*orders, *runs, *steps]
     return [entries[index] for index in rng.permutation(len(entries))]
 

@@ -120,7 +120,7 @@ def test_a_calibration_comes_between_blocks_and_the_next_block_is_planned_with_i
 ) -> None:
     number = order_key(ring.folder, PAIR, WITHOUT_END, "olga").number
     ring.until_lit()
-    (entry,) = ring.ask(AddEntry("pete", "calibration", pairs=(PAIR,), step=step, priority=5)).entries
+    (entry,) = ring.ask(AddEntry("pete", "calibration", pairs=(PAIR,), steps=(step,), priority=5)).entries
     before = load_testbed(ring.run.testbed_path)
     for owner in owners:
         found = ring.until(lambda name, event: isinstance(event, Calibrated), f"{step} of {owner}")

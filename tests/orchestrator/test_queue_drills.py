@@ -179,7 +179,7 @@ def test_a_calibration_preempts_keying_between_blocks(tmp_path: Path) -> None:
         ring.light.shining.clear()
         order = ring.add(AB, 1000)
         ring.a_block_is_lit()
-        (step,) = ring.ask(AddEntry("olga", "calibration", (AB,), step="phase")).entries
+        (step,) = ring.ask(AddEntry("olga", "calibration", (AB,), steps=("phase",))).entries
         assert ring.row(order).state == "running"
         ring.light.shining.set()
         ring.until_state(step.number, "done")
@@ -191,7 +191,7 @@ def test_a_calibration_preempts_keying_between_blocks(tmp_path: Path) -> None:
 
 
 def test_a_step_that_nobody_takes_part_in_fails_with_the_reason_and_holds_nothing_up(ring: Ring) -> None:
-    (step,) = ring.ask(AddEntry("olga", "calibration", (AB,), step="visibility")).entries
+    (step,) = ring.ask(AddEntry("olga", "calibration", (AB,), steps=("visibility",))).entries
     row = ring.until_state(step.number, "failed")
     assert "takes no part in leases for 'calibration:visibility', only for key" in row.reason
     ring.until_state(ring.add(AB, 1), "done")
@@ -268,10 +268,10 @@ def test_order_priority_and_place(ring: Ring) -> None:
         (AddEntry("olga", "key", (AB, AC), 10), "for several, add a run"),
         (AddEntry("olga", "key", (AB,), 0), "an order is of 1 to"),
         (
-            AddEntry("olga", "calibration", (AB,), step="colour"),
+            AddEntry("olga", "calibration", (AB,), steps=("colour",)),
             "no calibration is called 'colour'; there are",
         ),
-        (AddEntry("olga", "calibration", (AB, AC), step="phase"), "name one pair, or none"),
+        (AddEntry("olga", "calibration", (AB, AC), steps=("phase",)), "name one pair, or none"),
         (AddEntry("olga", "key", (AB,), 10, priority=11), "a priority is -10 to 10"),
         (AddEntry(" ", "key", (AB,), 10), "an entry needs an owner"),
         (HoldQueue("olga", 7), "there is no entry 7"),

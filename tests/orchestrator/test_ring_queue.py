@@ -234,7 +234,7 @@ def test_a_process_that_was_killed_at_its_first_start_leaves_a_file_that_can_be_
 
 
 def test_a_calibration_that_fails_three_times_in_a_row_is_given_up_with_the_reason(world: World) -> None:
-    entry = world.queue.add(Work("calibration", "olga", (AB,), step="phase"))
+    entry = world.queue.add(Work("calibration", "olga", (AB,), steps=("phase",)))
     for failures in range(1, 4):
         lease = world.lease(entry)
         world.queue.lease_over(over(lease, False, "alice: the fit is of noise"))
@@ -244,6 +244,67 @@ def test_a_calibration_that_fails_three_times_in_a_row_is_given_up_with_the_reas
     assert world.queue.entries == []
     with pytest.raises(QueueError, match="is failed and no longer in the queue"):
         world.queue.resume("olga", entry.number)
+
+
+def test_steps_of_one_entry_are_done_in_the_order_of_their_dependency_and_go_on_after_a_restart(
+    world: World,
+) -> None:
+    entry = world.queue.add(Work("calibration", "olga", (AB,), steps=("visibility", "phase", "phase")))
+    assert entry.work.steps == entry.steps_left == ("phase", "visibility")
+    world.queue.lease_over(over(world.lease(entry)))
+    after = world.entry(entry.number)
+    assert (after.state, after.steps_left) == ("waiting", ("visibility",))
+    world.lease(after)
+    world.restart()
+    for role in AB:
+        world.queue.has_no_others(role, [])
+    assert world.entry(entry.number).steps_left == ("visibility",), "cut short, and done again"
+    world.queue.lease_over(over(world.lease(after)))
+    assert world.entry(entry.number).state == "done"
+    told = [line.what for line in world.queue.history(entry.number, 10)]
+    assert (told[0], told[2], told[-1]) == (
+        "added: calibration phase, visibility of alice-bob",
+        "phase done",
+        "visibility done; done",
+    )
+
+
+def test_what_the_orchestrator_wants_calibrated_stands_in_the_queue_once(world: World) -> None:
+    first = world.queue.want_calibration(AB, ["phase"], "its phase left the range that can be followed")
+    assert first is not None
+    assert (first.work.owner, first.priority) == ("orchestrator", 2)
+    assert world.queue.want_calibration(AB, ["phase"], "again") is None
+    world.restart()
+    assert world.queue.want_calibration(AB, ["phase"], "again") is None
+    assert world.queue.want_calibration(AC, ["phase"], "another pair") is not None
+    more = world.queue.want_calibration(AB, ["phase", "visibility"], "more")
+    assert more is not None
+    assert more.work.steps == ("visibility",)
+    world.queue.lease_over(over(world.lease(first)))
+    assert world.queue.want_calibration(AB, ["phase"], "again after it was done") is not None
+
+
+def test_a_queue_of_the_format_before_is_read_whole(tmp_path: Path) -> None:
+    path = tmp_path / QUEUE_FILE
+    store = QueueStore(path)
+    for number, work in (
+        (1, Work("calibration", "olga", (AB,), steps=("phase",))),
+        (2, Work("key", "o", (AC,), 7)),
+    ):
+        store.put(rules.new_entry(number, work, 1.7e9))
+    store.close()
+    with sqlite3.connect(path) as db:
+        db.execute("""UPDATE entries SET entry = CAST(json_remove(json_set(CAST(entry AS TEXT), '$.work.step',
+            IFNULL(json_extract(CAST(entry AS TEXT), '$.work.steps[0]'), '')),
+            '$.work.steps', '$.steps_done') AS BLOB)""")
+        assert b'"step":"phase"' in db.execute("SELECT entry FROM entries").fetchone()[0]
+        db.execute("PRAGMA user_version = 1")
+    db.close()
+    store = QueueStore(path)
+    step, key = store.open_entries()
+    store.close()
+    assert (step.work.steps, step.steps_left, step.added_at) == (("phase",), ("phase",), 1.7e9)
+    assert (key.work.steps, key.work.bits, key.place) == ((), 7, 2.0)
 
 
 def test_key_is_tried_again_and_says_what_went_wrong(world: World) -> None:
