@@ -25,6 +25,7 @@ LEAVES = tuple(
         "core_files",
         "kernels",
         "one_time_tags",
+        "records",
     )
 )
 ALLOWED: dict[str, tuple[str, ...]] = {

@@ -18,6 +18,8 @@ ALLOWED = {
     "lab/alarms/kept.py": "how much of a shelf is left after a restart, at most a day",
     "lab/interlock/latch.py": "when something was latched, for people",
     "lab/runs/first_contact/recording.py": "the day of a recording, for people",
+    "lab/readings.py": "the age of a value that QCoDeS stamped, in a record",
+    "orchestrator/records/kinds.py": "when something was recorded, for people",
     "lab/runs/own_folder.py": "the name of a run folder",
     "lab/runs/training/on_testbed.py": "when a run began, for people",
     "lab/runs/training/simulated.py": "when a run began, for people",

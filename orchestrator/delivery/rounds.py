@@ -15,6 +15,8 @@ from orchestrator.delivery.messages import RoundContext
 from orchestrator.keystore.errors import AlreadyReleasedError, KeyStoreError, LaneShortError
 from orchestrator.keystore.lanes import Lane, Range
 from orchestrator.keystore.store import KeyStore
+from orchestrator.records.keeping import Records
+from orchestrator.records.kinds import PadsTaken, Span
 from orchestrator.secret import SecretBits
 
 logger = logging.getLogger(__name__)
@@ -59,7 +61,11 @@ class _Round:
 class PadRounds:
     """Reserves and releases the pads of masked rounds; thread-safe."""
 
-    def __init__(self, store: KeyStore, peers: Iterable[str], reserve: Reserve) -> None:
+    def __init__(
+        self, store: KeyStore, peers: Iterable[str], reserve: Reserve, records: Records | None = None
+    ) -> None:
+        """``records`` get every range that is released or burnt for a round."""
+        self._records = records or Records(None)
         self._store = store
         self._peers = tuple(peers)
         self._reserve = reserve
@@ -108,7 +114,7 @@ class PadRounds:
         }
         errors: dict[str, BaseException] = {}
         for peer, future in futures.items():
-            error = self._outcome(entry, digest, peer, future)
+            error = self._outcome(entry, context, peer, future)
             if error is not None:
                 errors[peer] = error
         if errors:
@@ -149,7 +155,7 @@ class PadRounds:
             raise PadShortError(short)
 
     def _outcome(
-        self, entry: _Round, digest: bytes, peer: str, future: runtime.Future[Range]
+        self, entry: _Round, context: RoundContext, peer: str, future: runtime.Future[Range]
     ) -> BaseException | None:
         error = future.exception()
         with self._lock:
@@ -157,7 +163,7 @@ class PadRounds:
             if error is None and not entry.given_up:
                 entry.ranges[peer] = future.result()
         if error is None and entry.given_up:
-            self._burn({peer: future.result()}, digest)
+            self._burn({peer: future.result()}, context)
         return error
 
     def release(self, context: RoundContext) -> dict[str, SecretBits]:
@@ -180,10 +186,27 @@ class PadRounds:
         except KeyStoreError as error:
             for pad in pads.values():
                 pad.wipe()
-            self._burn({peer: r for peer, r in entry.ranges.items() if peer not in pads}, digest)
+            self._burn({peer: r for peer, r in entry.ranges.items() if peer not in pads}, context)
             kind = PadReleasedError if isinstance(error, AlreadyReleasedError) or pads else PadRefusedError
             raise kind(f"the pads of this round cannot be completed: {error}") from error
+        finally:
+            self._keep(context, {peer: entry.ranges[peer] for peer in pads})
         return pads
+
+    def _keep(self, context: RoundContext, ranges: dict[str, Range], *, burnt: bool = False) -> None:
+        """Put on record what left the store, or was given up, for a round."""
+        if ranges:
+            self._records.keep(
+                PadsTaken(
+                    owner=self._store.owner,
+                    run_id=context.run_id,
+                    round=context.round,
+                    context=context.digest().hex(),
+                    participants=context.participants,
+                    ranges={peer: Span(taken.start, taken.n_bits) for peer, taken in ranges.items()},
+                    burnt=burnt,
+                )
+            )
 
     def abandon(self, context: RoundContext) -> tuple[str, ...]:
         """Burn what is reserved for a context that nobody will mask any more; with whom that was.
@@ -197,7 +220,7 @@ class PadRounds:
                 return ()
             entry.given_up = True
             halfway = [peer for peer in self.partners(context) if peer not in {*entry.ranges, *entry.waiting}]
-        self._burn(entry.ranges | self._halfway(halfway, context.pad_bits, digest), digest)
+        self._burn(entry.ranges | self._halfway(halfway, context.pad_bits, digest), context)
         return tuple(entry.ranges)
 
     def _halfway(self, peers: Iterable[str], n_bits: int, digest: bytes) -> dict[str, Range]:
@@ -212,12 +235,16 @@ class PadRounds:
                 held[peer] = taken
         return held
 
-    def _burn(self, ranges: dict[str, Range], digest: bytes) -> None:
+    def _burn(self, ranges: dict[str, Range], context: RoundContext) -> None:
+        burnt = {}
         for peer, held in ranges.items():
             try:
-                self._store.burn_reservation(peer, Lane.MASK, held, digest)
+                self._store.burn_reservation(peer, Lane.MASK, held, context.digest())
             except KeyStoreError as error:
                 logger.warning("a reservation with %s stays until the next start: %s", peer, error)
+            else:
+                burnt[peer] = held
+        self._keep(context, burnt, burnt=True)
 
 
 def _summary(errors: dict[str, BaseException]) -> PadError:

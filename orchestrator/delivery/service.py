@@ -43,6 +43,7 @@ from orchestrator.delivery.rounds import (
 from orchestrator.keystore.errors import KeyStoreError
 from orchestrator.keystore.lanes import Lane
 from orchestrator.keystore.store import KeyStore
+from orchestrator.records.keeping import Records
 from orchestrator.secret import SecretBits
 from orchestrator.wire.codec import WireError, decode, encode
 from orchestrator.wire.curve import CurveKeys
@@ -73,7 +74,8 @@ class DeliveryService:
     """Serves the client whose CURVE key is ``client_key``.
 
     ``reserve(peer, n_bits, context_digest)`` agrees with the peer's node and may block; ``demand(bits per
-    peer)`` passes wishes on; ``estimate_s(missing bits per peer)`` guesses how long making them takes.
+    peer)`` passes wishes on; ``estimate_s(missing bits per peer)`` guesses how long making them takes.  ``records`` get
+    what leaves the store.
     """
 
     def __init__(
@@ -90,10 +92,11 @@ class DeliveryService:
         estimate_s: Callable[[Mapping[str, int]], float | None] | None = None,
         revoked: RevokedKeys | None = None,
         transport: Transport | None = None,
+        records: Records | None = None,
     ) -> None:
         self._store = store
         self._peers = tuple(peers)
-        self._rounds = PadRounds(store, self._peers, reserve)
+        self._rounds = PadRounds(store, self._peers, reserve, records)
         self._keys = keys
         self._transport = transport
         self._client_key = client_key

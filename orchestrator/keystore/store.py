@@ -347,6 +347,11 @@ class KeyStore:
         """What became of every bit shared with ``peer``."""
         return self._core.ledger(peer)
 
+    def lane_ledger(self, peer: str, lane: Lane) -> Ledger:
+        """The books of one lane."""
+        with self._core.lock:
+            return self._core.lane_ledger(peer, lane)
+
     def lane_states(self, peer: str) -> dict[Lane, LaneState]:
         """Head and tail of every lane, for comparing with the peer."""
         with self._core.lock:

@@ -14,6 +14,8 @@ All messages travel on channels of topic ``light/<epoch>/<lease number>`` betwee
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from typing import Annotated
 
 import msgspec
@@ -108,6 +110,16 @@ def light_topic(epoch: int, lease_number: int) -> str:
 def announce(frame: int, slots: npt.NDArray[np.uint32], outcomes: npt.NDArray[np.uint8]) -> bytes:
     """The encoded announcement of one frame: slots (uint32, increasing) and outcomes (uint8), both of shape (n,)."""
     return encode(Announcement(frame, slots.astype("<u4").tobytes(), outcomes.astype(np.uint8).tobytes()))
+
+
+def frame_digest(announcement: bytes) -> bytes:
+    """The SHA-256 of a frame's announcement as it stood on the wire, zeros for a lost one."""
+    return bytes(32) if announcement == LOST else hashlib.sha256(announcement).digest()
+
+
+def block_digest(frames: Iterable[bytes]) -> str:
+    """SHA-256 (hexadecimal) of the :func:`frame_digest` of every frame: equal iff the same was recorded of each."""
+    return hashlib.sha256(b"".join(frames)).hexdigest()
 
 
 def reason_of(error: BaseException) -> str:

@@ -26,7 +26,17 @@ from orchestrator.light.clicks import tags_to_clicks
 from orchestrator.light.in_step import UsersInStep
 from orchestrator.light.latching import Latching
 from orchestrator.light.launching import Launching, PlannedLight, RelayInstruments
-from orchestrator.light.messages import FrameLost, LightOff, LightOn, aborting, announce, reason_of
+from orchestrator.light.messages import (
+    LOST,
+    FrameLost,
+    LightOff,
+    LightOn,
+    aborting,
+    announce,
+    block_digest,
+    frame_digest,
+    reason_of,
+)
 from orchestrator.light.recording import PS_PER_S, Times, frame_record_ps, recorded
 from orchestrator.light.tracking.correction import OnCorrection
 from orchestrator.light.tracking.pulses import PulseTracking
@@ -49,10 +59,19 @@ Clicks: TypeAlias = tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8]]
 
 @dataclass(frozen=True)
 class FramesServed:
-    """What a light phase came to: clicks announced, and frames without an announcement."""
+    """What a light phase came to: clicks announced, and frames without an announcement.
+
+    ``announcements``: the :func:`~orchestrator.light.messages.block_digest` of what was announced.
+    """
 
     announced: int
-    lost_frames: int
+    lost: tuple[int, ...]
+    announcements: str
+
+    @property
+    def lost_frames(self) -> int:
+        """How many frames have no announcement."""
+        return len(self.lost)
 
 
 class RelayLight:
@@ -123,7 +142,8 @@ class RelayLight:
             self._launching.check_running()
             checked_s = self._clock()
             users.send_in_turn(encode(LightOn()))
-            announced = recorded = 0
+            announced, lost = 0, list[int]()
+            said: list[bytes] = []
             while (frame := users.next_frame()) is not None:
                 clicks = self._expose(frame, plan, latching, on_tracked)
                 if frame == n_frames - 1 or self._clock() - checked_s >= WATCH_S:
@@ -131,12 +151,15 @@ class RelayLight:
                     checked_s = self._clock()
                 if isinstance(clicks, FrameLost):
                     users.send(encode(clicks))
+                    lost.append(frame)
+                    said.append(frame_digest(LOST))
                     on_frame(frame, clicks)
                     continue
-                users.send(announce(frame, *clicks))
-                announced, recorded = announced + clicks[0].size, recorded + 1
+                users.send(announcement := announce(frame, *clicks))
+                said.append(frame_digest(announcement))
+                announced += clicks[0].size
                 on_frame(frame, clicks[0].size)
-            return FramesServed(announced, n_frames - recorded)
+            return FramesServed(announced, tuple(lost), block_digest(said))
         except BaseException as error:
             last.insert(0, aborting(error))
             raise

@@ -34,7 +34,7 @@ from orchestrator.bits import PackedBits, pack
 from orchestrator.keystore.errors import KeyStoreError
 from orchestrator.keystore.lanes import PairEnd
 from orchestrator.light.clicks import D2_ONLY, BlockClicks
-from orchestrator.light.messages import LOST
+from orchestrator.light.messages import LOST, block_digest, frame_digest
 from orchestrator.one_time_tags import TAG_KEY_BITS
 from orchestrator.postprocessing import messages as m
 from orchestrator.postprocessing import verification
@@ -91,8 +91,9 @@ class BlockResult:
 
     ``qber`` is the error rate of the key rounds, exact where the block was reconciled and of the test rounds otherwise; ``f_ec`` is
     parity bits over ``n_key h(qber)``; ``leak_bits`` counts every parity bit and one per verification tag.
-    ``epsilons`` belongs to ``key``.  ``lost_frames`` were settled to be lost.  ``predicted_bits``: what the plan makes of
-    the arrivals counted, error rates left out.
+    ``epsilons`` belongs to ``key``.  ``frames_lost`` were settled to be lost, and ``agreed`` is the
+    :func:`~orchestrator.light.messages.block_digest` of the announcements after that.  ``predicted_bits``: what the plan
+    makes of the arrivals counted, error rates left out.
     """
 
     key: SecretBits | None
@@ -106,9 +107,16 @@ class BlockResult:
     secret_bits: int
     phase_error_upper: float
     predicted_bits: int
+    counts: BlockCounts
     no_key_reason: str = ""
     epsilons: BlockEpsilons | None = None
-    lost_frames: int = 0
+    frames_lost: tuple[int, ...] = ()
+    agreed: str = ""
+
+    @property
+    def lost_frames(self) -> int:
+        """How many."""
+        return len(self.frames_lost)
 
 
 @dataclass(slots=True)
@@ -138,7 +146,7 @@ class _Block:
     random_bytes: Callable[[int], bytes]
     progress: Progress
     secrets: list[_Wipeable] = field(default_factory=list)
-    lost_frames: int = 0
+    frames_lost: tuple[int, ...] = ()
     lost_pulses: int = 0
 
     def enter(self, stage: str) -> None:
@@ -204,7 +212,7 @@ def _settle(state: _Block, clicks: BlockClicks, announcements: list[bytes]) -> N
     if lost:
         clicks.drop(lost)
         state.lost_pulses = round(clicks.n_pulses * len(lost) / len(announcements))
-    state.lost_frames = len(lost)
+    state.frames_lost = tuple(sorted(lost))
     talk.transcript.announcements = tuple(
         LOST if frame in lost else each for frame, each in enumerate(announcements)
     )
@@ -458,8 +466,10 @@ def _result(
         phase_error_upper=length.phase_error_upper,
         predicted_bits=state.plan.predicted_bits(counts),
         no_key_reason=reason,
+        counts=counts,
         epsilons=epsilons,
-        lost_frames=state.lost_frames,
+        frames_lost=state.frames_lost,
+        agreed=block_digest(map(frame_digest, state.talk.transcript.announcements)),
     )
 
 

@@ -19,13 +19,12 @@ forges a MAC must therefore have told the user, before it saw a label, exactly w
 
 from __future__ import annotations
 
-import hashlib
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from orchestrator.keystore.lanes import PairEnd
-from orchestrator.light.messages import LOST
+from orchestrator.light.messages import frame_digest
 from orchestrator.postprocessing import messages as m
 from orchestrator.postprocessing.authentication import AuthKeys, BlockId
 from orchestrator.postprocessing.conversation import Conversation
@@ -36,8 +35,8 @@ _DOMAIN = b"qunetlab block opening 1"
 
 
 def frame_digests(announcements: Sequence[bytes]) -> bytes:
-    """The SHA-256 of each frame's announcement as received, zeros for a lost one."""
-    return b"".join(_NO_RECORD if each == LOST else hashlib.sha256(each).digest() for each in announcements)
+    """The :func:`frame_digest` of each frame's announcement as received."""
+    return b"".join(map(frame_digest, announcements))
 
 
 def frames_lost(ours: bytes, theirs: bytes) -> frozenset[int]:

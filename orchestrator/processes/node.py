@@ -11,7 +11,7 @@ import functools
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -20,6 +20,7 @@ from lab import needs
 from lab.calibration.current import CurrentTestbed
 from lab.interlock.interlock import Interlock
 from lab.interlock.watching import watching
+from lab.readings import known_readings
 from lab.station import Station
 from lab.testbed import Testbed
 from orchestrator import runtime
@@ -32,7 +33,6 @@ from orchestrator.keystore.lanes import AUTH_ALARM_BITS, AUTH_LANES, Lane, PairE
 from orchestrator.keystore.sealing import Kek
 from orchestrator.keystore.store import KeyStore
 from orchestrator.light.calibration.parties import UserParty
-from orchestrator.light.clicks import BlockClicks
 from orchestrator.light.messages import LOST
 from orchestrator.light.own_station import OWN_DIRECTION, OwnStation, StationInstruments
 from orchestrator.light.user import UserLight
@@ -56,12 +56,22 @@ from orchestrator.processes.alarm_sources import (
 from orchestrator.processes.alarm_watch import AlarmWatch
 from orchestrator.processes.calibrating import PURPOSES, Calibrating
 from orchestrator.processes.interlock_causes import sensor_watch
+from orchestrator.processes.node_blocks import (
+    Block,
+    Readings,
+    auth_heads,
+    auth_passed,
+    block_lit,
+    reported,
+)
 from orchestrator.processes.node_control import NODE_ERRORS, NodeControl
 from orchestrator.processes.node_store import open_node_store
 from orchestrator.processes.pair_lines import LowWater
 from orchestrator.processes.pair_worker import PairWorker
-from orchestrator.protocols.base import BlockPlan
+from orchestrator.processes.role_records import keep_testbed, lane_books
 from orchestrator.protocols.block_planning import plan_for
+from orchestrator.records.keeping import Records
+from orchestrator.records.kinds import RoleStopped
 from orchestrator.scheduling.fencing import EpochFile, Fence
 from orchestrator.scheduling.lease_party import HeldLease, LeaseParty, LightChannels
 from orchestrator.wire.channel import Channel
@@ -87,22 +97,6 @@ REPORTS_KEPT = 16
 """Blocks of which the hub is told again when it comes back."""
 
 
-@dataclass(frozen=True)
-class Block:
-    """A block whose light phase is over; ``report`` says so far what is known of it."""
-
-    report: BlockReport
-    peer: str
-    plan: BlockPlan
-    clicks: BlockClicks
-    announcements: list[bytes]
-
-    @property
-    def name(self) -> str:
-        """The block's id, the same at both nodes."""
-        return f"block/{self.report.epoch}/{self.report.lease_number}"
-
-
 class Node:
     """The running node of one user."""
 
@@ -125,13 +119,17 @@ class Node:
         make_safe: Callable[[], Mapping[str, Exception]] = dict,
         sources: Sequence[Source] = (),
         state_dir: Path | None = None,
+        records: Records | None = None,
+        readings: Readings = tuple,
     ) -> None:
         """``current``: the testbed as it is calibrated at the moment of asking, ``testbed`` for good without it;
         ``calibrating`` takes this node's part in a calibration, in which no key is made.
 
         ``recover`` and what follows it are about the instruments; see LeaseParty.  ``sources`` give what else is watched
         for alarms, and ``state_dir`` is where those are kept that outlast a restart.
+        ``records`` get every block, with the ``readings`` of the instruments.
         """
+        self._records, self._readings = records or Records(None), readings
         self.testbed = testbed
         self._current = current or (lambda: testbed)
         self._calibrating = calibrating
@@ -319,8 +317,9 @@ class Node:
             light_wall_s=runtime.now() - started,
             started_s=started,
         )
-        peer = lease.second if is_first else lease.first
-        self._submit(Block(report, peer, plan, clicks, announcements))
+        name, testbed = f"block/{lease.epoch}/{lease.number}", keep_testbed(self._records, self.testbed)
+        lit = block_lit(self.name, report, name, plan, testbed, announcements, self._readings())
+        self._submit(Block(report, lit.peer, plan, clicks, announcements, lit))
         return LightStatistics(
             frames=lease.n_frames,
             lost_frames=announcements.count(LOST),
@@ -334,7 +333,14 @@ class Node:
         peer = block.peer
 
         def conversation(channel: Channel, pair_end: PairEnd) -> BlockResult:
-            result = run_block(
+            before = auth_heads(self._store, peer)
+            try:
+                return talk(channel, pair_end)
+            finally:
+                block.notes.auth = auth_passed(self._store, peer, before)
+
+        def talk(channel: Channel, pair_end: PairEnd) -> BlockResult:
+            result = block.notes.result = run_block(
                 pair_end=pair_end,
                 channel=channel,
                 clicks=block.clicks,
@@ -370,6 +376,7 @@ class Node:
         if not report.stored:
             report = replace(report, interrupted=self._stopping)
             logger.warning("%s of %s gave no key: %s", block.name, pair_name(report.pair), report.reason)
+        self._records.keep(block.notes.ended(block.lit, report, self._store))
         self._told.append(report)
         self._in_work.discard((report.epoch, report.lease_number))
         self._errors.note(block.peer, report.qber)
@@ -377,26 +384,6 @@ class Node:
         self._emit(report)
         self.report_stock()
         self._agent.control_send(self.epsilons(block.peer))
-
-
-def reported(report: BlockReport, result: BlockResult, announced: int) -> BlockReport:
-    """``report`` with what post-processing found, and the announced slots of the frames that are not lost."""
-    return replace(
-        report,
-        stored=result.key is not None,
-        reason=result.no_key_reason[:REASON_LIMIT],
-        lost_frames=result.lost_frames,
-        announced=announced,
-        sifted_bits=result.n_key,
-        test_rounds=result.n_test,
-        test_errors=result.test_errors,
-        secret_bits=result.secret_bits if result.key is not None else 0,
-        predicted_bits=result.predicted_bits,
-        disclosed_bits=result.leak_bits,
-        qber=result.qber,
-        f_ec=result.f_ec,
-        phase_error_upper=result.phase_error_upper,
-    )
 
 
 def run_node(
@@ -410,15 +397,17 @@ def run_node(
     *,
     emit: Emit,
     kek: Kek | None = None,
+    records: Records | None = None,
 ) -> None:
     """Run the node until ``stop``; the caller leaves the instruments safe.
 
-    ``current``: the testbed as it is calibrated at the moment of asking.
+    ``current``: the testbed as it is calibrated at the moment of asking.  ``records`` get blocks and what left the store.
     """
     from orchestrator.delivery.service import DeliveryService
     from orchestrator.wire.curve import load_keys
     from orchestrator.wire.revoked import RevokedKeys
 
+    kept = records or Records(None)
     testbed = current()
     owned = StationInstruments.of(station)
     light = UserLight(testbed, name, station.get(needs.MODULATOR), owned)
@@ -463,6 +452,8 @@ def run_node(
             make_safe=station.safe,
             sources=[of_interlock(interlock), dark, ages, slow],
             state_dir=state_dir,
+            records=kept,
+            readings=lambda: known_readings(station),
         )
         interlock.when_tripped(node.interrupt)
         service = DeliveryService(
@@ -475,6 +466,7 @@ def run_node(
             endpoint=testbed.user(name).delivery,
             demand=node.demand,
             revoked=RevokedKeys(state_dir),
+            records=kept,
         )
         try:
             service.start()
@@ -486,4 +478,5 @@ def run_node(
         finally:
             service.close()
             node.emit_books()
+            kept.keep(RoleStopped(lanes=lane_books(store)))
             agent.close()

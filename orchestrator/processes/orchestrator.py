@@ -45,8 +45,11 @@ from orchestrator.hub.events import HubEvent, HubLimits, PeerDown, PeerMessage, 
 from orchestrator.hub.hub import Hub
 from orchestrator.keystore.errors import StoreError
 from orchestrator.processes.queue_desk import QueueDesk
+from orchestrator.processes.role_records import lease_ended
 from orchestrator.processes.status_board import StatusBoard
 from orchestrator.protocols.block_planning import plan_for
+from orchestrator.records.keeping import Records
+from orchestrator.records.kinds import RoleStopped
 from orchestrator.scheduling.entries import QueueError
 from orchestrator.scheduling.epochs import OwnEpoch
 from orchestrator.scheduling.fencing import EpochFile
@@ -126,10 +129,15 @@ class Orchestrator:
         clock: Callable[[], float] = runtime.now,
         wall: Callable[[], float] = wall_clock,
         emit: Emit = lambda event: None,
+        records: Records | None = None,
     ) -> None:
-        """Raises EpochError, StoreError or OSError where epoch or queue cannot be had."""
+        """``records`` get every lease that was granted.
+
+        Raises EpochError, StoreError or OSError where epoch or queue cannot be had.
+        """
         self._config = config
         self._emit = emit
+        self._records = records or Records(None)
         self._clock = clock
         self._saved = state_dir / "schedule"
         self._epochs = OwnEpoch(EpochFile(state_dir / "epoch"), clock)
@@ -182,6 +190,7 @@ class Orchestrator:
             self._send(self.leases.abort("the orchestrator stops", self._clock()))
             self._save()
             self._store.close()
+            self._records.keep(RoleStopped())
 
     # -- events --------------------------------------------------------------------------------------
 
@@ -299,6 +308,8 @@ class Orchestrator:
             if outcome.lease.pair in self._put_right:
                 self.schedule.again_at_once(outcome.lease.pair)
                 self._put_right.clear()
+            if not outcome.refused:
+                self._records.keep(lease_ended(outcome))
             self._show_outcome(outcome, now_s)
         self.desk.serve()
         self.queue.time(now_s)
@@ -385,16 +396,9 @@ class Orchestrator:
             logger.warning(
                 "lease %d/%d of %s: %s", lease.epoch, lease.number, pair_name(lease.pair), outcome.reason
             )
-        status = LeaseStatus(
-            lease.epoch,
-            lease.number,
-            lease.first,
-            lease.second,
-            outcome.ok,
-            outcome.refused,
-            outcome.reason[:REASON_LIMIT],
-            outcome.ring_s,
-        )
+        why = outcome.reason[:REASON_LIMIT]
+        about = lease.epoch, lease.number, *lease.pair
+        status = LeaseStatus(*about, outcome.ok, outcome.refused, why, outcome.ring_s)
         self._board.show(status, now_s)
         if outcome.ok or not told:
             self._emit(status)
@@ -464,6 +468,7 @@ def run_orchestrator(
     state_dir: Path,
     stop: runtime.Event,
     emit: Emit,
+    records: Records | None = None,
 ) -> None:
     """Serve until ``stop``; ``emit`` gets the epoch and the endpoints that were really bound.
 
@@ -476,7 +481,7 @@ def run_orchestrator(
     with ExitStack() as stack:
         transport = stack.enter_context(ZeroMQ())
         orchestrator = Orchestrator(
-            config_of(testbed), keys, allowed, state_dir, transport=transport, emit=emit
+            config_of(testbed), keys, allowed, state_dir, transport=transport, emit=emit, records=records
         )
         hub = stack.enter_context(orchestrator.hub)
         stack.enter_context(

@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from lab import needs
 from lab.alarms.book import Observed
 from lab.calibration.current import CurrentTestbed
 from lab.interlock.interlock import Interlock
 from lab.interlock.watching import watching
+from lab.readings import known_readings
 from lab.station import Station
 from lab.testbed import Testbed
 from orchestrator import runtime
@@ -19,7 +22,7 @@ from orchestrator.hub.agent import AgentEvent, LinkUp
 from orchestrator.hub.connect import connect_agent
 from orchestrator.light.calibration.parties import RelayParty
 from orchestrator.light.launching import RelayInstruments, planned_light
-from orchestrator.light.messages import FrameLost
+from orchestrator.light.messages import FrameLost, reason_of
 from orchestrator.light.relay import RelayLight
 from orchestrator.light.tracking.correction import Correction
 from orchestrator.processes.alarm_sources import (
@@ -36,6 +39,9 @@ from orchestrator.processes.alarm_sources import (
 from orchestrator.processes.alarm_watch import AlarmWatch
 from orchestrator.processes.calibrating import PURPOSES, Calibrating
 from orchestrator.processes.interlock_causes import detector_watch, tripped_by_light
+from orchestrator.processes.role_records import keep_testbed, light_served
+from orchestrator.records.keeping import Records
+from orchestrator.records.kinds import RoleStopped
 from orchestrator.scheduling.fencing import EpochFile, Fence
 from orchestrator.scheduling.lease_party import HeldLease, LeaseParty, LightChannels
 from orchestrator.wire.control_socket import (
@@ -65,11 +71,13 @@ def run_relay(
     stop: runtime.Event,
     *,
     emit: Emit,
+    records: Records | None = None,
 ) -> None:
     """Serve leases until ``stop``; the caller leaves the instruments safe.
 
-    ``current``: the testbed as it is calibrated at the moment of asking.
+    ``current``: the testbed as it is calibrated at the moment of asking.  ``records`` get every light phase.
     """
+    kept = records or Records(None)
     testbed = current()
     owned = RelayInstruments.of(station)
     light = RelayLight(testbed, owned)
@@ -89,8 +97,9 @@ def run_relay(
         try:
             with tripped_by_light(interlock, agent, lease.pair, light.was_lit):
                 statistics = light_phase(lease) if lease.purpose == KEY else calibration(lease)
-        except Exception:
+        except Exception as error:
             failed += 1
+            kept.keep(replace(light_served(lease, "", None), ok=False, reason=reason_of(error)))
             raise
         else:
             served, lit_s = served + 1, lit_s + statistics.light_s
@@ -107,7 +116,9 @@ def run_relay(
     alarms = AlarmWatch(agent, "relay", testbed.alarm_table(), sources, emit, state_dir)
 
     def calibration(lease: HeldLease) -> LightStatistics:
-        return calibrating.relay(lease, with_values)
+        statistics = calibrating.relay(lease, with_values)
+        kept.keep(light_served(lease, keep_testbed(kept, current()), None, light_s=statistics.light_s))
+        return statistics
 
     def with_values(calibrated: Testbed) -> RelayParty:
         light.use(calibrated)
@@ -157,7 +168,7 @@ def run_relay(
         if not latched:
             brought_back.clear()
         pulses = lease.n_frames * slots
-        return LightStatistics(
+        statistics = LightStatistics(
             frames=lease.n_frames,
             lost_frames=served_frames.lost_frames,
             pulses=pulses,
@@ -165,6 +176,16 @@ def run_relay(
             light_s=pulses / testbed.protocol.clock_hz,
             wall_s=runtime.now() - started,
         )
+        record = light_served(
+            lease,
+            keep_testbed(kept, calibrated),
+            served_frames,
+            pulses,
+            statistics.light_s,
+            statistics.wall_s,
+        )
+        kept.keep(replace(record, readings=known_readings(station)))
+        return statistics
 
     def objection(offer: LeaseOffer) -> str | None:
         if (offer.first, offer.second) not in testbed.pairs():
@@ -209,5 +230,6 @@ def run_relay(
         with ControlSocket(state_dir, control), watching(interlock, watches), ages, slow:
             party.serve(stop)
     finally:
+        kept.keep(RoleStopped())
         alarms.close()
         agent.close()

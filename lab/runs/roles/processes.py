@@ -47,6 +47,7 @@ def orchestrator_role(path: Path, secrets: Path | None, state: Path | None) -> i
         runtime.state,
         runtime.stop,
         runtime.emit,
+        runtime.records(),
     )
     return 0
 
@@ -70,6 +71,7 @@ def relay_role(path: Path, secrets: Path | None, state: Path | None) -> int:
             interlock,
             runtime.stop,
             emit=runtime.emit,
+            records=runtime.records(),
         )
     return 0
 
@@ -100,6 +102,7 @@ def node_role(
             runtime.stop,
             kek=kek,
             emit=runtime.emit,
+            records=runtime.records(),
         )
     return 0
 

@@ -21,6 +21,7 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace
 
+from lab.runs.software import commit
 from lab.runs.supervising.supervisor import watch_parent
 from lab.runs.testbeds.folder import SECRETS, STATE, find_testbed
 from lab.testbed import Testbed, load_testbed
@@ -29,6 +30,7 @@ from orchestrator.events.common import Serving
 from orchestrator.events.learning import ClientState, WaitingForKeys
 from orchestrator.events.process import LightProgress, ProcessEvent, line_of
 from orchestrator.kernels import offer_folder
+from orchestrator.records.keeping import Records
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +81,13 @@ class Runtime:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
         watch_parent(self.stop.set)
+
+    def records(self) -> Records:
+        """What this role writes down of its work; its first word is which software writes.
+
+        Raises OSError or ChainError.
+        """
+        return Records.of_role(self.state, self.role, version("qunetlab"), commit())
 
     def _on_signal(self, number: int, frame: object) -> None:
         if number == signal.SIGINT and self.stop.is_set():

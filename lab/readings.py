@@ -1,0 +1,52 @@
+"""How the instruments of a station stand, from what is known of them: nothing is asked, so light and tags are not disturbed.
+
+QCoDeS keeps the last value of each parameter that was read or set, and when; a record holds these with their age.
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from drivers.links.limits import plain
+from orchestrator.records.kinds import Reading
+
+if TYPE_CHECKING:
+    from lab.station import Station
+
+TEXT_LIMIT = 64
+
+
+def known_readings(station: Station) -> tuple[Reading, ...]:
+    """The last value of every scalar parameter that has one, submodules included."""
+    found: list[Reading] = []
+    for instrument in station.instruments():
+        identity = instrument.identity
+        model, serial = ("", "") if identity is None else (identity.model, identity.serial_number)
+        holders: list[tuple[str, Any]] = [("", instrument)]
+        holders += [(f"{name}.", module) for name, module in instrument.submodules.items()]
+        for prefix, holder in holders:
+            for name, parameter in holder.parameters.items():
+                value = _known(parameter)
+                if value is not None:
+                    unit, age_s = getattr(parameter, "unit", "") or "", _age_s(parameter)
+                    found.append(Reading(instrument.name, model, serial, prefix + name, value, unit, age_s))
+    return tuple(found)
+
+
+def _known(parameter: Any) -> float | bool | str | None:
+    if parameter.name == "IDN" or not parameter.cache.valid:
+        return None
+    value = plain(parameter.cache.get(get_if_invalid=False))
+    if isinstance(value, str):
+        return value[:TEXT_LIMIT]
+    if isinstance(value, bool):
+        return value
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def _age_s(parameter: Any) -> float:
+    """QCoDeS stamps in local time without a zone."""
+    stamp = parameter.cache.timestamp
+    return 0.0 if stamp is None else round(max(0.0, (datetime.now() - stamp).total_seconds()), 3)
