@@ -3,12 +3,13 @@
 A role stops on SIGTERM, on Ctrl-C, and when its terminal or its supervisor is gone; a third Ctrl-C ends it
 on the spot, and its guard makes the instruments safe.  Events (:mod:`orchestrator.events`) are JSON
 lines on standard output for whoever started the role; logs are JSON lines on standard error.  Neither ever
-holds key bits: key material has a type that refuses to be formatted.  Files that a role writes are its own
-(umask 077).
+holds key bits: key material has a type that refuses to be formatted.  A fault of the machine (SIGSEGV) leaves there
+where the threads were: functions, files and lines.  Files that a role writes are its own (umask 077).
 """
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import logging
 import os
@@ -112,6 +113,7 @@ class Runtime:
 
 
 def _set_up_logging(role: str) -> None:
+    faulthandler.enable(sys.__stderr__ or sys.stderr)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonFormatter(role))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)

@@ -4,6 +4,9 @@ Children are started with ``-P`` (a folder of our names in the current directory
 in sessions of their own, so that Ctrl-C reaches the supervisor alone and *it* stops them in order.  Every
 child holds the read end of a pipe whose write end only the supervisor has: when the supervisor dies, however
 that happens, the pipe closes and the children shut down by themselves.
+
+One that ends with a fault of the machine (SIGSEGV) writes where its threads were to its log: functions, files and
+lines, no values.
 """
 
 from __future__ import annotations
@@ -73,7 +76,7 @@ class Supervisor:
         log = self.log_dir / f"{name}.log"
         with log.open("ab") as stderr:
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "lab.cli.main", *arguments],
+                [sys.executable, "-P", "-X", "faulthandler", "-m", "lab.cli.main", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=stderr,

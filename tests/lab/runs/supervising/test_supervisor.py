@@ -77,3 +77,24 @@ def test_a_command_that_fails_tells_its_supervisor_why(tmp_path: Path) -> None:
     supervisor.start("alice", "node", "alice", str(tmp_path / "no" / "testbed.toml"))
     with pytest.raises(ChildError, match=r"alice ended with exit code 2: error: .*testbed.toml"):
         supervisor.ready(["alice"], 60)
+
+
+def test_a_process_that_dies_of_a_fault_of_the_machine_tells_where(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = (
+        "import os, resource, signal\n"
+        "resource.setrlimit(resource.RLIMIT_CORE, (0, 0))\n"
+        "def in_a_kernel(): os.kill(os.getpid(), signal.SIGSEGV)\n"
+        "in_a_kernel()"
+    )
+    start = subprocess.Popen
+    monkeypatch.setattr(
+        subprocess,
+        "Popen",
+        lambda command, **more: start([*command[: command.index("-m")], "-c", script], **more),
+    )
+    supervisor = Supervisor(tmp_path)
+    supervisor.start("alice", "node", "alice")
+    with pytest.raises(ChildError, match=r"exit code -11.*(?s:.*)Segmentation fault(?s:.*) in in_a_kernel"):
+        supervisor.ready(["alice"], 30)
