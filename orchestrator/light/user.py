@@ -160,15 +160,17 @@ class UserLight:
         mu: float,
         direction: Direction,
         n_frames: int,
+        correction_rad: float = 0.0,
         on_frame: Callable[[int], None] = lambda frame: None,
         on_lost: Callable[[str], None] = lambda reason: None,
     ) -> tuple[BlockClicks, list[bytes]]:
         """Play ``n_frames`` frames; returns the kept clicks and the announcements as received, LOST for a lost frame.
 
+        ``correction_rad`` is added to the phases of all symbols (:mod:`orchestrator.light.tracking.loop_phase`).
         ``on_lost`` is told why the latest of lost frames was lost.
         Raises LightAborted (nothing of the block may be used), ChannelError or InstrumentError.
         """
-        drawn = Drawn(symbols.of_bytes, self._drive(symbols, direction))
+        drawn = Drawn(symbols.of_bytes, self._drive(symbols, direction, correction_rad))
         return self._run(channel, drawn, mu, direction, n_frames, on_frame, on_lost)
 
     def calibrate(
@@ -281,7 +283,9 @@ class UserLight:
             finally:
                 self._in_phase.release()
 
-    def _drive(self, symbols: PulseSymbols, direction: Direction) -> npt.NDArray[np.float32]:
+    def _drive(
+        self, symbols: PulseSymbols, direction: Direction, correction_rad: float
+    ) -> npt.NDArray[np.float32]:
         # The own pulse is the one of a pair's two that carries the loop's phase away: counter-clockwise minus clockwise.
         loop_rad = self._testbed.loop_phase_rad(self._user.name)
         return drive_table(
@@ -289,7 +293,7 @@ class UserLight:
             v_pi_v=self._user.v_pi_v,
             rf_gain=self._user.rf_gain,
             amplitude_vpp=self._user.awg_amplitude_vpp,
-            offset_rad=-loop_rad if direction == "ccw" else 0.0,
+            offset_rad=correction_rad - (loop_rad if direction == "ccw" else 0.0),
         )
 
     def _play(

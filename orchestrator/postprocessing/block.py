@@ -6,7 +6,7 @@ Steps, whatever the protocol that planned the block, and their messages (:mod:`o
     both       Opening: session, plan, digests of the announcements, MAC   settles which frames are lost
     both       Labels: of the clicks in all other frames
     first  ->  Drawn: labels drawn privately and only at this point; test bits; Cascade seeds
-    second ->  TestBits: test bits                                         counts and error rate fit, or give up
+    second ->  TestBits: test bits, bits told of discarded rounds          counts and error rate fit, or give up
     second ->  ParityRequest, first -> ParityReply, ..., second -> Reconciled
     first  ->  VerificationTag, second -> Verdict                          a mismatch discards the whole block
     first  ->  AmplificationSeed                                           fresh, after all disclosures
@@ -28,6 +28,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from orchestrator import runtime
 from orchestrator.bits import PackedBits, pack
@@ -66,6 +67,9 @@ from orchestrator.wire.codec import WireError
 
 Progress = Callable[[str, float], None]
 """Called with the name of the stage and the estimated part of it that is done, 0 to 1."""
+
+OnTold = Callable[[npt.NDArray[np.int64]], None]
+"""Gets clicks of D1 and D2 by the symbols of first and second, of rounds that make no key; int64 of shape (2, n, n)."""
 
 _HINT_ROUNDS = 200.0
 """Weight, in rounds, of the planned error rate against the test errors when the first block size is chosen."""
@@ -145,6 +149,7 @@ class _Block:
     auth: AuthKeys
     random_bytes: Callable[[int], bytes]
     progress: Progress
+    on_told: OnTold
     secrets: list[_Wipeable] = field(default_factory=list)
     frames_lost: tuple[int, ...] = ()
     lost_pulses: int = 0
@@ -170,6 +175,7 @@ def run_block(
     progress: Progress | None = None,
     block: int = 0,
     clock: Callable[[], float] = runtime.now,
+    on_told: OnTold = lambda clicks: None,
 ) -> BlockResult:
     """Turn one announced block into key together with the peer, who runs the same from the other end of the pair.
 
@@ -177,13 +183,14 @@ def run_block(
     one lease.  ``announcement_transcript`` holds the relay's announcements as received, one per frame of the block, LOST
     in the place of a frame that this user lost.  The symbols in ``clicks`` are overwritten before the call returns or
     raises.  ``timeout_s`` bounds each wait for the peer, 50 times as much the whole block.  The key returned is
-    provisional (see the module).
+    provisional (see the module).  ``on_told``, at the first user, gets what is counted of the rounds whose symbols are told,
+    before anything is authenticated and whatever becomes of the block.
 
     Raises BlockAborted, and nothing else, for whatever the peer, the relay or the channel do.
     """
     identity = BlockId(pair[0], pair[1], session[0], session[1], block)
     talk = Conversation(pair_end, channel, Transcript(identity), timeout_s, clock)
-    state = _Block(talk, identity, plan, auth, random_bytes, progress or _silent, secrets=[clicks])
+    state = _Block(talk, identity, plan, auth, random_bytes, progress or _silent, on_told, secrets=[clicks])
     try:
         _settle(state, clicks, announcement_transcript)
         return _make_key(state, clicks, _sift(state, clicks))
@@ -269,12 +276,14 @@ def _disclose_tests(state: _Block, clicks: BlockClicks, sifted: SiftedBits) -> t
         drawn = state.plan.draw_labels(n_key, state.random_bytes)
         seeds = state.random_bytes(SEED_BYTES * n_frames(n_key))
         talk.send(m.Drawn(labels=pack(drawn).tobytes(), test_bits=test_bits, seeds=seeds))
-        their_test = talk.receive(m.TestBits).test_bits
+        answer = talk.receive(m.TestBits)
+        their_test = answer.test_bits
+        state.on_told(sifted.told.clicks(answer.told_bits))
     else:
         theirs = talk.receive(m.Drawn)
         drawn = unpack_exactly(theirs.labels, n_key, "drawn labels")
         seeds, their_test = theirs.seeds, theirs.test_bits
-        talk.send(m.TestBits(test_bits=test_bits))
+        talk.send(m.TestBits(test_bits=test_bits, told_bits=pack(sifted.told.bits).tobytes()))
     wrong = sifted.test_errors(their_test)
     in_d2 = int(np.count_nonzero(clicks.outcome == D2_ONLY))
     counts = BlockCounts(

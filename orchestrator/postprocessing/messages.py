@@ -65,9 +65,10 @@ class Drawn(Message, frozen=True):
 
 
 class TestBits(Message, frozen=True):
-    """The second user's test bits, flips done."""
+    """The second user's bits, flips done: those of the test, and of the rounds that make no key and are told all the same."""
 
     test_bits: Array
+    told_bits: Array = b""
 
 
 class ParityRequest(Message, frozen=True):

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from orchestrator.bits import BitArray, PackedBits, pack, packed_size, unpack
 from orchestrator.keystore.lanes import PairEnd
@@ -90,9 +91,46 @@ class OwnRounds:
         key, test = self.symbols.kept(first, second)
         table = np.bincount((first.astype(np.intp) << width) | second, minlength=1 << 2 * width)
         by_labels = tuple(map(tuple, table.reshape(1 << width, -1).tolist()))
+        told = self.symbols.told(first, second) & ~key & ~test
+        rounds = ToldRounds(self.symbols, self.labels[told], self.bits[told], theirs[told], self.in_d2[told])
         return SiftedBits(
-            pack(self.bits[key]), int(np.count_nonzero(key)), self.bits[test], self.in_d2[test], by_labels
+            pack(self.bits[key]),
+            int(np.count_nonzero(key)),
+            self.bits[test],
+            self.in_d2[test],
+            by_labels,
+            rounds,
         )
+
+    def wipe(self) -> None:
+        """Overwrite the bits."""
+        self.bits[:] = 0
+
+
+@dataclass(slots=True)
+class ToldRounds:
+    """Rounds that make neither key nor test bits: own labels and bits, the peer's labels, all uint8 of shape (n,).
+
+    ``in_d2``: which of them were in detector 2; bool of shape (n,).
+    """
+
+    symbols: PulseSymbols
+    labels: Codes
+    bits: BitArray
+    peer_labels: Codes
+    in_d2: BoolArray
+
+    def __repr__(self) -> str:
+        return f"<ToldRounds: {self.bits.size} rounds>"
+
+    def clicks(self, peer_bits: bytes) -> npt.NDArray[np.int64]:
+        """At the first user, with what the second told: clicks of D1 and D2 by both symbols, int64 of shape (2, n, n)."""
+        theirs = unpack_exactly(peer_bits, self.bits.size, "told bits") ^ self.in_d2
+        first = self.symbols.code_of(self.labels, self.bits).astype(np.intp)
+        second = self.symbols.code_of(self.peer_labels, theirs)
+        n = len(self.symbols.phases_rad)
+        cells = (self.in_d2.astype(np.intp) * n + first) * n + second
+        return np.bincount(cells, minlength=2 * n * n).reshape(2, n, n).astype(np.int64)
 
     def wipe(self) -> None:
         """Overwrite the bits."""
@@ -108,6 +146,7 @@ class SiftedBits:
     test: BitArray
     test_in_d2: BoolArray
     by_labels: tuple[tuple[int, ...], ...]
+    told: ToldRounds
 
     def __repr__(self) -> str:
         return f"<SiftedBits: {self.n_key} key and {self.n_test} test rounds>"
@@ -126,6 +165,7 @@ class SiftedBits:
     def wipe(self) -> None:
         """Overwrite the key bits."""
         self.key[:] = 0
+        self.told.wipe()
 
 
 def unpack_exactly(packed: bytes, n_bits: int, what: str) -> BitArray:

@@ -55,6 +55,7 @@ from orchestrator.processes.alarm_sources import (
 )
 from orchestrator.processes.alarm_watch import AlarmWatch
 from orchestrator.processes.calibrating import PURPOSES, Calibrating
+from orchestrator.processes.following import Following
 from orchestrator.processes.interlock_causes import sensor_watch
 from orchestrator.processes.node_blocks import (
     Block,
@@ -142,6 +143,7 @@ class Node:
         self.workers = {peer: PairWorker(agent, store, peer) for peer in self.peers}
         self._stopping = False
         self._errors = BlockErrors()
+        self._following = Following(name, emit)
         own: list[Source] = [
             of_store(store, self.waits_why),
             of_station(lambda: light.stays_in()),
@@ -292,6 +294,7 @@ class Node:
         is_first = lease.first == self.name
         self._calibrate_again()
         plan = plan_for(self.testbed, lease.first, lease.second)
+        followed = self._following.block(self.testbed, lease.pair)
         started = runtime.now()
         lost_reasons: list[str] = []
         with LightChannels(self._agent, lease, ("relay",)) as (channel,):
@@ -301,6 +304,7 @@ class Node:
                 mu=plan.mu_a if is_first else plan.mu_b,
                 direction=OWN_DIRECTION[0 if is_first else 1],
                 n_frames=lease.n_frames,
+                correction_rad=followed.played_rad,
                 on_lost=lost_reasons.append,
             )
         report = BlockReport(
@@ -319,7 +323,7 @@ class Node:
         )
         name, testbed = f"block/{lease.epoch}/{lease.number}", keep_testbed(self._records, self.testbed)
         lit = block_lit(self.name, report, name, plan, testbed, announcements, self._readings())
-        self._submit(Block(report, lit.peer, plan, clicks, announcements, lit))
+        self._submit(Block(report, lit.peer, plan, clicks, announcements, lit, followed))
         return LightStatistics(
             frames=lease.n_frames,
             lost_frames=announcements.count(LOST),
@@ -350,6 +354,7 @@ class Node:
                 pair=block.report.pair,
                 auth=self._store.auth(peer),
                 timeout_s=MESSAGE_TIMEOUT_S,
+                on_told=block.on_told,
             )
             if result.key is not None:
                 assert result.epsilons is not None
@@ -373,6 +378,7 @@ class Node:
         else:
             steps = error.steps if isinstance(error, BlockAborted) else ()
             report = replace(report, reason=str(error)[:REASON_LIMIT], calibrate=steps)
+        report = block.followed.judged(report)
         if not report.stored:
             report = replace(report, interrupted=self._stopping)
             logger.warning("%s of %s gave no key: %s", block.name, pair_name(report.pair), report.reason)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
 from msgspec.structs import replace
 
 from orchestrator.events.status import BlockReport
@@ -17,6 +19,7 @@ from orchestrator.keystore.store import KeyStore
 from orchestrator.light.clicks import BlockClicks
 from orchestrator.light.messages import LOST, block_digest, frame_digest
 from orchestrator.postprocessing.block import BlockResult
+from orchestrator.processes.following import FollowedBlock
 from orchestrator.protocols.base import BlockCounts, BlockPlan
 from orchestrator.records.kinds import BlockEnded, Reading, Span, Spent, SymbolCounts
 from orchestrator.wire.fields import REASON_LIMIT
@@ -62,12 +65,17 @@ class Block:
     clicks: BlockClicks
     announcements: list[bytes]
     lit: BlockEnded
+    followed: FollowedBlock
     notes: BlockNotes = field(default_factory=BlockNotes)
 
     @property
     def name(self) -> str:
         """The block's id, the same at both nodes."""
         return self.lit.block_id
+
+    def on_told(self, clicks: npt.NDArray[np.int64]) -> None:
+        """Follow what the rounds say whose symbols are told; int64 of shape (2, n, n)."""
+        self.followed.see(self.plan, len(self.announcements), clicks)
 
 
 def block_lit(

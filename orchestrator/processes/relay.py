@@ -16,7 +16,7 @@ from lab.readings import known_readings
 from lab.station import Station
 from lab.testbed import Testbed
 from orchestrator import runtime
-from orchestrator.events.process import Emit, LightProgress, RelayServing, Tracked
+from orchestrator.events.process import Emit, LightProgress, RelayServing
 from orchestrator.events.status import Served, pair_name
 from orchestrator.hub.agent import AgentEvent, LinkUp
 from orchestrator.hub.connect import connect_agent
@@ -38,6 +38,7 @@ from orchestrator.processes.alarm_sources import (
 )
 from orchestrator.processes.alarm_watch import AlarmWatch
 from orchestrator.processes.calibrating import PURPOSES, Calibrating
+from orchestrator.processes.following import tracked
 from orchestrator.processes.interlock_causes import detector_watch, tripped_by_light
 from orchestrator.processes.role_records import keep_testbed, light_served
 from orchestrator.records.keeping import Records
@@ -150,11 +151,7 @@ def run_relay(
                 emit(LightProgress(*lease.pair, pulses, planned, clicks, at_s, len(lost), why))
 
         def on_tracked(frame: int, moved: Correction) -> None:
-            emit(
-                Tracked(
-                    moved.what, "relay", *lease.pair, frame, moved.before, moved.after, moved.unit, moved.why
-                )
-            )
+            emit(tracked(moved, "relay", lease.pair, frame))
 
         with LightChannels(agent, lease, lease.pair) as channels:
             served_frames = light.run(

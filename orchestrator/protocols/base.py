@@ -66,6 +66,20 @@ class PulseSymbols(ABC):
     def kept(self, first: Codes, second: Codes) -> tuple[BoolArray, BoolArray]:
         """Which clicks make key and which are disclosed as test bits, by the labels of both users; bool, shape (n,)."""
 
+    def told(self, first: Codes, second: Codes) -> BoolArray:
+        """Of which clicks, neither key nor test, the second user tells its symbols; bool, shape (n,).
+
+        None, unless the proof of a protocol allows it: they serve to follow what drifts.
+        """
+        return np.zeros(first.shape, np.bool_)
+
+    def code_of(self, labels: Codes, bits: Codes) -> Codes:
+        """The symbols of these labels and bits, uint8 of shape (n,)."""
+        codes = np.arange(len(self.phases_rad), dtype=np.uint8)
+        table = np.zeros((1 << self.label_bits, 2), np.uint8)
+        table[self.labels(codes), self.bits(codes)] = codes
+        return table[labels, bits]
+
 
 @dataclass(frozen=True, slots=True)
 class BlockCounts:

@@ -18,7 +18,7 @@ from orchestrator.keystore.errors import LaneShortError, ReplayError
 from orchestrator.keystore.lanes import PairEnd
 from orchestrator.keystore.pair_macs import MAC_KEY_BITS, PairMacs
 from orchestrator.light.clicks import D1_ONLY, BlockClicks
-from orchestrator.postprocessing.block import BlockResult, run_block
+from orchestrator.postprocessing.block import BlockResult, OnTold, run_block
 from orchestrator.postprocessing.conversation import BlockAborted
 from orchestrator.protocols.base import BlockPlan
 from orchestrator.protocols.four_phase.planner import FourPhasePlan
@@ -121,6 +121,7 @@ class Side:
     session: tuple[int, int] = (1, 1)
     pair: tuple[str, str] = ("alice", "bob")
     block: int = 0
+    on_told: OnTold = lambda clicks: None
     outcome: BlockResult | BlockAborted | None = None
 
     @property
@@ -171,6 +172,7 @@ def rehearse(
                 timeout_s=timeout_s,
                 block=side.block,
                 clock=clock,
+                on_told=side.on_told,
             )
         except BlockAborted as aborted:
             side.outcome = aborted

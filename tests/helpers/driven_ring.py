@@ -18,6 +18,7 @@ from orchestrator.light.clicks import BlockClicks
 from orchestrator.light.launching import Launching, PlannedLight, RelayInstruments, planned_light
 from orchestrator.light.own_station import OWN_DIRECTION, OwnStation, StationInstruments
 from orchestrator.light.relay import RelayLight
+from orchestrator.light.tracking.correction import OnCorrection
 from orchestrator.light.user import UserLight
 from orchestrator.protocols.block_planning import plan_for
 from orchestrator.wire.memory_channel import memory_channel_pair
@@ -52,13 +53,21 @@ class Phase:
 class DrivenRing:
     """A served bench with the stations of the relay and of a pair; the other users stay in bypass."""
 
-    def __init__(self, data: dict[str, Any], pair: tuple[str, str] = ("alice", "bob")) -> None:
+    def __init__(
+        self,
+        data: dict[str, Any],
+        pair: tuple[str, str] = ("alice", "bob"),
+        physics: Callable[[], float] | None = None,
+    ) -> None:
+        """``physics``: the clock with which the ring drifts, where it is another than the bench's."""
         self.pair = pair
         self.latched: list[str] = []
         """What was told of detectors that were brought back."""
         testbed = parse_testbed(data, TEMPLATE)
         owners = ("relay", *pair)
-        self.bench = Bench(testbed, only=[e.name for e in testbed.instruments if e.owner in owners])
+        self.bench = Bench(
+            testbed, only=[e.name for e in testbed.instruments if e.owner in owners], physics=physics
+        )
         self.bench.serve()
         resolved = self.bench.resolved(data)
         self.testbed: Testbed = parse_testbed(resolved, TEMPLATE)
@@ -74,9 +83,16 @@ class DrivenRing:
             for user, owned in self.owned.items()
         ]
 
-    def phase(self, n_frames: int, on_frame: Callable[[int], None] = lambda frame: None) -> Phase:
+    def phase(
+        self,
+        n_frames: int,
+        on_frame: Callable[[int], None] = lambda frame: None,
+        on_tracked: OnCorrection = lambda frame, correction: None,
+        correction_rad: float = 0.0,
+    ) -> Phase:
         """A whole light phase; ``on_frame`` is told each frame that the relay served.
 
+        ``correction_rad``: of the loop's phase, by the first user.
         Raises what a side that failed raised, an error of the relay before one of a user.
         """
         self.relay.set_up()
@@ -92,6 +108,7 @@ class DrivenRing:
                 mu=(plan.mu_a, plan.mu_b)[index],
                 direction=OWN_DIRECTION[index],
                 n_frames=n_frames,
+                correction_rad=(correction_rad, 0.0)[index],
             )
 
         with ThreadPoolExecutor(2) as pool:
@@ -102,6 +119,7 @@ class DrivenRing:
                 self.plan(),
                 on_latched=self.latched.append,
                 on_frame=lambda frame, clicks: on_frame(frame),
+                on_tracked=on_tracked,
             )
             (first, told_first), (second, told_second) = (block.result() for block in blocks)
         slots = n_frames * self.testbed.protocol.slots_per_frame

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from driven_ring import TEMPLATE, DrivenRing
+from driven_ring import TEMPLATE, DrivenRing, Phase
 from rehearsal import Side, memory_lanes, rehearse
 
 from lab.runs.testbeds.another_ring import another_ring
 from lab.testbed import read_testbed
 from orchestrator.keystore.lanes import PairEnd
 from orchestrator.light.messages import LightAborted
-from orchestrator.postprocessing.block import BlockResult
+from orchestrator.postprocessing.block import BlockResult, OnTold
 from orchestrator.postprocessing.conversation import BlockAborted
 from orchestrator.protocols.block_planning import plan_for
 
@@ -33,26 +33,31 @@ def blocks(data: dict[str, Any], pair: tuple[str, str], count: int) -> Iterator[
     """What became of each block, as the first user has it; keys are wiped.  A light phase that ends early is one."""
     ring = DrivenRing(data, pair)
     try:
-        plan = plan_for(ring.testbed, *pair)
         for number in range(count):
             try:
                 phase = ring.phase(ring.testbed.frames_per_block())
             except LightAborted as ended:
                 yield ended
-                continue
-            lanes = memory_lanes(np.random.default_rng(number))
-            sides: dict[PairEnd, Side] = {}
-            ends: tuple[PairEnd, PairEnd] = ("first", "second")
-            for end, clicks, auth, told in zip(
-                ends, (phase.first, phase.second), lanes, phase.announcements, strict=True
-            ):
-                sides[end] = Side(clicks, auth, plan, told, pair=pair, block=number)
-            rehearse(sides, seed=number)
-            for side in sides.values():
-                if side.key is not None:
-                    side.key.wipe()
-            outcome = sides["first"].outcome
-            assert outcome is not None
-            yield outcome
+            else:
+                yield key_of(ring, phase, number)
     finally:
         ring.close()
+
+
+def key_of(ring: DrivenRing, phase: Phase, number: int, on_told: OnTold = lambda clicks: None) -> Outcome:
+    """What both users make of a light phase, as the first one has it; keys are wiped.  ``on_told`` as of run_block."""
+    plan = plan_for(ring.testbed, *ring.pair)
+    lanes = memory_lanes(np.random.default_rng(number))
+    sides: dict[PairEnd, Side] = {}
+    ends: tuple[PairEnd, PairEnd] = ("first", "second")
+    for end, clicks, auth, told in zip(
+        ends, (phase.first, phase.second), lanes, phase.announcements, strict=True
+    ):
+        sides[end] = Side(clicks, auth, plan, told, pair=ring.pair, block=number, on_told=on_told)
+    rehearse(sides, seed=number)
+    for side in sides.values():
+        if side.key is not None:
+            side.key.wipe()
+    outcome = sides["first"].outcome
+    assert outcome is not None
+    return outcome

@@ -119,3 +119,23 @@ def test_nothing_secret_is_shown() -> None:
     rounds.wipe()
     assert not some.symbol.any()
     assert not rounds.bits.any()
+
+
+def test_rounds_of_different_bases_are_counted_by_the_symbols_of_both() -> None:
+    """The first user learns the second one's symbols of these rounds, and of no other."""
+    rng = np.random.default_rng(8)
+    n = 500
+    a, b = (rng.integers(0, 4, n).tolist() for _ in range(2))
+    outcome = rng.integers(1, 4, n).tolist()
+    own = OwnRounds.of(clicks(outcome, a), "first", FOUR)
+    peer = OwnRounds.of(clicks(outcome, b), "second", FOUR)
+    ours, theirs = own.sift(peer.published()).told, peer.sift(own.published()).told
+    counted = ours.clicks(pack(theirs.bits).tobytes())
+    wanted = np.zeros((2, 4, 4), np.int64)
+    for first, second, detectors in zip(a, b, outcome, strict=True):
+        if detectors != BOTH and first // 2 != second // 2:
+            wanted[detectors - 1, first, second] += 1
+    assert counted.tolist() == wanted.tolist()
+    assert ours.bits.size == theirs.bits.size == counted.sum()
+    with pytest.raises(SiftingError, match="told bits"):
+        ours.clicks(b"")

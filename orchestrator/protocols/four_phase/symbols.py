@@ -3,7 +3,8 @@
 One random byte carries one symbol: the lowest bit is the key bit, the upper seven choose the basis, X for values
 below ``128 p_x``.  So ``p_x`` is a multiple of 1/128 and exact.  The symbol code is ``2 * basis + bit``
 with X = 0 and Y = 1; its optical phase is 0 or pi in X and pi/2 or -pi/2 (that is 3 pi/2) in Y.
-Bases are published; XX rounds make key, YY rounds are disclosed.
+Bases are published; XX rounds make key, YY rounds are disclosed, and of the others the second user tells its symbols
+(:mod:`orchestrator.light.tracking.loop_phase` says why it may).
 """
 
 from __future__ import annotations
@@ -48,3 +49,7 @@ class FourPhases(PulseSymbols):
 
     def kept(self, first: Codes, second: Codes) -> tuple[BoolArray, BoolArray]:
         return (first | second) == 0, (first & second) == 1
+
+    def told(self, first: Codes, second: Codes) -> BoolArray:
+        told: BoolArray = first != second
+        return told

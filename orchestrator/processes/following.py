@@ -1,0 +1,99 @@
+"""What a node follows from block to block: the loop's phase, with the partners in front of whom it stands in the ring.
+
+The correction is the node's own: it is played with the next block, told as an event, and forgotten where the loop's phase
+is calibrated anew.  A node that starts begins at the calibrated value.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from msgspec.structs import replace
+
+from lab.calibration.steps import Step
+from lab.testbed import Testbed
+from orchestrator.events.process import Emit, Tracked
+from orchestrator.events.status import BlockReport, Pair
+from orchestrator.light.tracking.correction import Correction
+from orchestrator.light.tracking.loop_phase import (
+    SPOILS_RAD,
+    LoopPhaseTracking,
+    PhaseOutOfRange,
+    phase_left,
+)
+from orchestrator.protocols.base import BlockPlan
+from orchestrator.wire.fields import REASON_LIMIT
+
+logger = logging.getLogger(__name__)
+
+
+def tracked(correction: Correction, owner: str, pair: Pair, frame: int) -> Tracked:
+    """The event of a correction."""
+    c = correction
+    return Tracked(c.what, owner, *pair, frame, c.before, c.after, c.unit, c.why)
+
+
+@dataclass
+class FollowedBlock:
+    """One block, and what was played with it."""
+
+    tracking: LoopPhaseTracking
+    owner: str
+    pair: Pair
+    visibility: float
+    emit: Emit
+    played_rad: float = field(init=False)
+    spoilt_rad: float = 0.0
+    """What was left of the phase, where that was corrected."""
+    beyond: str = ""
+    """Why it is followed no further."""
+
+    def __post_init__(self) -> None:
+        self.played_rad = self.tracking.rad
+
+    def see(self, plan: BlockPlan, frames: int, clicks: npt.NDArray[np.int64]) -> None:
+        """Take the clicks of the rounds whose symbols are told, int64 of shape (2, n, n)."""
+        left = phase_left(clicks, plan.symbols.phases_rad, self.visibility)
+        try:
+            correction = self.tracking.see(self.played_rad, left)
+        except PhaseOutOfRange as error:
+            self.beyond = str(error)
+            return
+        if correction is not None and left is not None:
+            self.spoilt_rad = left.rad
+            self.emit(tracked(correction, self.owner, self.pair, frames - 1))
+
+    def judged(self, report: BlockReport) -> BlockReport:
+        """The block's report with what the phase has to do with it.
+
+        A block that was given up over a phase that is corrected wants no calibration; a phase that is followed no further
+        wants one, whatever the block gave.
+        """
+        if self.beyond:
+            reason = "; ".join(filter(None, (report.reason, self.beyond)))
+            return replace(report, reason=reason[:REASON_LIMIT], calibrate=(Step.PHASE,))
+        if not report.stored and report.calibrate and abs(self.spoilt_rad) >= SPOILS_RAD:
+            told = f"the loop's phase was {self.spoilt_rad:+.3f} rad off, and is corrected; {report.reason}"
+            return replace(report, reason=told[:REASON_LIMIT], calibrate=())
+        return report
+
+
+class Following:
+    """The corrections of one node, by pair."""
+
+    def __init__(self, name: str, emit: Emit) -> None:
+        self._name, self._emit = name, emit
+        self._phases: dict[Pair, LoopPhaseTracking] = {}
+        self._calibrated_rad: float | None = None
+
+    def block(self, testbed: Testbed, pair: Pair) -> FollowedBlock:
+        """A block that is about to be played; nothing is told to, and nothing corrected by, the second of the pair."""
+        calibrated_rad = testbed.loop_phase_rad(self._name)
+        if calibrated_rad != self._calibrated_rad:
+            self._phases.clear()
+            self._calibrated_rad = calibrated_rad
+        tracking = self._phases.setdefault(pair, LoopPhaseTracking())
+        return FollowedBlock(tracking, self._name, pair, testbed.calibration.visibility, self._emit)
