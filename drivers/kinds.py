@@ -146,6 +146,9 @@ class PowerSensor(Protocol):
         ``power_w`` is given below it too, so that noise averages out: this is for plans, which must not rest on less.
         """
 
+    def glance_w(self) -> float:
+        """The power of this moment as quickly as may be, and as noisy as that leaves it: for telling much from little."""
+
     def zero(self) -> None:
         """Take what reaches the sensor as zero, for seconds or tens of them: the caller has made it dark."""
 

@@ -3,7 +3,8 @@
 A driver opens nothing in its constructor, so each is made as its role would make it, asked for its limits, and closed.
 What is told, each with its place in the file: addresses of another form than the model has, options that the driver
 does not take or not of this type, physical values outside the limits of the parameter that will be set to them, trigger
-inputs that would not see the edge of their source, and what is believed of the light without a reason.
+inputs that would not see the edge of their source, sensors with which a station could not leave the ring, and what is
+believed of the light without a reason.
 So a limit is declared once, in the driver, and the options of a set-up (``max_power_mw``) narrow it here too.
 
 Drivers load QCoDeS: only commands that start or check a whole testbed and roles that own instruments import this.
@@ -28,6 +29,7 @@ from drivers.links.addresses import AddressError
 from drivers.links.limits import limits_of
 from drivers.options import no_such, option_types, wrong_type
 from lab.consistency import Mistake, meaning, unknown_model
+from lab.light_budget import DARK_W
 from lab.light_of import pair_light
 from lab.needs import (
     ATTENUATOR,
@@ -46,6 +48,8 @@ from lab.needs import (
 )
 from lab.quantities import UNITS, Plausible, items, number, unit_of
 from lab.testbed import InstrumentEntry, Testbed, TestbedError, examine, read_testbed
+
+SENSORS = (SENSOR_CW, SENSOR_CCW)
 
 OPTION_RANGES = {
     "db_per_s": Plausible(1e-3, 1e5),
@@ -78,7 +82,7 @@ def checked_testbed(path: Path, owners: Collection[str] | None = None) -> Testbe
             wrong = [*_address(place, entry), *_options(place, entry)] or _create(place, entry, made, stack)
             found += [each for each in wrong if each[0] not in problems]
         values = value_mistakes(testbed, made) if testbed else {}
-        found += [*_light(testbed), *_trigger_levels(testbed, made)] if testbed else []
+        found += [*_light(testbed), *_sensors(testbed), *_trigger_levels(testbed, made)] if testbed else []
     found = [(place, "; ".join((why, *filter(None, [values.pop(place, "")])))) for place, why in found]
     found += values.items()
     if testbed is None or found:
@@ -182,6 +186,25 @@ def _light(testbed: Testbed) -> Iterator[Mistake]:
 
 def _has_counter(entries: tuple[InstrumentEntry, ...]) -> bool:
     return any(not unknown_model(entry.model) and row(entry.model).channels(TIME_TAGGER) for entry in entries)
+
+
+def _sensors(testbed: Testbed) -> Iterator[Mistake]:
+    """Sensors that do not tell the light of a block from none: their station would never step aside by itself."""
+    for index, entry in enumerate(testbed.instruments):
+        if entry.owner not in testbed.user_names() or unknown_model(entry.model):
+            continue
+        servers = testbed.servers(entry.owner)
+        serving = [each.name for each in SENSORS if servers[each.name].instrument == entry.name]
+        floor_w = row(entry.model).floor_w(entry.options)
+        if serving and (floor_w is None or floor_w >= DARK_W):
+            least = "an unknown power (option floor_w)" if floor_w is None else f"{floor_w * 1e12:.3g} pW"
+            yield (
+                f"instruments[{index}]",
+                f"{entry.name} serves {entry.owner} as {' and '.join(serving)}, and the least that a {entry.model} tells from "
+                f"none is {least}: below {DARK_W * 1e12:.3g} pW is dark, so after a fault the station could not know when to "
+                "leave the ring and would stand in the light of every pair; take sensors that see less, such as a keysight-8163b "
+                "with 81634B heads",
+            )
 
 
 def _trigger_levels(testbed: Testbed, made: Mapping[str, LabInstrument]) -> Iterator[Mistake]:

@@ -178,6 +178,10 @@ class ThorlabsPM100D(ScpiInstrument):
         timeout_s = self.link.timeout_s + 2 * SAMPLE_S * self._averaging
         return self.link.query_float("MEASure:POWer?", timeout_s=timeout_s)
 
+    def glance_w(self) -> float:
+        """The power of this moment: a reading takes a second at the most."""
+        return self._measure()
+
     def zero(self) -> None:
         """Take what reaches the head as zero: the caller has made it dark.  NotReadyError after :data:`ZERO_S`."""
         link = self.link

@@ -29,7 +29,13 @@ if TYPE_CHECKING:
     from drivers.kinds import PowerSensor
 
 EVERY_S = 0.3
-"""With a reading of some tenths of a second and what making safe takes, dark within a second."""
+"""With a reading of some tenths of a second and what making safe takes, dark within a second.
+
+Sensors that average for ten seconds are looked at by glances, which take a tenth of a second for both, so they are free for
+whoever measures intensity for three quarters of the time.  A glance waits for a reading that is under way at the same box: at
+a bench a user's station is dark ``averaging_s`` and a second after it became too bright at the latest, and within a second
+where nobody reads.
+"""
 ANY_MU = 0.01
 """All light of a pair is proportional to it; what a detector counts besides is dark."""
 
@@ -69,11 +75,11 @@ def sensor_bounds_w(testbed: Testbed, user: str) -> dict[Direction, float]:
 def sensor_watch(
     testbed: Testbed, user: str, sensors: Mapping[Direction, PowerSensor], is_in: Callable[[], bool]
 ) -> Watch:
-    """Of both sensors of a user; nobody looks while the station is bypassed, where sensors take their zero."""
+    """Of both sensors of a user, at a glance; nobody looks while the station is bypassed, where sensors take their zero."""
     bounds = sensor_bounds_w(testbed, user)
 
     def look() -> str:
-        read = {direction: sensor.power_w() for direction, sensor in sensors.items()}
+        read = {direction: sensor.glance_w() for direction, sensor in sensors.items()}
         over = [
             f"the {direction} sensor of {user} reads {power_w:.3g} W, above {bounds[direction]:.3g} W"
             for direction, power_w in read.items()

@@ -25,7 +25,7 @@ from drivers.links.errors import (
     WrongInstrumentError,
 )
 from drivers.powermeters.keysight_8163b import Keysight8163B
-from drivers.powermeters.keysight_sensors import ZERO_S, parse_acquisition
+from drivers.powermeters.keysight_sensors import GLANCE_S, ZERO_S, parse_acquisition
 from sim_backends.powermeters.keysight_8163b import HEAD_81634B, Keysight8163BTwin
 from sim_backends.servers import Call
 
@@ -186,6 +186,53 @@ def test_a_reading_below_the_floor_is_as_it_is_and_its_mean_is_right() -> None:
     readings = np.array([setup.meter.slot1.power_w() for _ in range(400)])
     assert readings.std() == pytest.approx(HEAD_81634B.noise_w / 10**0.5, rel=0.15, abs=0)
     setup.close()
+
+
+def test_a_glance_is_short_and_changes_no_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeTransport(REST, end="\r")
+    monkeypatch.setattr(scpi_visa, "_open_transport", lambda *_: fake)
+    meter = Keysight8163B("meter", "TCPIP::h::5025::SOCKET")
+    meter.connect()
+    fake.sent.clear()
+    fake.limits_s.clear()
+    assert meter.slot1.glance_w() == -2.1e-15
+    assert fake.sent == [
+        b"SENSe1:POWer:ATIMe 0.05\n",
+        b"READ1:POWer?\n",
+        b"SENSe1:POWer:ATIMe 1\n",
+    ]
+    assert max(fake.limits_s) < 2.1, "nobody waits for a whole reading"
+    meter.close()
+
+
+def test_the_noise_of_a_glance_is_that_of_its_time_and_the_next_reading_is_quiet() -> None:
+    setup = Setup(head=QUICK, rng=np.random.default_rng(3))
+    setup.meter.connect()
+    setup.light_w = {1: 0.0, 2: 0.0}
+    setup.meter.slot1.zero()
+    setup.meter.slot1.averaging_s(10.0)
+    glances, readings = np.array(
+        [(setup.meter.slot1.glance_w(), setup.meter.slot1.power_w()) for _ in range(300)]
+    ).T
+    assert glances.std() == pytest.approx(HEAD_81634B.noise_w / GLANCE_S**0.5, rel=0.15, abs=0)
+    assert readings.std() == pytest.approx(HEAD_81634B.noise_w / 10**0.5, rel=0.15, abs=0)
+    setup.close()
+
+
+def test_after_a_glance_that_was_cut_off_readings_take_their_time(setup: Setup) -> None:
+    """Light that is no number stands for whatever ends a glance in the middle."""
+    setup.meter.slot1.averaging_s(10.0)
+    setup.light_w[1] = float("nan")
+    with pytest.raises(NoReadingError):
+        setup.meter.slot1.glance_w()
+    setup.light_w[1] = OWN_LIGHT_W
+    assert setup.twin.state()["averaging_s"][1] == GLANCE_S
+    assert setup.meter.slot1.power_w() == near(OWN_LIGHT_W)
+    assert setup.twin.state()["averaging_s"][1] == 10.0
+    setup.light_w[1] = float("nan")
+    with pytest.raises(NoReadingError):
+        setup.meter.slot1.glance_w()
+    assert setup.meter.slot1.averaging_s() == 10.0
 
 
 def test_a_zero_in_the_dark_takes_the_error_away() -> None:

@@ -119,6 +119,9 @@ class Sensor:
     def floor_w(self) -> float:
         return 1e-14
 
+    def glance_w(self) -> float:
+        return self.power_w()
+
     def power_w(self) -> float:
         value = self.source()
         self.reads += 1

@@ -212,6 +212,48 @@ def told_or_nothing(data: dict[str, Any], folder: Path) -> dict[str, str]:
         return {}
 
 
+@pytest.mark.parametrize(
+    ("model", "options", "least"),
+    [
+        ("keysight-n7752a", {}, "a keysight-n7752a tells from none is 10 pW"),
+        ("thorlabs-pm100d", {}, "a thorlabs-pm100d tells from none is an unknown power (option floor_w)"),
+        ("thorlabs-pm100d", {"floor_w": 1e-10}, "is 100 pW"),
+        ("thorlabs-pm100d", {"floor_w": 1e-13}, ""),
+    ],
+)
+@pytest.mark.parametrize("monitoring", ["monitored", "calibrated"])
+def test_sensors_with_which_a_station_could_not_step_aside_are_refused(
+    tmp_path: Path, model: str, options: dict[str, object], least: str, monitoring: str
+) -> None:
+    data = content()
+    put(data, "protocol.monitoring", monitoring)
+    both = [each for each in data["instruments"] if each["name"] != "sensors_bob"]
+    channels = ("ch5", "ch6") if model == "keysight-n7752a" else ("", "")
+    names = ("box", "box") if model == "keysight-n7752a" else ("meter_cw", "meter_ccw")
+    for name in dict.fromkeys(names):
+        needs = zip(("sensor_cw", "sensor_ccw"), names, channels, strict=True)
+        serves = {need: channel for need, of_name, channel in needs if of_name == name}
+        both.append({"name": name, "model": model, "owner": "bob", "serves": serves, "options": options})
+    if model == "keysight-n7752a":
+        both[-1]["serves"]["attenuator"] = "ch3"
+        both = [each for each in both if each["name"] != "voa_bob"]
+    data["instruments"] = both
+    found = {
+        place: why
+        for place, why in told_or_nothing(data, tmp_path).items()
+        if "step" in why or "leave" in why
+    }
+    if not least:
+        assert found == {}
+        return
+    last = len(both) - 1
+    assert set(found) == {f"instruments[{last - at}]" for at in range(len(set(names)))}
+    for why in found.values():
+        assert least in why
+        assert "could not know when to leave the ring" in why
+        assert "take sensors that see less, such as a keysight-8163b with 81634B heads" in why
+
+
 def test_a_generator_too_slow_for_pulses_is_no_carver(tmp_path: Path) -> None:
     data = content()
     put(data, of("awg_relay", "model"), "keysight-33622a")

@@ -111,6 +111,7 @@ def test_light_that_comes_while_sensors_are_zeroed_is_found(tmp_path: Path) -> N
             """A sensor that is lit for as long as it takes its zero."""
 
             power_w, wavelength_nm, floor_w = owned.sensor_cw.power_w, owned.sensor_cw.wavelength_nm, None
+            glance_w = power_w
 
             def zero(self) -> None:
                 launching.shine(10.0)
