@@ -129,15 +129,20 @@ def hold(
 @queue_app.command()
 def resume(
     number: OptionalNumber = None,
+    pair: Annotated[str | None, typer.Option(help="A pair that is suspended, such as alice-bob.")] = None,
     owner: Owner = None,
     testbed: FolderOption = Path(),
     state: StatePath = None,
     as_json: Json = False,
 ) -> None:
-    """Go on with an entry, or with all."""
+    """Go on with an entry, with a pair that is suspended, or with all."""
+    from lab.runs.testbeds.machine import Machine
     from orchestrator.wire.queue_control import ResumeQueue
 
-    _tell(ResumeQueue(_who(owner), number), testbed, state, as_json)
+    if pair is not None and number is not None:
+        raise typer.BadParameter("resume an entry or a pair, not both")
+    named = None if pair is None else Machine(testbed, state).pair(pair)
+    _tell(ResumeQueue(_who(owner), number, named), testbed, state, as_json)
 
 
 @queue_app.command()

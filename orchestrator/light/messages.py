@@ -22,6 +22,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from lab.calibration.steps import Step
 from orchestrator.light.clicks import BOTH, D1_ONLY, FrameClicks
 from orchestrator.wire.codec import Message, WireError, decode, encode
 from orchestrator.wire.fields import REASON_LIMIT
@@ -87,7 +88,11 @@ LOST = b""
 
 
 class LightAborted(Exception):
-    """The light phase ended early; nothing of the block is kept."""
+    """The light phase ended early; nothing of the block is kept.  ``steps`` are calibrations that would mend the ring."""
+
+    def __init__(self, text: str, steps: tuple[Step, ...] = ()) -> None:
+        super().__init__(text)
+        self.steps = steps
 
 
 class DetectorsBlinded(LightAborted):

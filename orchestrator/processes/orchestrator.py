@@ -14,7 +14,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,8 +29,6 @@ from orchestrator.events.status import (
     BlockReport,
     HubStatus,
     LeaseStatus,
-    Light,
-    Monitoring,
     PairStatus,
     PeerItem,
     PeerStatus,
@@ -41,13 +38,14 @@ from orchestrator.events.status import (
     pair_name,
 )
 from orchestrator.events.status import ORCHESTRATOR as ROLE
-from orchestrator.hub.events import HubEvent, HubLimits, PeerDown, PeerMessage, PeerUp
+from orchestrator.hub.events import HubEvent, PeerDown, PeerMessage, PeerUp
 from orchestrator.hub.hub import Hub
 from orchestrator.keystore.errors import StoreError
+from orchestrator.processes.calibrating import STEPS as CALIBRATIONS
+from orchestrator.processes.orchestrator_config import OrchestratorConfig, config_of
 from orchestrator.processes.queue_desk import QueueDesk
 from orchestrator.processes.role_records import lease_ended
 from orchestrator.processes.status_board import StatusBoard
-from orchestrator.protocols.block_planning import plan_for
 from orchestrator.records.keeping import Records
 from orchestrator.records.kinds import RoleStopped
 from orchestrator.scheduling.entries import QueueError
@@ -57,7 +55,8 @@ from orchestrator.scheduling.leases import Order, Outcome, Phase, RingLeases
 from orchestrator.scheduling.queue_store import QUEUE_FILE, QueueStore
 from orchestrator.scheduling.ring_queue import RingQueue, wall_clock
 from orchestrator.scheduling.ring_schedule import RingSchedule
-from orchestrator.scheduling.scheduler import Pair, Policy
+from orchestrator.scheduling.scheduler import Pair
+from orchestrator.scheduling.suspending import Suspensions
 from orchestrator.scheduling.turns import Turns
 from orchestrator.wire.control_socket import ControlSocket
 from orchestrator.wire.curve import CurveKeys, load_keys
@@ -93,26 +92,6 @@ CALIBRATION_LIMIT_S = 1800.0
 """A step waits for sweeps and settling of its own; this only catches what hangs."""
 GRANTING = (Phase.OFFERED, Phase.GRANTED)
 NOT_SEEN = "not seen since the orchestrator started"
-
-
-@dataclass(frozen=True)
-class OrchestratorConfig:
-    """What the testbed file and the command line decide.  Times in seconds."""
-
-    users: tuple[str, ...]
-    rates_bps: Mapping[Pair, float]
-    n_frames: int
-    light_limit_s: float
-    block_bits: Mapping[Pair, int] = field(default_factory=dict)
-    trusted: Mapping[Pair, tuple[Light, Monitoring]] = field(default_factory=dict)
-    control_endpoint: str = "auto"
-    bulk_endpoint: str = "auto"
-    offer_timeout_s: float = 5.0
-    drain_s: float = 15.0
-    step_s: float = 0.05
-    save_every_s: float = 10.0
-    limits: HubLimits = field(default_factory=HubLimits)
-    policy: Policy = field(default_factory=Policy)
 
 
 class Orchestrator:
@@ -161,8 +140,13 @@ class Orchestrator:
         )
         self._store = QueueStore(state_dir / QUEUE_FILE)
         self.queue = RingQueue(self._store, config.rates_bps, tuple(Step), clock=clock, wall=wall)
-        self._turns = Turns(self.queue, self.schedule)
-        self.desk = QueueDesk(self.queue, self._turns, self.schedule, self._why_unavailable, clock)
+        self.suspensions = Suspensions(
+            self.queue, self._store, tuple(CALIBRATIONS.values()), clock=clock, wall=wall
+        )
+        self._turns = Turns(self.queue, self.schedule, self.suspensions.why)
+        self.desk = QueueDesk(
+            self.queue, self._turns, self.schedule, self.suspensions, self._why_unavailable, clock
+        )
         self._rests = self.queue.resting
         self._peers = {role: PeerStatus(role, False, reason=NOT_SEEN) for role in (RELAY, *config.users)}
         self._board = StatusBoard(config.users, self._tell_observer)
@@ -256,7 +240,14 @@ class Orchestrator:
         self, role: str, message: LeaseAccept | LeaseRefuse | LeaseDone | LeaseAbort, now_s: float
     ) -> None:
         """A word about the lease in being; one of the queue is written down before it is lit."""
-        before = self.leases.phase
+        before, held = self.leases.phase, self.leases.lease
+        if (
+            isinstance(message, LeaseDone)
+            and held is not None
+            and held.purpose == KEY
+            and held.is_ended_by(role, message)
+        ):
+            self.suspensions.refused(held.pair, message.reason, message.calibrate)
         orders = self.leases.heard(role, message, now_s)
         lease = self.leases.lease
         if lease is not None and lease.entry is not None and (before, self.leases.phase) == GRANTING:
@@ -273,12 +264,21 @@ class Orchestrator:
             case BlockReport():
                 self.schedule.block_reported(item, now_s)
                 self.queue.block_reported(item)
+                if item.counts(role):
+                    self._judge(item)
             case Stock():
                 self.schedule.stock(role, item, now_s)
             case Ready() if self._peers[role].present:
                 self._party(PeerStatus(role, True, item.ready, item.reason, item.instruments), now_s)
             case _:
                 pass  # to be shown, and nothing else
+
+    def _judge(self, report: BlockReport) -> None:
+        """Whether the pair of a block may go on as it is calibrated."""
+        if report.calibrate:
+            self.suspensions.refused(report.pair, report.reason, report.calibrate)
+        elif report.stored:
+            self.suspensions.made_key(report.pair)
 
     def _settle_epochs(self, role: str, refusal: LeaseRefuse) -> None:
         """A party of the offer in being objects to its token: come up to it, or lead it up to us."""
@@ -313,6 +313,7 @@ class Orchestrator:
             self._show_outcome(outcome, now_s)
         self.desk.serve()
         self.queue.time(now_s)
+        self.suspensions.time()
         self._offer(now_s)
         self._show_pairs(now_s)
         self._show_ring(now_s)
@@ -414,8 +415,8 @@ class Orchestrator:
                 self.schedule.in_work_bits(pair.pair),
                 pair.rate_bps,
                 pair.measured,
-                self.schedule.available(pair.pair),
-                self._why_unavailable(pair.pair),
+                self.schedule.available(pair.pair) and not self.suspensions.why(pair.pair),
+                self._why_unavailable(pair.pair) or self.suspensions.why(pair.pair),
                 fault.count if fault else 0,
                 max(0.0, now_s - fault.since_s) if fault else 0.0,
                 fault.reason[:REASON_LIMIT] if fault else "",
@@ -439,27 +440,6 @@ class Orchestrator:
             replace_file(self._saved, self.schedule.dump(self._clock()))
         except OSError as error:
             logger.warning("cannot save the schedule to %s: %s", self._saved, error.strerror)
-
-
-def config_of(testbed: Testbed) -> OrchestratorConfig:
-    """What a testbed file says to the orchestrator."""
-    light_s = testbed.frames_per_block() * testbed.protocol.slots_per_frame / testbed.protocol.clock_hz
-    plans = {pair: plan_for(testbed, *pair) for pair in testbed.pairs()}
-    block_bits = {pair: plan.expected_bits for pair, plan in plans.items()}
-    return OrchestratorConfig(
-        users=testbed.user_names(),
-        rates_bps={pair: bits / light_s for pair, bits in block_bits.items()},
-        block_bits=block_bits,
-        trusted={pair: (plan.light, plan.monitoring) for pair, plan in plans.items()},
-        policy=Policy(
-            rounds_ahead=1
-        ),  # a demand says how much stock is wanted; how far ahead is its sender's choice
-        n_frames=testbed.frames_per_block(),
-        # Loading fresh waveforms takes far longer than the light itself; this only catches what hangs.
-        light_limit_s=60.0 + 50.0 * light_s,
-        control_endpoint=testbed.hub.control,
-        bulk_endpoint=testbed.hub.bulk,
-    )
 
 
 def run_orchestrator(

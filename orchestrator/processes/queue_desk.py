@@ -14,6 +14,7 @@ from orchestrator.scheduling.entries import Entry, Work, in_words
 from orchestrator.scheduling.ring_queue import RingQueue
 from orchestrator.scheduling.ring_schedule import RingSchedule
 from orchestrator.scheduling.scheduler import Pair
+from orchestrator.scheduling.suspending import Suspensions
 from orchestrator.scheduling.turns import Turns
 from orchestrator.wire.control_socket import Done, Reply
 from orchestrator.wire.queue_control import (
@@ -42,10 +43,11 @@ class QueueDesk:
         queue: RingQueue,
         turns: Turns,
         schedule: RingSchedule,
+        suspensions: Suspensions,
         why_away: Callable[[Pair], str],
         clock: Callable[[], float],
     ) -> None:
-        self._queue, self._turns, self._schedule = queue, turns, schedule
+        self._queue, self._turns, self._schedule, self._suspensions = queue, turns, schedule, suspensions
         self._why_away = why_away
         self._clock = clock
         self._asked: runtime.Queue[tuple[QueueRequest, runtime.Future[Reply]]] = runtime.queue()
@@ -90,6 +92,10 @@ class QueueDesk:
             case HoldQueue(who, number):
                 queue.hold(who, number)
                 return Done(f"{_named(number)} held; what is lit is finished, then the bench is made safe")
+            case ResumeQueue(who, pair=pair) if pair is not None:
+                self._suspensions.resume(who, pair)
+                self._schedule.again_at_once(pair)
+                return Done(f"{pair_name(pair)} makes key again")
             case ResumeQueue(who, number):
                 queue.resume(who, number)
                 return Done(f"{_named(number)} resumed")
@@ -157,12 +163,19 @@ class QueueDesk:
             return entry.reason
         if rests := self._queue.resting:
             return f"the ring rests: {rests}"
-        away = [f"{pair_name(pair)}: {why}" for pair in entry.work.pairs if (why := self._why_away(pair))]
+        away = [
+            f"{pair_name(pair)}: {why}" for pair in entry.work.pairs if (why := self._why_not(entry, pair))
+        ]
         if away and len(away) == len(entry.work.pairs):
             return "; ".join(away)[:400]
         if any(self._queue.in_work(entry.number, pair) for pair in entry.work.pairs) and waits:
             return "its block is in work"
         return entry.reason
+
+    def _why_not(self, entry: Entry, pair: Pair) -> str:
+        """A suspended pair can be calibrated."""
+        makes_key = entry.work.kind != "calibration"
+        return self._why_away(pair) or (self._suspensions.why(pair) if makes_key else "")
 
 
 def _named(number: int | None) -> str:

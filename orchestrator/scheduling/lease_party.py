@@ -23,6 +23,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from drivers.links.errors import InstrumentError, InterlockedError
+from lab.calibration.steps import Step
 from lab.station import StationError
 from orchestrator import runtime
 from orchestrator.events.status import Ready
@@ -293,7 +294,8 @@ class LeaseParty:
         try:
             statistics = self._run_light(lease)
         except (LightAborted, ChannelError) as error:
-            self._end_early(lease, lease.aborted or f"{type(error).__name__}: {error}")
+            steps = error.steps if isinstance(error, LightAborted) and not lease.aborted else ()
+            self._end_early(lease, lease.aborted or f"{type(error).__name__}: {error}", steps)
         except InstrumentError as error:
             self._break(error)
             self._end_early(lease, self._forbidden() or self._broken)
@@ -305,9 +307,10 @@ class LeaseParty:
             logger.info("light phase %d/%d: %.2f s", lease.epoch, lease.number, runtime.now() - started)
             self._agent.control_send(LeaseDone(lease.epoch, lease.number, True, "", statistics))
 
-    def _end_early(self, lease: HeldLease, reason: str) -> None:
+    def _end_early(self, lease: HeldLease, reason: str, steps: tuple[Step, ...] = ()) -> None:
         logger.warning("light phase %d/%d ended early: %s", lease.epoch, lease.number, reason)
-        self._agent.control_send(LeaseDone(lease.epoch, lease.number, False, reason[:REASON_LIMIT]))
+        done = LeaseDone(lease.epoch, lease.number, False, reason[:REASON_LIMIT], calibrate=steps)
+        self._agent.control_send(done)
 
     def _forbidden(self) -> str:
         """Why nothing may be enabled, "" where it may."""

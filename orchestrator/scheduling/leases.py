@@ -70,6 +70,10 @@ class Lease:
         """Everybody who must agree."""
         return RELAY, self.first, self.second
 
+    def is_ended_by(self, role: str, done: LeaseDone) -> bool:
+        """Whether this is a party's word about its end."""
+        return role in self.parties and (done.epoch, done.number) == (self.epoch, self.number)
+
 
 @dataclass(frozen=True)
 class Outcome:

@@ -45,6 +45,11 @@ CREATE INDEX history_of_entry ON history (entry, number);
 CREATE TABLE holds (name TEXT PRIMARY KEY, who TEXT NOT NULL, at REAL NOT NULL) STRICT, WITHOUT ROWID;
 """
 
+SUSPENSIONS = """
+CREATE TABLE suspensions (
+    first TEXT NOT NULL, second TEXT NOT NULL, suspension BLOB NOT NULL,
+    PRIMARY KEY (first, second)) STRICT, WITHOUT ROWID;
+"""
 
 STEPS = """
 UPDATE entries SET entry = CAST(json_remove(json_set(CAST(entry AS TEXT), '$.work.steps',
@@ -59,9 +64,9 @@ class QueueDatabase(Database):
 
     kind = "queue"
     application_id = 0x514E_5155  # "QNQU"
-    schema_version = 2
-    schema = SCHEMA
-    migrations = {1: STEPS}  # noqa: RUF012 - never changed
+    schema_version = 3
+    schema = SCHEMA + SUSPENSIONS
+    migrations = {1: STEPS, 2: SUSPENSIONS}  # noqa: RUF012 - never changed
     kept = "Nothing was changed"
 
     def _format(self) -> int:
@@ -78,6 +83,23 @@ class LitBlock(msgspec.Struct, frozen=True):
     entry: int
     pair: Pair
     state: BlockState
+
+
+class Suspension(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A pair that makes no key until ``steps`` are calibrated, or that did not make any since it was (``suspended`` False).
+
+    ``entry`` of the queue calibrates, None where nothing does by itself; ``to_do`` is what has to happen.  ``times`` in a row
+    without key it was suspended, the last time ``at`` on the wall clock.
+    """
+
+    pair: Pair
+    reason: str
+    steps: tuple[str, ...]
+    at: float
+    times: int = 1
+    suspended: bool = True
+    entry: int | None = None
+    to_do: str = ""
 
 
 class Hold(msgspec.Struct, frozen=True):
@@ -192,6 +214,22 @@ class QueueStore:
             f"SELECT at, entry, who, what FROM history {where} ORDER BY number DESC LIMIT ?", *values, limit
         )
         return [HistoryLine(*row) for row in reversed(rows)]
+
+    # -- pairs that are suspended --------------------------------------------------------------------
+
+    def suspensions(self) -> list[Suspension]:
+        """All that is kept of them."""
+        rows = self._db.query("SELECT suspension FROM suspensions ORDER BY first, second")
+        return [msgspec.json.decode(blob, type=Suspension) for (blob,) in rows]
+
+    def keep_suspension(self, pair: Pair, suspension: Suspension | None) -> None:
+        """What is kept of a pair from here on; None for nothing."""
+        self._db.write("DELETE FROM suspensions WHERE first = ? AND second = ?", *pair)
+        if suspension is not None:
+            blob = msgspec.json.encode(suspension)
+            self._db.write(
+                "INSERT INTO suspensions (first, second, suspension) VALUES (?, ?, ?)", *pair, blob
+            )
 
     # -- the whole queue -----------------------------------------------------------------------------
 

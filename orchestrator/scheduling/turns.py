@@ -7,7 +7,7 @@ other.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -36,8 +36,12 @@ class NextLease:
 class Turns:
     """Asks both and remembers what is owed to the oldest; times are monotonic seconds of the caller."""
 
-    def __init__(self, queue: RingQueue, schedule: RingSchedule) -> None:
+    def __init__(
+        self, queue: RingQueue, schedule: RingSchedule, suspended: Callable[[Pair], str] = lambda pair: ""
+    ) -> None:
+        """``suspended``: why a pair makes no key for the time being, empty if it may."""
         self._queue = queue
+        self._suspended = suspended
         self._schedule = schedule
         self._owed_s = 0.0
         self._claims: Sequence[Claim] = ()
@@ -73,7 +77,7 @@ class Turns:
         found = [
             claim for entry in self._queue.entries if (claim := self._claim(entry, state, now_s)) is not None
         ]
-        wanted = lacking(state, now_s)
+        wanted = {pair: bits for pair, bits in lacking(state, now_s).items() if not self._suspended(pair)}
         if wanted:
             waits = [s for p in state.pairs if p.pair in wanted and (s := p.waiting_since_s) is not None]
             due = [s for p in state.pairs if p.pair in wanted and (s := p.needed_by_s) is not None]
@@ -114,7 +118,11 @@ class Turns:
                 return None
             first_s, *later_s = [self._step_s.get(calibration(step), STEP_S) for step in entry.steps_left]
             return replace(known, step_s=first_s, later_s=sum(later_s), pair=pair)
-        wanted = {pair: bits for pair in work.pairs if (bits := self._lacking(entry, pair, now_s)) > 0}
+        wanted = {
+            pair: bits
+            for pair in work.pairs
+            if not self._suspended(pair) and (bits := self._lacking(entry, pair, now_s)) > 0
+        }
         return replace(known, lacking=wanted) if wanted else None
 
     def _lacking(self, entry: Entry, pair: Pair, now_s: float) -> int:

@@ -18,6 +18,7 @@ from typing import Annotated, TypeAlias
 
 from msgspec import Meta, Raw
 
+from lab.calibration.steps import Step
 from orchestrator.events.common import read_item
 from orchestrator.events.status import BlockReport, StatusItem
 from orchestrator.wire.codec import Message, packed
@@ -107,13 +108,17 @@ class LightStatistics(Message, frozen=True):
 
 
 class LeaseDone(Message, frozen=True):
-    """The light phase is over for this party; the ring is free once all three have said so."""
+    """The light phase is over for this party; the ring is free once all three have said so.
+
+    ``calibrate``: what would mend a ring on which it ended early, as far as this party can tell.
+    """
 
     epoch: Count
     number: Count
     ok: bool
     reason: Reason = ""
     statistics: LightStatistics = LightStatistics()
+    calibrate: Annotated[tuple[Step, ...], Meta(max_length=len(Step))] = ()
 
 
 class Demand(Message, frozen=True):

@@ -54,10 +54,11 @@ class HoldQueue(Message, frozen=True):
 
 
 class ResumeQueue(Message, frozen=True):
-    """Go on, with one entry or with all."""
+    """Go on, with one entry, with a ``pair`` that is suspended, or with all."""
 
     who: Who
     number: Number | None = None
+    pair: PairNames | None = None
 
 
 class AbortEntry(Message, frozen=True):

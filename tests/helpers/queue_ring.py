@@ -13,13 +13,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
+from lab.calibration.steps import Step
 from orchestrator.events.status import BlockReport, LaneStock, Pair, Stock
 from orchestrator.hub.agent import Agent, LinkUp
 from orchestrator.light.messages import LightAborted
 from orchestrator.scheduling.fencing import Fence
 from orchestrator.scheduling.lease_party import HeldLease, LeaseParty
 from orchestrator.wire.curve import CurveKeys
-from orchestrator.wire.messages import KEY, LightStatistics, ReportedBefore
+from orchestrator.wire.messages import KEY, LightStatistics, ReportedBefore, calibration
 
 USERS = ("alice", "bob", "carol")
 PAIRS: tuple[Pair, ...] = (("alice", "bob"), ("alice", "carol"), ("bob", "carol"))
@@ -39,6 +40,8 @@ class Light:
     """How long nodes take between light and report, by turns."""
     steps: Counter[str] = field(default_factory=Counter)
     """Calibration leases that ran to their end, by purpose."""
+    unfit: dict[Pair, tuple[Step, ...]] = field(default_factory=dict)
+    """Pairs whose blocks give no key until these calibrations have run."""
     shining: threading.Event = field(default_factory=threading.Event)
     """Cleared: whoever met waits before the light is over."""
     begun: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
@@ -54,6 +57,11 @@ class Light:
 
         def over() -> None:
             (self.blocks.update([lease.pair]) if lease.purpose == KEY else self.steps.update([lease.purpose]))
+            left = tuple(
+                step for step in self.unfit.pop(lease.pair, ()) if calibration(step) != lease.purpose
+            )
+            if left:
+                self.unfit[lease.pair] = left
 
         with self._lock:
             first = self._meetings.setdefault(lease.token, threading.Barrier(3, self.begun.release))
@@ -125,8 +133,12 @@ class Party:
         return LightStatistics()
 
     def _store(self, lease: HeldLease) -> None:
-        self.held[lease.second if self.role == lease.first else lease.first] += BLOCK_BITS
-        report = BlockReport(lease.epoch, lease.number, *lease.pair, True, secret_bits=BLOCK_BITS, qber=0.02)
+        about = lease.epoch, lease.number, *lease.pair
+        if wanted := self.light.unfit.get(lease.pair):
+            report = BlockReport(*about, False, "error rate 1.20 % in X does not fit", calibrate=wanted)
+        else:
+            self.held[lease.second if self.role == lease.first else lease.first] += BLOCK_BITS
+            report = BlockReport(*about, True, secret_bits=BLOCK_BITS, qber=0.02)
         self._told.append(report)
         self._in_work.discard(lease.token)
         self.agent.control_send(report)

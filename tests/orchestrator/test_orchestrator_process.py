@@ -36,7 +36,8 @@ from orchestrator.events.status import (
 )
 from orchestrator.hub.agent import Agent, AgentEvent, LinkUp
 from orchestrator.hub.events import HubLimits
-from orchestrator.processes.orchestrator import NOT_SEEN, Orchestrator, OrchestratorConfig, config_of
+from orchestrator.processes.orchestrator import NOT_SEEN, Orchestrator
+from orchestrator.processes.orchestrator_config import OrchestratorConfig, config_of
 from orchestrator.scheduling.fencing import AHEAD, EPOCH_STEP, REACH, Fence, Reach
 from orchestrator.scheduling.lease_party import HeldLease, LeaseParty
 from orchestrator.wire.budget import waiting_cost

@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 from queue_ring import BLOCK_BITS, PAIRS, ROLES, USERS, Light, Party, agent_at, parties
 
+from lab.calibration.steps import Step
 from orchestrator.events.status import QueueStatus
 from orchestrator.hub.events import HubLimits
 from orchestrator.keystore.errors import StoreError
-from orchestrator.processes.orchestrator import Orchestrator, OrchestratorConfig
+from orchestrator.processes.orchestrator import Orchestrator
+from orchestrator.processes.orchestrator_config import OrchestratorConfig
 from orchestrator.scheduling.entries import QueueError
 from orchestrator.scheduling.leases import Lease
 from orchestrator.wire.curve import generate_keys
@@ -79,9 +81,12 @@ class Ring:
         (row,) = self.ask(AddEntry(who, "key", (pair,), blocks * BLOCK_BITS, **more)).entries
         return int(row.number)
 
-    def row(self, number: int) -> QueueRow:
+    def rows(self) -> list[QueueRow]:
         shown: QueueShown = self.ask(ShowQueue(1000))
-        return next(row for row in shown.entries if row.number == number)
+        return shown.entries
+
+    def row(self, number: int) -> QueueRow:
+        return next(row for row in self.rows() if row.number == number)
 
     def until(self, done: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + 20.0
@@ -99,6 +104,9 @@ class Ring:
     @property
     def at_rest(self) -> bool:
         return all(party.safe for party in self.parties.values())
+
+
+PHASE = calibration("phase")
 
 
 @pytest.fixture
@@ -347,3 +355,42 @@ def test_an_entry_says_why_it_waits(ring: Ring) -> None:
     number = ring.add(AC, 1)
     ring.until(lambda: "carol is gone" in ring.row(number).reason, "no reason")
     assert ring.row(number).reason == "alice-carol: carol is gone"
+
+
+def test_a_pair_that_does_not_fit_is_calibrated_once_and_goes_on_while_others_make_key(
+    tmp_path: Path,
+) -> None:
+    with ExitStack() as stack:
+        ring = Ring(tmp_path, stack, purposes=(KEY, PHASE))
+        ring.light.unfit[AB] = (Step.PHASE,)
+        ordered, other = ring.add(AB, 2), ring.add(AC, 2)
+        ring.until_state(other, "done")
+        ring.until_state(ordered, "done")
+        assert ring.light.steps == {PHASE: 1}
+        assert ring.light.blocks == {AB: 3, AC: 2}
+        (step,) = [row for row in ring.rows() if row.kind == "calibration"]
+        assert (step.state, step.owner) == ("done", "orchestrator")
+        assert "alice-bob is suspended: error rate 1.20 %" in step.note
+
+
+def test_a_hold_holds_the_calibration_and_an_operator_can_let_the_pair_go_on(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        ring = Ring(tmp_path, stack, purposes=(KEY, PHASE))
+        ring.light.unfit[AB] = (Step.PHASE,)
+        ring.light.shining.clear()
+        ordered = ring.add(AB, 1)
+        ring.a_block_is_lit()
+        ring.ask(HoldQueue("olga"))
+        ring.light.shining.set()
+        ring.until(lambda: any(row.kind == "calibration" for row in ring.rows()), "nothing was queued")
+        ring.until(lambda: ring.at_rest, "the bench was not made safe")
+        assert ring.light.steps == {}
+        ring.ask(AbortEntry("olga", max(row.number for row in ring.rows())))
+        ring.ask(ResumeQueue("olga"))
+        ring.until(lambda: "suspended" in ring.row(ordered).reason, "nobody says why it waits")
+        assert "qunetlab queue resume --pair alice-bob" in ring.row(ordered).reason
+        ring.light.unfit.clear()
+        ring.ask(ResumeQueue("olga", pair=AB))
+        ring.until_state(ordered, "done")
+        with pytest.raises(QueueError, match="not suspended"):
+            ring.ask(ResumeQueue("olga", pair=AB))

@@ -298,6 +298,7 @@ def test_a_queue_of_the_format_before_is_read_whole(tmp_path: Path) -> None:
             IFNULL(json_extract(CAST(entry AS TEXT), '$.work.steps[0]'), '')),
             '$.work.steps', '$.steps_done') AS BLOB)""")
         assert b'"step":"phase"' in db.execute("SELECT entry FROM entries").fetchone()[0]
+        db.execute("DROP TABLE suspensions")
         db.execute("PRAGMA user_version = 1")
     db.close()
     store = QueueStore(path)

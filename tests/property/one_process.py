@@ -49,7 +49,8 @@ from orchestrator.light.messages import (
 from orchestrator.light.own_station import OWN_DIRECTION, Direction
 from orchestrator.light.user import UserLight
 from orchestrator.processes.node import Node
-from orchestrator.processes.orchestrator import Orchestrator, config_of
+from orchestrator.processes.orchestrator import Orchestrator
+from orchestrator.processes.orchestrator_config import config_of
 from orchestrator.protocols.block_planning import plan_for
 from orchestrator.runtime.simulated import Simulation
 from orchestrator.scheduling.fencing import EpochFile, Fence

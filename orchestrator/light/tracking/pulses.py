@@ -85,7 +85,8 @@ class PulseTracking:
         if abs(self._shift_ps[d]) > RANGE_PS:
             raise LightAborted(
                 f"the pulses at D{d + 1} stand {self._shift_ps[d]:+.0f} ps from where they were calibrated, more than fibre "
-                f"moves by: calibrate {Step.PULSES} and {Step.DELAYS}"
+                f"moves by: calibrate {Step.PULSES} and {Step.DELAYS}",
+                (Step.PULSES, Step.DELAYS),
             )
         why = f"the middle of {count:.0f} time stamps stood {mean:+.0f} +- {sigma:.0f} ps from the gate's"
         return Correction(f"gate of D{d + 1}", before, self._shift_ps[d], "ps", why)
