@@ -11,6 +11,7 @@ significant slope is believed.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,6 +47,18 @@ class Peak:
         self.mean: Floats = np.concatenate([[rate], np.zeros(count + curvatures)])
         scale = np.concatenate([[sigma], np.full(count + curvatures, bends)])
         self.covariance: Floats = np.diag(scale**2)
+
+    @classmethod
+    def known(cls, mean: Floats, covariance: Floats) -> Peak:
+        """With these coefficients: rate, slopes, and the curvatures of a triangle row by row."""
+        count = round((math.sqrt(8 * len(mean) + 1) - 3) / 2)
+        peak = cls(count, 1.0, 1.0, 1.0)
+        if peak.mean.shape != mean.shape or covariance.shape != (len(mean), len(mean)):
+            raise ValueError(
+                f"{len(mean)} coefficients and a covariance of {covariance.shape} are no quadratic"
+            )
+        peak.mean, peak.covariance = mean.copy(), covariance.copy()
+        return peak
 
     @property
     def rate(self) -> float:

@@ -125,16 +125,23 @@ def climb(
     *,
     dark_counts: float,
     target_db: float = 0.05,
+    near: bool = False,
     rng: np.random.Generator,
 ) -> Climbed:
     """Climb from ``start`` until the rate is at most ``target_db`` below the best; ends at the settings it returns.
 
-    ``dark_counts`` are those of a reading without light.  Raises CalibrationRefusedError when no light is seen, nothing
+    ``dark_counts`` are those of a reading without light.  ``near``: the summit is thought to be close to ``start``, and the
+    walk is left out as long as it is found there.  Raises CalibrationRefusedError when no light is seen, nothing
     responds, an actuator would have to go beyond its limit, or the statistics do not suffice.
     """
     desk = _Desk(axes, apply, count, dark_counts)
-    at, first, _ = desk.read(np.clip(np.array(start, float), desk.low, desk.high), math.inf)
-    found, unwound = _summit(desk, _walk(desk, at), target_db, rng), 0
+    at, first, sigma = desk.read(np.clip(np.array(start, float), desk.low, desk.high), math.inf)
+    found, unwound = None, 0
+    if near and first > ABOVE_DARK * sigma:
+        found = _summit(desk, at, target_db, rng)
+        if found.beyond_db > target_db or not found.repeats:
+            found = None
+    found = found or _summit(desk, _walk(desk, at), target_db, rng)
     while found.beyond_db > target_db or not found.repeats:
         if not (found.ends and found.repeats) or unwound == MOST_UNWOUND:
             raise _not_told(desk, found, target_db)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         BiasController,
         Laser,
         PhotonDetectors,
+        PolarizationController,
         PulseCarver,
         TimeTagger,
     )
@@ -61,11 +62,16 @@ class RelayInstruments:
     carver_bias: BiasController
     detectors: PhotonDetectors
     tagger: TimeTagger
+    polarization: PolarizationController | None = None
 
     @classmethod
     def of(cls, station: Station) -> RelayInstruments:
         """Those of the relay's opened station."""
-        return cls(*(station.get(need) for need in needs.RELAY))
+        laser, launch, launch_second, carver, bias, detectors, tagger = (
+            station.get(need) for need in needs.RELAY
+        )
+        controller = station.find(needs.POLARIZATION)
+        return cls(laser, launch, launch_second, carver, bias, detectors, tagger, controller)
 
 
 @dataclass(frozen=True)
@@ -73,12 +79,14 @@ class PlannedLight:
     """What a light phase is planned with.
 
     ``attenuation_db`` of both launch attenuators together, ``detector_cps`` counts of each detector in a second of light
-    with random symbols (0: none are expected), and the stations that are to be bypassed.
+    with random symbols (0: none are expected), and the stations that are to be bypassed.  ``pair``: for whom the light is,
+    in ring order.
     """
 
     attenuation_db: float
     detector_cps: float = 0.0
     bystanders: tuple[str, ...] = ()
+    pair: tuple[str, ...] = ()
 
     @property
     def low_db(self) -> float:
@@ -90,7 +98,7 @@ def planned_light(testbed: Testbed, first: str, second: str) -> PlannedLight:
     """The light with which both users of a pair send what their plan says; ValueError unless it is named in ring order."""
     budget = pair_light(testbed, first, second).budget(plan_for(testbed, first, second).mu_a)
     others = tuple(name for name in testbed.user_names() if name not in (first, second))
-    return PlannedLight(budget.launch_attenuation_db, budget.detector_rate_cps, others)
+    return PlannedLight(budget.launch_attenuation_db, budget.detector_rate_cps, others, (first, second))
 
 
 class Launching:

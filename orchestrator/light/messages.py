@@ -35,6 +35,30 @@ class StationIn(Message, frozen=True, tag="station-in"):
     """User to relay: my station is taken in, so light may be launched."""
 
 
+class ClimbTurn(Message, frozen=True, tag="climb-turn"):
+    """Relay to user: align your polarisation, if you must or for this reason."""
+
+    why: Reason = ""
+
+
+class CountWanted(Message, frozen=True, tag="count-wanted"):
+    """User to relay: my controller stands; count the light."""
+
+
+class Counted(Message, frozen=True, tag="counted"):
+    """Relay to user: so many clicks came."""
+
+    counts: Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
+
+
+class ClimbOver(Message, frozen=True, tag="climb-over"):
+    """User to relay: my turn is over."""
+
+
+class OthersClimb(Message, frozen=True, tag="others-climb"):
+    """Relay to user: others align their polarisation; wait on."""
+
+
 class LightOn(Message, frozen=True, tag="light-on"):
     """Relay to user: light is launched; check your intensity."""
 
@@ -81,7 +105,21 @@ class LightAbort(Message, frozen=True, tag="light-abort"):
     reason: Reason
 
 
-LightMessage = StationIn | LightOn | LightOff | Armed | Announcement | FrameLost | Finished | LightAbort
+LightMessage = (
+    StationIn
+    | ClimbTurn
+    | CountWanted
+    | Counted
+    | ClimbOver
+    | OthersClimb
+    | LightOn
+    | LightOff
+    | Armed
+    | Announcement
+    | FrameLost
+    | Finished
+    | LightAbort
+)
 
 LOST = b""
 """Stands in a list of announcements, in the place of a frame that is lost."""

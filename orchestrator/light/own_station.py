@@ -24,7 +24,7 @@ from lab.testbed import Testbed
 from orchestrator.light.messages import LightAborted, LightMissing
 
 if TYPE_CHECKING:
-    from drivers.kinds import Attenuator, OpticalSwitch, PowerSensor
+    from drivers.kinds import Attenuator, OpticalSwitch, PolarizationController, PowerSensor
     from lab.station import Station
 
 logger = logging.getLogger(__name__)
@@ -53,6 +53,7 @@ class StationInstruments:
     attenuator: Attenuator
     sensor_cw: PowerSensor
     sensor_ccw: PowerSensor
+    polarization: PolarizationController | None = None
 
     @classmethod
     def of(cls, station: Station) -> StationInstruments:
@@ -62,6 +63,7 @@ class StationInstruments:
             station.get(needs.ATTENUATOR),
             station.get(needs.SENSOR_CW),
             station.get(needs.SENSOR_CCW),
+            station.find(needs.POLARIZATION),
         )
 
     @property

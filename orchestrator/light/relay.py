@@ -12,8 +12,8 @@ It owns what makes and detects light, and nothing at the users.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -22,6 +22,8 @@ import numpy.typing as npt
 from drivers.links.errors import InstrumentRefusedError, NotReadyError
 from lab.testbed import Testbed
 from orchestrator import runtime
+from orchestrator.light.aligning import Climber, Meter, align, relay_climber, tell_others, user_climber
+from orchestrator.light.calibration.exposures import Exposures
 from orchestrator.light.clicks import tags_to_clicks
 from orchestrator.light.in_step import UsersInStep
 from orchestrator.light.latching import Latching
@@ -39,6 +41,8 @@ from orchestrator.light.messages import (
 )
 from orchestrator.light.recording import PS_PER_S, Times, frame_record_ps, recorded
 from orchestrator.light.tracking.correction import OnCorrection
+from orchestrator.light.tracking.polarization import RELAY, OwnPolarization, parties
+from orchestrator.light.tracking.polarization_kept import KeptSettings
 from orchestrator.light.tracking.pulses import PulseTracking
 from orchestrator.wire.channel import Channel
 from orchestrator.wire.codec import encode
@@ -82,12 +86,17 @@ class RelayLight:
         testbed: Testbed,
         owned: RelayInstruments,
         *,
+        kept: KeptSettings | None = None,
         timeout_s: float = 10.0,
         pause: Callable[[float], None] = runtime.sleep,
         clock: Callable[[], float] = runtime.now,
     ) -> None:
+        """``kept``: settings of the own polarisation controller."""
         self._testbed = testbed
+        self._owned = owned
         self._tagger = owned.tagger
+        self.polarization = OwnPolarization.of(RELAY, owned.polarization, kept)
+        self._usual: dict[Sequence[str], float] = {}
         self._launching = Launching(testbed, owned, timeout_s=timeout_s, pause=pause, clock=clock)
         self._timeout_s = timeout_s
         self._pause = pause
@@ -128,23 +137,28 @@ class RelayLight:
         """Serve the light phase of one lease.
 
         ``on_frame`` gets the frame index and its clicks, or what users are told of a frame that was fired and lost.
-        ``on_latched`` is told of detectors that were brought back, ``on_tracked`` of what was corrected after a frame.  Raises LightAborted, ChannelError or InstrumentError.
+        ``on_latched`` is told of detectors that were brought back, ``on_tracked`` of what was corrected after a frame.
+        Raises LightAborted, ChannelError or InstrumentError.
         """
         users = UsersInStep(channels, n_frames, USER_PATIENCE * self._timeout_s)
-        last = [encode(LightOff())]
+        last, holding = [encode(LightOff())], None
         self._was_lit = False
         try:
             users.await_stations()
             self._tagger.restart_streams()
             latching = self._launching.latching(plan, on_latched)
             self._was_lit = self._is_lit = True
-            self._launching.open(plan, latching)
+            self._open_aligned(plan, latching, channels)
+            own = self.polarization if plan.pair else None
+            holding = own.hold(self._testbed, plan.pair, on_tracked) if own else None
             self._launching.check_running()
             checked_s = self._clock()
             users.send_in_turn(encode(LightOn()))
             announced, lost = 0, list[int]()
             said: list[bytes] = []
             while (frame := users.next_frame()) is not None:
+                if holding:
+                    holding.before(frame)
                 clicks = self._expose(frame, plan, latching, on_tracked)
                 if frame == n_frames - 1 or self._clock() - checked_s >= WATCH_S:
                     self._launching.check_running()
@@ -156,6 +170,8 @@ class RelayLight:
                     on_frame(frame, clicks)
                     continue
                 users.send(announcement := announce(frame, *clicks))
+                if holding:
+                    holding.after(frame, clicks[0].size)
                 said.append(frame_digest(announcement))
                 announced += clicks[0].size
                 on_frame(frame, clicks[0].size)
@@ -167,6 +183,32 @@ class RelayLight:
             self._launching.close()
             self._is_lit = False
             users.send_last(last)
+            if holding:
+                holding.end()
+
+    def _open_aligned(
+        self, plan: PlannedLight, latching: Latching, channels: tuple[Channel, Channel]
+    ) -> None:
+        """Launch the light, and have everybody with a polarisation controller climb who must."""
+        climbers: list[Climber] = []
+        for party, channel in zip(plan.pair, channels, strict=False):
+            if party in parties(self._testbed, plan.pair):
+                climbers.append(user_climber(channel, party, USER_PATIENCE * self._timeout_s))
+        if self.polarization and plan.pair:
+            self.polarization.prepare(plan.pair)
+            climbers.insert(0, relay_climber(self.polarization, self._testbed, plan.pair))
+        if not climbers:
+            self._launching.open(plan, latching)
+            return
+        self._launching.open(replace(plan, detector_cps=0.0), latching)
+        meter = Meter(
+            self._testbed,
+            Exposures(self._testbed, self._owned),
+            2 * plan.detector_cps,
+            lambda: tell_others(channels),
+        )
+        self._usual[plan.pair] = align(meter, climbers, self._usual.get(plan.pair, 1.0))
+        self._tagger.restart_streams()
 
     def _expose(
         self, frame: int, plan: PlannedLight, latching: Latching, on_tracked: OnCorrection

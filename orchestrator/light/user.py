@@ -28,16 +28,19 @@ import numpy.typing as npt
 from drivers.links.errors import NotReadyError
 from lab.testbed import Testbed
 from orchestrator import runtime
+from orchestrator.light.aligning import climb_in_turn
 from orchestrator.light.block_record import BlockRecord, Lost
 from orchestrator.light.clicks import BlockClicks, FrameClicks, LevelClicks
 from orchestrator.light.intensity_watch import IntensityWatch
 from orchestrator.light.messages import (
     Armed,
+    ClimbTurn,
     Finished,
     LaunchClosed,
     LightAborted,
     LightOff,
     LightOn,
+    OthersClimb,
     StationIn,
     aborting,
     read_light_message,
@@ -47,6 +50,9 @@ from orchestrator.light.messages import (
 from orchestrator.light.own_station import Direction, OwnStation, StationInstruments
 from orchestrator.light.symbols import Drawn, RandomInto, SymbolFrame, drive_table
 from orchestrator.light.timing import FrameTiming, frame_timing
+from orchestrator.light.tracking.correction import OnCorrection
+from orchestrator.light.tracking.polarization import Holding, OwnPolarization, Pair
+from orchestrator.light.tracking.polarization_kept import KeptSettings
 from orchestrator.protocols.base import PulseSymbols
 from orchestrator.randomness import random_into
 from orchestrator.wire.channel import Channel, ChannelError
@@ -92,15 +98,18 @@ class UserLight:
         awg: PhaseModulator,
         station: StationInstruments,
         *,
+        kept: KeptSettings | None = None,
         random_into: RandomInto = random_into,
         timeout_s: float = 10.0,
         clock: Callable[[], float] = runtime.now,
     ) -> None:
+        """``kept``: settings of the own polarisation controller."""
         self._testbed = testbed
         self._protocol = testbed.protocol
         self._user = testbed.user(user)
         self._awg = awg
         self._station = OwnStation(testbed, user, station)
+        self.polarization = OwnPolarization.of(user, station.polarization, kept)
         self._random_into = random_into
         self._timeout_s = timeout_s
         self._clock = clock
@@ -161,17 +170,22 @@ class UserLight:
         direction: Direction,
         n_frames: int,
         correction_rad: float = 0.0,
+        pair: Pair = (),
         on_frame: Callable[[int], None] = lambda frame: None,
         on_lost: Callable[[str], None] = lambda reason: None,
+        on_tracked: OnCorrection = lambda frame, correction: None,
     ) -> tuple[BlockClicks, list[bytes]]:
         """Play ``n_frames`` frames; returns the kept clicks and the announcements as received, LOST for a lost frame.
 
-        ``correction_rad`` is added to the phases of all symbols (:mod:`orchestrator.light.tracking.loop_phase`).
-        ``on_lost`` is told why the latest of lost frames was lost.
+        ``correction_rad`` is added to the phases of all symbols (:mod:`orchestrator.light.tracking.loop_phase`).  In the light
+        of a ``pair`` the own polarisation is aligned and held.  ``on_lost`` is told why the latest of lost frames was lost,
+        ``on_tracked`` what was corrected after a frame.
         Raises LightAborted (nothing of the block may be used), ChannelError or InstrumentError.
         """
         drawn = Drawn(symbols.of_bytes, self._drive(symbols, direction, correction_rad))
-        return self._run(channel, drawn, mu, direction, n_frames, on_frame, on_lost)
+        return self._run(
+            channel, drawn, mu, direction, n_frames, on_frame, on_lost, pair=pair, on_tracked=on_tracked
+        )
 
     def calibrate(
         self,
@@ -181,6 +195,7 @@ class UserLight:
         mu: float,
         direction: Direction,
         n_frames: int,
+        pair: Pair = (),
         on_frame: Callable[[int], None] = lambda frame: None,
     ) -> LevelClicks:
         """Play ``n_frames`` frames of levels drawn privately, which become known afterwards: never key.
@@ -189,7 +204,7 @@ class UserLight:
         that only stands in the ring.  Raises as :meth:`run` does.
         """
         drawn = Drawn(np.arange(256, dtype=np.uint8), levels)
-        block, _ = self._run(channel, drawn, mu, direction, n_frames, on_frame)
+        block, _ = self._run(channel, drawn, mu, direction, n_frames, on_frame, pair=pair)
         return LevelClicks.of(block)
 
     def scan(
@@ -200,6 +215,7 @@ class UserLight:
         mu: float,
         direction: Direction,
         timings: Sequence[FrameTiming],
+        pair: Pair = (),
         on_frame: Callable[[int], None] = lambda frame: None,
     ) -> list[ScannedFrame]:
         """Play one frame of private levels at each of these times; returns those that were announced, never key.
@@ -213,7 +229,9 @@ class UserLight:
             scanned.append(ScannedFrame(timings[clicks.frame], clicks.slots, clicks.outcomes, driven))
 
         drawn = Drawn((levels != 0).astype(np.uint8), levels)
-        self._run(channel, drawn, mu, direction, len(timings), on_frame, timings=timings, on_kept=keep)
+        self._run(
+            channel, drawn, mu, direction, len(timings), on_frame, timings=timings, on_kept=keep, pair=pair
+        )
         return scanned
 
     def _run(
@@ -227,8 +245,11 @@ class UserLight:
         on_lost: Callable[[str], None] = lambda reason: None,
         timings: Sequence[FrameTiming] = (),
         on_kept: Callable[[FrameClicks, SymbolFrame], None] = lambda clicks, symbols: None,
+        pair: Pair = (),
+        on_tracked: OnCorrection = lambda frame, correction: None,
     ) -> tuple[BlockClicks, list[bytes]]:
         with self._in_phase:
+            own, holding = self.polarization if pair else None, None
             timings = timings or [frame_timing(self._testbed, self._user.name, direction)] * n_frames
             self._aim(timings)
             frames = [SymbolFrame(self._protocol.slots_per_frame, drawn.of_bytes) for _ in range(2)]
@@ -247,12 +268,15 @@ class UserLight:
                 self._awg.prepare(self._waveform.size)
                 self._load(frames[0], drive, 0, timings[0])
                 self._station.take_in()
+                if own:
+                    own.prepare(pair)
                 channel.send(encode(StationIn()))
-                self._await_light(channel)
+                self._await_light(channel, pair)
+                holding = own.hold(self._testbed, pair, on_tracked) if own else None
                 self._station.trim(direction, mu)
                 watch.begin()
                 for index in range(n_frames):
-                    self._play(channel, index, timings, frames, drive, record, watch)
+                    self._play(channel, index, timings, frames, drive, record, watch, holding)
                     on_frame(index)
                     watch.at(2)
                 watch.finish()
@@ -273,6 +297,8 @@ class UserLight:
                     self._awg.erase_all()
                 finally:
                     watch.close()
+                if holding:
+                    holding.end()
             return block, record.announcements
 
     def step_aside_if_dark(self) -> None:
@@ -305,10 +331,13 @@ class UserLight:
         drive: npt.NDArray[np.float32],
         record: BlockRecord,
         watch: IntensityWatch,
+        holding: Holding | None,
     ) -> None:
         """One frame: armed, told, announced and recorded or lost; the next one is loaded meanwhile."""
         buffer, other = BUFFERS[index % 2]
         self._time(timings[index])
+        if holding:
+            holding.before(index)
         self._awg.arm(buffer)
         channel.send(encode(Armed(index)))
         watch.at(0)
@@ -324,11 +353,17 @@ class UserLight:
             record.lose(frames[buffer], missed)
         else:
             record.keep(heard, frames[buffer])
+            if holding:
+                holding.after(index, heard.clicks.slots.size)
 
-    def _await_light(self, channel: Channel) -> None:
-        message = read_light_message(channel.recv(OTHERS_PATIENCE * self._timeout_s))
-        if not isinstance(message, LightOn):
-            raise unexpected("LightOn", message)
+    def _await_light(self, channel: Channel, pair: Pair) -> None:
+        """Until the light is on, align the own polarisation when it is asked for."""
+        patience_s = OTHERS_PATIENCE * self._timeout_s
+        while not isinstance(message := read_light_message(channel.recv(patience_s)), LightOn):
+            if isinstance(message, ClimbTurn):
+                climb_in_turn(self.polarization, self._testbed, pair, channel, message.why, patience_s)
+            elif not isinstance(message, OthersClimb):
+                raise unexpected("LightOn", message)
 
     def _give_up(self, channel: Channel, error: BaseException) -> None:
         """Tell the relay, dark at once, and out of the ring."""

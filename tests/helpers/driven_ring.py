@@ -109,6 +109,7 @@ class DrivenRing:
                 direction=OWN_DIRECTION[index],
                 n_frames=n_frames,
                 correction_rad=(correction_rad, 0.0)[index],
+                pair=self.pair,
             )
 
         with ThreadPoolExecutor(2) as pool:
