@@ -17,7 +17,7 @@ from lab.calibration.steps import Step
 from lab.testbed import Testbed
 from orchestrator.events.process import Emit, Tracked
 from orchestrator.events.status import BlockReport, Pair
-from orchestrator.light.tracking.correction import Correction
+from orchestrator.light.tracking.correction import Correction, OnCorrection
 from orchestrator.light.tracking.loop_phase import (
     SPOILS_RAD,
     LoopPhaseTracking,
@@ -34,6 +34,11 @@ def tracked(correction: Correction, owner: str, pair: Pair, frame: int) -> Track
     """The event of a correction."""
     c = correction
     return Tracked(c.what, owner, *pair, frame, c.before, c.after, c.unit, c.why)
+
+
+def telling(emit: Emit, owner: str, pair: Pair) -> OnCorrection:
+    """Have corrections of an owner told while a pair makes key."""
+    return lambda frame, correction: emit(tracked(correction, owner, pair, frame))
 
 
 @dataclass

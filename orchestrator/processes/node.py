@@ -35,6 +35,7 @@ from orchestrator.keystore.store import KeyStore
 from orchestrator.light.calibration.parties import UserParty
 from orchestrator.light.messages import LOST
 from orchestrator.light.own_station import OWN_DIRECTION, OwnStation, StationInstruments
+from orchestrator.light.tracking.polarization_kept import KeptSettings
 from orchestrator.light.user import UserLight
 from orchestrator.postprocessing.block import BlockResult, run_block
 from orchestrator.postprocessing.cascade import compile_kernels
@@ -55,7 +56,7 @@ from orchestrator.processes.alarm_sources import (
 )
 from orchestrator.processes.alarm_watch import AlarmWatch
 from orchestrator.processes.calibrating import PURPOSES, Calibrating
-from orchestrator.processes.following import Following
+from orchestrator.processes.following import Following, telling
 from orchestrator.processes.interlock_causes import sensor_watch
 from orchestrator.processes.node_blocks import (
     Block,
@@ -305,7 +306,9 @@ class Node:
                 direction=OWN_DIRECTION[0 if is_first else 1],
                 n_frames=lease.n_frames,
                 correction_rad=followed.played_rad,
+                pair=lease.pair,
                 on_lost=lost_reasons.append,
+                on_tracked=telling(self._emit, self.name, lease.pair),
             )
         report = BlockReport(
             lease.epoch,
@@ -416,7 +419,7 @@ def run_node(
     kept = records or Records(None)
     testbed = current()
     owned = StationInstruments.of(station)
-    light = UserLight(testbed, name, station.get(needs.MODULATOR), owned)
+    light = UserLight(testbed, name, station.get(needs.MODULATOR), owned, kept=KeptSettings(state_dir))
     unready = interlock.unless_latched(light.set_up)
     compile_kernels()
 

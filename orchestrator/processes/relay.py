@@ -24,7 +24,7 @@ from orchestrator.light.calibration.parties import RelayParty
 from orchestrator.light.launching import RelayInstruments, planned_light
 from orchestrator.light.messages import FrameLost, reason_of
 from orchestrator.light.relay import RelayLight
-from orchestrator.light.tracking.correction import Correction
+from orchestrator.light.tracking.polarization_kept import KeptSettings
 from orchestrator.processes.alarm_sources import (
     CALIBRATION_EVERY_S,
     INSTRUMENTS_EVERY_S,
@@ -38,7 +38,7 @@ from orchestrator.processes.alarm_sources import (
 )
 from orchestrator.processes.alarm_watch import AlarmWatch
 from orchestrator.processes.calibrating import PURPOSES, Calibrating
-from orchestrator.processes.following import tracked
+from orchestrator.processes.following import telling
 from orchestrator.processes.interlock_causes import detector_watch, tripped_by_light
 from orchestrator.processes.role_records import keep_testbed, light_served
 from orchestrator.records.keeping import Records
@@ -81,7 +81,7 @@ def run_relay(
     kept = records or Records(None)
     testbed = current()
     owned = RelayInstruments.of(station)
-    light = RelayLight(testbed, owned)
+    light = RelayLight(testbed, owned, kept=KeptSettings(state_dir))
     unready = interlock.unless_latched(light.set_up)
     agent = connect_agent(testbed, "relay", secrets_dir)
 
@@ -150,9 +150,6 @@ def run_relay(
                 why = lost[-1].reason if lost else ""
                 emit(LightProgress(*lease.pair, pulses, planned, clicks, at_s, len(lost), why))
 
-        def on_tracked(frame: int, moved: Correction) -> None:
-            emit(tracked(moved, "relay", lease.pair, frame))
-
         with LightChannels(agent, lease, lease.pair) as channels:
             served_frames = light.run(
                 (channels[0], channels[1]),
@@ -160,7 +157,7 @@ def run_relay(
                 planned_light(calibrated, *lease.pair),
                 on_frame=on_frame,
                 on_latched=tell_latched,
-                on_tracked=on_tracked,
+                on_tracked=telling(emit, "relay", lease.pair),
             )
         if not latched:
             brought_back.clear()

@@ -19,6 +19,7 @@ from orchestrator.light.launching import Launching, PlannedLight, RelayInstrumen
 from orchestrator.light.own_station import OWN_DIRECTION, OwnStation, StationInstruments
 from orchestrator.light.relay import RelayLight
 from orchestrator.light.tracking.correction import OnCorrection
+from orchestrator.light.tracking.polarization_kept import KeptSettings
 from orchestrator.light.user import UserLight
 from orchestrator.protocols.block_planning import plan_for
 from orchestrator.wire.memory_channel import memory_channel_pair
@@ -57,9 +58,11 @@ class DrivenRing:
         self,
         data: dict[str, Any],
         pair: tuple[str, str] = ("alice", "bob"),
+        *,
+        folder: Path | None = None,
         physics: Callable[[], float] | None = None,
     ) -> None:
-        """``physics``: the clock with which the ring drifts, where it is another than the bench's."""
+        """``folder``: where parties keep their settings of polarisation; ``physics``: the clock (s) that the ring drifts with."""
         self.pair = pair
         self.latched: list[str] = []
         """What was told of detectors that were brought back."""
@@ -76,10 +79,11 @@ class DrivenRing:
             station.open()
         relay = self.stations["relay"]
         self.instruments = RelayInstruments.of(relay)
-        self.relay = RelayLight(self.testbed, self.instruments)
+        kept = {owner: KeptSettings(folder and folder / owner) for owner in owners}
+        self.relay = RelayLight(self.testbed, self.instruments, kept=kept["relay"])
         self.owned = {user: StationInstruments.of(self.stations[user]) for user in pair}
         self.users = [
-            UserLight(self.testbed, user, self.stations[user].get(needs.MODULATOR), owned)
+            UserLight(self.testbed, user, self.stations[user].get(needs.MODULATOR), owned, kept=kept[user])
             for user, owned in self.owned.items()
         ]
 
