@@ -29,6 +29,9 @@ LOCKS = Path("/tmp/qunetlab-instruments")
 """One place for all users of a machine, so neither TMPDIR nor a user's own folder."""
 TAKEOVER_S = 2.0
 """A guard that takes over empties the lock files well within this time."""
+PSEUDO_TERMINALS = "/dev/pts/"
+"""Their numbers are given anew as soon as one is closed: the line of a simulator that has ended, whose role still runs, is not
+the next one's.  When a terminal was made tells them apart."""
 _OPEN_TO_ALL, _FILE = 0o1777, 0o666
 
 
@@ -124,11 +127,17 @@ def _holder(place: Path) -> str:
 
 
 def _place(entry: InstrumentEntry) -> Path:
-    """The file that stands for an instrument, by what its address means; a host is known by its number."""
+    """The file that stands for an instrument, by what its address means.
+
+    A host is known by its number, a pseudo-terminal by its number and when it was made.
+    """
     meaning = meant(row(entry.model), entry.address)
     interface, _, rest = meaning.partition(" ")
     if interface == "lan":
         host, _, port = rest.partition(" ")
         with suppress(OSError):
             meaning = f"lan {socket.gethostbyname(host)} {port}"
+    elif (device := os.path.realpath(entry.address)).startswith(PSEUDO_TERMINALS):
+        with suppress(OSError):
+            meaning = f"{meaning} made {os.stat(device).st_ctime_ns}"
     return LOCKS / hashlib.sha256(meaning.encode()).hexdigest()[:32]

@@ -60,6 +60,7 @@ def mistakes_between(testbed: Testbed) -> Iterator[Mistake]:
     yield from _protocol(testbed)
     yield from _users(testbed)
     yield from _detectors(testbed)
+    yield from _arms(testbed)
     yield from _ownership(testbed)
     yield from _twice(testbed.instruments)
     yield from _serial_numbers(testbed.instruments)
@@ -225,6 +226,18 @@ def _detectors(testbed: Testbed) -> Iterator[Mistake]:
             f"{first_ps} ps and {second_ps} ps: two detectors behind one beam splitter are less than "
             f"{number(MOST_BETWEEN_DETECTORS_PS)} ps apart; calibrate them, and write both in ps",
         )
+
+
+def _arms(testbed: Testbed) -> Iterator[Mistake]:
+    """A measured arm is somebody's: one offset for every user, or none at all."""
+    calibration, users = testbed.calibration, testbed.user_names()
+    for name in ("arm_offsets_cw_db", "arm_offsets_ccw_db"):
+        if (count := len(getattr(calibration, name))) not in (0, len(users)):
+            yield (
+                f"calibration.{name}",
+                f"{count} values for {len(users)} users; one for each in ring order ({', '.join(users)}), 0 where nobody "
+                "has measured it, or leave it out and calibrate arm-loss",
+            )
 
 
 def _also(text: str) -> str:

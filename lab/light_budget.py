@@ -69,6 +69,9 @@ class StationLight:
     rise_ns: float = RISE_NS
     phase_uncertainty_rad: float | None = None
     """Of each of its phases, where a calibration found it."""
+    arm_offsets_db: tuple[float, float] = (0.0, 0.0)
+    """Clockwise and counter-clockwise: what its own light loses on the way to a click, by the reading of its own sensor,
+    beyond fibre, bypassed stations and relay.  Most of it is the sensor's scale."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,12 +190,13 @@ class PairLight:
 
     @property
     def arms_db(self) -> tuple[float, float]:
-        """From either user's output to a click."""
+        """From either user's output, as it is measured there, to a click."""
         first, second = self.stations
         ring, after = self.ring, len(self.ring.stations) - 1 - self.second
         loss_a = ring.fibre_db_per_km * first.position_km + ring.bypass_db * self.first
         loss_b = ring.fibre_db_per_km * (ring.length_km - second.position_km) + ring.bypass_db * after
-        return loss_a + ring.relay.detection_db, loss_b + ring.relay.detection_db
+        own_a, own_b = first.arm_offsets_db[1], second.arm_offsets_db[0]
+        return loss_a + own_a + ring.relay.detection_db, loss_b + own_b + ring.relay.detection_db
 
     @property
     def between_db(self) -> float:

@@ -18,6 +18,10 @@ unused (:mod:`orchestrator.light.launching`)."""
 def ring_light(testbed: Testbed) -> RingLight:
     """The whole ring."""
     ring, calibration, protocol = testbed.ring, testbed.calibration, testbed.protocol
+    unmeasured = (0.0,) * len(testbed.users)
+    offsets_db = zip(
+        calibration.arm_offsets_cw_db or unmeasured, calibration.arm_offsets_ccw_db or unmeasured, strict=True
+    )
     return RingLight(
         relay=RelayLight(
             laser_w=ring.laser_power_mw * 1e-3,
@@ -39,8 +43,9 @@ def ring_light(testbed: Testbed) -> RingLight:
                 _sensor_floor_w(testbed, user.name),
                 math.hypot(RISE_NS, _generator(testbed, user.name).edge_ns),
                 user.phase_uncertainty_rad,
+                offset_db,
             )
-            for user in testbed.users
+            for user, offset_db in zip(testbed.users, offsets_db, strict=True)
         ),
         length_km=ring.length_km,
         fibre_db_per_km=ring.fibre_loss_db_per_km,

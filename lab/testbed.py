@@ -145,6 +145,10 @@ class Calibration(Section):
     """From the trigger's edge to the light of slot 0, at each detector."""
     loop_phase_rad: float = 0.0
     """Phase between the two ways around with all modulators at rest."""
+    arm_offsets_cw_db: tuple[float, ...] = ()
+    arm_offsets_ccw_db: tuple[float, ...] = ()
+    """From each user's output, as its sensor reads that light, to a click, beyond what fibre, bypassed stations and relay lose
+    (:mod:`lab.calibration.arm_loss`); in ring order, 0 where nobody has measured it."""
 
 
 class Uncertainty(Section):

@@ -1,8 +1,11 @@
 """The relay's loss from the rate of a pair's clicks against the light that its users measured at their outputs.
 
 Both users' light arrives equally bright; of a pulse of ``mu`` photons at an output ``mu eta`` is counted, eta being the
-loss of that arm.  Fibre and bypassed stations are taken as the file has them, so that one number is left for what lies
-between loop end and click: the relay's loss with the detectors' efficiency, which nobody can tell apart.
+loss of that arm.  What counts to make key is ``mu`` as that user reads it: with a sensor whose scale is wrong by 5 % the
+arm is by 5 % another one, and plans made with it are right all the same.  So every arm, a user and a direction, has a loss
+of its own.  Their mean beyond fibre and bypassed stations is what lies between loop end and click, the relay's loss with the
+detectors' efficiency, which nobody can tell apart; what an arm is off it, is its *offset*, most of it the scale of a sensor.
+An arm does not depend on the partner: light passes the same fibre and the same bypassed stations on its way home.
 
 A relay may lie about the rate: the loss chooses the light that is planned, and users verify that themselves.
 """
@@ -12,11 +15,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from lab.calibration.errors import CalibrationRefusedError
 from lab.calibration.finding import Measured
 from lab.calibration.gates import GateCounts
 
 LARGEST_DISAGREEMENT_DB = 1.0
+
+Floats = npt.NDArray[np.float64]
+Arm = tuple[int, int]
+"""A user's place in the ring, and 0 for its clockwise, 1 for its counter-clockwise light."""
 
 
 @dataclass(frozen=True)
@@ -41,29 +51,62 @@ def launch_loss(
     return Measured(loss_db + sum(more_db) / 2, math.hypot(*(s / 2 for s in sigmas), apart_db), "dB")
 
 
-def relay_loss(counts: GateCounts, users: tuple[OutputLight, OutputLight], relay_loss_db: float) -> Measured:
-    """The relay's loss in dB, which is thought to be ``relay_loss_db``.
+@dataclass(frozen=True)
+class ArmLosses:
+    """The relay's loss, and by what each arm of the ring loses more, clockwise and counter-clockwise light, in ring order."""
 
-    Raises CalibrationRefusedError where the two users' light disagrees, or none is counted.
+    relay_db: Measured
+    offsets_cw_db: Measured
+    offsets_ccw_db: Measured
+
+
+def arm_losses(
+    counts: GateCounts,
+    users: tuple[OutputLight, OutputLight],
+    arms: tuple[Arm, Arm],
+    relay_loss_db: float,
+    offsets_db: Floats,
+    scale_db: float,
+) -> ArmLosses:
+    """From a pair's light; its ``arms`` are of the ones in ``offsets_db``, which stand beside ``relay_loss_db`` so far.
+
+    ``offsets_db``: float64 of shape (users, 2), clockwise and counter-clockwise, 0 where nobody has measured an arm;
+    ``scale_db``: what a sensor's scale may be wrong by, either way.  Raises CalibrationRefusedError where the two users' light
+    disagrees, or none is counted.
     """
+    more_db, sigma_db = _more(counts, users)
+    totals = relay_loss_db + offsets_db
+    for arm, more in zip(arms, more_db, strict=True):
+        totals[arm] += more
+    measured = offsets_db != 0
+    measured[tuple(zip(*arms, strict=True))] = True
+    relay_db, scatter_db = float(totals[measured].mean()), float(totals[measured].std())
+    # Few arms may agree by chance; anything within a scale's bounds is as likely.
+    relay_sigma_db = math.hypot(sigma_db, max(scatter_db, scale_db / math.sqrt(3))) / math.sqrt(
+        measured.sum()
+    )
+    offsets = np.where(measured, totals - relay_db, 0.0)
+    sigmas = np.where(measured, sigma_db, scale_db)
+    cw, ccw = (Measured(offsets[:, way].tolist(), sigmas[:, way].tolist(), "dB") for way in (0, 1))
+    return ArmLosses(Measured(relay_db, relay_sigma_db, "dB"), cw, ccw)
+
+
+def _more(counts: GateCounts, users: tuple[OutputLight, OutputLight]) -> tuple[tuple[float, float], float]:
+    """By how much each arm loses more than thought, and one sigma of either."""
     counted = float(counts.pulsed.sum())
     if counted <= 0:
         raise CalibrationRefusedError(
             "no pulse is counted", "is there light, do the gates stand on the pulses (delays)?"
         )
-    found, sigmas = [], []
     for user in users:
         if not user.mu > 0:
             raise CalibrationRefusedError("a user measures no light", "its sensors, its switch")
-        arm_db = 10 * math.log10(user.mu / counts.arriving)
-        found.append(relay_loss_db + arm_db - user.arm_db)
-        sigmas.append(10 / math.log(10) * user.mu_sigma / user.mu)
-    if abs(found[0] - found[1]) > LARGEST_DISAGREEMENT_DB:
+    first, second = (10 * math.log10(user.mu / counts.arriving) - user.arm_db for user in users)
+    if abs(first - second) > LARGEST_DISAGREEMENT_DB:
         raise CalibrationRefusedError(
-            f"by the first user's light the relay loses {found[0]:.2f} dB and by the second's {found[1]:.2f} dB",
+            f"by the first user's light the relay loses {first:+.2f} dB more and by the second's {second:+.2f} dB more",
             "the two users' sensors (calibrate intensity), or fibre and stations between them",
         )
-    counting_db = 10 / math.log(10) * math.hypot(*counts.pulsed_sigma) / counted
-    # What the fibre's loss is wrong by goes half to each.
-    apart_db = abs(found[0] - found[1]) / 2
-    return Measured(sum(found) / 2, math.hypot(counting_db, *(s / 2 for s in sigmas), apart_db), "dB")
+    counting = math.hypot(*counts.pulsed_sigma) / counted
+    measuring = math.sqrt(sum((user.mu_sigma / user.mu) ** 2 for user in users) / len(users))
+    return (first, second), 10 / math.log(10) * math.hypot(counting, measuring)

@@ -31,6 +31,8 @@ RELAY_PLACES: dict[str, str] = {
     "detector_efficiency": "calibration",
     "detector_delays_ps": "calibration",
     "loop_phase_rad": "calibration",
+    "arm_offsets_cw_db": "calibration",
+    "arm_offsets_ccw_db": "calibration",
     "relay_loss_db": "ring",
     "launch_loss_db": "ring",
     "fibre_loss_db_per_km": "ring",

@@ -28,15 +28,16 @@ EVERY_S = 2.0
 
 
 def run_calibrate(
-    path: Path, steps: Sequence[Step], pair: tuple[str, str] | None, *, dry_run: bool, as_json: bool
+    path: Path, steps: Sequence[Step], pairs: Sequence[tuple[str, str]], *, dry_run: bool, as_json: bool
 ) -> int:
     """Calibrate, or say what would be; 1 if a step was refused."""
     testbed = load_testbed(path)
-    if pair is not None and pair not in testbed.pairs():
-        known = " ".join(",".join(each) for each in testbed.pairs())
-        raise ValueError(f"--pair must be one of {known}, got {','.join(pair)}")
+    for pair in pairs:
+        if pair not in testbed.pairs():
+            known = " ".join(",".join(each) for each in testbed.pairs())
+            raise ValueError(f"--pair must be one of {known}, got {','.join(pair)}")
     book = read_book(path, read_testbed(path))
-    due = plan(testbed.user_names(), testbed.pairs(), book, now(), steps=steps, pair=pair)
+    due = plan(testbed.user_names(), testbed.pairs(), book, now(), steps=steps, asked=pairs)
     if dry_run or not due:
         _show_plan(due, as_json)
         return 0

@@ -20,7 +20,10 @@ def calibrate_command(
     ] = None,
     testbed: Annotated[Path, typer.Option(help="Testbed file, or its folder.")] = Path(),
     pair: Annotated[
-        str | None, typer.Option(help="FIRST,SECOND in ring order: calibrate these two in their own light.")
+        list[str] | None,
+        typer.Option(
+            help="FIRST,SECOND in ring order: calibrate for this pair; several times for several, default: for all."
+        ),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, touch nothing.")
@@ -31,11 +34,11 @@ def calibrate_command(
     from lab.cli.calibrate import run_calibrate
     from lab.runs.testbeds.folder import find_testbed
 
-    named: tuple[str, str] | None = None
-    if pair is not None:
-        first, mark, second = pair.partition(",")
+    named: list[tuple[str, str]] = []
+    for each in pair or ():
+        first, mark, second = each.partition(",")
         if not mark:
-            raise typer.BadParameter(f"--pair takes FIRST,SECOND, got {pair!r}")
-        named = (first.strip(), second.strip())
+            raise typer.BadParameter(f"--pair takes FIRST,SECOND, got {each!r}")
+        named.append((first.strip(), second.strip()))
     code = run_calibrate(find_testbed(testbed), steps or [], named, dry_run=dry_run, as_json=as_json)
     raise typer.Exit(code)

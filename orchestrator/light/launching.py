@@ -7,16 +7,21 @@ detector that is silent then was latched before; it is brought back in the dark 
 
 Nothing opens before both stations of the pair are taken in: past two stations in bypass the same light would put a
 hundred million photons a second on live detectors.
+
+All of it is levelled before the first frame: what arrives is counted for some milliseconds, with all modulators at rest,
+and the launch is set by what is missing.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lab import needs
+from lab.calibration.steps import Step
 from lab.light_budget import LATCHING_CPS
 from lab.light_of import LAUNCH_LIMIT_DB, pair_light
 from lab.testbed import Testbed
@@ -45,6 +50,8 @@ LOW_DB = 20.0
 """How far below the planned light the launch opens."""
 FIRST_DB = 40.0
 """Most of one launch attenuator, below where it ends; the other takes the rest."""
+LEVEL_DB = 0.5
+"""As much are a launch and two stations wrong together; what is more is something else."""
 MISSING = 0.2
 """Of the planned counts, without dark ones; with fewer, light that should be there is not."""
 STARTING_PS = 1_000_000
@@ -80,13 +87,15 @@ class PlannedLight:
 
     ``attenuation_db`` of both launch attenuators together, ``detector_cps`` counts of each detector in a second of light
     with random symbols (0: none are expected), and the stations that are to be bypassed.  ``pair``: for whom the light is,
-    in ring order.
+    in ring order.  ``arriving``: counts per slot of the light of either direction, by which the launch is levelled (0: it
+    stays as planned).
     """
 
     attenuation_db: float
     detector_cps: float = 0.0
     bystanders: tuple[str, ...] = ()
     pair: tuple[str, ...] = ()
+    arriving: float = 0.0
 
     @property
     def low_db(self) -> float:
@@ -96,9 +105,13 @@ class PlannedLight:
 
 def planned_light(testbed: Testbed, first: str, second: str) -> PlannedLight:
     """The light with which both users of a pair send what their plan says; ValueError unless it is named in ring order."""
-    budget = pair_light(testbed, first, second).budget(plan_for(testbed, first, second).mu_a)
+    light, mu_a = pair_light(testbed, first, second), plan_for(testbed, first, second).mu_a
+    budget = light.budget(mu_a)
     others = tuple(name for name in testbed.user_names() if name not in (first, second))
-    return PlannedLight(budget.launch_attenuation_db, budget.detector_rate_cps, others, (first, second))
+    arriving = mu_a * 10 ** (-light.arms_db[0] / 10)
+    return PlannedLight(
+        budget.launch_attenuation_db, budget.detector_rate_cps, others, (first, second), arriving
+    )
 
 
 class Launching:
@@ -119,10 +132,12 @@ class Launching:
         self._pause = pause
         self._clock = clock
         self._carving = False
+        self._set_db = 0.0
+        self._levelled: tuple[PlannedLight, float] | None = None
 
     def use(self, testbed: Testbed) -> None:
         """Go on with these values, once they are set up."""
-        self._testbed = testbed
+        self._testbed, self._levelled = testbed, None
 
     def set_up(self) -> None:
         """Configure everything, after connecting and after a failure; no light in the ring."""
@@ -165,10 +180,30 @@ class Launching:
             while silent := self._check_rates(plan, latching):
                 self.bring_back(latching, silent, f"no count at {plan.low_db:.3g} dB below the planned light")
                 self._open_low(plan)
-            self._attenuate(plan.attenuation_db)
+            self._attenuate(plan.attenuation_db + self._off_db(plan))
         except BaseException:
             self.close()
             raise
+
+    def level(self, plan: PlannedLight, arriving: float) -> None:
+        """Have as much light arrive as is planned, by the counts per slot that do; for every opening with this plan.
+
+        Losses of stations and launch are known to some tenths of a dB, a count to some thousandths.
+        """
+        more_db = 10 * math.log10(arriving / plan.arriving) if arriving > 0 else -math.inf
+        off_db = self._set_db - plan.attenuation_db + more_db
+        if abs(off_db) > LEVEL_DB:
+            logger.warning(
+                "the light that arrives is %+.2f dB off its plan, too much to be made up for: calibrate %s, %s",
+                *(off_db, Step.ARM_LOSS, Step.POLARIZATION),
+            )
+            return
+        self._levelled = plan, off_db
+        self._attenuate(plan.attenuation_db + off_db)
+
+    def _off_db(self, plan: PlannedLight) -> float:
+        """How far the launch is set off what was planned."""
+        return self._levelled[1] if self._levelled is not None and self._levelled[0] == plan else 0.0
 
     def shine(self, attenuation_db: float) -> None:
         """Launch light that detectors would not bear, with their bias off: :meth:`close` ends it, and they get their bias back.
@@ -241,6 +276,7 @@ class Launching:
         self._carving = True
 
     def _attenuate(self, attenuation_db: float) -> None:
+        self._set_db = attenuation_db
         first = min(attenuation_db, FIRST_DB)
         self._owned.launch.attenuation_db(first)
         self._owned.launch_second.attenuation_db(attenuation_db - first)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import dataclass
+from statistics import fmean
 from typing import TYPE_CHECKING, Literal
 
 from drivers.links.errors import NotReadyError
@@ -34,6 +35,8 @@ Direction = Literal["cw", "ccw"]
 OWN_DIRECTION: tuple[Direction, Direction] = ("ccw", "cw")
 """What the first and the second user of a pair modulate: the light that passes no partner afterwards."""
 ATTENUATION_STEP_DB = 0.01
+TRIM_READINGS = 4
+"""As many are averaged before light is trimmed: the noise of a single one is not far below what may be noticed."""
 SAME_COLOUR_NM = 1.0
 """A diode's reading is wrong by some .003 dB then."""
 LOW_DB = 1.5
@@ -180,15 +183,22 @@ class OwnStation:
     def trim(self, direction: Direction, mu: float) -> None:
         """Attenuate what the own light is too bright by; the other user's light is attenuated as much.
 
+        It is too bright above half of what it may drift by before the block ends.  What is within that is left to the
+        relay, which knows a pair's light by its counts far better than a sensor's zero is known: trimming every reading
+        above the plan, and none below, would darken the light by the noise of the readings.
+
         LightMissing where it is less than a block may have.
         """
         if self._testbed.protocol.monitoring == "calibrated":
             return
-        excess_db = _over_db(self.output_photons(direction), mu)
+        readings = [self.output_photons(direction)]
+        allowed_db = self._testbed.uncertainty.drift_db / 2
+        while (excess_db := _over_db(fmean(readings), mu)) > allowed_db and len(readings) < TRIM_READINGS:
+            readings.append(self.output_photons(direction))
         if not excess_db >= -LOW_DB:
             raise LightMissing(self._off_its_plan(direction, mu, excess_db))
-        if excess_db > 0:
-            steps = math.ceil(excess_db / ATTENUATION_STEP_DB)
+        if excess_db > allowed_db:
+            steps = math.ceil((excess_db - allowed_db) / ATTENUATION_STEP_DB)
             self._owned.attenuator.attenuation_db(self._user.attenuation_db + steps * ATTENUATION_STEP_DB)
 
     def intensity(self, direction: Direction, mu: float) -> float:

@@ -49,6 +49,8 @@ from orchestrator.wire.codec import encode
 
 logger = logging.getLogger(__name__)
 
+LEVEL_CLICKS, LEVEL_S = 1e5, 0.5
+"""A count to a third of a per cent, or as good as it gets in so much light."""
 WATCH_S = 1.0
 """How often laser, carver and detectors are asked whether they still run; a frame says nothing about them."""
 
@@ -152,6 +154,8 @@ class RelayLight:
             own = self.polarization if plan.pair else None
             holding = own.hold(self._testbed, plan.pair, on_tracked) if own else None
             self._launching.check_running()
+            if plan.arriving:
+                self._launching.level(plan, self._arriving())
             checked_s = self._clock()
             users.send_in_turn(encode(LightOn()))
             announced, lost = 0, list[int]()
@@ -203,7 +207,7 @@ class RelayLight:
         self._launching.open(replace(plan, detector_cps=0.0), latching)
         meter = Meter(
             self._testbed,
-            Exposures(self._testbed, self._owned),
+            Exposures(self._testbed, self._tagger),
             2 * plan.detector_cps,
             lambda: tell_others(channels),
         )
@@ -240,6 +244,18 @@ class RelayLight:
             gate_ps=protocol.gate_ns * 1000,
             slots_per_frame=protocol.slots_per_frame,
         )
+
+    def _arriving(self) -> float:
+        """Counts per slot of the light of either direction, with all modulators at rest."""
+        exposures = Exposures(
+            self._testbed,
+            self._tagger,
+            timeout_s=self._timeout_s,
+            pause=self._pause,
+            clock=self._clock,
+        )
+        delays_ps = self._tracking.delays_ps(self._testbed.calibration.detector_delays_ps)
+        return exposures.gated(clicks=LEVEL_CLICKS, longest_s=LEVEL_S, delays_ps=delays_ps).arriving
 
     def _record(self) -> Times:
         """One frame: trigger, wait for its end, read the time stamps of both detectors (1-d int64, ps)."""

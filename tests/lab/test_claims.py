@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import pty
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -111,3 +112,25 @@ def test_the_lock_of_a_file_that_was_taken_away_meanwhile_is_none(monkeypatch: p
     with pytest.raises(OwnedError, match="process 12"), claiming([METER], "a notebook", patience_s=0.0):
         pass
     os.close(others[0])
+
+
+def test_a_terminal_that_is_made_anew_under_an_old_number_is_another_instrument() -> None:
+    """A simulator has ended, and the role that had its switch has not noticed yet."""
+    ends = pty.openpty()
+    number = os.ttyname(ends[1])
+    with claiming([entry(number, "oz-dd100")], "relay of a simulator that has ended"):
+        for end in ends:
+            os.close(end)
+        held: list[int] = []
+        try:
+            while not held or os.ttyname(held[-1]) != number:
+                held += pty.openpty()  # the system gives free numbers from the lowest on
+            with (
+                claiming([entry(number, "oz-dd100")], "relay", patience_s=0.0),
+                pytest.raises(OwnedError, match="runs as relay and"),
+                claiming([entry(number, "oz-dd100")], "a notebook", patience_s=0.0),
+            ):
+                pass
+        finally:
+            for end in held:
+                os.close(end)

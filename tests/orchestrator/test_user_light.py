@@ -163,7 +163,8 @@ def test_out_of_the_ring_the_sensors_take_their_zero() -> None:
 
 
 def test_light_that_is_too_bright_is_trimmed_and_light_that_is_too_dim_is_not() -> None:
-    for factor, least_db, most_db in ((1.3, 1.13, 1.16), (0.9, 0.0, 0.0)):
+    """To half of what it may drift by, .07 dB: less is within the noise of its readings, and left to the relay."""
+    for factor, least_db, most_db in ((1.3, 1.06, 1.09), (1.01, 0.0, 0.0), (0.9, 0.0, 0.0)):
         phase = Phase(n_frames=1).start()
         phase.light_on(factor)
         phase.frame(0)
@@ -172,7 +173,7 @@ def test_light_that_is_too_bright_is_trimmed_and_light_that_is_too_dim_is_not() 
         assert least_db <= trimmed_db <= most_db
         assert math.isclose(
             phase.station.output_photons(small_testbed(), "alice", "ccw"),
-            min(factor, 1.0) * MU,
+            min(factor, 10**0.007) * MU,
             rel_tol=0.005,
         )
         phase.light_off()

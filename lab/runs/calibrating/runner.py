@@ -56,21 +56,28 @@ def plan(
     at: datetime,
     *,
     steps: Collection[Step],
-    pair: tuple[str, str] | None,
+    asked: Sequence[tuple[str, str]] = (),
 ) -> list[Due]:
-    """What is to be done: the ``steps`` asked for, or those whose values are missing or stale, in their order."""
+    """What is to be done: the ``steps`` asked for, or those whose values are missing or stale, in their order.
+
+    For the pairs ``asked`` for, by default for all.  What several pairs share is done once: a user's own values in the
+    light of the first pair that it stands in, the relay's in that of the first of all, arms in as few pairs as have them.
+    """
     chosen = list(steps) or list(STEPS)
-    covering = [pair] if pair else _covering(users, pairs)
+    covering = list(asked) or _covering(users, pairs)
+    arms = _with_new_arms(asked or pairs)
     due: list[Due] = []
     for step in in_order(chosen):
         if step not in (*PROCEDURES, Step.INTENSITY):
             continue
-        owners = [(name, each) for each in covering for name in each]
-        for owner, each in owners if STEPS[step].owner == "user" else [("relay", covering[0])]:
-            if (steps or _is_due(book, step, owner, at)) and not any(
-                other.step is step and other.owner == owner for other in due
-            ):
-                due.append(Due(step, owner, each))
+        if STEPS[step].owner == "user":
+            turns: dict[str, tuple[str, str]] = {}
+            for each in covering:
+                turns = dict.fromkeys(each, each) | turns
+            wanted = sorted(turns.items(), key=lambda turn: users.index(turn[0]))
+        else:
+            wanted = [("relay", each) for each in (arms if step is Step.ARM_LOSS else covering[:1])]
+        due += [Due(step, owner, each) for owner, each in wanted if steps or _is_due(book, step, owner, at)]
     return due
 
 
@@ -85,6 +92,18 @@ def _covering(users: Sequence[str], pairs: Sequence[tuple[str, str]]) -> list[tu
         if not any(user in pair for pair in chosen):
             free = [pair for pair in pairs if user in pair and not any(u in p for p in chosen for u in pair)]
             chosen.append(free[0] if free else next(pair for pair in pairs if user in pair))
+    return chosen
+
+
+def _with_new_arms(pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Pairs in which every user stands as first where it does in any, and as second."""
+    chosen: list[tuple[str, str]] = []
+
+    def fresh(pair: tuple[str, str]) -> int:
+        return sum(all(pair[place] != other[place] for other in chosen) for place in (0, 1))
+
+    while fresh(best := max(pairs, key=fresh)):
+        chosen.append(best)
     return chosen
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lab.calibration.gates import GateCounts, gate_counts
 from lab.testbed import Testbed
 from orchestrator import runtime
-from orchestrator.light.launching import RelayInstruments
 from orchestrator.light.recording import PS_PER_S, Times, recorded
+
+if TYPE_CHECKING:
+    from drivers.kinds import TimeTagger
 
 RECORD_S = 0.05
 """As long as a frame of key; a record's tags are read before the next one."""
@@ -22,14 +25,14 @@ class Exposures:
     def __init__(
         self,
         testbed: Testbed,
-        owned: RelayInstruments,
+        tagger: TimeTagger,
         *,
         timeout_s: float = 10.0,
         pause: Callable[[float], None] = runtime.sleep,
         clock: Callable[[], float] = runtime.now,
     ) -> None:
         self._testbed = testbed
-        self._tagger = owned.tagger
+        self._tagger = tagger
         self._timeout_s, self._pause, self._clock = timeout_s, pause, clock
 
     def tags(self, duration_s: float = RECORD_S) -> Times:

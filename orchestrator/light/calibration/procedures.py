@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import structs
 
-from lab.calibration.arm_loss import OutputLight, launch_loss, relay_loss
+from lab.calibration.arm_loss import OutputLight, arm_losses, launch_loss
 from lab.calibration.bias import Sweep, plateau
 from lab.calibration.carver import LEAST_CLICKS, extinction_db, pulse_of
 from lab.calibration.finding import Curve, Finding, Measured
@@ -163,17 +163,23 @@ def backscatter(rig: RelayBench, relay: str, pair: Pair, part: Part) -> Finding:
 
 def arm_loss(rig: RelayBench, relay: str, pair: Pair, part: Part) -> Finding:
     """The losses of relay and launch, from a pair's rate and from what both users measure at their outputs."""
-    arms_db = pair_light(rig.testbed, *pair).arms_db
+    light = pair_light(rig.testbed, *pair)
     with rig.lit(pair) as lit:
         measured = [
             _output(rig, station, direction, arm_db)
-            for station, direction, arm_db in zip(lit.stations, OWN_DIRECTION, arms_db, strict=True)
+            for station, direction, arm_db in zip(lit.stations, OWN_DIRECTION, light.arms_db, strict=True)
         ]
         counts = lit.exposures.gated(clicks=REST_CLICKS / 5, longest_s=LONGEST_S, part=part)
     users = measured[0], measured[1]
     ring, plan = rig.testbed.ring, plan_for(rig.testbed, *pair)
+    offsets_db = np.array([station.arm_offsets_db for station in light.ring.stations])
+    arms = (light.first, 1), (light.second, 0)
+    scale_db = rig.testbed.uncertainty.sensor_scale_db
+    found = arm_losses(counts, users, arms, ring.relay_loss_db, offsets_db, scale_db)
     values = {
-        "relay_loss_db": relay_loss(counts, users, ring.relay_loss_db),
+        "relay_loss_db": found.relay_db,
+        "arm_offsets_cw_db": found.offsets_cw_db,
+        "arm_offsets_ccw_db": found.offsets_ccw_db,
         "launch_loss_db": launch_loss(users, (plan.mu_a, plan.mu_b), ring.launch_loss_db),
     }
     settings = {f"mu_{user}": each.mu for user, each in zip(pair, measured, strict=True)}

@@ -74,7 +74,7 @@ class RelayBench:
             try:
                 launching.open(PlannedLight(launch_db))
                 self._owned.tagger.restart_streams()
-                yield Lit(Exposures(self.testbed, self._owned), (first, second))
+                yield Lit(Exposures(self.testbed, self._owned.tagger), (first, second))
             finally:
                 launching.close()
                 closed = True
@@ -95,7 +95,7 @@ class RelayBench:
         try:
             launching.open(PlannedLight(10 * math.log10(2 * one_way / arriving)))
             self._owned.tagger.restart_streams()
-            yield Exposures(self.testbed, self._owned)
+            yield Exposures(self.testbed, self._owned.tagger)
         finally:
             launching.close()
 
@@ -108,4 +108,4 @@ class RelayBench:
     def dark(self) -> Exposures:
         """The detectors with the launch closed, biased as they are."""
         self._owned.tagger.restart_streams()
-        return Exposures(self.testbed, self._owned)
+        return Exposures(self.testbed, self._owned.tagger)

@@ -26,7 +26,7 @@ from orchestrator.light.own_station import Direction
 def calibrated(rig: Rig, ring: Uncalibrated) -> list[Outcome]:
     testbed = ring.testbed()
     book = read_book(ring.path, read_testbed(ring.path))
-    due = plan(testbed.user_names(), testbed.pairs(), book, now(), steps=[Step.INTENSITY], pair=None)
+    due = plan(testbed.user_names(), testbed.pairs(), book, now(), steps=[Step.INTENSITY])
     return list(run(rig, ring.path, due, progress=lambda due, part: None))
 
 

@@ -25,7 +25,7 @@ STEPS = (Step.PULSES, Step.DELAYS, Step.SEPARATION)
 def calibrated(rig: Rig, ring: Uncalibrated, steps: Sequence[Step] = STEPS) -> list[Outcome]:
     testbed = ring.testbed()
     book = read_book(ring.path, read_testbed(ring.path))
-    due = plan(testbed.user_names(), testbed.pairs(), book, now(), steps=steps, pair=None)
+    due = plan(testbed.user_names(), testbed.pairs(), book, now(), steps=steps)
     return list(run(rig, ring.path, due, progress=lambda due, part: None))
 
 
