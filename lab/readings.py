@@ -1,6 +1,7 @@
 """How the instruments of a station stand, from what is known of them: nothing is asked, so light and tags are not disturbed.
 
-QCoDeS keeps the last value of each parameter that was read or set, and when; a record holds these with their age.
+QCoDeS keeps the last value of each parameter that was read or set, and when; a record holds these with their age.  Texts
+are among them where a parameter has one of a few words: free ones may be addresses, or whatever somebody wrote.
 """
 
 from __future__ import annotations
@@ -9,13 +10,11 @@ import math
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from drivers.links.limits import plain
+from drivers.links.limits import Words, plain
 from orchestrator.records.kinds import Reading
 
 if TYPE_CHECKING:
     from lab.station import Station
-
-TEXT_LIMIT = 64
 
 
 def known_readings(station: Station) -> tuple[Reading, ...]:
@@ -40,7 +39,7 @@ def _known(parameter: Any) -> float | bool | str | None:
         return None
     value = plain(parameter.cache.get(get_if_invalid=False))
     if isinstance(value, str):
-        return value[:TEXT_LIMIT]
+        return value if isinstance(parameter.vals, Words) else None
     if isinstance(value, bool):
         return value
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None

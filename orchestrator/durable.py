@@ -13,8 +13,10 @@ Every OSError raised here names the place: a full disk says which.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +28,7 @@ T = TypeVar("T")
 
 SPENT = ".spent"
 """What a secret file is called while it is being destroyed."""
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def replace_file(path: Path, content: bytes, mode: int = 0o666) -> None:
@@ -184,3 +187,18 @@ def _placed(path: Path) -> Iterator[None]:
         if error.filename is None:
             error.filename = str(path)
         raise
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether ``error``, or one that it came from, says that a disk is full."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, OSError) and error.errno in FULL:
+            return True
+        if isinstance(error, sqlite3.Error) and error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+            return True
+        if any(os.strerror(number) in str(error) for number in FULL):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

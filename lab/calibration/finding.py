@@ -32,6 +32,14 @@ class Measured(msgspec.Struct, frozen=True):
     uncertainty: float | list[float]
     unit: str = ""
 
+    def pairs(self) -> list[tuple[float, float]]:
+        """Each value with its uncertainty."""
+        if isinstance(self.value, list) and isinstance(self.uncertainty, list):
+            return list(zip(self.value, self.uncertainty, strict=True))
+        assert not isinstance(self.value, list)
+        assert not isinstance(self.uncertainty, list)
+        return [(float(self.value), float(self.uncertainty))]
+
 
 class Finding(msgspec.Struct, frozen=True):
     """``values`` go into the book; ``figures`` are told beside them, ``settings`` say under what they were measured.

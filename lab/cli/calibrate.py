@@ -48,6 +48,8 @@ def run_calibrate(
                 outcomes.append(outcome)
                 if not as_json:
                     echo(_line(outcome))
+                if outcome.unrecorded:
+                    echo(f"{outcome.due}: kept, but it has no data set: {outcome.unrecorded}", err=True)
     except OwnedError as error:
         first, second = due[0].pair
         raise OwnedError(
@@ -92,12 +94,9 @@ def _line(outcome: Outcome) -> str:
 
 def shown(measured: Measured) -> str:
     """A value with its uncertainty and unit, for people."""
-    pairs = (
-        zip(measured.value, measured.uncertainty, strict=True)
-        if isinstance(measured.value, list) and isinstance(measured.uncertainty, list)
-        else [(measured.value, measured.uncertainty)]
+    text = " and ".join(
+        f"{value:.6g} +- {sigma:.2g}" if sigma else f"{value:.4g}" for value, sigma in measured.pairs()
     )
-    text = " and ".join(f"{value:.6g} +- {sigma:.2g}" if sigma else f"{value:.4g}" for value, sigma in pairs)
     return f"{text} {measured.unit}".rstrip()
 
 
@@ -108,6 +107,7 @@ def _answer(outcome: Outcome) -> dict[str, Any]:
         "owner": outcome.due.owner,
         "pair": list(outcome.due.pair),
         "refused": outcome.refused,
+        "unrecorded": outcome.unrecorded,
         "finding": msgspec.to_builtins(finding) if finding else None,
     }
 

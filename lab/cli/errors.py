@@ -8,11 +8,12 @@ import sys
 import traceback
 
 from drivers.links.errors import InstrumentError
-from lab.runs.full_disk import full_places, is_full
+from lab.runs.full_disk import full_places
 from lab.runs.supervising.supervisor import PARENT_FD
 from lab.runs.testbeds.folder import FolderError
 from lab.station import StationError
 from lab.testbed import TestbedError, UnknownNameError
+from orchestrator.durable import is_full
 from orchestrator.events.process import Failed, line_of
 
 UNEXPECTED = "unexpected error, please report it:\n"

@@ -7,16 +7,13 @@ temporary files, the current folder, whatever the command line names, data sets,
 
 from __future__ import annotations
 
-import errno
 import os
-import sqlite3
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 NEARLY_FULL_BYTES = 16 << 20
-FULL = (errno.ENOSPC, errno.EDQUOT)
 TEMPORARY = "TMPDIR"
 
 
@@ -35,21 +32,6 @@ class Place:
         named = f" ({self.name})" if self.name else ""
         room = f"{_size(self.free_bytes)} of {_size(self.size_bytes)} free"
         return f"{self.folder}{named} has {room}; make room there{self.instead}"
-
-
-def is_full(error: BaseException | None) -> bool:
-    """Whether ``error``, or one that it came from, says that a disk is full."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        if isinstance(error, OSError) and error.errno in FULL:
-            return True
-        if isinstance(error, sqlite3.Error) and error.sqlite_errorcode == sqlite3.SQLITE_FULL:
-            return True
-        if any(os.strerror(number) in str(error) for number in FULL):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def full_places(arguments: Sequence[str], environment: Mapping[str, str]) -> list[Place]:

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from qcodes.dataset import load_by_id
 
 from lab import bench
+from lab.datasets.database import readable
 from lab.runs.testbeds.folder import template_path
 from lab.testbed import load_testbed, read_testbed, write_testbed
 from sim_backends.optics_hidden import ring_of
@@ -54,6 +56,16 @@ def test_a_calibration_ends_in_the_testbed_that_everybody_reads(
     assert [answer["owner"] for answer in answers] == ["alice", "carol"]
     assert after.user("bob") == before.user("bob")
     assert len(list((folder / "calibrations").glob("*-phase-*.json"))) == 2
+    for answer in answers:
+        with readable(folder / "calibrations" / f"{answer['owner']}.db") as connection:
+            data = load_by_id(1, connection)
+            assert data.name == f"phase of {answer['owner']}"
+            clicks = data.get_parameter_data()["D1_clicks_per_level"]["D1_clicks_per_level"]
+            assert clicks.tolist() == answer["finding"]["counts"]["D1"]
+            assert data.snapshot is not None
+            known = data.snapshot["station"]["instruments"]
+            assert known["awg_" + answer["owner"]]["parameters"]["amplitude_vpp"]["age_s"] < 60
+            assert all(name.endswith(answer["owner"]) for name in known)
     due = qunetlab("calibrate", "--testbed", str(folder), "--dry-run", "--json")
     phase = [row["owner"] for row in json.loads(due.stdout)["due"] if row["step"] == "phase"]
     assert phase == ["bob", "dave"]

@@ -80,6 +80,10 @@ class Rig:
         for user in self.users.values():
             user.light.set_up()
 
+    def station_of(self, owner: str) -> Station:
+        """The opened instruments of relay or user."""
+        return self._stations[owner]
+
     def relay_means(self) -> RelayBench:
         """What the relay calibrates with."""
         stations = {user: OwnStation(self.testbed, user, side.station) for user, side in self.users.items()}

@@ -1,7 +1,7 @@
 """Calibrations one after the other: which are due, what each rests on, and where its findings go.
 
 A finding is kept as a file of its own, with raw counts and curves, and its values go into the book beside the testbed
-file.  Nothing of a step that was refused is kept.  A session that ends early has done what it has done: the same command
+file; its owner's database has it as a data set (:mod:`lab.datasets`).  Nothing of a step that was refused is kept.  A session that ends early has done what it has done: the same command
 goes on with what is missing or stale.
 """
 
@@ -18,8 +18,12 @@ from lab.calibration.errors import CalibrationRefusedError
 from lab.calibration.finding import Finding
 from lab.calibration.keeping import keep
 from lab.calibration.steps import STEPS, Step, in_order
+from lab.datasets.calibrations import Origin, database_of, write_calibration
+from lab.datasets.database import DatabaseError
+from lab.datasets.snapshots import snapshot_of
 from lab.runs.calibrating.intensity import intensity
 from lab.runs.calibrating.rig import Rig
+from lab.runs.software import commit
 from lab.testbed import read_testbed
 from orchestrator.light.calibration.procedures import PROCEDURES, RELAY_PROCEDURES
 
@@ -38,11 +42,12 @@ class Due:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one step: a finding, or why there is none."""
+    """What became of one step: a finding, or why there is none; ``unrecorded`` says why it has no data set."""
 
     due: Due
     finding: Finding | None = None
     refused: str = ""
+    unrecorded: str = ""
 
 
 Progress = Callable[[Due, float], None]
@@ -117,13 +122,25 @@ def run(rig: Rig, testbed_path: Path, due: Sequence[Due], *, progress: Progress)
         if grounds := list(stale(book, each.step, each.pair, now())):
             yield Outcome(each, refused=f"{'; '.join(grounds)}: calibrate that first")
             continue
+        origin, began = Origin.of(rig.testbed.name, testbed_path, commit()), now()
         try:
             finding = _find(rig, each, partial(progress, each))
             rig.recalibrated(keep(testbed_path, finding, now()))
         except CalibrationRefusedError as error:
             yield Outcome(each, refused=str(error))
             continue
-        yield Outcome(each, finding)
+        yield Outcome(each, finding, unrecorded=_record(rig, testbed_path, finding, origin, began))
+
+
+def _record(rig: Rig, testbed_path: Path, finding: Finding, origin: Origin, began: datetime) -> str:
+    """Write the data set of what is in the book; returns why that failed: the calibration holds without it."""
+    ended = now()
+    snapshot = snapshot_of(rig.station_of(finding.owner))
+    try:
+        write_calibration(database_of(testbed_path, finding.owner), finding, origin, snapshot, began, ended)
+    except DatabaseError as error:
+        return str(error)
+    return ""
 
 
 def _find(rig: Rig, due: Due, part: Callable[[float], None]) -> Finding:

@@ -43,15 +43,6 @@ def _section(finding: Finding, findings: Sequence[Finding]) -> dict[str, Any]:
     }
 
 
-def numbers(measured: Measured) -> list[tuple[float, float]]:
-    """Each value with its uncertainty."""
-    if isinstance(measured.value, list) and isinstance(measured.uncertainty, list):
-        return list(zip(measured.value, measured.uncertainty, strict=True))
-    assert isinstance(measured.value, float | int)
-    assert isinstance(measured.uncertainty, float | int)
-    return [(float(measured.value), float(measured.uncertainty))]
-
-
 def _values(finding: Finding) -> Table:
     rows = [
         [name, *_shown(each), "yes" if name in finding.values else ""]
@@ -61,7 +52,7 @@ def _values(finding: Finding) -> Table:
 
 
 def _shown(measured: Measured) -> list[str]:
-    pairs = numbers(measured)
+    pairs = measured.pairs()
     return [
         ", ".join(f"{value:.7g}" for value, _ in pairs),
         ", ".join(f"{sigma:.2g}" if sigma else "-" for _, sigma in pairs),
@@ -116,7 +107,7 @@ def _history(findings: Sequence[Finding]) -> bytes:
     names = list(findings[-1].values)
     figure, axes = new_figure(len(names), 2.6)
     for axis, name in zip([axes] if len(names) == 1 else axes, names, strict=True):
-        found = [(each.measured, numbers(each.values[name])) for each in findings if name in each.values]
+        found = [(each.measured, each.values[name].pairs()) for each in findings if name in each.values]
         for place, color in zip(range(len(found[-1][1])), COLORS, strict=False):
             at = [when for when, _ in found]
             values = [pairs[place][0] for _, pairs in found]

@@ -15,9 +15,10 @@ import pytest
 
 from lab.cli.errors import explain
 from lab.runs import full_disk
-from lab.runs.full_disk import full_places, is_full
+from lab.runs.full_disk import full_places
 from lab.runs.supervising.private_folder import private_folder
 from lab.runs.supervising.supervisor import Child
+from orchestrator.durable import is_full
 from orchestrator.events.process import Failed
 
 Rooms = Callable[[dict[Path, int]], None]

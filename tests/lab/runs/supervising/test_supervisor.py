@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from lab.runs.full_disk import is_full
 from lab.runs.supervising.supervisor import ChildError, Supervisor
+from orchestrator.durable import is_full
 from orchestrator.events.common import Unknown
 from orchestrator.events.process import Ended, Failed, NodeServing, Printed, ProcessEvent, line_of
 from orchestrator.events.status import BlockReport
