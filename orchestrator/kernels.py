@@ -8,16 +8,19 @@ If none can be written, or the one found is full or damaged, the kernel is compi
 which is said once.
 
 What lies in a cache is code that will run: a folder is used only if it is this user's and nobody else can
-write it.
+write it.  Numba writes the index of a kernel before the code that it names, and two processes may choose one name for
+the code of two types; so who writes holds the folder alone (flock), and nobody reads meanwhile.
 """
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -25,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 FOLDER_SETTING, TOLD_SETTING = "NUMBA_CACHE_DIR", "QUNETLAB_KERNELS_UNCACHED"
 """Environment: numba's own setting, which child processes inherit; and whether the user was told already."""
+
+LOCK = "qunetlab-kernels.lock"
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _offered: list[Path] = []
@@ -67,7 +72,8 @@ class _KernelCache:
         if cache is None:
             return None
         try:
-            return cache.load_overload(signature, target)
+            with _held(cache, fcntl.LOCK_SH):
+                return cache.load_overload(signature, target)
         except Exception as error:  # noqa: BLE001 - unpickling a damaged file fails in any way; it is written anew
             logger.info("machine code in %s cannot be read (%r) and is made anew", cache.cache_path, error)
             self.flush()  # numba reads a damaged index again before it adds to it
@@ -79,7 +85,8 @@ class _KernelCache:
         if cache is None:
             return
         try:
-            cache.save_overload(signature, compiled)
+            with _held(cache, fcntl.LOCK_EX):
+                cache.save_overload(signature, compiled)
         except OSError as error:
             _tell_once(f"{cache.cache_path}: {error.strerror or error}")
 
@@ -93,9 +100,25 @@ class _KernelCache:
         """Forget what is kept (numba's ``recompile`` asks for it)."""
         if (cache := self._cache()) is not None:
             try:
-                cache.flush()
+                with _held(cache, fcntl.LOCK_EX):
+                    cache.flush()
             except OSError as error:
                 _tell_once(f"{cache.cache_path}: {error.strerror or error}")
+
+
+@contextmanager
+def _held(cache: Any, how: int) -> Iterator[None]:
+    """The folder of ``cache`` for this process alone, or together with others that read; one that none can write is free."""
+    try:
+        lock = os.open(Path(cache.cache_path) / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError:
+        yield
+        return
+    try:
+        fcntl.flock(lock, how)
+        yield
+    finally:
+        os.close(lock)
 
 
 def _cache_of(function: Callable[..., Any]) -> Any:

@@ -237,6 +237,8 @@ def test_no_driver_enables_anything_while_latched_even_if_it_had_asked_before(tm
             thread.join(LIMIT_S)
             assert not twin.state()["emission"]
             assert [type(error) for error in ended] == [PreemptedError]
+            assert interlock._pass is not None
+            assert interlock._pass.over.wait(LIMIT_S), "made safe twice: the second time preempts as well"
             with pytest.raises(InterlockedError):
                 laser.emission(True)
             interlock.acknowledge("dana")

@@ -280,10 +280,15 @@ def test_a_second_process_with_the_same_key_takes_over(hub_world: Any) -> None:
 
 
 def test_a_hub_that_has_fallen_silent_is_lost_and_found(hub_world: Any) -> None:
+    """A word that comes in the very moment of a jump is heard after it; the next jump meets a silence."""
     now = [0.0]
     alice = hub_world.agent("alice", clock=lambda: time.monotonic() + now[0])
-    now[0] += 3600.0
-    down = next_event(alice, LinkDown)
+    for _ in range(50):
+        now[0] += 3600.0
+        down = alice.control_recv(0.5)
+        if isinstance(down, LinkDown):
+            break
+    assert isinstance(down, LinkDown)
     assert down.state is LinkState.LOST
     assert "nothing from the hub" in down.reason
     assert alice.wait_up(10.0)

@@ -7,7 +7,10 @@ import importlib.util
 import logging
 import os
 import tempfile
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -199,3 +202,25 @@ def test_a_damaged_cache_is_made_anew(load: Callable[[], ModuleType], tmp_path: 
     assert load().double(20) == 41
     again = load()
     assert (again.double(20), hits(again)) == (41, 1)
+
+
+def test_two_that_write_at_once_keep_the_code_of_both(
+    load: Callable[[], ModuleType], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Each would find an empty index and call its code the first, were they not kept apart."""
+    compiled = load().double
+    assert (compiled(20), compiled(1.5)) == (41, 4.0)
+    for path in (tmp_path / "installed").rglob("*.nb?"):
+        path.unlink()
+    both, save_index = threading.Barrier(2), caching.IndexDataCacheFile._save_index
+
+    def slowly(file: Any, overloads: Any) -> None:
+        with suppress(threading.BrokenBarrierError):
+            both.wait(0.5)
+        save_index(file, overloads)
+
+    monkeypatch.setattr(caching.IndexDataCacheFile, "_save_index", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(compiled._cache.save_overload, *zip(*compiled.overloads.items(), strict=True)))
+    again = load()
+    assert (again.double(20), again.double(1.5), hits(again)) == (41, 4.0, 2)
