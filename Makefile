@@ -20,9 +20,10 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/qunetlab demo
 
-# Two files at a time.  Some tests hold real time-outs, and a busy machine is no fault: what fails is run again alone.
+# Three files at a time, for two cores: instruments are waited for a third of the time.  Some tests hold real time-outs,
+# and a busy machine is no fault: what fails is run again alone.
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadfile || $(BIN)/python -m pytest --last-failed --last-failed-no-failures none
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder || $(BIN)/python -m pytest --last-failed --last-failed-no-failures none
 
 test-long: $(STAMP)
 	-$(BIN)/qunetlab data fetch mnist

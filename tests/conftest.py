@@ -29,6 +29,11 @@ def pytest_configure() -> None:
             os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest come first, so that nothing is left alone with one of them at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("early") is None)
+
+
 @pytest.fixture(autouse=True)
 def no_guard_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Drivers of the tests' own process have no guard: their twins end with it."""

@@ -248,7 +248,8 @@ class _Pass:
 
     def words(self) -> str:
         told = [f"{name}: {why}" for name, why in self.failures().items()]
-        return "; ".join(told + [f"{name} is under way" for name in self.under_way()])
+        told += [f"{name} is under way" for name in self.under_way()]
+        return "; ".join(told or ["it is being made safe a second time; wait for that"])
 
 
 @contextmanager

@@ -25,6 +25,8 @@ from lab.runs.first_contact.recording import Recorder, recorded, run
 from lab.runs.first_contact.session import Session, unique_name
 from sim_backends.bench import Bench
 
+pytestmark = pytest.mark.early
+
 OPTIONS = {"id-quantique-id900": {"integration_ms": 10.0}}
 """Counting takes its time."""
 SHIPPED = sorted((Path(__file__).parent / "transcripts").glob("*.jsonl"))

@@ -21,6 +21,8 @@ from drivers.links.errors import (
 from drivers.modulators.tektronix_awg70002a import AWG70002A, parse_progress
 from sim_backends.modulators.tektronix_awg70002a import AWG70002ATwin
 
+pytestmark = pytest.mark.early
+
 N = 4096
 
 
@@ -117,8 +119,8 @@ def test_a_clock_that_changes_slowly_is_waited_for(caplog: pytest.LogCaptureFixt
 
 @pytest.mark.parametrize("doing", ["clock", "upload"])
 def test_dark_within_a_second_while_another_thread_waits(doing: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """20 s for the clock, or for an instrument that takes in a frame slowly."""
-    twin = AWG70002ATwin(clock_change_s=20.0 if doing == "clock" else 0.0)
+    """5 s for the clock, or for an instrument that takes in a frame slowly."""
+    twin = AWG70002ATwin(clock_change_s=5.0 if doing == "clock" else 0.0)
     awg = AWG70002A("awg", twin.serve("127.0.0.1", 0))
     awg.connect()
     started, ends = threading.Event(), []

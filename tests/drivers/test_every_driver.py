@@ -32,6 +32,8 @@ from drivers.links.errors import (
 from drivers.links.limits import ListWithin, Within
 from drivers.options import option_types
 
+pytestmark = pytest.mark.early
+
 UNITS = {
     "a": "A", "c": "degC", "db": "dB", "dbm": "dBm", "hz": "Hz", "ma": "mA", "ms": "ms", "mv": "mV", "mw": "mW", "nm": "nm",
     "ns": "ns", "pm": "pm", "ps": "ps", "s": "s", "ua": "uA", "v": "V", "vpp": "V", "w": "W",

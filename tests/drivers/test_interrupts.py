@@ -26,6 +26,8 @@ from wires import Piece
 import drivers
 from drivers.links.errors import InstrumentError
 
+pytestmark = pytest.mark.early
+
 SIGNALS = {"stop button": signal.SIGALRM, "terminated": signal.SIGTERM}
 KINDS = ("stop button", "terminated", "late", "garbage", "closed")
 LATE_S = 0.2

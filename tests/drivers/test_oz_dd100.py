@@ -24,6 +24,8 @@ from drivers.links.errors import (
 )
 from sim_backends.attenuators.oz_dd100 import OzDD100Twin
 
+pytestmark = pytest.mark.early
+
 
 @pytest.fixture
 def moves():

@@ -42,6 +42,8 @@ from orchestrator.wire.links import LinkState
 from orchestrator.wire.messages import LeaseAbort, LeaseDone, LightStatistics
 from sim_backends.bench import Bench
 
+pytestmark = pytest.mark.early
+
 PAIR = ("alice", "bob")
 PARTIES = ("relay", *PAIR)
 FRAMES, SLOTS = 8, 1 << 14

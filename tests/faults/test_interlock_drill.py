@@ -30,6 +30,8 @@ from sim_backends.bench import Bench
 from sim_backends.optics import Ring
 from sim_backends.optics_way import DIRECTIONS
 
+pytestmark = pytest.mark.early
+
 ROOT = str(Path(__file__).resolve().parents[2])
 DARK_S = 1.0
 PHOTON_W = 1e-18

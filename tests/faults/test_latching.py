@@ -14,6 +14,8 @@ from driven_ring import DrivenRing, Phase, ring_content
 from lab import needs
 from orchestrator.light.messages import LightAborted
 
+pytestmark = pytest.mark.early
+
 FRAMES, SLOTS = 4, 1 << 18
 
 

@@ -29,6 +29,8 @@ from orchestrator.light.own_station import OWN_DIRECTION
 from orchestrator.protocols.block_planning import plan_for
 from orchestrator.wire.memory_channel import memory_channel_pair
 
+pytestmark = pytest.mark.early
+
 PAIR = ("alice", "carol")
 USER = PAIR[1]
 FRAMES = 3

@@ -33,7 +33,7 @@ from orchestrator.events.common import Serving
 from orchestrator.events.process import Ended, LightProgress, PeerLedger, ProcessEvent, SimulatorStopped
 from orchestrator.events.status import BlockReport
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.early, pytest.mark.timeout(300)]
 SMALL = {"slots_per_frame": 1 << 20, "pulses_per_block": 1 << 25}
 PAIR = ("alice", "dave")
 RECOVERY_S = 10.0

@@ -35,6 +35,8 @@ from orchestrator.wire.queue_control import (
     ShowQueue,
 )
 
+pytestmark = pytest.mark.early
+
 TEMPLATE = Path(__file__).parents[2] / "lab" / "testbeds" / "simulated-reference.toml"
 PROCESS = """
 import sys, threading

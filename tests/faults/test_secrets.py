@@ -60,7 +60,7 @@ from orchestrator.processes.relay import run_relay
 from orchestrator.wire.curve import load_keys
 from sim_backends.bench import Bench
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.early, pytest.mark.timeout(120)]
 
 USERS = ("alice", "bob", "carol")
 N_PARAMETERS = 150

@@ -20,6 +20,8 @@ from orchestrator.light.messages import LightAborted
 from orchestrator.light.user import UserLight
 from sim_backends.survey import surveyed
 
+pytestmark = pytest.mark.early
+
 Plant = Callable[[DrivenRing, pytest.MonkeyPatch], Callable[[int], None] | None]
 
 

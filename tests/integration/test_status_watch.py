@@ -30,7 +30,7 @@ from orchestrator.hub.agent import Agent
 from orchestrator.hub.connect import connect_agent
 from orchestrator.wire.messages import Demand
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.early, pytest.mark.timeout(180)]
 TOLD_S = 5.0
 """The promise is a few seconds; starting a command on a busy machine is not part of it."""
 PATIENCE_S = 40.0

@@ -27,6 +27,8 @@ from lab.runs.first_contact.against_twin import alone
 from lab.testbed import UnknownNameError
 from sim_backends.bench import Bench
 
+pytestmark = pytest.mark.early
+
 if TYPE_CHECKING:
     from tests.lab.conftest import SimulatedLab
 

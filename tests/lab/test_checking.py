@@ -20,6 +20,8 @@ from lab.light_of import pair_light
 from lab.runs.testbeds.folder import TEMPLATES, template_path
 from lab.testbed import TestbedError, load_testbed, write_testbed
 
+pytestmark = pytest.mark.early
+
 
 def content() -> dict[str, Any]:
     return tomllib.loads(template_path("simulated-four-node").read_text(encoding="utf-8"))

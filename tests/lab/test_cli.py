@@ -18,6 +18,8 @@ from lab.runs.testbeds.folder import template_path
 from lab.testbed import load_testbed, write_testbed
 from orchestrator.keystore.pair_secret import PairSecret
 
+pytestmark = pytest.mark.early
+
 
 def test_init_makes_a_folder_that_checks_and_keeps_its_secrets_private(qunetlab: Any, tmp_path: Path) -> None:
     made = qunetlab("init", str(tmp_path / "bench"), "--json")

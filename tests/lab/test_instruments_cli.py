@@ -20,6 +20,8 @@ from sim_backends.attenuators.oz_dd100 import OzDD100Twin
 from sim_backends.powermeters.thorlabs_pm100d import PM100DTwin
 from sim_backends.switches.thorlabs_osw22 import ThorlabsOSW22Twin
 
+pytestmark = pytest.mark.early
+
 OVER_RANGE_W = 1.0
 
 

@@ -15,6 +15,8 @@ from lab.runs.lit_ring import Seen
 from lab.testbed import UnknownNameError
 from orchestrator.light.messages import LightAborted
 
+pytestmark = pytest.mark.early
+
 if TYPE_CHECKING:
     from tests.lab.conftest import SimulatedLab
 

@@ -24,6 +24,8 @@ from orchestrator.events.process import HubServing
 from orchestrator.processes.orchestrator import run_orchestrator
 from orchestrator.wire.curve import load_keys
 
+pytestmark = pytest.mark.early
+
 USERS = ("alice", "bob", "carol")
 
 

@@ -36,6 +36,8 @@ from orchestrator.wire.queue_control import (
 )
 from orchestrator.wire.zeromq import ZeroMQ
 
+pytestmark = pytest.mark.early
+
 AB, AC, BC = PAIRS
 CONFIG = OrchestratorConfig(
     users=USERS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from orchestrator.keystore.tagged import Tagged, TaggedChannel
 from orchestrator.secret import SecretBits
 from orchestrator.wire.codec import encode
 from orchestrator.wire.memory_channel import memory_channel_pair
+
+pytestmark = pytest.mark.early
 
 KEK = Kek(b"k" * 32)
 
@@ -98,7 +101,7 @@ class Twins:
 @given(st.lists(STEPS, max_size=14))
 @settings(max_examples=40, deadline=None)
 def test_both_ends_stay_equal_and_the_books_balance(steps: list[tuple[str, int]]) -> None:
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=os.environ.get("PYTEST_DEBUG_TEMPROOT")) as folder:
         twins = Twins(Path(folder))
         try:
             for what, size in steps:
@@ -152,7 +155,7 @@ _shared: list[tuple[KeyStore, tempfile.TemporaryDirectory[str]]] = []
 def shared_store() -> KeyStore:
     """One store for all garbage: none of it may change anything."""
     if not _shared:
-        folder = tempfile.TemporaryDirectory()
+        folder = tempfile.TemporaryDirectory(dir=os.environ.get("PYTEST_DEBUG_TEMPROOT"))
         store = KeyStore.create(Path(folder.name) / "alice", "alice", KEK)
         store.install_initial_secret(
             "bob", secret(bytes(8192)), secret(bytes(range(256)) * 32), pair_end="first"

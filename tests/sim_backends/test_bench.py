@@ -27,6 +27,8 @@ from sim_backends import bench as bench_module
 from sim_backends import bench_addresses
 from sim_backends.bench import Bench, BenchError, run_simulator
 
+pytestmark = pytest.mark.early
+
 TEMPLATE = Path(bench_module.__file__).parents[1] / "lab" / "testbeds" / "simulated-four-node.toml"
 SLOTS = 1 << 15
 

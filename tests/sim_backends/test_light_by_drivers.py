@@ -10,6 +10,8 @@ from driven_ring import DrivenRing, ring_content
 from orchestrator.light.own_station import OWN_DIRECTION
 from orchestrator.protocols.block_planning import plan_for
 
+pytestmark = pytest.mark.early
+
 SLOTS_PER_FRAME, FRAMES = 1 << 18, 8
 SENSOR_NOISE = math.sqrt(2) * 0.03 / math.sqrt(10) / 0.5
 """Of an intensity: 0.03 pW in one second, ten of them for a reading and for its zero, on half a picowatt of own light."""

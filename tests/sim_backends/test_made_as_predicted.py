@@ -14,6 +14,8 @@ from orchestrator.light.messages import LightAborted
 from orchestrator.postprocessing.block import BlockResult
 from orchestrator.postprocessing.conversation import BlockAborted
 
+pytestmark = pytest.mark.early
+
 NEAR = ("alice", "dave")
 """The pair of the ring that loses least: key also of small blocks."""
 FAR = ("alice", "bob")

@@ -17,6 +17,8 @@ from lab.runs.calibrating.runner import Outcome, plan, run
 from lab.testbed import read_testbed
 from orchestrator.light.calibration import timing
 
+pytestmark = pytest.mark.early
+
 Floats = npt.NDArray[np.float64]
 SLOT_PS = 10_000.0
 STEPS = (Step.PULSES, Step.DELAYS, Step.SEPARATION)
