@@ -12,13 +12,17 @@ First match wins:
 1. **Nobody starves.**  The claim that is in the queue longest earns a part of the ring's time
 (:attr:`~orchestrator.scheduling.scheduler.Policy.oldest_share`), saved up until it pays for a block.  So whatever
 others ask for, urgent or not, each is served in the end, and all others lose no more than that part.
-2. **Due times.**  A claim that must be served from here on without a break to be ready when it is due, those due
-before it first, is served; of several the one that is due first.  A due time that cannot be met any more has no
-further say.
-3. **Smith's rule.**  The weight doubles with every step of priority.  Ring time still needed is in whole blocks, with
-the switching to each pair but the one on the ring and with the calibrations that must come before it; so the
-claim on the ring keeps it unless another is worth the switch.
-4. **Order** of arrival.
+2. **Smith's rule within due times.**  The order in which all are to be served is filled from its end, as Smith did for
+jobs with due times: of those that may still be ready then, the one of least weight over ring time goes last.  The first
+of the order has the ring.  So a claim goes before a heavier one only where it would be late behind it, and nobody waits for the
+last moment only to break into the work of another.
+3. **Order** of arrival among equals.
+
+A due time is *promised* if it can be met, as far as is known, together with those promised to claims that came before;
+one that cannot has no further say.  Claims are to be ready a block before they are due where there is room, because
+blocks are lost.  The weight doubles with every step of priority.  Ring time still needed is in whole blocks, with the
+switching to each pair but the one on the ring and with the calibrations that must come before it; so the claim on the
+ring keeps it unless another is worth the switch.
 
 ARTIQ, whose ``priority_key`` puts priority before everything (artiq/master/scheduler.py), lets one long run of higher
 priority hold up any number of short ones; here a step of priority is worth a factor of two in length.
@@ -29,8 +33,11 @@ pure function of frozen values.
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from bisect import insort
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -96,11 +103,14 @@ def next_turn(
     oldest = min(candidates, key=lambda each: each.claim.number)
     if owed_s > 0.0 and owed_s >= oldest.block_s:
         return oldest.turn
-    urgent = _urgent(candidates, now_s)
-    if urgent is not None:
-        return urgent.turn
-    best = max(candidates, key=lambda each: (_worth(each), -each.claim.number))
-    return best.turn
+    return _planned(candidates, now_s)[0].turn
+
+
+def service_order(claims: Sequence[Claim], state: SchedulerState, now_s: float) -> list[Claim]:
+    """Claims that can be served, in the order in which each has all it wants as things stand."""
+    steps = _steps_by_pair(claims)
+    candidates = [each for claim in claims if (each := _candidate(claim, steps, state, now_s)) is not None]
+    return [each.claim for each in _planned(candidates, now_s)]
 
 
 def owed_after(
@@ -169,26 +179,64 @@ def _candidate(claim: Claim, steps: Steps, state: SchedulerState, now_s: float) 
     )
 
 
-def _urgent(candidates: Sequence[_Candidate], now_s: float) -> _Candidate | None:
-    """The first of those that are late unless the ring is theirs from here on."""
-    due = sorted(
-        (each for each in candidates if each.claim.due_s is not None and _can_be_met(each, now_s)),
-        key=_due_s,
+def _promised(candidates: Sequence[_Candidate], now_s: float) -> list[_Candidate]:
+    """Those whose due time can be met beside those that came before them, the first due first.
+
+    Served in order of their due times all of a set are in time if any order has them so (Jackson 1955).
+    """
+    promised: list[_Candidate] = []
+    for each in sorted(candidates, key=lambda each: each.claim.number):
+        if now_s + each.ring_s <= _due_s(each) < math.inf:
+            with_it = [*promised]
+            insort(with_it, each, key=_due_s)
+            if all(end_s <= _due_s(one) for one, end_s in zip(with_it, _ends_s(with_it, now_s), strict=True)):
+                promised = with_it
+    return promised
+
+
+def _planned(candidates: Sequence[_Candidate], now_s: float) -> list[_Candidate]:
+    """All in the order in which each is served to its end, filled from the last one on."""
+    due = _promised(candidates, now_s)
+    until_s = _with_reserve(due, now_s)
+    waits = [
+        _placed(each) for each in candidates if each.claim.number not in {one.claim.number for one in due}
+    ]
+    heapq.heapify(waits)
+    end_s = now_s + sum(each.ring_s for each in candidates if math.isfinite(each.ring_s))
+    order: list[_Candidate] = []
+    while waits or due:
+        while due and (not waits or until_s[-1] >= end_s):
+            until_s.pop()
+            heapq.heappush(waits, _placed(due.pop()))
+        *_, last = heapq.heappop(waits)
+        order.append(last)
+        if math.isfinite(last.ring_s):
+            end_s -= last.ring_s
+    return order[::-1]
+
+
+def _placed(candidate: _Candidate) -> tuple[float, int, _Candidate]:
+    """Sorts by worth, what came later first among equals."""
+    return _worth(candidate), -candidate.claim.number, candidate
+
+
+def _with_reserve(due: Sequence[_Candidate], now_s: float) -> list[float]:
+    """When those promised are to be ready: a block before they are due where there is room for it, and in their order."""
+    until_s = [
+        max(_due_s(each) - each.block_s, end_s) for each, end_s in zip(due, _ends_s(due, now_s), strict=True)
+    ]
+    return list(itertools.accumulate(reversed(until_s), min))[::-1]
+
+
+def _ends_s(candidates: Sequence[_Candidate], now_s: float) -> Iterator[float]:
+    """When each is ready if they are served in this order."""
+    return itertools.islice(
+        itertools.accumulate((each.ring_s for each in candidates), initial=now_s), 1, None
     )
-    needed_s = 0.0
-    for each in due:
-        needed_s += each.ring_s
-        if now_s + needed_s + each.block_s > _due_s(each):
-            return due[0]
-    return None
 
 
 def _due_s(candidate: _Candidate) -> float:
     return math.inf if candidate.claim.due_s is None else candidate.claim.due_s
-
-
-def _can_be_met(candidate: _Candidate, now_s: float) -> bool:
-    return now_s + candidate.ring_s <= _due_s(candidate)
 
 
 def _worth(candidate: _Candidate) -> float:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from orchestrator.scheduling.claims import Claim, next_turn, owed_after, ring_time_s
+from orchestrator.scheduling.claims import Claim, next_turn, owed_after, ring_time_s, service_order
 from orchestrator.scheduling.entries import Entry
 from orchestrator.scheduling.leases import Outcome
 from orchestrator.scheduling.ring_queue import RingQueue
@@ -95,11 +95,7 @@ class Turns:
         state = _wanted(left, state)
         found: dict[int, tuple[float, float]] = {}
         passed_s = 0.0
-        while left:
-            turn = next_turn(left, state, now_s + passed_s)
-            if turn is None:
-                break
-            claim = next(each for each in left if each.number == turn.number)
+        for claim in service_order(left, state, now_s):
             ring_s = ring_time_s(claim, left, state)
             passed_s += ring_s
             if claim.entry is not None:

@@ -1,4 +1,4 @@
-"""Random mixes of work for one ring, what a rule of scheduling makes of them, and a bound that no rule goes below.
+"""Random mixes of work for one ring, and what a rule of scheduling makes of them.
 
 A mix is what a ring of 4 to 64 users is asked for in some hours: 2 to 8 training runs (key for every pair of three to
 eight users), orders of key for one pair, calibration steps, each with its arrival, priority and, if wanted, some with a due
@@ -6,21 +6,9 @@ time.
 Pairs yield what is theirs to yield per block; the scheduler begins with planned rates that are up to a quarter off and
 learns.  One block in a hundred gives nothing, and every change of pair takes a switch.
 
-The bound is the linear programme over mean busy times of Goemans, Queyranne, Schulz, Skutella and Wang, "Single machine
-scheduling with release dates" (SIAM J. Discrete Math. 15, 165, 2002; equivalent to the time-indexed programme of Dyer
-and Wolsey, Discrete Appl. Math. 26, 255, 1990), used for preemptive schedules by Goemans, Wein and Williamson (Oper.
-Res. Lett. 26, 149, 2000)::
-
-    minimise  sum_j w_j (M_j + p_j / 2)
-    so that   sum_{j in S} p_j M_j  >=  p(S) (min_{j in S} r_j + p(S) / 2)      for every set S of jobs
-
-``M_j`` is the mean of the times at which job j has the ring.  Why it bounds every preemptive schedule: all p(S) of S is
-done after its first release, at best at once, which is the right-hand side; and the p_j of a job that ends at C_j is
-done at the latest in the last p_j before it, so C_j >= M_j + p_j / 2.  A job takes whole blocks of its own, and one
-switch to each pair that no other job wants.  More switching, blocks that give nothing, due times and calibrations that
-must come first only make schedules worse, and are left out.  The sets that are
-violated by a solution are, for every earliest release, the first ones in order of M_j (Queyranne, Math. Program. 58,
-263, 1993), so they are found by sorting and added until none is left.
+For a bound (``due_bound.py``) a job takes whole blocks of its own, and one switch to each pair that no other job wants.
+More switching, blocks that give nothing and calibrations that must come first only make schedules worse, and are left
+out.
 """
 
 from __future__ import annotations
@@ -33,7 +21,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 from msgspec.structs import replace
-from scipy.optimize import linprog
 
 from orchestrator.scheduling.claims import Claim, Turn, next_turn, owed_after
 from orchestrator.scheduling.scheduler import Pair, PairState, Policy, SchedulerState, lease_finished
@@ -252,49 +239,3 @@ def _learnt(
             pairs=tuple(replace(p, rate_bps=bits / block_s) if p.pair == pair else p for p in after.pairs),
         )
     return after
-
-
-def bound_s(mix: Mix) -> float:
-    """What the weighted sum of completion times cannot be less than; see the module."""
-    weights = np.array([job.weight for job in mix.jobs])
-    needs_s = np.array([mix.ring_s(job) for job in mix.jobs])
-    releases_s = np.array([job.arrives_s for job in mix.jobs])
-    return mean_busy_time_bound_s(weights, needs_s, releases_s)
-
-
-def mean_busy_time_bound_s(
-    weights: npt.NDArray[np.float64], needs_s: npt.NDArray[np.float64], releases_s: npt.NDArray[np.float64]
-) -> float:
-    """The programme above by HiGHS, its violated sets added until there are none; all arrays of one entry a job."""
-    n = len(weights)
-    rows = [needs_s * np.eye(n)[j] for j in range(n)]
-    sides = [needs_s[j] * (releases_s[j] + needs_s[j] / 2) for j in range(n)]
-    while True:
-        solved = linprog(
-            weights, A_ub=-np.array(rows), b_ub=-np.array(sides), bounds=(0, None), method="highs"
-        )
-        assert solved.status == 0, solved.message
-        found = list(_violated(solved.x, needs_s, releases_s))
-        if not found:
-            return float(solved.fun + weights @ needs_s / 2)
-        for members, side in found:
-            rows.append(np.where(members, needs_s, 0.0))
-            sides.append(side)
-
-
-def _violated(
-    busy_s: npt.NDArray[np.float64], needs_s: npt.NDArray[np.float64], releases_s: npt.NDArray[np.float64]
-) -> Sequence[tuple[npt.NDArray[np.bool_], float]]:
-    """For every earliest release, the first jobs in order of mean busy time that break their inequality the most."""
-    found = []
-    for release_s in np.unique(releases_s):
-        order = [j for j in np.argsort(busy_s, kind="stable") if releases_s[j] >= release_s]
-        whole_s = np.cumsum(needs_s[order])
-        sides = whole_s * (release_s + whole_s / 2)
-        short = sides - np.cumsum((needs_s * busy_s)[order])
-        worst = int(np.argmax(short))
-        if short[worst] > 1e-7 * sides[worst]:
-            members = np.zeros(len(busy_s), bool)
-            members[order[: worst + 1]] = True
-            found.append((members, float(sides[worst])))
-    return found
