@@ -154,9 +154,9 @@ class Interlock:
             return f"the interlock of {self._station.owner} is not latched"
         passed = self._pass
         if passed is not None and (not passed.over.wait(ACKNOWLEDGE_PATIENCE_S) or passed.failures()):
-            raise NotReleasedError(
-                f"{self._station.owner} is not safe yet ({passed.words()}); put that right, stop again, then acknowledge"
-            )
+            what_to_do = "put that right, stop again, then acknowledge" if passed.words() else "wait for that"
+            told = passed.words() or "it is being made safe a second time"
+            raise NotReleasedError(f"{self._station.owner} is not safe yet ({told}); {what_to_do}")
         still = [(each.cause, why) for each in causes if (why := self._why_not(each.cause))]
         if still:
             told = "; ".join(f"{cause}: {why}; {WHAT_TO_DO[cause]}" for cause, why in still)
@@ -249,7 +249,7 @@ class _Pass:
     def words(self) -> str:
         told = [f"{name}: {why}" for name, why in self.failures().items()]
         told += [f"{name} is under way" for name in self.under_way()]
-        return "; ".join(told or ["it is being made safe a second time; wait for that"])
+        return "; ".join(told)
 
 
 @contextmanager
