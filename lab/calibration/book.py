@@ -40,6 +40,7 @@ RELAY_PLACES: dict[str, str] = {
     "extinction_db": "carver",
 }
 """The relay's values, by the section of the testbed file in whose place they stand."""
+RELAY_CHECKED = ("clock_offset_ppm", "trigger_jitter_ps")
 USER_VALUES = (
     "v_pi_v",
     "rf_gain",
@@ -52,8 +53,8 @@ USER_VALUES = (
     "separation_ns",
 )
 """A user's own values, of its entry under [[users]]."""
-DERIVED = ("separation_ns",)
-"""What was checked with light but follows from other values: dated here, and not in the testbed file."""
+DERIVED = ("separation_ns", "clock_offset_ppm", "trigger_jitter_ps")
+"""What was checked with light, and nobody plans with: dated here, and not in the testbed file."""
 BOUNDS = {"extinction_db": -2.0}
 """Values that bound something the proof rests on: read so many standard deviations off, on the safe side."""
 WHOLE = ("detector_delays_ps", "modulator_delays_ps")
@@ -107,7 +108,7 @@ class Book(_Part):
 
     def with_values(self, owner: str, values: Mapping[str, Value]) -> Book:
         """The book with these values of an owner in the place of older ones.  BookError for a name that is none."""
-        known = tuple(RELAY_PLACES) if owner == "relay" else USER_VALUES
+        known = (*RELAY_PLACES, *RELAY_CHECKED) if owner == "relay" else USER_VALUES
         if strange := [name for name in values if name not in known]:
             raise BookError(f"{', '.join(strange)}: no values of {owner}; its values are {', '.join(known)}")
         part = {**self.part(owner), **values}
@@ -186,6 +187,8 @@ def calibrated(data: Mapping[str, Any], book: Book) -> dict[str, Any]:
     """The content of a testbed file with everything that was measured in its place."""
     result = dict(data)
     for name, value in book.relay.items():
+        if name in DERIVED:
+            continue
         section = RELAY_PLACES[name]
         if isinstance(standing := result.get(section, {}), dict):
             result[section] = {**standing, name: _plain(name, value)}

@@ -16,6 +16,7 @@ from lab.calibration.carver import LEAST_CLICKS, extinction_db, pulse_of
 from lab.calibration.finding import Curve, Finding, Measured
 from lab.calibration.flat_light import backscatter_db_per_m, backscatter_per_gate, dark_count_probability
 from lab.calibration.gates import GateCounts
+from lab.calibration.reference import reference_of
 from lab.calibration.steps import Step
 from lab.calibration.visibility import visibility_of
 from lab.light_budget import all_bypassed
@@ -27,6 +28,7 @@ from orchestrator.light.calibration.phase import phase_finding
 from orchestrator.light.calibration.relay_bench import AskedStation, RelayBench
 from orchestrator.light.calibration.timing import delays, pulses, separation
 from orchestrator.light.own_station import OWN_DIRECTION, Direction
+from orchestrator.light.recording import PS_PER_S, Times
 from orchestrator.protocols.block_planning import plan_for
 
 Floats = npt.NDArray[np.float64]
@@ -65,6 +67,41 @@ def visibility(rig: RelayBench, relay: str, pair: Pair, part: Part) -> Finding:
     found = visibility_of(counts, loop_rad)
     return _relay_finding(
         rig, Step.VISIBILITY, pair, counts, {"visibility": found}, {"loop_phase_rad": loop_rad}
+    )
+
+
+def reference(rig: RelayBench, relay: str, pair: Pair, part: Part) -> Finding:
+    """Whether pulses stay where they are, along a record and from one trigger to the next, with nobody in the ring.
+
+    Every generator and the tagger have said before that they follow the reference: their drivers refuse to be set up else.
+    """
+    testbed = rig.testbed
+    records: list[Times] = []
+    with rig.bypassed(DIM) as exposures:
+        for number in range(POSITION_RECORDS):
+            records.append(exposures.tags())
+            part((number + 1) / POSITION_RECORDS)
+    slot_ps, record_ps = PS_PER_S / testbed.protocol.clock_hz, RECORD_S * PS_PER_S
+    found = reference_of([first for first, _ in records], slot_ps, record_ps)
+    numbers = [float(number) for number in range(1, len(records) + 1)]
+    jumps = Curve(
+        "Pulses of D1 by record",
+        "record",
+        "place in the slot / ps",
+        numbers,
+        {"D1": found.places_ps.tolist()},
+    )
+    return Finding(
+        step=Step.REFERENCE,
+        owner="relay",
+        partner="",
+        values={"clock_offset_ppm": found.offset_ppm, "trigger_jitter_ps": found.jitter_ps},
+        figures={"latency_in_slot_ps": Measured(float(found.places_ps.mean()) % slot_ps, 0.0, "ps")},
+        settings={"record_s": RECORD_S},
+        quality={"clicks": float(sum(first.size for first, _ in records))},
+        counts={"D1": [first.size for first, _ in records]},
+        curves=[jumps],
+        light_s=len(records) * RECORD_S,
     )
 
 
@@ -224,6 +261,7 @@ def _relay_finding(
 
 
 RELAY_PROCEDURES: dict[Step, RelayProcedure] = {
+    Step.REFERENCE: reference,
     Step.CARVER: carver,
     Step.DETECTORS: detectors,
     Step.PULSES: pulses,

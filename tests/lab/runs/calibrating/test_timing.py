@@ -16,6 +16,7 @@ from lab.runs.calibrating.rig import Rig, opened_rig
 from lab.runs.calibrating.runner import Outcome, plan, run
 from lab.testbed import read_testbed
 from orchestrator.light.calibration import timing
+from sim_backends.lines import ReferenceLine
 
 pytestmark = pytest.mark.early
 
@@ -87,6 +88,35 @@ def test_delays_of_a_fresh_ring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     apart = findings["separation of alice"].values["separation_ns"]
     assert apart.value == pytest.approx((alice[1] - alice[0]) * 1e-3 % 10, abs=2e-3)
     assert findings["pulses of relay"].light_s > 0
+
+
+def test_clocks_that_follow_one_reference_and_one_that_only_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The carver's generator is fed by another source of 10 MHz, 0.02 ppm off: it is locked, and no instrument objects."""
+    ring = uncalibrated_ring(tmp_path, ring_seed=5)
+    with opened_rig(ring.path) as rig:
+        (outcome,) = calibrated(rig, ring, [Step.REFERENCE])
+        assert outcome.finding is not None, outcome.refused
+        offset, jitter = (outcome.finding.values[name] for name in ("clock_offset_ppm", "trigger_jitter_ps"))
+        assert np.abs([offset.value]).max() < 1e-4
+        assert np.max([jitter.value]) < 10, "20 ps are allowed to what rests on it"
+        before = ReferenceLine.rate_error
+        monkeypatch.setattr(
+            ReferenceLine,
+            "rate_error",
+            lambda line, name, *, external: (
+                (2e-8 if name == "awg_relay" else 0.0) + before(line, name, external=external)
+            ),
+        )
+        rig.set_up()
+        (outcome,) = calibrated(rig, ring, [Step.REFERENCE])
+    assert "the carver's generator runs +0.0200" in outcome.refused or "-0.0200" in outcome.refused
+    assert "10 MHz reference of both" in outcome.refused
+    assert (
+        read_book(ring.path, read_testbed(ring.path)).part("relay")["clock_offset_ppm"].step is Step.REFERENCE
+    )
+    assert ring.testbed().calibration.visibility > 0, "nothing of it is in the testbed file"
 
 
 @pytest.mark.long
