@@ -22,7 +22,7 @@ from msgspec.structs import replace
 
 from orchestrator.events.status import pair_name
 from orchestrator.keystore.errors import StoreError
-from orchestrator.scheduling.entries import HistoryLine, QueueError, Work
+from orchestrator.scheduling.entries import HistoryLine, QueueError
 from orchestrator.scheduling.queue_store import QueueStore, Suspension
 from orchestrator.scheduling.ring_queue import ORCHESTRATOR, RingQueue
 from orchestrator.scheduling.scheduler import Pair
@@ -33,7 +33,6 @@ logger = logging.getLogger(__name__)
 IN_A_ROW = 3
 """So many calibrations are queued for a pair without a block that gives key."""
 WRITE_AGAIN_S = 5.0
-NOTE_LIMIT = 200
 
 
 class Suspensions:
@@ -113,18 +112,27 @@ class Suspensions:
     def _mend(self, suspension: Suspension, steps: tuple[str, ...]) -> None:
         """Queue the steps, unless they are queued already."""
         pair = suspension.pair
-        for entry in self._queue.entries:
-            if pair in entry.work.pairs and set(steps) <= set(entry.steps_left):
-                self._keep(_waiting(suspension, entry.number))
-                return
-        note = f"{pair_name(pair)} is suspended: {suspension.reason}"[:NOTE_LIMIT]
         try:
-            entry = self._queue.add(Work("calibration", ORCHESTRATOR, (pair,), steps=steps, note=note))
+            entry = self._queue.want_calibration(
+                pair, steps, f"{pair_name(pair)} is suspended: {suspension.reason}"
+            )
         except (QueueError, StoreError) as error:
             to_do = self._by_hand(pair, f"{', '.join(steps)} could not be queued ({error})")
             self._keep(replace(suspension, to_do=to_do))
-        else:
-            self._keep(_waiting(suspension, entry.number))
+            return
+        number = entry.number if entry is not None else self._calibrates(pair, steps)
+        told = ", ".join(suspension.steps)
+        self._keep(
+            replace(suspension, entry=number, to_do=f"entry {number} of the queue calibrates ({told})")
+        )
+
+    def _calibrates(self, pair: Pair, steps: tuple[str, ...]) -> int:
+        """The last of the entries in which these steps stand."""
+        return max(
+            entry.number
+            for entry in self._queue.entries
+            if pair in entry.work.pairs and set(steps) & set(entry.steps_left)
+        )
 
     def _look(self, suspension: Suspension) -> None:
         """What became of the entry that a suspension waits for."""
@@ -166,8 +174,3 @@ class Suspensions:
             self._write_again_s = self._clock() + WRITE_AGAIN_S
         else:
             self._unwritten.discard(pair)
-
-
-def _waiting(suspension: Suspension, number: int) -> Suspension:
-    steps = ", ".join(suspension.steps)
-    return replace(suspension, entry=number, to_do=f"entry {number} of the queue calibrates ({steps})")
