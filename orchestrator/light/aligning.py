@@ -41,7 +41,7 @@ from orchestrator.wire.channel import Channel
 from orchestrator.wire.codec import encode
 from orchestrator.wire.fields import REASON_LIMIT
 
-LOST_DB = 1.0
+LOST_DB = 0.4
 """With so much less light than usual everybody climbs: what is less, holding finds back."""
 TOO_BRIGHT = 3.0
 """Times the planned rate."""

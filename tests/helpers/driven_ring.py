@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from orchestrator.light.clicks import BlockClicks
 from orchestrator.light.launching import Launching, PlannedLight, RelayInstruments, planned_light
 from orchestrator.light.own_station import OWN_DIRECTION, OwnStation, StationInstruments
 from orchestrator.light.relay import RelayLight
-from orchestrator.light.tracking.correction import OnCorrection
+from orchestrator.light.tracking.correction import Correction
 from orchestrator.light.tracking.polarization_kept import KeptSettings
 from orchestrator.light.user import UserLight
 from orchestrator.protocols.block_planning import plan_for
@@ -91,12 +92,12 @@ class DrivenRing:
         self,
         n_frames: int,
         on_frame: Callable[[int], None] = lambda frame: None,
-        on_tracked: OnCorrection = lambda frame, correction: None,
+        on_tracked: Callable[[str, int, Correction], None] = lambda owner, frame, correction: None,
         correction_rad: float = 0.0,
     ) -> Phase:
         """A whole light phase; ``on_frame`` is told each frame that the relay served.
 
-        ``correction_rad``: of the loop's phase, by the first user.
+        ``on_tracked`` is told what each party corrected; ``correction_rad``: of the loop's phase, by the first user.
         Raises what a side that failed raised, an error of the relay before one of a user.
         """
         self.relay.set_up()
@@ -114,6 +115,7 @@ class DrivenRing:
                 n_frames=n_frames,
                 correction_rad=(correction_rad, 0.0)[index],
                 pair=self.pair,
+                on_tracked=partial(on_tracked, self.pair[index]),
             )
 
         with ThreadPoolExecutor(2) as pool:
@@ -124,7 +126,7 @@ class DrivenRing:
                 self.plan(),
                 on_latched=self.latched.append,
                 on_frame=lambda frame, clicks: on_frame(frame),
-                on_tracked=on_tracked,
+                on_tracked=partial(on_tracked, "relay"),
             )
             (first, told_first), (second, told_second) = (block.result() for block in blocks)
         slots = n_frames * self.testbed.protocol.slots_per_frame
