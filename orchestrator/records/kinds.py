@@ -9,6 +9,7 @@ BlockEnded          both nodes      a block: counts by published label, what was
 LeaseEnded          orchestrator    a lease, and what each party told of it
 PadsTaken           nodes           ranges of key that left a store for one round, or were given up
 UpdateGiven         FL clients      what a client uploaded in a round, and from which model it came
+ModelFollowed       FL clients      the next model as a client worked it out itself
 SumKept, NoSum      FL server       a round: models before and after, the sum, who is in it, what it cost
 ResultsKept         supervisor      the files that a run left, by their digests
 RoleStopped         every role      the clean end; of a node, how each lane of its key store stands
@@ -252,6 +253,15 @@ class UpdateGiven(Record, frozen=True, kw_only=True):
     key_bits: int
 
 
+class ModelFollowed(Record, frozen=True, kw_only=True):
+    """The model after a round as ``client`` worked it out itself from the published sum."""
+
+    client: str
+    run_id: str
+    round: int
+    model: str
+
+
 class SumKept(Record, frozen=True, kw_only=True):
     """A completed round; ``uploads`` are digests of what came from each client, ``total`` that of the sum's file.
 
@@ -297,6 +307,7 @@ AnyRecord: TypeAlias = (
     | LeaseEnded
     | PadsTaken
     | UpdateGiven
+    | ModelFollowed
     | SumKept
     | NoSum
     | ResultsKept

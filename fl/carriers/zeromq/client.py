@@ -56,6 +56,8 @@ from orchestrator import runtime
 from orchestrator.delivery.consent_book import ConsentBook
 from orchestrator.delivery.errors import ConsentError
 from orchestrator.events.learning import ClientState
+from orchestrator.records.keeping import Records
+from orchestrator.records.kinds import RoleStopped
 from orchestrator.wire.codec import WireError
 from orchestrator.wire.curve import CurveKeys
 from orchestrator.wire.links import LinkState, Transport
@@ -92,12 +94,13 @@ def run_client(
     clock: Callable[[], float] = runtime.now,
     transport: Transport | None = None,
     patience_s: float = 10.0,
+    records: Records | None = None,
 ) -> ClientOutcome:
     """Take part in the run of the server at ``endpoint`` until it ends or ``stop`` is set.
 
     ``self_check_dir`` makes the client write its unmasked updates there, ``choices`` draws what it decides for itself
     from elsewhere than its own machine: simulations only (see :mod:`fl.rounds.selfcheck` and
-    :mod:`fl.rounds.choices`).  Raises ServerRefusedError when the server turns the client away for ``patience_s``,
+    :mod:`fl.rounds.choices`).  ``records`` get what was uploaded.  Raises ServerRefusedError when the server turns the client away for ``patience_s``,
     ClientRefusesError when the run breaks ``rules``, was not consented to or cannot work, and DataError when the
     task's data is missing.  A server that is away is waited for.
     """
@@ -109,9 +112,11 @@ def run_client(
         transport = transport or stack.enter_context(ZeroMQ())
         link = ServerLink(transport, keys, server_public, endpoint, clock, patience_s)
         stack.callback(link.close)
+        kept = records or Records(None)
         client = _Client(
-            name, link, node_keys, rules, report, open_task, data_folder, self_check_dir, choices, clock
+            name, link, node_keys, rules, report, open_task, data_folder, self_check_dir, choices, clock, kept
         )
+        stack.callback(lambda: kept.keep(RoleStopped()))
         stack.callback(client.close)
         return client.run(stop)
 
@@ -129,7 +134,9 @@ class _Client:
         self_check_dir: Path | None,
         choices: LocalChoices,
         clock: Callable[[], float],
+        records: Records,
     ) -> None:
+        self._records = records
         self._name = name
         self._link = link
         self._node_keys = node_keys
@@ -338,6 +345,7 @@ class _Client:
                     self._link.send,
                     self._tell,
                     self._report,
+                    self._records,
                 )
                 self._rounds.ready()
             else:

@@ -38,6 +38,7 @@ from fl.rounds.messages import (
     header_of,
     read_uint8,
 )
+from fl.rounds.records import model_followed, update_given
 from fl.rounds.telling import told_reason
 from fl.rounds.trainer import EXPECTED_FAILURES, RoundJob, Tell, Trainer
 from fl.workloads.base import Parameters
@@ -45,6 +46,7 @@ from orchestrator import runtime
 from orchestrator.bits import PackedBits
 from orchestrator.delivery.errors import ConsentError
 from orchestrator.events.learning import ClientState
+from orchestrator.records.keeping import Records
 from orchestrator.wire.codec import WireError
 
 _log = logging.getLogger(__name__)
@@ -93,7 +95,9 @@ class RoundClient:
         send: Send,
         tell: Tell,
         report: Callable[[ClientState], None],
+        records: Records,
     ) -> None:
+        self._records = records
         self.trainer = trainer
         self.uploaded = 0
         self._name = trainer.name
@@ -151,12 +155,15 @@ class RoundClient:
 
     def _on_sum(self, message: RoundSum, buffer: bytes) -> None:
         """The published sum of a round: work out the next model, and ask for more where some were missed."""
+        followed = self.trainer.followed
         try:
-            self.trainer.followed.follow(message.round, message.survivors, read_uint8(message.header, buffer))
+            is_next = followed.follow(message.round, message.survivors, read_uint8(message.header, buffer))
         except (SumRefusedError, ConsentError, WireError) as error:
             _log.warning("the sum of round %d is refused: %s", message.round, error)
             self._report(ClientState(self._name, message.round, "sum refused", str(error)))
             return
+        if is_next:
+            self._records.keep(model_followed(self._name, self.run_id, message.round, followed.model))
         if message.catching_up:
             self.ready()
 
@@ -266,6 +273,7 @@ class RoundClient:
             header_of(protected.packed),
             None if losses is None else losses.bands,
         )
+        self._records.keep(update_given(self._name, context, protected.packed, protected.key_bits))
         current.upload = upload, protected.packed
         self.uploaded += 1
         self._tell("uploaded")

@@ -45,6 +45,7 @@ from fl.rounds.messages import (
     header_of,
     read_uint8,
 )
+from fl.rounds.records import no_sum, sum_kept
 from fl.rounds.run_state import RunFolder, load_array
 from fl.workloads.base import Parameters, Task
 from orchestrator.bits import PackedBits
@@ -58,6 +59,7 @@ from orchestrator.events.learning import (
     ServerEvent,
     UploadRefused,
 )
+from orchestrator.records.keeping import Records
 from orchestrator.wire.codec import WireError
 
 _log = logging.getLogger(__name__)
@@ -76,13 +78,14 @@ class RunFailedError(Exception):
 
 @dataclass(frozen=True)
 class ServedRun:
-    """A run as the server holds it: who is there, what is agreed, what is kept, and where to report."""
+    """A run as the server holds it: who is there, what is agreed, what is kept, where to report, and what is put on record."""
 
     connections: ClientConnections
     folder: RunFolder
     task: Task
     report: Callable[[ServerEvent], None]
     clock: Callable[[], float]
+    records: Records
 
     @property
     def config(self) -> FLConfig:
@@ -225,8 +228,8 @@ class RoundServer:
         except AggregationError as error:
             self.abort(str(error))
             return
-        survivors = current.survivors
-        self._model = next_model(self._run.config, self._model, total, survivors, current.number)
+        survivors, before = current.survivors, self._model
+        self._model = next_model(self._run.config, before, total, survivors, current.number)
         evaluation = self._run.task.evaluate(self._model)
         record = RoundRecord(
             round=current.number,
@@ -246,6 +249,10 @@ class RoundServer:
         )
         self._warn(record)
         self._run.folder.complete(record, self._model, total)
+        models = before, self._model
+        self._run.records.keep(
+            sum_kept(current.run_id, record, current.context, models, total, current.uploads)
+        )
         self._end_round()
         self._aborts_in_a_row = 0
         self._run.report(RoundCompleted(record))
@@ -275,6 +282,7 @@ class RoundServer:
             round(self._run.clock() - current.started_s, 3),
         )
         self._run.folder.abort(record)
+        self._run.records.keep(no_sum(current.run_id, record))
         self._spent_pairs[current.number] = current.spent_pairs
         self._end_round()
         self._aborts_in_a_row += 1

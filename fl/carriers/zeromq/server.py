@@ -61,6 +61,8 @@ from orchestrator.events.learning import (
     WaitingForClients,
     WaitingForKeys,
 )
+from orchestrator.records.keeping import Records
+from orchestrator.records.kinds import RoleStopped
 from orchestrator.wire.budget import messages_within
 from orchestrator.wire.control_socket import ControlSocket
 from orchestrator.wire.curve import CurveKeys
@@ -98,13 +100,14 @@ def run_server(
     clock: Callable[[], float] = runtime.now,
     transport: Transport | None = None,
     role_dir: Path | None = None,
+    records: Records | None = None,
 ) -> tuple[RoundRecord, ...]:
     """Serve one run at ``endpoint`` until its last round, or until ``stop`` is set; returns its records.
 
     ``allowed`` maps CURVE public keys (Z85) to role names ``fl-<user>``.  ``out_dir`` holds the run's
     state; an unfinished run of the same settings found there is resumed.  ``config`` is completed with the
     fingerprint of the server's task.  In ``role_dir``, the state folder of the role, lie its control socket and
-    its list of revoked keys.  Raises QuantisationError, ShareCodeError or ConfigError before
+    its list of revoked keys; ``records`` get every round.  Raises QuantisationError, ShareCodeError or ConfigError before
     anything is opened if the settings cannot work, OSError if the endpoint is taken, RunStateError for a
     folder of another run and RunFailedError after too many aborted rounds in a row, or if it is stopped when every
     round was aborted.  The description of the run that clients' operators consent to is written to ``out_dir``
@@ -136,7 +139,9 @@ def run_server(
             stack.enter_context(ControlSocket(role_dir, partial(answer_about_gate, gate), CONTROL_ERRORS))
         report(Listening(listener.endpoint, keys.public))
         connections = ClientConnections(listener, waiter, config.clients, clock)
-        return _Server(ServedRun(connections, folder, task, report, clock)).serve(stop)
+        kept = records or Records(None)
+        stack.callback(lambda: kept.keep(RoleStopped()))
+        return _Server(ServedRun(connections, folder, task, report, clock, kept)).serve(stop)
 
 
 def write_description(config: FLConfig, task: Task, folder: Path) -> RunDescribed:

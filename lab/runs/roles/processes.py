@@ -180,6 +180,7 @@ def fl_server_role(
             data_folder=data_folder,
             task=task,
             role_dir=runtime.state,
+            records=runtime.records(),
         )
     return 0
 
@@ -265,6 +266,7 @@ def fl_client_role(
                 min_participants=min(SMALLEST_QUORUM, len(testbed.users)),
             ),
             self_check_dir=self_check,
+            records=runtime.records(),
         )
     runtime.emit(ClientEnded(outcome.rounds_uploaded, outcome.reason))
     return 0 if not outcome.reason or runtime.stop.is_set() else 1
