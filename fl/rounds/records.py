@@ -37,7 +37,7 @@ def sum_kept(
     total: npt.NDArray[np.int64],
     uploads: Mapping[str, PackedBits],
 ) -> SumKept:
-    """A round that came to a ``total``; ``models`` before and after it."""
+    """A round that came to a ``total``, int64 of shape (n_values,); ``models`` before and after it."""
     before, after = (model_digest(each).hex() for each in models)
     return SumKept(
         run_id=run_id,

@@ -15,6 +15,7 @@ import typer
 from click.core import ParameterSource
 
 from lab.cli.alarms_app import alarms_app
+from lab.cli.audit import audit
 from lab.cli.calibrate_app import calibrate_command
 from lab.cli.instruments_app import instruments_app
 from lab.cli.keys_app import keys_app
@@ -248,6 +249,7 @@ def keyrate(
 for command in (demo, train, compare):
     app.command()(command)
 app.command("calibrate")(calibrate_command)
+app.command("audit")(audit)
 
 
 @app.command()

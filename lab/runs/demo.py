@@ -21,6 +21,7 @@ from lab.runs.following.observer import verdict_on
 from lab.runs.following.progress import Display, PairProgress, RunProgress, show_event
 from lab.runs.light_notes import light_notes
 from lab.runs.pages.demo_report import render_report
+from lab.runs.records.gathering import gather, seal
 from lab.runs.shown import shown
 from lab.runs.software import versions
 from lab.runs.supervising.kernels import compile_all
@@ -85,11 +86,13 @@ def run_demo(
             progress.phase = "stopping"
             display.update(force=True)
             run.stop()
+        gather(run, out, instead=True)
         progress.phase = "reference training without masking"
         report = build_report(run, learning, config, demand)
         report["verdict"] = msgspec.to_builtins(Said.of(said))
         report["wall_s"] = time.monotonic() - started
         write_report(report, out)
+        seal(out)
     return report
 
 

@@ -43,6 +43,11 @@ class ConfirmedDeposit:
     starts: dict[Lane, int]
 
 
+def is_seed(block_id: str) -> bool:
+    """Whether a block holds an out-of-band secret, and no key of the ring."""
+    return block_id.startswith(_SEED)
+
+
 class Deposits:
     """The ``blocks`` table of one store."""
 
@@ -101,7 +106,7 @@ class Deposits:
             return self._macs.holds(peer, self._core.generation(peer), parts)
 
     def put_pending(self, peer: str, block_id: str, key: SecretBits, context: bytes) -> None:
-        if not 0 < len(block_id) <= MAX_BLOCK_ID or block_id.startswith(_SEED):
+        if not 0 < len(block_id) <= MAX_BLOCK_ID or is_seed(block_id):
             raise DepositError(f"a block id has 1 to {MAX_BLOCK_ID} characters and no prefix {_SEED!r}")
         if len(context) > MAX_CONTEXT_BYTES:
             raise DepositError(f"the context of a block has at most {MAX_CONTEXT_BYTES} bytes")
@@ -189,7 +194,7 @@ class Deposits:
                 " ORDER BY block_id",
                 peer,
             )
-        return [ConfirmedDeposit(b, _decode(s)) for b, s in rows if not b.startswith(_SEED)]
+        return [ConfirmedDeposit(b, _decode(s)) for b, s in rows if not is_seed(b)]
 
     def state(self, peer: str, block_id: str) -> str | None:
         """``"pending"``, ``"confirmed"``, ``"burnt"``, or None for a block never seen."""

@@ -44,14 +44,19 @@ from orchestrator.light.messages import (
     LightOn,
     StationIn,
     announce,
+    block_digest,
+    frame_digest,
     read_light_message,
 )
 from orchestrator.light.own_station import OWN_DIRECTION, Direction
+from orchestrator.light.relay import FramesServed
 from orchestrator.light.user import UserLight
 from orchestrator.processes.node import Node
 from orchestrator.processes.orchestrator import Orchestrator
 from orchestrator.processes.orchestrator_config import config_of
+from orchestrator.processes.role_records import keep_testbed, light_served
 from orchestrator.protocols.block_planning import plan_for
+from orchestrator.records.keeping import Records
 from orchestrator.runtime.simulated import Simulation
 from orchestrator.scheduling.fencing import EpochFile, Fence
 from orchestrator.scheduling.lease_party import HeldLease, LeaseParty, LightChannels
@@ -122,8 +127,14 @@ class StubRelay:
     untold: frozenset[tuple[int, int]] = frozenset()
 
     def __init__(
-        self, testbed: Testbed, agent: Agent, stations: dict[str, StationInMemory], seed: int
+        self,
+        testbed: Testbed,
+        agent: Agent,
+        stations: dict[str, StationInMemory],
+        seed: int,
+        records: Records | None,
     ) -> None:
+        self._records = records or Records(None)
         self._testbed = testbed
         self._agent = agent
         self._stations = stations
@@ -134,15 +145,23 @@ class StubRelay:
             self._await(channels, StationIn())
             for channel in channels:
                 channel.send(encode(LightOn()))
+            said, announced = [], 0
             for frame in range(lease.n_frames):
                 self._await(channels, Armed(frame))
-                data = announce(frame, *self._clicks(lease.pair))
+                clicks = self._clicks(lease.pair)
+                data = announce(frame, *clicks)
+                said.append(frame_digest(data))
+                announced += clicks[0].size
                 for side, channel in enumerate(channels):
                     channel.send(encode(FrameLost(frame)) if (frame, side) in self.untold else data)
             self._await(channels, Finished())
             for channel in channels:
                 channel.send(encode(LightOff()))
-        return LightStatistics(frames=lease.n_frames)
+        pulses = lease.n_frames * self._testbed.protocol.slots_per_frame
+        served = FramesServed(announced, (), block_digest(said))
+        testbed = keep_testbed(self._records, self._testbed)
+        self._records.keep(light_served(lease, testbed, served, pulses))
+        return LightStatistics(frames=lease.n_frames, pulses=pulses, announced=announced)
 
     def _await(self, channels: tuple[Channel, ...], expected: StationIn | Armed | Finished) -> None:
         for channel in channels:
@@ -179,7 +198,8 @@ class World:
         self._stations = {user: self._station(user) for user in USERS}
         self._start_orchestrator()
         self.stores = {user: self._store(user) for user in USERS}
-        relay = StubRelay(self.testbed, self._agent("relay"), self._stations, light_seed)
+        records = self._records("relay")
+        relay = StubRelay(self.testbed, self._agent("relay"), self._stations, light_seed, records)
         party = LeaseParty(
             relay._agent,
             Fence(EpochFile(folder / "relay-fence")),
@@ -188,6 +208,13 @@ class World:
         )
         self._serve(party.serve, "relay")
         self.clients = {user: self._start_node(user) for user in USERS}
+
+    def _records(self, role: str) -> Records | None:
+        """What a role is to put on record, if anything."""
+        return None
+
+    def _store_path(self, user: str) -> Path:
+        return self.folder / f"{user}.db"
 
     def _station(self, user: str) -> StationInMemory:
         """Its light is as planned."""
@@ -212,6 +239,7 @@ class World:
             self.folder,
             transport=self._network,
             emit=self._tell("orchestrator"),
+            records=self._records("orchestrator"),
         )
         self._hub = self._stack.enter_context(orchestrator.hub)
         self._serve(orchestrator.serve, "orchestrator")
@@ -232,7 +260,7 @@ class World:
         rng = np.random.default_rng(11)
         kek = Kek(np.random.default_rng(USERS.index(user)).bytes(32))
         split = SplitRule(self.testbed.protocol.auth_refill_bits)
-        store = KeyStore.create(self.folder / f"{user}.db", user, kek, split=split)
+        store = KeyStore.create(self._store_path(user), user, kek, split=split)
         self._stack.callback(store.close)
         forth, back = (SecretBits.from_bytes(rng.bytes(8192)) for _ in range(2))
         (peer,) = set(USERS) - {user}
@@ -246,7 +274,8 @@ class World:
         light.set_up()
         agent, store = self._agent(user), self.stores[user]
         fence = Fence(EpochFile(self.folder / f"{user}-fence"))
-        node = Node(self.testbed, user, light, store, agent, fence, self._tell(user))
+        records = self._records(user)
+        node = Node(self.testbed, user, light, store, agent, fence, self._tell(user), records=records)
         service = DeliveryService(
             store,
             node.peers,
@@ -256,6 +285,7 @@ class World:
             client_role=f"fl-{user}",
             demand=node.demand,
             transport=self._network,
+            records=records,
         )
         self._stack.enter_context(service)
         self._serve(node.serve, f"node-{user}")

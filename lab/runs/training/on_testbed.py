@@ -38,6 +38,7 @@ from lab.runs.following.observer import Observer, supply_of
 from lab.runs.following.progress import Display, PairProgress, RunProgress
 from lab.runs.following.stalls import StallWatch, merged
 from lab.runs.light_notes import light_notes
+from lab.runs.records.gathering import gather
 from lab.runs.shown import echo
 from lab.runs.software import versions
 from lab.runs.supervising.signals import stopping_on_signals
@@ -281,6 +282,7 @@ class Attempt:
             self.record.started_at,
         )
         write_record(self.record, self.folder)
+        gather(run, self.folder)
 
     def results(self) -> Results | None:
         """Results and report of the rounds there are, written; None before the first."""

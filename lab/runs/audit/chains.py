@@ -1,0 +1,98 @@
+"""Whether the records are whole: chains of hashes, the files they name by digest, and the seal of the run's folder."""
+
+from __future__ import annotations
+
+import hashlib
+
+from lab.runs.audit.case import Case, RoleRecords
+from lab.runs.audit.findings import Asking, Check
+from lab.runs.records.gathering import digests
+from orchestrator.records.keeping import path_of_testbed
+from orchestrator.records.kinds import BlockEnded, LightServed, ResultsKept, RoleStarted
+
+
+def check_chains(case: Case) -> Check:
+    """Every line of every role holds the hash of the one before, from the role's first word on."""
+    ask = Asking("chains of records")
+    for role in case.roles():
+        path = case.place(role.folder / "records.jsonl")
+        ask.that(
+            not role.chain.breaks,
+            f"the chain of {role.name} breaks at line {', '.join(map(str, role.chain.breaks))}",
+            path,
+            "a record there was edited, taken out, put in or moved, and the hashes were not computed anew",
+        )
+        _first_word(ask, role, path)
+        if role.chain.rest_bytes:
+            ask.note(
+                f"{path} ends with {role.chain.rest_bytes} bytes of an unfinished line: {role.name} was killed while it "
+                "wrote, and that record was never told as kept"
+            )
+        for text in role.unknown:
+            ask.note(text)
+    for text in case.missing:
+        ask.note(f"could not be read: {text}")
+    return ask.done()
+
+
+def _first_word(ask: Asking, role: RoleRecords, path: str) -> None:
+    first = role.told[0].record if role.told else None
+    if first is None and not role.chain.lines:
+        return
+    ask.that(
+        isinstance(first, RoleStarted) and first.role == role.name,
+        f"the first record is not the start of {role.name}",
+        f"{path}:1",
+        "the beginning was taken out, or these are the records of another role",
+    )
+    for each in role.told:
+        if isinstance(each.record, RoleStarted) and each.record.cut_bytes:
+            ask.note(
+                f"{each.where}: {each.record.cut_bytes} bytes of an unfinished line, left by a kill, were cut off before"
+            )
+
+
+def check_testbeds(case: Case) -> Check:
+    """Each testbed that a record names is kept, and is the one that is named."""
+    ask = Asking("testbeds by digest")
+    for role in case.roles():
+        named = {
+            record.testbed: where
+            for each in role.told
+            if isinstance(record := each.record, BlockEnded | LightServed)
+            and record.testbed
+            and (where := each.where)
+        }
+        for digest, where in named.items():
+            path = path_of_testbed(role.folder, digest)
+            if not path.exists():
+                ask.note(f"{where}: the testbed {digest[:16]} is not kept here")
+                continue
+            ask.that(
+                hashlib.sha256(path.read_bytes()).hexdigest() == digest,
+                f"the testbed kept as {digest[:16]} is another",
+                case.place(path),
+                "layout or calibration was edited after it was used: what was planned from it cannot be planned again",
+            )
+    return ask.done()
+
+
+def check_seal(case: Case) -> Check:
+    """The files of the folder are those that the run left."""
+    ask = Asking("files of the run")
+    kept = list(case.run.of(ResultsKept)) if case.run is not None else []
+    if not kept:
+        ask.note(
+            "no supervisor has put the files of this folder on record: a testbed, or a run that was cut short"
+        )
+        return ask.done()
+    record, where = kept[-1]
+    found = digests(case.folder)
+    for name, digest in record.files.items():
+        if name not in found:
+            ask.that(False, f"{name} is gone", where, "a file of the run was taken away after it ended")
+            continue
+        ask.that(found[name] == digest, f"{name} is another file", name, "it was changed after the run ended")
+    for name in sorted(found.keys() - record.files.keys()):
+        ask.note(f"{name} came after the run ended")
+    return ask.done()
