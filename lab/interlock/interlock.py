@@ -56,7 +56,7 @@ INTERLOCK_SOCKET = "interlock"
 LISTEN_PATIENCE_S = 0.3
 """A connection that says nothing keeps the next one for no longer than this."""
 SECOND_PASS_S = 0.3
-ACKNOWLEDGE_PATIENCE_S = 1.0
+ACKNOWLEDGE_PATIENCE_S = 3.0
 """Whoever acknowledges at once waits for the second pass."""
 
 
@@ -153,10 +153,13 @@ class Interlock:
         if not causes:
             return f"the interlock of {self._station.owner} is not latched"
         passed = self._pass
-        if passed is not None and (not passed.over.wait(ACKNOWLEDGE_PATIENCE_S) or passed.failures()):
-            what_to_do = "put that right, stop again, then acknowledge" if passed.words() else "wait for that"
+        if passed is not None and not passed.over.wait(ACKNOWLEDGE_PATIENCE_S):
             told = passed.words() or "it is being made safe a second time"
-            raise NotReleasedError(f"{self._station.owner} is not safe yet ({told}); {what_to_do}")
+            raise NotReleasedError(f"{self._station.owner} is not safe yet ({told}); acknowledge again in a moment")
+        if passed is not None and passed.failures():
+            raise NotReleasedError(
+                f"{self._station.owner} is not safe yet ({passed.words()}); put that right, stop again, then acknowledge"
+            )
         still = [(each.cause, why) for each in causes if (why := self._why_not(each.cause))]
         if still:
             told = "; ".join(f"{cause}: {why}; {WHAT_TO_DO[cause]}" for cause, why in still)
@@ -168,7 +171,7 @@ class Interlock:
             self._causes = ()
         told = "; ".join(str(each) for each in causes)
         logger.warning("interlock of %s acknowledged by %s: %s", self._station.owner, operator, told)
-        return f"{self._station.owner}: released, it sets up its instruments anew (was: {told})"
+        return f"{self._station.owner}: released, dark until its instruments are set up anew (was: {told})"
 
     def _why_not(self, cause: CauseName) -> str:
         try:
@@ -262,5 +265,6 @@ def interlocked(station: Station, folder: Path) -> Iterator[Interlock]:
         (OSError, NotReleasedError),
         name=INTERLOCK_SOCKET,
         patience_s=LISTEN_PATIENCE_S,
+        together=True,  # whoever acknowledges waits for instruments; a stop must not wait for that
     ):
         yield interlock

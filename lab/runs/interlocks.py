@@ -79,7 +79,19 @@ def states(machine: Machine, roles: Sequence[str]) -> list[Told]:
     return _at_once(roles, lambda role: _show(machine.folder(role), role))
 
 
-def _at_once(roles: Sequence[str], do: Callable[[str], Told]) -> list[Told]:
+def _at_once(roles: Sequence[str], do_one: Callable[[str], Told]) -> list[Told]:
+    """What became of each; one whose folder cannot be used keeps no other from it."""
+
+    def do(role: str) -> Told:
+        try:
+            return do_one(role)
+        except OSError as error:
+            return Told(
+                role,
+                False,
+                f"{role}: {error}; give the command as the user that runs it or as root, or make room",
+            )
+
     with ThreadPoolExecutor(max(len(roles), 1)) as pool:
         return list(pool.map(do, roles))
 
@@ -165,13 +177,12 @@ def _end(folder: Path, role: str, number: int, text: str, silence: Exception) ->
         return Told(
             role, False, f"{role}: {silence}; process {number} belongs to another user: ask that user or root"
         )
-    _latch(folder, text)
-    return Told(
-        role,
-        True,
-        f"{role} did not answer ({silence}): process {number} was ended and its guard makes its instruments safe; it "
-        "stays dark when it is started, until acknowledged",
-    )
+    ended = f"{role} did not answer ({silence}): process {number} was ended and its guard makes its instruments safe"
+    try:
+        _latch(folder, text)
+    except OSError as error:
+        return Told(role, False, f"{ended}; it would NOT stay dark when it is started ({error})")
+    return Told(role, True, f"{ended}; it stays dark when it is started, until acknowledged")
 
 
 def _acknowledge(folder: Path, role: str, operator: str) -> Told:

@@ -219,7 +219,7 @@ Reply: TypeAlias = Keys | Revoked | Standing | InterlockState | QueueReply | Don
 
 
 class ControlSocket:
-    """Serves one process's control socket in a thread of its own, one request at a time.
+    """Serves one process's control socket in a thread of its own, one request at a time unless ``together``.
 
     ``handle`` answers a request; what it raises of ``expected`` becomes :class:`Failed` with its text.
     """
@@ -233,8 +233,11 @@ class ControlSocket:
         user: int | None = None,
         name: str = SOCKET_FILE,
         patience_s: float = PATIENCE_S,
+        together: bool = False,
     ) -> None:
+        """``together``: each request has a thread, so that one which takes its time keeps no other waiting."""
         self._path = folder / name
+        self._together = together
         self._patience_s = patience_s
         self._handle = handle
         self._expected = expected
@@ -295,12 +298,18 @@ class ControlSocket:
                 logger.warning("no connection taken at %s: %s", self._path, error)
                 self._stop.wait(0.2)
                 continue
-            with connection:
-                connection.settimeout(self._patience_s)
-                try:
-                    _send(connection, self._answer(connection))
-                except (OSError, WireError) as error:
-                    logger.info("a request on %s failed: %s", self._path, error)
+            if self._together:
+                runtime.spawn(self._serve_one, connection, name="control request")
+            else:
+                self._serve_one(connection)
+
+    def _serve_one(self, connection: socket.socket) -> None:
+        with connection:
+            connection.settimeout(self._patience_s)
+            try:
+                _send(connection, self._answer(connection))
+            except (OSError, WireError) as error:
+                logger.info("a request on %s failed: %s", self._path, error)
 
     def _answer(self, connection: socket.socket) -> Reply:
         uid = _credentials(connection)[1]

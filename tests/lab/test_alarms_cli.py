@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,8 +22,9 @@ from lab.alarms.table import TABLE
 from lab.cli.alarms import acknowledge_alarm, list_alarms, seconds, shelve_alarm
 from lab.cli.interlock import acknowledge_roles, stop_roles
 from lab.interlock.interlock import interlocked
+from lab.interlock.latch import LATCH_FILE, kept_causes
 from lab.runs.following.observer import Observer, ObserverError
-from lab.runs.interlocks import acknowledge, chosen_roles, states
+from lab.runs.interlocks import acknowledge, chosen_roles, states, stop
 from lab.runs.testbeds.folder import template_path
 from lab.runs.testbeds.machine import Machine
 from lab.testbed import TestbedError, parse_testbed, read_testbed
@@ -162,6 +166,51 @@ def test_stop_reaches_a_role_that_runs_and_one_that_does_not_and_says_which_is_e
     assert "start it (it comes up dark), then acknowledge" in refused.text
     with pytest.raises(ValueError, match="'eve' owns no instrument"):
         chosen_roles(machine, "eve")
+
+
+def test_a_folder_that_cannot_be_written_keeps_no_other_role_from_being_stopped(
+    bench: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine = Machine(bench, None)
+    for role in ("relay", *machine.testbed.user_names()):
+        machine.folder(role).mkdir(parents=True)
+    (machine.folder("alice") / f".{LATCH_FILE}.tmp").mkdir()  # nobody writes there, root neither
+    assert stop_roles(bench, None, None, "smoke", False) == 1
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in said] == ["relay", "alice:", "bob", "carol", "dave"]
+    assert "interlock.json.tmp" in said[1]
+    assert "give the command as the user that runs it or as root, or make room" in said[1]
+    for role in ("relay", "bob", "carol", "dave"):
+        assert kept_causes(machine.folder(role)), role
+
+
+def test_a_role_that_stands_still_and_whose_latch_cannot_be_written_is_ended_and_told(bench: Path) -> None:
+    machine = Machine(bench, None)
+    folder = machine.folder("relay")
+    folder.mkdir(parents=True)
+    (folder / f".{LATCH_FILE}.tmp").mkdir()
+    silent = subprocess.Popen(
+        [sys.executable, "-c", SILENT, str(folder / "interlock")], stdout=subprocess.PIPE, text=True
+    )
+    assert silent.stdout is not None
+    silent.stdout.readline()
+    (told,) = stop(machine, ["relay"], "smoke")
+    assert silent.wait(10) == -signal.SIGKILL
+    silent.stdout.close()
+    assert not told.ok
+    assert "was ended and its guard makes its instruments safe" in told.text
+    assert "it would NOT stay dark when it is started" in told.text
+
+
+SILENT = """
+import signal, socket, sys
+there = socket.socket(socket.AF_UNIX)
+there.bind(sys.argv[1])
+there.listen(8)
+print("listens", flush=True)
+signal.pause()
+"""
+"""A role whose interlock answers nothing."""
 
 
 def test_the_socket_of_an_interlock_is_its_users_alone_and_knows_its_process(bench: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from drivers.catalogue import SafeOrder
 from drivers.links.errors import InterlockedError, LinkBrokenError, PreemptedError
 from drivers.safely import SafeJob
 from lab.interlock import interlock as module
-from lab.interlock.interlock import Interlock, NotReleasedError, interlocked
+from lab.interlock.interlock import INTERLOCK_SOCKET, Interlock, NotReleasedError, interlocked
 from lab.interlock.latch import LATCH_FILE, WHAT_TO_DO, Cause, kept_causes, with_cause
 from lab.interlock.watching import Watch, watching
 from lab.runs.first_contact.against_twin import alone
 from lab.station import Station
+from orchestrator.wire.control_socket import Acknowledge, ControlRefusedError, Trip, ask
 from sim_backends.bench import Bench
 
 LIMIT_S = 5.0
@@ -159,6 +161,29 @@ def test_an_instrument_that_could_not_be_made_safe_keeps_it_latched_until_it_is(
     interlock.trip("operator", "again")
     assert light.dark.wait(LIMIT_S)
     interlock.acknowledge("dana")
+
+
+def test_a_stop_does_not_wait_for_somebody_who_acknowledges(tmp_path: Path) -> None:
+    """Who acknowledges waits for an instrument that is slow to say whether its cause is gone."""
+    light: Any = Light()
+    never, asked = threading.Event(), threading.Event()
+    with ThreadPoolExecutor(1) as pool, interlocked(light, tmp_path) as interlock:
+
+        def slow() -> str:
+            asked.set()
+            never.wait(LIMIT_S)
+            return ""
+
+        interlock.goes_by("monitor", slow)
+        interlock.trip("monitor", "3 nW")
+        assert light.dark.wait(LIMIT_S)
+        acknowledged = pool.submit(ask, tmp_path, Acknowledge("dana"), name=INTERLOCK_SOCKET)
+        assert asked.wait(LIMIT_S)
+        state = ask(tmp_path, Trip("now"), 1.0, name=INTERLOCK_SOCKET)
+        assert [each.cause for each in state.causes] == ["monitor", "operator"]
+        never.set()
+        with pytest.raises(ControlRefusedError, match="tripped again meanwhile"):
+            acknowledged.result(LIMIT_S)
 
 
 @pytest.mark.parametrize(
