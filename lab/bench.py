@@ -9,6 +9,10 @@ time on a machine (:mod:`lab.claims`): while the notebook has them the role refu
 Leaving the ``with``, by its
 end, an exception or the stop button, makes all of them safe in the order of the catalogue; when the kernel is shut
 down or killed inside, the guard process does (:mod:`lab.guard`).
+
+``qunetlab stop`` reaches a notebook as it reaches a role, and so do detectors over rate and a guard that is gone: everything
+is dark, latched, and every cell that would enable something raises InterlockedError until somebody gives ``qunetlab
+acknowledge`` (:mod:`lab.runs.sessions`).
 """
 
 from __future__ import annotations
@@ -19,25 +23,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lab.guard import guarded_station
 from lab.runs.testbeds.folder import find_testbed
-from lab.station import Station as OwnersStation
 from lab.testbed import Testbed, UnknownNameError, load_testbed
 
 if TYPE_CHECKING:
     from qcodes.station import Station
 
     from drivers.base import LabInstrument
+    from lab.runs.sessions import Session
 
 RELAY = "relay"
 
 
 @dataclass(frozen=True)
 class Bench:
-    """A testbed file."""
+    """A testbed file; ``state`` is where the state folders of its roles are, beside it by default."""
 
     path: Path
     testbed: Testbed
+    state: Path | None = None
 
     @contextmanager
     def instruments(self, *owners: str) -> Iterator[Station]:
@@ -65,16 +69,18 @@ class Bench:
             )
         here = [user for user in self.testbed.user_names() if user not in elsewhere]
         with (
-            self._opened([RELAY, *here]) as (station, stations),
-            lit_ring(self.testbed, (first, second), stations) as light,
+            self._opened([RELAY, *here]) as (station, session),
+            lit_ring(session, (first, second)) as light,
         ):
             station.add_component(light)
             yield station
 
     @contextmanager
-    def _opened(self, owners: Collection[str]) -> Iterator[tuple[Station, dict[str, OwnersStation]]]:
-        """All instruments of ``owners`` as one station, and as the station of each."""
+    def _opened(self, owners: Collection[str]) -> Iterator[tuple[Station, Session]]:
+        """All instruments of ``owners`` as one station, and as those of each."""
         from qcodes.station import Station
+
+        from lab.runs.sessions import opened_session
 
         having = {entry.owner for entry in self.testbed.instruments}
         for owner in owners:
@@ -85,16 +91,17 @@ class Bench:
         before = Station.default
         with ExitStack() as opened:
             opened.callback(setattr, Station, "default", before)
-            held: list[LabInstrument] = []
-            stations: dict[str, OwnersStation] = {}
-            for owner in sorted(owners, key=lambda owner: owner == RELAY):  # the light goes off first
-                of_owner = opened.enter_context(guarded_station(self.testbed, self.path, owner))
-                held += of_owner.instruments()
-                stations[owner] = of_owner
-            yield Station(*held), stations
+            session = opened.enter_context(opened_session(self.testbed, self.path, owners, self.state))
+            held: list[LabInstrument] = [
+                each for station in session.stations.values() for each in station.instruments()
+            ]
+            yield Station(*held), session
 
 
-def load(path: str | Path) -> Bench:
-    """The bench of a testbed file or its folder.  Raises TestbedError with every mistake of the file."""
+def load(path: str | Path, state: str | Path | None = None) -> Bench:
+    """The bench of a testbed file or its folder; ``state`` as in ``qunetlab stop --state``.
+
+    Raises TestbedError with every mistake of the file.
+    """
     file = find_testbed(Path(path)).absolute()
-    return Bench(file, load_testbed(file))
+    return Bench(file, load_testbed(file), Path(state).absolute() if state is not None else None)

@@ -4,7 +4,7 @@ The guard is a process of its own (:mod:`drivers.guard`) that acts when the owne
 instrument safe.  It shares the owner's claims on the instruments (:mod:`lab.claims`): a successor waits until the guard of
 a killed owner is done, and a second user beside a living one is refused.
 
-A running role has its interlock as well (:mod:`lab.interlock`), which listens before the first instrument is opened, and
+Whoever runs a role, or works in its place, has its interlock as well (:mod:`lab.interlock`), which listens before the first instrument is opened, and
 which trips when the guard is gone.
 """
 
@@ -20,30 +20,23 @@ from lab.interlock.interlock import Interlock, interlocked
 from lab.interlock.watching import Watch, watching
 from lab.station import Station, StationError
 from lab.testbed import Testbed
+from orchestrator.durable import make_folder
 
 GUARD_EVERY_S = 0.2
-
-
-@contextmanager
-def guarded_station(testbed: Testbed, testbed_path: Path, owner: str) -> Iterator[Station]:
-    """The owner's opened station with a guard beside it; leaves the instruments safe and closed.
-
-    Raises OwnedError when another process has one of them, and StationError when some cannot be opened at the
-    start or made safe at the end, after the guard has tried as well.
-    """
-    user = _user(testbed_path, owner)
-    with claiming(testbed.owned_by(owner), user) as locks:
-        station = Station(testbed, owner)
-        with _guarded(station, user, locks):
-            yield station
 
 
 @contextmanager
 def guarded_role(
     testbed: Testbed, testbed_path: Path, owner: str, state: Path
 ) -> Iterator[tuple[Station, Interlock]]:
-    """As :func:`guarded_station`, with the interlock of the role whose state folder is ``state``."""
-    user = _user(testbed_path, owner)
+    """The owner's opened station with a guard beside it, and the interlock of the role whose state folder is ``state``, made
+    where it is missing; leaves the instruments safe and closed.
+
+    Raises OwnedError when another process has one of them, StationError when some cannot be opened at the start or made safe
+    at the end, after the guard has tried as well, and OSError for a folder that cannot be written.
+    """
+    make_folder(state)
+    user = f"{owner} of {testbed_path.absolute()}"
     with claiming(testbed.owned_by(owner), user) as locks:
         station = Station(testbed, owner)
         with interlocked(station, state) as interlock, _guarded(station, user, locks) as guard:
@@ -59,10 +52,6 @@ def guarded_role(
 
             with watching(interlock, [Watch("guard-gone", gone, GUARD_EVERY_S)]):
                 yield station, interlock
-
-
-def _user(testbed_path: Path, owner: str) -> str:
-    return f"{owner} of {testbed_path.absolute()}"
 
 
 @contextmanager

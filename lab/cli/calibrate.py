@@ -28,7 +28,13 @@ EVERY_S = 2.0
 
 
 def run_calibrate(
-    path: Path, steps: Sequence[Step], pairs: Sequence[tuple[str, str]], *, dry_run: bool, as_json: bool
+    path: Path,
+    steps: Sequence[Step],
+    pairs: Sequence[tuple[str, str]],
+    *,
+    state: Path | None = None,
+    dry_run: bool,
+    as_json: bool,
 ) -> int:
     """Calibrate, or say what would be; 1 if a step was refused."""
     testbed = load_testbed(path)
@@ -43,7 +49,13 @@ def run_calibrate(
         return 0
     outcomes: list[Outcome] = []
     try:
-        with opened_rig(path, _AtTheTerminal() if sys.stdin.isatty() and not as_json else None) as rig:
+        somebody = sys.stdin.isatty() and not as_json
+        with opened_rig(
+            path,
+            _AtTheTerminal() if somebody else None,
+            state=state,
+            when_latched=_wait if somebody else None,
+        ) as rig:
             for outcome in run(rig, path, due, progress=_progress()):
                 outcomes.append(outcome)
                 if not as_json:
@@ -70,6 +82,10 @@ class _AtTheTerminal:
     def plug(self, user: str, sensor: Direction, free: bool) -> None:
         """Ask for it, and wait."""
         input(instruction(user, sensor, free) + " ")
+
+
+def _wait(latched: str) -> None:
+    echo(f"{latched} from another terminal; everything is dark and waits for that, Ctrl-C gives up", err=True)
 
 
 def _show_plan(due: Sequence[Due], as_json: bool) -> None:

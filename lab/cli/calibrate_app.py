@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lab.calibration.steps import Step
-from lab.cli.options import Json
+from lab.cli.options import Json, StatePath
 
 
 def calibrate_command(
@@ -28,6 +28,7 @@ def calibrate_command(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, touch nothing.")
     ] = False,
+    state: StatePath = None,
     as_json: Json = False,
 ) -> None:
     """Measure a ring with its own instruments while no role runs, and keep the values beside the testbed file."""
@@ -40,5 +41,7 @@ def calibrate_command(
         if not mark:
             raise typer.BadParameter(f"--pair takes FIRST,SECOND, got {each!r}")
         named.append((first.strip(), second.strip()))
-    code = run_calibrate(find_testbed(testbed), steps or [], named, dry_run=dry_run, as_json=as_json)
+    code = run_calibrate(
+        find_testbed(testbed), steps or [], named, state=state, dry_run=dry_run, as_json=as_json
+    )
     raise typer.Exit(code)

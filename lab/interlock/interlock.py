@@ -155,7 +155,9 @@ class Interlock:
         passed = self._pass
         if passed is not None and not passed.over.wait(ACKNOWLEDGE_PATIENCE_S):
             told = passed.words() or "it is being made safe a second time"
-            raise NotReleasedError(f"{self._station.owner} is not safe yet ({told}); acknowledge again in a moment")
+            raise NotReleasedError(
+                f"{self._station.owner} is not safe yet ({told}); acknowledge again in a moment"
+            )
         if passed is not None and passed.failures():
             raise NotReleasedError(
                 f"{self._station.owner} is not safe yet ({passed.words()}); put that right, stop again, then acknowledge"

@@ -11,9 +11,10 @@ These phases are known to everybody.  They are for looking at a ring, and never 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,7 @@ from qcodes.parameters import Parameter
 
 from drivers.kinds import PhaseModulator
 from lab import needs
-from lab.station import Station
+from lab.runs.sessions import RELAY, Session, sensors_watched
 from lab.testbed import Testbed
 from orchestrator import runtime
 from orchestrator.light.clicks import BOTH, D1_ONLY, D2_ONLY, tags_to_clicks
@@ -153,29 +154,28 @@ def _half_turns(testbed: Testbed, name: str, timing: FrameTiming) -> npt.NDArray
 
 
 @contextmanager
-def lit_ring(
-    testbed: Testbed, pair: tuple[str, str], stations: Mapping[str, Station]
-) -> Iterator[Interference]:
-    """The planned light of a pair in the ring, and what it does; ``stations``: opened, of the relay, of the first user and
-    of whoever else is here.
+def lit_ring(session: Session, pair: tuple[str, str]) -> Iterator[Interference]:
+    """The planned light of a pair in the ring, and what it does; ``session``: of the relay, of the first user and of whoever
+    else is here, whose interlocks look at the sensors meanwhile.
 
     Users of the pair that are not here have taken their stations in themselves; the launch is closed at the end.
     """
-    relay = RelayInstruments.of(stations["relay"])
+    testbed, stations = session.testbed, session.stations
+    relay = RelayInstruments.of(stations[RELAY])
     launching = Launching(testbed, relay)
     launching.set_up()
-    for user in testbed.user_names():
-        if user in stations:
-            own = OwnStation(
-                testbed,
-                user,
-                StationInstruments.of(stations[user]),
-            )
-            own.set_up()
-            if user in pair:
-                own.take_in()
-    launching.open(planned_light(testbed, *pair))
-    try:
-        yield Interference(testbed, pair[0], stations[pair[0]].get(needs.MODULATOR), relay)
-    finally:
-        launching.close()
+    own = {
+        user: OwnStation(testbed, user, StationInstruments.of(stations[user]))
+        for user in testbed.user_names()
+        if user in stations
+    }
+    for user, station in own.items():
+        station.set_up()
+        if user in pair:
+            station.take_in()
+    with sensors_watched(session, {user: partial(getattr, each, "is_in") for user, each in own.items()}):
+        launching.open(planned_light(testbed, *pair))
+        try:
+            yield Interference(testbed, pair[0], stations[pair[0]].get(needs.MODULATOR), relay)
+        finally:
+            launching.close()

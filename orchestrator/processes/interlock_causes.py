@@ -11,7 +11,7 @@ nothing (:meth:`orchestrator.light.own_station.OwnStation.judge`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -40,14 +40,14 @@ ANY_MU = 0.01
 """All light of a pair is proportional to it; what a detector counts besides is dark."""
 
 
-def detector_watch(testbed: Testbed, read: Callable[[], Sequence[float]]) -> Watch:
+def detector_watch(testbed: Testbed, read: Callable[[], Iterable[float]]) -> Watch:
     """Of the relay's two detectors, whose counts per second ``read`` measures."""
     limit_cps = testbed.interlock.detector_cps
 
     def look() -> str:
         over = [
             f"D{number} counts {rate:.3g} per second"
-            for number, rate in enumerate(read()[:2], start=1)
+            for number, rate in zip((1, 2), read(), strict=False)
             if rate > limit_cps
         ]
         return f"{' and '.join(over)}, above {limit_cps:.3g}" if over else ""

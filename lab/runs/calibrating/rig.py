@@ -7,10 +7,11 @@ run in threads of their own and talk through channels.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from lab import needs
@@ -18,9 +19,9 @@ from lab.calibration.book import BOOK_FILE, Book, calibrated, read_book
 from lab.calibration.errors import CalibrationRefusedError
 from lab.calibration.finding import Finding
 from lab.calibration.steps import Step
-from lab.guard import guarded_station
 from lab.light_of import ring_light
 from lab.runs.calibrating.hands import Hands, NoHands
+from lab.runs.sessions import RELAY, opened_session, sensors_watched
 from lab.station import Station
 from lab.testbed import AUTO, Testbed, parse_testbed, read_testbed
 from orchestrator.light.calibration.means import Pair
@@ -160,12 +161,22 @@ def telling(*lines: Channel) -> Iterator[None]:
 
 
 @contextmanager
-def opened_rig(path: Path, hands: Hands | None = None) -> Iterator[Rig]:
+def opened_rig(
+    path: Path,
+    hands: Hands | None = None,
+    *,
+    state: Path | None = None,
+    when_latched: Callable[[str], object] | None = None,
+) -> Iterator[Rig]:
     """All instruments of a testbed, guarded and set up; simulated ones are served here where the file leaves it open.
 
     ``hands`` move fibres at real stations; those of a bench that is served here it moves itself.
 
-    Raises TestbedError, OwnedError while a role has them, and StationError.
+    ``state``: where the state folders of roles are; ``when_latched`` is told why an interlock is latched, and it is waited until
+    somebody acknowledges.
+
+    Raises TestbedError, OwnedError while a role has them, StationError, and InterlockedError for an interlock that is latched,
+    or tripped meanwhile.
     """
     data = read_testbed(path)
     testbed = parse_testbed(data, path)
@@ -175,20 +186,18 @@ def opened_rig(path: Path, hands: Hands | None = None) -> Iterator[Rig]:
 
             bench = opened.enter_context(Bench(testbed))
             testbed, hands = parse_testbed(bench.resolved(data), path), bench
-        owners = ("relay", *testbed.user_names())
-        with ThreadPoolExecutor(len(owners)) as pool:
-            managers = {owner: guarded_station(testbed, path, owner) for owner in owners}
-            opening = {owner: pool.submit(each.__enter__) for owner, each in managers.items()}
-            failed: list[BaseException] = []
-            stations: dict[str, Station] = {}
-            for owner, future in opening.items():
-                try:
-                    stations[owner] = future.result()
-                    opened.push(managers[owner])
-                except BaseException as error:  # noqa: BLE001 - the others are closed first
-                    failed.append(error)
-        if failed:
-            raise failed[0]
-        rig = Rig(testbed, stations, read_book(path, data), hands or NoHands())
-        rig.set_up()
-        yield rig
+        session = opened.enter_context(opened_session(testbed, path, (RELAY, *testbed.user_names()), state))
+        session.wait_until_released(when_latched) if when_latched else session.check()
+        rig = Rig(testbed, session.stations, read_book(path, data), hands or NoHands())
+        in_ring = {user: partial(_is_in_ring, rig, user) for user in testbed.user_names()}
+        opened.enter_context(sensors_watched(session, in_ring))
+        try:
+            rig.set_up()
+            yield rig
+        except Exception:
+            session.check()  # an interlock that tripped is why
+            raise
+
+
+def _is_in_ring(rig: Rig, user: str) -> bool:
+    return rig.users[user].light.is_in_ring()

@@ -1,0 +1,114 @@
+"""Instruments of one role or several in a process that is none of them: a notebook, a calibration while no role runs.
+
+Each owner has what its role would give it: the claim on its instruments, a guard, and its interlock with the latch and the
+socket in the role's own state folder.  So ``qunetlab stop`` and ``acknowledge`` reach a session as they reach a role, a role
+that was stopped stays dark in a notebook, and a stopped notebook leaves a role dark.  A session whose process stands still
+(a computation that lets no other thread run) is ended by ``qunetlab stop``, as a role is.
+
+Looked at all the time is what can be looked at whatever somebody does by hand: the guards, and the rates of the relay's
+detectors.  Sensors see bright light on purpose while losses are measured, so whoever takes stations into planned light
+watches those (:func:`sensors_watched`).  An interlock of a user that trips takes the relay's with it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from drivers.links.errors import InterlockedError
+from lab import needs
+from lab.guard import guarded_role
+from lab.interlock.interlock import Interlock
+from lab.interlock.watching import watching
+from lab.runs.testbeds.folder import STATE
+from lab.station import Station
+from lab.testbed import Testbed
+from orchestrator.light.own_station import StationInstruments
+from orchestrator.processes.interlock_causes import detector_watch, sensor_watch
+
+RELAY = "relay"
+POLL_S = 0.2
+
+
+@dataclass(frozen=True)
+class Session:
+    """What was opened, by owner."""
+
+    testbed: Testbed
+    stations: Mapping[str, Station]
+    interlocks: Mapping[str, Interlock]
+
+    def check(self) -> None:
+        """Raise InterlockedError while one of the interlocks is latched."""
+        for interlock in self.interlocks.values():
+            interlock.check()
+
+    def wait_until_released(self, tell: Callable[[str], object]) -> None:
+        """Wait, in the dark, for an operator's acknowledgement where one is latched; ``tell`` says so once."""
+        told = ""
+        while True:
+            try:
+                self.check()
+            except InterlockedError as error:
+                if told != str(error):
+                    told = str(error)
+                    tell(told)
+                time.sleep(POLL_S)
+            else:
+                return
+
+
+@contextmanager
+def opened_session(
+    testbed: Testbed, path: Path, owners: Collection[str], state: Path | None = None
+) -> Iterator[Session]:
+    """The stations of ``owners`` opened and guarded; the relay, which has the light, is made safe first at the end.
+
+    ``state``: where the state folders of roles are, beside the testbed file by default.  Raises OwnedError while another
+    process has an instrument, StationError, and OSError with the place where a folder cannot be written.
+    """
+    root = state or path.parent / STATE
+    managers = {owner: guarded_role(testbed, path, owner, root / owner) for owner in owners}
+    with ExitStack() as opened:
+        with ThreadPoolExecutor(max(len(owners), 1)) as pool:
+            opening = {owner: pool.submit(each.__enter__) for owner, each in managers.items()}
+        failed: list[BaseException] = []
+        stations: dict[str, Station] = {}
+        interlocks: dict[str, Interlock] = {}
+        for owner in sorted(owners, key=lambda each: each == RELAY):
+            try:
+                stations[owner], interlocks[owner] = opening[owner].result()
+                opened.push(managers[owner])
+            except BaseException as error:  # noqa: BLE001 - the others are closed first
+                failed.append(error)
+        if failed:
+            raise failed[0]
+        for owner, interlock in interlocks.items():
+            if owner != RELAY and RELAY in interlocks:
+                interlock.when_tripped(partial(_light_off, interlock, interlocks[RELAY]))
+        if RELAY in stations:
+            watch = detector_watch(testbed, stations[RELAY].get(needs.DETECTORS).count_rates)
+            opened.enter_context(watching(interlocks[RELAY], [watch]))
+        yield Session(testbed, stations, interlocks)
+
+
+def _light_off(tripped: Interlock, relay: Interlock, error: InterlockedError) -> None:
+    """What one user's interlock found ends the light here, as the end of a lease does where everybody is a role."""
+    latest = tripped.causes[-1]
+    relay.trip(latest.cause, latest.text)
+
+
+@contextmanager
+def sensors_watched(session: Session, is_in: Mapping[str, Callable[[], bool]]) -> Iterator[None]:
+    """The sensors of users while each ``is_in`` the ring, in planned light."""
+    with ExitStack() as watched:
+        for user, there in is_in.items():
+            sensors = StationInstruments.of(session.stations[user]).sensors
+            watch = sensor_watch(session.testbed, user, sensors, there)
+            watched.enter_context(watching(session.interlocks[user], [watch]))
+        yield
