@@ -30,6 +30,7 @@ from orchestrator.light.carving import carver_pattern
 from orchestrator.light.latching import Latching
 from orchestrator.light.messages import LightAborted
 from orchestrator.light.recording import plays_to_its_end
+from orchestrator.light.tracking.correction import Correction
 from orchestrator.protocols.block_planning import plan_for
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ LOW_DB = 20.0
 """How far below the planned light the launch opens."""
 FIRST_DB = 40.0
 """Most of one launch attenuator, below where it ends; the other takes the rest."""
+TOLD_DB = 0.01
+"""A launch that is set anew by less is not told of."""
 LEVEL_DB = 0.5
 """As much are a launch and two stations wrong together; what is more is something else."""
 MISSING = 0.2
@@ -185,11 +188,13 @@ class Launching:
             self.close()
             raise
 
-    def level(self, plan: PlannedLight, arriving: float) -> None:
+    def level(self, plan: PlannedLight, arriving: float) -> Correction | None:
         """Have as much light arrive as is planned, by the counts per slot that do; for every opening with this plan.
 
-        Losses of stations and launch are known to some tenths of a dB, a count to some thousandths.
+        Losses of stations and launch are known to some tenths of a dB, a count to some thousandths.  Returns what is told of
+        it, None where the launch stays as it was.
         """
+        before_db = self._off_db(plan)
         more_db = 10 * math.log10(arriving / plan.arriving) if arriving > 0 else -math.inf
         off_db = self._set_db - plan.attenuation_db + more_db
         if abs(off_db) > LEVEL_DB:
@@ -197,9 +202,13 @@ class Launching:
                 "the light that arrives is %+.2f dB off its plan, too much to be made up for: calibrate %s, %s",
                 *(off_db, Step.ARM_LOSS, Step.POLARIZATION),
             )
-            return
+            return None
         self._levelled = plan, off_db
         self._attenuate(plan.attenuation_db + off_db)
+        if abs(off_db - before_db) < TOLD_DB:
+            return None
+        why = f"the light that arrived was {more_db:+.2f} dB off its plan"
+        return Correction("launch attenuation", before_db, off_db, "dB", why)
 
     def _off_db(self, plan: PlannedLight) -> float:
         """How far the launch is set off what was planned."""

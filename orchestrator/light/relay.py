@@ -154,8 +154,8 @@ class RelayLight:
             own = self.polarization if plan.pair else None
             holding = own.hold(self._testbed, plan.pair, on_tracked) if own else None
             self._launching.check_running()
-            if plan.arriving:
-                self._launching.level(plan, self._arriving())
+            if plan.arriving and (levelled := self._launching.level(plan, self._arriving())):
+                on_tracked(0, levelled)
             checked_s = self._clock()
             users.send_in_turn(encode(LightOn()))
             announced, lost = 0, list[int]()

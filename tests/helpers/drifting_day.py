@@ -9,7 +9,7 @@ A pair that is left alone has everything as it was calibrated in the morning, it
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -221,6 +221,11 @@ class DriftingDay:
     def _find(self, step: Step) -> None:
         """One step of the pair, with the ring's own instruments; what is found is used from here on."""
         rig = Rig(self.ring.testbed, self.ring.stations, self._book, NoHands())
+        rig.relay_light = self.ring.relay
+        rig.users = {
+            user: replace(rig.users[user], light=light)
+            for user, light in zip(PAIR, self.ring.users, strict=True)
+        }
         rig.set_up()
         if step in USER_PROCEDURES:
             found = [rig.of_user(step, user, PAIR, lambda done: None) for user in PAIR]
