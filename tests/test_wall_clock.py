@@ -18,6 +18,7 @@ ALLOWED = {
     "lab/alarms/kept.py": "how much of a shelf is left after a restart, at most a day",
     "lab/interlock/latch.py": "when something was latched, for people",
     "lab/runs/first_contact/recording.py": "the day of a recording, for people",
+    "lab/datasets/slow_log.py": "when a slow value was read, for people",
     "lab/readings.py": "the age of a value that QCoDeS stamped, in a record",
     "orchestrator/records/kinds.py": "when something was recorded, for people",
     "lab/runs/own_folder.py": "the name of a run folder",

@@ -100,6 +100,10 @@ TABLE: dict[AlarmName, AlarmRow] = {
     "store": AlarmRow(
         "the key store needs a look", "make room on its disk and look at its permissions", severity="major"
     ),
+    "data-sets": AlarmRow(
+        "data sets and slow values wait to be written",
+        "make room on the disk named, or let the role write there; nothing is lost for a day, and it goes on by itself",
+    ),
     "intensity": AlarmRow(
         "a station stays in the light of every pair",
         "find who keeps the launch open, or what else shines; look at the switch",

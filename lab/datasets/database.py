@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from qcodes.dataset import AtomicConnection
 
 SUFFIX = ".db"
+LEAST_BYTES = 128 << 10
+"""What the least of databases needs beside its journal."""
 
 
 class DatabaseError(Exception):
@@ -106,12 +109,17 @@ def _told(path: Path) -> Iterator[None]:
         cause = _cause(error)
         if cause is None:
             raise
-        if is_full(cause):
+        if is_full(cause) or _is_full(path.parent):
             raise DatabaseError(path, "its disk is full", "make room there", full=True) from error
         if getattr(cause, "sqlite_errorcode", 0) & 0xFF in _DAMAGED:  # the rest says where
             what = f"it is damaged ({cause})"
             raise DatabaseError(path, what, "keep a copy, move it aside: a fresh one is made") from error
         raise DatabaseError(path, str(cause), "look at its disk and at who may write there") from error
+
+
+def _is_full(folder: Path) -> bool:
+    """Whether there is no room; SQLite calls some of what fails then an input or output error."""
+    return folder.is_dir() and shutil.disk_usage(folder).free < LEAST_BYTES
 
 
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)

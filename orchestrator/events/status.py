@@ -160,6 +160,7 @@ AlarmName: TypeAlias = Literal[
     "calibration-age",
     "instrument",
     "store",
+    "data-sets",
     "intensity",
 ]
 

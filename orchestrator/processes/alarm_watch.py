@@ -8,10 +8,10 @@ and acknowledges them at the role's control socket.  What an operator said is in
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from lab.alarms.book import AlarmBook
+from lab.alarms.book import AlarmBook, Observed
 from lab.alarms.kept import KeptAlarm, keep_alarms, kept_alarms
 from lab.alarms.table import AlarmRow
 from orchestrator import runtime
@@ -54,6 +54,11 @@ class AlarmWatch:
         self._lock = runtime.lock()
         self._listener = runtime.event()
         self._stop = runtime.event()
+        self._listen: Callable[[Sequence[Observed], float], None] | None = None
+
+    def when_looked(self, listen: Callable[[Sequence[Observed], float], None]) -> None:
+        """Have ``listen`` called with all that was looked at, and when; to be said before the start."""
+        self._listen = listen
 
     def start(self) -> None:
         """Begin to watch."""
@@ -75,6 +80,8 @@ class AlarmWatch:
     def look(self) -> None:
         """Ask every source, and tell what changed."""
         observed = [each for source in self._sources for each in source()]
+        if self._listen is not None:
+            self._listen(observed, runtime.now())
         with self._lock:
             changes = self._book.observe(observed, runtime.now())
             self._tell(changes)

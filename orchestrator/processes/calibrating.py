@@ -34,8 +34,15 @@ TELL_EVERY_S = 2.0
 class Calibrating:
     """What relay and nodes do alike around their part."""
 
-    def __init__(self, current: CurrentTestbed, agent: Agent, emit: Emit) -> None:
-        self._current, self._agent, self._emit = current, agent, emit
+    def __init__(
+        self,
+        current: CurrentTestbed,
+        agent: Agent,
+        emit: Emit,
+        begin: Callable[[], Callable[[Finding], None]],
+    ) -> None:
+        """``begin`` is called when a calibration begins, and what it gives with the finding once that is kept."""
+        self._current, self._agent, self._emit, self._begin = current, agent, emit, begin
 
     def relay(self, lease: HeldLease, party: Callable[[Testbed], RelayParty]) -> LightStatistics:
         """The relay's part; LightAborted where it is refused."""
@@ -71,10 +78,12 @@ class Calibrating:
                 told_s = at_s
                 self._emit(CalibrationProgress(step, *lease.pair, done, at_s))
 
+        found = self._begin()
         try:
             finding = calibrate(step, part)
             if finding is not None:
                 self._current.keep(finding)
+                found(finding)
         except CalibrationRefusedError as error:
             self._emit(Calibrated(step, name, refused=str(error)[:REASON_LIMIT]))
             raise LightAborted(f"{step} of {name} is refused: {error}") from error

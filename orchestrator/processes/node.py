@@ -56,6 +56,7 @@ from orchestrator.processes.alarm_sources import (
 )
 from orchestrator.processes.alarm_watch import AlarmWatch
 from orchestrator.processes.calibrating import PURPOSES, Calibrating
+from orchestrator.processes.data_sets import DataSets
 from orchestrator.processes.following import Following, telling
 from orchestrator.processes.interlock_causes import sensor_watch
 from orchestrator.processes.node_blocks import (
@@ -407,6 +408,7 @@ def run_node(
     emit: Emit,
     kek: Kek | None = None,
     records: Records | None = None,
+    data_sets: DataSets | None = None,
 ) -> None:
     """Run the node until ``stop``; the caller leaves the instruments safe.
 
@@ -416,7 +418,7 @@ def run_node(
     from orchestrator.wire.curve import load_keys
     from orchestrator.wire.revoked import RevokedKeys
 
-    kept = records or Records(None)
+    kept, sets = records or Records(None), data_sets or DataSets()
     testbed = current()
     owned = StationInstruments.of(station)
     light = UserLight(testbed, name, station.get(needs.MODULATOR), owned, kept=KeptSettings(state_dir))
@@ -443,7 +445,7 @@ def run_node(
     slow = Polled(of_instruments(station), INSTRUMENTS_EVERY_S, "instruments")
     with ages, slow, open_node_store(testbed, name, secrets_dir, state_dir, kek) as store:
         agent = connect_agent(testbed, name, secrets_dir)
-        calibrating = Calibrating(current, agent, emit)
+        calibrating = Calibrating(current, agent, emit, functools.partial(sets.begin, station))
         node = Node(
             testbed,
             name,
@@ -459,12 +461,13 @@ def run_node(
             permit=interlock.check,
             unready=unready,
             make_safe=station.safe,
-            sources=[of_interlock(interlock), dark, ages, slow],
+            sources=[of_interlock(interlock), dark, ages, slow, sets],
             state_dir=state_dir,
             records=kept,
             readings=lambda: known_readings(station),
         )
         interlock.when_tripped(node.interrupt)
+        node.alarms.when_looked(sets.look)
         service = DeliveryService(
             store,
             node.peers,

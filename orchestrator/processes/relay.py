@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -38,6 +39,7 @@ from orchestrator.processes.alarm_sources import (
 )
 from orchestrator.processes.alarm_watch import AlarmWatch
 from orchestrator.processes.calibrating import PURPOSES, Calibrating
+from orchestrator.processes.data_sets import DataSets
 from orchestrator.processes.following import telling
 from orchestrator.processes.interlock_causes import detector_watch, tripped_by_light
 from orchestrator.processes.role_records import keep_testbed, light_served
@@ -73,12 +75,14 @@ def run_relay(
     *,
     emit: Emit,
     records: Records | None = None,
+    data_sets: DataSets | None = None,
 ) -> None:
     """Serve leases until ``stop``; the caller leaves the instruments safe.
 
-    ``current``: the testbed as it is calibrated at the moment of asking.  ``records`` get every light phase.
+    ``current``: the testbed as it is calibrated at the moment of asking.  ``records`` get every light phase,
+    ``data_sets`` calibrations and slow values.
     """
-    kept = records or Records(None)
+    kept, sets = records or Records(None), data_sets or DataSets()
     testbed = current()
     owned = RelayInstruments.of(station)
     light = RelayLight(testbed, owned, kept=KeptSettings(state_dir))
@@ -113,8 +117,9 @@ def run_relay(
     rates = DetectorRates(station.get(needs.DETECTORS).count_rates, testbed_dark_cps(testbed), light.is_lit)
     ages = Polled(of_calibrations(current.book, "relay"), CALIBRATION_EVERY_S, "calibrations")
     slow = Polled(of_instruments(station), INSTRUMENTS_EVERY_S, "instruments")
-    sources: list[Source] = [rates, of_interlock(interlock), lambda: list(brought_back), ages, slow]
+    sources: list[Source] = [rates, of_interlock(interlock), lambda: list(brought_back), ages, slow, sets]
     alarms = AlarmWatch(agent, "relay", testbed.alarm_table(), sources, emit, state_dir)
+    alarms.when_looked(sets.look)
 
     def calibration(lease: HeldLease) -> LightStatistics:
         statistics = calibrating.relay(lease, with_values)
@@ -192,7 +197,7 @@ def run_relay(
         if isinstance(event, LinkUp):
             alarms.new_listener()
 
-    calibrating = Calibrating(current, agent, emit)
+    calibrating = Calibrating(current, agent, emit, partial(sets.begin, station))
     fence = Fence(EpochFile(state_dir / "fence"))
     party = LeaseParty(
         agent,

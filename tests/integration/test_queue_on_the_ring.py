@@ -8,7 +8,11 @@ from typing import Any
 
 import pytest
 from fewer_users import ring_of_users
+from qcodes.dataset import load_by_id
+from qcodes.dataset.data_set import DataSet
 
+from lab.datasets.calibrations import database_of
+from lab.datasets.database import readable
 from lab.runs.keygen import WITHOUT_END, order_key, state_of
 from lab.runs.supervising.supervised import Run, supervised_run
 from lab.runs.testbeds.folder import template_path
@@ -141,3 +145,20 @@ def test_a_calibration_comes_between_blocks_and_the_next_block_is_planned_with_i
     assert report.stored, report.reason
     assert state_of(ring.folder, entry.number).state == "done"
     ring.ask(AbortEntry("olga", number))
+    for owner in owners:
+        with readable(database_of(ring.run.testbed_path, owner)) as connection:
+            data = load_by_id(1, connection)
+            assert isinstance(data, DataSet)
+            assert data.name == f"{step} of {owner}"
+            assert data.snapshot is not None
+            assert data.snapshot["station"]["instruments"]
+    ring.run.stop()
+    for role in ("relay", *PAIR):
+        (day,) = (ring.run.state / role / "slow-log").glob("*.db")
+        with readable(day) as connection:
+            found = load_by_id(1, connection)
+            assert isinstance(found, DataSet)
+            assert (
+                "detector_rate_D1" if role == "relay" else "qber_" + PAIR[PAIR[0] == role]
+            ) in found.paramspecs
+            assert found.number_of_results > 0

@@ -62,7 +62,7 @@ def relay_role(path: Path, secrets: Path | None, state: Path | None) -> int:
     runtime = Runtime("relay", path, secrets, state)
     checked_testbed(runtime.testbed_path, ("relay",))
     guarded = guarded_role(runtime.testbed, runtime.testbed_path, "relay", runtime.state)
-    with guarded as (station, interlock):
+    with runtime.data_sets() as data_sets, guarded as (station, interlock):
         run_relay(
             CurrentTestbed(runtime.testbed_path, runtime.testbed),
             runtime.secrets,
@@ -70,8 +70,9 @@ def relay_role(path: Path, secrets: Path | None, state: Path | None) -> int:
             station,
             interlock,
             runtime.stop,
-            emit=runtime.emit,
+            emit=data_sets.noting(runtime.emit),
             records=runtime.records(),
+            data_sets=data_sets,
         )
     return 0
 
@@ -91,7 +92,7 @@ def node_role(
     checked_testbed(runtime.testbed_path, (name,))
     kek = StoreKey.parse(store_key).kek(name, runtime.secrets)
     guarded = guarded_role(runtime.testbed, runtime.testbed_path, name, runtime.state)
-    with guarded as (station, interlock):
+    with runtime.data_sets() as data_sets, guarded as (station, interlock):
         run_node(
             CurrentTestbed(runtime.testbed_path, runtime.testbed),
             name,
@@ -101,8 +102,9 @@ def node_role(
             interlock,
             runtime.stop,
             kek=kek,
-            emit=runtime.emit,
+            emit=data_sets.noting(runtime.emit),
             records=runtime.records(),
+            data_sets=data_sets,
         )
     return 0
 

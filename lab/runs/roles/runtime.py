@@ -18,6 +18,7 @@ import sys
 import threading
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec.structs import replace
@@ -32,6 +33,9 @@ from orchestrator.events.learning import ClientState, WaitingForKeys
 from orchestrator.events.process import LightProgress, ProcessEvent, line_of
 from orchestrator.kernels import offer_folder
 from orchestrator.records.keeping import Records
+
+if TYPE_CHECKING:
+    from orchestrator.processes.data_sets import DataSets
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +93,15 @@ class Runtime:
         Raises OSError or ChainError.
         """
         return Records.of_role(self.state, self.role, version("qunetlab"), commit())
+
+    def data_sets(self) -> DataSets:
+        """What this role writes down for its operator's own tools; only roles with instruments do."""
+        from lab.datasets.slow_log import SlowLog
+        from orchestrator.processes.data_sets import DataSets, RoleFiles
+
+        name, path = self.testbed.name, self.testbed_path
+        slow = SlowLog(self.state, self.role, name, self.testbed.alarm_table())
+        return DataSets(RoleFiles(name, path, commit()), slow)
 
     def _on_signal(self, number: int, frame: object) -> None:
         if number == signal.SIGINT and self.stop.is_set():
