@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 
@@ -24,6 +25,7 @@ from drifting_day import PAIR, BlockSeen, DriftingDay
 
 from lab.runs.pages.page import COLORS, new_figure
 
+TICKS = (0.5, 0.6, 0.8, 1, 1.5, 2, 3, 5, 10, 20, 50)
 LIMIT = 0.01
 """Below which the error rate is to stay."""
 
@@ -99,6 +101,10 @@ def drawn(tracked: Sequence[BlockSeen], alone: Sequence[BlockSeen], title: str) 
             color=color,
             label=f"no key ({name})",
         )
+    for blocks, name, color in ((alone, "left alone", COLORS[1]), (tracked, "followed", COLORS[0])):
+        dark = [each.hour for each in blocks if not each.rounds]
+        place = {"transform": top.get_xaxis_transform(), "clip_on": False}
+        top.plot(dark, [0.02] * len(dark), "v", color=color, label=f"light given up ({name})", **place)
     steps = [each for each in tracked if each.calibrated]
     for number, each in enumerate(steps):
         top.axvline(
@@ -106,9 +112,14 @@ def drawn(tracked: Sequence[BlockSeen], alone: Sequence[BlockSeen], title: str) 
         )
     top.axhline(100 * LIMIT, color="0.3", linewidth=0.8, linestyle="--")
     top.set_yscale("log")
+    top.yaxis.set_major_locator(FixedLocator(TICKS))
+    top.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    top.yaxis.set_minor_formatter(NullFormatter())
     top.set_ylabel("QBER / %")
     top.set_title(title, fontsize=9)
-    top.legend(fontsize=7, ncols=2)
+    low, high = top.get_ylim()
+    top.set_ylim(low, 1.6 * high)
+    top.legend(fontsize=7, ncols=3, loc="upper right")
     for axes, unit in zip(below, kinds, strict=True):
         for label, points in what.items():
             name, of_unit = label.split(" / ")
