@@ -239,3 +239,22 @@ def test_every_ring_has_a_plan_with_key_or_is_refused_with_reasons(
     except PlanRefusedError as refused:
         bits, reasons = refused.plan.expected_bits, refused.reasons
     assert (bits > 0) == (not reasons)
+
+
+def test_a_sensor_with_a_scale_of_its_own_changes_what_is_planned_for_it_and_nothing_else() -> None:
+    """One user's sensor reads 5 % more than there is, the other's 5 % less: planned is what they will read of the same light."""
+    pair = pair_of("AB")
+    high_db, low_db = 10 * math.log10(1.05), 10 * math.log10(0.95)
+    first, second, *others = pair.ring.stations
+    stations = replace(first, arm_offsets_db=(0.0, high_db)), replace(second, arm_offsets_db=(low_db, 0.0))
+    as_read = replace(pair, ring=replace(pair.ring, stations=(*stations, *others)))
+    true, read = (
+        plan_on_ring(pair, Trust(), n_pulses=10**8, mu_a=0.008),
+        plan_on_ring(as_read, Trust(), n_pulses=10**8, mu_a=0.008 * 1.05),
+    )
+    assert read.mu_b / true.mu_b == pytest.approx(0.95, rel=1e-3)
+    assert read.gain == pytest.approx(true.gain, rel=1e-3)
+    launch_db = [
+        each.budget(plan.mu_a).launch_attenuation_db for each, plan in ((pair, true), (as_read, read))
+    ]
+    assert launch_db[0] == pytest.approx(launch_db[1], abs=1e-3), "the light is the same"

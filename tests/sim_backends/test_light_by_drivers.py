@@ -8,6 +8,7 @@ import pytest
 from driven_ring import DrivenRing, ring_content
 
 from orchestrator.light.own_station import OWN_DIRECTION
+from orchestrator.light.tracking.correction import Correction
 from orchestrator.protocols.block_planning import plan_for
 
 pytestmark = pytest.mark.early
@@ -68,10 +69,18 @@ def test_a_launch_that_is_wrong_by_some_tenths_of_a_db_is_levelled(more_db: floa
     content["ring"]["launch_loss_db"] -= more_db
     ring = DrivenRing(content)
     sent: list[float] = []
+    corrected: list[tuple[str, Correction]] = []
     try:
         planned = plan_for(ring.testbed, *ring.pair).mu_a
         for _ in range(2):
-            ring.phase(1, lambda frame: sent.append(ring.bench.ring.mean_photon_number("alice", "ccw")))
+            ring.phase(
+                1,
+                lambda frame: sent.append(ring.bench.ring.mean_photon_number("alice", "ccw")),
+                on_tracked=lambda owner, frame, correction: corrected.append((owner, correction)),
+            )
     finally:
         ring.close()
     assert sent == pytest.approx([planned, planned], rel=0.03), "0.35 dB are 8 %"
+    (owner, told), *_ = corrected
+    assert (owner, told.what, told.before, told.unit) == ("relay", "launch attenuation", 0.0, "dB")
+    assert told.after == pytest.approx(-more_db, abs=0.1), "what it is attenuated by more than planned"
