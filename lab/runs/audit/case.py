@@ -139,7 +139,7 @@ class _Reader:
             if path.name == BOOKS_FILE:
                 return msgspec.json.decode(path.read_bytes(), type=PublicBooks)
             return read_books(path)
-        except (StoreError, OSError, ValueError) as error:
+        except (StoreError, OSError, ValueError, RecursionError) as error:
             self.missing.append(f"the books of {name}'s key store: {error}")
             return None
 

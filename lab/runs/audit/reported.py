@@ -67,6 +67,14 @@ def _results(ask: Asking, case: Case) -> None:
                 "the results are those of another run, or their settings were edited",
             )
     told = {row.round: row for row in results.rounds}
+    rounds = {record.round for record in server.state.rounds}
+    ask.that(
+        told.keys() <= rounds and all(run.rounds == results.rounds for run in results.runs),
+        f"rounds {sorted(told)} make the curve; the server completed {sorted(rounds)}, and the runs have "
+        f"{[[row.round for row in run.rounds] for run in results.runs]}",
+        RESULTS,
+        "rounds were put into the results, or left out, or edited in one of two places",
+    )
     for record in server.state.rounds:
         row = told.get(record.round)
         if row is None:
@@ -96,10 +104,13 @@ def _results(ask: Asking, case: Case) -> None:
 def _report(ask: Asking, case: Case, path: Path) -> None:
     try:
         report = json.loads(path.read_bytes())
-        rows, rounds = report["pairs"], report["rounds"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        ask.that(False, f"{REPORT} cannot be read: {error}", REPORT, "the report was damaged")
-        return
+        _report_rows(ask, case, report["pairs"], report["rounds"])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        means = "the report was damaged, or is of another version"
+        ask.that(False, f"{REPORT} cannot be read: {type(error).__name__}: {error}", REPORT, means)
+
+
+def _report_rows(ask: Asking, case: Case, rows: list[Any], rounds: list[Any]) -> None:
     rings = [ring for ring in case.rings if any(blocks_of(ring, user) for user in ring.roles)]
     for row in rows if len(rings) == 1 else ():
         _pair_row(ask, rings[0], row)
