@@ -21,9 +21,9 @@ announcements are fixed and both bases are published.  It gives nothing of the k
 * All symbols of both bases have the same intensity.
 
 The relay can lie about its clicks and so turn the phase by which the user's symbols are shifted.  It is common to all four
-of them, and who has the light can turn its phase anyway: false clicks cost key, as they do without this.  What is *not*
-followed so are V_pi and gain, as they change what the symbols are to each other: they are watched alone
-(:mod:`orchestrator.light.tracking.levels`).
+of them, and who has the light can turn its phase anyway: false clicks cost key, as they do without this.  V_pi and gain are
+*not* followed so, as they change what the symbols are to each other: only a calibration, whose charge for a lying relay
+is worked out, may change them.
 
 The correction stands beside the calibrated phase, which stays as it is.
 """
@@ -53,7 +53,7 @@ SPOILS_RAD = 0.05
 
 @dataclass(frozen=True)
 class PhaseLeft:
-    """What is left of the loop's phase, and its standard deviation; both users' symbols as they are driven."""
+    """What is left of the loop's phase, and its standard deviation."""
 
     rad: float
     sigma_rad: float
