@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import textwrap
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import combinations
@@ -22,7 +23,6 @@ from lab.runs.testbeds.folder import FolderError
 from lab.runs.testbeds.machine import Machine
 from orchestrator.events.status import ORCHESTRATOR
 from orchestrator.wire.queue_control import (
-    HistoryRow,
     HistoryShown,
     QueueRequest,
     QueueRow,
@@ -31,6 +31,7 @@ from orchestrator.wire.queue_control import (
 )
 
 FACTORS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
+HEAD = ("", "what", "owner", "state", "prio", "due in", "done", "needs", "ready in")
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -49,6 +50,7 @@ def ask_queue(machine: Machine, request: QueueRequest) -> Any:
 
 def history(machine: Machine, request: ShowHistory) -> HistoryShown:
     """What happened: from the running orchestrator, or from the file of one that does not run."""
+    from orchestrator.processes.queue_desk import history_shown
     from orchestrator.scheduling.queue_store import QUEUE_FILE, QueueStore
     from orchestrator.wire.control_socket import listens
 
@@ -59,10 +61,9 @@ def history(machine: Machine, request: ShowHistory) -> HistoryShown:
         return told
     store = QueueStore(path)
     try:
-        lines = store.history(request.number, request.limit)
+        return history_shown(store.history(request.number, request.limit), store.forgotten())
     finally:
         store.close()
-    return HistoryShown([HistoryRow(line.at, line.entry, line.who, line.what) for line in lines])
 
 
 def bits_of(text: str) -> int:
@@ -104,9 +105,10 @@ def show_rows(told: QueueShown, as_json: bool) -> None:
     if not told.entries:
         echo("the queue is empty")
         return
-    head = ("", "what", "owner", "state", "prio", "due in", "made", "needs", "ready in", "why it waits, note")
-    width = shutil.get_terminal_size((140, 24)).columns
-    echo("\n".join(table(head, [_cells(row) for row in told.entries], width)))
+    width = shutil.get_terminal_size((80, 24)).columns
+    echo(
+        "\n".join([*table(HEAD, [_cells(row) for row in told.entries], width), *_notes(told.entries, width)])
+    )
 
 
 def _cells(row: QueueRow) -> Sequence[str]:
@@ -117,11 +119,44 @@ def _cells(row: QueueRow) -> Sequence[str]:
         row.state,
         str(row.priority),
         _in(row.due_in_s),
-        f"{100 * row.made_bits / row.wanted_bits:.0f} %" if row.wanted_bits else "",
-        _in(row.ring_s),
+        _progress(row),
+        "unknown" if row.unmeasured_steps else _in(row.ring_s),
         _in(row.ready_in_s),
-        shown("; ".join(text for text in (row.reason, row.note) if text)),
     )
+
+
+def _progress(row: QueueRow) -> str:
+    if row.steps:
+        return f"{row.steps_done} of {len(row.steps)}"
+    return f"{100 * row.made_bits / row.wanted_bits:.0f} %" if row.wanted_bits else ""
+
+
+def _notes(rows: Sequence[QueueRow], width: int) -> list[str]:
+    """A paragraph for each entry of which there is more to say."""
+    lines: list[str] = []
+    for row in rows:
+        told = [row.reason, row.note]
+        if row.unmeasured_steps:
+            told.append(f"how long {', '.join(row.unmeasured_steps)} takes is unknown until it was done once")
+        elif row.estimated_at is not None:
+            told.append(f"needs: as measured until {clock(row.estimated_at)}")
+        if text := "; ".join(filter(None, told)):
+            lines += textwrap.wrap(shown(f"{row.number}: {text}"), width, subsequent_indent="   ")
+    return ["", *lines] if lines else []
+
+
+def stale_steps(machine: Machine, pair: tuple[str, str]) -> tuple[list[str], list[str]]:
+    """Calibrations of a pair that are missing or stale: those that a lease can do, and those that want hands."""
+    from lab.calibration.book import now, read_book
+    from lab.runs.calibrating.runner import plan
+    from lab.testbed import read_testbed
+    from orchestrator.light.calibration.procedures import PROCEDURES
+
+    testbed = machine.testbed
+    book = read_book(machine.path, read_testbed(machine.path))
+    due = plan(testbed.user_names(), testbed.pairs(), book, now(), steps=(), asked=[pair])
+    steps = dict.fromkeys(each.step for each in due)
+    return [each for each in steps if each in PROCEDURES], [each for each in steps if each not in PROCEDURES]
 
 
 def _in(seconds: float | None) -> str:
@@ -133,9 +168,15 @@ def show_history(told: HistoryShown, as_json: bool) -> None:
     if as_json:
         echo(json.dumps(msgspec.to_builtins(told)))
         return
+    if told.forgotten_lines:
+        echo(
+            f"({told.forgotten_lines:,} lines up to {clock(told.forgotten_until)} and"
+            f" {told.forgotten_entries:,} entries are not here any more)"
+        )
     for line in told.lines:
         about = "the queue" if line.entry is None else f"entry {line.entry}"
         echo(shown(f"{clock(line.at)}  {about}: {line.what} ({line.who})"))
+    echo(f"({told.kept})")
 
 
 def clock(at: float | None) -> str:

@@ -13,6 +13,7 @@ from lab.cli.keys_app import FolderOption
 from lab.cli.options import Json, StatePath
 
 if TYPE_CHECKING:
+    from lab.runs.testbeds.machine import Machine
     from orchestrator.wire.queue_control import QueueRequest
 
 queue_app = typer.Typer(
@@ -48,9 +49,9 @@ def _who(owner: str | None) -> str:
 @queue_app.command("add")
 def add(
     what: Annotated[What, typer.Argument(help="key, run, calibration or maintenance.")],
-    target: Annotated[
-        str | None,
-        typer.Argument(help="The pair of key (alice-bob), users of a run (alice,bob,carol), or the step."),
+    targets: Annotated[
+        list[str] | None,
+        typer.Argument(help="The pair of key (alice-bob), users of a run (alice,bob,carol), or the steps."),
     ] = None,
     bits: Annotated[str | None, typer.Option(help="Bits for every pair, such as 250k or 1M.")] = None,
     until_stock: Annotated[
@@ -65,36 +66,55 @@ def add(
     state: StatePath = None,
     as_json: Json = False,
 ) -> None:
-    """Put an entry into the queue: `add key alice-bob --bits 1M`, `add calibration phase --pair alice-bob`,
-    `add run alice,bob,carol --bits 250k --until-stock`, `add maintenance --note "swap the laser"`."""
+    """Put an entry into the queue: `add key alice-bob --bits 1M`, `add calibration phase visibility --pair alice-bob`
+    (without steps: all that are missing or stale), `add run alice,bob,carol --bits 250k --until-stock`, `add maintenance --note "swap the laser"`."""
+    from lab.cli.options import show
     from lab.cli.queue import ask_queue, bits_of, pairs_of, seconds_of, show_rows
     from lab.runs.testbeds.machine import Machine
     from orchestrator.wire.queue_control import AddEntry
 
     machine = Machine(testbed, state)
     makes_key = what in (What.KEY, What.RUN)
-    if (target is None) == (what is not What.MAINTENANCE):
+    named_here = targets or []
+    if what is not What.CALIBRATION and len(named_here) != makes_key:
         raise typer.BadParameter(
-            "name the pair of key, the users of a run or the step of a calibration; maintenance has none"
+            "name the pair of key, or the users of a run as one word; maintenance has none"
         )
     if makes_key != (bits is not None) or (until_stock and not makes_key):
         raise typer.BadParameter("key and runs are of --bits N, and nothing else is")
     if pair is not None and what is not What.CALIBRATION:
         raise typer.BadParameter("--pair is for a calibration")
-    named = pair if what is What.CALIBRATION else target if what is What.KEY else None
-    pairs = pairs_of(machine, target or "") if what is What.RUN else (machine.pair(named),) if named else ()
+    named = pair if what is What.CALIBRATION else named_here[0] if what is What.KEY else None
+    pairs = pairs_of(machine, named_here[0]) if what is What.RUN else (machine.pair(named),) if named else ()
+    steps = tuple(named_here) if what is What.CALIBRATION else ()
+    if what is What.CALIBRATION and not steps and not (steps := _stale(machine, pairs)):
+        show({"entries": []}, as_json, f"nothing that the queue can calibrate is stale for {pair}")
+        return
     entry = AddEntry(
         _who(owner),
         what.value,
         pairs,
         bits_of(bits) if bits is not None else 0,
         until_stock,
-        (target or "",) if what is What.CALIBRATION else (),
+        steps,
         priority or 0,
         None if due_in is None else seconds_of(due_in),
         note,
     )
     show_rows(ask_queue(machine, entry), as_json)
+
+
+def _stale(machine: Machine, pairs: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
+    """The steps of a pair that are to be done; what wants hands is told."""
+    from lab.cli.queue import stale_steps
+    from lab.runs.shown import echo
+
+    if not pairs:
+        raise typer.BadParameter("name the steps, or with --pair the pair whose stale ones are to be done")
+    steps, by_hand = stale_steps(machine, pairs[0])
+    if by_hand:
+        echo(f"{', '.join(by_hand)}: not through the queue, but with `qunetlab calibrate`", err=True)
+    return tuple(steps)
 
 
 @queue_app.command("list")

@@ -6,12 +6,13 @@ takes it, and the thread waits for its answer.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from orchestrator import runtime
 from orchestrator.events.status import QueueStatus, pair_name
-from orchestrator.scheduling.entries import Entry, Work, in_words
-from orchestrator.scheduling.ring_queue import RingQueue
+from orchestrator.scheduling.entries import Entry, HistoryLine, Work, in_words
+from orchestrator.scheduling.queue_store import Forgotten
+from orchestrator.scheduling.ring_queue import KEPT, RingQueue
 from orchestrator.scheduling.ring_schedule import RingSchedule
 from orchestrator.scheduling.scheduler import Pair
 from orchestrator.scheduling.suspending import Suspensions
@@ -90,8 +91,9 @@ class QueueDesk:
             case ShowQueue(closed):
                 return self._shown([*queue.entries, *queue.closed(closed)])
             case HoldQueue(who, number):
+                running = [entry.number for entry in queue.entries if entry.state == "running"]
                 queue.hold(who, number)
-                return Done(f"{_named(number)} held; what is lit is finished, then the bench is made safe")
+                return Done(f"{_named(number)} held{_what_follows(number, running)}")
             case ResumeQueue(who, pair=pair) if pair is not None:
                 self._suspensions.resume(who, pair)
                 self._schedule.again_at_once(pair)
@@ -100,8 +102,11 @@ class QueueDesk:
                 queue.resume(who, number)
                 return Done(f"{_named(number)} resumed")
             case AbortEntry(who, number, take_over):
+                lit = any(entry.number == number and entry.state == "running" for entry in queue.entries)
                 entry = queue.abort(who, number, take_over=take_over)
-                return Done(f"entry {number} is {entry.state}: {in_words(entry.work)}")
+                made = f"; {sum(entry.made):,} bits that it made stay in stock" if any(entry.made) else ""
+                ends = "; its light ends at once" if lit and entry.state == "aborted" else ""
+                return Done(f"entry {number} is {entry.state}: {in_words(entry.work)}{ends}{made}")
             case MoveEntry(who, number):
                 queue.move(
                     who,
@@ -113,7 +118,7 @@ class QueueDesk:
                 return self._shown(queue.entries)
             case ShowHistory(number, limit):
                 lines = queue.history(number, limit)
-                return HistoryShown([HistoryRow(line.at, line.entry, line.who, line.what) for line in lines])
+                return history_shown(lines, queue.forgotten())
 
     def status(self) -> QueueStatus:
         """For whoever follows the ring."""
@@ -131,12 +136,13 @@ class QueueDesk:
         rows = [self._row(entry, times.get(entry.number), now_s) for entry in entries]
         return QueueShown(hold.who if hold else "", hold.at if hold else None, rows)
 
-    def _row(self, entry: Entry, times: tuple[float, float] | None, now_s: float) -> QueueRow:
+    def _row(self, entry: Entry, times: tuple[float | None, float | None] | None, now_s: float) -> QueueRow:
         work = entry.work
         due_s = self._queue.due_s(entry.number)
         made = list(entry.made)
         if work.until_stock and entry.is_open:
             made = [min(self._schedule.known_stock(pair) or 0, work.bits) for pair in work.pairs]
+        durations = {step: self._queue.duration(step) for step in entry.steps_left if entry.is_open}
         ring_s, ready_s = times if times is not None else (None, None)
         return QueueRow(
             entry.number,
@@ -155,6 +161,10 @@ class QueueDesk:
             entry.added_at,
             entry.began_at,
             entry.ended_at,
+            work.steps,
+            entry.steps_done,
+            tuple(step for step, known in durations.items() if known is None),
+            min((known.at for known in durations.values() if known is not None), default=None),
         )
 
     def _why(self, entry: Entry, *, waits: bool) -> str:
@@ -176,6 +186,21 @@ class QueueDesk:
         """A suspended pair can be calibrated."""
         makes_key = entry.work.kind != "calibration"
         return self._why_away(pair) or (self._suspensions.why(pair) if makes_key else "")
+
+
+def history_shown(lines: Sequence[HistoryLine], forgotten: Forgotten) -> HistoryShown:
+    """What happened, and what is kept of it."""
+    rows = [HistoryRow(line.at, line.entry, line.who, line.what) for line in lines]
+    return HistoryShown(rows, KEPT, forgotten.lines, forgotten.entries, forgotten.until)
+
+
+def _what_follows(held: int | None, running: list[int]) -> str:
+    """What a hold means for what is lit at the moment."""
+    if held is None:
+        return "; what is lit is finished, then the bench is made safe"
+    if held in running:
+        return "; its block that is lit is finished, then others have the ring"
+    return "; nothing of it is lit"
 
 
 def _named(number: int | None) -> str:

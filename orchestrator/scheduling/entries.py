@@ -22,7 +22,8 @@ failed or aborted never changes again.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
@@ -38,6 +39,7 @@ STEP_FAILURES = 3
 """A calibration step that failed so often in a row is given up: something has to be looked at."""
 LARGEST_BITS = 1 << 50
 OPEN_AT_MOST = 500
+BlockState: TypeAlias = Literal["lit", "counted", "without key", "lost"]
 
 
 class QueueError(ValueError):
@@ -90,6 +92,18 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def lacking(self, pair: Pair) -> int:
         """Bits of an order that are still to be made; those until a stock depend on the stock instead."""
         return max(0, self.work.bits - self.made[self.work.pairs.index(pair)])
+
+
+@dataclass(frozen=True)
+class End:
+    """What became of a block: ``failed``, and it counts against its entry, or ``interrupted``, and it does not."""
+
+    state: BlockState
+    bits: int = 0
+    failed: str = ""
+    interrupted: str = ""
+    ring_s: float | None = None
+    """What a calibration step took."""
 
 
 def objection(work: Work, pairs: Iterable[Pair], steps: Iterable[str]) -> str:
@@ -196,6 +210,22 @@ def given_up(entry: Entry, reason: str, at: float) -> Entry:
     """Nobody will ever serve it."""
     _require(entry, OPEN, "be given up")
     return replace(entry, state="failed", reason=reason, ended_at=at)
+
+
+def after_block(entry: Entry, pair: Pair, end: End, at: float) -> tuple[Entry, str]:
+    """What the end of a block makes of its entry, and what is told of it."""
+    if end.interrupted:
+        return paused(entry), f"a block was interrupted: {end.interrupted}"
+    if end.failed:
+        return failed_once(entry, end.failed, at), f"a block failed: {end.failed[:REASON_LIMIT]}"
+    if entry.work.kind == "calibration":
+        after, step = step_done(entry, at), entry.steps_left[0]
+        return after, f"{step} done" if after.is_open else f"{step} done; done"
+    after, told = credited(entry, pair, end.bits), f"{end.bits:,} bits for {pair_name(pair)}"
+    wants_more = entry.work.until_stock or any(map(after.lacking, after.work.pairs))
+    if wants_more or not entry.is_open:
+        return after, told
+    return done(after, at), f"{told}; done"
 
 
 def moved(

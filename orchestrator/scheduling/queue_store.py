@@ -9,6 +9,9 @@ to another process of the orchestrator, is known to be whose;
 is counted once.
 
 A block whose end nobody told in time is *lost*, and made anew; should word of it come after all it is counted still.
+
+What happened is kept for :data:`HISTORY_DAYS`, and :data:`HISTORY_LINES` of it at most; an entry that is closed goes with
+the last of its lines, and its blocks with it.  Of open entries everything is kept, and how much went is known.
 """
 
 from __future__ import annotations
@@ -16,20 +19,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 
 from orchestrator.durable import create_file
 from orchestrator.keystore.database import Database
-from orchestrator.scheduling.entries import Entry, HistoryLine
+from orchestrator.scheduling.entries import BlockState, Entry, HistoryLine
 from orchestrator.scheduling.scheduler import Pair
 from orchestrator.wire.queue_control import OPEN
 
 QUEUE_FILE = "queue.db"
+HISTORY_DAYS = 90
+HISTORY_LINES = 20_000
+DURATIONS_REMEMBERED = 4
+"""A step's duration is the mean of about so many, the latest ones."""
 Token: TypeAlias = tuple[int, int]
 """(epoch, number) of a lease."""
-BlockState: TypeAlias = Literal["lit", "counted", "without key", "lost"]
 
 SCHEMA = """
 CREATE TABLE entries (number INTEGER PRIMARY KEY AUTOINCREMENT, state TEXT NOT NULL, entry BLOB NOT NULL) STRICT;
@@ -43,6 +49,12 @@ CREATE TABLE history (
     number INTEGER PRIMARY KEY, at REAL NOT NULL, entry INTEGER, who TEXT NOT NULL, what TEXT NOT NULL) STRICT;
 CREATE INDEX history_of_entry ON history (entry, number);
 CREATE TABLE holds (name TEXT PRIMARY KEY, who TEXT NOT NULL, at REAL NOT NULL) STRICT, WITHOUT ROWID;
+"""
+
+LEARNED = """
+CREATE TABLE durations (
+    step TEXT PRIMARY KEY, ring_s REAL NOT NULL, times INTEGER NOT NULL, at REAL NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE forgotten (lines INTEGER NOT NULL, entries INTEGER NOT NULL, until REAL NOT NULL) STRICT;
 """
 
 SUSPENSIONS = """
@@ -64,9 +76,9 @@ class QueueDatabase(Database):
 
     kind = "queue"
     application_id = 0x514E_5155  # "QNQU"
-    schema_version = 3
-    schema = SCHEMA + SUSPENSIONS
-    migrations = {1: STEPS, 2: SUSPENSIONS}  # noqa: RUF012 - never changed
+    schema_version = 4
+    schema = SCHEMA + SUSPENSIONS + LEARNED
+    migrations = {1: STEPS, 2: SUSPENSIONS, 3: LEARNED}  # noqa: RUF012 - never changed
     kept = "Nothing was changed"
 
     def _format(self) -> int:
@@ -100,6 +112,22 @@ class Suspension(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     suspended: bool = True
     entry: int | None = None
     to_do: str = ""
+
+
+class Duration(msgspec.Struct, frozen=True):
+    """Ring time that a calibration step takes: learned from those done ``times``, the latest ``at`` (wall clock)."""
+
+    ring_s: float
+    times: int
+    at: float
+
+
+class Forgotten(msgspec.Struct, frozen=True):
+    """What is not kept any more: so many lines, none later than ``until`` (wall clock), and entries."""
+
+    lines: int = 0
+    entries: int = 0
+    until: float | None = None
 
 
 class Hold(msgspec.Struct, frozen=True):
@@ -230,6 +258,62 @@ class QueueStore:
             self._db.write(
                 "INSERT INTO suspensions (first, second, suspension) VALUES (?, ?, ?)", *pair, blob
             )
+
+    def forget(self, now: float) -> int:
+        """Let go of what is not kept any longer; the number of lines.  ``now`` is of the wall clock."""
+        marks = ", ".join("?" * len(OPEN))
+        is_old = (
+            "number IN (SELECT h.number FROM history h LEFT JOIN entries e ON e.number = h.entry"
+            f" WHERE (h.at < ? OR h.number <= (SELECT MAX(number) FROM history) - ?)"
+            f" AND (e.number IS NULL OR e.state NOT IN ({marks})))"
+        )
+        which = (now - HISTORY_DAYS * 86400.0, HISTORY_LINES, *OPEN)
+        with self._db.transaction():
+            ((lines, until),) = self._db.query(
+                f"SELECT COUNT(*), MAX(at) FROM history WHERE {is_old}", *which
+            )
+            if not lines:
+                return 0
+            self._db.write(f"DELETE FROM history WHERE {is_old}", *which)
+            gone = (
+                f"SELECT number FROM entries WHERE state NOT IN ({marks})"
+                " AND number NOT IN (SELECT entry FROM history WHERE entry IS NOT NULL)"
+                " AND number NOT IN (SELECT entry FROM blocks WHERE state = 'lit')"
+            )
+            self._db.write(f"DELETE FROM blocks WHERE entry IN ({gone})", *OPEN)
+            entries = self._db.write(f"DELETE FROM entries WHERE number IN ({gone})", *OPEN)
+            before = self.forgotten()
+            self._db.write("DELETE FROM forgotten")
+            self._db.write(
+                "INSERT INTO forgotten (lines, entries, until) VALUES (?, ?, ?)",
+                before.lines + lines,
+                before.entries + entries,
+                max(until, before.until or until),
+            )
+        return int(lines)
+
+    def forgotten(self) -> Forgotten:
+        """All that was let go of so far."""
+        rows = self._db.query("SELECT lines, entries, until FROM forgotten")
+        return Forgotten(*rows[0]) if rows else Forgotten()
+
+    # -- what was learned ----------------------------------------------------------------------------
+
+    def durations(self) -> dict[str, Duration]:
+        """By calibration step, of those that were ever done."""
+        rows = self._db.query("SELECT step, ring_s, times, at FROM durations")
+        return {step: Duration(*rest) for step, *rest in rows}
+
+    def learn(self, step: str, duration: Duration) -> None:
+        """A step's duration from here on."""
+        self._db.write("DELETE FROM durations WHERE step = ?", step)
+        self._db.write(
+            "INSERT INTO durations (step, ring_s, times, at) VALUES (?, ?, ?, ?)",
+            step,
+            duration.ring_s,
+            duration.times,
+            duration.at,
+        )
 
     # -- the whole queue -----------------------------------------------------------------------------
 

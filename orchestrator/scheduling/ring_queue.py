@@ -9,17 +9,25 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from msgspec.structs import replace
 
-from orchestrator.events.status import BlockReport, pair_name
+from orchestrator.events.status import BlockReport
 from orchestrator.keystore.errors import StoreError
 from orchestrator.scheduling import entries as rules
-from orchestrator.scheduling.entries import Entry, HistoryLine, QueueError, Work, in_words
+from orchestrator.scheduling.entries import End, Entry, HistoryLine, QueueError, Work, in_words
 from orchestrator.scheduling.leases import Lease, Outcome
-from orchestrator.scheduling.queue_store import BlockState, Hold, QueueStore, Token
+from orchestrator.scheduling.queue_store import (
+    DURATIONS_REMEMBERED,
+    HISTORY_DAYS,
+    HISTORY_LINES,
+    Duration,
+    Forgotten,
+    Hold,
+    QueueStore,
+    Token,
+)
 from orchestrator.scheduling.scheduler import Pair
 from orchestrator.wire.fields import REASON_LIMIT
 from orchestrator.wire.queue_control import NOTE_LIMIT
@@ -28,22 +36,15 @@ logger = logging.getLogger(__name__)
 
 REPORT_PATIENCE_S = 180.0
 """A block whose end nobody told by then is lost."""
+FORGET_EVERY_S = 3600.0
+"""What is not kept any longer is let go of so often."""
+KEPT = f"kept: {HISTORY_DAYS} days and {HISTORY_LINES:,} lines at most, and everything of open entries"
 WRITE_AGAIN_S = 5.0
 """After a disk that took nothing."""
 ORCHESTRATOR = "orchestrator"
 UNTOLD = "no reason was told"
 OWN_PRIORITY = 2
 """Of calibrations that the orchestrator adds itself."""
-
-
-@dataclass(frozen=True)
-class _End:
-    """What became of a block: ``failed``, and it counts against its entry, or ``interrupted``, and it does not."""
-
-    state: BlockState
-    bits: int = 0
-    failed: str = ""
-    interrupted: str = ""
 
 
 class RingQueue:
@@ -76,9 +77,11 @@ class RingQueue:
         self._inherited: dict[Token, set[str]] = {token: set() for token in self._lit}
         """Blocks that an earlier process lit, and those of their nodes that have nothing of them."""
         self._hold = store.hold()
+        self._durations = store.durations()
+        self._forget_at_s = now_s
         self.to_abort: dict[int, str] = {}
         """Entries whose lease is to end at once, and why."""
-        self._unwritten: dict[Token, _End] = {}
+        self._unwritten: dict[Token, End] = {}
         """Ends of blocks that could not be written yet, and what they are."""
         self._write_again_s = now_s
 
@@ -128,7 +131,12 @@ class RingQueue:
     def hold(self, who: str, number: int | None = None) -> None:
         """Hold an entry or, without ``number``, all."""
         if number is not None:
-            self._change(self._open(number), lambda entry: rules.held(entry, who), who, "held")
+            entry = self._open(number)
+            if entry == self._lock() and entry.state == "running":
+                raise QueueError(
+                    f"{_who_has(entry)}: the ring rests until it is given back with `qunetlab queue abort {number}`"
+                )
+            self._change(entry, lambda entry: rules.held(entry, who), who, "held")
             return
         if self._hold is not None:
             raise QueueError(f"{self._hold.who} holds the queue already, since {when(self._hold.at)}")
@@ -179,6 +187,8 @@ class RingQueue:
         """Another place, priority or due time for an entry."""
         if before is None and priority is None and due_in_s is None:
             raise QueueError("say where to: before another entry, with another priority or another due time")
+        if before == number:
+            raise QueueError(f"entry {number} cannot be moved before itself: name another one")
         place = None
         if before is not None:
             others = [each for each in self._entries.values() if each.number != number]
@@ -218,8 +228,16 @@ class RingQueue:
     def history(self, number: int | None, limit: int) -> list[HistoryLine]:
         """What happened; raises QueueError for an entry that there never was."""
         if number is not None and self._store.entry(number) is None:
-            raise QueueError(f"there is no entry {number}")
+            raise QueueError(self._no_entry(number))
         return self._store.history(number, limit)
+
+    def forgotten(self) -> Forgotten:
+        """What of the history is not kept any more."""
+        return self._store.forgotten()
+
+    def duration(self, step: str) -> Duration | None:
+        """What a calibration step takes, None until one was done."""
+        return self._durations.get(step)
 
     def since_s(self, number: int) -> float:
         """When an entry came, on the monotonic clock; long ago for one that an earlier process took in."""
@@ -282,16 +300,16 @@ class RingQueue:
                 self._entries[entry.number] = replace(entry, reason=outcome.reason[:REASON_LIMIT])
             return
         if not outcome.ok:
-            self._end_block(token, _End("lost", failed=outcome.reason or UNTOLD))
+            self._end_block(token, End("lost", failed=outcome.reason or UNTOLD))
         elif entry is not None and entry.work.kind == "calibration":
-            self._end_block(token, _End("counted"))
+            self._end_block(token, End("counted", ring_s=outcome.ring_s))
         elif entry is not None:
             self._entries[entry.number] = rules.paused(entry)
 
     def ended_before(self, role: str, token: Token, reason: str) -> None:
         """A node tells that the light of a lease, granted by an earlier process, ended early."""
         if token in self._inherited and role in self._lit[token][0].pair:
-            self._end_block(token, _End("lost", failed=reason or UNTOLD))
+            self._end_block(token, End("lost", failed=reason or UNTOLD))
 
     def has_no_others(self, role: str, in_work: Collection[Token]) -> None:
         """A node has told of every block it had; of those lit by an earlier process only ``in_work`` may still come.
@@ -302,9 +320,7 @@ class RingQueue:
             if role in self._lit[token][0].pair:
                 self._inherited[token].add(role)
                 if len(self._inherited[token]) == len(self._lit[token][0].pair):
-                    self._end_block(
-                        token, _End("lost", interrupted="the orchestrator ended while it was lit")
-                    )
+                    self._end_block(token, End("lost", interrupted="the orchestrator ended while it was lit"))
 
     def block_reported(self, report: BlockReport) -> None:
         """What a block gave, the first time that one of its nodes tells."""
@@ -313,18 +329,21 @@ class RingQueue:
         if block is None or block.pair != report.pair or block.state in ("counted", "without key"):
             return
         if report.stored:
-            self._end_block(token, _End("counted", bits=report.secret_bits))
+            self._end_block(token, End("counted", bits=report.secret_bits))
         else:
-            self._end_block(token, _End("without key", failed=report.reason or UNTOLD))
+            self._end_block(token, End("without key", failed=report.reason or UNTOLD))
 
     def time(self, now_s: float) -> None:
         """Write again what could not be written; give up waiting for blocks of which nobody told anything."""
+        if now_s >= self._forget_at_s:
+            self._forget_at_s = now_s + FORGET_EVERY_S
+            self._forget()
         if self._unwritten and now_s >= self._write_again_s:
             for token, end in list(self._unwritten.items()):
                 self._end_block(token, end)
         for token in [token for token, (_, until_s) in self._lit.items() if until_s <= now_s]:
             if token not in self._unwritten:
-                self._end_block(token, _End("lost", failed="nobody told what became of its block"))
+                self._end_block(token, End("lost", failed="nobody told what became of its block"))
 
     def satisfied(self, number: int) -> None:
         """As much as an entry asked for is there."""
@@ -336,7 +355,7 @@ class RingQueue:
 
     # -- inside --------------------------------------------------------------------------------------
 
-    def _end_block(self, token: Token, end: _End) -> None:
+    def _end_block(self, token: Token, end: End) -> None:
         """Write the end of a block with what it does to its entry; a failed write leaves it lit, to be tried again."""
         try:
             block = self._store.block(token)
@@ -344,10 +363,12 @@ class RingQueue:
                 return
             entry = self._entries.get(block.entry) or self._store.entry(block.entry)
             assert entry is not None
-            after, told = _after_block(entry, block.pair, end, self._wall())
+            after, told = rules.after_block(entry, block.pair, end, self._wall())
             with self._store.transaction():
                 self._store.end_block(token, end.state, end.bits)
                 self._put(after, ORCHESTRATOR, told)
+                if end.ring_s is not None:
+                    self._learn(entry.steps_left[0], end.ring_s)
         except StoreError as error:
             if token not in self._unwritten:
                 logger.warning("the end of block %d/%d is not written down yet: %s", *token, error)
@@ -357,6 +378,31 @@ class RingQueue:
         for book in (self._unwritten, self._lit, self._inherited):
             book.pop(token, None)
         self._keep(after)
+
+    def _learn(self, step: str, ring_s: float) -> None:
+        """A step was done once more."""
+        known = self._durations.get(step)
+        times = 1 if known is None else known.times + 1
+        mean_s = ring_s
+        if known is not None:
+            mean_s = known.ring_s + (ring_s - known.ring_s) / min(times, DURATIONS_REMEMBERED)
+        self._durations[step] = Duration(mean_s, times, self._wall())
+        self._store.learn(step, self._durations[step])
+
+    def _forget(self) -> None:
+        try:
+            lines = self._store.forget(self._wall())
+        except StoreError as error:
+            logger.warning("old history stays for another while: %s", error)
+        else:
+            if lines:
+                logger.info("%d lines of history are not kept any longer (%s)", lines, KEPT)
+
+    def _no_entry(self, number: int) -> str:
+        """Why a number is none of an entry that is known."""
+        if number >= self._store.next_number():
+            return f"there is no entry {number}"
+        return f"entry {number} is not in the history any more; {KEPT}"
 
     def _give_up(self, entry: Entry, reason: str) -> None:
         """An entry that nobody will ever serve."""
@@ -396,8 +442,10 @@ class RingQueue:
         if entry is None:
             closed = self._store.entry(number)
             if closed is None:
-                raise QueueError(f"there is no entry {number}")
-            raise QueueError(f"entry {number} is {closed.state} and no longer in the queue")
+                raise QueueError(self._no_entry(number))
+            since = f" since {when(closed.ended_at)}" if closed.ended_at is not None else ""
+            why = f" ({closed.reason})" if closed.reason else ""
+            raise QueueError(f"entry {number} is {closed.state} and no longer in the queue{since}{why}")
         return entry
 
     def _lock(self) -> Entry | None:
@@ -406,22 +454,6 @@ class RingQueue:
     def _note_due(self, entry: Entry) -> None:
         if entry.due_at is not None:
             self._due_s[entry.number] = self._clock() + entry.due_at - self._wall()
-
-
-def _after_block(entry: Entry, pair: Pair, end: _End, at: float) -> tuple[Entry, str]:
-    """What the end of a block makes of its entry, and what is told of it."""
-    if end.interrupted:
-        return rules.paused(entry), f"a block was interrupted: {end.interrupted}"
-    if end.failed:
-        return rules.failed_once(entry, end.failed, at), f"a block failed: {end.failed[:REASON_LIMIT]}"
-    if entry.work.kind == "calibration":
-        after, step = rules.step_done(entry, at), entry.steps_left[0]
-        return after, f"{step} done" if after.is_open else f"{step} done; done"
-    after, told = rules.credited(entry, pair, end.bits), f"{end.bits:,} bits for {pair_name(pair)}"
-    wants_more = entry.work.until_stock or any(map(after.lacking, after.work.pairs))
-    if wants_more or not entry.is_open:
-        return after, told
-    return rules.done(after, at), f"{told}; done"
 
 
 def _who_has(lock: Entry) -> str:

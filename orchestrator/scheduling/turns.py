@@ -46,7 +46,6 @@ class Turns:
         self._owed_s = 0.0
         self._claims: Sequence[Claim] = ()
         self._served = 0
-        self._step_s: dict[str, float] = {}
 
     def next(self, now_s: float) -> NextLease | None:
         """Who is offered the free ring."""
@@ -69,8 +68,6 @@ class Turns:
         if not outcome.refused:
             state = self._schedule.state
             self._owed_s = owed_after(self._owed_s, self._claims, self._served, outcome.ring_s, state)
-            if outcome.ok and outcome.lease.purpose != KEY:
-                self._step_s[outcome.lease.purpose] = outcome.ring_s
 
     def claims(self, state: SchedulerState, now_s: float) -> list[Claim]:
         """Everything that could be served, oldest first."""
@@ -88,16 +85,19 @@ class Turns:
             found.insert(older, Claim(0, due_s=min(due, default=None), lacking=wanted))
         return [replace(claim, number=number) for number, claim in enumerate(found)]
 
-    def times_s(self, now_s: float) -> dict[int, tuple[float, float]]:
-        """By entry: ring time that it still needs, and when it is ready if each claim in turn is served to its end."""
+    def times_s(self, now_s: float) -> dict[int, tuple[float | None, float | None]]:
+        """By entry: ring time that it still needs, and when it is ready if each claim in turn is served to its end.
+
+        None where that hangs on a calibration step of which nobody knows what it takes.
+        """
         state = self._schedule.seen(now_s)
         left = self.claims(state, now_s)
         state = _wanted(left, state)
-        found: dict[int, tuple[float, float]] = {}
-        passed_s = 0.0
+        found: dict[int, tuple[float | None, float | None]] = {}
+        passed_s: float | None = 0.0
         for claim in service_order(left, state, now_s):
-            ring_s = ring_time_s(claim, left, state)
-            passed_s += ring_s
+            ring_s = None if self._is_guessed(claim, left) else ring_time_s(claim, left, state)
+            passed_s = None if ring_s is None or passed_s is None else passed_s + ring_s
             if claim.entry is not None:
                 found[claim.entry] = ring_s, passed_s
             left.remove(claim)
@@ -112,7 +112,7 @@ class Turns:
             pair = work.pairs[0] if work.pairs else None
             if pair is None and self._any_pair(state) is None:
                 return None
-            first_s, *later_s = [self._step_s.get(calibration(step), STEP_S) for step in entry.steps_left]
+            first_s, *later_s = map(self._step_s, entry.steps_left)
             return replace(known, step_s=first_s, later_s=sum(later_s), pair=pair)
         wanted = {
             pair: bits
@@ -139,6 +139,21 @@ class Turns:
 
     def _step(self, number: int) -> str:
         return next(each.steps_left[0] for each in self._queue.entries if each.number == number)
+
+    def _step_s(self, step: str) -> float:
+        known = self._queue.duration(step)
+        return STEP_S if known is None else known.ring_s
+
+    def _is_guessed(self, claim: Claim, left: Sequence[Claim]) -> bool:
+        """Whether a step of the claim, or one that must come before its key, was never measured."""
+        steps = [each for each in left if each.step_s and each.pair in claim.lacking]
+        numbers = {each.entry for each in (claim, *steps)}
+        return any(
+            self._queue.duration(step) is None
+            for entry in self._queue.entries
+            if entry.number in numbers
+            for step in entry.steps_left
+        )
 
     def _any_pair(self, state: SchedulerState) -> Pair | None:
         """A pair that can serve a step which names none: the one on the ring, if it can."""

@@ -98,7 +98,8 @@ class QueueRow(Message, frozen=True):
     """An entry.  ``made_bits`` of ``wanted_bits``, over all its pairs; for stock, what is there of what is wanted.
 
     ``ring_s`` of ring time are still needed if it is served alone, ``ready_in_s`` is when it may be ready with all
-    others that go before it; None where that cannot be told.
+    others that go before it; None where that cannot be told.  Of a calibration the first ``steps_done`` of ``steps`` are
+    done; what the others take was measured ``estimated_at`` at the latest, or never (``unmeasured_steps``).
     """
 
     number: int
@@ -117,6 +118,10 @@ class QueueRow(Message, frozen=True):
     added_at: float
     began_at: float | None
     ended_at: float | None
+    steps: tuple[str, ...] = ()
+    steps_done: int = 0
+    unmeasured_steps: tuple[str, ...] = ()
+    estimated_at: float | None = None
 
 
 class QueueShown(Message, frozen=True):
@@ -137,9 +142,13 @@ class HistoryRow(Message, frozen=True):
 
 
 class HistoryShown(Message, frozen=True):
-    """What happened, oldest first."""
+    """What happened, oldest first; what is kept of it, and how much older lines (up to a time) and entries went."""
 
     lines: list[HistoryRow]
+    kept: str = ""
+    forgotten_lines: int = 0
+    forgotten_entries: int = 0
+    forgotten_until: float | None = None
 
 
 QueueReply: TypeAlias = QueueShown | HistoryShown

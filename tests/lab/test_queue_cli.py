@@ -7,22 +7,31 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import jsonschema
+import msgspec
 import pytest
 from queue_ring import Light, agent_at, parties
 from typer.testing import CliRunner
 
+from lab.calibration.book import Value, read_book, write_book
+from lab.calibration.steps import STEPS, Step
+from lab.cli import queue
 from lab.cli.errors import explain
 from lab.cli.main import app
-from lab.cli.queue import bits_of, seconds_of
+from lab.cli.queue import bits_of, seconds_of, stale_steps
 from lab.runs.testbeds.folder import create_folder, template_path
+from lab.runs.testbeds.machine import Machine
 from lab.testbed import load_testbed, read_testbed, write_testbed
 from orchestrator import runtime
 from orchestrator.events.process import HubServing
+from orchestrator.light.calibration.procedures import PROCEDURES
 from orchestrator.processes.orchestrator import run_orchestrator
 from orchestrator.wire.curve import load_keys
+from orchestrator.wire.queue_control import HistoryShown, QueueShown
 
 pytestmark = pytest.mark.early
 
@@ -111,6 +120,72 @@ def test_a_day_at_the_queue(bench: Bench) -> None:
     assert lines[0]["who"] == "olga"
     told = bench.run("queue", "history", "1", as_json=False)
     assert "entry 1: moved to priority -1, due in 7200 s" in told
+
+
+def test_all_that_is_stale_for_a_pair_is_one_entry_and_the_list_fits_eighty_columns(bench: Bench) -> None:
+    bench.run("queue", "hold", "--owner", "olga")
+    (row,) = bench.run("queue", "add", "calibration", "visibility", "phase", "--pair", "alice-bob")["entries"]
+    assert row["steps"] == ["phase", "visibility"]
+    assert (row["ring_s"], row["unmeasured_steps"]) == (None, ["phase", "visibility"])
+    asked = ["queue", "add", "calibration", "--pair", "bob-alice", "--testbed", str(bench.path), "--json"]
+    done = CliRunner().invoke(app, asked, catch_exceptions=False)
+    (stale,) = json.loads(done.stdout.splitlines()[-1])["entries"]
+    assert stale["steps"] == [step for step in STEPS if step in PROCEDURES]
+    assert "intensity: not through the queue, but with `qunetlab calibrate`" in " ".join(done.stderr.split())
+    bench.run("queue", "add", "key", "alice-carol", "--bits", "1M", "--note", "for the demonstration " * 5)
+    page = (
+        CliRunner(env={"COLUMNS": "80"}).invoke(app, ["queue", "list", "--testbed", str(bench.path)]).stdout
+    )
+    assert max(map(len, page.splitlines())) <= 80
+    words = " ".join(page.split())
+    assert "1: the ring rests: olga holds the queue since" in words
+    assert "how long phase, visibility takes is unknown until it was done once" in words
+    assert "0 of 2" in words
+
+
+def test_what_is_stale_is_what_the_book_says(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    at = datetime.now(UTC).replace(microsecond=0)
+    machine = Machine(bench.path, None)
+    v_pi_v = machine.testbed.user("alice").v_pi_v
+
+    def calibrated(user: str, age_h: float) -> None:
+        measured = at - timedelta(hours=age_h)
+        value = Value(value=v_pi_v, uncertainty=0.01, step=Step.PHASE, measured=measured)
+        book = read_book(bench.path, read_testbed(bench.path))
+        write_book(bench.path, book.with_values(user, {"v_pi_v": value}))
+
+    calibrated("alice", 0.0)
+    assert "phase" in stale_steps(machine, ("alice", "bob"))[0]
+    calibrated("bob", 0.0)
+    assert "phase" not in stale_steps(machine, ("alice", "bob"))[0]
+    calibrated("bob", STEPS[Step.PHASE].valid_h + 1.0)
+    assert "phase" in stale_steps(machine, ("alice", "bob"))[0]
+    monkeypatch.setattr(queue, "stale_steps", lambda machine, pair: ([], []))
+    told = bench.run("queue", "add", "calibration", "--pair", "alice-bob", as_json=False)
+    assert "nothing that the queue can calibrate is stale for alice-bob" in told
+    assert bench.run("queue", "list")["entries"] == []
+
+
+def schema_text() -> str:
+    """The JSON Schema of what ``queue list`` and ``queue history`` print with ``--json``, without docstrings."""
+    kinds, parts = msgspec.json.schema_components((QueueShown, HistoryShown), ref_template="#/$defs/{name}")
+    for part in parts.values():
+        part.pop("description", None)
+    draft = "https://json-schema.org/draft/2020-12/schema"
+    return json.dumps({"$schema": draft, "anyOf": kinds, "$defs": parts}, indent=1) + "\n"
+
+
+def test_what_the_queue_prints_for_programs_is_as_its_published_schema_says(bench: Bench) -> None:
+    published = (Path(__file__).parents[2] / "docs/queue.schema.json").read_text(encoding="utf-8")
+    assert published == schema_text(), "write what schema_text() says there"
+    validator = jsonschema.Draft202012Validator(json.loads(published))
+    bench.run("queue", "hold", "--owner", "olga")
+    bench.run("queue", "add", "calibration", "phase", "--pair", "alice-bob")
+    bench.run("queue", "add", "key", "alice-bob", "--bits", "2k", "--due-in", "1h")
+    validator.validate(bench.run("queue", "list", "--closed", "9"))
+    validator.validate(bench.run("queue", "history"))
+    with pytest.raises(jsonschema.ValidationError):
+        validator.validate({"entries": []})
 
 
 def test_keygen_on_a_ring_that_runs_becomes_an_entry_and_is_followed(bench: Bench) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
 
 import pytest
@@ -16,10 +17,11 @@ from hypothesis import strategies as st
 from orchestrator.events.status import BlockReport
 from orchestrator.keystore.errors import StoreBusyError, StoreError
 from orchestrator.scheduling import entries as rules
+from orchestrator.scheduling import queue_store
 from orchestrator.scheduling.entries import Entry, QueueError, Work
 from orchestrator.scheduling.leases import Lease, Outcome
-from orchestrator.scheduling.queue_store import QUEUE_FILE, QueueDatabase, QueueStore
-from orchestrator.scheduling.ring_queue import REPORT_PATIENCE_S, WRITE_AGAIN_S, RingQueue
+from orchestrator.scheduling.queue_store import HISTORY_DAYS, QUEUE_FILE, QueueDatabase, QueueStore
+from orchestrator.scheduling.ring_queue import FORGET_EVERY_S, REPORT_PATIENCE_S, WRITE_AGAIN_S, RingQueue
 from orchestrator.scheduling.ring_schedule import RingSchedule
 from orchestrator.scheduling.turns import NextLease, Turns
 from orchestrator.wire.messages import KEY
@@ -65,6 +67,15 @@ class World:
 
     def restart(self) -> None:
         self.store.close()
+        self.open()
+
+    def kill(self) -> None:
+        """Go on with what the disk has at this moment, as after ``kill -9``: nothing is closed or written out first."""
+        there = Path(mkdtemp(dir=self.path.parent))
+        for file in self.path.parent.glob(f"{QUEUE_FILE}*"):
+            shutil.copyfile(file, there / file.name)
+        self.store.close()
+        self.path = there / QUEUE_FILE
         self.open()
 
     def add(self, pair: tuple[str, str] = AB, bits: int = BLOCK_BITS, **more: Any) -> Entry:
@@ -298,7 +309,8 @@ def test_a_queue_of_the_format_before_is_read_whole(tmp_path: Path) -> None:
             IFNULL(json_extract(CAST(entry AS TEXT), '$.work.steps[0]'), '')),
             '$.work.steps', '$.steps_done') AS BLOB)""")
         assert b'"step":"phase"' in db.execute("SELECT entry FROM entries").fetchone()[0]
-        db.execute("DROP TABLE suspensions")
+        for table in ("suspensions", "durations", "forgotten"):
+            db.execute(f"DROP TABLE {table}")
         db.execute("PRAGMA user_version = 1")
     db.close()
     store = QueueStore(path)
@@ -306,6 +318,102 @@ def test_a_queue_of_the_format_before_is_read_whole(tmp_path: Path) -> None:
     store.close()
     assert (step.work.steps, step.steps_left, step.added_at) == (("phase",), ("phase",), 1.7e9)
     assert (key.work.steps, key.work.bits, key.place) == ((), 7, 2.0)
+
+
+def test_how_long_steps_take_is_learned_from_those_done_and_known_to_the_next_process(world: World) -> None:
+    assert world.queue.duration("phase") is None
+    for ring_s in (10.0, 20.0, 30.0):
+        entry = world.queue.add(Work("calibration", "olga", (AB,), steps=("phase",)))
+        lease = world.lease(entry)
+        world.queue.lease_over(Outcome(lease, True, False, "", ring_s))
+    failed = world.queue.add(Work("calibration", "olga", (AB,), steps=("phase",)))
+    world.queue.lease_over(Outcome(world.lease(failed), False, False, "a fit of noise", 900.0))
+    world.at += 60.0
+    world.restart()
+    known = world.queue.duration("phase")
+    assert known is not None
+    assert (known.ring_s, known.times, known.at) == (20.0, 3, world.at - 60.0)
+    assert world.queue.duration("visibility") is None
+
+
+def test_nobody_lights_the_ring_under_who_has_the_bench(world: World) -> None:
+    lock = world.queue.add(Work("maintenance", "olga"))
+    world.queue.ring_is_free()
+    with pytest.raises(
+        QueueError, match=r"olga has the bench since .*: the ring rests until it is given back"
+    ):
+        world.queue.hold("pete", lock.number)
+    assert world.queue.resting.startswith("olga has the bench")
+    world.queue.abort("olga", lock.number)
+    assert world.queue.resting == ""
+
+
+def test_old_history_goes_with_its_closed_entries_and_open_ones_keep_theirs(world: World) -> None:
+    opened, closed = world.add(), world.add()
+    lease = world.lease(closed)
+    world.report(lease)
+    world.queue.time(world.now_s)
+    assert len(world.queue.history(None, 100)) == 4
+    world.at += (HISTORY_DAYS + 1) * 86400.0
+    fresh = world.add()
+    world.now_s += FORGET_EVERY_S
+    world.queue.time(world.now_s)
+    assert [line.entry for line in world.queue.history(None, 100)] == [opened.number, fresh.number]
+    gone = world.queue.forgotten()
+    assert (gone.lines, gone.entries, gone.until) == (3, 1, 1.7e9)
+    with pytest.raises(QueueError, match=r"entry 2 is not in the history any more; kept: 90 days"):
+        world.queue.history(closed.number, 10)
+    world.report(lease)
+    assert world.queue.closed(10) == []
+    world.restart()
+    assert world.queue.forgotten() == gone
+    assert world.add().number == fresh.number + 1
+
+
+def test_of_much_history_the_latest_lines_are_kept(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue_store, "HISTORY_LINES", 6)
+    for _ in range(5):
+        world.queue.abort("olga", world.add().number)
+    opened = world.add()
+    world.queue.time(world.now_s)
+    lines = world.queue.history(None, 100)
+    assert [line.entry for line in lines] == [3, 4, 4, 5, 5, opened.number]
+    assert [entry.number for entry in world.queue.closed(10)] == [5, 4, 3]
+
+
+@pytest.mark.parametrize("state", ["waiting", "running", "held", "done", "failed", "aborted"])
+def test_in_every_state_what_can_be_is_done_and_what_cannot_be_says_why(world: World, state: str) -> None:
+    entry = world.queue.add(Work("calibration", "olga", (AB,), steps=("phase",)))
+    if state in ("running", "done", "failed"):
+        lease = world.lease(entry)
+    if state == "done":
+        world.queue.lease_over(over(lease))
+    if state == "failed":
+        for each in (lease, *(world.lease(entry) for _ in range(2))):
+            world.queue.lease_over(over(each, False, "the fit is of noise"))
+    if state == "held":
+        world.queue.hold("olga", entry.number)
+    if state == "aborted":
+        world.queue.abort("olga", entry.number)
+    assert world.entry(entry.number).state == state
+    is_open = state in ("waiting", "running", "held")
+    asked: dict[str, Callable[[], object]] = {
+        "hold": lambda: world.queue.hold("pete", entry.number),
+        "resume": lambda: world.queue.resume("pete", entry.number),
+        "move": lambda: world.queue.move("pete", entry.number, priority=1),
+        "abort": lambda: world.queue.abort("pete", entry.number),
+    }
+    can = {"hold": state in ("waiting", "running"), "resume": state in ("waiting", "running", "held")}
+    for what, ask in asked.items():
+        if can.get(what, is_open):
+            ask()
+            continue
+        with pytest.raises(QueueError, match=f"^entry 1 is {state}") as refused:
+            ask()
+        if not is_open:
+            assert "no longer in the queue since 2023-11-14 22:13:20 UTC" in str(refused.value)
+        if state == "failed":
+            assert "(the fit is of noise)" in str(refused.value)
 
 
 def test_key_is_tried_again_and_says_what_went_wrong(world: World) -> None:
@@ -349,14 +457,22 @@ operations = st.lists(
         st.tuples(st.just("resume"), st.integers(0, 5), st.none()),
         st.tuples(st.just("abort"), st.integers(0, 5), st.none()),
         st.tuples(st.just("move"), st.integers(0, 5), st.integers(0, 5)),
-        st.tuples(st.just("restart"), st.none(), st.none()),
+        st.tuples(st.sampled_from(["restart", "kill"]), st.none(), st.none()),
+        st.tuples(st.just("calibrate"), st.sampled_from(PAIRS), st.sets(st.sampled_from(STEPS), min_size=1)),
+        st.tuples(st.just("step"), st.integers(0, 2), st.booleans()),
+        st.tuples(
+            st.sampled_from(["hold all", "resume all", "lock", "unlock"]),
+            st.sampled_from(["o", "p"]),
+            st.none(),
+        ),
+        st.tuples(st.just("free"), st.none(), st.none()),
         st.tuples(st.just("lose"), st.none(), st.none()),
     ),
-    max_size=40,
+    max_size=50,
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(operations)
 def test_whatever_happens_blocks_count_once_and_entries_end_once(history: list[tuple[Any, Any, Any]]) -> None:
     with TemporaryDirectory() as folder:
@@ -406,14 +522,45 @@ def _act(
             world.queue.abort("olga", chosen)
         case "move" if chosen is not None and more < len(numbers):
             world.queue.move("olga", chosen, before=numbers[more])
-        case "restart":
-            before = [rules.paused(entry) for entry in world.queue.entries]
-            world.restart()
-            places = [(entry.number, entry.made, entry.priority) for entry in before]
-            assert [(e.number, e.made, e.priority) for e in world.queue.entries] == places
+        case "restart" | "kill":
+            before = [_after_restart(entry) for entry in world.queue.entries]
+            hold, rests = world.queue.held_by, world.queue.resting
+            world.restart() if what == "restart" else world.kill()
+            assert world.queue.entries == before
+            assert (world.queue.held_by, world.queue.resting) == (hold, rests)
+        case "calibrate":
+            world.queue.want_calibration(which, more, "drifted")
+        case "step":
+            waiting = [
+                e for e in world.queue.entries if e.work.kind == "calibration" and e.state == "waiting"
+            ]
+            if which < len(waiting):
+                entry, (pair,) = waiting[which], waiting[which].work.pairs
+                world.queue.lease_over(over(world.lease(entry, pair), more, "" if more else "noise"))
+                after = world.entry(entry.number)
+                assert after.steps_done == entry.steps_done + more
+                assert (after.state == "done") == (not after.steps_left)
+                assert (after.state == "failed") == (not more and entry.failures == rules.STEP_FAILURES - 1)
+        case "hold all":
+            world.queue.hold(which)
+        case "resume all":
+            world.queue.resume(which)
+        case "lock":
+            world.queue.add(Work("maintenance", which))
+        case "unlock":
+            for entry in world.queue.entries:
+                if entry.work.kind == "maintenance":
+                    world.queue.abort(which, entry.number)
+        case "free":
+            world.queue.ring_is_free()
         case "lose":
             world.now_s += REPORT_PATIENCE_S
             world.queue.time(world.now_s)
+
+
+def _after_restart(entry: Entry) -> Entry:
+    """What ran has no lease any more; who had the bench has it."""
+    return entry if entry.work.kind == "maintenance" else rules.paused(entry)
 
 
 def _check(
@@ -424,6 +571,12 @@ def _check(
     ended: dict[int, str],
 ) -> None:
     is_open = {entry.number for entry in world.queue.entries}
+    locks = [entry for entry in world.queue.entries if entry.work.kind == "maintenance"]
+    assert len(locks) <= 1, "two have the bench"
+    has_bench = any(lock.state == "running" for lock in locks)
+    assert bool(world.queue.resting) == (has_bench or world.queue.held_by is not None)
+    wanted = [(step, e.work.pairs) for e in world.queue.entries for step in e.steps_left]
+    assert len(set(wanted)) == len(wanted), "a step stands twice"
     for number in numbers:
         entry = world.entry(number)
         mine = [lease for lease in leases if lease.entry == number]
