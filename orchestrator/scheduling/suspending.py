@@ -121,7 +121,7 @@ class Suspensions:
             self._keep(replace(suspension, to_do=to_do))
             return
         number = entry.number if entry is not None else self._calibrates(pair, steps)
-        told = ", ".join(suspension.steps)
+        told = ", ".join(steps)
         self._keep(
             replace(suspension, entry=number, to_do=f"entry {number} of the queue calibrates ({told})")
         )

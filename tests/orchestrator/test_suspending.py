@@ -210,3 +210,9 @@ def test_a_full_disk_suspends_all_the_same_and_is_written_later(
     world.suspensions.time()
     world.restart()
     assert "could not be queued" in world.suspensions.why(AB)
+
+
+def test_only_what_is_queued_is_said_to_be(world: World) -> None:
+    world.refuse(("intensity", "phase"))
+    assert world.calibrations()[0].work.steps == ("phase",)
+    assert "calibrates (phase)" in world.suspensions.why(AB)
