@@ -23,6 +23,7 @@ from lab.cli.learning_app import compare, data_app, demo, fl_app, train
 from lab.cli.options import EXIT_INTERRUPTED, Json, SecretsPath, StatePath, StoreKeyOption, TestbedPath, show
 from lab.cli.qpu import qpu_app
 from lab.cli.queue_app import queue_app
+from lab.cli.runs_app import runs_app
 from lab.runs.shown import echo
 from orchestrator.protocols.catalogue import DEFAULT, PROTOCOLS
 
@@ -41,6 +42,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(keys_app, name="keys")
 app.add_typer(qpu_app, name="qpu")
 app.add_typer(queue_app, name="queue")
+app.add_typer(runs_app, name="runs")
 
 
 @app.command()

@@ -165,6 +165,7 @@ class QueueDesk:
             entry.steps_done,
             tuple(step for step, known in durations.items() if known is None),
             min((known.at for known in durations.values() if known is not None), default=None),
+            pairs=work.pairs,
         )
 
     def _why(self, entry: Entry, *, waits: bool) -> str:

@@ -122,6 +122,7 @@ class QueueRow(Message, frozen=True):
     steps_done: int = 0
     unmeasured_steps: tuple[str, ...] = ()
     estimated_at: float | None = None
+    pairs: tuple[tuple[str, str], ...] = ()
 
 
 class QueueShown(Message, frozen=True):
