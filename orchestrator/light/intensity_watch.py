@@ -45,7 +45,8 @@ class IntensityWatch:
         self._random_into = random_into
         self._clock = clock
         self._every_s = every_s
-        self._running: runtime.Future[None] | None = None
+        self._running: runtime.Future[float] | None = None
+        self._settled: float | None = None
         self._ended_s = -every_s
         self._place = 0
 
@@ -66,6 +67,11 @@ class IntensityWatch:
         self.begin()
         self._settle()
 
+    def taken(self) -> float | None:
+        """What the latest reading came to; None where it was asked for already."""
+        settled, self._settled = self._settled, None
+        return settled
+
     def close(self) -> None:
         """Wait until the sensor is free, whatever it reads."""
         if self._running is not None:
@@ -75,19 +81,20 @@ class IntensityWatch:
     def _settle(self) -> None:
         running, self._running = self._running, None
         assert running is not None
-        running.result()
+        self._settled = running.result()
         self._ended_s = self._clock()
         drawn = bytearray(1)
         self._random_into(memoryview(drawn))
         self._place = drawn[0] % PLACES
 
-    def _read(self) -> None:
+    def _read(self) -> float:
         until_s = self._clock() + MISSING_S
         readings: list[float] = []
         while True:
             try:
                 readings.append(self._take())
-                self._judge(sum(readings) / len(readings))
+                mean = sum(readings) / len(readings)
+                self._judge(mean)
             except LightMissing:
                 if self._clock() > until_s:
                     raise
@@ -97,4 +104,4 @@ class IntensityWatch:
                 if not 0 < len(readings) < TOGETHER:
                     raise
             else:
-                return
+                return mean

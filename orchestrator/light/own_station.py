@@ -23,6 +23,7 @@ from lab.calibration.steps import Step
 from lab.light_budget import DARK_W, photons_per_slot
 from lab.testbed import Testbed
 from orchestrator.light.messages import LightAborted, LightMissing
+from orchestrator.light.tracking.correction import Correction
 
 if TYPE_CHECKING:
     from drivers.kinds import Attenuator, OpticalSwitch, PolarizationController, PowerSensor
@@ -192,14 +193,43 @@ class OwnStation:
         if self._testbed.protocol.monitoring == "calibrated":
             return
         readings = [self.output_photons(direction)]
-        allowed_db = self._testbed.uncertainty.drift_db / 2
+        allowed_db = self._allowed_db
         while (excess_db := _over_db(fmean(readings), mu)) > allowed_db and len(readings) < TRIM_READINGS:
             readings.append(self.output_photons(direction))
         if not excess_db >= -LOW_DB:
             raise LightMissing(self._off_its_plan(direction, mu, excess_db))
         if excess_db > allowed_db:
-            steps = math.ceil((excess_db - allowed_db) / ATTENUATION_STEP_DB)
-            self._owned.attenuator.attenuation_db(self._user.attenuation_db + steps * ATTENUATION_STEP_DB)
+            self._attenuate_beyond(excess_db - allowed_db)
+
+    @property
+    def _allowed_db(self) -> float:
+        """How far above its plan light may be without being trimmed."""
+        return self._testbed.uncertainty.drift_db / 2
+
+    def _attenuate_beyond(self, beyond_db: float) -> None:
+        """So much more than the least, in steps that an attenuator takes."""
+        steps = math.ceil(round(beyond_db / ATTENUATION_STEP_DB, 6))
+        self._owned.attenuator.attenuation_db(self._user.attenuation_db + steps * ATTENUATION_STEP_DB)
+
+    def follow(self, mu: float, actual: float) -> Correction | None:
+        """Trim light that rose or fell between frames, by what a reading came to; the correction, if one was made.
+
+        Light that polarisation or a warming connector gives back would else end the block as too bright.  What is further
+        off than it may be without trimming is brought back to that; light is never made brighter than it arrives.
+        """
+        off_db, allowed_db = _over_db(actual, mu), self._allowed_db
+        before_db = self._owned.attenuator.attenuation_db() - self._user.attenuation_db
+        wanted_db = max(0.0, before_db + off_db - math.copysign(allowed_db, off_db))
+        if abs(off_db) <= allowed_db or abs(wanted_db - before_db) < ATTENUATION_STEP_DB:
+            return None
+        self._attenuate_beyond(wanted_db)
+        return Correction(
+            "own attenuation",
+            before_db,
+            self._owned.attenuator.attenuation_db() - self._user.attenuation_db,
+            "dB",
+            f"the output was {off_db:+.3f} dB off its plan",
+        )
 
     def intensity(self, direction: Direction, mu: float) -> float:
         """The own light at the output, in photons per slot, from one reading; raises as :meth:`output_photons` does.

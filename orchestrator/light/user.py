@@ -279,6 +279,7 @@ class UserLight:
                     self._play(channel, index, timings, frames, drive, record, watch, holding)
                     on_frame(index)
                     watch.at(2)
+                    self._follow(index, mu, watch.taken(), on_tracked)
                 watch.finish()
                 block = record.block()
                 if record.lost_frames:
@@ -300,6 +301,12 @@ class UserLight:
                 if holding:
                     holding.end()
             return block, record.announcements
+
+    def _follow(self, frame: int, mu: float, actual: float | None, on_tracked: OnCorrection) -> None:
+        """Trim the own light by a reading, if there is a fresh one."""
+        correction = None if actual is None else self._station.follow(mu, actual)
+        if correction is not None:
+            on_tracked(frame, correction)
 
     def step_aside_if_dark(self) -> None:
         """Out of the ring, if an end without the relay's word left the station in it; nothing while a light phase runs."""

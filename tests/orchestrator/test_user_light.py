@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from station_in_memory import StationInMemory
+from station_in_memory import StationInMemory, sensor_w
 from user_phase import MU, PATIENCE_S, Phase, small_testbed
 
 from drivers.links.errors import LinkBrokenError
@@ -21,6 +21,7 @@ from orchestrator.light.messages import (
     LightOn,
     announce,
 )
+from orchestrator.light.own_station import OwnStation
 from orchestrator.light.user import UserLight
 from orchestrator.wire.codec import decode
 
@@ -178,6 +179,46 @@ def test_light_that_is_too_bright_is_trimmed_and_light_that_is_too_dim_is_not() 
         )
         phase.light_off()
         phase.end()
+
+
+def station_at(factor: float) -> tuple[StationInMemory, OwnStation]:
+    """Alice's, in the ring, in light that leaves it ``factor`` times as bright as planned."""
+    station = StationInMemory()
+    own = OwnStation(small_testbed(), "alice", station.owned)
+    own.take_in()
+    station.shine(factor * sensor_w(small_testbed(), "alice", "ccw", MU))
+    return station, own
+
+
+def test_light_that_rises_between_frames_is_trimmed_and_given_back_when_it_falls() -> None:
+    """Within half of what it may drift by nothing moves; it is never made brighter than it arrives."""
+    station, own = station_at(1.0)
+    beyond_db = []
+    for off_db in (0.05, 0.12, 0.3, 0.12, -0.05, -0.5):
+        station.shine(10 ** (off_db / 10) * sensor_w(small_testbed(), "alice", "ccw", MU))
+        correction = own.follow(MU, own.output_photons("ccw"))
+        beyond_db.append(station.attenuator.value_db - small_testbed().user("alice").attenuation_db)
+        if correction is not None:
+            assert correction.after == pytest.approx(beyond_db[-1])
+    assert beyond_db == pytest.approx([0.0, 0.05, 0.23, 0.19, 0.02, 0.0], abs=0.011)
+
+
+def test_a_block_whose_light_creeps_up_is_not_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By .05 dB once the last such step was met, far beyond the .14 that may be: as when polarisation is found again."""
+    monkeypatch.setattr("orchestrator.light.user.READ_EVERY_S", 0.0)
+    phase, rise_db = Phase(n_frames=100).start(), 0.0
+    phase.light_on()
+    for index in range(100):
+        phase.frame(index)
+        beyond_db = phase.station.attenuator.value_db - small_testbed().user("alice").attenuation_db
+        if beyond_db > rise_db - 0.08 and rise_db < 0.4:
+            rise_db += 0.05
+            phase.station.shine(10 ** (rise_db / 10) * sensor_w(small_testbed(), "alice", "ccw", MU))
+    assert phase.hear() == Finished()
+    phase.light_off()
+    phase.end()
+    assert phase.error is None
+    assert rise_db > 0.3
 
 
 @pytest.mark.parametrize("power_w", [0.0, -1e-15])
