@@ -143,12 +143,12 @@ class Calibration(Section):
     detector_efficiency: Annotated[float, Field(gt=0, le=1), Plausible(1e-3, 1)]
     detector_delays_ps: Annotated[tuple[NotBefore, NotBefore], Plausible(1, 1e9)]
     """From the trigger's edge to the light of slot 0, at each detector."""
+    detector_ratio: Annotated[float, Field(ge=0.5, le=2)] = 1.0  # counts of D2 over D1 for the same light
     loop_phase_rad: float = 0.0
     """Phase between the two ways around with all modulators at rest."""
     arm_offsets_cw_db: tuple[float, ...] = ()
     arm_offsets_ccw_db: tuple[float, ...] = ()
-    """From each user's output, as its sensor reads that light, to a click, beyond what fibre, bypassed stations and relay lose
-    (:mod:`lab.calibration.arm_loss`); in ring order, 0 where nobody has measured it."""
+    """Of each user, in ring order: losses by its own sensor beyond the file's; 0: unmeasured (:mod:`lab.calibration.arm_loss`)."""
 
 
 class Uncertainty(Section):

@@ -30,6 +30,7 @@ RELAY_PLACES: dict[str, str] = {
     "dark_count_probability": "calibration",
     "detector_efficiency": "calibration",
     "detector_delays_ps": "calibration",
+    "detector_ratio": "calibration",
     "loop_phase_rad": "calibration",
     "arm_offsets_cw_db": "calibration",
     "arm_offsets_ccw_db": "calibration",

@@ -16,6 +16,7 @@ from lab.calibration.gates import GateCounts
 
 LOSSES_DB = 0.2
 """What the losses of stations and loop, and the light that is counted while detectors recover, leave open (chosen)."""
+RATIOS = (0.5, 2.0)
 LEAST_CLICKS = 50
 """A rate from fewer says little."""
 
@@ -58,6 +59,24 @@ def backscatter_per_gate(counts: GateCounts, dark: Measured) -> Measured:
             "count longer, or launch more light",
         )
     return Measured(found, sigma)
+
+
+def detector_ratio(counts: GateCounts, dark: GateCounts) -> Measured:
+    """Counts of D2 over those of D1 for the same light: scattered light has no phase and leaves by both alike."""
+    flat, unlit = ((each.inside + each.quiet) for each in (counts, dark))
+    first, second = flat / counts.slots - unlit / dark.slots
+    sigmas = np.sqrt(flat / counts.slots**2 + unlit / dark.slots**2)
+    if not min(first, second) > 0:
+        raise CalibrationRefusedError(
+            "a detector counts no scattered light", "its bias, its trigger level: latched?"
+        )
+    ratio = float(second / first)
+    if not RATIOS[0] <= ratio <= RATIOS[1]:
+        raise CalibrationRefusedError(
+            f"of the same light D2 counts {ratio:.2f} of what D1 does, {RATIOS[0]:g} to {RATIOS[1]:g} can be",
+            "the bias and trigger level of both (calibrate detectors), a fibre between coupler and detector",
+        )
+    return Measured(ratio, ratio * math.hypot(sigmas[0] / first, sigmas[1] / second))
 
 
 def backscatter_db_per_m(per_gate: Measured, expected: float, assumed_db_per_m: float) -> Measured:

@@ -6,7 +6,7 @@ proportion to its width; clicks in windows away from every pulse say how much.
 A detector that has clicked misses what comes until it has recovered.  Pulses come at random in no way but one, each slot
 as likely to click as any other, so that slots long after a click say what all would have counted: the clicks there over
 the slots there.  Light at rest leaves by one detector alone, which then misses twice as much as each does in key frames,
-where both count alike.
+where both have half of the light.  Nor are two detectors alike: what counts for key is the mean of both.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class GateCounts:
     """Clicks of D1 and D2 in ``slots`` slots: in gates of ``gate_ns`` and in quiet windows of ``quiet_ns`` in all per slot.
 
     ``inside``, ``quiet``: float64 of shape (2,).  ``missed``: of shape (2,), per click counted the clicks that a detector
-    missed while it recovered from others.
+    missed while it recovered from others.  ``ratio``: counts of D2 over those of D1 for the same light.
     """
 
     inside: Floats
@@ -40,6 +40,7 @@ class GateCounts:
     slot_ns: float
     quiet_ns: float = 2 * (QUIET_NS[1] - QUIET_NS[0])
     missed: Floats = field(default_factory=lambda: np.zeros(2))
+    ratio: float = 1.0
 
     def __add__(self, other: GateCounts) -> GateCounts:
         """Both together, of the same gates."""
@@ -52,6 +53,7 @@ class GateCounts:
             self.gate_ns,
             self.slot_ns,
             missed=missed / np.maximum(both, 1.0),
+            ratio=self.ratio,
         )
 
     @property
@@ -70,12 +72,18 @@ class GateCounts:
         return (self.inside - self.quiet * (self.gate_ns / self.quiet_ns)) * (1 + self.missed)
 
     @property
+    def alike(self) -> Floats:
+        """The same, had both detectors the mean of their efficiencies: float64 of shape (2,)."""
+        mean: Floats = np.array([1 + self.ratio, 1 + 1 / self.ratio]) / 2
+        return self.pulsed * mean
+
+    @property
     def arriving(self) -> float:
         """Counts per slot of the light of either direction, both detectors together, as key frames have them.
 
         Both arrive equally bright.  What one detector misses of light at rest both miss half of, each, in key frames.
         """
-        pulsed, together = self.pulsed, float(self.pulsed.sum())
+        pulsed, together = self.alike, float(self.alike.sum())
         if together <= 0:
             return 0.0
         missing = float((pulsed * self.missed / (1 + self.missed)).sum())
@@ -97,6 +105,7 @@ def gate_counts(
     slots: int,
     gate_ns: float,
     slot_ns: float,
+    ratio: float = 1.0,
 ) -> GateCounts:
     """Sort tags (int64, ps since the trigger, one array per detector) by their place in the slot.
 
@@ -110,7 +119,7 @@ def gate_counts(
         inside[d] = np.count_nonzero(off_ns <= gate_ns / 2)
         quiet[d] = np.count_nonzero((off_ns >= QUIET_NS[0]) & (off_ns < QUIET_NS[1]))
         missed[d] = _missed(number[(number >= 0) & (number < slots)], slots, slot_ns)
-    return GateCounts(inside, quiet, slots, gate_ns, slot_ns, missed=missed)
+    return GateCounts(inside, quiet, slots, gate_ns, slot_ns, missed=missed, ratio=ratio)
 
 
 def _missed(clicked: Floats, slots: int, slot_ns: float) -> float:

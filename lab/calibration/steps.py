@@ -24,8 +24,8 @@ class Step(StrEnum):
     POLARIZATION = "polarization"
     INTENSITY = "intensity"
     PHASE = "phase"
-    ARM_LOSS = "arm-loss"
     BACKSCATTER = "backscatter"
+    ARM_LOSS = "arm-loss"
     VISIBILITY = "visibility"
 
 
@@ -68,13 +68,18 @@ STEPS: dict[Step, StepFacts] = {
     Step.PHASE: StepFacts(
         "the voltage of half a turn at each modulator, and the loop's phase", "user", (Step.DELAYS,), 8
     ),
+    Step.BACKSCATTER: StepFacts(
+        "what fibre and connectors send back, and how both detectors count it",
+        "relay",
+        (Step.DETECTORS,),
+        24 * 7,
+    ),
     Step.ARM_LOSS: StepFacts(
         "what light loses before the loop, and from a user's output to a click",
         "relay",
         (Step.INTENSITY, Step.DELAYS),
         24,
     ),
-    Step.BACKSCATTER: StepFacts("what fibre and connectors send back", "relay", (Step.DETECTORS,), 24 * 7),
     Step.VISIBILITY: StepFacts(
         "how completely the two directions interfere", "relay", (Step.DELAYS, Step.POLARIZATION), 8
     ),

@@ -16,13 +16,13 @@ from lab.calibration.gates import GateCounts
 LEAST_PULSED = 10_000
 LARGEST_PHASE_RAD = 1.2
 LEAST = 0.8
-DETECTORS_UNEQUAL = 0.1
-"""By which part of either the two detectors may count differently."""
+DETECTORS_UNEQUAL = 0.04
+"""By which part the two detectors may count differently beyond what is known of it."""
 
 
 def visibility_of(counts: GateCounts, loop_phase_rad: float, loop_sigma_rad: float = 0.0) -> Measured:
     """V with its uncertainty.  Raises CalibrationRefusedError where it is none to make key with."""
-    total = float(counts.pulsed.sum())
+    total = float(counts.alike.sum())
     if total < LEAST_PULSED:
         raise CalibrationRefusedError(
             f"{total:.0f} clicks of pulses are too few, at least {LEAST_PULSED} are needed",
@@ -33,7 +33,7 @@ def visibility_of(counts: GateCounts, loop_phase_rad: float, loop_sigma_rad: flo
             f"the loop's phase of {loop_phase_rad:.2f} rad leaves too little of the contrast at rest",
             "look what turns the phase, or calibrate phase again",
         )
-    (bright, dark), (bright_sigma, dark_sigma) = counts.pulsed.tolist(), counts.pulsed_sigma.tolist()
+    (bright, dark), (bright_sigma, dark_sigma) = counts.alike.tolist(), counts.pulsed_sigma.tolist()
     contrast = (bright - dark) / total
     sigma = 2 * math.hypot(bright * dark_sigma, dark * bright_sigma) / total**2
     cosine = math.cos(loop_phase_rad)

@@ -32,11 +32,12 @@ KINDS: dict[str, tuple[str, str]] = {
     "extinction_db": ("extinction", "dB"),
     "backscatter_db_per_m": ("back-scatter", "dB/m"),
     "dark_count_probability": ("dark counts", "%"),
+    "detector_ratio": ("D2 over D1", "%"),
     "visibility": ("visibility", "%"),
     "loop_phase_rad": ("loop phase", "rad"),
 }
 """What is compared: its name for people, and the unit of its error."""
-RELATIVE = ("v_pi_v", "dark_count_probability")
+RELATIVE = ("v_pi_v", "dark_count_probability", "detector_ratio")
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ def truth(path: Path) -> dict[str, dict[str, Any]]:
         "extinction_db": optics.carver.extinction_db,
         "backscatter_db_per_m": -optics.backscatter_db_per_m,
         "dark_count_probability": sum(each.dark_count_probability for each in detectors) / len(detectors),
+        "detector_ratio": detectors[1].efficiency_max / detectors[0].efficiency_max,
         "visibility": optics.visibility,
     }
     users = {each["name"]: {**each, **_driven(testbed, each["name"])} for each in data["users"]}

@@ -70,7 +70,12 @@ class Exposures:
         total: GateCounts | None = None
         while True:
             counted = gate_counts(
-                self.tags(), delays_ps, slots=slots, gate_ns=protocol.gate_ns, slot_ns=slot_ns
+                self.tags(),
+                delays_ps,
+                slots=slots,
+                gate_ns=protocol.gate_ns,
+                slot_ns=slot_ns,
+                ratio=self._testbed.calibration.detector_ratio,
             )
             total = counted if total is None else total + counted
             spent_s = total.slots / protocol.clock_hz

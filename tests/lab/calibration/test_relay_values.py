@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ from lab.calibration.flat_light import (
     backscatter_db_per_m,
     backscatter_per_gate,
     dark_count_probability,
+    detector_ratio,
 )
 from lab.calibration.gates import GateCounts, gate_counts
 from lab.calibration.visibility import visibility_of
@@ -280,3 +282,25 @@ def test_a_bias_off_the_plateau_is_refused() -> None:
     silent = Sweep(np.linspace(10, 26, 17), np.zeros(17), np.zeros(17), 0.5)
     with pytest.raises(CalibrationRefusedError, match="counts nothing at any bias"):
         plateau(silent, 20.0, "D1")
+
+
+def test_detectors_that_are_not_alike_are_told_by_scattered_light_and_change_no_key() -> None:
+    """D2 counts 6 % more: at rest D1 has the light, in key frames both, and errors come to each as often."""
+    visibility, arriving, efficiencies = 0.99, 0.0032, np.array([0.97, 1.03])
+    closed = counted_flat(efficiencies * 1.4e-5, 1)
+    ratio, sigma = numbers(detector_ratio(closed, counted_flat(np.array([1e-7, 1.2e-7]), 2)))
+    assert abs(ratio - 1.03 / 0.97) < 5 * sigma < 0.025
+    at_rest = efficiencies * arriving * np.array([1 + visibility, 1 - visibility])
+    seen = counted((at_rest[0], at_rest[1]), 1e-5, 3, slots=10 * SLOTS)
+    assert replace(seen, ratio=ratio).arriving == pytest.approx(arriving, rel=0.004)
+    assert seen.arriving == pytest.approx(0.97 * arriving, rel=0.004), "as if both were D1"
+    value, _ = numbers(visibility_of(replace(seen, ratio=ratio), 0.0))
+    assert value == pytest.approx(visibility, abs=2.5e-4)
+    with pytest.raises(CalibrationRefusedError, match=r"of the same light D2 counts 0\.31"):
+        detector_ratio(counted_flat(np.array([1.6e-5, 5e-6]), 1), counted_flat(np.array([1e-7, 1e-7]), 2))
+
+
+def counted_flat(per_gate: npt.NDArray[np.float64], seed: int) -> GateCounts:
+    rng = np.random.default_rng(seed)
+    inside, quiet = (rng.poisson(each * per_gate * 20 * SLOTS).astype(float) for each in (1.0, 4.0))
+    return GateCounts(inside, quiet, 20 * SLOTS, GATE_NS, SLOT_NS)
