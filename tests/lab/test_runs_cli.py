@@ -147,6 +147,19 @@ def test_a_block_that_one_node_alone_has_on_record_is_not_called_whole(
     assert (first["ok"], first["result"]) == (False, "stored by alice alone on record, QBER 0.72 %")
 
 
+def test_attempts_of_a_run_with_rings_of_their_own_keep_apart(qunetlab: Command, tmp_path: Path) -> None:
+    for ring, block in (
+        ("ring-1", BLOCK),
+        ("ring-2", replace(BLOCK, at=NOON + timedelta(hours=1), qber=0.008)),
+    ):
+        for user in ("alice", "bob"):
+            kept = Records(tmp_path / RECORDS / ring / user)
+            kept.keep(replace(block, owner=user))
+    said = qunetlab("runs", "--testbed", str(tmp_path), "--json")
+    found = {each["id"]: (each["ok"], each["qber"]) for each in json.loads(said.stdout)}
+    assert found == {"ring-1/block/7/1": (True, 0.0072), "ring-2/block/7/1": (True, 0.008)}
+
+
 def test_where_nothing_was_done_yet_that_is_said(qunetlab: Command, tmp_path: Path) -> None:
     said = qunetlab("runs", "--testbed", str(tmp_path))
     assert said.returncode == 2

@@ -6,7 +6,8 @@ it is changed, and roles may go on meanwhile.
 ============================  ==========================================================================
 id                            from
 ============================  ==========================================================================
-``block/EPOCH/NUMBER``        records of both nodes; of the orchestrator, where no node had a block
+``block/EPOCH/NUMBER``        records of both nodes; of the orchestrator, where no node had a block; ``ring-2/block/...``
+                              where attempts of one run had rings of their own
 ``calibration/OWNER/NUMBER``  data set NUMBER in ``calibrations/OWNER.db``
 ``order/NUMBER``              the queue: key for a pair, or for the pairs of a training run
 ``training/RUN``              records of the learning server
@@ -80,8 +81,9 @@ class Found:
 
 @dataclass(frozen=True)
 class _Kept:
-    """A record, of whom, and by which code it was written."""
+    """A record, of which ring and whom, and by which code it was written."""
 
+    ring: str
     role: str
     record: AnyRecord
     code: str
@@ -113,6 +115,7 @@ def _kept(folder: Path, unread: list[str]) -> Iterator[_Kept]:
         *folder.glob(f"{RECORDS}/*/*/{CHAIN_FILE}"),
     ]
     for path in sorted(chains):
+        ring = path.parent.parent.name if path.parent.parent.parent.name == RECORDS else ""
         role, code = (path.parent.parent if path.parent.name == RECORDS else path.parent).name, ""
         try:
             lines = read_chain(path).lines
@@ -129,18 +132,22 @@ def _kept(folder: Path, unread: list[str]) -> Iterator[_Kept]:
             if isinstance(record, RoleStarted):
                 code = " ".join(filter(None, (record.version, record.commit)))
             if record is not None and not isinstance(record, Unknown):
-                yield _Kept(role, record, code)
+                yield _Kept(ring, role, record, code)
 
 
 def _add_blocks(found: Found, kept: list[_Kept]) -> None:
-    by_token: dict[tuple[int, int], list[_Kept]] = {}
+    """Attempts of one run may have had rings of their own, which number their leases alike."""
+    by_token: dict[tuple[str, int, int], list[_Kept]] = {}
     for each in kept:
         record = each.record
         if isinstance(record, BlockEnded) or (isinstance(record, LeaseEnded) and record.purpose == KEY):
-            by_token.setdefault(record.token, []).append(each)
-    for (epoch, number), of_block in by_token.items():
+            by_token.setdefault((each.ring, *record.token), []).append(each)
+    several = len({ring for ring, _, _ in by_token}) > 1
+    for (ring, epoch, number), of_block in by_token.items():
         blocks = [each for each in of_block if isinstance(each.record, BlockEnded)]
-        found.add(_of_block(f"block/{epoch}/{number}", blocks or of_block), [each.plain for each in of_block])
+        name = f"block/{epoch}/{number}"
+        listed = _of_block(f"{ring}/{name}" if several else name, blocks or of_block)
+        found.add(listed, [each.plain for each in of_block])
 
 
 def _of_block(name: str, kept: list[_Kept]) -> Listed:
