@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 from command_line import QUNETLAB
 
+from lab.runs.audit.auditing import audited, lines
 from lab.runs.supervising.supervisor import Supervisor
 from lab.runs.testbeds.folder import create_folder, template_path
 from lab.testbed import load_testbed, write_testbed
@@ -36,6 +37,11 @@ def small_testbed(tmp_path: Path) -> Path:
     path = tmp_path / "small.toml"
     write_testbed(data, path)
     return path
+
+
+def asked(command: list[str]) -> list[str]:
+    """What a process of ours was asked to do; nothing of another process."""
+    return command[command.index("lab.cli.main") + 1 :] if "lab.cli.main" in command else []
 
 
 class Training:
@@ -71,7 +77,7 @@ class Training:
 
     def role(self, *words: str) -> int:
         """The process of one role of this run."""
-        (found,) = [pid for pid, command in self.children() if command[4 : 4 + len(words)] == list(words)]
+        (found,) = [pid for pid, command in self.children() if asked(command)[: len(words)] == list(words)]
         return found
 
     def children(self) -> list[tuple[int, list[str]]]:
@@ -139,6 +145,9 @@ def test_faults_in_a_lease_delay_rounds_and_corrupt_none(small_testbed: Path, tm
     assert record["used_bits"] == 4 * bits
     assert sum(row["delivered"] for row in record["ledgers"]) == record["used_bits"] + record["burnt_bits"]
     assert all(row["missing_bits"] == 4 * 18_100 for row in results["key_budget"]["forecast"]["pairs"])
+    audit = audited(out)
+    assert audit.passed, "\n".join(lines(audit))
+    assert [check.name for check in audit.checks if check.state == "not checkable here"] == ["sealed key"]
 
 
 def test_an_interrupted_live_run_goes_on_with_its_next_round(small_testbed: Path, tmp_path: Path) -> None:
@@ -164,6 +173,8 @@ def test_an_interrupted_live_run_goes_on_with_its_next_round(small_testbed: Path
     assert len(results["rounds"]) == 6
     assert results["rounds"][:done] == left["rounds"]
     assert all(row["exact"] is True for row in results["rounds"])
+    audit = audited(out)
+    assert audit.passed, "\n".join(lines(audit))
     with pytest.raises(AssertionError), training(tmp_path, "--resume", str(out), "--rounds", "9") as run:
         run.end()
     assert run.says("rounds is 6 there, not 9")
@@ -235,7 +246,7 @@ def test_on_a_testbed_at_work_only_learning_is_started(small_testbed: Path, tmp_
         with training(tmp_path, *base, "--live", "--out", str(out)) as run:
             run.until(lambda: len(run.children()) >= 4, "the clients")
             started = [command for _, command in run.children()]
-            assert {command[4] for command in started if "lab.cli.main" in command} == {"fl"}
+            assert {asked(command)[0] for command in started if asked(command)} == {"fl"}
             # besides, the one that removes the private folder if this run is killed
             assert sum("lab.cli.main" not in command for command in started) <= 1
             results = run.end()

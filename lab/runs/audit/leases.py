@@ -139,6 +139,11 @@ def _user(ask: Asking, ring: Ring, user: str, lights: Lights, leases: Leases) ->
         )
     for token, (light, where) in lights.items():
         if user in (light.first, light.second) and light.ok and light.purpose == KEY and token not in blocks:
+            if token in leases and not leases[token][0].ok:
+                ask.note(
+                    f"{where}: lease {_name(token)} failed after its light, and {user} has no block of it"
+                )
+                continue
             killed = ring.roles[user].was_killed_after(light.at)
             _missing(ask, killed, user, f"block {_name(token)}, for which the relay gave light", where)
 

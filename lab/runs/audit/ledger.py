@@ -261,7 +261,8 @@ def _pads(ask: Asking, ring: Ring, owner: str, books: PublicBooks) -> None:
             f"pads with {key[0]} for {key[1][:16]}: the record says {named([taken]) if taken else 'nothing'}, the store "
             f"{named([stored]) if stored else 'nothing'}",
             at,
-            "a range of key left the store, and for what is not, or wrongly, on record",
+            "a range of key left the store, and for what is not, or wrongly, on record (a kill between the two leaves this"
+            " as well)",
         )
 
 
