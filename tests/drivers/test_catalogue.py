@@ -85,14 +85,15 @@ def typed_table() -> str:
     """A module that type-checks only if every row's driver is of the kinds that the row declares."""
     lines = ["from drivers import kinds"]
     for number, row in enumerate(OURS):
-        module, _, name = row.driver.partition(":")
-        lines.append(f"from {module} import {name} as Driver{number}")
+        module, _, driver = row.driver.partition(":")
+        lines.append(f"from {module} import {driver} as Driver{number}")
         for kind, channels in row.offers.items():
             protocol = next(
                 n for n, each in vars(kinds).items() if inspect.isclass(each) and is_kind(each, kind)
             )
             for channel in channels:
-                lines.append(f"def row{number}_{channel}(driver: Driver{number}) -> kinds.{protocol}:")
+                name = f"row{number}_{protocol}_{channel}"
+                lines.append(f"def {name}(driver: Driver{number}) -> kinds.{protocol}:")
                 lines.append(f"    return driver{channel and '.' + channel}")
     return "\n".join(lines)
 
