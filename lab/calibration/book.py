@@ -41,7 +41,7 @@ RELAY_PLACES: dict[str, str] = {
     "extinction_db": "carver",
 }
 """The relay's values, by the section of the testbed file in whose place they stand."""
-RELAY_CHECKED = ("clock_offset_ppm", "trigger_jitter_ps")
+RELAY_CHECKED = ("clock_offset_ppm", "trigger_jitter_ps", "polarization_left_db")
 USER_VALUES = (
     "v_pi_v",
     "rf_gain",
@@ -54,7 +54,7 @@ USER_VALUES = (
     "separation_ns",
 )
 """A user's own values, of its entry under [[users]]."""
-DERIVED = ("separation_ns", "clock_offset_ppm", "trigger_jitter_ps")
+DERIVED = ("separation_ns", *RELAY_CHECKED)
 """What was checked with light, and nobody plans with: dated here, and not in the testbed file."""
 BOUNDS = {"extinction_db": -2.0}
 """Values that bound something the proof rests on: read so many standard deviations off, on the safe side."""

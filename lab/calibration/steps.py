@@ -60,7 +60,7 @@ STEPS: dict[Step, StepFacts] = {
         "how far apart the two directions pass each station", "user", (Step.DELAYS,), 24
     ),
     Step.POLARIZATION: StepFacts(
-        "the settings of the polarisation controllers with most counts", "relay", (Step.DETECTORS,), 1
+        "the settings of the polarisation controllers with most counts", "relay", (Step.DETECTORS,), 24
     ),
     Step.INTENSITY: StepFacts(
         "sensor zeros, and what lies between a sensor and its user's output", "user", (), 24 * 7

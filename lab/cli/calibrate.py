@@ -16,6 +16,7 @@ from lab.calibration.finding import Finding, Measured
 from lab.calibration.keeping import FINDINGS, kept_findings
 from lab.calibration.steps import STEPS, Step
 from lab.claims import OwnedError
+from lab.needs import POLARIZATION
 from lab.runs.calibrating.hands import instruction
 from lab.runs.calibrating.rig import opened_rig
 from lab.runs.calibrating.runner import Due, Outcome, plan, run
@@ -43,7 +44,18 @@ def run_calibrate(
             known = " ".join(",".join(each) for each in testbed.pairs())
             raise ValueError(f"--pair must be one of {known}, got {','.join(pair)}")
     book = read_book(path, read_testbed(path))
-    due = plan(testbed.user_names(), testbed.pairs(), book, now(), steps=steps, asked=pairs)
+    controlled = [
+        owner for owner in ("relay", *testbed.user_names()) if POLARIZATION.name in testbed.servers(owner)
+    ]
+    due = plan(
+        testbed.user_names(),
+        testbed.pairs(),
+        book,
+        now(),
+        steps=steps,
+        asked=pairs,
+        controlled=controlled,
+    )
     if dry_run or not due:
         _show_plan(due, as_json)
         return 0

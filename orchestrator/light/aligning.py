@@ -4,11 +4,14 @@ Light of the pair is launched, nobody modulates it, and the relay counts.  Every
 controllers can be climbed in any order, each for itself.  The relay climbs on its own counts.  A user climbs on what the relay
 says that it counted::
 
-    relay -> user    ClimbTurn(why)            it is your turn; ``why`` you are to climb, if you do not know better
+    relay -> user    ClimbTurn(why, roughly)   it is your turn; ``why`` you are to climb, if you do not know better
     user  -> relay   CountWanted()             any number of times: my controller stands
     relay -> user    Counted(counts)
     user  -> relay   ClimbOver(left_db, ...)   at once where what is kept will do
     relay -> other   OthersClimb()             now and then, so that it waits
+
+Two gaps that are far off leave little light to climb the third by.  So all that nothing is known of are first approached
+in turn, each until most of its light passes.
 
 Light that does not pass cannot blind a detector, so all that is planned may be launched before anything is aligned; every
 reading is held against the plan all the same.  What a lie of the relay can do is said in
@@ -17,13 +20,14 @@ reading is held against the plan all the same.  What a lie of the relay can do i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from lab.calibration.errors import CalibrationRefusedError
 from lab.calibration.steps import Step
 from lab.testbed import Testbed
+from orchestrator import runtime
 from orchestrator.light.calibration.exposures import RECORD_S, Exposures
 from orchestrator.light.launching import MISSING
 from orchestrator.light.messages import (
@@ -47,33 +51,39 @@ TOO_BRIGHT = 3.0
 """Times the planned rate."""
 MOST_READINGS = 10_000
 """That a user may want in its turn."""
-TELL_EVERY = 10
-"""Readings, after which the others are told to wait on."""
+TELL_EVERY_S = 2.0
+"""The others are told to wait on."""
 
 Count: TypeAlias = Callable[[], int]
-Climber: TypeAlias = Callable[[Count, str], None]
-"""One party's turn: given readings, and why it is to climb, empty where only its own reasons count."""
+Climber: TypeAlias = Callable[[Count, str, bool], float | None]
+"""One party's turn: given readings, why it is to climb, empty where only its own reasons count, and whether roughly.
+
+What may still be gained then (dB, with 95 % confidence), None where it did not climb.
+"""
 
 
 @dataclass
 class Meter:
     """Readings of the light at rest, held against ``planned_cps`` of both detectors together; 0 where nobody planned any.
 
-    ``meanwhile`` is called now and then.
+    ``meanwhile`` is told now and then which part of the parties is ``done``.
     """
 
     testbed: Testbed
     exposures: Exposures
     planned_cps: float = 0.0
-    meanwhile: Callable[[], None] = lambda: None
+    meanwhile: Callable[[float], None] = lambda part: None
+    done: float = 0.0
     readings: int = 0
+    told_s: float = field(default_factory=runtime.now)
 
     def count(self) -> int:
         """Clicks in gates of one record.  LightAborted where there are far more than planned."""
         counted = self.exposures.gated(clicks=1, longest_s=RECORD_S)
         self.readings += 1
-        if self.readings % TELL_EVERY == 0:
-            self.meanwhile()
+        if (at_s := runtime.now()) - self.told_s > TELL_EVERY_S:
+            self.told_s = at_s
+            self.meanwhile(self.done)
         clicks = int(counted.inside.sum())
         if 0 < TOO_BRIGHT * self.planned_cps * self._seconds < clicks:
             raise LightAborted(
@@ -98,7 +108,7 @@ def reading_slots(testbed: Testbed) -> int:
     return round((RECORD_S - tail_s) * testbed.protocol.clock_hz)
 
 
-def align(meter: Meter, climbers: Sequence[Climber], usual: float) -> float:
+def align(meter: Meter, climbers: Iterable[Climber], usual: float = 1.0) -> float:
     """Have everybody climb who must; returns the share of the planned light that arrives then, ``usual`` where none is planned.
 
     ``usual`` is the share when all were aligned.  LightAborted where light is still missing, and where somebody gives up.
@@ -106,9 +116,11 @@ def align(meter: Meter, climbers: Sequence[Climber], usual: float) -> float:
     why = ""
     if meter.planned_cps and (share := meter.share()) < usual * 10 ** (-LOST_DB / 10):
         why = f"{share:.0%} of the planned light arrives, and {usual:.0%} did when it was aligned"
-    before = meter.readings
-    for climb in climbers:
-        climb(meter.count, why)
+    before, turns = meter.readings, list(climbers)
+    passes = [(roughly, climb) for roughly in (True, False) for climb in turns]
+    for number, (roughly, climb) in enumerate(passes):
+        meter.done = number / len(passes)
+        climb(meter.count, why, roughly)
     if not meter.planned_cps or meter.readings == before:
         return usual
     if (share := meter.share()) < MISSING:
@@ -125,20 +137,24 @@ def tell_others(channels: Sequence[Channel]) -> None:
         channel.send(encode(OthersClimb()))
 
 
-def relay_climber(own: OwnPolarization, testbed: Testbed, pair: Sequence[str]) -> Climber:
-    """The relay's own turn."""
+def own_climber(own: OwnPolarization, testbed: Testbed, pair: Sequence[str]) -> Climber:
+    """The turn of a party that is not behind a channel."""
 
-    def climb(count: Count, why: str) -> None:
-        if why or own.must_climb(pair):
-            climb_for(own, testbed, pair, count)
-
-    return climb
+    return lambda count, why, roughly: climb_own(own, testbed, pair, count, why, roughly)
 
 
-def climb_for(own: OwnPolarization, testbed: Testbed, pair: Sequence[str], count: Count) -> None:
-    """Climb; LightAborted with the reason where that is refused."""
+def climb_own(
+    own: OwnPolarization, testbed: Testbed, pair: Sequence[str], count: Count, why: str, roughly: bool
+) -> float | None:
+    """Stand as is kept, and climb where that will not do; LightAborted with the reason where climbing is refused."""
+    own.prepare(pair)
+    dark = dark_counts(testbed, reading_slots(testbed))
     try:
-        own.climb(pair, count, dark_counts(testbed, reading_slots(testbed)))
+        if roughly:
+            own.approach(pair, count, dark)
+        elif why or own.must_climb(pair):
+            return own.climb(pair, count, dark).below_best_db
+        return None
     except CalibrationRefusedError as error:
         raise LightAborted(f"{own.owner}: {Step.POLARIZATION} is refused: {error}") from error
 
@@ -146,12 +162,12 @@ def climb_for(own: OwnPolarization, testbed: Testbed, pair: Sequence[str], count
 def user_climber(channel: Channel, user: str, patience_s: float) -> Climber:
     """The turn of a user behind a channel, as the relay serves it."""
 
-    def climb(count: Count, why: str) -> None:
-        channel.send(encode(ClimbTurn(why[:REASON_LIMIT])))
+    def climb(count: Count, why: str, roughly: bool) -> float | None:
+        channel.send(encode(ClimbTurn(why[:REASON_LIMIT], roughly)))
         for _ in range(MOST_READINGS):
             message = read_light_message(channel.recv(patience_s))
             if isinstance(message, ClimbOver):
-                return
+                return message.left_db
             if not isinstance(message, CountWanted):
                 raise unexpected("CountWanted or ClimbOver", message)
             channel.send(encode(Counted(count())))
@@ -161,7 +177,12 @@ def user_climber(channel: Channel, user: str, patience_s: float) -> Climber:
 
 
 def climb_in_turn(
-    own: OwnPolarization | None, testbed: Testbed, pair: Pair, channel: Channel, why: str, patience_s: float
+    own: OwnPolarization | None,
+    testbed: Testbed,
+    pair: Pair,
+    channel: Channel,
+    turn: ClimbTurn,
+    patience_s: float,
 ) -> None:
     """A user's own turn.  LightAborted where climbing is refused or the relay says anything else than counts."""
 
@@ -173,6 +194,5 @@ def climb_in_turn(
             raise unexpected("Counted", message)
         return message.counts
 
-    if own is not None and (why or own.must_climb(pair)):
-        climb_for(own, testbed, pair, count)
-    channel.send(encode(ClimbOver()))
+    left_db = None if own is None else climb_own(own, testbed, pair, count, turn.why, turn.roughly)
+    channel.send(encode(ClimbOver(left_db)))

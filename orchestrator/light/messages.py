@@ -36,9 +36,10 @@ class StationIn(Message, frozen=True, tag="station-in"):
 
 
 class ClimbTurn(Message, frozen=True, tag="climb-turn"):
-    """Relay to user: align your polarisation, if you must or for this reason."""
+    """Relay to user: align your polarisation, if you must or for this reason; ``roughly`` where others are to come first."""
 
     why: Reason = ""
+    roughly: bool = False
 
 
 class CountWanted(Message, frozen=True, tag="count-wanted"):
@@ -52,7 +53,9 @@ class Counted(Message, frozen=True, tag="counted"):
 
 
 class ClimbOver(Message, frozen=True, tag="climb-over"):
-    """User to relay: my turn is over."""
+    """User to relay: my turn is over; at most ``left_db`` may still be gained where I climbed, and nothing is said where not."""
+
+    left_db: Annotated[float, msgspec.Meta(ge=0.0)] | None = None
 
 
 class OthersClimb(Message, frozen=True, tag="others-climb"):

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from drivers.links.errors import InstrumentRefusedError, NotReadyError
 from lab.testbed import Testbed
 from orchestrator import runtime
-from orchestrator.light.aligning import Climber, Meter, align, relay_climber, tell_others, user_climber
+from orchestrator.light.aligning import Climber, Meter, align, own_climber, tell_others, user_climber
 from orchestrator.light.calibration.exposures import Exposures
 from orchestrator.light.clicks import tags_to_clicks
 from orchestrator.light.in_step import UsersInStep
@@ -135,11 +135,13 @@ class RelayLight:
         on_latched: Callable[[str], None] = lambda text: None,
         on_frame: Callable[[int, int | FrameLost], None] = lambda frame, clicks: None,
         on_tracked: OnCorrection = lambda frame, correction: None,
+        on_aligning: Callable[[float], None] = lambda part: None,
     ) -> FramesServed:
         """Serve the light phase of one lease.
 
         ``on_frame`` gets the frame index and its clicks, or what users are told of a frame that was fired and lost.
-        ``on_latched`` is told of detectors that were brought back, ``on_tracked`` of what was corrected after a frame.
+        ``on_latched`` is told of detectors that were brought back, ``on_tracked`` of what was corrected after a frame,
+        ``on_aligning`` now and then of the part of the parties that have aligned their polarisation before the frames.
         Raises LightAborted, ChannelError or InstrumentError.
         """
         users = UsersInStep(channels, n_frames, USER_PATIENCE * self._timeout_s)
@@ -150,7 +152,7 @@ class RelayLight:
             self._tagger.restart_streams()
             latching = self._launching.latching(plan, on_latched)
             self._was_lit = self._is_lit = True
-            self._open_aligned(plan, latching, channels)
+            self._open_aligned(plan, latching, channels, on_aligning)
             own = self.polarization if plan.pair else None
             holding = own.hold(self._testbed, plan.pair, on_tracked) if own else None
             self._launching.check_running()
@@ -191,7 +193,11 @@ class RelayLight:
                 holding.end()
 
     def _open_aligned(
-        self, plan: PlannedLight, latching: Latching, channels: tuple[Channel, Channel]
+        self,
+        plan: PlannedLight,
+        latching: Latching,
+        channels: tuple[Channel, Channel],
+        on_aligning: Callable[[float], None],
     ) -> None:
         """Launch the light, and have everybody with a polarisation controller climb who must."""
         climbers: list[Climber] = []
@@ -200,17 +206,17 @@ class RelayLight:
                 climbers.append(user_climber(channel, party, USER_PATIENCE * self._timeout_s))
         if self.polarization and plan.pair:
             self.polarization.prepare(plan.pair)
-            climbers.insert(0, relay_climber(self.polarization, self._testbed, plan.pair))
+            climbers.insert(0, own_climber(self.polarization, self._testbed, plan.pair))
         if not climbers:
             self._launching.open(plan, latching)
             return
         self._launching.open(replace(plan, detector_cps=0.0), latching)
-        meter = Meter(
-            self._testbed,
-            Exposures(self._testbed, self._tagger),
-            2 * plan.detector_cps,
-            lambda: tell_others(channels),
-        )
+
+        def meanwhile(part: float) -> None:
+            tell_others(channels)
+            on_aligning(part)
+
+        meter = Meter(self._testbed, Exposures(self._testbed, self._tagger), 2 * plan.detector_cps, meanwhile)
         self._usual[plan.pair] = align(meter, climbers, self._usual.get(plan.pair, 1.0))
         self._tagger.restart_streams()
 

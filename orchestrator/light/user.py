@@ -368,7 +368,7 @@ class UserLight:
         patience_s = OTHERS_PATIENCE * self._timeout_s
         while not isinstance(message := read_light_message(channel.recv(patience_s)), LightOn):
             if isinstance(message, ClimbTurn):
-                climb_in_turn(self.polarization, self._testbed, pair, channel, message.why, patience_s)
+                climb_in_turn(self.polarization, self._testbed, pair, channel, message, patience_s)
             elif not isinstance(message, OthersClimb):
                 raise unexpected("LightOn", message)
 

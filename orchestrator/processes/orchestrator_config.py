@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.events.status import Light, Monitoring
 from orchestrator.hub.events import HubLimits
+from orchestrator.light.tracking.polarization import parties
 from orchestrator.protocols.block_planning import plan_for
 from orchestrator.scheduling.scheduler import Pair, Policy
 
@@ -35,6 +36,15 @@ class OrchestratorConfig:
     policy: Policy = field(default_factory=Policy)
 
 
+CLIMB_S = 180.0
+"""For a party to align its polarisation before the frames: motors take a second for each of a hundred readings."""
+
+
+def _climbers(testbed: Testbed) -> int:
+    """How many parties of a pair may have to, at most."""
+    return max(len(parties(testbed, pair)) for pair in testbed.pairs())
+
+
 def config_of(testbed: Testbed) -> OrchestratorConfig:
     """What a testbed file says to the orchestrator."""
     light_s = testbed.frames_per_block() * testbed.protocol.slots_per_frame / testbed.protocol.clock_hz
@@ -50,7 +60,7 @@ def config_of(testbed: Testbed) -> OrchestratorConfig:
         ),  # a demand says how much stock is wanted; how far ahead is its sender's choice
         n_frames=testbed.frames_per_block(),
         # Loading fresh waveforms takes far longer than the light itself; this only catches what hangs.
-        light_limit_s=60.0 + 50.0 * light_s,
+        light_limit_s=60.0 + 50.0 * light_s + CLIMB_S * _climbers(testbed),
         control_endpoint=testbed.hub.control,
         bulk_endpoint=testbed.hub.bulk,
     )

@@ -11,13 +11,14 @@ from msgspec.structs import replace
 from lab import needs
 from lab.alarms.book import Observed
 from lab.calibration.current import CurrentTestbed
+from lab.calibration.steps import Step
 from lab.interlock.interlock import Interlock
 from lab.interlock.watching import watching
 from lab.readings import known_readings
 from lab.station import Station
 from lab.testbed import Testbed
 from orchestrator import runtime
-from orchestrator.events.process import Emit, LightProgress, RelayServing
+from orchestrator.events.process import CalibrationProgress, Emit, LightProgress, RelayServing
 from orchestrator.events.status import Served, pair_name
 from orchestrator.hub.agent import AgentEvent, LinkUp
 from orchestrator.hub.connect import connect_agent
@@ -163,6 +164,9 @@ def run_relay(
                 on_frame=on_frame,
                 on_latched=tell_latched,
                 on_tracked=telling(emit, "relay", lease.pair),
+                on_aligning=lambda part: emit(
+                    CalibrationProgress(Step.POLARIZATION, *lease.pair, part, runtime.now())
+                ),
             )
         if not latched:
             brought_back.clear()

@@ -7,7 +7,7 @@ run in threads of their own and talk through channels.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -22,8 +22,10 @@ from lab.calibration.steps import Step
 from lab.light_of import ring_light
 from lab.runs.calibrating.hands import Hands, NoHands
 from lab.runs.sessions import RELAY, opened_session, sensors_watched
+from lab.runs.testbeds.folder import STATE
 from lab.station import Station
 from lab.testbed import AUTO, Testbed, parse_testbed, read_testbed
+from orchestrator.light.aligning import Climber, own_climber
 from orchestrator.light.calibration.means import Pair
 from orchestrator.light.calibration.parties import Part, RelayParty, UserParty
 from orchestrator.light.calibration.relay_bench import RelayBench
@@ -31,6 +33,7 @@ from orchestrator.light.launching import Launching, RelayInstruments
 from orchestrator.light.messages import aborting
 from orchestrator.light.own_station import OwnStation, StationInstruments
 from orchestrator.light.relay import RelayLight
+from orchestrator.light.tracking.polarization_kept import KeptSettings
 from orchestrator.light.user import UserLight
 from orchestrator.wire.channel import Channel
 from orchestrator.wire.memory_channel import memory_channel_pair
@@ -48,9 +51,14 @@ class UserSide:
 class Rig:
     """The instruments of all roles of a testbed."""
 
-    def __init__(self, testbed: Testbed, stations: Mapping[str, Station], book: Book, hands: Hands) -> None:
-        """``stations``: opened, by owner; ``book``: what is calibrated of the testbed already; ``hands`` move fibres."""
+    def __init__(
+        self, testbed: Testbed, stations: Mapping[str, Station], book: Book, hands: Hands, state: Path
+    ) -> None:
+        """``stations``: opened, by owner; ``book``: what is calibrated of the testbed already; ``hands`` move fibres;
+        ``state``: where each role has its folder.
+        """
         self._stations = stations
+        self._kept = {owner: KeptSettings(state / owner) for owner in stations}
         self.hands = hands
         self.book = book
         self.use(testbed)
@@ -60,13 +68,15 @@ class Rig:
         self.testbed, stations = testbed, self._stations
         relay = stations["relay"]
         self.relay = RelayInstruments.of(relay)
-        self.relay_light = RelayLight(testbed, self.relay)
+        self.relay_light = RelayLight(testbed, self.relay, kept=self._kept["relay"])
         self.users = {user: self._user(user, stations[user]) for user in testbed.user_names()}
 
     def _user(self, user: str, station: Station) -> UserSide:
         owned = StationInstruments.of(station)
         modulator = station.get(needs.MODULATOR)
-        return UserSide(owned, modulator, UserLight(self.testbed, user, modulator, owned))
+        return UserSide(
+            owned, modulator, UserLight(self.testbed, user, modulator, owned, kept=self._kept[user])
+        )
 
     def recalibrated(self, book: Book) -> None:
         """Work with what the book has from here on, and set up everything by it."""
@@ -88,7 +98,13 @@ class Rig:
     def relay_means(self) -> RelayBench:
         """What the relay calibrates with."""
         stations = {user: OwnStation(self.testbed, user, side.station) for user, side in self.users.items()}
-        return RelayBench(self.testbed, self.relay, stations)
+        return RelayBench(
+            self.testbed, self.relay, stations, self.relay_light.polarization, self._users_climb
+        )
+
+    def _users_climb(self, pair: Sequence[str]) -> dict[str, Climber]:
+        owned = {user: self.users[user].light.polarization for user in pair}
+        return {user: own_climber(own, self.testbed, pair) for user, own in owned.items() if own}
 
     @contextmanager
     def bright(self, user: str, at_tap_w: float) -> Iterator[StationInstruments]:
@@ -188,7 +204,9 @@ def opened_rig(
             testbed, hands = parse_testbed(bench.resolved(data), path), bench
         session = opened.enter_context(opened_session(testbed, path, (RELAY, *testbed.user_names()), state))
         session.wait_until_released(when_latched) if when_latched else session.check()
-        rig = Rig(testbed, session.stations, read_book(path, data), hands or NoHands())
+        rig = Rig(
+            testbed, session.stations, read_book(path, data), hands or NoHands(), state or path.parent / STATE
+        )
         in_ring = {user: partial(_is_in_ring, rig, user) for user in testbed.user_names()}
         opened.enter_context(sensors_watched(session, in_ring))
         try:

@@ -62,11 +62,13 @@ def plan(
     *,
     steps: Collection[Step],
     asked: Sequence[tuple[str, str]] = (),
+    controlled: Collection[str] = (),
 ) -> list[Due]:
     """What is to be done: the ``steps`` asked for, or those whose values are missing or stale, in their order.
 
     For the pairs ``asked`` for, by default for all.  What several pairs share is done once: a user's own values in the
-    light of the first pair that it stands in, the relay's in that of the first of all, arms in as few pairs as have them.
+    light of the first pair that it stands in, the relay's in that of the first of all, arms in as few pairs as have them;
+    polarisation is aligned in every pair with somebody ``controlled``, who has a controller.
     """
     chosen = list(steps) or list(STEPS)
     covering = list(asked) or _covering(users, pairs)
@@ -80,6 +82,12 @@ def plan(
             for each in covering:
                 turns = dict.fromkeys(each, each) | turns
             wanted = sorted(turns.items(), key=lambda turn: users.index(turn[0]))
+        elif step is Step.POLARIZATION:
+            wanted = [
+                ("relay", each)
+                for each in asked or pairs
+                if steps or not set(controlled).isdisjoint(("relay", *each))
+            ]
         else:
             wanted = [("relay", each) for each in (arms if step is Step.ARM_LOSS else covering[:1])]
         due += [Due(step, owner, each) for owner, each in wanted if steps or _is_due(book, step, owner, at)]

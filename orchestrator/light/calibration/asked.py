@@ -5,6 +5,7 @@
     relay -> user   Ask(posture)      into the ring, dark, or out of it
     relay -> user   AskOutput(...)    what the user measures at its output: the relay needs it to tell losses apart
     user -> relay   Answer(value)     done, or why not
+    relay -> user   ClimbTurn(why)    align your polarisation (:mod:`orchestrator.light.aligning`)
     relay -> user   Over()            the relay has closed its launch for good
 
 Nothing of it can brighten a user: every posture is one that light phases know, and going out of the ring on the relay's
@@ -13,10 +14,11 @@ word is what ends them.  A relay that lies about its launch endangers its own de
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 from drivers.links.errors import InstrumentError
-from orchestrator.light.messages import LightAbort, LightAborted
+from orchestrator.light.messages import ClimbTurn, LightAbort, LightAborted, OthersClimb
 from orchestrator.light.own_station import Direction, OwnStation
 from orchestrator.wire.channel import Channel, ChannelTimeoutError
 from orchestrator.wire.codec import Message, WireError, decode, encode
@@ -51,7 +53,9 @@ class Over(Message, frozen=True):
     failed: str = ""
 
 
-Asked = Ask | AskOutput | Over | LightAbort
+Asked = Ask | AskOutput | Over | LightAbort | ClimbTurn | OthersClimb
+Climb = Callable[[ClimbTurn], None]
+"""The user's turn to align its polarisation."""
 
 
 class ChannelStation:
@@ -95,8 +99,10 @@ class ChannelStation:
         return answer.value
 
 
-def stand_as_asked(channel: Channel, station: OwnStation, timeout_s: float) -> None:
-    """The user's side, until the relay is done.
+def stand_as_asked(
+    channel: Channel, station: OwnStation, timeout_s: float, climb: Climb = lambda turn: None
+) -> None:
+    """The user's side, until the relay is done; ``climb`` takes its turn in aligning polarisation.
 
     Raises LightAborted where the relay gave up or goes silent; the station is dark then, and in the ring unless no light
     reaches it.
@@ -112,7 +118,10 @@ def stand_as_asked(channel: Channel, station: OwnStation, timeout_s: float) -> N
                 return
             if isinstance(asked, LightAbort):
                 raise LightAborted(f"aborted by the relay: {asked.reason}")
-            channel.send(encode(_answer(station, asked)))
+            if isinstance(asked, ClimbTurn):
+                climb(asked)
+            elif not isinstance(asked, OthersClimb):
+                channel.send(encode(_answer(station, asked)))
     except WireError as error:
         raise LightAborted(f"malformed message in a calibration: {error}") from error
     except ChannelTimeoutError as error:

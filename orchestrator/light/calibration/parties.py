@@ -28,6 +28,7 @@ from lab.calibration.finding import Finding
 from lab.calibration.steps import Step
 from lab.light_of import pair_light
 from lab.testbed import Testbed
+from orchestrator.light.aligning import climb_in_turn, user_climber
 from orchestrator.light.calibration.asked import ChannelStation, stand_as_asked
 from orchestrator.light.calibration.levels import REST
 from orchestrator.light.calibration.means import Levels, OnFrame, Pair
@@ -35,10 +36,11 @@ from orchestrator.light.calibration.procedures import RELAY_PROCEDURES, USER_PRO
 from orchestrator.light.calibration.relay_bench import RelayBench
 from orchestrator.light.clicks import LevelClicks
 from orchestrator.light.launching import PlannedLight, RelayInstruments
-from orchestrator.light.messages import LightAbort, LightAborted
+from orchestrator.light.messages import ClimbTurn, LightAbort, LightAborted
 from orchestrator.light.own_station import OWN_DIRECTION, OwnStation
 from orchestrator.light.relay import RelayLight
 from orchestrator.light.timing import FrameTiming
+from orchestrator.light.tracking.polarization import parties
 from orchestrator.light.user import ScannedFrame, UserLight
 from orchestrator.protocols.block_planning import plan_for
 from orchestrator.wire.channel import Channel, ChannelTimeoutError
@@ -101,11 +103,17 @@ class RelayParty:
             user: ChannelStation(channel, user, self._timeout_s)
             for user, channel in zip(pair, channels, strict=True)
         }
+        climbers = {
+            user: user_climber(channel, user, self._timeout_s)
+            for user, channel in zip(pair, channels, strict=True)
+            if user in parties(self._testbed, pair)
+        }
         failed = "it was interrupted"
         try:
-            found = RELAY_PROCEDURES[step](
-                RelayBench(self._testbed, self._owned, stations), "relay", pair, part
+            bench = RelayBench(
+                self._testbed, self._owned, stations, self._light.polarization, lambda _: climbers
             )
+            found = RELAY_PROCEDURES[step](bench, "relay", pair, part)
             failed = ""
         except CalibrationRefusedError as error:
             failed = f"refused: {error}"
@@ -135,7 +143,7 @@ class RelayParty:
                 channels,
                 wanted.n_frames,
                 # what is counted depends on levels that nobody else knows
-                PlannedLight(budget.launch_attenuation_db),
+                PlannedLight(budget.launch_attenuation_db, pair=pair),
                 on_frame=lambda frame, _, n=wanted.n_frames: part((frame + 1) / n),  # type: ignore[misc]
             )
 
@@ -159,7 +167,11 @@ class UserParty:
     def calibrate(self, step: Step, pair: Pair, channel: Channel, part: Part) -> Finding | None:
         """This user's finding, None where the relay finds.  Raises as :meth:`RelayParty.calibrate` does."""
         if step in RELAY_PROCEDURES:
-            stand_as_asked(channel, self._station, self._timeout_s)
+
+            def climb(turn: ClimbTurn) -> None:
+                climb_in_turn(self._light.polarization, self.testbed, pair, channel, turn, self._timeout_s)
+
+            stand_as_asked(channel, self._station, self._timeout_s, climb)
             return None
         found, refused = None, None
         for user in pair:
@@ -196,6 +208,7 @@ class UserParty:
                 mu=self._mu(pair),
                 direction=OWN_DIRECTION[pair.index(self._name)],
                 n_frames=told.n_frames,
+                pair=pair,
             )
 
     def framed(self, pair: Pair, levels: Levels, n_frames: int, on_frame: OnFrame) -> LevelClicks:
@@ -206,6 +219,7 @@ class UserParty:
             mu=self._mu(pair),
             direction=OWN_DIRECTION[pair.index(self._name)],
             n_frames=n_frames,
+            pair=pair,
             on_frame=on_frame,
         )
 
@@ -219,6 +233,7 @@ class UserParty:
             mu=self._mu(pair),
             direction=OWN_DIRECTION[pair.index(self._name)],
             timings=timings,
+            pair=pair,
             on_frame=on_frame,
         )
 

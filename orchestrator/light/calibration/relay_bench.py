@@ -6,7 +6,7 @@ Stations of users are asked to step in and out, whether they are reached by a ca
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,9 +14,11 @@ from typing import Protocol
 from lab.light_budget import all_bypassed
 from lab.light_of import pair_light, ring_light
 from lab.testbed import Testbed
+from orchestrator.light.aligning import Climber, Meter, align, own_climber
 from orchestrator.light.calibration.exposures import Exposures
 from orchestrator.light.launching import Launching, PlannedLight, RelayInstruments
 from orchestrator.light.own_station import Direction
+from orchestrator.light.tracking.polarization import RELAY, OwnPolarization
 from orchestrator.protocols.block_planning import plan_for
 
 
@@ -51,15 +53,22 @@ class RelayBench:
     """The relay's instruments with the stations that it may ask."""
 
     def __init__(
-        self, testbed: Testbed, owned: RelayInstruments, stations: Mapping[str, AskedStation]
+        self,
+        testbed: Testbed,
+        owned: RelayInstruments,
+        stations: Mapping[str, AskedStation],
+        polarization: OwnPolarization | None = None,
+        users_climb: Callable[[Sequence[str]], Mapping[str, Climber]] = lambda taken_in: {},
     ) -> None:
+        """``polarization`` is the relay's own; ``users_climb``: turns of those of the users taken in who have one."""
         self.testbed = testbed
+        self._polarization, self._users_climb = polarization, users_climb
         self._owned = owned
         self._stations = stations
 
     @contextmanager
     def lit(self, pair: tuple[str, str]) -> Iterator[Lit]:
-        """The planned light of a pair, at rest, while it lasts.
+        """The planned light of a pair, at rest and with its polarisation aligned, while it lasts.
 
         The launch is closed and both stations are out of the ring in the end.
         """
@@ -74,7 +83,9 @@ class RelayBench:
             try:
                 launching.open(PlannedLight(launch_db))
                 self._owned.tagger.restart_streams()
-                yield Lit(Exposures(self.testbed, self._owned.tagger), (first, second))
+                exposures = Exposures(self.testbed, self._owned.tagger)
+                align(Meter(self.testbed, exposures), self.climbers(pair).values())
+                yield Lit(exposures, (first, second))
             finally:
                 launching.close()
                 closed = True
@@ -95,9 +106,18 @@ class RelayBench:
         try:
             launching.open(PlannedLight(10 * math.log10(2 * one_way / arriving)))
             self._owned.tagger.restart_streams()
-            yield Exposures(self.testbed, self._owned.tagger)
+            exposures = Exposures(self.testbed, self._owned.tagger)
+            align(Meter(self.testbed, exposures), self.climbers(()).values())
+            yield exposures
         finally:
             launching.close()
+
+    def climbers(self, pair: Sequence[str]) -> dict[str, Climber]:
+        """The turns of everybody who can align polarisation with these stations taken in, the relay first."""
+        users = dict(self._users_climb(pair))
+        if self._polarization is None:
+            return users
+        return {RELAY: own_climber(self._polarization, self.testbed, pair), **users}
 
     def bias(self, bias_ua: Sequence[float]) -> None:
         """Bias the detectors, from no bias at all: one that was latched or beyond its critical current counts again."""

@@ -28,7 +28,7 @@ import numpy as np
 from drivers.kinds import PolarizationController
 from drivers.links.errors import InstrumentError
 from lab.calibration.book import now
-from lab.calibration.polarization import Climbed, climb
+from lab.calibration.polarization import Climbed, approach, climb
 from lab.calibration.polarization_hold import WALK_RAD, Hold
 from lab.needs import POLARIZATION
 from lab.testbed import Testbed
@@ -81,6 +81,7 @@ class OwnPolarization:
         self._kept = kept
         self._rng = rng or local_generator()
         self._clock = clock
+        self._approached: dict[str, list[float]] = {}
 
     @classmethod
     def of(
@@ -100,25 +101,33 @@ class OwnPolarization:
         kept = self._kept.get(gap_of(self.owner, pair), self.controller.axes)
         return "no setting is known" if kept is None else kept.must_climb
 
+    def approach(self, pair: Pair, count: Callable[[], int], dark: float) -> None:
+        """Where nothing is kept for a pair, find settings at which the others can climb; raises as :meth:`climb`."""
+        gap = gap_of(self.owner, pair)
+        if gap in self._approached or self._kept.get(gap, self.controller.axes) is not None:
+            return
+        start = self.controller.actuators()
+        self._approached[gap] = approach(self.controller.axes, start, self._apply, count, dark_counts=dark)
+
+    def _apply(self, settings: list[float]) -> list[float]:
+        self.controller.actuators(settings)
+        return self.controller.actuators()
+
     def climb(self, pair: Pair, count: Callable[[], int], dark: float) -> Climbed:
         """Climb on ``count``, readings of which ``dark`` counts are no light, and keep where that ends.
 
         Raises CalibrationRefusedError, InstrumentError, and what ``count`` does.
         """
-        gap, actuators = gap_of(self.owner, pair), self.controller.actuators
+        gap = gap_of(self.owner, pair)
         last = self._kept.get(gap, self.controller.axes)
-
-        def apply(settings: list[float]) -> list[float]:
-            actuators(settings)
-            return actuators()
-
+        start = self._approached.pop(gap, None) if last is None else last.settings
         found = climb(
             self.controller.axes,
-            actuators() if last is None else last.settings,
-            apply,
+            start or self.controller.actuators(),
+            self._apply,
             count,
             dark_counts=dark,
-            near=last is not None,
+            near=start is not None,
             rng=self._rng,
         )
         found.peak.restart_rate(1.0, 1.0)
