@@ -167,7 +167,7 @@ TWICE = [
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_the_bundled_testbeds_pass_and_leave_no_driver_behind(template: str) -> None:
     before = set(Instrument._all_instruments)
-    more = 4 if template == "simulated-full-bench" else 0
+    more = 7 if template == "simulated-full-bench" else 0
     assert len(checked_testbed(template_path(template)).instruments) == 6 + 4 * 4 + more
     assert set(Instrument._all_instruments) == before
 
