@@ -14,7 +14,15 @@ import pytest
 from orchestrator.events import common, learning, process, status
 from orchestrator.events.common import Unknown, read_item
 from orchestrator.events.learning import Clipping, RoundCompleted, RoundRecord, WaitingForKeys
-from orchestrator.events.process import HubServing, LightProgress, Printed, ProcessEvent, event_of, line_of
+from orchestrator.events.process import (
+    HubServing,
+    LightProgress,
+    Printed,
+    ProcessEvent,
+    Tracked,
+    event_of,
+    line_of,
+)
 from orchestrator.events.status import Alarm, BlockReport, Epsilons, LaneStock, PeerItem, StatusItem, Stock
 from orchestrator.wire.codec import Message, WireError, decode, encode
 
@@ -121,13 +129,13 @@ def test_every_kind_is_one_class_with_a_name_of_its_own() -> None:
     assert tagged == told, "an event is shown by somebody: it is in one of the two unions"
 
 
-COUNTS = """epoch lease_number round next_round pulses planned_pulses clicks announced test_rounds test_errors blocks
+COUNTS = """epoch lease_number frame round next_round pulses planned_pulses clicks announced test_rounds test_errors blocks
 tags leases failed failures count overloads rounds completed_rounds done aborted n_parameters clients clipped_clients
 vanished_clients weight_sum spare_answers lost_frames waiting_entries held_entries running_entry"""
 RATIOS = "qber f_ec phase_error_upper accuracy loss clipped vanished sec cor auth"
 
 
-MEASURED = (Alarm, "value")
+MEASURED = {(Alarm, "value"), (Tracked, "before"), (Tracked, "after")}
 """Of whatever is watched; its unit stands beside it."""
 
 
@@ -136,7 +144,11 @@ def test_a_number_has_its_unit_in_its_name() -> None:
     plain = {*COUNTS.split(), *RATIOS.split()}
     for kind in ALL_KINDS:
         for field, hint in get_type_hints(kind).items():
-            if {int, float} & {hint, *get_args(hint)} and field not in plain and (kind, field) != MEASURED:
+            if (
+                {int, float} & {hint, *get_args(hint)}
+                and field not in plain
+                and (kind, field) not in MEASURED
+            ):
                 units = [
                     unit for unit in ("_bits_", "_bytes_", "_s_", "_ps_", "_bps_") if unit in f"_{field}_"
                 ]
