@@ -10,7 +10,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
@@ -26,6 +26,12 @@ from orchestrator.records.chain import Line, read_chain
 from orchestrator.records.keeping import path_of_testbed
 
 Json = dict[str, Any]
+
+
+class Command(Protocol):
+    """``qunetlab ARGUMENTS``, in this process."""
+
+    def __call__(self, *arguments: str) -> Any: ...
 
 
 @pytest.fixture(scope="session")
@@ -475,6 +481,22 @@ def test_damaged_files_are_told_and_do_not_end_the_audit(run: Tampered, damage: 
     path.write_text(path.read_text() + damage + "\n")
     audit = run.audit()
     assert {"chains of records", "files of the run"} <= failing(audit)
+
+
+def test_the_command_says_each_check_in_a_line_and_its_exit_code_what_came_out(
+    run: Tampered, qunetlab: Command
+) -> None:
+    said = qunetlab("audit", str(run.folder))
+    assert said.returncode == 0
+    assert "passed               secret lengths by the protocol's bound" in said.stdout
+    model_swapped(run)
+    said = qunetlab("audit", str(run.folder), "--json")
+    assert said.returncode == 1
+    found = msgspec.json.decode(said.stdout, type=Audit)
+    assert "files of the run" in failing(found)
+    said = qunetlab("audit", str(run.folder / "none"))
+    assert (said.returncode, said.stdout) == (2, "")
+    assert "is no folder: name that of a run" in said.stderr
 
 
 def test_a_folder_without_records_is_refused(tmp_path: Path) -> None:
