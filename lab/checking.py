@@ -202,7 +202,7 @@ def _sensors(testbed: Testbed) -> Iterator[Mistake]:
                 f"instruments[{index}]",
                 f"{entry.name} serves {entry.owner} as {' and '.join(serving)}, and the least that a {entry.model} tells from "
                 f"none is {least}: below {DARK_W * 1e12:.3g} pW is dark, so after a fault the station could not know when to "
-                "leave the ring and would stand in the light of every pair; take sensors that see less, such as a keysight-8163b "
+                "leave the ring and would stand in the light of every pair; take sensors that see less, such as a Keysight 8163B "
                 "with 81634B heads",
             )
 

@@ -253,7 +253,7 @@ def test_sensors_with_which_a_station_could_not_step_aside_are_refused(
     for why in found.values():
         assert least in why
         assert "could not know when to leave the ring" in why
-        assert "take sensors that see less, such as a keysight-8163b with 81634B heads" in why
+        assert "take sensors that see less, such as a Keysight 8163B with 81634B heads" in why
 
 
 def test_a_generator_too_slow_for_pulses_is_no_carver(tmp_path: Path) -> None:
