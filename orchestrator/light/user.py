@@ -184,7 +184,16 @@ class UserLight:
         """
         drawn = Drawn(symbols.of_bytes, self._drive(symbols, direction, correction_rad))
         return self._run(
-            channel, drawn, mu, direction, n_frames, on_frame, on_lost, pair=pair, on_tracked=on_tracked
+            channel,
+            drawn,
+            mu,
+            direction,
+            n_frames,
+            on_frame,
+            on_lost,
+            pair=pair,
+            on_tracked=on_tracked,
+            follows=True,
         )
 
     def calibrate(
@@ -247,7 +256,9 @@ class UserLight:
         on_kept: Callable[[FrameClicks, SymbolFrame], None] = lambda clicks, symbols: None,
         pair: Pair = (),
         on_tracked: OnCorrection = lambda frame, correction: None,
+        follows: bool = False,
     ) -> tuple[BlockClicks, list[bytes]]:
+        """``follows``: trim between frames too; where arms are not calibrated yet two users disagree on what they read."""
         with self._in_phase:
             own, holding = self.polarization if pair else None, None
             timings = timings or [frame_timing(self._testbed, self._user.name, direction)] * n_frames
@@ -279,7 +290,8 @@ class UserLight:
                     self._play(channel, index, timings, frames, drive, record, watch, holding)
                     on_frame(index)
                     watch.at(2)
-                    self._follow(index, mu, watch.taken(), on_tracked)
+                    if follows:
+                        self._follow(index, mu, watch.taken(), on_tracked)
                 watch.finish()
                 block = record.block()
                 if record.lost_frames:
