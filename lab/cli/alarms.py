@@ -40,9 +40,9 @@ def list_alarms(testbed: Path, secrets: Path | None, state: Path | None, as_json
     try:
         rows = _from_hub(machine, secrets)
         source = "as the orchestrator heard"
-    except ObserverError as error:
+    except (ObserverError, ValueError) as error:  # no hub, or none that the file names
         rows = [(role, alarm, None) for role in owning_roles(machine) for alarm in _from_role(machine, role)]
-        source = f"of the roles on this machine alone ({error})"
+        source = f"of the roles that run on this machine alone ({error})"
     disturbing = [alarm for _, alarm, _ in rows if not alarm.shelved_s]
     document = [
         {"id": alarm.id_of(role), "role": role, "age_s": age_s, **msgspec.to_builtins(alarm)}

@@ -24,6 +24,7 @@ from lab.runs.pages.calibration_page import write_page
 from lab.runs.shown import echo
 from lab.testbed import load_testbed, read_testbed
 from orchestrator.light.own_station import Direction
+from orchestrator.wire.control_socket import ControlError
 
 EVERY_S = 2.0
 
@@ -74,6 +75,10 @@ def run_calibrate(
                     echo(_line(outcome))
                 if outcome.unrecorded:
                     echo(f"{outcome.due}: kept, but it has no data set: {outcome.unrecorded}", err=True)
+    except ControlError as error:
+        raise ControlError(
+            f"{error}: a role, a notebook or another `qunetlab calibrate` works with this ring; nothing was touched"
+        ) from error
     except OwnedError as error:
         first, second = due[0].pair
         raise OwnedError(

@@ -22,7 +22,7 @@ def calibrate_command(
     pair: Annotated[
         list[str] | None,
         typer.Option(
-            help="FIRST,SECOND in ring order: calibrate for this pair; several times for several, default: for all."
+            help="FIRST,SECOND (or FIRST-SECOND) in ring order: calibrate for this pair; several times for several, default: for all."
         ),
     ] = None,
     dry_run: Annotated[
@@ -37,9 +37,9 @@ def calibrate_command(
 
     named: list[tuple[str, str]] = []
     for each in pair or ():
-        first, mark, second = each.partition(",")
+        first, mark, second = each.partition("," if "," in each else "-")
         if not mark:
-            raise typer.BadParameter(f"--pair takes FIRST,SECOND, got {each!r}")
+            raise typer.BadParameter(f"--pair takes FIRST,SECOND or FIRST-SECOND, got {each!r}")
         named.append((first.strip(), second.strip()))
     code = run_calibrate(
         find_testbed(testbed), steps or [], named, state=state, dry_run=dry_run, as_json=as_json

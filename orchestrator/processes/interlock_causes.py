@@ -4,6 +4,8 @@
 it than it bears.  A station lost while the launch was open: its node vanished without a word, so nobody knows what its
 switch and attenuator do.
 
+The light phase finds that out itself, unless it hangs: then a look from outside does.
+
 *User.*  A sensor above its bound while the station is in the ring: the reading with which the relay's detectors would count
 that rate, ten and more decibels above any planned light.  What is above the plan by less ends the block, and latches
 nothing (:meth:`orchestrator.light.own_station.OwnStation.judge`).
@@ -36,6 +38,8 @@ whoever measures intensity for three quarters of the time.  A glance waits for a
 a bench a user's station is dark ``averaging_s`` and a second after it became too bright at the latest, and within a second
 where nobody reads.
 """
+STATION_EVERY_S, STATION_LOOKS = 0.2, 3
+"""A light phase ends well within so many looks once a station is gone, unless it hangs."""
 ANY_MU = 0.01
 """All light of a pair is proportional to it; what a detector counts besides is dark."""
 
@@ -53,6 +57,20 @@ def detector_watch(testbed: Testbed, read: Callable[[], Iterable[float]]) -> Wat
         return f"{' and '.join(over)}, above {limit_cps:.3g}" if over else ""
 
     return Watch("detector-rate", look, EVERY_S)
+
+
+def station_watch(agent: Agent, users: Callable[[], Collection[str]], is_lit: Callable[[], bool]) -> Watch:
+    """Of the stations of ``users`` in the light, for a light phase that does not end although one is gone."""
+    missed = 0
+
+    def look() -> str:
+        nonlocal missed
+        there = agent.peers
+        lost = [user for user in users() if user not in there]
+        missed = missed + 1 if lost and is_lit() and agent.link_state is LinkState.UP else 0
+        return f"{' and '.join(lost)} went and the launch stays open" if missed >= STATION_LOOKS else ""
+
+    return Watch("station-lost", look, STATION_EVERY_S)
 
 
 def sensor_bounds_w(testbed: Testbed, user: str) -> dict[Direction, float]:

@@ -42,7 +42,7 @@ from orchestrator.processes.alarm_watch import AlarmWatch
 from orchestrator.processes.calibrating import PURPOSES, Calibrating
 from orchestrator.processes.data_sets import DataSets
 from orchestrator.processes.following import telling
-from orchestrator.processes.interlock_causes import detector_watch, tripped_by_light
+from orchestrator.processes.interlock_causes import detector_watch, station_watch, tripped_by_light
 from orchestrator.processes.role_records import keep_testbed, light_served
 from orchestrator.records.keeping import Records
 from orchestrator.records.kinds import RoleStopped
@@ -96,10 +96,13 @@ def run_relay(
 
     served = failed = 0
     lit_s = 0.0
+    in_light: list[str] = []
+    """Users of the latest light phase."""
 
     def run_light(lease: HeldLease) -> LightStatistics:
         """One light phase, counted whichever way it ends."""
         nonlocal served, failed, lit_s
+        in_light[:] = lease.pair
         try:
             with tripped_by_light(interlock, agent, lease.pair, light.was_lit):
                 statistics = light_phase(lease) if lease.purpose == KEY else calibration(lease)
@@ -229,7 +232,7 @@ def run_relay(
     alarms.start()
     try:
         emit(RelayServing(instruments={name: each.model for name, each in station.identities.items()}))
-        watches = [detector_watch(testbed, rates.read)]
+        watches = [detector_watch(testbed, rates.read), station_watch(agent, lambda: in_light, light.is_lit)]
         with ControlSocket(state_dir, control), watching(interlock, watches), ages, slow:
             party.serve(stop)
     finally:

@@ -1,6 +1,6 @@
 """Drill of the interlock: a real role with real drivers, its main thread stuck, and the light as the simulated ring has it.
 
-There is no hub and no orchestrator anywhere here.  The ring and all twins live in this process; the role that is stopped is
+There is no hub and no orchestrator anywhere here, as with both killed.  The ring and all twins live in this process; the role that is stopped is
 a child, which nothing but its interlock, its guard and a signal can reach.
 """
 
@@ -13,19 +13,28 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import held_role
 import pytest
 from driven_ring import ring_content
 
+from drivers.links.errors import InstrumentError
+from lab import needs
+from lab.guard import guarded_role
 from lab.interlock.latch import LATCH_FILE
-from lab.runs.interlocks import Told, acknowledge, stop
+from lab.interlock.watching import watching
+from lab.runs.interlocks import Told, acknowledge, states, stop
 from lab.runs.testbeds.machine import Machine
 from lab.station import Station
 from lab.testbed import parse_testbed, write_testbed
+from orchestrator.light.launching import Launching, RelayInstruments, planned_light
 from orchestrator.light.own_station import OwnStation, StationInstruments
+from orchestrator.processes.interlock_causes import station_watch
+from orchestrator.wire.links import LinkState
 from sim_backends.bench import Bench
 from sim_backends.optics import Ring
 from sim_backends.optics_way import DIRECTIONS
@@ -189,3 +198,92 @@ def check_closed_by_stop(drill: Drill, ring: Ring) -> None:
     assert gone[0] - begun < DARK_S
     assert told.state is not None
     assert [each.cause for each in told.state.causes] == ["operator"]
+
+
+STANDS_STILL = [
+    pytest.param("end", id="no hub"),
+    pytest.param("exchange", id="stuck in an exchange"),
+    pytest.param("lock", id="stuck in a lock"),
+]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("how", STANDS_STILL)
+@pytest.mark.parametrize("cause", ["detector-rate", "guard-gone"])
+def test_what_a_relay_finds_itself_darkens_it_whatever_its_main_thread_does(
+    drill: Drill, how: str, cause: str
+) -> None:
+    drill.take_in()
+    with drill.role(how) as (child, said):
+        assert said == "lit"
+        gone: list[float] = []
+        begun = time.monotonic()
+        with watched(lambda: drill.launched_w < PHOTON_W, gone):
+            if cause == "guard-gone":
+                os.kill(guard_of(child.pid), signal.SIGKILL)
+            else:
+                drill.bench.ring.set_launch("launch_second", 0.0)  # somebody turns it by hand
+        assert gone, "light is still launched"
+        print(f"{cause}, {how}: {1e3 * (gone[0] - begun):.0f} ms to a dark loop")
+        assert gone[0] - begun < DARK_S
+        (told,) = states(drill.machine, ["relay"])
+        assert told.state is not None
+        assert [each.cause for each in told.state.causes] == [cause]
+        # who kills a role without a guard in the middle leaves the rest as it is
+        mine = {entry.name for entry in drill.machine.testbed.owned_by("relay")}
+        latch = drill.machine.folder("relay") / LATCH_FILE
+        while mine & set(drill.bench.unsafe()) or not latch.exists():
+            time.sleep(0.01)
+    released_by_an_operator(drill, "relay", cause)
+
+
+def guard_of(role: int) -> int:
+    """The number of a role's guard."""
+    for each in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            if int(each.read_text().rpartition(")")[2].split()[1]) == role:
+                return int(each.parent.name)
+    raise AssertionError("it has no guard")
+
+
+def released_by_an_operator(drill: Drill, role: str, cause: str) -> None:
+    """Latched over a restart; acknowledged, it is lit again."""
+    with drill.role("end", role) as (_, said):
+        assert said.startswith(f"dark: interlock of {role}: {cause}")
+        (released,) = acknowledge(drill.machine, [role], "the drill")
+        assert released.ok, released.text
+
+
+@pytest.mark.long
+def test_a_station_that_is_lost_darkens_a_relay_whose_light_phase_hangs(drill: Drill, tmp_path: Path) -> None:
+    """The launch of this process; a thread has the laser's line for good, and the hub says that bob is gone."""
+    drill.take_in()
+    with guarded_role(drill.machine.testbed, drill.path, "relay", tmp_path) as (station, interlock):
+        launching = Launching(drill.machine.testbed, RelayInstruments.of(station))
+        launching.set_up()
+        launching.open(planned_light(drill.machine.testbed, *held_role.PAIR))
+        agent: Any = SimpleNamespace(peers={"alice", "bob"}, link_state=LinkState.UP)
+        watch = station_watch(agent, lambda: held_role.PAIR, lambda: True)
+        held, over = threading.Event(), threading.Event()
+
+        def hang() -> None:
+            with suppress(InstrumentError), station.get(needs.LASER).link.exchange():  # type: ignore[attr-defined]
+                held.set()
+                over.wait(30)
+
+        thread = threading.Thread(target=hang)
+        thread.start()
+        held.wait()
+        with watching(interlock, [watch]):
+            time.sleep(1.0)
+            assert not interlock.causes
+            gone: list[float] = []
+            begun = time.monotonic()
+            with watched(lambda: drill.launched_w < PHOTON_W, gone):
+                agent.peers = {"alice"}
+            assert gone
+            print(f"station-lost, light phase hangs: {1e3 * (gone[0] - begun):.0f} ms to a dark loop")
+            assert gone[0] - begun < DARK_S
+            assert [each.cause for each in interlock.causes] == ["station-lost"]
+        over.set()
+        thread.join()

@@ -1,4 +1,4 @@
-"""A role with its interlock whose main thread then stands still: a child process of the drill of interlocks.
+"""A role with its interlock and what it watches, whose main thread then stands still: a child of the drill of interlocks.
 
 ``python held_role.py TESTBED STATE ROLE HOW``; prints "lit" once light is on or "dark: WHY" where it may not be, and
 stands still: ``exchange`` in the middle of an exchange with its instrument, ``lock`` with the lock of its own lease party,
@@ -10,14 +10,17 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from lab import needs
 from lab.guard import guarded_role
+from lab.interlock.watching import watching
 from lab.testbed import load_testbed
 from orchestrator.light.launching import Launching, RelayInstruments, planned_light
 from orchestrator.light.own_station import OwnStation, StationInstruments
+from orchestrator.processes.interlock_causes import detector_watch, sensor_watch
 
 PAIR = ("alice", "bob")
 
@@ -26,16 +29,23 @@ def main(testbed_path: str, state: str, role: str, how: str) -> None:
     """Light on, then nothing more."""
     path = Path(testbed_path)
     testbed = load_testbed(path)
-    with guarded_role(testbed, path, role, Path(state)) as (station, interlock):
+    with ExitStack() as stack:
+        station, interlock = stack.enter_context(guarded_role(testbed, path, role, Path(state)))
         if role == "relay":
             launching = Launching(testbed, RelayInstruments.of(station))
             refused = interlock.unless_latched(launching.set_up)
             light: Any = lambda: launching.open(planned_light(testbed, *PAIR))  # noqa: E731
             held: Any = station.get(needs.LASER)
         else:
-            of_user = OwnStation(testbed, role, StationInstruments.of(station))
+            owned = StationInstruments.of(station)
+            of_user = OwnStation(testbed, role, owned)
             refused = interlock.unless_latched(of_user.set_up)
             light, held = of_user.take_in, station.get(needs.ATTENUATOR)
+        if role == "relay":
+            watch = detector_watch(testbed, station.get(needs.DETECTORS).count_rates)
+        else:
+            watch = sensor_watch(testbed, role, owned.sensors, lambda: of_user.is_in)
+        stack.enter_context(watching(interlock, [watch]))
         busy = threading.Lock()
         if how == "lock":
 

@@ -72,7 +72,7 @@ def test_alarms_are_listed_acknowledged_and_shelved_without_a_hub(
     assert "alice/low-water/bob  minor" in said
     assert "at or below 16383" in said
     assert "qunetlab keys reseed" in said
-    assert "of the roles on this machine alone" in said
+    assert "of the roles that run on this machine alone" in said
     assert acknowledge_alarm("alice/low-water/bob", bench, None) == 0
     assert shelve_alarm("alice/low-water/bob", "2h", bench, None) == 0
     capsys.readouterr()
@@ -83,6 +83,18 @@ def test_alarms_are_listed_acknowledged_and_shelved_without_a_hub(
     alice.clear()
     assert list_alarms(bench, None, None, False) == 0
     assert "no alarms" in capsys.readouterr().out
+
+
+def test_a_file_that_names_no_hub_lists_the_roles_of_this_machine(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "testbed.toml"
+    path.write_bytes(template_path("simulated-four-node").read_bytes())
+    (tmp_path / "secrets" / "observer").mkdir(parents=True)
+    assert list_alarms(path, None, None, False) == 0
+    said = capsys.readouterr().out
+    assert "no alarms" in said
+    assert "of the roles that run on this machine alone (hub.control is 'auto'" in said
 
 
 def test_what_cannot_be_done_to_an_alarm_is_told(bench: Path, alice: list[Observed]) -> None:

@@ -30,12 +30,14 @@ from orchestrator.light.calibration.means import Pair
 from orchestrator.light.calibration.parties import Part, RelayParty, UserParty
 from orchestrator.light.calibration.relay_bench import RelayBench
 from orchestrator.light.launching import Launching, RelayInstruments
-from orchestrator.light.messages import aborting
+from orchestrator.light.messages import LightAbort, reason_of
 from orchestrator.light.own_station import OwnStation, StationInstruments
 from orchestrator.light.relay import RelayLight
 from orchestrator.light.tracking.polarization_kept import KeptSettings
 from orchestrator.light.user import UserLight
 from orchestrator.wire.channel import Channel
+from orchestrator.wire.codec import encode
+from orchestrator.wire.fields import REASON_LIMIT
 from orchestrator.wire.memory_channel import memory_channel_pair
 
 
@@ -143,16 +145,16 @@ class Rig:
         relay, far = RelayParty(self.testbed, self.relay_light, self.relay), (lines[0][1], lines[1][1])
 
         def find() -> Finding:
-            with telling(lines[turn][0]):
+            with telling(user, lines[turn][0]):
                 return self._party(user).find(step, pair, lines[turn][0], part)
 
         def stand() -> None:
-            with telling(lines[partner][0]):
+            with telling(pair[partner], lines[partner][0]):
                 self._party(pair[partner]).stand(pair, lines[partner][0])
 
         with ThreadPoolExecutor(2) as pool:
             found, stood = pool.submit(find), pool.submit(stand)
-            with telling(*far):
+            with telling(RELAY, *far):
                 relay.serve(pair, far, turn, lambda done: None)
             stood.result()
             return found.result()
@@ -164,15 +166,15 @@ class Rig:
 
 
 @contextmanager
-def telling(*lines: Channel) -> Iterator[None]:
-    """Whoever fails tells the other ends, so that nobody waits in vain; what a user is refused they are told anyway."""
+def telling(name: str, *lines: Channel) -> Iterator[None]:
+    """Whoever fails tells the other ends who and why, so that nobody waits in vain; what a user is refused they are told anyway."""
     try:
         yield
     except CalibrationRefusedError:
         raise
     except BaseException as error:
         for line in lines:
-            line.send(aborting(error))
+            line.send(encode(LightAbort(f"{name}: {reason_of(error)}"[:REASON_LIMIT])))
         raise
 
 

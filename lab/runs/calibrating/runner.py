@@ -26,6 +26,7 @@ from lab.runs.calibrating.rig import Rig
 from lab.runs.software import commit
 from lab.testbed import read_testbed
 from orchestrator.light.calibration.procedures import PROCEDURES, RELAY_PROCEDURES
+from orchestrator.light.messages import LightAborted
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,8 @@ def _with_new_arms(pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
 def run(rig: Rig, testbed_path: Path, due: Sequence[Due], *, progress: Progress) -> Iterator[Outcome]:
     """Do them in turn; every value is in the book when its outcome comes.
 
-    Raises what instruments and light raise; a step that is refused is an outcome.
+    Raises what instruments raise; a step that is refused, or whose light somebody ended, is an outcome, and everything is
+    dark before the next one.
     """
     for each in due:
         book = read_book(testbed_path, read_testbed(testbed_path))
@@ -135,6 +137,10 @@ def run(rig: Rig, testbed_path: Path, due: Sequence[Due], *, progress: Progress)
             finding = _find(rig, each, partial(progress, each))
             rig.recalibrated(keep(testbed_path, finding, now()))
         except CalibrationRefusedError as error:
+            yield Outcome(each, refused=str(error))
+            continue
+        except LightAborted as error:
+            rig.set_up()
             yield Outcome(each, refused=str(error))
             continue
         yield Outcome(each, finding, unrecorded=_record(rig, testbed_path, finding, origin, began))
