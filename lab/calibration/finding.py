@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import datetime
 
 import msgspec
@@ -40,11 +41,28 @@ class Measured(msgspec.Struct, frozen=True):
         assert not isinstance(self.uncertainty, list)
         return [(float(self.value), float(self.uncertainty))]
 
+    def told(self) -> str:
+        """For people: each value to two digits of its uncertainty, and the unit."""
+        text = " and ".join(
+            f"{rounded(value, sigma)} +- {sigma:.2g}" if sigma else f"{value:.4g}"
+            for value, sigma in self.pairs()
+        )
+        return f"{text} {self.unit}".rstrip()
+
+
+def rounded(value: float, sigma: float) -> str:
+    """A value to two digits of one standard deviation."""
+    if not (value and sigma and math.isfinite(value) and math.isfinite(sigma)):
+        return f"{value:.6g}"
+    digits = math.floor(math.log10(abs(value))) - math.floor(math.log10(sigma)) + 2
+    return f"{value:#.{max(digits, 1)}g}".rstrip(".")
+
 
 class Finding(msgspec.Struct, frozen=True):
     """``values`` go into the book; ``figures`` are told beside them, ``settings`` say under what they were measured.
 
     ``counts`` are the raw ones, never symbols of a frame that makes key.  ``light_s`` seconds of light were used.
+    ``partner`` is who stood in a user's light, or the pair in whose light the relay measured.
     """
 
     step: Step

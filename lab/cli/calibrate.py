@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from lab.calibration.book import now, read_book
-from lab.calibration.finding import Finding, Measured
+from lab.calibration.finding import Finding
 from lab.calibration.keeping import FINDINGS, kept_findings
 from lab.calibration.steps import STEPS, Step
 from lab.claims import OwnedError
@@ -122,15 +122,7 @@ def _line(outcome: Outcome) -> str:
     if outcome.finding is None:
         return f"{outcome.due}: refused: {outcome.refused}"
     told = {**outcome.finding.values, **outcome.finding.figures}
-    return f"{outcome.due}: " + ", ".join(f"{name} {shown(each)}" for name, each in told.items())
-
-
-def shown(measured: Measured) -> str:
-    """A value with its uncertainty and unit, for people."""
-    text = " and ".join(
-        f"{value:.6g} +- {sigma:.2g}" if sigma else f"{value:.4g}" for value, sigma in measured.pairs()
-    )
-    return f"{text} {measured.unit}".rstrip()
+    return f"{outcome.due}: " + ", ".join(f"{name} {each.told()}" for name, each in told.items())
 
 
 def _answer(outcome: Outcome) -> dict[str, Any]:

@@ -18,10 +18,12 @@ def test_a_finding_that_is_off_the_truth_is_counted_and_a_whole_slot_is_not(tmp_
     true = truth(ring.path)
     first_ps, second_ps = true["relay"]["detector_delays_ps"]
     cw_ps, ccw_ps = true["alice"]["modulator_delays_ps"]
-    half_turn_v = true["alice"]["v_pi_v"]
+    half_turn_v = true["alice"]["v_pi_v"]["ccw"]
     findings = [
         {
+            "step": "pulses",
             "owner": "relay",
+            "partner": "alice-bob",
             "values": {
                 "detector_delays_ps": {
                     "value": [first_ps + 20_004.0, second_ps + 20_000.0],
@@ -30,7 +32,9 @@ def test_a_finding_that_is_off_the_truth_is_counted_and_a_whole_slot_is_not(tmp_
             },
         },
         {
+            "step": "phase",
             "owner": "alice",
+            "partner": "bob",
             "values": {
                 "modulator_delays_ps": {
                     "value": [cw_ps + 20_000.0, ccw_ps + 19_970.0],

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from lab.light_budget import RISE_NS, SETTLED
+from lab.calibration.steps import Step
+from lab.light_budget import RISE_NS, pulse_place
 from lab.testbed import Testbed, load_testbed, read_testbed
 from sim_backends.optics_hidden import ring_of
 from sim_backends.survey import surveyed
@@ -72,17 +73,23 @@ def truth(path: Path) -> dict[str, dict[str, Any]]:
         "detector_ratio": detectors[1].efficiency_max / detectors[0].efficiency_max,
         "visibility": optics.visibility,
     }
-    users = {each["name"]: {**each, **_driven(testbed, each["name"])} for each in data["users"]}
+    users = {each["name"]: {**each, **_driven(testbed, each)} for each in data["users"]}
     return {"relay": relay, **users}
 
 
-def _driven(testbed: Testbed, user: str) -> dict[str, Any]:
-    optics = ring_of(testbed).optics
-    station = next(each for each in optics.users if each.name == user)
-    after_edge_ns = SETTLED * 1e9 / testbed.protocol.clock_hz / 2
-    settled = -math.expm1(-after_edge_ns * math.log(9) / RISE_NS)
+def _driven(testbed: Testbed, user: Mapping[str, Any]) -> dict[str, Any]:
+    """``v_pi_v`` by the direction whose pulse is driven: where it sits in its sample, the edge before it has settled."""
+    optics, name = ring_of(testbed).optics, user["name"]
+    station = next(each for each in optics.users if each.name == name)
+    half_turn_v = station.v_pi_v / station.rf_gain * testbed.user(name).rf_gain
+    cw_ns, ccw_ns = (1e-3 * each for each in user["modulator_delays_ps"])
+    slot_ns = 1e9 / testbed.protocol.clock_hz
+    settled = {
+        direction: -math.expm1(-pulse_place(slot_ns / 2, to_other_ns % slot_ns) * math.log(9) / RISE_NS)
+        for direction, to_other_ns in (("cw", ccw_ns - cw_ns), ("ccw", cw_ns - ccw_ns))
+    }
     return {
-        "v_pi_v": station.v_pi_v / station.rf_gain * testbed.user(user).rf_gain / settled,
+        "v_pi_v": {direction: half_turn_v / each for direction, each in settled.items()},
         "attenuator_slope": 1 + station.attenuator_slope,
         "loop_phase_rad": optics.loop_phase_rad,
     }
@@ -96,13 +103,22 @@ def compared(findings: Sequence[Mapping[str, Any]], true: Mapping[str, Mapping[s
         for kind, measured in finding["values"].items()
         if kind in true[finding["owner"]] and kind in KINDS
     }
+    order = [owner for owner in true if owner != "relay"]
+    partners = {finding["owner"]: finding["partner"] for finding in findings if finding["step"] == Step.PHASE}
     slots_ps = 0.0
     if found := latest.get(("relay", "detector_delays_ps")):
         slots_ps = 1e4 * round((found["value"][0] - true["relay"]["detector_delays_ps"][0]) / 1e4)
+
+    def real(owner: str, kind: str) -> Any:
+        if kind != "v_pi_v":
+            return true[owner][kind]
+        first = order.index(owner) < order.index(partners[owner])
+        return true[owner][kind]["ccw" if first else "cw"]
+
     return [
         each
         for (owner, kind), measured in latest.items()
-        for each in _compared(kind, owner, measured, true[owner][kind], slots_ps)
+        for each in _compared(kind, owner, measured, real(owner, kind), slots_ps)
     ]
 
 

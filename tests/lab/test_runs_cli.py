@@ -94,7 +94,7 @@ def test_everything_is_listed_in_the_order_of_time(qunetlab: Command, folder: Pa
     assert "44000 bits, QBER 0.72 %" in " ".join(said.stdout.split())
     assert "no key: too many errors" in said.stdout
     assert "no block: the relay left" in said.stdout
-    assert "phase: v_pi_v 3.97 V" in said.stdout
+    assert "phase: v_pi_v 3.9700 +- 0.0025 V" in said.stdout
     assert "1 rounds, accuracy 0.930" in said.stdout
     assert "ab12cd34" in said.stdout
 

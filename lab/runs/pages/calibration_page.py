@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lab.calibration.finding import Curve, Finding, Measured
+from lab.calibration.finding import Curve, Finding, Measured, rounded
 from lab.calibration.steps import STEPS, Step
 from lab.runs.pages.page import COLORS, Table, image, new_figure, png_of, render
 from orchestrator.durable import replace_file
@@ -54,7 +54,7 @@ def _values(finding: Finding) -> Table:
 def _shown(measured: Measured) -> list[str]:
     pairs = measured.pairs()
     return [
-        ", ".join(f"{value:.7g}" for value, _ in pairs),
+        ", ".join(rounded(value, sigma) for value, sigma in pairs),
         ", ".join(f"{sigma:.2g}" if sigma else "-" for _, sigma in pairs),
         measured.unit,
     ]

@@ -25,11 +25,12 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import msgspec
 
+from lab.calibration.finding import Finding
 from lab.calibration.keeping import FINDINGS
 from lab.datasets.database import SUFFIX, DatabaseError, readable
 from lab.runs.testbeds.folder import STATE
 from orchestrator.events.common import Unknown
-from orchestrator.events.status import pair_name
+from orchestrator.events.status import RELAY, pair_name
 from orchestrator.records.chain import read_chain
 from orchestrator.records.keeping import CHAIN_FILE, RECORDS
 from orchestrator.records.kinds import (
@@ -227,16 +228,16 @@ def _data_sets(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _of_calibration(name: str, told: dict[str, Any]) -> Listed:
-    finding = told["finding"]
+    finding = msgspec.convert(told["finding"], Finding)
     values = ", ".join(
-        f"{value} {_numbers(found['value'])}{' ' + found['unit'] if found['unit'] else ''}"
-        for value, found in (finding["values"] or finding["figures"]).items()
+        f"{value} {found.told()}" for value, found in (finding.values or finding.figures).items()
     )
+    users = (told["partner"],) if told["owner"] == RELAY else (told["owner"], told["partner"])
     return Listed(
         id=name,
         kind="calibration",
         when=datetime.fromisoformat(told["ended"]),
-        pair=pair_name((told["owner"], told["partner"])) if told["partner"] else "",
+        pair=pair_name(users) if told["partner"] else "",
         ok=True,
         result=f"{told['step']}: {values}",
         light_s=told["light_s"],
@@ -244,10 +245,6 @@ def _of_calibration(name: str, told: dict[str, Any]) -> Listed:
         calibration=told["calibration_digest"],
         code=f"{told['code_version']} {told['code_commit']}".strip(),
     )
-
-
-def _numbers(value: float | list[float]) -> str:
-    return " and ".join(f"{each:.6g}" for each in (value if isinstance(value, list) else [value]))
 
 
 def _of_order(row: QueueRow) -> Listed:

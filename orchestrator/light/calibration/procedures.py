@@ -27,6 +27,7 @@ from lab.calibration.steps import Step
 from lab.calibration.visibility import visibility_of
 from lab.light_budget import all_bypassed
 from lab.light_of import pair_light, ring_light
+from orchestrator.events.status import pair_name
 from orchestrator.light.aligning import Meter
 from orchestrator.light.calibration.exposures import RECORD_S, Exposures
 from orchestrator.light.calibration.levels import phase_levels
@@ -254,7 +255,7 @@ def _relay_finding(
     return Finding(
         step=step,
         owner="relay",
-        partner=" and ".join(pair),
+        partner=pair_name(pair),
         values=values,
         figures={
             "flat_per_gate": Measured(counts.flat_per_gate.tolist(), counts.flat_sigma.tolist()),

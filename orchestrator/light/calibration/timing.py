@@ -11,6 +11,7 @@ from lab.calibration.errors import CalibrationRefusedError
 from lab.calibration.finding import Curve, Finding, Measured
 from lab.calibration.pulses import BIN_PS, Pulse, Tags, pulse_positions
 from lab.calibration.steps import Step
+from orchestrator.events.status import pair_name
 from orchestrator.light.calibration.delays import (
     check_timings,
     delays_finding,
@@ -60,7 +61,7 @@ def pulses(rig: RelayBench, relay: str, pair: Pair, part: Part) -> Finding:
     return Finding(
         step=Step.PULSES,
         owner="relay",
-        partner=" and ".join(pair),
+        partner=pair_name(pair),
         values={
             "detector_delays_ps": Measured(
                 [each.delay_ps for each in found], [each.sigma_ps for each in found], "ps"
