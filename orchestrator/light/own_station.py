@@ -215,11 +215,12 @@ class OwnStation:
         """Trim light that rose or fell between frames, by what a reading came to; the correction, if one was made.
 
         Light that polarisation or a warming connector gives back would else end the block as too bright.  What is further
-        off than it may be without trimming is brought back to that; light is never made brighter than it arrives.
+        off than it may be without trimming is brought back to the plan, so that a rise of as much as it may drift by is
+        met by the next reading; light is never made brighter than it arrives.
         """
         off_db, allowed_db = _over_db(actual, mu), self._allowed_db
         before_db = self._owned.attenuator.attenuation_db() - self._user.attenuation_db
-        wanted_db = max(0.0, before_db + off_db - math.copysign(allowed_db, off_db))
+        wanted_db = max(0.0, before_db + off_db)
         if abs(off_db) <= allowed_db or abs(wanted_db - before_db) < ATTENUATION_STEP_DB:
             return None
         self._attenuate_beyond(wanted_db)

@@ -135,6 +135,7 @@ class DriftingDay:
         self._data = day_content(ring_seed, slots, loop_phase_drift_rad, controlled=is_tracked)
         self._book = Book(ring=fingerprint(self._data))
         self.ring = DrivenRing(self._data, PAIR, folder=folder, physics=self.time)
+        self._folder = folder
         self._store = QueueStore(folder / QUEUE_FILE)
         clocks: dict[str, Any] = {"clock": self.time, "wall": lambda: self.time.now().timestamp()}
         self._queue = RingQueue(self._store, (PAIR,), tuple(Step), **clocks)
@@ -220,7 +221,7 @@ class DriftingDay:
 
     def _find(self, step: Step) -> None:
         """One step of the pair, with the ring's own instruments; what is found is used from here on."""
-        rig = Rig(self.ring.testbed, self.ring.stations, self._book, NoHands())
+        rig = Rig(self.ring.testbed, self.ring.stations, self._book, NoHands(), self._folder)
         rig.relay_light = self.ring.relay
         rig.users = {
             user: replace(rig.users[user], light=light)
