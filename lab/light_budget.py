@@ -165,9 +165,12 @@ class LightBudget:
     detector_rate_cps: float
 
 
-def all_bypassed(ring: RingLight) -> PairLight:
-    """The ring with nobody in it: a pair whose stations lose no more than a pass of the switch."""
-    stations = tuple(replace(station, loss_db=ring.bypass_db) for station in ring.stations)
+def all_bypassed(ring: RingLight, but: str = "") -> PairLight:
+    """The ring with nobody in it, or one user: a pair whose stations lose no more than a pass of the switch."""
+    stations = tuple(
+        station if station.name == but else replace(station, loss_db=ring.bypass_db)
+        for station in ring.stations
+    )
     return PairLight(replace(ring, stations=stations), 0, 1)
 
 

@@ -18,6 +18,10 @@ and what counts is how it stays.  So each loss is against the readings at the ta
 believed is light whose two directions change against each other just while a fibre is moved, which the relay does not see,
 and by less than connectors do.
 
+The station's polariser stands behind the first tap, which takes light of any polarisation.  What it takes of light that is
+not aligned is no loss of the station, and a user cannot tell it from one: so polarisation is aligned before, and the relay
+is believed to let it be.
+
 Least squares, with the scatter of the readings as their sigma.  Beside it stand connectors, taps that are not quite a
 half and the switch behind, which is as its order says (figures usual for such parts, chosen).
 """

@@ -85,7 +85,8 @@ def run_calibrate(
             f"{error}; on a ring that runs a calibration is an entry of its queue: "
             f"`qunetlab queue add calibration {due[0].step} --pair {first}-{second}`"
         ) from error
-    page = write_page(testbed.name, kept_findings(path), path.parent / FINDINGS) if outcomes else None
+    findings = kept_findings(path)
+    page = write_page(testbed.name, findings, path.parent / FINDINGS) if findings else None
     if page and not as_json:
         echo(f"Figures and earlier values: {page}")
     if as_json:

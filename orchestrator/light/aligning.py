@@ -66,31 +66,40 @@ What may still be gained then (dB, with 95 % confidence), None where it did not 
 class Meter:
     """Readings of the light at rest, held against ``planned_cps`` of both detectors together; 0 where nobody planned any.
 
+    ``gated``: only clicks in gates, as in frames; else all but those that darkness adds, where nobody knows yet when pulses
+    arrive.
     ``meanwhile`` is told now and then which part of the parties is ``done``.
     """
 
     testbed: Testbed
     exposures: Exposures
     planned_cps: float = 0.0
+    gated: bool = True
     meanwhile: Callable[[float], None] = lambda part: None
     done: float = 0.0
     readings: int = 0
     told_s: float = field(default_factory=runtime.now)
 
     def count(self) -> int:
-        """Clicks in gates of one record.  LightAborted where there are far more than planned."""
-        counted = self.exposures.gated(clicks=1, longest_s=RECORD_S)
+        """Clicks of one record.  LightAborted where there are far more than planned."""
+        clicks = self._clicks()
         self.readings += 1
         if (at_s := runtime.now()) - self.told_s > TELL_EVERY_S:
             self.told_s = at_s
             self.meanwhile(self.done)
-        clicks = int(counted.inside.sum())
         if 0 < TOO_BRIGHT * self.planned_cps * self._seconds < clicks:
             raise LightAborted(
                 f"{clicks / self._seconds:.3g} counts per second while polarisation is aligned, and {self.planned_cps:.3g} "
                 "are planned: is the launch attenuation right?"
             )
         return clicks
+
+    def _clicks(self) -> int:
+        if not self.gated:
+            gates = self.testbed.protocol.gate_ns * 1e-9 * self.testbed.protocol.clock_hz
+            beside = dark_counts(self.testbed, reading_slots(self.testbed)) * (1 / gates - 1)
+            return max(0, round(sum(each.size for each in self.exposures.tags()) - beside))
+        return int(self.exposures.gated(clicks=1, longest_s=RECORD_S).inside.sum())
 
     def share(self) -> float:
         """Of the planned light, what arrives."""
@@ -108,12 +117,11 @@ def reading_slots(testbed: Testbed) -> int:
     return round((RECORD_S - tail_s) * testbed.protocol.clock_hz)
 
 
-def align(meter: Meter, climbers: Iterable[Climber], usual: float = 1.0) -> float:
+def align(meter: Meter, climbers: Iterable[Climber], usual: float = 1.0, why: str = "") -> float:
     """Have everybody climb who must; returns the share of the planned light that arrives then, ``usual`` where none is planned.
 
-    ``usual`` is the share when all were aligned.  LightAborted where light is still missing, and where somebody gives up.
+    ``usual`` is the share when all were aligned; ``why`` says what all climb for, empty where only those do that must.  LightAborted where light is still missing, and where somebody gives up.
     """
-    why = ""
     if meter.planned_cps and (share := meter.share()) < usual * 10 ** (-LOST_DB / 10):
         why = f"{share:.0%} of the planned light arrives, and {usual:.0%} did when it was aligned"
     before, turns = meter.readings, list(climbers)

@@ -216,7 +216,9 @@ class RelayLight:
             tell_others(channels)
             on_aligning(part)
 
-        meter = Meter(self._testbed, Exposures(self._testbed, self._tagger), 2 * plan.detector_cps, meanwhile)
+        meter = Meter(
+            self._testbed, Exposures(self._testbed, self._tagger), 2 * plan.detector_cps, meanwhile=meanwhile
+        )
         self._usual[plan.pair] = align(meter, climbers, self._usual.get(plan.pair, 1.0))
         self._tagger.restart_streams()
 

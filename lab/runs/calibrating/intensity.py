@@ -15,13 +15,18 @@ AT_TAP_W = 1e-7
 
 
 def intensity(rig: Rig, user: str, pair: tuple[str, str], part: Callable[[float], None]) -> Finding:
-    """Sensor zeros in the dark, then taps against free ports, and the attenuator's staircase."""
+    """Sensor zeros in the dark, then taps against free ports, and the attenuator's staircase.
+
+    In between polarisation is aligned in light that detectors bear: the taps take light of any, the station's polariser behind
+    them does not, and what it takes would be counted among the station's losses.
+    """
     testbed = rig.testbed
 
     def plug(sensor: Direction, free: bool) -> None:
         rig.hands.plug(user, sensor, free)
 
     zeros = dark_readings(testbed, user, rig.users[user].station)
+    rig.relay_means().align_alone(user)
     began_s = runtime.now()
     with rig.bright(user, AT_TAP_W) as owned:
         readings = tap_readings(owned, plug, testbed.user(user).attenuation_db, part)

@@ -111,7 +111,11 @@ class RelayParty:
         failed = "it was interrupted"
         try:
             bench = RelayBench(
-                self._testbed, self._owned, stations, self._light.polarization, lambda _: climbers
+                self._testbed,
+                self._owned,
+                stations,
+                self._light.polarization,
+                lambda taken_in: {user: climbers[user] for user in taken_in if user in climbers},
             )
             found = RELAY_PROCEDURES[step](bench, "relay", pair, part)
             failed = ""

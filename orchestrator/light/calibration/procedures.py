@@ -33,7 +33,7 @@ from orchestrator.light.calibration.exposures import RECORD_S, Exposures
 from orchestrator.light.calibration.levels import phase_levels
 from orchestrator.light.calibration.means import Pair, UserMeans
 from orchestrator.light.calibration.phase import phase_finding
-from orchestrator.light.calibration.relay_bench import AskedStation, RelayBench
+from orchestrator.light.calibration.relay_bench import DIM, MEASURED, AskedStation, RelayBench
 from orchestrator.light.calibration.timing import delays, pulses, separation
 from orchestrator.light.own_station import OWN_DIRECTION, Direction
 from orchestrator.light.recording import PS_PER_S, Times
@@ -53,8 +53,6 @@ LONGEST_S = 60.0
 DARK_S = 20.0
 READINGS = 10
 POSITION_RECORDS = 12
-DIM = 0.01
-"""Counts a slot around the empty ring: far below what latches a detector."""
 SWEPT, SWEEP_POINTS, SWEEP_S = (0.5, 1.3), 17, 0.5
 
 
@@ -191,7 +189,7 @@ def backscatter(rig: RelayBench, relay: str, pair: Pair, part: Part) -> Finding:
     light = pair_light(rig.testbed, *pair)
     unlit = rig.dark().gated(clicks=math.inf, longest_s=DARK_S / 4)
     dark = dark_count_probability(unlit)
-    with rig.lit(pair) as lit:
+    with rig.lit(pair, MEASURED) as lit:
         through = lit.exposures.gated(clicks=REST_CLICKS / 5, longest_s=LONGEST_S)
         for station in lit.stations:
             station.darken()
@@ -212,7 +210,7 @@ def backscatter(rig: RelayBench, relay: str, pair: Pair, part: Part) -> Finding:
 def arm_loss(rig: RelayBench, relay: str, pair: Pair, part: Part) -> Finding:
     """The losses of relay and launch, from a pair's rate and from what both users measure at their outputs."""
     light = pair_light(rig.testbed, *pair)
-    with rig.lit(pair) as lit:
+    with rig.lit(pair, MEASURED) as lit:
         measured = [
             _output(rig, station, direction, arm_db)
             for station, direction, arm_db in zip(lit.stations, OWN_DIRECTION, light.arms_db, strict=True)
@@ -287,7 +285,7 @@ def polarization(rig: RelayBench, relay: str, pair: Pair, part: Part) -> Finding
             seen.append(float(meter.count()))
             return int(seen[-1])
 
-        meter = Meter(rig.testbed, lit.exposures)
+        meter = Meter(rig.testbed, lit.exposures, gated=False)
         for number, (party, climb) in enumerate(climbers.items(), start=1):
             left_db[party] = climb(count, "it is calibrated", False) or 0.0
             part(number / len(climbers))

@@ -21,6 +21,10 @@ from orchestrator.light.own_station import Direction
 from orchestrator.light.tracking.polarization import RELAY, OwnPolarization
 from orchestrator.protocols.block_planning import plan_for
 
+DIM = 0.01
+"""Counts a slot around the ring with less than a pair in it: far below what latches a detector."""
+MEASURED = "losses are measured, of which polarisation that is off adds some"
+
 
 class AskedStation(Protocol):
     """What the relay may ask of a user's station; see :class:`~orchestrator.light.own_station.OwnStation`."""
@@ -67,50 +71,63 @@ class RelayBench:
         self._stations = stations
 
     @contextmanager
-    def lit(self, pair: tuple[str, str]) -> Iterator[Lit]:
+    def lit(self, pair: tuple[str, str], why: str = "") -> Iterator[Lit]:
         """The planned light of a pair, at rest and with its polarisation aligned, while it lasts.
 
+        ``why`` says what polarisation is climbed for though settings are kept, which may be hours old.
         The launch is closed and both stations are out of the ring in the end.
         """
         mu_a = plan_for(self.testbed, *pair).mu_a
         launch_db = pair_light(self.testbed, *pair).budget(mu_a).launch_attenuation_db
-        launching = Launching(self.testbed, self._owned)
-        first, second = (self._stations[user] for user in pair)
-        closed = False
-        try:
-            for station in (first, second):
-                station.take_in()
-            try:
-                launching.open(PlannedLight(launch_db))
-                self._owned.tagger.restart_streams()
-                exposures = Exposures(self.testbed, self._owned.tagger)
-                align(Meter(self.testbed, exposures), self.climbers(pair).values())
-                yield Lit(exposures, (first, second))
-            finally:
-                launching.close()
-                closed = True
-        finally:
-            for station in (first, second):
-                station.darken()
-                if closed:
-                    station.bypass()
+        with self._light(pair, launch_db) as exposures:
+            self._align(exposures, pair, why)
+            yield Lit(exposures, (self._stations[pair[0]], self._stations[pair[1]]))
 
     @contextmanager
     def bypassed(self, arriving: float) -> Iterator[Exposures]:
         """Pulses of about so many counts a slot around the ring with nobody in it, while it lasts."""
+        with self._light((), self._launch_db("", arriving)) as exposures:
+            self._align(exposures, ())
+            yield exposures
+
+    def align_alone(self, user: str) -> None:
+        """Have polarisation climbed with one user alone in the ring, where somebody can; controllers stay as they stand then."""
+        if self.climbers((user,)):
+            with self._light((user,), self._launch_db(user, DIM)) as exposures:
+                self._align(exposures, (user,), MEASURED)
+
+    def _launch_db(self, taken_in: str, arriving: float) -> float:
+        """The attenuation for about so many counts a slot with nobody in the ring but one."""
         ring = ring_light(self.testbed)
-        light = all_bypassed(ring)
+        light = all_bypassed(ring, taken_in)
         loss_db = ring.relay.launch_loss_db + light.loop_db + ring.relay.detection_db
         one_way = ring.photons_per_slot(ring.relay.laser_w) * 10 ** (-loss_db / 10)
+        return 10 * math.log10(2 * one_way / arriving)
+
+    @contextmanager
+    def _light(self, taken_in: Sequence[str], launch_db: float) -> Iterator[Exposures]:
+        """Light with these stations in the ring, at rest; the launch is closed and they are out of the ring in the end."""
         launching = Launching(self.testbed, self._owned)
+        stations = [self._stations[user] for user in taken_in]
+        closed = False
         try:
-            launching.open(PlannedLight(10 * math.log10(2 * one_way / arriving)))
-            self._owned.tagger.restart_streams()
-            exposures = Exposures(self.testbed, self._owned.tagger)
-            align(Meter(self.testbed, exposures), self.climbers(()).values())
-            yield exposures
+            for station in stations:
+                station.take_in()
+            try:
+                launching.open(PlannedLight(launch_db))
+                self._owned.tagger.restart_streams()
+                yield Exposures(self.testbed, self._owned.tagger)
+            finally:
+                launching.close()
+                closed = True
         finally:
-            launching.close()
+            for station in stations:
+                station.darken()
+                if closed:
+                    station.bypass()
+
+    def _align(self, exposures: Exposures, taken_in: Sequence[str], why: str = "") -> None:
+        align(Meter(self.testbed, exposures, gated=False), self.climbers(taken_in).values(), why=why)
 
     def climbers(self, pair: Sequence[str]) -> dict[str, Climber]:
         """The turns of everybody who can align polarisation with these stations taken in, the relay first."""
