@@ -212,24 +212,23 @@ class OwnStation:
         self._owned.attenuator.attenuation_db(self._user.attenuation_db + steps * ATTENUATION_STEP_DB)
 
     def follow(self, mu: float, actual: float) -> Correction | None:
-        """Trim light that rose or fell between frames, by what a reading came to; the correction, if one was made.
+        """Trim light that rose between frames, by what a reading came to; the correction, if one was made.
 
-        Light that polarisation or a warming connector gives back would else end the block as too bright.  What is further
-        off than it may be without trimming is brought back to the plan, so that a rise of as much as it may drift by is
-        met by the next reading; light is never made brighter than it arrives.
+        Light that polarisation or a warming connector gives back would else end the block as too bright.  It is brought back
+        to the plan, so that a rise by all that it may drift is met by the next reading.  Nothing is given back before the
+        next lease: both directions pass the attenuator, and what one user gives back is too much for the other.
         """
-        off_db, allowed_db = _over_db(actual, mu), self._allowed_db
-        before_db = self._owned.attenuator.attenuation_db() - self._user.attenuation_db
-        wanted_db = max(0.0, before_db + off_db)
-        if abs(off_db) <= allowed_db or abs(wanted_db - before_db) < ATTENUATION_STEP_DB:
+        excess_db = _over_db(actual, mu)
+        if excess_db <= self._allowed_db:
             return None
-        self._attenuate_beyond(wanted_db)
+        before_db = self._owned.attenuator.attenuation_db() - self._user.attenuation_db
+        self._attenuate_beyond(before_db + excess_db)
         return Correction(
             "own attenuation",
             before_db,
             self._owned.attenuator.attenuation_db() - self._user.attenuation_db,
             "dB",
-            f"the output was {off_db:+.3f} dB off its plan",
+            f"the output was {excess_db:+.3f} dB off its plan",
         )
 
     def intensity(self, direction: Direction, mu: float) -> float:
