@@ -1,4 +1,7 @@
-"""Whose turn it is on a link: one thread at a time, somebody urgent before everybody else.
+"""Whose turn it is on a link: one thread at a time, somebody urgent before everybody else, who waited before who comes.
+
+The last of these is for whoever watches: a thread that takes one reading after another gives the link back for less than a
+thread needs to wake up, and would keep the others waiting for good.
 
 A :class:`Hold` is one entered ``with``.  Those of one thread nest; the first of them decides whose turn it is.  What is
 known are two tuples, the holds and the urgent ones, and each change of them is a single store.
@@ -58,6 +61,8 @@ class Turns:
     def __init__(self) -> None:
         self._mutex = threading.Lock()  # as a with, the one thing that no stop button breaks
         self._waiting: tuple[threading.Lock, ...] = ()
+        self._called: tuple[float, tuple[threading.Lock, ...]] = (0.0, ())
+        """Who waited when the link was last given back and has not had it since, and until when others let them go first."""
         self._holds: tuple[Hold, ...] = ()
         self._urgent: tuple[Hold, ...] = ()
         self._cut: tuple[Hold, ...] = ()  # of threads that the link was taken from, and that do not know yet
@@ -100,8 +105,10 @@ class Turns:
         """Hold the link when nobody else does; else why not: "late", or "cut" when it was taken from its holder meanwhile."""
         cuts = self._cuts
 
-        def free() -> bool:
-            return self.is_mine or (not self._holds and (not self._urgent or self.is_urgent))
+        def free(bell: threading.Lock) -> bool:
+            if self.is_mine or self._holds:
+                return self.is_mine
+            return self.is_urgent or not (self._urgent or self._lets_others_first(bell))
 
         def lost() -> bool:
             mine = any(each.thread == hold.thread for each in self._cut)
@@ -113,7 +120,7 @@ class Turns:
             self._push(hold)
             return ""
 
-        return self._when(lambda: free() or lost(), enter, limit_s)
+        return self._when(lambda bell: free(bell) or lost(), enter, limit_s)
 
     def come_urgently(self, hold: Hold, limit_s: float) -> str:
         """Be the urgent one, after others that are; "late" when they do not end."""
@@ -123,7 +130,7 @@ class Turns:
             self.epoch += 1
             return ""
 
-        return self._when(lambda: not self._urgent or self.is_urgent, enter, limit_s)
+        return self._when(lambda _: not self._urgent or self.is_urgent, enter, limit_s)
 
     def take_urgently(self, hold: Hold, limit_s: float) -> str:
         """As :meth:`take`, for the urgent one."""
@@ -134,7 +141,7 @@ class Turns:
             self._holds[0].epoch = self.epoch
             return ""
 
-        return self._when(lambda: self.is_mine or not self._holds, enter, limit_s)
+        return self._when(lambda _: self.is_mine or not self._holds, enter, limit_s)
 
     def cut(self, hold: Hold) -> None:
         """Take the link from whoever holds it."""
@@ -162,10 +169,19 @@ class Turns:
 
     def _wake(self) -> None:
         waiting, self._waiting = self._waiting, ()
+        until_s, called = self._called
+        now_s = time.monotonic()
+        coming = called if now_s < until_s else ()  # woken by the end of an inner hold, and not back here yet
+        self._called = now_s + POLL_S, (*coming, *(each for each in waiting if each not in coming))
         for each in waiting:
             each.release()
 
-    def _when(self, free: Callable[[], bool], enter: Callable[[], str], limit_s: float) -> str:
+    def _lets_others_first(self, bell: threading.Lock) -> bool:
+        """Whether somebody was called who has not come yet; for a moment only, as they may be gone."""
+        until_s, called = self._called
+        return bool(called) and bell not in called and time.monotonic() < until_s
+
+    def _when(self, free: Callable[[threading.Lock], bool], enter: Callable[[], str], limit_s: float) -> str:
         """``enter`` when it is ``free``, both under the mutex, and what that says; "late" after ``limit_s``."""
         give_up = time.monotonic() + limit_s
         bell = threading.Lock()
@@ -173,7 +189,9 @@ class Turns:
         while True:
             with self._mutex:
                 self._forget_the_gone()
-                if free():
+                if free(bell):
+                    until_s, called = self._called
+                    self._called = until_s, tuple(each for each in called if each is not bell)
                     return enter()
                 left_s = give_up - time.monotonic()
                 if left_s <= 0:

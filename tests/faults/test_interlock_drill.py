@@ -49,8 +49,10 @@ PHOTON_W = 1e-18
 class Drill:
     """A served ring with alice and bob taken in, and the machine on which its relay runs."""
 
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
+    def __init__(self, folder: Path, stack: ExitStack, *, sensor_speed: float | None = None) -> None:
         data = ring_content(1 << 12)
+        if sensor_speed is not None:
+            data["simulation"]["sensor_speed"] = sensor_speed
         testbed = parse_testbed(data, Path("t"))
         owners = ("relay", *held_role.PAIR)
         self.bench = Bench(testbed, only=[e.name for e in testbed.instruments if e.owner in owners])
@@ -88,6 +90,23 @@ class Drill:
             mine = {entry.name for entry in self.machine.testbed.owned_by(role)}
             while mine & set(self.bench.unsafe()):
                 time.sleep(0.01)  # its guard is at work; the test's own time-out ends this
+
+    @contextmanager
+    def lit(self, brighter_db: float = 0.0) -> Iterator[Callable[[float], object]]:
+        """Light by the relay's drivers in this process, watched by nobody; gives what turns it up by so many dB.
+
+        Planned light, or with the detectors off so much more.
+        """
+        with Station(self.machine.testbed, "relay") as station:
+            owned = RelayInstruments.of(station)
+            launching = Launching(self.machine.testbed, owned)
+            launching.set_up()
+            plan = planned_light(self.machine.testbed, *held_role.PAIR)
+            if brighter_db:
+                launching.shine(plan.attenuation_db - brighter_db)
+            else:
+                launching.open(plan)
+            yield lambda by_db: owned.launch.attenuation_db(owned.launch.attenuation_db() - by_db)
 
     @property
     def launched_w(self) -> float:
@@ -287,3 +306,94 @@ def test_a_station_that_is_lost_darkens_a_relay_whose_light_phase_hangs(drill: D
             assert [each.cause for each in interlock.causes] == ["station-lost"]
         over.set()
         thread.join()
+
+
+BRIGHTER_DB = 25.0
+"""What reaches the bound is some 15 dB above the plan; what the second launch attenuator alone can add is less."""
+
+
+@contextmanager
+def lent(drill: Drill, user: str) -> Iterator[None]:
+    """The station of ``user`` is left to a role in a process of its own; this process has it back afterwards."""
+    drill.stations[user].close()
+    try:
+        yield
+    finally:
+        drill.stations[user].open()
+
+
+def check_closed_by_monitor(
+    drill: Drill, begin: Callable[[], object], bright: float, situation: str, limit_s: float = DARK_S
+) -> None:
+    """Once ``begin`` is called alice's sensor is above its bound: what leaves is soon 30 dB below ``bright`` photons."""
+    latch = drill.machine.folder("alice") / LATCH_FILE
+    closed: list[float] = []
+    begun = time.monotonic()
+    with watched(
+        lambda: latch.exists() and drill.bench.ring.mean_photon_number("alice", "ccw") < 1e-3 * bright, closed
+    ):
+        begin()
+    (told,) = states(drill.machine, ["alice"])
+    assert told.state is not None, told.text
+    assert [each.cause for each in told.state.causes] == ["monitor"]
+    assert closed, "the station still lets light through"
+    print(f"monitor, {situation}: latched and 30 dB down after {closed[0] - begun:.2f} s")
+    assert closed[0] - begun < limit_s
+
+
+def check_brightened(drill: Drill, how: str, limit_s: float = DARK_S) -> None:
+    """Alice is in planned light, which becomes bright while her main thread is busy with ``how``."""
+    drill.take_in()
+    with lent(drill, "alice"):
+        with drill.role(how, "alice") as (_, said), drill.lit() as brighten:
+            assert said == "lit"
+            bright = drill.bench.ring.mean_photon_number("alice", "ccw") * 10 ** (BRIGHTER_DB / 10)
+            check_closed_by_monitor(drill, lambda: brighten(BRIGHTER_DB), bright, how, limit_s)
+        released_by_an_operator(drill, "alice", "monitor")
+
+
+@pytest.mark.parametrize(
+    "how",
+    ["exchange", pytest.param("end", marks=pytest.mark.long), pytest.param("lock", marks=pytest.mark.long)],
+)
+def test_a_sensor_above_its_bound_closes_the_station_of_a_role_whatever_its_main_thread_does(
+    drill: Drill, how: str
+) -> None:
+    check_brightened(drill, how)
+
+
+READING_S = 1.0
+
+
+@pytest.mark.long
+def test_a_sensor_that_a_light_phase_reads_all_the_time_is_looked_at_between_two_readings(
+    drill: Drill, tmp_path: Path
+) -> None:
+    """Readings average for ten seconds, ten times as fast as at a bench."""
+    with lent(drill, "alice"), lent(drill, "bob"), ExitStack() as stack:
+        slow = Drill(tmp_path, stack, sensor_speed=10.0 / READING_S)
+        check_brightened(slow, "reading", READING_S + DARK_S)
+
+
+@pytest.mark.long
+def test_nothing_trips_in_bypass_and_a_station_taken_into_bright_light_is_closed(drill: Drill) -> None:
+    drill.take_in()
+    ring = drill.bench.ring
+    with lent(drill, "alice"):
+        with drill.role("bypass", "alice") as (child, said), drill.lit(BRIGHTER_DB):
+            assert said == "bypassed"
+            feed = child.stdin
+            assert feed is not None
+            time.sleep(1.0)
+            (told,) = states(drill.machine, ["alice"])
+            assert told.state is not None
+            assert not told.state.causes
+            passing = ring.mean_photon_number("alice", "ccw")
+            assert passing > 1.0, "bright light goes by"
+
+            def take_in() -> None:
+                feed.write("\n")
+                feed.flush()
+
+            check_closed_by_monitor(drill, take_in, passing, "taken in from bypass")
+        released_by_an_operator(drill, "alice", "monitor")

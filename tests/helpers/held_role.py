@@ -2,7 +2,8 @@
 
 ``python held_role.py TESTBED STATE ROLE HOW``; prints "lit" once light is on or "dark: WHY" where it may not be, and
 stands still: ``exchange`` in the middle of an exchange with its instrument, ``lock`` with the lock of its own lease party,
-``end`` until its standard input is closed.
+``reading`` with one reading after another of a sensor as in a light phase, ``end`` until its standard input is closed.
+``bypass``, of a user, is left in bypass until a line comes in, and taken in then.
 """
 
 from __future__ import annotations
@@ -54,6 +55,9 @@ def main(testbed_path: str, state: str, role: str, how: str) -> None:
                     raise AssertionError("nobody gives this lock back")
 
             interlock.when_tripped(waits)
+        if how == "bypass":
+            print("bypassed", flush=True)
+            sys.stdin.readline()
         refused = refused or interlock.unless_latched(light)
         print(f"dark: {refused}" if refused else "lit", flush=True)
         if how == "exchange":
@@ -62,6 +66,8 @@ def main(testbed_path: str, state: str, role: str, how: str) -> None:
         elif how == "lock":
             with busy:
                 time.sleep(600)
+        while how == "reading":
+            owned.sensor_ccw.power_w()
         sys.stdin.readline()
 
 

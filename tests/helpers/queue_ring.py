@@ -42,6 +42,8 @@ class Light:
     """Calibration leases that ran to their end, by purpose."""
     unfit: dict[Pair, tuple[Step, ...]] = field(default_factory=dict)
     """Pairs whose blocks give no key until these calibrations have run."""
+    refusing: dict[str, str] = field(default_factory=dict)
+    """Why roles refuse the frames of calibrations that they have met for."""
     shining: threading.Event = field(default_factory=threading.Event)
     """Cleared: whoever met waits before the light is over."""
     begun: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
@@ -52,7 +54,7 @@ class Light:
     def __post_init__(self) -> None:
         self.shining.set()
 
-    def meet(self, lease: HeldLease) -> None:
+    def meet(self, lease: HeldLease, role: str) -> None:
         """Until all three are here, and their light is over; raises LightAborted if the lease ends before."""
 
         def over() -> None:
@@ -71,6 +73,8 @@ class Light:
             lease.on_abort(each)
         try:
             first.wait(MEET_S)
+            if lease.purpose != KEY and role in self.refusing:
+                raise LightAborted(self.refusing[role])
             while not self.shining.wait(0.01):
                 if gone.is_set():
                     raise LightAborted(lease.aborted)
@@ -116,11 +120,11 @@ class Party:
     def _run(self, lease: HeldLease) -> LightStatistics:
         assert not self.safe, f"{self.role} is lit while it rests"
         if self.role == "relay" or lease.purpose != KEY:
-            self.light.meet(lease)
+            self.light.meet(lease, self.role)
             return LightStatistics()
         self._in_work.add(lease.token)
         try:
-            self.light.meet(lease)
+            self.light.meet(lease, self.role)
         except BaseException:
             self._in_work.discard(lease.token)
             raise

@@ -207,6 +207,37 @@ def test_a_step_that_nobody_takes_part_in_fails_with_the_reason_and_holds_nothin
     ring.until_state(ring.add(AB, 1), "done")
 
 
+def test_a_step_whose_frames_a_user_refuses_fails_by_name_and_the_next_entry_goes_on(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        ring = Ring(tmp_path, stack, purposes=(KEY, PHASE))
+        ring.light.refusing["alice"] = "no frames while I am at the fibre"
+        (step,) = ring.ask(AddEntry("olga", "calibration", (AB,), steps=("phase",))).entries
+        order = ring.add(AB, 1)
+        row = ring.until_state(step.number, "failed")
+        assert row.reason == "alice: LightAborted: no frames while I am at the fibre"
+        assert ring.light.steps == {}
+        ring.until_state(order, "done")
+
+
+def test_a_user_who_is_gone_in_the_middle_of_a_step_is_named_and_the_step_is_done_once_he_is_back(
+    tmp_path: Path,
+) -> None:
+    with ExitStack() as stack:
+        ring = Ring(tmp_path, stack, purposes=(KEY, PHASE))
+        ring.light.shining.clear()
+        (step,) = ring.ask(AddEntry("olga", "calibration", (AB,), steps=("phase",))).entries
+        ring.a_block_is_lit()
+        ring.parties["bob"].agent.close()
+        ring.until(lambda: "bob" in ring.row(step.number).reason, "nobody says who is gone")
+        ring.light.shining.set()
+        ring.until_state(ring.add(AC, 1), "done")
+        assert ring.light.steps == {}
+        row = ring.row(step.number)
+        assert (row.state, row.reason) == ("waiting", "alice-bob: bob is gone")
+        parties(stack, ring.agent, ring.light, roles=("bob",), purposes=(KEY, PHASE))
+        ring.until_state(step.number, "done")
+
+
 def test_maintenance_has_the_bench_alone_and_the_second_is_told_who_has_it_since_when(ring: Ring) -> None:
     ring.light.shining.clear()
     order = ring.add(AB, 2)
