@@ -24,6 +24,8 @@ from typing import TypeVar
 
 import msgspec
 
+from orchestrator.decoding import from_json
+
 T = TypeVar("T")
 
 SPENT = ".spent"
@@ -62,13 +64,13 @@ def read_kept(path: Path, kind: type[T], readable: int) -> T:
     """
     content = path.read_bytes()
     try:
-        found = msgspec.json.decode(content, type=_Format).format
+        found = from_json(content, _Format).format
         if found != readable:
             raise ValueError(
                 f"it has format {found}, this version reads {readable}: use the version of qunetlab that wrote it, "
                 "or begin a new run"
             )
-        return msgspec.json.decode(content, type=kind)
+        return from_json(content, kind)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 

@@ -26,6 +26,7 @@ LEAVES = tuple(
         "kernels",
         "one_time_tags",
         "records",
+        "decoding",
     )
 )
 ALLOWED: dict[str, tuple[str, ...]] = {

@@ -30,6 +30,7 @@ from fl.experiments.results import AbortedRow, RoundRow, RoundTimes, SeedRun
 from fl.rounds.config import FLConfig
 from fl.workloads import open_task
 from fl.workloads.base import Evaluation, Task
+from orchestrator.decoding import from_json
 from orchestrator.durable import replace_file
 from orchestrator.events.learning import Clipping
 
@@ -146,7 +147,7 @@ class Runner:
                 if not path.exists():
                     continue
                 try:
-                    run = msgspec.json.decode(path.read_bytes(), type=SeedRun)
+                    run = from_json(path.read_bytes(), SeedRun)
                     _check_whole(run, cell, seed)
                 except (OSError, ValueError) as error:
                     raise ExperimentError(

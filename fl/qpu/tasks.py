@@ -21,6 +21,7 @@ from fl.qpu.export import pauli_words
 from fl.qpu.model import CircuitModel
 from fl.workloads import load_task, ours, parse_task
 from fl.workloads.base import CircuitTask, Parameters, training_seed
+from orchestrator.decoding import from_json
 
 DEFAULT_TASK = "sentiment:hybrid"
 DEFAULT_SENTENCES = 200
@@ -94,7 +95,7 @@ def _refuse_other_task(task: CircuitTask, file: Path) -> None:
     """
     for state in (file.parent / "cohort.json", file.parent / "run.json"):
         try:
-            trained = msgspec.json.decode(state.read_bytes(), type=_RunState).config.task
+            trained = from_json(state.read_bytes(), _RunState).config.task
         except (OSError, msgspec.MsgspecError):
             continue
         if _without_split(trained) != _without_split(task.name):

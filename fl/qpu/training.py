@@ -37,6 +37,7 @@ from fl.qpu.model import CircuitModel, Labels
 from fl.qpu.options import RunOptions, TrainingPlan
 from fl.qpu.prepare import Prepared, prepare
 from fl.qpu.runner import Measured, Report
+from orchestrator.decoding import from_json
 from orchestrator.durable import replace_file, write_kept
 
 TRAINING_FILE = "training.json"
@@ -296,7 +297,7 @@ def _kept(folder: Path) -> TrainingState | None:
     if not path.exists():
         return None
     try:
-        return msgspec.json.decode(path.read_bytes(), type=TrainingState)
+        return from_json(path.read_bytes(), TrainingState)
     except (OSError, ValueError, RecursionError) as error:
         raise QpuFolderError(f"cannot read {path}: {error}") from error
 

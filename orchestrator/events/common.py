@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
+from orchestrator.decoding import from_json, json_decoder, msgpack_decoder
 from orchestrator.wire.codec import Message, WireError, decode
 from orchestrator.wire.fields import REASON_LIMIT, Count, Reason
 
@@ -60,7 +61,7 @@ class _Tagged(msgspec.Struct):
     type: str
 
 
-_JSON_KIND, _WIRE_KIND = msgspec.json.Decoder(_Tagged), msgspec.msgpack.Decoder(_Tagged)
+_JSON_KIND, _WIRE_KIND = json_decoder(_Tagged), msgpack_decoder(_Tagged)
 
 
 def read_item(data: bytes | memoryview, kinds: Any, *, strict: bool = False) -> Any:
@@ -80,7 +81,7 @@ def read_item(data: bytes | memoryview, kinds: Any, *, strict: bool = False) -> 
 def read_line(line: str, kinds: Any) -> Any:
     """One of ``kinds`` from a line of JSON, or Unknown; None for a line that names no kind."""
     try:
-        return msgspec.json.decode(line, type=kinds)
+        return from_json(line, kinds)
     except (ValueError, RecursionError) as error:
         return _unknown(_JSON_KIND, line.encode(errors="replace"), error)
 

@@ -20,6 +20,7 @@ from pathlib import Path
 import msgspec
 
 from orchestrator import runtime
+from orchestrator.decoding import from_json
 from orchestrator.durable import sync_path
 
 _DOMAIN = b"qunetlab record 1"
@@ -82,7 +83,7 @@ def read_chain(path: Path) -> ReadChain:
 
 def _line(data: bytes) -> Line | None:
     try:
-        return msgspec.json.decode(data, type=Line)
+        return from_json(data, Line)
     except (ValueError, RecursionError):
         return None
 

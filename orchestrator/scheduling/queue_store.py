@@ -23,6 +23,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from orchestrator.decoding import from_json
 from orchestrator.durable import create_file
 from orchestrator.keystore.database import Database
 from orchestrator.scheduling.entries import BlockState, Entry, HistoryLine
@@ -176,13 +177,13 @@ class QueueStore:
     def entry(self, number: int) -> Entry | None:
         """One entry, open or not."""
         rows = self._db.query("SELECT entry FROM entries WHERE number = ?", number)
-        return msgspec.json.decode(rows[0][0], type=Entry) if rows else None
+        return from_json(rows[0][0], Entry) if rows else None
 
     def open_entries(self) -> list[Entry]:
         """Everything that is still in the queue."""
         marks = ", ".join("?" * len(OPEN))
         rows = self._db.query(f"SELECT entry FROM entries WHERE state IN ({marks}) ORDER BY number", *OPEN)
-        return [msgspec.json.decode(blob, type=Entry) for (blob,) in rows]
+        return [from_json(blob, Entry) for (blob,) in rows]
 
     def closed_entries(self, limit: int) -> list[Entry]:
         """The latest of those that are not, newest first."""
@@ -192,7 +193,7 @@ class QueueStore:
             *OPEN,
             limit,
         )
-        return [msgspec.json.decode(blob, type=Entry) for (blob,) in rows]
+        return [from_json(blob, Entry) for (blob,) in rows]
 
     # -- blocks --------------------------------------------------------------------------------------
 
@@ -248,7 +249,7 @@ class QueueStore:
     def suspensions(self) -> list[Suspension]:
         """All that is kept of them."""
         rows = self._db.query("SELECT suspension FROM suspensions ORDER BY first, second")
-        return [msgspec.json.decode(blob, type=Suspension) for (blob,) in rows]
+        return [from_json(blob, Suspension) for (blob,) in rows]
 
     def keep_suspension(self, pair: Pair, suspension: Suspension | None) -> None:
         """What is kept of a pair from here on; None for nothing."""

@@ -33,6 +33,8 @@ from collections.abc import Callable, Iterable
 import msgspec
 from msgspec.structs import replace
 
+from orchestrator.decoding import msgpack_decoder
+
 Pair = tuple[str, str]
 
 
@@ -209,7 +211,7 @@ def load(data: bytes, now_s: float) -> SchedulerState:
     Raises ValueError for anything else.
     """
     try:
-        state = msgspec.msgpack.decode(data, type=SchedulerState)
+        state: SchedulerState = msgpack_decoder(SchedulerState).decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"not a scheduler state: {error}") from error
     return _shifted(state, now_s)

@@ -13,6 +13,8 @@ from typing import Any, TypeVar, overload
 
 import msgspec
 
+from orchestrator.decoding import msgpack_decoder
+
 T = TypeVar("T")
 
 
@@ -34,7 +36,6 @@ def _plain_number(value: object) -> int | float:
 
 
 _ENCODER = msgspec.msgpack.Encoder(enc_hook=_plain_number)
-_DECODERS: dict[Any, msgspec.msgpack.Decoder[Any]] = {}
 
 
 def encode(message: msgspec.Struct) -> bytes:
@@ -70,11 +71,8 @@ def decode(data: bytes | memoryview, type_: Any) -> Any:
     Raises WireError for every input that is not exactly that; the error repeats no byte of the input
     beyond the name of the field concerned.
     """
-    decoder = _DECODERS.get(type_)
-    if decoder is None:
-        decoder = _DECODERS.setdefault(type_, msgspec.msgpack.Decoder(type_))
     try:
-        return decoder.decode(data)
+        return msgpack_decoder(type_).decode(data)
     except (ValueError, RecursionError) as error:
         raise WireError(f"malformed message: {_reason(error)}") from None
 

@@ -11,12 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-import msgspec
-
 from fl.experiments.results import RESULTS_FILE, Results, ResultsError, read_results
 from fl.rounds.run_state import STATE_FILE, RunState, RunStateError, read_state
 from lab.runs.records.gathering import BOOKS_FILE, LEARNING_SERVER, RING, RUN_ROLE
 from lab.runs.testbeds.folder import STATE
+from orchestrator.decoding import from_json
 from orchestrator.events.common import Unknown
 from orchestrator.keystore.errors import StoreError
 from orchestrator.keystore.public_books import PublicBooks, read_books
@@ -137,7 +136,7 @@ class _Reader:
     def books(self, name: str, path: Path) -> PublicBooks | None:
         try:
             if path.name == BOOKS_FILE:
-                return msgspec.json.decode(path.read_bytes(), type=PublicBooks)
+                return from_json(path.read_bytes(), PublicBooks)
             return read_books(path)
         except (StoreError, OSError, ValueError, RecursionError) as error:
             self.missing.append(f"the books of {name}'s key store: {error}")

@@ -29,6 +29,7 @@ from lab.calibration.finding import Finding
 from lab.calibration.keeping import FINDINGS
 from lab.datasets.database import SUFFIX, DatabaseError, readable
 from lab.runs.testbeds.folder import STATE
+from orchestrator.decoding import from_plain
 from orchestrator.events.common import Unknown
 from orchestrator.events.status import RELAY, pair_name
 from orchestrator.records.chain import read_chain
@@ -228,7 +229,7 @@ def _data_sets(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _of_calibration(name: str, told: dict[str, Any]) -> Listed:
-    finding = msgspec.convert(told["finding"], Finding)
+    finding = from_plain(told["finding"], Finding)
     values = ", ".join(
         f"{value} {found.told()}" for value, found in (finding.values or finding.figures).items()
     )

@@ -15,6 +15,7 @@ from fl.experiments.options import OptionsError
 from fl.experiments.results import AbortedRow, RoundRow, RoundTimes, Stall
 from fl.keys.budget import PairLedger
 from lab.runs.supervising.supervised import Run
+from orchestrator.decoding import from_json
 from orchestrator.durable import replace_file
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def read_record(folder: Path) -> LiveRecord:
     """What earlier attempts left; an empty record before the first."""
     path = folder / RECORD_FILE
     try:
-        return msgspec.json.decode(path.read_bytes(), type=LiveRecord)
+        return from_json(path.read_bytes(), LiveRecord)
     except FileNotFoundError:
         return LiveRecord()
     except ValueError as error:
