@@ -40,10 +40,16 @@ for turn in range(40):
         each.join()
     assert not failed, failed
 """
-PLAIN = 'b\'{"type":"%s","inner":[],"text":"x","number":1}\' % name.encode()'
+PLAIN = '{"type": name, "inner": [], "text": "x", "number": 1.0}'
 
 
-@pytest.mark.parametrize("decode", [f"from_json({PLAIN}, kind)", "msgpack_decoder(kind)"])
+@pytest.mark.parametrize(
+    "decode",
+    [
+        f"from_json(msgspec.json.encode({PLAIN}), kind)",
+        f"msgpack_decoder(kind).decode(msgspec.msgpack.encode({PLAIN}))",
+    ],
+)
 def test_threads_that_meet_at_a_type_nobody_has_decoded_do_not_end_the_process(decode: str) -> None:
     """Each made its own decoder once, and a node died of SIGSEGV as it started."""
     done = subprocess.run(
