@@ -41,6 +41,16 @@ def test_what_is_due_is_said_and_nothing_touched(qunetlab: Command, folder: Path
     assert [path.name for path in folder.iterdir()] == ["testbed.toml"]
 
 
+def test_a_refused_step_is_told_where_nothing_was_ever_found(qunetlab: Command, folder: Path) -> None:
+    """No finding, no page; the answer says why, and what to do instead."""
+    said = qunetlab("calibrate", "polarization", "--pair", "alice,bob", "--testbed", str(folder), "--json")
+    assert said.returncode == 1
+    (answer,) = json.loads(said.stdout)["calibrated"]
+    assert "has a polarisation controller" in answer["refused"]
+    assert answer["finding"] is None
+    assert not (folder / "calibrations").exists()
+
+
 def test_a_calibration_ends_in_the_testbed_that_everybody_reads(
     qunetlab: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from turning_ring import EPC
 from uncalibrated_ring import Uncalibrated
 
 from lab.calibration.book import now, read_book
+from lab.calibration.errors import CalibrationRefusedError
 from lab.calibration.keeping import FINDINGS, kept_findings
 from lab.calibration.steps import Step
 from lab.runs.calibrating.rig import Rig, opened_rig
@@ -21,19 +22,25 @@ from lab.runs.calibrating.runner import Outcome, plan, run
 from lab.runs.pages.calibration_page import write_page
 from lab.runs.testbeds.another_ring import another_ring
 from lab.runs.testbeds.folder import template_path
-from lab.testbed import parse_testbed, read_testbed, write_testbed
-from orchestrator.light.calibration.relay_bench import RelayBench
+from lab.testbed import Testbed, parse_testbed, read_testbed, write_testbed
+from orchestrator.light.calibration.parties import RelayParty
+from orchestrator.light.calibration.procedures import RELAY_PROCEDURES
+from orchestrator.light.calibration.relay_bench import MEASURED, RelayBench
+from orchestrator.wire.memory_channel import memory_channel_pair
 from sim_backends.bench import Bench
 from sim_backends.survey import surveyed
 
 PAIR = ("alice", "bob")
 
 
-def turning_ring(folder: Path, controlled: tuple[str, ...], ring_seed: int) -> Uncalibrated:
+def turning_ring(
+    folder: Path, controlled: tuple[str, ...], ring_seed: int, drift: float = 0.0
+) -> Uncalibrated:
     """Two users on fibre that lies anyhow behind the controllers; nothing is calibrated."""
     source = template_path("simulated-four-node")
     data = ring_of_users(read_testbed(source), PAIR, seed=ring_seed)
     data["protocol"] = {**data["protocol"], "slots_per_frame": 1 << 19}
+    data["simulation"]["drift"] = drift
     data["instruments"] += [
         {"name": f"polarization_{owner}", "model": EPC, "owner": owner, "address": "auto"}
         for owner in controlled
@@ -45,11 +52,16 @@ def turning_ring(folder: Path, controlled: tuple[str, ...], ring_seed: int) -> U
 
 
 @contextmanager
-def on_bench(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Rig, Bench]]:
-    """The rig and the bench that is served for it, which alone knows what light does."""
+def on_bench(
+    path: Path, monkeypatch: pytest.MonkeyPatch, physics: Callable[[], float] | None = None
+) -> Iterator[tuple[Rig, Bench]]:
+    """The rig and the bench that is served for it, which alone knows what light does; ``physics``: the clock (s) it drifts by."""
     benches: list[Bench] = []
 
     class Seen(Bench):
+        def __init__(self, testbed: Testbed) -> None:
+            super().__init__(testbed, physics=physics)
+
         def __enter__(self) -> Bench:
             benches.append(self)
             return super().__enter__()
@@ -109,3 +121,40 @@ def test_losses_of_a_station_are_measured_with_its_light_aligned(tmp_path: Path)
             0, abs=0.2
         )
         assert found.station_loss_db == pytest.approx(true["station_loss_db"], abs=0.2)
+
+
+def test_light_that_losses_are_measured_in_is_aligned_though_settings_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six hours later what was kept loses tenths of a decibel, which nothing but a climb finds."""
+    ring = turning_ring(tmp_path, ("relay",), ring_seed=5, drift=1.0)
+    at_s = [0.0]
+    with on_bench(ring.path, monkeypatch, lambda: at_s[0]) as (rig, bench):
+        lost_db = []
+        for why in ("", "", MEASURED):
+            with rig.relay_means().lit(PAIR, why):
+                lost_db.append(-10 * math.log10(bench.ring.light().gaps[0]))
+            at_s[0] = 6 * 3600.0
+    assert lost_db[0] < 0.1
+    assert lost_db[1] > 0.3
+    assert lost_db[2] < 0.1
+
+
+def test_a_station_out_of_the_ring_has_no_turn_over_channels_either(tmp_path: Path) -> None:
+    """Light past everybody is aligned by the relay alone: nothing that a user's controller does is seen in it."""
+    ring = turning_ring(tmp_path, PAIR, ring_seed=5)
+    testbed = ring.testbed()
+    near, far = memory_channel_pair(), memory_channel_pair()
+    seen: list[set[str]] = []
+
+    def look(bench: RelayBench, *_: object) -> None:
+        seen.extend(set(bench.climbers(taken_in)) for taken_in in ((), PAIR))
+        raise CalibrationRefusedError("looked", "no more")
+
+    with opened_rig(ring.path) as rig, pytest.MonkeyPatch.context() as patched:
+        patched.setitem(RELAY_PROCEDURES, Step.REFERENCE, look)
+        with pytest.raises(CalibrationRefusedError):
+            RelayParty(testbed, rig.relay_light, rig.relay).calibrate(
+                Step.REFERENCE, PAIR, (near[1], far[1]), lambda part: None
+            )
+    assert seen == [set(), set(PAIR)]

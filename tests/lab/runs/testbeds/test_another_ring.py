@@ -31,10 +31,13 @@ def test_an_uncalibrated_ring_is_known_as_ordered_and_became_something_else(
     assert first.simulation.spread == 1.0
     built = {each.name: each for each in first.simulation.stations}
     really = {each.name: each for each in ring_of(first).optics.users}
+    became: list[float] = []
     for user in first.users:
         assert (user.v_pi_v, user.rf_gain) == (built[user.name].v_pi_v, built[user.name].rf_gain)
         assert user.position_km == built[user.name].position_km
-        assert abs(really[user.name].v_pi_v / user.v_pi_v - 1) > 1e-4
+        # Of a single user one ring in some hundred draws that little; the seed is fresh.
+        became.append(abs(really[user.name].v_pi_v / user.v_pi_v - 1))
+    assert max(became) > 1e-3
     assert first.users == second.users, "the order is the same"
     assert first.calibration == second.calibration
     assert first.uncertainty.phase_rad == ORDERED_PHASE_RAD
