@@ -8,6 +8,7 @@ thread.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeVar, overload
 
 import msgspec
@@ -15,6 +16,7 @@ import msgspec
 from orchestrator import runtime
 
 T = TypeVar("T")
+D = TypeVar("D")
 
 _MAKING = runtime.lock()
 _JSON: dict[Any, msgspec.json.Decoder[Any]] = {}
@@ -23,19 +25,19 @@ _MSGPACK: dict[Any, msgspec.msgpack.Decoder[Any]] = {}
 
 def msgpack_decoder(kind: Any) -> msgspec.msgpack.Decoder[Any]:
     """The decoder of MessagePack for a type, or a union of types."""
-    found = _MSGPACK.get(kind)
-    if found is None:
-        with _MAKING:
-            found = _MSGPACK.setdefault(kind, msgspec.msgpack.Decoder(kind))
-    return found
+    return _kept(_MSGPACK, msgspec.msgpack.Decoder, kind)
 
 
 def json_decoder(kind: Any) -> msgspec.json.Decoder[Any]:
     """The decoder of JSON for a type, or a union of types."""
-    found = _JSON.get(kind)
+    return _kept(_JSON, msgspec.json.Decoder, kind)
+
+
+def _kept(kept: dict[Any, D], make: Callable[[Any], D], kind: Any) -> D:
+    found = kept.get(kind)
     if found is None:
         with _MAKING:
-            found = _JSON.setdefault(kind, msgspec.json.Decoder(kind))
+            found = kept.setdefault(kind, make(kind))
     return found
 
 

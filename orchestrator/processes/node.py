@@ -61,7 +61,6 @@ from orchestrator.processes.following import Following, telling
 from orchestrator.processes.interlock_causes import sensor_watch
 from orchestrator.processes.node_blocks import (
     Block,
-    Readings,
     auth_heads,
     auth_passed,
     block_lit,
@@ -71,7 +70,7 @@ from orchestrator.processes.node_control import NODE_ERRORS, NodeControl
 from orchestrator.processes.node_store import open_node_store
 from orchestrator.processes.pair_lines import LowWater
 from orchestrator.processes.pair_worker import PairWorker
-from orchestrator.processes.role_records import keep_testbed, lane_books
+from orchestrator.processes.role_records import Readings, keep_testbed, lane_books
 from orchestrator.protocols.block_planning import plan_for
 from orchestrator.records.keeping import Records
 from orchestrator.records.kinds import RoleStopped

@@ -6,7 +6,6 @@ lengths, never bits.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,9 +23,6 @@ from orchestrator.protocols.base import BlockCounts, BlockPlan
 from orchestrator.records.kinds import BlockEnded, Reading, Span, Spent, SymbolCounts
 from orchestrator.wire.fields import REASON_LIMIT
 
-Readings = Callable[[], tuple[Reading, ...]]
-"""How the instruments of the role stand, without asking them."""
-
 
 @dataclass
 class BlockNotes:
@@ -37,7 +33,9 @@ class BlockNotes:
 
     def ended(self, lit: BlockEnded, report: BlockReport, store: KeyStore) -> BlockEnded:
         """The record of the block, ``report`` being the last word about it."""
-        record = replace(lit, stored=report.stored, reason=report.reason, auth=self.auth)
+        record = replace(
+            lit, stored=report.stored, reason=report.reason, interrupted=report.interrupted, auth=self.auth
+        )
         if (result := self.result) is None:
             return record
         return replace(
@@ -115,18 +113,7 @@ def _spent(result: BlockResult) -> Spent | None:
 
 def symbol_counts(counts: BlockCounts) -> SymbolCounts:
     """The counts of a block that is over."""
-    return SymbolCounts(
-        n_announced=counts.n_announced,
-        n_key=counts.n_key,
-        n_test=counts.n_test,
-        n_drawn=counts.n_drawn,
-        test_errors=counts.test_errors,
-        key_errors=counts.key_errors,
-        lost_pulses=counts.lost_pulses,
-        by_labels=counts.by_labels,
-        by_detector=counts.by_detector,
-        test_errors_by_detector=counts.test_errors_by_detector,
-    )
+    return SymbolCounts(**{name: getattr(counts, name) for name in SymbolCounts.__struct_fields__})
 
 
 def placed(store: KeyStore, peer: str, block_id: str, n_bits: int) -> dict[str, Span]:

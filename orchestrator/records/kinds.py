@@ -91,17 +91,27 @@ class RoleStopped(Record, frozen=True, kw_only=True):
     lanes: tuple[LaneBook, ...] = ()
 
 
-class LightServed(Record, frozen=True, kw_only=True):
+class OfLease(Record, frozen=True, kw_only=True):
+    """Base of what is told of one lease, by its users in the order of the ring."""
+
+    epoch: int
+    lease_number: int
+    first: str
+    second: str
+
+    @property
+    def token(self) -> Token:
+        """Which lease."""
+        return self.epoch, self.lease_number
+
+
+class LightServed(OfLease, frozen=True, kw_only=True):
     """A light phase at the relay; ``testbed`` is the digest of the testbed as it was calibrated.
 
     ``announcements`` is that of the digests of all frames' announcements as they were sent, with zeros for the
     ``lost_frames``; see :func:`orchestrator.light.messages.block_digest`.
     """
 
-    epoch: int
-    lease_number: int
-    first: str
-    second: str
     purpose: str
     ok: bool
     reason: str = ""
@@ -114,10 +124,6 @@ class LightServed(Record, frozen=True, kw_only=True):
     light_s: float = 0.0
     wall_s: float = 0.0
     readings: tuple[Reading, ...] = ()
-
-    @property
-    def token(self) -> Token:
-        return self.epoch, self.lease_number
 
 
 class SymbolCounts(msgspec.Struct, frozen=True):
@@ -145,7 +151,7 @@ class Spent(msgspec.Struct, frozen=True):
     eps_auth: float
 
 
-class BlockEnded(Record, frozen=True, kw_only=True):
+class BlockEnded(OfLease, frozen=True, kw_only=True):
     """A block as ``owner``, one of its users, saw it.
 
     ``plan`` is the digest of the plan that both users compared, ``testbed`` that of the testbed it was made from.
@@ -156,13 +162,10 @@ class BlockEnded(Record, frozen=True, kw_only=True):
     """
 
     owner: str
-    epoch: int
-    lease_number: int
-    first: str
-    second: str
     block_id: str
     stored: bool
     reason: str = ""
+    interrupted: bool = False
     testbed: str = ""
     plan: str = ""
     frames: int = 0
@@ -185,10 +188,6 @@ class BlockEnded(Record, frozen=True, kw_only=True):
     readings: tuple[Reading, ...] = ()
 
     @property
-    def token(self) -> Token:
-        return self.epoch, self.lease_number
-
-    @property
     def peer(self) -> str:
         """The other user."""
         return self.second if self.owner == self.first else self.first
@@ -205,23 +204,15 @@ class PartyTold(msgspec.Struct, frozen=True):
     light_s: float
 
 
-class LeaseEnded(Record, frozen=True, kw_only=True):
+class LeaseEnded(OfLease, frozen=True, kw_only=True):
     """A lease that was granted, as the orchestrator saw it; ``entry`` of the queue, if it was for one."""
 
-    epoch: int
-    lease_number: int
-    first: str
-    second: str
     purpose: str
     ok: bool
     reason: str = ""
     entry: int | None = None
     ring_s: float = 0.0
     told: tuple[PartyTold, ...] = ()
-
-    @property
-    def token(self) -> Token:
-        return self.epoch, self.lease_number
 
 
 class PadsTaken(Record, frozen=True, kw_only=True):

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from failing_queue import FailingDatabase, FailingStore
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -22,7 +23,7 @@ from orchestrator.scheduling import entries as rules
 from orchestrator.scheduling import queue_store
 from orchestrator.scheduling.entries import Entry, QueueError, Work
 from orchestrator.scheduling.leases import Lease, Outcome
-from orchestrator.scheduling.queue_store import HISTORY_DAYS, QUEUE_FILE, QueueDatabase, QueueStore
+from orchestrator.scheduling.queue_store import HISTORY_DAYS, QUEUE_FILE, QueueStore
 from orchestrator.scheduling.ring_queue import FORGET_EVERY_S, REPORT_PATIENCE_S, WRITE_AGAIN_S, RingQueue
 from orchestrator.scheduling.ring_schedule import RingSchedule
 from orchestrator.scheduling.turns import NextLease, Turns
@@ -31,23 +32,6 @@ from orchestrator.wire.messages import KEY
 AB, AC, BC = PAIRS = (("alice", "bob"), ("alice", "carol"), ("bob", "carol"))
 STEPS = ("phase", "visibility")
 BLOCK_BITS = 100
-
-
-class FailingDatabase(QueueDatabase):
-    """Fails every write while ``full``, as a full disk does."""
-
-    full = False
-
-    def write(self, sql: str, *values: object) -> int:
-        if FailingDatabase.full and not sql.startswith("BEGIN"):
-            failure = sqlite3.OperationalError("injected")
-            failure.sqlite_errorname = "SQLITE_FULL"
-            raise self.failure("write", failure) from failure
-        return super().write(sql, *values)
-
-
-class FailingStore(QueueStore):
-    database_class = FailingDatabase
 
 
 class World:

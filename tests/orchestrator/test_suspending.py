@@ -2,39 +2,22 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from failing_queue import FailingDatabase, FailingStore
 
 from orchestrator.scheduling import suspending
 from orchestrator.scheduling.entries import Entry, QueueError, Work
 from orchestrator.scheduling.leases import Lease, Outcome
-from orchestrator.scheduling.queue_store import QUEUE_FILE, QueueDatabase, QueueStore
+from orchestrator.scheduling.queue_store import QUEUE_FILE
 from orchestrator.scheduling.ring_queue import RingQueue
 from orchestrator.scheduling.suspending import IN_A_ROW, Suspensions
 from orchestrator.wire.messages import calibration
 
 AB, AC = PAIRS = (("alice", "bob"), ("alice", "carol"))
 RUNNABLE = ("phase", "visibility")
-
-
-class FailingDatabase(QueueDatabase):
-    """Takes nothing while ``full``."""
-
-    full = False
-
-    def write(self, sql: str, *values: object) -> int:
-        if FailingDatabase.full and not sql.startswith("BEGIN"):
-            failure = sqlite3.OperationalError("injected")
-            failure.sqlite_errorname = "SQLITE_FULL"
-            raise self.failure("write", failure) from failure
-        return super().write(sql, *values)
-
-
-class FailingStore(QueueStore):
-    database_class = FailingDatabase
 
 
 class World:

@@ -57,6 +57,18 @@ class Asking:
         said = ", ".join(f"{who} says {value}" for who, value in values.items())
         return self.that(all(each == told[0] for each in told), f"{what} differs: {said}", where, means)
 
+    def same_figures(
+        self,
+        who: tuple[str, str],
+        figures: dict[str, tuple[object, object]],
+        of: str,
+        where: str,
+        means: str,
+    ) -> None:
+        """Look at several facts that two tell ``of`` the same thing, by name."""
+        for name, values in figures.items():
+            self.same(f"{name} {of}", dict(zip(who, values, strict=True)), where, means)
+
     def note(self, text: str) -> None:
         """Something to know that is no inconsistency: what is missing here, or what a kill left."""
         self._notes[text] = None

@@ -82,17 +82,17 @@ def _results(ask: Asking, case: Case) -> None:
                 False, f"round {record.round} is missing", RESULTS, "a round was left out of the results"
             )
             continue
-        for name, values in (
-            ("accuracy", (row.accuracy, record.accuracy)),
-            ("loss", (row.loss, record.loss)),
-            ("key bits", (row.key_bits, record.key_bits_used)),
-        ):
-            ask.same(
-                f"{name} of round {record.round}",
-                {"the results": values[0], "the server": values[1]},
-                f"{RESULTS}, {case.place(server.folder)}/run.json",
-                "a figure of the results was edited",
-            )
+        ask.same_figures(
+            ("the results", "the server"),
+            {
+                "accuracy": (row.accuracy, record.accuracy),
+                "loss": (row.loss, record.loss),
+                "key bits": (row.key_bits, record.key_bits_used),
+            },
+            f"of round {record.round}",
+            f"{RESULTS}, {case.place(server.folder)}/run.json",
+            "a figure of the results was edited",
+        )
         ask.that(
             row.exact is not False,
             f"the sum of round {record.round} was not the plain sum",
@@ -137,21 +137,19 @@ def _pair_row(ask: Asking, ring: Ring, row: dict[str, Any]) -> None:
     stored = [block for block in blocks if block.stored and block.counts is not None]
     sifted = sum(block.counts.n_key for block in stored if block.counts is not None)
     qber = sum((block.qber or 0.0) * block.counts.n_key for block in stored if block.counts is not None)
-    lit = sum(block.pulses for block in blocks)
-    counted = sum(block.pulses for block in blocks if block.counts is not None)
-    figures = {
-        "secret bits": (row["secret_bits"], sum(block.secret_bits for block in stored)),
-        "sifted bits": (row["sifted_bits"], sifted),
-        # A block that the end of the run interrupted is on record, and in no report.
-        "pulses": (row["pulses"], counted if row["pulses"] == counted else lit),
-    }
-    for name, (told, recorded) in figures.items():
-        ask.same(
-            f"{name} of {first}-{second}",
-            {"the report": told, f"{first}'s records": recorded},
-            f"{REPORT}, {ring.name}/{first}",
-            "a figure of the report was edited, or a block was",
-        )
+    # A block that the end of the run interrupted is on record, and in no report.
+    pulses = sum(block.pulses for block in blocks if not block.interrupted)
+    ask.same_figures(
+        ("the report", f"{first}'s records"),
+        {
+            "secret bits": (row["secret_bits"], sum(block.secret_bits for block in stored)),
+            "sifted bits": (row["sifted_bits"], sifted),
+            "pulses": (row["pulses"], pulses),
+        },
+        f"of {first}-{second}",
+        f"{REPORT}, {ring.name}/{first}",
+        "a figure of the report was edited, or a block was",
+    )
     ask.that(
         math.isclose(row["qber"], qber / sifted if sifted else 0.0, rel_tol=1e-9, abs_tol=1e-15),
         f"QBER of {first}-{second} is told as {row['qber']:.6g}; its blocks have {qber / sifted if sifted else 0.0:.6g}",

@@ -87,20 +87,20 @@ def check_rounds(case: Case) -> Check:
             where,
             "a round number is spent once",
         )
-        for name, values in (
-            ("accuracy", (record.accuracy, kept.accuracy)),
-            ("loss", (record.loss, kept.loss)),
-            ("key bits", (record.key_bits_used, kept.key_bits)),
-            ("uploaded bytes", (record.upload_bytes, kept.upload_bytes)),
-            ("participants", (record.participants, kept.participants)),
-            ("survivors", (record.survivors, kept.survivors)),
-        ):
-            ask.same(
-                f"{name} of round {record.round}",
-                {"the run's state": values[0], "the record": values[1]},
-                f"{state}, {where}",
-                "a figure of a round was edited after it ended",
-            )
+        ask.same_figures(
+            ("the run's state", "the record"),
+            {
+                "accuracy": (record.accuracy, kept.accuracy),
+                "loss": (record.loss, kept.loss),
+                "key bits": (record.key_bits_used, kept.key_bits),
+                "uploaded bytes": (record.upload_bytes, kept.upload_bytes),
+                "participants": (record.participants, kept.participants),
+                "survivors": (record.survivors, kept.survivors),
+            },
+            f"of round {record.round}",
+            f"{state}, {where}",
+            "a figure of a round was edited after it ended",
+        )
     for learning in case.learning:
         known = {record.round for record in learning.state.rounds}
         for number, told in told_of(case, learning.state.config.run_id).items():
@@ -196,17 +196,17 @@ def check_uploads(case: Case) -> Check:
             if given is None:
                 ask.note(f"round {record.round}: {client} has no upload on record here")
                 continue
-            for what, values in (
-                ("the upload", (given.upload, digest)),
-                ("the context", (given.context, kept.context)),
-                ("the model that it began with", (given.model, kept.model)),
-            ):
-                ask.same(
-                    f"{what} of {client} in round {record.round}",
-                    {client: values[0][:16], "the server": values[1][:16]},
-                    f"{at}, {where}",
-                    "the server summed another update than this client gave, or one record was edited",
-                )
+            ask.same_figures(
+                (client, "the server"),
+                {
+                    "the upload": (given.upload[:16], digest[:16]),
+                    "the context": (given.context[:16], kept.context[:16]),
+                    "the model that it began with": (given.model[:16], kept.model[:16]),
+                },
+                f"of {client} in round {record.round}",
+                f"{at}, {where}",
+                "the server summed another update than this client gave, or one record was edited",
+            )
         if set(kept.uploads) <= set(told.updates) and not learning.state.config.protection.thresholds:
             given_bytes = sum(told.updates[client][0].upload_bytes for client in kept.uploads)
             ask.that(
