@@ -118,9 +118,11 @@ def reading_slots(testbed: Testbed) -> int:
 
 
 def align(meter: Meter, climbers: Iterable[Climber], usual: float = 1.0, why: str = "") -> float:
-    """Have everybody climb who must; returns the share of the planned light that arrives then, ``usual`` where none is planned.
+    """Have everybody climb who must; returns the share of the planned light that arrives when all are aligned.
 
-    ``usual`` is the share when all were aligned; ``why`` says what all climb for, empty where only those do that must.  LightAborted where light is still missing, and where somebody gives up.
+    ``usual`` is what that was; it stands where no light is planned, and where not all have climbed: each of these leaves what
+    the others lost, and would be taken for usual with the next.  ``why`` says what all climb for, empty where only those do
+    that must.  LightAborted where light is still missing, and where somebody gives up.
     """
     if meter.planned_cps and (share := meter.share()) < usual * 10 ** (-LOST_DB / 10):
         why = f"{share:.0%} of the planned light arrives, and {usual:.0%} did when it was aligned"
@@ -136,7 +138,7 @@ def align(meter: Meter, climbers: Iterable[Climber], usual: float = 1.0, why: st
             f"{share:.1%} of the planned light arrives with polarisation aligned: do both stations let light through, is a "
             "station taken in that should be bypassed?"
         )
-    return share
+    return share if why else usual
 
 
 def tell_others(channels: Sequence[Channel]) -> None:

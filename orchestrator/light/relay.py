@@ -120,6 +120,7 @@ class RelayLight:
             self._testbed = testbed
             self._launching.use(testbed)
             self._tracking = PulseTracking()
+            self._usual.clear()
             self.set_up()
 
     def set_up(self) -> None:
@@ -216,9 +217,7 @@ class RelayLight:
             tell_others(channels)
             on_aligning(part)
 
-        meter = Meter(
-            self._testbed, Exposures(self._testbed, self._tagger), 2 * plan.detector_cps, meanwhile=meanwhile
-        )
+        meter = Meter(self._testbed, self._exposures(), 2 * plan.detector_cps, meanwhile=meanwhile)
         self._usual[plan.pair] = align(meter, climbers, self._usual.get(plan.pair, 1.0))
         self._tagger.restart_streams()
 
@@ -255,15 +254,18 @@ class RelayLight:
 
     def _arriving(self) -> float:
         """Counts per slot of the light of either direction, with all modulators at rest."""
-        exposures = Exposures(
+        delays_ps = self._tracking.delays_ps(self._testbed.calibration.detector_delays_ps)
+        counted = self._exposures().gated(clicks=LEVEL_CLICKS, longest_s=LEVEL_S, delays_ps=delays_ps)
+        return counted.arriving
+
+    def _exposures(self) -> Exposures:
+        return Exposures(
             self._testbed,
             self._tagger,
             timeout_s=self._timeout_s,
             pause=self._pause,
             clock=self._clock,
         )
-        delays_ps = self._tracking.delays_ps(self._testbed.calibration.detector_delays_ps)
-        return exposures.gated(clicks=LEVEL_CLICKS, longest_s=LEVEL_S, delays_ps=delays_ps).arriving
 
     def _record(self) -> Times:
         """One frame: trigger, wait for its end, read the time stamps of both detectors (1-d int64, ps)."""
