@@ -25,14 +25,13 @@ from typing import TYPE_CHECKING
 
 from lab.runs.testbeds.folder import find_testbed
 from lab.testbed import Testbed, UnknownNameError, load_testbed
+from orchestrator.events.status import RELAY
 
 if TYPE_CHECKING:
     from qcodes.station import Station
 
     from drivers.base import LabInstrument
     from lab.runs.sessions import Session
-
-RELAY = "relay"
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,10 @@ from qcodes.parameters import Parameter
 
 from drivers.kinds import PhaseModulator
 from lab import needs
-from lab.runs.sessions import RELAY, Session, sensors_watched
+from lab.runs.sessions import Session, sensors_watched
 from lab.testbed import Testbed
 from orchestrator import runtime
+from orchestrator.events.status import RELAY
 from orchestrator.light.clicks import BOTH, D1_ONLY, D2_ONLY, tags_to_clicks
 from orchestrator.light.launching import Launching, RelayInstruments, planned_light
 from orchestrator.light.own_station import OWN_DIRECTION, OwnStation, StationInstruments

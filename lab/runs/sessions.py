@@ -28,10 +28,10 @@ from lab.interlock.watching import watching
 from lab.runs.testbeds.folder import STATE
 from lab.station import Station
 from lab.testbed import Testbed
+from orchestrator.events.status import RELAY
 from orchestrator.light.own_station import StationInstruments
 from orchestrator.processes.interlock_causes import detector_watch, sensor_watch
 
-RELAY = "relay"
 POLL_S = 0.2
 
 

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from drivers.links.errors import InstrumentRefusedError, NotReadyError
 from lab.testbed import Testbed
 from orchestrator import runtime
+from orchestrator.events.status import RELAY
 from orchestrator.light.aligning import Climber, Meter, align, own_climber, tell_others, user_climber
 from orchestrator.light.calibration.exposures import Exposures
 from orchestrator.light.clicks import tags_to_clicks
@@ -41,7 +42,7 @@ from orchestrator.light.messages import (
 )
 from orchestrator.light.recording import PS_PER_S, Times, frame_record_ps, recorded
 from orchestrator.light.tracking.correction import OnCorrection
-from orchestrator.light.tracking.polarization import RELAY, OwnPolarization, parties
+from orchestrator.light.tracking.polarization import OwnPolarization, parties
 from orchestrator.light.tracking.polarization_kept import KeptSettings
 from orchestrator.light.tracking.pulses import PulseTracking
 from orchestrator.wire.channel import Channel

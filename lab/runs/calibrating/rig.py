@@ -21,10 +21,11 @@ from lab.calibration.finding import Finding
 from lab.calibration.steps import Step
 from lab.light_of import ring_light
 from lab.runs.calibrating.hands import Hands, NoHands
-from lab.runs.sessions import RELAY, opened_session, sensors_watched
+from lab.runs.sessions import opened_session, sensors_watched
 from lab.runs.testbeds.folder import STATE
 from lab.station import Station
 from lab.testbed import AUTO, Testbed, parse_testbed, read_testbed
+from orchestrator.events.status import RELAY
 from orchestrator.light.aligning import Climber, own_climber
 from orchestrator.light.calibration.means import Pair
 from orchestrator.light.calibration.parties import Part, RelayParty, UserParty

@@ -1,8 +1,8 @@
 """Calibrations one after the other: which are due, what each rests on, and where its findings go.
 
 A finding is kept as a file of its own, with raw counts and curves, and its values go into the book beside the testbed
-file; its owner's database has it as a data set (:mod:`lab.datasets`).  Nothing of a step that was refused is kept.  A session that ends early has done what it has done: the same command
-goes on with what is missing or stale.
+file; its owner's database has it as a data set (:mod:`lab.datasets`).  Nothing of a step that was refused is kept.  A
+session that ends early has done what it has done: the same command goes on with what is missing or stale.
 """
 
 from __future__ import annotations

@@ -14,11 +14,12 @@ from typing import Protocol
 from lab.light_budget import all_bypassed
 from lab.light_of import pair_light, ring_light
 from lab.testbed import Testbed
+from orchestrator.events.status import RELAY
 from orchestrator.light.aligning import Climber, Meter, align, own_climber
 from orchestrator.light.calibration.exposures import Exposures
 from orchestrator.light.launching import Launching, PlannedLight, RelayInstruments
 from orchestrator.light.own_station import Direction
-from orchestrator.light.tracking.polarization import RELAY, OwnPolarization
+from orchestrator.light.tracking.polarization import OwnPolarization
 from orchestrator.protocols.block_planning import plan_for
 
 DIM = 0.01

@@ -33,13 +33,13 @@ from lab.calibration.polarization_hold import WALK_RAD, Hold
 from lab.needs import POLARIZATION
 from lab.testbed import Testbed
 from orchestrator import runtime
+from orchestrator.events.status import RELAY
 from orchestrator.light.tracking.correction import Correction, OnCorrection
 from orchestrator.light.tracking.polarization_kept import Kept, KeptSettings
 from orchestrator.randomness import local_generator
 
 logger = logging.getLogger(__name__)
 
-RELAY = "relay"
 FRAMES_A_TURN = 2
 LOOK_DB = 0.03
 """May be lost by a controller before frames are played beside its setting."""
