@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,7 +22,7 @@ from msgspec import structs
 from lab.calibration.book import book_path
 from lab.calibration.finding import Curve, Finding
 from lab.calibration.keeping import FINDINGS
-from lab.datasets.database import SUFFIX, whole, writable
+from lab.datasets.database import SUFFIX, column_name, whole, writable
 
 if TYPE_CHECKING:
     from qcodes.dataset import ParamSpec
@@ -149,9 +148,9 @@ def _of_curve(curve: Curve, suffix: str) -> _Columns:
     found = {}
     for kind, lines in (("", curve.measured), ("fitted", curve.fitted), ("sigma", curve.sigma)):
         for line, values in lines.items():
-            name = "_".join(filter(None, (_identifier(line), _identifier(y_label), kind))) + suffix
+            name = "_".join(filter(None, (column_name(line), column_name(y_label), kind))) + suffix
             found[name] = (", ".join(filter(None, (f"{line}: {y_label}", kind))), y_unit, values)
-    return _Columns(_identifier(x_label) + suffix, x_label, x_unit, curve.x, found)
+    return _Columns(column_name(x_label) + suffix, x_label, x_unit, curve.x, found)
 
 
 def _point(finding: Finding, at: datetime) -> _Columns:
@@ -168,9 +167,3 @@ def _point(finding: Finding, at: datetime) -> _Columns:
 def _label_and_unit(text: str) -> tuple[str, str]:
     label, mark, unit = text.rpartition(" / ")
     return (label, unit) if mark else (text, "")
-
-
-def _identifier(text: str) -> str:
-    """As the names of QCoDeS' parameters must be."""
-    name = re.sub(r"\W+", "_", text, flags=re.ASCII).strip("_")
-    return name if name.isidentifier() else f"of_{name}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -32,6 +33,12 @@ class DatabaseError(Exception):
     def __init__(self, path: Path, what: str, check: str, *, full: bool = False) -> None:
         self.full = full
         super().__init__(f"{path}: {what}; {check}")
+
+
+def column_name(text: str) -> str:
+    """``text`` as the names of QCoDeS' parameters must be."""
+    name = re.sub(r"\W+", "_", text, flags=re.ASCII).strip("_")
+    return name if name.isidentifier() else f"of_{name}"
 
 
 @contextmanager

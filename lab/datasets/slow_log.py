@@ -21,7 +21,7 @@ from typing import TypeAlias
 
 from lab.alarms.book import Observed
 from lab.alarms.table import AlarmRow
-from lab.datasets.database import SUFFIX, DatabaseError, whole, writable
+from lab.datasets.database import SUFFIX, DatabaseError, column_name, whole, writable
 from orchestrator import runtime
 from orchestrator.events.process import Tracked
 from orchestrator.events.status import AlarmName
@@ -82,7 +82,7 @@ class SlowLog:
     def correction(self, event: Tracked) -> None:
         """Something that drifts was corrected."""
         label = f"{event.what}, corrected, with {event.first} and {event.second}"
-        name = _identifier(f"{event.what} {event.first} {event.second}")
+        name = column_name(f"{event.what} {event.first} {event.second}")
         self._wait([(_wall_s(), {Quantity(name, label, event.unit): event.after})])
 
     def _wait(self, rows: list[Row], *, before: bool = False) -> None:
@@ -93,7 +93,7 @@ class SlowLog:
     def _quantity(self, observed: Observed) -> Quantity:
         row = self._table[observed.name]
         of = [each for each in (observed.peer, observed.part) if each]
-        return Quantity(_identifier(" ".join((observed.name, *of))), ", ".join((row.what, *of)), row.unit)
+        return Quantity(column_name(" ".join((observed.name, *of))), ", ".join((row.what, *of)), row.unit)
 
     def flush(self) -> None:
         """Write what waits.  Raises DatabaseError, and then what was not written waits on."""
@@ -175,8 +175,3 @@ def _wall_s() -> float:
 
 def _day(at_s: float) -> str:
     return f"{datetime.fromtimestamp(at_s, UTC):%Y-%m-%d}"
-
-
-def _identifier(text: str) -> str:
-    """As the names of QCoDeS' parameters must be; alarms and users have letters in front."""
-    return re.sub(r"\W+", "_", text, flags=re.ASCII)
