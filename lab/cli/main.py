@@ -17,6 +17,7 @@ from click.core import ParameterSource
 from lab.cli.alarms_app import alarms_app
 from lab.cli.audit import audit
 from lab.cli.calibrate_app import calibrate_command
+from lab.cli.dashboard import dashboard
 from lab.cli.instruments_app import instruments_app
 from lab.cli.keys_app import keys_app
 from lab.cli.learning_app import compare, data_app, demo, fl_app, train
@@ -252,6 +253,7 @@ for command in (demo, train, compare):
     app.command()(command)
 app.command("calibrate")(calibrate_command)
 app.command("audit")(audit)
+app.command("dashboard")(dashboard)
 
 
 @app.command()

@@ -1,0 +1,43 @@
+"""``qunetlab dashboard``: the control room of a testbed, in a browser, until Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from typing import Annotated
+
+import typer
+
+from lab.cli.options import Json, SecretsPath, StatePath, TestbedPath, show
+
+DEFAULT_LISTEN = "127.0.0.1:8642"
+
+
+def dashboard(
+    testbed: TestbedPath,
+    secrets: SecretsPath = None,
+    state: StatePath = None,
+    listen: Annotated[
+        str,
+        typer.Option(
+            help="HOST:PORT; everybody who reaches it may look and stop, so this machine by default."
+        ),
+    ] = DEFAULT_LISTEN,
+    as_json: Json = False,
+) -> None:
+    """The control room in a browser: what the ring does, with every value's age; stopping it; its queue."""
+    from lab.dashboard.serving import serve
+    from lab.runs.supervising.supervisor import watch_parent
+    from lab.runs.testbeds.machine import Machine
+
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    watch_parent(stop.set)
+    machine = Machine(testbed, state)
+
+    def ready(url: str, token: str) -> None:
+        text = f"{url}\nActions other than stopping ask for this token: {token}\nCtrl-C ends the dashboard; the ring goes on."
+        show({"ready": True, "url": url}, as_json, text)
+
+    raise typer.Exit(serve(machine, secrets, listen, stop, ready))

@@ -1,0 +1,90 @@
+// The frame of every page: navigation, clock, theme, banner, the stop button; and which page is shown.
+
+import { h, say } from "/static/dom.js";
+import { ago } from "/static/format.js";
+import { Store } from "/static/store.js";
+
+const PAGES = [["", "Wall"], ["ring", "Ring"], ["pairs", "Pairs"], ["queue", "Queue"], ["instruments", "Instruments"],
+  ["calibration", "Calibration"], ["training", "Training"], ["runs", "Runs"], ["attacks", "Attacks"], ["log", "Log"]];
+const REDRAW_MS = 250;
+const LOST_S = 1.8;
+const STALE_S = 5;
+
+const store = new Store();
+const element = (id) => document.getElementById(id);
+let page = null;
+let changed = new Set();
+
+function frame() {
+  const here = location.pathname.slice(1);
+  element("nav").append(...PAGES.map(([path, title]) =>
+    h("a", { href: `/${path}`, "aria-current": path === here ? "page" : null, "data-page": path }, title)));
+  element("theme").addEventListener("click", turnTheme);
+  element("stop").addEventListener("click", stop);
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey && event.shiftKey && event.key.toLowerCase() === "s") {
+      event.preventDefault();
+      stop();
+    }
+  });
+  const theme = localStorage.getItem("theme");
+  if (theme) document.documentElement.dataset.theme = theme;
+}
+
+function turnTheme() {
+  const dark = document.documentElement.dataset.theme
+    ? document.documentElement.dataset.theme === "dark"
+    : matchMedia("(prefers-color-scheme: dark)").matches;
+  document.documentElement.dataset.theme = dark ? "light" : "dark";
+  localStorage.setItem("theme", document.documentElement.dataset.theme);
+}
+
+async function stop() {
+  const told = element("stopped");
+  told.hidden = false;
+  told.className = "pending";
+  say(told, "Stopping: light off at every role of this machine ...");
+  try {
+    const answer = await (await fetch("/api/stop", { method: "POST" })).json();
+    told.className = answer.ok ? "good" : "bad";
+    say(told, answer.error ?? answer.roles.map((each) => each.text).join("\n"));
+  } catch (error) {
+    told.className = "bad";
+    say(told, `The dashboard does not answer (${error.message}). At the machine: qunetlab stop TESTBED, or the laser's key switch.`);
+  }
+}
+
+function tick() {
+  const silence = store.silence();
+  const lost = !store.connected || silence > LOST_S;
+  const link = store.get("link");
+  const heard = store.age("heard");
+  const mute = heard !== null && heard > LOST_S;
+  const text = lost ? `No connection to the dashboard for ${ago(silence)}; trying again. What is shown is old.`
+    : link ? `No link to the orchestrator: ${link}`
+      : mute ? `The orchestrator has said nothing for ${ago(heard)}.` : "";
+  element("banner").hidden = !text;
+  say(element("banner"), text);
+  document.body.classList.toggle("stale", silence > STALE_S || (heard ?? 0) > STALE_S);
+  say(element("clock"), new Date().toLocaleTimeString("en-GB"));
+  const name = store.get("testbed")?.name;
+  if (name) {
+    say(element("name"), name);
+    document.title = `${name}: ${document.querySelector("#nav [aria-current]")?.textContent ?? "qunetlab"}`;
+  }
+  page?.update(changed);
+  changed = new Set();
+}
+
+async function show() {
+  const here = location.pathname.slice(1);
+  const module = await import(`/static/pages/${here || "wall"}.js`);
+  page = module.mount(element("main"), store);
+  tick();
+}
+
+frame();
+store.listeners.add((keys) => { for (const key of keys) changed.add(key); });
+store.connect();
+setInterval(tick, REDRAW_MS);
+show();

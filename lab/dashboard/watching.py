@@ -1,0 +1,126 @@
+"""What the hub tells an observer, onto the board: one thread that never gives up.
+
+Keys: ``link`` (what stands between us and the hub, empty while all is well), ``heard`` (age of the last word is that of this
+key), ``verdict``, ``testbed``, and ``item/ROLE/KIND/...`` for each item of status with the names that it is about.
+A log of sentences goes under ``log/NUMBER``, the newest :data:`LOG_KEPT`.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from lab.dashboard.board import Board
+from lab.runs.following import view
+from lab.runs.following.document import Said
+from lab.runs.following.observer import Heard, Observer, ObserverError
+from lab.runs.following.verdict import Verdict, verdict
+from lab.testbed import Testbed
+from orchestrator.events.status import RingStatus, Stock
+
+logger = logging.getLogger(__name__)
+POLL_S = 0.1
+CONNECT_S = 1.0
+AGAIN_S = 0.5
+LOG_KEPT = 300
+QUIET = (RingStatus, Stock)
+"""Kinds that come again and again and say nothing new: no line of the log."""
+
+
+class Watch:
+    """Follows the hub of a testbed until :meth:`close`; ``retry`` makes an observer or raises ObserverError."""
+
+    def __init__(
+        self,
+        board: Board,
+        testbed: Testbed,
+        secrets: Path,
+        connect: Callable[..., Observer] = Observer.connect,
+    ) -> None:
+        self._board, self._testbed, self._secrets, self._connect = board, testbed, secrets, connect
+        self._ending = threading.Event()
+        self._log: deque[str] = deque()
+        self._logged = 0
+        self._said: tuple[str, str] | None = None
+        board.put("testbed", described(testbed))
+        self._thread = threading.Thread(target=self._follow, name="dashboard-watch", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """End, and wait for it."""
+        self._ending.set()
+        self._thread.join()
+
+    def _follow(self) -> None:
+        while not self._ending.is_set():
+            try:
+                with self._connect(self._testbed, self._secrets, CONNECT_S) as observer:
+                    self._listen(observer)
+            except ObserverError as error:
+                self._board.put("link", str(error))
+                self._tell(Verdict("no answer", 0.0, str(error)))
+                self._ending.wait(AGAIN_S)
+            except Exception as error:
+                # Nobody would notice a thread that ended: the page says what happened, and it goes on.
+                logger.exception("watching the hub failed")
+                self._board.put("link", f"the dashboard itself failed: {error}")
+                self._ending.wait(AGAIN_S)
+
+    def _listen(self, observer: Observer) -> None:
+        while not self._ending.is_set():
+            news = observer.poll(POLL_S)
+            for heard in news:
+                self._note(heard)
+            if observer.synced:
+                present = {key_of(heard) for heard in observer.heard.values()}
+                for key in set(self._board.keys("item/")) - present:
+                    self._board.drop(key)
+            facts = observer.facts()
+            if news:
+                self._board.put("heard", True, at_s=time.monotonic() - facts.heard_s)
+            self._board.put("link", facts.link)
+            self._tell(verdict(facts))
+
+    def _note(self, heard: Heard) -> None:
+        self._board.put(key_of(heard), msgspec.to_builtins(heard.item), at_s=heard.since_s)
+        if not isinstance(heard.item, QUIET):
+            self.log(type(heard.item).__name__, heard.role, view.change(heard))
+
+    def log(self, kind: str, role: str, text: str) -> None:
+        """One line more."""
+        key = f"log/{self._logged:09d}"
+        self._logged += 1
+        self._board.put(key, {"kind": kind, "role": role, "text": text, "clock": time.time()})
+        self._log.append(key)
+        while len(self._log) > LOG_KEPT:
+            self._board.drop(self._log.popleft())
+
+    def _tell(self, said: Verdict) -> None:
+        if (said.state, said.text) != self._said:
+            self._said = said.state, said.text
+            self._board.put("verdict", msgspec.to_builtins(Said.of(said)), at_s=time.monotonic() - said.age_s)
+
+
+def key_of(heard: Heard) -> str:
+    """Where on the board an item stands."""
+    return "/".join(("item", heard.role, *heard.item.subject))
+
+
+def described(testbed: Testbed) -> dict[str, object]:
+    """What the pages draw from: names, topology and limits; all of it stands in the public file."""
+    return {
+        "name": testbed.name,
+        "description": testbed.description,
+        "users": list(testbed.user_names()),
+        "pairs": [list(pair) for pair in testbed.pairs()],
+        "simulated": testbed.simulation is not None,
+    }

@@ -1,0 +1,79 @@
+"""Whoever follows the board holds what it holds, from any number on and after any pause."""
+
+from __future__ import annotations
+
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lab.dashboard import board as board_module
+from lab.dashboard.board import Board
+
+KEYS = st.sampled_from("abcdef")
+STEPS = st.lists(st.tuples(st.sampled_from(["put", "drop", "ask"]), KEYS, st.integers(0, 3)), max_size=60)
+
+
+class Browser:
+    """What ``store.js`` does."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, object] = {}
+        self.number, self.instance = 0, ""
+        self.wholes = 0
+
+    def ask(self, board: Board) -> None:
+        number, text = board.since(self.number, self.instance)
+        told = json.loads(text)
+        assert told["number"] == number
+        if told["whole"]:
+            self.held.clear()
+            self.wholes += 1
+        for key in told["gone"]:
+            self.held.pop(key, None)
+        self.held.update({key: value for key, (_, value) in told["set"].items()})
+        self.number, self.instance = number, told["instance"]
+
+
+@given(STEPS, st.integers(0, 4))
+def test_a_browser_holds_what_the_board_holds(steps: list[tuple[str, str, int]], gone_kept: int) -> None:
+    board, browser, late, held = Board(lambda: 1.0), Browser(), Browser(), {}
+    before, board_module.GONE_KEPT = board_module.GONE_KEPT, gone_kept
+    try:
+        for what, key, value in steps:
+            if what == "put":
+                board.put(key, value)
+                held[key] = value
+            elif what == "drop":
+                board.drop(key)
+                held.pop(key, None)
+            else:
+                browser.ask(board)
+                assert browser.held == held
+        late.ask(board)
+        browser.ask(board)
+        assert late.held == browser.held == held
+    finally:
+        board_module.GONE_KEPT = before
+
+
+def test_what_did_not_change_is_not_told_again() -> None:
+    board, browser = Board(lambda: 1.0), Browser()
+    board.put("a", 1)
+    browser.ask(board)
+    number = board.number
+    board.put("a", 1)
+    assert board.number == number
+    board.put("b", 2)
+    assert json.loads(board.since(browser.number, browser.instance)[1])["set"] == {"b": [1.0, 2]}
+
+
+def test_another_board_tells_everything() -> None:
+    browser, first, second = Browser(), Board(lambda: 1.0), Board(lambda: 1.0)
+    first.put("a", 1)
+    browser.ask(first)
+    second.put("b", 2)
+    second.put("c", 3)
+    browser.ask(second)
+    assert browser.held == {"b": 2, "c": 3}
+    assert browser.wholes == 2
