@@ -99,9 +99,13 @@ def test_gain_and_error_rate_over_light_and_visibility(x: float, visibility: flo
 @pytest.mark.long
 @pytest.mark.parametrize("x", [1.58e-3, 2.8e-4])
 def test_gain_and_error_rate_at_full_size(x: float) -> None:
-    """1e9 pulses in frames of 2^22."""
+    """1e9 pulses in frames of 2^22: eight frames of symbols, each lit thirty times, as symbols cost more than light."""
     ring = dimmed(replace(CLEAN, visibility=0.99), x)
-    parts = [played(ring, "X", 1 << 22, seed) for seed in range(240)]
+    parts = []
+    for first in range(0, 240, 30):
+        a, b = of_basis("X", 2 * first, 1 << 22), of_basis("X", 2 * first + 1, 1 << 22)
+        drives = {"alice": frame("alice", "ccw", a), "bob": frame("bob", "cw", b)}
+        parts += [count(ring, a, b, drives, seed=first + again) for again in range(30)]
     total = Counted(
         sum(part.right for part in parts), sum(part.wrong for part in parts), sum(part.of for part in parts)
     )
