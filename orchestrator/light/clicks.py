@@ -106,14 +106,12 @@ def tags_to_clicks(
     a gate from a pulse, or outside the frame, are dropped.  Returns slots (uint32, increasing) and outcomes
     (uint8).
     """
-    marks = []
-    for times, delay in zip(tags_ps, delays_ps, strict=True):
+    outcomes = np.zeros(slots_per_frame, np.uint8)
+    for outcome, times, delay in zip((D1_ONLY, D2_ONLY), tags_ps, delays_ps, strict=True):
         shifted = times.astype(np.float64) - delay
         slots = np.rint(shifted / slot_ps)
         inside = np.abs(shifted - slots * slot_ps) <= gate_ps / 2
         inside &= (slots >= 0) & (slots < slots_per_frame)
-        marks.append(np.unique(slots[inside].astype(np.uint32)))
-    slots = np.union1d(marks[0], marks[1]).astype(np.uint32)
-    outcomes = np.isin(slots, marks[0], assume_unique=True).astype(np.uint8)
-    outcomes += 2 * np.isin(slots, marks[1], assume_unique=True).astype(np.uint8)
-    return slots, outcomes
+        outcomes[slots[inside].astype(np.intp)] |= outcome
+    clicked = np.flatnonzero(outcomes != 0)
+    return clicked.astype(np.uint32), outcomes[clicked]
