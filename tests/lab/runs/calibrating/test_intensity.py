@@ -156,11 +156,12 @@ def test_a_person_is_told_which_fibre_goes_where() -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(1200)
-def test_losses_of_twenty_rings(tmp_path: Path) -> None:
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("first", range(1, 21, 4))
+def test_losses_of_twenty_rings(tmp_path: Path, first: int) -> None:
     """Within a fifth of a dB."""
     errors = []
-    for seed in range(1, 21):
+    for seed in range(first, first + 4):
         folder = tmp_path / str(seed)
         folder.mkdir()
         ring = uncalibrated_ring(folder, ring_seed=seed, users=ALL)
