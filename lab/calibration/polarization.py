@@ -11,8 +11,10 @@ taken, so that an actuator found at its limit is unwound.  It ends when no actua
 **Summit**: points around the present one, along each actuator and each pair, teach a quadratic function of all
 (:class:`lab.calibration.peak.Peak`); its summit is the next point.  It ends when, whatever the coefficients are that agree
 with the counts, there is no more to gain than ``target_db``, and the last points were where the others had told.  Three
-paddles have long ridges, on which the quadratic is flat and the summit far; so the flattest direction is looked along, and
-what is higher there is where the summit is looked for again.
+paddles have long ridges, on which the quadratic is flat and the summit far.  A ridge may have two tops a hundredth above what
+is between them, which a quadratic takes for the summit; so the flattest direction is looked along, all that is counted there
+is fitted with a polynomial that may have two tops, and where that is highest the summit is looked for again.  A higher one
+that an actuator is too short for is given up like any such: the climb begins elsewhere.
 
 Every reading is repeated until its statistics suffice for what is to be decided, so the number of readings follows from the
 counts.  Going along one coordinate at a time was the fastest of four ways compared for such controllers in quantum key
@@ -57,10 +59,14 @@ BENDS = math.pi**2 / 2
 """cos^2(pi u / 2) bends by as much of its summit, per square of a half turn."""
 RIDGE = 0.5
 """A direction that bends less than this part of the one that bends most may be a ridge."""
-ALONG = (-0.8, -0.4, -0.2, 0.2, 0.4, 0.8)
+ALONG = np.linspace(-0.8, 0.8, 9)
 """Where a ridge is looked at, in half turns."""
-HIGHER = 2.0
-"""A point so many sigmas above the summit is."""
+RIDGE_ERROR = 0.004
+"""Of a reading there: between two tops of a ridge that rise by a hundredth its middle passes for a summit."""
+RIDGE_DEGREE = 4
+"""Of the polynomial that a ridge is taken to be: it may have two tops."""
+HIGHER = 1.0
+"""So many sigmas above the summit a ridge is worth going along: to go in vain costs readings and no more."""
 FLAT_BY_CHANCE = 1e-4
 ABOVE_DARK = 5.0
 """So many sigmas above the dark counts is light."""
@@ -147,16 +153,15 @@ def climb(
     at, first, sigma = desk.read(np.clip(np.array(start, float), desk.low, desk.high), math.inf)
     found, unwound = None, 0
     if near and first > ABOVE_DARK * sigma:
-        found = _summit(desk, at, target_db, rng)
-        if found.beyond_db > target_db or not found.repeats:
+        found = _highest(desk, at, target_db, rng)
+        if not found.is_told(target_db):
             found = None
-    found = found or _summit(desk, _walk(desk, at), target_db, rng)
-    while found.beyond_db > target_db or not found.repeats:
+    found = found or _highest(desk, _walk(desk, at), target_db, rng)
+    while not found.is_told(target_db):
         if not (found.ends and found.repeats) or unwound == MOST_UNWOUND:
             raise _not_told(desk, found, target_db)
         elsewhere = rng.uniform(desk.low, desk.high, len(at))
-        found, unwound = _summit(desk, _walk(desk, elsewhere), target_db, rng), unwound + 1
-    found = _beyond_ridges(desk, found, target_db, rng)
+        found, unwound = _highest(desk, _walk(desk, elsewhere), target_db, rng), unwound + 1
     at, rate, sigma = desk.read(found.at, SUMMIT_ERROR)
     return Climbed(
         settings=[float(each) for each in at],
@@ -314,6 +319,10 @@ class _Summit:
     repeats: bool
     """Whether the last points agree with those before them."""
 
+    def is_told(self, target_db: float) -> bool:
+        """Whether it is known to be as good as that."""
+        return self.beyond_db <= target_db and self.repeats
+
 
 def _summit(desk: _Desk, at: Floats, target_db: float, rng: np.random.Generator) -> _Summit:
     """Find the summit near ``at``, as well as it can be told."""
@@ -340,29 +349,42 @@ def _summit(desk: _Desk, at: Floats, target_db: float, rng: np.random.Generator)
     return _Summit(at, peak, within_db, beyond_db, ends, bool(repeats))
 
 
-def _beyond_ridges(desk: _Desk, found: _Summit, target_db: float, rng: np.random.Generator) -> _Summit:
-    """The summit, or one that is higher along its ridges and as well told."""
+def _highest(desk: _Desk, at: Floats, target_db: float, rng: np.random.Generator) -> _Summit:
+    """The summit near ``at``, or one that is higher along its ridges: as well told, or at the end of an actuator's range."""
+    found = _summit(desk, at, target_db, rng)
     for _ in range(MOST_RIDGES):
-        higher = _higher(desk, found)
-        other = found if higher is None else _summit(desk, higher, target_db, rng)
-        if other is found or other.beyond_db > target_db or not other.repeats:
+        if not found.is_told(target_db) or (higher := _higher(desk, found)) is None:
+            break
+        other = _summit(desk, higher, target_db, rng)
+        if not (other.is_told(target_db) or other.ends):
             break
         found = other
     return found
 
 
 def _higher(desk: _Desk, found: _Summit) -> Floats | None:
-    """The highest point along the direction that bends least, if it is a ridge and the point above the summit."""
+    """The highest point along the direction that bends least, if that is a ridge and rises above the summit."""
     bends, along = np.linalg.eigh(found.peak.curvature)
-    ways = [found.at + each * desk.axes.half_turn * along[:, -1] for each in ALONG]
-    inside = [each for each in ways if np.all((desk.low <= each) & (each <= desk.high))]
-    if bends[-1] < RIDGE * bends[0] or not inside:
+    ways = [(far, found.at + far * desk.axes.half_turn * along[:, -1]) for far in ALONG]
+    inside = [(far, at) for far, at in ways if np.all((desk.low <= at) & (at <= desk.high))]
+    if bends[-1] < RIDGE * bends[0] or len(inside) <= RIDGE_DEGREE + 1:
         return None
-    _, summit, error = desk.read(found.at, SUMMIT_ERROR)
-    rates = [desk.read(each, SUMMIT_ERROR)[1:] for each in inside]
-    best = max(range(len(inside)), key=lambda n: rates[n][0])
-    rate, sigma = rates[best]
-    return inside[best] if rate > summit + HIGHER * math.hypot(sigma, error) else None
+    far = np.array([each for each, _ in inside])
+    read = [desk.read(at, RIDGE_ERROR) for _, at in inside]
+    rates, sigmas = (np.array([each[n] for each in read]) for n in (1, 2))
+    powers = np.vander(far, RIDGE_DEGREE + 1, increasing=True)
+    coefficients, covariance = _fitted(powers, rates, sigmas)
+    rises = powers - powers[far == 0.0]
+    best = int(np.argmax(rises @ coefficients))
+    rise, sigma = rises[best] @ coefficients, math.sqrt(rises[best] @ covariance @ rises[best])
+    return inside[best][1] if rise > HIGHER * sigma else None
+
+
+def _fitted(columns: Floats, values: Floats, sigmas: Floats) -> tuple[Floats, Floats]:
+    """Coefficients of ``columns`` (n, k) by weighted least squares, and their covariance."""
+    weighted = columns / sigmas[:, None]
+    covariance: Floats = np.linalg.inv(weighted.T @ weighted)
+    return covariance @ weighted.T @ (values / sigmas), covariance
 
 
 def _db(gain: float) -> float:

@@ -126,7 +126,7 @@ def test_fibre_that_turns_faster_than_it_is_climbed_is_refused() -> None:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("controller", CONTROLLERS)
 def test_two_hundred_more(controller: Controller) -> None:
-    """What may be gained nearby is told with 95 % confidence; a ridge that bends away may hide a little more."""
+    """What may be gained nearby is told with 95 % confidence."""
     lost, missed = [], []
     for seed in range(1000, 1200):
         gap = Gap(controller, seed)
@@ -134,12 +134,18 @@ def test_two_hundred_more(controller: Controller) -> None:
         lost.append(gap.lost_db())
         missed.append(lost[-1] > found.below_best_db)
     assert sum(missed) <= 20
-    assert sum(each > 0.05 for each in lost) <= 2
-    assert max(lost) < 0.1
+    assert max(lost) < 0.05
 
 
-def test_a_ridge_of_three_paddles_is_followed_to_its_summit() -> None:
-    """Where the first summit lies, turning all of them together by 20 to 40 degrees gains 0.4 dB."""
-    gap = Gap("paddles", 1184)
+@pytest.mark.parametrize(
+    "seed",
+    [
+        pytest.param(1184, id="turning all of them by 20 to 40 degrees gains 0.4 dB"),
+        pytest.param(1085, id="between two tops that are 0.07 dB higher"),
+        pytest.param(1050, id="beyond one of the two tops a paddle ends"),
+    ],
+)
+def test_a_ridge_of_three_paddles_is_followed_to_its_summit(seed: int) -> None:
+    gap = Gap("paddles", seed)
     climbed(gap)
     assert gap.lost_db() < 0.05
