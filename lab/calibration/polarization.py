@@ -383,7 +383,7 @@ def _higher(desk: _Desk, found: _Summit) -> Floats | None:
 def _fitted(columns: Floats, values: Floats, sigmas: Floats) -> tuple[Floats, Floats]:
     """Coefficients of ``columns`` (n, k) by weighted least squares, and their covariance."""
     weighted = columns / sigmas[:, None]
-    covariance: Floats = np.linalg.inv(weighted.T @ weighted)
+    covariance = np.asarray(np.linalg.inv(weighted.T @ weighted), np.float64)
     return covariance @ weighted.T @ (values / sigmas), covariance
 
 

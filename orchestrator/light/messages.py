@@ -1,7 +1,8 @@
 """The light phase of a lease: what relay and users say to each other while pulses fly.
 
 Both users take their stations in (:class:`StationIn`), the relay opens the launch (:class:`LightOn`), and closes it at
-the end, however it ends (:class:`LightOff`); only then are stations bypassed.
+the end, however it ends (:class:`LightOff`); only then are stations bypassed.  Before it says that light is on, polarisation
+is aligned (:mod:`orchestrator.light.aligning`) and the loop's phase looked at (:mod:`orchestrator.light.phase_look`).
 
 Per frame: both users arm their modulators (:class:`Armed`), the relay fires one trigger, reads the tags and publishes
 which slots clicked in which detector (:class:`Announcement`).  Users keep the symbols of announced slots only.  A frame
@@ -62,6 +63,18 @@ class OthersClimb(Message, frozen=True, tag="others-climb"):
     """Relay to user: others align their polarisation; wait on."""
 
 
+class LookTurn(Message, frozen=True, tag="look-turn"):
+    """Relay to first user: look at the loop's phase, if you want to."""
+
+
+class LookArmed(Message, frozen=True, tag="look-armed"):
+    """User to relay: a frame that shows the phase, and makes no key, waits for its trigger."""
+
+
+class LookOver(Message, frozen=True, tag="look-over"):
+    """User to relay: I know the phase."""
+
+
 class LightOn(Message, frozen=True, tag="light-on"):
     """Relay to user: light is launched; check your intensity."""
 
@@ -115,6 +128,9 @@ LightMessage = (
     | Counted
     | ClimbOver
     | OthersClimb
+    | LookTurn
+    | LookArmed
+    | LookOver
     | LightOn
     | LightOff
     | Armed

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -40,6 +41,7 @@ from orchestrator.light.messages import (
     frame_digest,
     reason_of,
 )
+from orchestrator.light.phase_look import serve_looks
 from orchestrator.light.recording import PS_PER_S, Times, frame_record_ps, recorded
 from orchestrator.light.tracking.correction import OnCorrection
 from orchestrator.light.tracking.polarization import OwnPolarization, parties
@@ -158,8 +160,11 @@ class RelayLight:
             own = self.polarization if plan.pair else None
             holding = own.hold(self._testbed, plan.pair, on_tracked) if own else None
             self._launching.check_running()
-            if plan.arriving and (levelled := self._launching.level(plan, self._arriving())):
-                on_tracked(0, levelled)
+            if plan.arriving:
+                if levelled := self._launching.level(plan, self._arriving()):
+                    on_tracked(0, levelled)
+                expose = partial(self._expose, 0, plan, latching, on_tracked)
+                serve_looks(channels[0], expose, USER_PATIENCE * self._timeout_s)
             checked_s = self._clock()
             users.send_in_turn(encode(LightOn()))
             announced, lost = 0, list[int]()

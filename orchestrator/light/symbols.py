@@ -83,6 +83,11 @@ class SymbolFrame:
         self._raw = np.zeros(slots, np.uint8)
         self._codes = of_bytes
 
+    @property
+    def slots(self) -> int:
+        """Of the frame."""
+        return self._raw.size
+
     def draw(self, random_into: RandomInto) -> None:
         """Fresh symbols for every slot, from the node's random source."""
         random_into(self._raw.data)

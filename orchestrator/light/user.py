@@ -20,6 +20,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -40,6 +41,8 @@ from orchestrator.light.messages import (
     LightAborted,
     LightOff,
     LightOn,
+    LookOver,
+    LookTurn,
     OthersClimb,
     StationIn,
     aborting,
@@ -48,6 +51,7 @@ from orchestrator.light.messages import (
     unexpected,
 )
 from orchestrator.light.own_station import Direction, OwnStation, StationInstruments
+from orchestrator.light.phase_look import Look, look, quarter_turns
 from orchestrator.light.symbols import Drawn, RandomInto, SymbolFrame, drive_table
 from orchestrator.light.timing import FrameTiming, frame_timing
 from orchestrator.light.tracking.correction import OnCorrection
@@ -170,6 +174,7 @@ class UserLight:
         direction: Direction,
         n_frames: int,
         correction_rad: float = 0.0,
+        on_look: Look | None = None,
         pair: Pair = (),
         on_frame: Callable[[int], None] = lambda frame: None,
         on_lost: Callable[[str], None] = lambda reason: None,
@@ -177,15 +182,21 @@ class UserLight:
     ) -> tuple[BlockClicks, list[bytes]]:
         """Play ``n_frames`` frames; returns the kept clicks and the announcements as received, LOST for a lost frame.
 
-        ``correction_rad`` is added to the phases of all symbols (:mod:`orchestrator.light.tracking.loop_phase`).  In the light
-        of a ``pair`` the own polarisation is aligned and held.  ``on_lost`` is told why the latest of lost frames was lost,
+        ``correction_rad`` is added to the phases of all symbols (:mod:`orchestrator.light.tracking.loop_phase`), or what
+        ``on_look`` makes of it before the first frame (:mod:`orchestrator.light.phase_look`).  In the light of a ``pair`` the own polarisation is aligned and held.  ``on_lost`` is told why the latest of lost frames was lost,
         ``on_tracked`` what was corrected after a frame.
         Raises LightAborted (nothing of the block may be used), ChannelError or InstrumentError.
         """
-        drawn = Drawn(symbols.of_bytes, self._drive(symbols, direction, correction_rad))
+
+        def drawn(rad: float) -> Drawn:
+            return Drawn(symbols.of_bytes, self._drive(symbols, direction, rad))
+
+        def look_first(take: Look) -> Drawn:
+            return drawn(self._look(channel, symbols, direction, correction_rad, take))
+
         return self._run(
             channel,
-            drawn,
+            drawn(correction_rad),
             mu,
             direction,
             n_frames,
@@ -194,6 +205,7 @@ class UserLight:
             pair=pair,
             on_tracked=on_tracked,
             follows=True,
+            look_first=partial(look_first, on_look) if on_look else None,
         )
 
     def calibrate(
@@ -257,8 +269,12 @@ class UserLight:
         pair: Pair = (),
         on_tracked: OnCorrection = lambda frame, correction: None,
         follows: bool = False,
+        look_first: Callable[[], Drawn] | None = None,
     ) -> tuple[BlockClicks, list[bytes]]:
-        """``follows``: trim between frames too; where arms are not calibrated yet two users disagree on what they read."""
+        """``follows``: trim between frames too; where arms are not calibrated yet two users disagree on what they read.
+
+        ``look_first``: what a look at the phase makes of ``drawn``, when the relay offers one.
+        """
         with self._in_phase:
             own, holding = self.polarization if pair else None, None
             timings = timings or [frame_timing(self._testbed, self._user.name, direction)] * n_frames
@@ -282,7 +298,9 @@ class UserLight:
                 if own:
                     own.prepare(pair)
                 channel.send(encode(StationIn()))
-                self._await_light(channel, pair)
+                if seen := self._await_light(channel, pair, look_first):
+                    drive = seen.drive
+                    self._load(frames[0], drive, 0, timings[0])
                 holding = own.hold(self._testbed, pair, on_tracked) if own else None
                 self._station.trim(direction, mu)
                 watch.begin()
@@ -375,14 +393,38 @@ class UserLight:
             if holding:
                 holding.after(index, heard.clicks.slots.size)
 
-    def _await_light(self, channel: Channel, pair: Pair) -> None:
-        """Until the light is on, align the own polarisation when it is asked for."""
-        patience_s = OTHERS_PATIENCE * self._timeout_s
+    def _await_light(
+        self, channel: Channel, pair: Pair, look_first: Callable[[], Drawn] | None
+    ) -> Drawn | None:
+        """Until the light is on, align the own polarisation and look at the phase when asked; what is drawn after a look."""
+        patience_s, seen = OTHERS_PATIENCE * self._timeout_s, None
         while not isinstance(message := read_light_message(channel.recv(patience_s)), LightOn):
             if isinstance(message, ClimbTurn):
                 climb_in_turn(self.polarization, self._testbed, pair, channel, message, patience_s)
+            elif isinstance(message, LookTurn):
+                if look_first is None:
+                    channel.send(encode(LookOver()))
+                else:
+                    seen = look_first()
             elif not isinstance(message, OthersClimb):
                 raise unexpected("LightOn", message)
+        return seen
+
+    def _look(
+        self, channel: Channel, symbols: PulseSymbols, direction: Direction, played_rad: float, take: Look
+    ) -> float:
+        """Look at the loop's phase with frames of quarter turns, and return the correction to play."""
+        buffer, timing = BUFFERS[0][1], self._timing
+
+        def play(rad: float) -> SymbolFrame:
+            turns = quarter_turns(symbols, self._drive(symbols, direction, rad))
+            frame = SymbolFrame(self._protocol.slots_per_frame, turns.of_bytes)
+            self._load(frame, turns.drive, buffer, timing)
+            self._awg.arm(buffer)
+            return frame
+
+        patience_s = OTHERS_PATIENCE * self._timeout_s
+        return look(channel, play, lambda: self._missed(0), take, played_rad, symbols, patience_s)
 
     def _give_up(self, channel: Channel, error: BaseException) -> None:
         """Tell the relay, dark at once, and out of the ring."""

@@ -1,12 +1,13 @@
 """What a node follows from block to block: the loop's phase, with the partners in front of whom it stands in the ring.
 
 The correction is the node's own: it is played with the next block, told as an event, and forgotten where the loop's phase
-is calibrated anew.  A node that starts begins at the calibrated value.
+is calibrated anew.  A pair whose last block is a while ago looks at the phase before its first frame.  A node that starts begins at the calibrated value.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,12 +16,15 @@ from msgspec.structs import replace
 
 from lab.calibration.steps import Step
 from lab.testbed import Testbed
+from orchestrator import runtime
 from orchestrator.events.process import Emit, Tracked
 from orchestrator.events.status import BlockReport, Pair
+from orchestrator.light.phase_look import Look
 from orchestrator.light.tracking.correction import Correction, OnCorrection
 from orchestrator.light.tracking.loop_phase import (
     SPOILS_RAD,
     LoopPhaseTracking,
+    PhaseLeft,
     PhaseOutOfRange,
     phase_left,
 )
@@ -28,6 +32,9 @@ from orchestrator.protocols.base import BlockPlan
 from orchestrator.wire.fields import REASON_LIMIT
 
 logger = logging.getLogger(__name__)
+
+LOOK_AFTER_S = 60.0
+"""Since the phase was last seen; in ten minutes it has been seen to move by a tenth of what it does in a day."""
 
 
 def tracked(correction: Correction, owner: str, pair: Pair, frame: int) -> Tracked:
@@ -50,6 +57,7 @@ class FollowedBlock:
     pair: Pair
     visibility: float
     emit: Emit
+    clock: Callable[[], float] = runtime.now
     played_rad: float = field(init=False)
     spoilt_rad: float = 0.0
     """What was left of the phase, where that was corrected."""
@@ -59,17 +67,37 @@ class FollowedBlock:
     def __post_init__(self) -> None:
         self.played_rad = self.tracking.rad
 
+    def look(self, plan: BlockPlan) -> Look | None:
+        """How to look at the phase before the first frame; None where it was seen so lately that the frames can begin."""
+        if self.clock() - self.tracking.seen_s < LOOK_AFTER_S:
+            return None
+
+        def take(clicks: npt.NDArray[np.int64]) -> float:
+            self._take(plan, clicks, 0, "a look before the first frame")
+            self.played_rad = self.tracking.rad
+            return self.played_rad
+
+        return take
+
     def see(self, plan: BlockPlan, frames: int, clicks: npt.NDArray[np.int64]) -> None:
         """Take the clicks of the rounds whose symbols are told, int64 of shape (2, n, n)."""
+        left = self._take(plan, clicks, frames - 1, "rounds of different bases")
+        self.spoilt_rad = left.rad if left else 0.0
+
+    def _take(self, plan: BlockPlan, clicks: npt.NDArray[np.int64], frame: int, by: str) -> PhaseLeft | None:
+        """What was left of the phase, where that was corrected."""
         left = phase_left(clicks, plan.symbols.phases_rad, self.visibility)
         try:
-            correction = self.tracking.see(self.played_rad, left)
+            correction = self.tracking.see(self.played_rad, left, by)
         except PhaseOutOfRange as error:
             self.beyond = str(error)
-            return
-        if correction is not None and left is not None:
-            self.spoilt_rad = left.rad
-            self.emit(tracked(correction, self.owner, self.pair, frames - 1))
+            return None
+        if left is not None:
+            self.tracking.seen_s = self.clock()
+        if correction is None:
+            return None
+        self.emit(tracked(correction, self.owner, self.pair, frame))
+        return left
 
     def judged(self, report: BlockReport) -> BlockReport:
         """The block's report with what the phase has to do with it.
@@ -89,8 +117,8 @@ class FollowedBlock:
 class Following:
     """The corrections of one node, by pair."""
 
-    def __init__(self, name: str, emit: Emit) -> None:
-        self._name, self._emit = name, emit
+    def __init__(self, name: str, emit: Emit, clock: Callable[[], float] = runtime.now) -> None:
+        self._name, self._emit, self._clock = name, emit, clock
         self._phases: dict[Pair, LoopPhaseTracking] = {}
         self._calibrated_rad: float | None = None
 
@@ -101,4 +129,6 @@ class Following:
             self._phases.clear()
             self._calibrated_rad = calibrated_rad
         tracking = self._phases.setdefault(pair, LoopPhaseTracking())
-        return FollowedBlock(tracking, self._name, pair, testbed.calibration.visibility, self._emit)
+        return FollowedBlock(
+            tracking, self._name, pair, testbed.calibration.visibility, self._emit, self._clock
+        )

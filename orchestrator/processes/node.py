@@ -306,6 +306,7 @@ class Node:
                 direction=OWN_DIRECTION[0 if is_first else 1],
                 n_frames=lease.n_frames,
                 correction_rad=followed.played_rad,
+                on_look=followed.look(plan) if is_first else None,
                 pair=lease.pair,
                 on_lost=lost_reasons.append,
                 on_tracked=telling(self._emit, self.name, lease.pair),

@@ -77,8 +77,8 @@ class Standing(PulseTracking):
 class BlockSeen:
     """A block: when it began, its errors in both bases together, what became of it, and what was corrected in it.
 
-    ``calibrated``: the steps that suspension had done after it.  ``gaps_db`` of all polarisers at its end, and the loop's phase:
-    what no instrument shows.
+    ``calibrated``: the steps that suspension had done after it.  ``gaps_db``: what all gaps between polarisers lost together in its
+    last frame, NaN where there was none; and the loop's phase at its end: what no instrument shows.
     """
 
     hour: float
@@ -131,6 +131,7 @@ class DriftingDay:
         self.time = RingTime()
         self.events: list[ProcessEvent] = []
         self.number = 0
+        self._lost_db = math.nan
         compile_kernels()
         self._data = day_content(ring_seed, slots, loop_phase_drift_rad, controlled=is_tracked)
         self._book = Book(ring=fingerprint(self._data))
@@ -140,7 +141,7 @@ class DriftingDay:
         clocks: dict[str, Any] = {"clock": self.time, "wall": lambda: self.time.now().timestamp()}
         self._queue = RingQueue(self._store, (PAIR,), tuple(Step), **clocks)
         self.suspensions = Suspensions(self._queue, self._store, tuple(PROCEDURES), **clocks)
-        self._following = Following(PAIR[0], self.events.append)
+        self._following = Following(PAIR[0], self.events.append, self.time)
         patch.setattr(polarization, "now", self.time.now)
         for role in (self.ring.relay, *self.ring.users):
             if role.polarization is not None:
@@ -159,9 +160,9 @@ class DriftingDay:
         self.number += 1
         self.events.clear()
         followed = self._following.block(self.ring.testbed, PAIR)
+        self._lost_db = math.nan
         report, rounds, wrong = self._key(followed)
-        gaps = self.ring.bench.ring.light()
-        lost_db, loop_rad = -10 * math.log10(math.prod(gaps.gaps)), gaps.optics.loop_phase_rad
+        loop_rad = self.ring.bench.ring.light().optics.loop_phase_rad
         calibrated_now: tuple[str, ...] = ()
         if self.is_tracked:
             report = followed.judged(report)
@@ -173,7 +174,16 @@ class DriftingDay:
         corrections = tuple(each for each in self.events if isinstance(each, Tracked))
         why, bits = self.suspensions.why(PAIR), report.secret_bits
         return BlockSeen(
-            begun_h, rounds, wrong, bits, report.reason, corrections, calibrated_now, why, lost_db, loop_rad
+            begun_h,
+            rounds,
+            wrong,
+            bits,
+            report.reason,
+            corrections,
+            calibrated_now,
+            why,
+            self._lost_db,
+            loop_rad,
         )
 
     def _key(self, followed: FollowedBlock) -> tuple[BlockReport, int, int]:
@@ -181,6 +191,7 @@ class DriftingDay:
         plan = plan_for(self.ring.testbed, *PAIR)
 
         def on_frame(frame: int) -> None:
+            self._lost_db = -10 * math.log10(math.prod(self.ring.bench.ring.light().gaps))
             self.time.s += FRAME_S
 
         def on_tracked(owner: str, frame: int, moved: Correction) -> None:
@@ -192,7 +203,8 @@ class DriftingDay:
 
         report = BlockReport(1, self.number, *PAIR, stored=False)
         try:
-            phase = self.ring.phase(FRAMES, on_frame, on_tracked, followed.played_rad)
+            look = followed.look(plan) if self.is_tracked else None
+            phase = self.ring.phase(FRAMES, on_frame, on_tracked, followed.played_rad, look)
         except LightAborted as ended:
             return _refused(report, ended), 0, 0
         outcome = key_of(self.ring, phase, self.number, on_told)

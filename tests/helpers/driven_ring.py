@@ -18,6 +18,7 @@ from lab.testbed import Testbed, parse_testbed, read_testbed
 from orchestrator.light.clicks import BlockClicks
 from orchestrator.light.launching import Launching, PlannedLight, RelayInstruments, planned_light
 from orchestrator.light.own_station import OWN_DIRECTION, OwnStation, StationInstruments
+from orchestrator.light.phase_look import Look
 from orchestrator.light.relay import RelayLight
 from orchestrator.light.tracking.correction import Correction
 from orchestrator.light.tracking.polarization_kept import KeptSettings
@@ -94,10 +95,12 @@ class DrivenRing:
         on_frame: Callable[[int], None] = lambda frame: None,
         on_tracked: Callable[[str, int, Correction], None] = lambda owner, frame, correction: None,
         correction_rad: float = 0.0,
+        on_look: Look | None = None,
     ) -> Phase:
         """A whole light phase; ``on_frame`` is told each frame that the relay served.
 
-        ``on_tracked`` is told what each party corrected; ``correction_rad``: of the loop's phase, by the first user.
+        ``on_tracked`` is told what each party corrected; ``correction_rad``: of the loop's phase, by the first user, who looks at
+        it with ``on_look``.
         Raises what a side that failed raised, an error of the relay before one of a user.
         """
         self.relay.set_up()
@@ -114,6 +117,7 @@ class DrivenRing:
                 direction=OWN_DIRECTION[index],
                 n_frames=n_frames,
                 correction_rad=(correction_rad, 0.0)[index],
+                on_look=(on_look, None)[index],
                 pair=self.pair,
                 on_tracked=partial(on_tracked, self.pair[index]),
             )

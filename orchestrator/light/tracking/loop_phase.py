@@ -87,14 +87,18 @@ class LoopPhaseTracking:
 
     def __init__(self) -> None:
         self._rad = 0.0
+        self.seen_s = -math.inf
+        """When it was last seen what is left of the phase, by its owner's clock."""
 
     @property
     def rad(self) -> float:
         """To be added to the phase of every symbol of the first user."""
         return self._rad
 
-    def see(self, played_rad: float, left: PhaseLeft | None) -> Correction | None:
-        """Take what is left of the phase in a block that was played with the correction ``played_rad``.
+    def see(
+        self, played_rad: float, left: PhaseLeft | None, by: str = "rounds of different bases"
+    ) -> Correction | None:
+        """Take what is left of the phase ``by`` rounds that were played with the correction ``played_rad``.
 
         PhaseOutOfRange where it would have to go too far; it goes as far as it may.
         """
@@ -106,5 +110,5 @@ class LoopPhaseTracking:
             raise PhaseOutOfRange(
                 f"the loop's phase is {-wanted:+.2f} rad from where it was calibrated, and is followed to {RANGE_RAD:g} rad"
             )
-        why = f"rounds of different bases left {1e3 * left.rad:+.1f} +- {1e3 * left.sigma_rad:.1f} mrad"
+        why = f"{by} left {1e3 * left.rad:+.1f} +- {1e3 * left.sigma_rad:.1f} mrad"
         return Correction("loop phase", before, self._rad, "rad", why)
