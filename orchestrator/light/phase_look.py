@@ -54,7 +54,10 @@ def serve_looks(
     expose: Callable[[], tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8]] | FrameLost],
     patience_s: float,
 ) -> None:
-    """The relay's side: ``expose`` fires a frame and returns its clicks.  LightAborted where the user does not end."""
+    """The relay's side.  LightAborted where the user does not end.
+
+    ``expose`` fires a frame and returns its clicks: slots, uint32, and outcomes, uint8, both of shape (n,).
+    """
     channel.send(encode(LookTurn()))
     for _ in range(MOST_LOOKS + 1):
         message = read_light_message(channel.recv(patience_s))
