@@ -7,6 +7,8 @@ of its own.  Their mean beyond fibre and bypassed stations is what lies between 
 detectors' efficiency, which nobody can tell apart; what an arm is off it, is its *offset*, most of it the scale of a sensor.
 An arm does not depend on the partner: light passes the same fibre and the same bypassed stations on its way home.
 
+What light loses before the loop follows from the same counts: they say what both losses are together.
+
 A relay may lie about the rate: the loss chooses the light that is planned, and users verify that themselves.
 """
 
@@ -36,19 +38,6 @@ class OutputLight:
     mu: float
     mu_sigma: float
     arm_db: float
-
-
-def launch_loss(
-    users: tuple[OutputLight, OutputLight], planned: tuple[float, float], loss_db: float
-) -> Measured:
-    """What laser light loses until it is in the loop, in dB, thought to be ``loss_db`` when the users' light was planned.
-
-    Both users' light is dimmer than planned by what more is lost; what they differ by lies in their stations.
-    """
-    more_db = [10 * math.log10(plan / user.mu) for plan, user in zip(planned, users, strict=True)]
-    sigmas = [10 / math.log(10) * user.mu_sigma / user.mu for user in users]
-    apart_db = abs(more_db[0] - more_db[1]) / 2
-    return Measured(loss_db + sum(more_db) / 2, math.hypot(*(s / 2 for s in sigmas), apart_db), "dB")
 
 
 @dataclass(frozen=True)
@@ -89,6 +78,22 @@ def arm_losses(
     sigmas = np.where(measured, sigma_db, scale_db)
     cw, ccw = (Measured(offsets[:, way].tolist(), sigmas[:, way].tolist(), "dB") for way in (0, 1))
     return ArmLosses(Measured(relay_db, relay_sigma_db, "dB"), cw, ccw)
+
+
+def launch_loss(
+    counts: GateCounts, planned: float, relay_db: Measured, thought_db: tuple[float, float]
+) -> Measured:
+    """What laser light loses until it is in the loop, in dB.
+
+    ``planned`` counts per slot of the light of either direction; for the plan launch and relay were thought to lose
+    ``thought_db``.  What is missing of them, and is not the relay's, is lost before the loop.  So every arm that was ever
+    measured has its say, and not only the two sensors that read this light, each of which may be wrong by its scale.
+    Stations and fibre are taken to lose what is known of them.
+    """
+    launch_db, relay_thought_db = thought_db
+    assert isinstance(relay_db.value, float)
+    missing_db = 10 * math.log10(planned / counts.arriving)
+    return Measured(launch_db + missing_db - (relay_db.value - relay_thought_db), relay_db.uncertainty, "dB")
 
 
 def _more(counts: GateCounts, users: tuple[OutputLight, OutputLight]) -> tuple[tuple[float, float], float]:

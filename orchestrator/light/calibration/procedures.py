@@ -35,6 +35,7 @@ from orchestrator.light.calibration.means import Pair, UserMeans
 from orchestrator.light.calibration.phase import phase_finding
 from orchestrator.light.calibration.relay_bench import DIM, MEASURED, AskedStation, RelayBench
 from orchestrator.light.calibration.timing import delays, pulses, separation
+from orchestrator.light.launching import planned_light
 from orchestrator.light.own_station import OWN_DIRECTION, Direction
 from orchestrator.light.recording import PS_PER_S, Times
 from orchestrator.protocols.block_planning import plan_for
@@ -217,7 +218,7 @@ def arm_loss(rig: RelayBench, relay: str, pair: Pair, part: Part) -> Finding:
         ]
         counts = lit.exposures.gated(clicks=REST_CLICKS / 5, longest_s=LONGEST_S, part=part)
     users = measured[0], measured[1]
-    ring, plan = rig.testbed.ring, plan_for(rig.testbed, *pair)
+    ring, planned = rig.testbed.ring, planned_light(rig.testbed, *pair).arriving
     offsets_db = np.array([station.arm_offsets_db for station in light.ring.stations])
     arms = (light.first, 1), (light.second, 0)
     scale_db = rig.testbed.uncertainty.sensor_scale_db
@@ -226,7 +227,9 @@ def arm_loss(rig: RelayBench, relay: str, pair: Pair, part: Part) -> Finding:
         "relay_loss_db": found.relay_db,
         "arm_offsets_cw_db": found.offsets_cw_db,
         "arm_offsets_ccw_db": found.offsets_ccw_db,
-        "launch_loss_db": launch_loss(users, (plan.mu_a, plan.mu_b), ring.launch_loss_db),
+        "launch_loss_db": launch_loss(
+            counts, planned, found.relay_db, (ring.launch_loss_db, ring.relay_loss_db)
+        ),
     }
     settings = {f"mu_{user}": each.mu for user, each in zip(pair, measured, strict=True)}
     return _relay_finding(rig, Step.ARM_LOSS, pair, counts, values, settings)

@@ -161,14 +161,22 @@ def test_an_arm_that_is_measured_again_leaves_the_others_what_they_are() -> None
     assert relay_db + np.array(found.offsets_cw_db.value)[2] == pytest.approx(FILE_DB - 0.3)
 
 
-def test_the_launch_loss_is_what_the_users_light_misses_of_its_plan() -> None:
-    planned, missing_db = (0.008, 0.011), 0.6
-    users = tuple(OutputLight(mu * 10 ** (-missing_db / 10), 0.02 * mu, 4.0) for mu in planned)
-    value, sigma = numbers(launch_loss((users[0], users[1]), planned, 21.1))
-    assert value == pytest.approx(21.7)
-    assert 0.01 < sigma < 0.1
-    brighter = OutputLight(users[0].mu * 1.2, users[0].mu_sigma, 4.0)
-    assert numbers(launch_loss((brighter, users[1]), planned, 21.1))[1] > 0.3
+@pytest.mark.parametrize("launch_off_db", [0.6, -0.4])
+def test_the_launch_loses_what_is_missing_of_the_counts_and_is_not_the_relays(launch_off_db: float) -> None:
+    """Both sensors of the pair read 5 % too much; arms measured before say what light the relay takes."""
+    offsets_db = np.zeros((4, 2))
+    for arm, off_db in (((0, 1), 0.1), ((1, 0), -0.1), ((2, 0), 0.05), ((2, 1), -0.05)):
+        offsets_db[arm] = TRUE_DB - FILE_DB + off_db
+    counts = counted((2 * ARRIVING * 0.99, 2 * ARRIVING * 0.01), 1e-5, 1)
+    users = [
+        OutputLight(1.05 * ARRIVING * 10 ** ((arm + TRUE_DB - FILE_DB) / 10), 1e-5, arm) for arm in THOUGHT_DB
+    ]
+    relay_db = arm_losses(counts, (users[0], users[1]), ((1, 1), (3, 0)), FILE_DB, offsets_db, 0.21).relay_db
+    planned = ARRIVING * 10 ** ((TRUE_DB - FILE_DB + launch_off_db) / 10)
+    value, sigma = numbers(launch_loss(counts, planned, relay_db, (21.1, FILE_DB)))
+    of_two_sensors_db = 10 * math.log10(1.05)
+    assert value == pytest.approx(21.1 + launch_off_db - of_two_sensors_db / 3, abs=0.02)
+    assert of_two_sensors_db / 3 < 2 * sigma < 0.2
 
 
 BESIDE = ((0, 1), (1, 0)), 3.0, np.zeros((2, 2)), 0.21
