@@ -5,9 +5,9 @@ on.  A frame has three places for it to begin: armed, before the next frame is l
 over.  Each time a reading is due, the place is drawn anew.  The block is over only with a reading that ended after the
 last frame.
 
-A reading that is too bright is taken again at once, and the mean of all is judged, of four at the most: the noise of a single
-one is not far below the bound, that of four is half of it.  Light that brightens in between is in the mean.  Light that is
-missing costs key, not security, and the launch is closed for a moment where a detector has to be brought back: it is waited
+A reading that is bright is taken again at once, and the mean of all is judged, of four at the most: the noise of a single
+one is not far below the bound, that of four is half of it.  Light that brightens in between is in the mean.  Whoever trimmed
+light by single readings would darken it, reading by reading, by their noise.  Light that is missing costs key, not security, and the launch is closed for a moment where a detector has to be brought back: it is waited
 for.
 """
 
@@ -16,31 +16,33 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from orchestrator import runtime
-from orchestrator.light.messages import LightAborted, LightMissing
+from orchestrator.light.messages import LightMissing
 from orchestrator.light.symbols import RandomInto
 
 PLACES = 3
 MISSING_S, PACE_S = 3.0, 0.05
 """How long missing light is waited for, and the least from one look to the next."""
 TOGETHER = 4
-"""As many readings are judged by their mean before light is too bright."""
+"""As many readings are judged by their mean where it is bright."""
 
 
 class IntensityWatch:
     """``read`` gives a reading or raises LightMissing; ``judge`` raises it too, and LightAborted for what is too bright.
 
-    A reading is due ``every_s`` after the last one ended.
+    ``is_bright`` says of which one more is taken; what is too bright is bright.  A reading is due ``every_s`` after the last one ended.
     """
 
     def __init__(
         self,
         read: Callable[[], float],
+        is_bright: Callable[[float], bool],
         judge: Callable[[float], object],
         random_into: RandomInto,
         clock: Callable[[], float],
         every_s: float,
     ) -> None:
         self._take = read
+        self._is_bright = is_bright
         self._judge = judge
         self._random_into = random_into
         self._clock = clock
@@ -94,14 +96,13 @@ class IntensityWatch:
             try:
                 readings.append(self._take())
                 mean = sum(readings) / len(readings)
+                if len(readings) < TOGETHER and self._is_bright(mean):
+                    continue
                 self._judge(mean)
             except LightMissing:
                 if self._clock() > until_s:
                     raise
                 readings.clear()
                 runtime.sleep(PACE_S)
-            except LightAborted:
-                if not 0 < len(readings) < TOGETHER:
-                    raise
             else:
                 return mean

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import TYPE_CHECKING, Literal
 
@@ -38,6 +38,8 @@ OWN_DIRECTION: tuple[Direction, Direction] = ("ccw", "cw")
 ATTENUATION_STEP_DB = 0.01
 TRIM_READINGS = 4
 """As many are averaged before light is trimmed: the noise of a single one is not far below what may be noticed."""
+ZERO_READINGS = 4
+"""As many say what an instrument's zero left: that is as noisy as a single reading, and a hundredth of the own light by itself."""
 SAME_COLOUR_NM = 1.0
 """A diode's reading is wrong by some .003 dB then."""
 LOW_DB = 1.5
@@ -51,13 +53,17 @@ def _over_db(actual: float, planned: float) -> float:
 
 @dataclass(frozen=True)
 class StationInstruments:
-    """What a user owns, its generator apart."""
+    """What a user owns, its generator apart.
+
+    ``left_w``: what sensors read in the dark since their zero, which whoever reads own light with them takes off.
+    """
 
     switch: OpticalSwitch
     attenuator: Attenuator
     sensor_cw: PowerSensor
     sensor_ccw: PowerSensor
     polarization: PolarizationController | None = None
+    left_w: dict[Direction, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, station: Station) -> StationInstruments:
@@ -94,17 +100,32 @@ class OwnStation:
         self._testbed, self._user = testbed, testbed.user(self._user.name)
 
     def set_up(self) -> None:
+        """Tuned, dark and zeroed, after connecting and after a failure."""
+        if self.tune():
+            self.zero()
+
+    def tune(self) -> bool:
         """Tune sensors and attenuator; out of the ring where that is dark, as somebody may have left the station in.
 
-        In the dark behind the own switch the sensors take their zero.
+        Whether it is out.
         """
         for sensor in self._sensors.values():
             sensor.wavelength_nm(self._testbed.ring.wavelength_nm)
         self._owned.attenuator.tune(self._testbed.ring.wavelength_nm)
         self._owned.attenuator.block()
-        if self.bypass_if_dark():
-            for sensor in self._sensors.values():
-                sensor.zero()
+        return self.bypass_if_dark()
+
+    def zero(self) -> None:
+        """In the dark behind the own switch the sensors take their zero, and some readings say what is left.
+
+        Never more is taken off than the proof charges for a zero: light that comes just while the sensors are read gains
+        nobody more than that.
+        """
+        charged_w = self._testbed.uncertainty.sensor_zero_pw * 1e-12
+        for direction, sensor in self._sensors.items():
+            sensor.zero()
+            left_w = fmean(sensor.power_w() for _ in range(ZERO_READINGS))
+            self._owned.left_w[direction] = min(max(left_w, -charged_w), charged_w)
 
     def take_in(self) -> None:
         """Into the ring, dark at first."""
@@ -157,7 +178,7 @@ class OwnStation:
                 f"{self._user.name}: the {direction} sensor is set to {set_nm:g} nm and the light has {light_nm:g} nm; it was "
                 "right when it was set up: who else turns it?"
             )
-        power_w = self._sensors[direction].power_w()
+        power_w = self._sensors[direction].power_w() - self._owned.left_w.get(direction, 0.0)
         if not power_w > 0:
             raise LightMissing(
                 f"{self._user.name}: the {direction} sensor reads {power_w:g} W; no light arrives: is the launch open, "
@@ -181,8 +202,8 @@ class OwnStation:
         beyond_db = self._owned.attenuator.attenuation_db() - self._user.attenuation_db
         return between_db + self._user.attenuator_slope * beyond_db
 
-    def trim(self, direction: Direction, mu: float) -> None:
-        """Attenuate what the own light is too bright by; the other user's light is attenuated as much.
+    def trim(self, direction: Direction, mu: float) -> Correction | None:
+        """Attenuate what the own light is too bright by; the other user's light is attenuated as much.  What was corrected.
 
         It is too bright above half of what it may drift by before the block ends.  What is within that is left to the
         relay, which knows a pair's light by its counts far better than a sensor's zero is known: trimming every reading
@@ -191,45 +212,42 @@ class OwnStation:
         LightMissing where it is less than a block may have.
         """
         if self._testbed.protocol.monitoring == "calibrated":
-            return
+            return None
         readings = [self.output_photons(direction)]
-        allowed_db = self._allowed_db
-        while (excess_db := _over_db(fmean(readings), mu)) > allowed_db and len(readings) < TRIM_READINGS:
+        while self.is_bright(mu, mean := fmean(readings)) and len(readings) < TRIM_READINGS:
             readings.append(self.output_photons(direction))
-        if not excess_db >= -LOW_DB:
+        if not (excess_db := _over_db(mean, mu)) >= -LOW_DB:
             raise LightMissing(self._off_its_plan(direction, mu, excess_db))
-        if excess_db > allowed_db:
-            self._attenuate_beyond(excess_db - allowed_db)
+        return self._attenuate_more(mu, mean, self._allowed_db) if self.is_bright(mu, mean) else None
+
+    def is_bright(self, mu: float, actual: float) -> bool:
+        """Whether light is so far above its plan that it is trimmed, if that is no noise of a reading."""
+        return _over_db(actual, mu) > self._allowed_db
 
     @property
     def _allowed_db(self) -> float:
         """How far above its plan light may be without being trimmed."""
         return self._testbed.uncertainty.drift_db / 2
 
-    def _attenuate_beyond(self, beyond_db: float) -> None:
-        """So much more than the least, in steps that an attenuator takes."""
-        steps = math.ceil(round(beyond_db / ATTENUATION_STEP_DB, 6))
+    def _attenuate_more(self, mu: float, actual: float, left_db: float) -> Correction:
+        """Leave ``left_db`` above the plan of what is ``actual``, in steps that an attenuator takes."""
+        excess_db = _over_db(actual, mu)
+        before_db = self._owned.attenuator.attenuation_db() - self._user.attenuation_db
+        steps = math.ceil(round((before_db + excess_db - left_db) / ATTENUATION_STEP_DB, 6))
         self._owned.attenuator.attenuation_db(self._user.attenuation_db + steps * ATTENUATION_STEP_DB)
+        after_db = self._owned.attenuator.attenuation_db() - self._user.attenuation_db
+        why = f"the output was {excess_db:+.3f} dB off its plan"
+        return Correction("own attenuation", before_db, after_db, "dB", why)
 
     def follow(self, mu: float, actual: float) -> Correction | None:
-        """Trim light that rose between frames, by what a reading came to; the correction, if one was made.
+        """Trim light that rose between frames, by what readings came to; the correction, if one was made.
 
         Light that polarisation or a warming connector gives back would else end the block as too bright.  It is brought back
-        to the plan, so that a rise by all that it may drift is met by the next reading.  Nothing is given back before the
-        next lease: both directions pass the attenuator, and what one user gives back is too much for the other.
+        to half of what it is trimmed above: a rise by all that is left is met by the next reading, and light that is only
+        read a little too bright, as every sensor's zero makes it, is not darkened by all of that.  Nothing is given back before
+        the next lease: both directions pass the attenuator, and what one user gives back is too much for the other.
         """
-        excess_db = _over_db(actual, mu)
-        if excess_db <= self._allowed_db:
-            return None
-        before_db = self._owned.attenuator.attenuation_db() - self._user.attenuation_db
-        self._attenuate_beyond(before_db + excess_db)
-        return Correction(
-            "own attenuation",
-            before_db,
-            self._owned.attenuator.attenuation_db() - self._user.attenuation_db,
-            "dB",
-            f"the output was {excess_db:+.3f} dB off its plan",
-        )
+        return self._attenuate_more(mu, actual, self._allowed_db / 2) if self.is_bright(mu, actual) else None
 
     def intensity(self, direction: Direction, mu: float) -> float:
         """The own light at the output, in photons per slot, from one reading; raises as :meth:`output_photons` does.

@@ -122,13 +122,14 @@ class UserLight:
         self._in_phase = runtime.lock()
 
     def use(self, testbed: Testbed) -> None:
-        """Go on with these values, of the same testbed; what changed is set up."""
+        """Go on with these values, of the same testbed; what changed is set up.  Sensors keep the zero that these were found with."""
         if testbed is not self._testbed:
             self._testbed, self._protocol = testbed, testbed.protocol
             self._user = testbed.user(self._user.name)
             self._station.use(testbed)
             self._timing = FrameTiming(0, 0.0)
-            self.set_up()
+            self._station.tune()
+            self._configure_generator()
 
     def set_up(self) -> None:
         """Configure the instruments, after connecting and after a failure."""
@@ -285,6 +286,7 @@ class UserLight:
             )
             watch = IntensityWatch(
                 lambda: self._station.intensity(direction, mu),
+                lambda actual: self._station.is_bright(mu, actual),
                 lambda actual: self._station.judge(direction, mu, actual),
                 self._random_into,
                 self._clock,
@@ -302,7 +304,8 @@ class UserLight:
                     drive = seen.drive
                     self._load(frames[0], drive, 0, timings[0])
                 holding = own.hold(self._testbed, pair, on_tracked) if own else None
-                self._station.trim(direction, mu)
+                if trimmed := self._station.trim(direction, mu):
+                    on_tracked(0, trimmed)
                 watch.begin()
                 for index in range(n_frames):
                     self._play(channel, index, timings, frames, drive, record, watch, holding)

@@ -146,7 +146,9 @@ def test_an_instrument_that_fails_beside_the_frames_is_told_as_it_is() -> None:
 
 def test_where_in_a_frame_a_reading_begins_is_drawn_each_time() -> None:
     now, began, places = [0.0], threading.Event(), Counter[int]()
-    watch = IntensityWatch(lambda: began.set() or 1.0, lambda mean: None, random_into, lambda: now[0], 1.0)
+    watch = IntensityWatch(
+        lambda: began.set() or 1.0, lambda mean: False, lambda mean: None, random_into, lambda: now[0], 1.0
+    )
     watch.begin()
     watch.finish()
     for _ in range(300):

@@ -63,14 +63,8 @@ class Rig:
         self._stations = stations
         self._kept = {owner: KeptSettings(state / owner) for owner in stations}
         self.hands = hands
-        self.book = book
-        self.use(testbed)
-
-    def use(self, testbed: Testbed) -> None:
-        """Work with these values from here on: the same testbed, calibrated further."""
-        self.testbed, stations = testbed, self._stations
-        relay = stations["relay"]
-        self.relay = RelayInstruments.of(relay)
+        self.book, self.testbed = book, testbed
+        self.relay = RelayInstruments.of(stations["relay"])
         self.relay_light = RelayLight(testbed, self.relay, kept=self._kept["relay"])
         self.users = {user: self._user(user, stations[user]) for user in testbed.user_names()}
 
@@ -82,11 +76,13 @@ class Rig:
         )
 
     def recalibrated(self, book: Book) -> None:
-        """Work with what the book has from here on, and set up everything by it."""
+        """Work with what the book has from here on, and set up everything by it; sensors keep their zero."""
         self.book = book
         data = calibrated(self.testbed.model_dump(mode="json", exclude_unset=True), book)
-        self.use(parse_testbed(data, Path(BOOK_FILE)))
-        self.set_up()
+        self.testbed = parse_testbed(data, Path(BOOK_FILE))
+        self.relay_light.use(self.testbed)
+        for user in self.users.values():
+            user.light.use(self.testbed)
 
     def set_up(self) -> None:
         """Everything configured and dark, every station out of the ring."""

@@ -55,6 +55,7 @@ def dark_readings(testbed: Testbed, user: str, owned: StationInstruments) -> dic
     finally:
         OwnStation(testbed, user, owned).bypass_if_dark()
     charged_pw = testbed.uncertainty.sensor_zero_pw
+    owned.left_w.clear()
     for direction, found in zeros.items():
         value, sigma = found.value, found.uncertainty
         assert isinstance(value, float)
@@ -64,6 +65,7 @@ def dark_readings(testbed: Testbed, user: str, owned: StationInstruments) -> dic
                 f"{user}: zeroed, the {direction} sensor reads {value:.3g} pW in the dark, and {charged_pw:g} pW are allowed",
                 "light reached it while it was zeroed, or still does: is the launch closed",
             )
+        owned.left_w[direction] = value * 1e-12
     return zeros
 
 
