@@ -27,9 +27,12 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from lab.calibration.steps import Step
 from lab.dashboard.actions import ActionError, act, stop_all
 from lab.dashboard.board import Board
+from lab.dashboard.calibrated import OWN, calibration_page, finding_shown, newest_finding
 from lab.runs.testbeds.machine import Machine
+from orchestrator.events.status import RELAY
 from orchestrator.wire.control_socket import ControlError, ControlRefusedError
 
 STATIC = Path(__file__).parent / "static"
@@ -49,6 +52,11 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-cache",
 }
+"""Of every answer, unless it has its own."""
+REPORT_POLICY = (
+    "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'"
+)
+"""Of pages that calibrations wrote: styles and figures are inside, nothing of them runs or reaches us."""
 
 
 class Changes:
@@ -82,8 +90,11 @@ class Changes:
 class Application:
     """Everything that the server answers with."""
 
-    def __init__(self, board: Board, machine: Machine, token: str, ending: Callable[[], bool]) -> None:
-        """``ending`` ends every stream, so that the server can."""
+    def __init__(
+        self, board: Board, machine: Machine, token: str, ending: Callable[[], bool], *, alone: bool
+    ) -> None:
+        """``ending`` ends every stream, so that the server can; ``alone``: nobody but this machine can ask."""
+        self._alone = alone
         self.board, self.machine, self._token, self._ending = board, machine, token, ending
         self.changes = Changes()
         board.changed = self.changes.ring
@@ -96,6 +107,8 @@ class Application:
                 *pages,
                 Route("/events", self._events),
                 Route("/api/board", self._board),
+                Route("/api/finding/{owner}/{step}", self._finding),
+                Route("/pages/calibration", self._calibration),
                 Route("/api/stop", self._stop, methods=["POST"]),
                 Route("/api/act/{name}", self._act, methods=["POST"]),
                 Mount("/static", StaticFiles(directory=STATIC)),
@@ -108,6 +121,30 @@ class Application:
 
     async def _board(self, _: Request) -> Response:
         return Response(self.board.since(0)[1], media_type="application/json")
+
+    async def _finding(self, request: Request) -> Response:
+        """The latest finding of a step and owner, with its curves."""
+        owner, step = request.path_params["owner"], request.path_params["step"]
+        known = [RELAY, *self.machine.testbed.user_names()]
+        if step not in list(Step) or owner not in known:
+            return _problem(404, f"steps are {', '.join(Step)}; owners are {', '.join(known)}")
+        if not self._alone and owner != RELAY:
+            return _problem(403, f"this is {OWN}")
+        try:
+            found = await asyncio.to_thread(newest_finding, self.machine.path, Step(step), owner)
+        except OSError as error:
+            return _problem(403, f"cannot be read here: {error}")
+        if found is None:
+            return _problem(404, f"nothing was found by {step} of {owner} yet")
+        return JSONResponse(finding_shown(found))
+
+    async def _calibration(self, _: Request) -> Response:
+        """The page that calibrations wrote."""
+        if not self._alone:
+            return PlainTextResponse(f"It has {OWN}.\n", 403)
+        if (path := calibration_page(self.machine.path)) is None:
+            return PlainTextResponse("No calibration has written a page yet.\n", 404)
+        return FileResponse(path, headers={"Content-Security-Policy": REPORT_POLICY})
 
     async def _events(self, request: Request) -> Response:
         seen = request.headers.get("last-event-id") or request.query_params.get("from", "")
@@ -172,6 +209,9 @@ def _problem(status: int, text: str) -> Response:
     return JSONResponse({"ok": False, "error": text}, status)
 
 
+_HEADERS = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+
+
 class _Headers:
     """Adds :data:`HEADERS` to every answer."""
 
@@ -182,7 +222,8 @@ class _Headers:
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
                 given: list[Any] = list(message.get("headers", []))
-                given += [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+                own = {name for name, _ in given}
+                given += [each for each in _HEADERS if each[0] not in own]
                 message["headers"] = given
             await send(message)
 

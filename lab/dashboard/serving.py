@@ -14,6 +14,7 @@ import uvicorn
 from lab.dashboard.actions import token_of
 from lab.dashboard.application import Application
 from lab.dashboard.board import Board
+from lab.dashboard.machine_watch import MachineWatch
 from lab.dashboard.watching import Watch
 from lab.runs.testbeds.folder import SECRETS
 from lab.runs.testbeds.machine import Machine
@@ -66,7 +67,8 @@ def serve(
     host, port = bound.getsockname()[:2]
     board = Board(time.monotonic)
     token = token_of(machine)
-    application = Application(board, machine, token, stop.is_set)
+    alone = ipaddress.ip_address(host).is_loopback
+    application = Application(board, machine, token, stop.is_set, alone=alone)
     config = uvicorn.Config(
         application.asgi(hosts_of(bound)),
         log_level="warning",
@@ -78,12 +80,16 @@ def serve(
         ws="none",
     )
     server = uvicorn.Server(config)
-    watch = Watch(board, machine.testbed, secrets or machine.path.parent / SECRETS)
+    watches = (
+        Watch(board, machine.testbed, secrets or machine.path.parent / SECRETS),
+        MachineWatch(board, machine, alone=alone),
+    )
     thread = threading.Thread(
         target=server.run, kwargs={"sockets": [bound]}, name="dashboard-http", daemon=True
     )
     thread.start()
-    watch.start()
+    for watch in watches:
+        watch.start()
     try:
         while not server.started and thread.is_alive():
             time.sleep(0.01)
@@ -93,6 +99,7 @@ def serve(
     finally:
         stop.set()
         server.should_exit = True
-        watch.close()
+        for watch in watches:
+            watch.close()
         thread.join()
     return 0

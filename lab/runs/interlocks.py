@@ -30,6 +30,7 @@ from orchestrator.wire.control_socket import (
     Trip,
     ask,
     listener,
+    listens,
 )
 
 ANSWER_S = 0.4
@@ -74,9 +75,9 @@ def acknowledge(machine: Machine, roles: Sequence[str], operator: str) -> list[T
     return _at_once(roles, lambda role: _acknowledge(machine.folder(role), role, operator))
 
 
-def states(machine: Machine, roles: Sequence[str]) -> list[Told]:
-    """How the interlocks on this machine stand."""
-    return _at_once(roles, lambda role: _show(machine.folder(role), role))
+def states(machine: Machine, roles: Sequence[str], patience_s: float = STATE_S) -> list[Told]:
+    """How the interlocks on this machine stand; one that says nothing for ``patience_s`` does not answer."""
+    return _at_once(roles, lambda role: _show(machine.folder(role), role, patience_s))
 
 
 def _at_once(roles: Sequence[str], do_one: Callable[[str], Told]) -> list[Told]:
@@ -122,7 +123,7 @@ def _outcome(folder: Path, role: str) -> Told:
     """Wait until it is dark and written down, or for :data:`STATE_S`."""
     give_up = time.monotonic() + STATE_S
     while True:
-        told = _show(folder, role)
+        told = _show(folder, role, STATE_S)
         state = told.state
         if state is None or time.monotonic() > give_up:
             return told
@@ -131,14 +132,16 @@ def _outcome(folder: Path, role: str) -> Told:
         time.sleep(POLL_S)
 
 
-def _show(folder: Path, role: str) -> Told:
+def _show(folder: Path, role: str, patience_s: float) -> Told:
     if not folder.is_dir():
         return _elsewhere(role)
     try:
-        state = ask(folder, ShowInterlock(), name=INTERLOCK_SOCKET)
+        state = ask(folder, ShowInterlock(), patience_s, name=INTERLOCK_SOCKET)
     except ControlRefusedError as error:
         return Told(role, False, f"{role}: {error}")
-    except ControlError:
+    except ControlError as error:
+        if listens(folder, name=INTERLOCK_SOCKET):
+            return Told(role, False, f"{role} does not say how its interlock stands: {error}")
         causes = [
             LatchedCause(each.cause, each.text, each.at, WHAT_TO_DO[each.cause])
             for each in kept_causes(folder)

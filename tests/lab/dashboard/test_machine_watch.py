@@ -1,0 +1,154 @@
+"""What the machine's sockets and files tell comes onto the board, and who looks disturbs nobody."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from lab.calibration.book import Value, read_book, write_book
+from lab.calibration.finding import Finding, Measured
+from lab.calibration.keeping import keep
+from lab.calibration.steps import STEPS, Step
+from lab.dashboard import machine_watch
+from lab.dashboard.board import Board
+from lab.dashboard.calibrated import OWN
+from lab.dashboard.machine_watch import MachineWatch
+from lab.interlock.latch import Cause, keep_causes
+from lab.light_of import pair_light
+from lab.runs.testbeds.folder import create_folder, template_path
+from lab.runs.testbeds.machine import Machine
+from lab.testbed import load_testbed, read_testbed
+from orchestrator.protocols.block_planning import plan_for
+
+PAIR = ("alice", "bob")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return create_folder(
+        tmp_path_factory.mktemp("watched") / "bench", template_path("simulated-reference")
+    ).parent
+
+
+@pytest.fixture
+def machine(made: Path, tmp_path: Path) -> Machine:
+    shutil.copytree(made, tmp_path / "bench")
+    return Machine(tmp_path / "bench", None)
+
+
+def watched(machine: Machine, *, alone: bool = True) -> tuple[MachineWatch, Board]:
+    board = Board(lambda: 1.0)
+    return MachineWatch(board, machine, alone=alone), board
+
+
+def read(watch: MachineWatch, name: str) -> None:
+    watch.read(next(each for each in watch.sources if each.name == name))
+
+
+def test_the_operating_point_lies_on_the_curve_of_the_planner(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine_watch, "SHARE", 1e9)
+    watch, board = watched(machine)
+    read(watch, "plan")
+    testbed = load_testbed(machine.path)
+    assert set(board.keys("plan/")) == {f"plan/{first}/{second}" for first, second in testbed.pairs()}
+    told = board.get("plan/alice/bob")
+    plan, light = plan_for(testbed, *PAIR), pair_light(testbed, *PAIR)
+    assert told["rate_bps"] == pytest.approx(plan.key_rate_per_pulse * testbed.protocol.clock_hz)
+    assert [sum(light.arms_db), told["rate_bps"], told["qber"]] in told["curve"]
+    losses, rates, _ = zip(*told["curve"], strict=True)
+    assert list(losses) == sorted(losses)
+    assert list(rates) == sorted(rates, reverse=True)
+    assert rates[-1] == 0 < rates[-2]
+    number = board.number
+    read(watch, "plan")
+    assert board.number == number
+
+
+def test_a_calibration_is_planned_and_shown_with_unit_and_date(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine_watch, "SHARE", 1e9)
+    watch, board = watched(machine)
+    read(watch, "plan")
+    read(watch, "calibration")
+    before = board.get("plan/alice/bob")["rate_bps"]
+    assert any(each["step"] == "arm-loss" for each in board.get("calibration-missing"))
+    at = datetime.now(UTC).replace(microsecond=0)
+    finding = Finding(
+        Step.ARM_LOSS,
+        "relay",
+        {"relay_loss_db": Measured(3.0, 0.05, "dB")},
+        {},
+        {},
+        {},
+        {"clicks": [1]},
+        [],
+        1.0,
+    )
+    keep(machine.path, finding, at)
+    read(watch, "plan")
+    read(watch, "calibration")
+    assert board.get("plan/alice/bob")["rate_bps"] != before
+    told = board.get("calibration/relay/relay_loss_db")
+    assert (told["value"], told["uncertainty"], told["unit"], told["step"]) == (3.0, 0.05, "dB", "arm-loss")
+    assert told["stale"] == told["withheld"] == ""
+    assert not any(each["step"] == "arm-loss" for each in board.get("calibration-missing"))
+
+
+def test_a_users_own_values_are_shown_to_this_machine_alone_and_a_stale_one_says_so(machine: Machine) -> None:
+    book = read_book(machine.path, read_testbed(machine.path))
+    long_ago = datetime.now(UTC) - timedelta(hours=STEPS[Step.PHASE].valid_h + 1)
+    value = Value(value=4.625, uncertainty=0.01, step=Step.PHASE, measured=long_ago)
+    write_book(machine.path, book.with_values("alice", {"v_pi_v": value}))
+    here, own = watched(machine)
+    read(here, "calibration")
+    told = own.get("calibration/alice/v_pi_v")
+    assert told["value"] == 4.625
+    assert "h old" in told["stale"]
+    elsewhere, open_to_all = watched(machine, alone=False)
+    read(elsewhere, "calibration")
+    told = open_to_all.get("calibration/alice/v_pi_v")
+    assert (told["value"], told["uncertainty"], told["withheld"]) == (None, None, OWN)
+    assert "4.625" not in open_to_all.since(0)[1]
+
+
+def test_interlocks_of_roles_that_have_their_folder_here(machine: Machine) -> None:
+    folder = machine.folder("relay")
+    folder.mkdir(parents=True)
+    watch, board = watched(machine)
+    read(watch, "interlock")
+    assert board.keys("interlock/") == ["interlock/relay"]
+    assert board.get("interlock/relay")["state"]["causes"] == []
+    keep_causes(folder, (Cause("operator", "tea", "2026-01-01T00:00:00+00:00"),))
+    read(watch, "interlock")
+    assert board.get("interlock/relay")["state"]["causes"][0]["text"] == "tea"
+    shutil.rmtree(folder)
+    read(watch, "interlock")
+    assert board.keys("interlock/") == []
+
+
+def test_what_cannot_be_read_is_said_and_what_was_read_stays_with_its_age(machine: Machine) -> None:
+    watch, board = watched(machine)
+    board.put("queue", {"held_by": "", "held_at": None, "entries": []}, at_s=0.5)
+    read(watch, "queue")
+    assert "no process listens" in board.get("problem/queue")
+    assert json.loads(board.since(0)[1])["set"]["queue"][0] == 0.5
+    (machine.path.parent / "calibration.toml").write_text("not = [toml")
+    read(watch, "calibration")
+    assert "calibration.toml" in board.get("problem/calibration")
+    (machine.path.parent / "calibration.toml").unlink()
+    read(watch, "calibration")
+    assert board.get("problem/calibration") is None
+
+
+def test_the_state_of_the_machine_where_the_roles_have_no_folder_yet(machine: Machine) -> None:
+    watch, board = watched(machine)
+    read(watch, "machine")
+    assert board.get("machine")["free_bytes"] > 0
+    assert board.get("machine")["writable"] is True
