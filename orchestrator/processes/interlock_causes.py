@@ -33,13 +33,11 @@ if TYPE_CHECKING:
 EVERY_S = 0.3
 """With a reading of some tenths of a second and what making safe takes, dark within a second.
 
-Sensors that average for ten seconds are looked at by glances, which take a tenth of a second for both, so they are free for
-whoever measures intensity for three quarters of the time.  A glance waits for a reading that is under way at the same box: at
-a bench a user's station is dark ``averaging_s`` and a second after it became too bright at the latest, and within a second
-where nobody reads.
+Sensors that average for ten seconds are looked at by glances, each of which takes, and may have to wait for, a tenth of a second:
+a long reading is made of such parts, and gives way between two of them.
 """
-STATION_EVERY_S, STATION_LOOKS = 0.2, 3
-"""A light phase ends well within so many looks once a station is gone, unless it hangs."""
+STATION_EVERY_S, STATION_LOOKS, HUB_LOOKS = 0.2, 3, 4
+"""A light phase ends well within so many looks once a station or the hub is gone, unless it hangs."""
 ANY_MU = 0.01
 """All light of a pair is proportional to it; what a detector counts besides is dark."""
 
@@ -60,15 +58,22 @@ def detector_watch(testbed: Testbed, read: Callable[[], Iterable[float]]) -> Wat
 
 
 def station_watch(agent: Agent, users: Callable[[], Collection[str]], is_lit: Callable[[], bool]) -> Watch:
-    """Of the stations of ``users`` in the light, for a light phase that does not end although one is gone."""
+    """Of the stations of ``users`` in the light, for a light phase that does not end although one is gone.
+
+    Without a hub nobody knows of any of them, and a light phase that goes on hangs as well.
+    """
     missed = 0
 
     def look() -> str:
         nonlocal missed
-        there = agent.peers
-        lost = [user for user in users() if user not in there]
-        missed = missed + 1 if lost and is_lit() and agent.link_state is LinkState.UP else 0
-        return f"{' and '.join(lost)} went and the launch stays open" if missed >= STATION_LOOKS else ""
+        there, connected = agent.peers, agent.link_state is LinkState.UP
+        lost = [user for user in users() if not (connected and user in there)]
+        missed = missed + 1 if lost and is_lit() else 0
+        if missed < (STATION_LOOKS if connected else HUB_LOOKS):
+            return ""
+        gone = " and ".join(lost)
+        told = f"{gone} went" if connected else f"the hub is gone and nobody knows of {gone}"
+        return f"{told}, and the launch stays open"
 
     return Watch("station-lost", look, STATION_EVERY_S)
 

@@ -52,6 +52,7 @@ from orchestrator.scheduling.entries import QueueError
 from orchestrator.scheduling.epochs import OwnEpoch
 from orchestrator.scheduling.fencing import EpochFile
 from orchestrator.scheduling.leases import Order, Outcome, Phase, RingLeases
+from orchestrator.scheduling.missing import Missing
 from orchestrator.scheduling.queue_store import QUEUE_FILE, QueueStore
 from orchestrator.scheduling.ring_queue import RingQueue, wall_clock
 from orchestrator.scheduling.ring_schedule import RingSchedule
@@ -147,6 +148,7 @@ class Orchestrator:
         self.desk = QueueDesk(
             self.queue, self._turns, self.schedule, self.suspensions, self._why_unavailable, clock
         )
+        self._missing = Missing(self.queue, self._why_unavailable, clock)
         self._rests = self.queue.resting
         self._peers = {role: PeerStatus(role, False, reason=NOT_SEEN) for role in (RELAY, *config.users)}
         self._board = StatusBoard(config.users, self._tell_observer)
@@ -305,6 +307,7 @@ class Orchestrator:
             self.schedule.lease_over(outcome, now_s)
             self.queue.lease_over(outcome)
             self._turns.lease_over(outcome)
+            self._missing.lease_over(outcome)
             if outcome.lease.pair in self._put_right:
                 self.schedule.again_at_once(outcome.lease.pair)
                 self._put_right.clear()
@@ -313,6 +316,7 @@ class Orchestrator:
             self._show_outcome(outcome, now_s)
         self.desk.serve()
         self.queue.time(now_s)
+        self._missing.look()
         self.suspensions.time()
         self._offer(now_s)
         self._show_pairs(now_s)

@@ -293,7 +293,7 @@ class RingQueue:
         entry = self._entries.get(lease.entry)
         token = lease.epoch, lease.number
         if outcome.refused and outcome.unknown_purpose and entry is not None:
-            self._give_up(entry, outcome.reason)
+            self.give_up(entry, outcome.reason)
             return
         if outcome.refused:
             if entry is not None and entry.state == "waiting":
@@ -353,6 +353,16 @@ class RingQueue:
         except StoreError as error:
             logger.warning("entry %d has what it wants, which is not written down yet: %s", number, error)
 
+    def give_up(self, entry: Entry, reason: str) -> None:
+        """An open entry that nobody will serve."""
+        told = reason[:REASON_LIMIT]
+        try:
+            self._change(
+                entry, lambda e: rules.given_up(e, told, self._wall()), ORCHESTRATOR, f"failed: {told}"
+            )
+        except StoreError as error:
+            logger.warning("entry %d is given up, which is not written down yet: %s", entry.number, error)
+
     # -- inside --------------------------------------------------------------------------------------
 
     def _end_block(self, token: Token, end: End) -> None:
@@ -403,16 +413,6 @@ class RingQueue:
         if number >= self._store.next_number():
             return f"there is no entry {number}"
         return f"entry {number} is not in the history any more; {KEPT}"
-
-    def _give_up(self, entry: Entry, reason: str) -> None:
-        """An entry that nobody will ever serve."""
-        told = reason[:REASON_LIMIT]
-        try:
-            self._change(
-                entry, lambda e: rules.given_up(e, told, self._wall()), ORCHESTRATOR, f"failed: {told}"
-            )
-        except StoreError as error:
-            logger.warning("entry %d is given up, which is not written down yet: %s", entry.number, error)
 
     def _change(self, entry: Entry, change: Callable[[Entry], Entry], who: str, what: str) -> Entry:
         after = change(entry)

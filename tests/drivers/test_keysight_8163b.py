@@ -18,6 +18,7 @@ from drivers.links.errors import (
     InstrumentRefusedError,
     LimitError,
     LinkBrokenError,
+    LinkClosedError,
     MalformedReplyError,
     NoReadingError,
     NotReadyError,
@@ -25,7 +26,7 @@ from drivers.links.errors import (
     WrongInstrumentError,
 )
 from drivers.powermeters.keysight_8163b import Keysight8163B
-from drivers.powermeters.keysight_sensors import GLANCE_S, ZERO_S, parse_acquisition
+from drivers.powermeters.keysight_sensors import PART_S, ZERO_S, parse_acquisition, parts_of
 from sim_backends.powermeters.keysight_8163b import HEAD_81634B, Keysight8163BTwin
 from sim_backends.servers import Call
 
@@ -45,6 +46,8 @@ class Setup:
     def __init__(self, **options: Any) -> None:
         self.light_w = {1: OWN_LIGHT_W, 2: 0.97e-12}
         self.now = 0.0
+        self.looked = threading.Event()
+        """Set whenever a measurement looks at the light."""
         self.ends: list[tuple[float, Callable[[], None]]] = []
         options = {"head": HEAD_81634B.exact(zero_s=10.0), **options}
         self.twin = Keysight8163BTwin(read_power_w=self.power_w, schedule=self.schedule, **options)
@@ -53,6 +56,7 @@ class Setup:
         )
 
     def power_w(self, slot: int) -> float:
+        self.looked.set()
         return self.light_w[slot]
 
     def schedule(self, delay_s: float, action: Callable[[], None]) -> None:
@@ -93,7 +97,7 @@ REST = {
             "SENSe#:CORRection?": "+0.00000000E+000",
             "SENSe#:POWer:UNIT?": "+1",
             "SENSe#:POWer:RANGe:AUTO?": "+1",
-            "SENSe#:POWer:ATIMe?": "+1.00000000E+000",
+            "SENSe#:POWer:ATIMe?": "+1.00000000E-001",
             "SENSe#:POWer:WAVelength? MIN": "+8.00000000E-007",
             "SENSe#:POWer:WAVelength? MAX": "+1.65000000E-006",
             "SENSe#:POWer:WAVelength?": "+1.55012500E-006",
@@ -126,19 +130,19 @@ def test_bytes_of_each_command_and_their_time_limits(monkeypatch: pytest.MonkeyP
     fake.limits_s.clear()
     meter.slot2.wavelength_nm(1550.125)
     assert meter.slot1.power_w() == -2.1e-15
-    assert fake.limits_s[-1] == pytest.approx(2.0 + 2.0, rel=0.1)
+    assert fake.limits_s[-1] == pytest.approx(2.0 + 2 * PART_S, rel=0.05), "of one part, not of the reading"
     meter.slot1.zero()
     assert fake.sent == [
         b"SENSe2:POWer:WAVelength? MIN\n",
         b"SENSe2:POWer:WAVelength? MAX\n",
         b"SENSe2:POWer:WAVelength 1.550125000E-06\n",
         b"SENSe2:POWer:WAVelength?\n",
-        b"READ1:POWer?\n",
+        *[b"READ1:POWer?\n"] * 10,
         b"SENSe1:CORRection:COLLect:ZERO\n",
         b"*OPC?\n",
         b"SENSe1:CORRection:COLLect:ZERO?\n",
     ]
-    assert fake.limits_s[5:7] == pytest.approx([ZERO_S, ZERO_S], rel=0.1)
+    assert fake.limits_s[14:16] == pytest.approx([ZERO_S, ZERO_S], rel=0.1)
     meter.close()
 
 
@@ -155,7 +159,7 @@ def test_known_state_whoever_used_it_before() -> None:
     state = setup.twin.state()
     for name, held in {
         "unit": "W", "relative": False, "correction_db": 0.0, "auto_range": True, "continuous": False,
-        "trigger": "IGN", "function": "NONE", "averaging_s": 1.0,
+        "trigger": "IGN", "function": "NONE", "averaging_s": PART_S,
     }.items():  # fmt: skip
         assert state[name] == {1: held, 2: held}, name
     assert state["errors"] == 0
@@ -179,12 +183,11 @@ def test_a_reading_below_the_floor_is_as_it_is_and_its_mean_is_right() -> None:
     setup.light_w = {1: 0.0, 2: 0.0}
     setup.meter.slot1.zero()
     setup.light_w[1] = 5e-15  # half of the floor
-    readings = np.array([setup.meter.slot1.power_w() for _ in range(400)])
-    assert (readings < 0).sum() > 100
-    assert readings.std() == pytest.approx(HEAD_81634B.noise_w, rel=0.15, abs=0)
-    setup.meter.slot1.averaging_s(10.0)
-    readings = np.array([setup.meter.slot1.power_w() for _ in range(400)])
-    assert readings.std() == pytest.approx(HEAD_81634B.noise_w / 10**0.5, rel=0.15, abs=0)
+    for averaging_s in (0.1, 0.4):
+        setup.meter.slot1.averaging_s(averaging_s)
+        readings = np.array([setup.meter.slot1.power_w() for _ in range(400)])
+        assert (readings < 0).sum() > 100
+        assert readings.std() == pytest.approx(HEAD_81634B.noise_w / averaging_s**0.5, rel=0.15, abs=0)
     setup.close()
 
 
@@ -196,12 +199,8 @@ def test_a_glance_is_short_and_changes_no_reading(monkeypatch: pytest.MonkeyPatc
     fake.sent.clear()
     fake.limits_s.clear()
     assert meter.slot1.glance_w() == -2.1e-15
-    assert fake.sent == [
-        b"SENSe1:POWer:ATIMe 0.05\n",
-        b"READ1:POWer?\n",
-        b"SENSe1:POWer:ATIMe 1\n",
-    ]
-    assert max(fake.limits_s) < 2.1, "nobody waits for a whole reading"
+    assert fake.sent == [b"READ1:POWer?\n"]
+    assert max(fake.limits_s) < 2.3, "nobody waits for a whole reading"
     meter.close()
 
 
@@ -210,29 +209,55 @@ def test_the_noise_of_a_glance_is_that_of_its_time_and_the_next_reading_is_quiet
     setup.meter.connect()
     setup.light_w = {1: 0.0, 2: 0.0}
     setup.meter.slot1.zero()
-    setup.meter.slot1.averaging_s(10.0)
+    setup.meter.slot1.averaging_s(0.4)
     glances, readings = np.array(
         [(setup.meter.slot1.glance_w(), setup.meter.slot1.power_w()) for _ in range(300)]
     ).T
-    assert glances.std() == pytest.approx(HEAD_81634B.noise_w / GLANCE_S**0.5, rel=0.15, abs=0)
-    assert readings.std() == pytest.approx(HEAD_81634B.noise_w / 10**0.5, rel=0.15, abs=0)
+    assert glances.std() == pytest.approx(HEAD_81634B.noise_w / PART_S**0.5, rel=0.15, abs=0)
+    assert readings.std() == pytest.approx(HEAD_81634B.noise_w / 0.4**0.5, rel=0.15, abs=0)
     setup.close()
 
 
-def test_after_a_glance_that_was_cut_off_readings_take_their_time(setup: Setup) -> None:
-    """Light that is no number stands for whatever ends a glance in the middle."""
-    setup.meter.slot1.averaging_s(10.0)
-    setup.light_w[1] = float("nan")
-    with pytest.raises(NoReadingError):
-        setup.meter.slot1.glance_w()
-    setup.light_w[1] = OWN_LIGHT_W
-    assert setup.twin.state()["averaging_s"][1] == GLANCE_S
+@pytest.mark.parametrize(("averaging_s", "parts"), [(1e-4, 1), (0.1, 1), (0.11, 2), (1.0, 10), (10.0, 100)])
+def test_an_averaging_time_is_that_of_all_parts_together(
+    setup: Setup, averaging_s: float, parts: int
+) -> None:
+    setup.meter.slot1.averaging_s(averaging_s)
+    assert parts_of(averaging_s) == parts
+    held: Any = setup.twin.state()["averaging_s"]
+    assert held[1] == pytest.approx(averaging_s / parts)
+    assert setup.meter.slot1.averaging_s() == averaging_s
     assert setup.meter.slot1.power_w() == near(OWN_LIGHT_W)
-    assert setup.twin.state()["averaging_s"][1] == 10.0
-    setup.light_w[1] = float("nan")
-    with pytest.raises(NoReadingError):
-        setup.meter.slot1.glance_w()
-    assert setup.meter.slot1.averaging_s() == 10.0
+
+
+def test_whoever_looks_while_a_long_reading_is_under_way_waits_for_one_part_of_it() -> None:
+    """Ten seconds of averaging in real time; a look at either head comes back while it goes on, and spoils nothing."""
+    setup = Setup(head=replace(HEAD_81634B.exact(), speed=1.0))
+    setup.meter.close()
+    setup.meter = Keysight8163B("real_time", setup.meter.address, averaging_s=10.0)
+    setup.meter.connect()
+    ends: list[BaseException] = []
+
+    def read() -> None:
+        try:
+            setup.meter.slot1.power_w()
+        except LinkClosedError as error:
+            ends.append(error)
+
+    reading = threading.Thread(target=read)
+    reading.start()
+    assert setup.looked.wait(5)
+    begun_s = time.monotonic()
+    assert [each.glance_w() for each in (setup.meter.slot1, setup.meter.slot2)] == [
+        near(0.64e-12),
+        near(0.97e-12),
+    ]
+    assert time.monotonic() - begun_s < 4 * PART_S + 0.3
+    assert reading.is_alive()
+    setup.meter.close()
+    reading.join(5)
+    assert [type(error) for error in ends] == [LinkClosedError]
+    setup.twin.close()
 
 
 def test_a_zero_in_the_dark_takes_the_error_away() -> None:
@@ -243,10 +268,10 @@ def test_a_zero_in_the_dark_takes_the_error_away() -> None:
         setup.meter.connect()
         setup.meter.slot1.averaging_s(10.0)
         for found in (off, zeroed):
-            found.append(np.mean([setup.meter.slot1.power_w() for _ in range(30)]))
+            found.append(np.mean([setup.meter.slot1.power_w() for _ in range(3)]))
             setup.meter.slot1.zero()
         setup.close()
-    assert np.abs(off).max() <= 5e-14 + 6 * HEAD_81634B.noise_w / 300**0.5
+    assert np.abs(off).max() <= 5e-14 + 6 * HEAD_81634B.noise_w / 30**0.5
     assert np.std(off) == pytest.approx(5e-14 / 3**0.5, rel=0.5, abs=0)
     assert np.std(zeroed) == pytest.approx(HEAD_81634B.noise_w / 10**0.5, rel=0.6, abs=0)
 
@@ -346,7 +371,7 @@ def test_a_head_that_reaches_less_than_its_data_sheet(setup: Setup) -> None:
 
 def test_settings_come_back_after_a_power_cycle(setup: Setup) -> None:
     setup.meter.slot2.wavelength_nm(1310.0)
-    setup.meter.slot2.averaging_s(5.0)
+    setup.meter.slot2.averaging_s(0.25)
     port = int(setup.meter.address.split("::")[2])
     setup.twin.close()
     with pytest.raises(LinkBrokenError):
@@ -355,7 +380,8 @@ def test_settings_come_back_after_a_power_cycle(setup: Setup) -> None:
     fresh.serve("127.0.0.1", port)
     assert setup.meter.slot2.power_w() == near(0.97e-12 * 1550 / 1310)
     assert fresh.state()["sensor_wavelength_nm"][2] == pytest.approx(1310.0)  # type: ignore[index]
-    assert fresh.state()["averaging_s"] == {1: 1.0, 2: 5.0}
+    assert fresh.state()["averaging_s"] == {1: 0.1, 2: pytest.approx(0.25 / 3)}
+    assert setup.meter.slot2.averaging_s() == 0.25
     fresh.close()
 
 

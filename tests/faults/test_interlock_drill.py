@@ -1,7 +1,7 @@
 """Drill of the interlock: a real role with real drivers, its main thread stuck, and the light as the simulated ring has it.
 
-There is no hub and no orchestrator anywhere here, as with both killed.  The ring and all twins live in this process; the role that is stopped is
-a child, which nothing but its interlock, its guard and a signal can reach.
+The ring and all twins live in this process; the role that is to go dark is a child.  There is no hub anywhere but in the table of every
+cause in every condition, which is printed (``pytest -s -m long``): from a cause to a dark loop or, for a user's sensor, to 30 dB less.
 """
 
 from __future__ import annotations
@@ -12,29 +12,23 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import held_role
+import hub_alone
 import pytest
 from driven_ring import ring_content
 
-from drivers.links.errors import InstrumentError
-from lab import needs
-from lab.guard import guarded_role
 from lab.interlock.latch import LATCH_FILE
-from lab.interlock.watching import watching
 from lab.runs.interlocks import Told, acknowledge, states, stop
 from lab.runs.testbeds.machine import Machine
 from lab.station import Station
 from lab.testbed import parse_testbed, write_testbed
 from orchestrator.light.launching import Launching, RelayInstruments, planned_light
 from orchestrator.light.own_station import OwnStation, StationInstruments
-from orchestrator.processes.interlock_causes import station_watch
-from orchestrator.wire.links import LinkState
 from sim_backends.bench import Bench
 from sim_backends.optics import Ring
 from sim_backends.optics_way import DIRECTIONS
@@ -43,6 +37,7 @@ pytestmark = pytest.mark.early
 
 ROOT = str(Path(__file__).resolve().parents[2])
 DARK_S = 1.0
+PAIR = held_role.PAIR
 PHOTON_W = 1e-18
 
 
@@ -54,15 +49,13 @@ class Drill:
         if sensor_speed is not None:
             data["simulation"]["sensor_speed"] = sensor_speed
         testbed = parse_testbed(data, Path("t"))
-        owners = ("relay", *held_role.PAIR)
+        owners = ("relay", *PAIR)
         self.bench = Bench(testbed, only=[e.name for e in testbed.instruments if e.owner in owners])
         stack.enter_context(self.bench)
         self.path = folder / "testbed.toml"
         write_testbed(self.bench.resolved(data), self.path)
         self.machine = Machine(self.path, None)
-        self.stations = {
-            user: stack.enter_context(Station(self.machine.testbed, user)) for user in held_role.PAIR
-        }
+        self.stations = {user: stack.enter_context(Station(self.machine.testbed, user)) for user in PAIR}
         for role in owners:
             self.machine.folder(role).mkdir(parents=True)
 
@@ -71,25 +64,25 @@ class Drill:
             OwnStation(self.machine.testbed, user, StationInstruments.of(station)).take_in()
 
     @contextmanager
-    def role(self, how: str, role: str = "relay") -> Iterator[tuple[subprocess.Popen[str], str]]:
+    def role(
+        self, how: str, role: str = "relay", hub: Sequence[str] = ()
+    ) -> Iterator[tuple[subprocess.Popen[str], str]]:
         """The running role and what it said; killed at the end, its guard done."""
-        child = subprocess.Popen(
-            [sys.executable, held_role.__file__, str(self.path), str(self.machine.folder(role)), role, how],
-            env={**os.environ, "PYTHONPATH": ROOT},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert child.stdout is not None
-        try:
-            yield child, child.stdout.readline().strip()
-        finally:
-            if how != "end":
-                child.kill()
-            child.communicate()
-            mine = {entry.name for entry in self.machine.testbed.owned_by(role)}
-            while mine & set(self.bench.unsafe()):
-                time.sleep(0.01)  # its guard is at work; the test's own time-out ends this
+        arguments = (str(self.path), str(self.machine.folder(role)), role, how, *hub)
+        with process(held_role.__file__, *arguments) as (child, said):
+            try:
+                yield child, said
+            finally:
+                if how != "end":
+                    child.kill()
+                child.communicate()
+                self.wait_until_safe(role)
+
+    def wait_until_safe(self, role: str) -> None:
+        """The role or its guard is at work; the test's own time-out ends this."""
+        mine = {entry.name for entry in self.machine.testbed.owned_by(role)}
+        while mine & set(self.bench.unsafe()):
+            time.sleep(0.01)
 
     @contextmanager
     def lit(self, brighter_db: float = 0.0) -> Iterator[Callable[[float], object]]:
@@ -101,7 +94,7 @@ class Drill:
             owned = RelayInstruments.of(station)
             launching = Launching(self.machine.testbed, owned)
             launching.set_up()
-            plan = planned_light(self.machine.testbed, *held_role.PAIR)
+            plan = planned_light(self.machine.testbed, *PAIR)
             if brighter_db:
                 launching.shine(plan.attenuation_db - brighter_db)
             else:
@@ -122,6 +115,24 @@ class Drill:
             (told,) = stop(self.machine, [role], "drill")
         assert gone, "light is still launched"
         return told, gone[0] - begun
+
+
+@contextmanager
+def process(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A child that runs a file, and the first line it said; killed at the end if it is there still."""
+    child = subprocess.Popen(
+        [sys.executable, *arguments],
+        env={**os.environ, "PYTHONPATH": ROOT},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdout is not None
+    try:
+        yield child, child.stdout.readline().strip()
+    finally:
+        child.kill()
+        child.wait()
 
 
 @contextmanager
@@ -149,32 +160,20 @@ def drill(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Drill]:
         yield Drill(tmp_path_factory.mktemp("drill"), stack)
 
 
-@pytest.mark.parametrize(
-    "how",
-    ["exchange", pytest.param("lock", marks=pytest.mark.long), pytest.param("end", marks=pytest.mark.long)],
-)
 def test_a_stop_darkens_a_relay_whose_main_thread_is_stuck_and_it_stays_dark_until_acknowledged(
-    drill: Drill, how: str
+    drill: Drill,
 ) -> None:
     drill.take_in()
-    with drill.role(how) as (_, said):
+    with drill.role("exchange") as (_, said):
         assert said == "lit"
         assert drill.launched_w > PHOTON_W
         told, dark_s = drill.stop()
         assert told.ok, told.text
-        print(f"stuck in {how}: {1e3 * dark_s:.0f} ms from the command to a dark loop")
+        print(f"operator, stuck in an exchange: {1e3 * dark_s:.0f} ms from the command to a dark loop")
         assert dark_s < DARK_S
         assert told.state is not None
         assert [each.cause for each in told.state.causes] == ["operator"]
-    assert (drill.machine.folder("relay") / LATCH_FILE).exists()
-    with drill.role("end") as (_, said):
-        assert said.startswith("dark: interlock of relay: operator: drill")
-        assert drill.launched_w < PHOTON_W
-        (released,) = acknowledge(drill.machine, ["relay"], "the drill")
-        assert released.ok, released.text
-    if how == "lock":
-        with drill.role("end") as (_, said):
-            assert said == "lit"
+    released_by_an_operator(drill, "relay", "operator")
 
 
 @pytest.mark.long
@@ -219,43 +218,6 @@ def check_closed_by_stop(drill: Drill, ring: Ring) -> None:
     assert [each.cause for each in told.state.causes] == ["operator"]
 
 
-STANDS_STILL = [
-    pytest.param("end", id="no hub"),
-    pytest.param("exchange", id="stuck in an exchange"),
-    pytest.param("lock", id="stuck in a lock"),
-]
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("how", STANDS_STILL)
-@pytest.mark.parametrize("cause", ["detector-rate", "guard-gone"])
-def test_what_a_relay_finds_itself_darkens_it_whatever_its_main_thread_does(
-    drill: Drill, how: str, cause: str
-) -> None:
-    drill.take_in()
-    with drill.role(how) as (child, said):
-        assert said == "lit"
-        gone: list[float] = []
-        begun = time.monotonic()
-        with watched(lambda: drill.launched_w < PHOTON_W, gone):
-            if cause == "guard-gone":
-                os.kill(guard_of(child.pid), signal.SIGKILL)
-            else:
-                drill.bench.ring.set_launch("launch_second", 0.0)  # somebody turns it by hand
-        assert gone, "light is still launched"
-        print(f"{cause}, {how}: {1e3 * (gone[0] - begun):.0f} ms to a dark loop")
-        assert gone[0] - begun < DARK_S
-        (told,) = states(drill.machine, ["relay"])
-        assert told.state is not None
-        assert [each.cause for each in told.state.causes] == [cause]
-        # who kills a role without a guard in the middle leaves the rest as it is
-        mine = {entry.name for entry in drill.machine.testbed.owned_by("relay")}
-        latch = drill.machine.folder("relay") / LATCH_FILE
-        while mine & set(drill.bench.unsafe()) or not latch.exists():
-            time.sleep(0.01)
-    released_by_an_operator(drill, "relay", cause)
-
-
 def guard_of(role: int) -> int:
     """The number of a role's guard."""
     for each in Path("/proc").glob("[0-9]*/stat"):
@@ -267,45 +229,17 @@ def guard_of(role: int) -> int:
 
 def released_by_an_operator(drill: Drill, role: str, cause: str) -> None:
     """Latched over a restart; acknowledged, it is lit again."""
-    with drill.role("end", role) as (_, said):
+    assert (drill.machine.folder(role) / LATCH_FILE).exists()
+    with drill.role("end", role) as (child, said):
         assert said.startswith(f"dark: interlock of {role}: {cause}")
+        if role == "relay":
+            assert drill.launched_w < PHOTON_W
         (released,) = acknowledge(drill.machine, [role], "the drill")
         assert released.ok, released.text
-
-
-@pytest.mark.long
-def test_a_station_that_is_lost_darkens_a_relay_whose_light_phase_hangs(drill: Drill, tmp_path: Path) -> None:
-    """The launch of this process; a thread has the laser's line for good, and the hub says that bob is gone."""
-    drill.take_in()
-    with guarded_role(drill.machine.testbed, drill.path, "relay", tmp_path) as (station, interlock):
-        launching = Launching(drill.machine.testbed, RelayInstruments.of(station))
-        launching.set_up()
-        launching.open(planned_light(drill.machine.testbed, *held_role.PAIR))
-        agent: Any = SimpleNamespace(peers={"alice", "bob"}, link_state=LinkState.UP)
-        watch = station_watch(agent, lambda: held_role.PAIR, lambda: True)
-        held, over = threading.Event(), threading.Event()
-
-        def hang() -> None:
-            with suppress(InstrumentError), station.get(needs.LASER).link.exchange():  # type: ignore[attr-defined]
-                held.set()
-                over.wait(30)
-
-        thread = threading.Thread(target=hang)
-        thread.start()
-        held.wait()
-        with watching(interlock, [watch]):
-            time.sleep(1.0)
-            assert not interlock.causes
-            gone: list[float] = []
-            begun = time.monotonic()
-            with watched(lambda: drill.launched_w < PHOTON_W, gone):
-                agent.peers = {"alice"}
-            assert gone
-            print(f"station-lost, light phase hangs: {1e3 * (gone[0] - begun):.0f} ms to a dark loop")
-            assert gone[0] - begun < DARK_S
-            assert [each.cause for each in interlock.causes] == ["station-lost"]
-        over.set()
-        thread.join()
+        assert child.stdin is not None
+        assert child.stdout is not None
+        print("again", file=child.stdin, flush=True)
+        assert child.stdout.readline().strip() == "lit"
 
 
 BRIGHTER_DB = 25.0
@@ -323,9 +257,9 @@ def lent(drill: Drill, user: str) -> Iterator[None]:
 
 
 def check_closed_by_monitor(
-    drill: Drill, begin: Callable[[], object], bright: float, situation: str, limit_s: float = DARK_S
-) -> None:
-    """Once ``begin`` is called alice's sensor is above its bound: what leaves is soon 30 dB below ``bright`` photons."""
+    drill: Drill, begin: Callable[[], object], bright: float, situation: str
+) -> float:
+    """Once ``begin`` is called alice's sensor is above its bound: what leaves is soon 30 dB below ``bright`` photons; how soon."""
     latch = drill.machine.folder("alice") / LATCH_FILE
     closed: list[float] = []
     begun = time.monotonic()
@@ -338,41 +272,38 @@ def check_closed_by_monitor(
     assert [each.cause for each in told.state.causes] == ["monitor"]
     assert closed, "the station still lets light through"
     print(f"monitor, {situation}: latched and 30 dB down after {closed[0] - begun:.2f} s")
-    assert closed[0] - begun < limit_s
+    assert closed[0] - begun < DARK_S
+    return closed[0] - begun
 
 
-def check_brightened(drill: Drill, how: str, limit_s: float = DARK_S) -> None:
-    """Alice is in planned light, which becomes bright while her main thread is busy with ``how``."""
+def check_brightened(
+    drill: Drill, how: str, hub: Sequence[str] = (), before: Callable[[], object] = lambda: None
+) -> float:
+    """Alice is in planned light, which becomes bright while her main thread is busy with ``how``; how soon it is closed."""
     drill.take_in()
     with lent(drill, "alice"):
-        with drill.role(how, "alice") as (_, said), drill.lit() as brighten:
+        with drill.role(how, "alice", hub) as (_, said), drill.lit() as brighten:
             assert said == "lit"
+            before()
             bright = drill.bench.ring.mean_photon_number("alice", "ccw") * 10 ** (BRIGHTER_DB / 10)
-            check_closed_by_monitor(drill, lambda: brighten(BRIGHTER_DB), bright, how, limit_s)
+            took_s = check_closed_by_monitor(drill, lambda: brighten(BRIGHTER_DB), bright, how)
         released_by_an_operator(drill, "alice", "monitor")
+    return took_s
 
 
-@pytest.mark.parametrize(
-    "how",
-    ["exchange", pytest.param("end", marks=pytest.mark.long), pytest.param("lock", marks=pytest.mark.long)],
-)
-def test_a_sensor_above_its_bound_closes_the_station_of_a_role_whatever_its_main_thread_does(
-    drill: Drill, how: str
+def test_a_sensor_above_its_bound_closes_the_station_of_a_role_whose_main_thread_is_stuck(
+    drill: Drill,
 ) -> None:
-    check_brightened(drill, how)
-
-
-READING_S = 1.0
+    check_brightened(drill, "exchange")
 
 
 @pytest.mark.long
-def test_a_sensor_that_a_light_phase_reads_all_the_time_is_looked_at_between_two_readings(
+def test_a_sensor_that_a_light_phase_reads_all_the_time_is_looked_at_in_the_middle_of_a_reading(
     drill: Drill, tmp_path: Path
 ) -> None:
-    """Readings average for ten seconds, ten times as fast as at a bench."""
+    """Each reading averages for ten seconds, as at a bench."""
     with lent(drill, "alice"), lent(drill, "bob"), ExitStack() as stack:
-        slow = Drill(tmp_path, stack, sensor_speed=10.0 / READING_S)
-        check_brightened(slow, "reading", READING_S + DARK_S)
+        check_brightened(Drill(tmp_path, stack, sensor_speed=1.0), "reading")
 
 
 @pytest.mark.long
@@ -397,3 +328,93 @@ def test_nothing_trips_in_bypass_and_a_station_taken_into_bright_light_is_closed
 
             check_closed_by_monitor(drill, take_in, passing, "taken in from bypass")
         released_by_an_operator(drill, "alice", "monitor")
+
+
+CAUSES = ("detector-rate", "monitor", "station-lost", "guard-gone", "operator")
+CONDITIONS = {
+    "hub alive": "end",
+    "hub killed": "end",
+    "stuck in an exchange": "exchange",
+    "stuck in a lock": "lock",
+}
+"""And what the main thread of the role does; a stuck role is connected to a living hub."""
+
+
+@pytest.fixture(scope="module")
+def table() -> Iterator[dict[tuple[str, str], float]]:
+    """What every cell took, printed at the end."""
+    took_s: dict[tuple[str, str], float] = {}
+    yield took_s
+    print(f"\n{'':16s}" + "".join(f"{condition:>22s}" for condition in CONDITIONS))
+    for cause in CAUSES:
+        cells = [took_s.get((cause, condition)) for condition in CONDITIONS]
+        print(f"{cause:16s}" + "".join(f"{'-' if cell is None else f'{cell:.2f} s':>22s}" for cell in cells))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("condition", CONDITIONS)
+@pytest.mark.parametrize("cause", CAUSES)
+def test_every_cause_darkens_in_every_condition_and_an_operator_lets_it_go_on(
+    drill: Drill, tmp_path: Path, table: dict[tuple[str, str], float], cause: str, condition: str
+) -> None:
+    hub_alone.make_keys(tmp_path)
+    how = CONDITIONS[condition]
+    with process(hub_alone.__file__, str(tmp_path)) as (hub, addresses):
+        connected = (str(tmp_path), addresses)
+        before = hub.kill if condition == "hub killed" else lambda: None
+        if cause == "monitor":
+            took_s = check_brightened(drill, how, connected, before)
+        elif cause == "station-lost":
+            took_s = check_left_alone(drill, how, connected, before)
+        else:
+            took_s = check_darkened(drill, how, cause, connected, before, partial(begin, drill, cause))
+    table[cause, condition] = took_s
+
+
+def begin(drill: Drill, cause: str, relay: int) -> None:
+    """What makes a relay find ``cause``."""
+    if cause == "guard-gone":
+        os.kill(guard_of(relay), signal.SIGKILL)
+    elif cause == "detector-rate":
+        drill.bench.ring.set_launch("launch_second", 0.0)  # somebody turns it by hand
+    else:
+        assert stop(drill.machine, ["relay"], "drill")[0].ok
+
+
+def check_left_alone(drill: Drill, how: str, hub: Sequence[str], before: Callable[[], object]) -> float:
+    """Bob's role is killed while his station is in the light of a relay that does not end its light phase."""
+    with ExitStack() as stack:
+        users = [stack.enter_context(process(hub_alone.__file__, hub[0], user, hub[1])) for user in PAIR]
+        assert [said for _, said in users] == ["up", "up"]
+        bob, _ = users[1]
+        return check_darkened(drill, how, "station-lost", (*hub, "watched"), before, lambda _: bob.kill())
+
+
+def check_darkened(
+    drill: Drill,
+    how: str,
+    cause: str,
+    hub: Sequence[str],
+    before: Callable[[], object],
+    begin: Callable[[int], object],
+) -> float:
+    """The relay is lit; ``before`` and ``begin`` are called, with its process: how soon the loop is dark."""
+    drill.take_in()
+    with drill.role(how, "relay", hub) as (child, said):
+        assert said == "lit"
+        before()
+        gone: list[float] = []
+        begun = time.monotonic()
+        with watched(lambda: drill.launched_w < PHOTON_W, gone):
+            begin(child.pid)
+        assert gone, "light is still launched"
+        assert gone[0] - begun < DARK_S
+        (told,) = states(drill.machine, ["relay"])
+        assert told.state is not None
+        assert [each.cause for each in told.state.causes] == [cause]
+        # who kills a role without a guard in the middle leaves the rest as it is
+        drill.wait_until_safe("relay")
+        while not (drill.machine.folder("relay") / LATCH_FILE).exists():
+            time.sleep(0.01)
+    released_by_an_operator(drill, "relay", cause)
+    return gone[0] - begun

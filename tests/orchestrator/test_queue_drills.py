@@ -238,6 +238,29 @@ def test_a_user_who_is_gone_in_the_middle_of_a_step_is_named_and_the_step_is_don
         ring.until_state(step.number, "done")
 
 
+def test_a_user_who_does_not_come_back_to_a_step_is_waited_for_a_while_and_others_have_the_ring(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ExitStack() as stack:
+        ring = Ring(tmp_path, stack, purposes=(KEY, PHASE))
+        ring.light.shining.clear()
+        (step,) = ring.ask(AddEntry("olga", "calibration", (AB,), steps=("phase",))).entries
+        ring.a_block_is_lit()
+        ring.parties["bob"].agent.close()
+        ring.light.shining.set()
+        ring.until_state(ring.add(AC, 1), "done")
+        ring.until(
+            lambda: ring.row(step.number).reason == "alice-bob: bob is gone", "it does not wait for bob"
+        )
+        monkeypatch.setattr("orchestrator.scheduling.missing.PATIENCE_S", 0.1)
+        row = ring.until_state(step.number, "failed")
+        assert row.reason.startswith(
+            "given up after 0 minutes: bob is gone; once that is over, `qunetlab queue add"
+        )
+        ring.until_state(ring.add(AC, 1), "done")
+        assert ring.light.steps == {}
+
+
 def test_maintenance_has_the_bench_alone_and_the_second_is_told_who_has_it_since_when(ring: Ring) -> None:
     ring.light.shining.clear()
     order = ring.add(AB, 2)
