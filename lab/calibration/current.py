@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from lab.calibration.book import Book, BookError, book_path, calibrated, now, read_book
 from lab.calibration.finding import Finding
-from lab.calibration.keeping import keep
+from lab.calibration.keeping import check_keeping, keep
 
 if TYPE_CHECKING:
     from lab.testbed import Testbed
@@ -40,6 +40,10 @@ class CurrentTestbed:
     def book(self) -> Book:
         """Everything that is calibrated.  BookError for a book that cannot be used."""
         return read_book(self._path, self._testbed.model_dump(mode="json", exclude_unset=True))
+
+    def check_keeping(self) -> None:
+        """Raise CalibrationRefusedError where nothing that is found could be kept here."""
+        check_keeping(self._path)
 
     def keep(self, finding: Finding) -> None:
         """Keep what was found here, for everybody who reads the testbed."""

@@ -13,15 +13,17 @@ import msgspec
 
 from lab.calibration.book import now, read_book
 from lab.calibration.finding import Finding
-from lab.calibration.keeping import FINDINGS, kept_findings
+from lab.calibration.keeping import FINDINGS, check_keeping, kept_findings
 from lab.calibration.steps import STEPS, Step
 from lab.claims import OwnedError
+from lab.cli.options import EXIT_INTERRUPTED
 from lab.needs import POLARIZATION
 from lab.runs.calibrating.hands import instruction
-from lab.runs.calibrating.rig import opened_rig
+from lab.runs.calibrating.rig import Rig, opened_rig
 from lab.runs.calibrating.runner import Due, Outcome, plan, run
 from lab.runs.pages.calibration_page import write_page
 from lab.runs.shown import echo
+from lab.runs.supervising.private_folder import ending_on_signals
 from lab.testbed import load_testbed, read_testbed
 from orchestrator.light.own_station import Direction
 from orchestrator.wire.control_socket import ControlError
@@ -61,8 +63,37 @@ def run_calibrate(
         _show_plan(due, as_json)
         return 0
     outcomes: list[Outcome] = []
+    interrupted = 0
+    check_keeping(path)
     try:
-        somebody = sys.stdin.isatty() and not as_json
+        with ending_on_signals():
+            interrupted = _calibrate(path, due, outcomes, state, as_json)
+    except ControlError as error:
+        raise ControlError(
+            f"{error}: a role, a notebook or another `qunetlab calibrate` works with this ring; nothing was touched"
+        ) from error
+    except OwnedError as error:
+        first, second = due[0].pair
+        raise OwnedError(
+            f"{error}; on a ring that runs a calibration is an entry of its queue: "
+            f"`qunetlab queue add calibration {due[0].step} --pair {first}-{second}`"
+        ) from error
+    findings = [] if interrupted else kept_findings(path)
+    page = write_page(testbed.name, findings, path.parent / FINDINGS) if findings else None
+    if page and not as_json:
+        echo(f"Figures and earlier values: {page}")
+    if as_json:
+        echo(json.dumps({"calibrated": [_answer(each) for each in outcomes]}))
+    return interrupted or int(any(outcome.finding is None for outcome in outcomes))
+
+
+def _calibrate(
+    path: Path, due: Sequence[Due], outcomes: list[Outcome], state: Path | None, as_json: bool
+) -> int:
+    """Do what is ``due``, telling each of ``outcomes``; the exit code of whatever interrupted it, 0 for nothing."""
+    somebody = sys.stdin.isatty() and not as_json
+    rig: Rig | None = None
+    try:
         with opened_rig(
             path,
             _AtTheTerminal() if somebody else None,
@@ -75,23 +106,23 @@ def run_calibrate(
                     echo(_line(outcome))
                 if outcome.unrecorded:
                     echo(f"{outcome.due}: kept, but it has no data set: {outcome.unrecorded}", err=True)
-    except ControlError as error:
-        raise ControlError(
-            f"{error}: a role, a notebook or another `qunetlab calibrate` works with this ring; nothing was touched"
-        ) from error
-    except OwnedError as error:
-        first, second = due[0].pair
-        raise OwnedError(
-            f"{error}; on a ring that runs a calibration is an entry of its queue: "
-            f"`qunetlab queue add calibration {due[0].step} --pair {first}-{second}`"
-        ) from error
-    findings = kept_findings(path)
-    page = write_page(testbed.name, findings, path.parent / FINDINGS) if findings else None
-    if page and not as_json:
-        echo(f"Figures and earlier values: {page}")
-    if as_json:
-        echo(json.dumps({"calibrated": [_answer(each) for each in outcomes]}))
-    return 1 if any(outcome.finding is None for outcome in outcomes) else 0
+    except (KeyboardInterrupt, SystemExit) as end:
+        echo(_interrupted(rig, due, outcomes), err=True)
+        return int(end.code or 0) if isinstance(end, SystemExit) else EXIT_INTERRUPTED
+    return 0
+
+
+def _interrupted(rig: Rig | None, due: Sequence[Due], outcomes: Sequence[Outcome]) -> str:
+    """How the instruments were left, and what is done."""
+    if rig is None:
+        left = "no light was on yet"
+    elif rig.is_left_safe:
+        left = "the light is off, every instrument reads back as safe"
+    else:
+        left = "the guards make the instruments safe, look at them with `qunetlab instruments`"
+    at = f"in {due[len(outcomes)]}" if len(outcomes) < len(due) else "at the end"
+    done = sum(outcome.finding is not None for outcome in outcomes)
+    return f"interrupted {at}: {left}; {done} of {len(due)} steps are kept, the same command goes on with the rest"
 
 
 class _AtTheTerminal:

@@ -11,10 +11,12 @@ from collections.abc import Callable
 from lab.calibration.current import CurrentTestbed
 from lab.calibration.errors import CalibrationRefusedError
 from lab.calibration.finding import Finding
+from lab.calibration.steps import STEPS as STEP_FACTS
 from lab.calibration.steps import Step
 from lab.testbed import Testbed
 from orchestrator import runtime
 from orchestrator.events.process import Calibrated, CalibrationProgress, Emit
+from orchestrator.events.status import RELAY
 from orchestrator.hub.agent import Agent
 from orchestrator.light.calibration.parties import RelayParty, UserParty
 from orchestrator.light.calibration.procedures import PROCEDURES
@@ -49,7 +51,7 @@ class Calibrating:
         with LightChannels(self._agent, lease, lease.pair) as (first, second):
             return self._take_part(
                 lease,
-                "relay",
+                RELAY,
                 lambda step, part: party(self._current()).calibrate(step, lease.pair, (first, second), part),
             )
 
@@ -59,7 +61,7 @@ class Calibrating:
         def calibrate(step: Step, part: Callable[[float], None], channel: Channel) -> Finding | None:
             return party(self._current()).calibrate(step, lease.pair, channel, part)
 
-        with LightChannels(self._agent, lease, ("relay",)) as (channel,):
+        with LightChannels(self._agent, lease, (RELAY,)) as (channel,):
             return self._take_part(lease, name, lambda step, part: calibrate(step, part, channel))
 
     def _take_part(
@@ -80,6 +82,8 @@ class Calibrating:
 
         found = self._begin()
         try:
+            if (STEP_FACTS[step].owner == RELAY) == (name == RELAY):
+                self._current.check_keeping()
             finding = calibrate(step, part)
             if finding is not None:
                 self._current.keep(finding)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -95,6 +97,24 @@ def check_ended(world: CalibrationWorld, told: str) -> None:
         assert owned.switch.crossed() or owned.attenuator.attenuation_db() > 30.0, f"{user} is open"
     assert not book_path(world.path).exists(), "nothing is applied"
     world.good_lease()
+
+
+def test_a_user_whose_disk_takes_nothing_refuses_before_there_is_light(
+    world: CalibrationWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, lit = os.open, []
+
+    def read_only(path: str | Path, flags: int, *mode: int) -> int:
+        if flags & os.O_WRONLY and Path(path).parent == world.path.parent:
+            lit.append(world.launched_w > PHOTON_W)
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        return opened(path, flags, *mode)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("orchestrator.durable.os.open", read_only)
+        check_ended(world, "cannot be kept")
+    assert lit
+    assert not any(lit)
 
 
 @pytest.mark.parametrize("user", [PAIR[1], pytest.param(PAIR[0], marks=pytest.mark.long)])

@@ -199,10 +199,11 @@ def test_a_stop_closes_a_users_attenuator_although_its_main_thread_holds_the_lin
     ring = drill.bench.ring
     with drill.role("end") as (_, lit):
         assert lit == "lit"
-        drill.stations["alice"].close()
-        with drill.role("exchange", "alice") as (_, said):
-            assert said == "lit"
-            check_closed_by_stop(drill, ring)
+        with lent(drill, "alice"):
+            with drill.role("exchange", "alice") as (_, said):
+                assert said == "lit"
+                check_closed_by_stop(drill, ring)
+            released_by_an_operator(drill, "alice", "operator")
 
 
 def check_closed_by_stop(drill: Drill, ring: Ring) -> None:

@@ -94,6 +94,11 @@ class Rig:
         """The opened instruments of relay or user."""
         return self._stations[owner]
 
+    @property
+    def is_left_safe(self) -> bool:
+        """Once it is closed: whether every instrument read back as safe; what did not, or was not asked, a guard makes safe."""
+        return all(station.left_unsafe == {} for station in self._stations.values())
+
     def relay_means(self) -> RelayBench:
         """What the relay calibrates with."""
         stations = {user: OwnStation(self.testbed, user, side.station) for user, side in self.users.items()}

@@ -16,7 +16,7 @@ from pathlib import Path
 from lab.calibration.book import Book, now, read_book, stale, why_stale
 from lab.calibration.errors import CalibrationRefusedError
 from lab.calibration.finding import Finding
-from lab.calibration.keeping import keep
+from lab.calibration.keeping import check_keeping, keep
 from lab.calibration.steps import STEPS, Step, in_order
 from lab.datasets.calibrations import Origin, database_of, write_calibration
 from lab.datasets.database import DatabaseError
@@ -24,6 +24,7 @@ from lab.datasets.snapshots import snapshot_of
 from lab.runs.calibrating.intensity import intensity
 from lab.runs.calibrating.rig import Rig
 from lab.runs.software import commit
+from lab.runs.supervising.signals import held_back
 from lab.testbed import read_testbed
 from orchestrator.light.calibration.procedures import PROCEDURES, RELAY_PROCEDURES
 from orchestrator.light.messages import LightAborted
@@ -134,8 +135,11 @@ def run(rig: Rig, testbed_path: Path, due: Sequence[Due], *, progress: Progress)
             continue
         origin, began = Origin.of(rig.testbed.name, testbed_path, commit()), now()
         try:
+            check_keeping(testbed_path)
             finding = _find(rig, each, partial(progress, each))
-            rig.recalibrated(keep(testbed_path, finding, now()))
+            with held_back():  # what stands in the book has its finding
+                book = keep(testbed_path, finding, now())
+            rig.recalibrated(book)
         except CalibrationRefusedError as error:
             yield Outcome(each, refused=str(error))
             continue

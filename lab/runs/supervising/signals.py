@@ -37,3 +37,13 @@ def stopping_on_signals(stop: threading.Event) -> Iterator[None]:
 
     with handled((signal.SIGINT, signal.SIGTERM), on_signal):
         yield
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Ctrl-C and SIGTERM in the block count at its end: for what must not be left half done, and takes no time."""
+    came: list[int] = []
+    with handled((signal.SIGINT, signal.SIGTERM), lambda number, frame: came.append(number)):
+        yield
+    if came:
+        signal.raise_signal(came[0])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from lab.calibration.book import book_path, now, read_book
+from lab.calibration.book import BOOK_FILE, book_path, now, read_book
+from lab.calibration.keeping import FINDINGS
 from lab.calibration.steps import Step
 from lab.interlock.interlock import interlocked
 from lab.runs.calibrating.rig import Rig, opened_rig
@@ -144,3 +147,49 @@ def test_a_folder_in_which_nothing_can_be_kept_is_told_before_there_is_light(
     assert "state" in said.stderr
     assert "unexpected" not in said.stderr
     assert not book_path(path).exists()
+
+
+def failing_disk(
+    monkeypatch: pytest.MonkeyPatch, path: Path, number: int, fails: Callable[[Path], bool]
+) -> None:
+    """Nothing is written beside the testbed file where it ``fails``: read-only, full or not allowed."""
+    opened = os.open
+
+    def refusing(name: str | Path, flags: int, *mode: int) -> int:
+        place = Path(name)
+        if flags & os.O_WRONLY and path.parent in place.parents and fails(place):
+            raise OSError(number, os.strerror(number), str(name))
+        return opened(name, flags, *mode)
+
+    monkeypatch.setattr("orchestrator.durable.os.open", refusing)
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC])
+def test_a_folder_that_takes_nothing_is_told_before_an_instrument_is_opened(
+    qunetlab: Any, path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    (path.parent / FINDINGS).mkdir()
+    failing_disk(monkeypatch, path, number, lambda place: place.parent.name == FINDINGS)
+    said = qunetlab("calibrate", "visibility", "--pair", "alice,bob", "--testbed", str(path))
+    assert said.returncode == 1
+    assert f"{FINDINGS}/..try" in said.stderr
+    assert f"{os.strerror(number)}), so nothing of it is applied; make room there, or let" in said.stderr
+    assert "unexpected" not in said.stderr
+    assert not (path.parent / "state").exists(), "no instrument was opened"
+    assert list((path.parent / FINDINGS).iterdir()) == []
+
+
+def test_a_disk_that_fills_while_a_calibration_is_kept_applies_nothing_and_leaves_it_dark(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with bench_of(path, monkeypatch) as (rig, bench):
+        with monkeypatch.context() as patched:
+            failing_disk(patched, path, errno.ENOSPC, lambda place: place.name == f".{BOOK_FILE}.tmp")
+            (refused,) = done(rig, path, Step.VISIBILITY)
+        assert refused.finding is None
+        assert f".{BOOK_FILE}.tmp: No space left on device), so nothing of it is applied" in refused.refused
+        assert is_dark(bench)
+        assert not book_path(path).exists()
+        assert list((path.parent / FINDINGS).glob("*.json")) == [], "nor does it stand in the history"
+        assert told(done(rig, path, Step.VISIBILITY)) == {"visibility of relay": ""}
+    assert len(list((path.parent / FINDINGS).glob("*.json"))) == 1
