@@ -12,6 +12,7 @@ import os
 import select
 import subprocess
 import sys
+import threading
 import time
 import weakref
 from collections.abc import Sequence
@@ -74,6 +75,7 @@ class Guard:
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
         self._unanswered = 0
+        self._asking = threading.Lock()
         _guards.add(self)
 
     @property
@@ -88,16 +90,17 @@ class Guard:
         self._unanswered += 1
 
     def await_ready(self) -> None:
-        """Wait until the guard could act at once; raises OSError when it is gone, or not ready in time."""
+        """Wait until the guard could act at once; raises OSError when it is gone, or not ready in time.  From any thread."""
         assert self._process.stdout is not None
         until = time.monotonic() + READY_LIMIT_S
-        while self._unanswered:
-            if not select.select([self._process.stdout], [], [], max(until - time.monotonic(), 0.0))[0]:
-                raise TimeoutError(f"the guard process is not ready after {READY_LIMIT_S:g} s")
-            answers = self._process.stdout.read(4096)
-            if not answers:
-                raise BrokenPipeError("the guard process has ended")
-            self._unanswered -= len(answers)
+        with self._asking:
+            while self._unanswered:
+                if not select.select([self._process.stdout], [], [], max(until - time.monotonic(), 0.0))[0]:
+                    raise TimeoutError(f"the guard process is not ready after {READY_LIMIT_S:g} s")
+                answers = self._process.stdout.read(4096)
+                if not answers:
+                    raise BrokenPipeError("the guard process has ended")
+                self._unanswered -= len(answers)
 
     def dismiss(self) -> None:
         """Tell the guard that the instruments are safe already, and wait for its end."""

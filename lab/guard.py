@@ -4,17 +4,21 @@ The guard is a process of its own (:mod:`drivers.guard`) that acts when the owne
 instrument safe.  It shares the owner's claims on the instruments (:mod:`lab.claims`): a successor waits until the guard of
 a killed owner is done, and a second user beside a living one is refused.
 
+A guard takes a second and more to load its drivers, so nothing is enabled before it could act: whoever enables first waits for it.
+
 Whoever runs a role, or works in its place, has its interlock as well (:mod:`lab.interlock`), which listens before the first instrument is opened, and
 which trips when the guard is gone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from drivers.guard import Guard
+from drivers.links.errors import InterlockedError
 from lab.claims import claiming
 from lab.interlock.interlock import Interlock, interlocked
 from lab.interlock.watching import Watch, watching
@@ -54,9 +58,22 @@ def guarded_role(
                 yield station, interlock
 
 
+def _permit(owner: str, guard: Guard, permit: Callable[[], None] | None) -> None:
+    """Raise InterlockedError while nothing may be enabled, nor could be darkened if this process were killed."""
+    if permit is not None:
+        permit()
+    try:
+        guard.await_ready()
+    except OSError as error:
+        raise InterlockedError(
+            f"{owner}: {error}: should it be killed, light would stay on; start it again"
+        ) from error
+
+
 @contextmanager
 def _guarded(station: Station, user: str, locks: Sequence[int]) -> Iterator[Guard]:
     guard = Guard(user, locks=locks)
+    station.permit = partial(_permit, station.owner, guard, station.permit)
     unsafe = False
     try:
         with station:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,7 @@ from drivers import catalogue
 from drivers.attenuators.keysight_n7764a import KeysightN7764A
 from drivers.catalogue import SafeOrder
 from drivers.ending import ENDING
+from drivers.guard import Guard, Watched
 from lab import bench
 from lab.claims import OwnedError
 from lab.light_budget import DARK_W
@@ -200,6 +203,33 @@ station.detectors.enabled(True)
         took_s = time.monotonic() - begun
     assert lab.bench.unsafe() == []
     return took_s
+
+
+def test_nothing_is_enabled_before_the_guard_could_act(
+    lab: SimulatedLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A guard that stands still while it loads its drivers."""
+    guards: list[Guard] = []
+    watch = Guard.watch
+
+    def slowly(self: Guard, watched: Sequence[Watched]) -> None:
+        if watched:
+            guards.append(self)
+            os.kill(self._process.pid, signal.SIGSTOP)
+        watch(self, watched)
+
+    monkeypatch.setattr(Guard, "watch", slowly)
+    with bench.load(lab.folder).instruments("relay") as station:
+        station.launch.ch1.shutter_open(False)
+        lighting = threading.Thread(target=station.laser.emission, args=(True,))
+        lighting.start()
+        lighting.join(0.3)
+        assert lighting.is_alive()
+        assert not lab.lit
+        os.kill(guards[0]._process.pid, signal.SIGCONT)
+        lighting.join()
+        assert lab.lit
+    assert not lab.lit
 
 
 def test_the_station_of_a_killed_process_steps_aside_once_it_is_dark(lab: SimulatedLab) -> None:
