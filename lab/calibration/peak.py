@@ -76,9 +76,11 @@ class Peak:
         return self._matrix(self.mean)
 
     def _matrix(self, coefficients: Floats) -> Floats:
-        matrix = np.zeros((self._count, self._count))
-        matrix[self._pairs] = coefficients[1 + self._count :]
-        return np.asarray(matrix + np.triu(matrix, 1).T)
+        """Of shape (..., n, n), from coefficients of shape (..., m)."""
+        rows, columns = self._pairs
+        matrix = np.zeros((*coefficients.shape[:-1], self._count, self._count))
+        matrix[..., rows, columns] = matrix[..., columns, rows] = coefficients[..., 1 + self._count :]
+        return matrix
 
     def _features(self, u: Floats) -> Floats:
         """What the coefficients are multiplied by at ``u``."""
@@ -143,7 +145,7 @@ class Peak:
     ) -> float:
         """What could still be gained within ``radius``, in 95 of 100 of the ways that the coefficients may be."""
         drawn = rng.multivariate_normal(self.mean, self.covariance, draws, method="svd")
-        curvatures = np.array([self._matrix(each)[np.ix_(free, free)] for each in drawn])
+        curvatures = self._matrix(drawn)[:, free][:, :, free]
         bends, along = np.linalg.eigh(curvatures)
         slopes = np.einsum("nik,ni->nk", along, drawn[:, 1 : 1 + self._count][:, free])
         down = np.minimum(bends, -TINY)
