@@ -1,8 +1,8 @@
 """What the hub tells an observer, onto the board: one thread that never gives up.
 
 Keys: ``link`` (what stands between us and the hub, empty while all is well), ``heard`` (age of the last word is that of this
-key), ``verdict``, ``testbed``, and ``item/ROLE/KIND/...`` for each item of status with the names that it is about.
-A log of sentences goes under ``log/NUMBER``, the newest :data:`LOG_KEPT`.
+key), ``verdict``, ``testbed``, and ``item/ROLE/KIND/...`` for each item of status with the names that it is about; ``lamp``, what the
+wall shows, and ``lasts/FIRST/SECOND``, seconds that a pair's stock lasts at its use (null while nothing is used).  A log of sentences goes under ``log/NUMBER``, the newest :data:`LOG_KEPT`.
 """
 
 from __future__ import annotations
@@ -17,20 +17,21 @@ from pathlib import Path
 import msgspec
 
 from lab.dashboard.board import Board
-from lab.runs.following import view
+from lab.dashboard.lamp import Plan, lamp
+from lab.dashboard.pairs_now import PairsNow
+from lab.dashboard.sentences import sentence
 from lab.runs.following.document import Said
 from lab.runs.following.observer import Heard, Observer, ObserverError
-from lab.runs.following.verdict import Verdict, verdict
+from lab.runs.following.verdict import Facts, Verdict, verdict
 from lab.testbed import Testbed
-from orchestrator.events.status import RingStatus, Stock
+from orchestrator.events.status import Pair
 
 logger = logging.getLogger(__name__)
 POLL_S = 0.1
 CONNECT_S = 1.0
 AGAIN_S = 0.5
 LOG_KEPT = 300
-QUIET = (RingStatus, Stock)
-"""Kinds that come again and again and say nothing new: no line of the log."""
+LAMP_S = 0.5
 
 
 class Watch:
@@ -48,6 +49,8 @@ class Watch:
         self._log: deque[str] = deque()
         self._logged = 0
         self._said: tuple[str, str] | None = None
+        self._pairs = PairsNow(self._plan_of)
+        self._lit_s = -LAMP_S
         board.put("testbed", described(testbed))
         self._thread = threading.Thread(target=self._follow, name="dashboard-watch", daemon=True)
 
@@ -68,6 +71,7 @@ class Watch:
             except ObserverError as error:
                 self._board.put("link", str(error))
                 self._tell(Verdict("no answer", 0.0, str(error)))
+                self._light(Facts((), link=str(error)), time.monotonic())
                 self._ending.wait(AGAIN_S)
             except Exception as error:
                 # Nobody would notice a thread that ended: the page says what happened, and it goes on.
@@ -76,6 +80,7 @@ class Watch:
                 self._ending.wait(AGAIN_S)
 
     def _listen(self, observer: Observer) -> None:
+        self._pairs.forget()
         while not self._ending.is_set():
             news = observer.poll(POLL_S)
             for heard in news:
@@ -89,11 +94,38 @@ class Watch:
                 self._board.put("heard", True, at_s=time.monotonic() - facts.heard_s)
             self._board.put("link", facts.link)
             self._tell(verdict(facts))
+            self._light(facts, observer.clock())
 
     def _note(self, heard: Heard) -> None:
-        self._board.put(key_of(heard), msgspec.to_builtins(heard.item), at_s=heard.since_s)
-        if not isinstance(heard.item, QUIET):
-            self.log(type(heard.item).__name__, heard.role, view.change(heard))
+        key, value = key_of(heard), msgspec.to_builtins(heard.item)
+        again = value == self._board.get(key)  # told anew because we subscribed anew
+        self._board.put(key, value, at_s=heard.since_s)
+        self._pairs.note(heard)
+        if not again and (said := sentence(heard.role, heard.item)):
+            self.log(type(heard.item).__name__, heard.role, said)
+
+    def _light(self, facts: Facts, now_s: float) -> None:
+        """The wall's lamp, and how long stocks last."""
+        if now_s - self._lit_s < LAMP_S:
+            return
+        self._lit_s = now_s
+        pairs = self._pairs.now(now_s)
+        for each in pairs:
+            lasts_s = None if each.lasts_s is None else round(each.lasts_s)
+            self._board.put("/".join(("lasts", *each.pair.pair)), lasts_s)
+        interlocks = {key.split("/")[1]: self._board.get(key) for key in self._board.keys("interlock/")}
+        disk = self._board.get("machine")
+        free = disk["free_bytes"] / disk["total_bytes"] if disk else None
+        said = lamp(facts, pairs, interlocks, free)
+        value = msgspec.to_builtins(said)
+        at_s = now_s - value.pop("for_s")
+        before = self._board.get("lamp")
+        if before != value:
+            self._board.put("lamp", value, at_s=at_s)
+
+    def _plan_of(self, pair: Pair) -> Plan | None:
+        told = self._board.get("/".join(("plan", *pair)))
+        return None if told is None else Plan(told["qber"], told["qber_limit"], told["rate_bps"])
 
     def log(self, kind: str, role: str, text: str) -> None:
         """One line more."""

@@ -65,7 +65,7 @@ function tick() {
       : mute ? `The orchestrator has said nothing for ${ago(heard)}.` : "";
   element("banner").hidden = !text;
   say(element("banner"), text);
-  document.body.classList.toggle("stale", silence > STALE_S || (heard ?? 0) > STALE_S);
+  document.body.classList.toggle("stale", store.staleness() > STALE_S);
   say(element("clock"), new Date().toLocaleTimeString("en-GB"));
   const name = store.get("testbed")?.name;
   if (name) {

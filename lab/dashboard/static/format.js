@@ -18,8 +18,22 @@ export function short(number) {
   return String(Number(number.toPrecision(3)));
 }
 
+// With a unit, as it is written: `322 kbit`.
+export function quantity(number, unit) {
+  const text = short(number);
+  const [, digits, letter] = text.match(/^(.*?)([kMGT]?)$/);
+  return text ? `${digits}\u202f${letter}${unit}` : "";
+}
+
 export function percent(share, digits = 2) {
   return share === null || share === undefined ? "" : `${(100 * share).toFixed(digits)} %`;
+}
+
+// How long something lasts, in the unit that an operator plans with.
+export function lasting(seconds) {
+  if (seconds < 90) return `${Math.round(seconds)} s`;
+  if (seconds < 5400) return `${Math.round(seconds / 60)} min`;
+  return seconds < 172800 ? `${Math.round(seconds / 3600)} h` : `${Math.round(seconds / 86400)} days`;
 }
 
 // As the command line names a pair: a hyphen, or a colon where names hold one.

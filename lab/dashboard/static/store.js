@@ -55,6 +55,8 @@ export class Store {
   }
 
   now() { return performance.now() / 1000 + this.offset; }
+  // How old the newest word is, of the server or of the hub behind it.
+  staleness() { return Math.max(this.silence(), this.age("heard") ?? 0); }
   silence() { return (performance.now() - this.heard) / 1000; }
   get(key) { return this.values.get(key)?.[1]; }
   age(key) { return this.values.has(key) ? this.now() - this.values.get(key)[0] : null; }

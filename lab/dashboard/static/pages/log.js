@@ -1,18 +1,39 @@
-// Every event that this dashboard heard, newest first, filtered by word.
+// Every event that this dashboard heard, newest first, by kind, role and word.
 
 import { each, h, say } from "/static/dom.js";
 import { ago } from "/static/format.js";
 
 export function mount(root, store) {
-  const filter = h("input", { type: "search", id: "filter" });
-  const lines = h("ol", { class: "events" });
-  root.replaceChildren(h("h1", {}, "Log"), h("label", { for: "filter" }, "Only lines with "), filter, lines);
+  const choose = (id) => h("select", { id }, h("option", { value: "" }, "all"));
+  const word = h("input", { type: "search", id: "word" });
+  const kind = choose("kind");
+  const role = choose("role");
+  const count = h("p", { role: "status" });
+  const lines = h("tbody");
+  const table = h("table", {}, h("caption", { class: "quiet" }, "Events, newest first"),
+    h("thead", {}, h("tr", {}, ["time", "age", "from", "what"].map((head) => h("th", { scope: "col" }, head)))), lines);
+  const field = (label, input) => h("label", {}, `${label} `, input);
+  root.replaceChildren(h("h1", {}, "Log"), h("form", { class: "filters", role: "search", onsubmit: (event) => event.preventDefault() },
+    field("with", word), field("kind", kind), field("from", role)), count,
+  h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Events" }, table));
+
+  function options(select, values) {
+    each(select, ["", ...values], (value) => value, (value) => h("option", { value }, value || "all"), () => {});
+  }
 
   function update() {
-    const wanted = filter.value.toLowerCase();
-    const found = store.under("log/").filter(([, said]) => `${said.kind} ${said.role} ${said.text}`.toLowerCase().includes(wanted));
-    each(lines, found.reverse(), ([key]) => key, () => h("li"), (line, [, said, age]) => say(line, `${ago(age)} ago: ${said.text}`));
+    const all = store.under("log/");
+    options(kind, [...new Set(all.map(([, said]) => said.kind))].sort());
+    options(role, [...new Set(all.map(([, said]) => said.role))].sort());
+    const wanted = word.value.toLowerCase();
+    const found = all.filter(([, said]) => (!kind.value || said.kind === kind.value) && (!role.value || said.role === role.value)
+      && said.text.toLowerCase().includes(wanted));
+    say(count, `${found.length} of the latest ${all.length} events`);
+    each(lines, found.reverse(), ([key]) => key, () => h("tr", {}, h("td"), h("td"), h("td"), h("td")), (line, [, said, age]) => {
+      const clock = new Date(1000 * said.clock).toLocaleTimeString("en-GB");
+      [clock, ago(age), said.role, said.text].forEach((text, column) => say(line.children[column], text));
+    });
   }
-  filter.addEventListener("input", update);
+  for (const input of [word, kind, role]) input.addEventListener("input", update);
   return { update };
 }

@@ -1,33 +1,62 @@
-// The wall page: one word and its age, tiles, who waits, the last events.
+// The wall page: one word and its age, what is wrong, a tile for each pair, who waits for whose key, the last events.
 
 import { each, h, say } from "/static/dom.js";
-import { ago, pairName, percent, short } from "/static/format.js";
+import { ago, lasting, pairName, percent, quantity } from "/static/format.js";
 
-const WORDS = { running: "KEYING", idle: "IDLE", degraded: "DEGRADED", stopped: "STOPPED", "no answer": "STALE" };
 const EVENTS = 8;
 
 export function mount(root, store) {
-  const word = h("p", { class: "word" });
-  const why = h("p", { class: "why" });
+  const word = h("span", { class: "word" });
+  const about = h("span", { class: "about" });
+  const age = h("span", { class: "age" });
+  const problems = h("ul", { class: "problems" });
   const tiles = h("ul", { class: "tiles" });
+  const waits = h("p", { class: "waits" });
   const events = h("ol", { class: "events" });
-  root.replaceChildren(h("h1", { class: "quiet" }, "Wall"), h("section", { class: "verdict", "aria-label": "State" }, word, why),
-    tiles, h("h2", {}, "Last events"), events);
+  const verdict = h("section", { class: "verdict", "aria-label": "State of the ring" }, h("p", { class: "words" }, word, " ", about, " ", age), problems);
+  root.replaceChildren(h("h1", { class: "quiet" }, "Wall"), verdict,
+    h("h2", {}, "Pairs"), tiles, waits, h("h2", {}, "Last events"), events);
 
   function update() {
-    const verdict = store.get("verdict");
-    root.dataset.state = verdict?.state ?? "no answer";
-    say(word, `${WORDS[verdict?.state] ?? "STALE"} ${ago(store.age("verdict"))}`);
-    say(why, verdict?.text ?? "nothing was heard yet");
-    each(tiles, store.items("PairStatus"), ([, pair]) => pairName(pair.first, pair.second), () => h("li", {}, h("h3"), h("p"), h("p")),
-      (tile, [, pair, age]) => {
-        const block = store.get(`item/${pair.first}/BlockReport/${pair.first}/${pair.second}`);
-        say(tile.children[0], pairName(pair.first, pair.second));
-        say(tile.children[1], `${short(pair.stock_bits)}bit in stock, ${short(pair.rate_bps)}bit/s${pair.measured ? "" : " planned"}`);
-        say(tile.children[2], `QBER ${block ? percent(block.qber) : "-"}; ${ago(age)} old`);
-      });
-    each(events, store.under("log/").slice(-EVENTS).reverse(), ([key]) => key, () => h("li"),
-      (line, [, said, age]) => say(line, `${ago(age)} ago: ${said.text}`));
+    const stale = document.body.classList.contains("stale");
+    const lamp = store.get("lamp");
+    verdict.dataset.colour = stale ? "red" : lamp?.colour ?? "red";
+    say(word, stale ? "STALE" : lamp?.word ?? "NO ANSWER");
+    say(about, stale ? `was ${lamp?.word ?? "unknown"}` : lamp?.about ?? "nothing was heard yet");
+    say(age, ago(stale ? store.staleness() : store.age("lamp")));
+    each(problems, lamp?.problems ?? [], (problem) => problem.text, () => h("li"), (line, problem) => {
+      line.dataset.colour = problem.colour;
+      say(line, problem.text);
+    });
+    each(tiles, store.items("PairStatus"), ([, pair]) => pairName(pair.first, pair.second), makeTile, (tile, row) => tell(tile, row, store));
+    const learning = store.items("Learning")[0]?.[1];
+    say(waits, learning?.waits.length ? learning.waits.map(([who, peer]) => `${who} waits for key with ${peer}`).join("; ") : "");
+    each(events, store.under("log/").slice(-EVENTS).reverse(), ([key]) => key, () => h("li", {}, h("time"), h("span")), (line, [, said, old]) => {
+      say(line.children[0], `${ago(old)} ago`);
+      say(line.children[1], said.text);
+    });
   }
   return { update };
+}
+
+function makeTile() {
+  const row = (name) => [h("dt", {}, name), h("dd")];
+  return h("li", {}, h("h3"), h("dl", {}, row("stock"), row("QBER"), row("rate in light"), row("last block")));
+}
+
+function tell(tile, [, pair], store) {
+  const key = `${pair.first}/${pair.second}`;
+  const plan = store.get(`plan/${key}`);
+  const blockKey = `item/${pair.first}/BlockReport/${key}`;
+  const block = store.get(blockKey);
+  const lasts = store.get(`lasts/${key}`);
+  const [stock, qber, rate, last] = tile.querySelectorAll("dd");
+  say(tile.children[0], pairName(pair.first, pair.second));
+  say(stock, `${quantity(pair.stock_bits, "bit")}, ${lasts === null || lasts === undefined ? "not used" : `lasts ${lasting(lasts)}`}`);
+  say(qber, block?.qber === null || !block ? "-" : `${percent(block.qber)}${plan ? ` of ${percent(plan.qber_limit, 0)} allowed` : ""}`);
+  const made = block?.stored && block.light_s ? block.secret_bits / block.light_s : null;
+  say(rate, made === null ? (plan ? `${quantity(plan.rate_bps, "bit/s")} planned` : "-")
+    : `${quantity(made, "bit/s")}${plan ? `, ${percent(made / plan.rate_bps, 0)} of plan` : ""}`);
+  say(last, block ? `${ago(store.age(blockKey))} ago${block.stored ? "" : ", no key"}` : "none yet");
+  tile.title = block && !block.stored ? block.reason : "";
 }
