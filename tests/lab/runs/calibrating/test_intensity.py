@@ -66,6 +66,13 @@ def test_losses_of_fresh_stations(tmp_path: Path) -> None:
         for user in rig.users.values():
             assert user.station.switch.crossed(), "out of the ring again"
         assert rig.relay.detectors.enabled(), "the detectors have their bias back"
+        left_w = {name: rig.users[name].station.left_w for name in ("alice", "bob")}
+    for outcome in outcomes:
+        assert outcome.finding is not None
+        figures = outcome.finding.figures
+        found_pw = [figures[f"zero_{direction}_pw"].value for direction in ("cw", "ccw")]
+        kept_pw = [1e12 * each for each in left_w[outcome.finding.owner].values()]
+        assert kept_pw == pytest.approx(found_pw), "what the zero left is known to whoever reads light next"
     assert np.abs(errors_db(ring, ("alice", "bob"))).max() < 0.2
     assert outcomes[0].finding is not None
     assert outcomes[0].finding.figures["zero_cw_pw"].value == pytest.approx(0, abs=0.1)
