@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 ROLES = ("relay", "alice", "bob", "carol", "observer")
 MEMORY = Path("/dev/shm")
 ROOM_BYTES = 4 << 30
+LONG_S = 600
+"""The time limit of a long test that states none; that of pyproject.toml is for tests of seconds."""
 
 
 def pytest_configure() -> None:
@@ -32,6 +34,9 @@ def pytest_configure() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files that take longest come first, so that nothing is left alone with one of them at the end."""
     items.sort(key=lambda item: item.get_closest_marker("early") is None)
+    for item in items:
+        if item.get_closest_marker("long") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(LONG_S))
 
 
 @pytest.fixture(autouse=True)
