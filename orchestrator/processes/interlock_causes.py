@@ -57,10 +57,15 @@ def detector_watch(testbed: Testbed, read: Callable[[], Iterable[float]]) -> Wat
     return Watch("detector-rate", look, EVERY_S)
 
 
-def station_watch(agent: Agent, users: Callable[[], Collection[str]], is_lit: Callable[[], bool]) -> Watch:
+def station_watch(
+    agent: Agent,
+    users: Callable[[], Collection[str]],
+    is_lit: Callable[[], bool],
+    darken: Callable[[], object],
+) -> Watch:
     """Of the stations of ``users`` in the light, for a light phase that does not end although one is gone.
 
-    Without a hub nobody knows of any of them, and a light phase that goes on hangs as well.
+    Without a hub nobody knows of any of them: then ``darken`` is called, and nothing latched, as all is well once it is back.
     """
     missed = 0
 
@@ -71,9 +76,11 @@ def station_watch(agent: Agent, users: Callable[[], Collection[str]], is_lit: Ca
         missed = missed + 1 if lost and is_lit() else 0
         if missed < (STATION_LOOKS if connected else HUB_LOOKS):
             return ""
-        gone = " and ".join(lost)
-        told = f"{gone} went" if connected else f"the hub is gone and nobody knows of {gone}"
-        return f"{told}, and the launch stays open"
+        if not connected:
+            missed = 0
+            darken()
+            return ""
+        return f"{' and '.join(lost)} went and the launch stays open"
 
     return Watch("station-lost", look, STATION_EVERY_S)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from drivers.links.errors import NotReadyError
 from lab import needs
 from lab.alarms.book import Observed
 from lab.calibration.current import CurrentTestbed
@@ -221,6 +222,11 @@ def run_relay(
     )
     interlock.when_tripped(party.interrupt)
 
+    def darken() -> None:
+        """The light phase hangs, and there is no hub."""
+        party.interrupt(NotReadyError("no link to the hub, and the light phase did not end by itself"))
+        station.safe()
+
     def control(request: Request) -> Reply:
         match request:
             case ShowRevoked():
@@ -232,7 +238,8 @@ def run_relay(
     alarms.start()
     try:
         emit(RelayServing(instruments={name: each.model for name, each in station.identities.items()}))
-        watches = [detector_watch(testbed, rates.read), station_watch(agent, lambda: in_light, light.is_lit)]
+        stations = station_watch(agent, lambda: in_light, light.is_lit, darken)
+        watches = [detector_watch(testbed, rates.read), stations]
         with ControlSocket(state_dir, control), watching(interlock, watches), ages, slow:
             party.serve(stop)
     finally:

@@ -51,7 +51,7 @@ def main(
         refused = interlock.unless_latched(set_up)
         if role == "relay":
             watches = [detector_watch(testbed, station.get(needs.DETECTORS).count_rates)]
-            watches += [station_watch(agent, lambda: PAIR, lambda: True)] if stations else []
+            watches += [station_watch(agent, lambda: PAIR, lambda: True, station.safe)] if stations else []
         else:
             watches = [sensor_watch(testbed, role, owned.sensors, lambda: of_user.is_in)]
         stack.enter_context(watching(interlock, watches))

@@ -17,9 +17,11 @@ from lab.interlock.watching import watching
 from orchestrator.light.launching import Launching
 from orchestrator.light.messages import DetectorsBlinded, LightAborted
 from orchestrator.processes.interlock_causes import (
+    HUB_LOOKS,
     detector_watch,
     sensor_bounds_w,
     sensor_watch,
+    station_watch,
     tripped_by_light,
 )
 from orchestrator.wire.channel import ChannelBrokenError
@@ -145,3 +147,25 @@ def test_a_station_lost_in_the_light_and_a_detector_that_latches_again_latch_the
     tmp_path: Path, error: Exception, peers: frozenset[str], lit: bool, link: LinkState, causes: list[str]
 ) -> None:
     assert tripped(error, tmp_path, peers=peers, lit=lit, link=link) == causes
+
+
+@pytest.mark.parametrize(
+    ("peers", "link", "lit", "found", "darkened"),
+    [
+        (THERE, LinkState.UP, True, "", 0),
+        (GONE, LinkState.UP, True, "bob went and the launch stays open", 0),
+        (GONE, LinkState.UP, False, "", 0),
+        (THERE, LinkState.LOST, True, "", 1),
+        (THERE, LinkState.LOST, False, "", 0),
+    ],
+)
+def test_a_light_phase_that_goes_on_without_a_station_trips_and_without_a_hub_is_darkened(
+    peers: frozenset[str], link: LinkState, lit: bool, found: str, darkened: int
+) -> None:
+    agent: Any = SimpleNamespace(peers=peers, link_state=link)
+    calls: list[None] = []
+    watch = station_watch(agent, lambda: ("alice", "bob"), lambda: lit, lambda: calls.append(None))
+    said = [watch.look() for _ in range(HUB_LOOKS)]
+    assert said[-1] == found
+    assert said[0] == "", "it may be ending"
+    assert len(calls) == darkened
