@@ -54,7 +54,9 @@ FIRST_DB = 40.0
 TOLD_DB = 0.01
 """A launch that is set anew by less is not told of."""
 LEVEL_DB = 0.5
-"""As much are a launch and two stations wrong together; what is more is something else."""
+"""As much are a launch and two stations wrong together, where nobody reads the light; what is more is something else."""
+READ_LEVEL_DB = 1.5
+"""As far a launch is set off its plan where users read their own light: as much of it as may be missing for a block."""
 MISSING = 0.2
 """Of the planned counts, without dark ones; with fewer, light that should be there is not."""
 STARTING_PS = 1_000_000
@@ -191,13 +193,17 @@ class Launching:
     def level(self, plan: PlannedLight, arriving: float) -> Correction | None:
         """Have as much light arrive as is planned, by the counts per slot that do; for every opening with this plan.
 
-        Losses of stations and launch are known to some tenths of a dB, a count to some thousandths.  Returns what is told of
-        it, None where the launch stays as it was.
+        Losses of stations and launch are known to some tenths of a dB and drift by more in a day, a count is known to some
+        thousandths.  It chooses what arrives: how bright a user's light may be the users' own sensors say, who trim what is
+        too much for them.  Where they read none the launch goes no further off its plan than values are wrong by.
+
+        Returns what is told of it, None where the launch stays as it was.
         """
         before_db = self._off_db(plan)
         more_db = 10 * math.log10(arriving / plan.arriving) if arriving > 0 else -math.inf
         off_db = self._set_db - plan.attenuation_db + more_db
-        if abs(off_db) > LEVEL_DB:
+        is_read = self._testbed.protocol.monitoring == "monitored"
+        if abs(off_db) > (READ_LEVEL_DB if is_read else LEVEL_DB):
             logger.warning(
                 "the light that arrives is %+.2f dB off its plan, too much to be made up for: calibrate %s, %s",
                 *(off_db, Step.ARM_LOSS, Step.POLARIZATION),

@@ -32,6 +32,14 @@ class Drawn:
     drive: npt.NDArray[np.float32]
 
 
+def driven_phases(symbols: PulseSymbols, offset_rad: float = 0.0) -> npt.NDArray[np.float64]:
+    """What the modulator is to turn each symbol by, with ``offset_rad`` and within half a turn of zero: rad, float64 of shape (n,)."""
+    phases = np.array(symbols.phases_rad)
+    if offset_rad:
+        phases = np.remainder(phases + offset_rad + math.pi, 2 * math.pi) - math.pi
+    return phases
+
+
 def drive_table(
     symbols: PulseSymbols, *, v_pi_v: float, rf_gain: float, amplitude_vpp: float, offset_rad: float = 0.0
 ) -> npt.NDArray[np.float32]:
@@ -41,9 +49,7 @@ def drive_table(
     every phase, which stays within half a turn of zero.
     """
     full_scale_rad = math.pi * rf_gain * amplitude_vpp / 2 / v_pi_v
-    phases = np.array(symbols.phases_rad)
-    if offset_rad:
-        phases = np.remainder(phases + offset_rad + math.pi, 2 * math.pi) - math.pi
+    phases = driven_phases(symbols, offset_rad)
     levels = phases / full_scale_rad
     if np.abs(levels).max() > 1:
         raise ValueError(

@@ -62,8 +62,8 @@ def test_light_that_is_too_bright_is_attenuated_once_though_both_users_see_it() 
     assert 0.92 * planned < sent[0] < planned * 1.05
 
 
-@pytest.mark.parametrize("more_db", [0.35, -0.35])
-def test_a_launch_that_is_wrong_by_some_tenths_of_a_db_is_levelled(more_db: float) -> None:
+@pytest.mark.parametrize("more_db", [0.35, -0.35, -1.2])
+def test_a_launch_that_is_wrong_is_levelled(more_db: float) -> None:
     """What the launch loses more than the file says is made up for by counts, before the first frame."""
     content = ring_content(SLOTS_PER_FRAME, spread=0.0)
     content["ring"]["launch_loss_db"] -= more_db
@@ -80,7 +80,23 @@ def test_a_launch_that_is_wrong_by_some_tenths_of_a_db_is_levelled(more_db: floa
             )
     finally:
         ring.close()
-    assert sent == pytest.approx([planned, planned], rel=0.03), "0.35 dB are 8 %"
+    assert sent == pytest.approx([planned, planned], rel=0.03), "0.35 dB are 8 %, 1.2 dB a quarter"
     (owner, told), *_ = corrected
     assert (owner, told.what, told.before, told.unit) == ("relay", "launch attenuation", 0.0, "dB")
     assert told.after == pytest.approx(-more_db, abs=0.1), "what it is attenuated by more than planned"
+
+
+def test_where_nobody_reads_the_light_a_launch_is_set_no_further_off_than_values_are_wrong_by(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    content = ring_content(SLOTS_PER_FRAME, spread=0.0)
+    content["ring"]["launch_loss_db"] += 1.2
+    content["protocol"]["monitoring"] = "calibrated"
+    ring = DrivenRing(content)
+    corrected: list[Correction] = []
+    try:
+        ring.phase(1, on_tracked=lambda owner, frame, correction: corrected.append(correction))
+    finally:
+        ring.close()
+    assert not [each for each in corrected if each.what == "launch attenuation"]
+    assert "too much to be made up for" in caplog.text
