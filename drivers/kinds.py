@@ -239,8 +239,8 @@ class PolarizationController(Protocol):
 class BiasController(Protocol):
     """Holds a Mach-Zehnder modulator at a point of its curve."""
 
-    def hold(self, point: Literal["null", "peak", "quad+", "quad-"]) -> None:
-        """Find the point and follow it."""
+    def hold(self, point: Literal["null", "peak", "quad+", "quad-"], *, anew: bool = False) -> None:
+        """Find the point and follow it; ``anew``: find it again though it is said to be held."""
 
     @property
     def locked(self) -> Reading[bool]:

@@ -150,15 +150,15 @@ class ThorlabsMBX(LabInstrument):
         """Attenuate most, the first thing sent, whatever else is under way; the bias is left as it is."""
         self.link.urgently(self._close)
 
-    def hold(self, point: Literal["null", "peak", "quad+", "quad-"]) -> None:
-        """Find the point and follow it; nothing to do while it is held.
+    def hold(self, point: Literal["null", "peak", "quad+", "quad-"], *, anew: bool = False) -> None:
+        """Find the point and follow it; nothing to do while it is held, unless it is to be found ``anew``.
 
         Raises NotReadyError when it is not found in time, as in the dark.
         """
         if point not in POINTS:
             raise self.error(LimitError, f"{point!r} is no point to hold; there are {', '.join(POINTS)}")
         with self.link.transaction():
-            if self.mode.get() == point and self.locked.get():
+            if not anew and self.mode.get() == point and self.locked.get():
                 return
             self.mode.set(point)
             self.line.tell("MZM:RESET")

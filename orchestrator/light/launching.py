@@ -93,7 +93,7 @@ class PlannedLight:
     ``attenuation_db`` of both launch attenuators together, ``detector_cps`` counts of each detector in a second of light
     with random symbols (0: none are expected), and the stations that are to be bypassed.  ``pair``: for whom the light is,
     in ring order.  ``arriving``: counts per slot of the light of either direction, by which the launch is levelled (0: it
-    stays as planned).
+    stays as planned).  ``backscatter``: counts per gate and detector for every photon of it.
     """
 
     attenuation_db: float
@@ -101,6 +101,7 @@ class PlannedLight:
     bystanders: tuple[str, ...] = ()
     pair: tuple[str, ...] = ()
     arriving: float = 0.0
+    backscatter: float = 0.0
 
     @property
     def low_db(self) -> float:
@@ -115,7 +116,12 @@ def planned_light(testbed: Testbed, first: str, second: str) -> PlannedLight:
     others = tuple(name for name in testbed.user_names() if name not in (first, second))
     arriving = mu_a * 10 ** (-light.arms_db[0] / 10)
     return PlannedLight(
-        budget.launch_attenuation_db, budget.detector_rate_cps, others, (first, second), arriving
+        budget.launch_attenuation_db,
+        budget.detector_rate_cps,
+        others,
+        (first, second),
+        arriving,
+        light.backscatter,
     )
 
 
@@ -215,6 +221,12 @@ class Launching:
             return None
         why = f"the light that arrived was {more_db:+.2f} dB off its plan"
         return Correction("launch attenuation", before_db, off_db, "dB", why)
+
+    def find_null(self, plan: PlannedLight, latching: Latching) -> None:
+        """Have the carver's null found anew with the launch closed, and launch the light again; raises as :meth:`open` does."""
+        self.close()
+        self._owned.carver_bias.hold("null", anew=True)
+        self.open(plan, latching)
 
     def _off_db(self, plan: PlannedLight) -> float:
         """How far the launch is set off what was planned."""

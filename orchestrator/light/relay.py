@@ -12,7 +12,7 @@ It owns what makes and detects light, and nothing at the users.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeAlias
@@ -21,6 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from drivers.links.errors import InstrumentRefusedError, NotReadyError
+from lab.calibration.gates import GateCounts
+from lab.calibration.steps import Step
 from lab.testbed import Testbed
 from orchestrator import runtime
 from orchestrator.events.status import RELAY
@@ -33,6 +35,7 @@ from orchestrator.light.launching import Launching, PlannedLight, RelayInstrumen
 from orchestrator.light.messages import (
     LOST,
     FrameLost,
+    LightAborted,
     LightOff,
     LightOn,
     aborting,
@@ -43,7 +46,8 @@ from orchestrator.light.messages import (
 )
 from orchestrator.light.phase_look import serve_looks
 from orchestrator.light.recording import PS_PER_S, Times, frame_record_ps, recorded
-from orchestrator.light.tracking.correction import OnCorrection
+from orchestrator.light.tracking.between_pulses import BetweenPulses, between_pulses
+from orchestrator.light.tracking.correction import Correction, OnCorrection
 from orchestrator.light.tracking.polarization import OwnPolarization, parties
 from orchestrator.light.tracking.polarization_kept import KeptSettings
 from orchestrator.light.tracking.pulses import PulseTracking
@@ -161,8 +165,8 @@ class RelayLight:
             holding = own.hold(self._testbed, plan.pair, on_tracked) if own else None
             self._launching.check_running()
             if plan.arriving:
-                if levelled := self._launching.level(plan, self._arriving()):
-                    on_tracked(0, levelled)
+                for corrected in self._corrected_at_rest(plan, latching):
+                    on_tracked(0, corrected)
                 expose = partial(self._expose, 0, plan, latching, on_tracked)
                 serve_looks(channels[0], expose, USER_PATIENCE * self._timeout_s)
             checked_s = self._clock()
@@ -258,11 +262,35 @@ class RelayLight:
             slots_per_frame=protocol.slots_per_frame,
         )
 
-    def _arriving(self) -> float:
-        """Counts per slot of the light of either direction, with all modulators at rest."""
-        delays_ps = self._tracking.delays_ps(self._testbed.calibration.detector_delays_ps)
-        counted = self._exposures().gated(clicks=LEVEL_CLICKS, longest_s=LEVEL_S, delays_ps=delays_ps)
-        return counted.arriving
+    def _corrected_at_rest(self, plan: PlannedLight, latching: Latching) -> Iterator[Correction]:
+        """With all modulators at rest: the carver's null found anew where light passes between pulses, then the launch levelled.
+
+        LightAborted where it still passes.
+        """
+        counts, between = self._at_rest(plan)
+        if between and between.is_let_through:
+            self._launching.find_null(plan, latching)
+            self._tagger.restart_streams()
+            counts, found = self._at_rest(plan)
+            if found is None or found.is_let_through:
+                raise LightAborted(
+                    f"light of {between.counted_db:.1f} dB of a pulse passes between pulses, and with the carver's null found "
+                    f"anew it does still: calibrate {Step.CARVER}",
+                    (Step.CARVER,),
+                )
+            why = f"{found.known_db:.1f} dB may be dark counts and scattered light; the carver's null was found anew"
+            yield Correction(
+                "light between pulses", between.counted_db, found.counted_db, "dB of a pulse", why
+            )
+        if levelled := self._launching.level(plan, counts.arriving):
+            yield levelled
+
+    def _at_rest(self, plan: PlannedLight) -> tuple[GateCounts, BetweenPulses | None]:
+        """What is counted with all modulators at rest."""
+        calibration = self._testbed.calibration
+        delays_ps = self._tracking.delays_ps(calibration.detector_delays_ps)
+        counts = self._exposures().gated(clicks=LEVEL_CLICKS, longest_s=LEVEL_S, delays_ps=delays_ps)
+        return counts, between_pulses(counts, calibration.dark_count_probability, plan.backscatter)
 
     def _exposures(self) -> Exposures:
         return Exposures(

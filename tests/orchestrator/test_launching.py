@@ -77,7 +77,7 @@ class Bench:
 
     # Carver and bias
 
-    def hold(self, point: str) -> None:
+    def hold(self, point: str, *, anew: bool = False) -> None:
         self.log.append(f"hold {point}")
         self.null_held = True
 
