@@ -124,9 +124,13 @@ class RelayLight:
     def use(self, testbed: Testbed) -> None:
         """Go on with these values, of the same testbed; what changed is set up."""
         if testbed is not self._testbed:
+            timed_anew = (
+                testbed.calibration.detector_delays_ps != self._testbed.calibration.detector_delays_ps
+            )
             self._testbed = testbed
             self._launching.use(testbed)
-            self._tracking = PulseTracking()
+            if timed_anew:
+                self._tracking = PulseTracking()
             self._usual.clear()
             self.set_up()
 
@@ -251,7 +255,7 @@ class RelayLight:
             return FrameLost(frame, told)
         protocol = self._testbed.protocol
         slot_ps = PS_PER_S / protocol.clock_hz
-        delays_ps = self._tracking.delays_ps(self._testbed.calibration.detector_delays_ps)
+        delays_ps = self.gates_ps()
         for moved in self._tracking.see(times, delays_ps, slot_ps):
             on_tracked(frame, moved)
         return tags_to_clicks(
@@ -287,19 +291,24 @@ class RelayLight:
 
     def _at_rest(self, plan: PlannedLight) -> tuple[GateCounts, BetweenPulses | None]:
         """What is counted with all modulators at rest."""
-        calibration = self._testbed.calibration
-        delays_ps = self._tracking.delays_ps(calibration.detector_delays_ps)
-        counts = self._exposures().gated(clicks=LEVEL_CLICKS, longest_s=LEVEL_S, delays_ps=delays_ps)
-        return counts, between_pulses(counts, calibration.dark_count_probability, plan.backscatter)
+        counts = self._exposures().gated(clicks=LEVEL_CLICKS, longest_s=LEVEL_S)
+        return counts, between_pulses(
+            counts, self._testbed.calibration.dark_count_probability, plan.backscatter
+        )
 
     def _exposures(self) -> Exposures:
         return Exposures(
             self._testbed,
             self._tagger,
+            gates_ps=self.gates_ps(),
             timeout_s=self._timeout_s,
             pause=self._pause,
             clock=self._clock,
         )
+
+    def gates_ps(self) -> tuple[int, int]:
+        """Where the pulses stand at the detectors, as far as they were followed."""
+        return self._tracking.delays_ps(self._testbed.calibration.detector_delays_ps)
 
     def _record(self) -> Times:
         """One frame: trigger, wait for its end, read the time stamps of both detectors (1-d int64, ps)."""

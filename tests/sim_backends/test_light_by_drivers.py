@@ -7,6 +7,7 @@ import math
 import pytest
 from driven_ring import DrivenRing, ring_content
 
+from orchestrator.light.calibration.exposures import Exposures
 from orchestrator.light.own_station import OWN_DIRECTION
 from orchestrator.light.tracking.correction import Correction
 from orchestrator.protocols.block_planning import plan_for
@@ -100,3 +101,28 @@ def test_where_nobody_reads_the_light_a_launch_is_set_no_further_off_than_values
         ring.close()
     assert not [each for each in corrected if each.what == "launch attenuation"]
     assert "too much to be made up for" in caplog.text
+
+
+def test_light_at_rest_is_counted_where_the_gates_were_followed_to() -> None:
+    """Pulses that stand 350 ps from where they were calibrated would else be taken for light that is missing."""
+    content = ring_content(1 << 20, spread=0.0)
+    off_ps = 350
+    delays_ps = [each - off_ps for each in content["calibration"]["detector_delays_ps"]]
+    content["calibration"]["detector_delays_ps"] = delays_ps
+    ring = DrivenRing(content)
+    try:
+        ring.phase(2)
+        found_ps = ring.relay.gates_ps()
+        assert found_ps == pytest.approx([each + off_ps for each in delays_ps], abs=60)
+        other = ring.testbed.model_copy(update={"ring": ring.testbed.ring})
+        ring.relay.use(other)
+        assert ring.relay.gates_ps() == found_ps, "calibrated anew, but not its pulses"
+        ring.light()
+        followed, stood = (
+            exposures.gated(clicks=2e4, longest_s=0.2).arriving
+            for exposures in (ring.relay._exposures(), Exposures(ring.testbed, ring.instruments.tagger))
+        )
+        assert followed == pytest.approx(ring.plan().arriving, rel=0.05)
+        assert stood < 0.9 * followed
+    finally:
+        ring.close()

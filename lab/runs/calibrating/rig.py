@@ -103,7 +103,12 @@ class Rig:
         """What the relay calibrates with."""
         stations = {user: OwnStation(self.testbed, user, side.station) for user, side in self.users.items()}
         return RelayBench(
-            self.testbed, self.relay, stations, self.relay_light.polarization, self._users_climb
+            self.testbed,
+            self.relay,
+            stations,
+            self.relay_light.polarization,
+            self._users_climb,
+            self.relay_light.gates_ps(),
         )
 
     def _users_climb(self, pair: Sequence[str]) -> dict[str, Climber]:

@@ -27,10 +27,13 @@ class Exposures:
         testbed: Testbed,
         tagger: TimeTagger,
         *,
+        gates_ps: tuple[float, float] | None = None,
         timeout_s: float = 10.0,
         pause: Callable[[float], None] = runtime.sleep,
         clock: Callable[[], float] = runtime.now,
     ) -> None:
+        """``gates_ps``: where the gates stand, if not where they are calibrated to."""
+        self._gates_ps = gates_ps or testbed.calibration.detector_delays_ps
         self._testbed = testbed
         self._tagger = tagger
         self._timeout_s, self._pause, self._clock = timeout_s, pause, clock
@@ -61,10 +64,10 @@ class Exposures:
     ) -> GateCounts:
         """Records until about so many clicks fell into gates, or so much light passed.
 
-        ``delays_ps``: where the gates stand, if not where they are calibrated to.
+        ``delays_ps``: of other gates.
         """
         protocol = self._testbed.protocol
-        delays_ps = delays_ps or self._testbed.calibration.detector_delays_ps
+        delays_ps = delays_ps or self._gates_ps
         slot_ns = 1e9 / protocol.clock_hz
         slots = int((RECORD_S * PS_PER_S - max(delays_ps)) / (slot_ns * 1e3))
         total: GateCounts | None = None

@@ -116,6 +116,7 @@ class RelayParty:
                 stations,
                 self._light.polarization,
                 lambda taken_in: {user: climbers[user] for user in taken_in if user in climbers},
+                self._light.gates_ps(),
             )
             found = RELAY_PROCEDURES[step](bench, "relay", pair, part)
             failed = ""

@@ -64,8 +64,13 @@ class RelayBench:
         stations: Mapping[str, AskedStation],
         polarization: OwnPolarization | None = None,
         users_climb: Callable[[Sequence[str]], Mapping[str, Climber]] = lambda taken_in: {},
+        gates_ps: tuple[float, float] | None = None,
     ) -> None:
-        """``polarization`` is the relay's own; ``users_climb``: turns of those of the users taken in who have one."""
+        """``polarization`` is the relay's own; ``users_climb``: turns of those of the users taken in who have one.
+
+        ``gates_ps``: where pulses stand at the detectors, if not where they are calibrated to.
+        """
+        self._gates_ps = gates_ps
         self.testbed = testbed
         self._polarization, self._users_climb = polarization, users_climb
         self._owned = owned
@@ -117,7 +122,7 @@ class RelayBench:
             try:
                 launching.open(PlannedLight(launch_db))
                 self._owned.tagger.restart_streams()
-                yield Exposures(self.testbed, self._owned.tagger)
+                yield Exposures(self.testbed, self._owned.tagger, gates_ps=self._gates_ps)
             finally:
                 launching.close()
                 closed = True
