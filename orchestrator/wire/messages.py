@@ -24,7 +24,7 @@ from orchestrator.events.status import BlockReport, StatusItem
 from orchestrator.wire.codec import Message, packed
 from orchestrator.wire.fields import Count, Instance, Purpose, Reason, Role, Seconds, Topic
 
-PROTOCOL_VERSION = 8
+PROTOCOL_VERSION = 9
 CHUNK_BYTES = 1 << 20
 """Largest payload frame on the bulk plane; longer channel messages travel in several."""
 BULK_LIMIT = CHUNK_BYTES + (1 << 16)
