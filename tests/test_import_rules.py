@@ -175,6 +175,37 @@ def test_no_modules_import_each_other() -> None:
     assert circles(graph) == []
 
 
+def loaded_at_once(name: str, places: dict[str, Path]) -> set[str]:
+    """What is loaded, of ours and of others, when the module is imported."""
+    seen: set[str] = set()
+    todo = [name]
+    while todo:
+        each = todo.pop()
+        if each in places and each not in seen:
+            for node in parsed(places[each]).body:
+                if isinstance(node, ast.Import):
+                    todo += [alias.name for alias in node.names]
+                elif isinstance(node, ast.ImportFrom) and node.module:
+                    todo += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            todo += [each.rpartition(".")[0]]
+        seen.add(each)
+    return seen
+
+
+def test_processes_of_a_ring_start_without_what_they_may_never_call() -> None:
+    """A ring has half a dozen that start together, and each of these libraries takes a third of a second of each."""
+    places = dict(entry for room in ROOMS for entry in modules(room))
+    for process, spared in {
+        "orchestrator": ("orchestrator.kernels", "qcodes", "scipy", "matplotlib"),
+        "relay": ("scipy", "matplotlib"),
+        "node": ("scipy", "matplotlib"),
+        "pair_worker": ("qcodes", "scipy", "matplotlib"),
+    }.items():
+        found = loaded_at_once(f"orchestrator.processes.{process}", places)
+        assert "orchestrator.secret" in found
+        assert not {each for each in found if inside(each, spared)}, process
+
+
 def test_a_module_has_at_most_five_hundred_lines() -> None:
     for room in ROOMS:
         for name, path in modules(room):

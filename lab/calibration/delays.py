@@ -31,8 +31,6 @@ from itertools import product
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import least_squares
-from scipy.special import xlogy
 
 from lab.calibration.errors import CalibrationRefusedError
 
@@ -323,6 +321,8 @@ def _part_of_d1(counts: Counts, half_ps: float, found: Floats) -> Floats:
 
 def _deviations(counts: Counts, half_ps: float, found: Floats) -> Floats:
     """Signed roots of the deviance, flat."""
+    from scipy.special import xlogy
+
     part = _part_of_d1(counts, half_ps, found)
     n1, n2 = counts.clicks[:, 0], counts.clicks[:, 1]
     n = np.maximum(n1 + n2, 1.0)
@@ -332,6 +332,8 @@ def _deviations(counts: Counts, half_ps: float, found: Floats) -> Floats:
 
 
 def _fine(counts: Counts, slot_ps: float, tau_ps: float, begin_ps: tuple[float, ...]) -> DelayFit:
+    from scipy.optimize import least_squares  # a third of a second, not for processes that never calibrate
+
     half_ps = slot_ps / 2
     ratio = counts.clicks[:, 0].sum() / max(counts.clicks[:, 1].sum(), 1.0)
     low = [-2e3, -2e3, tau_ps / 5, 0.75 * TURN_RAD, -math.pi / 2, 0.0, 0.1]

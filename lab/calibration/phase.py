@@ -24,9 +24,8 @@ from functools import partial
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize_scalar
-from scipy.special import chdtrc
 
+from lab.calibration.chance import by_chance
 from lab.calibration.errors import CalibrationRefusedError
 
 Floats = npt.NDArray[np.float64]
@@ -84,6 +83,8 @@ class PhaseFit:
 
 def fit_phase(counts: LevelCounts, expected_half_wave_v: float) -> PhaseFit:
     """Fit both detectors together.  Raises CalibrationRefusedError with what to look at."""
+    from scipy.optimize import minimize_scalar  # a third of a second, not for processes that never calibrate
+
     total = int(counts.clicks.sum())
     if total < LEAST_CLICKS:
         raise CalibrationRefusedError(
@@ -109,7 +110,7 @@ def fit_phase(counts: LevelCounts, expected_half_wave_v: float) -> PhaseFit:
             "v_pi_v and rf_gain of the file, and the amplifier's supply",
         )
     chi2, degrees = misfit(found), counts.clicks.size - coefficients.size - 1
-    if chdtrc(degrees, chi2) < WORST_FIT:
+    if by_chance(chi2, degrees) < WORST_FIT:
         raise CalibrationRefusedError(
             f"the clicks are no cosine of the levels: chi2 is {chi2:.0f} for {degrees} degrees of freedom",
             "the amplifier saturates, the light moved while it was measured, or what is announced is not what clicked",

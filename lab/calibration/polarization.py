@@ -29,9 +29,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import chdtrc
 
 from drivers.kinds import PolarizationAxes
+from lab.calibration.chance import by_chance
 from lab.calibration.errors import CalibrationRefusedError
 from lab.calibration.peak import Floats, Peak
 
@@ -287,7 +287,7 @@ def _require_light(desk: _Desk, scans: Sequence[_Scan]) -> None:
             "look whether the launch is open, the stations of the pair are taken in, and the detectors are biased",
         )
     chi2, degrees = (sum(each) for each in zip(*(scan.chi2() for scan in scans), strict=True))
-    if chdtrc(degrees, chi2) > FLAT_BY_CHANCE:
+    if by_chance(chi2, degrees) > FLAT_BY_CHANCE:
         raise CalibrationRefusedError(
             f"the rate does not respond to any actuator: {desk.readings} readings over their whole ranges differ by no more "
             f"than counting makes them (chi^2 of {chi2:.0f} for {degrees})",
@@ -341,7 +341,7 @@ def _summit(desk: _Desk, at: Floats, target_db: float, rng: np.random.Generator)
         peak.shift(moved)
         _allow_for(peak, float(np.linalg.norm(moved)))
         within_db = _db(peak.gain_below(REACH, free, rng) / peak.rate) if free.any() else 0.0
-        repeats = chdtrc(len(surprises), float(np.square(surprises).sum())) > SURPRISE
+        repeats = by_chance(float(np.square(surprises).sum()), len(surprises)) > SURPRISE
         if number and within_db <= target_db and repeats:  # the first points agree with any quadratic
             break
     beyond_db = within_db if free.all() else _db(peak.gain_below(REACH, all_free, rng) / peak.rate)

@@ -85,6 +85,9 @@ STEPS: dict[Step, StepFacts] = {
     ),
 }
 
+LEASED = frozenset(STEPS) - {Step.INTENSITY}
+"""Steps that a lease can do; the others want hands at the fibres."""
+
 
 def in_order(wanted: Collection[Step]) -> Iterator[Step]:
     """The wanted steps, each behind those of them that it needs."""

@@ -148,15 +148,15 @@ def _notes(rows: Sequence[QueueRow], width: int) -> list[str]:
 def stale_steps(machine: Machine, pair: tuple[str, str]) -> tuple[list[str], list[str]]:
     """Calibrations of a pair that are missing or stale: those that a lease can do, and those that want hands."""
     from lab.calibration.book import now, read_book
+    from lab.calibration.steps import LEASED
     from lab.runs.calibrating.runner import plan
     from lab.testbed import read_testbed
-    from orchestrator.light.calibration.procedures import PROCEDURES
 
     testbed = machine.testbed
     book = read_book(machine.path, read_testbed(machine.path))
     due = plan(testbed.user_names(), testbed.pairs(), book, now(), steps=(), asked=[pair])
     steps = dict.fromkeys(each.step for each in due)
-    return [each for each in steps if each in PROCEDURES], [each for each in steps if each not in PROCEDURES]
+    return [each for each in steps if each in LEASED], [each for each in steps if each not in LEASED]
 
 
 def _in(seconds: float | None) -> str:

@@ -19,17 +19,12 @@ from orchestrator.events.process import Calibrated, CalibrationProgress, Emit
 from orchestrator.events.status import RELAY
 from orchestrator.hub.agent import Agent
 from orchestrator.light.calibration.parties import RelayParty, UserParty
-from orchestrator.light.calibration.procedures import PROCEDURES
 from orchestrator.light.messages import LightAborted
 from orchestrator.scheduling.lease_party import HeldLease, LightChannels
 from orchestrator.wire.channel import Channel
 from orchestrator.wire.fields import REASON_LIMIT
-from orchestrator.wire.messages import KEY, LightStatistics, calibration
+from orchestrator.wire.messages import CALIBRATIONS, LightStatistics
 
-STEPS = {calibration(step): step for step in sorted(PROCEDURES)}
-"""Steps by the purpose of their leases."""
-PURPOSES = (KEY, *STEPS)
-"""What leases are for that a role takes part in."""
 TELL_EVERY_S = 2.0
 
 
@@ -70,7 +65,7 @@ class Calibrating:
         name: str,
         calibrate: Callable[[Step, Callable[[float], None]], Finding | None],
     ) -> LightStatistics:
-        step, started = STEPS[lease.purpose], runtime.now()
+        step, started = CALIBRATIONS[lease.purpose], runtime.now()
         told_s = started
 
         def part(done: float) -> None:

@@ -55,7 +55,7 @@ from orchestrator.processes.alarm_sources import (
     of_store,
 )
 from orchestrator.processes.alarm_watch import AlarmWatch
-from orchestrator.processes.calibrating import PURPOSES, Calibrating
+from orchestrator.processes.calibrating import Calibrating
 from orchestrator.processes.data_sets import DataSets
 from orchestrator.processes.following import Following, telling
 from orchestrator.processes.interlock_causes import sensor_watch
@@ -81,6 +81,7 @@ from orchestrator.wire.control_socket import ControlSocket
 from orchestrator.wire.fields import REASON_LIMIT
 from orchestrator.wire.messages import (
     KEY,
+    PURPOSES,
     Demand,
     LeaseOffer,
     LightStatistics,

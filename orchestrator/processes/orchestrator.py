@@ -41,7 +41,6 @@ from orchestrator.events.status import ORCHESTRATOR as ROLE
 from orchestrator.hub.events import HubEvent, PeerDown, PeerMessage, PeerUp
 from orchestrator.hub.hub import Hub
 from orchestrator.keystore.errors import StoreError
-from orchestrator.processes.calibrating import STEPS as CALIBRATIONS
 from orchestrator.processes.orchestrator_config import OrchestratorConfig, config_of
 from orchestrator.processes.queue_desk import QueueDesk
 from orchestrator.processes.role_records import lease_ended
@@ -65,6 +64,7 @@ from orchestrator.wire.fields import REASON_LIMIT
 from orchestrator.wire.gate_control import CONTROL_ERRORS, answer_about_gate
 from orchestrator.wire.links import Transport
 from orchestrator.wire.messages import (
+    CALIBRATIONS,
     KEY,
     Demand,
     FromHub,

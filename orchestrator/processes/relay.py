@@ -40,7 +40,7 @@ from orchestrator.processes.alarm_sources import (
     testbed_dark_cps,
 )
 from orchestrator.processes.alarm_watch import AlarmWatch
-from orchestrator.processes.calibrating import PURPOSES, Calibrating
+from orchestrator.processes.calibrating import Calibrating
 from orchestrator.processes.data_sets import DataSets
 from orchestrator.processes.following import telling
 from orchestrator.processes.interlock_causes import detector_watch, station_watch, tripped_by_light
@@ -60,7 +60,7 @@ from orchestrator.wire.control_socket import (
     ShowAlarms,
     ShowRevoked,
 )
-from orchestrator.wire.messages import KEY, LeaseOffer, LightStatistics
+from orchestrator.wire.messages import KEY, PURPOSES, LeaseOffer, LightStatistics
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,6 @@ from msgspec.structs import replace
 
 from orchestrator.keystore.lanes import Lane
 from orchestrator.keystore.store import KeyStore
-from orchestrator.light.relay import FramesServed
 from orchestrator.records.kinds import (
     LaneBook,
     LeaseEnded,
@@ -22,6 +21,7 @@ from orchestrator.scheduling.leases import Outcome
 
 if TYPE_CHECKING:
     from lab.testbed import Testbed
+    from orchestrator.light.relay import FramesServed
     from orchestrator.records.keeping import Records
 
 Readings = Callable[[], tuple[Reading, ...]]

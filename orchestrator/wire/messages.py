@@ -18,7 +18,7 @@ from typing import Annotated, TypeAlias
 
 from msgspec import Meta, Raw
 
-from lab.calibration.steps import Step
+from lab.calibration.steps import LEASED, Step
 from orchestrator.events.common import read_item
 from orchestrator.events.status import BlockReport, StatusItem
 from orchestrator.wire.codec import Message, packed
@@ -43,6 +43,12 @@ KEY = "key"
 def calibration(step: str) -> str:
     """The purpose of a lease for a calibration step."""
     return f"calibration:{step}"
+
+
+CALIBRATIONS = {calibration(step): step for step in sorted(LEASED)}
+"""Steps by the purpose of their leases."""
+PURPOSES = (KEY, *CALIBRATIONS)
+"""What leases are for that a role takes part in."""
 
 
 # -- both ways on the control plane --------------------------------------------------------------------

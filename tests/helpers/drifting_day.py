@@ -24,13 +24,13 @@ from turning_ring import turning_content
 
 from lab.calibration.book import Book, Value, calibrated, fingerprint, now
 from lab.calibration.errors import CalibrationRefusedError
-from lab.calibration.steps import Step
+from lab.calibration.steps import LEASED, Step
 from lab.runs.calibrating.hands import NoHands
 from lab.runs.calibrating.rig import Rig
 from lab.testbed import parse_testbed
 from orchestrator.events.process import ProcessEvent, Tracked
 from orchestrator.events.status import BlockReport
-from orchestrator.light.calibration.procedures import PROCEDURES, RELAY_PROCEDURES, USER_PROCEDURES
+from orchestrator.light.calibration.procedures import RELAY_PROCEDURES, USER_PROCEDURES
 from orchestrator.light.messages import LightAborted
 from orchestrator.light.tracking import polarization
 from orchestrator.light.tracking.correction import Correction
@@ -140,7 +140,7 @@ class DriftingDay:
         self._store = QueueStore(folder / QUEUE_FILE)
         clocks: dict[str, Any] = {"clock": self.time, "wall": lambda: self.time.now().timestamp()}
         self._queue = RingQueue(self._store, (PAIR,), tuple(Step), **clocks)
-        self.suspensions = Suspensions(self._queue, self._store, tuple(PROCEDURES), **clocks)
+        self.suspensions = Suspensions(self._queue, self._store, tuple(LEASED), **clocks)
         self._following = Following(PAIR[0], self.events.append, self.time)
         patch.setattr(polarization, "now", self.time.now)
         for role in (self.ring.relay, *self.ring.users):

@@ -18,7 +18,7 @@ from queue_ring import Light, agent_at, parties
 from typer.testing import CliRunner
 
 from lab.calibration.book import Value, read_book, write_book
-from lab.calibration.steps import STEPS, Step
+from lab.calibration.steps import LEASED, STEPS, Step
 from lab.cli import queue
 from lab.cli.errors import explain
 from lab.cli.main import app
@@ -28,7 +28,6 @@ from lab.runs.testbeds.machine import Machine
 from lab.testbed import load_testbed, read_testbed, write_testbed
 from orchestrator import runtime
 from orchestrator.events.process import HubServing
-from orchestrator.light.calibration.procedures import PROCEDURES
 from orchestrator.processes.orchestrator import run_orchestrator
 from orchestrator.wire.curve import load_keys
 from orchestrator.wire.queue_control import HistoryShown, QueueShown
@@ -131,7 +130,7 @@ def test_all_that_is_stale_for_a_pair_is_one_entry_and_the_list_fits_eighty_colu
     done = CliRunner().invoke(app, asked, catch_exceptions=False)
     (stale,) = json.loads(done.stdout.splitlines()[-1])["entries"]
     # Nobody here has a polarisation controller.
-    assert stale["steps"] == [step for step in STEPS if step in PROCEDURES and step is not Step.POLARIZATION]
+    assert stale["steps"] == [step for step in STEPS if step in LEASED and step is not Step.POLARIZATION]
     assert "intensity: not through the queue, but with `qunetlab calibrate`" in " ".join(done.stderr.split())
     bench.run("queue", "add", "key", "alice-carol", "--bits", "1M", "--note", "for the demonstration " * 5)
     page = (

@@ -26,7 +26,7 @@ from lab.runs.calibrating.rig import Rig
 from lab.runs.software import commit
 from lab.runs.supervising.signals import held_back
 from lab.testbed import read_testbed
-from orchestrator.light.calibration.procedures import PROCEDURES, RELAY_PROCEDURES
+from orchestrator.light.calibration.procedures import RELAY_PROCEDURES
 from orchestrator.light.messages import LightAborted
 
 
@@ -77,8 +77,6 @@ def plan(
     arms = _with_new_arms(asked or pairs)
     due: list[Due] = []
     for step in in_order(chosen):
-        if step not in (*PROCEDURES, Step.INTENSITY):
-            continue
         if STEPS[step].owner == "user":
             turns: dict[str, tuple[str, str]] = {}
             for each in covering:

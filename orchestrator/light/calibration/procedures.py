@@ -329,5 +329,3 @@ USER_PROCEDURES: dict[Step, UserProcedure] = {
     Step.SEPARATION: separation,
     Step.PHASE: phase,
 }
-PROCEDURES = frozenset((*RELAY_PROCEDURES, *USER_PROCEDURES))
-"""Steps that can be run."""
