@@ -96,6 +96,7 @@ MESSAGE_TIMEOUT_S = 20.0
 REPLY_TIMEOUT_S = 5.0
 """For an answer that takes no computing; asking again costs nothing."""
 WAITING_LIMIT = 3
+ASIDE_PATIENCE_S = 3.0
 REPORTS_KEPT = 16
 """Blocks of which the hub is told again when it comes back."""
 
@@ -181,6 +182,9 @@ class Node:
             self._party.serve(stop)
         finally:
             self._stopping = True
+            if self._light.stays_in():  # an end in light is no fault: the alarm is over once it is out
+                self._light.step_aside_within(ASIDE_PATIENCE_S)
+                self.alarms.look()
             self.alarms.close()
             for worker in self.workers.values():
                 worker.close()

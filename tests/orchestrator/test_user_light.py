@@ -12,6 +12,7 @@ from station_in_memory import StationInMemory, sensor_w
 from user_phase import MU, PATIENCE_S, Phase, small_testbed
 
 from drivers.links.errors import LinkBrokenError
+from orchestrator import runtime
 from orchestrator.light.messages import (
     Armed,
     Finished,
@@ -113,6 +114,30 @@ def test_without_the_relays_word_a_station_stays_in_and_shut_until_it_is_dark(
     phase.light.step_aside_if_dark()
     assert phase.station.log[-1] == "bypass"
     assert phase.light.stays_in() == ""
+
+
+def test_a_user_that_ends_waits_a_moment_for_the_dark(monkeypatch: pytest.MonkeyPatch) -> None:
+    phase = Phase(timeout_s=0.5).start()
+    phase.light_on()
+    assert phase.hear() == Armed(0)
+    gone(phase)
+    phase.end()
+    waited: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 3:
+            phase.station.shine(0.0)
+
+    monkeypatch.setattr(runtime, "sleep", sleep)
+    clock = iter(range(100))
+    monkeypatch.setattr(phase.light, "_clock", lambda: float(next(clock)))
+    phase.light.step_aside_within(2.0)
+    assert phase.light.stays_in(), "it is lit still, and patience has an end"
+    phase.light.step_aside_within(5.0)
+    assert (len(waited), phase.light.stays_in()) == (3, "")
+    phase.light.step_aside_within(5.0)
+    assert len(waited) == 3
 
 
 def test_a_station_does_not_step_aside_while_a_light_phase_runs() -> None:
