@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from lab.runs.calibrating.hands import instruction
 from lab.runs.calibrating.rig import Rig, opened_rig
 from lab.runs.calibrating.runner import Due, Outcome, plan, run
 from lab.runs.pages.calibration_page import write_page
+from lab.runs.records.ending import on_record
+from lab.runs.records.gathering import digest_of
 from lab.runs.shown import echo
 from lab.runs.supervising.private_folder import ending_on_signals
 from lab.testbed import load_testbed, read_testbed
@@ -63,11 +65,32 @@ def run_calibrate(
         _show_plan(due, as_json)
         return 0
     outcomes: list[Outcome] = []
-    interrupted = 0
     check_keeping(path)
+    about = ", ".join(dict.fromkeys(str(each.step) for each in due))
+    before = set(_findings(path.parent))
+    with on_record(path.parent, "calibrate", about, lambda folder: _found_since(before, folder)) as ending:
+        interrupted = _alone(path, due, outcomes, state, as_json)
+        refused = [f"{each.due}: {each.refused}" for each in outcomes if each.finding is None]
+        if interrupted:
+            ending.interrupted(f"by {'Ctrl-C' if interrupted == EXIT_INTERRUPTED else 'a signal'}")
+        elif refused:
+            ending.failed(f"{len(refused)} of {len(outcomes)} steps were refused: {'; '.join(refused)}")
+    findings = [] if interrupted else kept_findings(path)
+    page = write_page(testbed.name, findings, path.parent / FINDINGS) if findings else None
+    if page and not as_json:
+        echo(f"Figures and earlier values: {page}")
+    if as_json:
+        echo(json.dumps({"calibrated": [_answer(each) for each in outcomes]}))
+    return interrupted or int(any(outcome.finding is None for outcome in outcomes))
+
+
+def _alone(
+    path: Path, due: Sequence[Due], outcomes: list[Outcome], state: Path | None, as_json: bool
+) -> int:
+    """The same as :func:`_calibrate`; who has the instruments meanwhile is told with what to do."""
     try:
         with ending_on_signals():
-            interrupted = _calibrate(path, due, outcomes, state, as_json)
+            return _calibrate(path, due, outcomes, state, as_json)
     except ControlError as error:
         raise ControlError(
             f"{error}: a role, a notebook or another `qunetlab calibrate` works with this ring; nothing was touched"
@@ -78,13 +101,15 @@ def run_calibrate(
             f"{error}; on a ring that runs a calibration is an entry of its queue: "
             f"`qunetlab queue add calibration {due[0].step} --pair {first}-{second}`"
         ) from error
-    findings = [] if interrupted else kept_findings(path)
-    page = write_page(testbed.name, findings, path.parent / FINDINGS) if findings else None
-    if page and not as_json:
-        echo(f"Figures and earlier values: {page}")
-    if as_json:
-        echo(json.dumps({"calibrated": [_answer(each) for each in outcomes]}))
-    return interrupted or int(any(outcome.finding is None for outcome in outcomes))
+
+
+def _findings(folder: Path) -> dict[str, Path]:
+    return {each.relative_to(folder).as_posix(): each for each in (folder / FINDINGS).glob("*.json")}
+
+
+def _found_since(before: Collection[str], folder: Path) -> dict[str, str]:
+    """The findings that are not from ``before``, each by its digest."""
+    return {name: digest_of(each) for name, each in _findings(folder).items() if name not in before}
 
 
 def _calibrate(

@@ -24,7 +24,7 @@ class ListByDefault(TyperGroup):
 
 runs_app = typer.Typer(
     cls=ListByDefault,
-    help="What was done on a ring: blocks, calibrations, orders of key, training runs; `runs show ID` says all of one.",
+    help="What was done on a ring: blocks, calibrations, orders of key, trainings, and how each run ended; `runs show ID` says all of one.",
 )
 
 
@@ -33,7 +33,7 @@ def list_command(
     testbed: FolderOption = Path(),
     pair: Annotated[str | None, typer.Option(help="Of this pair alone, such as alice-bob.")] = None,
     kind: Annotated[
-        str | None, typer.Option(help="Of this kind alone: block, calibration, order or training.")
+        str | None, typer.Option(help="Of this kind alone: block, calibration, order, training or run.")
     ] = None,
     since: Annotated[
         str | None, typer.Option(help="From then on: 30m, 2h or 3d ago, or a date such as 2026-03-01.")

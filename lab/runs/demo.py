@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from fl.keys.budget import counted
 from fl.rounds.clipping import clip_warnings
 from lab.light_of import pair_light
 from lab.runs.following.document import Said
@@ -21,7 +22,7 @@ from lab.runs.following.observer import verdict_on
 from lab.runs.following.progress import Display, PairProgress, RunProgress, show_event
 from lab.runs.light_notes import light_notes
 from lab.runs.pages.demo_report import render_report
-from lab.runs.records.gathering import gather, seal
+from lab.runs.records.ending import on_record
 from lab.runs.shown import shown
 from lab.runs.software import versions
 from lab.runs.supervising.kernels import compile_all
@@ -50,7 +51,6 @@ def run_demo(
 ) -> dict[str, Any]:
     """Run it, and leave the report in ``out``; returns what ``report.json`` says."""
     from fl.experiments.options import option_of
-    from fl.rounds.aggregation import aggregation_for
     from fl.rounds.config import FLConfig
     from fl.workloads import open_task
     from fl.workloads.provenance import check_data
@@ -70,7 +70,24 @@ def run_demo(
         seed=seed,
     )
     out.mkdir(parents=True, exist_ok=True)
-    with supervised_run(source, {"simulation": {"seed": seed}}) as run:
+    about = f"{task} on {testbed.name}, {counted(rounds, 'round')}"
+    with on_record(out, "demo", about) as ending:
+        report = _demonstrated(out, source, config, learning, data)
+        report["wall_s"] = time.monotonic() - started
+        write_report(report, out)
+        if not healthy(report):
+            ending.failed("the report says what was not well")
+    return report
+
+
+def _demonstrated(
+    out: Path, source: str, config: FLConfig, learning: Task, data: Path | None
+) -> dict[str, Any]:
+    """What the report says of a run from its first process to its last, and of the reference."""
+    from fl.rounds.aggregation import aggregation_for
+
+    seed, rounds = config.seed, config.rounds
+    with supervised_run(source, {"simulation": {"seed": seed}}, records=out, instead=True) as run:
         demand = aggregation_for(config, learning.n_parameters).key_bits_per_pair * rounds
         progress = RunProgress(rounds=rounds, phase="starting instruments, relay and nodes")
         progress.pairs = {pair: PairProgress(demand_bits=demand) for pair in run.testbed.pairs()}
@@ -86,13 +103,9 @@ def run_demo(
             progress.phase = "stopping"
             display.update(force=True)
             run.stop()
-        gather(run, out, instead=True)
         progress.phase = "reference training without masking"
         report = build_report(run, learning, config, demand)
         report["verdict"] = msgspec.to_builtins(Said.of(said))
-        report["wall_s"] = time.monotonic() - started
-        write_report(report, out)
-        seal(out)
     return report
 
 
@@ -132,6 +145,7 @@ def build_report(run: Run, learning: Task, config: FLConfig, demand_bits: int) -
             *light_notes(testbed),
             *consent_notes(run.consented),
             f"data: {listed(config.sources)}",
+            *over_alarms(run),
         ],
         "task": config.task,
         "seed": config.seed,
@@ -155,6 +169,15 @@ def build_report(run: Run, learning: Task, config: FLConfig, demand_bits: int) -
         "instruments": {"safe": run.unsafe == [], "unsafe": run.unsafe, "states": run.instrument_states},
         "versions": versions(PACKAGES),
     }
+
+
+def over_alarms(run: Run) -> list[str]:
+    """The alarms that came up during the run and were over when it ended."""
+    return [
+        f"over before the end: {alarm.told_by(role)}"
+        for (role, _), alarm in run.alarms.items()
+        if not alarm.on and alarm.text
+    ]
 
 
 def event_warnings(run: Run) -> list[str]:

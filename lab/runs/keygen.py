@@ -15,9 +15,9 @@ from lab.runs.shown import echo, shown
 from lab.runs.supervising.supervised import STALL_TIMEOUT_S, Run
 from orchestrator.events.process import Ended, LightProgress, ProcessEvent
 from orchestrator.events.status import ORCHESTRATOR, BlockReport, pair_name
-from orchestrator.wire.queue_control import OPEN, AddEntry, QueueRow, ShowQueue
+from orchestrator.wire.queue_control import OPEN, AbortEntry, AddEntry, QueueRow, ShowQueue
 
-WITHOUT_END = 1 << 50
+WHO = "keygen"
 FOLLOW_S = 0.5
 CLOSED_SEEN = 200
 """An entry that is over is looked for among so many."""
@@ -89,13 +89,43 @@ def make_key(
 ) -> list[BlockReport]:
     """Have a ring of one's own make ``bits``, or ``blocks`` of whatever they give; the first user's reports.
 
+    An order that is still open at the end is taken out: the queue of a testbed folder outlasts this ring.
+
     Raises ChildError when a process fails or nothing happens for long.
     """
     orchestrator = run.state / ORCHESTRATOR
-    number = order_key(orchestrator, pair, bits, "keygen").number
+    number = order_key(orchestrator, pair, bits, WHO).number
+    try:
+        return _followed(run, pair, number, on_event, blocks)
+    finally:
+        _take_out(orchestrator, number)
+
+
+def _take_out(orchestrator: Path, number: int) -> None:
+    from orchestrator.wire.control_socket import ControlError, ControlRefusedError, ask
+
+    try:
+        if is_open(state_of(orchestrator, number)):
+            ask(orchestrator, AbortEntry(WHO, number))
+    except (ControlError, ControlRefusedError) as error:
+        echo(f"entry {number} stays in the queue of {orchestrator}: {error}", err=True)
+
+
+def _followed(
+    run: Run,
+    pair: tuple[str, str],
+    number: int,
+    on_event: Callable[[str, ProcessEvent], None],
+    blocks: int | None,
+) -> list[BlockReport]:
+    orchestrator = run.state / ORCHESTRATOR
     made: list[BlockReport] = []
-    heard_s = time.monotonic()
-    while len(made) < blocks if blocks is not None else is_open(state_of(orchestrator, number)):
+    heard_s, closed_s = time.monotonic(), None
+    while blocks is None or len(made) < blocks:
+        if closed_s is None and not is_open(state_of(orchestrator, number)):
+            closed_s = time.monotonic()
+        if closed_s is not None and time.monotonic() - closed_s > FOLLOW_S:
+            break  # the report of its last block has had its time
         try:
             name, event = run.supervisor.events.get(timeout=FOLLOW_S)
         except queue.Empty:
@@ -107,7 +137,7 @@ def make_key(
         on_event(name, event)
         if isinstance(event, Ended) and run.supervisor.children[name].process.wait() != 0:
             run.supervisor.raise_ended(name, f"blocks of {pair_name(pair)}")
-        if isinstance(event, BlockReport) and name == pair[0]:
+        if isinstance(event, BlockReport) and event.counts(name) and event.pair == pair:
             made.append(event)
     return made
 
@@ -115,8 +145,17 @@ def make_key(
 def make_blocks(
     run: Run, pair: tuple[str, str], count: int, on_event: Callable[[str, ProcessEvent], None]
 ) -> list[BlockReport]:
-    """Have a ring of one's own make ``count`` blocks, one after the other, whatever they give; see :func:`make_key`."""
-    return make_key(run, pair, WITHOUT_END, on_event, blocks=count)
+    """Have a ring of one's own make ``count`` blocks, one after the other, whatever they give; see :func:`make_key`.
+
+    Ordered is what so many should give, and more where they gave more: a run that is killed leaves no order without end.
+    """
+    from orchestrator.protocols.block_planning import plan_for
+
+    expected = max(1, int(plan_for(run.testbed, *pair).expected_bits))
+    made: list[BlockReport] = []
+    while lacking := count - len(made):
+        made += make_key(run, pair, lacking * expected, on_event, blocks=lacking)
+    return made
 
 
 def light_progress() -> Callable[[str, ProcessEvent], None]:

@@ -11,6 +11,7 @@ PadsTaken           nodes           ranges of key that left a store for one roun
 UpdateGiven         FL clients      what a client uploaded in a round, and from which model it came
 ModelFollowed       FL clients      the next model as a client worked it out itself
 SumKept, NoSum      FL server       a round: models before and after, the sum, who is in it, what it cost
+RunBegan, RunEnded  supervisor      that a run began, and how it ended; one without an end was killed, or goes on
 ResultsKept         supervisor      the files that a run left, by their digests
 RoleStopped         every role      the clean end; of a node, how each lane of its key store stands
 ==================  ==============  =============================================================================
@@ -23,7 +24,7 @@ and for people; durations are counted on monotonic clocks.
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import msgspec
 
@@ -31,6 +32,7 @@ from orchestrator.events.common import Unknown, read_line
 
 Token: TypeAlias = tuple[int, int]
 """(epoch, number) of a lease."""
+RunEnding: TypeAlias = Literal["done", "failed", "interrupted"]
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", forbid_unknown_fields=True):
@@ -290,6 +292,21 @@ class ResultsKept(Record, frozen=True, kw_only=True):
     files: dict[str, str]
 
 
+class RunBegan(Record, frozen=True, kw_only=True):
+    """A run began in this folder; ``kind`` is the command, ``about`` what it was asked, in words."""
+
+    kind: str
+    about: str = ""
+
+
+class RunEnded(Record, frozen=True, kw_only=True):
+    """The run that began last ended, ``seconds`` later; ``reason`` why, or what became of it."""
+
+    how: RunEnding
+    reason: str = ""
+    seconds: float = 0.0
+
+
 AnyRecord: TypeAlias = (
     RoleStarted
     | RoleStopped
@@ -302,6 +319,8 @@ AnyRecord: TypeAlias = (
     | SumKept
     | NoSum
     | ResultsKept
+    | RunBegan
+    | RunEnded
 )
 
 

@@ -10,8 +10,7 @@ import importlib.util
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -29,6 +28,7 @@ from fl.rounds.config import FLConfig
 from fl.workloads import open_task
 from fl.workloads.base import Task
 from fl.workloads.record import Experiment
+from lab.runs.records.ending import on_record
 from lab.runs.records.gathering import gather
 from lab.runs.training.on_testbed import Attempt
 from lab.runs.training.place import Place
@@ -164,9 +164,10 @@ def good_run(folder: Path) -> Path:
         testbed = Simulation(1).run(main)
     out = folder / "run"
     out.mkdir()
-    gather(cast(Any, SimpleNamespace(folder=made, state=made / "state")), out)
+    gather(made, made / "state", out)
     place = Place("fresh", "a test", testbed)
-    assert Attempt(place, options, plan, task, out, None).results() is not None
+    with on_record(out, "train", "digits"):
+        assert Attempt(place, options, plan, task, out, None).results() is not None
     return out
 
 

@@ -13,7 +13,7 @@ from qcodes.dataset.data_set import DataSet
 
 from lab.datasets.calibrations import database_of
 from lab.datasets.database import readable
-from lab.runs.keygen import WITHOUT_END, order_key, state_of
+from lab.runs.keygen import order_key, state_of
 from lab.runs.supervising.supervised import Run, supervised_run
 from lab.runs.testbeds.folder import template_path
 from lab.testbed import load_testbed, read_testbed, write_testbed
@@ -25,6 +25,7 @@ from sim_backends.bench import Bench
 from sim_backends.optics_way import DIRECTIONS
 
 PAIR = ("alice", "bob")
+WITHOUT_END = 1 << 50
 PATIENCE_S = 120.0
 PHOTON_W = 1e-18
 

@@ -17,7 +17,7 @@ from lab.alarms.table import TABLE
 from lab.calibration.book import Book, Value, book_path, now, write_book
 from lab.calibration.current import CurrentTestbed
 from lab.calibration.steps import STEPS, Step
-from lab.runs.demo import event_warnings
+from lab.runs.demo import event_warnings, over_alarms
 from lab.runs.first_contact.against_twin import alone
 from lab.runs.supervising.supervised import Run
 from lab.runs.testbeds.folder import template_path
@@ -139,6 +139,7 @@ def test_alarms_that_are_on_at_the_end_stand_on_the_page_of_a_demo() -> None:
         "minor alarm of alice: low-water with bob: low",
         "minor alarm of alice: store: full",
     ]
+    assert over_alarms(run) == ["over before the end: minor alarm of alice: low-water with carol: low"]
 
 
 class Hub:

@@ -157,10 +157,10 @@ def read_case(folder: Path) -> Case:
         raise AuditError(f"{folder} is no folder: name that of a run, or a testbed folder")
     reader = _Reader(folder)
     gathered = folder / RECORDS
-    if gathered.is_dir():
+    if homes_of_rings := sorted(gathered.glob(f"{RING}*")):
         rings = [
             _with_books(reader, home.name, {role.name: role for role in sorted(home.iterdir())}, BOOKS_FILE)
-            for home in sorted(gathered.glob(f"{RING}*"))
+            for home in homes_of_rings
         ]
     else:
         homes = {state.name: state / RECORDS for state in sorted((folder / STATE).glob("*"))}

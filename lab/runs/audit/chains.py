@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 
+from lab.calibration.keeping import FINDINGS
 from lab.runs.audit.case import Case, RoleRecords
 from lab.runs.audit.findings import Asking, Check
-from lab.runs.records.gathering import digests
+from lab.runs.records.gathering import digest_of, digests
 from orchestrator.records.keeping import path_of_testbed
-from orchestrator.records.kinds import BlockEnded, LightServed, ResultsKept, RoleStarted
+from orchestrator.records.kinds import BlockEnded, LightServed, ResultsKept, RoleStarted, RunBegan
 
 
 def check_chains(case: Case) -> Check:
@@ -78,21 +79,41 @@ def check_testbeds(case: Case) -> Check:
 
 
 def check_seal(case: Case) -> Check:
-    """The files of the folder are those that the run left."""
+    """The files of the folder are those that its last run left, and findings those that any calibration did."""
     ask = Asking("files of the run")
-    kept = list(case.run.of(ResultsKept)) if case.run is not None else []
-    if not kept:
-        ask.note(
-            "no supervisor has put the files of this folder on record: a testbed, or a run that was cut short"
-        )
-        return ask.done()
-    record, where = kept[-1]
-    found = digests(case.folder)
-    for name, digest in record.files.items():
-        if name not in found:
+    sealed, unsealed = _sealed(case.run)
+    if unsealed:
+        ask.note(f"{unsealed}: what the last run left was not put on record, it ended without a word")
+    if not sealed and not unsealed:
+        ask.note("no supervisor has put files of this folder on record: its roles ran by themselves")
+    for name, (digest, where) in sealed.items():
+        there = digest_of(case.folder / name)
+        if not there:
             ask.that(False, f"{name} is gone", where, "a file of the run was taken away after it ended")
             continue
-        ask.that(found[name] == digest, f"{name} is another file", name, "it was changed after the run ended")
-    for name in sorted(found.keys() - record.files.keys()):
-        ask.note(f"{name} came after the run ended")
+        ask.that(there == digest, f"{name} is another file", name, "it was changed after the run ended")
+    if not unsealed and not all(map(_is_finding, sealed)):
+        for name in sorted(digests(case.folder).keys() - sealed.keys()):
+            ask.note(f"{name} came after the run ended")
     return ask.done()
+
+
+def _is_finding(name: str) -> bool:
+    return name.startswith(f"{FINDINGS}/")
+
+
+def _sealed(run: RoleRecords | None) -> tuple[dict[str, tuple[str, str]], str]:
+    """Files on record, each with its digest and where that stands; and where a last run without a seal began.
+
+    A run replaces files of those before it, but no findings: each of them is a file for good.
+    """
+    sealed: dict[str, tuple[str, str]] = {}
+    unsealed = ""
+    for each in run.told if run is not None else ():
+        if isinstance(each.record, RunBegan):
+            sealed = {name: kept for name, kept in sealed.items() if _is_finding(name)}
+            unsealed = each.where
+        elif isinstance(each.record, ResultsKept):
+            sealed |= {name: (digest, each.where) for name, digest in each.record.files.items()}
+            unsealed = ""
+    return sealed, unsealed

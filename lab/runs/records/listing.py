@@ -11,6 +11,7 @@ id                            from
 ``calibration/OWNER/NUMBER``  data set NUMBER in ``calibrations/OWNER.db``
 ``order/NUMBER``              the queue: key for a pair, or for the pairs of a training run
 ``training/RUN``              records of the learning server
+``run/NUMBER``                supervisors: a demo, a training, ``keygen`` or ``calibrate`` in this folder, and how it ended
 ============================  ==========================================================================
 """
 
@@ -28,6 +29,7 @@ import msgspec
 from lab.calibration.finding import Finding
 from lab.calibration.keeping import FINDINGS
 from lab.datasets.database import SUFFIX, DatabaseError, readable
+from lab.runs.records.ending import is_running
 from lab.runs.testbeds.folder import STATE
 from orchestrator.decoding import from_plain
 from orchestrator.events.common import Unknown
@@ -39,14 +41,17 @@ from orchestrator.records.kinds import (
     BlockEnded,
     LeaseEnded,
     NoSum,
+    ResultsKept,
     RoleStarted,
+    RunBegan,
+    RunEnded,
     SumKept,
     record_of,
 )
 from orchestrator.wire.messages import KEY
 from orchestrator.wire.queue_control import QueueRow
 
-Kind: TypeAlias = Literal["block", "calibration", "order", "training"]
+Kind: TypeAlias = Literal["block", "calibration", "order", "training", "run"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
@@ -102,6 +107,7 @@ def found_in(folder: Path, orders: Iterable[QueueRow]) -> Found:
     kept = list(_kept(folder, found.unread))
     _add_blocks(found, kept)
     _add_training(found, kept)
+    _add_runs(found, kept, is_running(folder))
     _add_calibrations(found, folder)
     for row in orders:
         if row.kind in ("key", "run"):
@@ -204,6 +210,36 @@ def _add_training(found: Found, kept: list[_Kept]) -> None:
             code=of_run[0].code,
         )
         found.add(listed, [each.plain for each in of_run])
+
+
+def _add_runs(found: Found, kept: list[_Kept], running: bool) -> None:
+    """A beginning that no end follows is of a run that was killed; the last one's may be still to come."""
+    runs: list[list[_Kept]] = []
+    for each in kept:
+        if isinstance(each.record, RunBegan):
+            runs.append([each])
+        elif isinstance(each.record, RunEnded | ResultsKept) and runs:
+            runs[-1].append(each)
+    for number, of_run in enumerate(runs, start=1):
+        goes_on = running and number == len(runs)
+        found.add(_of_run(f"run/{number}", of_run, goes_on), [each.plain for each in of_run])
+
+
+def _of_run(name: str, kept: list[_Kept], goes_on: bool) -> Listed:
+    began, end = kept[0].record, kept[-1].record
+    assert isinstance(began, RunBegan)
+    if isinstance(end, RunEnded):
+        result = f"{end.how} after {end.seconds:.0f} s" + (f": {end.reason}" if end.reason else "")
+    else:
+        result = "goes on" if goes_on else "ended without a word: it was killed, or its machine was"
+    return Listed(
+        id=name,
+        kind="run",
+        when=began.at,
+        ok=goes_on or (isinstance(end, RunEnded) and end.how == "done"),
+        result=f"{began.kind} {began.about}: {result}",
+        code=kept[0].code,
+    )
 
 
 def _add_calibrations(found: Found, folder: Path) -> None:

@@ -1,7 +1,7 @@
 """The private temporary folder of a run: removed at the end, however the run ends.
 
 It holds secrets, so it must not outlive its run: what lies in its secrets folders is overwritten before it is
-removed, and what cannot be removed is told.  Beside the run waits a *sweeper*, a process that holds the read end
+removed, and what cannot be removed is told.  What its roles put on record is copied first to where the run keeps it.  Beside the run waits a *sweeper*, a process that holds the read end
 of a pipe whose write end only the run has: when the run is killed, the pipe closes, and the sweeper removes the
 folder.  Where the sweeper is killed with it (a container, a unit), the next run does.  Neither takes the folder from
 under a process that may still write to it, and so make it again: a run holds a lock on a file in its folder, which
@@ -111,7 +111,8 @@ def remove_abandoned(parent: Path) -> list[Path]:
 
 
 def _remove(folder: Path) -> bool:
-    """Destroy the secrets in ``folder``, then all of it; False, and a warning, if something is left."""
+    """Gather the records in ``folder``, destroy its secrets, then all of it; False, and a warning, if something is left."""
+    _gather(folder)
     try:
         _destroy(folder)
     except OSError as error:
@@ -120,6 +121,15 @@ def _remove(folder: Path) -> bool:
         )
         return False
     return True
+
+
+def _gather(folder: Path) -> None:
+    from lab.runs.records.gathering import gather_noted  # a sweeper that waits needs none of it
+
+    try:
+        gather_noted(folder)
+    except (OSError, ValueError) as error:
+        logger.error("the records of a run are lost with its folder %s: %s", folder, error)
 
 
 def _destroy(folder: Path) -> None:

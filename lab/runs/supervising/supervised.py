@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec.structs import replace
 
+from lab.runs.records.gathering import Gathering
 from lab.runs.supervising.private_folder import ending_on_signals, private_folder
 from lab.runs.supervising.supervisor import Supervisor
 from lab.runs.testbeds.folder import SECRETS, STATE, create_folder, find_testbed, source_path
@@ -80,6 +82,7 @@ class Run:
         self.epsilons: dict[Pair, Epsilons] = {}
         """What a node told of a peer, by (node, peer)."""
         self.alarms: dict[tuple[str, Subject], Alarm] = {}
+        """As they were told last; over ones keep their words, and are not ``on``."""
         self.unknown: Counter[tuple[str, str]] = Counter()
         """Events that this version does not know, by (process, kind)."""
         self.instrument_states: dict[str, Any] = {}
@@ -189,7 +192,8 @@ class Run:
             case RunFinished():
                 self.finished = event
             case Alarm():
-                self.alarms[name, event.subject] = event
+                before = self.alarms.get((name, event.subject), event)
+                self.alarms[name, event.subject] = event if event.on else replace(before, on=False)
             case PeerLedger():
                 self.ledgers[name, event.peer] = event
             case Epsilons():
@@ -217,6 +221,12 @@ class Run:
             self.note(name, event)
 
 
+def _gathered_later(run: Run, records: Path | None, *, instead: bool = False) -> None:
+    """Note where records of a run belong: they are gathered before its private folder is removed, whoever removes it."""
+    if records is not None:
+        Gathering(str(run.state.resolve()), str(records.resolve()), instead).noted(run.folder)
+
+
 def _check(path: Path) -> None:
     """Hold the file against the drivers while nothing runs yet; raises TestbedError."""
     from lab.checking import checked_testbed
@@ -225,10 +235,13 @@ def _check(path: Path) -> None:
 
 
 @contextmanager
-def supervised_run(source: str, changes: dict[str, Any]) -> Iterator[Run]:
+def supervised_run(
+    source: str, changes: dict[str, Any], *, records: Path | None = None, instead: bool = False
+) -> Iterator[Run]:
     """A run in a private temporary folder; everything is stopped and removed at the end, whatever happens.
 
     ``source`` is a bundled testbed, a file or a folder with one; ``changes`` maps sections to keys that are replaced in it.
+    What its roles put on record is gathered into the folder ``records``, ``instead`` of what an earlier run left there.
     """
     _check(source_path(source))
     with ending_on_signals(), private_folder() as (folder, lock):
@@ -238,6 +251,7 @@ def supervised_run(source: str, changes: dict[str, Any]) -> Iterator[Run]:
             data[section] = {**data.get(section, {}), **keys}
         write_testbed(data, testbed_path)
         run = Run(folder, testbed_path, Supervisor(folder, lock))
+        _gathered_later(run, records, instead=instead)
         try:
             yield run
         finally:
@@ -245,8 +259,11 @@ def supervised_run(source: str, changes: dict[str, Any]) -> Iterator[Run]:
 
 
 @contextmanager
-def supervised_folder(home: Path) -> Iterator[Run]:
-    """A run with the keys of a testbed folder; its file is left as it is, its secrets and state are used."""
+def supervised_folder(home: Path, *, records: Path | None = None) -> Iterator[Run]:
+    """A run with the keys of a testbed folder; its file is left as it is, its secrets and state are used.
+
+    What its roles put on record stays with them, and is copied into the folder ``records``.
+    """
     source = find_testbed(home)
     _check(source)
     with ending_on_signals(), private_folder() as (folder, lock):
@@ -260,6 +277,7 @@ def supervised_folder(home: Path) -> Iterator[Run]:
             secrets=source.parent.resolve() / SECRETS,
             state=source.parent.resolve() / STATE,
         )
+        _gathered_later(run, records)
         try:
             yield run
         finally:
@@ -280,11 +298,12 @@ class Attached(Run):
 
 
 @contextmanager
-def attached_run(home: Path, logs: Path) -> Iterator[Run]:
+def attached_run(home: Path, logs: Path, *, records: Path) -> Iterator[Run]:
     """The learning part of a run on a testbed that is at work; logs of its processes go to ``logs``."""
     logs.mkdir(parents=True, exist_ok=True)
     with ending_on_signals(), private_folder() as (folder, lock):
         run = Attached(folder, find_testbed(home).resolve(), Supervisor(logs, lock))
+        _gathered_later(run, records)
         try:
             yield run
         finally:

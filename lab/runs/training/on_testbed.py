@@ -38,14 +38,14 @@ from lab.runs.following.observer import Observer, supply_of
 from lab.runs.following.progress import Display, PairProgress, RunProgress
 from lab.runs.following.stalls import StallWatch, merged
 from lab.runs.light_notes import light_notes
-from lab.runs.records.gathering import gather
+from lab.runs.records.ending import on_record
 from lab.runs.shown import echo
 from lab.runs.software import versions
 from lab.runs.supervising.signals import stopping_on_signals
 from lab.runs.supervising.supervised import Run
 from lab.runs.testbeds.ring_size import check_every_pair_makes_key
 from lab.runs.training.folder import held
-from lab.runs.training.outcome import PACKAGES, RunOutcome, keep_results
+from lab.runs.training.outcome import PACKAGES, RunOutcome, ending_of, keep_results
 from lab.runs.training.place import Place, check_place, find_place, opened
 from lab.runs.training.record import (
     SERVER_STATE,
@@ -83,10 +83,12 @@ def train_on_testbed(options: TrainOptions, folder: Path, *, resuming: bool, dat
     task = open_task(options.task, data)
     plan = read_plan(folder) if resuming else live_plan(options, task, place.testbed)
     check_data(options.task, task, data, plan.primary.config.n_clients, plan.seeds[0])
-    with held(folder, new=not resuming):
+    about = f"{options.task} on {place.testbed.name}"
+    with held(folder, new=not resuming), on_record(folder, "train", about) as ending:
         attempt = Attempt(place, options, plan, task, folder, data)
         reason = attempt.run()
         results = attempt.results()
+        ending_of(ending, reason)
     if results is None and attempt.aborted:
         echo(f"every round was aborted ({attempt.aborted}): the model is the initial one", err=True)
     return RunOutcome(results, reason, results is not None and attempt.healthy(results))
@@ -282,7 +284,6 @@ class Attempt:
             self.record.started_at,
         )
         write_record(self.record, self.folder)
-        gather(run, self.folder)
 
     def results(self) -> Results | None:
         """Results and report of the rounds there are, written; None before the first."""

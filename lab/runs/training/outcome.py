@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fl.experiments.results import Results, write_results
 from fl.keys.budget import counted, quantity
-from lab.runs.records.gathering import seal
+from lab.runs.records.ending import Ending
 from lab.runs.training.words import accuracy, against_float32, exactness, points, supply
 
 INTERRUPTED = "interrupted"
@@ -35,12 +35,19 @@ class RunOutcome:
 
 
 def keep_results(results: Results, folder: Path) -> None:
-    """Write ``results.json`` and the report, and put the files of the run on record."""
+    """Write ``results.json`` and the report."""
     from lab.runs.pages.run_report import write_report
 
     write_results(results, folder)
     write_report(results, folder / REPORT_FILE)
-    seal(folder)
+
+
+def ending_of(ending: Ending, reason: str) -> None:
+    """Tell the record of a run why it ended early; nothing without a ``reason``."""
+    if reason == INTERRUPTED:
+        ending.interrupted("by Ctrl-C or SIGTERM")
+    elif reason:
+        ending.failed(reason)
 
 
 def summary(results: Results, folder: Path) -> str:

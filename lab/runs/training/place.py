@@ -94,9 +94,9 @@ def check_place(place: Place, options: TrainOptions) -> None:
 
 
 def opened(place: Place, seed: int, folder: Path) -> AbstractContextManager[Run]:
-    """The processes of the testbed, or the way to those that run already."""
+    """The processes of the testbed, or the way to those that run already; their records are gathered in ``folder``."""
     if place.kind == "fresh":
-        return supervised_run(place.source, {"simulation": {"seed": seed}})
+        return supervised_run(place.source, {"simulation": {"seed": seed}}, records=folder)
     if place.kind == "folder":
-        return supervised_folder(Path(place.source))
-    return attached_run(Path(place.source), folder / LOGS)
+        return supervised_folder(Path(place.source), records=folder)
+    return attached_run(Path(place.source), folder / LOGS, records=folder)

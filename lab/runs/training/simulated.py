@@ -19,11 +19,12 @@ from fl.experiments.base import Plan, read_plan, write_plan
 from fl.experiments.options import OptionsError, TrainOptions
 from fl.experiments.results import Results, all_exact
 from fl.keys.budget import counted
+from lab.runs.records.ending import on_record
 from lab.runs.shown import echo
 from lab.runs.software import versions
 from lab.runs.supervising.signals import stopping_on_signals
 from lab.runs.training.folder import earlier, held, resume_hint, told
-from lab.runs.training.outcome import INTERRUPTED, PACKAGES, RunOutcome, keep_results
+from lab.runs.training.outcome import INTERRUPTED, PACKAGES, RunOutcome, ending_of, keep_results
 
 if TYPE_CHECKING:
     from fl.carriers.in_process.plan import CohortPlan
@@ -57,7 +58,7 @@ def train_simulated(
         )
     workers = usual_workers(plan) if workers is None else workers
     about = surroundings(plan, task, workers)
-    with held(folder, new=not resuming):
+    with held(folder, new=not resuming), on_record(folder, "train", options.task) as ending:
         if not resuming:
             write_plan(plan, folder)
         say(plan, about, folder, resuming=resuming)
@@ -65,6 +66,7 @@ def train_simulated(
             results, interrupted = train(plan, about, folder, data, workers, started)
         except KeyboardInterrupt:
             results, interrupted = None, True
+        ending_of(ending, INTERRUPTED if interrupted else "")
     if interrupted or results is None:
         return RunOutcome(None, INTERRUPTED)
     return RunOutcome(results, healthy=all_exact(results.rounds) is not False)
