@@ -84,9 +84,7 @@ def run_calibrate(
     return interrupted or int(any(outcome.finding is None for outcome in outcomes))
 
 
-def _alone(
-    path: Path, due: Sequence[Due], outcomes: list[Outcome], state: Path | None, as_json: bool
-) -> int:
+def _alone(path: Path, due: Sequence[Due], outcomes: list[Outcome], state: Path | None, as_json: bool) -> int:
     """The same as :func:`_calibrate`; who has the instruments meanwhile is told with what to do."""
     try:
         with ending_on_signals():

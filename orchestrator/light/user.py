@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
-from drivers.links.errors import InstrumentError, NotReadyError
+from drivers.links.errors import NotReadyError
 from lab.testbed import Testbed
 from orchestrator import runtime
 from orchestrator.light.aligning import climb_in_turn
@@ -71,7 +71,6 @@ BUFFERS: tuple[tuple[Literal[0, 1], Literal[0, 1]], ...] = ((0, 1), (1, 0))
 """Waveform buffer of even and odd frames, and the one filled meanwhile."""
 READ_EVERY_S = 1.0
 """From the end of a reading of the intensity to the next."""
-ASIDE_EVERY_S = 0.2
 OTHERS_PATIENCE = 6.0
 """So many times the time-out the other user may take for its readings before the first frame, and after the last."""
 
@@ -349,19 +348,6 @@ class UserLight:
                 self._station.bypass_if_dark()
             finally:
                 self._in_phase.release()
-
-    def step_aside_within(self, patience_s: float) -> None:
-        """The same as soon as it is dark; a relay that ends at the same moment closes the launch shortly after.
-
-        What cannot be done here is left to the guard, which does the same once this process has ended.
-        """
-        until_s = self._clock() + patience_s
-        try:
-            while self.stays_in() and self._clock() < until_s:
-                runtime.sleep(ASIDE_EVERY_S)
-                self.step_aside_if_dark()
-        except InstrumentError as error:
-            logger.warning("%s stays in the ring: %s", self._user.name, error)
 
     def _drive(
         self, symbols: PulseSymbols, direction: Direction, correction_rad: float

@@ -33,6 +33,7 @@ from orchestrator.keystore.lanes import AUTH_ALARM_BITS, AUTH_LANES, Lane, PairE
 from orchestrator.keystore.sealing import Kek
 from orchestrator.keystore.store import KeyStore
 from orchestrator.light.calibration.parties import UserParty
+from orchestrator.light.leaving import leave_within
 from orchestrator.light.messages import LOST
 from orchestrator.light.own_station import OWN_DIRECTION, OwnStation, StationInstruments
 from orchestrator.light.tracking.polarization_kept import KeptSettings
@@ -183,7 +184,7 @@ class Node:
         finally:
             self._stopping = True
             if self._light.stays_in():  # an end in light is no fault: the alarm is over once it is out
-                self._light.step_aside_within(ASIDE_PATIENCE_S)
+                leave_within(self._light, ASIDE_PATIENCE_S)
                 self.alarms.look()
             self.alarms.close()
             for worker in self.workers.values():

@@ -13,6 +13,7 @@ from user_phase import MU, PATIENCE_S, Phase, small_testbed
 
 from drivers.links.errors import LinkBrokenError
 from orchestrator import runtime
+from orchestrator.light.leaving import leave_within
 from orchestrator.light.messages import (
     Armed,
     Finished,
@@ -131,12 +132,12 @@ def test_a_user_that_ends_waits_a_moment_for_the_dark(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(runtime, "sleep", sleep)
     clock = iter(range(100))
-    monkeypatch.setattr(phase.light, "_clock", lambda: float(next(clock)))
-    phase.light.step_aside_within(2.0)
+    monkeypatch.setattr(runtime, "now", lambda: float(next(clock)))
+    leave_within(phase.light, 2.0)
     assert phase.light.stays_in(), "it is lit still, and patience has an end"
-    phase.light.step_aside_within(5.0)
+    leave_within(phase.light, 5.0)
     assert (len(waited), phase.light.stays_in()) == (3, "")
-    phase.light.step_aside_within(5.0)
+    leave_within(phase.light, 5.0)
     assert len(waited) == 3
 
 
