@@ -3,7 +3,7 @@
 A round costs every pair the same number of bits, whatever the mode (:meth:`fl.modes.base.Aggregation.
 key_bits_per_pair`), so a run of R rounds costs ``N (N-1) / 2`` pairs R times that.  Against this stand each pair's
 stock and its rate, which is per second *of ring*: the ring serves one pair at a time, so the times of the pairs add
-up, and no rate can be stated that holds for all pairs at once (FL.md 1).
+up, and no rate can be stated that holds for all pairs at once.
 
 Everything here is arithmetic on counts; no key bit passes through it.
 """

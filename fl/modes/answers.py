@@ -2,7 +2,7 @@
 
 An answer is the sum of the shares that a client holds of the survivors named by the server.  Two answers for
 different lists can be subtracted; for the list {i} it is a share of client i's own mask; so a client binds a
-round to the first acceptable list it hears, and to nothing else afterwards (FL.md section 1).
+round to the first acceptable list it hears, and to nothing else afterwards.
 
 :class:`AnswerBook` keeps list and answer in one file per run, replaced atomically and durable before the
 caller gets the answer to send: file, then rename, then folder.  After a crash the same question gets the

@@ -1,6 +1,6 @@
 """LightSecAgg: masks whose sum is decoded in one shot from the answers of any U survivors.
 
-The scheme is that of So et al., arXiv:2109.14236 (algorithm 1, equation 5), in the form of FL.md section 1.
+The scheme is that of So et al., arXiv:2109.14236 (algorithm 1, equation 5).
 Client i protects its d quantised values with a mask ``z_i`` of d symbols of F_p.  The mask, cut into U-T
 pieces of ``m = ceil(d / (U-T))`` symbols, and T pieces of noise ``n_i`` are multiplied with a public matrix:
 

@@ -68,7 +68,7 @@ def choose_thresholds(n_clients: int, colluders: int = 0, survivors: int = 0) ->
 def smallest_modulus(levels: int, weight_sum: int) -> int:
     """The prime p of a run: the smallest above ``sum(w) (2 L + 1)``, unless that costs a bit more than it must.
 
-    With k bits per value, ``2 L + 1 = 2^k - 1``, this is the rule of FL.md section 1: 1021, 12757 and 51001
+    With k bits per value, ``2 L + 1 = 2^k - 1``, this is the rule of docs/formulas.md: 1021, 12757 and 51001
     for k = 8 and 4, 50 and 200 clients.  The sum takes only the ``2 L sum(w) + 1`` values from ``-L sum(w)`` to
     ``L sum(w)``; where a prime just above these has fewer bits, it is taken: 2003 and not 2203 for L = 5 and
     200 clients, so that a symbol is as wide as the ring width of pairwise pads, 11 bits.

@@ -6,7 +6,7 @@ per parameter) into integers in ``[-L, L]``:
     q = floor(clip(x, -c, c) * L / c + u),  u uniform on [0, 1),  clamped to [-L, L]
 
 The rounding is unbiased: ``E[q] = clip(x, -c, c) * L / c`` (Alistarh et al., QSGD, arXiv 1610.02132, with
-uniform levels; the form used here is FL.md 1).  The clamp only catches float rounding at ``x = +-c``.  The
+uniform levels).  The clamp only catches float rounding at ``x = +-c``.  The
 server reads the sum of ``w_i * q_i`` as a signed number of ``b`` bits; that is the true sum if and only if
 
     L * sum(w) <= 2^(b-1) - 1

@@ -166,7 +166,7 @@ class DeliveryClient:
         *,
         sum_bound: int | None = None,
     ) -> MaskedUpdate:
-        """``weight * q`` masked against every other participant (FL.md section 1), with cipher otp or expanded.
+        """``weight * q`` masked against every other participant (docs/formulas.md, Secure sums), with cipher otp or expanded.
 
         ``q``: 1-d int64 of ``context.n_values``.  ``sum_bound``: the largest magnitude that the sum over all clients can reach (L times the sum of the
         weights); refused where it could wrap.  ``on_wait`` is called at least twice a second while waiting; it may
@@ -329,7 +329,7 @@ class DeliveryClient:
 def masked_with(
     context: RoundContext, q: npt.NDArray[np.int64], weight: int, keys: dict[str, PackedBits]
 ) -> PackedBits:
-    """``weight * q`` (1-d int64) with the pads that follow from ``keys``, one per other participant (FL.md section 1).
+    """``weight * q`` (1-d int64) with the pads that follow from ``keys``, one per other participant.
 
     The pad with a later participant is added, that with an earlier one subtracted.  All keys and pads are overwritten.
     """

@@ -1,6 +1,6 @@
 """Masking of a quantised update: sums of b-bit numbers modulo 2^b, on packed bits.
 
-Client i of the pairwise-pad protocol (QuNetQFL, arXiv:2501.12709; FL.md section 1) sends
+Client i of the pairwise-pad protocol (QuNetQFL, arXiv:2501.12709; docs/formulas.md, Secure sums) sends
 
     y_i = w_i q_i + sum_{j > i} k_ij - sum_{j < i} k_ij   (mod 2^b),
 

@@ -1,7 +1,7 @@
 """One-time authentication bits of a pair, taken one message at a time.
 
 Each end spends from its own outgoing lane and names the offset in the message; the other end follows.
-Bits are durable as spent before they are returned, and offsets never go back (QKD.md section 6).
+Bits are durable as spent before they are returned, and offsets never go back (docs/formulas.md, Authentication and the key store).
 
 A later message may overtake an earlier one that a bad line lost.  The bits of the earlier one are spent with the
 later one's, but stay in memory as long as the process lives, so that the earlier one is believed when it comes

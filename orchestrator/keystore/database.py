@@ -1,6 +1,6 @@
 """The SQLite file under a key store: settings that durability rests on, one owner, typed failures.
 
-Every setting of ORCHESTRATION.md section 2 is applied and read back; a store whose settings did not take
+Every setting of :data:`SETTINGS` is applied and read back; a store whose settings did not take
 effect is not opened.  Write-ahead logging with ``synchronous=FULL`` makes a transaction durable when COMMIT
 returns, which is what "durable before bits leave" means here.  ``locking_mode=EXCLUSIVE`` makes the process
 that opened the file its only owner until it closes it.

@@ -29,7 +29,7 @@ PairEnd = Literal["first", "second"]
 """Which of the two users of a pair a node is."""
 
 INITIAL_SECRET_BITS = 65536
-"""Initial secret per direction (QKD.md section 6)."""
+"""Initial secret per direction (docs/formulas.md, Authentication and the key store)."""
 AUTH_ALARM_BITS = 16384
 """An authentication lane below this is reported."""
 AUTH_STOP_BITS = 2048

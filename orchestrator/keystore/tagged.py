@@ -1,7 +1,7 @@
 """Messages between two nodes under one-time tags, and greetings under the reusable key.
 
 Every tagged message carries Poly1305, used as an almost-XOR-universal hash, under 256 fresh bits of the
-sender's authentication lane (Wegman-Carter; QKD.md section 6: forgery <= 8 ceil(L/16)/2^106).  The offset of
+sender's authentication lane (Wegman-Carter; forgery <= 8 ceil(L/16)/2^106, docs/formulas.md).  The offset of
 those bits travels with the message and is bound by the tag, as are sender, receiver and generation.  A message is
 checked *before* its offset is believed, so that nobody can burn the lane by naming a far one.
 

@@ -234,7 +234,7 @@ class Relay:
         return [announce(frame, slots, outcomes)]
 
     def expose(self) -> tuple[Slots, Outcomes]:
-        """Trigger once; interference of the two pulses on the splitter (QKD.md section 2)."""
+        """Trigger once; interference of the two pulses on the splitter (docs/formulas.md, Light and clicks)."""
         phases, powers = [], []
         for user, arm_db in zip(self.users, self._arms_db(), strict=True):
             samples = user.generator.trigger()

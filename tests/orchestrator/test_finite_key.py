@@ -1,4 +1,4 @@
-"""Secret length of a finite block: the point of shared/QKD.md, what moves it, and blocks that give nothing."""
+"""Secret length of a finite block: the point of docs/formulas.md, what moves it, and blocks that give nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The quantum-coin bound and the channel: the points of shared/QKD.md section 2, and where they come from."""
+"""The quantum-coin bound and the channel: the points of docs/formulas.md, and where they come from."""
 
 from __future__ import annotations
 

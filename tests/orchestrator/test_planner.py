@@ -1,4 +1,4 @@
-"""Optimised settings against shared/QKD.md, and the plan both users fix before a block."""
+"""Optimised settings against known points, and the plan both users fix before a block."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ P_X_MIN_FINITE = 0.5
 class KeyRate:
     """What a setting is expected to give; the fields of ``qunetlab keyrate``.
 
-    ``delta`` is Delta' = Delta / Q, the coin imbalance per success (column "Delta/Q" of QKD.md).  Without a
+    ``delta`` is Delta' = Delta / Q, the coin imbalance per success (column "Delta/Q" of docs/formulas.md).  Without a
     block size ``phase_error`` is the asymptotic e_ph and ``key_bits`` is None; with one it is the bound
     e_ph^U for the expected counts, ``key_bits`` the expected secret length and ``key_rate_per_pulse`` that
     length per pulse.
@@ -283,7 +283,7 @@ def _hopeless(
 def _reference_power(channel: OpticalChannel) -> float:
     """Arrival power per user near the asymptotic optimum of a balanced, nearly dark-free pair.
 
-    mu = 0.060 eta_side for equal arms (QKD.md section 2); with unequal arms Delta goes with the mean of
+    mu = 0.060 eta_side for equal arms (docs/formulas.md); with unequal arms Delta goes with the mean of
     ``eta**-2``, which takes the place of ``eta_side**-2``.
     """
     return 0.12 / (channel.eta_a**-2 + channel.eta_b**-2)

@@ -16,7 +16,7 @@ def supply(*stock: int, rate: float = 1000.0) -> list[PairSupply]:
 
 
 def test_the_ring_serves_one_pair_at_a_time_so_their_times_add_up() -> None:
-    # FL.md 1: MLP 784-128-10 with N = 4, b = 10 at 32 kbit/s while a pair holds the ring: six pairs need 191 s.
+    # MLP 784-128-10 with N = 4, b = 10 at 32 kbit/s while a pair holds the ring: six pairs need 191 s.
     names = [(f"u{i}", f"u{j}") for i in range(4) for j in range(i)]
     budget = forecast("otp", 1, 101_770 * 10, [PairSupply(pair, 0, 32_000.0, "planned") for pair in names])
     assert budget.ring_s == pytest.approx(190.8, abs=0.1)

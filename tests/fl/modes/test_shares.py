@@ -74,7 +74,7 @@ def example(n_values: int = 7, seed: int = 0) -> Round:
 
 @pytest.mark.parametrize(("n_clients", "modulus"), [(4, 1021), (50, 12757), (200, 51001)])
 def test_modulus_of_eight_bit_values(n_clients: int, modulus: int) -> None:
-    """FL.md section 1: p is 1021, 12757 and 51001 for k = 8."""
+    """docs/formulas.md: p is 1021, 12757 and 51001 for k = 8."""
     assert smallest_modulus(127, n_clients) == modulus
 
 
@@ -198,7 +198,7 @@ def test_a_modulus_that_is_no_prime_above_the_clients_is_refused(modulus: int) -
 
 
 def test_key_of_two_hundred_clients() -> None:
-    """FL.md section 1: 2/(U-T) of the d symbols that pairwise pads need, hence about 25 times less."""
+    """2/(U-T) of the d symbols that pairwise pads need, hence about 25 times less."""
     code = ShareCode(200, 100, 151, 100_000, 51001)
     assert (code.symbols_per_share, code.symbol_bits) == (1961, 16)
     per_pair = 2 * code.share_bits  # a share in each direction

@@ -32,7 +32,7 @@ from orchestrator.bits import PackedBits
 Matrix = npt.NDArray[np.int64]
 Clients = tuple[int, ...]
 BROKEN = [(4, 2, 1), (10, 6, 3), (10, 7, 4)]
-"""(N, U, T) of FL.md section 1 that two lists break."""
+"""(N, U, T) that two lists break."""
 
 ACCEPTED = [
     (n, u, t)

@@ -151,7 +151,7 @@ def test_a_user_whose_name_cannot_be_one_is_named() -> None:
     ("n", "bits"), [(2, 9), (3, 10), (4, 10), (5, 11), (8, 11), (10, 12), (50, 14), (200, 16)]
 )
 def test_the_ring_is_as_wide_as_the_users_need(n: int, bits: int) -> None:
-    """The widths for L = 127 are those of the table in FL.md section 1 (and the rule between its rows)."""
+    """The widths for L = 127 are those of docs/formulas.md (and the rule between its rows)."""
     users = tuple(f"u{index}" for index in range(n))
     assert composed(users, levels=127).ring_width == bits
     assert FLConfig("r", "t", users).ring_width == bits
