@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -69,7 +70,8 @@ def run(out: Path, how: str) -> None:
 def listed(qunetlab: Command, folder: Path) -> list[tuple[str, bool, str]]:
     said = qunetlab("runs", "--testbed", str(folder), "--kind", "run", "--json")
     assert said.returncode == 0, said.stderr
-    return [(each["id"], each["ok"], each["result"]) for each in json.loads(said.stdout)]
+    rows = json.loads(said.stdout)
+    return [(each["id"], each["ok"], re.sub(r"after \d+ s", "after 0 s", each["result"])) for each in rows]
 
 
 def check_of(folder: Path, name: str) -> Check:
