@@ -36,8 +36,7 @@ def dashboard(
     watch_parent(stop.set)
     machine = Machine(testbed, state)
 
-    def ready(url: str, token: str) -> None:
-        text = f"{url}\nActions other than stopping ask for this token: {token}\nCtrl-C ends the dashboard; the ring goes on."
+    def ready(url: str, text: str) -> None:
         show({"ready": True, "url": url}, as_json, text)
 
     raise typer.Exit(serve(machine, secrets, listen, stop, ready))

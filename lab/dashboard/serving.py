@@ -1,26 +1,31 @@
-"""``qunetlab dashboard`` as a process: one socket, one loop, one watch, until it is told to end."""
+"""``qunetlab dashboard`` as a process: one socket, one loop, its watches, until it is told to end."""
 
 from __future__ import annotations
 
 import ipaddress
+import logging
 import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import uvicorn
 
+from lab.dashboard import presence
 from lab.dashboard.actions import token_of
-from lab.dashboard.application import Application
+from lab.dashboard.application import INDEX, MISSING, Application
 from lab.dashboard.board import Board
+from lab.dashboard.door import Tokens
 from lab.dashboard.machine_watch import MachineWatch
 from lab.dashboard.watching import Watch
-from lab.runs.testbeds.folder import SECRETS
+from lab.runs.testbeds.folder import SECRETS, FolderError
 from lab.runs.testbeds.machine import Machine
 
+logger = logging.getLogger(__name__)
 KEEP_ALIVE_S = 5
-LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 CHECK_S = 0.2
 
 
@@ -28,31 +33,70 @@ class ListenError(OSError):
     """The address cannot be listened at; the text says what to do."""
 
 
-def listen_at(text: str) -> socket.socket:
-    """A socket bound to ``HOST:PORT``; port 0 is any free one.  Raises ValueError, ListenError."""
+def listen_at(text: str, machine: Machine) -> socket.socket:
+    """A socket that listens at ``HOST:PORT``; port 0 is any free one.  Raises ValueError, ListenError."""
     host, _, port = text.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65535:
+    if not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
         raise ValueError(f"--listen {text!r} is no HOST:PORT, such as 127.0.0.1:8642")
+    host = host.strip("[]")
     try:
-        family, _, _, _, address = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
+        family, _, _, _, address = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0]
         bound = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        raise ListenError(f"cannot listen at {text}: {error.strerror or error}") from error
+    try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
+        bound.listen()
     except OSError as error:
+        bound.close()
         raise ListenError(
-            f"cannot listen at {text}: {error.strerror or error}; another dashboard may be there: open it, or choose another"
-            " address with --listen HOST:PORT (port 0 is any that is free)"
+            f"cannot listen at {text}: {error.strerror or error}; {_who_is_there(host, int(port), machine)}"
         ) from error
     return bound
 
 
-def hosts_of(bound: socket.socket) -> list[str]:
+def _who_is_there(host: str, port: int, machine: Machine) -> str:
+    """What somebody can do whose address is taken."""
+    other = presence.serving(machine)
+    if other is not None and other.url.endswith(f":{port}/"):
+        return f"{other}: open that, or end it first"
+    there = presence.at(host, port)
+    instead = "choose another address with --listen HOST:PORT (port 0 is any that is free)"
+    return f"{there} is there; {instead}" if there else instead
+
+
+def names_of(bound: socket.socket) -> list[str]:
     """Names under which a browser may ask for us: of this machine only, unless others may reach it."""
     host = bound.getsockname()[0]
-    address = ipaddress.ip_address(host)
-    if address.is_loopback:
+    if ipaddress.ip_address(host).is_loopback:
         return [*LOOPBACK, host]
-    return ["*"] if address.is_unspecified else [host, socket.gethostname(), *LOOPBACK]
+    return [*LOOPBACK, host, socket.gethostname()]
+
+
+def tokens_of(machine: Machine) -> tuple[str, Tokens]:
+    """The token, and what checks it; a dashboard whose folder cannot be used shows everything and does nothing."""
+    try:
+        token = token_of(machine)
+    except (OSError, ValueError) as error:
+        why = f"the dashboard's token cannot be kept: {error}"
+        logger.warning("%s", why)
+        return "", Tokens("", why)
+    return token, Tokens(token)
+
+
+def ready_text(url: str, token: str, machine: Machine) -> str:
+    """What people are told once a browser may come."""
+    other = presence.serving(machine)
+    lines = [url]
+    if other is not None and other.url != url:
+        lines.append(f"({other} as well)")
+    if token:
+        lines.append(f"Actions other than stopping ask for this token: {token}")
+    else:
+        folder = machine.folder(presence.FOLDER)
+        lines.append(f"{folder} cannot be written, so no action but stopping is possible")
+    return "\n".join([*lines, "Ctrl-C ends the dashboard; the ring goes on."])
 
 
 def serve(
@@ -62,44 +106,46 @@ def serve(
     stop: threading.Event,
     ready: Callable[[str, str], None],
 ) -> int:
-    """Serve until ``stop`` is set; ``ready`` gets address and token once a browser may come."""
-    bound = listen_at(listen)
+    """Serve until ``stop`` is set; ``ready`` gets the address, and words for people, once a browser may come."""
+    if not INDEX.is_file():
+        raise FolderError(MISSING)
+    bound = listen_at(listen, machine)
     host, port = bound.getsockname()[:2]
-    board = Board(time.monotonic)
-    token = token_of(machine)
     alone = ipaddress.ip_address(host).is_loopback
-    application = Application(board, machine, token, stop.is_set, alone=alone)
-    config = uvicorn.Config(
-        application.asgi(hosts_of(bound)),
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=2,
-        limit_concurrency=256,
-        ws="none",
-    )
-    server = uvicorn.Server(config)
-    watches = (
-        Watch(board, machine.testbed, secrets or machine.path.parent / SECRETS),
-        MachineWatch(board, machine, alone=alone),
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+    board = Board(time.monotonic)
+    token, tokens = tokens_of(machine)
+    application = Application(board, machine, tokens, stop.is_set, alone=alone)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            application.asgi(names_of(bound)),
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=2,
+            limit_concurrency=256,
+            ws="none",
+        )
     )
     thread = threading.Thread(
         target=server.run, kwargs={"sockets": [bound]}, name="dashboard-http", daemon=True
     )
-    thread.start()
-    for watch in watches:
-        watch.start()
-    try:
+    with ExitStack() as stack:
+        stack.callback(thread.join)
+        stack.callback(setattr, server, "should_exit", True)
+        stack.callback(stop.set)
+        stack.enter_context(presence.announced(machine, url))
+        thread.start()
+        for watch in (
+            Watch(board, machine.testbed, secrets or machine.path.parent / SECRETS),
+            MachineWatch(board, machine, alone=alone),
+        ):
+            watch.start()
+            stack.callback(watch.close)
         while not server.started and thread.is_alive():
             time.sleep(0.01)
-        ready(f"http://{f'[{host}]' if ':' in host else host}:{port}/", token)
+        ready(url, ready_text(url, token, machine))
         while thread.is_alive() and not stop.wait(CHECK_S):
             pass
-    finally:
-        stop.set()
-        server.should_exit = True
-        for watch in watches:
-            watch.close()
-        thread.join()
     return 0
