@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import uvicorn
@@ -22,6 +23,7 @@ from lab.dashboard.machine_watch import MachineWatch
 from lab.dashboard.watching import Watch
 from lab.runs.testbeds.folder import SECRETS, FolderError
 from lab.runs.testbeds.machine import Machine
+from lab.testbed import load_testbed
 
 logger = logging.getLogger(__name__)
 KEEP_ALIVE_S = 5
@@ -138,13 +140,20 @@ def serve(
         stack.enter_context(presence.announced(machine, url))
         thread.start()
         for watch in (
-            Watch(board, machine.testbed, secrets or machine.path.parent / SECRETS),
+            Watch(
+                board,
+                machine.testbed,
+                secrets or machine.path.parent / SECRETS,
+                reread=partial(load_testbed, machine.path),
+            ),
             MachineWatch(board, machine, alone=alone),
         ):
             watch.start()
             stack.callback(watch.close)
         while not server.started and thread.is_alive():
             time.sleep(0.01)
+        if not thread.is_alive():
+            raise ListenError(f"the server at {url} did not start; what it said stands above")
         ready(url, ready_text(url, token, machine))
         while thread.is_alive() and not stop.wait(CHECK_S):
             pass

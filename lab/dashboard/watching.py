@@ -23,7 +23,7 @@ from lab.dashboard.sentences import sentence
 from lab.runs.following.document import Said
 from lab.runs.following.observer import Heard, Observer, ObserverError
 from lab.runs.following.verdict import Facts, Verdict, verdict
-from lab.testbed import Testbed
+from lab.testbed import Testbed, TestbedError
 from orchestrator.events.status import Pair
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,11 @@ LAMP_S = 0.5
 
 
 class Watch:
-    """Follows the hub of a testbed until :meth:`close`; ``retry`` makes an observer or raises ObserverError."""
+    """Follows the hub of a testbed until :meth:`close`.
+
+    ``connect`` makes an observer or raises ObserverError; ``reread`` gives the testbed as its file has it by then: a hub that
+    comes later may be written there later.
+    """
 
     def __init__(
         self,
@@ -43,8 +47,10 @@ class Watch:
         testbed: Testbed,
         secrets: Path,
         connect: Callable[..., Observer] = Observer.connect,
+        reread: Callable[[], Testbed] | None = None,
     ) -> None:
         self._board, self._testbed, self._secrets, self._connect = board, testbed, secrets, connect
+        self._reread = reread or (lambda: testbed)
         self._ending = threading.Event()
         self._log: deque[str] = deque()
         self._logged = 0
@@ -66,9 +72,11 @@ class Watch:
     def _follow(self) -> None:
         while not self._ending.is_set():
             try:
+                self._testbed = self._reread()
+                self._board.put("testbed", described(self._testbed))
                 with self._connect(self._testbed, self._secrets, CONNECT_S) as observer:
                     self._listen(observer)
-            except ObserverError as error:
+            except (ObserverError, TestbedError, ValueError, OSError) as error:
                 self._board.put("link", str(error))
                 self._tell(Verdict("no answer", 0.0, str(error)))
                 self._light(Facts((), link=str(error)), time.monotonic())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 
@@ -19,25 +18,11 @@ from lab.dashboard.calibrated import OWN
 from lab.dashboard.machine_watch import MachineWatch
 from lab.interlock.latch import Cause, keep_causes
 from lab.light_of import pair_light
-from lab.runs.testbeds.folder import create_folder, template_path
 from lab.runs.testbeds.machine import Machine
 from lab.testbed import load_testbed, read_testbed
 from orchestrator.protocols.block_planning import plan_for
 
 PAIR = ("alice", "bob")
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return create_folder(
-        tmp_path_factory.mktemp("watched") / "bench", template_path("simulated-reference")
-    ).parent
-
-
-@pytest.fixture
-def machine(made: Path, tmp_path: Path) -> Machine:
-    shutil.copytree(made, tmp_path / "bench")
-    return Machine(tmp_path / "bench", None)
 
 
 def watched(machine: Machine, *, alone: bool = True) -> tuple[MachineWatch, Board]:
