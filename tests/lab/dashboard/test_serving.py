@@ -115,7 +115,7 @@ def test_a_stranger_s_page_reads_nothing_and_stops_nothing(machine: Machine, ser
         {"Sec_Fetch_Site": "cross-site"},
         {"Sec_Fetch_Site": "same-site"},
     ):
-        assert served.ask("POST", "/api/stop", **given)[0] == 403, given
+        assert served.ask("POST", "/api/stop", None, **given)[0] == 403, given
         assert served.ask("POST", "/api/act/acknowledge", b"{}", **given)[0] == 403, given
     assert served.ask("GET", "/api/stop")[0] == 405
     assert kept_causes(machine.folder("relay")) == ()

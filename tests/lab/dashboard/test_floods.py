@@ -1,0 +1,97 @@
+"""Days of events, thousands a second, and browsers that sleep: the board and what is sent stay as large as the ring."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable
+from http.client import HTTPConnection
+
+import pytest
+from served_dashboard import LIMIT_S, Served
+
+from lab.dashboard.board import GONE_KEPT, Board
+from lab.dashboard.watching import LOG_KEPT, Watch
+from lab.runs.following.observer import Heard
+from lab.runs.testbeds.machine import Machine
+from orchestrator.events.status import Alarm, LeaseStatus, PairStatus
+
+A_DAY = 30_000
+"""Events: one every three seconds."""
+LARGEST_MESSAGE = 128 << 10
+
+
+def size(board: Board) -> int:
+    """Of everything that a browser is told."""
+    return len(board.since(0)[1])
+
+
+def events_of_a_day(watch: Watch, machine: Machine, count: int) -> None:
+    """Leases, stocks that go up and down, alarms that come and go: seeded."""
+    chance, pairs = random.Random(7), machine.testbed.pairs()
+    for number in range(count):
+        first, second = chance.choice(pairs)
+        kind = chance.randrange(8)
+        if kind == 0:
+            text = f"{chance.random():.9f} " * 8
+            on = chance.random() < 0.5
+            watch._note(Heard(first, Alarm("store", text, on=on), float(number)))
+        elif kind < 4:
+            status = LeaseStatus(1, number, first, second, ok=chance.random() < 0.9, refused=False, reason="")
+            watch._note(Heard("orchestrator", status, float(number)))
+        else:
+            held = PairStatus(first, second, chance.randrange(10**6), number, 0, 4e3, True, True)
+            watch._note(Heard("orchestrator", held, float(number)))
+
+
+@pytest.fixture
+def board() -> Board:
+    return Board(time.monotonic)
+
+
+def test_a_day_of_events_leaves_no_more_than_an_hour(board: Board, machine: Machine) -> None:
+    watch = Watch(board, machine.testbed, machine.path.parent / "secrets")
+    events_of_a_day(watch, machine, A_DAY // 24)
+    after_an_hour, keys = size(board), len(board.keys())
+    number = board.number
+    events_of_a_day(watch, machine, A_DAY - A_DAY // 24)
+    assert size(board) < 1.2 * after_an_hour
+    assert len(board.keys()) <= keys + 20
+    assert len(board.keys("log/")) == LOG_KEPT
+    assert len(board._gone) <= GONE_KEPT
+    told = board.since(number, board.instance)[1]
+    assert json.loads(told)["whole"] is True, "who slept so long is told everything, and no more"
+    assert len(told) < LARGEST_MESSAGE
+
+
+def test_in_a_flood_a_browser_s_messages_stay_bounded_and_a_sleeping_one_holds_up_nobody(
+    machine: Machine, serve: Callable[..., Served]
+) -> None:
+    served = serve(machine)
+    asleep = HTTPConnection(served.host, timeout=LIMIT_S)
+    asleep.request("GET", "/events")
+    asleep.getresponse()  # and never reads on
+    awake = HTTPConnection(served.host, timeout=LIMIT_S)
+    awake.request("GET", "/events")
+    stream = awake.getresponse()
+    lengths, last, number = [], 0, 0
+    while last < 20_000:
+        for _ in range(2000):
+            number += 1
+            served.board.put(f"item/{number % 300}", {"number": number, "text": "x" * 200})
+        for name in ("id", "data", ""):
+            line = stream.readline()
+            if name == "data":
+                lengths.append(len(line))
+                told = json.loads(line.removeprefix(b"data: "))
+                last = max(
+                    [
+                        last,
+                        *(each[1]["number"] for key, each in told["set"].items() if key.startswith("item/")),
+                    ]
+                )
+    assert max(lengths) < LARGEST_MESSAGE
+    assert len(served.board.keys("item/")) == 300
+    asleep.close()
+    awake.close()
