@@ -92,7 +92,7 @@ class Watch:
         while not self._ending.is_set():
             news = observer.poll(POLL_S)
             for heard in news:
-                self._note(heard)
+                self.note(heard)
             if observer.synced:
                 present = {key_of(heard) for heard in observer.heard.values()}
                 for key in set(self._board.keys("item/")) - present:
@@ -104,7 +104,8 @@ class Watch:
             self._tell(verdict(facts))
             self._light(facts, observer.clock())
 
-    def _note(self, heard: Heard) -> None:
+    def note(self, heard: Heard) -> None:
+        """One word that was heard."""
         key, value = key_of(heard), msgspec.to_builtins(heard.item)
         again = value == self._board.get(key)  # told anew because we subscribed anew
         self._board.put(key, value, at_s=heard.since_s)

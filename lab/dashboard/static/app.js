@@ -74,6 +74,7 @@ function tick() {
   }
   page?.update(changed);
   changed = new Set();
+  if (page && store.number) element("main").dataset.drawn = "yes";
 }
 
 async function show() {

@@ -1,0 +1,144 @@
+"""A dashboard without a ring: its real server and pages over a board that is filled with items as roles say them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import uvicorn
+
+from lab.dashboard.application import Application
+from lab.dashboard.board import Board
+from lab.dashboard.serving import hosts_of, listen_at
+from lab.dashboard.watching import Watch
+from lab.runs.following.observer import Heard, Observer, ObserverError
+from lab.runs.testbeds.folder import create_folder, source_path
+from lab.runs.testbeds.machine import Machine
+from orchestrator.events.status import (
+    Alarm,
+    BlockReport,
+    Epsilons,
+    LaneStock,
+    Learning,
+    LeaseStatus,
+    PairStatus,
+    PeerStatus,
+    QueueStatus,
+    RingStatus,
+    StatusItem,
+    Stock,
+)
+
+TOKEN = "token-of-the-test"
+
+
+def nobody(*_: object) -> Observer:
+    """No hub."""
+    raise ObserverError("the orchestrator did not answer")
+
+
+def made_machine(folder: Path) -> Machine:
+    """A ring of four users whose roles do not run."""
+    create_folder(folder, source_path("simulated-four-node"))
+    machine = Machine(folder, None)
+    for role in ("orchestrator", "relay", *machine.testbed.user_names()):
+        machine.folder(role).mkdir(parents=True, mode=0o700)
+    return machine
+
+
+def words(machine: Machine) -> Iterator[tuple[str, StatusItem]]:
+    """What the roles of a ring at work say: one of every kind that a page shows."""
+    users = machine.testbed.user_names()
+    for role in ("relay", *users, "fl-server"):
+        yield "orchestrator", PeerStatus(role, present=role != "dave", ready=role != "carol", reason="")
+    yield "orchestrator", RingStatus("granted", 3.0, "alice", "bob", 12)
+    yield "orchestrator", QueueStatus(2, 0, 1)
+    for number, (first, second) in enumerate(machine.testbed.pairs()):
+        stored = number != 2
+        yield "orchestrator", PairStatus(first, second, 90_000 * number, 400_000, 0, 9000.0, number > 1, True)
+        yield (
+            "orchestrator",
+            LeaseStatus(1, number, first, second, stored, reason="" if stored else "no light"),
+        )
+        yield (
+            first,
+            BlockReport(
+                1,
+                number,
+                first,
+                second,
+                stored,
+                "" if stored else "too few bits passed the test <script>alert(1)</script>",
+                pulses=100_663_296,
+                announced=550_000,
+                sifted_bits=310_000,
+                test_rounds=32_000,
+                test_errors=230,
+                secret_bits=42_000 if stored else 0,
+                predicted_bits=41_000,
+                qber=0.0072,
+                f_ec=1.04,
+                phase_error_upper=0.24,
+                light_s=1.0,
+                light_wall_s=11.0,
+            ),
+        )
+        yield first, Epsilons(second, 1e-9, 1e-15, 1e-20, 4, 12)
+    for user in users:
+        lanes = [
+            LaneStock(peer, lane, 80_000, 16_384)
+            for peer in users
+            if peer != user
+            for lane in ("mask", "auth_ab", "auth_ba")
+        ]
+        yield user, Stock(lanes)
+    yield (
+        "alice",
+        Alarm("low-water", "few authentication bits", "bob", severity="major", what_to_do="order key"),
+    )
+    yield (
+        "fl-server",
+        Learning("run-1", "pairwise", "waiting", 10, 4, 1, 0.83, "alice waits", (("alice", "bob"),)),
+    )
+
+
+def filled(board: Board, machine: Machine) -> Watch:
+    """A watch that has heard :func:`words`; its thread is not started."""
+    watch = Watch(board, machine.testbed, machine.path.parent / "secrets", nobody)
+    for role, item in words(machine):
+        hear(watch, role, item)
+    board.put("link", "")
+    beat(board)
+    return watch
+
+
+def hear(watch: Watch, role: str, item: StatusItem) -> None:
+    """One word more."""
+    watch.note(Heard(role, item, time.monotonic()))
+
+
+def beat(board: Board) -> None:
+    """The hub is alive."""
+    board.put("heard", True, at_s=time.monotonic())
+
+
+@contextmanager
+def served(board: Board, machine: Machine) -> Iterator[str]:
+    """The address under which a browser finds it."""
+    ending = threading.Event()
+    bound = listen_at("127.0.0.1:0")
+    application = Application(board, machine, TOKEN, ending.is_set, alone=True)
+    server = uvicorn.Server(
+        uvicorn.Config(application.asgi(hosts_of(bound)), log_level="warning", ws="none", access_log=False)
+    )
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{bound.getsockname()[1]}/"
+    finally:
+        ending.set()
+        server.should_exit = True
+        thread.join()
