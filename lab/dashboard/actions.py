@@ -14,14 +14,13 @@ from typing import Annotated, Any, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from lab.calibration.steps import STEPS
+from lab.calibration.steps import LEASED, STEPS
 from lab.dashboard.presence import FOLDER
 from lab.runs.interlocks import acknowledge, chosen_roles
 from lab.runs.testbeds.machine import Machine
 from orchestrator.decoding import from_plain
 from orchestrator.durable import create_file, make_folder
 from orchestrator.events.status import ORCHESTRATOR
-from orchestrator.light.calibration.procedures import PROCEDURES
 from orchestrator.randomness import random_hex
 from orchestrator.wire.control_socket import AcknowledgeAlarm, Done, Request, ShelveAlarm, ask
 from orchestrator.wire.queue_control import (
@@ -183,8 +182,8 @@ def _order(machine: Machine, asked: OrderKey) -> dict[str, Any]:
 
 
 def _calibrate(machine: Machine, asked: Calibrate) -> dict[str, Any]:
-    if by_hand := [step for step in asked.steps if step not in PROCEDURES]:
-        known = ", ".join(step for step in STEPS if step in PROCEDURES)
+    if by_hand := [step for step in asked.steps if step not in LEASED]:
+        known = ", ".join(step for step in STEPS if step in LEASED)
         raise ActionError(
             f"{', '.join(by_hand)}: the queue calibrates {known}; others with `qunetlab calibrate`"
         )
