@@ -74,30 +74,30 @@ class Section(BaseModel):
 class Hub(Section):
     """Where the orchestrator listens (ZeroMQ endpoints, or ``auto`` for ports of its own choice)."""
 
-    control: str = AUTO
-    bulk: str = AUTO
+    control: str = AUTO  # for messages of roles and observers
+    bulk: str = AUTO  # for announcements of clicks and other long messages
 
 
 class Protocol(Section):
     """What both nodes of a pair fix before a block."""
 
-    name: str = DEFAULT
-    clock_hz: Annotated[Positive, Plausible(1e5, 1e11)] = 100e6
-    slots_per_frame: Annotated[int, Field(ge=2048, le=2**24)] = 2**22
-    samples_per_slot: Annotated[int, Field(ge=2, le=64)] = 2
-    pulses_per_block: Annotated[int, Field(ge=2048, le=10**13)] = 100_000_000
-    eps_sec: Annotated[float, Field(ge=1e-80, lt=1)] = 1e-10
-    eps_cor: Annotated[float, Field(ge=1e-80, lt=1)] = 1e-15
-    f_ec: Annotated[float, Field(ge=1, le=2)] = 1.05
-    gate_ns: Annotated[Positive, Plausible(1e-3, 1e4)] = 1.0
+    name: str = DEFAULT  # a row of orchestrator/protocols/catalogue.py
+    clock_hz: Annotated[Positive, Plausible(1e5, 1e11)] = 100e6  # slots per second
+    slots_per_frame: Annotated[int, Field(ge=2048, le=2**24)] = 2**22  # played for one trigger
+    samples_per_slot: Annotated[int, Field(ge=2, le=64)] = 2  # of the generators
+    pulses_per_block: Annotated[int, Field(ge=2048, le=10**13)] = 100_000_000  # up to whole frames
+    eps_sec: Annotated[float, Field(ge=1e-80, lt=1)] = 1e-10  # that it is secret
+    eps_cor: Annotated[float, Field(ge=1e-80, lt=1)] = 1e-15  # that both ends agree
+    f_ec: Annotated[float, Field(ge=1, le=2)] = 1.05  # of reconciliation, planned
+    gate_ns: Annotated[Positive, Plausible(1e-3, 1e4)] = 1.0  # around a pulse, in which clicks count
     light: Literal["assumed", "gated", "counted"] = "assumed"
     """What is believed of the relay's light in the other direction: steady, or counted by a user's own counter."""
     monitoring: Literal["monitored", "calibrated"] = "monitored"
     """Whether users read their own light while pulses fly, or trust the last calibration."""
-    qber_limit: Annotated[float, Field(gt=0, lt=0.5)] = 0.06
+    qber_limit: Annotated[float, Field(gt=0, lt=0.5)] = 0.06  # beyond it no key is made
     lost_frames_limit: Annotated[float, Field(ge=0, lt=1)] = 0.25
     """Part of a block's frames that may be lost; beyond it the block is given up."""
-    auth_refill_bits: Annotated[int, Field(ge=0)] = 4096
+    auth_refill_bits: Annotated[int, Field(ge=0)] = 4096  # of every block, for each authentication lane
     p_x: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Fixed basis probability, a multiple of 1/128; left out, the planner chooses the best."""
     mu: Positive | None = None
@@ -107,26 +107,26 @@ class Protocol(Section):
 class Ring(Section):
     """The fibre ring and the light the relay launches into it."""
 
-    length_km: Annotated[Positive, Plausible(0.01, 2000)]
-    fibre_loss_db_per_km: Annotated[NonNegative, Plausible(0.01, 20)]
+    length_km: Annotated[Positive, Plausible(0.01, 2000)]  # once around
+    fibre_loss_db_per_km: Annotated[NonNegative, Plausible(0.01, 20)]  # of the loop
     bypass_loss_db: Annotated[NonNegative, Plausible(1e-3, 60)]
     """One pass of a station's switch: what a station costs that does not take part."""
     relay_loss_db: Annotated[NonNegative, Plausible(1e-3, 60)]
     """From a loop end to a detector, the coupler's splitting and the detector's efficiency left out."""
     backscatter_db_per_m: Annotated[float, Field(ge=-100, le=-40)] = BACKSCATTER_DB
     """Light scattered back by a metre of fibre over light in it."""
-    laser_power_mw: Annotated[Positive, Plausible(0.02, 1000)]
+    laser_power_mw: Annotated[Positive, Plausible(0.02, 1000)]  # what the laser is set to
     launch_loss_db: Annotated[NonNegative, Plausible(0.1, 120)]
     """From the laser into one direction of the loop with the launch attenuators at 0 dB, pulses carved."""
-    wavelength_nm: Annotated[Positive, Plausible(350, 2500)] = 1550.12
+    wavelength_nm: Annotated[Positive, Plausible(350, 2500)] = 1550.12  # of the laser
 
 
 class Carver(Section):
     """The modulator that cuts the laser's light into pulses, and its generator channel."""
 
-    v_pi_v: Annotated[Positive, Plausible(0.1, 100)] = 4.0
-    rf_gain: Annotated[Positive, Plausible(0.1, 1000)] = 16.0
-    awg_amplitude_vpp: Annotated[Positive, Plausible(0.01, 20)] = 0.5
+    v_pi_v: Annotated[Positive, Plausible(0.1, 100)] = 4.0  # from dark to bright, at the modulator
+    rf_gain: Annotated[Positive, Plausible(0.1, 1000)] = 16.0  # of its driver, volts over volts
+    awg_amplitude_vpp: Annotated[Positive, Plausible(0.01, 20)] = 0.5  # of the generator's channel
     pulse_ns: Annotated[Positive, Plausible(1e-3, 100)] = 0.4
     """Width of the pulses at half their height."""
     extinction_db: Annotated[Positive, Plausible(10, 80)] = 35.0
@@ -138,15 +138,15 @@ class Carver(Section):
 class Calibration(Section):
     """The channel as calibrated; what the nodes plan their blocks with."""
 
-    visibility: Annotated[float, Field(gt=0, le=1), Plausible(0.01, 1)]
-    dark_count_probability: Annotated[float, Field(ge=0, lt=1), Plausible(1e-15, 0.1)]
-    detector_efficiency: Annotated[float, Field(gt=0, le=1), Plausible(1e-3, 1)]
+    visibility: Annotated[float, Field(gt=0, le=1), Plausible(0.01, 1)]  # dark counts taken off
+    dark_count_probability: Annotated[float, Field(ge=0, lt=1), Plausible(1e-15, 0.1)]  # of a gate
+    detector_efficiency: Annotated[float, Field(gt=0, le=1), Plausible(1e-3, 1)]  # mean of both
     detector_delays_ps: Annotated[tuple[NotBefore, NotBefore], Plausible(1, 1e9)]
     """From the trigger's edge to the light of slot 0, at each detector."""
     detector_ratio: Annotated[float, Field(ge=0.5, le=2)] = 1.0  # counts of D2 over D1 for the same light
     loop_phase_rad: float = 0.0
     """Phase between the two ways around with all modulators at rest."""
-    arm_offsets_cw_db: tuple[float, ...] = ()
+    arm_offsets_cw_db: tuple[float, ...] = ()  # as the next key, of clockwise light
     arm_offsets_ccw_db: tuple[float, ...] = ()
     """Of each user, in ring order: losses by its own sensor beyond the file's; 0: unmeasured (:mod:`lab.calibration.arm_loss`)."""
 
@@ -156,9 +156,9 @@ class Uncertainty(Section):
 
     phase_rad: Annotated[NonNegative, Plausible(1e-4, 1)] = 0.02
     """Of each phase of a symbol: V_pi, driver gain, the generator's levels."""
-    sensor_scale_db: Annotated[NonNegative, Plausible(1e-3, 6)] = 0.21
-    sensor_zero_pw: Annotated[NonNegative, Plausible(1e-4, 1e3)] = 0.05
-    attenuator_db: Annotated[NonNegative, Plausible(1e-3, 6)] = 0.1
+    sensor_scale_db: Annotated[NonNegative, Plausible(1e-3, 6)] = 0.21  # of a reading
+    sensor_zero_pw: Annotated[NonNegative, Plausible(1e-4, 1e3)] = 0.05  # absolute, of a reading
+    attenuator_db: Annotated[NonNegative, Plausible(1e-3, 6)] = 0.1  # of a setting
     drift_db: Annotated[NonNegative, Plausible(1e-3, 6)] = 0.14
     """How far an intensity may be off its plan before the block ends."""
     calibrated_db: Annotated[NonNegative, Plausible(1e-3, 6)] = 0.5
@@ -170,20 +170,20 @@ class Uncertainty(Section):
 class Detectors(Section):
     """How the relay runs its two detectors and the time tagger's inputs."""
 
-    channels: tuple[int, int] = (1, 2)
-    bias_ua: Annotated[tuple[float, float], Plausible(0.5, 200)]
-    trigger_mv: Annotated[tuple[float, float], Plausible(1, 5000)]
-    threshold_v: Annotated[float, Plausible(1e-3, 10)] = 0.1
+    channels: tuple[int, int] = (1, 2)  # inputs of the tagger for D1 and D2
+    bias_ua: Annotated[tuple[float, float], Plausible(0.5, 200)]  # of D1 and D2
+    trigger_mv: Annotated[tuple[float, float], Plausible(1, 5000)]  # level of the controller's own counters
+    threshold_v: Annotated[float, Plausible(1e-3, 10)] = 0.1  # of the tagger's inputs
 
 
 class User(Section):
     """One user station; stations stand in the file in ring order, clockwise from the relay."""
 
-    name: Name
-    position_km: Annotated[Positive, Plausible(1e-3, 2000)]
-    v_pi_v: Annotated[Positive, Plausible(0.1, 100)]
-    rf_gain: Annotated[Positive, Plausible(0.1, 1000)]
-    awg_amplitude_vpp: Annotated[Positive, Plausible(0.01, 20)]
+    name: Name  # stands in commands, messages and files
+    position_km: Annotated[Positive, Plausible(1e-3, 2000)]  # of fibre, clockwise from the relay
+    v_pi_v: Annotated[Positive, Plausible(0.1, 100)]  # of the phase modulator
+    rf_gain: Annotated[Positive, Plausible(0.1, 1000)]  # of its driver, volts over volts
+    awg_amplitude_vpp: Annotated[Positive, Plausible(0.01, 20)]  # of the generator's channel
     phase_uncertainty_rad: Annotated[NonNegative, Plausible(1e-5, 1)] | None = None
     """What each phase of this user's symbols may be wrong by, where a calibration found it; else [uncertainty] says it."""
     loop_phase_rad: float | None = None
@@ -198,7 +198,7 @@ class User(Section):
     """From the reading of a sensor to the light of its direction at the station's output, with that setting: cw, ccw."""
     modulator_delays_ps: Annotated[tuple[NotBefore, NotBefore], Plausible(1, 1e9)]
     """From the first sample of a triggered waveform at the modulator to the pulse of slot 0 there: cw, ccw."""
-    delivery: str = AUTO
+    delivery: str = AUTO  # where this user's learning client reaches the node
 
 
 class InstrumentEntry(Section):
@@ -209,13 +209,13 @@ class InstrumentEntry(Section):
     ``serves``: channel by need of its role, to be said where several could serve (:mod:`lab.needs`).
     """
 
-    name: InstrumentName
-    model: str
-    owner: Name
-    address: str = AUTO
+    name: InstrumentName  # as in commands, logs and notebooks
+    model: str  # a row of the catalogue, or of an installed package
+    owner: Name  # the role that alone opens it: relay or a user
+    address: str = AUTO  # VISA resource, host, host:port or serial port
     serial_number: Annotated[str, Field(max_length=64)] = ""
     serves: dict[str, str] = Field(default_factory=dict)
-    options: Options = Field(default_factory=dict)
+    options: Options = Field(default_factory=dict)  # of the driver
 
     @property
     def has_address(self) -> bool:
@@ -233,12 +233,12 @@ class Interlock(Section):
 class AlarmLimits(Section):
     """Limits of one alarm, in the place of those of :data:`lab.alarms.table.TABLE`."""
 
-    low_major: float | None = None
-    low_minor: float | None = None
-    high_minor: float | None = None
-    high_major: float | None = None
-    drift: Positive | None = None
-    stale_s: Positive | None = None
+    low_major: float | None = None  # below it: major
+    low_minor: float | None = None  # below it: minor
+    high_minor: float | None = None  # above it: minor
+    high_major: float | None = None  # above it: major
+    drift: Positive | None = None  # away from where it was by more than this: minor
+    stale_s: Positive | None = None  # a value older than this is invalid
 
 
 class Cabling(Section):
@@ -256,10 +256,10 @@ class Cabling(Section):
 class BuiltStation(Section):
     """A simulated station as it was ordered."""
 
-    name: Name
-    position_km: Positive
-    v_pi_v: Positive = 4.0
-    rf_gain: Positive = 20.0
+    name: Name  # that of a user
+    position_km: Positive  # as ordered
+    v_pi_v: Positive = 4.0  # as ordered
+    rf_gain: Positive = 20.0  # as ordered
 
 
 class Simulation(Section):
@@ -277,38 +277,38 @@ class Simulation(Section):
     time_scale: Annotated[float, Field(gt=0, le=1e5)] = 1.0
     sensor_speed: Annotated[float, Field(ge=1, le=1e5)] = 1.0
     """Readings and zeros of power sensors take their time divided by this, as blocks of a simulated ring are short."""
-    length_km: Annotated[Positive, Plausible(0.01, 2000)]
+    length_km: Annotated[Positive, Plausible(0.01, 2000)]  # as ordered
     stations: Annotated[tuple[BuiltStation, ...], Field(min_length=2)]
-    fibre_loss_db_per_km: NonNegative = 0.2
-    relay_loss_db: Annotated[NonNegative, Plausible(1e-3, 60)]
-    carver_extinction_db: Positive = 35.0
-    visibility: Annotated[float, Field(gt=0, le=1), Plausible(0.01, 1)]
-    detector_efficiency: Annotated[float, Field(gt=0, le=1), Plausible(1e-3, 1)]
-    dark_count_probability: Annotated[float, Field(ge=0, lt=1), Plausible(1e-15, 0.1)]
-    splitter_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    phase_noise_rad: NonNegative = 0.0
-    loop_phase_rad: float = 0.0
+    fibre_loss_db_per_km: NonNegative = 0.2  # as ordered
+    relay_loss_db: Annotated[NonNegative, Plausible(1e-3, 60)]  # as ordered
+    carver_extinction_db: Positive = 35.0  # as ordered
+    visibility: Annotated[float, Field(gt=0, le=1), Plausible(0.01, 1)]  # as ordered
+    detector_efficiency: Annotated[float, Field(gt=0, le=1), Plausible(1e-3, 1)]  # as ordered, at the plateau
+    dark_count_probability: Annotated[float, Field(ge=0, lt=1), Plausible(1e-15, 0.1)]  # as ordered
+    splitter_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.5  # of the relay's coupler
+    phase_noise_rad: NonNegative = 0.0  # from pulse to pulse
+    loop_phase_rad: float = 0.0  # between both ways, at the start
     loop_phase_drift_rad: Annotated[NonNegative, Plausible(1e-6, 10)] = 1e-3
     """Order of the loop phase's drift: a milliradian on a spool, up to a radian in deployed fibre."""
-    dead_time_ns: Annotated[NonNegative, Plausible(0.1, 1e4)] = 20.0
-    jitter_ps: Annotated[NonNegative, Plausible(0.1, 1e4)] = 30.0
-    afterpulse_probability: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    dead_time_ns: Annotated[NonNegative, Plausible(0.1, 1e4)] = 20.0  # of a detector, not prolonged by light
+    jitter_ps: Annotated[NonNegative, Plausible(0.1, 1e4)] = 30.0  # of a time stamp, one sigma
+    afterpulse_probability: Annotated[float, Field(ge=0, lt=1)] = 0.0  # after a click
 
 
 class FederatedLearning(Section):
     """Where the federated-learning server listens."""
 
-    server: str = AUTO
+    server: str = AUTO  # endpoint, or auto for a port of its own choice
 
 
 class Testbed(Section):
-    """A whole, consistent testbed."""
+    """A whole, consistent testbed; ``keys`` has the public CURVE key of every role, written by ``init``."""
 
     __test__ = False
 
-    schema_version: Literal[4]
-    name: Name
-    description: str = ""
+    schema_version: Literal[4]  # files of other versions are refused
+    name: Name  # of the ring
+    description: str = ""  # for people
     hub: Hub = Hub()
     protocol: Protocol = Protocol()
     ring: Ring

@@ -46,7 +46,7 @@ def page() -> str:
     """The whole page."""
     top = [(name, field, words(Testbed)) for name, field in Testbed.model_fields.items()]
     plain = [(name, field, said) for name, field, said in top if section_of(field.annotation) is None]
-    parts = [HEAD, "## At the top of the file\n", *table(plain)]
+    parts = [HEAD, "## At the top of the file\n", sentence(Testbed) + "\n", *table(plain)]
     for name, field, _ in top:
         section = section_of(field.annotation)
         if section is not None:
