@@ -240,6 +240,14 @@ def stale(book: Book, step: Step, users: Collection[str], at: datetime) -> Itera
                 yield why
 
 
+def too_old(book: Book, at: datetime) -> Iterator[str]:
+    """A sentence for each step of each owner whose values in the book nothing should rest on."""
+    for owner in ("relay", *book.users):
+        for step in Step:
+            if why := why_stale(book, step, owner, at):
+                yield why
+
+
 def now() -> datetime:
     """This moment, to the second."""
     return datetime.now(UTC).replace(microsecond=0)

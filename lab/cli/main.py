@@ -105,11 +105,15 @@ def init(
 @app.command()
 def check(testbed: TestbedPath, as_json: Json = False) -> None:
     """Hold a testbed file against the drivers of its instruments; every mistake is listed with its place."""
+    from lab.calibration.book import now, read_book, too_old
     from lab.checking import checked_testbed
     from lab.cli.keyrate import pair_checked
     from lab.runs.testbeds.folder import find_testbed
+    from lab.testbed import read_testbed
 
-    loaded = checked_testbed(find_testbed(testbed))
+    path = find_testbed(testbed)
+    loaded = checked_testbed(path)
+    stale = list(too_old(read_book(path, read_testbed(path)), now()))
     checked = [pair_checked(loaded, pair) for pair in loaded.pairs()]
     lines = [f"{loaded.name}: valid; {len(loaded.users)} users, {len(loaded.instruments)} instruments"]
     lines += [f"  {told}" for _, told in checked]
@@ -120,10 +124,17 @@ def check(testbed: TestbedPath, as_json: Json = False) -> None:
         for answer in pairs
         if answer["refusals"]
     ]
+    lines += [f"warning: {why}; `qunetlab calibrate --dry-run` says what is to be done" for why in stale]
     lines.append(
         "remark: a switch may come on in bar, so a station whose node has not run since then may stand in everybody's light"
     )
-    answer = {"valid": True, "name": loaded.name, "pairs": pairs, "pairs_without_key": keyless}
+    answer = {
+        "valid": True,
+        "name": loaded.name,
+        "pairs": pairs,
+        "pairs_without_key": keyless,
+        "stale": stale,
+    }
     show(answer, as_json, "\n".join(lines))
 
 

@@ -118,6 +118,32 @@ def test_check_tells_pairs_of_hyphenated_users_apart(qunetlab: Any, tmp_path: Pa
     assert "  a-b:c: " in checked.stdout
 
 
+def test_check_names_calibrated_values_that_nothing_should_rest_on(qunetlab: Any, tmp_path: Path) -> None:
+    from datetime import timedelta
+
+    from lab.calibration.book import Value, now, read_book, write_book
+    from lab.calibration.steps import STEPS, Step
+    from lab.testbed import read_testbed
+
+    assert qunetlab("init", str(tmp_path / "bench")).returncode == 0
+    path = tmp_path / "bench" / "testbed.toml"
+    book = read_book(path, read_testbed(path))
+    for owner, at in (
+        ("alice", now() + timedelta(days=3)),
+        ("bob", now() - timedelta(hours=STEPS[Step.PHASE].valid_h + 1)),
+        ("carol", now()),
+    ):
+        value = Value(value=0.1, uncertainty=0.01, step=Step.PHASE, measured=at)
+        book = book.with_values(owner, {"loop_phase_rad": value})
+    write_book(path, book)
+    checked = qunetlab("check", str(path), "--json")
+    assert checked.returncode == 0, checked.stderr
+    ahead, old = json.loads(checked.stdout)["stale"]
+    assert ahead.startswith("phase of alice has a date ahead of this machine's clock")
+    assert old.startswith("phase of bob is ")
+    assert f"warning: {old}" in qunetlab("check", str(path)).stdout
+
+
 def test_check_lists_every_mistake_and_exits_with_2(qunetlab: Any, tmp_path: Path) -> None:
     data = tomllib.loads(template_path("simulated-four-node").read_text(encoding="utf-8"))
     data["protocol"]["clock_hz"] = -1.0
