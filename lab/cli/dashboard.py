@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from lab.cli.options import Json, SecretsPath, StatePath, TestbedPath, show
+from lab.cli.options import Json, SecretsPath, StatePath, TestbedPath
+from lab.runs.shown import echo
 
 DEFAULT_LISTEN = "127.0.0.1:8642"
 
@@ -37,6 +38,19 @@ def dashboard(
     machine = Machine(testbed, state)
 
     def ready(url: str, text: str) -> None:
-        show({"ready": True, "url": url}, as_json, text)
+        echo(_line(url) if as_json else text)
 
     raise typer.Exit(serve(machine, secrets, listen, stop, ready))
+
+
+def tell_dashboard(url: str, token: str, *, as_json: bool) -> None:
+    """Say where the dashboard beside a run serves, to people in words and to programs as the process's own line."""
+    echo(_line(url) if as_json else f"dashboard: {url} (its actions ask for this token: {token})")
+
+
+def _line(url: str) -> str:
+    from importlib.metadata import version
+
+    from orchestrator.events.process import DashboardServing, line_of
+
+    return line_of(DashboardServing(url=url, role="dashboard", version=version("qunetlab")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,11 @@ import typer
 
 from fl.modes.table import DEFAULT_MODE, MODES
 from lab.cli.options import TASKS, DataPath, Json, SecretsPath, StatePath, TestbedPath, show
+
+DashboardBeside = Annotated[
+    bool,
+    typer.Option("--dashboard", help="Show the ring in a browser meanwhile; the address is printed."),
+]
 
 fl_app = typer.Typer(no_args_is_help=True, help="Federated-learning server and clients.")
 data_app = typer.Typer(no_args_is_help=True, help="Data sets: fetch, verify, list.")
@@ -25,12 +31,22 @@ def demo(
     testbed: Annotated[
         str, typer.Option(help="Bundled testbed or testbed file to run on.")
     ] = "simulated-four-node",
+    dashboard: DashboardBeside = False,
     as_json: Json = False,
 ) -> None:
     """Run everything on this machine: simulated ring, relay, four nodes, keys, training, report."""
+    from lab.cli.dashboard import tell_dashboard
     from lab.runs.demo import healthy, run_demo, summary
 
-    report = run_demo(out=out, rounds=rounds, task=task, data=data, seed=seed, source=testbed)
+    report = run_demo(
+        out=out,
+        rounds=rounds,
+        task=task,
+        data=data,
+        seed=seed,
+        source=testbed,
+        dashboard=partial(tell_dashboard, as_json=as_json) if dashboard else None,
+    )
     show(report, as_json, summary(report, out))
     raise typer.Exit(0 if healthy(report) else 1)
 
@@ -100,6 +116,7 @@ def train(
     data: DataPath = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; qunetlab-runs/... without.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Folder of a run to go on with.")] = None,
+    dashboard: DashboardBeside = False,
     as_json: Json = False,
 ) -> None:
     """Train a workload: checks, key forecast, seeds, baselines, results.json and report.html."""
@@ -133,7 +150,17 @@ def train(
         if_short=if_short,
         max_wait_s=max_wait,
     )
-    raise typer.Exit(run_train(asked, out=out, resume=resume, data=data, workers=workers, as_json=as_json))
+    raise typer.Exit(
+        run_train(
+            asked,
+            out=out,
+            resume=resume,
+            data=data,
+            workers=workers,
+            as_json=as_json,
+            dashboard=dashboard,
+        )
+    )
 
 
 def compare(

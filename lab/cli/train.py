@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
 from fl.experiments.base import continued, read_plan
-from fl.experiments.options import TrainOptions
+from fl.experiments.options import OptionsError, TrainOptions
+from lab.cli.dashboard import tell_dashboard
 from lab.cli.options import EXIT_INTERRUPTED
 from lab.runs.shown import echo, shown
 from lab.runs.training.folder import folder_for, resume_hint
@@ -23,8 +25,11 @@ def run_train(
     data: Path | None,
     workers: int | None,
     as_json: bool,
+    dashboard: bool = False,
 ) -> int:
     """The train command; returns the exit code."""
+    if dashboard and asked.testbed is None and resume is None:
+        raise OptionsError("--dashboard shows a ring: name the testbed whose keys are used with --testbed")
     tell_preparations()
     folder = folder_for(asked, out, resume)
     options = asked if resume is None else continued(read_plan(resume), asked)
@@ -32,7 +37,13 @@ def run_train(
     if options.testbed is not None:
         from lab.runs.training.on_testbed import train_on_testbed
 
-        outcome = train_on_testbed(options, folder, resuming=resuming, data=data)
+        outcome = train_on_testbed(
+            options,
+            folder,
+            resuming=resuming,
+            data=data,
+            dashboard=partial(tell_dashboard, as_json=as_json) if dashboard else None,
+        )
     else:
         from lab.runs.training.simulated import train_simulated
 

@@ -25,6 +25,7 @@ from lab.runs.pages.demo_report import render_report
 from lab.runs.records.ending import on_record
 from lab.runs.shown import shown
 from lab.runs.software import versions
+from lab.runs.supervising.beside import Tell, dashboard_beside
 from lab.runs.supervising.kernels import compile_all
 from lab.runs.supervising.supervised import STALL_TIMEOUT_S, Run, supervised_run
 from lab.runs.supervising.supervisor import ChildError
@@ -47,9 +48,19 @@ PACKAGES = ("qunetlab", "qcodes", "pyvisa-py", "pyserial", "pyzmq", "numpy", "nu
 
 
 def run_demo(
-    *, out: Path, rounds: int, task: str, data: Path | None, seed: int, source: str
+    *,
+    out: Path,
+    rounds: int,
+    task: str,
+    data: Path | None,
+    seed: int,
+    source: str,
+    dashboard: Tell | None = None,
 ) -> dict[str, Any]:
-    """Run it, and leave the report in ``out``; returns what ``report.json`` says."""
+    """Run it, and leave the report in ``out``; returns what ``report.json`` says.
+
+    ``dashboard`` is told of a dashboard that serves as long as the ring runs; without it there is none.
+    """
     from fl.experiments.options import option_of
     from fl.rounds.config import FLConfig
     from fl.workloads import open_task
@@ -72,7 +83,7 @@ def run_demo(
     out.mkdir(parents=True, exist_ok=True)
     about = f"{task} on {testbed.name}, {counted(rounds, 'round')}"
     with on_record(out, "demo", about) as ending:
-        report = _demonstrated(out, source, config, learning, data)
+        report = _demonstrated(out, source, config, learning, data, dashboard)
         report["wall_s"] = time.monotonic() - started
         write_report(report, out)
         if not healthy(report):
@@ -81,7 +92,12 @@ def run_demo(
 
 
 def _demonstrated(
-    out: Path, source: str, config: FLConfig, learning: Task, data: Path | None
+    out: Path,
+    source: str,
+    config: FLConfig,
+    learning: Task,
+    data: Path | None,
+    dashboard: Tell | None,
 ) -> dict[str, Any]:
     """What the report says of a run from its first process to its last, and of the reference."""
     from fl.rounds.aggregation import aggregation_for
@@ -95,14 +111,15 @@ def _demonstrated(
             display.update(force=True)
             compile_all()
             run.start_ring()
-            progress.phase = "keys and training"
-            display.update(force=True)
-            run.start_learning(config, data)
-            follow(run, progress, display)
-            said = verdict_on(run.testbed, run.secrets)
-            progress.phase = "stopping"
-            display.update(force=True)
-            run.stop()
+            with dashboard_beside(run, dashboard):
+                progress.phase = "keys and training"
+                display.update(force=True)
+                run.start_learning(config, data)
+                follow(run, progress, display)
+                said = verdict_on(run.testbed, run.secrets)
+                progress.phase = "stopping"
+                display.update(force=True)
+                run.stop()
         progress.phase = "reference training without masking"
         report = build_report(run, learning, config, demand)
         report["verdict"] = msgspec.to_builtins(Said.of(said))

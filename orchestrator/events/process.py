@@ -38,6 +38,12 @@ class NodeServing(Serving, frozen=True):
     delivery: str
 
 
+class DashboardServing(Serving, frozen=True):
+    """Where a browser finds the control room."""
+
+    url: str
+
+
 class SimulatedInstrument(msgspec.Struct, frozen=True):
     """One instrument that is simulated, and the address at which it answers."""
 
@@ -156,6 +162,7 @@ ProcessEvent: TypeAlias = (
     HubServing
     | RelayServing
     | NodeServing
+    | DashboardServing
     | SimulatorServing
     | SimulatorStopped
     | LightProgress

@@ -23,6 +23,7 @@ ROWS = {
     "secure_round_overhead_ratio": "secure_round:secure_round",
     "quantum_state_speedup": "bench_circuits:quantum_states",
     "scheduler_over_bound": "bench_scheduler:scheduling",
+    "dashboard_share": "bench_dashboard:dashboard",
 }
 
 

@@ -41,6 +41,7 @@ from lab.runs.light_notes import light_notes
 from lab.runs.records.ending import on_record
 from lab.runs.shown import echo
 from lab.runs.software import versions
+from lab.runs.supervising.beside import Tell, dashboard_beside
 from lab.runs.supervising.signals import stopping_on_signals
 from lab.runs.supervising.supervised import Run
 from lab.runs.testbeds.ring_size import check_every_pair_makes_key
@@ -72,8 +73,15 @@ class RunShortOfKeyError(Exception):
     """There is not enough key for the run, and the user asked to stop rather than to wait."""
 
 
-def train_on_testbed(options: TrainOptions, folder: Path, *, resuming: bool, data: Path | None) -> RunOutcome:
-    """Train on the keys of the testbed that the options name."""
+def train_on_testbed(
+    options: TrainOptions,
+    folder: Path,
+    *,
+    resuming: bool,
+    data: Path | None,
+    dashboard: Tell | None = None,
+) -> RunOutcome:
+    """Train on the keys of the testbed that the options name; ``dashboard`` is told of one, if it is given."""
     from fl.workloads import open_task
     from fl.workloads.provenance import check_data
 
@@ -85,7 +93,7 @@ def train_on_testbed(options: TrainOptions, folder: Path, *, resuming: bool, dat
     check_data(options.task, task, data, plan.primary.config.n_clients, plan.seeds[0])
     about = f"{options.task} on {place.testbed.name}"
     with held(folder, new=not resuming), on_record(folder, "train", about) as ending:
-        attempt = Attempt(place, options, plan, task, folder, data)
+        attempt = Attempt(place, options, plan, task, folder, data, dashboard)
         reason = attempt.run()
         results = attempt.results()
         ending_of(ending, reason)
@@ -127,6 +135,7 @@ class Attempt:
     task: Task
     folder: Path
     data: Path | None
+    dashboard: Tell | None = None
     record: LiveRecord = field(default_factory=LiveRecord)
     forecast: KeyForecast | None = None
     unsafe: list[str] | None = None
@@ -163,6 +172,7 @@ class Attempt:
                     display.update(force=True)
                 run.start_ring(light=self.options.live)
                 with ExitStack() as stack:
+                    stack.enter_context(dashboard_beside(run, self.dashboard))
                     observer = self._observer(run, stack)
                     self._budget(run, observer)
                     for pair, row in progress.pairs.items():
