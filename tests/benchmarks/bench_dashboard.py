@@ -61,7 +61,7 @@ def filled(board: Board, machine: Machine) -> None:
 
 def update(board: Board, number: int) -> None:
     """A tenth of a second later."""
-    ring = RingStatus("light", number / UPDATES_PER_S, "alice", "bob", number)
+    ring = RingStatus("granted", number / UPDATES_PER_S, "alice", "bob", number)
     board.put("item/orchestrator/RingStatus", msgspec.to_builtins(ring))
     light = {
         "first": "alice",

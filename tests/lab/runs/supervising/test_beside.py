@@ -55,6 +55,6 @@ def test_nobody_looks_where_nobody_asked(run: Run) -> None:
 
 def test_training_without_a_ring_has_nothing_to_show(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["train", "digits", "--dashboard", "--out", str(tmp_path / "run")])
-    assert done.exception is not None
+    assert isinstance(done.exception, Exception)
     assert explain(done.exception)[0] == 2
     assert "--testbed" in explain(done.exception)[1]
