@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from lab.alarms.table import TABLE, AlarmRow
+from lab.dashboard import lamp
 from lab.interlock.latch import WHAT_TO_DO
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "operating.md").read_text(encoding="utf-8")
@@ -14,6 +15,11 @@ CELLS = [
     [cell.strip(" `") for cell in line.split("|")[1:-1]]
     for line in PAGE.splitlines()
     if line.startswith("| `")
+]
+
+
+ROWS = [
+    [cell.strip() for cell in line.split("|")[1:-1]] for line in PAGE.splitlines() if line.startswith("| ")
 ]
 
 
@@ -44,3 +50,16 @@ def test_every_alarm_stands_in_the_table_with_its_limits_and_what_to_do(name: st
 @pytest.mark.parametrize("name", WHAT_TO_DO)
 def test_every_cause_of_the_interlock_stands_in_its_table(name: str) -> None:
     assert WHAT_TO_DO[name] in [last for first, *_, last in CELLS if first == name]  # type: ignore[index]
+
+
+def test_the_colours_of_the_control_room_are_explained_with_their_limits() -> None:
+    said = {first: text for first, text, *_ in (row for row in ROWS if len(row) == 2)}
+    assert {"red", "amber", "blue", "green"} <= set(said)
+    assert all(f"{limit:g} s" in said["red"] for limit in (lamp.MISSING_S, lamp.UNSERVED_S))
+    amber = (
+        f"{lamp.QBER_HIGH:g} times",
+        f"{lamp.RATE_LOW:.0%}",
+        f"{lamp.FAILURES} leases",
+        f"{lamp.DISK_LOW:.0%}",
+    )
+    assert [limit for limit in amber if limit.replace("%", " %") not in said["amber"]] == []
