@@ -12,7 +12,7 @@ import uvicorn
 
 from lab.dashboard.application import Application
 from lab.dashboard.board import Board
-from lab.dashboard.serving import hosts_of, listen_at
+from lab.dashboard.serving import names_of, listen_at
 from lab.dashboard.watching import Watch
 from lab.runs.following.observer import Heard, Observer, ObserverError
 from lab.runs.testbeds.folder import create_folder, source_path
@@ -132,7 +132,7 @@ def served(board: Board, machine: Machine) -> Iterator[str]:
     bound = listen_at("127.0.0.1:0")
     application = Application(board, machine, TOKEN, ending.is_set, alone=True)
     server = uvicorn.Server(
-        uvicorn.Config(application.asgi(hosts_of(bound)), log_level="warning", ws="none", access_log=False)
+        uvicorn.Config(application.asgi(names_of(bound)), log_level="warning", ws="none", access_log=False)
     )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
     thread.start()
