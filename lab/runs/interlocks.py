@@ -125,9 +125,14 @@ def _outcome(folder: Path, role: str) -> Told:
     while True:
         told = _show(folder, role, STATE_S)
         state = told.state
-        if state is None or time.monotonic() > give_up:
+        if time.monotonic() > give_up:
             return told
-        if state.kept and not state.under_way and (state.dark_s is not None or state.unsafe):
+        if (
+            state is not None
+            and state.kept
+            and not state.under_way
+            and (state.dark_s is not None or state.unsafe)
+        ):
             return told
         time.sleep(POLL_S)
 

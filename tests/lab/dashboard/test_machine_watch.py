@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -130,6 +135,63 @@ def test_what_cannot_be_read_is_said_and_what_was_read_stays_with_its_age(machin
     (machine.path.parent / "calibration.toml").unlink()
     read(watch, "calibration")
     assert board.get("problem/calibration") is None
+
+
+@contextmanager
+def standing_still(path: Path) -> Iterator[None]:
+    """A process that listens there and answers nothing."""
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(path))
+        silent.listen(8)
+        yield
+
+
+def test_processes_that_stand_still_are_not_waited_for_and_said_to(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine_watch, "PATIENCE_S", 0.05)
+    for role in ("orchestrator", "relay"):
+        machine.folder(role).mkdir(parents=True)
+    watch, board = watched(machine)
+    with (
+        standing_still(machine.folder("orchestrator") / "control"),
+        standing_still(machine.folder("relay") / "interlock"),
+    ):
+        read(watch, "queue")
+        read(watch, "interlock")
+    assert "no answer from the process" in board.get("problem/queue")
+    told = board.get("interlock/relay")
+    assert (told["ok"], told["state"]) == (False, None)
+    assert "relay does not say how its interlock stands" in told["text"]
+
+
+def test_a_source_that_fails_in_a_way_nobody_thought_of_says_so_and_goes_on(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    watch, board = watched(machine)
+
+    def broken(*_: object) -> None:
+        raise KeyError("disk")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(machine_watch.shutil, "disk_usage", broken)
+        read(watch, "machine")
+        read(watch, "machine")
+    assert "the dashboard itself failed: 'disk'" in board.get("problem/machine")
+    assert len(caplog.records) == 1, "once, not every five seconds for days"
+    read(watch, "machine")
+    assert board.get("problem/machine") is None
+
+
+def test_a_clock_that_jumps_changes_no_age(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    board = Board(time.monotonic)
+    watch = MachineWatch(board, machine, alone=True)
+    read(watch, "machine")
+    ahead = time.time() + 1e9
+    monkeypatch.setattr(time, "time", lambda: ahead)
+    read(watch, "machine")
+    told = json.loads(board.since(0)[1])
+    assert 0 <= told["now"] - told["set"]["machine"][0] < 60
 
 
 def test_the_state_of_the_machine_where_the_roles_have_no_folder_yet(machine: Machine) -> None:
