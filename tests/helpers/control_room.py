@@ -12,7 +12,8 @@ import uvicorn
 
 from lab.dashboard.application import Application
 from lab.dashboard.board import Board
-from lab.dashboard.serving import names_of, listen_at
+from lab.dashboard.door import Tokens
+from lab.dashboard.serving import listen_at, names_of
 from lab.dashboard.watching import Watch
 from lab.runs.following.observer import Heard, Observer, ObserverError
 from lab.runs.testbeds.folder import create_folder, source_path
@@ -129,8 +130,8 @@ def beat(board: Board) -> None:
 def served(board: Board, machine: Machine) -> Iterator[str]:
     """The address under which a browser finds it."""
     ending = threading.Event()
-    bound = listen_at("127.0.0.1:0")
-    application = Application(board, machine, TOKEN, ending.is_set, alone=True)
+    bound = listen_at("127.0.0.1:0", machine)
+    application = Application(board, machine, Tokens(TOKEN), ending.is_set, alone=True)
     server = uvicorn.Server(
         uvicorn.Config(application.asgi(names_of(bound)), log_level="warning", ws="none", access_log=False)
     )
