@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lab.runs.testbeds.folder import find_testbed
+from lab.runs.testbeds.folder import source_path
 from lab.testbed import Testbed, UnknownNameError, load_testbed
 from orchestrator.events.status import RELAY
 
@@ -102,5 +102,5 @@ def load(path: str | Path, state: str | Path | None = None) -> Bench:
 
     Raises TestbedError with every mistake of the file.
     """
-    file = find_testbed(Path(path)).absolute()
+    file = source_path(str(path)).absolute()
     return Bench(file, load_testbed(file), Path(state).absolute() if state is not None else None)

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from lab.cli.keys_app import FolderOption, ShowByDefault
-from lab.cli.options import Json, SecretsPath, StatePath, TestbedPath
+from lab.cli.keys_app import ShowByDefault
+from lab.cli.options import FolderOption, Json, SecretsPath, StatePath, TestbedPath
 
 AlarmArgument = Annotated[
     str, typer.Argument(metavar="ID", help="As it is listed, such as alice/low-water/bob.")

@@ -26,6 +26,7 @@ from lab.runs.records.ending import on_record
 from lab.runs.records.gathering import digest_of
 from lab.runs.shown import echo
 from lab.runs.supervising.private_folder import ending_on_signals
+from lab.runs.testbeds.machine import pair_named
 from lab.testbed import load_testbed, read_testbed
 from orchestrator.light.own_station import Direction
 from orchestrator.wire.control_socket import ControlError
@@ -36,7 +37,7 @@ EVERY_S = 2.0
 def run_calibrate(
     path: Path,
     steps: Sequence[Step],
-    pairs: Sequence[tuple[str, str]],
+    named: Sequence[str],
     *,
     state: Path | None = None,
     dry_run: bool,
@@ -44,10 +45,7 @@ def run_calibrate(
 ) -> int:
     """Calibrate, or say what would be; 1 if a step was refused."""
     testbed = load_testbed(path)
-    for pair in pairs:
-        if pair not in testbed.pairs():
-            known = " ".join(",".join(each) for each in testbed.pairs())
-            raise ValueError(f"--pair must be one of {known}, got {','.join(pair)}")
+    pairs = [pair_named(testbed, each) for each in named]
     book = read_book(path, read_testbed(path))
     controlled = [
         owner for owner in ("relay", *testbed.user_names()) if POLARIZATION.name in testbed.servers(owner)

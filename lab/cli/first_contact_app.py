@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from lab.cli.options import Json
+from lab.cli.options import FolderOption, Json
 
 
 class Part(StrEnum):
@@ -24,7 +24,7 @@ def record_command(
     address: Annotated[
         str | None, typer.Argument(help="Address of an instrument that is in no file.")
     ] = None,
-    testbed: Annotated[Path, typer.Option(help="Testbed file, or its folder.")] = Path(),
+    testbed: FolderOption = Path(),
     option: Annotated[
         list[str] | None, typer.Option(help="With ADDRESS: an option of the driver, NAME=VALUE; repeatable.")
     ] = None,

@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from lab.cli.first_contact_app import record_command, replay_command
+from lab.cli.naming import TESTBED, TESTBED_HELP, known_testbeds
 from lab.cli.options import Json, TestbedPath
 
 
@@ -45,7 +46,12 @@ def list_command(
 def scan_command(
     testbed: Annotated[
         Path | None,
-        typer.Argument(help="Testbed file, or its folder, whose addresses and hosts are looked at too."),
+        typer.Argument(
+            metavar="[TESTBED]",
+            click_type=TESTBED,
+            autocompletion=known_testbeds,
+            help=f"{TESTBED_HELP}, whose addresses and hosts are looked at too.",
+        ),
     ] = None,
     host: Annotated[list[str] | None, typer.Option(help="A host to look at; repeatable.")] = None,
     as_json: Json = False,

@@ -23,14 +23,15 @@ from lab.runs.shown import echo
 from lab.runs.supervising.kernels import compile_all
 from lab.runs.supervising.supervised import Run, supervised_folder, supervised_run
 from lab.runs.testbeds.folder import SECRETS, STATE, FolderError, source_path
-from lab.testbed import Testbed, load_testbed
+from lab.runs.testbeds.machine import pair_named
+from lab.testbed import load_testbed
 from orchestrator.events.status import ORCHESTRATOR, pair_name
 from orchestrator.wire.queue_control import QueueShown
 
 
 def run_keygen(
     source: str,
-    users: tuple[str, str],
+    named: str,
     *,
     bits: str | None,
     blocks: int | None,
@@ -46,7 +47,7 @@ def run_keygen(
         raise ValueError("give --bits or --blocks, not both")
     path = source_path(source)
     testbed = load_testbed(path)
-    pair = pair_of(testbed, users)
+    pair = pair_named(testbed, named)
     orchestrator = (state or path.parent / STATE).absolute() / ORCHESTRATOR
     if listens(orchestrator):
         if bits is None:
@@ -68,15 +69,6 @@ def run_keygen(
         )
     wanted = None if bits is None else bits_of(bits)
     return _on_own_ring(source, path, pair, wanted, blocks or 1, as_json)
-
-
-def pair_of(testbed: Testbed, users: tuple[str, str]) -> tuple[str, str]:
-    """The pair of two users in ring order, whichever was named first."""
-    for pair in (users, users[::-1]):
-        if pair in testbed.pairs():
-            return pair
-    known = ", ".join(map(pair_name, testbed.pairs()))
-    raise ValueError(f"{pair_name(users)} is no pair of this testbed; pairs in ring order: {known}")
 
 
 def _on_running_ring(

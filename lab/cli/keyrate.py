@@ -8,6 +8,7 @@ from typing import Any
 
 from lab.light_of import pair_light
 from lab.runs.testbeds.folder import source_path
+from lab.runs.testbeds.machine import pair_named
 from lab.testbed import Testbed, load_testbed
 from orchestrator.events.status import pair_name
 from orchestrator.protocols.block_planning import protocol_named
@@ -78,10 +79,9 @@ def pair_report(source: str, named: str | None) -> dict[str, Any]:
     or that cannot make key, with every reason.
     """
     testbed = load_testbed(source_path(source))
-    pairs = {f"{first},{second}": (first, second) for first, second in testbed.pairs()}
-    if named not in pairs:
-        raise ValueError(f"--pair must be one of {' '.join(pairs)}, got {named or 'none'}")
-    pair = pairs[named]
+    if named is None:
+        raise ValueError(f"say which pair, with --pair: one of {', '.join(map(pair_name, testbed.pairs()))}")
+    pair = pair_named(testbed, named)
     protocol = protocol_named(testbed.protocol.name)
     if reasons := protocol.refusals(testbed, *pair):
         raise ValueError(f"{pair_name(pair)} cannot make key: {'; '.join(reasons)}")

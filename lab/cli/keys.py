@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from lab.runs.shown import echo
-from lab.runs.testbeds.folder import SECRETS, STATE, FolderError, find_testbed
+from lab.runs.testbeds.folder import SECRETS, STATE, FolderError, find_testbed, own_testbed
 from lab.runs.testbeds.store_key import StoreKey
 from lab.testbed import Testbed, load_testbed
 from orchestrator.events.status import pair_name
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def show_stock(path: Path, state: Path | None, as_json: bool, store_key: str = "file") -> int:
     """Print the ledger of every pair of every node found."""
-    testbed_path = find_testbed(path)
+    testbed_path = find_testbed(path) if state else own_testbed(path)
     folder = state or testbed_path.parent / STATE
     key = StoreKey.parse(store_key)
     found = list(_nodes(load_testbed(testbed_path), testbed_path.parent / SECRETS, folder, key))

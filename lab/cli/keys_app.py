@@ -13,12 +13,9 @@ import click
 import typer
 from typer.core import TyperGroup
 
-from lab.cli.options import Json, StatePath, TestbedPath
+from lab.cli.options import FolderOption, Json, StatePath, TestbedPath
 from lab.runs.testbeds.store_key import HELP as STORE_KEY_HELP
 
-FolderOption = Annotated[
-    Path, typer.Option("--testbed", metavar="TESTBED", help="Testbed file, or its folder; default: here.")
-]
 StoreKeyOption = Annotated[
     str, typer.Option("--store-key", help=f"What opens the stores of stopped nodes: {STORE_KEY_HELP}")
 ]

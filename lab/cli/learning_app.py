@@ -9,7 +9,9 @@ from typing import Annotated
 import typer
 
 from fl.modes.table import DEFAULT_MODE, MODES
-from lab.cli.options import TASKS, DataPath, Json, SecretsPath, StatePath, TestbedPath, show
+from lab.cli.naming import TESTBED, TESTBED_HELP, known_testbeds, told_apart
+from lab.cli.options import TASKS, DataPath, Json, SecretsPath, SourceOption, StatePath, TestbedPath, show
+from lab.runs.testbeds.folder import DEFAULT_TESTBED
 
 DashboardBeside = Annotated[
     bool,
@@ -28,9 +30,7 @@ def demo(
     seed: Annotated[
         int, typer.Option(min=0, help="Seed of the simulated ring, the first model and the shards.")
     ] = 1,
-    testbed: Annotated[
-        str, typer.Option(help="Bundled testbed or testbed file to run on.")
-    ] = "simulated-four-node",
+    testbed: SourceOption = DEFAULT_TESTBED,
     dashboard: DashboardBeside = False,
     as_json: Json = False,
 ) -> None:
@@ -44,7 +44,7 @@ def demo(
         task=task,
         data=data,
         seed=seed,
-        source=testbed,
+        source=testbed or DEFAULT_TESTBED,
         dashboard=partial(tell_dashboard, as_json=as_json) if dashboard else None,
     )
     show(report, as_json, summary(report, out))
@@ -100,9 +100,7 @@ def train(
     ] = 0,
     colluders: Annotated[int | None, typer.Option(help="T of lightsecagg.")] = None,
     survivors: Annotated[int | None, typer.Option(help="U of lightsecagg.")] = None,
-    testbed: Annotated[
-        str | None, typer.Option(help="Bundled testbed, testbed file or folder whose keys are used.")
-    ] = None,
+    testbed: SourceOption = None,
     live: Annotated[bool, typer.Option("--live", help="Make the keys on the ring while training.")] = False,
     if_short: Annotated[
         str, typer.Option(help="When keys run short: wait, stop, or expanded (computational security).")
@@ -211,6 +209,7 @@ def fl_client(
     """Run one user's federated-learning client."""
     from lab.runs.roles.processes import fl_client_role
 
+    name, testbed = told_apart(name, testbed)
     raise typer.Exit(fl_client_role(name, testbed, secrets, state, data, self_check, mode, task))
 
 
@@ -223,7 +222,13 @@ def fl_consent(
         str | None, typer.Option(help="Whose consent it is; without, the one user of this machine.")
     ] = None,
     testbed: Annotated[
-        Path | None, typer.Option(help="Testbed file, or its folder; without, the present folder.")
+        Path | None,
+        typer.Option(
+            metavar="TESTBED",
+            click_type=TESTBED,
+            autocompletion=known_testbeds,
+            help=f"{TESTBED_HELP}; without, the present folder.",
+        ),
     ] = None,
     state: StatePath = None,
     accept_leak: Annotated[

@@ -21,11 +21,22 @@ from lab.cli.dashboard import dashboard
 from lab.cli.instruments_app import instruments_app
 from lab.cli.keys_app import keys_app
 from lab.cli.learning_app import compare, data_app, demo, fl_app, train
-from lab.cli.options import EXIT_INTERRUPTED, Json, SecretsPath, StatePath, StoreKeyOption, TestbedPath, show
+from lab.cli.naming import told_apart, users_and_testbed
+from lab.cli.options import (
+    EXIT_INTERRUPTED,
+    Json,
+    SecretsPath,
+    SourceOption,
+    StatePath,
+    StoreKeyOption,
+    TestbedPath,
+    show,
+)
 from lab.cli.qpu import qpu_app
 from lab.cli.queue_app import queue_app
 from lab.cli.runs_app import runs_app
 from lab.runs.shown import echo
+from lab.runs.testbeds.folder import DEFAULT_TESTBED
 from orchestrator.protocols.catalogue import DEFAULT, PROTOCOLS
 
 RoleArgument = Annotated[str | None, typer.Argument(metavar="[ROLE]", help="relay or a user; all without.")]
@@ -51,7 +62,7 @@ def init(
     folder: Annotated[Path, typer.Argument(help="Folder to create.")],
     template: Annotated[
         str, typer.Option(help="Bundled testbed to start from, or a testbed file of your own.")
-    ] = "simulated-four-node",
+    ] = DEFAULT_TESTBED,
     host: Annotated[
         str | None,
         typer.Option(help="Machine of hub and learning server; fills in every endpoint left 'auto'."),
@@ -179,6 +190,7 @@ def node(
     """Run one user's node: its station in the ring, key generation, key store, key delivery."""
     from lab.runs.roles.processes import node_role
 
+    name, testbed = told_apart(name, testbed)
     raise typer.Exit(node_role(name, testbed, secrets, state, store_key))
 
 
@@ -191,10 +203,8 @@ def keyrate(
     loss_db_b: Annotated[
         float | None, typer.Option(help="Arm of the second user, detector included, dB.")
     ] = None,
-    testbed: Annotated[
-        str | None, typer.Option(help="Bundled testbed, or testbed file, that says everything instead.")
-    ] = None,
-    pair: Annotated[str | None, typer.Option(help="Pair of the testbed in ring order: FIRST,SECOND.")] = None,
+    testbed: SourceOption = None,
+    pair: Annotated[str | None, typer.Option(help="Pair of the testbed, such as alice-bob.")] = None,
     mu_a: Annotated[float | None, typer.Option(help="Photons per pulse of the first user.")] = None,
     mu_b: Annotated[float | None, typer.Option(help="Photons per pulse of the second user.")] = None,
     p_x: Annotated[float | None, typer.Option(help="Probability of basis X.")] = None,
@@ -269,16 +279,19 @@ app.command("dashboard")(dashboard)
 
 @app.command()
 def keygen(
-    first: Annotated[str, typer.Argument(help="One user of the pair.")],
-    second: Annotated[str, typer.Argument(help="The other user.")],
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FIRST SECOND",
+            help="The users of the pair, in any order, or alice-bob; a testbed may stand before or behind them.",
+        ),
+    ],
     bits: Annotated[str | None, typer.Option(help="Bits of key to make, such as 250k or 1M.")] = None,
     blocks: Annotated[
         int | None,
         typer.Option(min=1, help="Blocks to make instead, on a simulated ring of its own; default: 1."),
     ] = None,
-    testbed: Annotated[
-        str, typer.Option(help="Bundled testbed, testbed file or its folder.")
-    ] = "simulated-four-node",
+    testbed: SourceOption = None,
     priority: Annotated[int, typer.Option(help="On a ring that runs: place in its queue, -10 to 10.")] = 0,
     due_in: Annotated[
         str | None, typer.Option("--due-in", help="On a ring that runs: wanted by then, such as 30m or 2h.")
@@ -288,11 +301,13 @@ def keygen(
 ) -> None:
     """Make key for one pair: in the queue of a ring that runs, or on simulated instruments; never shows bits."""
     from lab.cli.keygen import run_keygen
+    from lab.runs.testbeds.folder import named_testbed, template_path
 
+    pair, place = users_and_testbed(words, named_testbed(testbed) if testbed else None)
     raise typer.Exit(
         run_keygen(
-            testbed,
-            (first, second),
+            str(place or template_path(DEFAULT_TESTBED)),
+            pair,
             bits=bits,
             blocks=blocks,
             priority=priority,
@@ -345,6 +360,8 @@ def stop(
     """Light off now, at every role on this machine or at one; it stays off until acknowledged.  Needs no hub."""
     from lab.cli.interlock import stop_roles
 
+    if role is not None:
+        role, testbed = told_apart(role, testbed)
     raise typer.Exit(stop_roles(testbed, role, state, reason, as_json))
 
 
@@ -355,6 +372,8 @@ def acknowledge(
     """Release the interlocks of this machine, or one, once their causes are gone: you have looked."""
     from lab.cli.interlock import acknowledge_roles
 
+    if role is not None:
+        role, testbed = told_apart(role, testbed)
     raise typer.Exit(acknowledge_roles(testbed, role, state, as_json))
 
 

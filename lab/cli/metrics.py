@@ -8,7 +8,7 @@ from pathlib import Path
 from lab.runs.following.metrics import MetricsPage
 from lab.runs.following.observer import Observer
 from lab.runs.shown import echo
-from lab.runs.testbeds.folder import SECRETS, find_testbed
+from lab.runs.testbeds.folder import SECRETS, find_testbed, own_testbed
 from lab.testbed import load_testbed
 
 POLL_S = 0.2
@@ -19,7 +19,7 @@ def serve_metrics(testbed: Path, secrets: Path | None, listen: str) -> int:
     host, _, port = listen.rpartition(":")
     if not host or not port.isdigit() or int(port) > 65535:
         raise ValueError(f"--listen {listen!r} is no HOST:PORT, such as 127.0.0.1:9464")
-    path = find_testbed(testbed)
+    path = find_testbed(testbed) if secrets else own_testbed(testbed)
     keys = secrets or path.parent / SECRETS
     with (
         Observer.connect(load_testbed(path), keys) as observer,

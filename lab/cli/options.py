@@ -9,10 +9,33 @@ from typing import Annotated, Any
 import typer
 
 from fl.workloads import folders
+from lab.cli.naming import TESTBED, TESTBED_HELP, known_testbeds
 from lab.runs.shown import echo
 from lab.runs.testbeds.store_key import HELP as STORE_KEY_HELP
 
-TestbedPath = Annotated[Path, typer.Argument(metavar="TESTBED", help="Testbed file, or its folder.")]
+TestbedPath = Annotated[
+    Path,
+    typer.Argument(
+        metavar="TESTBED", click_type=TESTBED, autocompletion=known_testbeds, help=f"{TESTBED_HELP}."
+    ),
+]
+FolderOption = Annotated[
+    Path,
+    typer.Option(
+        "--testbed",
+        metavar="TESTBED",
+        click_type=TESTBED,
+        autocompletion=known_testbeds,
+        help=f"{TESTBED_HELP}; default: here.",
+    ),
+]
+SourceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--testbed", metavar="TESTBED", autocompletion=known_testbeds, help=f"{TESTBED_HELP} to run on."
+    ),
+]
+"""A testbed whose name is kept with a run, as it was given."""
 SecretsPath = Annotated[
     Path | None, typer.Option("--secrets", help="Secrets folder; default: beside the testbed file.")
 ]

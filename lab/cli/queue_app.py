@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lab.cli.keys_app import FolderOption
-from lab.cli.options import Json, StatePath
+from lab.cli.options import FolderOption, Json, StatePath
 
 if TYPE_CHECKING:
     from lab.runs.testbeds.machine import Machine

@@ -9,8 +9,7 @@ import click
 import typer
 from typer.core import TyperGroup
 
-from lab.cli.keys_app import FolderOption
-from lab.cli.options import Json
+from lab.cli.options import FolderOption, Json
 
 
 class ListByDefault(TyperGroup):

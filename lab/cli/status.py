@@ -24,7 +24,7 @@ from lab.runs.following.document import ItemLine, Said, VerdictLine, document_of
 from lab.runs.following.observer import Heard, Observer, verdict_on
 from lab.runs.following.verdict import Verdict, verdict
 from lab.runs.shown import echo, shown
-from lab.runs.testbeds.folder import SECRETS, find_testbed
+from lab.runs.testbeds.folder import SECRETS, find_testbed, own_testbed
 from lab.testbed import load_testbed
 from orchestrator.events.status import RingStatus
 
@@ -39,7 +39,7 @@ def show_status(
     """Print one snapshot, its verdict alone (``check``), or every change until Ctrl-C (``watch``)."""
     if watch and check:
         raise ValueError("--check tells once how things are, and --watch goes on: give one of them")
-    testbed_path = find_testbed(path)
+    testbed_path = find_testbed(path) if secrets else own_testbed(path)
     testbed = load_testbed(testbed_path)
     keys = secrets or testbed_path.parent / SECRETS
     if check:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from lab.runs.testbeds.folder import SECRETS, STATE, find_testbed
+from lab.runs.testbeds.folder import SECRETS, STATE, own_testbed
 from lab.testbed import load_testbed
 from orchestrator.delivery.consent import RunDescription
 from orchestrator.delivery.consent_book import ConsentBook, read_run_file
@@ -60,7 +60,7 @@ def who_and_where(
     """The user whose consent it is, and the folder of states; raises ValueError saying what to give."""
     if user is not None and state is not None and testbed is None:
         return _participant(description, user), state
-    file = find_testbed(testbed or Path())
+    file = own_testbed(testbed or Path())
     users = load_testbed(file).user_names()
     if user is None:
         here = [each for each in users if (file.parent / SECRETS / f"fl-{each}").is_dir()]

@@ -84,10 +84,10 @@ def test_the_command_answers_with_units_or_as_json(qunetlab: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (f"--testbed {NAME}", "--pair must be one of alice,bob alice,carol"),
-        (f"--testbed {NAME} --pair bob,alice", "--pair must be one of alice,bob"),
+        (f"--testbed {NAME}", "say which pair, with --pair: one of alice-bob, alice-carol"),
+        (f"--testbed {NAME} --pair bob,eve", "bob,eve is no pair of this testbed; pairs are alice-bob"),
         (f"--testbed {NAME} --pair alice,bob --optimize --f-ec 1.2", "says what --f-ec, --optimize would"),
-        ("--testbed nowhere --pair alice,bob", "no bundled testbed 'nowhere'"),
+        ("--testbed nowhere --pair alice,bob", "no such file; `qunetlab init FOLDER`"),
         ("--loss-db-a 5", "--loss-db-a and --loss-db-b, or --testbed and --pair"),
     ],
 )

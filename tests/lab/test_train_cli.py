@@ -279,7 +279,7 @@ def test_a_new_run_takes_nothing_of_an_older_one_for_its_own(qunetlab: Any, half
         (["digits", "--drop-outs", "1"], "use mode lightsecagg for drop-outs"),
         (["digits", "--mode", "lightsecagg", "--drop-outs", "3"], "at most 1 may drop out"),
         (["digits", "--live"], "--live needs --testbed"),
-        (["digits", "--testbed", "nowhere"], "no testbed 'nowhere'"),
+        (["digits", "--testbed", "nowhere"], "no such file; `qunetlab init FOLDER`"),
         (["digits", "--testbed", "simulated-four-node"], "starts with empty key stores; add --live"),
         (["digits", "--testbed", "simulated-four-node", "--live", "--clients", "9"], "has 4 users"),
         (["digits", "--testbed", "simulated-four-node", "--live", "--seeds", "3"], "has one seed"),

@@ -25,7 +25,7 @@ from msgspec.structs import replace
 
 from lab.runs.software import commit
 from lab.runs.supervising.supervisor import watch_parent
-from lab.runs.testbeds.folder import SECRETS, STATE, find_testbed
+from lab.runs.testbeds.folder import SECRETS, STATE, find_testbed, own_testbed
 from lab.testbed import Testbed, load_testbed
 from orchestrator.durable import make_folder
 from orchestrator.events.common import Serving
@@ -69,11 +69,11 @@ class Runtime:
     def __init__(self, role: str, path: Path, secrets: Path | None, state: Path | None) -> None:
         """Load the testbed, find the folders, arm the stop signals.
 
-        Raises TestbedError for a wrong testbed file.
+        Raises TestbedError for a wrong testbed file, FolderError for a bundled one without folders told.
         """
         self.role = role
         os.umask(0o077)
-        self.testbed_path = find_testbed(path)
+        self.testbed_path = find_testbed(path) if secrets and state else own_testbed(path)
         self.testbed: Testbed = load_testbed(self.testbed_path)
         folder = self.testbed_path.parent
         self.secrets = (secrets or folder / SECRETS) / role

@@ -11,6 +11,7 @@ is carried to its own machine and erased here.
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,13 @@ FIRST_PORT = 47600
 
 LAST_PORT = 65535
 
-TEMPLATES = ("simulated-four-node", "simulated-reference", "simulated-full-bench")
+DEFAULT_TESTBED = "simulated-four-node"
+TEMPLATES = (DEFAULT_TESTBED, "simulated-reference", "simulated-full-bench")
 EXAMPLE = "physical-ring-example"
 """A ring of real instruments, to be filled in: nothing of it can be simulated, and none of its addresses answers."""
+
+
+BUNDLED = (*TEMPLATES, EXAMPLE)
 
 
 class FolderError(Exception):
@@ -44,17 +49,25 @@ class FolderError(Exception):
 
 def template_path(name: str) -> Path:
     """The bundled testbed file of that name."""
-    if name not in (*TEMPLATES, EXAMPLE):
-        raise FolderError(f"no bundled testbed {name!r}; there are {', '.join((*TEMPLATES, EXAMPLE))}")
+    if name not in BUNDLED:
+        raise FolderError(f"no bundled testbed {name!r}; there are {', '.join(BUNDLED)}")
     return Path(str(files("lab") / "testbeds" / f"{name}.toml"))
 
 
+def named_testbed(name: str) -> Path:
+    """What a testbed's name means, the same everywhere: a bundled one, else a folder with a testbed file in it, else a file.
+
+    A folder that bears the name of a bundled one is ``./NAME``.  Whether the file is there is :func:`find_testbed`'s to say.
+    """
+    if name in BUNDLED:
+        return template_path(name)
+    path = Path(name)
+    return path / TESTBED_FILE if (path / TESTBED_FILE).is_file() else path
+
+
 def source_path(source: str) -> Path:
-    """The testbed file that a name of a bundled one, a file or a folder means."""
-    path = Path(source)
-    if source.endswith(".toml") or (source not in (*TEMPLATES, EXAMPLE) and path.is_dir()):
-        return find_testbed(path)
-    return template_path(source)
+    """The testbed file that a name means; raises TestbedError with the nearest name where there is none."""
+    return find_testbed(named_testbed(source))
 
 
 def create_folder(
@@ -161,7 +174,32 @@ def _fill_endpoints(data: dict[str, Any], host: str, port: int) -> None:
 
 def find_testbed(path: Path) -> Path:
     """The testbed file itself, given the file or its folder."""
-    path = path / TESTBED_FILE if path.is_dir() else path
-    if not path.exists():
-        raise TestbedError(path, [("", "no such file; `qunetlab init FOLDER` makes a new testbed")])
-    return path
+    file = path / TESTBED_FILE if path.is_dir() else path
+    if file.exists():
+        return file
+    advice = f"`qunetlab init FOLDER` makes a new testbed; bundled ones are {', '.join(BUNDLED)}"
+    near = get_close_matches(path.name, [*BUNDLED, *_testbeds_in(path.parent)], 1)
+    meant = f"is {near[0] if near[0] in BUNDLED else path.parent / near[0]} meant?  " if near else ""
+    raise TestbedError(file, [("", f"no such file; {meant}{advice}")])
+
+
+def _testbeds_in(folder: Path) -> list[str]:
+    """Names of testbed folders and files in ``folder``."""
+    return [found.parent.name for found in folder.glob(f"*/{TESTBED_FILE}")] + [
+        found.name for found in folder.glob("*.toml")
+    ]
+
+
+def own_testbed(path: Path) -> Path:
+    """The testbed file of a folder that has, or may have, secrets and state of its own.
+
+    Raises FolderError for a bundled testbed, which has none.
+    """
+    file = find_testbed(path)
+    if file.parent != template_path(EXAMPLE).parent:
+        return file
+    here = f"; your folder of that name is ./{file.stem}" if Path(file.stem, TESTBED_FILE).is_file() else ""
+    raise FolderError(
+        f"{file.stem} is a bundled testbed, without secrets or state of its own: make yours with "
+        f"`qunetlab init FOLDER --template {file.stem}` and name FOLDER{here}"
+    )

@@ -17,7 +17,7 @@ from typing import Literal
 
 from fl.experiments.options import OptionsError, TrainOptions
 from lab.runs.supervising.supervised import Run, attached_run, supervised_folder, supervised_run
-from lab.runs.testbeds.folder import SECRETS, TEMPLATES, find_testbed, template_path
+from lab.runs.testbeds.folder import SECRETS, TEMPLATES, source_path
 from lab.testbed import AUTO, Testbed, load_testbed
 
 LOGS = "logs"
@@ -36,14 +36,9 @@ class Place:
 
 def find_place(name: str) -> Place:
     """What ``--testbed`` names; raises FolderError, TestbedError or OptionsError."""
+    file = source_path(name)
     if name in TEMPLATES:
-        return Place("fresh", name, load_testbed(template_path(name)))
-    path = Path(name)
-    if not path.exists() and not name.endswith(".toml"):
-        raise OptionsError(
-            f"no testbed {name!r}: give a bundled one ({', '.join(TEMPLATES)}), a testbed file or a folder"
-        )
-    file = find_testbed(path)
+        return Place("fresh", name, load_testbed(file))
     testbed = load_testbed(file)
     if not (file.parent / SECRETS).is_dir():
         if testbed.simulation is None:
