@@ -132,3 +132,10 @@ class SymbolFrame:
 
     def __repr__(self) -> str:
         return f"<SymbolFrame: {self._raw.size} slots>"
+
+
+def compile_kernels() -> None:
+    """Have the kernels compiled, or loaded with the libraries that numba wants for it, before anybody waits in a lease."""
+    raw, table = np.zeros(8, np.uint8), np.zeros(256, np.float32)
+    _fill(raw, table, np.zeros(16, np.float32)[::2])
+    _fill_gated(raw, table, 4, 0, 2, np.zeros(32, np.float32))

@@ -52,7 +52,7 @@ from orchestrator.light.messages import (
 )
 from orchestrator.light.own_station import Direction, OwnStation, StationInstruments
 from orchestrator.light.phase_look import Look, look, quarter_turns
-from orchestrator.light.symbols import Drawn, RandomInto, SymbolFrame, drive_table
+from orchestrator.light.symbols import Drawn, RandomInto, SymbolFrame, compile_kernels, drive_table
 from orchestrator.light.timing import FrameTiming, frame_timing
 from orchestrator.light.tracking.correction import OnCorrection
 from orchestrator.light.tracking.polarization import Holding, OwnPolarization, Pair
@@ -120,6 +120,7 @@ class UserLight:
         self._waveform = np.zeros(0, np.float32)
         self._timing = FrameTiming(0, 0.0)
         self._in_phase = runtime.lock()
+        compile_kernels()
 
     def use(self, testbed: Testbed) -> None:
         """Go on with these values, of the same testbed; what changed is set up.  Sensors keep the zero that these were found with."""

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import numpy as np
 
-SLOTS = 64
-
 
 def compile_all() -> None:
     """Fill the on-disk cache of every kernel that a run needs."""
     from fl.modes.field import compile_kernels as compile_field
+    from orchestrator.light.symbols import compile_kernels as compile_symbols
     from orchestrator.postprocessing.cascade import compile_kernels as compile_cascade
 
+    compile_symbols()
     compile_cascade()
     compile_field()
     _compile_masking()
-    _compile_symbols()
     _compile_light()
 
 
@@ -30,20 +29,6 @@ def _compile_masking() -> None:
     pad = pack_values(values, 10)
     mask(values, [pad, pad], [1, -1], 10, weight=2)
     unpack_values(pad, 8, 10)
-
-
-def _compile_symbols() -> None:
-    from orchestrator.light.symbols import SymbolFrame, drive_table
-    from orchestrator.protocols.four_phase.symbols import FourPhases
-    from orchestrator.randomness import random_into
-
-    symbols = FourPhases(0.75)
-    drive = drive_table(symbols, v_pi_v=4.0, rf_gain=20.0, amplitude_vpp=0.5)
-    frame = SymbolFrame(SLOTS, symbols.of_bytes)
-    frame.draw(random_into)
-    for samples_per_slot in (2, 4):
-        out = np.zeros(SLOTS * samples_per_slot, np.float32)
-        frame.write_waveform(drive, out, samples_per_slot=samples_per_slot, lead_samples=0)
 
 
 def _compile_light() -> None:
