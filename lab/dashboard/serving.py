@@ -7,8 +7,8 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -101,6 +101,36 @@ def ready_text(url: str, token: str, machine: Machine) -> str:
     return "\n".join([*lines, "Ctrl-C ends the dashboard; the ring goes on."])
 
 
+@contextmanager
+def web_server(application: Application, bound: socket.socket) -> Iterator[threading.Thread]:
+    """Serves in a thread, ready when this yields it; streams end when the application's ``ending`` says so."""
+    server = uvicorn.Server(
+        uvicorn.Config(
+            application.asgi(names_of(bound)),
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=2,
+            limit_concurrency=256,
+            ws="none",
+        )
+    )
+    thread = threading.Thread(
+        target=server.run, kwargs={"sockets": [bound]}, name="dashboard-http", daemon=True
+    )
+    thread.start()
+    try:
+        while not server.started:
+            if not thread.is_alive():
+                raise ListenError("the server did not start; what it said stands above")
+            time.sleep(0.01)
+        yield thread
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
 def serve(
     machine: Machine,
     secrets: Path | None,
@@ -118,42 +148,17 @@ def serve(
     board = Board(time.monotonic)
     token, tokens = tokens_of(machine)
     application = Application(board, machine, tokens, stop.is_set, alone=alone)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            application.asgi(names_of(bound)),
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=2,
-            limit_concurrency=256,
-            ws="none",
-        )
-    )
-    thread = threading.Thread(
-        target=server.run, kwargs={"sockets": [bound]}, name="dashboard-http", daemon=True
-    )
+    secrets = secrets or machine.path.parent / SECRETS
     with ExitStack() as stack:
-        stack.callback(thread.join)
-        stack.callback(setattr, server, "should_exit", True)
-        stack.callback(stop.set)
         stack.enter_context(presence.announced(machine, url))
-        thread.start()
+        thread = stack.enter_context(web_server(application, bound))
+        stack.callback(stop.set)
         for watch in (
-            Watch(
-                board,
-                machine.testbed,
-                secrets or machine.path.parent / SECRETS,
-                reread=partial(load_testbed, machine.path),
-            ),
+            Watch(board, machine.testbed, secrets, reread=partial(load_testbed, machine.path)),
             MachineWatch(board, machine, alone=alone),
         ):
             watch.start()
             stack.callback(watch.close)
-        while not server.started and thread.is_alive():
-            time.sleep(0.01)
-        if not thread.is_alive():
-            raise ListenError(f"the server at {url} did not start; what it said stands above")
         ready(url, ready_text(url, token, machine))
         while thread.is_alive() and not stop.wait(CHECK_S):
             pass

@@ -24,13 +24,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import uvicorn
 from measuring import Figure
 
 from lab.dashboard.application import PAGES, Application
 from lab.dashboard.board import Board
 from lab.dashboard.door import Tokens
-from lab.dashboard.serving import names_of
+from lab.dashboard.serving import listen_at, web_server
 from lab.runs.testbeds.folder import create_folder, template_path
 from lab.runs.testbeds.machine import Machine
 from orchestrator.events.status import LaneStock, PairStatus, PeerStatus, RingStatus, Stock
@@ -83,28 +82,18 @@ def serve(folder: Path) -> None:
     filled(board, machine)
     ending = threading.Event()
     application = Application(board, machine, Tokens("0" * 32), ending.is_set, alone=True)
-    bound = socket.socket()
-    bound.bind(("127.0.0.1", 0))
-    config = uvicorn.Config(
-        application.asgi(names_of(bound)), log_level="warning", access_log=False, ws="none"
-    )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    print(bound.getsockname()[1], flush=True)
-    seconds = float(sys.stdin.readline())
-    began_s, number = _cpu_s(), 0
-    end_s = time.monotonic() + seconds
-    while time.monotonic() < end_s:
-        number += 1
-        update(board, number)
-        time.sleep(1 / UPDATES_PER_S)
-    print(json.dumps({"cpu_s": _cpu_s() - began_s, "updates": number}), flush=True)
-    ending.set()
-    server.should_exit = True
-    thread.join()
+    bound = listen_at("127.0.0.1:0", machine)
+    with web_server(application, bound):
+        print(bound.getsockname()[1], flush=True)
+        seconds = float(sys.stdin.readline())
+        began_s, number = _cpu_s(), 0
+        end_s = time.monotonic() + seconds
+        while time.monotonic() < end_s:
+            number += 1
+            update(board, number)
+            time.sleep(1 / UPDATES_PER_S)
+        print(json.dumps({"cpu_s": _cpu_s() - began_s, "updates": number}), flush=True)
+        ending.set()
 
 
 def _cpu_s() -> float:

@@ -8,12 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import uvicorn
-
 from lab.dashboard.application import Application
 from lab.dashboard.board import Board
 from lab.dashboard.door import Tokens
-from lab.dashboard.serving import listen_at, names_of
+from lab.dashboard.serving import listen_at, web_server
 from lab.dashboard.watching import Watch
 from lab.runs.following.observer import Heard, Observer, ObserverError
 from lab.runs.testbeds.folder import create_folder, source_path
@@ -132,14 +130,8 @@ def served(board: Board, machine: Machine) -> Iterator[str]:
     ending = threading.Event()
     bound = listen_at("127.0.0.1:0", machine)
     application = Application(board, machine, Tokens(TOKEN), ending.is_set, alone=True)
-    server = uvicorn.Server(
-        uvicorn.Config(application.asgi(names_of(bound)), log_level="warning", ws="none", access_log=False)
-    )
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{bound.getsockname()[1]}/"
-    finally:
-        ending.set()
-        server.should_exit = True
-        thread.join()
+    with web_server(application, bound):
+        try:
+            yield f"http://127.0.0.1:{bound.getsockname()[1]}/"
+        finally:
+            ending.set()

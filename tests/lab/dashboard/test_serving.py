@@ -21,7 +21,7 @@ from served_dashboard import LIMIT_S, Served
 
 from drivers.catalogue import SafeOrder
 from drivers.safely import SafeJob
-from lab.dashboard import application, serving
+from lab.dashboard import application, presence, serving
 from lab.dashboard.application import LARGEST_BYTES
 from lab.dashboard.door import WRONG_KEPT, WRONG_S, host_name
 from lab.dashboard.presence import FILE, FOLDER
@@ -295,6 +295,7 @@ def test_the_file_of_a_dashboard_that_was_killed_says_nothing(machine: Machine, 
     )
     assert killed.returncode == -9
     assert b"http://127.0.0.1:1/" in (folder / FILE).read_bytes()
+    assert presence.serving(machine) is None
     served = serve(machine)
     assert "127.0.0.1:1/" not in served.text
     assert served.url.encode() in (folder / FILE).read_bytes()
