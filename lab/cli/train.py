@@ -28,11 +28,11 @@ def run_train(
     dashboard: bool = False,
 ) -> int:
     """The train command; returns the exit code."""
-    if dashboard and asked.testbed is None and resume is None:
-        raise OptionsError("--dashboard shows a ring: name the testbed whose keys are used with --testbed")
     tell_preparations()
     folder = folder_for(asked, out, resume)
     options = asked if resume is None else continued(read_plan(resume), asked)
+    if dashboard and options.testbed is None:
+        raise OptionsError("--dashboard shows a ring: name the testbed whose keys are used with --testbed")
     resuming = resume is not None
     if options.testbed is not None:
         from lab.runs.training.on_testbed import train_on_testbed
