@@ -7,7 +7,8 @@ One that fails leaves what it put last, whose age then grows, and says why under
 ============================  =========================================================================================
 key                           value
 ============================  =========================================================================================
-``queue``                     the orchestrator's queue (QueueShown), the latest :data:`CLOSED` that left it too
+``queue``                     the orchestrator's queue (QueueShown), the latest :data:`CLOSED` that left it too; ``left_off``
+                              entries beyond the first :data:`ENTRIES_SHOWN`
 ``interlock/ROLE``            ``{ok, text, state}`` (InterlockState) of each role that owns instruments
 ``runs``                      ``{rows, total, unread}``: what is on record, newest first (:mod:`lab.runs.records.listing`)
 ``plan/FIRST/SECOND``         the plan of a pair and its curve (:mod:`lab.dashboard.planned`)
@@ -30,6 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+from msgspec import structs
 
 from lab.calibration.book import BookError, book_path, now
 from lab.calibration.keeping import FINDINGS
@@ -48,6 +50,7 @@ from orchestrator.wire.queue_control import QueueRow, QueueShown, ShowQueue
 logger = logging.getLogger(__name__)
 
 CLOSED = 30
+ENTRIES_SHOWN = 200
 RUNS_SHOWN = 50
 PATIENCE_S = 1.0
 """An answer that takes longer is not waited for."""
@@ -122,7 +125,9 @@ class MachineWatch:
         """The queue, of an orchestrator that runs here."""
         told: QueueShown = ask(self._machine.folder(ORCHESTRATOR), ShowQueue(CLOSED), PATIENCE_S)
         self._orders = told.entries
-        self._board.put("queue", msgspec.to_builtins(told), at_s=time.monotonic())
+        shown = structs.replace(told, entries=told.entries[:ENTRIES_SHOWN])
+        value = {**msgspec.to_builtins(shown), "left_off": len(told.entries) - len(shown.entries)}
+        self._board.put("queue", value, at_s=time.monotonic())
 
     def read_interlocks(self) -> None:
         """Of each role that owns instruments and has its folder here."""

@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from lab.calibration.book import Value, read_book, write_book
 from lab.calibration.finding import Finding, Measured
@@ -20,12 +21,14 @@ from lab.calibration.steps import STEPS, Step
 from lab.dashboard import machine_watch
 from lab.dashboard.board import Board
 from lab.dashboard.calibrated import OWN
-from lab.dashboard.machine_watch import MachineWatch
+from lab.dashboard.machine_watch import ENTRIES_SHOWN, MachineWatch
 from lab.interlock.latch import Cause, keep_causes
 from lab.light_of import pair_light
 from lab.runs.testbeds.machine import Machine
 from lab.testbed import load_testbed, read_testbed
 from orchestrator.protocols.block_planning import plan_for
+from orchestrator.wire.control_socket import ControlSocket
+from orchestrator.wire.queue_control import QueueRow, QueueShown
 
 PAIR = ("alice", "bob")
 
@@ -135,6 +138,38 @@ def test_what_cannot_be_read_is_said_and_what_was_read_stays_with_its_age(machin
     (machine.path.parent / "calibration.toml").unlink()
     read(watch, "calibration")
     assert board.get("problem/calibration") is None
+
+
+def test_a_queue_of_a_thousand_is_shown_from_its_front(machine: Machine) -> None:
+    row = QueueRow(
+        *(
+            1,
+            "key",
+            "10 bits for alice-bob",
+            "olga",
+            "",
+            "waiting",
+            "",
+            0,
+            None,
+            0,
+            10,
+            None,
+            None,
+            1.8e9,
+            None,
+            None,
+        )
+    )
+    rows = [structs.replace(row, number=number) for number in range(1, 1001)]
+    folder = machine.folder("orchestrator")
+    folder.mkdir(parents=True)
+    watch, board = watched(machine)
+    with ControlSocket(folder, lambda _: QueueShown("", None, rows)):
+        read(watch, "queue")
+    told = board.get("queue")
+    assert [each["number"] for each in told["entries"]] == list(range(1, ENTRIES_SHOWN + 1))
+    assert told["left_off"] == 1000 - ENTRIES_SHOWN
 
 
 @contextmanager
