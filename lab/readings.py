@@ -7,31 +7,64 @@ are among them where a parameter has one of a few words: free ones may be addres
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from drivers.links.limits import Words, plain
+from drivers.links.limits import Words, limits_of, plain
+from orchestrator.events.status import Readings
 from orchestrator.records.kinds import Reading
 
 if TYPE_CHECKING:
+    from drivers.base import LabInstrument
     from lab.station import Station
 
 
 def known_readings(station: Station) -> tuple[Reading, ...]:
     """The last value of every scalar parameter that has one, submodules included."""
     found: list[Reading] = []
-    for instrument in station.instruments():
+    for instrument, name, parameter, value in _all_known(station):
         identity = instrument.identity
         model, serial = ("", "") if identity is None else (identity.model, identity.serial_number)
+        found.append(
+            Reading(instrument.name, model, serial, name, value, _unit(parameter), _age_s(parameter))
+        )
+    return tuple(found)
+
+
+def known_numbers(station: Station) -> Iterator[Readings]:
+    """The same of those that are numbers, or on and off, with what their drivers take."""
+    for instrument, name, parameter, value in _all_known(station):
+        if not isinstance(value, str):
+            low, high = limits_of(parameter.vals) or (None, None)
+            yield Readings(
+                instrument.name,
+                name,
+                value,
+                _unit(parameter),
+                _finite(low),
+                _finite(high),
+                _age_s(parameter),
+            )
+
+
+def _all_known(station: Station) -> Iterator[tuple[LabInstrument, str, Any, float | bool | str]]:
+    """Instrument, name behind it, parameter and value."""
+    for instrument in station.instruments():
         holders: list[tuple[str, Any]] = [("", instrument)]
         holders += [(f"{name}.", module) for name, module in instrument.submodules.items()]
         for prefix, holder in holders:
             for name, parameter in holder.parameters.items():
-                value = _known(parameter)
-                if value is not None:
-                    unit, age_s = getattr(parameter, "unit", "") or "", _age_s(parameter)
-                    found.append(Reading(instrument.name, model, serial, prefix + name, value, unit, age_s))
-    return tuple(found)
+                if (value := _known(parameter)) is not None:
+                    yield instrument, prefix + name, parameter, value
+
+
+def _unit(parameter: Any) -> str:
+    return getattr(parameter, "unit", "") or ""
+
+
+def _finite(limit: float | None) -> float | None:
+    return limit if limit is not None and math.isfinite(limit) else None
 
 
 def _known(parameter: Any) -> float | bool | str | None:

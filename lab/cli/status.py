@@ -26,7 +26,7 @@ from lab.runs.following.verdict import Verdict, verdict
 from lab.runs.shown import echo, shown
 from lab.runs.testbeds.folder import SECRETS, find_testbed, own_testbed
 from lab.testbed import load_testbed
-from orchestrator.events.status import RingStatus
+from orchestrator.events.status import LightNow, Readings, RingStatus
 
 CONNECT_TIMEOUT_S = 5.0
 SNAPSHOT_PATIENCE_S = 5.0
@@ -91,8 +91,8 @@ def show_changes(observer: Observer, as_json: bool, going_on: Callable[[], bool]
 
 
 def _tell(heard: Heard, observer: Observer, as_json: bool) -> None:
-    """One line; the ring's own word comes every second and is in the verdict already."""
+    """One line; what comes every second, to be looked at and not to be read, is left out for people."""
     if as_json:
         echo(json_of(ItemLine.of(heard, observer.clock())))
-    elif not isinstance(heard.item, RingStatus):
+    elif not isinstance(heard.item, RingStatus | LightNow | Readings):
         echo(view.change(heard))

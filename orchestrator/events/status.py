@@ -29,7 +29,7 @@ Light: TypeAlias = Literal["assumed", "gated"]
 """The relay's light: believed to be steady and from one side, or counted in the own window by each user's counter."""
 Monitoring: TypeAlias = Literal["monitored", "calibrated"]
 """The intensity: read by a sensor while key is made, or believed since the last calibration."""
-KEPT_PER_ROLE = 512
+KEPT_PER_ROLE = 1024
 """Subjects of one role that are kept; a ring of 256 users needs fewer."""
 
 
@@ -144,6 +144,48 @@ class Served(Item, frozen=True):
     leases: Count
     failed: Count
     light_s: Seconds
+
+
+class LightNow(Item, frozen=True):
+    """Key light in the ring at this moment, said once a second at most; without ``first`` there is none.
+
+    A lease of the pair is at ``pulses`` of ``planned_pulses``, and ``lost_frames`` of its frames are lost.  ``d1_cps`` and
+    ``d2_cps``: clicks in the gates per second of light, over the frames since the last word; None before there is one.
+    ``backscatter_cps``: what came between the pulses of the light at rest before the first frame less dark counts, per
+    second and detector, so scattered light and what the carver leaves; None where it was not looked at.  Sums over a frame
+    and more, and later than the announcements: they say nothing of a slot.
+    """
+
+    said_by = (RELAY,)
+
+    first: Role | None = None
+    second: Role | None = None
+    pulses: Count = 0
+    planned_pulses: Count = 0
+    lost_frames: Count = 0
+    d1_cps: float | None = None
+    d2_cps: float | None = None
+    backscatter_cps: float | None = None
+
+
+class Readings(Item, frozen=True):
+    """A parameter of an instrument as it was last read or set, ``age_s`` before this was said; said where that changed.
+
+    ``low`` and ``high``: between which no alarm begins, or what the driver takes; None where there is no such limit.
+    Of the relay all single numbers that are known, as it has no secrets.  Of a user temperatures, and the light on its
+    sensors while its station is bypassed, and nothing else (:mod:`orchestrator.processes.readings_told`).
+    """
+
+    about = ("instrument", "parameter")
+    said_by = (NODE, RELAY)
+
+    instrument: InstrumentName
+    parameter: Annotated[str, Meta(min_length=1, max_length=64)]
+    value: float | bool
+    unit: Annotated[str, Meta(max_length=32)] = ""
+    low: float | None = None
+    high: float | None = None
+    age_s: Seconds = 0.0
 
 
 AlarmName: TypeAlias = Literal[
@@ -335,7 +377,7 @@ class HubStatus(Item, frozen=True):
     overloads: Count
 
 
-PeerItem: TypeAlias = Stock | BlockReport | Epsilons | Ready | Served | Alarm | Learning
+PeerItem: TypeAlias = Stock | BlockReport | Epsilons | Ready | Served | LightNow | Readings | Alarm | Learning
 """What roles say of themselves."""
 HubItem: TypeAlias = PeerStatus | PairStatus | LeaseStatus | RingStatus | QueueStatus | Refusals | HubStatus
 """What the orchestrator is the only source of."""
@@ -371,5 +413,7 @@ def _peers_named(item: PeerItem) -> set[str]:
             return {name for pair in item.waits for name in pair}
         case Alarm() if item.peer:
             return {item.peer}
+        case LightNow():
+            return {name for name in (item.first, item.second) if name}
         case _:
             return set()

@@ -67,7 +67,7 @@ beginning and the end for readings of its light, which take up to ten seconds ea
 
 
 Clicks: TypeAlias = tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8]]
-"""The slots that clicked, and the outcome in each."""
+"""The slots that clicked, uint32 of shape (n,), and the outcome in each, uint8 of shape (n,)."""
 
 
 @dataclass(frozen=True)
@@ -145,15 +145,17 @@ class RelayLight:
         plan: PlannedLight,
         *,
         on_latched: Callable[[str], None] = lambda text: None,
-        on_frame: Callable[[int, int | FrameLost], None] = lambda frame, clicks: None,
+        on_frame: Callable[[int, Clicks | FrameLost], None] = lambda frame, clicks: None,
         on_tracked: OnCorrection = lambda frame, correction: None,
         on_aligning: Callable[[float], None] = lambda part: None,
+        on_rest: Callable[[float], None] = lambda backscatter_cps: None,
     ) -> FramesServed:
         """Serve the light phase of one lease.
 
         ``on_frame`` gets the frame index and its clicks, or what users are told of a frame that was fired and lost.
         ``on_latched`` is told of detectors that were brought back, ``on_tracked`` of what was corrected after a frame,
-        ``on_aligning`` now and then of the part of the parties that have aligned their polarisation before the frames.
+        ``on_aligning`` now and then of the part of the parties that have aligned their polarisation before the frames,
+        ``on_rest`` of what comes between pulses of light at rest less dark counts, per second and detector.
         Raises LightAborted, ChannelError or InstrumentError.
         """
         users = UsersInStep(channels, n_frames, USER_PATIENCE * self._timeout_s)
@@ -169,7 +171,7 @@ class RelayLight:
             holding = own.hold(self._testbed, plan.pair, on_tracked) if own else None
             self._launching.check_running()
             if plan.arriving:
-                for corrected in self._corrected_at_rest(plan, latching):
+                for corrected in self._corrected_at_rest(plan, latching, on_rest):
                     on_tracked(0, corrected)
                 expose = partial(self._expose, 0, plan, latching, on_tracked)
                 serve_looks(channels[0], expose, USER_PATIENCE * self._timeout_s)
@@ -195,7 +197,7 @@ class RelayLight:
                     holding.after(frame, clicks[0].size)
                 said.append(frame_digest(announcement))
                 announced += clicks[0].size
-                on_frame(frame, clicks[0].size)
+                on_frame(frame, clicks)
             return FramesServed(announced, tuple(lost), block_digest(said))
         except BaseException as error:
             last.insert(0, aborting(error))
@@ -266,7 +268,9 @@ class RelayLight:
             slots_per_frame=protocol.slots_per_frame,
         )
 
-    def _corrected_at_rest(self, plan: PlannedLight, latching: Latching) -> Iterator[Correction]:
+    def _corrected_at_rest(
+        self, plan: PlannedLight, latching: Latching, on_rest: Callable[[float], None]
+    ) -> Iterator[Correction]:
         """With all modulators at rest: the carver's null found anew where light passes between pulses, then the launch levelled.
 
         LightAborted where it still passes.
@@ -286,6 +290,8 @@ class RelayLight:
             yield Correction(
                 "light between pulses", between.counted_db, found.counted_db, "dB of a pulse", why
             )
+        dark = self._testbed.calibration.dark_count_probability
+        on_rest(float(counts.flat_per_gate.mean() - dark) / counts.gate_ns * 1e9)
         if levelled := self._launching.level(plan, counts.arriving):
             yield levelled
 

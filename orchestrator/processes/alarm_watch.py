@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from lab.alarms.book import AlarmBook, Observed
 from lab.alarms.kept import KeptAlarm, keep_alarms, kept_alarms
@@ -25,6 +26,7 @@ from orchestrator.wire.links import LinkState
 
 logger = logging.getLogger(__name__)
 
+Listen: TypeAlias = Callable[[Sequence[Observed], float], None]
 EVERY_S = 1.0
 
 
@@ -54,11 +56,11 @@ class AlarmWatch:
         self._lock = runtime.lock()
         self._listener = runtime.event()
         self._stop = runtime.event()
-        self._listen: Callable[[Sequence[Observed], float], None] | None = None
+        self._listening: tuple[Listen, ...] = ()
 
-    def when_looked(self, listen: Callable[[Sequence[Observed], float], None]) -> None:
-        """Have ``listen`` called with all that was looked at, and when; to be said before the start."""
-        self._listen = listen
+    def when_looked(self, *listening: Listen) -> None:
+        """Have each called with all that was looked at, and when; to be said before the start."""
+        self._listening = listening
 
     def start(self) -> None:
         """Begin to watch."""
@@ -80,8 +82,8 @@ class AlarmWatch:
     def look(self) -> None:
         """Ask every source, and tell what changed."""
         observed = [each for source in self._sources for each in source()]
-        if self._listen is not None:
-            self._listen(observed, runtime.now())
+        for listen in self._listening:
+            listen(observed, runtime.now())
         with self._lock:
             changes = self._book.observe(observed, runtime.now())
             self._tell(changes)

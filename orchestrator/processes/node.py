@@ -71,6 +71,7 @@ from orchestrator.processes.node_control import NODE_ERRORS, NodeControl
 from orchestrator.processes.node_store import open_node_store
 from orchestrator.processes.pair_lines import LowWater
 from orchestrator.processes.pair_worker import PairWorker
+from orchestrator.processes.readings_told import ReadingsTold
 from orchestrator.processes.role_records import Readings, keep_testbed, lane_books
 from orchestrator.protocols.block_planning import plan_for
 from orchestrator.records.keeping import Records
@@ -141,8 +142,7 @@ class Node:
         self.name = name
         self._light = light
         self._store = store
-        self._agent = agent
-        self._emit = emit
+        self._agent, self._emit = agent, emit
         self.peers = tuple(user for user in testbed.user_names() if user != name)
         self.workers = {peer: PairWorker(agent, store, peer) for peer in self.peers}
         self._stopping = False
@@ -473,7 +473,7 @@ def run_node(
             readings=lambda: known_readings(station),
         )
         interlock.when_tripped(node.interrupt)
-        node.alarms.when_looked(sets.look)
+        node.alarms.when_looked(sets.look, ReadingsTold.of_user(agent, testbed.alarm_table()).look)
         service = DeliveryService(
             store,
             node.peers,

@@ -26,7 +26,7 @@ from orchestrator.hub.connect import connect_agent
 from orchestrator.light.calibration.parties import RelayParty
 from orchestrator.light.launching import RelayInstruments, planned_light
 from orchestrator.light.messages import FrameLost, reason_of
-from orchestrator.light.relay import RelayLight
+from orchestrator.light.relay import Clicks, RelayLight
 from orchestrator.light.tracking.polarization_kept import KeptSettings
 from orchestrator.processes.alarm_sources import (
     CALIBRATION_EVERY_S,
@@ -44,6 +44,8 @@ from orchestrator.processes.calibrating import Calibrating
 from orchestrator.processes.data_sets import DataSets
 from orchestrator.processes.following import telling
 from orchestrator.processes.interlock_causes import detector_watch, station_watch, tripped_by_light
+from orchestrator.processes.light_told import LightTold
+from orchestrator.processes.readings_told import ReadingsTold
 from orchestrator.processes.role_records import keep_testbed, light_served
 from orchestrator.records.keeping import Records
 from orchestrator.records.kinds import RoleStopped
@@ -124,7 +126,8 @@ def run_relay(
     slow = Polled(of_instruments(station), INSTRUMENTS_EVERY_S, "instruments")
     sources: list[Source] = [rates, of_interlock(interlock), lambda: list(brought_back), ages, slow, sets]
     alarms = AlarmWatch(agent, "relay", testbed.alarm_table(), sources, emit, state_dir)
-    alarms.when_looked(sets.look)
+    readings = ReadingsTold.of_relay(agent, testbed.alarm_table(), station)
+    alarms.when_looked(sets.look, readings.look)
 
     def calibration(lease: HeldLease) -> LightStatistics:
         statistics = calibrating.relay(lease, with_values)
@@ -150,22 +153,27 @@ def run_relay(
                 Observed("instrument", at_s=runtime.now(), text=f"{pair_name(lease.pair)}: {text}")
             ]
 
-        def on_frame(frame: int, clicks: int | FrameLost) -> None:
+        def on_frame(frame: int, clicks: Clicks | FrameLost) -> None:
+            told.frame(frame, clicks)
+            count = 0
             if isinstance(clicks, FrameLost):
                 lost.append(clicks)
-                clicks = 0
+            else:
+                count = clicks[0].size
             if frame % FRAMES_PER_EVENT == FRAMES_PER_EVENT - 1 or frame == lease.n_frames - 1:
                 pulses = (frame + 1) * slots
                 planned, at_s = lease.n_frames * slots, runtime.now()
                 why = lost[-1].reason if lost else ""
-                emit(LightProgress(*lease.pair, pulses, planned, clicks, at_s, len(lost), why))
+                emit(LightProgress(*lease.pair, pulses, planned, count, at_s, len(lost), why))
 
-        with LightChannels(agent, lease, lease.pair) as channels:
+        told = LightTold(agent, lease.pair, lease.n_frames, slots, testbed.protocol.clock_hz)
+        with LightChannels(agent, lease, lease.pair) as channels, told:
             served_frames = light.run(
                 (channels[0], channels[1]),
                 lease.n_frames,
                 planned_light(calibrated, *lease.pair),
                 on_frame=on_frame,
+                on_rest=told.at_rest,
                 on_latched=tell_latched,
                 on_tracked=telling(emit, "relay", lease.pair),
                 on_aligning=lambda part: emit(

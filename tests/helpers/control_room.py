@@ -23,9 +23,11 @@ from orchestrator.events.status import (
     LaneStock,
     Learning,
     LeaseStatus,
+    LightNow,
     PairStatus,
     PeerStatus,
     QueueStatus,
+    Readings,
     RingStatus,
     StatusItem,
     Stock,
@@ -55,6 +57,11 @@ def words(machine: Machine) -> Iterator[tuple[str, StatusItem]]:
         yield "orchestrator", PeerStatus(role, present=role != "dave", ready=role != "carol", reason="")
     yield "orchestrator", RingStatus("granted", 3.0, "alice", "bob", 12)
     yield "orchestrator", QueueStatus(2, 0, 1)
+    yield "relay", LightNow("alice", "bob", 50_331_648, 100_663_296, 1, 290_000.0, 280_000.0, 410.0)
+    yield "relay", Readings("laser", "temperature_c", 31.5, "degC", 10.0, 45.0, 0.4)
+    yield "relay", Readings("laser", "power_mw", 9.98, "mW", 0.0, 20.0, 3.0)
+    yield "relay", Readings("D1", "detector-rate", 12_400.0, "1/s", None, 3e6, 0.1)
+    yield "alice", Readings("awg_alice", "temperature_c", 47.2, "degC", 10.0, 45.0, 2.0)
     for number, (first, second) in enumerate(machine.testbed.pairs()):
         stored = number != 2
         yield "orchestrator", PairStatus(first, second, 90_000 * number, 400_000, 0, 9000.0, number > 1, True)

@@ -24,9 +24,11 @@ from orchestrator.events.status import (
     LaneStock,
     Learning,
     LeaseStatus,
+    LightNow,
     PairStatus,
     PeerStatus,
     QueueStatus,
+    Readings,
     Ready,
     Refusals,
     RingStatus,
@@ -269,7 +271,12 @@ def test_every_document_is_as_its_published_schema_says(
         "its schema is another: write what schema_text() says there, and grow SCHEMA"
     )
     validator = jsonschema.Draft202012Validator(json.loads(published))
-    more = [("alice", Stock([LaneStock("bob", "mask", 5000)]), 1.0), ("bob", Unknown("Decoyed"), 2.0)]
+    more = [
+        ("alice", Stock([LaneStock("bob", "mask", 5000)]), 1.0),
+        ("bob", Unknown("Decoyed"), 2.0),
+        ("relay", LightNow("alice", "bob", 5, 10), 0.1),
+        ("relay", Readings("laser", "emission", True), 0.1),
+    ]
     listening = observed(
         LinkUp(1), *told(*ring(), *TROUBLED, *more, ("fl-server", Learning("r", "otp", "running", 3), 1.0))
     )
@@ -282,6 +289,17 @@ def test_every_document_is_as_its_published_schema_says(
     assert msgspec.json.decode(lines[-1], type=Document) == document_of(listening)
     with pytest.raises(jsonschema.ValidationError):
         validator.validate(json.loads(lines[-1]) | {"schema": 1})
+
+
+def test_the_page_tells_of_light_while_there_is_some(observed: Make) -> None:
+    light = LightNow("alice", "bob", 250, 1000, 2, 12_345.0, 11_000.0, -3.0)
+    listening = observed(LinkUp(1), *told(*ring(), ("relay", light, 0.4)))
+    listening.poll()
+    line = "light: alice-bob 25 % of a block, D1 12.3k/s, D2 11k/s, between pulses 0/s, 2 frames lost, told 0.4 s ago"
+    assert line in page(listening).splitlines()
+    dark = observed(LinkUp(1), *told(*ring(), ("relay", LightNow(), 0.4)))
+    dark.poll()
+    assert "light:" not in page(dark)
 
 
 def test_relays_death_is_the_first_line(observed: Make) -> None:

@@ -17,8 +17,10 @@ from orchestrator.events.status import (
     Epsilons,
     LaneStock,
     Learning,
+    LightNow,
     PairStatus,
     PeerStatus,
+    Readings,
     Ready,
     Refusals,
     Served,
@@ -37,12 +39,14 @@ ITEMS = {
     "epsilons": Epsilons("c", 0.0, 0.0, 0.0, 0, 0),
     "ready": Ready(True),
     "served": Served(1, 0, 2.0),
+    "light": LightNow("a", "c", 10, 100, 0, 1e4, 2e4),
+    "readings": Readings("laser", "temperature_c", 25.0, "degC"),
     "alarm": Alarm("store", "full"),
     "learning": Learning("run", "otp", "running", 3),
 }
 MAY = {
-    "a": {"stock", "block", "epsilons", "ready", "alarm"},
-    "relay": {"ready", "served", "alarm"},
+    "a": {"stock", "block", "epsilons", "ready", "readings", "alarm"},
+    "relay": {"ready", "served", "light", "readings", "alarm"},
     "fl-server": {"learning", "alarm"},
     "observer": set(),
     "fl-a": set(),
@@ -88,6 +92,11 @@ def test_the_learning_server_names_users_only() -> None:
     assert "who is no user" in objection("fl-server", replace(run, waits=(("a", "eve"),)), USERS)
 
 
+def test_the_relay_tells_of_light_of_users_only() -> None:
+    assert objection("relay", LightNow(), USERS) == ""
+    assert "who is no user" in objection("relay", LightNow("a", "eve"), USERS)
+
+
 def test_what_is_refused_is_counted_shown_once_and_changes_nothing() -> None:
     board = Board()
     board.subscribe(1, 0.0)
@@ -107,7 +116,9 @@ def test_unknown_kinds_are_counted_each_by_itself_and_bounded_as_all_subjects_ar
     told = [board.unknown("a", Unknown(f"kind-{n}"), 3.0) for n in range(2 * KEPT_PER_ROLE)]
     assert told.count(True) == KEPT_PER_ROLE - 1
     board.show_refusals(3.0)
-    assert board.told[1][-1].item == Refusals("a", KEPT_PER_ROLE + 1, "a speaks of more than 512 subjects")
+    assert board.told[1][-1].item == Refusals(
+        "a", KEPT_PER_ROLE + 1, f"a speaks of more than {KEPT_PER_ROLE} subjects"
+    )
 
 
 def test_no_role_replaces_the_word_of_another() -> None:
@@ -162,4 +173,4 @@ def test_what_one_role_may_keep_is_bounded() -> None:
     board = StatusBoard(users, lambda session, message: None)
     answers = [board.heard("u0", Epsilons(peer, 0.0, 0.0, 0.0, 0, 0), 0.0) for peer in users[1:]]
     assert answers.count("") == KEPT_PER_ROLE
-    assert "more than 512 subjects" in answers[-1]
+    assert f"more than {KEPT_PER_ROLE} subjects" in answers[-1]

@@ -26,6 +26,7 @@ from orchestrator.events.status import (
     HubStatus,
     Learning,
     LeaseStatus,
+    LightNow,
     PeerStatus,
     QueueStatus,
     Refusals,
@@ -137,6 +138,8 @@ def _remarks(document: Document) -> Iterable[str]:
     for row in document.items:
         age = f"{ago(row.age_s)} ago"
         match row.data:
+            case LightNow(first=str()) as light:
+                yield shown(f"{light_words(light)}, told {age}")
             case Learning() as run:
                 aborted = f", {run.aborted} aborted" if run.aborted else ""
                 reason = f": {run.reason}" if run.reason else ""
@@ -161,6 +164,17 @@ def _remarks(document: Document) -> Iterable[str]:
                 yield shown(
                     f"{unknown.told_by(row.role)}: {unknown.count} of them, the last {age}: {unknown.reason}"
                 )
+
+
+def light_words(light: LightNow) -> str:
+    """Key light at this moment: whose, how far, and what both detectors see of it."""
+    if light.first is None or light.second is None:
+        return "light: none for key"
+    part = f"{100 * light.pulses / light.planned_pulses:.0f} %" if light.planned_pulses else "begins"
+    rates = (("D1", light.d1_cps), ("D2", light.d2_cps), ("between pulses", light.backscatter_cps))
+    told = "".join(f", {name} {short(max(cps, 0.0))}/s" for name, cps in rates if cps is not None)
+    lost = f", {light.lost_frames} frames lost" if light.lost_frames else ""
+    return f"light: {pair_name((light.first, light.second))} {part} of a block{told}{lost}"
 
 
 def change(heard: Heard) -> str:

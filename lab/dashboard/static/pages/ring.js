@@ -62,7 +62,7 @@ export function mount(root, store) {
     const peers = new Map(store.items("PeerStatus").map(([, peer, age]) => [peer.peer, [peer, age]]));
     middle.light.classList.toggle("on", Boolean(lit));
     say(middle.pair, lit ? pairName(ring.first, ring.second) : "no lease");
-    say(middle.progress, lit && now?.[1].planned_pulses ? `${Math.round((100 * now[1].pulses) / now[1].planned_pulses)} % of the block` : lit ? ring.phase : "");
+    say(middle.progress, lit && now?.[1].first ? `${Math.round((100 * now[1].pulses) / now[1].planned_pulses)} % of the block` : lit ? ring.phase : "");
     for (const [name, part] of parts) {
       const [peer] = peers.get(name) ?? [];
       const holds = lit && (name === ring.first || name === ring.second);
@@ -89,7 +89,8 @@ export function mount(root, store) {
 // What the relay tells of the light: counts a second at both detectors, and what is scattered back where it is known.
 function figures(list, now) {
   const [, light, age] = now ?? [];
-  const told = light ? [["D1", quantity(light.d1_cps, "counts/s")], ["D2", quantity(light.d2_cps, "counts/s")],
-    ["back-scatter", light.backscatter_cps === null || light.backscatter_cps === undefined ? "not measured" : quantity(light.backscatter_cps, "counts/s")], ["age", ago(age)]] : [];
+  const counts = (cps) => (cps === null || cps === undefined ? "not counted yet" : quantity(Math.max(cps, 0), "counts/s"));
+  const told = light?.first ? [["D1", counts(light.d1_cps)], ["D2", counts(light.d2_cps)],
+    ["back-scatter", counts(light.backscatter_cps)], ["age", ago(age)]] : [];
   each(list, told, ([name]) => name, ([name]) => h("div", {}, h("dt", {}, name), h("dd")), (entry, [, text]) => say(entry.children[1], text));
 }
