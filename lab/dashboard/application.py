@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -27,6 +28,7 @@ from lab.dashboard.actions import act
 from lab.dashboard.board import Board
 from lab.dashboard.calibrated import OWN, calibration_page, finding_shown, newest_finding
 from lab.dashboard.door import Door, Tokens, foreign, problem
+from lab.dashboard.series import LONGEST_KEY, Series
 from lab.dashboard.stopping import stop_all
 from lab.runs.testbeds.machine import Machine
 from orchestrator.events.status import RELAY
@@ -45,6 +47,7 @@ UPDATE_S = 0.1
 BEAT_S = 1.0
 """A stream says at least so often that it is alive."""
 LARGEST_BYTES = 16 << 10
+SPAN_DIGITS = 9
 REPORT_POLICY = (
     "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'"
 )
@@ -82,10 +85,18 @@ class Application:
     """Everything that the server answers with."""
 
     def __init__(
-        self, board: Board, machine: Machine, tokens: Tokens, ending: Callable[[], bool], *, alone: bool
+        self,
+        board: Board,
+        machine: Machine,
+        tokens: Tokens,
+        ending: Callable[[], bool],
+        *,
+        alone: bool,
+        series: Series | None = None,
     ) -> None:
         """``ending`` ends every stream, so that the server can; ``alone``: nobody but this machine can ask."""
         self._alone = alone
+        self._series = series or Series()
         self.board, self.machine, self._tokens, self._ending = board, machine, tokens, ending
         self._stopping = ThreadPoolExecutor(2, "dashboard-stop")
         """Stopping waits for no other request."""
@@ -101,6 +112,7 @@ class Application:
                 Route("/events", self._events),
                 Route("/api/who", self._who),
                 Route("/api/board", self._board),
+                Route("/api/series", self._trend),
                 Route("/api/finding/{owner}/{step}", self._finding),
                 Route("/pages/calibration", self._calibration),
                 Route("/api/stop", self._stop, methods=["POST"]),
@@ -120,6 +132,19 @@ class Application:
 
     async def _board(self, _: Request) -> Response:
         return Response(self.board.since(0)[1], media_type="application/json")
+
+    async def _trend(self, request: Request) -> Response:
+        """The last ``span`` seconds of the series ``key``; without a key, which there are."""
+        key = request.query_params.get("key", "")
+        if not key:
+            return JSONResponse({"keys": self._series.keys()})
+        span = request.query_params.get("span", "600")
+        if not (len(span) <= SPAN_DIGITS and span.isascii() and span.isdecimal()):
+            return problem(400, "span is a whole number of seconds, such as span=600")
+        trend = self._series.trend(key, float(span), self.board.now())
+        if trend is None:
+            return problem(404, f"there is no series {key[:LONGEST_KEY]!r}; GET /api/series lists them")
+        return Response(msgspec.json.encode(trend), media_type="application/json")
 
     async def _finding(self, request: Request) -> Response:
         """The latest finding of a step and owner, with its curves."""

@@ -46,6 +46,10 @@ class Board:
         self._number = 0
         self._made: tuple[int, int, str] | None = None
 
+    def now(self) -> float:
+        """Of the board's clock, s."""
+        return self._clock()
+
     @property
     def number(self) -> int:
         """Of the latest change."""

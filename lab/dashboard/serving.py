@@ -20,6 +20,7 @@ from lab.dashboard.application import INDEX, MISSING, Application
 from lab.dashboard.board import Board
 from lab.dashboard.door import Tokens
 from lab.dashboard.machine_watch import MachineWatch
+from lab.dashboard.series import Series
 from lab.dashboard.watching import Watch
 from lab.runs.testbeds.folder import SECRETS, FolderError
 from lab.runs.testbeds.machine import Machine
@@ -145,16 +146,16 @@ def serve(
     host, port = bound.getsockname()[:2]
     alone = ipaddress.ip_address(host).is_loopback
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
-    board = Board(time.monotonic)
+    board, series = Board(time.monotonic), Series()
     token, tokens = tokens_of(machine)
-    application = Application(board, machine, tokens, stop.is_set, alone=alone)
+    application = Application(board, machine, tokens, stop.is_set, alone=alone, series=series)
     secrets = secrets or machine.path.parent / SECRETS
     with ExitStack() as stack:
         stack.enter_context(presence.announced(machine, url))
         thread = stack.enter_context(web_server(application, bound))
         stack.callback(stop.set)
         for watch in (
-            Watch(board, machine.testbed, secrets, reread=partial(load_testbed, machine.path)),
+            Watch(board, machine.testbed, secrets, reread=partial(load_testbed, machine.path), series=series),
             MachineWatch(board, machine, alone=alone),
         ):
             watch.start()

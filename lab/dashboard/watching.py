@@ -20,6 +20,7 @@ from lab.dashboard.board import Board
 from lab.dashboard.lamp import Plan, lamp
 from lab.dashboard.pairs_now import PairsNow
 from lab.dashboard.sentences import sentence
+from lab.dashboard.series import Series
 from lab.runs.following.document import Said
 from lab.runs.following.observer import Heard, Observer, ObserverError
 from lab.runs.following.verdict import Facts, Verdict, verdict
@@ -38,7 +39,7 @@ class Watch:
     """Follows the hub of a testbed until :meth:`close`.
 
     ``connect`` makes an observer or raises ObserverError; ``reread`` gives the testbed as its file has it by then: a hub that
-    comes later may be written there later.
+    comes later may be written there later.  ``series`` gets every number that has a trend.
     """
 
     def __init__(
@@ -48,7 +49,9 @@ class Watch:
         secrets: Path,
         connect: Callable[..., Observer] = Observer.connect,
         reread: Callable[[], Testbed] | None = None,
+        series: Series | None = None,
     ) -> None:
+        self._series = series or Series()
         self._board, self._testbed, self._secrets, self._connect = board, testbed, secrets, connect
         self._reread = reread or (lambda: testbed)
         self._ending = threading.Event()
@@ -110,6 +113,8 @@ class Watch:
         again = value == self._board.get(key)  # told anew because we subscribed anew
         self._board.put(key, value, at_s=heard.since_s)
         self._pairs.note(heard)
+        if not again:
+            self._series.note(key, heard.item, heard.since_s)
         if not again and (said := sentence(heard.role, heard.item)):
             self.log(type(heard.item).__name__, heard.role, said)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lab.dashboard.board import Board
+from lab.dashboard.series import Series
 from lab.runs.testbeds.machine import Machine
 
 LIMIT_S = 30.0
@@ -21,6 +22,7 @@ class Served:
     text: str
     board: Board
     machine: Machine
+    series: Series
 
     @property
     def host(self) -> str:

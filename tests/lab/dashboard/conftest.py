@@ -14,6 +14,7 @@ from served_dashboard import LIMIT_S, Served
 
 from lab.dashboard import serving
 from lab.dashboard.board import Board
+from lab.dashboard.series import Series
 from lab.runs.testbeds.folder import create_folder, template_path
 from lab.runs.testbeds.machine import Machine
 
@@ -37,12 +38,17 @@ def machine(made_ring: Path, tmp_path: Path) -> Machine:
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Served]]:
     """Starts dashboards, and ends them."""
     boards: list[Board] = []
+    series: list[Series] = []
 
-    def keeping(*args: Any) -> Board:
-        boards.append(Board(*args))
-        return boards[-1]
+    def keeping(kept: list[Any], kind: Callable[..., Any]) -> Callable[..., Any]:
+        def make(*args: Any) -> Any:
+            kept.append(kind(*args))
+            return kept[-1]
 
-    monkeypatch.setattr(serving, "Board", keeping)
+        return make
+
+    monkeypatch.setattr(serving, "Board", keeping(boards, Board))
+    monkeypatch.setattr(serving, "Series", keeping(series, Series))
     with ExitStack() as stack:
 
         def start(machine: Machine, listen: str = "127.0.0.1:0") -> Served:
@@ -58,6 +64,6 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Served]]:
             stack.callback(thread.join)
             stack.callback(stop.set)
             assert ready.wait(LIMIT_S)
-            return Served(told[0], told[1], boards[-1], machine)
+            return Served(told[0], told[1], boards[-1], machine, series[-1])
 
         yield start
