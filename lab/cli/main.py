@@ -35,6 +35,7 @@ from lab.cli.options import (
 from lab.cli.qpu import qpu_app
 from lab.cli.queue_app import queue_app
 from lab.cli.runs_app import runs_app
+from lab.cli.up import down, up
 from lab.runs.shown import echo
 from lab.runs.testbeds.folder import DEFAULT_TESTBED
 from orchestrator.protocols.catalogue import DEFAULT, PROTOCOLS
@@ -272,6 +273,8 @@ def keyrate(
 
 for command in (demo, train, compare):
     app.command()(command)
+app.command("up")(up)
+app.command("down")(down)
 app.command("calibrate")(calibrate_command)
 app.command("audit")(audit)
 app.command("dashboard")(dashboard)

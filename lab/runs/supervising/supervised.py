@@ -9,9 +9,12 @@ then its key stores are used and stay.
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +25,20 @@ from msgspec.structs import replace
 from lab.runs.records.gathering import Gathering
 from lab.runs.supervising.private_folder import ending_on_signals, private_folder
 from lab.runs.supervising.supervisor import Supervisor
-from lab.runs.testbeds.folder import SECRETS, STATE, create_folder, find_testbed, source_path
+from lab.runs.testbeds.folder import (
+    RUNNING_FILE,
+    SECRETS,
+    STATE,
+    TESTBED_FILE,
+    UP_LOCK,
+    check_down,
+    create_folder,
+    find_testbed,
+    source_path,
+    up_folder,
+)
 from lab.testbed import Testbed, load_testbed, read_testbed, write_testbed
+from orchestrator.durable import make_folder
 from orchestrator.events.common import Subject, Unknown
 from orchestrator.events.learning import (
     AbortRecord,
@@ -105,23 +120,29 @@ class Run:
         """Whether clients write their unmasked updates, so that sums can be checked: simulations only."""
         return self.testbed.simulation is not None
 
-    def start_ring(self, *, light: bool = True) -> None:
+    def start_ring(self, *, light: bool = True, here: Collection[str] | None = None) -> None:
         """Simulator, hub, relay and nodes; without ``light`` no relay, so that no key is made.
 
-        The simulator fills its addresses, and the options that its instruments need, into the testbed file.
+        The simulator fills its addresses, and the options that its instruments need, into the testbed file.  With
+        ``here`` only roles of that name, and no simulator for a ring that is not simulated.
         """
         path = str(self.testbed_path)
-        self.supervisor.start("simulate", "simulate", path, "--json", "--resolved", path)
-        self.supervisor.start("orchestrator", "orchestrator", path, *self._places)
-        hub = self.supervisor.ready(["simulate", "orchestrator"], START_TIMEOUT_S)["orchestrator"]
-        assert isinstance(hub, HubServing)
-        self._rewrite(hub={"control": hub.control, "bulk": hub.bulk})
-        users = list(self.testbed.user_names())
-        roles = [*(["relay"] if light else []), *users]
+        chosen = self.testbed.roles() if here is None else here
+        first = ["orchestrator"] if "orchestrator" in chosen else []
+        if here is None or self.testbed.simulation is not None:
+            first = ["simulate", *first]
+            self.supervisor.start("simulate", "simulate", path, "--json", "--resolved", path)
+        if "orchestrator" in first:
+            self.supervisor.start("orchestrator", "orchestrator", path, *self._places)
+        hub = self.supervisor.ready(first, START_TIMEOUT_S).get("orchestrator") if first else None
+        if isinstance(hub, HubServing):
+            self._rewrite(hub={"control": hub.control, "bulk": hub.bulk})
+        users = [user for user in self.testbed.user_names() if user in chosen]
+        roles = [*(["relay"] if light and "relay" in chosen else []), *users]
         for role in roles:
             command = ["relay"] if role == "relay" else ["node", role]
             self.supervisor.start(role, *command, path, *self._places)
-        ready = self.supervisor.ready(roles, START_TIMEOUT_S)
+        ready = self.supervisor.ready(roles, START_TIMEOUT_S) if roles else {}
         nodes = {name: each for name, each in ready.items() if isinstance(each, NodeServing)}
         self._rewrite(deliveries={user: nodes[user].delivery for user in users})
 
@@ -284,12 +305,42 @@ def supervised_folder(home: Path, *, records: Path | None = None) -> Iterator[Ru
             run.stop()
 
 
+@contextmanager
+def running_folder(home: Path) -> Iterator[Run]:
+    """The roles of a testbed folder at work in the folder itself: logs and lock in ``state/up``, addresses in ``running.toml``.
+
+    Commands that name the folder find the addresses there while the lock is held, which the roles inherit.
+    Raises FolderError where the roles run already.
+    """
+    source = home / TESTBED_FILE
+    _check(source)
+    make_folder(up_folder(home))
+    lock = os.open(up_folder(home) / UP_LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            check_down(home)
+            raise
+        os.ftruncate(lock, os.pwrite(lock, f"{os.getpid()}\n".encode(), 0))
+        shutil.copyfile(source, home / RUNNING_FILE)
+        places = {"secrets": home.resolve() / SECRETS, "state": home.resolve() / STATE}
+        run = Run(up_folder(home), home / RUNNING_FILE, Supervisor(up_folder(home), lock), **places)
+        try:
+            yield run
+        finally:
+            run.stop()
+            (home / RUNNING_FILE).unlink(missing_ok=True)
+    finally:
+        os.close(lock)
+
+
 class Attached(Run):
     """A testbed whose hub, relay and nodes run elsewhere: only learning processes with secrets here are ours."""
 
     has_ring = False
 
-    def start_ring(self, *, light: bool = True) -> None:
+    def start_ring(self, *, light: bool = True, here: Collection[str] | None = None) -> None:
         """Starts nothing: the ring's processes run elsewhere."""
 
     def checks_sums(self, config: FLConfig) -> bool:

@@ -11,6 +11,8 @@ is carried to its own machine and erased here.
 
 from __future__ import annotations
 
+import fcntl
+import os
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
@@ -27,6 +29,9 @@ TESTBED_FILE = "testbed.toml"
 SECRETS = "secrets"
 STATE = "state"
 """What roles keep, beside the testbed file unless told otherwise."""
+RUNNING_FILE = "running.toml"
+"""The testbed file with the addresses in use, while ``qunetlab up`` runs the roles of its folder."""
+UP_LOCK = ".running"
 STAGING = ".qunetlab-init"
 """Where a testbed folder is made before it gets its place, whole."""
 FIRST_PORT = 47600
@@ -176,11 +181,42 @@ def find_testbed(path: Path) -> Path:
     """The testbed file itself, given the file or its folder."""
     file = path / TESTBED_FILE if path.is_dir() else path
     if file.exists():
-        return file
+        running = file.with_name(RUNNING_FILE)
+        at_work = file.name == TESTBED_FILE and running.exists() and up_process(file.parent) is not None
+        return running if at_work else file
     advice = f"`qunetlab init FOLDER` makes a new testbed; bundled ones are {', '.join(BUNDLED)}"
     near = get_close_matches(path.name, [*BUNDLED, *_testbeds_in(path.parent)], 1)
     meant = f"is {near[0] if near[0] in BUNDLED else path.parent / near[0]} meant?  " if near else ""
     raise TestbedError(file, [("", f"no such file; {meant}{advice}")])
+
+
+def up_folder(home: Path) -> Path:
+    """Where ``qunetlab up`` keeps its lock and the logs of the roles that it started."""
+    return home / STATE / "up"
+
+
+def up_process(home: Path) -> int | None:
+    """The process of ``qunetlab up`` whose roles of this folder run on this machine; None where there is none."""
+    try:
+        descriptor = os.open(up_folder(home) / UP_LOCK, os.O_RDWR)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return int(os.read(descriptor, 20) or 0)
+    finally:
+        os.close(descriptor)
+    return None
+
+
+def check_down(home: Path) -> None:
+    """Raise FolderError where ``qunetlab up`` runs for this folder."""
+    if (process := up_process(home)) is not None:
+        raise FolderError(
+            f"the roles of {home} run already, started by process {process}: look with `qunetlab status {home}`, end them "
+            f"with `qunetlab down {home}`"
+        )
 
 
 def _testbeds_in(folder: Path) -> list[str]:

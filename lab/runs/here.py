@@ -1,0 +1,148 @@
+"""The roles of this machine as one: started together, watched, ended together, and what was then made safe.
+
+A role is of this machine if its secrets lie in the testbed folder.  Learning clients and servers are not among them:
+a training run starts its own.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from lab.runs.supervising.kernels import compile_all
+from lab.runs.supervising.supervised import Run, running_folder
+from lab.runs.testbeds.folder import (
+    SECRETS,
+    TESTBED_FILE,
+    FolderError,
+    check_down,
+    find_testbed,
+    own_testbed,
+    up_folder,
+    up_process,
+)
+from lab.testbed import Testbed, load_testbed
+from orchestrator.events.process import Ended
+
+READY_FILE, ENDED_FILE, LOG_FILE = "ready", "ended", "up.log"
+LOOK_S = 0.5
+DOWN_S = 60.0
+
+
+def home_of(testbed: Path) -> Path:
+    """The folder of a testbed with secrets; raises FolderError or TestbedError saying what to name instead."""
+    home = own_testbed(testbed).parent
+    if not (home / SECRETS).is_dir():
+        raise FolderError(
+            f"there are no secrets in {home / SECRETS}: `qunetlab init FOLDER --template {find_testbed(testbed)}` makes a "
+            "folder that has them, or carry those of the roles of this machine there"
+        )
+    return home
+
+
+def roles_here(home: Path, testbed: Testbed) -> list[str]:
+    """The roles whose secrets lie here: orchestrator, relay, users; raises FolderError where there are none."""
+    roles = ["orchestrator", "relay", *testbed.user_names()]
+    if found := [role for role in roles if (home / SECRETS / role).is_dir()]:
+        return found
+    raise FolderError(f"no role has its secrets in {home / SECRETS}; roles are {', '.join(roles)}")
+
+
+def run_here(home: Path, stop: threading.Event, tell: Callable[[str], None]) -> list[str]:
+    """Run the roles until ``stop``; returns what was made safe, in words, and what was not."""
+    roles = roles_here(home, load_testbed(home / TESTBED_FILE))
+    check_down(home)
+    compile_all()
+    with running_folder(home) as run:
+        for leftover in (READY_FILE, ENDED_FILE):
+            (up_folder(home) / leftover).unlink(missing_ok=True)
+        run.start_ring(here=roles)
+        ready = f"ready: {', '.join(run.supervisor.children)}; logs in {up_folder(home)}"
+        (up_folder(home) / READY_FILE).write_text(ready)
+        tell(ready)
+        while not stop.wait(LOOK_S):
+            _watch(run, tell)
+        run.stop()
+        words = made_safe(run)
+        (up_folder(home) / READY_FILE).unlink()
+        (up_folder(home) / ENDED_FILE).write_text("\n".join(words))
+    return words
+
+
+def _watch(run: Run, tell: Callable[[str], None]) -> None:
+    for name, event in run.supervisor.drain():
+        run.note(name, event)
+        if isinstance(event, Ended):
+            child = run.supervisor.children[name]
+            code = child.process.wait()
+            why = child.failed.text if child.failed else child.failure(lines=1).text
+            tell(f"{name} ENDED with exit code {code}, the others go on; {why}\n  whole log: {child.log}")
+
+
+def made_safe(run: Run) -> list[str]:
+    """How each role ended, and the instruments that the simulator saw out of their safe states."""
+    words = []
+    for name, child in run.supervisor.children.items():
+        code = child.process.wait()
+        owned = [entry.name for entry in run.testbed.instruments if entry.owner == name]
+        if owned and code == 0:
+            words.append(f"{name}: made safe: {', '.join(owned)}")
+        elif code != 0:
+            look = f"; look at {', '.join(owned)}" if owned else ""
+            words.append(f"{name}: ended with exit code {code}, its log is {child.log}{look}")
+    if run.unsafe is not None:
+        seen = (
+            f"NOT in their safe states: {', '.join(run.unsafe)}"
+            if run.unsafe
+            else "every instrument is in its safe state"
+        )
+        words.append(f"simulator: {seen}")
+    return words
+
+
+def detach(home: Path) -> str:
+    """Start :func:`run_here` in a process of its own and wait until it is ready; raises FolderError with its words."""
+    check_down(home)
+    folder = up_folder(home)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    (folder / READY_FILE).unlink(missing_ok=True)
+    with (folder / LOG_FILE).open("wb") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-P", "-m", "lab.cli.main", "up", str(home.resolve())],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    while not (folder / READY_FILE).exists():
+        if child.poll() is not None:
+            raise FolderError(f"it did not start:\n{(folder / LOG_FILE).read_text(errors='replace').strip()}")
+        time.sleep(0.1)
+    return (folder / READY_FILE).read_text()
+
+
+def end_here(home: Path) -> list[str]:
+    """End what ``qunetlab up`` runs for this folder; returns what was made safe.  Raises FolderError."""
+    process = up_process(home)
+    if process is None:
+        raise FolderError(f"`qunetlab up {home}` does not run on this machine, so there is nothing to end")
+    os.kill(process, signal.SIGTERM)
+    give_up = time.monotonic() + DOWN_S
+    while up_process(home) is not None:
+        if time.monotonic() > give_up:
+            raise FolderError(
+                f"process {process} and its roles have not ended within {DOWN_S:g} s; logs: {up_folder(home)}"
+            )
+        time.sleep(0.1)
+    ended = up_folder(home) / ENDED_FILE
+    return (
+        ended.read_text().splitlines()
+        if ended.exists()
+        else ["it ended without a word of what was made safe"]
+    )

@@ -1,0 +1,104 @@
+"""All roles of this machine at once: what is refused, where their addresses are found, and a whole ring up and down."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from command_line import run_qunetlab
+
+from lab.runs.here import roles_here
+from lab.runs.testbeds.folder import (
+    DEFAULT_TESTBED,
+    UP_LOCK,
+    FolderError,
+    create_folder,
+    find_testbed,
+    template_path,
+    up_folder,
+)
+from lab.testbed import load_testbed
+from orchestrator.durable import destroy_folder
+
+if TYPE_CHECKING:
+    from tests.lab.conftest import Command
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return create_folder(tmp_path / "bench", template_path(DEFAULT_TESTBED)).parent
+
+
+@contextmanager
+def held(home: Path) -> Iterator[None]:
+    """The lock as ``qunetlab up`` has it."""
+    up_folder(home).mkdir(parents=True)
+    with (up_folder(home) / UP_LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        yield
+
+
+def test_addresses_in_use_are_found_while_the_roles_run_and_not_after(home: Path) -> None:
+    running = home / "running.toml"
+    running.write_text((home / "testbed.toml").read_text())
+    with held(home):
+        assert find_testbed(home) == find_testbed(home / "testbed.toml") == running
+    assert find_testbed(home) == home / "testbed.toml"
+
+
+def test_a_second_up_says_it_runs_and_how_to_end_it(qunetlab: Command, home: Path) -> None:
+    with held(home):
+        for command in (("up", str(home)), ("up", str(home), "--detach")):
+            said = qunetlab(*command)
+            assert said.returncode == 2
+            assert f"run already, started by process {os.getpid()}" in said.stderr
+            assert f"`qunetlab down {home}`" in said.stderr
+
+
+@pytest.mark.parametrize("command", ["up", "down"])
+def test_a_testbed_without_secrets_says_what_to_do(qunetlab: Command, tmp_path: Path, command: str) -> None:
+    alone = tmp_path / "alone.toml"
+    alone.write_text(template_path(DEFAULT_TESTBED).read_text())
+    assert f"qunetlab init FOLDER --template {alone}" in qunetlab(command, str(alone)).stderr
+    assert "qunetlab init FOLDER" in qunetlab(command, DEFAULT_TESTBED).stderr
+
+
+def test_down_without_up_has_nothing_to_end(qunetlab: Command, home: Path) -> None:
+    said = qunetlab("down", str(home))
+    assert (said.returncode, "nothing to end" in said.stderr) == (2, True)
+
+
+def test_only_roles_whose_secrets_are_here_are_of_this_machine(home: Path) -> None:
+    testbed = load_testbed(home / "testbed.toml")
+    for role in ("orchestrator", "bob", "carol"):
+        destroy_folder(home / "secrets" / role)
+    assert roles_here(home, testbed) == ["relay", "alice", "dave"]
+    for role in ("relay", "alice", "dave"):
+        destroy_folder(home / "secrets" / role)
+    with pytest.raises(FolderError, match="no role has its secrets"):
+        roles_here(home, testbed)
+
+
+@pytest.mark.long
+def test_a_ring_goes_up_and_down_and_says_what_was_made_safe(home: Path) -> None:
+    up = run_qunetlab("up", str(home), "--detach", timeout_s=300)
+    assert up.returncode == 0, up.stderr
+    assert up.stdout.startswith("ready: simulate, orchestrator, relay, alice, bob, carol, dave")
+    try:
+        assert run_qunetlab("status", str(home), "--check").stdout.startswith("IDLE")
+        listed = run_qunetlab("instruments", str(home), "--owner", "relay").stdout
+        assert "IN USE" in listed
+        assert "NOT REACHED" not in listed
+    finally:
+        down = run_qunetlab("down", str(home))
+    assert down.returncode == 0, down.stderr
+    assert "relay: made safe: laser, launch" in down.stdout
+    assert down.stdout.endswith("simulator: every instrument is in its safe state\n")
+    assert not (home / "running.toml").exists()
