@@ -209,7 +209,7 @@ def test_a_source_that_fails_in_a_way_nobody_thought_of_says_so_and_goes_on(
         raise KeyError("disk")
 
     with monkeypatch.context() as patched:
-        patched.setattr(machine_watch.shutil, "disk_usage", broken)
+        patched.setattr(shutil, "disk_usage", broken)
         read(watch, "machine")
         read(watch, "machine")
     assert "the dashboard itself failed: 'disk'" in board.get("problem/machine")

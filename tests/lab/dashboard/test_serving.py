@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -242,6 +243,37 @@ def test_a_light_that_stays_on_is_said_to(machine: Machine, serve: Serve) -> Non
     assert (relay["ok"], relay["verified"], relay["dark"]) == (False, "", {})
     assert "COULD NOT BE MADE SAFE" in relay["text"]
     assert "the key switch is off" in relay["unsafe"]["laser"]
+
+
+def test_a_role_that_stands_still_as_a_whole_is_ended_and_nobody_claims_to_have_seen_it_dark(
+    machine: Machine, serve: Serve
+) -> None:
+    served = serve(machine)
+    folder = machine.folder("relay")
+    folder.mkdir(parents=True)
+    silent = subprocess.Popen(
+        [sys.executable, "-c", SILENT, str(folder / "interlock")], stdout=subprocess.PIPE
+    )
+    assert silent.stdout is not None
+    silent.stdout.readline()
+    told = json.loads(served.ask("POST", "/api/stop")[2])
+    assert silent.wait(LIMIT_S) == -signal.SIGKILL
+    silent.stdout.close()
+    (relay,) = [row for row in told["roles"] if row["role"] == "relay"]
+    assert (relay["ok"], relay["verified"], relay["dark"]) == (True, "", {})
+    assert "was ended and its guard makes its instruments safe" in relay["text"]
+    assert "nobody read back that it is dark" in relay["text"]
+    assert kept_causes(folder)
+
+
+SILENT = """
+import signal, socket, sys
+there = socket.socket(socket.AF_UNIX)
+there.bind(sys.argv[1])
+there.listen(8)
+print("listens", flush=True)
+signal.pause()
+"""
 
 
 def test_a_folder_that_cannot_be_written_shows_everything_and_stops_and_does_nothing_else(
