@@ -8,6 +8,7 @@ Who asks is the user of the machine that runs the dashboard, as with the command
 from __future__ import annotations
 
 import getpass
+import threading
 from collections.abc import Callable
 from typing import Annotated, Any, TypeAlias
 
@@ -15,7 +16,9 @@ import msgspec
 from msgspec import Meta
 
 from lab.calibration.steps import LEASED, STEPS
+from lab.dashboard.machine_watch import records_folder
 from lab.dashboard.presence import FOLDER
+from lab.runs.audit.auditing import audited, lines
 from lab.runs.interlocks import acknowledge, chosen_roles
 from lab.runs.testbeds.machine import Machine
 from orchestrator.decoding import from_plain
@@ -36,6 +39,7 @@ from orchestrator.wire.queue_control import (
     ResumeQueue,
 )
 
+_auditing = threading.Lock()
 TOKEN_FILE = "token"
 SHORTEST_TOKEN = 16
 PATIENCE_S = 10.0
@@ -134,6 +138,10 @@ class Calibrate(_Asked, frozen=True):
     steps: Annotated[tuple[Step, ...], Meta(min_length=1, max_length=64)]
 
 
+class AuditRecords(_Asked, frozen=True):
+    """Hold the records of this folder against each other, from light to model."""
+
+
 # -- what is done ------------------------------------------------------------------------------------------
 
 
@@ -191,6 +199,17 @@ def _calibrate(machine: Machine, asked: Calibrate) -> dict[str, Any]:
     return _queue(machine, AddEntry(_who(), "calibration", (pair,), steps=asked.steps))
 
 
+def _audit(machine: Machine, _: AuditRecords) -> dict[str, Any]:
+    """One at a time: it reads every record and key book there is, without a secret, and writes nothing."""
+    if not _auditing.acquire(blocking=False):
+        raise ActionError("an audit goes on already: wait until it is done")
+    try:
+        found = audited(records_folder(machine))
+    finally:
+        _auditing.release()
+    return {"text": list(lines(found))[-1], "audit": msgspec.to_builtins(found)}
+
+
 def _queue(machine: Machine, request: QueueRequest) -> dict[str, Any]:
     told: Done | QueueShown = ask(machine.folder(ORCHESTRATOR), request, PATIENCE_S)
     if isinstance(told, Done):
@@ -213,6 +232,7 @@ ACTIONS: dict[str, tuple[type[Any], Callable[[Machine, Any], dict[str, Any]]]] =
     "queue-move": (Move, _move),
     "order-key": (OrderKey, _order),
     "calibrate": (Calibrate, _calibrate),
+    "audit": (AuditRecords, _audit),
 }
 """By the name that a page asks for: the request, and what does it."""
 

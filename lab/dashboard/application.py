@@ -40,8 +40,19 @@ MISSING = (
     f"The pages of the dashboard are not in {STATIC}: this installation is not whole, install qunetlab again. The ring goes "
     "on; `qunetlab status` shows it and `qunetlab stop` stops it."
 )
-PAGES = ("", "ring", "pairs", "queue", "instruments", "calibration", "training", "runs", "attacks", "log")
-"""What ``/NAME`` shows; each is drawn by ``static/pages/NAME.js``, the first by ``wall.js``."""
+PAGES = {
+    "": "Wall",
+    "ring": "Ring",
+    "pairs": "Pairs",
+    "queue": "Queue",
+    "instruments": "Instruments",
+    "calibration": "Calibration",
+    "training": "Training",
+    "runs": "Runs",
+    "log": "Log",
+}
+"""What ``/NAME`` shows, by its title; each is drawn by ``static/pages/NAME.js``, the first by ``wall.js``.  Browsers are told
+under the key ``pages``."""
 UPDATE_S = 0.1
 """Least time between two messages of a stream."""
 BEAT_S = 1.0
@@ -101,6 +112,7 @@ class Application:
         self._stopping = ThreadPoolExecutor(2, "dashboard-stop")
         """Stopping waits for no other request."""
         self.changes = Changes(board)
+        board.put("pages", [[name, title] for name, title in PAGES.items()])
         board.changed = self.changes.ring
 
     def asgi(self, names: Collection[str]) -> Starlette:

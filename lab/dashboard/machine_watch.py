@@ -11,6 +11,7 @@ key                           value
                               entries beyond the first :data:`ENTRIES_SHOWN`
 ``interlock/ROLE``            ``{ok, text, state}`` (InterlockState) of each role that owns instruments
 ``runs``                      ``{rows, total, unread}``: what is on record, newest first (:mod:`lab.runs.records.listing`)
+``training``                  rounds of the latest training run (:mod:`lab.dashboard.rounds`), once there is one
 ``plan/FIRST/SECOND``         the plan of a pair and its curve (:mod:`lab.dashboard.planned`)
 ``calibration/OWNER/NAME``    a calibrated value (:mod:`lab.dashboard.calibrated`)
 ``calibration-missing``       steps without values, and ``calibration-page`` the address of the page of all findings
@@ -38,6 +39,7 @@ from lab.calibration.keeping import FINDINGS
 from lab.dashboard.board import Board
 from lab.dashboard.calibrated import calibrated_values, calibration_page, missing_steps
 from lab.dashboard.planned import planned
+from lab.dashboard.rounds import latest_rounds
 from lab.runs.interlocks import owning_roles, states
 from lab.runs.records.listing import found_in
 from lab.runs.testbeds.folder import STATE
@@ -140,7 +142,7 @@ class MachineWatch:
 
     def read_runs(self) -> None:
         """What is on record, where anything was written since."""
-        folder = self._records_folder()
+        folder = records_folder(self._machine)
         orders = self._orders
         written = _sizes(folder, ("state/*/records/*", "records/*/*", "records/*/*/*", f"{FINDINGS}/*.db*"))
         if (
@@ -150,12 +152,9 @@ class MachineWatch:
         found = found_in(folder, orders)
         rows = [msgspec.to_builtins(each) for each in found.listed[: -RUNS_SHOWN - 1 : -1]]
         self._board.put("runs", {"rows": rows, "total": len(found.listed), "unread": found.unread})
+        if (rounds := latest_rounds(found)) is not None:
+            self._board.put("training", rounds)
         self._listed = mark
-
-    def _records_folder(self) -> Path:
-        """Where records lie: the folder whose ``state`` the roles have, or that of the testbed file."""
-        state = self._machine.state
-        return state.parent if state.name == STATE else self._machine.path.parent
 
     def read_plans(self) -> None:
         """The plan of each pair, once for each content of testbed file and book."""
@@ -207,6 +206,11 @@ class MachineWatch:
             "processors": os.cpu_count(),
         }
         self._board.put("machine", value, at_s=time.monotonic())
+
+
+def records_folder(machine: Machine) -> Path:
+    """Where records lie: the folder whose ``state`` the roles have, or that of the testbed file."""
+    return machine.state.parent if machine.state.name == STATE else machine.path.parent
 
 
 def _sizes(folder: Path, patterns: tuple[str, ...]) -> list[tuple[str, int]]:

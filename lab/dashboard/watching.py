@@ -25,7 +25,7 @@ from lab.runs.following.document import Said
 from lab.runs.following.observer import Heard, Observer, ObserverError
 from lab.runs.following.verdict import Facts, Verdict, verdict
 from lab.testbed import Testbed, TestbedError
-from orchestrator.events.status import Pair
+from orchestrator.events.status import RELAY, Pair
 
 logger = logging.getLogger(__name__)
 POLL_S = 0.1
@@ -169,4 +169,8 @@ def described(testbed: Testbed) -> dict[str, object]:
         "users": list(testbed.user_names()),
         "pairs": [list(pair) for pair in testbed.pairs()],
         "simulated": testbed.simulation is not None,
+        "instruments": {
+            owner: [[each.name, each.model] for each in testbed.instruments if each.owner == owner]
+            for owner in (RELAY, *testbed.user_names())
+        },
     }

@@ -69,7 +69,7 @@ class Browser:
         while not done():
             waited_s = time.monotonic() - began_s
             assert waited_s < patience_s, (
-                f"{what}: not within {patience_s:g} s; the page says {self.text()[:800]!r}"
+                f"{what}: not within {patience_s:g} s; the page says {self.text()[:800]!r}, its console {self.complaints()}"
             )
         return time.monotonic() - began_s
 

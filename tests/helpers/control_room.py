@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
+
 from lab.dashboard.application import Application
 from lab.dashboard.board import Board
 from lab.dashboard.door import Tokens
@@ -32,6 +34,7 @@ from orchestrator.events.status import (
     StatusItem,
     Stock,
 )
+from orchestrator.wire.queue_control import QueueRow, QueueShown
 
 TOKEN = "token-of-the-test"
 
@@ -111,11 +114,102 @@ def words(machine: Machine) -> Iterator[tuple[str, StatusItem]]:
     )
 
 
+def readings_of_machine(machine: Machine) -> Iterator[tuple[str, object]]:
+    """What this machine's sockets and files would tell."""
+    yield "queue", msgspec.to_builtins(queue_shown())
+    yield "calibration-page", "/pages/calibration"
+    yield (
+        "calibration-missing",
+        [{"step": "carver", "owner": "relay", "finds": "the bias at which it is dark"}],
+    )
+    for owner, value, uncertainty, withheld in (
+        ("relay", [3.25, 4.5], [0.01, 0.02], ""),
+        ("alice", None, None, "a user's own value"),
+    ):
+        yield (
+            f"calibration/{owner}/delays",
+            {
+                "value": value,
+                "uncertainty": uncertainty,
+                "unit": "ns",
+                "step": "delays",
+                "finds": "when pulses pass",
+                "measured": "2026-11-01T10:00:00+00:00",
+                "valid_h": 24,
+                "stale": "older than 24 h",
+                "withheld": withheld,
+            },
+        )
+    for role in ("relay", *machine.testbed.user_names()):
+        causes = [{"cause": "operator", "text": "stopped at a page", "at": 1e9}] if role == "relay" else []
+        state = {"causes": causes, "unsafe": {"laser": "does not answer"} if causes else {}, "under_way": []}
+        yield f"interlock/{role}", {"ok": not causes, "text": f"{role} is latched", "state": state}
+    at = "2026-11-29T10:00:00Z"
+    users = machine.testbed.user_names()
+    summed = {
+        "accuracy": 0.81,
+        "loss": 0.6,
+        "key_bits": 90_000,
+        "upload_bytes": 120_000,
+        "participants": users,
+    }
+    rounds = [
+        {"round": 1, "at": at, **summed, "survivors": users},
+        {
+            "round": 2,
+            "at": at,
+            "reason": "bob went <script>alert(1)</script>",
+            "key_bits": 10,
+            "participants": users,
+        },
+        {"round": 3, "at": at, **summed, "survivors": users[1:]},
+    ]
+    yield "training", {"run_id": "run-1", "ok": True, "rounds": rounds}
+    about = {"kind": "block", "when": at, "pair": "alice-bob", "qber": 0.007, "code": "0.1.0"}
+    rows = [
+        {"id": f"block/1/{number}", "ok": ok, "result": result, "bits": 9, **about}
+        for number, ok, result in ((9, True, "42 bits"), (8, False, "no key: <script>alert(1)</script>"))
+    ]
+    yield "runs", {"rows": rows, "total": 70, "unread": ["records/x: damaged"]}
+    for number, (first, second) in enumerate(machine.testbed.pairs()):
+        yield (
+            f"plan/{first}/{second}",
+            {
+                "loss_db": 10.0 + number,
+                "rate_bps": 45_000.0,
+                "bench_rate_bps": 6_000.0,
+                "qber": 0.0072,
+                "qber_limit": 0.06,
+                "refusals": [],
+                "curve": [[8.0 + number + step, 90_000.0 / 1.6**step, 0.0072] for step in range(8)],
+            },
+        )
+
+
+def queue_shown() -> QueueShown:
+    """An entry of each state."""
+    rows = [
+        QueueRow(
+            number, "key", f"9 kbit for {what} <script>alert(1)</script>", "eve", "a note", state, reason, 0,
+            None, 10, 9000, 30.0, ready_in_s, 1e9, began_at, ended_at, pairs=(("alice", "bob"),),
+        )
+        for number, what, state, reason, ready_in_s, began_at, ended_at in (
+            (1, "alice-bob", "failed", "bob is away", None, 1e9, 1e9 + 9),
+            (2, "alice-bob", "running", "", 20.0, 1e9 + 10, None),
+            (3, "bob-carol", "waiting", "after entry 2", 60.0, None, None),
+            (4, "bob-carol", "held", "held by mallory", None, None, None),
+        )
+    ]  # fmt: skip
+    return QueueShown("", None, rows)
+
+
 def filled(board: Board, machine: Machine) -> Watch:
     """A watch that has heard :func:`words`; its thread is not started."""
     watch = Watch(board, machine.testbed, machine.path.parent / "secrets", nobody)
     for role, item in words(machine):
         hear(watch, role, item)
+    for key, value in readings_of_machine(machine):
+        board.put(key, value)
     board.put("link", "")
     beat(board)
     return watch

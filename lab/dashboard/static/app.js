@@ -1,11 +1,9 @@
 // The frame of every page: navigation, clock, theme, banner, the stop button; and which page is shown.
 
-import { h, say } from "/static/dom.js";
+import { each, h, say } from "/static/dom.js";
 import { ago } from "/static/format.js";
 import { Store } from "/static/store.js";
 
-const PAGES = [["", "Wall"], ["ring", "Ring"], ["pairs", "Pairs"], ["queue", "Queue"], ["instruments", "Instruments"],
-  ["calibration", "Calibration"], ["training", "Training"], ["runs", "Runs"], ["attacks", "Attacks"], ["log", "Log"]];
 const REDRAW_MS = 250;
 const LOST_S = 1.8;
 const STALE_S = 5;
@@ -16,9 +14,6 @@ let page = null;
 let changed = new Set();
 
 function frame() {
-  const here = location.pathname.slice(1);
-  element("nav").append(...PAGES.map(([path, title]) =>
-    h("a", { href: `/${path}`, "aria-current": path === here ? "page" : null, "data-page": path }, title)));
   element("theme").addEventListener("click", turnTheme);
   element("stop").addEventListener("click", stop);
   document.addEventListener("keydown", (event) => {
@@ -29,6 +24,13 @@ function frame() {
   });
   const theme = localStorage.getItem("theme");
   if (theme) document.documentElement.dataset.theme = theme;
+}
+
+// The server's list of pages.
+function navigate() {
+  const here = location.pathname.slice(1);
+  each(element("nav"), store.get("pages") ?? [], ([path]) => path, ([path, title]) =>
+    h("a", { href: `/${path}`, "aria-current": path === here ? "page" : null, "data-page": path }, title), () => {});
 }
 
 function turnTheme() {
@@ -66,6 +68,7 @@ function tick() {
   element("banner").hidden = !text;
   say(element("banner"), text);
   document.body.classList.toggle("stale", store.staleness() > STALE_S);
+  navigate();
   say(element("clock"), new Date().toLocaleTimeString("en-GB"));
   const name = store.get("testbed")?.name;
   if (name) {
@@ -87,5 +90,8 @@ async function show() {
 frame();
 store.listeners.add((keys) => { for (const key of keys) changed.add(key); });
 store.connect();
+// A page that the browser keeps to go back to would keep its stream, and a browser has six connections to a server.
+addEventListener("pagehide", () => store.close());
+addEventListener("pageshow", (event) => { if (event.persisted) store.connect(); });
 setInterval(tick, REDRAW_MS);
 show();

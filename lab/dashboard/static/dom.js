@@ -40,3 +40,18 @@ export function each(parent, items, keyOf, make, update) {
   }
   for (const child of old.values()) child.remove();
 }
+
+// A table that scrolls alone where the page is narrower; `body` is its tbody.
+export function grid(title, heads, body, attributes = { class: "wide" }) {
+  return h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": title }, h("table", attributes, h("caption", {}, title),
+    h("thead", {}, h("tr", {}, heads.map((head) => h("th", { scope: "col" }, head)))), body));
+}
+
+// A row of a table: one that it is about, and so many cells more.
+export function row(cells) {
+  return h("tr", {}, h("th", { scope: "row" }), Array.from({ length: cells }, () => h("td")));
+}
+
+export function tell(line, texts) {
+  texts.forEach((text, index) => say(line.children[index], String(text ?? "")));
+}

@@ -28,6 +28,12 @@ export class Store {
     };
   }
 
+  close() {
+    this.source.close();
+    clearTimeout(this.again);
+    this.connected = false;
+  }
+
   take(message) {
     const changed = new Set();
     if (message.whole) {

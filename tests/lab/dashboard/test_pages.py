@@ -10,13 +10,13 @@ from types import SimpleNamespace
 
 import pytest
 from browser import Browser, axe_script
-from control_room import beat, filled, hear, made_machine, served
+from control_room import TOKEN, beat, filled, hear, made_machine, served
 
 from lab.dashboard.application import PAGES, STATIC
 from lab.dashboard.board import Board
 from orchestrator.events.status import PeerStatus, RingStatus
 
-DRAWN = [name for name in PAGES if (STATIC / "pages" / f"{name or 'wall'}.js").exists()]
+DRAWN = list(PAGES)
 HEAVIEST_BYTES = 300_000
 
 
@@ -46,6 +46,13 @@ def opened(room: SimpleNamespace, page: str) -> Browser:
         lambda: browser.js("return document.querySelector('main').dataset.drawn"), f"/{page} is drawn"
     )
     return browser
+
+
+def test_every_page_that_can_be_chosen_is_there_and_the_other_way_round(room: SimpleNamespace) -> None:
+    drawn_by = {each.stem for each in (STATIC / "pages").glob("*.js")}
+    assert drawn_by == {name or "wall" for name in PAGES}
+    browser = opened(room, "")
+    assert browser.text("nav").split("\n") == list(PAGES.values())
 
 
 @pytest.mark.parametrize("page", DRAWN)
@@ -84,6 +91,77 @@ def test_the_wall_says_what_the_ring_does(room: SimpleNamespace) -> None:
     assert "alice waits for key with bob" in browser.text(".waits")
     hear(room.watch, "orchestrator", PeerStatus("relay", present=False))
     browser.wait(lambda: "relay is gone" in browser.text(".events"), "the relay's end")
+
+
+def test_pairs_as_a_matrix_with_the_plan_and_what_was_measured(room: SimpleNamespace) -> None:
+    browser = opened(room, "pairs")
+    browser.wait(lambda: "0.72 %" in browser.text(".matrix"), "the matrix")
+    room.browser.js(
+        "const s = document.querySelector('#figure'); s.value = 'last abort'; s.dispatchEvent(new Event('change'))"
+    )
+    browser.wait(
+        lambda: "<script>alert(1)</script>" in browser.text(".matrix"), "why the last block gave no key"
+    )
+    told = browser.js("return document.querySelector('main').textContent")
+    assert "The latest stored block gave 42\u202fkbit/s of light, 93 % of plan." in told
+    assert browser.js("return document.querySelectorAll('details tbody tr').length") == 10
+    assert browser.js("return document.querySelector('canvas').width") > 300
+
+
+def test_an_entry_is_worked_on_after_a_question_and_with_the_token(room: SimpleNamespace) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    room.browser.size(1280, 900)
+    browser = opened(room, "queue")
+    browser.wait(lambda: "after entry 2" in browser.text("tbody"), "the queue")
+    browser.js("sessionStorage.clear()")
+    browser.driver.find_element("css selector", "[aria-label='Hold entry 2']").click()
+    assert "A block that is lit for it is finished" in browser.text("dialog")
+    token = browser.driver.find_element("css selector", "dialog input[type=password]")
+    token.send_keys("wrong", Keys.ENTER)
+    browser.wait(lambda: "wrong token" in browser.text("dialog"), "that the token is wrong")
+    token.clear()
+    token.send_keys(TOKEN, Keys.ENTER)
+    browser.wait(
+        lambda: "Not done" in browser.text("dialog") and "wrong" not in browser.text("dialog"),
+        "that no orchestrator runs",
+    )
+    assert "orchestrator" in browser.text("dialog [role=status]")
+    browser.driver.find_element("tag name", "body").send_keys(Keys.ESCAPE)
+    browser.wait(lambda: not browser.js("return document.querySelector('dialog')"), "the dialog goes")
+
+
+def test_what_roles_instruments_calibrations_rounds_and_runs_say(room: SimpleNamespace) -> None:
+    for page, selector, said in (
+        ("instruments", "tbody", "laser: does not answer"),
+        ("calibration", "tbody", "3.25 ± 0.01 and 4.5 ± 0.02 ns"),
+        ("calibration", "tbody", "a user's own value"),
+        ("calibration", "main", "2 values, 2 of them stale."),
+        ("training", ".problems", "alice waits for key with bob"),
+        ("training", "main", "given up: bob went <script>alert(1)</script>"),
+        ("training", "main", "4, without alice"),
+        ("training", ".figures", "180\u202fkbit"),
+        ("runs", "main", "no key: <script>alert(1)</script>"),
+        ("runs", "main", "2 of the latest 2; 70 are on record"),
+        ("runs", ".problems", "records/x: damaged"),
+    ):
+        browser = opened(room, page)
+        browser.wait(lambda b=browser, said=said, selector=selector: said in b.text(selector), said, 5.0)
+
+
+def test_a_folder_without_records_says_so_when_it_is_audited(room: SimpleNamespace) -> None:
+    browser = opened(room, "runs")
+    browser.js(f"sessionStorage.setItem('token', '{TOKEN}')")
+    browser.driver.find_element("css selector", "main button").click()
+    browser.driver.find_element("css selector", "dialog button[type=submit]").click()
+    browser.wait(lambda: "holds no records" in browser.text("dialog"), "what the audit says")
+
+
+def test_many_pages_after_each_other_leave_no_stream_behind(room: SimpleNamespace) -> None:
+    """A browser has six connections to a server: a seventh page would wait for ever."""
+    for _ in range(4):
+        for page in ("log", "pairs"):
+            opened(room, page)
 
 
 def test_a_hub_that_falls_silent_is_a_banner_and_then_stale(room: SimpleNamespace) -> None:

@@ -1,0 +1,84 @@
+// What instruments read, with limits, age and trend, and how each role stands: its link, its interlock, its alarms.  Nothing is set from here.
+
+import { each, grid, h, row, say, svg, tell } from "/static/dom.js";
+import { ago, short } from "/static/format.js";
+
+const TREND_POINTS = 120;
+const TREND = { width: 120, height: 28 };
+const READINGS = ["instrument", "role", "parameter", "value", "limits", "age", "state", "trend"];
+
+export function mount(root, store) {
+  const role = h("select", { id: "role" });
+  const roles = h("tbody");
+  const readings = h("tbody");
+  const none = h("p");
+  root.replaceChildren(h("h1", {}, "Instruments"),
+    grid("Roles that own instruments", ["role", "instruments", "link", "interlock", "to be made safe", "alarms"], roles),
+    h("p", { class: "filters" }, h("label", {}, "Readings of ", role)), none, grid("Readings", READINGS, readings));
+  const trends = new Map();
+  role.addEventListener("change", update);
+
+  function update() {
+    const owners = store.get("testbed")?.instruments ?? {};
+    const alarms = store.items("Alarm").filter(([, alarm]) => alarm.on);
+    each(roles, Object.entries(owners), ([owner]) => owner, () => row(5), (line, [owner, names]) => tellRole(line, store, owner, names, alarms));
+    each(role, ["", ...Object.keys(owners)], (owner) => owner, (owner) => h("option", { value: owner }, owner || "all roles"), () => {});
+    const all = store.items("Readings");
+    for (const [owner, reading] of all) note(trends, `${owner}/${reading.instrument}/${reading.parameter}`, reading.value);
+    const shown = all.filter(([owner]) => !role.value || owner === role.value);
+    say(none, shown.length ? "Limits are those within which no alarm begins, or what the driver takes. Trends are of what this page saw. Of a user's instruments only temperatures and the light of a bypassed station are told."
+      : "No reading is told: roles that own instruments tell them while they run.");
+    each(readings, shown, ([owner, reading]) => `${owner}/${reading.instrument}/${reading.parameter}`, makeReading, (line, [owner, reading, age]) =>
+      tellReading(line, owner, reading, age, trends.get(`${owner}/${reading.instrument}/${reading.parameter}`), alarms));
+  }
+  return { update };
+}
+
+function tellRole(line, store, owner, names, alarms) {
+  const peer = store.get(`item/orchestrator/PeerStatus/${owner}`);
+  const interlock = store.get(`interlock/${owner}`);
+  const link = !peer ? "not known" : !peer.present ? "gone" : peer.ready ? "here" : ["not ready", peer.reason].filter(Boolean).join(": ");
+  const failed = new Set(peer?.instruments ?? []);
+  const state = interlock?.state;
+  const unsafe = [...Object.entries(state?.unsafe ?? {}).map(([name, why]) => `${name}: ${why}`), ...(state?.under_way ?? []).map((name) => `${name}: under way`)];
+  const own = alarms.filter(([role]) => role === owner).map(([, alarm]) => `${alarm.severity}: ${alarm.text}`);
+  tell(line, [owner, names.map(([name, model]) => `${name} (${model}${failed.has(name) ? ", failed" : ""})`).join(", "), link,
+    interlock ? `${interlock.text} (${ago(store.age(`interlock/${owner}`))} ago)` : "not on this machine", unsafe.join("; ") || (state ? "nothing" : ""), own.join("; ") || "none"]);
+  line.children[2].dataset.state = peer?.present && peer.ready ? "" : "bad";
+  line.children[3].dataset.state = state?.causes.length ? "bad" : "";
+  line.children[4].dataset.state = unsafe.length ? "bad" : "";
+}
+
+function note(trends, key, value) {
+  const points = trends.get(key) ?? [];
+  trends.set(key, points);
+  if (points.at(-1) === value) return;
+  points.push(value);
+  if (points.length > TREND_POINTS) points.shift();
+}
+
+function makeReading() {
+  const line = row(7);
+  line.lastChild.append(svg("svg", { class: "trend", "aria-hidden": "true", viewBox: `0 0 ${TREND.width} ${TREND.height}`, width: TREND.width, height: TREND.height }, svg("polyline", {})));
+  return line;
+}
+
+function tellReading(line, owner, { instrument, parameter, value, unit, low, high, age_s: before }, age, trend, alarms) {
+  const number = typeof value === "number";
+  const beyond = number && ((low !== null && value < low) || (high !== null && value > high));
+  const alarm = alarms.find(([role, one]) => role === owner && one.part === instrument)?.[1];
+  const limits = [low === null ? "" : `from ${short(low)}`, high === null ? "" : `to ${short(high)}`].filter(Boolean).join(" ");
+  const state = alarm ? `alarm: ${alarm.text}` : beyond ? (value < low ? "below its limit" : "above its limit") : limits ? "within limits" : "no limit";
+  tell(line, [instrument, owner, parameter, number ? `${Number(value.toPrecision(6))} ${unit}` : value ? "on" : "off", limits && `${limits} ${unit}`, ago(before + age), state]);
+  line.children[6].dataset.state = alarm || beyond ? "bad" : "";
+  line.querySelector("polyline").setAttribute("points", path(trend.filter((each) => typeof each === "number")));
+}
+
+// Changes of a value, oldest left, from its least to its greatest.
+function path(values) {
+  const low = Math.min(...values);
+  const span = Math.max(...values) - low;
+  const x = (index) => (values.length > 1 ? (TREND.width * index) / (values.length - 1) : 0);
+  const y = (value) => (span ? 2 + (TREND.height - 4) * (1 - (value - low) / span) : TREND.height / 2);
+  return values.map((value, index) => `${x(index).toFixed(1)},${y(value).toFixed(1)}`).join(" ");
+}
