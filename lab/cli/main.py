@@ -18,6 +18,7 @@ from lab.cli.alarms_app import alarms_app
 from lab.cli.audit import audit
 from lab.cli.calibrate_app import calibrate_command
 from lab.cli.dashboard import dashboard
+from lab.cli.doctor import doctor
 from lab.cli.instruments_app import instruments_app
 from lab.cli.keys_app import keys_app
 from lab.cli.learning_app import compare, data_app, demo, fl_app, train
@@ -278,6 +279,7 @@ app.command("down")(down)
 app.command("calibrate")(calibrate_command)
 app.command("audit")(audit)
 app.command("dashboard")(dashboard)
+app.command("doctor")(doctor)
 
 
 @app.command()
