@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import tempfile
 import traceback
 
 from drivers.links.errors import InstrumentError
@@ -45,6 +46,27 @@ def explain(error: Exception) -> tuple[int, str]:
     _, text = expected or (1, f"error: {error}")
     places = full_places(sys.argv[1:], os.environ)
     return 1, "\n".join([text, *(f"  {place.text()}" for place in places)])
+
+
+def text_on_terminal(error: Exception, text: str, *, debug: bool) -> str:
+    """What a person is shown: with ``debug`` the trace too; of an unexpected error, else, where its trace was written.
+
+    Logs, which are no terminal, get the whole text.
+    """
+    trace = "".join(traceback.format_exception(error))
+    if debug:
+        return text if text.startswith(UNEXPECTED) else f"{trace}{text}"
+    if not text.startswith(UNEXPECTED) or not sys.stderr.isatty():
+        return text
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="qunetlab-trace-", suffix=".txt", delete=False) as file:
+            file.write(trace)
+    except OSError:
+        return text
+    return (
+        f"unexpected error: {type(error).__name__}: {error}\n  this is a fault of qunetlab: please report it, with the "
+        f"trace in {file.name} (or repeat the command with --debug)"
+    )
 
 
 def tell_supervisor(error: Exception, text: str) -> None:

@@ -19,6 +19,7 @@ from lab.cli.audit import audit
 from lab.cli.calibrate_app import calibrate_command
 from lab.cli.dashboard import dashboard
 from lab.cli.doctor import doctor
+from lab.cli.examples import shown_on_pages
 from lab.cli.instruments_app import instruments_app
 from lab.cli.keys_app import keys_app
 from lab.cli.learning_app import compare, data_app, demo, fl_app, train
@@ -41,13 +42,12 @@ from lab.runs.shown import echo
 from lab.runs.testbeds.folder import DEFAULT_TESTBED
 from orchestrator.protocols.catalogue import DEFAULT, PROTOCOLS
 
+DEBUG = "--debug"
 RoleArgument = Annotated[str | None, typer.Argument(metavar="[ROLE]", help="relay or a user; all without.")]
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
-    help="Lab control and orchestration for a quantum-secure federated-learning testbed.",
 )
 app.add_typer(instruments_app, name="instruments")
 app.add_typer(alarms_app, name="alarms")
@@ -57,6 +57,15 @@ app.add_typer(keys_app, name="keys")
 app.add_typer(qpu_app, name="qpu")
 app.add_typer(queue_app, name="queue")
 app.add_typer(runs_app, name="runs")
+
+
+@app.callback()
+def everything(
+    debug: Annotated[
+        bool, typer.Option(DEBUG, help="Where something fails, show the trace too; may stand anywhere.")
+    ] = False,
+) -> None:
+    """Lab control and orchestration for a quantum-secure federated-learning testbed."""
 
 
 @app.command()
@@ -401,6 +410,9 @@ def compile_command() -> None:
     compile_all()
 
 
+shown_on_pages(app)
+
+
 def main() -> None:
     """Entry point: turns expected errors into one clear message and an exit code.
 
@@ -408,18 +420,19 @@ def main() -> None:
     """
     from orchestrator.core_files import no_core_files
 
+    debug = DEBUG in sys.argv[1:]
     try:
         no_core_files()
         _stand_somewhere()
-        app()
+        app([word for word in sys.argv[1:] if word != DEBUG])
     except KeyboardInterrupt:
         echo("interrupted", err=True)
         sys.exit(EXIT_INTERRUPTED)
     except Exception as error:  # noqa: BLE001 - the last place where an error can be told to the user
-        from lab.cli.errors import explain, tell_supervisor
+        from lab.cli.errors import explain, tell_supervisor, text_on_terminal
 
         code, text = explain(error)
-        echo(text, err=True)
+        echo(text_on_terminal(error, text, debug=debug), err=True)
         tell_supervisor(error, text)
         sys.exit(code)
 

@@ -10,6 +10,7 @@ import click
 import pytest
 import typer
 
+from lab.cli.examples import EXAMPLES, PANELS, commands_of
 from lab.cli.main import app
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,3 +54,21 @@ def test_the_pages_show_commands_and_a_wrong_one_is_refused() -> None:
     assert len(SHOWN) > 40
     with pytest.raises(click.ClickException):
         take("qunetlab calibrate --from ring")
+
+
+NO_EXAMPLE_YET = {"monitor", "scan", "set"}
+
+
+def test_every_help_page_ends_with_examples_that_are_taken() -> None:
+    named = {path: command for path, command in commands_of(app) if path not in NO_EXAMPLE_YET}
+    assert set(named) == set(EXAMPLES)
+    for path, lines in EXAMPLES.items():
+        assert all(line in str(named[path].epilog) for line in lines)
+        for line in lines:
+            take(line)
+            assert line.startswith(f"qunetlab {path.removesuffix(' list').removesuffix(' show')}")
+
+
+def test_every_command_has_its_group_on_the_top_page() -> None:
+    grouped = set(" ".join(PANELS.values()).split())
+    assert {path.split()[0] for path, _ in commands_of(app)} <= grouped

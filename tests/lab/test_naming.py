@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from command_line import run_qunetlab
 
 from lab.cli.naming import known_testbeds
 from lab.runs.testbeds.folder import DEFAULT_TESTBED, create_folder, template_path
@@ -100,3 +102,24 @@ def test_a_shell_offers_what_lies_here(home: Path, monkeypatch: pytest.MonkeyPat
     assert known_testbeds("simulated-f") == ["simulated-four-node", "simulated-full-bench"]
     assert known_testbeds("") == [*known_testbeds("sim"), "physical-ring-example", "bench", "plain.toml"]
     assert known_testbeds(f"{home}/b") == [f"{home}/bench"]
+
+
+@pytest.mark.parametrize("columns", ["60", "200"])
+@pytest.mark.parametrize(
+    "terminal", [{"NO_COLOR": "1"}, {"TERM": "dumb"}, {"LC_ALL": "C", "PYTHONIOENCODING": "ascii:strict"}]
+)
+def test_help_and_errors_fit_any_terminal(columns: str, terminal: dict[str, str]) -> None:
+    env = {**os.environ, "COLUMNS": columns, **terminal}
+    said = run_qunetlab("stop", "--help", env=env)
+    assert said.returncode == 0, said.stderr
+    assert max(map(len, said.stdout.splitlines())) <= int(columns)
+    assert "qunetlab stop bench relay" in said.stdout
+    assert "\x1b[" not in said.stdout
+
+
+def test_a_trace_is_shown_where_it_is_asked_for() -> None:
+    plain, debug = (run_qunetlab("check", "nowhere", *more) for more in ((), ("--debug",)))
+    assert plain.returncode == debug.returncode == 2
+    assert "Traceback" not in plain.stderr
+    assert "Traceback" in debug.stderr
+    assert debug.stderr.endswith(plain.stderr)
