@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 from browser import Browser, axe_script
 from control_room import TOKEN, beat, filled, hear, made_machine, served
 
+from lab.calibration.finding import Curve, Finding
+from lab.calibration.keeping import FINDINGS
+from lab.calibration.steps import Step
 from lab.dashboard.application import PAGES, STATIC
 from lab.dashboard.board import Board
 from orchestrator.events.status import PeerStatus, RingStatus
@@ -147,6 +152,25 @@ def test_what_roles_instruments_calibrations_rounds_and_runs_say(room: SimpleNam
     ):
         browser = opened(room, page)
         browser.wait(lambda b=browser, said=said, selector=selector: said in b.text(selector), said, 5.0)
+
+
+def test_curves_of_a_finding_are_drawn_and_told(room: SimpleNamespace) -> None:
+    curve = Curve(
+        "Counts", "delay (ns)", "counts", [3.0, 1234.567], {"alice": [5.0, 9.0]}, {"alice": [5.1, 8.8]}
+    )
+    finding = Finding(
+        Step("delays"), "relay", {}, {}, {}, {}, {}, [curve], 1.0, measured=datetime(2026, 1, 1, tzinfo=UTC)
+    )
+    folder = room.machine.path.parent / FINDINGS
+    folder.mkdir()
+    (folder / "20260101-delays-relay.json").write_bytes(msgspec.json.encode(finding))
+    room.browser.size(390, 844)
+    browser = opened(room, "calibration")
+    browser.wait(lambda: browser.text("#finding"), "the findings")
+    browser.driver.find_element("css selector", "form button").click()
+    browser.wait(lambda: browser.js("return document.querySelector('main canvas')"), "the plot")
+    assert "1234.5798.8" in browser.js("return document.querySelector('details').textContent")
+    assert browser.js("return document.documentElement.scrollWidth") <= 390
 
 
 def test_a_folder_without_records_says_so_when_it_is_audited(room: SimpleNamespace) -> None:

@@ -67,6 +67,6 @@ function drawn({ title, x_label: x, y_label: y, x: at, measured, fitted }) {
   const body = h("tbody");
   const data = [at, ...columns.map(({ values }) => values)].map((column) => order.map((index) => column[index]));
   requestAnimationFrame(() => chart(place, { x: { label: x }, y: { label: y }, series: columns }).set(data));
-  each(body, data[0].map((_, index) => data.map((column) => column[index])), (line) => line[0], () => row(columns.length), (line, texts) => tell(line, texts.map(short)));
+  each(body, data[0].map((_, index) => data.map((column) => column[index])), (line) => line[0], () => row(columns.length), (line, texts) => tell(line, texts.map((each) => (each === null ? "" : Number(each.toPrecision(6))))));
   return [h("h3", {}, title), place, h("details", {}, h("summary", {}, "The same as a table"), grid(title, [x, ...columns.map(({ label }) => label)], body, {}))];
 }
