@@ -21,9 +21,11 @@ from lab.cli.dashboard import dashboard
 from lab.cli.doctor import doctor
 from lab.cli.examples import shown_on_pages
 from lab.cli.instruments_app import instruments_app
+from lab.cli.keycost import keycost
 from lab.cli.keys_app import keys_app
 from lab.cli.learning_app import compare, data_app, demo, fl_app, train
 from lab.cli.naming import told_apart, users_and_testbed
+from lab.cli.new import new
 from lab.cli.options import (
     EXIT_INTERRUPTED,
     Json,
@@ -281,7 +283,7 @@ def keyrate(
     show(report, as_json, as_table(report))
 
 
-for command in (demo, train, compare):
+for command in (demo, train, compare, new, keycost):
     app.command()(command)
 app.command("up")(up)
 app.command("down")(down)

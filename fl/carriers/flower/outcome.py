@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from flwr.app import MetricRecord
 from flwr.serverapp.strategy import Result
 
+from fl.keys.budget import counted, quantity
 from orchestrator.events.learning import Clipping
 
 
@@ -33,6 +34,14 @@ class RoundOutcome:
     duration_s: float
     clipping: Clipping | None = None
     leak: str = ""
+
+    @property
+    def cost(self) -> str:
+        """What the round took, in words."""
+        pairs = len(self.participants) * (len(self.participants) - 1) // 2
+        burnt = "burnt" if self.reason else "used"
+        key = f"{quantity(self.key_bits)} of key ({self.key_supply}) {burnt}, {counted(pairs, 'pair')}"
+        return f"{key}; {self.upload_bytes:,} bytes from {counted(len(self.participants), 'client')}"
 
     @property
     def metrics(self) -> MetricRecord:

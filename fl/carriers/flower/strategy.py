@@ -1,7 +1,10 @@
 """FedAvg over protected updates: the server learns the sum of a round and nothing about its parts.
 
-    strategy = QkdFedAvg(secure_run, roster, state_folder)
+    strategy = QkdFedAvg()
     strategy.start(grid, initial_arrays, num_rounds=10, evaluate_fn=evaluate)
+
+In the main function of a server app it needs no argument: what is not given follows from the run configuration
+(:mod:`fl.carriers.flower.configured`).
 
 ``configure_train`` finds out who is behind the connected nodes, fixes participants, weights and ring width, spends
 a round number durably and announces all of it with the model; with ``lightsecagg`` it has the clients exchange
@@ -31,6 +34,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result
 
 from fl.carriers.flower.arrays import array_sizes, flatten, replaced, rounded
+from fl.carriers.flower.configured import clients_of, roster_of, running_app, secure_run_of
 from fl.carriers.flower.counter import RoundCounter
 from fl.carriers.flower.evaluating import evaluation_messages, evaluation_metrics
 from fl.carriers.flower.exchange import OpenRound, read_answer
@@ -38,6 +42,7 @@ from fl.carriers.flower.handed import SERVER_ROUND, handed_digest, settings_dige
 from fl.carriers.flower.identity import IdentityError
 from fl.carriers.flower.leaving import mean_metrics
 from fl.carriers.flower.outcome import NoRoundCompletedError, RoundOutcome
+from fl.carriers.flower.participant import state_home
 from fl.carriers.flower.published import PublishedRun
 from fl.carriers.flower.records import Evaluated, Evaluation, RoundAnnouncement
 from fl.carriers.flower.roster import Roster, draw, exchange
@@ -70,9 +75,9 @@ class QkdFedAvg(FedAvg):
 
     def __init__(
         self,
-        run: SecureRun,
-        roster: Roster,
-        state_folder: Path,
+        run: SecureRun | None = None,
+        roster: Roster | None = None,
+        state_folder: Path | None = None,
         *,
         fraction_evaluate: float = 0.0,
         run_config: Mapping[str, Any] | None = None,
@@ -81,7 +86,15 @@ class QkdFedAvg(FedAvg):
         """``state_folder`` keeps the round numbers that were used, and run files.
 
         ``run_config`` is that of the server app's context: with keys from nodes, clients hold their own against it.
+        Raises SetupError saying what is missing where something is to follow from it.
         """
+        if run_config is None and (run is None or roster is None or state_folder is None):
+            run_config = running_app()
+        settings = run_config or {}
+        run = secure_run_of(settings) if run is None else run
+        if roster is None:
+            roster = roster_of(settings)
+            fedavg = {"min_available_nodes": clients_of(settings, roster), **fedavg}
         super().__init__(fraction_evaluate=fraction_evaluate, **fedavg)
         if run.complete and self.fraction_train < 1:
             raise ValueError(
@@ -91,8 +104,8 @@ class QkdFedAvg(FedAvg):
         self.secure_run = run
         self.roster = roster
         self.outcomes: list[RoundOutcome] = []
-        self._state_folder = state_folder
-        self._settings_digest = settings_digest(run_config or {})
+        self._state_folder = state_home(settings) if state_folder is None else state_folder
+        self._settings_digest = settings_digest(settings)
         self._starts = 0
         self._rounds = 10
         self._published: PublishedRun | None = None
@@ -384,6 +397,7 @@ class QkdFedAvg(FedAvg):
             (outcome.clipping,), *current.clip, named=lambda name: f"{name} of the SecureRun"
         ):
             _log.warning("round %d: %s", collecting.number, warning)
+        _log.info("round %d: %s", collecting.number, outcome.cost)
         self.outcomes.append(outcome)
         self._last = outcome, current.announcement
         return outcome

@@ -16,6 +16,7 @@ pytest.importorskip("flwr", reason="Flower is not installed: pip install -e '.[f
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.serverapp import ServerApp
 from flwr.supercore.task_identity import TaskIdentity
 
 from fl.carriers.flower.identity import client_bond
@@ -155,6 +156,17 @@ def simulated_grid(
         for index, node in enumerate(nodes)
     }
     return FakeGrid({node: make_app(update) for node in nodes}, contexts, nodes)
+
+
+def call_apps(client_app: ClientApp, server_app: ServerApp, config: dict[str, Any]) -> None:
+    """One run of an app's two sides with four simulated clients, called as Flower calls them."""
+    nodes = [100 + index for index in range(4)]
+    contexts = {
+        node: Context(RUN, node, {"partition-id": index, "num-partitions": 4}, RecordDict(), dict(config))
+        for index, node in enumerate(nodes)
+    }
+    grid = FakeGrid(dict.fromkeys(nodes, client_app), contexts, nodes)
+    server_app(grid, Context(RUN, SERVER_NODE, {}, RecordDict(), config))  # type: ignore[arg-type]
 
 
 class Federation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -14,10 +15,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from typer.testing import CliRunner
 
 pytest.importorskip("flwr", reason="Flower is not installed: pip install -e '.[flower]' in this folder")
 
 import fl.carriers.flower
+from lab.cli.main import app as cli
+from tests.fl.carriers.flower.conftest import call_apps
 
 EXAMPLE = Path(fl.carriers.flower.__file__).parent / "example"
 ROOT = Path(fl.carriers.flower.__file__).parents[3]
@@ -81,13 +85,9 @@ def test_no_page_or_message_has_our_name_installed_from_an_index() -> None:
     assert not told
 
 
-@pytest.mark.long
-@pytest.mark.timeout(600)
-def test_the_documented_line_trains_word_for_word(tmp_path: Path) -> None:
-    """In a copy of the folder, with a home of its own; uv is told to stay off the network."""
-    home, app = tmp_path / "home", tmp_path / "app"
+def flower_says(command: str, app: Path, home: Path) -> str:
+    """What a command of Flower's says in the folder ``app``, with a home of its own; uv is told to stay off the network."""
     home.mkdir()
-    shutil.copytree(EXAMPLE, app, ignore=shutil.ignore_patterns("__pycache__"))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -104,7 +104,7 @@ def test_the_documented_line_trains_word_for_word(tmp_path: Path) -> None:
     }
     try:
         done = subprocess.run(
-            ["bash", "-c", documented_line()],
+            ["bash", "-c", command],
             cwd=app,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -117,10 +117,31 @@ def test_the_documented_line_trains_word_for_word(tmp_path: Path) -> None:
         stop_superlink(home)
     told = done.stdout + done.stderr
     assert done.returncode == 0, told
+    return told
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_the_documented_line_trains_word_for_word(tmp_path: Path) -> None:
+    app = tmp_path / "app"
+    shutil.copytree(EXAMPLE, app, ignore=shutil.ignore_patterns("__pycache__"))
+    told = flower_says(documented_line(), app, tmp_path / "home")
     assert "keys are simulated" in told
     accuracies = [float(each) for each in re.findall(r"'accuracy': '([0-9.e+-]+)'", told)]
     assert accuracies, told
     assert accuracies[-1] > 0.9
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_a_new_app_trains_with_the_line_that_is_told(tmp_path: Path) -> None:
+    told = CliRunner().invoke(cli, ["new", str(tmp_path / "my-app"), "--json"])
+    assert told.exit_code == 0, told.output
+    line = json.loads(told.stdout)["run"]
+    assert f"    {line}\n" in (tmp_path / "my-app" / "README.md").read_text(encoding="utf-8")
+    log = flower_says(line, tmp_path / "my-app", tmp_path / "home")
+    assert len(re.findall(r"round \d: \S+ kbit of key \(simulated\) used, 6 pairs", log)) == 5, log
+    assert float(re.findall(r"'accuracy': '([0-9.e+-]+)'", log)[-1]) > 0.85, log
 
 
 def stop_superlink(home: Path) -> None:
@@ -154,3 +175,23 @@ def test_a_node_opens_a_module_that_its_operator_named_and_a_simulation_that_of_
     assert module not in sys.modules
     assert opened(user="alice", task=f"{module}:Digits") == "digits"
     assert opened(**{"partition-id": "0"}) == "digits"
+
+
+def test_the_example_trains_in_a_call_of_each_of_its_apps(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With the configuration of its own pyproject and simulated keys, without Flower's processes."""
+    from fl.carriers.flower.example.digits_app.client_app import app as client_app
+    from fl.carriers.flower.example.digits_app.server_app import app as server_app
+
+    project = tomllib.loads((EXAMPLE / "pyproject.toml").read_text(encoding="utf-8"))
+    results = tmp_path / "results.json"
+    config = {
+        **project["tool"]["flwr"]["app"]["config"],
+        **{"key-supply": "simulated", "clients": 4, "rounds": 2},
+        **{"state-folder": str(tmp_path / "state"), "results": str(results)},
+    }
+    call_apps(client_app, server_app, config)
+    found = json.loads(results.read_text(encoding="utf-8"))
+    assert [entry["reason"] for entry in found["rounds"]] == ["", ""]
+    assert found["accuracy"][-1] > 0.8

@@ -5,21 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from flwr.app import Array, ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import Result
 
+from fl.carriers.flower.configured import secure_run_of
 from fl.carriers.flower.outcome import NoRoundCompletedError
-from fl.carriers.flower.participant import SetupError, TestbedKeys, state_home
-from fl.carriers.flower.roster import Roster
 from fl.carriers.flower.secure_run import SecureRun
 from fl.carriers.flower.strategy import QkdFedAvg
 from fl.workloads import open_task, parse_task
 from fl.workloads.base import Task
-from orchestrator.wire.curve import load_keys
 
 app = ServerApp()
 
@@ -29,14 +26,7 @@ def main(grid: Grid, context: Context) -> None:
     """One run."""
     run = context.run_config
     task = open_task(str(run["task"]), Path(str(run["data"])) if run["data"] else None)
-    roster = open_roster(run)
-    strategy = QkdFedAvg(
-        settings(run, task),
-        roster,
-        state_home(run),
-        run_config=run,
-        min_available_nodes=int(run["clients"]) or len(roster.users()),
-    )
+    strategy = QkdFedAvg(secure_run_of(run, settings(str(run["task"]), task)), run_config=run)
     try:
         result = strategy.start(
             grid,
@@ -61,33 +51,9 @@ def save(path: str, strategy: QkdFedAvg, result: Result) -> None:
     Path(path).write_text(json.dumps({"rounds": rounds, **curves}, indent=1), encoding="utf-8")
 
 
-def settings(run: Any, task: Task) -> SecureRun:
-    """The run configuration as settings of secure aggregation."""
-    return SecureRun(
-        mode=run["mode"],
-        app=parse_task(str(run["task"])).task[:20],
-        run_id=str(run["run-id"]),
-        levels=int(run["levels"]) or task.defaults.levels,
-        clip=float(run["clip"]) or task.defaults.clip,
-        keep=float(run["keep"]),
-        colluders=int(run["colluders"]),
-        survivors=int(run["survivors"]),
-        quorum=int(run["quorum"]),
-        seed=int(run["seed"]),
-        pause_s=float(run["pause"]),
-        wait_timeout_s=float(run["key-timeout"]),
-    )
-
-
-def open_roster(run: Any) -> Roster:
-    """Who may take part: the users of the testbed file, or whoever is simulated."""
-    if run["key-supply"] == "simulated":
-        return Roster(None)
-    if not run["run-id"]:
-        raise SetupError('the users consent to a run by its name: give it one with run-id="NAME"')
-    file = TestbedKeys.read(Path(str(run["testbed"] or "testbed.toml")))
-    secrets = Path(str(run["secrets"] or file.path.parent / "secrets"))
-    return Roster.of_testbed(file.clients(), load_keys(secrets / "fl-server"))
+def settings(name: str, task: Task) -> SecureRun:
+    """What suits the task, where the run configuration says nothing."""
+    return SecureRun(app=parse_task(name).task[:20], levels=task.defaults.levels, clip=task.defaults.clip)
 
 
 def evaluation(task: Task) -> Callable[[int, ArrayRecord], MetricRecord]:

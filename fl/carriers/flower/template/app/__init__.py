@@ -1,0 +1,1 @@
+"""A Flower app whose clients add up their updates under quantum keys."""
