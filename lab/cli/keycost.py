@@ -9,7 +9,8 @@ import msgspec
 import typer
 
 from fl.modes.table import DEFAULT_MODE, MODES
-from lab.cli.options import Json, show
+from lab.cli.options import Json, SourceOption, show
+from lab.runs.testbeds.folder import DEFAULT_TESTBED
 from orchestrator.events.status import pair_name
 
 
@@ -25,13 +26,11 @@ def keycost(
     levels: Annotated[
         int | None, typer.Option(min=1, help="Quantisation levels on either side of zero; 127 without.")
     ] = None,
-    testbed: Annotated[
-        str, typer.Option(help="Bundled testbed, testbed file or folder whose planned rates count.")
-    ] = "simulated-four-node",
+    testbed: SourceOption = DEFAULT_TESTBED,
     as_json: Json = False,
 ) -> None:
     """Key that training your own model would take, for example `qunetlab keycost model.pt --rounds 20`."""
-    report = cost_report(model, clients, rounds, mode, levels, testbed)
+    report = cost_report(model, clients, rounds, mode, levels, testbed or DEFAULT_TESTBED)
     show(report, as_json, as_text(report))
 
 

@@ -62,7 +62,8 @@ MEETING_POLL_S = 0.5
 PAUSE_TOLD_S = 60.0
 """How often a run that pauses says for whom."""
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("flwr.qunetlab")
+"""Beside Flower's own words in the log of a run: of loggers outside its own it shows nothing below warnings."""
 
 
 class QkdFedAvg(FedAvg):

@@ -198,6 +198,7 @@ class _Server:
                 state.last_announced + 1,
                 len(state.rounds),
                 self._rounds.aggregation.mode.security,
+                self._rounds.aggregation.key_bits_per_pair,
             )
         )
         reason = ""

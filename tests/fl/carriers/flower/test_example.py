@@ -6,8 +6,6 @@ import json
 import os
 import re
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import tomllib
@@ -18,6 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 pytest.importorskip("flwr", reason="Flower is not installed: pip install -e '.[flower]' in this folder")
+from flower_home import flower_home, stop_superlink
 
 import fl.carriers.flower
 from lab.cli.main import app as cli
@@ -86,27 +85,12 @@ def test_no_page_or_message_has_our_name_installed_from_an_index() -> None:
 
 
 def flower_says(command: str, app: Path, home: Path) -> str:
-    """What a command of Flower's says in the folder ``app``, with a home of its own; uv is told to stay off the network."""
-    home.mkdir()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = {
-        **os.environ,
-        "FLWR_HOME": str(home),
-        "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(port),
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "UV_OFFLINE": "1",
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "no_proxy": "*",
-    }
+    """What a command of Flower's says in the folder ``app``, with a home of its own."""
     try:
         done = subprocess.run(
             ["bash", "-c", command],
             cwd=app,
-            env=environment,
+            env={**os.environ, **flower_home(home)},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -142,17 +126,6 @@ def test_a_new_app_trains_with_the_line_that_is_told(tmp_path: Path) -> None:
     log = flower_says(line, tmp_path / "my-app", tmp_path / "home")
     assert len(re.findall(r"round \d: \S+ kbit of key \(simulated\) used, 6 pairs", log)) == 5, log
     assert float(re.findall(r"'accuracy': '([0-9.e+-]+)'", log)[-1]) > 0.85, log
-
-
-def stop_superlink(home: Path) -> None:
-    """Stop what ``flwr run`` leaves running: the SuperLink that keeps its log in ``home``."""
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (entry / "cmdline").read_bytes()
-        except OSError:  # it is gone
-            continue
-        if b"flower-superlink" in command and os.fsencode(home) in command:
-            os.kill(int(entry.name), signal.SIGTERM)
 
 
 def test_a_node_opens_a_module_that_its_operator_named_and_a_simulation_that_of_the_run(
