@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from lab.dashboard.lamp import PairNow, Plan
 from lab.dashboard.use import Use
 from lab.runs.following.observer import Heard
-from orchestrator.events.status import BlockReport, Pair, PairStatus
+from orchestrator.events.status import BlockReport, Learning, Pair, PairStatus
 
 
 @dataclass
@@ -26,6 +26,7 @@ class PairsNow:
     def __init__(self, plan_of: Callable[[Pair], Plan | None]) -> None:
         self._plan_of = plan_of
         self._pairs: dict[Pair, _Followed] = {}
+        self._round_bits = 0
 
     def note(self, heard: Heard) -> None:
         """One more word."""
@@ -46,9 +47,13 @@ class PairsNow:
                 if followed.lacks_since_s is not None:
                     followed.lacks_since_s = heard.since_s
 
+        elif isinstance(item, Learning):
+            self._round_bits = item.round_bits if item.state in ("running", "waiting") else 0
+
     def forget(self) -> None:
         """The hub is another one: what it told is gone, and use is measured anew."""
         self._pairs.clear()
+        self._round_bits = 0
 
     def now(self, now_s: float) -> tuple[PairNow, ...]:
         """Every pair that the orchestrator told of."""
@@ -59,6 +64,7 @@ class PairsNow:
                 self._plan_of(pair),
                 0.0 if each.lacks_since_s is None else now_s - each.lacks_since_s,
                 each.use.lasts_s(now_s),
+                self._round_bits,
             )
             for pair, each in self._pairs.items()
             if each.pair is not None

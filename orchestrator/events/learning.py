@@ -111,6 +111,8 @@ class RunDescribed(Message, frozen=True):
 
 
 class RunStarted(Message, frozen=True):
+    """``key_bits_per_pair``: what every pair spends in a round."""
+
     run_id: str
     task: str
     n_parameters: int
@@ -118,6 +120,7 @@ class RunStarted(Message, frozen=True):
     next_round: int
     completed_rounds: int
     security: str = ""
+    key_bits_per_pair: int = 0
 
 
 class WaitingForClients(Message, frozen=True):

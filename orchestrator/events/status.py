@@ -249,7 +249,9 @@ class Alarm(Item, frozen=True):
 class Learning(Item, frozen=True):
     """How a training run goes: ``done`` of ``rounds`` rounds summed, ``aborted`` without a sum.
 
-    ``waits``: the latest client that waits for key, and each peer that it lacks key with.
+    ``waits``: the latest client that waits for key, and each peer that it lacks key with; ``eta_s`` is how long the
+    node of that client expects it to take, None while no rate is known.  Every pair spends ``round_bits`` of key in a
+    round.  The latest round that ended spent ``key_bits`` over all pairs, and its clients sent ``upload_bytes``.
     """
 
     said_by = (FL_SERVER,)
@@ -263,6 +265,10 @@ class Learning(Item, frozen=True):
     accuracy: float | None = None
     reason: Reason = ""
     waits: Annotated[tuple[tuple[Role, Role], ...], Meta(max_length=256)] = ()
+    eta_s: Seconds | None = None
+    round_bits: Count = 0
+    key_bits: Count = 0
+    upload_bytes: Count = 0
 
 
 # -- said by the orchestrator alone --------------------------------------------------------------------

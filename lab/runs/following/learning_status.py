@@ -42,24 +42,40 @@ def after(status: Learning, event: ServerEvent) -> Learning:
     """The status after one more event; the same where the event changes nothing that is shown."""
     match event:
         case RunStarted():
-            return replace(status, state="running", done=event.completed_rounds)
+            return replace(
+                status, state="running", done=event.completed_rounds, round_bits=event.key_bits_per_pair
+            )
         case WaitingForClients():
             reason = _short(f"waiting for {', '.join(event.missing)}")
-            return replace(status, state="waiting", reason=reason, waits=())
+            return replace(status, state="waiting", reason=reason, waits=(), eta_s=None)
         case WaitingForKeys():
             reason = _short(f"{event.client} waits for keys: {event.detail}")
             waits = tuple((event.client, peer) for peer in event.missing_bits)[:WAITS_TOLD]
-            return replace(status, state="waiting", reason=reason, waits=waits)
+            return replace(status, state="waiting", reason=reason, waits=waits, eta_s=event.eta_s)
         case RoundStarted():
-            return replace(status, state="running", reason="", waits=())
-        case RoundCompleted():
-            done = status.done + 1
+            return replace(status, state="running", reason="", waits=(), eta_s=None)
+        case RoundCompleted(record):
             return replace(
-                status, state="running", done=done, accuracy=event.record.accuracy, reason="", waits=()
+                status,
+                state="running",
+                done=status.done + 1,
+                accuracy=record.accuracy,
+                reason="",
+                waits=(),
+                eta_s=None,
+                key_bits=record.key_bits_used,
+                upload_bytes=record.upload_bytes,
             )
-        case RoundAborted():
-            reason = _short(f"round {event.record.round} was aborted: {event.record.reason}")
-            return replace(status, aborted=status.aborted + 1, reason=reason, waits=())
+        case RoundAborted(lost):
+            return replace(
+                status,
+                aborted=status.aborted + 1,
+                reason=_short(f"round {lost.round} was aborted: {lost.reason}"),
+                waits=(),
+                eta_s=None,
+                key_bits=lost.key_bits_burnt,
+                upload_bytes=lost.upload_bytes,
+            )
         case RunFinished():
             return ended(status, event.reason)
         case _:
@@ -69,7 +85,9 @@ def after(status: Learning, event: ServerEvent) -> Learning:
 def ended(status: Learning, reason: str) -> Learning:
     """The status of a run that ended, for ``reason`` if it was too early."""
     reason = reason or ("" if status.done else NO_SUM)
-    return replace(status, state="failed" if reason else "finished", reason=_short(reason), waits=())
+    return replace(
+        status, state="failed" if reason else "finished", reason=_short(reason), waits=(), eta_s=None
+    )
 
 
 @contextmanager
