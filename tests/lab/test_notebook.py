@@ -1,4 +1,4 @@
-"""The notebook of the documents: executed as it is stored, with its plots, and nothing of anybody's machine in it."""
+"""The notebooks of the documents: executed as they are stored, with their plots, and nothing of anybody's machine in them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import nbformat
 import pytest
+from flower_home import flower_home, stop_superlink
 from nbclient import NotebookClient
 
 if TYPE_CHECKING:
     from tests.lab.conftest import SimulatedLab
 
 ROOT = Path(__file__).resolve().parents[2]
-NOTEBOOK = ROOT / "docs" / "notebooks" / "first_hour.ipynb"
+NOTEBOOKS = ROOT / "docs" / "notebooks"
+FIRST_HOUR, FLOWER = NOTEBOOKS / "first_hour.ipynb", NOTEBOOKS / "flower_users.ipynb"
+PLOTS = {FIRST_HOUR: 3, FLOWER: 1}
 
 
 def outputs(notebook: Any) -> list[list[tuple[str, str]]]:
@@ -32,13 +35,19 @@ def outputs(notebook: Any) -> list[list[tuple[str, str]]]:
     return found
 
 
-def test_the_stored_notebook_is_whole() -> None:
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
+def spoken(notebook: Any) -> list[str]:
+    """Per code cell: all of its text, in however many pieces it came."""
+    return ["".join(text for _, text in said) for said in outputs(notebook)]
+
+
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_stored_notebook_is_whole(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     kinds = [kind for said in outputs(notebook) for kind, _ in said]
-    assert kinds.count("plot") == 3
+    assert kinds.count("plot") == PLOTS[path]
     assert "error" not in kinds
     for cell in notebook.cells:
         texts = [
@@ -49,13 +58,37 @@ def test_the_stored_notebook_is_whole() -> None:
 
 
 @pytest.mark.long
-def test_the_notebook_gives_what_is_stored(
+def test_the_first_hour_gives_what_is_stored(
     lab: SimulatedLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     (tmp_path / "bench").symlink_to(lab.folder)
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    notebook = nbformat.read(FIRST_HOUR, as_version=4)
     stored = outputs(notebook)
     NotebookClient(notebook, timeout=100, resources={"metadata": {"path": str(tmp_path)}}).execute()
     assert outputs(notebook) == stored
     assert lab.bench.unsafe() == []
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_the_flower_notebook_trains_as_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it costs is the same to the bit; of what is learned, that every round gave a sum and the last a good one."""
+    pytest.importorskip("flwr", reason="Flower is not installed: pip install -e '.[flower]' in this folder")
+    for name, value in flower_home(tmp_path / "home").items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    notebook = nbformat.read(FLOWER, as_version=4)
+    stored = spoken(notebook)
+    try:
+        NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    finally:
+        stop_superlink(tmp_path / "home")
+    found = spoken(notebook)
+    assert found[:4] == stored[:4]
+    trained, before = (
+        re.findall(r"round \d: accuracy (\S+), (\S+) kbit", said[4]) for said in (found, stored)
+    )
+    assert [key for _, key in trained] == [key for _, key in before]
+    assert len(trained) == 5
+    assert float(trained[-1][0]) > 0.85
