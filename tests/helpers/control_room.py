@@ -116,7 +116,7 @@ def words(machine: Machine) -> Iterator[tuple[str, StatusItem]]:
 
 def readings_of_machine(machine: Machine) -> Iterator[tuple[str, object]]:
     """What this machine's sockets and files would tell."""
-    yield "queue", msgspec.to_builtins(queue_shown())
+    yield "queue", {**msgspec.to_builtins(queue_shown()), "left_off": 7}
     yield "calibration-page", "/pages/calibration"
     yield (
         "calibration-missing",

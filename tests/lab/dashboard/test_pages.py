@@ -119,6 +119,7 @@ def test_an_entry_is_worked_on_after_a_question_and_with_the_token(room: SimpleN
     room.browser.size(1280, 900)
     browser = opened(room, "queue")
     browser.wait(lambda: "after entry 2" in browser.text("tbody"), "the queue")
+    assert "7 entries more are not shown" in browser.text(".hint")
     browser.js("sessionStorage.clear()")
     browser.driver.find_element("css selector", "[aria-label='Hold entry 2']").click()
     assert "A block that is lit for it is finished" in browser.text("dialog")

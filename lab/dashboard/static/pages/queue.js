@@ -34,6 +34,7 @@ export function mount(root, store) {
     const problem = store.get("problem/queue");
     say(now, told(store));
     say(held, [queue?.held_by ? `The whole queue is held by ${queue.held_by}${queue.held_at ? ` for ${ago(Date.now() / 1000 - queue.held_at)}` : ""}.` : "",
+      queue?.left_off ? `${queue.left_off} entries more are not shown (qunetlab queue list shows all).` : "",
       problem ? `The queue cannot be read: ${problem}` : ""].filter(Boolean).join(" "));
     say(none, queue ? (open.length ? "" : "Nothing is in the queue.") : "The queue of this ring is not known here: it is read from an orchestrator on this machine.");
     all.hidden = !queue;
