@@ -23,6 +23,7 @@ from lab.cli.examples import shown_on_pages
 from lab.cli.instruments_app import instruments_app
 from lab.cli.keycost import keycost
 from lab.cli.keys_app import keys_app
+from lab.cli.knob_app import monitor_command, set_command
 from lab.cli.learning_app import compare, data_app, demo, fl_app, train
 from lab.cli.naming import told_apart, users_and_testbed
 from lab.cli.new import new
@@ -291,6 +292,8 @@ app.command("calibrate")(calibrate_command)
 app.command("audit")(audit)
 app.command("dashboard")(dashboard)
 app.command("doctor")(doctor)
+app.command("set")(set_command)
+app.command("monitor")(monitor_command)
 
 
 @app.command()
