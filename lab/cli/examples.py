@@ -63,6 +63,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "keys revoke": ("qunetlab keys revoke fl-dave --testbed bench", "qunetlab keys revoke --list"),
     "keys show": ("qunetlab keys bench",),
     "metrics": ("qunetlab metrics bench --listen 127.0.0.1:9464",),
+    "monitor": ("qunetlab monitor bench --role relay",),
     "node": ("qunetlab node alice bench",),
     "orchestrator": ("qunetlab orchestrator bench",),
     "qpu backends": ("qunetlab qpu backends --local",),
@@ -84,6 +85,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "relay": ("qunetlab relay bench",),
     "runs list": ("qunetlab runs --testbed bench --kind block --since 2h",),
     "runs show": ("qunetlab runs show block/7/3 --testbed bench",),
+    "set": (
+        "qunetlab set bench voa_alice.attenuation_db 12",
+        "qunetlab set bench switch_alice.crossed on --keep",
+    ),
     "simulate": ("qunetlab simulate bench --resolved resolved.toml",),
     "status": ("qunetlab status bench --watch", "qunetlab status bench --check"),
     "stop": ('qunetlab stop bench --reason "fibre open"', "qunetlab stop bench relay"),

@@ -44,8 +44,6 @@ def set_command(
 
     Values outside the instrument's limits are refused, and nothing is sent. While a role runs it alone has its instruments: then
     this says who. `qunetlab instruments TESTBED` lists parameters, units and limits.
-
-    Example: qunetlab set ring voa_alice.attenuation_db 12
     """
     from lab.runs.knobs import alone, held, knob, turn
     from lab.runs.testbeds.folder import find_testbed
@@ -98,8 +96,6 @@ def monitor_command(
 
     On a terminal it redraws itself; elsewhere it prints once. Of users there are temperatures and nothing secret.
     With --json each word of light, blocks and readings is a line, as in `qunetlab status --watch --json`.
-
-    Example: qunetlab monitor ring --role relay
     """
     from lab.cli.monitor import show_meter
 

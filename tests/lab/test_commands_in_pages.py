@@ -56,7 +56,7 @@ def test_the_pages_show_commands_and_a_wrong_one_is_refused() -> None:
         take("qunetlab calibrate --from ring")
 
 
-NO_EXAMPLE_YET = {"monitor", "scan", "set"}
+NO_EXAMPLE_YET = {"scan"}
 
 
 def test_every_help_page_ends_with_examples_that_are_taken() -> None:
