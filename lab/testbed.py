@@ -52,8 +52,13 @@ class TestbedError(Exception):
     def __init__(self, path: Path, problems: list[Mistake]) -> None:
         self.path = path
         self.problems = problems
-        lines = [f"{path}: {len(problems)} mistake{'s' if len(problems) != 1 else ''} in the testbed file"]
-        lines += [f"  {place}: {message}" if place else f"  {message}" for place, message in problems]
+        if [place for place, _ in problems] == [""]:  # it is no file to have mistakes
+            lines = [f"{path}: {problems[0][1]}"]
+        else:
+            lines = [
+                f"{path}: {len(problems)} mistake{'s' if len(problems) != 1 else ''} in the testbed file"
+            ]
+            lines += [f"  {place}: {message}" if place else f"  {message}" for place, message in problems]
         super().__init__("\n".join(lines))
 
 

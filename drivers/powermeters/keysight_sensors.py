@@ -180,10 +180,15 @@ class SensorChannel(SlotChannel):
         link.command(f"{command} {value * 1e-9:.9E}")
 
     def _set_averaging(self, value: float) -> None:
+        """What the instrument does not take leaves the number of parts as it was."""
         parts = parts_of(value)
         self.parent.link.command(f"{self._sense}:POWer:ATIMe {value / parts:.6g}")
-        self._parts, self._part_s = parts, value / parts
+        if math.isclose(self._read_part(), value / parts, rel_tol=1e-5):
+            self._parts = parts
 
     def _get_averaging(self) -> float:
+        return round(self._parts * self._read_part(), 6)
+
+    def _read_part(self) -> float:
         self._part_s = self.parent.link.query_float(f"{self._sense}:POWer:ATIMe?", possible=POSSIBLE_S)
-        return round(self._parts * self._part_s, 6)
+        return self._part_s

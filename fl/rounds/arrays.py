@@ -33,7 +33,7 @@ class ArrayClip(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     name: Annotated[str, Meta(min_length=1, max_length=200)]
     size: Annotated[int, Meta(ge=1, le=1 << 40)]
-    clip: Annotated[float, Meta(ge=0)]
+    clip: Annotated[float, Meta(ge=0.0)]
 
 
 class ArrayClipError(ValueError):

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=61, pattern=r"^[a-z0-9][a-z0-9._-]*$")]
 RunId: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Count: TypeAlias = Annotated[int, Meta(ge=0, le=1 << 40)]
-Seconds: TypeAlias = Annotated[float, Meta(ge=0, le=1e7)]
+Seconds: TypeAlias = Annotated[float, Meta(ge=0.0, le=1e7)]
 
 MAX_CLIENTS = 1000
 MAX_ARRAYS = 10_000

@@ -11,7 +11,7 @@ PANELS = {
     "Start here": "demo init up down dashboard",
     "Operate": "status stop acknowledge alarms queue keygen keys metrics runs audit set monitor",
     "Set up and calibrate": "check keyrate instruments calibrate scan doctor",
-    "Learn": "train compare fl data qpu",
+    "Learn": "train compare fl data qpu new keycost",
     "Roles and tools": "simulate orchestrator relay node bench compile",
 }
 """Which group of the top help page a command stands in; what is in none stands below them."""
@@ -47,6 +47,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "instruments record": ("qunetlab instruments record laser --out laser.txt --testbed bench --read-only",),
     "instruments replay": ("qunetlab instruments replay laser.txt",),
     "instruments scan": ("qunetlab instruments scan --host 192.168.1.20",),
+    "keycost": ("qunetlab keycost model.safetensors --clients 4 --rounds 10",),
     "keygen": (
         "qunetlab keygen alice bob",
         "qunetlab keygen alice bob --testbed bench --bits 250k --due-in 30m",
@@ -64,6 +65,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "keys show": ("qunetlab keys bench",),
     "metrics": ("qunetlab metrics bench --listen 127.0.0.1:9464",),
     "monitor": ("qunetlab monitor bench --role relay",),
+    "new": ("qunetlab new my-app", "qunetlab new my-app --keys simulated-ring"),
     "node": ("qunetlab node alice bench",),
     "orchestrator": ("qunetlab orchestrator bench",),
     "qpu backends": ("qunetlab qpu backends --local",),

@@ -11,6 +11,7 @@ import msgspec
 import typer
 
 from lab.cli.options import Json, SecretsPath, StatePath, TestbedPath, show
+from lab.runs.shown import echo
 
 CHECK_S = 0.2
 
@@ -68,7 +69,7 @@ def set_command(
                 session.check()
                 time.sleep(CHECK_S)
     if not as_json:
-        typer.echo(f"All instruments of {wanted.entry.owner} are safe, and read back so.")
+        echo(f"All instruments of {wanted.entry.owner} are safe, and read back so.")
 
 
 def _until(hold_s: float | None) -> float:

@@ -91,7 +91,7 @@ class PutAway(_Asked, frozen=True):
     """Keep an alarm out of the way for ``for_s``; 0 brings it back."""
 
     id: Annotated[str, Meta(min_length=1, max_length=256)]
-    for_s: Annotated[float, Meta(ge=0, le=86400)]
+    for_s: Annotated[float, Meta(ge=0.0, le=86400.0)]
 
 
 class Hold(_Asked, frozen=True):

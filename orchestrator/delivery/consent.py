@@ -50,7 +50,7 @@ class DescribedArray(Message, frozen=True):
 
     name: Annotated[str, Meta(min_length=1, max_length=200)]
     size: Positive
-    clip: Annotated[float, Meta(ge=0)]
+    clip: Annotated[float, Meta(ge=0.0)]
 
 
 class DescribedSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

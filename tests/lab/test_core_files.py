@@ -46,7 +46,7 @@ def test_a_process_that_holds_key_is_neither_dumped_nor_piped() -> None:
 @pytest.mark.usefixtures("cores_wanted")
 def test_every_command_is_such_a_process() -> None:
     """The real entry point with a command that looks at its own process."""
-    code = f"from lab.cli import main\nmain.app = lambda: print({MARK}, {LIMIT})\nmain.main()"
+    code = f"from lab.cli import main\nmain.app = lambda *_: print({MARK}, {LIMIT})\nmain.main()"
     assert said(code) == "0 (0, 0)"
 
 

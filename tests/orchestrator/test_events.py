@@ -23,7 +23,16 @@ from orchestrator.events.process import (
     event_of,
     line_of,
 )
-from orchestrator.events.status import Alarm, BlockReport, Epsilons, LaneStock, PeerItem, StatusItem, Stock
+from orchestrator.events.status import (
+    Alarm,
+    BlockReport,
+    Epsilons,
+    LaneStock,
+    PeerItem,
+    Readings,
+    StatusItem,
+    Stock,
+)
 from orchestrator.wire.codec import Message, WireError, decode, encode
 
 BLOCK = BlockReport(3, 7, "a", "b-c", True, secret_bits=5000, qber=0.012, phase_error_upper=None)
@@ -135,12 +144,17 @@ vanished_clients weight_sum spare_answers lost_frames waiting_entries held_entri
 RATIOS = "qber f_ec phase_error_upper accuracy loss clipped vanished sec cor auth"
 
 
-MEASURED = {(Alarm, "value"), (Tracked, "before"), (Tracked, "after")}
+MEASURED = {
+    *((Readings, name) for name in ("value", "low", "high")),
+    (Alarm, "value"),
+    (Tracked, "before"),
+    (Tracked, "after"),
+}
 """Of whatever is watched; its unit stands beside it."""
 
 
 def test_a_number_has_its_unit_in_its_name() -> None:
-    """So that a metric can be made of any field: what is counted, a ratio, or bits, bytes, seconds, picoseconds, bits a second."""
+    """So that a metric can be made of any field: what is counted, a ratio, or bits, bytes, seconds, picoseconds, bits or clicks a second."""
     plain = {*COUNTS.split(), *RATIOS.split()}
     for kind in ALL_KINDS:
         for field, hint in get_type_hints(kind).items():
@@ -150,7 +164,9 @@ def test_a_number_has_its_unit_in_its_name() -> None:
                 and (kind, field) not in MEASURED
             ):
                 units = [
-                    unit for unit in ("_bits_", "_bytes_", "_s_", "_ps_", "_bps_") if unit in f"_{field}_"
+                    unit
+                    for unit in ("_bits_", "_bytes_", "_s_", "_ps_", "_bps_", "_cps_")
+                    if unit in f"_{field}_"
                 ]
                 assert units, f"{kind.__name__}.{field}"
 

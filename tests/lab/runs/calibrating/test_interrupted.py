@@ -85,7 +85,7 @@ def is_lit(benches: list[Bench]) -> bool:
 
 
 def calibrate(path: Path, step: Step) -> int:
-    return run_calibrate(path, [step], [PAIR], dry_run=False, as_json=False)
+    return run_calibrate(path, [step], ["-".join(PAIR)], dry_run=False, as_json=False)
 
 
 def check_left(path: Path, benches: list[Bench], step: Step) -> None:
@@ -93,7 +93,7 @@ def check_left(path: Path, benches: list[Bench], step: Step) -> None:
     assert benches[0].unsafe() == []
     assert launched_w(benches[0]) < PHOTON_W
     there = {each.name for each in path.parent.iterdir()}
-    assert there <= {path.name, BOOK_FILE, FINDINGS, "state"}, "something half written is left"
+    assert there <= {path.name, BOOK_FILE, FINDINGS, "records", "state"}, "something half written is left"
     book = read_book(path, read_testbed(path))
     testbed = load_testbed(path)
     due = plan(
