@@ -26,7 +26,8 @@ from lab.calibration.book import BOOK_FILE, BookError, book_path, calibrated, re
 from lab.consistency import Mistake, content_mistakes, mistakes_between
 from lab.light_budget import BACKSCATTER_DB, LATCHING_CPS
 from lab.needs import Server, servers
-from lab.quantities import Plausible, implausible, unit_of
+from lab.quantities import Plausible, implausible
+from lab.refused import refused
 from orchestrator.durable import replace_file
 from orchestrator.events.status import AlarmName
 from orchestrator.protocols.catalogue import DEFAULT
@@ -470,7 +471,7 @@ def examine(data: Mapping[str, Any], path: Path) -> tuple[Testbed | None, list[M
         testbed = Testbed.model_validate_json(json.dumps(data, default=str), strict=True)
     except ValidationError as error:
         places = {place for place, _ in told}
-        problems = [(_place(item["loc"]), _explain(item)) for item in error.errors()]
+        problems = refused(error)
         return None, [each for each in problems if each[0] not in places] + told
     return testbed, told + list(mistakes_between(testbed))
 
@@ -488,18 +489,3 @@ def resolve_addresses(data: Mapping[str, Any], addresses: Mapping[str, str]) -> 
         for entry in data["instruments"]
     ]
     return resolved
-
-
-def _place(loc: tuple[str | int, ...]) -> str:
-    parts = ""
-    for item in loc:
-        parts += f"[{item}]" if isinstance(item, int) else f".{item}" if parts else str(item)
-    return parts
-
-
-def _explain(item: Any) -> str:
-    message = "missing" if item["type"] == "missing" else str(item["msg"])
-    shown = item.get("input")
-    key = next((each for each in reversed(item["loc"]) if isinstance(each, str)), "")
-    unit = f" {unit_of(key).label}".rstrip() if isinstance(shown, int | float) else ""
-    return f"{message}{unit} (got {shown!r}{unit})" if isinstance(shown, str | int | float) else message

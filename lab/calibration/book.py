@@ -21,6 +21,7 @@ import tomli_w
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from lab.calibration.steps import STEPS, Step
+from lab.refused import refused
 from orchestrator.durable import replace_file
 
 BOOK_FILE = "calibration.toml"
@@ -167,7 +168,7 @@ def read_book(testbed: Path, data: Mapping[str, Any]) -> Book:
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise BookError(f"{path} is no calibration file: {error}") from error
     except ValidationError as error:
-        told = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5])
+        told = "; ".join(f"{place}: {message}" for place, message in refused(error)[:5])
         raise BookError(f"{path} is no calibration file: {told}") from error
     if book.ring != ring:
         raise BookError(
