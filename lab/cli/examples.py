@@ -98,6 +98,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "qunetlab train digits --quick",
         "qunetlab train digits --mode lightsecagg --clients 8 --rounds 20 --out my-run",
         "qunetlab train digits --testbed bench --live",
+        "qunetlab train --config run.toml --rounds 3 --print-config",
     ),
     "up": ("qunetlab up bench", "qunetlab up bench --detach"),
 }

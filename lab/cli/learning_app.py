@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from fl.modes.table import DEFAULT_MODE, MODES
+from fl.modes.table import DEFAULT_MODE
 from lab.cli.naming import TESTBED, TESTBED_HELP, known_testbeds, told_apart
 from lab.cli.options import TASKS, DataPath, Json, SecretsPath, SourceOption, StatePath, TestbedPath, show
+from lab.cli.train_options import as_data, as_file, asked_now, on_command_line, taking_options
 from lab.runs.testbeds.folder import DEFAULT_TESTBED
 
 DashboardBeside = Annotated[
@@ -51,114 +52,31 @@ def demo(
     raise typer.Exit(0 if healthy(report) else 1)
 
 
+@taking_options
 def train(
-    task: Annotated[
-        str,
-        typer.Argument(help=f"{TASKS}."),
-    ],
-    clients: Annotated[int | None, typer.Option(min=1, help="Number of clients.")] = None,
-    mode: Annotated[
-        str | None,
+    config: Annotated[
+        Path | None,
         typer.Option(
-            help=", ".join(
-                f"{each.name} ({each.hint})" if each.hint else each.name for each in MODES.values()
-            )
+            metavar="FILE",
+            help="TOML file with options by their names; those of the command line win over it.",
         ),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Model of the task.")] = None,
-    dataset: Annotated[
-        str | None,
-        typer.Option(help="Which data set, of a task that has several."),
-    ] = None,
-    split: Annotated[str | None, typer.Option(help="How the data is shared out.")] = None,
-    rounds: Annotated[int | None, typer.Option(min=1, help="Training rounds.")] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, max=10_000, help="Number of seeds.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 1,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="About two minutes; not the full experiment, and says so.")
+    print_config: Annotated[
+        bool,
+        typer.Option("--print-config", help="Print the options as such a file, and train nothing."),
     ] = False,
-    baselines: Annotated[bool, typer.Option(help="Run what the result is compared with as well.")] = True,
-    levels: Annotated[int | None, typer.Option(help="Quantisation levels on either side of zero.")] = None,
-    ring_width: Annotated[
-        int | None, typer.Option(help="Bits of an integer on the wire; the fewest without.")
-    ] = None,
-    clip: Annotated[float | None, typer.Option(help="Largest update that is sent.")] = None,
-    clip_of: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="ARRAY=CLIP",
-            help="Clip of the model's arrays with that name or pattern, 0: not in the sum; repeatable.",
-        ),
-    ] = None,
-    clip_decay: Annotated[float | None, typer.Option(help="Factor on the clip after every round.")] = None,
-    keep: Annotated[float | None, typer.Option(help="Share of the parameters sent in a round.")] = None,
-    error_feedback: Annotated[
-        bool | None, typer.Option(help="Keep what was cut or rounded away for later rounds.")
-    ] = None,
-    drop_outs: Annotated[
-        int, typer.Option(min=0, help="Clients that vanish in every round (lightsecagg, simulated).")
-    ] = 0,
-    colluders: Annotated[int | None, typer.Option(help="T of lightsecagg.")] = None,
-    survivors: Annotated[int | None, typer.Option(help="U of lightsecagg.")] = None,
-    testbed: SourceOption = None,
-    live: Annotated[bool, typer.Option("--live", help="Make the keys on the ring while training.")] = False,
-    if_short: Annotated[
-        str, typer.Option(help="When keys run short: wait, stop, or expanded (computational security).")
-    ] = "wait",
-    max_wait: Annotated[
-        float | None, typer.Option(min=0, help="Longest time the key of the run may take to make, s.")
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=0, max=64, help="Processes that train; 0 trains in this one.")
-    ] = None,
-    data: DataPath = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the run; qunetlab-runs/... without.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Folder of a run to go on with.")] = None,
-    dashboard: DashboardBeside = False,
     as_json: Json = False,
+    **options: Any,
 ) -> None:
     """Train a workload: checks, key forecast, seeds, baselines, results.json and report.html."""
     from lab.cli.train import run_train
-    from lab.cli.train_options import asked_options, clips_of_arrays
 
-    asked = asked_options(
-        task=task,
-        model=model,
-        dataset=dataset,
-        split=split,
-        mode=mode,
-        clients=clients,
-        rounds=rounds,
-        seeds=seeds,
-        first_seed=seed,
-        quick=quick,
-        baselines=baselines,
-        levels=levels,
-        ring_width=ring_width,
-        clip=clip,
-        clips=clips_of_arrays(clip_of),
-        clip_decay=clip_decay,
-        keep=keep,
-        error_feedback=error_feedback,
-        drop_outs=drop_outs,
-        colluders=colluders,
-        survivors=survivors,
-        testbed=testbed,
-        live=live,
-        if_short=if_short,
-        max_wait_s=max_wait,
-    )
-    raise typer.Exit(
-        run_train(
-            asked,
-            out=out,
-            resume=resume,
-            data=data,
-            workers=workers,
-            as_json=as_json,
-            dashboard=dashboard,
-        )
-    )
+    asked = asked_now(on_command_line(options), config, resume)
+    if print_config:
+        show(as_data(asked), as_json, as_file(asked))
+        return
+    raise typer.Exit(run_train(asked, resume=resume, as_json=as_json))
 
 
 def compare(

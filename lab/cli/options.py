@@ -47,12 +47,8 @@ StoreKeyOption = Annotated[
     typer.Option("--store-key", help=f"Where the key comes from that seals the key store: {STORE_KEY_HELP}"),
 ]
 TASKS = f"TASK:MODEL@SPLIT of {', '.join(folders())}, of an installed workload, or your own MODULE:NAME"
-DataPath = Annotated[
-    Path | None,
-    typer.Option(
-        "--data", help="Folder of the data set, or your own images as an NPZ file or a folder of IDX files."
-    ),
-]
+DATA_HELP = "Folder of the data set, or your own images as an NPZ file or a folder of IDX files."
+DataPath = Annotated[Path | None, typer.Option("--data", help=DATA_HELP)]
 EXIT_INTERRUPTED = 130
 
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]

@@ -9,29 +9,24 @@ from pathlib import Path
 import msgspec
 
 from fl.experiments.base import continued, read_plan
-from fl.experiments.options import OptionsError, TrainOptions
+from fl.experiments.options import OptionsError
 from lab.cli.dashboard import tell_dashboard
 from lab.cli.options import EXIT_INTERRUPTED
+from lab.cli.train_options import Asked, of_run
 from lab.runs.shown import echo, shown
 from lab.runs.training.folder import folder_for, resume_hint
 from lab.runs.training.outcome import INTERRUPTED, summary
 
 
-def run_train(
-    asked: TrainOptions,
-    *,
-    out: Path | None,
-    resume: Path | None,
-    data: Path | None,
-    workers: int | None,
-    as_json: bool,
-    dashboard: bool = False,
-) -> int:
+def run_train(asked: Asked, *, resume: Path | None, as_json: bool) -> int:
     """The train command; returns the exit code."""
     tell_preparations()
-    folder = folder_for(asked, out, resume)
-    options = asked if resume is None else continued(read_plan(resume), asked)
-    if dashboard and options.testbed is None:
+    out, data = (None if each is None else Path(each) for each in (asked.out, asked.data))
+    options = of_run(asked)
+    folder = folder_for(options, out, resume)
+    if resume is not None:
+        options = continued(read_plan(resume), options)
+    if asked.dashboard and options.testbed is None:
         raise OptionsError("--dashboard shows a ring: name the testbed whose keys are used with --testbed")
     resuming = resume is not None
     if options.testbed is not None:
@@ -42,12 +37,12 @@ def run_train(
             folder,
             resuming=resuming,
             data=data,
-            dashboard=partial(tell_dashboard, as_json=as_json) if dashboard else None,
+            dashboard=partial(tell_dashboard, as_json=as_json) if asked.dashboard else None,
         )
     else:
         from lab.runs.training.simulated import train_simulated
 
-        outcome = train_simulated(options, folder, resuming=resuming, data=data, workers=workers)
+        outcome = train_simulated(options, folder, resuming=resuming, data=data, workers=asked.workers)
     if outcome.reason:
         why = INTERRUPTED if outcome.reason == INTERRUPTED else f"error: {shown(outcome.reason)}"
         echo(f"{why}; what is finished is kept. {resume_hint(folder, options.task, data)}", err=True)
