@@ -5,13 +5,15 @@ right after any pause or loss, however many changes it slept through, and nothin
 know what changed since ``n`` (another board, or too long ago) tells everything and says so.
 
 The board holds one value a key and :data:`GONE_KEPT` names of keys that are gone: its size does not grow with time.
-Times are seconds of the board's own clock; a browser learns "now" with every message and counts ages from it.
+Times are seconds of the board's own clock, which never jumps; a browser learns "now" with every message and counts ages from it.
+Of what has only a date, on record or in the queue, it counts them from this machine's clock, told as well: never from its own.
 """
 
 from __future__ import annotations
 
 import json
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,11 +36,11 @@ class _Entry:
 class Board:
     """May be used from any thread.  ``changed`` is called after each change, in the thread that made it."""
 
-    def __init__(self, clock: Callable[[], float], changed: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, clock: Callable[[], float], wall: Callable[[], float] = time.time) -> None:
         self.instance = random_hex(8)
         """Tells this board from any other, one before a restart too."""
-        self.changed = changed
-        self._clock = clock
+        self.changed: Callable[[], None] = lambda: None
+        self._clock, self._wall = clock, wall
         self._lock = threading.Lock()
         self._entries: dict[str, _Entry] = {}
         self._gone: OrderedDict[str, int] = OrderedDict()
@@ -92,19 +94,21 @@ class Board:
     def since(self, number: int, instance: str = "") -> tuple[int, str]:
         """The number of the latest change, and what changed after ``number`` on the board ``instance``, as JSON::
 
-            {"instance": "..", "number": 12, "now": 3.5, "whole": false, "set": {KEY: [at_s, value]}, "gone": [KEY]}
+            {"instance": "..", "number": 12, "now": 3.5, "clock": 1.8e9, "whole": false, "set": {KEY: [at_s, value]}, "gone": [KEY]}
 
-        ``whole``: this is everything, and what is not in it is gone.
+        ``now`` is the board's clock, ``clock`` that of the machine, s since 1970; ``whole``: this is everything, and what is not in
+        it is gone.
         """
         with self._lock:
             whole = instance != self.instance or not self._forgotten <= number <= self._number
             number = 0 if whole else number
-            if self._made is None or self._made[:2] != (number, self._number) or whole:
+            if self._made is None or self._made[:2] != (number, self._number):
                 self._made = number, self._number, self._told(number)
             head = {
                 "instance": self.instance,
                 "number": self._number,
                 "now": round(self._clock(), 3),
+                "clock": round(self._wall(), 3),
                 "whole": whole,
             }
             return self._number, f"{json.dumps(head)[:-1]},{self._made[2]}}}"

@@ -62,6 +62,8 @@ class PairNow(msgspec.Struct, frozen=True):
     plan: Plan | None = None
     unserved_s: float = 0.0
     lasts_s: float | None = None
+    falls: bool = False
+    """More of its key is used than made."""
     round_bits: int = 0
     """Key that a round of the running training takes of it; 0 without one."""
 
@@ -130,7 +132,7 @@ def _of_pairs(pairs: tuple[PairNow, ...]) -> Iterator[Problem]:
         name, block, plan = pair_name(each.pair.pair), each.block, each.plan
         if each.unserved_s > UNSERVED_S:
             yield Problem("red", f"{name} has lacked key for {each.unserved_s:.0f} s and no block was stored")
-        if each.round_bits and each.pair.stock_bits < each.round_bits and each.lasts_s is not None:
+        if each.round_bits and each.pair.stock_bits < each.round_bits and each.falls:
             yield Problem("red", f"{name} has less key than a round takes, and it falls")
         if each.pair.failures >= FAILURES:
             yield Problem(

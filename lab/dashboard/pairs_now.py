@@ -46,7 +46,6 @@ class PairsNow:
                 followed.use.stored(item.secret_bits)
                 if followed.lacks_since_s is not None:
                     followed.lacks_since_s = heard.since_s
-
         elif isinstance(item, Learning):
             self._round_bits = item.round_bits if item.state in ("running", "waiting") else 0
 
@@ -64,6 +63,7 @@ class PairsNow:
                 self._plan_of(pair),
                 0.0 if each.lacks_since_s is None else now_s - each.lacks_since_s,
                 each.use.lasts_s(now_s),
+                each.use.falls(),
                 self._round_bits,
             )
             for pair, each in self._pairs.items()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from lab.runs.following.view import short
 from lab.runs.shown import shown
 from orchestrator.events.common import Unknown
 from orchestrator.events.status import (
@@ -19,7 +18,7 @@ from orchestrator.events.status import (
 
 
 def sentence(role: str, item: StatusItem) -> str:
-    """Empty for what only counts on."""
+    """Empty for what only counts on; a training run that waits for key says so, not each second anew for whose."""
     match item:
         case BlockReport() if item.counts(role):
             return shown(f"{pair_name(item.pair)}: {_block(item)}")
@@ -33,7 +32,7 @@ def sentence(role: str, item: StatusItem) -> str:
         case Alarm():
             return shown(f"alarm ended: {item.id_of(role)}")
         case Learning():
-            reason = f": {item.reason}" if item.reason else ""
+            reason = f": {item.reason}" if item.reason and not item.waits else ""
             accuracy = "" if item.accuracy is None else f", accuracy {100 * item.accuracy:.1f} %"
             return shown(
                 f"training {item.run_id} {item.state}, {item.done} of {item.rounds} rounds{accuracy}{reason}"
@@ -52,7 +51,7 @@ def _block(block: BlockReport) -> str:
     if not block.stored:
         return f"block without key: {block.reason}"
     qber = "" if block.qber is None else f" at QBER {100 * block.qber:.2f} %"
-    return f"{short(block.secret_bits)}bit of key{qber}"
+    return f"{block.secret_bits:,} bits of key{qber}"
 
 
 def _peer(peer: PeerStatus) -> str:

@@ -22,10 +22,13 @@ class Use:
     points: deque[tuple[float, int, int]] = field(default_factory=lambda: deque(maxlen=POINTS))
     """When, the stock then, and all bits stored until then."""
     stored_bits: int = 0
+    largest_bits: int = 0
+    """Of one block."""
 
     def stored(self, bits: int) -> None:
         """A block gave so many bits."""
         self.stored_bits += bits
+        self.largest_bits = max(self.largest_bits, bits)
 
     def stock(self, bits: int, at_s: float) -> None:
         """So many are there."""
@@ -47,3 +50,7 @@ class Use:
         if not used_bps or not self.points:
             return None
         return self.points[-1][1] / used_bps
+
+    def falls(self) -> bool:
+        """Over the window more was used than came, by more than a block: between two of them every stock falls."""
+        return bool(self.points) and self.points[0][1] - self.points[-1][1] > self.largest_bits

@@ -2,7 +2,8 @@
 
 Keys: ``link`` (what stands between us and the hub, empty while all is well), ``heard`` (age of the last word is that of this
 key), ``verdict``, ``testbed``, and ``item/ROLE/KIND/...`` for each item of status with the names that it is about; ``lamp``, what the
-wall shows, and ``lasts/FIRST/SECOND``, seconds that a pair's stock lasts at its use (null while nothing is used).  A log of sentences goes under ``log/NUMBER``, the newest :data:`LOG_KEPT`.
+wall shows, and ``lasts/FIRST/SECOND``, seconds that a pair's stock lasts at its use (null while nothing is used);
+``measured/FIRST/SECOND``, ``[secret bits per second of light, QBER]`` of its newest :data:`MEASURED_KEPT` stored blocks.  A log of sentences goes under ``log/NUMBER``, the newest :data:`LOG_KEPT`.
 """
 
 from __future__ import annotations
@@ -25,13 +26,14 @@ from lab.runs.following.document import Said
 from lab.runs.following.observer import Heard, Observer, ObserverError
 from lab.runs.following.verdict import Facts, Verdict, verdict
 from lab.testbed import Testbed, TestbedError
-from orchestrator.events.status import RELAY, Pair
+from orchestrator.events.status import RELAY, BlockReport, Learning, Pair
 
 logger = logging.getLogger(__name__)
 POLL_S = 0.1
 CONNECT_S = 1.0
 AGAIN_S = 0.5
 LOG_KEPT = 300
+MEASURED_KEPT = 50
 LAMP_S = 0.5
 
 
@@ -58,6 +60,7 @@ class Watch:
         self._log: deque[str] = deque()
         self._logged = 0
         self._said: tuple[str, str] | None = None
+        self._learning = ""
         self._pairs = PairsNow(self._plan_of)
         self._lit_s = -LAMP_S
         board.put("testbed", described(testbed))
@@ -115,8 +118,23 @@ class Watch:
         self._pairs.note(heard)
         if not again:
             self._series.note(key, heard.item, heard.since_s)
-        if not again and (said := sentence(heard.role, heard.item)):
+            self._measured(heard)
+        if not again and (said := self._news(heard)):
             self.log(type(heard.item).__name__, heard.role, said)
+
+    def _measured(self, heard: Heard) -> None:
+        item = heard.item
+        if isinstance(item, BlockReport) and item.counts(heard.role) and item.stored and item.light_s:
+            key = "/".join(("measured", *item.pair))
+            points = [*(self._board.get(key) or []), [item.secret_bits / item.light_s, item.qber]]
+            self._board.put(key, points[-MEASURED_KEPT:], at_s=heard.since_s)
+
+    def _news(self, heard: Heard) -> str:
+        """A sentence; none for a run whose clients wait in turns, which says the same again and again."""
+        said = sentence(heard.role, heard.item)
+        if isinstance(heard.item, Learning):
+            said, self._learning = ("" if said == self._learning else said), said
+        return said
 
     def _light(self, facts: Facts, now_s: float) -> None:
         """The wall's lamp, and how long stocks last."""

@@ -1,5 +1,5 @@
-// What an operator does from a page: asked in words first, with the dashboard's token, which this browser tab keeps; whatever the
-// server answers is shown in its own words.
+// What an operator does from a page.  Stopping is done at once, also while a question is open; everything else is asked in words
+// first, with the dashboard's token, which this browser tab keeps; whatever the server answers is shown in its own words.
 
 import { h, say } from "/static/dom.js";
 
@@ -13,7 +13,8 @@ export function ask(name, question, body, fields = [], done = () => {}) {
   const asked = h("p", {}, h("label", {}, "Token ", token), h("span", { class: "note" }, " The dashboard printed it when it started; it stands in dashboard/token in the state folder."));
   const go = h("button", { type: "submit" }, "Do it");
   const leave = h("button", { type: "button", onclick: () => dialog.close() }, "Leave it");
-  const form = h("form", { method: "dialog" }, h("p", {}, question), fields, asked, told, h("p", { class: "buttons" }, go, leave));
+  const halt = h("button", { type: "button", class: "stop", onclick: () => { dialog.close(); stop(); } }, "STOP SAFELY");
+  const form = h("form", { method: "dialog" }, h("p", {}, question), fields, asked, told, h("p", { class: "buttons" }, go, leave, halt));
   const dialog = h("dialog", { "aria-label": question }, form);
   const kept = sessionStorage.getItem(TOKEN);
   if (kept) token.value = kept;
@@ -43,6 +44,22 @@ export function ask(name, question, body, fields = [], done = () => {}) {
   });
   document.body.append(dialog);
   dialog.showModal();
+}
+
+// Needs neither token nor question.
+export async function stop() {
+  const told = document.getElementById("stopped");
+  told.hidden = false;
+  told.className = "pending";
+  say(told, "Stopping: light off at every role of this machine ...");
+  try {
+    const answer = await (await fetch("/api/stop", { method: "POST" })).json();
+    told.className = answer.ok ? "good" : "bad";
+    say(told, answer.error ?? answer.roles.map((each) => each.text).join("\n"));
+  } catch (error) {
+    told.className = "bad";
+    say(told, `The dashboard does not answer (${error.message}). At the machine: qunetlab stop TESTBED, or the laser's key switch.`);
+  }
 }
 
 // {ok, status, text, answer} of an action; also where nobody answers, or not in our words.

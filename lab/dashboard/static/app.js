@@ -1,5 +1,6 @@
 // The frame of every page: navigation, clock, theme, banner, the stop button; and which page is shown.
 
+import { stop } from "/static/act.js";
 import { each, h, say } from "/static/dom.js";
 import { ago } from "/static/format.js";
 import { Store } from "/static/store.js";
@@ -41,21 +42,6 @@ function turnTheme() {
   localStorage.setItem("theme", document.documentElement.dataset.theme);
 }
 
-async function stop() {
-  const told = element("stopped");
-  told.hidden = false;
-  told.className = "pending";
-  say(told, "Stopping: light off at every role of this machine ...");
-  try {
-    const answer = await (await fetch("/api/stop", { method: "POST" })).json();
-    told.className = answer.ok ? "good" : "bad";
-    say(told, answer.error ?? answer.roles.map((each) => each.text).join("\n"));
-  } catch (error) {
-    told.className = "bad";
-    say(told, `The dashboard does not answer (${error.message}). At the machine: qunetlab stop TESTBED, or the laser's key switch.`);
-  }
-}
-
 function tick() {
   const silence = store.silence();
   const lost = !store.connected || silence > LOST_S;
@@ -69,7 +55,7 @@ function tick() {
   say(element("banner"), text);
   document.body.classList.toggle("stale", store.staleness() > STALE_S);
   navigate();
-  say(element("clock"), new Date().toLocaleTimeString("en-GB"));
+  if (store.number) say(element("clock"), new Date(1000 * store.wall()).toLocaleTimeString("en-GB"));
   const name = store.get("testbed")?.name;
   if (name) {
     say(element("name"), name);

@@ -1,12 +1,14 @@
-// Numbers for people, as the command line shows them.
+// Numbers for people, as the command line shows them; a number and its unit are never on two lines.
+
+const GAP = "\u202f";
 
 export function ago(seconds) {
   if (seconds === null || seconds === undefined || !Number.isFinite(seconds)) return "";
   const s = Math.max(0, seconds);
-  if (s < 10) return `${s.toFixed(1)} s`;
-  if (s < 120) return `${Math.round(s)} s`;
-  if (s < 7200) return `${Math.floor(s / 60)} min ${Math.floor(s % 60)} s`;
-  if (s < 172800) return `${Math.floor(s / 3600)} h ${Math.floor((s % 3600) / 60)} min`;
+  if (s < 10) return `${s.toFixed(1)}${GAP}s`;
+  if (s < 120) return `${Math.round(s)}${GAP}s`;
+  if (s < 7200) return `${Math.floor(s / 60)}${GAP}min ${Math.floor(s % 60)}${GAP}s`;
+  if (s < 172800) return `${Math.floor(s / 3600)}${GAP}h ${Math.floor((s % 3600) / 60)}${GAP}min`;
   return `${Math.floor(s / 86400)} days`;
 }
 
@@ -22,11 +24,20 @@ export function short(number) {
 export function quantity(number, unit) {
   const text = short(number);
   const [, digits, letter] = text.match(/^(.*?)([kMGT]?)$/);
-  return text ? `${digits}\u202f${letter}${unit}` : "";
+  return text ? `${digits}${GAP}${letter}${unit}` : "";
+}
+
+const PREFIXES = [[1e9, "G"], [1e6, "M"], [1e3, "k"], [1, ""], [1e-3, "m"], [1e-6, "µ"], [1e-9, "n"], [1e-12, "p"], [1e-15, "f"]];
+
+// What an instrument reads, as many digits as mean something: `22.106 fW`, `2.5 GHz`, `1,550.12 nm`.
+export function reading(number, unit) {
+  if (!["W", "V", "Hz"].includes(unit) || !number) return `${number.toLocaleString("en-GB", { maximumSignificantDigits: 6 })}${unit && GAP}${unit.replace("deg", "°")}`;
+  const [factor, letter] = PREFIXES.find(([each]) => Math.abs(number) >= each) ?? PREFIXES.at(-1);
+  return `${Number((number / factor).toPrecision(5))}${GAP}${letter}${unit}`;
 }
 
 export function percent(share, digits = 2) {
-  return share === null || share === undefined ? "" : `${(100 * share).toFixed(digits)} %`;
+  return share === null || share === undefined ? "" : `${(100 * share).toFixed(digits)}${GAP}%`;
 }
 
 // How long something lasts, in the unit that an operator plans with.

@@ -1,7 +1,8 @@
 // What the server's board holds, here: whole first, then numbered changes; right again after any reconnect.
 //
 // Times are seconds of the board's clock.  `now()` follows it between messages with this browser's monotonic clock, so a
-// wall clock that jumps changes no age.  `silence()` is how long nothing has come.
+// wall clock that jumps changes no age.  What has only a date is as old as the server's clock says (`since()`): this browser's
+// may show any time.  `silence()` is how long nothing has come.
 
 export class Store {
   constructor() {
@@ -11,6 +12,7 @@ export class Store {
     this.number = 0;
     this.connected = false;
     this.offset = 0;
+    this.ahead = NaN;
     this.heard = performance.now();
   }
 
@@ -52,6 +54,7 @@ export class Store {
     this.number = message.number;
     this.heard = performance.now();
     this.offset = message.now - this.heard / 1000;
+    this.ahead = message.clock - message.now;
     this.connected = true;
     this.notify(changed);
   }
@@ -61,6 +64,9 @@ export class Store {
   }
 
   now() { return performance.now() / 1000 + this.offset; }
+  // The server's clock, s since 1970, and how long ago a moment of it was, such as 1.8e9 or "2026-11-29T10:00:00Z".
+  wall() { return this.now() + this.ahead; }
+  since(date) { return this.wall() - (typeof date === "string" ? Date.parse(date) / 1000 : date); }
   // How old the newest word is, of the server or of the hub behind it.
   staleness() { return Math.max(this.silence(), this.age("heard") ?? 0); }
   silence() { return (performance.now() - this.heard) / 1000; }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -77,3 +78,30 @@ def test_another_board_tells_everything() -> None:
     browser.ask(second)
     assert browser.held == {"b": 2, "c": 3}
     assert browser.wholes == 2
+
+
+def test_many_new_browsers_are_told_what_was_written_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    board, written = Board(lambda: 1.0), []
+    told = Board._told
+
+    def counted(board: Board, number: int) -> str:
+        written.append(number)
+        return told(board, number)
+
+    monkeypatch.setattr(Board, "_told", counted)
+    board.put("a", 1)
+    browsers = [Browser() for _ in range(20)]
+    for browser in browsers:
+        browser.ask(board)
+    assert written == [0]
+    assert all(browser.held == {"a": 1} and browser.wholes == 1 for browser in browsers)
+
+
+def test_a_machine_s_clock_that_jumps_changes_no_age() -> None:
+    """Ages are of the board's clock; the date of now, from which the age of what is on record is told, follows the jump."""
+    clock = iter((1.8e9, 1.8e9 + 3600, 1.8e9 - 86_400))
+    board = Board(lambda: 5.0, lambda: next(clock))
+    board.put("a", 1, at_s=2.0)
+    told = [json.loads(board.since(0)[1]) for _ in range(3)]
+    assert [each["now"] - each["set"]["a"][0] for each in told] == [3.0] * 3
+    assert [each["clock"] for each in told] == [1.8e9, 1.8e9 + 3600, 1.8e9 - 86_400]

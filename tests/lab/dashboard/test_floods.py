@@ -9,13 +9,14 @@ from collections.abc import Callable
 from http.client import HTTPConnection
 
 import pytest
+from msgspec.structs import replace
 from served_dashboard import LIMIT_S, Served
 
 from lab.dashboard.board import GONE_KEPT, Board
-from lab.dashboard.watching import LOG_KEPT, Watch
+from lab.dashboard.watching import LOG_KEPT, MEASURED_KEPT, Watch
 from lab.runs.following.observer import Heard
 from lab.runs.testbeds.machine import Machine
-from orchestrator.events.status import Alarm, LeaseStatus, PairStatus
+from orchestrator.events.status import Alarm, BlockReport, Learning, LeaseStatus, PairStatus
 
 A_DAY = 30_000
 """Events: one every three seconds."""
@@ -95,3 +96,33 @@ def test_in_a_flood_a_browser_s_messages_stay_bounded_and_a_sleeping_one_holds_u
     assert len(served.board.keys("item/")) == 300
     asleep.close()
     awake.close()
+
+
+def test_clients_that_wait_in_turns_are_one_line_of_the_log(board: Board, machine: Machine) -> None:
+    watch = Watch(board, machine.testbed, machine.path.parent / "secrets")
+    waiting = Learning("run-1", "otp", "waiting", 10, 4, 0, 0.8)
+    for number in range(100):
+        who, peer = ("alice", "bob") if number % 2 else ("bob", "alice")
+        item = replace(waiting, reason=f"{who} waits for keys", waits=((who, peer),))
+        watch.note(Heard("fl-server", item, float(number)))
+    watch.note(Heard("fl-server", replace(waiting, state="running", done=5), 101.0))
+    assert [board.get(key)["text"] for key in board.keys("log/")] == [
+        "training run-1 waiting, 4 of 10 rounds, accuracy 80.0 %",
+        "training run-1 running, 5 of 10 rounds, accuracy 80.0 %",
+    ]
+
+
+def test_stored_blocks_stand_beside_the_plan_and_the_newest_are_kept(board: Board, machine: Machine) -> None:
+    watch = Watch(board, machine.testbed, machine.path.parent / "secrets")
+    first, second = machine.testbed.pairs()[0]
+    for number in range(MEASURED_KEPT + 5):
+        block = BlockReport(
+            1, number, first, second, number != 7, qber=0.01, secret_bits=1000 * number, light_s=2.0
+        )
+        for _ in range(2):  # a hub that is subscribed to anew tells what it told before
+            watch.note(Heard(first, block, float(number)))
+        watch.note(Heard(second, block, float(number)))
+    kept = board.get(f"measured/{first}/{second}")
+    assert len(kept) == MEASURED_KEPT
+    assert kept[-1] == [500.0 * (MEASURED_KEPT + 4), 0.01]
+    assert [3500.0, 0.01] not in kept, "a block without key"

@@ -76,7 +76,7 @@ RED: dict[str, tuple[Facts, PairNow, dict[str, Any], str]] = {
     ),
     "stock under one round and falling": (
         facts(),
-        PairNow(PAIR, BLOCK, PLAN, lasts_s=40.0, round_bits=600_000),
+        PairNow(PAIR, BLOCK, PLAN, lasts_s=40.0, falls=True, round_bits=600_000),
         {},
         "alice-dave has less key than a round takes, and it falls",
     ),
@@ -126,7 +126,7 @@ def test_amber(why: str) -> None:
         PairNow(PAIR, replace(BLOCK, secret_bits=36_000), PLAN),
         PairNow(PAIR, None, PLAN, unserved_s=59.0),
         PairNow(PAIR, BLOCK, None),
-        PairNow(PAIR, BLOCK, PLAN, lasts_s=None, round_bits=600_000),
+        PairNow(PAIR, BLOCK, PLAN, lasts_s=40.0, round_bits=600_000),
         PairNow(replace(PAIR, failures=1), BLOCK, PLAN),
     ],
 )

@@ -100,7 +100,7 @@ def test_the_wall_says_what_the_ring_does(room: SimpleNamespace) -> None:
 
 def test_pairs_as_a_matrix_with_the_plan_and_what_was_measured(room: SimpleNamespace) -> None:
     browser = opened(room, "pairs")
-    browser.wait(lambda: "0.72 %" in browser.text(".matrix"), "the matrix")
+    browser.wait(lambda: "0.72\u202f%" in browser.text(".matrix"), "the matrix")
     room.browser.js(
         "const s = document.querySelector('#figure'); s.value = 'last abort'; s.dispatchEvent(new Event('change'))"
     )
@@ -108,7 +108,7 @@ def test_pairs_as_a_matrix_with_the_plan_and_what_was_measured(room: SimpleNames
         lambda: "<script>alert(1)</script>" in browser.text(".matrix"), "why the last block gave no key"
     )
     told = browser.js("return document.querySelector('main').textContent")
-    assert "The latest stored block gave 42\u202fkbit/s of light, 93 % of plan." in told
+    assert "The latest stored block gave 42\u202fkbit/s of light, 93\u202f% of plan." in told
     assert browser.js("return document.querySelectorAll('details tbody tr').length") == 10
     assert browser.js("return document.querySelector('canvas').width") > 300
 

@@ -10,6 +10,7 @@ from orchestrator.events.status import (
     Alarm,
     BlockReport,
     Epsilons,
+    Learning,
     LeaseStatus,
     PairStatus,
     PeerStatus,
@@ -23,7 +24,7 @@ BLOCK = BlockReport(1, 7, "alice", "dave", True, qber=0.00729, secret_bits=42_77
 @pytest.mark.parametrize(
     ("role", "item", "said"),
     [
-        ("alice", BLOCK, "alice-dave: 42.8kbit of key at QBER 0.73 %"),
+        ("alice", BLOCK, "alice-dave: 42,778 bits of key at QBER 0.73 %"),
         ("dave", BLOCK, ""),
         (
             "alice",
@@ -40,6 +41,16 @@ BLOCK = BlockReport(1, 7, "alice", "dave", True, qber=0.00729, secret_bits=42_77
         ),
         ("bob", Alarm("qber", "high"), "minor alarm of bob: qber: high"),
         ("bob", Alarm("qber", "", on=False), "alarm ended: bob/qber"),
+        (
+            "fl-server",
+            Learning("r", "otp", "waiting", 9, 4, 1, 0.8, "alice waits", (("alice", "bob"),)),
+            "training r waiting, 4 of 9 rounds, accuracy 80.0 %",
+        ),
+        (
+            "fl-server",
+            Learning("r", "otp", "failed", 9, reason="full"),
+            "training r failed, 0 of 9 rounds: full",
+        ),
         ("orchestrator", RingStatus("free", 1.0), ""),
         ("orchestrator", PairStatus("a", "b", 1, 0, 0, 1.0, True, True), ""),
         ("alice", Stock([]), ""),

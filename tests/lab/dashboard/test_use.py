@@ -42,3 +42,15 @@ def test_a_stock_lasts_as_long_as_its_use_takes() -> None:
     use.stock(1000, 0.0)
     use.stock(400, 30.0)
     assert use.lasts_s(30.0) == pytest.approx(20.0)
+
+
+def test_a_stock_falls_when_more_than_a_block_of_it_is_not_made_again() -> None:
+    use = Use()
+    assert not use.falls()
+    use.stock(60_000, 0.0)
+    use.stored(50_000)
+    use.stock(110_000, 10.0)
+    use.stock(11_000, 20.0)
+    assert not use.falls(), "the next block brings it back"
+    use.stock(9_000, 30.0)
+    assert use.falls()

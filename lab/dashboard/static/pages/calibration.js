@@ -15,9 +15,10 @@ export function mount(root, store) {
   const chosen = h("select", { id: "finding" });
   const told = h("p", { role: "status" });
   const plots = h("div");
-  const show = h("button", { type: "submit" }, "Show");
+  const form = h("form", { class: "filters", onsubmit: (event) => { event.preventDefault(); showCurves(chosen.value, told, plots); } }, h("label", {}, "Finding ", chosen), h("button", { type: "submit" }, "Show"));
+  const curves = h("section", {}, h("h2", {}, "Curves"), form, told, plots);
   root.replaceChildren(h("h1", {}, "Calibration"), about, link, grid("Values", ["of", "value", "is", "found by", "age", "state"], rows),
-    h("h2", {}, "Curves"), h("form", { class: "filters", onsubmit: (event) => { event.preventDefault(); showCurves(chosen.value, told, plots); } }, h("label", {}, "Finding ", chosen), show), told, plots,
+    curves,
     grid("Never measured here", ["of", "step", "finds"], missing));
 
   function update() {
@@ -27,12 +28,12 @@ export function mount(root, store) {
     say(about, [problem ? `The calibration cannot be read: ${problem}` : "", values.length ? `${values.length} values, ${values.filter(([, , value]) => value.stale).length} of them stale.` : "No value was calibrated: those of the testbed file stand, which nobody dates."].filter(Boolean).join(" "));
     link.hidden = !store.get("calibration-page");
     each(rows, values, ([owner, name]) => `${owner}/${name}`, () => row(5), (line, [owner, name, value]) => {
-      tell(line, [owner, name, value.withheld || figure(value), `${value.step}: ${value.finds}`, `${ago((Date.now() - Date.parse(value.measured)) / 1000)}, good for ${value.valid_h} h`, value.stale || "good"]);
+      tell(line, [owner, name, value.withheld || figure(value), `${value.step}: ${value.finds}`, `${ago(store.since(value.measured))}, good for ${value.valid_h} h`, value.stale || "good"]);
       line.lastChild.dataset.state = value.stale ? "bad" : "";
     });
     const findings = [...new Set(values.filter(([, , value]) => !value.withheld).map(([owner, , value]) => `${owner}/${value.step}`))];
     each(chosen, findings, (name) => name, (name) => h("option", { value: name }, name), () => {});
-    chosen.form.hidden = !findings.length;
+    curves.hidden = !findings.length;
     each(missing, lacking, ({ step, owner }) => `${owner}/${step}`, () => row(2), (line, { step, owner, finds }) => tell(line, [owner, step, finds]));
   }
   return { update };

@@ -1,7 +1,7 @@
 // What instruments read, with limits, age and trend, and how each role stands: its link, its interlock, its alarms.  Nothing is set from here.
 
 import { each, grid, h, row, say, svg, tell } from "/static/dom.js";
-import { ago, short } from "/static/format.js";
+import { ago, reading as told } from "/static/format.js";
 
 const TREND_POINTS = 120;
 const TREND = { width: 120, height: 28 };
@@ -23,7 +23,9 @@ export function mount(root, store) {
     const alarms = store.items("Alarm").filter(([, alarm]) => alarm.on);
     each(roles, Object.entries(owners), ([owner]) => owner, () => row(5), (line, [owner, names]) => tellRole(line, store, owner, names, alarms));
     each(role, ["", ...Object.keys(owners)], (owner) => owner, (owner) => h("option", { value: owner }, owner || "all roles"), () => {});
-    const all = store.items("Readings");
+    const names = Object.keys(owners);
+    const all = store.items("Readings").sort(([a, one], [b, other]) => names.indexOf(a) - names.indexOf(b)
+      || one.instrument.localeCompare(other.instrument) || one.parameter.localeCompare(other.parameter));
     for (const [owner, reading] of all) note(trends, `${owner}/${reading.instrument}/${reading.parameter}`, reading.value);
     const shown = all.filter(([owner]) => !role.value || owner === role.value);
     say(none, shown.length ? "Limits are those within which no alarm begins, or what the driver takes. Trends are of what this page saw. Of a user's instruments only temperatures and the light of a bypassed station are told."
@@ -67,9 +69,9 @@ function tellReading(line, owner, { instrument, parameter, value, unit, low, hig
   const number = typeof value === "number";
   const beyond = number && ((low !== null && value < low) || (high !== null && value > high));
   const alarm = alarms.find(([role, one]) => role === owner && one.part === instrument)?.[1];
-  const limits = [low === null ? "" : `from ${short(low)}`, high === null ? "" : `to ${short(high)}`].filter(Boolean).join(" ");
+  const limits = [low === null ? "" : `from ${told(low, unit)}`, high === null ? "" : `to ${told(high, unit)}`].filter(Boolean).join(" ");
   const state = alarm ? `alarm: ${alarm.text}` : beyond ? (value < low ? "below its limit" : "above its limit") : limits ? "within limits" : "no limit";
-  tell(line, [instrument, owner, parameter, number ? `${Number(value.toPrecision(6))} ${unit}` : value ? "on" : "off", limits && `${limits} ${unit}`, ago(before + age), state]);
+  tell(line, [instrument, owner, parameter, number ? told(value, unit) : value ? "on" : "off", limits, ago(before + age), state]);
   line.children[6].dataset.state = alarm || beyond ? "bad" : "";
   line.querySelector("polyline").setAttribute("points", path(trend.filter((each) => typeof each === "number")));
 }

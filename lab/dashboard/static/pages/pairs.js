@@ -5,7 +5,6 @@ import { chart } from "/static/chart.js";
 import { each, grid, h, row, say, tell } from "/static/dom.js";
 import { ago, pairName, percent, quantity, short } from "/static/format.js";
 
-const MEASURED_KEPT = 200;
 const LIGHT = { assumed: "light assumed", gated: "light gated" };
 const MONITORING = { monitored: "intensity monitored", calibrated: "intensity calibrated" };
 const WORDS = "Red: the latest block gave no key. Grey: the ring cannot serve the pair. Light assumed: believed to be steady and from one side; "
@@ -48,7 +47,6 @@ export function mount(root, store) {
     x: { label: "loss of both arms (dB)" }, y: { label: "secret bit/s of light", log: true },
     series: [{ label: "planned", colour: "blue" }, { label: "plan of this ring", colour: "blue", points: "open" }, { label: "measured blocks", colour: "red", points: "full" }],
   });
-  const measured = new Map();
 
   function update() {
     const all = (store.get("testbed")?.pairs ?? []).map(([first, second]) => facts(store, first, second));
@@ -56,10 +54,9 @@ export function mount(root, store) {
     drawMatrix(users, matrix, store.get("testbed")?.users ?? [], all, shown);
     each(rows, all, ({ name }) => name, () => row(FIGURES.length), (line, one) => tell(line, [one.name, ...FIGURES.map(([, text]) => text(one))]));
     drawLanes(laneHead, lanes, all);
-    for (const one of all) note(measured, one);
     each(choice, all, ({ name }) => name, ({ name }) => h("option", { value: name }, name), () => {});
     const chosen = all.find(({ name }) => name === choice.value) ?? all[0];
-    if (chosen) drawCurve(plot, points, notes, chosen, measured.get(chosen.name));
+    if (chosen) drawCurve(plot, points, notes, chosen);
   }
   for (const select of [figure, choice]) select.addEventListener("change", update);
   return { update };
@@ -69,7 +66,7 @@ function facts(store, first, second) {
   const key = `${first}/${second}`;
   const block = store.get(`item/${first}/BlockReport/${key}`);
   const one = { first, second, name: pairName(first, second), block, blockAge: store.age(`item/${first}/BlockReport/${key}`),
-    pair: store.get(`item/orchestrator/PairStatus/${key}`), plan: store.get(`plan/${key}`), stock: laneStock(store, first, second) };
+    pair: store.get(`item/orchestrator/PairStatus/${key}`), measured: store.get(`measured/${key}`) ?? [], plan: store.get(`plan/${key}`), stock: laneStock(store, first, second) };
   one.abort = lastAbort(store, one, store.get(`item/orchestrator/LeaseStatus/${key}`));
   return one;
 }
@@ -87,7 +84,7 @@ function lastAbort(store, { name, block, blockAge, pair }, lease) {
   if (lease && !lease.ok) return lease.reason;
   if (pair?.fault) return pair.fault;
   const kept = store.get("runs")?.rows.find((row) => row.kind === "block" && row.pair === name && !row.ok);
-  return kept ? `${ago(Date.now() / 1000 - Date.parse(kept.when) / 1000)} ago: ${kept.result}` : "none on record";
+  return kept ? `${ago(store.since(kept.when))} ago: ${kept.result}` : "none on record";
 }
 
 function drawMatrix(head, body, users, all, shown) {
@@ -113,18 +110,7 @@ function drawLanes(head, body, all) {
     }));
 }
 
-// Blocks that were stored while this page looks; the newest are kept.
-function note(measured, { name, block, plan }) {
-  if (!block?.stored || !block.light_s || !plan) return;
-  const points = measured.get(name) ?? [];
-  measured.set(name, points);
-  const known = points.at(-1);
-  if (known?.epoch === block.epoch && known.lease === block.lease_number) return;
-  points.push({ epoch: block.epoch, lease: block.lease_number, loss: plan.loss_db, rate: block.secret_bits / block.light_s, qber: block.qber });
-  if (points.length > MEASURED_KEPT) points.shift();
-}
-
-function drawCurve(plot, table, notes, { name, plan, block }, measured = []) {
+function drawCurve(plot, table, notes, { name, plan, block, measured }) {
   if (!plan) {
     say(notes, `No plan of ${name} is known yet.`);
     plot.set([[], [], [], []]);
@@ -132,10 +118,10 @@ function drawCurve(plot, table, notes, { name, plan, block }, measured = []) {
   }
   const rows = [...plan.curve.map(([loss, rate, qber]) => ({ what: "planned", column: 1, loss, rate, qber })),
     { what: "plan of this ring", column: 2, loss: plan.loss_db, rate: plan.rate_bps, qber: plan.qber },
-    ...measured.map(({ loss, rate, qber }) => ({ what: "measured block", column: 3, loss, rate, qber }))].sort((a, b) => a.loss - b.loss);
+    ...measured.map(([rate, qber]) => ({ what: "measured block", column: 3, loss: plan.loss_db, rate, qber }))].sort((a, b) => a.loss - b.loss);
   plot.set([rows.map(({ loss }) => loss), ...[1, 2, 3].map((column) => rows.map((row) => (row.column === column && row.rate > 0 ? row.rate : column === row.column ? null : undefined)))]);
   say(notes, [`${name}: ${short(plan.loss_db)} dB, planned ${quantity(plan.rate_bps, "bit/s")} of light at QBER ${percent(plan.qber)}; ${quantity(plan.bench_rate_bps, "bit/s")} with the ring's pauses.`,
-    measured.length ? `The latest stored block gave ${quantity(measured.at(-1).rate, "bit/s")} of light, ${percent(measured.at(-1).rate / plan.rate_bps, 0)} of plan.` : "No block was stored while this page looked.",
+    measured.length ? `The latest stored block gave ${quantity(measured.at(-1)[0], "bit/s")} of light, ${percent(measured.at(-1)[0] / plan.rate_bps, 0)} of plan.` : "No block was stored while this dashboard looked.",
     block && !block.stored ? "The latest block gave no key: it has no place on a logarithmic axis." : "", ...plan.refusals].filter(Boolean).join(" "));
   each(table, rows, (row) => JSON.stringify(row), () => row(3), (line, { what, loss, rate, qber }) => tell(line, [what, loss.toFixed(1), short(rate), percent(qber)]));
 }

@@ -26,6 +26,8 @@ export function mount(root, store) {
     grid("Pairs whose key is short", ["pair", "wanted", "there", "on its way", "rate with pauses", "about", "why not served"], lacking),
     grid("Entries that left the queue, newest first", ["entry", "what", "asked by", "state", "ended"], closed));
 
+  const age = (at) => (at ? store.since(at) : Infinity);
+
   function update() {
     const queue = store.get("queue");
     const entries = queue?.entries ?? [];
@@ -33,15 +35,15 @@ export function mount(root, store) {
     const left = entries.filter((entry) => !OPEN.includes(entry.state)).sort((a, b) => (b.ended_at ?? 0) - (a.ended_at ?? 0));
     const problem = store.get("problem/queue");
     say(now, told(store));
-    say(held, [queue?.held_by ? `The whole queue is held by ${queue.held_by}${queue.held_at ? ` for ${ago(Date.now() / 1000 - queue.held_at)}` : ""}.` : "",
+    say(held, [queue?.held_by ? `The whole queue is held by ${queue.held_by}${queue.held_at ? ` for ${ago(age(queue.held_at))}` : ""}.` : "",
       queue?.left_off ? `${queue.left_off} entries more are not shown (qunetlab queue list shows all).` : "",
       problem ? `The queue cannot be read: ${problem}` : ""].filter(Boolean).join(" "));
     say(none, queue ? (open.length ? "" : "Nothing is in the queue.") : "The queue of this ring is not known here: it is read from an orchestrator on this machine.");
     all.hidden = !queue;
-    const span = window_of(open, left);
+    const span = window_of(open, left, age);
     say(scale, queue ? `From ${lasting(span.past)} ago to ${lasting(span.future)} ahead; read ${ago(store.age("queue"))} ago. Estimates are of the plans and of what was measured.` : "");
     each(timeline, [...left.filter((entry) => entry.began_at && age(entry.ended_at) < span.past).reverse(), ...open], ({ number }) => number,
-      () => h("li", {}, h("span"), h("div", { class: "track" }, h("div", { class: "now" }), h("div", { class: "bar" }))), (item, entry) => draw(item, entry, span));
+      () => h("li", {}, h("span"), h("div", { class: "track" }, h("div", { class: "now" }), h("div", { class: "bar" }))), (item, entry) => draw(item, entry, span, age));
     each(rows, open, ({ number }) => number, (entry) => makeRow(entry, () => (store.get("queue")?.entries ?? []).filter(({ state }) => OPEN.includes(state))), tellRow);
     each(closed, left, ({ number }) => number, () => row(4), (one, entry) =>
       tell(one, [entry.number, entry.what, by(entry), state(entry), `${ago(age(entry.ended_at))} ago`]));
@@ -51,7 +53,6 @@ export function mount(root, store) {
   return { update };
 }
 
-const age = (at) => (at ? Date.now() / 1000 - at : Infinity);
 const by = ({ owner, note }) => (note ? `${owner}: ${note}` : owner);
 const state = ({ state: word, reason }) => (reason ? `${word}: ${reason}` : word);
 
@@ -64,14 +65,14 @@ function told(store) {
 }
 
 // How far back and ahead the line shows.
-function window_of(open, left) {
+function window_of(open, left, age) {
   const ahead = open.map((entry) => entry.ready_in_s ?? entry.ring_s ?? 0);
   const back = [...open.map((entry) => age(entry.began_at)), ...left.map((entry) => age(entry.began_at))].filter((each) => each < PAST_S);
   return { future: Math.max(LEAST_S, ...ahead), past: Math.max(LEAST_S, ...back) };
 }
 
 // From when it began, or from when it may have its turn, until it ended or may be ready; nothing ahead where no estimate is.
-function draw(item, entry, { past, future }) {
+function draw(item, entry, { past, future }, age) {
   const [label, track] = item.children;
   const bar = track.lastChild;
   const place = (seconds) => (100 * (Math.min(future, Math.max(-past, seconds)) + past)) / (past + future);

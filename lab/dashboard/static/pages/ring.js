@@ -89,7 +89,7 @@ export function mount(root, store) {
 // What the relay tells of the light: counts a second at both detectors, and what is scattered back where it is known.
 function figures(list, now) {
   const [, light, age] = now ?? [];
-  const counts = (cps) => (cps === null || cps === undefined ? "not counted yet" : quantity(Math.max(cps, 0), "counts/s"));
+  const counts = (cps) => (cps === null || cps === undefined ? "not counted yet" : quantity(Math.max(cps, 0), "cps"));
   const told = light?.first ? [["D1", counts(light.d1_cps)], ["D2", counts(light.d2_cps)],
     ["back-scatter", counts(light.backscatter_cps)], ["age", ago(age)]] : [];
   each(list, told, ([name]) => name, ([name]) => h("div", {}, h("dt", {}, name), h("dd")), (entry, [, text]) => say(entry.children[1], text));

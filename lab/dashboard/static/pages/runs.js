@@ -38,7 +38,7 @@ export function mount(root, store) {
     say(count, runs ? `${shown.length} of the latest ${all.length}; ${runs.total} are on record (qunetlab runs lists all).` : "Nothing was read from the records of this machine yet.");
     each(unread, [...(problem ? [problem] : []), ...(runs?.unread ?? [])], (text) => text, () => h("li", { "data-colour": "amber" }), say);
     each(rows, shown, ({ id }) => id, () => row(6), (line, one) => {
-      tell(line, [one.id, `${ago((Date.now() - Date.parse(one.when)) / 1000)} ago`, one.pair, one.result, one.bits === null ? "" : quantity(one.bits, "bit"), percent(one.qber), one.code]);
+      tell(line, [one.id, `${ago(store.since(one.when))} ago`, one.pair, one.result, one.bits === null ? "" : quantity(one.bits, "bit"), percent(one.qber), one.code]);
       line.children[3].dataset.state = one.ok ? "" : "bad";
     });
   }

@@ -37,7 +37,7 @@ export function mount(root, store) {
     plot.set([summed.map(({ round }) => round), summed.map(({ accuracy }) => 100 * accuracy)]);
     each(rounds, [...all].reverse(), ({ round, at }) => `${round} ${at}`, () => row(7), (line, round) => {
       tell(line, [round.round, round.reason ? `given up: ${round.reason}` : "summed", percent(round.accuracy, 1), round.loss?.toPrecision(4), quantity(round.key_bits, "bit"),
-        quantity(round.upload_bytes, "B"), clients(round), `${ago((Date.now() - Date.parse(round.at)) / 1000)} ago`]);
+        quantity(round.upload_bytes, "B"), clients(round), `${ago(store.since(round.at))} ago`]);
       line.children[1].dataset.state = round.reason ? "bad" : "";
     });
     const latest = summed.at(-1);

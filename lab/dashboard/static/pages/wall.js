@@ -41,19 +41,20 @@ export function mount(root, store) {
 
 function makeTile() {
   const row = (name) => [h("dt", {}, name), h("dd")];
-  return h("li", {}, h("h3"), h("dl", {}, row("stock"), row("QBER"), row("rate in light"), row("last block")));
+  return h("li", {}, h("h3", {}, h("span"), " ", h("span", { class: "note" })), h("dl", {}, row("stock"), row("QBER"), row("rate in light"), row("last block")));
 }
 
-function tell(tile, [, pair], store) {
+function tell(tile, [, pair, told], store) {
   const key = `${pair.first}/${pair.second}`;
   const plan = store.get(`plan/${key}`);
   const blockKey = `item/${pair.first}/BlockReport/${key}`;
   const block = store.get(blockKey);
   const lasts = store.get(`lasts/${key}`);
   const [stock, qber, rate, last] = tile.querySelectorAll("dd");
-  say(tile.children[0], pairName(pair.first, pair.second));
+  say(tile.firstChild.firstChild, pairName(pair.first, pair.second));
+  say(tile.firstChild.lastChild, `${ago(told)} ago`);
   say(stock, `${quantity(pair.stock_bits, "bit")}, ${lasts === null || lasts === undefined ? "not used" : `lasts ${lasting(lasts)}`}`);
-  say(qber, block?.qber === null || !block ? "-" : `${percent(block.qber)}${plan ? ` of ${percent(plan.qber_limit, 0)} allowed` : ""}`);
+  say(qber, block?.qber === null || !block ? "-" : `${percent(block.qber)}${plan ? ` (limit ${percent(plan.qber_limit, 0)})` : ""}`);
   const made = block?.stored && block.light_s ? block.secret_bits / block.light_s : null;
   say(rate, made === null ? (plan ? `${quantity(plan.rate_bps, "bit/s")} planned` : "-")
     : `${quantity(made, "bit/s")}${plan ? `, ${percent(made / plan.rate_bps, 0)} of plan` : ""}`);
