@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
@@ -159,14 +160,17 @@ class Bench:
             for entry in self._testbed.instruments
             if entry.name in self.addresses
         ]
-        real = [entry.name for entry in self._testbed.instruments if entry.name not in self.addresses]
         return {
             "type": "SimulatorServing",
             "ready": True,
             "testbed": self._testbed.name,
             "instruments": entries,
-            "not_simulated": real,
+            "not_simulated": self.real(),
         }
+
+    def real(self) -> list[str]:
+        """Names of the instruments of the testbed that are not simulated here."""
+        return [entry.name for entry in self._testbed.instruments if entry.name not in self._places]
 
     def states(self) -> dict[str, dict[str, object]]:
         """The state of every twin by instrument name; no waveforms, no tag times."""
@@ -286,16 +290,17 @@ def run_simulator(
     json: bool = False,
     resolved: Path | None = None,
     out: TextIO | None = None,
+    beside: Callable[[Bench], AbstractContextManager[object]] = lambda bench: contextlib.nullcontext(),
 ) -> int:
     """Serve the instruments of a testbed until ``stop`` is set; returns 0.
 
     Prints one line to ``out`` (standard output) when everything answers (JSON: :meth:`Bench.ready_line`)
     and one with the final states at the end.  ``resolved`` is written before the ready line: the same
-    testbed with the addresses in use.  Raises TestbedError, BenchError or OSError before anything is served.
+    testbed with the addresses in use; ``beside`` gives what is entered while everything answers.  Raises TestbedError, BenchError or OSError before anything is served.
     """
     out = out or sys.stdout
     testbed = load_testbed(testbed_path)
-    with Bench(testbed) as bench:
+    with Bench(testbed) as bench, beside(bench):
         if resolved is not None:
             write_testbed(bench.resolved(read_testbed(testbed_path)), resolved)
         ready = bench.ready_line()

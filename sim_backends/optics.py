@@ -21,6 +21,7 @@ from dataclasses import replace
 import numpy as np
 
 from sim_backends import optics_kernel as kernel
+from sim_backends.attacks.light import NOBODY, Eavesdropper
 from sim_backends.optics_carver import carved, levels_of, mean_transmission
 from sim_backends.optics_drift import STEP_S, Drift, Drifted
 from sim_backends.optics_light import DETECTORS, Light
@@ -84,6 +85,7 @@ class Ring:
         self._controllers: dict[str, Jones] = {}
         self._bias_ua = (0.0, 0.0)
         self._latched = [False, False]
+        self._eve = NOBODY
 
     # State, set by the instruments
 
@@ -143,6 +145,12 @@ class Ring:
             self._bias_ua = (float(bias_ua[0]), float(bias_ua[1])) if enabled else (0.0, 0.0)
             for d, bias in enumerate(self._bias_ua):
                 self._latched[d] &= bias > 0
+            self._look()
+
+    def eavesdrop(self, eve: Eavesdropper) -> None:
+        """Somebody at the fibre does this from here on; :data:`~sim_backends.attacks.light.NOBODY` ends it."""
+        with self._lock:
+            self._eve = eve
             self._look()
 
     # Read-outs
@@ -223,6 +231,7 @@ class Ring:
             bright=float(incoming * max(receiver.efficiency) * (1 + 1e-12) * optics.thinning_margin),
             phase_offset_rad=float(optics.loop_phase_rad),
             phase_noise_rad=float(optics.phase_noise_rad),
+            turned=float(light.eve.turned),
         )
         return _draw(fields, light.modulators(drives), receiver, exposure, seed)
 
@@ -244,7 +253,9 @@ class Ring:
         if self._drifted is None or self._drifted.t_s != t_s:
             self._drifted = self._drift.at(self.optics, self.detectors, t_s)
         light = Light(
-            optics=self._drifted.optics,
+            optics=replace(self._drifted.optics, tap_db=self._eve.tap_db)
+            if self._eve.tapped
+            else self._drifted.optics,
             detectors=self._drifted.detectors,
             settings=dict(self._settings),
             gaps=self._gaps(self._drifted.stretches),
@@ -252,6 +263,7 @@ class Ring:
             launched_w=self._laser_w * gain(sum(self._launch_db.values())),
             wavelength_m=self._wavelength_m,
             bias_ua=self._live_bias_ua(),
+            eve=self._eve,
         )
         hot = light.too_hot()
         if not any(hot):

@@ -127,6 +127,8 @@ class Exposure(NamedTuple):
     """Upper bound of the mean number of detected photons per slot."""
     phase_offset_rad: float
     phase_noise_rad: float
+    turned: float
+    """Share of the slots whose phase is a quarter turn off, either way."""
 
 
 class Ahead(NamedTuple):
@@ -249,6 +251,10 @@ def _outcome(
     drift = exposure.phase_offset_rad
     if exposure.phase_noise_rad > 0.0:
         drift += exposure.phase_noise_rad * _gauss(state)
+    if exposure.turned > 0.0:
+        which = _uniform(state) / exposure.turned
+        if which < 1.0:
+            drift += np.pi / 2 if which < 0.5 else -np.pi / 2
     light_1, light_2 = split(fields, phase_rad + drift)
     click_1 = _click(light_1 * efficiency[0])
     click_2 = _click(light_2 * efficiency[1])

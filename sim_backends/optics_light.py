@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim_backends import optics_kernel as kernel
+from sim_backends.attacks.light import NOBODY, Eavesdropper
 from sim_backends.optics_parts import (
     LIGHT_SPEED_M_S,
     PS_PER_KM,
@@ -59,6 +60,7 @@ class Light:
     launched_w: float
     wavelength_m: float
     bias_ua: tuple[float, float]
+    eve: Eavesdropper = NOBODY
 
     def shifted(self, shift_ps: float) -> Light:
         """The same light with its pulses moved in time."""
@@ -68,7 +70,7 @@ class Light:
     def entering_w(self, direction: Direction) -> tuple[float, float]:
         """Average power that enters the loop in one direction: in pulses, and flat in time."""
         share = self.optics.splitter_ratio if direction == "cw" else 1 - self.optics.splitter_ratio
-        launched_w = self.launched_w * gain(self.optics.circulator_db) * share
+        launched_w = self.launched_w * gain(self.optics.circulator_db) * share * self.eve.brightness
         return launched_w * self.train.pulsed, launched_w * self.train.flat
 
     def at(self, user: str, direction: Direction) -> AtStation:
@@ -78,7 +80,11 @@ class Light:
 
     def home(self) -> float:
         """Power transmission from one loop end around to a detector."""
-        return around(self.optics, self.settings, self.gaps) * gain(self.optics.relay_loss_db)
+        return around(self.optics, self.settings, self.gaps) * self._received()
+
+    def _received(self) -> float:
+        """Of the light that leaves the loop: what reaches the detectors."""
+        return gain(self.optics.relay_loss_db) / self.eve.brightness
 
     def photons(self, power_w: float, period_ps: float) -> float:
         """Mean photons that a power brings in a time."""
@@ -109,11 +115,11 @@ class Light:
             pulsed, flat = self.entering_w(direction)
             total_w += flat * through
             total_w += (pulsed + flat) * backscattered(self.optics, self.settings, direction, self.gaps)
-        return self.photons(total_w * gain(self.optics.relay_loss_db), 1.0) / 2
+        return self.photons(total_w * self._received(), 1.0) / 2
 
     def leaked_photons(self) -> float:
         """Photons per slot that reach D1 without passing the loop."""
-        pulsed = sum(self.entering_w(direction)[0] for direction in DIRECTIONS)
+        pulsed = sum(self.entering_w(direction)[0] for direction in DIRECTIONS) / self.eve.brightness
         return self.photons(pulsed * gain(self.optics.leak_db), self.train.period_ps)
 
     def receiver(self) -> kernel.Receiver:
@@ -146,7 +152,7 @@ class Light:
         """Expected clicks per second of D1 and D2, with all modulators at 0 V."""
         receiver, period_ps = self.receiver(), self.train.period_ps
         # Phase noise scales the interference term, and so does this phase: cos(p) = cos(offset) e^{-s^2/2}.
-        noise = math.exp(-(self.optics.phase_noise_rad**2) / 2)
+        noise = math.exp(-(self.optics.phase_noise_rad**2) / 2) * (1 - self.eve.turned)
         light = kernel.split(self.fields, math.acos(math.cos(self.optics.loop_phase_rad) * noise))
         rates = []
         for d in range(DETECTORS):

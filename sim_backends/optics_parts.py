@@ -104,6 +104,8 @@ class RingOptics:
     """What of the launched light reaches D1 directly: the circulator's directivity and returns of the coupler."""
     leak_delay_ps: float = 0.0
     """When the leaked pulse reaches D1, from its pass through the coupler."""
+    tap_db: float = 0.0
+    """Taken from the light of either direction by a coupler in the first fibre clockwise, at its end towards the relay."""
     thinning_margin: float = 1.0
     """The bound used for thinning over the least possible one; the statistics do not depend on it."""
 
@@ -117,7 +119,7 @@ class RingOptics:
             f"the users must be listed in ring order, strictly between 0 and {self.length_km} km",
             positions,
         )
-        for name in ("fibre_loss_db_per_km", "relay_loss_db", "circulator_db", "polarizer_db"):
+        for name in ("fibre_loss_db_per_km", "relay_loss_db", "circulator_db", "polarizer_db", "tap_db"):
             require(getattr(self, name) >= 0, f"{name} must not be negative", getattr(self, name))
         require(self.phase_noise_rad >= 0, "phase_noise_rad must not be negative", self.phase_noise_rad)
         require(0 <= self.visibility <= 1, "visibility must lie in 0..1", self.visibility)

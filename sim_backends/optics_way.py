@@ -70,10 +70,10 @@ def along(
     The taps of a station take light of any polarisation, its polariser stands behind the first of them.
     """
     power = 1.0
-    for station, km, polarized in _met(optics, settings, direction, gaps):
+    for station, km, tap_db, polarized in _met(optics, settings, direction, gaps):
         if station is None:
             return
-        power *= gain(km * optics.fibre_loss_db_per_km)
+        power *= gain(km * optics.fibre_loss_db_per_km + tap_db)
         setting = settings[station.name]
         sensor = power * sensor_share(station, setting)
         # What is let in passes one tap, and of the other one its free port instead of the way to the output.
@@ -84,7 +84,7 @@ def along(
 
 def around(optics: RingOptics, settings: Mapping[str, StationSetting], gaps: Sequence[float] = ()) -> float:
     """Power transmission of the whole loop, from the coupler back to it, the same both ways."""
-    through = gain(optics.length_km * optics.fibre_loss_db_per_km + optics.polarizer_db)
+    through = gain(optics.length_km * optics.fibre_loss_db_per_km + optics.polarizer_db + optics.tap_db)
     for station in optics.users:
         through *= station_transmission(station, settings[station.name])
     return through * math.prod(gaps)
@@ -105,7 +105,8 @@ def backscattered(
     per_km = gain(optics.backscatter_db_per_m) * 1e3
     alpha = optics.fibre_loss_db_per_km * math.log(10) / 10
     total, power = 0.0, 1.0
-    for station, km, polarized in _met(optics, settings, direction, gaps):
+    for station, km, tap_db, polarized in _met(optics, settings, direction, gaps):
+        power *= gain(tap_db)
         seen_km = km if alpha == 0 else -math.expm1(-2 * alpha * km) / (2 * alpha)
         total += per_km * power**2 * seen_km
         if station is not None:
@@ -125,14 +126,15 @@ def _met(
     settings: Mapping[str, StationSetting],
     direction: Direction,
     gaps: Sequence[float],
-) -> Iterator[tuple[StationOptics | None, float, float]]:
-    """What light meets: a station or, at last, the loop's other end (None), the fibre before it in km, and what passes its
-    polariser, which a bypassed station has not."""
+) -> Iterator[tuple[StationOptics | None, float, float, float]]:
+    """What light meets: a station or, at last, the loop's other end (None), the fibre before it in km, what a tap at the near
+    end of that fibre takes in dB, and what passes its polariser, which a bypassed station has not."""
     clockwise = direction == "cw"
     passed = iter(gaps if clockwise else gaps[::-1])
     last_km = 0.0
     for station in optics.users if clockwise else reversed(optics.users):
         at_km = station.position_km if clockwise else optics.length_km - station.position_km
-        yield station, at_km - last_km, 1.0 if settings[station.name].crossed else next(passed, 1.0)
+        tap_db = optics.tap_db if clockwise and last_km == 0.0 else 0.0
+        yield station, at_km - last_km, tap_db, 1.0 if settings[station.name].crossed else next(passed, 1.0)
         last_km = at_km
-    yield None, optics.length_km - last_km, next(passed, 1.0)
+    yield None, optics.length_km - last_km, 0.0, next(passed, 1.0)

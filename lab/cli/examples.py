@@ -9,7 +9,7 @@ from typer.models import CommandInfo
 
 PANELS = {
     "Start here": "demo init up down dashboard",
-    "Operate": "status stop acknowledge alarms queue keygen keys metrics runs audit set monitor",
+    "Operate": "attack status stop acknowledge alarms queue keygen keys metrics runs audit set monitor",
     "Set up and calibrate": "check keyrate instruments calibrate scan doctor",
     "Learn": "train compare fl data qpu new keycost",
     "Roles and tools": "simulate orchestrator relay node bench compile",
@@ -21,6 +21,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "alarms acknowledge": ("qunetlab alarms acknowledge alice/low-water/bob --testbed bench",),
     "alarms shelve": ("qunetlab alarms shelve alice/low-water/bob --for 30m --testbed bench",),
     "alarms show": ("qunetlab alarms bench",),
+    "attack": (
+        "qunetlab attack bench",
+        "qunetlab attack bench tap --strength 20",
+        "qunetlab attack bench --stop",
+    ),
     "audit": ("qunetlab audit qunetlab-demo", "qunetlab audit bench --json"),
     "bench": ("qunetlab bench --json",),
     "calibrate": (

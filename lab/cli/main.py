@@ -15,6 +15,7 @@ import typer
 from click.core import ParameterSource
 
 from lab.cli.alarms_app import alarms_app
+from lab.cli.attack_app import attack_command
 from lab.cli.audit import audit
 from lab.cli.calibrate_app import calibrate_command
 from lab.cli.dashboard import dashboard
@@ -170,11 +171,15 @@ def simulate(
     resolved: Annotated[
         Path | None, typer.Option(help="Write the testbed with the addresses in use to this file.")
     ] = None,
+    state: Annotated[
+        Path | None,
+        typer.Option("--state", help="State folder of the roles: there it listens for `qunetlab attack`."),
+    ] = None,
 ) -> None:
     """Serve every simulated instrument of a testbed until SIGTERM or Ctrl-C."""
     from lab.runs.roles.processes import simulate_role
 
-    raise typer.Exit(simulate_role(testbed, as_json, resolved))
+    raise typer.Exit(simulate_role(testbed, as_json, resolved, state))
 
 
 @app.command()
@@ -290,6 +295,7 @@ app.command("up")(up)
 app.command("down")(down)
 app.command("calibrate")(calibrate_command)
 app.command("audit")(audit)
+app.command("attack")(attack_command)
 app.command("dashboard")(dashboard)
 app.command("doctor")(doctor)
 app.command("set")(set_command)

@@ -18,6 +18,7 @@ from msgspec import Meta
 from lab.calibration.steps import LEASED, STEPS
 from lab.dashboard.machine_watch import records_folder
 from lab.dashboard.presence import FOLDER
+from lab.runs.attacks import control as attack_range
 from lab.runs.audit.auditing import audited, lines
 from lab.runs.interlocks import acknowledge, chosen_roles
 from lab.runs.testbeds.machine import Machine
@@ -142,6 +143,17 @@ class AuditRecords(_Asked, frozen=True):
     """Hold the records of this folder against each other, from light to model."""
 
 
+class Attack(_Asked, frozen=True):
+    """Put a simulated ring under an attack (:mod:`lab.runs.attacks`), as strong as is usual unless told."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=64)]
+    strength: Annotated[float, Meta(ge=0.0, le=1e3)] | None = None
+
+
+class EndTheAttack(_Asked, frozen=True):
+    """Back to an honest ring."""
+
+
 # -- what is done ------------------------------------------------------------------------------------------
 
 
@@ -210,6 +222,14 @@ def _audit(machine: Machine, _: AuditRecords) -> dict[str, Any]:
     return {"text": list(lines(found))[-1], "audit": msgspec.to_builtins(found)}
 
 
+def _attack(machine: Machine, asked: Attack) -> dict[str, Any]:
+    return {"text": attack_range.begin(machine, asked.name, asked.strength)}
+
+
+def _end_attack(machine: Machine, _: EndTheAttack) -> dict[str, Any]:
+    return {"text": attack_range.end(machine)}
+
+
 def _queue(machine: Machine, request: QueueRequest) -> dict[str, Any]:
     told: Done | QueueShown = ask(machine.folder(ORCHESTRATOR), request, PATIENCE_S)
     if isinstance(told, Done):
@@ -233,6 +253,8 @@ ACTIONS: dict[str, tuple[type[Any], Callable[[Machine, Any], dict[str, Any]]]] =
     "order-key": (OrderKey, _order),
     "calibrate": (Calibrate, _calibrate),
     "audit": (AuditRecords, _audit),
+    "attack": (Attack, _attack),
+    "attack-end": (EndTheAttack, _end_attack),
 }
 """By the name that a page asks for: the request, and what does it."""
 

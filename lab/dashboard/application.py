@@ -49,10 +49,13 @@ PAGES = {
     "calibration": "Calibration",
     "training": "Training",
     "runs": "Runs",
+    "attacks": "Attacks",
     "log": "Log",
 }
 """What ``/NAME`` shows, by its title; each is drawn by ``static/pages/NAME.js``, the first by ``wall.js``.  Browsers are told
 under the key ``pages``."""
+SIMULATED_ALONE = ("attacks",)
+"""Pages of simulated rings."""
 UPDATE_S = 0.1
 """Least time between two messages of a stream."""
 BEAT_S = 1.0
@@ -112,12 +115,14 @@ class Application:
         self._stopping = ThreadPoolExecutor(2, "dashboard-stop")
         """Stopping waits for no other request."""
         self.changes = Changes(board)
-        board.put("pages", [[name, title] for name, title in PAGES.items()])
+        hidden = () if machine.testbed.simulation is not None else SIMULATED_ALONE
+        self._pages = {name: title for name, title in PAGES.items() if name not in hidden}
+        board.put("pages", [[name, title] for name, title in self._pages.items()])
         board.changed = self.changes.ring
 
     def asgi(self, names: Collection[str]) -> Starlette:
         """To be served under these host names."""
-        pages = [Route(f"/{name}", self._page) for name in PAGES]
+        pages = [Route(f"/{name}", self._page) for name in self._pages]
         return Starlette(
             routes=[
                 *pages,

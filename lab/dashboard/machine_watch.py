@@ -15,6 +15,8 @@ key                           value
 ``plan/FIRST/SECOND``         the plan of a pair and its curve (:mod:`lab.dashboard.planned`)
 ``calibration/OWNER/NAME``    a calibrated value (:mod:`lab.dashboard.calibrated`)
 ``calibration-missing``       steps without values, and ``calibration-page`` the address of the page of all findings
+``attacks``, ``attack``       of a simulated ring: those there are, and the one that is on (AttackShown; its name is empty
+                              for none)
 ``machine``                   disk, memory and load of this machine
 ============================  =========================================================================================
 """
@@ -40,6 +42,7 @@ from lab.dashboard.board import Board
 from lab.dashboard.calibrated import calibrated_values, calibration_page, missing_steps
 from lab.dashboard.planned import planned
 from lab.dashboard.rounds import latest_rounds
+from lab.runs.attacks.control import attack_on, rows
 from lab.runs.interlocks import owning_roles, states
 from lab.runs.records.listing import found_in
 from lab.runs.testbeds.folder import STATE
@@ -78,7 +81,7 @@ class MachineWatch:
         self._ending = threading.Event()
         self._planned = self._listed = ""
         self._orders: list[QueueRow] = []
-        self.sources = (
+        self.sources: tuple[Source, ...] = (
             Source("machine", 5.0, self.read_machine),
             Source("queue", 1.0, self.read_queue),
             Source("interlock", 2.0, self.read_interlocks),
@@ -86,6 +89,9 @@ class MachineWatch:
             Source("runs", 15.0, self.read_runs),
             Source("plan", 5.0, self.read_plans),
         )
+        if machine.testbed.simulation is not None:
+            board.put("attacks", rows())
+            self.sources += (Source("attack", 1.0, self.read_attack),)
         self._threads = [
             threading.Thread(target=self._follow, args=(each,), name=f"dashboard-{each.name}", daemon=True)
             for each in self.sources
@@ -130,6 +136,15 @@ class MachineWatch:
         shown = structs.replace(told, entries=told.entries[:ENTRIES_SHOWN])
         value = {**msgspec.to_builtins(shown), "left_off": len(told.entries) - len(shown.entries)}
         self._board.put("queue", value, at_s=time.monotonic())
+
+    def read_attack(self) -> None:
+        """Of a simulator on this machine; one that is gone attacks nobody."""
+        try:
+            shown = msgspec.to_builtins(attack_on(self._machine, PATIENCE_S))
+        except ControlError:
+            self._board.drop("attack")
+            raise
+        self._board.put("attack", shown, at_s=time.monotonic())
 
     def read_interlocks(self) -> None:
         """Of each role that owns instruments and has its folder here."""

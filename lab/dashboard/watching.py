@@ -120,7 +120,7 @@ class Watch:
             self._series.note(key, heard.item, heard.since_s)
             self._measured(heard)
         if not again and (said := self._news(heard)):
-            self.log(type(heard.item).__name__, heard.role, said)
+            self.log(type(heard.item).__name__, heard.role, said, heard.since_s)
 
     def _measured(self, heard: Heard) -> None:
         item = heard.item
@@ -159,11 +159,12 @@ class Watch:
         told = self._board.get("/".join(("plan", *pair)))
         return None if told is None else Plan(told["qber"], told["qber_limit"], told["rate_bps"])
 
-    def log(self, kind: str, role: str, text: str) -> None:
-        """One line more."""
+    def log(self, kind: str, role: str, text: str, at_s: float) -> None:
+        """One line more, of something that happened at ``at_s``: what we are told anew was before we came."""
         key = f"log/{self._logged:09d}"
         self._logged += 1
-        self._board.put(key, {"kind": kind, "role": role, "text": text, "clock": time.time()})
+        clock = time.time() - (time.monotonic() - at_s)
+        self._board.put(key, {"kind": kind, "role": role, "text": text, "clock": clock}, at_s=at_s)
         self._log.append(key)
         while len(self._log) > LOG_KEPT:
             self._board.drop(self._log.popleft())

@@ -26,6 +26,7 @@ from msgspec import Meta
 
 from orchestrator import runtime
 from orchestrator.events.status import Alarm
+from orchestrator.wire.attack_control import AttackRequest, AttackShown
 from orchestrator.wire.codec import Message, WireError, decode, encode
 from orchestrator.wire.fields import Seconds
 from orchestrator.wire.queue_control import QueueReply, QueueRequest
@@ -128,6 +129,7 @@ Request: TypeAlias = (
     | AcknowledgeAlarm
     | ShelveAlarm
     | QueueRequest
+    | AttackRequest
 )
 
 
@@ -215,7 +217,7 @@ class Failed(Message, frozen=True):
     text: str
 
 
-Reply: TypeAlias = Keys | Revoked | Standing | InterlockState | QueueReply | Done | Failed
+Reply: TypeAlias = Keys | Revoked | Standing | InterlockState | QueueReply | AttackShown | Done | Failed
 
 
 class ControlSocket:

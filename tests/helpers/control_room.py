@@ -15,6 +15,7 @@ from lab.dashboard.board import Board
 from lab.dashboard.door import Tokens
 from lab.dashboard.serving import listen_at, web_server
 from lab.dashboard.watching import Watch
+from lab.runs.attacks import control as attack_range
 from lab.runs.following.observer import Heard, Observer, ObserverError
 from lab.runs.testbeds.folder import create_folder, source_path
 from lab.runs.testbeds.machine import Machine
@@ -117,6 +118,11 @@ def words(machine: Machine) -> Iterator[tuple[str, StatusItem]]:
 def readings_of_machine(machine: Machine) -> Iterator[tuple[str, object]]:
     """What this machine's sockets and files would tell."""
     yield "queue", {**msgspec.to_builtins(queue_shown()), "left_off": 7}
+    yield "attacks", attack_range.rows()
+    yield (
+        "attack",
+        {"name": "tap", "strength": 30.0, "who": "<script>alert(1)</script>", "at": time.time() - 60},
+    )
     yield "calibration-page", "/pages/calibration"
     yield (
         "calibration-missing",

@@ -2,7 +2,7 @@
 
 import { stop } from "/static/act.js";
 import { each, h, say } from "/static/dom.js";
-import { ago } from "/static/format.js";
+import { ago, attackTold } from "/static/format.js";
 import { Store } from "/static/store.js";
 
 const REDRAW_MS = 250;
@@ -53,6 +53,9 @@ function tick() {
       : mute ? `The orchestrator has said nothing for ${ago(heard)}.` : "";
   element("banner").hidden = !text;
   say(element("banner"), text);
+  const attack = store.get("attack");
+  element("attacked").hidden = !attack?.name;
+  say(element("attacked"), attack?.name ? `SIMULATED ATTACK ON: ${attackTold(store, attack)}. What is shown is its doing.` : "");
   document.body.classList.toggle("stale", store.staleness() > STALE_S);
   navigate();
   if (store.number) say(element("clock"), new Date(1000 * store.wall()).toLocaleTimeString("en-GB"));

@@ -51,3 +51,9 @@ export function lasting(seconds) {
 export function pairName(first, second) {
   return [first, second].join(first.includes("-") || second.includes("-") ? ":" : "-");
 }
+
+// An attack that is on, with its strength and for how long.
+export function attackTold(store, { name, strength, at }) {
+  const known = store.get("attacks")?.find((one) => one.name === name);
+  return `${known?.title ?? name}, ${short(strength)} ${known?.unit ?? ""} ${known?.strength ?? ""}, for ${ago(Date.now() / 1000 - at)}`;
+}

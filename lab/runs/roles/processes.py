@@ -25,15 +25,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def simulate_role(path: Path, as_json: bool, resolved: Path | None) -> int:
-    """All simulated instruments of a testbed; needs no secrets and keeps no state."""
+def simulate_role(path: Path, as_json: bool, resolved: Path | None, state: Path | None = None) -> int:
+    """All simulated instruments of a testbed; needs no secrets.  In ``state`` it listens for attacks, without it not at all."""
+    from lab.runs.attacks.carrying import attacks_on_light
     from sim_backends.bench import run_simulator
 
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     watch_parent(stop.set)
-    return run_simulator(find_testbed(path), stop, json=as_json, resolved=resolved)
+    beside = partial(attacks_on_light, state)
+    return run_simulator(find_testbed(path), stop, json=as_json, resolved=resolved, beside=beside)
 
 
 def orchestrator_role(path: Path, secrets: Path | None, state: Path | None) -> int:

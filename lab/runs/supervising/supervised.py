@@ -131,7 +131,8 @@ class Run:
         first = ["orchestrator"] if "orchestrator" in chosen else []
         if here is None or self.testbed.simulation is not None:
             first = ["simulate", *first]
-            self.supervisor.start("simulate", "simulate", path, "--json", "--resolved", path)
+            places = ("--resolved", path, "--state", str(self.state))
+            self.supervisor.start("simulate", "simulate", path, "--json", *places)
         if "orchestrator" in first:
             self.supervisor.start("orchestrator", "orchestrator", path, *self._places)
         hub = self.supervisor.ready(first, START_TIMEOUT_S).get("orchestrator") if first else None

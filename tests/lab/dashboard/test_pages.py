@@ -137,6 +137,24 @@ def test_an_entry_is_worked_on_after_a_question_and_with_the_token(room: SimpleN
     browser.wait(lambda: not browser.js("return document.querySelector('dialog')"), "the dialog goes")
 
 
+def test_an_attack_that_is_on_stands_on_every_page_and_what_it_does_on_its_own(room: SimpleNamespace) -> None:
+    room.browser.size(1280, 900)
+    for page in ("", "pairs"):
+        browser = opened(room, page)
+        browser.wait(lambda b=browser: "SIMULATED ATTACK ON: Tap on the fibre" in b.text("#attacked"), page)
+    browser = opened(room, "attacks")
+    browser.wait(lambda: "30 % of the light" in browser.text("main"), "which is on")
+    assert "begun by <script>alert(1)</script>" in browser.text("main")
+    assert "no key: too few bits" in browser.text("main")
+    begin = browser.driver.find_element("css selector", "[aria-label='Attack: Intercept and resend']")
+    assert not begin.is_enabled(), "one at a time"
+    room.board.put("attack", {"name": "", "strength": 0.0, "who": "", "at": 0.0})
+    browser.wait(lambda: "No attack is on." in browser.text("main"), "its end")
+    assert not browser.text("#attacked")
+    begin.click()
+    assert "under attack: Intercept and resend, 20 % of the pulses?" in browser.text("dialog")
+
+
 def test_what_roles_instruments_calibrations_rounds_and_runs_say(room: SimpleNamespace) -> None:
     for page, selector, said in (
         ("instruments", "tbody", "laser: does not answer"),

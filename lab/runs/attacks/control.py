@@ -1,0 +1,111 @@
+"""The attack range as an operator has it: which attacks there are, which one is on, beginning and ending one.
+
+Refused for every ring that is not simulated, before anybody is asked.
+"""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+from lab.runs.attacks.carrying import NONE, SIMULATOR
+from lab.runs.testbeds.machine import Machine
+from orchestrator.events.status import ORCHESTRATOR
+from orchestrator.wire.attack_control import AttackShown, BeginAttack, EndAttack, ShowAttack
+from orchestrator.wire.control_socket import ControlError, ControlRefusedError, Done, ask
+from orchestrator.wire.queue_control import AbortEntry, QueueShown, ResumeQueue, ShowQueue
+from sim_backends.attacks.table import ATTACKS, Attack, attack_named
+
+PATIENCE_S = 10.0
+"""More than replacing a process takes."""
+
+
+class AttackError(ValueError):
+    """It cannot be done; the text says why, and what to do."""
+
+
+def check_simulated(machine: Machine) -> None:
+    """Raises AttackError for a ring that is real."""
+    if machine.testbed.simulation is None:
+        raise AttackError(
+            f"{machine.testbed.name} is not simulated: attacks are of simulated rings alone, and nothing was done"
+        )
+
+
+def carrier_of(attack: Attack) -> str:
+    """The folder, among the roles', of the process that carries it."""
+    return SIMULATOR
+
+
+def attack_on(machine: Machine, patience_s: float = PATIENCE_S) -> AttackShown:
+    """The attack that is on, without a name for none.  Raises AttackError, ControlError where no simulator answers."""
+    check_simulated(machine)
+    shown: AttackShown = ask(machine.folder(SIMULATOR), ShowAttack(), patience_s)
+    return shown
+
+
+def begin(machine: Machine, name: str, strength: float | None) -> str:
+    """Begin it; returns what became of it, in words.
+
+    Raises AttackError, ValueError for a name or a strength that there is not, ControlError, ControlRefusedError.
+    """
+    check_simulated(machine)
+    attack = attack_named(name)
+    value = attack.checked(strength)
+    if (on := attack_on(machine)).name:
+        raise AttackError(f"{on.name} is on already: end it first, with `qunetlab attack TESTBED --stop`")
+    told: Done = ask(machine.folder(carrier_of(attack)), BeginAttack(who(), name, value), PATIENCE_S)
+    return told.text
+
+
+def end(machine: Machine) -> str:
+    """End whatever is on, and undo what the orchestrator made of it; returns what became of it.  Raises as :func:`begin`."""
+    on = attack_on(machine)
+    told: Done = ask(machine.folder(SIMULATOR), EndAttack(who()), PATIENCE_S)
+    return "; ".join([told.text, *(_put_right(machine, on.at) if on.name else ())])
+
+
+def _put_right(machine: Machine, since: float) -> Iterator[str]:
+    """Have pairs make key again that were suspended, and take out calibrations that were queued for them meanwhile.
+
+    Only of an orchestrator on this machine; what was calibrated meanwhile stays, and is found wrong as any old value is.
+    """
+    folder = machine.folder(ORCHESTRATOR)
+    try:
+        queue: QueueShown = ask(folder, ShowQueue(), PATIENCE_S)
+        for pair in machine.testbed.pairs():
+            with suppress(ControlRefusedError):  # it is not suspended
+                yield ask(folder, ResumeQueue(who(), pair=pair), PATIENCE_S).text
+        for row in queue.entries:
+            if row.kind == "calibration" and row.owner == ORCHESTRATOR and row.added_at >= since:
+                yield ask(folder, AbortEntry(who(), row.number), PATIENCE_S).text
+    except (ControlError, ControlRefusedError) as error:
+        yield f"pairs that were suspended stay so ({error}): `qunetlab queue resume --pair PAIR`"
+
+
+def rows() -> list[dict[str, Any]]:
+    """Every attack in words and numbers, as commands and pages show it."""
+    shown = (
+        "name",
+        "title",
+        "does",
+        "promise",
+        "strength",
+        "unit",
+        "usual",
+        "least",
+        "most",
+        "source",
+        "role",
+    )
+    return [{key: getattr(attack, key) for key in shown} for attack in ATTACKS]
+
+
+def who() -> str:
+    """Who asks."""
+    return getpass.getuser()[:64]
+
+
+__all__ = ["NONE", "AttackError", "ControlError", "attack_on", "begin", "check_simulated", "end", "rows"]

@@ -1,0 +1,1 @@
+"""Attacks that a simulated ring can be put under: what each does, and those that act on its light."""

@@ -1,0 +1,100 @@
+"""The attack range: what is refused, and a switch that only a simulator has."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from lit_ring import lit
+
+from lab.runs.attacks.carrying import SIMULATOR, LightAttacks
+from lab.runs.testbeds.folder import DEFAULT_TESTBED, EXAMPLE, create_folder, template_path
+from orchestrator.wire.attack_control import BeginAttack
+from orchestrator.wire.control_socket import ControlRefusedError, ControlSocket, ask
+from orchestrator.wire.gate_control import answer_about_gate
+from sim_backends.optics import Ring
+
+if TYPE_CHECKING:
+    from tests.lab.conftest import Command
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return create_folder(tmp_path / "bench", template_path(DEFAULT_TESTBED)).parent
+
+
+@contextmanager
+def simulator(home: Path, real: tuple[str, ...] = ()) -> Iterator[Ring]:
+    """The switch of a simulator that serves nothing else."""
+    ring = lit()
+    folder = home / "state" / SIMULATOR
+    folder.mkdir(parents=True)
+    with ControlSocket(folder, LightAttacks(ring, real).answer):
+        yield ring
+
+
+def test_an_attack_is_begun_shown_and_ended(qunetlab: Command, home: Path) -> None:
+    with simulator(home) as ring:
+        honest = ring.sensor_power_w("alice", "cw")
+        said = qunetlab("attack", str(home), "tap", "--strength", "50")
+        assert (said.returncode, said.stdout) == (0, "Tap on the fibre, 50 % of the light: on\n")
+        assert ring.sensor_power_w("alice", "cw") == pytest.approx(honest / 2)
+        listed = json.loads(qunetlab("attack", str(home), "--json").stdout)
+        assert (listed["on"]["name"], listed["on"]["strength"]) == ("tap", 50.0)
+        assert "ON for 0 s: tap" in qunetlab("attack", str(home)).stdout
+        second = qunetlab("attack", str(home), "intercept-resend")
+        assert second.returncode == 2
+        assert "tap is on already" in second.stderr
+        ended = qunetlab("attack", str(home), "--stop")
+        assert "Tap on the fibre: ended, the ring is honest again" in ended.stdout
+        assert "queue resume --pair PAIR" in ended.stdout, "there is no orchestrator to put right"
+        assert ring.sensor_power_w("alice", "cw") == honest
+        assert json.loads(qunetlab("attack", str(home), "--json").stdout)["on"] is None
+
+
+def test_a_real_ring_has_no_attacks(qunetlab: Command, tmp_path: Path) -> None:
+    home = create_folder(tmp_path / "bench", template_path(EXAMPLE), host="127.0.0.1").parent
+    for words in ([], ["tap"], ["--stop"]):
+        said = qunetlab("attack", str(home), *words)
+        assert said.returncode == 2
+        assert "is not simulated: attacks are of simulated rings alone, and nothing was done" in said.stderr
+
+
+def test_a_ring_with_one_real_instrument_is_not_attacked(qunetlab: Command, home: Path) -> None:
+    with simulator(home, real=("laser",)) as ring:
+        honest = ring.sensor_power_w("alice", "cw")
+        said = qunetlab("attack", str(home), "tap")
+        assert said.returncode == 1
+        assert "not simulated alone: laser are real instruments" in said.stderr
+        assert ring.sensor_power_w("alice", "cw") == honest
+
+
+def test_no_other_process_answers_an_attack(tmp_path: Path) -> None:
+    gate: object = None
+    with (
+        ControlSocket(tmp_path, lambda request: answer_about_gate(gate, request)),  # type: ignore[arg-type]
+        pytest.raises(ControlRefusedError, match="does not answer BeginAttack"),
+    ):
+        ask(tmp_path, BeginAttack("eve", "tap", 10.0))
+
+
+def test_what_cannot_be_meant_says_what_can(qunetlab: Command, home: Path) -> None:
+    for words, told in {
+        ("tape",): "no attack 'tape'; there are tap,",
+        ("tap", "--strength", "99"): "lies between 1 and 90 %, not 99",
+        ("tap", "--stop"): "takes no NAME",
+        ("--strength", "3"): "give its NAME too",
+    }.items():
+        said = qunetlab("attack", str(home), *words)
+        assert (said.returncode, told in said.stderr) == (2, True), said.stderr
+
+
+def test_without_a_simulator_the_list_says_so_and_nothing_begins(qunetlab: Command, home: Path) -> None:
+    listed = qunetlab("attack", str(home))
+    assert listed.returncode == 0
+    assert "not known which is on: no process listens at" in listed.stdout
+    assert qunetlab("attack", str(home), "tap").returncode == 3
