@@ -20,6 +20,7 @@ from fl.experiments.results import (
     final_of,
     mean_rounds,
 )
+from fl.experiments.ring_run import RingRun
 from fl.experiments.runner import Outcome
 from fl.keys.budget import KeyForecast, PairLedger, record
 from fl.rounds.clipping import clip_warnings
@@ -45,6 +46,7 @@ class Surroundings:
     stalls: tuple[Stall, ...] = ()
     testbed: str = ""
     ledgers: tuple[PairLedger, ...] = ()
+    ring: RingRun | None = None
 
 
 def arm_of(cell: Cell, runs: tuple[SeedRun, ...]) -> Arm:
@@ -113,6 +115,7 @@ def results_of(plan: Plan, outcome: Outcome, about: Surroundings) -> Results:
             ),
         ),
         stalls=about.stalls,
+        ring=about.ring,
         testbed=about.testbed,
         data=about.data,
         versions=about.versions,

@@ -18,6 +18,7 @@ from typing import Annotated, Literal, TypeAlias
 import msgspec
 
 from fl.experiments.options import TrainOptions
+from fl.experiments.ring_run import RingRun
 from fl.keys.budget import KeyForecast, KeyRecord
 from fl.modes.table import Security
 from fl.rounds.clipping import worst
@@ -187,7 +188,8 @@ class Configuration(msgspec.Struct, frozen=True):
 class Results(msgspec.Struct, frozen=True):
     """The whole file.  ``complete`` is False while rounds, seeds or baselines are missing.
 
-    ``warnings`` say what has probably spoilt the run; whoever shows results shows them first.
+    ``warnings`` say what has probably spoilt the run; whoever shows results shows them first.  ``ring`` is what a ring did that
+    made key meanwhile, as far as its records are here.
     """
 
     task: str
@@ -212,6 +214,7 @@ class Results(msgspec.Struct, frozen=True):
     key_budget: KeyBudget = KeyBudget()
     stalls: tuple[Stall, ...] = ()
     testbed: str = ""
+    ring: RingRun | None = None
     data: tuple[DataSource, ...] = ()
     versions: dict[str, str] = {}
     started_at: str = ""

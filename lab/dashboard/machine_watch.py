@@ -12,7 +12,7 @@ key                           value
 ``interlock/ROLE``            ``{ok, text, state}`` (InterlockState) of each role that owns instruments
 ``runs``                      ``{rows, total, unread}``: what is on record, newest first (:mod:`lab.runs.records.listing`)
 ``training``                  rounds of the latest training run (:mod:`lab.dashboard.rounds`), once there is one
-``plan/FIRST/SECOND``         the plan of a pair and its curve (:mod:`lab.dashboard.planned`)
+``plan/FIRST/SECOND``         the plan of a pair and its curve (:mod:`lab.runs.planned`)
 ``calibration/OWNER/NAME``    a calibrated value (:mod:`lab.dashboard.calibrated`)
 ``calibration-missing``       steps without values, and ``calibration-page`` the address of the page of all findings
 ``attacks``, ``attack``       of a simulated ring: those there are, and the one that is on (AttackShown; its name is empty
@@ -40,10 +40,10 @@ from lab.calibration.book import BookError, book_path, now
 from lab.calibration.keeping import FINDINGS
 from lab.dashboard.board import Board
 from lab.dashboard.calibrated import calibrated_values, calibration_page, missing_steps
-from lab.dashboard.planned import planned
 from lab.dashboard.rounds import latest_rounds
 from lab.runs.attacks.control import attack_on, rows
 from lab.runs.interlocks import owning_roles, states
+from lab.runs.planned import planned
 from lab.runs.records.listing import found_in
 from lab.runs.testbeds.folder import STATE
 from lab.runs.testbeds.machine import Machine

@@ -23,6 +23,7 @@ from lab.runs.following.progress import Display, PairProgress, RunProgress, show
 from lab.runs.light_notes import light_notes
 from lab.runs.pages.demo_report import render_report
 from lab.runs.records.ending import on_record
+from lab.runs.records.ring_run import ring_run
 from lab.runs.shown import shown
 from lab.runs.software import versions
 from lab.runs.supervising.beside import Tell, dashboard_beside
@@ -168,6 +169,7 @@ def build_report(run: Run, learning: Task, config: FLConfig, demand_bits: int) -
         "seed": config.seed,
         "epsilon": {"sec": testbed.protocol.eps_sec, "cor": testbed.protocol.eps_cor},
         "pairs": [pair_row(run, pair) for pair in testbed.pairs()],
+        "ring": msgspec.to_builtins(ring_run([run.state], testbed)),
         "rounds": [{name: getattr(record, name) for name in ROUND_COLUMNS} for record in run.rounds],
         "aborted_rounds": msgspec.to_builtins(run.aborted_rounds),
         "warnings": [*clip_warnings(clippings, config.clip, config.levels), *event_warnings(run)],

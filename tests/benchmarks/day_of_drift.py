@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 
 from drifting_day import PAIR, BlockSeen, DriftingDay
 
-from lab.runs.pages.page import COLORS, new_figure
+from lab.runs.pages.style import series
 
 TICKS = (0.5, 0.6, 0.8, 1, 1.5, 2, 3, 5, 10, 20, 50)
 LIMIT = 0.01
@@ -73,14 +74,13 @@ def drawn(tracked: Sequence[BlockSeen], alone: Sequence[BlockSeen], title: str) 
     """Error rates of both days, and the corrections of the followed one."""
     what = corrected(tracked)
     kinds = list(dict.fromkeys(unit.split(" / ")[1] for unit in what))
-    figure, _ = new_figure(1, 3.0 + 1.8 * len(kinds))
-    figure.clear()
+    figure = Figure(figsize=(9.5, 3.0 + 1.8 * len(kinds)), layout="constrained")
     top, *below = figure.subplots(
         1 + len(kinds), 1, sharex=True, squeeze=False, height_ratios=[2.0, *[1.0] * len(kinds)]
     )[:, 0]
     for blocks, name, color in (
-        (alone, "left alone", COLORS[1]),
-        (tracked, "followed", COLORS[0]),
+        (alone, "left alone", series(1).color),
+        (tracked, "followed", series(0).color),
     ):
         seen = [each for each in blocks if each.rounds]
         top.errorbar(
@@ -101,7 +101,10 @@ def drawn(tracked: Sequence[BlockSeen], alone: Sequence[BlockSeen], title: str) 
             color=color,
             label=f"no key ({name})",
         )
-    for blocks, name, color in ((alone, "left alone", COLORS[1]), (tracked, "followed", COLORS[0])):
+    for blocks, name, color in (
+        (alone, "left alone", series(1).color),
+        (tracked, "followed", series(0).color),
+    ):
         dark = [each.hour for each in blocks if not each.rounds]
         place = {"transform": top.get_xaxis_transform(), "clip_on": False}
         top.plot(dark, [0.02] * len(dark), "v", color=color, label=f"light given up ({name})", **place)

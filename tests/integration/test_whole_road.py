@@ -131,7 +131,7 @@ def test_demo_keys_all_pairs_sums_exactly_and_leaves_everything_safe(
     assert report["rounds"][-1]["accuracy"] == pytest.approx(report["reference"][-1]["accuracy"], abs=0.03)
     assert report["instruments"]["unsafe"] == []
     page = (tmp_path / "out" / "report.html").read_text()
-    assert page.count("<img") == 3
+    assert page.count("<svg") == 7
     assert "simulated" in page
     until(lambda: not processes_of(str(tmp_path / "private")), "all processes gone")
     assert not list((tmp_path / "private").iterdir())

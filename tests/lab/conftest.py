@@ -52,7 +52,7 @@ def qunetlab() -> Command:
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are laid out but not drawn: half a second less for every page."""
-    monkeypatch.setattr("lab.runs.pages.curves.png_of", lambda figure: b"")
+    monkeypatch.setattr("lab.runs.pages.style.svg_of", lambda figure, name: "<svg></svg>")
 
 
 class SimulatedLab:

@@ -66,7 +66,7 @@ def test_results_hold_what_was_agreed(run: Path) -> None:
 
 def test_the_report_is_one_page_that_says_what_it_is(run: Path) -> None:
     page = (run / "report.html").read_text()
-    assert page.count("<img") == 3
+    assert page.count("<svg") == 6
     assert "http" not in page.replace("https://", "http://").split("<body>")[0]
     for text in ("NOT the full experiment", "simulated", "information-theoretic", "68.74 % less"):
         assert text in page
@@ -88,7 +88,7 @@ def test_compare_puts_runs_side_by_side(qunetlab: Any, run: Path, tmp_path: Path
     assert (
         rows[0]["accuracy_mean"] == rows[1]["accuracy_mean"]
     )  # masks cancel: the same sums, the same models
-    assert page.read_text().count("<img") == 3
+    assert page.read_text().count("<svg") == 6
     table = qunetlab("compare", str(run), str(other))
     assert "plain" in table.stdout
     assert "none" in table.stdout

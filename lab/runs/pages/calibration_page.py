@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from lab.calibration.finding import Curve, Finding, Measured, rounded
 from lab.calibration.steps import STEPS, Step
-from lab.runs.pages.page import COLORS, Table, image, new_figure, png_of, render
+from lab.runs.pages.page import Table, render
+from lab.runs.pages.style import SOFT, log_scale, plot, series
 from orchestrator.durable import replace_file
 
 PAGE_FILE = "index.html"
@@ -38,8 +41,10 @@ def _section(finding: Finding, findings: Sequence[Finding]) -> dict[str, Any]:
         "partner": finding.partner,
         "values": _values(finding),
         "about": _about(finding),
-        "curves": [image(_curve(each), each.title) for each in finding.curves],
-        "history": image(_history(of_same), "Earlier values") if len(of_same) > 1 and finding.values else "",
+        "plots": [
+            *(drawn for number, each in enumerate(finding.curves) for drawn in _curve(each, finding, number)),
+            *(_history(of_same) if len(of_same) > 1 else ()),
+        ],
     }
 
 
@@ -68,53 +73,77 @@ def _about(finding: Finding) -> Table:
     return Table(["settings and quality of the fit", ""], rows)
 
 
-def _curve(curve: Curve) -> bytes:
+def _curve(curve: Curve, finding: Finding, number: int) -> list[Markup]:
     """Points and what was fitted to them; beside it what is left over its standard deviation, where that is known."""
-    with_rest = bool(curve.fitted and curve.sigma)
-    figure, axes = new_figure(2 if with_rest else 1)
-    main, rest = axes if with_rest else (axes, None)
-    for color, (name, values) in zip(COLORS, curve.measured.items(), strict=False):
-        main.plot(curve.x, values, ".", color=color, markersize=4, label=name)
-        fitted = curve.fitted.get(name)
-        if fitted is None:
-            continue
-        main.plot(curve.x, fitted, color=color, linewidth=1.2)
-        if rest is not None and name in curve.sigma:
-            pulls = [(m - f) / s for m, f, s in zip(values, fitted, curve.sigma[name], strict=True)]
-            rest.plot(curve.x, pulls, ".", color=color, markersize=4, label=name)
-    largest = max((max(values, default=0.0) for values in curve.measured.values()), default=0.0)
-    least = min(
-        (min((v for v in values if v > 0), default=1.0) for values in curve.measured.values()), default=1.0
-    )
-    if not curve.fitted and largest > 1000 * least:
-        main.set_yscale("symlog", linthresh=max(least, 1e-12))
-    main.set_xlabel(curve.x_label)
-    main.set_ylabel(curve.y_label)
-    main.set_title(curve.title, fontsize=10)
-    main.legend(frameon=False)
-    if rest is not None:
-        rest.axhline(0, color="#8c959f", linewidth=0.8)
-        rest.set_xlabel(curve.x_label)
-        rest.set_ylabel("residual / standard deviation")
-        rest.set_title("What the fit leaves", fontsize=10)
-    return png_of(figure)
+    of = f"{finding.step} of {finding.owner}, curve {number + 1}"
+
+    def points(axes: Any) -> None:
+        for place, (name, values) in enumerate(curve.measured.items()):
+            look, sigma, fitted = series(place), curve.sigma.get(name), curve.fitted.get(name)
+            axes.errorbar(
+                curve.x,
+                values,
+                yerr=sigma,
+                fmt=look.marker,
+                color=look.color,
+                markersize=3,
+                elinewidth=0.8,
+                label=name,
+            )
+            if fitted is not None:
+                axes.plot(curve.x, fitted, color=look.color, linewidth=1.2, label=f"{name}, fitted")
+        least, largest = _span(curve)
+        if not curve.fitted and largest > 1000 * least:
+            log_scale(axes, "y", linear_below=max(least, 1e-12))
+
+    def rest(axes: Any) -> None:
+        axes.axhline(0, color=str(SOFT), linewidth=0.8)
+        for place, (name, values) in enumerate(curve.measured.items()):
+            fitted = curve.fitted.get(name)
+            if fitted is not None and name in curve.sigma:
+                pulls = [(m - f) / s for m, f, s in zip(values, fitted, curve.sigma[name], strict=True)]
+                look = series(place)
+                axes.plot(curve.x, pulls, look.marker, color=look.color, markersize=3, label=name)
+
+    drawn = [plot(curve.title, curve.x_label, curve.y_label, points, says=f"{curve.title}: {of}")]
+    if curve.fitted and curve.sigma:
+        label = "residual / standard deviation"
+        drawn.append(
+            plot("What the fit leaves", curve.x_label, label, rest, says=f"What the fit leaves: {of}")
+        )
+    return drawn
 
 
-def _history(findings: Sequence[Finding]) -> bytes:
+def _span(curve: Curve) -> tuple[float, float]:
+    """The smallest positive and the largest value."""
+    values = [value for each in curve.measured.values() for value in each]
+    return min((value for value in values if value > 0), default=1.0), max(values, default=0.0)
+
+
+def _history(findings: Sequence[Finding]) -> list[Markup]:
     """Each value of a step over time, with its uncertainty."""
-    from matplotlib.dates import AutoDateLocator
+    latest = findings[-1]
+    return [_over_time(name, findings, f"{latest.step} of {latest.owner}") for name in latest.values]
 
-    names = list(findings[-1].values)
-    figure, axes = new_figure(len(names), 2.6)
-    for axis, name in zip([axes] if len(names) == 1 else axes, names, strict=True):
-        found = [(each.measured, each.values[name].pairs()) for each in findings if name in each.values]
-        for place, color in zip(range(len(found[-1][1])), COLORS, strict=False):
-            at = [when for when, _ in found]
+
+def _over_time(name: str, findings: Sequence[Finding], of: str) -> Markup:
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+
+    found = [(each.measured, each.values[name].pairs()) for each in findings if name in each.values]
+
+    def draw(axes: Any) -> None:
+        at = [when for when, _ in found]
+        for place in range(len(found[-1][1])):
+            look = series(place)
             values = [pairs[place][0] for _, pairs in found]
             sigmas = [pairs[place][1] for _, pairs in found]
-            axis.errorbar(at, values, yerr=sigmas, fmt="o-", color=color, markersize=4, linewidth=1)
-        unit = findings[-1].values[name].unit
-        axis.set_ylabel(f"{name} / {unit}" if unit else name)
-        axis.xaxis.set_major_locator(AutoDateLocator(minticks=2, maxticks=5))  # type: ignore[no-untyped-call]
-        axis.tick_params(axis="x", labelsize=7)
-    return png_of(figure)
+            axes.errorbar(at, values, yerr=sigmas, fmt=f"{look.marker}-", color=look.color, linewidth=1)
+        locator = AutoDateLocator(minticks=2, maxticks=5)  # type: ignore[no-untyped-call]
+        axes.xaxis.set_major_locator(locator)
+        axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
+
+    unit = findings[-1].values[name].unit
+    label = f"{name}, {unit}" if unit else name
+    return plot(
+        f"Earlier values of {name}", "measured at, UTC", label, draw, says=f"Earlier values of {name}: {of}"
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fl.experiments.results import Results
 from fl.keys.budget import quantity
 from lab.runs.pages.curves import Line, accuracy_and_bytes, accuracy_and_loss, bytes_text, key_and_time
-from lab.runs.pages.page import Table, image, render
+from lab.runs.pages.page import Table, render
 from lab.runs.pages.run_report import main_arm
 from lab.runs.training.words import against_float32, exactness, range_text, supply
 
@@ -70,9 +70,5 @@ def render_comparison(runs: dict[str, Results]) -> str:
         count=len(runs),
         notes=notes_of(runs),
         rows=Table(["", *runs], rows),
-        figures=[
-            image(accuracy_and_loss(lines), "Accuracy and loss per round"),
-            image(accuracy_and_bytes(lines), "Upload size, and accuracy per byte sent"),
-            image(key_and_time(lines), "Key used, and time of a round by phase"),
-        ],
+        drawn=[*accuracy_and_loss(lines), *accuracy_and_bytes(lines), *key_and_time(lines)],
     )

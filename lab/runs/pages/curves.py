@@ -1,4 +1,4 @@
-"""Figures of training runs: curves with their spread over seeds, bytes, key and time."""
+"""Plots of training runs: curves with their spread over seeds, bytes, key and time."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
+from markupsafe import Markup
+
 from fl.experiments.results import Arm, RoundTimes, SeedRun, mean
-from lab.runs.pages.page import COLORS, PART_COLORS, by_round, new_figure, png_of
+from lab.runs.pages.style import GROUND, HEIGHT_IN, Series, by_round, plot, series
 
 PHASES = (
     ("train_s", "local training"),
@@ -38,45 +40,56 @@ class Line:
         return self.has_rounds and any(run.times for run in self.arm.runs)
 
 
-def accuracy_and_loss(lines: Sequence[Line]) -> bytes:
-    """Mean over seeds, shaded from the lowest to the highest seed; levels are dashed."""
-    figure, (accuracy, loss) = new_figure(2, 3.8)
-    for color, line in zip(_colors(lines), lines, strict=True):
-        if line.has_rounds:
-            first = line is lines[0]
-            _curve(accuracy, line, color, "accuracy", 100.0, first=first)
-            _curve(loss, line, color, "loss", 1.0, first=first)
-        else:
-            level = 100 * line.arm.final.accuracy_mean
-            accuracy.axhline(level, color=color, linestyle="--", linewidth=1.4, label=line.label)
-    accuracy.set_ylabel("test accuracy, %")
-    loss.set_ylabel("test loss, nats")
-    for axes in (accuracy, loss):
+def accuracy_and_loss(lines: Sequence[Line]) -> list[Markup]:
+    """Mean over seeds, shaded from the lowest to the highest seed; levels are dotted lines."""
+
+    def accuracy(axes: Any) -> None:
+        for look, line in _looks(lines):
+            if line.has_rounds:
+                _curve(axes, line, look, "accuracy", 100.0)
+            else:
+                level = 100 * line.arm.final.accuracy_mean
+                axes.axhline(level, color=look.color, linestyle=":", label=line.label)
         by_round(axes)
-    handles, labels = accuracy.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False)
-    return png_of(figure)
+
+    def loss(axes: Any) -> None:
+        for look, line in _looks(lines):
+            if line.has_rounds:
+                _curve(axes, line, look, "loss", 1.0)
+        by_round(axes)
+
+    return [
+        plot("Test accuracy by round", "training round", "test accuracy, %", accuracy),
+        plot("Test loss by round", "training round", "test loss, nats", loss),
+    ]
 
 
-def _colors(lines: Sequence[Line]) -> list[str]:
-    return [COLORS[index % len(COLORS)] for index in range(len(lines))]
+def _looks(lines: Sequence[Line]) -> list[tuple[Series, Line]]:
+    return [(series(number), line) for number, line in enumerate(lines)]
 
 
-def _curve(axes: Any, line: Line, color: str, what: str, factor: float, *, first: bool) -> None:
-    """The first line is thin and above the others, so that those under it are seen where they coincide."""
+def _curve(axes: Any, line: Line, look: Series, what: str, factor: float) -> None:
+    """Where curves coincide, dashes of the later ones let the earlier ones be seen."""
     rows = [row for row in line.arm.rounds if getattr(row, what) is not None]
     if not rows:
         return
     numbers = [row.round for row in rows]
-    marker = "o" if len(rows) < 12 else None
     values = [factor * getattr(row, what) for row in rows]
-    style = {"linewidth": 1.6, "markersize": 3, "zorder": 3} if first else {"linewidth": 3.2, "markersize": 6}
-    axes.plot(numbers, values, color=color, marker=marker, label=line.label, **style)
+    every = max(1, len(rows) // 8)
+    axes.plot(
+        numbers,
+        values,
+        color=look.color,
+        linestyle=look.dash,
+        marker=look.marker,
+        markevery=every,
+        label=line.label,
+    )
     bands = [_band(line.arm.runs, index, what) for index, row in enumerate(line.arm.rounds) if row in rows]
     if len(line.arm.runs) > 1 and all(band is not None for band in bands):
         low = [factor * band[0] for band in bands if band]
         high = [factor * band[1] for band in bands if band]
-        axes.fill_between(numbers, low, high, color=color, alpha=0.15, linewidth=0)
+        axes.fill_between(numbers, low, high, color=look.color, alpha=0.18, linewidth=0)
 
 
 def _band(runs: Sequence[SeedRun], index: int, what: str) -> tuple[float, float] | None:
@@ -84,29 +97,48 @@ def _band(runs: Sequence[SeedRun], index: int, what: str) -> tuple[float, float]
     return None if not values or None in values else (min(values), max(values))
 
 
-def accuracy_and_bytes(lines: Sequence[Line]) -> bytes:
+def accuracy_and_bytes(lines: Sequence[Line]) -> list[Markup]:
     """What an upload weighs, and the accuracy reached per byte sent."""
-    shown = [line for line in lines if line.has_rounds]
-    figure, (size, reached) = new_figure(2, 3.6)
-    unit, name = _byte_unit(max(line.arm.rounds[-1].upload_bytes_per_client for line in shown))
-    sum_unit, sum_name = _byte_unit(max(_sent(line)[-1] for line in shown))
-    for row, (color, line) in enumerate(zip(_colors(lines), lines, strict=True)):
-        if line not in shown:
-            continue
-        value = line.arm.rounds[-1].upload_bytes_per_client / unit
-        size.barh(row, value, color=color)
-        text = f" {bytes_text(line.arm.rounds[-1].upload_bytes_per_client)}"
-        size.annotate(text, (value, row), va="center", annotation_clip=False, fontsize=9)
-        sent = [bytes_ / sum_unit for bytes_ in _sent(line)]
-        reached.plot(sent, [100 * each.accuracy for each in line.arm.rounds], color=color, linewidth=1.8)
-    rows = [(index, line.label) for index, line in enumerate(lines) if line in shown]
-    size.set_yticks([row for row, _ in rows], [_wrapped(label) for _, label in rows], fontsize=9)
-    size.invert_yaxis()
-    size.margins(x=0.28)
-    size.set_xlabel(f"upload of a client in a round, {name}")
-    reached.set_xlabel(f"upload of a client so far, {sum_name}")
-    reached.set_ylabel("test accuracy, %")
-    return png_of(figure)
+    shown = [(look, line) for look, line in _looks(lines) if line.has_rounds]
+    unit, name = _byte_unit(max(line.arm.rounds[-1].upload_bytes_per_client for _, line in shown))
+    sum_unit, sum_name = _byte_unit(max(_sent(line)[-1] for _, line in shown))
+
+    def size(axes: Any) -> None:
+        for row, (look, line) in enumerate(shown):
+            value = line.arm.rounds[-1].upload_bytes_per_client
+            axes.barh(row, value / unit, color=look.color, height=0.6)
+            _beside(axes, bytes_text(value), value / unit, row)
+        _named_rows(axes, [line.label for _, line in shown])
+        axes.margins(x=0.28)
+
+    def reached(axes: Any) -> None:
+        for look, line in shown:
+            sent = [bytes_ / sum_unit for bytes_ in _sent(line)]
+            accuracy = [100 * each.accuracy for each in line.arm.rounds]
+            axes.plot(sent, accuracy, color=look.color, linestyle=look.dash, label=line.label)
+
+    return [
+        plot("Upload of a client in a round", f"upload, {name}", "", size, height_in=_height(len(shown))),
+        plot("Accuracy per byte sent", f"upload of a client so far, {sum_name}", "test accuracy, %", reached),
+    ]
+
+
+def _beside(axes: Any, text: str, end: float, row: int) -> None:
+    """What a bar comes to, behind its end."""
+    place = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "annotation_clip": False}
+    axes.annotate(text, (end, row), fontsize=9.5, **place)
+
+
+def _named_rows(axes: Any, labels: Sequence[str]) -> None:
+    axes.set_yticks(range(len(labels)), [_wrapped(label) for label in labels])
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    axes.grid(axis="x")
+
+
+def _height(rows: int) -> float:
+    """Of a plot with this many named rows, inches."""
+    return max(HEIGHT_IN, 0.9 + 0.55 * rows)
 
 
 def _sent(line: Line) -> list[float]:
@@ -140,31 +172,56 @@ def _bit_unit(largest: float) -> tuple[float, str]:
     return 1.0, "bit"
 
 
-def key_and_time(lines: Sequence[Line]) -> bytes:
-    """Key used so far over all pairs, and where the time of a round goes."""
-    figure, (key, seconds) = new_figure(2, 3.6)
-    used = [list(accumulate(row.key_bits for row in line.arm.rounds)) for line in lines]
-    unit, name = _bit_unit(max(each[-1] for each in used))
-    for color, line, bits in zip(_colors(lines), lines, used, strict=True):
-        if bits[-1]:
-            numbers = [row.round for row in line.arm.rounds]
-            key.plot(numbers, [each / unit for each in bits], color=color, linewidth=1.8)
-    by_round(key)
-    key.set_ylabel(f"key used by all pairs so far, {name}")
-    key.set_ylim(bottom=0)
+def key_and_time(lines: Sequence[Line]) -> list[Markup]:
+    """Key used so far over all pairs, and where the time of a round goes; only what any of the lines has."""
+    used = [
+        (look, line, list(accumulate(row.key_bits for row in line.arm.rounds)))
+        for look, line in _looks(lines)
+    ]
+    unit, name = _bit_unit(max(bits[-1] for _, _, bits in used))
     timed = [line for line in lines if line.is_timed]
-    left = [0.0] * len(timed)
-    for (phase, label), color in zip(PHASES, PART_COLORS, strict=True):
-        values = [mean_seconds(line.arm, phase) for line in timed]
-        if any(values):
-            seconds.barh(range(len(timed)), values, left=left, label=label, color=color)
-            left = [start + value for start, value in zip(left, values, strict=True)]
-    seconds.set_yticks(range(len(timed)), [_wrapped(line.label) for line in timed], fontsize=9)
-    seconds.invert_yaxis()
-    seconds.set_xlabel("mean time of a round, s")
+
+    def key(axes: Any) -> None:
+        for look, line, bits in used:
+            if bits[-1]:
+                numbers = [row.round for row in line.arm.rounds]
+                axes.plot(
+                    numbers,
+                    [each / unit for each in bits],
+                    color=look.color,
+                    linestyle=look.dash,
+                    label=line.label,
+                )
+        by_round(axes)
+        axes.set_ylim(bottom=0)
+
+    def seconds(axes: Any) -> None:
+        left = [0.0] * len(timed)
+        for number, (phase, label) in enumerate(PHASES):
+            values = [mean_seconds(line.arm, phase) for line in timed]
+            if any(values):
+                axes.barh(
+                    range(len(timed)),
+                    values,
+                    left=left,
+                    height=0.6,
+                    label=label,
+                    color=series(number).color,
+                    edgecolor=str(GROUND),
+                )
+                left = [start + value for start, value in zip(left, values, strict=True)]
+        for row, end in enumerate(left):
+            _beside(axes, f"{end:.3g} s", end, row)
+        _named_rows(axes, [line.label for line in timed])
+        axes.margins(x=0.18)
+
+    drawn = []
+    if any(bits[-1] for _, _, bits in used):
+        drawn.append(plot("Key used by all pairs", "training round", f"key used so far, {name}", key))
     if timed:
-        seconds.legend(frameon=False, ncols=2, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1))
-    return png_of(figure)
+        height_in = _height(len(timed))
+        drawn.append(plot("Time of a round", "mean time of a round, s", "", seconds, height_in=height_in))
+    return drawn
 
 
 def mean_seconds(arm: Arm, phase: str) -> float:

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from lab.runs.pages.page import COLORS, PART_COLORS, Table, by_round, image, new_figure, png_of, render
+import msgspec
+from markupsafe import Markup
+
+from fl.experiments.ring_run import BlockFigures, RingRun
+from lab.runs.pages.page import Table, render
+from lab.runs.pages.ring_plots import KEY_RATE, error_of, rate_of, ring_plots
+from lab.runs.pages.style import GROUND, TEXT, by_round, plot, series
 from orchestrator.events.status import pair_name
 
 Report = dict[str, Any]
@@ -12,14 +18,15 @@ Report = dict[str, Any]
 
 def render_report(report: Report) -> str:
     """The whole page as HTML text."""
+    ring = msgspec.convert(report.get("ring"), RingRun | None)
     return render(
         "demo.html",
         warnings=report["warnings"],
         report=report,
-        pair_plot=image(_pair_plot(report), "Key rate and QBER of every pair"),
+        pair_plots=[*_pair_plots(report, ring), *(ring_plots(ring) if ring else ())],
         pairs=_pair_table(report["pairs"]),
-        stock_plot=image(_stock_plot(report), "Key consumed and stocked per pair"),
-        accuracy_plot=image(_accuracy_plot(report), "Accuracy per round"),
+        stock_plots=[_stock_plot(report)],
+        accuracy_plots=[_accuracy_plot(report)],
         rounds=_round_table(report["rounds"]),
     )
 
@@ -79,63 +86,85 @@ def _round_table(rounds: list[Report]) -> Table:
     )
 
 
-def _pair_plot(report: Report) -> bytes:
-    figure, (rate, error) = new_figure(2)
-    names = [pair_name(row["pair"]) for row in report["pairs"]]
-    rate.bar(names, [row["secret_bits_per_ring_second"] / 1e3 for row in report["pairs"]], color=COLORS[0])
-    planned = [row["planned_bits_per_ring_second"] / 1e3 for row in report["pairs"]]
-    rate.plot(names, planned, "k_", markersize=18, markeredgewidth=2, label="planned")
-    rate.set_ylabel("secret key, kbit per second of light")
-    error.bar(names, [100 * row["qber"] for row in report["pairs"]], color=COLORS[1])
-    expected = [100 * row["planned_qber"] for row in report["pairs"]]
-    error.plot(names, expected, "k_", markersize=18, markeredgewidth=2, label="expected")
-    error.set_ylabel("QBER, %")
-    for axes in (rate, error):
-        axes.tick_params(axis="x", rotation=40)
-        axes.legend(frameon=False)
-        axes.margins(y=0.18)
-    return png_of(figure)
+def _pair_plots(report: Report, ring: RingRun | None) -> list[Markup]:
+    """What each pair got beside what was planned, with one standard deviation."""
+    rows = report["pairs"]
+    names = [pair_name(row["pair"]) for row in rows]
+    mark = {"marker": "_", "linestyle": "", "color": str(TEXT), "markersize": 16, "markeredgewidth": 2}
+
+    def rate(axes: Any) -> None:
+        values = [row["secret_bits_per_ring_second"] / 1e3 for row in rows]
+        sigmas = [(rate_of(_blocks(ring, row["pair"]))[1] or 0.0) / 1e3 for row in rows]
+        axes.bar(names, values, yerr=sigmas, color=series(0).color, ecolor=str(TEXT), label="measured")
+        planned = [row["planned_bits_per_ring_second"] / 1e3 for row in rows]
+        axes.plot(names, planned, label="planned", **mark)
+        _upright(axes)
+
+    def error(axes: Any) -> None:
+        values = [100 * row["qber"] for row in rows]
+        sigmas = [100 * error_of(row["qber"], row["sifted_bits"]) for row in rows]
+        axes.bar(names, values, yerr=sigmas, color=series(5).color, ecolor=str(TEXT), label="measured")
+        axes.plot(names, [100 * row["planned_qber"] for row in rows], label="expected", **mark)
+        _upright(axes)
+
+    return [
+        plot("Key rate of every pair", "", KEY_RATE, rate),
+        plot("QBER of every pair", "", "QBER, %", error),
+    ]
 
 
-def _stock_plot(report: Report) -> bytes:
-    figure, axes = new_figure(1)
+def _blocks(ring: RingRun | None, pair: list[str]) -> list[BlockFigures]:
+    return [each for each in ring.blocks if each.pair == tuple(pair)] if ring else []
+
+
+def _upright(axes: Any) -> None:
+    """Names of pairs lean, so that six stand beside each other."""
+    axes.tick_params(axis="x", rotation=40)
+    axes.margins(y=0.12)
+
+
+def _stock_plot(report: Report) -> Markup:
     names = [pair_name(row["pair"]) for row in report["pairs"]]
-    bottom = [0.0] * len(names)
     parts = {
         "consumed_bits": "used as pads",
         "authentication_bits": "authentication",
         "stored_bits": "in stock",
         "burnt_bits": "burnt",
     }
-    for (key, label), color in zip(parts.items(), PART_COLORS, strict=False):
-        values = [row[key] / 1e3 for row in report["pairs"]]
-        axes.bar(names, values, bottom=bottom, label=label, color=color)
-        bottom = [low + value for low, value in zip(bottom, values, strict=True)]
-    axes.set_ylabel("key of each pair, kbit")
-    axes.legend(frameon=False, ncols=4, loc="upper center", bbox_to_anchor=(0.5, 1.16))
-    return png_of(figure)
+
+    def draw(axes: Any) -> None:
+        bottom = [0.0] * len(names)
+        for number, (key, label) in enumerate(parts.items()):
+            values = [row[key] / 1e3 for row in report["pairs"]]
+            if any(values):
+                look = series(number)
+                axes.bar(names, values, bottom=bottom, label=label, color=look.color, edgecolor=str(GROUND))
+                bottom = [low + value for low, value in zip(bottom, values, strict=True)]
+        _upright(axes)
+
+    return plot("What became of the key of each pair", "", "key, kbit", draw)
 
 
-def _accuracy_plot(report: Report) -> bytes:
-    figure, axes = new_figure(1)
-    rounds = report["rounds"]
-    axes.plot(
-        [row["round"] for row in rounds],
-        [100 * row["accuracy"] for row in rounds],
-        "o-",
-        color=COLORS[0],
-        label="masked with one-time pads",
-    )
-    reference = report.get("reference") or []
-    if reference:
-        axes.plot(
-            [row["round"] for row in reference],
-            [100 * row["accuracy"] for row in reference],
-            "--",
-            color=COLORS[1],
-            label="same training without masking, float32",
-        )
-    by_round(axes)
-    axes.set_ylabel("test accuracy, %")
-    axes.legend(frameon=False)
-    return png_of(figure)
+def _accuracy_plot(report: Report) -> Markup:
+    lines = {
+        "masked with one-time pads": report["rounds"],
+        "the same without masking, float32": report.get("reference") or [],
+    }
+
+    def draw(axes: Any) -> None:
+        for number, (label, rows) in enumerate(lines.items()):
+            if rows:
+                look = series(number)
+                rounds = [row["round"] for row in rows]
+                accuracies = [100 * row["accuracy"] for row in rows]
+                axes.plot(
+                    rounds,
+                    accuracies,
+                    color=look.color,
+                    marker=look.marker,
+                    linestyle=look.dash,
+                    label=label,
+                )
+        by_round(axes)
+
+    return plot("Test accuracy by round", "training round", "test accuracy, %", draw)

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from fl.qpu.analysis import Comparison
 from fl.qpu.evaluate import ARRAYS_FILE, QpuReport
 from fl.qpu.request import QpuRequest
-from lab.runs.pages.page import COLORS, Table, image, new_figure, png_of, render
+from lab.runs.pages.page import Table, render
+from lab.runs.pages.style import SOFT, plot, series
 from orchestrator.durable import replace_file
 
 PAGE_FILE = "report.html"
@@ -41,9 +43,7 @@ def _page(outcome: QpuReport, request: QpuRequest, arrays: dict[str, Any]) -> st
         origin=request.model,
         notes=notes,
         labels=_labels(outcome),
-        scatter=image(
-            _scatter(outcome, arrays), "Measured against exact expectation values, and their differences"
-        ),
+        drawn=_plots(outcome, arrays),
         deviations=_deviations(outcome.comparison),
         about=_about(outcome, request),
     )
@@ -99,23 +99,38 @@ def _deviations(comparison: Comparison) -> Table:
     )
 
 
-def _scatter(outcome: QpuReport, arrays: dict[str, Any]) -> bytes:
-    figure, (left, right) = new_figure(2, 4.0)
+def _plots(outcome: QpuReport, arrays: dict[str, Any]) -> list[Markup]:
+    """Measured against exact values, and their differences over the standard errors."""
     exact, measured, errors = arrays["exact"], arrays["expectations"], arrays["standard_errors"]
-    for column, row in enumerate(outcome.comparison.observables):
-        color = COLORS[column % len(COLORS)]
-        left.plot(exact[:, column], measured[:, column], ".", ms=3, color=color, label=row.observable)
     span = [float(min(exact.min(), measured.min())), float(max(exact.max(), measured.max()))]
-    left.plot(span, span, color="#57606a", lw=1)
-    left.set(xlabel="exact", ylabel="measured")
-    left.legend(frameon=False, fontsize=8)
     pulls = ((measured - exact) / np.maximum(errors, 1e-12)).ravel()
-    bins = np.linspace(-6, 6, 49)
-    right.hist(np.clip(pulls, -6, 6), bins=bins, density=True, color=COLORS[0], label="measured")
-    right.plot(bins, np.exp(-(bins**2) / 2) / np.sqrt(2 * np.pi), color=COLORS[1], label="shot noise alone")
-    right.set(xlabel="(measured - exact) / standard error", ylabel="density")
-    right.legend(frameon=False, fontsize=8)
-    return png_of(figure)
+
+    def scatter(axes: Any) -> None:
+        axes.plot(span, span, color=str(SOFT), linewidth=1)
+        for column, row in enumerate(outcome.comparison.observables):
+            look = series(column)
+            axes.errorbar(
+                exact[:, column],
+                measured[:, column],
+                yerr=errors[:, column],
+                fmt=look.marker,
+                markersize=2.5,
+                elinewidth=0.6,
+                capsize=0,
+                color=look.color,
+                label=row.observable,
+            )
+
+    def histogram(axes: Any) -> None:
+        bins = np.linspace(-6, 6, 49)
+        axes.hist(np.clip(pulls, -6, 6), bins=bins, density=True, color=series(0).color, label="measured")
+        normal = np.exp(-(bins**2) / 2) / np.sqrt(2 * np.pi)
+        axes.plot(bins, normal, color=series(1).color, label="shot noise alone")
+
+    return [
+        plot("Measured against exact expectation values", "exact", "measured", scatter),
+        plot("Differences", "(measured - exact) / standard error", "density", histogram),
+    ]
 
 
 def _about(outcome: QpuReport, request: QpuRequest) -> Table:

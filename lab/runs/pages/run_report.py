@@ -18,7 +18,8 @@ from lab.runs.pages.curves import (
     key_and_time,
     mean_seconds,
 )
-from lab.runs.pages.page import Table, image, render
+from lab.runs.pages.page import Table, render
+from lab.runs.pages.ring_plots import ring_plots
 from lab.runs.training.words import against_float32, range_text
 from orchestrator.durable import replace_file
 from orchestrator.events.status import pair_name
@@ -75,11 +76,12 @@ def render_run(results: Results) -> str:
         exact=all_exact(results.rounds),
         arms=_arms(lines),
         comparisons=_comparisons(results),
-        accuracy_plot=image(accuracy_and_loss(lines), "Accuracy and loss per round"),
+        learning_plots=accuracy_and_loss(lines),
         spread=_spread(results),
         communication=_communication(results),
-        bytes_plot=image(accuracy_and_bytes(lines), "Upload size, and accuracy per byte sent"),
-        key_plot=image(key_and_time(lines), "Key used, and time of a round by phase"),
+        bytes_plots=accuracy_and_bytes(lines),
+        key_plots=key_and_time(lines),
+        ring_plots=ring_plots(results.ring) if results.ring else [],
         times=_times(lines),
         forecast=budget.forecast.text if budget.forecast else "",
         forecast_pairs=_forecast(budget.forecast),

@@ -39,6 +39,7 @@ from lab.runs.following.progress import Display, PairProgress, RunProgress
 from lab.runs.following.stalls import StallWatch, merged
 from lab.runs.light_notes import light_notes
 from lab.runs.records.ending import on_record
+from lab.runs.records.ring_run import homes_of_run, ring_run
 from lab.runs.shown import echo
 from lab.runs.software import versions
 from lab.runs.supervising.beside import Tell, dashboard_beside
@@ -62,6 +63,7 @@ from orchestrator.randomness import random_hex
 
 if TYPE_CHECKING:
     from fl.experiments.assemble import Surroundings
+    from fl.experiments.ring_run import RingRun
     from fl.rounds.config import FLConfig
     from fl.workloads.base import Task
 
@@ -362,7 +364,16 @@ class Attempt:
             stalls=self.record.stalls,
             testbed=self.place.testbed.name,
             ledgers=self.record.ledgers,
+            ring=self._ring(),
         )
+
+    def _ring(self) -> RingRun | None:
+        """What the ring did in all attempts at the run, as far as it is on record here."""
+        if not self.options.live:
+            return None
+        since = datetime.fromisoformat(self.record.started_at) if self.record.started_at else None
+        testbed = self.place.testbed
+        return ring_run(homes_of_run(self.folder), testbed, pairs=self._pairs(testbed), since=since)
 
     def healthy(self, results: Results) -> bool:
         """No sum was wrong, and simulated instruments that were ours ended safe."""

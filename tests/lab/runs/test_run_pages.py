@@ -8,26 +8,19 @@ from typing import Any
 
 import msgspec
 import pytest
+from made_reports import training_results
 from rich.console import Console
 
 from fl.experiments.base import Plan, plan_for
 from fl.experiments.options import TrainOptions
 from fl.experiments.results import (
     AbortedRow,
-    Arm,
-    Comparison,
-    CompressionSummary,
-    Final,
-    KeyBudget,
-    Results,
-    RoundRow,
     RoundTimes,
     SeedRun,
     Stall,
     StallPart,
 )
 from fl.experiments.runner import CellDone, CellStarted, RoundDone
-from fl.keys.budget import PairLedger, PairSupply, forecast, record
 from fl.workloads import load_task
 from lab.runs.following.train_progress import TrainDisplay, Work
 from lab.runs.pages.comparison import notes_of, render_comparison
@@ -36,45 +29,8 @@ from lab.runs.pages.run_report import main_arm, render_run
 from lab.runs.training.outcome import summary
 
 
-def results(**more: Any) -> Results:
-    rows = tuple(RoundRow(n, 0.5 + n / 10, 1.0 / n, 1000.0, 60_000, 0, True) for n in (1, 2, 4))
-    live = SeedRun(1, rows, (RoundTimes(work_s=2.0, wait_s=9.0),) * 3, (AbortedRow(3, "<bob> left", 5),))
-    supply = [PairSupply(("alice", "bob"), 0, 1000.0, "planned")]
-    ledger = PairLedger(("alice", "bob"), 9000, 4000, 300, 200, 4500)
-    level = Arm(
-        "oracle",
-        "oracle",
-        "digits",
-        2,
-        "none",
-        "none",
-        Final(0.99, None, 1),
-        rows[:1],
-        (SeedRun(1, rows[:1]),),
-    )
-    base = Results(
-        task="digits",
-        mode="otp",
-        split="iid",
-        clients=2,
-        rounds=rows,
-        final=Final(0.9, (0.85, 0.95), 2),
-        baselines={"oracle": level},
-        compression=CompressionSummary(10, 0.75, 1000, 800, 127, 0.8, True, 1000.0, 4000),
-        key_supply="live",
-        security="information-theoretic",
-        title="A <run>",
-        runs=(live,),
-        comparisons={"gain": Comparison("two minus one", 0.05, (0.01, 0.09), (0.04, 0.06))},
-        key_budget=KeyBudget(forecast("otp", 3, 2000, supply), record([(1, 9), (2, 9)], [(3, 5)], [ledger])),
-        stalls=(Stall("instrument fault", 12.5, (StallPart(("laser",), 12.5),)),),
-        notes=("a note & more",),
-    )
-    return msgspec.structs.replace(base, **more)
-
-
 def test_the_page_tells_everything_once_and_escapes_what_it_did_not_write() -> None:
-    page = render_run(results())
+    page = render_run(training_results())
     for text in (
         "A &lt;run&gt;",
         "a note &amp; more",
@@ -91,14 +47,14 @@ def test_the_page_tells_everything_once_and_escapes_what_it_did_not_write() -> N
     ):
         assert text in page, text
     assert "<run>" not in page
-    assert page.count("<img") == 3
-    assert not re.search(r"(src|href)=[\'\"](?!data:)", page)
+    assert page.count("<svg") == 6
+    assert not re.search(r"(src|href)=[\'\"](?!#)", page)
 
 
 @pytest.mark.usefixtures("no_figures")
 def test_what_peers_wrote_does_nothing_to_a_page() -> None:
     hostile = "\x1b[2J<script>x</script>\u202e\x9b\"'"
-    base = results()
+    base = training_results()
     live = msgspec.structs.replace(base.runs[0], aborted=(AbortedRow(3, hostile, 5),))
     text = render_run(
         msgspec.structs.replace(
@@ -120,36 +76,42 @@ def test_what_peers_wrote_does_nothing_to_a_page() -> None:
     [(False, "does NOT equal the plain sum"), (None, "was not compared with the plain sum")],
 )
 def test_a_sum_that_is_wrong_or_unchecked_is_never_called_exact(exact: bool | None, told: str) -> None:
-    rows = tuple(msgspec.structs.replace(row, exact=exact) for row in results().rounds)
-    page = render_run(results(rounds=rows))
+    rows = tuple(msgspec.structs.replace(row, exact=exact) for row in training_results().rounds)
+    page = render_run(training_results(rounds=rows))
     assert told in page
     assert "equals the plain sum exactly" not in page
 
 
 def test_runs_compared_stand_in_columns() -> None:
-    page = render_comparison({"one": results(), "two": results(mode="expanded", security="computational")})
-    assert "<th>one</th><th>two</th>" in page
+    page = render_comparison(
+        {"one": training_results(), "two": training_results(mode="expanded", security="computational")}
+    )
+    assert "<th scope='col'>one</th><th scope='col'>two</th>" in page
     assert "<td>information-theoretic</td><td>computational</td>" in page
-    assert page.count("<img") == 3
+    assert page.count("<svg") == 6
 
 
 def test_a_note_of_several_runs_is_told_once() -> None:
-    runs = {"one": results(), "two": results(), "three": results(notes=("another",))}
+    runs = {
+        "one": training_results(),
+        "two": training_results(),
+        "three": training_results(notes=("another",)),
+    }
     assert notes_of(runs) == ["one, two: a note & more", "three: another"]
 
 
 @pytest.mark.usefixtures("no_figures")
 def test_bytes_besides_the_update_are_told_where_shares_travel() -> None:
-    page = render_run(results(mode="lightsecagg"))
-    assert "1,000 bytes. A client sends" in render_run(results())  # 800 values of 10 bits
+    page = render_run(training_results(mode="lightsecagg"))
+    assert "1,000 bytes. A client sends" in render_run(training_results())  # 800 values of 10 bits
     assert "1,000 bytes. With shares and answers (0 bytes) a client sends 1,000 bytes" in page
-    plain = render_run(results(mode="plain", security="none", key_supply="simulated"))
+    plain = render_run(training_results(mode="plain", security="none", key_supply="simulated"))
     assert "No key is needed" in plain
     assert "made up by a generator" not in plain
 
 
 def test_a_summary_names_security_supply_and_interval(tmp_path: Any) -> None:
-    text = summary(results(), tmp_path)
+    text = summary(training_results(), tmp_path)
     assert "90.00 % (95 %: 85.00 to 95.00)" in text
     assert "mode otp: information-theoretic; key supply live; sum exact: yes" in text
     assert "two minus one: +5.00 points (95 %: +1.00 to +9.00)" in text
@@ -157,7 +119,7 @@ def test_a_summary_names_security_supply_and_interval(tmp_path: Any) -> None:
 
 def test_starting_processes_is_not_part_of_a_simulated_rounds_time() -> None:
     times = (RoundTimes(train_s=9.0), RoundTimes(train_s=1.0), RoundTimes(train_s=2.0))
-    arm = main_arm(results())
+    arm = main_arm(training_results())
     cohort = msgspec.structs.replace(arm, runs=(SeedRun(1, arm.rounds, times),))
     assert mean_seconds(cohort, "train_s") == pytest.approx(1.5)
     assert mean_seconds(arm, "wait_s") == pytest.approx(9.0)
@@ -174,7 +136,7 @@ def test_rate_and_time_left_count_only_what_this_attempt_did(plan: Plan) -> None
     work = Work(plan, lambda: now[0])
     first, second = plan.cells
     assert (work.total, work.left_s) == (12, None)
-    run = SeedRun(1, results().rounds)
+    run = SeedRun(1, training_results().rounds)
     work.event(CellDone(first, 1, run, True))  # finished by an earlier attempt
     assert (work.done, work.left_s) == (6, None)
     work.event(CellStarted(second, 1))
@@ -191,7 +153,7 @@ def test_without_a_terminal_progress_is_plain_lines(plan: Plan, capsys: pytest.C
     with TrainDisplay(plan, console=Console(file=StringIO())) as display:
         display.event(CellStarted(plan.primary, 1))
         display.event(RoundDone(plan.primary, 1, 1, 0.5))
-        display.event(CellDone(plan.primary, 1, SeedRun(1, results().rounds), False))
+        display.event(CellDone(plan.primary, 1, SeedRun(1, training_results().rounds), False))
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith("  0 %  3 clients, otp, seed 1")
     assert "accuracy 90.00 %" in lines[-1]

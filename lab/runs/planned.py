@@ -1,4 +1,4 @@
-"""What the planner promises of a pair, for the pages: its block, and the rate at other losses.
+"""What the planner promises of a pair, for pages and reports: its block, and the rate at other losses.
 
 The curve asks the same planner for the same ring with more, or less, loss between loop and detectors, where it meets both
 users alike.  So the operating point lies on it, everything that is charged to the key is charged along it, and it is right
@@ -23,8 +23,11 @@ LESS_DB = 3.0
 MOST_STEPS = 30
 
 
-def planned(testbed: Testbed, first: str, second: str) -> dict[str, Any]:
-    """The plan of a pair and its curve: ``[loss of both arms in dB, secret bits per second of light, QBER]`` by loss."""
+def planned(testbed: Testbed, first: str, second: str, *, with_curve: bool = True) -> dict[str, Any]:
+    """The plan of a pair and its curve: ``[loss of both arms in dB, secret bits per second of light, QBER]`` by loss.
+
+    Without ``with_curve`` it is empty, which saves most of the time.
+    """
     protocol = protocol_named(testbed.protocol.name)
     light = pair_light(testbed, first, second)
     plan = protocol.plan(testbed, first, second)
@@ -45,7 +48,7 @@ def planned(testbed: Testbed, first: str, second: str) -> dict[str, Any]:
         "light": plan.light,
         "monitoring": plan.monitoring,
         "refusals": protocol.refusals(testbed, first, second),
-        "curve": [list(point) for point in _curve(testbed, first, second)],
+        "curve": [list(point) for point in _curve(testbed, first, second)] if with_curve else [],
     }
 
 
