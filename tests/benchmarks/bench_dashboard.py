@@ -39,7 +39,7 @@ UPDATES_PER_S = 10
 SECONDS = 10.0
 MOST_SHARE = 0.1
 MOST_PAGE_BYTES = 300_000
-LOADED = re.compile(r"""(?:from|src=|href=|import\()\s*["'](/static/[^"'`]+)["']""")
+LOADED = re.compile(r"""(?:from|src=|href=|import\(|SharedWorker\()\s*["'](/static/[^"'`]+)["']""")
 
 
 def filled(board: Board, machine: Machine) -> None:

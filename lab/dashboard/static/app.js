@@ -4,6 +4,7 @@ import { stop } from "/static/act.js";
 import { each, h, say } from "/static/dom.js";
 import { ago, attackTold } from "/static/format.js";
 import { Store } from "/static/store.js";
+import { follow } from "/static/stream.js";
 
 const REDRAW_MS = 250;
 const LOST_S = 1.8;
@@ -12,7 +13,6 @@ const STALE_S = 5;
 const store = new Store();
 const element = (id) => document.getElementById(id);
 let page = null;
-let changed = new Set();
 
 function frame() {
   element("theme").addEventListener("click", turnTheme);
@@ -64,8 +64,7 @@ function tick() {
     say(element("name"), name);
     document.title = `${name}: ${document.querySelector("#nav [aria-current]")?.textContent ?? "qunetlab"}`;
   }
-  page?.update(changed);
-  changed = new Set();
+  page?.update();
   if (page && store.number) element("main").dataset.drawn = "yes";
 }
 
@@ -77,10 +76,13 @@ async function show() {
 }
 
 frame();
-store.listeners.add((keys) => { for (const key of keys) changed.add(key); });
-store.connect();
-// A page that the browser keeps to go back to would keep its stream, and a browser has six connections to a server.
-addEventListener("pagehide", () => store.close());
-addEventListener("pageshow", (event) => { if (event.persisted) store.connect(); });
+// A page that nobody sees follows nothing: what it missed would pile up while the browser has it asleep.  It is told everything once seen.
+let leave = () => {};
+function seen() {
+  leave();
+  leave = document.hidden ? () => {} : follow(store);
+}
+document.addEventListener("visibilitychange", seen);
+seen();
 setInterval(tick, REDRAW_MS);
 show();

@@ -7,7 +7,6 @@
 export class Store {
   constructor() {
     this.values = new Map();
-    this.listeners = new Set();
     this.instance = "";
     this.number = 0;
     this.connected = false;
@@ -16,51 +15,23 @@ export class Store {
     this.heard = performance.now();
   }
 
-  connect(url = "/events") {
-    const seen = this.instance ? `?from=${this.instance}:${this.number}` : "";
-    this.source = new EventSource(url + seen);
-    this.source.onmessage = (event) => this.take(JSON.parse(event.data));
-    this.source.onopen = () => { this.connected = true; };
-    this.source.onerror = () => {
-      this.connected = false;
-      this.notify(new Set());
-      this.source.close();
-      clearTimeout(this.again);
-      this.again = setTimeout(() => this.connect(url), 1000);
-    };
-  }
-
-  close() {
-    this.source.close();
-    clearTimeout(this.again);
-    this.connected = false;
-  }
-
+  // A message of the server; null where nothing comes any more.
   take(message) {
-    const changed = new Set();
-    if (message.whole) {
-      for (const key of this.values.keys()) if (!(key in message.set)) changed.add(key);
-      this.values.clear();
-    }
-    for (const key of message.gone) {
-      this.values.delete(key);
-      changed.add(key);
-    }
-    for (const [key, value] of Object.entries(message.set)) {
-      this.values.set(key, value);
-      changed.add(key);
-    }
+    this.connected = Boolean(message);
+    if (!message) return;
+    if (message.whole) this.values.clear();
+    for (const key of message.gone) this.values.delete(key);
+    for (const [key, value] of Object.entries(message.set)) this.values.set(key, value);
     this.instance = message.instance;
     this.number = message.number;
     this.heard = performance.now();
     this.offset = message.now - this.heard / 1000;
     this.ahead = message.clock - message.now;
-    this.connected = true;
-    this.notify(changed);
   }
 
-  notify(changed) {
-    for (const listener of this.listeners) listener(changed);
+  // All that is held, as the server would tell it.
+  whole() {
+    return { instance: this.instance, number: this.number, now: this.now(), clock: this.wall(), whole: true, set: Object.fromEntries(this.values), gone: [] };
   }
 
   now() { return performance.now() / 1000 + this.offset; }

@@ -207,6 +207,30 @@ def test_many_pages_after_each_other_leave_no_stream_behind(room: SimpleNamespac
             opened(room, page)
 
 
+def test_eight_windows_and_the_stop_button_of_one_browser_work_at_once(room: SimpleNamespace) -> None:
+    """All of them seen, as on a wall of screens: six streams would leave no connection for a seventh, nor for stopping."""
+    driver = room.browser.driver
+    first = driver.current_window_handle
+    try:
+        for number in range(8):
+            driver.switch_to.new_window("window")
+            browser = opened(room, DRAWN[number])
+            assert not browser.js("return document.hidden")
+        room.board.put("testbed", {**room.board.get("testbed"), "name": "renamed"})
+        for handle in driver.window_handles:
+            driver.switch_to.window(handle)
+            if handle != first:
+                room.browser.wait(lambda: room.browser.text("#name") == "renamed", "what changed since", 5.0)
+        room.browser.driver.find_element("id", "stop").click()
+        room.browser.wait(lambda: "stays dark" in room.browser.text("#stopped"), "what became of it", 10.0)
+    finally:
+        for handle in driver.window_handles:
+            if handle != first:
+                driver.switch_to.window(handle)
+                driver.close()
+        driver.switch_to.window(first)
+
+
 def test_a_hub_that_falls_silent_is_a_banner_and_then_stale(room: SimpleNamespace) -> None:
     browser = opened(room, "")
     browser.wait(lambda: "said nothing" in browser.text("#banner"), "the banner", 6.0)
