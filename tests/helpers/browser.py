@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 import subprocess
@@ -89,6 +90,14 @@ class Browser:
             for each in self.driver.get_log("browser")
             if each["level"] in ("SEVERE", "WARNING")
         ]
+
+    def picture(self, path: Path) -> None:
+        """A picture of the whole page, and not only of what the window shows."""
+        size = self.driver.execute_cdp_cmd("Page.getLayoutMetrics", {})["cssContentSize"]
+        whole = {"captureBeyondViewport": True, "clip": {**size, "scale": 1}}
+        told = self.driver.execute_cdp_cmd("Page.captureScreenshot", whole)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(base64.b64decode(told["data"]))
 
     def barriers(self, axe: Path) -> list[str]:
         """Violations that axe finds on the page as it stands."""
