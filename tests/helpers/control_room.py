@@ -13,6 +13,7 @@ import msgspec
 from lab.dashboard.application import Application
 from lab.dashboard.board import Board
 from lab.dashboard.door import Tokens
+from lab.dashboard.series import Series
 from lab.dashboard.serving import listen_at, web_server
 from lab.dashboard.watching import Watch
 from lab.runs.attacks import control as attack_range
@@ -209,9 +210,9 @@ def queue_shown() -> QueueShown:
     return QueueShown("", None, rows)
 
 
-def filled(board: Board, machine: Machine) -> Watch:
+def filled(board: Board, machine: Machine, series: Series | None = None) -> Watch:
     """A watch that has heard :func:`words`; its thread is not started."""
-    watch = Watch(board, machine.testbed, machine.path.parent / "secrets", nobody)
+    watch = Watch(board, machine.testbed, machine.path.parent / "secrets", nobody, series=series)
     for role, item in words(machine):
         hear(watch, role, item)
     for key, value in readings_of_machine(machine):
@@ -232,11 +233,11 @@ def beat(board: Board) -> None:
 
 
 @contextmanager
-def served(board: Board, machine: Machine) -> Iterator[str]:
+def served(board: Board, machine: Machine, series: Series | None = None) -> Iterator[str]:
     """The address under which a browser finds it."""
     ending = threading.Event()
     bound = listen_at("127.0.0.1:0", machine)
-    application = Application(board, machine, Tokens(TOKEN), ending.is_set, alone=True)
+    application = Application(board, machine, Tokens(TOKEN), ending.is_set, alone=True, series=series)
     with web_server(application, bound):
         try:
             yield f"http://127.0.0.1:{bound.getsockname()[1]}/"

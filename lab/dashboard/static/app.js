@@ -7,6 +7,7 @@ import { Store } from "/static/store.js";
 import { follow } from "/static/stream.js";
 
 const REDRAW_MS = 250;
+const RELOAD_MS = 5000;
 const LOST_S = 1.8;
 const STALE_S = 5;
 
@@ -70,8 +71,13 @@ function tick() {
 
 async function show() {
   const here = location.pathname.slice(1);
-  const module = await import(`/static/pages/${here || "wall"}.js`);
-  page = module.mount(element("main"), store);
+  try {
+    const module = await import(`/static/pages/${here || "wall"}.js`);
+    page = module.mount(element("main"), store);
+  } catch (error) {
+    say(element("main"), `This page cannot be drawn: ${error.message}. It is loaded again in a moment; qunetlab status tells the same in a terminal.`);
+    setTimeout(() => location.reload(), RELOAD_MS);
+  }
   tick();
 }
 

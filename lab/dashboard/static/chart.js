@@ -37,6 +37,10 @@ export function chart(root, { x, y, series }) {
   let told = "";
   new ResizeObserver(() => plot.setSize({ width: Math.max(200, place.clientWidth), height: HEIGHT })).observe(place);
   return {
+    destroy() {
+      plot.destroy();
+      place.remove();
+    },
     set(data) {
       const text = JSON.stringify(data);
       if (text !== told) plot.setData(data);

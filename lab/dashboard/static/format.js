@@ -27,17 +27,29 @@ export function quantity(number, unit) {
   return text ? `${digits}${GAP}${letter}${unit}` : "";
 }
 
+const PREFIXED = ["W", "V", "Hz", "bit", "bit/s", "cps"];
 const PREFIXES = [[1e9, "G"], [1e6, "M"], [1e3, "k"], [1, ""], [1e-3, "m"], [1e-6, "µ"], [1e-9, "n"], [1e-12, "p"], [1e-15, "f"]];
 
 // What an instrument reads, as many digits as mean something: `22.106 fW`, `2.5 GHz`, `1,550.12 nm`.
 export function reading(number, unit) {
-  if (!["W", "V", "Hz"].includes(unit) || !number) return `${number.toLocaleString("en-GB", { maximumSignificantDigits: 6 })}${unit && GAP}${unit.replace("deg", "°")}`;
+  const [factor, shown] = scale(number, unit);
+  return `${(number / factor).toLocaleString("en-GB", { maximumSignificantDigits: PREFIXED.includes(unit) ? 5 : 6 })}${unit && GAP}${shown}`;
+}
+
+// What numbers as large as this one are shown in: [factor, unit].
+export function scale(number, unit) {
+  if (!PREFIXED.includes(unit) || !number) return [1, unit.replace("deg", "°")];
   const [factor, letter] = PREFIXES.find(([each]) => Math.abs(number) >= each) ?? PREFIXES.at(-1);
-  return `${Number((number / factor).toPrecision(5))}${GAP}${letter}${unit}`;
+  return [factor, letter + unit];
 }
 
 export function percent(share, digits = 2) {
   return share === null || share === undefined ? "" : `${(100 * share).toFixed(digits)}${GAP}%`;
+}
+
+// What a pair's key is made at, and whether that was ever seen.
+export function keyRate({ rate_bps: rate, measured }) {
+  return `${quantity(rate, "bit/s")} ${measured ? "measured, with pauses" : "of light, planned"}`;
 }
 
 // How long something lasts, in the unit that an operator plans with.
@@ -55,5 +67,14 @@ export function pairName(first, second) {
 // An attack that is on, with its strength and for how long.
 export function attackTold(store, { name, strength, at }) {
   const known = store.get("attacks")?.find((one) => one.name === name);
-  return `${known?.title ?? name}, ${short(strength)} ${known?.unit ?? ""} ${known?.strength ?? ""}, for ${ago(Date.now() / 1000 - at)}`;
+  return `${known?.title ?? name}, ${short(strength)} ${known?.unit ?? ""} ${known?.strength ?? ""}, for ${ago(store.since(at))}`;
+}
+
+// Who waits for whose key: pairs that have less than a round takes; where that is not told, what the client said that asked last.
+export function waiting(store) {
+  const learning = store.items("Learning")[0]?.[1];
+  if (learning?.state !== "waiting") return [];
+  if (!learning.round_bits) return learning.waits.map(([who, peer]) => `${who} waits for key with ${peer}`);
+  return store.items("PairStatus").filter(([, pair]) => pair.stock_bits < learning.round_bits)
+    .map(([, pair]) => `${pair.first} and ${pair.second} wait for key: ${quantity(pair.stock_bits, "bit")} of ${quantity(learning.round_bits, "bit")}`);
 }

@@ -19,7 +19,8 @@ from lab.calibration.keeping import FINDINGS
 from lab.calibration.steps import Step
 from lab.dashboard.application import PAGES, STATIC
 from lab.dashboard.board import Board
-from orchestrator.events.status import PeerStatus, RingStatus
+from lab.dashboard.series import Series
+from orchestrator.events.status import Learning, PeerStatus, Readings, RingStatus
 
 DRAWN = list(PAGES)
 HEAVIEST_BYTES = 300_000
@@ -30,9 +31,10 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
     browser = Browser()
     board = Board(time.monotonic)
     machine = made_machine(tmp_path_factory.mktemp("room") / "ring")
-    watch = filled(board, machine)
+    series = Series()
+    watch = filled(board, machine, series)
     try:
-        with served(board, machine) as url:
+        with served(board, machine, series) as url:
             yield SimpleNamespace(browser=browser, board=board, watch=watch, url=url, machine=machine)
     finally:
         browser.close()
@@ -171,6 +173,55 @@ def test_what_roles_instruments_calibrations_rounds_and_runs_say(room: SimpleNam
     ):
         browser = opened(room, page)
         browser.wait(lambda b=browser, said=said, selector=selector: said in b.text(selector), said, 5.0)
+
+
+def test_a_trend_is_drawn_of_what_the_server_kept_before_the_page_was_there(room: SimpleNamespace) -> None:
+    hear(room.watch, "relay", Readings("laser", "power_mw", 9.5, "mW"))
+    browser = opened(room, "instruments")
+    browser.wait(lambda: browser.text("tbody"), "the instruments")
+    browser.driver.find_element("css selector", "[aria-label='Trend of laser power_mw']").click()
+    summary = "return document.querySelector('section canvas') && document.querySelector('section').innerText"
+    browser.wait(
+        lambda: "least 9.5\u202fmW, greatest 9.98\u202fmW" in (browser.js(summary) or ""), "the trend"
+    )
+    browser = opened(room, "pairs")
+    browser.wait(lambda: "Latest 0.0072;" in (browser.js(summary) or ""), "the QBER of a pair")
+
+
+def test_who_waits_is_told_by_what_a_round_takes(room: SimpleNamespace) -> None:
+    waits = Learning("run-1", "otp", "waiting", 10, waits=(("dave", "carol"),), round_bits=100_000)
+    hear(room.watch, "fl-server", waits)
+    short = "alice and carol wait for key: 90\u202fkbit of 100\u202fkbit"
+    for page in ("", "training"):
+        browser = opened(room, page)
+        browser.wait(lambda b=browser: short in b.text("main"), "who waits")
+        assert "dave waits" not in browser.text("main")
+        assert "alice and dave wait" not in browser.text("main")
+
+
+def test_a_browser_without_shared_workers_has_a_stream_for_each_page(room: SimpleNamespace) -> None:
+    lacking = {"source": "delete globalThis.SharedWorker"}
+    told = room.browser.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", lacking)
+    try:
+        browser = opened(room, "log")
+        assert browser.js("return typeof SharedWorker") == "undefined"
+        hear(room.watch, "orchestrator", PeerStatus("bob", present=False))
+        browser.wait(lambda: "bob is gone" in browser.text("main"), "what changed", 5.0)
+        hear(room.watch, "orchestrator", PeerStatus("bob", present=True))
+    finally:
+        room.browser.driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", told)
+
+
+def test_the_age_of_what_has_a_date_follows_the_server_s_clock(room: SimpleNamespace) -> None:
+    """Neither this browser's, nor of what was told with an age."""
+    room.board._wall = lambda: 1e9 + 4000
+    browser = opened(room, "queue")
+    closed = "[aria-label='Entries that left the queue, newest first']"
+    browser.wait(lambda: "66\u202fmin 31\u202fs ago" in browser.text(closed), "how long ago entry 1 ended")
+    for wall, told in ((1e9 + 400_000, "4 days ago"), (1e9 + 20, "11\u202fs ago")):
+        room.board._wall = lambda wall=wall: wall
+        browser.wait(lambda told=told: told in browser.text(closed), "a clock that jumped", 5.0)
+    room.board._wall = time.time
 
 
 def test_curves_of_a_finding_are_drawn_and_told(room: SimpleNamespace) -> None:

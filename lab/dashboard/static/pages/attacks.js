@@ -33,7 +33,7 @@ export function mount(root, store) {
     each(rows, store.get("attacks") ?? [], ({ name }) => name, makeRow, (line, one) => {
       line.lastChild.lastChild.disabled = !attack || Boolean(attack.name);
     });
-    const began = latest ? Date.now() / 1000 - latest.at : null;
+    const began = latest ? store.since(latest.at) : null;
     say(since, !latest ? "What happened: no attack was on while this page looked" : `What happened since ${latest.name} began, ${ago(began)} ago${attack?.name ? "" : " (it has ended)"}`);
     each(pairs, latest ? store.get("testbed")?.pairs ?? [] : [], (pair) => pairName(...pair), () => row(COLUMNS.length - 1), (line, pair) => tell(line, outcome(store, pair, began)));
     const news = latest ? store.under("log/").filter(([, said]) => said.clock >= latest.at && NEWS.includes(said.kind)) : [];

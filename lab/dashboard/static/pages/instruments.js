@@ -1,21 +1,21 @@
 // What instruments read, with limits, age and trend, and how each role stands: its link, its interlock, its alarms.  Nothing is set from here.
 
-import { each, grid, h, row, say, svg, tell } from "/static/dom.js";
+import { each, grid, h, row, say, tell } from "/static/dom.js";
 import { ago, reading as told } from "/static/format.js";
+import { trend } from "/static/trend.js";
 
-const TREND_POINTS = 120;
-const TREND = { width: 120, height: 28 };
-const READINGS = ["instrument", "role", "parameter", "value", "limits", "age", "state", "trend"];
+const LIGHT = [["d1_cps", "counts at D1"], ["d2_cps", "counts at D2"], ["backscatter_cps", "back-scatter"]];
+const READINGS = ["instrument", "role", "parameter", "value", "limits", "age", "state", ""];
 
 export function mount(root, store) {
   const role = h("select", { id: "role" });
   const roles = h("tbody");
   const readings = h("tbody");
   const none = h("p");
+  const drawn = trend(store);
   root.replaceChildren(h("h1", {}, "Instruments"),
     grid("Roles that own instruments", ["role", "instruments", "link", "interlock", "to be made safe", "alarms"], roles),
-    h("p", { class: "filters" }, h("label", {}, "Readings of ", role)), none, grid("Readings", READINGS, readings));
-  const trends = new Map();
+    h("p", { class: "filters" }, h("label", {}, "Readings of ", role)), drawn.element, none, grid("Readings", READINGS, readings));
   role.addEventListener("change", update);
 
   function update() {
@@ -26,15 +26,23 @@ export function mount(root, store) {
     const names = Object.keys(owners);
     const all = store.items("Readings").sort(([a, one], [b, other]) => names.indexOf(a) - names.indexOf(b)
       || one.instrument.localeCompare(other.instrument) || one.parameter.localeCompare(other.parameter));
-    for (const [owner, reading] of all) note(trends, `${owner}/${reading.instrument}/${reading.parameter}`, reading.value);
     const shown = all.filter(([owner]) => !role.value || owner === role.value);
-    say(none, shown.length ? "Limits are those within which no alarm begins, or what the driver takes. Trends are of what this page saw. Of a user's instruments only temperatures and the light of a bypassed station are told."
+    say(none, shown.length ? "Limits are those within which no alarm begins, or what the driver takes. Of a user's instruments only temperatures and the light of a bypassed station are told."
       : "No reading is told: roles that own instruments tell them while they run.");
-    each(readings, shown, ([owner, reading]) => `${owner}/${reading.instrument}/${reading.parameter}`, makeReading, (line, [owner, reading, age]) =>
-      tellReading(line, owner, reading, age, trends.get(`${owner}/${reading.instrument}/${reading.parameter}`), alarms));
+    each(readings, shown, ([owner, reading]) => keyOf(owner, reading), makeReading, (line, [owner, reading, age]) => tellReading(line, owner, reading, age, alarms));
+    drawn.update([...(store.items("LightNow").length ? LIGHT : []).map(([field, name]) => ({ key: `item/relay/LightNow/${field}`, name, unit: "cps" })),
+      ...shown.filter(([, { value }]) => typeof value === "number").map(([owner, reading]) => ({ key: keyOf(owner, reading), name: `${reading.instrument} ${reading.parameter} of ${owner}`, unit: reading.unit }))]);
+  }
+
+  function makeReading([owner, reading]) {
+    const line = row(7);
+    if (typeof reading.value === "number") line.lastChild.append(h("button", { type: "button", "aria-label": `Trend of ${reading.instrument} ${reading.parameter}`, onclick: () => drawn.show(keyOf(owner, reading)) }, "Trend"));
+    return line;
   }
   return { update };
 }
+
+const keyOf = (owner, { instrument, parameter }) => `item/${owner}/Readings/${instrument}/${parameter}/value`;
 
 function tellRole(line, store, owner, names, alarms) {
   const peer = store.get(`item/orchestrator/PeerStatus/${owner}`);
@@ -51,21 +59,7 @@ function tellRole(line, store, owner, names, alarms) {
   line.children[4].dataset.state = unsafe.length ? "bad" : "";
 }
 
-function note(trends, key, value) {
-  const points = trends.get(key) ?? [];
-  trends.set(key, points);
-  if (points.at(-1) === value) return;
-  points.push(value);
-  if (points.length > TREND_POINTS) points.shift();
-}
-
-function makeReading() {
-  const line = row(7);
-  line.lastChild.append(svg("svg", { class: "trend", "aria-hidden": "true", viewBox: `0 0 ${TREND.width} ${TREND.height}`, width: TREND.width, height: TREND.height }, svg("polyline", {})));
-  return line;
-}
-
-function tellReading(line, owner, { instrument, parameter, value, unit, low, high, age_s: before }, age, trend, alarms) {
+function tellReading(line, owner, { instrument, parameter, value, unit, low, high, age_s: before }, age, alarms) {
   const number = typeof value === "number";
   const beyond = number && ((low !== null && value < low) || (high !== null && value > high));
   const alarm = alarms.find(([role, one]) => role === owner && one.part === instrument)?.[1];
@@ -73,14 +67,4 @@ function tellReading(line, owner, { instrument, parameter, value, unit, low, hig
   const state = alarm ? `alarm: ${alarm.text}` : beyond ? (value < low ? "below its limit" : "above its limit") : limits ? "within limits" : "no limit";
   tell(line, [instrument, owner, parameter, number ? told(value, unit) : value ? "on" : "off", limits, ago(before + age), state]);
   line.children[6].dataset.state = alarm || beyond ? "bad" : "";
-  line.querySelector("polyline").setAttribute("points", path(trend.filter((each) => typeof each === "number")));
-}
-
-// Changes of a value, oldest left, from its least to its greatest.
-function path(values) {
-  const low = Math.min(...values);
-  const span = Math.max(...values) - low;
-  const x = (index) => (values.length > 1 ? (TREND.width * index) / (values.length - 1) : 0);
-  const y = (value) => (span ? 2 + (TREND.height - 4) * (1 - (value - low) / span) : TREND.height / 2);
-  return values.map((value, index) => `${x(index).toFixed(1)},${y(value).toFixed(1)}`).join(" ");
 }

@@ -4,11 +4,16 @@
 import { chart } from "/static/chart.js";
 import { each, grid, h, row, say, tell } from "/static/dom.js";
 import { ago, pairName, percent, quantity, short } from "/static/format.js";
+import { trend } from "/static/trend.js";
 
 const LIGHT = { assumed: "light assumed", gated: "light gated" };
 const MONITORING = { monitored: "intensity monitored", calibrated: "intensity calibrated" };
 const WORDS = "Red: the latest block gave no key. Grey: the ring cannot serve the pair. Light assumed: believed to be steady and from one side; "
   + "gated: counted by each user in its own window. Intensity monitored: read while key is made; calibrated: believed since the calibration.";
+
+// What is kept of a pair over time: [series of its first user's blocks or of its status, name, unit].
+const TRENDS = [["block", "qber", "QBER", ""], ["block", "phase_error_upper", "phase error, upper bound", ""], ["block", "secret_bits", "secret bits of a block", "bit"],
+  ["pair", "stock_bits", "stock", "bit"], ["pair", "rate_bps", "secret rate", "bit/s"]];
 
 // What is told of a pair: [title, text of a pair's facts].
 const FIGURES = [
@@ -33,6 +38,7 @@ export function mount(root, store) {
   const notes = h("p");
   const points = h("tbody");
   const canvas = h("div");
+  const drawn = trend(store);
   const laneTable = grid("Stock per lane: the smaller of both ends", ["pair"], lanes, {});
   const laneHead = laneTable.querySelector("thead tr");
   root.replaceChildren(h("h1", {}, "Pairs"),
@@ -41,7 +47,7 @@ export function mount(root, store) {
       h("table", { class: "matrix" }, h("caption", { class: "quiet" }, "Matrix of users"), h("thead", {}, users), matrix)),
     h("p", { class: "note" }, WORDS),
     grid("Each pair", ["pair", ...FIGURES.map(([title]) => title)], rows), laneTable,
-    h("h2", {}, "Key rate against loss"), h("p", {}, h("label", {}, "Pair ", choice)), canvas, notes,
+    h("h2", {}, "One pair"), h("p", {}, h("label", {}, "Pair ", choice)), drawn.element, h("h2", {}, "Key rate against loss"), canvas, notes,
     h("details", {}, h("summary", {}, "The same as a table"), grid("Key rate against loss", ["what", "loss of both arms (dB)", "secret bits per second of light", "QBER"], points, {})));
   const plot = chart(canvas, {
     x: { label: "loss of both arms (dB)" }, y: { label: "secret bit/s of light", log: true },
@@ -56,7 +62,10 @@ export function mount(root, store) {
     drawLanes(laneHead, lanes, all);
     each(choice, all, ({ name }) => name, ({ name }) => h("option", { value: name }, name), () => {});
     const chosen = all.find(({ name }) => name === choice.value) ?? all[0];
-    if (chosen) drawCurve(plot, points, notes, chosen);
+    if (!chosen) return;
+    drawCurve(plot, points, notes, chosen);
+    const { first, second } = chosen;
+    drawn.update(TRENDS.map(([of, field, name, unit]) => ({ key: `item/${of === "block" ? `${first}/BlockReport` : "orchestrator/PairStatus"}/${first}/${second}/${field}`, name: `${name} of ${chosen.name}`, unit })));
   }
   for (const select of [figure, choice]) select.addEventListener("change", update);
   return { update };

@@ -2,7 +2,7 @@
 
 import { ask } from "/static/act.js";
 import { each, grid, h, row, say, tell } from "/static/dom.js";
-import { ago, lasting, pairName, quantity } from "/static/format.js";
+import { ago, keyRate, lasting, pairName, quantity } from "/static/format.js";
 
 const OPEN = ["running", "waiting", "held"];
 const LEAST_S = 120;
@@ -23,7 +23,7 @@ export function mount(root, store) {
   const none = h("p");
   root.replaceChildren(h("h1", {}, "Queue"), now, held, all, h("h2", {}, "Time line"), scale, timeline, none,
     grid("Entries", COLUMNS, rows),
-    grid("Pairs whose key is short", ["pair", "wanted", "there", "on its way", "rate with pauses", "about", "why not served"], lacking),
+    grid("Pairs whose key is short", ["pair", "wanted", "there", "on its way", "rate", "about", "why not served"], lacking),
     grid("Entries that left the queue, newest first", ["entry", "what", "asked by", "state", "ended"], closed));
 
   const age = (at) => (at ? store.since(at) : Infinity);
@@ -125,7 +125,7 @@ function tellRow(line, entry) {
 function short(line, pair) {
   const lack = Math.max(0, pair.demand_bits - pair.stock_bits - pair.in_work_bits);
   const why = pair.available ? pair.fault : pair.reason;
-  const about = !pair.available ? "not while it is not served" : lack === 0 ? "on its way" : pair.rate_bps > 0 ? `${lasting(lack / pair.rate_bps)} of ring` : "no rate known";
+  const about = !pair.available ? "not while it is not served" : lack === 0 ? "on its way" : pair.rate_bps > 0 ? `${lasting(lack / pair.rate_bps)} of ${pair.measured ? "ring" : "light"}` : "no rate known";
   tell(line, [pairName(pair.first, pair.second), quantity(pair.demand_bits, "bit"), quantity(pair.stock_bits, "bit"), quantity(pair.in_work_bits, "bit"),
-    `${quantity(pair.rate_bps, "bit/s")} ${pair.measured ? "measured" : "planned"}`, about, why]);
+    keyRate(pair), about, why]);
 }

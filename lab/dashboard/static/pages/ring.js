@@ -3,7 +3,7 @@
 import { each, h, say, svg } from "/static/dom.js";
 import { ago, pairName, quantity } from "/static/format.js";
 
-const SIZE = 640;
+const SIZE = 580;
 const CENTRE = SIZE / 2;
 const RADIUS = 210;
 const BOX = { width: 132, height: 58 };

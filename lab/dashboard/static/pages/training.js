@@ -2,7 +2,7 @@
 
 import { chart } from "/static/chart.js";
 import { each, grid, h, row, say, tell } from "/static/dom.js";
-import { ago, pairName, percent, quantity } from "/static/format.js";
+import { ago, keyRate, pairName, percent, quantity, waiting } from "/static/format.js";
 
 export function mount(root, store) {
   const now = h("p");
@@ -14,7 +14,7 @@ export function mount(root, store) {
   const source = h("p", { class: "note" });
   root.replaceChildren(h("h1", {}, "Training"), now, waits, sums, h("h2", {}, "Accuracy over rounds"), canvas, source,
     grid("Rounds, newest first", ["round", "what became of it", "accuracy", "loss", "key used", "uploaded", "clients", "age"], rounds),
-    grid("Key for the next rounds", ["pair", "stock", "rate with pauses", "at the key of the latest round"], stocks, {}));
+    grid("Key for the next rounds", ["pair", "stock", "age", "rate", "enough for"], stocks, {}));
   const plot = chart(canvas, { x: { label: "round" }, y: { label: "accuracy (%)", range: [0, 100] }, series: [{ label: "accuracy", colour: "blue", points: "full" }] });
 
   function update() {
@@ -24,10 +24,7 @@ export function mount(root, store) {
     const summed = all.filter((round) => round.accuracy !== undefined);
     say(now, !learning ? "No learning server tells of a run." : `Run ${learning.run_id}, ${learning.mode}: ${learning.state}, ${learning.done} of ${learning.rounds} rounds summed, ${learning.aborted} given up`
       + `${learning.accuracy === null ? "" : `, accuracy ${percent(learning.accuracy, 1)}`}${learning.reason ? `: ${learning.reason}` : ""} (${ago(age)} ago).`);
-    each(waits, learning?.waits ?? [], ([who, peer]) => `${who} ${peer}`, () => h("li"), (line, [who, peer]) => {
-      line.dataset.colour = "amber";
-      say(line, `${who} waits for key with ${peer}`);
-    });
+    each(waits, waiting(store), (text) => text, () => h("li", { "data-colour": "amber" }), say);
     const add = (name) => all.reduce((sum, round) => sum + (round[name] ?? 0), 0);
     const figures = all.length ? [["key used", quantity(add("key_bits"), "bit")], ["uploaded", quantity(add("upload_bytes"), "B")], ["rounds given up", String(all.length - summed.length)]] : [];
     each(sums, figures, ([name]) => name, ([name]) => h("div", {}, h("dt", {}, name), h("dd")), (entry, [, text]) => say(entry.children[1], text));
@@ -40,9 +37,8 @@ export function mount(root, store) {
         quantity(round.upload_bytes, "B"), clients(round), `${ago(store.since(round.at))} ago`]);
       line.children[1].dataset.state = round.reason ? "bad" : "";
     });
-    const latest = summed.at(-1);
-    each(stocks, store.items("PairStatus").map(([, pair]) => pair), (pair) => pairName(pair.first, pair.second), () => row(3), (line, pair) =>
-      tell(line, [pairName(pair.first, pair.second), quantity(pair.stock_bits, "bit"), quantity(pair.rate_bps, "bit/s"), lastsFor(pair, latest)]));
+    each(stocks, store.items("PairStatus"), ([, pair]) => pairName(pair.first, pair.second), () => row(4), (line, [, pair, told]) =>
+      tell(line, [pairName(pair.first, pair.second), quantity(pair.stock_bits, "bit"), ago(told), keyRate(pair), learning?.round_bits ? `${Math.floor(pair.stock_bits / learning.round_bits)} rounds` : ""]));
   }
   return { update };
 }
@@ -50,11 +46,4 @@ export function mount(root, store) {
 function clients({ participants = [], survivors }) {
   const gone = survivors ? participants.filter((name) => !survivors.includes(name)) : [];
   return `${participants.length}${gone.length ? `, without ${gone.join(", ")}` : ""}`;
-}
-
-// Key of a round is spent by all pairs of its participants alike.
-function lastsFor(pair, latest) {
-  const all = latest?.participants ?? [];
-  if (!latest?.key_bits || !all.includes(pair.first) || !all.includes(pair.second)) return "";
-  return `${Math.floor(pair.stock_bits / (latest.key_bits / ((all.length * (all.length - 1)) / 2)))} rounds`;
 }

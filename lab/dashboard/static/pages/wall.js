@@ -1,7 +1,7 @@
 // The wall page: one word and its age, what is wrong, a tile for each pair, who waits for whose key, the last events.
 
 import { each, h, say } from "/static/dom.js";
-import { ago, lasting, pairName, percent, quantity } from "/static/format.js";
+import { ago, lasting, pairName, percent, quantity, waiting } from "/static/format.js";
 
 const EVENTS = 8;
 
@@ -29,8 +29,7 @@ export function mount(root, store) {
       say(line, problem.text);
     });
     each(tiles, store.items("PairStatus"), ([, pair]) => pairName(pair.first, pair.second), makeTile, (tile, row) => tell(tile, row, store));
-    const learning = store.items("Learning")[0]?.[1];
-    say(waits, learning?.waits.length ? learning.waits.map(([who, peer]) => `${who} waits for key with ${peer}`).join("; ") : "");
+    say(waits, waiting(store).join("; "));
     each(events, store.under("log/").slice(-EVENTS).reverse(), ([key]) => key, () => h("li", {}, h("time"), h("span")), (line, [, said, old]) => {
       say(line.children[0], `${ago(old)} ago`);
       say(line.children[1], said.text);
