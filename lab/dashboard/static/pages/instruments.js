@@ -5,7 +5,7 @@ import { ago, reading as told } from "/static/format.js";
 import { trend } from "/static/trend.js";
 
 const LIGHT = [["d1_cps", "counts at D1"], ["d2_cps", "counts at D2"], ["backscatter_cps", "back-scatter"]];
-const READINGS = ["instrument", "role", "parameter", "value", "limits", "age", "state", ""];
+const READINGS = ["instrument", "role", "parameter", "value", "limits", "age", "state", "trend"];
 
 export function mount(root, store) {
   const role = h("select", { id: "role" });
