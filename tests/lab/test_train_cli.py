@@ -67,7 +67,7 @@ def test_results_hold_what_was_agreed(run: Path) -> None:
 def test_the_report_is_one_page_that_says_what_it_is(run: Path) -> None:
     page = (run / "report.html").read_text()
     assert page.count("<svg") == 6
-    assert "http" not in page.replace("https://", "http://").split("<body>")[0]
+    assert "http" not in page.replace("https://", "http://").split("<main>")[0]
     for text in ("NOT the full experiment", "simulated", "information-theoretic", "68.74 % less"):
         assert text in page
 
@@ -431,5 +431,5 @@ def test_a_clip_that_spoils_the_run_is_told_first_of_all(
     results = json.loads((out / "results.json").read_text())
     assert [warning.startswith(told) for warning in results["warnings"]] == [True]
     assert results["rounds"][0]["clipping"]["clients"] == 4
-    body = (out / "report.html").read_text().partition("<body>")[2].lstrip()
+    body = (out / "report.html").read_text().partition("<main>")[2].lstrip()
     assert body.startswith(f"<p class='alarm'>{told}")
