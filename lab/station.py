@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from drivers.catalogue import create_instrument, row
 from drivers.guard import Watched, WhenDark
@@ -59,6 +59,8 @@ class Station:
         self.identities: dict[str, Identity] = {}
         self.left_unsafe: dict[str, Exception] | None = None
         """After leaving: the instruments that could not be made safe, and why; None before all were tried."""
+        self.left_out: bool | None = None
+        """After leaving: whether the user's own station was last moved out of the ring; None where that is not known."""
         self.permit: Callable[[], None] | None = None
         """Raises InterlockedError while no instrument may be enabled; see :mod:`lab.interlock`."""
 
@@ -205,8 +207,15 @@ class Station:
     ) -> None:
         try:
             self.left_unsafe = self.safe()
+            self.left_out = self._out()
         finally:
             self.close()
+
+    def _out(self) -> bool | None:
+        """Where the own switch was moved or seen last; nothing is asked of it."""
+        server = self._servers.get(SWITCH.name)
+        switch: Any = self._instruments.get(server.instrument) if server else None
+        return None if switch is None else switch.crossed.cache.get(get_if_invalid=False)
 
 
 def expect(entry: InstrumentEntry, identity: Identity) -> None:

@@ -22,6 +22,8 @@ ALLOWED = {
     "lab/readings.py": "the age of a value that QCoDeS stamped, in a record",
     "orchestrator/records/kinds.py": "when something was recorded, for people",
     "lab/dashboard/watching.py": "when a line of the log came, for people",
+    "lab/cli/role_line.py": "when something happened to a role, for people",
+    "lab/runs/made_safe.py": "when instruments were made safe, for people",
     "lab/runs/own_folder.py": "the name of a run folder",
     "lab/runs/training/on_testbed.py": "when a run began, for people",
     "lab/runs/training/simulated.py": "when a run began, for people",

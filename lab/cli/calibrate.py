@@ -134,16 +134,17 @@ def _calibrate(
 
 
 def _interrupted(rig: Rig | None, due: Sequence[Due], outcomes: Sequence[Outcome]) -> str:
-    """How the instruments were left, and what is done."""
+    """What is done; what was made safe, the session has said."""
+    left = ""
     if rig is None:
-        left = "no light was on yet"
-    elif rig.is_left_safe:
-        left = "the light is off, every instrument reads back as safe"
-    else:
-        left = "the guards make the instruments safe, look at them with `qunetlab instruments`"
+        left = "no light was on yet; "
+    elif not rig.is_left_safe:
+        left = "the guards make the instruments safe, look at them with `qunetlab instruments`; "
     at = f"in {due[len(outcomes)]}" if len(outcomes) < len(due) else "at the end"
     done = sum(outcome.finding is not None for outcome in outcomes)
-    return f"interrupted {at}: {left}; {done} of {len(due)} steps are kept, the same command goes on with the rest"
+    return (
+        f"interrupted {at}: {left}{done} of {len(due)} steps are kept, the same command goes on with the rest"
+    )
 
 
 class _AtTheTerminal:

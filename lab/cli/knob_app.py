@@ -60,16 +60,15 @@ def set_command(
             turned = turn(instrument, wanted.parameter, value)
         show(msgspec.to_builtins(turned), as_json, f"{turned}; left so")
         return
-    with held(loaded, path, wanted, state) as (instrument, session):
+    with held(loaded, path, wanted, state) as (instrument, session), contextlib.suppress(KeyboardInterrupt):
         turned = turn(instrument, wanted.parameter, value)
         until_s = _until(hold_s)
         show(msgspec.to_builtins(turned), as_json, f"{turned}{_how_long(hold_s, until_s)}")
-        with contextlib.suppress(KeyboardInterrupt):
-            while time.monotonic() < until_s:
-                session.check()
-                time.sleep(CHECK_S)
+        while time.monotonic() < until_s:
+            session.check()
+            time.sleep(CHECK_S)
     if not as_json:
-        echo(f"All instruments of {wanted.entry.owner} are safe, and read back so.")
+        echo(session.left_safe())
 
 
 def _until(hold_s: float | None) -> float:

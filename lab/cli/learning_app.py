@@ -98,11 +98,14 @@ def fl_server(
     config: Annotated[str, typer.Option(help="Training configuration as JSON text or @FILE.")] = "{}",
     task: Annotated[str | None, typer.Option(help=f"{TASKS}; digits without.")] = None,
     data: DataPath = None,
+    as_json: Json = False,
 ) -> None:
     """Run the federated-learning server."""
+    from lab.cli.role_line import run_role
     from lab.runs.roles.processes import fl_server_role
 
-    raise typer.Exit(fl_server_role(testbed, secrets, state, config, task, data))
+    role = partial(fl_server_role, testbed, secrets, state, config, task, data)
+    raise typer.Exit(run_role("fl-server", role, as_json=as_json))
 
 
 @fl_app.command("client")
@@ -123,12 +126,15 @@ def fl_client(
         str | None,
         typer.Option(help="A workload of your own that is trained, MODULE:NAME; others need no naming."),
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Run one user's federated-learning client."""
+    from lab.cli.role_line import run_role
     from lab.runs.roles.processes import fl_client_role
 
     name, testbed = told_apart(name, testbed)
-    raise typer.Exit(fl_client_role(name, testbed, secrets, state, data, self_check, mode, task))
+    role = partial(fl_client_role, name, testbed, secrets, state, data, self_check, mode, task)
+    raise typer.Exit(run_role(f"fl-{name}", role, as_json=as_json))
 
 
 @fl_app.command("consent")

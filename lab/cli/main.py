@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -183,19 +184,26 @@ def simulate(
 
 
 @app.command()
-def orchestrator(testbed: TestbedPath, secrets: SecretsPath = None, state: StatePath = None) -> None:
+def orchestrator(
+    testbed: TestbedPath, secrets: SecretsPath = None, state: StatePath = None, as_json: Json = False
+) -> None:
     """Run the hub and the scheduler."""
+    from lab.cli.role_line import run_role
     from lab.runs.roles.processes import orchestrator_role
 
-    raise typer.Exit(orchestrator_role(testbed, secrets, state))
+    role = partial(orchestrator_role, testbed, secrets, state)
+    raise typer.Exit(run_role("orchestrator", role, as_json=as_json))
 
 
 @app.command()
-def relay(testbed: TestbedPath, secrets: SecretsPath = None, state: StatePath = None) -> None:
+def relay(
+    testbed: TestbedPath, secrets: SecretsPath = None, state: StatePath = None, as_json: Json = False
+) -> None:
     """Run the measurement relay: laser, pulse carver, launch, detectors, time tagger."""
+    from lab.cli.role_line import run_role
     from lab.runs.roles.processes import relay_role
 
-    raise typer.Exit(relay_role(testbed, secrets, state))
+    raise typer.Exit(run_role("relay", partial(relay_role, testbed, secrets, state), as_json=as_json))
 
 
 @app.command()
@@ -205,12 +213,15 @@ def node(
     secrets: SecretsPath = None,
     state: StatePath = None,
     store_key: StoreKeyOption = "file",
+    as_json: Json = False,
 ) -> None:
     """Run one user's node: its station in the ring, key generation, key store, key delivery."""
+    from lab.cli.role_line import run_role
     from lab.runs.roles.processes import node_role
 
     name, testbed = told_apart(name, testbed)
-    raise typer.Exit(node_role(name, testbed, secrets, state, store_key))
+    role = partial(node_role, name, testbed, secrets, state, store_key)
+    raise typer.Exit(run_role(name, role, as_json=as_json))
 
 
 @app.command()

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from lab.runs.made_safe import words_of
 from lab.runs.supervising.kernels import compile_all
 from lab.runs.supervising.supervised import Run, running_folder
 from lab.runs.testbeds.folder import (
@@ -69,7 +70,7 @@ def run_here(home: Path, stop: threading.Event, tell: Callable[[str], None]) -> 
         while not stop.wait(LOOK_S):
             _watch(run, tell)
         run.stop()
-        words = made_safe(run)
+        words = words_of(run)
         (up_folder(home) / READY_FILE).unlink()
         (up_folder(home) / ENDED_FILE).write_text("\n".join(words))
     return words
@@ -83,27 +84,6 @@ def _watch(run: Run, tell: Callable[[str], None]) -> None:
             code = child.process.wait()
             why = child.failed.text if child.failed else child.failure(lines=1).text
             tell(f"{name} ENDED with exit code {code}, the others go on; {why}\n  whole log: {child.log}")
-
-
-def made_safe(run: Run) -> list[str]:
-    """How each role ended, and the instruments that the simulator saw out of their safe states."""
-    words = []
-    for name, child in run.supervisor.children.items():
-        code = child.process.wait()
-        owned = [entry.name for entry in run.testbed.instruments if entry.owner == name]
-        if owned and code == 0:
-            words.append(f"{name}: made safe: {', '.join(owned)}")
-        elif code != 0:
-            look = f"; look at {', '.join(owned)}" if owned else ""
-            words.append(f"{name}: ended with exit code {code}, its log is {child.log}{look}")
-    if run.unsafe is not None:
-        seen = (
-            f"NOT in their safe states: {', '.join(run.unsafe)}"
-            if run.unsafe
-            else "every instrument is in its safe state"
-        )
-        words.append(f"simulator: {seen}")
-    return words
 
 
 def detach(home: Path) -> str:

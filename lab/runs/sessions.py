@@ -25,6 +25,8 @@ from lab import needs
 from lab.guard import guarded_role
 from lab.interlock.interlock import Interlock
 from lab.interlock.watching import watching
+from lab.runs.made_safe import left_by, sentence
+from lab.runs.shown import echo
 from lab.runs.testbeds.folder import STATE
 from lab.station import Station
 from lab.testbed import Testbed
@@ -47,6 +49,10 @@ class Session:
         """Raise InterlockedError while one of the interlocks is latched."""
         for interlock in self.interlocks.values():
             interlock.check()
+
+    def left_safe(self) -> str:
+        """What was made safe, in words, once the session has ended."""
+        return sentence({owner: left_by(station) for owner, station in self.stations.items()})
 
     def wait_until_released(self, tell: Callable[[str], object]) -> None:
         """Wait, in the dark, for an operator's acknowledgement where one is latched; ``tell`` says so once."""
@@ -74,11 +80,11 @@ def opened_session(
     """
     root = state or path.parent / STATE
     managers = {owner: guarded_role(testbed, path, owner, root / owner) for owner in owners}
-    with ExitStack() as opened:
+    stations: dict[str, Station] = {}
+    with _told_if_interrupted(stations), ExitStack() as opened:
         with ThreadPoolExecutor(max(len(owners), 1)) as pool:
             opening = {owner: pool.submit(each.__enter__) for owner, each in managers.items()}
         failed: list[BaseException] = []
-        stations: dict[str, Station] = {}
         interlocks: dict[str, Interlock] = {}
         for owner in sorted(owners, key=lambda each: each == RELAY):
             try:
@@ -95,6 +101,17 @@ def opened_session(
             watch = detector_watch(testbed, stations[RELAY].get(needs.DETECTORS).count_rates)
             opened.enter_context(watching(interlocks[RELAY], [watch]))
         yield Session(testbed, stations, interlocks)
+
+
+@contextmanager
+def _told_if_interrupted(stations: Mapping[str, Station]) -> Iterator[None]:
+    """Say what is safe when somebody has interrupted what went on with the stations; that one is not, is an error."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        if words := sentence({owner: left_by(station) for owner, station in stations.items()}):
+            echo(words, err=True)
+        raise
 
 
 def _light_off(tripped: Interlock, relay: Interlock, error: InterlockedError) -> None:

@@ -141,6 +141,17 @@ class PeerLedger(Message, frozen=True):
     burnt_bits: int
 
 
+class MadeSafe(Message, frozen=True):
+    """The role has made its ``instruments`` safe, and given them up; those ``by_guard`` it could not, and the guard did.
+
+    ``station_out``: whether a user's own station is out of the ring; None where it is not known, and of the relay.
+    """
+
+    instruments: tuple[str, ...]
+    by_guard: tuple[str, ...] = ()
+    station_out: bool | None = None
+
+
 class Failed(Message, frozen=True):
     """The process ends with an error, in the words of the command line; ``disk_full``: for want of room."""
 
@@ -170,6 +181,7 @@ ProcessEvent: TypeAlias = (
     | Calibrated
     | Tracked
     | PeerLedger
+    | MadeSafe
     | BlockReport
     | Epsilons
     | Alarm

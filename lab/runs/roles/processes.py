@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lab.runs.made_safe import left_by
 from lab.runs.roles.runtime import Runtime
 from lab.runs.supervising.supervisor import watch_parent
 from lab.runs.testbeds.folder import find_testbed
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from fl.rounds.config import FLConfig
     from fl.workloads.base import Task
     from orchestrator.events.learning import ServerEvent
+    from orchestrator.events.process import Emit
 
 logger = logging.getLogger(__name__)
 
@@ -38,11 +40,11 @@ def simulate_role(path: Path, as_json: bool, resolved: Path | None, state: Path 
     return run_simulator(find_testbed(path), stop, json=as_json, resolved=resolved, beside=beside)
 
 
-def orchestrator_role(path: Path, secrets: Path | None, state: Path | None) -> int:
+def orchestrator_role(path: Path, secrets: Path | None, state: Path | None, tell: Emit | None = None) -> int:
     """Hub and scheduler."""
     from orchestrator.processes.orchestrator import run_orchestrator
 
-    runtime = Runtime("orchestrator", path, secrets, state)
+    runtime = Runtime("orchestrator", path, secrets, state, tell)
     run_orchestrator(
         runtime.testbed,
         runtime.secrets,
@@ -54,14 +56,14 @@ def orchestrator_role(path: Path, secrets: Path | None, state: Path | None) -> i
     return 0
 
 
-def relay_role(path: Path, secrets: Path | None, state: Path | None) -> int:
+def relay_role(path: Path, secrets: Path | None, state: Path | None, tell: Emit | None = None) -> int:
     """Measurement relay."""
     from lab.calibration.current import CurrentTestbed
     from lab.checking import checked_testbed
     from lab.guard import guarded_role
     from orchestrator.processes.relay import run_relay
 
-    runtime = Runtime("relay", path, secrets, state)
+    runtime = Runtime("relay", path, secrets, state, tell)
     checked_testbed(runtime.testbed_path, ("relay",))
     guarded = guarded_role(runtime.testbed, runtime.testbed_path, "relay", runtime.state)
     with runtime.data_sets() as data_sets, guarded as (station, interlock):
@@ -76,11 +78,17 @@ def relay_role(path: Path, secrets: Path | None, state: Path | None) -> int:
             records=runtime.records(),
             data_sets=data_sets,
         )
+    runtime.emit(left_by(station))
     return 0
 
 
 def node_role(
-    name: str, path: Path, secrets: Path | None, state: Path | None, store_key: str = "file"
+    name: str,
+    path: Path,
+    secrets: Path | None,
+    state: Path | None,
+    store_key: str = "file",
+    tell: Emit | None = None,
 ) -> int:
     """One user's node."""
     from lab.calibration.current import CurrentTestbed
@@ -89,7 +97,7 @@ def node_role(
     from lab.runs.testbeds.store_key import StoreKey
     from orchestrator.processes.node import run_node
 
-    runtime = Runtime(name, path, secrets, state)
+    runtime = Runtime(name, path, secrets, state, tell)
     _require_user(runtime, name)
     checked_testbed(runtime.testbed_path, (name,))
     kek = StoreKey.parse(store_key).kek(name, runtime.secrets)
@@ -108,6 +116,7 @@ def node_role(
             records=runtime.records(),
             data_sets=data_sets,
         )
+    runtime.emit(left_by(station))
     return 0
 
 
@@ -143,6 +152,7 @@ def fl_server_role(
     config_text: str,
     task_name: str | None = None,
     data: Path | None = None,
+    tell: Emit | None = None,
 ) -> int:
     """Federated-learning server: sees masked updates and their sum."""
     from fl.carriers.zeromq.server import run_server
@@ -151,7 +161,7 @@ def fl_server_role(
     from lab.runs.following.learning_status import told_to_hub
     from orchestrator.wire.curve import load_keys
 
-    runtime = Runtime("fl-server", path, secrets, state)
+    runtime = Runtime("fl-server", path, secrets, state, tell)
     settings = _read_config(config_text)
     for setting, option in (("task", task_name), ("data", str(data) if data else None)):
         if option is not None and settings.setdefault(setting, option) != option:
@@ -224,6 +234,7 @@ def fl_client_role(
     self_check: Path | None,
     mode: str,
     task: str | None = None,
+    tell: Emit | None = None,
 ) -> int:
     """One user's federated-learning client, in the trust domain of the user's node.
 
@@ -239,7 +250,7 @@ def fl_client_role(
     from orchestrator.events.learning import ClientEnded
     from orchestrator.wire.curve import load_keys
 
-    runtime = Runtime(f"fl-{name}", path, secrets, state)
+    runtime = Runtime(f"fl-{name}", path, secrets, state, tell)
     testbed = runtime.testbed
     _require_user(runtime, name)
     if mode not in MODES:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec.structs import replace
 
+from lab.runs.shown import echo
 from lab.runs.software import commit
 from lab.runs.supervising.supervisor import watch_parent
 from lab.runs.testbeds.folder import SECRETS, STATE, find_testbed, own_testbed
@@ -30,7 +31,7 @@ from lab.testbed import Testbed, load_testbed
 from orchestrator.durable import make_folder
 from orchestrator.events.common import Serving
 from orchestrator.events.learning import ClientState, WaitingForKeys
-from orchestrator.events.process import LightProgress, ProcessEvent, line_of
+from orchestrator.events.process import Emit, LightProgress, ProcessEvent, line_of
 from orchestrator.kernels import offer_folder
 from orchestrator.records.keeping import Records
 
@@ -66,9 +67,12 @@ class _JsonFormatter(logging.Formatter):
 class Runtime:
     """The surroundings of one role."""
 
-    def __init__(self, role: str, path: Path, secrets: Path | None, state: Path | None) -> None:
+    def __init__(
+        self, role: str, path: Path, secrets: Path | None, state: Path | None, tell: Emit | None = None
+    ) -> None:
         """Load the testbed, find the folders, arm the stop signals.
 
+        ``tell`` gets the events in the place of standard output, and shows them to people; logs are then warnings in words.
         Raises TestbedError for a wrong testbed file, FolderError for a bundled one without folders told.
         """
         self.role = role
@@ -82,7 +86,8 @@ class Runtime:
         offer_folder(self.state / "kernels")
         self.stop = threading.Event()
         self._print_lock = threading.Lock()
-        _set_up_logging(role)
+        self._tell = tell
+        _set_up_logging(role, for_people=tell is not None)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
         watch_parent(self.stop.set)
@@ -119,16 +124,29 @@ class Runtime:
             logger.info("%s", type(event).__name__, extra={"event": event})
         try:
             with self._print_lock:
+                if self._tell is not None:
+                    self._tell(event)
+                    return
                 sys.stdout.write(line_of(event) + "\n")
                 sys.stdout.flush()
         except BrokenPipeError:
             self.stop.set()
 
 
-def _set_up_logging(role: str) -> None:
+class _ForPeople(logging.Handler):
+    """Warnings and errors in a line each, above whatever is drawn on the terminal."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        echo(f"{record.levelname.lower()}: {record.getMessage()}", err=True)
+
+
+def _set_up_logging(role: str, *, for_people: bool = False) -> None:
+    """JSON lines on standard error; for people on a terminal what goes wrong, in words."""
     faulthandler.enable(sys.__stderr__ or sys.stderr)
-    handler = logging.StreamHandler(sys.stderr)
+    handler: logging.Handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonFormatter(role))
+    if for_people and (sys.__stderr__ or sys.stderr).isatty():  # a drawn line stands in for sys.stderr
+        handler = _ForPeople(logging.WARNING)
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     for noisy in ("qcodes", "pyvisa", "matplotlib", "numba"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

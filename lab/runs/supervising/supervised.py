@@ -22,7 +22,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec.structs import replace
 
+from lab.runs.made_safe import words_of
 from lab.runs.records.gathering import Gathering
+from lab.runs.shown import echo
 from lab.runs.supervising.private_folder import ending_on_signals, private_folder
 from lab.runs.supervising.supervisor import Supervisor
 from lab.runs.testbeds.folder import (
@@ -50,6 +52,7 @@ from orchestrator.events.learning import (
 )
 from orchestrator.events.process import (
     HubServing,
+    MadeSafe,
     NodeServing,
     PeerLedger,
     ProcessEvent,
@@ -103,6 +106,8 @@ class Run:
         self.instrument_states: dict[str, Any] = {}
         self.consented: tuple[str, ...] = ()
         """Simulated users for whom this run consented to the training."""
+        self.left: dict[str, MadeSafe] = {}
+        """What roles made safe when they ended."""
         self.unsafe: list[str] | None = None
         """Instruments found out of their safe state at the end; None while that is not known."""
 
@@ -220,6 +225,8 @@ class Run:
                 self.ledgers[name, event.peer] = event
             case Epsilons():
                 self.epsilons[name, event.peer] = event
+            case MadeSafe():
+                self.left[name] = event
             case SimulatorStopped():
                 self.instrument_states = event.states
                 self.unsafe = event.unsafe
@@ -257,6 +264,24 @@ def _check(path: Path) -> None:
 
 
 @contextmanager
+def _stopped_at_the_end(run: Run) -> Iterator[None]:
+    """Whatever happens; whoever interrupts the run is told what was made safe."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        run.stop()
+        tell_end(run)
+        raise
+    finally:
+        run.stop()
+
+
+def tell_end(run: Run) -> None:
+    """Say how the roles of a run that was stopped ended, and what is safe."""
+    echo("\n".join(words_of(run)), err=True)
+
+
+@contextmanager
 def supervised_run(
     source: str, changes: dict[str, Any], *, records: Path | None = None, instead: bool = False
 ) -> Iterator[Run]:
@@ -274,10 +299,8 @@ def supervised_run(
         write_testbed(data, testbed_path)
         run = Run(folder, testbed_path, Supervisor(folder, lock))
         _gathered_later(run, records, instead=instead)
-        try:
+        with _stopped_at_the_end(run):
             yield run
-        finally:
-            run.stop()
 
 
 @contextmanager
@@ -300,10 +323,8 @@ def supervised_folder(home: Path, *, records: Path | None = None) -> Iterator[Ru
             state=source.parent.resolve() / STATE,
         )
         _gathered_later(run, records)
-        try:
+        with _stopped_at_the_end(run):
             yield run
-        finally:
-            run.stop()
 
 
 @contextmanager
@@ -356,7 +377,5 @@ def attached_run(home: Path, logs: Path, *, records: Path) -> Iterator[Run]:
     with ending_on_signals(), private_folder() as (folder, lock):
         run = Attached(folder, find_testbed(home).resolve(), Supervisor(logs, lock))
         _gathered_later(run, records)
-        try:
+        with _stopped_at_the_end(run):
             yield run
-        finally:
-            run.stop()

@@ -44,10 +44,10 @@ from lab.runs.shown import echo
 from lab.runs.software import versions
 from lab.runs.supervising.beside import Tell, dashboard_beside
 from lab.runs.supervising.signals import stopping_on_signals
-from lab.runs.supervising.supervised import Run
+from lab.runs.supervising.supervised import Run, tell_end
 from lab.runs.testbeds.ring_size import check_every_pair_makes_key
 from lab.runs.training.folder import held
-from lab.runs.training.outcome import PACKAGES, RunOutcome, ending_of, keep_results
+from lab.runs.training.outcome import INTERRUPTED, PACKAGES, RunOutcome, ending_of, keep_results
 from lab.runs.training.place import Place, check_place, find_place, opened
 from lab.runs.training.record import (
     SERVER_STATE,
@@ -189,6 +189,8 @@ class Attempt:
                 progress.phase = "stopping"
                 display.update(force=True)
                 run.stop()
+            if reason == INTERRUPTED:
+                tell_end(run)
             self._keep(run, follower, time.monotonic() - started)
         return reason
 

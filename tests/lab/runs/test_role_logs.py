@@ -39,7 +39,7 @@ def test_what_a_role_prints_is_the_struct_that_it_told_and_its_first_line_names_
 ) -> None:
     handlers: dict[int, Any] = {}
     monkeypatch.setattr("signal.signal", handlers.__setitem__)
-    monkeypatch.setattr("lab.runs.roles.runtime._set_up_logging", lambda role: None)
+    monkeypatch.setattr("lab.runs.roles.runtime._set_up_logging", lambda role, **more: None)
     monkeypatch.setattr("os.umask", lambda mask: mask)
     caplog.set_level(logging.INFO)
     runtime = Runtime("alice", template_path("simulated-four-node"), tmp_path, tmp_path)
