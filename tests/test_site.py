@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from importlib.util import find_spec
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
@@ -67,3 +67,14 @@ def test_a_link_to_a_heading_that_is_not_there_ends_the_build(tmp_path: Path) ->
     built = build(tmp_path, tmp_path / "site")
     assert built.returncode != 0
     assert "not-there" in built.stderr
+
+
+def test_the_figures_of_the_pages_are_those_that_their_script_draws() -> None:
+    spec = spec_from_file_location("figures", ROOT / "docs" / "scripts" / "figures.py")
+    assert spec is not None
+    assert spec.loader is not None
+    figures = module_from_spec(spec)
+    sys.modules["figures"] = figures  # dataclasses look their module up
+    spec.loader.exec_module(figures)
+    for file, draw in figures.FIGURES.items():
+        assert (ROOT / "docs" / file).read_text(encoding="utf-8") == draw().svg(), f"{file} is out of date"

@@ -2,8 +2,8 @@
 
     python docs/scripts/figures.py
 
-Each is a page of boxes and arrows on a light card of its own, so that it reads the same in a light and in a dark theme.
-Colours tell who has what: blue is a user's and secret, orange the relay's, grey the hub's or server's, green light and key.
+Each is a page of boxes and arrows on a card of its own, in the colours of reports, light or dark as the reader's system is.
+Colours tell who has what: blue is a user's and secret, red the relay's, grey the hub's or server's, green light and key.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
+from lab.runs.pages.style import PANEL, SERIES, SOFT, TEXT, Colour, css, themed
+
 FOLDER = Path(__file__).resolve().parents[1]
-INK, PAPER = "#1b2733", "#f6f8fa"
-USER, RELAY, HUB, KEY = "#cfe2f7", "#fde0bf", "#e1e5ea", "#cfeccf"
-EDGES = {USER: "#20639b", RELAY: "#b35c00", HUB: "#5c6773", KEY: "#2a7d2a"}
+USER, RELAY, KEY, HUB = SERIES[0], SERIES[1], SERIES[2], SOFT
 FONT = "font-family='Helvetica, Arial, sans-serif'"
 
 
@@ -29,11 +29,11 @@ class Figure:
     says: str
     parts: list[str] = field(default_factory=list)
 
-    def box(self, x: float, y: float, w: float, h: float, colour: str, *lines: str) -> None:
+    def box(self, x: float, y: float, w: float, h: float, colour: Colour, *lines: str) -> None:
         """A rounded box with a bold first line."""
-        self.parts.append(
-            f"<rect x='{x:g}' y='{y:g}' width='{w:g}' height='{h:g}' rx='6' fill='{colour}' stroke='{EDGES[colour]}'/>"
-        )
+        place = f"x='{x:g}' y='{y:g}' width='{w:g}' height='{h:g}' rx='6'"
+        self.parts.append(f"<rect {place} fill='{PANEL}'/>")  # hides what passes behind
+        self.parts.append(f"<rect {place} fill='{colour}' fill-opacity='0.16' stroke='{colour}'/>")
         top = y + h / 2 - 7.5 * (len(lines) - 1) + 4.5
         for number, line in enumerate(lines):
             self.text(x + w / 2, top + 15 * number, line, bold=number == 0)
@@ -42,7 +42,7 @@ class Figure:
         """A line of text; ``y`` is its base line."""
         weight = " font-weight='bold'" if bold else ""
         self.parts.append(
-            f"<text x='{x:g}' y='{y:g}' text-anchor='{anchor}' {FONT} font-size='12'{weight} fill='{INK}'>{escape(line)}</text>"
+            f"<text x='{x:g}' y='{y:g}' text-anchor='{anchor}' {FONT} font-size='12'{weight} fill='{TEXT}'>{escape(line)}</text>"
         )
 
     def arrow(
@@ -51,7 +51,7 @@ class Figure:
         """A straight arrow with its label above the middle; ``both``: with a head at either end."""
         start = " marker-start='url(#back)'" if both else ""
         self.parts.append(
-            f"<line x1='{x1:g}' y1='{y1:g}' x2='{x2:g}' y2='{y2:g}' stroke='{INK}' stroke-width='1.4' marker-end='url(#head)'{start}/>"
+            f"<line x1='{x1:g}' y1='{y1:g}' x2='{x2:g}' y2='{y2:g}' stroke='{TEXT}' stroke-width='1.4' marker-end='url(#head)'{start}/>"
         )
         if label:
             self.text((x1 + x2) / 2, (y1 + y2) / 2 - 6, label)
@@ -60,18 +60,17 @@ class Figure:
         """The file."""
         head = (
             "<defs>"
-            f"<marker id='head' markerWidth='9' markerHeight='8' refX='8' refY='4' orient='auto'><path d='M0,0 L9,4 L0,8 z' fill='{INK}'/></marker>"
-            f"<marker id='back' markerWidth='9' markerHeight='8' refX='1' refY='4' orient='auto'><path d='M9,0 L0,4 L9,8 z' fill='{INK}'/></marker>"
+            f"<marker id='head' markerWidth='9' markerHeight='8' refX='8' refY='4' orient='auto'><path d='M0,0 L9,4 L0,8 z' fill='{TEXT}'/></marker>"
+            f"<marker id='back' markerWidth='9' markerHeight='8' refX='1' refY='4' orient='auto'><path d='M9,0 L0,4 L9,8 z' fill='{TEXT}'/></marker>"
             "</defs>"
         )
-        card = f"<rect width='{self.width}' height='{self.height}' rx='10' fill='{PAPER}'/>"
+        card = f"<rect width='{self.width}' height='{self.height}' rx='10' fill='{PANEL}'/>"
         return "\n".join(
             [
                 f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {self.width} {self.height}' role='img'>",
                 f"<title>{escape(self.says)}</title>",
-                head,
-                card,
-                *self.parts,
+                f"<style>{css()}</style>",
+                *map(themed, (head, card, *self.parts)),
                 "</svg>\n",
             ]
         )
@@ -89,7 +88,7 @@ def pulse() -> Figure:
         drawn.arrow(130 + 135 * number, 52, 155 + 135 * number, 52)
     drawn.box(425, 30, 150, 44, RELAY, "coupler 50:50", "halves every pulse")
     drawn.parts.append(
-        "<rect x='90' y='150' width='640' height='150' rx='75' fill='none' stroke='#2a7d2a' stroke-width='3'/>"
+        f"<rect x='90' y='150' width='640' height='150' rx='75' fill='none' stroke='{KEY}' stroke-width='3'/>"
     )
     drawn.arrow(455, 76, 455, 148, both=True)
     drawn.arrow(545, 76, 545, 148, both=True)
@@ -219,7 +218,7 @@ def training_round() -> Figure:
         560, 320, 230, 56, HUB, "next model", "each client works it out itself", "from the published sum"
     )
     drawn.parts.append(
-        f"<path d='M560,350 C470,400 420,395 384,350' fill='none' stroke='{INK}' stroke-width='1.4' marker-end='url(#head)'/>"
+        f"<path d='M560,350 C470,400 420,395 384,350' fill='none' stroke='{TEXT}' stroke-width='1.4' marker-end='url(#head)'/>"
     )
     drawn.text(675, 60, "Before: every operator agrees to one", bold=True)
     drawn.text(675, 78, "description of the run. Its SHA-256 is part of")
