@@ -51,6 +51,7 @@ class IntensityWatch:
         self._settled: float | None = None
         self._ended_s = -every_s
         self._place = 0
+        self._over = False
 
     def begin(self) -> None:
         """Have a reading under way."""
@@ -75,7 +76,8 @@ class IntensityWatch:
         return settled
 
     def close(self) -> None:
-        """Wait until the sensor is free, whatever it reads."""
+        """Wait until the sensor is free, whatever it reads; nothing is waited for or taken again any more."""
+        self._over = True
         if self._running is not None:
             self._running.exception()
             self._running = None
@@ -96,11 +98,11 @@ class IntensityWatch:
             try:
                 readings.append(self._take())
                 mean = sum(readings) / len(readings)
-                if len(readings) < TOGETHER and self._is_bright(mean):
+                if len(readings) < TOGETHER and not self._over and self._is_bright(mean):
                     continue
                 self._judge(mean)
             except LightMissing:
-                if self._clock() > until_s:
+                if self._over or self._clock() > until_s:
                     raise
                 readings.clear()
                 runtime.sleep(PACE_S)

@@ -12,7 +12,7 @@ from user_phase import Phase
 
 from drivers.links.errors import LinkBrokenError
 from orchestrator.light.intensity_watch import PLACES, IntensityWatch
-from orchestrator.light.messages import Armed, Finished, LightAborted
+from orchestrator.light.messages import Armed, Finished, LightAborted, LightMissing
 from orchestrator.randomness import random_into
 
 READING_S = 0.3
@@ -96,6 +96,34 @@ def test_light_that_is_missing_for_a_moment_is_waited_for() -> None:
     phase.light_off()
     phase.end()
     assert phase.error is None
+
+
+@pytest.mark.parametrize("missing", [True, False])
+def test_a_block_that_is_over_waits_for_no_light_and_takes_no_bright_reading_again(missing: bool) -> None:
+    """A station that goes dark as its user gives up would else hold that up by all that missing light is waited for."""
+    began, taken = threading.Event(), 0
+
+    def read() -> float:
+        nonlocal taken
+        taken += 1
+        began.set()
+        over.wait(5)
+        if missing:
+            raise LightMissing("dark")
+        return 2.0
+
+    over = threading.Event()
+    watch = IntensityWatch(read, lambda actual: True, lambda actual: None, random_into, lambda: 0.0, 1.0)
+    watch.begin()
+    assert began.wait(5)
+    closing = threading.Thread(target=watch.close, daemon=True)
+    closing.start()
+    while not watch._over:
+        time.sleep(1e-3)
+    over.set()
+    closing.join(5)
+    assert not closing.is_alive()
+    assert taken == 1
 
 
 def test_the_first_frame_waits_for_the_other_users_slow_sensor() -> None:
