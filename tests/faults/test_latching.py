@@ -37,8 +37,11 @@ def driven(made: DrivenRing) -> Iterator[DrivenRing]:
 
 
 def latch(driven: DrivenRing, *which: int) -> None:
-    for each in which:
-        driven.bench.ring._latched[each] = True
+    ring = driven.bench.ring
+    with ring._lock:
+        for each in which:
+            ring._latched[each] = True
+        ring._look()
 
 
 def frames_of(phase: Phase, outcome: int) -> set[int]:
