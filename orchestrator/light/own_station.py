@@ -37,7 +37,8 @@ OWN_DIRECTION: tuple[Direction, Direction] = ("ccw", "cw")
 """What the first and the second user of a pair modulate: the light that passes no partner afterwards."""
 ATTENUATION_STEP_DB = 0.01
 TRIM_READINGS = 4
-"""As many are averaged before light is trimmed: the noise of a single one is not far below what may be noticed."""
+"""As many are averaged before light is trimmed, and before light is left alone that may be too bright: the noise of a single one is
+not far below what may be noticed."""
 ZERO_READINGS = 4
 """As many say what an instrument's zero left: that is as noisy as a single reading, and a hundredth of the own light by itself."""
 SAME_COLOUR_NM = 1.0
@@ -214,7 +215,7 @@ class OwnStation:
         if self._testbed.protocol.monitoring == "calibrated":
             return None
         readings = [self.output_photons(direction)]
-        while self.is_bright(mu, mean := fmean(readings)) and len(readings) < TRIM_READINGS:
+        while _over_db(mean := fmean(readings), mu) > self._allowed_db / 2 and len(readings) < TRIM_READINGS:
             readings.append(self.output_photons(direction))
         if not (excess_db := _over_db(mean, mu)) >= -LOW_DB:
             raise LightMissing(self._off_its_plan(direction, mu, excess_db))
