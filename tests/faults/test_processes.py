@@ -1,7 +1,8 @@
 """Real processes killed, stopped and started again while keys are made.
 
 One run on simulated instruments with fixed addresses, so that everything can come back where it was.  Each
-case interrupts a lease, brings the process back and waits for the next block of the same pair.
+case interrupts a lease, brings the process back and waits for the next block of the same pair.  On a machine that is busy
+with something else a block takes longer, and so may what follows an interruption: twice what a block took right before.
 """
 
 from __future__ import annotations
@@ -52,13 +53,15 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ring]:
 @pytest.mark.parametrize("role", ["relay", "dave", "orchestrator", "simulate"])
 def test_a_killed_process_is_back_at_work_in_seconds(running: Ring, role: str) -> None:
     running.wait_for_light()
+    usual_s = running.wait_for_block()
+    running.wait_for_light()
     running.kill(role)
     told_s = running.wait_for_verdict(TOLD[role])
     print(f"{role}: {told_s:.1f} s until the verdict said so")
     assert told_s < NOTICED_S
     took_s = running.come_back(role)
-    print(f"{role}: {took_s:.1f} s from ready to the next stored key")
-    assert took_s < RECOVERY_S
+    print(f"{role}: {took_s:.1f} s from ready to the next stored key, {usual_s:.1f} s without interruption")
+    assert took_s < max(RECOVERY_S, 2 * usual_s)
 
 
 @pytest.mark.long
