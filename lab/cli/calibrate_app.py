@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from lab.calibration.steps import Step
+from lab.cli.completing import known_pairs
 from lab.cli.options import FolderOption, Json, StatePath
 
 
@@ -22,7 +23,8 @@ def calibrate_command(
     pair: Annotated[
         list[str] | None,
         typer.Option(
-            help="Calibrate for this pair, such as alice-bob; several times for several, default: for all."
+            autocompletion=known_pairs,
+            help="Calibrate for this pair, such as alice-bob; several times for several, default: for all.",
         ),
     ] = None,
     dry_run: Annotated[

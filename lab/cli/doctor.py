@@ -9,21 +9,14 @@ from typing import Annotated
 import msgspec
 import typer
 
-from lab.cli.naming import TESTBED, TESTBED_HELP, known_testbeds
-from lab.cli.options import Json, StatePath, show
+from lab.cli.options import Json, StatePath, optional_testbed, show
 
 MARKS = {"good": "ok", "warning": "warning", "fault": "FAULT"}
 
 
 def doctor(
     testbed: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="[TESTBED]",
-            click_type=TESTBED,
-            autocompletion=known_testbeds,
-            help=f"{TESTBED_HELP}, whose ports and state folder are looked at too.",
-        ),
+        Path | None, optional_testbed("whose ports and state folder are looked at too.")
     ] = None,
     state: StatePath = None,
     as_json: Json = False,

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from lab.cli.completing import known_roles
 from lab.cli.first_contact_app import record_command, replay_command
-from lab.cli.naming import TESTBED, TESTBED_HELP, known_testbeds
-from lab.cli.options import Json, TestbedPath
+from lab.cli.options import Json, TestbedPath, optional_testbed
 
 
 class ListsByDefault(TyperGroup):
@@ -33,7 +33,9 @@ instruments_app = typer.Typer(
 @instruments_app.command("list")
 def list_command(
     testbed: TestbedPath,
-    owner: Annotated[str | None, typer.Option(help="Only the instruments of this role.")] = None,
+    owner: Annotated[
+        str | None, typer.Option(autocompletion=known_roles, help="Only the instruments of this role.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Identify every configured instrument and show its parameters; `instruments TESTBED` for short."""
@@ -44,15 +46,7 @@ def list_command(
 
 @instruments_app.command("scan")
 def scan_command(
-    testbed: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="[TESTBED]",
-            click_type=TESTBED,
-            autocompletion=known_testbeds,
-            help=f"{TESTBED_HELP}, whose addresses and hosts are looked at too.",
-        ),
-    ] = None,
+    testbed: Annotated[Path | None, optional_testbed("whose addresses and hosts are looked at too.")] = None,
     host: Annotated[list[str] | None, typer.Option(help="A host to look at; repeatable.")] = None,
     as_json: Json = False,
 ) -> None:

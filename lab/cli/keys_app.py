@@ -13,13 +13,16 @@ import click
 import typer
 from typer.core import TyperGroup
 
+from lab.cli.completing import known_pairs
 from lab.cli.options import FolderOption, Json, StatePath, TestbedPath
 from lab.runs.testbeds.store_key import HELP as STORE_KEY_HELP
 
 StoreKeyOption = Annotated[
     str, typer.Option("--store-key", help=f"What opens the stores of stopped nodes: {STORE_KEY_HELP}")
 ]
-PairArgument = Annotated[str, typer.Argument(metavar="PAIR", help="Two users, such as alice-bob.")]
+PairArgument = Annotated[
+    str, typer.Argument(metavar="PAIR", autocompletion=known_pairs, help="Two users, such as alice-bob.")
+]
 
 
 class ShowByDefault(TyperGroup):

@@ -10,6 +10,7 @@ from typing import Annotated
 import msgspec
 import typer
 
+from lab.cli.completing import known_roles
 from lab.cli.options import Json, SecretsPath, StatePath, TestbedPath, show
 from lab.runs.shown import echo
 
@@ -87,7 +88,12 @@ def _how_long(hold_s: float | None, until_s: float) -> str:
 def monitor_command(
     testbed: TestbedPath,
     role: Annotated[
-        str, typer.Option(metavar="ROLE", help="Only the readings of relay or a user; all without.")
+        str,
+        typer.Option(
+            metavar="ROLE",
+            autocompletion=known_roles,
+            help="Only the readings of relay or a user; all without.",
+        ),
     ] = "",
     secrets: SecretsPath = None,
     as_json: Json = False,

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from fl.modes.table import DEFAULT_MODE
+from lab.cli.completing import known_users
 from lab.cli.naming import TESTBED, TESTBED_HELP, known_testbeds, told_apart
 from lab.cli.options import TASKS, DataPath, Json, SecretsPath, SourceOption, StatePath, TestbedPath, show
 from lab.cli.train_options import as_data, as_file, asked_now, on_command_line, taking_options
@@ -110,7 +111,7 @@ def fl_server(
 
 @fl_app.command("client")
 def fl_client(
-    name: Annotated[str, typer.Argument(help="User whose client this is.")],
+    name: Annotated[str, typer.Argument(autocompletion=known_users, help="User whose client this is.")],
     testbed: TestbedPath,
     secrets: SecretsPath = None,
     state: StatePath = None,
@@ -143,7 +144,10 @@ def fl_consent(
         Path, typer.Argument(metavar="RUNFILE", help="What the learning server wrote: run-description.json.")
     ],
     user: Annotated[
-        str | None, typer.Option(help="Whose consent it is; without, the one user of this machine.")
+        str | None,
+        typer.Option(
+            autocompletion=known_users, help="Whose consent it is; without, the one user of this machine."
+        ),
     ] = None,
     testbed: Annotated[
         Path | None,

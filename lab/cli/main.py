@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +18,7 @@ from lab.cli.alarms_app import alarms_app
 from lab.cli.attack_app import attack_command
 from lab.cli.audit import audit
 from lab.cli.calibrate_app import calibrate_command
+from lab.cli.completing import known_roles, known_users_and_pairs
 from lab.cli.dashboard import dashboard
 from lab.cli.doctor import doctor
 from lab.cli.examples import shown_on_pages
@@ -32,6 +32,7 @@ from lab.cli.new import new
 from lab.cli.options import (
     EXIT_INTERRUPTED,
     Json,
+    PairOption,
     SecretsPath,
     SourceOption,
     StatePath,
@@ -41,6 +42,7 @@ from lab.cli.options import (
 )
 from lab.cli.qpu import qpu_app
 from lab.cli.queue_app import queue_app
+from lab.cli.roles_app import node, orchestrator, relay, simulate
 from lab.cli.runs_app import runs_app
 from lab.cli.up import down, up
 from lab.runs.shown import echo
@@ -48,7 +50,10 @@ from lab.runs.testbeds.folder import DEFAULT_TESTBED
 from orchestrator.protocols.catalogue import DEFAULT, PROTOCOLS
 
 DEBUG = "--debug"
-RoleArgument = Annotated[str | None, typer.Argument(metavar="[ROLE]", help="relay or a user; all without.")]
+RoleArgument = Annotated[
+    str | None,
+    typer.Argument(metavar="[ROLE]", autocompletion=known_roles, help="relay or a user; all without."),
+]
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -64,10 +69,26 @@ app.add_typer(queue_app, name="queue")
 app.add_typer(runs_app, name="runs")
 
 
+def tell_version(asked: bool) -> None:
+    """``qunetlab 0.1.0``, with the commit where the package lies in its repository."""
+    if asked:
+        from importlib.metadata import version
+
+        from lab.runs.software import commit
+
+        at = commit()
+        echo(f"qunetlab {version('qunetlab')}{f' (commit {at})' if at else ''}")
+        raise typer.Exit
+
+
 @app.callback()
 def everything(
     debug: Annotated[
         bool, typer.Option(DEBUG, help="Where something fails, show the trace too; may stand anywhere.")
+    ] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=tell_version, help="Say the version, and end."),
     ] = False,
 ) -> None:
     """Lab control and orchestration for a quantum-secure federated-learning testbed."""
@@ -166,65 +187,6 @@ def check(testbed: TestbedPath, as_json: Json = False) -> None:
 
 
 @app.command()
-def simulate(
-    testbed: TestbedPath,
-    as_json: Json = False,
-    resolved: Annotated[
-        Path | None, typer.Option(help="Write the testbed with the addresses in use to this file.")
-    ] = None,
-    state: Annotated[
-        Path | None,
-        typer.Option("--state", help="State folder of the roles: there it listens for `qunetlab attack`."),
-    ] = None,
-) -> None:
-    """Serve every simulated instrument of a testbed until SIGTERM or Ctrl-C."""
-    from lab.runs.roles.processes import simulate_role
-
-    raise typer.Exit(simulate_role(testbed, as_json, resolved, state))
-
-
-@app.command()
-def orchestrator(
-    testbed: TestbedPath, secrets: SecretsPath = None, state: StatePath = None, as_json: Json = False
-) -> None:
-    """Run the hub and the scheduler."""
-    from lab.cli.role_line import run_role
-    from lab.runs.roles.processes import orchestrator_role
-
-    role = partial(orchestrator_role, testbed, secrets, state)
-    raise typer.Exit(run_role("orchestrator", role, as_json=as_json))
-
-
-@app.command()
-def relay(
-    testbed: TestbedPath, secrets: SecretsPath = None, state: StatePath = None, as_json: Json = False
-) -> None:
-    """Run the measurement relay: laser, pulse carver, launch, detectors, time tagger."""
-    from lab.cli.role_line import run_role
-    from lab.runs.roles.processes import relay_role
-
-    raise typer.Exit(run_role("relay", partial(relay_role, testbed, secrets, state), as_json=as_json))
-
-
-@app.command()
-def node(
-    name: Annotated[str, typer.Argument(help="User whose node this is.")],
-    testbed: TestbedPath,
-    secrets: SecretsPath = None,
-    state: StatePath = None,
-    store_key: StoreKeyOption = "file",
-    as_json: Json = False,
-) -> None:
-    """Run one user's node: its station in the ring, key generation, key store, key delivery."""
-    from lab.cli.role_line import run_role
-    from lab.runs.roles.processes import node_role
-
-    name, testbed = told_apart(name, testbed)
-    role = partial(node_role, name, testbed, secrets, state, store_key)
-    raise typer.Exit(run_role(name, role, as_json=as_json))
-
-
-@app.command()
 def keyrate(
     context: typer.Context,
     loss_db_a: Annotated[
@@ -234,7 +196,7 @@ def keyrate(
         float | None, typer.Option(help="Arm of the second user, detector included, dB.")
     ] = None,
     testbed: SourceOption = None,
-    pair: Annotated[str | None, typer.Option(help="Pair of the testbed, such as alice-bob.")] = None,
+    pair: PairOption = None,
     mu_a: Annotated[float | None, typer.Option(help="Photons per pulse of the first user.")] = None,
     mu_b: Annotated[float | None, typer.Option(help="Photons per pulse of the second user.")] = None,
     p_x: Annotated[float | None, typer.Option(help="Probability of basis X.")] = None,
@@ -300,7 +262,7 @@ def keyrate(
     show(report, as_json, as_table(report))
 
 
-for command in (demo, train, compare, new, keycost):
+for command in (simulate, orchestrator, relay, node, demo, train, compare, new, keycost):
     app.command()(command)
 app.command("up")(up)
 app.command("down")(down)
@@ -319,6 +281,7 @@ def keygen(
         list[str],
         typer.Argument(
             metavar="FIRST SECOND",
+            autocompletion=known_users_and_pairs,
             help="The users of the pair, in any order, or alice-bob; a testbed may stand before or behind them.",
         ),
     ],

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from fl.workloads import folders
+from lab.cli.completing import known_pairs
 from lab.cli.naming import TESTBED, TESTBED_HELP, known_testbeds
 from lab.runs.shown import echo
 from lab.runs.testbeds.store_key import HELP as STORE_KEY_HELP
@@ -18,6 +19,10 @@ TestbedPath = Annotated[
     typer.Argument(
         metavar="TESTBED", click_type=TESTBED, autocompletion=known_testbeds, help=f"{TESTBED_HELP}."
     ),
+]
+PairOption = Annotated[
+    str | None,
+    typer.Option("--pair", autocompletion=known_pairs, help="Pair of the testbed, such as alice-bob."),
 ]
 FolderOption = Annotated[
     Path,
@@ -52,6 +57,16 @@ DataPath = Annotated[Path | None, typer.Option("--data", help=DATA_HELP)]
 EXIT_INTERRUPTED = 130
 
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+
+
+def optional_testbed(more: str) -> Any:
+    """The argument of a command that can do without a testbed; ``more`` says what is done with one."""
+    return typer.Argument(
+        metavar="[TESTBED]",
+        click_type=TESTBED,
+        autocompletion=known_testbeds,
+        help=f"{TESTBED_HELP}, {more}",
+    )
 
 
 def show(data: Any, as_json: bool, text: str | None = None) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lab.cli.completing import known_pairs
 from lab.cli.options import FolderOption, Json, StatePath
 
 if TYPE_CHECKING:
@@ -50,13 +51,18 @@ def add(
     what: Annotated[What, typer.Argument(help="key, run, calibration or maintenance.")],
     targets: Annotated[
         list[str] | None,
-        typer.Argument(help="The pair of key (alice-bob), users of a run (alice,bob,carol), or the steps."),
+        typer.Argument(
+            autocompletion=known_pairs,
+            help="The pair of key (alice-bob), users of a run (alice,bob,carol), or the steps.",
+        ),
     ] = None,
     bits: Annotated[str | None, typer.Option(help="Bits for every pair, such as 250k or 1M.")] = None,
     until_stock: Annotated[
         bool, typer.Option("--until-stock", help="Until so many bits are in stock, rather than so many more.")
     ] = False,
-    pair: Annotated[str | None, typer.Option(help="The pair that a calibration runs between.")] = None,
+    pair: Annotated[
+        str | None, typer.Option(autocompletion=known_pairs, help="The pair that a calibration runs between.")
+    ] = None,
     priority: Priority = None,
     due_in: DueIn = None,
     note: Annotated[str, typer.Option(help="What it is for; others see it.")] = "",
@@ -148,7 +154,10 @@ def hold(
 @queue_app.command()
 def resume(
     number: OptionalNumber = None,
-    pair: Annotated[str | None, typer.Option(help="A pair that is suspended, such as alice-bob.")] = None,
+    pair: Annotated[
+        str | None,
+        typer.Option(autocompletion=known_pairs, help="A pair that is suspended, such as alice-bob."),
+    ] = None,
     owner: Owner = None,
     testbed: FolderOption = Path(),
     state: StatePath = None,

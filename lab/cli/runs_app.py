@@ -9,6 +9,7 @@ import click
 import typer
 from typer.core import TyperGroup
 
+from lab.cli.completing import known_pairs
 from lab.cli.options import FolderOption, Json
 
 
@@ -30,7 +31,9 @@ runs_app = typer.Typer(
 @runs_app.command("list")
 def list_command(
     testbed: FolderOption = Path(),
-    pair: Annotated[str | None, typer.Option(help="Of this pair alone, such as alice-bob.")] = None,
+    pair: Annotated[
+        str | None, typer.Option(autocompletion=known_pairs, help="Of this pair alone, such as alice-bob.")
+    ] = None,
     kind: Annotated[
         str | None, typer.Option(help="Of this kind alone: block, calibration, order, training or run.")
     ] = None,

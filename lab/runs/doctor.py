@@ -11,6 +11,7 @@ import ctypes.util
 import importlib.util
 import locale
 import os
+import re
 import resource
 import shutil
 import socket
@@ -34,6 +35,8 @@ EXTRAS = {
 }
 """What tells that an extra of the package is there."""
 INSTALL = "in the folder of qunetlab's source, pip install '.[{}]'"
+NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
+"""Of a distribution, as a requirement begins with it (PEP 508)."""
 SYNCS = 8
 SLOW_SYNC_S = 0.05
 """A block is written down in a few of them."""
@@ -118,8 +121,9 @@ def packages(strange: Callable[[], list[str]] | None = None) -> Iterator[Row]:
 def _needed(distribution: str) -> Iterator[str]:
     """Names of the distributions that one needs without extras."""
     for line in metadata.requires(distribution) or ():
-        if "extra ==" not in line:
-            yield line.split(";")[0].split("[")[0].strip().split(">")[0].split("=")[0].split("<")[0].strip()
+        requirement, _, marker = line.partition(";")
+        if not re.search(r"\bextra\s*==", marker) and (name := NAME.match(requirement)):
+            yield name[0]
 
 
 def _is_there(distribution: str) -> bool:

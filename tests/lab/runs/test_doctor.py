@@ -111,3 +111,15 @@ def test_the_command_says_all_and_its_exit_code_whether_to_begin(qunetlab: Any, 
     assert not (tmp_path / "not").exists()
     people = qunetlab("doctor")
     assert "fsync takes" in people.stdout
+
+
+def test_what_a_distribution_needs_is_read_from_its_requirements(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [
+        "numpy>=2.0",
+        "qcodes[loop] (~=0.5); python_version < '4'",
+        "zope.interface @ https://example.org/z.whl",
+        "pyzmq!=27; extra == 'zmq'",
+        "PyVISA-py",
+    ]
+    monkeypatch.setattr(doctor.metadata, "requires", lambda name: lines)
+    assert list(doctor._needed("x")) == ["numpy", "qcodes", "zope.interface", "PyVISA-py"]
