@@ -13,6 +13,7 @@ from user_phase import MU, PATIENCE_S, Phase, small_testbed
 
 from drivers.links.errors import LinkBrokenError
 from orchestrator import runtime
+from orchestrator.light.intensity_watch import IntensityWatch
 from orchestrator.light.leaving import leave_within
 from orchestrator.light.messages import (
     Armed,
@@ -23,7 +24,6 @@ from orchestrator.light.messages import (
     LightOn,
     announce,
 )
-from orchestrator.light.intensity_watch import IntensityWatch
 from orchestrator.light.own_station import OwnStation
 from orchestrator.light.user import UserLight
 from orchestrator.randomness import random_into

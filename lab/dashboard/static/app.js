@@ -66,7 +66,7 @@ function tick() {
     document.title = `${name}: ${document.querySelector("#nav [aria-current]")?.textContent ?? "qunetlab"}`;
   }
   page?.update();
-  if (page && store.number) element("main").dataset.drawn = "yes";
+  if (page && store.number) element("main").dataset.drawn ??= Math.round(performance.now());
 }
 
 async function show() {
