@@ -11,10 +11,12 @@ from markupsafe import Markup
 from lab.calibration.finding import Curve, Finding, Measured, rounded
 from lab.calibration.steps import STEPS, Step
 from lab.runs.pages.page import Table, render
-from lab.runs.pages.style import SOFT, log_scale, plot, series
+from lab.runs.pages.style import SOFT, TEXT, log_scale, plot, series
 from orchestrator.durable import replace_file
 
 PAGE_FILE = "index.html"
+MANY_POINTS = 100
+"""Beyond them error bars would hide what they belong to; beside the plot stands what the fit leaves, in standard deviations."""
 
 
 def write_page(testbed: str, findings: Sequence[Finding], folder: Path) -> Path:
@@ -79,19 +81,27 @@ def _curve(curve: Curve, finding: Finding, number: int) -> list[Markup]:
 
     def points(axes: Any) -> None:
         for place, (name, values) in enumerate(curve.measured.items()):
-            look, sigma, fitted = series(place), curve.sigma.get(name), curve.fitted.get(name)
+            look, fitted = series(place), curve.fitted.get(name)
+            many = len(curve.x) > MANY_POINTS
             axes.errorbar(
                 curve.x,
                 values,
-                yerr=sigma,
+                yerr=None if many else curve.sigma.get(name),
                 fmt=look.marker,
                 color=look.color,
-                markersize=3,
+                markersize=1.5 if many else 4,
                 elinewidth=0.8,
                 label=name,
             )
             if fitted is not None:
-                axes.plot(curve.x, fitted, color=look.color, linewidth=1.2, label=f"{name}, fitted")
+                axes.plot(
+                    curve.x,
+                    fitted,
+                    color=str(TEXT),
+                    linewidth=0.9,
+                    linestyle=look.dash,
+                    label=f"{name}, fitted",
+                )
         least, largest = _span(curve)
         if not curve.fitted and largest > 1000 * least:
             log_scale(axes, "y", linear_below=max(least, 1e-12))
@@ -103,7 +113,7 @@ def _curve(curve: Curve, finding: Finding, number: int) -> list[Markup]:
             if fitted is not None and name in curve.sigma:
                 pulls = [(m - f) / s for m, f, s in zip(values, fitted, curve.sigma[name], strict=True)]
                 look = series(place)
-                axes.plot(curve.x, pulls, look.marker, color=look.color, markersize=3, label=name)
+                axes.plot(curve.x, pulls, look.marker, color=look.color, markersize=2.5, label=name)
 
     drawn = [plot(curve.title, curve.x_label, curve.y_label, points, says=f"{curve.title}: {of}")]
     if curve.fitted and curve.sigma:

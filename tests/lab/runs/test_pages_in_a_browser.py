@@ -43,7 +43,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         path.write_text(texts[name], encoding="utf-8")
     earlier = msgspec.structs.replace(CALIBRATED, measured=AT)
     later = msgspec.structs.replace(CALIBRATED, measured=AT + timedelta(hours=1))
-    return {**found, "calibration": write_page("ring", [earlier, later], folder)}
+    other = msgspec.structs.replace(earlier, owner="bob")
+    return {**found, "calibration": write_page("ring", [earlier, later, other], folder)}
 
 
 @pytest.mark.parametrize("name", ["demo", "training", "comparison", "calibration"])
