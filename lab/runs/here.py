@@ -15,9 +15,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from lab.runs.attacks.replacing import RoleAttacks
 from lab.runs.made_safe import words_of
 from lab.runs.supervising.kernels import compile_all
 from lab.runs.supervising.supervised import Run, running_folder
+from lab.runs.supervising.supervisor import ChildError
 from lab.runs.testbeds.folder import (
     SECRETS,
     TESTBED_FILE,
@@ -30,9 +32,12 @@ from lab.runs.testbeds.folder import (
 )
 from lab.testbed import Testbed, load_testbed
 from orchestrator.events.process import Ended
+from orchestrator.wire.control_socket import ControlSocket
 
 READY_FILE, ENDED_FILE, LOG_FILE = "ready", "ended", "up.log"
 LOOK_S = 0.5
+EXPECTED = (OSError, ValueError, ChildError)
+"""What an operator who asks for an attack is told in its own words."""
 DOWN_S = 60.0
 
 
@@ -65,10 +70,13 @@ def run_here(home: Path, stop: threading.Event, tell: Callable[[str], None]) -> 
             (up_folder(home) / leftover).unlink(missing_ok=True)
         run.start_ring(here=roles)
         ready = f"ready: {', '.join(run.supervisor.children)}; logs in {up_folder(home)}"
-        (up_folder(home) / READY_FILE).write_text(ready)
-        tell(ready)
-        while not stop.wait(LOOK_S):
-            _watch(run, tell)
+        attacks = RoleAttacks(run)
+        with ControlSocket(up_folder(home), attacks.answer, EXPECTED, together=True):
+            (up_folder(home) / READY_FILE).write_text(ready)
+            tell(ready)
+            while not stop.wait(LOOK_S):
+                attacks.serve()
+                _watch(run, tell)
         run.stop()
         words = words_of(run)
         (up_folder(home) / READY_FILE).unlink()

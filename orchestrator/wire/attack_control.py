@@ -10,7 +10,7 @@ from typing import Annotated, TypeAlias
 from msgspec import Meta
 
 from orchestrator.wire.codec import Message
-from orchestrator.wire.fields import Count, Role
+from orchestrator.wire.fields import Role
 
 Strength: TypeAlias = Annotated[float, Meta(ge=0.0, le=1e3)]
 """In the unit of its attack."""
@@ -31,20 +31,16 @@ class EndAttack(Message, frozen=True):
 
 
 class ShowAttack(Message, frozen=True):
-    """The attack that is on, and what this process did with it."""
+    """The attack that is on."""
 
 
 class AttackShown(Message, frozen=True):
-    """``name``: the attack that is on, empty for none; ``at``: since when, seconds of the wall clock, for people.
-
-    ``done``: how often it has acted so far, where that is counted.
-    """
+    """``name``: the attack that is on, empty for none; ``at``: since when, seconds of the wall clock, for people."""
 
     name: str
     strength: float = 0.0
     who: str = ""
     at: float = 0.0
-    done: Count | None = None
 
 
 AttackRequest: TypeAlias = BeginAttack | EndAttack | ShowAttack

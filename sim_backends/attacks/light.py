@@ -25,7 +25,7 @@ class Eavesdropper:
     """Share of the slots whose pulse is measured on its way home, in basis X or Y by chance, and sent anew as it was found.
 
     In the right basis, half of the time, that changes nothing.  In the wrong one the result is chance, so the phase comes home a
-    quarter turn off, either way: an error every other time (Bennett et al., J. Cryptology 5, 3 (1992), section 3)."""
+    quarter turn off, either way: an error every other time (Bennett et al., J. Cryptology 5, 3 (1992))."""
     brighter_db: float = 0.0
     """The light that enters the loop is brightened by this, and what leaves it dimmed by as much: users emit more, and the relay
     counts what it always does (Trojan horse: Gisin et al., Phys. Rev. A 73, 022320 (2006))."""

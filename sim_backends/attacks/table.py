@@ -36,17 +36,13 @@ class Attack:
         value = self.usual if strength is None else strength
         if not self.least <= value <= self.most:
             raise ValueError(
-                f"{self.name}: {self.strength} lies between {self.least:g} and {self.most:g} {self.unit}, not {value:g}".replace(
-                    "  ", " "
-                )
+                f"{self.name}: {self.strength} lies between {self.least:g} and {self.most:g} {self.unit}, not {value:g}"
             )
         return value
 
     def told(self, strength: float) -> str:
         """In words, such as ``Tap on the fibre, 20 % of the light``."""
-        if self.unit == "%":
-            return f"{self.title}, {strength:g} % {self.strength}"
-        return f"{self.title}, {strength:g} {self.unit}"
+        return f"{self.title}, {strength:g} {self.unit} {self.strength}"
 
 
 ATTACKS: tuple[Attack, ...] = (
@@ -61,7 +57,7 @@ ATTACKS: tuple[Attack, ...] = (
         usual=10.0,
         least=1.0,
         most=90.0,
-        source="Beam splitting: Bennett et al., J. Cryptology 5, 3 (1992), section 3. Bound: docs/formulas.md.",
+        source="Beam splitting: Bennett et al., J. Cryptology 5, 3 (1992). Bound: docs/formulas.md.",
         light=lambda percent: Eavesdropper(tapped=percent / 100),
     ),
     Attack(
@@ -76,7 +72,7 @@ ATTACKS: tuple[Attack, ...] = (
         usual=20.0,
         least=0.1,
         most=100.0,
-        source="Bennett and Brassard (1984); 25 % error: Bennett et al., J. Cryptology 5, 3 (1992), section 3.",
+        source="Bennett and Brassard (1984); 25 % error: Bennett et al., J. Cryptology 5, 3 (1992).",
         light=lambda percent: Eavesdropper(resent=percent / 100),
     ),
     Attack(
@@ -93,6 +89,49 @@ ATTACKS: tuple[Attack, ...] = (
         most=20.0,
         source="Trojan horse: Gisin et al., Phys. Rev. A 73, 022320 (2006).",
         light=lambda db: Eavesdropper(brighter_db=db),
+    ),
+    Attack(
+        name="lying-relay",
+        title="Relay that lies",
+        does="The relay announces a share of its clicks in slots and detectors of its own choice, the same to both users.",
+        promise="The relay is not trusted: what it announces only says which symbols are compared. An invented click is an error "
+        "every other time, so the QBER rises by half of the share, and blocks give no key, and say so.",
+        strength="of the clicks",
+        unit="%",
+        usual=10.0,
+        least=0.1,
+        most=100.0,
+        source="Lo, Curty and Qi, Phys. Rev. Lett. 108, 130503 (2012); tests/faults/test_lying_relay.py.",
+        role="relay",
+    ),
+    Attack(
+        name="tampering-hub",
+        title="Hub that tampers",
+        does="The hub changes one bit in a share of the messages that two nodes send each other through it.",
+        promise="Nodes put one-time tags over what they agreed on. A changed message ends the block, or the meeting of the nodes: no "
+        "key, authentication bits are spent, and nothing that differs at both ends is ever kept.",
+        strength="of the messages",
+        unit="%",
+        usual=2.0,
+        least=0.01,
+        most=100.0,
+        source="Wegman and Carter, J. Comput. Syst. Sci. 22, 265 (1981); tests/faults/test_evil_hub.py.",
+        role="orchestrator",
+    ),
+    Attack(
+        name="two-list-server",
+        title="Learning server with two lists",
+        does="The server of the next training run tells some clients that all take part, and others that the last one does not: the "
+        "difference of the two sums would be that one's update.",
+        promise="A client agreed to one set of participants, under tags of the nodes, and takes part in no other: the round is "
+        "refused with its reason, and no update is unmasked.",
+        strength="told the shorter list",
+        unit="clients",
+        usual=1.0,
+        least=1.0,
+        most=3.0,
+        source="Bonawitz et al., CCS (2017), doi:10.1145/3133956.3133982; tests/fl/modes/test_two_lists.py.",
+        role="fl-server",
     ),
 )
 

@@ -45,7 +45,7 @@ def test_an_attack_is_begun_shown_and_ended(qunetlab: Command, home: Path) -> No
         assert ring.sensor_power_w("alice", "cw") == pytest.approx(honest / 2)
         listed = json.loads(qunetlab("attack", str(home), "--json").stdout)
         assert (listed["on"]["name"], listed["on"]["strength"]) == ("tap", 50.0)
-        assert "ON for 0 s: tap" in qunetlab("attack", str(home)).stdout
+        assert "s: tap, strength 50, begun by" in qunetlab("attack", str(home)).stdout.split("ON for ")[1]
         second = qunetlab("attack", str(home), "intercept-resend")
         assert second.returncode == 2
         assert "tap is on already" in second.stderr
@@ -91,6 +91,14 @@ def test_what_cannot_be_meant_says_what_can(qunetlab: Command, home: Path) -> No
     }.items():
         said = qunetlab("attack", str(home), *words)
         assert (said.returncode, told in said.stderr) == (2, True), said.stderr
+
+
+def test_a_process_lies_only_where_up_started_it(qunetlab: Command, home: Path) -> None:
+    with simulator(home):
+        for name in ("lying-relay", "tampering-hub", "two-list-server"):
+            said = qunetlab("attack", str(home), name)
+            assert said.returncode == 2
+            assert "not started here by `qunetlab up`: nothing was done" in said.stderr
 
 
 def test_without_a_simulator_the_list_says_so_and_nothing_begins(qunetlab: Command, home: Path) -> None:

@@ -1,6 +1,6 @@
 """Carrying an attack: what the process of the simulator does that is asked at its control socket.
 
-The socket lies in the folder :data:`SIMULATOR` among the roles' state folders and answers attacks alone.  No process of a
+The socket lies in the folder :data:`~lab.runs.attacks.places.SIMULATOR` among the roles' state folders and answers attacks alone.  No process of a
 real ring opens one: where any instrument is real, the simulator carries none either.
 """
 
@@ -12,18 +12,20 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from lab.runs.attacks.places import NONE, SIMULATOR
 from orchestrator.durable import make_folder
 from orchestrator.wire.attack_control import AttackShown, BeginAttack, EndAttack, ShowAttack
 from orchestrator.wire.control_socket import ControlSocket, Done, Failed, Reply, Request
 from sim_backends.attacks.light import NOBODY
 from sim_backends.attacks.table import attack_named
-from sim_backends.bench import Bench
-from sim_backends.optics import Ring
+
+if TYPE_CHECKING:
+    from sim_backends.bench import Bench
+    from sim_backends.optics import Ring
 
 logger = logging.getLogger(__name__)
-SIMULATOR = "simulator"
-NONE = AttackShown("")
 
 
 class LightAttacks:

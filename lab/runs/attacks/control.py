@@ -10,15 +10,16 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-from lab.runs.attacks.carrying import NONE, SIMULATOR
+from lab.runs.attacks.places import NONE, SIMULATOR, UP
 from lab.runs.testbeds.machine import Machine
 from orchestrator.events.status import ORCHESTRATOR
 from orchestrator.wire.attack_control import AttackShown, BeginAttack, EndAttack, ShowAttack
-from orchestrator.wire.control_socket import ControlError, ControlRefusedError, Done, ask
+from orchestrator.wire.control_socket import ControlError, ControlRefusedError, Done, ask, listens
 from orchestrator.wire.queue_control import AbortEntry, QueueShown, ResumeQueue, ShowQueue
 from sim_backends.attacks.table import ATTACKS, Attack, attack_named
 
 PATIENCE_S = 10.0
+REPLACING_S = 150.0
 """More than replacing a process takes."""
 
 
@@ -36,14 +37,17 @@ def check_simulated(machine: Machine) -> None:
 
 def carrier_of(attack: Attack) -> str:
     """The folder, among the roles', of the process that carries it."""
-    return SIMULATOR
+    return UP if attack.role else SIMULATOR
 
 
 def attack_on(machine: Machine, patience_s: float = PATIENCE_S) -> AttackShown:
     """The attack that is on, without a name for none.  Raises AttackError, ControlError where no simulator answers."""
     check_simulated(machine)
     shown: AttackShown = ask(machine.folder(SIMULATOR), ShowAttack(), patience_s)
-    return shown
+    if shown.name or not listens(machine.folder(UP)):
+        return shown
+    lies: AttackShown = ask(machine.folder(UP), ShowAttack(), patience_s)
+    return lies
 
 
 def begin(machine: Machine, name: str, strength: float | None) -> str:
@@ -56,14 +60,19 @@ def begin(machine: Machine, name: str, strength: float | None) -> str:
     value = attack.checked(strength)
     if (on := attack_on(machine)).name:
         raise AttackError(f"{on.name} is on already: end it first, with `qunetlab attack TESTBED --stop`")
-    told: Done = ask(machine.folder(carrier_of(attack)), BeginAttack(who(), name, value), PATIENCE_S)
+    if attack.role and not listens(machine.folder(UP)):
+        raise AttackError(
+            f"{name} takes the place of a process, and these were not started here by `qunetlab up`: nothing was done"
+        )
+    told: Done = ask(machine.folder(carrier_of(attack)), BeginAttack(who(), name, value), REPLACING_S)
     return told.text
 
 
 def end(machine: Machine) -> str:
     """End whatever is on, and undo what the orchestrator made of it; returns what became of it.  Raises as :func:`begin`."""
     on = attack_on(machine)
-    told: Done = ask(machine.folder(SIMULATOR), EndAttack(who()), PATIENCE_S)
+    carrier = carrier_of(attack_named(on.name)) if on.name else SIMULATOR
+    told: Done = ask(machine.folder(carrier), EndAttack(who()), REPLACING_S)
     return "; ".join([told.text, *(_put_right(machine, on.at) if on.name else ())])
 
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec.structs import replace
 
+from lab.runs.attacks.replacing import program_of
 from lab.runs.made_safe import words_of
 from lab.runs.records.gathering import Gathering
 from lab.runs.shown import echo
@@ -56,6 +57,7 @@ from orchestrator.events.process import (
     NodeServing,
     PeerLedger,
     ProcessEvent,
+    SimulatorServing,
     SimulatorStopped,
 )
 from orchestrator.events.status import Alarm, BlockReport, Epsilons, Pair
@@ -108,6 +110,8 @@ class Run:
         """Simulated users for whom this run consented to the training."""
         self.left: dict[str, MadeSafe] = {}
         """What roles made safe when they ended."""
+        self.not_simulated: tuple[str, ...] | None = None
+        """Instruments of this run that are real, as its simulator says; None without one."""
         self.unsafe: list[str] | None = None
         """Instruments found out of their safe state at the end; None while that is not known."""
 
@@ -140,7 +144,10 @@ class Run:
             self.supervisor.start("simulate", "simulate", path, "--json", *places)
         if "orchestrator" in first:
             self.supervisor.start("orchestrator", "orchestrator", path, *self._places)
-        hub = self.supervisor.ready(first, START_TIMEOUT_S).get("orchestrator") if first else None
+        served = self.supervisor.ready(first, START_TIMEOUT_S) if first else {}
+        hub, simulator = served.get("orchestrator"), served.get("simulate")
+        if isinstance(simulator, SimulatorServing):
+            self.not_simulated = simulator.not_simulated
         if isinstance(hub, HubServing):
             self._rewrite(hub={"control": hub.control, "bulk": hub.bulk})
         users = [user for user in self.testbed.user_names() if user in chosen]
@@ -152,6 +159,11 @@ class Run:
         nodes = {name: each for name, each in ready.items() if isinstance(each, NodeServing)}
         self._rewrite(deliveries={user: nodes[user].delivery for user in users})
 
+    def replace(self, role: str, program: tuple[str, ...]) -> None:
+        """End the process of a role and have another ``program`` in its place, ready.  Raises ChildError where it does not get so."""
+        self.supervisor.replace(role, program)
+        self.supervisor.ready([role], START_TIMEOUT_S, self.note)
+
     def start_learning(
         self, config: FLConfig, data: Path | None, *, server_state: Path | None = None
     ) -> None:
@@ -160,7 +172,10 @@ class Run:
         settings = msgspec.to_builtins(config) | ({"data": str(data)} if data else {})
         settings.pop("type", None)
         places = ("--secrets", str(self.secrets), "--state", str(server_state or self.state))
-        self.supervisor.start("fl-server", "fl", "server", path, *places, "--config", json.dumps(settings))
+        simulated = self.testbed.simulation is not None
+        program = program_of("fl-server", self.state, self.testbed_path, simulated=simulated)
+        command = ("fl", "server", path, *places, "--config", json.dumps(settings))
+        self.supervisor.start("fl-server", *command, program=program)
         server = self.supervisor.ready(["fl-server"], START_TIMEOUT_S)["fl-server"]
         if self.has_ring and isinstance(server, Listening):
             self._rewrite(server=server.endpoint)

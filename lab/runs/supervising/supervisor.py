@@ -28,6 +28,8 @@ from orchestrator.events.common import Serving, Unknown
 from orchestrator.events.process import Ended, Failed, ProcessEvent, event_of
 
 PARENT_FD = "QUNETLAB_PARENT_FD"
+HONEST = ("lab.cli.main",)
+"""The module that a child runs, ``qunetlab`` itself."""
 
 
 class ChildError(Exception):
@@ -38,10 +40,17 @@ class Child:
     """One child process: its JSON lines on standard output become events, its errors go to a log file."""
 
     def __init__(
-        self, name: str, process: subprocess.Popen[str], log: Path, arguments: tuple[str, ...]
+        self,
+        name: str,
+        process: subprocess.Popen[str],
+        log: Path,
+        arguments: tuple[str, ...],
+        program: tuple[str, ...] = HONEST,
     ) -> None:
+        """``program``: the module that it runs, and what stands before its arguments."""
         self.name = name
         self.arguments = arguments
+        self.program = program
         self.process = process
         self.log = log
         self.failed: Failed | None = None
@@ -66,17 +75,17 @@ class Supervisor:
         self.log_dir = log_dir
         self.events: queue.Queue[tuple[str, ProcessEvent]] = queue.Queue()
         self.children: dict[str, Child] = {}
-        self._readers: list[threading.Thread] = []
+        self._readers: dict[Child, threading.Thread] = {}
         self._read_fd, self._write_fd = os.pipe()
         self._inherited = (self._read_fd, *inherited)
         self._environment = {**os.environ, PARENT_FD: str(self._read_fd)}
 
-    def start(self, name: str, *arguments: str) -> Child:
-        """Start ``qunetlab ARGUMENTS`` under ``name``."""
+    def start(self, name: str, *arguments: str, program: tuple[str, ...] = HONEST) -> Child:
+        """Start ``qunetlab ARGUMENTS``, or another ``program``, under ``name``."""
         log = self.log_dir / f"{name}.log"
         with log.open("ab") as stderr:
             process = subprocess.Popen(
-                [sys.executable, "-P", "-X", "faulthandler", "-m", "lab.cli.main", *arguments],
+                [sys.executable, "-P", "-X", "faulthandler", "-m", *program, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
@@ -85,20 +94,32 @@ class Supervisor:
                 pass_fds=self._inherited,
                 env=self._environment,
             )
-        child = Child(name, process, log, arguments)
+        child = Child(name, process, log, arguments, program)
         self.children[name] = child
         reader = threading.Thread(target=self._read, args=(child,), daemon=True, name=f"read-{name}")
-        self._readers.append(reader)
+        self._readers[child] = reader
         reader.start()
         return child
 
     def restart(self, name: str) -> Child:
-        """Start a child that has ended once more, with the same arguments."""
-        return self.start(name, *self.children.pop(name).arguments)
+        """Start a child that has ended once more, with the same program and arguments."""
+        ended = self.children.pop(name)
+        return self.start(name, *ended.arguments, program=ended.program)
+
+    def replace(self, name: str, program: tuple[str, ...]) -> Child:
+        """End a child and start another ``program`` with its arguments; that it ended is no event."""
+        ended = self.children[name]
+        self.stop([name])
+        self._readers.pop(ended).join(timeout=5)
+        for event in self.drain():
+            if event != (name, Ended()):
+                self.events.put(event)
+        del self.children[name]
+        return self.start(name, *ended.arguments, program=program)
 
     def join_readers(self) -> None:
         """Wait until the output of every ended child has become events."""
-        for reader in self._readers:
+        for reader in self._readers.values():
             reader.join(timeout=5)
 
     def _read(self, child: Child) -> None:
@@ -142,8 +163,13 @@ class Supervisor:
         full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) if failed.disk_full else None
         raise ChildError(f"{doing}: {name} ended with exit code {code}: {failed.text}") from full
 
-    def ready(self, names: list[str], timeout_s: float) -> dict[str, Serving]:
-        """Wait until every child named has printed its ready line; those lines by name.
+    def ready(
+        self,
+        names: list[str],
+        timeout_s: float,
+        on_event: Callable[[str, ProcessEvent], None] = lambda name, event: None,
+    ) -> dict[str, Serving]:
+        """Wait until every child named has printed its ready line; those lines by name.  Other events go to ``on_event``.
 
         Raises ChildError as :meth:`wait_for`, and where a ready line is of another version.
         """
@@ -156,7 +182,7 @@ class Supervisor:
                 lines[name] = event
             return set(names) <= set(lines)
 
-        self.wait_for(collect, timeout_s, f"starting {', '.join(names)}")
+        self.wait_for(collect, timeout_s, f"starting {', '.join(names)}", on_event)
         return lines
 
     def stop(self, names: list[str], timeout_s: float = 15.0) -> dict[str, int]:

@@ -98,3 +98,29 @@ def test_a_process_that_dies_of_a_fault_of_the_machine_tells_where(
     supervisor.start("alice", "node", "alice")
     with pytest.raises(ChildError, match=r"exit code -11.*(?s:.*)Segmentation fault(?s:.*) in in_a_kernel"):
         supervisor.ready(["alice"], 30)
+
+
+def test_a_child_is_replaced_by_another_program_without_an_end_being_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[list[str]] = []
+    start = subprocess.Popen
+    script = f"print({line_of(READY)!r}, flush=True)\nimport time\ntime.sleep(60)"
+
+    def popen(command: list[str], **more: Any) -> subprocess.Popen[str]:
+        commands.append(command[command.index("-m") + 1 :])
+        return start([sys.executable, "-c", script], **more)
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    supervisor = Supervisor(tmp_path)
+    honest = supervisor.start("alice", "node", "alice")
+    supervisor.wait_for(lambda name, event: event == READY, 30, "its first line")
+    liar = supervisor.replace("alice", ("attacks", "lying-relay"))
+    try:
+        assert commands == [["lab.cli.main", "node", "alice"], ["attacks", "lying-relay", "node", "alice"]]
+        assert honest.process.poll() is not None
+        assert supervisor.children["alice"] is liar
+        assert supervisor.ready(["alice"], 30) == {"alice": READY}
+        assert supervisor.drain() == []
+    finally:
+        supervisor.stop(["alice"])
