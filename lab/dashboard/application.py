@@ -137,6 +137,7 @@ class Application:
                 Mount("/static", StaticFiles(directory=STATIC)),
             ],
             middleware=[Middleware(Door, names=names, addresses=not self._alone)],
+            exception_handlers={404: _nothing_there},
         )
 
     async def _page(self, _: Request) -> Response:
@@ -213,15 +214,20 @@ class Application:
         if refused := foreign(request) or self._tokens.refusal(request):
             return refused
         try:
-            asked = json.loads(await _body(request) or b"{}")
+            asked = _plain(await _body(request))
             answer = await asyncio.to_thread(act, self.machine, request.path_params["name"], asked)
         except TooLongError as error:
             return problem(413, str(error))
-        except (ValueError, RecursionError, ControlRefusedError) as error:
+        except (ValueError, ControlRefusedError) as error:
             return problem(400, str(error))
         except (ControlError, OSError) as error:
             return problem(503, str(error))
         return JSONResponse({"ok": True, "answer": answer})
+
+
+async def _nothing_there(_: Request, __: Exception) -> Response:
+    pages = ", ".join(f"/{name}" for name in PAGES)
+    return PlainTextResponse(f"Nothing is at this address.  Pages are {pages}.\n", 404)
 
 
 class TooLongError(ValueError):
@@ -235,3 +241,10 @@ async def _body(request: Request) -> bytes:
         if len(body) > LARGEST_BYTES:
             raise TooLongError(f"the request is longer than {LARGEST_BYTES} bytes")
     return body
+
+
+def _plain(body: bytes) -> object:
+    try:
+        return json.loads(body or b"{}")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"the request is no JSON: {error}") from error

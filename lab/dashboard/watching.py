@@ -1,7 +1,7 @@
 """What the hub tells an observer, onto the board: one thread that never gives up.
 
 Keys: ``link`` (what stands between us and the hub, empty while all is well), ``heard`` (age of the last word is that of this
-key), ``verdict``, ``testbed``, and ``item/ROLE/KIND/...`` for each item of status with the names that it is about; ``lamp``, what the
+key), ``testbed``, and ``item/ROLE/KIND/...`` for each item of status with the names that it is about; ``lamp``, what the
 wall shows, and ``lasts/FIRST/SECOND``, seconds that a pair's stock lasts at its use (null while nothing is used);
 ``measured/FIRST/SECOND``, ``[secret bits per second of light, QBER]`` of its newest :data:`MEASURED_KEPT` stored blocks.  A log of sentences goes under ``log/NUMBER``, the newest :data:`LOG_KEPT`.
 """
@@ -22,9 +22,8 @@ from lab.dashboard.lamp import Plan, lamp
 from lab.dashboard.pairs_now import PairsNow
 from lab.dashboard.sentences import sentence
 from lab.dashboard.series import Series
-from lab.runs.following.document import Said
 from lab.runs.following.observer import Heard, Observer, ObserverError
-from lab.runs.following.verdict import Facts, Verdict, verdict
+from lab.runs.following.verdict import Facts
 from lab.testbed import Testbed, TestbedError
 from orchestrator.events.status import RELAY, BlockReport, Learning, Pair
 
@@ -59,7 +58,6 @@ class Watch:
         self._ending = threading.Event()
         self._log: deque[str] = deque()
         self._logged = 0
-        self._said: tuple[str, str] | None = None
         self._learning = ""
         self._pairs = PairsNow(self._plan_of)
         self._lit_s = -LAMP_S
@@ -84,7 +82,6 @@ class Watch:
                     self._listen(observer)
             except (ObserverError, TestbedError, ValueError, OSError) as error:
                 self._board.put("link", str(error))
-                self._tell(Verdict("no answer", 0.0, str(error)))
                 self._light(Facts((), link=str(error)), time.monotonic())
                 self._ending.wait(AGAIN_S)
             except Exception as error:
@@ -107,7 +104,6 @@ class Watch:
             if news:
                 self._board.put("heard", True, at_s=time.monotonic() - facts.heard_s)
             self._board.put("link", facts.link)
-            self._tell(verdict(facts))
             self._light(facts, observer.clock())
 
     def note(self, heard: Heard) -> None:
@@ -168,11 +164,6 @@ class Watch:
         self._log.append(key)
         while len(self._log) > LOG_KEPT:
             self._board.drop(self._log.popleft())
-
-    def _tell(self, said: Verdict) -> None:
-        if (said.state, said.text) != self._said:
-            self._said = said.state, said.text
-            self._board.put("verdict", msgspec.to_builtins(Said.of(said)), at_s=time.monotonic() - said.age_s)
 
 
 def key_of(heard: Heard) -> str:

@@ -113,7 +113,7 @@ MOVES = {
     "instruments": "[aria-label=Readings]",
     "training": "[aria-label='Key for the next rounds']",
     "runs": "[aria-label='On record, newest first']",
-    "log": "[aria-label=Events]",
+    "log": "[aria-label='Events, newest first']",
 }
 """What of a page says something else before long; a demo does not calibrate."""
 
@@ -226,6 +226,20 @@ def test_an_audit_of_a_ring_at_work_is_shown(ring: Ring, url: str, browser: Brow
     told = browser.text("[aria-label='Checks of the audit']")
     print(told)
     assert "failed" not in told
+
+
+def test_a_second_dashboard_is_told_of_the_first_and_serves_as_well(ring: Ring, url: str) -> None:
+    command = [sys.executable, "-P", "-m", "lab.cli.main", "dashboard", str(ring.path), "--listen"]
+    taken = url.removeprefix("http://").rstrip("/")
+    refused = subprocess.run([*command, taken], capture_output=True, text=True, timeout=60)
+    assert refused.returncode == 1
+    assert f"serves at {url}" in " ".join(refused.stderr.split())
+    with subprocess.Popen([*command, "127.0.0.1:0"], stdout=subprocess.PIPE, text=True) as another:
+        assert another.stdout is not None
+        assert another.stdout.readline().startswith("http://127.0.0.1:")
+        assert f"serves at {url}" in another.stdout.readline()
+        another.terminate()
+        assert another.wait(20) == 0
 
 
 def test_a_killed_orchestrator_is_a_banner_at_once_and_its_return_ends_it(

@@ -1,5 +1,7 @@
 // Elements from plain calls.  Text always goes in as text: nothing that another process wrote is ever markup.
 
+import { ago } from "/static/format.js";
+
 export function h(name, attributes = {}, ...children) {
   return fill(document.createElement(name), attributes, children);
 }
@@ -54,4 +56,14 @@ export function row(cells) {
 
 export function tell(line, texts) {
   texts.forEach((text, index) => say(line.children[index], String(text ?? "")));
+}
+
+// A few numbers in a dl, each [name, text].
+export function figures(list, told) {
+  each(list, told, ([name]) => name, ([name]) => h("div", {}, h("dt", {}, name), h("dd")), (entry, [, text]) => say(entry.children[1], text));
+}
+
+// Lines of the log in an ol, the newest `most` of them.
+export function events(list, log, most) {
+  each(list, log.slice(-most).reverse(), ([key]) => key, () => h("li", {}, h("time"), h("span")), (line, [, said, age]) => tell(line, [`${ago(age)} ago`, said.text]));
 }

@@ -159,19 +159,19 @@ def test_wrong_tokens_are_refused_and_soon_not_looked_at(machine: Machine, serve
     ("name", "body", "status", "words"),
     [
         ("explode", b"{}", 400, "there are acknowledge, alarm-acknowledge"),
-        ("acknowledge", b"{", 400, ""),
-        ("acknowledge", b"[" * 10_000, 400, ""),
+        ("acknowledge", b"{", 400, "no JSON"),
+        ("acknowledge", b"[" * 10_000, 400, "no JSON"),
         ("acknowledge", b"[]", 400, "object"),
         ("acknowledge", b'{"rule": "relay"}', 400, "rule"),
         ("acknowledge", b'{"role": "eve"}', 400, "'eve' owns no instrument"),
         ("acknowledge", b'"' + b"x" * LARGEST_BYTES + b'"', 413, "longer than"),
-        ("acknowledge", b"\xff\xfe", 400, ""),
+        ("acknowledge", b"\xff\xfe", 400, "no JSON"),
         ("queue-hold", b'{"number": -1}', 400, "number"),
         ("queue-hold", b"{}", 503, "no process listens"),
         ("queue-resume", b'{"number": 1, "pair": "alice-bob"}', 400, "not both"),
         ("queue-resume", b'{"pair": "alice-eve"}', 400, "is no pair"),
         ("queue-abort", b"{}", 400, "number"),
-        ("queue-move", b'{"number": 1, "due_in_s": 1e999}', 400, ""),
+        ("queue-move", b'{"number": 1, "due_in_s": 1e999}', 400, "due_in_s"),
         ("calibrate", b'{"pair": "alice-bob", "steps": ["intensity"]}', 400, "with `qunetlab calibrate`"),
         ("calibrate", b'{"pair": "alice-bob", "steps": []}', 400, "steps"),
         ("order-key", b'{"pair": "alice-bob", "bits": 0}', 400, "bits"),
@@ -189,6 +189,26 @@ def test_requests_that_nobody_can_do(
     assert (found, told["ok"]) == (status, False)
     assert told["error"]
     assert words in told["error"]
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "words"),
+    [
+        ("/pair", 404, "Pages are /, /ring, /pairs"),
+        ("/static/gone.js", 404, "Pages are"),
+        ("/api/finding/relay/none", 404, "steps are reference, carver"),
+        ("/api/finding/eve/delays", 404, "owners are relay, alice"),
+        ("/api/finding/..%2f..%2fsecrets/delays", 404, "Pages are"),
+        ("/api/finding/relay/delays", 404, "nothing was found by delays of relay yet"),
+        ("/pages/calibration", 404, "No calibration has written a page yet"),
+    ],
+)
+def test_what_is_not_there_is_said_with_what_is(
+    machine: Machine, serve: Serve, path: str, status: int, words: str
+) -> None:
+    found, _, answer = serve(machine).ask("GET", path)
+    assert found == status
+    assert words in answer.decode()
 
 
 class Laser:

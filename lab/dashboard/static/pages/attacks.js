@@ -1,7 +1,7 @@
 // The attack range of a simulated ring: what there is and what is promised against it, a switch, and what happened since.
 
 import { ask } from "/static/act.js";
-import { each, grid, h, row, say, tell } from "/static/dom.js";
+import { each, events, grid, h, row, say, tell } from "/static/dom.js";
 import { ago, attackTold, pairName, percent, quantity, short } from "/static/format.js";
 
 const EVENTS = 30;
@@ -14,13 +14,13 @@ export function mount(root, store) {
   const rows = h("tbody");
   const since = h("h2", {}, "What happened");
   const pairs = h("tbody");
-  const events = h("ol", { class: "events" });
+  const happened = h("ol", { class: "events" });
   let latest = null;
   root.replaceChildren(h("h1", {}, "Attacks"),
     h("p", { class: "note" }, "This ring is simulated, so it may be attacked. Every attack ends in a shorter key, in a block or a round that is refused with its reason, or in nothing that an attacker gains; a real ring has neither this page nor the switch."),
     now, h("p", { class: "buttons" }, end),
     grid("Attacks of this ring", ["attack", "what it does", "what is promised against it", "strength", "switch"], rows),
-    since, grid("Key since the attack began", COLUMNS, pairs), h("h3", {}, "Events since the attack began"), events);
+    since, grid("Key since the attack began", COLUMNS, pairs), h("h3", {}, "Events since the attack began"), happened);
 
   function update() {
     const attack = store.get("attack");
@@ -37,10 +37,7 @@ export function mount(root, store) {
     say(since, !latest ? "What happened: no attack was on while this page looked" : `What happened since ${latest.name} began, ${ago(began)} ago${attack?.name ? "" : " (it has ended)"}`);
     each(pairs, latest ? store.get("testbed")?.pairs ?? [] : [], (pair) => pairName(...pair), () => row(COLUMNS.length - 1), (line, pair) => tell(line, outcome(store, pair, began)));
     const news = latest ? store.under("log/").filter(([, said]) => said.clock >= latest.at && NEWS.includes(said.kind)) : [];
-    each(events, news.slice(-EVENTS).reverse(), ([key]) => key, () => h("li", {}, h("time"), h("span")), (line, [, said, old]) => {
-      say(line.children[0], `${ago(old)} ago`);
-      say(line.children[1], said.text);
-    });
+    events(happened, news, EVENTS);
   }
   return { update };
 }

@@ -1,6 +1,6 @@
 // Every event that this dashboard heard, newest first, by kind, role and word.
 
-import { each, h, say } from "/static/dom.js";
+import { each, grid, h, row, say, tell } from "/static/dom.js";
 import { ago } from "/static/format.js";
 
 export function mount(root, store) {
@@ -10,12 +10,10 @@ export function mount(root, store) {
   const role = choose("role");
   const count = h("p", { role: "status" });
   const lines = h("tbody");
-  const table = h("table", {}, h("caption", { class: "quiet" }, "Events, newest first"),
-    h("thead", {}, h("tr", {}, ["time", "age", "from", "what"].map((head) => h("th", { scope: "col" }, head)))), lines);
   const field = (label, input) => h("label", {}, `${label} `, input);
   root.replaceChildren(h("h1", {}, "Log"), h("form", { class: "filters", role: "search", onsubmit: (event) => event.preventDefault() },
     field("with", word), field("kind", kind), field("from", role)), count,
-  h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Events" }, table));
+  grid("Events, newest first", ["time", "age", "from", "what"], lines, {}));
 
   function options(select, values) {
     each(select, ["", ...values], (value) => value, (value) => h("option", { value }, value || "all"), () => {});
@@ -29,10 +27,7 @@ export function mount(root, store) {
     const found = all.filter(([, said]) => (!kind.value || said.kind === kind.value) && (!role.value || said.role === role.value)
       && said.text.toLowerCase().includes(wanted));
     say(count, `${found.length} of the latest ${all.length} events`);
-    each(lines, found.reverse(), ([key]) => key, () => h("tr", {}, h("td"), h("td"), h("td"), h("td")), (line, [, said, age]) => {
-      const clock = new Date(1000 * said.clock).toLocaleTimeString("en-GB");
-      [clock, ago(age), said.role, said.text].forEach((text, column) => say(line.children[column], text));
-    });
+    each(lines, found.reverse(), ([key]) => key, () => row(3), (line, [, said, age]) => tell(line, [new Date(1000 * said.clock).toLocaleTimeString("en-GB"), ago(age), said.role, said.text]));
   }
   for (const input of [word, kind, role]) input.addEventListener("input", update);
   return { update };

@@ -48,7 +48,7 @@ export function mount(root, store) {
     each(closed, left, ({ number }) => number, () => row(4), (one, entry) =>
       tell(one, [entry.number, entry.what, by(entry), state(entry), `${ago(age(entry.ended_at))} ago`]));
     each(lacking, store.items("PairStatus").map(([, pair]) => pair).filter((pair) => pair.demand_bits > pair.stock_bits), (pair) => pairName(pair.first, pair.second),
-      () => row(6), short);
+      () => row(6), tellShort);
   }
   return { update };
 }
@@ -122,7 +122,7 @@ function tellRow(line, entry) {
   resume.hidden = entry.state !== "held";
 }
 
-function short(line, pair) {
+function tellShort(line, pair) {
   const lack = Math.max(0, pair.demand_bits - pair.stock_bits - pair.in_work_bits);
   const why = pair.available ? pair.fault : pair.reason;
   const about = !pair.available ? "not while it is not served" : lack === 0 ? "on its way" : pair.rate_bps > 0 ? `${lasting(lack / pair.rate_bps)} of ${pair.measured ? "ring" : "light"}` : "no rate known";

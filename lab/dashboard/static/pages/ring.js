@@ -1,6 +1,6 @@
 // The ring as a drawing: the loop, who stands in it, who holds the light, counts at both detectors, links and alarms.
 
-import { each, h, say, svg } from "/static/dom.js";
+import { each, figures, grid, h, row, say, svg, tell } from "/static/dom.js";
 import { ago, pairName, quantity } from "/static/format.js";
 
 const SIZE = 580;
@@ -29,11 +29,9 @@ export function mount(root, store) {
   const words = h("p");
   const calm = h("p");
   const alarms = h("ul", { class: "problems" });
-  const roles = h("table", {}, h("caption", {}, "Links"), h("thead", {}, h("tr", {}, ["role", "link", "since", "why"].map((head) => h("th", { scope: "col" }, head)))));
   const rows = h("tbody");
-  roles.append(rows);
   root.replaceChildren(h("h1", {}, "Ring"), h("div", { class: "beside" }, drawing,
-    h("div", {}, words, h("h2", {}, "Light at this moment"), detectors, h("h2", {}, "Alarms"), calm, alarms)), h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Links" }, roles));
+    h("div", {}, words, h("h2", {}, "Light at this moment"), detectors, h("h2", {}, "Alarms"), calm, alarms)), grid("Links", ["role", "link", "since", "why"], rows, {}));
   let parts = null;
 
   function build(users) {
@@ -72,25 +70,22 @@ export function mount(root, store) {
     }
     drawing.setAttribute("aria-label", `${lit ? `${pairName(ring.first, ring.second)} holds the light` : "No pair holds the light"}; ${[...parts].map(([name, part]) => `${name} ${part.state.textContent}`).join(", ")}`);
     say(words, lit ? `${pairName(ring.first, ring.second)}, lease ${ring.lease_number}, ${ring.phase}` : "The ring is free.");
-    figures(detectors, now);
+    figures(detectors, lightNow(now));
     say(calm, store.items("Alarm").length ? "" : "None.");
     each(alarms, store.items("Alarm"), ([role, alarm]) => [role, alarm.name, alarm.peer, alarm.part].join("/"), () => h("li"), (line, [role, alarm, age]) => {
       line.dataset.colour = alarm.severity === "minor" ? "amber" : "red";
       say(line, `${role}: ${alarm.text} (${ago(age)})${alarm.what_to_do ? `. ${alarm.what_to_do}` : ""}`);
     });
-    each(rows, [...peers.values()], ([peer]) => peer.peer, () => h("tr", {}, h("th", { scope: "row" }), h("td"), h("td"), h("td")), (row, [peer, age]) => {
+    each(rows, [...peers.values()], ([peer]) => peer.peer, () => row(3), (line, [peer, age]) => {
       const link = !peer.present ? "gone" : peer.ready ? "here" : "not ready";
-      [peer.peer, link, ago(age), peer.reason].forEach((text, column) => say(row.children[column], text));
+      tell(line, [peer.peer, link, ago(age), peer.reason]);
     });
   }
   return { update };
 }
 
 // What the relay tells of the light: counts a second at both detectors, and what is scattered back where it is known.
-function figures(list, now) {
-  const [, light, age] = now ?? [];
+function lightNow([, light, age] = []) {
   const counts = (cps) => (cps === null || cps === undefined ? "not counted yet" : quantity(Math.max(cps, 0), "cps"));
-  const told = light?.first ? [["D1", counts(light.d1_cps)], ["D2", counts(light.d2_cps)],
-    ["back-scatter", counts(light.backscatter_cps)], ["age", ago(age)]] : [];
-  each(list, told, ([name]) => name, ([name]) => h("div", {}, h("dt", {}, name), h("dd")), (entry, [, text]) => say(entry.children[1], text));
+  return light?.first ? [["D1", counts(light.d1_cps)], ["D2", counts(light.d2_cps)], ["back-scatter", counts(light.backscatter_cps)], ["age", ago(age)]] : [];
 }

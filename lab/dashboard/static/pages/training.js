@@ -1,7 +1,7 @@
 // Training: where the run stands, who waits for whose key, and accuracy and cost of every round on record.
 
 import { chart } from "/static/chart.js";
-import { each, grid, h, row, say, tell } from "/static/dom.js";
+import { each, figures, grid, h, row, say, tell } from "/static/dom.js";
 import { ago, keyRate, pairName, percent, quantity, waiting } from "/static/format.js";
 
 export function mount(root, store) {
@@ -26,8 +26,7 @@ export function mount(root, store) {
       + `${learning.accuracy === null ? "" : `, accuracy ${percent(learning.accuracy, 1)}`}${learning.reason ? `: ${learning.reason}` : ""} (${ago(age)} ago).`);
     each(waits, waiting(store), (text) => text, () => h("li", { "data-colour": "amber" }), say);
     const add = (name) => all.reduce((sum, round) => sum + (round[name] ?? 0), 0);
-    const figures = all.length ? [["key used", quantity(add("key_bits"), "bit")], ["uploaded", quantity(add("upload_bytes"), "B")], ["rounds given up", String(all.length - summed.length)]] : [];
-    each(sums, figures, ([name]) => name, ([name]) => h("div", {}, h("dt", {}, name), h("dd")), (entry, [, text]) => say(entry.children[1], text));
+    figures(sums, all.length ? [["key used", quantity(add("key_bits"), "bit")], ["uploaded", quantity(add("upload_bytes"), "B")], ["rounds given up", String(all.length - summed.length)]] : []);
     say(source, kept ? `From the records of run ${kept.run_id}, ${ago(store.age("training"))} old.${learning && learning.run_id !== kept.run_id ? " The run above has no round on record here yet." : ""}`
       : "No round is on record on this machine: rounds are read from the learning server's records, where it runs here.");
     canvas.hidden = !summed.length;

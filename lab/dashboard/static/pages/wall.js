@@ -1,6 +1,6 @@
 // The wall page: one word and its age, what is wrong, a tile for each pair, who waits for whose key, the last events.
 
-import { each, h, say } from "/static/dom.js";
+import { each, events, h, say } from "/static/dom.js";
 import { ago, lasting, pairName, percent, quantity, waiting } from "/static/format.js";
 
 const EVENTS = 8;
@@ -12,10 +12,10 @@ export function mount(root, store) {
   const problems = h("ul", { class: "problems" });
   const tiles = h("ul", { class: "tiles" });
   const waits = h("p", { class: "waits" });
-  const events = h("ol", { class: "events" });
+  const latest = h("ol", { class: "events" });
   const verdict = h("section", { class: "verdict", "aria-label": "State of the ring" }, h("p", { class: "words" }, word, " ", about, " ", age), problems);
   root.replaceChildren(h("h1", { class: "quiet" }, "Wall"), verdict,
-    h("h2", {}, "Pairs"), tiles, waits, h("h2", {}, "Last events"), events);
+    h("h2", {}, "Pairs"), tiles, waits, h("h2", {}, "Last events"), latest);
 
   function update() {
     const stale = document.body.classList.contains("stale");
@@ -30,10 +30,7 @@ export function mount(root, store) {
     });
     each(tiles, store.items("PairStatus"), ([, pair]) => pairName(pair.first, pair.second), makeTile, (tile, row) => tell(tile, row, store));
     say(waits, waiting(store).join("; "));
-    each(events, store.under("log/").slice(-EVENTS).reverse(), ([key]) => key, () => h("li", {}, h("time"), h("span")), (line, [, said, old]) => {
-      say(line.children[0], `${ago(old)} ago`);
-      say(line.children[1], said.text);
-    });
+    events(latest, store.under("log/"), EVENTS);
   }
   return { update };
 }
