@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -39,21 +40,26 @@ def ring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ring]:
         ring.stop()
 
 
+@contextmanager
+def dashboard(ring: Ring, listen: str = "127.0.0.1:0") -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """A dashboard of the ring: its address, and its process, which may be killed."""
+    command = [sys.executable, "-P", "-m", "lab.cli.main", "dashboard", str(ring.path)]
+    process = subprocess.Popen([*command, "--listen", listen, "--json"], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        told = json.loads(process.stdout.readline())
+        assert told["ready"] is True
+        yield told["url"], process
+    finally:
+        process.terminate()
+        assert process.wait(20) in (0, -signal.SIGKILL)
+        process.stdout.close()
+
+
 @pytest.fixture(scope="module")
 def url(ring: Ring) -> Iterator[str]:
-    command = [sys.executable, "-P", "-m", "lab.cli.main", "dashboard", str(ring.path)]
-    dashboard = subprocess.Popen(
-        [*command, "--listen", "127.0.0.1:0", "--json"], stdout=subprocess.PIPE, text=True
-    )
-    assert dashboard.stdout is not None
-    try:
-        told = json.loads(dashboard.stdout.readline())
-        assert told["ready"] is True
-        yield told["url"]
-    finally:
-        dashboard.terminate()
-        assert dashboard.wait(20) == 0
-        dashboard.stdout.close()
+    with dashboard(ring) as (url, _):
+        yield url
 
 
 @pytest.fixture(scope="module")
@@ -240,6 +246,21 @@ def test_a_second_dashboard_is_told_of_the_first_and_serves_as_well(ring: Ring, 
         assert f"serves at {url}" in another.stdout.readline()
         another.terminate()
         assert another.wait(20) == 0
+
+
+def test_a_killed_dashboard_is_a_banner_and_its_return_ends_it(ring: Ring, browser: Browser) -> None:
+    with dashboard(ring) as (url, process):
+        opened(browser, url)
+        browser.wait(lambda: not browser.text("#banner"), "no banner")
+        process.kill()
+        took_s = browser.wait(
+            lambda: "No connection to the dashboard" in browser.text("#banner"), "the banner"
+        )
+        assert took_s < BANNER_S
+    with dashboard(ring, url.removeprefix("http://").rstrip("/")):
+        took_s = browser.wait(lambda: not browser.text("#banner"), "the banner goes")
+        print(f"right again {took_s:.2f} s after the dashboard came back")
+        browser.wait(lambda: "-".join(PAIR) in browser.text(".tiles"), "the ring")
 
 
 def test_a_killed_orchestrator_is_a_banner_at_once_and_its_return_ends_it(

@@ -4,6 +4,8 @@
 import { h, say } from "/static/dom.js";
 
 const TOKEN = "token";
+// Longer than any role takes to be dark, or to be ended.
+const STOP_MS = 15_000;
 
 // A dialog that asks `question` and does the action `name` with `body()` once it is confirmed.  `fields` are inputs inside of it; `done`
 // gets the server's answer.
@@ -53,7 +55,7 @@ export async function stop() {
   told.className = "pending";
   say(told, "Stopping: light off at every role of this machine ...");
   try {
-    const answer = await (await fetch("/api/stop", { method: "POST" })).json();
+    const answer = await (await fetch("/api/stop", { method: "POST", signal: AbortSignal.timeout(STOP_MS) })).json();
     told.className = answer.ok ? "good" : "bad";
     say(told, answer.error ?? answer.roles.map((each) => each.text).join("\n"));
   } catch (error) {

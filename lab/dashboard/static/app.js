@@ -45,7 +45,7 @@ function turnTheme() {
 
 function tick() {
   const silence = store.silence();
-  const lost = !store.connected || silence > LOST_S;
+  const lost = (store.number && !store.connected) || silence > LOST_S;
   const link = store.get("link");
   const heard = store.age("heard");
   const mute = heard !== null && heard > LOST_S;

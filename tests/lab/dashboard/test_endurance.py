@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -175,3 +176,15 @@ def test_a_stream_that_goes_mute_is_opened_anew(
     browser.wait(lambda: "No connection" in browser.text("#banner"), "the silence", 5.0)
     took_s = browser.wait(lambda: "No connection" not in browser.text("#banner"), "another stream", 8.0)
     print(f"open again after {took_s:.2f} s")
+
+
+def test_a_stop_that_nobody_answers_says_what_to_do(
+    room: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered = threading.Event()
+    monkeypatch.setattr(application, "stop_all", lambda machine: answered.wait(60.0))
+    browser = opened(room, "ring")
+    browser.driver.find_element("id", "stop").click()
+    browser.wait(lambda: "Stopping: light off" in browser.text("#stopped"), "that it is asked for", 2.0)
+    browser.wait(lambda: "At the machine: qunetlab stop" in browser.text("#stopped"), "what to do")
+    answered.set()

@@ -47,7 +47,7 @@ const keyOf = (owner, { instrument, parameter }) => `item/${owner}/Readings/${in
 function tellRole(line, store, owner, names, alarms) {
   const peer = store.get(`item/orchestrator/PeerStatus/${owner}`);
   const interlock = store.get(`interlock/${owner}`);
-  const link = !peer ? "not known" : !peer.present ? "gone" : peer.ready ? "here" : ["not ready", peer.reason].filter(Boolean).join(": ");
+  const link = !peer ? "not known" : !peer.present ? "gone" : peer.ready ? `here for ${ago(store.age(`item/orchestrator/PeerStatus/${owner}`))}` : ["not ready", peer.reason].filter(Boolean).join(": ");
   const failed = new Set(peer?.instruments ?? []);
   const state = interlock?.state;
   const unsafe = [...Object.entries(state?.unsafe ?? {}).map(([name, why]) => `${name}: ${why}`), ...(state?.under_way ?? []).map((name) => `${name}: under way`)];

@@ -22,7 +22,7 @@ const FIGURES = [
   ["secret rate in light", ({ block }) => (block?.light_s ? quantity(block.secret_bits / block.light_s, "bit/s") : "")],
   ["secret rate planned", ({ plan }) => (plan ? quantity(plan.rate_bps, "bit/s") : "")],
   ["phase error, upper bound", ({ block }) => (block ? percent(block.phase_error_upper, 1) : "")],
-  ["stock", ({ pair }) => (pair ? quantity(pair.stock_bits, "bit") : "")],
+  ["stock", ({ pair, pairAge }) => (pair ? `${quantity(pair.stock_bits, "bit")}, ${ago(pairAge)} ago` : "")],
   ["last block", ({ block, blockAge }) => (block ? `${ago(blockAge)} ago${block.stored ? "" : ", no key"}` : "none yet")],
   ["last abort", ({ abort }) => abort],
   ["its secrecy rests on", ({ pair }) => (pair ? [LIGHT[pair.light], MONITORING[pair.monitoring]].filter(Boolean).join("; ") || "not told" : "")],
@@ -75,7 +75,7 @@ function facts(store, first, second) {
   const key = `${first}/${second}`;
   const block = store.get(`item/${first}/BlockReport/${key}`);
   const one = { first, second, name: pairName(first, second), block, blockAge: store.age(`item/${first}/BlockReport/${key}`),
-    pair: store.get(`item/orchestrator/PairStatus/${key}`), measured: store.get(`measured/${key}`) ?? [], plan: store.get(`plan/${key}`), stock: laneStock(store, first, second) };
+    pair: store.get(`item/orchestrator/PairStatus/${key}`), pairAge: store.age(`item/orchestrator/PairStatus/${key}`), measured: store.get(`measured/${key}`) ?? [], plan: store.get(`plan/${key}`), stock: laneStock(store, first, second), stockAge: Math.max(...[first, second].map((user) => store.age(`item/${user}/Stock`) ?? 0)) };
   one.abort = lastAbort(store, one, store.get(`item/orchestrator/LeaseStatus/${key}`));
   return one;
 }
@@ -109,14 +109,14 @@ function drawMatrix(head, body, users, all, shown) {
 
 function drawLanes(head, body, all) {
   const names = [...new Set(all.flatMap(({ stock }) => [...stock.keys()]))];
-  if (names.length) each(head, ["pair", ...names], (name) => name, (name) => h("th", { scope: "col" }, name), () => {});
-  each(body, all, ({ name }) => `${name} ${names}`, ({ name }) => h("tr", {}, h("th", { scope: "row" }, name), names.map(() => h("td"))), (row, { stock }) =>
-    names.forEach((name, index) => {
-      const lane = stock.get(name);
-      const low = lane && lane.bits !== null && lane.bits < lane.low;
-      say(row.children[index + 1], !lane ? "" : lane.bits === null ? "one end alone" : `${quantity(lane.bits, "bit")}${low ? `, below ${quantity(lane.low, "bit")}` : ""}`);
-      row.children[index + 1].dataset.state = low ? "bad" : "";
-    }));
+  if (names.length) each(head, ["pair", ...names, "age"], (name) => name, (name) => h("th", { scope: "col" }, name), () => {});
+  const low = (lane) => Boolean(lane) && lane.bits !== null && lane.bits < lane.low;
+  const told = (lane) => (!lane ? "" : lane.bits === null ? "one end alone" : `${quantity(lane.bits, "bit")}${low(lane) ? `, below ${quantity(lane.low, "bit")}` : ""}`);
+  each(body, all, ({ name }) => `${name} ${names}`, () => row(names.length + 1), (line, { name, stock, stockAge }) => {
+    const lanes = names.map((lane) => stock.get(lane));
+    tell(line, [name, ...lanes.map(told), stock.size ? ago(stockAge) : ""]);
+    lanes.forEach((lane, index) => { line.children[index + 1].dataset.state = low(lane) ? "bad" : ""; });
+  });
 }
 
 function drawCurve(plot, table, notes, { name, plan, block, measured }) {

@@ -23,7 +23,7 @@ export function mount(root, store) {
   const none = h("p");
   root.replaceChildren(h("h1", {}, "Queue"), now, held, all, h("h2", {}, "Time line"), scale, timeline, none,
     grid("Entries", COLUMNS, rows),
-    grid("Pairs whose key is short", ["pair", "wanted", "there", "on its way", "rate", "about", "why not served"], lacking),
+    grid("Pairs whose key is short", ["pair", "wanted", "there", "on its way", "rate", "about", "why not served", "age"], lacking),
     grid("Entries that left the queue, newest first", ["entry", "what", "asked by", "state", "ended"], closed));
 
   const age = (at) => (at ? store.since(at) : Infinity);
@@ -47,8 +47,8 @@ export function mount(root, store) {
     each(rows, open, ({ number }) => number, (entry) => makeRow(entry, () => (store.get("queue")?.entries ?? []).filter(({ state }) => OPEN.includes(state))), tellRow);
     each(closed, left, ({ number }) => number, () => row(4), (one, entry) =>
       tell(one, [entry.number, entry.what, by(entry), state(entry), `${ago(age(entry.ended_at))} ago`]));
-    each(lacking, store.items("PairStatus").map(([, pair]) => pair).filter((pair) => pair.demand_bits > pair.stock_bits), (pair) => pairName(pair.first, pair.second),
-      () => row(6), tellShort);
+    each(lacking, store.items("PairStatus").filter(([, pair]) => pair.demand_bits > pair.stock_bits), ([, pair]) => pairName(pair.first, pair.second),
+      () => row(7), tellShort);
   }
   return { update };
 }
@@ -57,9 +57,9 @@ const by = ({ owner, note }) => (note ? `${owner}: ${note}` : owner);
 const state = ({ state: word, reason }) => (reason ? `${word}: ${reason}` : word);
 
 function told(store) {
-  const ring = store.items("RingStatus")[0]?.[1];
+  const [, ring, said] = store.items("RingStatus")[0] ?? [];
   const status = store.items("QueueStatus")[0]?.[1];
-  const who = !ring ? "Where the ring stands is not known." : ring.phase === "free" ? "The ring is free" : `${pairName(ring.first, ring.second)} has the ring, lease ${ring.lease_number}, ${ring.phase}`;
+  const who = !ring ? "Where the ring stands is not known." : ring.phase === "free" ? `The ring is free for ${ago(ring.for_s + said)}` : `${pairName(ring.first, ring.second)} has the ring, lease ${ring.lease_number}, ${ring.phase} for ${ago(ring.for_s + said)}`;
   const entry = status?.running_entry ? `, for entry ${status.running_entry}` : "";
   return ring ? `${who}${entry}.${status?.rests ? ` The ring rests: ${status.rests}.` : ""}` : who;
 }
@@ -122,10 +122,10 @@ function tellRow(line, entry) {
   resume.hidden = entry.state !== "held";
 }
 
-function tellShort(line, pair) {
+function tellShort(line, [, pair, told]) {
   const lack = Math.max(0, pair.demand_bits - pair.stock_bits - pair.in_work_bits);
   const why = pair.available ? pair.fault : pair.reason;
   const about = !pair.available ? "not while it is not served" : lack === 0 ? "on its way" : pair.rate_bps > 0 ? `${lasting(lack / pair.rate_bps)} of ${pair.measured ? "ring" : "light"}` : "no rate known";
   tell(line, [pairName(pair.first, pair.second), quantity(pair.demand_bits, "bit"), quantity(pair.stock_bits, "bit"), quantity(pair.in_work_bits, "bit"),
-    keyRate(pair), about, why]);
+    keyRate(pair), about, why, ago(told)]);
 }

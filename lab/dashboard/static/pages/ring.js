@@ -54,7 +54,7 @@ export function mount(root, store) {
     const users = store.get("testbed")?.users;
     if (!users) return;
     if (!parts) middle = build(users);
-    const ring = store.items("RingStatus")[0]?.[1];
+    const [, ring, said] = store.items("RingStatus")[0] ?? [];
     const lit = ring && ring.phase !== "free";
     const now = store.items("LightNow")[0];
     const peers = new Map(store.items("PeerStatus").map(([, peer, age]) => [peer.peer, [peer, age]]));
@@ -69,7 +69,8 @@ export function mount(root, store) {
       say(part.state, state);
     }
     drawing.setAttribute("aria-label", `${lit ? `${pairName(ring.first, ring.second)} holds the light` : "No pair holds the light"}; ${[...parts].map(([name, part]) => `${name} ${part.state.textContent}`).join(", ")}`);
-    say(words, lit ? `${pairName(ring.first, ring.second)}, lease ${ring.lease_number}, ${ring.phase}` : "The ring is free.");
+    const since = ring ? ` for ${ago(ring.for_s + said)}` : "";
+    say(words, lit ? `${pairName(ring.first, ring.second)}, lease ${ring.lease_number}, ${ring.phase}${since}` : `The ring is free${since}.`);
     figures(detectors, lightNow(now));
     say(calm, store.items("Alarm").length ? "" : "None.");
     each(alarms, store.items("Alarm"), ([role, alarm]) => [role, alarm.name, alarm.peer, alarm.part].join("/"), () => h("li"), (line, [role, alarm, age]) => {
