@@ -29,7 +29,7 @@ from drivers.catalogue import AddressKind, Row, create_instrument, driver_class
 from drivers.links import serial_ports
 from drivers.links.addresses import HISLIP_PORT, VXI11_PORT, host_of
 from drivers.links.errors import InstrumentError, LinkBrokenError, LinkTimeoutError
-from drivers.links.scpi_visa import ScpiLink
+from drivers.links.scpi_visa import ScpiLink, resource_manager
 from lab.claims import OwnedError, claiming
 from lab.consistency import meant
 from lab.testbed import InstrumentEntry
@@ -98,7 +98,7 @@ def _visa_places(rows: list[Row]) -> Iterator[Place]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about discovery that needs further packages
         try:
-            resources = pyvisa.ResourceManager("@py").list_resources("?*::INSTR")
+            resources = resource_manager().list_resources("?*::INSTR")
         except (OSError, ValueError, pyvisa.errors.Error) as error:
             logger.warning("VISA resources of this machine cannot be listed: %s", error)
             return

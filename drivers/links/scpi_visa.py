@@ -22,6 +22,7 @@ import functools
 import logging
 import math
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol, TypeVar, cast
@@ -173,14 +174,26 @@ def _require_text(data: bytes) -> None:
         raise ValueError("bytes that are not text")
 
 
+_making = threading.Lock()
+
+
+def resource_manager() -> pyvisa.ResourceManager:
+    """The one VISA resource manager of this process, kept for good.
+
+    PyVISA gives its manager away before it is whole: of two threads that ask first, one would get half of it.
+    """
+    with _making:
+        return _made_manager()
+
+
 @functools.cache
-def _resource_manager() -> pyvisa.ResourceManager:
+def _made_manager() -> pyvisa.ResourceManager:
     return pyvisa.ResourceManager("@py")
 
 
 def _open_transport(address: str, timeout_s: float, slices: Slices) -> _Transport:
     """Open ``address``; raises OSError when the peer refuses and TimeoutError when it does not answer."""
-    manager = _resource_manager()
+    manager = resource_manager()
     try:
         resource = cast(
             MessageBasedResource, manager.open_resource(address, open_timeout=max(int(timeout_s * 1000), 1))
@@ -327,7 +340,7 @@ class ScpiLink(Link):
 
     def prepare(self) -> None:
         """Load the VISA back end."""
-        _resource_manager()
+        resource_manager()
 
     def _open(self, timeout_s: float) -> None:
         try:

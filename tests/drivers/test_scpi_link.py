@@ -4,6 +4,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from pyvisa.constants import StatusCode
@@ -376,9 +377,45 @@ class FakeManager:
         return self.outcome
 
 
+def test_threads_that_ask_first_at_once_get_a_whole_resource_manager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As PyVISA's own: given away from its beginning on, whole a moment later."""
+    half, asked = threading.Event(), threading.Event()
+    made: list[Any] = []
+
+    class Manager:
+        whole = False
+
+        def __new__(cls, library: str) -> "Manager":
+            if not made:
+                made.append(object.__new__(cls))
+                half.set()
+                asked.wait(0.3)
+                made[0].whole = True
+            return made[0]
+
+    monkeypatch.setattr(scpi_visa.pyvisa, "ResourceManager", Manager)
+    scpi_visa._made_manager.cache_clear()
+    got: list[bool] = []
+
+    def ask() -> None:
+        got.append(scpi_visa.resource_manager().whole)  # type: ignore[attr-defined]
+        asked.set()
+
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    try:
+        threads[0].start()
+        assert half.wait(5)
+        threads[1].start()
+        for each in threads:
+            each.join(5)
+    finally:
+        scpi_visa._made_manager.cache_clear()
+    assert got == [True, True]
+
+
 def test_a_session_without_a_socket_goes_through_visa(monkeypatch: pytest.MonkeyPatch) -> None:
     resource = FakeResource()
-    monkeypatch.setattr(scpi_visa, "_resource_manager", lambda: FakeManager(resource))
+    monkeypatch.setattr(scpi_visa, "resource_manager", lambda: FakeManager(resource))
     link = link_to("TCPIP::10.0.0.9::INSTR", timeout_s=3.0)
     resource.replies = [b"Acme,ECHO,1,1.0\n", b'0,"No error"\n', b'0,"No error"\n', b"7\r\n"]
     link.open()
@@ -394,7 +431,7 @@ def test_a_session_without_a_socket_goes_through_visa(monkeypatch: pytest.Monkey
 
 def test_visa_errors_become_link_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     resource = FakeResource()
-    monkeypatch.setattr(scpi_visa, "_resource_manager", lambda: FakeManager(resource))
+    monkeypatch.setattr(scpi_visa, "resource_manager", lambda: FakeManager(resource))
     link = link_to("TCPIP::10.0.0.9::INSTR")
     identity = b"Acme,ECHO,1,1.0\n"
     timeout = VisaIOError(StatusCode.error_timeout)
@@ -426,7 +463,7 @@ def unknown_host() -> Exception:
 def test_failures_of_opening(
     monkeypatch: pytest.MonkeyPatch, failure: Exception, expected: type[LinkError], text: str
 ) -> None:
-    monkeypatch.setattr(scpi_visa, "_resource_manager", lambda: FakeManager(failure))
+    monkeypatch.setattr(scpi_visa, "resource_manager", lambda: FakeManager(failure))
     with pytest.raises(expected, match=text):
         link_to("TCPIP::10.0.0.9::INSTR").open()
 
