@@ -12,6 +12,7 @@ Of what has only a date, on record or in the queue, it counts them from this mac
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections import OrderedDict
@@ -64,7 +65,7 @@ class Board:
             if before is not None and before.value == value and (at_s is None or at_s == before.at_s):
                 return
             at_s = self._clock() if at_s is None else at_s
-            text = json.dumps([round(at_s, 3), value], separators=(",", ":"))
+            text = _json([round(at_s, 3), value])
             self._number += 1
             self._gone.pop(key, None)
             self._entries[key] = _Entry(self._number, at_s, value, text)
@@ -119,3 +120,22 @@ class Board:
         )
         gone = [key for key, gone_at in self._gone.items() if gone_at > number] if number else []
         return f'"set":{{{told}}},"gone":{json.dumps(gone)}'
+
+
+def _json(value: Any) -> str:
+    """What is no finite number, which JSON does not know and no browser reads, is null."""
+    try:
+        return json.dumps(value, separators=(",", ":"), allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), separators=(",", ":"))
+
+
+def _finite(value: Any) -> Any:
+    match value:
+        case float() if not math.isfinite(value):
+            return None
+        case dict():
+            return {key: _finite(each) for key, each in value.items()}
+        case list() | tuple():
+            return [_finite(each) for each in value]
+    return value

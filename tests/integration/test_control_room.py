@@ -52,7 +52,7 @@ def dashboard(ring: Ring, listen: str = "127.0.0.1:0") -> Iterator[tuple[str, su
         yield told["url"], process
     finally:
         process.terminate()
-        assert process.wait(20) in (0, -signal.SIGKILL)
+        assert process.wait(60) in (0, -signal.SIGKILL)
         process.stdout.close()
 
 
@@ -245,7 +245,7 @@ def test_a_second_dashboard_is_told_of_the_first_and_serves_as_well(ring: Ring, 
         assert another.stdout.readline().startswith("http://127.0.0.1:")
         assert f"serves at {url}" in another.stdout.readline()
         another.terminate()
-        assert another.wait(20) == 0
+        assert another.wait(60) == 0
 
 
 def test_a_killed_dashboard_is_a_banner_and_its_return_ends_it(ring: Ring, browser: Browser) -> None:

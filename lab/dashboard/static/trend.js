@@ -18,14 +18,15 @@ export function trend(store) {
   let offered = [];
   let asked = 0;
   let drawn = {};
+  let known = new Set();
 
   async function draw() {
     asked = performance.now();
     const [{ key, name, unit }, seconds] = [offered.find((one) => one.key === series.value), span.value];
-    const answer = await fetch(`/api/series?key=${encodeURIComponent(key)}&span=${seconds}`).catch(() => null);
-    if (!answer || key !== series.value || seconds !== span.value) return;
-    const found = answer.ok ? await answer.json() : { points: [] };
-    const points = found.points;
+    if (!known.has(key)) known = new Set((await answerTo("/api/series"))?.keys);
+    const found = known.has(key) ? await answerTo(`/api/series?key=${encodeURIComponent(key)}&span=${seconds}`) : { points: [] };
+    if (!found || key !== series.value || seconds !== span.value) return;
+    const { points } = found;
     canvas.hidden = !points.length;
     say(told, points.length ? summary(found, unit) : `Nothing was told of it in the last ${span.selectedOptions[0].textContent}.`);
     if (!points.length) return;
@@ -54,6 +55,12 @@ export function trend(store) {
   }
   for (const choice of [series, span]) choice.addEventListener("change", draw);
   return { element, update, show };
+}
+
+// What the server answers; null while it does not, which the banner says.
+async function answerTo(address) {
+  const answer = await fetch(address).catch(() => null);
+  return answer?.ok ? answer.json() : null;
 }
 
 function summary({ points, step_s: step }, unit) {

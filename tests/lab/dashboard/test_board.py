@@ -105,3 +105,15 @@ def test_a_machine_s_clock_that_jumps_changes_no_age() -> None:
     told = [json.loads(board.since(0)[1]) for _ in range(3)]
     assert [each["now"] - each["set"]["a"][0] for each in told] == [3.0] * 3
     assert [each["clock"] for each in told] == [1.8e9, 1.8e9 + 3600, 1.8e9 - 86_400]
+
+
+def test_what_is_no_finite_number_is_null_and_breaks_no_browser() -> None:
+    board = Board(lambda: 1.0)
+    board.put("a", {"value": float("nan"), "limits": [float("-inf"), 2.0], "unit": "mW"})
+    assert "NaN" not in board.since(0)[1]
+    assert "Infinity" not in board.since(0)[1]
+    assert json.loads(board.since(0)[1])["set"]["a"][1] == {
+        "value": None,
+        "limits": [None, 2.0],
+        "unit": "mW",
+    }

@@ -186,6 +186,13 @@ def test_a_trend_is_drawn_of_what_the_server_kept_before_the_page_was_there(room
     )
     browser = opened(room, "pairs")
     browser.wait(lambda: "Latest 0.0072;" in (browser.js(summary) or ""), "the QBER of a pair")
+    hear(room.watch, "relay", Readings("laser", "unread_mw", float("nan"), "mW"))
+    browser = opened(room, "instruments")
+    browser.complaints()
+    browser.wait(lambda: browser.text("tbody"), "the instruments")
+    browser.driver.find_element("css selector", "[aria-label='Trend of laser unread_mw']").click()
+    browser.wait(lambda: "Nothing was told of it" in browser.text("section"), "no trend")
+    assert browser.complaints() == []
 
 
 def test_who_waits_is_told_by_what_a_round_takes(room: SimpleNamespace) -> None:

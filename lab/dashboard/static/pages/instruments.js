@@ -31,12 +31,12 @@ export function mount(root, store) {
       : "No reading is told: roles that own instruments tell them while they run.");
     each(readings, shown, ([owner, reading]) => keyOf(owner, reading), makeReading, (line, [owner, reading, age]) => tellReading(line, owner, reading, age, alarms));
     drawn.update([...(store.items("LightNow").length ? LIGHT : []).map(([field, name]) => ({ key: `item/relay/LightNow/${field}`, name, unit: "cps" })),
-      ...shown.filter(([, { value }]) => typeof value === "number").map(([owner, reading]) => ({ key: keyOf(owner, reading), name: `${reading.instrument} ${reading.parameter} of ${owner}`, unit: reading.unit }))]);
+      ...shown.filter(([, { value }]) => typeof value !== "boolean").map(([owner, reading]) => ({ key: keyOf(owner, reading), name: `${reading.instrument} ${reading.parameter} of ${owner}`, unit: reading.unit }))]);
   }
 
   function makeReading([owner, reading]) {
     const line = row(7);
-    if (typeof reading.value === "number") line.lastChild.append(h("button", { type: "button", "aria-label": `Trend of ${reading.instrument} ${reading.parameter}`, onclick: () => drawn.show(keyOf(owner, reading)) }, "Trend"));
+    if (typeof reading.value !== "boolean") line.lastChild.append(h("button", { type: "button", "aria-label": `Trend of ${reading.instrument} ${reading.parameter}`, onclick: () => drawn.show(keyOf(owner, reading)) }, "Trend"));
     return line;
   }
   return { update };
@@ -64,7 +64,7 @@ function tellReading(line, owner, { instrument, parameter, value, unit, low, hig
   const beyond = number && ((low !== null && value < low) || (high !== null && value > high));
   const alarm = alarms.find(([role, one]) => role === owner && one.part === instrument)?.[1];
   const limits = [low === null ? "" : `from ${told(low, unit)}`, high === null ? "" : `to ${told(high, unit)}`].filter(Boolean).join(" ");
-  const state = alarm ? `alarm: ${alarm.text}` : beyond ? (value < low ? "below its limit" : "above its limit") : limits ? "within limits" : "no limit";
-  tell(line, [instrument, owner, parameter, number ? told(value, unit) : value ? "on" : "off", limits, ago(before + age), state]);
-  line.children[6].dataset.state = alarm || beyond ? "bad" : "";
+  const state = value === null ? "unreadable" : alarm ? `alarm: ${alarm.text}` : beyond ? (value < low ? "below its limit" : "above its limit") : limits ? "within limits" : "no limit";
+  tell(line, [instrument, owner, parameter, number ? told(value, unit) : value === null ? "no number" : value ? "on" : "off", limits, ago(before + age), state]);
+  line.children[6].dataset.state = alarm || beyond || value === null ? "bad" : "";
 }
