@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+from published_schema import hold_against_schema
 from typer.testing import CliRunner
 
 from lab.cli.errors import explain
@@ -37,10 +38,12 @@ class Command(Protocol):
 
 @pytest.fixture(scope="session")
 def qunetlab() -> Command:
-    """Errors are told as :func:`lab.cli.main.main` does."""
+    """Errors are told as :func:`lab.cli.main.main` does; what is JSON is held against the published schema."""
 
     def call(*arguments: str, data: Path | None = None) -> Said:
         result = CliRunner(env={"QUNETLAB_DATA": str(data)} if data else None).invoke(app, arguments)
+        if "--json" in arguments and result.exit_code != 2:
+            hold_against_schema(arguments, result.stdout)
         if result.exception is None or isinstance(result.exception, SystemExit):
             return Said(result.exit_code, result.stdout, result.stderr)
         code, text = explain(result.exception)

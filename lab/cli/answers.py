@@ -1,0 +1,309 @@
+"""What commands print with ``--json``: one type for each, from which ``docs/commands.schema.json`` is made.
+
+Types that the product has anyway are named by where they stand (``MODULE:NAME``) and are imported when the schema is made; what a
+command alone puts together is declared here.  A command of groups (``status``, ``queue``) has a schema of its own, and roles print
+events.  Tests hold every answer that they get against it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, NotRequired, TypeAlias, TypedDict
+
+Number: TypeAlias = float | int | None
+
+
+class Made(TypedDict):
+    """A new testbed folder."""
+
+    testbed: str
+    secrets: str
+    uncalibrated: bool
+
+
+class CheckedPair(TypedDict):
+    """Losses of both arms in dB; ``refusals`` are why it would make no key."""
+
+    pair: list[str]
+    loss_a_db: float
+    loss_b_db: float
+    refusals: list[str]
+    launch_attenuation_db: NotRequired[float]
+
+
+class Checked(TypedDict):
+    """A testbed file that holds; ``stale`` are calibrated values that nothing should rest on."""
+
+    valid: bool
+    name: str
+    pairs: list[CheckedPair]
+    pairs_without_key: list[list[str]]
+    stale: list[str]
+
+
+class Parameter(TypedDict):
+    """``value`` in ``unit``; ``limits`` are empty or least and greatest; ``missing`` says why there is no value."""
+
+    value: Any
+    unit: str
+    limits: list[float]
+    shown: str
+    missing: NotRequired[str]
+
+
+class Instrument(TypedDict):
+    """One that answered (``ok``), or why it did not."""
+
+    name: str
+    model: str
+    owner: str
+    address: str
+    ok: bool
+    serial_number: NotRequired[str]
+    firmware: NotRequired[str]
+    parameters: NotRequired[dict[str, Parameter]]
+    in_use: NotRequired[bool]
+    error: NotRequired[str]
+
+
+class Instruments(TypedDict):
+    """Those of the testbed file."""
+
+    instruments: list[Instrument]
+
+
+class PairKeyrate(TypedDict):
+    """The plan of a pair of a testbed; further keys are figures of its protocol."""
+
+    pair: str
+    light: str
+    monitoring: str
+    tolerance_db: dict[str, float]
+    launch_attenuation_db: float
+    attenuation_db: dict[str, float]
+    sensor_w: dict[str, dict[str, float]]
+    backscatter_per_gate: float
+    detector_rate_cps: float
+    key_bits_per_light_second: float
+    key_bits_per_bench_second: float
+
+
+class KeyOfOneRing(TypedDict):
+    """What a ring of one's own made; figures of a block by their names, with units in them."""
+
+    pair: list[str]
+    simulated: bool
+    blocks: list[dict[str, Any]]
+
+
+class Store(TypedDict):
+    """What a node holds with a peer, in bits."""
+
+    node: str
+    running: bool
+    peer: str
+    generation: int
+    kept: int
+    lanes: dict[str, int]
+    produced: int
+    delivered: int
+    authentication: int
+    burnt: int
+    epsilons: dict[str, float]
+    low: bool
+    waits: bool
+
+
+class Stores(TypedDict):
+    """The stock of the nodes of this machine."""
+
+    stores: list[Store]
+
+
+class Refused(TypedDict):
+    """Roles whose keys are refused, by the process that refuses them."""
+
+    revoked: dict[str, list[str]]
+
+
+class DueStep(TypedDict):
+    """A step of a calibration that is due."""
+
+    step: str
+    owner: str
+    pair: list[str]
+
+
+class CalibratedStep(DueStep):
+    """One that was done; ``finding`` is None where it was ``refused``."""
+
+    refused: str
+    unrecorded: str
+    finding: dict[str, Any] | None
+
+
+class Due(TypedDict):
+    """With ``--dry-run``, or where nothing is."""
+
+    due: list[DueStep]
+
+
+class CalibratedNow(TypedDict):
+    """What was done."""
+
+    calibrated: list[CalibratedStep]
+
+
+class Told(TypedDict):
+    """What became of the interlock of a role; ``state`` is None where none answered."""
+
+    role: str
+    ok: bool
+    text: str
+    state: dict[str, Any] | None
+
+
+class Examined(TypedDict):
+    """``verdict``: the worst of the rows."""
+
+    verdict: str
+    rows: list[dict[str, str]]
+
+
+class Looked(TypedDict):
+    """What answers, by address."""
+
+    found: list[dict[str, Any]]
+
+
+class Ended(TypedDict):
+    """What was made safe, in words."""
+
+    ended: list[str]
+
+
+class App(TypedDict):
+    """A new app; ``run`` starts it, ``missing`` has to be installed first."""
+
+    folder: str
+    package: str
+    run: str
+    missing: list[str]
+
+
+class Attacks(TypedDict):
+    """Those that there are, and the one that is ``on``."""
+
+    attacks: list[dict[str, Any]]
+    on: dict[str, Any] | None
+    problem: str
+
+
+class Text(TypedDict):
+    """What was done, in words."""
+
+    text: str
+
+
+class Fetched(TypedDict):
+    """A data set that is here."""
+
+    name: str
+    folder: str
+
+
+class DataSets(TypedDict):
+    """All, and where they lie."""
+
+    folder: str
+    data: list[dict[str, Any]]
+
+
+class Compared(TypedDict):
+    """Training runs, each with the same figures."""
+
+    runs: list[dict[str, Any]]
+
+
+class Replayed(TypedDict):
+    """What differs from a transcript."""
+
+    model: str
+    driver: dict[str, Any] | None
+    twin: dict[str, Any] | None
+
+
+class Backends(TypedDict):
+    """That can be named."""
+
+    local: list[str]
+    service: list[str]
+    note: str
+
+
+class Mitigated(TypedDict):
+    """A row for each mitigation and device."""
+
+    folder: str
+    origin: str | None
+    rows: list[dict[str, Any]]
+
+
+ANSWERS: dict[str, tuple[Any, ...]] = {
+    "acknowledge": (list[Told],),
+    "alarms show": (list[dict[str, Any]],),
+    "attack": (Attacks, Text),
+    "audit": ("lab.runs.audit.findings:Audit",),
+    "bench": (dict[str, dict[str, Any]],),
+    "calibrate": (CalibratedNow, Due),
+    "check": (Checked,),
+    "compare": (Compared,),
+    "dashboard": ("orchestrator.events.process:DashboardServing",),
+    "data fetch": (Fetched,),
+    "data list": (DataSets,),
+    "demo": (dict[str, Any],),
+    "doctor": (Examined,),
+    "down": (Ended,),
+    "init": (Made,),
+    "instruments list": (Instruments,),
+    "instruments replay": (Replayed,),
+    "instruments scan": (Looked,),
+    "keycost": (dict[str, Any],),
+    "keygen": (KeyOfOneRing, "orchestrator.wire.queue_control:QueueShown"),
+    "keyrate": (PairKeyrate, dict[str, Number]),
+    "keys revoke": (Refused,),
+    "keys show": (Stores,),
+    "new": (App,),
+    "qpu backends": (Backends,),
+    "qpu estimate": (list[dict[str, Any]],),
+    "qpu jobs": (list[dict[str, Any]],),
+    "qpu mitigation": (Mitigated,),
+    "qpu run": ("fl.qpu.evaluate:QpuReport",),
+    "qpu train": (dict[str, Any],),
+    "runs list": (list[dict[str, Any]],),
+    "runs show": (list[dict[str, Any]],),
+    "set": ("lab.runs.knobs:Turned",),
+    "stop": (list[Told],),
+    "train": ("fl.experiments.results:Results", dict[str, Any]),
+}
+"""The answers that a command may give, the more special first."""
+ELSEWHERE = {
+    "status.schema.json": ("status", "monitor"),
+    "queue.schema.json": tuple(
+        f"queue {each}" for each in ("add", "list", "history", "abort", "hold", "resume", "move")
+    ),
+    "events.schema.json": ("simulate", "orchestrator", "relay", "node", "fl server", "fl client"),
+}
+"""Commands whose answers, a line each, have a schema of their own."""
+
+
+def answers_of(command: str) -> tuple[Any, ...]:
+    """The types of a command's answers; an import for those that stand elsewhere."""
+    return tuple(map(_found, ANSWERS[command]))
+
+
+def _found(declared: Any) -> Any:
+    if not isinstance(declared, str):
+        return declared
+    module, _, name = declared.partition(":")
+    return getattr(import_module(module), name)
