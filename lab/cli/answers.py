@@ -241,6 +241,27 @@ class Backends(TypedDict):
     note: str
 
 
+class InLight(TypedDict):
+    """Of ``monitor --lit``: what was seen since a knob was ``turned``; visibility and errors are None without clicks."""
+
+    turned: str
+    d1_cps: float
+    d2_cps: float
+    visibility: float | None
+    error_ratio: float | None
+    clicks: int
+    light_s: float
+
+
+class Scanned(TypedDict):
+    """Where the data set of a scan is."""
+
+    database: str
+    run_id: int
+    points: int
+    read: list[str]
+
+
 class Mitigated(TypedDict):
     """A row for each mitigation and device."""
 
@@ -273,6 +294,7 @@ ANSWERS: dict[str, tuple[Any, ...]] = {
     "keyrate": (PairKeyrate, dict[str, Number]),
     "keys revoke": (Refused,),
     "keys show": (Stores,),
+    "monitor --lit": (InLight,),
     "new": (App,),
     "qpu backends": (Backends,),
     "qpu estimate": (list[dict[str, Any]],),
@@ -282,6 +304,7 @@ ANSWERS: dict[str, tuple[Any, ...]] = {
     "qpu train": (dict[str, Any],),
     "runs list": (list[dict[str, Any]],),
     "runs show": (list[dict[str, Any]],),
+    "scan": (Scanned,),
     "set": ("lab.runs.knobs:Turned",),
     "stop": (list[Told],),
     "train": ("fl.experiments.results:Results", dict[str, Any]),

@@ -69,7 +69,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "keys revoke": ("qunetlab keys revoke fl-dave --testbed bench", "qunetlab keys revoke --list"),
     "keys show": ("qunetlab keys bench",),
     "metrics": ("qunetlab metrics bench --listen 127.0.0.1:9464",),
-    "monitor": ("qunetlab monitor bench --role relay",),
+    "monitor": (
+        "qunetlab monitor bench --role relay",
+        "qunetlab monitor simulated-four-node --lit alice-bob",
+    ),
     "new": ("qunetlab new my-app", "qunetlab new my-app --keys simulated-ring"),
     "node": ("qunetlab node alice bench",),
     "orchestrator": ("qunetlab orchestrator bench",),
@@ -92,6 +95,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "relay": ("qunetlab relay bench",),
     "runs list": ("qunetlab runs --testbed bench --kind block --since 2h",),
     "runs show": ("qunetlab runs show block/7/3 --testbed bench",),
+    "scan": (
+        "qunetlab scan simulated-four-node voa_alice.attenuation_db:1:20:20 --lit alice-bob",
+        "qunetlab scan bench laser.power_mw:1:3:5 voa_alice.attenuation_db:1:20:5 --lit alice-bob --read light.visibility",
+        "qunetlab scan bench launch.ch1.attenuation_db:20:40:5 --read launch.ch1.attenuation_db",
+    ),
     "set": (
         "qunetlab set bench voa_alice.attenuation_db 12",
         "qunetlab set bench switch_alice.crossed on --keep",

@@ -44,6 +44,7 @@ from lab.cli.qpu import qpu_app
 from lab.cli.queue_app import queue_app
 from lab.cli.roles_app import node, orchestrator, relay, simulate
 from lab.cli.runs_app import runs_app
+from lab.cli.scan_app import scan_command
 from lab.cli.up import down, up
 from lab.runs.shown import echo
 from lab.runs.testbeds.folder import DEFAULT_TESTBED
@@ -271,6 +272,7 @@ app.command("audit")(audit)
 app.command("attack")(attack_command)
 app.command("dashboard")(dashboard)
 app.command("doctor")(doctor)
+app.command("scan")(scan_command)
 app.command("set")(set_command)
 app.command("monitor")(monitor_command)
 

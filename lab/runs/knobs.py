@@ -10,7 +10,7 @@ through to the detectors is for the relay's interlock to judge.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -54,17 +54,30 @@ def knob(testbed: Testbed, text: str) -> Knob:
 
 def parameter_of(instrument: Any, name: str) -> Any:
     """The parameter that is set; UnknownNameError with those that can be."""
-    settable = {
+    return _named(instrument, name, "setting", lambda parameter: parameter.settable)
+
+
+def readable_of(instrument: Any, name: str) -> Any:
+    """The parameter of one value that is read; UnknownNameError with those that can be."""
+
+    def single(parameter: Any) -> bool:
+        return parameter.gettable and parameter.name != "IDN" and not getattr(parameter, "setpoints", None)
+
+    return _named(instrument, name, "reading", single)
+
+
+def _named(instrument: Any, name: str, kind: str, is_one: Callable[[Any], bool]) -> Any:
+    found = {
         prefix + each: parameter
         for prefix, holder in (("", instrument), *((f"{n}.", m) for n, m in instrument.submodules.items()))
         for each, parameter in holder.parameters.items()
-        if parameter.settable
+        if is_one(parameter)
     }
-    if name not in settable:
+    if name not in found:
         raise UnknownNameError(
-            f"{instrument.name} has no setting {name!r}{_meant(name, list(settable)) or ' (it has none)'}"
+            f"{instrument.name} has no {kind} {name!r}{_meant(name, list(found)) or ' (it has none)'}"
         )
-    return settable[name]
+    return found[name]
 
 
 def _meant(name: str, known: list[str]) -> str:

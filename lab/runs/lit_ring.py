@@ -10,6 +10,7 @@ These phases are known to everybody.  They are for looking at a ring, and never 
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from qcodes.instrument import InstrumentBase
 from qcodes.parameters import Parameter
 
 from drivers.kinds import PhaseModulator
+from drivers.links.errors import InstrumentError
 from lab import needs
 from lab.runs.sessions import Session, sensors_watched
 from lab.testbed import Testbed
@@ -32,6 +34,8 @@ from orchestrator.light.launching import Launching, RelayInstruments, planned_li
 from orchestrator.light.own_station import OWN_DIRECTION, OwnStation, StationInstruments
 from orchestrator.light.recording import PS_PER_S, frame_record_ps, recorded
 from orchestrator.light.timing import FrameTiming, frame_timing
+
+logger = logging.getLogger(__name__)
 
 SLOTS = 1 << 20
 """Of a frame: ten milliseconds of light."""
@@ -159,7 +163,8 @@ def lit_ring(session: Session, pair: tuple[str, str]) -> Iterator[Interference]:
     """The planned light of a pair in the ring, and what it does; ``session``: of the relay, of the first user and of whoever
     else is here, whose interlocks look at the sensors meanwhile.
 
-    Users of the pair that are not here have taken their stations in themselves; the launch is closed at the end.
+    Users of the pair that are not here have taken their stations in themselves; the launch is closed at the end, and those
+    that are here leave the ring.
     """
     testbed, stations = session.testbed, session.stations
     relay = RelayInstruments.of(stations[RELAY])
@@ -175,8 +180,19 @@ def lit_ring(session: Session, pair: tuple[str, str]) -> Iterator[Interference]:
         if user in pair:
             station.take_in()
     with sensors_watched(session, {user: partial(getattr, each, "is_in") for user, each in own.items()}):
-        launching.open(planned_light(testbed, *pair))
         try:
+            launching.open(planned_light(testbed, *pair))
             yield Interference(testbed, pair[0], stations[pair[0]].get(needs.MODULATOR), relay)
         finally:
             launching.close()
+            for user in set(pair) & set(own):
+                _leave(own[user])
+
+
+def _leave(station: OwnStation) -> None:
+    """Dark, and out of the ring now that the launch is closed; one that cannot stays in, behind its attenuator."""
+    try:
+        station.darken()
+        station.bypass_if_dark()
+    except InstrumentError as error:
+        logger.warning("a station stays in the ring: %s", error)

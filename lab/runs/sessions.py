@@ -19,6 +19,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from drivers.links.errors import InterlockedError
 from lab import needs
@@ -29,10 +30,13 @@ from lab.runs.made_safe import left_by, sentence
 from lab.runs.shown import echo
 from lab.runs.testbeds.folder import STATE
 from lab.station import Station
-from lab.testbed import Testbed
+from lab.testbed import AUTO, Testbed, parse_testbed, read_testbed
 from orchestrator.events.status import RELAY
 from orchestrator.light.own_station import StationInstruments
 from orchestrator.processes.interlock_causes import detector_watch, sensor_watch
+
+if TYPE_CHECKING:
+    from sim_backends.bench import Bench
 
 POLL_S = 0.2
 
@@ -67,6 +71,23 @@ class Session:
                 time.sleep(POLL_S)
             else:
                 return
+
+
+@contextmanager
+def answering(path: Path) -> Iterator[tuple[Testbed, Bench | None]]:
+    """The testbed of a file, every instrument with an address: simulated ones are served here where the file leaves it open.
+
+    The second is what serves them, None where nothing has to be.  Raises TestbedError, BenchError.
+    """
+    data = read_testbed(path)
+    testbed = parse_testbed(data, path)
+    if testbed.simulation is None or all(each.address != AUTO for each in testbed.instruments):
+        yield testbed, None
+        return
+    from sim_backends.bench import Bench
+
+    with Bench(testbed) as bench:
+        yield parse_testbed(bench.resolved(data), path), bench
 
 
 @contextmanager

@@ -21,10 +21,10 @@ from lab.calibration.finding import Finding
 from lab.calibration.steps import Step
 from lab.light_of import ring_light
 from lab.runs.calibrating.hands import Hands, NoHands
-from lab.runs.sessions import opened_session, sensors_watched
+from lab.runs.sessions import answering, opened_session, sensors_watched
 from lab.runs.testbeds.folder import STATE
 from lab.station import Station
-from lab.testbed import AUTO, Testbed, parse_testbed, read_testbed
+from lab.testbed import Testbed, parse_testbed, read_testbed
 from orchestrator.events.status import RELAY
 from orchestrator.light.aligning import Climber, own_climber
 from orchestrator.light.calibration.means import Pair
@@ -203,18 +203,17 @@ def opened_rig(
     Raises TestbedError, OwnedError while a role has them, StationError, and InterlockedError for an interlock that is latched,
     or tripped meanwhile.
     """
-    data = read_testbed(path)
-    testbed = parse_testbed(data, path)
     with ExitStack() as opened:
-        if testbed.simulation is not None and any(each.address == AUTO for each in testbed.instruments):
-            from sim_backends.bench import Bench
-
-            bench = opened.enter_context(Bench(testbed))
-            testbed, hands = parse_testbed(bench.resolved(data), path), bench
+        testbed, bench = opened.enter_context(answering(path))
+        hands = bench or hands
         session = opened.enter_context(opened_session(testbed, path, (RELAY, *testbed.user_names()), state))
         session.wait_until_released(when_latched) if when_latched else session.check()
         rig = Rig(
-            testbed, session.stations, read_book(path, data), hands or NoHands(), state or path.parent / STATE
+            testbed,
+            session.stations,
+            read_book(path, read_testbed(path)),
+            hands or NoHands(),
+            state or path.parent / STATE,
         )
         in_ring = {user: partial(_is_in_ring, rig, user) for user in testbed.user_names()}
         opened.enter_context(sensors_watched(session, in_ring))
