@@ -7,13 +7,13 @@ themselves.  An alarm is acknowledged and shelved at its own role, on that role'
 from __future__ import annotations
 
 import re
-import shutil
 from pathlib import Path
 
 import msgspec
 
 from lab.cli.options import show
 from lab.runs.following.observer import Observer, ObserverError
+from lab.runs.following.terminal import columns
 from lab.runs.following.view import alarm_cells, table
 from lab.runs.interlocks import owning_roles
 from lab.runs.shown import echo
@@ -48,7 +48,7 @@ def list_alarms(testbed: Path, secrets: Path | None, state: Path | None, as_json
         {"id": alarm.id_of(role), "role": role, "age_s": age_s, **msgspec.to_builtins(alarm)}
         for role, alarm, age_s in rows
     ]
-    width = shutil.get_terminal_size((120, 24)).columns
+    width = columns()
     head = ("ALARM", "", "since", "")
     lines = table(head, [alarm_cells(*row) for row in rows], width) if rows else ["no alarms"]
     show(document, as_json, "\n".join([*lines, source]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +25,7 @@ def doctor(
     Ends with 1 where something must be mended first; warnings are no reason not to begin.
     """
     from lab.runs.doctor import examined, worst
+    from lab.runs.following.terminal import columns
     from lab.runs.following.view import table
     from lab.runs.shown import shown
 
@@ -41,7 +41,7 @@ def doctor(
             if (place := _place(each))
         ]
     rows = list(examined(folder, ports))
-    width = shutil.get_terminal_size((100, 24)).columns
+    width = columns(100)
     cells = [
         (MARKS[row.verdict], row.name, shown("; ".join(filter(None, (row.text, row.what_to_do)))))
         for row in rows

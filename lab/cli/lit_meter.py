@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import select
-import shutil
 import sys
 import termios
 import textwrap
@@ -24,6 +23,7 @@ from rich.text import Text
 
 from drivers.links.errors import InstrumentError, InterlockedError
 from lab.runs.at_hand import at_hand
+from lab.runs.following.terminal import can_redraw, columns
 from lab.runs.lit_meter import LitMeter, figures
 from lab.runs.lit_ring import Seen
 from lab.runs.shown import echo, shown
@@ -43,7 +43,7 @@ def show_lit(path: Path, named: str, state: Path | None, as_json: bool) -> None:
     pair = pair_named(testbed, named)
     with at_hand(path, (), pair, state) as hand:
         meter = LitMeter(testbed, hand)
-        if sys.stdin.isatty() and sys.stdout.isatty() and not as_json:
+        if sys.stdin.isatty() and can_redraw() and not as_json:
             _on_terminal(meter, pair_name(pair))
         else:
             _from_pipe(meter, as_json)
@@ -95,8 +95,7 @@ def _on_terminal(meter: LitMeter, pair: str) -> None:
                     said, typed = _turned(meter, typed), ""
                 else:
                     typed = edited(typed, key)
-            width = shutil.get_terminal_size((80, 24)).columns
-            live.update(Text("\n".join(page(pair, seen, meter, said, typed, width))), refresh=True)
+            live.update(Text("\n".join(page(pair, seen, meter, said, typed, columns(80)))), refresh=True)
 
 
 def _turned(meter: LitMeter, typed: str) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from lab.cli.status import CONNECT_TIMEOUT_S, REDRAW_S, SNAPSHOT_PATIENCE_S, jso
 from lab.runs.following.document import ItemLine, document_of
 from lab.runs.following.meter import meter
 from lab.runs.following.observer import Observer
+from lab.runs.following.terminal import can_redraw, columns
 from lab.runs.shown import echo
 from lab.runs.testbeds.folder import SECRETS, find_testbed
 from lab.testbed import UnknownNameError, load_testbed
@@ -35,7 +34,7 @@ def show_meter(path: Path, secrets: Path | None, role: str, as_json: bool) -> No
         observer.wait_for_snapshot(SNAPSHOT_PATIENCE_S)
         if as_json:
             tell_lines(observer, role)
-        elif sys.stdout.isatty():
+        elif can_redraw():
             with Live(console=Console(), auto_refresh=False, screen=True) as live:
                 while True:
                     live.update(Text(page(observer, role)), refresh=True)
@@ -46,7 +45,7 @@ def show_meter(path: Path, secrets: Path | None, role: str, as_json: bool) -> No
 
 def page(observer: Observer, role: str) -> str:
     """As wide as the terminal; 120 characters where there is none."""
-    return meter(document_of(observer), role, shutil.get_terminal_size((120, 24)).columns)
+    return meter(document_of(observer), role, columns())
 
 
 def tell_lines(observer: Observer, role: str, going_on: Callable[[], bool] = lambda: True) -> None:

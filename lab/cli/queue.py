@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import textwrap
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -17,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from lab.runs.following.terminal import columns
 from lab.runs.following.view import ago, table
 from lab.runs.shown import echo, shown
 from lab.runs.testbeds.folder import FolderError
@@ -105,7 +105,7 @@ def show_rows(told: QueueShown, as_json: bool) -> None:
     if not told.entries:
         echo("the queue is empty")
         return
-    width = shutil.get_terminal_size((80, 24)).columns
+    width = columns(80)
     echo(
         "\n".join([*table(HEAD, [_cells(row) for row in told.entries], width), *_notes(told.entries, width)])
     )

@@ -11,6 +11,7 @@ import msgspec
 
 from lab.calibration.book import now
 from lab.cli.queue import SECONDS, ask_queue
+from lab.runs.following.terminal import columns
 from lab.runs.following.view import table
 from lab.runs.records.listing import KINDS, Found, Listed, found_in
 from lab.runs.shown import echo, shown
@@ -21,7 +22,6 @@ from orchestrator.scheduling.entries import Entry, in_words
 from orchestrator.wire.control_socket import listens
 from orchestrator.wire.queue_control import QueueRow, ShowQueue
 
-WIDTH = 100
 ORDERS = 1000
 
 
@@ -43,7 +43,9 @@ def list_runs(testbed: Path, pair: str | None, kind: str | None, since: str | No
     elif chosen:
         echo(
             "\n".join(
-                table(("id", "when (UTC)", "pair", "what became of it", "testbed"), _rows(chosen), WIDTH)
+                table(
+                    ("id", "when (UTC)", "pair", "what became of it", "testbed"), _rows(chosen), columns(100)
+                )
             )
         )
     else:

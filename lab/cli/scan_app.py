@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -14,6 +13,7 @@ import typer
 
 from lab.cli.completing import known_pairs
 from lab.cli.options import Json, StatePath, TestbedPath, show
+from lab.runs.following.terminal import can_redraw
 from lab.runs.shown import echo, shown
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def scan_command(
     database = out or (own_folder("scan") if is_bundled(file) else file.parent) / "scans.db"
     with at_hand(testbed, owners, pair, state) as hand:
         scan = Scan(loaded, hand, axes, reads)
-        with Watched(scan, live=not as_json and sys.stdout.isatty(), lines=not as_json) as watched:
+        with Watched(scan, live=not as_json and can_redraw(), lines=not as_json) as watched:
             try:
                 run = kept(scan, database, origin_of(loaded, file), pair, scan.run(settle_s), watched.tell)
             except KeyboardInterrupt:
@@ -111,9 +111,7 @@ class Watched:
             from rich.console import Console
             from rich.live import Live
 
-            console = Console(highlight=False)
-            if not console.is_dumb_terminal:
-                self._live = Live(console=console, auto_refresh=False)
+            self._live = Live(console=Console(highlight=False), auto_refresh=False)
         self._stack = ExitStack()
 
     def __enter__(self) -> Watched:

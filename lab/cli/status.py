@@ -9,8 +9,6 @@ and ends with an error where the hub refuses it.
 from __future__ import annotations
 
 import json
-import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from rich.text import Text
 from lab.runs.following import view
 from lab.runs.following.document import ItemLine, Said, VerdictLine, document_of
 from lab.runs.following.observer import Heard, Observer, verdict_on
+from lab.runs.following.terminal import can_redraw, columns
 from lab.runs.following.verdict import Verdict, verdict
 from lab.runs.shown import echo, shown
 from lab.runs.testbeds.folder import SECRETS, find_testbed, own_testbed
@@ -66,13 +65,12 @@ def json_of(document: msgspec.Struct) -> str:
 
 def page(observer: Observer) -> str:
     """The page for people, as wide as the terminal; 120 characters where there is none."""
-    width = shutil.get_terminal_size((120, 24)).columns
-    return view.text(document_of(observer), width)
+    return view.text(document_of(observer), columns())
 
 
 def show_changes(observer: Observer, as_json: bool, going_on: Callable[[], bool] = lambda: True) -> None:
     """Until ``going_on`` says no or Ctrl-C: a page that redraws itself on a terminal, lines elsewhere."""
-    if not as_json and sys.stdout.isatty():
+    if not as_json and can_redraw():
         with Live(console=Console(), auto_refresh=False) as live:
             while going_on():
                 observer.poll(REDRAW_S)

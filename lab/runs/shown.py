@@ -10,6 +10,7 @@ what is not assigned.  In a page the result is quoted as HTML besides.
 from __future__ import annotations
 
 import html
+import sys
 import unicodedata
 
 import typer
@@ -39,11 +40,31 @@ def echo(text: object, *, err: bool = False) -> None:
 
     Escapes are those of JSON (RFC 8259 section 7), so a JSON document stays one and says the same.
     """
-    typer.echo(shown_lines(text), err=err)
+    stream = sys.stderr if err else sys.stdout
+    typer.echo(encodable(shown_lines(text), getattr(stream, "encoding", None) or "utf-8"), err=err)
+
+
+def encodable(text: str, encoding: str) -> str:
+    """``text`` with an escape for each character that a terminal of this encoding has no letter for."""
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return "".join(each if _fits(each, encoding) else _escaped(each) for each in text)
+    return text
+
+
+def _fits(character: str, encoding: str) -> bool:
+    try:
+        character.encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _visible(character: str) -> str:
-    if unicodedata.category(character) not in HIDDEN:
-        return character
+    return character if unicodedata.category(character) not in HIDDEN else _escaped(character)
+
+
+def _escaped(character: str) -> str:
     units = character.encode("utf-16-be", "surrogatepass")
     return "".join(f"\\u{units[n : n + 2].hex()}" for n in range(0, len(units), 2))

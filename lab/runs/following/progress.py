@@ -105,7 +105,7 @@ class Display:
         self._last_text = ""
 
     def __enter__(self) -> Display:
-        if self._console.is_terminal:
+        if self._console.is_terminal and not self._console.is_dumb_terminal:
             self._live = Live(self._table(), console=self._console, refresh_per_second=4)
             self._live.__enter__()
         return self

@@ -79,7 +79,7 @@ class TrainDisplay:
         self._warned: set[str] = set()
 
     def __enter__(self) -> TrainDisplay:
-        if self._console.is_terminal:
+        if self._console.is_terminal and not self._console.is_dumb_terminal:
             whole, rest = Column(no_wrap=True), Column(no_wrap=True, ratio=1, overflow="ellipsis")
             self._progress = Progress(
                 BarColumn(bar_width=12),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal
 
 import msgspec
 from rich.console import Console
@@ -37,7 +38,12 @@ from orchestrator.scheduling.ring_schedule import USABLE_LANE
 
 RIGHT = ("stock", "asked", "rate", "QBER", "eps")
 """Columns of numbers."""
+PAIR_HEAD = ("pair", "stock", "asked", "rate", "QBER", "last block", "last lease", "eps", "state")
+LEFT_OUT, NARROW = ("last lease", "eps"), 76
+"""Columns of pairs that a terminal of fewer characters does without: what went wrong with a lease stands below the table."""
 REASON_SHOWN = 200
+NAMES = 50
+"""Columns from which the name of a pair stays in one line."""
 WIDE = 100
 """Columns of a terminal from which cells stand two spaces apart."""
 UNITS = "bits; block: of those predicted; rate: per second on the ring, * planned"
@@ -45,9 +51,13 @@ UNITS = "bits; block: of those predicted; rate: per second on the ring, * planne
 
 def text(document: Document, width: int) -> str:
     """The whole page, its tables ``width`` characters wide at most."""
-    parts: list[str] = [shown(document.verdict.line), _about(document), ""]
-    head = ("pair", "stock", "asked", "rate", "QBER", "last block", "last lease", "eps", "state")
-    parts += [*table(head, [_pair(row) for row in document.pairs], width), f"({UNITS})"]
+    parts: list[str] = [shown(document.verdict.line), *textwrap.wrap(_about(document), width), ""]
+    head = [name for name in PAIR_HEAD if width >= NARROW or name not in LEFT_OUT]
+    rows_of_pairs = [
+        [cell for name, cell in zip(PAIR_HEAD, _pair(row), strict=True) if name in head]
+        for row in document.pairs
+    ]
+    parts += [*table(head, rows_of_pairs, width), *textwrap.wrap(f"({UNITS})", width)]
     sections: list[tuple[tuple[str, ...], list[tuple[str, ...]]]] = [
         (("pair", "", "since", "why"), [each for row in document.pairs for each in _troubles(row)]),
         (("role", "", "since", ""), [_peer(*row) for row in document.said(PeerStatus)]),
@@ -227,7 +237,10 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> lis
     """Lines with aligned columns; cells wrap between words so that a line has at most ``width`` characters."""
     made = Table(box=None, pad_edge=False, padding=(0, 1 if width < WIDE else 2, 0, 0))
     for name in head:
-        made.add_column(Text(name), justify="right" if name in RIGHT else "left", overflow="fold")
+        justify: Literal["left", "right"] = "right" if name in RIGHT else "left"
+        made.add_column(
+            Text(name), justify=justify, overflow="fold", no_wrap=name == "pair" and width >= NAMES
+        )
     for row in rows:
         made.add_row(*map(Text, row))
     console = Console(width=width, color_system=None, legacy_windows=False)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lab.cli
-from lab.runs.shown import HIDDEN, html_text, shown, shown_lines
+from lab.runs.shown import HIDDEN, encodable, html_text, shown, shown_lines
 
 HOSTILE = (
     "\x1b[2J\x1b]0;owned\x07<script>alert(1)</script>\r\nRUNNING\u202egnissim\u2066\x9b31m\u200b\u2028'\""
@@ -61,3 +61,12 @@ def test_commands_print_and_quote_in_one_way_only() -> None:
         if path.name != "shown.py":
             assert not calls & {"typer.echo", "print", "html.escape", "typer.secho", "rich.print"}, path.name
     assert seen > 10
+
+
+def test_a_terminal_without_a_letter_shows_its_escape_and_json_stays_json() -> None:
+    text = json.dumps({"name": "Göteborg \U0001f52c"}, ensure_ascii=False)
+    plain = encodable(text, "ascii")
+    assert plain.isascii()
+    assert json.loads(plain) == json.loads(text)
+    assert encodable(text, "utf-8") is text
+    assert encodable("Göteborg", "latin-1") == "Göteborg"
