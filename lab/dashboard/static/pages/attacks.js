@@ -6,7 +6,7 @@ import { ago, attackTold, pairName, percent, quantity, short } from "/static/for
 
 const EVENTS = 30;
 const NEWS = ["BlockReport", "LeaseStatus", "Alarm", "PeerStatus", "Learning"];
-const COLUMNS = ["pair", "latest block since", "QBER", "QBER planned", "key planned", "key made", "what became of it"];
+const COLUMNS = ["pair", "latest block since", "QBER", "QBER planned", "rate in light", "rate planned", "key planned", "key made", "what became of it"];
 
 export function mount(root, store) {
   const now = h("p", { class: "attack-now", role: "status" });
@@ -58,7 +58,8 @@ function outcome(store, [first, second], began) {
   const fault = store.get(`item/orchestrator/PairStatus/${first}/${second}`);
   const why = fault && !fault.available ? fault.reason : fault?.failures ? fault.fault : "";
   const qber = plan ? percent(plan.qber) : "";
-  if (!block || age > began) return [name, "none", "", qber, "", "", why];
-  return [name, `${ago(age)} ago`, percent(block.qber), qber, plan ? quantity(plan.rate_bps * block.light_s, "bit") : "",
+  const rate = plan ? quantity(plan.rate_bps, "bit/s") : "";
+  if (!block || age > began) return [name, "none", "", qber, "", rate, "", "", why];
+  return [name, `${ago(age)} ago`, percent(block.qber), qber, block.light_s ? quantity(block.secret_bits / block.light_s, "bit/s") : "", rate, plan ? quantity(plan.rate_bps * block.light_s, "bit") : "",
     quantity(block.secret_bits, "bit"), block.stored ? "key was stored" : `no key: ${block.reason}`];
 }
