@@ -78,3 +78,21 @@ def test_the_figures_of_the_pages_are_those_that_their_script_draws() -> None:
     spec.loader.exec_module(figures)
     for file, draw in figures.FIGURES.items():
         assert (ROOT / "docs" / file).read_text(encoding="utf-8") == draw().svg(), f"{file} is out of date"
+
+
+@needs_mkdocs
+def test_every_notebook_has_a_page_with_its_cells_and_plots_and_links_lead_there(tmp_path: Path) -> None:
+    assert build(ROOT, tmp_path).returncode == 0
+    notebooks = list((ROOT / "docs" / "notebooks").glob("*.ipynb"))
+    assert len(notebooks) >= 4
+    for path in notebooks:
+        page = (tmp_path / "notebooks" / f"{path.stem}.html").read_text(encoding="utf-8")
+        plots = path.read_text(encoding="utf-8").count('"image/png"')
+        assert (
+            page.count("<img") == len(list((tmp_path / "notebooks").glob(f"{path.stem}-*.png"))) == plots > 0
+        )
+        assert f'href="{path.name}"' in page
+        assert (tmp_path / "notebooks" / path.name).exists()
+    assert 'href="notebooks/first_hour.html"' in (tmp_path / "instruments-in-a-notebook.html").read_text(
+        encoding="utf-8"
+    )

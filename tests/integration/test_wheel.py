@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import packages_distributions
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 from packaging.requirements import Requirement
@@ -133,8 +134,40 @@ def test_folders_of_our_packages_names_in_the_current_directory_do_no_harm(
 @pytest.mark.long
 @pytest.mark.timeout(600)
 def test_the_demo_runs_from_the_wheel_beside_folders_of_our_names(installed: Installed) -> None:
-    told = installed.run(str(installed.command), "demo", "--rounds", "1", "--json", within_s=500)
+    told = installed.run(str(installed.command), "demo", "--rounds", "2", "--json", within_s=500)
     assert told.returncode == 0, told.stderr
+    page = (installed.place / "qunetlab-demo" / "report.html").read_text(encoding="utf-8")
+    assert page.count("<svg") >= 6
+
+
+def test_the_dashboard_serves_all_of_its_pages_and_scripts_from_the_wheel(installed: Installed) -> None:
+    told = installed.run(str(installed.command), "init", "watched", "--host", "127.0.0.1")
+    assert told.returncode == 0, told.stderr
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    static = [
+        name.removeprefix("lab/dashboard/")
+        for name in installed.names
+        if name.startswith("lab/dashboard/static/")
+    ]
+    assert len(static) > 15
+    with subprocess.Popen(
+        [str(installed.command), "dashboard", "watched", "--json"],
+        cwd=installed.place,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as serving:
+        assert serving.stdout is not None
+        try:
+            url = json.loads(serving.stdout.readline())["url"]
+            with urlopen(url, timeout=20) as page:
+                assert "static/app.js" in page.read().decode()
+            for name in static:
+                if Path(name).suffix in (".js", ".css", ".svg"):
+                    with urlopen(url + name, timeout=20) as file:
+                        assert file.read(), name
+        finally:
+            serving.terminate()
 
 
 @pytest.mark.long

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "docs" / "notebooks"
-FIRST_HOUR, FLOWER = NOTEBOOKS / "first_hour.ipynb", NOTEBOOKS / "flower_users.ipynb"
-PLOTS = {FIRST_HOUR: 3, FLOWER: 1}
+FIFTEEN, FIRST_HOUR, FLOWER, QCODES = (
+    NOTEBOOKS / f"{name}.ipynb" for name in ("fifteen_minutes", "first_hour", "flower_users", "qcodes_users")
+)
+PLOTS = {FIFTEEN: 3, FIRST_HOUR: 3, FLOWER: 1, QCODES: 1}
 
 
 def outputs(notebook: Any) -> list[list[tuple[str, str]]]:
@@ -57,16 +59,50 @@ def test_a_stored_notebook_is_whole(path: Path) -> None:
         assert not re.search(r"(^|[\s\"'(@])/\w+/", "\n".join(texts)), cell.id
 
 
+def run(path: Path, folder: Path, timeout_s: int) -> Any:
+    """The notebook with what its cells give in ``folder``; raises CellExecutionError where one fails."""
+    notebook = nbformat.read(path, as_version=4)
+    NotebookClient(notebook, timeout=timeout_s, resources={"metadata": {"path": str(folder)}}).execute()
+    return notebook
+
+
+@pytest.mark.early
+def test_the_notebook_for_users_of_qcodes_gives_what_is_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    found = run(QCODES, tmp_path, 100)
+    assert outputs(found) == outputs(nbformat.read(QCODES, as_version=4))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_fifteen_minutes_go_from_twins_to_a_trained_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counts are drawn anew each time, so what is said of them has to hold, not to be the same."""
+    pytest.importorskip("torch", reason="training needs the extra learning")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    notebook = run(FIFTEEN, tmp_path, 400)
+    said = "\n".join(spoken(notebook))
+    kinds = [kind for each in outputs(notebook) for kind, _ in each]
+    assert kinds.count("plot") == PLOTS[FIFTEEN]
+    ratios = [float(each) for each in re.findall(r"\d+ dB: (\S+) \+-", said)]
+    assert len(ratios) == 5
+    assert ratios == sorted(ratios)
+    assert ratios[0] < 1.5 < 6 < ratios[-1]
+    assert float(re.findall(r"QBER (\S+) %, planned", said)[0]) < 1.5
+    assert int(re.findall(r"(\d+) secret bits, planned", said)[0]) > 20_000
+    assert float(re.findall(r"(\S+) % after \d+ rounds", said)[-1]) > 90
+
+
 @pytest.mark.long
 def test_the_first_hour_gives_what_is_stored(
     lab: SimulatedLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     (tmp_path / "bench").symlink_to(lab.folder)
-    notebook = nbformat.read(FIRST_HOUR, as_version=4)
-    stored = outputs(notebook)
-    NotebookClient(notebook, timeout=100, resources={"metadata": {"path": str(tmp_path)}}).execute()
-    assert outputs(notebook) == stored
+    assert outputs(run(FIRST_HOUR, tmp_path, 100)) == outputs(nbformat.read(FIRST_HOUR, as_version=4))
     assert lab.bench.unsafe() == []
 
 
