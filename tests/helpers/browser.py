@@ -94,7 +94,8 @@ class Browser:
     def picture(self, path: Path) -> None:
         """A picture of the whole page, and not only of what the window shows."""
         size = self.driver.execute_cdp_cmd("Page.getLayoutMetrics", {})["cssContentSize"]
-        whole = {"captureBeyondViewport": True, "clip": {**size, "scale": 1}}
+        width = max(size["width"], self.js("return innerWidth"))  # what is fixed may stand under a scroll bar
+        whole = {"captureBeyondViewport": True, "clip": {**size, "width": width, "scale": 1}}
         told = self.driver.execute_cdp_cmd("Page.captureScreenshot", whole)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(base64.b64decode(told["data"]))

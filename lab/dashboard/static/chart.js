@@ -18,20 +18,21 @@ function colours(root) {
   return found;
 }
 
-// `x`: {label, time}; `y`: {label, log, range}; `series`: [{label, colour, points, dash, width}].  The answer's `set(data)` takes columns, x first.
+// `x`: {label, time, range, whole}; `y`: {label, log, range}; `series`: [{label, colour, points, dash, width}], points "full" or "open" in the
+// place of a line, or "few" on a line where there is room.  The answer's `set(data)` takes columns, x first.
 export function chart(root, { x, y, series }) {
   const place = h("div", { class: "chart", "aria-hidden": "true" });
   root.append(place);
   let ink = colours(place);
   const axis = ({ label }, size) => ({ label, stroke: () => ink.text, grid: { stroke: () => ink.line, width: 1 }, ticks: { stroke: () => ink.line }, size, labelSize: 24, font: "13px system-ui, sans-serif", labelFont: "14px system-ui, sans-serif" });
   const drawn = ({ label, colour, points, dash, width = 2 }) => ({
-    label, dash, width: points ? 0 : width, stroke: () => ink[colour], spanGaps: false,
-    points: { show: Boolean(points), size: 10, width: 2, stroke: () => ink[colour], fill: () => (points === "open" ? ink.ground : ink[colour]) },
+    label, dash, width: points && points !== "few" ? 0 : width, stroke: () => ink[colour], spanGaps: false,
+    points: { ...(points === "few" ? {} : { show: Boolean(points) }), size: points === "few" ? 5 : 10, width: 2, stroke: () => ink[colour], fill: () => (points === "open" ? ink.ground : ink[colour]) },
   });
   const options = {
     width: 300, height: HEIGHT, legend: { show: true, live: false }, cursor: { show: false },
-    scales: { x: { time: Boolean(x.time) }, y: { distr: y.log ? 3 : 1, range: y.range ?? (y.log ? decades : undefined) } },
-    axes: [axis(x, 48), axis(y, 80)], series: [{ label: x.label }, ...series.map(drawn)],
+    scales: { x: { time: Boolean(x.time), range: x.range }, y: { distr: y.log ? 3 : 1, range: y.range ?? (y.log ? decades : undefined) } },
+    axes: [{ ...axis(x, 48), ...(x.whole ? { incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500] } : {}), ...(x.time ? { values: clock } : {}) }, axis(y, 80)], series: [{ label: x.label }, ...series.map(drawn)],
   };
   const plot = new uPlot(options, [[], ...series.map(() => [])], place);
   let told = "";
@@ -52,6 +53,12 @@ export function chart(root, { x, y, series }) {
       }
     },
   };
+}
+
+// Times of day, or days where the ticks are a day apart.
+function clock(plot, ticks, axis, space, step) {
+  const shown = step < 86_400 ? { hour: "2-digit", minute: "2-digit", ...(step < 60 ? { second: "2-digit" } : {}) } : { day: "numeric", month: "short" };
+  return ticks.map((at) => new Date(1000 * at).toLocaleString("en-GB", shown));
 }
 
 // Whole decades around all that is shown.

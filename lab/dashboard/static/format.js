@@ -38,6 +38,7 @@ export function reading(number, unit) {
 
 // What numbers as large as this one are shown in: [factor, unit].
 export function scale(number, unit) {
+  if (unit === "%") return [0.01, unit];
   if (!PREFIXED.includes(unit) || !number) return [1, unit.replace("deg", "°")];
   const [factor, letter] = PREFIXES.find(([each]) => Math.abs(number) >= each) ?? PREFIXES.at(-1);
   return [factor, letter + unit];

@@ -34,13 +34,14 @@ export function trend(store) {
     const label = shown ? `${name} (${shown})` : name;
     if (drawn.label !== label) {
       drawn.plot?.destroy();
-      drawn = { label, plot: chart(canvas, { x: { label: "time", time: true }, y: { label }, series: [{ label: "mean", colour: "blue" }, { label: "least", colour: "soft", width: 1 }, { label: "greatest", colour: "soft", width: 1 }] }) };
+      drawn = { label, plot: chart(canvas, { x: { label: "time", time: true, range: () => shownFrom() }, y: { label }, series: [{ label: "least", colour: "soft", width: 1 }, { label: "greatest", colour: "soft", width: 1 }, { label: "mean", colour: "blue", points: "few" }] }) };
     }
     const toClock = store.wall() - found.now_s + found.step_s / 2;
     const rows = gapped(points, Math.max(5 * found.step_s, LEAST_GAP_S));
-    drawn.plot.set([rows.map(([at]) => at + toClock), ...[1, 2, 3].map((column) => rows.map((row) => (row[column] === null ? null : row[column] / factor)))]);
+    drawn.plot.set([rows.map(([at]) => at + toClock), ...[2, 3, 1].map((column) => rows.map((row) => (row[column] === null ? null : row[column] / factor)))]);
   }
 
+  const shownFrom = () => [store.wall() - span.value, store.wall()];
   function update(offers) {
     const before = series.value;
     offered = offers;
@@ -66,7 +67,7 @@ async function answerTo(address) {
 function summary({ points, step_s: step }, unit) {
   const mean = points.reduce((sum, point) => sum + point[1], 0) / points.length;
   const [least, greatest] = [Math.min(...points.map((point) => point[2])), Math.max(...points.map((point) => point[3]))];
-  return `Latest ${reading(points.at(-1)[1], unit)}; mean ${reading(mean, unit)}, least ${reading(least, unit)}, greatest ${reading(greatest, unit)} of ${points.length} points, one for each ${lasting(step)} in which something was told.`;
+  return `Latest ${reading(points.at(-1)[1], unit)}; mean ${reading(mean, unit)}, least ${reading(least, unit)}, greatest ${reading(greatest, unit)} of one point for each ${lasting(step)} in which something was told, ${points.length} in all.`;
 }
 
 // A line is drawn over what was told in turn, and broken where nothing was told for longer.

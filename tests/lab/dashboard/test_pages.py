@@ -62,6 +62,15 @@ def test_every_page_that_can_be_chosen_is_there_and_the_other_way_round(room: Si
     assert browser.text("nav").split("\n") == list(PAGES.values())
 
 
+def test_no_page_asks_the_clock_of_its_browser() -> None:
+    """It may show any time, and jump; ages are of the server's clocks."""
+    for module in STATIC.rglob("*.js"):
+        if module.parent.name != "vendor":
+            text = module.read_text(encoding="utf-8")
+            assert "Date.now" not in text, module
+            assert "new Date()" not in text, module
+
+
 @pytest.mark.parametrize("page", DRAWN)
 def test_a_page_is_drawn_and_asks_nobody_else(room: SimpleNamespace, page: str) -> None:
     room.browser.size(1280, 900)
@@ -176,6 +185,7 @@ def test_what_roles_instruments_calibrations_rounds_and_runs_say(room: SimpleNam
 
 
 def test_a_trend_is_drawn_of_what_the_server_kept_before_the_page_was_there(room: SimpleNamespace) -> None:
+    room.browser.size(1280, 900)
     hear(room.watch, "relay", Readings("laser", "power_mw", 9.5, "mW"))
     browser = opened(room, "instruments")
     browser.wait(lambda: browser.text("tbody"), "the instruments")
@@ -185,7 +195,7 @@ def test_a_trend_is_drawn_of_what_the_server_kept_before_the_page_was_there(room
         lambda: "least 9.5\u202fmW, greatest 9.98\u202fmW" in (browser.js(summary) or ""), "the trend"
     )
     browser = opened(room, "pairs")
-    browser.wait(lambda: "Latest 0.0072;" in (browser.js(summary) or ""), "the QBER of a pair")
+    browser.wait(lambda: "Latest 0.72\u202f%;" in (browser.js(summary) or ""), "the QBER of a pair")
     hear(room.watch, "relay", Readings("laser", "unread_mw", float("nan"), "mW"))
     browser = opened(room, "instruments")
     browser.complaints()

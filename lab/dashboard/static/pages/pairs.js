@@ -12,7 +12,7 @@ const WORDS = "Red: the latest block gave no key. Grey: the ring cannot serve th
   + "gated: counted by each user in its own window. Intensity monitored: read while key is made; calibrated: believed since the calibration.";
 
 // What is kept of a pair over time: [series of its first user's blocks or of its status, name, unit].
-const TRENDS = [["block", "qber", "QBER", ""], ["block", "phase_error_upper", "phase error, upper bound", ""], ["block", "secret_bits", "secret bits of a block", "bit"],
+const TRENDS = [["block", "qber", "QBER", "%"], ["block", "phase_error_upper", "phase error, upper bound", "%"], ["block", "secret_bits", "secret bits of a block", "bit"],
   ["pair", "stock_bits", "stock", "bit"], ["pair", "rate_bps", "secret rate", "bit/s"]];
 
 // What is told of a pair: [title, text of a pair's facts].

@@ -15,7 +15,7 @@ export function mount(root, store) {
   root.replaceChildren(h("h1", {}, "Training"), now, waits, sums, h("h2", {}, "Accuracy over rounds"), canvas, source,
     grid("Rounds, newest first", ["round", "what became of it", "accuracy", "loss", "key used", "uploaded", "clients", "age"], rounds),
     grid("Key for the next rounds", ["pair", "stock", "age", "rate", "enough for"], stocks, {}));
-  const plot = chart(canvas, { x: { label: "round" }, y: { label: "accuracy (%)", range: [0, 100] }, series: [{ label: "accuracy", colour: "blue", points: "full" }] });
+  const plot = chart(canvas, { x: { label: "round", whole: true }, y: { label: "accuracy (%)", range: [0, 100] }, series: [{ label: "accuracy", colour: "blue", points: "full" }] });
 
   function update() {
     const [, learning, age] = store.items("Learning")[0] ?? [];
