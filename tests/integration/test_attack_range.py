@@ -16,7 +16,7 @@ from lab.runs.testbeds.folder import DEFAULT_TESTBED, create_folder, template_pa
 from sim_backends.bench_addresses import free_port_range
 
 pytestmark = pytest.mark.long
-PATIENCE_S = 240.0
+PATIENCE_S = 400.0
 
 
 class Ring:
@@ -44,12 +44,14 @@ class Ring:
             for row in found:
                 if row["ok"] == ok and why in row["result"]:
                     return row
-            assert time.monotonic() < give_up, (ok, why, [row["result"] for row in found])
+            if time.monotonic() > give_up:
+                history = self.ask("queue", "history", "--testbed", self.home, "--limit", "30")
+                raise AssertionError(f"no block that {'gave' if ok else 'gave no'} key {why}\n{history}")
             time.sleep(1.0)
 
     def forget(self) -> None:
-        """Blocks so far, and the one that is lit, are not looked at any more."""
-        self.seen = len(self.blocks()) + 1
+        """Blocks so far are not looked at any more."""
+        self.seen = len(self.blocks())
 
 
 @pytest.fixture(scope="module")
@@ -67,16 +69,16 @@ def ring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ring]:
         yield ring
     finally:
         down = run_qunetlab("down", str(folder), timeout_s=120)
-    assert "every instrument is in its safe state" in down.stdout
+    assert "every instrument in its safe state" in down.stdout
 
 
 @pytest.mark.parametrize(
     ("name", "strength", "why"),
     [
         ("tap", 30.0, "announced clicks do not fit the calibrated channel"),
-        ("intercept-resend", 20.0, "does not fit the calibrated channel"),
+        ("intercept-resend", 20.0, "error rate"),
         ("bright-light", 3.0, "announced clicks do not fit the calibrated channel"),
-        ("lying-relay", 20.0, "does not fit the calibrated channel"),
+        ("lying-relay", 20.0, "error rate"),
         ("tampering-hub", 5.0, "block aborted"),
     ],
 )

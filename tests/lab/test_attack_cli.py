@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from lit_ring import lit
@@ -14,8 +15,9 @@ from lit_ring import lit
 from lab.runs.attacks.carrying import SIMULATOR, LightAttacks
 from lab.runs.testbeds.folder import DEFAULT_TESTBED, EXAMPLE, create_folder, template_path
 from orchestrator.wire.attack_control import BeginAttack
-from orchestrator.wire.control_socket import ControlRefusedError, ControlSocket, ask
+from orchestrator.wire.control_socket import ControlRefusedError, ControlSocket, Done, Failed, ask
 from orchestrator.wire.gate_control import answer_about_gate
+from orchestrator.wire.queue_control import AbortEntry, AddEntry, QueueRow, QueueShown, ResumeQueue, ShowQueue
 from sim_backends.optics import Ring
 
 if TYPE_CHECKING:
@@ -54,6 +56,51 @@ def test_an_attack_is_begun_shown_and_ended(qunetlab: Command, home: Path) -> No
         assert "queue resume --pair PAIR" in ended.stdout, "there is no orchestrator to put right"
         assert ring.sensor_power_w("alice", "cw") == honest
         assert json.loads(qunetlab("attack", str(home), "--json").stdout)["on"] is None
+
+
+def test_what_the_ring_made_of_an_attack_is_undone_at_its_end(qunetlab: Command, home: Path) -> None:
+    """A suspended pair goes on, what was queued to mend it is taken out, what was measured under attack is ordered anew."""
+    pairs = (("alice", "bob"),)
+    at = time.time() + 5
+
+    def row(number: int, state: Any, owner: str, steps_done: int, ended_at: float | None = None) -> QueueRow:
+        steps = ("phase", "visibility")
+        what = "calibration of alice-bob"
+        return QueueRow(
+            number, "calibration", what, owner, "", state, "", 0, None, 0, 0, None, None, at, None, ended_at,
+            steps=steps, steps_done=steps_done, pairs=pairs,
+        )  # fmt: skip
+
+    rows = [
+        row(1, "done", "orchestrator", 2, 1e9),
+        row(2, "done", "orchestrator", 1, at),
+        row(3, "running", "orchestrator", 0),
+        row(4, "waiting", "bob", 0),
+    ]
+    heard: list[Any] = []
+
+    def orchestrator(request: Any) -> Any:
+        heard.append(request)
+        match request:
+            case ShowQueue():
+                return QueueShown("", None, rows)
+            case ResumeQueue(pair=pair) if pair != ("alice", "bob"):
+                return Failed("it is not suspended")
+            case AddEntry():
+                return QueueShown("", None, [row(9, "waiting", "root", 0)])
+        return Done(f"{type(request).__name__} done")
+
+    folder = home / "state" / "orchestrator"
+    folder.mkdir(parents=True)
+    with simulator(home), ControlSocket(folder, orchestrator):
+        qunetlab("attack", str(home), "tap")
+        said = qunetlab("attack", str(home), "--stop")
+    assert said.returncode == 0, said.stderr
+    told = "ResumeQueue done; AbortEntry done; entry 9 measures anew what was calibrated meanwhile: phase\n"
+    assert said.stdout.endswith(told)
+    assert [each.number for each in heard if isinstance(each, AbortEntry)] == [3]
+    (anew,) = [each for each in heard if isinstance(each, AddEntry)]
+    assert (anew.pairs, anew.steps) == (pairs, ("phase",))
 
 
 def test_a_real_ring_has_no_attacks(qunetlab: Command, tmp_path: Path) -> None:

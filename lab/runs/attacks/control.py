@@ -15,10 +15,12 @@ from lab.runs.testbeds.machine import Machine
 from orchestrator.events.status import ORCHESTRATOR
 from orchestrator.wire.attack_control import AttackShown, BeginAttack, EndAttack, ShowAttack
 from orchestrator.wire.control_socket import ControlError, ControlRefusedError, Done, ask, listens
-from orchestrator.wire.queue_control import AbortEntry, QueueShown, ResumeQueue, ShowQueue
+from orchestrator.wire.queue_control import OPEN, AbortEntry, AddEntry, QueueShown, ResumeQueue, ShowQueue
 from sim_backends.attacks.table import ATTACKS, Attack, attack_named
 
 PATIENCE_S = 10.0
+CLOSED = 200
+"""Entries that left the queue, the latest, among which calibrations are looked for."""
 REPLACING_S = 150.0
 """More than replacing a process takes."""
 
@@ -77,19 +79,27 @@ def end(machine: Machine) -> str:
 
 
 def _put_right(machine: Machine, since: float) -> Iterator[str]:
-    """Have pairs make key again that were suspended, and take out calibrations that were queued for them meanwhile.
-
-    Only of an orchestrator on this machine; what was calibrated meanwhile stays, and is found wrong as any old value is.
+    """Have pairs make key again that were suspended, take out calibrations that were queued for them, and order anew what was
+    calibrated meanwhile: such values hold for a ring under attack.  Only of an orchestrator on this machine.
     """
     folder = machine.folder(ORCHESTRATOR)
     try:
-        queue: QueueShown = ask(folder, ShowQueue(), PATIENCE_S)
+        queue: QueueShown = ask(folder, ShowQueue(CLOSED), PATIENCE_S)
         for pair in machine.testbed.pairs():
             with suppress(ControlRefusedError):  # it is not suspended
                 yield ask(folder, ResumeQueue(who(), pair=pair), PATIENCE_S).text
-        for row in queue.entries:
-            if row.kind == "calibration" and row.owner == ORCHESTRATOR and row.added_at >= since:
+        meanwhile = [
+            row for row in queue.entries if row.kind == "calibration" and (row.ended_at or since) >= since
+        ]
+        for row in meanwhile:
+            if row.owner == ORCHESTRATOR and row.state in OPEN and row.added_at >= since:
                 yield ask(folder, AbortEntry(who(), row.number), PATIENCE_S).text
+        for pairs in dict.fromkeys(row.pairs for row in meanwhile):
+            found = (step for row in meanwhile if row.pairs == pairs for step in row.steps[: row.steps_done])
+            if steps := tuple(dict.fromkeys(found)):
+                anew = AddEntry(who(), "calibration", pairs, steps=steps, note="measured under attack before")
+                added: QueueShown = ask(folder, anew, PATIENCE_S)
+                yield f"entry {added.entries[0].number} measures anew what was calibrated meanwhile: {', '.join(steps)}"
     except (ControlError, ControlRefusedError) as error:
         yield f"pairs that were suspended stay so ({error}): `qunetlab queue resume --pair PAIR`"
 
