@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import tempfile
@@ -17,6 +18,15 @@ from lab.testbed import TestbedError, UnknownNameError
 from orchestrator.durable import is_full
 from orchestrator.events.process import Failed, line_of
 
+OURS = ("drivers", "fl", "lab", "orchestrator", "sim_backends", "qunetlab")
+ADVICE = {
+    errno.EACCES: "name another place, or ask its owner",
+    errno.EPERM: "name another place, or ask its owner",
+    errno.EROFS: "nothing can be written on its file system: name another place",
+    errno.EEXIST: "something else of that name is there: name another place",
+    errno.ENOTDIR: "part of the path is a file: name another place",
+}
+"""What to do about a place that cannot be read or written."""
 UNEXPECTED = "unexpected error, please report it:\n"
 EXTRAS = {
     **dict.fromkeys(
@@ -84,6 +94,11 @@ def _expected(error: Exception) -> tuple[int, str] | None:
             f"error: {missing} is not installed: this needs the extra {extra!r}; in the folder of qunetlab's "
             f"source, pip install '.[{extra}]'"
         )
+    if missing and missing not in OURS:
+        return 2, (
+            f"error: {missing} is not installed, and qunetlab needs it: install qunetlab again; `qunetlab doctor` says "
+            "what else is missing"
+        )
     if isinstance(error, FileNotFoundError):
         return 2, f"error: {plain(error)}"
     if isinstance(error, TestbedError | UnknownNameError | FolderError | ValueError):
@@ -99,13 +114,14 @@ def _expected(error: Exception) -> tuple[int, str] | None:
     if isinstance(error, OSError):  # an address in use, a full disk, a file that may not be read
         return 1, f"error: {plain(error)}"
     module = type(error).__module__.split(".")[0]
-    if module in ("lab", "orchestrator", "fl", "drivers", "sim_backends"):
+    if module in OURS:
         return 1, f"error: {error}"
     return None
 
 
 def plain(error: OSError) -> str:
-    """Place and reason, without numbers of the operating system."""
+    """Place and reason, without numbers of the operating system; what to do where somebody may not read or write."""
     if error.filename is None or error.strerror is None:
         return error.strerror or str(error)
-    return f"{error.filename}: {error.strerror}"
+    advice = ADVICE.get(error.errno or 0, "")
+    return f"{error.filename}: {error.strerror}{f'; {advice}' if advice else ''}"

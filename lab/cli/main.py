@@ -6,7 +6,6 @@ or peer could not be reached, 130 interrupted.
 
 from __future__ import annotations
 
-import logging
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -45,6 +44,7 @@ from lab.cli.queue_app import queue_app
 from lab.cli.roles_app import node, orchestrator, relay, simulate
 from lab.cli.runs_app import runs_app
 from lab.cli.scan_app import scan_command
+from lab.cli.surroundings import do_without_home, stand_somewhere
 from lab.cli.up import down, up
 from lab.runs.shown import echo
 from lab.runs.testbeds.folder import DEFAULT_TESTBED
@@ -410,7 +410,8 @@ def main() -> None:
     debug = DEBUG in sys.argv[1:]
     try:
         no_core_files()
-        _stand_somewhere()
+        stand_somewhere()
+        do_without_home()
         app([word for word in sys.argv[1:] if word != DEBUG])
     except KeyboardInterrupt:
         echo("interrupted", err=True)
@@ -422,20 +423,6 @@ def main() -> None:
         echo(text_on_terminal(error, text, debug=debug), err=True)
         tell_supervisor(error, text)
         sys.exit(code)
-
-
-def _stand_somewhere() -> None:
-    """Refuse a current folder that was removed: libraries end the process there without a word of why.
-
-    Matplotlib's own words about a home that it cannot write to are left out; it does without.
-    """
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)
-    try:
-        Path.cwd()
-    except FileNotFoundError:
-        from lab.runs.testbeds.folder import FolderError
-
-        raise FolderError("the current folder was removed; change to one that exists and try again") from None
 
 
 if __name__ == "__main__":
