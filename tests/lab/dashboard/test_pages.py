@@ -118,6 +118,17 @@ def test_pairs_as_a_matrix_with_the_plan_and_what_was_measured(room: SimpleNames
     browser.wait(
         lambda: "<script>alert(1)</script>" in browser.text(".matrix"), "why the last block gave no key"
     )
+    runs = room.board.get("runs")
+    for number, shown in (
+        (7, True),
+        (0, False),
+    ):  # the latest lease of alice and bob is 0: its block is in work
+        row = {**runs["rows"][1], "id": f"block/1/{number}", "result": "not put on record"}
+        room.board.put("runs", {**runs, "rows": [row, *runs["rows"]]})
+        browser.wait(
+            lambda shown=shown: ("not put on record" in browser.text(".matrix")) == shown, "an abort"
+        )
+    room.board.put("runs", runs)
     told = browser.js("return document.querySelector('main').textContent")
     assert "The latest stored block gave 42\u202fkbit/s of light, 93\u202f% of plan." in told
     assert browser.js("return document.querySelectorAll('details tbody tr').length") == 10

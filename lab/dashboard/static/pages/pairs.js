@@ -87,12 +87,12 @@ function laneStock(store, first, second) {
   return new Map([...here].map(([name, lane]) => [name, { bits: there.has(name) ? Math.min(lane.bits, there.get(name).bits) : null, low: lane.low_water_bits }]));
 }
 
-// Of the latest block or lease where that gave no key; else the latest that stands on record.
+// Of the latest block or lease where that gave no key; else the latest that stands on record, less the block that may be in work.
 function lastAbort(store, { name, block, blockAge, pair }, lease) {
   if (block && !block.stored) return `${ago(blockAge)} ago: ${block.reason}`;
   if (lease && !lease.ok) return lease.reason;
   if (pair?.fault) return pair.fault;
-  const kept = store.get("runs")?.rows.find((row) => row.kind === "block" && row.pair === name && !row.ok);
+  const kept = store.get("runs")?.rows.find((row) => row.kind === "block" && row.pair === name && !row.ok && row.id !== `block/${lease?.epoch}/${lease?.lease_number}`);
   return kept ? `${ago(store.since(kept.when))} ago: ${kept.result}` : "none on record";
 }
 
