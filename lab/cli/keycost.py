@@ -10,6 +10,7 @@ import typer
 
 from fl.modes.table import DEFAULT_MODE, MODES
 from lab.cli.options import Json, SourceOption, show
+from lab.cli.train_options import like
 from lab.runs.testbeds.folder import DEFAULT_TESTBED
 from orchestrator.events.status import pair_name
 
@@ -21,11 +22,9 @@ def keycost(
     clients: Annotated[
         int | None, typer.Option(min=2, help="Number of clients; as many as the testbed has users without.")
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Training rounds.")] = 10,
-    mode: Annotated[str, typer.Option(help=f"One of: {', '.join(MODES)}.")] = DEFAULT_MODE,
-    levels: Annotated[
-        int | None, typer.Option(min=1, help="Quantisation levels on either side of zero; 127 without.")
-    ] = None,
+    rounds: Annotated[int, like("rounds")] = 10,
+    mode: Annotated[str, like("mode")] = DEFAULT_MODE,
+    levels: Annotated[int | None, like("levels")] = None,
     testbed: SourceOption = DEFAULT_TESTBED,
     as_json: Json = False,
 ) -> None:

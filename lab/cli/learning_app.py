@@ -12,7 +12,7 @@ from fl.modes.table import DEFAULT_MODE
 from lab.cli.completing import known_users
 from lab.cli.naming import TESTBED, TESTBED_HELP, known_testbeds, told_apart
 from lab.cli.options import TASKS, DataPath, Json, SecretsPath, SourceOption, StatePath, TestbedPath, show
-from lab.cli.train_options import as_data, as_file, asked_now, on_command_line, taking_options
+from lab.cli.train_options import as_data, as_file, asked_now, like, on_command_line, taking_options
 from lab.runs.testbeds.folder import DEFAULT_TESTBED
 
 DashboardBeside = Annotated[
@@ -26,7 +26,7 @@ data_app = typer.Typer(no_args_is_help=True, help="Data sets: fetch, verify, lis
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("qunetlab-demo"),
-    rounds: Annotated[int, typer.Option(min=1, help="Training rounds.")] = 10,
+    rounds: Annotated[int, like("rounds")] = 10,
     task: Annotated[str, typer.Option(help=f"{TASKS}.")] = "digits",
     data: DataPath = None,
     seed: Annotated[

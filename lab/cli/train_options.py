@@ -108,6 +108,15 @@ def _parameter(row: Row) -> inspect.Parameter:
     )
 
 
+def like(field: str) -> Any:
+    """An option of another command that is the same as this one of the table."""
+    row = ROWS[field]
+    limits: dict[str, Any] = {}
+    if isinstance(row.kind, IntType | FloatType):
+        limits = {"min": row.kind.ge, "max": row.kind.le}
+    return typer.Option(f"--{row.name}", help=row.text, **limits)
+
+
 def _default_shown(row: Row) -> str:
     shown = default_of(row)
     return f" Default: {shown}." if shown else ""

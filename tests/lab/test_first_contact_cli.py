@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tomllib
 from collections.abc import Iterator
 from contextlib import closing
@@ -183,6 +184,7 @@ def test_a_replay_leads_to_no_real_instrument(qunetlab: Any, tmp_path: Path) -> 
 
 def test_a_stop_button_keeps_what_was_recorded_and_leaves_the_instrument_safe(tmp_path: Path) -> None:
     out = tmp_path / "laser.jsonl"
+    told: list[str] = []
     with closing(NKTBasikTwin()) as twin:
         driver = create_instrument("nkt-basik", unique_name("laser"), twin.serve())
 
@@ -197,8 +199,9 @@ def test_a_stop_button_keeps_what_was_recorded_and_leaves_the_instrument_safe(tm
             pytest.raises(KeyboardInterrupt),
             recorded(driver, "nkt-basik", {}, out, read_only=False) as (recorder, session),
         ):
-            run(recorder, session)
+            run(recorder, session, tell=told.append)
         assert twin.is_safe()
+    assert re.fullmatch(r"Dark at [\d:]+, read back: laser\.", told[-1])
     transcript = from_text(out.read_text())
     assert transcript.header.ended == "KeyboardInterrupt in read temperature_c"
     assert [step.do for step, _ in transcript.steps()][-1] == "safe_state"

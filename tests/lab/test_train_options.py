@@ -129,3 +129,10 @@ def test_the_page_is_what_the_table_says() -> None:
     script = runpy.run_path(str(ROOT / "docs" / "scripts" / "training_options.py"))
     page = (ROOT / "docs" / "training-options.md").read_text(encoding="utf-8")
     assert page == script["page"](), "python docs/scripts/training_options.py writes it anew"
+
+
+def test_other_commands_that_have_the_same_option_take_it_from_the_table() -> None:
+    command = typer.main.get_command(app)
+    for name, fields in (("demo", ["rounds"]), ("keycost", ["rounds", "mode", "levels"])):
+        found = {each.name: each for each in command.commands[name].params}  # type: ignore[attr-defined]
+        assert [found[field].help for field in fields] == [ROWS[field].text for field in fields]

@@ -38,7 +38,9 @@ from drivers.links.transcript import (
 )
 from drivers.links.zmq_reqrep import RequestLink
 from lab.runs.first_contact.session import Session, what
+from lab.runs.made_safe import sentence
 from orchestrator.durable import replace_file
+from orchestrator.events.process import MadeSafe
 
 logger = logging.getLogger(__name__)
 
@@ -217,7 +219,7 @@ def run(
     ``tell`` gets a line for each step that failed.
     """
     lost = in_a_row = 0
-    safe = True
+    safe, interrupted = True, False
     try:
         for step in chain(session.plan(), more):
             failed = recorder.perform(session, step).failed
@@ -228,10 +230,15 @@ def run(
             if in_a_row == MAX_LOST or (failed and step.do in ("connect", "identify")):
                 recorder.end(f"{failed} in {what(step)}")
                 return False
+    except KeyboardInterrupt:
+        interrupted = True
+        raise
     finally:
         if not session.read_only and session.driver.identity is not None:
             failed = recorder.perform(session, Step(0.0, "safe_state")).failed
             safe = not failed
             if failed:
                 tell(f"it could not be made safe: {failed}: {session.reason}")
+            elif interrupted:
+                tell(sentence({"": MadeSafe((session.driver.name.rpartition("_")[0],))}))
     return safe and not lost
