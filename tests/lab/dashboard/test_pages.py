@@ -164,6 +164,8 @@ def test_an_attack_that_is_on_stands_on_every_page_and_what_it_does_on_its_own(r
     for page in ("", "pairs"):
         browser = opened(room, page)
         browser.wait(lambda b=browser: "SIMULATED ATTACK ON: Tap on the fibre" in b.text("#attacked"), page)
+    browser = opened(room, "")
+    browser.wait(lambda: "under a simulated attack" in browser.text(".verdict"), "the wall's word")
     browser = opened(room, "attacks")
     browser.wait(lambda: "30 % of the light" in browser.text("main"), "which is on")
     assert "begun by <script>alert(1)</script>" in browser.text("main")

@@ -22,7 +22,8 @@ export function mount(root, store) {
     const lamp = store.get("lamp");
     verdict.dataset.colour = stale ? "red" : lamp?.colour ?? "red";
     say(word, stale ? "STALE" : lamp?.word ?? "NO ANSWER");
-    say(about, stale ? `was ${lamp?.word ?? "unknown"}` : lamp?.about ?? "nothing was heard yet");
+    const attacked = store.get("attack")?.name ? ", under a simulated attack" : "";
+    say(about, (stale ? `was ${lamp?.word ?? "unknown"}` : lamp?.about ?? "nothing was heard yet") + attacked);
     say(age, ago(stale ? store.staleness() : store.age("lamp")));
     each(problems, lamp?.problems ?? [], (problem) => problem.text, () => h("li"), (line, problem) => {
       line.dataset.colour = problem.colour;
