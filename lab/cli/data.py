@@ -9,7 +9,9 @@ from dataclasses import asdict, dataclass
 from fl.workloads import names, ours, registered, workload
 from fl.workloads.data import DataError, DataSet, data_folder
 from fl.workloads.fetching import fetch as fetch_data
-from lab.runs.shown import echo
+from lab.runs.following.terminal import columns
+from lab.runs.following.view import table
+from lab.runs.shown import echo, shown
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,9 @@ def list_data(as_json: bool) -> int:
         echo(json.dumps({"folder": str(data_folder()), "data": [asdict(row) for row in rows]}))
         return 0
     echo(f"data folder {data_folder()} (set QUNETLAB_DATA to move it)")
-    for row in rows:
-        echo(f"{row.name:15s} {row.state}")
+    echo(
+        "\n".join(table(("data set", "state"), [(row.name, shown(row.state)) for row in rows], columns(100)))
+    )
     return 0
 
 

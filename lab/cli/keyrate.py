@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lab.light_of import pair_light
@@ -139,14 +139,19 @@ UNITS = {
 }
 
 
-def as_table(report: Mapping[str, Any], name: str = "") -> str:
-    """A report for people: a line for each figure with its unit, those of a user beside each other."""
-    lines = []
+def as_table(report: Mapping[str, Any]) -> str:
+    """A report for people, as wide as the terminal: figures with their units, those of a user beside each other."""
+    from lab.runs.following.terminal import columns
+    from lab.runs.following.view import table
+
+    return "\n".join(table(("figure", "value", "unit"), list(_rows(report)), columns(100)))
+
+
+def _rows(report: Mapping[str, Any], name: str = "") -> Iterator[tuple[str, str, str]]:
     for key, value in report.items():
         label = f"{name} {key}".strip()
         if isinstance(value, dict):
-            lines.append(as_table(value, label))
-        else:
-            shown = "-" if value is None else format(value, ".7g") if isinstance(value, float) else str(value)
-            lines.append(f"{label:28s} {shown} {UNITS.get(label.split()[0], '')}".rstrip())
-    return "\n".join(lines)
+            yield from _rows(value, label)
+            continue
+        shown = "-" if value is None else format(value, ".7g") if isinstance(value, float) else str(value)
+        yield label, shown, UNITS.get(label.split()[0], "")

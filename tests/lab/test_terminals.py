@@ -57,3 +57,22 @@ def test_a_letter_that_a_terminal_lacks_is_escaped(tmp_path: Path) -> None:
     said = run_qunetlab("check", str(tmp_path / "Göteborg.toml"), env=env)
     assert said.returncode == 2
     assert "G\\u00f6teborg.toml" in said.stderr
+
+
+@pytest.mark.parametrize("width", ["60", "100"])
+def test_tables_of_commands_fit(qunetlab: Any, width: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", width)
+    for command in ("keyrate --testbed simulated-four-node --pair alice-bob", "doctor"):
+        said = qunetlab(*command.split())
+        assert said.stdout, said.stderr
+        assert max(map(len, said.stdout.splitlines())) <= int(width)
+
+
+def test_every_help_page_fits_sixty_columns(qunetlab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lab.cli.examples import commands_of
+    from lab.cli.main import app
+
+    monkeypatch.setenv("COLUMNS", "60")
+    for path, _ in commands_of(app):
+        said = qunetlab(*path.split(), "--help")
+        assert max(map(len, said.stdout.splitlines())) <= 60, path

@@ -99,7 +99,8 @@ def test_a_ring_goes_up_and_down_and_says_what_was_made_safe(home: Path) -> None
     finally:
         down = run_qunetlab("down", str(home))
     assert down.returncode == 0, down.stderr
-    assert "read back: laser, launch" in down.stdout
+    assert "read back: " in down.stdout
+    assert "laser, launch" in down.stdout
     assert "sensors_alice of alice, station out of the ring" in down.stdout
     assert "Ended: simulate, orchestrator, relay, alice, bob, carol, dave." in down.stdout
     assert down.stdout.endswith("The simulator saw every instrument in its safe state.\n")

@@ -42,8 +42,8 @@ PAIR_HEAD = ("pair", "stock", "asked", "rate", "QBER", "last block", "last lease
 LEFT_OUT, NARROW = ("last lease", "eps"), 76
 """Columns of pairs that a terminal of fewer characters does without: what went wrong with a lease stands below the table."""
 REASON_SHOWN = 200
-NAMES = 50
-"""Columns from which the name of a pair stays in one line."""
+WHOLE, NAMES = ("pair", "figure"), 50
+"""Columns of names, which stay in one line in terminals of so many characters."""
 WIDE = 100
 """Columns of a terminal from which cells stand two spaces apart."""
 UNITS = "bits; block: of those predicted; rate: per second on the ring, * planned"
@@ -239,7 +239,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> lis
     for name in head:
         justify: Literal["left", "right"] = "right" if name in RIGHT else "left"
         made.add_column(
-            Text(name), justify=justify, overflow="fold", no_wrap=name == "pair" and width >= NAMES
+            Text(name), justify=justify, overflow="fold", no_wrap=name in WHOLE and width >= NAMES
         )
     for row in rows:
         made.add_row(*map(Text, row))
