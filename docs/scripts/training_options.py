@@ -65,7 +65,7 @@ def value_of(row: Row) -> Iterator[str]:
         limits = kinds_of(FLConfig).get(row.field, limits)
     for key, words, _ in RULES:
         if (limit := getattr(limits, key, None)) is not None:
-            yield f"{words} {limit:,}"
+            yield f"{words} {int(limit) if limit == int(limit) else limit:,}"
 
 
 def kind_of(kind: Type) -> str:

@@ -80,7 +80,7 @@ class TrainOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         said("When keys run short: wait, stop, or expanded (computational security).", KEYS),
     ] = "wait"
     max_wait_s: Annotated[
-        Annotated[float, Meta(ge=0)] | None,
+        Annotated[float, Meta(ge=0.0)] | None,
         said("Longest time the key of the run may take to make, s.", KEYS, option="max-wait"),
     ] = None
     testbed: Annotated[
