@@ -50,6 +50,11 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ring]:
         ring.stop()
 
 
+def soon_s(usual_s: float) -> float:
+    """How long the next block may take after an interruption, where one without took ``usual_s`` right before."""
+    return max(RECOVERY_S, 2 * usual_s)
+
+
 @pytest.mark.parametrize("role", ["relay", "dave", "orchestrator", "simulate"])
 def test_a_killed_process_is_back_at_work_in_seconds(running: Ring, role: str) -> None:
     running.wait_for_light()
@@ -61,12 +66,14 @@ def test_a_killed_process_is_back_at_work_in_seconds(running: Ring, role: str) -
     assert told_s < NOTICED_S
     took_s = running.come_back(role)
     print(f"{role}: {took_s:.1f} s from ready to the next stored key, {usual_s:.1f} s without interruption")
-    assert took_s < max(RECOVERY_S, 2 * usual_s)
+    assert took_s < soon_s(usual_s)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("role", ["relay", "alice", "orchestrator", "simulate"])
 def test_a_process_that_stood_still_for_ten_seconds_goes_on(running: Ring, role: str) -> None:
+    running.wait_for_light()
+    usual_s = running.wait_for_block()
     running.wait_for_light()
     process = running.supervisor.children[role].process
     process.send_signal(signal.SIGSTOP)
@@ -75,8 +82,8 @@ def test_a_process_that_stood_still_for_ten_seconds_goes_on(running: Ring, role:
     if role in PAIR:
         running.release("station-lost", role)
     took_s = running.wait_for_block()
-    print(f"{role}: {took_s:.1f} s to the next stored key")
-    assert took_s < RECOVERY_S
+    print(f"{role}: {took_s:.1f} s to the next stored key, {usual_s:.1f} s without interruption")
+    assert took_s < soon_s(usual_s)
 
 
 @pytest.mark.long
@@ -84,6 +91,8 @@ def test_a_stop_in_a_lease_with_the_hub_killed_is_dark_at_once_and_goes_on_when_
     running: Ring,
 ) -> None:
     machine = Machine(running.path, None)
+    running.wait_for_light()
+    usual_s = running.wait_for_block()
     running.wait_for_light()
     running.kill("orchestrator")
     for told in stop(machine, ["relay", *PAIR], "drill"):
@@ -105,7 +114,7 @@ def test_a_stop_in_a_lease_with_the_hub_killed_is_dark_at_once_and_goes_on_when_
     }
     done = run_qunetlab("acknowledge", str(running.path))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert running.wait_for_block() < RECOVERY_S
+    assert running.wait_for_block() < soon_s(usual_s)
 
 
 def test_a_second_process_of_a_role_is_refused_and_the_first_goes_on(running: Ring) -> None:
@@ -129,11 +138,13 @@ def test_a_pair_is_renewed_on_running_nodes_under_load_and_goes_on(running: Ring
         return [row for row in found if {row["node"], row["peer"]} == set(PAIR)]
 
     assert [(row["generation"], row["running"]) for row in rows()] == [(0, True)] * 2
+    running.wait_for_light()
+    usual_s = running.wait_for_block()
     keys_command(running, "reseed", "-".join(PAIR), "--new")
     for end in PAIR[::-1]:
         running.wait_for_light()
         keys_command(running, "reseed", "-".join(PAIR), "--secret", f"{'-'.join(PAIR)}.for-{end}.secret")
-    assert running.wait_for_block() < RECOVERY_S
+    assert running.wait_for_block() < soon_s(usual_s)
     first, second = rows()
     assert (first["generation"], first["kept"]) == (second["generation"], second["kept"]) == (1, 0)
     assert min(row["lanes"][lane] for row in (first, second) for lane in ("auth_ab", "auth_ba")) > 40_000
