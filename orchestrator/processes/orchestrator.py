@@ -173,7 +173,9 @@ class Orchestrator:
                     event = self.hub.recv(0.0)
                 self._step()
         finally:
-            self._send(self.leases.abort("the orchestrator stops", self._clock()))
+            now_s = self._clock()
+            self._send(self.leases.stop("the orchestrator stops", now_s))
+            self._take_outcomes(now_s)
             self._save()
             self._store.close()
             self._records.keep(RoleStopped())
@@ -303,17 +305,7 @@ class Orchestrator:
     def _step(self) -> None:
         now_s = self._clock()
         self._send(self.leases.time(now_s))
-        for outcome in self.leases.take_outcomes():
-            self.schedule.lease_over(outcome, now_s)
-            self.queue.lease_over(outcome)
-            self._turns.lease_over(outcome)
-            self._missing.lease_over(outcome)
-            if outcome.lease.pair in self._put_right:
-                self.schedule.again_at_once(outcome.lease.pair)
-                self._put_right.clear()
-            if not outcome.refused:
-                self._records.keep(lease_ended(outcome))
-            self._show_outcome(outcome, now_s)
+        self._take_outcomes(now_s)
         self.desk.serve()
         self.queue.time(now_s)
         self._missing.look()
@@ -326,6 +318,20 @@ class Orchestrator:
         self._board.show_refusals(now_s)
         if now_s >= self._next_save_s:
             self._save()
+
+    def _take_outcomes(self, now_s: float) -> None:
+        """What leases that are over came to."""
+        for outcome in self.leases.take_outcomes():
+            self.schedule.lease_over(outcome, now_s)
+            self.queue.lease_over(outcome)
+            self._turns.lease_over(outcome)
+            self._missing.lease_over(outcome)
+            if outcome.lease.pair in self._put_right:
+                self.schedule.again_at_once(outcome.lease.pair)
+                self._put_right.clear()
+            if not outcome.refused:
+                self._records.keep(lease_ended(outcome))
+            self._show_outcome(outcome, now_s)
 
     def _offer(self, now_s: float) -> None:
         """What the queue decides about the ring: end a lease, rest, or offer the free ring to somebody."""

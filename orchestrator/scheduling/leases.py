@@ -203,6 +203,13 @@ class RingLeases:
             return self._withdraw(reason)
         return self._fail(reason, now_s) if self.phase is Phase.GRANTED else []
 
+    def stop(self, reason: str, now_s: float) -> list[Order]:
+        """End the lease in being as nobody will be heard any more: what its parties tell after this is not waited for."""
+        orders = self.abort(reason, now_s)
+        if self._lease is not None:
+            self._end(now_s, ok=False, reason=reason)
+        return orders
+
     # -- transitions ---------------------------------------------------------------------------------
 
     def _grant(self, lease: Lease, now_s: float) -> list[Order]:

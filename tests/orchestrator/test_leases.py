@@ -50,6 +50,23 @@ def granted(leases: RingLeases, now_s: float = 0.0) -> tuple[int, int]:
 # -- leases ----------------------------------------------------------------------------------------
 
 
+def test_a_lease_in_being_ends_with_its_orchestrator_whether_its_parties_answer_or_not() -> None:
+    """What is granted may be lit: records say how it ended, and an audit finds no light without its lease."""
+    leases = RingLeases(EPOCH)
+    granted(leases, now_s=1.0)
+    orders = leases.stop("the orchestrator stops", 5.0)
+    assert {role for role, message in orders if isinstance(message, LeaseAbort)} == set(PARTIES)
+    (outcome,) = leases.take_outcomes()
+    assert (outcome.ok, outcome.refused, outcome.reason) == (False, False, "the orchestrator stops")
+    assert outcome.ring_s == pytest.approx(4.0)
+    assert leases.phase is Phase.FREE
+    assert leases.stop("the orchestrator stops", 6.0) == []
+    offered(leases, 7.0)
+    assert len(leases.stop("the orchestrator stops", 8.0)) == 3
+    (outcome,) = leases.take_outcomes()
+    assert outcome.refused, "nobody was granted anything"
+
+
 def test_a_lease_that_goes_well() -> None:
     leases = RingLeases(EPOCH)
     token = granted(leases, now_s=1.0)

@@ -38,6 +38,7 @@ from orchestrator.hub.agent import Agent, AgentEvent, LinkUp
 from orchestrator.hub.events import HubLimits
 from orchestrator.processes.orchestrator import NOT_SEEN, Orchestrator
 from orchestrator.processes.orchestrator_config import OrchestratorConfig, config_of
+from orchestrator.records.kinds import LeaseEnded
 from orchestrator.scheduling.fencing import AHEAD, EPOCH_STEP, REACH, Fence, Reach
 from orchestrator.scheduling.lease_party import HeldLease, LeaseParty
 from orchestrator.wire.budget import waiting_cost
@@ -320,6 +321,23 @@ def test_a_failing_party_stops_the_other_two(world: World) -> None:
     for party in (relay, bob):
         abort = party.next(LeaseAbort)
         assert abort == LeaseAbort(grant.epoch, grant.number, "alice: AWG did not arm")
+
+
+def test_an_orchestrator_that_stops_puts_the_end_of_the_lease_in_being_on_record(world: World) -> None:
+    relay, alice, bob = (world.party(role) for role in ("relay", "alice", "bob"))
+    for party in (relay, alice, bob):
+        party.on_grant = lambda m: None
+    bob.agent.control_send(Demand("alice", "bob", 500))
+    grant = relay.next(LeaseGrant)
+    kept: list[Any] = []
+    world.orchestrator._records.keep = kept.append  # type: ignore[method-assign]
+    world.stop()
+    (ended,) = (each for each in kept if isinstance(each, LeaseEnded))
+    assert (ended.token, ended.ok, ended.reason) == (
+        (grant.epoch, grant.number),
+        False,
+        "the orchestrator stops",
+    )
 
 
 def test_a_node_that_dies_in_its_lease_frees_the_ring_for_others(world: World) -> None:
