@@ -16,6 +16,7 @@ from typing import Any
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
+PAGE = ".md"
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -32,7 +33,7 @@ def on_files(files: Files, config: MkDocsConfig, **_: Any) -> Files:
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Links to notebooks become links to their pages; that of the page to its file, which has a title, stays."""
-    return re.sub(r"\]\(([\w./-]*\w)\.ipynb\)", r"](\1.md)", markdown)
+    return re.sub(r"\]\(([\w./-]*\w)\.ipynb\)", rf"](\1{PAGE})", markdown)
 
 
 def _page(path: Path, pictures: dict[str, bytes]) -> Iterator[str]:

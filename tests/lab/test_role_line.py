@@ -40,7 +40,7 @@ def home(tmp_path: Path) -> Path:
     ("event", "told"),
     [
         (RelayServing(instruments={"laser": "basik"}), "relay is ready: laser"),
-        (BLOCK, "alice-bob: 4.32kbit of key at QBER 1.20 %"),
+        (BLOCK, "alice-bob: 4,321 bits of key at QBER 1.20 %"),
         (LeaseStatus(1, 7, "alice", "bob", False, reason="no light"), "alice-bob: lease 7 failed: no light"),
         (
             Calibrated("phase", "alice", ("loop_phase_rad",)),
@@ -98,7 +98,7 @@ def test_a_terminal_that_cannot_draw_gets_the_sentences_alone(capsys: pytest.Cap
     with RoleLine("relay", console=console) as line:
         line.tell(BLOCK)
     assert console.file.getvalue() == ""  # type: ignore[attr-defined]
-    assert capsys.readouterr().out.endswith(" alice-bob: 4.32kbit of key at QBER 1.20 %\n")
+    assert capsys.readouterr().out.endswith(" alice-bob: 4,321 bits of key at QBER 1.20 %\n")
 
 
 def test_a_role_tells_people_on_a_terminal_and_ctrl_c_ends_it(home: Path) -> None:

@@ -84,7 +84,10 @@ def ids(qunetlab: Command, folder: Path, *options: str) -> list[str]:
     return [each["id"] for each in json.loads(said.stdout)]
 
 
-def test_everything_is_listed_in_the_order_of_time(qunetlab: Command, folder: Path) -> None:
+def test_everything_is_listed_in_the_order_of_time(
+    qunetlab: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
     assert ids(qunetlab, folder) == IDS
     said = qunetlab("runs", "--testbed", str(folder))
     assert said.returncode == 0

@@ -83,7 +83,7 @@ def test_gaps_in_the_sequence_are_counted_and_shown(observed: Make) -> None:
     listening = observed(LinkUp(1), *told(*ring()), *told(("bob", Ready(True), 0.0), first=20))
     listening.poll()
     assert listening.lost == 20 - len(ring())
-    assert f"{listening.lost} items were lost on the way" in page(listening)
+    assert f"{listening.lost} items were lost on the way" in " ".join(page(listening).split())
 
 
 @pytest.mark.parametrize("state", [LinkState.SUPERSEDED, LinkState.REFUSED])

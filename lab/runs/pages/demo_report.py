@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 from markupsafe import Markup
 
 from fl.experiments.ring_run import BlockFigures, RingRun
 from lab.runs.pages.page import Table, render
 from lab.runs.pages.ring_plots import KEY_RATE, error_of, rate_of, ring_plots
 from lab.runs.pages.style import GROUND, TEXT, by_round, plot, series
+from orchestrator.decoding import from_plain
 from orchestrator.events.status import pair_name
 
 Report = dict[str, Any]
@@ -18,7 +18,8 @@ Report = dict[str, Any]
 
 def render_report(report: Report) -> str:
     """The whole page as HTML text."""
-    ring = msgspec.convert(report.get("ring"), RingRun | None)
+    told = report.get("ring")
+    ring = None if told is None else from_plain(told, RingRun)
     return render(
         "demo.html",
         warnings=report["warnings"],

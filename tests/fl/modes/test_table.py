@@ -43,7 +43,7 @@ from fl.rounds.aggregation import aggregation_for
 from fl.rounds.client_rules import ClientRules
 from fl.rounds.config import FLConfig, check_config
 from fl.rounds.consent_words import explained
-from lab.cli.train_options import asked_options
+from lab.cli.train_options import asked_options, of_run
 from orchestrator.delivery.consent import check_description
 
 users = ("alice", "bob", "charlie")
@@ -53,7 +53,7 @@ ClientRules("fifth").check_run("bob", config)
 mode = aggregation_for(config, 40, bytes(32))
 check_description(mode.description)
 words = explained(mode.description, "bob")
-options = asked_options(task="digits", model=None, dataset=None, split=None, mode="fifth", if_short="wait")
+options = of_run(asked_options({"task": "digits", "mode": "fifth", "if_short": "wait"}))
 assert msgspec.json.decode(msgspec.json.encode(options), type=TrainOptions) == options
 print(type(mode).__name__, mode.key_bits_per_pair, mode.description.smallest_set)
 print(any("what mode fifth of r tells" in text for text in words), any("256 bits" in text for text in words))
