@@ -25,7 +25,7 @@ def on_files(files: Files, config: MkDocsConfig, **_: Any) -> Files:
     for path in sorted(Path(config.docs_dir).glob("notebooks/*.ipynb")):
         pictures: dict[str, bytes] = {}
         text = "\n".join(_page(path, pictures))
-        files.append(File.generated(config, f"notebooks/{path.stem}.md", content=text))
+        files.append(File.generated(config, f"notebooks/{path.stem}{PAGE}", content=text))
         for name, content in pictures.items():
             files.append(File.generated(config, f"notebooks/{name}", content=content))
     return files
