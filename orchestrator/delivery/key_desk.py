@@ -1,0 +1,84 @@
+"""What applications may ask of a node's key delivery, without any transport: the seam between keys and HTTP.
+
+The questions and their answers are those of ETSI GS QKD 014 v1.1.1, section 5 (status, keys as master, keys as
+slave).  Whoever carries them (``orchestrator/delivery/http``) proves who is asking; the desk decides what that
+caller may have.  ``caller`` is always the SAE id of the calling application, from its certificate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from orchestrator import runtime
+from orchestrator.secret import SecretBits
+
+
+class KeyDeskError(Exception):
+    """Base: the desk refuses; the text is for the caller and holds no key."""
+
+    def __init__(self, message: str, details: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.details = tuple(details)
+
+
+class BadKeyRequestError(KeyDeskError):
+    """The request can never be granted as it stands (HTTP 400)."""
+
+
+class WrongCallerError(KeyDeskError):
+    """This caller may not have what it asks for (HTTP 401)."""
+
+
+class KeysUnavailableError(KeyDeskError):
+    """Not now: too little key, a quota used up, the peer unreachable, the store failed (HTTP 503)."""
+
+
+@dataclass(frozen=True)
+class DeliveryStatus:
+    """The data format "Status" of ETSI GS QKD 014, section 6.1; sizes in bits."""
+
+    source_kme_id: str
+    target_kme_id: str
+    master_sae_id: str
+    slave_sae_id: str
+    key_size: int
+    stored_key_count: int
+    max_key_count: int
+    max_key_per_request: int
+    max_key_size: int
+    min_key_size: int
+    max_sae_id_count: int = 0
+
+
+@dataclass(frozen=True)
+class DeliveredKey:
+    """One key of a container, section 6.3; ``key`` is wiped by whoever sends it."""
+
+    key_id: str
+    """UUID, lower case with hyphens."""
+    key: SecretBits
+
+
+class KeyDesk(Protocol):
+    """A node's desk; every method may be called from any thread and returns at once.
+
+    The futures raise :class:`KeyDeskError` and nothing else.
+    """
+
+    def status(self, caller: str, slave: str) -> DeliveryStatus:
+        """What ``caller`` may ask for, to share with ``slave``.  Raises KeyDeskError."""
+
+    def enc_keys(
+        self, caller: str, slave: str, number: int | None, size_bits: int | None
+    ) -> runtime.Future[list[DeliveredKey]]:
+        """``number`` fresh keys (default 1) of ``size_bits`` (default: key_size of the status), all or none.
+
+        The future is done once the peer's node holds its copies; a caller that gave up cancels it.
+        """
+
+    def dec_keys(
+        self, caller: str, master: str, key_ids: Sequence[str]
+    ) -> runtime.Future[list[DeliveredKey]]:
+        """The keys that ``master`` shared with ``caller``, each once, all or none; in the order asked for."""
